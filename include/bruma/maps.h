@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Layout of the BPF maps that are pinned under the pin directory (default /sys/fs/bpf/bruma). Shared by the
+ * BPF programs and by user space, so only fixed-width types. Names are what `bpftool map dump` shows: keep
+ * them words.
+ *
+ *   pods            hash         u64 netns cookie  -> struct bruma_pod
+ *   pod_counters    hash         u64 netns cookie  -> struct bruma_pod_counters
+ *   failures        per-CPU array  enum bruma_reason -> struct bruma_failure_count
+ *   proxy_sockets   sk_storage   socket            -> struct bruma_proxy_socket
+ *   probe_targets   hash         struct bruma_endpoint -> struct bruma_probe_target
+ *   probe_tuples    LRU hash     struct bruma_tuple    -> struct bruma_probe_tuple
+ *   listeners       SOCKMAP, one for each pod: enum bruma_listener -> socket
+ *
+ * Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. Ports are in host order.
+ */
+#ifndef BRUMA_MAPS_H
+#define BRUMA_MAPS_H
+
+#include <linux/types.h>
+
+#include "bruma/reasons.h"
+
+#define BRUMA_POD_ADDRESSES 4 /* addresses of one pod: IPv4, IPv6, and room for a second interface */
+#define BRUMA_POD_NAME_LEN  128
+#define BRUMA_MAX_PODS      4096
+
+struct bruma_address {
+    __u8 bytes[16];
+};
+
+enum bruma_listener {
+    BRUMA_LISTENER_OUTBOUND = 0,
+    BRUMA_LISTENER_INBOUND = 1, /* plaintext from outside, any port but 15008 */
+    BRUMA_LISTENER_HBONE = 2,
+    BRUMA_LISTENER_COUNT = 3,
+};
+
+enum bruma_pod_flags {
+    BRUMA_POD_CAPTURE_OUTBOUND = 1 << 0, /* new connect() calls are marked */
+    BRUMA_POD_CAPTURE_INBOUND = 1 << 1,  /* new connections from outside go to the proxy */
+};
+
+struct bruma_pod {
+    struct bruma_address addresses[BRUMA_POD_ADDRESSES]; /* unused entries are all zero */
+    __u32 flags;                                         /* enum bruma_pod_flags */
+    __u32 generation;                                    /* of this enrolment; grows by one each time */
+    char pod[BRUMA_POD_NAME_LEN];                        /* "namespace/name", for people */
+    char identity[BRUMA_POD_NAME_LEN];                   /* SPIFFE id, for people; cut if longer */
+};
+
+struct bruma_pod_counters {
+    __u64 outbound_captured_connections; /* marked in connect() */
+    __u64 outbound_passed_connections;   /* loopback, own address */
+    __u64 outbound_denied_connections;   /* a helper failed: the connect() got an error */
+    __u64 outbound_steered_lookups;      /* handed to the outbound listener */
+    __u64 inbound_plaintext_lookups;     /* handed to the plaintext listener */
+    __u64 inbound_hbone_lookups;         /* handed to the HBONE listener */
+    __u64 inbound_passed_lookups;        /* local delivery, own address */
+    __u64 inbound_probe_lookups;         /* a registered probe: handed to the app */
+    __u64 dropped_lookups;               /* no listener or no entry: the peer got a reset */
+};
+
+struct bruma_failure_count {
+    __u64 count;
+    __u64 last_seen_nanoseconds; /* CLOCK_MONOTONIC */
+};
+
+struct bruma_proxy_socket {
+    __u32 exempt; /* 1: connect() of this socket is never captured. Only holders of the map can write it. */
+};
+
+struct bruma_endpoint {
+    struct bruma_address address;
+    __u32 port;
+};
+
+struct bruma_probe_target {
+    __u64 netns_cookie; /* the pod that declared the probe */
+};
+
+struct bruma_tuple {
+    struct bruma_address remote_address;
+    struct bruma_address local_address; /* the pod's */
+    __u32 remote_port;
+    __u32 local_port;
+};
+
+struct bruma_probe_tuple {
+    __u64 registered_nanoseconds; /* CLOCK_MONOTONIC */
+};
+
+#endif

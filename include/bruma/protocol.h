@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The local protocol: one SOCK_SEQPACKET unix socket of the agent (RUN_DIR/agent.sock), spoken by the CNI plugin, the
+ * proxy and brumactl. One JSON object a datagram, at most BRUMA_MESSAGE_MAX bytes; file descriptors travel beside it
+ * (SCM_RIGHTS). Every peer must be root (SO_PEERCRED). Unknown keys are ignored, an unknown "op" is answered with
+ * {"op":"error"}. A reply of several datagrams is a series of {"op":"item"} closed by {"op":"end"}.
+ *
+ * Netns cookies are decimal strings: JSON numbers do not hold 64 bits. "reason" is a name of bruma/reasons.h.
+ *
+ * CNI plugin -> agent
+ *   cni-add     containerId netns ifname network podName podNamespace podUid ips[]        fd: netns
+ *     <- {"op":"decision","decision":"pass"}                      the pod is not in the mesh: nothing to do
+ *     <- {"op":"decision","decision":"enrol","link":PATH,"cookie":C}  fd: program
+ *          The plugin attaches the program to the netns (BPF_LINK_CREATE) and pins the link at PATH.
+ *   cni-attached                                                  after "enrol": the link is pinned
+ *     <- {"op":"done"}                                            verified and committed
+ *   cni-failed  reason error                                      after "enrol": could not attach; agent rolls back.
+ *                                                                 The end of the connection means the same.
+ *   cni-del     containerId ifname podName podNamespace podUid    <- done
+ *   cni-check   containerId ifname podName podNamespace podUid    fd: netns; <- done, or error if capture is broken
+ *   cni-gc      network attachments[{containerID,ifname}]         <- done
+ *   cni-status                                                    <- done, or error
+ *   any of them <- {"op":"error","reason":R,"error":TEXT}
+ *
+ * Proxy -> agent, in this order after connecting
+ *   proxy-hello  pid version
+ *   pod-held     uid cookie generation    fds: netns outbound inbound hbone   once for each pod the proxy already serves
+ *   held-end
+ * Agent -> proxy; each has a "seq" that the proxy's ack names
+ *   setup        pinDir                                           fd: proxy_sockets map
+ *   pod-add      uid cookie generation name namespace serviceAccount trustDomain node ips[]
+ *                fds: netns outbound inbound hbone                the same uid again replaces listeners
+ *   pod-drain    uid    the pod leaves the mesh: no new connections, GOAWAY, live ones go on
+ *   pod-del      uid    the pod is gone: everything is cut
+ *   snapshot-end        pods that were not named since the connection began are gone
+ *   drain        deadlineMilliseconds    another proxy has taken over: stop accepting, end when idle or at the deadline
+ * Proxy -> agent
+ *   ack          seq [reason error]
+ *   pod-drained  uid    the last connection of a draining pod has ended
+ *   pod-state    uid connections identity    whenever asked by {"op":"pod-query"} ("seq" "uid"; answered in place of ack)
+ *
+ * brumactl -> agent
+ *   status       <- item: {...}, end
+ *   pods         <- item for each pod, end
+ *   explain      pod: "namespace/name"  <- item for each finding, end
+ *   doctor       <- item for each check {"check","ok","detail"}, end
+ */
+#ifndef BRUMA_PROTOCOL_H
+#define BRUMA_PROTOCOL_H
+
+#define BRUMA_MESSAGE_MAX     (64 * 1024)
+#define BRUMA_MESSAGE_FDS_MAX 8
+
+/* Order of the descriptors that go with pod-add and pod-held. The last three follow enum bruma_listener. */
+enum bruma_pod_fd {
+    BRUMA_POD_FD_NETNS = 0,
+    BRUMA_POD_FD_OUTBOUND = 1,
+    BRUMA_POD_FD_INBOUND = 2,
+    BRUMA_POD_FD_HBONE = 3,
+    BRUMA_POD_FD_COUNT = 4,
+};
+
+#endif

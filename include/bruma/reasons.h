@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The one list of reasons why something did not work. BPF counters, logs, metrics, `brumactl explain` and
+ * docs/reasons.md are all made from it. Entries are only ever added at the end: pinned counters are indexed by them.
+ *
+ * BRUMA_REASON(ID, name, flag, what, check)
+ *   name   in logs, metrics and JSON
+ *   flag   response_flags of the TCP metrics (contract: DENY, CONNECT, TLS_FAILURE, H2_HANDSHAKE_FAILURE,
+ *          NETWORK_POLICY, IDENTITY_ERROR, CERT_REVOKED), or "-" where no connection is concerned
+ *   what   what happened, for people
+ *   check  what to look at
+ */
+#ifndef BRUMA_REASONS_H
+#define BRUMA_REASONS_H
+
+/* clang-format off */
+#define BRUMA_REASONS(BRUMA_REASON) \
+    BRUMA_REASON(NONE, "none", "-", "nothing failed", "") \
+    /* steering, counted in the kernel */ \
+    BRUMA_REASON(MARK_FAILED, "mark_failed", "CONNECT", "the connect hook could not mark the socket, so the connect() was refused", "kernel log; `bpftool map dump` of failures; try `brumactl doctor`") \
+    BRUMA_REASON(REBIND_FAILED, "rebind_failed", "CONNECT", "the socket is bound to a device and could not be moved to lo, so the connect() was refused", "the application's SO_BINDTODEVICE") \
+    BRUMA_REASON(LISTENER_MISSING, "listener_missing", "CONNECT", "no proxy listener is registered for the pod, so the connection was reset", "is the agent or the proxy running? `brumactl pods`") \
+    BRUMA_REASON(POD_ENTRY_MISSING, "pod_entry_missing", "CONNECT", "the pod's capture is attached but its map entry is gone, so the connection was reset", "the agent mends this within seconds; `brumactl explain POD`") \
+    BRUMA_REASON(ASSIGN_FAILED, "assign_failed", "CONNECT", "the kernel refused to hand the connection to the listener, so it was reset", "address family of the listener; `brumactl explain POD`") \
+    /* enrolment */ \
+    BRUMA_REASON(AGENT_NOT_READY, "agent_not_ready", "-", "the agent cannot decide yet; the runtime tries again", "agent log; is the mesh file readable?") \
+    BRUMA_REASON(AGENT_UNREACHABLE, "agent_unreachable", "-", "the plugin cannot reach the agent's socket; the runtime tries again", "is bruma-agent running? run directory in the plugin's configuration") \
+    BRUMA_REASON(PROXY_NOT_CONNECTED, "proxy_not_connected", "-", "no proxy has taken the pod's listeners yet", "is bruma-proxy running? its connections wait in the backlog") \
+    BRUMA_REASON(NETNS_UNUSABLE, "netns_unusable", "-", "the pod's network namespace cannot be opened or is not one", "CNI_NETNS; has the pod died?") \
+    BRUMA_REASON(NETNS_IS_HOST, "netns_is_host", "-", "the pod shares the node's network namespace and cannot be enrolled", "hostNetwork pods stay outside the mesh") \
+    BRUMA_REASON(LISTENER_OPEN_FAILED, "listener_open_failed", "-", "a listener could not be opened in the pod", "file descriptor limit; the pod's sysctls") \
+    BRUMA_REASON(ATTACH_FAILED, "attach_failed", "-", "the capture program could not be attached to the pod", "`brumactl doctor`; other sk_lookup programs: bpftool net, bpftool link") \
+    BRUMA_REASON(ROUTE_SETUP_FAILED, "route_setup_failed", "-", "the rule or route to lo could not be set in the pod", "ip rule; ip route show table 100, in the pod") \
+    BRUMA_REASON(SYSCTL_SETUP_FAILED, "sysctl_setup_failed", "-", "a sysctl of the pod could not be set", "is /proc/sys writable for the agent?") \
+    BRUMA_REASON(MAP_UPDATE_FAILED, "map_update_failed", "-", "a BPF map could not be written", "is the pods map full? `bpftool map show`") \
+    BRUMA_REASON(CGROUP_OCCUPIED, "cgroup_occupied", "-", "another program holds the connect hook of a parent cgroup exclusively", "`bpftool cgroup tree`; it must be attached with multi") \
+    BRUMA_REASON(POD_ADDRESS_MISSING, "pod_address_missing", "-", "the pod has no address", "is bruma-cni after the main plugin in the chain?") \
+    /* capture found broken by verification, then mended */ \
+    BRUMA_REASON(LINK_DETACHED, "link_detached", "-", "the pod's program was found detached", "who ran `bpftool link detach`? it has been attached again") \
+    BRUMA_REASON(RULE_MISSING, "rule_missing", "-", "the pod's ip rule was found missing", "who changed the pod's rules? it has been put back") \
+    BRUMA_REASON(ROUTE_MISSING, "route_missing", "-", "the pod's route table 100 was found incomplete", "who changed the pod's routes? it has been put back") \
+    BRUMA_REASON(SYSCTL_CHANGED, "sysctl_changed", "-", "a sysctl of the pod was found changed", "who changed it? it has been set again") \
+    BRUMA_REASON(LISTENER_CLOSED, "listener_closed", "-", "a listener of the pod was found closed", "who closed it (ss -K)? a new one has been opened") \
+    BRUMA_REASON(MAP_ENTRY_MISSING, "map_entry_missing", "-", "the pod's map entry was found missing or wrong", "who wrote the map? it has been written again") \
+    BRUMA_REASON(CGROUP_LINK_DETACHED, "cgroup_link_detached", "-", "the connect hooks were found detached from the cgroup", "was the cgroup removed? they have been attached again") \
+    /* connections, in the proxy */ \
+    BRUMA_REASON(POLICY_DENIED, "policy_denied", "DENY", "an authorization policy refused the connection", "`brumactl policy`; the policy is named beside this reason") \
+    BRUMA_REASON(POLICY_CHANGED, "policy_changed", "DENY", "the connection was allowed once and a policy change ended it", "`brumactl policy`") \
+    BRUMA_REASON(SELF_CALL, "self_call", "CONNECT", "the destination is one of the proxy's own ports", "the client's address and port") \
+    BRUMA_REASON(SOURCE_UNKNOWN, "source_unknown", "CONNECT", "the pod is not known to the control plane yet", "`brumactl status`: is xDS connected? does the workload exist?") \
+    BRUMA_REASON(NO_HEALTHY_UPSTREAM, "no_healthy_upstream", "CONNECT", "the service has no endpoint that can be used", "endpoints and their health; ports of the service") \
+    BRUMA_REASON(WAYPOINT_UNRESOLVED, "waypoint_unresolved", "CONNECT", "the destination wants a waypoint and none can be found", "is the waypoint running and known? `brumactl explain`") \
+    BRUMA_REASON(GATEWAY_UNRESOLVED, "gateway_unresolved", "CONNECT", "the destination is in another network and no gateway can be found", "network gateways") \
+    BRUMA_REASON(CONNECT_REFUSED, "connect_refused", "CONNECT", "the destination refused the connection", "is the application listening on that port?") \
+    BRUMA_REASON(CONNECT_TIMEOUT, "connect_timeout", "CONNECT", "the destination did not answer in time", "network policy, routes, the destination node") \
+    BRUMA_REASON(CONNECT_UNREACHABLE, "connect_unreachable", "CONNECT", "there is no route to the destination", "routes of the pod and the node") \
+    BRUMA_REASON(CONNECT_FAILED, "connect_failed", "CONNECT", "the connection could not be made", "the error text") \
+    BRUMA_REASON(HBONE_BLOCKED, "hbone_blocked", "NETWORK_POLICY", "port 15008 of the destination did not answer in time", "a network policy or firewall that blocks port 15008") \
+    BRUMA_REASON(TLS_HANDSHAKE_FAILED, "tls_handshake_failed", "TLS_FAILURE", "the TLS handshake failed", "the error text; certificates: `brumactl identities`") \
+    BRUMA_REASON(TLS_HANDSHAKE_TIMEOUT, "tls_handshake_timeout", "TLS_FAILURE", "the TLS handshake did not finish in time", "load of the peer; something that is not a mesh proxy on port 15008") \
+    BRUMA_REASON(PEER_UNTRUSTED, "peer_untrusted", "IDENTITY_ERROR", "the peer's certificate is not signed by a trusted root, or is out of date", "roots and clocks; `brumactl identities`") \
+    BRUMA_REASON(PEER_IDENTITY_MISMATCH, "peer_identity_mismatch", "IDENTITY_ERROR", "the peer's SPIFFE identity is not the expected one", "service accounts of the destination's pods; stale endpoints") \
+    BRUMA_REASON(PEER_TRUST_DOMAIN, "peer_trust_domain", "IDENTITY_ERROR", "the peer is of another trust domain", "trust domain of both meshes") \
+    BRUMA_REASON(CERTIFICATE_REVOKED, "certificate_revoked", "CERT_REVOKED", "the peer's certificate is revoked", "the CRL") \
+    BRUMA_REASON(IDENTITY_UNAVAILABLE, "identity_unavailable", "IDENTITY_ERROR", "there is no certificate for the pod yet", "is the CA reachable? `brumactl identities`") \
+    BRUMA_REASON(HTTP2_ERROR, "http2_error", "H2_HANDSHAKE_FAILURE", "the peer broke the HTTP/2 protocol, or the tunnel was lost", "the error text; the peer's log") \
+    BRUMA_REASON(CONNECT_REJECTED, "connect_rejected", "CONNECT", "the peer's proxy answered CONNECT with an error status", "401: a policy of the destination; 503: its application; the peer's log") \
+    BRUMA_REASON(CONNECT_ANSWER_TIMEOUT, "connect_answer_timeout", "CONNECT", "the peer's proxy did not answer CONNECT in time", "load of the peer's node") \
+    BRUMA_REASON(BAD_AUTHORITY, "bad_authority", "CONNECT", "the CONNECT request names no valid destination of this pod", "the client of the tunnel") \
+    BRUMA_REASON(BAD_METHOD, "bad_method", "CONNECT", "the tunnel carried a request that is not CONNECT", "the client of the tunnel") \
+    BRUMA_REASON(PEER_RESET, "peer_reset", "CONNECT", "the peer reset the connection", "the application at the other end") \
+    BRUMA_REASON(IDLE_HALF_CLOSED, "idle_half_closed", "-", "one side had closed and the other was silent for too long", "an application that never closes") \
+    BRUMA_REASON(TUNNEL_PING_TIMEOUT, "tunnel_ping_timeout", "H2_HANDSHAKE_FAILURE", "the peer's proxy did not answer a PING in time", "did the peer's pod or node die?") \
+    BRUMA_REASON(POD_REMOVED, "pod_removed", "-", "the pod was removed", "") \
+    BRUMA_REASON(DRAIN_DEADLINE, "drain_deadline", "-", "the proxy was told to end and the connection outlived the deadline", "termination grace period") \
+    BRUMA_REASON(OUT_OF_RESOURCES, "out_of_resources", "CONNECT", "no memory, file descriptors or ports were left", "limits of bruma-proxy; ephemeral ports of the pod") \
+    BRUMA_REASON(INTERNAL, "internal", "CONNECT", "an error of our own", "please report it with the log line") \
+    /* control plane and configuration */ \
+    BRUMA_REASON(XDS_UNREACHABLE, "xds_unreachable", "-", "the control plane cannot be reached; the last known state serves on", "XDS_ADDRESS, its certificate, the token") \
+    BRUMA_REASON(XDS_RESOURCE_REJECTED, "xds_resource_rejected", "-", "one resource of the control plane could not be used", "the resource named in the log; versions of both sides") \
+    BRUMA_REASON(CA_UNREACHABLE, "ca_unreachable", "-", "the certificate authority cannot be reached", "CA_ADDRESS, its certificate, the token") \
+    BRUMA_REASON(CA_REFUSED, "ca_refused", "-", "the certificate authority refused a request", "is the pod on this node? the CA's log") \
+    BRUMA_REASON(MESH_FILE_INVALID, "mesh_file_invalid", "-", "the mesh file has an error; the last good state stays", "file, line and field are in the log") \
+    BRUMA_REASON(MESSAGE_INVALID, "message_invalid", "-", "a message on the agent's socket could not be understood", "versions of agent, proxy and plugin")
+
+enum bruma_reason {
+#define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,
+    BRUMA_REASONS(BRUMA_REASON_ENUM)
+#undef BRUMA_REASON_ENUM
+    BRUMA_REASON_COUNT
+};
+/* clang-format on */
+
+#endif

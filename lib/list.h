@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Circular doubly linked list with the links inside the element. A removed node is linked to itself. */
+#ifndef LIB_LIST_H
+#define LIB_LIST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "cleanup.h"
+
+struct list {
+    struct list *next, *prev;
+};
+
+static inline void list_init(struct list *l)
+{
+    l->next = l->prev = l;
+}
+
+static inline bool list_empty(const struct list *l)
+{
+    return l->next == l;
+}
+
+static inline void list_add_tail(struct list *head, struct list *node)
+{
+    node->prev = head->prev;
+    node->next = head;
+    head->prev->next = node;
+    head->prev = node;
+}
+
+static inline void list_add_head(struct list *head, struct list *node)
+{
+    list_add_tail(head->next, node);
+}
+
+/* Removing a node that is not in a list is harmless once it was initialised. */
+static inline void list_del(struct list *node)
+{
+    node->prev->next = node->next;
+    node->next->prev = node->prev;
+    list_init(node);
+}
+
+/* Moves every node of from to the end of to. */
+static inline void list_splice(struct list *to, struct list *from)
+{
+    if (list_empty(from))
+        return;
+    from->next->prev = to->prev;
+    to->prev->next = from->next;
+    from->prev->next = to;
+    to->prev = from->prev;
+    list_init(from);
+}
+
+#define list_entry(node, type, member) container_of(node, type, member)
+
+#define list_first(head, type, member) list_entry((head)->next, type, member)
+
+/* The current element may be removed and freed inside the loop; no other may. `it` is declared by the caller.
+ */
+#define list_for_each(it, head, member)                                              \
+    for (struct list *_node = (head)->next, *_next = _node->next;                    \
+         _node != (head) && (it = list_entry(_node, __typeof__(*it), member), true); \
+         _node = _next, _next = _node->next)
+
+#endif

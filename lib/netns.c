@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "netns.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/nsfs.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "cleanup.h"
+
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+
+int netns_check(int fd)
+{
+    int type = ioctl(fd, NS_GET_NSTYPE);
+
+    return type == CLONE_NEWNET ? 0 : -EINVAL;
+}
+
+int netns_open(const char *path)
+{
+    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return -errno;
+    if (netns_check(fd) < 0)
+        return -EINVAL;
+    return take_fd(&fd);
+}
+
+int netns_open_own(void)
+{
+    int fd = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+
+    return fd < 0 ? -errno : fd;
+}
+
+int netns_enter(int fd)
+{
+    return setns(fd, CLONE_NEWNET) < 0 ? -errno : 0;
+}
+
+int socket_netns_cookie(int fd, uint64_t *ret)
+{
+    socklen_t len = sizeof(*ret);
+
+    return getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, ret, &len) < 0 ? -errno : 0;
+}
+
+int socket_cookie(int fd, uint64_t *ret)
+{
+    socklen_t len = sizeof(*ret);
+
+    return getsockopt(fd, SOL_SOCKET, SO_COOKIE, ret, &len) < 0 ? -errno : 0;
+}
+
+int netns_cookie(int fd, uint64_t *ret)
+{
+    _cleanup_fd_ int own = netns_open_own(), sock = -1;
+    int r;
+
+    if (own < 0)
+        return own;
+    r = netns_enter(fd);
+    if (r < 0)
+        return r;
+    sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    r = sock < 0 ? -errno : socket_netns_cookie(sock, ret);
+    /* A thread that cannot return would do its next work in a pod. */
+    if (netns_enter(own) < 0)
+        abort();
+    return r;
+}
+
+int netns_inode(int fd, uint64_t *ret)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    *ret = st.st_ino;
+    return 0;
+}

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Steering: the BPF programs and maps of this node and of each pod, and what the pod's network namespace
+ * needs beside them (rule, route, sysctls). Everything is pinned below the pin directory, so that it outlives
+ * the process, and is found again by steer_open() and steer_pod_adopt().
+ *
+ *   PIN_DIR/maps/{pods,pod_counters,failures,proxy_sockets,probe_targets,probe_tuples}
+ *   PIN_DIR/links/{connect4,connect6,probes}
+ *   PIN_DIR/pods/<netns cookie>/{program,listeners,link}
+ *
+ * Functions return 0 or -errno. Where they take a struct steer_error it says which reason and, in words, what
+ * failed.
+ */
+#ifndef LIB_STEER_H
+#define LIB_STEER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "addr.h"
+#include "bruma/maps.h"
+
+struct steer;
+
+struct steer_error {
+    enum bruma_reason reason;
+    char text[256];
+};
+
+struct steer_config {
+    const char *pin_dir;
+    const char *cgroup;       /* cgroup2 directory above all pods; never the root where that can be avoided */
+    const char *probe_cgroup; /* cgroup2 directory of the kubelet, or NULL */
+};
+
+/* What a pod looks like to steering. Descriptors stay with the caller. */
+struct steer_pod {
+    int netns_fd;
+    uint64_t cookie; /* of the netns */
+    uint32_t generation;
+    char name[BRUMA_POD_NAME_LEN];     /* "namespace/name" */
+    char identity[BRUMA_POD_NAME_LEN]; /* cut if longer */
+    struct addr addresses[BRUMA_POD_ADDRESSES];
+    int addresses_len;
+    int listeners[BRUMA_LISTENER_COUNT]; /* -1 where there is none */
+};
+
+/* Loads and pins programs and maps, or adopts those that are pinned (updating programs in place where they
+ * changed), and attaches the cgroup hooks. Refuses with CGROUP_OCCUPIED where another program holds them
+ * exclusively. */
+int steer_open(const struct steer_config *config, struct steer **ret, struct steer_error *error);
+/* Closes the handles. All pins stay and steer on. */
+void steer_close(struct steer **steer);
+/* Removes every pin and link below pin_dir, of pods too. Routes inside pods are not its business. */
+int steer_uninstall(const char *pin_dir, struct steer_error *error);
+
+int steer_proxy_sockets_fd(const struct steer *steer); /* the sk_storage map; stays with steer */
+
+/* Cookies of all pods that are pinned. Allocates *ret; the caller frees it. Returns how many, or -errno. */
+int steer_pods_pinned(const struct steer *steer, uint64_t **ret);
+
+/* Opens the three listeners in the pod: dual stack where the namespace has IPv6, backlog somaxconn, never
+ * SO_REUSEPORT. listeners[i] that are not -1 are kept as they are. */
+int steer_listeners_open(int netns_fd, int listeners[BRUMA_LISTENER_COUNT], struct steer_error *error);
+
+/*
+ * Enrolment, in this order; each step undoes itself when it fails and can be repeated.
+ *   prepare  verifies the listeners' netns, loads the pod's program with its own SOCKMAP, puts the listeners
+ * in, sets sysctls, rules and routes. Nothing is steered yet. *ret_program_fd is the caller's (for the
+ * plugin). attach   creates the netns link and pins it: inbound is steered. (The CNI plugin may do this
+ * instead, by BPF_LINK_CREATE and a pin at steer_pod_link_path().) commit   writes the entry of the pods map
+ * with flags: outbound is captured from here on. The sk_lookup program itself drops while the entry is
+ * missing, so commit runs before attach is allowed to see traffic: prepare already writes the entry with
+ * inbound capture alone.
+ */
+int steer_pod_prepare(struct steer *steer, const struct steer_pod *pod, int *ret_program_fd,
+                      struct steer_error *error);
+int steer_pod_attach(struct steer *steer, const struct steer_pod *pod, struct steer_error *error);
+int steer_pod_commit(struct steer *steer, const struct steer_pod *pod, struct steer_error *error);
+/* PIN_DIR/pods/<cookie>/link */
+int steer_pod_link_path(const struct steer *steer, uint64_t cookie, char *buf, size_t size);
+
+/*
+ * Leaving, in this order.
+ *   stop_outbound  new connect() calls are no longer captured.
+ *   detach         inbound is no longer steered; link, program and SOCKMAP are unpinned.
+ *   clean          the pods entry, counters, rules, routes and sysctls (back to their former values) are
+ * removed. To be called once no captured connection lives: they need the route. netns_fd -1: the namespace is
+ * gone already.
+ */
+int steer_pod_stop_outbound(struct steer *steer, uint64_t cookie, struct steer_error *error);
+int steer_pod_detach(struct steer *steer, uint64_t cookie, struct steer_error *error);
+int steer_pod_clean(struct steer *steer, uint64_t cookie, int netns_fd, struct steer_error *error);
+
+/* True if the pod is pinned and its link is attached to this namespace. */
+bool steer_pod_attached(struct steer *steer, uint64_t cookie, int netns_fd);
+
+/* What verification found, by reason: LINK_DETACHED, RULE_MISSING, ROUTE_MISSING, SYSCTL_CHANGED,
+ * LISTENER_CLOSED, MAP_ENTRY_MISSING. */
+struct steer_findings {
+    enum bruma_reason reasons[8];
+    int len;
+    bool closed_listeners[BRUMA_LISTENER_COUNT]; /* the caller opens new ones, then calls mend with them */
+};
+
+int steer_pod_verify(struct steer *steer, const struct steer_pod *pod, struct steer_findings *ret);
+/* Puts right what verify found; listeners of pod are put into the SOCKMAP again where they are missing. */
+int steer_pod_mend(struct steer *steer, const struct steer_pod *pod, const struct steer_findings *findings,
+                   struct steer_error *error);
+
+/* The cgroup hooks: 0 if attached, -ENOLINK if not; mend attaches again. */
+int steer_cgroup_verify(struct steer *steer);
+int steer_cgroup_mend(struct steer *steer, struct steer_error *error);
+
+int steer_pod_entry(struct steer *steer, uint64_t cookie, struct bruma_pod *ret);
+int steer_pod_counters(struct steer *steer, uint64_t cookie, struct bruma_pod_counters *ret);
+/* Sum over CPUs. */
+int steer_failure_count(struct steer *steer, enum bruma_reason reason, struct bruma_failure_count *ret);
+
+/* A probe of the kubelet that goes straight to the app: declared by the pod, nobody else's. */
+int steer_probe_add(struct steer *steer, uint64_t cookie, const struct endpoint *target);
+int steer_probe_remove(struct steer *steer, const struct endpoint *target);
+
+#endif

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The proxy's side of the local protocol (bruma/protocol.h): connects to the agent, reconnects for ever,
+ * offers what it holds, obeys. Control thread. */
+#ifndef PROXY_AGENT_LINK_H
+#define PROXY_AGENT_LINK_H
+
+#include <stdbool.h>
+
+#include "loop.h"
+
+struct agent_link;
+struct proxy;
+
+int agent_link_new(struct loop *loop, struct proxy *proxy, const char *socket_path, struct agent_link **ret);
+void agent_link_free(struct agent_link **link);
+
+/* The snapshot has been received on this connection. */
+bool agent_link_ready(const struct agent_link *link);
+/* Tells the agent that the last connection of a draining pod has ended. */
+void agent_link_pod_drained(struct agent_link *link, const char *uid);
+
+#endif

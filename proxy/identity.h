@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Certificates of the pods on this node (contract section 7). The control thread fetches and renews them;
+ * workers read the current one.
+ */
+#ifndef PROXY_IDENTITY_H
+#define PROXY_IDENTITY_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+
+#include "loop.h"
+#include "tls_context.h"
+
+struct identity_store;
+struct identity; /* one SPIFFE id; lives until its last identity_put() */
+
+struct identity_config {
+    const char *ca_address;     /* "https://host:port" */
+    const char *ca_roots;       /* a path, literal PEM, or "SYSTEM" */
+    const char *alternate_host; /* or NULL */
+    const char *auth_token;     /* path (read again for each request) or literal; NULL: none */
+    const char *cluster_id;
+    unsigned long ttl_seconds; /* asked for */
+    /* A certificate arrived, or the state of an identity changed. Control thread. */
+    void (*changed)(void *data, struct identity *identity);
+    void *data;
+};
+
+int identity_store_new(struct loop *loop, const struct identity_config *config, struct identity_store **ret);
+void identity_store_free(struct identity_store **store);
+
+enum identity_priority { IDENTITY_REALTIME, IDENTITY_WARMUP, IDENTITY_BACKGROUND };
+
+/* Control thread. Asks for the certificate if there is none; the same id again shares the state and may raise
+ * the priority. */
+int identity_get(struct identity_store *store, const char *uri, enum identity_priority priority,
+                 struct identity **ret);
+void identity_put(struct identity *identity); /* control thread; NULL is fine */
+
+/* Any thread. The current context with a reference for the caller, or NULL while there is none. */
+struct tls_context *identity_context(struct identity *identity);
+const char *identity_uri(const struct identity *identity);
+
+/* The array "certificates" of the config dump (contract 9.3). Control thread. */
+cJSON *identity_dump(struct identity_store *store);
+
+#endif

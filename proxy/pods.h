@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The pods this proxy serves, as the agent names them. Control thread; the workers get their own view by
+ * messages. */
+#ifndef PROXY_PODS_H
+#define PROXY_PODS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "addr.h"
+#include "bruma/maps.h"
+#include "bruma/protocol.h"
+
+struct proxy;
+struct pod;
+
+struct pod_info {
+    const char *uid, *name, *namespace, *service_account, *trust_domain;
+    uint64_t cookie;
+    uint32_t generation;
+    struct addr addresses[BRUMA_POD_ADDRESSES];
+    int addresses_len;
+};
+
+/* Takes the descriptors (enum bruma_pod_fd), also when it fails. A pod with the same uid gets the new
+ * listeners; its connections live on. A draining pod that is added again serves again. reason/error are for
+ * the nack. */
+int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD_FD_COUNT],
+             enum bruma_reason *reason, char *error, size_t error_size);
+/* The pod leaves the mesh: no new connections, GOAWAY on its tunnels, live ones go on; proxy->pod_drained is
+ * called when none is left. Unknown uid: reported drained at once. */
+void pods_drain(struct proxy *proxy, const char *uid);
+/* Everything of the pod is cut. */
+void pods_delete(struct proxy *proxy, const char *uid);
+
+/* For pod-held messages: descriptors stay with the pod. */
+typedef void (*pods_each_fn)(void *data, const struct pod_info *info, bool draining,
+                             const int fds[BRUMA_POD_FD_COUNT]);
+void pods_each(struct proxy *proxy, pods_each_fn fn, void *data);
+
+/* The map by which sockets are exempted from capture; takes fd. */
+void pods_set_exempt_map(struct proxy *proxy, int fd);
+/* Another proxy has taken over: stop accepting, end when idle or after the deadline. */
+void proxy_drain(struct proxy *proxy, uint64_t deadline_milliseconds);
+
+#endif

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Delta xDS client (contract 1.6 and 1.7): feeds struct state, keeps what it has while the control plane is
+ * away. Control thread. */
+#ifndef PROXY_XDS_CLIENT_H
+#define PROXY_XDS_CLIENT_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "loop.h"
+#include "state.h"
+
+struct xds_client;
+
+struct xds_config {
+    const char *address;        /* "https://host:port" ("http://" for plaintext); "" : no control plane */
+    const char *roots;          /* a path (read again at each connect), literal PEM, or "SYSTEM" */
+    const char *alternate_host; /* or NULL */
+    const char *auth_token;     /* path (read again for each stream) or literal; NULL: none */
+    const char *cluster_id;
+    const char *instance_ip, *pod_name, *pod_namespace, *node_name;
+    struct state *state;
+    /* Each wildcard type has been acked once. */
+    void (*ready)(void *data);
+    void *data;
+};
+
+int xds_client_new(struct loop *loop, const struct xds_config *config, struct xds_client **ret);
+void xds_client_free(struct xds_client **client);
+bool xds_client_connected(const struct xds_client *client);
+bool xds_client_ready(const struct xds_client *client);
+/* istio_xds_* families. */
+void xds_client_write_metrics(const struct xds_client *client, FILE *out);
+
+#endif
