@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Settings of bruma-agent; the table that fills this struct is in config.c. */
+#ifndef AGENT_CONFIG_H
+#define AGENT_CONFIG_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+struct agent_config {
+    const char *run_dir, *pin_dir;
+    const char *cgroup, *probe_cgroup; /* see lib/steer/steer.h; probe_cgroup may be NULL */
+    const char *node;                  /* NULL: the host name */
+    const char *log_level;
+    bool log_json;
+    unsigned long verify_interval; /* milliseconds */
+    unsigned long drain_grace;     /* milliseconds between the end of outbound and of inbound capture */
+    unsigned long adopt_wait;      /* milliseconds in which a running proxy may offer its listeners */
+
+    /* Control plane of one machine: agent/mesh.h */
+    const char *mesh_file;
+    const char *trust_domain;
+    const char *ca_key_file; /* NULL: kept in the run directory */
+    unsigned long xds_port;
+};
+
+/* Returns 0, or -EINVAL with a sentence in error. *ret_first as in lib/settings.h. */
+int agent_config_load(struct agent_config *config, int argc, char **argv, int *ret_first, char *error,
+                      size_t error_size);
+void agent_config_help(FILE *out);
+void agent_config_markdown(FILE *out);
+
+#endif
