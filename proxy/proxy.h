@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who is who in the proxy process.
+ *
+ *   struct proxy       the process: settings, mesh state, identities, control loop, workers
+ *   struct pod         one pod; made by the control thread, shared read-only with the workers, counted
+ *   struct worker      one thread; a connection lives on one worker from accept to close
+ *   struct worker_pod  a worker's view of a pod: its acceptors, connections and tunnels
+ */
+#ifndef PROXY_PROXY_H
+#define PROXY_PROXY_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "loop.h"
+#include "proxy/admin.h"
+#include "proxy/agent_link.h"
+#include "proxy/identity.h"
+#include "proxy/pods.h"
+#include "proxy/settings.h"
+#include "proxy/state.h"
+#include "proxy/telemetry.h"
+#include "proxy/xds_client.h"
+
+struct worker;
+struct worker_pod;
+struct tunnel;
+
+struct proxy {
+    struct proxy_settings settings;
+    struct loop *loop; /* control thread */
+    struct state *state;
+    struct identity_store *identities;
+    struct xds_client *xds;
+    struct agent_link *agent;
+    struct admin *admin;
+    struct worker **workers;
+    unsigned workers_len;
+    struct list pods; /* struct pod; control thread only */
+    int own_netns_fd;
+    int exempt_map_fd; /* -1 until the agent gave it; atomic */
+    bool draining;
+    struct loop_timer drain_timer, drain_check;
+};
+
+/* Live plaintext connections of a pod by (client address, client port, pod port). Deliveries to the app with the client's
+ * address must not use such a port: the packets would belong to the live connection. */
+struct tuple_set;
+
+struct pod {
+    atomic_int references;
+    struct list node; /* in proxy.pods */
+    struct proxy *proxy;
+    char *uid, *name, *namespace, *service_account, *trust_domain;
+    uint64_t cookie;
+    uint32_t generation;
+    struct addr addresses[BRUMA_POD_ADDRESSES];
+    int addresses_len;
+    int fds[BRUMA_POD_FD_COUNT];
+    struct identity *identity; /* control thread puts it after the last worker let go */
+    struct tuple_set *tuples;
+    atomic_int connections;       /* on all workers */
+    atomic_int workers_attached;  /* workers that have a view of it */
+    bool draining, deleted;       /* control thread */
+};
+
+void pod_ref(struct pod *pod);
+void pod_unref(struct pod *pod); /* any thread */
+bool pod_has_address(const struct pod *pod, const struct addr *addr);
+
+#endif

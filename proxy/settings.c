@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/settings.h"
+
+#include "bruma/mesh.h"
+
+#define FIELD(name) offsetof(struct proxy_settings, name)
+
+/* clang-format off */
+const struct setting proxy_settings_table[] = {
+    {"run-dir", "BRUMA_RUN_DIR", SETTING_STRING, BRUMA_DEFAULT_RUN_DIR, "directory of the agent's and the proxy's sockets", FIELD(run_dir), 0, 0},
+    {"agent-socket", "BRUMA_AGENT_SOCKET", SETTING_STRING, "", "the agent's socket; empty: agent.sock in the run directory", FIELD(agent_socket), 0, 0},
+    {"node-name", "NODE_NAME", SETTING_STRING, "", "name of this node; only its workloads are local", FIELD(node_name), 0, 0},
+    {"network", "NETWORK", SETTING_STRING, "", "network id of this node", FIELD(network), 0, 0},
+    {"cluster-id", "CLUSTER_ID", SETTING_STRING, "Kubernetes", "cluster id, sent to the control plane", FIELD(cluster_id), 0, 0},
+    {"instance-ip", "INSTANCE_IP", SETTING_STRING, "1.1.1.1", "address in the node id", FIELD(instance_ip), 0, 0},
+    {"pod-name", "POD_NAME", SETTING_STRING, "bruma-proxy", "name in the node id", FIELD(pod_name), 0, 0},
+    {"pod-namespace", "POD_NAMESPACE", SETTING_STRING, "istio-system", "namespace in the node id", FIELD(pod_namespace), 0, 0},
+    {"xds-address", "XDS_ADDRESS", SETTING_STRING, "https://localhost:15012", "control plane; empty: none", FIELD(xds_address), 0, 0},
+    {"xds-root-ca", "XDS_ROOT_CA", SETTING_STRING, BRUMA_DEFAULT_RUN_DIR "/control/root-cert.pem", "roots of the control plane's certificate: a path, PEM text, or SYSTEM", FIELD(xds_roots), 0, 0},
+    {"alt-xds-hostname", "ALT_XDS_HOSTNAME", SETTING_STRING, NULL, "another name that the control plane's certificate may carry", FIELD(xds_alternate_host), 0, 0},
+    {"ca-address", "CA_ADDRESS", SETTING_STRING, "https://localhost:15012", "certificate authority", FIELD(ca_address), 0, 0},
+    {"ca-root-ca", "CA_ROOT_CA", SETTING_STRING, BRUMA_DEFAULT_RUN_DIR "/control/root-cert.pem", "roots of the certificate authority's certificate: a path, PEM text, or SYSTEM", FIELD(ca_roots), 0, 0},
+    {"alt-ca-hostname", "ALT_CA_HOSTNAME", SETTING_STRING, NULL, "another name that the certificate authority's certificate may carry", FIELD(ca_alternate_host), 0, 0},
+    {"auth-token", "AUTH_TOKEN", SETTING_STRING, BRUMA_DEFAULT_RUN_DIR "/control/token", "bearer token: a path, read for each call, or the token itself", FIELD(auth_token), 0, 0},
+    {"secret-ttl", "SECRET_TTL", SETTING_DURATION, "24h", "validity that is asked for certificates", FIELD(secret_ttl), 60000, 0},
+    {"workers", "ZTUNNEL_WORKER_THREADS", SETTING_NUMBER, "0", "worker threads; 0: a quarter of the processors, at least one", FIELD(workers), 0, 256},
+    {"admin-port", "BRUMA_ADMIN_PORT", SETTING_NUMBER, "15000", "admin pages, on loopback; 0: none", FIELD(admin_port), 0, 65535},
+    {"metrics-port", "BRUMA_METRICS_PORT", SETTING_NUMBER, "15020", "metrics; 0: none", FIELD(metrics_port), 0, 65535},
+    {"ready-port", "BRUMA_READY_PORT", SETTING_NUMBER, "15021", "readiness; 0: none", FIELD(ready_port), 0, 65535},
+    {"ipv6", "IPV6_ENABLED", SETTING_BOOL, "true", "bind servers to IPv6 too", FIELD(ipv6), 0, 0},
+    {"log-json", "BRUMA_LOG_JSON", SETTING_BOOL, "false", "one JSON object a line (LOG_FORMAT=json does the same)", FIELD(log_json), 0, 0},
+    {"log", "RUST_LOG", SETTING_STRING, "info", "log levels: level, or scope=level, comma separated", FIELD(log_filter), 0, 0},
+    {"stream-window", "HTTP2_STREAM_WINDOW_SIZE", SETTING_NUMBER, "4194304", "bytes a peer may send on a stream before its reader took any", FIELD(stream_window), 65535, 2147483647},
+    {"connection-window", "HTTP2_CONNECTION_WINDOW_SIZE", SETTING_NUMBER, "16777216", "the same for a whole tunnel", FIELD(connection_window), 65535, 2147483647},
+    {"frame-size", "HTTP2_FRAME_SIZE", SETTING_NUMBER, "1048576", "largest HTTP/2 frame that is accepted, bytes", FIELD(frame_size), 16384, 16777215},
+    {"max-streams", "BRUMA_MAX_STREAMS", SETTING_NUMBER, "200", "streams that a peer may have open on one tunnel", FIELD(max_streams), 1, 10000},
+    {"pool-max-streams", "POOL_MAX_STREAMS_PER_CONNECTION", SETTING_NUMBER, "100", "streams that are put on one tunnel to a peer", FIELD(pool_max_streams), 1, 10000},
+    {"pool-idle-timeout", "POOL_UNUSED_RELEASE_TIMEOUT", SETTING_DURATION, "5m", "an unused tunnel is closed after this", FIELD(pool_idle_timeout), 100, 0},
+    {"connect-timeout", "BRUMA_CONNECT_TIMEOUT", SETTING_DURATION, "10s", "limit of a TCP connect", FIELD(connect_timeout), 1, 0},
+    {"handshake-timeout", "BRUMA_HANDSHAKE_TIMEOUT", SETTING_DURATION, "10s", "limit of a TLS handshake", FIELD(handshake_timeout), 1, 0},
+    {"answer-timeout", "BRUMA_ANSWER_TIMEOUT", SETTING_DURATION, "20s", "limit of the wait for the answer to CONNECT", FIELD(answer_timeout), 1, 0},
+    {"source-timeout", "BRUMA_SOURCE_TIMEOUT", SETTING_DURATION, "5s", "how long a new connection waits for its pod to be known and to have a certificate", FIELD(source_timeout), 1, 0},
+    {"half-close-timeout", "BRUMA_HALF_CLOSE_TIMEOUT", SETTING_DURATION, "1h", "a half-closed connection without traffic is ended after this", FIELD(half_close_timeout), 1000, 0},
+    {"ping-interval", "BRUMA_PING_INTERVAL", SETTING_DURATION, "10s", "a silent tunnel is asked for a sign of life this often", FIELD(ping_interval), 100, 0},
+    {"ping-timeout", "BRUMA_PING_TIMEOUT", SETTING_DURATION, "20s", "limit of the wait for that sign", FIELD(ping_timeout), 100, 0},
+    {"drain-deadline", "CONNECTION_TERMINATION_DEADLINE", SETTING_DURATION, "5s", "how long connections may go on after SIGTERM", FIELD(drain_deadline), 0, 0},
+    {"keepalive", "KEEPALIVE_ENABLED", SETTING_BOOL, "true", "TCP keepalive on connections", FIELD(keepalive), 0, 0},
+    {"keepalive-time", "KEEPALIVE_TIME", SETTING_DURATION, "180s", "idle time before the first probe", FIELD(keepalive_time), 1000, 0},
+    {"keepalive-interval", "KEEPALIVE_INTERVAL", SETTING_DURATION, "180s", "time between probes", FIELD(keepalive_interval), 1000, 0},
+    {"keepalive-retries", "KEEPALIVE_RETRIES", SETTING_NUMBER, "9", "probes without an answer before the connection is dead", FIELD(keepalive_retries), 1, 127},
+    {"response-baggage", "ENABLE_RESPONSE_BAGGAGE", SETTING_BOOL, "true", "describe the destination in the answer to CONNECT", FIELD(response_baggage), 0, 0},
+    {"original-source", "ENABLE_ORIG_SRC", SETTING_BOOL, "true", "connect to applications from the client's address", FIELD(original_source), 0, 0},
+    {"localhost-app-tunnel", "LOCALHOST_APP_TUNNEL", SETTING_BOOL, "true", "reach applications with a PROXY tunnel on loopback", FIELD(localhost_application_tunnel), 0, 0},
+    {"unknown-policy-denies", "BRUMA_UNKNOWN_POLICY_DENIES", SETTING_BOOL, "true", "refuse while a policy that a workload names has not arrived", FIELD(unknown_policy_denies), 0, 0},
+};
+/* clang-format on */
+
+const size_t proxy_settings_count = sizeof(proxy_settings_table) / sizeof(proxy_settings_table[0]);

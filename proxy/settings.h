@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Settings of bruma-proxy. Environment names are those of the node proxy contract (section 10) where it has one. */
+#ifndef PROXY_SETTINGS_H
+#define PROXY_SETTINGS_H
+
+#include <stdbool.h>
+
+#include "settings.h"
+
+struct proxy_settings {
+    const char *run_dir;
+    const char *agent_socket; /* "" : RUN_DIR/agent.sock */
+    const char *node_name, *network, *cluster_id, *instance_ip, *pod_name, *pod_namespace;
+    const char *xds_address, *xds_roots, *xds_alternate_host;
+    const char *ca_address, *ca_roots, *ca_alternate_host;
+    const char *auth_token;
+    unsigned long secret_ttl; /* milliseconds, as all durations */
+
+    unsigned long workers; /* 0: a quarter of the processors, at least one */
+    unsigned long admin_port, metrics_port, ready_port;
+    bool ipv6, log_json;
+    const char *log_filter;
+
+    unsigned long stream_window, connection_window, frame_size, max_streams;
+    unsigned long pool_max_streams, pool_idle_timeout;
+    unsigned long connect_timeout, handshake_timeout, answer_timeout, source_timeout, half_close_timeout;
+    unsigned long ping_interval, ping_timeout;
+    unsigned long drain_deadline;
+    unsigned long keepalive_time, keepalive_interval, keepalive_retries;
+    bool keepalive;
+    bool response_baggage, original_source, localhost_application_tunnel;
+    bool unknown_policy_denies;
+};
+
+extern const struct setting proxy_settings_table[];
+extern const size_t proxy_settings_count;
+
+#endif
