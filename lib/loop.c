@@ -30,6 +30,7 @@ struct free_later {
 struct loop {
     int epoll_fd;
     bool stopped; /* atomic */
+    bool again;   /* the next turn begins without sleep */
     uint64_t now;
 
     struct epoll_event events[EVENTS_PER_TURN];
@@ -339,10 +340,17 @@ void loop_free_later(struct loop *loop, void *memory)
     loop->garbage = g;
 }
 
+void loop_again(struct loop *loop)
+{
+    loop->again = true;
+}
+
 static int wait_milliseconds(const struct loop *loop)
 {
     uint64_t now;
 
+    if (loop->again)
+        return 0;
     if (loop->next_due == UINT64_MAX)
         return -1;
     now = clock_milliseconds();
@@ -365,6 +373,7 @@ int loop_run(struct loop *loop)
             loop->sleep_after(loop->sleep_data);
         if (n < 0 && errno != EINTR)
             return -errno;
+        loop->again = false;
         loop->now = clock_milliseconds();
         loop->events_len = n < 0 ? 0 : n;
         for (int i = 0; i < loop->events_len; i++) {

@@ -68,6 +68,9 @@ void loop_set_turn_end(struct loop *loop, loop_turn_fn fn, void *data);
 /* Calls fn just before and just after the loop sleeps (for RCU quiescence). One pair a loop. */
 void loop_set_sleep_hooks(struct loop *loop, loop_turn_fn before, loop_turn_fn after, void *data);
 
+/* Does not sleep before the next turn: there is more to do. */
+void loop_again(struct loop *loop);
+
 /* free() at the end of this turn, when no event can name the memory any more. */
 void loop_free_later(struct loop *loop, void *memory);
 

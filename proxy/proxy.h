@@ -18,7 +18,7 @@
 #include "proxy/agent_link.h"
 #include "proxy/identity.h"
 #include "proxy/pods.h"
-#include "proxy/settings.h"
+#include "proxy/proxy_settings.h"
 #include "proxy/state.h"
 #include "proxy/telemetry.h"
 #include "proxy/xds_client.h"
@@ -44,8 +44,8 @@ struct proxy {
     struct loop_timer drain_timer, drain_check;
 };
 
-/* Live plaintext connections of a pod by (client address, client port, pod port). Deliveries to the app with the client's
- * address must not use such a port: the packets would belong to the live connection. */
+/* Live plaintext connections of a pod by (client address, client port, pod port). Deliveries to the app with
+ * the client's address must not use such a port: the packets would belong to the live connection. */
 struct tuple_set;
 
 struct pod {
@@ -60,13 +60,17 @@ struct pod {
     int fds[BRUMA_POD_FD_COUNT];
     struct identity *identity; /* control thread puts it after the last worker let go */
     struct tuple_set *tuples;
-    atomic_int connections;       /* on all workers */
-    atomic_int workers_attached;  /* workers that have a view of it */
-    bool draining, deleted;       /* control thread */
+    atomic_int connections;      /* on all workers */
+    atomic_int workers_attached; /* workers that have a view of it */
+    bool draining, deleted;      /* control thread */
 };
 
 void pod_ref(struct pod *pod);
 void pod_unref(struct pod *pod); /* any thread */
+/* Control thread: the pod has no connection just now; if it is draining, that is the end of it. */
+void pods_idle(struct pod *pod);
+/* Any thread: a connection waits for the pod's certificate. */
+void pods_certificate_wanted(struct pod *pod);
 bool pod_has_address(const struct pod *pod, const struct addr *addr);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A set of (client endpoint, local port), shared by the workers of one pod. Used once for each new plaintext connection. */
+/* A set of (client endpoint, local port), shared by the workers of one pod. Used once for each new plaintext
+ * connection. */
 #ifndef PROXY_TUPLES_H
 #define PROXY_TUPLES_H
 

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "acceptor"
+#include "proxy/acceptor.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+
+#include "log.h"
+#include "proxy/stream.h"
+#include "proxy/tunnel.h"
+
+#define ACCEPTS_PER_TURN   256
+#define RETRY_MILLISECONDS 100
+
+static void on_acceptable(struct loop_watch *watch, uint32_t events);
+
+static void on_retry(struct loop_timer *timer)
+{
+    acceptor_start(container_of(timer, struct acceptor, retry));
+}
+
+void acceptor_init(struct acceptor *a, struct worker_pod *wp, enum acceptor_kind kind)
+{
+    a->pod = wp;
+    a->kind = kind;
+    a->fd = a->watch.fd = -1;
+    loop_timer_init(&a->retry, on_retry);
+}
+
+void acceptor_stop(struct acceptor *a)
+{
+    loop_timer_cancel(&a->retry);
+    loop_watch_remove(a->pod->worker->loop, &a->watch);
+    a->watch.fd = -1;
+}
+
+void acceptor_close(struct acceptor *a)
+{
+    acceptor_stop(a);
+    if (a->fd >= 0)
+        close(a->fd);
+    a->fd = -1;
+}
+
+void acceptor_set(struct acceptor *a, int fd)
+{
+    acceptor_close(a);
+    a->fd = fd;
+}
+
+void acceptor_start(struct acceptor *a)
+{
+    int r;
+
+    if (a->fd < 0 || a->watch.fd >= 0)
+        return;
+    r = loop_watch_add(a->pod->worker->loop, &a->watch, a->fd, EPOLLIN | EPOLLEXCLUSIVE, on_acceptable);
+    if (r < 0)
+        log_error_errno(r, "cannot watch a listener of pod %s/%s", a->pod->pod->namespace, a->pod->pod->name);
+}
+
+static void begin(struct acceptor *a, int fd, const struct sockaddr *from)
+{
+    struct endpoint client, destination;
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof(sa);
+
+    if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0 || endpoint_from_sockaddr(from, &client) < 0 ||
+        endpoint_from_sockaddr((struct sockaddr *)&sa, &destination) < 0) {
+        close(fd); /* gone before it was accepted */
+        return;
+    }
+    switch (a->kind) {
+    case ACCEPT_OUTBOUND:
+        outbound_accept(a->pod, fd, &client, &destination);
+        break;
+    case ACCEPT_PLAINTEXT:
+        plaintext_accept(a->pod, fd, &client, &destination);
+        break;
+    case ACCEPT_HBONE:
+        tunnel_accept(a->pod, fd, &client, &destination);
+        break;
+    }
+}
+
+static void on_acceptable(struct loop_watch *watch, uint32_t events)
+{
+    struct acceptor *a = container_of(watch, struct acceptor, watch);
+
+    (void)events;
+    for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+        struct sockaddr_storage from;
+        socklen_t len = sizeof(from);
+        int fd = accept4(a->fd, (struct sockaddr *)&from, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+        if (fd >= 0) {
+            begin(a, fd, (struct sockaddr *)&from);
+            continue;
+        }
+        if (errno == EAGAIN)
+            return;
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            /* The connection stays in the backlog; asking at once again would only burn the processor. */
+            log_error_errno(errno, "cannot accept for pod %s/%s", a->pod->pod->namespace, a->pod->pod->name);
+            acceptor_stop(a);
+            loop_timer_set(a->pod->worker->loop, &a->retry, RETRY_MILLISECONDS);
+            return;
+        }
+        if (errno == EINVAL || errno == EBADF) {
+            acceptor_stop(a); /* no longer a listener: the agent opens a new one */
+            return;
+        }
+    }
+}

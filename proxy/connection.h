@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What every proxied connection has, whatever carries its bytes: who talks to whom, telemetry, and the check
+ * against policies. */
+#ifndef PROXY_CONNECTION_H
+#define PROXY_CONNECTION_H
+
+#include "proxy/policy.h"
+#include "proxy/worker.h"
+
+struct connection {
+    struct list node; /* in worker_pod.connections */
+    struct worker_pod *wp;
+    bool inbound, opened;
+    struct endpoint client;      /* who opened the connection */
+    struct endpoint destination; /* as the client dialed it */
+    struct flow flow;
+    char *strings;             /* identity, baggage and authority that flow points to; one allocation */
+    const char *peer_identity; /* verified, of the other node's side; NULL in plaintext */
+    /* Ends the connection now, from outside its own events. */
+    void (*cut)(struct connection *connection, enum bruma_reason reason, const char *detail);
+};
+
+void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, const struct endpoint *client,
+                     const struct endpoint *destination,
+                     void (*cut)(struct connection *, enum bruma_reason, const char *));
+
+/* What the flow is known by. Workloads and the service must be referenced for the connection, which gives
+ * them back. peer_identity, baggage and authority are copied; each may be NULL. -ENOMEM leaves the connection
+ * as it was (references included). */
+int connection_describe(struct connection *c, const struct workload *source,
+                        const struct workload *destination, const struct service *service,
+                        const char *peer_identity, const char *baggage, const char *authority);
+
+/* opened_total; after connection_describe(). actual: what is dialed (outbound) or arrived at (inbound
+ * tunnel). */
+void connection_open(struct connection *c, const struct endpoint *actual);
+
+/* Leaves the lists, writes the log line (an early deny if it was never opened and a reason is given). The
+ * memory stays with the caller. */
+void connection_close(struct connection *c, enum bruma_reason reason, const char *detail);
+
+/* Inbound: asks the policies. detail says which policy denied. */
+bool connection_allowed(struct connection *c, char *detail, size_t size);
+
+static inline struct worker *connection_worker(const struct connection *c)
+{
+    return c->wp->worker;
+}
+
+#endif

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Requests of peers' tunnels (contract section 5.1): check, ask the policies, connect to the application,
+ * answer. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <string.h>
+
+#include "proxy/proxy_header.h"
+#include "proxy/request.h"
+#include "proxy/socket.h"
+#include "proxy/stream.h"
+
+struct stream *inbound_new(struct tunnel *t, int32_t id)
+{
+    struct request *request = request_new();
+    struct stream *s = request ? stream_new(t->wp, true, -1, &t->peer, &t->arrival) : NULL;
+
+    if (!s) {
+        request_free(request);
+        return NULL;
+    }
+    s->id = id;
+    s->request = request;
+    tunnel_add_stream(t, s);
+    return s;
+}
+
+void inbound_refuse(struct stream *s, int status, enum bruma_reason reason, const char *detail)
+{
+    char text[256];
+
+    /* detail may point into the stream */
+    snprintf(text, sizeof(text), "%s", detail ? detail : "");
+    if (s->tunnel)
+        tunnel_respond(s->tunnel, s, status);
+    stream_close(s, reason, text[0] ? text : NULL, true);
+}
+
+/* The service's and the source's share of telemetry. A gateway's own address would say nothing about the
+ * source. */
+static int describe(struct stream *s, const struct workload *local, const struct inbound_target *target)
+{
+    struct worker *w = connection_worker(&s->c);
+    const char *network = s->request->forwarded_network;
+    bool from_gateway = network && strcasecmp(network, w->proxy->settings.network) != 0;
+    const struct workload *source = NULL;
+    int r;
+
+    if (!from_gateway)
+        source = state_workload_by_address(w->proxy->state, &s->c.client.addr);
+    if (source)
+        workload_ref(source);
+    workload_ref(local);
+    r = connection_describe(&s->c, source, local, target->service, s->tunnel->tls.peer_identity,
+                            s->request->baggage, s->request->authority);
+    if (r < 0) {
+        workload_unref(source);
+        workload_unref(local);
+        service_unref(target->service);
+    }
+    return r;
+}
+
+static void answer(struct stream *s)
+{
+    struct tunnel *t = s->tunnel;
+    uint8_t header[PROXY_HEADER_MAX];
+    size_t header_len = 0;
+
+    if (s->proxy_header)
+        header_len = proxy_header_format(&s->c.client, &s->original, s->c.peer_identity, header);
+    stream_open(s);
+    if (s->state != STREAM_OPEN)
+        return;
+    if (tunnel_respond(t, s, 200) < 0) {
+        stream_close(s, BRUMA_REASON_HTTP2_ERROR, NULL, true);
+        return;
+    }
+    request_free(s->request);
+    s->request = NULL;
+    stream_send_first(s, header, header_len);
+}
+
+static void dial_failed(struct stream *s, int error)
+{
+    char buf[128];
+
+    inbound_refuse(s, 503, socket_reason(error), strerror_r(error < 0 ? -error : error, buf, sizeof(buf)));
+}
+
+void inbound_dialed(struct stream *s)
+{
+    int r = socket_connect_result(s->fd);
+
+    if (r == 0)
+        answer(s);
+    else if (r != -EINPROGRESS)
+        dial_failed(s, r);
+}
+
+static void dial(struct stream *s, const struct workload *local)
+{
+    struct worker *w = connection_worker(&s->c);
+    const struct proxy_settings *set = &w->proxy->settings;
+    struct endpoint target = s->c.destination;
+    const struct addr *client = set->original_source ? &s->c.client.addr : NULL;
+    bool connected;
+    int fd;
+
+    if (local->application_tunnel_protocol && set->localhost_application_tunnel) {
+        addr_parse(addr_is_v4(&target.addr) ? "127.0.0.1" : "::1", &target.addr);
+        client = NULL;
+    }
+    fd = socket_deliver(w, s->c.wp->pod, &target, client, &connected);
+    if (fd < 0) {
+        dial_failed(s, fd);
+        return;
+    }
+    s->fd = fd;
+    s->state = STREAM_DIALING;
+    if (connected) {
+        answer(s);
+        return;
+    }
+    if (stream_watch(s, EPOLLOUT) < 0) {
+        dial_failed(s, -ENOMEM);
+        return;
+    }
+    loop_timer_set(w->loop, &s->timer, set->connect_timeout);
+}
+
+static void judge(struct stream *s, const struct workload *local)
+{
+    struct request *request = s->request;
+    struct tunnel *t = s->tunnel;
+    struct inbound_target target = {};
+    char detail[256];
+
+    route_inbound(connection_worker(&s->c)->proxy->state, local, &t->arrival, request->authority,
+                  request->authority ? strlen(request->authority) : 0, request->forwarded,
+                  request->forwarded ? strlen(request->forwarded) : 0, &target);
+    if (target.status != 200) {
+        snprintf(detail, sizeof(detail), "authority \"%.200s\"",
+                 request->authority ? request->authority : "");
+        service_unref(target.service);
+        inbound_refuse(s, target.status, target.reason, detail);
+        return;
+    }
+    s->c.destination = target.target;
+    s->proxy_header = target.proxy_header;
+    s->original = target.original;
+    if (describe(s, local, &target) < 0) {
+        inbound_refuse(s, 503, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+        return;
+    }
+    connection_open(&s->c, &t->arrival);
+    if (connection_allowed(&s->c, detail, sizeof(detail)))
+        dial(s, local);
+    else
+        inbound_refuse(s, 401, BRUMA_REASON_POLICY_DENIED, detail);
+}
+
+static bool check(struct waiter *waiter, bool timed_out)
+{
+    struct stream *s = container_of(waiter, struct stream, waiter);
+    const struct workload *local = worker_pod_workload(s->c.wp);
+
+    if (!local && !timed_out)
+        return false;
+    s->state = STREAM_DIALING; /* no longer waiting */
+    if (local)
+        judge(s, local);
+    else
+        inbound_refuse(s, 503, BRUMA_REASON_SOURCE_UNKNOWN, NULL);
+    return true;
+}
+
+void inbound_request(struct stream *s)
+{
+    struct request *request = s->request;
+
+    s->state = STREAM_DIALING;
+    if (request->too_large) {
+        inbound_refuse(s, 431, BRUMA_REASON_BAD_AUTHORITY, "the header list is larger than 64 KiB");
+    } else if (strcmp(request->method, "CONNECT") != 0) {
+        char detail[64];
+
+        snprintf(detail, sizeof(detail), "method %s", request->method);
+        inbound_refuse(s, 400, BRUMA_REASON_BAD_METHOD, detail);
+    } else {
+        worker_wait(s->c.wp, &s->waiter, check);
+    }
+}

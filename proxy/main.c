@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "main"
+#include <errno.h>
+#include <malloc.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include <urcu-qsbr.h>
+
+#include "bruma/mesh.h"
+#include "log.h"
+#include "netns.h"
+#include "proxy/config_dump.h"
+#include "proxy/process_metrics.h"
+#include "proxy/proxy.h"
+#include "proxy/worker.h"
+
+/* ---- drain ---- */
+
+static int connections_left(const struct proxy *p)
+{
+    int n = 0;
+
+    for (unsigned i = 0; i < p->workers_len; i++)
+        n += atomic_load(&p->workers[i]->connections);
+    return n;
+}
+
+#define DRAIN_CHECK_MILLISECONDS 50
+
+static void on_drain_check(struct loop_timer *timer)
+{
+    struct proxy *p = container_of(timer, struct proxy, drain_check);
+
+    if (connections_left(p))
+        loop_timer_set(p->loop, timer, DRAIN_CHECK_MILLISECONDS);
+    else
+        loop_stop(p->loop);
+}
+
+static void on_drain_deadline(struct loop_timer *timer)
+{
+    struct proxy *p = container_of(timer, struct proxy, drain_timer);
+
+    log_warn("drain deadline reached\tconnections=%d", connections_left(p));
+    loop_stop(p->loop);
+}
+
+void proxy_drain(struct proxy *p, uint64_t deadline_milliseconds)
+{
+    if (p->draining)
+        return;
+    p->draining = true;
+    log_info("draining\tconnections=%d deadline=%llums", connections_left(p),
+             (unsigned long long)deadline_milliseconds);
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_drain(p->workers[i]);
+    loop_timer_set(p->loop, &p->drain_timer, deadline_milliseconds);
+    loop_timer_set(p->loop, &p->drain_check, DRAIN_CHECK_MILLISECONDS);
+}
+
+static void on_signal(void *data, int signal)
+{
+    struct proxy *p = data;
+
+    if (p->draining && signal == SIGINT)
+        loop_stop(p->loop);
+    else
+        proxy_drain(p, p->settings.drain_deadline);
+}
+
+/* ---- what the parts tell each other ---- */
+
+static void on_state_changed(void *data, bool policies)
+{
+    struct proxy *p = data;
+
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_state_changed(p->workers[i], policies);
+}
+
+static void on_identity_changed(void *data, struct identity *identity)
+{
+    (void)identity;
+    on_state_changed(data, false);
+}
+
+static void on_xds_ready(void *data)
+{
+    struct proxy *p = data;
+
+    log_info("mesh state received\tworkloads=%zu services=%zu policies=%zu", state_workload_count(p->state),
+             state_service_count(p->state), state_policy_count(p->state));
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_serve(p->workers[i]);
+}
+
+/* ---- admin pages ---- */
+
+struct dump {
+    struct proxy *proxy;
+    void *token;
+    cJSON *connections;
+    unsigned next_worker;
+};
+
+static void dump_next(void *data);
+
+static void add_pod(void *data, const struct pod_info *info, bool draining, const int fds[BRUMA_POD_FD_COUNT])
+{
+    cJSON *all = data, *o = cJSON_GetObjectItemCaseSensitive(all, info->uid), *about;
+
+    (void)fds;
+    if (!o)
+        o = cJSON_AddObjectToObject(all, info->uid);
+    cJSON_AddStringToObject(o, "state", draining ? "Draining" : "Up");
+    about = cJSON_AddObjectToObject(o, "info");
+    cJSON_AddStringToObject(about, "name", info->name);
+    cJSON_AddStringToObject(about, "namespace", info->namespace);
+    cJSON_AddStringToObject(about, "serviceAccount", info->service_account);
+}
+
+static void dump_next(void *data)
+{
+    struct dump *d = data;
+    struct proxy *p = d->proxy;
+
+    if (d->next_worker < p->workers_len) {
+        worker_dump(p->workers[d->next_worker++], d->connections, dump_next, d);
+        return;
+    }
+    pods_each(p, add_pod, d->connections);
+    admin_dump_done(p->admin, d->token,
+                    config_dump_new(p->state, p->identities, d->connections, proxy_settings_table,
+                                    proxy_settings_count, &p->settings));
+    free(d);
+}
+
+static void config_dump(void *data, struct admin *admin, void *token)
+{
+    struct dump *d = calloc(1, sizeof(*d));
+
+    if (!d) {
+        admin_dump_done(admin, token, NULL);
+        return;
+    }
+    *d = (struct dump){.proxy = data, .token = token, .connections = cJSON_CreateObject()};
+    dump_next(d);
+}
+
+static void count_pod(void *data, const struct pod_info *info, bool draining,
+                      const int fds[BRUMA_POD_FD_COUNT])
+{
+    (void)info;
+    (void)draining;
+    (void)fds;
+    ++*(unsigned *)data;
+}
+
+static void metrics(void *data, FILE *out)
+{
+    struct proxy *p = data;
+    struct telemetry *all[256];
+    unsigned pods = 0;
+
+    for (unsigned i = 0; i < p->workers_len; i++)
+        all[i] = p->workers[i]->telemetry;
+    telemetry_write_metrics(all, p->workers_len, out);
+    if (p->xds)
+        xds_client_write_metrics(p->xds, out);
+    pods_each(p, count_pod, &pods);
+    fprintf(out,
+            "# HELP workload_manager_active_proxy_count Pods that are served.\n"
+            "# TYPE workload_manager_active_proxy_count gauge\nworkload_manager_active_proxy_count %u\n",
+            pods);
+    process_metrics_write(out);
+}
+
+static void pending(void *data, char *buf, size_t size)
+{
+    struct proxy *p = data;
+    bool state = !p->xds || xds_client_ready(p->xds), agent = agent_link_ready(p->agent);
+
+    snprintf(buf, size, "%s%s%s", state ? "" : "state manager", state || agent ? "" : ", ",
+             agent ? "" : "workload proxy manager");
+}
+
+static void quit(void *data)
+{
+    struct proxy *p = data;
+
+    proxy_drain(p, p->settings.drain_deadline);
+}
+
+/* ---- start ---- */
+
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static unsigned worker_count(const struct proxy_settings *s)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (s->workers)
+        return (unsigned)s->workers;
+    return cpus > 4 ? (unsigned)(cpus + 3) / 4 : 1;
+}
+
+static int open_admin(struct proxy *p, const char *unix_socket)
+{
+    struct admin_config config = {
+        .admin_port = (uint16_t)p->settings.admin_port,
+        .metrics_port = (uint16_t)p->settings.metrics_port,
+        .ready_port = (uint16_t)p->settings.ready_port,
+        .unix_socket = unix_socket,
+        .ipv6 = p->settings.ipv6,
+        .config_dump = config_dump,
+        .metrics = metrics,
+        .pending = pending,
+        .quit = quit,
+        .data = p,
+    };
+
+    return admin_open(p->loop, &config, &p->admin);
+}
+
+static int open_control_plane(struct proxy *p)
+{
+    const struct proxy_settings *s = &p->settings;
+    struct identity_config identity = {
+        .ca_address = s->ca_address,
+        .ca_roots = s->ca_roots,
+        .alternate_host = s->ca_alternate_host,
+        .auth_token = s->auth_token,
+        .cluster_id = s->cluster_id,
+        .ttl_seconds = s->secret_ttl / 1000,
+        .changed = on_identity_changed,
+        .data = p,
+    };
+    struct xds_config xds = {
+        .address = s->xds_address,
+        .roots = s->xds_roots,
+        .alternate_host = s->xds_alternate_host,
+        .auth_token = s->auth_token,
+        .cluster_id = s->cluster_id,
+        .instance_ip = s->instance_ip,
+        .pod_name = s->pod_name,
+        .pod_namespace = s->pod_namespace,
+        .node_name = s->node_name,
+        .state = p->state,
+        .ready = on_xds_ready,
+        .data = p,
+    };
+    int r = identity_store_new(p->loop, &identity, &p->identities);
+
+    if (r < 0)
+        return log_error_errno(r, "cannot set up the certificate client");
+    if (!*s->xds_address) {
+        on_xds_ready(p);
+        return 0;
+    }
+    r = xds_client_new(p->loop, &xds, &p->xds);
+    return r < 0 ? log_error_errno(r, "cannot set up the xDS client") : 0;
+}
+
+static int start(struct proxy *p)
+{
+    static const int signals[] = {SIGTERM, SIGINT};
+    char agent_socket[108], admin_socket[108];
+    unsigned count = worker_count(&p->settings);
+    int r;
+
+    p->own_netns_fd = netns_open_own();
+    if (p->own_netns_fd < 0)
+        return log_error_errno(p->own_netns_fd, "cannot open the proxy's own network namespace");
+    if (snprintf(admin_socket, sizeof(admin_socket), "%s/%s", p->settings.run_dir, BRUMA_PROXY_SOCKET) >=
+            (int)sizeof(admin_socket) ||
+        (*p->settings.agent_socket
+             ? snprintf(agent_socket, sizeof(agent_socket), "%s", p->settings.agent_socket)
+             : snprintf(agent_socket, sizeof(agent_socket), "%s/%s", p->settings.run_dir,
+                        BRUMA_AGENT_SOCKET)) >= (int)sizeof(agent_socket))
+        return log_error_errno(ENAMETOOLONG, "run directory %s", p->settings.run_dir);
+    r = loop_new(&p->loop);
+    if (r < 0)
+        return log_error_errno(r, "cannot make the event loop");
+    r = loop_signals(p->loop, signals, array_size(signals), on_signal, p);
+    if (r < 0)
+        return log_error_errno(r, "cannot take signals");
+    loop_timer_init(&p->drain_timer, on_drain_deadline);
+    loop_timer_init(&p->drain_check, on_drain_check);
+    r = state_new(p->settings.node_name, p->settings.network, on_state_changed, p, &p->state);
+    if (r < 0)
+        return log_error_errno(r, "cannot make the mesh state");
+    state_set_unknown_policy(p->state, p->settings.unknown_policy_denies);
+    p->workers = calloc(count, sizeof(*p->workers));
+    if (!p->workers)
+        return log_error_errno(ENOMEM, "workers");
+    for (unsigned i = 0; i < count; i++) {
+        r = worker_start(p, i, &p->workers[i]);
+        if (r < 0)
+            return log_error_errno(r, "cannot start worker %u", i);
+        p->workers_len++;
+    }
+    r = open_control_plane(p);
+    if (r < 0)
+        return r;
+    r = open_admin(p, admin_socket);
+    if (r < 0)
+        return log_error_errno(r, "cannot open the admin, metrics and readiness servers");
+    r = agent_link_new(p->loop, p, agent_socket, &p->agent);
+    return r < 0 ? log_error_errno(r, "cannot set up the agent's connection") : 0;
+}
+
+static void stop(struct proxy *p)
+{
+    agent_link_free(&p->agent);
+    admin_close(&p->admin);
+    xds_client_free(&p->xds);
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_stop(p->workers[i]);
+}
+
+static int usage(const char *program)
+{
+    printf("usage: %s [proxy] [--OPTION VALUE ...]\n\n"
+           "Carries the traffic of this node's mesh pods: HBONE, mutual TLS, L4 policy, telemetry.\n\n",
+           program);
+    settings_help(proxy_settings_table, proxy_settings_count, stdout);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static struct proxy p;
+    char error[256];
+    int first;
+
+    /* The command word of the node proxy contract: "proxy" (the default), "version", "help". */
+    if (argc > 1 && (!strcmp(argv[1], "version") || !strcmp(argv[1], "--version"))) {
+        printf("bruma-proxy %s\n", BRUMA_VERSION);
+        return 0;
+    }
+    if (argc > 1 && (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help")))
+        return usage(argv[0]);
+    if (argc > 1 && !strcmp(argv[1], "--settings-markdown")) {
+        settings_markdown(proxy_settings_table, proxy_settings_count, stdout);
+        return 0;
+    }
+    if (argc > 1 && !strcmp(argv[1], "proxy")) {
+        argv++;
+        argc--;
+    } else if (argc > 1 && strncmp(argv[1], "--", 2) != 0) {
+        fprintf(stderr, "bruma-proxy: unknown command \"%s\"; see --help\n", argv[1]);
+        return 1;
+    }
+    if (settings_load(proxy_settings_table, proxy_settings_count, &p.settings, argc, argv, &first, error,
+                      sizeof(error)) < 0) {
+        fprintf(stderr, "bruma-proxy: %s\n", error);
+        return 1;
+    }
+    if (getenv("LOG_FORMAT") && !strcmp(getenv("LOG_FORMAT"), "json"))
+        p.settings.log_json = true;
+    log_setup(STDOUT_FILENO, p.settings.log_json);
+    if (log_set_filter(p.settings.log_filter) < 0) {
+        fprintf(stderr, "bruma-proxy: log: \"%s\" is not a list of levels\n", p.settings.log_filter);
+        return 1;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
+    /* Buffers come and go in sizes just above malloc's first mmap threshold: mapping each would cost a fault
+     * a page. */
+    mallopt(M_MMAP_THRESHOLD, 4 * 1024 * 1024);
+    mallopt(M_ARENA_MAX, 2);
+    list_init(&p.pods);
+    p.exempt_map_fd = -1;
+    rcu_register_thread();
+    rcu_thread_offline(); /* the only writer: it waits for readers and reads without their protection */
+    if (start(&p) < 0)
+        return 1;
+    log_info("started\tversion=%s workers=%u node=\"%s\"", BRUMA_VERSION, p.workers_len,
+             p.settings.node_name);
+    loop_run(p.loop);
+    stop(&p);
+    log_info("ended");
+    return 0;
+}

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "pods"
+#include "proxy/pods.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "log.h"
+#include "proxy/proxy.h"
+#include "proxy/tuples.h"
+#include "proxy/worker.h"
+#include "seqpacket.h"
+
+static void pod_free(void *data)
+{
+    struct pod *pod = data;
+
+    identity_put(pod->identity);
+    tuple_set_free(&pod->tuples);
+    close_fds(pod->fds, BRUMA_POD_FD_COUNT);
+    free(pod->uid);
+    free(pod->name);
+    free(pod->namespace);
+    free(pod->service_account);
+    free(pod->trust_domain);
+    free(pod);
+}
+
+void pod_ref(struct pod *pod)
+{
+    atomic_fetch_add_explicit(&pod->references, 1, memory_order_relaxed);
+}
+
+void pod_unref(struct pod *pod)
+{
+    if (atomic_fetch_sub(&pod->references, 1) != 1)
+        return;
+    /* Identities belong to the control thread. */
+    if (loop_post(pod->proxy->loop, pod_free, pod) < 0)
+        log_error("out of memory: pod %s is not freed", pod->uid);
+}
+
+bool pod_has_address(const struct pod *pod, const struct addr *addr)
+{
+    for (int i = 0; i < pod->addresses_len; i++) {
+        if (addr_equal(&pod->addresses[i], addr))
+            return true;
+    }
+    return false;
+}
+
+static struct pod *find(struct proxy *proxy, const char *uid)
+{
+    struct pod *pod;
+
+    list_for_each (pod, &proxy->pods, node) {
+        if (!strcmp(pod->uid, uid))
+            return pod;
+    }
+    return NULL;
+}
+
+/* Accepted sockets inherit it, which saves a system call for each connection. */
+static void prepare_listeners(struct pod *pod)
+{
+    int on = 1;
+
+    for (int i = BRUMA_POD_FD_OUTBOUND; i < BRUMA_POD_FD_COUNT; i++)
+        setsockopt(pod->fds[i], IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+}
+
+static char *copy(const char *text)
+{
+    return strdup(text ? text : "");
+}
+
+static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod **ret)
+{
+    const char *trust_domain =
+        info->trust_domain && *info->trust_domain ? info->trust_domain : "cluster.local";
+    const char *account = info->service_account && *info->service_account ? info->service_account : "default";
+    struct pod *pod = calloc(1, sizeof(*pod));
+    char uri[SPIFFE_MAX];
+    int r;
+
+    if (!pod)
+        return -ENOMEM;
+    pod->references = 1;
+    pod->proxy = proxy;
+    for (int i = 0; i < BRUMA_POD_FD_COUNT; i++)
+        pod->fds[i] = -1;
+    list_init(&pod->node);
+    pod->uid = copy(info->uid);
+    pod->name = copy(info->name);
+    pod->namespace = copy(info->namespace);
+    pod->service_account = copy(account);
+    pod->trust_domain = copy(trust_domain);
+    pod->cookie = info->cookie;
+    if (!pod->uid || !pod->name || !pod->namespace || !pod->service_account || !pod->trust_domain)
+        r = -ENOMEM;
+    else
+        r = tuple_set_new(&pod->tuples);
+    if (r == 0)
+        r = spiffe_format(uri, sizeof(uri), trust_domain, pod->namespace, account);
+    if (r >= 0)
+        r = identity_get(proxy->identities, uri, IDENTITY_WARMUP, &pod->identity);
+    if (r < 0) {
+        pod_free(pod);
+        return r;
+    }
+    list_add_tail(&proxy->pods, &pod->node);
+    *ret = pod;
+    return 0;
+}
+
+int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD_FD_COUNT],
+             enum bruma_reason *reason, char *error, size_t error_size)
+{
+    struct pod *pod = find(proxy, info->uid);
+    int r;
+
+    /* The same pod in another namespace is a new sandbox: what there was of the old one is gone. */
+    if (pod && pod->cookie != info->cookie) {
+        pods_delete(proxy, info->uid);
+        pod = NULL;
+    }
+    if (!pod) {
+        r = pod_new(proxy, info, &pod);
+        if (r < 0) {
+            *reason = BRUMA_REASON_OUT_OF_RESOURCES;
+            snprintf(error, error_size, "pod %s: %s", info->uid, strerror(-r));
+            close_fds(fds, BRUMA_POD_FD_COUNT);
+            return r;
+        }
+    }
+    /* Workers compare nothing but the struct's address, and use only the netns descriptor, which stays. */
+    if (pod->fds[BRUMA_POD_FD_NETNS] >= 0)
+        close(fds[BRUMA_POD_FD_NETNS]);
+    else
+        pod->fds[BRUMA_POD_FD_NETNS] = fds[BRUMA_POD_FD_NETNS];
+    for (int i = BRUMA_POD_FD_OUTBOUND; i < BRUMA_POD_FD_COUNT; i++) {
+        if (pod->fds[i] >= 0)
+            close(pod->fds[i]);
+        pod->fds[i] = fds[i];
+    }
+    prepare_listeners(pod);
+    pod->generation = info->generation;
+    memcpy(pod->addresses, info->addresses, sizeof(pod->addresses));
+    pod->addresses_len = info->addresses_len;
+    pod->draining = false;
+    for (unsigned i = 0; i < proxy->workers_len; i++)
+        worker_add_pod(proxy->workers[i], pod);
+    log_info("pod added\tpod=\"%s/%s\" uid=\"%s\" cookie=%llu", pod->namespace, pod->name, pod->uid,
+             (unsigned long long)pod->cookie);
+    return 0;
+}
+
+void pods_drain(struct proxy *proxy, const char *uid)
+{
+    struct pod *pod = find(proxy, uid);
+
+    if (!pod) {
+        agent_link_pod_drained(proxy->agent, uid);
+        return;
+    }
+    log_info("pod leaves the mesh\tpod=\"%s/%s\" connections=%d", pod->namespace, pod->name,
+             pod->connections);
+    pod->draining = true;
+    for (unsigned i = 0; i < proxy->workers_len; i++)
+        worker_drain_pod(proxy->workers[i], pod);
+}
+
+static void remove_pod(struct pod *pod)
+{
+    struct proxy *proxy = pod->proxy;
+
+    pod->deleted = true;
+    list_del(&pod->node);
+    for (unsigned i = 0; i < proxy->workers_len; i++)
+        worker_delete_pod(proxy->workers[i], pod);
+    pod_unref(pod);
+}
+
+void pods_delete(struct proxy *proxy, const char *uid)
+{
+    struct pod *pod = find(proxy, uid);
+
+    if (!pod)
+        return;
+    log_info("pod removed\tpod=\"%s/%s\" uid=\"%s\"", pod->namespace, pod->name, pod->uid);
+    remove_pod(pod);
+}
+
+void pods_idle(struct pod *pod)
+{
+    struct proxy *proxy = pod->proxy;
+
+    if (!pod->draining || pod->deleted || atomic_load(&pod->connections))
+        return;
+    log_info("pod drained\tpod=\"%s/%s\"", pod->namespace, pod->name);
+    agent_link_pod_drained(proxy->agent, pod->uid);
+    remove_pod(pod);
+}
+
+static void certificate_wanted(void *data)
+{
+    struct pod *pod = data;
+    struct identity *same;
+
+    if (!pod->deleted &&
+        identity_get(pod->proxy->identities, identity_uri(pod->identity), IDENTITY_REALTIME, &same) == 0)
+        identity_put(same);
+    pod_unref(pod);
+}
+
+void pods_certificate_wanted(struct pod *pod)
+{
+    pod_ref(pod);
+    if (loop_post(pod->proxy->loop, certificate_wanted, pod) < 0)
+        pod_unref(pod);
+}
+
+void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)
+{
+    struct pod *pod;
+
+    list_for_each (pod, &proxy->pods, node) {
+        struct pod_info info = {
+            .uid = pod->uid,
+            .name = pod->name,
+            .namespace = pod->namespace,
+            .service_account = pod->service_account,
+            .trust_domain = pod->trust_domain,
+            .cookie = pod->cookie,
+            .generation = pod->generation,
+            .addresses_len = pod->addresses_len,
+        };
+
+        memcpy(info.addresses, pod->addresses, sizeof(info.addresses));
+        fn(data, &info, pod->draining, pod->fds);
+    }
+}
+
+void pods_set_exempt_map(struct proxy *proxy, int fd)
+{
+    int old = __atomic_exchange_n(&proxy->exempt_map_fd, fd, __ATOMIC_ACQ_REL);
+
+    /* A worker may be about to use the old descriptor: it stays open. There is one for each restart of the
+     * agent that loads new maps. */
+    (void)old;
+}

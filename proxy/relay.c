@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/relay.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "proxy/socket.h"
+#include "proxy/tuples.h"
+
+#define COPY_SIZE       (128 * 1024)
+#define COPIES_PER_TURN 8
+
+enum { FRONT = 0, BACK = 1 }; /* who connected to us, and whom we connected to */
+
+struct side {
+    struct loop_watch watch;
+    int fd;
+    bool ended;      /* nothing more comes from it */
+    bool shut;       /* nothing more is written to it */
+    uint8_t *unsent; /* bytes for it that it did not take */
+    size_t unsent_len, unsent_offset;
+};
+
+struct relay {
+    struct connection c;
+    struct side sides[2];
+    struct loop_timer timer; /* connect; then half-close */
+    uint64_t last_activity;
+    bool connected, closed, in_tuples;
+};
+
+static void on_front(struct loop_watch *watch, uint32_t events);
+static void on_back(struct loop_watch *watch, uint32_t events);
+
+static struct loop *loop_of(const struct relay *r)
+{
+    return r->c.wp->worker->loop;
+}
+
+static void relay_close(struct relay *r, enum bruma_reason reason, const char *detail, bool reset)
+{
+    struct loop *loop = loop_of(r);
+
+    if (r->closed)
+        return;
+    r->closed = true;
+    loop_timer_cancel(&r->timer);
+    for (int i = 0; i < 2; i++) {
+        struct side *side = &r->sides[i];
+
+        loop_watch_remove(loop, &side->watch);
+        if (side->fd >= 0) {
+            if (reset)
+                socket_reset_on_close(side->fd);
+            close(side->fd);
+        }
+        free(side->unsent);
+    }
+    if (r->in_tuples)
+        tuple_set_remove(r->c.wp->pod->tuples, &r->c.client, r->c.destination.port);
+    connection_close(&r->c, reason, detail);
+    loop_free_later(loop, r);
+}
+
+static void cut(struct connection *c, enum bruma_reason reason, const char *detail)
+{
+    relay_close(container_of(c, struct relay, c), reason, detail, true);
+}
+
+static void fail_errno(struct relay *r, int error)
+{
+    char buf[128];
+
+    relay_close(r, socket_reason(error), strerror_r(error < 0 ? -error : error, buf, sizeof(buf)), true);
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+    struct relay *r = container_of(timer, struct relay, timer);
+    uint64_t limit = connection_worker(&r->c)->proxy->settings.half_close_timeout, idle;
+
+    if (!r->connected) {
+        relay_close(r, BRUMA_REASON_CONNECT_TIMEOUT, NULL, true);
+        return;
+    }
+    idle = loop_now(loop_of(r)) - r->last_activity;
+    if (idle >= limit)
+        relay_close(r, BRUMA_REASON_IDLE_HALF_CLOSED, NULL, true);
+    else
+        loop_timer_set(loop_of(r), timer, limit - idle);
+}
+
+/* What each socket is watched for follows from the state alone: read while the other takes bytes, write while
+ * bytes wait. */
+static void set_interest(struct relay *r)
+{
+    for (int i = 0; i < 2; i++) {
+        struct side *side = &r->sides[i], *other = &r->sides[1 - i];
+        uint32_t events = 0;
+
+        if (!side->ended && !other->unsent_len)
+            events |= EPOLLIN;
+        if (side->unsent_len)
+            events |= EPOLLOUT;
+        loop_watch_modify(loop_of(r), &side->watch, events);
+    }
+}
+
+/* Writes to a side; what it does not take is kept. -errno if the side is gone. */
+static int write_to(struct side *to, const uint8_t *data, size_t len)
+{
+    ssize_t n;
+
+    do
+        n = send(to->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && errno != EAGAIN)
+        return -errno;
+    if (n < 0)
+        n = 0;
+    if ((size_t)n == len)
+        return 0;
+    to->unsent = malloc(len - (size_t)n);
+    if (!to->unsent)
+        return -ENOMEM;
+    memcpy(to->unsent, data + n, len - (size_t)n);
+    to->unsent_len = len - (size_t)n;
+    to->unsent_offset = 0;
+    return 0;
+}
+
+static int write_unsent(struct side *to)
+{
+    while (to->unsent_len) {
+        ssize_t n = send(to->fd, to->unsent + to->unsent_offset, to->unsent_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return errno == EAGAIN ? 0 : -errno;
+        to->unsent_offset += (size_t)n;
+        to->unsent_len -= (size_t)n;
+    }
+    free(to->unsent);
+    to->unsent = NULL;
+    return 0;
+}
+
+/* Moves what is there from one side to the other. -errno: a side was reset. */
+static int copy(struct relay *r, int from_index)
+{
+    struct side *from = &r->sides[from_index], *to = &r->sides[1 - from_index];
+    uint8_t *buf = connection_worker(&r->c)->plain_in;
+
+    for (int i = 0; i < COPIES_PER_TURN && !to->unsent_len && !from->ended; i++) {
+        ssize_t n = recv(from->fd, buf, COPY_SIZE, MSG_DONTWAIT);
+        int e;
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return errno == EAGAIN ? 0 : -errno;
+        if (n == 0) {
+            from->ended = true;
+            return 0;
+        }
+        r->last_activity = loop_now(loop_of(r));
+        telemetry_bytes(&r->c.flow, from_index == FRONT ? (uint64_t)n : 0,
+                        from_index == BACK ? (uint64_t)n : 0);
+        e = write_to(to, buf, (size_t)n);
+        if (e < 0)
+            return e;
+        if (n < COPY_SIZE)
+            return 0; /* drained */
+    }
+    return 0;
+}
+
+static void pass_on_ends(struct relay *r)
+{
+    for (int i = 0; i < 2; i++) {
+        struct side *from = &r->sides[i], *to = &r->sides[1 - i];
+
+        if (from->ended && !to->unsent_len && !to->shut) {
+            to->shut = true;
+            shutdown(to->fd, SHUT_WR);
+        }
+    }
+    if (r->sides[FRONT].shut && r->sides[BACK].shut) {
+        relay_close(r, BRUMA_REASON_NONE, NULL, false);
+    } else if ((r->sides[FRONT].shut || r->sides[BACK].shut) && !loop_timer_armed(&r->timer)) {
+        r->last_activity = loop_now(loop_of(r));
+        loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->proxy->settings.half_close_timeout);
+    }
+}
+
+static void serve(struct relay *r, int index, uint32_t events)
+{
+    int e = 0;
+
+    if (events & EPOLLOUT)
+        e = write_unsent(&r->sides[index]);
+    if (e == 0 && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+        e = copy(r, index);
+    if (e == 0 && (events & EPOLLERR) && r->sides[index].ended)
+        e = -ECONNRESET; /* reset after its own end */
+    if (e < 0) {
+        /* A reset on one side becomes a reset on the other; for the log that is a normal end. */
+        relay_close(r, BRUMA_REASON_NONE, NULL, true);
+        return;
+    }
+    pass_on_ends(r);
+    if (!r->closed)
+        set_interest(r);
+}
+
+static void established(struct relay *r)
+{
+    int e;
+
+    r->connected = true;
+    loop_timer_cancel(&r->timer);
+    r->sides[FRONT].watch.fd = -1;
+    e = loop_watch_add(loop_of(r), &r->sides[FRONT].watch, r->sides[FRONT].fd, EPOLLIN, on_front);
+    if (e == 0 && r->sides[BACK].watch.fd < 0)
+        e = loop_watch_add(loop_of(r), &r->sides[BACK].watch, r->sides[BACK].fd, EPOLLIN, on_back);
+    if (e < 0) {
+        fail_errno(r, e);
+        return;
+    }
+    serve(r, FRONT, EPOLLIN);
+}
+
+static void on_front(struct loop_watch *watch, uint32_t events)
+{
+    serve(container_of(watch, struct relay, sides[FRONT].watch), FRONT, events);
+}
+
+static void on_back(struct loop_watch *watch, uint32_t events)
+{
+    struct relay *r = container_of(watch, struct relay, sides[BACK].watch);
+    int e;
+
+    if (r->connected) {
+        serve(r, BACK, events);
+        return;
+    }
+    e = socket_connect_result(watch->fd);
+    if (e == 0)
+        established(r);
+    else if (e != -EINPROGRESS)
+        fail_errno(r, e);
+}
+
+/* The client's port and address are the live connection's own: nothing may be delivered from them. */
+static bool registered(struct relay *r)
+{
+    if (!r->c.inbound)
+        return true;
+    r->in_tuples = tuple_set_add(r->c.wp->pod->tuples, &r->c.client, r->c.destination.port) == 0;
+    return r->in_tuples;
+}
+
+static void dial(struct relay *r, const struct endpoint *target)
+{
+    struct worker *w = connection_worker(&r->c);
+    const struct addr *client = w->proxy->settings.original_source ? &r->c.client.addr : NULL;
+    bool connected;
+    int fd;
+
+    if (!registered(r)) {
+        relay_close(r, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+        return;
+    }
+    fd = r->c.inbound ? socket_deliver(w, r->c.wp->pod, target, client, &connected)
+                      : socket_dial(w, r->c.wp->pod, target, &connected);
+    if (fd < 0) {
+        fail_errno(r, fd);
+        return;
+    }
+    r->sides[BACK].fd = fd;
+    if (connected) {
+        established(r);
+        return;
+    }
+    if (loop_watch_add(w->loop, &r->sides[BACK].watch, fd, EPOLLOUT, on_back) < 0) {
+        relay_close(r, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+        return;
+    }
+    loop_timer_set(w->loop, &r->timer, w->proxy->settings.connect_timeout);
+}
+
+static void release(const struct relay_request *q)
+{
+    workload_unref(q->source);
+    workload_unref(q->upstream);
+    service_unref(q->service);
+}
+
+void relay_start(const struct relay_request *q)
+{
+    struct relay *r = calloc(1, sizeof(*r));
+    char detail[256];
+
+    if (!r) {
+        release(q);
+        close(q->fd);
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        r->sides[i].fd = -1;
+        r->sides[i].watch.fd = -1;
+    }
+    r->sides[FRONT].fd = q->fd;
+    loop_timer_init(&r->timer, on_timer);
+    connection_init(&r->c, q->wp, q->inbound, &q->client, &q->destination, cut);
+    socket_keepalive(&q->wp->worker->proxy->settings, q->fd);
+    connection_describe(&r->c, q->source, q->upstream, q->service, NULL, NULL, NULL);
+    connection_open(&r->c, q->inbound ? &q->destination : &q->target);
+    if (q->inbound && !connection_allowed(&r->c, detail, sizeof(detail))) {
+        relay_close(r, BRUMA_REASON_POLICY_DENIED, detail, true);
+        return;
+    }
+    dial(r, &q->target);
+}

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/socket.h"
+
+#include <errno.h>
+#include <linux/bpf.h>
+#include <net/if.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "bruma/mesh.h"
+#include "netns.h"
+#include "proxy/tuples.h"
+
+#define DELIVERY_PORT_TRIES 16
+
+#ifndef SO_BINDTOIFINDEX
+#define SO_BINDTOIFINDEX 62
+#endif
+
+/* Written through the map's descriptor, which only the agent hands out: nothing in a pod can set it. */
+static int exempt(struct proxy *proxy, int fd)
+{
+    struct bruma_proxy_socket value = {.exempt = 1};
+    union bpf_attr attr = {};
+    int map = __atomic_load_n(&proxy->exempt_map_fd, __ATOMIC_ACQUIRE);
+
+    if (map < 0)
+        return 0; /* no agent: no hook that would capture the socket */
+    attr.map_fd = (__u32)map;
+    attr.key = (__u64)(uintptr_t)&fd;
+    attr.value = (__u64)(uintptr_t)&value;
+    return syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &attr, sizeof(attr)) < 0 ? -errno : 0;
+}
+
+static int enter(struct worker *worker, struct pod *pod)
+{
+    int r;
+
+    if (worker->in_pod == pod)
+        return 0;
+    r = netns_enter(pod->fds[BRUMA_POD_FD_NETNS]);
+    if (r < 0)
+        return r;
+    /* The reference keeps the pod's struct, and so the comparison above, valid. */
+    pod_ref(pod);
+    if (worker->in_pod)
+        pod_unref(worker->in_pod);
+    worker->in_pod = pod;
+    return 0;
+}
+
+static int option(int fd, int level, int name, int value)
+{
+    return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
+}
+
+void socket_keepalive(const struct proxy_settings *s, int fd)
+{
+    if (!s->keepalive)
+        return;
+    option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    option(fd, IPPROTO_TCP, TCP_KEEPIDLE, (int)(s->keepalive_time / 1000));
+    option(fd, IPPROTO_TCP, TCP_KEEPINTVL, (int)(s->keepalive_interval / 1000));
+    option(fd, IPPROTO_TCP, TCP_KEEPCNT, (int)s->keepalive_retries);
+}
+
+int socket_connect_result(int fd)
+{
+    int error = 0;
+    socklen_t len = sizeof(error);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+        return -errno;
+    return -error;
+}
+
+/* A second connect() tells at once whether the first is through, which it mostly is on loopback: that saves a
+ * turn of the event loop. */
+static int start_connect(int fd, const struct endpoint *target, bool *ret_connected)
+{
+    struct sockaddr_storage sa;
+    int len = endpoint_to_sockaddr(target, AF_UNSPEC, &sa);
+
+    *ret_connected = true;
+    if (connect(fd, (struct sockaddr *)&sa, (socklen_t)len) == 0)
+        return 0;
+    if (errno != EINPROGRESS)
+        return -errno;
+    if (connect(fd, (struct sockaddr *)&sa, (socklen_t)len) == 0 || errno == EISCONN)
+        return 0;
+    *ret_connected = false;
+    return errno == EALREADY || errno == EINPROGRESS ? 0 : -errno;
+}
+
+static int new_socket(struct worker *worker, struct pod *pod, bool v4)
+{
+    int fd, r = enter(worker, pod);
+
+    if (r < 0)
+        return r;
+    fd = socket(v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    return fd;
+}
+
+int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *target, bool *ret_connected)
+{
+    _cleanup_fd_ int fd = new_socket(worker, pod, addr_is_v4(&target->addr));
+    int r;
+
+    if (fd < 0)
+        return fd;
+    socket_keepalive(&worker->proxy->settings, fd);
+    r = exempt(worker->proxy, fd);
+    if (r < 0)
+        return r; /* never let our own socket be captured: it would come back to us */
+    r = start_connect(fd, target, ret_connected);
+    return r < 0 ? r : take_fd(&fd);
+}
+
+/* Binds to the client's address and a port that no live connection of that client has. */
+static int bind_as_client(struct pod *pod, int fd, const struct endpoint *target, const struct addr *client)
+{
+    struct endpoint source = {.addr = *client}, bound;
+    struct sockaddr_storage sa;
+    socklen_t len = (socklen_t)endpoint_to_sockaddr(&source, AF_UNSPEC, &sa);
+
+    if (bind(fd, (struct sockaddr *)&sa, len) < 0)
+        return -errno;
+    len = sizeof(sa);
+    if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
+        return -errno;
+    if (endpoint_from_sockaddr((struct sockaddr *)&sa, &bound) < 0)
+        return -EAFNOSUPPORT;
+    return tuple_set_has(pod->tuples, &bound, target->port) ? -EADDRINUSE : 0;
+}
+
+static int deliver_once(struct worker *worker, struct pod *pod, const struct endpoint *target,
+                        const struct addr *client, bool *ret_connected)
+{
+    bool v4 = addr_is_v4(&target->addr);
+    _cleanup_fd_ int fd = new_socket(worker, pod, v4);
+    int r;
+
+    if (fd < 0)
+        return fd;
+    if (client) {
+        r = option(fd, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_TRANSPARENT : IPV6_TRANSPARENT, 1);
+        if (r == 0)
+            r = option(fd, SOL_SOCKET, SO_MARK, BRUMA_MARK);
+        /* Bound to lo, the SYN shows lo's index to the pod's program; else it would come straight back to us.
+         */
+        if (r == 0)
+            r = option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX);
+        if (r == 0)
+            r = bind_as_client(pod, fd, target, client);
+        if (r < 0)
+            return r;
+    } else {
+        r = option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX);
+        if (r < 0)
+            return r;
+    }
+    r = start_connect(fd, target, ret_connected);
+    return r < 0 ? r : take_fd(&fd);
+}
+
+int socket_deliver(struct worker *worker, struct pod *pod, const struct endpoint *target,
+                   const struct addr *client, bool *ret_connected)
+{
+    int r = -EADDRINUSE;
+
+    if (client && (addr_is_v4(client) != addr_is_v4(&target->addr) || addr_equal(client, &target->addr)))
+        client = NULL;
+    /* A port in use is closed again, so the kernel offers another one next time. */
+    for (int i = 0; i < DELIVERY_PORT_TRIES && r == -EADDRINUSE; i++)
+        r = deliver_once(worker, pod, target, client, ret_connected);
+    return r;
+}
+
+void socket_reset_on_close(int fd)
+{
+    struct linger linger = {.l_onoff = 1};
+
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
+
+enum bruma_reason socket_reason(int error)
+{
+    switch (error < 0 ? -error : error) {
+    case ECONNREFUSED:
+    case ECONNRESET:
+        return BRUMA_REASON_CONNECT_REFUSED;
+    case ETIMEDOUT:
+        return BRUMA_REASON_CONNECT_TIMEOUT;
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+    case ENETDOWN:
+        return BRUMA_REASON_CONNECT_UNREACHABLE;
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+    case ENOBUFS:
+    case EADDRNOTAVAIL:
+    case EADDRINUSE:
+        return BRUMA_REASON_OUT_OF_RESOURCES;
+    default:
+        return BRUMA_REASON_CONNECT_FAILED;
+    }
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The TLS layer of one tunnel over a non-blocking socket. Ciphertext of a whole loop turn is gathered and
+ * leaves in one send(); what the socket does not take is kept, and nothing more is encrypted until it is
+ * gone. The caller owns fd and watches it.
+ *
+ * This interface hides who protects the records: nothing outside tls.c names SSL_read or SSL_write.
+ */
+#ifndef PROXY_TLS_H
+#define PROXY_TLS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "bruma/reasons.h"
+#include "proxy/state.h"
+#include "proxy/tls_context.h"
+
+/* Buffers of a worker, shared by all its tunnels within a turn. */
+struct tls_buffers {
+    uint8_t *received; /* ciphertext as it comes from the socket */
+    uint8_t *gathered; /* ciphertext that waits for the end of the turn's flush */
+    size_t size;       /* of each */
+    size_t gathered_len;
+    struct verified_cache *verified;
+};
+
+/* Whom a client expects at the other end; referenced by the owner of struct tls. */
+struct tls_expected {
+    const struct workload *upstream;
+    const struct service *service;
+};
+
+struct tls {
+    int fd;
+    SSL *ssl;
+    struct tls_context *context; /* referenced */
+    struct tls_buffers *buffers;
+    bool server, established;
+    const uint8_t *in; /* ciphertext that OpenSSL reads next; only set inside tls_read and tls_handshake */
+    size_t in_len;
+    uint8_t *pending; /* ciphertext that the socket did not take */
+    size_t pending_len, pending_offset;
+    struct tls_expected expected;
+    char peer_identity[SPIFFE_MAX]; /* verified; "" before */
+    enum bruma_reason reason;       /* why the handshake or the connection failed */
+    char error[160];
+};
+
+/* Takes a reference on context. 0 or -ENOMEM. */
+int tls_init(struct tls *tls, struct tls_context *context, struct tls_buffers *buffers, int fd, bool server);
+void tls_destroy(struct tls *tls);
+
+/* Goes on with the handshake: 1 done, 0 wait for the socket, -EPROTO (tls->reason and tls->error say why), or
+ * -errno of the socket. */
+int tls_handshake(struct tls *tls);
+
+/* Receives once and decrypts into buf. Returns bytes (> 0), 0 if there is nothing now, -EPIPE at the peer's
+ * end, -EPROTO or -errno. *ret_more: the socket may hold more. */
+ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more);
+
+/* Encrypts and gathers; call tls_flush() once per turn. Must not be called while tls_blocked(). 0 or -EPROTO.
+ */
+int tls_write(struct tls *tls, const uint8_t *data, size_t len);
+/* Sends what is gathered. 0: all gone. 1: the socket is full, tls_blocked() until a later tls_flush() returns
+ * 0. Or -errno. */
+int tls_flush(struct tls *tls);
+static inline bool tls_blocked(const struct tls *tls)
+{
+    return tls->pending != NULL;
+}
+
+/* Queues close_notify, without waiting for anything. */
+void tls_shutdown(struct tls *tls);
+
+int tls_buffers_init(struct tls_buffers *buffers, size_t size);
+void tls_buffers_destroy(struct tls_buffers *buffers);
+
+#endif

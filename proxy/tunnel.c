@@ -1,0 +1,642 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "tunnel"
+#include "proxy/tunnel.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "log.h"
+#include "proxy/pool.h"
+#include "proxy/request.h"
+#include "proxy/socket.h"
+#include "proxy/stream.h"
+#include "proxy/tunnel_session.h"
+
+#define READS_PER_EVENT 4
+
+static void on_event(struct loop_watch *watch, uint32_t events);
+static void on_timer(struct loop_timer *timer);
+
+static struct loop *loop_of(const struct tunnel *t)
+{
+    return t->wp->worker->loop;
+}
+
+static struct tunnel *tunnel_new(struct worker_pod *wp, bool server)
+{
+    struct tunnel *t = calloc(1, sizeof(*t));
+
+    if (!t)
+        return NULL;
+    t->wp = wp;
+    t->server = server;
+    t->watch.fd = -1;
+    list_init(&t->node);
+    list_init(&t->flush_node);
+    list_init(&t->streams);
+    list_init(&t->held);
+    list_init(&t->queue);
+    loop_timer_init(&t->timer, on_timer);
+    t->last_received = loop_now(wp->worker->loop);
+    return t;
+}
+
+/* ---- end ---- */
+
+static void end_streams(struct tunnel *t, enum bruma_reason reason, const char *detail)
+{
+    while (!list_empty(&t->queue)) {
+        struct stream *s = list_first(&t->queue, struct stream, tunnel_node);
+
+        list_del(&s->tunnel_node);
+        t->queue_len--;
+        s->tunnel = NULL;
+        outbound_tunnel_lost(s, reason, detail);
+    }
+    while (!list_empty(&t->streams)) {
+        struct stream *s = list_first(&t->streams, struct stream, tunnel_node);
+
+        list_del(&s->tunnel_node);
+        list_del(&s->held_node);
+        t->streams_len--;
+        s->tunnel = NULL;
+        if (s->state == STREAM_REQUESTED)
+            outbound_tunnel_lost(s, reason, detail);
+        else
+            stream_close(s, reason, detail, true);
+    }
+}
+
+void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail)
+{
+    struct worker *w = t->wp->worker;
+    char text[160];
+    int fd = t->watch.fd;
+
+    if (t->state == TUNNEL_DEAD)
+        return;
+    if (t->busy) {
+        if (!t->closing) {
+            t->closing = true;
+            t->close_reason = reason;
+            snprintf(t->close_detail, sizeof(t->close_detail), "%s", detail ? detail : "");
+        }
+        return;
+    }
+    snprintf(text, sizeof(text), "%s", detail ? detail : "");
+    if (t->state == TUNNEL_OPEN)
+        tls_shutdown(&t->tls);
+    t->state = TUNNEL_DEAD;
+    list_del(&t->node);
+    list_del(&t->flush_node);
+    loop_timer_cancel(&t->timer);
+    loop_watch_remove(w->loop, &t->watch);
+    if (fd >= 0)
+        close(fd);
+    end_streams(t, reason, text[0] ? text : NULL);
+    nghttp2_session_del(t->session);
+    t->session = NULL;
+    if (t->tls_ready) {
+        workload_unref(t->tls.expected.upstream);
+        service_unref(t->tls.expected.service);
+        tls_destroy(&t->tls);
+    }
+    worker_connection_end(t->wp);
+    loop_free_later(w->loop, t);
+}
+
+static void leave(struct tunnel *t)
+{
+    if (--t->busy == 0 && t->closing)
+        tunnel_close(t, t->close_reason, t->close_detail[0] ? t->close_detail : NULL);
+}
+
+static void deny(struct tunnel *t, enum bruma_reason reason, const char *detail)
+{
+    /* A tunnel of a peer that never came to a request: nobody else would log it. */
+    if (t->server && t->state != TUNNEL_OPEN)
+        telemetry_early_deny(t->wp->worker->telemetry, REPORTER_DESTINATION, &t->peer, &t->arrival, reason,
+                             detail);
+    tunnel_close(t, reason, detail);
+}
+
+static void deny_errno(struct tunnel *t, enum bruma_reason reason, int error)
+{
+    char buf[128];
+
+    deny(t, reason, strerror_r(error < 0 ? -error : error, buf, sizeof(buf)));
+}
+
+/* ---- timers ---- */
+
+static void arm_ping(struct tunnel *t)
+{
+    loop_timer_set(loop_of(t), &t->timer, t->wp->worker->proxy->settings.ping_interval);
+}
+
+static void on_open_timer(struct tunnel *t)
+{
+    const struct proxy_settings *set = &t->wp->worker->proxy->settings;
+    uint64_t now = loop_now(loop_of(t));
+
+    if (!t->server && !t->streams_len && !t->queue_len && now - t->idle_since >= set->pool_idle_timeout) {
+        tunnel_drain(t);
+        return;
+    }
+    if (t->ping_sent && now - t->ping_sent >= set->ping_timeout) {
+        tunnel_close(t, BRUMA_REASON_TUNNEL_PING_TIMEOUT, NULL);
+        return;
+    }
+    /* A tunnel that has just received something is alive: no need to ask. */
+    if (!t->ping_sent && now - t->last_received >= set->ping_interval) {
+        t->ping_sent = now;
+        nghttp2_submit_ping(t->session, NGHTTP2_FLAG_NONE, NULL);
+        tunnel_wants_flush(t);
+    }
+    arm_ping(t);
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+    struct tunnel *t = container_of(timer, struct tunnel, timer);
+
+    switch (t->state) {
+    case TUNNEL_CONNECTING:
+        deny(t, BRUMA_REASON_HBONE_BLOCKED, "connect timed out; maybe a network policy blocks port 15008");
+        break;
+    case TUNNEL_HANDSHAKING:
+        deny(t, BRUMA_REASON_TLS_HANDSHAKE_TIMEOUT, NULL);
+        break;
+    case TUNNEL_OPEN:
+        on_open_timer(t);
+        break;
+    case TUNNEL_DEAD:
+        break;
+    }
+}
+
+/* ---- sending ---- */
+
+void tunnel_wants_flush(struct tunnel *t)
+{
+    if (t->state == TUNNEL_OPEN && list_empty(&t->flush_node))
+        list_add_tail(&t->wp->worker->flush, &t->flush_node);
+}
+
+static void release_held(struct tunnel *t)
+{
+    while (!list_empty(&t->held)) {
+        struct stream *s = list_first(&t->held, struct stream, held_node);
+
+        list_del(&s->held_node);
+        tunnel_stream_readable(t, s);
+    }
+}
+
+static int fill(struct tunnel *t)
+{
+    const uint8_t *data;
+    ssize_t n;
+    int r;
+
+    t->out_len = 0;
+    t->turn_bytes = 0;
+    t->out_error = 0;
+    while ((n = nghttp2_session_mem_send(t->session, &data)) > 0) {
+        r = tunnel_session_append(t, data, (size_t)n);
+        if (r < 0)
+            return r;
+    }
+    if (n < 0)
+        return t->out_error ? t->out_error : -EPROTO;
+    r = tunnel_session_push(t);
+    return r < 0 ? r : tls_flush(&t->tls);
+}
+
+/* Everything is said and both sides know: nothing keeps the connection open. */
+static bool finished(const struct tunnel *t)
+{
+    return t->goaway && !t->streams_len && !t->queue_len && !t->shutting_down;
+}
+
+void tunnel_flush(struct tunnel *t)
+{
+    int r;
+
+    list_del(&t->flush_node);
+    if (t->state != TUNNEL_OPEN)
+        return;
+    t->busy++;
+    if (tls_blocked(&t->tls)) {
+        r = tls_flush(&t->tls);
+        if (r == 0)
+            release_held(t);
+    } else {
+        r = 0;
+    }
+    if (r == 0)
+        r = fill(t);
+    if (r < 0) {
+        char buf[128];
+
+        tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
+                     r == -EPROTO ? "HTTP/2 session failed" : strerror_r(-r, buf, sizeof(buf)));
+    } else if (r == 1) {
+        loop_watch_modify(loop_of(t), &t->watch, EPOLLIN | EPOLLOUT);
+    } else {
+        loop_watch_modify(loop_of(t), &t->watch, EPOLLIN);
+        if (!list_empty(&t->held)) {
+            /* Stopped for fairness, not by the socket: go on in the next turn. */
+            release_held(t);
+            tunnel_wants_flush(t);
+            loop_again(loop_of(t));
+        }
+        if (finished(t) && !nghttp2_session_want_write(t->session))
+            tunnel_close(t, BRUMA_REASON_NONE, NULL);
+    }
+    leave(t);
+}
+
+/* ---- receiving ---- */
+
+static void deliver_touched(struct worker *w)
+{
+    while (!list_empty(&w->touched)) {
+        struct stream *s = list_first(&w->touched, struct stream, touched_node);
+
+        list_del(&s->touched_node);
+        stream_deliver(s);
+    }
+}
+
+static void on_readable(struct tunnel *t)
+{
+    struct worker *w = t->wp->worker;
+    bool more = true;
+
+    t->busy++;
+    for (int i = 0; more && i < READS_PER_EVENT && !t->closing; i++) {
+        ssize_t n = tls_read(&t->tls, w->plain_in, WORKER_BUFFER, &more), used;
+
+        if (n == 0)
+            break;
+        if (n == -EPIPE) {
+            tunnel_close(t, t->goaway ? BRUMA_REASON_NONE : BRUMA_REASON_HTTP2_ERROR,
+                         "the peer closed the tunnel");
+            break;
+        }
+        if (n < 0) {
+            char buf[128];
+
+            tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
+                         n == -EPROTO ? t->tls.error : strerror_r((int)-n, buf, sizeof(buf)));
+            break;
+        }
+        t->last_received = loop_now(w->loop);
+        used = nghttp2_session_mem_recv(t->session, w->plain_in, (size_t)n);
+        deliver_touched(w);
+        if (used < 0) {
+            char text[160];
+
+            snprintf(text, sizeof(text), "HTTP/2: %s", nghttp2_strerror((int)used));
+            tunnel_close(t, BRUMA_REASON_HTTP2_ERROR, text);
+            break;
+        }
+    }
+    if (!t->closing) {
+        if (nghttp2_session_want_write(t->session))
+            tunnel_wants_flush(t);
+        else if (!nghttp2_session_want_read(t->session) || finished(t))
+            tunnel_close(t, BRUMA_REASON_NONE, NULL);
+    }
+    leave(t);
+}
+
+static void open_tunnel(struct tunnel *t)
+{
+    if (tunnel_session_new(t) < 0) {
+        deny(t, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+        return;
+    }
+    t->state = TUNNEL_OPEN;
+    t->idle_since = loop_now(loop_of(t));
+    arm_ping(t);
+    tunnel_wants_flush(t);
+    if (t->server && (t->wp->draining || t->wp->worker->draining))
+        tunnel_drain(t);
+    /* The streams that waited; those that do not fit find another tunnel. */
+    while (!list_empty(&t->queue)) {
+        struct stream *s = list_first(&t->queue, struct stream, tunnel_node);
+
+        list_del(&s->tunnel_node);
+        t->queue_len--;
+        s->tunnel = NULL;
+        outbound_tunnel_ready(s);
+    }
+    on_readable(t); /* data may have come with the last message of the handshake */
+}
+
+static void on_handshake(struct tunnel *t)
+{
+    int r = tls_handshake(&t->tls);
+
+    if (r == -EPROTO) {
+        deny(t, t->tls.reason, t->tls.error);
+    } else if (r < 0) {
+        deny_errno(t, BRUMA_REASON_TLS_HANDSHAKE_FAILED, r);
+    } else if (r == 1) {
+        open_tunnel(t);
+    } else {
+        loop_watch_modify(loop_of(t), &t->watch, tls_blocked(&t->tls) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    }
+}
+
+static void begin_handshake(struct tunnel *t)
+{
+    t->state = TUNNEL_HANDSHAKING;
+    loop_timer_set(loop_of(t), &t->timer, t->wp->worker->proxy->settings.handshake_timeout);
+    loop_watch_modify(loop_of(t), &t->watch, EPOLLIN);
+    if (!t->server)
+        on_handshake(t);
+}
+
+static void on_event(struct loop_watch *watch, uint32_t events)
+{
+    struct tunnel *t = container_of(watch, struct tunnel, watch);
+    int r;
+
+    switch (t->state) {
+    case TUNNEL_CONNECTING:
+        r = socket_connect_result(watch->fd);
+        if (r < 0 && r != -EINPROGRESS)
+            deny_errno(t, r == -ETIMEDOUT ? BRUMA_REASON_HBONE_BLOCKED : socket_reason(r), r);
+        else if (events & EPOLLOUT)
+            begin_handshake(t);
+        break;
+    case TUNNEL_HANDSHAKING:
+        on_handshake(t);
+        break;
+    case TUNNEL_OPEN:
+        if (events & EPOLLOUT)
+            tunnel_wants_flush(t);
+        if (events & ~(uint32_t)EPOLLOUT)
+            on_readable(t);
+        break;
+    case TUNNEL_DEAD:
+        break;
+    }
+}
+
+/* ---- begin ---- */
+
+struct accept_waiter {
+    struct waiter waiter;
+    struct worker_pod *wp;
+    int fd;
+    struct endpoint peer, arrival;
+};
+
+static int start_server(struct worker_pod *wp, int fd, const struct endpoint *peer,
+                        const struct endpoint *arrival, struct tls_context *context)
+{
+    struct tunnel *t = tunnel_new(wp, true);
+    int r;
+
+    if (!t)
+        return -ENOMEM;
+    t->peer = *peer;
+    t->arrival = *arrival;
+    r = tls_init(&t->tls, context, &wp->worker->tls, fd, true);
+    if (r == 0) {
+        t->tls_ready = true;
+        r = loop_watch_add(wp->worker->loop, &t->watch, fd, EPOLLIN, on_event);
+    }
+    if (r < 0) {
+        if (t->tls_ready)
+            tls_destroy(&t->tls);
+        free(t);
+        return r;
+    }
+    list_add_tail(&wp->servers, &t->node);
+    worker_connection_begin(wp);
+    begin_handshake(t);
+    return 0;
+}
+
+static bool accept_check(struct waiter *waiter, bool timed_out)
+{
+    struct accept_waiter *a = container_of(waiter, struct accept_waiter, waiter);
+    struct worker_pod *wp = a->wp;
+    struct tls_context *context = identity_context(wp->pod->identity);
+    bool known = worker_pod_workload(wp) != NULL;
+    int r = 0;
+
+    if ((!context || !known) && !timed_out) {
+        tls_context_unref(context);
+        return false;
+    }
+    if (context && known)
+        r = start_server(wp, a->fd, &a->peer, &a->arrival, context);
+    else
+        telemetry_early_deny(wp->worker->telemetry, REPORTER_DESTINATION, &a->peer, &a->arrival,
+                             known ? BRUMA_REASON_IDENTITY_UNAVAILABLE : BRUMA_REASON_SOURCE_UNKNOWN, NULL);
+    if (!context || !known || r < 0)
+        close(a->fd);
+    tls_context_unref(context);
+    worker_connection_end(wp);
+    free(a);
+    return true;
+}
+
+void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, const struct endpoint *arrival)
+{
+    struct accept_waiter *a = calloc(1, sizeof(*a));
+
+    if (!a) {
+        close(fd);
+        return;
+    }
+    *a = (struct accept_waiter){.wp = wp, .fd = fd, .peer = *peer, .arrival = *arrival};
+    worker_connection_begin(wp);
+    worker_wait(wp, &a->waiter, accept_check);
+}
+
+int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls_context *context,
+                const struct tls_expected *expected, uint64_t expected_hash, struct tunnel **ret)
+{
+    struct worker *w = wp->worker;
+    _cleanup_fd_ int fd = -1;
+    struct tunnel *t;
+    bool connected;
+    int r;
+
+    fd = socket_dial(w, wp->pod, target, &connected);
+    t = fd < 0 ? NULL : tunnel_new(wp, false);
+    if (!t) {
+        workload_unref(expected->upstream);
+        service_unref(expected->service);
+        return fd < 0 ? fd : -ENOMEM;
+    }
+    t->peer = *target;
+    t->expected_hash = expected_hash;
+    t->context_serial = context->serial;
+    r = tls_init(&t->tls, context, &w->tls, fd, false);
+    if (r == 0)
+        r = loop_watch_add(w->loop, &t->watch, fd, EPOLLOUT, on_event);
+    if (r < 0) {
+        tls_destroy(&t->tls);
+        free(t);
+        workload_unref(expected->upstream);
+        service_unref(expected->service);
+        return r;
+    }
+    take_fd(&fd);
+    t->tls.expected = *expected;
+    t->tls_ready = true;
+    t->state = TUNNEL_CONNECTING;
+    pool_add(wp, t);
+    worker_connection_begin(wp);
+    loop_timer_set(w->loop, &t->timer, w->proxy->settings.connect_timeout);
+    *ret = t;
+    return 0;
+}
+
+/* ---- streams ---- */
+
+unsigned tunnel_capacity(const struct tunnel *t)
+{
+    unsigned cap = (unsigned)t->wp->worker->proxy->settings.pool_max_streams,
+             used = t->streams_len + t->queue_len;
+
+    if (t->state == TUNNEL_DEAD || t->closing || t->goaway || t->refused_streams)
+        return 0;
+    if (t->session) {
+        uint32_t peer =
+            nghttp2_session_get_remote_settings(t->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+
+        if (peer < cap)
+            cap = peer;
+        if (!nghttp2_session_check_request_allowed(t->session))
+            return 0;
+    }
+    return used < cap ? cap - used : 0;
+}
+
+int tunnel_request(struct tunnel *t, struct stream *s)
+{
+    int r = request_submit(t, s);
+
+    if (r < 0)
+        return r;
+    s->tunnel = t;
+    list_add_tail(&t->streams, &s->tunnel_node);
+    t->streams_len++;
+    tunnel_wants_flush(t);
+    return 0;
+}
+
+void tunnel_enqueue(struct tunnel *t, struct stream *s)
+{
+    s->tunnel = t;
+    list_add_tail(&t->queue, &s->tunnel_node);
+    t->queue_len++;
+}
+
+void tunnel_add_stream(struct tunnel *t, struct stream *s)
+{
+    s->tunnel = t;
+    list_add_tail(&t->streams, &s->tunnel_node);
+    t->streams_len++;
+}
+
+int tunnel_stream_start(struct tunnel *t, struct stream *s)
+{
+    nghttp2_data_provider provider = tunnel_session_data(s);
+
+    if (nghttp2_submit_data(t->session, NGHTTP2_FLAG_END_STREAM, s->id, &provider))
+        return -ECONNRESET;
+    tunnel_wants_flush(t);
+    return 0;
+}
+
+int tunnel_respond(struct tunnel *t, struct stream *s, int status)
+{
+    int r = request_respond(t, s, status);
+
+    tunnel_wants_flush(t);
+    if (status != 200)
+        tunnel_reset_stream(t, s, NGHTTP2_NO_ERROR);
+    return r;
+}
+
+void tunnel_stream_readable(struct tunnel *t, struct stream *s)
+{
+    if (s->waiting_data) {
+        s->waiting_data = false;
+        nghttp2_session_resume_data(t->session, s->id);
+        tunnel_wants_flush(t);
+    }
+}
+
+void tunnel_stream_consumed(struct tunnel *t, struct stream *s, size_t bytes)
+{
+    nghttp2_session_consume_stream(t->session, s->id, bytes);
+    if (nghttp2_session_want_write(t->session))
+        tunnel_wants_flush(t);
+}
+
+void tunnel_reset_stream(struct tunnel *t, struct stream *s, uint32_t code)
+{
+    nghttp2_session_set_stream_user_data(t->session, s->id, NULL);
+    nghttp2_submit_rst_stream(t->session, NGHTTP2_FLAG_NONE, s->id, code);
+    list_del(&s->tunnel_node);
+    list_del(&s->held_node);
+    s->tunnel = NULL;
+    t->streams_len--;
+    t->idle_since = loop_now(loop_of(t));
+    tunnel_wants_flush(t);
+}
+
+static void last_goaway(struct tunnel *t)
+{
+    t->shutting_down = false;
+    t->goaway = true;
+    nghttp2_submit_goaway(t->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(t->session),
+                          NGHTTP2_NO_ERROR, NULL, 0);
+    tunnel_wants_flush(t);
+}
+
+void tunnel_ping_answered(struct tunnel *t)
+{
+    t->ping_sent = 0;
+    if (t->shutting_down)
+        last_goaway(t);
+}
+
+/*
+ * Streams that the peer opened before it heard of the end are still served: a first GOAWAY that refuses
+ * nothing, a PING to be sure that it arrived, then the one that names the last stream.
+ */
+void tunnel_drain(struct tunnel *t)
+{
+    if (t->goaway || t->shutting_down)
+        return;
+    if (t->state != TUNNEL_OPEN) {
+        /* a server drains as soon as it is open (see open_tunnel) */
+        t->goaway = !t->server;
+        return;
+    }
+    if (!t->server || !t->streams_len) {
+        if (t->server)
+            nghttp2_submit_shutdown_notice(t->session);
+        last_goaway(t);
+        return;
+    }
+    t->shutting_down = true;
+    nghttp2_submit_shutdown_notice(t->session);
+    t->ping_sent = loop_now(loop_of(t));
+    nghttp2_submit_ping(t->session, NGHTTP2_FLAG_NONE, NULL);
+    tunnel_wants_flush(t);
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The nghttp2 session of a tunnel: settings, callbacks. Only tunnel.c uses it. */
+#ifndef PROXY_TUNNEL_SESSION_H
+#define PROXY_TUNNEL_SESSION_H
+
+#include "proxy/tunnel.h"
+
+/* Creates the session and queues its SETTINGS. 0 or -ENOMEM. */
+int tunnel_session_new(struct tunnel *tunnel);
+
+/* The whole frame of a stream's DATA, for nghttp2_submit_*. */
+nghttp2_data_provider tunnel_session_data(struct stream *stream);
+
+/* Encrypts what is in worker.plain_out. */
+int tunnel_session_push(struct tunnel *tunnel);
+
+/* Appends the bytes of a control frame to worker.plain_out. */
+int tunnel_session_append(struct tunnel *tunnel, const uint8_t *data, size_t len);
+
+#endif

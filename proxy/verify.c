@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/verify.h"
+
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "proxy/route.h"
+#include "proxy/tls.h"
+#include "reasons.h"
+#include "spiffe.h"
+
+#define CACHE_ENTRIES          256 /* a power of two */
+#define CACHE_VALIDITY_SECONDS 600
+
+/*
+ * A node meets the same few certificates again and again, and the chain's signature is half of what verifying
+ * costs. An entry holds for one context (so for one set of roots), for ten minutes, and never beyond the
+ * certificate's own end. Proof of the private key is part of every handshake and is not concerned.
+ */
+struct verified_entry {
+    unsigned char digest[32];
+    uint64_t context_serial; /* 0: empty */
+    time_t until;
+};
+
+struct verified_cache {
+    struct verified_entry entries[CACHE_ENTRIES];
+};
+
+struct verified_cache *verified_cache_new(void)
+{
+    return calloc(1, sizeof(struct verified_cache));
+}
+
+void verified_cache_free(struct verified_cache *cache)
+{
+    free(cache);
+}
+
+static time_t end_of(X509 *cert)
+{
+    struct tm tm;
+
+    return ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm) ? timegm(&tm) : 0;
+}
+
+static struct verified_entry *cache_slot(struct verified_cache *cache, const unsigned char *digest)
+{
+    unsigned slot = (unsigned)(digest[0] | digest[1] << 8) & (CACHE_ENTRIES - 1);
+
+    return &cache->entries[slot];
+}
+
+static bool chain_verifies(struct tls *tls, X509_STORE_CTX *store_context, X509 *leaf)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    struct verified_entry *entry;
+    unsigned len = 0;
+    time_t now = time(NULL), end;
+
+    if (!X509_digest(leaf, EVP_sha256(), digest, &len) || len != sizeof(entry->digest))
+        return false;
+    entry = cache_slot(tls->buffers->verified, digest);
+    if (entry->context_serial == tls->context->serial && now < entry->until &&
+        !memcmp(entry->digest, digest, len)) {
+        X509_STORE_CTX_set_error(store_context, X509_V_OK);
+        return true;
+    }
+    if (X509_verify_cert(store_context) != 1)
+        return false;
+    end = end_of(leaf);
+    memcpy(entry->digest, digest, len);
+    entry->context_serial = tls->context->serial;
+    entry->until = end < now + CACHE_VALIDITY_SECONDS ? end : now + CACHE_VALIDITY_SECONDS;
+    return true;
+}
+
+static bool same_trust_domain(const struct tls *tls, const struct spiffe *s)
+{
+    return s->trust_domain_len == strlen(tls->context->trust_domain) &&
+           !memcmp(s->trust_domain, tls->context->trust_domain, s->trust_domain_len);
+}
+
+/* Looks through the SPIFFE names of the certificate and keeps the one that counts. */
+static enum bruma_reason check_identity(struct tls *tls, X509 *leaf)
+{
+    GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
+    enum bruma_reason reason = BRUMA_REASON_PEER_IDENTITY_MISMATCH;
+    char first[SPIFFE_MAX] = "";
+
+    for (int i = 0; names && i < sk_GENERAL_NAME_num(names); i++) {
+        const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
+        const char *uri;
+        struct spiffe s;
+        size_t len;
+
+        if (name->type != GEN_URI)
+            continue;
+        uri = (const char *)ASN1_STRING_get0_data(name->d.uniformResourceIdentifier);
+        len = (size_t)ASN1_STRING_length(name->d.uniformResourceIdentifier);
+        if (spiffe_parse(uri, len, &s) < 0)
+            continue;
+        if (!first[0]) {
+            memcpy(first, uri, len);
+            first[len] = '\0';
+        }
+        if (tls->server) {
+            /* any name of our trust domain lets the peer in; its identity is the first name */
+            if (!same_trust_domain(tls, &s)) {
+                reason = BRUMA_REASON_PEER_TRUST_DOMAIN;
+                continue;
+            }
+            reason = BRUMA_REASON_NONE;
+            break;
+        }
+        memcpy(tls->peer_identity, uri, len);
+        tls->peer_identity[len] = '\0';
+        if (route_expects(tls->expected.upstream, tls->expected.service, tls->peer_identity)) {
+            GENERAL_NAMES_free(names);
+            return BRUMA_REASON_NONE;
+        }
+    }
+    GENERAL_NAMES_free(names);
+    memcpy(tls->peer_identity, first, sizeof(first));
+    return reason;
+}
+
+int verify_peer(X509_STORE_CTX *store_context, void *unused)
+{
+    SSL *ssl = X509_STORE_CTX_get_ex_data(store_context, SSL_get_ex_data_X509_STORE_CTX_idx());
+    struct tls *tls = SSL_get_app_data(ssl);
+    X509 *leaf = X509_STORE_CTX_get0_cert(store_context);
+
+    (void)unused;
+    if (!leaf || !chain_verifies(tls, store_context, leaf)) {
+        int error = X509_STORE_CTX_get_error(store_context);
+
+        tls->reason =
+            error == X509_V_ERR_CERT_REVOKED ? BRUMA_REASON_CERTIFICATE_REVOKED : BRUMA_REASON_PEER_UNTRUSTED;
+        snprintf(tls->error, sizeof(tls->error), "peer certificate: %s",
+                 X509_verify_cert_error_string(error));
+        return 0;
+    }
+    tls->reason = check_identity(tls, leaf);
+    if (tls->reason != BRUMA_REASON_NONE) {
+        const char *identity = tls->peer_identity[0] ? tls->peer_identity : "none";
+
+        if (tls->server)
+            snprintf(tls->error, sizeof(tls->error), "client identity %.90s, own trust domain %.40s",
+                     identity, tls->context->trust_domain);
+        else
+            snprintf(tls->error, sizeof(tls->error), "server identity %.70s, expected %.70s", identity,
+                     tls->expected.upstream ? tls->expected.upstream->identity : "none");
+        X509_STORE_CTX_set_error(store_context, X509_V_ERR_APPLICATION_VERIFICATION);
+        tls->peer_identity[0] = '\0';
+        return 0;
+    }
+    return 1;
+}

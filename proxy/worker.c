@@ -1,0 +1,528 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "worker"
+#include "proxy/worker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <urcu-qsbr.h>
+
+#include "log.h"
+#include "netns.h"
+#include "proxy/acceptor.h"
+#include "proxy/connection.h"
+#include "proxy/tunnel.h"
+
+/* ---- messages of the control thread ---- */
+
+struct message {
+    struct worker *worker;
+    struct pod *pod; /* referenced, or NULL */
+    int listeners[BRUMA_LISTENER_COUNT];
+    bool policies;
+    cJSON *object;
+    loop_post_fn done;
+    void *data;
+};
+
+static void tell(struct worker *w, struct pod *pod, loop_post_fn fn, const struct message *fill)
+{
+    struct message *m = calloc(1, sizeof(*m));
+
+    if (m) {
+        if (fill)
+            *m = *fill;
+        m->worker = w;
+        m->pod = pod;
+        if (pod)
+            pod_ref(pod);
+        if (loop_post(w->loop, fn, m) == 0)
+            return;
+    }
+    /* Without memory for a message the worker's view of the pods would be wrong from here on. */
+    log_error("out of memory: a message to worker %u is lost", w->index);
+    abort();
+}
+
+static void message_free(struct message *m)
+{
+    if (m->pod)
+        pod_unref(m->pod);
+    free(m);
+}
+
+/* ---- pods ---- */
+
+static struct worker_pod *find(struct worker *w, const struct pod *pod)
+{
+    struct worker_pod *wp;
+
+    list_for_each (wp, &w->pods, node) {
+        if (wp->pod == pod)
+            return wp;
+    }
+    return NULL;
+}
+
+static void report_idle(void *data)
+{
+    struct pod *pod = data;
+
+    pods_idle(pod);
+    pod_unref(pod);
+}
+
+void worker_connection_begin(struct worker_pod *wp)
+{
+    atomic_fetch_add(&wp->pod->connections, 1);
+    atomic_fetch_add_explicit(&wp->worker->connections, 1, memory_order_relaxed);
+}
+
+void worker_connection_end(struct worker_pod *wp)
+{
+    atomic_fetch_sub_explicit(&wp->worker->connections, 1, memory_order_relaxed);
+    if (atomic_fetch_sub(&wp->pod->connections, 1) == 1 && wp->draining) {
+        pod_ref(wp->pod);
+        loop_post(wp->worker->proxy->loop, report_idle, wp->pod);
+    }
+}
+
+const struct workload *worker_pod_workload(struct worker_pod *wp)
+{
+    const struct pod *pod = wp->pod;
+    const struct workload *found;
+
+    if (!wp->local_stale)
+        return wp->local;
+    wp->local_stale = false;
+    found = state_find_local(wp->worker->proxy->state, pod->namespace, pod->name, pod->service_account);
+    if (found != wp->local) {
+        if (found)
+            workload_ref(found);
+        workload_unref(wp->local);
+        wp->local = found;
+    }
+    return wp->local;
+}
+
+static void do_add_pod(void *data)
+{
+    struct message *m = data;
+    struct worker *w = m->worker;
+    struct worker_pod *wp = find(w, m->pod);
+
+    if (!wp) {
+        wp = calloc(1, sizeof(*wp));
+        if (!wp)
+            abort(); /* as in tell() */
+        wp->worker = w;
+        wp->pod = m->pod;
+        pod_ref(wp->pod);
+        wp->local_stale = true;
+        list_init(&wp->connections);
+        list_init(&wp->servers);
+        list_init(&wp->waiting);
+        for (size_t i = 0; i < array_size(wp->clients); i++)
+            list_init(&wp->clients[i]);
+        for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
+            acceptor_init(&wp->acceptors[i], wp, (enum acceptor_kind)i);
+        list_add_tail(&w->pods, &wp->node);
+        atomic_fetch_add(&wp->pod->workers_attached, 1);
+    }
+    wp->draining = false;
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
+        acceptor_set(&wp->acceptors[i], m->listeners[i]);
+        if (w->serving && !w->draining)
+            acceptor_start(&wp->acceptors[i]);
+    }
+    message_free(m);
+}
+
+static void drain_tunnels(struct worker_pod *wp)
+{
+    struct tunnel *t;
+
+    list_for_each (t, &wp->servers, node)
+        tunnel_drain(t);
+    for (size_t i = 0; i < array_size(wp->clients); i++) {
+        list_for_each (t, &wp->clients[i], node)
+            tunnel_drain(t);
+    }
+}
+
+static void do_drain_pod(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp = find(m->worker, m->pod);
+
+    if (wp && !wp->draining) {
+        wp->draining = true;
+        for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
+            acceptor_stop(&wp->acceptors[i]);
+        drain_tunnels(wp);
+    }
+    /* Whoever is last sees that nothing is left, even where there never was a connection. */
+    pod_ref(m->pod);
+    loop_post(m->worker->proxy->loop, report_idle, m->pod);
+    message_free(m);
+}
+
+static void close_tunnels(struct list *tunnels)
+{
+    while (!list_empty(tunnels))
+        tunnel_close(list_first(tunnels, struct tunnel, node), BRUMA_REASON_POD_REMOVED, NULL);
+}
+
+static void remove_pod(struct worker_pod *wp)
+{
+    struct worker *w = wp->worker;
+
+    wp->deleted = true;
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
+        acceptor_close(&wp->acceptors[i]);
+    while (!list_empty(&wp->connections)) {
+        struct connection *c = list_first(&wp->connections, struct connection, node);
+
+        c->cut(c, BRUMA_REASON_POD_REMOVED, NULL);
+    }
+    while (!list_empty(&wp->waiting)) {
+        struct waiter *waiter = list_first(&wp->waiting, struct waiter, node);
+
+        worker_wait_cancel(waiter);
+        waiter->check(waiter, true);
+    }
+    close_tunnels(&wp->servers);
+    for (size_t i = 0; i < array_size(wp->clients); i++)
+        close_tunnels(&wp->clients[i]);
+    /* A thread inside the namespace would keep it alive. */
+    if (w->in_pod == wp->pod && netns_enter(w->proxy->own_netns_fd) == 0) {
+        pod_unref(w->in_pod);
+        w->in_pod = NULL;
+    }
+    list_del(&wp->node);
+    workload_unref(wp->local);
+    wp->local = NULL;
+    atomic_fetch_sub(&wp->pod->workers_attached, 1);
+    pod_unref(wp->pod);
+    loop_free_later(w->loop, wp);
+}
+
+static void do_delete_pod(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp = find(m->worker, m->pod);
+
+    if (wp)
+        remove_pod(wp);
+    message_free(m);
+}
+
+/* ---- waiting ---- */
+
+static void on_wait_over(struct loop_timer *timer)
+{
+    struct waiter *waiter = container_of(timer, struct waiter, timer);
+
+    list_del(&waiter->node);
+    waiter->check(waiter, true);
+}
+
+void worker_wait(struct worker_pod *wp, struct waiter *waiter, bool (*check)(struct waiter *, bool))
+{
+    list_init(&waiter->node);
+    loop_timer_init(&waiter->timer, on_wait_over);
+    waiter->pod = wp;
+    waiter->check = check;
+    if (check(waiter, false))
+        return;
+    list_add_tail(&wp->waiting, &waiter->node);
+    loop_timer_set(wp->worker->loop, &waiter->timer, wp->worker->proxy->settings.source_timeout);
+    pods_certificate_wanted(wp->pod);
+}
+
+void worker_wait_cancel(struct waiter *waiter)
+{
+    list_del(&waiter->node);
+    loop_timer_cancel(&waiter->timer);
+}
+
+static void check_waiting(struct worker_pod *wp)
+{
+    struct list waiting;
+
+    list_init(&waiting);
+    list_splice(&waiting, &wp->waiting);
+    while (!list_empty(&waiting)) {
+        struct waiter *waiter = list_first(&waiting, struct waiter, node);
+        uint64_t due = waiter->timer.due, now = loop_now(wp->worker->loop);
+
+        worker_wait_cancel(waiter);
+        if (waiter->check(waiter, false))
+            continue; /* the waiter may be gone */
+        list_add_tail(&wp->waiting, &waiter->node);
+        loop_timer_set(wp->worker->loop, &waiter->timer, due > now ? due - now : 0);
+    }
+}
+
+/* ---- state ---- */
+
+static void check_policies(struct worker_pod *wp)
+{
+    struct connection *c;
+    char detail[256];
+
+    list_for_each (c, &wp->connections, node) {
+        if (c->inbound && c->opened && !connection_allowed(c, detail, sizeof(detail)))
+            c->cut(c, BRUMA_REASON_POLICY_CHANGED, "connection closed due to policy change");
+    }
+}
+
+static void do_state_changed(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp;
+
+    list_for_each (wp, &m->worker->pods, node) {
+        wp->local_stale = true;
+        check_waiting(wp);
+        if (m->policies)
+            check_policies(wp);
+    }
+    message_free(m);
+}
+
+static void do_serve(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp;
+
+    m->worker->serving = true;
+    list_for_each (wp, &m->worker->pods, node) {
+        for (int i = 0; i < BRUMA_LISTENER_COUNT && !wp->draining && !m->worker->draining; i++)
+            acceptor_start(&wp->acceptors[i]);
+    }
+    message_free(m);
+}
+
+static void do_drain(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp;
+
+    m->worker->draining = true;
+    list_for_each (wp, &m->worker->pods, node) {
+        for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
+            acceptor_stop(&wp->acceptors[i]);
+        drain_tunnels(wp);
+    }
+    message_free(m);
+}
+
+/* ---- the admin page's view ---- */
+
+static cJSON *describe(const struct connection *c)
+{
+    char buf[ENDPOINT_TEXT_LEN];
+    cJSON *o = cJSON_CreateObject();
+
+    cJSON_AddStringToObject(o, "src", endpoint_format(&c->client, buf));
+    cJSON_AddStringToObject(o, "originalDst",
+                            c->inbound && c->flow.hbone_authority ? c->flow.hbone_authority
+                                                                  : endpoint_format(&c->destination, buf));
+    cJSON_AddStringToObject(o, "actualDst", endpoint_format(&c->flow.destination_address, buf));
+    cJSON_AddStringToObject(o, "protocol", c->flow.mutual_tls ? "HBONE" : "TCP");
+    if (c->flow.mutual_tls) {
+        cJSON_AddStringToObject(o, "srcIdentity", c->flow.source_identity ? c->flow.source_identity : "");
+        cJSON_AddStringToObject(o, "dstIdentity",
+                                c->flow.destination_identity ? c->flow.destination_identity : "");
+    }
+    cJSON_AddNumberToObject(o, "bytesFromClient", (double)c->flow.received);
+    cJSON_AddNumberToObject(o, "bytesToClient", (double)c->flow.sent);
+    return o;
+}
+
+static cJSON *child(cJSON *object, const char *name, bool array)
+{
+    cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
+
+    if (item)
+        return item;
+    return array ? cJSON_AddArrayToObject(object, name) : cJSON_AddObjectToObject(object, name);
+}
+
+static void do_dump(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp;
+
+    list_for_each (wp, &m->worker->pods, node) {
+        cJSON *lists = child(child(m->object, wp->pod->uid, false), "connections", false);
+        struct connection *c;
+
+        child(lists, "inbound", true);
+        child(lists, "outbound", true);
+        list_for_each (c, &wp->connections, node) {
+            if (c->opened)
+                cJSON_AddItemToArray(child(lists, c->inbound ? "inbound" : "outbound", true), describe(c));
+        }
+    }
+    loop_post(m->worker->proxy->loop, m->done, m->data);
+    message_free(m);
+}
+
+/* ---- control thread's calls ---- */
+
+void worker_serve(struct worker *w)
+{
+    tell(w, NULL, do_serve, NULL);
+}
+
+void worker_add_pod(struct worker *w, struct pod *pod)
+{
+    struct message fill = {};
+
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
+        fill.listeners[i] = fcntl(pod->fds[BRUMA_POD_FD_OUTBOUND + i], F_DUPFD_CLOEXEC, 0);
+    tell(w, pod, do_add_pod, &fill);
+}
+
+void worker_drain_pod(struct worker *w, struct pod *pod)
+{
+    tell(w, pod, do_drain_pod, NULL);
+}
+
+void worker_delete_pod(struct worker *w, struct pod *pod)
+{
+    tell(w, pod, do_delete_pod, NULL);
+}
+
+void worker_state_changed(struct worker *w, bool policies)
+{
+    struct message fill = {.policies = policies};
+
+    tell(w, NULL, do_state_changed, &fill);
+}
+
+void worker_drain(struct worker *w)
+{
+    tell(w, NULL, do_drain, NULL);
+}
+
+void worker_dump(struct worker *w, cJSON *object, loop_post_fn done, void *data)
+{
+    struct message fill = {.object = object, .done = done, .data = data};
+
+    tell(w, NULL, do_dump, &fill);
+}
+
+/* ---- the thread ---- */
+
+uint64_t worker_random(struct worker *w)
+{
+    uint64_t x = w->random;
+
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    w->random = x;
+    return x;
+}
+
+static void turn_end(void *data)
+{
+    struct worker *w = data;
+    struct list flush;
+
+    list_init(&flush);
+    list_splice(&flush, &w->flush);
+    while (!list_empty(&flush))
+        tunnel_flush(list_first(&flush, struct tunnel, flush_node));
+    if (!list_empty(&w->flush))
+        loop_again(w->loop);
+    rcu_quiescent_state();
+}
+
+static void before_sleep(void *data)
+{
+    (void)data;
+    rcu_thread_offline();
+}
+
+static void after_sleep(void *data)
+{
+    (void)data;
+    rcu_thread_online();
+}
+
+static void *run(void *data)
+{
+    struct worker *w = data;
+    char name[16];
+    int r;
+
+    snprintf(name, sizeof(name), "worker-%u", w->index);
+    pthread_setname_np(pthread_self(), name);
+    rcu_register_thread();
+    r = loop_run(w->loop);
+    if (r < 0)
+        log_error_errno(r, "worker %u ends", w->index);
+    while (!list_empty(&w->pods))
+        remove_pod(list_first(&w->pods, struct worker_pod, node));
+    rcu_unregister_thread();
+    return NULL;
+}
+
+static void worker_free(struct worker *w)
+{
+    telemetry_free(&w->telemetry);
+    loop_free(&w->loop);
+    tls_buffers_destroy(&w->tls);
+    free(w->plain_in);
+    free(w->plain_out);
+    free(w);
+}
+
+int worker_start(struct proxy *proxy, unsigned index, struct worker **ret)
+{
+    struct worker *w = calloc(1, sizeof(*w));
+    int r;
+
+    if (!w)
+        return -ENOMEM;
+    w->proxy = proxy;
+    w->index = index;
+    list_init(&w->pods);
+    list_init(&w->flush);
+    list_init(&w->touched);
+    if (getrandom(&w->random, sizeof(w->random), 0) != sizeof(w->random) || !w->random)
+        w->random = 0x9e3779b97f4a7c15u + index;
+    w->plain_in = malloc(WORKER_BUFFER);
+    w->plain_out = malloc(WORKER_BUFFER);
+    r = w->plain_in && w->plain_out ? tls_buffers_init(&w->tls, WORKER_BUFFER) : -ENOMEM;
+    if (r == 0)
+        r = loop_new(&w->loop);
+    if (r == 0)
+        r = telemetry_new(w->loop, STDOUT_FILENO, proxy->settings.log_json, &w->telemetry);
+    if (r < 0) {
+        worker_free(w);
+        return r;
+    }
+    loop_set_turn_end(w->loop, turn_end, w);
+    loop_set_sleep_hooks(w->loop, before_sleep, after_sleep, w);
+    r = -pthread_create(&w->thread, NULL, run, w);
+    if (r < 0) {
+        worker_free(w);
+        return r;
+    }
+    *ret = w;
+    return 0;
+}
+
+void worker_stop(struct worker *w)
+{
+    loop_stop(w->loop);
+    pthread_join(w->thread, NULL);
+    worker_free(w);
+}

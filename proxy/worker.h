@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A worker thread and what it knows of each pod. Fields are the worker's own unless a comment says otherwise.
+ */
+#ifndef PROXY_WORKER_H
+#define PROXY_WORKER_H
+
+#include <cjson/cJSON.h>
+
+#include "proxy/proxy.h"
+#include "proxy/tls.h"
+
+#define WORKER_BUFFER    (512 * 1024)
+#define WORKER_POOL_BITS 6
+
+struct worker {
+    struct proxy *proxy;
+    unsigned index;
+    pthread_t thread;
+    struct loop *loop; /* loop_post() from any thread */
+    struct telemetry *telemetry;
+    uint64_t random;
+    struct pod *in_pod;  /* whose netns the thread is in; referenced; NULL: the proxy's own */
+    struct list pods;    /* struct worker_pod */
+    struct list flush;   /* tunnels with something to send at the end of the turn */
+    struct list touched; /* streams with bytes for their application, gathered in this turn */
+    struct tls_buffers tls;
+    uint8_t *plain_in;      /* decrypted bytes of the tunnel that is being read */
+    uint8_t *plain_out;     /* frames of the tunnel that is being flushed */
+    bool serving;           /* the mesh state is known: accept */
+    bool draining;          /* no new connections */
+    atomic_int connections; /* read by the control thread */
+};
+
+enum acceptor_kind { ACCEPT_OUTBOUND, ACCEPT_PLAINTEXT, ACCEPT_HBONE };
+
+struct acceptor {
+    struct loop_watch watch;
+    struct loop_timer retry; /* out of descriptors: accept again a little later */
+    struct worker_pod *pod;
+    enum acceptor_kind kind;
+    int fd; /* own duplicate of the pod's listener; -1: none */
+};
+
+struct worker_pod {
+    struct list node; /* in worker.pods */
+    struct worker *worker;
+    struct pod *pod; /* referenced */
+    struct acceptor acceptors[BRUMA_LISTENER_COUNT];
+    struct list connections;                    /* struct connection */
+    struct list servers;                        /* tunnels that peers opened */
+    struct list clients[1 << WORKER_POOL_BITS]; /* tunnels that we opened, by destination: the pool */
+    struct list waiting;                        /* struct waiter: need the pod's workload or certificate */
+    const struct workload *local; /* referenced; the pod's own workload, or NULL while unknown */
+    bool local_stale;             /* the mesh state has changed since local was looked up */
+    bool draining, deleted;
+};
+
+int worker_start(struct proxy *proxy, unsigned index, struct worker **ret);
+void worker_stop(struct worker *worker); /* control thread; joins */
+
+/* Control thread: tells the worker, which acts on its own thread. */
+void worker_serve(struct worker *worker);
+/* Also for a pod that is known: its listeners are taken anew, and it serves again if it was draining. */
+void worker_add_pod(struct worker *worker, struct pod *pod);
+void worker_drain_pod(struct worker *worker, struct pod *pod);
+void worker_delete_pod(struct worker *worker, struct pod *pod);
+void worker_state_changed(struct worker *worker, bool policies);
+void worker_drain(struct worker *worker);
+/* Fills object (uid -> {inbound, outbound}) with the worker's connections, then posts done(data) to the
+ * control loop. */
+void worker_dump(struct worker *worker, cJSON *object, loop_post_fn done, void *data);
+
+/* Worker's own thread: a connection of the pod began or ended. */
+void worker_connection_begin(struct worker_pod *wp);
+void worker_connection_end(struct worker_pod *wp);
+
+/* Somebody who waits until the pod is known and has a certificate. Called again after each change, and with
+ * timed_out when the time is over. */
+struct waiter {
+    struct list node;
+    struct loop_timer timer;
+    struct worker_pod *pod;
+    /* True: done with waiting (the waiter may be gone). */
+    bool (*check)(struct waiter *waiter, bool timed_out);
+};
+
+/* Calls check at once, and waits only if it says false. */
+void worker_wait(struct worker_pod *wp, struct waiter *waiter, bool (*check)(struct waiter *, bool));
+void worker_wait_cancel(struct waiter *waiter);
+
+/* The pod's workload, or NULL while it is unknown; valid while the pod is. */
+const struct workload *worker_pod_workload(struct worker_pod *wp);
+
+uint64_t worker_random(struct worker *worker);
+
+#endif
