@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Settings of bruma-proxy. Environment names are those of the node proxy contract (section 10) where it has one. */
-#ifndef PROXY_SETTINGS_H
-#define PROXY_SETTINGS_H
+#ifndef PROXY_PROXY_SETTINGS_H
+#define PROXY_PROXY_SETTINGS_H
 
 #include <stdbool.h>
 

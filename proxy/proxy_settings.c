@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proxy/settings.h"
+#include "proxy/proxy_settings.h"
 
 #include "bruma/mesh.h"
 
