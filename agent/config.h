@@ -15,6 +15,7 @@ struct agent_config {
     unsigned long verify_interval; /* milliseconds */
     unsigned long drain_grace;     /* milliseconds between the end of outbound and of inbound capture */
     unsigned long adopt_wait;      /* milliseconds in which a running proxy may offer its listeners */
+    unsigned long proxy_drain;     /* milliseconds that a replaced proxy may go on */
 
     /* Control plane of one machine: agent/mesh.h */
     const char *mesh_file;

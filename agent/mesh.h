@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the mesh is, as one machine's mesh file says it, and the control plane that serves it to the proxies. The
- * core of the agent asks here whether a pod belongs to the mesh and as whom, and reports which pods it holds on
- * this node. One thread: everything runs on the loop given to mesh_new().
+ * What the mesh is, as one machine's mesh file says it, and the control plane that serves it to the proxies.
+ * The core of the agent asks here whether a pod belongs to the mesh and as whom, and reports which pods it
+ * holds on this node. One thread: everything runs on the loop given to mesh_new().
  */
 #ifndef AGENT_MESH_H
 #define AGENT_MESH_H
@@ -33,13 +33,14 @@ struct mesh_local_pod {
     bool enrolled; /* its capture is verified: only then may HBONE be announced for it */
 };
 
-/* Called on the loop, never from inside a mesh_ function, when answers of the queries below may have changed. */
+/* Called on the loop, never from inside a mesh_ function, when answers of the queries below may have changed.
+ */
 typedef void (*mesh_changed_fn)(void *data);
 
 /*
- * Reads the mesh file, follows its changes, opens the control plane on loopback. config stays the caller's and
- * outlives the mesh. A mesh file that is missing or wrong is not an error here: mesh_ready() is false until a good
- * one was read. Errors are those of sockets, of the CA's key, of memory; they are logged.
+ * Reads the mesh file, follows its changes, opens the control plane on loopback. config stays the caller's
+ * and outlives the mesh. A mesh file that is missing or wrong is not an error here: mesh_ready() is false
+ * until a good one was read. Errors are those of sockets, of the CA's key, of memory; they are logged.
  */
 int mesh_new(struct loop *loop, const struct agent_config *config, mesh_changed_fn changed, void *data,
              struct mesh **ret);
@@ -51,18 +52,23 @@ bool mesh_ready(const struct mesh *mesh);
 bool mesh_namespace_ambient(const struct mesh *mesh, const char *namespace);
 enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, const char *pod);
 
-/* Writes the service account of the pod; "default" for a pod the file does not name. -ENAMETOOLONG if it does not
- * fit. */
-int mesh_service_account(const struct mesh *mesh, const char *namespace, const char *pod, char *buf, size_t size);
+/* Writes the service account of the pod; "default" for a pod the file does not name. -ENAMETOOLONG if it does
+ * not fit. */
+int mesh_service_account(const struct mesh *mesh, const char *namespace, const char *pod, char *buf,
+                         size_t size);
 const char *mesh_trust_domain(const struct mesh *mesh);
 
 /* Tells of a pod or of a change to it; repeating the same is harmless. 0 or -ENOMEM. */
 int mesh_set_local_pod(struct mesh *mesh, const struct mesh_local_pod *pod);
 void mesh_remove_local_pod(struct mesh *mesh, const char *uid);
 
+/* For `bruma-agent --uninstall`: removes the files that mesh_new() has made in the run directory. No agent
+ * runs. */
+void mesh_uninstall(const struct agent_config *config);
+
 /* Adds keys about the file, the control plane and the CA to the object of `brumactl status`:
- * meshFile, meshReady, meshError, meshLoadedAt, namespaces, workloads, services, policies, xdsAddress, xdsClients,
- * caSubject, caNotAfter. */
+ * meshFile, meshReady, meshError, meshLoadedAt, namespaces, workloads, services, policies, xdsAddress,
+ * xdsClients, caSubject, caNotAfter. */
 void mesh_report(const struct mesh *mesh, cJSON *object);
 
 #endif

@@ -9,13 +9,15 @@
  *
  * CNI plugin -> agent
  *   cni-add     containerId netns ifname network podName podNamespace podUid ips[]        fd: netns
- *     <- {"op":"decision","decision":"pass"}                      the pod is not in the mesh: nothing to do
+ *     ips are "10.0.0.1" or "10.0.0.1/24"; without podUid the container's id stands for it
+ *     <- {"op":"decision","decision":"pass"}                      nothing to attach: the pod is not in the mesh, or
+ *          ("enrolled":true) an earlier run of the chain has enrolled it and the addresses were added
  *     <- {"op":"decision","decision":"enrol","link":PATH,"cookie":C}  fd: program
  *          The plugin attaches the program to the netns (BPF_LINK_CREATE) and pins the link at PATH.
  *   cni-attached                                                  after "enrol": the link is pinned
  *     <- {"op":"done"}                                            verified and committed
- *   cni-failed  reason error                                      after "enrol": could not attach; agent rolls back.
- *                                                                 The end of the connection means the same.
+ *   cni-failed  reason error                                      after "enrol": could not attach; agent rolls back,
+ *     <- {"op":"done"}                                            the end of the connection means the same.
  *   cni-del     containerId ifname podName podNamespace podUid    <- done
  *   cni-check   containerId ifname podName podNamespace podUid    fd: netns; <- done, or error if capture is broken
  *   cni-gc      network attachments[{containerID,ifname}]         <- done
@@ -24,12 +26,13 @@
  *
  * Proxy -> agent, in this order after connecting
  *   proxy-hello  pid version
- *   pod-held     uid cookie generation    fds: netns outbound inbound hbone   once for each pod the proxy already serves
- *   held-end
+ *   pod-held     uid cookie generation draining   fds: netns outbound inbound hbone   once for each pod it serves already
+ *   held-end     draining                     true: it was told to drain and must not take over again
  * Agent -> proxy; each has a "seq" that the proxy's ack names
  *   setup        pinDir                                           fd: proxy_sockets map
  *   pod-add      uid cookie generation name namespace serviceAccount trustDomain node ips[]
  *                fds: netns outbound inbound hbone                the same uid again replaces listeners
+ *   pod-keep     uid    still there, nothing changes (to a proxy that is being replaced)
  *   pod-drain    uid    the pod leaves the mesh: no new connections, GOAWAY, live ones go on
  *   pod-del      uid    the pod is gone: everything is cut
  *   snapshot-end        pods that were not named since the connection began are gone
@@ -37,13 +40,24 @@
  * Proxy -> agent
  *   ack          seq [reason error]
  *   pod-drained  uid    the last connection of a draining pod has ended
- *   pod-state    uid connections identity    whenever asked by {"op":"pod-query"} ("seq" "uid"; answered in place of ack)
+ * The youngest process that has acknowledged its snapshot serves; the one before it gets drain.
  *
  * brumactl -> agent
- *   status       <- item: {...}, end
+ *   status       <- item, end
+ *     version pid node startedAt runDir pinDir cgroup probeCgroup cgroupHooks("attached" or a reason) trustDomain
+ *     pods{outside,enrolling,enrolled,leaving,draining} proxyConnected
+ *     proxies[{pid version state connectedSeconds podsServing podsPending podsFailed podsDraining}]
+ *     mends{reason: count} failures{reason: {count,lastSeenSecondsAgo}} verifyIntervalMilliseconds
+ *     problems[{reason,what,check,detail}], and of the mesh: meshFile meshReady meshError meshLoadedAt namespaces
+ *     workloads services policies xdsAddress xdsClients caSubject caNotAfter
  *   pods         <- item for each pod, end
- *   explain      pod: "namespace/name"  <- item for each finding, end
- *   doctor       <- item for each check {"check","ok","detail"}, end
+ *     uid namespace name containerId netns cookie ips[] attachments[{network,ifname}] state wanted why
+ *     identity serviceAccount generation capturedSinceStart addedAt enrolledAt verifiedAt enrolMicroseconds
+ *     proxy("serving","pending","failed","draining","drained","not_connected") mends{reason: count}
+ *     lastReason lastError, and where it is pinned: counters{name: count} in the names of struct bruma_pod_counters
+ *   explain      pod: "namespace/name"  <- item {"check","ok","detail"[,"reason","advice"]} for each finding, end
+ *   doctor       <- item {"check","ok","detail"[,"reason","advice"]} for each check, end
+ * Times are seconds since 1970, 0: never.
  */
 #ifndef BRUMA_PROTOCOL_H
 #define BRUMA_PROTOCOL_H

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The parts of the running agent, made by main.c and shared by the modules that act on pods. One thread. */
+#ifndef AGENT_AGENT_H
+#define AGENT_AGENT_H
+
+#include "config.h"
+#include "loop.h"
+#include "mesh.h"
+#include "pods.h"
+#include "proxy_server.h"
+#include "server.h"
+#include "steer/steer.h"
+#include "store.h"
+
+struct agent {
+    const struct agent_config *config;
+    struct loop *loop;
+    struct steer *steer;
+    struct mesh *mesh;
+    struct proxies *proxies;
+    struct server *server;
+    struct store store;
+    struct pods pods;
+
+    uint64_t own_cookie;  /* of the network namespace the agent lives in */
+    uint64_t adopt_until; /* loop time until which listeners of before the start may still be offered */
+    int64_t started_at;   /* CLOCK_REALTIME seconds */
+    struct loop_timer tick, verify;
+
+    uint32_t mends[BRUMA_REASON_COUNT];
+    enum bruma_reason cgroup_reason; /* NONE while the connect hooks are attached */
+    char cgroup_error[256];
+};
+
+#endif

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "config.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "bruma/mesh.h"
+#include "settings.h"
+
+#define TEXT_OF(n) #n
+#define TEXT(n)    TEXT_OF(n)
+
+static const struct setting table[] = {
+    {"run-dir", "BRUMA_RUN_DIR", SETTING_STRING, BRUMA_DEFAULT_RUN_DIR,
+     "directory of the agent's socket and of what it remembers about pods",
+     offsetof(struct agent_config, run_dir), 0, 0},
+    {"pin-dir", "BRUMA_PIN_DIR", SETTING_STRING, BRUMA_DEFAULT_PIN_DIR,
+     "directory in a BPF file system for programs, maps and links", offsetof(struct agent_config, pin_dir), 0,
+     0},
+    {"cgroup", "BRUMA_CGROUP", SETTING_STRING, "/sys/fs/cgroup",
+     "cgroup2 directory above all pods, such as /sys/fs/cgroup/kubepods; connect() is captured below it",
+     offsetof(struct agent_config, cgroup), 0, 0},
+    {"probe-cgroup", "BRUMA_PROBE_CGROUP", SETTING_STRING, NULL,
+     "cgroup2 directory of the kubelet, whose declared probes go straight to the application; unset: none do",
+     offsetof(struct agent_config, probe_cgroup), 0, 0},
+    {"node-name", "NODE_NAME", SETTING_STRING, NULL, "name of this node; unset: the host name",
+     offsetof(struct agent_config, node), 0, 0},
+    {"log-level", "BRUMA_LOG", SETTING_STRING, "info",
+     "off, error, warn, info, debug or trace; then scope=level pairs, separated by commas",
+     offsetof(struct agent_config, log_level), 0, 0},
+    {"log-json", "BRUMA_LOG_JSON", SETTING_BOOL, "false", "one JSON object a log line",
+     offsetof(struct agent_config, log_json), 0, 0},
+    {"verify-interval", "BRUMA_VERIFY_INTERVAL", SETTING_DURATION, "5s",
+     "how often the capture of each pod is verified in its network namespace",
+     offsetof(struct agent_config, verify_interval), 100, 3600000},
+    {"drain-grace", "BRUMA_DRAIN_GRACE", SETTING_DURATION, "2s",
+     "time between the end of outbound and of inbound capture when a pod leaves the mesh",
+     offsetof(struct agent_config, drain_grace), 0, 3600000},
+    {"adopt-wait", "BRUMA_ADOPT_WAIT", SETTING_DURATION, "3s",
+     "after a start: how long a running proxy may take to give back the listeners it holds",
+     offsetof(struct agent_config, adopt_wait), 0, 60000},
+    {"proxy-drain", "BRUMA_PROXY_DRAIN", SETTING_DURATION, "30s",
+     "how long a proxy that another one has replaced may finish its connections",
+     offsetof(struct agent_config, proxy_drain), 0, 86400000},
+
+    {"mesh-file", "BRUMA_MESH_FILE", SETTING_STRING, "/etc/bruma/mesh.yaml",
+     "namespaces, workloads, services and policies of the mesh", offsetof(struct agent_config, mesh_file), 0,
+     0},
+    {"trust-domain", "TRUST_DOMAIN", SETTING_STRING, "cluster.local",
+     "trust domain of this mesh's identities", offsetof(struct agent_config, trust_domain), 0, 0},
+    {"ca-key-file", "BRUMA_CA_KEY_FILE", SETTING_STRING, NULL,
+     "private key (PEM) of the built-in CA; unset: one is made and kept in the run directory",
+     offsetof(struct agent_config, ca_key_file), 0, 0},
+    {"xds-port", "BRUMA_XDS_PORT", SETTING_NUMBER, TEXT(BRUMA_PORT_XDS),
+     "port on loopback of the built-in control plane", offsetof(struct agent_config, xds_port), 0, 65535},
+};
+
+int agent_config_load(struct agent_config *config, int argc, char **argv, int *ret_first, char *error,
+                      size_t error_size)
+{
+    memset(config, 0, sizeof(*config));
+    return settings_load(table, sizeof(table) / sizeof(table[0]), config, argc, argv, ret_first, error,
+                         error_size);
+}
+
+void agent_config_help(FILE *out)
+{
+    settings_help(table, sizeof(table) / sizeof(table[0]), out);
+}
+
+void agent_config_markdown(FILE *out)
+{
+    settings_markdown(table, sizeof(table) / sizeof(table[0]), out);
+}

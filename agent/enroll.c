@@ -1,0 +1,567 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "enroll.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+#include <time.h>
+
+#include "netns.h"
+#include "reasons.h"
+#include "seqpacket.h"
+#include "spiffe.h"
+#include "watchdog.h"
+
+#define LOG_SCOPE "enroll"
+#include "log.h"
+
+#define ANSWER_WAIT 3000 /* milliseconds for the proxy's answer; the pod is enrolled without it then */
+#define RETRY_MAX   30000
+
+static uint64_t now_microseconds(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+__attribute__((format(printf, 4, 5))) static int fail(struct steer_error *error, int r,
+                                                      enum bruma_reason reason, const char *format, ...)
+{
+    va_list ap;
+
+    error->reason = reason;
+    va_start(ap, format);
+    vsnprintf(error->text, sizeof(error->text), format, ap);
+    va_end(ap);
+    return r;
+}
+
+bool enroll_wanted(const struct agent *agent, const struct pod *pod, const char **ret_why)
+{
+    enum mesh_mode mode = mesh_pod_mode(agent->mesh, pod->namespace, pod->name);
+    bool ambient = mesh_namespace_ambient(agent->mesh, pod->namespace);
+
+    if (mode == MESH_MODE_AMBIENT)
+        *ret_why = "the pod has istio.io/dataplane-mode=ambient";
+    else if (mode == MESH_MODE_NONE)
+        *ret_why = "the pod has istio.io/dataplane-mode=none";
+    else if (ambient)
+        *ret_why = "the namespace has istio.io/dataplane-mode=ambient";
+    else
+        *ret_why = "neither the pod nor its namespace has istio.io/dataplane-mode=ambient";
+    return mode == MESH_MODE_AMBIENT || (mode != MESH_MODE_NONE && ambient);
+}
+
+void enroll_describe(const struct agent *agent, const struct pod *pod, struct steer_pod *ret)
+{
+    struct steer_pod p = {.netns_fd = pod->netns_fd, .cookie = pod->cookie, .generation = pod->generation};
+    char identity[SPIFFE_MAX];
+
+    snprintf(p.name, sizeof(p.name), "%.*s/%.*s", 63, pod->namespace, 63, pod->name);
+    if (spiffe_format(identity, sizeof(identity), agent->config->trust_domain, pod->namespace,
+                      pod->service_account) < 0)
+        identity[0] = '\0';
+    snprintf(p.identity, sizeof(p.identity), "%.*s", (int)sizeof(p.identity) - 1, identity);
+    memcpy(p.addresses, pod->addresses, sizeof(p.addresses));
+    p.addresses_len = pod->addresses_len;
+    memcpy(p.listeners, pod->listeners, sizeof(p.listeners));
+    *ret = p;
+}
+
+void enroll_announce(struct agent *agent, struct pod *pod)
+{
+    struct mesh_local_pod local = {.uid = pod->uid,
+                                   .namespace = pod->namespace,
+                                   .name = pod->name,
+                                   .addresses_len = pod->addresses_len,
+                                   .enrolled = pod->state == POD_ENROLLED};
+    int r;
+
+    memcpy(local.addresses, pod->addresses, sizeof(local.addresses));
+    r = mesh_set_local_pod(agent->mesh, &local);
+    if (r < 0)
+        log_error_errno(r, "the control plane was not told of a pod\tpod=\"%s/%s\"", pod->namespace,
+                        pod->name);
+}
+
+static void set_state(struct agent *agent, struct pod *pod, enum pod_state state)
+{
+    pod->state = state;
+    /* Without its record the pod is recovered from what is pinned; the failure was logged. */
+    (void)store_save(&agent->store, pod);
+}
+
+/* Failures on the way out are reported and do not stop it: what is left is less to undo. */
+static void note(const struct pod *pod, const char *step, int r, const struct steer_error *error)
+{
+    if (r < 0 && r != -ENOENT)
+        log_error("%s failed\tpod=\"%s/%s\" reason=%s error=\"%s\"", step, pod->namespace, pod->name,
+                  reason_name(error->reason), error->text);
+}
+
+static void undo_capture(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+
+    note(pod, "stopping outbound capture", steer_pod_stop_outbound(agent->steer, pod->cookie, &error),
+         &error);
+    note(pod, "detaching", steer_pod_detach(agent->steer, pod->cookie, &error), &error);
+}
+
+static void clean(struct agent *agent, struct pod *pod, int netns_fd)
+{
+    struct steer_error error = {0};
+
+    note(pod, "cleaning", steer_pod_clean(agent->steer, pod->cookie, netns_fd, &error), &error);
+}
+
+static int open_netns(struct pod *pod, struct steer_error *error)
+{
+    uint64_t cookie;
+    int r;
+
+    if (pod->netns_fd >= 0)
+        return 0;
+    _cleanup_fd_ int fd = netns_open(pod->netns_path);
+
+    if (fd < 0)
+        return fail(error, fd, BRUMA_REASON_NETNS_UNUSABLE, "cannot open %.100s: %s", pod->netns_path,
+                    strerror(-fd));
+    r = netns_cookie(fd, &cookie);
+    if (r < 0)
+        return fail(error, r, BRUMA_REASON_NETNS_UNUSABLE, "cannot enter %.100s: %s", pod->netns_path,
+                    strerror(-r));
+    if (cookie != pod->cookie)
+        return fail(error, -ESTALE, BRUMA_REASON_NETNS_UNUSABLE, "%.100s is another network namespace now",
+                    pod->netns_path);
+    pod->netns_fd = take_fd(&fd);
+    return 0;
+}
+
+static void end_transaction(struct pod *pod, int r, const struct steer_error *error)
+{
+    pod_enrolled_fn done = pod->done;
+
+    pod->done = NULL;
+    if (done)
+        done(pod->done_data, pod, r, error);
+}
+
+static void enter_draining(struct agent *agent, struct pod *pod)
+{
+    set_state(agent, pod, POD_DRAINING);
+    proxies_pod_drain(agent->proxies, pod);
+    if (!proxies_serving(agent->proxies))
+        pod->clean_not_before = loop_now(agent->loop) + agent->config->adopt_wait;
+    enroll_drained(agent, pod);
+}
+
+/* A failed try is repeated, less and less often. */
+static void retry_later(struct agent *agent, struct pod *pod)
+{
+    uint64_t wait = 500;
+
+    for (unsigned i = 0; i < pod->failed_tries && wait < RETRY_MAX; i++)
+        wait *= 2;
+    pod->failed_tries++;
+    loop_timer_set(agent->loop, &pod->timer, wait < RETRY_MAX ? wait : RETRY_MAX);
+}
+
+static void roll_back(struct agent *agent, struct pod *pod, int r, const struct steer_error *error)
+{
+    log_error("a pod could not be enrolled\tpod=\"%s/%s\" reason=%s error=\"%s\"", pod->namespace, pod->name,
+              reason_name(error->reason), error->text);
+    pod_set_error(pod, error->reason, error->text);
+    loop_timer_cancel(&pod->timer);
+    pod->awaits_plugin = pod->awaits_proxy = false;
+    undo_capture(agent, pod);
+    if (pod->was_draining) {
+        enter_draining(agent, pod);
+    } else {
+        clean(agent, pod, pod->netns_fd);
+        proxies_pod_delete(agent->proxies, pod);
+        pod_close_descriptors(pod);
+        set_state(agent, pod, POD_OUTSIDE);
+    }
+    enroll_announce(agent, pod);
+    end_transaction(pod, r, error);
+    /* The runtime is told of the failure and tears the sandbox down, so nothing of it is kept. */
+    if (pod->by_plugin)
+        enroll_remove(agent, pod, "its enrolment failed");
+    else
+        retry_later(agent, pod);
+}
+
+/* Goes on once nobody is waited for any more. */
+static void try_finish(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+    struct steer_findings findings = {0};
+    struct steer_pod p;
+    int r = 0;
+
+    if (pod->state != POD_ENROLLING || pod->awaits_plugin || pod->awaits_proxy)
+        return;
+    loop_timer_cancel(&pod->timer);
+    enroll_describe(agent, pod, &p);
+    if (!pod->by_plugin)
+        r = steer_pod_attach(agent->steer, &p, &error);
+    if (r == 0)
+        r = steer_pod_commit(agent->steer, &p, &error);
+    if (r == 0) {
+        r = steer_pod_verify(agent->steer, &p, &findings);
+        if (r < 0)
+            fail(&error, r, BRUMA_REASON_INTERNAL, "the capture cannot be verified: %s", strerror(-r));
+        else if (findings.len > 0)
+            r = fail(&error, -EIO, findings.reasons[0], "right after enrolment: %s",
+                     reason_what(findings.reasons[0]));
+    }
+    if (r < 0) {
+        roll_back(agent, pod, r, &error);
+        return;
+    }
+    pod->enrolled_at = pod->verified_at = (int64_t)time(NULL);
+    pod->enrol_microseconds = now_microseconds() - pod->begun_microseconds;
+    pod->failed_tries = 0;
+    pod_set_error(pod, BRUMA_REASON_NONE, "");
+    set_state(agent, pod, POD_ENROLLED);
+    watchdog_follow(agent, pod);
+    enroll_announce(agent, pod);
+    log_info("pod enrolled\tpod=\"%s/%s\" cookie=%lu generation=%u by=%s microseconds=%lu proxy=%s",
+             pod->namespace, pod->name, (unsigned long)pod->cookie, pod->generation,
+             pod->by_plugin ? "plugin" : "agent", (unsigned long)pod->enrol_microseconds,
+             proxies_pod_state(agent->proxies, pod));
+    end_transaction(pod, 0, NULL);
+    /* The labels may have changed while the transaction ran. */
+    enroll_reconcile(agent, pod);
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+    struct pod *pod = container_of(timer, struct pod, timer);
+    struct agent *agent = pod->owner;
+    struct steer_error error = {0};
+
+    switch (pod->state) {
+    case POD_ENROLLING:
+        log_warn("the proxy did not answer for a pod in time; it is enrolled without\tpod=\"%s/%s\"",
+                 pod->namespace, pod->name);
+        pod->awaits_proxy = false;
+        try_finish(agent, pod);
+        break;
+    case POD_LEAVING:
+        note(pod, "detaching", steer_pod_detach(agent->steer, pod->cookie, &error), &error);
+        enter_draining(agent, pod);
+        break;
+    case POD_DRAINING:
+        enroll_drained(agent, pod);
+        if (pod->state == POD_DRAINING)
+            enroll_reconcile(agent, pod);
+        break;
+    case POD_OUTSIDE:
+        enroll_reconcile(agent, pod);
+        break;
+    default:
+        break;
+    }
+}
+
+static void own(struct agent *agent, struct pod *pod)
+{
+    pod->loop = agent->loop;
+    pod->owner = agent;
+    pod->timer.fn = on_timer;
+}
+
+static int prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, struct steer_error *error)
+{
+    struct steer_pod p;
+    int r;
+
+    if (!pod->addresses_len)
+        return fail(error, -EADDRNOTAVAIL, BRUMA_REASON_POD_ADDRESS_MISSING, "%s",
+                    reason_what(BRUMA_REASON_POD_ADDRESS_MISSING));
+    r = mesh_service_account(agent->mesh, pod->namespace, pod->name, pod->service_account,
+                             sizeof(pod->service_account));
+    if (r < 0)
+        return fail(error, r, BRUMA_REASON_INTERNAL, "the pod's service account: %s", strerror(-r));
+    r = open_netns(pod, error);
+    if (r < 0)
+        return r;
+    if (pod->cookie == agent->own_cookie)
+        return fail(error, -EINVAL, BRUMA_REASON_NETNS_IS_HOST, "%s",
+                    reason_what(BRUMA_REASON_NETNS_IS_HOST));
+    r = steer_listeners_open(pod->netns_fd, pod->listeners, error);
+    if (r < 0)
+        return r;
+    pod->generation++;
+    enroll_describe(agent, pod, &p);
+    return steer_pod_prepare(agent->steer, &p, ret_program_fd, error);
+}
+
+int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled_fn done, void *data,
+                 int *ret_program_fd, struct steer_error *error)
+{
+    _cleanup_fd_ int program = -1;
+    int r;
+
+    own(agent, pod);
+    pod->was_draining = pod->state == POD_DRAINING;
+    pod->by_plugin = plugin;
+    pod->begun_microseconds = now_microseconds();
+    r = prepare(agent, pod, &program, error);
+    if (r < 0) {
+        pod_set_error(pod, error->reason, error->text);
+        if (!pod->was_draining)
+            pod_close_descriptors(pod);
+        return r;
+    }
+    pod->captured_since_start = plugin;
+    pod->awaits_listeners = false;
+    set_state(agent, pod, POD_ENROLLING);
+    proxies_pod_add(agent->proxies, pod);
+    pod->done = done;
+    pod->done_data = data;
+    pod->awaits_plugin = plugin;
+    pod->awaits_proxy = proxies_answer_pending(agent->proxies, pod);
+    loop_timer_cancel(&pod->timer);
+    if (pod->awaits_proxy)
+        loop_timer_set(agent->loop, &pod->timer, ANSWER_WAIT);
+    if (ret_program_fd)
+        *ret_program_fd = take_fd(&program);
+    try_finish(agent, pod);
+    return 0;
+}
+
+void enroll_attached(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+
+    if (pod->state != POD_ENROLLING || !pod->awaits_plugin)
+        return;
+    if (!steer_pod_attached(agent->steer, pod->cookie, pod->netns_fd)) {
+        fail(&error, -ENOLINK, BRUMA_REASON_ATTACH_FAILED, "the plugin says attached, but no link is pinned");
+        roll_back(agent, pod, -ENOLINK, &error);
+        return;
+    }
+    pod->awaits_plugin = false;
+    try_finish(agent, pod);
+}
+
+void enroll_abort(struct agent *agent, struct pod *pod, enum bruma_reason reason, const char *text)
+{
+    struct steer_error error = {0};
+
+    if (pod->state != POD_ENROLLING)
+        return;
+    fail(&error, -ECANCELED, reason, "%s", text);
+    roll_back(agent, pod, -ECANCELED, &error);
+}
+
+static void leave(struct agent *agent, struct pod *pod, const char *why)
+{
+    struct steer_error error = {0};
+
+    log_info("pod leaves the mesh\tpod=\"%s/%s\" why=\"%s\"", pod->namespace, pod->name, why);
+    set_state(agent, pod, POD_LEAVING);
+    enroll_announce(agent, pod);
+    note(pod, "stopping outbound capture", steer_pod_stop_outbound(agent->steer, pod->cookie, &error),
+         &error);
+    loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
+}
+
+/* Outbound was stopped and nothing else yet. */
+static void come_back(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+    struct steer_pod p;
+    int r;
+
+    enroll_describe(agent, pod, &p);
+    r = steer_pod_commit(agent->steer, &p, &error);
+    if (r < 0) {
+        /* It goes on leaving, and is enrolled afresh from there. */
+        note(pod, "starting outbound capture again", r, &error);
+        return;
+    }
+    loop_timer_cancel(&pod->timer);
+    set_state(agent, pod, POD_ENROLLED);
+    enroll_announce(agent, pod);
+    log_info("pod stays in the mesh\tpod=\"%s/%s\"", pod->namespace, pod->name);
+}
+
+static void update_identity(struct agent *agent, struct pod *pod)
+{
+    char account[sizeof(pod->service_account)];
+    struct steer_error error = {0};
+    struct steer_pod p;
+
+    if (mesh_service_account(agent->mesh, pod->namespace, pod->name, account, sizeof(account)) < 0 ||
+        !strcmp(account, pod->service_account))
+        return;
+    log_info("a pod's service account changed\tpod=\"%s/%s\" from=%s to=%s", pod->namespace, pod->name,
+             pod->service_account, account);
+    strcpy(pod->service_account, account);
+    set_state(agent, pod, POD_ENROLLED);
+    enroll_describe(agent, pod, &p);
+    note(pod, "writing the pod's entry", steer_pod_commit(agent->steer, &p, &error), &error);
+    proxies_pod_add(agent->proxies, pod);
+}
+
+void enroll_reconcile(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+    const char *why;
+    bool wanted;
+    int r = 0;
+
+    if (!mesh_ready(agent->mesh))
+        return;
+    wanted = enroll_wanted(agent, pod, &why);
+    switch (pod->state) {
+    case POD_OUTSIDE:
+    case POD_DRAINING:
+        if (!wanted) {
+            pod->failed_tries = 0;
+            break;
+        }
+        r = enroll_begin(agent, pod, false, NULL, NULL, NULL, &error);
+        if (r < 0) {
+            log_error("a pod could not be enrolled\tpod=\"%s/%s\" reason=%s error=\"%s\"", pod->namespace,
+                      pod->name, reason_name(error.reason), error.text);
+            retry_later(agent, pod);
+        }
+        break;
+    case POD_ENROLLING:
+        if (!wanted && !pod->by_plugin)
+            enroll_abort(agent, pod, BRUMA_REASON_NONE, "the pod is no longer wanted in the mesh");
+        break;
+    case POD_ENROLLED:
+        if (!wanted)
+            leave(agent, pod, why);
+        else
+            update_identity(agent, pod);
+        break;
+    case POD_LEAVING:
+        if (wanted)
+            come_back(agent, pod);
+        break;
+    default:
+        break;
+    }
+}
+
+void enroll_reconcile_all(struct agent *agent)
+{
+    struct pod *pod;
+
+    list_for_each (pod, &agent->pods.list, node) {
+        /* New labels are a reason to try at once what failed before. */
+        pod->failed_tries = 0;
+        enroll_reconcile(agent, pod);
+    }
+}
+
+void enroll_remove(struct agent *agent, struct pod *pod, const char *why)
+{
+    bool present = pod->netns_fd >= 0 && pod_netns_present(pod);
+    struct steer_error error = {.reason = BRUMA_REASON_POD_REMOVED};
+
+    log_info("pod removed\tpod=\"%s/%s\" state=%s why=\"%s\"", pod->namespace, pod->name,
+             pod_state_name(pod->state), why);
+    snprintf(error.text, sizeof(error.text), "%s", why);
+    mesh_remove_local_pod(agent->mesh, pod->uid);
+    if (pod->state != POD_OUTSIDE) {
+        undo_capture(agent, pod);
+        clean(agent, pod, present ? pod->netns_fd : -1);
+    }
+    proxies_pod_delete(agent->proxies, pod);
+    store_remove(&agent->store, pod->uid);
+    end_transaction(pod, -ECANCELED, &error);
+    pod_free(pod);
+}
+
+void enroll_answered(struct agent *agent, struct pod *pod, enum bruma_reason reason, const char *text)
+{
+    struct steer_error error = {0};
+
+    if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
+        if (text) {
+            fail(&error, -EPROTO, reason, "the proxy refused the pod: %.200s", text);
+            roll_back(agent, pod, -EPROTO, &error);
+            return;
+        }
+        pod->awaits_proxy = false;
+        if (!pod->awaits_plugin)
+            loop_timer_cancel(&pod->timer);
+        try_finish(agent, pod);
+        return;
+    }
+    if (text)
+        pod_set_error(pod, reason, text);
+    else if (pod->state == POD_ENROLLED)
+        pod_set_error(pod, BRUMA_REASON_NONE, "");
+}
+
+void enroll_drained(struct agent *agent, struct pod *pod)
+{
+    uint64_t now = loop_now(agent->loop);
+
+    if (pod->state != POD_DRAINING || proxies_busy(agent->proxies, pod))
+        return;
+    if (now < pod->clean_not_before) {
+        loop_timer_set(agent->loop, &pod->timer, pod->clean_not_before - now);
+        return;
+    }
+    loop_timer_cancel(&pod->timer);
+    clean(agent, pod, pod->netns_fd);
+    proxies_pod_delete(agent->proxies, pod);
+    pod_close_descriptors(pod);
+    set_state(agent, pod, POD_OUTSIDE);
+    log_info("pod has left the mesh\tpod=\"%s/%s\"", pod->namespace, pod->name);
+}
+
+void enroll_proxy_gone(struct agent *agent)
+{
+    uint64_t until = loop_now(agent->loop) + agent->config->adopt_wait;
+    struct pod *pod;
+
+    list_for_each (pod, &agent->pods.list, node) {
+        if (pod->state == POD_DRAINING) {
+            /* Its connections live on if only the link broke: a proxy that comes back offers the pod again.
+             */
+            pod->clean_not_before = until;
+            enroll_drained(agent, pod);
+        } else if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
+            pod->awaits_proxy = proxies_answer_pending(agent->proxies, pod);
+            try_finish(agent, pod);
+        }
+    }
+}
+
+void enroll_resume(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+
+    own(agent, pod);
+    switch (pod->state) {
+    case POD_ENROLLING:
+        /* The plugin saw the agent die and reported failure; the runtime tears the sandbox down. */
+        fail(&error, -ECANCELED, BRUMA_REASON_AGENT_NOT_READY,
+             "the agent was restarted during the enrolment");
+        pod->by_plugin = true;
+        roll_back(agent, pod, -ECANCELED, &error);
+        break;
+    case POD_LEAVING:
+        loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
+        break;
+    case POD_DRAINING:
+        pod->clean_not_before = agent->adopt_until;
+        enroll_drained(agent, pod);
+        break;
+    default:
+        break;
+    }
+}

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bruma-agent: decides which pods of this node are in the mesh, and keeps them there. Traffic does not need
+ * it. */
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "adopt.h"
+#include "agent.h"
+#include "bruma/mesh.h"
+#include "cni_server.h"
+#include "ctl_server.h"
+#include "enroll.h"
+#include "netns.h"
+#include "notify.h"
+#include "reasons.h"
+#include "uninstall.h"
+#include "watchdog.h"
+
+#define LOG_SCOPE "agent"
+#include "log.h"
+
+static const struct server_role *route(void *data, const char *op, void **ret_data)
+{
+    struct agent *agent = data;
+    const struct server_role *role = &ctl_role;
+
+    *ret_data = agent;
+    if (!strncmp(op, "cni-", 4)) {
+        role = &cni_role;
+        *ret_data = cni_accept(agent);
+    } else if (!strcmp(op, "proxy-hello")) {
+        role = &proxies_role;
+        *ret_data = proxies_accept(agent->proxies);
+    }
+    return *ret_data ? role : NULL;
+}
+
+static struct pod *on_held(void *data, const struct held_pod *offer)
+{
+    return adopt_held(data, offer);
+}
+
+static void on_held_end(void *data)
+{
+    struct agent *agent = data;
+    struct pod *pod;
+
+    list_for_each (pod, &agent->pods.list, node)
+        adopt_check(agent, pod);
+}
+
+static void on_answered(void *data, struct pod *pod, enum bruma_reason reason, const char *error)
+{
+    enroll_answered(data, pod, reason, error);
+}
+
+static void on_drained(void *data, struct pod *pod)
+{
+    enroll_drained(data, pod);
+}
+
+static void on_proxy_gone(void *data)
+{
+    enroll_proxy_gone(data);
+}
+
+static void on_mesh_changed(void *data)
+{
+    enroll_reconcile_all(data);
+}
+
+static void on_signal(void *data, int sig)
+{
+    struct agent *agent = data;
+
+    log_info("ends; what is pinned steers on\tsignal=%s", sigabbrev_np(sig));
+    (void)notify("STOPPING=1");
+    loop_stop(agent->loop);
+}
+
+/* Each pod in the mesh holds five descriptors. */
+static void raise_descriptor_limit(void)
+{
+    const struct rlimit wanted = {.rlim_cur = 5 * BRUMA_MAX_PODS + 1024,
+                                  .rlim_max = 5 * BRUMA_MAX_PODS + 1024};
+    struct rlimit now;
+
+    if (getrlimit(RLIMIT_NOFILE, &now) < 0 || now.rlim_cur >= wanted.rlim_cur)
+        return;
+    if (now.rlim_max >= wanted.rlim_cur)
+        now.rlim_cur = wanted.rlim_cur;
+    else
+        now = wanted;
+    if (setrlimit(RLIMIT_NOFILE, &now) < 0)
+        log_warn_errno(errno, "the limit of file descriptors cannot be raised");
+}
+
+static int own_cookie(uint64_t *ret)
+{
+    _cleanup_fd_ int fd = netns_open_own();
+
+    return fd < 0 ? fd : netns_cookie(fd, ret);
+}
+
+static int open_steering(struct agent *agent)
+{
+    const struct steer_config sc = {.pin_dir = agent->config->pin_dir,
+                                    .cgroup = agent->config->cgroup,
+                                    .probe_cgroup = agent->config->probe_cgroup};
+    struct steer_error error = {0};
+    int r = steer_open(&sc, &agent->steer, &error);
+
+    if (r < 0)
+        log_error("steering cannot be set up\treason=%s error=\"%s\" check=\"%s\"", reason_name(error.reason),
+                  error.text, reason_check(error.reason));
+    return r;
+}
+
+static int open_parts(struct agent *agent)
+{
+    const struct proxies_events events = {.held = on_held,
+                                          .held_end = on_held_end,
+                                          .answered = on_answered,
+                                          .drained = on_drained,
+                                          .gone = on_proxy_gone,
+                                          .data = agent};
+    static const int signals[] = {SIGTERM, SIGINT};
+    char path[512];
+    int r;
+
+    r = loop_new(&agent->loop);
+    if (r < 0)
+        return log_error_errno(r, "no event loop");
+    r = loop_signals(agent->loop, signals, 2, on_signal, agent);
+    if (r < 0)
+        return log_error_errno(r, "signals cannot be taken");
+    r = store_open(agent->config->run_dir, NULL, &agent->store);
+    if (r < 0)
+        return log_error_errno(r, "the run directory cannot be used\trun-dir=%s", agent->config->run_dir);
+    r = own_cookie(&agent->own_cookie);
+    if (r < 0)
+        return log_error_errno(r, "the kernel tells no cookie of network namespaces");
+    r = open_steering(agent);
+    if (r < 0)
+        return r;
+    r = proxies_new(agent->loop, agent->config, &agent->pods, steer_proxy_sockets_fd(agent->steer), &events,
+                    &agent->proxies);
+    if (r < 0)
+        return log_error_errno(r, "no memory for proxies");
+    r = mesh_new(agent->loop, agent->config, on_mesh_changed, agent, &agent->mesh);
+    if (r < 0)
+        return r;
+    r = adopt_all(agent);
+    if (r < 0)
+        return r;
+    enroll_reconcile_all(agent);
+    watchdog_start(agent);
+    snprintf(path, sizeof(path), "%s/%s", agent->config->run_dir, BRUMA_AGENT_SOCKET);
+    r = server_open(agent->loop, path, route, agent, &agent->server);
+    if (r < 0)
+        return log_error_errno(r, "the socket cannot be opened\tpath=%s", path);
+    return 0;
+}
+
+static void close_parts(struct agent *agent)
+{
+    if (agent->server)
+        server_close(&agent->server);
+    watchdog_stop(agent);
+    pods_free(&agent->pods);
+    if (agent->mesh)
+        mesh_free(&agent->mesh);
+    if (agent->proxies)
+        proxies_free(&agent->proxies);
+    if (agent->steer)
+        steer_close(&agent->steer);
+    loop_free(&agent->loop);
+}
+
+static int run(const struct agent_config *config)
+{
+    struct agent agent = {.config = config, .started_at = (int64_t)time(NULL)};
+    int r;
+
+    pods_init(&agent.pods);
+    loop_timer_init(&agent.tick, NULL);
+    loop_timer_init(&agent.verify, NULL);
+    r = open_parts(&agent);
+    if (r == 0) {
+        log_info("ready\tversion=%s node=%s pin-dir=%s cgroup=%s", BRUMA_VERSION, config->node,
+                 config->pin_dir, config->cgroup);
+        if (notify("READY=1") < 0)
+            log_warn("the service manager cannot be told that the agent is ready");
+        r = loop_run(agent.loop);
+    }
+    close_parts(&agent);
+    return r;
+}
+
+static void help(void)
+{
+    puts("Usage: bruma-agent [--name VALUE]...\n"
+         "       bruma-agent --uninstall [--name VALUE]...   take all pods out of the mesh, remove every "
+         "trace\n"
+         "       bruma-agent --version | --help | --settings-markdown\n\n"
+         "The node agent of Bruma. Settings, also taken from the environment:\n");
+    agent_config_help(stdout);
+}
+
+/* Takes the word out of argv. */
+static bool take_option(int *argc, char **argv, const char *option)
+{
+    for (int i = 1; i < *argc; i++) {
+        if (strcmp(argv[i], option))
+            continue;
+        memmove(&argv[i], &argv[i + 1], sizeof(*argv) * (size_t)(*argc - i));
+        (*argc)--;
+        return true;
+    }
+    return false;
+}
+
+int main(int argc, char **argv)
+{
+    struct agent_config config;
+    char error[256], host[HOST_NAME_MAX + 1];
+    bool remove;
+    int first, r;
+
+    if (take_option(&argc, argv, "--help")) {
+        help();
+        return 0;
+    }
+    if (take_option(&argc, argv, "--settings-markdown")) {
+        agent_config_markdown(stdout);
+        return 0;
+    }
+    if (take_option(&argc, argv, "--version")) {
+        puts("bruma-agent " BRUMA_VERSION);
+        return 0;
+    }
+    remove = take_option(&argc, argv, "--uninstall");
+    r = agent_config_load(&config, argc, argv, &first, error, sizeof(error));
+    if (r == 0 && first < argc) {
+        snprintf(error, sizeof(error), "unexpected argument %.100s; see --help", argv[first]);
+        r = -EINVAL;
+    }
+    if (r == 0 && log_set_filter(config.log_level) < 0) {
+        snprintf(error, sizeof(error), "log-level: cannot use %.100s", config.log_level);
+        r = -EINVAL;
+    }
+    if (r < 0) {
+        fprintf(stderr, "bruma-agent: %s\n", error);
+        return 2;
+    }
+    log_setup(STDERR_FILENO, config.log_json);
+    if (!config.node || !*config.node) {
+        if (gethostname(host, sizeof(host)) < 0)
+            strcpy(host, "localhost");
+        host[sizeof(host) - 1] = '\0';
+        config.node = host;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
+    r = remove ? uninstall(&config) : run(&config);
+    return r < 0 ? 1 : 0;
+}

@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "bruma/protocol.h"
+#include "message.h"
+#include "reasons.h"
+#include "seqpacket.h"
+
+#define LOG_SCOPE "server"
+#include "log.h"
+
+#define CONNECTIONS_MAX   512
+#define QUEUE_MAX         16384 /* messages of one connection */
+#define QUIET_MAX         30000 /* milliseconds between two messages of an impatient role */
+#define LINGER_MAX        5000  /* milliseconds for the rest of the queue of a connection that ends */
+#define MESSAGES_PER_TURN 64    /* of one connection, so that no peer keeps the others waiting */
+
+struct queued {
+    struct list node;
+    char *text;
+    size_t len;
+    int fds[BRUMA_MESSAGE_FDS_MAX];
+    size_t fds_len;
+};
+
+struct connection {
+    struct list node;
+    struct server *server;
+    struct loop_watch watch;
+    struct loop_timer quiet;
+    pid_t pid;
+    const struct server_role *role; /* NULL before the first message */
+    void *data;
+    struct list queue;
+    size_t queue_len;
+    bool closing, closed;
+};
+
+struct server {
+    struct loop *loop;
+    struct loop_watch listener;
+    char *path;
+    ino_t inode; /* of the socket file: a successor may have replaced it */
+    server_route_fn route;
+    void *data;
+    struct list connections;
+    size_t connections_len;
+    char buf[BRUMA_MESSAGE_MAX + 1];
+};
+
+static void queued_free(struct queued *q)
+{
+    list_del(&q->node);
+    close_fds(q->fds, q->fds_len);
+    free(q->text);
+    free(q);
+}
+
+static void connection_end(struct connection *c)
+{
+    struct queued *q;
+    int fd = c->watch.fd;
+
+    if (c->closed)
+        return;
+    c->closed = true;
+    loop_watch_remove(c->server->loop, &c->watch);
+    loop_timer_cancel(&c->quiet);
+    if (c->role && c->role->closed)
+        c->role->closed(c);
+    list_for_each (q, &c->queue, node)
+        queued_free(q);
+    if (fd >= 0)
+        close(fd);
+    list_del(&c->node);
+    c->server->connections_len--;
+    loop_free_later(c->server->loop, c);
+}
+
+/* -EAGAIN while something is left. */
+static int flush(struct connection *c)
+{
+    while (!list_empty(&c->queue)) {
+        struct queued *q = list_first(&c->queue, struct queued, node);
+        int r = seqpacket_send(c->watch.fd, q->text, q->len, q->fds, q->fds_len);
+
+        if (r < 0)
+            return r;
+        queued_free(q);
+        c->queue_len--;
+    }
+    return 0;
+}
+
+static int enqueue(struct connection *c, char *text, size_t len, const int *fds, size_t fds_len)
+{
+    struct queued *q;
+
+    if (c->queue_len >= QUEUE_MAX)
+        return -ENOBUFS;
+    q = calloc(1, sizeof(*q));
+    if (!q)
+        return -ENOMEM;
+    list_init(&q->node);
+    for (size_t i = 0; i < fds_len; i++) {
+        q->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+        if (q->fds[i] < 0) {
+            int r = -errno;
+
+            queued_free(q);
+            return r;
+        }
+        q->fds_len++;
+    }
+    q->text = text;
+    q->len = len;
+    list_add_tail(&c->queue, &q->node);
+    c->queue_len++;
+    return loop_watch_modify(c->server->loop, &c->watch, EPOLLIN | EPOLLOUT);
+}
+
+/* Soon rather than now: callers are in the middle of something. */
+static void abandon(struct connection *c)
+{
+    c->closing = true;
+    loop_timer_set(c->server->loop, &c->quiet, 0);
+}
+
+int connection_send(struct connection *c, cJSON *message, const int *fds, size_t fds_len)
+{
+    _cleanup_free_ char *text = message ? cJSON_PrintUnformatted(message) : NULL;
+    size_t len = text ? strlen(text) : 0;
+    int r;
+
+    cJSON_Delete(message);
+    if (c->closing)
+        return -ECONNRESET;
+    if (!text)
+        r = -ENOMEM;
+    else if (len > BRUMA_MESSAGE_MAX)
+        r = -EMSGSIZE;
+    else if (!list_empty(&c->queue))
+        r = -EAGAIN;
+    else
+        r = seqpacket_send(c->watch.fd, text, len, fds, fds_len);
+    if (r == -EAGAIN) {
+        r = enqueue(c, text, len, fds, fds_len);
+        if (r == 0)
+            text = NULL;
+    }
+    if (r < 0) {
+        log_warn_errno(r, "cannot send to a %s\tpid=%d", c->role ? c->role->name : "peer", (int)c->pid);
+        abandon(c);
+    }
+    return r;
+}
+
+bool connection_flushed(const struct connection *c)
+{
+    return list_empty(&c->queue);
+}
+
+void connection_send_error(struct connection *c, enum bruma_reason reason, const char *text)
+{
+    cJSON *message = message_new("error");
+
+    cJSON_AddStringToObject(message, "reason", reason_name(reason));
+    cJSON_AddStringToObject(message, "error", text);
+    connection_send(c, message, NULL, 0);
+}
+
+void connection_close(struct connection *c)
+{
+    c->closing = true;
+    loop_timer_set(c->server->loop, &c->quiet, list_empty(&c->queue) ? 0 : LINGER_MAX);
+}
+
+void *connection_data(const struct connection *c)
+{
+    return c->data;
+}
+
+void connection_set_data(struct connection *c, void *data)
+{
+    c->data = data;
+}
+
+pid_t connection_pid(const struct connection *c)
+{
+    return c->pid;
+}
+
+static void refuse(struct connection *c, const char *what)
+{
+    log_warn("message refused\tpid=%d peer=%s reason=%s error=\"%s\"", (int)c->pid,
+             c->role ? c->role->name : "unknown", reason_name(BRUMA_REASON_MESSAGE_INVALID), what);
+    connection_send_error(c, BRUMA_REASON_MESSAGE_INVALID, what);
+    connection_close(c);
+}
+
+static void handle(struct connection *c, size_t len, int *fds, size_t fds_len)
+{
+    _cleanup_message_ cJSON *message = NULL;
+    struct server *s = c->server;
+
+    if (message_parse(s->buf, len, &message) < 0) {
+        refuse(c, "not a JSON object with a string \"op\"");
+        return;
+    }
+    if (!c->role) {
+        c->role = s->route(s->data, message_op(message), &c->data);
+        if (!c->role) {
+            refuse(c, "unknown op");
+            return;
+        }
+    }
+    if (c->role->patient)
+        loop_timer_cancel(&c->quiet);
+    else
+        loop_timer_set(s->loop, &c->quiet, QUIET_MAX);
+    c->role->message(c, message, fds, fds_len);
+}
+
+static void receive(struct connection *c)
+{
+    for (int i = 0; i < MESSAGES_PER_TURN && !c->closing; i++) {
+        int fds[BRUMA_MESSAGE_FDS_MAX];
+        size_t fds_len;
+        ssize_t n = seqpacket_receive(c->watch.fd, c->server->buf, sizeof(c->server->buf), fds,
+                                      BRUMA_MESSAGE_FDS_MAX, &fds_len);
+
+        if (n == -EAGAIN)
+            return;
+        if (n == -EMSGSIZE) {
+            refuse(c, "message or its descriptors too large");
+            return;
+        }
+        /* An empty datagram looks like the end too; it is no message either. */
+        if (n <= 0) {
+            close_fds(fds, fds_len);
+            connection_end(c);
+            return;
+        }
+        handle(c, (size_t)n, fds, fds_len);
+        close_fds(fds, fds_len);
+    }
+}
+
+static void on_connection(struct loop_watch *watch, uint32_t events)
+{
+    struct connection *c = container_of(watch, struct connection, watch);
+    int r;
+
+    if (events & EPOLLOUT) {
+        r = flush(c);
+        if (r < 0 && r != -EAGAIN) {
+            connection_end(c);
+            return;
+        }
+        if (r == 0) {
+            loop_watch_modify(c->server->loop, watch, EPOLLIN);
+            if (c->closing) {
+                connection_end(c);
+                return;
+            }
+            if (c->role && c->role->drained)
+                c->role->drained(c);
+        }
+    }
+    if (c->closing) {
+        /* Its input no longer counts. Waiting for it to take the rest is bounded by the quiet timer. */
+        if (events & (EPOLLHUP | EPOLLERR))
+            connection_end(c);
+        else
+            loop_watch_modify(c->server->loop, watch, EPOLLOUT);
+        return;
+    }
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+        receive(c);
+}
+
+static void on_quiet(struct loop_timer *timer)
+{
+    struct connection *c = container_of(timer, struct connection, quiet);
+
+    if (!c->closing)
+        log_warn("a silent peer is disconnected\tpid=%d peer=%s", (int)c->pid,
+                 c->role ? c->role->name : "unknown");
+    connection_end(c);
+}
+
+static void on_listener(struct loop_watch *watch, uint32_t events)
+{
+    struct server *s = container_of(watch, struct server, listener);
+    pid_t pid = 0;
+
+    for (int i = 0; i < MESSAGES_PER_TURN; i++) {
+        _cleanup_fd_ int fd = seqpacket_accept(watch->fd, &pid);
+        struct connection *c;
+
+        if (fd == -EPERM) {
+            log_warn("a peer that is not root was refused");
+            continue;
+        }
+        if (fd < 0)
+            return;
+        c = s->connections_len < CONNECTIONS_MAX ? calloc(1, sizeof(*c)) : NULL;
+        if (!c) {
+            log_warn("a connection was refused: too many are open\tpid=%d", (int)pid);
+            continue;
+        }
+        c->server = s;
+        c->pid = pid;
+        list_init(&c->queue);
+        loop_timer_init(&c->quiet, on_quiet);
+        if (loop_watch_add(s->loop, &c->watch, fd, EPOLLIN, on_connection) < 0) {
+            free(c);
+            continue;
+        }
+        take_fd(&fd);
+        list_add_tail(&s->connections, &c->node);
+        s->connections_len++;
+        loop_timer_set(s->loop, &c->quiet, QUIET_MAX);
+    }
+}
+
+int server_open(struct loop *loop, const char *path, server_route_fn route, void *data, struct server **ret)
+{
+    struct server *s = calloc(1, sizeof(*s));
+    struct stat st;
+    int r, fd;
+
+    if (!s)
+        return -ENOMEM;
+    s->loop = loop;
+    s->route = route;
+    s->data = data;
+    s->listener.fd = -1;
+    list_init(&s->connections);
+    s->path = strdup(path);
+    fd = s->path ? seqpacket_listen(path, 0600) : -ENOMEM;
+    r = fd < 0 ? fd : loop_watch_add(loop, &s->listener, fd, EPOLLIN, on_listener);
+    if (r == 0 && stat(path, &st) == 0)
+        s->inode = st.st_ino;
+    if (r < 0) {
+        if (fd >= 0)
+            close(fd);
+        free(s->path);
+        free(s);
+        return r;
+    }
+    *ret = s;
+    return 0;
+}
+
+void server_close(struct server **ptr)
+{
+    struct server *s = *ptr;
+    struct connection *c;
+    struct stat st;
+    int fd;
+
+    if (!s)
+        return;
+    list_for_each (c, &s->connections, node)
+        connection_end(c);
+    fd = s->listener.fd;
+    loop_watch_remove(s->loop, &s->listener);
+    if (fd >= 0)
+        close(fd);
+    if (stat(s->path, &st) == 0 && st.st_ino == s->inode)
+        unlink(s->path);
+    free(s->path);
+    free(s);
+    *ptr = NULL;
+}

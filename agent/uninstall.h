@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef AGENT_UNINSTALL_H
+#define AGENT_UNINSTALL_H
+
+#include "config.h"
+
+/* Takes every pod out of the mesh at once and removes pins, rules, records and sockets. The agent must not
+ * run
+ * (-EBUSY). Goes on after a failure and returns the first one. */
+int uninstall(const struct agent_config *config);
+
+#endif

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Verifies what is captured, on a timer and when the kernel reports that rules or routes were deleted; mends,
+ * counts and reports what is broken; finds pods whose network namespace is gone. */
+#ifndef AGENT_WATCHDOG_H
+#define AGENT_WATCHDOG_H
+
+#include "agent.h"
+
+void watchdog_start(struct agent *agent);
+void watchdog_stop(struct agent *agent);
+
+/* Verifies one enrolled pod now. 0 if nothing was broken, 1 if all that was broken is mended, or -errno with
+ * the first reason in error. With mend false nothing is put right: -EIO if anything is broken. */
+int watchdog_verify(struct agent *agent, struct pod *pod, bool mend, struct steer_error *error);
+
+/* Follows the deletion of rules and routes in the pod's namespace until its descriptors are closed. Failure
+ * is not fatal: the timer finds the same, later. */
+void watchdog_follow(struct agent *agent, struct pod *pod);
+
+#endif

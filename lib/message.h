@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reading the JSON objects of bruma/protocol.h. Nothing here trusts its input; results point into the
+ * message. */
+#ifndef LIB_MESSAGE_H
+#define LIB_MESSAGE_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "addr.h"
+#include "cleanup.h"
+
+#define MESSAGE_NAME_MAX 253 /* bytes of a pod's, namespace's or container's name: the limit of Kubernetes \
+                              */
+
+static inline void message_free(cJSON **message)
+{
+    cJSON_Delete(*message);
+}
+#define _cleanup_message_ cleanup(message_free)
+
+/* The whole of data must be one JSON object with a string "op". -EBADMSG if not. The caller frees *ret. */
+int message_parse(const char *data, size_t len, cJSON **ret);
+const char *message_op(const cJSON *message);
+
+/* Text of at most max bytes. -ENOENT: no such key, or null. -EBADMSG: something else than a string, or too
+ * long. */
+int message_text(const cJSON *message, const char *key, size_t max, const char **ret);
+/* Text fit for names of pods, namespaces, containers and files: letters, digits and ".", "_", "-", the first
+ * one a letter or digit. -ENOENT also for the empty string. */
+int message_name(const cJSON *message, const char *key, const char **ret);
+/* A number of 64 bits in a decimal string. */
+int message_u64(const cJSON *message, const char *key, uint64_t *ret);
+/* A JSON number without fraction, from 0 to max. */
+int message_number(const cJSON *message, const char *key, uint64_t max, uint64_t *ret);
+/* An array of "10.0.0.1" or "10.0.0.1/24" (the length is dropped). Duplicates are left out; -E2BIG for more
+ * than max. A missing key is an empty array. */
+int message_addresses(const cJSON *message, const char *key, struct addr *ret, int max, int *ret_len);
+
+/* New objects: NULL if there is no memory, and the add functions are harmless with a NULL object. */
+cJSON *message_new(const char *op);
+void message_add_u64(cJSON *message, const char *key, uint64_t value);
+void message_add_addresses(cJSON *message, const char *key, const struct addr *addresses, int len);
+
+#endif
