@@ -2,13 +2,13 @@
 #include "server.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "bruma/protocol.h"
 #include "message.h"
+#include "outbox.h"
 #include "reasons.h"
 #include "seqpacket.h"
 
@@ -16,18 +16,9 @@
 #include "log.h"
 
 #define CONNECTIONS_MAX   512
-#define QUEUE_MAX         16384 /* messages of one connection */
 #define QUIET_MAX         30000 /* milliseconds between two messages of an impatient role */
 #define LINGER_MAX        5000  /* milliseconds for the rest of the queue of a connection that ends */
 #define MESSAGES_PER_TURN 64    /* of one connection, so that no peer keeps the others waiting */
-
-struct queued {
-    struct list node;
-    char *text;
-    size_t len;
-    int fds[BRUMA_MESSAGE_FDS_MAX];
-    size_t fds_len;
-};
 
 struct connection {
     struct list node;
@@ -37,8 +28,7 @@ struct connection {
     pid_t pid;
     const struct server_role *role; /* NULL before the first message */
     void *data;
-    struct list queue;
-    size_t queue_len;
+    struct outbox outbox;
     bool closing, closed;
 };
 
@@ -54,17 +44,8 @@ struct server {
     char buf[BRUMA_MESSAGE_MAX + 1];
 };
 
-static void queued_free(struct queued *q)
-{
-    list_del(&q->node);
-    close_fds(q->fds, q->fds_len);
-    free(q->text);
-    free(q);
-}
-
 static void connection_end(struct connection *c)
 {
-    struct queued *q;
     int fd = c->watch.fd;
 
     if (c->closed)
@@ -74,55 +55,12 @@ static void connection_end(struct connection *c)
     loop_timer_cancel(&c->quiet);
     if (c->role && c->role->closed)
         c->role->closed(c);
-    list_for_each (q, &c->queue, node)
-        queued_free(q);
+    outbox_clear(&c->outbox);
     if (fd >= 0)
         close(fd);
     list_del(&c->node);
     c->server->connections_len--;
     loop_free_later(c->server->loop, c);
-}
-
-/* -EAGAIN while something is left. */
-static int flush(struct connection *c)
-{
-    while (!list_empty(&c->queue)) {
-        struct queued *q = list_first(&c->queue, struct queued, node);
-        int r = seqpacket_send(c->watch.fd, q->text, q->len, q->fds, q->fds_len);
-
-        if (r < 0)
-            return r;
-        queued_free(q);
-        c->queue_len--;
-    }
-    return 0;
-}
-
-static int enqueue(struct connection *c, char *text, size_t len, const int *fds, size_t fds_len)
-{
-    struct queued *q;
-
-    if (c->queue_len >= QUEUE_MAX)
-        return -ENOBUFS;
-    q = calloc(1, sizeof(*q));
-    if (!q)
-        return -ENOMEM;
-    list_init(&q->node);
-    for (size_t i = 0; i < fds_len; i++) {
-        q->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
-        if (q->fds[i] < 0) {
-            int r = -errno;
-
-            queued_free(q);
-            return r;
-        }
-        q->fds_len++;
-    }
-    q->text = text;
-    q->len = len;
-    list_add_tail(&c->queue, &q->node);
-    c->queue_len++;
-    return loop_watch_modify(c->server->loop, &c->watch, EPOLLIN | EPOLLOUT);
 }
 
 /* Soon rather than now: callers are in the middle of something. */
@@ -134,27 +72,22 @@ static void abandon(struct connection *c)
 
 int connection_send(struct connection *c, cJSON *message, const int *fds, size_t fds_len)
 {
-    _cleanup_free_ char *text = message ? cJSON_PrintUnformatted(message) : NULL;
+    char *text = message ? cJSON_PrintUnformatted(message) : NULL;
     size_t len = text ? strlen(text) : 0;
-    int r;
+    int r = text ? 0 : -ENOMEM;
 
     cJSON_Delete(message);
     if (c->closing)
-        return -ECONNRESET;
-    if (!text)
-        r = -ENOMEM;
+        r = -ECONNRESET;
     else if (len > BRUMA_MESSAGE_MAX)
         r = -EMSGSIZE;
-    else if (!list_empty(&c->queue))
-        r = -EAGAIN;
+    if (r < 0)
+        free(text);
     else
-        r = seqpacket_send(c->watch.fd, text, len, fds, fds_len);
-    if (r == -EAGAIN) {
-        r = enqueue(c, text, len, fds, fds_len);
-        if (r == 0)
-            text = NULL;
-    }
-    if (r < 0) {
+        r = outbox_send(&c->outbox, c->watch.fd, text, len, fds, fds_len);
+    if (r > 0)
+        r = loop_watch_modify(c->server->loop, &c->watch, EPOLLIN | EPOLLOUT);
+    if (r < 0 && !c->closing) {
         log_warn_errno(r, "cannot send to a %s\tpid=%d", c->role ? c->role->name : "peer", (int)c->pid);
         abandon(c);
     }
@@ -163,7 +96,7 @@ int connection_send(struct connection *c, cJSON *message, const int *fds, size_t
 
 bool connection_flushed(const struct connection *c)
 {
-    return list_empty(&c->queue);
+    return outbox_empty(&c->outbox);
 }
 
 void connection_send_error(struct connection *c, enum bruma_reason reason, const char *text)
@@ -178,7 +111,7 @@ void connection_send_error(struct connection *c, enum bruma_reason reason, const
 void connection_close(struct connection *c)
 {
     c->closing = true;
-    loop_timer_set(c->server->loop, &c->quiet, list_empty(&c->queue) ? 0 : LINGER_MAX);
+    loop_timer_set(c->server->loop, &c->quiet, outbox_empty(&c->outbox) ? 0 : LINGER_MAX);
 }
 
 void *connection_data(const struct connection *c)
@@ -258,7 +191,7 @@ static void on_connection(struct loop_watch *watch, uint32_t events)
     int r;
 
     if (events & EPOLLOUT) {
-        r = flush(c);
+        r = outbox_flush(&c->outbox, c->watch.fd);
         if (r < 0 && r != -EAGAIN) {
             connection_end(c);
             return;
@@ -317,7 +250,7 @@ static void on_listener(struct loop_watch *watch, uint32_t events)
         }
         c->server = s;
         c->pid = pid;
-        list_init(&c->queue);
+        outbox_init(&c->outbox);
         loop_timer_init(&c->quiet, on_quiet);
         if (loop_watch_add(s->loop, &c->watch, fd, EPOLLIN, on_connection) < 0) {
             free(c);
