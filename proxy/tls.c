@@ -12,11 +12,12 @@
 
 #include "proxy/verify.h"
 
-/* Ciphertext of one record beyond its plaintext: header, content type, tag; rounded up. */
-#define RECORD_OVERHEAD 64
-#define RECORD_PLAIN    16384
+#define ALERT_CLOSE_NOTIFY   0
+#define MESSAGE_NEW_TICKET   4
+#define MESSAGE_KEY_UPDATE   24
+#define KEY_UPDATE_ASKS_BACK 1
 
-/* ---- a BIO that reads the turn's received bytes and gathers what is to be sent ---- */
+/* ---- the handshake: a BIO that reads the turn's received bytes and gathers what is to be sent ---- */
 
 static int bio_read(BIO *bio, char *out, size_t size, size_t *ret)
 {
@@ -133,10 +134,14 @@ void tls_destroy(struct tls *tls)
 {
     SSL_free(tls->ssl);
     tls_context_unref(tls->context);
+    record_key_clear(&tls->seal);
+    record_key_clear(&tls->open);
+    OPENSSL_cleanse(tls->secrets, sizeof(tls->secrets));
+    free(tls->partial);
     free(tls->pending);
     tls->ssl = NULL;
     tls->context = NULL;
-    tls->pending = NULL;
+    tls->partial = tls->pending = NULL;
 }
 
 static int fail(struct tls *tls)
@@ -152,19 +157,74 @@ static int fail(struct tls *tls)
     return -EPROTO;
 }
 
-/* One recv() into the shared buffer. Returns what recv() does, with -errno for errors. */
+/* One recv() into the shared buffer, behind the rest of the last one. Returns what recv() does, with -errno
+ * for errors. */
 static ssize_t receive(struct tls *tls)
 {
+    struct tls_buffers *b = tls->buffers;
+    size_t had = tls->partial_len;
     ssize_t n;
 
+    if (had)
+        memcpy(b->received, tls->partial, had);
     do
-        n = recv(tls->fd, tls->buffers->received, tls->buffers->size, MSG_DONTWAIT);
+        n = recv(tls->fd, b->received + had, b->size - had, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return -errno;
-    tls->in = tls->buffers->received;
-    tls->in_len = (size_t)n;
+    free(tls->partial);
+    tls->partial = NULL;
+    tls->partial_len = 0;
+    tls->in = b->received;
+    tls->in_len = had + (size_t)n;
     return n;
+}
+
+/* Two secrets are all that is needed from OpenSSL; the callback sees every secret of the handshake by its
+ * name in the key log format. */
+void tls_take_secret(const SSL *ssl, const char *line)
+{
+    static const char *const labels[2] = {"CLIENT_TRAFFIC_SECRET_0 ", "SERVER_TRAFFIC_SECRET_0 "};
+    struct tls *tls = SSL_get_app_data(ssl);
+
+    for (int i = 0; i < 2; i++) {
+        const char *hex;
+        long len = 0;
+        unsigned char *raw;
+
+        if (strncmp(line, labels[i], strlen(labels[i])) != 0)
+            continue;
+        hex = strrchr(line, ' ');
+        raw = hex ? OPENSSL_hexstr2buf(hex + 1, &len) : NULL;
+        if (raw && len <= RECORD_SECRET_MAX) {
+            memcpy(tls->secrets[i], raw, (size_t)len);
+            tls->secret_len = (size_t)len;
+            tls->have_secret[i] = true;
+        }
+        OPENSSL_clear_free(raw, (size_t)len);
+    }
+}
+
+/* From here on OpenSSL is done with this connection. */
+static int take_over(struct tls *tls)
+{
+    const char *suite = SSL_get_cipher_name(tls->ssl);
+    int seals = tls->server ? 1 : 0, r = -EPROTO;
+
+    if (tls->have_secret[0] && tls->have_secret[1])
+        r = record_key_init(&tls->seal, suite, tls->secrets[seals], tls->secret_len, true);
+    if (r == 0)
+        r = record_key_init(&tls->open, suite, tls->secrets[1 - seals], tls->secret_len, false);
+    OPENSSL_cleanse(tls->secrets, sizeof(tls->secrets));
+    if (r < 0) {
+        tls->reason = BRUMA_REASON_INTERNAL;
+        snprintf(tls->error, sizeof(tls->error), "TLS: no keys for suite %.60s", suite);
+        return -EPROTO;
+    }
+    SSL_free(tls->ssl);
+    tls->ssl = NULL;
+    tls->established = true;
+    return 1;
 }
 
 int tls_handshake(struct tls *tls)
@@ -182,27 +242,145 @@ int tls_handshake(struct tls *tls)
     ERR_clear_error();
     r = SSL_do_handshake(tls->ssl);
     if (r == 1) {
-        tls->established = true;
-        /* The peer may have sent data in the same segment: it stays in the buffer for tls_read(), which the
-         * caller calls next. */
-    } else if (SSL_get_error(tls->ssl, r) != SSL_ERROR_WANT_READ) {
+        n = tls_flush(tls);
+        return n < 0 ? (int)n : take_over(tls);
+    }
+    if (SSL_get_error(tls->ssl, r) != SSL_ERROR_WANT_READ) {
         r = fail(tls);
         tls_flush(tls); /* the alert that tells the peer why */
         return r;
-    } else {
-        r = 0;
     }
     n = tls_flush(tls);
-    return n < 0 ? (int)n : r;
+    return n < 0 ? (int)n : 0;
+}
+
+/* Gathers one record. */
+static int put_record(struct tls *tls, enum record_type type, const uint8_t *data, size_t len)
+{
+    struct tls_buffers *b = tls->buffers;
+    long n;
+
+    if (b->size - b->gathered_len < len + RECORD_OVERHEAD) {
+        int r = tls_flush(tls);
+
+        if (r < 0)
+            return r;
+    }
+    n = record_seal(&tls->seal, type, data, len, b->gathered + b->gathered_len);
+    if (n < 0)
+        return fail(tls);
+    b->gathered_len += (size_t)n;
+    return 0;
+}
+
+static int update_own_key(struct tls *tls)
+{
+    static const uint8_t message[] = {MESSAGE_KEY_UPDATE, 0, 0, 1, 0};
+    int r = put_record(tls, RECORD_HANDSHAKE, message, sizeof(message));
+
+    return r < 0 ? r : record_key_update(&tls->seal);
+}
+
+static int protocol_error(struct tls *tls, const char *text)
+{
+    tls->reason = BRUMA_REASON_HTTP2_ERROR;
+    snprintf(tls->error, sizeof(tls->error), "TLS: %s", text);
+    return -EPROTO;
+}
+
+/* Messages after the handshake: tickets, which we do not use, and new keys. */
+static int take_messages(struct tls *tls, const uint8_t *data, size_t len)
+{
+    while (len) {
+        size_t body;
+
+        if (len < 4)
+            return protocol_error(tls, "a handshake message in pieces");
+        body = (size_t)data[1] << 16 | (size_t)data[2] << 8 | data[3];
+        if (body > len - 4)
+            return protocol_error(tls, "a handshake message in pieces");
+        if (data[0] == MESSAGE_KEY_UPDATE) {
+            if (body != 1 || len != 5 || record_key_update(&tls->open) < 0)
+                return protocol_error(tls, "a malformed key update");
+            if (data[4] == KEY_UPDATE_ASKS_BACK && update_own_key(tls) < 0)
+                return protocol_error(tls, "no new keys");
+        } else if (data[0] != MESSAGE_NEW_TICKET) {
+            return protocol_error(tls, "an unexpected handshake message");
+        }
+        data += 4 + body;
+        len -= 4 + body;
+    }
+    return 0;
+}
+
+/* One record out of tls->in, whose whole body is there. Returns bytes of data (may be 0), or an error. */
+static ssize_t take_record(struct tls *tls, size_t body, uint8_t *out)
+{
+    uint8_t type;
+    long n = record_open(&tls->open, tls->in, body, out, &type);
+
+    if (n < 0)
+        return protocol_error(tls, "a record is not authentic");
+    tls->in += RECORD_HEADER + body;
+    tls->in_len -= RECORD_HEADER + body;
+    switch (type) {
+    case RECORD_DATA:
+        return n;
+    case RECORD_HANDSHAKE:
+        return take_messages(tls, out, (size_t)n);
+    case RECORD_ALERT:
+        if (n == 2 && out[1] == ALERT_CLOSE_NOTIFY) {
+            tls->peer_closed = true;
+            return 0;
+        }
+        if (n == 2) {
+            char text[80];
+
+            snprintf(text, sizeof(text), "the peer's alert: %s", SSL_alert_desc_string_long(out[1]));
+            return protocol_error(tls, text);
+        }
+        return protocol_error(tls, "a malformed alert");
+    default:
+        return protocol_error(tls, "a record of unknown type");
+    }
+}
+
+/* The beginning of a record waits for its rest outside the shared buffer. */
+static int set_aside(struct tls *tls)
+{
+    if (!tls->in_len)
+        return 0;
+    tls->partial = malloc(tls->in_len);
+    if (!tls->partial)
+        return -ENOMEM;
+    memcpy(tls->partial, tls->in, tls->in_len);
+    tls->partial_len = tls->in_len;
+    tls->in_len = 0;
+    return 0;
+}
+
+/* Length of the next record's body, 0 if it is not all there, -EPROTO. */
+static long next_body(struct tls *tls)
+{
+    size_t body;
+
+    if (tls->in_len < RECORD_HEADER)
+        return 0;
+    body = (size_t)tls->in[3] << 8 | tls->in[4];
+    /* a change of cipher spec may come only before the handshake is done */
+    if (tls->in[0] != RECORD_DATA || body > RECORD_CIPHER_MAX || body <= RECORD_TAG)
+        return protocol_error(tls, "a malformed record");
+    return tls->in_len - RECORD_HEADER >= body ? (long)body : 0;
 }
 
 ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more)
 {
-    size_t total = 0;
+    size_t total = 0, wanted = tls->buffers->size - tls->partial_len;
     bool ended = false;
+    int r;
 
     *ret_more = false;
-    if (!tls->in_len) {
+    if (!tls->in_len && !tls->peer_closed) {
         ssize_t n = receive(tls);
 
         if (n == -EAGAIN)
@@ -210,52 +388,50 @@ ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more)
         if (n < 0)
             return n;
         ended = n == 0;
-        *ret_more = (size_t)n == tls->buffers->size;
+        *ret_more = (size_t)n == wanted;
     }
-    ERR_clear_error();
-    while (total < size) {
-        size_t n = 0;
-        int r = SSL_read_ex(tls->ssl, buf + total, size - total, &n), error;
+    while (!tls->peer_closed) {
+        long body = next_body(tls);
+        ssize_t n;
 
-        if (r == 1) {
-            total += n;
-            continue;
-        }
-        error = SSL_get_error(tls->ssl, r);
-        if (error == SSL_ERROR_WANT_READ)
+        if (body < 0)
+            return body;
+        if (!body)
             break;
-        tls->in_len = 0;
-        if (error == SSL_ERROR_ZERO_RETURN)
-            return total ? (ssize_t)total : -EPIPE;
-        return fail(tls);
+        /* the plaintext, its type and padding are decrypted in place, so a whole body needs room */
+        if ((size_t)body > size - total) {
+            *ret_more = true;
+            return (ssize_t)total;
+        }
+        n = take_record(tls, (size_t)body, buf + total);
+        if (n < 0)
+            return n;
+        total += (size_t)n;
     }
-    if (!total && ended)
+    if (tls->peer_closed)
+        tls->in_len = 0;
+    r = set_aside(tls);
+    if (r < 0)
+        return r;
+    if (!total && (ended || tls->peer_closed))
         return -EPIPE;
-    if (tls->in_len || total == size)
-        *ret_more = true;
+    if (ended || tls->peer_closed)
+        *ret_more = true; /* the end is told by the next call */
     return (ssize_t)total;
 }
 
 int tls_write(struct tls *tls, const uint8_t *data, size_t len)
 {
-    ERR_clear_error();
     while (len) {
-        size_t n = 0, part = len < RECORD_PLAIN ? len : RECORD_PLAIN;
+        size_t part = len < RECORD_PLAIN_MAX ? len : RECORD_PLAIN_MAX;
+        int r = put_record(tls, RECORD_DATA, data, part);
 
-        if (tls->buffers->size - tls->buffers->gathered_len < part + RECORD_OVERHEAD) {
-            int r = tls_flush(tls);
-
-            if (r < 0)
-                return r;
-            /* The socket is full in the middle of a flush: the rest has been taken from its sources already,
-             * so it is encrypted into the pending bytes by the next loop rounds below. */
-        }
-        if (SSL_write_ex(tls->ssl, data, part, &n) != 1)
-            return fail(tls);
-        data += n;
-        len -= n;
+        if (r < 0)
+            return r;
+        data += part;
+        len -= part;
     }
-    return 0;
+    return record_key_worn(&tls->seal) ? update_own_key(tls) : 0;
 }
 
 /* Keeps what the socket did not take. */
@@ -327,10 +503,9 @@ int tls_flush(struct tls *tls)
 
 void tls_shutdown(struct tls *tls)
 {
-    if (!tls->established || tls_blocked(tls))
-        return;
-    ERR_clear_error();
-    SSL_shutdown(tls->ssl);
-    tls_flush(tls);
-    ERR_clear_error();
+    static const uint8_t close_notify[] = {1, ALERT_CLOSE_NOTIFY};
+
+    if (tls->established && !tls_blocked(tls) &&
+        put_record(tls, RECORD_ALERT, close_notify, sizeof(close_notify)) == 0)
+        tls_flush(tls);
 }

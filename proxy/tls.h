@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The TLS layer of one tunnel over a non-blocking socket. Ciphertext of a whole loop turn is gathered and
- * leaves in one send(); what the socket does not take is kept, and nothing more is encrypted until it is
- * gone. The caller owns fd and watches it.
- *
- * This interface hides who protects the records: nothing outside tls.c names SSL_read or SSL_write.
+ * The TLS layer of one tunnel over a non-blocking socket: OpenSSL does the handshake, record.c protects what
+ * follows. Ciphertext of a whole loop turn is gathered and leaves in one send(); what the socket does not
+ * take is kept, and nothing more should be written until it is gone. The caller owns fd and watches it.
  */
 #ifndef PROXY_TLS_H
 #define PROXY_TLS_H
@@ -15,6 +13,7 @@
 #include <sys/types.h>
 
 #include "bruma/reasons.h"
+#include "proxy/record.h"
 #include "proxy/state.h"
 #include "proxy/tls_context.h"
 
@@ -35,34 +34,41 @@ struct tls_expected {
 
 struct tls {
     int fd;
-    SSL *ssl;
+    SSL *ssl;                    /* NULL once the handshake is done */
     struct tls_context *context; /* referenced */
     struct tls_buffers *buffers;
-    bool server, established;
-    const uint8_t *in; /* ciphertext that OpenSSL reads next; only set inside tls_read and tls_handshake */
+    bool server, established, peer_closed;
+    bool have_secret[2];
+    uint8_t
+        secrets[2][RECORD_SECRET_MAX]; /* client's, server's traffic secret; cleared once the keys are made */
+    size_t secret_len;
+    struct record_key seal, open;
+    const uint8_t *in; /* ciphertext to be read next, in buffers->received; valid within a turn */
     size_t in_len;
+    uint8_t *partial; /* the beginning of a record whose rest has not come */
+    size_t partial_len;
     uint8_t *pending; /* ciphertext that the socket did not take */
     size_t pending_len, pending_offset;
     struct tls_expected expected;
     char peer_identity[SPIFFE_MAX]; /* verified; "" before */
     enum bruma_reason reason;       /* why the handshake or the connection failed */
-    char error[160];
+    char error[256];
 };
 
 /* Takes a reference on context. 0 or -ENOMEM. */
 int tls_init(struct tls *tls, struct tls_context *context, struct tls_buffers *buffers, int fd, bool server);
 void tls_destroy(struct tls *tls);
 
-/* Goes on with the handshake: 1 done, 0 wait for the socket, -EPROTO (tls->reason and tls->error say why), or
- * -errno of the socket. */
+/* Goes on with the handshake: 1 done (call tls_read() at once: data may have come along), 0 wait for the
+ * socket, -EPROTO (tls->reason and tls->error say why), or -errno of the socket. */
 int tls_handshake(struct tls *tls);
 
-/* Receives once and decrypts into buf. Returns bytes (> 0), 0 if there is nothing now, -EPIPE at the peer's
- * end, -EPROTO or -errno. *ret_more: the socket may hold more. */
+/* Receives at most once and decrypts into buf, which should hold some records. Returns bytes (> 0), 0 if
+ * there is nothing now, -EPIPE at the peer's end, -EPROTO or -errno. *ret_more: there may be more: call
+ * again. */
 ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more);
 
-/* Encrypts and gathers; call tls_flush() once per turn. Must not be called while tls_blocked(). 0 or -EPROTO.
- */
+/* Encrypts and gathers; call tls_flush() once per turn. 0, -EPROTO or -errno. */
 int tls_write(struct tls *tls, const uint8_t *data, size_t len);
 /* Sends what is gathered. 0: all gone. 1: the socket is full, tls_blocked() until a later tls_flush() returns
  * 0. Or -errno. */
@@ -72,8 +78,11 @@ static inline bool tls_blocked(const struct tls *tls)
     return tls->pending != NULL;
 }
 
-/* Queues close_notify, without waiting for anything. */
+/* Sends close_notify if the socket takes it. */
 void tls_shutdown(struct tls *tls);
+
+/* For SSL_CTX_set_keylog_callback() of both contexts. */
+void tls_take_secret(const SSL *ssl, const char *line);
 
 int tls_buffers_init(struct tls_buffers *buffers, size_t size);
 void tls_buffers_destroy(struct tls_buffers *buffers);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "proxy/tls.h"
 #include "proxy/verify.h"
 
 static const unsigned char alpn[] = {2, 'h', '2'};
@@ -108,11 +109,10 @@ static SSL_CTX *new_context(const SSL_METHOD *method, X509_STORE *roots, bool se
     SSL_CTX_set_options(c, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_ANTI_REPLAY);
     SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(c, 0);
-    SSL_CTX_set_mode(c, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
-                            SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     SSL_CTX_set1_cert_store(c, roots);
     SSL_CTX_set_verify(c, SSL_VERIFY_PEER | (server ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0), NULL);
     SSL_CTX_set_cert_verify_callback(c, verify_peer, NULL);
+    SSL_CTX_set_keylog_callback(c, tls_take_secret);
     if (server)
         SSL_CTX_set_alpn_select_cb(c, select_alpn, NULL);
     else

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "certificates.h"
+#include "proxy/tls.h"
+
+#define CLIENT "spiffe://cluster.local/ns/shop/sa/web"
+#define SERVER "spiffe://cluster.local/ns/shop/sa/cart"
+#define SIZE   (512 * 1024)
+
+struct pair {
+    int fds[2];
+    struct tls_buffers buffers[2]; /* as on two workers */
+    struct tls client, server;
+    struct workload expected;
+};
+
+static struct tls_context *context(const struct test_ca *ca, const struct test_ca *trusted,
+                                   const char *identity, const char *san, long from, long to)
+{
+    EVP_PKEY *key = EVP_EC_gen("P-256");
+    X509 *cert = test_certificate(key, ca->cert, ca->key, san, from, to);
+    char *chain = test_pem(cert), error[200];
+    struct tls_context *c = NULL;
+    const char *chains[] = {chain}, *roots[] = {trusted->pem};
+
+    cr_assert(tls_context_new(identity, key, chains, 1, roots, 1, &c, error, sizeof(error)) == 0, "%s",
+              error);
+    free(chain);
+    X509_free(cert);
+    EVP_PKEY_free(key);
+    return c;
+}
+
+static struct tls_context *good(const struct test_ca *ca, const char *identity)
+{
+    char san[200];
+
+    snprintf(san, sizeof(san), "critical,URI:%s", identity);
+    return context(ca, ca, identity, san, -60, 3600);
+}
+
+static void start(struct pair *p, struct tls_context *client, struct tls_context *server,
+                  const char *expected)
+{
+    cr_assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, p->fds) == 0);
+    for (int i = 0; i < 2; i++)
+        cr_assert(tls_buffers_init(&p->buffers[i], SIZE) == 0);
+    cr_assert(tls_init(&p->client, client, &p->buffers[0], p->fds[0], false) == 0);
+    cr_assert(tls_init(&p->server, server, &p->buffers[1], p->fds[1], true) == 0);
+    p->expected = (struct workload){.references = 1000, .identity = expected};
+    p->client.expected.upstream = &p->expected;
+}
+
+/* Lets both sides go on until both are done or one fails; returns what the two last said. */
+static void handshake(struct pair *p, int *client, int *server)
+{
+    *client = *server = 0;
+    for (int i = 0; i < 20 && (*client == 0 || *server == 0); i++) {
+        if (*client == 0)
+            *client = tls_handshake(&p->client);
+        if (*server == 0)
+            *server = tls_handshake(&p->server);
+        if (*client < 0 || *server < 0)
+            break;
+    }
+}
+
+static void end(struct pair *p)
+{
+    tls_destroy(&p->client);
+    tls_destroy(&p->server);
+    for (int i = 0; i < 2; i++) {
+        tls_buffers_destroy(&p->buffers[i]);
+        close(p->fds[i]);
+    }
+}
+
+Test(tls, both_sides_know_each_other_afterwards)
+{
+    struct test_ca ca = test_ca();
+    struct tls_context *c = good(&ca, CLIENT), *s = good(&ca, SERVER);
+    int client, server;
+
+    /* the second round finds the certificates in the memory of the verified ones */
+    struct pair p = {};
+
+    start(&p, c, s, SERVER);
+    handshake(&p, &client, &server);
+    cr_assert(client == 1 && server == 1, "%s / %s", p.client.error, p.server.error);
+    cr_expect_str_eq(p.client.peer_identity, SERVER);
+    cr_expect_str_eq(p.server.peer_identity, CLIENT);
+    end(&p);
+    tls_context_unref(c);
+    tls_context_unref(s);
+    test_ca_free(&ca);
+}
+
+static void refused(struct tls_context *c, struct tls_context *s, const char *expected,
+                    enum bruma_reason client_reason, enum bruma_reason server_reason)
+{
+    struct pair p = {};
+    int client, server;
+
+    start(&p, c, s, expected);
+    handshake(&p, &client, &server);
+    cr_expect(client < 0 || server < 0, "one side refuses");
+    if (client_reason)
+        cr_expect(p.client.reason == client_reason, "%s", p.client.error);
+    if (server_reason)
+        cr_expect(p.server.reason == server_reason, "%s", p.server.error);
+    end(&p);
+    tls_context_unref(c);
+    tls_context_unref(s);
+}
+
+Test(tls, a_server_that_is_somebody_else_is_refused)
+{
+    struct test_ca ca = test_ca();
+
+    refused(good(&ca, CLIENT), good(&ca, "spiffe://cluster.local/ns/shop/sa/other"), SERVER,
+            BRUMA_REASON_PEER_IDENTITY_MISMATCH, BRUMA_REASON_NONE);
+    test_ca_free(&ca);
+}
+
+Test(tls, a_client_of_another_trust_domain_is_refused)
+{
+    struct test_ca ca = test_ca();
+
+    refused(good(&ca, "spiffe://other.domain/ns/shop/sa/web"), good(&ca, SERVER), SERVER, BRUMA_REASON_NONE,
+            BRUMA_REASON_PEER_TRUST_DOMAIN);
+    test_ca_free(&ca);
+}
+
+Test(tls, a_certificate_of_another_root_is_refused)
+{
+    struct test_ca ca = test_ca(), other = test_ca();
+
+    refused(good(&other, CLIENT), good(&ca, SERVER), SERVER, BRUMA_REASON_PEER_UNTRUSTED, BRUMA_REASON_NONE);
+    refused(context(&other, &ca, CLIENT, "URI:" CLIENT, -60, 3600), good(&ca, SERVER), SERVER,
+            BRUMA_REASON_NONE, BRUMA_REASON_PEER_UNTRUSTED);
+    test_ca_free(&ca);
+    test_ca_free(&other);
+}
+
+Test(tls, a_certificate_out_of_date_is_refused)
+{
+    struct test_ca ca = test_ca();
+
+    refused(good(&ca, CLIENT), context(&ca, &ca, SERVER, "URI:" SERVER, -7200, -3600), SERVER,
+            BRUMA_REASON_PEER_UNTRUSTED, BRUMA_REASON_NONE);
+    refused(context(&ca, &ca, CLIENT, "URI:" CLIENT, 3600, 7200), good(&ca, SERVER), SERVER,
+            BRUMA_REASON_NONE, BRUMA_REASON_PEER_UNTRUSTED);
+    test_ca_free(&ca);
+}
+
+Test(tls, a_certificate_without_a_spiffe_name_is_refused)
+{
+    struct test_ca ca = test_ca();
+
+    refused(context(&ca, &ca, CLIENT, "DNS:web.shop", -60, 3600), good(&ca, SERVER), SERVER,
+            BRUMA_REASON_NONE, BRUMA_REASON_PEER_IDENTITY_MISMATCH);
+    refused(context(&ca, &ca, CLIENT, "URI:spiffe://cluster.local/ns/shop", -60, 3600), good(&ca, SERVER),
+            SERVER, BRUMA_REASON_NONE, BRUMA_REASON_PEER_IDENTITY_MISMATCH);
+    test_ca_free(&ca);
+}
+
+Test(tls, garbage_instead_of_a_hello_is_an_answer_not_a_crash)
+{
+    static const char garbage[] = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    struct test_ca ca = test_ca();
+    struct tls_context *c = good(&ca, CLIENT), *s = good(&ca, SERVER);
+    struct pair p = {};
+
+    start(&p, c, s, SERVER);
+    cr_assert(write(p.fds[0], garbage, sizeof(garbage)) > 0);
+    cr_expect(tls_handshake(&p.server) == -EPROTO);
+    cr_expect(p.server.reason == BRUMA_REASON_TLS_HANDSHAKE_FAILED && p.server.error[0]);
+    end(&p);
+    memset(&p, 0, sizeof(p));
+    start(&p, c, s, SERVER);
+    shutdown(p.fds[0], SHUT_WR);
+    cr_expect(tls_handshake(&p.server) == -EPROTO, "closed before it began");
+    end(&p);
+    tls_context_unref(c);
+    tls_context_unref(s);
+    test_ca_free(&ca);
+}
+
+/* Far more than the socket holds: what is not taken is kept, nothing is lost or reordered. */
+Test(tls, bytes_survive_a_full_socket)
+{
+    enum { TOTAL = 8 * 1024 * 1024, PIECE = 300 * 1024 };
+    struct test_ca ca = test_ca();
+    struct tls_context *c = good(&ca, CLIENT), *s = good(&ca, SERVER);
+    uint8_t *data = malloc(PIECE), *got = malloc(SIZE);
+    size_t sent = 0, received = 0;
+    int client, server, blocked = 0;
+    struct pair p = {};
+
+    start(&p, c, s, SERVER);
+    handshake(&p, &client, &server);
+    cr_assert(client == 1 && server == 1);
+    for (long rounds = 0; received < TOTAL && rounds < 1000000; rounds++) {
+        bool more;
+        ssize_t n;
+
+        if (sent < TOTAL && !tls_blocked(&p.client)) {
+            size_t len = TOTAL - sent < PIECE ? TOTAL - sent : PIECE;
+
+            for (size_t i = 0; i < len; i++)
+                data[i] = (uint8_t)((sent + i) * 31 + (sent + i) / 977);
+            cr_assert(tls_write(&p.client, data, len) == 0);
+            sent += len;
+        }
+        cr_assert(tls_flush(&p.client) >= 0);
+        blocked += tls_blocked(&p.client);
+        n = tls_read(&p.server, got, 100000, &more);
+        cr_assert(n >= 0, "%zd", n);
+        for (ssize_t i = 0; i < n; i++)
+            cr_assert(got[i] == (uint8_t)((received + (size_t)i) * 31 + (received + (size_t)i) / 977),
+                      "at %zu", received + (size_t)i);
+        received += (size_t)n;
+    }
+    cr_expect(received == TOTAL);
+    cr_expect(blocked > 0, "the socket was full at times");
+    tls_shutdown(&p.client);
+    for (int i = 0; i < 3; i++) {
+        bool more;
+        ssize_t n = tls_read(&p.server, got, SIZE, &more);
+
+        if (n == -EPIPE)
+            break;
+        cr_expect(n == 0 && i < 2, "close_notify ends the connection");
+    }
+    end(&p);
+    free(data);
+    free(got);
+    tls_context_unref(c);
+    tls_context_unref(s);
+    test_ca_free(&ca);
+}
+
+Test(tls, context_refuses_what_does_not_fit_together)
+{
+    struct test_ca ca = test_ca();
+    EVP_PKEY *key = EVP_EC_gen("P-256"), *other = EVP_EC_gen("P-256");
+    X509 *cert = test_certificate(key, ca.cert, ca.key, "URI:" CLIENT, -60, 3600);
+    char *chain = test_pem(cert), error[200];
+    const char *chains[] = {chain}, *roots[] = {ca.pem}, *garbage[] = {"not PEM at all"};
+    struct tls_context *c = NULL;
+
+    cr_expect(tls_context_new(CLIENT, other, chains, 1, roots, 1, &c, error, sizeof(error)) == -EINVAL,
+              "foreign key");
+    cr_expect(tls_context_new(CLIENT, key, chains, 1, garbage, 1, &c, error, sizeof(error)) == -EINVAL,
+              "no root");
+    cr_expect(tls_context_new(CLIENT, key, garbage, 1, roots, 1, &c, error, sizeof(error)) == -EINVAL,
+              "no chain");
+    cr_expect(tls_context_new("web", key, chains, 1, roots, 1, &c, error, sizeof(error)) == -EINVAL,
+              "no identity");
+    cr_expect(c == NULL);
+    free(chain);
+    X509_free(cert);
+    EVP_PKEY_free(key);
+    EVP_PKEY_free(other);
+    test_ca_free(&ca);
+}
