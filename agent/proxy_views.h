@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What each proxy is to know about each pod, and the sending of it. Private to proxy_server.c and
+ * proxy_views.c. */
+#ifndef AGENT_PROXY_VIEWS_H
+#define AGENT_PROXY_VIEWS_H
+
+#include "proxy_server.h"
+
+#define PROXY_ANSWER_MAX 10000 /* milliseconds that a proxy may leave messages unacknowledged */
+
+enum proxy_state { PROXY_NEW, PROXY_OFFERING, PROXY_SYNCING, PROXY_SERVING, PROXY_REPLACED };
+enum wish { WISH_NOTHING, WISH_ADD, WISH_KEEP, WISH_DRAIN, WISH_DELETE };
+enum view_state { VIEW_PENDING, VIEW_SERVING, VIEW_FAILED, VIEW_DRAINING, VIEW_DRAINED };
+
+struct proxy {
+    struct list node; /* oldest process first */
+    struct proxies *proxies;
+    struct connection *connection;
+    enum proxy_state state;
+    char version[64];
+    uint64_t connected_at; /* loop time */
+    uint64_t born;         /* start of its process, in clock ticks; 0: not known */
+    struct list views, wishes;
+    uint64_t seq, snapshot_seq;
+    bool setup_sent, drain_wanted;
+    unsigned unanswered;
+    struct loop_timer answer;
+};
+
+/* One pod as one proxy is to see it. */
+struct view {
+    struct list of_proxy, of_pod, wished;
+    struct proxy *proxy;
+    struct pod *pod; /* NULL once it is gone; then only the delete is left to send */
+    char *uid;
+    enum wish wish;
+    enum view_state state;
+    uint64_t seq; /* of the last message about it, 0: none was sent */
+    enum bruma_reason reason;
+    char error[256];
+};
+
+struct proxies {
+    struct loop *loop;
+    const struct agent_config *config;
+    const struct pods *pods;
+    int proxy_sockets_fd;
+    struct proxies_events events;
+    struct list list;
+};
+
+struct view *view_of(const struct proxy *proxy, const struct pod *pod); /* or NULL */
+struct view *view_get(struct proxy *proxy, struct pod *pod);            /* NULL: no memory */
+void view_free(struct view *view);
+void view_wish(struct view *view, enum wish wish);
+
+/* Sends what is wished for as long as the socket takes it. */
+void proxy_push(struct proxy *proxy);
+/* The youngest process that has acknowledged its snapshot, or NULL. */
+struct proxy *proxies_find_serving(const struct proxies *proxies);
+/* The pod is one that a proxy shall serve now. */
+bool pod_is_served(const struct pod *pod);
+
+#endif

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent_doubles.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+char steps[4096];
+const char *failing_step;
+int findings_to_report;
+bool link_attached, namespace_is_ambient = true, mesh_is_ready = true, announced_enrolled;
+int announced_pods;
+
+void steps_clear(void)
+{
+    steps[0] = '\0';
+}
+
+static int step(const char *name, struct steer_error *error)
+{
+    size_t len = strlen(steps);
+
+    snprintf(steps + len, sizeof(steps) - len, "%s%s", len ? " " : "", name);
+    if (!failing_step || strcmp(failing_step, name))
+        return 0;
+    if (error) {
+        error->reason = BRUMA_REASON_ROUTE_SETUP_FAILED;
+        snprintf(error->text, sizeof(error->text), "%s was made to fail", name);
+    }
+    return -EIO;
+}
+
+int steer_listeners_open(int netns_fd, int listeners[BRUMA_LISTENER_COUNT], struct steer_error *error)
+{
+    bool opened = false;
+
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
+        opened |= listeners[i] < 0;
+    if (opened && step("listen", error) < 0)
+        return -EIO;
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
+        if (listeners[i] < 0)
+            listeners[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    }
+    return 0;
+}
+
+int steer_pod_prepare(struct steer *steer, const struct steer_pod *pod, int *ret_program_fd,
+                      struct steer_error *error)
+{
+    int r = step("prepare", error);
+
+    if (r == 0)
+        *ret_program_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return r;
+}
+
+int steer_pod_attach(struct steer *steer, const struct steer_pod *pod, struct steer_error *error)
+{
+    return step("attach", error);
+}
+
+int steer_pod_commit(struct steer *steer, const struct steer_pod *pod, struct steer_error *error)
+{
+    return step("commit", error);
+}
+
+int steer_pod_link_path(const struct steer *steer, uint64_t cookie, char *buf, size_t size)
+{
+    return snprintf(buf, size, "/nowhere/pods/%lu/link", (unsigned long)cookie) < (int)size ? 0
+                                                                                            : -ENAMETOOLONG;
+}
+
+int steer_pod_stop_outbound(struct steer *steer, uint64_t cookie, struct steer_error *error)
+{
+    return step("stop_outbound", error);
+}
+
+int steer_pod_detach(struct steer *steer, uint64_t cookie, struct steer_error *error)
+{
+    return step("detach", error);
+}
+
+int steer_pod_clean(struct steer *steer, uint64_t cookie, int netns_fd, struct steer_error *error)
+{
+    return step(netns_fd < 0 ? "clean_dead" : "clean", error);
+}
+
+bool steer_pod_attached(struct steer *steer, uint64_t cookie, int netns_fd)
+{
+    return link_attached;
+}
+
+int steer_pod_verify(struct steer *steer, const struct steer_pod *pod, struct steer_findings *ret)
+{
+    memset(ret, 0, sizeof(*ret));
+    if (findings_to_report > 0) {
+        findings_to_report--;
+        ret->reasons[ret->len++] = BRUMA_REASON_RULE_MISSING;
+    }
+    return step("verify", NULL);
+}
+
+int steer_pod_mend(struct steer *steer, const struct steer_pod *pod, const struct steer_findings *findings,
+                   struct steer_error *error)
+{
+    return step("mend", error);
+}
+
+int steer_cgroup_verify(struct steer *steer)
+{
+    return 0;
+}
+
+int steer_cgroup_mend(struct steer *steer, struct steer_error *error)
+{
+    return step("mend_cgroup", error);
+}
+
+int steer_open(const struct steer_config *config, struct steer **ret, struct steer_error *error)
+{
+    return step("open", error);
+}
+
+void steer_close(struct steer **steer)
+{
+}
+
+int steer_uninstall(const char *pin_dir, struct steer_error *error)
+{
+    return step("uninstall", error);
+}
+
+int steer_pods_pinned(const struct steer *steer, uint64_t **ret)
+{
+    *ret = NULL;
+    return 0;
+}
+
+int steer_pod_entry(struct steer *steer, uint64_t cookie, struct bruma_pod *ret)
+{
+    return -ENOENT;
+}
+
+int steer_pod_counters(struct steer *steer, uint64_t cookie, struct bruma_pod_counters *ret)
+{
+    return -ENOENT;
+}
+
+int steer_failure_count(struct steer *steer, enum bruma_reason reason, struct bruma_failure_count *ret)
+{
+    return -ENOENT;
+}
+
+bool mesh_ready(const struct mesh *mesh)
+{
+    return mesh_is_ready;
+}
+
+bool mesh_namespace_ambient(const struct mesh *mesh, const char *namespace)
+{
+    return namespace_is_ambient;
+}
+
+enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, const char *pod)
+{
+    return !strcmp(pod, "opted-out")  ? MESH_MODE_NONE
+           : !strcmp(pod, "opted-in") ? MESH_MODE_AMBIENT
+                                      : MESH_MODE_UNSET;
+}
+
+int mesh_service_account(const struct mesh *mesh, const char *namespace, const char *pod, char *buf,
+                         size_t size)
+{
+    snprintf(buf, size, "default");
+    return 0;
+}
+
+const char *mesh_trust_domain(const struct mesh *mesh)
+{
+    return "cluster.local";
+}
+
+int mesh_set_local_pod(struct mesh *mesh, const struct mesh_local_pod *pod)
+{
+    announced_enrolled = pod->enrolled;
+    announced_pods = 1;
+    return 0;
+}
+
+void mesh_remove_local_pod(struct mesh *mesh, const char *uid)
+{
+    announced_enrolled = false;
+    announced_pods = 0;
+}
+
+void mesh_report(const struct mesh *mesh, cJSON *object)
+{
+}
+
+void mesh_uninstall(const struct agent_config *config)
+{
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A steering library that writes down what it is asked to do and fails where a test wants it to, and a mesh
+ * whose labels a test sets. The agent's core is linked with these to see the order of its steps. */
+#ifndef TESTS_UNIT_AGENT_DOUBLES_H
+#define TESTS_UNIT_AGENT_DOUBLES_H
+
+#include "../../agent/agent.h"
+
+extern char steps[4096];          /* words separated by spaces */
+extern const char *failing_step;  /* that word fails with -EIO */
+extern int findings_to_report;    /* the next verification finds RULE_MISSING so many times */
+extern bool link_attached;        /* what steer_pod_attached() says */
+extern bool namespace_is_ambient; /* what the mesh says of every namespace */
+extern bool mesh_is_ready;
+extern bool announced_enrolled; /* as last told to the control plane */
+extern int announced_pods;      /* how many pods it knows of */
+
+void steps_clear(void);
+
+#endif
