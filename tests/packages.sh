@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# Debian and Ubuntu packages that the scripts need, by what for. Sourced by tests/run.sh and tests/lab.sh:
+#     ensure_packages build test lab bench
+# installs what is missing and says nothing if nothing is.
+
+packages_build() {
+    echo gcc libc6-dev make pkg-config meson ninja-build clang llvm
+    echo linux-libc-dev libbpf-dev libelf-dev zlib1g-dev libcjson-dev libssl-dev libnghttp2-dev
+    echo libprotobuf-c-dev protobuf-c-compiler libcurl4-openssl-dev libmnl-dev liburcu-dev libyaml-dev
+    echo libcriterion-dev
+    if is_ubuntu; then
+        echo linux-tools-common linux-tools-generic # bpftool
+    else
+        echo bpftool
+    fi
+}
+
+packages_test() {
+    # Version 14 of both tools is what the tree is formatted and linted with; both distributions have it.
+    echo clang-format-14 clang-tidy-14 shellcheck
+    # libFuzzer and the sanitizers' run-time of the distribution's default clang
+    echo "libclang-rt-$(clang_version)-dev"
+    if ! is_ubuntu; then
+        echo "libfuzzer-$(clang_version)-dev"
+    fi
+    echo python3 python3-pytest python3-h2 python3-cryptography python3-yaml openssl
+    packages_network
+}
+
+packages_lab() {
+    echo python3 python3-yaml nginx-light curl redis-server redis-tools tcpdump
+    packages_network
+}
+
+packages_bench() {
+    echo python3 python3-grpcio python3-cryptography python3-yaml iperf3 iptables openssl
+    packages_network
+}
+
+packages_network() {
+    echo iproute2 procps util-linux containernetworking-plugins
+}
+
+is_ubuntu() {
+    (. /etc/os-release 2>/dev/null && [ "${ID:-}" = ubuntu ])
+}
+
+# Major version of the package "clang", which may not be installed yet.
+clang_version() {
+    if is_ubuntu; then
+        echo 18
+    else
+        echo 14
+    fi
+}
+
+missing_packages() {
+    local have
+    have=" $(dpkg-query -W -f='${Package}:${db:Status-Status} ' "$@" 2>/dev/null) "
+    local p
+    for p in "$@"; do
+        case "$have" in
+        *" $p:installed "*) ;;
+        *) echo "$p" ;;
+        esac
+    done
+}
+
+# Services of packages (nginx, redis) must not start on this machine: the lab runs its own in namespaces.
+with_services_held() {
+    local policy=/usr/sbin/policy-rc.d r=0
+    if [ -e "$policy" ]; then
+        "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    "$@" || r=$?
+    rm -f "$policy"
+    return "$r"
+}
+
+apt_install() {
+    DEBIAN_FRONTEND=noninteractive apt-get -y -qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 \
+        -o Dpkg::Use-Pty=0 install --no-install-recommends "$@"
+}
+
+ensure_packages() {
+    local wanted=() missing=() group log try word
+    for group in "$@"; do
+        for word in $("packages_$group"); do
+            wanted+=("$word")
+        done
+    done
+    mapfile -t missing < <(missing_packages "${wanted[@]}" | sort -u)
+    if [ "${#missing[@]}" -gt 0 ]; then
+        if [ "$(id -u)" != 0 ]; then
+            echo "these packages are missing, and only root can install them: ${missing[*]}" >&2
+            return 1
+        fi
+        log=$(mktemp)
+        echo "installing ${#missing[@]} packages: ${missing[*]}"
+        for try in 1 2 3; do
+            # Package lists go stale; a failing update is only fatal if the install then fails too.
+            apt-get -qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 update >>"$log" 2>&1 || true
+            if with_services_held apt_install "${missing[@]}" >>"$log" 2>&1; then
+                break
+            fi
+            if [ "$try" = 3 ]; then
+                echo "packages could not be installed; the end of apt's output ($log):" >&2
+                grep -v '^\(Get\|Hit\|Selecting\|Preparing\|Unpacking\)' "$log" | tail -15 >&2
+                return 1
+            fi
+            sleep $((try * 5))
+        done
+        rm -f "$log"
+        # They would start with the next boot.
+        if command -v systemctl >/dev/null 2>&1; then
+            for word in "${missing[@]}"; do
+                case "$word" in
+                nginx-light) systemctl -q disable nginx.service >/dev/null 2>&1 || true ;;
+                redis-server) systemctl -q disable redis-server.service >/dev/null 2>&1 || true ;;
+                esac
+            done
+        fi
+    fi
+    find_bpftool
+}
+
+# Ubuntu's /usr/sbin/bpftool looks for the one of the running kernel, which there need not be (containers, other
+# kernels); any version will do. Puts one that works first in PATH.
+find_bpftool() {
+    local candidate directory
+    if PATH="$PATH:/usr/sbin:/sbin" bpftool version >/dev/null 2>&1; then
+        export PATH="$PATH:/usr/sbin:/sbin"
+        return 0
+    fi
+    for candidate in /usr/lib/linux-tools/*/bpftool /usr/lib/linux-tools-*/bpftool; do
+        if [ -x "$candidate" ] && "$candidate" version >/dev/null 2>&1; then
+            directory=$(dirname "$candidate")
+            export PATH="$directory:$PATH:/usr/sbin:/sbin"
+            return 0
+        fi
+    done
+    export PATH="$PATH:/usr/sbin:/sbin"
+}

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network namespaces and links. The caller chooses names; nothing here touches namespaces it was not told of."""
+import os
+
+from .system import run
+
+
+def create(name):
+    run(["ip", "netns", "add", name])
+    # No wait for duplicate address detection: there are no duplicates here.
+    sysctl(name, {"net.ipv6.conf.all.accept_dad": 0, "net.ipv6.conf.default.accept_dad": 0,
+                  "net.ipv6.conf.all.disable_ipv6": 0, "net.ipv6.conf.default.disable_ipv6": 0})
+    run(["ip", "-n", name, "link", "set", "lo", "up"])
+
+
+def delete(name):
+    run(["ip", "netns", "del", name], check=False)
+
+
+def exists(name):
+    return os.path.exists(f"/run/netns/{name}")
+
+
+def names(prefix=""):
+    try:
+        return sorted(n for n in os.listdir("/run/netns") if n.startswith(prefix))
+    except FileNotFoundError:
+        return []
+
+
+def sysctl(netns, values):
+    """Sets sysctls of the namespace. Those that this kernel has not are left out: IPv6 may be off."""
+    script = "".join(f"[ ! -e /proc/sys/{key.replace('.', '/')} ] || "
+                     f"echo '{value}' >/proc/sys/{key.replace('.', '/')} || exit 1\n"
+                     for key, value in values.items())
+    run(["sh", "-c", script], netns=netns)
+
+
+def veth(netns_a, name_a, netns_b, name_b):
+    run(["ip", "-n", netns_a, "link", "add", name_a, "type", "veth", "peer", "name", name_b, "netns", netns_b])
+    run(["ip", "-n", netns_a, "link", "set", name_a, "up"])
+    run(["ip", "-n", netns_b, "link", "set", name_b, "up"])
+
+
+def address(netns, link, value):
+    options = ["nodad"] if ":" in value else []
+    run(["ip", "-n", netns, "addr", "add", value, "dev", link, *options])
+
+
+def route(netns, destination, via):
+    run(["ip", "-n", netns, *(["-6"] if ":" in via else []), "route", "add", destination, "via", via])
+
+
+def rules_and_routes(netns):
+    """Text of all rules and routes, for comparing before and after."""
+    out = []
+    for family in ("-4", "-6"):
+        out.append(run(["ip", "-n", netns, family, "rule", "show"]).stdout)
+        out.append(run(["ip", "-n", netns, family, "route", "show", "table", "100"], check=False).stdout)
+    return "".join(out)
