@@ -1,0 +1,402 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Builds Bruma and runs its tests on Debian 12 or Ubuntu 24.04, as root. Missing packages are installed.
+#
+#   tests/run.sh [SECTION...]      without a section: all of them
+#
+#   format   clang-format             unit   unit tests                     fuzz   each fuzz target for 20 s
+#   lint     clang-tidy               asan   unit tests, ASan and UBSan     e2e    programs, kernel, namespaces (pytest)
+#   shell    shellcheck               tsan   tests with threads, TSan       lab    tests/lab.sh, twice
+#
+# After e2e and lab the machine is compared with what it was before. The last line is "N passed, N failed, N skipped".
+#
+# Environment: BRUMA_BUILD (build directory, default <repo>/build; builds with sanitizers go beside it),
+# BRUMA_JOBS (default: number of processors), BRUMA_FUZZ_SECONDS (20), BRUMA_PYTEST (more arguments for pytest)
+set -uo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build=${BRUMA_BUILD:-$root/build}
+case "$build" in
+/*) ;;
+*) build=$PWD/$build ;;
+esac
+jobs=${BRUMA_JOBS:-$(nproc)}
+fuzz_seconds=${BRUMA_FUZZ_SECONDS:-20}
+python=/usr/bin/python3
+sections=(format lint shell unit asan tsan fuzz e2e lab)
+passed=0 failed=0 skipped=0
+section_failed=0
+state_before=""
+export PYTHONDONTWRITEBYTECODE=1 BRUMA_BUILD="$build"
+# shellcheck source=tests/packages.sh
+. "$root/tests/packages.sh"
+
+usage() {
+    sed -n '3,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+}
+
+# ---- counting ----
+
+pass() {
+    passed=$((passed + 1))
+}
+
+fail() {
+    failed=$((failed + 1))
+    section_failed=1
+    echo "FAILED: $*"
+}
+
+skip() {
+    skipped=$((skipped + 1))
+    echo "skipped: $*"
+}
+
+# Takes the three numbers at the end of report.py's output; shows the rest.
+add_report() {
+    local output counts
+    output=$("$python" "$root/tests/report.py" "$@")
+    counts=$(tail -1 <<<"$output")
+    sed '$d' <<<"$output"
+    local p f s
+    read -r p f s <<<"$counts"
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    [ "$f" = 0 ] || section_failed=1
+    echo "    $p passed, $f failed, $s skipped here"
+}
+
+# ---- building ----
+
+# A build directory with these options; made once, its options brought up to date where they differ.
+configure() {
+    local directory=$1 log
+    shift
+    log=$directory.setup.log
+    if [ -f "$directory/build.ninja" ]; then
+        return 0
+    fi
+    mkdir -p "$(dirname "$directory")"
+    rm -rf "$directory"
+    if ! (cd "$root" && meson setup "$directory" "$@") >"$log" 2>&1; then
+        echo "meson setup failed; the end of $log:"
+        tail -20 "$log"
+        rm -rf "$directory"
+        return 1
+    fi
+    rm -f "$log"
+}
+
+compile() {
+    local directory=$1 log
+    shift
+    log=$directory/build.log
+    if ! ninja -C "$directory" -j "$jobs" "$@" >"$log" 2>&1; then
+        echo "the build in $directory failed:"
+        grep -E -A12 '^FAILED|error:|ERROR' "$log" | head -60
+        return 1
+    fi
+}
+
+build_all() {
+    [ -n "${built:-}" ] && return 0
+    configure "$build" && compile "$build" && built=1
+}
+
+own_sources() {
+    (cd "$root" && find agent bpf cni ctl include lib proxy tests -type f \( "$@" \) | LC_ALL=C sort)
+}
+
+# ---- sections ----
+
+run_format() {
+    local files bad
+    mapfile -t files < <(own_sources -name '*.c' -o -name '*.h')
+    bad=$(cd "$root" && printf '%s\0' "${files[@]}" |
+        xargs -0 -n 40 -P "$jobs" clang-format-14 --dry-run -Werror 2>&1 | sed -n 's/^\([^:]*\):.*/\1/p' | sort -u)
+    for file in $bad; do
+        fail "$file is not formatted: clang-format-14 -i $file"
+    done
+    passed=$((passed + ${#files[@]} - $(wc -w <<<"$bad")))
+    echo "    ${#files[@]} files"
+}
+
+# Our own files of the compile commands, apart from BPF programs, which another compiler builds.
+lint_files() {
+    "$python" - "$root" "$build/compile_commands.json" <<'PYTHON'
+import json, os, sys
+root, commands = os.path.realpath(sys.argv[1]) + "/", sys.argv[2]
+files = set()
+for c in json.load(open(commands)):
+    path = os.path.realpath(os.path.join(c["directory"], c["file"]))
+    if path.startswith(root) and not path.startswith(os.path.realpath(os.path.dirname(commands)) + "/"):
+        files.add(path[len(root):])
+print("\n".join(sorted(files)))
+PYTHON
+}
+
+# One file; its stamp is good for as long as neither it nor any header nor the rules have changed.
+lint_one() {
+    local file=$1 stamp log
+    stamp=$build/lint/${file//\//_}
+    log=$stamp.log
+    if [ -e "$stamp" ] && [ "$stamp" -nt "$root/$file" ] && [ "$stamp" -nt "$build/lint/headers" ]; then
+        return 0
+    fi
+    rm -f "$stamp"
+    touch "$stamp.new"
+    if (cd "$root" && clang-tidy-14 --quiet -p "$build" "$file") >"$log" 2>&1; then
+        mv "$stamp.new" "$stamp"
+        rm -f "$log"
+    fi
+}
+export -f lint_one
+export root build
+
+run_lint() {
+    local files newest file
+    build_all || {
+        fail "lint: nothing to lint without a build"
+        return
+    }
+    mkdir -p "$build/lint"
+    newest=$(cd "$root" && find . -path ./.git -prune -o \( -name '*.h' -o -name .clang-tidy -o -name meson.build \) \
+        -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2)
+    touch -r "$root/$newest" "$build/lint/headers"
+    mapfile -t files < <(lint_files)
+    [ "${#files[@]}" -gt 0 ] || fail "lint: no files found in the compile commands"
+    printf '%s\0' "${files[@]}" | xargs -0 -n 1 -P "$jobs" bash -c 'lint_one "$1"' lint
+    for file in "${files[@]}"; do
+        if [ -e "$build/lint/${file//\//_}" ]; then
+            pass
+        else
+            fail "clang-tidy of $file"
+            grep -E -A4 '(error|warning):' "$build/lint/${file//\//_}.log" | head -30
+        fi
+    done
+    echo "    ${#files[@]} files"
+}
+
+run_shell() {
+    local file
+    while read -r file; do
+        if (cd "$root" && shellcheck -x -S warning "$file"); then
+            pass
+        else
+            fail "shellcheck of $file"
+        fi
+    done < <(cd "$root" && find tests packaging .ci ctl -type f \( -name '*.sh' -o -path '.ci/run' \) | LC_ALL=C sort)
+}
+
+# Runs meson's unit tests of a build directory.
+unit_in() {
+    local directory=$1
+    shift
+    # Sanitizers report to the test's own output; meson's log keeps all of it.
+    "$@" meson test -C "$directory" --no-rebuild --num-processes "$jobs" --suite unit --timeout-multiplier 3 \
+        >"$directory/unit.log" 2>&1
+    local r=$?
+    if [ ! -s "$directory/meson-logs/testlog.json" ]; then
+        fail "meson test wrote no log: $(tail -3 "$directory/unit.log")"
+        return
+    fi
+    local before=$failed
+    add_report meson "$directory/meson-logs/testlog.json"
+    if [ "$r" != 0 ] && [ "$failed" = "$before" ]; then
+        fail "meson test ended with $r: $(tail -3 "$directory/unit.log")"
+    fi
+}
+
+run_unit() {
+    if build_all; then
+        unit_in "$build"
+    else
+        fail "the build"
+    fi
+}
+
+run_asan() {
+    local directory=$build-asan
+    if configure "$directory" -Db_sanitize=address,undefined -Dbuildtype=debugoptimized -Db_lundef=false \
+        -Dwerror=false && compile "$directory" unit-programs; then
+        unit_in "$directory" env ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 \
+            UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+    else
+        fail "the build with ASan and UBSan"
+    fi
+}
+
+run_tsan() {
+    local directory=$build-tsan
+    if configure "$directory" -Db_sanitize=thread -Dbuildtype=debugoptimized -Db_lundef=false -Dwerror=false &&
+        compile "$directory" unit-programs; then
+        # Older TSan run-times do not know the address ranges of newer kernels' randomization.
+        unit_in "$directory" setarch -R env TSAN_OPTIONS=halt_on_error=1
+    else
+        fail "the build with TSan"
+    fi
+}
+
+fuzz_one() {
+    local program=$1 name=$2 directory=$3 corpus
+    corpus=$directory/corpus/$name
+    mkdir -p "$corpus" "$directory/findings"
+    rm -f "$directory/fuzz-$name.ok"
+    if "$program" -max_total_time="$fuzz_seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 \
+        -artifact_prefix="$directory/findings/$name-" "$corpus" "$root/tests/fuzz/corpus/$name" \
+        >"$directory/fuzz-$name.log" 2>&1; then
+        touch "$directory/fuzz-$name.ok"
+    fi
+}
+export -f fuzz_one
+export fuzz_seconds
+
+run_fuzz() {
+    local directory=$build-fuzz program name names=()
+    if ! CC=clang configure "$directory" -Dfuzz=true -Db_sanitize=address,undefined -Dbuildtype=debugoptimized \
+        -Db_lundef=false -Dwerror=false || ! compile "$directory" fuzz-programs; then
+        fail "the build of the fuzz targets"
+        return
+    fi
+    for program in "$directory"/tests/fuzz/fuzz-*; do
+        [ -f "$program" ] && [ -x "$program" ] || continue
+        names+=("${program##*/fuzz-}")
+    done
+    if [ "${#names[@]}" = 0 ]; then
+        fail "no fuzz targets were built"
+        return
+    fi
+    printf '%s\0' "${names[@]}" | xargs -0 -P "$jobs" -I{} bash -c 'fuzz_one "$1/tests/fuzz/fuzz-$2" "$2" "$1"' fuzz \
+        "$directory" {}
+    for name in "${names[@]}"; do
+        local runs
+        runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$directory/fuzz-$name.log")
+        if [ ! -e "$directory/fuzz-$name.ok" ]; then
+            fail "fuzz target $name; its input is in $directory/findings"
+            grep -a -v '^#' "$directory/fuzz-$name.log" | tail -40
+        elif [ -z "$(ls -A "$root/tests/fuzz/corpus/$name" 2>/dev/null)" ]; then
+            fail "fuzz target $name has no seeds in tests/fuzz/corpus/$name"
+        else
+            pass
+            echo "    $name: $runs runs in $fuzz_seconds s"
+        fi
+    done
+}
+
+run_e2e() {
+    local xml=$build/e2e.xml r arguments=()
+    build_all || {
+        fail "the build"
+        return
+    }
+    if [ "$(id -u)" != 0 ]; then
+        skip "e2e: needs root, for network namespaces and BPF"
+        return
+    fi
+    rm -f "$xml"
+    read -r -a arguments <<<"${BRUMA_PYTEST:-}"
+    (cd "$root" && "$python" -m pytest -q -p no:cacheprovider --junitxml="$xml" -o junit_family=xunit2 --tb=short \
+        "${arguments[@]}" tests/e2e) </dev/null
+    r=$?
+    if [ ! -s "$xml" ]; then
+        fail "pytest ended with $r and wrote no results"
+        return
+    fi
+    local before=$failed
+    add_report junit "$xml"
+    if [ "$r" != 0 ] && [ "$failed" = "$before" ]; then
+        fail "pytest ended with $r"
+    fi
+}
+
+run_lab() {
+    local turn log
+    build_all || {
+        fail "the build"
+        return
+    }
+    if [ "$(id -u)" != 0 ]; then
+        skip "lab: needs root, for network namespaces and BPF"
+        return
+    fi
+    for turn in first second; do
+        log=$build/lab-$turn.log
+        if "$root/tests/lab.sh" </dev/null >"$log" 2>&1; then
+            pass
+            [ "$turn" = second ] || sed 's/^/    /' "$log"
+        else
+            fail "tests/lab.sh, $turn time:"
+            cat "$log"
+        fi
+    done
+}
+
+# What is there now and was not before. Names that end by themselves a moment later (BPF links are freed late) may.
+compare_host() {
+    local after fresh try
+    for try in 1 2 3 4 5 6 7 8 9 10; do
+        after=$("$root/tests/host_state.sh")
+        fresh=$(LC_ALL=C comm -13 <(echo "$state_before") <(echo "$after"))
+        gone=$(LC_ALL=C comm -23 <(echo "$state_before" | grep -v '^process ') <(echo "$after"))
+        if [ -z "$fresh$gone" ]; then
+            pass
+            echo "    nothing left behind"
+            return
+        fi
+        [ "$try" = 10 ] || sleep 1
+    done
+    fail "the machine is not as it was found:"
+    [ -z "$fresh" ] || sed 's/^/    left behind: /' <<<"$fresh"
+    [ -z "$gone" ] || sed 's/^/    lost: /' <<<"$gone"
+}
+
+# ---- all of it ----
+
+main() {
+    local wanted=() section known started
+    for section in "$@"; do
+        case "$section" in
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        esac
+        known=0
+        for name in "${sections[@]}"; do
+            [ "$section" != "$name" ] || known=1
+        done
+        if [ "$known" = 0 ]; then
+            echo "unknown section \"$section\"; there are: ${sections[*]}" >&2
+            exit 2
+        fi
+        wanted+=("$section")
+    done
+    [ "${#wanted[@]}" -gt 0 ] || wanted=("${sections[@]}")
+
+    if ! ensure_packages build test lab; then
+        echo "0 passed, 1 failed, 0 skipped"
+        exit 1
+    fi
+    case " ${wanted[*]} " in
+    *" e2e "* | *" lab "*) state_before=$("$root/tests/host_state.sh") ;;
+    esac
+    for section in "${wanted[@]}"; do
+        started=$SECONDS
+        section_failed=0
+        echo "== $section"
+        "run_$section"
+        echo "   $section: $([ "$section_failed" = 0 ] && echo ok || echo FAILED), $((SECONDS - started)) s"
+    done
+    if [ -n "$state_before" ]; then
+        echo "== host"
+        compare_host
+    fi
+    echo
+    if [ $((passed + failed)) = 0 ]; then
+        echo "nothing ran"
+        failed=1
+    fi
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ "$failed" = 0 ]
+}
+
+main "$@"
