@@ -216,24 +216,24 @@ static void on_add(struct cni *cni, const cJSON *m, int *fds, size_t fds_len)
                      strerror(-r));
         return;
     }
+    if (pod->state == POD_LEAVING)
+        enroll_reconcile(agent, pod);
     if (pod->state == POD_ENROLLED) {
         merge(cni, pod);
         return;
     }
-    if (pod->state == POD_LEAVING)
-        enroll_reconcile(agent, pod);
     if (pod->state == POD_ENROLLING || pod->state == POD_LEAVING) {
         answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, "the pod is being enrolled or leaves just now");
         return;
     }
-    if (pod->state == POD_ENROLLED || !enroll_wanted(agent, pod, &why)) {
+    if (!enroll_wanted(agent, pod, &why)) {
         r = store_save(&agent->store, pod);
         if (r < 0) {
             answer_error(cni, BRUMA_REASON_INTERNAL, "the pod cannot be remembered");
             return;
         }
         enroll_announce(agent, pod);
-        answer_pass(cni, pod->state == POD_ENROLLED);
+        answer_pass(cni, false);
         return;
     }
     if (pod->netns_fd < 0) {

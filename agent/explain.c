@@ -41,12 +41,12 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
 {
     static const char *const names[] = {"outbound", "inbound", "hbone"};
     uint64_t slots[BRUMA_LISTENER_COUNT] = {0};
+    bool attached = steer_pod_attached(agent->steer, pod->cookie, pod->netns_fd);
     struct steer_findings findings = {0};
     struct steer_pod p;
 
-    ctl_finding(c, "link", steer_pod_attached(agent->steer, pod->cookie, pod->netns_fd), BRUMA_REASON_NONE,
-                "the pinned link %s attached to the pod's network namespace",
-                steer_pod_attached(agent->steer, pod->cookie, pod->netns_fd) ? "is" : "is not");
+    ctl_finding(c, "link", attached, attached ? BRUMA_REASON_NONE : BRUMA_REASON_LINK_DETACHED,
+                "the pinned link %s attached to the pod's network namespace", attached ? "is" : "is not");
     (void)pins_listeners(agent->config->pin_dir, pod->cookie, slots);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         ctl_finding(c, "listener", slots[i] != 0,
