@@ -112,7 +112,7 @@ run_format() {
     local files bad
     mapfile -t files < <(own_sources -name '*.c' -o -name '*.h')
     bad=$(cd "$root" && printf '%s\0' "${files[@]}" |
-        xargs -0 -n 40 -P "$jobs" clang-format-14 --dry-run -Werror 2>&1 | sed -n 's/^\([^:]*\):.*/\1/p' | sort -u)
+        xargs -0 -n 40 -P "$jobs" clang-format-14 --dry-run -Werror 2>&1 | sed -n 's/^\([^:]*\):[0-9]*:[0-9]*: error: .*/\1/p' | sort -u)
     for file in $bad; do
         fail "$file is not formatted: clang-format-14 -i $file"
     done
