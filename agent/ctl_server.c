@@ -13,6 +13,8 @@
 #define LOG_SCOPE "ctl"
 #include "log.h"
 
+#define PROBLEMS_MAX 32 /* in one message; `brumactl pods` names them all */
+
 static void send_item(struct connection *connection, cJSON *item)
 {
     connection_send(connection, item, NULL, 0);
@@ -92,7 +94,7 @@ static void add_problems(const struct agent *agent, cJSON *item)
     if (!proxies_serving(agent->proxies))
         add_problem(array, BRUMA_REASON_PROXY_NOT_CONNECTED, "new connections of enrolled pods wait");
     list_for_each (pod, &agent->pods.list, node) {
-        if (!pod->last_reason)
+        if (!pod->last_reason || cJSON_GetArraySize(array) >= PROBLEMS_MAX)
             continue;
         snprintf(detail, sizeof(detail), "%.120s/%.120s: %s", pod->namespace, pod->name, pod->last_error);
         add_problem(array, pod->last_reason, detail);
