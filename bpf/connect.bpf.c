@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Outbound: marks the sockets of enrolled pods in connect(). The address is not rewritten; the mark makes the
+ * pod's route table send the SYN to lo, where lookup.bpf.c hands it to the outbound listener.
+ *
+ * A connection that should be captured and cannot be marked is refused: falling through would send it in
+ * plaintext.
+ */
+#include "common.h"
+
+struct {
+    __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, int);
+    __type(value, struct bruma_proxy_socket);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} proxy_sockets SEC(".maps");
+
+enum verdict { DENY = 0, ALLOW = 1 };
+
+static __always_inline int deny(struct bruma_pod_counters *counters, enum bruma_reason reason)
+{
+    COUNT(counters, outbound_denied_connections);
+    count_failure(reason);
+    bpf_set_retval(-ECONNREFUSED);
+    return DENY;
+}
+
+static __always_inline int set_option(struct bpf_sock_addr *ctx, int name, __u32 value)
+{
+    return bpf_setsockopt(ctx, SOL_SOCKET, name, &value, sizeof(value));
+}
+
+/* A socket that was captured once and connects again after its pod has left must not run into the route to
+ * lo. */
+static __always_inline int release(struct bpf_sock_addr *ctx, __u32 mark)
+{
+    if ((mark & BRUMA_MARK_MASK) == BRUMA_MARK)
+        set_option(ctx, SO_MARK, 0);
+    return ALLOW;
+}
+
+static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma_address *destination)
+{
+    __u64 cookie = bpf_get_netns_cookie(ctx);
+    struct bruma_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
+    struct bruma_pod_counters *counters;
+    struct bruma_proxy_socket *proxy;
+    struct bpf_sock *sk;
+
+    if (!pod || ctx->protocol != IPPROTO_TCP || ctx->type != SOCK_STREAM)
+        return ALLOW;
+    sk = ctx->sk; /* read once: each read is another pointer to the verifier */
+    if (!sk)
+        return ALLOW;
+    proxy = bpf_sk_storage_get(&proxy_sockets, sk, 0, 0);
+    if (proxy && proxy->exempt)
+        return ALLOW;
+    if (!(pod->flags & BRUMA_POD_CAPTURE_OUTBOUND))
+        return release(ctx, sk->mark);
+    counters = bpf_map_lookup_elem(&pod_counters, &cookie);
+    if (address_is_local_host(destination) || pod_owns(pod, destination)) {
+        COUNT(counters, outbound_passed_connections);
+        return ALLOW;
+    }
+    /* Bound to another device the route to lo would not match, and the SYN would leave the pod in plaintext.
+     */
+    if (sk->bound_dev_if && sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX &&
+        set_option(ctx, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX))
+        return deny(counters, BRUMA_REASON_REBIND_FAILED);
+    if (set_option(ctx, SO_MARK, BRUMA_MARK))
+        return deny(counters, BRUMA_REASON_MARK_FAILED);
+    COUNT(counters, outbound_captured_connections);
+    return ALLOW;
+}
+
+SEC("cgroup/connect4")
+int connect4(struct bpf_sock_addr *ctx)
+{
+    struct bruma_address destination;
+
+    address_from_v4(&destination, ctx->user_ip4);
+    return connect(ctx, &destination);
+}
+
+SEC("cgroup/connect6")
+int connect6(struct bpf_sock_addr *ctx)
+{
+    struct bruma_address destination;
+
+    address_from_words(&destination, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]);
+    return connect(ctx, &destination);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Steers new connections of one pod to its listeners. Runs only where no established socket matches. Each pod
+ * has an instance of its own with its own SOCKMAP: sk_lookup knows no netns cookie, and would not mind a
+ * listener of another namespace.
+ */
+#include "common.h"
+
+struct {
+    __uint(type, BPF_MAP_TYPE_SOCKMAP);
+    __uint(max_entries, BRUMA_LISTENER_COUNT);
+    __type(key, __u32); /* enum bruma_listener */
+    __type(value, __u64);
+} listeners SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 4096);
+    __type(key, struct bruma_tuple);
+    __type(value, struct bruma_probe_tuple);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} probe_tuples SEC(".maps");
+
+volatile const __u64 netns_cookie; /* of the pod this instance is attached to */
+volatile const __u32 test_ifindex; /* stands in for ingress_ifindex, which BPF_PROG_TEST_RUN wants to be 0 */
+
+static __always_inline int drop(struct bruma_pod_counters *counters, enum bruma_reason reason)
+{
+    /* The peer gets a reset. Passing would hand a connection that nobody has authorized to the application.
+     */
+    COUNT(counters, dropped_lookups);
+    count_failure(reason);
+    return SK_DROP;
+}
+
+static __always_inline int steer(struct bpf_sk_lookup *ctx, struct bruma_pod_counters *counters,
+                                 __u32 listener)
+{
+    struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, &listener);
+    long error;
+
+    if (!sk)
+        return drop(counters, BRUMA_REASON_LISTENER_MISSING);
+    /* Without NO_REUSEPORT a process of the pod could join the listener's port and take connections. */
+    error = bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT);
+    bpf_sk_release(sk);
+    if (error)
+        return drop(counters, BRUMA_REASON_ASSIGN_FAILED);
+    return SK_PASS;
+}
+
+static __always_inline void read_tuple(struct bpf_sk_lookup *ctx, struct bruma_tuple *t)
+{
+    if (ctx->family == AF_INET) {
+        address_from_v4(&t->remote_address, READ(ctx->remote_ip4));
+        address_from_v4(&t->local_address, READ(ctx->local_ip4));
+    } else {
+        address_from_words(&t->remote_address, READ(ctx->remote_ip6[0]), READ(ctx->remote_ip6[1]),
+                           READ(ctx->remote_ip6[2]), READ(ctx->remote_ip6[3]));
+        address_from_words(&t->local_address, READ(ctx->local_ip6[0]), READ(ctx->local_ip6[1]),
+                           READ(ctx->local_ip6[2]), READ(ctx->local_ip6[3]));
+    }
+    t->remote_port = bpf_ntohs(ctx->remote_port); /* network order, unlike local_port */
+    t->local_port = ctx->local_port;
+}
+
+SEC("sk_lookup")
+int lookup(struct bpf_sk_lookup *ctx)
+{
+    __u32 ifindex = test_ifindex ? test_ifindex : ctx->ingress_ifindex;
+    struct bruma_pod_counters *counters;
+    struct bruma_tuple tuple;
+    struct bruma_pod *pod;
+    __u64 cookie = netns_cookie;
+
+    if (ctx->protocol != IPPROTO_TCP)
+        return SK_PASS;
+    /* A lookup by another program's helper or by sock_diag, not by a packet. */
+    if (!ifindex)
+        return SK_PASS;
+    counters = bpf_map_lookup_elem(&pod_counters, &cookie);
+    pod = bpf_map_lookup_elem(&pods, &cookie);
+    if (!pod)
+        return drop(counters, BRUMA_REASON_POD_ENTRY_MISSING);
+    read_tuple(ctx, &tuple);
+    if (ifindex == BRUMA_LOOPBACK_IFINDEX) {
+        /* The proxy delivers to the application from here, and the pod talks to itself. */
+        if (pod_owns(pod, &tuple.local_address) || address_is_local_host(&tuple.local_address)) {
+            COUNT(counters, inbound_passed_lookups);
+            return SK_PASS;
+        }
+        COUNT(counters, outbound_steered_lookups);
+        return steer(ctx, counters, BRUMA_LISTENER_OUTBOUND);
+    }
+    if (!(pod->flags & BRUMA_POD_CAPTURE_INBOUND))
+        return SK_PASS;
+    if (bpf_map_lookup_elem(&probe_tuples, &tuple)) {
+        COUNT(counters, inbound_probe_lookups);
+        return SK_PASS;
+    }
+    if (tuple.local_port == BRUMA_PORT_HBONE) {
+        COUNT(counters, inbound_hbone_lookups);
+        return steer(ctx, counters, BRUMA_LISTENER_HBONE);
+    }
+    /* The pod's own address over lo shows the index of eth0. */
+    if (address_equal(&tuple.remote_address, &tuple.local_address)) {
+        COUNT(counters, inbound_passed_lookups);
+        return SK_PASS;
+    }
+    COUNT(counters, inbound_plaintext_lookups);
+    return steer(ctx, counters, BRUMA_LISTENER_INBOUND);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the steering library share. */
+#ifndef LIB_STEER_INTERNAL_H
+#define LIB_STEER_INTERNAL_H
+
+#include <limits.h>
+
+#include "steer.h"
+
+struct steer {
+    char pin_dir[PATH_MAX / 8];
+    char cgroup[PATH_MAX / 8];
+    char probe_cgroup[PATH_MAX / 8]; /* "" : none */
+    int pods_fd, pod_counters_fd, failures_fd, proxy_sockets_fd, probe_targets_fd, probe_tuples_fd;
+    int connect_fds[2];    /* programs of connect4 and connect6 */
+    int probes_fd;         /* program, -1: not used */
+    uint8_t lookup_tag[8]; /* of the pod program that this build has */
+};
+
+/* Fills *error and returns -|e|, so that a failure can be told and returned in one expression. */
+int steer_fail(struct steer_error *error, enum bruma_reason reason, int e, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* PIN_DIR/pods/<cookie>[/name]; name NULL: the directory. -ENAMETOOLONG. */
+int steer_pod_pin_path(const struct steer *steer, uint64_t cookie, const char *name, char *buf, size_t size);
+
+/* cgroup.c: attaches what is not attached, adopts and updates what is. */
+int steer_cgroup_attach(struct steer *steer, struct steer_error *error);
+
+/* pod_program.c: loads an instance for the pod and puts it in place of the attached one. */
+int steer_pod_program_update(struct steer *steer, uint64_t cookie, struct steer_error *error);
+/* Loads an instance; *ret_program and *ret_listeners are the caller's. listeners_fd -1: a new SOCKMAP. */
+int steer_pod_program_load(struct steer *steer, uint64_t cookie, int listeners_fd, int *ret_program,
+                           int *ret_listeners, struct steer_error *error);
+int steer_program_tag(int program_fd, uint8_t tag[8]);
+
+/* pod_netns.c: rules, routes and sysctls in the pod. former: flags BRUMA_POD_HAD_* that say what was on
+ * before. */
+int pod_netns_setup(const struct steer_pod *pod, uint32_t *ret_former, struct steer_error *error);
+int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error);
+/* Sets the matching entries. */
+struct pod_netns_state {
+    bool rule_missing, route_missing, sysctl_changed;
+};
+int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret);
+
+#endif

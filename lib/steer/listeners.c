@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <sys/socket.h>
+
+#include "cleanup.h"
+#include "internal.h"
+#include "netns.h"
+
+#define BACKLOG_MAX 65535 /* the kernel cuts it to the pod's somaxconn */
+
+static const char *const names[] = {"outbound", "inbound", "HBONE"};
+
+/*
+ * One dual-stack socket on a port that the kernel chooses: nothing in the pod can take that port first, and
+ * which it is does not matter, since the pod's program finds the listener in its SOCKMAP.
+ */
+static int open_listener(int *ret)
+{
+    struct sockaddr_in6 any6 = {.sin6_family = AF_INET6};
+    struct sockaddr_in any4 = {.sin_family = AF_INET};
+    int off = 0, on = 1, r;
+    _cleanup_fd_ int fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+    if (fd >= 0) {
+        if (setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) < 0)
+            return -errno;
+        r = bind(fd, (struct sockaddr *)&any6, sizeof(any6));
+    } else {
+        if (errno != EAFNOSUPPORT)
+            return -errno;
+        fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (fd < 0)
+            return -errno;
+        r = bind(fd, (struct sockaddr *)&any4, sizeof(any4));
+    }
+    /* inherited by what is accepted */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    if (r < 0 || listen(fd, BACKLOG_MAX) < 0)
+        return -errno;
+    *ret = take_fd(&fd);
+    return 0;
+}
+
+int steer_listeners_open(int netns_fd, int listeners[BRUMA_LISTENER_COUNT], struct steer_error *error)
+{
+    _cleanup_fd_ int own = netns_open_own();
+    int r;
+
+    if (own < 0)
+        return steer_fail(error, BRUMA_REASON_INTERNAL, own, "own network namespace");
+    r = netns_enter(netns_fd);
+    if (r < 0)
+        return steer_fail(error, BRUMA_REASON_NETNS_UNUSABLE, r, "cannot enter the pod's network namespace");
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
+        if (listeners[i] >= 0)
+            continue;
+        r = open_listener(&listeners[i]);
+        if (r < 0) {
+            r = steer_fail(error, BRUMA_REASON_LISTENER_OPEN_FAILED, r, "cannot open the %s listener",
+                           names[i]);
+            break;
+        }
+    }
+    if (netns_enter(own) < 0)
+        abort(); /* the agent would go on in a pod */
+    return r;
+}

@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The pod's rule, route and sysctls, which bring marked connections back over lo. */
+#include <errno.h>
+#include <fcntl.h>
+#include <libmnl/libmnl.h>
+#include <linux/fib_rules.h>
+#include <linux/rtnetlink.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bruma/mesh.h"
+#include "cleanup.h"
+#include "internal.h"
+#include "netns.h"
+
+#define NETLINK_BUFFER 8192
+/* A new IPv6 address cannot be a route's source before duplicate address detection is over. */
+#define ADDRESS_WAIT_MILLISECONDS 2500
+#define ADDRESS_WAIT_STEP         25
+
+static const int families[] = {AF_INET, AF_INET6};
+
+static const struct {
+    const char *path;
+    uint32_t had;
+    bool v6;
+} sysctls[] = {
+    {"/proc/sys/net/ipv4/tcp_fwmark_accept", BRUMA_POD_HAD_FWMARK_ACCEPT, false},
+    {"/proc/sys/net/ipv4/fwmark_reflect", BRUMA_POD_HAD_FWMARK_REFLECT4, false},
+    {"/proc/sys/net/ipv6/fwmark_reflect", BRUMA_POD_HAD_FWMARK_REFLECT6, true},
+};
+
+/* ---- sysctls; the calling thread is in the pod ---- */
+
+static int read_sysctl(const char *path)
+{
+    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    char c;
+
+    if (fd < 0)
+        return -errno;
+    return read(fd, &c, 1) == 1 ? c == '1' : -EIO;
+}
+
+static int write_sysctl(const char *path, bool on)
+{
+    _cleanup_fd_ int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return -errno;
+    return write(fd, on ? "1" : "0", 1) == 1 ? 0 : -errno;
+}
+
+/* ---- netlink ---- */
+
+struct rule_seen {
+    bool found;
+};
+
+struct route_seen {
+    const struct addr *source; /* NULL: any */
+    bool found;
+};
+
+static struct mnl_socket *netlink_open(void)
+{
+    struct mnl_socket *nl = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
+    int on = 1;
+
+    if (nl && mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) < 0) {
+        mnl_socket_close(nl);
+        return NULL;
+    }
+    /* lets the kernel filter a dump by table */
+    if (nl)
+        mnl_socket_setsockopt(nl, NETLINK_GET_STRICT_CHK, &on, sizeof(on));
+    return nl;
+}
+
+static int transact(struct mnl_socket *nl, struct nlmsghdr *request, mnl_cb_t each, void *data)
+{
+    char buf[NETLINK_BUFFER];
+    unsigned sequence = (unsigned)time(NULL), port = mnl_socket_get_portid(nl);
+    int r = 1;
+
+    request->nlmsg_seq = sequence;
+    if (mnl_socket_sendto(nl, request, request->nlmsg_len) < 0)
+        return -errno;
+    while (r > 0) {
+        ssize_t n = mnl_socket_recvfrom(nl, buf, sizeof(buf));
+
+        if (n < 0)
+            return -errno;
+        r = mnl_cb_run(buf, (size_t)n, sequence, port, each, data);
+        if (!each)
+            break;
+    }
+    return r < 0 ? -errno : 0;
+}
+
+static struct nlmsghdr *rule_message(char *buf, int family, uint16_t type, uint16_t flags)
+{
+    struct nlmsghdr *h = mnl_nlmsg_put_header(buf);
+    struct fib_rule_hdr *rule;
+
+    h->nlmsg_type = type;
+    h->nlmsg_flags = NLM_F_REQUEST | flags;
+    rule = mnl_nlmsg_put_extra_header(h, sizeof(*rule));
+    rule->family = (uint8_t)family;
+    if (type == RTM_GETRULE)
+        return h;
+    rule->action = FR_ACT_TO_TBL;
+    rule->table = BRUMA_ROUTE_TABLE;
+    mnl_attr_put_u32(h, FRA_PRIORITY, BRUMA_RULE_PREFERENCE);
+    mnl_attr_put_u32(h, FRA_FWMARK, BRUMA_MARK);
+    mnl_attr_put_u32(h, FRA_FWMASK, BRUMA_MARK_MASK);
+    mnl_attr_put_u32(h, FRA_TABLE, BRUMA_ROUTE_TABLE);
+    return h;
+}
+
+static struct nlmsghdr *route_message(char *buf, int family, uint16_t type, uint16_t flags,
+                                      const struct addr *source)
+{
+    struct nlmsghdr *h = mnl_nlmsg_put_header(buf);
+    struct rtmsg *route;
+
+    h->nlmsg_type = type;
+    h->nlmsg_flags = NLM_F_REQUEST | flags;
+    route = mnl_nlmsg_put_extra_header(h, sizeof(*route));
+    route->rtm_family = (uint8_t)family;
+    mnl_attr_put_u32(h, RTA_TABLE, BRUMA_ROUTE_TABLE);
+    if (type == RTM_GETROUTE)
+        return h;
+    route->rtm_table = BRUMA_ROUTE_TABLE;
+    route->rtm_type = RTN_LOCAL;
+    route->rtm_scope = RT_SCOPE_HOST;
+    route->rtm_protocol = RTPROT_STATIC;
+    mnl_attr_put_u32(h, RTA_OIF, BRUMA_LOOPBACK_IFINDEX);
+    if (source) {
+        uint8_t raw[16];
+        size_t n = addr_to_bytes(source, raw);
+
+        mnl_attr_put(h, RTA_PREFSRC, n, raw);
+    }
+    return h;
+}
+
+static uint32_t attribute_u32(const struct nlmsghdr *h, size_t header, uint16_t wanted, uint32_t otherwise)
+{
+    const struct nlattr *a;
+
+    mnl_attr_for_each(a, h, header)
+    {
+        if (mnl_attr_get_type(a) == wanted && mnl_attr_get_payload_len(a) == sizeof(uint32_t))
+            return mnl_attr_get_u32(a);
+    }
+    return otherwise;
+}
+
+static int see_rule(const struct nlmsghdr *h, void *data)
+{
+    struct rule_seen *seen = data;
+    const struct fib_rule_hdr *rule = mnl_nlmsg_get_payload(h);
+    size_t n = sizeof(*rule);
+
+    if (attribute_u32(h, n, FRA_PRIORITY, 0) == BRUMA_RULE_PREFERENCE &&
+        attribute_u32(h, n, FRA_FWMARK, 0) == BRUMA_MARK &&
+        attribute_u32(h, n, FRA_FWMASK, 0) == BRUMA_MARK_MASK &&
+        attribute_u32(h, n, FRA_TABLE, rule->table) == BRUMA_ROUTE_TABLE && rule->action == FR_ACT_TO_TBL)
+        seen->found = true;
+    return MNL_CB_OK;
+}
+
+static int see_route(const struct nlmsghdr *h, void *data)
+{
+    struct route_seen *seen = data;
+    const struct rtmsg *route = mnl_nlmsg_get_payload(h);
+    const struct nlattr *a;
+    bool source_fits = !seen->source;
+
+    if (route->rtm_type != RTN_LOCAL || route->rtm_dst_len ||
+        attribute_u32(h, sizeof(*route), RTA_TABLE, route->rtm_table) != BRUMA_ROUTE_TABLE ||
+        attribute_u32(h, sizeof(*route), RTA_OIF, 0) != BRUMA_LOOPBACK_IFINDEX)
+        return MNL_CB_OK;
+    mnl_attr_for_each(a, h, sizeof(*route))
+    {
+        struct addr found;
+
+        if (seen->source && mnl_attr_get_type(a) == RTA_PREFSRC &&
+            addr_from_bytes(mnl_attr_get_payload(a), mnl_attr_get_payload_len(a), &found) == 0)
+            source_fits = addr_equal(&found, seen->source);
+    }
+    if (source_fits)
+        seen->found = true;
+    return MNL_CB_OK;
+}
+
+/* ---- one family ---- */
+
+static const struct addr *source_of(const struct steer_pod *pod, int family)
+{
+    for (int i = 0; i < pod->addresses_len; i++) {
+        if (addr_is_v4(&pod->addresses[i]) == (family == AF_INET))
+            return &pod->addresses[i];
+    }
+    return NULL;
+}
+
+/* A pod without IPv6, or with it switched off, has IPv4 alone: that is a state, not a failure. */
+static bool family_absent(const struct steer_pod *pod, int family, int error)
+{
+    return family == AF_INET6 && !source_of(pod, family) &&
+           (error == -EAFNOSUPPORT || error == -EOPNOTSUPP || error == -EACCES || error == -ENODEV ||
+            error == -EINVAL || error == -EPERM || error == -ENETUNREACH);
+}
+
+static int add_route(struct mnl_socket *nl, const struct steer_pod *pod, int family)
+{
+    const struct addr *source = source_of(pod, family);
+    char buf[NETLINK_BUFFER];
+    int r = 0;
+
+    for (int waited = 0; waited <= ADDRESS_WAIT_MILLISECONDS; waited += ADDRESS_WAIT_STEP) {
+        r = transact(
+            nl, route_message(buf, family, RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, source),
+            NULL, NULL);
+        if (r != -EINVAL || !source || family != AF_INET6)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = ADDRESS_WAIT_STEP * 1000000L}, NULL);
+    }
+    return r == -EEXIST ? 0 : r;
+}
+
+static int setup_family(struct mnl_socket *nl, const struct steer_pod *pod, int family,
+                        struct steer_error *error)
+{
+    const char *name = family == AF_INET ? "IPv4" : "IPv6";
+    char buf[NETLINK_BUFFER];
+    int r = add_route(nl, pod, family);
+
+    if (r < 0)
+        return family_absent(pod, family, r)
+                   ? 0
+                   : steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s route to lo", name);
+    r = transact(nl, rule_message(buf, family, RTM_NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL), NULL,
+                 NULL);
+    if (r < 0 && r != -EEXIST)
+        return family_absent(pod, family, r)
+                   ? 0
+                   : steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s rule", name);
+    return 0;
+}
+
+/* ---- inside the pod ---- */
+
+struct inside {
+    int own;
+    struct mnl_socket *nl;
+};
+
+static int enter(int netns_fd, struct inside *in)
+{
+    int r;
+
+    in->nl = NULL;
+    in->own = netns_open_own();
+    if (in->own < 0)
+        return in->own;
+    r = netns_enter(netns_fd);
+    if (r < 0) {
+        close(in->own);
+        return r;
+    }
+    in->nl = netlink_open();
+    return 0;
+}
+
+static void leave(struct inside *in)
+{
+    if (in->nl)
+        mnl_socket_close(in->nl);
+    if (netns_enter(in->own) < 0)
+        abort(); /* the agent would go on in a pod */
+    close(in->own);
+}
+
+static int set_sysctls(uint32_t *ret_former, struct steer_error *error)
+{
+    uint32_t former = 0;
+
+    for (size_t i = 0; i < array_size(sysctls); i++) {
+        int value = read_sysctl(sysctls[i].path), r;
+
+        if (value < 0 && sysctls[i].v6)
+            continue; /* no IPv6 */
+        if (value == 1) {
+            former |= sysctls[i].had;
+            continue;
+        }
+        r = write_sysctl(sysctls[i].path, true);
+        if (r < 0)
+            return steer_fail(error, BRUMA_REASON_SYSCTL_SETUP_FAILED, r, "%s", sysctls[i].path);
+    }
+    *ret_former = former;
+    return 0;
+}
+
+int pod_netns_setup(const struct steer_pod *pod, uint32_t *ret_former, struct steer_error *error)
+{
+    struct inside in;
+    int r = enter(pod->netns_fd, &in);
+
+    if (r < 0)
+        return steer_fail(error, BRUMA_REASON_NETNS_UNUSABLE, r, "cannot enter the pod's network namespace");
+    if (!in.nl)
+        r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, errno, "netlink");
+    for (size_t i = 0; i < array_size(families) && r == 0; i++)
+        r = setup_family(in.nl, pod, families[i], error);
+    if (r == 0)
+        r = set_sysctls(ret_former, error);
+    leave(&in);
+    return r;
+}
+
+int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error)
+{
+    char buf[NETLINK_BUFFER];
+    struct inside in;
+    int r = enter(netns_fd, &in), e;
+
+    if (r < 0)
+        return steer_fail(error, BRUMA_REASON_NETNS_UNUSABLE, r, "cannot enter the pod's network namespace");
+    for (size_t i = 0; i < array_size(families) && in.nl; i++) {
+        e = transact(in.nl, rule_message(buf, families[i], RTM_DELRULE, NLM_F_ACK), NULL, NULL);
+        if (e < 0 && e != -ENOENT && families[i] == AF_INET)
+            r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, e, "cannot remove the rule");
+        e = transact(in.nl, route_message(buf, families[i], RTM_DELROUTE, NLM_F_ACK, NULL), NULL, NULL);
+        if (e < 0 && e != -ESRCH && e != -ENOENT && families[i] == AF_INET)
+            r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, e, "cannot remove the route");
+    }
+    if (!in.nl)
+        r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, EIO, "netlink");
+    for (size_t i = 0; i < array_size(sysctls); i++) {
+        if (!(former & sysctls[i].had) && read_sysctl(sysctls[i].path) == 1)
+            write_sysctl(sysctls[i].path, false);
+    }
+    leave(&in);
+    return r;
+}
+
+static void verify_family(struct mnl_socket *nl, const struct steer_pod *pod, int family,
+                          struct pod_netns_state *state)
+{
+    struct rule_seen rule = {};
+    struct route_seen route = {.source = source_of(pod, family)};
+    char buf[NETLINK_BUFFER];
+    int r = transact(nl, route_message(buf, family, RTM_GETROUTE, NLM_F_DUMP, NULL), see_route, &route);
+
+    /* Without an address of the family, setup may have found it absent; then there is nothing to miss. */
+    if (r < 0 && r != -ENOENT && !route.source)
+        return;
+    transact(nl, rule_message(buf, family, RTM_GETRULE, NLM_F_DUMP), see_rule, &rule);
+    if (!route.source && !route.found && !rule.found)
+        return;
+    state->rule_missing |= !rule.found;
+    state->route_missing |= !route.found;
+}
+
+int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret)
+{
+    struct inside in;
+    int r = enter(pod->netns_fd, &in);
+
+    *ret = (struct pod_netns_state){};
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < array_size(families) && in.nl; i++)
+        verify_family(in.nl, pod, families[i], ret);
+    for (size_t i = 0; i < array_size(sysctls); i++)
+        ret->sysctl_changed |= read_sysctl(sysctls[i].path) == 0;
+    r = in.nl ? 0 : -EIO;
+    leave(&in);
+    return r;
+}

@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "steer"
+#include "steer.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "connect.skel.h"
+#include "internal.h"
+#include "log.h"
+#include "probes.skel.h"
+
+#define BPFFS_MAGIC 0xcafe4a11
+#define BPFFS_USUAL "/sys/fs/bpf"
+
+int steer_fail(struct steer_error *error, enum bruma_reason reason, int e, const char *format, ...)
+{
+    char what[192], text[64];
+    va_list ap;
+
+    va_start(ap, format);
+    vsnprintf(what, sizeof(what), format, ap);
+    va_end(ap);
+    e = e < 0 ? -e : e;
+    error->reason = reason;
+    snprintf(error->text, sizeof(error->text), "%.180s: %s", what, strerror_r(e, text, sizeof(text)));
+    return -e;
+}
+
+static int print_libbpf(enum libbpf_print_level level, const char *format, va_list ap)
+{
+    char text[512];
+
+    if (level > LIBBPF_WARN && !log_enabled(LOG_LEVEL_TRACE, LOG_SCOPE))
+        return 0;
+    vsnprintf(text, sizeof(text), format, ap);
+    text[strcspn(text, "\n")] = '\0';
+    log_write(level == LIBBPF_WARN ? LOG_LEVEL_DEBUG : LOG_LEVEL_TRACE, LOG_SCOPE, "%s", text);
+    return 0;
+}
+
+/* ---- directories ---- */
+
+static int make_directories(const char *path)
+{
+    char copy[PATH_MAX / 4];
+
+    if (snprintf(copy, sizeof(copy), "%s", path) >= (int)sizeof(copy))
+        return -ENAMETOOLONG;
+    for (char *at = copy + 1;; at++) {
+        char c = *at;
+
+        if (c && c != '/')
+            continue;
+        *at = '\0';
+        if (mkdir(copy, 0700) < 0 && errno != EEXIST)
+            return -errno;
+        *at = c;
+        if (!c)
+            return 0;
+    }
+}
+
+static bool on_bpffs(const char *path)
+{
+    struct statfs fs;
+
+    return statfs(path, &fs) == 0 && (unsigned long)fs.f_type == BPFFS_MAGIC;
+}
+
+/* A machine without systemd has the usual place, but nothing mounted there. */
+static void mount_usual(const char *pin_dir)
+{
+    if (strncmp(pin_dir, BPFFS_USUAL, strlen(BPFFS_USUAL)) != 0 || on_bpffs(BPFFS_USUAL))
+        return;
+    if (mount("bpf", BPFFS_USUAL, "bpf", 0, "mode=0700") < 0)
+        log_warn_errno(errno, "cannot mount a BPF file system at " BPFFS_USUAL);
+}
+
+static int prepare_pin_dir(const char *pin_dir, struct steer_error *error)
+{
+    static const char *const parts[] = {"", "/maps", "/links", "/pods"};
+    char path[PATH_MAX / 4];
+    int r;
+
+    mount_usual(pin_dir);
+    for (size_t i = 0; i < array_size(parts); i++) {
+        if (snprintf(path, sizeof(path), "%s%s", pin_dir, parts[i]) >= (int)sizeof(path))
+            return steer_fail(error, BRUMA_REASON_INTERNAL, ENAMETOOLONG, "pin directory %s", pin_dir);
+        r = make_directories(path);
+        if (r < 0)
+            return steer_fail(error, BRUMA_REASON_INTERNAL, r, "cannot make the pin directory %s", path);
+        if (!on_bpffs(path))
+            return steer_fail(error, BRUMA_REASON_INTERNAL, ENOTSUP,
+                              "the pin directory %s is not in a BPF file system", pin_dir);
+    }
+    return 0;
+}
+
+/* ---- maps and programs ---- */
+
+/* Every map that is pinned by name goes below PIN_DIR/maps; libbpf takes what is there if its layout is the
+ * same. */
+static int set_pin_paths(const struct steer *s, struct bpf_object *object, struct steer_error *error)
+{
+    struct bpf_map *map;
+    char path[PATH_MAX / 4];
+
+    bpf_object__for_each_map(map, object)
+    {
+        int r;
+
+        if (!bpf_map__pin_path(map))
+            continue; /* rodata, the pod's SOCKMAP */
+        snprintf(path, sizeof(path), "%s/maps/%s", s->pin_dir, bpf_map__name(map));
+        r = bpf_map__set_pin_path(map, path);
+        if (r < 0)
+            return steer_fail(error, BRUMA_REASON_INTERNAL, r, "map %s", bpf_map__name(map));
+    }
+    return 0;
+}
+
+static int load_failed(struct steer_error *error, int r, const char *what)
+{
+    return steer_fail(
+        error, BRUMA_REASON_INTERNAL, r,
+        r == -EINVAL
+            ? "cannot load %s (are maps of another version pinned? bruma-agent --uninstall removes them)"
+            : "cannot load %s",
+        what);
+}
+
+static int duplicate(int fd)
+{
+    return fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
+static int load_connect(struct steer *s, struct steer_error *error)
+{
+    struct connect_bpf *skeleton = connect_bpf__open();
+    int r;
+
+    if (!skeleton)
+        return load_failed(error, -errno, "the connect programs");
+    r = set_pin_paths(s, skeleton->obj, error);
+    if (r == 0) {
+        r = connect_bpf__load(skeleton);
+        if (r < 0)
+            r = load_failed(error, r, "the connect programs");
+    }
+    if (r == 0) {
+        s->pods_fd = duplicate(bpf_map__fd(skeleton->maps.pods));
+        s->pod_counters_fd = duplicate(bpf_map__fd(skeleton->maps.pod_counters));
+        s->failures_fd = duplicate(bpf_map__fd(skeleton->maps.failures));
+        s->proxy_sockets_fd = duplicate(bpf_map__fd(skeleton->maps.proxy_sockets));
+        s->connect_fds[0] = duplicate(bpf_program__fd(skeleton->progs.connect4));
+        s->connect_fds[1] = duplicate(bpf_program__fd(skeleton->progs.connect6));
+        if (s->pods_fd < 0 || s->pod_counters_fd < 0 || s->failures_fd < 0 || s->proxy_sockets_fd < 0 ||
+            s->connect_fds[0] < 0 || s->connect_fds[1] < 0)
+            r = steer_fail(error, BRUMA_REASON_OUT_OF_RESOURCES, EMFILE, "descriptors");
+    }
+    connect_bpf__destroy(skeleton);
+    return r;
+}
+
+static int load_probes(struct steer *s, struct steer_error *error)
+{
+    struct probes_bpf *skeleton = probes_bpf__open();
+    int r;
+
+    if (!skeleton)
+        return load_failed(error, -errno, "the probe program");
+    r = set_pin_paths(s, skeleton->obj, error);
+    if (r == 0) {
+        r = probes_bpf__load(skeleton);
+        if (r < 0)
+            r = load_failed(error, r, "the probe program");
+    }
+    if (r == 0) {
+        s->probe_targets_fd = duplicate(bpf_map__fd(skeleton->maps.probe_targets));
+        s->probe_tuples_fd = duplicate(bpf_map__fd(skeleton->maps.probe_tuples));
+        s->probes_fd = duplicate(bpf_program__fd(skeleton->progs.probes));
+        if (s->probe_targets_fd < 0 || s->probe_tuples_fd < 0 || s->probes_fd < 0)
+            r = steer_fail(error, BRUMA_REASON_OUT_OF_RESOURCES, EMFILE, "descriptors");
+    }
+    probes_bpf__destroy(skeleton);
+    return r;
+}
+
+/* Pods that were enrolled by another build get this build's program, without a moment in between. */
+static int update_pods(struct steer *s, struct steer_error *error)
+{
+    _cleanup_free_ uint64_t *cookies = NULL;
+    _cleanup_fd_ int program = -1, listeners = -1;
+    int r, n = steer_pods_pinned(s, &cookies);
+
+    if (n < 0)
+        return steer_fail(error, BRUMA_REASON_INTERNAL, n, "cannot list the pinned pods");
+    /* One instance for nobody: its tag tells whether pinned ones are of this build, and loading it probes the
+     * kernel. */
+    r = steer_pod_program_load(s, 0, -1, &program, &listeners, error);
+    if (r == 0)
+        r = steer_program_tag(program, s->lookup_tag);
+    for (int i = 0; r >= 0 && i < n; i++) {
+        struct steer_error ignored;
+
+        if (steer_pod_program_update(s, cookies[i], &ignored) < 0)
+            log_warn("the program of a pod could not be renewed\tcookie=%llu error=\"%s\"",
+                     (unsigned long long)cookies[i], ignored.text);
+    }
+    return r;
+}
+
+static void init_fds(struct steer *s)
+{
+    s->pods_fd = s->pod_counters_fd = s->failures_fd = s->proxy_sockets_fd = s->probe_targets_fd =
+        s->probe_tuples_fd = -1;
+    s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = -1;
+}
+
+int steer_open(const struct steer_config *config, struct steer **ret, struct steer_error *error)
+{
+    struct steer *s = calloc(1, sizeof(*s));
+    int r;
+
+    if (!s)
+        return steer_fail(error, BRUMA_REASON_OUT_OF_RESOURCES, ENOMEM, "steering");
+    init_fds(s);
+    libbpf_set_print(print_libbpf);
+    if (snprintf(s->pin_dir, sizeof(s->pin_dir), "%s", config->pin_dir) >= (int)sizeof(s->pin_dir) ||
+        snprintf(s->cgroup, sizeof(s->cgroup), "%s", config->cgroup) >= (int)sizeof(s->cgroup) ||
+        snprintf(s->probe_cgroup, sizeof(s->probe_cgroup), "%s",
+                 config->probe_cgroup ? config->probe_cgroup : "") >= (int)sizeof(s->probe_cgroup)) {
+        free(s);
+        return steer_fail(error, BRUMA_REASON_INTERNAL, ENAMETOOLONG, "pin or cgroup directory");
+    }
+    r = prepare_pin_dir(s->pin_dir, error);
+    if (r == 0)
+        r = load_connect(s, error);
+    if (r == 0)
+        r = load_probes(s, error);
+    if (r == 0)
+        r = update_pods(s, error);
+    if (r == 0)
+        r = steer_cgroup_attach(s, error);
+    if (r < 0) {
+        steer_close(&s);
+        return r;
+    }
+    *ret = s;
+    return 0;
+}
+
+void steer_close(struct steer **ptr)
+{
+    struct steer *s = *ptr;
+
+    if (!s)
+        return;
+    for (size_t i = 0; i < 9; i++) {
+        int fds[] = {s->pods_fd,          s->pod_counters_fd,  s->failures_fd,
+                     s->proxy_sockets_fd, s->probe_targets_fd, s->probe_tuples_fd,
+                     s->connect_fds[0],   s->connect_fds[1],   s->probes_fd};
+
+        if (fds[i] >= 0)
+            close(fds[i]);
+    }
+    free(s);
+    *ptr = NULL;
+}
+
+int steer_proxy_sockets_fd(const struct steer *s)
+{
+    return s->proxy_sockets_fd;
+}
+
+int steer_pods_pinned(const struct steer *s, uint64_t **ret)
+{
+    _cleanup_free_ uint64_t *cookies = NULL;
+    char path[PATH_MAX / 4];
+    struct dirent *entry;
+    size_t n = 0;
+    DIR *dir;
+
+    snprintf(path, sizeof(path), "%s/pods", s->pin_dir);
+    dir = opendir(path);
+    if (!dir)
+        return -errno;
+    while ((entry = readdir(dir))) {
+        uint64_t *grown;
+        char *end;
+        unsigned long long cookie = strtoull(entry->d_name, &end, 10);
+
+        if (*end || end == entry->d_name)
+            continue;
+        grown = reallocarray(cookies, n + 1, sizeof(*cookies));
+        if (!grown) {
+            closedir(dir);
+            return -ENOMEM;
+        }
+        cookies = grown;
+        cookies[n++] = cookie;
+    }
+    closedir(dir);
+    *ret = take_pointer(cookies);
+    return (int)n;
+}
+
+/* ---- removal ---- */
+
+/* Unlinks what is in the directory, and in its subdirectories, then the directory. A link's last pin is its
+ * life. */
+static int remove_tree(const char *path, int depth)
+{
+    DIR *dir = opendir(path);
+    struct dirent *entry;
+    int r = 0;
+
+    if (!dir)
+        return errno == ENOENT ? 0 : -errno;
+    while ((entry = readdir(dir))) {
+        char child[PATH_MAX / 4];
+
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+            continue;
+        if (snprintf(child, sizeof(child), "%s/%s", path, entry->d_name) >= (int)sizeof(child)) {
+            r = -ENAMETOOLONG;
+            continue;
+        }
+        if (entry->d_type == DT_DIR && depth) {
+            int e = remove_tree(child, depth - 1);
+
+            r = r ? r : e;
+        } else if (unlink(child) < 0 && !r) {
+            r = -errno;
+        }
+    }
+    closedir(dir);
+    if (rmdir(path) < 0 && !r && errno != ENOENT)
+        r = -errno;
+    return r;
+}
+
+int steer_uninstall(const char *pin_dir, struct steer_error *error)
+{
+    static const char *const parts[] = {"links", "pods", "maps"};
+    char path[PATH_MAX / 4];
+
+    for (size_t i = 0; i < array_size(parts); i++) {
+        int r;
+
+        if (snprintf(path, sizeof(path), "%s/%s", pin_dir, parts[i]) >= (int)sizeof(path))
+            return steer_fail(error, BRUMA_REASON_INTERNAL, ENAMETOOLONG, "pin directory %s", pin_dir);
+        r = remove_tree(path, 1);
+        if (r < 0)
+            return steer_fail(error, BRUMA_REASON_INTERNAL, r, "cannot remove %s", path);
+    }
+    if (rmdir(pin_dir) < 0 && errno != ENOENT && errno != ENOTEMPTY)
+        return steer_fail(error, BRUMA_REASON_INTERNAL, errno, "cannot remove %s", pin_dir);
+    return 0;
+}
+
+/* ---- what the maps say ---- */
+
+int steer_pod_entry(struct steer *s, uint64_t cookie, struct bruma_pod *ret)
+{
+    return bpf_map_lookup_elem(s->pods_fd, &cookie, ret) < 0 ? -errno : 0;
+}
+
+int steer_pod_counters(struct steer *s, uint64_t cookie, struct bruma_pod_counters *ret)
+{
+    return bpf_map_lookup_elem(s->pod_counters_fd, &cookie, ret) < 0 ? -errno : 0;
+}
+
+int steer_failure_count(struct steer *s, enum bruma_reason reason, struct bruma_failure_count *ret)
+{
+    int cpus = libbpf_num_possible_cpus();
+    _cleanup_free_ struct bruma_failure_count *each = NULL;
+    __u32 key = reason;
+
+    if (cpus < 0)
+        return cpus;
+    each = calloc((size_t)cpus, sizeof(*each));
+    if (!each)
+        return -ENOMEM;
+    if (bpf_map_lookup_elem(s->failures_fd, &key, each) < 0)
+        return -errno;
+    *ret = (struct bruma_failure_count){};
+    for (int i = 0; i < cpus; i++) {
+        ret->count += each[i].count;
+        if (each[i].last_seen_nanoseconds > ret->last_seen_nanoseconds)
+            ret->last_seen_nanoseconds = each[i].last_seen_nanoseconds;
+    }
+    return 0;
+}
+
+static struct bruma_endpoint map_endpoint(const struct endpoint *e)
+{
+    struct bruma_endpoint m = {.port = e->port};
+
+    memcpy(m.address.bytes, e->addr.bytes, sizeof(m.address.bytes));
+    return m;
+}
+
+int steer_probe_add(struct steer *s, uint64_t cookie, const struct endpoint *target)
+{
+    struct bruma_endpoint key = map_endpoint(target);
+    struct bruma_probe_target value = {.netns_cookie = cookie};
+
+    return bpf_map_update_elem(s->probe_targets_fd, &key, &value, BPF_ANY) < 0 ? -errno : 0;
+}
+
+int steer_probe_remove(struct steer *s, const struct endpoint *target)
+{
+    struct bruma_endpoint key = map_endpoint(target);
+
+    return bpf_map_delete_elem(s->probe_targets_fd, &key) < 0 && errno != ENOENT ? -errno : 0;
+}
