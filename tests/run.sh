@@ -30,6 +30,8 @@ state_before=""
 export PYTHONDONTWRITEBYTECODE=1 BRUMA_BUILD="$build"
 # shellcheck source=tests/packages.sh
 . "$root/tests/packages.sh"
+# shellcheck source=tests/build.sh
+. "$root/tests/build.sh"
 
 usage() {
     sed -n '3,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
@@ -66,36 +68,6 @@ add_report() {
 }
 
 # ---- building ----
-
-# A build directory with these options; made once, its options brought up to date where they differ.
-configure() {
-    local directory=$1 log
-    shift
-    log=$directory.setup.log
-    if [ -f "$directory/build.ninja" ]; then
-        return 0
-    fi
-    mkdir -p "$(dirname "$directory")"
-    rm -rf "$directory"
-    if ! (cd "$root" && meson setup "$directory" "$@") >"$log" 2>&1; then
-        echo "meson setup failed; the end of $log:"
-        tail -20 "$log"
-        rm -rf "$directory"
-        return 1
-    fi
-    rm -f "$log"
-}
-
-compile() {
-    local directory=$1 log
-    shift
-    log=$directory/build.log
-    if ! ninja -C "$directory" -j "$jobs" "$@" >"$log" 2>&1; then
-        echo "the build in $directory failed:"
-        grep -E -A12 '^FAILED|error:|ERROR' "$log" | head -60
-        return 1
-    fi
-}
 
 build_all() {
     [ -n "${built:-}" ] && return 0

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A packet capture between the nodes, and what it holds."""
+import os
+import signal
+
+from support.system import Process, run, wait_for
+
+
+class Capture:
+    """with Capture(node, file) as c: ... ; then c.bytes, c.packets(filter), c.holds(text)"""
+
+    def __init__(self, node, path):
+        self.node, self.path = node, path
+
+    def __enter__(self):
+        self.process = Process(["tcpdump", "-i", "uplink", "-U", "-s", "0", "-B", "8192", "-w", self.path, "tcp"],
+                               self.path + ".log", netns=self.node.netns)
+        self.process.wait_for_text("listening on")
+        return self
+
+    def __exit__(self, *exc):
+        # What has crossed the link is in the file once its size stands still.
+        sizes = [-1]
+
+        def still():
+            sizes.append(os.path.getsize(self.path))
+            return sizes[-1] == sizes[-2]
+
+        wait_for(still, "the capture to stand still", 5, interval=0.3, log=self.process.log)
+        self.process.kill(signal.SIGINT)
+        self.process.wait(10)
+        with open(self.path, "rb") as f:
+            self.bytes = f.read()
+        return False
+
+    def holds(self, text):
+        return text.encode() in self.bytes
+
+    def packets(self, expression):
+        """How many captured packets match the filter."""
+        out = run(["tcpdump", "-nn", "-r", self.path, expression]).stdout
+        return len(out.splitlines())

@@ -1,0 +1,112 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""The lab; tests/lab.sh is its front door."""
+import argparse
+import os
+import signal
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import world  # noqa: E402
+from show import Show  # noqa: E402
+from steps import Steps  # noqa: E402
+
+GUIDE = """
+The lab is up. Things to try (build directory {build}):
+
+  a shell in a pod                   nsenter --net=/run/netns/bruma-lab-web sh -c 'echo $$ >{cgroup}/n1/web/cgroup.procs; exec bash'
+                                     (without its cgroup, connections of the shell would not be captured)
+  from there                         curl http://{shop}:8080/        redis-cli -h {cart} PING
+  a pod that policy refuses          the same from bruma-lab-intruder, cgroup n1/intruder
+  what node 1 knows                  {ctl} --run-dir {run}/n1/run status
+                                     {ctl} --run-dir {run}/n1/run pods            (-o json for programs)
+                                     {ctl} --run-dir {run}/n1/run connections
+                                     {ctl} --run-dir {run}/n1/run identities
+  why is this pod as it is           {ctl} --run-dir {run}/n1/run explain store/web
+  is the machine in order            {ctl} --run-dir {run}/n1/run doctor
+  the mesh itself                    $EDITOR {run}/mesh.yaml                      (followed at once; watch the agents' logs)
+  logs                               tail -f {run}/n1/agent.log {run}/n1/proxy.log {run}/n2/proxy.log
+  what crosses between the nodes     nsenter --net=/run/netns/bruma-lab-n1 tcpdump -nAi uplink
+  with bpftool alone                 bpftool map dump pinned {pins}/n1/maps/pods
+  metrics                            nsenter --net=/run/netns/bruma-lab-n1 curl -s localhost:15020/metrics
+  break something                    nsenter --net=/run/netns/bruma-lab-web ip rule del pref 32764      (n1/agent.log tells)
+                                     kill -9 {agent}          (n1's agent; traffic does not notice)
+
+  take it all away                   tests/lab.sh down
+"""
+
+
+def clean_up(show):
+    trouble = world.down()
+    for text in trouble:
+        show.say(f"could not be removed: {text}")
+    return not trouble
+
+
+def demonstrate(arguments, show):
+    w = world.World(arguments.build)
+    s = Steps(w, show)
+    made = (show.step("two nodes", s.nodes) and show.step("agents and proxies", s.programs) and
+            show.step("pods, by CNI", s.pods))
+    if made:
+        show.step("web -> shop on the other node", s.other_node)
+        show.step("web -> cart on the same node", s.same_node)
+        show.step("intruder refused by policy", s.refused)
+        show.step("outside the mesh, untouched", s.untouched)
+        show.step("label away and back, mid-download", s.label)
+        show.step("BPF maps", s.maps)
+        show.step("brumactl", s.tool)
+    good = show.table()
+    if made and arguments.keep:
+        show.say(GUIDE.format(build=w.build, cgroup=w.state["cgroup"], pins=w.state["pins"], run=world.RUN,
+                              ctl=f"{w.build}/ctl/brumactl", shop=w.shop.ip4, cart=w.cart.ip4, agent=w.n1.agent.pid))
+    return good
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", required=True)
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("command", nargs="?", choices=["down"])
+    arguments = parser.parse_args()
+    show = Show(10)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    if arguments.command == "down":
+        there = world.is_there()
+        good = clean_up(show)
+        show.say("the lab is down" if there else "there was no lab")
+        return 0 if good else 1
+    if world.is_there():
+        show.say("a lab is up already; it is taken down first")
+        if not clean_up(show):
+            return 1
+    good = False
+    try:
+        good = demonstrate(arguments, show)
+    finally:
+        if not arguments.keep or not os.path.exists(world.STATE):
+            if not good:
+                keep_logs(show)
+            good = clean_up(show) and good
+    return 0 if good else 1
+
+
+def keep_logs(show):
+    """Of a lab that failed and is taken down."""
+    import shutil
+    import tempfile
+    if not os.path.isdir(world.RUN):
+        return
+    target = tempfile.mkdtemp(prefix="bruma-lab-logs-")
+    for base, _, files in os.walk(world.RUN):
+        for name in files:
+            if name.endswith((".log", ".yaml", ".conflist", ".pcap")):
+                shutil.copy(os.path.join(base, name), os.path.join(target, os.path.relpath(
+                    os.path.join(base, name), world.RUN).replace("/", "-")))
+    show.say(f"logs are in {target}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
