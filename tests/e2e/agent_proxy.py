@@ -79,6 +79,11 @@ class Proxy:
             c, peer = listener.accept()
         except BlockingIOError:
             return
+        except OSError:  # it was closed from outside; a new one comes
+            self.sel.unregister(fd)
+            for pod in self.pods.values():
+                pod["watched"].discard(fd)
+            return
         finally:
             listener.close()
         self.tell(event="connection", listener=name, local=c.getsockname()[:2], peer=peer[:2])
