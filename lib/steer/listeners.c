@@ -36,6 +36,10 @@ static int open_listener(int *ret)
             return -errno;
         r = bind(fd, (struct sockaddr *)&any4, sizeof(any4));
     }
+    /* The SYN-ACK leaves with the original destination as its source, which is not an address of the pod: the
+     * IPv4 output route is refused to any other socket. */
+    if (r == 0 && setsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &on, sizeof(on)) < 0)
+        return -errno;
     /* inherited by what is accepted */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     if (r < 0 || listen(fd, BACKLOG_MAX) < 0)
