@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* An HTTP/2 session over a non-blocking socket, with or without TLS, on a loop: what both sides of gRPC
+ * share. */
+#ifndef LIB_RPC_H2_CONNECTION_H
+#define LIB_RPC_H2_CONNECTION_H
+
+#include <nghttp2/nghttp2.h>
+#include <openssl/ssl.h>
+#include <stdbool.h>
+
+#include "loop.h"
+
+struct h2_connection {
+    struct loop *loop;
+    struct loop_watch watch;
+    struct loop_timer timer; /* handshake limit; the owner's afterwards */
+    SSL *ssl;                /* NULL: plaintext */
+    bool connecting, handshaking, closed;
+    nghttp2_session *session;
+    uint8_t *out; /* what the socket did not take */
+    size_t out_len, out_offset, out_size;
+    uint64_t last_received; /* loop_now() */
+    unsigned busy;          /* inside nghttp2 */
+    char error[160];
+    /* The connection is up: TLS is done. May be NULL. */
+    void (*ready)(struct h2_connection *connection);
+    /* The connection has ended by itself; error says why. The owner calls h2_connection_close(). */
+    void (*down)(struct h2_connection *connection);
+};
+
+/* Takes fd and ssl (whose handshake has not begun) also when it fails. connecting: a TCP connect is under
+ * way. */
+int h2_connection_open(struct h2_connection *c, struct loop *loop, int fd, SSL *ssl, bool connecting,
+                       unsigned limit_milliseconds);
+void h2_connection_close(struct h2_connection *c);
+
+/* Sends what the session has to say. Call it after nghttp2_submit_*; harmless inside callbacks of the
+ * session. */
+void h2_connection_send(struct h2_connection *c);
+/* Bytes that wait for the socket. */
+size_t h2_connection_queued(const struct h2_connection *c);
+
+#endif
