@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An independent HBONE client and server: Python's h2 over Python's ssl. Nothing here shares code with the proxy."""
+import contextlib
+import socket
+import ssl
+import threading
+import time
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import h2.exceptions
+
+
+def context(server, cert, key, root):
+    c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    c.minimum_version = ssl.TLSVersion.TLSv1_3
+    c.load_cert_chain(cert, key)
+    c.load_verify_locations(root)
+    c.check_hostname = False
+    c.verify_mode = ssl.CERT_REQUIRED
+    c.set_alpn_protocols(["h2"])
+    return c
+
+
+class Client:
+    """One tunnel. Not thread-safe: a test drives it step by step."""
+
+    def __init__(self, address, cert, key, root, timeout=10, settings=True):
+        self.sock = socket.create_connection(address, timeout=timeout)
+        self.tls = context(False, cert, key, root).wrap_socket(self.sock)
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8",
+                                                                        validate_outbound_headers=False))
+        self.h2.initiate_connection()
+        self.events = {}
+        self.goaways = []
+        self.closed = False
+        self.flush()
+
+    def flush(self):
+        self.tls.sendall(self.h2.data_to_send())
+
+    def pump(self, until, seconds=10):
+        """Reads until until() is true."""
+        end = time.monotonic() + seconds
+        while not until():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            self.tls.settimeout(left)
+            try:
+                data = self.tls.recv(65536)
+            except (TimeoutError, socket.timeout):
+                return False
+            except OSError:
+                data = b""
+            if not data:
+                self.closed = True
+                return until()
+            for e in self.h2.receive_data(data):
+                if isinstance(e, h2.events.DataReceived) and e.flow_controlled_length:
+                    with contextlib.suppress(h2.exceptions.ProtocolError):
+                        self.h2.acknowledge_received_data(e.flow_controlled_length, e.stream_id)
+                if isinstance(e, h2.events.ConnectionTerminated):
+                    self.goaways.append((e.error_code, e.last_stream_id))
+                self.events.setdefault(getattr(e, "stream_id", 0) or 0, []).append(e)
+            self.flush()
+        return True
+
+    def request(self, headers, end=False):
+        sid = self.h2.get_next_available_stream_id()
+        self.h2.send_headers(sid, headers, end_stream=end)
+        self.flush()
+        return sid
+
+    def connect(self, authority, extra=()):
+        return self.request([(":method", "CONNECT"), (":authority", authority), *extra])
+
+    def of(self, sid, kind):
+        return [e for e in self.events.get(sid, []) if isinstance(e, kind)]
+
+    def status(self, sid, seconds=10):
+        """Status of the answer, or ("reset", code), or None."""
+        self.pump(lambda: self.closed or self.of(sid, (h2.events.ResponseReceived, h2.events.StreamReset)), seconds)
+        for e in self.events.get(sid, []):
+            if isinstance(e, h2.events.ResponseReceived):
+                return int(dict(e.headers)[":status"])
+            if isinstance(e, h2.events.StreamReset):
+                return ("reset", int(e.error_code))
+        return None
+
+    def headers(self, sid):
+        return dict(self.of(sid, h2.events.ResponseReceived)[0].headers)
+
+    def send(self, sid, data, end=False):
+        at = 0
+        while at < len(data):
+            n = min(self.h2.local_flow_control_window(sid), self.h2.max_outbound_frame_size, len(data) - at)
+            if n == 0:
+                before = self.h2.local_flow_control_window(sid)
+                assert self.pump(lambda: self.h2.local_flow_control_window(sid) > before), "no credit"
+                continue
+            self.h2.send_data(sid, data[at:at + n])
+            at += n
+            self.flush()
+        if end:
+            self.h2.end_stream(sid)
+            self.flush()
+
+    def received(self, sid):
+        return b"".join(e.data for e in self.of(sid, h2.events.DataReceived))
+
+    def ended(self, sid):
+        return bool(self.of(sid, h2.events.StreamEnded))
+
+    def reset_code(self, sid):
+        resets = self.of(sid, h2.events.StreamReset)
+        return int(resets[0].error_code) if resets else None
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.tls.close()
+
+
+class Server:
+    """Accepts tunnels in a thread and answers each CONNECT by behaviour(server, connection, stream id, headers)."""
+
+    def __init__(self, listener, cert, key, root, behaviour=None):
+        self.listener, self.tls_context = listener, context(True, cert, key, root)
+        self.behaviour = behaviour or Server.echo
+        self.requests, self.connections, self.peers = [], [], []
+        self.stopping = False
+        self.thread = threading.Thread(target=self.accept, daemon=True)
+        self.thread.start()
+
+    @staticmethod
+    def echo(server, conn, sid, headers):
+        conn.h2.send_headers(sid, [(":status", "200")])
+
+    def accept(self):
+        while not self.stopping:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
+
+    def serve(self, sock):
+        sock.settimeout(30)
+        try:
+            tls = self.tls_context.wrap_socket(sock, server_side=True)
+        except (OSError, ssl.SSLError):
+            sock.close()
+            return
+        conn = type("Connection", (), {})()
+        conn.tls, conn.closed = tls, False
+        conn.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8",
+                                                                       validate_inbound_headers=False))
+        conn.h2.initiate_connection()
+        self.connections.append(conn)
+        self.peers.append(tls.getpeercert())
+        try:
+            tls.sendall(conn.h2.data_to_send())
+            while data := tls.recv(65536):
+                for e in conn.h2.receive_data(data):
+                    self.handle(conn, e)
+                tls.sendall(conn.h2.data_to_send())
+        except (OSError, h2.exceptions.ProtocolError):
+            pass
+        finally:
+            conn.closed = True
+            tls.close()
+
+    def handle(self, conn, e):
+        if isinstance(e, h2.events.RequestReceived):
+            self.requests.append(dict(e.headers))
+            self.behaviour(self, conn, e.stream_id, dict(e.headers))
+        elif isinstance(e, h2.events.DataReceived):
+            conn.h2.acknowledge_received_data(e.flow_controlled_length, e.stream_id)
+            with contextlib.suppress(h2.exceptions.ProtocolError):
+                conn.h2.send_data(e.stream_id, e.data)
+        elif isinstance(e, h2.events.StreamEnded):
+            with contextlib.suppress(h2.exceptions.ProtocolError):
+                conn.h2.end_stream(e.stream_id)
+
+    def stop(self):
+        self.stopping = True
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for c in self.connections:
+            with contextlib.suppress(OSError):
+                c.tls.close()

@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HBONE against independent peers (contract sections 3 and 5). Tests carry the name of their row of the conformance list."""
+import re
+import socket
+import ssl
+
+import h2.errors
+import h2.events
+import pytest
+
+import hbone
+from mesh import Mesh, inside, leaf, wait_for
+
+ECHO = """
+import socket, sys, threading
+s = socket.socket(socket.AF_INET6)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("::", int(sys.argv[1])))
+s.listen(512)
+print("READY", flush=True)
+def serve(c, a):
+    print("FROM", a[0], a[1], flush=True)
+    try:
+        while True:
+            d = c.recv(65536)
+            if not d:
+                break
+            c.sendall(d)
+        c.shutdown(socket.SHUT_WR)
+        c.close()
+    except OSError as e:
+        print("ERROR", type(e).__name__, flush=True)
+while True:
+    c, a = s.accept()
+    threading.Thread(target=serve, args=(c, a), daemon=True).start()
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    with Mesh(nodes=2) as m:
+        m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
+        m.start()
+        m.echo = m.shop.server(ECHO, "8080")
+        m.certificate = leaf(m, m.web.identity)
+        m.foreign = leaf(m, "spiffe://other.domain/ns/demo/sa/web")
+        yield m
+
+
+@pytest.fixture
+def client(mesh):
+    with inside(mesh.nodes[0].netns):
+        c = hbone.Client((mesh.shop.ip, 15008), *mesh.certificate)
+    yield c
+    c.close()
+
+
+def test_connect_echo_and_half_close(mesh, client):
+    sid = client.connect(f"{mesh.shop.ip}:8080")
+    assert client.status(sid) == 200
+    client.send(sid, b"hello", end=True)
+    assert client.pump(lambda: client.ended(sid))
+    assert client.received(sid) == b"hello"
+
+
+def test_response_baggage_describes_the_destination(mesh, client):
+    sid = client.connect(f"{mesh.shop.ip}:8080")
+    assert client.status(sid) == 200
+    baggage = client.headers(sid)["baggage"]
+    assert "k8s.namespace.name=demo" in baggage and "service.name=shop" in baggage, baggage
+
+
+def test_the_application_sees_the_clients_address(mesh, client):
+    sid = client.connect(f"{mesh.shop.ip}:8080")
+    assert client.status(sid) == 200
+    source = client.sock.getsockname()[0]
+    wait_for(lambda: f"FROM ::ffff:{source} " in mesh.echo.text(), "the client's address at the server")
+
+
+def test_settings_of_the_server(mesh, client):
+    client.pump(lambda: client.of(0, h2.events.RemoteSettingsChanged))
+    changed = client.of(0, h2.events.RemoteSettingsChanged)[0].changed_settings
+    values = {int(k): v.new_value for k, v in changed.items()}
+    assert values[3] == 200 and values[4] == 4194304 and values[5] == 1048576 and values[6] == 65536, values
+
+
+def test_get_instead_of_connect(mesh, client):
+    sid = client.request([(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", f"{mesh.shop.ip}:8080")], end=True)
+    assert client.status(sid) == 400
+
+
+def test_authority_of_another_pod(mesh, client):
+    assert client.status(client.connect(f"{mesh.web.ip}:8080")) == 400
+
+
+def test_authority_v4_mapped(mesh, client):
+    assert client.status(client.connect(f"[::ffff:{mesh.shop.ip}]:8080")) == 400
+
+
+@pytest.mark.parametrize("authority,status", [(":8080", 503), ("{ip}", 400), ("{ip}:99999", 400), ("unknown.host:80", 503)])
+def test_authority_malformed(mesh, client, authority, status):
+    assert client.status(client.connect(authority.format(ip=mesh.shop.ip))) == status
+
+
+def test_connect_without_authority(mesh, client):
+    sid = client.request([(":method", "CONNECT")])
+    assert client.status(sid) in (("reset", 1), 400)
+    other = client.connect(f"{mesh.shop.ip}:8080")
+    assert client.status(other) == 200, "the tunnel lives"
+
+
+def test_connect_with_protocol(mesh, client):
+    sid = client.request([(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "https"), (":path", "/"),
+                          (":authority", f"{mesh.shop.ip}:8080")])
+    assert client.status(sid) == ("reset", 1)
+
+
+def test_malformed_traceparent(mesh, client):
+    sid = client.connect(f"{mesh.shop.ip}:8080", [("traceparent", "00-" + "0" * 52)])
+    assert client.status(sid) == 200
+
+
+def test_authority_port_15001(mesh, client):
+    for port in (15001, 15006, 15008):
+        assert client.status(client.connect(f"{mesh.shop.ip}:{port}")) == 503, port
+
+
+def test_app_port_closed(mesh, client):
+    assert client.status(client.connect(f"{mesh.shop.ip}:9999")) == 503
+    wait_for(lambda: re.search(r'istio_tcp_connections_failed_total\{[^}]*response_flags="CONNECT"', mesh.nodes[1].metrics()),
+             "flag CONNECT")
+
+
+def test_header_list_of_64_kib(mesh, client):
+    sid = client.connect(f"{mesh.shop.ip}:8080", [(f"x-{i}", "v" * 1000) for i in range(70)])
+    assert client.status(sid) == 431
+    assert client.status(client.connect(f"{mesh.shop.ip}:8080")) == 200, "the tunnel lives"
+
+
+def test_220_streams_at_once(mesh, client):
+    sids = [client.connect(f"{mesh.shop.ip}:8080") for _ in range(220)]
+    answers = [client.status(s, 20) for s in sids]
+    assert answers.count(200) == 200, answers
+    assert answers.count(("reset", 7)) == 20
+
+
+def test_rapid_reset_ends_the_tunnel_not_the_proxy(mesh):
+    with inside(mesh.nodes[0].netns):
+        c = hbone.Client((mesh.shop.ip, 15008), *mesh.certificate)
+    try:
+        for _ in range(3000):
+            sid = c.connect(f"{mesh.shop.ip}:8080")
+            c.h2.reset_stream(sid, 8)
+            c.flush()
+    except OSError:
+        pass
+    c.pump(lambda: c.goaways or c.closed)
+    assert c.goaways or c.closed
+    if c.goaways:
+        assert c.goaways[0][0] == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
+    c.close()
+    with inside(mesh.nodes[0].netns):
+        again = hbone.Client((mesh.shop.ip, 15008), *mesh.certificate)
+    assert again.status(again.connect(f"{mesh.shop.ip}:8080")) == 200
+    again.close()
+
+
+def test_client_trust_domain_differs(mesh):
+    with inside(mesh.nodes[0].netns):
+        with pytest.raises((ssl.SSLError, OSError)):
+            c = hbone.Client((mesh.shop.ip, 15008), *mesh.foreign)
+            c.pump(lambda: False, 5)
+            raise ssl.SSLError("no alert") if not c.closed else OSError("closed")
+    wait_for(lambda: "other.domain" in mesh.nodes[1].proxy.text(), "the foreign identity in the log")
+
+
+def test_no_client_certificate(mesh):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with inside(mesh.nodes[0].netns):
+        s = socket.create_connection((mesh.shop.ip, 15008), timeout=10)
+    with pytest.raises((ssl.SSLError, OSError)):
+        t = context.wrap_socket(s)
+        if not t.recv(100):
+            raise OSError("closed")
+
+
+@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\0" * 100, b"\0" * 4096])
+def test_garbage_instead_of_tls(mesh, client, garbage):
+    with inside(mesh.nodes[0].netns):
+        s = socket.create_connection((mesh.shop.ip, 15008), timeout=10)
+    s.sendall(garbage)
+    try:
+        while s.recv(1000):
+            pass
+    except OSError:
+        pass
+    assert client.status(client.connect(f"{mesh.shop.ip}:8080")) == 200
+
+
+def test_one_mebibyte_both_ways_arrives_intact(mesh, client):
+    data = bytes((i * 7 + i // 251) & 255 for i in range(1 << 20))
+    sid = client.connect(f"{mesh.shop.ip}:8080")
+    assert client.status(sid) == 200
+    client.send(sid, data, end=True)
+    assert client.pump(lambda: client.ended(sid), 60)
+    assert client.received(sid) == data
+
+
+def test_reset_by_the_peer_reaches_the_application(mesh, client):
+    sid = client.connect(f"{mesh.shop.ip}:8080")
+    assert client.status(sid) == 200
+    client.send(sid, b"x")
+    client.pump(lambda: client.received(sid) == b"x")
+    client.h2.reset_stream(sid, 8)
+    client.flush()
+    wait_for(lambda: "ERROR ConnectionResetError" in mesh.echo.text(), "a reset at the application")
+
+
+def test_data_before_the_answer_is_not_lost(mesh, client):
+    sid = client.connect(f"{mesh.shop.ip}:8080")
+    client.h2.send_data(sid, b"early")
+    client.flush()
+    assert client.status(sid) == 200
+    client.send(sid, b" and late", end=True)
+    assert client.pump(lambda: client.ended(sid))
+    assert client.received(sid) == b"early and late"
+
+
+# ---- the proxy as a client of an independent server ----
+
+ONE_SHOT = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+s.sendall(sys.argv[3].encode())
+s.shutdown(socket.SHUT_WR)
+d = b""
+while True:
+    c = s.recv(65536)
+    if not c:
+        break
+    d += c
+print(d.decode(), end="")
+"""
+
+
+@pytest.fixture
+def peer(mesh):
+    """An HBONE server on a pod that is no member of node 2's mesh: the proxy's client side talks to it."""
+    pod = mesh.pod(f"peer{len(mesh.nodes[1].pods)}", node=1, account="peer")
+    mesh.write()
+    cert = leaf(mesh, pod.identity)
+    with inside(pod.netns):
+        listener = socket.create_server((pod.ip, 15008), backlog=64)
+    wait_for(lambda: pod.ip in str(mesh.nodes[0].config_dump()["workloads"]), "the peer's workload on node 1")
+    mesh.extra.append({"uid": f"Kubernetes//Pod/demo/{pod.name}-hbone", "name": pod.name + "-hbone", "namespace": "demo",
+                       "serviceAccount": "peer", "workloadIps": [pod.ip], "protocol": "HBONE", "node": "elsewhere", "services": {}})
+    pod.outside = True
+    mesh.write()
+    wait_for(lambda: any(w["uid"].endswith(pod.name + "-hbone") for w in mesh.nodes[0].config_dump()["workloads"]),
+             "the peer as an HBONE workload")
+    server = hbone.Server(listener, *cert)
+    server.pod = pod
+    yield server
+    server.stop()
+    mesh.extra.pop()
+    mesh.nodes[1].pods.remove(pod)
+    mesh.write()
+    pod.destroy()
+
+
+def test_what_the_proxy_sends(mesh, peer):
+    assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "ping") == "ping"
+    request = peer.requests[0]
+    assert request[":method"] == "CONNECT" and request[":authority"] == f"{peer.pod.ip}:7000"
+    assert ":scheme" not in request and ":path" not in request and ":protocol" not in request
+    assert re.fullmatch(rf'for="{re.escape(mesh.web.ip)}:\d+"', request["forwarded"]), request["forwarded"]
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", request["traceparent"])
+    assert "k8s.namespace.name=demo" in request["baggage"] and "service.name=web" in request["baggage"]
+    assert "x-istio-source" not in request
+    sans = peer.peers[0]["subjectAltName"]
+    assert ("URI", mesh.web.identity) in sans
+
+
+def test_150_parallel_connections_cap_100(mesh, peer):
+    code = """
+import socket, sys
+all = []
+for i in range(150):
+    s = socket.create_connection((sys.argv[1], 7000), timeout=20)
+    s.sendall(b"x")
+    all.append(s)
+for s in all:
+    assert s.recv(1) == b"x"
+print("ok")
+"""
+    assert mesh.web.python(code, peer.pod.ip).strip() == "ok"
+    assert len(peer.connections) == 2
+
+
+def test_server_closes_the_idle_pooled_connection_app_connects_at_once(mesh, peer):
+    for _ in range(40):
+        assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "a") == "a"
+        peer.connections[-1].tls.shutdown(socket.SHUT_RDWR) if not peer.connections[-1].closed else None
+        if len(peer.connections) > 10:
+            break
+
+
+def test_goaway_is_obeyed_and_nothing_is_lost(mesh, peer):
+    assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "a") == "a"
+    conn = peer.connections[-1]
+    conn.h2.close_connection()
+    conn.tls.sendall(conn.h2.data_to_send())
+    assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "b") == "b"
+    assert len(peer.connections) == 2
+
+
+def test_refused_stream_is_tried_again(mesh, peer):
+    refused = []
+
+    def refuse_first(server, conn, sid, headers):
+        if not refused:
+            refused.append(sid)
+            conn.h2.reset_stream(sid, h2.errors.ErrorCodes.REFUSED_STREAM)
+        else:
+            conn.h2.send_headers(sid, [(":status", "200")])
+
+    peer.behaviour = refuse_first
+    assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "again") == "again"
+    assert refused
+
+
+def test_status_other_than_200_resets_the_application(mesh, peer):
+    peer.behaviour = lambda server, conn, sid, headers: conn.h2.send_headers(sid, [(":status", "401")], end_stream=True)
+    code = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 7000), timeout=20)
+try:
+    print("data" if s.recv(1) else "end")
+except ConnectionResetError:
+    print("reset")
+"""
+    assert mesh.web.python(code, peer.pod.ip).strip() == "reset"
+    wait_for(lambda: "status 401" in mesh.nodes[0].proxy.text(), "the status in the log")
+
+
+def test_connect_error_of_envoy_is_a_normal_end(mesh, peer):
+    def answer_and_end(server, conn, sid, headers):
+        conn.h2.send_headers(sid, [(":status", "200")])
+        conn.h2.send_data(sid, b"bye")
+        conn.h2.reset_stream(sid, h2.errors.ErrorCodes.CONNECT_ERROR)
+
+    peer.behaviour = answer_and_end
+    code = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 7000), timeout=20)
+d = b""
+while True:
+    c = s.recv(100)
+    if not c:
+        break
+    d += c
+print(d.decode())
+"""
+    assert mesh.web.python(code, peer.pod.ip).strip() == "bye"
+
+
+def test_server_with_another_identity_is_refused(mesh, peer):
+    peer.tls_context = hbone.context(True, *leaf(mesh, "spiffe://cluster.local/ns/demo/sa/impostor"))
+    code = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 7000), timeout=20)
+try:
+    print("data" if s.recv(1) else "end")
+except ConnectionResetError:
+    print("reset")
+"""
+    assert mesh.web.python(code, peer.pod.ip).strip() == "reset"
+    wait_for(lambda: "impostor" in mesh.nodes[0].proxy.text(), "the wrong identity in the log")
+
+
+def test_sigterm_with_an_idle_tunnel(mesh):
+    """Last: it ends the proxy of node 2 and starts another."""
+    with inside(mesh.nodes[0].netns):
+        c = hbone.Client((mesh.shop.ip, 15008), *mesh.certificate)
+    assert c.status(c.connect(f"{mesh.shop.ip}:8080")) == 200
+    idle = c
+    with inside(mesh.nodes[0].netns):
+        c = hbone.Client((mesh.shop.ip, 15008), *mesh.certificate)
+    assert c.pump(lambda: c.of(0, h2.events.RemoteSettingsChanged))
+    idle.close()
+    mesh.nodes[1].proxy.p.terminate()
+    c.pump(lambda: c.closed)
+    assert [g[1] for g in c.goaways][0] == 2**31 - 1, c.goaways
+    assert c.closed
+    assert mesh.nodes[1].proxy.p.wait(15) == 0
+    mesh.nodes[1].start_proxy()
