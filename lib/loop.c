@@ -388,6 +388,7 @@ int loop_run(struct loop *loop)
             loop->turn_end(loop->turn_end_data);
         free_garbage(loop);
     }
+    __atomic_store_n(&loop->stopped, false, __ATOMIC_RELEASE);
     return 0;
 }
 

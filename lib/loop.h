@@ -41,7 +41,7 @@ struct loop_timer {
 int loop_new(struct loop **ret);
 void loop_free(struct loop **loop);
 
-/* Runs until loop_stop(). */
+/* Runs until loop_stop(); may be called again after that. */
 int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop); /* any thread */
 
