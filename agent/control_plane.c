@@ -361,6 +361,21 @@ void control_plane_close(struct control_plane **plane)
     *plane = NULL;
 }
 
+void control_plane_uninstall(const struct agent_config *config)
+{
+    static const char *const names[] = {"token", "root-cert.pem", "ca-key.pem"};
+    char path[512];
+
+    for (size_t i = 0; i < array_size(names); i++) {
+        snprintf(path, sizeof(path), "%s/control/%s", config->run_dir, names[i]);
+        if (unlink(path) < 0 && errno != ENOENT)
+            log_warn_errno(errno, "a file cannot be removed\tpath=%s", path);
+    }
+    snprintf(path, sizeof(path), "%s/control", config->run_dir);
+    if (rmdir(path) < 0 && errno != ENOENT)
+        log_warn_errno(errno, "the directory cannot be removed\tpath=%s", path);
+}
+
 struct xds_server *control_plane_xds(struct control_plane *plane)
 {
     return plane->xds;

@@ -28,6 +28,8 @@ typedef bool (*control_plane_allows_fn)(void *data, const struct spiffe *identit
 int control_plane_open(struct loop *loop, const struct agent_config *config, control_plane_allows_fn allows,
                        void *data, struct control_plane **ret);
 void control_plane_close(struct control_plane **plane);
+/* Removes the files that control_plane_open() makes. A CA's key that was given stays where it is. */
+void control_plane_uninstall(const struct agent_config *config);
 
 struct xds_server *control_plane_xds(struct control_plane *plane);
 const struct ca *control_plane_ca(const struct control_plane *plane);

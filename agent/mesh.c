@@ -431,6 +431,11 @@ void mesh_free(struct mesh **mesh)
     *mesh = NULL;
 }
 
+void mesh_uninstall(const struct agent_config *config)
+{
+    control_plane_uninstall(config);
+}
+
 bool mesh_ready(const struct mesh *mesh)
 {
     return mesh->ready;
