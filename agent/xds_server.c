@@ -32,7 +32,7 @@ struct xds_server {
     struct loop_timer push;
     char version[32]; /* of this run of the server, for clients' logs */
     bool ready;
-    uint64_t nonce, refused;
+    uint64_t nonce, refused, turn;
 };
 
 struct watch {
@@ -48,7 +48,8 @@ struct xds_stream {
     void *request;
     char node_id[256];
     struct watch watches[XDS_TYPES];
-    bool closed;
+    bool ended, closed; /* by us; over */
+    uint64_t turn;      /* of the last push */
 };
 
 static int grpc_transport_send(void *request, const uint8_t *message, size_t len)
@@ -70,6 +71,15 @@ const struct xds_transport xds_transport_grpc = {grpc_transport_send, grpc_trans
                                                  grpc_transport_end};
 
 /* ---- sending ---- */
+
+static void end_stream(struct xds_stream *stream, enum grpc_status status, const char *text)
+{
+    if (stream->ended || stream->closed)
+        return;
+    stream->ended = true;
+    log_warn("a stream is ended\tnode=%s error=\"%s\"", stream->node_id, text);
+    stream->server->transport->end(stream->request, status, text);
+}
 
 struct batch {
     struct xds_entry entries[XDS_RESPONSE_RESOURCES];
@@ -176,7 +186,7 @@ static bool push_stream(struct xds_stream *stream)
     struct xds_server *server = stream->server;
 
     for (int type = 0; type < XDS_TYPES; type++) {
-        while (!stream->closed && pending(&stream->watches[type])) {
+        while (!stream->ended && !stream->closed && pending(&stream->watches[type])) {
             int r;
 
             if (server->transport->queued(stream->request) >= XDS_QUEUED_BYTES)
@@ -185,13 +195,24 @@ static bool push_stream(struct xds_stream *stream)
             if (r == 0)
                 continue;
             /* What the lost response held counts as sent, so the client has to begin anew. */
-            log_warn_errno(r, "a stream is ended: nothing can be sent to it\tnode=%s", stream->node_id);
-            if (!stream->closed)
-                server->transport->end(stream->request, GRPC_UNAVAILABLE, "the response could not be sent");
+            end_stream(stream, GRPC_UNAVAILABLE, "a response cannot be sent");
             return false;
         }
     }
     return false;
+}
+
+/* One that was not served in this turn. Not a walk along the list: a send that fails may end several streams.
+ */
+static struct xds_stream *next_stream(struct xds_server *server)
+{
+    struct xds_stream *stream;
+
+    list_for_each (stream, &server->streams, node) {
+        if (stream->turn != server->turn)
+            return stream;
+    }
+    return NULL;
 }
 
 static void push_all(struct loop_timer *timer)
@@ -200,21 +221,16 @@ static void push_all(struct loop_timer *timer)
     struct xds_stream *stream;
     bool more = false;
 
-    if (!server->ready)
-        return;
-    list_for_each (stream, &server->streams, node)
+    server->turn++;
+    while (server->ready && (stream = next_stream(server))) {
+        stream->turn = server->turn;
         more |= push_stream(stream);
+    }
     if (more)
         loop_timer_set(server->loop, &server->push, RETRY_MS);
 }
 
 /* ---- requests ---- */
-
-static void end_stream(struct xds_stream *stream, enum grpc_status status, const char *text)
-{
-    log_warn("a stream is ended\tnode=%s error=\"%s\"", stream->node_id, text);
-    stream->server->transport->end(stream->request, status, text);
-}
 
 static bool has_name(char **names, size_t n, const char *name)
 {
@@ -320,7 +336,7 @@ void xds_stream_message(struct xds_stream *stream, const uint8_t *message, size_
     discovery_request *q;
     int r;
 
-    if (stream->closed)
+    if (stream->ended || stream->closed)
         return;
     q = envoy__service__discovery__v3__delta_discovery_request__unpack(NULL, len, message);
     if (!q) {
