@@ -6,6 +6,9 @@
  *
  * A published object never changes; an update publishes a new one. A reader that wants to keep an object
  * beyond its loop turn takes a reference (workload_ref) and gives it back later on any thread.
+ *
+ * The writer is a registered RCU thread too (rcu.h), online or offline: only it takes objects out, so it
+ * reads its own state without protection, and commits do not wait for readers.
  */
 #ifndef PROXY_STATE_H
 #define PROXY_STATE_H
@@ -56,7 +59,12 @@ enum state_type { STATE_ADDRESS = 0, STATE_AUTHORIZATION = 1, STATE_TYPES = 2 };
  * the writer's thread after each commit that changed something. */
 int state_new(const char *node_name, const char *network, void (*changed)(void *data, bool policies),
               void *data, struct state **ret);
+/* No reader is left. Referenced workloads and services live on. */
 void state_free(struct state **state);
+
+/* What policy_check() does when a workload names a policy that has not arrived: deny (the default) or skip
+ * it. */
+void state_set_unknown_policy(struct state *state, bool deny);
 
 /* ---- writer (control thread). One response = any number of apply/remove, then commit. ---- */
 
