@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "identity"
+#include "proxy/identity.h"
+
+#include <errno.h>
+#include <openssl/pem.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "log.h"
+#include "proxy/certificate.h"
+#include "proxy/certificate_dump.h"
+#include "proxy/credentials.h"
+#include "reasons.h"
+
+#define METHOD            "/istio.v1.auth.IstioCertificateService/CreateCertificate"
+#define CONCURRENT_MAX    8
+#define CALL_MILLISECONDS 10000
+#define BACKOFF_MIN       1000
+#define BACKOFF_MAX       150000
+#define PACE_MILLISECONDS \
+    10000 /* a certificate that is past its half life at once must not be asked for again at once */
+#define REALTIME_FLOOR 1000 /* a waiting connection may shorten a back-off to this, but no further */
+
+struct identity {
+    struct list node;  /* in store.all */
+    struct list queue; /* in store.queues[priority], while it waits for its turn */
+    struct identity_store *store;
+    int references;
+    char *uri;
+    enum identity_priority priority;
+    struct loop_timer timer; /* refresh or retry */
+    uint64_t backoff, last_request;
+    bool waiting, failed_last;
+    struct grpc_call *call; /* under way */
+    EVP_PKEY *key;          /* of that call */
+    bool answered;
+    char error[200]; /* of the last failure, "" after a success */
+    struct certificate certificate;
+    pthread_mutex_t lock;        /* guards context, which other threads read */
+    struct tls_context *context; /* NULL: none */
+};
+
+struct identity_store {
+    struct loop *loop;
+    struct identity_config config;
+    struct server_address address;
+    struct grpc_channel *channel;
+    struct list all, queues[3];
+    unsigned running;
+};
+
+static void start_next(struct identity_store *s);
+static void retry(struct identity *i);
+
+/* ±20 %, so that a node's certificates do not all come due together. */
+static uint64_t jitter(uint64_t milliseconds)
+{
+    uint32_t r = 0;
+
+    if (getrandom(&r, sizeof(r), GRND_NONBLOCK) < 0)
+        r = 0x80000000u;
+    return milliseconds * 4 / 5 + milliseconds * 2 / 5 * (r >> 16) / 65536;
+}
+
+struct tls_context *identity_context(struct identity *i)
+{
+    struct tls_context *context;
+
+    pthread_mutex_lock(&i->lock);
+    context = i->context ? tls_context_ref(i->context) : NULL;
+    pthread_mutex_unlock(&i->lock);
+    return context;
+}
+
+const char *identity_uri(const struct identity *i)
+{
+    return i->uri;
+}
+
+static void publish(struct identity *i, struct tls_context *context)
+{
+    struct tls_context *old;
+
+    pthread_mutex_lock(&i->lock);
+    old = i->context;
+    i->context = context;
+    pthread_mutex_unlock(&i->lock);
+    tls_context_unref(old);
+}
+
+/* ---- the queue ---- */
+
+static void enqueue(struct identity *i, enum identity_priority priority)
+{
+    i->priority = priority;
+    i->waiting = true;
+    list_del(&i->queue);
+    list_add_tail(&i->store->queues[priority], &i->queue);
+    start_next(i->store);
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+    struct identity *i = container_of(timer, struct identity, timer);
+
+    enqueue(i, i->certificate.not_after ? IDENTITY_BACKGROUND : i->priority);
+}
+
+static bool expired(const struct identity *i)
+{
+    return i->certificate.not_after && i->certificate.not_after <= time(NULL);
+}
+
+/* Half of the life is over, by the local clock. Never sooner than the pace allows. */
+static void schedule_refresh(struct identity *i)
+{
+    time_t half = i->certificate.not_before + (i->certificate.not_after - i->certificate.not_before) / 2,
+           now = time(NULL);
+    uint64_t after = half > now ? (uint64_t)(half - now) * 1000 : 0;
+
+    if (after < PACE_MILLISECONDS)
+        after = jitter(PACE_MILLISECONDS * 5 / 4);
+    loop_timer_set(i->store->loop, &i->timer, after);
+}
+
+/* ---- one request ---- */
+
+static void done(struct identity *i)
+{
+    EVP_PKEY_free(i->key);
+    i->key = NULL;
+    i->call = NULL;
+    i->store->running--;
+}
+
+static void failed(struct identity *i, enum bruma_reason reason, const char *text)
+{
+    snprintf(i->error, sizeof(i->error), "%s", text);
+    log_warn("no certificate\tidentity=\"%s\" reason=\"%s\" error=\"%s\" retry=%llums", i->uri,
+             reason_name(reason), text, (unsigned long long)i->backoff);
+    i->failed_last = true;
+    retry(i);
+    i->store->config.changed(i->store->config.data, i);
+}
+
+static void retry(struct identity *i)
+{
+    uint64_t after = jitter(i->backoff);
+
+    i->backoff = i->backoff * 2 < BACKOFF_MAX ? i->backoff * 2 : BACKOFF_MAX;
+    if (expired(i)) {
+        publish(i, NULL);
+        certificate_clear(&i->certificate);
+    } else if (i->certificate.not_after) {
+        /* what there is serves on, and its end is a moment to look again */
+        uint64_t left = (uint64_t)(i->certificate.not_after - time(NULL)) * 1000;
+
+        after = left < after ? left + 1 : after;
+    }
+    loop_timer_set(i->store->loop, &i->timer, after);
+}
+
+static int install(struct identity *i, const uint8_t *message, size_t len, char *error, size_t error_size)
+{
+    struct certificate c;
+    struct tls_context *context = NULL;
+    const char *roots[1];
+    int r = certificate_response(message, len, i->uri, i->key, &c, error, error_size);
+
+    if (r < 0)
+        return r;
+    roots[0] = c.roots;
+    r = tls_context_new(i->uri, i->key, (const char *const *)c.chain, c.chain_len, roots, 1, &context, error,
+                        error_size);
+    if (r < 0) {
+        certificate_clear(&c);
+        return r;
+    }
+    certificate_clear(&i->certificate);
+    i->certificate = c;
+    publish(i, context);
+    return 0;
+}
+
+static void on_message(void *data, const uint8_t *message, size_t len)
+{
+    struct identity *i = data;
+    char error[200];
+
+    if (i->answered)
+        return;
+    i->answered = true;
+    if (install(i, message, len, error, sizeof(error)) < 0) {
+        snprintf(i->error, sizeof(i->error), "%s", error);
+        return; /* on_end() tells it */
+    }
+    i->error[0] = '\0';
+}
+
+static void on_end(void *data, enum grpc_status status, const char *text)
+{
+    struct identity *i = data;
+    struct identity_store *s = i->store;
+    char error[200];
+
+    done(i);
+    if (status == GRPC_OK && i->answered && !i->error[0]) {
+        i->backoff = BACKOFF_MIN;
+        i->failed_last = false;
+        log_info("certificate received\tidentity=\"%s\" not_after=%lld", i->uri,
+                 (long long)i->certificate.not_after);
+        schedule_refresh(i);
+        s->config.changed(s->config.data, i);
+    } else if (status == GRPC_OK) {
+        snprintf(error, sizeof(error), "%s", i->answered ? i->error : "the CA's answer is empty");
+        failed(i, BRUMA_REASON_CA_REFUSED, error);
+    } else {
+        failed(i,
+               status == GRPC_UNAVAILABLE || status == GRPC_DEADLINE_EXCEEDED ? BRUMA_REASON_CA_UNREACHABLE
+                                                                              : BRUMA_REASON_CA_REFUSED,
+               text);
+    }
+    start_next(s);
+}
+
+static void on_down(void *data, const char *why)
+{
+    struct identity_store *s = data;
+
+    (void)why; /* its calls have ended with that text */
+    grpc_channel_close(&s->channel);
+}
+
+/* Roots are read again for each connection, the token for each call. */
+static int open_channel(struct identity_store *s)
+{
+    struct grpc_channel_config config = {
+        .host = s->address.host,
+        .port = s->address.port,
+        .alternate_host = s->config.alternate_host,
+        .plaintext = s->address.plaintext,
+    };
+    char *roots = NULL;
+    int r;
+
+    if (s->channel)
+        return 0;
+    r = config.plaintext ? 0 : roots_load(s->config.ca_roots, &roots);
+    config.roots_pem = roots;
+    if (r == 0)
+        r = grpc_channel_open(s->loop, &config, on_down, s, &s->channel);
+    free(roots);
+    return r;
+}
+
+static int begin(struct identity *i)
+{
+    static const struct grpc_call_events events = {.message = on_message, .end = on_end};
+    struct identity_store *s = i->store;
+    struct credential_headers headers = {};
+    struct wire_writer message = {};
+    int r = open_channel(s);
+
+    if (r < 0)
+        return r;
+    r = credential_headers_load(s->config.auth_token, s->config.cluster_id, "CA_HEADER_", &headers);
+    if (r == 0)
+        r = certificate_request(i->uri, s->config.ttl_seconds, &i->key, &message);
+    if (r == 0)
+        r = grpc_call_open(s->channel, METHOD, headers.headers, headers.len, CALL_MILLISECONDS, &events, i,
+                           &i->call);
+    if (r == 0)
+        r = grpc_call_send(i->call, message.data, message.len, true);
+    credential_headers_free(&headers);
+    wire_writer_clear(&message);
+    return r;
+}
+
+static void start(struct identity *i)
+{
+    char text[128];
+    int r;
+
+    list_del(&i->queue);
+    i->waiting = false;
+    i->answered = false;
+    i->error[0] = '\0';
+    i->last_request = loop_now(i->store->loop);
+    loop_timer_cancel(&i->timer);
+    i->store->running++;
+    r = begin(i);
+    if (r < 0) {
+        grpc_call_cancel(&i->call);
+        done(i);
+        failed(i, BRUMA_REASON_CA_UNREACHABLE, strerror_r(-r, text, sizeof(text)));
+    }
+}
+
+static void start_next(struct identity_store *s)
+{
+    for (int p = 0; p < 3; p++) {
+        while (!list_empty(&s->queues[p]) && s->running < CONCURRENT_MAX)
+            start(list_first(&s->queues[p], struct identity, queue));
+    }
+}
+
+/* ---- the store ---- */
+
+int identity_store_new(struct loop *loop, const struct identity_config *config, struct identity_store **ret)
+{
+    struct identity_store *s = calloc(1, sizeof(*s));
+    int r = s ? server_address_parse(config->ca_address, &s->address) : -ENOMEM;
+
+    if (r < 0) {
+        free(s);
+        return r;
+    }
+    s->loop = loop;
+    s->config = *config;
+    list_init(&s->all);
+    for (int i = 0; i < 3; i++)
+        list_init(&s->queues[i]);
+    *ret = s;
+    return 0;
+}
+
+static void identity_free(struct identity *i)
+{
+    loop_timer_cancel(&i->timer);
+    list_del(&i->queue);
+    list_del(&i->node);
+    if (i->call) {
+        grpc_call_cancel(&i->call);
+        done(i);
+    }
+    publish(i, NULL);
+    certificate_clear(&i->certificate);
+    pthread_mutex_destroy(&i->lock);
+    free(i->uri);
+    loop_free_later(i->store->loop, i);
+}
+
+void identity_store_free(struct identity_store **ptr)
+{
+    struct identity_store *s = *ptr;
+
+    if (!s)
+        return;
+    while (!list_empty(&s->all))
+        identity_free(list_first(&s->all, struct identity, node));
+    grpc_channel_close(&s->channel);
+    free(s);
+    *ptr = NULL;
+}
+
+static struct identity *find(struct identity_store *s, const char *uri)
+{
+    struct identity *i;
+
+    list_for_each (i, &s->all, node) {
+        if (!strcmp(i->uri, uri))
+            return i;
+    }
+    return NULL;
+}
+
+/* Somebody else wants it too, perhaps more urgently. */
+static void raise(struct identity *i, enum identity_priority priority)
+{
+    uint64_t since = loop_now(i->store->loop) - i->last_request;
+
+    if (i->call || i->context)
+        return;
+    if (i->waiting) {
+        if (priority < i->priority)
+            enqueue(i, priority);
+    } else if (priority == IDENTITY_REALTIME && i->failed_last) {
+        i->priority = priority;
+        loop_timer_set(i->store->loop, &i->timer, since < REALTIME_FLOOR ? REALTIME_FLOOR - since : 0);
+    }
+}
+
+int identity_get(struct identity_store *s, const char *uri, enum identity_priority priority,
+                 struct identity **ret)
+{
+    struct identity *i = find(s, uri);
+
+    if (i) {
+        i->references++;
+        raise(i, priority);
+        *ret = i;
+        return 0;
+    }
+    i = calloc(1, sizeof(*i));
+    if (!i || !(i->uri = strdup(uri))) {
+        free(i);
+        return -ENOMEM;
+    }
+    i->references = 1;
+    i->store = s;
+    i->backoff = BACKOFF_MIN;
+    pthread_mutex_init(&i->lock, NULL);
+    loop_timer_init(&i->timer, on_timer);
+    list_init(&i->queue);
+    list_add_tail(&s->all, &i->node);
+    *ret = i;
+    enqueue(i, priority);
+    return 0;
+}
+
+void identity_put(struct identity *i)
+{
+    if (i && --i->references == 0) {
+        struct identity_store *s = i->store;
+
+        identity_free(i);
+        start_next(s);
+    }
+}
+
+cJSON *identity_dump(struct identity_store *s)
+{
+    cJSON *array = cJSON_CreateArray();
+    struct identity *i;
+
+    list_for_each (i, &s->all, node)
+        cJSON_AddItemToArray(array, certificate_dump(i->uri, i->context ? &i->certificate : NULL, i->error));
+    return array;
+}
