@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured, and how each figure is taken."""
+import json
+import os
+import resource
+import subprocess
+import time
+
+import workloads
+from meters import Meter, add_foreign, calibration
+
+from support.system import Failed, inside, run, wait_for
+
+HTTP, ECHO, BULK = 8080, 9000, 5201
+
+# rounds and seconds of requests and connections; rounds and seconds of bulk; idle connections; workloads; enrolments
+PROFILES = {
+    "smoke": {"rounds": 1, "seconds": 2, "bulk_rounds": 1, "bulk_seconds": 2, "hold": 1000, "workloads": 10000,
+              "enrolments": 5},
+    "quick": {"rounds": 3, "seconds": 3, "bulk_rounds": 2, "bulk_seconds": 4, "hold": 10000, "workloads": 100000,
+              "enrolments": 20},
+    "full": {"rounds": 5, "seconds": 6, "bulk_rounds": 3, "bulk_seconds": 10, "hold": 10000, "workloads": 100000,
+             "enrolments": 50},
+}
+
+
+class Test:
+    """kind: load (mode, connections, rate), bulk (streams) or handshakes (tls only). to: the pod that answers.
+    longer: seconds more than the profile says."""
+
+    def __init__(self, name, title, kind, arguments, to="s", longer=0):
+        self.name, self.title, self.kind, self.arguments, self.to, self.longer = name, title, kind, arguments, to, longer
+
+
+TESTS = [
+    Test("http_max", "HTTP keep-alive, 1 KB, 64 connections, full speed", "load", ("http", 64, 0)),
+    Test("http_1000", "HTTP keep-alive, 1 KB, 64 connections, 1000 rps", "load", ("http", 64, 1000), longer=1),
+    Test("bulk_1", "bulk, 1 stream", "bulk", (1,)),
+    Test("bulk_16", "bulk, 16 streams", "bulk", (16,)),
+    Test("conn_1", "new connections, one at a time", "load", ("conn", 1, 0)),
+    Test("conn_64", "new connections, 64 at a time", "load", ("conn", 64, 0)),
+    Test("conn_200", "new connections, 200 a second", "load", ("conn", 64, 200), longer=1),
+    Test("handshake", "full handshake, CONNECT, close; 4 clients", "handshakes", (False,)),
+    Test("handshake_tls", "TLS and HTTP/2 SETTINGS alone; 4 clients", "handshakes", (True,)),
+    Test("same_node_http", "same node, HTTP, full speed", "load", ("http", 64, 0), to="l"),
+    Test("same_node_bulk", "same node, bulk, 1 stream", "bulk", (1,), to="l"),
+    Test("outside_http", "outside the mesh, HTTP, full speed", "load", ("http", 64, 0), to="x"),
+    Test("outside_bulk", "outside the mesh, bulk, 1 stream", "bulk", (1,), to="x"),
+]
+
+
+class Plan:
+    def __init__(self, bench, targets, profile, say):
+        self.bench, self.targets, self.profile, self.say = bench, targets, profile, say
+        self.results = []
+
+    def run(self, only):
+        def wanted(name):
+            return not only or any(name.startswith(o) for o in only)
+
+        for test in TESTS:
+            if wanted(test.name):
+                self._interleaved(test)
+        if wanted("memory"):
+            for target in self.targets:
+                if target.client:
+                    self._guarded("memory", target, 0, self._memory)
+        if wanted("enrolment"):
+            for target in self.targets:
+                if target.plugin:
+                    self._guarded("enrolment", target, 0, self._enrolment)
+
+    def _interleaved(self, test):
+        """Each round goes through all targets before the next begins, so that slow drift hits all alike."""
+        for round_ in range(self.profile["bulk_rounds" if test.kind == "bulk" else "rounds"]):
+            for target in self.targets:
+                if test.kind == "handshakes" and not target.hbone:
+                    continue
+                if getattr(target, "splice", False) and test.kind != "bulk":
+                    continue
+                self._guarded(test.name, target, round_, lambda t, test=test: self._measure(test, t))
+
+    def _guarded(self, name, target, round_, function):
+        """One figure that fails must not lose the others."""
+        time.sleep(0.2)
+        result = {"test": name, "target": target.name, "round": round_}
+        try:
+            result["calibration_ms"] = calibration()
+            result.update(function(target))
+            target.check()
+        except (Failed, OSError, ValueError, KeyError, subprocess.SubprocessError) as e:
+            result["failed"] = str(e)
+        self.results.append(result)
+        self.say(f"{name} {round_} {target.name}: {_short(result)}")
+
+    def _measure(self, test, target):
+        p = self.profile
+        if test.kind == "bulk":
+            return self._bulk(target, *test.arguments, p["bulk_seconds"], test.to)
+        seconds = p["seconds"] + test.longer
+        if test.kind == "load":
+            mode, connections, rate = test.arguments
+            return self._tool(target, self._load(target, mode, connections, rate, seconds, test.to), test.to)
+        pod = target.pods[test.to]
+        argv = [f"{self.bench.build}/tests/bench/bench-handshakes", "-a", pod.ip4, "-A", f"{pod.ip4}:{ECHO}",
+                "-r", target.roots, "-k", f"{target.directory}/peer.key", "-x", f"{target.directory}/peer.pem",
+                "-c", "4", "-d", str(seconds), *(["-t"] if test.arguments[0] else [])]
+        return self._tool(target, argv, test.to, netns=target.nodes[1].netns)
+
+    def _load(self, target, mode, connections, rate, seconds, to):
+        return [f"{self.bench.build}/tests/bench/bench-load", "-m", mode, "-a", target.pods[to].ip4, "-p",
+                str(HTTP if mode == "http" else ECHO), "-c", str(connections), "-r", str(rate), "-d", str(seconds)]
+
+    def _start_tool(self, target, argv, netns=None):
+        """A tool that prints START when it measures. Client pods are in their cgroup, so that they are captured."""
+        errors = open(f"{target.directory}/tools.log", "ab")
+        options = {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
+        with errors:
+            if netns:
+                process = subprocess.Popen(inside(netns, argv), **options)
+            else:
+                process = target.pods["c"].popen(argv, **options)
+        line = process.stdout.readline()
+        if line.strip() != "START":
+            process.kill()
+            process.wait()
+            with open(f"{target.directory}/tools.log", errors="replace") as f:
+                last = (f.readlines() or ["it said nothing"])[-1].strip()
+            raise Failed(f"{os.path.basename(argv[0])}: {last}", f"{target.directory}/tools.log")
+        return process
+
+    def _tool(self, target, argv, to, netns=None):
+        process = self._start_tool(target, argv, netns)
+        meter = Meter(target, self.bench.servers[target.name][to])
+        answer = process.stdout.readline()
+        result = meter.stop()
+        process.wait(30)
+        result.update(json.loads(answer))
+        result["unit"] = 1000  # operations that CPU is told for
+        add_foreign(result, result["client_cpu"])
+        return result
+
+    def _bulk(self, target, streams, seconds, to):
+        pod = target.pods[to]
+        meter = Meter(target, self.bench.sinks[target.name][to])
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        process = target.pods["c"].popen(["iperf3", "-J", "-c", pod.ip4, "-p", str(BULK), "-P", str(streams),
+                                          "-t", str(seconds)], stdout=subprocess.PIPE, text=True)
+        try:
+            output, _ = process.communicate(timeout=seconds + 30)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        result = meter.stop()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        answer = json.loads(output)
+        if "error" in answer:
+            raise Failed(f"iperf3: {answer['error']}")
+        received = answer["end"]["sum_received"]
+        result.update(gbit=received["bits_per_second"] / 1e9, done=received["bytes"] / 1e9, errors=0, unit=1)
+        add_foreign(result, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return result
+
+    def _memory(self, target):
+        """In fresh processes, so that what came before does not show."""
+        result, p = {}, self.profile
+
+        def resident(key):
+            result[key] = [max((process.memory_bytes()[0] for process in side), default=0)
+                           for side in (target.client, target.server)]
+
+        target.stop()
+        target.start()
+        time.sleep(1)
+        resident("idle")
+        result["agent"] = max((a.memory_bytes()[0] for a in target.agents), default=0)
+        before = sum(process.cpu_seconds() for process in target.client + target.server)
+        time.sleep(5)
+        result["idle_cpu_ms"] = (sum(x.cpu_seconds() for x in target.client + target.server) - before) / 5 * 1e3
+        self._tool(target, self._load(target, "http", 4, 100, 1, "s"), "s")
+        time.sleep(1)
+        resident("warm")
+        self._hold(target, result, resident)
+        if target.hbone:
+            target.stop()
+            result["workloads"] = p["workloads"]
+            result["load_seconds"] = target.start_with(p["workloads"])
+            result["load_cpu"] = target.client[0].cpu_seconds()
+            time.sleep(2)
+            resident("loaded")
+            result["loaded_peak"] = target.client[0].memory_bytes()[1]
+            result["agent_loaded"] = max((a.memory_bytes()[0] for a in target.agents), default=0)
+        return result
+
+    def _hold(self, target, result, resident):
+        # A relay needs two descriptors a connection.
+        most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 500) // (1 if target.hbone else 2)
+        count = min(self.profile["hold"], most)
+        began = time.monotonic()
+        process = self._start_tool(target, self._load(target, "hold", count, 0, 5, "s"))
+        result["hold"], result["hold_seconds"] = count, time.monotonic() - began
+        time.sleep(2)
+        resident("held")
+        process.wait(30)
+        time.sleep(3)
+        resident("released")
+
+    def _enrolment(self, target):
+        target.stop()
+        workloads.write_mesh(target.mesh_file, target.known_pods(), 0)
+        target.start()
+        return target.enrolments(self.profile["enrolments"])
+
+
+def start_servers(bench, target):
+    """HTTP, echo and iperf3 in each of the target's server pods."""
+    bench.servers[target.name], bench.sinks[target.name] = {}, {}
+    for key in "slx":
+        pod = target.pods[key]
+        bench.servers[target.name][key] = pod.start(
+            [f"{bench.build}/tests/bench/bench-server", "-w", str(HTTP), "-e", str(ECHO)],
+            f"{target.directory}/server-{key}.log")
+        bench.sinks[target.name][key] = pod.start(["iperf3", "-s", "-p", str(BULK)],
+                                                  f"{target.directory}/iperf3-{key}.log")
+        for port in (HTTP, ECHO, BULK):
+            wait_for(lambda pod=pod, port=port: f":{port} " in run(["ss", "-Hltn"], netns=pod.netns).stdout,
+                     f"{target.name}: port {port} of pod {key}")
+
+
+def _short(r):
+    if "failed" in r:
+        return f"FAILED: {r['failed']}"
+    if "plugin_ms" in r:
+        return f"plugin {sorted(r['plugin_ms'])[len(r['plugin_ms']) // 2]:.1f} ms, median of {len(r['plugin_ms'])}"
+    if "idle" in r:
+        return ", ".join(f"{k} {r[k][0] / 1e6:.1f}/{r[k][1] / 1e6:.1f} MB" for k in ("idle", "held", "loaded") if k in r)
+    rate = f"{r['gbit']:.2f} Gbit/s" if "gbit" in r else f"{r['rate']:.0f}/s, p99 {r['p99_us']:.0f} us"
+    return (f"{rate}, proxies {r['cpu_client']:.2f} + {r['cpu_server']:.2f} s, machine {r['busy']:.2f} of "
+            f"{r['wall']:.2f} s, foreign {r['foreign']:.2f} cores, errors {r['errors']}")
