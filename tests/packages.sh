@@ -25,6 +25,7 @@ packages_test() {
         echo "libfuzzer-$(clang_version)-dev"
     fi
     echo python3 python3-pytest python3-h2 python3-cryptography python3-yaml openssl
+    echo python3-grpcio python3-protobuf # an independent client of the control plane
     packages_network
 }
 
