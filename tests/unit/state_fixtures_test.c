@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a control plane really sent (tests/data/xds) against what its text form says. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cleanup.h"
+#include "discovery.pb-c.h"
+#include "mesh_samples.h"
+
+typedef Envoy__Service__Discovery__V3__DeltaDiscoveryResponse Response;
+
+static char *slurp(const char *name, size_t *ret_len)
+{
+    char path[512], *bytes = calloc(1, 65536);
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/xds/%s", TEST_DATA, name);
+    f = fopen(path, "r");
+    cr_assert(f && bytes, "%s", path);
+    *ret_len = fread(bytes, 1, 65535, f);
+    fclose(f);
+    return bytes;
+}
+
+static void apply_response(struct state *state, const char *name)
+{
+    size_t len;
+    char *bytes = slurp(name, &len);
+    Response *response =
+        envoy__service__discovery__v3__delta_discovery_response__unpack(NULL, len, (uint8_t *)bytes);
+    enum state_type type = strstr(name, "policy") ? STATE_AUTHORIZATION : STATE_ADDRESS;
+
+    cr_assert(response != NULL, "%s", name);
+    for (size_t i = 0; i < response->n_resources; i++) {
+        const ProtobufCBinaryData *value = &response->resources[i]->resource->value;
+        char error[256] = "";
+
+        cr_assert(state_apply(state, type, response->resources[i]->name, value->data, value->len, error,
+                              sizeof(error)) == 0,
+                  "%s: %s", response->resources[i]->name, error);
+    }
+    for (size_t i = 0; i < response->n_removed_resources; i++)
+        state_remove(state, type, response->removed_resources[i]);
+    state_commit(state);
+    protobuf_c_message_free_unpacked(&response->base, NULL);
+    free(bytes);
+}
+
+static void expect_dump(struct state *state, const char *name)
+{
+    cJSON *dump = cJSON_CreateObject(), *expected;
+    size_t len;
+    char *text = slurp(name, &len);
+
+    expected = cJSON_Parse(text);
+    cr_assert(expected && state_dump(state, dump) == 0);
+    for (cJSON *part = expected->child; part; part = part->next) {
+        cJSON *found = cJSON_GetObjectItemCaseSensitive(dump, part->string);
+        char *have = cJSON_Print(found), *want = cJSON_Print(part);
+
+        cr_expect(cJSON_Compare(found, part, true), "%s, %s: have %s, want %s", name, part->string, have,
+                  want);
+        free(have);
+        free(want);
+    }
+    free(text);
+    cJSON_Delete(expected);
+    cJSON_Delete(dump);
+}
+
+Test(state_fixtures, stream)
+{
+    struct state *state = sample_state();
+
+    apply_response(state, "stream-policy-1.bin");
+    apply_response(state, "stream-workload-1.bin");
+    expect_dump(state, "after-first.json");
+    apply_response(state, "stream-workload-2.bin");
+    apply_response(state, "stream-workload-3.bin");
+    apply_response(state, "stream-workload-4.bin");
+    apply_response(state, "stream-policy-2.bin");
+    apply_response(state, "stream-workload-5.bin");
+    apply_response(state, "stream-workload-6.bin");
+    apply_response(state, "stream-workload-7.bin");
+    apply_response(state, "stream-workload-8.bin");
+    apply_response(state, "stream-workload-9.bin");
+    expect_dump(state, "after-all.json");
+    state_free(&state);
+}
+
+Test(state_fixtures, on_demand_answer)
+{
+    struct state *state = sample_state();
+
+    apply_response(state, "demand-workload-1.bin");
+    expect_dump(state, "demand.json");
+    state_free(&state);
+}
+
+Test(state_fixtures, pods_of_the_api_alone)
+{
+    struct state *state = sample_state();
+
+    apply_response(state, "mini-policy-1.bin");
+    apply_response(state, "mini-workload-1.bin");
+    expect_dump(state, "mini.json");
+    cr_expect(state_policy_count(state) == 0);
+    state_free(&state);
+}
