@@ -101,7 +101,7 @@ class Node:
                           "ranges": [[{"subnet": f"{self.subnet4}.{self.number}.0/24"}],
                                      [{"subnet": f"{self.subnet6}:0:0:{self.number}::/64"}]],
                           "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}},
-                {"type": "bruma-cni", "runDir": self.run_dir},
+                {"type": "bruma-cni", "run_dir": self.run_dir},
             ]}
 
     def connect(self, other):
