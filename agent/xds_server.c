@@ -215,9 +215,8 @@ static struct xds_stream *next_stream(struct xds_server *server)
     return NULL;
 }
 
-static void push_all(struct loop_timer *timer)
+void xds_server_push(struct xds_server *server)
 {
-    struct xds_server *server = container_of(timer, struct xds_server, push);
     struct xds_stream *stream;
     bool more = false;
 
@@ -228,6 +227,11 @@ static void push_all(struct loop_timer *timer)
     }
     if (more)
         loop_timer_set(server->loop, &server->push, RETRY_MS);
+}
+
+static void on_push(struct loop_timer *timer)
+{
+    xds_server_push(container_of(timer, struct xds_server, push));
 }
 
 /* ---- requests ---- */
@@ -401,7 +405,7 @@ int xds_server_new(struct loop *loop, const struct xds_transport *transport, str
     server->loop = loop;
     server->transport = transport;
     list_init(&server->streams);
-    loop_timer_init(&server->push, push_all);
+    loop_timer_init(&server->push, on_push);
     snprintf(server->version, sizeof(server->version), "%lld", (long long)time(NULL));
     for (int type = 0; type < XDS_TYPES && r == 0; type++)
         r = xds_resources_new(&server->resources[type]);

@@ -46,6 +46,8 @@ struct xds_resources *xds_server_resources(struct xds_server *server, enum xds_t
 void xds_server_ready(struct xds_server *server);
 /* To be called after changes of resources; sends soon. */
 void xds_server_changed(struct xds_server *server);
+/* Sends now. */
+void xds_server_push(struct xds_server *server);
 unsigned xds_server_streams(const struct xds_server *server);
 /* Responses that clients have refused, in whole or in part. */
 uint64_t xds_server_refused(const struct xds_server *server);
