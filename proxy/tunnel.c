@@ -505,6 +505,17 @@ int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls
 
 /* ---- streams ---- */
 
+/* The session knows the stream no longer; its frames may still be on their way out. */
+static void forget_stream(struct tunnel *t, struct stream *s)
+{
+    nghttp2_session_set_stream_user_data(t->session, s->id, NULL);
+    list_del(&s->tunnel_node);
+    list_del(&s->held_node);
+    s->tunnel = NULL;
+    t->streams_len--;
+    t->idle_since = loop_now(loop_of(t));
+}
+
 unsigned tunnel_capacity(const struct tunnel *t)
 {
     unsigned cap = (unsigned)t->wp->worker->proxy->settings.pool_max_streams,
@@ -566,8 +577,9 @@ int tunnel_respond(struct tunnel *t, struct stream *s, int status)
     int r = request_respond(t, s, status);
 
     tunnel_wants_flush(t);
+    /* What the client may still send is cut off once the answer has left (on_frame_send). */
     if (status != 200)
-        tunnel_reset_stream(t, s, NGHTTP2_NO_ERROR);
+        forget_stream(t, s);
     return r;
 }
 
@@ -589,13 +601,8 @@ void tunnel_stream_consumed(struct tunnel *t, struct stream *s, size_t bytes)
 
 void tunnel_reset_stream(struct tunnel *t, struct stream *s, uint32_t code)
 {
-    nghttp2_session_set_stream_user_data(t->session, s->id, NULL);
+    forget_stream(t, s);
     nghttp2_submit_rst_stream(t->session, NGHTTP2_FLAG_NONE, s->id, code);
-    list_del(&s->tunnel_node);
-    list_del(&s->held_node);
-    s->tunnel = NULL;
-    t->streams_len--;
-    t->idle_since = loop_now(loop_of(t));
     tunnel_wants_flush(t);
 }
 

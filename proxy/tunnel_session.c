@@ -314,6 +314,18 @@ static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t
     return 0;
 }
 
+/* A refusal ends the stream for us; the client's half is cut off behind it, or it would count against its
+ * limit. */
+static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, void *user_data)
+{
+    struct tunnel *tunnel = user_data;
+
+    if (tunnel->server && frame->hd.type == NGHTTP2_HEADERS && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) &&
+        !nghttp2_session_get_stream_remote_close(session, frame->hd.stream_id))
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+    return 0;
+}
+
 /* A frame of ours could not be sent: the stream it was for has gone meanwhile, or GOAWAY forbids new ones. */
 static int on_frame_not_send(nghttp2_session *session, const nghttp2_frame *frame, int error, void *user_data)
 {
@@ -346,6 +358,7 @@ static void make_callbacks(void)
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
+    nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_send);
     nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks, on_frame_not_send);
     nghttp2_session_callbacks_set_send_data_callback(callbacks, data_send);
     nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, data_length);

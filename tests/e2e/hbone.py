@@ -39,7 +39,9 @@ class Client:
         self.flush()
 
     def flush(self):
-        self.tls.sendall(self.h2.data_to_send())
+        data = self.h2.data_to_send()
+        if data:
+            self.tls.sendall(data)
 
     def pump(self, until, seconds=10):
         """Reads until until() is true."""
@@ -65,7 +67,11 @@ class Client:
                 if isinstance(e, h2.events.ConnectionTerminated):
                     self.goaways.append((e.error_code, e.last_stream_id))
                 self.events.setdefault(getattr(e, "stream_id", 0) or 0, []).append(e)
-            self.flush()
+            try:
+                self.flush()
+            except OSError:
+                self.closed = True
+                return until()
         return True
 
     def request(self, headers, end=False):

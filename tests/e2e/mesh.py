@@ -121,7 +121,7 @@ class Pod:
         self.netns = f"{node.netns}-{name}"
         self.uid = f"uid-{name}"
         self.ip = f"10.{mesh.net}.{node.number}.{10 + index}"
-        self.ip6 = f"fd00:{mesh.net:x}:{node.number}::{10 + index}"
+        self.ip6 = f"fd00:{mesh.net:x}:{node.number}::{10 + index:x}"
         self.processes = []
         self.enrolled = False
 
@@ -205,7 +205,7 @@ class Node:
         self.gateway6 = f"fd00:{mesh.net:x}:{number}::1"
         self.agent = self.proxy = None
         self.pods = []
-        self.starts = 0
+        self.addresses = self.starts = 0
 
     def create(self):
         os.makedirs(self.run_dir, exist_ok=True)
@@ -345,7 +345,8 @@ class Mesh:
     def pod(self, name, node=0, namespace="demo", account=None):
         """A pod; enrolled by start(), or at once if the mesh has been started."""
         node = self.nodes[node]
-        pod = Pod(node, name, namespace, account or name, len(node.pods))
+        node.addresses += 1
+        pod = Pod(node, name, namespace, account or name, node.addresses)
         node.pods.append(pod)
         pod.create()
         return pod

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """HBONE against independent peers (contract sections 3 and 5). Tests carry the name of their row of the conformance list."""
+import itertools
 import re
 import socket
 import ssl
@@ -73,7 +74,7 @@ def test_response_baggage_describes_the_destination(mesh, client):
 def test_the_application_sees_the_clients_address(mesh, client):
     sid = client.connect(f"{mesh.shop.ip}:8080")
     assert client.status(sid) == 200
-    source = client.sock.getsockname()[0]
+    source = client.tls.getsockname()[0]
     wait_for(lambda: f"FROM ::ffff:{source} " in mesh.echo.text(), "the client's address at the server")
 
 
@@ -228,6 +229,8 @@ def test_data_before_the_answer_is_not_lost(mesh, client):
     assert client.received(sid) == b"early and late"
 
 
+_peers = itertools.count(1)
+
 # ---- the proxy as a client of an independent server ----
 
 ONE_SHOT = """
@@ -248,7 +251,7 @@ print(d.decode(), end="")
 @pytest.fixture
 def peer(mesh):
     """An HBONE server on a pod that is no member of node 2's mesh: the proxy's client side talks to it."""
-    pod = mesh.pod(f"peer{len(mesh.nodes[1].pods)}", node=1, account="peer")
+    pod = mesh.pod(f"peer{next(_peers)}", node=1, account="peer")
     mesh.write()
     cert = leaf(mesh, pod.identity)
     with inside(pod.netns):
