@@ -302,6 +302,14 @@ run_lab() {
     done
 }
 
+# The agent mounts the BPF file system where there is none, as in some containers. Here that is done before the machine is
+# looked at, and undone at the end.
+mount_bpf() {
+    if [ "$(stat -f -c %T /sys/fs/bpf 2>/dev/null)" != bpf_fs ]; then
+        mount -t bpf bpf /sys/fs/bpf && trap 'umount /sys/fs/bpf' EXIT
+    fi
+}
+
 # What is there now and was not before. Names that end by themselves a moment later (BPF links are freed late) may.
 compare_host() {
     local after fresh try
@@ -349,7 +357,12 @@ main() {
         exit 1
     fi
     case " ${wanted[*]} " in
-    *" e2e "* | *" lab "*) state_before=$("$root/tests/host_state.sh") ;;
+    *" e2e "* | *" lab "*)
+        if [ "$(id -u)" = 0 ]; then
+            mount_bpf
+            state_before=$("$root/tests/host_state.sh")
+        fi
+        ;;
     esac
     for section in "${wanted[@]}"; do
         started=$SECONDS

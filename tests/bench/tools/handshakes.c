@@ -74,9 +74,9 @@ static size_t opening(unsigned char *out)
     static const unsigned char settings[FRAME_HEAD] = {0, 0, 0, FRAME_SETTINGS};
     static const unsigned char method[] = {0x02, 7,   'C', 'O', 'N',
                                            'N',  'E', 'C', 'T', 0x01}; /* then the authority */
-    size_t len = strlen(preface), authority_len = strlen(authority);
+    size_t len = sizeof(preface) - 1, authority_len = strlen(authority);
 
-    memcpy(out, preface, len);
+    memcpy(out, preface, sizeof(preface)); /* with its NUL, which the next write covers */
     memcpy(out + len, settings, FRAME_HEAD);
     len += FRAME_HEAD;
     if (!tls_only) {
@@ -199,7 +199,7 @@ int main(int argc, char **argv)
 {
     const char *address = "127.0.0.1", *roots = "", *key = "", *chain = "";
     int option, port = 15008, threads_len = 1;
-    struct thread *threads;
+    static struct thread threads[MOST_THREADS];
     double seconds = 3, cpu;
     uint64_t start;
 
@@ -250,9 +250,6 @@ int main(int argc, char **argv)
         fprintf(stderr, "bench-handshakes: the first one failed: %s\n", first_error);
         return 1;
     }
-    threads = calloc((size_t)threads_len, sizeof(*threads));
-    if (!threads)
-        fail("threads");
     cpu = own_cpu_seconds();
     puts("START");
     fflush(stdout);
