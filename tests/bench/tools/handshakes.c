@@ -88,8 +88,7 @@ static size_t opening(unsigned char *out)
         memcpy(out + len, method, sizeof(method));
         len += sizeof(method);
         out[len++] = (unsigned char)authority_len;
-        memcpy(out + len, authority, authority_len);
-        len += authority_len;
+        len += (size_t)snprintf((char *)out + len, 128, "%s", authority);
     }
     return len;
 }
