@@ -184,6 +184,14 @@ class Pod:
         assert p.alive(), p.text()
         return p
 
+    def captured(self):
+        """Whether the pods map says that new connect() calls are captured: bpftool is the witness."""
+        for entry in json.loads(sh("bpftool", "-j", "map", "dump", "pinned", f"{self.node.pin_dir}/maps/pods")):
+            value = entry["formatted"]["value"]
+            if value["pod"] == f"{self.namespace}/{self.name}":
+                return bool(value["flags"] & 1)
+        return False
+
     def destroy(self):
         for p in self.processes:
             p.kill()

@@ -407,7 +407,9 @@ def test_a_hundred_thousand_workloads(work, build, messages):
     second.ask(ADDRESS, held=held)
     response = second.answer(timeout=60)
     assert [r.name for r in response.resources] == ["uid-77777"] and list(response.removed_resources) == ["uid-5"]
-    assert plane.resident_megabytes() < 256
+    # Two readings of the file and the queue of a stream; 160 leaves room for another allocator.
+    print(f"{plane.resident_megabytes():.0f} MB")
+    assert plane.resident_megabytes() < 160
     second.close()
     client.close()
     assert plane.stop() == 0

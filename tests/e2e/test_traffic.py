@@ -1,0 +1,482 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applications' traffic through two nodes with real agents, plugins and proxies."""
+import re
+import time
+
+import pytest
+
+from mesh import Mesh, wait_for
+from test_hbone import ECHO, ONE_SHOT
+
+# Sends so many MiB of a generator's bytes, reads the checksum of what the other side got.
+SEND = """
+import hashlib, socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60)
+h = hashlib.sha256()
+block = bytes((i * 131 + i // 257) & 255 for i in range(1 << 20))
+for i in range(int(sys.argv[3])):
+    b = bytes([i & 255]) + block[1:]
+    h.update(b)
+    s.sendall(b)
+s.shutdown(socket.SHUT_WR)
+got = b""
+while len(got) < 64:
+    c = s.recv(64)
+    if not c:
+        break
+    got += c
+print("same" if got.decode() == h.hexdigest() else "DIFFERENT", flush=True)
+"""
+
+SINK = """
+import hashlib, socket, sys, threading
+s = socket.socket(socket.AF_INET6)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("::", int(sys.argv[1])))
+s.listen(128)
+print("READY", flush=True)
+def serve(c):
+    h = hashlib.sha256()
+    while True:
+        d = c.recv(1 << 18)
+        if not d:
+            break
+        h.update(d)
+    c.sendall(h.hexdigest().encode())
+    c.close()
+while True:
+    c, a = s.accept()
+    threading.Thread(target=serve, args=(c,), daemon=True).start()
+"""
+
+SERVER_FIRST = """
+import socket, sys
+s = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)
+print("READY", flush=True)
+while True:
+    c, a = s.accept()
+    c.sendall(b"220 welcome\\r\\n")
+    d = c.recv(100)
+    c.sendall(b"250 " + d)
+    c.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    with Mesh(nodes=2, workers=2) as m:
+        m.web, m.shop, m.near = m.pod("web", node=0), m.pod("shop", node=1), m.pod("near", node=0)
+        m.outside = m.pod("outside", node=1, namespace="outside")
+        m.outside.outside = True
+        m.start()
+        for pod in (m.shop, m.near, m.outside):
+            pod.server(ECHO, "8080")
+            pod.server(SINK, "9000")
+        m.shop.server(SERVER_FIRST, "2525")
+        yield m
+
+
+def addresses(pod):
+    return [pod.ip, pod.ip6]
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+def test_pod_to_pod_on_the_other_node(mesh, family):
+    assert mesh.web.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "ping") == "ping"
+    line = wait_for(lambda: [x for x in mesh.nodes[0].access_log() if f"[{mesh.shop.ip6}]:15008" in x or f"{mesh.shop.ip}:15008" in x],
+                    "the outbound line")[-1]
+    assert f'src.identity="{mesh.web.identity}"' in line and f'dst.identity="{mesh.shop.identity}"' in line
+    wait_for(lambda: [x for x in mesh.nodes[1].access_log() if 'direction="inbound"' in x and mesh.web.identity in x], "the inbound line")
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+def test_pod_to_pod_on_the_same_node(mesh, family):
+    assert mesh.web.python(ONE_SHOT, addresses(mesh.near)[family], 8080, "ping") == "ping"
+    wait_for(lambda: [x for x in mesh.nodes[0].access_log() if mesh.near.identity in x and 'direction="inbound"' in x], "the inbound line")
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+def test_the_server_sees_the_clients_address(mesh, family):
+    echo = mesh.shop.processes[0]
+    mesh.web.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "x")
+    source = ["::ffff:" + mesh.web.ip, mesh.web.ip6][family]
+    wait_for(lambda: f"FROM {source} " in echo.text(), f"{source} at the server")
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+def test_outside_to_mesh_in_plaintext(mesh, family):
+    assert mesh.outside.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "plain") == "plain"
+    wait_for(lambda: [x for x in mesh.nodes[1].access_log() if f"src.addr={mesh.outside.ip}:" in x or f"src.addr=[{mesh.outside.ip6}]:" in x],
+             "the inbound plaintext line")
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+def test_mesh_to_outside_is_passed_through(mesh, family):
+    assert mesh.web.python(ONE_SHOT, addresses(mesh.outside)[family], 8080, "plain") == "plain"
+
+
+def test_own_address_and_loopback(mesh):
+    for address in (mesh.shop.ip, mesh.shop.ip6, "127.0.0.1", "::1"):
+        assert mesh.shop.python(ONE_SHOT, address, 8080, "self") == "self", address
+
+
+def test_server_first_protocol(mesh):
+    code = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 2525), timeout=20)
+f = s.makefile("rwb")
+print(f.readline().decode().strip())
+f.write(b"helo\\n"); f.flush()
+print(f.readline().decode().strip())
+"""
+    assert mesh.web.python(code, mesh.shop.ip).split("\n")[:2] == ["220 welcome", "250 helo"]
+
+
+def test_one_gibibyte_arrives_intact(mesh):
+    assert mesh.web.python(SEND, mesh.shop.ip, 9000, 1024, timeout=300).strip() == "same"
+
+
+def test_64_mebibytes_in_plaintext_arrive_intact(mesh):
+    assert mesh.outside.python(SEND, mesh.shop.ip, 9000, 64, timeout=120).strip() == "same"
+    assert mesh.web.python(SEND, mesh.outside.ip, 9000, 64, timeout=120).strip() == "same"
+
+
+def test_ten_thousand_short_connections_with_none_lost(mesh):
+    code = """
+import socket, sys, threading
+ok = [0] * 8
+def run(k):
+    for i in range(1250):
+        s = socket.create_connection((sys.argv[1], 8080), timeout=30)
+        m = b"%d-%d" % (k, i)
+        s.sendall(m)
+        s.shutdown(socket.SHUT_WR)
+        d = b""
+        while True:
+            c = s.recv(100)
+            if not c:
+                break
+            d += c
+        s.close()
+        ok[k] += d == m
+threads = [threading.Thread(target=run, args=(k,)) for k in range(8)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(sum(ok))
+"""
+    assert mesh.web.python(code, mesh.shop.ip, timeout=300).strip() == "10000"
+
+
+def test_half_close_towards_the_server(mesh):
+    assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "half closed") == "half closed"
+
+
+def test_half_close_towards_the_client(mesh):
+    server = """
+import socket, sys
+s = socket.create_server(("::", 7001), family=socket.AF_INET6, dualstack_ipv6=True)
+print("READY", flush=True)
+while True:
+    c, a = s.accept()
+    c.sendall(b"first")
+    c.shutdown(socket.SHUT_WR)
+    d = b""
+    while True:
+        x = c.recv(100)
+        if not x:
+            break
+        d += x
+    print("GOT", d.decode(), flush=True)
+    c.close()
+"""
+    p = mesh.shop.server(server)
+    code = """
+import socket, sys, time
+s = socket.create_connection((sys.argv[1], 7001), timeout=20)
+d = b""
+while True:
+    x = s.recv(100)
+    if not x:
+        break
+    d += x
+s.sendall(b"after the end")
+s.close()
+print(d.decode())
+"""
+    assert mesh.web.python(code, mesh.shop.ip).strip() == "first"
+    wait_for(lambda: "GOT after the end" in p.text(), "what was sent after the server's end")
+
+
+def test_reset_of_the_client_reaches_the_server(mesh):
+    echo = mesh.shop.processes[0]
+    before = echo.text().count("ERROR ConnectionResetError")
+    code = """
+import socket, struct, sys
+s = socket.create_connection((sys.argv[1], 8080), timeout=20)
+s.sendall(b"x"); s.recv(1)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+s.close()
+"""
+    mesh.web.python(code, mesh.shop.ip)
+    wait_for(lambda: echo.text().count("ERROR ConnectionResetError") > before, "the reset at the server")
+
+
+def test_closed_port_resets_the_client(mesh):
+    code = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 4444), timeout=20)
+try:
+    print("data" if s.recv(1) else "end")
+except ConnectionResetError:
+    print("reset")
+"""
+    for target in (mesh.shop.ip, mesh.shop.ip6, mesh.outside.ip):
+        assert mesh.web.python(code, target).strip() == "reset", target
+
+
+def test_a_peer_that_never_reads_costs_bounded_memory(mesh):
+    code = """
+import socket, sys, time
+all = []
+total = 0
+for i in range(4):
+    s = socket.create_connection((sys.argv[1], 7100), timeout=20)
+    s.setblocking(False)
+    all.append(s)
+end = time.time() + 5
+while time.time() < end:
+    for s in all:
+        try:
+            total += s.send(b"x" * 65536)
+        except BlockingIOError:
+            pass
+    time.sleep(0.001)
+print(total)
+"""
+    server = """
+import socket, time
+s = socket.create_server(("::", 7100), family=socket.AF_INET6, dualstack_ipv6=True)
+print("READY", flush=True)
+keep = []
+while True:
+    keep.append(s.accept())
+"""
+    mesh.shop.server(server)
+
+    def rss(p):
+        with open(f"/proc/{p.pid}/status") as f:
+            return int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1))
+
+    before = rss(mesh.nodes[1].proxy.p)
+    sent = int(mesh.web.python(code, mesh.shop.ip, timeout=60))
+    after = rss(mesh.nodes[1].proxy.p)
+    assert sent < 4 * 24 * (1 << 20), sent
+    assert after - before < 4 * 16 * 1024, (before, after)
+    assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "others go on") == "others go on"
+
+
+# ---- policies ----
+
+DENY_WEB = {"name": "no-web", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
+            "rules": [[[{"principals": [{"Exact": "cluster.local/ns/demo/sa/web"}], "destinationPorts": [8080]}]]]}
+
+TRY = """
+import socket, sys
+try:
+    s = socket.create_connection((sys.argv[1], 8080), timeout=20)
+    s.sendall(b"x")
+    print("allowed" if s.recv(1) == b"x" else "end")
+except ConnectionResetError:
+    print("refused")
+"""
+
+
+@pytest.fixture
+def policies(mesh):
+    yield mesh.policies
+    mesh.policies.clear()
+    mesh.write()
+    wait_for(lambda: mesh.web.python(TRY, mesh.shop.ip).strip() == "allowed", "access after the policy is gone")
+
+
+def test_policy_denies_by_identity_and_names_itself(mesh, policies):
+    policies.append(DENY_WEB)
+    mesh.write()
+    wait_for(lambda: mesh.web.python(TRY, mesh.shop.ip).strip() == "refused", "the refusal")
+    assert mesh.outside.python(TRY, mesh.shop.ip).strip() == "allowed", "others are not concerned"
+    wait_for(lambda: "demo/no-web" in mesh.nodes[1].proxy.text(), "the policy's name in the log")
+    wait_for(lambda: re.search(r'istio_tcp_connections_failed_total\{[^}]*response_flags="DENY"', mesh.nodes[1].metrics()), "flag DENY")
+    assert 'bruma_failures_total{reason="policy_denied"}' in mesh.nodes[1].metrics()
+
+
+def test_plaintext_is_refused_under_strict(mesh, policies):
+    policies.append({"name": "strict", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
+                     "rules": [[[{"notPrincipals": [{"Presence": []}]}]]]})
+    mesh.write()
+    wait_for(lambda: mesh.outside.python(TRY, mesh.shop.ip).strip() == "refused", "the refusal of plaintext")
+    assert mesh.web.python(TRY, mesh.shop.ip).strip() == "allowed"
+
+
+def test_live_connection_is_cut_by_a_policy_and_others_live(mesh, policies):
+    code = """
+import socket, sys, time
+s = socket.create_connection((sys.argv[1], 8080), timeout=60)
+o = socket.create_connection((sys.argv[1], 9000), timeout=60)
+s.sendall(b"x"); s.recv(1)
+print("OPEN", flush=True)
+try:
+    print("CUT" if s.recv(1) == b"" else "data", flush=True)
+except ConnectionResetError:
+    print("CUT", flush=True)
+o.sendall(b"still"); o.shutdown(socket.SHUT_WR)
+print("OTHER", len(o.recv(64)), flush=True)
+"""
+    p = mesh.web.popen("/usr/bin/python3", "-u", "-c", code, mesh.shop.ip)
+    wait_for(lambda: "OPEN" in p.text(), "the connection")
+    policies.append(DENY_WEB)
+    mesh.write()
+    wait_for(lambda: "CUT" in p.text(), "the cut")
+    wait_for(lambda: "OTHER 64" in p.text(), "the other stream of the tunnel")
+    wait_for(lambda: "policy change" in mesh.nodes[1].proxy.text(), "the reason in the log")
+
+
+# ---- who survives whom ----
+
+STREAM = """
+import socket, sys, time
+s = socket.create_connection((sys.argv[1], 8080), timeout=60)
+n = 0
+while True:
+    m = b"%08d" % n
+    s.sendall(m)
+    d = b""
+    while len(d) < 8:
+        c = s.recv(8 - len(d))
+        if not c:
+            print("BROKEN", flush=True); sys.exit(1)
+        d += c
+    n += 1
+    if n % 10 == 0:
+        print("N", n, flush=True)
+    time.sleep(0.01)
+"""
+
+
+def progress(p):
+    found = re.findall(r"N (\d+)", p.text())
+    return int(found[-1]) if found else 0
+
+
+def goes_on(p, what):
+    start = progress(p)
+    wait_for(lambda: progress(p) > start + 20 or not p.alive(), what)
+    assert p.alive(), f"{what}: {p.text()[-300:]}"
+
+
+def test_label_removed_and_put_back_breaks_no_connection(mesh):
+    out, inn = (mesh.web.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip),
+                mesh.outside.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip))
+    goes_on(out, "the outbound stream begins")
+    goes_on(inn, "the inbound stream begins")
+    mesh.labels = {}
+    mesh.write()
+
+    wait_for(lambda: not mesh.web.captured(), "web to leave the mesh")
+    time.sleep(1.5)  # past the grace period
+    goes_on(out, "outbound after the label was removed")
+    goes_on(inn, "inbound after the label was removed")
+    before = len(mesh.nodes[0].access_log())
+    assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "plain") == "plain"
+    time.sleep(0.5)
+    assert len(mesh.nodes[0].access_log()) == before, "a new connection does not pass the proxy"
+    mesh.labels = {"istio.io/dataplane-mode": "ambient"}
+    mesh.write()
+    wait_for(lambda: (mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "again") == "again" and
+                      len(mesh.nodes[0].access_log()) > before), "web to be in the mesh again")
+    goes_on(out, "outbound after the label was put back")
+    goes_on(inn, "inbound after the label was put back")
+    for p in (out, inn):
+        p.kill()
+
+
+def test_nothing_is_left_in_the_namespace_after_leaving(mesh):
+    mesh.labels = {}
+    mesh.write()
+    try:
+        wait_for(lambda: "fwmark" not in mesh.near.run("ip", "rule").stdout, "the rule to go")
+        wait_for(lambda: not mesh.near.run("ip", "route", "show", "table", "100", check=False).stdout, "the route to go")
+        assert "fwmark" not in mesh.near.run("ip", "-6", "rule").stdout
+        listening = mesh.near.run("ss", "-Hltn").stdout
+        assert len(listening.splitlines()) == 2, listening
+        assert mesh.near.run("sysctl", "-n", "net.ipv4.tcp_fwmark_accept").stdout.strip() == "0"
+    finally:
+        mesh.labels = {"istio.io/dataplane-mode": "ambient"}
+        mesh.write()
+    wait_for(lambda: "fwmark" in mesh.near.run("ip", "rule").stdout, "the rule to come back")
+
+
+KNOCK = """
+import socket, sys, time, threading
+ok, bad = [0], []
+def one():
+    try:
+        s = socket.create_connection((sys.argv[1], 8080), timeout=60)
+        s.sendall(b"x")
+        if s.recv(1) == b"x":
+            ok[0] += 1
+        else:
+            bad.append("end")
+        s.close()
+    except OSError as e:
+        bad.append(type(e).__name__ + str(e))
+end = time.time() + float(sys.argv[2])
+threads = []
+while time.time() < end:
+    t = threading.Thread(target=one); t.start(); threads.append(t)
+    time.sleep(0.005)
+for t in threads:
+    t.join()
+print(len(threads), ok[0], bad[:5])
+"""
+
+
+def test_sigkill_of_the_proxy_refuses_no_new_connection(mesh):
+    """The plaintext side: a client without a proxy of its own sees every connection wait and be answered."""
+    p = mesh.outside.popen("/usr/bin/python3", "-u", "-c", KNOCK, mesh.shop.ip, "4")
+    time.sleep(1)
+    node = mesh.nodes[1]
+    node.proxy.kill()
+    time.sleep(0.5)
+    node.start_proxy()
+    wait_for(lambda: not p.alive(), "the clients to end", 90)
+    total, ok, rest = p.text().strip().split(" ", 2)
+    # those that the killed process was serving at that moment are lost with it; none is refused, all that waited are answered
+    assert "Refused" not in rest and "imed" not in rest, p.text()
+    assert int(ok) >= int(total) - 5, p.text()
+
+
+def test_sigkill_of_the_agent_is_not_noticed(mesh):
+    p = mesh.web.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip)
+    goes_on(p, "the stream begins")
+    knock = mesh.web.popen("/usr/bin/python3", "-u", "-c", KNOCK, mesh.shop.ip, "4")
+    for node in mesh.nodes:
+        node.agent.kill()
+    time.sleep(1)
+    for node in mesh.nodes:
+        node.start_agent()
+    goes_on(p, "the stream after the agents' restart")
+    wait_for(lambda: not knock.alive(), "the clients to end", 90)
+    total, ok, rest = knock.text().strip().split(" ", 2)
+    assert int(ok) == int(total), knock.text()
+    p.kill()
+
+
+def test_both_killed_fails_closed_and_heals(mesh):
+    node = mesh.nodes[1]
+    node.proxy.kill()
+    node.agent.kill()
+    assert mesh.outside.python(TRY.replace("timeout=20", "timeout=3").replace("except ConnectionResetError", "except OSError"),
+                               mesh.shop.ip).strip() == "refused", "never past the mesh"
+    node.start_agent()
+    node.start_proxy()
+    wait_for(lambda: mesh.web.python(TRY.replace("except ConnectionResetError", "except OSError"), mesh.shop.ip).strip() == "allowed",
+             "access once both are back", 40)
