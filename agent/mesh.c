@@ -2,6 +2,7 @@
 #include "mesh.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -258,6 +259,8 @@ static void use_file(struct mesh *mesh, struct mesh_file *file)
              mesh->config->mesh_file, file->namespaces_len, file->workloads_len, file->services_len,
              file->policies_len);
     xds_server_ready(control_plane_xds(mesh->plane));
+    /* What reading took beside what it left, and the file before. */
+    (void)malloc_trim(0);
 }
 
 static void refuse_file(struct mesh *mesh, const struct mesh_file_error *error)

@@ -47,7 +47,7 @@ struct xds_subscriber {
     uint32_t dirty_count;
     uint32_t cursor; /* the word of dirty where the last search ended */
     char **keys;     /* what was asked for by name */
-    size_t keys_len;
+    size_t keys_len, keys_room;
     struct index key_index; /* the same */
     struct list absent;     /* names to be answered with "no such thing" */
     uint32_t absent_count;

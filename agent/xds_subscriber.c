@@ -202,10 +202,15 @@ static int add_key(struct xds_subscriber *s, const char *text)
 
     if (find_key(s, text))
         return 0;
-    more = reallocarray(s->keys, s->keys_len + 1, sizeof(*more));
-    if (!more)
-        return -ENOMEM;
-    s->keys = more;
+    if (s->keys_len == s->keys_room) {
+        size_t room = s->keys_room ? s->keys_room * 2 : 16;
+
+        more = reallocarray(s->keys, room, sizeof(*more));
+        if (!more)
+            return -ENOMEM;
+        s->keys = more;
+        s->keys_room = room;
+    }
     key = strdup(text);
     if (!key || index_add(&s->key_index, index_hash_text(0, text), key) < 0) {
         free(key);

@@ -2,12 +2,14 @@
 """The built-in control plane, spoken to by an independent gRPC client: delta xDS, the CA, the mesh file's changes."""
 import datetime
 import os
+import re
 import socket
 import ssl
 
 import grpc
 import pytest
-from control_plane import (ADDRESS, AUTHORIZATION, CA, XDS, Client, ControlPlane, flip_signature, load_messages, make_csr)
+from control_plane import (ADDRESS, AUTHORIZATION, CA, ROOT, XDS, Client, ControlPlane, flip_signature,
+                           load_messages, make_csr)
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -226,6 +228,19 @@ def test_two_clients_are_told_each_its_own(plane, client, stream):
     wait_for(lambda: plane.report()["xdsClients"] == 1, "the stream to be over")
 
 
+def test_the_examples_in_the_tree(work, build):
+    with open(os.path.join(ROOT, "docs", "mesh-file.md"), encoding="utf-8") as f:
+        examples = re.findall(r"```yaml\n(.*?)```", f.read(), re.S)
+    with open(os.path.join(ROOT, "packaging", "etc", "mesh.yaml"), encoding="utf-8") as f:
+        examples.append(f.read())
+    assert len(examples) == 2
+    for i, text in enumerate(examples):
+        plane = ControlPlane(build, work.path(str(i)), text)
+        assert plane.first_report["meshReady"], plane.first_report["meshError"]
+        assert plane.first_report["namespaces"] > 0
+        assert plane.stop() == 0
+
+
 # ---- pods of this node ----
 
 
@@ -408,7 +423,6 @@ def test_a_hundred_thousand_workloads(work, build, messages):
     response = second.answer(timeout=60)
     assert [r.name for r in response.resources] == ["uid-77777"] and list(response.removed_resources) == ["uid-5"]
     # Two readings of the file and the queue of a stream; 160 leaves room for another allocator.
-    print(f"{plane.resident_megabytes():.0f} MB")
     assert plane.resident_megabytes() < 160
     second.close()
     client.close()
