@@ -12,8 +12,9 @@
 #include "addr.h"
 #include "cleanup.h"
 
-#define MESSAGE_NAME_MAX 253 /* bytes of a pod's, namespace's or container's name: the limit of Kubernetes \
-                              */
+#define MESSAGE_NAME_MAX                                                              \
+    253 /* bytes of a pod's, namespace's or container's name: the limit of Kubernetes \
+         */
 
 static inline void message_free(cJSON **message)
 {
