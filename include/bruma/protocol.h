@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* clang-format off */
 /*
  * The local protocol: one SOCK_SEQPACKET unix socket of the agent (RUN_DIR/agent.sock), spoken by the CNI plugin, the
  * proxy and brumactl. One JSON object a datagram, at most BRUMA_MESSAGE_MAX bytes; file descriptors travel beside it
@@ -59,6 +60,7 @@
  *   doctor       <- item {"check","ok","detail"[,"reason","advice"]} for each check, end
  * Times are seconds since 1970, 0: never.
  */
+/* clang-format on */
 #ifndef BRUMA_PROTOCOL_H
 #define BRUMA_PROTOCOL_H
 
