@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "http_connection.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "http_gzip.h"
+
+#define REQUESTS_PER_TURN 16
+#define COMPRESS_FROM     1024 /* bytes; less is not worth it */
+#define QUEUED_MAX        (256u * 1024 * 1024)
+
+static void go(struct http_connection *c);
+
+/* ---- life ---- */
+
+static void set_timer(struct http_connection *c, uint64_t milliseconds)
+{
+    loop_timer_set(c->server->loop, &c->timer, milliseconds);
+}
+
+static void drop_answer(struct http_connection *c)
+{
+    c->server->queued -= c->body_len;
+    free(c->head);
+    free(c->body);
+    c->head = c->body = NULL;
+    c->head_len = c->body_len = c->sent = 0;
+}
+
+void http_connection_close(struct http_connection *c)
+{
+    if (c->closed)
+        return;
+    c->closed = true;
+    if (c->request) {
+        c->request->connection = NULL;
+        if (c->state == HTTP_BODY)
+            free(c->request); /* nobody has seen it yet */
+    }
+    drop_answer(c);
+    loop_timer_cancel(&c->timer);
+    loop_watch_remove(c->server->loop, &c->watch);
+    close(c->fd);
+    list_del(&c->node);
+    c->server->connections_len--;
+    loop_free_later(c->server->loop, c);
+}
+
+bool http_connection_idle(const struct http_connection *c)
+{
+    return c->state == HTTP_READING && !c->started;
+}
+
+/* The wish for events of the state; false if the connection had to be closed. */
+static bool watch_for(struct http_connection *c, uint32_t events)
+{
+    if (loop_watch_modify(c->server->loop, &c->watch, events) == 0)
+        return true;
+    http_connection_close(c);
+    return false;
+}
+
+static void linger(struct http_connection *c)
+{
+    drop_answer(c);
+    c->state = HTTP_LINGERING;
+    shutdown(c->fd, SHUT_WR);
+    set_timer(c, HTTP_LINGER_TIME);
+    watch_for(c, EPOLLIN | EPOLLRDHUP);
+}
+
+static void on_time(struct loop_timer *timer)
+{
+    struct http_connection *c = container_of(timer, struct http_connection, timer);
+
+    if (c->resume) {
+        c->resume = false;
+        go(c);
+        return;
+    }
+    /* Somebody who is slow with a head is told; a connection that was kept and not used is not. */
+    if (c->state == HTTP_READING && c->in_len) {
+        static const char text[] =
+            "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+        if (send(c->fd, text, sizeof(text) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof(text) - 1) {
+            linger(c);
+            return;
+        }
+    }
+    http_connection_close(c);
+}
+
+/* ---- answers ---- */
+
+static const char *status_text(int status)
+{
+    switch (status) {
+    case 200:
+        return "OK";
+    case 400:
+        return "Bad Request";
+    case 404:
+        return "Not Found";
+    case 405:
+        return "Method Not Allowed";
+    case 411:
+        return "Length Required";
+    case 413:
+        return "Content Too Large";
+    case 414:
+        return "URI Too Long";
+    case 417:
+        return "Expectation Failed";
+    case 431:
+        return "Request Header Fields Too Large";
+    case 501:
+        return "Not Implemented";
+    case 503:
+        return "Service Unavailable";
+    case 505:
+        return "HTTP Version Not Supported";
+    default:
+        return status < 400 ? "OK" : status < 500 ? "Bad Request" : "Internal Server Error";
+    }
+}
+
+static void date_text(char buf[32])
+{
+    time_t now = time(NULL);
+    struct tm tm;
+
+    gmtime_r(&now, &tm);
+    strftime(buf, 32, "%a, %d %b %Y %H:%M:%S GMT", &tm);
+}
+
+/* Takes the body. */
+static void queue(struct http_connection *c, const struct http_answer *a, bool without_body, char *body,
+                  size_t len, bool gzip)
+{
+    char date[32];
+    int n;
+
+    date_text(date);
+    n = asprintf(
+        &c->head, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s%s%s%s%s%s\r\n",
+        a->status, status_text(a->status), date, a->type ? a->type : "text/plain; charset=utf-8", len,
+        gzip ? "Content-Encoding: gzip\r\n" : "", a->compress ? "Vary: Accept-Encoding\r\n" : "",
+        a->allow ? "Allow: " : "", a->allow ? a->allow : "", a->allow ? "\r\n" : "",
+        c->last ? "Connection: close\r\n" : "Connection: keep-alive\r\n");
+    if (n < 0) {
+        c->head = NULL;
+        n = 0;
+        c->last = true; /* the client sees the connection end without an answer */
+        without_body = true;
+    }
+    c->head_len = (size_t)n;
+    c->sent = 0;
+    if (without_body) {
+        free(body);
+        body = NULL;
+        len = 0;
+    }
+    c->body = body;
+    c->body_len = len;
+    c->server->queued += len;
+    c->state = HTTP_WRITING;
+    set_timer(c, HTTP_ANSWER_TIME);
+}
+
+/* For what never became a request. */
+static void refuse(struct http_connection *c, int status)
+{
+    struct http_answer a = {.status = status};
+    size_t size = strlen(status_text(status)) + 2;
+    char *body = malloc(size);
+
+    if (body)
+        snprintf(body, size, "%s\n", status_text(status));
+    c->last = true;
+    c->in_len = 0;
+    queue(c, &a, false, body, body ? size - 1 : 0, false);
+}
+
+void http_respond(struct http_request *request, const struct http_answer *answer, char *body, size_t len)
+{
+    struct http_connection *c = request->connection;
+    struct http_answer a = *answer;
+    bool is_head, gzip = false;
+    size_t smaller_len;
+    char *smaller;
+
+    if (!c) {
+        free(body);
+        free(request);
+        return;
+    }
+    is_head = http_method_is(request, "HEAD");
+    if (c->server->queued && c->server->queued + len > QUEUED_MAX) {
+        free(body);
+        body = NULL;
+        len = 0;
+        a = (struct http_answer){.status = 503};
+    }
+    if (a.compress && len >= COMPRESS_FROM &&
+        http_accepts_gzip(http_head_find(&request->head, "accept-encoding")) &&
+        http_gzip(body, len, &smaller, &smaller_len) == 0) {
+        free(body);
+        body = smaller;
+        len = smaller_len;
+        gzip = true;
+    }
+    c->request = NULL;
+    free(request);
+    queue(c, &a, is_head, body, len, gzip);
+    if (!c->busy)
+        go(c);
+}
+
+/* 1: all of it is out; 0: the client does not take more now; -errno */
+static int send_answer(struct http_connection *c)
+{
+    while (c->sent < c->head_len + c->body_len) {
+        size_t in_body = c->sent > c->head_len ? c->sent - c->head_len : 0;
+        struct iovec parts[2] = {
+            {c->head + (c->sent - in_body), c->head_len - (c->sent - in_body)},
+            {c->body + in_body, c->body_len - in_body},
+        };
+        struct msghdr message = {.msg_iov = c->sent < c->head_len ? parts : parts + 1,
+                                 .msg_iovlen = c->sent < c->head_len ? 2 : 1};
+        ssize_t n = sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return errno == EAGAIN ? 0 : -errno;
+        c->sent += (size_t)n;
+    }
+    return 1;
+}
+
+/* ---- requests ---- */
+
+static void consume(struct http_connection *c, size_t len)
+{
+    memmove(c->in, c->in + len, c->in_len - len);
+    c->in_len -= len;
+}
+
+/* The head's own copy: the buffer is needed for what follows. */
+static struct http_request *request_new(struct http_connection *c, size_t len)
+{
+    struct http_request *request = malloc(sizeof(*request) + len);
+    int status;
+
+    if (!request)
+        return NULL;
+    memcpy(request->text, c->in, len);
+    request->connection = c;
+    if (http_parse(request->text, len, &request->head, &status) <= 0) {
+        free(request);
+        return NULL;
+    }
+    return request;
+}
+
+/* True if there is something to go on with. */
+static bool read_head(struct http_connection *c)
+{
+    struct http_head head;
+    int status, n = http_parse(c->in, c->in_len, &head, &status);
+
+    if (n == 0) {
+        if (c->in_len && !c->started) {
+            c->started = true;
+            set_timer(c, HTTP_HEAD_TIME);
+        }
+        return false;
+    }
+    if (n > 0 && head.content_length > HTTP_BODY_MAX) {
+        n = -EBADMSG;
+        status = 413;
+    }
+    if (n < 0) {
+        refuse(c, status);
+        return true;
+    }
+    c->request = request_new(c, (size_t)n);
+    if (!c->request) {
+        refuse(c, 503);
+        return true;
+    }
+    consume(c, (size_t)n);
+    c->last = !head.keep_alive;
+    c->body_left = head.content_length;
+    if (head.expects_continue && c->body_left) {
+        /* The answer comes at once; whether the body follows is open, so this is the last one here. */
+        c->last = true;
+        c->body_left = 0;
+        c->in_len = 0;
+    }
+    c->state = HTTP_BODY;
+    set_timer(c, HTTP_HEAD_TIME);
+    return true;
+}
+
+static bool skip_body(struct http_connection *c)
+{
+    size_t n = c->body_left < c->in_len ? (size_t)c->body_left : c->in_len;
+
+    consume(c, n);
+    c->body_left -= n;
+    if (c->body_left)
+        return false;
+    c->state = HTTP_HANDLING;
+    set_timer(c, HTTP_ANSWER_TIME);
+    c->server->fn(c->server->data, c->request);
+    return true;
+}
+
+/* True if the next request can be looked at. */
+static bool write_answer(struct http_connection *c, bool *ret_gone)
+{
+    int r = send_answer(c);
+
+    if (r == 0)
+        return false;
+    if (r < 0) {
+        http_connection_close(c);
+        *ret_gone = true;
+        return false;
+    }
+    if (c->last) {
+        linger(c);
+        *ret_gone = true; /* or as good as that */
+        return false;
+    }
+    drop_answer(c);
+    c->state = HTTP_READING;
+    c->started = false;
+    set_timer(c, HTTP_IDLE_TIME);
+    list_del(&c->node);
+    list_add_tail(&c->server->connections, &c->node);
+    return true;
+}
+
+static uint32_t events_of(const struct http_connection *c)
+{
+    switch (c->state) {
+    case HTTP_READING:
+    case HTTP_BODY:
+    case HTTP_LINGERING:
+        return EPOLLIN | EPOLLRDHUP;
+    case HTTP_WRITING:
+        return EPOLLOUT;
+    default:
+        return 0;
+    }
+}
+
+/* Does what can be done without waiting. */
+static void go(struct http_connection *c)
+{
+    bool more = true, gone = false;
+    int answered = 0;
+
+    c->busy = true;
+    while (more && !gone && !c->closed) {
+        switch (c->state) {
+        case HTTP_READING:
+            if (answered == REQUESTS_PER_TURN && c->in_len) {
+                c->resume = true;
+                set_timer(c, 1);
+                c->busy = false;
+                watch_for(c, 0);
+                return;
+            }
+            more = read_head(c);
+            break;
+        case HTTP_BODY:
+            more = skip_body(c);
+            break;
+        case HTTP_WRITING:
+            more = write_answer(c, &gone);
+            answered++;
+            break;
+        default:
+            more = false;
+        }
+    }
+    c->busy = false;
+    /* The handler may have closed the whole server. */
+    if (gone || c->closed)
+        return;
+    watch_for(c, events_of(c));
+}
+
+/* 1: bytes came; 0: nothing now; -errno, and -ECONNRESET at the end of the client's side */
+static int receive(struct http_connection *c)
+{
+    char scratch[4096];
+    /* Bytes of a body need not fit the buffer, nor must those of somebody who talks after the end. */
+    bool away = c->state == HTTP_LINGERING || c->in_len == sizeof(c->in);
+    ssize_t n = away ? recv(c->fd, scratch, sizeof(scratch), MSG_DONTWAIT)
+                     : recv(c->fd, c->in + c->in_len, sizeof(c->in) - c->in_len, MSG_DONTWAIT);
+
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    if (n == 0)
+        return -ECONNRESET;
+    if (!away)
+        c->in_len += (size_t)n;
+    return 1;
+}
+
+static void on_event(struct loop_watch *watch, uint32_t events)
+{
+    struct http_connection *c = container_of(watch, struct http_connection, watch);
+    int r;
+
+    if (c->state == HTTP_WRITING) {
+        go(c);
+        return;
+    }
+    if (c->state == HTTP_HANDLING || c->resume) {
+        /* Not asked for: an error or a hang-up. */
+        if (events & (EPOLLERR | EPOLLHUP))
+            http_connection_close(c);
+        return;
+    }
+    r = receive(c);
+    if (r < 0)
+        http_connection_close(c);
+    else if (r > 0 && c->state != HTTP_LINGERING)
+        go(c);
+}
+
+int http_connection_new(struct http_server *server, int fd)
+{
+    struct http_connection *c = malloc(sizeof(*c));
+    int one = 1, r;
+
+    if (!c) {
+        close(fd);
+        return -ENOMEM;
+    }
+    memset(c, 0, sizeof(*c));
+    c->server = server;
+    c->fd = fd;
+    c->started = true; /* a new client owes us a request */
+    loop_timer_init(&c->timer, on_time);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one,
+               sizeof(one)); /* fails for Unix sockets, which need it not */
+    r = loop_watch_add(server->loop, &c->watch, fd, EPOLLIN | EPOLLRDHUP, on_event);
+    if (r < 0) {
+        close(fd);
+        free(c);
+        return r;
+    }
+    list_add_tail(&server->connections, &c->node);
+    server->connections_len++;
+    set_timer(c, HTTP_HEAD_TIME);
+    return 0;
+}

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "http"
+#include "http_server.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "http_connection.h"
+#include "log.h"
+
+#define DEFAULT_CONNECTIONS 64
+#define BACKLOG             128
+#define ACCEPTS_PER_TURN    16
+#define ACCEPT_PAUSE        100 /* milliseconds, while there are no descriptors or no memory */
+
+struct listener {
+    struct list node;
+    struct http_server *server;
+    struct loop_watch watch;
+    struct loop_timer pause;
+    int fd;
+    char *path; /* of a Unix socket, or NULL */
+    dev_t device;
+    ino_t inode;
+};
+
+int http_server_new(struct loop *loop, http_request_fn fn, void *data, unsigned max_connections,
+                    struct http_server **ret)
+{
+    struct http_server *s = calloc(1, sizeof(*s));
+
+    if (!s)
+        return -ENOMEM;
+    s->loop = loop;
+    s->fn = fn;
+    s->data = data;
+    s->max_connections = max_connections ? max_connections : DEFAULT_CONNECTIONS;
+    list_init(&s->listeners);
+    list_init(&s->connections);
+    *ret = s;
+    return 0;
+}
+
+/* Another process may have put its own socket there since. */
+static void remove_path(const struct listener *l)
+{
+    struct stat st;
+
+    if (l->path && lstat(l->path, &st) == 0 && st.st_dev == l->device && st.st_ino == l->inode)
+        unlink(l->path);
+}
+
+static void listener_close(struct listener *l)
+{
+    remove_path(l);
+    loop_timer_cancel(&l->pause);
+    loop_watch_remove(l->server->loop, &l->watch);
+    close(l->fd);
+    free(l->path);
+    list_del(&l->node);
+    loop_free_later(l->server->loop, l);
+}
+
+void http_server_close(struct http_server **ptr)
+{
+    struct http_server *s = *ptr;
+
+    if (!s)
+        return;
+    while (!list_empty(&s->listeners))
+        listener_close(list_first(&s->listeners, struct listener, node));
+    while (!list_empty(&s->connections))
+        http_connection_close(list_first(&s->connections, struct http_connection, node));
+    loop_free_later(s->loop, s);
+    *ptr = NULL;
+}
+
+/* ---- accepting ---- */
+
+/* The connection that has waited longest without a request. */
+static bool make_room(struct http_server *s)
+{
+    struct http_connection *c;
+
+    list_for_each (c, &s->connections, node) {
+        if (http_connection_idle(c)) {
+            http_connection_close(c);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void take(struct http_server *s, int fd)
+{
+    static const char full[] =
+        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    int r;
+
+    if (s->connections_len >= s->max_connections && !make_room(s)) {
+        if (send(fd, full, sizeof(full) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+            log_debug("a refused client did not wait for its answer");
+        close(fd);
+        return;
+    }
+    r = http_connection_new(s, fd);
+    if (r < 0)
+        log_warn_errno(r, "a connection could not be served");
+}
+
+static void on_accept(struct loop_watch *watch, uint32_t events)
+{
+    struct listener *l = container_of(watch, struct listener, watch);
+
+    (void)events;
+    for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+        int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+        if (fd >= 0) {
+            take(l->server, fd);
+            continue;
+        }
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+            log_warn_errno(errno, "connections cannot be accepted now");
+            loop_watch_modify(l->server->loop, &l->watch, 0);
+            loop_timer_set(l->server->loop, &l->pause, ACCEPT_PAUSE);
+        }
+        if (errno != EINTR && errno != ECONNABORTED)
+            return;
+    }
+}
+
+static void on_pause_over(struct loop_timer *timer)
+{
+    struct listener *l = container_of(timer, struct listener, pause);
+
+    loop_watch_modify(l->server->loop, &l->watch, EPOLLIN);
+}
+
+/* ---- listeners ---- */
+
+/* Takes the descriptor, also on failure. path: of a Unix socket that is bound already, or NULL. */
+static int add_listener(struct http_server *s, int fd, const char *path)
+{
+    _cleanup_fd_ int own = fd;
+    struct listener *l = calloc(1, sizeof(*l));
+    struct stat st;
+    int r;
+
+    if (!l)
+        return -ENOMEM;
+    l->server = s;
+    l->fd = fd;
+    loop_timer_init(&l->pause, on_pause_over);
+    if (path) {
+        l->path = strdup(path);
+        if (!l->path || lstat(path, &st) < 0) {
+            r = l->path ? -errno : -ENOMEM;
+            free(l->path);
+            free(l);
+            return r;
+        }
+        l->device = st.st_dev;
+        l->inode = st.st_ino;
+    }
+    r = listen(fd, BACKLOG) < 0 ? -errno : loop_watch_add(s->loop, &l->watch, fd, EPOLLIN, on_accept);
+    if (r < 0) {
+        free(l->path);
+        free(l);
+        return r;
+    }
+    take_fd(&own);
+    list_add_tail(&s->listeners, &l->node);
+    return 0;
+}
+
+int http_server_listen(struct http_server *s, const struct endpoint *at, bool only_v6,
+                       struct endpoint *ret_bound)
+{
+    int family = addr_is_v4(&at->addr) ? AF_INET : AF_INET6, one = 1, v6 = only_v6, r;
+    _cleanup_fd_ int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    struct sockaddr_storage sa;
+    struct endpoint bound;
+    socklen_t len;
+
+    if (fd < 0)
+        return -errno;
+    r = endpoint_to_sockaddr(at, family, &sa);
+    if (r < 0)
+        return r;
+    len = (socklen_t)r;
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
+        (family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6, sizeof(v6)) < 0) ||
+        bind(fd, (struct sockaddr *)&sa, len) < 0)
+        return -errno;
+    len = sizeof(sa);
+    if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
+        return -errno;
+    r = endpoint_from_sockaddr((struct sockaddr *)&sa, &bound);
+    if (r < 0)
+        return r;
+    r = add_listener(s, take_fd(&fd), NULL);
+    if (r == 0 && ret_bound)
+        *ret_bound = bound;
+    return r;
+}
+
+int http_server_listen_any(struct http_server *s, uint16_t port, bool ipv6, struct endpoint *ret_bound)
+{
+    struct endpoint at = {.port = port};
+    int r = -EAFNOSUPPORT;
+
+    if (ipv6)
+        r = http_server_listen(s, &at, false, ret_bound);
+    if (r != -EAFNOSUPPORT && r != -EADDRNOTAVAIL)
+        return r;
+    r = addr_parse("0.0.0.0", &at.addr);
+    return r < 0 ? r : http_server_listen(s, &at, false, ret_bound);
+}
+
+int http_server_listen_unix(struct http_server *s, const char *path, mode_t mode)
+{
+    _cleanup_fd_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    int r;
+
+    if (fd < 0)
+        return -errno;
+    /* Bound beside the path and moved there: at no time is there a socket that nobody serves, or with other
+     * rights. */
+    if (snprintf(sa.sun_path, sizeof(sa.sun_path), "%s.%d", path, (int)getpid()) >= (int)sizeof(sa.sun_path))
+        return -ENAMETOOLONG;
+    unlink(sa.sun_path);
+    if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
+        return -errno;
+    if (chmod(sa.sun_path, mode) < 0 || listen(fd, BACKLOG) < 0 || rename(sa.sun_path, path) < 0) {
+        r = -errno;
+        unlink(sa.sun_path);
+        return r;
+    }
+    return add_listener(s, take_fd(&fd), path);
+}
+
+/* ---- requests ---- */
+
+const struct http_head *http_request_head(const struct http_request *request)
+{
+    return &request->head;
+}
+
+static bool span_is(struct http_span span, const char *text)
+{
+    return span.len == strlen(text) && !memcmp(span.at, text, span.len);
+}
+
+bool http_method_is(const struct http_request *request, const char *method)
+{
+    return span_is(request->head.method, method);
+}
+
+bool http_path_is(const struct http_request *request, const char *path)
+{
+    return span_is(request->head.path, path);
+}
+
+int http_query(const struct http_request *request, const char *name, char *buf, size_t size)
+{
+    return http_query_find(request->head.query, name, buf, size);
+}
+
+void http_respond_text(struct http_request *request, int status, const char *text)
+{
+    struct http_answer answer = {.status = status};
+    char *body = strdup(text);
+
+    http_respond(request, &answer, body, body ? strlen(body) : 0);
+}

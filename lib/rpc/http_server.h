@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A small HTTP/1.1 server on a struct loop, for admin pages, metrics and readiness: plaintext, keep-alive,
+ * pipelined requests one after another. Nothing blocks. What a client may cost is bounded: 8 KiB of headers
+ * within 2 s, a body of at most 64 KiB (read and thrown away), 60 s to take the answer, a number of
+ * connections. A connection that waits for its next request gives way to a new one.
+ *
+ * All calls on the loop's thread.
+ */
+#ifndef LIB_HTTP_SERVER_H
+#define LIB_HTTP_SERVER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "addr.h"
+#include "http_parse.h"
+#include "loop.h"
+
+struct http_server;
+struct http_request;
+
+/* Must lead to exactly one http_respond...(), at once or later. The request lives until then, also if its
+ * client goes away or the server is closed in between. */
+typedef void (*http_request_fn)(void *data, struct http_request *request);
+
+/* max_connections 0: 64. */
+int http_server_new(struct loop *loop, http_request_fn fn, void *data, unsigned max_connections,
+                    struct http_server **ret);
+/* Closes listeners and connections. Requests that wait for an answer may be answered still; nobody hears it.
+ */
+void http_server_close(struct http_server **server);
+
+/* Any number of listeners. only_v6: for an IPv6 wildcard, do not take IPv4 too. ret_bound, if not NULL: with
+ * the port that was chosen for port 0. */
+int http_server_listen(struct http_server *server, const struct endpoint *at, bool only_v6,
+                       struct endpoint *ret_bound);
+/* Every address of the machine: both families by one socket, or IPv4 alone if ipv6 is false or there is no
+ * IPv6. */
+int http_server_listen_any(struct http_server *server, uint16_t port, bool ipv6, struct endpoint *ret_bound);
+/* Takes the place of a socket that is there (the one of a process before); it is removed at the end if it is
+ * still ours. */
+int http_server_listen_unix(struct http_server *server, const char *path, mode_t mode);
+
+/* ---- requests ---- */
+
+const struct http_head *http_request_head(const struct http_request *request);
+bool http_method_is(const struct http_request *request, const char *method);
+bool http_path_is(const struct http_request *request, const char *path);
+/* See http_query_find(). */
+int http_query(const struct http_request *request, const char *name, char *buf, size_t size);
+
+struct http_answer {
+    int status;
+    const char *type;  /* content type; NULL: plain text */
+    const char *allow; /* of 405: the methods that are, or NULL */
+    bool compress;     /* gzip, if the client takes it */
+};
+
+/* Takes the body, which was allocated with malloc(); NULL with len 0 is fine. The request is gone afterwards.
+ */
+void http_respond(struct http_request *request, const struct http_answer *answer, char *body, size_t len);
+/* Plain text, copied. */
+void http_respond_text(struct http_request *request, int status, const char *text);
+
+#endif

@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "admin"
+#include "proxy/admin.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "http_server.h"
+#include "log.h"
+#include "proxy/log_levels.h"
+
+#define SOCKET_MODE 0600
+#define PENDING_MAX 512
+
+/* A dump that is being made, and who waits for it. Those who ask meanwhile get one of their own: theirs must
+ * tell of everything that was before they asked. */
+struct dump {
+    struct waiting *first;
+};
+
+struct waiting {
+    struct waiting *next;
+    struct http_request *request;
+};
+
+struct admin {
+    struct admin_config config;
+    struct http_server *pages, *metrics, *ready, *local;
+    struct dump running, next;
+    bool dumping;
+    char first_filter[LOG_LEVELS_MAX]; /* in force at the start: what ?reset goes back to */
+};
+
+/* ---- config dump ---- */
+
+static void answer_waiting(struct dump *dump, const char *text)
+{
+    while (dump->first) {
+        struct http_answer answer = {.status = 200, .type = "application/json", .compress = true};
+        struct waiting *w = dump->first;
+        char *body = text ? strdup(text) : NULL;
+
+        dump->first = w->next;
+        if (body)
+            http_respond(w->request, &answer, body, strlen(body));
+        else
+            http_respond_text(w->request, 500, "the dump could not be made\n");
+        free(w);
+    }
+}
+
+static void start_dump(struct admin *admin)
+{
+    admin->running = admin->next;
+    admin->next.first = NULL;
+    admin->dumping = true;
+    admin->config.config_dump(admin->config.data, admin, &admin->running);
+}
+
+void admin_dump_done(struct admin *admin, void *token, cJSON *dump)
+{
+    char *text = dump ? cJSON_Print(dump) : NULL;
+
+    cJSON_Delete(dump);
+    if (token == &admin->running && admin->dumping) {
+        answer_waiting(&admin->running, text);
+        admin->dumping = false;
+        if (admin->next.first)
+            start_dump(admin);
+    }
+    cJSON_free(text);
+}
+
+static void config_dump(struct admin *admin, struct http_request *request)
+{
+    struct waiting *w = malloc(sizeof(*w));
+
+    if (!w) {
+        http_respond_text(request, 503, "out of memory\n");
+        return;
+    }
+    w->request = request;
+    w->next = admin->next.first;
+    admin->next.first = w;
+    if (!admin->dumping)
+        start_dump(admin);
+}
+
+/* ---- log levels ---- */
+
+static void say_level(struct http_request *request)
+{
+    char filter[LOG_LEVELS_MAX], text[LOG_LEVELS_MAX + 32];
+
+    log_get_filter(filter, sizeof(filter));
+    snprintf(text, sizeof(text), "current log level is %s\n", filter);
+    http_respond_text(request, 200, text);
+}
+
+static void logging_usage(struct http_request *request)
+{
+    http_respond_text(request, 400,
+                      "usage: POST /logging                       show the levels\n"
+                      "       POST /logging?level=LIST            add levels\n"
+                      "       POST /logging?reset                 back to the levels of the start\n"
+                      "       POST /logging?level=LIST&reset      the levels of the start, and then these\n"
+                      "LIST: LEVEL, SCOPE=LEVEL or SCOPE:LEVEL, separated by commas\n"
+                      "LEVEL: error, warn, info, debug, trace, off\n");
+}
+
+static void logging(struct admin *admin, struct http_request *request)
+{
+    char filter[LOG_LEVELS_MAX], more[LOG_LEVELS_MAX], merged[LOG_LEVELS_MAX];
+    char reset[8];
+    int level_len = http_query(request, "level", more, sizeof(more));
+    bool has_reset = http_query(request, "reset", reset, sizeof(reset)) != -ENOENT;
+
+    if (!http_request_head(request)->query.len) {
+        say_level(request);
+        return;
+    }
+    if ((level_len < 0 && level_len != -ENOENT) || (level_len <= 0 && !has_reset)) {
+        logging_usage(request);
+        return;
+    }
+    if (level_len < 0)
+        more[0] = '\0';
+    log_get_filter(filter, sizeof(filter));
+    if (log_levels_merge(has_reset ? admin->first_filter : filter, more, merged) < 0 ||
+        log_set_filter(merged) < 0) {
+        logging_usage(request);
+        return;
+    }
+    log_info("log levels changed\tfilter=\"%s\"", merged);
+    say_level(request);
+}
+
+/* ---- pages ---- */
+
+static void index_page(struct http_request *request)
+{
+    static const char page[] =
+        "<!DOCTYPE html>\n<html><head><title>bruma-proxy</title></head><body>\n<h1>bruma-proxy</h1>\n<ul>\n"
+        "<li><a href=\"config_dump\">config_dump</a>: what the proxy knows and does, as JSON</li>\n"
+        "<li>POST <code>logging</code>: log levels; <code>?level=debug</code>, "
+        "<code>?level=xds=debug</code>, "
+        "<code>?reset</code></li>\n"
+        "<li>POST <code>quitquitquit</code>: drain and end</li>\n"
+        "</ul>\n<p>Metrics are on port 15020, readiness is on port 15021.</p>\n</body></html>\n";
+    struct http_answer answer = {.status = 200, .type = "text/html; charset=utf-8"};
+    char *body = strdup(page);
+
+    http_respond(request, &answer, body, body ? sizeof(page) - 1 : 0);
+}
+
+/* True if it is; otherwise the request has been answered. */
+static bool must_be(struct http_request *request, const char *method, const char *also)
+{
+    struct http_answer answer = {.status = 405};
+    char allow[32], *body;
+
+    if (http_method_is(request, method) || (also && http_method_is(request, also)))
+        return true;
+    snprintf(allow, sizeof(allow), "%s%s%s", method, also ? ", " : "", also ? also : "");
+    answer.allow = allow;
+    body = strdup("method not allowed\n");
+    http_respond(request, &answer, body, body ? strlen(body) : 0);
+    return false;
+}
+
+/* False if the path is none of these. */
+static bool serve_pages(struct admin *admin, struct http_request *request)
+{
+    if (http_path_is(request, "/")) {
+        index_page(request);
+    } else if (http_path_is(request, "/config_dump")) {
+        config_dump(admin, request);
+    } else if (http_path_is(request, "/logging")) {
+        if (must_be(request, "POST", NULL))
+            logging(admin, request);
+    } else if (http_path_is(request, "/quitquitquit")) {
+        if (must_be(request, "POST", NULL)) {
+            http_respond_text(request, 200, "shutdown now\n");
+            admin->config.quit(admin->config.data);
+        }
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static bool wants_openmetrics(const struct http_request *request)
+{
+    return http_list_accepts(http_head_find(http_request_head(request), "accept"),
+                             "application/openmetrics-text", NULL);
+}
+
+static bool serve_metrics(struct admin *admin, struct http_request *request)
+{
+    struct http_answer answer = {.status = 200, .compress = true};
+    char *body = NULL;
+    size_t len = 0;
+    FILE *out;
+
+    if (!http_path_is(request, "/metrics") && !http_path_is(request, "/stats/prometheus"))
+        return false;
+    if (wants_openmetrics(request))
+        answer.type = "application/openmetrics-text;charset=utf-8;version=1.0.0";
+    out = open_memstream(&body, &len);
+    if (out) {
+        bool failed;
+
+        admin->config.metrics(admin->config.data, out);
+        fputs("# EOF\n", out);
+        failed = ferror(out) != 0;
+        /* A scrape that is cut would look like counters that are gone. */
+        if (fclose(out) == 0 && !failed) {
+            http_respond(request, &answer, body, len);
+            return true;
+        }
+        free(body);
+    }
+    http_respond_text(request, 500, "out of memory\n");
+    return true;
+}
+
+static bool serve_ready(struct admin *admin, struct http_request *request)
+{
+    char pending[PENDING_MAX] = "", text[PENDING_MAX + 32];
+
+    if (!http_path_is(request, "/healthz/ready"))
+        return false;
+    if (!must_be(request, "GET", "HEAD"))
+        return true;
+    admin->config.pending(admin->config.data, pending, sizeof(pending));
+    snprintf(text, sizeof(text), *pending ? "not ready, pending: %s\n" : "ready\n", pending);
+    http_respond_text(request, *pending ? 500 : 200, text);
+    return true;
+}
+
+static void not_found(struct http_request *request)
+{
+    http_respond_text(request, 404, "not found\n");
+}
+
+static void on_pages(void *data, struct http_request *request)
+{
+    if (!serve_pages(data, request))
+        not_found(request);
+}
+
+static void on_metrics(void *data, struct http_request *request)
+{
+    if (!serve_metrics(data, request))
+        not_found(request);
+}
+
+static void on_ready(void *data, struct http_request *request)
+{
+    if (!serve_ready(data, request))
+        not_found(request);
+}
+
+/* The Unix socket has them all. */
+static void on_local(void *data, struct http_request *request)
+{
+    if (!serve_pages(data, request) && !serve_metrics(data, request) && !serve_ready(data, request))
+        not_found(request);
+}
+
+/* ---- servers ---- */
+
+static int open_pages(struct admin *admin, uint16_t port, bool ipv6)
+{
+    struct endpoint at = {.port = port};
+    int r = addr_parse("127.0.0.1", &at.addr);
+
+    if (r == 0)
+        r = http_server_listen(admin->pages, &at, false, NULL);
+    if (r < 0 || !ipv6)
+        return r;
+    r = addr_parse("::1", &at.addr);
+    if (r == 0)
+        r = http_server_listen(admin->pages, &at, true, NULL);
+    /* A machine without IPv6 has no such address. */
+    return r == -EAFNOSUPPORT || r == -EADDRNOTAVAIL ? 0 : r;
+}
+
+static int open_servers(struct loop *loop, struct admin *admin)
+{
+    const struct admin_config *c = &admin->config;
+    int r = http_server_new(loop, on_pages, admin, 0, &admin->pages);
+
+    if (r == 0)
+        r = http_server_new(loop, on_metrics, admin, 0, &admin->metrics);
+    if (r == 0)
+        r = http_server_new(loop, on_ready, admin, 0, &admin->ready);
+    if (r == 0)
+        r = http_server_new(loop, on_local, admin, 0, &admin->local);
+    if (r < 0)
+        return r;
+    if (c->admin_port) {
+        r = open_pages(admin, c->admin_port, c->ipv6);
+        if (r < 0)
+            return log_error_errno(r, "cannot open the admin pages\tport=%u", c->admin_port);
+    }
+    if (c->metrics_port) {
+        r = http_server_listen_any(admin->metrics, c->metrics_port, c->ipv6, NULL);
+        if (r < 0)
+            return log_error_errno(r, "cannot open the metrics server\tport=%u", c->metrics_port);
+    }
+    if (c->ready_port) {
+        r = http_server_listen_any(admin->ready, c->ready_port, c->ipv6, NULL);
+        if (r < 0)
+            return log_error_errno(r, "cannot open the readiness server\tport=%u", c->ready_port);
+    }
+    if (c->unix_socket) {
+        r = http_server_listen_unix(admin->local, c->unix_socket, SOCKET_MODE);
+        if (r < 0)
+            return log_error_errno(r, "cannot open the admin socket\tpath=\"%s\"", c->unix_socket);
+    }
+    return 0;
+}
+
+int admin_open(struct loop *loop, const struct admin_config *config, struct admin **ret)
+{
+    struct admin *admin = calloc(1, sizeof(*admin));
+    int r;
+
+    if (!admin)
+        return -ENOMEM;
+    admin->config = *config;
+    log_get_filter(admin->first_filter, sizeof(admin->first_filter));
+    r = open_servers(loop, admin);
+    if (r < 0) {
+        admin_close(&admin);
+        return r;
+    }
+    *ret = admin;
+    return 0;
+}
+
+void admin_close(struct admin **ptr)
+{
+    struct admin *admin = *ptr;
+
+    if (!admin)
+        return;
+    http_server_close(&admin->pages);
+    http_server_close(&admin->metrics);
+    http_server_close(&admin->ready);
+    http_server_close(&admin->local);
+    answer_waiting(&admin->running, NULL);
+    answer_waiting(&admin->next, NULL);
+    free(admin);
+    *ptr = NULL;
+}
