@@ -127,8 +127,8 @@ static void forget_generated(struct mesh *mesh, struct mesh_pod *pod)
 
 static int announce_generated(struct mesh *mesh, const struct mesh_file *file, struct mesh_pod *pod)
 {
-    _cleanup_free_ uint8_t *old_message = NULL;
-    _cleanup_free_ char *old_uid = NULL;
+    char *old_uid = pod->generated_uid;
+    uint8_t *old_message = pod->generated;
     struct xds_content content = {.wrap = XDS_WORKLOAD, .local = true};
     char *uid = NULL;
     uint8_t *message = NULL;
@@ -137,9 +137,6 @@ static int announce_generated(struct mesh *mesh, const struct mesh_file *file, s
 
     if (r < 0)
         return r;
-    /* The resource points into the old ones until it is replaced. */
-    old_uid = pod->generated_uid;
-    old_message = pod->generated;
     pod->generated_uid = uid;
     pod->generated = message;
     pod->generated_len = content.message_len;
@@ -148,6 +145,9 @@ static int announce_generated(struct mesh *mesh, const struct mesh_file *file, s
     r = xds_resources_put(addresses_of(mesh), &content);
     if (r < 0)
         xds_resources_remove(addresses_of(mesh), uid);
+    /* Until here the resource pointed into them. */
+    free(old_uid);
+    free(old_message);
     return r < 0 ? r : 0;
 }
 
@@ -466,7 +466,7 @@ int mesh_service_account(const struct mesh *mesh, const char *namespace, const c
 
     if (strlen(account) >= size)
         return -ENAMETOOLONG;
-    strcpy(buf, account);
+    snprintf(buf, size, "%s", account);
     return 0;
 }
 

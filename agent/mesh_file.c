@@ -355,7 +355,7 @@ static int read_list(struct parse *p, const char *name, add_fn add)
             return r;
         if (decode_is_null(node))
             return 0;
-        before = decode_enter_key(&p->decode, name);
+        (void)decode_enter_key(&p->decode, name);
         return decode_expect(&p->decode, node, YAML_LIST, "a list") < 0
                    ? -EBADMSG
                    : decode_fail(&p->decode, node, "this list can have no anchor and be no alias");

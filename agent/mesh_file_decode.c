@@ -170,7 +170,7 @@ static const char *word_fault(const char *text, size_t len)
 
 int decode_word(struct decode *d, const struct yaml_node *node, const struct decode_field *field, void *into)
 {
-    const char *text, *fault;
+    const char *text = "", *fault;
     int r = decode_text(d, node, field, &text);
 
     if (r < 0)
@@ -184,7 +184,7 @@ int decode_word(struct decode *d, const struct yaml_node *node, const struct dec
 
 int decode_pair(struct decode *d, const struct yaml_node *node, const struct decode_field *field, void *into)
 {
-    const char *text, *slash;
+    const char *text = "", *slash;
     int r = decode_text(d, node, field, &text);
 
     if (r < 0)

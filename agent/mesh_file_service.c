@@ -160,12 +160,12 @@ int mesh_file_decode_service(struct decode *d, const struct yaml_node *node, Ist
     if (r < 0)
         return r;
     if (item.ranges_len) {
-        all = decode_alloc(d, (s->n_addresses + item.ranges_len) * sizeof(*all));
+        all = decode_alloc(d, (s->n_addresses + item.ranges_len) * sizeof(void *));
         if (!all)
             return -ENOMEM;
         if (s->n_addresses)
-            memcpy(all, s->addresses, s->n_addresses * sizeof(*all));
-        memcpy(all + s->n_addresses, item.ranges, item.ranges_len * sizeof(*all));
+            memcpy(all, s->addresses, s->n_addresses * sizeof(void *));
+        memcpy(all + s->n_addresses, item.ranges, item.ranges_len * sizeof(void *));
         s->addresses = all;
         s->n_addresses += item.ranges_len;
     }

@@ -85,7 +85,7 @@ int mesh_file_read_ports(struct decode *d, const struct yaml_node *node, const s
     if (r < 0)
         return r;
     count = decode_count(node) / 2;
-    ports = decode_alloc(d, count * sizeof(*ports));
+    ports = decode_alloc(d, count * sizeof(void *));
     if (!ports)
         return -ENOMEM;
     for (const struct yaml_node *key = node->child; key; key = key->next->next, i++) {
@@ -124,7 +124,7 @@ static int read_services(struct decode *d, const struct yaml_node *node, const s
 
     if (r < 0)
         return r;
-    entries = decode_alloc(d, decode_count(node) / 2 * sizeof(*entries));
+    entries = decode_alloc(d, decode_count(node) / 2 * sizeof(void *));
     if (!entries)
         return -ENOMEM;
     for (const struct yaml_node *key = node->child; key; key = key->next->next, i++) {

@@ -85,16 +85,13 @@ int yaml_source_next(struct yaml_source *source)
     return 0;
 }
 
-static int find_anchor(struct yaml_source *s, const char *name, struct yaml_anchor **ret)
+static const struct yaml_anchor *find_anchor(const struct yaml_source *s, const char *name)
 {
-    for (struct yaml_anchor *a = s->first_anchor; a; a = a->next) {
-        if (!strcmp(a->name, name)) {
-            *ret = a;
-            return 0;
-        }
+    for (const struct yaml_anchor *a = s->first_anchor; a; a = a->next) {
+        if (!strcmp(a->name, name))
+            return a;
     }
-    return yaml_fail(s->error, s->origin, s->event.start_mark.line + 1, s->event.start_mark.column + 1,
-                     "alias *%.60s names no anchor", name);
+    return NULL;
 }
 
 static int add_anchor(struct yaml_source *s, const yaml_char_t *name, struct yaml_anchor **ret)
@@ -154,11 +151,11 @@ static int children(struct yaml_source *s, unsigned depth, yaml_event_type_t end
 /* An alias is a copy of the head of the tree it names; what is below is shared. */
 static int alias(struct yaml_source *s, unsigned depth, struct yaml_node *node)
 {
-    struct yaml_anchor *a = NULL;
-    int r = find_anchor(s, (const char *)s->event.data.alias.anchor, &a);
+    const char *name = (const char *)s->event.data.alias.anchor;
+    const struct yaml_anchor *a = find_anchor(s, name);
 
-    if (r < 0)
-        return r;
+    if (!a)
+        return yaml_fail(s->error, s->origin, node->line, node->column, "alias *%.60s names no anchor", name);
     if (!a->node)
         return fail_here(s, "an alias inside its own anchor has no end");
     if (depth + a->node->height > YAML_MAX_DEPTH)

@@ -61,8 +61,8 @@ size_t mesh_workload_tail(const struct mesh_file *file, const struct mesh_worklo
         if (node_len >= 0x80)
             tail[len++] = (uint8_t)(node_len | 0x80);
         tail[len++] = (uint8_t)(node_len >= 0x80 ? node_len >> 7 : node_len);
-        memcpy(tail + len, node, node_len);
-        len += node_len;
+        for (size_t i = 0; i < node_len; i++)
+            tail[len++] = (uint8_t)node[i];
     }
     return len;
 }

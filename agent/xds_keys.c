@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "addr.h"
-#include "cleanup.h"
 #include "workload.pb-c.h"
 #include "xds_resources_private.h"
 
@@ -88,14 +87,15 @@ static bool service_keys(const struct xds_resource *resource, const Istio__Workl
 
 bool xds_keys(const struct xds_resource *resource, xds_key_fn fn, void *data)
 {
-    _cleanup_free_ uint8_t *value = NULL;
-    Istio__Workload__Address *address;
+    Istio__Workload__Address *address = NULL;
     bool stopped = false;
+    uint8_t *value;
     size_t len;
 
     if (resource->wrap == XDS_PLAIN || xds_encode(resource, &value, &len) < 0)
         return false;
     address = istio__workload__address__unpack(NULL, len, value);
+    free(value);
     if (!address)
         return false;
     if (address->type_case == ISTIO__WORKLOAD__ADDRESS__TYPE_WORKLOAD)

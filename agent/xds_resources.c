@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cleanup.h"
 #include "xds_resources_private.h"
 
 int xds_resources_new(struct xds_resources **ret)
@@ -62,7 +61,7 @@ static int add_block(struct xds_resources *resources)
     if (!free_slots)
         return -ENOMEM;
     resources->free = free_slots;
-    list = reallocarray(resources->blocks, blocks + 1, sizeof(*list));
+    list = reallocarray(resources->blocks, blocks + 1, sizeof(void *));
     if (!list)
         return -ENOMEM;
     resources->blocks = list;
@@ -80,21 +79,21 @@ static int add_block(struct xds_resources *resources)
 
 int xds_new_slot(struct xds_resources *resources, const char *name, struct xds_resource **ret)
 {
-    _cleanup_free_ char *copy = strdup(name);
-    struct xds_resource *resource;
     uint64_t hash = index_hash_text(0, name);
-    int r = copy ? 0 : -ENOMEM;
+    struct xds_resource *resource;
+    int r = resources->free_len ? 0 : add_block(resources);
 
-    if (r == 0 && !resources->free_len)
-        r = add_block(resources);
     if (r < 0)
         return r;
     resource = xds_slot(resources, resources->free[resources->free_len - 1]);
-    r = index_add(&resources->by_name, hash, resource);
-    if (r < 0)
+    resource->name = strdup(name);
+    r = resource->name ? index_add(&resources->by_name, hash, resource) : -ENOMEM;
+    if (r < 0) {
+        free(resource->name);
+        resource->name = NULL;
         return r;
+    }
     resources->free_len--;
-    resource->name = take_pointer(copy);
     resource->name_hash = hash;
     *ret = resource;
     return 0;

@@ -268,6 +268,7 @@ int xds_subscriber_add(struct xds_subscriber *subscriber, const char *key)
 {
     struct absent *absent;
     bool found = false;
+    size_t len;
     int r = xds_resources_index_keys(subscriber->resources);
 
     if (r == 0)
@@ -276,10 +277,11 @@ int xds_subscriber_add(struct xds_subscriber *subscriber, const char *key)
         r = mark_key(subscriber, key, true, &found);
     if (r < 0 || found)
         return r;
-    absent = malloc(sizeof(*absent) + strlen(key) + 1);
+    len = strlen(key);
+    absent = malloc(sizeof(*absent) + len + 1);
     if (!absent)
         return -ENOMEM;
-    strcpy(absent->name, key);
+    memcpy(absent->name, key, len + 1);
     list_add_tail(&subscriber->absent, &absent->node);
     subscriber->absent_count++;
     return 0;
