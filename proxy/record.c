@@ -7,10 +7,19 @@
 #include <openssl/err.h>
 #include <openssl/kdf.h>
 #include <openssl/params.h>
+#include <pthread.h>
 #include <string.h>
 
 /* RFC 8446 section 5.5 allows 2^24.5 full records under one AES-GCM key. */
 #define RECORDS_PER_KEY (1u << 23)
+
+/* Fetched once: a look-up by name costs as much as a derivation. Never freed. */
+static EVP_KDF *hkdf;
+
+static void fetch_hkdf(void)
+{
+    hkdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
+}
 
 /* HKDF-Expand-Label of RFC 8446 section 7.1, with an empty context. */
 static int expand_label(const EVP_MD *digest, const uint8_t *secret, size_t secret_len, const char *label,
@@ -18,9 +27,12 @@ static int expand_label(const EVP_MD *digest, const uint8_t *secret, size_t secr
 {
     uint8_t info[64];
     size_t label_len = strlen(label), n = 0;
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     int mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY, ok;
-    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
-    EVP_KDF_CTX *ctx = kdf ? EVP_KDF_CTX_new(kdf) : NULL;
+    EVP_KDF_CTX *ctx;
+
+    pthread_once(&once, fetch_hkdf);
+    ctx = hkdf ? EVP_KDF_CTX_new(hkdf) : NULL;
 
     info[n++] = (uint8_t)(out_len >> 8);
     info[n++] = (uint8_t)out_len;
@@ -38,7 +50,6 @@ static int expand_label(const EVP_MD *digest, const uint8_t *secret, size_t secr
     };
     ok = ctx && EVP_KDF_derive(ctx, out, out_len, params) == 1;
     EVP_KDF_CTX_free(ctx);
-    EVP_KDF_free(kdf);
     return ok ? 0 : -ENOMEM;
 }
 
@@ -65,25 +76,35 @@ static int derive(struct record_key *key)
     return r;
 }
 
+static EVP_CIPHER *ciphers[2];
+
+static void fetch_ciphers(void)
+{
+    ciphers[0] = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
+    ciphers[1] = EVP_CIPHER_fetch(NULL, "AES-128-GCM", NULL);
+}
+
 int record_key_init(struct record_key *key, const char *cipher_suite, const uint8_t *secret, size_t len,
                     bool seals)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     const EVP_CIPHER *cipher;
     int ok;
 
+    pthread_once(&once, fetch_ciphers);
     memset(key, 0, sizeof(*key));
     if (!strcmp(cipher_suite, "TLS_AES_256_GCM_SHA384")) {
-        cipher = EVP_aes_256_gcm();
+        cipher = ciphers[0];
         key->digest = EVP_sha384();
         key->key_len = 32;
     } else if (!strcmp(cipher_suite, "TLS_AES_128_GCM_SHA256")) {
-        cipher = EVP_aes_128_gcm();
+        cipher = ciphers[1];
         key->digest = EVP_sha256();
         key->key_len = 16;
     } else {
         return -ENOTSUP;
     }
-    if (len != secret_len(key))
+    if (!cipher || len != secret_len(key))
         return -ENOTSUP;
     memcpy(key->secret, secret, len);
     key->seals = seals;

@@ -109,6 +109,8 @@ static SSL_CTX *new_context(const SSL_METHOD *method, X509_STORE *roots, bool se
     SSL_CTX_set_options(c, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_ANTI_REPLAY);
     SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(c, 0);
+    /* Without it OpenSSL looks for our own chain in the store at each handshake, and sends the root along. */
+    SSL_CTX_set_mode(c, SSL_MODE_NO_AUTO_CHAIN);
     SSL_CTX_set1_cert_store(c, roots);
     SSL_CTX_set_verify(c, SSL_VERIFY_PEER | (server ? SSL_VERIFY_FAIL_IF_NO_PEER_CERT : 0), NULL);
     SSL_CTX_set_cert_verify_callback(c, verify_peer, NULL);
