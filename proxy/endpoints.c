@@ -56,12 +56,25 @@ static bool matches(enum balance_scope scope, const struct workload *a, const st
     return false;
 }
 
+static bool ranked(const struct service_full *s)
+{
+    return s->mode == BALANCE_STRICT || s->mode == BALANCE_FAILOVER;
+}
+
+/* The rank of an endpoint that has all preferences. */
+static int best_rank(const struct service_full *s)
+{
+    int n = ranked(s) ? (int)s->preferences_len : 0;
+
+    return n && s->preferences[0] == SCOPE_NETWORK ? n + n - 1 : n;
+}
+
 /* -1: not allowed. Without ranking all are equal. */
 static int rank(const struct service_full *s, const struct workload *source, const struct workload *w)
 {
     int found = 0, bonus = 0, n = (int)s->preferences_len;
 
-    if (s->mode != BALANCE_STRICT && s->mode != BALANCE_FAILOVER)
+    if (!ranked(s))
         return 0;
     for (int i = 0; i < n; i++) {
         bool network_first = i == 0 && s->preferences[i] == SCOPE_NETWORK;
@@ -100,20 +113,25 @@ static bool candidate(const struct workload_service *membership, const struct wo
 }
 
 /*
- * Without ranks: pick any endpoint and keep it with a chance in proportion to its capacity. All candidates
- * stand in the right proportion to each other, and a service of thousands costs no more than one of two.
+ * Pick any endpoint, and keep it with a chance in proportion to its capacity if none can be ranked higher.
+ * All such endpoints stand in the right proportion to each other, and where they are not few, a service of
+ * thousands costs no more than one of two.
  */
 static bool choose_quickly(const struct service_full *s, const struct endpoints *e,
                            const struct workload *source, const struct port_map *of_service, uint16_t port,
                            enum balance_purpose purpose, uint64_t *random, struct choice_of_endpoint *ret)
 {
+    int best = best_rank(s);
+
     for (int i = 0; i < TRIES; i++) {
         const struct workload_service *m = e->items[random_below(random, e->len)];
 
         if (random_below(random, e->capacity_max) < workload_of_service(m)->public.capacity &&
-            candidate(m, source, of_service, port, purpose, ret))
+            candidate(m, source, of_service, port, purpose, ret) &&
+            rank(s, source, &ret->workload->public) == best)
             return true;
     }
+    ret->workload = NULL;
     return false;
 }
 
@@ -123,7 +141,7 @@ static void choose_ranked(const struct service_full *s, const struct endpoints *
 {
     struct choice_of_endpoint best = {};
     uint64_t total = 0;
-    int best_rank = -1;
+    int highest = -1;
 
     for (uint32_t i = 0; i < e->len; i++) {
         struct choice_of_endpoint now = {};
@@ -136,10 +154,10 @@ static void choose_ranked(const struct service_full *s, const struct endpoints *
             continue;
         }
         r = rank(s, source, &now.workload->public);
-        if (r < 0 || r < best_rank)
+        if (r < 0 || r < highest)
             continue;
-        if (r > best_rank) {
-            best_rank = r;
+        if (r > highest) {
+            highest = r;
             best.workload = NULL;
             total = 0;
         }
@@ -162,8 +180,6 @@ void endpoints_choose(const struct service_full *service, const struct workload 
     *ret = (struct choice_of_endpoint){.no_port = !of_service && purpose == BALANCE_FOR_TRAFFIC};
     if (!e || ret->no_port || !e->capacity_max)
         return;
-    if (service->mode != BALANCE_STRICT && service->mode != BALANCE_FAILOVER &&
-        choose_quickly(service, e, source, of_service, port, purpose, random, ret))
-        return;
-    choose_ranked(service, e, source, of_service, port, purpose, random, ret);
+    if (!choose_quickly(service, e, source, of_service, port, purpose, random, ret))
+        choose_ranked(service, e, source, of_service, port, purpose, random, ret);
 }

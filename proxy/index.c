@@ -87,8 +87,15 @@ void index_replace(struct index *index, const void *entry, void *new_entry)
 
 void index_remove(struct index *index, const void *entry)
 {
+    /* counted first: who sees the grave sees the count */
+    __atomic_add_fetch(&index->removals, 1, __ATOMIC_RELEASE);
     rcu_publish(*slot_of(index, entry), (void *)&grave);
     index->count--;
+}
+
+size_t index_removals(const struct index *index)
+{
+    return __atomic_load_n(&index->removals, __ATOMIC_ACQUIRE);
 }
 
 void index_free(struct index *index)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "reclaim.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -21,6 +22,11 @@ struct reclaim_batch {
     size_t len, capacity;
     struct reclaim_item items[];
 };
+
+/* Batches that wait for their grace period. rcu_barrier() would do, but ThreadSanitizer cannot follow it. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t all_released = PTHREAD_COND_INITIALIZER;
+static size_t in_flight;
 
 void reclaim_add(struct reclaim *reclaim, void (*fn)(void *object), void *object)
 {
@@ -49,7 +55,10 @@ static void release(struct rcu_head *head)
     for (size_t i = 0; i < batch->len; i++)
         batch->items[i].fn(batch->items[i].object);
     free(batch);
-    rcu_tsan_release();
+    pthread_mutex_lock(&lock);
+    if (--in_flight == 0)
+        pthread_cond_broadcast(&all_released);
+    pthread_mutex_unlock(&lock);
 }
 
 void reclaim_flush(struct reclaim *reclaim)
@@ -58,6 +67,9 @@ void reclaim_flush(struct reclaim *reclaim)
 
     if (!reclaim->batch)
         return;
+    pthread_mutex_lock(&lock);
+    in_flight++;
+    pthread_mutex_unlock(&lock);
     /* liburcu wants callers of call_rcu() online; the control thread is not while it waits and writes */
     if (!online)
         rcu_thread_online();
@@ -70,6 +82,14 @@ void reclaim_flush(struct reclaim *reclaim)
 
 void reclaim_wait(void)
 {
-    rcu_barrier();
-    rcu_tsan_acquire();
+    bool online = rcu_read_ongoing();
+
+    if (online)
+        reader_offline(); /* or the grace period would wait for this thread */
+    pthread_mutex_lock(&lock);
+    while (in_flight)
+        pthread_cond_wait(&all_released, &lock);
+    pthread_mutex_unlock(&lock);
+    if (online)
+        reader_online();
 }

@@ -19,7 +19,7 @@ void reclaim_add(struct reclaim *reclaim, void (*fn)(void *object), void *object
 /* Starts the grace period. The caller is a registered RCU thread, online or offline. */
 void reclaim_flush(struct reclaim *reclaim);
 
-/* Waits until all that was flushed before has been released. */
+/* Waits until all that was flushed before has been released. The caller holds no pointer into the state. */
 void reclaim_wait(void);
 
 #endif

@@ -130,13 +130,17 @@ static int fill_lists(struct service_full *s, const Message *m)
     struct weighted_waypoint *weighted = (struct weighted_waypoint *)(uintptr_t)s->weighted;
 
     for (size_t i = 0; i < m->n_addresses; i++) {
-        struct service_address *a = &s->addresses[i];
+        struct service_address *a = &s->addresses[s->addresses_len];
 
         address_prefix(m->addresses[i], &a->cidr);
         a->offset = (uint32_t)((char *)a - (char *)s);
         a->network = shared_get(m->addresses[i]->network);
         if (!a->network)
             return -ENOMEM;
+        if (service_same_address(s, a)) { /* none twice */
+            shared_put(a->network);
+            continue;
+        }
         s->addresses_len++;
     }
     for (size_t i = 0; i < m->n_weighted_waypoints; i++) {

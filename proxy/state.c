@@ -113,29 +113,54 @@ static int workload_reserve(struct state *state, const struct workload_full *w)
     return 0;
 }
 
-static void workload_link(struct state *state, struct workload_full *w)
+/* What the address index has of a workload that has this address, or NULL. */
+static struct workload_address *indexed_address(const struct workload_full *w,
+                                                const struct workload_full *owner, const struct addr *addr)
 {
-    for (size_t i = 0; i < w->addresses_len && !w->public.host_network; i++)
-        index_insert(&state->addresses, &w->addresses[i]);
-    if (is_local(state, w))
-        index_insert(&state->locals, w);
-    if (*w->public.hostname)
-        index_insert(&state->hostnames, w);
-    for (size_t i = 0; i < w->services_len; i++)
-        service_node_join(state, &w->services[i]);
+    if (!w || w->public.host_network || w->public.network != owner->public.network)
+        return NULL;
+    for (size_t i = 0; i < w->addresses_len; i++) {
+        if (addr_equal(&w->addresses[i].addr, addr))
+            return &w->addresses[i];
+    }
+    return NULL;
 }
 
-static void workload_unlink(struct state *state, struct workload_full *w)
+/* An entry with the same key is replaced, so that a reader finds one of the two at any time. NULL: not there.
+ */
+static void index_change(struct index *index, void *old, void *next)
 {
-    for (size_t i = 0; i < w->addresses_len && !w->public.host_network; i++)
-        index_remove(&state->addresses, &w->addresses[i]);
-    if (is_local(state, w))
-        index_remove(&state->locals, w);
-    if (*w->public.hostname)
-        index_remove(&state->hostnames, w);
-    for (size_t i = 0; i < w->services_len; i++)
-        service_node_leave(state, &w->services[i]);
-    reclaim_add(&state->reclaim, release_workload, w);
+    if (old && next && index->hash(old) == index->hash(next)) {
+        index_replace(index, old, next);
+        return;
+    }
+    if (next)
+        index_insert(index, next);
+    if (old)
+        index_remove(index, old);
+}
+
+/* next takes the place of old; one of them may be NULL. */
+static void workload_change(struct state *state, struct workload_full *old, struct workload_full *next)
+{
+    for (size_t i = 0; next && !next->public.host_network && i < next->addresses_len; i++)
+        index_change(&state->addresses, indexed_address(old, next, &next->addresses[i].addr),
+                     &next->addresses[i]);
+    for (size_t i = 0; old && !old->public.host_network && i < old->addresses_len; i++) {
+        if (!indexed_address(next, old, &old->addresses[i].addr))
+            index_remove(&state->addresses, &old->addresses[i]);
+    }
+    index_change(&state->locals, old && is_local(state, old) ? old : NULL,
+                 next && is_local(state, next) ? next : NULL);
+    index_change(&state->hostnames, old && *old->public.hostname ? old : NULL,
+                 next && *next->public.hostname ? next : NULL);
+    for (size_t i = 0; next && i < next->services_len; i++)
+        service_node_join(state, &next->services[i]);
+    for (size_t i = 0; old && i < old->services_len; i++)
+        service_node_leave(state, &old->services[i]);
+    index_change(&state->workloads, old, next);
+    reclaim_add(&state->reclaim, release_workload, old);
+    count(state, COUNT_WORKLOADS, state->workloads.count);
 }
 
 /* Takes the workload if it succeeds. */
@@ -146,18 +171,10 @@ static int workload_apply(struct state *state, struct workload_full *w)
 
     if (r < 0)
         return r;
-    if (old)
-        index_replace(&state->workloads, old, w);
-    else
-        index_insert(&state->workloads, w);
-    workload_link(state, w);
-    if (old) {
-        /* the checks of live connections depend on the workload's own list too */
-        if (is_local(state, old) && !same_policies(old, w))
-            state->policies_changed = true;
-        workload_unlink(state, old);
-    }
-    count(state, COUNT_WORKLOADS, state->workloads.count);
+    /* the checks of live connections depend on the workload's own list too */
+    if (old && is_local(state, old) && !same_policies(old, w))
+        state->policies_changed = true;
+    workload_change(state, old, w);
     return 0;
 }
 
@@ -169,9 +186,7 @@ static bool workload_remove(struct state *state, const char *uid)
         return false;
     if (is_local(state, w))
         state->policies_changed = true;
-    index_remove(&state->workloads, w);
-    workload_unlink(state, w);
-    count(state, COUNT_WORKLOADS, state->workloads.count);
+    workload_change(state, w, NULL);
     return true;
 }
 
@@ -185,23 +200,25 @@ static void count_prefix(struct state *state, const struct service_address *a, i
     __atomic_add_fetch(&state->prefixes_total, (uint32_t)change, __ATOMIC_RELAXED);
 }
 
-static void service_link(struct state *state, struct service_full *s)
+/* next takes the place of old; one of them may be NULL. */
+static void service_change(struct state *state, struct service_full *old, struct service_full *next)
 {
-    index_insert(&state->services, s);
-    for (size_t i = 0; i < s->addresses_len; i++) {
-        index_insert(&state->vips, &s->addresses[i]);
-        count_prefix(state, &s->addresses[i], 1);
-    }
-}
+    for (size_t i = 0; next && i < next->addresses_len; i++) {
+        const struct service_address *same = old ? service_same_address(old, &next->addresses[i]) : NULL;
 
-static void service_unlink(struct state *state, struct service_full *s)
-{
-    index_remove(&state->services, s);
-    for (size_t i = 0; i < s->addresses_len; i++) {
-        index_remove(&state->vips, &s->addresses[i]);
-        count_prefix(state, &s->addresses[i], -1);
+        index_change(&state->vips, (void *)(uintptr_t)same, &next->addresses[i]);
+        if (!same)
+            count_prefix(state, &next->addresses[i], 1);
     }
-    reclaim_add(&state->reclaim, release_service, s);
+    for (size_t i = 0; old && i < old->addresses_len; i++) {
+        if (next && service_same_address(next, &old->addresses[i]))
+            continue;
+        index_remove(&state->vips, &old->addresses[i]);
+        count_prefix(state, &old->addresses[i], -1);
+    }
+    index_change(&state->services, old, next);
+    reclaim_add(&state->reclaim, release_service, old);
+    count(state, COUNT_SERVICES, state->services.count);
 }
 
 /* Takes the service if it succeeds. */
@@ -214,12 +231,9 @@ static int service_apply(struct state *state, struct service_full *s)
         index_reserve(&state->vips, s->addresses_len, &state->reclaim) < 0)
         return -ENOMEM;
     s->serial = old ? old->serial : ++state->serial;
-    service_link(state, s);
     rcu_publish(node->service, s);
     service_node_touch(state, node);
-    if (old)
-        service_unlink(state, old);
-    count(state, COUNT_SERVICES, state->services.count);
+    service_change(state, old, s);
     return 0;
 }
 
@@ -232,8 +246,7 @@ static bool service_remove(struct state *state, const char *namespace, const cha
         return false;
     rcu_publish(node->service, NULL);
     service_node_touch(state, node);
-    service_unlink(state, s);
-    count(state, COUNT_SERVICES, state->services.count);
+    service_change(state, s, NULL);
     return true;
 }
 

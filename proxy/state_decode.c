@@ -197,10 +197,12 @@ static void fill_values(struct workload_full *w, const Message *m)
 static int fill_lists(struct workload_full *w, const Message *m, const struct node_source *nodes)
 {
     for (size_t i = 0; i < m->n_addresses; i++) {
-        struct workload_address *a = &w->addresses[w->addresses_len++];
+        struct workload_address *a = &w->addresses[w->addresses_len];
 
         addr_from_bytes(m->addresses[i].data, m->addresses[i].len, &a->addr);
         a->offset = (uint32_t)((char *)a - (char *)w);
+        if (!workload_has_address(w, &a->addr)) /* none twice */
+            w->addresses_len++;
     }
     for (size_t i = 0; i < m->n_authorization_policies; i++) {
         const char *key = shared_get(m->authorization_policies[i]);

@@ -75,8 +75,8 @@ static int address_score(const struct workload *w)
     return (strstr(w->uid, "//Pod/") ? 2 : 0) + (w->protocol == TUNNEL_HBONE ? 1 : 0);
 }
 
-const struct workload_full *find_workload(const struct state *state, const char *network,
-                                          const struct addr *addr)
+static const struct workload_full *search_workload(const struct state *state, const char *network,
+                                                   const struct addr *addr)
 {
     struct index_cursor cursor = index_cursor(&state->addresses, address_hash(network, addr));
     const struct workload_full *best = NULL, *w;
@@ -90,6 +90,20 @@ const struct workload_full *find_workload(const struct state *state, const char 
             best = w;
     }
     return best;
+}
+
+const struct workload_full *find_workload(const struct state *state, const char *network,
+                                          const struct addr *addr)
+{
+    const struct workload_full *found;
+    size_t removals;
+
+    /* an address that one workload takes over from another is never without */
+    do {
+        removals = index_removals(&state->addresses);
+        found = search_workload(state, network, addr);
+    } while (!found && removals != index_removals(&state->addresses));
+    return found;
 }
 
 const struct workload_full *find_workload_by_hostname(const struct state *state, const char *namespace,
@@ -256,8 +270,8 @@ static bool shorter_prefix(const struct state *state, const struct addr *addr, s
     return false;
 }
 
-const struct service_full *find_service_by_vip(const struct state *state, const char *network,
-                                               const struct addr *addr, const char *namespace)
+static const struct service_full *search_service(const struct state *state, const char *network,
+                                                 const struct addr *addr, const char *namespace)
 {
     struct cidr cidr = {.addr = *addr, .length = 128};
     struct index_cursor cursor = prefix_cursor(state, network, &cidr);
@@ -274,6 +288,19 @@ const struct service_full *find_service_by_vip(const struct state *state, const 
             consider(&choice, s, cidr.length);
     }
     return choice.best;
+}
+
+const struct service_full *find_service_by_vip(const struct state *state, const char *network,
+                                               const struct addr *addr, const char *namespace)
+{
+    const struct service_full *found;
+    size_t removals;
+
+    do {
+        removals = index_removals(&state->vips);
+        found = search_service(state, network, addr, namespace);
+    } while (!found && removals != index_removals(&state->vips));
+    return found;
 }
 
 bool each_service_by_vip(const struct state *state, const char *network, const struct addr *addr,

@@ -104,6 +104,19 @@ bool workload_has_address(const struct workload_full *workload, const struct add
     return false;
 }
 
+const struct service_address *service_same_address(const struct service_full *service,
+                                                   const struct service_address *address)
+{
+    for (size_t i = 0; i < service->addresses_len; i++) {
+        const struct service_address *a = &service->addresses[i];
+
+        if (a->network == address->network && a->cidr.length == address->cidr.length &&
+            addr_equal(&a->cidr.addr, &address->cidr.addr))
+            return a;
+    }
+    return NULL;
+}
+
 bool workload_same(const struct workload_full *a, const struct workload_full *b)
 {
     return a == b || !strcmp(a->public.uid, b->public.uid);

@@ -197,6 +197,9 @@ uint16_t workload_service_port(const struct workload_service *membership, uint16
 /* The service's entry for a port, or NULL. */
 const struct port_map *service_port(const struct service_full *service, uint16_t port);
 bool workload_has_address(const struct workload_full *workload, const struct addr *addr);
+/* The service's own entry for the same prefix of the same network, or NULL. */
+const struct service_address *service_same_address(const struct service_full *service,
+                                                   const struct service_address *address);
 /* The same workload, maybe another version of it. */
 bool workload_same(const struct workload_full *a, const struct workload_full *b);
 
