@@ -13,7 +13,7 @@ class Capture:
         self.node, self.path = node, path
 
     def __enter__(self):
-        self.process = Process(["tcpdump", "-i", "uplink", "-U", "-s", "0", "-B", "8192", "-w", self.path, "tcp"],
+        self.process = Process(["tcpdump", "-i", "uplink", "--immediate-mode", "-U", "-s", "0", "-B", "8192", "-w", self.path, "tcp"],
                                self.path + ".log", netns=self.node.netns)
         self.process.wait_for_text("listening on")
         return self

@@ -44,7 +44,8 @@ class Show:
             log = getattr(e, "log", None)
             if log:
                 self.say(f"       look at: {log}")
-                self._tail(log)
+                if log.endswith(".log"):
+                    self._tail(log)
             self.rows.append((title, "FAILED", seconds, first.splitlines()[0]))
             return False
         seconds = time.monotonic() - started
