@@ -183,10 +183,16 @@ static void grow(struct series_table *t)
     t->buckets_len = len;
 }
 
+/* Milliseconds from then to now; a clock that goes back counts as none. */
+static uint64_t elapsed(uint64_t then, uint64_t now)
+{
+    return now > then ? now - then : 0;
+}
+
 void series_sweep(struct series_table *t, uint64_t now, uint64_t idle)
 {
     for (size_t i = 0; i < array_size(t->cache); i++) {
-        if (t->cache[i].series && now - t->cache[i].touched >= idle)
+        if (t->cache[i].series && elapsed(t->cache[i].touched, now) >= idle)
             forget(&t->cache[i]);
     }
     pthread_mutex_lock(&t->lock);
@@ -197,7 +203,7 @@ void series_sweep(struct series_table *t, uint64_t now, uint64_t idle)
         while (*at) {
             struct telemetry_series *s = *at;
 
-            if (s->open || now - s->touched < idle) {
+            if (s->open || elapsed(s->touched, now) < idle) {
                 at = &s->next;
                 continue;
             }
@@ -273,7 +279,7 @@ struct telemetry_series *series_get(struct series_table *t, const struct flow *f
     struct telemetry_series *s;
     struct cached *c;
 
-    if (now - t->swept >= (t->len < SERIES_MAX ? SERIES_SWEEP : SERIES_SWEEP_AT_MAX))
+    if (elapsed(t->swept, now) >= (t->len < SERIES_MAX ? SERIES_SWEEP : SERIES_SWEEP_AT_MAX))
         series_sweep(t, now, SERIES_IDLE);
     hash = hash_pair(hash, hash_pair((uintptr_t)key.service, key.texts + key.kind));
     c = &t->cache[hash & (array_size(t->cache) - 1)];
