@@ -131,6 +131,56 @@ static bool names_identity(X509 *leaf, const char *identity)
     return same;
 }
 
+static bool add_all(const char *pem, bool (*add)(void *data, X509 *cert), void *data)
+{
+    BIO *bio = BIO_new_mem_buf(pem, -1);
+    bool ok = bio;
+    X509 *cert;
+
+    while (ok && (cert = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
+        ok = add(data, cert);
+        X509_free(cert);
+    }
+    BIO_free(bio);
+    ERR_clear_error();
+    return ok;
+}
+
+static bool add_root(void *store, X509 *cert)
+{
+    return X509_STORE_add_cert(store, cert) == 1;
+}
+
+static bool add_intermediate(void *stack, X509 *cert)
+{
+    X509_up_ref(cert);
+    if (sk_X509_push(stack, cert) > 0)
+        return true;
+    X509_free(cert);
+    return false;
+}
+
+/* Peers will do the same; better not to serve what they refuse. Dates are looked at apart: clocks differ a
+ * little. The last root need not be self-signed. */
+static bool chain_verifies(const struct certificate *c, X509 *leaf)
+{
+    X509_STORE *store = X509_STORE_new();
+    STACK_OF(X509) *others = sk_X509_new_null();
+    X509_STORE_CTX *ctx = X509_STORE_CTX_new();
+    bool ok = store && others && ctx && add_all(c->roots, add_root, store);
+
+    for (size_t i = 0; ok && i < c->chain_len; i++)
+        ok = add_all(c->chain[i], add_intermediate, others);
+    if (ok && X509_STORE_CTX_init(ctx, store, leaf, others) == 1) {
+        X509_STORE_CTX_set_flags(ctx, X509_V_FLAG_PARTIAL_CHAIN | X509_V_FLAG_NO_CHECK_TIME);
+        ok = X509_verify_cert(ctx) == 1;
+    }
+    X509_STORE_CTX_free(ctx);
+    sk_X509_pop_free(others, X509_free);
+    X509_STORE_free(store);
+    return ok;
+}
+
 static time_t time_of(const ASN1_TIME *t)
 {
     struct tm tm;
@@ -184,12 +234,16 @@ int certificate_response(const uint8_t *message, size_t len, const char *identit
             r = bad(error, error_size, "the certificate is for another key");
         else if (!names_identity(leaf, identity))
             r = bad(error, error_size, "the certificate is for another identity");
+        else if (!chain_verifies(&c, leaf))
+            r = bad(error, error_size, "the certificate is not signed by the answer's roots");
     }
     if (r == 0) {
         c.not_before = time_of(X509_get0_notBefore(leaf));
         c.not_after = time_of(X509_get0_notAfter(leaf));
         if (!c.not_before || c.not_after <= c.not_before)
             r = bad(error, error_size, "the certificate's dates make no sense");
+        else if (c.not_after <= time(NULL))
+            r = bad(error, error_size, "the certificate has expired already");
     }
     X509_free(leaf);
     ERR_clear_error();

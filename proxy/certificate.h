@@ -27,7 +27,8 @@ struct certificate {
 };
 
 /* Decodes IstioCertificateResponse and makes sure that it is what was asked for: the key, the identity as
- * first SPIFFE name, dates that make sense, and a root besides the leaf. -EBADMSG with the reason in error.
+ * first SPIFFE name, dates that make sense and are not over, and a chain to the roots that come with it.
+ * -EBADMSG with the reason in error.
  */
 int certificate_response(const uint8_t *message, size_t len, const char *identity, EVP_PKEY *key,
                          struct certificate *ret, char *error, size_t error_size);

@@ -23,7 +23,8 @@
 #define BACKOFF_MAX       150000
 #define PACE_MILLISECONDS \
     10000 /* a certificate that is past its half life at once must not be asked for again at once */
-#define REALTIME_FLOOR 1000 /* a waiting connection may shorten a back-off to this, but no further */
+#define CHANNEL_IDLE   30000 /* then it is closed: the next one reads the roots again */
+#define REALTIME_FLOOR 1000  /* a waiting connection may shorten a back-off to this, but no further */
 
 struct identity {
     struct list node;  /* in store.all */
@@ -49,6 +50,7 @@ struct identity_store {
     struct identity_config config;
     struct server_address address;
     struct grpc_channel *channel;
+    struct loop_timer idle;
     struct list all, queues[3];
     unsigned running;
 };
@@ -134,7 +136,8 @@ static void done(struct identity *i)
     EVP_PKEY_free(i->key);
     i->key = NULL;
     i->call = NULL;
-    i->store->running--;
+    if (--i->store->running == 0)
+        loop_timer_set(i->store->loop, &i->store->idle, CHANNEL_IDLE);
 }
 
 static void failed(struct identity *i, enum bruma_reason reason, const char *text)
@@ -235,6 +238,14 @@ static void on_down(void *data, const char *why)
     grpc_channel_close(&s->channel);
 }
 
+static void on_idle(struct loop_timer *timer)
+{
+    struct identity_store *s = container_of(timer, struct identity_store, idle);
+
+    if (!s->running)
+        grpc_channel_close(&s->channel);
+}
+
 /* Roots are read again for each connection, the token for each call. */
 static int open_channel(struct identity_store *s)
 {
@@ -321,6 +332,7 @@ int identity_store_new(struct loop *loop, const struct identity_config *config, 
     }
     s->loop = loop;
     s->config = *config;
+    loop_timer_init(&s->idle, on_idle);
     list_init(&s->all);
     for (int i = 0; i < 3; i++)
         list_init(&s->queues[i]);
@@ -352,6 +364,7 @@ void identity_store_free(struct identity_store **ptr)
         return;
     while (!list_empty(&s->all))
         identity_free(list_first(&s->all, struct identity, node));
+    loop_timer_cancel(&s->idle);
     grpc_channel_close(&s->channel);
     free(s);
     *ptr = NULL;

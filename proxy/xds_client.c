@@ -159,10 +159,18 @@ static char *name_of(const struct wire_field *f)
 static void note_rejection(char *text, size_t size, const char *name, const char *why)
 {
     size_t len = strlen(text);
+    char quoted[512];
 
-    log_warn("resource rejected\tname=\"%s\" reason=\"%s\" error=\"%s\"", name, "xds_resource_rejected", why);
-    if (len + 8 < size)
-        snprintf(text + len, size - len, "%s%s: %s", len ? "; " : "", name, why);
+    log_warn("resource rejected\tname=%s reason=\"xds_resource_rejected\" error=\"%s\"",
+             log_quote(quoted, sizeof(quoted), name), why);
+    if (len + 8 >= size)
+        return;
+    snprintf(text + len, size - len, "%s%s: %s", len ? "; " : "", name, why);
+    /* The field must be UTF-8, and the end may be cut off in the middle of a character. */
+    for (; text[len]; len++) {
+        if (text[len] < 0x20 || text[len] > 0x7e)
+            text[len] = '?';
+    }
 }
 
 static void apply(struct xds_client *c, enum state_type type, const struct wire_field *field, char *nack,
@@ -303,7 +311,7 @@ static void on_end(void *data, enum grpc_status status, const char *text)
     bool had_stream = c->connected;
 
     c->call = NULL;
-    if (status == GRPC_OK) {
+    if (had_stream && status == GRPC_OK) {
         log_info("the control plane ended the stream");
         c->terminations[COMPLETE]++;
         c->backoff = BACKOFF_MIN;

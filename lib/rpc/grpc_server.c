@@ -11,6 +11,10 @@
 #include "h2_connection.h"
 
 #define HANDSHAKE_LIMIT_MILLISECONDS 5000
+#define IDLE_LIMIT_MILLISECONDS      60000 /* of a connection without a call */
+#define CHECK_MILLISECONDS           15000 /* a client that was silent for so long is sent a PING; */
+#define SILENCE_LIMIT_MILLISECONDS   45000 /* one that stays silent is gone */
+#define ACCEPT_PAUSE_MILLISECONDS    100   /* no descriptor is free */
 #define BACKLOG                      64
 #define CONNECTIONS_MAX              64
 #define REQUESTS_MAX                 64 /* of one connection */
@@ -21,6 +25,7 @@
 struct grpc_server {
     struct loop *loop;
     struct loop_watch watch;
+    struct loop_timer accept_again;
     SSL_CTX *tls;
     const struct grpc_service *services;
     size_t services_len;
@@ -33,6 +38,8 @@ struct client {
     struct h2_connection connection;
     struct list node, requests;
     struct grpc_server *server;
+    struct loop_timer check;
+    uint64_t idle_since; /* loop_now() */
     unsigned requests_len;
     bool gone;
 };
@@ -66,7 +73,8 @@ static void request_free(struct grpc_request *q)
         return;
     q->done = true;
     list_del(&q->node);
-    q->client->requests_len--;
+    if (--q->client->requests_len == 0)
+        q->client->idle_since = loop_now(q->client->server->loop);
     grpc_reader_clear(&q->reader);
     grpc_writer_clear(&q->writer);
     while (q->headers) {
@@ -93,14 +101,6 @@ const char *grpc_request_header(const struct grpc_request *q, const char *name)
 size_t grpc_request_queued(const struct grpc_request *q)
 {
     return q->done ? 0 : q->writer.queued + h2_connection_queued(&q->client->connection);
-}
-
-static nghttp2_nv nv(const char *name, const char *value)
-{
-    return (nghttp2_nv){.name = (uint8_t *)name,
-                        .namelen = strlen(name),
-                        .value = (uint8_t *)value,
-                        .valuelen = strlen(value)};
 }
 
 /* Percent-encoding of grpc-message. */
@@ -135,8 +135,8 @@ static ssize_t read_data(nghttp2_session *session, int32_t id, uint8_t *buf, siz
     if (!q->writer.queued && q->status >= 0) {
         snprintf(number, sizeof(number), "%d", q->status);
         encode_text(q->text, text, sizeof(text));
-        trailers[0] = nv("grpc-status", number);
-        trailers[1] = nv("grpc-message", text);
+        trailers[0] = h2_header("grpc-status", number);
+        trailers[1] = h2_header("grpc-message", text);
         *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
         nghttp2_submit_trailer(session, id, trailers, *text ? 2 : 1);
         q->trailers_sent = true;
@@ -151,7 +151,7 @@ static ssize_t read_data(nghttp2_session *session, int32_t id, uint8_t *buf, siz
 
 static void answer(struct grpc_request *q)
 {
-    nghttp2_nv headers[] = {nv(":status", "200"), nv("content-type", "application/grpc")};
+    nghttp2_nv headers[] = {h2_header(":status", "200"), h2_header("content-type", "application/grpc")};
     nghttp2_data_provider provider = {.read_callback = read_data};
 
     if (q->answered)
@@ -251,7 +251,7 @@ static const struct grpc_service *find_service(const struct grpc_server *s, cons
 
 static void refuse_http(struct grpc_request *q, const char *status)
 {
-    nghttp2_nv headers[] = {nv(":status", status)};
+    nghttp2_nv headers[] = {h2_header(":status", status)};
 
     q->answered = true;
     nghttp2_submit_response(q->client->connection.session, q->id, headers, 1, NULL);
@@ -334,6 +334,17 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     return 0;
 }
 
+/* Our side has ended. A client that has more to say is told to stop: nobody listens. */
+static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, void *unused)
+{
+    (void)unused;
+    if ((frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) &&
+        (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) &&
+        nghttp2_session_get_stream_remote_close(session, frame->hd.stream_id) == 0)
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+    return 0;
+}
+
 static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, void *unused)
 {
     struct grpc_request *q = nghttp2_session_get_stream_user_data(session, id);
@@ -360,6 +371,7 @@ static int make_session(struct client *client)
     nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
+    nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_send);
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
     r = nghttp2_session_server_new(&client->connection.session, callbacks, client);
     nghttp2_session_callbacks_del(callbacks);
@@ -375,6 +387,7 @@ static void client_free(struct client *client)
     if (client->gone)
         return;
     client->gone = true;
+    loop_timer_cancel(&client->check);
     while (!list_empty(&client->requests))
         request_free(list_first(&client->requests, struct grpc_request, node));
     list_del(&client->node);
@@ -386,6 +399,26 @@ static void client_free(struct client *client)
 static void on_down(struct h2_connection *c)
 {
     client_free(container_of(c, struct client, connection));
+}
+
+/* Connections that are left behind, or were never used, must not keep others out. */
+static void on_check(struct loop_timer *timer)
+{
+    struct client *client = container_of(timer, struct client, check);
+    struct h2_connection *c = &client->connection;
+    uint64_t now = loop_now(c->loop);
+
+    loop_timer_set(c->loop, timer, CHECK_MILLISECONDS);
+    if (c->handshaking)
+        return; /* that has a limit of its own */
+    if (!client->requests_len && now - client->idle_since >= IDLE_LIMIT_MILLISECONDS) {
+        h2_connection_fail(c, "idle");
+    } else if (now - c->last_received >= SILENCE_LIMIT_MILLISECONDS) {
+        h2_connection_fail(c, "the client is silent");
+    } else if (now - c->last_received >= CHECK_MILLISECONDS) {
+        nghttp2_submit_ping(c->session, NGHTTP2_FLAG_NONE, NULL);
+        h2_connection_send(c);
+    }
 }
 
 static void accept_one(struct grpc_server *s, int fd)
@@ -406,6 +439,9 @@ static void accept_one(struct grpc_server *s, int fd)
     client->server = s;
     client->connection.down = on_down;
     client->connection.watch.fd = -1;
+    client->connection.last_received = client->idle_since = loop_now(s->loop);
+    loop_timer_init(&client->check, on_check);
+    loop_timer_set(s->loop, &client->check, CHECK_MILLISECONDS);
     list_init(&client->requests);
     list_add_tail(&s->connections, &client->node);
     s->connections_len++;
@@ -415,8 +451,7 @@ static void accept_one(struct grpc_server *s, int fd)
         client_free(client);
         return;
     }
-    if (h2_connection_open(&client->connection, s->loop, fd, ssl, false, HANDSHAKE_LIMIT_MILLISECONDS) < 0 ||
-        client->connection.closed)
+    if (h2_connection_open(&client->connection, s->loop, fd, ssl, false, HANDSHAKE_LIMIT_MILLISECONDS) < 0)
         client_free(client);
 }
 
@@ -432,6 +467,17 @@ static void on_acceptable(struct loop_watch *watch, uint32_t events)
         else
             accept_one(s, fd);
     }
+    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+        loop_watch_modify(s->loop, watch, 0);
+        loop_timer_set(s->loop, &s->accept_again, ACCEPT_PAUSE_MILLISECONDS);
+    }
+}
+
+static void on_accept_again(struct loop_timer *timer)
+{
+    struct grpc_server *s = container_of(timer, struct grpc_server, accept_again);
+
+    loop_watch_modify(s->loop, &s->watch, EPOLLIN);
 }
 
 int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CTX *tls,
@@ -457,6 +503,7 @@ int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CT
     s->services_len = services_len;
     s->data = data;
     list_init(&s->connections);
+    loop_timer_init(&s->accept_again, on_accept_again);
     r = loop_watch_add(loop, &s->watch, fd, EPOLLIN, on_acceptable);
     if (r < 0) {
         free(s);
@@ -480,6 +527,7 @@ void grpc_server_close(struct grpc_server **ptr)
         return;
     *ptr = NULL;
     fd = s->watch.fd;
+    loop_timer_cancel(&s->accept_again);
     loop_watch_remove(s->loop, &s->watch);
     close(fd);
     while (!list_empty(&s->connections))

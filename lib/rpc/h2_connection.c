@@ -15,7 +15,7 @@
 
 static void on_event(struct loop_watch *watch, uint32_t events);
 
-static void fail(struct h2_connection *c, const char *text)
+void h2_connection_fail(struct h2_connection *c, const char *text)
 {
     if (c->closed)
         return;
@@ -31,7 +31,7 @@ static void fail_errno(struct h2_connection *c, int error)
 {
     char buf[96];
 
-    fail(c, strerror_r(error, buf, sizeof(buf)));
+    h2_connection_fail(c, strerror_r(error, buf, sizeof(buf)));
 }
 
 static void fail_tls(struct h2_connection *c)
@@ -46,7 +46,7 @@ static void fail_tls(struct h2_connection *c)
     else
         snprintf(text, sizeof(text), "TLS: %s", reason ? reason : "the peer closed");
     ERR_clear_error();
-    fail(c, text);
+    h2_connection_fail(c, text);
 }
 
 static void leave(struct h2_connection *c)
@@ -146,18 +146,21 @@ static void send_all(struct h2_connection *c)
              nghttp2_session_want_write(c->session) && c->out_len == 0 &&
              nghttp2_session_get_outbound_queue_size(c->session));
     if (r < 0)
-        r == -EPROTO ? fail(c, "the HTTP/2 session failed") : fail_errno(c, -r);
+        r == -EPROTO ? h2_connection_fail(c, "the HTTP/2 session failed") : fail_errno(c, -r);
     else
         watch_for(c, r == 1);
 }
 
+/* down() comes from the loop, not from here: callers hold things that it frees. */
 void h2_connection_send(struct h2_connection *c)
 {
     if (c->closed || c->busy)
         return; /* whoever is inside sends at the end */
     c->busy++;
     send_all(c);
-    leave(c);
+    c->busy--;
+    if (c->closed)
+        loop_timer_set(c->loop, &c->timer, 0);
 }
 
 size_t h2_connection_queued(const struct h2_connection *c)
@@ -173,7 +176,7 @@ static void take_plain(struct h2_connection *c, const uint8_t *data, size_t len)
 
     c->last_received = loop_now(c->loop);
     if (n < 0)
-        fail(c, nghttp2_strerror((int)n));
+        h2_connection_fail(c, nghttp2_strerror((int)n));
 }
 
 static void take_tls(struct h2_connection *c)
@@ -190,7 +193,7 @@ static void take_tls(struct h2_connection *c)
     case SSL_ERROR_WANT_READ:
         break;
     case SSL_ERROR_ZERO_RETURN:
-        fail(c, "the peer closed the connection");
+        h2_connection_fail(c, "the peer closed the connection");
         break;
     default:
         fail_tls(c);
@@ -234,7 +237,7 @@ static void on_readable(struct h2_connection *c)
         if (n < 0)
             return;
         if (n == 0) {
-            fail(c, "the peer closed the connection");
+            h2_connection_fail(c, "the peer closed the connection");
             return;
         }
         if (!c->ssl) {
@@ -242,7 +245,7 @@ static void on_readable(struct h2_connection *c)
             continue;
         }
         if (BIO_write(SSL_get_rbio(c->ssl), buf, (int)n) != n)
-            fail(c, "out of memory");
+            h2_connection_fail(c, "out of memory");
         else if (c->handshaking)
             shake_hands(c);
         else
@@ -267,6 +270,8 @@ static void on_event(struct loop_watch *watch, uint32_t events)
 {
     struct h2_connection *c = container_of(watch, struct h2_connection, watch);
 
+    if (c->closed)
+        return; /* down() is on its way */
     c->busy++;
     if (c->connecting) {
         int error = 0;
@@ -284,7 +289,7 @@ static void on_event(struct loop_watch *watch, uint32_t events)
         send_all(c);
     if (!c->closed && c->session && !c->handshaking && !c->connecting &&
         !nghttp2_session_want_read(c->session) && !nghttp2_session_want_write(c->session))
-        fail(c, "the HTTP/2 session has ended");
+        h2_connection_fail(c, "the HTTP/2 session has ended");
     leave(c);
 }
 
@@ -292,7 +297,10 @@ static void on_limit(struct loop_timer *timer)
 {
     struct h2_connection *c = container_of(timer, struct h2_connection, timer);
 
-    fail(c, c->connecting ? "connect timed out" : "the TLS handshake timed out");
+    if (c->closed)
+        c->down(c);
+    else
+        h2_connection_fail(c, c->connecting ? "connect timed out" : "the TLS handshake timed out");
 }
 
 int h2_connection_open(struct h2_connection *c, struct loop *loop, int fd, SSL *ssl, bool connecting,
@@ -302,7 +310,8 @@ int h2_connection_open(struct h2_connection *c, struct loop *loop, int fd, SSL *
 
     c->loop = loop;
     c->connecting = connecting;
-    c->handshaking = false;
+    c->handshaking = c->closed = false;
+    c->error[0] = '\0';
     c->ssl = ssl;
     c->watch.fd = -1;
     loop_timer_init(&c->timer, on_limit);
@@ -331,7 +340,9 @@ int h2_connection_open(struct h2_connection *c, struct loop *loop, int fd, SSL *
         begin(c);
         if (!c->closed)
             send_all(c);
-        c->busy--; /* the caller is not ready for down() yet: it looks at closed */
+        c->busy--;
+        if (c->closed) /* the caller is not ready for down() yet */
+            loop_timer_set(loop, &c->timer, 0);
     }
     return 0;
 }

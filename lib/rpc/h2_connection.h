@@ -7,6 +7,7 @@
 #include <nghttp2/nghttp2.h>
 #include <openssl/ssl.h>
 #include <stdbool.h>
+#include <string.h>
 
 #include "loop.h"
 
@@ -24,7 +25,8 @@ struct h2_connection {
     char error[160];
     /* The connection is up: TLS is done. May be NULL. */
     void (*ready)(struct h2_connection *connection);
-    /* The connection has ended by itself; error says why. The owner calls h2_connection_close(). */
+    /* The connection has ended by itself; error says why. The owner calls h2_connection_close(). Comes from
+     * the loop, never from inside the functions below but h2_connection_fail(). */
     void (*down)(struct h2_connection *connection);
 };
 
@@ -33,11 +35,22 @@ struct h2_connection {
 int h2_connection_open(struct h2_connection *c, struct loop *loop, int fd, SSL *ssl, bool connecting,
                        unsigned limit_milliseconds);
 void h2_connection_close(struct h2_connection *c);
+/* As if it had ended by itself. Inside callbacks of the session down() comes when they return. */
+void h2_connection_fail(struct h2_connection *c, const char *why);
 
 /* Sends what the session has to say. Call it after nghttp2_submit_*; harmless inside callbacks of the
  * session. */
 void h2_connection_send(struct h2_connection *c);
 /* Bytes that wait for the socket. */
 size_t h2_connection_queued(const struct h2_connection *c);
+
+/* Both texts must live until the frame was made. */
+static inline nghttp2_nv h2_header(const char *name, const char *value)
+{
+    return (nghttp2_nv){.name = (uint8_t *)name,
+                        .namelen = strlen(name),
+                        .value = (uint8_t *)value,
+                        .valuelen = strlen(value)};
+}
 
 #endif

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "grpc_client.h"
+#include "lookup.h"
+
+#define LOOKUP_LIMIT_MILLISECONDS  10000
+#define CONNECT_LIMIT_MILLISECONDS 5000
+#define PING_INTERVAL_MILLISECONDS 30000
+#define PING_TIMEOUT_MILLISECONDS  10000
+
+static const char suites[] = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256";
+static const unsigned char alpn[] = {2, 'h', '2'};
+
+/* ---- the end ---- */
+
+static void stop_lookup(struct grpc_channel *ch)
+{
+    loop_timer_cancel(&ch->lookup_limit);
+    if (ch->lookup)
+        loop_watch_remove(ch->loop, &ch->lookup_watch);
+    lookup_free(&ch->lookup);
+}
+
+static void bury(struct h2_connection *c)
+{
+    struct grpc_channel *ch = container_of(c, struct grpc_channel, connection);
+
+    h2_connection_close(c);
+    SSL_CTX_free(ch->tls);
+    if (ch->addresses)
+        freeaddrinfo(ch->addresses);
+    loop_free_later(ch->loop, ch);
+}
+
+/* The user may close the channel in any of these callbacks. */
+static void die(struct grpc_channel *ch, const char *error)
+{
+    char why[200];
+
+    if (ch->dead)
+        return;
+    ch->dead = true;
+    /* The words tell a server that is moving from one that is unwell. */
+    snprintf(why, sizeof(why), "%s%s", ch->draining ? "received prior goaway: " : "", error);
+    loop_timer_cancel(&ch->ping);
+    stop_lookup(ch);
+    grpc_calls_end(ch, why);
+    if (ch->down)
+        ch->down(ch->data, why);
+}
+
+void grpc_channel_close(struct grpc_channel **ptr)
+{
+    struct grpc_channel *ch = *ptr;
+
+    if (!ch)
+        return;
+    *ptr = NULL;
+    ch->dead = true;
+    ch->down = NULL;
+    loop_timer_cancel(&ch->ping);
+    stop_lookup(ch);
+    grpc_calls_drop(ch);
+    if (ch->connection.busy) {
+        /* inside one of its own callbacks: the session must live until that returns */
+        ch->connection.closed = true;
+        ch->connection.down = bury;
+        return;
+    }
+    bury(&ch->connection);
+}
+
+/* ---- while it is up ---- */
+
+static void on_ping(struct loop_timer *timer)
+{
+    struct grpc_channel *ch = container_of(timer, struct grpc_channel, ping);
+
+    if (ch->ping_sent && ch->connection.last_received <= ch->ping_sent) {
+        h2_connection_fail(&ch->connection, "the server did not answer a PING");
+        return;
+    }
+    /* What has arrived since counts as an answer: the PING's own may stand behind a long message. */
+    ch->ping_sent = 0;
+    if (!list_empty(&ch->calls)) {
+        ch->ping_sent = loop_now(ch->loop);
+        nghttp2_submit_ping(ch->connection.session, NGHTTP2_FLAG_NONE, NULL);
+        h2_connection_send(&ch->connection);
+    }
+    loop_timer_set(ch->loop, timer, ch->ping_sent ? PING_TIMEOUT_MILLISECONDS : PING_INTERVAL_MILLISECONDS);
+}
+
+static void on_ready(struct h2_connection *c)
+{
+    struct grpc_channel *ch = container_of(c, struct grpc_channel, connection);
+
+    ch->ready = true;
+    loop_timer_set(ch->loop, &ch->ping, PING_INTERVAL_MILLISECONDS);
+    grpc_calls_begin(ch);
+}
+
+/* ---- TLS ---- */
+
+static int add_roots(SSL_CTX *tls, const char *pem)
+{
+    BIO *bio = BIO_new_mem_buf(pem, -1);
+    X509 *cert;
+    int n = 0;
+
+    while (bio && (cert = PEM_read_bio_X509(bio, NULL, NULL, NULL))) {
+        n += X509_STORE_add_cert(SSL_CTX_get_cert_store(tls), cert);
+        X509_free(cert);
+    }
+    BIO_free(bio);
+    ERR_clear_error();
+    return n ? 0 : -EINVAL;
+}
+
+static bool names(X509 *leaf, const char *host)
+{
+    struct in6_addr ignored;
+
+    if (inet_pton(AF_INET, host, &ignored) == 1 || inet_pton(AF_INET6, host, &ignored) == 1)
+        return X509_check_ip_asc(leaf, host, 0) == 1;
+    return X509_check_host(leaf, host, 0, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, NULL) == 1;
+}
+
+/* One name of two will do, and either may be an address: OpenSSL's own check would want both. */
+static int check_name(int preverified, X509_STORE_CTX *store)
+{
+    SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+    const struct grpc_channel *ch = SSL_get_app_data(ssl);
+    X509 *leaf = X509_STORE_CTX_get0_cert(store);
+
+    if (!preverified || X509_STORE_CTX_get_error_depth(store) != 0)
+        return preverified;
+    if (names(leaf, ch->host) || (*ch->alternate_host && names(leaf, ch->alternate_host)))
+        return 1;
+    X509_STORE_CTX_set_error(store, X509_V_ERR_HOSTNAME_MISMATCH);
+    return 0;
+}
+
+static int make_context(struct grpc_channel *ch, const char *roots_pem)
+{
+    ch->tls = SSL_CTX_new(TLS_client_method());
+    if (!ch->tls)
+        return -ENOMEM;
+    SSL_CTX_set_min_proto_version(ch->tls, TLS1_3_VERSION);
+    SSL_CTX_set_ciphersuites(ch->tls, suites);
+    SSL_CTX_set_alpn_protos(ch->tls, alpn, sizeof(alpn));
+    SSL_CTX_set_verify(ch->tls, SSL_VERIFY_PEER, check_name);
+    SSL_CTX_set_session_cache_mode(ch->tls, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_mode(ch->tls, SSL_MODE_RELEASE_BUFFERS);
+    if (roots_pem)
+        return add_roots(ch->tls, roots_pem);
+    return SSL_CTX_set_default_verify_paths(ch->tls) ? 0 : -EINVAL;
+}
+
+static SSL *make_ssl(struct grpc_channel *ch)
+{
+    SSL *ssl = SSL_new(ch->tls);
+
+    if (!ssl)
+        return NULL;
+    SSL_set_connect_state(ssl);
+    SSL_set_app_data(ssl, ch);
+    if (!ch->host_is_address)
+        SSL_set_tlsext_host_name(ssl, ch->host);
+    return ssl;
+}
+
+/* ---- the connection ---- */
+
+static int dial(const struct addrinfo *a, bool *ret_connecting)
+{
+    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1, r;
+
+    if (fd < 0)
+        return -errno;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &(int){300}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &(int){75}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){9}, sizeof(int));
+    if (connect(fd, a->ai_addr, a->ai_addrlen) == 0) {
+        *ret_connecting = false;
+        return fd;
+    }
+    if (errno == EINPROGRESS) {
+        *ret_connecting = true;
+        return fd;
+    }
+    r = -errno;
+    close(fd);
+    return r;
+}
+
+static int connect_to(struct grpc_channel *ch, const struct addrinfo *a)
+{
+    SSL *ssl = ch->tls ? make_ssl(ch) : NULL;
+    bool connecting = false;
+    int fd = ch->tls && !ssl ? -ENOMEM : grpc_session_new(ch), r;
+
+    if (fd == 0)
+        fd = dial(a, &connecting);
+    if (fd < 0) {
+        SSL_free(ssl);
+        h2_connection_close(&ch->connection);
+        return fd;
+    }
+    r = h2_connection_open(&ch->connection, ch->loop, fd, ssl, connecting, CONNECT_LIMIT_MILLISECONDS);
+    if (r < 0)
+        h2_connection_close(&ch->connection);
+    return r;
+}
+
+/* The host's addresses in their order, until one can be tried. */
+static int connect_next(struct grpc_channel *ch)
+{
+    int r = -EHOSTUNREACH;
+
+    while (ch->next_address) {
+        const struct addrinfo *a = ch->next_address;
+
+        ch->next_address = a->ai_next;
+        r = connect_to(ch, a);
+        if (r == 0)
+            return 0;
+    }
+    return r;
+}
+
+static void on_down(struct h2_connection *c)
+{
+    struct grpc_channel *ch = container_of(c, struct grpc_channel, connection);
+    char why[160];
+
+    if (ch->dead)
+        return;
+    snprintf(why, sizeof(why), "%s", c->error);
+    if (c->connecting && ch->next_address) {
+        h2_connection_close(c);
+        if (connect_next(ch) == 0)
+            return;
+    }
+    die(ch, why);
+}
+
+static void on_lookup(struct loop_watch *watch, uint32_t events)
+{
+    struct grpc_channel *ch = container_of(watch, struct grpc_channel, lookup_watch);
+    char text[96];
+    int r;
+
+    (void)events;
+    ch->addresses = ch->next_address = lookup_take(ch->lookup);
+    stop_lookup(ch);
+    if (!ch->addresses) {
+        die(ch, "the host's name cannot be resolved");
+        return;
+    }
+    r = connect_next(ch);
+    if (r < 0)
+        die(ch, strerror_r(-r, text, sizeof(text)));
+}
+
+static void on_lookup_limit(struct loop_timer *timer)
+{
+    die(container_of(timer, struct grpc_channel, lookup_limit), "resolving the host's name timed out");
+}
+
+static int find_server(struct grpc_channel *ch)
+{
+    int r;
+
+    ch->addresses = ch->next_address = lookup_numeric(ch->host, ch->port);
+    if (ch->addresses)
+        return connect_next(ch);
+    r = lookup_start(ch->host, ch->port, &ch->lookup);
+    if (r < 0)
+        return r;
+    r = loop_watch_add(ch->loop, &ch->lookup_watch, lookup_fd(ch->lookup), EPOLLIN, on_lookup);
+    if (r < 0) {
+        lookup_free(&ch->lookup);
+        return r;
+    }
+    loop_timer_set(ch->loop, &ch->lookup_limit, LOOKUP_LIMIT_MILLISECONDS);
+    return 0;
+}
+
+int grpc_channel_open(struct loop *loop, const struct grpc_channel_config *config, grpc_channel_down_fn down,
+                      void *data, struct grpc_channel **ret)
+{
+    const char *alternate = config->alternate_host ? config->alternate_host : "";
+    struct grpc_channel *ch;
+    struct in6_addr ignored;
+    int r;
+
+    if (!*config->host || strlen(config->host) >= sizeof(ch->host) ||
+        strlen(alternate) >= sizeof(ch->alternate_host))
+        return -EINVAL;
+    ch = calloc(1, sizeof(*ch));
+    if (!ch)
+        return -ENOMEM;
+    ch->loop = loop;
+    ch->down = down;
+    ch->data = data;
+    ch->port = config->port;
+    strcpy(ch->host, config->host);
+    strcpy(ch->alternate_host, alternate);
+    ch->host_is_address =
+        inet_pton(AF_INET, ch->host, &ignored) == 1 || inet_pton(AF_INET6, ch->host, &ignored) == 1;
+    ch->max_message = config->max_message ? config->max_message : 4 * 1024 * 1024;
+    ch->connection.watch.fd = -1;
+    ch->connection.ready = on_ready;
+    ch->connection.down = on_down;
+    list_init(&ch->calls);
+    loop_timer_init(&ch->ping, on_ping);
+    loop_timer_init(&ch->lookup_limit, on_lookup_limit);
+    snprintf(ch->authority, sizeof(ch->authority), strchr(ch->host, ':') ? "[%s]:%u" : "%s:%u", ch->host,
+             ch->port);
+    r = config->plaintext ? 0 : make_context(ch, config->roots_pem);
+    if (r == 0)
+        r = find_server(ch);
+    if (r < 0) {
+        grpc_channel_close(&ch);
+        return r;
+    }
+    *ret = ch;
+    return 0;
+}
