@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* brumactl: shows what is going on. It changes nothing. */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bruma/mesh.h"
+#include "cleanup.h"
+#include "commands.h"
+#include "source.h"
+
+static const struct {
+    const char *name;
+    int (*run)(const struct ctl_options *, int, char **);
+    const char *arguments, *help;
+} commands[] = {
+    {"status", command_status, "", "agent, proxy, mesh, and what is wrong"},
+    {"pods", command_pods, "", "the pods of this node and how they are captured"},
+    {"connections", command_connections, "", "connections that the proxy carries now"},
+    {"policy", command_policy, "", "authorization policies as the proxy has them"},
+    {"identities", command_identities, "", "certificates of this node's pods"},
+    {"explain", command_explain, "NAMESPACE/POD [IP:PORT] | REASON",
+     "why a pod, a connection or a refusal is as it is"},
+    {"doctor", command_doctor, "", "checks the kernel, the hooks, the pins and the processes"},
+    {"reasons", command_reasons, "[--markdown]", "every failure reason there is"},
+};
+
+static int usage(FILE *out, int code)
+{
+    fprintf(out, "usage: brumactl [--run-dir DIR] COMMAND [-o json]\n\n");
+    for (size_t i = 0; i < array_size(commands); i++)
+        fprintf(out, "  %-12s %-34s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
+    fprintf(out,
+            "\n  --run-dir DIR   run directory of agent and proxy (BRUMA_RUN_DIR; default %s)\n"
+            "  -o json         for programs; the default is for people\n"
+            "  --version, --help\n\n"
+            "exit code: 0 all is well, 1 something is wrong, 2 usage, 3 agent or proxy cannot be reached\n",
+            BRUMA_DEFAULT_RUN_DIR);
+    return code;
+}
+
+static int run(const struct ctl_options *o, int argc, char **argv)
+{
+    for (size_t i = 0; argc && i < array_size(commands); i++) {
+        if (strcmp(commands[i].name, argv[0]) != 0)
+            continue;
+        if (argc > 1 && !*commands[i].arguments) {
+            fprintf(stderr, "brumactl: %s takes no argument\n", argv[0]);
+            return CTL_USAGE;
+        }
+        return commands[i].run(o, argc - 1, argv + 1);
+    }
+    if (argc)
+        fprintf(stderr, "brumactl: unknown command \"%s\"\n", argv[0]);
+    return usage(stderr, CTL_USAGE);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"run-dir", required_argument, NULL, 'r'}, {"output", required_argument, NULL, 'o'},
+        {"markdown", no_argument, NULL, 'm'},      {"version", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},          {}};
+    const char *env = getenv("BRUMA_RUN_DIR");
+    struct ctl_options o = {.run_dir = env && *env ? env : BRUMA_DEFAULT_RUN_DIR};
+    static char markdown_word[] = "--markdown";
+    char *arguments[8];
+    bool markdown = false;
+    int c, n = 0;
+
+    while ((c = getopt_long(argc, argv, "o:h", options, NULL)) >= 0) {
+        switch (c) {
+        case 'r':
+            o.run_dir = optarg;
+            break;
+        case 'o':
+            o.json = !strcmp(optarg, "json");
+            if (!o.json && strcmp(optarg, "table") != 0) {
+                fprintf(stderr, "brumactl: output \"%s\" is neither json nor table\n", optarg);
+                return CTL_USAGE;
+            }
+            break;
+        case 'm':
+            markdown = true;
+            break;
+        case 'v':
+            printf("brumactl %s\n", BRUMA_VERSION);
+            return CTL_OK;
+        case 'h':
+            return usage(stdout, CTL_OK);
+        default:
+            return CTL_USAGE;
+        }
+    }
+    for (; optind < argc && n < 6; optind++)
+        arguments[n++] = argv[optind];
+    if (markdown)
+        arguments[n++] = markdown_word;
+    return run(&o, n, arguments);
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "source.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bruma/mesh.h"
+#include "bruma/protocol.h"
+#include "cleanup.h"
+#include "seqpacket.h"
+
+#define TIMEOUT_MILLISECONDS 5000
+#define DUMP_MAX             (512u * 1024 * 1024)
+
+const char *text_of(const cJSON *object, const char *key)
+{
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
+
+    return text ? text : "";
+}
+
+double number_of(const cJSON *object, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
+
+    return cJSON_IsNumber(item) ? item->valuedouble : 0;
+}
+
+static int unreachable(const char *who, const char *path, const char *why)
+{
+    fprintf(stderr, "brumactl: no answer of the %s at %s: %s\n", who, path, why);
+    return CTL_UNREACHABLE;
+}
+
+static int socket_path(const char *run_dir, const char *name, char *buf, size_t size)
+{
+    return snprintf(buf, size, "%s/%s", run_dir, name) >= (int)size ? -ENAMETOOLONG : 0;
+}
+
+/* Items until the end: each datagram is one. */
+static int receive_items(int fd, const char *path, cJSON *items)
+{
+    _cleanup_free_ char *buf = malloc(BRUMA_MESSAGE_MAX + 1);
+
+    while (buf) {
+        int fds[BRUMA_MESSAGE_FDS_MAX];
+        size_t fds_len;
+        ssize_t n = seqpacket_receive_timeout(fd, buf, BRUMA_MESSAGE_MAX + 1, fds, BRUMA_MESSAGE_FDS_MAX,
+                                              &fds_len, TIMEOUT_MILLISECONDS);
+        cJSON *message;
+        const char *op;
+
+        close_fds(fds, n > 0 ? fds_len : 0);
+        if (n <= 0)
+            return unreachable("agent", path, n ? strerror((int)-n) : "it closed the connection");
+        message = cJSON_ParseWithLength(buf, (size_t)n);
+        op = text_of(message, "op");
+        if (!strcmp(op, "item")) {
+            cJSON_DeleteItemFromObjectCaseSensitive(message, "op");
+            cJSON_AddItemToArray(items, message);
+            continue;
+        }
+        if (!strcmp(op, "end")) {
+            cJSON_Delete(message);
+            return CTL_OK;
+        }
+        if (!strcmp(op, "error"))
+            fprintf(stderr, "brumactl: %s: %s\n", text_of(message, "reason"), text_of(message, "error"));
+        else
+            fprintf(stderr, "brumactl: the agent's answer is not understood; is it of another version?\n");
+        cJSON_Delete(message);
+        return CTL_PROBLEM;
+    }
+    return unreachable("agent", path, "out of memory");
+}
+
+int agent_query(const char *run_dir, const char *op, const char *argument, cJSON **ret)
+{
+    _cleanup_fd_ int fd = -1;
+    _cleanup_free_ char *text = NULL;
+    char path[256];
+    cJSON *question, *items;
+    int r;
+
+    if (socket_path(run_dir, BRUMA_AGENT_SOCKET, path, sizeof(path)) < 0)
+        return unreachable("agent", run_dir, "the path is too long");
+    fd = seqpacket_connect(path, TIMEOUT_MILLISECONDS, false);
+    if (fd < 0)
+        return unreachable("agent", path, strerror(-fd));
+    question = cJSON_CreateObject();
+    cJSON_AddStringToObject(question, "op", op);
+    if (argument)
+        cJSON_AddStringToObject(question, "pod", argument);
+    text = cJSON_PrintUnformatted(question);
+    cJSON_Delete(question);
+    r = text ? seqpacket_send(fd, text, strlen(text), NULL, 0) : -ENOMEM;
+    if (r < 0)
+        return unreachable("agent", path, strerror(-r));
+    items = cJSON_CreateArray();
+    r = receive_items(fd, path, items);
+    if (r == CTL_OK)
+        *ret = items;
+    else
+        cJSON_Delete(items);
+    return r;
+}
+
+struct body {
+    char *data;
+    size_t len;
+};
+
+static size_t take_body(char *data, size_t size, size_t count, void *user)
+{
+    struct body *b = user;
+    size_t n = size * count;
+    char *grown = b->len + n > DUMP_MAX ? NULL : realloc(b->data, b->len + n + 1);
+
+    if (!grown)
+        return 0;
+    b->data = grown;
+    memcpy(grown + b->len, data, n);
+    b->len += n;
+    grown[b->len] = '\0';
+    return n;
+}
+
+int proxy_dump(const char *run_dir, cJSON **ret)
+{
+    struct body body = {};
+    char path[256], error[CURL_ERROR_SIZE] = "";
+    CURL *curl = curl_easy_init();
+    CURLcode code = CURLE_FAILED_INIT;
+    long status = 0;
+
+    if (socket_path(run_dir, BRUMA_PROXY_SOCKET, path, sizeof(path)) < 0)
+        return unreachable("proxy", run_dir, "the path is too long");
+    if (curl) {
+        curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, path);
+        curl_easy_setopt(curl, CURLOPT_URL, "http://localhost/config_dump");
+        curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)TIMEOUT_MILLISECONDS * 6);
+        curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
+        curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take_body);
+        curl_easy_setopt(curl, CURLOPT_WRITEDATA, &body);
+        curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, error);
+        code = curl_easy_perform(curl);
+        curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+        curl_easy_cleanup(curl);
+    }
+    *ret = code == CURLE_OK && status == 200 ? cJSON_ParseWithLength(body.data, body.len) : NULL;
+    free(body.data);
+    if (*ret)
+        return CTL_OK;
+    if (code != CURLE_OK)
+        return unreachable("proxy", path, *error ? error : curl_easy_strerror(code));
+    return unreachable("proxy", path, status == 200 ? "its answer is not JSON" : "it answered with an error");
+}

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where brumactl gets what it shows: the agent's socket and the proxy's admin page. */
+#ifndef CTL_SOURCE_H
+#define CTL_SOURCE_H
+
+#include <cjson/cJSON.h>
+
+/* Exit codes of brumactl. */
+enum { CTL_OK = 0, CTL_PROBLEM = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3 };
+
+/* Asks the agent; *ret is an array of the items. argument: value of the key "pod", or NULL. Prints to stderr
+ * what failed; CTL_OK, CTL_PROBLEM (the agent answered with an error) or CTL_UNREACHABLE. */
+int agent_query(const char *run_dir, const char *op, const char *argument, cJSON **ret);
+
+/* The proxy's config dump. CTL_OK or CTL_UNREACHABLE, with the reason on stderr. */
+int proxy_dump(const char *run_dir, cJSON **ret);
+
+/* Text of a key, "" where there is none. */
+const char *text_of(const cJSON *object, const char *key);
+double number_of(const cJSON *object, const char *key);
+
+#endif

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""brumactl against a real mesh, and where there is nobody to ask."""
+import json
+import pathlib
+import subprocess
+
+import pytest
+
+from mesh import Mesh, program, wait_for
+from test_hbone import ECHO, ONE_SHOT
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    with Mesh(nodes=1) as m:
+        m.web, m.shop = m.pod("web"), m.pod("shop")
+        m.start()
+        m.shop.server(ECHO, "8080")
+        yield m
+
+
+def ctl(*argv):
+    return subprocess.run([program("brumactl"), *argv], capture_output=True, text=True, timeout=30)
+
+
+def test_status_names_agent_proxy_and_mesh(mesh):
+    text = mesh.nodes[0].ctl("status").stdout
+    assert f"pid {mesh.nodes[0].agent.pid}" in text and f"pid {mesh.nodes[0].proxy.pid}" in text and "2 workloads" in text
+    status = json.loads(mesh.nodes[0].ctl("status", "-o", "json").stdout)
+    assert status["pods"]["enrolled"] == 2 and status["proxyConnected"] is True
+
+
+def test_pods_shows_who_is_captured(mesh):
+    rows = mesh.nodes[0].ctl("pods").stdout.splitlines()
+    assert rows[0].split()[:3] == ["NAMESPACE", "POD", "STATE"]
+    web = [r for r in rows if " web " in r][0]
+    assert "enrolled" in web and mesh.web.identity in web and mesh.web.ip in web and " yes " in web
+    pods = json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout)
+    assert {p["name"] for p in pods} == {"web", "shop"}
+
+
+def test_connections_shows_both_ends(mesh):
+    code = """
+import socket, sys, time
+s = socket.create_connection((sys.argv[1], 8080), timeout=20)
+s.sendall(b"x"); s.recv(1)
+print("OPEN", flush=True)
+time.sleep(60)
+"""
+    p = mesh.web.popen("/usr/bin/python3", "-u", "-c", code, mesh.shop.ip)
+    wait_for(lambda: "OPEN" in p.text(), "the connection")
+    text = mesh.nodes[0].ctl("connections").stdout
+    out = [r for r in text.splitlines() if "outbound" in r and mesh.shop.ip in r]
+    inn = [r for r in text.splitlines() if "inbound" in r and mesh.web.ip in r]
+    assert out and mesh.shop.identity in out[0] and "HBONE" in out[0], text
+    assert inn and mesh.web.identity in inn[0], text
+    assert isinstance(json.loads(mesh.nodes[0].ctl("connections", "-o", "json").stdout), dict)
+    p.kill()
+    wait_for(lambda: "No connection is open." in mesh.nodes[0].ctl("connections").stdout, "no connection")
+
+
+def test_policy_and_identities(mesh):
+    assert "everything is allowed" in mesh.nodes[0].ctl("policy").stdout
+    mesh.policies.append({"name": "p", "namespace": "demo", "scope": "Namespace", "action": "Allow", "dryRun": False,
+                          "rules": [[[{"namespaces": [{"Exact": "demo"}]}]]]})
+    mesh.write()
+    wait_for(lambda: "demo/p  Allow, scope Namespace" in mesh.nodes[0].ctl("policy").stdout, "the policy")
+    assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "x") == "x"
+    text = mesh.nodes[0].ctl("identities").stdout
+    assert mesh.web.identity in text and "Available" in text
+
+
+def test_explain_pod_connection_and_reason(mesh):
+    assert "ok" in mesh.nodes[0].ctl("explain", "demo/web").stdout
+    text = mesh.nodes[0].ctl("explain", "demo/web", f"{mesh.shop.ip}:8080").stdout
+    assert "through HBONE" in text and mesh.shop.identity in text, text
+    assert "outside the mesh" in mesh.nodes[0].ctl("explain", "demo/web", "192.0.2.1:80").stdout
+    assert "authorization policy" in ctl("explain", "policy_denied").stdout
+    assert mesh.nodes[0].ctl("explain", "demo/nobody", check=False).returncode == 1
+
+
+def test_doctor_finds_nothing_wrong(mesh):
+    r = mesh.nodes[0].ctl("doctor", check=False)
+    assert r.returncode == 0, r.stdout
+    assert all(c["ok"] for c in json.loads(mesh.nodes[0].ctl("doctor", "-o", "json").stdout))
+
+
+@pytest.mark.parametrize("command", ["status", "pods", "doctor", "connections", "policy", "identities"])
+def test_nobody_to_ask(command, tmp_path):
+    r = ctl("--run-dir", str(tmp_path), command)
+    assert r.returncode == 3 and "no answer" in r.stderr and not r.stdout
+
+
+@pytest.mark.parametrize("argv", [["nonsense"], [], ["-o", "xml", "pods"], ["explain"], ["explain", "what"], ["pods", "extra"], ["--what"]])
+def test_bad_usage(argv):
+    assert ctl(*argv).returncode == 2
+
+
+def test_the_page_of_reasons_is_current():
+    assert ctl("reasons", "--markdown").stdout == (ROOT / "docs" / "reasons.md").read_text()
+
+
+def test_every_reason_can_be_explained():
+    for line in ctl("reasons").stdout.splitlines()[1:]:
+        assert ctl("explain", line.split()[0]).returncode == 0, line
