@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef PROXY_TLS_LIBRARY_H
+#define PROXY_TLS_LIBRARY_H
+
+/* Sets OpenSSL up for many handshakes; once per process, before the first context. Cannot fail: what is not
+ * possible with the OpenSSL at hand stays as OpenSSL does it, only slower. */
+void tls_library_init(void);
+
+#endif
