@@ -65,7 +65,7 @@ int certificate_request(const char *identity, uint64_t ttl_seconds, EVP_PKEY **r
                         struct wire_writer *ret)
 {
     struct wire_writer w = {}, metadata = {}, entry = {}, value = {};
-    EVP_PKEY *key = EVP_EC_gen("P-256");
+    EVP_PKEY *key = EVP_EC_gen("prime256v1");
     _cleanup_free_ char *csr = key ? csr_pem(key, identity) : NULL;
 
     if (!csr) {

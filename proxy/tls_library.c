@@ -20,9 +20,9 @@ void tls_library_init(void)
 
 /*
  * OpenSSL 3 reads the public key of each certificate through a chain of decoders that it looks up and builds
- * anew each time: a third of a whole handshake. Where an engine is responsible for a type of key, OpenSSL reads
- * such keys, and signs and verifies with them, directly. Ours has OpenSSL's own methods for elliptic curves:
- * the arithmetic is the same.
+ * anew each time: a third of a whole handshake. Where an engine is responsible for a type of key, OpenSSL
+ * reads such keys, and signs and verifies with them, directly. Ours has OpenSSL's own methods for elliptic
+ * curves: the arithmetic is the same.
  */
 static EVP_PKEY_METHOD *ec_method;
 

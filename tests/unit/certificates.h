@@ -65,7 +65,7 @@ static inline X509 *test_certificate(EVP_PKEY *key, X509 *issuer, EVP_PKEY *issu
 
 static inline struct test_ca test_ca(void)
 {
-    struct test_ca ca = {.key = EVP_EC_gen("P-256")};
+    struct test_ca ca = {.key = EVP_EC_gen("prime256v1")};
 
     ca.cert = test_certificate(ca.key, NULL, ca.key, NULL, -3600, 86400);
     ca.pem = test_pem(ca.cert);

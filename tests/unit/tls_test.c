@@ -21,7 +21,7 @@ struct pair {
 static struct tls_context *context(const struct test_ca *ca, const struct test_ca *trusted,
                                    const char *identity, const char *san, long from, long to)
 {
-    EVP_PKEY *key = EVP_EC_gen("P-256");
+    EVP_PKEY *key = EVP_EC_gen("prime256v1");
     X509 *cert = test_certificate(key, ca->cert, ca->key, san, from, to);
     char *chain = test_pem(cert), error[200];
     struct tls_context *c = NULL;
@@ -247,7 +247,7 @@ Test(tls, bytes_survive_a_full_socket)
 Test(tls, context_refuses_what_does_not_fit_together)
 {
     struct test_ca ca = test_ca();
-    EVP_PKEY *key = EVP_EC_gen("P-256"), *other = EVP_EC_gen("P-256");
+    EVP_PKEY *key = EVP_EC_gen("prime256v1"), *other = EVP_EC_gen("prime256v1");
     X509 *cert = test_certificate(key, ca.cert, ca.key, "URI:" CLIENT, -60, 3600);
     char *chain = test_pem(cert), error[200];
     const char *chains[] = {chain}, *roots[] = {ca.pem}, *garbage[] = {"not PEM at all"};
