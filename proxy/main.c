@@ -15,6 +15,7 @@
 #include "proxy/config_dump.h"
 #include "proxy/process_metrics.h"
 #include "proxy/proxy.h"
+#include "proxy/tls_library.h"
 #include "proxy/worker.h"
 
 /* ---- drain ---- */
@@ -367,6 +368,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "bruma-proxy: %s\n", error);
         return 1;
     }
+    tls_library_init();
     if (getenv("LOG_FORMAT") && !strcmp(getenv("LOG_FORMAT"), "json"))
         p.settings.log_json = true;
     log_setup(STDOUT_FILENO, p.settings.log_json);

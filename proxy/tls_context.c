@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "proxy/tls.h"
-#include "proxy/tls_library.h"
 #include "proxy/verify.h"
 
 static const unsigned char alpn[] = {2, 'h', '2'};
@@ -174,7 +173,6 @@ int tls_context_new(const char *identity, EVP_PKEY *key, const char *const *chai
     struct spiffe s;
     int r;
 
-    tls_library_init();
     if (spiffe_parse(identity, strlen(identity), &s) < 0) {
         snprintf(error, error_size, "\"%.100s\" is not a SPIFFE identity", identity);
         return -EINVAL;

@@ -6,6 +6,7 @@
 
 #include "certificates.h"
 #include "proxy/tls.h"
+#include "proxy/tls_library.h"
 
 #define CLIENT "spiffe://cluster.local/ns/shop/sa/web"
 #define SERVER "spiffe://cluster.local/ns/shop/sa/cart"
@@ -78,6 +79,8 @@ static void end(struct pair *p)
         close(p->fds[i]);
     }
 }
+
+TestSuite(tls, .init = tls_library_init, .timeout = 60);
 
 Test(tls, both_sides_know_each_other_afterwards)
 {
