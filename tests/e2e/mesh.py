@@ -76,20 +76,24 @@ def cgroup_root():
     raise RuntimeError("no cgroup2 is mounted")
 
 
+def placed(argv, netns=None, cgroup=None):
+    """The command that runs argv in this namespace and cgroup. Its process is argv's own. (Python's way, a function called in the
+    forked child, can hang when other threads run, such as those of gRPC.)"""
+    argv = [str(a) for a in argv]
+    if netns:
+        argv = ["nsenter", f"--net=/run/netns/{netns}", "--", *argv]
+    if cgroup:
+        argv = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', cgroup, *argv]
+    return argv
+
+
 class Process:
     """A child; its output goes to a file. Ended by its own pid only."""
 
     def __init__(self, argv, log, netns=None, cgroup=None, env=None, stdin=subprocess.DEVNULL):
-        def enter():
-            if cgroup:
-                with open(f"{cgroup}/cgroup.procs", "w") as f:
-                    f.write("0")
-
-        if netns:
-            argv = ["nsenter", f"--net=/run/netns/{netns}", "--", *argv]
         self.log = log
         with open(log, "ab") as out:
-            self.p = subprocess.Popen([str(a) for a in argv], stdin=stdin, stdout=out, stderr=out, env=env, preexec_fn=enter)
+            self.p = subprocess.Popen(placed(argv, netns, cgroup), stdin=stdin, stdout=out, stderr=out, env=env)
         self.pid = self.p.pid
 
     def alive(self):
@@ -163,12 +167,7 @@ class Pod:
         return p
 
     def run(self, *argv, timeout=60, check=True, stdin=None):
-        def enter():
-            with open(f"{self.node.cgroup}/cgroup.procs", "w") as f:
-                f.write("0")
-
-        r = subprocess.run(["nsenter", f"--net=/run/netns/{self.netns}", "--", *[str(a) for a in argv]], capture_output=True,
-                           text=True, timeout=timeout, preexec_fn=enter, input=stdin)
+        r = subprocess.run(placed(argv, self.netns, self.node.cgroup), capture_output=True, text=True, timeout=timeout, input=stdin)
         if check and r.returncode:
             raise AssertionError(f"in {self.name}: {argv[:3]}: exit {r.returncode}: {r.stdout[-500:]} {r.stderr[-2000:]}")
         return r
