@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The nghttp2 session of a tunnel: settings, callbacks. Only tunnel.c uses it. */
+/* The nghttp2 session of a tunnel: settings, callbacks. Only tunnel.c and tunnel_streams.c use it. */
 #ifndef PROXY_TUNNEL_SESSION_H
 #define PROXY_TUNNEL_SESSION_H
 

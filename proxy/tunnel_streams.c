@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What streams ask of their tunnel, and its orderly end. */
+#include <errno.h>
+
+#include "proxy/request.h"
+#include "proxy/stream.h"
+#include "proxy/tunnel.h"
+#include "proxy/tunnel_session.h"
+
+/* The session knows the stream no longer; its frames may still be on their way out. */
+static void forget_stream(struct tunnel *t, struct stream *s)
+{
+    nghttp2_session_set_stream_user_data(t->session, s->id, NULL);
+    list_del(&s->tunnel_node);
+    list_del(&s->held_node);
+    s->tunnel = NULL;
+    t->streams_len--;
+    t->idle_since = loop_now(t->wp->worker->loop);
+}
+
+unsigned tunnel_capacity(const struct tunnel *t)
+{
+    unsigned cap = (unsigned)t->wp->worker->proxy->settings.pool_max_streams,
+             used = t->streams_len + t->queue_len;
+
+    if (t->state == TUNNEL_DEAD || t->closing || t->goaway || t->refused_streams)
+        return 0;
+    if (t->session) {
+        uint32_t peer =
+            nghttp2_session_get_remote_settings(t->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+
+        if (peer < cap)
+            cap = peer;
+        if (!nghttp2_session_check_request_allowed(t->session))
+            return 0;
+    }
+    return used < cap ? cap - used : 0;
+}
+
+int tunnel_request(struct tunnel *t, struct stream *s)
+{
+    int r = request_submit(t, s);
+
+    if (r < 0)
+        return r;
+    s->tunnel = t;
+    list_add_tail(&t->streams, &s->tunnel_node);
+    t->streams_len++;
+    tunnel_wants_flush(t);
+    return 0;
+}
+
+void tunnel_enqueue(struct tunnel *t, struct stream *s)
+{
+    s->tunnel = t;
+    list_add_tail(&t->queue, &s->tunnel_node);
+    t->queue_len++;
+}
+
+void tunnel_add_stream(struct tunnel *t, struct stream *s)
+{
+    s->tunnel = t;
+    list_add_tail(&t->streams, &s->tunnel_node);
+    t->streams_len++;
+}
+
+int tunnel_stream_start(struct tunnel *t, struct stream *s)
+{
+    nghttp2_data_provider provider = tunnel_session_data(s);
+
+    if (nghttp2_submit_data(t->session, NGHTTP2_FLAG_END_STREAM, s->id, &provider))
+        return -ECONNRESET;
+    tunnel_wants_flush(t);
+    return 0;
+}
+
+int tunnel_respond(struct tunnel *t, struct stream *s, int status)
+{
+    int r = request_respond(t, s, status);
+
+    tunnel_wants_flush(t);
+    /* What the client may still send is cut off once the answer has left (on_frame_send). */
+    if (status != 200)
+        forget_stream(t, s);
+    return r;
+}
+
+void tunnel_stream_readable(struct tunnel *t, struct stream *s)
+{
+    if (s->waiting_data) {
+        s->waiting_data = false;
+        nghttp2_session_resume_data(t->session, s->id);
+        tunnel_wants_flush(t);
+    }
+}
+
+void tunnel_stream_consumed(struct tunnel *t, struct stream *s, size_t bytes)
+{
+    nghttp2_session_consume_stream(t->session, s->id, bytes);
+    if (nghttp2_session_want_write(t->session))
+        tunnel_wants_flush(t);
+}
+
+void tunnel_reset_stream(struct tunnel *t, struct stream *s, uint32_t code)
+{
+    forget_stream(t, s);
+    nghttp2_submit_rst_stream(t->session, NGHTTP2_FLAG_NONE, s->id, code);
+    tunnel_wants_flush(t);
+}
+
+static void last_goaway(struct tunnel *t)
+{
+    t->shutting_down = false;
+    t->goaway = true;
+    nghttp2_submit_goaway(t->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(t->session),
+                          NGHTTP2_NO_ERROR, NULL, 0);
+    tunnel_wants_flush(t);
+}
+
+void tunnel_ping_answered(struct tunnel *t)
+{
+    t->ping_sent = 0;
+    if (t->shutting_down)
+        last_goaway(t);
+}
+
+/*
+ * Streams that the peer opened before it heard of the end are still served: a first GOAWAY that refuses
+ * nothing, a PING to be sure that it arrived, then the one that names the last stream.
+ */
+void tunnel_drain(struct tunnel *t)
+{
+    if (t->goaway || t->shutting_down)
+        return;
+    if (t->state != TUNNEL_OPEN) {
+        /* a server drains as soon as it is open (see open_tunnel) */
+        t->goaway = !t->server;
+        return;
+    }
+    if (!t->server || !t->streams_len) {
+        if (t->server)
+            nghttp2_submit_shutdown_notice(t->session);
+        last_goaway(t);
+        return;
+    }
+    t->shutting_down = true;
+    nghttp2_submit_shutdown_notice(t->session);
+    t->ping_sent = loop_now(t->wp->worker->loop);
+    nghttp2_submit_ping(t->session, NGHTTP2_FLAG_NONE, NULL);
+    tunnel_wants_flush(t);
+}
