@@ -98,6 +98,14 @@ static void on_xds_ready(void *data)
         worker_serve(p->workers[i]);
 }
 
+static void on_revoked_changed(void *data, struct crl_set *set)
+{
+    struct proxy *p = data;
+
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_set_revoked(p->workers[i], set);
+}
+
 /* ---- admin pages ---- */
 
 struct dump {
@@ -311,6 +319,11 @@ static int start(struct proxy *p)
             return log_error_errno(r, "cannot start worker %u", i);
         p->workers_len++;
     }
+    if (*p->settings.crl_path) {
+        r = crl_watch_new(p->loop, p->settings.crl_path, on_revoked_changed, p, &p->revoked);
+        if (r < 0)
+            return log_error_errno(r, "cannot follow %s", p->settings.crl_path);
+    }
     r = open_control_plane(p);
     if (r < 0)
         return r;
@@ -326,6 +339,7 @@ static void stop(struct proxy *p)
     agent_link_free(&p->agent);
     admin_close(&p->admin);
     xds_client_free(&p->xds);
+    crl_watch_free(&p->revoked);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_stop(p->workers[i]);
 }

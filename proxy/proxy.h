@@ -16,6 +16,7 @@
 #include "loop.h"
 #include "proxy/admin.h"
 #include "proxy/agent_link.h"
+#include "proxy/crl.h"
 #include "proxy/identity.h"
 #include "proxy/pods.h"
 #include "proxy/proxy_settings.h"
@@ -32,6 +33,7 @@ struct proxy {
     struct loop *loop; /* control thread */
     struct state *state;
     struct identity_store *identities;
+    struct crl_watch *revoked; /* NULL: no lists are configured */
     struct xds_client *xds;
     struct agent_link *agent;
     struct admin *admin;

@@ -14,6 +14,7 @@ struct proxy_settings {
     const char *xds_address, *xds_roots, *xds_alternate_host;
     const char *ca_address, *ca_roots, *ca_alternate_host;
     const char *auth_token;
+    const char *crl_path;
     unsigned long secret_ttl; /* milliseconds, as all durations */
 
     unsigned long workers; /* 0: a quarter of the processors, at least one */

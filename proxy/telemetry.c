@@ -86,8 +86,10 @@ void telemetry_bytes(struct flow *flow, uint64_t received, uint64_t sent)
     counter_add(&flow->series->sent, sent);
 }
 
-static void count_failure(struct telemetry *t, enum bruma_reason reason)
+static void count_failure(struct telemetry *t, enum telemetry_reporter reporter, enum bruma_reason reason)
 {
+    if (reason == BRUMA_REASON_CERTIFICATE_REVOKED)
+        counter_add(&t->revoked[reporter], 1);
     if (reason != BRUMA_REASON_NONE)
         counter_add(&t->failures[(unsigned)reason < BRUMA_REASON_COUNT ? reason : BRUMA_REASON_INTERNAL], 1);
 }
@@ -110,7 +112,7 @@ void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason r
     s->touched = loop_now(t->loop);
     counter_add(&s->closed[flag_of_reason(reason)], 1);
     __atomic_store_n(&t->closed[flow->reporter], t->closed[flow->reporter] + 1, __ATOMIC_RELEASE);
-    count_failure(t, reason);
+    count_failure(t, flow->reporter, reason);
     write_line(t, &line);
     flow->series = NULL;
 }
@@ -128,6 +130,6 @@ void telemetry_early_deny(struct telemetry *t, enum telemetry_reporter reporter,
         .detail = detail,
     };
 
-    count_failure(t, reason);
+    count_failure(t, reporter, reason);
     write_line(t, &line);
 }

@@ -17,6 +17,7 @@ struct telemetry {
     /* Relaxed atomics, written by the worker, read by scrapes. */
     uint64_t opened[2], closed[2]; /* by reporter */
     uint64_t failures[BRUMA_REASON_COUNT];
+    uint64_t revoked[2]; /* of the failures: revoked certificates, by reporter */
 };
 
 #endif

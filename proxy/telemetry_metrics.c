@@ -129,10 +129,10 @@ static void traffic(FILE *out, const struct scrape *scrape)
                   "TCP connections that ended with an error.");
 }
 
+static const char *const reporters[] = {[REPORTER_SOURCE] = "source", [REPORTER_DESTINATION] = "destination"};
+
 static void sockets(struct telemetry *const *all, size_t count, FILE *out)
 {
-    static const char *const reporters[] = {
-        [REPORTER_SOURCE] = "source", [REPORTER_DESTINATION] = "destination"};
     bool any = false;
 
     for (unsigned reporter = 0; reporter < 2; reporter++) {
@@ -170,6 +170,26 @@ static void failures(struct telemetry *const *all, size_t count, FILE *out)
         any = true;
         fprintf(out, "bruma_failures_total{reason=\"%s\"} %" PRIu64 "\n",
                 reason_name((enum bruma_reason)reason), n);
+    }
+}
+
+static void revocations(struct telemetry *const *all, size_t count, FILE *out)
+{
+    bool any = false;
+
+    for (int reporter = 0; reporter < 2; reporter++) {
+        uint64_t n = 0;
+
+        for (size_t i = 0; i < count; i++)
+            n += counter_read(&all[i]->revoked[reporter]);
+        if (!n)
+            continue;
+        if (!any)
+            family(out, "istio_crl_policy_rejections", "counter",
+                   "Connections that were refused or ended because a certificate is revoked.");
+        any = true;
+        fprintf(out, "istio_crl_policy_rejections_total{reporter=\"%s\"} %" PRIu64 "\n", reporters[reporter],
+                n);
     }
 }
 
@@ -228,5 +248,6 @@ void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *o
     free(list);
     sockets(all, count, out);
     failures(all, count, out);
+    revocations(all, count, out);
     about_ourselves(all, count, out);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "proxy/crl.h"
 #include "proxy/verify.h"
 
 #define ALERT_CLOSE_NOTIFY   0
@@ -85,6 +86,7 @@ int tls_buffers_init(struct tls_buffers *buffers, size_t size)
 {
     buffers->size = size;
     buffers->gathered_len = 0;
+    buffers->revoked = NULL;
     buffers->received = malloc(size);
     buffers->gathered = malloc(size);
     buffers->verified = verified_cache_new();
@@ -100,6 +102,7 @@ void tls_buffers_destroy(struct tls_buffers *buffers)
     free(buffers->received);
     free(buffers->gathered);
     verified_cache_free(buffers->verified);
+    crl_unref(buffers->revoked);
     memset(buffers, 0, sizeof(*buffers));
 }
 
@@ -137,11 +140,18 @@ void tls_destroy(struct tls *tls)
     record_key_clear(&tls->seal);
     record_key_clear(&tls->open);
     OPENSSL_cleanse(tls->secrets, sizeof(tls->secrets));
+    sk_X509_pop_free(tls->peer_chain, X509_free);
     free(tls->partial);
     free(tls->pending);
+    tls->peer_chain = NULL;
     tls->ssl = NULL;
     tls->context = NULL;
     tls->partial = tls->pending = NULL;
+}
+
+bool tls_peer_revoked(const struct tls *tls)
+{
+    return tls->peer_chain && tls->buffers->revoked && crl_revokes(tls->buffers->revoked, tls->peer_chain);
 }
 
 static int fail(struct tls *tls)

@@ -24,6 +24,7 @@ struct tls_buffers {
     size_t size;       /* of each */
     size_t gathered_len;
     struct verified_cache *verified;
+    struct crl_set *revoked; /* referenced; NULL: no lists are configured */
 };
 
 /* Whom a client expects at the other end; referenced by the owner of struct tls. */
@@ -50,6 +51,7 @@ struct tls {
     uint8_t *pending; /* ciphertext that the socket did not take */
     size_t pending_len, pending_offset;
     struct tls_expected expected;
+    STACK_OF(X509) *peer_chain;     /* as verified; kept only where lists are configured */
     char peer_identity[SPIFFE_MAX]; /* verified; "" before */
     enum bruma_reason reason;       /* why the handshake or the connection failed */
     char error[256];
@@ -77,6 +79,9 @@ static inline bool tls_blocked(const struct tls *tls)
 {
     return tls->pending != NULL;
 }
+
+/* Has the peer's certificate been revoked since the handshake? */
+bool tls_peer_revoked(const struct tls *tls);
 
 /* Sends close_notify if the socket takes it. */
 void tls_shutdown(struct tls *tls);

@@ -122,6 +122,18 @@ static void deny(struct tunnel *t, enum bruma_reason reason, const char *detail)
     tunnel_close(t, reason, detail);
 }
 
+/* Abruptly, and with a word in the log also where no stream is open. */
+void tunnel_check_revoked(struct tunnel *t)
+{
+    static const char text[] = "peer certificate: revoked after the connection was made";
+
+    if (t->state != TUNNEL_OPEN || t->closing || !tls_peer_revoked(&t->tls))
+        return;
+    telemetry_early_deny(t->wp->worker->telemetry, t->server ? REPORTER_DESTINATION : REPORTER_SOURCE,
+                         &t->peer, &t->arrival, BRUMA_REASON_CERTIFICATE_REVOKED, text);
+    tunnel_close(t, BRUMA_REASON_CERTIFICATE_REVOKED, text);
+}
+
 static void deny_errno(struct tunnel *t, enum bruma_reason reason, int error)
 {
     char buf[128];

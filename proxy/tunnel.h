@@ -82,6 +82,9 @@ void tunnel_stream_consumed(struct tunnel *tunnel, struct stream *stream, size_t
 /* The client's side: DATA may flow (the answer was 200). */
 int tunnel_stream_start(struct tunnel *tunnel, struct stream *stream);
 
+/* The lists of revoked certificates have changed. */
+void tunnel_check_revoked(struct tunnel *tunnel);
+
 /* Something is queued in the session: flush at the end of this turn. */
 void tunnel_wants_flush(struct tunnel *tunnel);
 void tunnel_flush(struct tunnel *tunnel);

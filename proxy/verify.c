@@ -56,6 +56,23 @@ static struct verified_entry *cache_slot(struct verified_cache *cache, const uns
     return &cache->entries[slot];
 }
 
+/* With revocation lists the whole chain is looked at each time, and kept for later lists. */
+static bool chain_verifies_with_lists(struct tls *tls, X509_STORE_CTX *store_context)
+{
+    if (X509_verify_cert(store_context) != 1)
+        return false;
+    sk_X509_pop_free(tls->peer_chain, X509_free);
+    tls->peer_chain = X509_STORE_CTX_get1_chain(store_context);
+    if (!tls->peer_chain) {
+        X509_STORE_CTX_set_error(store_context, X509_V_ERR_OUT_OF_MEM);
+        return false;
+    }
+    if (!tls_peer_revoked(tls))
+        return true;
+    X509_STORE_CTX_set_error(store_context, X509_V_ERR_CERT_REVOKED);
+    return false;
+}
+
 static bool chain_verifies(struct tls *tls, X509_STORE_CTX *store_context, X509 *leaf)
 {
     unsigned char digest[EVP_MAX_MD_SIZE];
@@ -63,6 +80,8 @@ static bool chain_verifies(struct tls *tls, X509_STORE_CTX *store_context, X509 
     unsigned len = 0;
     time_t now = time(NULL), end;
 
+    if (tls->buffers->revoked)
+        return chain_verifies_with_lists(tls, store_context);
     if (!X509_digest(leaf, EVP_sha256(), digest, &len) || len != sizeof(entry->digest))
         return false;
     entry = cache_slot(tls->buffers->verified, digest);

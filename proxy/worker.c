@@ -13,6 +13,7 @@
 #include "netns.h"
 #include "proxy/acceptor.h"
 #include "proxy/connection.h"
+#include "proxy/crl.h"
 #include "proxy/tunnel.h"
 
 /* ---- messages of the control thread ---- */
@@ -293,6 +294,25 @@ static void do_state_changed(void *data)
     message_free(m);
 }
 
+static void do_set_revoked(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp;
+    struct tunnel *t;
+
+    crl_unref(m->worker->tls.revoked);
+    m->worker->tls.revoked = m->data;
+    list_for_each (wp, &m->worker->pods, node) {
+        list_for_each (t, &wp->servers, node)
+            tunnel_check_revoked(t);
+        for (int i = 0; i < 1 << WORKER_POOL_BITS; i++) {
+            list_for_each (t, &wp->clients[i], node)
+                tunnel_check_revoked(t);
+        }
+    }
+    message_free(m);
+}
+
 static void do_serve(void *data)
 {
     struct message *m = data;
@@ -403,6 +423,13 @@ void worker_state_changed(struct worker *w, bool policies)
     struct message fill = {.policies = policies};
 
     tell(w, NULL, do_state_changed, &fill);
+}
+
+void worker_set_revoked(struct worker *w, struct crl_set *set)
+{
+    struct message fill = {.data = crl_ref(set)};
+
+    tell(w, NULL, do_set_revoked, &fill);
 }
 
 void worker_drain(struct worker *w)

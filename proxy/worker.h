@@ -12,6 +12,8 @@
 #define WORKER_BUFFER    (512 * 1024)
 #define WORKER_POOL_BITS 6
 
+struct crl_set;
+
 struct worker {
     struct proxy *proxy;
     unsigned index;
@@ -65,6 +67,8 @@ void worker_add_pod(struct worker *worker, struct pod *pod);
 void worker_drain_pod(struct worker *worker, struct pod *pod);
 void worker_delete_pod(struct worker *worker, struct pod *pod);
 void worker_state_changed(struct worker *worker, bool policies);
+/* New lists of revoked certificates; tunnels of such peers are cut. */
+void worker_set_revoked(struct worker *worker, struct crl_set *set);
 void worker_drain(struct worker *worker);
 /* Fills object (uid -> {inbound, outbound}) with the worker's connections, then posts done(data) to the
  * control loop. */

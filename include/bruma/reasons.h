@@ -81,7 +81,8 @@
     BRUMA_REASON(CA_UNREACHABLE, "ca_unreachable", "-", "the certificate authority cannot be reached", "CA_ADDRESS, its certificate, the token") \
     BRUMA_REASON(CA_REFUSED, "ca_refused", "-", "the certificate authority refused a request", "is the pod on this node? the CA's log") \
     BRUMA_REASON(MESH_FILE_INVALID, "mesh_file_invalid", "-", "the mesh file has an error; the last good state stays", "file, line and field are in the log") \
-    BRUMA_REASON(MESSAGE_INVALID, "message_invalid", "-", "a message on the agent's socket could not be understood", "versions of agent, proxy and plugin")
+    BRUMA_REASON(MESSAGE_INVALID, "message_invalid", "-", "a message on the agent's socket could not be understood", "versions of agent, proxy and plugin") \
+    BRUMA_REASON(CRL_INVALID, "crl_invalid", "-", "the file of revocation lists cannot be used; the last good lists stay", "CRL_PATH; `openssl crl -in FILE -noout -text`")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Certificate revocation lists from a file (contract section 7, CRL): PEM with any number of lists, or one in
+ * DER. A list that is out of date still counts; a certificate that no list speaks of is good.
+ */
+#ifndef PROXY_CRL_H
+#define PROXY_CRL_H
+
+#include <openssl/x509.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "loop.h"
+
+struct crl_set; /* read-only, counted */
+
+/* A missing or empty file is an empty set. -EBADMSG for what is no list, or one without a CRLNumber; error:
+ * why. */
+int crl_load(const char *path, struct crl_set **ret, char *error, size_t error_size);
+struct crl_set *crl_ref(struct crl_set *set);
+void crl_unref(struct crl_set *set);
+size_t crl_count(const struct crl_set *set);
+
+/* Is a certificate of this verified chain (leaf first, root last) revoked by a list that its issuer signed?
+ */
+bool crl_revokes(const struct crl_set *set, STACK_OF(X509) * chain);
+
+struct crl_watch;
+
+/* Reads the file now and whenever it has changed; looks each two seconds, which survives every way to replace
+ * a file. changed() is called with each set that could be read, at first with one in any case: an empty one
+ * where the file is bad. On a bad file later the last set stays. */
+int crl_watch_new(struct loop *loop, const char *path, void (*changed)(void *data, struct crl_set *set),
+                  void *data, struct crl_watch **ret);
+void crl_watch_free(struct crl_watch **watch);
+
+#endif

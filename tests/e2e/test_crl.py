@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Revoked certificates (contract section 7, CRL): refused from the moment the list is read, and cut where they are connected."""
+import os
+
+import pytest
+
+import hbone
+from mesh import Mesh, inside, leaf, sh, wait_for
+from test_hbone import ECHO
+
+
+class Lists:
+    """An openssl CA database that makes revocation lists of the mesh's CA."""
+
+    def __init__(self, mesh, path):
+        self.path, self.folder = path, f"{mesh.dir}/crl"
+        os.makedirs(self.folder)
+        self.root = f"{mesh.nodes[0].run_dir}/control/root-cert.pem"
+        with open(f"{self.folder}/index", "w"):
+            pass
+        with open(f"{self.folder}/number", "w") as f:
+            f.write("01\n")
+        with open(f"{self.folder}/config", "w") as f:
+            f.write(f"[ca]\ndefault_ca=d\n[d]\ndatabase={self.folder}/index\ncrlnumber={self.folder}/number\n"
+                    f"default_md=sha256\ndefault_crl_days=1\ncertificate={self.root}\nprivate_key={mesh.ca_key}\n")
+
+    def revoke(self, certificate):
+        sh("openssl", "ca", "-config", f"{self.folder}/config", "-revoke", certificate)
+        self.write()
+
+    def write(self):
+        """Replaced by rename, as a mounted ConfigMap is."""
+        sh("openssl", "ca", "-config", f"{self.folder}/config", "-gencrl", "-out", f"{self.path}.new")
+        os.rename(f"{self.path}.new", self.path)
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("crl") / "crl.pem")
+    with Mesh(nodes=2, proxy_env={"CRL_PATH": path}) as m:
+        m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
+        m.start()
+        m.shop.server(ECHO, "8080")
+        m.lists = Lists(m, path)
+        yield m
+
+
+def client(mesh, certificate):
+    with inside(mesh.nodes[0].netns):
+        return hbone.Client((mesh.shop.ip, 15008), *certificate)
+
+
+def echo(mesh, c, text):
+    sid = c.connect(f"{mesh.shop.ip}:8080")
+    assert c.status(sid) == 200
+    c.send(sid, text)
+    assert c.pump(lambda: c.received(sid) == text)
+    return sid
+
+
+def metric(mesh):
+    return [line for line in mesh.nodes[1].metrics().splitlines() if line.startswith("istio_crl_policy_rejections_total")]
+
+
+def test_without_a_file_nothing_is_revoked(mesh):
+    c = client(mesh, leaf(mesh, mesh.web.identity))
+    echo(mesh, c, b"hello")
+    c.close()
+    assert metric(mesh) == []
+
+
+def test_live_tunnel_of_a_revoked_peer_is_cut_and_others_live(mesh):
+    bad, good = leaf(mesh, mesh.web.identity), leaf(mesh, mesh.web.identity)
+    doomed, other = client(mesh, bad), client(mesh, good)
+    echo(mesh, doomed, b"before")
+    sid = echo(mesh, other, b"before")
+    mesh.lists.revoke(bad[0])
+    assert doomed.pump(lambda: doomed.closed, seconds=20) or doomed.closed
+    other.send(sid, b" and after")
+    assert other.pump(lambda: other.received(sid) == b"before and after")
+    other.close()
+    wait_for(lambda: any("certificate_revoked" in line for line in mesh.nodes[1].access_log("revoked after")),
+             "a line of the access log about the cut")
+    assert 'reporter="destination"' in metric(mesh)[0]
+
+
+def refused(mesh, certificate):
+    try:
+        c = client(mesh, certificate)
+        sid = c.connect(f"{mesh.shop.ip}:8080")
+        c.pump(lambda: c.closed or sid in c.events)
+        gone = c.closed
+        c.close()
+        return gone
+    except OSError:
+        return True
+
+
+def test_revoked_peer_is_refused_afterwards(mesh):
+    bad = leaf(mesh, mesh.web.identity)
+    mesh.lists.revoke(bad[0])
+    wait_for(lambda: refused(mesh, bad), "the refusal of a revoked certificate")
+    c = client(mesh, leaf(mesh, mesh.web.identity))
+    echo(mesh, c, b"still fine")
+    c.close()
+
+
+def test_a_bad_file_keeps_the_last_lists(mesh):
+    bad = leaf(mesh, mesh.web.identity)
+    mesh.lists.revoke(bad[0])
+    wait_for(lambda: refused(mesh, bad), "the refusal of a revoked certificate")
+    with open(f"{mesh.lists.path}.new", "w") as f:
+        f.write("-----BEGIN X509 CRL-----\nrubbish\n")
+    os.rename(f"{mesh.lists.path}.new", mesh.lists.path)
+    wait_for(lambda: 'reason="crl_invalid"' in mesh.nodes[1].proxy.text(), "the complaint about the file")
+    assert refused(mesh, bad)
+    good = client(mesh, leaf(mesh, mesh.web.identity))
+    echo(mesh, good, b"hello")
+    good.close()
+    mesh.lists.write()
+
+
+def test_traffic_between_pods_goes_on(mesh):
+    """Both proxies hold lists and verify each other with them, without the cache of verified chains."""
+    code = ("import socket, sys\ns = socket.create_connection((sys.argv[1], 8080), timeout=20)\ns.sendall(b'ping')\n"
+            "print(s.recv(4).decode())\n")
+    assert mesh.web.python(code, mesh.shop.ip).strip() == "ping"

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "certificates.h"
+#include "proxy/crl.h"
+#include "proxy/tls_library.h"
+
+TestSuite(crl, .init = tls_library_init, .timeout = 60);
+
+static char path[] = "/tmp/bruma-crl-XXXXXX";
+
+static void write_file(const void *data, size_t len)
+{
+    FILE *f = fopen(path, "w");
+
+    cr_assert(f != NULL);
+    cr_assert(fwrite(data, 1, len, f) == len);
+    fclose(f);
+}
+
+static void make_path(void)
+{
+    int fd = mkstemp(path);
+
+    cr_assert(fd >= 0);
+    close(fd);
+}
+
+/* A list of the CA that names cert (or nobody); number: with CRLNumber. */
+static X509_CRL *list_of(const struct test_ca *ca, EVP_PKEY *signer, X509 *cert, bool number)
+{
+    X509_CRL *list = X509_CRL_new();
+    ASN1_TIME *now = X509_gmtime_adj(NULL, -7200);
+
+    X509_CRL_set_version(list, 1);
+    X509_CRL_set_issuer_name(list, X509_get_subject_name(ca->cert));
+    X509_CRL_set1_lastUpdate(list, now);
+    X509_gmtime_adj(now, -3600); /* out of date, which does not matter */
+    X509_CRL_set1_nextUpdate(list, now);
+    if (cert) {
+        X509_REVOKED *entry = X509_REVOKED_new();
+
+        X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(cert));
+        X509_REVOKED_set_revocationDate(entry, now);
+        X509_CRL_add0_revoked(list, entry);
+    }
+    if (number) {
+        ASN1_INTEGER *one = ASN1_INTEGER_new();
+
+        ASN1_INTEGER_set(one, 1);
+        cr_assert(X509_CRL_add1_ext_i2d(list, NID_crl_number, one, 0, 0) == 1);
+        ASN1_INTEGER_free(one);
+    }
+    X509_CRL_sort(list);
+    cr_assert(X509_CRL_sign(list, signer, EVP_sha256()));
+    ASN1_TIME_free(now);
+    return list;
+}
+
+static char *pem_of(X509_CRL *list)
+{
+    BIO *bio = BIO_new(BIO_s_mem());
+    char *data, *copy;
+    long n;
+
+    cr_assert(PEM_write_bio_X509_CRL(bio, list));
+    n = BIO_get_mem_data(bio, &data);
+    copy = strndup(data, (size_t)n);
+    BIO_free(bio);
+    return copy;
+}
+
+static void write_list(X509_CRL *list)
+{
+    char *pem = pem_of(list);
+
+    write_file(pem, strlen(pem));
+    free(pem);
+    X509_CRL_free(list);
+}
+
+static bool revoked(struct crl_set *set, X509 *leaf, X509 *root)
+{
+    STACK_OF(X509) *chain = sk_X509_new_null();
+    bool r;
+
+    sk_X509_push(chain, leaf);
+    sk_X509_push(chain, root);
+    r = crl_revokes(set, chain);
+    sk_X509_free(chain);
+    return r;
+}
+
+struct fixture {
+    struct test_ca ca;
+    EVP_PKEY *key;
+    X509 *good, *bad;
+};
+
+static struct fixture fixture(void)
+{
+    struct fixture f = {.ca = test_ca(), .key = EVP_EC_gen("prime256v1")};
+
+    make_path();
+    f.good = test_certificate(f.key, f.ca.cert, f.ca.key, NULL, -60, 3600);
+    f.bad = test_certificate(f.key, f.ca.cert, f.ca.key, NULL, -60, 3600);
+    return f;
+}
+
+static void end(struct fixture *f)
+{
+    unlink(path);
+    X509_free(f->good);
+    X509_free(f->bad);
+    EVP_PKEY_free(f->key);
+    test_ca_free(&f->ca);
+}
+
+static struct crl_set *loaded(void)
+{
+    struct crl_set *set = NULL;
+    char error[160] = "";
+
+    cr_assert(crl_load(path, &set, error, sizeof(error)) == 0, "%s", error);
+    return set;
+}
+
+static void refused(const char *why)
+{
+    struct crl_set *set = NULL;
+    char error[160] = "";
+
+    cr_assert(crl_load(path, &set, error, sizeof(error)) < 0);
+    cr_assert(set == NULL);
+    cr_assert_str_eq(error, why);
+}
+
+Test(crl, a_revoked_certificate_is_found_and_others_are_not)
+{
+    struct fixture f = fixture();
+    struct crl_set *set;
+
+    write_list(list_of(&f.ca, f.ca.key, f.bad, true));
+    set = loaded();
+    cr_assert(crl_count(set) == 1);
+    cr_assert(revoked(set, f.bad, f.ca.cert));
+    cr_assert(!revoked(set, f.good, f.ca.cert));
+    crl_unref(set);
+    end(&f);
+}
+
+Test(crl, der_and_several_pem_blocks_are_read)
+{
+    struct fixture f = fixture();
+    X509_CRL *one = list_of(&f.ca, f.ca.key, f.bad, true), *other = list_of(&f.ca, f.ca.key, f.good, true);
+    char *a = pem_of(one), *b = pem_of(other), both[8192];
+    unsigned char *der = NULL;
+    int len = i2d_X509_CRL(one, &der);
+    struct crl_set *set;
+
+    snprintf(both, sizeof(both), "# two lists\n%s\n%s", a, b);
+    write_file(both, strlen(both));
+    set = loaded();
+    cr_assert(crl_count(set) == 2);
+    cr_assert(revoked(set, f.bad, f.ca.cert) && revoked(set, f.good, f.ca.cert));
+    crl_unref(set);
+    write_file(der, (size_t)len);
+    set = loaded();
+    cr_assert(crl_count(set) == 1);
+    cr_assert(revoked(set, f.bad, f.ca.cert) && !revoked(set, f.good, f.ca.cert));
+    crl_unref(set);
+    free(a);
+    free(b);
+    OPENSSL_free(der);
+    X509_CRL_free(one);
+    X509_CRL_free(other);
+    end(&f);
+}
+
+Test(crl, a_list_that_the_issuer_has_not_signed_does_not_count)
+{
+    struct fixture f = fixture();
+    EVP_PKEY *other = EVP_EC_gen("prime256v1");
+    struct crl_set *set;
+
+    write_list(list_of(&f.ca, other, f.bad, true));
+    set = loaded();
+    cr_assert(!revoked(set, f.bad, f.ca.cert));
+    crl_unref(set);
+    EVP_PKEY_free(other);
+    end(&f);
+}
+
+Test(crl, no_file_and_an_empty_one_revoke_nothing)
+{
+    struct fixture f = fixture();
+    struct crl_set *set = loaded();
+
+    cr_assert(crl_count(set) == 0 && !revoked(set, f.bad, f.ca.cert));
+    crl_unref(set);
+    unlink(path);
+    set = loaded();
+    cr_assert(crl_count(set) == 0);
+    crl_unref(set);
+    end(&f);
+}
+
+Test(crl, what_is_no_list_is_refused_with_the_reason)
+{
+    struct fixture f = fixture();
+    X509_CRL *list = list_of(&f.ca, f.ca.key, f.bad, true);
+    char *pem = pem_of(list);
+
+    write_file("not a list", 10);
+    refused("neither PEM nor DER of a revocation list");
+    write_file(pem, strlen(pem) / 2);
+    refused("a damaged PEM block");
+    write_list(list_of(&f.ca, f.ca.key, f.bad, false));
+    refused("a list without CRLNumber");
+    unlink(path);
+    cr_assert(mkdir(path, 0700) == 0);
+    refused("Invalid argument");
+    rmdir(path);
+    free(pem);
+    X509_CRL_free(list);
+    end(&f);
+}
+
+static int changes;
+static size_t lists;
+
+static void on_changed(void *data, struct crl_set *set)
+{
+    changes++;
+    lists = crl_count(set);
+    if (changes > 1)
+        loop_stop(data);
+}
+
+Test(crl, a_changed_file_is_read_again_and_a_bad_one_keeps_the_last)
+{
+    struct fixture f = fixture();
+    struct crl_watch *watch;
+    struct loop *loop;
+
+    cr_assert(loop_new(&loop) == 0);
+    write_file("rubbish", 7);
+    cr_assert(crl_watch_new(loop, path, on_changed, loop, &watch) == 0);
+    cr_assert(changes == 1 && lists == 0, "a bad file at the start is an empty set");
+    write_list(list_of(&f.ca, f.ca.key, f.bad, true));
+    loop_run(loop);
+    cr_assert(changes == 2 && lists == 1);
+    crl_watch_free(&watch);
+    loop_free(&loop);
+    end(&f);
+}
