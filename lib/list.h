@@ -61,9 +61,9 @@ static inline void list_splice(struct list *to, struct list *from)
 
 /* The current element may be removed and freed inside the loop; no other may. `it` is declared by the caller.
  */
-#define list_for_each(it, head, member)                                                                      \
-    for (struct list *it##_node = (head)->next, *it##_next = it##_node->next;                                \
-         it##_node != (head) && (it = list_entry(it##_node, __typeof__(*it), member), true);                 \
+#define list_for_each(it, head, member)                                                      \
+    for (struct list *it##_node = (head)->next, *it##_next = it##_node->next;                \
+         it##_node != (head) && (it = list_entry(it##_node, __typeof__(*it), member), true); \
          it##_node = it##_next, it##_next = it##_node->next)
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Settings of bruma-proxy. Environment names are those of the node proxy contract (section 10) where it has one. */
+/* Settings of bruma-proxy. Environment names are those of the node proxy contract (section 10) where it has
+ * one. */
 #ifndef PROXY_PROXY_SETTINGS_H
 #define PROXY_PROXY_SETTINGS_H
 

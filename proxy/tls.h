@@ -51,7 +51,7 @@ struct tls {
     uint8_t *pending; /* ciphertext that the socket did not take */
     size_t pending_len, pending_offset;
     struct tls_expected expected;
-    STACK_OF(X509) *peer_chain;     /* as verified; kept only where lists are configured */
+    STACK_OF(X509) * peer_chain;    /* as verified; kept only where lists are configured */
     char peer_identity[SPIFFE_MAX]; /* verified; "" before */
     enum bruma_reason reason;       /* why the handshake or the connection failed */
     char error[256];
