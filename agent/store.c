@@ -256,8 +256,8 @@ static int load_one(const struct store *store, int directory, const char *file, 
     r = read_file(directory, file, text, RECORD_MAX, &len);
     if (r == 0)
         r = store_parse(store, text, len, pods, &pod);
-    if (r < 0)
-        return r;
+    if (r < 0 || !pod)
+        return r < 0 ? r : -EBADMSG;
     snprintf(expected, sizeof(expected), "%s.json", pod->uid);
     if (strcmp(expected, file)) {
         pod_free(pod);

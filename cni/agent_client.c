@@ -208,19 +208,15 @@ static int attach(struct session *s, const struct answer *decision, int netns, s
     return r < 0 ? r : expect_done(s, error);
 }
 
-int agent_add(const struct cni_request *q, struct cni_error *error)
+static int add(const struct cni_request *q, int netns, struct cni_error *error)
 {
-    _cleanup_fd_ int netns = open_netns(q, error), socket_guard = -1;
-    struct answer decision;
     struct session s;
+    int r = session_open(q, &s, error);
+    _cleanup_fd_ int guard = s.fd;
+    struct answer decision;
     const char *what;
     json_t *m;
-    int r;
 
-    if (netns < 0)
-        return netns;
-    r = session_open(q, &s, error);
-    socket_guard = s.fd;
     if (r < 0)
         return r;
     m = new_message(q, "cni-add");
@@ -240,6 +236,13 @@ int agent_add(const struct cni_request *q, struct cni_error *error)
         log_debug("%s\tpod=\"%s/%s\"", what, q->pod_namespace, q->pod_name);
     answer_clear(&decision);
     return r;
+}
+
+int agent_add(const struct cni_request *q, struct cni_error *error)
+{
+    _cleanup_fd_ int netns = open_netns(q, error);
+
+    return netns < 0 ? netns : add(q, netns, error);
 }
 
 static int ask(const struct cni_request *q, json_t *message, const int *fds, size_t fds_len,

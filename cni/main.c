@@ -98,7 +98,7 @@ static int read_stdin(char **ret, size_t *ret_len, struct cni_error *error)
 /* A pod of Kubernetes that the configuration does not leave alone. */
 static bool concerns_us(const struct cni_request *q)
 {
-    return *q->pod_name && *q->pod_namespace && !cni_request_excluded(q);
+    return q->pod_name && *q->pod_name && q->pod_namespace && *q->pod_namespace && !cni_request_excluded(q);
 }
 
 static int run(const struct cni_request *q, struct cni_error *error)
@@ -137,8 +137,9 @@ static int run(const struct cni_request *q, struct cni_error *error)
 
 int main(int argc, char **argv)
 {
-    struct cni_request request;
+    struct cni_request request = {};
     struct cni_error error = {};
+    const char *command = getenv("CNI_COMMAND");
     char version[16] = CNI_LATEST, *text = NULL;
     size_t len = 0;
     int r;
@@ -146,12 +147,12 @@ int main(int argc, char **argv)
     (void)argc;
     signal(SIGPIPE, SIG_IGN);
     log_setup(STDERR_FILENO, false);
-    if (!getenv("CNI_COMMAND")) {
+    if (!command) {
         fprintf(stderr, "%s: bruma-cni %s, a CNI chain plugin; CNI versions 0.1.0 to " CNI_LATEST "\n",
                 argv[0], BRUMA_VERSION);
         return 0;
     }
-    if (!strcmp(getenv("CNI_COMMAND"), "VERSION"))
+    if (!strcmp(command, "VERSION"))
         return print_versions();
     r = read_stdin(&text, &len, &error);
     if (r == 0)

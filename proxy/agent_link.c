@@ -273,7 +273,7 @@ static bool handle(struct agent_link *link, size_t len, int *fds, size_t fds_len
     struct order order = {.fds = fds, .fds_len = fds_len};
     char error[256] = "";
     const char *text = "";
-    uint64_t seq;
+    uint64_t seq = 0;
     int r = message_parse(link->buf, len, &message);
 
     if (r == 0) {

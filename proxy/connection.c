@@ -24,7 +24,7 @@ static char *append(char **at, const char *text)
     char *begin = *at;
     size_t len;
 
-    if (!text)
+    if (!text || !begin)
         return NULL;
     len = strlen(text) + 1;
     memcpy(begin, text, len);

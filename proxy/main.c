@@ -356,6 +356,7 @@ static int usage(const char *program)
 int main(int argc, char **argv)
 {
     static struct proxy p;
+    const char *format;
     char error[256];
     int first;
 
@@ -383,7 +384,8 @@ int main(int argc, char **argv)
         return 1;
     }
     tls_library_init();
-    if (getenv("LOG_FORMAT") && !strcmp(getenv("LOG_FORMAT"), "json"))
+    format = getenv("LOG_FORMAT");
+    if (format && !strcmp(format, "json"))
         p.settings.log_json = true;
     log_setup(STDOUT_FILENO, p.settings.log_json);
     if (log_set_filter(p.settings.log_filter) < 0) {

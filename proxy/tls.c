@@ -452,7 +452,7 @@ static int keep(struct tls *tls, const uint8_t *data, size_t len)
 
     if (!grown)
         return -ENOMEM;
-    if (held)
+    if (tls->pending && held)
         memcpy(grown, tls->pending + tls->pending_offset, held);
     memcpy(grown + held, data, len);
     free(tls->pending);

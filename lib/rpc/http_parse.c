@@ -272,7 +272,7 @@ static int decode(struct http_span value, char *buf, size_t size)
     size_t len = 0;
 
     for (size_t i = 0; i < value.len; i++) {
-        int c = value.at[i];
+        int c = (unsigned char)value.at[i];
 
         if (c == '+') {
             c = ' ';

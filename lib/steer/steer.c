@@ -213,7 +213,7 @@ static int update_pods(struct steer *s, struct steer_error *error)
     r = steer_pod_program_load(s, 0, -1, &program, &listeners, error);
     if (r == 0)
         r = steer_program_tag(program, s->lookup_tag);
-    for (int i = 0; r >= 0 && i < n; i++) {
+    for (int i = 0; r >= 0 && cookies && i < n; i++) {
         struct steer_error ignored;
 
         if (steer_pod_program_update(s, cookies[i], &ignored) < 0)
