@@ -212,7 +212,7 @@ static int add(const struct cni_request *q, int netns, struct cni_error *error)
 {
     struct session s;
     int r = session_open(q, &s, error);
-    _cleanup_fd_ int guard = s.fd;
+    _cleanup_fd_ __attribute__((unused)) int guard = s.fd;
     struct answer decision;
     const char *what;
     json_t *m;
@@ -250,7 +250,7 @@ static int ask(const struct cni_request *q, json_t *message, const int *fds, siz
 {
     struct session s;
     int r = session_open(q, &s, error);
-    _cleanup_fd_ int guard = s.fd;
+    _cleanup_fd_ __attribute__((unused)) int guard = s.fd;
 
     if (r < 0) {
         json_decref(message);
