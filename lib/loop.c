@@ -267,6 +267,9 @@ static void run_timers(struct loop *loop)
     slots = tick - loop->wheel_tick;
     if (slots > WHEEL_SLOTS)
         slots = WHEEL_SLOTS;
+    /* What is armed from here on belongs to slots that are still to come: this turn's are not looked at again
+     * for a whole round. */
+    loop->wheel_tick = tick;
     for (uint64_t i = 1; i <= slots; i++) {
         struct list *slot = &loop->wheel[(tick - slots + i) % WHEEL_SLOTS], due;
 
@@ -284,7 +287,6 @@ static void run_timers(struct loop *loop)
             t->fn(t);
         }
     }
-    loop->wheel_tick = tick;
     loop->next_due = find_next_due(loop);
 }
 

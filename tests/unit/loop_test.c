@@ -74,6 +74,39 @@ Test(loop, a_timer_of_a_later_round_waits)
     loop_free(&f.loop);
 }
 
+static void again_on_timer(struct loop_timer *t)
+{
+    struct fixture *f = container_of(t, struct fixture, timer);
+
+    if (++f->fired == 100)
+        loop_stop(f->loop);
+    else
+        loop_timer_set(f->loop, t, 0);
+}
+
+static void stop_on_other(struct loop_timer *t)
+{
+    struct fixture *f = container_of(t, struct fixture, other);
+
+    f->due = 0;
+    loop_stop(f->loop);
+}
+
+/* Each one in the middle of a turn of the wheel: none may have to wait for its next round, which is 16 s. */
+Test(loop, a_timer_armed_by_a_timer_is_not_passed_over)
+{
+    struct fixture f = {.due = 1};
+
+    cr_assert(loop_new(&f.loop) == 0);
+    loop_timer_init(&f.timer, again_on_timer);
+    loop_timer_init(&f.other, stop_on_other);
+    loop_timer_set(f.loop, &f.timer, 0);
+    loop_timer_set(f.loop, &f.other, 12000);
+    cr_assert(loop_run(f.loop) == 0);
+    cr_expect(f.due, "100 ticks take less than 12 s");
+    loop_free(&f.loop);
+}
+
 static void remove_the_other(struct loop_watch *w, uint32_t events)
 {
     struct fixture *f = container_of(w, struct fixture, a);
