@@ -38,22 +38,29 @@ struct {
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } pod_counters SEC(".maps");
 
+/* A hash, so that a dump shows the reasons by name (keys of an array are numbers), and those alone that have
+ * happened. Its size does not follow the list of reasons: it would not fit what an older version has pinned.
+ */
 struct {
-    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-    __uint(max_entries, BRUMA_REASON_COUNT);
-    __type(key, __u32); /* enum bruma_reason */
+    __uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+    __uint(max_entries, BRUMA_MAX_FAILURES);
+    __type(key, enum bruma_reason);
     __type(value, struct bruma_failure_count);
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } failures SEC(".maps");
 
 static __always_inline void count_failure(enum bruma_reason reason)
 {
-    __u32 key = reason;
+    enum bruma_reason key = reason;
     struct bruma_failure_count *f = bpf_map_lookup_elem(&failures, &key);
 
     if (f) {
         f->count++;
         f->last_seen_nanoseconds = bpf_ktime_get_ns();
+    } else {
+        struct bruma_failure_count first = {.count = 1, .last_seen_nanoseconds = bpf_ktime_get_ns()};
+
+        bpf_map_update_elem(&failures, &key, &first, BPF_NOEXIST);
     }
 }
 

@@ -6,7 +6,7 @@
  *
  *   pods            hash         u64 netns cookie  -> struct bruma_pod
  *   pod_counters    hash         u64 netns cookie  -> struct bruma_pod_counters
- *   failures        per-CPU array  enum bruma_reason -> struct bruma_failure_count
+ *   failures        per-CPU hash   enum bruma_reason -> struct bruma_failure_count; those that happened
  *   proxy_sockets   sk_storage   socket            -> struct bruma_proxy_socket
  *   probe_targets   hash         struct bruma_endpoint -> struct bruma_probe_target
  *   probe_tuples    LRU hash     struct bruma_tuple    -> struct bruma_probe_tuple
@@ -24,6 +24,8 @@
 #define BRUMA_POD_ADDRESSES 4 /* addresses of one pod: IPv4, IPv6, and room for a second interface */
 #define BRUMA_POD_NAME_LEN  128
 #define BRUMA_MAX_PODS      4096
+#define BRUMA_MAX_FAILURES  256
+#define BRUMA_IP_LEN        46
 
 struct bruma_address {
     __u8 bytes[16];
@@ -51,6 +53,7 @@ struct bruma_pod {
     __u32 generation;                                    /* of this enrolment; grows by one each time */
     char pod[BRUMA_POD_NAME_LEN];                        /* "namespace/name", for people */
     char identity[BRUMA_POD_NAME_LEN];                   /* SPIFFE id, for people; cut if longer */
+    char ips[BRUMA_POD_ADDRESSES][BRUMA_IP_LEN];         /* addresses, for people */
 };
 
 struct bruma_pod_counters {

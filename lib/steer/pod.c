@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Enrolling a pod and letting it go. */
+#include <assert.h>
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -92,8 +93,12 @@ static int write_entry(struct steer *s, const struct steer_pod *pod, uint32_t fl
     struct bruma_pod entry = {.flags = flags, .generation = pod->generation};
     struct bruma_pod_counters counters = {};
 
-    for (int i = 0; i < pod->addresses_len && i < BRUMA_POD_ADDRESSES; i++)
+    static_assert(ADDR_TEXT_LEN <= BRUMA_IP_LEN, "an address may be longer than its text in the map");
+    static_assert(BRUMA_REASON_COUNT <= BRUMA_MAX_FAILURES, "more reasons than the map has room for");
+    for (int i = 0; i < pod->addresses_len && i < BRUMA_POD_ADDRESSES; i++) {
         memcpy(entry.addresses[i].bytes, pod->addresses[i].bytes, sizeof(entry.addresses[i].bytes));
+        addr_format(&pod->addresses[i], entry.ips[i]);
+    }
     memcpy(entry.pod, pod->name, sizeof(entry.pod));
     memcpy(entry.identity, pod->identity, sizeof(entry.identity));
     if (bpf_map_update_elem(s->pods_fd, &pod->cookie, &entry, BPF_ANY) < 0)

@@ -388,16 +388,15 @@ int steer_failure_count(struct steer *s, enum bruma_reason reason, struct bruma_
 {
     int cpus = libbpf_num_possible_cpus();
     _cleanup_free_ struct bruma_failure_count *each = NULL;
-    __u32 key = reason;
 
+    *ret = (struct bruma_failure_count){};
     if (cpus < 0)
         return cpus;
     each = calloc((size_t)cpus, sizeof(*each));
     if (!each)
         return -ENOMEM;
-    if (bpf_map_lookup_elem(s->failures_fd, &key, each) < 0)
-        return -errno;
-    *ret = (struct bruma_failure_count){};
+    if (bpf_map_lookup_elem(s->failures_fd, &reason, each) < 0)
+        return errno == ENOENT ? 0 : -errno; /* it has not happened */
     for (int i = 0; i < cpus; i++) {
         ret->count += each[i].count;
         if (each[i].last_seen_nanoseconds > ret->last_seen_nanoseconds)
