@@ -60,6 +60,11 @@ static void on_answered(void *data, struct pod *pod, enum bruma_reason reason, c
     enroll_answered(data, pod, reason, error);
 }
 
+static void on_listener_closed(void *data, struct pod *pod)
+{
+    watchdog_look(data, pod);
+}
+
 static void on_drained(void *data, struct pod *pod)
 {
     enroll_drained(data, pod);
@@ -128,6 +133,7 @@ static int open_parts(struct agent *agent)
                                           .held_end = on_held_end,
                                           .answered = on_answered,
                                           .drained = on_drained,
+                                          .listener_closed = on_listener_closed,
                                           .gone = on_proxy_gone,
                                           .data = agent};
     static const int signals[] = {SIGTERM, SIGINT};

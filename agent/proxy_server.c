@@ -259,6 +259,23 @@ static void on_drained(struct proxy *p, const cJSON *message)
     }
 }
 
+static void on_listener_closed(struct proxy *p, const cJSON *message)
+{
+    const char *uid;
+    struct view *v;
+
+    if (message_name(message, "uid", &uid) < 0) {
+        bad_message(p, "listener-closed: uid is missing or wrong");
+        return;
+    }
+    list_for_each (v, &p->views, of_proxy) {
+        if (v->pod && !strcmp(v->uid, uid)) {
+            p->proxies->events.listener_closed(p->proxies->events.data, v->pod);
+            return;
+        }
+    }
+}
+
 static void on_message(struct connection *connection, const cJSON *message, int *fds, size_t fds_len)
 {
     struct proxy *p = connection_data(connection);
@@ -274,6 +291,8 @@ static void on_message(struct connection *connection, const cJSON *message, int 
         on_ack(p, message);
     else if (p->state >= PROXY_SYNCING && !strcmp(op, "pod-drained"))
         on_drained(p, message);
+    else if (p->state >= PROXY_SYNCING && !strcmp(op, "listener-closed"))
+        on_listener_closed(p, message);
     else if (!strcmp(op, "error"))
         log_error("a proxy reports an error\tpid=%d", (int)connection_pid(connection));
     else

@@ -35,6 +35,8 @@ struct proxies_events {
     void (*answered)(void *data, struct pod *pod, enum bruma_reason reason, const char *error);
     /* Something that proxies_busy() looks at has changed for the pod. */
     void (*drained)(void *data, struct pod *pod);
+    /* A proxy has found that one of the pod's listeners is closed. */
+    void (*listener_closed)(void *data, struct pod *pod);
     /* A proxy is gone. */
     void (*gone)(void *data);
     void *data;

@@ -232,6 +232,13 @@ static void on_verify_soon(struct loop_timer *timer)
     verify_pod(pod->owner, pod);
 }
 
+void watchdog_look(struct agent *agent, struct pod *pod)
+{
+    pod->verify_soon.fn = on_verify_soon;
+    if (!loop_timer_armed(&pod->verify_soon))
+        loop_timer_set(agent->loop, &pod->verify_soon, VERIFY_SOON);
+}
+
 /* Our own changes cause such messages too; they are only a reason to look. */
 static bool is_deletion(const char *buf, size_t len)
 {
@@ -261,8 +268,8 @@ static void on_routes(struct loop_watch *watch, uint32_t events)
             break;
         look |= is_deletion(buf, (size_t)n);
     }
-    if (look && !loop_timer_armed(&pod->verify_soon))
-        loop_timer_set(agent->loop, &pod->verify_soon, VERIFY_SOON);
+    if (look)
+        watchdog_look(agent, pod);
 }
 
 static int routes_socket(int netns_fd)
@@ -296,7 +303,6 @@ void watchdog_follow(struct agent *agent, struct pod *pod)
 
     if (pod->routes.fd >= 0)
         return;
-    pod->verify_soon.fn = on_verify_soon;
     fd = routes_socket(pod->netns_fd);
     r = fd < 0 ? fd : loop_watch_add(agent->loop, &pod->routes, fd, EPOLLIN, on_routes);
     if (r == 0)

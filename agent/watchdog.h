@@ -13,6 +13,9 @@ void watchdog_stop(struct agent *agent);
  * the first reason in error. With mend false nothing is put right: -EIO if anything is broken. */
 int watchdog_verify(struct agent *agent, struct pod *pod, bool mend, struct steer_error *error);
 
+/* Something may be broken: the pod is verified a moment later, and mended. */
+void watchdog_look(struct agent *agent, struct pod *pod);
+
 /* Follows the deletion of rules and routes in the pod's namespace until its descriptors are closed. Failure
  * is not fatal: the timer finds the same, later. */
 void watchdog_follow(struct agent *agent, struct pod *pod);

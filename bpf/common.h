@@ -125,6 +125,12 @@ static __always_inline int address_is_local_host(const struct bruma_address *a)
     return !words[0] && !words[1] && !words[2] && (!words[3] || words[3] == bpf_htonl(1));
 }
 
+/* fe80::/10 */
+static __always_inline int address_is_link_local6(const struct bruma_address *a)
+{
+    return a->bytes[0] == 0xfe && (a->bytes[1] & 0xc0) == 0x80;
+}
+
 static __always_inline int pod_owns(const struct bruma_pod *pod, const struct bruma_address *a)
 {
 #pragma unroll

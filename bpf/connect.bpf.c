@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Outbound: marks the sockets of enrolled pods in connect(). The address is not rewritten; the mark makes the
- * pod's route table send the SYN to lo, where lookup.bpf.c hands it to the outbound listener.
+ * Outbound: marks the sockets of enrolled pods in connect() and binds them to lo. The address is not
+ * rewritten; the mark makes the pod's route table send the SYN to lo, where lookup.bpf.c hands it to the
+ * outbound listener.
  *
- * A connection that should be captured and cannot be marked is refused: falling through would send it in
- * plaintext.
+ * The binding is what fails closed: without the rule or the route, with a rule of somebody else before ours,
+ * or with the mark taken away later, a packet of the socket still has no way but lo. Mere users cannot undo
+ * it.
+ *
+ * A connection that should be captured and cannot be is refused: falling through would send it in plaintext.
  */
 #include "common.h"
 
@@ -31,13 +35,36 @@ static __always_inline int set_option(struct bpf_sock_addr *ctx, int name, __u32
     return bpf_setsockopt(ctx, SOL_SOCKET, name, &value, sizeof(value));
 }
 
-/* A socket that was captured once and connects again after its pod has left must not run into the route to
- * lo. */
-static __always_inline int release(struct bpf_sock_addr *ctx, __u32 mark)
+/* A socket that was captured once and now connects to where nothing is captured must not be led to lo. */
+static __always_inline int release(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                   struct bruma_pod_counters *counters)
 {
-    if ((mark & BRUMA_MARK_MASK) == BRUMA_MARK)
-        set_option(ctx, SO_MARK, 0);
+    if (sk->mark != BRUMA_MARK_CAPTURED || sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX)
+        return ALLOW;
+    /* The kernel lets only root move a bound socket, and this runs as the application. */
+    if (set_option(ctx, SO_MARK, 0) || set_option(ctx, SO_BINDTOIFINDEX, 0))
+        return deny(counters, BRUMA_REASON_REBIND_FAILED);
     return ALLOW;
+}
+
+static __always_inline int is_of_the_proxy(struct bpf_sock *sk)
+{
+    struct bruma_proxy_socket *proxy = bpf_sk_storage_get(&proxy_sockets, sk, 0, 0);
+
+    return proxy && proxy->exempt;
+}
+
+/* Mostly a pod that is not in the mesh. One that is counted is: somebody has removed its entry, and the agent
+ * has not noticed yet. */
+static __always_inline int connect_without_entry(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __u64 cookie)
+{
+    struct bruma_pod_counters *counters = bpf_map_lookup_elem(&pod_counters, &cookie);
+
+    if (!counters)
+        return release(ctx, sk, NULL);
+    if (is_of_the_proxy(sk))
+        return ALLOW;
+    return deny(counters, BRUMA_REASON_POD_ENTRY_MISSING);
 }
 
 static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma_address *destination)
@@ -45,30 +72,33 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma
     __u64 cookie = bpf_get_netns_cookie(ctx);
     struct bruma_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
     struct bruma_pod_counters *counters;
-    struct bruma_proxy_socket *proxy;
     struct bpf_sock *sk;
 
-    if (!pod || ctx->protocol != IPPROTO_TCP || ctx->type != SOCK_STREAM)
+    if (ctx->protocol != IPPROTO_TCP || ctx->type != SOCK_STREAM)
         return ALLOW;
     sk = ctx->sk; /* read once: each read is another pointer to the verifier */
     if (!sk)
         return ALLOW;
-    proxy = bpf_sk_storage_get(&proxy_sockets, sk, 0, 0);
-    if (proxy && proxy->exempt)
+    if (!pod)
+        return connect_without_entry(ctx, sk, cookie);
+    if (is_of_the_proxy(sk))
         return ALLOW;
-    if (!(pod->flags & BRUMA_POD_CAPTURE_OUTBOUND))
-        return release(ctx, sk->mark);
     counters = bpf_map_lookup_elem(&pod_counters, &cookie);
-    if (address_is_local_host(destination) || pod_owns(pod, destination)) {
+    if (address_is_local_host(destination)) {
         COUNT(counters, outbound_passed_connections);
-        return ALLOW;
+        return ALLOW; /* over lo in any case */
     }
-    /* Bound to another device the route to lo would not match, and the SYN would leave the pod in plaintext.
-     */
-    if (sk->bound_dev_if && sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX &&
+    if (!(pod->flags & BRUMA_POD_CAPTURE_OUTBOUND))
+        return release(ctx, sk, counters);
+    /* A link-local address belongs to a device, and never to a workload: it stays with its device. */
+    if (address_is_link_local6(destination) || pod_owns(pod, destination)) {
+        COUNT(counters, outbound_passed_connections);
+        return release(ctx, sk, counters);
+    }
+    if (sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX &&
         set_option(ctx, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX))
         return deny(counters, BRUMA_REASON_REBIND_FAILED);
-    if (set_option(ctx, SO_MARK, BRUMA_MARK))
+    if (set_option(ctx, SO_MARK, BRUMA_MARK_CAPTURED))
         return deny(counters, BRUMA_REASON_MARK_FAILED);
     COUNT(counters, outbound_captured_connections);
     return ALLOW;

@@ -8,6 +8,7 @@
 #include "log.h"
 #include "proxy/stream.h"
 #include "proxy/tunnel.h"
+#include "reasons.h"
 
 #define ACCEPTS_PER_TURN   256
 #define RETRY_MILLISECONDS 100
@@ -44,8 +45,15 @@ void acceptor_close(struct acceptor *a)
 
 void acceptor_set(struct acceptor *a, int fd)
 {
+    struct sockaddr_storage sa;
+    struct endpoint bound = {};
+    socklen_t len = sizeof(sa);
+
     acceptor_close(a);
     a->fd = fd;
+    if (getsockname(fd, (struct sockaddr *)&sa, &len) == 0)
+        endpoint_from_sockaddr((struct sockaddr *)&sa, &bound);
+    a->port = bound.port;
 }
 
 void acceptor_start(struct acceptor *a)
@@ -107,7 +115,11 @@ static void on_acceptable(struct loop_watch *watch, uint32_t events)
             return;
         }
         if (errno == EINVAL || errno == EBADF) {
-            acceptor_stop(a); /* no longer a listener: the agent opens a new one */
+            /* No longer a listener: somebody has destroyed it (ss -K). It would be acceptable for ever. */
+            acceptor_stop(a);
+            log_warn("a listener of a pod is closed; the agent is told\tpod=\"%s/%s\" reason=%s",
+                     a->pod->pod->namespace, a->pod->pod->name, reason_name(BRUMA_REASON_LISTENER_CLOSED));
+            pods_listener_closed(a->pod->pod);
             return;
         }
     }

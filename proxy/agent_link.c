@@ -451,15 +451,26 @@ bool agent_link_ready(const struct agent_link *link)
     return link->ready;
 }
 
-void agent_link_pod_drained(struct agent_link *link, const char *uid)
+static void tell_of_pod(struct agent_link *link, const char *op, const char *uid)
 {
     cJSON *m;
 
-    /* Not connected: the agent hears it by not being offered the pod when the connection is back. */
     if (!link || link->watch.fd < 0)
         return;
-    m = message_new("pod-drained");
+    m = message_new(op);
     cJSON_AddStringToObject(m, "uid", uid);
     if (send_message(link, m, NULL, 0) < 0)
         disconnect(link);
+}
+
+void agent_link_pod_drained(struct agent_link *link, const char *uid)
+{
+    /* Not connected: the agent hears it by not being offered the pod when the connection is back. */
+    tell_of_pod(link, "pod-drained", uid);
+}
+
+void agent_link_listener_closed(struct agent_link *link, const char *uid)
+{
+    /* Not connected: an agent that starts verifies every pod. */
+    tell_of_pod(link, "listener-closed", uid);
 }

@@ -18,5 +18,7 @@ void agent_link_free(struct agent_link **link);
 bool agent_link_ready(const struct agent_link *link);
 /* Tells the agent that the last connection of a draining pod has ended. */
 void agent_link_pod_drained(struct agent_link *link, const char *uid);
+/* A listener of the pod was destroyed: the agent shall look at once. */
+void agent_link_listener_closed(struct agent_link *link, const char *uid);
 
 #endif

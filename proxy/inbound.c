@@ -139,6 +139,10 @@ static void judge(struct stream *s, const struct workload *local)
     route_inbound(connection_worker(&s->c)->proxy->state, local, &t->arrival, request->authority,
                   request->authority ? strlen(request->authority) : 0, request->forwarded,
                   request->forwarded ? strlen(request->forwarded) : 0, &target);
+    if (target.status == 200 && worker_pod_listens(s->c.wp, target.target.port)) {
+        target.status = 503;
+        target.reason = BRUMA_REASON_SELF_CALL;
+    }
     if (target.status != 200) {
         snprintf(detail, sizeof(detail), "authority \"%.200s\"",
                  request->authority ? request->authority : "");

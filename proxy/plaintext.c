@@ -2,6 +2,7 @@
 /* Connections from outside that come without a tunnel (contract section 5.3). */
 #include "bruma/mesh.h"
 #include "proxy/relay.h"
+#include "proxy/socket.h"
 #include "proxy/stream.h"
 
 /* A connection that waits for its pod to be known. */
@@ -16,8 +17,10 @@ static void finish(struct plaintext_waiter *p, enum bruma_reason reason)
     struct loop *loop = connection_worker(&p->c)->loop;
 
     worker_wait_cancel(&p->waiter);
-    if (p->fd >= 0)
+    if (p->fd >= 0) {
+        socket_reset_on_close(p->fd);
         close(p->fd);
+    }
     connection_close(&p->c, reason, NULL);
     loop_free_later(loop, p);
 }
@@ -77,7 +80,8 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
     list_init(&p->waiter.node);
     loop_timer_init(&p->waiter.timer, NULL);
     connection_init(&p->c, wp, true, client, destination, cut);
-    if (!pod_has_address(wp->pod, &destination->addr) || reserved(destination->port)) {
+    if (!pod_has_address(wp->pod, &destination->addr) || reserved(destination->port) ||
+        worker_pod_listens(wp, destination->port)) {
         finish(p, BRUMA_REASON_SELF_CALL);
         return;
     }

@@ -14,6 +14,9 @@
 #include "proxy/worker.h"
 #include "seqpacket.h"
 
+#define DEFAULT_ACCOUNT      "default"
+#define DEFAULT_TRUST_DOMAIN "cluster.local"
+
 static void pod_free(void *data)
 {
     struct pod *pod = data;
@@ -77,11 +80,22 @@ static char *copy(const char *text)
     return strdup(text ? text : "");
 }
 
+static const char *or_default(const char *text, const char *otherwise)
+{
+    return text && *text ? text : otherwise;
+}
+
+static bool same_identity(const struct pod *pod, const struct pod_info *info)
+{
+    return !strcmp(pod->service_account, or_default(info->service_account, DEFAULT_ACCOUNT)) &&
+           !strcmp(pod->trust_domain, or_default(info->trust_domain, DEFAULT_TRUST_DOMAIN)) &&
+           !strcmp(pod->namespace, info->namespace);
+}
+
 static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod **ret)
 {
-    const char *trust_domain =
-        info->trust_domain && *info->trust_domain ? info->trust_domain : "cluster.local";
-    const char *account = info->service_account && *info->service_account ? info->service_account : "default";
+    const char *trust_domain = or_default(info->trust_domain, DEFAULT_TRUST_DOMAIN);
+    const char *account = or_default(info->service_account, DEFAULT_ACCOUNT);
     struct pod *pod = calloc(1, sizeof(*pod));
     char uri[SPIFFE_MAX];
     int r;
@@ -122,8 +136,9 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
     struct pod *pod = find(proxy, info->uid);
     int r;
 
-    /* The same pod in another namespace is a new sandbox: what there was of the old one is gone. */
-    if (pod && pod->cookie != info->cookie) {
+    /* The same pod in another namespace is a new sandbox: what there was of the old one is gone. With another
+     * identity it may not go on either: its connections have been made in the name of the former one. */
+    if (pod && (pod->cookie != info->cookie || !same_identity(pod, info))) {
         pods_delete(proxy, info->uid);
         pod = NULL;
     }
@@ -221,6 +236,22 @@ void pods_certificate_wanted(struct pod *pod)
     pod_ref(pod);
     if (loop_post(pod->proxy->loop, certificate_wanted, pod) < 0)
         pod_unref(pod);
+}
+
+static void listener_closed(void *data)
+{
+    struct pod *pod = data;
+
+    if (!pod->deleted)
+        agent_link_listener_closed(pod->proxy->agent, pod->uid);
+    pod_unref(pod);
+}
+
+void pods_listener_closed(struct pod *pod)
+{
+    pod_ref(pod);
+    if (loop_post(pod->proxy->loop, listener_closed, pod) < 0)
+        pod_unref(pod); /* the agent's timer finds it */
 }
 
 void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)

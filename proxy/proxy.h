@@ -73,6 +73,8 @@ void pod_unref(struct pod *pod); /* any thread */
 void pods_idle(struct pod *pod);
 /* Any thread: a connection waits for the pod's certificate. */
 void pods_certificate_wanted(struct pod *pod);
+/* Any thread: one of the pod's listeners was destroyed; the agent opens a new one. */
+void pods_listener_closed(struct pod *pod);
 bool pod_has_address(const struct pod *pod, const struct addr *addr);
 
 #endif

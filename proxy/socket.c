@@ -160,11 +160,9 @@ static int deliver_once(struct worker *worker, struct pod *pod, const struct end
             r = bind_as_client(pod, fd, target, client);
         if (r < 0)
             return r;
-    } else {
-        r = option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX);
-        if (r < 0)
-            return r;
     }
+    /* From the pod's own address it is a connection as the pod makes to itself, which its program lets pass.
+     * Bound to lo it would never see the answer: that shows the index of eth0. */
     r = start_connect(fd, target, ret_connected);
     return r < 0 ? r : take_fd(&fd);
 }
@@ -174,7 +172,7 @@ int socket_deliver(struct worker *worker, struct pod *pod, const struct endpoint
 {
     int r = -EADDRINUSE;
 
-    if (client && (addr_is_v4(client) != addr_is_v4(&target->addr) || addr_equal(client, &target->addr)))
+    if (client && (addr_is_v4(client) != addr_is_v4(&target->addr) || pod_has_address(pod, client)))
         client = NULL;
     /* A port in use is closed again, so the kernel offers another one next time. */
     for (int i = 0; i < DELIVERY_PORT_TRIES && r == -EADDRINUSE; i++)

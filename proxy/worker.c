@@ -108,6 +108,15 @@ const struct workload *worker_pod_workload(struct worker_pod *wp)
     return wp->local;
 }
 
+bool worker_pod_listens(const struct worker_pod *wp, uint16_t port)
+{
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
+        if (wp->acceptors[i].port == port)
+            return true;
+    }
+    return false;
+}
+
 static void do_add_pod(void *data)
 {
     struct message *m = data;

@@ -40,7 +40,8 @@ struct acceptor {
     struct loop_timer retry; /* out of descriptors: accept again a little later */
     struct worker_pod *pod;
     enum acceptor_kind kind;
-    int fd; /* own duplicate of the pod's listener; -1: none */
+    int fd;        /* own duplicate of the pod's listener; -1: none */
+    uint16_t port; /* that it is bound to in the pod */
 };
 
 struct worker_pod {
@@ -94,6 +95,10 @@ void worker_wait_cancel(struct waiter *waiter);
 
 /* The pod's workload, or NULL while it is unknown; valid while the pod is. */
 const struct workload *worker_pod_workload(struct worker_pod *wp);
+
+/* The port is one that the pod's listeners are bound to. They are reached by the pod's program alone: a
+ * connection that is delivered there would come straight back, and be delivered again. */
+bool worker_pod_listens(const struct worker_pod *wp, uint16_t port);
 
 uint64_t worker_random(struct worker *worker);
 

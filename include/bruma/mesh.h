@@ -17,6 +17,9 @@
 /* Packets that carry this mark are delivered to the pod's own loopback device (route table 100). */
 #define BRUMA_MARK      0x111u
 #define BRUMA_MARK_MASK 0xfffu
+/* The same to every rule; tells sockets that the connect hook has captured from those that the proxy delivers
+ * by. */
+#define BRUMA_MARK_CAPTURED 0x1111u
 
 #define BRUMA_ROUTE_TABLE     100
 #define BRUMA_RULE_PREFERENCE 32764 /* after the rule of the local table, before the main table */

@@ -41,6 +41,7 @@
  * Proxy -> agent
  *   ack          seq [reason error]
  *   pod-drained  uid    the last connection of a draining pod has ended
+ *   listener-closed  uid    somebody has destroyed a listener of the pod; the agent verifies the pod at once
  * The youngest process that has acknowledged its snapshot serves; the one before it gets drain.
  *
  * brumactl -> agent

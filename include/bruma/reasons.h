@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The one list of reasons why something did not work. BPF counters, logs, metrics, `brumactl explain` and
- * docs/reasons.md are all made from it. Entries are only ever added at the end: pinned counters are indexed by them.
+ * docs/reasons.md are all made from it. Entries are only ever added at the end: pinned counters are indexed
+ * by them.
  *
  * BRUMA_REASON(ID, name, flag, what, check)
  *   name   in logs, metrics and JSON
@@ -18,10 +19,10 @@
     BRUMA_REASON(NONE, "none", "-", "nothing failed", "") \
     /* steering, counted in the kernel */ \
     BRUMA_REASON(MARK_FAILED, "mark_failed", "CONNECT", "the connect hook could not mark the socket, so the connect() was refused", "kernel log; `bpftool map dump` of failures; try `brumactl doctor`") \
-    BRUMA_REASON(REBIND_FAILED, "rebind_failed", "CONNECT", "the socket is bound to a device and could not be moved to lo, so the connect() was refused", "the application's SO_BINDTODEVICE") \
-    BRUMA_REASON(LISTENER_MISSING, "listener_missing", "CONNECT", "no proxy listener is registered for the pod, so the connection was reset", "is the agent or the proxy running? `brumactl pods`") \
-    BRUMA_REASON(POD_ENTRY_MISSING, "pod_entry_missing", "CONNECT", "the pod's capture is attached but its map entry is gone, so the connection was reset", "the agent mends this within seconds; `brumactl explain POD`") \
-    BRUMA_REASON(ASSIGN_FAILED, "assign_failed", "CONNECT", "the kernel refused to hand the connection to the listener, so it was reset", "address family of the listener; `brumactl explain POD`") \
+    BRUMA_REASON(REBIND_FAILED, "rebind_failed", "CONNECT", "the socket is bound to a device and could not be moved (to lo, or away from it once the pod has left), so the connect() was refused", "the application's SO_BINDTODEVICE: the kernel lets only privileged processes have a bound socket moved") \
+    BRUMA_REASON(LISTENER_MISSING, "listener_missing", "CONNECT", "no proxy listener is registered for the pod: a connection from outside was reset, one of the pod itself waits and tries again until it times out", "is the agent or the proxy running? `brumactl pods`") \
+    BRUMA_REASON(POD_ENTRY_MISSING, "pod_entry_missing", "CONNECT", "the pod's capture is attached but its map entry is gone: its connect() was refused, or the connection from outside was reset", "the agent mends this within seconds; `brumactl explain POD`") \
+    BRUMA_REASON(ASSIGN_FAILED, "assign_failed", "CONNECT", "the kernel refused to hand the connection to the listener: from outside it was reset, one of the pod itself waits until it times out", "address family of the listener; `brumactl explain POD`") \
     /* enrolment */ \
     BRUMA_REASON(AGENT_NOT_READY, "agent_not_ready", "-", "the agent cannot decide yet; the runtime tries again", "agent log; is the mesh file readable?") \
     BRUMA_REASON(AGENT_UNREACHABLE, "agent_unreachable", "-", "the plugin cannot reach the agent's socket; the runtime tries again", "is bruma-agent running? run directory in the plugin's configuration") \

@@ -5,11 +5,16 @@
 #include <stdio.h>
 #include <sys/socket.h>
 
+#include "bruma/mesh.h"
 #include "cleanup.h"
 #include "internal.h"
 #include "netns.h"
 
 #define BACKLOG_MAX 65535 /* the kernel cuts it to the pod's somaxconn */
+
+#ifndef SO_BINDTOIFINDEX
+#define SO_BINDTOIFINDEX 62
+#endif
 
 static const char *const names[] = {"outbound", "inbound", "HBONE"};
 
@@ -17,11 +22,11 @@ static const char *const names[] = {"outbound", "inbound", "HBONE"};
  * One dual-stack socket on a port that the kernel chooses: nothing in the pod can take that port first, and
  * which it is does not matter, since the pod's program finds the listener in its SOCKMAP.
  */
-static int open_listener(int *ret)
+static int open_listener(enum bruma_listener which, int *ret)
 {
     struct sockaddr_in6 any6 = {.sin6_family = AF_INET6};
     struct sockaddr_in any4 = {.sin_family = AF_INET};
-    int off = 0, on = 1, r;
+    int off = 0, on = 1, lo = BRUMA_LOOPBACK_IFINDEX, r;
     _cleanup_fd_ int fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
     if (fd >= 0) {
@@ -40,7 +45,17 @@ static int open_listener(int *ret)
      * IPv4 output route is refused to any other socket. */
     if (r == 0 && setsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &on, sizeof(on)) < 0)
         return -errno;
-    /* inherited by what is accepted */
+    /* Captured sockets are bound to lo, so the answers must come over lo too. Packets to the pod's own
+     * address show eth0's index otherwise, and would fit no socket. */
+    if (r == 0 && which == BRUMA_LISTENER_OUTBOUND &&
+        setsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &lo, sizeof(lo)) < 0)
+        return -errno;
+    /* Inherited by what is accepted, which has the destination's port: the application must be able to bind
+     * that port while such a connection lives, and in its TIME_WAIT. Nobody can join the listener itself by
+     * it. */
+    if (r == 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
+        return -errno;
+    /* inherited too */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     if (r < 0 || listen(fd, BACKLOG_MAX) < 0)
         return -errno;
@@ -61,7 +76,7 @@ int steer_listeners_open(int netns_fd, int listeners[BRUMA_LISTENER_COUNT], stru
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
         if (listeners[i] >= 0)
             continue;
-        r = open_listener(&listeners[i]);
+        r = open_listener((enum bruma_listener)i, &listeners[i]);
         if (r < 0) {
             r = steer_fail(error, BRUMA_REASON_LISTENER_OPEN_FAILED, r, "cannot open the %s listener",
                            names[i]);

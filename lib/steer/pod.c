@@ -14,6 +14,7 @@
 #include "internal.h"
 #include "netns.h"
 
+#define MAPS_MAX 16 /* of the pod's program */
 #define FORMER_FLAGS \
     (BRUMA_POD_HAD_FWMARK_ACCEPT | BRUMA_POD_HAD_FWMARK_REFLECT4 | BRUMA_POD_HAD_FWMARK_REFLECT6)
 
@@ -148,8 +149,9 @@ static void remove_pins(struct steer *s, uint64_t cookie)
 
 static void remove_entries(struct steer *s, uint64_t cookie)
 {
-    bpf_map_delete_elem(s->pods_fd, &cookie);
+    /* In this order: counters without an entry are the sign of an entry that somebody else has removed. */
     bpf_map_delete_elem(s->pod_counters_fd, &cookie);
+    bpf_map_delete_elem(s->pods_fd, &cookie);
 }
 
 int steer_pod_prepare(struct steer *s, const struct steer_pod *pod, int *ret_program_fd,
@@ -197,11 +199,37 @@ static bool link_fits(int link, int netns_fd)
            info.netns.netns_ino == (uint32_t)inode;
 }
 
+static bool program_uses(const struct bpf_prog_info *program, uint32_t map)
+{
+    for (uint32_t i = 0; i < program->nr_map_ids; i++) {
+        if (((const uint32_t *)(uintptr_t)program->map_ids)[i] == map)
+            return true;
+    }
+    return false;
+}
+
+/* Pins can be removed and made anew while the link runs on with what was there before. */
+static bool pins_belong_together(int link, int program, int listeners)
+{
+    uint32_t ids[MAPS_MAX] = {};
+    struct bpf_link_info l = {};
+    struct bpf_prog_info p = {.nr_map_ids = MAPS_MAX, .map_ids = (uintptr_t)ids};
+    struct bpf_map_info m = {};
+    __u32 l_len = sizeof(l), p_len = sizeof(p), m_len = sizeof(m);
+
+    return bpf_obj_get_info_by_fd(link, &l, &l_len) == 0 &&
+           bpf_obj_get_info_by_fd(program, &p, &p_len) == 0 &&
+           bpf_obj_get_info_by_fd(listeners, &m, &m_len) == 0 && l.prog_id == p.id &&
+           p.nr_map_ids <= MAPS_MAX && program_uses(&p, m.id);
+}
+
 bool steer_pod_attached(struct steer *s, uint64_t cookie, int netns_fd)
 {
-    _cleanup_fd_ int link = open_pin(s, cookie, "link");
+    _cleanup_fd_ int link = open_pin(s, cookie, "link"), program = open_pin(s, cookie, "program"),
+                     listeners = open_pin(s, cookie, "listeners");
 
-    return link >= 0 && link_fits(link, netns_fd);
+    return link >= 0 && program >= 0 && listeners >= 0 && link_fits(link, netns_fd) &&
+           pins_belong_together(link, program, listeners);
 }
 
 int steer_pod_attach(struct steer *s, const struct steer_pod *pod, struct steer_error *error)
@@ -213,6 +241,12 @@ int steer_pod_attach(struct steer *s, const struct steer_pod *pod, struct steer_
     program = open_pin(s, pod->cookie, "program");
     if (program < 0)
         return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, program, "the pod's program is not pinned");
+    link = open_pin(s, pod->cookie, "link");
+    /* Attached, but with a program whose pin is gone: replaced in one step. */
+    if (link >= 0 && link_fits(link, pod->netns_fd) && bpf_link_update(link, program, NULL) == 0)
+        return 0;
+    if (link >= 0)
+        close(take_fd(&link));
     link = bpf_link_create(program, pod->netns_fd, BPF_SK_LOOKUP, NULL);
     if (link < 0)
         return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, errno,

@@ -48,6 +48,11 @@ static void drained(void *data, struct pod *p)
     enroll_drained(data, p);
 }
 
+static void listener_closed(void *data, struct pod *which)
+{
+    watchdog_look(data, which);
+}
+
 static void gone(void *data)
 {
     enroll_proxy_gone(data);
@@ -73,7 +78,7 @@ static int new_netns(void)
 
 static void setup(void)
 {
-    const struct proxies_events events = {held, held_end, answered, drained, gone, &agent};
+    const struct proxies_events events = {held, held_end, answered, drained, listener_closed, gone, &agent};
     char path[64];
     uint64_t cookie;
 
