@@ -219,7 +219,9 @@ class Node:
         os.makedirs(self.cgroup, exist_ok=True)
         sh("ip", "netns", "add", self.netns)
         sh("ip", "-n", self.netns, "link", "set", "lo", "up")
-        sh("ip", "-n", self.netns, "link", "add", "br0", "type", "bridge")
+        # An address of its own: else it is the lowest of its ports', and changes as pods come. Their neighbour entries for the
+        # gateway would be wrong then, and their packets lost for seconds.
+        sh("ip", "-n", self.netns, "link", "add", "br0", "address", f"02:00:00:00:00:{self.number:02x}", "type", "bridge")
         sh("ip", "-n", self.netns, "addr", "add", f"{self.gateway}/24", "dev", "br0")
         sh("ip", "-n", self.netns, "addr", "add", f"{self.gateway6}/64", "dev", "br0", "nodad")
         sh("ip", "-n", self.netns, "link", "set", "br0", "up")

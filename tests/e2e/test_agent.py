@@ -217,7 +217,8 @@ class Node:
         self.pin_dir = f"{work.bpf_root()}/node"
         self.cgroup = work.cgroup()
         self.mesh, self.agent, self.proxies = Mesh(), None, 0
-        run(["ip", "-n", self.netns, "link", "add", "pods", "type", "bridge"])
+        # With an address of its own, which does not change as pods come: they would not find their gateway for seconds.
+        run(["ip", "-n", self.netns, "link", "add", "pods", "address", "02:00:00:00:00:01", "type", "bridge"])
         run(["ip", "-n", self.netns, "link", "set", "pods", "up"])
         network.address(self.netns, "pods", "10.79.0.1/24")
         self.label(True)
@@ -734,7 +735,8 @@ def test_listeners_of_another_namespace_are_not_adopted(node):
 
 @pytest.mark.parametrize("text", ["{", '{"op":"ack"}', '{"op":"ack","seq":99999}', '{"op":"ack","seq":"x"}',
                                   '{"op":"proxy-hello"}', '{"op":"held-end"}', '{"op":"pod-held","uid":"x"}',
-                                  '{"op":"pod-drained"}', '{"op":"nonsense"}'])
+                                  '{"op":"pod-drained"}', '{"op":"listener-closed"}',
+                                  '{"op":"nonsense"}'])
 def test_a_proxy_that_breaks_the_protocol_is_disconnected(node, text):
     pod, proxy = Pod(node, "web"), node.proxy().serve()
     pod.add()
@@ -794,6 +796,18 @@ def test_what_is_broken_by_hand_is_mended_counted_and_reported(node, what):
     assert pod.ask("cni-check")["op"] == "done"
     found = agent_client.ask(node.run_dir, "explain", pod=f"{pod.namespace}/{pod.name}")
     assert what in [f.get("reason") for f in found if f["check"] == "mended"]
+
+
+def test_a_listener_that_a_proxy_finds_closed_is_replaced_at_once(work):
+    node = Node(work)
+    node.start("--verify-interval", "1h")
+    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod.add()
+    breakage(node, pod, "listener_closed")
+    proxy.do("raw", text='{"op":"listener-closed","uid":"somebody-else"}')
+    proxy.do("raw", text=json.dumps({"op": "listener-closed", "uid": pod.uid}))
+    wait_for(lambda: pod.item()["mends"].get("listener_closed"), "the listener to be replaced")
+    assert pod.greeting() == "proxy inbound" and pod.greeting(15008) == "proxy hbone" and pod.dials_out() == "proxy outbound"
 
 
 # ---- questions, uninstall ----
