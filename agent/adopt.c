@@ -13,6 +13,7 @@
 #include "pins.h"
 #include "reasons.h"
 #include "seqpacket.h"
+#include "source.h"
 #include "watchdog.h"
 
 #define LOG_SCOPE "adopt"
@@ -217,15 +218,15 @@ static bool take_listeners(struct agent *agent, struct pod *pod, const struct he
     return complete;
 }
 
-/* A proxy remembers the uid that the lost record held. */
-static void take_uid(struct agent *agent, struct pod *pod, const char *uid)
+/* A proxy remembers the uid that the lost record held, or the API server tells it. */
+void adopt_uid(struct agent *agent, struct pod *pod, const char *uid)
 {
     char *copy;
 
     if (strncmp(pod->uid, RECOVERED, strlen(RECOVERED)) || !(copy = strdup(uid)))
         return;
     store_remove(&agent->store, pod->uid);
-    mesh_remove_local_pod(agent->mesh, pod->uid);
+    source_forget(agent, pod->uid);
     free(pod->uid);
     pod->uid = copy;
     (void)store_save(&agent->store, pod);
@@ -240,7 +241,7 @@ struct pod *adopt_held(struct agent *agent, const struct held_pod *offer)
     if (!pod) {
         pod = pods_by_cookie(&agent->pods, offer->cookie);
         if (pod)
-            take_uid(agent, pod, offer->uid);
+            adopt_uid(agent, pod, offer->uid);
     }
     if (!pod || pod->cookie != offer->cookie || pod->state == POD_OUTSIDE)
         return NULL;

@@ -13,6 +13,8 @@
 int adopt_all(struct agent *agent);
 /* See struct proxies_events. */
 struct pod *adopt_held(struct agent *agent, const struct held_pod *offer);
+/* Gives a pod that was recovered without its record the uid that it really has. Others keep theirs. */
+void adopt_uid(struct agent *agent, struct pod *pod, const char *uid);
 /* Opens new listeners for a pod that awaits them, if it is time to. */
 void adopt_check(struct agent *agent, struct pod *pod);
 

@@ -12,11 +12,14 @@
 #include "steer/steer.h"
 #include "store.h"
 
+struct source;
+
 struct agent {
     const struct agent_config *config;
     struct loop *loop;
     struct steer *steer;
-    struct mesh *mesh;
+    struct mesh *mesh;     /* NULL where there is another source */
+    struct source *source; /* NULL: the mesh; see source.h */
     struct proxies *proxies;
     struct server *server;
     struct store store;

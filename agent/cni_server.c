@@ -10,18 +10,27 @@
 #include "message.h"
 #include "netns.h"
 #include "reasons.h"
+#include "source.h"
 #include "watchdog.h"
 
 #define LOG_SCOPE "cni"
 #include "log.h"
 
-#define UID_MAX_LEN 128 /* it names a file */
+#define UID_MAX_LEN 128  /* it names a file */
+#define KNOWN_WAIT  5000 /* milliseconds that an ADD waits for the source to tell of the pod */
+#define KNOWN_LOOK  20   /* milliseconds between looks */
 
 /* One connection of the plugin. */
 struct cni {
     struct agent *agent;
     struct connection *connection;
     struct pod *pod; /* of the enrolment that this connection has begun; NULL otherwise */
+
+    /* an ADD of a pod that the source has not told of yet */
+    cJSON *waiting; /* NULL: none */
+    int waiting_fd;
+    uint64_t waits_until; /* loop time */
+    struct loop_timer timer;
 };
 
 struct add_request {
@@ -31,12 +40,16 @@ struct add_request {
     uint64_t cookie;
 };
 
+static void on_wait(struct loop_timer *timer);
+
 void *cni_accept(struct agent *agent)
 {
     struct cni *cni = calloc(1, sizeof(*cni));
 
-    if (cni)
+    if (cni) {
         cni->agent = agent;
+        loop_timer_init(&cni->timer, on_wait);
+    }
     return cni;
 }
 
@@ -186,31 +199,74 @@ static void begin(struct cni *cni, struct pod *pod)
     connection_send(cni->connection, m, &program, 1);
 }
 
+/* The runtime and the agent hear of a pod at the same time, from the same server. */
+static void wait_for_source(struct cni *cni, const cJSON *m, int *fd)
+{
+    cni->waiting = cJSON_Duplicate(m, true);
+    if (!cni->waiting) {
+        answer_error(cni, BRUMA_REASON_OUT_OF_RESOURCES, "no memory");
+        return;
+    }
+    if (!cni->waits_until)
+        cni->waits_until = loop_now(cni->agent->loop) + KNOWN_WAIT;
+    cni->waiting_fd = take_fd(fd);
+    loop_timer_set(cni->agent->loop, &cni->timer, KNOWN_LOOK);
+}
+
+static void add_known(struct cni *cni, struct add_request *q, int *fds);
+
 static void on_add(struct cni *cni, const cJSON *m, int *fds, size_t fds_len)
 {
     struct agent *agent = cni->agent;
     struct add_request q;
-    const char *wrong = parse_add(m, &q), *why;
-    struct pod *pod;
-    int r;
+    const char *wrong = parse_add(m, &q);
 
     if (!wrong && fds_len != 1)
         wrong = "cni-add: needs one descriptor, the network namespace";
-    if (!wrong && cni->pod)
+    if (!wrong && (cni->pod || cni->waiting))
         wrong = "cni-add: the one before has not ended";
     if (wrong) {
         answer_error(cni, BRUMA_REASON_MESSAGE_INVALID, wrong);
         return;
     }
-    if (!mesh_ready(agent->mesh)) {
-        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, "no good mesh file has been read yet");
+    if (!source_ready(agent)) {
+        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(agent));
         return;
     }
     if (netns_check(fds[0]) < 0 || netns_cookie(fds[0], &q.cookie) < 0) {
         answer_error(cni, BRUMA_REASON_NETNS_UNUSABLE, reason_what(BRUMA_REASON_NETNS_UNUSABLE));
         return;
     }
-    r = find_or_make(agent, &q, &pod);
+    if (source_knows(agent, q.uid, q.container_id, q.namespace, q.name)) {
+        cni->waits_until = 0;
+        add_known(cni, &q, fds);
+    } else if (cni->waits_until && loop_now(agent->loop) >= cni->waits_until) {
+        cni->waits_until = 0;
+        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, "nothing has told of the pod yet");
+    } else {
+        wait_for_source(cni, m, &fds[0]);
+    }
+}
+
+static void on_wait(struct loop_timer *timer)
+{
+    struct cni *cni = container_of(timer, struct cni, timer);
+    _cleanup_message_ cJSON *m = take_pointer(cni->waiting);
+    int fd = cni->waiting_fd;
+
+    cni->waiting_fd = -1;
+    on_add(cni, m, &fd, 1);
+    if (fd >= 0)
+        close(fd);
+}
+
+static void add_known(struct cni *cni, struct add_request *q, int *fds)
+{
+    struct agent *agent = cni->agent;
+    const char *why;
+    struct pod *pod;
+    int r = find_or_make(agent, q, &pod);
+
     if (r < 0) {
         answer_error(cni, r == -E2BIG ? BRUMA_REASON_MESSAGE_INVALID : BRUMA_REASON_OUT_OF_RESOURCES,
                      strerror(-r));
@@ -310,8 +366,8 @@ static void on_check(struct cni *cni, const cJSON *m)
         answer_error(cni, BRUMA_REASON_MESSAGE_INVALID, "cni-check: containerId is missing or wrong");
         return;
     }
-    if (!mesh_ready(agent->mesh)) {
-        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, "no good mesh file has been read yet");
+    if (!source_ready(agent)) {
+        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(agent));
         return;
     }
     pod = pods_by_container(&agent->pods, container);
@@ -326,7 +382,8 @@ static void on_check(struct cni *cni, const cJSON *m)
             (void)watchdog_verify(agent, pod, true, &error);
             return;
         }
-    } else if (pod->state != POD_ENROLLED && enroll_wanted(agent, pod, &why)) {
+    } else if (pod->state != POD_ENROLLED && source_knows_pod(agent, pod) &&
+               enroll_wanted(agent, pod, &why)) {
         answer_error(cni, pod->last_reason ? pod->last_reason : BRUMA_REASON_AGENT_NOT_READY,
                      *pod->last_error ? pod->last_error
                                       : "the pod belongs to the mesh and is not enrolled yet");
@@ -385,11 +442,10 @@ static void on_gc(struct cni *cni, const cJSON *m)
 
 static void on_status(struct cni *cni)
 {
-    if (mesh_ready(cni->agent->mesh))
+    if (source_ready(cni->agent))
         answer_done(cni);
     else
-        connection_send_error(cni->connection, BRUMA_REASON_AGENT_NOT_READY,
-                              "no good mesh file has been read yet");
+        connection_send_error(cni->connection, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(cni->agent));
 }
 
 static void on_message(struct connection *connection, const cJSON *m, int *fds, size_t fds_len)
@@ -422,6 +478,10 @@ static void on_closed(struct connection *connection)
 
     if (cni->pod)
         give_up(cni, BRUMA_REASON_ATTACH_FAILED, "the plugin went away during the enrolment");
+    loop_timer_cancel(&cni->timer);
+    if (cni->waiting)
+        close(cni->waiting_fd);
+    cJSON_Delete(cni->waiting);
     free(cni);
 }
 

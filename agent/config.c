@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "config.h"
 
+#include <errno.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "bruma/mesh.h"
+#include "kube_selector.h"
 #include "settings.h"
 
 #define TEXT_OF(n) #n
 #define TEXT(n)    TEXT_OF(n)
+
+#define SERVICE_ACCOUNT "/var/run/secrets/kubernetes.io/serviceaccount/" /* of a pod */
 
 static const struct setting table[] = {
     {"run-dir", "BRUMA_RUN_DIR", SETTING_STRING, BRUMA_DEFAULT_RUN_DIR,
@@ -43,6 +47,41 @@ static const struct setting table[] = {
      "how long a proxy that another one has replaced may finish its connections",
      offsetof(struct agent_config, proxy_drain), 0, 86400000},
 
+    {"source", "BRUMA_SOURCE", SETTING_STRING, "file",
+     "where pods' labels come from: file (the mesh file; the agent is control plane and CA of this machine) "
+     "or "
+     "kubernetes (the Kubernetes API; istiod is control plane and CA)",
+     offsetof(struct agent_config, source), 0, 0},
+    {"kube-server", "BRUMA_KUBE_SERVER", SETTING_STRING, NULL,
+     "https URL of the API server; unset: KUBERNETES_SERVICE_HOST and _PORT, which every pod has",
+     offsetof(struct agent_config, kube_server), 0, 0},
+    {"kube-ca", "KUBE_CA_FILE", SETTING_STRING, SERVICE_ACCOUNT "ca.crt",
+     "certificates (PEM) that the API server's is checked with", offsetof(struct agent_config, kube_ca), 0,
+     0},
+    {"kube-token-file", "BRUMA_KUBE_TOKEN_FILE", SETTING_STRING, SERVICE_ACCOUNT "token",
+     "bearer token for the API server, read for each request", offsetof(struct agent_config, kube_token_file),
+     0, 0},
+    {"enablement-selector", "AMBIENT_ENABLEMENT_SELECTOR", SETTING_STRING, KUBE_DEFAULT_SELECTORS,
+     "which pods belong to the mesh: a YAML list of podSelector and namespaceSelector pairs, of which one "
+     "must match",
+     offsetof(struct agent_config, enablement_selector), 0, 0},
+    {"exclude-namespaces", "EXCLUDE_NAMESPACES", SETTING_STRING, "",
+     "namespaces whose pods stay outside the mesh, separated by commas",
+     offsetof(struct agent_config, exclude_namespaces), 0, 0},
+    {"system-namespace", "SYSTEM_NAMESPACE", SETTING_STRING, "istio-system",
+     "namespace of the node proxies (label app=ztunnel), which stay outside the mesh",
+     offsetof(struct agent_config, system_namespace), 0, 0},
+    {"cni-cache", "BRUMA_CNI_CACHE", SETTING_STRING, "/var/lib/cni",
+     "directory of the CNI library's results, where network namespaces of running pods are looked up; empty: "
+     "not",
+     offsetof(struct agent_config, cni_cache), 0, 0},
+    {"cri-socket", "BRUMA_CRI_SOCKET", SETTING_STRING, "/run/containerd/containerd.sock",
+     "socket of the container runtime, which is asked for them next; empty: not",
+     offsetof(struct agent_config, cri_socket), 0, 0},
+    {"proc", "BRUMA_PROC", SETTING_STRING, "/proc",
+     "the node's /proc, where they are looked for last, by the control groups of processes",
+     offsetof(struct agent_config, proc), 0, 0},
+
     {"mesh-file", "BRUMA_MESH_FILE", SETTING_STRING, "/etc/bruma/mesh.yaml",
      "namespaces, workloads, services and policies of the mesh", offsetof(struct agent_config, mesh_file), 0,
      0},
@@ -55,12 +94,23 @@ static const struct setting table[] = {
      "port on loopback of the built-in control plane", offsetof(struct agent_config, xds_port), 0, 65535},
 };
 
+static int check(const struct agent_config *config, char *error, size_t error_size)
+{
+    if (strcmp(config->source, "file") == 0 || strcmp(config->source, "kubernetes") == 0)
+        return 0;
+    snprintf(error, error_size, "source: %.100s is neither file nor kubernetes", config->source);
+    return -EINVAL;
+}
+
 int agent_config_load(struct agent_config *config, int argc, char **argv, int *ret_first, char *error,
                       size_t error_size)
 {
+    int r;
+
     memset(config, 0, sizeof(*config));
-    return settings_load(table, sizeof(table) / sizeof(table[0]), config, argc, argv, ret_first, error,
-                         error_size);
+    r = settings_load(table, sizeof(table) / sizeof(table[0]), config, argc, argv, ret_first, error,
+                      error_size);
+    return r < 0 ? r : check(config, error, error_size);
 }
 
 void agent_config_help(FILE *out)

@@ -17,6 +17,14 @@ struct agent_config {
     unsigned long adopt_wait;      /* milliseconds in which a running proxy may offer its listeners */
     unsigned long proxy_drain;     /* milliseconds that a replaced proxy may go on */
 
+    const char *source; /* "file" or "kubernetes" */
+
+    /* The Kubernetes API: agent/kube_source.h */
+    const char *kube_server; /* NULL: the environment of a pod names it */
+    const char *kube_ca, *kube_token_file;
+    const char *enablement_selector, *exclude_namespaces, *system_namespace;
+    const char *cni_cache, *cri_socket, *proc; /* "": not looked at */
+
     /* Control plane of one machine: agent/mesh.h */
     const char *mesh_file;
     const char *trust_domain;

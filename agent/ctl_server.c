@@ -8,6 +8,7 @@
 #include "enroll.h"
 #include "message.h"
 #include "reasons.h"
+#include "source.h"
 #include "spiffe.h"
 
 #define LOG_SCOPE "ctl"
@@ -87,8 +88,8 @@ static void add_problems(const struct agent *agent, cJSON *item)
     const struct pod *pod;
     char detail[600];
 
-    if (!mesh_ready(agent->mesh))
-        add_problem(array, BRUMA_REASON_AGENT_NOT_READY, "no good mesh file has been read yet");
+    if (!source_ready(agent))
+        add_problem(array, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(agent));
     if (agent->cgroup_reason)
         add_problem(array, agent->cgroup_reason, agent->cgroup_error);
     if (!proxies_serving(agent->proxies))
@@ -98,6 +99,21 @@ static void add_problems(const struct agent *agent, cJSON *item)
             continue;
         snprintf(detail, sizeof(detail), "%.120s/%.120s: %s", pod->namespace, pod->name, pod->last_error);
         add_problem(array, pod->last_reason, detail);
+    }
+}
+
+/* What the source has reported of itself. */
+static void add_source_problems(cJSON *item)
+{
+    cJSON *array = cJSON_GetObjectItemCaseSensitive(item, "problems");
+    const char *error = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "sourceError"));
+    const cJSON *lost = cJSON_GetObjectItemCaseSensitive(item, "podsNotFound"), *pod;
+
+    if (error && *error)
+        add_problem(array, BRUMA_REASON_API_UNREACHABLE, error);
+    cJSON_ArrayForEach (pod, lost) {
+        if (cJSON_GetArraySize(array) < PROBLEMS_MAX)
+            add_problem(array, BRUMA_REASON_NETNS_NOT_FOUND, cJSON_GetStringValue(pod));
     }
 }
 
@@ -126,8 +142,9 @@ static void status(struct agent *agent, struct connection *connection)
     add_mends(item, agent->mends);
     add_failures(agent, item);
     cJSON_AddNumberToObject(item, "verifyIntervalMilliseconds", (double)c->verify_interval);
-    mesh_report(agent->mesh, item);
+    source_report(agent, item);
     add_problems(agent, item);
+    add_source_problems(item);
     send_item(connection, item);
 }
 
@@ -168,8 +185,8 @@ static void add_attachments(const struct pod *pod, cJSON *item)
 
 static cJSON *pod_item(struct agent *agent, const struct pod *pod)
 {
-    const char *why = "no good mesh file has been read yet";
-    bool wanted = mesh_ready(agent->mesh) && enroll_wanted(agent, pod, &why);
+    const char *why = source_ready(agent) ? "nothing has told of the pod yet" : source_not_ready(agent);
+    bool known = source_knows_pod(agent, pod), wanted = known && enroll_wanted(agent, pod, &why);
     char account[MESSAGE_NAME_MAX + 1], identity[SPIFFE_MAX] = "";
     cJSON *item = message_new("item");
 
@@ -184,7 +201,7 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     cJSON_AddStringToObject(item, "state", pod_state_name(pod->state));
     cJSON_AddBoolToObject(item, "wanted", wanted);
     cJSON_AddStringToObject(item, "why", why);
-    if (mesh_service_account(agent->mesh, pod->namespace, pod->name, account, sizeof(account)) == 0) {
+    if (known && source_service_account(agent, pod, account, sizeof(account)) == 0) {
         cJSON_AddStringToObject(item, "serviceAccount", account);
         if (spiffe_format(identity, sizeof(identity), agent->config->trust_domain, pod->namespace, account) >
             0)

@@ -14,6 +14,7 @@
 #include "ctl_server.h"
 #include "pins.h"
 #include "reasons.h"
+#include "source.h"
 
 #define PROGRAMS_MAX 64
 
@@ -164,6 +165,28 @@ static void check_mesh(const struct agent *agent, struct connection *c)
     cJSON_Delete(report);
 }
 
+static void check_source(const struct agent *agent, struct connection *c)
+{
+    cJSON *report;
+    const char *error;
+    bool ready = source_ready(agent);
+
+    if (!agent->source) {
+        check_mesh(agent, c);
+        return;
+    }
+    report = cJSON_CreateObject();
+    source_report(agent, report);
+    error = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(report, "sourceError"));
+    if (error && *error)
+        ctl_finding(c, agent->source->ops->name, false, BRUMA_REASON_API_UNREACHABLE, "%s", error);
+    else
+        ctl_finding(c, agent->source->ops->name, ready,
+                    ready ? BRUMA_REASON_NONE : BRUMA_REASON_AGENT_NOT_READY, "%s",
+                    ready ? "has told of all pods and namespaces and is followed" : source_not_ready(agent));
+    cJSON_Delete(report);
+}
+
 static void check_clock(struct connection *c)
 {
     struct timex t = {0};
@@ -184,7 +207,7 @@ void doctor_run(struct agent *agent, struct connection *c)
     check_kernel(c);
     check_filesystems(agent, c);
     check_hooks(agent, c);
-    check_mesh(agent, c);
+    check_source(agent, c);
     ctl_finding(c, "proxy", serving, serving ? BRUMA_REASON_NONE : BRUMA_REASON_PROXY_NOT_CONNECTED, "%s",
                 serving ? "a proxy is connected and serves" : "no proxy is connected");
     check_pods(agent, c);

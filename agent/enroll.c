@@ -9,6 +9,7 @@
 #include "netns.h"
 #include "reasons.h"
 #include "seqpacket.h"
+#include "source.h"
 #include "spiffe.h"
 #include "watchdog.h"
 
@@ -40,18 +41,7 @@ __attribute__((format(printf, 4, 5))) static int fail(struct steer_error *error,
 
 bool enroll_wanted(const struct agent *agent, const struct pod *pod, const char **ret_why)
 {
-    enum mesh_mode mode = mesh_pod_mode(agent->mesh, pod->namespace, pod->name);
-    bool ambient = mesh_namespace_ambient(agent->mesh, pod->namespace);
-
-    if (mode == MESH_MODE_AMBIENT)
-        *ret_why = "the pod has istio.io/dataplane-mode=ambient";
-    else if (mode == MESH_MODE_NONE)
-        *ret_why = "the pod has istio.io/dataplane-mode=none";
-    else if (ambient)
-        *ret_why = "the namespace has istio.io/dataplane-mode=ambient";
-    else
-        *ret_why = "neither the pod nor its namespace has istio.io/dataplane-mode=ambient";
-    return mode == MESH_MODE_AMBIENT || (mode != MESH_MODE_NONE && ambient);
+    return source_wanted(agent, pod, ret_why);
 }
 
 void enroll_describe(const struct agent *agent, const struct pod *pod, struct steer_pod *ret)
@@ -66,24 +56,14 @@ void enroll_describe(const struct agent *agent, const struct pod *pod, struct st
     snprintf(p.identity, sizeof(p.identity), "%.*s", (int)sizeof(p.identity) - 1, identity);
     memcpy(p.addresses, pod->addresses, sizeof(p.addresses));
     p.addresses_len = pod->addresses_len;
+    p.bypass_inbound = pod->bypass_inbound;
     memcpy(p.listeners, pod->listeners, sizeof(p.listeners));
     *ret = p;
 }
 
 void enroll_announce(struct agent *agent, struct pod *pod)
 {
-    struct mesh_local_pod local = {.uid = pod->uid,
-                                   .namespace = pod->namespace,
-                                   .name = pod->name,
-                                   .addresses_len = pod->addresses_len,
-                                   .enrolled = pod->state == POD_ENROLLED};
-    int r;
-
-    memcpy(local.addresses, pod->addresses, sizeof(local.addresses));
-    r = mesh_set_local_pod(agent->mesh, &local);
-    if (r < 0)
-        log_error_errno(r, "the control plane was not told of a pod\tpod=\"%s/%s\"", pod->namespace,
-                        pod->name);
+    source_announce(agent, pod);
 }
 
 static void set_state(struct agent *agent, struct pod *pod, enum pod_state state)
@@ -186,6 +166,7 @@ static void roll_back(struct agent *agent, struct pod *pod, int r, const struct 
         set_state(agent, pod, POD_OUTSIDE);
     }
     enroll_announce(agent, pod);
+    source_trouble(agent, pod, error->reason, error->text);
     end_transaction(pod, r, error);
     /* The runtime is told of the failure and tears the sandbox down, so nothing of it is kept. */
     if (pod->by_plugin)
@@ -283,10 +264,10 @@ static int prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, st
     if (!pod->addresses_len)
         return fail(error, -EADDRNOTAVAIL, BRUMA_REASON_POD_ADDRESS_MISSING, "%s",
                     reason_what(BRUMA_REASON_POD_ADDRESS_MISSING));
-    r = mesh_service_account(agent->mesh, pod->namespace, pod->name, pod->service_account,
-                             sizeof(pod->service_account));
+    r = source_service_account(agent, pod, pod->service_account, sizeof(pod->service_account));
     if (r < 0)
         return fail(error, r, BRUMA_REASON_INTERNAL, "the pod's service account: %s", strerror(-r));
+    pod->bypass_inbound = source_bypass_inbound(agent, pod);
     r = open_netns(pod, error);
     if (r < 0)
         return r;
@@ -392,13 +373,31 @@ static void come_back(struct agent *agent, struct pod *pod)
     log_info("pod stays in the mesh\tpod=\"%s/%s\"", pod->namespace, pod->name);
 }
 
+/* What the source says otherwise than before of a pod that stays in the mesh. */
+static void update_bypass(struct agent *agent, struct pod *pod)
+{
+    bool bypass = source_bypass_inbound(agent, pod);
+    struct steer_error error = {0};
+    struct steer_pod p;
+
+    if (bypass == pod->bypass_inbound)
+        return;
+    log_info("plaintext from outside %s\tpod=\"%s/%s\"",
+             bypass ? "goes straight to the application now" : "goes to the proxy again", pod->namespace,
+             pod->name);
+    pod->bypass_inbound = bypass;
+    set_state(agent, pod, POD_ENROLLED);
+    enroll_describe(agent, pod, &p);
+    note(pod, "writing the pod's entry", steer_pod_commit(agent->steer, &p, &error), &error);
+}
+
 static void update_identity(struct agent *agent, struct pod *pod)
 {
     char account[sizeof(pod->service_account)];
     struct steer_error error = {0};
     struct steer_pod p;
 
-    if (mesh_service_account(agent->mesh, pod->namespace, pod->name, account, sizeof(account)) < 0 ||
+    if (source_service_account(agent, pod, account, sizeof(account)) < 0 ||
         !strcmp(account, pod->service_account))
         return;
     log_info("a pod's service account changed\tpod=\"%s/%s\" from=%s to=%s", pod->namespace, pod->name,
@@ -417,7 +416,8 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
     bool wanted;
     int r = 0;
 
-    if (!mesh_ready(agent->mesh))
+    /* Who knows nothing of the pod changes nothing: it may be about to end. */
+    if (!source_knows_pod(agent, pod))
         return;
     wanted = enroll_wanted(agent, pod, &why);
     switch (pod->state) {
@@ -431,6 +431,7 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
         if (r < 0) {
             log_error("a pod could not be enrolled\tpod=\"%s/%s\" reason=%s error=\"%s\"", pod->namespace,
                       pod->name, reason_name(error.reason), error.text);
+            source_trouble(agent, pod, error.reason, error.text);
             retry_later(agent, pod);
         }
         break;
@@ -439,10 +440,12 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
             enroll_abort(agent, pod, BRUMA_REASON_NONE, "the pod is no longer wanted in the mesh");
         break;
     case POD_ENROLLED:
-        if (!wanted)
+        if (!wanted) {
             leave(agent, pod, why);
-        else
+        } else {
+            update_bypass(agent, pod);
             update_identity(agent, pod);
+        }
         break;
     case POD_LEAVING:
         if (wanted)
@@ -472,7 +475,7 @@ void enroll_remove(struct agent *agent, struct pod *pod, const char *why)
     log_info("pod removed\tpod=\"%s/%s\" state=%s why=\"%s\"", pod->namespace, pod->name,
              pod_state_name(pod->state), why);
     snprintf(error.text, sizeof(error.text), "%s", why);
-    mesh_remove_local_pod(agent->mesh, pod->uid);
+    source_forget(agent, pod->uid);
     if (pod->state != POD_OUTSIDE) {
         undo_capture(agent, pod);
         clean(agent, pod, present ? pod->netns_fd : -1);

@@ -6,14 +6,15 @@
 #include "enroll.h"
 #include "pins.h"
 #include "reasons.h"
+#include "source.h"
 
 static void explain_labels(struct agent *agent, struct connection *c, const struct pod *pod)
 {
     const char *why;
 
-    if (!mesh_ready(agent->mesh)) {
-        ctl_finding(c, "labels", false, BRUMA_REASON_AGENT_NOT_READY,
-                    "no good mesh file has been read yet, so nobody can say");
+    if (!source_knows_pod(agent, pod)) {
+        ctl_finding(c, "labels", false, BRUMA_REASON_AGENT_NOT_READY, "%s, so nobody can say",
+                    source_ready(agent) ? "nothing has told of the pod" : source_not_ready(agent));
         return;
     }
     bool wanted = enroll_wanted(agent, pod, &why);

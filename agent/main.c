@@ -16,6 +16,7 @@
 #include "cni_server.h"
 #include "ctl_server.h"
 #include "enroll.h"
+#include "kube_source.h"
 #include "netns.h"
 #include "notify.h"
 #include "reasons.h"
@@ -159,7 +160,10 @@ static int open_parts(struct agent *agent)
                     &agent->proxies);
     if (r < 0)
         return log_error_errno(r, "no memory for proxies");
-    r = mesh_new(agent->loop, agent->config, on_mesh_changed, agent, &agent->mesh);
+    if (kube_source_configured(agent->config))
+        r = kube_source_open(agent, &agent->source);
+    else
+        r = mesh_new(agent->loop, agent->config, on_mesh_changed, agent, &agent->mesh);
     if (r < 0)
         return r;
     r = adopt_all(agent);
@@ -180,6 +184,7 @@ static void close_parts(struct agent *agent)
         server_close(&agent->server);
     watchdog_stop(agent);
     pods_free(&agent->pods);
+    kube_source_close(&agent->source);
     if (agent->mesh)
         mesh_free(&agent->mesh);
     if (agent->proxies)

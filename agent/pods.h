@@ -51,6 +51,7 @@ struct pod {
 
     enum pod_state state;
     uint32_t generation;                        /* of the last enrolment */
+    bool bypass_inbound;                        /* of the last enrolment */
     bool captured_since_start;                  /* enrolled by the CNI plugin, so before its first process */
     char service_account[MESSAGE_NAME_MAX + 1]; /* of the last enrolment */
 

@@ -93,6 +93,7 @@ static cJSON *record_of(const struct store *store, const struct pod *pod)
     message_add_u64(o, "enrolledAt", (uint64_t)pod->enrolled_at);
     message_add_u64(o, "enrolMicroseconds", pod->enrol_microseconds);
     cJSON_AddStringToObject(o, "serviceAccount", pod->service_account);
+    cJSON_AddBoolToObject(o, "bypassInbound", pod->bypass_inbound);
     runs = cJSON_AddArrayToObject(o, "attachments");
     list_for_each (a, &pod->attachments, node) {
         cJSON *run = cJSON_CreateObject();
@@ -203,6 +204,7 @@ static int parse_into(const cJSON *record, struct pod *pod)
         return -EBADMSG;
     pod->generation = (uint32_t)generation;
     pod->captured_since_start = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(record, "capturedSinceStart"));
+    pod->bypass_inbound = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(record, "bypassInbound"));
     snprintf(pod->service_account, sizeof(pod->service_account), "%s", account);
     r = parse_times(record, pod);
     if (r < 0)

@@ -108,6 +108,10 @@ int lookup(struct bpf_sk_lookup *ctx)
         COUNT(counters, inbound_passed_lookups);
         return SK_PASS;
     }
+    if (pod->flags & BRUMA_POD_BYPASS_INBOUND) {
+        COUNT(counters, inbound_passed_lookups);
+        return SK_PASS;
+    }
     COUNT(counters, inbound_plaintext_lookups);
     return steer(ctx, counters, BRUMA_LISTENER_INBOUND);
 }

@@ -41,6 +41,7 @@ enum bruma_listener {
 enum bruma_pod_flags {
     BRUMA_POD_CAPTURE_OUTBOUND = 1 << 0, /* new connect() calls are marked */
     BRUMA_POD_CAPTURE_INBOUND = 1 << 1,  /* new connections from outside go to the proxy */
+    BRUMA_POD_BYPASS_INBOUND = 1 << 2,   /* but plaintext goes straight to the application */
     /* sysctls of the pod that were on before it was enrolled, and so stay on when it leaves */
     BRUMA_POD_HAD_FWMARK_ACCEPT = 1 << 8,
     BRUMA_POD_HAD_FWMARK_REFLECT4 = 1 << 9,

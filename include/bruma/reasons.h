@@ -83,7 +83,11 @@
     BRUMA_REASON(CA_REFUSED, "ca_refused", "-", "the certificate authority refused a request", "is the pod on this node? the CA's log") \
     BRUMA_REASON(MESH_FILE_INVALID, "mesh_file_invalid", "-", "the mesh file has an error; the last good state stays", "file, line and field are in the log") \
     BRUMA_REASON(MESSAGE_INVALID, "message_invalid", "-", "a message on the agent's socket could not be understood", "versions of agent, proxy and plugin") \
-    BRUMA_REASON(CRL_INVALID, "crl_invalid", "-", "the file of revocation lists cannot be used; the last good lists stay", "CRL_PATH; `openssl crl -in FILE -noout -text`")
+    BRUMA_REASON(CRL_INVALID, "crl_invalid", "-", "the file of revocation lists cannot be used; the last good lists stay", "CRL_PATH; `openssl crl -in FILE -noout -text`") \
+    /* cluster */ \
+    BRUMA_REASON(API_UNREACHABLE, "api_unreachable", "-", "the Kubernetes API cannot be followed; what is known of pods serves on", "agent log; the API server's address, its CA, the token, RBAC of the agent's service account") \
+    BRUMA_REASON(NETNS_NOT_FOUND, "netns_not_found", "-", "the network namespace of a running pod cannot be found", "CNI cache directory, CRI socket and /proc as the agent sees them; the pod is found when it is recreated") \
+    BRUMA_REASON(ANNOTATION_FAILED, "annotation_failed", "-", "the pod's annotation ambient.istio.io/redirection cannot be written, so the control plane does not know its state", "RBAC: the agent patches pods/status")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -154,6 +154,11 @@ static void remove_entries(struct steer *s, uint64_t cookie)
     bpf_map_delete_elem(s->pods_fd, &cookie);
 }
 
+static uint32_t inbound_flags(const struct steer_pod *pod)
+{
+    return BRUMA_POD_CAPTURE_INBOUND | (pod->bypass_inbound ? BRUMA_POD_BYPASS_INBOUND : 0);
+}
+
 int steer_pod_prepare(struct steer *s, const struct steer_pod *pod, int *ret_program_fd,
                       struct steer_error *error)
 {
@@ -175,8 +180,8 @@ int steer_pod_prepare(struct steer *s, const struct steer_pod *pod, int *ret_pro
     if (r == 0)
         r = fill_listeners(listeners, pod, error);
     if (r == 0)
-        r = write_entry(
-            s, pod, former | BRUMA_POD_CAPTURE_INBOUND | (entry.flags & BRUMA_POD_CAPTURE_OUTBOUND), error);
+        r = write_entry(s, pod, former | inbound_flags(pod) | (entry.flags & BRUMA_POD_CAPTURE_OUTBOUND),
+                        error);
     if (r < 0) {
         if (!known) {
             remove_entries(s, pod->cookie);
@@ -259,7 +264,7 @@ int steer_pod_commit(struct steer *s, const struct steer_pod *pod, struct steer_
     struct bruma_pod entry;
     uint32_t former = steer_pod_entry(s, pod->cookie, &entry) == 0 ? entry.flags & FORMER_FLAGS : 0;
 
-    return write_entry(s, pod, former | BRUMA_POD_CAPTURE_INBOUND | BRUMA_POD_CAPTURE_OUTBOUND, error);
+    return write_entry(s, pod, former | inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND, error);
 }
 
 int steer_pod_stop_outbound(struct steer *s, uint64_t cookie, struct steer_error *error)
@@ -324,7 +329,7 @@ static bool entry_fits(struct steer *s, const struct steer_pod *pod)
     struct bruma_pod_counters counters;
 
     if (steer_pod_entry(s, pod->cookie, &entry) < 0 || steer_pod_counters(s, pod->cookie, &counters) < 0 ||
-        (entry.flags & ~FORMER_FLAGS) != (BRUMA_POD_CAPTURE_INBOUND | BRUMA_POD_CAPTURE_OUTBOUND))
+        (entry.flags & ~FORMER_FLAGS) != (inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND))
         return false;
     for (int i = 0; i < pod->addresses_len; i++) {
         if (memcmp(entry.addresses[i].bytes, pod->addresses[i].bytes, sizeof(entry.addresses[i].bytes)) != 0)

@@ -42,6 +42,7 @@ struct steer_pod {
     char identity[BRUMA_POD_NAME_LEN]; /* cut if longer */
     struct addr addresses[BRUMA_POD_ADDRESSES];
     int addresses_len;
+    bool bypass_inbound;                 /* plaintext from outside goes straight to the application */
     int listeners[BRUMA_LISTENER_COUNT]; /* -1 where there is none */
 };
 

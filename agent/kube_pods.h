@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the parts of the Kubernetes source share: pods and namespaces as the API server has told them. */
+#ifndef AGENT_KUBE_PODS_H
+#define AGENT_KUBE_PODS_H
+
+#include <pthread.h>
+
+#include "index.h"
+#include "kube_http.h"
+#include "kube_object.h"
+#include "kube_selector.h"
+#include "kube_watch.h"
+#include "netns_find.h"
+#include "source.h"
+
+struct kube_namespace {
+    struct list node;
+    char *name;
+    cJSON *labels; /* or NULL */
+    unsigned list; /* number of the list that last named it */
+};
+
+struct kube_pod {
+    struct list node;
+    struct kube_source *source;
+    char *uid, *runtime_uid, *namespace, *name, *service_account;
+    cJSON *labels; /* or NULL */
+    struct addr addresses[BRUMA_POD_ADDRESSES];
+    int addresses_len;
+    bool host_network, sidecar, completed, deleting, bypass_inbound;
+    unsigned list;
+
+    /* kube_status.c: what the API server is told of it */
+    enum kube_redirection redirection; /* as last seen or written */
+    enum kube_redirection patched;     /* being written */
+    bool left;                         /* its sandbox has gone, and no other has come */
+    struct kube_request *patch, *event;
+    unsigned patch_tries;
+    struct loop_timer patch_timer; /* not before it */
+    char event_name[254];          /* "": none was made */
+    enum bruma_reason event_reason;
+    unsigned event_count;
+    uint64_t event_at; /* loop time */
+
+    /* kube_place.c: where it runs */
+    bool wants_place; /* in the next search */
+    bool searched;    /* in the one that runs */
+    unsigned place_tries;
+    struct loop_timer place_timer; /* of the next search for it */
+    char place_error[256];
+};
+
+struct kube_source {
+    struct source source;
+    struct agent *agent;
+    struct kube_client *client;
+    struct kube_selectors *selectors;
+    bool default_selectors;
+    struct kube_watch *watch_pods, *watch_namespaces;
+    char selector[300]; /* of the pods of this node */
+    struct list pods, namespaces;
+    struct index namespaces_by_name;
+    unsigned pods_list, namespaces_list; /* numbers of the lists under way */
+    struct loop_timer place_soon;
+    struct place_job *place_job; /* a search in a thread, or NULL */
+};
+
+bool kube_ready(const struct kube_source *s);
+/* By the UID that the runtime knows. */
+struct kube_pod *kube_pod_by_uid(const struct kube_source *s, const char *runtime_uid);
+/* Whether it belongs to the mesh; its namespace must be known. */
+bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, const char **ret_why);
+struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const char *name);
+/* The pod of the agent's own list, or NULL. */
+struct pod *kube_agent_pod(const struct kube_pod *pod);
+/* Moves the pod to where it belongs, and tells the server. */
+void kube_reconcile(struct kube_pod *pod);
+
+/* Writes the annotation if it is not what it should be. */
+void kube_status_check(struct kube_pod *pod);
+/* The same a moment later. */
+void kube_status_soon(struct kube_pod *pod);
+void kube_status_event(struct kube_pod *pod, enum bruma_reason reason, const char *text);
+void kube_status_init(struct kube_pod *pod);
+void kube_status_free(struct kube_pod *pod);
+
+/* Looks for the network namespace of a running pod that the agent does not know, and enrols it there. */
+void kube_place(struct kube_pod *pod);
+/* There is nothing to look for any more. */
+void kube_place_stop(struct kube_pod *pod);
+void kube_place_init(struct kube_pod *pod);
+void kube_place_free(struct kube_pod *pod);
+void kube_place_open(struct kube_source *s);
+/* Waits for a search that is under way. */
+void kube_place_close(struct kube_source *s);
+
+#endif
