@@ -56,7 +56,7 @@ static int write_sysctl(const char *path, bool on)
 /* ---- netlink ---- */
 
 struct rule_seen {
-    bool found;
+    bool found[2]; /* enum rule */
 };
 
 struct route_seen {
@@ -100,7 +100,16 @@ static int transact(struct mnl_socket *nl, struct nlmsghdr *request, mnl_cb_t ea
     return r < 0 ? -errno : 0;
 }
 
-static struct nlmsghdr *rule_message(char *buf, int family, uint16_t type, uint16_t flags)
+/* The second rule is for when the first one or the route is missing: what carries the mark would leave the
+ * pod in plaintext then, such as an application's answers to what the proxy has delivered. */
+enum rule { RULE_TO_LO, RULE_PROHIBIT, RULES };
+
+static uint32_t preference_of(enum rule which)
+{
+    return BRUMA_RULE_PREFERENCE + (which == RULE_PROHIBIT);
+}
+
+static struct nlmsghdr *rule_message(char *buf, int family, uint16_t type, uint16_t flags, enum rule which)
 {
     struct nlmsghdr *h = mnl_nlmsg_put_header(buf);
     struct fib_rule_hdr *rule;
@@ -111,11 +120,13 @@ static struct nlmsghdr *rule_message(char *buf, int family, uint16_t type, uint1
     rule->family = (uint8_t)family;
     if (type == RTM_GETRULE)
         return h;
-    rule->action = FR_ACT_TO_TBL;
-    rule->table = BRUMA_ROUTE_TABLE;
-    mnl_attr_put_u32(h, FRA_PRIORITY, BRUMA_RULE_PREFERENCE);
+    mnl_attr_put_u32(h, FRA_PRIORITY, preference_of(which));
     mnl_attr_put_u32(h, FRA_FWMARK, BRUMA_MARK);
     mnl_attr_put_u32(h, FRA_FWMASK, BRUMA_MARK_MASK);
+    rule->action = which == RULE_PROHIBIT ? FR_ACT_PROHIBIT : FR_ACT_TO_TBL;
+    if (which == RULE_PROHIBIT)
+        return h;
+    rule->table = BRUMA_ROUTE_TABLE;
     mnl_attr_put_u32(h, FRA_TABLE, BRUMA_ROUTE_TABLE);
     return h;
 }
@@ -165,11 +176,18 @@ static int see_rule(const struct nlmsghdr *h, void *data)
     const struct fib_rule_hdr *rule = mnl_nlmsg_get_payload(h);
     size_t n = sizeof(*rule);
 
-    if (attribute_u32(h, n, FRA_PRIORITY, 0) == BRUMA_RULE_PREFERENCE &&
-        attribute_u32(h, n, FRA_FWMARK, 0) == BRUMA_MARK &&
-        attribute_u32(h, n, FRA_FWMASK, 0) == BRUMA_MARK_MASK &&
-        attribute_u32(h, n, FRA_TABLE, rule->table) == BRUMA_ROUTE_TABLE && rule->action == FR_ACT_TO_TBL)
-        seen->found = true;
+    if (attribute_u32(h, n, FRA_FWMARK, 0) != BRUMA_MARK ||
+        attribute_u32(h, n, FRA_FWMASK, 0) != BRUMA_MARK_MASK)
+        return MNL_CB_OK;
+    for (enum rule i = RULE_TO_LO; i < RULES; i++) {
+        if (attribute_u32(h, n, FRA_PRIORITY, 0) != preference_of(i))
+            continue;
+        if (i == RULE_PROHIBIT)
+            seen->found[i] |= rule->action == FR_ACT_PROHIBIT;
+        else
+            seen->found[i] |= rule->action == FR_ACT_TO_TBL &&
+                              attribute_u32(h, n, FRA_TABLE, rule->table) == BRUMA_ROUTE_TABLE;
+    }
     return MNL_CB_OK;
 }
 
@@ -244,12 +262,14 @@ static int setup_family(struct mnl_socket *nl, const struct steer_pod *pod, int 
         return family_absent(pod, family, r)
                    ? 0
                    : steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s route to lo", name);
-    r = transact(nl, rule_message(buf, family, RTM_NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL), NULL,
-                 NULL);
-    if (r < 0 && r != -EEXIST)
-        return family_absent(pod, family, r)
-                   ? 0
-                   : steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s rule", name);
+    for (enum rule i = RULE_TO_LO; i < RULES; i++) {
+        r = transact(nl, rule_message(buf, family, RTM_NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, i),
+                     NULL, NULL);
+        if (r < 0 && r != -EEXIST)
+            return family_absent(pod, family, r)
+                       ? 0
+                       : steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s rule", name);
+    }
     return 0;
 }
 
@@ -333,9 +353,11 @@ int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error)
     if (r < 0)
         return steer_fail(error, BRUMA_REASON_NETNS_UNUSABLE, r, "cannot enter the pod's network namespace");
     for (size_t i = 0; i < array_size(families) && in.nl; i++) {
-        e = transact(in.nl, rule_message(buf, families[i], RTM_DELRULE, NLM_F_ACK), NULL, NULL);
-        if (e < 0 && e != -ENOENT && families[i] == AF_INET)
-            r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, e, "cannot remove the rule");
+        for (enum rule rule = RULE_TO_LO; rule < RULES; rule++) {
+            e = transact(in.nl, rule_message(buf, families[i], RTM_DELRULE, NLM_F_ACK, rule), NULL, NULL);
+            if (e < 0 && e != -ENOENT && families[i] == AF_INET)
+                r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, e, "cannot remove the rule");
+        }
         e = transact(in.nl, route_message(buf, families[i], RTM_DELROUTE, NLM_F_ACK, NULL), NULL, NULL);
         if (e < 0 && e != -ESRCH && e != -ENOENT && families[i] == AF_INET)
             r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, e, "cannot remove the route");
@@ -361,10 +383,10 @@ static void verify_family(struct mnl_socket *nl, const struct steer_pod *pod, in
     /* Without an address of the family, setup may have found it absent; then there is nothing to miss. */
     if (r < 0 && r != -ENOENT && !route.source)
         return;
-    transact(nl, rule_message(buf, family, RTM_GETRULE, NLM_F_DUMP), see_rule, &rule);
-    if (!route.source && !route.found && !rule.found)
+    transact(nl, rule_message(buf, family, RTM_GETRULE, NLM_F_DUMP, RULE_TO_LO), see_rule, &rule);
+    if (!route.source && !route.found && !rule.found[RULE_TO_LO])
         return;
-    state->rule_missing |= !rule.found;
+    state->rule_missing |= !rule.found[RULE_TO_LO] || !rule.found[RULE_PROHIBIT];
     state->route_missing |= !route.found;
 }
 

@@ -620,8 +620,12 @@ def test_taking_the_way_to_the_proxy_apart(mesh, family, how):
     else:
         each = f"{' '.join(ip)} route replace default via {gateway} dev eth0 table 100"
     breaker = pod.popen("/bin/sh", "-c", f"while :; do {each} 2>/dev/null; sleep 0.002; done")
+    others = []
+    if how in ("rules", "routes"):  # what its server answers, too
+        others.append(mesh.shop.popen("/usr/bin/python3", "-c", PRELUDE + HAMMER, addresses(pod)[family], 8080, "unsteered", "1"))
     try:
         run(pod, HAMMER, to, "unsteered", 8080, "1")
+        wait_for(lambda: not [p for p in others if p.alive()], "the others' connections")
     finally:
         breaker.kill()
         if undo:
