@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bruma-proxy against an independent control plane: what it asks, what it keeps, what it refuses (contract sections 1.7, 4, 6, 7;
+rows xDS, outbound, RBAC and CA of the conformance list)."""
+import threading
+import time
+
+import grpc
+import pytest
+from control_plane import ADDRESS, AUTHORIZATION
+from cryptography.hazmat.primitives.asymmetric import ec
+from mesh import Mesh, wait_for
+from plane import END, Authority, Plane
+from test_hbone import ECHO
+
+CLIENT = """
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+s.settimeout(float(sys.argv[3]) if len(sys.argv) > 3 else 20)
+try:
+    s.connect((sys.argv[1], int(sys.argv[2])))
+    s.sendall(b"ping")
+    print(s.recv(4).decode() or "closed")
+except OSError as e:
+    print(type(e).__name__)
+"""
+
+
+class Site:
+    """A mesh of one node with two pods; the proxy listens to the plane alone."""
+
+    def __init__(self):
+        self.mesh = Mesh(nodes=1)
+        node = self.mesh.nodes[0]
+        self.plane = Plane(f"{self.mesh.dir}/plane", node.netns)
+        self.mesh.proxy_env.update(self.plane.env())
+        self.web, self.shop = self.mesh.pod("web", node=0), self.mesh.pod("shop", node=0)
+        self.node = node
+
+    def start(self):
+        self.plane.set(self.of(self.web), self.of(self.shop))
+        self.mesh.start()
+        self.shop.server(ECHO, "8080")
+
+    def of(self, pod, **fields):
+        """The pod as a workload, with HBONE."""
+        return self.plane.workload(pod.name, pod.ip, pod.ip6, **{"tunnel_protocol": 1, "node": self.node.name,
+                                                                 "service_account": pod.account, **fields})
+
+    def ping(self, address=None, port=8080, seconds=20):
+        return self.web.python(CLIENT, address or self.shop.ip, port, seconds).strip()
+
+    def workloads(self):
+        return {w["name"]: w for w in self.node.config_dump()["workloads"]}
+
+    def logged(self, text):
+        """Lines of the access log may come a little later."""
+        wait_for(lambda: text in self.node.proxy.text(), f"{text} in the proxy's log")
+
+    def stream(self):
+        return self.plane.streams[-1]
+
+
+@pytest.fixture(scope="module")
+def site():
+    s = Site()
+    with s.mesh:
+        s.start()
+        yield s
+        s.plane.stop()
+
+
+# ---- xDS ----
+
+def test_first_requests_and_traffic(site):
+    assert site.ping() == "ping"
+    first = site.stream().first(ADDRESS)
+    assert first.node.id.startswith("ztunnel~")
+    assert list(first.resource_names_subscribe) in ([], ["*"]) and not first.initial_resource_versions
+    assert site.stream().first(AUTHORIZATION)
+    assert "Bearer first-token" in site.plane.tokens
+
+
+def test_xds_one_bad_workload_and_one_good(site):
+    """Appendix C: good applied, NACK names the bad one, the next reconnect omits its version."""
+    bad = site.plane.workload("bad", b"\1\2\3\4\5")
+    good = site.plane.workload("good", "10.9.9.9")
+    site.plane.set(bad, good)
+    wait_for(lambda: "good" in site.workloads(), "the good one of the two")
+    assert "bad" not in site.workloads()
+    nack = wait_for(site.stream().nacks, "a NACK")[-1]
+    assert bad[0] in nack.error_detail.message
+    site.logged("xds_resource_rejected")
+    reconnect(site)
+    held = {v.key for v in site.stream().first(ADDRESS).initial_resource_versions}
+    assert good[0] in held and bad[0] not in held
+    site.plane.remove(bad[0], good[0])
+    wait_for(lambda: "good" not in site.workloads(), "the removal")
+
+
+def reconnect(site):
+    """The server ends the stream; the proxy comes back with what it holds."""
+    before = len(site.plane.streams)
+    site.stream().out.put(END)
+    wait_for(lambda: len(site.plane.streams) > before and site.stream().first(AUTHORIZATION) and site.stream().first(ADDRESS),
+             "a new stream")
+
+
+def test_xds_tunnel_protocol_of_the_past_is_rejected(site):
+    """Appendix C: tunnel_protocol = 2, that workload rejected."""
+    old = site.plane.workload("old", "10.9.9.8", tunnel_protocol=2)
+    site.plane.set(old, site.plane.workload("new", "10.9.9.7"))
+    wait_for(lambda: "new" in site.workloads(), "the other one")
+    assert "old" not in site.workloads()
+    site.plane.remove(old[0], "Kubernetes//Pod/demo/new")
+
+
+@pytest.mark.parametrize("field", ["workload_type", "status", "network_mode"])
+def test_unknown_enum_values_never_hide_a_workload(site, field):
+    name = field.replace("_", "-")
+    item = site.plane.workload(name, "10.9.9.6", **{field: 99})
+    site.plane.set(item)
+    wait_for(lambda: name in site.workloads(), "a workload with a value of tomorrow")
+    site.plane.remove(item[0])
+
+
+def test_xds_reconnect_names_versions_and_removals_are_honoured(site):
+    stays, goes = site.plane.workload("stays", "10.9.8.1"), site.plane.workload("goes", "10.9.8.2")
+    site.plane.set(stays, goes, version="seven")
+    wait_for(lambda: {"stays", "goes"} <= set(site.workloads()), "both")
+    with site.plane.lock:
+        del site.plane.resources[ADDRESS][goes[0]]  # while nobody looks: told by the answer to the first request
+    reconnect(site)
+    held = {v.key: v.value for v in site.stream().first(ADDRESS).initial_resource_versions}
+    assert held[stays[0]] == held[goes[0]] == "seven"
+    wait_for(lambda: "goes" not in site.workloads(), "the removal")
+    assert "stays" in site.workloads()
+    assert site.ping() == "ping"
+    site.plane.remove(stays[0])
+
+
+def test_garbage_from_the_control_plane_costs_the_stream_and_nothing_else(site):
+    before, streams = site.workloads(), len(site.plane.streams)
+    site.stream().out.put(b"\xff\xff\xff\xff garbage")
+    wait_for(lambda: len(site.plane.streams) > streams, "a new stream")
+    assert site.workloads() == before and site.ping() == "ping"
+
+
+def test_the_server_away_and_back(site):
+    """State and traffic stay; what has changed meanwhile is learnt afterwards."""
+    site.plane.stop()
+    for _ in range(3):
+        assert site.ping() == "ping"
+    with site.plane.lock:
+        late = site.plane.workload("late", "10.9.7.1")
+        site.plane.resources[ADDRESS][late[0]] = ("1", late[1])
+    site.plane.start()
+    wait_for(lambda: "late" in site.workloads(), "what came while it was away", 60)
+    assert site.node.http(15021, "/healthz/ready")[0] == 200
+    site.plane.remove(late[0])
+
+
+def test_the_token_is_read_again(site):
+    with open(site.plane.token_file, "w") as f:
+        f.write("second-token\n")
+    reconnect(site)
+    assert site.plane.tokens[-1] == "Bearer second-token"
+
+
+# ---- outbound ----
+
+def test_outbound_service_without_healthy_endpoints(site):
+    """Appendix C: connection closed, no passthrough."""
+    site.plane.set(site.plane.service("empty.demo.svc.cluster.local", "10.99.0.1"))
+    wait_for(lambda: "empty.demo" in str(site.node.config_dump()["services"]), "the service")
+    assert site.ping("10.99.0.1", 80) in ("closed", "ConnectionResetError")
+    site.logged("no_healthy_upstream")
+    site.plane.remove("demo/empty.demo.svc.cluster.local")
+
+
+def test_outbound_service_with_cidr_vip_and_endpoints_in_one_response(site):
+    """Appendix C: the endpoints are reached."""
+    host = "range.demo.svc.cluster.local"
+    site.plane.set(site.plane.service(host, "10.98.0.0/16"), site.of(site.shop, services={host: [(80, 8080)]}))
+    wait_for(lambda: host in str(site.node.config_dump()["services"]), "the service")
+    assert site.ping("10.98.3.4", 80) == "ping"
+    assert site.ping("10.98.200.200", 80) == "ping"
+    site.plane.remove(f"demo/{host}")
+    site.plane.set(site.of(site.shop))
+
+
+def test_outbound_workload_of_the_host_network(site):
+    """Appendix C: by the node's address, plaintext passthrough. Here nobody listens: a reset, and no HBONE."""
+    item = site.plane.workload("host", "10.9.6.1", network_mode=1, tunnel_protocol=1)
+    site.plane.set(item)
+    wait_for(lambda: "host" in site.workloads(), "the workload")
+    site.ping("10.9.6.1", 9, seconds=1)
+    site.plane.remove(item[0])
+
+
+# ---- policies ----
+
+@pytest.fixture
+def policies(site):
+    set_names = []
+
+    def add(name, **fields):
+        item = site.plane.policy(name, **fields)
+        set_names.append(item[0])
+        site.plane.set(item, type_url=AUTHORIZATION)
+        wait_for(lambda: f"'{name}'" in str(site.node.config_dump()["policies"]), "the policy")
+
+    yield add
+    site.plane.remove(*set_names, type_url=AUTHORIZATION)
+    wait_for(lambda: not site.node.config_dump()["policies"], "no policies")
+
+
+def test_rbac_allow_with_zero_rules(site, policies):
+    """Appendix C: everything denied."""
+    policies("nobody", scope=1, action=0)
+    assert site.ping() in ("closed", "ConnectionResetError")
+    site.logged("policy_denied")
+
+
+def test_rbac_match_with_all_lists_empty_in_deny(site, policies):
+    """Appendix C: not enforced."""
+    item = site.plane.messages["istio.security.Authorization"]
+    empty = item(name="void", namespace="demo", scope=1, action=1)
+    empty.rules.add().clauses.add().matches.add()
+    site.plane.set(("demo/void", empty), type_url=AUTHORIZATION)
+    wait_for(lambda: "void" in str(site.node.config_dump()["policies"]), "the policy")
+    assert site.ping() == "ping"
+    site.plane.remove("demo/void", type_url=AUTHORIZATION)
+
+
+# ---- the CA ----
+
+@pytest.fixture
+def fresh(site):
+    """A pod whose identity nobody has asked for yet, with its workload."""
+    made = []
+
+    def make(name):
+        pod = site.mesh.pod(name, node=0, account=name)
+        site.mesh.write()
+        site.plane.set(site.of(pod))
+        made.append(pod)
+        pod.cni("ADD")
+        wait_for(lambda: f"sa/{name}" in site.node.ctl("pods").stdout, "the agent to know the pod's account")
+        return pod
+
+    yield make
+    site.plane.answer_certificate = site.plane.good_certificate
+    for pod in made:
+        site.plane.remove(f"Kubernetes//Pod/demo/{pod.name}")
+
+
+def reach(site, pod, seconds=20):
+    return pod.python(CLIENT, site.shop.ip, 8080, seconds).strip()
+
+
+def test_a_certificate_that_comes_late_is_waited_for(site, fresh):
+    def slow(identity, csr):
+        time.sleep(1)
+        return site.plane.good_certificate(identity, csr)
+
+    site.plane.answer_certificate = slow
+    assert reach(site, fresh("slow")) == "ping"
+
+
+BAD = {
+    "another identity": dict(identity="spiffe://cluster.local/ns/demo/sa/somebody-else"),
+    "another trust domain": dict(identity="spiffe://other.domain/ns/demo/sa/x"),
+    "expired": dict(begins=-7200, ends=-3600),
+    "root that did not sign": None,
+}
+
+
+@pytest.mark.parametrize("what", [*BAD, "refusal", "empty chain", "garbage", "key of somebody else"])
+def test_ca_answers_that_are_refused_and_then_a_good_one(site, fresh, what):
+    name = "ca-" + what.replace(" ", "-")[:12]
+    identity = f"spiffe://cluster.local/ns/demo/sa/{name}"
+
+    def bad(asked, csr):
+        if asked != identity:
+            return site.plane.good_certificate(asked, csr)
+        if what == "refusal":
+            return grpc.StatusCode.UNAUTHENTICATED
+        if what == "empty chain":
+            return []
+        if what == "garbage":
+            return [b"garbage", b"more of it"]
+        if what == "key of somebody else":
+            other = type("C", (), {"public_key": staticmethod(ec.generate_private_key(ec.SECP256R1()).public_key)})
+            return site.plane.good_certificate(asked, other)
+        if what == "root that did not sign":
+            chain = site.plane.good_certificate(asked, csr)
+            return [chain[0], site.plane.good_certificate(asked, csr, authority=Authority("test root"))[1]]
+        return site.plane.good_certificate(asked, csr, **BAD[what])
+
+    site.plane.answer_certificate = bad
+    pod = fresh(name)
+    assert reach(site, pod) in ("closed", "ConnectionResetError"), "no certificate, no connection"
+    wait_for(lambda: site.plane.asked[identity], "the request", 60)
+    site.logged("identity_unavailable")
+    site.plane.answer_certificate = site.plane.good_certificate
+    wait_for(lambda: reach(site, pod) == "ping", "the connection with a good certificate", 60)
+
+
+def test_ca_certificate_past_half_life_at_issue(site, fresh):
+    """Appendix C: requests are paced. It is served meanwhile."""
+    identity = "spiffe://cluster.local/ns/demo/sa/worn"
+    site.plane.answer_certificate = lambda i, csr: site.plane.good_certificate(i, csr, begins=-3600, ends=600)
+    pod = fresh("worn")
+    assert reach(site, pod) == "ping"
+    begin = time.monotonic()
+    while time.monotonic() - begin < 3:
+        assert reach(site, pod) == "ping"
+    assert len(site.plane.asked[identity]) <= 2, "asked again at once, again and again"
+
+
+def test_a_certificate_is_renewed_at_half_life_and_connections_live_on(site, fresh):
+    identity = "spiffe://cluster.local/ns/demo/sa/young"
+    site.plane.answer_certificate = lambda i, csr: site.plane.good_certificate(i, csr, begins=0, ends=30)
+    pod = fresh("young")
+    code = ("import socket, sys, time\ns = socket.create_connection((sys.argv[1], 8080), timeout=20)\n"
+            "for i in range(40):\n    s.sendall(b'x')\n    assert s.recv(1) == b'x'\n    time.sleep(0.5)\nprint('whole')\n")
+    answers = []
+    live = threading.Thread(target=lambda: answers.append(pod.python(code, site.shop.ip, timeout=120)))
+    live.start()
+    wait_for(lambda: len(site.plane.asked[identity]) >= 2, "the renewal", 60)
+    first, second = site.plane.asked[identity][:2]
+    assert second - first > 10, "at half of 30 s"
+    assert reach(site, pod) == "ping"
+    live.join(120)
+    assert answers and answers[0].strip() == "whole"
+
+
+def test_roots_rotate_with_the_next_certificates(site, fresh):
+    """A pod with a certificate of the new root reaches one whose answer brings both roots."""
+    new = Authority("new root")
+    old = site.plane.authority
+
+    def both(identity, csr):
+        chain = site.plane.good_certificate(identity, csr, authority=new)
+        chain[-1] += site.plane.good_certificate(identity, csr, authority=old)[-1]
+        return chain
+
+    site.plane.answer_certificate = both
+    a = fresh("rotated")
+    site.plane.answer_certificate = both
+    b = fresh("rotated2")
+    b.server(ECHO, "8080")
+    assert a.python(CLIENT, b.ip, 8080).strip() == "ping"
