@@ -8,7 +8,7 @@ import grpc
 import pytest
 from control_plane import ADDRESS, AUTHORIZATION
 from cryptography.hazmat.primitives.asymmetric import ec
-from mesh import Mesh, wait_for
+from mesh import Mesh, Process, wait_for
 from plane import END, Authority, Plane
 from test_hbone import ECHO
 
@@ -189,11 +189,16 @@ def test_outbound_service_with_cidr_vip_and_endpoints_in_one_response(site):
 
 
 def test_outbound_workload_of_the_host_network(site):
-    """Appendix C: by the node's address, plaintext passthrough. Here nobody listens: a reset, and no HBONE."""
-    item = site.plane.workload("host", "10.9.6.1", network_mode=1, tunnel_protocol=1)
+    """Appendix C: by the node's address, plaintext passthrough, though it claims HBONE."""
+    address = f"10.{site.mesh.net}.{site.node.number}.1"
+    server = Process(["/usr/bin/python3", "-c", ECHO, "8080"], f"{site.mesh.dir}/host.log", netns=site.node.netns)
+    wait_for(lambda: "READY" in server.text(), "the server in the node's namespace")
+    item = site.plane.workload("host", address, network_mode=1, tunnel_protocol=1)
     site.plane.set(item)
     wait_for(lambda: "host" in site.workloads(), "the workload")
-    site.ping("10.9.6.1", 9, seconds=1)
+    assert site.ping(address) == "ping"
+    assert f"FROM ::ffff:{site.web.ip}" in server.text(), "with the pod's own address"
+    server.stop()
     site.plane.remove(item[0])
 
 
