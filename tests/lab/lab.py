@@ -11,6 +11,7 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import world  # noqa: E402
 from show import Show  # noqa: E402
 from steps import Steps  # noqa: E402
+from support import waypoint  # noqa: E402
 
 GUIDE = """
 The lab is up. Things to try (build directory {build}):
@@ -37,6 +38,11 @@ The lab is up. Things to try (build directory {build}):
 """
 
 
+WAYPOINT_GUIDE = """  through the waypoint               curl http://{books}/ in web, with -X DELETE too; {run}/waypoint/envoy.log has Envoy's view,
+                                     {run}/waypoint/waypoint.yaml its configuration
+"""
+
+
 def clean_up(show):
     trouble = world.down()
     for text in trouble:
@@ -57,10 +63,17 @@ def demonstrate(arguments, show):
         show.step("label away and back, mid-download", s.label)
         show.step("BPF maps", s.maps)
         show.step("brumactl", s.tool)
+        envoy, why = waypoint.program(w.build)
+        if envoy:
+            show.step("a waypoint, Envoy", lambda: s.waypoint(envoy))
+        else:
+            show.skip("a waypoint, Envoy", why)
     good = show.table()
     if made and arguments.keep:
         show.say(GUIDE.format(build=w.build, cgroup=w.state["cgroup"], pins=w.state["pins"], run=world.RUN,
                               ctl=f"{w.build}/ctl/brumactl", shop=w.shop.ip4, cart=w.cart.ip4, agent=w.n1.agent.pid))
+        if envoy:
+            show.say(WAYPOINT_GUIDE.format(books=world.BOOKS4, run=world.RUN))
     return good
 
 
@@ -70,7 +83,7 @@ def main():
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("command", nargs="?", choices=["down"])
     arguments = parser.parse_args()
-    show = Show(10)
+    show = Show(11)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     if arguments.command == "down":

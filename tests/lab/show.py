@@ -52,6 +52,13 @@ class Show:
         self.rows.append((title, "ok", seconds, seen))
         return True
 
+    def skip(self, title, why):
+        """A step that cannot be taken here; it is neither passed nor failed."""
+        self.number += 1
+        self.say(f"[{self.number:2}/{self.steps}] {title}\n       skipped")
+        self.saw("why: " + why)
+        self.rows.append((title, "skip", 0.0, why))
+
     def _tail(self, log):
         try:
             with open(log, errors="replace") as f:
@@ -71,10 +78,10 @@ class Show:
             self.say(f"{title:{wide}}  {verdict:6}  {seconds:5.1f}s  {rest[0]}")
             for line in rest[1:]:
                 self.say(" " * (wide + 18) + line)
-        good = bool(self.rows) and all(r[1] == "ok" for r in self.rows)
+        good = bool(self.rows) and all(r[1] != "FAILED" for r in self.rows)
         self.say("-" * WIDTH)
-        failed = sum(r[1] != "ok" for r in self.rows)
-        self.say(f"{len(self.rows) - failed} of {self.steps} steps ok"
+        failed, skipped = (sum(r[1] == v for r in self.rows) for v in ("FAILED", "skip"))
+        self.say(f"{len(self.rows) - failed - skipped} of {self.steps} steps ok{f', {skipped} skipped' if skipped else ''}"
                  f"{f', {failed} FAILED' if failed else ''}, {time.monotonic() - self.started:.1f} s")
         sys.stdout.flush()
         return good and len(self.rows) == self.steps

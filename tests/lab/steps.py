@@ -10,7 +10,7 @@ import time
 
 from access_log import AccessLog
 from capture import Capture
-from world import DOWNLOAD_BYTES, HOST, RUN, VIP4, VIP6
+from world import BOOKS4, BOOKS6, DOWNLOAD_BYTES, HOST, RUN, VIP4, VIP6
 
 from support import agent
 from support.system import Failed, run, wait_for
@@ -266,6 +266,58 @@ class Steps:
         for pod in (w.web, w.cart, w.intruder):
             expect(pod.name in names, f"brumactl pods -o json of n1 does not name {pod.full_name}")
         return f"{shown} views, and JSON that names the 3 pods of n1"
+
+    # ---- layer 7 ----
+
+    def waypoint(self, envoy):
+        """A stock Envoy before a service: methods, versions, and no way around it."""
+        w = self.w
+        w.add_waypoint(envoy)
+        for pod in w.books:
+            pod.wait_enrolled()
+        version = run([envoy, "--version"]).stdout.partition("version: ")[2].split("/")[1]
+        log = AccessLog(w.n1)
+        with Capture(w.n1, f"{RUN}/waypoint.pcap") as capture:
+            wait_for(lambda: curl(w.web, f"http://{BOOKS4}/", check=False)[0] == "200", "web -> books by the waypoint", log=w.n1.proxy_log)
+            line = log.wait("a connection to the waypoint", direction="outbound", dst__workload="waypoint")
+            expect(line.get("dst.identity") == "spiffe://cluster.local/ns/store/sa/waypoint", f"n1 says {line['line']}", w.n1.proxy_log)
+            self.show.saw(f"Envoy {version} in pod waypoint of n2; n1 outbound: {line.get('src.identity')} -> {line.get('dst.identity')} "
+                          f"for {line.get('dst.hbone_addr')}")
+            split = self._versions(80)
+            for ip in (BOOKS4, BOOKS6):
+                self._forbidden(w.web, ip, "DELETE")
+            self._forbidden(w.intruder, BOOKS4, "GET")
+        expect(not capture.holds(w.secret), "the payload can be read between the nodes", capture.path)
+        self.show.saw(f"capture between the nodes: {capture.packets('tcp port 15008')} packets of port 15008, payload found 0 times")
+        for pod in w.books:
+            log = AccessLog(pod.node)
+            _, body, _, r = curl(w.web, url(pod.ip4), check=False)
+            expect(r.returncode != 0 and w.secret not in body, f"web reached {pod.name} around the waypoint", pod.node.proxy_log)
+            line = log.wait(f"a refused connection to {pod.name}", line=lambda text: "policy_denied" in text)
+            self.show.saw(f"web -> {pod.name} {pod.ip4}, around the waypoint: curl says \"{r.stderr.strip()[:70]}\"; "
+                          f"{pod.node.name} says: {line.get('error')}")
+        return f"GET 200, DELETE 403 by Envoy's RBAC, {split}; direct connections refused by policy"
+
+    def _versions(self, count):
+        """GETs through the waypoint, and who answered them."""
+        seen = {pod.name: 0 for pod in self.w.books}
+        for i in range(count):
+            target = (BOOKS4, BOOKS6)[i % 2]
+            code, body, _, _ = curl(self.w.web, url(target, 80))
+            expect(code == "200" and self.w.secret in body, f"GET {url(target, 80)} gave {code}: {body[:200]!r}", self.w.envoy.log)
+            seen[body.split(";")[0].removeprefix("this is ")] += 1
+        expect(all(seen.values()), f"of {count} requests one version answered none: {seen}", self.w.envoy.log)
+        for pod in self.w.books:
+            who = set(self.w.server_saw(pod))
+            expect(who <= set(self.w.gate.ips), f"{pod.name}'s nginx saw the clients {who}, not the waypoint", pod.node.proxy_log)
+        split = ", ".join(f"{name} {n}" for name, n in seen.items())
+        self.show.saw(f"web: GET {url(BOOKS4, 80)} {count} times -> 200, answered by {split} (weights 80 and 20)")
+        return f"{count} GETs split {split}"
+
+    def _forbidden(self, pod, ip, method):
+        code, body, ms, _ = curl(pod, url(ip, 80), "-X", method)
+        expect(code == "403" and "RBAC" in body, f"{method} of {pod.name} gave {code}: {body[:200]!r}", self.w.envoy.log)
+        self.show.saw(f"{pod.name}: {method} {url(ip, 80)} -> {code} {body} in {ms:.1f} ms")
 
 
 def _entries(text):

@@ -2,6 +2,7 @@
 """The lab's machine park: what is made, with its fixed names, and how every trace of it goes away again.
 
     bruma-lab-n1   web (client), cart (redis), intruder        bruma-lab-n2   shop (nginx), outside (nginx, not in the mesh)
+                   books-2 (nginx)                                            books-1 (nginx), waypoint (Envoy)
 
 Everything is in namespaces bruma-lab-*, in /run/bruma-lab, in a cgroup "bruma-lab" and in a pin directory "bruma-lab".
 """
@@ -12,7 +13,7 @@ import shutil
 import signal
 import time
 
-from support import kernel, network
+from support import kernel, network, waypoint
 from support.mesh import Mesh
 from support.node import Node
 from support.system import Failed, run, wait_for
@@ -20,10 +21,11 @@ from support.system import Failed, run, wait_for
 PREFIX = "bruma-lab-"
 RUN = "/run/bruma-lab"
 STATE = f"{RUN}/state.json"
-PODS = ("web", "cart", "intruder", "shop", "outside")
+PODS = ("web", "cart", "intruder", "shop", "outside", "books-1", "books-2", "waypoint")
 NAMESPACES = [PREFIX + name for name in ("n1", "n2", *PODS)]
 VIP4, VIP6 = "10.96.0.20", "fd96::20"
 HOST = "shop.store.svc.cluster.local"
+BOOKS4, BOOKS6 = "10.96.0.30", "fd96::30"
 DOWNLOAD_BYTES = 12 * 1024 * 1024
 
 
@@ -100,6 +102,29 @@ class World:
         for pod, port in ((self.shop, 8080), (self.outside, 8080), (self.cart, 6379)):
             wait_for(lambda pod=pod, port=port: f":{port} " in run(["ss", "-Hltn"], netns=pod.netns).stdout,
                      f"the server in {pod.name} to listen on {port}", log=f"{RUN}/{pod.name}-nginx.log")
+
+    def add_waypoint(self, envoy):
+        """A service of two versions behind an Envoy, and pods that accept nobody but it."""
+        m, n1, n2 = self.mesh, self.n1, self.n2
+        gate = m.service("store", "waypoint", ["10.96.0.31"], {15008: 15008})
+        books = m.service("store", "books", [BOOKS4, BOOKS6], {80: 8080}, waypoint={"destination": gate, "hboneMtlsPort": 15008})
+        only = m.policy("store", "only-waypoint", [[[{"principals": [m.principal("store", "waypoint")]}]]])
+        for name, node, host in (("books-1", n2, 12), ("books-2", n1, 13)):
+            m.workload("store", name, node.pod_addresses(host), node.name, "books", policies=[only], services={books: {80: 8080}})
+        m.workload("store", "waypoint", n2.pod_addresses(13), "n2", "waypoint", services={gate: {15008: 15008}},
+                   labels={"istio.io/dataplane-mode": "none"})
+        m.write(self.mesh_file)
+        self.books = [n2.create_pod("store", "books-1", "books", 12), n1.create_pod("store", "books-2", "books", 13)]
+        self.gate = n2.create_pod("store", "waypoint", "waypoint", 13)
+        for pod in self.books:
+            self._start_nginx(pod)
+        directory = f"{RUN}/waypoint"
+        os.makedirs(directory)
+        identities = f"spiffe://{m.trust_domain}/ns/store/"
+        waypoint.certificate(directory, f"{n2.run_dir}/control", f"{RUN}/ca-key.pem", identities)
+        self.envoy = waypoint.Waypoint(envoy, directory, self.gate.netns, self.gate.cgroup, tied=False, identities=identities,
+                                       vip4=BOOKS4, vip6=BOOKS6, v1=self.books[0].ip4, v2=self.books[1].ip4)
+        self.envoy.start()
 
     def _start_nginx(self, pod):
         directory = f"{RUN}/{pod.name}"

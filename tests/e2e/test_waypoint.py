@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waypoints: a stock Envoy with the configuration of docs/waypoints.md, two nodes with real agents and proxies."""
+import json
+import re
+import tempfile
+
+import pytest
+
+from mesh import TRUST_DOMAIN, Mesh, wait_for
+from support import waypoint as support
+from test_hbone import ECHO, ONE_SHOT
+
+SHOP = "shop.demo.svc.cluster.local"
+WAYPOINT = "waypoint.demo.svc.cluster.local"
+VIP4, VIP6, WAYPOINT_VIP = "10.96.0.20", "fd00:96::20", "10.96.0.99"
+
+# Answers with its name, or, to a POST, with the checksum of what it got.
+APP = """
+import hashlib, http.server, socket, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        text = (hashlib.sha256(body).hexdigest() if self.command == "POST" else sys.argv[1]).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+        print("SERVED", self.client_address[0], self.command, flush=True)
+    do_GET = do_POST = do_DELETE = answer
+    def log_message(self, *arguments):
+        pass
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+    request_queue_size = 256
+server = Server(("::", 8080), Handler)
+print("READY", flush=True)
+server.serve_forever()
+"""
+
+# So many requests, each on a connection of its own: a list of [status, body], or of [0, the error].
+REQUESTS = """
+import http.client, json, sys
+host, port, count, method, headers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], json.loads(sys.argv[5])
+answers = []
+for i in range(count):
+    connection = http.client.HTTPConnection(host, port, timeout=30)
+    try:
+        connection.request(method, "/", headers=headers)
+        answer = connection.getresponse()
+        answers.append([answer.status, answer.read().decode()])
+    except (OSError, http.client.HTTPException) as e:
+        answers.append([0, repr(e)])
+    connection.close()
+print(json.dumps(answers))
+"""
+
+POST = """
+import hashlib, http.client, os, sys
+body = os.urandom(4 << 20)
+connection = http.client.HTTPConnection(sys.argv[1], 80, timeout=60)
+connection.request("POST", "/", body)
+print("same" if connection.getresponse().read().decode() == hashlib.sha256(body).hexdigest() else "DIFFERENT")
+"""
+
+# All connections are open at once; the requests come after the last has been opened.
+PARALLEL = """
+import http.client, json, sys
+all = [http.client.HTTPConnection(sys.argv[1], 80, timeout=60) for i in range(120)]
+for c in all:
+    c.connect()
+for c in all:
+    c.request("GET", "/")
+print(json.dumps([c.getresponse().status for c in all]))
+"""
+
+
+def requests(pod, host, count=1, method="GET", port=80, **headers):
+    return json.loads(pod.python(REQUESTS, host, port, count, method, json.dumps(headers), timeout=120))
+
+
+def one(pod, host, method="GET", port=80, **headers):
+    return requests(pod, host, 1, method, port, **headers)[0]
+
+
+def set_services(m, **shop):
+    """The service that has the waypoint, with these fields; the waypoint's own service."""
+    m.services[:] = [
+        {"name": "shop", "namespace": "demo", "hostname": SHOP, "vips": [f"/{VIP4}", f"/{VIP6}"], "ports": {80: 8080}, **shop},
+        {"name": "waypoint", "namespace": "demo", "hostname": WAYPOINT, "vips": [f"/{WAYPOINT_VIP}"], "ports": {15008: 15008}}]
+
+
+def set_waypoints(m, *pods, **fields):
+    """The waypoints' workloads: in the mesh's file, and not in the mesh."""
+    m.extra[:] = [{"name": p.name, "namespace": "demo", "serviceAccount": p.account, "workloadIps": [p.ip, p.ip6],
+                   "node": p.node.name, "labels": {"istio.io/dataplane-mode": "none"},
+                   "services": {f"demo/{WAYPOINT}": {15008: 15008}}, **fields} for p in pods]
+
+
+def publish(m, here=None):
+    """Writes the mesh file, and waits until the client's proxy shows what it now says of the service, or here(dump) is true."""
+    m.write()
+    service = m.services[0]
+
+    def same(dump):
+        found = next((s for s in dump["services"] if s["hostname"] == SHOP), {})
+        return all(json.dumps(found.get(k)) == json.dumps(service.get(k)) for k in ("waypoint", "weightedWaypoints"))
+
+    wait_for(lambda: (here or same)(m.nodes[0].config_dump()), "the proxy to know of the change")
+
+
+DESTINATION = {"destination": f"demo/{WAYPOINT}", "hboneMtlsPort": 15008}
+
+
+def named(destination):
+    return {"destination": destination, "hboneMtlsPort": 15008}
+
+
+def envoy(m, pod, program, account="waypoint"):
+    directory = tempfile.mkdtemp(prefix=pod.name, dir=m.dir)
+    support.certificate(directory, f"{m.nodes[0].run_dir}/control", m.ca_key, f"spiffe://{TRUST_DOMAIN}/ns/demo/", account)
+    return support.Waypoint(program, directory, pod.netns, pod.node.cgroup, vip4=VIP4, vip6=VIP6, v1=m.v1.ip, v2=m.v2.ip)
+
+
+@pytest.fixture(scope="module")
+def program(build):
+    path, why = support.program(build)
+    if not path:
+        pytest.skip(why)
+    return path
+
+
+@pytest.fixture(scope="module")
+def mesh(program):
+    """web and other (clients) on the first node, v1 and v2 of shop and the waypoints on the second."""
+    with Mesh(nodes=2) as m:
+        m.web, m.other = m.pod("web"), m.pod("other")
+        m.v1, m.v2 = m.pod("shop-v1", node=1, account="shop"), m.pod("shop-v2", node=1, account="shop")
+        m.waypoint, m.second = m.pod("waypoint", node=1), m.pod("waypoint-2", node=1, account="waypoint")
+        for pod in (m.waypoint, m.second):
+            pod.outside = True
+        for pod in (m.v1, m.v2):
+            pod.services = {f"demo/{SHOP}": {80: 8080}}
+        set_services(m, waypoint=DESTINATION)
+        set_waypoints(m, m.waypoint)
+        m.start()
+        m.v1.app, m.v2.app = m.v1.server(APP, "v1"), m.v2.server(APP, "v2")
+        m.envoy = envoy(m, m.waypoint, program)
+        try:
+            m.envoy.start()
+            yield m
+        finally:
+            m.envoy.stop()
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(request):
+    """Each test finds the mesh as the fixture made it."""
+    yield
+    if "mesh" not in request.fixturenames:
+        return
+    m = request.getfixturevalue("mesh")
+    set_services(m, waypoint=DESTINATION)
+    set_waypoints(m, m.waypoint)
+    m.policies.clear()
+    for pod in m.pods:
+        pod.more = {}
+    publish(m)
+    wait_for(lambda: one(m.web, VIP4)[0] == 200, "requests to be answered again")
+
+
+def failures(node):
+    return [line for line in node.proxy.text().splitlines() if "\taccess\t" in line and "error=" in line]
+
+
+@pytest.mark.parametrize("vip", [VIP4, VIP6], ids=["v4", "v6"])
+def test_get_is_allowed_and_delete_is_refused(mesh, vip):
+    status, body = one(mesh.web, vip)
+    assert status == 200 and body in ("v1", "v2")
+    assert one(mesh.web, vip, "DELETE") == [403, "RBAC: access denied"]
+    assert "DELETE" not in mesh.v1.app.text() + mesh.v2.app.text()
+    wait_for(lambda: [x for x in mesh.envoy.lines() if x.startswith(f"{mesh.web.identity} DELETE") and "403 rbac_access_denied" in x],
+             "the refusal in Envoy's log")
+
+
+def test_the_waypoint_sees_the_clients_identity(mesh):
+    assert one(mesh.other, VIP4) == [403, "RBAC: access denied"]
+    wait_for(lambda: [x for x in mesh.envoy.lines() if x.startswith(f"{mesh.other.identity} GET") and "403" in x], "the identity in Envoy's log")
+
+
+def test_both_proxies_name_the_waypoint(mesh):
+    ours, theirs = len(mesh.nodes[0].access_log()), len(mesh.nodes[1].access_log())
+    assert one(mesh.web, VIP4, **{"x-version": "v2"}) == [200, "v2"]
+    line = wait_for(lambda: mesh.nodes[0].access_log()[ours:], "the client's line")[-1]
+    assert f"dst.addr={mesh.waypoint.ip}:15008" in line and f"dst.hbone_addr={VIP4}:80" in line, line
+    assert f'dst.service="{SHOP}"' in line and f'dst.identity="{mesh.waypoint.identity}"' in line and "error=" not in line, line
+    # Envoy keeps its connections to the pods. Their ends are normal ones, although it resets the streams.
+    mesh.envoy.stop()
+    mesh.envoy.start()
+    lines = wait_for(lambda: [x for x in mesh.nodes[1].access_log()[theirs:] if 'dst.workload="shop-v2"' in x], "the server's line")
+    assert all(f'src.identity="{mesh.waypoint.identity}"' in x for x in lines), lines
+
+
+def test_canary_split_and_pinned_version(mesh):
+    answers = requests(mesh.web, VIP4, 300)
+    assert {status for status, _ in answers} == {200}
+    # 300 draws of 1 in 5: 60, and 42 is six standard deviations
+    assert 18 <= sum(body == "v2" for _, body in answers) <= 102
+    assert requests(mesh.web, VIP4, 20, **{"x-version": "v2"}) == [[200, "v2"]] * 20
+
+
+def test_four_mebibytes_arrive_intact(mesh):
+    assert mesh.web.python(POST, VIP4, timeout=90).strip() == "same"
+
+
+def test_more_connections_than_envoy_takes_streams(mesh):
+    assert json.loads(mesh.web.python(PARALLEL, VIP4, timeout=120)) == [200] * 120
+
+
+def references(m):
+    return {"hostname": f"demo/{WAYPOINT}", "address of a service": f"/{WAYPOINT_VIP}", "address of a workload": f"/{m.waypoint.ip}",
+            "IPv6 address of a workload": f"/{m.waypoint.ip6}"}
+
+
+@pytest.mark.parametrize("how", ["hostname", "address of a service", "address of a workload", "IPv6 address of a workload"])
+def test_a_service_names_its_waypoint(mesh, how):
+    set_services(mesh)
+    publish(mesh)
+    assert one(mesh.web, VIP4, "DELETE")[0] == 200  # without a waypoint nobody knows of methods
+    set_services(mesh, waypoint=named(references(mesh)[how]))
+    publish(mesh)
+    assert one(mesh.web, VIP4, "DELETE")[0] == 403
+    assert one(mesh.web, VIP4)[0] == 200
+
+
+@pytest.mark.parametrize("how", ["hostname", "address of a service", "address of a workload"])
+def test_a_workload_names_its_waypoint(mesh, how):
+    assert one(mesh.web, mesh.v1.ip, "DELETE", port=8080) == [200, "v1"]
+    mesh.v1.more = {"waypoint": named(references(mesh)[how])}
+    set_services(mesh)  # service-addressed traffic does not ask the workloads
+    publish(mesh, lambda dump: any(w["name"] == "shop-v1" and w.get("waypoint") for w in dump["workloads"]))
+    assert one(mesh.web, mesh.v1.ip, "DELETE", port=8080) == [403, "RBAC: access denied"]
+    assert one(mesh.web, mesh.v1.ip, port=8080) == [200, "v1"]
+    wait_for(lambda: [x for x in mesh.envoy.lines() if f"for {mesh.v1.ip}:8080 -> 200" in x], "the request in Envoy's log")
+    assert {status for status, _ in requests(mesh.web, VIP4, 10, "DELETE")} == {200}
+
+
+def test_weighted_waypoints(mesh, program):
+    """Three of four connections to the second, the rest to the first; one without weight is never asked for."""
+    second = envoy(mesh, mesh.second, program)
+    try:
+        second.start()
+        set_waypoints(mesh, mesh.waypoint, mesh.second)
+        weighted = [{"destination": named(f"/{mesh.waypoint.ip}"), "weight": 1}, {"destination": named("demo/nowhere.example"), "weight": 0},
+                    {"destination": named(f"/{mesh.second.ip}"), "weight": 3}]
+        set_services(mesh, waypoint=named("demo/nowhere.example"), weightedWaypoints=weighted)
+        publish(mesh)
+        before = len(mesh.envoy.lines())
+        assert {status for status, _ in requests(mesh.web, VIP4, 100)} == {200}
+        lines = wait_for(lambda: len(second.lines()) + len(mesh.envoy.lines()) - before >= 100 and second.lines(), "100 requests")
+        assert 49 <= len(lines) <= 98 and len(mesh.envoy.lines()) > before  # 75, and six standard deviations
+    finally:
+        second.stop()
+
+
+def test_endpoints_of_a_waypoint_share_by_capacity(mesh, program):
+    second = envoy(mesh, mesh.second, program)
+    try:
+        second.start()
+        set_waypoints(mesh, mesh.waypoint, mesh.second)
+        mesh.extra[1]["capacity"] = 3
+        publish(mesh, lambda dump: any(w["name"] == "waypoint-2" and w.get("capacity") == 3 for w in dump["workloads"]))
+        before = len(mesh.envoy.lines())
+        assert {status for status, _ in requests(mesh.web, VIP4, 100)} == {200}
+        lines = wait_for(lambda: len(second.lines()) + len(mesh.envoy.lines()) - before >= 100 and second.lines(), "100 requests")
+        assert 49 <= len(lines) <= 98 and len(mesh.envoy.lines()) > before
+    finally:
+        second.stop()
+
+
+def test_waypoint_gone_and_back(mesh):
+    assert one(mesh.web, VIP4)[0] == 200
+    before = len(failures(mesh.nodes[0]))
+    mesh.envoy.kill()
+    assert one(mesh.web, VIP4)[0] == 0
+    line = wait_for(lambda: [x for x in failures(mesh.nodes[0])[before:] if f"dst.addr={mesh.waypoint.ip}:15008" in x and "connect_refused: " in x],
+                    "the reason in the log")[-1]
+    assert f"dst.hbone_addr={VIP4}:80" in line, line
+    mesh.envoy.start()
+    assert one(mesh.web, VIP4)[0] == 200
+
+
+def test_a_waypoint_that_nobody_knows_is_not_gone_around(mesh):
+    served = mesh.v1.app.text() + mesh.v2.app.text()
+    set_waypoints(mesh)
+    publish(mesh, lambda dump: not any(w["name"] == "waypoint" for w in dump["workloads"]))
+    assert one(mesh.web, VIP4)[0] == 0
+    wait_for(lambda: f"waypoint_unresolved: waypoint demo/{WAYPOINT}: it has no usable endpoint" in mesh.nodes[0].proxy.text(),
+             "the reason in the log")
+    assert mesh.v1.app.text() + mesh.v2.app.text() == served
+
+
+def test_another_identity_than_the_waypoints_is_refused(mesh, program):
+    impostor = envoy(mesh, mesh.waypoint, program, account="impostor")
+    before = len(failures(mesh.nodes[0]))
+    mesh.envoy.stop()
+    try:
+        impostor.start()
+        assert one(mesh.web, VIP4)[0] == 0
+        wait_for(lambda: [x for x in failures(mesh.nodes[0])[before:] if "peer_identity_mismatch: " in x], "the reason in the log")
+        assert not impostor.lines()
+    finally:
+        impostor.stop()
+        mesh.envoy.start()
+
+
+def test_servers_that_accept_only_their_waypoint(mesh):
+    assert one(mesh.web, mesh.v1.ip, port=8080) == [200, "v1"]
+    mesh.policies.append({"name": "only-waypoint", "namespace": "demo", "scope": "WorkloadSelector", "action": "Allow", "dryRun": False,
+                          "rules": [[[{"principals": [{"Exact": f"{TRUST_DOMAIN}/ns/demo/sa/waypoint"}]}]]]})
+    for pod in (mesh.v1, mesh.v2):
+        pod.more = {"authorizationPolicies": ["demo/only-waypoint"]}
+    mesh.write()
+    wait_for(lambda: one(mesh.web, mesh.v1.ip, port=8080)[0] == 0, "direct connections to be refused")
+    for pod in (mesh.v1, mesh.v2):
+        before = len(failures(mesh.nodes[0])), len(failures(mesh.nodes[1]))
+        assert one(mesh.web, pod.ip, port=8080)[0] == 0
+        wait_for(lambda: [x for x in failures(mesh.nodes[0])[before[0]:] if "connect_rejected: " in x and "401" in x], "401 at the client")
+        wait_for(lambda: [x for x in failures(mesh.nodes[1])[before[1]:] if "policy_denied: " in x], "the reason at the server")
+    assert {tuple(x) for x in requests(mesh.web, VIP4, 40)} <= {(200, "v1"), (200, "v2")}
+    assert one(mesh.web, VIP4, "DELETE")[0] == 403
+
+
+def test_configuration_says_what_is_to_be_changed(mesh):
+    """Nothing in the sample is of the example's mesh but what its first lines name."""
+    with open(support.SAMPLE) as f:
+        text = f.read()
+    head, rest = text[:text.index("bootstrap_extensions")], text[text.index("bootstrap_extensions"):]
+    for address in set(re.findall(r"\b10\.[0-9.]+[0-9]\b|fd[0-9a-f:]+", rest)):
+        assert address in head, address
+    with open(f"{mesh.envoy.directory}/waypoint.yaml") as f:
+        written = f.read()
+    assert not re.findall(r"/etc/waypoint|10\.9\.2\.1", written[written.index("bootstrap_extensions"):])
+
+
+# ---- without Envoy ----
+
+
+@pytest.fixture(scope="module")
+def sandwich():
+    """A waypoint that is itself in the mesh: its application is behind its node's proxy."""
+    with Mesh(nodes=2) as m:
+        m.web, m.gate, m.shop = m.pod("web"), m.pod("gate", node=1), m.pod("shop", node=1)
+        m.shop.more = {"waypoint": named(f"/{m.gate.ip}")}
+        m.start()
+        m.gate.server(ECHO, "8080")
+        m.shop.server(ECHO, "8080")
+        m.shop.server(ECHO, "9090")
+        yield m
+
+
+def test_a_waypoint_in_the_mesh_reaches_its_workloads_directly(sandwich):
+    m = sandwich
+    assert m.web.python(ONE_SHOT, m.shop.ip, 8080, "from web") == "from web"
+    wait_for(lambda: [x for x in m.nodes[0].access_log() if f"dst.addr={m.gate.ip}:15008" in x and f"dst.hbone_addr={m.shop.ip}:8080" in x],
+             "web's connection at the waypoint")
+    assert "FROM" not in m.shop.processes[0].text()
+    # 9090 is nowhere but at the workload
+    assert m.gate.python(ONE_SHOT, m.shop.ip, 9090, "from gate") == "from gate"
+    wait_for(lambda: f"FROM ::ffff:{m.gate.ip} " in m.shop.processes[1].text(), "the waypoint's connection at the workload")
+    wait_for(lambda: [x for x in m.nodes[1].access_log() if f"dst.addr={m.shop.ip}:15008" in x and 'direction="outbound"' in x],
+             "the waypoint's connection in the log")
