@@ -3,7 +3,6 @@
 not as it should be is a Failed that says what was seen instead."""
 import hashlib
 import json
-import os
 import re
 import subprocess
 import time
@@ -172,30 +171,32 @@ class Steps:
         w = self.w
         with open(f"{RUN}/shop/www/download", "rb") as f:
             want = hashlib.sha256(f.read()).hexdigest()
-        target = f"{RUN}/downloaded"
         started = time.monotonic()
-        download = w.web.popen(["curl", "-sS", "--limit-rate", "1500k", "-m", "60", "-o", target,
-                                "-w", "%{http_code} %{size_download}", url(w.shop.ip4, path="/download")],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        try:
-            wait_for(lambda: os.path.getsize(target) > 256 * 1024, "the download to begin", log=w.n1.proxy_log)
-            self._leave_and_return(target)
-            expect(download.poll() is None, "the download ended before the label was back")
-            out, err = download.communicate(timeout=60)
-        finally:
-            if download.poll() is None:
-                download.kill()
-                download.wait()
-        expect(download.returncode == 0, f"the download broke: {err.strip()} (curl exit {download.returncode})",
-               w.n1.proxy_log)
-        with open(target, "rb") as f:
-            got = hashlib.sha256(f.read()).hexdigest()
-        expect(got == want, f"the download is damaged: sha256 {got}, not {want}", w.n1.proxy_log)
+        # What is not read here stays at the server, so the download lasts as long as the two changes take.
+        with open(f"{RUN}/download.log", "w+") as log:
+            download = w.web.popen(["curl", "-sSN", "-m", "60", url(w.shop.ip4, path="/download")], stdout=subprocess.PIPE, stderr=log)
+            try:
+                got = hashlib.sha256(download.stdout.read(1 << 20))
+                self._leave_and_return(lambda: got.update(download.stdout.read(8 << 20)))
+                with open(f"{RUN}/shop/access.log") as served:
+                    expect("/download" not in served.read(), "the server had sent all of it before the label was back")
+                for part in iter(lambda: download.stdout.read(1 << 20), b""):
+                    got.update(part)
+                download.wait(10)
+            finally:
+                if download.poll() is None:
+                    download.kill()
+                    download.wait()
+                download.stdout.close()
+            log.seek(0)
+            expect(download.returncode == 0, f"the download broke: {log.read().strip()} (curl exit {download.returncode})", w.n1.proxy_log)
+        expect(got.hexdigest() == want, f"the download is damaged: sha256 {got.hexdigest()}, not {want}", w.n1.proxy_log)
         seconds = time.monotonic() - started
-        self.show.saw(f"download: {out.strip()} bytes in {seconds:.1f} s, sha256 {got[:16]}... as on the server")
+        self.show.saw(f"download: {DOWNLOAD_BYTES} bytes in {seconds:.1f} s, sha256 {want[:16]}... as on the server")
         return f"{DOWNLOAD_BYTES >> 20} MiB over {seconds:.0f} s unbroken and intact across both changes"
 
-    def _leave_and_return(self, target):
+    def _leave_and_return(self, go_on):
+        """go_on: takes some more of the download."""
         w = self.w
         pods = [p for p in w.mesh_pods if p.namespace == "store"]
         generations = {p: p.state()["generation"] for p in pods}
@@ -206,7 +207,8 @@ class Steps:
             wait_for(lambda pod=pod: pod.state()["state"] in ("draining", "outside"), f"{pod.name} to leave the mesh", 20,
                      log=pod.node.agent_log)
         self.show.saw(f"label taken away: {', '.join(p.name + ' ' + p.state()['state'] for p in pods)} after "
-                      f"{(time.monotonic() - t) * 1000:.0f} ms; download at {os.path.getsize(target) >> 10} KiB")
+                      f"{(time.monotonic() - t) * 1000:.0f} ms")
+        go_on()
         with Capture(w.n1, f"{RUN}/unlabelled.pcap") as capture:
             code, body, ms, _ = curl(w.web, url(w.shop.ip4))
         expect(code == "200" and w.secret in body, f"without the label, web -> shop gave {code}", w.n1.proxy_log)
@@ -226,6 +228,7 @@ class Steps:
         expect(not capture.holds(w.secret), "with the label, web -> shop can still be read between the nodes",
                capture.path)
         self.show.saw("a new connection web -> shop: 200, and the payload cannot be read between the nodes")
+        go_on()
 
     # ---- looking in ----
 

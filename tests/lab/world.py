@@ -26,7 +26,7 @@ NAMESPACES = [PREFIX + name for name in ("n1", "n2", *PODS)]
 VIP4, VIP6 = "10.96.0.20", "fd96::20"
 HOST = "shop.store.svc.cluster.local"
 BOOKS4, BOOKS6 = "10.96.0.30", "fd96::30"
-DOWNLOAD_BYTES = 12 * 1024 * 1024
+DOWNLOAD_BYTES = 48 * 1024 * 1024  # more than all buffers between server and client hold
 
 
 class World:
