@@ -10,11 +10,12 @@ import subprocess
 import threading
 
 import pytest
+from agent_node import Node, Pod
 from support import agent as agent_client
 from support import network
 from support.cni import Runtime, pod_args
 from support.system import run
-from test_agent import Node, Pod, node  # noqa: F401
+from test_agent import node  # noqa: F401
 
 VERSIONS = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 DATA = os.path.join(os.path.dirname(__file__), "..", "data", "cni")

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bruma-agent alone: deaths and restarts, proxies that come and go, what is broken by hand, uninstall."""
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from agent_node import Node, Plugin, Pod
+from support import agent as agent_client
+from support import network
+from support.system import run, wait_for
+from test_agent import node  # noqa: F401
+
+
+# ---- deaths ----
+
+def test_connections_wait_while_there_is_no_proxy(node):
+    pod, proxy = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    assert pod.greeting() == "first inbound"
+    proxy.kill()
+    clients = [pod.client() for _ in range(5)]
+    time.sleep(0.5)
+    node.proxy("second").serve()
+    assert [c.communicate(timeout=60)[0].strip() for c in clients] == ["second inbound"] * 5
+
+
+def test_the_agent_killed_and_started_again_adopts(node):
+    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod.add()
+    node.agent.kill()
+    assert pod.greeting() == "proxy inbound", "traffic does not need the agent"
+    proxy.wait(event="disconnected")
+    node.start()
+    proxy.do("set", accepting=False)
+    proxy.forget()
+    proxy.do("connect")
+    proxy.wait(event="message", op="snapshot-end")
+    item = pod.wait_state("enrolled")
+    assert item["generation"] == 1 and item["capturedSinceStart"], "adopted, not enrolled again"
+    assert "listener_closed" not in item["mends"], "the listeners that the proxy gave back are used"
+    assert proxy.seen(event="message", op="pod-add")[0]["uid"] == pod.uid
+    proxy.do("set", accepting=True)
+    node.label(False)
+    pod.wait_state("outside")
+    assert pod.untouched()
+
+
+def test_connections_that_wait_survive_a_restart_of_the_agent(node):
+    pod, proxy = Pod(node, "web"), node.proxy("holder")
+    proxy.do("set", accepting=False)
+    proxy.serve()
+    pod.add()
+    client = pod.client()
+    time.sleep(0.3)
+    node.agent.kill()
+    proxy.wait(event="disconnected")
+    node.start()
+    time.sleep(2)  # longer than adopt-wait: the slots are occupied, so the agent goes on waiting
+    assert pod.item()["mends"] == {}
+    proxy.do("set", accepting=True)
+    proxy.do("connect")
+    assert client.communicate(timeout=60)[0].strip() == "holder inbound"
+    assert "listener_closed" not in pod.item()["mends"]
+
+
+def test_both_killed_fails_closed_and_works_again_after_a_start(node):
+    pod, proxy = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    server = node.python("import socket\ns = socket.create_server(('10.79.0.1', 9999))\nprint('up', flush=True)\n"
+                         "while True: s.accept()[0].sendall(b'outside the mesh')")
+    assert server.stdout.readline() == "up\n"
+    node.agent.kill()
+    proxy.kill()
+    assert pod.greeting() == "ConnectionRefusedError"
+    assert pod.dials_out(timeout=3) in ("ConnectionRefusedError", "TimeoutError")
+    node.start()
+    node.proxy("second").serve()
+    wait_for(lambda: pod.greeting() == "second inbound", "connections to work again")
+    assert pod.dials_out() == "second outbound"
+    assert pod.item()["mends"]["listener_closed"] == 1
+    server.kill()
+    server.wait()
+
+
+def test_an_agent_killed_during_an_add_rolls_it_back(node):
+    pod = Pod(node, "web")
+    plugin = Plugin(node.run_dir)
+    pod.attach(pod.begin(plugin))
+    node.agent.kill()
+    plugin.close()
+    node.start()
+    assert pod.item() is None
+    assert pod.pins() == [] and pod.untouched()
+
+
+def test_sigterm_leaves_everything_in_place(node):
+    pod = Pod(node, "web")
+    pod.add()
+    rules = network.rules_and_routes(pod.netns)
+    assert node.agent.stop() == 0
+    assert len(pod.pins()) == 1 and network.rules_and_routes(pod.netns) == rules
+
+
+def test_a_pod_that_vanished_is_reaped(node):
+    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    other = Pod(node, "other", "outside", number=11)
+    pod.add()
+    other.add()
+    network.delete(pod.netns)
+    network.delete(other.netns)
+    assert proxy.wait(event="message", op="pod-del")["uid"] == pod.uid
+    wait_for(lambda: agent_client.pods(node.run_dir) == {}, "the pods to be forgotten")
+    assert pod.pins() == [] and os.listdir(f"{node.run_dir}/pods") == []
+
+
+def test_a_namespace_without_a_name_stays_captured_while_a_process_lives_in_it(node):
+    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod.add()
+    process = subprocess.Popen(["nsenter", f"--net={pod.path}", "sleep", "60"])
+    wait_for(lambda: os.stat(f"/proc/{process.pid}/ns/net").st_ino == os.stat(pod.path).st_ino, "the process to be inside")
+    network.delete(pod.netns)
+    time.sleep(2)
+    assert pod.item()["state"] == "enrolled"
+    process.kill()
+    process.wait()
+    wait_for(lambda: pod.item() is None, "the pod to be reaped")
+
+
+def test_a_pod_that_vanished_while_the_agent_was_away_is_reaped(node):
+    pod = Pod(node, "web")
+    pod.add()
+    node.agent.kill()
+    network.delete(pod.netns)
+    node.start()
+    assert agent_client.pods(node.run_dir) == {}
+    assert pod.pins() == []
+
+
+def test_a_lost_record_is_recovered_from_what_is_pinned(node):
+    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod.add()
+    node.agent.kill()
+    proxy.wait(event="disconnected")
+    for name in os.listdir(f"{node.run_dir}/pods"):
+        os.unlink(f"{node.run_dir}/pods/{name}")
+    node.start()
+    assert pod.item()["state"] == "enrolled"
+    proxy.forget()
+    proxy.do("connect")
+    assert proxy.wait(event="message", op="pod-add")["uid"] == pod.uid
+    assert pod.item()["uid"] == pod.uid, "the proxy remembers the uid"
+    assert pod.item()["ips"] == [pod.ip4, pod.ip6]
+
+
+# ---- proxies ----
+
+def test_the_younger_proxy_takes_over_and_the_older_drains(node):
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    second = node.proxy("second").serve()
+    assert first.wait(event="message", op="drain")["deadlineMilliseconds"] == 30000
+    states = {p["pid"]: p["state"] for p in node.status()["proxies"]}
+    assert states == {first.pid: "replaced", second.pid: "serving"}
+    first.kill()
+    wait_for(lambda: len(node.status()["proxies"]) == 1, "the first to be gone")
+    assert pod.greeting() == "second inbound"
+
+
+def test_a_replaced_proxy_that_connects_again_does_not_take_over(node):
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    second = node.proxy("second").serve()
+    first.wait(event="message", op="drain")
+    node.agent.kill()
+    second.wait(event="disconnected")
+    first.wait(event="disconnected")
+    node.start()
+    second.forget()
+    first.forget()
+    second.do("connect")
+    second.wait(event="message", op="snapshot-end")
+    first.do("connect")
+    first.wait(event="message", op="snapshot-end")
+    assert first.seen(event="message", op="pod-keep") and not first.seen(event="message", op="pod-add")
+    assert {p["pid"]: p["state"] for p in node.status()["proxies"]} == {first.pid: "replaced", second.pid: "serving"}
+    assert not second.seen(event="message", op="drain")
+
+
+def test_listeners_of_another_namespace_are_not_adopted(node):
+    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod.add()
+    node.agent.kill()
+    proxy.wait(event="disconnected")
+    node.start()
+    proxy.do("connect", lie="listener")
+    wait_for(lambda: "not the pod's" in node.agent.text(), "the lie to be reported")
+    wait_for(lambda: pod.item()["mends"].get("listener_closed") or pod.item()["proxy"] == "serving",
+             "the pod to be served with listeners of its own")
+    assert wait_for(pod.greeting, "an answer") == "proxy inbound"
+
+
+@pytest.mark.parametrize("text", ["{", '{"op":"ack"}', '{"op":"ack","seq":99999}', '{"op":"ack","seq":"x"}',
+                                  '{"op":"proxy-hello"}', '{"op":"held-end"}', '{"op":"pod-held","uid":"x"}',
+                                  '{"op":"pod-drained"}', '{"op":"listener-closed"}',
+                                  '{"op":"nonsense"}'])
+def test_a_proxy_that_breaks_the_protocol_is_disconnected(node, text):
+    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod.add()
+    proxy.do("raw", text=text)
+    assert proxy.wait(event="message", op="error")["reason"] == "message_invalid"
+    proxy.wait(event="disconnected")
+    assert pod.item()["state"] == "enrolled"
+    proxy.do("connect")
+    wait_for(lambda: pod.item()["proxy"] == "serving", "the proxy to be taken back")
+    assert pod.greeting() == "proxy inbound"
+
+
+def test_a_silent_proxy_does_not_keep_pods_from_starting(node):
+    proxy = node.proxy().serve()
+    wait_for(lambda: node.status()["proxyConnected"], "the proxy to serve")
+    proxy.do("set", mute=True)
+    pod = Pod(node, "web")
+    assert pod.add() == "enrol"
+    proxy.wait(event="disconnected", timeout=40)
+
+
+# ---- what is broken by hand ----
+
+def breakage(node, pod, what):
+    directory = f"{node.pin_dir}/pods/{pod.item()['cookie']}"
+    if what == "link_detached":
+        run(["bpftool", "link", "detach", "pinned", f"{directory}/link"])
+    elif what == "rule_missing":
+        run(["ip", "-n", pod.netns, "rule", "del", "pref", "32764"])
+    elif what == "route_missing":
+        run(["ip", "-n", pod.netns, "-6", "route", "flush", "table", "100"])
+    elif what == "sysctl_changed":
+        network.sysctl(pod.netns, {"net.ipv4.tcp_fwmark_accept": 0})
+    elif what == "listener_closed":
+        run(["ss", "-K", "state", "listening", "sport", "=", str(listener_port(pod))], netns=pod.netns)
+    elif what == "map_entry_missing":
+        key = int(pod.item()["cookie"]).to_bytes(8, sys.byteorder)
+        run(["bpftool", "map", "delete", "pinned", f"{node.pin_dir}/maps/pods", "key", "hex", *[f"{b:02x}" for b in key]])
+
+
+def listener_port(pod):
+    """Of one of the listeners in the pod."""
+    line = run(["ss", "-Hltn"], netns=pod.netns).stdout.splitlines()[0]
+    return int(line.split()[3].rsplit(":", 1)[1])
+
+
+@pytest.mark.parametrize("what", ["link_detached", "rule_missing", "route_missing", "sysctl_changed", "listener_closed",
+                                  "map_entry_missing"])
+def test_what_is_broken_by_hand_is_mended_counted_and_reported(node, what):
+    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod.add()
+    breakage(node, pod, what)
+    wait_for(lambda: pod.item()["mends"].get(what), f"{what} to be found")
+    assert node.status()["mends"][what] >= 1
+    assert f"reason={what}" in node.agent.text()
+    assert pod.greeting() == "proxy inbound" and pod.dials_out() == "proxy outbound"
+    assert pod.ask("cni-check")["op"] == "done"
+    found = agent_client.ask(node.run_dir, "explain", pod=f"{pod.namespace}/{pod.name}")
+    assert what in [f.get("reason") for f in found if f["check"] == "mended"]
+
+
+def test_a_listener_that_a_proxy_finds_closed_is_replaced_at_once(work):
+    node = Node(work)
+    node.start("--verify-interval", "1h")
+    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod.add()
+    breakage(node, pod, "listener_closed")
+    proxy.do("raw", text='{"op":"listener-closed","uid":"somebody-else"}')
+    proxy.do("raw", text=json.dumps({"op": "listener-closed", "uid": pod.uid}))
+    wait_for(lambda: pod.item()["mends"].get("listener_closed"), "the listener to be replaced")
+    assert pod.greeting() == "proxy inbound" and pod.greeting(15008) == "proxy hbone" and pod.dials_out() == "proxy outbound"
+
+
+# ---- questions, uninstall ----
+
+def test_doctor_and_explain_answer(node):
+    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod.add()
+    wait_for(lambda: pod.item()["proxy"] == "serving", "the proxy to serve")
+    checks = agent_client.ask(node.run_dir, "doctor")
+    assert not [c for c in checks if not c["ok"]], checks
+    assert {"kernel", "cgroup", "pins", "connect hooks", "mesh file", "proxy", "clock"} <= {c["check"] for c in checks}
+    findings = agent_client.ask(node.run_dir, "explain", pod="shop/web")
+    assert not [f for f in findings if not f["ok"]], findings
+    assert not agent_client.ask(node.run_dir, "explain", pod="shop/nobody")[0]["ok"]
+
+
+def test_uninstall_leaves_nothing(node):
+    pods = [Pod(node, "web", number=10), Pod(node, "other", "outside", number=11)]
+    for pod in pods:
+        pod.add()
+    r = run(node.argv("--uninstall"), netns=node.netns, check=False)
+    assert r.returncode != 0 and "running" in r.stderr, "it must not be done behind a running agent's back"
+    assert pods[0].item()["state"] == "enrolled"
+    node.agent.stop()
+    run(node.argv("--uninstall"), netns=node.netns)
+    assert all(p.untouched() for p in pods)
+    assert not os.path.exists(node.pin_dir) or os.listdir(node.pin_dir) == []
+    assert not os.path.exists(node.run_dir)
+    assert pods[0].greeting() == "ConnectionRefusedError"
+    run(node.argv("--uninstall"), netns=node.netns)  # a second time finds nothing to do
+
+
+def test_settings_and_bad_options(build):
+    agent = f"{build}/agent/bruma-agent"
+    assert "--verify-interval" in run([agent, "--help"]).stdout
+    assert "verify-interval" in run([agent, "--settings-markdown"]).stdout
+    for bad in (["--no-such"], ["--verify-interval", "soon"], ["word"], ["--log-level", "loud"]):
+        r = run([agent, *bad], check=False)
+        assert r.returncode == 2 and r.stderr.startswith("bruma-agent: "), (bad, r.stderr)
+
+
+def test_the_service_manager_is_told(work):
+    node = Node(work)
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    s.bind(work.path("notify"))
+    s.settimeout(30)
+    node.agent = work.process(node.argv(), work.path("agent.log"), netns=node.netns,
+                              env={"NOTIFY_SOCKET": work.path("notify")})
+    assert s.recv(100) == b"READY=1"
+    node.agent.stop()
+    assert s.recv(100) == b"STOPPING=1"
