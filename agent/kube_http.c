@@ -22,6 +22,7 @@
 #define SILENCE_MS  45000      /* without an acknowledgement of what was sent */
 #define ERROR_BODY  (8 * 1024) /* of a stream that did not begin */
 #define CA_CACHE    60L        /* seconds for which connections may be made with a CA file of before */
+#define CONNECTIONS 16L        /* at a time; what is beyond waits */
 #define BACKOFF_MIN 500u
 #define BACKOFF_MAX 30000u
 
@@ -479,6 +480,7 @@ static void set_multi(struct kube_client *c)
     curl_multi_setopt(c->multi, CURLMOPT_TIMERFUNCTION, want_timer);
     curl_multi_setopt(c->multi, CURLMOPT_TIMERDATA, c);
     curl_multi_setopt(c->multi, CURLMOPT_MAXCONNECTS, 8L);
+    curl_multi_setopt(c->multi, CURLMOPT_MAX_HOST_CONNECTIONS, CONNECTIONS);
 }
 
 int kube_client_new(struct loop *loop, const struct kube_client_config *config, struct kube_client **ret)
@@ -527,6 +529,11 @@ void kube_client_free(struct kube_client **client)
     free(c->token_file);
     free(c);
     *client = NULL;
+}
+
+const char *kube_client_server(const struct kube_client *client)
+{
+    return client->server;
 }
 
 int kube_append_encoded(char *url, size_t size, const char *text)

@@ -54,6 +54,8 @@ int kube_client_new(struct loop *loop, const struct kube_client_config *config, 
 /* Cancels what is under way. */
 void kube_client_free(struct kube_client **client);
 
+const char *kube_client_server(const struct kube_client *client);
+
 /* 0 or -ENOMEM; everything else is told by done, never from inside this function. */
 int kube_send(struct kube_client *client, const struct kube_call *call, struct kube_request **ret);
 /* No event follows. Harmless with NULL in it; sets it to NULL. */

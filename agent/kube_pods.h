@@ -65,7 +65,18 @@ struct kube_source {
     struct place_job *place_job; /* a search in a thread, or NULL */
 };
 
+/* As the settings say; failures are logged. */
+int kube_open_client(struct loop *loop, const struct agent_config *config, struct kube_client **ret);
+
 bool kube_ready(const struct kube_source *s);
+/* kube_cache.c: what the watches tell is kept there and leads to kube_reconcile(). */
+void kube_cache_init(struct kube_source *s);
+void kube_cache_free(struct kube_source *s);
+struct kube_watch_events kube_cache_pods_events(struct kube_source *s);
+struct kube_watch_events kube_cache_namespaces_events(struct kube_source *s);
+/* Without a UID of its own (it is the container's id) the pod is known by its name. */
+struct kube_pod *kube_pod_find(const struct kube_source *s, const char *uid, const char *container_id,
+                               const char *namespace, const char *name);
 /* By the UID that the runtime knows. */
 struct kube_pod *kube_pod_by_uid(const struct kube_source *s, const char *runtime_uid);
 /* Whether it belongs to the mesh; its namespace must be known. */
@@ -80,6 +91,9 @@ void kube_reconcile(struct kube_pod *pod);
 void kube_status_check(struct kube_pod *pod);
 /* The same a moment later. */
 void kube_status_soon(struct kube_pod *pod);
+/* The request that writes the annotation: its path, and a body that the caller frees, or NULL. */
+char *kube_status_patch(const char *namespace, const char *name, const char *uid,
+                        enum kube_redirection redirection, char *path, size_t path_size);
 void kube_status_event(struct kube_pod *pod, enum bruma_reason reason, const char *text);
 void kube_status_init(struct kube_pod *pod);
 void kube_status_free(struct kube_pod *pod);

@@ -84,62 +84,12 @@ bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, co
     return false;
 }
 
-/* ---- what is known ---- */
-
-static bool named(const void *item, const void *key)
-{
-    return !strcmp(((const struct kube_namespace *)item)->name, key);
-}
-
-struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const char *name)
-{
-    return index_find(&s->namespaces_by_name, index_hash_text(0, name), named, name);
-}
-
-struct kube_pod *kube_pod_by_uid(const struct kube_source *s, const char *runtime_uid)
-{
-    struct kube_pod *pod;
-
-    list_for_each (pod, &s->pods, node) {
-        if (!strcmp(pod->runtime_uid, runtime_uid))
-            return pod;
-    }
-    return NULL;
-}
-
-static struct kube_pod *pod_by_api_uid(const struct kube_source *s, const char *uid)
-{
-    struct kube_pod *pod;
-
-    list_for_each (pod, &s->pods, node) {
-        if (!strcmp(pod->uid, uid))
-            return pod;
-    }
-    return NULL;
-}
-
-static struct kube_pod *pod_by_name(const struct kube_source *s, const char *namespace, const char *name)
-{
-    struct kube_pod *pod;
-
-    list_for_each (pod, &s->pods, node) {
-        if (!strcmp(pod->name, name) && !strcmp(pod->namespace, namespace))
-            return pod;
-    }
-    return NULL;
-}
-
-/* Without a UID of its own the pod is known by its name. */
-static struct kube_pod *find(const struct kube_source *s, const char *uid, const char *container_id,
-                             const char *namespace, const char *name)
-{
-    return strcmp(uid, container_id) ? kube_pod_by_uid(s, uid) : pod_by_name(s, namespace, name);
-}
+/* ---- moving pods ---- */
 
 static struct kube_pod *of(const struct source *source, const struct pod *pod)
 {
-    return find(container_of(source, struct kube_source, source), pod->uid, pod->container_id, pod->namespace,
-                pod->name);
+    return kube_pod_find(container_of(source, struct kube_source, source), pod->uid, pod->container_id,
+                         pod->namespace, pod->name);
 }
 
 struct pod *kube_agent_pod(const struct kube_pod *pod)
@@ -152,8 +102,6 @@ struct pod *kube_agent_pod(const struct kube_pod *pod)
     p = pods_by_name(pods, pod->namespace, pod->name);
     return p && !strcmp(p->uid, p->container_id) ? p : NULL;
 }
-
-/* ---- moving pods ---- */
 
 void kube_reconcile(struct kube_pod *pod)
 {
@@ -177,210 +125,6 @@ void kube_reconcile(struct kube_pod *pod)
     kube_status_check(pod);
 }
 
-static void reconcile_namespace(struct kube_source *s, const char *name)
-{
-    struct kube_pod *pod;
-
-    list_for_each (pod, &s->pods, node) {
-        if (!name || !strcmp(pod->namespace, name))
-            kube_reconcile(pod);
-    }
-}
-
-/* ---- pods ---- */
-
-static void pod_forget(struct kube_pod *pod)
-{
-    list_del(&pod->node);
-    kube_status_free(pod);
-    kube_place_free(pod);
-    cJSON_Delete(pod->labels);
-    free(pod->uid);
-    free(pod->runtime_uid);
-    free(pod->namespace);
-    free(pod->name);
-    free(pod->service_account);
-    loop_free_later(pod->source->agent->loop, pod);
-}
-
-static struct kube_pod *pod_make(struct kube_source *s, const struct kube_pod_object *o)
-{
-    struct kube_pod *pod = calloc(1, sizeof(*pod));
-
-    if (!pod)
-        return NULL;
-    pod->source = s;
-    list_init(&pod->node);
-    kube_status_init(pod);
-    kube_place_init(pod);
-    pod->uid = strdup(o->uid);
-    pod->runtime_uid = strdup(o->runtime_uid);
-    pod->namespace = strdup(o->namespace);
-    pod->name = strdup(o->name);
-    if (!pod->uid || !pod->runtime_uid || !pod->namespace || !pod->name) {
-        pod_forget(pod);
-        return NULL;
-    }
-    list_add_tail(&s->pods, &pod->node);
-    return pod;
-}
-
-static int pod_update(struct kube_pod *pod, const struct kube_pod_object *o)
-{
-    cJSON *labels = o->labels ? cJSON_Duplicate(o->labels, true) : NULL;
-    char *account = strdup(o->service_account);
-
-    if (!account || (o->labels && !labels)) {
-        free(account);
-        cJSON_Delete(labels);
-        return -ENOMEM;
-    }
-    free(pod->service_account);
-    cJSON_Delete(pod->labels);
-    pod->service_account = account;
-    pod->labels = labels;
-    /* The last report of a pod that has ended may lack its addresses. */
-    if (o->addresses_len) {
-        memcpy(pod->addresses, o->addresses, sizeof(pod->addresses));
-        pod->addresses_len = o->addresses_len;
-    }
-    pod->host_network = o->host_network;
-    pod->sidecar = o->sidecar;
-    pod->completed = o->completed;
-    pod->deleting = o->deleting;
-    pod->bypass_inbound = o->bypass_inbound;
-    pod->redirection = o->redirection;
-    return 0;
-}
-
-static void on_pod(void *data, const cJSON *object, bool deleted)
-{
-    struct kube_source *s = data;
-    struct kube_pod_object o;
-    struct kube_pod *pod;
-    char why[256];
-
-    if (kube_pod_decode(object, &o, why, sizeof(why)) < 0) {
-        log_error("a pod of the API server cannot be used\terror=\"%s\"", why);
-        return;
-    }
-    pod = pod_by_api_uid(s, o.uid);
-    if (deleted) {
-        /* Its capture lasts as long as its network namespace. */
-        if (pod)
-            pod_forget(pod);
-        return;
-    }
-    if (o.wrong_annotation)
-        log_warn("the value of an annotation is neither true nor false\tpod=\"%s/%s\" annotation=%s",
-                 o.namespace, o.name, o.wrong_annotation);
-    if (!pod)
-        pod = pod_make(s, &o);
-    if (!pod || pod_update(pod, &o) < 0) {
-        log_error("no memory for a pod\tpod=\"%s/%s\"", o.namespace, o.name);
-        return;
-    }
-    pod->list = s->pods_list;
-    kube_reconcile(pod);
-}
-
-static void on_pods_begin(void *data)
-{
-    ((struct kube_source *)data)->pods_list++;
-}
-
-static void on_pods_complete(void *data)
-{
-    struct kube_source *s = data;
-    struct kube_pod *pod;
-
-    list_for_each (pod, &s->pods, node) {
-        if (pod->list != s->pods_list)
-            pod_forget(pod);
-    }
-    reconcile_namespace(s, NULL);
-}
-
-/* ---- namespaces ---- */
-
-static void namespace_forget(struct kube_source *s, struct kube_namespace *n)
-{
-    if (n->name)
-        index_remove(&s->namespaces_by_name, index_hash_text(0, n->name), n);
-    list_del(&n->node);
-    cJSON_Delete(n->labels);
-    free(n->name);
-    free(n);
-}
-
-static struct kube_namespace *namespace_make(struct kube_source *s, const char *name)
-{
-    struct kube_namespace *n = calloc(1, sizeof(*n));
-
-    if (!n)
-        return NULL;
-    list_init(&n->node);
-    n->name = strdup(name);
-    if (!n->name || index_add(&s->namespaces_by_name, index_hash_text(0, name), n) < 0) {
-        namespace_forget(s, n);
-        return NULL;
-    }
-    list_add_tail(&s->namespaces, &n->node);
-    return n;
-}
-
-static void on_namespace(void *data, const cJSON *object, bool deleted)
-{
-    struct kube_source *s = data;
-    struct kube_namespace *n;
-    const cJSON *labels;
-    const char *name;
-    char why[256];
-    cJSON *copy;
-    bool changed;
-
-    if (kube_namespace_decode(object, &name, &labels, why, sizeof(why)) < 0) {
-        log_error("a namespace of the API server cannot be used\terror=\"%s\"", why);
-        return;
-    }
-    n = kube_namespace_by_name(s, name);
-    if (deleted) {
-        if (n)
-            namespace_forget(s, n);
-        return;
-    }
-    changed = !n || !cJSON_Compare(n->labels, labels, true);
-    if (!n)
-        n = namespace_make(s, name);
-    copy = labels ? cJSON_Duplicate(labels, true) : NULL;
-    if (!n || (labels && !copy)) {
-        log_error("no memory for a namespace\tnamespace=%s", name);
-        return;
-    }
-    cJSON_Delete(n->labels);
-    n->labels = copy;
-    n->list = s->namespaces_list;
-    if (changed)
-        reconcile_namespace(s, n->name);
-}
-
-static void on_namespaces_begin(void *data)
-{
-    ((struct kube_source *)data)->namespaces_list++;
-}
-
-static void on_namespaces_complete(void *data)
-{
-    struct kube_source *s = data;
-    struct kube_namespace *n;
-
-    list_for_each (n, &s->namespaces, node) {
-        if (n->list != s->namespaces_list)
-            namespace_forget(s, n);
-    }
-    reconcile_namespace(s, NULL);
-}
-
 /* ---- answers to the core ---- */
 
 static bool op_ready(const struct source *source)
@@ -392,7 +136,7 @@ static bool op_knows(const struct source *source, const char *uid, const char *c
                      const char *namespace, const char *name)
 {
     const struct kube_source *s = container_of(source, struct kube_source, source);
-    const struct kube_pod *pod = find(s, uid, container_id, namespace, name);
+    const struct kube_pod *pod = kube_pod_find(s, uid, container_id, namespace, name);
 
     return pod && kube_namespace_by_name(s, pod->namespace);
 }
@@ -485,6 +229,7 @@ static void op_report(const struct source *source, cJSON *object)
         cJSON_AddItemToArray(lost, cJSON_CreateString(text));
     }
     cJSON_AddStringToObject(object, "source", source->ops->name);
+    cJSON_AddStringToObject(object, "apiServer", kube_client_server(s->client));
     cJSON_AddBoolToObject(object, "sourceReady", kube_ready(s));
     cJSON_AddStringToObject(object, "sourceError",
                             *error ? error : kube_watch_report(s->watch_namespaces)->error);
@@ -532,9 +277,8 @@ static int server_of(const struct agent_config *config, char *buf, size_t size)
     return n < (int)size ? 0 : -ENAMETOOLONG;
 }
 
-static int open_client(struct kube_source *s)
+int kube_open_client(struct loop *loop, const struct agent_config *config, struct kube_client **ret)
 {
-    const struct agent_config *config = s->agent->config;
     char server[600];
     const struct kube_client_config c = {
         .server = server, .ca_file = config->kube_ca, .token_file = config->kube_token_file};
@@ -545,11 +289,10 @@ static int open_client(struct kube_source *s)
         return -EINVAL;
     }
     if (r == 0)
-        r = kube_client_new(s->agent->loop, &c, &s->client);
+        r = kube_client_new(loop, &c, ret);
     if (r < 0)
         return log_error_errno(r, "the API server cannot be used; it must be an https URL\tkube-server=%s",
                                server);
-    log_info("the Kubernetes API is the source\tserver=%s node=%s", server, config->node);
     return 0;
 }
 
@@ -572,12 +315,8 @@ static int open_watches(struct kube_source *s)
         .what = "pods", .path = "/api/v1/pods", .selector = s->selector, .page = PAGE};
     const struct kube_watch_config namespaces = {
         .what = "namespaces", .path = "/api/v1/namespaces", .page = PAGE};
-    const struct kube_watch_events pods_events = {
-        .list_begins = on_pods_begin, .object = on_pod, .list_complete = on_pods_complete, .data = s};
-    const struct kube_watch_events namespaces_events = {.list_begins = on_namespaces_begin,
-                                                        .object = on_namespace,
-                                                        .list_complete = on_namespaces_complete,
-                                                        .data = s};
+    const struct kube_watch_events pods_events = kube_cache_pods_events(s);
+    const struct kube_watch_events namespaces_events = kube_cache_namespaces_events(s);
     int r;
 
     snprintf(s->selector, sizeof(s->selector), "spec.nodeName=%s", s->agent->config->node);
@@ -595,19 +334,20 @@ int kube_source_open(struct agent *agent, struct source **ret)
         return log_error_errno(-ENOMEM, "no memory for the source");
     s->source.ops = &ops;
     s->agent = agent;
-    list_init(&s->pods);
-    list_init(&s->namespaces);
+    kube_cache_init(s);
     kube_place_open(s);
     source = &s->source;
     r = open_selectors(s);
     if (r == 0)
-        r = open_client(s);
+        r = kube_open_client(agent->loop, agent->config, &s->client);
     if (r == 0 && (r = open_watches(s)) < 0)
         log_error_errno(r, "no memory for the source");
     if (r < 0) {
         kube_source_close(&source);
         return r;
     }
+    log_info("the Kubernetes API is the source\tserver=%s node=%s", kube_client_server(s->client),
+             agent->config->node);
     *ret = source;
     return 0;
 }
@@ -615,21 +355,15 @@ int kube_source_open(struct agent *agent, struct source **ret)
 void kube_source_close(struct source **source)
 {
     struct kube_source *s = *source ? container_of(*source, struct kube_source, source) : NULL;
-    struct kube_namespace *n;
-    struct kube_pod *pod;
 
     if (!s)
         return;
     kube_place_close(s);
     kube_watch_free(&s->watch_pods);
     kube_watch_free(&s->watch_namespaces);
-    list_for_each (pod, &s->pods, node)
-        pod_forget(pod);
-    list_for_each (n, &s->namespaces, node)
-        namespace_forget(s, n);
+    kube_cache_free(s);
     kube_client_free(&s->client);
     kube_selectors_free(&s->selectors);
-    index_free(&s->namespaces_by_name);
     free(s);
     *source = NULL;
 }

@@ -94,13 +94,16 @@ static void on_patched(void *data, const struct kube_reply *reply)
     loop_timer_set(pod->source->agent->loop, &pod->patch_timer, PATCH_REST);
 }
 
-static char *patch_body(const struct kube_pod *pod, enum kube_redirection redirection)
+char *kube_status_patch(const char *namespace, const char *name, const char *uid,
+                        enum kube_redirection redirection, char *path, size_t path_size)
 {
     _cleanup_message_ cJSON *o = cJSON_CreateObject();
     cJSON *metadata = cJSON_AddObjectToObject(o, "metadata"), *annotations;
 
+    /* The subresource is the weaker permission. */
+    snprintf(path, path_size, "/api/v1/namespaces/%s/pods/%s/status", namespace, name);
     /* Another pod of the same name has another UID and is left alone. */
-    cJSON_AddStringToObject(metadata, "uid", pod->uid);
+    cJSON_AddStringToObject(metadata, "uid", uid);
     annotations = cJSON_AddObjectToObject(metadata, "annotations");
     if (redirection == KUBE_REDIRECTION_NONE)
         cJSON_AddNullToObject(annotations, "ambient.istio.io/redirection");
@@ -111,8 +114,9 @@ static char *patch_body(const struct kube_pod *pod, enum kube_redirection redire
 
 static void send_patch(struct kube_pod *pod, enum kube_redirection redirection)
 {
-    _cleanup_free_ char *body = patch_body(pod, redirection);
     char path[700];
+    _cleanup_free_ char *body =
+        kube_status_patch(pod->namespace, pod->name, pod->uid, redirection, path, sizeof(path));
     const struct kube_call call = {.method = "PATCH",
                                    .path = path,
                                    .content_type = "application/merge-patch+json",
@@ -122,8 +126,6 @@ static void send_patch(struct kube_pod *pod, enum kube_redirection redirection)
                                    .data = pod};
     int r = -ENOMEM;
 
-    /* The subresource is the weaker permission. */
-    snprintf(path, sizeof(path), "/api/v1/namespaces/%s/pods/%s/status", pod->namespace, pod->name);
     pod->patched = redirection;
     if (body)
         r = kube_send(pod->source->client, &call, &pod->patch);

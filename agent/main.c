@@ -17,6 +17,7 @@
 #include "ctl_server.h"
 #include "enroll.h"
 #include "kube_source.h"
+#include "kube_uninstall.h"
 #include "netns.h"
 #include "notify.h"
 #include "reasons.h"
@@ -279,6 +280,6 @@ int main(int argc, char **argv)
     }
     signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
-    r = remove ? uninstall(&config) : run(&config);
+    r = remove ? uninstall(&config, kube_source_configured(&config) ? kube_uninstall : NULL) : run(&config);
     return r < 0 ? 1 : 0;
 }

@@ -84,18 +84,19 @@ static int take_out_all(const struct agent_config *config, struct pods *pods)
     return first;
 }
 
-int uninstall(const struct agent_config *config)
+int uninstall(const struct agent_config *config, int (*before)(const struct agent_config *config))
 {
     struct steer_error error = {0};
     struct store store;
     struct pods pods;
     char path[512];
-    int first = 0, r;
+    int first = 0, told, r;
 
     if (agent_runs(config)) {
         log_error("bruma-agent is running; stop it first\trun-dir=%s", config->run_dir);
         return -EBUSY;
     }
+    told = before ? before(config) : 0;
     pods_init(&pods);
     r = store_open(config->run_dir, NULL, &store);
     if (r < 0)
@@ -104,7 +105,8 @@ int uninstall(const struct agent_config *config)
     if (r < 0)
         log_error_errno(r, "the records of pods cannot be read");
     if (access(config->pin_dir, F_OK) == 0) {
-        first = take_out_all(config, &pods);
+        r = take_out_all(config, &pods);
+        first = first ? first : r;
         r = report("removing the pins", "-", steer_uninstall(config->pin_dir, &error), &error);
         first = first ? first : r;
     }
@@ -115,5 +117,5 @@ int uninstall(const struct agent_config *config)
     unlink(path);
     mesh_uninstall(config);
     rmdir(config->run_dir); /* fails where others keep something there */
-    return first;
+    return first ? first : told;
 }

@@ -6,7 +6,9 @@
 
 /* Takes every pod out of the mesh at once and removes pins, rules, records and sockets. The agent must not
  * run
- * (-EBUSY). Goes on after a failure and returns the first one. */
-int uninstall(const struct agent_config *config);
+ * (-EBUSY). Goes on after a failure and returns the first one. before: called once it is sure that none runs,
+ * or NULL.
+ */
+int uninstall(const struct agent_config *config, int (*before)(const struct agent_config *config));
 
 #endif

@@ -81,6 +81,35 @@ static void print_proxies(const cJSON *proxies)
         field("proxy", "none is connected");
 }
 
+static void print_mesh_file(const cJSON *s)
+{
+    char buf[512];
+
+    snprintf(buf, sizeof(buf), "%s: %.0f namespaces, %.0f workloads, %.0f services, %.0f policies",
+             text_of(s, "meshFile"), number_of(s, "namespaces"), number_of(s, "workloads"),
+             number_of(s, "services"), number_of(s, "policies"));
+    field("mesh", buf);
+    snprintf(buf, sizeof(buf), "%s, clients: %.0f", text_of(s, "xdsAddress"), number_of(s, "xdsClients"));
+    field("control plane", buf);
+}
+
+/* Where the agent has its knowledge of pods from. */
+static void print_source(const cJSON *s)
+{
+    char buf[512];
+
+    if (strcmp(text_of(s, "source"), "kubernetes") != 0) {
+        print_mesh_file(s);
+        return;
+    }
+    snprintf(buf, sizeof(buf), "%s, %s; %.0f namespaces, %.0f pods of this node", text_of(s, "apiServer"),
+             *text_of(s, "sourceError")                                         ? "not followed just now"
+             : cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(s, "sourceReady")) ? "followed"
+                                                                                : "has not answered yet",
+             number_of(s, "namespaces"), number_of(s, "podsOfNode"));
+    field("Kubernetes API", buf);
+}
+
 static void print_status(const cJSON *s)
 {
     const cJSON *pods = cJSON_GetObjectItemCaseSensitive(s, "pods");
@@ -92,12 +121,7 @@ static void print_status(const cJSON *s)
     field("node", text_of(s, "node"));
     print_proxies(cJSON_GetObjectItemCaseSensitive(s, "proxies"));
     field("pods", counts(pods, buf, sizeof(buf)));
-    snprintf(buf, sizeof(buf), "%s: %.0f namespaces, %.0f workloads, %.0f services, %.0f policies",
-             text_of(s, "meshFile"), number_of(s, "namespaces"), number_of(s, "workloads"),
-             number_of(s, "services"), number_of(s, "policies"));
-    field("mesh", buf);
-    snprintf(buf, sizeof(buf), "%s, clients: %.0f", text_of(s, "xdsAddress"), number_of(s, "xdsClients"));
-    field("control plane", buf);
+    print_source(s);
     field("trust domain", text_of(s, "trustDomain"));
     snprintf(buf, sizeof(buf), "%s (%s)", text_of(s, "cgroup"), text_of(s, "cgroupHooks"));
     field("connect hooks", buf);

@@ -52,6 +52,9 @@
  *     mends{reason: count} failures{reason: {count,lastSeenSecondsAgo}} verifyIntervalMilliseconds
  *     problems[{reason,what,check,detail}], and of the mesh: meshFile meshReady meshError meshLoadedAt namespaces
  *     workloads services policies xdsAddress xdsClients caSubject caNotAfter
+ *     With the Kubernetes API as source, instead of those of the mesh: source("kubernetes") apiServer sourceReady
+ *     sourceError namespaces podsOfNode podsNotFound["namespace/name: why"]
+ *     watchPods, watchNamespaces{synced following since lists watches error}
  *   pods         <- item for each pod, end
  *     uid namespace name containerId netns cookie ips[] attachments[{network,ifname}] state wanted why
  *     identity serviceAccount generation capturedSinceStart addedAt enrolledAt verifiedAt enrolMicroseconds

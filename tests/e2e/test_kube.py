@@ -100,12 +100,9 @@ class World:
             json.dump(content, f)
 
 
-@pytest.fixture(params=["small", "real"])
+@pytest.fixture(params=["small", "real"] if REAL else ["small"])
 def world(request, work):
     if request.param == "real":
-        if not REAL:
-            pytest.skip("the real API server: BRUMA_KUBE names no directory with kube-apiserver and etcd; "
-                        "the small server of the tests stands in")
         return World(work, lambda netns, directory: RealServer(REAL, netns, directory))
     return World(work, SmallServer)
 
@@ -113,6 +110,14 @@ def world(request, work):
 @pytest.fixture
 def small(work):
     return World(work, SmallServer)
+
+
+def test_real_server_is_given():
+    if not REAL:
+        pytest.skip("BRUMA_KUBE names no directory with kube-apiserver and etcd: the agent was tested with the small "
+                    "API server of the tests alone")
+    for program in ("kube-apiserver", "etcd"):
+        assert os.access(os.path.join(REAL, program), os.X_OK), f"BRUMA_KUBE={REAL} has no {program}"
 
 
 # ---- labels, annotation ----
@@ -661,3 +666,49 @@ def test_agent_restart_keeps_what_is_enrolled(world):
     wait_for(lambda: world.status()["proxyConnected"], "the proxy to come back")
     assert world.server.pod("shop", "web")["metadata"]["resourceVersion"] == version
     assert agent_client.pods(world.node.run_dir)["shop/web"]["generation"] == 1
+
+
+def test_uninstall_takes_the_annotations_away(world):
+    world.server.make_namespace("shop", AMBIENT)
+    pods = [world.sandbox("shop", f"p{i}", 10 + i) for i in range(3)]
+    for pod in pods:
+        world.write_cache(pod)
+    world.server.make_pod("shop", "elsewhere", "n2", ["10.1.1.1"],
+                          annotations={"ambient.istio.io/redirection": "enabled"})
+    world.start().ready()
+    for pod in pods:
+        world.wait_redirection("shop", pod.name, "enabled")
+    world.node.proxy.stop()
+    world.node.agent.stop()
+    settings = [f"--{name.replace('_', '-')}={value}" for name, value in world.settings.items()]
+    arguments = ["--uninstall", "--run-dir", world.node.run_dir, "--pin-dir", world.node.pin_dir, "--cgroup",
+                 world.node.cgroup, "--node-name", "n1", *settings]
+    run([f"{world.work.build}/agent/bruma-agent", *arguments], netns=world.node.netns)
+    assert [world.server.redirection("shop", pod.name) for pod in pods] == [None] * 3
+    assert world.server.redirection("shop", "elsewhere") == "enabled"
+    assert not os.path.exists(world.node.run_dir) and not os.path.exists(world.node.pin_dir)
+
+
+def test_uninstall_without_the_server_says_so_and_does_the_rest(small):
+    small.server.make_namespace("shop", AMBIENT)
+    small.write_cache(small.sandbox("shop", "web", 10))
+    small.start().ready()
+    small.wait_redirection("shop", "web", "enabled")
+    small.node.proxy.stop()
+    small.node.agent.stop()
+    small.server.stop_api()
+    settings = [f"--{name.replace('_', '-')}={value}" for name, value in small.settings.items()]
+    r = run([f"{small.work.build}/agent/bruma-agent", "--uninstall", "--run-dir", small.node.run_dir, "--pin-dir",
+             small.node.pin_dir, "--cgroup", small.node.cgroup, "--node-name", "n1", *settings],
+            netns=small.node.netns, check=False)
+    assert r.returncode == 1 and "cannot be listed" in r.stderr
+    assert not os.path.exists(small.node.run_dir) and not os.path.exists(small.node.pin_dir)
+
+
+def test_status_in_words(small):
+    follow_all(small)
+    small.start(proxy=False).ready()
+    said = run([f"{small.work.build}/ctl/brumactl", "--run-dir", small.node.run_dir, "status"], check=False).stdout
+    assert "https://127.0.0.1:6443, followed; " in said and "7 pods of this node" in said
+    said = run([f"{small.work.build}/ctl/brumactl", "--run-dir", small.node.run_dir, "doctor"], check=False).stdout
+    assert "kubernetes" in said and "is followed" in said
