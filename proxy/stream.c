@@ -432,13 +432,13 @@ void stream_detached(struct stream *s, uint32_t code)
         stream_close(s, BRUMA_REASON_NONE, NULL, true);
         break;
     case STREAM_OPEN:
-        /* Envoy ends its streams with CONNECT_ERROR; everything else that is not NO_ERROR cut something off.
-         */
+        /* Envoy ends its streams with CONNECT_ERROR, and says INTERNAL_ERROR where its own client has left;
+         * everything else that is not NO_ERROR cut something off. */
         if (code == NGHTTP2_NO_ERROR || code == NGHTTP2_CONNECT_ERROR) {
             s->remote_closed = true;
             if (list_empty(&s->touched_node))
                 finish(s);
-        } else if (code == NGHTTP2_CANCEL) {
+        } else if (code == NGHTTP2_CANCEL || code == NGHTTP2_INTERNAL_ERROR) {
             stream_close(s, BRUMA_REASON_NONE, NULL, true);
         } else {
             snprintf(text, sizeof(text), "the peer reset the stream: %s", nghttp2_http2_strerror(code));

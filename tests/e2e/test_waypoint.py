@@ -14,13 +14,15 @@ SHOP = "shop.demo.svc.cluster.local"
 WAYPOINT = "waypoint.demo.svc.cluster.local"
 VIP4, VIP6, WAYPOINT_VIP = "10.96.0.20", "fd00:96::20", "10.96.0.99"
 
-# Answers with its name, or, to a POST, with the checksum of what it got.
+# Answers with its name; to a POST with the checksum of what it got; to /endless with bytes as long as anybody takes them.
 APP = """
 import hashlib, http.server, socket, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     def answer(self):
+        if self.path == "/endless":
+            return self.endless()
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         text = (hashlib.sha256(body).hexdigest() if self.command == "POST" else sys.argv[1]).encode()
         self.send_response(200)
@@ -28,6 +30,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
         print("SERVED", self.client_address[0], self.command, flush=True)
+    def endless(self):
+        self.send_response(200)
+        self.send_header("content-length", str(1 << 50))
+        self.end_headers()
+        try:
+            while True:
+                self.wfile.write(bytes(65536))
+        except OSError as e:
+            print("ENDED", type(e).__name__, flush=True)
+            self.close_connection = True
     do_GET = do_POST = do_DELETE = answer
     def log_message(self, *arguments):
         pass
@@ -73,6 +85,15 @@ for c in all:
 for c in all:
     c.request("GET", "/")
 print(json.dumps([c.getresponse().status for c in all]))
+"""
+
+
+# Takes a MiB of an answer without end, and leaves.
+LEAVE = """
+import http.client, sys
+connection = http.client.HTTPConnection(sys.argv[1], 80, timeout=30)
+connection.request("GET", "/endless", headers={"x-version": "v2"})
+print(len(connection.getresponse().read(1 << 20)))
 """
 
 
@@ -195,11 +216,19 @@ def test_both_proxies_name_the_waypoint(mesh):
     line = wait_for(lambda: mesh.nodes[0].access_log()[ours:], "the client's line")[-1]
     assert f"dst.addr={mesh.waypoint.ip}:15008" in line and f"dst.hbone_addr={VIP4}:80" in line, line
     assert f'dst.service="{SHOP}"' in line and f'dst.identity="{mesh.waypoint.identity}"' in line and "error=" not in line, line
-    # Envoy keeps its connections to the pods. Their ends are normal ones, although it resets the streams.
-    mesh.envoy.stop()
+    mesh.envoy.stop()  # it kept its connections to the pods
     mesh.envoy.start()
     lines = wait_for(lambda: [x for x in mesh.nodes[1].access_log()[theirs:] if 'dst.workload="shop-v2"' in x], "the server's line")
-    assert all(f'src.identity="{mesh.waypoint.identity}"' in x for x in lines), lines
+    assert all(f'src.identity="{mesh.waypoint.identity}"' in x and "error=" not in x for x in lines), lines
+
+
+def test_a_client_that_leaves_in_the_middle(mesh):
+    """Envoy resets the stream to the pod with INTERNAL_ERROR, which is nobody's failure here and reaches the application."""
+    theirs = len(mesh.nodes[1].access_log())
+    assert mesh.web.python(LEAVE, VIP4).strip() == str(1 << 20)
+    wait_for(lambda: "ENDED" in mesh.v2.app.text(), "the application to see the end")
+    line = wait_for(lambda: [x for x in mesh.nodes[1].access_log()[theirs:] if re.search(r"bytes_sent=\d{7}", x)], "the server's line")[-1]
+    assert 'dst.workload="shop-v2"' in line and "error=" not in line, line
 
 
 def test_canary_split_and_pinned_version(mesh):
@@ -216,6 +245,15 @@ def test_four_mebibytes_arrive_intact(mesh):
 
 def test_more_connections_than_envoy_takes_streams(mesh):
     assert json.loads(mesh.web.python(PARALLEL, VIP4, timeout=120)) == [200] * 120
+
+
+def test_what_envoy_does_not_list_it_closes(mesh):
+    set_services(mesh, waypoint=DESTINATION, ports={80: 8080, 81: 8080})
+    publish(mesh, lambda dump: any(s["ports"] == {"80": 8080, "81": 8080} for s in dump["services"]))
+    ours = len(mesh.nodes[0].access_log())
+    assert one(mesh.web, VIP4, port=81)[0] == 0
+    wait_for(lambda: [x for x in mesh.nodes[0].access_log()[ours:] if f"dst.hbone_addr={VIP4}:81" in x and "connect_rejected: " in x],
+             "the reason in the log")
 
 
 def references(m):
@@ -330,6 +368,15 @@ def test_servers_that_accept_only_their_waypoint(mesh):
         wait_for(lambda: [x for x in failures(mesh.nodes[1])[before[1]:] if "policy_denied: " in x], "the reason at the server")
     assert {tuple(x) for x in requests(mesh.web, VIP4, 40)} <= {(200, "v1"), (200, "v2")}
     assert one(mesh.web, VIP4, "DELETE")[0] == 403
+
+
+def test_servers_that_refuse_the_waypoint(mesh):
+    before = len(failures(mesh.nodes[1]))
+    mesh.policies.append({"name": "no-waypoint", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
+                          "rules": [[[{"principals": [{"Exact": f"{TRUST_DOMAIN}/ns/demo/sa/waypoint"}]}]]]})
+    mesh.write()
+    wait_for(lambda: one(mesh.web, VIP4)[0] == 503, "Envoy to be refused")
+    wait_for(lambda: [x for x in failures(mesh.nodes[1])[before:] if "policy_denied: " in x], "the reason at the server")
 
 
 def test_configuration_says_what_is_to_be_changed(mesh):

@@ -89,6 +89,31 @@ Test(state_fixtures, stream)
     state_free(&state);
 }
 
+/* A control plane announces its waypoint as a workload without HBONE, behind a service with port 15008. */
+Test(state_fixtures, to_the_waypoint)
+{
+    struct state *state = sample_state();
+    struct endpoint destination = sample_endpoint("10.96.48.176:80");
+    struct addr client = sample_endpoint("10.78.1.6:1").addr;
+    char target[ENDPOINT_TEXT_LEN];
+    uint64_t random = 1;
+    struct route route;
+
+    apply_response(state, "stream-policy-1.bin");
+    apply_response(state, "stream-workload-1.bin");
+    route_outbound(state, state_workload_by_address(state, &client), &destination, &random, &route);
+    cr_assert(route.kind == ROUTE_HBONE && route.via_waypoint, "%s", route.detail);
+    cr_expect(!strcmp(endpoint_format(&route.target, target), "10.78.2.5:15008"), "%s", target);
+    cr_expect(!strcmp(route.authority, "10.96.48.176:80"), "%s", route.authority);
+    cr_expect(!strcmp(route.service->hostname, "cart.shop.svc.cluster.local"));
+    cr_expect(
+        route_expects(route.upstream, route.expected_service, "spiffe://cluster.local/ns/shop/sa/waypoint"));
+    cr_expect(
+        !route_expects(route.upstream, route.expected_service, "spiffe://cluster.local/ns/shop/sa/cart"));
+    route_release(&route);
+    state_free(&state);
+}
+
 Test(state_fixtures, on_demand_answer)
 {
     struct state *state = sample_state();
