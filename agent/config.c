@@ -25,7 +25,8 @@ static const struct setting table[] = {
      "cgroup2 directory above all pods, such as /sys/fs/cgroup/kubepods; connect() is captured below it",
      offsetof(struct agent_config, cgroup), 0, 0},
     {"probe-cgroup", "BRUMA_PROBE_CGROUP", SETTING_STRING, NULL,
-     "cgroup2 directory of the kubelet, whose declared probes go straight to the application; unset: none do",
+     "cgroup2 directory of the kubelet, whose declared probes go straight to the application; auto: found by "
+     "its name; unset: none do",
      offsetof(struct agent_config, probe_cgroup), 0, 0},
     {"node-name", "NODE_NAME", SETTING_STRING, NULL, "name of this node; unset: the host name",
      offsetof(struct agent_config, node), 0, 0},

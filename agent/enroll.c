@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "netns.h"
+#include "probes.h"
 #include "reasons.h"
 #include "seqpacket.h"
 #include "source.h"
@@ -208,6 +209,7 @@ static void try_finish(struct agent *agent, struct pod *pod)
     pod->failed_tries = 0;
     pod_set_error(pod, BRUMA_REASON_NONE, "");
     set_state(agent, pod, POD_ENROLLED);
+    probes_register(agent, pod);
     watchdog_follow(agent, pod);
     enroll_announce(agent, pod);
     log_info("pod enrolled\tpod=\"%s/%s\" cookie=%lu generation=%u by=%s microseconds=%lu proxy=%s",
@@ -445,6 +447,7 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
         } else {
             update_bypass(agent, pod);
             update_identity(agent, pod);
+            probes_register(agent, pod);
         }
         break;
     case POD_LEAVING:

@@ -245,6 +245,63 @@ static int take_addresses(const cJSON *status, struct kube_pod_object *pod)
     return pod->addresses_len ? 0 : take_address(text_of(status, "podIP"), pod);
 }
 
+/* A number, or the name of one of the container's ports; 0 if it is neither. */
+static uint16_t port_of(const cJSON *container, const cJSON *value)
+{
+    const cJSON *port;
+
+    if (cJSON_IsNumber(value))
+        return value->valuedouble >= 1 && value->valuedouble <= UINT16_MAX ? (uint16_t)value->valuedouble : 0;
+    if (!cJSON_IsString(value))
+        return 0;
+    cJSON_ArrayForEach (port, get(container, "ports")) {
+        const char *name = text_of(port, "name");
+        const cJSON *number = get(port, "containerPort");
+
+        if (name && !strcmp(name, value->valuestring))
+            return cJSON_IsNumber(number) ? port_of(container, number) : 0;
+    }
+    return 0;
+}
+
+static void take_port(uint16_t port, struct kube_pod_object *pod)
+{
+    for (int i = 0; i < pod->probe_ports_len; i++) {
+        if (pod->probe_ports[i] == port)
+            return;
+    }
+    if (port && pod->probe_ports_len < KUBE_PROBES_MAX)
+        pod->probe_ports[pod->probe_ports_len++] = port;
+}
+
+/* One with a host of its own goes to that host: it is not the pod's. */
+static void take_handler(const cJSON *container, const cJSON *handler, struct kube_pod_object *pod)
+{
+    static const char *const kinds[] = {"httpGet", "tcpSocket", "grpc"};
+
+    for (size_t i = 0; i < array_size(kinds); i++) {
+        const cJSON *kind = get(handler, kinds[i]);
+        const char *host = text_of(kind, "host");
+
+        if (kind && (!host || !*host))
+            take_port(port_of(container, get(kind, "port")), pod);
+    }
+}
+
+static void take_probes(const cJSON *containers, struct kube_pod_object *pod)
+{
+    static const char *const probes[] = {"livenessProbe", "readinessProbe", "startupProbe"};
+    static const char *const hooks[] = {"postStart", "preStop"};
+    const cJSON *container;
+
+    cJSON_ArrayForEach (container, containers) {
+        for (size_t i = 0; i < array_size(probes); i++)
+            take_handler(container, get(container, probes[i]), pod);
+        for (size_t i = 0; i < array_size(hooks); i++)
+            take_handler(container, get(get(container, "lifecycle"), hooks[i]), pod);
+    }
+}
+
 static int take_names(const cJSON *object, struct kube_pod_object *pod, char *why, size_t why_size)
 {
     const cJSON *metadata = get(object, "metadata"), *annotations = get(metadata, "annotations");
@@ -279,6 +336,8 @@ int kube_pod_decode(const cJSON *object, struct kube_pod_object *ret, char *why,
         return bad(why, why_size, "pod %s/%s with wrong or more than %d status.podIPs", pod.namespace,
                    pod.name, BRUMA_POD_ADDRESSES);
     take_annotations(get(metadata, "annotations"), &pod);
+    take_probes(get(spec, "containers"), &pod);
+    take_probes(get(spec, "initContainers"), &pod); /* sidecars are among them */
     pod.host_network = cJSON_IsTrue(get(spec, "hostNetwork"));
     pod.deleting = text_of(metadata, "deletionTimestamp") != NULL;
     pod.completed = phase && (!strcmp(phase, "Succeeded") || !strcmp(phase, "Failed"));

@@ -14,6 +14,7 @@
 #include "bruma/maps.h"
 
 #define KUBE_VERSION_MAX  128  /* bytes of a resourceVersion */
+#define KUBE_PROBES_MAX   64   /* ports of one pod */
 #define KUBE_CONTINUE_MAX 1024 /* bytes of a list's token */
 
 /* A line of a watch. */
@@ -67,7 +68,9 @@ struct kube_pod_object {
     bool deleting; /* in its grace period */
     enum kube_redirection redirection;
     bool bypass_inbound;
-    const char *wrong_annotation; /* the key of one whose value is none; NULL */
+    uint16_t probe_ports[KUBE_PROBES_MAX]; /* that the kubelet may call: probes and lifecycle hooks */
+    int probe_ports_len;                   /* more than KUBE_PROBES_MAX are left out */
+    const char *wrong_annotation;          /* the key of one whose value is none; NULL */
 };
 
 /* -EBADMSG with a sentence in why. */

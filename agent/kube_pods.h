@@ -27,6 +27,8 @@ struct kube_pod {
     cJSON *labels; /* or NULL */
     struct addr addresses[BRUMA_POD_ADDRESSES];
     int addresses_len;
+    uint16_t probe_ports[KUBE_PROBES_MAX];
+    int probe_ports_len;
     bool host_network, sidecar, completed, deleting, bypass_inbound;
     unsigned list;
 

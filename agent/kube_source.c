@@ -168,6 +168,16 @@ static bool op_bypass_inbound(const struct source *source, const struct pod *p)
     return pod ? pod->bypass_inbound : p->bypass_inbound;
 }
 
+static int op_probe_ports(const struct source *source, const struct pod *p, const uint16_t **ret)
+{
+    const struct kube_pod *pod = of(source, p);
+
+    if (!pod)
+        return 0;
+    *ret = pod->probe_ports;
+    return pod->probe_ports_len;
+}
+
 static void op_announce(struct source *source, const struct pod *p)
 {
     struct kube_pod *pod = of(source, p);
@@ -247,6 +257,7 @@ static const struct source_ops ops = {
     .wanted = op_wanted,
     .service_account = op_service_account,
     .bypass_inbound = op_bypass_inbound,
+    .probe_ports = op_probe_ports,
     .announce = op_announce,
     .forget = op_forget,
     .trouble = op_trouble,

@@ -20,6 +20,7 @@
 #include "kube_uninstall.h"
 #include "netns.h"
 #include "notify.h"
+#include "probes.h"
 #include "reasons.h"
 #include "uninstall.h"
 #include "watchdog.h"
@@ -117,9 +118,12 @@ static int own_cookie(uint64_t *ret)
 
 static int open_steering(struct agent *agent)
 {
-    const struct steer_config sc = {.pin_dir = agent->config->pin_dir,
-                                    .cgroup = agent->config->cgroup,
-                                    .probe_cgroup = agent->config->probe_cgroup};
+    char probe_cgroup[1024];
+    const struct steer_config sc = {
+        .pin_dir = agent->config->pin_dir,
+        .cgroup = agent->config->cgroup,
+        .probe_cgroup = probes_cgroup(agent->config->probe_cgroup, probe_cgroup, sizeof(probe_cgroup)),
+    };
     struct steer_error error = {0};
     int r = steer_open(&sc, &agent->steer, &error);
 

@@ -60,6 +60,11 @@ bool source_bypass_inbound(const struct agent *agent, const struct pod *pod)
     return agent->source && agent->source->ops->bypass_inbound(agent->source, pod);
 }
 
+int source_probe_ports(const struct agent *agent, const struct pod *pod, const uint16_t **ret)
+{
+    return agent->source ? agent->source->ops->probe_ports(agent->source, pod, ret) : 0;
+}
+
 static void announce_to_mesh(struct agent *agent, const struct pod *pod)
 {
     struct mesh_local_pod local = {.uid = pod->uid,

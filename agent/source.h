@@ -19,6 +19,7 @@ struct source_ops {
     bool (*wanted)(const struct source *source, const struct pod *pod, const char **ret_why);
     int (*service_account)(const struct source *source, const struct pod *pod, char *buf, size_t size);
     bool (*bypass_inbound)(const struct source *source, const struct pod *pod);
+    int (*probe_ports)(const struct source *source, const struct pod *pod, const uint16_t **ret);
     void (*announce)(struct source *source, const struct pod *pod);
     void (*forget)(struct source *source, const char *uid);
     void (*trouble)(struct source *source, const struct pod *pod, enum bruma_reason reason, const char *text);
@@ -43,6 +44,10 @@ bool source_wanted(const struct agent *agent, const struct pod *pod, const char 
 int source_service_account(const struct agent *agent, const struct pod *pod, char *buf, size_t size);
 /* Plaintext from outside goes straight to the application. */
 bool source_bypass_inbound(const struct agent *agent, const struct pod *pod);
+
+/* Ports that the kubelet may call past policy: those that the pod declares probes for. Returns how many; they
+ * are the source's. */
+int source_probe_ports(const struct agent *agent, const struct pod *pod, const uint16_t **ret);
 
 /* What has become of the pod on this node. */
 void source_announce(struct agent *agent, const struct pod *pod);

@@ -14,6 +14,7 @@
 #include "adopt.h"
 #include "enroll.h"
 #include "netns.h"
+#include "probes.h"
 #include "reasons.h"
 
 #define LOG_SCOPE "watchdog"
@@ -161,6 +162,7 @@ static void on_verify(struct loop_timer *timer)
     verify_cgroup(agent);
     list_for_each (pod, &agent->pods.list, node)
         verify_pod(agent, pod);
+    probes_verify(agent);
     loop_timer_set(agent->loop, &agent->verify, agent->config->verify_interval);
 }
 

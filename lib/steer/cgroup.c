@@ -25,10 +25,14 @@ struct hook {
 
 static int hooks(const struct steer *s, struct hook ret[HOOKS])
 {
+    struct stat st;
+
     ret[0] = (struct hook){"connect4", BPF_CGROUP_INET4_CONNECT, s->connect_fds[0], s->cgroup};
     ret[1] = (struct hook){"connect6", BPF_CGROUP_INET6_CONNECT, s->connect_fds[1], s->cgroup};
     ret[2] = (struct hook){"probes", BPF_CGROUP_SOCK_OPS, s->probes_fd, s->probe_cgroup};
-    return *s->probe_cgroup ? 3 : 2;
+    /* A kubelet that is not running has no cgroup. Its probes fail by themselves; mending finds its next one.
+     */
+    return *s->probe_cgroup && stat(s->probe_cgroup, &st) == 0 ? 3 : 2;
 }
 
 static void link_path(const struct steer *s, const char *name, char *buf, size_t size)

@@ -405,6 +405,8 @@ int steer_failure_count(struct steer *s, enum bruma_reason reason, struct bruma_
     return 0;
 }
 
+#define PROBES_MAX 8192
+
 static struct bruma_endpoint map_endpoint(const struct endpoint *e)
 {
     struct bruma_endpoint m = {.port = e->port};
@@ -426,4 +428,29 @@ int steer_probe_remove(struct steer *s, const struct endpoint *target)
     struct bruma_endpoint key = map_endpoint(target);
 
     return bpf_map_delete_elem(s->probe_targets_fd, &key) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+int steer_probes(const struct steer *s, struct steer_probe **ret)
+{
+    _cleanup_free_ struct steer_probe *list = NULL;
+    struct bruma_endpoint key, *previous = NULL;
+    struct bruma_probe_target value;
+    int len = 0;
+
+    /* An entry that vanishes meanwhile makes the walk begin anew: more than the map holds is no list. */
+    while (len < PROBES_MAX && bpf_map_get_next_key(s->probe_targets_fd, previous, &key) == 0) {
+        struct steer_probe *grown = reallocarray(list, (size_t)len + 1, sizeof(*list));
+
+        if (!grown)
+            return -ENOMEM;
+        list = grown;
+        previous = &key;
+        if (bpf_map_lookup_elem(s->probe_targets_fd, &key, &value) < 0)
+            continue;
+        list[len] =
+            (struct steer_probe){.cookie = value.netns_cookie, .target = {.port = (uint16_t)key.port}};
+        memcpy(list[len++].target.addr.bytes, key.address.bytes, sizeof(key.address.bytes));
+    }
+    *ret = take_pointer(list);
+    return len;
 }

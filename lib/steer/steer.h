@@ -122,4 +122,12 @@ int steer_failure_count(struct steer *steer, enum bruma_reason reason, struct br
 int steer_probe_add(struct steer *steer, uint64_t cookie, const struct endpoint *target);
 int steer_probe_remove(struct steer *steer, const struct endpoint *target);
 
+struct steer_probe {
+    uint64_t cookie;
+    struct endpoint target;
+};
+
+/* All that are registered, of all pods. Allocates *ret; the caller frees it. Returns how many, or -errno. */
+int steer_probes(const struct steer *steer, struct steer_probe **ret);
+
 #endif

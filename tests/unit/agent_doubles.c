@@ -4,13 +4,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 char steps[4096];
 const char *failing_step;
 int findings_to_report;
 bool link_attached, namespace_is_ambient = true, mesh_is_ready = true, announced_enrolled;
-int announced_pods;
+int announced_pods, registered_probes_len;
+struct steer_probe registered_probes[16];
 
 void steps_clear(void)
 {
@@ -201,4 +203,37 @@ void mesh_report(const struct mesh *mesh, cJSON *object)
 
 void mesh_uninstall(const struct agent_config *config)
 {
+}
+
+int steer_probe_add(struct steer *steer, uint64_t cookie, const struct endpoint *target)
+{
+    (void)steer;
+    for (int i = 0; i < registered_probes_len; i++) {
+        if (addr_equal(&registered_probes[i].target.addr, &target->addr) &&
+            registered_probes[i].target.port == target->port) {
+            registered_probes[i].cookie = cookie;
+            return 0;
+        }
+    }
+    registered_probes[registered_probes_len++] = (struct steer_probe){.cookie = cookie, .target = *target};
+    return 0;
+}
+
+int steer_probe_remove(struct steer *steer, const struct endpoint *target)
+{
+    (void)steer;
+    for (int i = 0; i < registered_probes_len; i++) {
+        if (addr_equal(&registered_probes[i].target.addr, &target->addr) &&
+            registered_probes[i].target.port == target->port)
+            registered_probes[i--] = registered_probes[--registered_probes_len];
+    }
+    return 0;
+}
+
+int steer_probes(const struct steer *steer, struct steer_probe **ret)
+{
+    (void)steer;
+    *ret = calloc((size_t)registered_probes_len + 1, sizeof(**ret));
+    memcpy(*ret, registered_probes, (size_t)registered_probes_len * sizeof(**ret));
+    return registered_probes_len;
 }

@@ -15,6 +15,9 @@ extern bool mesh_is_ready;
 extern bool announced_enrolled; /* as last told to the control plane */
 extern int announced_pods;      /* how many pods it knows of */
 
+extern struct steer_probe registered_probes[16];
+extern int registered_probes_len;
+
 void steps_clear(void);
 
 #endif

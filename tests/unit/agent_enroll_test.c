@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "../../agent/enroll.h"
+#include "../../agent/probes.h"
 #include "../../agent/watchdog.h"
 #include "agent_doubles.h"
 #include "bruma/protocol.h"
@@ -484,4 +485,41 @@ Test(enroll, a_proxy_that_refuses_keeps_the_pod_out, .timeout = 20)
     cr_expect(strncmp(steps, "listen prepare stop_outbound detach clean",
                       strlen("listen prepare stop_outbound detach clean")) == 0,
               "%s", steps);
+}
+
+static void write_proc(const char *root, const char *pid, const char *name, const char *text)
+{
+    char path[400];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/%s", root, pid);
+    mkdir(path, 0700);
+    snprintf(path, sizeof(path), "%s/%s/%s", root, pid, name);
+    f = fopen(path, "w");
+    cr_assert(f != NULL);
+    fputs(text, f);
+    fclose(f);
+}
+
+Test(enroll, the_kubelets_cgroup_is_found_by_its_name)
+{
+    char root[] = "/tmp/bruma-proc-XXXXXX", found[100], command[100];
+
+    cr_assert(mkdtemp(root) != NULL);
+    write_proc(root, "10", "comm", "kubelet-wrapper\n");
+    write_proc(root, "10", "cgroup", "0::/wrong\n");
+    write_proc(root, "self", "comm", "kubelet\n");
+    cr_expect_eq(probes_find_kubelet(root, "/cg", found, sizeof(found)), -ENOENT);
+    write_proc(root, "11", "comm", "kubelet\n");
+    cr_expect_eq(probes_find_kubelet(root, "/cg", found, sizeof(found)), -ENOENT, "it has just ended");
+    write_proc(root, "11", "cgroup", "1:name=systemd:/x\n0::/system.slice/kubelet.service\n");
+    cr_expect_eq(probes_find_kubelet(root, "/cg", found, sizeof(found)), 0);
+    cr_expect_str_eq(found, "/cg/system.slice/kubelet.service");
+    cr_expect_eq(probes_find_kubelet(root, "/cg", found, 10), -ENAMETOOLONG);
+    write_proc(root, "11", "cgroup", "0::/\n");
+    cr_expect_eq(probes_find_kubelet(root, "/cg", found, sizeof(found)), -EXDEV, "everybody's");
+    write_proc(root, "11", "cgroup", "0::/../../kubelet\n");
+    cr_expect_eq(probes_find_kubelet(root, "/cg", found, sizeof(found)), -EXDEV, "beyond our namespace");
+    snprintf(command, sizeof(command), "rm -r %s", root);
+    cr_assert_eq(system(command), 0);
 }

@@ -407,3 +407,35 @@ Test(netns_find, wrong_files_of_the_cache)
     for (size_t i = 0; i < array_size(wrong); i++)
         cr_expect_eq(cache(wrong[i].text, uid, path, container), wrong[i].result, "%s", wrong[i].text);
 }
+
+Test(kube_object, probe_ports)
+{
+    _cleanup_message_ cJSON *json = NULL;
+    struct kube_pod_object pod = pod_of(
+        "{\"metadata\": {\"name\": \"web\", \"namespace\": \"shop\", \"uid\": \"" WEB_UID "\"}, \"spec\": {"
+        "\"containers\": [{\"ports\": [{\"name\": \"health\", \"containerPort\": 81}, {\"name\": \"odd\","
+        "\"containerPort\": \"odd\"}], \"livenessProbe\": {\"httpGet\": {\"port\": \"health\"}},"
+        "\"readinessProbe\": {\"tcpSocket\": {\"port\": 82}}, \"startupProbe\": {\"grpc\": {\"port\": 83}},"
+        "\"lifecycle\": {\"postStart\": {\"httpGet\": {\"port\": 84}}, \"preStop\": {\"exec\": {}}}},"
+        "{\"livenessProbe\": {\"httpGet\": {\"port\": 82}}, \"readinessProbe\": {\"httpGet\": {\"port\": "
+        "\"health\"}},"
+        "\"startupProbe\": {\"httpGet\": {\"port\": 85, \"host\": \"10.0.0.9\"}}},"
+        "{\"livenessProbe\": {\"tcpSocket\": {\"port\": 70000}}, \"readinessProbe\": {\"tcpSocket\": "
+        "{\"port\": -1}},"
+        "\"startupProbe\": {\"tcpSocket\": {\"port\": {}}}}, 7, {\"ports\": [{\"name\": \"odd\", "
+        "\"containerPort\": \"odd\"}],"
+        "\"livenessProbe\": {\"tcpSocket\": {\"port\": \"odd\"}}}],"
+        "\"initContainers\": [{\"livenessProbe\": {\"httpGet\": {\"port\": 86}}}]}}",
+        &json);
+    static const uint16_t expected[] = {81, 82, 83, 84, 86};
+
+    cr_assert_eq(pod.probe_ports_len, 5,
+                 "of another host, of another container, out of range: none of these");
+    for (int i = 0; i < 5; i++) {
+        bool found = false;
+
+        for (int k = 0; k < 5; k++)
+            found |= pod.probe_ports[k] == expected[i];
+        cr_expect(found, "port %u", expected[i]);
+    }
+}
