@@ -235,7 +235,7 @@ def test_the_examples_in_the_tree(work, build):
             examples += re.findall(r"```yaml\n(.*?)```", f.read(), re.S)
     with open(os.path.join(ROOT, "packaging", "etc", "mesh.yaml"), encoding="utf-8") as f:
         examples.append(f.read())
-    assert len(examples) == 3
+    assert len(examples) == 4
     for i, text in enumerate(examples):
         plane = ControlPlane(build, work.path(str(i)), text)
         assert plane.first_report["meshReady"], plane.first_report["meshError"]

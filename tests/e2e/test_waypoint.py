@@ -138,6 +138,11 @@ def named(destination):
     return {"destination": destination, "hboneMtlsPort": 15008}
 
 
+def only_waypoint():
+    return {"name": "only-waypoint", "namespace": "demo", "scope": "WorkloadSelector", "action": "Allow", "dryRun": False,
+            "rules": [[[{"principals": [{"Exact": f"{TRUST_DOMAIN}/ns/demo/sa/waypoint"}]}]]]}
+
+
 def envoy(m, pod, program, account="waypoint"):
     directory = tempfile.mkdtemp(prefix=pod.name, dir=m.dir)
     support.certificate(directory, f"{m.nodes[0].run_dir}/control", m.ca_key, f"spiffe://{TRUST_DOMAIN}/ns/demo/", account)
@@ -355,8 +360,7 @@ def test_another_identity_than_the_waypoints_is_refused(mesh, program):
 
 def test_servers_that_accept_only_their_waypoint(mesh):
     assert one(mesh.web, mesh.v1.ip, port=8080) == [200, "v1"]
-    mesh.policies.append({"name": "only-waypoint", "namespace": "demo", "scope": "WorkloadSelector", "action": "Allow", "dryRun": False,
-                          "rules": [[[{"principals": [{"Exact": f"{TRUST_DOMAIN}/ns/demo/sa/waypoint"}]}]]]})
+    mesh.policies.append(only_waypoint())
     for pod in (mesh.v1, mesh.v2):
         pod.more = {"authorizationPolicies": ["demo/only-waypoint"]}
     mesh.write()
@@ -379,16 +383,71 @@ def test_servers_that_refuse_the_waypoint(mesh):
     wait_for(lambda: [x for x in failures(mesh.nodes[1])[before:] if "policy_denied: " in x], "the reason at the server")
 
 
-def test_configuration_says_what_is_to_be_changed(mesh):
-    """Nothing in the sample is of the example's mesh but what its first lines name."""
-    with open(support.SAMPLE) as f:
+@pytest.mark.parametrize("sample", [support.SAMPLE, support.SAMPLE_IN_MESH])
+def test_samples_say_what_is_to_be_changed(sample):
+    """Nothing in a sample is of the example's mesh but what its first lines name."""
+    with open(sample) as f:
         text = f.read()
-    head, rest = text[:text.index("bootstrap_extensions")], text[text.index("bootstrap_extensions"):]
-    for address in set(re.findall(r"\b10\.[0-9.]+[0-9]\b|fd[0-9a-f:]+", rest)):
-        assert address in head, address
-    with open(f"{mesh.envoy.directory}/waypoint.yaml") as f:
-        written = f.read()
-    assert not re.findall(r"/etc/waypoint|10\.9\.2\.1", written[written.index("bootstrap_extensions"):])
+    head = "".join(re.match(r"(#.*\n)+", text).group())
+    own = set(re.findall(r"\b10\.[0-9.]+[0-9]\b|\bfd[0-9a-f]{2}:[0-9a-f:]+|/etc/[a-z]+", text[len(head):]))
+    assert own and not [x for x in own if x not in head], head
+
+
+# ---- a waypoint that is in the mesh itself ----
+
+
+@pytest.fixture(scope="module")
+def inner(program):
+    """Envoy behind its node's proxy: it gets PROXY headers on loopback, and what it opens is captured."""
+    with Mesh(nodes=2) as m:
+        m.web, m.other, m.waypoint = m.pod("web"), m.pod("other"), m.pod("waypoint", node=1)
+        m.v1, m.v2 = m.pod("shop-v1", node=1, account="shop"), m.pod("shop-v2", node=0, account="shop")
+        for pod in (m.v1, m.v2):
+            pod.services = {f"demo/{SHOP}": {80: 8080}}
+            pod.more = {"waypoint": DESTINATION, "authorizationPolicies": ["demo/only-waypoint"]}
+        m.waypoint.services = {f"demo/{WAYPOINT}": {15008: 15008}}
+        m.waypoint.more = {"applicationTunnel": {"protocol": "PROXY", "port": 15088}}
+        m.policies.append(only_waypoint())
+        set_services(m, waypoint=DESTINATION)
+        m.start()
+        m.v1.app, m.v2.app = m.v1.server(APP, "v1"), m.v2.server(APP, "v2")
+        m.envoy = support.Waypoint(program, tempfile.mkdtemp(dir=m.dir), m.waypoint.netns, m.waypoint.node.cgroup,
+                                   sample=support.SAMPLE_IN_MESH, vip4=VIP4, vip6=VIP6, v1=m.v1.ip, v2=m.v2.ip)
+        try:
+            m.envoy.start()
+            yield m
+        finally:
+            m.envoy.stop()
+
+
+@pytest.mark.parametrize("vip", [VIP4, VIP6], ids=["v4", "v6"])
+def test_in_the_mesh_get_is_allowed_and_delete_is_refused(inner, vip):
+    m = inner
+    assert one(m.web, vip)[0] == 200
+    assert one(m.web, vip, "DELETE") == [403, "RBAC: access denied"]
+    assert one(m.other, vip) == [403, "RBAC: access denied"]
+    wait_for(lambda: [x for x in m.envoy.lines() if x.startswith(f"{m.other.identity} GET") and "403" in x], "the identity in Envoy's log")
+
+
+def test_in_the_mesh_a_canary_split(inner):
+    answers = requests(inner.web, VIP4, 100)
+    assert {status for status, _ in answers} == {200} and {body for _, body in answers} == {"v1", "v2"}
+    assert requests(inner.web, VIP4, 20, **{"x-version": "v2"}) == [[200, "v2"]] * 20
+    assert inner.web.python(POST, VIP4, timeout=90).strip() == "same"
+
+
+def test_in_the_mesh_its_own_connections_do_not_come_back_to_it(inner):
+    """The workloads have the waypoint too; Envoy calls them by their addresses, and they accept nobody else."""
+    m = inner
+    assert one(m.web, m.v1.ip, port=8080) == [200, "v1"]
+    assert one(m.web, m.v1.ip, "DELETE", port=8080) == [403, "RBAC: access denied"]
+    assert f"SERVED ::ffff:{m.waypoint.ip} GET" in m.v1.app.text()
+    m.envoy.stop()  # it kept its connections
+    m.envoy.start()
+    lines = wait_for(lambda: [x for x in m.nodes[1].access_log() if 'src.workload="waypoint"' in x and 'direction="outbound"' in x],
+                     "the waypoint's own connections")
+    for line in lines:
+        assert f'dst.identity="{m.v1.identity}"' in line and re.search(rf"dst.addr=({m.v1.ip}|{m.v2.ip}):15008", line), line
 
 
 # ---- without Envoy ----

@@ -7,6 +7,7 @@ from .system import Failed, Process, run, wait_for_process
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SAMPLE = f"{ROOT}/packaging/waypoint.yaml"
+SAMPLE_IN_MESH = f"{ROOT}/packaging/waypoint-in-mesh.yaml"
 PAGE = f"{ROOT}/docs/waypoints.md"
 # What sample and page say where others have their own. They are replaced as texts, and each must be there.
 EXAMPLE = {"directory": "/etc/waypoint", "control": "/run/bruma/control", "identities": "spiffe://cluster.local/ns/demo/",
@@ -51,17 +52,20 @@ def certificate(directory, control, ca_key, identities, account="waypoint"):
 
 
 class Waypoint:
-    """The program in one network namespace. values: what the mesh has instead of EXAMPLE's vip4, v1 and so on."""
+    """The program in one network namespace and cgroup. values: what the mesh has instead of EXAMPLE's vip4, v1 and so on."""
 
-    def __init__(self, envoy, directory, netns, cgroup=None, tied=True, **values):
-        self.envoy, self.directory, self.netns, self.cgroup, self.tied = envoy, directory, netns, cgroup, tied
+    def __init__(self, envoy, directory, netns, cgroup=None, tied=True, sample=SAMPLE, **values):
+        self.envoy, self.directory, self.netns, self.cgroup, self.tied, self.sample = envoy, directory, netns, cgroup, tied, sample
         self.values, self.process = values, None
         self.log = f"{directory}/envoy.log"
 
     def start(self):
         path = f"{self.directory}/waypoint.yaml"
-        with open(SAMPLE) as f:
-            text = replace(f.read(), {"directory": self.directory, **self.values})
+        with open(self.sample) as f:
+            text = f.read()
+        if self.sample == SAMPLE:
+            text = replace(text, {"directory": self.directory})
+        text = replace(text, self.values)
         with open(path, "w") as f:
             f.write(text)
         # Without hot restart it needs no shared memory, which is the machine's.
