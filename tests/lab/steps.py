@@ -85,6 +85,10 @@ class Steps:
 
     # ---- traffic ----
 
+    def _client_seen(self, pod, before):
+        """The client of the newest line in nginx's log, which is written a moment after the answer."""
+        return wait_for(lambda: self.w.server_saw(pod)[before:], f"a line in the log of {pod.name}'s nginx", 10)[-1]
+
     def other_node(self):
         w, seen = self.w, []
         logs = AccessLog(w.n1), AccessLog(w.n2)
@@ -92,9 +96,10 @@ class Steps:
             for ip, target, options in ((w.shop.ip4, url(w.shop.ip4), ()), (w.shop.ip6, url(w.shop.ip6), ()),
                                         (VIP4, f"http://{HOST}/", ("--resolve", f"{HOST}:80:{VIP4}")),
                                         (VIP6, f"http://{HOST}/", ("--resolve", f"{HOST}:80:[{VIP6}]"))):
+                before = len(w.server_saw(w.shop))
                 code, body, ms, _ = curl(w.web, target, *options)
                 expect(code == "200" and w.secret in body, f"GET {target} gave {code}: {body[:200]!r}", w.n1.proxy_log)
-                who = w.server_saw(w.shop)[-1]
+                who = self._client_seen(w.shop, before)
                 expect(who in w.web.ips, f"shop's nginx saw the client {who}, which is not web", w.n2.proxy_log)
                 self.show.saw(f"web: GET {target} ({ip}) -> {code} in {ms:.1f} ms; nginx saw the client {who}")
                 seen.append(code)
@@ -148,9 +153,10 @@ class Steps:
         counters = w.web.state().get("counters") or {}
         with Capture(w.n1, f"{RUN}/outside.pcap") as capture:
             for ip in w.outside.ips:
+                before = len(w.server_saw(w.outside))
                 code, body, ms, _ = curl(w.web, url(ip))
                 expect(code == "200" and w.secret in body, f"GET {url(ip)} gave {code}: {body[:200]!r}", w.n1.proxy_log)
-                who = w.server_saw(w.outside)[-1]
+                who = self._client_seen(w.outside, before)
                 self.show.saw(f"web: GET {url(ip)} -> {code} in {ms:.1f} ms; outside's nginx saw the client {who}")
                 expect(who in w.web.ips, f"the client's address was changed to {who}", w.n1.proxy_log)
         plain = capture.packets("tcp and not port 15008")
