@@ -139,6 +139,20 @@ static int pod_update(struct kube_pod *pod, const struct kube_pod_object *o)
     return 0;
 }
 
+/* Once, as long as there is something to warn of: pods are told of again and again. */
+static void warn_of_annotations(struct kube_pod *pod, const struct kube_pod_object *o)
+{
+    bool wrong = o->wrong_annotation || o->unknown_annotation;
+
+    if (o->wrong_annotation && !pod->warned)
+        log_warn("the value of an annotation is neither true nor false\tpod=\"%s/%s\" annotation=%s",
+                 pod->namespace, pod->name, o->wrong_annotation);
+    if (o->unknown_annotation && !pod->warned)
+        log_warn("an annotation asks for what is not supported yet\tpod=\"%s/%s\" annotation=%s",
+                 pod->namespace, pod->name, o->unknown_annotation);
+    pod->warned = wrong;
+}
+
 static void on_pod(void *data, const cJSON *object, bool deleted)
 {
     struct kube_source *s = data;
@@ -157,9 +171,6 @@ static void on_pod(void *data, const cJSON *object, bool deleted)
             pod_forget(pod);
         return;
     }
-    if (o.wrong_annotation)
-        log_warn("the value of an annotation is neither true nor false\tpod=\"%s/%s\" annotation=%s",
-                 o.namespace, o.name, o.wrong_annotation);
     if (!pod)
         pod = pod_make(s, &o);
     if (!pod || pod_update(pod, &o) < 0) {
@@ -167,6 +178,7 @@ static void on_pod(void *data, const cJSON *object, bool deleted)
         return;
     }
     pod->list = s->pods_list;
+    warn_of_annotations(pod, &o);
     kube_reconcile(pod);
 }
 

@@ -15,6 +15,8 @@
 
 #define SIDECAR_ANNOTATION     "sidecar.istio.io/status"
 #define REDIRECTION_ANNOTATION "ambient.istio.io/redirection"
+#define REROUTE_ANNOTATION     "istio.io/reroute-virtual-interfaces"
+#define DNS_ANNOTATION         "ambient.istio.io/dns-capture"
 #define BYPASS_ANNOTATION      "ambient.istio.io/bypass-inbound-capture"
 /* On the API server's copy of a static pod: the UID by which the kubelet runs it. */
 #define MIRROR_ANNOTATION "kubernetes.io/config.mirror"
@@ -200,8 +202,17 @@ static void take_annotations(const cJSON *annotations, struct kube_pod_object *p
 {
     const char *redirection = text_of(annotations, REDIRECTION_ANNOTATION);
     const char *bypass = text_of(annotations, BYPASS_ANNOTATION);
+    const char *reroute = text_of(annotations, REROUTE_ANNOTATION);
+    const char *dns = text_of(annotations, DNS_ANNOTATION);
+    bool capture_dns = false;
 
     pod->sidecar = get(annotations, SIDECAR_ANNOTATION) != NULL;
+    if (dns && parse_bool(dns, &capture_dns) < 0)
+        pod->wrong_annotation = DNS_ANNOTATION;
+    else if (capture_dns)
+        pod->unknown_annotation = DNS_ANNOTATION;
+    if (reroute && *reroute)
+        pod->unknown_annotation = REROUTE_ANNOTATION;
     if (bypass && parse_bool(bypass, &pod->bypass_inbound) < 0)
         pod->wrong_annotation = BYPASS_ANNOTATION;
     if (!redirection)

@@ -70,6 +70,7 @@ struct kube_pod_object {
     bool bypass_inbound;
     uint16_t probe_ports[KUBE_PROBES_MAX]; /* that the kubelet may call: probes and lifecycle hooks */
     int probe_ports_len;                   /* more than KUBE_PROBES_MAX are left out */
+    const char *unknown_annotation;        /* the key of one that asks for what Bruma does not do; NULL */
     const char *wrong_annotation;          /* the key of one whose value is none; NULL */
 };
 

@@ -16,8 +16,7 @@
 #include "log.h"
 
 #define GATHER      30 /* milliseconds in which pods of one search come together */
-#define TRIES_QUIET 2  /* a sandbox that is being recreated is found, or named by CNI, after a moment */
-#define TRIES_SLOW  3  /* the first wait is longer than that of a request */
+#define TRIES_QUIET 3  /* a sandbox that is being recreated is found, or named by CNI, after a moment */
 
 struct place_job {
     struct kube_source *source;
@@ -44,8 +43,7 @@ static void not_found(struct kube_pod *pod, const char *error)
     struct loop *loop = pod->source->agent->loop;
 
     snprintf(pod->place_error, sizeof(pod->place_error), "%s", error);
-    pod->place_tries++;
-    loop_timer_set(loop, &pod->place_timer, kube_backoff(pod->place_tries + TRIES_SLOW - 1));
+    loop_timer_set(loop, &pod->place_timer, kube_backoff(pod->place_tries++));
     if (pod->place_tries < TRIES_QUIET)
         return;
     log_warn("the network namespace of a running pod cannot be found\tpod=\"%s/%s\" reason=%s error=\"%s\"",

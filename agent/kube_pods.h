@@ -30,6 +30,7 @@ struct kube_pod {
     uint16_t probe_ports[KUBE_PROBES_MAX];
     int probe_ports_len;
     bool host_network, sidecar, completed, deleting, bypass_inbound;
+    bool warned; /* of an annotation that cannot be followed */
     unsigned list;
 
     /* kube_status.c: what the API server is told of it */

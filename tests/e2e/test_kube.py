@@ -712,3 +712,51 @@ def test_status_in_words(small):
     assert "https://127.0.0.1:6443, followed; " in said and "7 pods of this node" in said
     said = run([f"{small.work.build}/ctl/brumactl", "--run-dir", small.node.run_dir, "doctor"], check=False).stdout
     assert "kubernetes" in said and "is followed" in said
+
+
+def test_pods_that_come_and_go_leave_nothing(small):
+    """Half of them by CNI, half found while they run; the API server is cut and forgets meanwhile."""
+    small.server.make_namespace("shop", AMBIENT)
+    small.start().ready()
+
+    def left():
+        kinds = [link.partition(":")[0] for link in links(small.node.agent.pid)]
+        return {"descriptors": len(kinds) - kinds.count("socket"), "netns": kinds.count("net"),
+                "pins": len(os.listdir(f"{small.node.pin_dir}/pods")),
+                "records": len(os.listdir(f"{small.node.run_dir}/pods"))}, kinds.count("socket")
+
+    def links(pid):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                yield os.readlink(f"/proc/{pid}/fd/{fd}")
+            except FileNotFoundError:
+                pass
+
+    def come_and_go(turn):
+        pods = []
+        for i in range(8):
+            pod = small.sandbox("shop", f"p{turn}-{i}", 10 + i, plain=i % 2 == 1)
+            small.node.add(pod) if i % 2 == 0 else small.write_cache(pod)
+            pods.append(pod)
+        for pod in pods:
+            small.wait_redirection("shop", pod.name, "enabled")
+        small.server.cut()
+        if turn % 2:
+            small.server.forget()
+        for pod in pods:
+            # As the kubelet does: the sandbox goes first, then the object.
+            if not pod.added:
+                small.plain.delete(pod.container)
+            small.node.delete_pod(pod)
+            small.server.delete_pod("shop", pod.name)
+        knows(small, 0)
+        wait_for(lambda: not agent_client.pods(small.node.run_dir), "all pods to be forgotten", log=small.node.agent_log)
+
+    come_and_go(0)
+    before, sockets = left()
+    assert before["pins"] == before["records"] == before["netns"] == 0
+    for turn in range(1, 3):
+        come_and_go(turn)
+    # Up to eight connections to the API server are kept. Each pod had four sockets.
+    wait_for(lambda: left()[0] == before and left()[1] <= sockets + 8,
+             f"what was left after the first turn: {before} and {sockets} sockets, now {left()}")

@@ -85,6 +85,36 @@ Test(kube_object, odd_pods)
     cr_expect(!pod.bypass_inbound && pod.wrong_annotation, "neither true nor false");
 }
 
+Test(kube_object, annotations_that_are_not_followed)
+{
+    static const struct {
+        const char *key, *value;
+        bool unknown, wrong;
+    } cases[] = {
+        {"ambient.istio.io/dns-capture", "true", true, false},
+        {"ambient.istio.io/dns-capture", "false", false, false},
+        {"ambient.istio.io/dns-capture", "maybe", false, true},
+        {"istio.io/reroute-virtual-interfaces", "tap0", true, false},
+        {"istio.io/reroute-virtual-interfaces", "", false, false},
+    };
+
+    for (size_t i = 0; i < array_size(cases); i++) {
+        struct kube_pod_object pod;
+        char text[512];
+        cJSON *json;
+
+        snprintf(text, sizeof(text),
+                 "{\"metadata\": {\"name\": \"w\", \"namespace\": \"n\", \"uid\": \"u\", \"annotations\": "
+                 "{\"%s\": "
+                 "\"%s\"}}}",
+                 cases[i].key, cases[i].value);
+        pod = pod_of(text, &json);
+        cJSON_Delete(json);
+        cr_expect_eq(pod.unknown_annotation != NULL, cases[i].unknown, "%s", text);
+        cr_expect_eq(pod.wrong_annotation != NULL, cases[i].wrong, "%s", text);
+    }
+}
+
 Test(kube_object, wrong_pods_are_named)
 {
     static const struct {
