@@ -18,8 +18,9 @@ struct agent {
     const struct agent_config *config;
     struct loop *loop;
     struct steer *steer;
-    struct mesh *mesh;     /* NULL where there is another source */
-    struct source *source; /* NULL: the mesh; see source.h */
+    struct mesh *mesh;       /* NULL where there is another source */
+    struct source *source;   /* NULL: the mesh; see source.h */
+    struct install *install; /* NULL: nothing is installed */
     struct proxies *proxies;
     struct server *server;
     struct store store;

@@ -83,6 +83,19 @@ static const struct setting table[] = {
      "the node's /proc, where they are looked for last, by the control groups of processes",
      offsetof(struct agent_config, proc), 0, 0},
 
+    {"cni-conf-dir", "BRUMA_CNI_CONF_DIR", SETTING_STRING, "",
+     "directory of the container runtime's network configurations, whose first one gets an entry of "
+     "bruma-cni; empty: nothing is installed",
+     offsetof(struct agent_config, cni_conf_dir), 0, 0},
+    {"cni-bin-dir", "BRUMA_CNI_BIN_DIR", SETTING_STRING, "/opt/cni/bin",
+     "directory of the container runtime's plugins, where bruma-cni is put; empty: it is there already",
+     offsetof(struct agent_config, cni_bin_dir), 0, 0},
+    {"cni-plugin", "BRUMA_CNI_PLUGIN", SETTING_STRING, BRUMA_CNI_PLUGIN_PATH, "the program that is put there",
+     offsetof(struct agent_config, cni_plugin), 0, 0},
+    {"cni-status-gate", "BRUMA_CNI_STATUS_GATE", SETTING_BOOL, "false",
+     "the entry asks STATUS to fail while the agent does not answer, which keeps new pods off the node",
+     offsetof(struct agent_config, cni_status_gate), 0, 0},
+
     {"mesh-file", "BRUMA_MESH_FILE", SETTING_STRING, "/etc/bruma/mesh.yaml",
      "namespaces, workloads, services and policies of the mesh", offsetof(struct agent_config, mesh_file), 0,
      0},

@@ -23,6 +23,8 @@ struct agent_config {
     const char *kube_server; /* NULL: the environment of a pod names it */
     const char *kube_ca, *kube_token_file;
     const char *enablement_selector, *exclude_namespaces, *system_namespace;
+    const char *cni_conf_dir, *cni_bin_dir, *cni_plugin; /* cni_conf_dir "": nothing is installed */
+    bool cni_status_gate;
     const char *cni_cache, *cri_socket, *proc; /* "": not looked at */
 
     /* Control plane of one machine: agent/mesh.h */

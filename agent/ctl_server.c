@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "enroll.h"
+#include "install.h"
 #include "message.h"
 #include "reasons.h"
 #include "source.h"
@@ -107,10 +108,14 @@ static void add_source_problems(cJSON *item)
 {
     cJSON *array = cJSON_GetObjectItemCaseSensitive(item, "problems");
     const char *error = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "sourceError"));
+    const char *install = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "cniReason"));
     const cJSON *lost = cJSON_GetObjectItemCaseSensitive(item, "podsNotFound"), *pod;
 
     if (error && *error)
         add_problem(array, BRUMA_REASON_API_UNREACHABLE, error);
+    if (install && *install)
+        add_problem(array, reason_from_name(install),
+                    cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "cniError")));
     cJSON_ArrayForEach (pod, lost) {
         if (cJSON_GetArraySize(array) < PROBLEMS_MAX)
             add_problem(array, BRUMA_REASON_NETNS_NOT_FOUND, cJSON_GetStringValue(pod));
@@ -143,6 +148,7 @@ static void status(struct agent *agent, struct connection *connection)
     add_failures(agent, item);
     cJSON_AddNumberToObject(item, "verifyIntervalMilliseconds", (double)c->verify_interval);
     source_report(agent, item);
+    install_report(agent->install, item);
     add_problems(agent, item);
     add_source_problems(item);
     send_item(connection, item);

@@ -16,6 +16,7 @@
 #include "cni_server.h"
 #include "ctl_server.h"
 #include "enroll.h"
+#include "install.h"
 #include "kube_source.h"
 #include "kube_uninstall.h"
 #include "netns.h"
@@ -180,11 +181,13 @@ static int open_parts(struct agent *agent)
     r = server_open(agent->loop, path, route, agent, &agent->server);
     if (r < 0)
         return log_error_errno(r, "the socket cannot be opened\tpath=%s", path);
-    return 0;
+    /* Last: from here on the runtime calls the plugin, which wants an agent that answers. */
+    return install_configured(agent->config) ? install_open(agent->loop, agent->config, &agent->install) : 0;
 }
 
 static void close_parts(struct agent *agent)
 {
+    install_close(&agent->install);
     if (agent->server)
         server_close(&agent->server);
     watchdog_stop(agent);

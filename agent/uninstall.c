@@ -9,6 +9,7 @@
 
 #include "bruma/mesh.h"
 #include "cleanup.h"
+#include "install.h"
 #include "mesh.h"
 #include "netns.h"
 #include "pods.h"
@@ -97,6 +98,8 @@ int uninstall(const struct agent_config *config, int (*before)(const struct agen
         return -EBUSY;
     }
     told = before ? before(config) : 0;
+    /* The runtime must no longer call the plugin before pods are let go. */
+    first = install_configured(config) ? install_remove(config) : 0;
     pods_init(&pods);
     r = store_open(config->run_dir, NULL, &store);
     if (r < 0)

@@ -122,6 +122,8 @@ static void print_status(const cJSON *s)
     print_proxies(cJSON_GetObjectItemCaseSensitive(s, "proxies"));
     field("pods", counts(pods, buf, sizeof(buf)));
     print_source(s);
+    if (cJSON_HasObjectItem(s, "cniFile"))
+        field("CNI network", *text_of(s, "cniReason") ? text_of(s, "cniError") : text_of(s, "cniFile"));
     field("trust domain", text_of(s, "trustDomain"));
     snprintf(buf, sizeof(buf), "%s (%s)", text_of(s, "cgroup"), text_of(s, "cgroupHooks"));
     field("connect hooks", buf);

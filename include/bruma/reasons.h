@@ -88,7 +88,10 @@
     BRUMA_REASON(API_UNREACHABLE, "api_unreachable", "-", "the Kubernetes API cannot be followed; what is known of pods serves on", "agent log; the API server's address, its CA, the token, RBAC of the agent's service account") \
     BRUMA_REASON(NETNS_NOT_FOUND, "netns_not_found", "-", "the network namespace of a running pod cannot be found", "CNI cache directory, CRI socket and /proc as the agent sees them; the pod is found when it is recreated") \
     BRUMA_REASON(ANNOTATION_FAILED, "annotation_failed", "-", "the pod's annotation ambient.istio.io/redirection cannot be written, so the control plane does not know its state", "RBAC: the agent patches pods/status") \
-    BRUMA_REASON(KUBELET_NOT_FOUND, "kubelet_not_found", "-", "the kubelet's cgroup cannot be found; its probes are subject to policy like everybody's connections", "does the kubelet run, in a cgroup of its own? `--probe-cgroup`")
+    BRUMA_REASON(KUBELET_NOT_FOUND, "kubelet_not_found", "-", "the kubelet's cgroup cannot be found; its probes are subject to policy like everybody's connections", "does the kubelet run, in a cgroup of its own? `--probe-cgroup`") \
+    BRUMA_REASON(CNI_CONF_MISSING, "cni_conf_missing", "-", "there is no network configuration that the container runtime could load yet", "the main CNI plugin; `--cni-conf-dir`; files that are not JSON are named in the log") \
+    BRUMA_REASON(CNI_INSTALL_FAILED, "cni_install_failed", "-", "the plugin or its entry could not be written", "permissions and free space of the directories named in the log") \
+    BRUMA_REASON(CNI_CONF_CONTESTED, "cni_conf_contested", "-", "somebody else takes the plugin's entry out again and again", "other CNI agents that own the directory exclusively")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

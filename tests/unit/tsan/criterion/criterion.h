@@ -63,6 +63,8 @@ void criterion_failed(const char *file, int line, const char *condition, const c
 #define cr_expect_not(condition, ...) CRITERION_CHECK(!(condition), false, __VA_ARGS__)
 #define cr_assert_eq(a, b, ...)       CRITERION_CHECK((a) == (b), true, __VA_ARGS__)
 #define cr_expect_eq(a, b, ...)       CRITERION_CHECK((a) == (b), false, __VA_ARGS__)
+#define cr_assert_null(a, ...)         CRITERION_CHECK((a) == NULL, true, __VA_ARGS__)
+#define cr_expect_null(a, ...)         CRITERION_CHECK((a) == NULL, false, __VA_ARGS__)
 #define cr_assert_str_eq(a, b, ...)   CRITERION_CHECK(strcmp((a), (b)) == 0, true, __VA_ARGS__)
 #define cr_expect_str_eq(a, b, ...)   CRITERION_CHECK(strcmp((a), (b)) == 0, false, __VA_ARGS__)
 #define cr_assert_fail(...)           CRITERION_CHECK(false, true, __VA_ARGS__)

@@ -93,3 +93,23 @@ int span_find(const char *text, size_t len, const char *key, const char **ret, s
         c.at++;
     }
 }
+
+void span_elements(const char *text, size_t len, void (*each)(void *data, const char *begin, size_t len),
+                   void *data)
+{
+    struct cursor c = {text, text + len};
+
+    if (c.at == c.end || *c.at != '[')
+        return;
+    do {
+        const char *begin;
+
+        c.at++;
+        skip_space(&c);
+        begin = c.at;
+        skip_value(&c);
+        if (c.at > begin)
+            each(data, begin, (size_t)(c.at - begin));
+        skip_space(&c);
+    } while (c.at < c.end && *c.at == ',');
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Keeps bruma-cni on the node: its binary where the container runtime looks for plugins, and its entry at the
+ * end of the network that the runtime really loads, whoever else writes there.
+ */
+#ifndef AGENT_INSTALL_H
+#define AGENT_INSTALL_H
+
+#include <cjson/cJSON.h>
+
+#include "config.h"
+#include "loop.h"
+
+struct install;
+
+/* True if the settings ask for it. */
+bool install_configured(const struct agent_config *config);
+
+/* Installs now, and again whenever something has changed. Trouble is logged, reported and tried again, and is
+ * no error here. */
+int install_open(struct loop *loop, const struct agent_config *config, struct install **ret);
+/* Leaves everything in place. */
+void install_close(struct install **install);
+
+/* For status: the file, or the reason and text of what is wrong. */
+void install_report(const struct install *install, cJSON *object);
+
+/* Takes the entry out of all files, puts back what was replaced, removes the binary. */
+int install_remove(const struct agent_config *config);
+
+#endif
