@@ -20,7 +20,7 @@ static int read_all(const char *path, size_t max, struct install_file *ret)
     struct install_file f = {};
 
     if (fd < 0 || fstat(fd, &f.st) < 0)
-        return -errno;
+        return errno > 0 ? -errno : -EIO;
     if (!S_ISREG(f.st.st_mode))
         return -EINVAL;
     if ((size_t)f.st.st_size > max)
@@ -117,12 +117,12 @@ int install_file_replace(const char *path, const struct install_file *read, cons
 
 int install_file_copy(const char *from, const char *to)
 {
-    struct install_file source, target = {};
+    struct install_file source = {}, target = {};
     int r = read_all(from, PROGRAM_MAX, &source);
 
     if (r < 0)
         return r;
-    if (read_all(to, PROGRAM_MAX, &target) == 0 && target.len == source.len &&
+    if (read_all(to, PROGRAM_MAX, &target) == 0 && target.len == source.len && target.text && source.text &&
         !memcmp(target.text, source.text, source.len) && (target.st.st_mode & 0111) == 0111) {
         r = 0;
     } else {
