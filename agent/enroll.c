@@ -19,6 +19,7 @@
 
 #define ANSWER_WAIT 3000 /* milliseconds for the proxy's answer; the pod is enrolled without it then */
 #define RETRY_MAX   30000
+#define TOLD_WAIT   15000 /* milliseconds that a pod which leaves stays reachable until its peers can know */
 
 static uint64_t now_microseconds(void)
 {
@@ -235,6 +236,10 @@ static void on_timer(struct loop_timer *timer)
         try_finish(agent, pod);
         break;
     case POD_LEAVING:
+        if (!source_told(agent, pod) && loop_now(agent->loop) < pod->leave_until) {
+            loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
+            break;
+        }
         note(pod, "detaching", steer_pod_detach(agent->steer, pod->cookie, &error), &error);
         enter_draining(agent, pod);
         break;
@@ -352,6 +357,7 @@ static void leave(struct agent *agent, struct pod *pod, const char *why)
     enroll_announce(agent, pod);
     note(pod, "stopping outbound capture", steer_pod_stop_outbound(agent->steer, pod->cookie, &error),
          &error);
+    pod->leave_until = loop_now(agent->loop) + TOLD_WAIT;
     loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
 }
 

@@ -94,6 +94,8 @@ void kube_reconcile(struct kube_pod *pod);
 void kube_status_check(struct kube_pod *pod);
 /* The same a moment later. */
 void kube_status_soon(struct kube_pod *pod);
+/* It is what it should be, as far as the server has answered. */
+bool kube_status_is_told(struct kube_pod *pod);
 /* The request that writes the annotation: its path, and a body that the caller frees, or NULL. */
 char *kube_status_patch(const char *namespace, const char *name, const char *uid,
                         enum kube_redirection redirection, char *path, size_t path_size);

@@ -186,6 +186,13 @@ static void op_announce(struct source *source, const struct pod *p)
         kube_status_check(pod);
 }
 
+static bool op_told(const struct source *source, const struct pod *p)
+{
+    struct kube_pod *pod = of(source, p);
+
+    return !pod || kube_status_is_told(pod);
+}
+
 static void op_forget(struct source *source, const char *uid)
 {
     struct kube_pod *pod = kube_pod_by_uid(container_of(source, struct kube_source, source), uid);
@@ -259,6 +266,7 @@ static const struct source_ops ops = {
     .bypass_inbound = op_bypass_inbound,
     .probe_ports = op_probe_ports,
     .announce = op_announce,
+    .told = op_told,
     .forget = op_forget,
     .trouble = op_trouble,
     .report = op_report,

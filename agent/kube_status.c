@@ -147,6 +147,13 @@ void kube_status_check(struct kube_pod *pod)
         loop_timer_set(pod->source->agent->loop, &pod->patch_timer, PENDING_LOOK);
 }
 
+bool kube_status_is_told(struct kube_pod *pod)
+{
+    enum kube_redirection redirection;
+
+    return !pod->patch && (!desired(pod, &redirection) || redirection == pod->redirection);
+}
+
 static void on_patch_timer(struct loop_timer *timer)
 {
     kube_status_check(container_of(timer, struct kube_pod, patch_timer));

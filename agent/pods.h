@@ -72,6 +72,7 @@ struct pod {
     struct loop_watch routes; /* netlink socket in the pod's namespace: rules and routes were deleted */
     struct loop_timer verify_soon;
     unsigned netns_missing;    /* looks in a row that did not find the namespace */
+    uint64_t leave_until;      /* loop time; while POD_LEAVING: it goes on then in any case */
     uint64_t clean_not_before; /* loop time; while POD_DRAINING */
     struct list views;         /* of proxies, struct view */
 

@@ -89,6 +89,11 @@ void source_announce(struct agent *agent, const struct pod *pod)
         announce_to_mesh(agent, pod);
 }
 
+bool source_told(const struct agent *agent, const struct pod *pod)
+{
+    return !agent->source || agent->source->ops->told(agent->source, pod);
+}
+
 void source_forget(struct agent *agent, const char *uid)
 {
     if (agent->source)

@@ -21,6 +21,7 @@ struct source_ops {
     bool (*bypass_inbound)(const struct source *source, const struct pod *pod);
     int (*probe_ports)(const struct source *source, const struct pod *pod, const uint16_t **ret);
     void (*announce)(struct source *source, const struct pod *pod);
+    bool (*told)(const struct source *source, const struct pod *pod);
     void (*forget)(struct source *source, const char *uid);
     void (*trouble)(struct source *source, const struct pod *pod, enum bruma_reason reason, const char *text);
     void (*report)(const struct source *source, cJSON *object);
@@ -51,6 +52,8 @@ int source_probe_ports(const struct agent *agent, const struct pod *pod, const u
 
 /* What has become of the pod on this node. */
 void source_announce(struct agent *agent, const struct pod *pod);
+/* What was announced has reached whoever tells the peers. */
+bool source_told(const struct agent *agent, const struct pod *pod);
 void source_forget(struct agent *agent, const char *uid);
 /* It could not be enrolled. */
 void source_trouble(struct agent *agent, const struct pod *pod, enum bruma_reason reason, const char *text);

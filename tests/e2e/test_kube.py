@@ -284,6 +284,20 @@ def test_patches_are_tried_again(small):
     assert "reason=annotation_failed status=500" in small.log() and "not yours" in small.log()
 
 
+def test_peers_are_told_before_a_pod_can_no_longer_be_reached(small):
+    small.server.make_namespace("shop", AMBIENT)
+    small.write_cache(small.sandbox("shop", "web", 10))
+    small.start().ready()
+    small.wait_redirection("shop", "web", "enabled")
+    small.server.faults["patch"] += [lambda h: h.status(500, "etcd is away")] * 2
+    small.server.label_namespace("shop", mode=None)
+    small.wait_state("shop/web", "outside")
+    log = small.log()
+    assert log.count("status=500") == 2
+    assert log.index("redirection=none") < log.index("pod has left the mesh")
+    assert small.server.redirection("shop", "web") is None
+
+
 def test_bypass_annotation_is_applied_live(world):
     world.server.make_namespace("shop", AMBIENT)
     pod = world.sandbox("shop", "web", 10, annotations={"ambient.istio.io/bypass-inbound-capture": "true"})
