@@ -21,18 +21,7 @@ struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const
     return index_find(&s->namespaces_by_name, index_hash_text(0, name), named, name);
 }
 
-struct kube_pod *kube_pod_by_uid(const struct kube_source *s, const char *runtime_uid)
-{
-    struct kube_pod *pod;
-
-    list_for_each (pod, &s->pods, node) {
-        if (!strcmp(pod->runtime_uid, runtime_uid))
-            return pod;
-    }
-    return NULL;
-}
-
-static struct kube_pod *pod_by_api_uid(const struct kube_source *s, const char *uid)
+struct kube_pod *kube_pod_by_api_uid(const struct kube_source *s, const char *uid)
 {
     struct kube_pod *pod;
 
@@ -58,7 +47,15 @@ static struct kube_pod *pod_by_name(const struct kube_source *s, const char *nam
 struct kube_pod *kube_pod_find(const struct kube_source *s, const char *uid, const char *container_id,
                                const char *namespace, const char *name)
 {
-    return strcmp(uid, container_id) ? kube_pod_by_uid(s, uid) : pod_by_name(s, namespace, name);
+    struct kube_pod *pod;
+
+    if (!strcmp(uid, container_id))
+        return pod_by_name(s, namespace, name);
+    list_for_each (pod, &s->pods, node) {
+        if (!strcmp(pod->runtime_uid, uid) && !strcmp(pod->name, name) && !strcmp(pod->namespace, namespace))
+            return pod;
+    }
+    return NULL;
 }
 
 static void reconcile_namespace(struct kube_source *s, const char *name)
@@ -164,7 +161,7 @@ static void on_pod(void *data, const cJSON *object, bool deleted)
         log_error("a pod of the API server cannot be used\terror=\"%s\"", why);
         return;
     }
-    pod = pod_by_api_uid(s, o.uid);
+    pod = kube_pod_by_api_uid(s, o.uid);
     if (deleted) {
         /* Its capture lasts as long as its network namespace. */
         if (pod)

@@ -313,6 +313,13 @@ static void take_probes(const cJSON *containers, struct kube_pod_object *pod)
     }
 }
 
+/* A hash, which no UID of the API server is like: anybody may write that annotation, and nobody shall take
+ * another pod's UID by it. */
+static bool is_static_uid(const char *uid)
+{
+    return strlen(uid) == 32 && strspn(uid, "0123456789abcdef") == 32;
+}
+
 static int take_names(const cJSON *object, struct kube_pod_object *pod, char *why, size_t why_size)
 {
     const cJSON *metadata = get(object, "metadata"), *annotations = get(metadata, "annotations");
@@ -324,7 +331,7 @@ static int take_names(const cJSON *object, struct kube_pod_object *pod, char *wh
     if (message_name(metadata, "uid", &pod->uid) < 0 || strlen(pod->uid) > UID_MAX_LEN)
         return bad(why, why_size, "pod %s/%s without a good metadata.uid", pod->namespace, pod->name);
     if (message_name(annotations, MIRROR_ANNOTATION, &pod->runtime_uid) < 0 ||
-        strlen(pod->runtime_uid) > UID_MAX_LEN)
+        !is_static_uid(pod->runtime_uid))
         pod->runtime_uid = pod->uid;
     return 0;
 }

@@ -57,7 +57,7 @@ static bool make_room(struct agent *agent, const struct kube_source *s, uint64_t
 {
     struct pod *other = pods_by_cookie(&agent->pods, cookie);
 
-    if (other && kube_pod_by_uid(s, other->uid))
+    if (other && kube_pod_find(s, other->uid, other->container_id, other->namespace, other->name))
         return false;
     if (other)
         enroll_remove(agent, other, "another pod has its network namespace now");
@@ -68,7 +68,10 @@ static int make_pod(struct kube_pod *pod, struct netns_wanted *w, struct pod **r
 {
     struct agent *agent = pod->source->agent;
     struct pod *p;
-    int r = pod_new(&agent->pods, pod->runtime_uid, pod->namespace, pod->name, &p);
+    int r = pods_by_uid(&agent->pods, pod->runtime_uid) ? -EEXIST : 0;
+
+    if (r == 0)
+        r = pod_new(&agent->pods, pod->runtime_uid, pod->namespace, pod->name, &p);
 
     if (r < 0)
         return r;
@@ -89,7 +92,7 @@ static int make_pod(struct kube_pod *pod, struct netns_wanted *w, struct pod **r
 static void take(struct kube_source *s, struct netns_wanted *w)
 {
     struct agent *agent = s->agent;
-    struct kube_pod *pod = kube_pod_by_uid(s, w->uid);
+    struct kube_pod *pod = kube_pod_by_api_uid(s, w->key);
     const char *why;
     struct pod *p;
 
@@ -108,7 +111,7 @@ static void take(struct kube_source *s, struct netns_wanted *w)
         return;
     }
     if (make_pod(pod, w, &p) < 0) {
-        not_found(pod, "no memory");
+        not_found(pod, "no memory, or another pod goes by its UID");
         return;
     }
     log_info("the network namespace of a running pod was found\tpod=\"%s/%s\" by=%s netns=%s", pod->namespace,
@@ -178,6 +181,7 @@ static struct place_job *make_job(struct kube_source *s)
         pod->wants_place = false;
         pod->searched = true;
         snprintf(w->uid, sizeof(w->uid), "%s", pod->runtime_uid);
+        snprintf(w->key, sizeof(w->key), "%s", pod->uid);
         memcpy(w->addresses, pod->addresses, sizeof(w->addresses));
         w->addresses_len = pod->addresses_len;
         w->fd = -1;
@@ -206,7 +210,7 @@ static void on_place_soon(struct loop_timer *timer)
     }
     log_error_errno(r, "no thread to look for the network namespaces of pods");
     for (size_t i = 0; job && i < job->len; i++) {
-        struct kube_pod *pod = kube_pod_by_uid(s, job->wanted[i].uid);
+        struct kube_pod *pod = kube_pod_by_api_uid(s, job->wanted[i].key);
 
         if (pod) {
             pod->searched = false;

@@ -77,11 +77,11 @@ void kube_cache_init(struct kube_source *s);
 void kube_cache_free(struct kube_source *s);
 struct kube_watch_events kube_cache_pods_events(struct kube_source *s);
 struct kube_watch_events kube_cache_namespaces_events(struct kube_source *s);
-/* Without a UID of its own (it is the container's id) the pod is known by its name. */
+/* By the UID that the runtime knows, and its names. Without a UID of its own (it is the container's id) the
+ * pod is known by its name. */
 struct kube_pod *kube_pod_find(const struct kube_source *s, const char *uid, const char *container_id,
                                const char *namespace, const char *name);
-/* By the UID that the runtime knows. */
-struct kube_pod *kube_pod_by_uid(const struct kube_source *s, const char *runtime_uid);
+struct kube_pod *kube_pod_by_api_uid(const struct kube_source *s, const char *uid);
 /* Whether it belongs to the mesh; its namespace must be known. */
 bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, const char **ret_why);
 struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const char *name);

@@ -97,7 +97,7 @@ struct pod *kube_agent_pod(const struct kube_pod *pod)
     const struct pods *pods = &pod->source->agent->pods;
     struct pod *p = pods_by_uid(pods, pod->runtime_uid);
 
-    if (p)
+    if (p && !strcmp(p->name, pod->name) && !strcmp(p->namespace, pod->namespace))
         return p;
     p = pods_by_name(pods, pod->namespace, pod->name);
     return p && !strcmp(p->uid, p->container_id) ? p : NULL;
@@ -195,13 +195,16 @@ static bool op_told(const struct source *source, const struct pod *p)
 
 static void op_forget(struct source *source, const char *uid)
 {
-    struct kube_pod *pod = kube_pod_by_uid(container_of(source, struct kube_source, source), uid);
+    struct kube_source *s = container_of(source, struct kube_source, source);
+    struct kube_pod *pod;
 
-    if (!pod)
-        return;
-    /* The agent still has it just now. */
-    pod->left = true;
-    kube_status_soon(pod);
+    list_for_each (pod, &s->pods, node) {
+        if (strcmp(pod->runtime_uid, uid) != 0)
+            continue;
+        /* The agent still has it just now. */
+        pod->left = true;
+        kube_status_soon(pod);
+    }
 }
 
 static void op_trouble(struct source *source, const struct pod *p, enum bruma_reason reason, const char *text)

@@ -24,6 +24,7 @@ struct netns_find_config {
 /* A pod that is looked for, and what was found. */
 struct netns_wanted {
     char uid[129]; /* that the runtime knows */
+    char key[129]; /* the caller's own */
     struct addr addresses[BRUMA_POD_ADDRESSES];
     int addresses_len;
 

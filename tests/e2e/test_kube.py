@@ -619,6 +619,28 @@ def test_group_that_a_container_made_up_is_not_believed(small):
     assert small.state("shop/web") is None
 
 
+def test_pod_that_goes_by_another_ones_uid_changes_nothing_there(small):
+    """Anybody who may create pods may write the annotation by which static pods are known."""
+    small.server.make_namespace("shop", AMBIENT)
+    small.server.make_namespace("plain")
+    static = uuid.uuid4().hex
+    pod = small.sandbox("shop", "web", 10, uid=static, account="good",
+                        annotations={"kubernetes.io/config.mirror": static})
+    small.write_cache(pod)
+    for i, uid in enumerate((static, pod.uid)):
+        small.server.make_pod("plain", f"a{i}", "n1", [pod.ip4], account="evil",
+                              labels={"istio.io/dataplane-mode": "none"},
+                              annotations={"kubernetes.io/config.mirror": uid})
+    small.start().ready()
+    small.wait_redirection("shop", "web", "enabled")
+    small.server.make_pod("shop", "a2", "n1", [pod.ip4], account="evil",
+                          annotations={"kubernetes.io/config.mirror": static})
+    wait_for(lambda: "another pod" in small.log(), "the other pod not to be placed", log=small.node.agent_log)
+    told = agent_client.pods(small.node.run_dir)
+    assert list(told) == ["shop/web"] and told["shop/web"]["serviceAccount"] == "good"
+    assert [small.server.redirection("plain", "a0"), small.server.redirection("shop", "a2")] == [None, None]
+
+
 class Runtime:
     """The part of a container runtime's CRI that is asked."""
 

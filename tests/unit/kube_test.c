@@ -85,6 +85,26 @@ Test(kube_object, odd_pods)
     cr_expect(!pod.bypass_inbound && pod.wrong_annotation, "neither true nor false");
 }
 
+Test(kube_object, nobody_takes_another_uid)
+{
+    static const char *const uids[] = {WEB_UID, "", "0123456789abcdef0123456789abcde",
+                                       "0123456789ABCDEF0123456789abcdef", "sandbox-1"};
+
+    for (size_t i = 0; i < array_size(uids); i++) {
+        struct kube_pod_object pod;
+        char text[512];
+        cJSON *json;
+
+        snprintf(text, sizeof(text),
+                 "{\"metadata\": {\"name\": \"w\", \"namespace\": \"n\", \"uid\": \"own\", \"annotations\": "
+                 "{\"kubernetes.io/config.mirror\": \"%s\"}}}",
+                 uids[i]);
+        pod = pod_of(text, &json);
+        cr_expect_str_eq(pod.runtime_uid, "own", "%s", uids[i]);
+        cJSON_Delete(json);
+    }
+}
+
 Test(kube_object, annotations_that_are_not_followed)
 {
     static const struct {
