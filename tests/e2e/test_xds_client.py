@@ -136,6 +136,7 @@ def test_xds_reconnect_names_versions_and_removals_are_honoured(site):
     assert "stays" in site.workloads()
     assert site.ping() == "ping"
     site.plane.remove(stays[0])
+    wait_for(lambda: "stays" not in site.workloads(), "the other removal")
 
 
 def test_garbage_from_the_control_plane_costs_the_stream_and_nothing_else(site):

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Makes a container image of an installed Bruma, without a daemon: an archive that `ctr images import`, `docker load`, `podman load`
+and `skopeo copy docker-archive:` take. The same input gives the same bytes.
+
+    DESTDIR=TREE meson install -C build
+    packaging/image/build.py TREE bruma:0.1.0 bruma.tar
+"""
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+
+PROGRAMS = ["usr/sbin/bruma-agent", "usr/sbin/bruma-proxy", "usr/sbin/brumactl", "usr/lib/cni/bruma-cni"]
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Failed(Exception):
+    pass
+
+
+def libraries(program):
+    """What the dynamic linker would load, at the paths where it looks on this distribution."""
+    r = subprocess.run(["ldd", program], capture_output=True, text=True)
+    if r.returncode:
+        if "not a dynamic executable" in r.stderr + r.stdout or "statically linked" in r.stdout:
+            return []
+        raise Failed(f"ldd {program}: {r.stderr.strip()}")
+    if "not found" in r.stdout:
+        raise Failed(f"{program} needs a library that is not here:\n{r.stdout}")
+    return re.findall(r"(/\S+) \(0x", r.stdout)
+
+
+def stripped(path, directory):
+    """Without symbols, which are most of a program built for debugging."""
+    out = os.path.join(directory, os.path.basename(path))
+    r = subprocess.run(["strip", "-o", out, path], capture_output=True, text=True)
+    if r.returncode:
+        raise Failed(f"strip {path}: {r.stderr.strip()}")
+    return out
+
+
+def collect(tree, scratch):
+    """Name in the image -> (contents, mode)."""
+    files = {}
+    for program in PROGRAMS:
+        path = os.path.join(tree, program)
+        if not os.path.isfile(path):
+            raise Failed(f"{path} is missing: install into {tree} first")
+        with open(stripped(path, scratch), "rb") as f:
+            files[program] = (f.read(), 0o755)
+        for library in libraries(path):
+            with open(os.path.realpath(library), "rb") as f:
+                files[library.lstrip("/")] = (f.read(), 0o755)
+    files["etc/passwd"] = (b"root:x:0:0:root:/:/sbin/nologin\n", 0o644)
+    files["etc/group"] = (b"root:x:0:\n", 0o644)
+    # Names are looked up in files, then DNS; both modules are part of libc.
+    files["etc/nsswitch.conf"] = (b"hosts: files dns\n", 0o644)
+    return files
+
+
+def add(tar, name, data=None, mode=0o755):
+    info = tarfile.TarInfo(name)
+    info.mode, info.mtime, info.uid, info.gid = mode, 0, 0, 0
+    if data is None:
+        info.type = tarfile.DIRTYPE
+        tar.addfile(info)
+    else:
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+
+
+def layer(files):
+    folders = {"tmp", "run", "proc", "sys", "dev", "var"}
+    for name in files:
+        parts = name.split("/")[:-1]
+        folders.update("/".join(parts[:i + 1]) for i in range(len(parts)))
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in sorted(folders):
+            add(tar, name, mode=0o1777 if name == "tmp" else 0o755)
+        for name in sorted(files):
+            add(tar, name, *files[name])
+    return out.getvalue()
+
+
+def build(tree, name, target):
+    with tempfile.TemporaryDirectory() as scratch:
+        contents = layer(collect(tree, scratch))
+    digest = hashlib.sha256(contents).hexdigest()
+    config = json.dumps({
+        "architecture": ARCHITECTURES[os.uname().machine], "os": "linux",
+        "config": {"Env": [f"PATH={PATH}"], "Labels": {"org.opencontainers.image.licenses": "Apache-2.0"}},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}}, sort_keys=True).encode()
+    config_name = hashlib.sha256(config).hexdigest() + ".json"
+    manifest = json.dumps([{"Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
+    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
+        add(tar, "manifest.json", manifest, 0o644)
+        add(tar, config_name, config, 0o644)
+        add(tar, "layer.tar", contents, 0o644)
+    return len(contents)
+
+
+def main():
+    if len(sys.argv) != 4:
+        sys.exit(__doc__.strip())
+    try:
+        size = build(*sys.argv[1:])
+    except (Failed, OSError, KeyError) as e:
+        sys.exit(f"{sys.argv[0]}: {e}")
+    print(f"{sys.argv[3]}: {sys.argv[2]}, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
