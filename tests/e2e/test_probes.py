@@ -6,9 +6,9 @@ import os
 import subprocess
 
 import pytest
+from kube_world import World
 from support.kube_small import SmallServer
 from support.system import run, wait_for
-from test_kube import World
 
 SPEC = {"containers": [{
     "name": "app", "image": "none",
