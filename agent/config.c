@@ -96,6 +96,13 @@ static const struct setting table[] = {
      "the entry asks STATUS to fail while the agent does not answer, which keeps new pods off the node",
      offsetof(struct agent_config, cni_status_gate), 0, 0},
 
+    {"daemonset", "BRUMA_DAEMONSET", SETTING_STRING, "",
+     "name of the DaemonSet that the agent is a pod of: if it is gone when the agent ends, everything is "
+     "uninstalled from the node; empty: everything stays",
+     offsetof(struct agent_config, daemonset), 0, 0},
+    {"pod-namespace", "POD_NAMESPACE", SETTING_STRING, "istio-system", "namespace of that DaemonSet",
+     offsetof(struct agent_config, pod_namespace), 0, 0},
+
     {"mesh-file", "BRUMA_MESH_FILE", SETTING_STRING, "/etc/bruma/mesh.yaml",
      "namespaces, workloads, services and policies of the mesh", offsetof(struct agent_config, mesh_file), 0,
      0},

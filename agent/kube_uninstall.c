@@ -149,3 +149,67 @@ int kube_uninstall(const struct agent_config *config)
     loop_free(&f.loop);
     return r;
 }
+
+/* ---- the DaemonSet ---- */
+
+struct question {
+    struct loop *loop;
+    struct kube_client *client;
+    struct kube_request *request;
+    bool gone;
+};
+
+static void on_daemonset(void *data, const struct kube_reply *reply)
+{
+    struct question *q = data;
+    _cleanup_message_ cJSON *object = NULL;
+    const cJSON *metadata;
+
+    q->request = NULL;
+    loop_stop(q->loop);
+    if (reply->result) {
+        log_warn("the API server cannot be asked after the DaemonSet; everything stays\terror=\"%s\"",
+                 reply->error);
+        return;
+    }
+    object = reply->status == 200 ? cJSON_ParseWithLength(reply->body, reply->len) : NULL;
+    metadata = cJSON_GetObjectItemCaseSensitive(object, "metadata");
+    q->gone = reply->status == 404 || reply->status == 401 ||
+              cJSON_IsString(cJSON_GetObjectItemCaseSensitive(metadata, "deletionTimestamp"));
+    log_info("%s\tstatus=%d",
+             q->gone ? "the DaemonSet is gone: everything is uninstalled"
+                     : "the DaemonSet is there: everything stays",
+             reply->status);
+}
+
+static int ask(struct question *q, const struct agent_config *config)
+{
+    char path[700];
+    const struct kube_call call = {
+        .path = path, .body_max = ANSWER_MAX, .deadline = 5000, .done = on_daemonset, .data = q};
+    int r = kube_open_client(q->loop, config, &q->client);
+
+    if (snprintf(path, sizeof(path), "/apis/apps/v1/namespaces/%s/daemonsets/%s", config->pod_namespace,
+                 config->daemonset) >= (int)sizeof(path))
+        return -ENAMETOOLONG;
+    if (r == 0)
+        r = kube_send(q->client, &call, &q->request);
+    return r < 0 ? r : loop_run(q->loop);
+}
+
+bool kube_daemonset_gone(const struct agent_config *config)
+{
+    struct question q = {};
+    int r;
+
+    if (!*config->daemonset)
+        return false;
+    r = loop_new(&q.loop);
+    if (r == 0)
+        r = ask(&q, config);
+    if (r < 0)
+        log_error_errno(r, "the API server cannot be asked after the DaemonSet; everything stays");
+    kube_client_free(&q.client);
+    loop_free(&q.loop);
+    return q.gone;
+}

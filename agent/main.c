@@ -219,6 +219,8 @@ static int run(const struct agent_config *config)
         r = loop_run(agent.loop);
     }
     close_parts(&agent);
+    if (r == 0 && kube_source_configured(config) && kube_daemonset_gone(config))
+        r = uninstall(config, kube_uninstall);
     return r;
 }
 

@@ -112,7 +112,7 @@ def test_names_that_others_depend_on(helm):
 def test_rights_are_the_least(helm):
     (role,) = [d for (kind, _), d in rendered(helm).items() if kind == "ClusterRole"]
     assert [(r["resources"], r["verbs"]) for r in role["rules"]] == [
-        (["pods", "namespaces"], ["get", "list", "watch"]), (["pods/status"], ["patch"]), (["events"], ["create", "patch"])]
+        (["pods", "namespaces"], ["get", "list", "watch"]), (["pods/status"], ["patch"]), (["daemonsets"], ["get"]), (["events"], ["create", "patch"])]
 
 
 @pytest.mark.parametrize("platform, path", [("k3s", "/var/lib/rancher/k3s/agent/etc/cni/net.d"), ("gke", "/home/kubernetes/bin"),

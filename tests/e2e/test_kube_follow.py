@@ -262,6 +262,64 @@ def test_uninstall_takes_the_annotations_away(world):
     assert not os.path.exists(world.node.run_dir) and not os.path.exists(world.node.pin_dir)
 
 
+DAEMONSET = "/apis/apps/v1/namespaces/istio-system/daemonsets/bruma"
+NETWORK = '{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge"}]}\n'
+
+
+@pytest.fixture
+def installed(small):
+    """An agent that is a pod of a DaemonSet, has a pod in the mesh and its plugin in the network."""
+    small.conf, small.bin = small.work.path("net.d"), small.work.path("bin")
+    os.makedirs(small.conf)
+    os.makedirs(small.bin)
+    with open(f"{small.conf}/10-pods.conflist", "w") as f:
+        f.write(NETWORK)
+    small.server.daemonsets[DAEMONSET] = {"kind": "DaemonSet", "metadata": {"name": "bruma"}}
+    small.server.make_namespace("shop", AMBIENT)
+    small.pod = small.sandbox("shop", "web", 10)
+    small.write_cache(small.pod)
+    small.start(daemonset="bruma", cni_conf_dir=small.conf, cni_bin_dir=small.bin,
+                cni_plugin=f"{small.work.build}/cni/bruma-cni").ready()
+    small.wait_redirection("shop", "web", "enabled")
+    assert "bruma-cni" in network_of(small)
+    return small
+
+
+def network_of(world):
+    with open(f"{world.conf}/10-pods.conflist") as f:
+        return f.read()
+
+
+@pytest.mark.parametrize("how", ["gone", "going", "service account deleted"])
+def test_agent_of_a_daemonset_that_is_gone_leaves_no_trace(installed, how):
+    if how == "gone":
+        del installed.server.daemonsets[DAEMONSET]
+    elif how == "going":
+        installed.server.daemonsets[DAEMONSET]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    else:
+        installed.server.tokens.clear()
+    installed.node.proxy.stop()
+    installed.node.agent.stop()
+    assert network_of(installed) == NETWORK and os.listdir(installed.bin) == []
+    assert not os.path.exists(installed.node.pin_dir)
+    if how != "service account deleted":
+        assert installed.server.redirection("shop", "web") is None
+        assert not os.path.exists(installed.node.run_dir)
+
+
+@pytest.mark.parametrize("how", ["there", "not allowed to ask", "server away"])
+def test_agent_of_a_daemonset_that_may_be_there_leaves_everything(installed, how):
+    if how == "not allowed to ask":
+        installed.server.faults["daemonset"] = [lambda handler: handler.status(403, "forbidden")]
+    elif how == "server away":
+        installed.server.stop_api()
+    installed.node.agent.stop()
+    assert "bruma-cni" in network_of(installed) and os.listdir(installed.bin) == ["bruma-cni"]
+    assert os.listdir(f"{installed.node.pin_dir}/pods") != []
+    if how != "server away":
+        assert installed.server.redirection("shop", "web") == "enabled"
+
+
 def test_uninstall_without_the_server_says_so_and_does_the_rest(small):
     small.server.make_namespace("shop", AMBIENT)
     small.write_cache(small.sandbox("shop", "web", 10))

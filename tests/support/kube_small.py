@@ -41,6 +41,7 @@ class SmallServer(kube.Server):
         self.condition = threading.Condition()
         self.version, self.oldest = 100, 0
         self.objects = {"pods": {}, "namespaces": {}, "events": {}}
+        self.daemonsets = {}  # path -> object
         self.log = {"pods": [], "namespaces": []}  # (version, type, object)
         self.watchers = []
         self.httpd = None
@@ -177,6 +178,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if not self.allowed():
             return
+        if "/daemonsets/" in self.path and self.fault("daemonset"):
+            return
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
         pod, namespace, events = POD.match(url.path), NAMESPACE.match(url.path), EVENTS.match(url.path)
@@ -190,7 +193,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 found = {"items": [e for (n, _), e in self.api.objects["events"].items()
                                    if n == events[1] and e["involvedObject"]["name"] == name]}
             else:
-                found = None
+                found = self.api.daemonsets.get(url.path)
             found = json.loads(json.dumps(found))
         if url.path in ("/api/v1/pods", "/api/v1/namespaces"):
             kind = url.path.rpartition("/")[2]
