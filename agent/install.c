@@ -2,27 +2,35 @@
 #define LOG_SCOPE "install"
 #include "install.h"
 
-#include <dirent.h>
 #include <errno.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bruma/reasons.h"
+#include "cleanup.h"
 #include "cni_conf.h"
 #include "install_file.h"
+#include "install_network.h"
 #include "log.h"
 #include "reasons.h"
 
-#define LOOK_MILLISECONDS    10000 /* file systems that tell nothing; trouble that has gone */
-#define QUIET_MILLISECONDS   100   /* after the last event: a writer may not be done */
-#define CONTEST_MILLISECONDS 60000
-#define CONTEST_WRITES       6 /* so many in that time, and somebody fights with us: wait longer each time */
-#define SET_ASIDE            ".bruma-original"
-#define EVENTS               (IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_DELETE_SELF)
+#define LOOK_MILLISECONDS    10000 /* for file systems that tell nothing */
+#define TROUBLE_MILLISECONDS 1000  /* between looks while something is wrong */
+#define SOON_MILLISECONDS    20    /* after an event; others follow it mostly */
+#define BUSY_MILLISECONDS    10000 /* so long may a writer take before he is told of */
+#define BURST                6     /* changes at once; after that, so that nobody is kept busy, */
+#define CHANGE_MILLISECONDS  10000 /* one in that time */
+#define CONTEST_MILLISECONDS 60000 /* after such a quarrel it is told of for so long */
+#define WATCHED              3
+#define EVENTS                                                                                              \
+    (IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_DELETE_SELF | IN_MOVE_SELF | \
+     IN_ONLYDIR)
 
 struct install {
     struct loop *loop;
@@ -30,13 +38,19 @@ struct install {
     char *entry;
     struct loop_watch events;
     struct loop_timer soon, look;
-    int inotify, wd;
+    int inotify, watches[WATCHED];
+    bool watch_failed;
 
-    char file[512]; /* that has the entry; "" if none */
+    struct install_network network;
+    char unusable[sizeof(((struct install_network *)0)->unusable)]; /* as last logged */
+    bool in_place;
     enum bruma_reason reason;
-    char error[256];
-    uint64_t contest_begin; /* loop time */
-    unsigned writes;        /* since then */
+    char error[sizeof(((struct install_network *)0)->error)];
+    uint64_t busy_since; /* loop time; 0: nobody is writing */
+
+    unsigned spent; /* changes of the burst */
+    uint64_t spent_at, contested_until;
+    uint64_t results[INSTALL_RESULT_COUNT];
 };
 
 bool install_configured(const struct agent_config *config)
@@ -58,213 +72,150 @@ static char *make_entry(const struct agent_config *config)
     return text;
 }
 
-static int trouble(struct install *in, enum bruma_reason reason, const char *path, const char *text)
+static void trouble(struct install *in, enum bruma_reason reason, const char *error)
 {
-    char error[sizeof(in->error)];
-
-    snprintf(error, sizeof(error), "%.160s: %.80s", path, text);
     if (in->reason != reason || strcmp(in->error, error) != 0)
-        log_error("bruma-cni is not installed\treason=%s error=\"%s\"", reason_name(reason), error);
+        log_error("bruma-cni is not installed\treason=%s error=\"%s\" check=\"%s\"", reason_name(reason),
+                  error, reason_check(reason));
     in->reason = reason;
-    memcpy(in->error, error, sizeof(error));
-    return -EIO;
+    snprintf(in->error, sizeof(in->error), "%s", error);
 }
 
-/* ---- the directory ---- */
+/* ---- one round ---- */
 
-static int is_configuration(const struct dirent *e)
+/* A burst is free, then one change at a time: who fights with us gets an answer, but no race. */
+static int may_write(void *data)
 {
-    const char *dot = strrchr(e->d_name, '.');
-
-    return dot && *e->d_name != '.' &&
-           (!strcmp(dot, ".conf") || !strcmp(dot, ".conflist") || !strcmp(dot, ".json"));
-}
-
-/* By bytes, as runtimes sort; alphasort() would follow the locale. */
-static int by_name(const struct dirent **a, const struct dirent **b)
-{
-    return strcmp((*a)->d_name, (*b)->d_name);
-}
-
-struct configuration {
-    char path[512];
-    struct install_file file;
-    enum cni_conf_kind kind;
-};
-
-static int load(struct install *in, const char *name, struct configuration *c)
-{
-    char why[80];
-    int r;
-
-    memset(c, 0, sizeof(*c));
-    if (snprintf(c->path, sizeof(c->path), "%s/%s", in->config->cni_conf_dir, name) >= (int)sizeof(c->path))
-        return -ENAMETOOLONG;
-    r = install_file_read(c->path, &c->file);
-    if (r < 0) {
-        log_warn_errno(r, "a network configuration cannot be read\tfile=\"%s\"", c->path);
-        return r;
-    }
-    c->kind = cni_conf_kind(c->file.text, c->file.len, why, sizeof(why));
-    if (c->kind == CNI_CONF_BAD)
-        log_warn("a network configuration cannot be used\tfile=\"%s\" error=\"%s\"", c->path, why);
-    return c->kind == CNI_CONF_BAD ? -EBADMSG : 0;
-}
-
-static int count_write(struct install *in)
-{
+    struct install *in = data;
     uint64_t now = loop_now(in->loop);
 
-    if (now - in->contest_begin >= CONTEST_MILLISECONDS) {
-        in->contest_begin = now;
-        in->writes = 0;
+    while (in->spent && now - in->spent_at >= CHANGE_MILLISECONDS) {
+        in->spent--;
+        in->spent_at += CHANGE_MILLISECONDS;
     }
-    return ++in->writes > CONTEST_WRITES ? -EBUSY : 0;
-}
-
-static int write_text(struct install *in, const struct configuration *c, const char *path, const char *text,
-                      size_t len)
-{
-    int r = in->loop ? count_write(in) : 0;
-
-    if (r < 0)
-        return trouble(in, BRUMA_REASON_CNI_CONF_CONTESTED, path, "the entry vanishes again and again");
-    r = install_file_replace(path, &c->file, text, len);
-    if (r == -EAGAIN)
-        return r; /* it has changed meanwhile: look again */
-    return r < 0 ? trouble(in, BRUMA_REASON_CNI_INSTALL_FAILED, path, strerror(-r)) : 0;
-}
-
-/* A file of one plugin becomes a list beside it, and is set aside: a list of its name would sort behind it.
- */
-static int wrap(struct install *in, const struct configuration *c)
-{
-    _cleanup_free_ char *text = NULL;
-    char list[520], aside[540];
-    size_t len;
-    int r = cni_conf_wrap(c->file.text, c->file.len, in->entry, &text, &len);
-
-    if (r < 0)
-        return trouble(in, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, strerror(-r));
-    snprintf(list, sizeof(list), "%.*s.conflist", (int)(strrchr(c->path, '.') - c->path), c->path);
-    snprintf(aside, sizeof(aside), "%s%s", c->path, SET_ASIDE);
-    r = write_text(in, c, list, text, len);
-    if (r == 0 && rename(c->path, aside) < 0)
-        return trouble(in, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, strerror(errno));
-    if (r == 0)
-        snprintf(in->file, sizeof(in->file), "%.500s", list);
-    return r;
-}
-
-static int add(struct install *in, const struct configuration *c)
-{
-    _cleanup_free_ char *text = NULL;
-    size_t len;
-    int r;
-
-    if (c->kind == CNI_CONF_SINGLE)
-        return wrap(in, c);
-    snprintf(in->file, sizeof(in->file), "%s", c->path);
-    if (cni_conf_has(c->file.text, c->file.len, in->entry))
-        return 0;
-    r = cni_conf_add(c->file.text, c->file.len, in->entry, &text, &len);
-    if (r < 0)
-        return trouble(in, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, strerror(-r));
-    r = write_text(in, c, c->path, text, len);
-    if (r == 0)
-        log_info("bruma-cni was added to a network\tfile=\"%s\"", c->path);
-    return r;
-}
-
-static int take_out(struct install *in, const struct configuration *c)
-{
-    _cleanup_free_ char *text = NULL;
-    size_t len;
-    int r = c->kind == CNI_CONF_LIST ? cni_conf_remove(c->file.text, c->file.len, &text, &len) : 0;
-
-    if (r != 1)
-        return r;
-    r = write_text(in, c, c->path, text, len);
-    if (r == 0)
-        log_info("bruma-cni was taken out of a network\tfile=\"%s\"", c->path);
-    return r;
-}
-
-static int each_file(struct install *in, bool remove)
-{
-    struct dirent **names = NULL;
-    int n = scandir(in->config->cni_conf_dir, &names, is_configuration, by_name), first = 0;
-    bool found = false;
-
-    if (n < 0)
-        return trouble(in, BRUMA_REASON_CNI_CONF_MISSING, in->config->cni_conf_dir, strerror(errno));
-    for (int i = 0; i < n; i++) {
-        struct configuration c;
-        int r = load(in, names[i]->d_name, &c);
-
-        if (r == 0 && !found && !remove)
-            r = add(in, &c);
-        else if (r == 0)
-            r = take_out(in, &c);
-        else
-            r = 0; /* it may be half written; the runtime cannot use it either */
-        found |= c.kind != CNI_CONF_BAD;
-        if (first == 0)
-            first = r;
-        install_file_clear(&c.file);
-        free(names[i]);
+    if (!in->spent)
+        in->spent_at = now;
+    if (in->spent == BURST) {
+        in->contested_until = now + CONTEST_MILLISECONDS;
+        return -EBUSY;
     }
-    free(names);
-    if (!found && !remove)
-        return trouble(in, BRUMA_REASON_CNI_CONF_MISSING, in->config->cni_conf_dir,
-                       "no usable configuration");
-    return first;
+    in->spent++;
+    return 0;
 }
-
-/* ---- the program ---- */
 
 static int put_program(struct install *in)
 {
     const struct agent_config *c = in->config;
-    char path[512];
+    char path[512], error[sizeof(in->error)];
     int r;
 
     if (!*c->cni_bin_dir)
         return 0;
     snprintf(path, sizeof(path), "%s/" CNI_PLUGIN_TYPE, c->cni_bin_dir);
     r = install_file_copy(c->cni_plugin, path);
-    if (r < 0)
-        return trouble(in, BRUMA_REASON_CNI_INSTALL_FAILED, path, strerror(-r));
     if (r == 1)
         log_info("bruma-cni was installed\tfile=\"%s\"", path);
-    return 0;
+    if (r >= 0)
+        return r;
+    snprintf(error, sizeof(error), "%.150s to %.150s: %.60s", c->cni_plugin, path, strerror(-r));
+    trouble(in, BRUMA_REASON_CNI_INSTALL_FAILED, error);
+    in->results[INSTALL_PROGRAM_FAILED]++;
+    return r;
+}
+
+/* Somebody who writes for a second is no trouble; one who never ends is. */
+static void busy(struct install *in)
+{
+    uint64_t now = loop_now(in->loop);
+
+    if (!in->busy_since)
+        in->busy_since = now ? now : 1;
+    if (now - in->busy_since >= BUSY_MILLISECONDS)
+        trouble(in, BRUMA_REASON_CNI_CONF_CONTESTED,
+                "somebody keeps a network configuration open for writing");
+}
+
+static int put_entry(struct install *in)
+{
+    struct install_network *n = &in->network;
+    int r = install_network_apply(n);
+
+    if (strcmp(n->unusable, in->unusable) != 0) {
+        if (*n->unusable)
+            log_warn("network configurations cannot be used\terror=\"%s\"", n->unusable);
+        snprintf(in->unusable, sizeof(in->unusable), "%s", n->unusable);
+    }
+    if (r == -EAGAIN) {
+        busy(in);
+        return r;
+    }
+    in->busy_since = 0;
+    if (r < 0) {
+        trouble(in, n->reason, n->error);
+        in->results[INSTALL_NETWORK_FAILED]++;
+    }
+    return r;
+}
+
+static void finish(struct install *in, int r, bool changed)
+{
+    in->in_place = r == 0 && *in->network.file;
+    if (r < 0)
+        return;
+    if (changed)
+        in->results[INSTALL_SUCCESS]++;
+    if (in->reason)
+        log_info("bruma-cni is installed\tfile=\"%s\"", in->network.file);
+    in->reason = BRUMA_REASON_NONE;
+    in->error[0] = '\0';
+}
+
+static void watch(struct install *in);
+
+static void apply(struct install *in)
+{
+    int r = put_program(in);
+    bool changed = r == 1;
+
+    if (r >= 0) {
+        r = put_entry(in);
+        changed |= in->network.changes > 0;
+    }
+    finish(in, r, changed);
+    watch(in); /* the file may have led elsewhere before */
+    loop_timer_set(in->loop, &in->look, r < 0 || in->watch_failed ? TROUBLE_MILLISECONDS : LOOK_MILLISECONDS);
 }
 
 /* ---- following ---- */
 
-static void watch(struct install *in)
+static bool among(const int *list, int wd)
 {
-    if (in->inotify >= 0 && in->wd < 0)
-        in->wd = inotify_add_watch(in->inotify, in->config->cni_conf_dir, EVENTS);
+    for (int i = 0; i < WATCHED; i++) {
+        if (list[i] == wd)
+            return true;
+    }
+    return false;
 }
 
-static void apply(struct install *in)
+/* The directories, by their names of now: they may have been replaced. A watch that is there stays. */
+static void watch(struct install *in)
 {
-    int r;
+    const char *paths[WATCHED] = {in->config->cni_conf_dir, in->config->cni_bin_dir, NULL};
+    char real[PATH_MAX];
+    int now[WATCHED];
 
-    watch(in); /* before looking, so that nothing falls in between */
-    in->file[0] = '\0';
-    r = put_program(in);
-    if (r == 0)
-        r = each_file(in, false);
-    if (r == -EAGAIN)
-        loop_timer_set(in->loop, &in->soon, QUIET_MILLISECONDS);
-    if (r == 0) {
-        if (in->reason)
-            log_info("bruma-cni is installed\tfile=\"%s\"", in->file);
-        in->reason = BRUMA_REASON_NONE;
-        in->error[0] = '\0';
+    if (*in->network.file && realpath(in->network.file, real))
+        paths[2] = dirname(real);
+    in->watch_failed = false;
+    for (int i = 0; i < WATCHED; i++) {
+        now[i] = paths[i] && *paths[i] ? inotify_add_watch(in->inotify, paths[i], EVENTS) : -1;
+        in->watch_failed |= now[i] < 0 && paths[i] && *paths[i];
     }
+    for (int i = 0; i < WATCHED; i++) {
+        if (in->watches[i] >= 0 && !among(now, in->watches[i]))
+            (void)inotify_rm_watch(in->inotify, in->watches[i]);
+    }
+    memcpy(in->watches, now, sizeof(now));
 }
 
 static void on_soon(struct loop_timer *timer)
@@ -274,27 +225,20 @@ static void on_soon(struct loop_timer *timer)
 
 static void on_look(struct loop_timer *timer)
 {
-    struct install *in = container_of(timer, struct install, look);
-
-    apply(in);
-    loop_timer_set(in->loop, timer, LOOK_MILLISECONDS);
+    apply(container_of(timer, struct install, look));
 }
 
 static void on_events(struct loop_watch *watched, uint32_t events)
 {
     struct install *in = container_of(watched, struct install, events);
     char buf[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
-    ssize_t n;
 
     (void)events;
-    while ((n = read(in->inotify, buf, sizeof(buf))) > 0) {
-        for (char *p = buf; p < buf + n;
-             p += sizeof(struct inotify_event) + ((struct inotify_event *)p)->len) {
-            if (((struct inotify_event *)p)->mask & IN_IGNORED)
-                in->wd = -1; /* the directory is another one now */
-        }
-    }
-    loop_timer_set(in->loop, &in->soon, QUIET_MILLISECONDS);
+    while (read(in->inotify, buf, sizeof(buf)) > 0)
+        ;
+    /* Not put off by each further event: somebody may write there all the time. */
+    if (!loop_timer_armed(&in->soon))
+        loop_timer_set(in->loop, &in->soon, SOON_MILLISECONDS);
 }
 
 int install_open(struct loop *loop, const struct agent_config *config, struct install **ret)
@@ -304,10 +248,13 @@ int install_open(struct loop *loop, const struct agent_config *config, struct in
 
     if (!in)
         return -ENOMEM;
+    signal(SIGIO, SIG_IGN); /* install_file.h */
     in->loop = loop;
     in->config = config;
-    in->wd = -1;
     in->entry = make_entry(config);
+    in->network = (struct install_network){
+        .directory = config->cni_conf_dir, .entry = in->entry, .may_write = may_write, .data = in};
+    memset(in->watches, 0xff, sizeof(in->watches));
     in->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     loop_timer_init(&in->soon, on_soon);
     loop_timer_init(&in->look, on_look);
@@ -319,10 +266,13 @@ int install_open(struct loop *loop, const struct agent_config *config, struct in
         r = loop_watch_add(loop, &in->events, in->inotify, EPOLLIN, on_events);
     if (r < 0) {
         install_close(&in);
-        return r;
+        return log_error_errno(r, "changes of network configurations cannot be followed");
     }
+    install_file_sweep(config->cni_conf_dir);
+    if (*config->cni_bin_dir)
+        install_file_sweep(config->cni_bin_dir);
+    watch(in); /* before looking, so that nothing falls in between */
     apply(in);
-    loop_timer_set(loop, &in->look, LOOK_MILLISECONDS);
     *ret = in;
     return 0;
 }
@@ -344,56 +294,77 @@ void install_close(struct install **ptr)
     *ptr = NULL;
 }
 
+/* ---- telling ---- */
+
+bool install_in_place(const struct install *in)
+{
+    return !in || in->in_place;
+}
+
+uint64_t install_result(const struct install *in, enum install_result result)
+{
+    return in ? in->results[result] : 0;
+}
+
 void install_report(const struct install *in, cJSON *object)
 {
+    enum bruma_reason reason;
+    const char *error;
+
     if (!in)
         return;
-    cJSON_AddStringToObject(object, "cniFile", in->file);
-    cJSON_AddStringToObject(object, "cniReason", in->reason ? reason_name(in->reason) : "");
-    cJSON_AddStringToObject(object, "cniError", in->error);
+    reason = in->reason;
+    error = in->error;
+    if (!reason && loop_now(in->loop) < in->contested_until) {
+        reason = BRUMA_REASON_CNI_CONF_CONTESTED;
+        error = "the entry was put back again and again";
+    }
+    cJSON_AddStringToObject(object, "cniFile", in->network.file);
+    cJSON_AddStringToObject(object, "cniReason", reason ? reason_name(reason) : "");
+    cJSON_AddStringToObject(object, "cniError", error);
 }
 
 /* ---- removal ---- */
 
-static int is_aside(const struct dirent *e)
+/* CRI-O ends a pod with the chain that it was begun with, and fails if a program of it is missing. Without an
+ * agent the plugin's DEL does nothing and succeeds. */
+static bool program_is_needed(const struct agent_config *config)
 {
-    size_t len = strlen(e->d_name), suffix = sizeof(SET_ASIDE) - 1;
-
-    return len > suffix && !strcmp(e->d_name + len - suffix, SET_ASIDE);
+    return strstr(config->cri_socket, "crio") != NULL;
 }
 
-/* The list that we made of it goes, and it comes back. */
-static int restore(const char *directory, const char *name)
+static int remove_program(const struct agent_config *config)
 {
-    char aside[512], original[512], list[520];
-    size_t len = strlen(name) - (sizeof(SET_ASIDE) - 1);
+    char path[512];
 
-    snprintf(aside, sizeof(aside), "%s/%s", directory, name);
-    snprintf(original, sizeof(original), "%s/%.*s", directory, (int)len, name);
-    snprintf(list, sizeof(list), "%.*s.conflist", (int)(strrchr(original, '.') - original), original);
-    if (access(original, F_OK) < 0 && rename(aside, original) < 0)
-        return -errno;
-    return unlink(list) < 0 && errno != ENOENT ? -errno : 0;
+    if (!*config->cni_bin_dir)
+        return 0;
+    install_file_sweep(config->cni_bin_dir);
+    snprintf(path, sizeof(path), "%s/" CNI_PLUGIN_TYPE, config->cni_bin_dir);
+    if (program_is_needed(config)) {
+        log_info("bruma-cni stays: CRI-O calls it when pods end that began with it\tfile=\"%s\"", path);
+        return 0;
+    }
+    if (unlink(path) < 0 && errno != ENOENT)
+        return log_error_errno(errno, "the plugin cannot be removed\tfile=\"%s\"", path);
+    return 0;
 }
 
 int install_remove(const struct agent_config *config)
 {
-    struct install in = {.config = config, .inotify = -1, .wd = -1};
-    struct dirent **names = NULL;
-    int r = each_file(&in, true), n = scandir(config->cni_conf_dir, &names, is_aside, by_name);
-    char program[512];
+    struct install_network n = {.directory = config->cni_conf_dir};
+    int r, tries = 0;
 
-    for (int i = 0; i < n; i++) {
-        int e = restore(config->cni_conf_dir, names[i]->d_name);
-
-        if (e < 0)
-            log_error_errno(e, "a network configuration cannot be put back\tfile=\"%s\"", names[i]->d_name);
-        r = r < 0 ? r : e;
-        free(names[i]);
+    signal(SIGIO, SIG_IGN);
+    install_file_sweep(config->cni_conf_dir);
+    while ((r = install_network_apply(&n)) == -EAGAIN && tries++ < 100)
+        usleep(50000);
+    if (r == -EAGAIN)
+        return log_error_errno(r, "somebody keeps a network configuration open for writing");
+    if (r < 0 && n.reason != BRUMA_REASON_CNI_CONF_MISSING) {
+        log_error("the entry of bruma-cni cannot be taken out\treason=%s error=\"%s\"", reason_name(n.reason),
+                  n.error);
+        return r; /* the program must stay for as long as the entry does */
     }
-    free(names);
-    snprintf(program, sizeof(program), "%s/" CNI_PLUGIN_TYPE, config->cni_bin_dir);
-    if (*config->cni_bin_dir && unlink(program) < 0 && errno != ENOENT)
-        r = r < 0 ? r : log_error_errno(errno, "the plugin cannot be removed\tfile=\"%s\"", program);
-    return r;
+    return remove_program(config);
 }

@@ -7,6 +7,8 @@
 #define AGENT_INSTALL_H
 
 #include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 #include "config.h"
 #include "loop.h"
@@ -22,10 +24,17 @@ int install_open(struct loop *loop, const struct agent_config *config, struct in
 /* Leaves everything in place. */
 void install_close(struct install **install);
 
+/* The runtime would call the plugin for a new pod. True if nothing is to be installed. */
+bool install_in_place(const struct install *install);
+
+/* Rounds that changed something, or failed. */
+enum install_result { INSTALL_SUCCESS, INSTALL_PROGRAM_FAILED, INSTALL_NETWORK_FAILED, INSTALL_RESULT_COUNT };
+uint64_t install_result(const struct install *install, enum install_result result);
+
 /* For status: the file, or the reason and text of what is wrong. */
 void install_report(const struct install *install, cJSON *object);
 
-/* Takes the entry out of all files, puts back what was replaced, removes the binary. */
+/* Takes the entry out of all files and removes the lists that were made, then the binary. */
 int install_remove(const struct agent_config *config);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "install_file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -13,6 +14,7 @@
 #include "cleanup.h"
 
 #define PROGRAM_MAX (256 * 1024 * 1024)
+#define LEFT_OVER   ".bruma-" /* and six characters: a file that is being written */
 
 static int read_all(const char *path, size_t max, struct install_file *ret)
 {
@@ -79,17 +81,59 @@ static bool changed(const char *path, const struct stat *before)
             now.st_mtim.tv_sec != before->st_mtim.tv_sec || now.st_mtim.tv_nsec != before->st_mtim.tv_nsec);
 }
 
-/* like: whose mode and owner, NULL for a program's. unchanged_since: NULL if that does not matter. */
+/* What was written must be found under its name after a power cut. File systems that cannot promise it say
+ * so by an error, which changes nothing. */
+static void sync_directory(const char *path, int len)
+{
+    char directory[PATH_MAX];
+
+    snprintf(directory, sizeof(directory), "%.*s", len, path);
+
+    _cleanup_fd_ int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd >= 0)
+        (void)fsync(fd);
+}
+
+/* Where a read lease is refused, somebody has the file open for writing: what he writes would be lost. While
+ * it is held, those who open it for writing wait. -1 where there are no leases: the file system has none, or
+ * it is not ours to ask. */
+static int lease(const char *path, int *ret)
+{
+    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    *ret = -1;
+    if (fd < 0 || fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
+        return errno == EAGAIN ? -EAGAIN : 0;
+    *ret = take_fd(&fd);
+    return 0;
+}
+
+/* Into place, unless path has changed since (NULL: it is not asked). */
+static int put_in_place(const char *temporary, const char *path, const struct stat *since)
+{
+    _cleanup_fd_ int held = -1;
+    int r = since ? lease(path, &held) : 0;
+
+    if (r == 0 && since && changed(path, since))
+        r = -EAGAIN;
+    if (r == 0 && rename(temporary, path) < 0)
+        r = -errno;
+    return r;
+}
+
+/* like: whose mode and owner, NULL for a program's. */
 static int replace(const char *path, const struct stat *like, const struct stat *unchanged_since,
                    const char *data, size_t len)
 {
-    char temporary[PATH_MAX + 16];
+    char temporary[PATH_MAX + 32];
     const char *slash = strrchr(path, '/');
     int directory = slash ? (int)(slash - path) : 0, r;
     _cleanup_fd_ int fd = -1;
 
     /* Not of a name that runtimes would load. */
-    snprintf(temporary, sizeof(temporary), "%.*s/.%s.XXXXXX", directory, path, slash ? slash + 1 : path);
+    snprintf(temporary, sizeof(temporary), "%.*s/.%s" LEFT_OVER "XXXXXX", directory, path,
+             slash ? slash + 1 : path);
     fd = mkostemp(temporary, O_CLOEXEC);
     if (fd < 0)
         return -errno;
@@ -97,22 +141,33 @@ static int replace(const char *path, const struct stat *like, const struct stat 
     if (r == 0 && (fchmod(fd, like ? like->st_mode & 07777 : 0755) < 0 ||
                    (like && fchown(fd, like->st_uid, like->st_gid) < 0) || fsync(fd) < 0))
         r = -errno;
-    if (r == 0 && unchanged_since && changed(path, unchanged_since))
-        r = -EAGAIN;
-    if (r == 0 && rename(temporary, path) < 0)
-        r = -errno;
+    if (r == 0)
+        r = put_in_place(temporary, path, unchanged_since);
     if (r < 0)
         unlink(temporary);
+    else
+        sync_directory(path, directory);
     return r;
 }
 
 int install_file_replace(const char *path, const struct install_file *read, const char *text, size_t len)
 {
     char real[PATH_MAX];
-    struct stat st;
-    bool own = realpath(path, real) && stat(real, &st) == 0 && st.st_ino == read->st.st_ino;
 
-    return replace(own ? real : path, &read->st, own ? &read->st : NULL, text, len);
+    if (!realpath(path, real))
+        return errno == ENOENT ? -EAGAIN : -errno; /* it went away: nothing to edit */
+    return replace(real, &read->st, &read->st, text, len);
+}
+
+int install_file_make(const char *path, const struct install_file *like, const char *text, size_t len)
+{
+    struct install_file now = {};
+    bool same =
+        install_file_read(path, &now) == 0 && now.text && now.len == len && !memcmp(now.text, text, len);
+    int r = same ? 0 : replace(path, &like->st, NULL, text, len);
+
+    install_file_clear(&now);
+    return r < 0 ? r : !same;
 }
 
 int install_file_copy(const char *from, const char *to)
@@ -133,4 +188,25 @@ int install_file_copy(const char *from, const char *to)
     install_file_clear(&source);
     install_file_clear(&target);
     return r;
+}
+
+/* ".NAME.bruma-123456" */
+static bool is_left_over(const char *name)
+{
+    size_t len = strlen(name), tail = sizeof(LEFT_OVER) - 1 + 6;
+
+    return *name == '.' && len > tail + 1 && !strncmp(name + len - tail, LEFT_OVER, sizeof(LEFT_OVER) - 1);
+}
+
+void install_file_sweep(const char *directory)
+{
+    DIR *dir = opendir(directory);
+    struct dirent *e;
+
+    while (dir && (e = readdir(dir))) {
+        if (is_left_over(e->d_name))
+            unlinkat(dirfd(dir), e->d_name, 0);
+    }
+    if (dir)
+        closedir(dir);
 }

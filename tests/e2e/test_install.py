@@ -10,7 +10,7 @@ import pytest
 from agent_node import Node
 from support import agent as agent_client
 from support.cni import Runtime
-from support.system import wait_for
+from support.system import run, wait_for
 
 LIST = """{
   "cniVersion": "1.0.0",
@@ -174,14 +174,146 @@ def test_the_directory_comes_later_and_is_replaced(node, directory, work):
     directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"], 30)
 
 
-def test_a_file_of_one_plugin_becomes_a_list_and_comes_back(node, directory):
-    single = '{"cniVersion":"0.4.0","name":"pods","type":"bridge","ipam":{"type":"host-local"}}\n'
-    directory.write("10-pods.conf", single)
+SINGLE = '{"cniVersion":"0.4.0","name":"pods","type":"bridge","ipam":{"type":"host-local"}}\n'
+
+
+def test_a_list_is_made_of_a_file_of_one_plugin(node, directory):
+    """It sorts before that file, which stays as it is, follows its changes, and goes when it goes."""
+    directory.write("10-pods.conf", SINGLE, 0o600)
     node.start(*node.options)
-    directory.wait("10-pods.conflist", ["bridge", "bruma-cni"])
-    assert not os.path.exists(directory.path("10-pods.conf")), "it would sort before the list"
+    directory.wait("10-pods.bruma.conflist", ["bridge", "bruma-cni"])
+    made = json.loads(directory.read("10-pods.bruma.conflist"))
+    assert (made["name"], made["cniVersion"], made["plugins"][0]) == ("pods", "0.4.0", json.loads(SINGLE))
+    assert stat.S_IMODE(os.stat(directory.path("10-pods.bruma.conflist")).st_mode) == 0o600
+    assert sorted(os.listdir(directory.conf))[0] == "10-pods.bruma.conflist" and directory.read("10-pods.conf") == SINGLE
+    directory.write("10-pods.conf", SINGLE.replace("bridge", "ptp"))
+    directory.wait("10-pods.bruma.conflist", ["ptp", "bruma-cni"])
+    os.unlink(directory.path("10-pods.conf"))
+    wait_for(lambda: os.listdir(directory.conf) == [], "the list to go with what it was made of")
+    directory.write("10-pods.json", SINGLE)
+    directory.wait("10-pods.bruma.conflist", ["bridge", "bruma-cni"])
     uninstall(node)
-    assert os.listdir(directory.conf) == ["10-pods.conf"] and directory.read("10-pods.conf") == single
+    assert os.listdir(directory.conf) == ["10-pods.json"] and directory.read("10-pods.json") == SINGLE
+
+
+def test_a_list_beside_a_file_of_the_same_name_is_not_lost(node, directory):
+    directory.write("10-pods.conf", SINGLE)
+    directory.write("10-pods.conflist", LIST)
+    node.start(*node.options)
+    directory.wait("10-pods.bruma.conflist", ["bridge", "bruma-cni"])
+    assert directory.read("10-pods.conflist") == LIST and directory.read("10-pods.conf") == SINGLE
+    os.unlink(directory.path("10-pods.conf"))
+    directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
+    assert os.listdir(directory.conf) == ["10-pods.conflist"]
+
+
+def test_a_made_list_stays_while_its_file_is_being_written(node, directory):
+    directory.write("10-pods.conf", SINGLE)
+    node.start(*node.options)
+    directory.wait("10-pods.bruma.conflist", ["bridge", "bruma-cni"])
+    directory.write("10-pods.conf", SINGLE[:30])
+    wait_for(lambda: "cni_conf_missing" in problems(node), "the half file to be seen")
+    assert directory.types("10-pods.bruma.conflist") == ["bridge", "bruma-cni"], "the runtime has nothing else"
+    directory.write("10-pods.conf", SINGLE)
+    wait_for(lambda: "cni_conf_missing" not in problems(node), "all to be well")
+
+
+def test_a_hidden_file_counts_as_the_runtime_counts_it(node, directory):
+    directory.write("10-pods.conflist", LIST)
+    directory.write(".hidden.conflist", LIST)
+    node.start(*node.options)
+    directory.wait(".hidden.conflist", ["bridge", "portmap", "bruma-cni"])
+    assert directory.read("10-pods.conflist") == LIST
+
+
+def test_nothing_is_written_under_a_writers_hands(node, directory):
+    """Complete already, and still open: what its writer adds is not lost."""
+    path = directory.path("10-pods.conflist")
+    with open(path, "w") as f:
+        f.write(LIST)
+        f.flush()
+        inode = os.fstat(f.fileno()).st_ino
+        node.start(*node.options)
+        wait_for(lambda: "cni_conf_contested" in problems(node), "the endless writer to be named", 30)
+        assert os.stat(path).st_ino == inode and directory.read("10-pods.conflist") == LIST
+        f.write("\n\n")
+    directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
+    uninstall(node)
+    assert directory.read("10-pods.conflist") == LIST + "\n\n"
+
+
+def test_a_read_only_directory_is_told_and_tried_again(node, directory):
+    directory.write("10-pods.conflist", LIST)
+    run(["mount", "--bind", directory.conf, directory.conf])
+    try:
+        run(["mount", "-o", "remount,bind,ro", directory.conf])
+        node.start(*node.options)
+        wait_for(lambda: "cni_install_failed" in problems(node), "the failure to be named")
+        assert "Read-only file system" in problems(node)["cni_install_failed"]["detail"]
+        assert directory.read("10-pods.conflist") == LIST
+        run(["mount", "-o", "remount,bind,rw", directory.conf])
+        directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
+        wait_for(lambda: "cni_install_failed" not in problems(node), "all to be well")
+    finally:
+        run(["umount", directory.conf])
+
+
+@pytest.mark.parametrize("what, text", [("File too large", LIST.replace('"odd"', '"long": "' + "x" * (1 << 20) + '", "odd"')),
+                                        ("not a JSON object", ""), ("not a JSON object", LIST + "}"),
+                                        ("not one list", '{"name": "pods", "plugins": []}'),
+                                        ("neither a type nor plugins", '{"name": "pods"}')],
+                         ids=["huge", "empty", "broken", "no plugins", "nothing of a network"])
+def test_what_cannot_be_used_is_named_and_left_alone(node, directory, what, text):
+    directory.write("10-pods.conflist", text)
+    os.mkdir(directory.path("11-folder.conf"))
+    node.start(*node.options)
+    wait_for(lambda: "cni_conf_missing" in problems(node), "the missing network to be named")
+    detail = problems(node)["cni_conf_missing"]["detail"]
+    assert what in detail and "10-pods.conflist" in detail and "11-folder.conf" in detail
+    assert directory.read("10-pods.conflist") == text
+    directory.write("20-good.conflist", LIST)  # what a runtime that passes over bad files loads
+    directory.wait("20-good.conflist", ["bridge", "portmap", "bruma-cni"])
+    uninstall(node)
+    assert directory.read("20-good.conflist") == LIST and directory.read("10-pods.conflist") == text
+
+
+def test_left_overs_of_killed_writers_are_swept(node, directory):
+    directory.write("10-pods.conflist", LIST)
+    for name in (directory.path(".10-pods.conflist.bruma-a1B2c3"), f"{directory.bin}/.bruma-cni.bruma-a1B2c3"):
+        open(name, "w").close()
+    directory.write(".of-somebody-else", "")
+    node.start(*node.options)
+    directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
+    assert sorted(os.listdir(directory.conf)) == [".of-somebody-else", "10-pods.conflist"]
+    assert os.listdir(directory.bin) == ["bruma-cni"]
+
+
+def test_a_plugin_that_was_taken_away_or_changed_comes_back(node, directory):
+    directory.write("10-pods.conflist", LIST)
+    node.start(*node.options)
+    directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
+    program = f"{directory.bin}/bruma-cni"
+    with open(program, "rb") as f:
+        good = f.read()
+    os.unlink(program)
+    wait_for(lambda: os.path.exists(program), "the program to be back")
+    with open(program, "wb") as f:
+        f.write(b"something else")
+
+    def same():
+        with open(program, "rb") as f:
+            return f.read() == good
+    wait_for(same, "the right program to be back")
+
+
+def test_with_cri_o_the_program_outlives_the_entry(node, directory):
+    """It ends pods with the chain that they were begun with."""
+    directory.write("10-pods.conflist", LIST)
+    node.options += ["--cri-socket", "/run/crio/crio.sock"]
+    node.start(*node.options)
+    directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
+    uninstall(node)
+    assert directory.read("10-pods.conflist") == LIST and os.listdir(directory.bin) == ["bruma-cni"]
 
 
 def test_symbolic_links_stay_links(node, directory, work):
@@ -191,6 +323,14 @@ def test_symbolic_links_stay_links(node, directory, work):
     node.start(*node.options)
     directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
     assert os.path.islink(directory.path("10-pods.conflist"))
+    with open(work.path("new"), "w") as f:
+        f.write(LIST.replace("portmap", "tuning"))
+    os.rename(work.path("new"), work.path("real.conflist"))  # in another directory than the link
+    directory.wait("10-pods.conflist", ["bridge", "tuning", "bruma-cni"])
+    with open(work.path("new"), "w") as f:
+        f.write(LIST)
+    os.rename(work.path("new"), work.path("real.conflist"))
+    directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
     uninstall(node)
     assert os.path.islink(directory.path("10-pods.conflist")) and directory.read("10-pods.conflist") == LIST
 

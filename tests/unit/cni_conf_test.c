@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -134,4 +136,33 @@ Test(cni_conf, one_plugin_becomes_a_list)
     cr_expect(cni_conf_has(out, len, ENTRY));
     cr_expect(strstr(out, "\"cniVersion\":\"0.4.0\",\"name\":\"n\\\"\",\"plugins\"") != NULL, "%s", out);
     free(out);
+}
+
+/* Configurations as other vendors write them: tabs, empty lines, one line, no newline at the end. */
+Test(cni_conf, files_of_vendors_come_back_byte_for_byte)
+{
+    DIR *dir = opendir(TEST_DATA "/conflist");
+    struct dirent *e;
+    int count = 0;
+
+    cr_assert_not_null(dir);
+    while ((e = readdir(dir))) {
+        char path[512], text[16384];
+        size_t len;
+        FILE *f;
+
+        if (*e->d_name == '.')
+            continue;
+        snprintf(path, sizeof(path), TEST_DATA "/conflist/%s", e->d_name);
+        f = fopen(path, "re");
+        cr_assert_not_null(f);
+        len = fread(text, 1, sizeof(text) - 1, f);
+        text[len] = '\0';
+        fclose(f);
+        cr_assert(len > 0 && len < sizeof(text) - 1);
+        round_trip(text);
+        count++;
+    }
+    closedir(dir);
+    cr_expect_geq(count, 6);
 }
