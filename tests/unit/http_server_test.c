@@ -381,6 +381,7 @@ Test(http_server, connections_are_limited_and_idle_ones_give_way)
 Test(http_server, a_reset_in_the_middle)
 {
     struct linger now = {.l_onoff = 1};
+    char *answer = strdup("");
 
     for (int i = 0; i < 50; i++) {
         int fd = client_connect(&at);
@@ -390,8 +391,15 @@ Test(http_server, a_reset_in_the_middle)
         client_send(fd, "GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
         close(fd);
     }
-    usleep(100000);
-    expect_status("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n", "200");
+    /* While it still has connections to find out about it may be full. */
+    for (int i = 0; i < 100 && !strstr(answer, "200 OK"); i++) {
+        free(answer);
+        usleep(50000);
+        answer = client_ask(&at, "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
+        cr_assert(answer != NULL);
+    }
+    cr_expect(strstr(answer, "200 OK") != NULL, "%s", answer);
+    free(answer);
 }
 
 Test(http_server, may_be_closed_by_its_own_handler)
