@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages say what the programs say, and lead where they claim to."""
+import os
+import re
+import subprocess
+
+import pytest
+from support.system import run
+
+ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+PAGES = sorted([f"docs/{n}" for n in os.listdir(f"{ROOT}/docs") if n.endswith(".md")] +
+               ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/bench/README.md"])
+
+
+def read(name):
+    with open(f"{ROOT}/{name}") as f:
+        return f.read()
+
+
+def test_settings_are_what_the_programs_print(build):
+    page = run(["bash", f"{ROOT}/docs/settings.sh", build]).stdout
+    assert read("docs/settings.md") == page, "docs/settings.sh BUILD >docs/settings.md"
+
+
+def test_reasons_are_what_brumactl_prints(build):
+    page = run([f"{build}/ctl/brumactl", "reasons", "--markdown"]).stdout
+    assert read("docs/reasons.md") == page, "brumactl reasons --markdown >docs/reasons.md"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path = os.path.join(ROOT, os.path.dirname(page), target.partition("#")[0])
+        assert os.path.exists(path), f"{page} links to {target}"
+
+
+def test_every_page_can_be_found_from_the_readme():
+    seen, wait = set(), ["README.md"]
+    while wait:
+        page = wait.pop()
+        if page in seen or not os.path.isfile(f"{ROOT}/{page}") or not page.endswith(".md"):
+            continue
+        seen.add(page)
+        wait += [os.path.relpath(os.path.join(ROOT, os.path.dirname(page), t.partition("#")[0]), ROOT)
+                 for t in re.findall(r"\]\(([^)\s]+)\)", read(page)) if not re.match(r"[a-z]+:", t)]
+    assert sorted(set(PAGES) - seen) == []
+
+
+def test_tests_that_conformance_names_exist():
+    names = re.findall(r"`((?:tests/unit/)?[\w/]+\.(?:py|c))(?:::(\w+))?", read("docs/conformance.md"))
+    assert len(names) > 20
+    for file, test in names:
+        path = f"{ROOT}/{file}" if file.startswith("tests/") else f"{ROOT}/tests/e2e/{file}"
+        with open(path) as f:
+            assert re.search(rf"^def {test.rstrip('_')}", f.read(), re.M) if test else True, f"{file}::{test}"
+
+
+@pytest.mark.parametrize("file, program", [("agent", "agent/bruma-agent"), ("proxy", "proxy/bruma-proxy")])
+def test_settings_of_the_sample_files_exist(build, file, program):
+    """packaging/etc: every variable, commented out or not, is one of the program's."""
+    known = subprocess.run([f"{build}/{program}", "--help"], capture_output=True, text=True).stdout
+    for name in re.findall(r"^#?\s?([A-Z][A-Z0-9_]+)=", read(f"packaging/etc/{file}.env"), re.M):
+        assert name in known, name
+
+
+@pytest.mark.parametrize("page, program", [("bruma-agent", "agent/bruma-agent"), ("bruma-proxy", "proxy/bruma-proxy"),
+                                           ("brumactl", "ctl/brumactl")])
+def test_options_of_the_manual_pages_exist(build, page, program):
+    known = subprocess.run([f"{build}/{program}", "--help"], capture_output=True, text=True)
+    text = read(f"docs/man/{page}.8").replace("\\-", "-")
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)):
+        assert option in known.stdout + known.stderr or option in ("--help", "--version"), option
+
+
+def test_formats_of_the_manual_pages():
+    for page in ("bruma-agent", "bruma-proxy", "bruma-cni", "brumactl"):
+        text = read(f"docs/man/{page}.8")
+        assert ".Dt " in text and ".Sh NAME" in text, page
