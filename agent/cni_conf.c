@@ -226,6 +226,8 @@ int cni_conf_add(const char *text, size_t len, const char *entry, char **ret, si
     r = find_elements(text, len, &e, &open);
     if (r < 0)
         return r;
+    if (e.len == (int)array_size(e.list))
+        return -EBADMSG; /* full: ours could not be found again */
     /* Ours is set apart as the others are: by what stands before the last of them. */
     space = open + 1;
     if (e.len > 1)

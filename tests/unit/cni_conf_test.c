@@ -166,3 +166,17 @@ Test(cni_conf, files_of_vendors_come_back_byte_for_byte)
     closedir(dir);
     cr_expect_geq(count, 6);
 }
+
+Test(cni_conf, a_list_that_is_full_is_left_alone)
+{
+    char text[4096] = "{\"plugins\":[{\"type\":\"a\"}", *out = NULL;
+    size_t len;
+
+    for (int i = 1; i < 63; i++)
+        strcat(text, ",{\"type\":\"a\"}");
+    strcpy(text + strlen(text), "]}");
+    free(added(text));
+    strcpy(text + strlen(text) - 2, ",{\"type\":\"a\"}]}");
+    cr_expect_eq(cni_conf_add(text, strlen(text), ENTRY, &out, &len), -EBADMSG);
+    cr_expect(out == NULL);
+}
