@@ -152,12 +152,22 @@ int kube_uninstall(const struct agent_config *config)
 
 /* ---- the DaemonSet ---- */
 
+/* API servers believe in a token for ten seconds after its service account was deleted; only its rights are
+ * gone at once. */
+#define FORBIDDEN_TRIES 14
+#define FORBIDDEN_PAUSE 1000
+
 struct question {
     struct loop *loop;
     struct kube_client *client;
     struct kube_request *request;
+    struct loop_timer again;
+    const struct agent_config *config;
+    int forbidden;
     bool gone;
 };
+
+static int send_question(struct question *q);
 
 static void on_daemonset(void *data, const struct kube_reply *reply)
 {
@@ -166,6 +176,10 @@ static void on_daemonset(void *data, const struct kube_reply *reply)
     const cJSON *metadata;
 
     q->request = NULL;
+    if (!reply->result && reply->status == 403 && ++q->forbidden < FORBIDDEN_TRIES) {
+        loop_timer_set(q->loop, &q->again, FORBIDDEN_PAUSE);
+        return;
+    }
     loop_stop(q->loop);
     if (reply->result) {
         log_warn("the API server cannot be asked after the DaemonSet; everything stays\terror=\"%s\"",
@@ -182,33 +196,44 @@ static void on_daemonset(void *data, const struct kube_reply *reply)
              reply->status);
 }
 
-static int ask(struct question *q, const struct agent_config *config)
+static void on_again(struct loop_timer *timer)
+{
+    struct question *q = container_of(timer, struct question, again);
+
+    if (send_question(q) < 0)
+        loop_stop(q->loop);
+}
+
+static int send_question(struct question *q)
 {
     char path[700];
     const struct kube_call call = {
         .path = path, .body_max = ANSWER_MAX, .deadline = 5000, .done = on_daemonset, .data = q};
-    int r = kube_open_client(q->loop, config, &q->client);
 
-    if (snprintf(path, sizeof(path), "/apis/apps/v1/namespaces/%s/daemonsets/%s", config->pod_namespace,
-                 config->daemonset) >= (int)sizeof(path))
+    if (snprintf(path, sizeof(path), "/apis/apps/v1/namespaces/%s/daemonsets/%s", q->config->pod_namespace,
+                 q->config->daemonset) >= (int)sizeof(path))
         return -ENAMETOOLONG;
-    if (r == 0)
-        r = kube_send(q->client, &call, &q->request);
-    return r < 0 ? r : loop_run(q->loop);
+    return kube_send(q->client, &call, &q->request);
 }
 
 bool kube_daemonset_gone(const struct agent_config *config)
 {
-    struct question q = {};
+    struct question q = {.config = config};
     int r;
 
     if (!*config->daemonset)
         return false;
+    loop_timer_init(&q.again, on_again);
     r = loop_new(&q.loop);
     if (r == 0)
-        r = ask(&q, config);
+        r = kube_open_client(q.loop, config, &q.client);
+    if (r == 0)
+        r = send_question(&q);
+    if (r == 0)
+        r = loop_run(q.loop);
     if (r < 0)
         log_error_errno(r, "the API server cannot be asked after the DaemonSet; everything stays");
+    loop_timer_cancel(&q.again);
     kube_client_free(&q.client);
     loop_free(&q.loop);
     return q.gone;

@@ -290,21 +290,23 @@ def network_of(world):
         return f.read()
 
 
-@pytest.mark.parametrize("how", ["gone", "going", "service account deleted"])
+@pytest.mark.parametrize("how", ["gone", "going", "rights, then service account deleted"])
 def test_agent_of_a_daemonset_that_is_gone_leaves_no_trace(installed, how):
     if how == "gone":
         del installed.server.daemonsets[DAEMONSET]
     elif how == "going":
         installed.server.daemonsets[DAEMONSET]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     else:
-        installed.server.tokens.clear()
+        # As a real server: the token is believed in for a while, but has no rights.
+        installed.server.faults["daemonset"] = [lambda handler: handler.status(403, "forbidden"),
+                                                lambda handler: handler.status(403, "forbidden"),
+                                                lambda handler: handler.status(401, "unauthorized")]
     installed.node.proxy.stop()
     installed.node.agent.stop()
     assert network_of(installed) == NETWORK and os.listdir(installed.bin) == []
     assert not os.path.exists(installed.node.pin_dir)
-    if how != "service account deleted":
-        assert installed.server.redirection("shop", "web") is None
-        assert not os.path.exists(installed.node.run_dir)
+    assert installed.server.redirection("shop", "web") is None
+    assert not os.path.exists(installed.node.run_dir)
 
 
 @pytest.mark.parametrize("how", ["there", "not allowed to ask", "server away"])
