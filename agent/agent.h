@@ -13,6 +13,7 @@
 #include "store.h"
 
 struct source;
+struct metrics;
 
 struct agent {
     const struct agent_config *config;
@@ -21,6 +22,7 @@ struct agent {
     struct mesh *mesh;       /* NULL where there is another source */
     struct source *source;   /* NULL: the mesh; see source.h */
     struct install *install; /* NULL: nothing is installed */
+    struct metrics *metrics; /* NULL: no ports for it */
     struct proxies *proxies;
     struct server *server;
     struct store store;
@@ -31,6 +33,7 @@ struct agent {
     int64_t started_at;   /* CLOCK_REALTIME seconds */
     struct loop_timer tick, verify;
 
+    uint64_t plugin_successes, plugin_errors; /* answers to the CNI plugin */
     uint32_t mends[BRUMA_REASON_COUNT];
     enum bruma_reason cgroup_reason; /* NONE while the connect hooks are attached */
     char cgroup_error[256];

@@ -55,11 +55,13 @@ void *cni_accept(struct agent *agent)
 
 static void answer_done(struct cni *cni)
 {
+    cni->agent->plugin_successes++;
     connection_send(cni->connection, message_new("done"), NULL, 0);
 }
 
 static void answer_error(struct cni *cni, enum bruma_reason reason, const char *text)
 {
+    cni->agent->plugin_errors++;
     log_warn("the plugin is told of an error\treason=%s error=\"%s\"", reason_name(reason), text);
     connection_send_error(cni->connection, reason, text);
 }
@@ -70,6 +72,7 @@ static void answer_pass(struct cni *cni, bool enrolled)
 
     cJSON_AddStringToObject(m, "decision", "pass");
     cJSON_AddBoolToObject(m, "enrolled", enrolled);
+    cni->agent->plugin_successes++;
     connection_send(cni->connection, m, NULL, 0);
 }
 
@@ -443,7 +446,7 @@ static void on_gc(struct cni *cni, const cJSON *m)
 static void on_status(struct cni *cni)
 {
     if (source_ready(cni->agent))
-        answer_done(cni);
+        connection_send(cni->connection, message_new("done"), NULL, 0); /* every five seconds: not counted */
     else
         connection_send_error(cni->connection, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(cni->agent));
 }

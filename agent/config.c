@@ -96,6 +96,10 @@ static const struct setting table[] = {
      "the entry asks STATUS to fail while the agent does not answer, which keeps new pods off the node",
      offsetof(struct agent_config, cni_status_gate), 0, 0},
 
+    {"metrics-port", "MONITORING_PORT", SETTING_NUMBER, "0", "metrics, on every address; 0: none",
+     offsetof(struct agent_config, metrics_port), 0, 65535},
+    {"ready-port", "BRUMA_AGENT_READY_PORT", SETTING_NUMBER, "0",
+     "/readyz and /healthz, on loopback; 0: none", offsetof(struct agent_config, ready_port), 0, 65535},
     {"daemonset", "BRUMA_DAEMONSET", SETTING_STRING, "",
      "name of the DaemonSet that the agent is a pod of: if it is gone when the agent ends, everything is "
      "uninstalled from the node; empty: everything stays",

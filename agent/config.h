@@ -25,6 +25,7 @@ struct agent_config {
     const char *enablement_selector, *exclude_namespaces, *system_namespace;
     const char *cni_conf_dir, *cni_bin_dir, *cni_plugin; /* cni_conf_dir "": nothing is installed */
     bool cni_status_gate;
+    unsigned long metrics_port, ready_port;    /* 0: not served */
     const char *daemonset, *pod_namespace;     /* daemonset "": the agent never asks after it */
     const char *cni_cache, *cri_socket, *proc; /* "": not looked at */
 

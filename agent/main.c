@@ -19,6 +19,7 @@
 #include "install.h"
 #include "kube_source.h"
 #include "kube_uninstall.h"
+#include "metrics.h"
 #include "netns.h"
 #include "notify.h"
 #include "probes.h"
@@ -181,12 +182,16 @@ static int open_parts(struct agent *agent)
     r = server_open(agent->loop, path, route, agent, &agent->server);
     if (r < 0)
         return log_error_errno(r, "the socket cannot be opened\tpath=%s", path);
+    r = metrics_open(agent, &agent->metrics);
+    if (r < 0)
+        return r;
     /* Last: from here on the runtime calls the plugin, which wants an agent that answers. */
     return install_configured(agent->config) ? install_open(agent->loop, agent->config, &agent->install) : 0;
 }
 
 static void close_parts(struct agent *agent)
 {
+    metrics_close(&agent->metrics);
     install_close(&agent->install);
     if (agent->server)
         server_close(&agent->server);
