@@ -17,6 +17,7 @@
 #include "ctl_server.h"
 #include "enroll.h"
 #include "install.h"
+#include "kube_retire.h"
 #include "kube_source.h"
 #include "kube_uninstall.h"
 #include "metrics.h"
@@ -234,6 +235,8 @@ static void help(void)
     puts("Usage: bruma-agent [--name VALUE]...\n"
          "       bruma-agent --uninstall [--name VALUE]...   take all pods out of the mesh, remove every "
          "trace\n"
+         "       bruma-agent --retire [--name VALUE]...      delete the agents' DaemonSet; each uninstalls "
+         "its node\n"
          "       bruma-agent --version | --help | --settings-markdown\n\n"
          "The node agent of Bruma. Settings, also taken from the environment:\n");
     agent_config_help(stdout);
@@ -256,7 +259,7 @@ int main(int argc, char **argv)
 {
     struct agent_config config;
     char error[256], host[HOST_NAME_MAX + 1];
-    bool remove;
+    bool remove, retire;
     int first, r;
 
     if (take_option(&argc, argv, "--help")) {
@@ -272,6 +275,7 @@ int main(int argc, char **argv)
         return 0;
     }
     remove = take_option(&argc, argv, "--uninstall");
+    retire = take_option(&argc, argv, "--retire");
     r = agent_config_load(&config, argc, argv, &first, error, sizeof(error));
     if (r == 0 && first < argc) {
         snprintf(error, sizeof(error), "unexpected argument %.100s; see --help", argv[first]);
@@ -293,6 +297,8 @@ int main(int argc, char **argv)
         config.node = host;
     }
     signal(SIGPIPE, SIG_IGN);
+    if (retire)
+        return kube_retire(&config) < 0 ? 1 : 0;
     raise_descriptor_limit();
     r = remove ? uninstall(&config, kube_source_configured(&config) ? kube_uninstall : NULL) : run(&config);
     return r < 0 ? 1 : 0;

@@ -322,10 +322,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.answer(200, o)
 
+    def delete_daemonset(self):
+        """It goes once its pods are gone, if that was asked for; a test takes it away then."""
+        if self.fault("daemonset"):
+            return
+        foreground = self.body.get("propagationPolicy") == "Foreground"
+        with self.api.condition:
+            found = self.api.daemonsets.get(self.path)
+            if found and foreground:
+                found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+            elif found:
+                del self.api.daemonsets[self.path]
+            found = json.loads(json.dumps(found))
+        if found:
+            self.answer(202 if foreground else 200, found)
+        else:
+            self.status(404, f"{self.path} not found")
+
     def do_DELETE(self):
         if not self.allowed():
             return
         api = self.api
+        if "/daemonsets/" in self.path:
+            self.delete_daemonset()
+            return
         pod, namespace = POD.match(self.path), NAMESPACE.match(self.path)
         kind, key = ("pods", (pod[1], pod[2])) if pod else ("namespaces", namespace[1])
         with api.condition:

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* For `bruma-agent --retire`, which a cluster's uninstallation runs once. */
+#ifndef AGENT_KUBE_RETIRE_H
+#define AGENT_KUBE_RETIRE_H
+
+#include "config.h"
+
+/*
+ * Deletes the agents' DaemonSet (settings daemonset and pod-namespace) and waits until its pods have ended:
+ * each of them finds it going and uninstalls its node, while service account and role are still there. 0 when
+ * all are gone, or -errno, which was logged: -ETIMEDOUT if pods are left after three minutes.
+ */
+int kube_retire(const struct agent_config *config);
+
+#endif
