@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The container image and the chart."""
+"""The container image."""
 import json
 import os
 import shutil
@@ -7,12 +7,9 @@ import subprocess
 import tarfile
 
 import pytest
-import yaml
 from support.system import run
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
-CHART = os.path.join(ROOT, "charts", "bruma")
-HELM = os.environ.get("BRUMA_HELM") or shutil.which("helm")
 
 
 @pytest.fixture(scope="module")
@@ -62,77 +59,3 @@ def test_an_incomplete_tree_is_refused(build, tmp_path):
     r = subprocess.run(["/usr/bin/python3", os.path.join(ROOT, "packaging", "image", "build.py"), str(tmp_path), "x:1",
                         str(tmp_path / "x.tar")], capture_output=True, text=True)
     assert r.returncode != 0 and "bruma-agent is missing" in r.stderr and not (tmp_path / "x.tar").exists()
-
-
-# ---- the chart ----
-
-def test_values_and_schema_name_the_same_things():
-    """Each value that the chart has is known to the schema, which refuses others."""
-    with open(f"{CHART}/values.yaml") as f:
-        values = yaml.safe_load(f)
-    with open(f"{CHART}/values.schema.json") as f:
-        schema = json.load(f)
-    assert set(values) == set(schema["properties"]) and schema["additionalProperties"] is False
-    for part in ("global", "cni", "ztunnel"):
-        assert set(values[part]) == set(schema["properties"][part]["properties"]), part
-
-
-@pytest.fixture
-def helm():
-    if not HELM:
-        pytest.skip("helm is not here: BRUMA_HELM names a program, or it is on PATH")
-
-    def call(*argv):
-        return subprocess.run([HELM, *argv], capture_output=True, text=True, timeout=60)
-
-    return call
-
-
-def rendered(helm, *settings):
-    r = helm("template", "bruma", CHART, "-n", "istio-system", *[a for s in settings for a in ("--set", s)])
-    assert r.returncode == 0, r.stderr
-    return {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(r.stdout) if d}
-
-
-def test_helm_lint(helm):
-    r = helm("lint", CHART)
-    assert r.returncode == 0, r.stdout + r.stderr
-
-
-def test_names_that_others_depend_on(helm):
-    objects = rendered(helm)
-    agent, proxy = objects["DaemonSet", "istio-cni-node"], objects["DaemonSet", "ztunnel"]
-    assert agent["spec"]["template"]["metadata"]["labels"]["k8s-app"] == "istio-cni-node"
-    assert proxy["spec"]["template"]["metadata"]["labels"]["app"] == "ztunnel"
-    assert proxy["spec"]["template"]["spec"]["serviceAccountName"] == "ztunnel" and ("ServiceAccount", "ztunnel") in objects
-    for d in (agent, proxy):
-        assert d["spec"]["template"]["metadata"]["labels"]["istio.io/dataplane-mode"] == "none"
-
-
-def test_rights_are_the_least(helm):
-    (role,) = [d for (kind, _), d in rendered(helm).items() if kind == "ClusterRole"]
-    assert [(r["resources"], r["verbs"]) for r in role["rules"]] == [
-        (["pods", "namespaces"], ["get", "list", "watch"]), (["pods/status"], ["patch"]), (["daemonsets"], ["get"]), (["events"], ["create", "patch"])]
-
-
-@pytest.mark.parametrize("platform, path", [("k3s", "/var/lib/rancher/k3s/agent/etc/cni/net.d"), ("gke", "/home/kubernetes/bin"),
-                                            ("microk8s", "/var/snap/microk8s/current/opt/cni/bin"),
-                                            ("minikube", "/var/run/docker/netns"), ("openshift", "/var/lib/cni/bin")])
-def test_platforms(helm, platform, path):
-    volumes = rendered(helm, f"global.platform={platform}")["DaemonSet", "istio-cni-node"]["spec"]["template"]["spec"]["volumes"]
-    assert path in [v["hostPath"]["path"] for v in volumes]
-
-
-def test_settings_of_the_programs_exist(helm, build):
-    """Every option that the chart gives to the agent is one."""
-    args = rendered(helm)["DaemonSet", "istio-cni-node"]["spec"]["template"]["spec"]["containers"][0]["args"]
-    known = run([f"{build}/agent/bruma-agent", "--help"]).stdout
-    for a in args:
-        assert a.split("=")[0] in known, a
-
-
-@pytest.mark.parametrize("setting", ["global.platform=moon", "ztunnel.terminationGracePeriodSeconds=soon", "cni.noSuchThing=1",
-                                     "cni.cniConfDir=relative"])
-def test_wrong_values_are_refused(helm, setting):
-    r = helm("template", "bruma", CHART, "--set", setting)
-    assert r.returncode != 0 and "schema" in r.stderr

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Helm chart. What it renders with its own values is kept in tests/data/chart/default.yaml, so that most of this works
+where helm is not; a change of the chart asks for a new one:
+
+    BRUMA_HELM=HELM /usr/bin/python3 tests/e2e/test_chart.py
+"""
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+CHART = os.path.join(ROOT, "charts", "bruma")
+KEPT = os.path.join(ROOT, "tests", "data", "chart", "default.yaml")
+HELM = os.environ.get("BRUMA_HELM") or shutil.which("helm")
+
+
+def sources():
+    """A hash of the chart's files, by which what is kept is known to be of now."""
+    h = hashlib.sha256()
+    for folder, _, names in sorted(os.walk(CHART)):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            h.update(os.path.relpath(path, CHART).encode() + b"\0")
+            with open(path, "rb") as f:
+                h.update(f.read() + b"\0")
+    return h.hexdigest()
+
+
+def call(*argv):
+    return subprocess.run([HELM, *argv], capture_output=True, text=True, timeout=60)
+
+
+def template(*settings):
+    return call("template", "bruma", CHART, "-n", "istio-system", *[a for s in settings for a in ("--set", s)])
+
+
+def objects(text):
+    """(kind, name) -> object"""
+    return {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(text) if d}
+
+
+def keep():
+    r = template()
+    if r.returncode:
+        sys.exit(r.stderr)
+    os.makedirs(os.path.dirname(KEPT), exist_ok=True)
+    with open(KEPT, "w") as f:
+        f.write(f"# charts/bruma {sources()}\n{r.stdout}")
+
+
+@pytest.fixture
+def helm():
+    if not HELM:
+        pytest.skip("helm is not here: BRUMA_HELM names a program, or it is on PATH")
+
+
+@pytest.fixture(scope="module")
+def default():
+    """The objects that the chart makes of its own values."""
+    with open(KEPT) as f:
+        return objects(f.read())
+
+
+def rendered(*settings):
+    r = template(*settings)
+    assert r.returncode == 0, r.stderr
+    return objects(r.stdout)
+
+
+def pod(objects, name):
+    return objects["DaemonSet", name]["spec"]["template"]["spec"]
+
+
+def agent_args(objects):
+    return dict(a.lstrip("-").split("=", 1) for a in pod(objects, "istio-cni-node")["containers"][0]["args"])
+
+
+def host_paths(objects, name="istio-cni-node"):
+    return {v["name"]: v["hostPath"]["path"] for v in pod(objects, name)["volumes"] if "hostPath" in v}
+
+
+# ---- without helm ----
+
+def test_what_is_kept_was_rendered_from_this_chart():
+    with open(KEPT) as f:
+        assert f.readline() == f"# charts/bruma {sources()}\n", "BRUMA_HELM=HELM /usr/bin/python3 tests/e2e/test_chart.py"
+
+
+def test_values_and_schema_name_the_same_things():
+    """Each value that the chart has is known to the schema, which refuses others."""
+    with open(f"{CHART}/values.yaml") as f:
+        values = yaml.safe_load(f)
+    with open(f"{CHART}/values.schema.json") as f:
+        schema = json.load(f)
+
+    def compare(values, schema, where):
+        if "properties" not in schema:
+            return
+        assert set(values) == set(schema["properties"]), where
+        for name, value in values.items():
+            rule = schema["properties"][name]
+            if "$ref" in rule:
+                rule = definitions[rule["$ref"].rpartition("/")[2]]
+            assert rule, f"{where}.{name}"
+            if isinstance(value, dict):
+                compare(value, rule, f"{where}.{name}")
+
+    definitions = schema["definitions"]
+    compare(values, schema, "values")
+    assert schema["additionalProperties"] is False
+
+
+def test_names_that_others_depend_on(default):
+    """istiod, istioctl, analyzers, the untaint controller; the CNI contract's appendix C."""
+    agent, proxy = default["DaemonSet", "istio-cni-node"], default["DaemonSet", "ztunnel"]
+    assert agent["spec"]["template"]["metadata"]["labels"]["k8s-app"] == "istio-cni-node"
+    assert proxy["spec"]["template"]["metadata"]["labels"]["app"] == "ztunnel"
+    assert pod(default, "ztunnel")["serviceAccountName"] == "ztunnel" and ("ServiceAccount", "ztunnel") in default
+    assert pod(default, "ztunnel")["containers"][0]["name"] == "istio-proxy"
+    assert agent_args(default)["metrics-port"] == "15014" and agent_args(default)["ready-port"] == "8000"
+    for d in (agent, proxy):
+        labels = d["spec"]["template"]["metadata"]["labels"]
+        assert labels["istio.io/dataplane-mode"] == "none" and labels["sidecar.istio.io/inject"] == "false"
+        assert d["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert d["spec"]["template"]["metadata"]["annotations"]["prometheus.io/scrape"] == "true"
+        assert d["spec"]["template"]["spec"]["priorityClassName"] == "system-node-critical"
+
+
+def test_rights_are_the_least(default):
+    roles = {name: [(r["resources"], r.get("resourceNames"), r["verbs"]) for r in d["rules"]]
+             for (kind, name), d in default.items() if kind in ("ClusterRole", "Role")}
+    assert roles == {
+        "bruma-agent-istio-system": [
+            (["pods", "namespaces"], None, ["get", "list", "watch"]), (["pods/status"], None, ["patch"]),
+            (["daemonsets"], ["istio-cni-node"], ["get"]), (["events"], None, ["create", "patch"])],
+        "bruma-retire": [(["daemonsets"], ["istio-cni-node"], ["get", "delete"])]}
+    bound = [s["name"] for (kind, _), d in default.items() if kind.endswith("Binding") for s in d["subjects"]]
+    assert sorted(bound) == ["bruma-retire", "istio-cni"], "the proxy has none"
+    assert pod(default, "ztunnel")["automountServiceAccountToken"] is False
+    for name in ("istio-cni-node", "ztunnel"):
+        assert all(c["securityContext"]["readOnlyRootFilesystem"] for c in pod(default, name)["containers"])
+    assert pod(default, "ztunnel")["containers"][0]["securityContext"]["capabilities"]["drop"] == ["ALL"]
+
+
+def test_options_of_the_programs_exist(default, build):
+    """Every option that the chart gives to the agent is one, and every variable."""
+    text = subprocess.run([f"{build}/agent/bruma-agent", "--help"], capture_output=True, text=True).stdout
+    retire = default["Job", "bruma-retire"]["spec"]["template"]["spec"]["containers"][0]
+    for container in (pod(default, "istio-cni-node")["containers"][0], retire):
+        for a in container["args"]:
+            assert a.split("=")[0] in text, a
+        for e in container.get("env", []):
+            assert e["name"] in text, e
+    page = subprocess.run([f"{build}/proxy/bruma-proxy", "--help"], capture_output=True, text=True).stdout
+    for e in pod(default, "ztunnel")["containers"][0]["env"]:
+        assert e["name"] in page, e
+
+
+def test_an_upgrade_leaves_no_gap(default):
+    """The next proxy serves before the one of before ends; what is in the kernel and beside it is the node's."""
+    strategy = default["DaemonSet", "ztunnel"]["spec"]["updateStrategy"]["rollingUpdate"]
+    assert (strategy["maxSurge"], strategy["maxUnavailable"]) == (1, 0)
+    for name in ("istio-cni-node", "ztunnel"):
+        paths = host_paths(default, name)
+        assert paths["run"] == "/run/bruma" and paths["bpf"] == "/sys/fs/bpf"
+    probe = pod(default, "istio-cni-node")["containers"][0]["readinessProbe"]["httpGet"]
+    assert (probe["host"], probe["path"], str(probe["port"])) == ("127.0.0.1", "/readyz", "8000")
+    assert pod(default, "ztunnel")["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/healthz/ready"
+    grace = pod(default, "ztunnel")["terminationGracePeriodSeconds"]
+    env = {e["name"]: e.get("value") for e in pod(default, "ztunnel")["containers"][0]["env"]}
+    assert int(env["CONNECTION_TERMINATION_DEADLINE"].rstrip("s")) < grace
+
+
+def test_uninstall_begins_with_the_agents(default):
+    """A hook before anything is deleted, and nothing of it stays."""
+    hooks = {key: d["metadata"]["annotations"] for key, d in default.items() if "bruma-retire" in key[1]}
+    assert sorted(kind for kind, _ in hooks) == ["Job", "Role", "RoleBinding", "ServiceAccount"]
+    for a in hooks.values():
+        assert a["helm.sh/hook"] == "pre-delete" and "hook-succeeded" in a["helm.sh/hook-delete-policy"]
+    weights = {kind: int(a.get("helm.sh/hook-weight", "0")) for (kind, _), a in hooks.items()}
+    assert all(weights["Job"] > w for kind, w in weights.items() if kind != "Job")
+    spec = default["Job", "bruma-retire"]["spec"]
+    context = spec["template"]["spec"]["containers"][0]["securityContext"]
+    assert context["runAsNonRoot"] and not context["allowPrivilegeEscalation"] and context["capabilities"]["drop"] == ["ALL"]
+    # The agent has time to leave no trace, and the hook to wait for all of them; helm itself waits for five minutes.
+    assert pod(default, "istio-cni-node")["terminationGracePeriodSeconds"] >= 40
+    assert 180 < spec["activeDeadlineSeconds"] < 300
+
+
+# ---- with helm ----
+
+def test_helm_renders_what_is_kept(helm):
+    with open(KEPT) as f:
+        assert f.read().partition("\n")[2] == template().stdout
+
+
+def test_helm_lint(helm):
+    r = call("lint", "--strict", CHART)
+    assert r.returncode == 0, r.stdout + r.stderr
+
+
+@pytest.mark.parametrize("platform, changed", [
+    ("eks", {}),
+    ("gke", {"cni-bin": "/home/kubernetes/bin"}),
+    ("k3d", {"cni-conf": "/var/lib/rancher/k3s/agent/etc/cni/net.d", "cni-bin": "/bin", "cri": "/run/k3s/containerd"}),
+    ("k3s", {"cni-conf": "/var/lib/rancher/k3s/agent/etc/cni/net.d", "cni-bin": "/var/lib/rancher/k3s/data/cni",
+             "cri": "/run/k3s/containerd"}),
+    ("microk8s", {"cni-conf": "/var/snap/microk8s/current/args/cni-network", "cni-bin": "/var/snap/microk8s/current/opt/cni/bin",
+                  "cri": "/var/snap/microk8s/common/run"}),
+    ("minikube", {"netns": "/var/run/docker/netns", "cri": "/run"}),
+    ("openshift", {"cni-conf": "/etc/kubernetes/cni/net.d", "cni-bin": "/var/lib/cni/bin", "cri": "/run/crio"})])
+def test_platforms(helm, default, platform, changed):
+    assert host_paths(rendered(f"global.platform={platform}")) == {**host_paths(default), **changed}
+
+
+def test_a_path_that_is_set_wins_over_the_platforms(helm):
+    o = rendered("global.platform=k3s", "cni.cniConfDir=/opt/net.d", "cni.criSocket=/run/other/x.sock")
+    assert host_paths(o)["cni-conf"] == "/opt/net.d" and host_paths(o)["cri"] == "/run/other"
+    assert agent_args(o)["cri-socket"] == "/host/cri/x.sock"
+
+
+def test_what_gke_and_openshift_ask_for(helm, default):
+    assert not any(kind == "ResourceQuota" for kind, _ in default)
+    quotas = [d["spec"] for (kind, _), d in rendered("global.platform=gke").items() if kind == "ResourceQuota"]
+    assert len(quotas) == 2 and quotas[0]["scopeSelector"]["matchExpressions"][0]["values"] == ["system-node-critical"]
+    o = rendered("global.platform=openshift")
+    used = [r for d in o.values() for r in d.get("rules", []) if "securitycontextconstraints" in r["resources"]]
+    assert len(used) == 2
+    assert o["RoleBinding", "bruma-proxy-privileged"]["subjects"][0]["name"] == "ztunnel"
+    context = pod(o, "ztunnel")["containers"][0]["securityContext"]
+    assert context["seLinuxOptions"] == {"type": "spc_t"}
+    assert "seLinuxOptions" not in pod(default, "ztunnel")["containers"][0]["securityContext"]
+
+
+def test_settings_reach_the_programs(helm):
+    o = rendered("revision=canary", "global.hub=registry.example/mesh", "global.tag=1", "global.imagePullPolicy=Never",
+                 "global.imagePullSecrets={secret}", "cni.statusGate=true", "cni.env.BRUMA_VERIFY_INTERVAL=1s",
+                 "cni.metricsPort=9000", "ztunnel.env.ZTUNNEL_WORKER_THREADS=2", "ztunnel.peerCaCrl.configMapName=crl",
+                 "cni.excludeNamespaces={a,b}", "cni.ambient.enablementSelectors[0].podSelector.matchLabels.mesh=yes")
+    env = {e["name"]: e.get("value") for e in pod(o, "ztunnel")["containers"][0]["env"]}
+    assert env["XDS_ADDRESS"] == "https://istiod-canary.istio-system.svc:15012" and env["ZTUNNEL_WORKER_THREADS"] == "2"
+    assert env["CRL_PATH"] == "/var/run/secrets/crl/crl.pem"
+    agent = pod(o, "istio-cni-node")
+    env = {e["name"]: e.get("value") for e in agent["containers"][0]["env"]}
+    assert env["BRUMA_VERIFY_INTERVAL"] == "1s" and env["EXCLUDE_NAMESPACES"] == "a,b"
+    assert yaml.safe_load(env["AMBIENT_ENABLEMENT_SELECTOR"]) == [{"podSelector": {"matchLabels": {"mesh": "yes"}}}]
+    assert agent_args(o)["cni-status-gate"] == "true" and agent_args(o)["metrics-port"] == "9000"
+    for p in (agent, pod(o, "ztunnel"), o["Job", "bruma-retire"]["spec"]["template"]["spec"]):
+        assert p["containers"][0]["image"] == "registry.example/mesh/bruma:1"
+        assert p["containers"][0]["imagePullPolicy"] == "Never" and p["imagePullSecrets"] == [{"name": "secret"}]
+    assert ("NetworkPolicy", "ztunnel") in rendered("global.networkPolicy.enabled=true")
+
+
+@pytest.mark.parametrize("setting", ["global.platform=moon", "ztunnel.terminationGracePeriodSeconds=soon", "cni.noSuchThing=1",
+                                     "cni.cniConfDir=relative", "cni.readyPort=0", "cni.resourceQuotas.pods=many",
+                                     "noSuchThing=1", "ztunnel.resourceQuotas.more=1"])
+def test_wrong_values_are_refused(helm, setting):
+    r = call("template", "bruma", CHART, "--set", setting)
+    assert r.returncode != 0 and "schema" in r.stderr
+
+
+if __name__ == "__main__":
+    keep()
