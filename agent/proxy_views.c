@@ -104,7 +104,9 @@ static int send_add(struct proxy *p, struct view *v)
     cJSON_AddStringToObject(m, "name", pod->name);
     cJSON_AddStringToObject(m, "namespace", pod->namespace);
     cJSON_AddStringToObject(m, "serviceAccount", pod->service_account);
-    cJSON_AddStringToObject(m, "trustDomain", config->trust_domain);
+    /* In a cluster the control plane knows the trust domain, and the proxy takes it from there. */
+    if (strcmp(config->source, "kubernetes") != 0)
+        cJSON_AddStringToObject(m, "trustDomain", config->trust_domain);
     cJSON_AddStringToObject(m, "node", config->node);
     message_add_addresses(m, "ips", pod->addresses, pod->addresses_len);
     return send_message(p, m, fds, BRUMA_POD_FD_COUNT);

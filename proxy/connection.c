@@ -103,7 +103,8 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     worker_connection_end(c->wp);
 }
 
-bool connection_allowed(struct connection *c, char *detail, size_t size)
+enum connection_verdict connection_judge(struct connection *c, bool final, enum bruma_reason *ret_reason,
+                                         char *detail, size_t size)
 {
     struct policy_request request = {.source = c->client,
                                      .destination = c->destination,
@@ -112,7 +113,11 @@ bool connection_allowed(struct connection *c, char *detail, size_t size)
     struct policy_verdict verdict;
 
     policy_check(c->wp->worker->proxy->state, local ? local : c->flow.destination, &request, &verdict);
-    if (!verdict.allowed)
-        snprintf(detail, size, "%s", verdict.text);
-    return verdict.allowed;
+    if (verdict.unknown && !final)
+        return CONNECTION_UNDECIDED;
+    if (verdict.allowed)
+        return CONNECTION_ALLOWED;
+    *ret_reason = verdict.unknown ? BRUMA_REASON_POLICY_MISSING : BRUMA_REASON_POLICY_DENIED;
+    snprintf(detail, size, "%s", verdict.text);
+    return CONNECTION_DENIED;
 }

@@ -14,8 +14,9 @@ struct connection {
     struct endpoint client;      /* who opened the connection */
     struct endpoint destination; /* as the client dialed it */
     struct flow flow;
-    char *strings;             /* identity, baggage and authority that flow points to; one allocation */
-    const char *peer_identity; /* verified, of the other node's side; NULL in plaintext */
+    char *strings;                 /* identity, baggage and authority that flow points to; one allocation */
+    const char *peer_identity;     /* verified, of the other node's side; NULL in plaintext */
+    uint64_t policy_missing_since; /* inbound, live: loop_now(), 0: all its policies are known */
     /* Ends the connection now, from outside its own events. */
     void (*cut)(struct connection *connection, enum bruma_reason reason, const char *detail);
 };
@@ -39,8 +40,16 @@ void connection_open(struct connection *c, const struct endpoint *actual);
  * memory stays with the caller. */
 void connection_close(struct connection *c, enum bruma_reason reason, const char *detail);
 
-/* Inbound: asks the policies. detail says which policy denied. */
-bool connection_allowed(struct connection *c, char *detail, size_t size);
+enum connection_verdict {
+    CONNECTION_ALLOWED,
+    CONNECTION_DENIED,
+    CONNECTION_UNDECIDED, /* a policy that the workload names has not arrived */
+};
+
+/* Inbound: asks the policies. final: patience is over, the setting decides of what is undecided. If denied,
+ * reason and detail say why. */
+enum connection_verdict connection_judge(struct connection *c, bool final, enum bruma_reason *ret_reason,
+                                         char *detail, size_t size);
 
 static inline struct worker *connection_worker(const struct connection *c)
 {

@@ -435,6 +435,19 @@ void identity_put(struct identity *i)
     }
 }
 
+static void put_posted(void *data)
+{
+    identity_put(data);
+}
+
+void identity_put_later(void *data)
+{
+    struct identity *i = data;
+
+    if (loop_post(i->store->loop, put_posted, i) < 0)
+        log_error("out of memory: the certificate of %s is not freed", i->uri);
+}
+
 cJSON *identity_dump(struct identity_store *s)
 {
     cJSON *array = cJSON_CreateArray();

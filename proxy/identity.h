@@ -37,6 +37,7 @@ enum identity_priority { IDENTITY_REALTIME, IDENTITY_WARMUP, IDENTITY_BACKGROUND
 int identity_get(struct identity_store *store, const char *uri, enum identity_priority priority,
                  struct identity **ret);
 void identity_put(struct identity *identity); /* control thread; NULL is fine */
+void identity_put_later(void *identity);      /* any thread: the control thread puts it; not NULL */
 
 /* Any thread. The current context with a reference for the caller, or NULL while there is none. */
 struct tls_context *identity_context(struct identity *identity);

@@ -129,6 +129,31 @@ static void dial(struct stream *s, const struct workload *local)
     loop_timer_set(w->loop, &s->timer, set->connect_timeout);
 }
 
+/* Waits a while for policies that the workload names and that are not there: denying at once would fail the
+ * first connections of a new pod, and passing them would fail open. */
+static bool decide(struct waiter *waiter, bool timed_out)
+{
+    struct stream *s = container_of(waiter, struct stream, waiter);
+    const struct workload *local = worker_pod_workload(s->c.wp);
+    enum bruma_reason reason;
+    char detail[256];
+
+    switch (connection_judge(&s->c, timed_out, &reason, detail, sizeof(detail))) {
+    case CONNECTION_UNDECIDED:
+        telemetry_policy_wait(connection_worker(&s->c)->telemetry, &s->policy_waited);
+        return false;
+    case CONNECTION_ALLOWED:
+        connection_open(&s->c, &s->tunnel->arrival);
+        dial(s, local ? local : s->c.flow.destination);
+        break;
+    case CONNECTION_DENIED:
+        connection_open(&s->c, &s->tunnel->arrival);
+        inbound_refuse(s, 401, reason, detail);
+        break;
+    }
+    return true;
+}
+
 static void judge(struct stream *s, const struct workload *local)
 {
     struct request *request = s->request;
@@ -157,11 +182,7 @@ static void judge(struct stream *s, const struct workload *local)
         inbound_refuse(s, 503, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
         return;
     }
-    connection_open(&s->c, &t->arrival);
-    if (connection_allowed(&s->c, detail, sizeof(detail)))
-        dial(s, local);
-    else
-        inbound_refuse(s, 401, BRUMA_REASON_POLICY_DENIED, detail);
+    worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->proxy->settings.policy_timeout, decide);
 }
 
 static bool check(struct waiter *waiter, bool timed_out)
@@ -192,6 +213,6 @@ void inbound_request(struct stream *s)
         snprintf(detail, sizeof(detail), "method %s", request->method);
         inbound_refuse(s, 400, BRUMA_REASON_BAD_METHOD, detail);
     } else {
-        worker_wait(s->c.wp, &s->waiter, check);
+        worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->proxy->settings.source_timeout, check);
     }
 }

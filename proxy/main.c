@@ -78,14 +78,18 @@ static void on_state_changed(void *data, bool policies)
 {
     struct proxy *p = data;
 
+    pods_state_changed(p);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_state_changed(p->workers[i], policies);
 }
 
 static void on_identity_changed(void *data, struct identity *identity)
 {
+    struct proxy *p = data;
+
     (void)identity;
-    on_state_changed(data, false);
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_state_changed(p->workers[i], false);
 }
 
 static void on_xds_ready(void *data)

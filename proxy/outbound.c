@@ -35,7 +35,7 @@ static void request(struct stream *s, struct tunnel *t)
 static void find_tunnel(struct stream *s)
 {
     struct worker_pod *wp = s->c.wp;
-    struct tls_context *context = identity_context(wp->pod->identity);
+    struct tls_context *context = worker_pod_context(wp);
     uint64_t hash = route_expected_hash(s->route.upstream, s->route.expected_service);
     struct tunnel *t;
     int r = 0;
@@ -151,7 +151,7 @@ static void go_tunnel(struct stream *s, const struct workload *local)
 
 static bool has_certificate(struct worker_pod *wp)
 {
-    struct tls_context *context = identity_context(wp->pod->identity);
+    struct tls_context *context = worker_pod_context(wp);
 
     tls_context_unref(context);
     return context != NULL;
@@ -204,5 +204,5 @@ void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *clien
         stream_close(s, BRUMA_REASON_SELF_CALL, NULL, true);
         return;
     }
-    worker_wait(wp, &s->waiter, check);
+    worker_wait(wp, &s->waiter, wp->worker->proxy->settings.source_timeout, check);
 }

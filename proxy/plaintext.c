@@ -10,6 +10,7 @@ struct plaintext_waiter {
     struct waiter waiter;
     struct connection c;
     int fd;
+    bool policy_waited;
 };
 
 static void finish(struct plaintext_waiter *p, enum bruma_reason reason)
@@ -31,18 +32,11 @@ static void cut(struct connection *c, enum bruma_reason reason, const char *deta
     finish(container_of(c, struct plaintext_waiter, c), reason);
 }
 
-static bool check(struct waiter *waiter, bool timed_out)
+static void go(struct plaintext_waiter *p, const struct workload *local)
 {
-    struct plaintext_waiter *p = container_of(waiter, struct plaintext_waiter, waiter);
     struct worker *w = connection_worker(&p->c);
-    const struct workload *local = worker_pod_workload(p->c.wp);
     struct relay_request request;
 
-    if (!local) {
-        if (timed_out)
-            finish(p, BRUMA_REASON_SOURCE_UNKNOWN);
-        return timed_out;
-    }
     request = (struct relay_request){
         .wp = p->c.wp,
         .fd = p->fd,
@@ -59,7 +53,40 @@ static bool check(struct waiter *waiter, bool timed_out)
     workload_ref(local);
     finish(p, BRUMA_REASON_NONE);
     relay_start(&request);
+}
+
+/* As in inbound.c; the relay asks the policies once more, and for good. */
+static bool decide(struct waiter *waiter, bool timed_out)
+{
+    struct plaintext_waiter *p = container_of(waiter, struct plaintext_waiter, waiter);
+    const struct workload *local = worker_pod_workload(p->c.wp);
+    enum bruma_reason reason;
+    char detail[256];
+
+    if (!local) {
+        finish(p, BRUMA_REASON_SOURCE_UNKNOWN);
+        return true;
+    }
+    if (connection_judge(&p->c, timed_out, &reason, detail, sizeof(detail)) == CONNECTION_UNDECIDED) {
+        telemetry_policy_wait(connection_worker(&p->c)->telemetry, &p->policy_waited);
+        return false;
+    }
+    go(p, local);
     return true;
+}
+
+static bool check(struct waiter *waiter, bool timed_out)
+{
+    struct plaintext_waiter *p = container_of(waiter, struct plaintext_waiter, waiter);
+    struct worker_pod *wp = p->c.wp;
+
+    if (worker_pod_workload(wp)) {
+        worker_wait(wp, &p->waiter, wp->worker->proxy->settings.policy_timeout, decide);
+        return true;
+    }
+    if (timed_out)
+        finish(p, BRUMA_REASON_SOURCE_UNKNOWN);
+    return timed_out;
 }
 
 static bool reserved(uint16_t port)
@@ -85,5 +112,5 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
         finish(p, BRUMA_REASON_SELF_CALL);
         return;
     }
-    worker_wait(wp, &p->waiter, check);
+    worker_wait(wp, &p->waiter, wp->worker->proxy->settings.source_timeout, check);
 }

@@ -10,12 +10,13 @@
 
 #include "log.h"
 #include "proxy/proxy.h"
+#include "proxy/rcu.h"
+#include "proxy/reclaim.h"
 #include "proxy/tuples.h"
 #include "proxy/worker.h"
 #include "seqpacket.h"
 
-#define DEFAULT_ACCOUNT      "default"
-#define DEFAULT_TRUST_DOMAIN "cluster.local"
+#define DEFAULT_ACCOUNT "default"
 
 static void pod_free(void *data)
 {
@@ -88,16 +89,67 @@ static const char *or_default(const char *text, const char *otherwise)
 static bool same_identity(const struct pod *pod, const struct pod_info *info)
 {
     return !strcmp(pod->service_account, or_default(info->service_account, DEFAULT_ACCOUNT)) &&
-           !strcmp(pod->trust_domain, or_default(info->trust_domain, DEFAULT_TRUST_DOMAIN)) &&
+           !strcmp(pod->trust_domain, or_default(info->trust_domain, "")) &&
            !strcmp(pod->namespace, info->namespace);
+}
+
+/* ---- who the pod is ---- */
+
+/*
+ * The mesh says it: the identity of the pod's workload. Until it knows the pod, the trust domain is the
+ * agent's, or that of the node's other pods, so that the certificate is there when the first connection is.
+ */
+static int expected_identity(const struct pod *pod, char ret_uri[SPIFFE_MAX])
+{
+    struct state *state = pod->proxy->state;
+    const struct workload *w = state_local_workload(state, pod->namespace, pod->name, pod->service_account);
+    const char *trust_domain = *pod->trust_domain ? pod->trust_domain : state_local_trust_domain(state);
+    int r;
+
+    if (w)
+        return *w->identity ? snprintf(ret_uri, SPIFFE_MAX, "%s", w->identity) : -EINVAL;
+    if (!trust_domain)
+        return -ENOENT;
+    r = spiffe_format(ret_uri, SPIFFE_MAX, trust_domain, pod->namespace, pod->service_account);
+    return r;
+}
+
+static int choose_identity(struct pod *pod)
+{
+    struct identity *old = pod->identity, *next = NULL;
+    struct reclaim reclaim = {};
+    char uri[SPIFFE_MAX];
+    int r = expected_identity(pod, uri);
+
+    if (r < 0 || (old && !strcmp(identity_uri(old), uri)))
+        return 0; /* not known yet, or nothing new */
+    r = identity_get(pod->proxy->identities, uri, IDENTITY_WARMUP, &next);
+    if (r < 0)
+        return r;
+    if (old)
+        log_info("the mesh knows a pod by another identity\tpod=\"%s/%s\" identity=\"%s\" before=\"%s\"",
+                 pod->namespace, pod->name, uri, identity_uri(old));
+    rcu_publish(pod->identity, next);
+    /* workers may be looking at it just now */
+    reclaim_add(&reclaim, identity_put_later, old);
+    reclaim_flush(&reclaim);
+    return 0;
+}
+
+void pods_state_changed(struct proxy *proxy)
+{
+    struct pod *pod;
+
+    list_for_each (pod, &proxy->pods, node) {
+        if (choose_identity(pod) < 0)
+            log_error("out of memory: pod %s/%s gets no certificate", pod->namespace, pod->name);
+    }
 }
 
 static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod **ret)
 {
-    const char *trust_domain = or_default(info->trust_domain, DEFAULT_TRUST_DOMAIN);
     const char *account = or_default(info->service_account, DEFAULT_ACCOUNT);
     struct pod *pod = calloc(1, sizeof(*pod));
-    char uri[SPIFFE_MAX];
     int r;
 
     if (!pod)
@@ -111,16 +163,14 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
     pod->name = copy(info->name);
     pod->namespace = copy(info->namespace);
     pod->service_account = copy(account);
-    pod->trust_domain = copy(trust_domain);
+    pod->trust_domain = copy(info->trust_domain);
     pod->cookie = info->cookie;
     if (!pod->uid || !pod->name || !pod->namespace || !pod->service_account || !pod->trust_domain)
         r = -ENOMEM;
     else
         r = tuple_set_new(&pod->tuples);
     if (r == 0)
-        r = spiffe_format(uri, sizeof(uri), trust_domain, pod->namespace, account);
-    if (r >= 0)
-        r = identity_get(proxy->identities, uri, IDENTITY_WARMUP, &pod->identity);
+        r = choose_identity(pod);
     if (r < 0) {
         pod_free(pod);
         return r;
@@ -225,7 +275,7 @@ static void certificate_wanted(void *data)
     struct pod *pod = data;
     struct identity *same;
 
-    if (!pod->deleted &&
+    if (!pod->deleted && pod->identity &&
         identity_get(pod->proxy->identities, identity_uri(pod->identity), IDENTITY_REALTIME, &same) == 0)
         identity_put(same);
     pod_unref(pod);

@@ -38,6 +38,9 @@ typedef void (*pods_each_fn)(void *data, const struct pod_info *info, bool drain
                              const int fds[BRUMA_POD_FD_COUNT]);
 void pods_each(struct proxy *proxy, pods_each_fn fn, void *data);
 
+/* The mesh state has changed: pods may have got the identity that the mesh knows them by. */
+void pods_state_changed(struct proxy *proxy);
+
 /* The map by which sockets are exempted from capture; takes fd. */
 void pods_set_exempt_map(struct proxy *proxy, int fd);
 /* Another proxy has taken over: stop accepting, end when idle or after the deadline. */

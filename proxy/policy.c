@@ -224,7 +224,10 @@ static void conclude(const struct state *state, const struct tally *t, struct po
     if (t->denied_by) {
         snprintf(text, sizeof(text), "denied by policy %.200s", t->denied_by->key);
         deny(ret, t->denied_by->key, text);
-    } else if (t->unknown && __atomic_load_n(&state->unknown_policy_denies, __ATOMIC_RELAXED)) {
+        return;
+    }
+    ret->unknown = t->unknown != NULL;
+    if (t->unknown && __atomic_load_n(&state->unknown_policy_denies, __ATOMIC_RELAXED)) {
         snprintf(text, sizeof(text), "policy %.200s is not known yet", t->unknown);
         deny(ret, t->unknown, text);
     } else if (t->allow_exists && !t->allowed) {

@@ -12,6 +12,7 @@ struct policy_request {
 
 struct policy_verdict {
     bool allowed;
+    bool unknown;     /* a policy that the workload names has not arrived, and the others do not deny */
     char policy[192]; /* "namespace/name" that denied; "" if allowed, or if ALLOW policies exist and none
                          matched */
     char text[256];   /* for logs: "denied by policy ns/name", "ALLOW policies exist, none matched" ... */

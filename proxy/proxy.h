@@ -60,7 +60,9 @@ struct pod {
     struct addr addresses[BRUMA_POD_ADDRESSES];
     int addresses_len;
     int fds[BRUMA_POD_FD_COUNT];
-    struct identity *identity; /* control thread puts it after the last worker let go */
+    /* NULL while nobody knows the pod's trust domain. The control thread replaces it (RCU), and puts it after
+     * the last worker let go. */
+    struct identity *identity;
     struct tuple_set *tuples;
     atomic_int connections;      /* on all workers */
     atomic_int workers_attached; /* workers that have a view of it */

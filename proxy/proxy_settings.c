@@ -52,7 +52,8 @@ const struct setting proxy_settings_table[] = {
     {"response-baggage", "ENABLE_RESPONSE_BAGGAGE", SETTING_BOOL, "true", "describe the destination in the answer to CONNECT", FIELD(response_baggage), 0, 0},
     {"original-source", "ENABLE_ORIG_SRC", SETTING_BOOL, "true", "connect to applications from the client's address", FIELD(original_source), 0, 0},
     {"localhost-app-tunnel", "LOCALHOST_APP_TUNNEL", SETTING_BOOL, "true", "reach applications with a PROXY tunnel on loopback", FIELD(localhost_application_tunnel), 0, 0},
-    {"unknown-policy-denies", "BRUMA_UNKNOWN_POLICY_DENIES", SETTING_BOOL, "true", "refuse while a policy that a workload names has not arrived", FIELD(unknown_policy_denies), 0, 0},
+    {"unknown-policy-denies", "BRUMA_UNKNOWN_POLICY_DENIES", SETTING_BOOL, "true", "refuse if a policy that a workload names has not arrived in time", FIELD(unknown_policy_denies), 0, 0},
+    {"policy-timeout", "BRUMA_POLICY_TIMEOUT", SETTING_DURATION, "5s", "how long a connection waits for a policy that its workload names and that has not arrived", FIELD(policy_timeout), 0, 0},
 };
 /* clang-format on */
 

@@ -32,6 +32,7 @@ struct proxy_settings {
     bool keepalive;
     bool response_baggage, original_source, localhost_application_tunnel;
     bool unknown_policy_denies;
+    unsigned long policy_timeout;
 };
 
 extern const struct setting proxy_settings_table[];

@@ -302,6 +302,7 @@ static void release(const struct relay_request *q)
 void relay_start(const struct relay_request *q)
 {
     struct relay *r = calloc(1, sizeof(*r));
+    enum bruma_reason reason;
     char detail[256];
 
     if (!r) {
@@ -319,8 +320,8 @@ void relay_start(const struct relay_request *q)
     socket_keepalive(&q->wp->worker->proxy->settings, q->fd);
     connection_describe(&r->c, q->source, q->upstream, q->service, NULL, NULL, NULL);
     connection_open(&r->c, q->inbound ? &q->destination : &q->target);
-    if (q->inbound && !connection_allowed(&r->c, detail, sizeof(detail))) {
-        relay_close(r, BRUMA_REASON_POLICY_DENIED, detail, true);
+    if (q->inbound && connection_judge(&r->c, true, &reason, detail, sizeof(detail)) == CONNECTION_DENIED) {
+        relay_close(r, reason, detail, true);
         return;
     }
     dial(r, &q->target);

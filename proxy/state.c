@@ -353,32 +353,13 @@ void state_commit(struct state *state)
         state->changed(state->data, policies);
 }
 
-static int compare_pointers(const void *a, const void *b)
+const char *state_local_trust_domain(struct state *state)
 {
-    const char *x = *(const char *const *)a, *y = *(const char *const *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-void state_local_identities(struct state *state, void (*fn)(void *data, const char *identity), void *data)
-{
-    const char **identities = calloc(state->locals.count + 1, sizeof(char *));
     const struct workload_full *w;
-    size_t at = 0, len = 0;
+    size_t at = 0;
 
-    if (!identities)
-        return;
-    while ((w = index_each(&state->locals, &at))) {
-        if (*w->public.identity && (w->public.protocol == TUNNEL_HBONE || w->public.native_tunnel))
-            identities[len++] = w->public.identity;
-    }
-    /* equal identities are the same shared string */
-    qsort(identities, len, sizeof(char *), compare_pointers);
-    for (size_t i = 0; i < len; i++) {
-        if (i == 0 || identities[i] != identities[i - 1])
-            fn(data, identities[i]);
-    }
-    free(identities);
+    w = index_each(&state->locals, &at);
+    return w ? w->public.trust_domain : NULL;
 }
 
 size_t state_workload_count(const struct state *state)

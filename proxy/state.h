@@ -76,12 +76,11 @@ int state_apply(struct state *state, enum state_type type, const char *name, con
 void state_remove(struct state *state, enum state_type type, const char *name);
 void state_commit(struct state *state);
 
-/* Writer's thread: the node-local workload of a pod, or NULL (for certificates and prefetch). */
+/* Writer's thread: the node-local workload of a pod, or NULL (for certificates). */
 const struct workload *state_local_workload(struct state *state, const char *namespace, const char *name,
                                             const char *service_account);
-/* Calls fn for each identity (SPIFFE URI) that a node-local HBONE or native-tunnel workload has. Writer's
- * thread. */
-void state_local_identities(struct state *state, void (*fn)(void *data, const char *identity), void *data_);
+/* Writer's thread: the trust domain of some node-local workload, or NULL. A control plane has one. */
+const char *state_local_trust_domain(struct state *state);
 
 size_t state_workload_count(const struct state *state);
 size_t state_service_count(const struct state *state);

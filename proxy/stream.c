@@ -58,8 +58,7 @@ void stream_close(struct stream *s, enum bruma_reason reason, const char *detail
             tunnel_reset_stream(s->tunnel, s, NGHTTP2_CANCEL);
         }
     }
-    if (s->state == STREAM_WAITING)
-        worker_wait_cancel(&s->waiter);
+    worker_wait_cancel(&s->waiter); /* inbound ones wait too, while their tunnel may go */
     s->state = STREAM_CLOSED;
     list_del(&s->held_node);
     list_del(&s->touched_node);

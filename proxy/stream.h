@@ -49,6 +49,7 @@ struct stream {
     int status;               /* outbound: of the answer to CONNECT */
     struct request *request;  /* inbound, until it is answered */
     bool proxy_header;        /* inbound: the application expects a PROXY header */
+    bool policy_waited;       /* inbound: it has waited for a policy, and is counted */
     struct endpoint original; /* inbound: the destination that header names */
 };
 

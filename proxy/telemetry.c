@@ -133,3 +133,10 @@ void telemetry_early_deny(struct telemetry *t, enum telemetry_reporter reporter,
     count_failure(t, reporter, reason);
     write_line(t, &line);
 }
+
+void telemetry_policy_wait(struct telemetry *t, bool *waited)
+{
+    if (!*waited)
+        counter_add(&t->policy_waits, 1);
+    *waited = true;
+}

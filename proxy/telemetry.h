@@ -60,6 +60,9 @@ void telemetry_early_deny(struct telemetry *telemetry, enum telemetry_reporter r
                           const struct endpoint *source, const struct endpoint *destination,
                           enum bruma_reason reason, const char *detail);
 
+/* A connection waits for a policy to arrive; counted once, *waited remembers it. */
+void telemetry_policy_wait(struct telemetry *telemetry, bool *waited);
+
 /* Baggage of a workload (contract 3.6). Returns the length; cut at size. */
 size_t baggage_format(const struct workload *workload, char *buf, size_t size);
 

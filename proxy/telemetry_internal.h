@@ -18,6 +18,7 @@ struct telemetry {
     uint64_t opened[2], closed[2]; /* by reporter */
     uint64_t failures[BRUMA_REASON_COUNT];
     uint64_t revoked[2]; /* of the failures: revoked certificates, by reporter */
+    uint64_t policy_waits;
 };
 
 #endif

@@ -441,7 +441,7 @@ static bool accept_check(struct waiter *waiter, bool timed_out)
 {
     struct accept_waiter *a = container_of(waiter, struct accept_waiter, waiter);
     struct worker_pod *wp = a->wp;
-    struct tls_context *context = identity_context(wp->pod->identity);
+    struct tls_context *context = worker_pod_context(wp);
     bool known = worker_pod_workload(wp) != NULL;
     int r = 0;
 
@@ -472,7 +472,7 @@ void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, c
     }
     *a = (struct accept_waiter){.wp = wp, .fd = fd, .peer = *peer, .arrival = *arrival};
     worker_connection_begin(wp);
-    worker_wait(wp, &a->waiter, accept_check);
+    worker_wait(wp, &a->waiter, wp->worker->proxy->settings.source_timeout, accept_check);
 }
 
 int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls_context *context,

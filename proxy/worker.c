@@ -14,7 +14,10 @@
 #include "proxy/acceptor.h"
 #include "proxy/connection.h"
 #include "proxy/crl.h"
+#include "proxy/rcu.h"
 #include "proxy/tunnel.h"
+
+static void on_policy_timer(struct loop_timer *timer);
 
 /* ---- messages of the control thread ---- */
 
@@ -108,6 +111,16 @@ const struct workload *worker_pod_workload(struct worker_pod *wp)
     return wp->local;
 }
 
+struct tls_context *worker_pod_context(struct worker_pod *wp)
+{
+    const struct workload *local = worker_pod_workload(wp);
+    struct identity *identity = rcu_read(wp->pod->identity);
+
+    if (!identity || !local || strcmp(identity_uri(identity), local->identity) != 0)
+        return NULL;
+    return identity_context(identity);
+}
+
 bool worker_pod_listens(const struct worker_pod *wp, uint16_t port)
 {
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
@@ -134,6 +147,7 @@ static void do_add_pod(void *data)
         list_init(&wp->connections);
         list_init(&wp->servers);
         list_init(&wp->waiting);
+        loop_timer_init(&wp->policy_timer, on_policy_timer);
         for (size_t i = 0; i < array_size(wp->clients); i++)
             list_init(&wp->clients[i]);
         for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
@@ -190,6 +204,7 @@ static void remove_pod(struct worker_pod *wp)
     struct worker *w = wp->worker;
 
     wp->deleted = true;
+    loop_timer_cancel(&wp->policy_timer);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         acceptor_close(&wp->acceptors[i]);
     while (!list_empty(&wp->connections)) {
@@ -239,7 +254,8 @@ static void on_wait_over(struct loop_timer *timer)
     waiter->check(waiter, true);
 }
 
-void worker_wait(struct worker_pod *wp, struct waiter *waiter, bool (*check)(struct waiter *, bool))
+void worker_wait(struct worker_pod *wp, struct waiter *waiter, uint64_t milliseconds,
+                 bool (*check)(struct waiter *, bool))
 {
     list_init(&waiter->node);
     loop_timer_init(&waiter->timer, on_wait_over);
@@ -248,7 +264,7 @@ void worker_wait(struct worker_pod *wp, struct waiter *waiter, bool (*check)(str
     if (check(waiter, false))
         return;
     list_add_tail(&wp->waiting, &waiter->node);
-    loop_timer_set(wp->worker->loop, &waiter->timer, wp->worker->proxy->settings.source_timeout);
+    loop_timer_set(wp->worker->loop, &waiter->timer, milliseconds);
     pods_certificate_wanted(wp->pod);
 }
 
@@ -278,15 +294,51 @@ static void check_waiting(struct worker_pod *wp)
 
 /* ---- state ---- */
 
+/* The connection was allowed, and now its workload names a policy that is not there: a new one has not
+ * arrived yet, or one that went is still named. Returns how much longer it may live so. */
+static uint64_t patience(struct connection *c)
+{
+    uint64_t limit = c->wp->worker->proxy->settings.policy_timeout, now = loop_now(c->wp->worker->loop);
+    uint64_t waited = c->policy_missing_since ? now - c->policy_missing_since : 0;
+
+    if (!c->policy_missing_since)
+        c->policy_missing_since = now;
+    return waited < limit ? limit - waited : 0;
+}
+
 static void check_policies(struct worker_pod *wp)
 {
+    uint64_t again = 0;
     struct connection *c;
-    char detail[256];
 
     list_for_each (c, &wp->connections, node) {
-        if (c->inbound && c->opened && !connection_allowed(c, detail, sizeof(detail)))
+        enum connection_verdict verdict;
+        enum bruma_reason reason;
+        uint64_t left;
+        char detail[256];
+
+        if (!c->inbound || !c->opened)
+            continue;
+        verdict = connection_judge(c, false, &reason, detail, sizeof(detail));
+        if (verdict != CONNECTION_UNDECIDED) {
+            c->policy_missing_since = 0;
+        } else if ((left = patience(c))) {
+            again = !again || left < again ? left : again;
+        } else {
+            verdict = connection_judge(c, true, &reason, detail, sizeof(detail));
+        }
+        if (verdict == CONNECTION_DENIED && reason == BRUMA_REASON_POLICY_MISSING)
+            c->cut(c, reason, detail);
+        else if (verdict == CONNECTION_DENIED)
             c->cut(c, BRUMA_REASON_POLICY_CHANGED, "connection closed due to policy change");
     }
+    if (again)
+        loop_timer_set(wp->worker->loop, &wp->policy_timer, again);
+}
+
+static void on_policy_timer(struct loop_timer *timer)
+{
+    check_policies(container_of(timer, struct worker_pod, policy_timer));
 }
 
 static void do_state_changed(void *data)

@@ -53,8 +53,9 @@ struct worker_pod {
     struct list servers;                        /* tunnels that peers opened */
     struct list clients[1 << WORKER_POOL_BITS]; /* tunnels that we opened, by destination: the pool */
     struct list waiting;                        /* struct waiter: need the pod's workload or certificate */
-    const struct workload *local; /* referenced; the pod's own workload, or NULL while unknown */
-    bool local_stale;             /* the mesh state has changed since local was looked up */
+    const struct workload *local;   /* referenced; the pod's own workload, or NULL while unknown */
+    bool local_stale;               /* the mesh state has changed since local was looked up */
+    struct loop_timer policy_timer; /* live connections whose policies are missing are looked at again */
     bool draining, deleted;
 };
 
@@ -89,12 +90,15 @@ struct waiter {
     bool (*check)(struct waiter *waiter, bool timed_out);
 };
 
-/* Calls check at once, and waits only if it says false. */
-void worker_wait(struct worker_pod *wp, struct waiter *waiter, bool (*check)(struct waiter *, bool));
+/* Calls check at once, and waits only if it says false. check may begin another wait of the same waiter. */
+void worker_wait(struct worker_pod *wp, struct waiter *waiter, uint64_t milliseconds,
+                 bool (*check)(struct waiter *, bool));
 void worker_wait_cancel(struct waiter *waiter);
 
 /* The pod's workload, or NULL while it is unknown; valid while the pod is. */
 const struct workload *worker_pod_workload(struct worker_pod *wp);
+/* The certificate of just that workload's identity, with a reference for the caller; NULL: none (yet). */
+struct tls_context *worker_pod_context(struct worker_pod *wp);
 
 /* The port is one that the pod's listeners are bound to. They are reached by the pod's program alone: a
  * connection that is delivered there would come straight back, and be delivered again. */

@@ -31,7 +31,7 @@
  *   held-end     draining                     true: it was told to drain and must not take over again
  * Agent -> proxy; each has a "seq" that the proxy's ack names
  *   setup        pinDir                                           fd: proxy_sockets map
- *   pod-add      uid cookie generation name namespace serviceAccount trustDomain node ips[]
+ *   pod-add      uid cookie generation name namespace serviceAccount trustDomain(where the agent knows it) node ips[]
  *                fds: netns outbound inbound hbone                the same uid again replaces listeners
  *   pod-keep     uid    still there, nothing changes (to a proxy that is being replaced)
  *   pod-drain    uid    the pod leaves the mesh: no new connections, GOAWAY, live ones go on

@@ -91,7 +91,9 @@
     BRUMA_REASON(KUBELET_NOT_FOUND, "kubelet_not_found", "-", "the kubelet's cgroup cannot be found; its probes are subject to policy like everybody's connections", "does the kubelet run, in a cgroup of its own? `--probe-cgroup`") \
     BRUMA_REASON(CNI_CONF_MISSING, "cni_conf_missing", "-", "there is no network configuration that the container runtime could load yet", "the main CNI plugin; `--cni-conf-dir`; files that are not JSON are named in the log") \
     BRUMA_REASON(CNI_INSTALL_FAILED, "cni_install_failed", "-", "the plugin or its entry could not be written", "permissions and free space of the directories named in the log") \
-    BRUMA_REASON(CNI_CONF_CONTESTED, "cni_conf_contested", "-", "somebody else takes the plugin's entry out again and again, or keeps the file open for writing", "other CNI agents that own the directory exclusively")
+    BRUMA_REASON(CNI_CONF_CONTESTED, "cni_conf_contested", "-", "somebody else takes the plugin's entry out again and again, or keeps the file open for writing", "other CNI agents that own the directory exclusively") \
+    /* more of connections, in the proxy */ \
+    BRUMA_REASON(POLICY_MISSING, "policy_missing", "DENY", "a policy that the pod's workload names did not arrive in time", "`xds_resource_rejected` in the proxy's log; the control plane's log; the policy is named beside this reason")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

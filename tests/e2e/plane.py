@@ -192,7 +192,10 @@ class Plane:
             for service_port, target in ports:
                 entry.value.ports.add(service_port=service_port, target_port=target)
         for key, value in fields.items():
-            setattr(w, key, value)
+            if isinstance(value, list):
+                getattr(w, key).extend(value)
+            else:
+                setattr(w, key, value)
         return w.uid, m
 
     def service(self, hostname, *vips, ports=((80, 8080),), **fields):

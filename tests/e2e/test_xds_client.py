@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """bruma-proxy against an independent control plane: what it asks, what it keeps, what it refuses (contract sections 1.7, 4, 6, 7;
 rows xDS, outbound, RBAC and CA of the conformance list)."""
+import re
 import threading
 import time
 
@@ -12,6 +13,7 @@ from mesh import Mesh, Process, wait_for
 from plane import END, Authority, Plane
 from test_hbone import ECHO
 
+POLICY_TIMEOUT = 4
 CLIENT = """
 import socket, sys
 s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
@@ -33,6 +35,7 @@ class Site:
         node = self.mesh.nodes[0]
         self.plane = Plane(f"{self.mesh.dir}/plane", node.netns)
         self.mesh.proxy_env.update(self.plane.env())
+        self.mesh.proxy_env["BRUMA_POLICY_TIMEOUT"] = f"{POLICY_TIMEOUT}s"
         self.web, self.shop = self.mesh.pod("web", node=0), self.mesh.pod("shop", node=0)
         self.node = node
 
@@ -238,6 +241,107 @@ def test_rbac_match_with_all_lists_empty_in_deny(site, policies):
     site.plane.remove("demo/void", type_url=AUTHORIZATION)
 
 
+class Waiting:
+    """Something that runs meanwhile."""
+
+    def __init__(self, call):
+        self.answers, self.begin = [], time.monotonic()
+        self.thread = threading.Thread(target=lambda: self.answers.append(call()))
+        self.thread.start()
+
+    def result(self):
+        self.thread.join(60)
+        self.seconds = time.monotonic() - self.begin
+        return self.answers[0]
+
+
+@pytest.fixture
+def unguarded(site):
+    """The shop's workload names a policy that is not there; HBONE or plaintext."""
+    def name(**fields):
+        site.plane.set(site.of(site.shop, authorization_policies=["demo/late"], **fields))
+        wait_for(lambda: "late" in str(site.workloads()["shop"]), "the workload's policy")
+
+    yield name
+    if "demo/late" in site.plane.resources[AUTHORIZATION]:
+        site.plane.remove("demo/late", type_url=AUTHORIZATION)
+    site.plane.set(site.of(site.shop))
+    wait_for(lambda: "late" not in str(site.workloads()["shop"]), "the workload without a policy")
+
+
+def late(site, *principals):
+    m = site.plane.messages["istio.security.Authorization"](name="late", namespace="demo", scope=2, action=0)
+    match = m.rules.add().clauses.add().matches.add()
+    for p in principals:
+        match.principals.add(exact=p)
+    if not principals:
+        match.destination_ports.append(8080)
+    site.plane.set(("demo/late", m), type_url=AUTHORIZATION)
+
+
+def waits(site):
+    return int(re.search(r"^bruma_policy_waits_total (\d+)", site.node.metrics() + "\nbruma_policy_waits_total 0", re.M)[1])
+
+
+@pytest.mark.parametrize("protocol", [1, 0], ids=["hbone", "plaintext"])
+def test_a_policy_that_has_not_come_yet_holds_the_connection(site, unguarded, protocol):
+    unguarded(tunnel_protocol=protocol)
+    before = waits(site)
+    ping = Waiting(site.ping)
+    wait_for(lambda: waits(site) == before + 1, "the connection to wait, and to be counted")
+    assert not ping.answers
+    late(site)
+    assert ping.result() == "ping"
+    assert site.ping() == "ping" and waits(site) == before + 1
+
+
+def test_a_held_connection_is_denied_by_the_policy_that_comes(site, unguarded):
+    unguarded()
+    before = waits(site)
+    ping = Waiting(site.ping)
+    wait_for(lambda: waits(site) == before + 1, "the connection to wait")
+    late(site, "cluster.local/ns/demo/sa/nobody")
+    assert ping.result() in ("closed", "ConnectionResetError")
+    site.logged("policy_denied")
+
+
+@pytest.mark.parametrize("protocol", [1, 0], ids=["hbone", "plaintext"])
+def test_a_policy_that_never_comes_denies_in_the_end(site, unguarded, protocol):
+    unguarded(tunnel_protocol=protocol)
+    ping = Waiting(site.ping)
+    assert ping.result() in ("closed", "ConnectionResetError")
+    assert ping.seconds >= POLICY_TIMEOUT
+    site.logged("policy_missing")
+    assert 'bruma_failures_total{reason="policy_missing"}' in site.node.metrics()
+
+
+def test_a_client_that_leaves_while_it_is_held(site, unguarded):
+    unguarded()
+    before = waits(site)
+    for _ in range(3):
+        site.web.python("import socket, sys, time\ns = socket.create_connection((sys.argv[1], 8080))\ntime.sleep(0.3)", site.shop.ip)
+    wait_for(lambda: waits(site) == before + 3, "three that waited")
+    late(site)
+    assert site.ping() == "ping"
+
+
+def test_a_live_connection_outlives_a_policy_that_is_late_and_not_one_that_never_comes(site, unguarded):
+    code = ("import socket, sys, time\ns = socket.create_connection((sys.argv[1], 8080), timeout=20)\nbegin = time.monotonic()\n"
+            "try:\n    while time.monotonic() - begin < 60:\n        s.sendall(b'x')\n        assert s.recv(1) == b'x'\n"
+            "        time.sleep(0.1)\nexcept (OSError, AssertionError):\n    pass\nprint(time.monotonic() - begin)\n")
+    live = Waiting(lambda: float(site.web.python(code, site.shop.ip, timeout=120)))
+    time.sleep(1)
+    unguarded()
+    time.sleep(POLICY_TIMEOUT / 2)
+    late(site)
+    time.sleep(POLICY_TIMEOUT)
+    assert not live.answers, "the policy came in time, and it allows"
+    site.plane.remove("demo/late", type_url=AUTHORIZATION)
+    removed = time.monotonic()
+    live.result()
+    assert POLICY_TIMEOUT - 1 < time.monotonic() - removed < POLICY_TIMEOUT + 15
+
+
 # ---- the CA ----
 
 @pytest.fixture
@@ -310,6 +414,25 @@ def test_ca_answers_that_are_refused_and_then_a_good_one(site, fresh, what):
     site.logged("identity_unavailable")
     site.plane.answer_certificate = site.plane.good_certificate
     wait_for(lambda: reach(site, pod) == "ping", "the connection with a good certificate", 60)
+
+
+def test_the_trust_domain_is_the_one_that_the_mesh_says(site):
+    """Whatever the agent has been told: the certificate is of the identity that the control plane knows the pod by."""
+    pods = [site.mesh.pod(name, node=0, account=name) for name in ("moved", "moved2")]
+    site.mesh.write()
+    site.plane.set(*(site.of(p, trust_domain="second.domain") for p in pods))
+    for p in pods:
+        p.cni("ADD")
+    pods[1].server(ECHO, "8080")
+    assert pods[0].python(CLIENT, pods[1].ip, 8080).strip() == "ping"
+    assert pods[0].python(CLIENT, site.shop.ip, 8080).strip() in ("closed", "ConnectionResetError"), "another trust domain"
+    site.logged("spiffe://second.domain/ns/demo/sa/moved")
+    identities = [c["identity"] for c in site.node.config_dump()["certificates"]]
+    assert "spiffe://second.domain/ns/demo/sa/moved" in identities
+    wait_for(lambda: "spiffe://cluster.local/ns/demo/sa/moved" not in str(site.node.config_dump()["certificates"]),
+             "nothing to be left of the first guess")
+    assert site.ping() == "ping"
+    site.plane.remove(*(f"Kubernetes//Pod/demo/{p.name}" for p in pods))
 
 
 def test_ca_certificate_past_half_life_at_issue(site, fresh):

@@ -204,26 +204,15 @@ Test(state, local_workloads)
     cr_expect(!state_find_local(state, "shop", "b", ""), "of another node");
 }
 
-static void count_identity(void *data, const char *identity)
+Test(state, local_trust_domain)
 {
-    (*(int *)data)++;
-    cr_expect(!strcmp(identity, "spiffe://cluster.local/ns/shop/sa/one") ||
-                  !strcmp(identity, "spiffe://cluster.local/ns/shop/sa/native"),
-              "%s", identity);
-}
-
-Test(state, local_identities)
-{
-    int n = 0;
-
-    WORKLOAD(state, .name = "a", .node = "node-a", .account = "one");
-    WORKLOAD(state, .name = "b", .node = "node-a", .account = "one");
-    WORKLOAD(state, .name = "c", .node = "node-a", .account = "native", .plain = true, .native = true);
-    WORKLOAD(state, .name = "d", .node = "node-a", .account = "plain", .plain = true);
-    WORKLOAD(state, .name = "e", .node = "node-b", .account = "remote");
+    cr_expect(state_local_trust_domain(state) == NULL);
+    WORKLOAD(state, .name = "far", .node = "node-b");
     state_commit(state);
-    state_local_identities(state, count_identity, &n);
-    cr_expect(n == 2, "%d", n);
+    cr_expect(state_local_trust_domain(state) == NULL);
+    WORKLOAD(state, .name = "near", .node = "node-a");
+    state_commit(state);
+    cr_expect(!strcmp(state_local_trust_domain(state), "cluster.local"));
 }
 
 Test(state, changes_that_concern_policies)
