@@ -52,6 +52,6 @@ int zds_response_decode(const void *data, size_t len, char *ret_error, size_t si
 
 const char *zds_request_kind_name(enum zds_request_kind kind);
 
-#define _cleanup_zds_request_ __attribute__((cleanup(zds_request_clear)))
+#define _cleanup_zds_request_ __attribute__((__cleanup__(zds_request_clear)))
 
 #endif
