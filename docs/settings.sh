@@ -24,3 +24,18 @@ Names without `BRUMA_` are those of the node proxy contract, so that an existing
 
 TEXT
 "$build/proxy/bruma-proxy" --settings-markdown
+cat <<'TEXT'
+
+More of the environment is read, by the names of the node proxy contract:
+
+| variable | meaning |
+|---|---|
+| `KUBERNETES_SERVICE_HOST` | every pod has it; where it is set, unset addresses, roots and token are those of a cluster |
+| `PROXY_CONFIG`, and the file `etc/istio/config/mesh` below `defaultConfig` | YAML: `discoveryAddress`, `proxyAdminPort`, `statsPort`, `concurrency`, `proxyMetadata`. The variable comes over the file, and settings over both |
+| `ISTIO_META_*`, `ISTIO_METAJSON_*` | metadata of the node that the control plane is told, as text or as JSON, over `proxyMetadata` |
+| `ISTIO_META_CLUSTER_ID` | before `CLUSTER_ID` |
+| `XDS_HEADER_*`, `CA_HEADER_*` | further headers of calls to the control plane and to the certificate authority; names become lower case |
+| `TERMINATION_GRACE_PERIOD_SECONDS` | the default of `--drain-deadline`: 5 s less, of 10 s and below 1 s less |
+| `LOG_FORMAT` | `json`, as `--log-json` |
+| `XDS_ON_DEMAND` | not built; `true` is warned about, and everything is subscribed to |
+TEXT

@@ -89,7 +89,7 @@ static int read_file(const char *path, char **ret)
 
 static bool is_path(const char *setting)
 {
-    return *setting == '/' || access(setting, F_OK) == 0;
+    return *setting == '/' || !strncmp(setting, "./", 2) || access(setting, F_OK) == 0;
 }
 
 int roots_load(const char *setting, char **ret_pem)
@@ -136,14 +136,16 @@ static int add_environment(struct credential_headers *h, const char *prefix)
     return 0;
 }
 
-int credential_headers_load(const char *token, const char *cluster_id, const char *prefix,
-                            struct credential_headers *ret)
+int credential_headers_load(const char *token, const char *token_file, const char *cluster_id,
+                            const char *prefix, struct credential_headers *ret)
 {
     _cleanup_free_ char *text = NULL;
     int r = 0;
 
     memset(ret, 0, sizeof(*ret));
-    if (token && *token) {
+    if (!token)
+        token = token_file && access(token_file, F_OK) == 0 ? token_file : "";
+    if (*token) {
         if (is_path(token))
             r = read_file(token, &text);
         else

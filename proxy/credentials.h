@@ -33,10 +33,10 @@ struct credential_headers {
 };
 
 /* authorization and clusterid, and the environment's <prefix><name>=value ("XDS_HEADER_"). token: a path,
- * read now, or the token itself; NULL or "": neither header is sent. -errno if a token file cannot be read,
- * -ENODATA if it is empty. */
-int credential_headers_load(const char *token, const char *cluster_id, const char *prefix,
-                            struct credential_headers *ret);
+ * read now, or the token itself; "": neither header is sent; NULL: token_file, if there is such a file.
+ * -errno if a token file cannot be read, -ENODATA if it is empty. */
+int credential_headers_load(const char *token, const char *token_file, const char *cluster_id,
+                            const char *prefix, struct credential_headers *ret);
 void credential_headers_free(struct credential_headers *headers);
 
 #endif

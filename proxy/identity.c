@@ -278,7 +278,8 @@ static int begin(struct identity *i)
 
     if (r < 0)
         return r;
-    r = credential_headers_load(s->config.auth_token, s->config.cluster_id, "CA_HEADER_", &headers);
+    r = credential_headers_load(s->config.auth_token, s->config.token_file, s->config.cluster_id,
+                                "CA_HEADER_", &headers);
     if (r == 0)
         r = certificate_request(i->uri, s->config.ttl_seconds, &i->key, &message);
     if (r == 0)

@@ -19,7 +19,8 @@ struct identity_config {
     const char *ca_address;     /* "https://host:port" */
     const char *ca_roots;       /* a path, literal PEM, or "SYSTEM" */
     const char *alternate_host; /* or NULL */
-    const char *auth_token;     /* path (read again for each request) or literal; NULL: none */
+    const char *auth_token;     /* path (read again for each request) or literal; "": none; NULL: not given */
+    const char *token_file;     /* not given: this one is read if it is there; or NULL */
     const char *cluster_id;
     unsigned long ttl_seconds; /* asked for */
     /* A certificate arrived, or the state of an identity changed. Control thread. */

@@ -13,6 +13,7 @@
 #include "log.h"
 #include "netns.h"
 #include "proxy/config_dump.h"
+#include "proxy/mesh_config.h"
 #include "proxy/process_metrics.h"
 #include "proxy/proxy.h"
 #include "proxy/tls_library.h"
@@ -254,6 +255,7 @@ static int open_control_plane(struct proxy *p)
         .ca_roots = s->ca_roots,
         .alternate_host = s->ca_alternate_host,
         .auth_token = s->auth_token,
+        .token_file = s->token_file,
         .cluster_id = s->cluster_id,
         .ttl_seconds = s->secret_ttl / 1000,
         .changed = on_identity_changed,
@@ -264,6 +266,8 @@ static int open_control_plane(struct proxy *p)
         .roots = s->xds_roots,
         .alternate_host = s->xds_alternate_host,
         .auth_token = s->auth_token,
+        .token_file = s->token_file,
+        .metadata = s->metadata,
         .cluster_id = s->cluster_id,
         .instance_ip = s->instance_ip,
         .pod_name = s->pod_name,
@@ -382,8 +386,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "bruma-proxy: unknown command \"%s\"; see --help\n", argv[1]);
         return 1;
     }
-    if (settings_load(proxy_settings_table, proxy_settings_count, &p.settings, argc, argv, &first, error,
-                      sizeof(error)) < 0) {
+    if (proxy_settings_load(MESH_CONFIG_FILE, &p.settings, argc, argv, &first, error, sizeof(error)) < 0) {
         fprintf(stderr, "bruma-proxy: %s\n", error);
         return 1;
     }
@@ -396,6 +399,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "bruma-proxy: log: \"%s\" is not a list of levels\n", p.settings.log_filter);
         return 1;
     }
+    if (getenv("XDS_ON_DEMAND") && !strcmp(getenv("XDS_ON_DEMAND"), "true"))
+        log_warn("XDS_ON_DEMAND is not built: all workloads and services are subscribed to");
     signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
     /* Buffers come and go in sizes just above malloc's first mmap threshold: mapping each would cost a fault

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proxy/proxy_settings.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "bruma/mesh.h"
+#include "proxy/mesh_config.h"
 
 #define FIELD(name) offsetof(struct proxy_settings, name)
 
@@ -15,13 +20,13 @@ const struct setting proxy_settings_table[] = {
     {"instance-ip", "INSTANCE_IP", SETTING_STRING, "1.1.1.1", "address in the node id", FIELD(instance_ip), 0, 0},
     {"pod-name", "POD_NAME", SETTING_STRING, "bruma-proxy", "name in the node id", FIELD(pod_name), 0, 0},
     {"pod-namespace", "POD_NAMESPACE", SETTING_STRING, "istio-system", "namespace in the node id", FIELD(pod_namespace), 0, 0},
-    {"xds-address", "XDS_ADDRESS", SETTING_STRING, "https://localhost:15012", "control plane; empty: none", FIELD(xds_address), 0, 0},
-    {"xds-root-ca", "XDS_ROOT_CA", SETTING_STRING, BRUMA_DEFAULT_RUN_DIR "/control/root-cert.pem", "roots of the control plane's certificate: a path, PEM text, or SYSTEM", FIELD(xds_roots), 0, 0},
+    {"xds-address", "XDS_ADDRESS", SETTING_STRING, NULL, "control plane; empty: none; unset: discoveryAddress of the mesh configuration, else istiod.istio-system.svc in a cluster, else the agent of this machine", FIELD(xds_address), 0, 0},
+    {"xds-root-ca", "XDS_ROOT_CA", SETTING_STRING, NULL, "roots of the control plane's certificate: a path, PEM text, or SYSTEM; unset: istio/root-cert.pem in /var/run/secrets in a cluster, else control/root-cert.pem of the agent's run directory", FIELD(xds_roots), 0, 0},
     {"alt-xds-hostname", "ALT_XDS_HOSTNAME", SETTING_STRING, NULL, "another name that the control plane's certificate may carry", FIELD(xds_alternate_host), 0, 0},
-    {"ca-address", "CA_ADDRESS", SETTING_STRING, "https://localhost:15012", "certificate authority", FIELD(ca_address), 0, 0},
-    {"ca-root-ca", "CA_ROOT_CA", SETTING_STRING, BRUMA_DEFAULT_RUN_DIR "/control/root-cert.pem", "roots of the certificate authority's certificate: a path, PEM text, or SYSTEM", FIELD(ca_roots), 0, 0},
+    {"ca-address", "CA_ADDRESS", SETTING_STRING, NULL, "certificate authority; unset: istiod.istio-system.svc in a cluster, else the agent of this machine", FIELD(ca_address), 0, 0},
+    {"ca-root-ca", "CA_ROOT_CA", SETTING_STRING, NULL, "roots of the certificate authority's certificate: a path, PEM text, or SYSTEM; unset: as for xds-root-ca", FIELD(ca_roots), 0, 0},
     {"alt-ca-hostname", "ALT_CA_HOSTNAME", SETTING_STRING, NULL, "another name that the certificate authority's certificate may carry", FIELD(ca_alternate_host), 0, 0},
-    {"auth-token", "AUTH_TOKEN", SETTING_STRING, BRUMA_DEFAULT_RUN_DIR "/control/token", "bearer token: a path, read for each call, or the token itself", FIELD(auth_token), 0, 0},
+    {"auth-token", "AUTH_TOKEN", SETTING_STRING, NULL, "bearer token: a path, read for each call, or the token itself; empty: none; unset: tokens/istio-token in /var/run/secrets in a cluster, else control/token of the agent's run directory, if that file is there", FIELD(auth_token), 0, 0},
     {"crl-path", "CRL_PATH", SETTING_STRING, "", "certificate revocation lists, PEM or DER, read again when changed; empty: none", FIELD(crl_path), 0, 0},
     {"secret-ttl", "SECRET_TTL", SETTING_DURATION, "24h", "validity that is asked for certificates", FIELD(secret_ttl), 60000, 0},
     {"workers", "ZTUNNEL_WORKER_THREADS", SETTING_NUMBER, "0", "worker threads; 0: a quarter of the processors, at least one", FIELD(workers), 0, 256},
@@ -58,3 +63,72 @@ const struct setting proxy_settings_table[] = {
 /* clang-format on */
 
 const size_t proxy_settings_count = sizeof(proxy_settings_table) / sizeof(proxy_settings_table[0]);
+
+/* ---- what the surroundings say ---- */
+
+#define LOCAL_CONTROL   BRUMA_DEFAULT_RUN_DIR "/control"
+#define CLUSTER_SECRETS "/var/run/secrets"
+
+static void set_default(struct setting *table, const char *name, const char *text)
+{
+    for (size_t i = 0; text && i < proxy_settings_count; i++) {
+        if (!strcmp(table[i].name, name))
+            table[i].default_text = text;
+    }
+}
+
+/* Time to end in is a little less than what the kubelet grants. */
+static const char *drain_default(char *buf, size_t size)
+{
+    const char *granted = getenv("TERMINATION_GRACE_PERIOD_SECONDS");
+    unsigned long ms, seconds;
+
+    if (!granted || duration_parse(granted, &ms) < 0 || ms > 86400000)
+        return NULL;
+    seconds = ms / 1000;
+    if (seconds > 10)
+        seconds -= 5;
+    else if (seconds > 1)
+        seconds -= 1;
+    else
+        seconds = 1;
+    snprintf(buf, size, "%lus", seconds);
+    return buf;
+}
+
+int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret, int argc, char **argv,
+                        int *ret_first, char *error, size_t error_size)
+{
+    static char drain[32];
+    bool cluster = getenv("KUBERNETES_SERVICE_HOST") != NULL;
+    const char *server = cluster ? "https://istiod.istio-system.svc:15012" : "https://localhost:15012";
+    const char *roots = cluster ? CLUSTER_SECRETS "/istio/root-cert.pem" : LOCAL_CONTROL "/root-cert.pem";
+    struct setting table[sizeof(proxy_settings_table) / sizeof(proxy_settings_table[0])];
+    struct mesh_config mesh;
+    int r = mesh_config_load(mesh_config_file, getenv("PROXY_CONFIG"), &mesh, error, error_size);
+
+    if (r < 0)
+        return r;
+    memcpy(table, proxy_settings_table, sizeof(table));
+    set_default(table, "xds-address", mesh.discovery_address ? mesh.discovery_address : server);
+    set_default(table, "ca-address", server);
+    set_default(table, "xds-root-ca", roots);
+    set_default(table, "ca-root-ca", roots);
+    set_default(table, "admin-port", mesh.admin_port);
+    set_default(table, "metrics-port", mesh.stats_port);
+    set_default(table, "workers", mesh.concurrency);
+    set_default(table, "drain-deadline", drain_default(drain, sizeof(drain)));
+    /* The contract's first name for it; CLUSTER_ID is the second. */
+    for (size_t i = 0; getenv("ISTIO_META_CLUSTER_ID") && i < proxy_settings_count; i++) {
+        if (!strcmp(table[i].name, "cluster-id"))
+            table[i].env = "ISTIO_META_CLUSTER_ID";
+    }
+    r = settings_load(table, proxy_settings_count, ret, argc, argv, ret_first, error, error_size);
+    if (r < 0) {
+        mesh_config_free(&mesh);
+        return r;
+    }
+    ret->token_file = cluster ? CLUSTER_SECRETS "/tokens/istio-token" : LOCAL_CONTROL "/token";
+    ret->metadata = mesh.metadata; /* the rest is in the settings, for the life of the program */
+    return 0;
+}

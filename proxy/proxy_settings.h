@@ -6,6 +6,8 @@
 
 #include <stdbool.h>
 
+#include <cjson/cJSON.h>
+
 #include "settings.h"
 
 struct proxy_settings {
@@ -14,7 +16,9 @@ struct proxy_settings {
     const char *node_name, *network, *cluster_id, *instance_ip, *pod_name, *pod_namespace;
     const char *xds_address, *xds_roots, *xds_alternate_host;
     const char *ca_address, *ca_roots, *ca_alternate_host;
-    const char *auth_token;
+    const char *auth_token; /* NULL: not given */
+    const char *token_file; /* that is read then, if it is there */
+    cJSON *metadata;        /* of the mesh configuration, for the node */
     const char *crl_path;
     unsigned long secret_ttl; /* milliseconds, as all durations */
 
@@ -37,5 +41,14 @@ struct proxy_settings {
 
 extern const struct setting proxy_settings_table[];
 extern const size_t proxy_settings_count;
+
+/*
+ * Like settings_load(), with what the surroundings say where nothing is set: in a cluster
+ * (KUBERNETES_SERVICE_HOST) istiod and what its pods mount, else the agent of this machine; Istio's mesh
+ * configuration (mesh_config.h); names of the node proxy contract that are second ones. For the life of the
+ * program.
+ */
+int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret, int argc, char **argv,
+                        int *ret_first, char *error, size_t error_size);
 
 #endif

@@ -344,10 +344,11 @@ static int open_stream(struct xds_client *c)
 {
     static const struct grpc_call_events events = {.message = on_message, .end = on_end};
     struct credential_headers headers;
-    int r = credential_headers_load(c->config.auth_token, c->config.cluster_id, "XDS_HEADER_", &headers);
+    int r = credential_headers_load(c->config.auth_token, c->config.token_file, c->config.cluster_id,
+                                    "XDS_HEADER_", &headers);
 
     if (r < 0)
-        return log_warn_errno(r, "token %s", c->config.auth_token);
+        return log_warn_errno(r, "the token cannot be read");
     r = grpc_call_open(c->channel, METHOD, headers.headers, headers.len, 0, &events, c, &c->call);
     credential_headers_free(&headers);
     for (int i = 0; i < STATE_TYPES && r == 0; i++)

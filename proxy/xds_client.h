@@ -4,6 +4,7 @@
 #ifndef PROXY_XDS_CLIENT_H
 #define PROXY_XDS_CLIENT_H
 
+#include <cjson/cJSON.h>
 #include <stdbool.h>
 #include <stdio.h>
 
@@ -16,7 +17,9 @@ struct xds_config {
     const char *address;        /* "https://host:port" ("http://" for plaintext); "" : no control plane */
     const char *roots;          /* a path (read again at each connect), literal PEM, or "SYSTEM" */
     const char *alternate_host; /* or NULL */
-    const char *auth_token;     /* path (read again for each stream) or literal; NULL: none */
+    const char *auth_token;     /* path (read again for each stream) or literal; "": none; NULL: not given */
+    const char *token_file;     /* not given: this one is read if it is there; or NULL */
+    const cJSON *metadata;      /* of the node, for the control plane; the environment's comes over it */
     const char *cluster_id;
     const char *instance_ip, *pod_name, *pod_namespace, *node_name;
     struct state *state;

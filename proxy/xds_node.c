@@ -66,16 +66,18 @@ static void set(cJSON *metadata, const char *key, cJSON *value)
     cJSON_AddItemToObject(metadata, key, value);
 }
 
-static void add_environment(cJSON *metadata)
+static void add_environment(cJSON *metadata, const char *prefix)
 {
+    bool json = !strcmp(prefix, META_JSON);
+
     for (char **e = environ; *e; e++) {
         const char *equals = strchr(*e, '=');
-        bool json = !strncmp(*e, META_JSON, strlen(META_JSON)), plain = !strncmp(*e, META, strlen(META));
-        const char *name = *e + strlen(json ? META_JSON : META);
+        const char *name = *e + strlen(prefix);
         char key[128];
         cJSON *value;
 
-        if ((!json && !plain) || !equals || equals <= name || (size_t)(equals - name) >= sizeof(key))
+        if (strncmp(*e, prefix, strlen(prefix)) != 0 || !equals || equals <= name ||
+            (size_t)(equals - name) >= sizeof(key))
             continue;
         memcpy(key, name, (size_t)(equals - name));
         key[equals - name] = '\0';
@@ -90,6 +92,7 @@ static void add_environment(cJSON *metadata)
 void xds_node_write(struct wire_writer *w, const struct xds_config *config)
 {
     cJSON *metadata = cJSON_CreateObject();
+    const cJSON *item;
     char id[512];
 
     snprintf(id, sizeof(id), "ztunnel~%s~%s.%s~%s.svc.cluster.local", config->instance_ip, config->pod_name,
@@ -99,7 +102,10 @@ void xds_node_write(struct wire_writer *w, const struct xds_config *config)
     set(metadata, "INSTANCE_IPS", cJSON_CreateString(config->instance_ip));
     set(metadata, "NODE_NAME", cJSON_CreateString(config->node_name));
     set(metadata, "CLUSTER_ID", cJSON_CreateString(config->cluster_id));
-    add_environment(metadata);
+    cJSON_ArrayForEach (item, config->metadata)
+        set(metadata, item->string, cJSON_Duplicate(item, true));
+    add_environment(metadata, META);
+    add_environment(metadata, META_JSON);
     wire_put_string(w, 1, id);
     put_struct(w, 3, metadata);
     cJSON_Delete(metadata);
