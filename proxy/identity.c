@@ -23,6 +23,8 @@
 #define BACKOFF_MAX       150000
 #define PACE_MILLISECONDS \
     10000 /* a certificate that is past its half life at once must not be asked for again at once */
+#define ROOTS_CHECK    5000  /* how often the file of the CA's roots is looked at */
+#define ROOTS_SPREAD   20000 /* within which certificates are renewed after it has changed */
 #define CHANNEL_IDLE   30000 /* then it is closed: the next one reads the roots again */
 #define REALTIME_FLOOR 1000  /* a waiting connection may shorten a back-off to this, but no further */
 
@@ -50,7 +52,8 @@ struct identity_store {
     struct identity_config config;
     struct server_address address;
     struct grpc_channel *channel;
-    struct loop_timer idle;
+    struct loop_timer idle, roots_check;
+    char *roots; /* as they were read last; NULL: not yet, or the system's */
     struct list all, queues[3];
     unsigned running;
 };
@@ -320,6 +323,44 @@ static void start_next(struct identity_store *s)
     }
 }
 
+/* ---- roots ---- */
+
+static uint64_t up_to(uint64_t milliseconds)
+{
+    uint32_t r = 0;
+
+    if (getrandom(&r, sizeof(r), GRND_NONBLOCK) < 0)
+        r = 0x80000000u;
+    return milliseconds * (r >> 16) / 65536;
+}
+
+/* Peers' roots come with the pod's own certificate, which is good for half a day more: without this, a node
+ * would not know a new root until then. */
+static void renew_all(struct identity_store *s)
+{
+    struct identity *i;
+
+    log_info("the CA's roots have changed; certificates are renewed");
+    list_for_each (i, &s->all, node) {
+        if (i->certificate.not_after && !i->call && !i->waiting)
+            loop_timer_set(s->loop, &i->timer, up_to(ROOTS_SPREAD));
+    }
+}
+
+static void on_roots_check(struct loop_timer *timer)
+{
+    struct identity_store *s = container_of(timer, struct identity_store, roots_check);
+    char *roots = NULL;
+
+    loop_timer_set(s->loop, timer, ROOTS_CHECK);
+    if (roots_load(s->config.ca_roots, &roots) < 0 || !roots)
+        return; /* whoever needs them says so */
+    if (s->roots && strcmp(s->roots, roots) != 0)
+        renew_all(s);
+    free(s->roots);
+    s->roots = roots;
+}
+
 /* ---- the store ---- */
 
 int identity_store_new(struct loop *loop, const struct identity_config *config, struct identity_store **ret)
@@ -334,6 +375,8 @@ int identity_store_new(struct loop *loop, const struct identity_config *config, 
     s->loop = loop;
     s->config = *config;
     loop_timer_init(&s->idle, on_idle);
+    loop_timer_init(&s->roots_check, on_roots_check);
+    loop_timer_set(loop, &s->roots_check, 0);
     list_init(&s->all);
     for (int i = 0; i < 3; i++)
         list_init(&s->queues[i]);
@@ -366,6 +409,8 @@ void identity_store_free(struct identity_store **ptr)
     while (!list_empty(&s->all))
         identity_free(list_first(&s->all, struct identity, node));
     loop_timer_cancel(&s->idle);
+    loop_timer_cancel(&s->roots_check);
+    free(s->roots);
     grpc_channel_close(&s->channel);
     free(s);
     *ptr = NULL;

@@ -10,7 +10,7 @@ import pytest
 from control_plane import ADDRESS, AUTHORIZATION
 from cryptography.hazmat.primitives.asymmetric import ec
 from mesh import Mesh, Process, wait_for
-from plane import END, Authority, Plane
+from plane import END, Authority, Plane, pem
 from test_hbone import ECHO
 
 POLICY_TIMEOUT = 4
@@ -480,3 +480,21 @@ def test_roots_rotate_with_the_next_certificates(site, fresh):
     b = fresh("rotated2")
     b.server(ECHO, "8080")
     assert a.python(CLIENT, b.ip, 8080).strip() == "ping"
+
+
+def test_certificates_are_renewed_when_the_file_of_roots_changes(site, fresh):
+    """Peers' roots come with certificates, which would be renewed at half life only."""
+    identity = "spiffe://cluster.local/ns/demo/sa/rooted"
+    pod = fresh("rooted")
+    assert reach(site, pod) == "ping" and len(site.plane.asked[identity]) == 1
+    new, old = Authority("next root"), site.plane.authority
+
+    def both(asked, csr):
+        return site.plane.good_certificate(asked, csr)[:1] + [pem(old.cert) + pem(new.cert)]
+
+    site.plane.answer_certificate = both
+    with open(site.plane.root_file, "wb") as f:
+        f.write(pem(old.cert) + pem(new.cert))
+    wait_for(lambda: len(site.plane.asked[identity]) == 2, "the renewal", 60)
+    wait_for(lambda: all(len(c["rootCerts"]) == 2 for c in site.node.config_dump()["certificates"]), "all to know both roots", 60)
+    assert reach(site, pod) == "ping"
