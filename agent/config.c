@@ -121,6 +121,16 @@ static const struct setting table[] = {
 
 static int check(const struct agent_config *config, char *error, size_t error_size)
 {
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_";
+    size_t len = strlen(config->trust_domain);
+
+    /* It becomes part of every identity. */
+    if (!len || len > 255 || config->trust_domain[strspn(config->trust_domain, letters)]) {
+        snprintf(error, error_size,
+                 "trust-domain: \"%.100s\" is no trust domain: letters, digits, '.', '-' and '_'",
+                 config->trust_domain);
+        return -EINVAL;
+    }
     if (strcmp(config->source, "file") == 0 || strcmp(config->source, "kubernetes") == 0)
         return 0;
     snprintf(error, error_size, "source: %.100s is neither file nor kubernetes", config->source);

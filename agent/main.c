@@ -98,18 +98,22 @@ static void on_signal(void *data, int sig)
 /* Each pod in the mesh holds five descriptors. */
 static void raise_descriptor_limit(void)
 {
-    const struct rlimit wanted = {.rlim_cur = 5 * BRUMA_MAX_PODS + 1024,
-                                  .rlim_max = 5 * BRUMA_MAX_PODS + 1024};
-    struct rlimit now;
+    const rlim_t wanted = 5 * BRUMA_MAX_PODS + 1024;
+    struct rlimit now, more = {.rlim_cur = wanted, .rlim_max = wanted};
 
-    if (getrlimit(RLIMIT_NOFILE, &now) < 0 || now.rlim_cur >= wanted.rlim_cur)
+    if (getrlimit(RLIMIT_NOFILE, &now) < 0 || now.rlim_cur >= wanted)
         return;
-    if (now.rlim_max >= wanted.rlim_cur)
-        now.rlim_cur = wanted.rlim_cur;
-    else
-        now = wanted;
+    if (now.rlim_max > wanted)
+        more.rlim_max = now.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &more) == 0)
+        return;
+    /* More than the hard limit is not for everybody. */
+    now.rlim_cur = now.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &now) < 0)
         log_warn_errno(errno, "the limit of file descriptors cannot be raised");
+    else
+        log_info("file descriptors are limited\tlimit=%llu pods-in-the-mesh=%llu",
+                 (unsigned long long)now.rlim_cur, (unsigned long long)now.rlim_cur / 5);
 }
 
 static int own_cookie(uint64_t *ret)
@@ -149,6 +153,11 @@ static int open_parts(struct agent *agent)
     char path[512];
     int r;
 
+    snprintf(path, sizeof(path), "%s/%s", agent->config->run_dir, BRUMA_AGENT_SOCKET);
+    if (server_answers(path)) {
+        log_error("bruma-agent is running already\trun-dir=%s", agent->config->run_dir);
+        return -EBUSY;
+    }
     r = loop_new(&agent->loop);
     if (r < 0)
         return log_error_errno(r, "no event loop");
@@ -179,7 +188,6 @@ static int open_parts(struct agent *agent)
         return r;
     enroll_reconcile_all(agent);
     watchdog_start(agent);
-    snprintf(path, sizeof(path), "%s/%s", agent->config->run_dir, BRUMA_AGENT_SOCKET);
     r = server_open(agent->loop, path, route, agent, &agent->server);
     if (r < 0)
         return log_error_errno(r, "the socket cannot be opened\tpath=%s", path);

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "bruma/protocol.h"
+#include "cleanup.h"
 #include "message.h"
 #include "outbox.h"
 #include "reasons.h"
@@ -290,6 +291,13 @@ int server_open(struct loop *loop, const char *path, server_route_fn route, void
     }
     *ret = s;
     return 0;
+}
+
+bool server_answers(const char *path)
+{
+    _cleanup_fd_ int fd = seqpacket_connect(path, 1000, false);
+
+    return fd >= 0;
 }
 
 void server_close(struct server **ptr)

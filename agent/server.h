@@ -32,6 +32,8 @@ struct server_role {
 typedef const struct server_role *(*server_route_fn)(void *data, const char *op, void **ret_data);
 
 int server_open(struct loop *loop, const char *path, server_route_fn route, void *data, struct server **ret);
+/* Whether somebody serves at path already. */
+bool server_answers(const char *path);
 /* Closes all connections and removes the socket file. */
 void server_close(struct server **server);
 

@@ -14,22 +14,12 @@
 #include "netns.h"
 #include "pods.h"
 #include "reasons.h"
-#include "seqpacket.h"
+#include "server.h"
 #include "steer/steer.h"
 #include "store.h"
 
 #define LOG_SCOPE "uninstall"
 #include "log.h"
-
-static bool agent_runs(const struct agent_config *config)
-{
-    char path[512];
-
-    snprintf(path, sizeof(path), "%s/%s", config->run_dir, BRUMA_AGENT_SOCKET);
-    _cleanup_fd_ int fd = seqpacket_connect(path, 1000, false);
-
-    return fd >= 0;
-}
 
 static int report(const char *what, const char *pod, int r, const struct steer_error *error)
 {
@@ -63,6 +53,13 @@ static int take_out_all(const struct agent_config *config, struct pods *pods)
     int first = 0, r;
 
     r = steer_open(&sc, &steer, &error);
+    if (r < 0 && error.reason == BRUMA_REASON_PINS_OTHER_VERSION) {
+        /* Nothing can be read from them, and nothing has to: their removal detaches the pods, and what is
+         * left is in the pods' namespaces. */
+        r = report("removing the pins", "-", steer_uninstall(config->pin_dir, &error), &error);
+        if (r == 0)
+            r = steer_open(&sc, &steer, &error);
+    }
     if (r < 0)
         return report("opening what is pinned", "-", r, &error);
     list_for_each (pod, &pods->list, node) {
@@ -93,7 +90,8 @@ int uninstall(const struct agent_config *config, int (*before)(const struct agen
     char path[512];
     int first = 0, told, r;
 
-    if (agent_runs(config)) {
+    snprintf(path, sizeof(path), "%s/%s", config->run_dir, BRUMA_AGENT_SOCKET);
+    if (server_answers(path)) {
         log_error("bruma-agent is running; stop it first\trun-dir=%s", config->run_dir);
         return -EBUSY;
     }
@@ -109,6 +107,10 @@ int uninstall(const struct agent_config *config, int (*before)(const struct agen
         log_error_errno(r, "the records of pods cannot be read");
     if (access(config->pin_dir, F_OK) == 0) {
         r = take_out_all(config, &pods);
+        if (r == -EBUSY) {
+            pods_free(&pods);
+            return r; /* of an agent that runs with another run directory */
+        }
         first = first ? first : r;
         r = report("removing the pins", "-", steer_uninstall(config->pin_dir, &error), &error);
         first = first ? first : r;
@@ -116,7 +118,6 @@ int uninstall(const struct agent_config *config, int (*before)(const struct agen
     pods_free(&pods);
     if (first == 0)
         store_wipe(&store); /* else a second try still knows the pods */
-    snprintf(path, sizeof(path), "%s/%s", config->run_dir, BRUMA_AGENT_SOCKET);
     unlink(path);
     mesh_uninstall(config);
     rmdir(config->run_dir); /* fails where others keep something there */

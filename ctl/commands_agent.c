@@ -319,9 +319,13 @@ int command_reasons(const struct ctl_options *o, int argc, char **argv)
     static const char *const headers[] = {"REASON", "FLAG", "WHAT HAPPENED"};
     struct table *t;
 
-    if (argc && !strcmp(argv[0], "--markdown")) {
+    if (argc == 1 && !strcmp(argv[0], "--markdown")) {
         print_reasons_markdown();
         return CTL_OK;
+    }
+    if (argc) {
+        fprintf(stderr, "brumactl: reasons takes --markdown and nothing else\n");
+        return CTL_USAGE;
     }
     if (o->json) {
         cJSON *array = cJSON_CreateArray();

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bruma/mesh.h"
 #include "bruma/protocol.h"
@@ -154,6 +155,10 @@ int proxy_dump(const char *run_dir, cJSON **ret)
     free(body.data);
     if (*ret)
         return CTL_OK;
+    /* curl's own words would name the host of the URL, which is not asked. */
+    if (code == CURLE_COULDNT_CONNECT)
+        return unreachable("proxy", path,
+                           access(path, F_OK) < 0 ? "there is no such socket" : "nobody listens there");
     if (code != CURLE_OK)
         return unreachable("proxy", path, *error ? error : curl_easy_strerror(code));
     return unreachable("proxy", path, status == 200 ? "its answer is not JSON" : "it answered with an error");

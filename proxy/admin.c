@@ -155,15 +155,13 @@ static void index_page(struct http_request *request)
 }
 
 /* True if it is; otherwise the request has been answered. */
-static bool must_be(struct http_request *request, const char *method, const char *also)
+static bool must_be(struct http_request *request, const char *method)
 {
-    struct http_answer answer = {.status = 405};
-    char allow[32], *body;
+    struct http_answer answer = {.status = 405, .allow = method};
+    char *body;
 
-    if (http_method_is(request, method) || (also && http_method_is(request, also)))
+    if (http_method_is(request, method))
         return true;
-    snprintf(allow, sizeof(allow), "%s%s%s", method, also ? ", " : "", also ? also : "");
-    answer.allow = allow;
     body = strdup("method not allowed\n");
     http_respond(request, &answer, body, body ? strlen(body) : 0);
     return false;
@@ -177,10 +175,10 @@ static bool serve_pages(struct admin *admin, struct http_request *request)
     } else if (http_path_is(request, "/config_dump")) {
         config_dump(admin, request);
     } else if (http_path_is(request, "/logging")) {
-        if (must_be(request, "POST", NULL))
+        if (must_be(request, "POST"))
             logging(admin, request);
     } else if (http_path_is(request, "/quitquitquit")) {
-        if (must_be(request, "POST", NULL)) {
+        if (must_be(request, "POST")) {
             http_respond_text(request, 200, "shutdown now\n");
             admin->config.quit(admin->config.data);
         }
@@ -231,7 +229,7 @@ static bool serve_ready(struct admin *admin, struct http_request *request)
 
     if (!http_path_is(request, "/healthz/ready"))
         return false;
-    if (!must_be(request, "GET", "HEAD"))
+    if (!must_be(request, "GET"))
         return true;
     admin->config.pending(admin->config.data, pending, sizeof(pending));
     snprintf(text, sizeof(text), *pending ? "not ready, pending: %s\n" : "ready\n", pending);

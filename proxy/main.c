@@ -13,6 +13,7 @@
 #include "log.h"
 #include "netns.h"
 #include "proxy/config_dump.h"
+#include "proxy/credentials.h"
 #include "proxy/mesh_config.h"
 #include "proxy/process_metrics.h"
 #include "proxy/proxy.h"
@@ -361,6 +362,16 @@ static int usage(const char *program)
     return 0;
 }
 
+static bool address_is_good(const char *setting, const char *value, bool may_be_empty)
+{
+    struct server_address ignored;
+
+    if ((may_be_empty && !*value) || server_address_parse(value, &ignored) == 0)
+        return true;
+    fprintf(stderr, "bruma-proxy: %s: \"%.100s\" is no address such as https://HOST:PORT\n", setting, value);
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     static struct proxy p;
@@ -390,6 +401,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "bruma-proxy: %s\n", error);
         return 1;
     }
+    if (!address_is_good("XDS_ADDRESS", p.settings.xds_address, true) ||
+        !address_is_good("CA_ADDRESS", p.settings.ca_address, false))
+        return 1;
     tls_library_init();
     format = getenv("LOG_FORMAT");
     if (format && !strcmp(format, "json"))

@@ -93,7 +93,12 @@
     BRUMA_REASON(CNI_INSTALL_FAILED, "cni_install_failed", "-", "the plugin or its entry could not be written", "permissions and free space of the directories named in the log") \
     BRUMA_REASON(CNI_CONF_CONTESTED, "cni_conf_contested", "-", "somebody else takes the plugin's entry out again and again, or keeps the file open for writing", "other CNI agents that own the directory exclusively") \
     /* more of connections, in the proxy */ \
-    BRUMA_REASON(POLICY_MISSING, "policy_missing", "DENY", "a policy that the pod's workload names did not arrive in time", "`xds_resource_rejected` in the proxy's log; the control plane's log; the policy is named beside this reason")
+    BRUMA_REASON(POLICY_MISSING, "policy_missing", "DENY", "a policy that the pod's workload names did not arrive in time", "`xds_resource_rejected` in the proxy's log; the control plane's log; the policy is named beside this reason") \
+    /* the agent's own start */ \
+    BRUMA_REASON(PIN_DIR_UNUSABLE, "pin_dir_unusable", "-", "the pin directory cannot be used, so the agent does not start", "`--pin-dir`: a directory in a BPF file system (`mount -t bpf bpf /sys/fs/bpf`), writable for root") \
+    BRUMA_REASON(CGROUP_UNUSABLE, "cgroup_unusable", "-", "the pods' cgroup cannot be used, so the agent does not start", "`--cgroup`: a directory of the cgroup2 hierarchy above all pods; `grep cgroup2 /proc/mounts` says where that is mounted") \
+    BRUMA_REASON(PINS_IN_USE, "pins_in_use", "-", "another agent uses the same pin directory, so this one does not start", "is bruma-agent running already? `systemctl status bruma-agent`; `brumactl status`") \
+    BRUMA_REASON(PINS_OTHER_VERSION, "pins_other_version", "-", "the pinned maps are of a version with another layout, so the agent does not start; what is pinned steers on", "`bruma-agent --uninstall` of that version, then start this one: pods that run are outside the mesh in between")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -5,9 +5,11 @@
 #include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "cleanup.h"
@@ -63,7 +65,7 @@ static int check_ancestors(const struct hook *h, struct steer_error *error)
             snprintf(error->text, sizeof(error->text),
                      "another program holds %s of cgroup %.120s %s; it must be attached with multi", h->name,
                      path, flags & BPF_F_ALLOW_OVERRIDE ? "overridably" : "exclusively");
-            return -EBUSY;
+            return -EPERM;
         }
         if (!strchr(path + 1, '/'))
             break;
@@ -92,6 +94,7 @@ static int attach(const struct steer *s, const struct hook *h, struct steer_erro
 {
     char path[PATH_MAX / 4];
     _cleanup_fd_ int link = -1, cgroup = -1;
+    struct statfs fs;
     int r;
 
     link_path(s, h->name, path, sizeof(path));
@@ -107,7 +110,10 @@ static int attach(const struct steer *s, const struct hook *h, struct steer_erro
         return r;
     cgroup = open(h->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (cgroup < 0)
-        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, errno, "cgroup %s", h->cgroup);
+        return steer_fail(error, BRUMA_REASON_CGROUP_UNUSABLE, errno, "cannot open the cgroup %s", h->cgroup);
+    if (fstatfs(cgroup, &fs) < 0 || (unsigned long)fs.f_type != CGROUP2_SUPER_MAGIC)
+        return steer_fail(error, BRUMA_REASON_CGROUP_UNUSABLE, ENOTSUP, "%s is not in the cgroup2 hierarchy",
+                          h->cgroup);
     if (link >= 0) {
         close(take_fd(&link));
         unlink(path); /* of a cgroup that is gone, or that is no longer ours */

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -80,6 +81,23 @@ static bool on_bpffs(const char *path)
     return statfs(path, &fs) == 0 && (unsigned long)fs.f_type == BPFFS_MAGIC;
 }
 
+/* Whether it is in a BPF file system, or will be once it is made: nothing is made elsewhere. */
+static bool belongs_to_bpffs(const char *path)
+{
+    char parent[PATH_MAX / 4];
+    struct stat st;
+
+    snprintf(parent, sizeof(parent), "%s", path);
+    while (stat(parent, &st) < 0 && errno == ENOENT) {
+        char *slash = strrchr(parent, '/');
+
+        if (!slash || slash == parent)
+            return false;
+        *slash = '\0';
+    }
+    return on_bpffs(parent);
+}
+
 /* A machine without systemd has the usual place, but nothing mounted there. */
 static void mount_usual(const char *pin_dir)
 {
@@ -98,21 +116,57 @@ static int prepare_pin_dir(const char *pin_dir, struct steer_error *error)
     mount_usual(pin_dir);
     for (size_t i = 0; i < array_size(parts); i++) {
         if (snprintf(path, sizeof(path), "%s%s", pin_dir, parts[i]) >= (int)sizeof(path))
-            return steer_fail(error, BRUMA_REASON_INTERNAL, ENAMETOOLONG, "pin directory %s", pin_dir);
+            return steer_fail(error, BRUMA_REASON_PIN_DIR_UNUSABLE, ENAMETOOLONG, "pin directory %s",
+                              pin_dir);
+        if (!belongs_to_bpffs(path))
+            return steer_fail(error, BRUMA_REASON_PIN_DIR_UNUSABLE, ENOTSUP,
+                              "the pin directory %s is not in a BPF file system", pin_dir);
         r = make_directories(path);
         if (r < 0)
-            return steer_fail(error, BRUMA_REASON_INTERNAL, r, "cannot make the pin directory %s", path);
-        if (!on_bpffs(path))
-            return steer_fail(error, BRUMA_REASON_INTERNAL, ENOTSUP,
-                              "the pin directory %s is not in a BPF file system", pin_dir);
+            return steer_fail(error, BRUMA_REASON_PIN_DIR_UNUSABLE, r, "cannot make the pin directory %s",
+                              path);
     }
     return 0;
 }
 
+/* Two agents would open listeners and mend behind each other's back. The lock goes with the process, however
+ * it ends. */
+static int lock_pin_dir(struct steer *s, struct steer_error *error)
+{
+    s->lock_fd = open(s->pin_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (s->lock_fd < 0)
+        return steer_fail(error, BRUMA_REASON_PIN_DIR_UNUSABLE, errno, "cannot open the pin directory %s",
+                          s->pin_dir);
+    if (flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    return errno == EWOULDBLOCK ? steer_fail(error, BRUMA_REASON_PINS_IN_USE, EBUSY,
+                                             "another agent uses the pin directory %s", s->pin_dir)
+                                : steer_fail(error, BRUMA_REASON_PIN_DIR_UNUSABLE, errno,
+                                             "cannot lock the pin directory %s", s->pin_dir);
+}
+
 /* ---- maps and programs ---- */
 
-/* Every map that is pinned by name goes below PIN_DIR/maps; libbpf takes what is there if its layout is the
- * same. */
+/* Another version may have pinned the map with another layout. Its programs read it, so it can be neither
+ * taken nor replaced. */
+static int check_layout(const struct bpf_map *map, const char *path, struct steer_error *error)
+{
+    struct bpf_map_info info = {};
+    __u32 len = sizeof(info);
+    _cleanup_fd_ int fd = bpf_obj_get(path);
+
+    if (fd < 0)
+        return errno == ENOENT ? 0 : steer_fail(error, BRUMA_REASON_INTERNAL, errno, "cannot open %s", path);
+    if (bpf_obj_get_info_by_fd(fd, &info, &len) < 0)
+        return steer_fail(error, BRUMA_REASON_INTERNAL, errno, "%s is no map", path);
+    if (info.type == (__u32)bpf_map__type(map) && info.key_size == bpf_map__key_size(map) &&
+        info.value_size == bpf_map__value_size(map) && info.max_entries == bpf_map__max_entries(map) &&
+        info.map_flags == bpf_map__map_flags(map))
+        return 0;
+    return steer_fail(error, BRUMA_REASON_PINS_OTHER_VERSION, EINVAL, "%s has another layout", path);
+}
+
+/* Every map that is pinned by name goes below PIN_DIR/maps; libbpf takes what is there. */
 static int set_pin_paths(const struct steer *s, struct bpf_object *object, struct steer_error *error)
 {
     struct bpf_map *map;
@@ -128,18 +182,16 @@ static int set_pin_paths(const struct steer *s, struct bpf_object *object, struc
         r = bpf_map__set_pin_path(map, path);
         if (r < 0)
             return steer_fail(error, BRUMA_REASON_INTERNAL, r, "map %s", bpf_map__name(map));
+        r = check_layout(map, path, error);
+        if (r < 0)
+            return r;
     }
     return 0;
 }
 
 static int load_failed(struct steer_error *error, int r, const char *what)
 {
-    return steer_fail(
-        error, BRUMA_REASON_INTERNAL, r,
-        r == -EINVAL
-            ? "cannot load %s (are maps of another version pinned? bruma-agent --uninstall removes them)"
-            : "cannot load %s",
-        what);
+    return steer_fail(error, BRUMA_REASON_INTERNAL, r, "cannot load %s", what);
 }
 
 static int duplicate(int fd)
@@ -225,8 +277,8 @@ static int update_pods(struct steer *s, struct steer_error *error)
 
 static void init_fds(struct steer *s)
 {
-    s->pods_fd = s->pod_counters_fd = s->failures_fd = s->proxy_sockets_fd = s->probe_targets_fd =
-        s->probe_tuples_fd = -1;
+    s->lock_fd = s->pods_fd = s->pod_counters_fd = s->failures_fd = s->proxy_sockets_fd =
+        s->probe_targets_fd = s->probe_tuples_fd = -1;
     s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = -1;
 }
 
@@ -247,6 +299,8 @@ int steer_open(const struct steer_config *config, struct steer **ret, struct ste
         return steer_fail(error, BRUMA_REASON_INTERNAL, ENAMETOOLONG, "pin or cgroup directory");
     }
     r = prepare_pin_dir(s->pin_dir, error);
+    if (r == 0)
+        r = lock_pin_dir(s, error);
     if (r == 0)
         r = load_connect(s, error);
     if (r == 0)
@@ -269,11 +323,11 @@ void steer_close(struct steer **ptr)
 
     if (!s)
         return;
-    for (size_t i = 0; i < 9; i++) {
-        int fds[] = {s->pods_fd,          s->pod_counters_fd,  s->failures_fd,
-                     s->proxy_sockets_fd, s->probe_targets_fd, s->probe_tuples_fd,
-                     s->connect_fds[0],   s->connect_fds[1],   s->probes_fd};
+    const int fds[] = {s->lock_fd,          s->pods_fd,          s->pod_counters_fd, s->failures_fd,
+                       s->proxy_sockets_fd, s->probe_targets_fd, s->probe_tuples_fd, s->connect_fds[0],
+                       s->connect_fds[1],   s->probes_fd};
 
+    for (size_t i = 0; i < array_size(fds); i++) {
         if (fds[i] >= 0)
             close(fds[i]);
     }

@@ -47,8 +47,9 @@ struct steer_pod {
 };
 
 /* Loads and pins programs and maps, or adopts those that are pinned (updating programs in place where they
- * changed), and attaches the cgroup hooks. Refuses with CGROUP_OCCUPIED where another program holds them
- * exclusively. */
+ * changed), and attaches the cgroup hooks. Refuses with PINS_IN_USE while another process has the pin
+ * directory open like this, with PINS_OTHER_VERSION where maps of another layout are pinned, with
+ * CGROUP_OCCUPIED where another program holds the hooks exclusively. */
 int steer_open(const struct steer_config *config, struct steer **ret, struct steer_error *error);
 /* Closes the handles. All pins stay and steer on. */
 void steer_close(struct steer **steer);

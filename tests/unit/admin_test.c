@@ -147,6 +147,7 @@ Test(admin, readiness)
     __atomic_store_n(&pending, "state manager, workload proxy manager", __ATOMIC_RELAXED);
     expect(&ready, "GET /healthz/ready", 500, "not ready, pending: state manager, workload proxy manager\n");
     expect(&ready, "POST /healthz/ready", 405, NULL);
+    expect(&ready, "HEAD /healthz/ready", 405, NULL);
     expect(&ready, "GET /", 404, NULL);
     expect(&ready, "GET /config_dump", 404, NULL);
 }
