@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """An independent HBONE client and server: Python's h2 over Python's ssl. Nothing here shares code with the proxy."""
 import contextlib
+import queue
+import select
 import socket
 import ssl
+import struct
 import threading
 import time
 
@@ -24,14 +27,22 @@ def context(server, cert, key, root):
     return c
 
 
+class Connection(h2.connection.H2Connection):
+    """h2 takes GOAWAY for the end of the connection. Streams that it does not refuse go on, and another may follow."""
+
+    def _receive_goaway_frame(self, frame):
+        event = h2.events.ConnectionTerminated()
+        event.error_code, event.last_stream_id = frame.error_code, frame.last_stream_id
+        return [], [event]
+
+
 class Client:
     """One tunnel. Not thread-safe: a test drives it step by step."""
 
     def __init__(self, address, cert, key, root, timeout=10, settings=True):
         self.sock = socket.create_connection(address, timeout=timeout)
         self.tls = context(False, cert, key, root).wrap_socket(self.sock)
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8",
-                                                                        validate_outbound_headers=False))
+        self.h2 = Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8", validate_outbound_headers=False))
         self.h2.initiate_connection()
         self.events = {}
         self.goaways = []
@@ -129,6 +140,62 @@ class Client:
             self.tls.close()
 
 
+class Tunnel:
+    """A tunnel that a Server has accepted. One thread alone may use an SSL object, so others leave word with it."""
+
+    def __init__(self, tls):
+        self.tls, self.closed = tls, False
+        self.bell, self.button = socket.socketpair()
+        self.orders = queue.Queue()
+
+    def do(self, function):
+        """Calls function(self) in the tunnel's thread, and waits for it."""
+        done = threading.Event()
+        self.orders.put((function, done))
+        with contextlib.suppress(OSError):
+            self.button.send(b"x")
+        assert done.wait(10)
+
+    def read(self):
+        while not self.tls.pending():
+            ready, _, _ = select.select([self.tls, self.bell], [], [], 60)
+            if self.bell not in ready:
+                break
+            self.bell.recv(1)
+            function, done = self.orders.get()
+            try:
+                function(self)
+            finally:
+                done.set()
+        return self.tls.recv(65536)
+
+    def ended(self):
+        self.closed = True
+        while not self.orders.empty():
+            self.orders.get()[1].set()
+        self.bell.close()
+        self.button.close()
+
+
+def fin(conn):
+    conn.tls.shutdown(socket.SHUT_RDWR)
+
+
+def rst(conn):
+    conn.tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    conn.tls.close()
+
+
+def close_notify(conn):
+    with contextlib.suppress(OSError):
+        conn.tls.unwrap()
+
+
+def goaway(conn):
+    conn.h2.close_connection()
+    conn.tls.sendall(conn.h2.data_to_send())
+
+
 class Server:
     """Accepts tunnels in a thread and answers each CONNECT by behaviour(server, connection, stream id, headers)."""
 
@@ -159,8 +226,7 @@ class Server:
         except (OSError, ssl.SSLError):
             sock.close()
             return
-        conn = type("Connection", (), {})()
-        conn.tls, conn.closed = tls, False
+        conn = Tunnel(tls)
         conn.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8",
                                                                        validate_inbound_headers=False))
         conn.h2.initiate_connection()
@@ -168,15 +234,15 @@ class Server:
         self.peers.append(tls.getpeercert())
         try:
             tls.sendall(conn.h2.data_to_send())
-            while data := tls.recv(65536):
+            while data := conn.read():
                 for e in conn.h2.receive_data(data):
                     self.handle(conn, e)
                 tls.sendall(conn.h2.data_to_send())
-        except (OSError, h2.exceptions.ProtocolError):
+        except (OSError, ValueError, h2.exceptions.ProtocolError):
             pass
         finally:
-            conn.closed = True
             tls.close()
+            conn.ended()
 
     def handle(self, conn, e):
         if isinstance(e, h2.events.RequestReceived):

@@ -4,13 +4,15 @@ import itertools
 import re
 import socket
 import ssl
+import subprocess
+import time
 
 import h2.errors
 import h2.events
 import pytest
 
 import hbone
-from mesh import Mesh, inside, leaf, wait_for
+from mesh import Mesh, inside, leaf, placed, wait_for
 
 ECHO = """
 import socket, sys, threading
@@ -124,6 +126,42 @@ def test_malformed_traceparent(mesh, client):
 def test_authority_port_15001(mesh, client):
     for port in (15001, 15006, 15008):
         assert client.status(client.connect(f"{mesh.shop.ip}:{port}")) == 503, port
+
+
+@pytest.fixture
+def policy(mesh):
+    """Denies web, on one port alone."""
+    def deny(port):
+        mesh.policies.append({"name": "no-web", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
+                              "rules": [[[{"principals": [{"Exact": mesh.web.identity.removeprefix("spiffe://")}],
+                                           "destinationPorts": [port]}]]]})
+        mesh.write()
+        wait_for(lambda: mesh.nodes[1].config_dump()["policies"], "the policy")
+
+    yield deny
+    mesh.policies.clear()
+    mesh.write()
+    wait_for(lambda: not mesh.nodes[1].config_dump()["policies"], "the policy to be gone")
+
+
+def test_rbac_deny(mesh, client, policy):
+    policy(8080)
+    assert client.status(client.connect(f"{mesh.shop.ip}:8080")) == 401
+    assert client.status(client.connect(f"{mesh.shop.ip}:9999")) == 503, "another port is another question"
+    wait_for(lambda: re.search(r'istio_tcp_connections_failed_total\{[^}]*response_flags="DENY"', mesh.nodes[1].metrics()), "flag DENY")
+
+
+def test_rbac_live_deny_push(mesh, client, policy):
+    if not [p for p in mesh.shop.processes if p.alive() and p is not mesh.echo]:
+        mesh.shop.server(ECHO, "8081")
+    denied, other = client.connect(f"{mesh.shop.ip}:8080"), client.connect(f"{mesh.shop.ip}:8081")
+    assert client.status(denied) == 200 and client.status(other) == 200
+    policy(8080)
+    assert client.pump(lambda: client.reset_code(denied) is not None)
+    assert client.reset_code(denied) == h2.errors.ErrorCodes.CANCEL
+    client.send(other, b"goes on", end=True)
+    assert client.pump(lambda: client.ended(other)) and client.received(other) == b"goes on"
+    wait_for(lambda: "ERROR ConnectionResetError" in mesh.echo.text(), "the reset at the application")
 
 
 def test_app_port_closed(mesh, client):
@@ -302,19 +340,64 @@ print("ok")
     assert len(peer.connections) == 2
 
 
-def test_server_closes_the_idle_pooled_connection_app_connects_at_once(mesh, peer):
-    for _ in range(40):
-        assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "a") == "a"
-        peer.connections[-1].tls.shutdown(socket.SHUT_RDWR) if not peer.connections[-1].closed else None
-        if len(peer.connections) > 10:
-            break
+# An application that is running already: it connects as soon as it is told to, and says what came back.
+AT_ONCE = """
+import socket, sys
+for line in sys.stdin:
+    try:
+        s = socket.create_connection((sys.argv[1], 7000), timeout=20)
+        s.sendall(b"a")
+        print("served" if s.recv(1) == b"a" else "end", flush=True)
+        s.close()
+    except OSError as e:
+        print(type(e).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", [hbone.fin, hbone.rst, hbone.close_notify, hbone.goaway], ids=lambda f: f.__name__)
+def test_server_closes_the_idle_pooled_connection_app_connects_at_once(mesh, peer, how):
+    """Within a fraction of a millisecond of the close: some connections find the tunnel in the pool still."""
+    app = subprocess.Popen(placed(["/usr/bin/python3", "-u", "-c", AT_ONCE, peer.pod.ip], mesh.web.netns, mesh.nodes[0].cgroup),
+                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    seen = []
+
+    def connect(before=lambda: None):
+        before()
+        app.stdin.write("go\n")
+        app.stdin.flush()
+        seen.append(app.stdout.readline().strip())
+
+    try:
+        connect()
+        for _ in range(40):
+            connections = len(peer.connections)
+            connect(lambda: peer.connections[-1].do(how))
+            assert len(peer.connections) == connections + 1, "a new tunnel, as the old one is closed"
+    finally:
+        app.kill()
+        app.wait()
+    assert seen == ["served"] * 41, seen
+
+
+def test_a_tunnel_that_ends_after_the_request_and_before_its_answer_is_no_loss(mesh, peer):
+    """The application's bytes are read after the answer alone, so none can be lost or sent twice."""
+    ended = []
+
+    def end_first(server, conn, sid, headers):
+        if len(ended) < 2:
+            ended.append(sid)
+            conn.tls.shutdown(socket.SHUT_RDWR)
+        else:
+            conn.h2.send_headers(sid, [(":status", "200")])
+
+    peer.behaviour = end_first
+    assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "third time lucky") == "third time lucky"
+    assert len(ended) == 2 and len(peer.connections) == 3
 
 
 def test_goaway_is_obeyed_and_nothing_is_lost(mesh, peer):
     assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "a") == "a"
-    conn = peer.connections[-1]
-    conn.h2.close_connection()
-    conn.tls.sendall(conn.h2.data_to_send())
+    peer.connections[-1].do(hbone.goaway)
     assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "b") == "b"
     assert len(peer.connections) == 2
 
@@ -395,7 +478,33 @@ def test_sigterm_with_an_idle_tunnel(mesh):
     idle.close()
     mesh.nodes[1].proxy.p.terminate()
     c.pump(lambda: c.closed)
-    assert [g[1] for g in c.goaways][0] == 2**31 - 1, c.goaways
+    assert c.goaways == [(0, 2**31 - 1), (0, 0)], "first none is refused, then the last one is named: there was none"
     assert c.closed
     assert mesh.nodes[1].proxy.p.wait(15) == 0
     mesh.nodes[1].start_proxy()
+
+
+def test_sigterm_with_a_busy_tunnel(mesh):
+    """The stream lives until it ends by itself or the deadline has come; the last GOAWAY names it."""
+    node = mesh.nodes[1]
+    for deadline, ends in ((None, True), ("1s", False)):
+        node.proxy.stop()
+        mesh.proxy_env = {"CONNECTION_TERMINATION_DEADLINE": deadline} if deadline else {}
+        node.start_proxy()
+        with inside(mesh.nodes[0].netns):
+            c = hbone.Client((mesh.shop.ip, 15008), *mesh.certificate)
+        wait_for(lambda: mesh.shop.ip in str(node.config_dump()["workloads"]), "the mesh")
+        sid = c.connect(f"{mesh.shop.ip}:8080")
+        assert c.status(sid) == 200
+        started = time.monotonic()
+        node.proxy.p.terminate()
+        c.pump(lambda: len(c.goaways) == 2)
+        assert c.goaways == [(0, 2**31 - 1), (0, sid)]
+        if ends:
+            c.send(sid, b"still served", end=True)
+            assert c.pump(lambda: c.ended(sid)) and c.received(sid) == b"still served"
+        assert node.proxy.p.wait(15) == 0
+        assert ends or 0.9 < time.monotonic() - started < 4
+        c.close()
+    mesh.proxy_env = {}
+    node.start_proxy()
