@@ -19,6 +19,7 @@
 #include "seqpacket.h"
 
 static struct agent_config config = {.node = "node-a",
+                                     .source = "file",
                                      .pin_dir = "/nowhere",
                                      .trust_domain = "cluster.local",
                                      .verify_interval = 3600000,
