@@ -72,17 +72,19 @@ class ControlPlane:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([os.path.join(self.build, "tests", "e2e", "control-plane-host"), *arguments],
                                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
-        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+        threading.Thread(target=self._read, args=(self.process.stdout, self.events, self.answers), daemon=True).start()
         self.first_report = self._answer()
 
-    def _read(self, lines):
+    @staticmethod
+    def _read(lines, events, answers):
+        """Of one process: the next one has a queue of its own, which the end of this one does not concern."""
         for line in lines:
             item = json.loads(line)
             if "event" in item:
-                self.events.append(item)
+                events.append(item)
             else:
-                self.answers.put(item)
-        self.answers.put(None)
+                answers.put(item)
+        answers.put(None)
 
     def _answer(self):
         try:
