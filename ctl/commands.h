@@ -3,6 +3,7 @@
 #ifndef CTL_COMMANDS_H
 #define CTL_COMMANDS_H
 
+#include <cjson/cJSON.h>
 #include <stdbool.h>
 
 struct ctl_options {
@@ -21,6 +22,9 @@ int command_identities(const struct ctl_options *options, int argc, char **argv)
 /* [--markdown]: the whole list of reasons. */
 int command_reasons(const struct ctl_options *options, int argc, char **argv);
 
+/* Findings of explain and doctor, {"check","ok","detail","reason","advice"}: a line each, advice where
+ * something is wrong. Takes items. */
+int print_checks(const struct ctl_options *options, cJSON *items);
 /* explain_connection.c: how the proxy would treat a connection of a pod to an endpoint, by what it knows. */
 int explain_connection(const struct ctl_options *options, const char *pod, const char *target);
 

@@ -209,8 +209,7 @@ int command_pods(const struct ctl_options *o, int argc, char **argv)
     return CTL_OK;
 }
 
-/* Findings of explain and doctor: a line each, advice where something is wrong. */
-static int print_checks(const struct ctl_options *o, cJSON *items)
+int print_checks(const struct ctl_options *o, cJSON *items)
 {
     int problems = 0;
     const cJSON *c;

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* "Why is this connection as it is": what the proxy knows of both ends, in words. */
+#include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "addr.h"
 #include "commands.h"
+#include "reasons.h"
 #include "source.h"
 
 static const cJSON *get(const cJSON *object, const char *key)
@@ -57,90 +60,135 @@ static const cJSON *find_pod(const cJSON *dump, const char *pod)
     return NULL;
 }
 
-static void print_identity(const char *what, const cJSON *w)
+/* One line of the answer; reason NULL: nothing is wrong. */
+__attribute__((format(printf, 4, 5))) static void
+say(cJSON *lines, const char *check, const enum bruma_reason *reason, const char *format, ...)
+{
+    cJSON *line = cJSON_CreateObject();
+    char detail[1024];
+    va_list ap;
+
+    va_start(ap, format);
+    vsnprintf(detail, sizeof(detail), format, ap);
+    va_end(ap);
+    cJSON_AddStringToObject(line, "check", check);
+    cJSON_AddBoolToObject(line, "ok", !reason);
+    cJSON_AddStringToObject(line, "detail", detail);
+    if (reason) {
+        cJSON_AddStringToObject(line, "reason", reason_name(*reason));
+        cJSON_AddStringToObject(line, "advice", reason_check(*reason));
+    }
+    cJSON_AddItemToArray(lines, line);
+}
+
+static const enum bruma_reason no_upstream = BRUMA_REASON_NO_HEALTHY_UPSTREAM;
+static const enum bruma_reason no_source = BRUMA_REASON_SOURCE_UNKNOWN;
+
+static void say_identity(cJSON *lines, const char *check, const cJSON *w)
 {
     const char *trust_domain = text_of(w, "trustDomain"), *account = text_of(w, "serviceAccount");
 
-    printf("%s spiffe://%s/ns/%s/sa/%s\n", what, *trust_domain ? trust_domain : "cluster.local",
-           text_of(w, "namespace"), *account ? account : "default");
+    say(lines, check, NULL, "spiffe://%s/ns/%s/sa/%s", *trust_domain ? trust_domain : "cluster.local",
+        text_of(w, "namespace"), *account ? account : "default");
 }
 
-static void print_policies(const cJSON *dump, const cJSON *w)
+static bool policy_applies(const cJSON *p, const char *key, const cJSON *w)
 {
-    const cJSON *p, *name;
+    const char *scope = text_of(p, "scope");
+    const cJSON *name;
+
+    if (!strcmp(scope, "Global") ||
+        (!strcmp(scope, "Namespace") && !strcmp(text_of(p, "namespace"), text_of(w, "namespace"))))
+        return true;
+    cJSON_ArrayForEach (name, get(w, "authorizationPolicies")) {
+        if (cJSON_IsString(name) && !strcmp(name->valuestring, key))
+            return true;
+    }
+    return false;
+}
+
+static void say_policies(cJSON *lines, const cJSON *dump, const cJSON *w)
+{
+    const cJSON *p;
     int count = 0;
 
     cJSON_ArrayForEach (p, get(dump, "policies")) {
-        const char *scope = text_of(p, "scope");
         char key[600];
-        bool applies =
-            !strcmp(scope, "Global") ||
-            (!strcmp(scope, "Namespace") && !strcmp(text_of(p, "namespace"), text_of(w, "namespace")));
 
         snprintf(key, sizeof(key), "%s/%s", text_of(p, "namespace"), text_of(p, "name"));
-        cJSON_ArrayForEach (name, get(w, "authorizationPolicies"))
-            applies = applies || (cJSON_IsString(name) && !strcmp(name->valuestring, key));
-        if (!applies)
+        if (!policy_applies(p, key, w))
             continue;
-        printf("%s %s (%s)%s", count ? "," : "policies of the destination:", key, text_of(p, "action"),
-               cJSON_IsTrue(get(p, "dryRun")) ? " dry run" : "");
+        say(lines, "policy of the destination", NULL, "%s (%s)%s; `brumactl policy` shows its rules", key,
+            text_of(p, "action"), cJSON_IsTrue(get(p, "dryRun")) ? ", dry run" : "");
         count++;
     }
-    puts(count ? "; `brumactl policy` shows their rules"
-               : "no policy applies to the destination: everything is allowed");
+    if (!count)
+        say(lines, "policy of the destination", NULL, "none applies: everything is allowed");
 }
 
-static int explain_service(const cJSON *dump, const cJSON *s, const struct endpoint *e)
+static void explain_service(cJSON *lines, const cJSON *s, const struct endpoint *e)
 {
     char port[8];
-    const cJSON *ports = get(s, "ports"), *waypoint = get(s, "waypoint");
+    const cJSON *waypoint = get(s, "waypoint");
+    int endpoints = cJSON_GetArraySize(get(s, "endpoints"));
 
-    (void)dump;
     snprintf(port, sizeof(port), "%u", e->port);
-    printf("destination: service %s in namespace %s, %d endpoints\n", text_of(s, "hostname"),
-           text_of(s, "namespace"), cJSON_GetArraySize(get(s, "endpoints")));
-    if (waypoint) {
-        printf("it goes to the waypoint %s, through HBONE\n", text_of(waypoint, "destination"));
-        return CTL_OK;
-    }
-    if (!get(ports, port)) {
-        printf("refused: the service has no port %s (reason no_healthy_upstream)\n", port);
-        return CTL_PROBLEM;
-    }
-    if (!cJSON_GetArraySize(get(s, "endpoints"))) {
-        puts("refused: the service has no endpoint (reason no_healthy_upstream)");
-        return CTL_PROBLEM;
-    }
-    puts("one of its endpoints is chosen for each connection");
-    return CTL_OK;
+    say(lines, "destination", NULL, "service %s in namespace %s, %d endpoints", text_of(s, "hostname"),
+        text_of(s, "namespace"), endpoints);
+    if (waypoint)
+        say(lines, "way", NULL, "to the waypoint %s, through HBONE", text_of(waypoint, "destination"));
+    else if (!get(get(s, "ports"), port))
+        say(lines, "way", &no_upstream, "refused: the service has no port %s", port);
+    else if (!endpoints)
+        say(lines, "way", &no_upstream, "refused: the service has no endpoint");
+    else
+        say(lines, "way", NULL, "one of the endpoints is chosen for each connection");
 }
 
-static int explain_workload(const cJSON *dump, const cJSON *w, const struct endpoint *e)
+static void explain_workload(cJSON *lines, const cJSON *dump, const cJSON *w, const struct endpoint *e)
 {
     const cJSON *waypoint = get(w, "waypoint");
+    bool hbone = !strcmp(text_of(w, "protocol"), "HBONE");
     char text[ADDR_TEXT_LEN];
 
-    printf("destination: workload %s/%s on node %s\n", text_of(w, "namespace"), text_of(w, "name"),
-           *text_of(w, "node") ? text_of(w, "node") : "unknown");
+    say(lines, "destination", NULL, "workload %s/%s on node %s", text_of(w, "namespace"), text_of(w, "name"),
+        *text_of(w, "node") ? text_of(w, "node") : "unknown");
     if (waypoint)
-        printf("it goes to the waypoint %s, through HBONE\n", text_of(waypoint, "destination"));
-    else if (!strcmp(text_of(w, "protocol"), "HBONE"))
-        printf("it goes through HBONE to %s port 15008, encrypted\n", addr_format(&e->addr, text));
+        say(lines, "way", NULL, "to the waypoint %s, through HBONE", text_of(waypoint, "destination"));
+    else if (hbone)
+        say(lines, "way", NULL, "through HBONE to %s port 15008, encrypted", addr_format(&e->addr, text));
     else
-        puts("the destination is known and not in the mesh: it goes in plaintext");
-    if (!strcmp(text_of(w, "protocol"), "HBONE"))
-        print_identity("expected at the other end:", w);
-    print_policies(dump, w);
-    if (strcmp(text_of(w, "status"), "Unhealthy") == 0)
-        puts("the control plane says that the workload is not healthy");
-    return CTL_OK;
+        say(lines, "way", NULL, "in plaintext: the destination is known and not in the mesh");
+    if (hbone)
+        say_identity(lines, waypoint ? "behind the waypoint" : "expected at the other end", w);
+    say_policies(lines, dump, w);
+    if (!strcmp(text_of(w, "status"), "Unhealthy"))
+        say(lines, "health", &no_upstream, "the control plane says that the workload is not healthy");
+}
+
+static void explain(cJSON *lines, const cJSON *dump, const char *pod, const struct endpoint *e)
+{
+    const cJSON *source = find_pod(dump, pod), *found = find_workload(dump, &e->addr);
+
+    if (!source) {
+        say(lines, "source", &no_source, "%s is not known to the control plane", pod);
+        return;
+    }
+    say_identity(lines, "source", source);
+    if (addr_is_loopback(&e->addr) || found == source)
+        say(lines, "destination", NULL, "the pod itself: it is not captured");
+    else if (found)
+        explain_workload(lines, dump, found, e);
+    else if ((found = find_service(dump, &e->addr)))
+        explain_service(lines, found, e);
+    else
+        say(lines, "destination", NULL, "outside the mesh; it is passed through as it is");
 }
 
 int explain_connection(const struct ctl_options *o, const char *pod, const char *target)
 {
-    const cJSON *source, *found;
     struct endpoint e;
-    cJSON *dump;
+    cJSON *dump, *lines;
     int r;
 
     if (endpoint_parse(target, &e) < 0) {
@@ -150,19 +198,8 @@ int explain_connection(const struct ctl_options *o, const char *pod, const char 
     r = proxy_dump(o->run_dir, &dump);
     if (r != CTL_OK)
         return r;
-    source = find_pod(dump, pod);
-    if (!source) {
-        printf("source: %s is not known to the control plane (reason source_unknown)\n", pod);
-        cJSON_Delete(dump);
-        return CTL_PROBLEM;
-    }
-    print_identity("source:", source);
-    if ((found = find_workload(dump, &e.addr)))
-        r = explain_workload(dump, found, &e);
-    else if ((found = find_service(dump, &e.addr)))
-        r = explain_service(dump, found, &e);
-    else
-        puts("destination: outside the mesh; it is passed through as it is");
+    lines = cJSON_CreateArray();
+    explain(lines, dump, pod, &e);
     cJSON_Delete(dump);
-    return r;
+    return print_checks(o, lines);
 }

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """brumactl against a real mesh, and where there is nobody to ask."""
 import json
+import os
 import pathlib
+import re
 import subprocess
 
 import pytest
@@ -77,8 +79,36 @@ def test_explain_pod_connection_and_reason(mesh):
     text = mesh.nodes[0].ctl("explain", "demo/web", f"{mesh.shop.ip}:8080").stdout
     assert "through HBONE" in text and mesh.shop.identity in text, text
     assert "outside the mesh" in mesh.nodes[0].ctl("explain", "demo/web", "192.0.2.1:80").stdout
+    for own in (f"{mesh.web.ip}:8080", f"[{mesh.web.ip6}]:8080", "127.0.0.1:80", "[::1]:80"):
+        assert "not captured" in mesh.nodes[0].ctl("explain", "demo/web", own).stdout
+    r = mesh.nodes[0].ctl("explain", "demo/nobody", "192.0.2.1:80", check=False)
+    assert r.returncode == 1 and "source_unknown" in r.stdout
     assert "authorization policy" in ctl("explain", "policy_denied").stdout
     assert mesh.nodes[0].ctl("explain", "demo/nobody", check=False).returncode == 1
+
+
+def test_explain_connection_to_services(mesh):
+    vip = "10.255.9.1"
+    mesh.services.append({"name": "empty", "namespace": "demo", "hostname": "empty.demo.svc.cluster.local", "vips": ["/" + vip],
+                          "ports": {80: 8080}})
+    mesh.write()
+    wait_for(lambda: "empty.demo" in mesh.nodes[0].ctl("explain", "demo/web", f"{vip}:80", check=False).stdout, "the service")
+    for port, words in ((80, "no endpoint"), (81, "no port 81")):
+        r = mesh.nodes[0].ctl("explain", "demo/web", f"{vip}:{port}", "-o", "json", check=False)
+        assert r.returncode == 1
+        assert [c["reason"] for c in json.loads(r.stdout) if words in c["detail"]] == ["no_healthy_upstream"], r.stdout
+
+
+@pytest.mark.parametrize("command", ["status", "pods", "connections", "policy", "identities", "doctor", "reasons", "explain demo/web",
+                                     "explain demo/web 192.0.2.1:80", "explain demo/nobody", "explain policy_denied"])
+def test_json_of_every_command(mesh, command):
+    r = mesh.nodes[0].ctl("-o", "json", *command.split(), check=False)
+    assert isinstance(json.loads(r.stdout), (dict, list)), r.stdout
+    assert r.returncode == (1 if "nobody" in command else 0) and not r.stderr
+    text = mesh.nodes[0].ctl(*command.split(), check=False)
+    assert text.stdout and text.returncode == r.returncode
+    with pytest.raises(ValueError):
+        json.loads(text.stdout)
 
 
 def test_doctor_finds_nothing_wrong(mesh):
@@ -90,10 +120,13 @@ def test_doctor_finds_nothing_wrong(mesh):
 @pytest.mark.parametrize("command", ["status", "pods", "doctor", "connections", "policy", "identities"])
 def test_nobody_to_ask(command, tmp_path):
     r = ctl("--run-dir", str(tmp_path), command)
-    assert r.returncode == 3 and "no answer" in r.stderr and not r.stdout
+    assert r.returncode == 3 and "no answer" in r.stderr and str(tmp_path) in r.stderr and not r.stdout
+    assert "localhost" not in r.stderr, "that is curl's word, not ours"
 
 
-@pytest.mark.parametrize("argv", [["nonsense"], [], ["-o", "xml", "pods"], ["explain"], ["explain", "what"], ["pods", "extra"], ["--what"]])
+@pytest.mark.parametrize("argv", [["nonsense"], [], ["-o", "xml", "pods"], ["explain"], ["explain", "what"], ["pods", "extra"], ["--what"],
+                                  ["reasons", "extra"], ["pods", "--markdown"], ["explain", "a/b", "1.2.3.4"], ["explain", "a/b", "x:1", "y"],
+                                  ["-o"], ["--run-dir"]])
 def test_bad_usage(argv):
     assert ctl(*argv).returncode == 2
 
@@ -105,3 +138,37 @@ def test_the_page_of_reasons_is_current():
 def test_every_reason_can_be_explained():
     for line in ctl("reasons").stdout.splitlines()[1:]:
         assert ctl("explain", line.split()[0]).returncode == 0, line
+
+
+# ---- completion ----
+
+def commands():
+    return re.findall(r"^  ([a-z]+) ", ctl("--help").stdout, re.M)
+
+
+def completed(mesh, *words):
+    """What bash offers for the last word."""
+    script = ('source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _brumactl; printf "%s\\n" "${COMPREPLY[@]}"')
+    env = {"PATH": f"{os.path.dirname(program('brumactl'))}:/usr/bin:/bin", "BRUMA_RUN_DIR": mesh.nodes[0].run_dir}
+    r = subprocess.run(["bash", "-c", script, str(ROOT / "ctl/completion/brumactl.bash"), "brumactl", *words], capture_output=True,
+                       text=True, timeout=30, env=env)
+    assert not r.stderr and not r.returncode, r.stderr
+    return set(r.stdout.split())
+
+
+def test_bash_completes_commands_options_and_arguments(mesh):
+    assert set(commands()) | {"--run-dir", "-o"} <= completed(mesh, "")
+    assert completed(mesh, "po") == {"pods", "policy"}
+    assert completed(mesh, "-o", "j") == {"json"}
+    assert completed(mesh, "pods", "-o", "") == {"json", "table"}
+    assert completed(mesh, "explain", "demo/w") == {"demo/web"}
+    assert completed(mesh, "explain", "policy_d") == {"policy_denied"}
+    assert completed(mesh, "reasons", "--m") == {"--markdown"}
+    assert completed(mesh, "--run-dir", "/usr/li") >= {"/usr/lib"}
+
+
+@pytest.mark.parametrize("name", ["_brumactl", "brumactl.fish"])
+def test_other_shells_know_every_command(name):
+    text = (ROOT / "ctl/completion" / name).read_text()
+    for command in commands():
+        assert re.search(rf"\b{command}\b", text), command
