@@ -43,8 +43,23 @@ WAYPOINT_GUIDE = """  through the waypoint               curl http://{books}/ in
 """
 
 
+class Interrupted(BaseException):
+    """By Ctrl-C, by the end of the terminal or by kill."""
+
+
+def interrupt(sig, _):
+    raise Interrupted(sig)
+
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def clean_up(show):
+    for sig in INTERRUPTS:  # once begun it is finished
+        signal.signal(sig, signal.SIG_IGN)
     trouble = world.down()
+    for sig in INTERRUPTS:
+        signal.signal(sig, interrupt)
     for text in trouble:
         show.say(f"could not be removed: {text}")
     return not trouble
@@ -84,7 +99,8 @@ def main():
     parser.add_argument("command", nargs="?", choices=["down"])
     arguments = parser.parse_args()
     show = Show(11)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for sig in INTERRUPTS:
+        signal.signal(sig, interrupt)
 
     if arguments.command == "down":
         there = world.is_there()
@@ -95,15 +111,18 @@ def main():
         show.say("a lab is up already; it is taken down first")
         if not clean_up(show):
             return 1
-    good = False
+    good, interrupted = False, None
     try:
         good = demonstrate(arguments, show)
+    except Interrupted as e:
+        interrupted = e.args[0]
+        show.say(f"\ninterrupted by {signal.Signals(interrupted).name}; the lab is taken down")
     finally:
-        if not arguments.keep or not os.path.exists(world.STATE):
-            if not good:
+        if interrupted or not arguments.keep or not os.path.exists(world.STATE):
+            if not good and not interrupted:
                 keep_logs(show)
             good = clean_up(show) and good
-    return 0 if good else 1
+    return 128 + interrupted if interrupted else 0 if good else 1
 
 
 def keep_logs(show):

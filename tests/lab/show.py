@@ -34,8 +34,6 @@ class Show:
         started = time.monotonic()
         try:
             seen = function()
-        except KeyboardInterrupt:
-            raise
         except Exception as e:  # a step may fail in any way; the others are still worth seeing
             seconds = time.monotonic() - started
             first = str(e) or type(e).__name__

@@ -144,7 +144,7 @@ class Steps:
                                 line=lambda text: "policy_denied" in text or "policy" in text.lower())
                 why = line.get("error") or line.get("reason") or line["line"]
                 reasons.append(why)
-                self.show.saw(f"intruder -> {pod.name} {ip}: curl says \"{r.stderr.strip()[:70]}\"; "
+                self.show.saw(f"intruder -> {pod.name} {ip}: curl says \"{r.stderr.strip()}\"; "
                               f"{node.name} says: {why}")
         return f"4 of 4 refused, the reason as logged: {reasons[0]}"
 
@@ -169,7 +169,7 @@ class Steps:
         self.show.saw("web's counters meanwhile: " + (", ".join(f"{k} +{v}" for k, v in grew.items()) or "no change"))
         code, _, _, r = curl(w.outside, url(w.shop.ip4), check=False)
         expect(r.returncode != 0, f"outside got {code} from shop, whose policy wants a mesh identity", w.n2.proxy_log)
-        self.show.saw(f"outside -> shop {w.shop.ip4}, without identity: {r.stderr.strip()[:80]}")
+        self.show.saw(f"outside -> shop {w.shop.ip4}, without identity: {r.stderr.strip()}")
         return "v4 and v6 answered in plaintext with the client's own address"
 
     def label(self):
@@ -303,7 +303,7 @@ class Steps:
             _, body, _, r = curl(w.web, url(pod.ip4), check=False)
             expect(r.returncode != 0 and w.secret not in body, f"web reached {pod.name} around the waypoint", pod.node.proxy_log)
             line = log.wait(f"a refused connection to {pod.name}", line=lambda text: "policy_denied" in text)
-            self.show.saw(f"web -> {pod.name} {pod.ip4}, around the waypoint: curl says \"{r.stderr.strip()[:70]}\"; "
+            self.show.saw(f"web -> {pod.name} {pod.ip4}, around the waypoint: curl says \"{r.stderr.strip()}\"; "
                           f"{pod.node.name} says: {line.get('error')}")
         return f"GET 200, DELETE 403 by Envoy's RBAC, {split}; direct connections refused by policy"
 
