@@ -14,6 +14,7 @@
 
 struct source;
 struct metrics;
+struct guard;
 
 struct agent {
     const struct agent_config *config;
@@ -23,6 +24,7 @@ struct agent {
     struct source *source;   /* NULL: the mesh; see source.h */
     struct install *install; /* NULL: nothing is installed */
     struct metrics *metrics; /* NULL: no ports for it */
+    struct guard *guard;     /* NULL: none */
     struct proxies *proxies;
     struct server *server;
     struct store store;
@@ -34,6 +36,7 @@ struct agent {
     struct loop_timer tick, verify;
 
     uint64_t plugin_successes, plugin_errors; /* answers to the CNI plugin */
+    uint64_t captured_late;                   /* pods of the mesh that were found running and not captured */
     uint32_t mends[BRUMA_REASON_COUNT];
     enum bruma_reason cgroup_reason; /* NONE while the connect hooks are attached */
     char cgroup_error[256];

@@ -286,3 +286,22 @@ int cni_conf_wrap(const char *text, size_t len, const char *entry, char **ret, s
     *ret_len = out.len;
     return 0;
 }
+
+#define MADE_OF "made_of"
+
+bool cni_conf_is_copy(const char *text, size_t len)
+{
+    _cleanup_message_ cJSON *o = parse(text, len);
+    const cJSON *plugins = cJSON_GetObjectItemCaseSensitive(o, "plugins");
+    const cJSON *last = cJSON_GetArrayItem(plugins, cJSON_GetArraySize(plugins) - 1);
+    const char *type = text_at(last, "type");
+
+    return type && !strcmp(type, CNI_PLUGIN_TYPE) && text_at(last, MADE_OF);
+}
+
+char *cni_conf_copy_entry(const char *entry, const char *made_of)
+{
+    _cleanup_message_ cJSON *o = cJSON_Parse(entry);
+
+    return o && cJSON_AddStringToObject(o, MADE_OF, made_of) ? cJSON_PrintUnformatted(o) : NULL;
+}

@@ -34,4 +34,9 @@ int cni_conf_remove(const char *text, size_t len, char **ret, size_t *ret_len);
 /* A list of one plugin and our entry, out of a configuration of one plugin. */
 int cni_conf_wrap(const char *text, size_t len, const char *entry, char **ret, size_t *ret_len);
 
+/* A list that was made of another file, with an entry that says so: it is ours as a whole. */
+bool cni_conf_is_copy(const char *text, size_t len);
+/* The entry of such a list. NULL without memory; the caller frees it. */
+char *cni_conf_copy_entry(const char *entry, const char *made_of);
+
 #endif

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "enroll.h"
+#include "guard.h"
 #include "message.h"
 #include "netns.h"
 #include "reasons.h"
@@ -232,7 +233,7 @@ static void on_add(struct cni *cni, const cJSON *m, int *fds, size_t fds_len)
         answer_error(cni, BRUMA_REASON_MESSAGE_INVALID, wrong);
         return;
     }
-    if (!source_ready(agent)) {
+    if (!source_ready(agent) && !source_excludes(agent, q.namespace)) {
         answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(agent));
         return;
     }
@@ -240,7 +241,8 @@ static void on_add(struct cni *cni, const cJSON *m, int *fds, size_t fds_len)
         answer_error(cni, BRUMA_REASON_NETNS_UNUSABLE, reason_what(BRUMA_REASON_NETNS_UNUSABLE));
         return;
     }
-    if (source_knows(agent, q.uid, q.container_id, q.namespace, q.name)) {
+    if (source_excludes(agent, q.namespace) ||
+        source_knows(agent, q.uid, q.container_id, q.namespace, q.name)) {
         cni->waits_until = 0;
         add_known(cni, &q, fds);
     } else if (cni->waits_until && loop_now(agent->loop) >= cni->waits_until) {
@@ -291,6 +293,7 @@ static void add_known(struct cni *cni, struct add_request *q, int *fds)
             answer_error(cni, BRUMA_REASON_INTERNAL, "the pod cannot be remembered");
             return;
         }
+        guard_pass(agent, pod->cookie, pod->namespace, pod->name);
         enroll_announce(agent, pod);
         answer_pass(cni, false);
         return;

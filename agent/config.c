@@ -47,6 +47,17 @@ static const struct setting table[] = {
     {"proxy-drain", "BRUMA_PROXY_DRAIN", SETTING_DURATION, "30s",
      "how long a proxy that another one has replaced may finish its connections",
      offsetof(struct agent_config, proxy_drain), 0, 86400000},
+    {"guard", "BRUMA_GUARD", SETTING_STRING, "bounded",
+     "in a cluster: what keeps TCP connections from and to pods that nobody has decided about when the agent "
+     "starts, or finds the plugin's entry missing: off, bounded (until they are captured or known to belong "
+     "outside, at most for guard-limit) or strict (without a limit)",
+     offsetof(struct agent_config, guard), 0, 0},
+    {"guard-limit", "BRUMA_GUARD_LIMIT", SETTING_DURATION, "1m",
+     "how long a bounded guard stays closed at the most", offsetof(struct agent_config, guard_limit), 100,
+     3600000},
+    {"guard-cgroup", "BRUMA_GUARD_CGROUP", SETTING_STRING, "auto",
+     "cgroup2 directory of all pods and nobody else; auto: kubepods or kubepods.slice, found below cgroup",
+     offsetof(struct agent_config, guard_cgroup), 0, 0},
 
     {"source", "BRUMA_SOURCE", SETTING_STRING, "file",
      "where pods' labels come from: file (the mesh file; the agent is control plane and CA of this machine) "
@@ -96,6 +107,15 @@ static const struct setting table[] = {
      "the entry asks STATUS to fail while the agent does not answer, which keeps new pods off the node",
      offsetof(struct agent_config, cni_status_gate), 0, 0},
 
+    {"cni-owned-conf", "ISTIO_OWNED_CNI_CONFIG", SETTING_BOOL, "false",
+     "files of others stay as they are, and the entry is in a list of Bruma's own that is made of the first "
+     "one and comes "
+     "before it: others may write theirs anew at a boot",
+     offsetof(struct agent_config, cni_owned_conf), 0, 0},
+    {"cni-owned-conf-name", "ISTIO_OWNED_CNI_CONFIG_FILENAME", SETTING_STRING, "02-bruma.conflist",
+     "name of that list; it must sort before the main plugin's file",
+     offsetof(struct agent_config, cni_owned_conf_name), 0, 0},
+
     {"metrics-port", "MONITORING_PORT", SETTING_NUMBER, "0", "metrics, on every address; 0: none",
      offsetof(struct agent_config, metrics_port), 0, 65535},
     {"ready-port", "BRUMA_AGENT_READY_PORT", SETTING_NUMBER, "0",
@@ -123,6 +143,7 @@ static int check(const struct agent_config *config, char *error, size_t error_si
 {
     static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_";
     size_t len = strlen(config->trust_domain);
+    const char *end;
 
     /* It becomes part of every identity. */
     if (!len || len > 255 || config->trust_domain[strspn(config->trust_domain, letters)]) {
@@ -131,10 +152,28 @@ static int check(const struct agent_config *config, char *error, size_t error_si
                  config->trust_domain);
         return -EINVAL;
     }
-    if (strcmp(config->source, "file") == 0 || strcmp(config->source, "kubernetes") == 0)
-        return 0;
-    snprintf(error, error_size, "source: %.100s is neither file nor kubernetes", config->source);
-    return -EINVAL;
+    if (strcmp(config->source, "file") != 0 && strcmp(config->source, "kubernetes") != 0) {
+        snprintf(error, error_size, "source: %.100s is neither file nor kubernetes", config->source);
+        return -EINVAL;
+    }
+    if (strchr(config->cni_owned_conf_name, '/') || *config->cni_owned_conf_name == '.' ||
+        !(end = strrchr(config->cni_owned_conf_name, '.')) || strcmp(end, ".conflist") != 0 ||
+        strlen(config->cni_owned_conf_name) > 200) {
+        snprintf(error, error_size, "cni-owned-conf-name: %.100s is no name of a file that ends in .conflist",
+                 config->cni_owned_conf_name);
+        return -EINVAL;
+    }
+    if (strcmp(config->guard, "off") != 0 && strcmp(config->guard, "bounded") != 0 &&
+        strcmp(config->guard, "strict") != 0) {
+        snprintf(error, error_size, "guard: %.100s is neither off nor bounded nor strict", config->guard);
+        return -EINVAL;
+    }
+    if (strcmp(config->guard_cgroup, "auto") != 0 && *config->guard_cgroup != '/') {
+        snprintf(error, error_size, "guard-cgroup: %.100s is neither auto nor an absolute path",
+                 config->guard_cgroup);
+        return -EINVAL;
+    }
+    return 0;
 }
 
 int agent_config_load(struct agent_config *config, int argc, char **argv, int *ret_first, char *error,

@@ -17,6 +17,10 @@ struct agent_config {
     unsigned long adopt_wait;      /* milliseconds in which a running proxy may offer its listeners */
     unsigned long proxy_drain;     /* milliseconds that a replaced proxy may go on */
 
+    const char *guard;         /* "off", "bounded" or "strict": agent/guard.h */
+    unsigned long guard_limit; /* milliseconds; of "bounded" */
+    const char *guard_cgroup;  /* "auto": found below cgroup */
+
     const char *source; /* "file" or "kubernetes" */
 
     /* The Kubernetes API: agent/kube_source.h */
@@ -24,7 +28,8 @@ struct agent_config {
     const char *kube_ca, *kube_token_file;
     const char *enablement_selector, *exclude_namespaces, *system_namespace;
     const char *cni_conf_dir, *cni_bin_dir, *cni_plugin; /* cni_conf_dir "": nothing is installed */
-    bool cni_status_gate;
+    bool cni_status_gate, cni_owned_conf;
+    const char *cni_owned_conf_name;
     unsigned long metrics_port, ready_port;    /* 0: not served */
     const char *daemonset, *pod_namespace;     /* daemonset "": the agent never asks after it */
     const char *cni_cache, *cri_socket, *proc; /* "": not looked at */

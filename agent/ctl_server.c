@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "enroll.h"
+#include "guard.h"
 #include "install.h"
 #include "message.h"
 #include "reasons.h"
@@ -86,13 +87,18 @@ static void add_problem(cJSON *array, enum bruma_reason reason, const char *deta
 static void add_problems(const struct agent *agent, cJSON *item)
 {
     cJSON *array = cJSON_AddArrayToObject(item, "problems");
+    enum bruma_reason guard;
     const struct pod *pod;
+    const char *text;
     char detail[600];
 
     if (!source_ready(agent))
         add_problem(array, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(agent));
     if (agent->cgroup_reason)
         add_problem(array, agent->cgroup_reason, agent->cgroup_error);
+    guard = guard_trouble(agent->guard, &text);
+    if (guard)
+        add_problem(array, guard, text);
     if (!proxies_serving(agent->proxies))
         add_problem(array, BRUMA_REASON_PROXY_NOT_CONNECTED, "new connections of enrolled pods wait");
     list_for_each (pod, &agent->pods.list, node) {
@@ -149,6 +155,8 @@ static void status(struct agent *agent, struct connection *connection)
     cJSON_AddNumberToObject(item, "verifyIntervalMilliseconds", (double)c->verify_interval);
     source_report(agent, item);
     install_report(agent->install, item);
+    guard_report(agent, item);
+    cJSON_AddNumberToObject(item, "capturedLate", (double)agent->captured_late);
     add_problems(agent, item);
     add_source_problems(item);
     send_item(connection, item);

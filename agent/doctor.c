@@ -12,6 +12,7 @@
 
 #include "cleanup.h"
 #include "ctl_server.h"
+#include "guard.h"
 #include "pins.h"
 #include "reasons.h"
 #include "source.h"
@@ -137,6 +138,23 @@ static void check_pods(const struct agent *agent, struct connection *c)
                 pods_count(&agent->pods, POD_OUTSIDE));
 }
 
+static void check_guard(const struct agent *agent, struct connection *c)
+{
+    enum bruma_reason reason;
+    const char *text;
+
+    if (!agent->guard)
+        return;
+    reason = guard_trouble(agent->guard, &text);
+    ctl_finding(c, "guard", !reason, reason, "%s",
+                reason                          ? text
+                : guard_is_closed(agent->guard) ? "closed: pods that are undecided have no network"
+                                                : "open: all pods are decided about");
+    if (!steer_guard_holds_inbound(agent->steer))
+        ctl_finding(c, "guard", true, BRUMA_REASON_NONE,
+                    "connections to undecided pods are not held back: that needs Linux 6.15");
+}
+
 static void check_failures(const struct agent *agent, struct connection *c)
 {
     for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
@@ -211,6 +229,7 @@ void doctor_run(struct agent *agent, struct connection *c)
     ctl_finding(c, "proxy", serving, serving ? BRUMA_REASON_NONE : BRUMA_REASON_PROXY_NOT_CONNECTED, "%s",
                 serving ? "a proxy is connected and serves" : "no proxy is connected");
     check_pods(agent, c);
+    check_guard(agent, c);
     check_failures(agent, c);
     check_clock(c);
 }

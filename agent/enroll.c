@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "guard.h"
 #include "netns.h"
 #include "probes.h"
 #include "reasons.h"
@@ -210,6 +211,7 @@ static void try_finish(struct agent *agent, struct pod *pod)
     pod->failed_tries = 0;
     pod_set_error(pod, BRUMA_REASON_NONE, "");
     set_state(agent, pod, POD_ENROLLED);
+    guard_forget(agent, pod->cookie);
     probes_register(agent, pod);
     watchdog_follow(agent, pod);
     enroll_announce(agent, pod);
@@ -354,6 +356,7 @@ static void leave(struct agent *agent, struct pod *pod, const char *why)
 
     log_info("pod leaves the mesh\tpod=\"%s/%s\" why=\"%s\"", pod->namespace, pod->name, why);
     set_state(agent, pod, POD_LEAVING);
+    guard_pass(agent, pod->cookie, pod->namespace, pod->name);
     enroll_announce(agent, pod);
     note(pod, "stopping outbound capture", steer_pod_stop_outbound(agent->steer, pod->cookie, &error),
          &error);
@@ -377,6 +380,7 @@ static void come_back(struct agent *agent, struct pod *pod)
     }
     loop_timer_cancel(&pod->timer);
     set_state(agent, pod, POD_ENROLLED);
+    guard_forget(agent, pod->cookie);
     enroll_announce(agent, pod);
     log_info("pod stays in the mesh\tpod=\"%s/%s\"", pod->namespace, pod->name);
 }
@@ -433,6 +437,7 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
     case POD_DRAINING:
         if (!wanted) {
             pod->failed_tries = 0;
+            guard_pass(agent, pod->cookie, pod->namespace, pod->name);
             break;
         }
         r = enroll_begin(agent, pod, false, NULL, NULL, NULL, &error);
@@ -489,6 +494,7 @@ void enroll_remove(struct agent *agent, struct pod *pod, const char *why)
         undo_capture(agent, pod);
         clean(agent, pod, present ? pod->netns_fd : -1);
     }
+    guard_forget(agent, pod->cookie);
     proxies_pod_delete(agent->proxies, pod);
     store_remove(&agent->store, pod->uid);
     end_transaction(pod, -ECANCELED, &error);

@@ -26,6 +26,7 @@
 #define BUSY_MILLISECONDS    10000 /* so long may a writer take before he is told of */
 #define BURST                6     /* changes at once; after that, so that nobody is kept busy, */
 #define CHANGE_MILLISECONDS  10000 /* one in that time */
+#define ORPHAN_MILLISECONDS  10000 /* so long a list of our own outlives what it was made of */
 #define CONTEST_MILLISECONDS 60000 /* after such a quarrel it is told of for so long */
 #define WATCHED              3
 #define EVENTS                                                                                              \
@@ -36,6 +37,8 @@ struct install {
     struct loop *loop;
     const struct agent_config *config;
     char *entry;
+    void (*missing)(void *data);
+    void *missing_data;
     struct loop_watch events;
     struct loop_timer soon, look;
     int inotify, watches[WATCHED];
@@ -48,6 +51,8 @@ struct install {
     char error[sizeof(((struct install_network *)0)->error)];
     uint64_t busy_since; /* loop time; 0: nobody is writing */
 
+    uint64_t orphaned_since; /* loop time; 0: there is something that our own list is made of */
+
     unsigned spent; /* changes of the burst */
     uint64_t spent_at, contested_until;
     uint64_t results[INSTALL_RESULT_COUNT];
@@ -58,6 +63,22 @@ bool install_configured(const struct agent_config *config)
     return *config->cni_conf_dir;
 }
 
+/* Without this key the plugin has a list of its own. */
+static void add_excluded(cJSON *entry, const char *list)
+{
+    cJSON *array = cJSON_AddArrayToObject(entry, "exclude_namespaces");
+
+    while (*list) {
+        char name[254];
+        size_t n = strcspn(list, ", ");
+
+        snprintf(name, sizeof(name), "%.*s", (int)n, list);
+        if (n)
+            cJSON_AddItemToArray(array, cJSON_CreateString(name));
+        list += n + strspn(list + n, ", ");
+    }
+}
+
 static char *make_entry(const struct agent_config *config)
 {
     cJSON *o = cJSON_CreateObject();
@@ -65,6 +86,8 @@ static char *make_entry(const struct agent_config *config)
 
     cJSON_AddStringToObject(o, "type", CNI_PLUGIN_TYPE);
     cJSON_AddStringToObject(o, "run_dir", config->run_dir);
+    if (!strcmp(config->source, "kubernetes"))
+        add_excluded(o, config->exclude_namespaces);
     if (config->cni_status_gate)
         cJSON_AddTrueToObject(o, "status_gate");
     text = cJSON_PrintUnformatted(o);
@@ -138,7 +161,13 @@ static void busy(struct install *in)
 static int put_entry(struct install *in)
 {
     struct install_network *n = &in->network;
-    int r = install_network_apply(n);
+    uint64_t now = loop_now(in->loop);
+    int r;
+
+    /* Who writes a file anew may take the old one away first. */
+    n->keep_own = !in->orphaned_since || now - in->orphaned_since < ORPHAN_MILLISECONDS;
+    r = install_network_apply(n);
+    in->orphaned_since = !n->orphaned ? 0 : in->orphaned_since ? in->orphaned_since : now ? now : 1;
 
     if (strcmp(n->unusable, in->unusable) != 0) {
         if (*n->unusable)
@@ -159,7 +188,11 @@ static int put_entry(struct install *in)
 
 static void finish(struct install *in, int r, bool changed)
 {
+    bool was_in_place = in->in_place;
+
     in->in_place = r == 0 && *in->network.file;
+    if (was_in_place && (!in->in_place || in->network.changes))
+        in->missing(in->missing_data);
     if (r < 0)
         return;
     if (changed)
@@ -241,7 +274,8 @@ static void on_events(struct loop_watch *watched, uint32_t events)
         loop_timer_set(in->loop, &in->soon, SOON_MILLISECONDS);
 }
 
-int install_open(struct loop *loop, const struct agent_config *config, struct install **ret)
+int install_open(struct loop *loop, const struct agent_config *config, void (*missing)(void *data),
+                 void *data, struct install **ret)
 {
     struct install *in = calloc(1, sizeof(*in));
     int r = 0;
@@ -251,9 +285,15 @@ int install_open(struct loop *loop, const struct agent_config *config, struct in
     signal(SIGIO, SIG_IGN); /* install_file.h */
     in->loop = loop;
     in->config = config;
+    in->missing = missing;
+    in->missing_data = data;
     in->entry = make_entry(config);
-    in->network = (struct install_network){
-        .directory = config->cni_conf_dir, .entry = in->entry, .may_write = may_write, .data = in};
+    in->network = (struct install_network){.directory = config->cni_conf_dir,
+                                           .entry = in->entry,
+                                           .may_write = may_write,
+                                           .data = in,
+                                           .own_name = config->cni_owned_conf_name,
+                                           .own = config->cni_owned_conf};
     memset(in->watches, 0xff, sizeof(in->watches));
     in->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     loop_timer_init(&in->soon, on_soon);
@@ -352,7 +392,7 @@ static int remove_program(const struct agent_config *config)
 
 int install_remove(const struct agent_config *config)
 {
-    struct install_network n = {.directory = config->cni_conf_dir};
+    struct install_network n = {.directory = config->cni_conf_dir, .own_name = config->cni_owned_conf_name};
     int r, tries = 0;
 
     signal(SIGIO, SIG_IGN);

@@ -18,9 +18,11 @@ struct install;
 /* True if the settings ask for it. */
 bool install_configured(const struct agent_config *config);
 
-/* Installs now, and again whenever something has changed. Trouble is logged, reported and tried again, and is
- * no error here. */
-int install_open(struct loop *loop, const struct agent_config *config, struct install **ret);
+/* Installs now, and again whenever something has changed. missing is called when the runtime's network was
+ * found without the entry, which it had before. Trouble is logged, reported and tried again, and is no error
+ * here. */
+int install_open(struct loop *loop, const struct agent_config *config, void (*missing)(void *data),
+                 void *data, struct install **ret);
 /* Leaves everything in place. */
 void install_close(struct install **install);
 

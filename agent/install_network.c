@@ -96,6 +96,21 @@ static enum cni_conf_kind kind_of(const struct install_network *n, const char *n
     return c.kind;
 }
 
+/* The list of our own, and not somebody's file of that name. */
+static bool is_own(const struct install_network *n, const char *name)
+{
+    struct configuration c;
+    char why[80];
+    bool own;
+
+    if (!n->own_name || strcmp(name, n->own_name) != 0)
+        return false;
+    load(n, name, &c, why, sizeof(why));
+    own = c.kind == CNI_CONF_LIST && cni_conf_is_copy(c.file.text, c.file.len);
+    unload(&c);
+    return own;
+}
+
 /* Which file the runtime loads, or would load if we had made no list of it. Those before it that cannot be
  * used stop some runtimes; others pass over them. */
 static int find_first(struct install_network *n, struct dirent **names, int count)
@@ -103,7 +118,7 @@ static int find_first(struct install_network *n, struct dirent **names, int coun
     char why[80];
 
     for (int i = 0; i < count; i++) {
-        if (ends_with(names[i]->d_name, MADE))
+        if (ends_with(names[i]->d_name, MADE) || is_own(n, names[i]->d_name))
             continue;
         if (kind_of(n, names[i]->d_name, why, sizeof(why)) != CNI_CONF_BAD)
             return i;
@@ -183,6 +198,29 @@ static int make_list(struct install_network *n, const struct configuration *c)
     return 0;
 }
 
+static int make_own(struct install_network *n, const struct configuration *c)
+{
+    _cleanup_free_ char *text = NULL, *entry = cni_conf_copy_entry(n->entry, c->name);
+    char path[512];
+    size_t len;
+    int r = !entry                       ? -ENOMEM
+            : c->kind == CNI_CONF_SINGLE ? cni_conf_wrap(c->file.text, c->file.len, entry, &text, &len)
+                                         : cni_conf_add(c->file.text, c->file.len, entry, &text, &len);
+
+    if (r == 0 && snprintf(path, sizeof(path), "%s/%s", n->directory, n->own_name) >= (int)sizeof(path))
+        r = -ENAMETOOLONG;
+    if (r == 0)
+        r = install_file_make(path, &c->file, text, len);
+    if (r < 0)
+        return trouble(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
+    if (r == 1) {
+        log_info("a list of our own was made, which comes first\tfile=\"%s\" of=\"%s\"", path, c->path);
+        n->changes++;
+    }
+    snprintf(n->file, sizeof(n->file), "%s", path);
+    return 0;
+}
+
 static int take_out(struct install_network *n, const struct configuration *c)
 {
     _cleanup_free_ char *text = NULL;
@@ -238,16 +276,50 @@ static int drop_made(struct install_network *n, const char *name, const char *fi
     return 0;
 }
 
-static int handle(struct install_network *n, const char *name, const char *first)
+static int drop_own(struct install_network *n)
+{
+    char path[512];
+
+    if (snprintf(path, sizeof(path), "%s/%s", n->directory, n->own_name) >= (int)sizeof(path))
+        return 0;
+    if (unlink(path) < 0 && errno != ENOENT)
+        return trouble(n, BRUMA_REASON_CNI_INSTALL_FAILED, path, -errno);
+    n->changes++;
+    log_info("the list of our own was removed\tfile=\"%s\"", path);
+    return 0;
+}
+
+/* Somebody's file may come before it, or have its name: then the entry goes where it would go without. */
+static bool own_comes_first(struct install_network *n, const char *first)
+{
+    if (!n->own)
+        return false;
+    if (strcmp(n->own_name, first) < 0)
+        return true;
+    note_unusable(n, n->own_name, "does not sort before the network's own file, so it is not made");
+    return false;
+}
+
+static int handle(struct install_network *n, const char *name, const char *first, bool own)
 {
     struct configuration c;
     char why[80];
     int r;
 
+    if (is_own(n, name)) {
+        if (own || (!first && n->entry && n->keep_own))
+            return 0;
+        return drop_own(n);
+    }
+    /* A file of one plugin needs no list beside it then. */
     if (ends_with(name, MADE))
-        return drop_made(n, name, first);
+        return drop_made(n, name, own ? NULL : first);
     load(n, name, &c, why, sizeof(why));
-    if (!first || strcmp(name, first) != 0)
+    if (own && first && !strcmp(name, first) && c.kind != CNI_CONF_BAD) {
+        r = make_own(n, &c);
+        if (r == 0)
+            r = take_out(n, &c);
+    } else if (!first || strcmp(name, first) != 0)
         r = take_out(n, &c);
     else if (c.kind == CNI_CONF_BAD)
         r = -EAGAIN; /* it was good a moment ago */
@@ -261,19 +333,25 @@ int install_network_apply(struct install_network *n)
 {
     struct dirent **names = NULL;
     int count = scandir(n->directory, &names, is_configuration, by_name), first = -1, result = 0;
+    bool own = false;
 
     n->file[0] = n->error[0] = n->unusable[0] = '\0';
     n->reason = BRUMA_REASON_NONE;
     n->changes = 0;
+    n->orphaned = false;
     if (count < 0)
         return trouble(n, BRUMA_REASON_CNI_CONF_MISSING, n->directory, -errno);
     if (n->entry)
         first = find_first(n, names, count);
+    if (first >= 0)
+        own = own_comes_first(n, names[first]->d_name);
+    for (int i = 0; first < 0 && i < count; i++)
+        n->orphaned |= is_own(n, names[i]->d_name);
     /* The first one first: what is wrong with others is less than a node without the entry. */
     if (first >= 0)
-        result = handle(n, names[first]->d_name, names[first]->d_name);
+        result = handle(n, names[first]->d_name, names[first]->d_name, own);
     for (int i = 0; i < count; i++) {
-        int r = i == first ? 0 : handle(n, names[i]->d_name, first >= 0 ? names[first]->d_name : NULL);
+        int r = i == first ? 0 : handle(n, names[i]->d_name, first >= 0 ? names[first]->d_name : NULL, own);
 
         if (result == 0)
             result = r;

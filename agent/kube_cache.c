@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "guard.h"
 #include "kube_pods.h"
 #include "message.h"
 
@@ -73,6 +74,7 @@ static void reconcile_namespace(struct kube_source *s, const char *name)
 static void pod_forget(struct kube_pod *pod)
 {
     list_del(&pod->node);
+    guard_forget(pod->source->agent, pod->passed);
     kube_status_free(pod);
     kube_place_free(pod);
     cJSON_Delete(pod->labels);

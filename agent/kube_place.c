@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "enroll.h"
+#include "guard.h"
 #include "kube_pods.h"
 #include "reasons.h"
 
@@ -89,6 +90,38 @@ static int make_pod(struct kube_pod *pod, struct netns_wanted *w, struct pod **r
     return 0;
 }
 
+/* A pod outside the mesh, which the guard is to let pass. */
+static void pass(struct kube_pod *pod, const struct netns_wanted *w)
+{
+    struct agent *agent = pod->source->agent;
+
+    if (w->fd < 0) {
+        if (++pod->place_tries < TRIES_QUIET)
+            loop_timer_set(agent->loop, &pod->place_timer, kube_backoff(pod->place_tries));
+        else
+            log_debug("the guard does not know where a pod outside the mesh is\tpod=\"%s/%s\" error=\"%s\"",
+                      pod->namespace, pod->name, w->error);
+        return;
+    }
+    if (pods_by_cookie(&agent->pods, w->cookie))
+        return; /* another pod's */
+    pod->passed = w->cookie;
+    guard_pass(agent, w->cookie, pod->namespace, pod->name);
+}
+
+/* It has belonged to the mesh ever since it was heard of, and ran without. */
+static void tell_late(struct kube_pod *pod)
+{
+    if (pod->was_outside)
+        return;
+    pod->source->agent->captured_late++;
+    log_warn("a pod of the mesh ran without being captured; it is captured now\tpod=\"%s/%s\" reason=%s "
+             "check=\"%s\"",
+             pod->namespace, pod->name, reason_name(BRUMA_REASON_CAPTURED_LATE),
+             reason_check(BRUMA_REASON_CAPTURED_LATE));
+    kube_status_event(pod, BRUMA_REASON_CAPTURED_LATE, "it was found running and is captured now");
+}
+
 static void take(struct kube_source *s, struct netns_wanted *w)
 {
     struct agent *agent = s->agent;
@@ -99,9 +132,13 @@ static void take(struct kube_source *s, struct netns_wanted *w)
     if (pod)
         pod->searched = false;
     /* Much may have happened meanwhile. */
-    if (!pod || kube_agent_pod(pod) || !kube_namespace_by_name(s, pod->namespace) ||
-        !kube_pod_wanted(s, pod, &why))
+    if (!pod || kube_agent_pod(pod) || !kube_namespace_by_name(s, pod->namespace))
         return;
+    if (!kube_pod_wanted(s, pod, &why)) {
+        if (guard_wanted(agent))
+            pass(pod, w);
+        return;
+    }
     if (w->fd < 0) {
         not_found(pod, w->error);
         return;
@@ -117,6 +154,7 @@ static void take(struct kube_source *s, struct netns_wanted *w)
     log_info("the network namespace of a running pod was found\tpod=\"%s/%s\" by=%s netns=%s", pod->namespace,
              pod->name, w->how, w->path);
     kube_place_stop(pod);
+    tell_late(pod);
     enroll_reconcile(agent, p);
 }
 

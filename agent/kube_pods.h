@@ -43,7 +43,9 @@ struct kube_pod {
     char event_name[254];          /* "": none was made */
     enum bruma_reason event_reason;
     unsigned event_count;
-    uint64_t event_at; /* loop time */
+    uint64_t event_at;            /* loop time */
+    enum bruma_reason event_next; /* to be told once the one under way is; NONE: nothing */
+    char event_next_text[256];
 
     /* kube_place.c: where it runs */
     bool wants_place; /* in the next search */
@@ -51,6 +53,9 @@ struct kube_pod {
     unsigned place_tries;
     struct loop_timer place_timer; /* of the next search for it */
     char place_error[256];
+    uint64_t passed;  /* cookie of its namespace, where the guard lets it pass as one outside the mesh; 0:
+                         nowhere */
+    bool was_outside; /* it has not belonged to the mesh from the first word about it on */
 };
 
 struct kube_source {

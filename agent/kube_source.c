@@ -9,6 +9,7 @@
 #include "adopt.h"
 #include "bruma/mesh.h"
 #include "enroll.h"
+#include "guard.h"
 #include "kube_pods.h"
 #include "message.h"
 
@@ -103,6 +104,22 @@ struct pod *kube_agent_pod(const struct kube_pod *pod)
     return p && !strcmp(p->uid, p->container_id) ? p : NULL;
 }
 
+/* Of the mesh; or, for the guard, of the pods that may use the network without it. */
+static bool must_be_found(const struct kube_pod *pod)
+{
+    const char *why;
+
+    if (kube_pod_wanted(pod->source, pod, &why))
+        return true;
+    return guard_wanted(pod->source->agent) && !pod->host_network && !pod->completed && !pod->passed;
+}
+
+static void pass_no_more(struct kube_pod *pod)
+{
+    guard_forget(pod->source->agent, pod->passed);
+    pod->passed = 0;
+}
+
 void kube_reconcile(struct kube_pod *pod)
 {
     struct kube_source *s = pod->source;
@@ -112,7 +129,11 @@ void kube_reconcile(struct kube_pod *pod)
 
     if (!kube_ready(s) || !kube_namespace_by_name(s, pod->namespace))
         return;
-    if (p || !kube_pod_wanted(s, pod, &why))
+    if (!kube_pod_wanted(s, pod, &why))
+        pod->was_outside = true;
+    if (pod->passed && (p || kube_pod_wanted(s, pod, &why)))
+        pass_no_more(pod);
+    if (p || !must_be_found(pod))
         kube_place_stop(pod);
     else if (pod->addresses_len)
         kube_place(pod);
@@ -147,6 +168,12 @@ static bool op_wanted(const struct source *source, const struct pod *p, const ch
 
     *ret_why = "the API server has not told of the pod";
     return pod && kube_pod_wanted(pod->source, pod, ret_why);
+}
+
+static bool op_excludes(const struct source *source, const char *namespace)
+{
+    return is_listed(container_of(source, struct kube_source, source)->agent->config->exclude_namespaces,
+                     namespace);
 }
 
 static int op_service_account(const struct source *source, const struct pod *p, char *buf, size_t size)
@@ -265,6 +292,7 @@ static const struct source_ops ops = {
     .ready = op_ready,
     .knows = op_knows,
     .wanted = op_wanted,
+    .excludes = op_excludes,
     .service_account = op_service_account,
     .bypass_inbound = op_bypass_inbound,
     .probe_ports = op_probe_ports,

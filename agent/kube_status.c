@@ -212,14 +212,10 @@ static cJSON *event_of(struct kube_pod *pod, enum bruma_reason reason, const cha
     return o;
 }
 
-static void on_event_sent(void *data, const struct kube_reply *reply)
+static void event_failed(struct kube_pod *pod, const struct kube_reply *reply)
 {
-    struct kube_pod *pod = data;
     char text[200] = "";
 
-    pod->event = NULL;
-    if (reply->result == 0 && reply->status / 100 == 2)
-        return;
     /* The next one is made afresh: the server forgets Events after a while. */
     pod->event_name[0] = '\0';
     if (reply->status == 404)
@@ -228,6 +224,19 @@ static void on_event_sent(void *data, const struct kube_reply *reply)
         kube_status_text(reply->body, reply->len, text, sizeof(text));
     log_warn("an Event cannot be written\tpod=\"%s/%s\" status=%d error=\"%s\"", pod->namespace, pod->name,
              reply->status, reply->result ? reply->error : text);
+}
+
+static void on_event_sent(void *data, const struct kube_reply *reply)
+{
+    struct kube_pod *pod = data;
+    enum bruma_reason next = pod->event_next;
+
+    pod->event = NULL;
+    pod->event_next = BRUMA_REASON_NONE;
+    if (reply->result || reply->status / 100 != 2)
+        event_failed(pod, reply);
+    if (next)
+        kube_status_event(pod, next, pod->event_next_text);
 }
 
 void kube_status_event(struct kube_pod *pod, enum bruma_reason reason, const char *text)
@@ -239,6 +248,11 @@ void kube_status_event(struct kube_pod *pod, enum bruma_reason reason, const cha
     char path[700], at[32];
     struct kube_call call = {.path = path, .body_max = ANSWER_MAX, .done = on_event_sent, .data = pod};
 
+    if (pod->event && !again) {
+        pod->event_next = reason;
+        snprintf(pod->event_next_text, sizeof(pod->event_next_text), "%s", text);
+        return;
+    }
     if (again)
         pod->event_count++;
     else

@@ -16,6 +16,7 @@
 #include "cni_server.h"
 #include "ctl_server.h"
 #include "enroll.h"
+#include "guard.h"
 #include "install.h"
 #include "kube_retire.h"
 #include "kube_source.h"
@@ -84,6 +85,13 @@ static void on_proxy_gone(void *data)
 static void on_mesh_changed(void *data)
 {
     enroll_reconcile_all(data);
+}
+
+static void on_entry_missing(void *data)
+{
+    struct agent *agent = data;
+
+    guard_close(agent->guard, "bruma-cni was not in the network that the runtime loads");
 }
 
 static void on_signal(void *data, int sig)
@@ -173,6 +181,10 @@ static int open_parts(struct agent *agent)
     r = open_steering(agent);
     if (r < 0)
         return r;
+    /* Before anything that takes time. */
+    r = guard_start(agent, &agent->guard);
+    if (r < 0)
+        return log_error_errno(r, "no memory for the guard");
     r = proxies_new(agent->loop, agent->config, &agent->pods, steer_proxy_sockets_fd(agent->steer), &events,
                     &agent->proxies);
     if (r < 0)
@@ -195,7 +207,9 @@ static int open_parts(struct agent *agent)
     if (r < 0)
         return r;
     /* Last: from here on the runtime calls the plugin, which wants an agent that answers. */
-    return install_configured(agent->config) ? install_open(agent->loop, agent->config, &agent->install) : 0;
+    if (!install_configured(agent->config))
+        return 0;
+    return install_open(agent->loop, agent->config, on_entry_missing, agent, &agent->install);
 }
 
 static void close_parts(struct agent *agent)
@@ -205,6 +219,7 @@ static void close_parts(struct agent *agent)
     if (agent->server)
         server_close(&agent->server);
     watchdog_stop(agent);
+    guard_stop(&agent->guard);
     pods_free(&agent->pods);
     kube_source_close(&agent->source);
     if (agent->mesh)
@@ -238,6 +253,25 @@ static int run(const struct agent_config *config)
     return r;
 }
 
+/* Of a service that runs before the kubelet. */
+static int close_guard(const struct agent_config *config)
+{
+    struct agent agent = {.config = config, .started_at = (int64_t)time(NULL)};
+    int r = loop_new(&agent.loop);
+
+    pods_init(&agent.pods);
+    if (r == 0)
+        r = own_cookie(&agent.own_cookie);
+    if (r == 0)
+        r = open_steering(&agent);
+    if (r == 0)
+        r = guard_close_before_boot(&agent);
+    if (agent.steer)
+        steer_close(&agent.steer);
+    loop_free(&agent.loop);
+    return r;
+}
+
 static void help(void)
 {
     puts("Usage: bruma-agent [--name VALUE]...\n"
@@ -245,6 +279,9 @@ static void help(void)
          "trace\n"
          "       bruma-agent --retire [--name VALUE]...      delete the agents' DaemonSet; each uninstalls "
          "its node\n"
+         "       bruma-agent --close-guard [--name VALUE]... before the kubelet starts: keep pods off the "
+         "network "
+         "until an agent has decided about them\n"
          "       bruma-agent --version | --help | --settings-markdown\n\n"
          "The node agent of Bruma. Settings, also taken from the environment:\n");
     agent_config_help(stdout);
@@ -267,7 +304,7 @@ int main(int argc, char **argv)
 {
     struct agent_config config;
     char error[256], host[HOST_NAME_MAX + 1];
-    bool remove, retire;
+    bool remove, retire, guard;
     int first, r;
 
     if (take_option(&argc, argv, "--help")) {
@@ -284,6 +321,7 @@ int main(int argc, char **argv)
     }
     remove = take_option(&argc, argv, "--uninstall");
     retire = take_option(&argc, argv, "--retire");
+    guard = take_option(&argc, argv, "--close-guard");
     r = agent_config_load(&config, argc, argv, &first, error, sizeof(error));
     if (r == 0 && first < argc) {
         snprintf(error, sizeof(error), "unexpected argument %.100s; see --help", argv[first]);
@@ -307,6 +345,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     if (retire)
         return kube_retire(&config) < 0 ? 1 : 0;
+    if (guard)
+        return close_guard(&config) < 0 ? 1 : 0;
     raise_descriptor_limit();
     r = remove ? uninstall(&config, kube_source_configured(&config) ? kube_uninstall : NULL) : run(&config);
     return r < 0 ? 1 : 0;

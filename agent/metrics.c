@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cleanup.h"
+#include "guard.h"
 #include "http_server.h"
 #include "install.h"
 #include "log.h"
@@ -94,6 +95,19 @@ static void put_agent(FILE *f, const struct agent *agent)
     fprintf(f, "bruma_agent_ready %d\n", !agent_not_ready(agent));
     head(f, "bruma_proxy_serving", "gauge", "1 while a proxy serves this node's pods.");
     fprintf(f, "bruma_proxy_serving %d\n", proxies_serving(agent->proxies));
+}
+
+static void put_guard(FILE *f, const struct agent *agent)
+{
+    head(f, "bruma_guard_closed", "gauge",
+         "1 while pods that nobody has decided about are kept off the network.");
+    fprintf(f, "bruma_guard_closed %d\n", guard_is_closed(agent->guard));
+    head(f, "bruma_guard_gave_up_total", "counter",
+         "How often the guard opened at its limit although pods were not decided about.");
+    fprintf(f, "bruma_guard_gave_up_total %u\n", guard_gave_up(agent->guard));
+    head(f, "bruma_pods_captured_late_total", "counter",
+         "Pods of the mesh that were found running and not captured.");
+    fprintf(f, "bruma_pods_captured_late_total %" PRIu64 "\n", agent->captured_late);
 }
 
 static void put_reasons(FILE *f, const struct agent *agent)
@@ -183,6 +197,7 @@ char *metrics_page(const struct agent *agent, size_t *ret_len)
         return NULL;
     put_install(f, agent);
     put_agent(f, agent);
+    put_guard(f, agent);
     put_states(f, agent);
     put_counters(f, agent);
     put_reasons(f, agent);

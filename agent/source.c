@@ -26,6 +26,11 @@ bool source_knows_pod(const struct agent *agent, const struct pod *pod)
     return source_ready(agent) && source_knows(agent, pod->uid, pod->container_id, pod->namespace, pod->name);
 }
 
+bool source_excludes(const struct agent *agent, const char *namespace)
+{
+    return agent->source && agent->source->ops->excludes(agent->source, namespace);
+}
+
 static bool file_wants(const struct agent *agent, const struct pod *pod, const char **ret_why)
 {
     enum mesh_mode mode = mesh_pod_mode(agent->mesh, pod->namespace, pod->name);

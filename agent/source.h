@@ -17,6 +17,7 @@ struct source_ops {
     bool (*knows)(const struct source *source, const char *uid, const char *container_id,
                   const char *namespace, const char *name);
     bool (*wanted)(const struct source *source, const struct pod *pod, const char **ret_why);
+    bool (*excludes)(const struct source *source, const char *namespace);
     int (*service_account)(const struct source *source, const struct pod *pod, char *buf, size_t size);
     bool (*bypass_inbound)(const struct source *source, const struct pod *pod);
     int (*probe_ports)(const struct source *source, const struct pod *pod, const uint16_t **ret);
@@ -39,6 +40,9 @@ const char *source_not_ready(const struct agent *agent);
 bool source_knows(const struct agent *agent, const char *uid, const char *container_id, const char *namespace,
                   const char *name);
 bool source_knows_pod(const struct agent *agent, const struct pod *pod);
+
+/* Its pods stay outside by the settings, whatever else is known: not even the source has to be there. */
+bool source_excludes(const struct agent *agent, const char *namespace);
 
 bool source_wanted(const struct agent *agent, const struct pod *pod, const char **ret_why);
 /* -ENAMETOOLONG if it does not fit. */

@@ -17,7 +17,8 @@
 #include "log.h"
 #include "request.h"
 
-#define STDIN_MAX (4 * 1024 * 1024)
+#define STDIN_MAX        (4 * 1024 * 1024)
+#define EXCLUDED_TIMEOUT 1.0 /* seconds */
 
 static const char *const supported[] = {CNI_VERSIONS};
 
@@ -95,10 +96,27 @@ static int read_stdin(char **ret, size_t *ret_len, struct cni_error *error)
     return 0;
 }
 
+static bool is_pod(const struct cni_request *q)
+{
+    return q->pod_name && *q->pod_name && q->pod_namespace && *q->pod_namespace;
+}
+
 /* A pod of Kubernetes that the configuration does not leave alone. */
 static bool concerns_us(const struct cni_request *q)
 {
-    return q->pod_name && *q->pod_name && q->pod_namespace && *q->pod_namespace && !cni_request_excluded(q);
+    return is_pod(q) && !cni_request_excluded(q);
+}
+
+/* One that it leaves alone starts in any case. An agent that is there knows then that it belongs outside. */
+static void tell(const struct cni_request *q)
+{
+    struct cni_request quick = *q;
+    struct cni_error error = {};
+
+    if (quick.timeout_seconds > EXCLUDED_TIMEOUT)
+        quick.timeout_seconds = EXCLUDED_TIMEOUT;
+    if (agent_add(&quick, &error) < 0)
+        log_debug("the agent was not told of a pod of an excluded namespace\terror=\"%s\"", error.message);
 }
 
 static int run(const struct cni_request *q, struct cni_error *error)
@@ -109,6 +127,8 @@ static int run(const struct cni_request *q, struct cni_error *error)
     case CNI_ADD:
         if (concerns_us(q))
             r = agent_add(q, error);
+        else if (is_pod(q))
+            tell(q);
         break;
     case CNI_DEL:
         /* An error would keep the main plugin from releasing the address. What is left behind the agent finds

@@ -110,6 +110,24 @@ static void print_source(const cJSON *s)
     field("Kubernetes API", buf);
 }
 
+static void print_guard(const cJSON *g)
+{
+    bool closed = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(g, "closed"));
+    double seconds = number_of(g, "closedMilliseconds") / 1000;
+    char buf[512];
+
+    if (!g || !strcmp(text_of(g, "mode"), "off")) {
+        field("guard", "off");
+        return;
+    }
+    if (closed)
+        snprintf(buf, sizeof(buf), "%s, closed for %.1fs, %.0f undecided; waits for: %s", text_of(g, "mode"),
+                 seconds, number_of(g, "undecided"), text_of(g, "waitsFor"));
+    else
+        snprintf(buf, sizeof(buf), "%s, open; was closed for %.1fs", text_of(g, "mode"), seconds);
+    field("guard", buf);
+}
+
 static void print_status(const cJSON *s)
 {
     const cJSON *pods = cJSON_GetObjectItemCaseSensitive(s, "pods");
@@ -127,6 +145,8 @@ static void print_status(const cJSON *s)
     field("trust domain", text_of(s, "trustDomain"));
     snprintf(buf, sizeof(buf), "%s (%s)", text_of(s, "cgroup"), text_of(s, "cgroupHooks"));
     field("connect hooks", buf);
+    if (!strcmp(text_of(s, "source"), "kubernetes"))
+        print_guard(cJSON_GetObjectItemCaseSensitive(s, "guard"));
     field("pins", text_of(s, "pinDir"));
     field("mended", counts(cJSON_GetObjectItemCaseSensitive(s, "mends"), buf, sizeof(buf)));
     field("kernel failures", counts(cJSON_GetObjectItemCaseSensitive(s, "failures"), buf, sizeof(buf)));

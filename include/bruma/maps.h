@@ -10,6 +10,8 @@
  *   proxy_sockets   sk_storage   socket            -> struct bruma_proxy_socket
  *   probe_targets   hash         struct bruma_endpoint -> struct bruma_probe_target
  *   probe_tuples    LRU hash     struct bruma_tuple    -> struct bruma_probe_tuple
+ *   guard           array        0                     -> struct bruma_guard
+ *   sandboxes       hash         u64 netns cookie      -> struct bruma_sandbox
  *   listeners       SOCKMAP, one for each pod: enum bruma_listener -> socket
  *
  * Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. Ports are in host order.
@@ -25,6 +27,7 @@
 #define BRUMA_POD_NAME_LEN  128
 #define BRUMA_MAX_PODS      4096
 #define BRUMA_MAX_FAILURES  256
+#define BRUMA_MAX_SANDBOXES 16384
 #define BRUMA_IP_LEN        46
 
 struct bruma_address {
@@ -85,6 +88,25 @@ struct bruma_endpoint {
 
 struct bruma_probe_target {
     __u64 netns_cookie; /* the pod that declared the probe */
+};
+
+/* While it is closed, pods that nobody has decided about yet are kept off the network. */
+struct bruma_guard {
+    __u64 closed_until_nanoseconds; /* CLOCK_MONOTONIC; 0: open */
+};
+
+enum bruma_sandbox_state {
+    BRUMA_SANDBOX_UNDECIDED = 0, /* written in the kernel, when it first refused something */
+    BRUMA_SANDBOX_OUTSIDE = 1,   /* not in the mesh: the agent has decided so */
+    BRUMA_SANDBOX_NODE = 2,      /* the node's own namespace */
+};
+
+/* Of a namespace that is not captured. */
+struct bruma_sandbox {
+    enum bruma_sandbox_state state;
+    __u32 refused_connections;       /* of it and to it, while undecided */
+    __u64 first_refused_nanoseconds; /* CLOCK_MONOTONIC; 0: never */
+    char pod[BRUMA_POD_NAME_LEN];    /* "namespace/name", for people */
 };
 
 struct bruma_tuple {

@@ -98,7 +98,12 @@
     BRUMA_REASON(PIN_DIR_UNUSABLE, "pin_dir_unusable", "-", "the pin directory cannot be used, so the agent does not start", "`--pin-dir`: a directory in a BPF file system (`mount -t bpf bpf /sys/fs/bpf`), writable for root") \
     BRUMA_REASON(CGROUP_UNUSABLE, "cgroup_unusable", "-", "the pods' cgroup cannot be used, so the agent does not start", "`--cgroup`: a directory of the cgroup2 hierarchy above all pods; `grep cgroup2 /proc/mounts` says where that is mounted") \
     BRUMA_REASON(PINS_IN_USE, "pins_in_use", "-", "another agent uses the same pin directory, so this one does not start", "is bruma-agent running already? `systemctl status bruma-agent`; `brumactl status`") \
-    BRUMA_REASON(PINS_OTHER_VERSION, "pins_other_version", "-", "the pinned maps are of a version with another layout, so the agent does not start; what is pinned steers on", "`bruma-agent --uninstall` of that version, then start this one: pods that run are outside the mesh in between")
+    BRUMA_REASON(PINS_OTHER_VERSION, "pins_other_version", "-", "the pinned maps are of a version with another layout, so the agent does not start; what is pinned steers on", "`bruma-agent --uninstall` of that version, then start this one: pods that run are outside the mesh in between") \
+    /* never outside the mesh unnoticed */ \
+    BRUMA_REASON(POD_UNDECIDED, "pod_undecided", "CONNECT", "the guard was closed and nobody had decided about the pod yet: its connect() was refused, or a connection to it was held back", "is the agent running, and does it hear of the API server? `brumactl status`; `--guard`") \
+    BRUMA_REASON(GUARD_FAILED, "guard_failed", "-", "the guard cannot be closed: a pod that runs before it is captured can use the network", "agent log; `--guard-cgroup`; `brumactl doctor`") \
+    BRUMA_REASON(GUARD_GAVE_UP, "guard_gave_up", "-", "the guard opened at its limit although pods were not decided about", "`brumactl status`: what kept the agent from deciding? `--guard=strict` keeps it closed") \
+    BRUMA_REASON(CAPTURED_LATE, "captured_late", "-", "the pod ran for a while before it was captured although it belongs to the mesh; connections of that time live on as they were", "did the CNI chain have bruma-cni when the pod began? `cni.istioOwnedCNIConfig`; recreate the pod to be sure")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

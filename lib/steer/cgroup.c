@@ -82,7 +82,7 @@ static int link_info(int fd, struct bpf_link_info *ret)
 }
 
 /* A cgroup's id is its inode number. */
-static bool attached_to(int link_fd, const char *cgroup)
+bool steer_link_attached_to(int link_fd, const char *cgroup)
 {
     struct bpf_link_info info;
     struct stat st;
@@ -99,7 +99,7 @@ static int attach(const struct steer *s, const struct hook *h, struct steer_erro
 
     link_path(s, h->name, path, sizeof(path));
     link = bpf_obj_get(path);
-    if (link >= 0 && attached_to(link, h->cgroup)) {
+    if (link >= 0 && steer_link_attached_to(link, h->cgroup)) {
         /* Adopted. The same call puts this build's program in the place of another's, in one step. */
         if (bpf_link_update(link, h->program, NULL) == 0)
             return 0;
@@ -148,7 +148,7 @@ int steer_cgroup_verify(struct steer *s)
 
         link_path(s, all[i].name, path, sizeof(path));
         link = bpf_obj_get(path);
-        if (link < 0 || !attached_to(link, all[i].cgroup))
+        if (link < 0 || !steer_link_attached_to(link, all[i].cgroup))
             return -ENOLINK;
     }
     return 0;

@@ -13,14 +13,28 @@ struct steer {
     char probe_cgroup[PATH_MAX / 8]; /* "" : none */
     int lock_fd;                     /* the pin directory, locked */
     int pods_fd, pod_counters_fd, failures_fd, proxy_sockets_fd, probe_targets_fd, probe_tuples_fd;
-    int connect_fds[2];    /* programs of connect4 and connect6 */
-    int probes_fd;         /* program, -1: not used */
+    int connect_fds[2]; /* programs of connect4 and connect6 */
+    int probes_fd;      /* program, -1: not used */
+    int guard_fd, sandboxes_fd;
+    int guard_fds[3];      /* programs; the last, for inbound, is -1 where the kernel has not what it needs */
     uint8_t lookup_tag[8]; /* of the pod program that this build has */
 };
 
 /* Fills *error and returns -|e|, so that a failure can be told and returned in one expression. */
 int steer_fail(struct steer_error *error, enum bruma_reason reason, int e, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* Every map that is pinned by name goes below PIN_DIR/maps; libbpf takes what is there if its layout is the
+ * same. */
+struct bpf_object;
+int steer_pin_paths(const struct steer *steer, struct bpf_object *object, struct steer_error *error);
+
+/* The link is attached to that cgroup. */
+bool steer_link_attached_to(int link_fd, const char *cgroup);
+
+/* guard.c */
+int steer_guard_load(struct steer *steer, struct steer_error *error);
+void steer_guard_unload(struct steer *steer);
 
 /* PIN_DIR/pods/<cookie>[/name]; name NULL: the directory. -ENAMETOOLONG. */
 int steer_pod_pin_path(const struct steer *steer, uint64_t cookie, const char *name, char *buf, size_t size);

@@ -166,8 +166,7 @@ static int check_layout(const struct bpf_map *map, const char *path, struct stee
     return steer_fail(error, BRUMA_REASON_PINS_OTHER_VERSION, EINVAL, "%s has another layout", path);
 }
 
-/* Every map that is pinned by name goes below PIN_DIR/maps; libbpf takes what is there. */
-static int set_pin_paths(const struct steer *s, struct bpf_object *object, struct steer_error *error)
+int steer_pin_paths(const struct steer *s, struct bpf_object *object, struct steer_error *error)
 {
     struct bpf_map *map;
     char path[PATH_MAX / 4];
@@ -206,7 +205,7 @@ static int load_connect(struct steer *s, struct steer_error *error)
 
     if (!skeleton)
         return load_failed(error, -errno, "the connect programs");
-    r = set_pin_paths(s, skeleton->obj, error);
+    r = steer_pin_paths(s, skeleton->obj, error);
     if (r == 0) {
         r = connect_bpf__load(skeleton);
         if (r < 0)
@@ -234,7 +233,7 @@ static int load_probes(struct steer *s, struct steer_error *error)
 
     if (!skeleton)
         return load_failed(error, -errno, "the probe program");
-    r = set_pin_paths(s, skeleton->obj, error);
+    r = steer_pin_paths(s, skeleton->obj, error);
     if (r == 0) {
         r = probes_bpf__load(skeleton);
         if (r < 0)
@@ -280,6 +279,7 @@ static void init_fds(struct steer *s)
     s->lock_fd = s->pods_fd = s->pod_counters_fd = s->failures_fd = s->proxy_sockets_fd =
         s->probe_targets_fd = s->probe_tuples_fd = -1;
     s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = -1;
+    s->guard_fd = s->sandboxes_fd = s->guard_fds[0] = s->guard_fds[1] = s->guard_fds[2] = -1;
 }
 
 int steer_open(const struct steer_config *config, struct steer **ret, struct steer_error *error)
@@ -306,6 +306,8 @@ int steer_open(const struct steer_config *config, struct steer **ret, struct ste
     if (r == 0)
         r = load_probes(s, error);
     if (r == 0)
+        r = steer_guard_load(s, error);
+    if (r == 0)
         r = update_pods(s, error);
     if (r == 0)
         r = steer_cgroup_attach(s, error);
@@ -331,6 +333,7 @@ void steer_close(struct steer **ptr)
         if (fds[i] >= 0)
             close(fds[i]);
     }
+    steer_guard_unload(s);
     free(s);
     *ptr = NULL;
 }

@@ -4,8 +4,8 @@
  * needs beside them (rule, route, sysctls). Everything is pinned below the pin directory, so that it outlives
  * the process, and is found again by steer_open() and steer_pod_adopt().
  *
- *   PIN_DIR/maps/{pods,pod_counters,failures,proxy_sockets,probe_targets,probe_tuples}
- *   PIN_DIR/links/{connect4,connect6,probes}
+ *   PIN_DIR/maps/{pods,pod_counters,failures,proxy_sockets,probe_targets,probe_tuples,guard,sandboxes}
+ *   PIN_DIR/links/{connect4,connect6,probes}, and guard-{connect4,connect6,inbound} while the guard is closed
  *   PIN_DIR/pods/<netns cookie>/{program,listeners,link}
  *
  * Functions return 0 or -errno. Where they take a struct steer_error it says which reason and, in words, what
@@ -127,6 +127,25 @@ struct steer_probe {
     uint64_t cookie;
     struct endpoint target;
 };
+
+/*
+ * The guard. While it is closed, pods below the cgroup that are neither captured nor passed get no TCP
+ * connection and make none. close attaches and may be repeated; until: CLOCK_MONOTONIC nanoseconds, after
+ * which it counts as open in any case. open detaches.
+ */
+int steer_guard_close(struct steer *steer, const char *cgroup, uint64_t until, struct steer_error *error);
+void steer_guard_open(struct steer *steer);
+/* Connections to undecided pods are held back too; false: this kernel cannot. */
+bool steer_guard_holds_inbound(const struct steer *steer);
+
+/* This namespace is known, and not captured. pod: "namespace/name", for people. */
+int steer_sandbox_pass(struct steer *steer, uint64_t cookie, enum bruma_sandbox_state state, const char *pod);
+int steer_sandbox_forget(struct steer *steer, uint64_t cookie);
+/* It is captured, or was passed. */
+bool steer_sandbox_decided(struct steer *steer, uint64_t cookie);
+/* Cookies of all that there is an entry for. Allocates *ret; the caller frees it. Returns how many, or
+ * -errno. */
+int steer_sandboxes(struct steer *steer, uint64_t **ret);
 
 /* All that are registered, of all pods. Allocates *ret; the caller frees it. Returns how many, or -errno. */
 int steer_probes(const struct steer *steer, struct steer_probe **ret);

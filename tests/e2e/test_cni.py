@@ -325,7 +325,7 @@ def test_what_containerd_sent(node, plugin):  # noqa: F811
     assert pod.item() is None and pod.untouched()
 
 
-def test_excluded_namespaces_are_not_even_asked_about(alone, work):
+def test_pods_of_excluded_namespaces_start_without_an_agent(alone, work):
     """A node must be able to start its system pods while the agent is not there."""
     name = work.netns("system")
     args = pod_args("kube-system", "dns", "uid", "c")

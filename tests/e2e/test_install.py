@@ -204,7 +204,7 @@ def test_a_list_beside_a_file_of_the_same_name_is_not_lost(node, directory):
     assert directory.read("10-pods.conflist") == LIST and directory.read("10-pods.conf") == SINGLE
     os.unlink(directory.path("10-pods.conf"))
     directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
-    assert os.listdir(directory.conf) == ["10-pods.conflist"]
+    wait_for(lambda: os.listdir(directory.conf) == ["10-pods.conflist"], "the made list to go")
 
 
 def test_a_made_list_stays_while_its_file_is_being_written(node, directory):
@@ -360,3 +360,99 @@ def test_a_pod_is_enrolled_by_what_was_installed(node, directory, work):
     assert agent_client.pods(node.run_dir)["shop/chained"]["state"] == "enrolled"
     runtime.delete("chained")
     assert agent_client.pods(node.run_dir) == {}
+
+
+# ---- a list of our own ----
+
+OWN = ["--cni-owned-conf=true"]
+
+
+def own(directory):
+    return json.loads(directory.read("02-bruma.conflist"))
+
+
+def test_an_own_list_comes_first_and_leaves_others_files_alone(node, directory):
+    directory.write("10-pods.conflist", LIST, 0o600)
+    node.start(*node.options, *OWN)
+    directory.wait("02-bruma.conflist", ["bridge", "portmap", "bruma-cni"])
+    assert directory.read("10-pods.conflist") == LIST
+    assert own(directory)["plugins"][2]["made_of"] == "10-pods.conflist" and own(directory)["name"] == "pods"
+    assert directory.read("02-bruma.conflist").startswith(LIST[:LIST.index('{"type": "portmap"')]), "its text is the other's"
+    assert stat.S_IMODE(os.stat(directory.path("02-bruma.conflist")).st_mode) == 0o600
+    wait_for(lambda: node.status()["cniFile"] == directory.path("02-bruma.conflist"), "status to name it")
+    uninstall(node)
+    assert os.listdir(directory.conf) == ["10-pods.conflist"] and directory.read("10-pods.conflist") == LIST
+
+
+def test_an_own_list_survives_what_others_write_at_a_boot(node, directory, work):
+    """The power was cut; before the agent runs, the main plugin's installer writes his file anew. The runtime still loads a
+    network that fails without the agent."""
+    directory.write("10-pods.conflist", LIST.replace('"bridge"', '"loopback"').replace('"portmap"', '"loopback"'))
+    node.start(*node.options, *OWN)
+    directory.wait("02-bruma.conflist", ["loopback", "loopback", "bruma-cni"])
+    node.agent.kill()
+    newer = LIST.replace('"bridge"', '"tuning"').replace('"portmap"', '"tuning"')
+    directory.write("10-pods.conflist", newer)
+    first = sorted(os.listdir(directory.conf))[0]
+    runtime = Runtime(json.loads(directory.read(first)), work.path("cache"), f"{directory.bin}:/usr/lib/cni", netns=node.netns)
+    name = work.netns("late")
+    with pytest.raises(Exception, match="agent_unreachable"):
+        runtime.add("c", f"/run/netns/{name}", "shop", "late", "uid-late", [])
+    # The next agent follows what was written.
+    node.start(*node.options, *OWN)
+    directory.wait("02-bruma.conflist", ["tuning", "tuning", "bruma-cni"])
+    assert directory.read("10-pods.conflist") == newer
+
+
+def test_an_own_list_follows_and_goes(node, directory):
+    directory.write("10-pods.conf", '{"cniVersion": "1.0.0", "name": "a", "type": "bridge"}')
+    node.start(*node.options, *OWN)
+    directory.wait("02-bruma.conflist", ["bridge", "bruma-cni"])
+    assert sorted(os.listdir(directory.conf)) == ["02-bruma.conflist", "10-pods.conf"], "no list beside the single one"
+    directory.write("05-new.conflist", LIST)
+    directory.wait("02-bruma.conflist", ["bridge", "portmap", "bruma-cni"])
+    os.unlink(directory.path("05-new.conflist"))
+    directory.wait("02-bruma.conflist", ["bridge", "bruma-cni"])
+    # Its writer takes the file away for a moment, which is none; and for good.
+    os.unlink(directory.path("10-pods.conf"))
+    wait_for(lambda: "cni_conf_missing" in problems(node), "the missing network to be named")
+    assert os.listdir(directory.conf) == ["02-bruma.conflist"]
+    wait_for(lambda: os.listdir(directory.conf) == [], "the list to go with what it was made of", 30)
+
+
+def test_an_own_list_is_not_made_after_a_file_that_sorts_before_it(node, directory):
+    directory.write("00-multus.conflist", LIST)
+    node.start(*node.options, *OWN)
+    directory.wait("00-multus.conflist", ["bridge", "portmap", "bruma-cni"])
+    assert os.listdir(directory.conf) == ["00-multus.conflist"]
+    with open(node.agent.log) as f:
+        assert "does not sort before" in f.read()
+
+
+def test_somebody_elses_file_of_the_own_lists_name_stays(node, directory):
+    directory.write("02-bruma.conflist", LIST)
+    node.start(*node.options, *OWN)
+    directory.wait("02-bruma.conflist", ["bridge", "portmap", "bruma-cni"])
+    uninstall(node)
+    assert directory.read("02-bruma.conflist") == LIST
+
+
+def test_from_the_entry_to_an_own_list_and_back(node, directory):
+    directory.write("10-pods.conflist", LIST)
+    node.start(*node.options)
+    directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
+    node.agent.stop()
+    node.start(*node.options, *OWN)
+    directory.wait("02-bruma.conflist", ["bridge", "portmap", "bruma-cni"])
+    wait_for(lambda: directory.read("10-pods.conflist") == LIST, "the entry to leave the other's file")
+    node.agent.stop()
+    node.start(*node.options)
+    directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
+    wait_for(lambda: not os.path.exists(directory.path("02-bruma.conflist")), "the list of our own to go")
+
+
+@pytest.mark.parametrize("name", ["a/b.conflist", "02-bruma.conf", ".hidden.conflist", "bruma"])
+def test_a_wrong_name_of_an_own_list_ends_the_start(node, directory, name):
+    r = subprocess.run([*node.argv(*node.options), *OWN, "--cni-owned-conf-name", name], capture_output=True, text=True,
+                       timeout=20)
+    assert r.returncode == 2 and "cni-owned-conf-name" in r.stderr

@@ -16,6 +16,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 EXPECTED = {
     "/usr/sbin/bruma-agent", "/usr/sbin/bruma-proxy", "/usr/sbin/brumactl", "/usr/lib/cni/bruma-cni",
     "/usr/lib/systemd/system/bruma-agent.service", "/usr/lib/systemd/system/bruma-proxy.service",
+    "/usr/lib/systemd/system/bruma-guard.service",
     "/etc/bruma/agent.env", "/etc/bruma/proxy.env", "/etc/bruma/mesh.yaml",
     "/usr/share/man/man8/bruma-agent.8", "/usr/share/man/man8/bruma-proxy.8", "/usr/share/man/man8/brumactl.8",
     "/usr/share/man/man8/bruma-cni.8",
@@ -44,7 +45,7 @@ def test_installed_files(installed):
     files = files_of(installed)
     assert EXPECTED <= files, f"not installed: {sorted(EXPECTED - files)}"
     objects = {f for f in files if re.fullmatch(r"/usr/lib/(\S+/)?bruma/\w+\.bpf\.o", f)}
-    assert {os.path.basename(f) for f in objects} == {"connect.bpf.o", "lookup.bpf.o", "probes.bpf.o"}
+    assert {os.path.basename(f) for f in objects} == {"connect.bpf.o", "guard.bpf.o", "lookup.bpf.o", "probes.bpf.o"}
     assert files == EXPECTED | objects, f"installed and not expected: {sorted(files - EXPECTED - objects)}"
 
 
@@ -63,7 +64,7 @@ def test_plugin_needs_no_shared_library(installed):
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed on this machine")
-@pytest.mark.parametrize("unit", ["bruma-agent.service", "bruma-proxy.service"])
+@pytest.mark.parametrize("unit", ["bruma-agent.service", "bruma-guard.service", "bruma-proxy.service"])
 def test_units(installed, tmp_path, unit):
     """systemd reads the units without a complaint about them."""
     with open(f"{installed}/usr/lib/systemd/system/{unit}") as f:

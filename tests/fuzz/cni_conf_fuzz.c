@@ -28,6 +28,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (without_len != (r ? clean_len : size) || memcmp(without, r ? clean : text, without_len) != 0)
             abort();
     }
+    (void)cni_conf_is_copy(text, size);
     free(text);
     free(with);
     free(without);

@@ -110,6 +110,42 @@ int steer_pod_mend(struct steer *steer, const struct steer_pod *pod, const struc
     return step("mend", error);
 }
 
+int steer_guard_close(struct steer *steer, const char *cgroup, uint64_t until, struct steer_error *error)
+{
+    return step("close_guard", error);
+}
+
+void steer_guard_open(struct steer *steer)
+{
+    step("open_guard", NULL);
+}
+
+bool steer_guard_holds_inbound(const struct steer *steer)
+{
+    return true;
+}
+
+int steer_sandbox_pass(struct steer *steer, uint64_t cookie, enum bruma_sandbox_state state, const char *pod)
+{
+    return step("pass", NULL);
+}
+
+int steer_sandbox_forget(struct steer *steer, uint64_t cookie)
+{
+    return step("forget", NULL);
+}
+
+bool steer_sandbox_decided(struct steer *steer, uint64_t cookie)
+{
+    return true;
+}
+
+int steer_sandboxes(struct steer *steer, uint64_t **ret)
+{
+    *ret = NULL;
+    return 0;
+}
+
 int steer_cgroup_verify(struct steer *steer)
 {
     return 0;

@@ -180,3 +180,26 @@ Test(cni_conf, a_list_that_is_full_is_left_alone)
     cr_expect_eq(cni_conf_add(text, strlen(text), ENTRY, &out, &len), -EBADMSG);
     cr_expect(out == NULL);
 }
+
+Test(cni_conf, a_copy_says_what_it_was_made_of)
+{
+    static const char *const not_copies[] = {
+        "", "{}", "[]", "{\"plugins\":{}}", "{\"plugins\":[]}", "{\"plugins\":[1]}",
+        "{\"plugins\":[{\"type\":\"bruma-cni\"}]}",
+        "{\"plugins\":[{\"type\":\"a\",\"made_of\":\"10.conf\"}]}",
+        "{\"plugins\":[{\"type\":\"bruma-cni\",\"made_of\":1}]}",
+        /* in the midst of somebody's list: that is his */
+        "{\"plugins\":[{\"type\":\"bruma-cni\",\"made_of\":\"10.conf\"},{\"type\":\"a\"}]}"};
+    static const char text[] = "{\"name\":\"n\",\"plugins\":[{\"type\":\"a\"}]}";
+    char *entry = cni_conf_copy_entry(ENTRY, "10-\"odd\".conflist"), *copy = NULL;
+    size_t len;
+
+    cr_assert_not_null(entry);
+    cr_assert_eq(cni_conf_add(text, strlen(text), entry, &copy, &len), 0);
+    cr_expect(cni_conf_is_copy(copy, len));
+    cr_expect(cni_conf_has(copy, len, entry));
+    for (size_t i = 0; i < sizeof(not_copies) / sizeof(not_copies[0]); i++)
+        cr_expect_not(cni_conf_is_copy(not_copies[i], strlen(not_copies[i])), "%s", not_copies[i]);
+    free(entry);
+    free(copy);
+}

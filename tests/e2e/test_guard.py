@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guard: a pod of the mesh that runs without being captured (the node was cut off and came back, the main CNI plugin wrote
+its configuration anew before the agent ran) talks to nobody before it is captured; pods outside the mesh wait for a bounded
+time at the most, and the node's own processes never."""
+import json
+import os
+import subprocess
+import time
+
+import pytest
+from kube_world import AMBIENT, small, world  # noqa: F401
+from support import agent as agent_client
+from support import kernel
+from support.system import Process, run, wait_for
+
+ECHO = ("import socket,sys\n"
+        "s=socket.create_server(('::',int(sys.argv[1])),family=socket.AF_INET6,dualstack_ipv6=True,backlog=64)\n"
+        "while True: c,a=s.accept(); c.sendall(b'hello'); c.close()\n")
+DIAL = ("import socket,sys\n"
+        "try:\n"
+        "  s=socket.create_connection((sys.argv[1],int(sys.argv[2])),float(sys.argv[3]))\n"
+        "  print('ok' if s.recv(9)==b'hello' else 'silence')\n"
+        "except socket.timeout: print('silence')\n"
+        "except ConnectionRefusedError: print('refused')\n"
+        "except OSError as e: print(e)\n")
+OUTSIDE = 9000
+
+
+def holds_inbound():
+    """Programs of cgroup_skb may ask for their namespace's cookie from Linux 6.15 on."""
+    return tuple(int(n) for n in os.uname().release.split(".")[:2]) >= (6, 15)
+
+
+class Scene:
+    """web belongs to the mesh, plain does not; both run and neither was told of by the plugin. A server of the node answers on
+    port 9000."""
+
+    def __init__(self, world, start=True):
+        self.world = world
+        world.server.make_namespace("shop", AMBIENT)
+        world.server.make_namespace("other")
+        self.web, self.plain = world.sandbox("shop", "web", 10), world.sandbox("other", "plain", 11)
+        for pod in (self.web, self.plain):
+            world.write_cache(pod)
+            self.serve(pod, 8080)
+        # In the pods' cgroup, and in the node's network: a pod with hostNetwork.
+        self.host_cgroup = os.path.join(world.node.cgroup, "host")
+        kernel.cgroup_create(self.host_cgroup)
+        world.work.defer(kernel.cgroup_remove, self.host_cgroup)
+        server = Process(["/usr/bin/python3", "-c", ECHO, str(OUTSIDE)], world.work.path("outside.log"), netns=world.node.netns)
+        world.work.defer(server.stop)
+        wait_for(lambda: self.node_dials("127.0.0.1", OUTSIDE) == "ok", "the node's server")
+        world.settings["guard_cgroup"] = world.node.cgroup
+
+    def serve(self, pod, port):
+        server = pod.start(["/usr/bin/python3", "-c", ECHO, str(port)], self.world.work.path(f"{pod.name}.log"))
+        self.world.work.defer(server.stop)
+        wait_for(lambda: self.dial(pod, "127.0.0.1", port) == "ok", f"the server of {pod.name}")
+
+    def dial(self, pod, ip=None, port=OUTSIDE, timeout=2):
+        ip = ip or self.world.node.pod_addresses(1)[0]
+        return pod.run(["/usr/bin/python3", "-c", DIAL, ip, str(port), str(timeout)]).stdout.strip()
+
+    def node_dials(self, ip, port, timeout=1, cgroup=None):
+        argv = ["/usr/bin/python3", "-c", DIAL, ip, str(port), str(timeout)]
+        if cgroup:
+            argv = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', cgroup, *argv]
+        return run(argv, netns=self.world.node.netns).stdout.strip()
+
+    def guard(self):
+        return self.world.status()["guard"]
+
+    def wait_open(self, timeout=20):
+        wait_for(lambda: not self.guard()["closed"], "the guard to open", timeout, log=self.world.node.agent_log)
+
+    def undecided(self):
+        return self.world.status()["failures"].get("pod_undecided", {}).get("count", 0)
+
+    def problems(self):
+        return [p["reason"] for p in self.world.status()["problems"]]
+
+    def hooks(self):
+        links = f"{self.world.node.pin_dir}/links"
+        return sorted(n for n in os.listdir(links) if n.startswith("guard-"))
+
+
+@pytest.fixture
+def scene(small):
+    return Scene(small)
+
+
+def test_a_node_that_was_cut_off_comes_back(scene):
+    """The API server cannot be reached at first, as after a power cut: whoever is not known waits, and then web is captured
+    before its first connection, and plain is let go."""
+    world = scene.world
+    assert scene.dial(scene.web) == "ok", "without an agent nothing is in its way: the guard must make the difference"
+    world.server.stop_api()
+    world.start()
+    told = scene.guard()
+    assert told["closed"] and told["cgroup"] == world.node.cgroup and told["holdsInbound"] == holds_inbound()
+    wait_for(lambda: "API server" in scene.guard()["waitsFor"], "it to say what it waits for")
+    for ip in world.node.pod_addresses(1):
+        assert scene.dial(scene.web, ip) == "refused"
+        assert scene.dial(scene.plain, ip) == "refused"
+    assert scene.undecided() == 4
+    if holds_inbound():
+        for ip in scene.web.ips:
+            assert scene.node_dials(ip, 8080) == "silence"
+    assert scene.dial(scene.web, "127.0.0.1", 8080) == "ok", "a pod's own loopback is nobody's business"
+    # A pod in the node's network, and the node itself.
+    assert scene.node_dials("127.0.0.1", OUTSIDE, cgroup=scene.host_cgroup) == "ok"
+    assert scene.node_dials(world.node.pod_addresses(1)[0], OUTSIDE, cgroup=scene.host_cgroup) == "ok"
+    world.server.start_api()
+    world.wait_state("shop/web", "enrolled", 30)
+    scene.wait_open()
+    assert scene.hooks() == [], "nothing of the guard runs while it is open"
+    assert scene.dial(scene.plain) == "ok" and scene.node_dials(scene.plain.ip4, 8080) == "ok"
+    item = agent_client.pods(world.node.run_dir)["shop/web"]
+    assert not item["capturedSinceStart"] and item["counters"]["outbound_captured_connections"] == 0
+    assert world.state("other/plain") is None
+    # It is no secret that web ran without.
+    assert world.status()["capturedLate"] == 1
+    events = wait_for(lambda: world.server.events("shop", "web"), "an Event")
+    assert events[0]["reason"] == "captured_late" and events[0]["type"] == "Warning"
+    assert "captured" in events[0]["message"]
+    assert not world.server.events("other", "plain")
+    assert scene.guard()["gaveUp"] == 0 and "guard_gave_up" not in scene.problems()
+
+
+def test_decisions_outlive_the_agent(scene):
+    """An agent's restart disturbs nobody who is known, even if it cannot decide anything new."""
+    world = scene.world
+    world.start(guard="strict").ready()
+    scene.wait_open()
+    world.node.agent.kill()
+    stranger = world.sandbox("other", "stranger", 12)
+    world.server.stop_api()
+    world.start(proxy=False, guard="strict")
+    time.sleep(1.5)
+    assert scene.guard()["closed"], "it has heard of nothing yet"
+    assert scene.dial(scene.plain) == "ok" and scene.undecided() == 0
+    item = agent_client.pods(world.node.run_dir)["shop/web"]
+    assert item["state"] == "enrolled"
+    # One that came meanwhile is none of them.
+    assert scene.dial(stranger) == "refused"
+
+
+def test_an_agent_that_dies_leaves_a_strict_guard_closed(scene):
+    world = scene.world
+    world.server.stop_api()
+    world.start(guard="strict")
+    world.node.agent.kill()
+    assert scene.dial(scene.web) == "refused" and len(scene.hooks()) == 2 + holds_inbound()
+    world.server.start_api()
+    world.start(proxy=False, guard="strict")
+    world.wait_state("shop/web", "enrolled", 30)
+    scene.wait_open()
+
+
+def test_a_bounded_guard_gives_up_and_says_so(scene):
+    world = scene.world
+    world.server.stop_api()
+    world.start(guard_limit="1500ms")
+    assert scene.dial(scene.plain) == "refused"
+    scene.wait_open()
+    assert scene.dial(scene.plain) == "ok" and scene.dial(scene.web) == "ok"
+    assert scene.guard()["gaveUp"] == 1 and "guard_gave_up" in scene.problems()
+    assert "guard_gave_up" in world.log()
+
+
+def test_the_limit_counts_without_an_agent(scene):
+    world = scene.world
+    world.server.stop_api()
+    world.start(guard_limit="3s")
+    world.node.agent.kill()
+    assert scene.dial(scene.plain) == "refused"
+    wait_for(lambda: scene.dial(scene.plain) == "ok", "the limit to pass")
+
+
+def test_a_strict_guard_does_not_give_up(scene):
+    world = scene.world
+    world.server.stop_api()
+    world.start(guard="strict", guard_limit="500ms")
+    time.sleep(2)
+    assert scene.guard()["closed"] and scene.dial(scene.web) == "refused"
+
+
+def test_off_is_off(scene):
+    world = scene.world
+    world.server.stop_api()
+    world.start(guard="off")
+    assert scene.guard() == {"mode": "off"} and scene.hooks() == []
+    assert scene.dial(scene.web) == "ok" and scene.dial(scene.plain) == "ok"
+
+
+def test_a_new_pod_does_not_wait_for_the_others(scene):
+    """Closed for what is undecided: what the plugin has told of goes on at once, in the mesh and outside."""
+    world = scene.world
+    world.server.make_namespace("late", AMBIENT)
+    lost = world.sandbox("late", "lost", 13)  # nothing says where it is: never decided
+    scene.serve(lost, 8080)
+    world.start(guard="strict", proc="/nowhere").ready()
+    assert scene.guard()["closed"]
+    for namespace, name, host, state in (("shop", "new", 20, "enrolled"), ("other", "young", 21, "outside")):
+        pod = world.sandbox(namespace, name, host, plain=False)
+        world.node.add(pod)
+        assert world.state(f"{namespace}/{name}") == state
+        if state == "outside":
+            assert scene.dial(pod) == "ok"
+    assert scene.guard()["closed"] and scene.dial(lost) == "refused"
+
+
+def test_an_entry_that_was_missing_closes_it_again(scene):
+    world = scene.world
+    conf, plugins = world.work.path("net.d"), world.work.path("plugins")
+    os.makedirs(conf)
+    os.makedirs(plugins)
+    network = {**world.node.conflist(), "plugins": world.node.conflist()["plugins"][:1]}
+
+    def write():
+        with open(f"{conf}/10-pods.conflist.tmp", "w") as f:
+            json.dump(network, f)
+        os.rename(f"{conf}/10-pods.conflist.tmp", f"{conf}/10-pods.conflist")
+
+    write()
+    world.start(cni_conf_dir=conf, cni_bin_dir=plugins, cni_plugin=f"{world.work.build}/cni/bruma-cni").ready()
+    scene.wait_open()
+    assert scene.guard()["closings"] == 1
+    # One that began in between, without the plugin, and of which the API server has not told where it is.
+    pod = world.node.create_pod("shop", "sudden", host=30, add=False)
+    world.work.defer(world.node.delete_pod, pod)
+    pod.uid = pod.runtime_uid = world.server.make_pod("shop", "sudden", "n1", [])
+    write()
+    world.plain.add(pod.container, f"/run/netns/{pod.netns}", "shop", "sudden", pod.uid, [f"{pod.ip4}/24", f"{pod.ip6}/64"])
+    world.work.defer(world.plain.delete, pod.container)
+    scene.serve(pod, 8080)
+    wait_for(lambda: scene.guard()["closings"] >= 2 and scene.guard()["closed"], "the guard to close again")
+    assert scene.dial(pod) == "refused" and scene.dial(scene.plain) == "ok"
+    world.write_cache(pod)
+    world.server.set_status("shop", "sudden", pod.ips)
+    world.wait_state("shop/sudden", "enrolled")
+    scene.wait_open()
+
+
+def test_before_the_kubelet(scene):
+    """What a unit of the node does: the pods' cgroup is made where the kubelet will find it, and nobody below it has a
+    connection before an agent has come."""
+    world = scene.world
+    cgroup = os.path.join(world.node.cgroup, "kubepods.slice")
+    argv = [f"{world.work.build}/agent/bruma-agent", "--close-guard", "--run-dir", world.node.run_dir, "--pin-dir",
+            world.node.pin_dir, "--cgroup", world.node.cgroup, "--guard-cgroup", cgroup]
+    done = subprocess.run(["nsenter", f"--net=/run/netns/{world.node.netns}", *argv], capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 0, done.stderr
+    world.work.defer(kernel.cgroup_remove, cgroup)
+    assert os.path.isdir(cgroup) and len(scene.hooks()) == 2 + holds_inbound()
+    below = os.path.join(cgroup, "pod")
+    kernel.cgroup_create(below)
+    world.work.defer(kernel.cgroup_remove, below)
+    outside, scene.web.cgroup = scene.web.cgroup, below
+    assert scene.dial(scene.web) == "refused"
+    assert scene.node_dials("127.0.0.1", OUTSIDE, cgroup=below) == "ok"
+    scene.web.cgroup = outside
+    assert scene.dial(scene.web) == "ok", "who is no pod is left alone"
+    # The agent finds that cgroup by its name, and opens.
+    world.settings["guard_cgroup"] = "auto"
+    world.start(guard="strict").ready()
+    assert scene.guard()["cgroup"] == cgroup
+    scene.wait_open()
+    assert scene.hooks() == []
+
+
+def test_before_the_kubelet_there_must_be_a_cgroup(scene):
+    world = scene.world
+    argv = [f"{world.work.build}/agent/bruma-agent", "--close-guard", "--run-dir", world.node.run_dir, "--pin-dir",
+            world.node.pin_dir, "--cgroup", world.node.cgroup]
+    done = subprocess.run(["nsenter", f"--net=/run/netns/{world.node.netns}", *argv], capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 1 and "--guard-cgroup" in done.stderr
+
+
+@pytest.mark.parametrize("setting, value, said", [
+    ("guard", "maybe", "neither off nor bounded nor strict"), ("guard_cgroup", "kubepods", "absolute path")])
+def test_wrong_settings_end_the_start(small, setting, value, said):
+    small.node.start_agent(wait=False, **{**small.settings, setting: value})
+    assert small.node.agent.wait(20) == 2 and said in small.log()
+
+
+def test_an_excluded_namespace_needs_no_server(scene):
+    """Pods of kube-system may be what brings the API server back."""
+    world = scene.world
+    world.server.make_namespace("kube-system")
+    pod = world.sandbox("kube-system", "dns", 40, plain=False)
+    web = world.sandbox("shop", "new", 41, plain=False)
+    world.server.stop_api()
+    world.start(exclude_namespaces="kube-system")
+    world.node.add(pod)
+    assert world.state("kube-system/dns") == "outside" and scene.dial(pod) == "ok"
+    with pytest.raises(Exception, match="agent_not_ready"):
+        world.node.add(web)
+
+
+def test_metrics_tell(scene):
+    world = scene.world
+    world.server.stop_api()
+    world.start(metrics_port="15014", guard_limit="1s")
+
+    def page():
+        return run(["curl", "-s", "-m", "5", "http://127.0.0.1:15014/metrics"], netns=world.node.netns).stdout
+
+    assert "bruma_guard_closed 1" in page() and "bruma_guard_gave_up_total 0" in page()
+    scene.dial(scene.web)
+    assert 'bruma_steering_failures_total{reason="pod_undecided"} 1' in page()
+    scene.wait_open()
+    assert "bruma_guard_closed 0" in page() and "bruma_guard_gave_up_total 1" in page()
+    world.server.start_api()
+    wait_for(lambda: "bruma_pods_captured_late_total 1" in page(), "the count of late ones", 30)
+
+
+def test_a_label_that_comes_later_is_no_late_capture(world):
+    world.server.make_namespace("shop")
+    pod = world.sandbox("shop", "web", 10)
+    world.write_cache(pod)
+    world.start(guard_cgroup=world.node.cgroup).ready()
+    world.server.label_namespace("shop", mode="ambient")
+    world.wait_state("shop/web", "enrolled")
+    world.wait_redirection("shop", "web", "enabled")
+    assert world.status()["capturedLate"] == 0 and not world.server.events("shop", "web")
+
+
+def test_sandboxes_that_go_leave_no_entry(scene):
+    world = scene.world
+    world.start().ready()
+    scene.wait_open()
+
+    def entries():
+        out = subprocess.run(["bpftool", "-j", "map", "dump", "pinned", f"{world.node.pin_dir}/maps/sandboxes"],
+                             capture_output=True, text=True, check=True)
+        return {e["formatted"]["value"]["pod"] for e in json.loads(out.stdout)}
+
+    assert entries() == {"n1", "other/plain"}
+    pod = world.sandbox("other", "short", 50, plain=False)
+    world.node.add(pod)
+    assert entries() == {"n1", "other/plain", "other/short"}
+    world.node.delete_pod(pod)
+    wait_for(lambda: entries() == {"n1", "other/plain"}, "the entry of a pod that is gone to go")
+    world.server.delete_pod("other", "plain")
+    wait_for(lambda: entries() == {"n1"}, "the entry of a pod that the API server forgot to go")
+
+
+def test_the_plugin_excludes_what_the_agent_excludes(scene):
+    """kube-system too, if the settings do not: the plugin's own list is for entries that somebody wrote by hand."""
+    world = scene.world
+    conf, plugins = world.work.path("net.d"), world.work.path("plugins")
+    os.makedirs(conf)
+    os.makedirs(plugins)
+    with open(f"{conf}/10-pods.conflist", "w") as f:
+        json.dump({**world.node.conflist(), "plugins": world.node.conflist()["plugins"][:1]}, f)
+
+    def entry():
+        with open(f"{conf}/10-pods.conflist") as f:
+            return json.load(f)["plugins"][-1]
+
+    options = {"cni_conf_dir": conf, "cni_bin_dir": plugins, "cni_plugin": f"{world.work.build}/cni/bruma-cni"}
+    world.start(**options, exclude_namespaces="").ready()
+    wait_for(lambda: entry() == {"type": "bruma-cni", "run_dir": world.node.run_dir, "exclude_namespaces": []}, "the entry")
+    world.node.agent.stop()
+    world.start(proxy=False, **options, exclude_namespaces="a, kube-system").ready()
+    wait_for(lambda: entry()["exclude_namespaces"] == ["a", "kube-system"], "the entry to follow")
