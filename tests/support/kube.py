@@ -44,8 +44,8 @@ def inside(netns):
                 os.abort()
 
 
-def make_certificates(directory):
-    """ca.crt, server.crt, server.key for 127.0.0.1, and sa.key for service accounts."""
+def make_certificates(directory, addresses):
+    """ca.crt, server.crt, server.key for these addresses, and sa.key for service accounts."""
     now = datetime.datetime.utcnow()
 
     def write(name, data):
@@ -58,8 +58,8 @@ def make_certificates(directory):
         b = b.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
         b = b.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         if not ca:
-            b = b.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-                                critical=False)
+            names = [x509.IPAddress(ipaddress.ip_address(a)) for a in addresses]
+            b = b.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return b.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def pem(key):
@@ -105,15 +105,15 @@ class Client:
 
 
 class Server:
-    """What tests do with either server."""
+    """What tests do with either server. addresses: where it is reached besides loopback."""
 
-    def __init__(self, netns, directory, port):
-        self.netns, self.directory, self.port = netns, directory, port
+    def __init__(self, netns, directory, port, addresses=()):
+        self.netns, self.directory, self.port, self.addresses = netns, directory, port, list(addresses)
         os.makedirs(directory, exist_ok=True)
         self.url = f"https://127.0.0.1:{port}"
         self.ca = os.path.join(directory, "ca.crt")
         self.token_file = os.path.join(directory, "token")
-        make_certificates(directory)
+        make_certificates(directory, ["127.0.0.1", *self.addresses])
         self.set_agent_token(AGENT)
         self.api = Client(netns, port, self.ca, ADMIN)
 
@@ -139,6 +139,26 @@ class Server:
         """Values of None remove. Underlines stand for what Python does not allow: mode for istio.io/dataplane-mode."""
         return self.merge(f"/api/v1/namespaces/{name}", labels={dataplane(k): v for k, v in labels.items()})
 
+    def create(self, path, kind, name, namespace=None, **fields):
+        """path: "v1" or "GROUP/v1". Returns the object as the server made it."""
+        prefix = f"/api/{path}" if "/" not in path else f"/apis/{path}"
+        plural = kind.lower() + ("es" if kind.endswith("s") else "s")
+        if kind.endswith("cy"):
+            plural = kind.lower()[:-1] + "ies"
+        where = f"{prefix}/namespaces/{namespace}/{plural}" if namespace else f"{prefix}/{plural}"
+        meta = {"name": name, **({"namespace": namespace} if namespace else {}), **fields.pop("metadata", {})}
+        return self.api("POST", where, {"apiVersion": path, "kind": kind, "metadata": meta, **fields})
+
+    def token(self, namespace, account, audience, pod=None, seconds=3600):
+        """Of a service account; bound to a pod, as the kubelet's are."""
+        spec = {"audiences": [audience], "expirationSeconds": seconds}
+        if pod:
+            spec["boundObjectRef"] = {"kind": "Pod", "apiVersion": "v1", "name": pod,
+                                      "uid": self.pod(namespace, pod)["metadata"]["uid"]}
+        made = self.api("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",
+                        {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec})
+        return made["status"]["token"]
+
     def make_pod(self, namespace, name, node, ips, labels=None, annotations=None, account="default", spec=None,
                  phase="Running"):
         """A pod that runs, as its kubelet has reported it. Returns its UID."""
@@ -155,6 +175,8 @@ class Server:
         status = {"phase": phase}
         if ips:
             status.update(podIP=ips[0], podIPs=[{"ip": ip} for ip in ips])
+        if ips and phase == "Running":
+            status["conditions"] = [{"type": "Ready", "status": "True"}]
         self.api("PATCH", f"/api/v1/namespaces/{namespace}/pods/{name}/status", {"status": status},
                  "application/merge-patch+json")
 
@@ -190,8 +212,8 @@ def dataplane(key):
 class RealServer(Server):
     """kube-apiserver and etcd, programs of the directory that BRUMA_KUBE names."""
 
-    def __init__(self, programs, netns, directory):
-        super().__init__(netns, directory, 6443)
+    def __init__(self, programs, netns, directory, addresses=()):
+        super().__init__(netns, directory, 6443, addresses)
         self.programs = programs
         self.processes = []
 
@@ -211,8 +233,9 @@ class RealServer(Server):
         with open(f"{d}/tokens", "w") as f:
             f.write(f'{ADMIN},admin,1,"system:masters"\n{AGENT},bruma-agent,2\n')
         api = Process(
-            [f"{self.programs}/kube-apiserver", "--etcd-servers=http://127.0.0.1:2379", "--bind-address=127.0.0.1",
-             "--advertise-address=127.0.0.1", f"--secure-port={self.port}", "--service-cluster-ip-range=10.96.0.0/16",
+            [f"{self.programs}/kube-apiserver", "--etcd-servers=http://127.0.0.1:2379",
+             f"--bind-address={'0.0.0.0' if self.addresses else '127.0.0.1'}",
+             f"--advertise-address={[*self.addresses, '127.0.0.1'][0]}", f"--secure-port={self.port}", "--service-cluster-ip-range=10.96.0.0/16",
              "--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount",
              f"--tls-cert-file={d}/server.crt", f"--tls-private-key-file={d}/server.key",
              f"--token-auth-file={d}/tokens", "--service-account-issuer=https://kubernetes.default.svc",

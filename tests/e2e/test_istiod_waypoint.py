@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waypoints as a stock istiod announces them, with a stock Envoy that has a certificate of istiod's. See test_istiod.py."""
+import json
+import os
+
+import pytest
+from conftest import Workspace
+from istiod_world import AMBIENT, SECURITY, Cluster
+from support import waypoint
+from support.istiod import missing
+from support.system import wait_for
+from test_waypoint import APP, REQUESTS
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+VIP, VIP6, WAYPOINT_VIP = "10.96.60.1", "fd00:96::60", "10.96.60.2"
+HOST = "waypoint.demo.svc.cluster.local"
+
+
+class Demo:
+    def __init__(self, cluster, envoy):
+        self.cluster, server = cluster, cluster.server
+        self.client_node, self.server_node = cluster.nodes
+        server.make_namespace("demo", AMBIENT)
+        for account in ("web", "shop", "waypoint"):
+            server.create("v1", "ServiceAccount", account, "demo")
+        for node in cluster.nodes:
+            cluster.start_node(node)
+        self.web = cluster.pod(self.client_node, "demo", "web", 10, account="web")
+        self.apps = {}
+        for host, version in ((11, "v1"), (12, "v2")):
+            pod = cluster.pod(self.server_node, "demo", f"shop-{version}", host, account="shop", labels={"app": "shop"})
+            app = pod.start(["/usr/bin/python3", "-u", "-c", APP, version], cluster.work.path(f"{version}.log"))
+            cluster.work.defer(app.kill)
+            app.wait_for_text("READY")
+            self.apps[version] = pod
+        self.waypoint = cluster.pod(self.server_node, "demo", "waypoint-1", 13, account="waypoint",
+                                    labels={"gateway.networking.k8s.io/gateway-name": "waypoint", "istio.io/dataplane-mode": "none"})
+        cluster.service("demo", "shop", VIP, {"app": "shop"}, {80: 8080})
+        cluster.service("demo", "waypoint", WAYPOINT_VIP, {"gateway.networking.k8s.io/gateway-name": "waypoint"}, {15008: 15008})
+        cluster.hbone(self.web, *self.apps.values())
+        directory = cluster.work.path("envoy")
+        cluster.certificate("demo", "waypoint", "waypoint-1", directory)
+        self.envoy = waypoint.Waypoint(envoy, directory, self.waypoint.netns, self.server_node.cgroup, vip4=VIP, vip6=VIP6,
+                                       v1=self.apps["v1"].ip4, v2=self.apps["v2"].ip4)
+        cluster.work.defer(self.envoy.stop)
+        self.envoy.start()
+
+    def ask(self, method="GET", host=VIP, port=80, count=1, **headers):
+        r = self.web.run(["/usr/bin/python3", "-c", REQUESTS, host, str(port), str(count), method, json.dumps(headers)], timeout=120)
+        return json.loads(r.stdout)
+
+    def one(self, *arguments, **more):
+        return self.ask(*arguments, **more)[0]
+
+    def reference(self, name="shop"):
+        return (self.cluster.service_of(self.client_node, name) or {}).get("waypoint", {}).get("destination")
+
+
+@pytest.fixture(scope="module")
+def demo(build):
+    path, why = waypoint.program(build)
+    if not path:
+        pytest.skip(why)
+    w = Workspace(os.path.abspath(os.environ["BRUMA_BUILD"]))
+    try:
+        yield Demo(Cluster(w), path)
+    finally:
+        errors = w.close()
+    assert not errors, errors
+
+
+@pytest.fixture
+def gateway(demo):
+    """Makes a Gateway and lets the namespace use it; undone afterwards."""
+    made = []
+
+    def make(name="waypoint", use="demo", **how):
+        demo.cluster.gateway("demo", name, **how)
+        made.append(name)
+        demo.cluster.server.merge("/api/v1/namespaces/demo", labels={"istio.io/use-waypoint": name})
+
+    yield make
+    demo.cluster.server.merge("/api/v1/namespaces/demo", labels={"istio.io/use-waypoint": None})
+    for name in made:
+        demo.cluster.delete(f"/apis/gateway.networking.k8s.io/v1/namespaces/demo/gateways/{name}")
+    wait_for(lambda: demo.reference() is None, "the service to be without a waypoint")
+
+
+def test_without_a_waypoint(demo):
+    assert demo.one() in ([200, "v1"], [200, "v2"]) and demo.one("DELETE")[0] == 200
+
+
+@pytest.mark.parametrize("how", [{"hostname": HOST}, {"address": WAYPOINT_VIP}], ids=["hostname", "address"])
+def test_a_namespaces_waypoint(demo, gateway, how):
+    gateway(**how)
+    expected = f"demo/{HOST}" if "hostname" in how else f"/{WAYPOINT_VIP}"
+    wait_for(lambda: demo.reference() == expected, f"the service's waypoint, not {demo.reference()}", 30)
+    assert demo.one()[0] == 200
+    assert demo.one("DELETE") == [403, "RBAC: access denied"]
+    line = wait_for(lambda: demo.cluster.access(demo.client_node, "connection complete", f"{VIP}:80"), "the log")
+    assert line["dst.identity"] == "spiffe://cluster.local/ns/demo/sa/waypoint"
+
+
+def test_a_workloads_waypoint(demo, gateway):
+    gateway(hostname=HOST, waypoint_for="all")
+    pod = demo.apps["v1"]
+    wait_for(lambda: (demo.cluster.workload(demo.client_node, pod.name).get("waypoint") or {}).get("destination") == f"demo/{HOST}",
+             "the workload's waypoint", 30)
+    assert demo.one(host=pod.ip4, port=8080) == [200, "v1"]
+    assert demo.one("DELETE", host=pod.ip4, port=8080) == [403, "RBAC: access denied"]
+
+
+def test_servers_that_accept_only_their_waypoint(demo, gateway):
+    """By an AuthorizationPolicy, as people write it; the waypoint itself passes."""
+    demo.cluster.policy("AuthorizationPolicy", "demo", "only-waypoint", {
+        "selector": {"matchLabels": {"app": "shop"}}, "action": "ALLOW",
+        "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/demo/sa/waypoint"]}}]}]})
+    try:
+        wait_for(lambda: demo.one()[0] == 0, "direct requests to be refused")
+        gateway(hostname=HOST)
+        wait_for(lambda: demo.reference(), "the service's waypoint", 30)
+        assert demo.one()[0] == 200
+        assert demo.one(host=demo.apps["v1"].ip4, port=8080)[0] == 0
+    finally:
+        demo.cluster.delete(f"/apis/{SECURITY}/namespaces/demo/authorizationpolicies/only-waypoint")
+    wait_for(lambda: demo.one()[0] == 200, "requests to pass again")
+
+
+def test_the_waypoint_gone_and_back(demo, gateway):
+    gateway(hostname=HOST)
+    wait_for(lambda: demo.reference(), "the service's waypoint", 30)
+    demo.envoy.stop()
+    assert demo.one()[0] == 0, "not gone around"
+    demo.envoy.start()
+    wait_for(lambda: demo.one()[0] == 200, "requests to be answered again")
