@@ -3,6 +3,7 @@
 #include "proxy/acceptor.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include "log.h"
@@ -12,6 +13,7 @@
 
 #define ACCEPTS_PER_TURN   256
 #define RETRY_MILLISECONDS 100
+#define FINISH_TURNS       64
 
 static void on_acceptable(struct loop_watch *watch, uint32_t events);
 
@@ -67,35 +69,56 @@ void acceptor_start(struct acceptor *a)
         log_error_errno(r, "cannot watch a listener of pod %s/%s", a->pod->pod->namespace, a->pod->pod->name);
 }
 
+#ifndef SO_ORIGINAL_DST
+#define SO_ORIGINAL_DST 80 /* the same number for IPv6 */
+#endif
+
+/*
+ * Where the client wanted to go. Of a redirected connection only conntrack knows; one that it does not track
+ * was handed to the listener unchanged, so its local address is the destination, as it is everywhere else.
+ */
+static void find_destination(int fd, const struct endpoint *client, struct endpoint *destination)
+{
+    bool v4 = addr_is_v4(&client->addr);
+    struct sockaddr_storage sa = {};
+    socklen_t len = v4 ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
+    struct endpoint original;
+
+    if (getsockopt(fd, v4 ? IPPROTO_IP : IPPROTO_IPV6, SO_ORIGINAL_DST, &sa, &len) == 0 &&
+        endpoint_from_sockaddr((struct sockaddr *)&sa, &original) == 0)
+        *destination = original;
+}
+
 static void begin(struct acceptor *a, int fd, const struct sockaddr *from)
 {
-    struct endpoint client, destination;
+    struct endpoint client, arrival, destination;
     struct sockaddr_storage sa;
     socklen_t len = sizeof(sa);
 
     if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0 || endpoint_from_sockaddr(from, &client) < 0 ||
-        endpoint_from_sockaddr((struct sockaddr *)&sa, &destination) < 0) {
+        endpoint_from_sockaddr((struct sockaddr *)&sa, &arrival) < 0) {
         close(fd); /* gone before it was accepted */
         return;
     }
+    destination = arrival;
+    if (a->pod->pod->redirected && a->kind != ACCEPT_HBONE)
+        find_destination(fd, &client, &destination);
     switch (a->kind) {
     case ACCEPT_OUTBOUND:
         outbound_accept(a->pod, fd, &client, &destination);
         break;
     case ACCEPT_PLAINTEXT:
-        plaintext_accept(a->pod, fd, &client, &destination);
+        plaintext_accept(a->pod, fd, &client, &destination, &arrival);
         break;
     case ACCEPT_HBONE:
-        tunnel_accept(a->pod, fd, &client, &destination);
+        tunnel_accept(a->pod, fd, &client, &arrival);
         break;
     }
 }
 
-static void on_acceptable(struct loop_watch *watch, uint32_t events)
+/* True if more may wait. */
+static bool accept_some(struct acceptor *a)
 {
-    struct acceptor *a = container_of(watch, struct acceptor, watch);
-
-    (void)events;
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
         struct sockaddr_storage from;
         socklen_t len = sizeof(from);
@@ -106,21 +129,35 @@ static void on_acceptable(struct loop_watch *watch, uint32_t events)
             continue;
         }
         if (errno == EAGAIN)
-            return;
+            return false;
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             /* The connection stays in the backlog; asking at once again would only burn the processor. */
             log_error_errno(errno, "cannot accept for pod %s/%s", a->pod->pod->namespace, a->pod->pod->name);
             acceptor_stop(a);
             loop_timer_set(a->pod->worker->loop, &a->retry, RETRY_MILLISECONDS);
-            return;
+            return false;
         }
         if (errno == EINVAL || errno == EBADF) {
             /* No longer a listener: somebody has destroyed it (ss -K). It would be acceptable for ever. */
             acceptor_stop(a);
-            log_warn("a listener of a pod is closed; the agent is told\tpod=\"%s/%s\" reason=%s",
-                     a->pod->pod->namespace, a->pod->pod->name, reason_name(BRUMA_REASON_LISTENER_CLOSED));
+            log_warn("a listener of a pod is closed\tpod=\"%s/%s\" reason=%s", a->pod->pod->namespace,
+                     a->pod->pod->name, reason_name(BRUMA_REASON_LISTENER_CLOSED));
             pods_listener_closed(a->pod->pod);
-            return;
+            return false;
         }
     }
+    return true;
+}
+
+static void on_acceptable(struct loop_watch *watch, uint32_t events)
+{
+    (void)events;
+    (void)accept_some(container_of(watch, struct acceptor, watch));
+}
+
+void acceptor_finish(struct acceptor *a)
+{
+    for (int i = 0; i < FINISH_TURNS && a->watch.fd >= 0 && accept_some(a); i++)
+        ;
+    acceptor_close(a);
 }

@@ -13,5 +13,7 @@ void acceptor_start(struct acceptor *acceptor);
 /* Connections wait in the backlog from here on. */
 void acceptor_stop(struct acceptor *acceptor);
 void acceptor_close(struct acceptor *acceptor);
+/* Takes what waits in the backlog, then closes: another proxy's listener gets all that comes after. */
+void acceptor_finish(struct acceptor *acceptor);
 
 #endif

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "message.h"
+#include "name_set.h"
 #include "outbox.h"
 #include "pods.h"
 #include "reasons.h"
@@ -31,8 +32,7 @@ struct agent_link {
     bool ready;
     bool draining; /* another proxy has taken over, for good */
     struct outbox outbox;
-    char **named; /* uids since the connection began, until snapshot-end */
-    size_t named_len, named_room;
+    struct name_set named; /* uids since the connection began, until snapshot-end */
     char buf[BRUMA_MESSAGE_MAX + 1];
 };
 
@@ -44,35 +44,9 @@ struct order {
     size_t fds_len;
 };
 
-static void forget_names(struct agent_link *link)
-{
-    for (size_t i = 0; i < link->named_len; i++)
-        free(link->named[i]);
-    free(link->named);
-    link->named = NULL;
-    link->named_len = link->named_room = 0;
-}
-
 static int remember_name(struct agent_link *link, const char *uid)
 {
-    char *copy;
-
-    if (link->ready)
-        return 0;
-    if (link->named_len == link->named_room) {
-        size_t room = link->named_room ? 2 * link->named_room : 64;
-        char **more = reallocarray(link->named, room, sizeof(*more));
-
-        if (!more)
-            return -ENOMEM;
-        link->named = more;
-        link->named_room = room;
-    }
-    copy = strdup(uid);
-    if (!copy)
-        return -ENOMEM;
-    link->named[link->named_len++] = copy;
-    return 0;
+    return link->ready ? 0 : name_set_add(&link->named, uid);
 }
 
 /* What the agent has told stays in force; only the connection is lost. */
@@ -85,7 +59,7 @@ static void disconnect(struct agent_link *link)
     loop_watch_remove(link->loop, &link->watch);
     close(fd);
     outbox_clear(&link->outbox);
-    forget_names(link);
+    name_set_clear(&link->named);
     link->ready = false;
     loop_timer_set(link->loop, &link->retry, link->retry_after);
 }
@@ -166,59 +140,13 @@ static int setup(struct agent_link *link, const struct order *o)
     return 0;
 }
 
-static int compare_names(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-struct unnamed {
-    struct agent_link *link;
-    char **uids;
-    size_t len, room;
-};
-
-static void collect_unnamed(void *data, const struct pod_info *info, bool draining,
-                            const int fds[BRUMA_POD_FD_COUNT])
-{
-    struct unnamed *u = data;
-    const char *uid = info->uid;
-
-    (void)draining;
-    (void)fds;
-    if (u->link->named_len &&
-        bsearch(&uid, u->link->named, u->link->named_len, sizeof(*u->link->named), compare_names))
-        return;
-    if (u->len == u->room) {
-        size_t room = u->room ? 2 * u->room : 16;
-        char **more = reallocarray(u->uids, room, sizeof(*more));
-
-        if (!more)
-            return; /* it is found at the next snapshot */
-        u->uids = more;
-        u->room = room;
-    }
-    u->uids[u->len] = strdup(uid);
-    if (u->uids[u->len])
-        u->len++;
-}
-
 static int snapshot_end(struct agent_link *link)
 {
-    struct unnamed gone = {.link = link};
-
     if (link->ready)
         return -EBADMSG;
-    if (link->named_len)
-        qsort(link->named, link->named_len, sizeof(*link->named), compare_names);
-    pods_each(link->proxy, collect_unnamed, &gone);
-    for (size_t i = 0; i < gone.len; i++) {
-        log_info("the agent no longer names a pod; it is removed\tuid=%s", gone.uids[i]);
-        pods_delete(link->proxy, gone.uids[i]);
-        free(gone.uids[i]);
-    }
-    free(gone.uids);
-    log_info("the agent's snapshot is complete\tpods=%zu", link->named_len);
-    forget_names(link);
+    pods_delete_unnamed(link->proxy, &link->named);
+    log_info("the agent's snapshot is complete\tpods=%zu", link->named.len);
+    name_set_clear(&link->named);
     link->ready = true;
     link->retry_after = RETRY_MIN;
     return 0;

@@ -15,6 +15,7 @@
 #include "proxy/config_dump.h"
 #include "proxy/credentials.h"
 #include "proxy/mesh_config.h"
+#include "proxy/pods_pages.h"
 #include "proxy/process_metrics.h"
 #include "proxy/proxy.h"
 #include "proxy/tls_library.h"
@@ -58,10 +59,20 @@ void proxy_drain(struct proxy *p, uint64_t deadline_milliseconds)
     p->draining = true;
     log_info("draining\tconnections=%d deadline=%llums", connections_left(p),
              (unsigned long long)deadline_milliseconds);
+    if (p->zds) {
+        zds_link_stop(p->zds);
+        pods_close_listeners(p);
+    }
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_drain(p->workers[i]);
     loop_timer_set(p->loop, &p->drain_timer, deadline_milliseconds);
     loop_timer_set(p->loop, &p->drain_check, DRAIN_CHECK_MILLISECONDS);
+}
+
+void proxy_fail(struct proxy *p)
+{
+    p->exit_status = 1;
+    loop_stop(p->loop);
 }
 
 static void on_signal(void *data, int signal)
@@ -123,20 +134,6 @@ struct dump {
 
 static void dump_next(void *data);
 
-static void add_pod(void *data, const struct pod_info *info, bool draining, const int fds[BRUMA_POD_FD_COUNT])
-{
-    cJSON *all = data, *o = cJSON_GetObjectItemCaseSensitive(all, info->uid), *about;
-
-    (void)fds;
-    if (!o)
-        o = cJSON_AddObjectToObject(all, info->uid);
-    cJSON_AddStringToObject(o, "state", draining ? "Draining" : "Up");
-    about = cJSON_AddObjectToObject(o, "info");
-    cJSON_AddStringToObject(about, "name", info->name);
-    cJSON_AddStringToObject(about, "namespace", info->namespace);
-    cJSON_AddStringToObject(about, "serviceAccount", info->service_account);
-}
-
 static void dump_next(void *data)
 {
     struct dump *d = data;
@@ -146,7 +143,7 @@ static void dump_next(void *data)
         worker_dump(p->workers[d->next_worker++], d->connections, dump_next, d);
         return;
     }
-    pods_each(p, add_pod, d->connections);
+    pods_dump(p, d->connections);
     admin_dump_done(p->admin, d->token,
                     config_dump_new(p->state, p->identities, d->connections, proxy_settings_table,
                                     proxy_settings_count, &p->settings));
@@ -165,38 +162,25 @@ static void config_dump(void *data, struct admin *admin, void *token)
     dump_next(d);
 }
 
-static void count_pod(void *data, const struct pod_info *info, bool draining,
-                      const int fds[BRUMA_POD_FD_COUNT])
-{
-    (void)info;
-    (void)draining;
-    (void)fds;
-    ++*(unsigned *)data;
-}
-
 static void metrics(void *data, FILE *out)
 {
     struct proxy *p = data;
     struct telemetry *all[256];
-    unsigned pods = 0;
 
     for (unsigned i = 0; i < p->workers_len; i++)
         all[i] = p->workers[i]->telemetry;
     telemetry_write_metrics(all, p->workers_len, out);
     if (p->xds)
         xds_client_write_metrics(p->xds, out);
-    pods_each(p, count_pod, &pods);
-    fprintf(out,
-            "# HELP workload_manager_active_proxy_count Pods that are served.\n"
-            "# TYPE workload_manager_active_proxy_count gauge\nworkload_manager_active_proxy_count %u\n",
-            pods);
+    pods_write_metrics(p, out);
     process_metrics_write(out);
 }
 
 static void pending(void *data, char *buf, size_t size)
 {
     struct proxy *p = data;
-    bool state = !p->xds || xds_client_ready(p->xds), agent = agent_link_ready(p->agent);
+    bool state = !p->xds || xds_client_ready(p->xds),
+         agent = p->zds ? zds_link_ready(p->zds) : agent_link_ready(p->agent);
 
     snprintf(buf, size, "%s%s%s", state ? "" : "state manager", state || agent ? "" : ", ",
              agent ? "" : "workload proxy manager");
@@ -290,10 +274,56 @@ static int open_control_plane(struct proxy *p)
     return r < 0 ? log_error_errno(r, "cannot set up the xDS client") : 0;
 }
 
+/* ---- who names the pods ---- */
+
+static int open_agent_link(struct proxy *p)
+{
+    const char *chosen = p->settings.agent_socket;
+    char socket[108];
+    int r;
+
+    if ((*chosen ? snprintf(socket, sizeof(socket), "%s", chosen)
+                 : snprintf(socket, sizeof(socket), "%s/%s", p->settings.run_dir, BRUMA_AGENT_SOCKET)) >=
+        (int)sizeof(socket))
+        return log_error_errno(ENAMETOOLONG, "the agent's socket");
+    r = agent_link_new(p->loop, p, socket, &p->agent);
+    return r < 0 ? log_error_errno(r, "cannot set up the agent's connection") : 0;
+}
+
+static int open_zds_link(struct proxy *p)
+{
+    const struct pod_listener_options options = {
+        .mark = (uint32_t)p->settings.packet_mark,
+        .ipv6 = p->settings.ipv6,
+        .reuse_port = p->settings.port_reuse,
+        .transparent = p->settings.original_source,
+    };
+    const char *dns = getenv("ISTIO_META_DNS_CAPTURE");
+    char error[256] = "";
+    int r = pod_listeners_possible(&options, p->own_netns_fd, error, sizeof(error));
+
+    if (r < 0) {
+        log_error("%s", error);
+        return r;
+    }
+    if (!dns || !strcasecmp(dns, "true"))
+        log_warn(
+            "there is no DNS proxy here: if the CNI agent captures DNS, names are not resolved in its pods "
+            "(dnsCapture=false there, ISTIO_META_DNS_CAPTURE=false here)");
+    r = zds_link_new(p->loop, p, p->settings.zds_socket, &options, p->own_netns_fd, &p->zds);
+    return r < 0 ? log_error_errno(r, "cannot set up the CNI agent's connection") : 0;
+}
+
+/* brumactl's. Beside another agent's proxy there may be no such directory, and nobody who would ask. */
+static bool wants_admin_socket(const struct proxy *p)
+{
+    return !*p->settings.zds_socket || access(p->settings.run_dir, W_OK) == 0;
+}
+
 static int start(struct proxy *p)
 {
     static const int signals[] = {SIGTERM, SIGINT};
-    char agent_socket[108], admin_socket[108];
+    char admin_socket[108];
     unsigned count = worker_count(&p->settings);
     int r;
 
@@ -301,11 +331,7 @@ static int start(struct proxy *p)
     if (p->own_netns_fd < 0)
         return log_error_errno(p->own_netns_fd, "cannot open the proxy's own network namespace");
     if (snprintf(admin_socket, sizeof(admin_socket), "%s/%s", p->settings.run_dir, BRUMA_PROXY_SOCKET) >=
-            (int)sizeof(admin_socket) ||
-        (*p->settings.agent_socket
-             ? snprintf(agent_socket, sizeof(agent_socket), "%s", p->settings.agent_socket)
-             : snprintf(agent_socket, sizeof(agent_socket), "%s/%s", p->settings.run_dir,
-                        BRUMA_AGENT_SOCKET)) >= (int)sizeof(agent_socket))
+        (int)sizeof(admin_socket))
         return log_error_errno(ENAMETOOLONG, "run directory %s", p->settings.run_dir);
     r = loop_new(&p->loop);
     if (r < 0)
@@ -336,16 +362,16 @@ static int start(struct proxy *p)
     r = open_control_plane(p);
     if (r < 0)
         return r;
-    r = open_admin(p, admin_socket);
+    r = open_admin(p, wants_admin_socket(p) ? admin_socket : NULL);
     if (r < 0)
         return log_error_errno(r, "cannot open the admin, metrics and readiness servers");
-    r = agent_link_new(p->loop, p, agent_socket, &p->agent);
-    return r < 0 ? log_error_errno(r, "cannot set up the agent's connection") : 0;
+    return *p->settings.zds_socket ? open_zds_link(p) : open_agent_link(p);
 }
 
 static void stop(struct proxy *p)
 {
     agent_link_free(&p->agent);
+    zds_link_free(&p->zds);
     admin_close(&p->admin);
     xds_client_free(&p->xds);
     crl_watch_free(&p->revoked);
@@ -401,6 +427,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "bruma-proxy: %s\n", error);
         return 1;
     }
+    if (*p.settings.zds_socket && *p.settings.agent_socket) {
+        fprintf(stderr, "bruma-proxy: inpod-uds and agent-socket exclude each other: a CNI agent or "
+                        "bruma-agent names the pods\n");
+        return 1;
+    }
     if (!address_is_good("XDS_ADDRESS", p.settings.xds_address, true) ||
         !address_is_good("CA_ADDRESS", p.settings.ca_address, false))
         return 1;
@@ -432,5 +463,5 @@ int main(int argc, char **argv)
     loop_run(p.loop);
     stop(&p);
     log_info("ended");
-    return 0;
+    return p.exit_status;
 }

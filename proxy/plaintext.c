@@ -94,8 +94,17 @@ static bool reserved(uint16_t port)
     return port == BRUMA_PORT_OUTBOUND || port == BRUMA_PORT_PLAINTEXT || port == BRUMA_PORT_HBONE;
 }
 
+/* What a rule redirects may be for anybody whose packets pass here. Only the pod's own connections are
+ * delivered, or the pod would be a way to others that their policies do not see. */
+static bool is_for_pod(struct worker_pod *wp, const struct addr *destination, const struct addr *arrival)
+{
+    if (!wp->pod->redirected)
+        return pod_has_address(wp->pod, destination);
+    return addr_equal(destination, arrival) || socket_address_is_local(wp->worker, wp->pod, destination);
+}
+
 void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
-                      const struct endpoint *destination)
+                      const struct endpoint *destination, const struct endpoint *arrival)
 {
     struct plaintext_waiter *p = calloc(1, sizeof(*p));
 
@@ -107,8 +116,8 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
     list_init(&p->waiter.node);
     loop_timer_init(&p->waiter.timer, NULL);
     connection_init(&p->c, wp, true, client, destination, cut);
-    if (!pod_has_address(wp->pod, &destination->addr) || reserved(destination->port) ||
-        worker_pod_listens(wp, destination->port)) {
+    if (reserved(destination->port) || worker_pod_listens(wp, destination->port) ||
+        !is_for_pod(wp, &destination->addr, &arrival->addr)) {
         finish(p, BRUMA_REASON_SELF_CALL);
         return;
     }

@@ -165,6 +165,8 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
     pod->service_account = copy(account);
     pod->trust_domain = copy(info->trust_domain);
     pod->cookie = info->cookie;
+    pod->redirected = proxy->zds != NULL;
+    pod->packet_mark = pod->redirected ? (uint32_t)proxy->settings.packet_mark : 0;
     if (!pod->uid || !pod->name || !pod->namespace || !pod->service_account || !pod->trust_domain)
         r = -ENOMEM;
     else
@@ -176,6 +178,7 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
         return r;
     }
     list_add_tail(&proxy->pods, &pod->node);
+    proxy->pods_started++;
     *ret = pod;
     return 0;
 }
@@ -244,6 +247,7 @@ static void remove_pod(struct pod *pod)
 
     pod->deleted = true;
     list_del(&pod->node);
+    proxy->pods_stopped++;
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_delete_pod(proxy->workers[i], pod);
     pod_unref(pod);
@@ -257,6 +261,21 @@ void pods_delete(struct proxy *proxy, const char *uid)
         return;
     log_info("pod removed\tpod=\"%s/%s\" uid=\"%s\"", pod->namespace, pod->name, pod->uid);
     remove_pod(pod);
+}
+
+bool pods_serves(struct proxy *proxy, const struct pod_info *info)
+{
+    const struct pod *pod = find(proxy, info->uid);
+
+    return pod && pod->cookie == info->cookie && same_identity(pod, info) && !pod->draining;
+}
+
+void pods_close_listeners(struct proxy *proxy)
+{
+    struct pod *pod;
+
+    list_for_each (pod, &proxy->pods, node)
+        close_fds(pod->fds + BRUMA_POD_FD_OUTBOUND, BRUMA_LISTENER_COUNT);
 }
 
 void pods_idle(struct pod *pod)
@@ -292,7 +311,9 @@ static void listener_closed(void *data)
 {
     struct pod *pod = data;
 
-    if (!pod->deleted)
+    if (!pod->deleted && pod->proxy->zds)
+        zds_link_listener_closed(pod->proxy->zds, pod->uid);
+    else if (!pod->deleted)
         agent_link_listener_closed(pod->proxy->agent, pod->uid);
     pod_unref(pod);
 }

@@ -13,9 +13,11 @@
 
 struct proxy;
 struct pod;
+struct name_set;
 
 struct pod_info {
-    const char *uid, *name, *namespace, *service_account, *trust_domain;
+    const char *uid, *name, *namespace, *service_account;
+    const char *trust_domain; /* NULL: as the mesh state says, once it knows the pod */
     uint64_t cookie;
     uint32_t generation;
     struct addr addresses[BRUMA_POD_ADDRESSES];
@@ -32,6 +34,11 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
 void pods_drain(struct proxy *proxy, const char *uid);
 /* Everything of the pod is cut. */
 void pods_delete(struct proxy *proxy, const char *uid);
+/* The same for all pods that are not in the set. */
+void pods_delete_unnamed(struct proxy *proxy, const struct name_set *named);
+/* The pod is served already, in this namespace and with this identity, so adding it again would change
+ * nothing. */
+bool pods_serves(struct proxy *proxy, const struct pod_info *info);
 
 /* For pod-held messages: descriptors stay with the pod. */
 typedef void (*pods_each_fn)(void *data, const struct pod_info *info, bool draining,
@@ -43,7 +50,11 @@ void pods_state_changed(struct proxy *proxy);
 
 /* The map by which sockets are exempted from capture; takes fd. */
 void pods_set_exempt_map(struct proxy *proxy, int fd);
+/* The control thread's descriptors of all listeners. They end with the workers' own. */
+void pods_close_listeners(struct proxy *proxy);
 /* Another proxy has taken over: stop accepting, end when idle or after the deadline. */
 void proxy_drain(struct proxy *proxy, uint64_t deadline_milliseconds);
+/* Ends the process with status 1 after this turn of the control loop. */
+void proxy_fail(struct proxy *proxy);
 
 #endif

@@ -23,6 +23,7 @@
 #include "proxy/state.h"
 #include "proxy/telemetry.h"
 #include "proxy/xds_client.h"
+#include "proxy/zds_link.h"
 
 struct worker;
 struct worker_pod;
@@ -35,14 +36,17 @@ struct proxy {
     struct identity_store *identities;
     struct crl_watch *revoked; /* NULL: no lists are configured */
     struct xds_client *xds;
-    struct agent_link *agent;
+    struct agent_link *agent; /* NULL: a CNI agent names the pods */
+    struct zds_link *zds;     /* NULL: bruma-agent does */
     struct admin *admin;
     struct worker **workers;
     unsigned workers_len;
     struct list pods; /* struct pod; control thread only */
+    unsigned long pods_started, pods_stopped;
     int own_netns_fd;
     int exempt_map_fd; /* -1 until the agent gave it; atomic */
     bool draining;
+    int exit_status;
     struct loop_timer drain_timer, drain_check;
 };
 
@@ -60,6 +64,10 @@ struct pod {
     struct addr addresses[BRUMA_POD_ADDRESSES];
     int addresses_len;
     int fds[BRUMA_POD_FD_COUNT];
+    /* Captured by netfilter rules that redirect to the pod's listeners, instead of by our programs: the
+     * original destination is asked of conntrack, and the rules exempt what has packet_mark. */
+    bool redirected;
+    uint32_t packet_mark; /* of our sockets in the pod; 0: none */
     /* NULL while nobody knows the pod's trust domain. The control thread replaces it (RCU), and puts it after
      * the last worker let go. */
     struct identity *identity;
@@ -77,6 +85,7 @@ void pods_idle(struct pod *pod);
 void pods_certificate_wanted(struct pod *pod);
 /* Any thread: one of the pod's listeners was destroyed; the agent opens a new one. */
 void pods_listener_closed(struct pod *pod);
+/* Of a redirected pod no address is known: it is not told. */
 bool pod_has_address(const struct pod *pod, const struct addr *addr);
 
 #endif

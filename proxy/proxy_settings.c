@@ -14,6 +14,9 @@
 const struct setting proxy_settings_table[] = {
     {"run-dir", "BRUMA_RUN_DIR", SETTING_STRING, BRUMA_DEFAULT_RUN_DIR, "directory of the agent's and the proxy's sockets", FIELD(run_dir), 0, 0},
     {"agent-socket", "BRUMA_AGENT_SOCKET", SETTING_STRING, "", "the agent's socket; empty: agent.sock in the run directory", FIELD(agent_socket), 0, 0},
+    {"inpod-uds", "INPOD_UDS", SETTING_STRING, "", "socket of a CNI agent that takes bruma-agent's place: it names pods over ZDS and captures them with netfilter rules (istio-cni: /var/run/ztunnel/ztunnel.sock); empty: bruma-agent", FIELD(zds_socket), 0, 0},
+    {"inpod-port-reuse", "INPOD_PORT_REUSE", SETTING_BOOL, "true", "only with inpod-uds: another proxy may listen in the same pods, as during an upgrade", FIELD(port_reuse), 0, 0},
+    {"packet-mark", "PACKET_MARK", SETTING_NUMBER, "1337", "only with inpod-uds: mark of the proxy's sockets in pods, which their rules exempt; 0: none", FIELD(packet_mark), 0, 4294967295},
     {"node-name", "NODE_NAME", SETTING_STRING, "", "name of this node; only its workloads are local", FIELD(node_name), 0, 0},
     {"network", "NETWORK", SETTING_STRING, "", "network id of this node", FIELD(network), 0, 0},
     {"cluster-id", "CLUSTER_ID", SETTING_STRING, "Kubernetes", "cluster id, sent to the control plane", FIELD(cluster_id), 0, 0},
@@ -33,7 +36,7 @@ const struct setting proxy_settings_table[] = {
     {"admin-port", "BRUMA_ADMIN_PORT", SETTING_NUMBER, "15000", "admin pages, on loopback; 0: none", FIELD(admin_port), 0, 65535},
     {"metrics-port", "BRUMA_METRICS_PORT", SETTING_NUMBER, "15020", "metrics; 0: none", FIELD(metrics_port), 0, 65535},
     {"ready-port", "BRUMA_READY_PORT", SETTING_NUMBER, "15021", "readiness; 0: none", FIELD(ready_port), 0, 65535},
-    {"ipv6", "IPV6_ENABLED", SETTING_BOOL, "true", "bind servers to IPv6 too", FIELD(ipv6), 0, 0},
+    {"ipv6", "IPV6_ENABLED", SETTING_BOOL, "true", "bind servers, and listeners in pods that the proxy opens itself, to IPv6 too", FIELD(ipv6), 0, 0},
     {"log-json", "BRUMA_LOG_JSON", SETTING_BOOL, "false", "one JSON object a line (LOG_FORMAT=json does the same)", FIELD(log_json), 0, 0},
     {"log", "RUST_LOG", SETTING_STRING, "info", "log levels: level, or scope=level, comma separated", FIELD(log_filter), 0, 0},
     {"stream-window", "HTTP2_STREAM_WINDOW_SIZE", SETTING_NUMBER, "4194304", "bytes a peer may send on a stream before its reader took any", FIELD(stream_window), 65535, 2147483647},

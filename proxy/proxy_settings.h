@@ -13,6 +13,9 @@
 struct proxy_settings {
     const char *run_dir;
     const char *agent_socket; /* "" : RUN_DIR/agent.sock */
+    const char *zds_socket;   /* "" : bruma-agent names the pods */
+    bool port_reuse;
+    unsigned long packet_mark;
     const char *node_name, *network, *cluster_id, *instance_ip, *pod_name, *pod_namespace;
     const char *xds_address, *xds_roots, *xds_alternate_host;
     const char *ca_address, *ca_roots, *ca_alternate_host;

@@ -96,7 +96,8 @@ static int start_connect(int fd, const struct endpoint *target, bool *ret_connec
 
 static int new_socket(struct worker *worker, struct pod *pod, bool v4)
 {
-    int fd, r = enter(worker, pod);
+    _cleanup_fd_ int fd = -1;
+    int r = enter(worker, pod);
 
     if (r < 0)
         return r;
@@ -104,7 +105,19 @@ static int new_socket(struct worker *worker, struct pod *pod, bool v4)
     if (fd < 0)
         return -errno;
     option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    return fd;
+    /* The rules that redirect the pod's connections would redirect ours too. */
+    r = pod->packet_mark ? option(fd, SOL_SOCKET, SO_MARK, (int)pod->packet_mark) : 0;
+    return r < 0 ? r : take_fd(&fd);
+}
+
+bool socket_address_is_local(struct worker *worker, struct pod *pod, const struct addr *addr)
+{
+    struct endpoint any_port = {.addr = *addr};
+    struct sockaddr_storage sa;
+    socklen_t len = (socklen_t)endpoint_to_sockaddr(&any_port, AF_UNSPEC, &sa);
+    _cleanup_fd_ int fd = new_socket(worker, pod, addr_is_v4(addr));
+
+    return fd >= 0 && bind(fd, (struct sockaddr *)&sa, len) == 0;
 }
 
 int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *target, bool *ret_connected)
@@ -150,11 +163,13 @@ static int deliver_once(struct worker *worker, struct pod *pod, const struct end
         return fd;
     if (client) {
         r = option(fd, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_TRANSPARENT : IPV6_TRANSPARENT, 1);
-        if (r == 0)
+        /* Answers to a foreign address would leave the pod. A redirected pod's own rules bring them back:
+         * they mark them as answers to our mark. */
+        if (r == 0 && !pod->redirected)
             r = option(fd, SOL_SOCKET, SO_MARK, BRUMA_MARK);
         /* Bound to lo, the SYN shows lo's index to the pod's program; else it would come straight back to us.
          */
-        if (r == 0)
+        if (r == 0 && !pod->redirected)
             r = option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX);
         if (r == 0)
             r = bind_as_client(pod, fd, target, client);
@@ -172,7 +187,8 @@ int socket_deliver(struct worker *worker, struct pod *pod, const struct endpoint
 {
     int r = -EADDRINUSE;
 
-    if (client && (addr_is_v4(client) != addr_is_v4(&target->addr) || pod_has_address(pod, client)))
+    if (client && (addr_is_v4(client) != addr_is_v4(&target->addr) || addr_equal(client, &target->addr) ||
+                   pod_has_address(pod, client)))
         client = NULL;
     /* A port in use is closed again, so the kernel offers another one next time. */
     for (int i = 0; i < DELIVERY_PORT_TRIES && r == -EADDRINUSE; i++)

@@ -20,6 +20,9 @@ int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *t
 int socket_deliver(struct worker *worker, struct pod *pod, const struct endpoint *target,
                    const struct addr *client, bool *ret_connected);
 
+/* Whether the address is one of the pod's namespace. */
+bool socket_address_is_local(struct worker *worker, struct pod *pod, const struct addr *addr);
+
 /* 0 if a non-blocking connect has succeeded, -EINPROGRESS, or what it failed with. */
 int socket_connect_result(int fd);
 

@@ -78,9 +78,9 @@ void inbound_dialed(struct stream *s);
 /* Answers with a status, logs the reason, ends the stream. */
 void inbound_refuse(struct stream *s, int status, enum bruma_reason reason, const char *detail);
 
-/* plaintext.c: a connection captured on the plaintext listener. Takes fd. */
+/* plaintext.c: a connection captured on the plaintext listener. Takes fd. arrival: its local address. */
 void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
-                      const struct endpoint *destination);
+                      const struct endpoint *destination, const struct endpoint *arrival);
 
 struct stream *stream_new(struct worker_pod *wp, bool inbound, int fd, const struct endpoint *client,
                           const struct endpoint *destination);

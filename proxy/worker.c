@@ -394,8 +394,12 @@ static void do_drain(void *data)
 
     m->worker->draining = true;
     list_for_each (wp, &m->worker->pods, node) {
-        for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
-            acceptor_stop(&wp->acceptors[i]);
+        for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
+            if (wp->pod->redirected)
+                acceptor_finish(&wp->acceptors[i]);
+            else
+                acceptor_stop(&wp->acceptors[i]);
+        }
         drain_tunnels(wp);
     }
     message_free(m);

@@ -145,6 +145,10 @@ class Pod:
         sh("ip", "-n", self.netns, "route", "add", "default", "via", node.gateway)
         sh("ip", "-n", self.netns, "-6", "route", "add", "default", "via", node.gateway6)
 
+    def enrol(self):
+        """Into the mesh, as its node does it."""
+        self.node.enrol(self)
+
     def cni(self, command, check=True):
         config = {"cniVersion": "1.0.0", "name": "bruma-test", "type": "bruma-cni", "run_dir": self.node.run_dir,
                   "prevResult": {"cniVersion": "1.0.0",
@@ -229,6 +233,9 @@ class Node:
             for key in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
                 with open("/proc/sys/" + key.replace(".", "/"), "w") as f:
                     f.write("1")
+
+    def enrol(self, pod):
+        pod.cni("ADD")
 
     def start_agent(self, *extra):
         self.starts += 1
@@ -319,7 +326,8 @@ class Node:
 
 
 class Mesh:
-    def __init__(self, nodes=2, workers=1, proxy_env=None, agent_options=()):
+    def __init__(self, nodes=2, workers=1, proxy_env=None, agent_options=(), node_kinds=()):
+        """node_kinds: classes of the nodes, where they are not plain ones."""
         serial = next(_serial)
         self.prefix = f"bruma-{os.getpid()}-{serial}"
         self.net = 64 + (os.getpid() * 7 + serial) % 128
@@ -331,7 +339,7 @@ class Mesh:
         self.services, self.policies, self.extra = [], [], []
         sh("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", self.ca_key)
         os.makedirs(self.cgroup)
-        self.nodes = [Node(self, i + 1) for i in range(nodes)]
+        self.nodes = [(node_kinds[i] if i < len(node_kinds) else Node)(self, i + 1) for i in range(nodes)]
         for node in self.nodes:
             node.create()
         for a in self.nodes:
@@ -385,7 +393,7 @@ class Mesh:
             node.start_proxy()
         for pod in self.pods:
             if not getattr(pod, "outside", False):
-                pod.cni("ADD")
+                pod.enrol()
         return self
 
     def stop(self):

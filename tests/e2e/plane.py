@@ -46,6 +46,17 @@ class Authority:
                      .serial_number(x509.random_serial_number()).not_valid_before(now - ONE_DAY).not_valid_after(now + 365 * ONE_DAY)
                      .add_extension(x509.BasicConstraints(True, None), True).sign(self.key, hashes.SHA256()))
 
+    @classmethod
+    def load(cls, cert_path, key_path):
+        """One that exists already."""
+        authority = cls.__new__(cls)
+        with open(cert_path, "rb") as f:
+            authority.cert = x509.load_pem_x509_certificate(f.read())
+        with open(key_path, "rb") as f:
+            authority.key = serialization.load_pem_private_key(f.read(), None)
+        authority.name = authority.cert.subject
+        return authority
+
     def sign(self, public_key, names, begins=-60, ends=3600):
         now = datetime.datetime.utcnow()
         return (x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(self.name).public_key(public_key)
@@ -69,11 +80,11 @@ class Stream:
 
 
 class Plane:
-    def __init__(self, directory, netns, port=16012):
+    def __init__(self, directory, netns, port=16012, authority=None):
         self.directory, self.netns, self.port = directory, netns, port
         os.makedirs(directory, exist_ok=True)
         self.messages = load_messages(directory)
-        self.authority = Authority()
+        self.authority = authority or Authority()
         self.resources = {ADDRESS: {}, AUTHORIZATION: {}}  # type -> name -> (version, message)
         self.streams, self.tokens, self.asked = [], [], collections.defaultdict(list)
         self.answer_certificate = self.good_certificate

@@ -421,8 +421,8 @@ def test_status_other_than_200_resets_the_application(mesh, peer):
     peer.behaviour = lambda server, conn, sid, headers: conn.h2.send_headers(sid, [(":status", "401")], end_stream=True)
     code = """
 import socket, sys
-s = socket.create_connection((sys.argv[1], 7000), timeout=20)
 try:
+    s = socket.create_connection((sys.argv[1], 7000), timeout=20)
     print("data" if s.recv(1) else "end")
 except ConnectionResetError:
     print("reset")
