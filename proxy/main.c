@@ -401,7 +401,7 @@ static bool address_is_good(const char *setting, const char *value, bool may_be_
 int main(int argc, char **argv)
 {
     static struct proxy p;
-    const char *format;
+    const char *format, *on_demand;
     char error[256];
     int first;
 
@@ -444,7 +444,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "bruma-proxy: log: \"%s\" is not a list of levels\n", p.settings.log_filter);
         return 1;
     }
-    if (getenv("XDS_ON_DEMAND") && !strcmp(getenv("XDS_ON_DEMAND"), "true"))
+    on_demand = getenv("XDS_ON_DEMAND");
+    if (on_demand && !strcmp(on_demand, "true"))
         log_warn("XDS_ON_DEMAND is not built: all workloads and services are subscribed to");
     signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
