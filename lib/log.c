@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "log_line.h"
+
 #define MAX_SCOPES     16
 #define LINE_MAX_BYTES 4096
 
@@ -139,28 +141,6 @@ void log_timestamp(char buf[28])
     snprintf(buf + n, 28 - n, ".%06ldZ", now.tv_nsec / 1000);
 }
 
-/* Appends text with the escapes that JSON and our own quoted values share. Returns the new length. */
-static size_t append_escaped(char *buf, size_t size, size_t len, const char *text)
-{
-    for (; *text && len + 7 < size; text++) {
-        unsigned char c = (unsigned char)*text;
-
-        if (c == '"' || c == '\\') {
-            buf[len++] = '\\';
-            buf[len++] = (char)c;
-        } else if (c == '\n') {
-            buf[len++] = '\\';
-            buf[len++] = 'n';
-        } else if (c < 0x20) {
-            len += (size_t)snprintf(buf + len, size - len, "\\u%04x", c);
-        } else {
-            buf[len++] = (char)c;
-        }
-    }
-    buf[len] = '\0';
-    return len;
-}
-
 const char *log_quote(char *buf, size_t size, const char *text)
 {
     size_t len;
@@ -168,7 +148,7 @@ const char *log_quote(char *buf, size_t size, const char *text)
     if (size < 12)
         return "\"\"";
     buf[0] = '"';
-    len = append_escaped(buf, size - 1, 1, text);
+    len = log_line_escape(buf, size - 1, 1, text, strlen(text));
     buf[len++] = '"';
     buf[len] = '\0';
     return buf;
@@ -177,32 +157,15 @@ const char *log_quote(char *buf, size_t size, const char *text)
 static void write_line(enum log_level level, const char *scope, const char *error, const char *format,
                        va_list ap)
 {
-    char message[2048], quoted[512], line[LINE_MAX_BYTES], when[28];
+    char message[2048], text[LINE_MAX_BYTES], when[28];
+    const struct log_line line = {when, level_names[level], scope, message, error};
     size_t n;
 
     vsnprintf(message, sizeof(message), format, ap);
     log_timestamp(when);
-    if (logger.json) {
-        n = (size_t)snprintf(line, sizeof(line),
-                             "{\"level\":\"%s\",\"time\":\"%s\",\"scope\":\"%s\",\"message\":\"",
-                             level_names[level], when, scope);
-        n = append_escaped(line, sizeof(line) - 600, n, message);
-        if (error)
-            n += (size_t)snprintf(line + n, sizeof(line) - n, "\",\"error\":%s}\n",
-                                  log_quote(quoted, sizeof(quoted), error));
-        else
-            n += (size_t)snprintf(line + n, sizeof(line) - n, "\"}\n");
-    } else if (error) {
-        n = (size_t)snprintf(line, sizeof(line), "%s\t%s\t%s\t%s\terror=%s\n", when, level_names[level],
-                             scope, message, log_quote(quoted, sizeof(quoted), error));
-    } else {
-        n = (size_t)snprintf(line, sizeof(line), "%s\t%s\t%s\t%s\n", when, level_names[level], scope,
-                             message);
-    }
-    if (n >= sizeof(line))
-        n = sizeof(line) - 1;
+    n = log_line_format(&line, logger.json, text, sizeof(text));
     /* A log line that cannot be written has nowhere else to go. */
-    if (write(logger.fd, line, n) < 0)
+    if (write(logger.fd, text, n) < 0)
         return;
 }
 

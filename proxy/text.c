@@ -34,24 +34,6 @@ void text_endpoint(struct text *t, const struct endpoint *endpoint)
     text_number(t, endpoint->port);
 }
 
-/* RFC 3629: no overlong forms, no surrogates, nothing beyond U+10FFFF. */
-size_t text_character(const char *string, size_t limit)
-{
-    const unsigned char *s = (const unsigned char *)string;
-    size_t len = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0;
-
-    if (len > limit)
-        return 0;
-    for (size_t i = 1; i < len; i++) {
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    }
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-        (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return len;
-}
-
 /* Stands for itself in both forms. */
 static inline bool is_plain(unsigned char c)
 {
@@ -77,7 +59,7 @@ void text_escaped(struct text *t, const char *string, size_t limit)
             text_literal(t, "\\n");
             at++;
         } else {
-            n = (unsigned char)string[at] < 0x80 ? 0 : text_character(string + at, limit - at);
+            n = (unsigned char)string[at] < 0x80 ? 0 : utf8_character(string + at, limit - at);
             if (n)
                 text_put(t, string + at, n);
             else

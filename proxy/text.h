@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "addr.h"
+#include "utf8.h"
 
 struct text {
     char *at;
@@ -47,8 +48,5 @@ void text_escaped(struct text *t, const char *string, size_t limit);
 
 /* The same in double quotes. */
 void text_quoted(struct text *t, const char *string, size_t limit);
-
-/* Bytes of the well-formed UTF-8 character that begins here, 0 if there is none. NUL ends the string. */
-size_t text_character(const char *string, size_t limit);
 
 #endif

@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void check(const char *text, size_t len)
 {
     for (size_t i = 0; i < len;) {
-        size_t n = text_character(text + i, len - i);
+        size_t n = utf8_character(text + i, len - i);
 
         if (!n || (unsigned char)text[i] < 0x20)
             abort();

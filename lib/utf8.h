@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef LIB_UTF8_H
+#define LIB_UTF8_H
+
+#include <stddef.h>
+
+/* Bytes of the well-formed UTF-8 character that begins here, 0 if there is none. NUL ends the string. */
+size_t utf8_character(const char *string, size_t limit);
+
+#endif
