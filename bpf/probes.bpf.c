@@ -60,9 +60,9 @@ int probes(struct bpf_sock_ops *ctx)
         return 1;
     value.registered_nanoseconds = bpf_ktime_get_ns();
     /* Where either fails the probe is an ordinary connection, and policy decides. */
-    if (bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG))
-        return 1;
-    bpf_map_update_elem(&probe_tuples, &tuple, &value, BPF_ANY);
+    if (bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG) ||
+        bpf_map_update_elem(&probe_tuples, &tuple, &value, BPF_ANY))
+        count_failure(BRUMA_REASON_PROBE_NOT_REGISTERED);
     return 1;
 }
 

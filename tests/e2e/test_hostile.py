@@ -454,6 +454,29 @@ r = attempt(s, (TO, PORT)); print(r if r != "connected" else echo(s))
     assert f'src.identity="{mesh.rogue.identity}"' in lines[0] and mesh.web.identity not in lines[0]
 
 
+@each_family
+def test_a_socket_of_another_pod(mesh, family):
+    """Made in one pod and used in another, it goes in the name of the one where it was made."""
+    path = f"{mesh.dir}/handed-{family}"
+    give = """
+path = sys.argv[4]
+l = socket.socket(socket.AF_UNIX); l.bind(path); l.listen(); print("READY", flush=True)
+c, _ = l.accept(); s = tcp(); socket.send_fds(c, [b"x"], [s.fileno()]); c.recv(1)
+"""
+    take = """
+u = socket.socket(socket.AF_UNIX); u.connect(sys.argv[4])
+_, fds, _, _ = socket.recv_fds(u, 1, 1)
+s = socket.socket(fileno=fds[0]); s.settimeout(20); s.connect((TO, PORT)); print(echo(s), s.getsockname()[0])
+"""
+    to = addresses(mesh.shop)[family]
+    giver = mesh.rogue.popen("/usr/bin/python3", "-u", "-c", PRELUDE + give, to, 8088, "x", path)
+    wait_for(lambda: "READY" in giver.text(), "the socket to be handed over")
+    before = len(mesh.nodes[1].access_log())
+    assert run(mesh.web, take, to, "borrowed", 8088, path) == f"borrowed {addresses(mesh.rogue)[family]}"
+    lines = wait_for(lambda: [x for x in inbound(mesh, 1, before) if ":8088 " in x], "the inbound line")
+    assert f'src.identity="{mesh.rogue.identity}"' in lines[0] and mesh.web.identity not in lines[0]
+
+
 def test_a_new_service_account_is_a_new_identity(mesh):
     """Nothing goes on in the name of the former one, and the pod does go on."""
     for account in ("promoted", "rogue"):
