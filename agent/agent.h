@@ -15,6 +15,7 @@
 struct source;
 struct metrics;
 struct guard;
+struct kubelet;
 
 struct agent {
     const struct agent_config *config;
@@ -25,6 +26,7 @@ struct agent {
     struct install *install; /* NULL: nothing is installed */
     struct metrics *metrics; /* NULL: no ports for it */
     struct guard *guard;     /* NULL: none */
+    struct kubelet *kubelet; /* NULL: probes are connections like others */
     struct proxies *proxies;
     struct server *server;
     struct store store;

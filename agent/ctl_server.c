@@ -8,6 +8,7 @@
 #include "enroll.h"
 #include "guard.h"
 #include "install.h"
+#include "kubelet.h"
 #include "message.h"
 #include "reasons.h"
 #include "source.h"
@@ -87,7 +88,7 @@ static void add_problem(cJSON *array, enum bruma_reason reason, const char *deta
 static void add_problems(const struct agent *agent, cJSON *item)
 {
     cJSON *array = cJSON_AddArrayToObject(item, "problems");
-    enum bruma_reason guard;
+    enum bruma_reason reason;
     const struct pod *pod;
     const char *text;
     char detail[600];
@@ -96,9 +97,12 @@ static void add_problems(const struct agent *agent, cJSON *item)
         add_problem(array, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(agent));
     if (agent->cgroup_reason)
         add_problem(array, agent->cgroup_reason, agent->cgroup_error);
-    guard = guard_trouble(agent->guard, &text);
-    if (guard)
-        add_problem(array, guard, text);
+    reason = guard_trouble(agent->guard, &text);
+    if (reason)
+        add_problem(array, reason, text);
+    reason = kubelet_trouble(agent->kubelet, &text);
+    if (reason)
+        add_problem(array, reason, text);
     if (!proxies_serving(agent->proxies))
         add_problem(array, BRUMA_REASON_PROXY_NOT_CONNECTED, "new connections of enrolled pods wait");
     list_for_each (pod, &agent->pods.list, node) {
@@ -140,8 +144,7 @@ static void status(struct agent *agent, struct connection *connection)
     cJSON_AddStringToObject(item, "runDir", c->run_dir);
     cJSON_AddStringToObject(item, "pinDir", c->pin_dir);
     cJSON_AddStringToObject(item, "cgroup", c->cgroup);
-    if (c->probe_cgroup)
-        cJSON_AddStringToObject(item, "probeCgroup", c->probe_cgroup);
+    kubelet_report(agent->kubelet, item);
     cJSON_AddStringToObject(item, "cgroupHooks",
                             agent->cgroup_reason ? reason_name(agent->cgroup_reason) : "attached");
     cJSON_AddStringToObject(item, "trustDomain", c->trust_domain);

@@ -13,6 +13,7 @@
 #include "cleanup.h"
 #include "ctl_server.h"
 #include "guard.h"
+#include "kubelet.h"
 #include "pins.h"
 #include "reasons.h"
 #include "source.h"
@@ -155,6 +156,15 @@ static void check_guard(const struct agent *agent, struct connection *c)
                     "connections to undecided pods are not held back: that needs Linux 6.15");
 }
 
+static void check_kubelet(const struct agent *agent, struct connection *c)
+{
+    const char *text;
+    enum bruma_reason reason = kubelet_trouble(agent->kubelet, &text);
+
+    if (agent->kubelet)
+        ctl_finding(c, "kubelet", !reason, reason, "%s", reason ? text : kubelet_cgroup(agent->kubelet));
+}
+
 static void check_failures(const struct agent *agent, struct connection *c)
 {
     for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
@@ -230,6 +240,7 @@ void doctor_run(struct agent *agent, struct connection *c)
                 serving ? "a proxy is connected and serves" : "no proxy is connected");
     check_pods(agent, c);
     check_guard(agent, c);
+    check_kubelet(agent, c);
     check_failures(agent, c);
     check_clock(c);
 }

@@ -21,10 +21,10 @@
 #include "kube_retire.h"
 #include "kube_source.h"
 #include "kube_uninstall.h"
+#include "kubelet.h"
 #include "metrics.h"
 #include "netns.h"
 #include "notify.h"
-#include "probes.h"
 #include "reasons.h"
 #include "uninstall.h"
 #include "watchdog.h"
@@ -133,11 +133,10 @@ static int own_cookie(uint64_t *ret)
 
 static int open_steering(struct agent *agent)
 {
-    char probe_cgroup[1024];
     const struct steer_config sc = {
         .pin_dir = agent->config->pin_dir,
         .cgroup = agent->config->cgroup,
-        .probe_cgroup = probes_cgroup(agent->config->probe_cgroup, probe_cgroup, sizeof(probe_cgroup)),
+        .probe_cgroup = kubelet_cgroup(agent->kubelet),
     };
     struct steer_error error = {0};
     int r = steer_open(&sc, &agent->steer, &error);
@@ -178,9 +177,13 @@ static int open_parts(struct agent *agent)
     r = own_cookie(&agent->own_cookie);
     if (r < 0)
         return log_error_errno(r, "the kernel tells no cookie of network namespaces");
+    r = kubelet_open(agent, &agent->kubelet);
+    if (r < 0)
+        return log_error_errno(r, "no memory for the kubelet");
     r = open_steering(agent);
     if (r < 0)
         return r;
+    kubelet_follow(agent->kubelet);
     /* Before anything that takes time. */
     r = guard_start(agent, &agent->guard);
     if (r < 0)
@@ -220,6 +223,7 @@ static void close_parts(struct agent *agent)
         server_close(&agent->server);
     watchdog_stop(agent);
     guard_stop(&agent->guard);
+    kubelet_close(&agent->kubelet);
     pods_free(&agent->pods);
     kube_source_close(&agent->source);
     if (agent->mesh)

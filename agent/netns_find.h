@@ -57,5 +57,7 @@ int netns_cache_parse(const char *text, size_t text_len, char uid[129], char pat
                       char container_id[254]);
 /* The UID and the container in the text of /proc/PID/cgroup, dashes in place. -ENOENT if there is no pod. */
 int netns_cgroup_parse(const char *text, char uid[129], char container_id[254]);
+/* Some line of it names a pod, whatever the others say. */
+bool netns_cgroup_is_of_pod(const char *text);
 
 #endif

@@ -104,7 +104,8 @@
     BRUMA_REASON(GUARD_FAILED, "guard_failed", "-", "the guard cannot be closed: a pod that runs before it is captured can use the network", "agent log; `--guard-cgroup`; `brumactl doctor`") \
     BRUMA_REASON(GUARD_GAVE_UP, "guard_gave_up", "-", "the guard opened at its limit although pods were not decided about", "`brumactl status`: what kept the agent from deciding? `--guard=strict` keeps it closed") \
     BRUMA_REASON(CAPTURED_LATE, "captured_late", "-", "the pod ran for a while before it was captured although it belongs to the mesh; connections of that time live on as they were", "did the CNI chain have bruma-cni when the pod began? `cni.istioOwnedCNIConfig`; recreate the pod to be sure") \
-    BRUMA_REASON(PROBE_NOT_REGISTERED, "probe_not_registered", "-", "a probe of the kubelet could not be registered in the kernel, so policies judge it like everybody's connection", "kernel log; please report it")
+    BRUMA_REASON(PROBE_NOT_REGISTERED, "probe_not_registered", "-", "a probe of the kubelet could not be registered in the kernel, so policies judge it like everybody's connection", "kernel log; please report it") \
+    BRUMA_REASON(KUBELET_CGROUP_SHARED, "kubelet_cgroup_shared", "-", "other processes live in the kubelet's cgroup: their connections to ports that pods declare probes for pass like the kubelet's", "the processes that are named beside this; give the kubelet a unit of its own, or `--probe-cgroup`")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -158,3 +158,12 @@ int steer_cgroup_mend(struct steer *s, struct steer_error *error)
 {
     return steer_cgroup_attach(s, error);
 }
+
+int steer_probe_cgroup(struct steer *s, const char *cgroup, struct steer_error *error)
+{
+    if (snprintf(s->probe_cgroup, sizeof(s->probe_cgroup), "%s", cgroup) >= (int)sizeof(s->probe_cgroup)) {
+        s->probe_cgroup[0] = '\0';
+        return steer_fail(error, BRUMA_REASON_INTERNAL, ENAMETOOLONG, "cgroup %s", cgroup);
+    }
+    return steer_cgroup_attach(s, error);
+}

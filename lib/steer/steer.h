@@ -110,6 +110,9 @@ int steer_pod_verify(struct steer *steer, const struct steer_pod *pod, struct st
 int steer_pod_mend(struct steer *steer, const struct steer_pod *pod, const struct steer_findings *findings,
                    struct steer_error *error);
 
+/* The kubelet is in that cgroup now ("": in none): its hook moves there. */
+int steer_probe_cgroup(struct steer *steer, const char *cgroup, struct steer_error *error);
+
 /* The cgroup hooks: 0 if attached, -ENOLINK if not; mend attaches again. */
 int steer_cgroup_verify(struct steer *steer);
 int steer_cgroup_mend(struct steer *steer, struct steer_error *error);

@@ -114,3 +114,133 @@ def test_a_kubelet_whose_cgroup_is_made_anew_is_found_again(world):
     os.rmdir(world.kubelet)
     os.mkdir(world.kubelet)
     wait_for(lambda: dial(world, world.pod.ip4, 9001, world.kubelet).startswith("app"), "the hook on the new cgroup")
+
+
+# ---- the kubelet, found by its name ----
+
+class Kubelet:
+    """A process of that name on the node's network, in a cgroup of its own, below a /proc that shows this test's alone."""
+
+    def __init__(self, work, netns):
+        self.work, self.netns, self.count = work, netns, 0
+        self.proc = work.path("proc")
+        os.mkdir(self.proc)
+        self.cgroup = self.process = None
+
+    def start(self, name="kubelet", cgroup=None):
+        self.count += 1
+        self.cgroup = cgroup or self.work.cgroup(f"kubelet{self.count}")
+        self.process = self.work.process(
+            ["python3", "-c", f"open('/proc/self/comm', 'w').write({name!r}); print('READY', flush=True); import time; "
+             "time.sleep(600)"], self.work.path(f"kubelet{self.count}.log"), netns=self.netns, cgroup=self.cgroup)
+        wait_for(lambda: "READY" in open(self.process.log).read(), "the kubelet", log=self.process.log)
+        self.show(self.process.popen.pid)
+        return self
+
+    def show(self, pid):
+        os.symlink(f"/proc/{pid}", f"{self.proc}/{pid}")
+
+    def end(self):
+        os.unlink(f"{self.proc}/{self.process.popen.pid}")
+        self.process.kill()
+
+
+@pytest.fixture
+def followed(work):
+    w = World(work, SmallServer)
+    w.server.make_namespace("shop")
+    w.server.label_namespace("shop", mode="ambient")
+    w.pod = w.sandbox("shop", "web", 10, spec=SPEC)
+    w.write_cache(w.pod)
+    server = work.process(["python3", "-c", SERVER], work.path("server.log"), netns=w.pod.netns)
+    wait_for(lambda: "READY" in open(work.path("server.log")).read(), "the application", log=server.log)
+    w.kubelet = Kubelet(work, w.node.netns)
+    return w
+
+
+def start(w):
+    w.start(probe_cgroup="auto", proc=w.kubelet.proc, verify_interval="30s").ready()
+    w.wait_state("shop/web", "enrolled")
+
+
+def passes(w, cgroup):
+    return dial(w, w.pod.ip4, 9001, cgroup).startswith("app")
+
+
+def problems(w):
+    return {p["reason"]: p["detail"] for p in w.status()["problems"]}
+
+
+@pytest.mark.parametrize("name", ["kubelet", "kubelite", "k3s-server"])
+def test_the_kubelet_is_found_and_its_successor_in_another_cgroup(followed, name):
+    first = followed.kubelet.start(name).cgroup
+    start(followed)
+    assert passes(followed, first) and not passes(followed, None)
+    assert followed.status()["probeCgroup"] == first and followed.status()["kubeletPid"]
+    followed.kubelet.end()
+    wait_for(lambda: "kubelet_not_found" in problems(followed), "its end to be noticed")
+    second = followed.kubelet.start(name).cgroup
+    assert second != first
+    # Long before the next verification: its end was the hint.
+    wait_for(lambda: passes(followed, second), "the hook on the new cgroup", 5)
+    assert not passes(followed, first), "whoever is where it was is nobody"
+    assert "kubelet_not_found" not in problems(followed)
+
+
+def test_a_pod_that_calls_its_process_kubelet_gets_nothing(followed, work):
+    """By its cgroup it is a pod's; by its network namespace it is none of the node's."""
+    pods = os.path.join(followed.node.cgroup, "kubepods")
+    group = os.path.join(pods, "pod11111111-2222-3333-4444-555555555555")
+    for path in (pods, group):
+        os.mkdir(path)
+    followed.kubelet.start(cgroup=group)
+    start(followed)
+    assert not passes(followed, group) and "kubelet_not_found" in problems(followed)
+    followed.kubelet.end()
+    wait_for(lambda: not open(f"{group}/cgroup.procs").read(), "its process to go")
+    for path in (group, pods):
+        os.rmdir(path)
+
+
+def test_others_in_the_kubelets_cgroup_are_named(followed, work):
+    cgroup = followed.kubelet.start().cgroup
+    start(followed)
+    assert "kubelet_cgroup_shared" not in problems(followed)
+    other = work.process(["sleep", "600"], work.path("sleep.log"), cgroup=cgroup)
+    followed.kubelet.show(other.popen.pid)
+    followed.node.agent.stop()
+    start(followed)
+    assert "sleep" in problems(followed)["kubelet_cgroup_shared"] and "kubelet_cgroup_shared" in followed.log()
+    assert passes(followed, cgroup), "it is told, and the kubelet's probes still pass"
+
+
+def test_without_a_cgroup_of_its_own_probes_are_subject_to_policy(followed):
+    """In the root everybody would pass."""
+    root = followed.node.cgroup[:followed.node.cgroup.rindex("/")]
+    followed.kubelet.start(cgroup=root)
+    start(followed)
+    assert "no cgroup of its own" in problems(followed)["kubelet_not_found"]
+    assert not passes(followed, root)
+
+
+OTHER_HOST = {"containers": [{
+    "name": "app", "image": "none",
+    "livenessProbe": {"httpGet": {"host": "10.9.9.9", "port": 9001}},
+    "readinessProbe": {"tcpSocket": {"host": "127.0.0.1", "port": 9002}},
+    "startupProbe": {"httpGet": {"host": "", "port": 9003}},
+    "lifecycle": {"postStart": {"httpGet": {"host": "example.test", "port": 9004}}}}]}
+
+
+def test_a_probe_of_another_host_declares_nothing(work):
+    w = World(work, SmallServer)
+    w.kubelet = work.cgroup("kubelet")
+    w.server.make_namespace("shop")
+    w.server.label_namespace("shop", mode="ambient")
+    w.pod = w.sandbox("shop", "web", 10, spec=OTHER_HOST)
+    w.write_cache(w.pod)
+    server = work.process(["python3", "-c", SERVER], work.path("server.log"), netns=w.pod.netns)
+    wait_for(lambda: "READY" in open(work.path("server.log")).read(), "the application", log=server.log)
+    w.start(probe_cgroup=w.kubelet).ready()
+    w.wait_state("shop/web", "enrolled")
+    assert [dial(w, w.pod.ip4, port, w.kubelet).startswith("app") for port in (9001, 9002, 9003, 9004)] == [
+        False, False, True, False]

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "../../agent/enroll.h"
+#include "../../agent/kubelet.h"
 #include "../../agent/probes.h"
 #include "../../agent/watchdog.h"
 #include "agent_doubles.h"
@@ -505,22 +506,90 @@ static void write_proc(const char *root, const char *pid, const char *name, cons
 Test(enroll, the_kubelets_cgroup_is_found_by_its_name)
 {
     char root[] = "/tmp/bruma-proc-XXXXXX", found[100], command[100];
+    const struct kubelet_place place = {.proc = root, .mount = "/cg"};
+    pid_t pid = 0;
 
     cr_assert(mkdtemp(root) != NULL);
     write_proc(root, "10", "comm", "kubelet-wrapper\n");
     write_proc(root, "10", "cgroup", "0::/wrong\n");
     write_proc(root, "self", "comm", "kubelet\n");
-    cr_expect_eq(probes_find_kubelet(root, "/cg", found, sizeof(found)), -ENOENT);
+    cr_expect_eq(kubelet_find(&place, &pid, found, sizeof(found)), -ENOENT);
     write_proc(root, "11", "comm", "kubelet\n");
-    cr_expect_eq(probes_find_kubelet(root, "/cg", found, sizeof(found)), -ENOENT, "it has just ended");
+    cr_expect_eq(kubelet_find(&place, &pid, found, sizeof(found)), -ENOENT, "it has just ended");
     write_proc(root, "11", "cgroup", "1:name=systemd:/x\n0::/system.slice/kubelet.service\n");
-    cr_expect_eq(probes_find_kubelet(root, "/cg", found, sizeof(found)), 0);
+    cr_expect_eq(kubelet_find(&place, &pid, found, sizeof(found)), 0);
     cr_expect_str_eq(found, "/cg/system.slice/kubelet.service");
-    cr_expect_eq(probes_find_kubelet(root, "/cg", found, 10), -ENAMETOOLONG);
+    cr_expect_eq(pid, 11);
+    cr_expect_eq(kubelet_find(&place, &pid, found, 10), -ENAMETOOLONG);
     write_proc(root, "11", "cgroup", "0::/\n");
-    cr_expect_eq(probes_find_kubelet(root, "/cg", found, sizeof(found)), -EXDEV, "everybody's");
+    cr_expect_eq(kubelet_find(&place, &pid, found, sizeof(found)), -EXDEV, "everybody's");
     write_proc(root, "11", "cgroup", "0::/../../kubelet\n");
-    cr_expect_eq(probes_find_kubelet(root, "/cg", found, sizeof(found)), -EXDEV, "beyond our namespace");
+    cr_expect_eq(kubelet_find(&place, &pid, found, sizeof(found)), -EXDEV, "beyond our namespace");
+    snprintf(command, sizeof(command), "rm -r %s", root);
+    cr_assert_eq(system(command), 0);
+}
+
+Test(enroll, a_pod_that_calls_itself_kubelet_is_none)
+{
+    static const char *const groups[] = {
+        "0::/kubepods/besteffort/pod11111111-2222-3333-4444-555555555555/c\n",
+        "0::/kubepods.slice/kubepods-pod11111111_2222_3333_4444_555555555555.slice/cri-containerd-c.scope\n",
+        /* hierarchies that disagree */
+        "3:cpu:/kubepods/pod11111111-2222-3333-4444-555555555555/c\n0::/system.slice/kubelet.service\n"};
+    char root[] = "/tmp/bruma-proc-XXXXXX", found[100], command[200];
+    const struct kubelet_place place = {.proc = root, .mount = "/cg"};
+    pid_t pid = 0;
+
+    cr_assert(mkdtemp(root) != NULL);
+    write_proc(root, "10", "comm", "kubelet\n");
+    for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++) {
+        write_proc(root, "10", "cgroup", groups[i]);
+        cr_expect_eq(kubelet_find(&place, &pid, found, sizeof(found)), -ENOENT, "%s", groups[i]);
+    }
+    /* In another network namespace, as a container of any runtime is. */
+    write_proc(root, "10", "cgroup", "0::/docker/x\n");
+    cr_expect_eq(kubelet_find(&place, &pid, found, sizeof(found)), 0);
+    snprintf(command, sizeof(command), "mkdir %s/10/ns && touch %s/10/ns/net", root, root);
+    cr_assert_eq(system(command), 0);
+    cr_expect_eq(kubelet_find(&place, &pid, found, sizeof(found)), -ENOENT);
+    /* The others that are a kubelet. */
+    write_proc(root, "12", "comm", "k3s-server\n");
+    write_proc(root, "12", "cgroup", "0::/system.slice/k3s.service\n");
+    cr_expect_eq(kubelet_find(&place, &pid, found, sizeof(found)), 0);
+    cr_expect_str_eq(found, "/cg/system.slice/k3s.service");
+    write_proc(root, "12", "comm", "kubelite\n");
+    cr_expect_eq(kubelet_find(&place, &pid, found, sizeof(found)), 0);
+    snprintf(command, sizeof(command), "rm -r %s", root);
+    cr_assert_eq(system(command), 0);
+}
+
+Test(enroll, strangers_in_the_kubelets_cgroup_are_named)
+{
+    char root[] = "/tmp/bruma-proc-XXXXXX", group[100], below[120], names[100], command[100];
+    const struct kubelet_place place = {.proc = root, .mount = "/cg"};
+
+    cr_assert(mkdtemp(root) != NULL);
+    snprintf(group, sizeof(group), "%s/group", root);
+    mkdir(group, 0700);
+    cr_expect_eq(kubelet_strangers(&place, 11, group, names, sizeof(names)), 0, "it has gone meanwhile");
+    write_proc(root, "11", "comm", "kubelet\n");
+    write_proc(root, "11", "stat", "11 (kubelet) S 1 11 11 0\n");
+    write_proc(root, "12", "comm", "mount\n");
+    write_proc(root, "12", "stat", "12 (a) b) S 11 11 11 0\n");
+    write_proc(root, "13", "comm", "containerd-shim\n");
+    write_proc(root, "13", "stat", "13 (containerd-shim) S 1 11 11 0\n");
+    write_proc(root, "group", "cgroup.procs", "11\n12\n13\n99\n");
+    cr_expect_eq(kubelet_strangers(&place, 11, group, names, sizeof(names)), 0, "%s", names);
+    write_proc(root, "14", "comm", "sshd\n");
+    write_proc(root, "14", "stat", "14 (sshd) S 1 14 14 0\n");
+    write_proc(root, "15", "comm", "nc\n");
+    write_proc(root, "15", "stat", "15 (nc) S 14 14 14 0\n");
+    write_proc(root, "group", "cgroup.procs", "11\n14\n0\n");
+    write_proc(group, "below", "cgroup.procs", "15\n");
+    cr_expect_eq(kubelet_strangers(&place, 11, group, names, sizeof(names)), 3);
+    cr_expect_str_eq(names, "sshd, somebody, nc");
+    snprintf(below, sizeof(below), "%s/none", group);
+    cr_expect_eq(kubelet_strangers(&place, 11, below, names, sizeof(names)), 0);
     snprintf(command, sizeof(command), "rm -r %s", root);
     cr_assert_eq(system(command), 0);
 }
