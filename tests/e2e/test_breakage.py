@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from mesh import Mesh, program, sh, wait_for
-from test_hbone import ECHO
-from test_traffic import STREAM, goes_on
+from pod_programs import ECHO, STREAM
+from test_traffic import goes_on
 
 REACH = """
 import socket, sys

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from mesh import Mesh, program, wait_for
-from test_hbone import ECHO, ONE_SHOT
+from pod_programs import ECHO, ONE_SHOT
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ import pytest
 
 import hbone
 from mesh import Mesh, inside, leaf, sh, wait_for
-from test_hbone import ECHO
+from pod_programs import ECHO
 
 
 class Lists:

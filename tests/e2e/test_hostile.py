@@ -10,7 +10,7 @@ import time
 import pytest
 
 from mesh import Mesh, inside, sh, wait_for
-from test_hbone import ECHO, ONE_SHOT
+from pod_programs import ECHO, ONE_SHOT
 from wire import HBONE, Wire
 
 VIP, VIP6 = "10.255.0.7", "fd00:ffff::7"

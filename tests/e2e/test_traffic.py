@@ -7,60 +7,7 @@ import time
 import pytest
 
 from mesh import Mesh, wait_for
-from test_hbone import ECHO, ONE_SHOT
-
-# Sends so many MiB of a generator's bytes, reads the checksum of what the other side got.
-SEND = """
-import hashlib, socket, sys
-s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60)
-h = hashlib.sha256()
-block = bytes((i * 131 + i // 257) & 255 for i in range(1 << 20))
-for i in range(int(sys.argv[3])):
-    b = bytes([i & 255]) + block[1:]
-    h.update(b)
-    s.sendall(b)
-s.shutdown(socket.SHUT_WR)
-got = b""
-while len(got) < 64:
-    c = s.recv(64)
-    if not c:
-        break
-    got += c
-print("same" if got.decode() == h.hexdigest() else "DIFFERENT", flush=True)
-"""
-
-SINK = """
-import hashlib, socket, sys, threading
-s = socket.socket(socket.AF_INET6)
-s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.bind(("::", int(sys.argv[1])))
-s.listen(128)
-print("READY", flush=True)
-def serve(c):
-    h = hashlib.sha256()
-    while True:
-        d = c.recv(1 << 18)
-        if not d:
-            break
-        h.update(d)
-    c.sendall(h.hexdigest().encode())
-    c.close()
-while True:
-    c, a = s.accept()
-    threading.Thread(target=serve, args=(c,), daemon=True).start()
-"""
-
-SERVER_FIRST = """
-import socket, sys
-s = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)
-print("READY", flush=True)
-while True:
-    c, a = s.accept()
-    c.sendall(b"220 welcome\\r\\n")
-    d = c.recv(100)
-    c.sendall(b"250 " + d)
-    c.close()
-"""
+from pod_programs import ECHO, ONE_SHOT, SEND, SERVER_FIRST, SINK, STREAM
 
 
 @pytest.fixture(scope="module")
@@ -415,25 +362,6 @@ except ConnectionResetError:
 
 
 # ---- who survives whom ----
-
-STREAM = """
-import socket, sys, time
-s = socket.create_connection((sys.argv[1], 8080), timeout=60)
-n = 0
-while True:
-    m = b"%08d" % n
-    s.sendall(m)
-    d = b""
-    while len(d) < 8:
-        c = s.recv(8 - len(d))
-        if not c:
-            print("BROKEN", flush=True); sys.exit(1)
-        d += c
-    n += 1
-    if n % 10 == 0:
-        print("N", n, flush=True)
-    time.sleep(0.01)
-"""
 
 
 def progress(p):

@@ -7,8 +7,8 @@ import tempfile
 import pytest
 
 from mesh import TRUST_DOMAIN, Mesh, wait_for
+from pod_programs import ECHO, ONE_SHOT
 from support import waypoint as support
-from test_hbone import ECHO, ONE_SHOT
 
 SHOP = "shop.demo.svc.cluster.local"
 WAYPOINT = "waypoint.demo.svc.cluster.local"

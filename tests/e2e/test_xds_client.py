@@ -10,8 +10,8 @@ import pytest
 from control_plane import ADDRESS, AUTHORIZATION
 from cryptography.hazmat.primitives.asymmetric import ec
 from mesh import Mesh, Process, wait_for
+from pod_programs import ECHO
 from plane import END, Authority, Plane, pem
-from test_hbone import ECHO
 
 POLICY_TIMEOUT = 4
 CLIENT = """

@@ -4,8 +4,8 @@ bruma-agent enrolls."""
 import pytest
 
 from mesh import Mesh, Node, inside, sh, wait_for
-from test_hbone import ECHO, ONE_SHOT
-from test_traffic import SEND, SERVER_FIRST, SINK, addresses
+from pod_programs import ECHO, ONE_SHOT, SEND, SERVER_FIRST, SINK
+from test_traffic import addresses
 from wire import Wire
 from zds import ZdsNode
 

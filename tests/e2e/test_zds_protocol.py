@@ -13,7 +13,7 @@ import time
 import pytest
 
 from mesh import Mesh, Process, inside, program, sh, wait_for
-from test_hbone import ECHO, ONE_SHOT
+from pod_programs import ECHO, ONE_SHOT
 from zds import SNAPSHOT_SENT, Refused, ZdsNode, add_message, capture, del_message, field, keep_message
 
 # Opens a connection and holds it; "ENDED" when the other side ends it.

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proxy as a client of an independent HBONE server: what it sends, its pool, and what becomes of connections whose tunnel ends."""
+import itertools
+import re
+import socket
+import subprocess
+
+import h2.errors
+import pytest
+
+import hbone
+from mesh import Mesh, inside, leaf, placed, wait_for
+from pod_programs import ONE_SHOT
+
+_peers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    with Mesh(nodes=2) as m:
+        m.web = m.pod("web")
+        m.start()
+        yield m
+
+
+@pytest.fixture
+def peer(mesh):
+    """An HBONE server on a pod that is no member of node 2's mesh: the proxy's client side talks to it."""
+    pod = mesh.pod(f"peer{next(_peers)}", node=1, account="peer")
+    mesh.write()
+    cert = leaf(mesh, pod.identity)
+    with inside(pod.netns):
+        listener = socket.create_server((pod.ip, 15008), backlog=64)
+    wait_for(lambda: pod.ip in str(mesh.nodes[0].config_dump()["workloads"]), "the peer's workload on node 1")
+    mesh.extra.append({"uid": f"Kubernetes//Pod/demo/{pod.name}-hbone", "name": pod.name + "-hbone", "namespace": "demo",
+                       "serviceAccount": "peer", "workloadIps": [pod.ip], "protocol": "HBONE", "node": "elsewhere", "services": {}})
+    pod.outside = True
+    mesh.write()
+    wait_for(lambda: any(w["uid"].endswith(pod.name + "-hbone") for w in mesh.nodes[0].config_dump()["workloads"]),
+             "the peer as an HBONE workload")
+    server = hbone.Server(listener, *cert)
+    server.pod = pod
+    yield server
+    server.stop()
+    mesh.extra.pop()
+    mesh.nodes[1].pods.remove(pod)
+    mesh.write()
+    pod.destroy()
+
+
+def test_what_the_proxy_sends(mesh, peer):
+    assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "ping") == "ping"
+    request = peer.requests[0]
+    assert request[":method"] == "CONNECT" and request[":authority"] == f"{peer.pod.ip}:7000"
+    assert ":scheme" not in request and ":path" not in request and ":protocol" not in request
+    assert re.fullmatch(rf'for="{re.escape(mesh.web.ip)}:\d+"', request["forwarded"]), request["forwarded"]
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", request["traceparent"])
+    assert "k8s.namespace.name=demo" in request["baggage"] and "service.name=web" in request["baggage"]
+    assert "x-istio-source" not in request
+    sans = peer.peers[0]["subjectAltName"]
+    assert ("URI", mesh.web.identity) in sans
+
+
+def test_150_parallel_connections_cap_100(mesh, peer):
+    code = """
+import socket, sys
+all = []
+for i in range(150):
+    s = socket.create_connection((sys.argv[1], 7000), timeout=20)
+    s.sendall(b"x")
+    all.append(s)
+for s in all:
+    assert s.recv(1) == b"x"
+print("ok")
+"""
+    assert mesh.web.python(code, peer.pod.ip).strip() == "ok"
+    assert len(peer.connections) == 2
+
+
+# An application that is running already: it connects as soon as it is told to, and says what came back.
+AT_ONCE = """
+import socket, sys
+for line in sys.stdin:
+    try:
+        s = socket.create_connection((sys.argv[1], 7000), timeout=20)
+        s.sendall(b"a")
+        print("served" if s.recv(1) == b"a" else "end", flush=True)
+        s.close()
+    except OSError as e:
+        print(type(e).__name__, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", [hbone.fin, hbone.rst, hbone.close_notify, hbone.goaway], ids=lambda f: f.__name__)
+def test_server_closes_the_idle_pooled_connection_app_connects_at_once(mesh, peer, how):
+    """Within a fraction of a millisecond of the close: some connections find the tunnel in the pool still."""
+    app = subprocess.Popen(placed(["/usr/bin/python3", "-u", "-c", AT_ONCE, peer.pod.ip], mesh.web.netns, mesh.nodes[0].cgroup),
+                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    seen = []
+
+    def connect(before=lambda: None):
+        before()
+        app.stdin.write("go\n")
+        app.stdin.flush()
+        seen.append(app.stdout.readline().strip())
+
+    try:
+        connect()
+        for _ in range(40):
+            connections = len(peer.connections)
+            connect(lambda: peer.connections[-1].do(how))
+            assert len(peer.connections) == connections + 1, "a new tunnel, as the old one is closed"
+    finally:
+        app.kill()
+        app.wait()
+    assert seen == ["served"] * 41, seen
+
+
+def test_a_tunnel_that_ends_after_the_request_and_before_its_answer_is_no_loss(mesh, peer):
+    """The application's bytes are read after the answer alone, so none can be lost or sent twice."""
+    ended = []
+
+    def end_first(server, conn, sid, headers):
+        if len(ended) < 2:
+            ended.append(sid)
+            conn.tls.shutdown(socket.SHUT_RDWR)
+        else:
+            conn.h2.send_headers(sid, [(":status", "200")])
+
+    peer.behaviour = end_first
+    assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "third time lucky") == "third time lucky"
+    assert len(ended) == 2 and len(peer.connections) == 3
+
+
+def test_goaway_is_obeyed_and_nothing_is_lost(mesh, peer):
+    assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "a") == "a"
+    peer.connections[-1].do(hbone.goaway)
+    assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "b") == "b"
+    assert len(peer.connections) == 2
+
+
+def test_refused_stream_is_tried_again(mesh, peer):
+    refused = []
+
+    def refuse_first(server, conn, sid, headers):
+        if not refused:
+            refused.append(sid)
+            conn.h2.reset_stream(sid, h2.errors.ErrorCodes.REFUSED_STREAM)
+        else:
+            conn.h2.send_headers(sid, [(":status", "200")])
+
+    peer.behaviour = refuse_first
+    assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "again") == "again"
+    assert refused
+
+
+def test_status_other_than_200_resets_the_application(mesh, peer):
+    peer.behaviour = lambda server, conn, sid, headers: conn.h2.send_headers(sid, [(":status", "401")], end_stream=True)
+    code = """
+import socket, sys
+try:
+    s = socket.create_connection((sys.argv[1], 7000), timeout=20)
+    print("data" if s.recv(1) else "end")
+except ConnectionResetError:
+    print("reset")
+"""
+    assert mesh.web.python(code, peer.pod.ip).strip() == "reset"
+    wait_for(lambda: "status 401" in mesh.nodes[0].proxy.text(), "the status in the log")
+
+
+def test_connect_error_of_envoy_is_a_normal_end(mesh, peer):
+    def answer_and_end(server, conn, sid, headers):
+        conn.h2.send_headers(sid, [(":status", "200")])
+        conn.h2.send_data(sid, b"bye")
+        conn.h2.reset_stream(sid, h2.errors.ErrorCodes.CONNECT_ERROR)
+
+    peer.behaviour = answer_and_end
+    code = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 7000), timeout=20)
+d = b""
+while True:
+    c = s.recv(100)
+    if not c:
+        break
+    d += c
+print(d.decode())
+"""
+    assert mesh.web.python(code, peer.pod.ip).strip() == "bye"
+
+
+def test_server_with_another_identity_is_refused(mesh, peer):
+    peer.tls_context = hbone.context(True, *leaf(mesh, "spiffe://cluster.local/ns/demo/sa/impostor"))
+    code = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 7000), timeout=20)
+try:
+    print("data" if s.recv(1) else "end")
+except ConnectionResetError:
+    print("reset")
+"""
+    assert mesh.web.python(code, peer.pod.ip).strip() == "reset"
+    wait_for(lambda: "impostor" in mesh.nodes[0].proxy.text(), "the wrong identity in the log")
