@@ -258,11 +258,102 @@ def test_settings_reach_the_programs(helm):
 
 
 @pytest.mark.parametrize("setting", ["global.platform=moon", "ztunnel.terminationGracePeriodSeconds=soon", "cni.noSuchThing=1",
-                                     "cni.cniConfDir=relative", "cni.readyPort=0", "cni.resourceQuotas.pods=many",
+                                     "cni.cniConfDir=relative", "cni.readyPort=0", "cni.guard.mode=maybe",
+                                     "cni.guard.limit=soon", "cni.istioOwnedCNIConfigFileName=a/b", "global.resourceScope=half", "cni.resourceQuotas.pods=many",
                                      "noSuchThing=1", "ztunnel.resourceQuotas.more=1"])
 def test_wrong_values_are_refused(helm, setting):
     r = call("template", "bruma", CHART, "--set", setting)
     assert r.returncode != 0 and "schema" in r.stderr
+
+
+@pytest.mark.parametrize("setting, why", [
+    ("cni.chained=false", "always the last plugin"), ("cni.provider=multus", "Multus"),
+    ("cni.cniConfFileName=10-x.conflist", "istioOwnedCNIConfig"), ("cni.repair.enabled=true", "no sidecars"),
+    ("cni.ambient.enabled=false", "nothing else"), ("cni.ambient.ipv6=false", "a way around the mesh"),
+    ("cni.ambient.dnsCapture=true", "DNS is not captured"), ("cni.ambient.shareHostNetworkNamespace=false", "node's network"),
+    ("cni.ambient.enableAmbientDetectionRetry=false", "tried again"), ("global.variant=distroless", "one image")])
+def test_what_has_one_answer_is_refused_with_the_reason(helm, setting, why):
+    r = call("template", "bruma", CHART, "--set", setting)
+    assert r.returncode != 0 and setting.partition("=")[0] in r.stderr and why in r.stderr
+
+
+@pytest.mark.parametrize("setting", ["global.nativeNftables=true", "cni.ambient.reconcileIptablesOnStartup=false"])
+def test_what_has_no_meaning_here_changes_nothing(helm, default, setting):
+    assert rendered(setting) == default
+
+
+def test_scopes_together_are_everything(helm, default):
+    cluster, namespace = rendered("global.resourceScope=cluster"), rendered("global.resourceScope=namespace")
+    assert {kind for kind, _ in cluster} == {"ClusterRole", "ClusterRoleBinding"}
+    assert not set(cluster) & set(namespace) and {**cluster, **namespace} == default
+
+
+def test_the_guard_and_an_own_list(helm, default):
+    args = agent_args(default)
+    assert args["guard"] == "bounded" and args["guard-limit"] == "1m" and "cni-owned-conf" not in args
+    args = agent_args(rendered("cni.guard.mode=strict", "cni.guard.limit=5m", "cni.istioOwnedCNIConfig=true",
+                               "cni.istioOwnedCNIConfigFileName=01-mesh.conflist"))
+    assert (args["guard"], args["guard-limit"], args["cni-owned-conf"], args["cni-owned-conf-name"]) == (
+        "strict", "5m", "true", "01-mesh.conflist")
+
+
+def test_both_names_of_the_directory_of_namespaces_are_seen(helm, default):
+    def mounts(objects):
+        return [m["mountPath"] for m in pod(objects, "istio-cni-node")["containers"][0]["volumeMounts"] if m["name"] == "netns"]
+
+    assert mounts(default) == ["/var/run/netns", "/run/netns"]
+    assert mounts(rendered("cni.cniNetnsDir=/srv/netns")) == ["/srv/netns"]
+
+
+def test_more_of_the_names_of_istios_charts(helm):
+    o = rendered("cni.daemonSetLabels.a=b", "ztunnel.labels.c=d", "ztunnel.annotations.e=f", "ztunnel.dnsPolicy=Default",
+                 "ztunnel.dnsConfig.nameservers={10.0.0.1}", "ztunnel.volumes[0].name=x", "ztunnel.volumes[0].emptyDir.medium=Memory",
+                 "ztunnel.volumeMounts[0].name=x", "ztunnel.volumeMounts[0].mountPath=/x", "global.logging.level=debug",
+                 "cni.terminationGracePeriodSeconds=60", "cni.seccompProfile.type=Unconfined",
+                 "meshConfig.defaultConfig.proxyMetadata.A=1", "meshConfig.defaultConfig.proxyMetadata.B=1", "ztunnel.env.B=2")
+    agent, proxy = o["DaemonSet", "istio-cni-node"], o["DaemonSet", "ztunnel"]
+    assert agent["metadata"]["labels"]["a"] == "b" and agent_args(o)["log-level"] == "debug"
+    assert agent["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 60
+    assert pod(o, "istio-cni-node")["containers"][0]["securityContext"]["seccompProfile"] == {"type": "Unconfined"}
+    assert proxy["metadata"]["labels"]["c"] == "d" and proxy["metadata"]["annotations"] == {"e": "f"}
+    spec = pod(o, "ztunnel")
+    assert spec["dnsPolicy"] == "Default" and spec["dnsConfig"] == {"nameservers": ["10.0.0.1"]}
+    assert {"name": "x", "emptyDir": {"medium": "Memory"}} in spec["volumes"]
+    assert {"name": "x", "mountPath": "/x"} in spec["containers"][0]["volumeMounts"]
+    env = {e["name"]: e.get("value") for e in spec["containers"][0]["env"]}
+    assert (env["A"], env["B"]) == ("1", "2")
+    assert agent_args(rendered("global.logging.level=debug", "cni.logging.level=warn"))["log-level"] == "warn"
+
+
+def test_the_page_names_every_value_of_istios_charts():
+    """Implemented, refused or without meaning: each is in the chart or on the page."""
+    istio = {"cni": """affinity ambient.configDir ambient.dnsCapture ambient.enabled ambient.enablementSelectors
+        ambient.enableAmbientDetectionRetry ambient.ipv6 ambient.reconcileIptablesOnStartup ambient.shareHostNetworkNamespace
+        chained cniBinDir cniConfDir cniConfFileName cniNetnsDir daemonSetLabels env excludeNamespaces hub image istioOwnedCNIConfig
+        istioOwnedCNIConfigFileName logging.level ownerName podAnnotations podLabels provider pullPolicy repair.enabled
+        resourceQuotas.enabled resourceQuotas.pods resources revision seLinuxOptions seccompProfile tag
+        terminationGracePeriodSeconds tolerations updateStrategy useAppArmorAnnotation variant""",
+             "ztunnel": """affinity annotations caAddress dnsConfig dnsPolicy env hub image imagePullPolicy imagePullSecrets
+        istioNamespace labels logAsJson logLevel meshConfig.defaultConfig.proxyMetadata multiCluster.clusterName network
+        nodeSelector peerCaCrl podAnnotations podLabels resourceName resourceQuotas.enabled resources revision
+        seLinuxOptions tag terminationGracePeriodSeconds tolerations updateStrategy variant volumeMounts volumes xdsAddress""",
+             "global": """hub imagePullPolicy imagePullSecrets logAsJson logging.level nativeNftables networkPolicy.enabled
+        platform resourceScope tag variant"""}
+    with open(f"{CHART}/values.yaml") as f:
+        values = yaml.safe_load(f)
+    with open(os.path.join(ROOT, "docs", "install.md")) as f:
+        page = f.read()
+
+    def there(value, path):
+        for name in path.split("."):
+            if not isinstance(value, dict) or name not in value:
+                return False
+            value = value[name]
+        return True
+
+    missing = [f"{part}.{name}" for part, names in istio.items() for name in names.split()
+               if not there(values[part], name) and f"`{name}`" not in page]
+    assert missing == []
 
 
 if __name__ == "__main__":

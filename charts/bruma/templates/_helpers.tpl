@@ -60,3 +60,21 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
+
+{{/* Values of Istio's charts that have one answer here. Better refused than without an effect. */}}
+{{- define "bruma.check" -}}
+{{- $c := .Values.cni -}}
+{{- if not $c.chained }}{{ fail "cni.chained=false: bruma-cni is always the last plugin of the network that the runtime loads; there is nothing that it could do alone" }}{{ end -}}
+{{- if ne $c.provider "default" }}{{ fail (printf "cni.provider=%s: only \"default\"; with Multus the entry goes into its own default network too" $c.provider) }}{{ end -}}
+{{- if $c.cniConfFileName }}{{ fail "cni.cniConfFileName: the agent always follows the file that the runtime really loads; a remembered name would leave new pods out. For a list of its own see cni.istioOwnedCNIConfig" }}{{ end -}}
+{{- if $c.repair.enabled }}{{ fail "cni.repair.enabled=true: there are no sidecars to repair; pods that started uncaptured are always found and captured" }}{{ end -}}
+{{- if not $c.ambient.enabled }}{{ fail "cni.ambient.enabled=false: Bruma is an ambient mesh and nothing else" }}{{ end -}}
+{{- if not $c.ambient.ipv6 }}{{ fail "cni.ambient.ipv6=false: a pod that has IPv6 is captured on IPv6; it would have a way around the mesh otherwise" }}{{ end -}}
+{{- if $c.ambient.dnsCapture }}{{ fail "cni.ambient.dnsCapture=true: DNS is not captured by this version; set it to false" }}{{ end -}}
+{{- if not $c.ambient.shareHostNetworkNamespace }}{{ fail "cni.ambient.shareHostNetworkNamespace=false: the agent is always in the node's network, so that it does not depend on the plugin that it serves" }}{{ end -}}
+{{- if not $c.ambient.enableAmbientDetectionRetry }}{{ fail "cni.ambient.enableAmbientDetectionRetry=false: a pod about which nobody can decide is always tried again, never let run outside the mesh" }}{{ end -}}
+{{- if .Values.global.variant }}{{ fail "global.variant: there is one image, without a distribution in it" }}{{ end -}}
+{{- end -}}
+
+{{- define "bruma.clusterScope" -}}{{ if has .Values.global.resourceScope (list "all" "cluster") }}yes{{ end }}{{- end -}}
+{{- define "bruma.namespaceScope" -}}{{ if has .Values.global.resourceScope (list "all" "namespace") }}yes{{ end }}{{- end -}}
