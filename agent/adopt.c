@@ -50,7 +50,11 @@ static void adopt(struct agent *agent, struct pod *pod)
         enroll_remove(agent, pod, "its network namespace went while the agent was away");
         return;
     }
-    pod->awaits_listeners = pod->state == POD_ENROLLED || pod->state == POD_LEAVING;
+    /* Proxies that open listeners themselves have none of ours to give back. */
+    if (proxies_open_listeners(agent->proxies))
+        (void)pins_listeners(agent->config->pin_dir, pod->cookie, pod->listener_cookies);
+    else
+        pod->awaits_listeners = pod->state == POD_ENROLLED || pod->state == POD_LEAVING;
     log_info("pod adopted\tpod=\"%s/%s\" cookie=%" PRIu64 " state=%s", pod->namespace, pod->name, pod->cookie,
              pod_state_name(pod->state));
     if (pod->state == POD_ENROLLED)

@@ -7,7 +7,8 @@
 #include "loop.h"
 #include "mesh.h"
 #include "pods.h"
-#include "proxy_server.h"
+#include "proxies.h"
+#include "proxy_cgroups.h"
 #include "server.h"
 #include "steer/steer.h"
 #include "store.h"
@@ -28,6 +29,7 @@ struct agent {
     struct guard *guard;     /* NULL: none */
     struct kubelet *kubelet; /* NULL: probes are connections like others */
     struct proxies *proxies;
+    struct proxy_cgroups proxy_cgroups;
     struct server *server;
     struct store store;
     struct pods pods;

@@ -59,6 +59,11 @@ static const struct setting table[] = {
      "cgroup2 directory of all pods and nobody else; auto: kubepods or kubepods.slice, found below cgroup",
      offsetof(struct agent_config, guard_cgroup), 0, 0},
 
+    {"zds-socket", "ZTUNNEL_UDS_ADDRESS", SETTING_STRING, "",
+     "socket for stock node proxies (ztunnel looks for it at /var/run/ztunnel/ztunnel.sock), which serve the "
+     "pods then, and bruma-proxy does not; empty: bruma-proxy does",
+     offsetof(struct agent_config, zds_socket), 0, 0},
+
     {"source", "BRUMA_SOURCE", SETTING_STRING, "file",
      "where pods' labels come from: file (the mesh file; the agent is control plane and CA of this machine) "
      "or "

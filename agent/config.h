@@ -20,6 +20,7 @@ struct agent_config {
     const char *guard;         /* "off", "bounded" or "strict": agent/guard.h */
     unsigned long guard_limit; /* milliseconds; of "bounded" */
     const char *guard_cgroup;  /* "auto": found below cgroup */
+    const char *zds_socket;    /* of stock node proxies; "": bruma-proxy serves */
 
     const char *source; /* "file" or "kubernetes" */
 

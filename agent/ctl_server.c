@@ -104,7 +104,10 @@ static void add_problems(const struct agent *agent, cJSON *item)
     if (reason)
         add_problem(array, reason, text);
     if (!proxies_serving(agent->proxies))
-        add_problem(array, BRUMA_REASON_PROXY_NOT_CONNECTED, "new connections of enrolled pods wait");
+        add_problem(array, BRUMA_REASON_PROXY_NOT_CONNECTED,
+                    proxies_open_listeners(agent->proxies)
+                        ? "new connections of enrolled pods are dropped, and no pod is enrolled"
+                        : "new connections of enrolled pods wait");
     list_for_each (pod, &agent->pods.list, node) {
         if (!pod->last_reason || cJSON_GetArraySize(array) >= PROBLEMS_MAX)
             continue;
@@ -152,6 +155,7 @@ static void status(struct agent *agent, struct connection *connection)
         cJSON_AddNumberToObject(pods, pod_state_name((enum pod_state)i),
                                 pods_count(&agent->pods, (enum pod_state)i));
     cJSON_AddBoolToObject(item, "proxyConnected", proxies_serving(agent->proxies));
+    cJSON_AddStringToObject(item, "proxyKind", proxies_kind(agent->proxies));
     cJSON_AddItemToObject(item, "proxies", proxies_report(agent->proxies));
     add_mends(item, agent->mends);
     add_failures(agent, item);

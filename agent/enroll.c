@@ -19,8 +19,10 @@
 #include "log.h"
 
 #define ANSWER_WAIT 3000 /* milliseconds for the proxy's answer; the pod is enrolled without it then */
-#define RETRY_MAX   30000
-#define TOLD_WAIT   15000 /* milliseconds that a pod which leaves stays reachable until its peers can know */
+#define OPENED_WAIT 8000 /* where the proxy has to open the listeners; the pod is not enrolled without them \
+                          */
+#define RETRY_MAX 30000
+#define TOLD_WAIT 15000 /* milliseconds that a pod which leaves stays reachable until its peers can know */
 
 static uint64_t now_microseconds(void)
 {
@@ -61,6 +63,8 @@ void enroll_describe(const struct agent *agent, const struct pod *pod, struct st
     p.addresses_len = pod->addresses_len;
     p.bypass_inbound = pod->bypass_inbound;
     memcpy(p.listeners, pod->listeners, sizeof(p.listeners));
+    p.foreign_listeners = proxies_open_listeners(agent->proxies);
+    memcpy(p.listener_cookies, pod->listener_cookies, sizeof(p.listener_cookies));
     *ret = p;
 }
 
@@ -232,6 +236,12 @@ static void on_timer(struct loop_timer *timer)
 
     switch (pod->state) {
     case POD_ENROLLING:
+        if (proxies_open_listeners(agent->proxies)) {
+            fail(&error, -ETIMEDOUT, BRUMA_REASON_ZDS_PROTOCOL,
+                 "the node proxy did not answer for the pod in time");
+            roll_back(agent, pod, -ETIMEDOUT, &error);
+            break;
+        }
         log_warn("the proxy did not answer for a pod in time; it is enrolled without\tpod=\"%s/%s\"",
                  pod->namespace, pod->name);
         pod->awaits_proxy = false;
@@ -270,6 +280,11 @@ static int prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, st
     struct steer_pod p;
     int r;
 
+    /* Steered to nobody it would be cut off. */
+    if (proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies))
+        return fail(error, -ENOTCONN, BRUMA_REASON_PROXY_NOT_CONNECTED,
+                    "no node proxy is connected to %.150s that could serve the pod",
+                    agent->config->zds_socket);
     if (!pod->addresses_len)
         return fail(error, -EADDRNOTAVAIL, BRUMA_REASON_POD_ADDRESS_MISSING, "%s",
                     reason_what(BRUMA_REASON_POD_ADDRESS_MISSING));
@@ -283,7 +298,9 @@ static int prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, st
     if (pod->cookie == agent->own_cookie)
         return fail(error, -EINVAL, BRUMA_REASON_NETNS_IS_HOST, "%s",
                     reason_what(BRUMA_REASON_NETNS_IS_HOST));
-    r = steer_listeners_open(pod->netns_fd, pod->listeners, error);
+    memset(pod->listener_cookies, 0, sizeof(pod->listener_cookies));
+    if (!proxies_open_listeners(agent->proxies))
+        r = steer_listeners_open(pod->netns_fd, pod->listeners, error);
     if (r < 0)
         return r;
     pod->generation++;
@@ -318,7 +335,8 @@ int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled
     pod->awaits_proxy = proxies_answer_pending(agent->proxies, pod);
     loop_timer_cancel(&pod->timer);
     if (pod->awaits_proxy)
-        loop_timer_set(agent->loop, &pod->timer, ANSWER_WAIT);
+        loop_timer_set(agent->loop, &pod->timer,
+                       proxies_open_listeners(agent->proxies) ? OPENED_WAIT : ANSWER_WAIT);
     if (ret_program_fd)
         *ret_program_fd = take_fd(&program);
     try_finish(agent, pod);
@@ -523,6 +541,26 @@ void enroll_answered(struct agent *agent, struct pod *pod, enum bruma_reason rea
         pod_set_error(pod, BRUMA_REASON_NONE, "");
 }
 
+int enroll_listeners_opened(struct agent *agent, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT],
+                            struct steer_error *error)
+{
+    uint64_t cookies[BRUMA_LISTENER_COUNT];
+    struct steer_pod p;
+    int r = 0;
+
+    enroll_describe(agent, pod, &p);
+    memcpy(p.listeners, listeners, sizeof(p.listeners));
+    for (int i = 0; r == 0 && i < BRUMA_LISTENER_COUNT; i++)
+        r = socket_cookie(listeners[i], &cookies[i]);
+    if (r < 0)
+        return fail(error, r, BRUMA_REASON_PROXY_LISTENERS_MISSING, "a listener of the proxy: %s",
+                    strerror(-r));
+    r = steer_pod_set_listeners(agent->steer, &p, error);
+    if (r == 0)
+        memcpy(pod->listener_cookies, cookies, sizeof(cookies));
+    return r;
+}
+
 void enroll_drained(struct agent *agent, struct pod *pod)
 {
     uint64_t now = loop_now(agent->loop);
@@ -544,6 +582,7 @@ void enroll_drained(struct agent *agent, struct pod *pod)
 void enroll_proxy_gone(struct agent *agent)
 {
     uint64_t until = loop_now(agent->loop) + agent->config->adopt_wait;
+    struct steer_error error = {0};
     struct pod *pod;
 
     list_for_each (pod, &agent->pods.list, node) {
@@ -553,6 +592,11 @@ void enroll_proxy_gone(struct agent *agent)
             pod->clean_not_before = until;
             enroll_drained(agent, pod);
         } else if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
+            if (proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies)) {
+                fail(&error, -ENOTCONN, BRUMA_REASON_PROXY_AWAY, "%s", "the node proxy went away meanwhile");
+                roll_back(agent, pod, -ENOTCONN, &error);
+                continue;
+            }
             pod->awaits_proxy = proxies_answer_pending(agent->proxies, pod);
             try_finish(agent, pod);
         }

@@ -38,6 +38,8 @@ void enroll_remove(struct agent *agent, struct pod *pod, const char *why);
 
 /* Answers of proxies, see struct proxies_events. */
 void enroll_answered(struct agent *agent, struct pod *pod, enum bruma_reason reason, const char *error);
+int enroll_listeners_opened(struct agent *agent, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT],
+                            struct steer_error *error);
 void enroll_drained(struct agent *agent, struct pod *pod);
 void enroll_proxy_gone(struct agent *agent);
 

@@ -43,6 +43,8 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
     static const char *const names[] = {"outbound", "inbound", "hbone"};
     uint64_t slots[BRUMA_LISTENER_COUNT] = {0};
     bool attached = steer_pod_attached(agent->steer, pod->cookie, pod->netns_fd);
+    bool away = proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies);
+    enum bruma_reason empty = away ? BRUMA_REASON_PROXY_AWAY : BRUMA_REASON_LISTENER_MISSING;
     struct steer_findings findings = {0};
     struct steer_pod p;
 
@@ -50,8 +52,7 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
                 "the pinned link %s attached to the pod's network namespace", attached ? "is" : "is not");
     (void)pins_listeners(agent->config->pin_dir, pod->cookie, slots);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
-        ctl_finding(c, "listener", slots[i] != 0,
-                    slots[i] ? BRUMA_REASON_NONE : BRUMA_REASON_LISTENER_MISSING, "%s: %s", names[i],
+        ctl_finding(c, "listener", slots[i] != 0, slots[i] ? BRUMA_REASON_NONE : empty, "%s: %s", names[i],
                     slots[i] ? "a listener is registered" : "the slot is empty");
     if (pod->awaits_listeners)
         ctl_finding(c, "listeners held", false, BRUMA_REASON_PROXY_NOT_CONNECTED,
@@ -65,7 +66,9 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
         ctl_finding(c, "verified", true, BRUMA_REASON_NONE,
                     "rules, routes, sysctls, listeners and map entry are as they should be just now");
     for (int i = 0; i < findings.len; i++)
-        ctl_finding(c, "verified", false, findings.reasons[i], "%s", reason_what(findings.reasons[i]));
+        ctl_finding(c, "verified", false,
+                    away && findings.reasons[i] == BRUMA_REASON_LISTENER_CLOSED ? empty : findings.reasons[i],
+                    "%s", reason_what(findings.reasons[i]));
 }
 
 static void explain_since(struct connection *c, const struct pod *pod)
@@ -88,7 +91,9 @@ static void explain_proxy(struct agent *agent, struct connection *c, const struc
     bool ok = !strcmp(state, "serving");
 
     ctl_finding(c, "proxy", ok,
-                !strcmp(state, "not_connected") ? BRUMA_REASON_PROXY_NOT_CONNECTED : BRUMA_REASON_NONE,
+                strcmp(state, "not_connected") != 0      ? BRUMA_REASON_NONE
+                : proxies_open_listeners(agent->proxies) ? BRUMA_REASON_PROXY_AWAY
+                                                         : BRUMA_REASON_PROXY_NOT_CONNECTED,
                 "the proxy's view of the pod: %s", state);
 }
 

@@ -27,6 +27,14 @@ static const char *value_of(enum kube_redirection redirection)
 
 /* ---- the annotation ---- */
 
+static bool waits_for_proxy(const struct pod *p)
+{
+    return p->last_reason == BRUMA_REASON_PROXY_NOT_CONNECTED || p->last_reason == BRUMA_REASON_PROXY_AWAY ||
+           p->last_reason == BRUMA_REASON_PROXY_REFUSED_POD ||
+           p->last_reason == BRUMA_REASON_PROXY_LISTENERS_MISSING ||
+           p->last_reason == BRUMA_REASON_ZDS_PROTOCOL;
+}
+
 /* What it should be. False: as it is, something is under way. */
 static bool desired(struct kube_pod *pod, enum kube_redirection *ret)
 {
@@ -54,6 +62,9 @@ static bool desired(struct kube_pod *pod, enum kube_redirection *ret)
                    : KUBE_REDIRECTION_PENDING;
         return !p->awaits_listeners;
     case POD_OUTSIDE:
+        /* Peers that ask why see that it waits for a proxy, as they do with stock agents. */
+        if (wanted && proxies_open_listeners(pod->source->agent->proxies) && waits_for_proxy(p))
+            *ret = KUBE_REDIRECTION_PENDING;
         return !wanted || p->failed_tries > 0;
     default:
         return true;

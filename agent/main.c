@@ -25,12 +25,27 @@
 #include "metrics.h"
 #include "netns.h"
 #include "notify.h"
+#include "proxy_server.h"
 #include "reasons.h"
 #include "uninstall.h"
 #include "watchdog.h"
+#include "zds_server.h"
 
 #define LOG_SCOPE "agent"
 #include "log.h"
+
+/* A bruma-proxy where stock ones serve. */
+static void on_unwanted_proxy(struct connection *connection, const cJSON *message, int *fds, size_t fds_len)
+{
+    (void)message, (void)fds, (void)fds_len;
+    log_warn("a bruma-proxy is sent away: pods are served by way of the workload discovery socket\tpid=%d",
+             (int)connection_pid(connection));
+    connection_send_error(connection, BRUMA_REASON_PROXY_NOT_CONNECTED,
+                          "pods of this node are served by another proxy (--zds-socket of the agent)");
+    connection_close(connection);
+}
+
+static const struct server_role unwanted_proxy_role = {.name = "proxy", .message = on_unwanted_proxy};
 
 static const struct server_role *route(void *data, const char *op, void **ret_data)
 {
@@ -41,9 +56,11 @@ static const struct server_role *route(void *data, const char *op, void **ret_da
     if (!strncmp(op, "cni-", 4)) {
         role = &cni_role;
         *ret_data = cni_accept(agent);
+    } else if (!strcmp(op, "proxy-hello") && proxies_open_listeners(agent->proxies)) {
+        role = &unwanted_proxy_role;
     } else if (!strcmp(op, "proxy-hello")) {
-        role = &proxies_role;
-        *ret_data = proxies_accept(agent->proxies);
+        role = &proxy_server_role;
+        *ret_data = proxy_server_accept(agent->proxies);
     }
     return *ret_data ? role : NULL;
 }
@@ -60,6 +77,12 @@ static void on_held_end(void *data)
 
     list_for_each (pod, &agent->pods.list, node)
         adopt_check(agent, pod);
+}
+
+static int on_listeners_opened(void *data, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT],
+                               struct steer_error *error)
+{
+    return enroll_listeners_opened(data, pod, listeners, error);
 }
 
 static void on_answered(void *data, struct pod *pod, enum bruma_reason reason, const char *error)
@@ -151,6 +174,7 @@ static int open_parts(struct agent *agent)
 {
     const struct proxies_events events = {.held = on_held,
                                           .held_end = on_held_end,
+                                          .listeners_opened = on_listeners_opened,
                                           .answered = on_answered,
                                           .drained = on_drained,
                                           .listener_closed = on_listener_closed,
@@ -188,10 +212,15 @@ static int open_parts(struct agent *agent)
     r = guard_start(agent, &agent->guard);
     if (r < 0)
         return log_error_errno(r, "no memory for the guard");
-    r = proxies_new(agent->loop, agent->config, &agent->pods, steer_proxy_sockets_fd(agent->steer), &events,
-                    &agent->proxies);
+    proxy_cgroups_open(&agent->proxy_cgroups, agent->loop, agent->steer, agent->config->cgroup);
+    if (*agent->config->zds_socket)
+        r = zds_server_new(agent->loop, agent->config, &agent->pods, &agent->proxy_cgroups, &events,
+                           &agent->proxies);
+    else
+        r = proxy_server_new(agent->loop, agent->config, &agent->pods, steer_proxy_sockets_fd(agent->steer),
+                             &events, &agent->proxies);
     if (r < 0)
-        return log_error_errno(r, "no memory for proxies");
+        return log_error_errno(r, "proxies cannot be served\tsocket=\"%s\"", agent->config->zds_socket);
     if (kube_source_configured(agent->config))
         r = kube_source_open(agent, &agent->source);
     else
@@ -224,12 +253,13 @@ static void close_parts(struct agent *agent)
     watchdog_stop(agent);
     guard_stop(&agent->guard);
     kubelet_close(&agent->kubelet);
+    proxies_free(&agent->proxies);
+    if (agent->proxy_cgroups.loop)
+        proxy_cgroups_close(&agent->proxy_cgroups);
     pods_free(&agent->pods);
     kube_source_close(&agent->source);
     if (agent->mesh)
         mesh_free(&agent->mesh);
-    if (agent->proxies)
-        proxies_free(&agent->proxies);
     if (agent->steer)
         steer_close(&agent->steer);
     loop_free(&agent->loop);

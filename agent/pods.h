@@ -57,6 +57,8 @@ struct pod {
 
     int netns_fd; /* -1 while outside the mesh: an open one keeps the namespace alive */
     int listeners[BRUMA_LISTENER_COUNT];
+    /* of the listeners in its slots, where proxies open them; 0: none */
+    uint64_t listener_cookies[BRUMA_LISTENER_COUNT];
     bool awaits_listeners; /* adopted after a restart; somebody else holds the listeners */
 
     /* while POD_ENROLLING */

@@ -7,6 +7,7 @@
 
 #include "bruma/protocol.h"
 #include "message.h"
+#include "process.h"
 #include "proxy_views.h"
 #include "reasons.h"
 
@@ -32,13 +33,13 @@ static void on_answer_timeout(struct loop_timer *timer)
     connection_close(p->connection);
 }
 
-void *proxies_accept(struct proxies *proxies)
+void *proxy_server_accept(struct proxies *proxies)
 {
     struct proxy *p = calloc(1, sizeof(*p));
 
     if (!p)
         return NULL;
-    p->proxies = proxies;
+    p->server = container_of(proxies, struct proxy_server, proxies);
     list_init(&p->node);
     list_init(&p->views);
     list_init(&p->wishes);
@@ -46,39 +47,19 @@ void *proxies_accept(struct proxies *proxies)
     return p;
 }
 
-/* Field 22 of /proc/PID/stat, counted after the last ")": the name before it may hold anything. */
-static uint64_t process_start(pid_t pid)
-{
-    char path[64], line[1024];
-    const char *at;
-    size_t len;
-
-    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    _cleanup_file_ FILE *f = fopen(path, "re");
-
-    if (!f)
-        return 0;
-    len = fread(line, 1, sizeof(line) - 1, f);
-    line[len] = '\0';
-    at = strrchr(line, ')');
-    for (int field = 2; at && field < 22; field++)
-        at = strchr(at + 1, ' ');
-    return at ? strtoull(at, NULL, 10) : 0;
-}
-
 /* Connections come in any order after a restart of the agent; the youngest process is the one to serve. */
-static void insert_by_age(struct proxies *proxies, struct proxy *p)
+static void insert_by_age(struct proxy_server *server, struct proxy *p)
 {
     struct proxy *other;
 
     p->born = process_start(connection_pid(p->connection));
-    list_for_each (other, &proxies->list, node) {
+    list_for_each (other, &server->list, node) {
         if (p->born && other->born > p->born) {
             list_add_tail(&other->node, &p->node);
             return;
         }
     }
-    list_add_tail(&proxies->list, &p->node);
+    list_add_tail(&server->list, &p->node);
 }
 
 static void on_hello(struct proxy *p, struct connection *connection, const cJSON *message)
@@ -93,13 +74,13 @@ static void on_hello(struct proxy *p, struct connection *connection, const cJSON
     }
     snprintf(p->version, sizeof(p->version), "%s", version);
     p->state = PROXY_OFFERING;
-    p->connected_at = loop_now(p->proxies->loop);
+    p->connected_at = loop_now(p->server->loop);
     /* The same process again: its former connection is about to end anyway, and must not be told to drain. */
-    list_for_each (other, &p->proxies->list, node) {
+    list_for_each (other, &p->server->list, node) {
         if (connection_pid(connection) && connection_pid(other->connection) == connection_pid(connection))
             connection_close(other->connection);
     }
-    insert_by_age(p->proxies, p);
+    insert_by_age(p->server, p);
     log_info("proxy connected\tpid=%d version=\"%s\"", (int)connection_pid(connection), p->version);
 }
 
@@ -121,7 +102,7 @@ static void on_held(struct proxy *p, const cJSON *message, int *fds, size_t fds_
     }
     offer.generation = (uint32_t)generation;
     offer.draining = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(message, "draining"));
-    pod = p->proxies->events.held(p->proxies->events.data, &offer);
+    pod = p->server->events.held(p->server->events.data, &offer);
     v = pod ? view_get(p, pod) : NULL;
     if (v)
         v->state = offer.draining ? VIEW_DRAINING : VIEW_PENDING;
@@ -132,9 +113,9 @@ static void on_held_end(struct proxy *p, const cJSON *message)
     bool replaced = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(message, "draining"));
     struct pod *pod;
 
-    p->proxies->events.held_end(p->proxies->events.data);
+    p->server->events.held_end(p->server->events.data);
     p->state = replaced ? PROXY_REPLACED : PROXY_SYNCING;
-    list_for_each (pod, &p->proxies->pods->list, node) {
+    list_for_each (pod, &p->server->pods->list, node) {
         struct view *v = view_of(p, pod);
 
         if (pod->state == POD_DRAINING) {
@@ -172,7 +153,7 @@ static void take_over(struct proxy *p)
         return;
     p->state = PROXY_SERVING;
     log_info("proxy serves\tpid=%d", (int)connection_pid(p->connection));
-    list_for_each (other, &p->proxies->list, node) {
+    list_for_each (other, &p->server->list, node) {
         if (other == p) {
             younger = true;
         } else if (younger && other->state == PROXY_SERVING) {
@@ -186,7 +167,7 @@ static void take_over(struct proxy *p)
 
 static void on_view_answer(struct proxy *p, struct view *v, enum bruma_reason reason, const char *error)
 {
-    struct proxies *proxies = p->proxies;
+    struct proxy_server *server = p->server;
 
     if (error) {
         log_error("a proxy refused a pod\tpid=%d uid=%s reason=%s error=\"%s\"",
@@ -196,8 +177,8 @@ static void on_view_answer(struct proxy *p, struct view *v, enum bruma_reason re
     }
     if (v->state == VIEW_PENDING)
         v->state = error ? VIEW_FAILED : VIEW_SERVING;
-    if (v->pod && p == proxies_find_serving(proxies) && v->wish == WISH_NOTHING)
-        proxies->events.answered(proxies->events.data, v->pod, reason, error);
+    if (v->pod && p == proxy_server_find_serving(server) && v->wish == WISH_NOTHING)
+        server->events.answered(server->events.data, v->pod, reason, error);
 }
 
 static void on_ack(struct proxy *p, const cJSON *message)
@@ -222,7 +203,7 @@ static void on_ack(struct proxy *p, const cJSON *message)
     if (reason == BRUMA_REASON_NONE)
         error = NULL;
     if (p->unanswered && --p->unanswered)
-        loop_timer_set(p->proxies->loop, &p->answer, PROXY_ANSWER_MAX);
+        loop_timer_set(p->server->loop, &p->answer, PROXY_ANSWER_MAX);
     else
         loop_timer_cancel(&p->answer);
     if (seq == p->snapshot_seq) {
@@ -254,7 +235,7 @@ static void on_drained(struct proxy *p, const cJSON *message)
             continue;
         v->state = VIEW_DRAINED;
         if (v->pod)
-            p->proxies->events.drained(p->proxies->events.data, v->pod);
+            p->server->events.drained(p->server->events.data, v->pod);
         return;
     }
 }
@@ -270,7 +251,7 @@ static void on_listener_closed(struct proxy *p, const cJSON *message)
     }
     list_for_each (v, &p->views, of_proxy) {
         if (v->pod && !strcmp(v->uid, uid)) {
-            p->proxies->events.listener_closed(p->proxies->events.data, v->pod);
+            p->server->events.listener_closed(p->server->events.data, v->pod);
             return;
         }
     }
@@ -308,7 +289,7 @@ static void on_writable(struct connection *connection)
 static void on_closed(struct connection *connection)
 {
     struct proxy *p = connection_data(connection);
-    struct proxies *proxies = p->proxies;
+    struct proxy_server *server = p->server;
     struct view *v;
 
     log_info("proxy disconnected\tpid=%d", (int)connection_pid(connection));
@@ -317,31 +298,26 @@ static void on_closed(struct connection *connection)
     list_for_each (v, &p->views, of_proxy)
         view_free(v);
     free(p);
-    proxies->events.gone(proxies->events.data);
+    server->events.gone(server->events.data);
 }
 
-const struct server_role proxies_role = {
+const struct server_role proxy_server_role = {
     .name = "proxy", .patient = true, .message = on_message, .drained = on_writable, .closed = on_closed};
 
-int proxies_new(struct loop *loop, const struct agent_config *config, const struct pods *pods,
-                int proxy_sockets_fd, const struct proxies_events *events, struct proxies **ret)
+int proxy_server_new(struct loop *loop, const struct agent_config *config, const struct pods *pods,
+                     int proxy_sockets_fd, const struct proxies_events *events, struct proxies **ret)
 {
-    struct proxies *proxies = calloc(1, sizeof(*proxies));
+    struct proxy_server *server = calloc(1, sizeof(*server));
 
-    if (!proxies)
+    if (!server)
         return -ENOMEM;
-    proxies->loop = loop;
-    proxies->config = config;
-    proxies->pods = pods;
-    proxies->proxy_sockets_fd = proxy_sockets_fd;
-    proxies->events = *events;
-    list_init(&proxies->list);
-    *ret = proxies;
+    server->proxies.ops = &proxy_server_ops;
+    server->loop = loop;
+    server->config = config;
+    server->pods = pods;
+    server->proxy_sockets_fd = proxy_sockets_fd;
+    server->events = *events;
+    list_init(&server->list);
+    *ret = &server->proxies;
     return 0;
-}
-
-void proxies_free(struct proxies **proxies)
-{
-    free(*proxies);
-    *proxies = NULL;
 }

@@ -60,11 +60,11 @@ void view_wish(struct view *v, enum wish wish)
 }
 
 /* The newest that has acknowledged its snapshot. */
-struct proxy *proxies_find_serving(const struct proxies *proxies)
+struct proxy *proxy_server_find_serving(const struct proxy_server *server)
 {
     struct proxy *p, *found = NULL;
 
-    list_for_each (p, &proxies->list, node) {
+    list_for_each (p, &server->list, node) {
         if (p->state == PROXY_SERVING)
             found = p;
     }
@@ -78,7 +78,7 @@ static int send_message(struct proxy *p, cJSON *message, const int *fds, size_t 
     cJSON_AddNumberToObject(message, "seq", (double)++p->seq);
     r = connection_send(p->connection, message, fds, fds_len);
     if (r == 0 && !p->unanswered++)
-        loop_timer_set(p->proxies->loop, &p->answer, PROXY_ANSWER_MAX);
+        loop_timer_set(p->server->loop, &p->answer, PROXY_ANSWER_MAX);
     return r;
 }
 
@@ -86,14 +86,14 @@ static int send_setup(struct proxy *p)
 {
     cJSON *m = message_new("setup");
 
-    cJSON_AddStringToObject(m, "pinDir", p->proxies->config->pin_dir);
+    cJSON_AddStringToObject(m, "pinDir", p->server->config->pin_dir);
     p->setup_sent = true;
-    return send_message(p, m, &p->proxies->proxy_sockets_fd, 1);
+    return send_message(p, m, &p->server->proxy_sockets_fd, 1);
 }
 
 static int send_add(struct proxy *p, struct view *v)
 {
-    const struct agent_config *config = p->proxies->config;
+    const struct agent_config *config = p->server->config;
     const struct pod *pod = v->pod;
     cJSON *m = message_new("pod-add");
     int fds[BRUMA_POD_FD_COUNT] = {pod->netns_fd, pod->listeners[0], pod->listeners[1], pod->listeners[2]};
@@ -155,7 +155,7 @@ static int send_drain(struct proxy *p)
     cJSON *m = message_new("drain");
 
     p->drain_wanted = false;
-    cJSON_AddNumberToObject(m, "deadlineMilliseconds", (double)p->proxies->config->proxy_drain);
+    cJSON_AddNumberToObject(m, "deadlineMilliseconds", (double)p->server->config->proxy_drain);
     return send_message(p, m, NULL, 0);
 }
 
@@ -190,27 +190,32 @@ bool pod_is_served(const struct pod *pod)
            !pod->awaits_listeners && pod->netns_fd >= 0;
 }
 
-bool proxies_serving(const struct proxies *proxies)
+static struct proxy_server *server_of(const struct proxies *proxies)
 {
-    return proxies_find_serving(proxies) != NULL;
+    return container_of(proxies, struct proxy_server, proxies);
 }
 
-bool proxies_answer_pending(const struct proxies *proxies, const struct pod *pod)
+static bool serving(const struct proxies *proxies)
 {
-    const struct proxy *p = proxies_find_serving(proxies);
+    return proxy_server_find_serving(server_of(proxies)) != NULL;
+}
+
+static bool answer_pending(const struct proxies *proxies, const struct pod *pod)
+{
+    const struct proxy *p = proxy_server_find_serving(server_of(proxies));
     const struct view *v = p ? view_of(p, pod) : NULL;
 
     return v && (v->wish == WISH_ADD || v->state == VIEW_PENDING);
 }
 
-const char *proxies_pod_state(const struct proxies *proxies, const struct pod *pod)
+static const char *pod_state(const struct proxies *proxies, const struct pod *pod)
 {
     static const char *const names[] = {[VIEW_PENDING] = "pending",
                                         [VIEW_SERVING] = "serving",
                                         [VIEW_FAILED] = "failed",
                                         [VIEW_DRAINING] = "draining",
                                         [VIEW_DRAINED] = "drained"};
-    const struct proxy *p = proxies_find_serving(proxies);
+    const struct proxy *p = proxy_server_find_serving(server_of(proxies));
     const struct view *v = p ? view_of(p, pod) : NULL;
 
     if (!p)
@@ -218,7 +223,7 @@ const char *proxies_pod_state(const struct proxies *proxies, const struct pod *p
     return v ? names[v->state] : "pending";
 }
 
-bool proxies_busy(const struct proxies *proxies, const struct pod *pod)
+static bool busy(const struct proxies *proxies, const struct pod *pod)
 {
     const struct view *v;
 
@@ -230,13 +235,13 @@ bool proxies_busy(const struct proxies *proxies, const struct pod *pod)
     return false;
 }
 
-void proxies_pod_add(struct proxies *proxies, struct pod *pod)
+static void pod_add(struct proxies *proxies, struct pod *pod)
 {
     struct proxy *p;
 
     if (!pod_is_served(pod))
         return;
-    list_for_each (p, &proxies->list, node) {
+    list_for_each (p, &server_of(proxies)->list, node) {
         struct view *v;
 
         if (p->state != PROXY_SYNCING && p->state != PROXY_SERVING)
@@ -249,7 +254,7 @@ void proxies_pod_add(struct proxies *proxies, struct pod *pod)
     }
 }
 
-void proxies_pod_retry(struct proxies *proxies, struct pod *pod)
+static void pod_retry(struct proxies *proxies, struct pod *pod)
 {
     struct view *v;
 
@@ -262,7 +267,7 @@ void proxies_pod_retry(struct proxies *proxies, struct pod *pod)
     }
 }
 
-void proxies_pod_drain(struct proxies *proxies, struct pod *pod)
+static void pod_drain(struct proxies *proxies, struct pod *pod)
 {
     struct view *v;
 
@@ -273,7 +278,7 @@ void proxies_pod_drain(struct proxies *proxies, struct pod *pod)
     }
 }
 
-void proxies_pod_delete(struct proxies *proxies, struct pod *pod)
+static void pod_delete(struct proxies *proxies, struct pod *pod)
 {
     struct view *v;
 
@@ -288,12 +293,12 @@ void proxies_pod_delete(struct proxies *proxies, struct pod *pod)
     }
 }
 
-cJSON *proxies_report(const struct proxies *proxies)
+static cJSON *report(const struct proxies *proxies)
 {
     cJSON *array = cJSON_CreateArray();
     struct proxy *p;
 
-    list_for_each (p, &proxies->list, node) {
+    list_for_each (p, &server_of(proxies)->list, node) {
         cJSON *o = cJSON_CreateObject();
         int counts[VIEW_DRAINED + 1] = {0};
         struct view *v;
@@ -304,7 +309,7 @@ cJSON *proxies_report(const struct proxies *proxies)
         cJSON_AddStringToObject(o, "version", p->version);
         cJSON_AddStringToObject(o, "state", proxy_state_names[p->state]);
         cJSON_AddNumberToObject(o, "connectedSeconds",
-                                (double)((loop_now(proxies->loop) - p->connected_at) / 1000));
+                                (double)((loop_now(server_of(proxies)->loop) - p->connected_at) / 1000));
         cJSON_AddNumberToObject(o, "podsServing", counts[VIEW_SERVING]);
         cJSON_AddNumberToObject(o, "podsPending", counts[VIEW_PENDING]);
         cJSON_AddNumberToObject(o, "podsFailed", counts[VIEW_FAILED]);
@@ -313,3 +318,22 @@ cJSON *proxies_report(const struct proxies *proxies)
     }
     return array;
 }
+
+static void destroy(struct proxies *proxies)
+{
+    free(server_of(proxies));
+}
+
+const struct proxies_ops proxy_server_ops = {
+    .kind = "bruma-proxy",
+    .serving = serving,
+    .answer_pending = answer_pending,
+    .pod_state = pod_state,
+    .busy = busy,
+    .pod_add = pod_add,
+    .pod_retry = pod_retry,
+    .pod_drain = pod_drain,
+    .pod_delete = pod_delete,
+    .report = report,
+    .free = destroy,
+};

@@ -14,7 +14,7 @@ enum view_state { VIEW_PENDING, VIEW_SERVING, VIEW_FAILED, VIEW_DRAINING, VIEW_D
 
 struct proxy {
     struct list node; /* oldest process first */
-    struct proxies *proxies;
+    struct proxy_server *server;
     struct connection *connection;
     enum proxy_state state;
     char version[64];
@@ -40,7 +40,8 @@ struct view {
     char error[256];
 };
 
-struct proxies {
+struct proxy_server {
+    struct proxies proxies;
     struct loop *loop;
     const struct agent_config *config;
     const struct pods *pods;
@@ -57,8 +58,10 @@ void view_wish(struct view *view, enum wish wish);
 /* Sends what is wished for as long as the socket takes it. */
 void proxy_push(struct proxy *proxy);
 /* The youngest process that has acknowledged its snapshot, or NULL. */
-struct proxy *proxies_find_serving(const struct proxies *proxies);
+struct proxy *proxy_server_find_serving(const struct proxy_server *server);
 /* The pod is one that a proxy shall serve now. */
 bool pod_is_served(const struct pod *pod);
+
+extern const struct proxies_ops proxy_server_ops;
 
 #endif

@@ -58,6 +58,47 @@ static bool any_closed(const struct steer_findings *findings)
     return false;
 }
 
+static void take_out(struct steer_findings *findings, enum bruma_reason reason)
+{
+    int kept = 0;
+
+    for (int i = 0; i < findings->len; i++) {
+        if (findings->reasons[i] != reason)
+            findings->reasons[kept++] = findings->reasons[i];
+    }
+    findings->len = kept;
+    memset(findings->closed_listeners, 0, sizeof(findings->closed_listeners));
+}
+
+/* Where proxies open the listeners, these are closed when the last proxy has gone: that is no broken capture,
+ * and nothing that the agent could mend. */
+static void judge_listeners(struct agent *agent, struct pod *pod, bool may_mend,
+                            struct steer_findings *findings)
+{
+    bool closed = any_closed(findings);
+
+    if (!proxies_open_listeners(agent->proxies))
+        return;
+    if (!closed)
+        closed = steer_foreign_listeners_live(pod->netns_fd, pod->listener_cookies) == 0;
+    take_out(findings, BRUMA_REASON_LISTENER_CLOSED);
+    if (!closed)
+        return;
+    if (!proxies_serving(agent->proxies)) {
+        if (pod->last_reason != BRUMA_REASON_PROXY_AWAY)
+            log_warn("nobody serves a pod: its connections are dropped\tpod=\"%s/%s\" reason=%s",
+                     pod->namespace, pod->name, reason_name(BRUMA_REASON_PROXY_AWAY));
+        pod_set_error(pod, BRUMA_REASON_PROXY_AWAY, reason_what(BRUMA_REASON_PROXY_AWAY));
+    } else if (!may_mend) {
+        findings->reasons[findings->len++] = BRUMA_REASON_LISTENER_CLOSED;
+    } else if (!strcmp(proxies_pod_state(agent->proxies, pod), "serving")) {
+        const struct steer_findings lost = {.reasons = {BRUMA_REASON_LISTENER_CLOSED}, .len = 1};
+
+        count(agent, pod, &lost);
+        proxies_pod_reopen(agent->proxies, pod);
+    }
+}
+
 static int mend(struct agent *agent, struct pod *pod, const struct steer_findings *findings,
                 struct steer_error *error)
 {
@@ -75,6 +116,8 @@ static int mend(struct agent *agent, struct pod *pod, const struct steer_finding
     if (r < 0)
         return r;
     r = steer_pod_verify(agent->steer, &p, &left);
+    if (proxies_open_listeners(agent->proxies))
+        take_out(&left, BRUMA_REASON_LISTENER_CLOSED);
     if (r == 0 && left.len > 0) {
         error->reason = left.reasons[0];
         snprintf(error->text, sizeof(error->text), "mended, and broken again at once: %s",
@@ -92,6 +135,8 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_mend, struct 
 
     enroll_describe(agent, pod, &p);
     r = steer_pod_verify(agent->steer, &p, &findings);
+    if (r == 0)
+        judge_listeners(agent, pod, may_mend, &findings);
     if (r < 0) {
         error->reason = BRUMA_REASON_INTERNAL;
         snprintf(error->text, sizeof(error->text), "the capture cannot be verified: %s", strerror(-r));

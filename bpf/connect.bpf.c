@@ -20,6 +20,14 @@ struct {
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } proxy_sockets SEC(".maps");
 
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, BRUMA_MAX_PROXY_CGROUPS);
+    __type(key, __u64); /* cgroup id */
+    __type(value, struct bruma_proxy_cgroup);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} proxy_cgroups SEC(".maps");
+
 enum verdict { DENY = 0, ALLOW = 1 };
 
 static __always_inline int deny(struct bruma_pod_counters *counters, enum bruma_reason reason)
@@ -54,6 +62,49 @@ static __always_inline int is_of_the_proxy(struct bpf_sock *sk)
     return proxy && proxy->exempt;
 }
 
+/* A proxy of somebody else, which cannot write to proxy_sockets and would not know how. The agent has seen
+ * its process and written its cgroup down; a process of a pod cannot enter that cgroup. */
+static __always_inline int is_of_a_foreign_proxy(void)
+{
+    __u64 cgroup = bpf_get_current_cgroup_id();
+
+    return bpf_map_lookup_elem(&proxy_cgroups, &cgroup) != NULL;
+}
+
+static __always_inline void source_of(struct bpf_sock *sk, struct bruma_address *source)
+{
+    if (sk->family == AF_INET)
+        address_from_v4(source, READ(sk->src_ip4));
+    else
+        address_from_words(source, READ(sk->src_ip6[0]), READ(sk->src_ip6[1]), READ(sk->src_ip6[2]),
+                           READ(sk->src_ip6[3]));
+}
+
+/*
+ * A foreign proxy delivers to the application from a socket that is bound to the client's address. It gets
+ * what our own proxy sets by itself: lo, so that lookup.bpf.c knows the connection from one that arrives from
+ * outside, and the mark, so that the application's answers come back over lo.
+ */
+static __always_inline int connect_of_a_foreign_proxy(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                                      const struct bruma_pod *pod,
+                                                      struct bruma_pod_counters *counters,
+                                                      const struct bruma_address *destination)
+{
+    struct bruma_address source;
+
+    if (!pod_owns(pod, destination))
+        return ALLOW;
+    source_of(sk, &source);
+    /* not bound: unspecified counts as local */
+    if (address_is_local_host(&source) || pod_owns(pod, &source))
+        return ALLOW;
+    if (set_option(ctx, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX))
+        return deny(counters, BRUMA_REASON_REBIND_FAILED);
+    if (set_option(ctx, SO_MARK, BRUMA_MARK))
+        return deny(counters, BRUMA_REASON_MARK_FAILED);
+    return ALLOW;
+}
+
 /* Mostly a pod that is not in the mesh. One that is counted is: somebody has removed its entry, and the agent
  * has not noticed yet. */
 static __always_inline int connect_without_entry(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __u64 cookie)
@@ -62,7 +113,7 @@ static __always_inline int connect_without_entry(struct bpf_sock_addr *ctx, stru
 
     if (!counters)
         return release(ctx, sk, NULL);
-    if (is_of_the_proxy(sk))
+    if (is_of_the_proxy(sk) || is_of_a_foreign_proxy())
         return ALLOW;
     return deny(counters, BRUMA_REASON_POD_ENTRY_MISSING);
 }
@@ -88,6 +139,8 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma
         COUNT(counters, outbound_passed_connections);
         return ALLOW; /* over lo in any case */
     }
+    if (is_of_a_foreign_proxy())
+        return connect_of_a_foreign_proxy(ctx, sk, pod, counters, destination);
     if (!(pod->flags & BRUMA_POD_CAPTURE_OUTBOUND))
         return release(ctx, sk, counters);
     /* A link-local address belongs to a device, and never to a workload: it stays with its device. */

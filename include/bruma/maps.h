@@ -8,6 +8,7 @@
  *   pod_counters    hash         u64 netns cookie  -> struct bruma_pod_counters
  *   failures        per-CPU hash   enum bruma_reason -> struct bruma_failure_count; those that happened
  *   proxy_sockets   sk_storage   socket            -> struct bruma_proxy_socket
+ *   proxy_cgroups   hash         u64 cgroup id     -> struct bruma_proxy_cgroup; of stock proxies
  *   probe_targets   hash         struct bruma_endpoint -> struct bruma_probe_target
  *   probe_tuples    LRU hash     struct bruma_tuple    -> struct bruma_probe_tuple
  *   guard           array        0                     -> struct bruma_guard
@@ -23,12 +24,13 @@
 
 #include "bruma/reasons.h"
 
-#define BRUMA_POD_ADDRESSES 4 /* addresses of one pod: IPv4, IPv6, and room for a second interface */
-#define BRUMA_POD_NAME_LEN  128
-#define BRUMA_MAX_PODS      4096
-#define BRUMA_MAX_FAILURES  256
-#define BRUMA_MAX_SANDBOXES 16384
-#define BRUMA_IP_LEN        46
+#define BRUMA_POD_ADDRESSES     4 /* addresses of one pod: IPv4, IPv6, and room for a second interface */
+#define BRUMA_POD_NAME_LEN      128
+#define BRUMA_MAX_PODS          4096
+#define BRUMA_MAX_FAILURES      256
+#define BRUMA_MAX_SANDBOXES     16384
+#define BRUMA_IP_LEN            46
+#define BRUMA_MAX_PROXY_CGROUPS 64
 
 struct bruma_address {
     __u8 bytes[16];
@@ -79,6 +81,11 @@ struct bruma_failure_count {
 
 struct bruma_proxy_socket {
     __u32 exempt; /* 1: connect() of this socket is never captured. Only holders of the map can write it. */
+};
+
+/* Every connect() that a process of this cgroup makes in a pod's network namespace is its own business. */
+struct bruma_proxy_cgroup {
+    __u32 pid; /* of the process that was let in, as the agent sees it */
 };
 
 struct bruma_endpoint {

@@ -26,7 +26,7 @@
     /* enrolment */ \
     BRUMA_REASON(AGENT_NOT_READY, "agent_not_ready", "-", "the agent cannot decide yet; the runtime tries again", "agent log; is the mesh file readable?") \
     BRUMA_REASON(AGENT_UNREACHABLE, "agent_unreachable", "-", "the plugin cannot reach the agent's socket; the runtime tries again", "is bruma-agent running? run directory in the plugin's configuration") \
-    BRUMA_REASON(PROXY_NOT_CONNECTED, "proxy_not_connected", "-", "no proxy has taken the pod's listeners yet", "is bruma-proxy running? its connections wait in the backlog") \
+    BRUMA_REASON(PROXY_NOT_CONNECTED, "proxy_not_connected", "-", "no proxy has taken the pod's listeners yet", "is the node proxy running: bruma-proxy, or ztunnel where the agent has --zds-socket? connections wait in bruma-proxy's backlog; without a ztunnel no pod is enrolled") \
     BRUMA_REASON(NETNS_UNUSABLE, "netns_unusable", "-", "the pod's network namespace cannot be opened or is not one", "CNI_NETNS; has the pod died?") \
     BRUMA_REASON(NETNS_IS_HOST, "netns_is_host", "-", "the pod shares the node's network namespace and cannot be enrolled", "hostNetwork pods stay outside the mesh") \
     BRUMA_REASON(LISTENER_OPEN_FAILED, "listener_open_failed", "-", "a listener could not be opened in the pod", "file descriptor limit; the pod's sysctls") \
@@ -105,7 +105,13 @@
     BRUMA_REASON(GUARD_GAVE_UP, "guard_gave_up", "-", "the guard opened at its limit although pods were not decided about", "`brumactl status`: what kept the agent from deciding? `--guard=strict` keeps it closed") \
     BRUMA_REASON(CAPTURED_LATE, "captured_late", "-", "the pod ran for a while before it was captured although it belongs to the mesh; connections of that time live on as they were", "did the CNI chain have bruma-cni when the pod began? `cni.istioOwnedCNIConfig`; recreate the pod to be sure") \
     BRUMA_REASON(PROBE_NOT_REGISTERED, "probe_not_registered", "-", "a probe of the kubelet could not be registered in the kernel, so policies judge it like everybody's connection", "kernel log; please report it") \
-    BRUMA_REASON(KUBELET_CGROUP_SHARED, "kubelet_cgroup_shared", "-", "other processes live in the kubelet's cgroup: their connections to ports that pods declare probes for pass like the kubelet's", "the processes that are named beside this; give the kubelet a unit of its own, or `--probe-cgroup`")
+    BRUMA_REASON(KUBELET_CGROUP_SHARED, "kubelet_cgroup_shared", "-", "other processes live in the kubelet's cgroup: their connections to ports that pods declare probes for pass like the kubelet's", "the processes that are named beside this; give the kubelet a unit of its own, or `--probe-cgroup`") \
+    /* node proxies of somebody else, on the workload discovery socket */ \
+    BRUMA_REASON(PROXY_AWAY, "proxy_away", "-", "the node proxy that served the pod is gone: the pod's connections are dropped until one is back", "is the node proxy (ztunnel) running, and connected to the socket that --zds-socket names? `brumactl status`") \
+    BRUMA_REASON(PROXY_REFUSED_POD, "proxy_refused_pod", "-", "the node proxy refused to serve the pod", "the proxy's words beside this reason, and its log; does a process of the pod hold port 15001, 15006 or 15008?") \
+    BRUMA_REASON(PROXY_LISTENERS_MISSING, "proxy_listeners_missing", "-", "the node proxy says that it serves the pod, but its listeners cannot be found there", "ENABLE_PROXY of the node proxy; does the agent see its process (hostPID) and may it look into it (CAP_SYS_PTRACE)?") \
+    BRUMA_REASON(PROXY_CGROUP, "proxy_cgroup", "-", "the node proxy was refused: its connections could not be told from those of pods by its cgroup", "it needs a cgroup of its own below the agent's --cgroup, and the agent must see its process (hostPID)") \
+    BRUMA_REASON(ZDS_PROTOCOL, "zds_protocol", "-", "the node proxy did not answer in time on the workload discovery socket, or not by its rules; it was disconnected", "the error text; load of the node; the proxy's log")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

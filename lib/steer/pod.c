@@ -167,7 +167,7 @@ int steer_pod_prepare(struct steer *s, const struct steer_pod *pod, int *ret_pro
     bool known = steer_pod_entry(s, pod->cookie, &entry) == 0;
     struct steer_error ignored;
     uint32_t former = 0;
-    int r = check_listeners(pod, error);
+    int r = pod->foreign_listeners ? 0 : check_listeners(pod, error);
 
     if (r < 0)
         return r;
@@ -177,7 +177,7 @@ int steer_pod_prepare(struct steer *s, const struct steer_pod *pod, int *ret_pro
         former = entry.flags & FORMER_FLAGS;
     if (r == 0)
         r = program_of(s, pod, &program, &listeners, error);
-    if (r == 0)
+    if (r == 0 && !pod->foreign_listeners)
         r = fill_listeners(listeners, pod, error);
     if (r == 0)
         r = write_entry(s, pod, former | inbound_flags(pod) | (entry.flags & BRUMA_POD_CAPTURE_OUTBOUND),
@@ -259,6 +259,18 @@ int steer_pod_attach(struct steer *s, const struct steer_pod *pod, struct steer_
     return pin(s, pod->cookie, "link", link, error);
 }
 
+int steer_pod_set_listeners(struct steer *s, const struct steer_pod *pod, struct steer_error *error)
+{
+    _cleanup_fd_ int map = open_pin(s, pod->cookie, "listeners");
+    int r = check_listeners(pod, error);
+
+    if (r < 0)
+        return r;
+    if (map < 0)
+        return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, map, "the pod's listeners are not pinned");
+    return fill_listeners(map, pod, error);
+}
+
 int steer_pod_commit(struct steer *s, const struct steer_pod *pod, struct steer_error *error)
 {
     struct bruma_pod entry;
@@ -323,6 +335,14 @@ static bool listener_lives(int map, __u32 slot, int fd)
            registered == own && getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && listening;
 }
 
+/* Of a proxy that has its listeners for itself, only the slot can be looked at. */
+static bool slot_holds(int map, __u32 slot, uint64_t cookie)
+{
+    uint64_t registered;
+
+    return cookie && map >= 0 && bpf_map_lookup_elem(map, &slot, &registered) == 0 && registered == cookie;
+}
+
 static bool entry_fits(struct steer *s, const struct steer_pod *pod)
 {
     struct bruma_pod entry;
@@ -356,11 +376,15 @@ int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_
         int listening = 0;
         socklen_t len = sizeof(listening);
 
-        if (listener_lives(map, i, pod->listeners[i]))
+        if (pod->foreign_listeners ? slot_holds(map, i, pod->listener_cookies[i])
+                                   : listener_lives(map, i, pod->listeners[i]))
             continue;
         closed = true;
-        f.closed_listeners[i] =
-            getsockopt(pod->listeners[i], SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening;
+        if (pod->foreign_listeners)
+            f.closed_listeners[i] = true;
+        else
+            f.closed_listeners[i] =
+                getsockopt(pod->listeners[i], SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening;
     }
     if (closed)
         found(&f, BRUMA_REASON_LISTENER_CLOSED);

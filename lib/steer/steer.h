@@ -4,7 +4,8 @@
  * needs beside them (rule, route, sysctls). Everything is pinned below the pin directory, so that it outlives
  * the process, and is found again by steer_open() and steer_pod_adopt().
  *
- *   PIN_DIR/maps/{pods,pod_counters,failures,proxy_sockets,probe_targets,probe_tuples,guard,sandboxes}
+ *   PIN_DIR/maps/{pods,pod_counters,failures,proxy_sockets,proxy_cgroups,probe_targets,probe_tuples,guard,
+ *                 sandboxes}
  *   PIN_DIR/links/{connect4,connect6,probes}, and guard-{connect4,connect6,inbound} while the guard is closed
  *   PIN_DIR/pods/<netns cookie>/{program,listeners,link}
  *
@@ -16,6 +17,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "addr.h"
 #include "bruma/maps.h"
@@ -44,6 +46,10 @@ struct steer_pod {
     int addresses_len;
     bool bypass_inbound;                 /* plaintext from outside goes straight to the application */
     int listeners[BRUMA_LISTENER_COUNT]; /* -1 where there is none */
+    /* The proxy opens the listeners and steer_pod_set_listeners() is told of them; listeners is not looked at
+     * by anything else. */
+    bool foreign_listeners;
+    uint64_t listener_cookies[BRUMA_LISTENER_COUNT]; /* those that were set last; 0: none */
 };
 
 /* Loads and pins programs and maps, or adopts those that are pinned (updating programs in place where they
@@ -112,6 +118,41 @@ int steer_pod_mend(struct steer *steer, const struct steer_pod *pod, const struc
 
 /* The kubelet is in that cgroup now ("": in none): its hook moves there. */
 int steer_probe_cgroup(struct steer *steer, const char *cgroup, struct steer_error *error);
+/* Puts pod->listeners into the pod's slots: new connections go there from the next packet on. Nothing keeps
+ * the sockets open: a slot empties by itself when its listener is closed. */
+int steer_pod_set_listeners(struct steer *steer, const struct steer_pod *pod, struct steer_error *error);
+
+/* The process of a proxy that opens its own listeners. */
+struct steer_process {
+    pid_t pid;
+    int pidfd;    /* stays with the caller */
+    int first_fd; /* where the search for listeners begins; 0 at first */
+};
+
+/*
+ * Duplicates the listeners that the process has on ports 15001, 15006 and 15008 in that namespace, and sets
+ * on them what steering needs: lo for the outbound one, a long backlog. The caller puts them in by
+ * steer_pod_set_listeners() and closes them at once. -ENOENT: there are none. -EBUSY: two with one port;
+ * older ones are about to be closed.
+ */
+int steer_foreign_listeners(struct steer_process *process, int netns_fd, int ret[BRUMA_LISTENER_COUNT],
+                            struct steer_error *error);
+/* 1 if all three still listen, 0 if not, or -errno. A slot says nothing about that where somebody has
+ * destroyed a socket (ss -K). */
+int steer_foreign_listeners_live(int netns_fd, const uint64_t cookies[BRUMA_LISTENER_COUNT]);
+/* How many connections of the pod carry the mark, and so need the pod's rule and route; or -errno. */
+int steer_marked_connections(int netns_fd);
+
+/* A proxy that opens its own sockets: connect() calls of processes in this cgroup are not captured in pods.
+ */
+struct steer_proxy_cgroup {
+    uint64_t id;
+    uint32_t pid;
+};
+int steer_proxy_cgroup_add(struct steer *steer, uint64_t id, uint32_t pid);
+int steer_proxy_cgroup_remove(struct steer *steer, uint64_t id);
+/* Allocates *ret; the caller frees it. Returns how many, or -errno. */
+int steer_proxy_cgroups(const struct steer *steer, struct steer_proxy_cgroup **ret);
 
 /* The cgroup hooks: 0 if attached, -ENOLINK if not; mend attaches again. */
 int steer_cgroup_verify(struct steer *steer);

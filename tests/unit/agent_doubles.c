@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 char steps[4096];
 const char *failing_step;
@@ -13,6 +14,9 @@ int findings_to_report;
 bool link_attached, namespace_is_ambient = true, mesh_is_ready = true, announced_enrolled;
 int announced_pods, registered_probes_len;
 struct steer_probe registered_probes[16];
+int foreign_result, foreign_pid, marked_connections, exempt_cgroups_len;
+bool foreign_live = true;
+struct steer_proxy_cgroup exempt_cgroups[8];
 
 void steps_clear(void)
 {
@@ -56,6 +60,57 @@ int steer_pod_prepare(struct steer *steer, const struct steer_pod *pod, int *ret
     if (r == 0)
         *ret_program_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     return r;
+}
+
+int steer_foreign_listeners(struct steer_process *process, int netns_fd, int ret[BRUMA_LISTENER_COUNT],
+                            struct steer_error *error)
+{
+    foreign_pid = process->pid;
+    if (foreign_result < 0) {
+        error->reason = BRUMA_REASON_PROXY_LISTENERS_MISSING;
+        snprintf(error->text, sizeof(error->text), "there are none");
+        return foreign_result;
+    }
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
+        ret[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    return 0;
+}
+
+int steer_foreign_listeners_live(int netns_fd, const uint64_t cookies[BRUMA_LISTENER_COUNT])
+{
+    return foreign_live;
+}
+
+int steer_marked_connections(int netns_fd)
+{
+    return marked_connections;
+}
+
+int steer_pod_set_listeners(struct steer *steer, const struct steer_pod *pod, struct steer_error *error)
+{
+    return step("set_listeners", error);
+}
+
+int steer_proxy_cgroup_add(struct steer *steer, uint64_t id, uint32_t pid)
+{
+    exempt_cgroups[exempt_cgroups_len++] = (struct steer_proxy_cgroup){.id = id, .pid = pid};
+    return 0;
+}
+
+int steer_proxy_cgroup_remove(struct steer *steer, uint64_t id)
+{
+    for (int i = 0; i < exempt_cgroups_len; i++) {
+        if (exempt_cgroups[i].id == id)
+            exempt_cgroups[i--] = exempt_cgroups[--exempt_cgroups_len];
+    }
+    return 0;
+}
+
+int steer_proxy_cgroups(const struct steer *steer, struct steer_proxy_cgroup **ret)
+{
+    *ret = malloc(sizeof(exempt_cgroups));
+    memcpy(*ret, exempt_cgroups, sizeof(exempt_cgroups));
+    return exempt_cgroups_len;
 }
 
 int steer_pod_attach(struct steer *steer, const struct steer_pod *pod, struct steer_error *error)

@@ -13,6 +13,7 @@
 #include "../../agent/enroll.h"
 #include "../../agent/kubelet.h"
 #include "../../agent/probes.h"
+#include "../../agent/proxy_server.h"
 #include "../../agent/watchdog.h"
 #include "agent_doubles.h"
 #include "bruma/protocol.h"
@@ -63,8 +64,8 @@ static void gone(void *data)
 
 static const struct server_role *route(void *data, const char *op, void **ret_data)
 {
-    *ret_data = proxies_accept(agent.proxies);
-    return &proxies_role;
+    *ret_data = proxy_server_accept(agent.proxies);
+    return &proxy_server_role;
 }
 
 /* A network namespace of its own that ends with the test's process. */
@@ -81,7 +82,13 @@ static int new_netns(void)
 
 static void setup(void)
 {
-    const struct proxies_events events = {held, held_end, answered, drained, listener_closed, gone, &agent};
+    const struct proxies_events events = {.held = held,
+                                          .held_end = held_end,
+                                          .answered = answered,
+                                          .drained = drained,
+                                          .listener_closed = listener_closed,
+                                          .gone = gone,
+                                          .data = &agent};
     char path[64];
     uint64_t cookie;
 
@@ -92,7 +99,7 @@ static void setup(void)
     pods_init(&agent.pods);
     cr_assert(loop_new(&agent.loop) == 0);
     cr_assert(store_open(directory, "boot-1", &agent.store) == 0);
-    cr_assert(proxies_new(agent.loop, &config, &agent.pods, 0, &events, &agent.proxies) == 0);
+    cr_assert(proxy_server_new(agent.loop, &config, &agent.pods, 0, &events, &agent.proxies) == 0);
     netns = new_netns();
     cr_assert(netns_cookie(netns, &cookie) == 0);
     cr_assert(pod_new(&agent.pods, "uid-1", "shop", "web", &pod) == 0);
