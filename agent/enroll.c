@@ -19,10 +19,9 @@
 #include "log.h"
 
 #define ANSWER_WAIT 3000 /* milliseconds for the proxy's answer; the pod is enrolled without it then */
-#define OPENED_WAIT 8000 /* where the proxy has to open the listeners; the pod is not enrolled without them \
-                          */
-#define RETRY_MAX 30000
-#define TOLD_WAIT 15000 /* milliseconds that a pod which leaves stays reachable until its peers can know */
+#define OPENED_WAIT 8000 /* where it opens the listeners, and the pod is not enrolled without */
+#define RETRY_MAX   30000
+#define TOLD_WAIT   15000 /* milliseconds that a pod which leaves stays reachable until its peers can know */
 
 static uint64_t now_microseconds(void)
 {
