@@ -48,7 +48,7 @@ static size_t character(const unsigned char *p)
     return 0;
 }
 
-/* These texts are names: of pods, namespaces, accounts. They end up in logs and in identities. */
+/* These texts are names: of pods, namespaces, accounts. They end up in logs, quoted, and in identities. */
 static bool is_name(const char *text)
 {
     const unsigned char *p = (const unsigned char *)text;
@@ -56,7 +56,7 @@ static bool is_name(const char *text)
 
     for (; *p; p += n) {
         n = character(p);
-        if (!n || *p < ' ' || *p == 0x7f)
+        if (!n || *p < ' ' || *p == 0x7f || *p == '"' || *p == '\\')
             return false;
     }
     return true;

@@ -35,7 +35,7 @@ struct zds_request {
 /*
  * Encoding: the length, or -EMSGSIZE if it is more than ZDS_MESSAGE_MAX (buf has at least that much room).
  * Decoding: 0; -EBADMSG for what is no such message, is too long, has no known payload, or text that is not
- * UTF-8 or has control characters; -ENOMEM.
+ * UTF-8 or has control characters or quotes; -ENOMEM.
  */
 ssize_t zds_request_encode(const struct zds_request *request, uint8_t *buf);
 int zds_request_decode(const void *data, size_t len, struct zds_request *ret);

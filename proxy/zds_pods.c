@@ -108,10 +108,12 @@ void zds_pods_each_pending(const struct zds_pods *pods, zds_pending_fn fn, void 
 
 /* ---- serving ---- */
 
-/* Names become parts of an identity, spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT. */
-static bool fit_for_identity(const char *name)
+/* Names become parts of an identity, spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT. A pod that names no
+ * account, as static pods do, has "default". */
+static bool fit_for_identity(const struct pod_info *info)
 {
-    return *name && !strchr(name, '/');
+    return *info->name && *info->namespace && !strchr(info->name, '/') && !strchr(info->namespace, '/') &&
+           !strchr(info->service_account, '/');
 }
 
 static int check(const struct zds_pods *pods, struct pod_info *info, int netns_fd, enum bruma_reason *reason,
@@ -119,10 +121,9 @@ static int check(const struct zds_pods *pods, struct pod_info *info, int netns_f
 {
     int r;
 
-    if (!fit_for_identity(info->name) || !fit_for_identity(info->namespace) ||
-        !fit_for_identity(info->service_account)) {
+    if (!fit_for_identity(info)) {
         *reason = BRUMA_REASON_MESSAGE_INVALID;
-        snprintf(error, size, "name, namespace or service account is empty or has a slash");
+        snprintf(error, size, "a name is empty or has a slash");
         return -EINVAL;
     }
     *reason = BRUMA_REASON_NETNS_UNUSABLE;

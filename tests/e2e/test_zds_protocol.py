@@ -301,6 +301,17 @@ def test_a_listener_that_was_destroyed_is_opened_again(mesh):
     assert mesh.node.ready()
 
 
+def test_a_pod_without_an_account_has_the_default_one(mesh):
+    pod = mesh.pod("static", account="default")
+    mesh.write()
+    fd = os.open(f"/run/netns/{pod.netns}", os.O_RDONLY)
+    try:
+        mesh.link.ask(add_message(pod.uid, pod.name, pod.namespace, ""), [fd])
+    finally:
+        os.close(fd)
+    wait_for(lambda: f'certificate received\tidentity="{pod.identity}"' in mesh.node.proxy.text(), "its certificate")
+
+
 # ---- bad messages: refused, and the connection begins anew; no descriptor is left ----
 
 def bad_messages():
@@ -319,6 +330,7 @@ def bad_messages():
         "snapshot with a descriptor": (SNAPSHOT_SENT, 1),
         "too long": (add_message("uid-x", "x" * 1100, "demo", "x"), 1),
         "a line break in a name": (add_message("uid-x", "x\ninfo\tzds\tforged", "demo", "x"), 1),
+        "a quote in a name": (add_message("uid-x", 'x" level="info', "demo", "x"), 1),
         "not UTF-8": (field(1, field(1, "uid-x") + field(2, field(1, b"\xc3\x28"))), 1),
     }
 
@@ -351,13 +363,13 @@ def test_bad_message(hostile, name):
     assert "forged" not in [line.split("\t")[-1] for line in node.proxy.text().splitlines()]
 
 
-@pytest.mark.parametrize("case", ["no namespace", "the proxy's own", "a slash in the account", "no name"])
+@pytest.mark.parametrize("case", ["no netns", "the proxy's own", "a slash in the account", "no name"])
 def test_add_that_can_never_work(hostile, case):
     """Refused with the reason, the connection lives, readiness says so; forgotten when the agent takes it back."""
     link, node = hostile.link, hostile.node
     before = descriptors(node.proxy)
     with inside(node.netns):
-        path = "/dev/null" if case == "no namespace" else f"/proc/{node.proxy.pid}/ns/net"
+        path = "/dev/null" if case == "no netns" else f"/proc/{node.proxy.pid}/ns/net"
         fd = os.open(path, os.O_RDONLY)
     name, account = "" if case == "no name" else "x", "a/b" if "slash" in case else "x"
     try:
@@ -389,6 +401,45 @@ def test_an_agent_that_hangs_up_before_the_snapshot_is_not_stormed(hostile):
 
 # ---- start and end ----
 
+# What a listener has: ss says it.
+def listener(pod, port):
+    return sh("ss", "-N", pod.netns, "-Hltne", "sport", "=", f":{port}").strip()
+
+
+def restart(mesh, **env):
+    mesh.node.more_env.update(env)
+    mesh.node.proxy.stop()
+    mesh.link.close()
+    mesh.node.start_proxy()
+    mesh.link = mesh.node.connection
+
+
+def test_settings_of_pods_sockets(mesh):
+    """Without spoofing the application sees its own pod; without IPv6 the listeners are IPv4's; another mark is used everywhere."""
+    with inside(mesh.shop.netns), open("/proc/sys/net/core/somaxconn") as f:
+        longest = f.read().strip()
+    assert f" {longest} " in listener(mesh.shop, 15008).replace("  ", " ") + " ", listener(mesh.shop, 15008)
+    assert "fwmark:0x539" in listener(mesh.shop, 15001)
+    restart(mesh, ENABLE_ORIG_SRC="false", IPV6_ENABLED="false", PACKET_MARK="5433")  # 0x1539: the rules exempt it too
+    assert "fwmark:0x1539" in listener(mesh.shop, 15001) and "0.0.0.0:15001" in listener(mesh.shop, 15001)
+    echo = mesh.shop.server(ECHO, "8080")
+    for client in (mesh.web, mesh.outside):
+        assert client.python(ONE_SHOT, mesh.shop.ip, 8080, "x") == "x", client.name
+    wait_for(lambda: echo.text().count("FROM") == 2, "both at the application")
+    assert echo.text().count(f"FROM ::ffff:{mesh.shop.ip} ") == 2, echo.text()
+
+
+def test_without_port_reuse_two_proxies_do_not_share_a_pod(mesh):
+    restart(mesh, INPOD_PORT_REUSE="false")
+    second, link = mesh.node.start_second_proxy()
+    try:
+        with pytest.raises(Refused, match="Address already in use"):
+            link.add(mesh.web)
+    finally:
+        second.stop()
+    assert listening(mesh.web) == [15001, 15006, 15008]
+
+
 def run_proxy(env, *options):
     return subprocess.run([program("bruma-proxy"), *options], env={"PATH": os.environ["PATH"], **env}, capture_output=True, text=True,
                           timeout=20)
@@ -408,19 +459,13 @@ def test_a_process_that_may_not_mark_sockets_does_not_start(mesh):
 
 def test_dns_capture_is_warned_of(mesh):
     assert "no DNS proxy" not in mesh.node.proxy.text()
-    mesh.node.more_env["ISTIO_META_DNS_CAPTURE"] = "true"
-    mesh.node.proxy.stop()
-    mesh.link.close()
-    mesh.node.start_proxy()
+    restart(mesh, ISTIO_META_DNS_CAPTURE="true")
     assert "no DNS proxy" in mesh.node.proxy.text()
 
 
 def test_sigterm_drains(mesh):
     """It lets go of the agent, of the listeners and of idle connections at once, and lets the others end by themselves."""
-    mesh.node.more_env["TERMINATION_GRACE_PERIOD_SECONDS"] = "12"
-    mesh.node.proxy.stop()
-    mesh.link.close()
-    mesh.node.start_proxy()
+    restart(mesh, TERMINATION_GRACE_PERIOD_SECONDS="12")
     mesh.shop.server(ECHO, "8080")
     old = hold(mesh.outside, mesh.shop)
     begin = time.monotonic()

@@ -102,6 +102,8 @@ Test(zds, refuses_what_is_no_request)
     cr_expect(DECODE("\x2a\x04\x0a\x02"
                      "a\n") == -EBADMSG,
               "a line break in a name");
+    cr_expect(DECODE("\x2a\x03\x0a\x01\"") == -EBADMSG, "a quote in a name");
+    cr_expect(DECODE("\x2a\x03\x0a\x01\\") == -EBADMSG, "a backslash in a name");
     cr_expect(DECODE("\x2a\x03\x0a\x01\xff") == -EBADMSG, "not UTF-8");
     cr_expect(DECODE("\x2a\x04\x0a\x02\xc0\x80") == -EBADMSG, "overlong");
     cr_expect(DECODE("\x2a\x05\x0a\x03\xed\xa0\x80") == -EBADMSG, "half a surrogate pair");
