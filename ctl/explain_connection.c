@@ -9,6 +9,7 @@
 #include "commands.h"
 #include "reasons.h"
 #include "source.h"
+#include "spiffe.h"
 
 static const cJSON *get(const cJSON *object, const char *key)
 {
@@ -83,13 +84,23 @@ say(cJSON *lines, const char *check, const enum bruma_reason *reason, const char
 
 static const enum bruma_reason no_upstream = BRUMA_REASON_NO_HEALTHY_UPSTREAM;
 static const enum bruma_reason no_source = BRUMA_REASON_SOURCE_UNKNOWN;
+static const enum bruma_reason denied = BRUMA_REASON_POLICY_DENIED;
 
-static void say_identity(cJSON *lines, const char *check, const cJSON *w)
+static void identity_of(const cJSON *w, char *buf, size_t size)
 {
     const char *trust_domain = text_of(w, "trustDomain"), *account = text_of(w, "serviceAccount");
 
-    say(lines, check, NULL, "spiffe://%s/ns/%s/sa/%s", *trust_domain ? trust_domain : "cluster.local",
-        text_of(w, "namespace"), *account ? account : "default");
+    if (spiffe_format(buf, size, *trust_domain ? trust_domain : "cluster.local", text_of(w, "namespace"),
+                      *account ? account : "default") < 0)
+        snprintf(buf, size, "?");
+}
+
+static void say_identity(cJSON *lines, const char *check, const cJSON *w)
+{
+    char identity[SPIFFE_MAX];
+
+    identity_of(w, identity, sizeof(identity));
+    say(lines, check, NULL, "%s", identity);
 }
 
 static bool policy_applies(const cJSON *p, const char *key, const cJSON *w)
@@ -126,6 +137,42 @@ static void say_policies(cJSON *lines, const cJSON *dump, const cJSON *w)
         say(lines, "policy of the destination", NULL, "none applies: everything is allowed");
 }
 
+/* An address of the pod in the family of the destination, with any port: policies do not ask for it. */
+static bool source_endpoint(const cJSON *source, const struct endpoint *to, char buf[ENDPOINT_TEXT_LEN])
+{
+    const cJSON *ip;
+
+    cJSON_ArrayForEach (ip, get(source, "workloadIps")) {
+        struct endpoint from = {.port = 1};
+
+        if (cJSON_IsString(ip) && addr_parse(ip->valuestring, &from.addr) == 0 &&
+            addr_is_v4(&from.addr) == addr_is_v4(&to->addr)) {
+            endpoint_format(&from, buf);
+            return true;
+        }
+    }
+    return false;
+}
+
+static void say_verdict(cJSON *lines, const struct ctl_options *o, const cJSON *source, bool hbone,
+                        const struct endpoint *to)
+{
+    char identity[SPIFFE_MAX] = "", from[ENDPOINT_TEXT_LEN], target[ENDPOINT_TEXT_LEN];
+    cJSON *verdict;
+
+    if (hbone)
+        identity_of(source, identity, sizeof(identity));
+    endpoint_format(to, target);
+    if (!source_endpoint(source, to, from) ||
+        proxy_verdict(o->run_dir, identity, from, target, &verdict) != CTL_OK)
+        return;
+    if (cJSON_IsTrue(get(verdict, "allowed")))
+        say(lines, "verdict", NULL, "the policies allow it");
+    else
+        say(lines, "verdict", &denied, "the policies refuse it: %s", text_of(verdict, "text"));
+    cJSON_Delete(verdict);
+}
+
 static void explain_service(cJSON *lines, const cJSON *s, const struct endpoint *e)
 {
     char port[8];
@@ -145,7 +192,8 @@ static void explain_service(cJSON *lines, const cJSON *s, const struct endpoint 
         say(lines, "way", NULL, "one of the endpoints is chosen for each connection");
 }
 
-static void explain_workload(cJSON *lines, const cJSON *dump, const cJSON *w, const struct endpoint *e)
+static void explain_workload(cJSON *lines, const struct ctl_options *o, const cJSON *dump,
+                             const cJSON *source, const cJSON *w, const struct endpoint *e)
 {
     const cJSON *waypoint = get(w, "waypoint");
     bool hbone = !strcmp(text_of(w, "protocol"), "HBONE");
@@ -162,11 +210,14 @@ static void explain_workload(cJSON *lines, const cJSON *dump, const cJSON *w, co
     if (hbone)
         say_identity(lines, waypoint ? "behind the waypoint" : "expected at the other end", w);
     say_policies(lines, dump, w);
+    if (!waypoint) /* else they judge the waypoint */
+        say_verdict(lines, o, source, hbone, e);
     if (!strcmp(text_of(w, "status"), "Unhealthy"))
         say(lines, "health", &no_upstream, "the control plane says that the workload is not healthy");
 }
 
-static void explain(cJSON *lines, const cJSON *dump, const char *pod, const struct endpoint *e)
+static void explain(cJSON *lines, const struct ctl_options *o, const cJSON *dump, const char *pod,
+                    const struct endpoint *e)
 {
     const cJSON *source = find_pod(dump, pod), *found = find_workload(dump, &e->addr);
 
@@ -178,7 +229,7 @@ static void explain(cJSON *lines, const cJSON *dump, const char *pod, const stru
     if (addr_is_loopback(&e->addr) || found == source)
         say(lines, "destination", NULL, "the pod itself: it is not captured");
     else if (found)
-        explain_workload(lines, dump, found, e);
+        explain_workload(lines, o, dump, source, found, e);
     else if ((found = find_service(dump, &e->addr)))
         explain_service(lines, found, e);
     else
@@ -199,7 +250,7 @@ int explain_connection(const struct ctl_options *o, const char *pod, const char 
     if (r != CTL_OK)
         return r;
     lines = cJSON_CreateArray();
-    explain(lines, dump, pod, &e);
+    explain(lines, o, dump, pod, &e);
     cJSON_Delete(dump);
     return print_checks(o, lines);
 }

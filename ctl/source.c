@@ -129,6 +129,51 @@ static size_t take_body(char *data, size_t size, size_t count, void *user)
     return n;
 }
 
+/* GET of the page at the proxy's socket. *ret_status 0: there was no answer, and *error says why. Frees
+ * nothing of *body. */
+static CURLcode get(CURL *curl, const char *path, const char *url, struct body *body, long *ret_status,
+                    char error[CURL_ERROR_SIZE])
+{
+    CURLcode code;
+
+    curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, path);
+    curl_easy_setopt(curl, CURLOPT_URL, url);
+    curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)TIMEOUT_MILLISECONDS * 6);
+    curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take_body);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, body);
+    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, error);
+    code = curl_easy_perform(curl);
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, ret_status);
+    return code;
+}
+
+int proxy_verdict(const char *run_dir, const char *identity, const char *from, const char *to, cJSON **ret)
+{
+    struct body body = {};
+    char path[256], error[CURL_ERROR_SIZE] = "", url[4096];
+    CURL *curl = curl_easy_init();
+    char *parts[3] = {};
+    const char *const texts[3] = {identity, from, to};
+    long status = 0;
+
+    for (int i = 0; curl && i < 3; i++)
+        parts[i] = curl_easy_escape(curl, texts[i], 0);
+    if (parts[0] && parts[1] && parts[2] &&
+        socket_path(run_dir, BRUMA_PROXY_SOCKET, path, sizeof(path)) == 0 &&
+        snprintf(url, sizeof(url), "http://localhost/verdict?identity=%s&from=%s&to=%s", parts[0], parts[1],
+                 parts[2]) < (int)sizeof(url) &&
+        get(curl, path, url, &body, &status, error) == CURLE_OK && status == 200)
+        *ret = cJSON_ParseWithLength(body.data, body.len);
+    else
+        *ret = NULL;
+    for (int i = 0; i < 3; i++)
+        curl_free(parts[i]);
+    curl_easy_cleanup(curl);
+    free(body.data);
+    return *ret ? CTL_OK : CTL_PROBLEM;
+}
+
 int proxy_dump(const char *run_dir, cJSON **ret)
 {
     struct body body = {};
@@ -137,20 +182,13 @@ int proxy_dump(const char *run_dir, cJSON **ret)
     CURLcode code = CURLE_FAILED_INIT;
     long status = 0;
 
-    if (socket_path(run_dir, BRUMA_PROXY_SOCKET, path, sizeof(path)) < 0)
-        return unreachable("proxy", run_dir, "the path is too long");
-    if (curl) {
-        curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, path);
-        curl_easy_setopt(curl, CURLOPT_URL, "http://localhost/config_dump");
-        curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)TIMEOUT_MILLISECONDS * 6);
-        curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
-        curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take_body);
-        curl_easy_setopt(curl, CURLOPT_WRITEDATA, &body);
-        curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, error);
-        code = curl_easy_perform(curl);
-        curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+    if (socket_path(run_dir, BRUMA_PROXY_SOCKET, path, sizeof(path)) < 0) {
         curl_easy_cleanup(curl);
+        return unreachable("proxy", run_dir, "the path is too long");
     }
+    if (curl)
+        code = get(curl, path, "http://localhost/config_dump", &body, &status, error);
+    curl_easy_cleanup(curl);
     *ret = code == CURLE_OK && status == 200 ? cJSON_ParseWithLength(body.data, body.len) : NULL;
     free(body.data);
     if (*ret)

@@ -15,6 +15,11 @@ int agent_query(const char *run_dir, const char *op, const char *argument, cJSON
 /* The proxy's config dump. CTL_OK or CTL_UNREACHABLE, with the reason on stderr. */
 int proxy_dump(const char *run_dir, cJSON **ret);
 
+/* What the destination's policies say of a connection from ("IP:PORT") to ("IP:PORT"),
+ * {"allowed","policy","text"}; identity "": without mutual TLS. CTL_PROBLEM, and nothing is printed, if the
+ * proxy cannot tell. */
+int proxy_verdict(const char *run_dir, const char *identity, const char *from, const char *to, cJSON **ret);
+
 /* Text of a key, "" where there is none. */
 const char *text_of(const cJSON *object, const char *key);
 double number_of(const cJSON *object, const char *key);

@@ -9,6 +9,7 @@
 #include "http_server.h"
 #include "log.h"
 #include "proxy/log_levels.h"
+#include "spiffe.h"
 
 #define SOCKET_MODE 0600
 #define PENDING_MAX 512
@@ -237,6 +238,38 @@ static bool serve_ready(struct admin *admin, struct http_request *request)
     return true;
 }
 
+static bool query_endpoint(struct http_request *request, const char *name, struct endpoint *ret)
+{
+    char text[ENDPOINT_TEXT_LEN];
+
+    return http_query(request, name, text, sizeof(text)) > 0 && endpoint_parse(text, ret) == 0;
+}
+
+/* For `brumactl explain`: it takes the same way through the policies as a connection would. */
+static bool serve_verdict(struct admin *admin, struct http_request *request)
+{
+    struct http_answer answer = {.status = 200, .type = "application/json"};
+    char identity[SPIFFE_MAX], *body;
+    struct endpoint from, to;
+    cJSON *verdict;
+
+    if (!http_path_is(request, "/verdict"))
+        return false;
+    if (http_query(request, "identity", identity, sizeof(identity)) < 0 ||
+        !query_endpoint(request, "from", &from) || !query_endpoint(request, "to", &to)) {
+        http_respond_text(request, 400, "usage: GET /verdict?identity=URI&from=IP:PORT&to=IP:PORT\n");
+        return true;
+    }
+    verdict = admin->config.verdict(admin->config.data, identity, &from, &to);
+    body = verdict ? cJSON_PrintUnformatted(verdict) : NULL;
+    cJSON_Delete(verdict);
+    if (body)
+        http_respond(request, &answer, body, strlen(body));
+    else
+        http_respond_text(request, 404, "no such destination\n");
+    return true;
+}
+
 static void not_found(struct http_request *request)
 {
     http_respond_text(request, 404, "not found\n");
@@ -263,7 +296,8 @@ static void on_ready(void *data, struct http_request *request)
 /* The Unix socket has them all. */
 static void on_local(void *data, struct http_request *request)
 {
-    if (!serve_pages(data, request) && !serve_metrics(data, request) && !serve_ready(data, request))
+    if (!serve_pages(data, request) && !serve_metrics(data, request) && !serve_ready(data, request) &&
+        !serve_verdict(data, request))
         not_found(request);
 }
 

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "addr.h"
 #include "loop.h"
 
 struct admin;
@@ -27,6 +28,10 @@ struct admin_config {
     /* Names of what is pending, comma separated; empty: ready. */
     void (*pending)(void *data, char *buf, size_t size);
     void (*quit)(void *data); /* POST /quitquitquit */
+    /* What the policies of the destination say of a connection; identity "": without mutual TLS. NULL: nobody
+     * knows the destination, or no memory. */
+    cJSON *(*verdict)(void *data, const char *identity, const struct endpoint *from,
+                      const struct endpoint *to);
     void *data;
 };
 

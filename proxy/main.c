@@ -16,6 +16,7 @@
 #include "proxy/credentials.h"
 #include "proxy/mesh_config.h"
 #include "proxy/pods_pages.h"
+#include "proxy/policy.h"
 #include "proxy/process_metrics.h"
 #include "proxy/proxy.h"
 #include "proxy/tls_library.h"
@@ -186,6 +187,26 @@ static void pending(void *data, char *buf, size_t size)
              agent ? "" : "workload proxy manager");
 }
 
+static cJSON *verdict(void *data, const char *identity, const struct endpoint *from,
+                      const struct endpoint *to)
+{
+    struct proxy *p = data;
+    const struct workload *destination = state_workload_by_address(p->state, &to->addr);
+    const struct policy_request request = {
+        .source = *from, .destination = *to, .identity = *identity ? identity : NULL};
+    struct policy_verdict v;
+    cJSON *o;
+
+    if (!destination)
+        return NULL;
+    policy_check(p->state, destination, &request, &v);
+    o = cJSON_CreateObject();
+    cJSON_AddBoolToObject(o, "allowed", v.allowed);
+    cJSON_AddStringToObject(o, "policy", v.policy);
+    cJSON_AddStringToObject(o, "text", v.text);
+    return o;
+}
+
 static void quit(void *data)
 {
     struct proxy *p = data;
@@ -226,6 +247,7 @@ static int open_admin(struct proxy *p, const char *unix_socket)
         .metrics = metrics,
         .pending = pending,
         .quit = quit,
+        .verdict = verdict,
         .data = p,
     };
 

@@ -87,6 +87,36 @@ def test_explain_pod_connection_and_reason(mesh):
     assert mesh.nodes[0].ctl("explain", "demo/nobody", check=False).returncode == 1
 
 
+@pytest.mark.parametrize("family", ["ip", "ip6"])
+def test_explain_says_what_the_policies_will_say(mesh, family):
+    """Before and after a policy, and as the proxy then does."""
+    address = getattr(mesh.shop, family)
+    to, node = f"[{address}]:8080" if family == "ip6" else f"{address}:8080", mesh.nodes[0]
+
+    def verdict(target=to):
+        r = node.ctl("explain", "demo/web", target, "-o", "json", check=False)
+        line = [c for c in json.loads(r.stdout) if c["check"] == "verdict"][0]
+        assert r.returncode == (0 if line["ok"] else 1)
+        return line
+
+    kept = list(mesh.policies)
+    assert verdict()["ok"] and mesh.web.python(ONE_SHOT, address, 8080, "x") == "x"
+    mesh.policies.append({"name": "no-web", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
+                          "rules": [[[{"principals": [{"Exact": mesh.web.identity.removeprefix("spiffe://")}],
+                                       "destinationPorts": [8080]}]]]})
+    mesh.write()
+    try:
+        wait_for(lambda: not verdict()["ok"], "the policy")
+        assert verdict()["reason"] == "policy_denied" and "demo/no-web" in verdict()["detail"]
+        assert verdict(to.replace(":8080", ":8081"))["ok"], "another port is another question"
+        with pytest.raises(AssertionError):
+            mesh.web.python(ONE_SHOT, address, 8080, "x")
+    finally:
+        mesh.policies[:] = kept
+        mesh.write()
+    wait_for(lambda: verdict()["ok"], "the policy to be gone")
+
+
 def test_explain_connection_to_services(mesh):
     vip = "10.255.9.1"
     mesh.services.append({"name": "empty", "namespace": "demo", "hostname": "empty.demo.svc.cluster.local", "vips": ["/" + vip],

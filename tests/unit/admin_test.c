@@ -61,6 +61,22 @@ static void quit(void *data)
     __atomic_add_fetch(&quits, 1, __ATOMIC_RELAXED);
 }
 
+static cJSON *verdict(void *data, const char *identity, const struct endpoint *from,
+                      const struct endpoint *to)
+{
+    char text[ENDPOINT_TEXT_LEN];
+    cJSON *o;
+
+    (void)data;
+    if (to->port == 1)
+        return NULL;
+    o = cJSON_CreateObject();
+    cJSON_AddStringToObject(o, "identity", identity);
+    cJSON_AddStringToObject(o, "from", endpoint_format(from, text));
+    cJSON_AddStringToObject(o, "to", endpoint_format(to, text));
+    return o;
+}
+
 /* A port that nobody has just now. */
 static uint16_t free_port(void)
 {
@@ -82,6 +98,7 @@ static void open_with(void (*dump)(void *, struct admin *, void *))
         .metrics = write_metrics,
         .pending = write_pending,
         .quit = quit,
+        .verdict = verdict,
         .data = &loop,
     };
     int r = -1;
@@ -217,6 +234,43 @@ Test(admin, the_unix_socket_has_every_page)
         free(answer);
     }
     close(fd);
+}
+
+Test(admin, verdicts_are_for_the_unix_socket)
+{
+    static const struct {
+        const char *query;
+        int status;
+        const char *body;
+    } cases[] = {
+        {"?identity=spiffe%3A%2F%2Ftd%2Fns%2Fa%2Fsa%2Fb&from=10.0.0.1:1&to=10.0.0.2:80", 200,
+         "{\"identity\":\"spiffe://td/ns/a/sa/b\",\"from\":\"10.0.0.1:1\",\"to\":\"10.0.0.2:80\"}"},
+        {"?identity=&from=%5Bfd00::1%5D:1&to=[fd00::2]:80", 200,
+         "{\"identity\":\"\",\"from\":\"[fd00::1]:1\",\"to\":\"[fd00::2]:80\"}"},
+        {"?identity=&from=10.0.0.1:1&to=10.0.0.2:1", 404, NULL},
+        {"", 400, NULL},
+        {"?identity=&from=10.0.0.1:1", 400, NULL},
+        {"?from=10.0.0.1:1&to=10.0.0.2:80", 400, NULL},
+        {"?identity=&from=10.0.0.1&to=10.0.0.2:80", 400, NULL},
+        {"?identity=&from=nobody:1&to=10.0.0.2:99999", 400, NULL},
+    };
+
+    for (size_t i = 0; i < array_size(cases); i++) {
+        int fd = client_connect_unix(path);
+        char request[256], *answer;
+
+        cr_assert(fd >= 0);
+        snprintf(request, sizeof(request), "GET /verdict%s HTTP/1.1\r\nHost: a\r\n\r\n", cases[i].query);
+        client_send(fd, request);
+        answer = client_receive(fd, false, NULL);
+        cr_expect(atoi(answer + 9) == cases[i].status, "%s: %s", cases[i].query, answer);
+        if (cases[i].body)
+            cr_expect(!strcmp(client_body(answer), cases[i].body), "%s: %s", cases[i].query,
+                      client_body(answer));
+        free(answer);
+        close(fd);
+    }
+    expect(&pages, "GET /verdict?identity=&from=10.0.0.1:1&to=10.0.0.2:80", 404, NULL);
 }
 
 Test(admin, config_dump)
