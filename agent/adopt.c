@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "adopt.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "bruma/protocol.h"
 #include "enroll.h"
@@ -21,6 +24,47 @@
 
 #define RECOVERED       "recovered-"
 #define NETNS_DIRECTORY "/run/netns" /* where container runtimes and ip(8) name namespaces */
+
+/* A runtime may keep namespaces where the agent does not see them, and a name may go before its last process
+ * does. */
+static bool find_by_process(const struct agent *agent, uint64_t cookie, char *path, size_t size)
+{
+    DIR *dir = opendir(agent->config->proc);
+    struct dirent *e;
+    ino_t last = 0;
+    bool found = false;
+
+    while (dir && !found && (e = readdir(dir))) {
+        struct stat st;
+        uint64_t other;
+
+        if (!isdigit((unsigned char)*e->d_name) ||
+            snprintf(path, size, "%s/%s/ns/net", agent->config->proc, e->d_name) >= (int)size ||
+            stat(path, &st) < 0 || st.st_ino == last)
+            continue;
+        last = st.st_ino; /* neighbours mostly share one */
+        _cleanup_fd_ int fd = netns_open(path);
+
+        found = fd >= 0 && netns_cookie(fd, &other) == 0 && other == cookie;
+    }
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+/* Its path leads nowhere: a process that lives there has another one. */
+static bool relocate(const struct agent *agent, struct pod *pod)
+{
+    char path[512], *copy;
+
+    if (!find_by_process(agent, pod->cookie, path, sizeof(path)) || !(copy = strdup(path)))
+        return false;
+    log_info("a pod's network namespace is reached by one of its processes\tpod=\"%s/%s\" was=%s netns=%s",
+             pod->namespace, pod->name, pod->netns_path, path);
+    free(pod->netns_path);
+    pod->netns_path = copy;
+    return true;
+}
 
 static int open_own_netns(struct pod *pod)
 {
@@ -42,11 +86,11 @@ static int open_own_netns(struct pod *pod)
 static void adopt(struct agent *agent, struct pod *pod)
 {
     if (pod->state == POD_OUTSIDE) {
-        if (!pod_netns_present(pod))
+        if (!pod_netns_present(pod) && !(relocate(agent, pod) && pod_netns_present(pod)))
             enroll_remove(agent, pod, "its network namespace went while the agent was away");
         return;
     }
-    if (open_own_netns(pod) < 0) {
+    if (open_own_netns(pod) < 0 && !(relocate(agent, pod) && open_own_netns(pod) == 0)) {
         enroll_remove(agent, pod, "its network namespace went while the agent was away");
         return;
     }
@@ -124,7 +168,7 @@ static void adopt_pin(struct agent *agent, uint64_t cookie)
     char path[512];
     struct pod *pod = NULL;
 
-    if (find_netns(cookie, path, sizeof(path)))
+    if (find_netns(cookie, path, sizeof(path)) || find_by_process(agent, cookie, path, sizeof(path)))
         pod = recover(agent, cookie, path);
     if (pod) {
         log_warn("a pinned pod had no record; it is recovered from its map entry\tpod=\"%s/%s\" netns=%s",

@@ -277,6 +277,12 @@ static void add_known(struct cni *cni, struct add_request *q, int *fds)
                      strerror(-r));
         return;
     }
+    pod_look_at_netns(pod, fds[0]);
+    if (pod->netns_unseen)
+        log_warn(
+            "the agent does not see a network namespace where the runtime has it; is its directory mounted? "
+            "(cni.cniNetnsDir)\tpod=\"%s/%s\" netns=%s",
+            pod->namespace, pod->name, pod->netns_path);
     if (pod->state == POD_LEAVING)
         enroll_reconcile(agent, pod);
     if (pod->state == POD_ENROLLED) {

@@ -222,6 +222,17 @@ void pod_close_descriptors(struct pod *pod)
     pod->netns_fd = -1;
 }
 
+void pod_look_at_netns(struct pod *pod, int fd)
+{
+    struct stat held, path;
+
+    if (fstat(fd, &held) < 0)
+        return;
+    pod->netns_inode = held.st_ino;
+    pod->netns_unseen =
+        stat(pod->netns_path, &path) < 0 || path.st_ino != held.st_ino || path.st_dev != held.st_dev;
+}
+
 bool pod_netns_present(struct pod *pod)
 {
     struct stat path, held;

@@ -46,6 +46,8 @@ struct pod {
     struct list attachments;
     uint64_t cookie;      /* of the network namespace */
     uint64_t netns_inode; /* of netns_path when it was last seen to lead there; 0: not known */
+    bool netns_unseen; /* the agent sees nothing at netns_path: processes tell whether the namespace lives */
+    uint64_t netns_look; /* loop time; no look for processes before it */
     struct addr addresses[BRUMA_POD_ADDRESSES];
     int addresses_len;
 
@@ -112,6 +114,8 @@ bool pod_detach(struct pod *pod, const char *ifname);
 /* Adds those that are new; -E2BIG if there is no room. Returns how many were added. */
 int pod_merge_addresses(struct pod *pod, const struct addr *addresses, int len);
 void pod_close_descriptors(struct pod *pod);
+/* fd: of its namespace. Notes whether the path leads there as the agent sees it. */
+void pod_look_at_netns(struct pod *pod, int fd);
 /* The path still leads to this pod's network namespace. */
 bool pod_netns_present(struct pod *pod);
 

@@ -20,9 +20,11 @@
 #define LOG_SCOPE "watchdog"
 #include "log.h"
 
-#define TICK         400 /* milliseconds; a vanished namespace is noticed within two of them */
-#define VERIFY_SOON  50  /* milliseconds from the first hint on, so that a burst of hints is one look */
-#define HINTS_A_TURN 64  /* datagrams read at a time; a pod that floods its own rules slows nobody */
+#define TICK          400 /* milliseconds; a vanished namespace is noticed within two of them */
+#define LOOK          2000 /* milliseconds between looks for processes of a namespace whose name is not there */
+#define FIRST_PROCESS 60   /* seconds that a sandbox may take to get one */
+#define VERIFY_SOON   50   /* milliseconds from the first hint on, so that a burst of hints is one look */
+#define HINTS_A_TURN  64   /* datagrams read at a time; a pod that floods its own rules slows nobody */
 
 static void count(struct agent *agent, struct pod *pod, const struct steer_findings *findings)
 {
@@ -211,15 +213,16 @@ static void on_verify(struct loop_timer *timer)
     loop_timer_set(agent->loop, &agent->verify, agent->config->verify_interval);
 }
 
-/* A process lives in the namespace although its name is gone: it must stay captured. */
-static bool process_inside(const struct pod *pod)
+/* A process lives in the namespace although its name is gone, or the agent never saw it: it must stay
+ * captured. */
+static bool process_inside(const struct agent *agent, const struct pod *pod)
 {
-    DIR *proc = opendir("/proc");
+    struct stat held = {.st_ino = pod->netns_inode}, st;
+    bool by_descriptor = pod->netns_fd >= 0, found = false;
+    DIR *proc = opendir(agent->config->proc);
     struct dirent *e;
-    struct stat held, st;
-    bool found = false;
 
-    if (!proc || pod->netns_fd < 0 || fstat(pod->netns_fd, &held) < 0) {
+    if (!proc || (by_descriptor && fstat(pod->netns_fd, &held) < 0) || !held.st_ino) {
         if (proc)
             closedir(proc);
         return false;
@@ -230,11 +233,32 @@ static bool process_inside(const struct pod *pod)
         if (!isdigit((unsigned char)*e->d_name))
             continue;
         snprintf(path, sizeof(path), "%s/ns/net", e->d_name);
-        found =
-            fstatat(dirfd(proc), path, &st, 0) == 0 && st.st_ino == held.st_ino && st.st_dev == held.st_dev;
+        found = fstatat(dirfd(proc), path, &st, 0) == 0 && st.st_ino == held.st_ino &&
+                (!by_descriptor || st.st_dev == held.st_dev);
     }
     closedir(proc);
     return found;
+}
+
+static bool is_gone(struct agent *agent, struct pod *pod)
+{
+    uint64_t now = loop_now(agent->loop);
+
+    if (pod_netns_present(pod)) {
+        pod->netns_missing = 0;
+        return false;
+    }
+    if (now < pod->netns_look)
+        return false;
+    /* A pod's first process comes a while after its sandbox. */
+    if (process_inside(agent, pod) ||
+        (pod->netns_unseen && (int64_t)time(NULL) - pod->added_at < FIRST_PROCESS)) {
+        pod->netns_missing = 0;
+        pod->netns_look = now + LOOK;
+        return false;
+    }
+    /* Twice in a row: a runtime may still be busy mounting the name. */
+    return pod->netns_missing++ > 0;
 }
 
 static void on_tick(struct loop_timer *timer)
@@ -243,14 +267,9 @@ static void on_tick(struct loop_timer *timer)
     struct pod *pod;
 
     list_for_each (pod, &agent->pods.list, node) {
-        if (!pod_netns_present(pod) && !process_inside(pod)) {
-            /* Twice in a row: a runtime may still be busy mounting the name. */
-            if (pod->netns_missing++) {
-                enroll_remove(agent, pod, "its network namespace is gone");
-                continue;
-            }
-        } else {
-            pod->netns_missing = 0;
+        if (is_gone(agent, pod)) {
+            enroll_remove(agent, pod, "its network namespace is gone");
+            continue;
         }
         if (pod->awaits_listeners)
             adopt_check(agent, pod);

@@ -130,6 +130,36 @@ def test_a_namespace_without_a_name_stays_captured_while_a_process_lives_in_it(n
     wait_for(lambda: pod.item() is None, "the pod to be reaped")
 
 
+def test_a_namespace_that_the_agent_does_not_see_where_the_runtime_has_it(node):
+    """Its processes tell whether it lives, also to the next agent."""
+    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    with Plugin(node.run_dir) as plugin:
+        decision = pod.begin(plugin, netns="/run/elsewhere/web")
+        pod.attach(decision)
+        assert plugin.ask({"op": "cni-attached"})["op"] == "done"
+    with open(node.agent.log) as f:
+        assert "does not see a network namespace" in f.read()
+    time.sleep(2)
+    assert pod.item()["state"] == "enrolled", "its first process has not come yet"
+    process = subprocess.Popen(["nsenter", f"--net={pod.path}", "sleep", "600"])
+    try:
+        wait_for(lambda: os.readlink(f"/proc/{process.pid}/ns/net") != os.readlink("/proc/self/ns/net"), "the process")
+        node.agent.kill()
+        proxy.wait(event="disconnected")
+        node.start()
+        item = pod.wait_state("enrolled")
+        assert item["netns"] == f"/proc/{process.pid}/ns/net" and item["generation"] == 1 and item["capturedSinceStart"]
+        proxy.forget()
+        proxy.do("connect")
+        proxy.wait(event="message", op="snapshot-end")
+        assert pod.greeting() == "proxy inbound"
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: pod.item() is None, "a pod without processes to be reaped")
+    assert pod.pins() == []
+
+
 def test_a_pod_that_vanished_while_the_agent_was_away_is_reaped(node):
     pod = Pod(node, "web")
     pod.add()
