@@ -3,11 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/nsfs.h>
 #include <sched.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 
 #include "cleanup.h"
 
@@ -24,8 +27,18 @@ int netns_check(int fd)
 
 int netns_open(const char *path)
 {
-    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    _cleanup_fd_ int place = open(path, O_PATH | O_CLOEXEC), fd = -1;
+    struct statfs fs;
+    char again[40];
 
+    /* Whatever the name leads to is not opened before it is known to be a namespace: a FIFO has no end of it,
+     * and a device may do something. */
+    if (place < 0 || fstatfs(place, &fs) < 0)
+        return -errno;
+    if (fs.f_type != NSFS_MAGIC)
+        return -EINVAL;
+    snprintf(again, sizeof(again), "/proc/self/fd/%d", place);
+    fd = open(again, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
     if (netns_check(fd) < 0)

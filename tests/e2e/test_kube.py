@@ -4,6 +4,8 @@ both servers can do is tested against both (kube_world.py)."""
 import concurrent.futures
 import json
 import os
+import re
+import socket
 import uuid
 
 import grpc
@@ -239,6 +241,46 @@ def test_cache_files_of_older_libraries(small):
     small.start().ready()
     small.wait_redirection("shop", "web", "enabled")
     assert "by=cni-cache" in small.log()
+
+
+def test_hostile_files_in_the_cache_hide_nobody(small):
+    """Torn, huge, of every kind of file, and lies: what is good is found beside them, and the processes where all lie."""
+    small.server.make_namespace("shop", AMBIENT)
+    web, lost, other = (small.sandbox("shop", "web", 10), small.sandbox("shop", "lost", 11),
+                        small.sandbox("shop", "other", 12, labels={"istio.io/dataplane-mode": "none"}))
+    results = f"{small.cache}/results"
+    small.write_cache(web)
+    with open(f"{results}/pods-{web.container}-eth0") as f:
+        good = f.read()
+    with open(f"{results}/a-torn", "w") as f:
+        f.write(good[:len(good) // 2])
+    with open(f"{results}/a-huge", "w") as f:
+        f.write(good[:-1] + " " * (2 << 20) + "}")
+    with open(f"{results}/a-binary", "wb") as f:
+        f.write(os.urandom(5000))
+    open(f"{results}/a-empty", "w").close()
+    os.mkfifo(f"{results}/a-fifo")
+    os.mkdir(f"{results}/a-directory")
+    os.symlink("/dev/zero", f"{results}/a-endless")
+    os.symlink(f"{results}/nothing", f"{results}/a-dangling")
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(f"{results}/a-socket")
+    # Lies about a pod of the mesh: the node's own namespace, another pod's, no namespace at all, a way around.
+    for i, path in enumerate((f"/run/netns/{small.node.netns}", f"/run/netns/{other.netns}", "/etc/passwd", "/dev/zero",
+                              "/proc/1/ns/mnt", f"{results}/a-fifo", "run/netns/relative", "/" + "x" * 600)):
+        small.write_cache(lost, netns=path)
+        os.rename(f"{results}/pods-{lost.container}-eth0", f"{results}/b-lie-{i}")
+    kernel.cgroup_remove(lost.cgroup)
+    lost.cgroup = f"{small.node.cgroup}/kubepods/pod{lost.uid}/{'ab' * 32}"
+    kernel.cgroup_create(lost.cgroup)
+    pause = lost.start(["sleep", "600"], small.work.path("lost.log"))
+    small.work.defer(pause.stop)
+    small.start().ready()
+    for pod, how in ((web, "cni-cache"), (lost, "proc")):
+        small.wait_redirection("shop", pod.name, "enabled", 30)
+        assert re.search(f'pod="shop/{pod.name}" by={how} ', small.log())
+    assert small.state("shop/other") is None
+    sock.close()
 
 
 def test_address_used_again_by_another_sandbox(small):
