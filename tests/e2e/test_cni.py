@@ -3,6 +3,7 @@
 CNI contract (1.10)."""
 import json
 import os
+import resource
 import re
 import shutil
 import socket
@@ -323,6 +324,28 @@ def test_what_containerd_sent(node, plugin):  # noqa: F811
     config, env = recorded("DEL")
     assert plugin.call("", config, env=env).out == ""
     assert pod.item() is None and pod.untouched()
+
+
+def test_status_talks_to_the_agent_alone_and_costs_next_to_nothing(node, plugin, work):  # noqa: F811
+    """It is called every five seconds, for ever."""
+    trace = work.path("trace")
+    config = plugin.config(status_gate=True)
+    r = subprocess.run(["strace", "-f", "-e", "trace=%network,execve,clone,clone3,fork,vfork", "-o", trace, plugin.path],
+                       input=json.dumps(config), env={"CNI_COMMAND": "STATUS", "CNI_PATH": STOCK}, capture_output=True,
+                       text=True, timeout=60)
+    assert r.returncode == 0, r.stdout + r.stderr
+    with open(trace) as f:
+        calls = [line.split(None, 1)[1] for line in f]
+    made = [c for c in calls if c.startswith(("socket(", "connect(", "sendto(", "execve(", "clone", "fork", "vfork"))]
+    assert [c.split("(")[0] for c in made] == ["execve", "socket", "connect"], made
+    assert "AF_UNIX" in made[1] and f'"{node.run_dir}/agent.sock"' in made[2]
+    assert sum(c.startswith("sendmsg(") for c in calls) == 1 and sum(c.startswith("recvmsg(") for c in calls) <= 2
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for _ in range(50):
+        plugin.call("STATUS", config).ok()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 50
+    assert cpu < 0.004, f"{cpu * 1e3:.1f} ms of CPU; with a busy machine's caches it is 1"
 
 
 def test_pods_of_excluded_namespaces_start_without_an_agent(alone, work):
