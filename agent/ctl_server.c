@@ -122,10 +122,13 @@ static void add_source_problems(cJSON *item)
     cJSON *array = cJSON_GetObjectItemCaseSensitive(item, "problems");
     const char *error = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "sourceError"));
     const char *install = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "cniReason"));
+    const char *file = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "meshError"));
     const cJSON *lost = cJSON_GetObjectItemCaseSensitive(item, "podsNotFound"), *pod;
 
     if (error && *error)
         add_problem(array, BRUMA_REASON_API_UNREACHABLE, error);
+    if (file && *file)
+        add_problem(array, BRUMA_REASON_MESH_FILE_INVALID, file);
     if (install && *install)
         add_problem(array, reason_from_name(install),
                     cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "cniError")));

@@ -293,11 +293,33 @@ def test_a_pod_leaves_only_when_its_connections_have_ended(node):
     client.wait()
 
 
-def test_a_mesh_file_that_breaks_changes_nothing(node):
+def mesh_problems(node):
+    return [p["detail"] for p in node.status()["problems"] if p["reason"] == "mesh_file_invalid"]
+
+
+ODD_FILES = {
+    "a wrong field": lambda path: open(path, "w").write("namespaces: [{name: shop, lables: {}}]\n"),
+    "nothing": lambda path: None,
+    "a directory": os.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to itself": lambda path: os.symlink(path, path),
+    "an endless device": lambda path: os.symlink("/dev/zero", path),
+}
+
+
+@pytest.mark.parametrize("what", ODD_FILES)
+def test_a_mesh_file_that_breaks_changes_nothing(node, what):
     pod = Pod(node, "web")
     pod.add()
-    with open(node.mesh_file, "w") as f:
-        f.write("namespaces: [{name: shop, lables: {}}]\n")
-    wait_for(lambda: node.status()["meshError"], "the error to be reported")
+    assert mesh_problems(node) == []
+    os.unlink(node.mesh_file)
+    ODD_FILES[what](node.mesh_file)
+    wait_for(lambda: mesh_problems(node), "the problem to be told")
+    assert node.mesh_file in mesh_problems(node)[0] and node.status()["meshError"] == mesh_problems(node)[0]
     assert pod.item()["state"] == "enrolled"
     assert node.status()["meshReady"]
+    if what != "nothing":
+        (os.rmdir if what == "a directory" else os.unlink)(node.mesh_file)
+    node.label(False)
+    pod.wait_state("outside")
+    assert mesh_problems(node) == []
