@@ -154,6 +154,14 @@ def test_nobody_to_ask(command, tmp_path):
     assert "localhost" not in r.stderr, "that is curl's word, not ours"
 
 
+@pytest.mark.parametrize("command", ["status", "connections"])
+def test_an_ordinary_user_is_told_why(mesh, command):
+    os.chmod(mesh.dir, 0o755)
+    r = subprocess.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program("brumactl"), "--run-dir",
+                        mesh.nodes[0].run_dir, command], capture_output=True, text=True, timeout=30)
+    assert r.returncode == 3 and "Permission denied" in r.stderr and not r.stdout, r.stderr
+
+
 @pytest.mark.parametrize("argv", [["nonsense"], [], ["-o", "xml", "pods"], ["explain"], ["explain", "what"], ["pods", "extra"], ["--what"],
                                   ["reasons", "extra"], ["pods", "--markdown"], ["explain", "a/b", "1.2.3.4"], ["explain", "a/b", "x:1", "y"],
                                   ["-o"], ["--run-dir"]])
