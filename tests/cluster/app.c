@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What runs in the pods of the test cluster. Linked statically: its images hold this file and nothing else.
+ *
+ *     app pause      the first process of a pod: keeps the namespaces, reaps
+ *     app serve      an application: HTTP on 8080, a line of text on 9000, gRPC health on 9090, each on IPv4
+ * and IPv6
+ *
+ * HTTP: /bytes/COUNT/RATE is a body of COUNT bytes at RATE bytes a second; anything else is answered with the
+ * pod's name and the address of the peer. If CALL is "ADDRESS PORT", the application also talks, from its
+ * first moment on: a request every 50 ms, named after the pod so that a packet capture would show it, and a
+ * line of output whenever the outcome changes.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static char name[256];
+
+static long long now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "app: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static int send_all(int fd, const void *data, size_t size)
+{
+    const char *p = data;
+
+    while (size) {
+        ssize_t n = send(fd, p, size, MSG_NOSIGNAL);
+
+        if (n <= 0)
+            return -1;
+        p += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+static void peer_of(int fd, char *text, size_t size)
+{
+    struct sockaddr_in6 a;
+    socklen_t len = sizeof(a);
+
+    if (getpeername(fd, (struct sockaddr *)&a, &len) ||
+        !inet_ntop(AF_INET6, &a.sin6_addr, text, (socklen_t)size))
+        snprintf(text, size, "unknown");
+    if (!strncmp(text, "::ffff:", 7))
+        memmove(text, text + 7, strlen(text + 7) + 1);
+}
+
+/* ---- HTTP ---- */
+
+static void send_body(int fd, unsigned long long count, unsigned long long rate)
+{
+    static const char block[16384] = {'b'};
+    unsigned long long sent = 0;
+    long long began = now_ms();
+
+    while (sent < count) {
+        unsigned long long allowed = rate * (unsigned long long)(now_ms() - began) / 1000;
+        unsigned long long n = allowed > sent ? allowed - sent : 0;
+
+        n = n > count - sent ? count - sent : n;
+        n = n > sizeof(block) ? sizeof(block) : n;
+        if (n && send_all(fd, block, n))
+            return;
+        sent += n;
+        if (n < sizeof(block))
+            usleep(10000);
+    }
+}
+
+static void serve_http(int fd)
+{
+    char request[2048], head[512], body[512], peer[INET6_ADDRSTRLEN];
+    unsigned long long count, rate;
+    size_t len = 0;
+
+    while (len < sizeof(request) - 1) {
+        ssize_t n = recv(fd, request + len, sizeof(request) - 1 - len, 0);
+
+        if (n <= 0)
+            return;
+        len += (size_t)n;
+        request[len] = '\0';
+        if (strstr(request, "\r\n\r\n"))
+            break;
+    }
+    if (sscanf(request, "GET /bytes/%llu/%llu ", &count, &rate) == 2) {
+        snprintf(head, sizeof(head), "HTTP/1.1 200 OK\r\nContent-Length: %llu\r\nConnection: close\r\n\r\n",
+                 count);
+        if (send_all(fd, head, strlen(head)) == 0)
+            send_body(fd, count, rate);
+        return;
+    }
+    peer_of(fd, peer, sizeof(peer));
+    snprintf(body, sizeof(body), "%s sees %s\n", name, peer);
+    snprintf(head, sizeof(head), "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
+             strlen(body));
+    if (send_all(fd, head, strlen(head)) == 0)
+        send_all(fd, body, strlen(body));
+}
+
+static void serve_text(int fd)
+{
+    char line[300];
+
+    snprintf(line, sizeof(line), "hello from %s\n", name);
+    send_all(fd, line, strlen(line));
+}
+
+/* ---- gRPC health: whatever is called is answered with SERVING ---- */
+
+enum { DATA = 0, HEADERS = 1, SETTINGS = 4, PING = 6, END_STREAM = 1, ACK = 1, END_HEADERS = 4 };
+
+static int send_frame(int fd, int type, int flags, unsigned int stream, const void *payload, size_t size)
+{
+    unsigned char head[9] = {(unsigned char)(size >> 16), (unsigned char)(size >> 8), (unsigned char)size,
+                             (unsigned char)type, (unsigned char)flags};
+
+    stream = htonl(stream);
+    memcpy(head + 5, &stream, sizeof(stream));
+    return send_all(fd, head, sizeof(head)) || send_all(fd, payload, size);
+}
+
+static int answer_health(int fd, unsigned int stream)
+{
+    /* :status 200; two literals without indexing; the message HealthCheckResponse{status: SERVING} */
+    static const char headers[] = "\x88\x00\x0c"
+                                  "content-type"
+                                  "\x10"
+                                  "application/grpc";
+    static const char message[] = {0, 0, 0, 0, 2, 0x08, 0x01};
+    static const char trailers[] = "\x00\x0b"
+                                   "grpc-status"
+                                   "\x01"
+                                   "0";
+
+    return send_frame(fd, HEADERS, END_HEADERS, stream, headers, sizeof(headers) - 1) ||
+           send_frame(fd, DATA, 0, stream, message, sizeof(message)) ||
+           send_frame(fd, HEADERS, END_HEADERS | END_STREAM, stream, trailers, sizeof(trailers) - 1);
+}
+
+static void serve_health(int fd)
+{
+    unsigned char head[24], payload[16384];
+
+    if (recv(fd, head, 24, MSG_WAITALL) != 24 || memcmp(head, "PRI * HTTP/2.0", 14) != 0 ||
+        send_frame(fd, SETTINGS, 0, 0, NULL, 0))
+        return;
+    while (recv(fd, head, 9, MSG_WAITALL) == 9) {
+        size_t size = (size_t)head[0] << 16 | (size_t)head[1] << 8 | head[2];
+        int type = head[3], flags = head[4], r = 0;
+        unsigned int stream;
+
+        if (size > sizeof(payload) || (size && recv(fd, payload, size, MSG_WAITALL) != (ssize_t)size))
+            return;
+        memcpy(&stream, head + 5, sizeof(stream));
+        stream = ntohl(stream) & 0x7fffffff;
+        if (type == SETTINGS && !(flags & ACK))
+            r = send_frame(fd, SETTINGS, ACK, 0, NULL, 0);
+        else if (type == PING && !(flags & ACK))
+            r = send_frame(fd, PING, ACK, 0, payload, size);
+        else if ((type == DATA || type == HEADERS) && (flags & END_STREAM))
+            r = answer_health(fd, stream);
+        if (r)
+            return;
+    }
+}
+
+/* ---- connections ---- */
+
+struct service {
+    int port, listener;
+    void (*serve)(int fd);
+};
+
+struct guest {
+    int fd;
+    void (*serve)(int fd);
+};
+
+static void *serve_guest(void *arg)
+{
+    struct guest *g = arg;
+    char rest[256];
+
+    g->serve(g->fd);
+    /* What the peer sent and nobody has read would turn the end of the connection into a reset. */
+    shutdown(g->fd, SHUT_WR);
+    while (recv(g->fd, rest, sizeof(rest), 0) > 0)
+        ;
+    close(g->fd);
+    free(g);
+    return NULL;
+}
+
+static void spawn(void *(*run)(void *), void *arg)
+{
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, run, arg))
+        fail("thread");
+    pthread_detach(thread);
+}
+
+static void *accept_guests(void *arg)
+{
+    struct service *s = arg;
+
+    for (;;) {
+        struct guest *g = calloc(1, sizeof(*g));
+
+        if (!g)
+            fail("memory");
+        g->fd = accept(s->listener, NULL, NULL);
+        g->serve = s->serve;
+        if (g->fd < 0)
+            free(g);
+        else
+            spawn(serve_guest, g);
+    }
+    return NULL;
+}
+
+static void listen_on(struct service *s)
+{
+    struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_port = htons((unsigned short)s->port)};
+    int one = 1;
+
+    s->listener = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    setsockopt(s->listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    if (bind(s->listener, (struct sockaddr *)&a, sizeof(a)) || listen(s->listener, 128))
+        fail("listen");
+}
+
+/* ---- calling ---- */
+
+/* "ok", or what went wrong. */
+static const char *call(const struct sockaddr *address, socklen_t len)
+{
+    struct timeval patience = {.tv_sec = 2};
+    char text[512];
+    const char *outcome = "ok";
+    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    if (connect(fd, address, len)) {
+        outcome = strerrorname_np(errno);
+    } else {
+        snprintf(text, sizeof(text), "GET /call-of-%s HTTP/1.0\r\n\r\n", name);
+        if (send_all(fd, text, strlen(text)))
+            outcome = strerrorname_np(errno);
+        else if (recv(fd, text, sizeof(text), 0) <= 0)
+            outcome = "closed";
+    }
+    close(fd);
+    return outcome;
+}
+
+static void *caller(void *arg)
+{
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+    char host[INET6_ADDRSTRLEN + 1];
+    const char *before = "";
+    unsigned short port;
+    int is_v4;
+
+    if (sscanf(arg, "%46s %hu", host, &port) != 2)
+        fail("CALL");
+    v4.sin_port = v6.sin6_port = htons(port);
+    is_v4 = inet_pton(AF_INET, host, &v4.sin_addr) == 1;
+    if (!is_v4 && inet_pton(AF_INET6, host, &v6.sin6_addr) != 1)
+        fail("CALL");
+    for (;;) {
+        const char *outcome =
+            is_v4 ? call((struct sockaddr *)&v4, sizeof(v4)) : call((struct sockaddr *)&v6, sizeof(v6));
+
+        if (strcmp(outcome, before) != 0) {
+            printf("%lld ms call %s\n", now_ms(), outcome);
+            fflush(stdout);
+        }
+        before = outcome;
+        usleep(50000);
+    }
+    return NULL;
+}
+
+/* ---- the two programs ---- */
+
+static void end(int number)
+{
+    (void)number;
+    _exit(0);
+}
+
+static void reap(int number)
+{
+    (void)number;
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        ;
+}
+
+static void serve(void)
+{
+    static struct service services[] = {
+        {8080, -1, serve_http}, {9000, -1, serve_text}, {9090, -1, serve_health}};
+    char *target = getenv("CALL");
+
+    gethostname(name, sizeof(name) - 1);
+    if (target)
+        spawn(caller, target);
+    for (size_t i = 0; i < sizeof(services) / sizeof(services[0]); i++) {
+        listen_on(&services[i]);
+        spawn(accept_guests, &services[i]);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const char *program = argc == 2 ? argv[1] : "";
+
+    signal(SIGTERM, end);
+    signal(SIGINT, end);
+    if (!strcmp(program, "serve")) {
+        serve();
+    } else if (!strcmp(program, "pause")) {
+        signal(SIGCHLD, reap);
+    } else {
+        fprintf(stderr, "usage: app pause|serve\n");
+        return 2;
+    }
+    for (;;)
+        pause();
+}
