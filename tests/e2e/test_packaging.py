@@ -22,7 +22,7 @@ EXPECTED = {
     "/usr/share/man/man8/bruma-cni.8",
     "/usr/share/doc/bruma/README.md", "/usr/share/doc/bruma/LICENSE", "/usr/share/doc/bruma/CHANGELOG.md",
     "/usr/share/doc/bruma/examples/10-bruma.conflist", "/usr/share/doc/bruma/examples/waypoint.yaml",
-    "/usr/share/doc/bruma/examples/waypoint-in-mesh.yaml",
+    "/usr/share/doc/bruma/examples/waypoint-in-mesh.yaml", "/usr/share/doc/bruma/examples/zds-patch.yaml",
     "/usr/share/bash-completion/completions/brumactl", "/usr/share/zsh/vendor-completions/_brumactl",
     "/usr/share/fish/vendor_completions.d/brumactl.fish",
 }
