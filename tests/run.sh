@@ -292,8 +292,9 @@ is_wanted() {
     return 1
 }
 
+# Tests mostly wait, and their names carry process ids: some files run side by side.
 run_e2e() {
-    local arguments=(tests/e2e)
+    local arguments=(-n "$((jobs + 1))" --dist loadfile tests/e2e)
     build_all || {
         fail "the build"
         return
