@@ -305,6 +305,7 @@ static cJSON *report(const struct proxies *proxies)
 
         list_for_each (v, &p->views, of_proxy)
             counts[v->state]++;
+        cJSON_AddStringToObject(o, "kind", proxy_server_ops.kind);
         cJSON_AddNumberToObject(o, "pid", connection_pid(p->connection));
         cJSON_AddStringToObject(o, "version", p->version);
         cJSON_AddStringToObject(o, "state", proxy_state_names[p->state]);

@@ -74,9 +74,12 @@ static void print_proxies(const cJSON *proxies)
 {
     const cJSON *p;
 
+    /* A stock proxy does not tell its version. */
     cJSON_ArrayForEach (p, proxies)
-        printf("%-16s pid %.0f, version %s, %s, %.0f pods\n", "proxy", number_of(p, "pid"),
-               text_of(p, "version"), text_of(p, "state"), number_of(p, "podsServing"));
+        printf("%-16s pid %.0f, %s%s, %s, %.0f pods\n", "proxy", number_of(p, "pid"),
+               *text_of(p, "version") ? "version " : "",
+               *text_of(p, "version") ? text_of(p, "version") : text_of(p, "kind"), text_of(p, "state"),
+               number_of(p, "podsServing"));
     if (!cJSON_GetArraySize(proxies))
         field("proxy", "none is connected");
 }

@@ -48,7 +48,8 @@
  *   status       <- item, end
  *     version pid node startedAt runDir pinDir cgroup probeCgroup cgroupHooks("attached" or a reason) trustDomain
  *     pods{outside,enrolling,enrolled,leaving,draining} proxyConnected
- *     proxies[{pid version state connectedSeconds podsServing podsPending podsFailed podsDraining}]
+ *     proxyKind("bruma-proxy", or "ztunnel" with --zds-socket)
+ *     proxies[{kind pid version state connectedSeconds podsServing podsPending podsFailed podsDraining}]
  *     mends{reason: count} failures{reason: {count,lastSeenSecondsAgo}} verifyIntervalMilliseconds
  *     problems[{reason,what,check,detail}], and of the mesh: meshFile meshReady meshError meshLoadedAt namespaces
  *     workloads services policies xdsAddress xdsClients caSubject caNotAfter

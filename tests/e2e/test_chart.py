@@ -257,6 +257,19 @@ def test_settings_reach_the_programs(helm):
     assert ("NetworkPolicy", "ztunnel") in rendered("global.networkPolicy.enabled=true")
 
 
+def test_room_for_a_stock_ztunnel(helm, default):
+    """Nothing that its own chart makes, and the socket where it looks for it."""
+    o = rendered("ztunnel.enabled=false")
+    assert set(default) - set(o) == {("ServiceAccount", "ztunnel"), ("DaemonSet", "ztunnel")} and set(o) < set(default)
+    assert not [name for _, name in rendered("ztunnel.enabled=false", "global.platform=openshift", "global.networkPolicy.enabled=true",
+                                             "ztunnel.resourceQuotas.enabled=true") if "ztunnel" in name or "proxy" in name]
+    assert agent_args(o)["zds-socket"] == "/var/run/ztunnel/ztunnel.sock" and "zds-socket" not in agent_args(default)
+    assert host_paths(o)["ztunnel"] == "/var/run/ztunnel" and "ztunnel" not in host_paths(default)
+    mounts = {m["name"]: m for m in pod(o, "istio-cni-node")["containers"][0]["volumeMounts"]}
+    assert mounts["ztunnel"]["mountPath"] == "/var/run/ztunnel" and not mounts["ztunnel"].get("readOnly")
+    assert pod(o, "istio-cni-node")["hostPID"]  # by which it sees ztunnel's process
+
+
 @pytest.mark.parametrize("setting", ["global.platform=moon", "ztunnel.terminationGracePeriodSeconds=soon", "cni.noSuchThing=1",
                                      "cni.cniConfDir=relative", "cni.readyPort=0", "cni.guard.mode=maybe",
                                      "cni.guard.limit=soon", "cni.istioOwnedCNIConfigFileName=a/b", "global.resourceScope=half", "cni.resourceQuotas.pods=many",
