@@ -181,6 +181,29 @@ static void roll_back(struct agent *agent, struct pod *pod, int r, const struct 
         retry_later(agent, pod);
 }
 
+/* While the plugin attaches nothing is taken from under it: it would report that, and not what has failed. */
+static void refuse(struct agent *agent, struct pod *pod, int r, const struct steer_error *error)
+{
+    pod->awaits_proxy = false;
+    if (!pod->awaits_plugin) {
+        roll_back(agent, pod, r, error);
+        return;
+    }
+    loop_timer_cancel(&pod->timer);
+    pod->refusal = r;
+    pod_set_error(pod, error->reason, error->text);
+}
+
+/* By what was refused before, if something was. */
+static void give_up(struct agent *agent, struct pod *pod, int r, struct steer_error *error)
+{
+    if (pod->refusal) {
+        r = pod->refusal;
+        fail(error, r, pod->last_reason, "%s", pod->last_error);
+    }
+    roll_back(agent, pod, r, error);
+}
+
 /* Goes on once nobody is waited for any more. */
 static void try_finish(struct agent *agent, struct pod *pod)
 {
@@ -192,6 +215,10 @@ static void try_finish(struct agent *agent, struct pod *pod)
     if (pod->state != POD_ENROLLING || pod->awaits_plugin || pod->awaits_proxy)
         return;
     loop_timer_cancel(&pod->timer);
+    if (pod->refusal) {
+        give_up(agent, pod, pod->refusal, &error);
+        return;
+    }
     enroll_describe(agent, pod, &p);
     if (!pod->by_plugin)
         r = steer_pod_attach(agent->steer, &p, &error);
@@ -238,7 +265,7 @@ static void on_timer(struct loop_timer *timer)
         if (proxies_open_listeners(agent->proxies)) {
             fail(&error, -ETIMEDOUT, BRUMA_REASON_ZDS_PROTOCOL,
                  "the node proxy did not answer for the pod in time");
-            roll_back(agent, pod, -ETIMEDOUT, &error);
+            refuse(agent, pod, -ETIMEDOUT, &error);
             break;
         }
         log_warn("the proxy did not answer for a pod in time; it is enrolled without\tpod=\"%s/%s\"",
@@ -330,6 +357,7 @@ int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled
     proxies_pod_add(agent->proxies, pod);
     pod->done = done;
     pod->done_data = data;
+    pod->refusal = 0;
     pod->awaits_plugin = plugin;
     pod->awaits_proxy = proxies_answer_pending(agent->proxies, pod);
     loop_timer_cancel(&pod->timer);
@@ -350,7 +378,7 @@ void enroll_attached(struct agent *agent, struct pod *pod)
         return;
     if (!steer_pod_attached(agent->steer, pod->cookie, pod->netns_fd)) {
         fail(&error, -ENOLINK, BRUMA_REASON_ATTACH_FAILED, "the plugin says attached, but no link is pinned");
-        roll_back(agent, pod, -ENOLINK, &error);
+        give_up(agent, pod, -ENOLINK, &error);
         return;
     }
     pod->awaits_plugin = false;
@@ -364,7 +392,7 @@ void enroll_abort(struct agent *agent, struct pod *pod, enum bruma_reason reason
     if (pod->state != POD_ENROLLING)
         return;
     fail(&error, -ECANCELED, reason, "%s", text);
-    roll_back(agent, pod, -ECANCELED, &error);
+    give_up(agent, pod, -ECANCELED, &error);
 }
 
 static void leave(struct agent *agent, struct pod *pod, const char *why)
@@ -525,7 +553,7 @@ void enroll_answered(struct agent *agent, struct pod *pod, enum bruma_reason rea
     if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
         if (text) {
             fail(&error, -EPROTO, reason, "the proxy refused the pod: %.200s", text);
-            roll_back(agent, pod, -EPROTO, &error);
+            refuse(agent, pod, -EPROTO, &error);
             return;
         }
         pod->awaits_proxy = false;
@@ -593,7 +621,7 @@ void enroll_proxy_gone(struct agent *agent)
         } else if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
             if (proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies)) {
                 fail(&error, -ENOTCONN, BRUMA_REASON_PROXY_AWAY, "%s", "the node proxy went away meanwhile");
-                roll_back(agent, pod, -ENOTCONN, &error);
+                refuse(agent, pod, -ENOTCONN, &error);
                 continue;
             }
             pod->awaits_proxy = proxies_answer_pending(agent->proxies, pod);

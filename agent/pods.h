@@ -67,8 +67,9 @@ struct pod {
     pod_enrolled_fn done; /* NULL: nobody waits */
     void *done_data;
     bool awaits_plugin, awaits_proxy;
-    bool by_plugin;              /* the plugin attaches */
-    bool was_draining;           /* a failure leads back there: connections of before may live */
+    int refusal;       /* 0 or -errno: it is rolled back, by the last failure, once the plugin has answered */
+    bool by_plugin;    /* the plugin attaches */
+    bool was_draining; /* a failure leads back there: connections of before may live */
     unsigned failed_tries;       /* in a row, of the agent's own */
     uint64_t begun_microseconds; /* CLOCK_MONOTONIC */
 

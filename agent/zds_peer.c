@@ -66,6 +66,8 @@ static int send_about(struct zds_peer *p, struct zds_view *v, enum zds_wish wish
         request.service_account = v->pod->service_account;
         r = send_request(p, &request, &v->pod->netns_fd, ZDS_ADD_FDS);
         v->told |= r == 0;
+        free(v->account);
+        v->account = strdup(v->pod->service_account);
         v->state = ZDS_VIEW_PENDING;
     }
     if (r == 0) {

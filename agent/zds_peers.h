@@ -46,8 +46,8 @@ struct zds_peer {
 struct zds_view {
     struct list of_peer, of_pod, wished;
     struct zds_peer *peer;
-    struct pod *pod; /* NULL once it is gone; then only the del is left to send */
-    char *uid;
+    struct pod *pod;     /* NULL once it is gone; then only the del is left to send */
+    char *uid, *account; /* account: as it was told of last, NULL: not yet */
     enum zds_wish wish;
     enum zds_view_state state;
     bool told;            /* an add was sent */

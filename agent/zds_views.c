@@ -24,6 +24,7 @@ void zds_view_free(struct zds_view *v)
     list_del(&v->of_pod);
     list_del(&v->wished);
     free(v->uid);
+    free(v->account);
     free(v);
 }
 
@@ -316,6 +317,10 @@ static void pod_add(struct proxies *proxies, struct pod *pod)
             continue;
         v->state = ZDS_VIEW_PENDING;
         wish_add(v);
+        /* To be told of a pod that it has already is nothing to the proxy. As somebody else it has to begin
+         * anew. */
+        if (v->told && v->account && strcmp(v->account, pod->service_account) != 0)
+            zds_view_wish(v, ZDS_WISH_RESTART);
         zds_peer_push(p);
     }
 }
@@ -376,7 +381,7 @@ static void pod_reopen(struct proxies *proxies, struct pod *pod)
     if (!v || v->wish != ZDS_WISH_NOTHING || v->looking || p->asked_view == v ||
         v->state != ZDS_VIEW_SERVING || take_listeners(v, &error) == 0)
         return;
-    /* To be told of a pod that it has already is nothing to the proxy: it has to let go of it first. */
+    /* It has to let go of it first, see pod_add(). */
     log_warn("a node proxy has lost its listeners in a pod; it opens them anew\tpod=\"%s/%s\" pid=%d",
              pod->namespace, pod->name, (int)p->process.pid);
     zds_view_wish(v, ZDS_WISH_RESTART);

@@ -14,6 +14,7 @@ int findings_to_report;
 bool link_attached, namespace_is_ambient = true, mesh_is_ready = true, announced_enrolled;
 int announced_pods, registered_probes_len;
 struct steer_probe registered_probes[16];
+const char *service_account = "default";
 int foreign_result, foreign_pid, marked_connections, exempt_cgroups_len;
 bool foreign_live = true;
 struct steer_proxy_cgroup exempt_cgroups[8];
@@ -271,7 +272,7 @@ enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, con
 int mesh_service_account(const struct mesh *mesh, const char *namespace, const char *pod, char *buf,
                          size_t size)
 {
-    snprintf(buf, size, "default");
+    snprintf(buf, size, "%s", service_account);
     return 0;
 }
 

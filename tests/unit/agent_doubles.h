@@ -18,10 +18,11 @@ extern int announced_pods;      /* how many pods it knows of */
 extern struct steer_probe registered_probes[16];
 extern int registered_probes_len;
 
-extern int foreign_result;     /* of steer_foreign_listeners(): 0 or -errno */
-extern int foreign_pid;        /* of the process whose listeners were looked for last */
-extern bool foreign_live;      /* what steer_foreign_listeners_live() says */
-extern int marked_connections; /* what steer_marked_connections() says */
+extern const char *service_account; /* what the mesh says of every pod */
+extern int foreign_result;          /* of steer_foreign_listeners(): 0 or -errno */
+extern int foreign_pid;             /* of the process whose listeners were looked for last */
+extern bool foreign_live;           /* what steer_foreign_listeners_live() says */
+extern int marked_connections;      /* what steer_marked_connections() says */
 extern struct steer_proxy_cgroup exempt_cgroups[8];
 extern int exempt_cgroups_len;
 

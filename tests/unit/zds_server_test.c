@@ -274,6 +274,63 @@ Test(zds_server, a_pod_that_is_refused_is_rolled_back)
     close(e.fd);
 }
 
+static int done_result;
+static enum bruma_reason done_reason;
+
+static void on_done(void *data, struct pod *p, int r, const struct steer_error *error)
+{
+    (void)data, (void)p;
+    done_result = r;
+    done_reason = error ? error->reason : BRUMA_REASON_NONE;
+}
+
+Test(zds_server, what_the_plugin_attaches_to_is_not_taken_from_under_it)
+{
+    struct proxy_end e = serving(1);
+    struct steer_error error;
+    int program = -1;
+
+    for (int i = 0; i < 2; i++) {
+        steps_clear();
+        cr_assert(enroll_begin(&agent, web, true, on_done, NULL, &program, &error) == 0);
+        close(program);
+        run(1);
+        cr_assert(answer(&e, "address in use"));
+        run(20);
+        cr_expect(web->state == POD_ENROLLING);
+        cr_expect(strcmp(steps, "prepare") == 0, "%s", steps);
+        link_attached = true;
+        /* whatever it says, the proxy's refusal is the reason */
+        if (i == 0)
+            enroll_attached(&agent, web);
+        else
+            enroll_abort(&agent, web, BRUMA_REASON_ATTACH_FAILED, "the plugin could not");
+        cr_expect(done_result == -EPROTO && done_reason == BRUMA_REASON_PROXY_REFUSED_POD);
+        cr_expect(list_empty(&agent.pods.list));
+        web = new_pod("uid-web", "web", "10.0.0.1");
+        obey(&e, 40);
+    }
+    close(e.fd);
+}
+
+Test(zds_server, another_service_account_begins_anew)
+{
+    struct proxy_end e = serving(1);
+
+    enroll_reconcile(&agent, web);
+    obey(&e, 60);
+    told[0] = '\0';
+    service_account = "shopkeeper";
+    enroll_reconcile(&agent, web);
+    obey(&e, 60);
+    expect_told("del=uid-web add=uid-web");
+    enroll_reconcile(&agent, web);
+    obey(&e, 60);
+    expect_told("");
+    cr_expect(strcmp(proxies_pod_state(agent.proxies, web), "serving") == 0);
+    close(e.fd);
+}
+
 Test(zds_server, a_proxy_that_has_no_listeners_gets_no_pod)
 {
     struct proxy_end e = serving(1);
