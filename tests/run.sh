@@ -18,9 +18,8 @@
 # BRUMA_ISTIOD (a stock istiod's program) with BRUMA_ISTIO_CHARTS (its manifests/charts): tests against it, else skipped; it is the
 # cluster's control plane then, else one of the tests' own,
 # BRUMA_PEERS (where the programs of the cluster are kept; the first time they are built from Go modules, which takes minutes and
-# begins in the background)
-# BRUMA_ZTUNNEL (a stock ztunnel's program): tests of it under our steering, else skipped,
-# BRUMA_ISTIOD (a stock istiod's program) with BRUMA_ISTIO_CHARTS (its manifests/charts): tests against it, else skipped
+# begins in the background),
+# BRUMA_ZTUNNEL (a stock ztunnel's program): tests of it under our steering, else skipped
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
