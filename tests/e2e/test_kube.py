@@ -310,7 +310,7 @@ def test_event_tells_of_a_pod_that_cannot_be_enrolled(world):
     world.write_cache(pod)
     world.wait_redirection("shop", "web", "enabled", 30)
     # It has run outside the mesh meanwhile, which is said once too.
-    wait_for(lambda: [e["reason"] for e in world.server.events("shop", "web")] == ["netns_not_found", "captured_late"],
+    wait_for(lambda: sorted(e["reason"] for e in world.server.events("shop", "web")) == ["captured_late", "netns_not_found"],
              "both Events, once each")
 
 
