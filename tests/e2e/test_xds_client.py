@@ -498,3 +498,70 @@ def test_certificates_are_renewed_when_the_file_of_roots_changes(site, fresh):
     wait_for(lambda: len(site.plane.asked[identity]) == 2, "the renewal", 60)
     wait_for(lambda: all(len(c["rootCerts"]) == 2 for c in site.node.config_dump()["certificates"]), "all to know both roots", 60)
     assert reach(site, pod) == "ping"
+
+
+class Held:
+    """A CA whose calls for these accounts hang until they are let go, one by one."""
+
+    def __init__(self, site, accounts):
+        self.site, self.accounts, self.order = site, accounts, []
+        self.turns, self.lock = threading.Semaphore(0), threading.Lock()
+        site.plane.answer_certificate = self.answer
+
+    def answer(self, identity, csr):
+        account = identity.rpartition("/")[2]
+        if not account.startswith(self.accounts):
+            return self.site.plane.good_certificate(identity, csr)
+        with self.lock:
+            self.order.append(account)
+        self.turns.acquire(timeout=30)
+        return self.site.plane.good_certificate(identity, csr)
+
+    def let_go(self, calls=1):
+        self.turns.release(calls)
+
+
+@pytest.fixture
+def crowd(site):
+    """Pods that are enrolled within a moment, so that their calls hang together."""
+    pods = []
+
+    def make(name, count):
+        pods.extend(site.mesh.pod(f"{name}{i}", node=0, account=f"{name}{i}") for i in range(count))
+        site.mesh.write()
+        site.plane.set(*(site.of(p) for p in pods))
+        wait_for(lambda: all(p.name in site.workloads() for p in pods), "the workloads")
+        for p in pods:
+            p.cni("ADD")
+        return pods
+
+    yield make
+    site.plane.answer_certificate = site.plane.good_certificate
+    site.plane.remove(*(f"Kubernetes//Pod/demo/{p.name}" for p in pods))
+
+
+def test_a_waiting_connection_comes_before_prefetch(site, crowd):
+    """Eight calls may be under way. Of those that wait for their turn, the one that a connection waits for is the next."""
+    ca = Held(site, "queue")
+    pods = crowd("queue", 11)
+    wait_for(lambda: len(ca.order) == 8, "eight calls", 8)
+    time.sleep(0.3)
+    assert sorted(ca.order) == sorted(f"queue{i}" for i in range(8)), "no more than eight at once"
+    ping = Waiting(lambda: reach(site, pods[10]))
+    time.sleep(0.5)
+    ca.let_go()
+    wait_for(lambda: len(ca.order) == 9, "the ninth call")
+    assert ca.order[8] == "queue10"
+    ca.let_go(20)
+    assert ping.result() == "ping"
+
+
+def test_calls_that_hang_end_and_let_others_come(site, crowd):
+    """A call has ten seconds. Then its place is another's, and it is tried again later."""
+    ca = Held(site, "hang")
+    pods = crowd("hang", 9)
+    wait_for(lambda: len(ca.order) == 8, "eight calls that hang")
+    wait_for(lambda: "hang8" in ca.order, "the ninth to have its turn", 20)
+    site.logged("deadline exceeded")
+    ca.let_go(100)
+    wait_for(lambda: reach(site, pods[8]) == "ping" and reach(site, pods[0]) == "ping", "all to be served in the end", 60)
