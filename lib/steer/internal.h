@@ -40,6 +40,12 @@ void steer_guard_unload(struct steer *steer);
 /* PIN_DIR/pods/<cookie>[/name]; name NULL: the directory. -ENAMETOOLONG. */
 int steer_pod_pin_path(const struct steer *steer, uint64_t cookie, const char *name, char *buf, size_t size);
 
+/* pin_dir.c: makes the directory with its parts, in a BPF file system and nowhere else. */
+int pin_dir_prepare(const char *pin_dir, struct steer_error *error);
+/* Two agents would open listeners and mend behind each other's back. The lock goes with the process, however
+ * it ends. */
+int pin_dir_lock(struct steer *steer, struct steer_error *error);
+
 /* cgroup.c: attaches what is not attached, adopts and updates what is. */
 int steer_cgroup_attach(struct steer *steer, struct steer_error *error);
 
