@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Against a stock istiod, where one is given (BRUMA_ISTIOD, BRUMA_ISTIO_CHARTS, BRUMA_KUBE): its resources, certificates by
 impersonation, HBONE between nodes, its policies, and what remains while it is away."""
+import base64
+import json
 import os
 import threading
 import time
@@ -159,6 +161,10 @@ def test_policies_that_come_and_go_break_nothing_that_they_allow(shop):
 
 def test_away_and_back(shop):
     """What is known serves on; a pod that comes meanwhile waits; what has changed meanwhile is learnt."""
+    shop.cluster.policy("AuthorizationPolicy", "shop", "goes", {
+        "action": "DENY", "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/nobody"]}}]}]})
+    for n in shop.nodes:
+        wait_for(lambda n=n: "shop/goes" in shop.cluster.policies(n), "a policy")
     shop.cluster.istiod.stop()
     for _ in range(5):
         assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping"
@@ -166,12 +172,15 @@ def test_away_and_back(shop):
     shop.cluster.server.delete_pod("shop", "late-1")
     second = shop.cluster.pod(shop.nodes[0], "shop", "second-1", 12, account="web", labels={"app": "web"})
     assert late.netns != second.netns
+    shop.cluster.delete(f"/apis/{SECURITY}/namespaces/shop/authorizationpolicies/goes")
     time.sleep(3)
     assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping"
     shop.cluster.istiod.start()
     shop.cluster.hbone(second, seconds=60)
     assert shop.cluster.ping(second, shop.cart.ip4) == "ping"
     assert shop.cluster.workload(shop.nodes[0], "late-1") is None
+    for n in shop.nodes:
+        wait_for(lambda n=n: "shop/goes" not in shop.cluster.policies(n), "the policy to be gone")
     assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping"
 
 
@@ -210,6 +219,36 @@ def test_a_namespace_leaves_the_mesh(shop):
         server.label_namespace("shop", mode="ambient")
     shop.cluster.hbone(shop.web, shop.cart)
     assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping"
+
+
+def test_a_new_root(shop):
+    """istiod has lost its key: certificates of the new root are fetched as soon as its file is there, not at half life."""
+    old = shop.cluster.istiod.root()
+    shop.cluster.istiod.stop()
+    shop.cluster.delete(f"/api/v1/namespaces/{SYSTEM}/secrets/istio-ca-secret")
+    shop.cluster.istiod.start()
+    new = wait_for(lambda: shop.cluster.istiod.root() != old and shop.cluster.istiod.root(), "another root", 60)
+    assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping", "what there is serves on"
+    with open(shop.cluster.root_file, "w") as f:
+        f.write(new)
+
+    def serials():
+        return {c["rootCerts"][0]["pem"] for n in shop.nodes for c in shop.cluster.dump(n)["certificates"]}
+
+    wait_for(lambda: serials() == {base64.b64encode(new.strip().encode() + b"\n").decode()}, "certificates of the new root", 60)
+    answers(shop, "ping")
+
+
+@pytest.mark.skipif(not os.environ.get("BRUMA_ISTIOCTL"), reason="BRUMA_ISTIOCTL: not given")
+@pytest.mark.parametrize("what", ["all", "workload", "service", "policy", "certificate", "connections"])
+def test_istioctl_reads_the_config_dump(shop, what):
+    path = shop.cluster.work.path("dump.json")
+    with open(path, "w") as f:
+        json.dump(shop.cluster.dump(shop.nodes[1]), f)
+    text = run([os.environ["BRUMA_ISTIOCTL"], "ztunnel-config", what, "-f", path]).stdout
+    shown = {"workload": "cart-1", "service": "10.96.50.1", "certificate": "spiffe://cluster.local/ns/shop/sa/cart"}
+    for key, expected in shown.items():
+        assert expected in text or what not in ("all", key), text
 
 
 def test_istiod_says_who_is_connected(shop):

@@ -63,7 +63,8 @@ def demo(build):
         pytest.skip(why)
     w = Workspace(os.path.abspath(os.environ["BRUMA_BUILD"]))
     try:
-        yield Demo(Cluster(w), path)
+        # istiod then allows the waypoint's identity, and so nobody else, at workloads that have one.
+        yield Demo(Cluster(w, PILOT_AUTO_ALLOW_WAYPOINT_POLICY="true"), path)
     finally:
         errors = w.close()
     assert not errors, errors
@@ -108,6 +109,36 @@ def test_a_workloads_waypoint(demo, gateway):
              "the workload's waypoint", 30)
     assert demo.one(host=pod.ip4, port=8080) == [200, "v1"]
     assert demo.one("DELETE", host=pod.ip4, port=8080) == [403, "RBAC: access denied"]
+
+
+def test_istiods_own_policy_lets_only_the_waypoint_in(demo, gateway):
+    gateway(hostname=HOST)
+    wait_for(lambda: demo.reference(), "the service's waypoint", 30)
+    wait_for(lambda: "istio_allow_waypoint_demo_waypoint" in str(demo.cluster.policies(demo.server_node)), "istiod's policy", 30)
+    assert demo.one()[0] == 200
+    wait_for(lambda: demo.one(host=demo.apps["v1"].ip4, port=8080)[0] == 0, "requests past the waypoint to be refused")
+    assert demo.one()[0] == 200
+
+
+def test_canary_waypoint(demo, gateway):
+    """Weights as istiod announces them for a second waypoint. It is the same Envoy here, by another service and another reference."""
+    demo.cluster.service("demo", "canary", "10.96.60.3", {"gateway.networking.k8s.io/gateway-name": "waypoint"}, {15008: 15008})
+    gateway(hostname=HOST)
+    demo.cluster.gateway("demo", "canary", address="10.96.60.3")
+    path = "/api/v1/namespaces/demo"
+    demo.cluster.server.merge(path, labels={"istio.io/use-waypoint-canary": "canary"},
+                              annotations={"istio.io/use-waypoint-canary-weight": "30"})
+    try:
+        def weights():
+            all = (demo.cluster.service_of(demo.client_node, "shop") or {}).get("weightedWaypoints", [])
+            return {w["destination"]["destination"]: w["weight"] for w in all}
+
+        wait_for(lambda: weights() == {f"demo/{HOST}": 70, "/10.96.60.3": 30}, "the weights", 30)
+        assert {status for status, _ in demo.ask(count=20)} == {200}
+    finally:
+        demo.cluster.server.merge(path, labels={"istio.io/use-waypoint-canary": None})
+        demo.cluster.delete("/apis/gateway.networking.k8s.io/v1/namespaces/demo/gateways/canary")
+        demo.cluster.delete("/api/v1/namespaces/demo/services/canary")
 
 
 def test_servers_that_accept_only_their_waypoint(demo, gateway):
