@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "cleanup.h"
 #include "install.h"
@@ -17,10 +18,9 @@
 #define LOG_SCOPE "guard"
 #include "log.h"
 
-#define LOOK 200 /* milliseconds between looks while it is closed */
-#define QUIET                                                                                    \
-    1000 /* so long must all be decided: a pod's first process comes some time after its sandbox \
-          */
+#define LOOK        200  /* milliseconds between looks while it is closed */
+#define QUIET       1000 /* milliseconds that all must be decided: a sandbox has no process at first */
+#define JUST_BOOTED 600  /* seconds; pods are young then, and may have been faster than the agent */
 
 struct guard {
     struct agent *agent;
@@ -104,6 +104,15 @@ static void attach(struct guard *g)
         g->reason = BRUMA_REASON_NONE;
 }
 
+/* An agent that comes and goes gets no more time by that. */
+static uint64_t limit(const struct guard *g)
+{
+    uint64_t until = steer_guard_closed_until(g->agent->steer), now = monotonic_nanoseconds(), left;
+
+    left = until > now ? (until - now) / 1000000 : UINT64_MAX;
+    return left < g->agent->config->guard_limit ? left : g->agent->config->guard_limit;
+}
+
 void guard_close(struct guard *g, const char *why)
 {
     if (!g)
@@ -116,7 +125,7 @@ void guard_close(struct guard *g, const char *why)
     g->closed = true;
     g->closings++;
     g->since = loop_now(g->agent->loop);
-    g->until = g->since + g->agent->config->guard_limit;
+    g->until = g->since + limit(g);
     g->waits_for = "the first look";
     attach(g);
     log_info("the guard is closed\twhy=\"%s\" cgroup=%s inbound=%s", why, *g->cgroup ? g->cgroup : "none",
@@ -247,7 +256,38 @@ static struct guard *make(struct agent *agent)
     return g;
 }
 
-int guard_start(struct agent *agent, struct guard **ret)
+static bool is_pinned(const struct agent_config *c, const char *map)
+{
+    char path[600];
+
+    snprintf(path, sizeof(path), "%s/maps/%s", c->pin_dir, map);
+    return access(path, F_OK) == 0;
+}
+
+/* Bruma was here before: a node's disk outlives a boot. */
+static bool has_plugin(const struct agent_config *c)
+{
+    char path[600];
+
+    if (!install_configured(c) || !*c->cni_bin_dir)
+        return true; /* somebody else puts it there, before the first agent */
+    snprintf(path, sizeof(path), "%s/bruma-cni", c->cni_bin_dir);
+    return access(path, F_OK) == 0;
+}
+
+bool guard_is_due(const struct agent_config *c)
+{
+    struct timespec up;
+
+    if (is_pinned(c, "sandboxes"))
+        return true;
+    if (is_pinned(c, "pods"))
+        return false; /* of a version without a guard, which has decided about nobody */
+    clock_gettime(CLOCK_BOOTTIME, &up);
+    return has_plugin(c) || up.tv_sec < JUST_BOOTED;
+}
+
+int guard_start(struct agent *agent, bool due, struct guard **ret)
 {
     const struct agent_config *c = agent->config;
 
@@ -258,7 +298,10 @@ int guard_start(struct agent *agent, struct guard **ret)
     *ret = make(agent);
     if (!*ret)
         return -ENOMEM;
-    guard_close(*ret, "the agent starts");
+    if (due)
+        guard_close(*ret, "the agent starts");
+    else
+        log_info("the guard stays open: Bruma is new on this node");
     return 0;
 }
 

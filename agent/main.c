@@ -182,6 +182,7 @@ static int open_parts(struct agent *agent)
                                           .data = agent};
     static const int signals[] = {SIGTERM, SIGINT};
     char path[512];
+    bool guard_due;
     int r;
 
     snprintf(path, sizeof(path), "%s/%s", agent->config->run_dir, BRUMA_AGENT_SOCKET);
@@ -201,6 +202,7 @@ static int open_parts(struct agent *agent)
     r = own_cookie(&agent->own_cookie);
     if (r < 0)
         return log_error_errno(r, "the kernel tells no cookie of network namespaces");
+    guard_due = guard_is_due(agent->config);
     r = kubelet_open(agent, &agent->kubelet);
     if (r < 0)
         return log_error_errno(r, "no memory for the kubelet");
@@ -209,7 +211,7 @@ static int open_parts(struct agent *agent)
         return r;
     kubelet_follow(agent->kubelet);
     /* Before anything that takes time. */
-    r = guard_start(agent, &agent->guard);
+    r = guard_start(agent, guard_due, &agent->guard);
     if (r < 0)
         return log_error_errno(r, "no memory for the guard");
     proxy_cgroups_open(&agent->proxy_cgroups, agent->loop, agent->steer, agent->config->cgroup);

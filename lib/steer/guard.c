@@ -139,6 +139,14 @@ int steer_guard_close(struct steer *s, const char *cgroup, uint64_t until, struc
     return r;
 }
 
+uint64_t steer_guard_closed_until(const struct steer *s)
+{
+    struct bruma_guard value;
+    const __u32 zero = 0;
+
+    return bpf_map_lookup_elem(s->guard_fd, &zero, &value) < 0 ? 0 : value.closed_until_nanoseconds;
+}
+
 void steer_guard_open(struct steer *s)
 {
     char path[PATH_MAX / 4];

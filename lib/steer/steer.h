@@ -178,6 +178,8 @@ struct steer_probe {
  * which it counts as open in any case. open detaches.
  */
 int steer_guard_close(struct steer *steer, const char *cgroup, uint64_t until, struct steer_error *error);
+/* Until when an earlier agent has closed it; 0: it was opened, or never closed. */
+uint64_t steer_guard_closed_until(const struct steer *steer);
 void steer_guard_open(struct steer *steer);
 /* Connections to undecided pods are held back too; false: this kernel cannot. */
 bool steer_guard_holds_inbound(const struct steer *steer);

@@ -23,7 +23,7 @@ from release import Release  # noqa: E402
 
 # In this order: an earlier scene leaves what a later one needs, and the last takes Bruma away.
 SCENES = ["test_install", "test_labels", "test_probes", "test_kernel", "test_replay", "test_replaced", "test_churn", "test_cost",
-          "test_away", "test_power", "test_uninstall"]
+          "test_away", "test_power", "test_guard", "test_uninstall"]
 
 
 def pytest_configure(config):

@@ -76,12 +76,15 @@ class Node:
 
     # ---- power ----
 
-    def boot(self):
+    def boot(self, before=None):
+        """before: called when the node is up and none of its programs runs yet."""
         self._link()
         self.cluster.groups.create(self.name)
         self._start_init()
         if not os.path.exists(self.disk + CONFLIST):
             self._install()
+        if before:
+            before()
         self.start_containerd()
         self.start_kubelet()
         self.start("kube-proxy", [f"{self.cluster.peers}/kube-proxy", "--config", self._write_proxy_config()])

@@ -4,6 +4,7 @@ its configuration anew before the agent ran) talks to nobody before it is captur
 time at the most, and the node's own processes never."""
 import json
 import os
+import shutil
 import subprocess
 import time
 
@@ -78,6 +79,12 @@ class Scene:
 
     def problems(self):
         return [p["reason"] for p in self.world.status()["problems"]]
+
+    def entries(self):
+        """Pods that may pass, and the node."""
+        out = subprocess.run(["bpftool", "-j", "map", "dump", "pinned", f"{self.world.node.pin_dir}/maps/sandboxes"],
+                             capture_output=True, text=True, check=True)
+        return {e["formatted"]["value"]["pod"] for e in json.loads(out.stdout)}
 
     def hooks(self):
         links = f"{self.world.node.pin_dir}/links"
@@ -225,7 +232,7 @@ def test_an_entry_that_was_missing_closes_it_again(scene):
     write()
     world.start(cni_conf_dir=conf, cni_bin_dir=plugins, cni_plugin=f"{world.work.build}/cni/bruma-cni").ready()
     scene.wait_open()
-    assert scene.guard()["closings"] == 1
+    before = scene.guard()["closings"]
     # One that began in between, without the plugin, and of which the API server has not told where it is.
     pod = world.node.create_pod("shop", "sudden", host=30, add=False)
     world.work.defer(world.node.delete_pod, pod)
@@ -234,7 +241,7 @@ def test_an_entry_that_was_missing_closes_it_again(scene):
     world.plain.add(pod.container, f"/run/netns/{pod.netns}", "shop", "sudden", pod.uid, [f"{pod.ip4}/24", f"{pod.ip6}/64"])
     world.work.defer(world.plain.delete, pod.container)
     scene.serve(pod, 8080)
-    wait_for(lambda: scene.guard()["closings"] >= 2 and scene.guard()["closed"], "the guard to close again")
+    wait_for(lambda: scene.guard()["closings"] > before and scene.guard()["closed"], "the guard to close again")
     assert scene.dial(pod) == "refused" and scene.dial(scene.plain) == "ok"
     world.write_cache(pod)
     world.server.set_status("shop", "sudden", pod.ips)
@@ -277,6 +284,58 @@ def test_before_the_kubelet_there_must_be_a_cgroup(scene):
     done = subprocess.run(["nsenter", f"--net=/run/netns/{world.node.netns}", *argv], capture_output=True, text=True,
                           timeout=60)
     assert done.returncode == 1 and "--guard-cgroup" in done.stderr
+
+
+INSTALLED = ("bruma-cni is on the disk", "an agent was here", "only an older agent was here", "nothing was here")
+
+
+@pytest.mark.parametrize("what", INSTALLED)
+def test_it_closes_at_a_boot_and_not_at_an_installation(scene, what):
+    """On a node whose pods run while Bruma is installed nobody loses a connection."""
+    with open("/proc/uptime") as f:
+        young = float(f.read().split()[0]) < 600
+    world = scene.world
+    conf, plugins = world.work.path("net.d"), world.work.path("plugins")
+    os.makedirs(conf)
+    os.makedirs(plugins)
+    with open(f"{conf}/10-pods.conflist", "w") as f:
+        json.dump({**world.node.conflist(), "plugins": world.node.conflist()["plugins"][:1]}, f)
+    if what == INSTALLED[0]:
+        shutil.copy(f"{world.work.build}/cni/bruma-cni", plugins)
+    if what in INSTALLED[1:3]:
+        world.start(guard="off")
+        world.node.stop()
+        for map in ("sandboxes", "guard") if what == INSTALLED[2] else ():
+            os.unlink(f"{world.node.pin_dir}/maps/{map}")
+        shutil.rmtree(f"{world.node.run_dir}", ignore_errors=True)
+        os.makedirs(world.node.run_dir)
+    world.server.stop_api()
+    world.start(cni_conf_dir=conf, cni_bin_dir=plugins, cni_plugin=f"{world.work.build}/cni/bruma-cni")
+    closes = what in INSTALLED[:2] or (young and what == INSTALLED[3])
+    assert scene.guard()["closed"] == closes
+    assert scene.dial(scene.plain) == ("refused" if closes else "ok")
+    world.server.start_api()
+    world.wait_state("shop/web", "enrolled", 30)
+    scene.wait_open()
+    # And is known from then on.
+    wait_for(lambda: "other/plain" in scene.entries(), "plain to be found")
+    world.node.agent.kill()
+    world.server.stop_api()
+    world.start(proxy=False, guard="strict")
+    assert scene.guard()["closed"] and scene.dial(scene.plain) == "ok"
+
+
+def test_an_agent_that_comes_and_goes_gets_no_more_time(scene):
+    world = scene.world
+    world.server.stop_api()
+    world.start(guard_limit="4s")
+    began = time.monotonic()
+    assert scene.dial(scene.plain) == "refused"
+    time.sleep(2)
+    world.node.agent.kill()
+    world.start(proxy=False, guard_limit="60s")
+    scene.wait_open(10)
+    assert time.monotonic() - began < 12 and scene.dial(scene.plain) == "ok"
 
 
 @pytest.mark.parametrize("setting, value, said", [
@@ -333,11 +392,7 @@ def test_sandboxes_that_go_leave_no_entry(scene):
     world.start().ready()
     scene.wait_open()
 
-    def entries():
-        out = subprocess.run(["bpftool", "-j", "map", "dump", "pinned", f"{world.node.pin_dir}/maps/sandboxes"],
-                             capture_output=True, text=True, check=True)
-        return {e["formatted"]["value"]["pod"] for e in json.loads(out.stdout)}
-
+    entries = scene.entries
     assert entries() == {"n1", "other/plain"}
     pod = world.sandbox("other", "short", 50, plain=False)
     world.node.add(pod)

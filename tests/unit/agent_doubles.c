@@ -171,6 +171,11 @@ int steer_guard_close(struct steer *steer, const char *cgroup, uint64_t until, s
     return step("close_guard", error);
 }
 
+uint64_t steer_guard_closed_until(const struct steer *steer)
+{
+    return 0;
+}
+
 void steer_guard_open(struct steer *steer)
 {
     step("open_guard", NULL);
