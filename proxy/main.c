@@ -21,6 +21,7 @@
 #include "proxy/proxy.h"
 #include "proxy/tls_library.h"
 #include "proxy/worker.h"
+#include "reasons.h"
 
 /* ---- drain ---- */
 
@@ -329,9 +330,9 @@ static int open_zds_link(struct proxy *p)
         return r;
     }
     if (!dns || !strcasecmp(dns, "true"))
-        log_warn(
-            "there is no DNS proxy here: if the CNI agent captures DNS, names are not resolved in its pods "
-            "(dnsCapture=false there, ISTIO_META_DNS_CAPTURE=false here)");
+        log_warn("there is no DNS proxy here; names may not be resolved in the CNI agent's pods	reason=%s "
+                 "check=\"%s\"",
+                 reason_name(BRUMA_REASON_DNS_NOT_SERVED), reason_check(BRUMA_REASON_DNS_NOT_SERVED));
     r = zds_link_new(p->loop, p, p->settings.zds_socket, &options, p->own_netns_fd, &p->zds);
     return r < 0 ? log_error_errno(r, "cannot set up the CNI agent's connection") : 0;
 }

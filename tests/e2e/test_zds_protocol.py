@@ -458,9 +458,9 @@ def test_a_process_that_may_not_mark_sockets_does_not_start(mesh):
 
 
 def test_dns_capture_is_warned_of(mesh):
-    assert "no DNS proxy" not in mesh.node.proxy.text()
+    assert "dns_not_served" not in mesh.node.proxy.text()
     restart(mesh, ISTIO_META_DNS_CAPTURE="true")
-    assert "no DNS proxy" in mesh.node.proxy.text()
+    assert "reason=dns_not_served" in mesh.node.proxy.text()
 
 
 def test_sigterm_drains(mesh):
