@@ -95,6 +95,11 @@ void worker_wait(struct worker_pod *wp, struct waiter *waiter, uint64_t millisec
                  bool (*check)(struct waiter *, bool));
 void worker_wait_cancel(struct waiter *waiter);
 
+/* Of worker.c: the mesh state has changed. Who waits is asked again; live connections are judged again. */
+void worker_pod_init_waiting(struct worker_pod *wp);
+void worker_check_waiting(struct worker_pod *wp);
+void worker_check_policies(struct worker_pod *wp);
+
 /* The pod's workload, or NULL while it is unknown; valid while the pod is. */
 const struct workload *worker_pod_workload(struct worker_pod *wp);
 /* The certificate of just that workload's identity, with a reference for the caller; NULL: none (yet). */
