@@ -150,6 +150,10 @@ static void print_status(const cJSON *s)
     field("connect hooks", buf);
     if (!strcmp(text_of(s, "source"), "kubernetes"))
         print_guard(cJSON_GetObjectItemCaseSensitive(s, "guard"));
+    if (number_of(s, "capturedLate") > 0) {
+        snprintf(buf, sizeof(buf), "%.0f pods, which ran before that", number_of(s, "capturedLate"));
+        field("captured late", buf);
+    }
     field("pins", text_of(s, "pinDir"));
     field("mended", counts(cJSON_GetObjectItemCaseSensitive(s, "mends"), buf, sizeof(buf)));
     field("kernel failures", counts(cJSON_GetObjectItemCaseSensitive(s, "failures"), buf, sizeof(buf)));

@@ -422,3 +422,50 @@ def test_the_plugin_excludes_what_the_agent_excludes(scene):
     world.node.agent.stop()
     world.start(proxy=False, **options, exclude_namespaces="a, kube-system").ready()
     wait_for(lambda: entry()["exclude_namespaces"] == ["a", "kube-system"], "the entry to follow")
+
+
+def test_brumactl_tells(scene):
+    world = scene.world
+    world.server.stop_api()
+    world.start()
+
+    def brumactl(command):
+        return run([f"{world.work.build}/ctl/brumactl", "--run-dir", world.node.run_dir, command], check=False).stdout
+
+    wait_for(lambda: "waits for: the Kubernetes API server" in brumactl("status"), "the reason in words")
+    assert "bounded, closed for" in brumactl("status") and "undecided have no network" in brumactl("doctor")
+    world.server.start_api()
+    world.wait_state("shop/web", "enrolled", 30)
+    scene.wait_open()
+    assert "bounded, open; was closed for" in brumactl("status") and "captured late" in brumactl("status")
+    assert "open: all pods are decided about" in brumactl("doctor")
+    row = next(line.split() for line in brumactl("pods").splitlines() if line.startswith("shop"))
+    assert "no" in row, "since start"
+
+
+def test_uninstalled_while_it_is_closed_nothing_is_left(scene):
+    world = scene.world
+    world.server.stop_api()
+    world.start(guard="strict")
+    assert scene.dial(scene.plain) == "refused"
+    world.node.stop()
+    settings = [a for k, v in world.settings.items() for a in (f"--{k.replace('_', '-')}", v)]
+    r = subprocess.run(["nsenter", f"--net=/run/netns/{world.node.netns}", f"{world.work.build}/agent/bruma-agent", "--uninstall",
+                        "--run-dir", world.node.run_dir, "--pin-dir", world.node.pin_dir, "--cgroup", world.node.cgroup,
+                        "--node-name", "n1", "--source=file", *[s for s in settings if s not in ("--source", "kubernetes")]],
+                       capture_output=True, text=True, timeout=60)
+    assert r.returncode == 0, r.stderr
+    assert not os.path.exists(world.node.pin_dir) and scene.dial(scene.plain) == "ok"
+
+
+@pytest.mark.parametrize("mode, closed", [("off", False), ("bounded", True)])
+def test_an_agent_with_another_mode_takes_over(scene, mode, closed):
+    """What an earlier agent has closed for ever."""
+    world = scene.world
+    world.server.stop_api()
+    world.start(guard="strict")
+    world.node.agent.kill()
+    assert scene.dial(scene.plain) == "refused"
+    world.start(proxy=False, guard=mode, guard_limit="2s")
+    assert scene.guard().get("closed", False) == closed
+    wait_for(lambda: scene.dial(scene.plain) == "ok", "it to open", 10)
