@@ -47,6 +47,26 @@ def test_a_foreign_process_of_the_node_is_refused(cluster, strict, port):
         assert foreign(cluster, ip, port) == ""
 
 
+def test_the_kubelet_may_come_back_in_another_cgroup(cluster, mesh, strict):
+    """Its probes are known at once, and those of whoever is where it was are not."""
+    pod, _ = strict
+    node = cluster.nodes["n1"]
+
+    def probed():
+        return next(e["value"] for e in mesh.dump("n1", "pod_counters") if e["key"] == mesh.cookie(pod))["inbound_probe_lookups"]
+
+    node.stop("kubelet")
+    node.start_kubelet("kubelet-again")
+    wait_for(lambda: mesh.ask("n1", "status")[0]["probeCgroup"].endswith("/kubelet-again"), "the agent to find it", 30)
+    before = probed()
+    wait_for(lambda: probed() > before + 3, "its probes to pass", 60)
+    cluster.wait_node("n1")
+    assert pod.restarts() == 0 and foreign(cluster, pod.ip4, 8080) == ""
+    wait_for(pod.ready, "the pod to be ready", 30)
+    # (The nsenter of this test run that waits for it shares its cgroup, and is named.)
+    assert "kubelet_not_found" not in [p["reason"] for p in mesh.ask("n1", "status")[0]["problems"]]
+
+
 def test_plaintext_from_a_pod_outside_the_mesh_is_refused(cluster, strict):
     pod, _ = strict
     cluster.namespace("outside")
