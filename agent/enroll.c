@@ -491,6 +491,7 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
                       pod->name, reason_name(error.reason), error.text);
             source_trouble(agent, pod, error.reason, error.text);
             retry_later(agent, pod);
+            enroll_announce(agent, pod);
         }
         break;
     case POD_ENROLLING:

@@ -100,6 +100,11 @@ static void on_drained(void *data, struct pod *pod)
     enroll_drained(data, pod);
 }
 
+static void on_proxy_serves(void *data)
+{
+    enroll_reconcile_all(data);
+}
+
 static void on_proxy_gone(void *data)
 {
     enroll_proxy_gone(data);
@@ -178,6 +183,7 @@ static int open_parts(struct agent *agent)
                                           .answered = on_answered,
                                           .drained = on_drained,
                                           .listener_closed = on_listener_closed,
+                                          .serves = on_proxy_serves,
                                           .gone = on_proxy_gone,
                                           .data = agent};
     static const int signals[] = {SIGTERM, SIGINT};

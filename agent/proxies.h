@@ -43,6 +43,8 @@ struct proxies_events {
     void (*drained)(void *data, struct pod *pod);
     /* A proxy has found that one of the pod's listeners is closed. */
     void (*listener_closed)(void *data, struct pod *pod);
+    /* Pods that waited for a proxy need not wait any more. May be NULL. */
+    void (*serves)(void *data);
     /* A proxy is gone. */
     void (*gone)(void *data);
     void *data;

@@ -145,6 +145,8 @@ static void on_snapshot_answer(struct zds_peer *p, const char *error)
              serving == p ? "" : " behind=younger");
     if (serving == p)
         zds_views_take_over(p);
+    if (p->server->events.serves)
+        p->server->events.serves(p->server->events.data);
 }
 
 static void on_response(struct zds_peer *p, const void *data, size_t len)

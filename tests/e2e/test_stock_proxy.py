@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from mesh import Mesh, Process, inside, sh, wait_for
+from mesh import Mesh, Process, inside, program, sh, wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ZTUNNEL = os.environ.get("BRUMA_ZTUNNEL")
@@ -593,6 +593,85 @@ def test_a_proxy_of_ours_is_sent_away(running):
         assert [o["kind"] for o in stock.proxies()] == ["ztunnel"]
     finally:
         p.kill()
+
+
+# ---- many ----
+
+def descriptors(p):
+    return len(os.listdir(f"/proc/{p.pid}/fd"))
+
+
+def test_pods_that_come_and_go_leave_nothing():
+    with stock_mesh() as (m, stock):
+        p, agent = stock.all[0][0], stock.node.agent
+        before = None
+        for turn in range(4):
+            pods = [m.pod(f"t{turn}p{i}") for i in range(8)]  # the same addresses each turn
+            m.write()
+            for pod in pods:
+                wait_for(lambda pod=pod: pod.cni("ADD", check=False).returncode == 0, "the pod to be added")
+                pod.server(SERVER, str(PORT))
+                assert ask(pods[0], pod.ip)[0] == pods[0].ip
+            for i, pod in enumerate(pods):
+                if i % 2:  # the namespace goes, and nobody says so
+                    pod.enrolled = False
+                else:
+                    pod.cni("DEL")
+                m.nodes[0].pods.remove(pod)
+                pod.destroy()
+            m.nodes[0].addresses -= len(pods)
+            wait_for(lambda: len(agent_call(stock.node, {"op": "pods"})) == 2, "the agent to forget them")
+            for pod in pods:
+                wait_for(lambda pod=pod: p.text().count(f"DEL {pod.uid}") == p.text().count(f"ADD {pod.uid}"), "all to be let go")
+            if before is None:
+                before = wait_for(lambda: (n := (descriptors(agent), descriptors(p))) and (time.sleep(0.5) or n == (
+                    descriptors(agent), descriptors(p))) and n, "both to be at rest")
+        wait_for(lambda: descriptors(agent) <= before[0] and descriptors(p) <= before[1], "no descriptor to be left")
+        assert len(json.loads(sh("bpftool", "-j", "map", "dump", "pinned", f"{stock.node.pin_dir}/maps/pods"))) == 2
+        assert len(os.listdir(f"{stock.node.pin_dir}/pods")) == 2
+
+
+def test_a_hundred_pods_in_the_snapshot():
+    """They are told of one after the other; those that have been told of are served meanwhile."""
+    with Mesh(nodes=1) as m:
+        pods = [m.pod(f"p{i}") for i in range(100)]
+        m.write()
+        stock = Stock(m)
+        try:
+            stock.start_agent()
+            p = stock.start()
+            for pod in pods:
+                pod.cni("ADD")
+            p.kill()
+            wait_for(lambda: not stock.proxies(), "the agent to notice")
+            begin = time.monotonic()
+            p = stock.start()
+            took = time.monotonic() - begin
+            assert p.text().count("ADD") == 100 and "SNAPSHOT 100" in p.text()
+            assert all(o["proxy"] == "serving" for o in agent_call(stock.node, {"op": "pods"}))
+            print(f"100 pods in {took:.2f} s, with the proxy's start")
+        finally:
+            stock.stop()
+
+
+# ---- Bruma's proxy as a stock one ----
+
+def test_our_own_proxy_by_way_of_the_stock_socket():
+    """bruma-proxy with INPOD_UDS opens its listeners itself, as a stock one does."""
+    with stock_mesh(proxy=False) as (m, stock):
+        env = {**stock.node.proxy_env(), "INPOD_UDS": stock.socket}
+        del env["BRUMA_RUN_DIR"]
+        p = stock.spawn([program("bruma-proxy")], env=env)
+        stock.wait_serving(p)
+        for pod in (m.web, m.other):
+            pod.cni("ADD")
+        for client, server in ((m.web, m.shop), (m.shop, m.web), (m.web, m.other), (m.web, m.web)):
+            for six in (False, True):
+                address = server.ip6 if six else server.ip
+                wait_for(lambda c=client, a=address, s=six: ask(c, a)[0] == (c.ip6 if s else c.ip), f"{client.name} to {address}")
+        assert m.other.identity in p.text()
+        p.kill()
+        assert ask(m.shop, m.web.ip)[0] in ("ConnectionRefusedError", "ConnectionResetError")
 
 
 # ---- from one kind to the other ----

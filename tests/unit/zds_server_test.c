@@ -51,6 +51,11 @@ static void drained(void *data, struct pod *pod)
     enroll_drained(data, pod);
 }
 
+static void serves(void *data)
+{
+    enroll_reconcile_all(data);
+}
+
 static void gone(void *data)
 {
     enroll_proxy_gone(data);
@@ -81,6 +86,7 @@ static void setup(void)
     const struct proxies_events events = {.listeners_opened = listeners_opened,
                                           .answered = answered,
                                           .drained = drained,
+                                          .serves = serves,
                                           .gone = gone,
                                           .data = &agent};
 
@@ -217,7 +223,10 @@ static struct proxy_end serving(int pid)
 {
     struct proxy_end e = proxy_new(pid, true);
 
+    /* No pod is enrolled by this. */
+    namespace_is_ambient = false;
     obey(&e, 60);
+    namespace_is_ambient = true;
     cr_assert(zds_find_serving(server) == e.peer);
     return e;
 }
@@ -234,6 +243,16 @@ Test(zds_server, without_a_proxy_no_pod_is_enrolled)
     cr_expect(strcmp(steps, "") == 0, "%s", steps);
     enroll_reconcile(&agent, web);
     cr_expect(web->state == POD_OUTSIDE && web->last_reason == BRUMA_REASON_PROXY_NOT_CONNECTED);
+    /* and at once when there is one, whenever the next try would be */
+    web->failed_tries = 20;
+    loop_timer_cancel(&web->timer);
+    told[0] = '\0';
+    struct proxy_end e = proxy_new(1, true);
+
+    obey(&e, 60);
+    expect_told("snapshot-sent add=uid-web");
+    cr_expect(web->state == POD_ENROLLED);
+    close(e.fd);
 }
 
 Test(zds_server, a_pod_is_captured_once_it_is_listened_for)
