@@ -104,14 +104,12 @@ static int expected_identity(const struct pod *pod, char ret_uri[SPIFFE_MAX])
     struct state *state = pod->proxy->state;
     const struct workload *w = state_local_workload(state, pod->namespace, pod->name, pod->service_account);
     const char *trust_domain = *pod->trust_domain ? pod->trust_domain : state_local_trust_domain(state);
-    int r;
 
     if (w)
         return *w->identity ? snprintf(ret_uri, SPIFFE_MAX, "%s", w->identity) : -EINVAL;
-    if (!trust_domain)
-        return -ENOENT;
-    r = spiffe_format(ret_uri, SPIFFE_MAX, trust_domain, pod->namespace, pod->service_account);
-    return r;
+    if (pod->identity || !trust_domain)
+        return -ENOENT; /* a guess is no news to a pod that has one */
+    return spiffe_format(ret_uri, SPIFFE_MAX, trust_domain, pod->namespace, pod->service_account);
 }
 
 static int choose_identity(struct pod *pod)

@@ -102,14 +102,16 @@ static const char *drain_default(char *buf, size_t size)
 int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret, int argc, char **argv,
                         int *ret_first, char *error, size_t error_size)
 {
+    static struct mesh_config mesh; /* the settings point into it */
     static char drain[32];
     bool cluster = getenv("KUBERNETES_SERVICE_HOST") != NULL;
     const char *server = cluster ? "https://istiod.istio-system.svc:15012" : "https://localhost:15012";
     const char *roots = cluster ? CLUSTER_SECRETS "/istio/root-cert.pem" : LOCAL_CONTROL "/root-cert.pem";
     struct setting table[sizeof(proxy_settings_table) / sizeof(proxy_settings_table[0])];
-    struct mesh_config mesh;
-    int r = mesh_config_load(mesh_config_file, getenv("PROXY_CONFIG"), &mesh, error, error_size);
+    int r;
 
+    mesh_config_free(&mesh);
+    r = mesh_config_load(mesh_config_file, getenv("PROXY_CONFIG"), &mesh, error, error_size);
     if (r < 0)
         return r;
     memcpy(table, proxy_settings_table, sizeof(table));
@@ -127,11 +129,9 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
             table[i].env = "ISTIO_META_CLUSTER_ID";
     }
     r = settings_load(table, proxy_settings_count, ret, argc, argv, ret_first, error, error_size);
-    if (r < 0) {
-        mesh_config_free(&mesh);
+    if (r < 0)
         return r;
-    }
     ret->token_file = cluster ? CLUSTER_SECRETS "/tokens/istio-token" : LOCAL_CONTROL "/token";
-    ret->metadata = mesh.metadata; /* the rest is in the settings, for the life of the program */
+    ret->metadata = mesh.metadata;
     return 0;
 }

@@ -48,8 +48,8 @@ extern const size_t proxy_settings_count;
 /*
  * Like settings_load(), with what the surroundings say where nothing is set: in a cluster
  * (KUBERNETES_SERVICE_HOST) istiod and what its pods mount, else the agent of this machine; Istio's mesh
- * configuration (mesh_config.h); names of the node proxy contract that are second ones. For the life of the
- * program.
+ * configuration (mesh_config.h); names of the node proxy contract that are second ones. Valid
+ * until the next call.
  */
 int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret, int argc, char **argv,
                         int *ret_first, char *error, size_t error_size);

@@ -423,6 +423,7 @@ def test_the_trust_domain_is_the_one_that_the_mesh_says(site):
     site.plane.set(*(site.of(p, trust_domain="second.domain") for p in pods))
     for p in pods:
         p.cni("ADD")
+        wait_for(lambda p=p: f"sa/{p.name}" in site.node.ctl("pods").stdout, "the agent to know the pod's account")
     pods[1].server(ECHO, "8080")
     assert pods[0].python(CLIENT, pods[1].ip, 8080).strip() == "ping"
     assert pods[0].python(CLIENT, site.shop.ip, 8080).strip() in ("closed", "ConnectionResetError"), "another trust domain"
@@ -433,6 +434,8 @@ def test_the_trust_domain_is_the_one_that_the_mesh_says(site):
              "nothing to be left of the first guess")
     assert site.ping() == "ping"
     site.plane.remove(*(f"Kubernetes//Pod/demo/{p.name}" for p in pods))
+    wait_for(lambda: "moved" not in site.workloads(), "the pods to be unknown again")
+    assert "cluster.local/ns/demo/sa/moved" not in str(site.node.config_dump()["certificates"]), "no guess over what was known"
 
 
 def test_ca_certificate_past_half_life_at_issue(site, fresh):

@@ -103,7 +103,6 @@ Test(proxy_settings, time_to_end_in)
         cr_assert(load(NULL) == 0, "%s", error);
         cr_expect(settings.drain_deadline == cases[i].milliseconds, "%s: %lu", cases[i].granted,
                   settings.drain_deadline);
-        cJSON_Delete(settings.metadata);
     }
     setenv("CONNECTION_TERMINATION_DEADLINE", "3s", 1);
     cr_assert(load(NULL) == 0 && settings.drain_deadline == 3000, "what is set counts");
@@ -153,7 +152,6 @@ Test(proxy_settings, mesh_configurations_that_say_nothing)
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         write_file(texts[i]);
         cr_assert(load(NULL) == 0, "%s: %s", texts[i], error);
-        cJSON_Delete(settings.metadata);
     }
 }
 
