@@ -175,6 +175,19 @@ static void made_name(const char *name, char *buf, size_t size)
     snprintf(buf, size, "%.*s" MADE, (int)(strrchr(name, '.') - name), name);
 }
 
+/* Paced as edits are: some agents take the files of others away as soon as they see them. 1 if it was
+ * written. */
+static int put_made(struct install_network *n, const char *path, const struct configuration *c,
+                    const char *text, size_t len)
+{
+    struct install_file now = {};
+    bool same = install_file_read(path, &now) == 0 && now.len == len && !memcmp(now.text, text, len);
+    int r = same ? 0 : may_write(n, path);
+
+    install_file_clear(&now);
+    return same || r < 0 ? r : install_file_make(path, &c->file, text, len);
+}
+
 static int make_list(struct install_network *n, const struct configuration *c)
 {
     _cleanup_free_ char *text = NULL;
@@ -186,7 +199,9 @@ static int make_list(struct install_network *n, const struct configuration *c)
     if (r == 0 && snprintf(path, sizeof(path), "%s/%s", n->directory, name) >= (int)sizeof(path))
         r = -ENAMETOOLONG;
     if (r == 0)
-        r = install_file_make(path, &c->file, text, len);
+        r = put_made(n, path, c, text, len);
+    if (r == -EBUSY)
+        return r; /* may_write() has said why */
     if (r < 0)
         return trouble(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
     if (r == 1) {
@@ -210,7 +225,9 @@ static int make_own(struct install_network *n, const struct configuration *c)
     if (r == 0 && snprintf(path, sizeof(path), "%s/%s", n->directory, n->own_name) >= (int)sizeof(path))
         r = -ENAMETOOLONG;
     if (r == 0)
-        r = install_file_make(path, &c->file, text, len);
+        r = put_made(n, path, c, text, len);
+    if (r == -EBUSY)
+        return r; /* may_write() has said why */
     if (r < 0)
         return trouble(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
     if (r == 1) {

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import subprocess
+import time
 
 import pytest
 from agent_node import Node
@@ -449,6 +450,28 @@ def test_from_the_entry_to_an_own_list_and_back(node, directory):
     node.start(*node.options)
     directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
     wait_for(lambda: not os.path.exists(directory.path("02-bruma.conflist")), "the list of our own to go")
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_who_takes_our_lists_away_is_named(node, directory, single):
+    """As Cilium does with cni.exclusive: it renames every other file as soon as it sees it. No race with it."""
+    if single:
+        directory.write("10-pods.conf", '{"cniVersion": "1.0.0", "name": "a", "type": "bridge"}')
+    else:
+        directory.write("10-pods.conflist", LIST)
+    made = "10-pods.bruma.conflist" if single else "02-bruma.conflist"
+    node.start(*node.options, *([] if single else OWN))
+    for _ in range(12):
+        wait_for(lambda: os.path.exists(directory.path(made)) or "cni_conf_contested" in problems(node), "an answer")
+        if "cni_conf_contested" in problems(node):
+            break
+        os.rename(directory.path(made), directory.path(f"{made}.taken"))
+    assert "cni_conf_contested" in problems(node)
+    began = time.monotonic()
+    if os.path.exists(directory.path(made)):
+        os.unlink(directory.path(made))
+    directory.wait(made, ["bridge", "bruma-cni"] if single else ["bridge", "portmap", "bruma-cni"], 30)
+    assert time.monotonic() - began > 1, "paced"
 
 
 @pytest.mark.parametrize("name", ["a/b.conflist", "02-bruma.conf", ".hidden.conflist", "bruma"])
