@@ -69,12 +69,14 @@ static void add_excluded(cJSON *entry, const char *list)
     cJSON *array = cJSON_AddArrayToObject(entry, "exclude_namespaces");
 
     while (*list) {
-        char name[254];
+        char name[254]; /* a namespace has 63 */
         size_t n = strcspn(list, ", ");
 
-        snprintf(name, sizeof(name), "%.*s", (int)n, list);
-        if (n)
+        if (n && n < sizeof(name)) {
+            memcpy(name, list, n);
+            name[n] = '\0';
             cJSON_AddItemToArray(array, cJSON_CreateString(name));
+        }
         list += n + strspn(list + n, ", ");
     }
 }
