@@ -106,6 +106,8 @@ int xds_versions_set(struct xds_versions *v, const char *name, size_t name_len, 
 
     if (name_len > UINT16_MAX || version_len > UINT16_MAX)
         return -EINVAL;
+    if (!version_len)
+        version = ""; /* istiod gives policies none, and memcpy() wants a pointer */
     if (e && e->version_len == version_len) {
         memcpy(e->text + name_len, version, version_len);
         return 0;

@@ -4,6 +4,7 @@ impersonation, HBONE between nodes, its policies, and what remains while it is a
 import base64
 import json
 import os
+import shutil
 import threading
 import time
 
@@ -35,12 +36,14 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shop():
+def shop(request):
     w = Workspace(os.path.abspath(os.environ["BRUMA_BUILD"]))
     try:
         yield Shop(Cluster(w))
     finally:
         errors = w.close()
+        if not request.session.testsfailed:
+            shutil.rmtree(w.directory, ignore_errors=True)
     assert not errors, errors
 
 
@@ -126,7 +129,7 @@ def test_authorization_policies_for_new_and_live_connections(shop):
         refused(shop)
         live.join(30)
         assert result and result[0].strip() == "cut"
-        assert shop.cluster.access(shop.nodes[1], 'error="policy_changed', 'cart-1')
+        wait_for(lambda: shop.cluster.access(shop.nodes[1], 'error="policy_changed', "cart-1"), "the cut connection in the log")
     finally:
         shop.cluster.delete(f"/apis/{SECURITY}/namespaces/shop/authorizationpolicies/only-others")
     answers(shop, "ping")

@@ -2,6 +2,7 @@
 """Waypoints as a stock istiod announces them, with a stock Envoy that has a certificate of istiod's. See test_istiod.py."""
 import json
 import os
+import shutil
 
 import pytest
 from conftest import Workspace
@@ -57,7 +58,7 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def demo(build):
+def demo(request, build):
     path, why = waypoint.program(build)
     if not path:
         pytest.skip(why)
@@ -67,6 +68,8 @@ def demo(build):
         yield Demo(Cluster(w, PILOT_AUTO_ALLOW_WAYPOINT_POLICY="true"), path)
     finally:
         errors = w.close()
+        if not request.session.testsfailed:
+            shutil.rmtree(w.directory, ignore_errors=True)
     assert not errors, errors
 
 
