@@ -114,6 +114,67 @@ Test(state_fixtures, to_the_waypoint)
     state_free(&state);
 }
 
+/* Two waypoints with weights 75 and 25: one named by its hostname, the other one by its address. */
+Test(state_fixtures, to_a_waypoint_and_its_canary)
+{
+    struct state *state = sample_state();
+    struct endpoint destination = sample_endpoint("10.96.50.1:80");
+    struct addr client = sample_endpoint("10.78.1.21:1").addr;
+    char target[ENDPOINT_TEXT_LEN];
+    uint64_t random = 1;
+    int to_canary = 0;
+
+    apply_response(state, "canary-workload-1.bin");
+    apply_response(state, "canary-policy-1.bin");
+    for (int i = 0; i < 400; i++) {
+        struct route route;
+        bool canary;
+
+        route_outbound(state, state_workload_by_address(state, &client), &destination, &random, &route);
+        cr_assert(route.kind == ROUTE_HBONE && route.via_waypoint, "%s", route.detail);
+        endpoint_format(&route.target, target);
+        canary = !strcmp(target, "10.78.2.24:15008");
+        cr_assert(canary || !strcmp(target, "10.78.2.23:15008"), "%s", target);
+        cr_expect(!strcmp(route.upstream->identity, canary ? "spiffe://cluster.local/ns/shop/sa/canary"
+                                                           : "spiffe://cluster.local/ns/shop/sa/waypoint"));
+        cr_expect(!strcmp(route.authority, "10.96.50.1:80"), "%s", route.authority);
+        to_canary += canary;
+        route_release(&route);
+    }
+    /* 400 draws of 1 in 4: 100, and 52 is six standard deviations */
+    cr_expect(to_canary > 48 && to_canary < 152, "%d", to_canary);
+    state_free(&state);
+}
+
+/* The control plane's own policy lets the waypoint in, and so nobody else. It has made one for the canary
+ * too, but the workload names it not. */
+Test(state_fixtures, only_the_waypoint_is_let_in)
+{
+    struct state *state = sample_state();
+    struct addr server = sample_endpoint("10.78.2.22:1").addr;
+    static const struct {
+        const char *identity;
+        bool allowed;
+    } callers[] = {{"spiffe://cluster.local/ns/shop/sa/waypoint", true},
+                   {"spiffe://cluster.local/ns/shop/sa/canary", false},
+                   {"spiffe://cluster.local/ns/shop/sa/web", false},
+                   {NULL, false}};
+
+    apply_response(state, "canary-workload-1.bin");
+    apply_response(state, "canary-policy-1.bin");
+    for (size_t i = 0; i < array_size(callers); i++) {
+        struct policy_request request = {.source = sample_endpoint("10.78.1.21:40000"),
+                                         .destination = sample_endpoint("10.78.2.22:8080"),
+                                         .identity = callers[i].identity};
+        struct policy_verdict verdict;
+
+        policy_check(state, state_workload_by_address(state, &server), &request, &verdict);
+        cr_expect(verdict.allowed == callers[i].allowed && !verdict.unknown, "%s: %s",
+                  callers[i].identity ? callers[i].identity : "nobody", verdict.text);
+    }
+    state_free(&state);
+}
+
 Test(state_fixtures, on_demand_answer)
 {
     struct state *state = sample_state();
