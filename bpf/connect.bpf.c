@@ -81,6 +81,21 @@ static __always_inline void source_of(struct bpf_sock *sk, struct bruma_address 
 }
 
 /*
+ * A foreign proxy passes a connection on under the same address, to the same destination. The kernel would
+ * give it the port of the application's own socket, too, for that one is bound to lo and it is not; what
+ * comes over lo for the application would then end up with the proxy. Bound to the pod's device it is out of
+ * the way. Where that fails, or there are several, the connection goes as it is.
+ */
+static __always_inline void bind_device(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                        const struct bruma_pod *pod)
+{
+    __u32 device = pod->flags >> BRUMA_POD_DEVICE_SHIFT;
+
+    if (device && !sk->bound_dev_if)
+        set_option(ctx, SO_BINDTOIFINDEX, device);
+}
+
+/*
  * A foreign proxy delivers to the application from a socket that is bound to the client's address. It gets
  * what our own proxy sets by itself: lo, so that lookup.bpf.c knows the connection from one that arrives from
  * outside, and the mark, so that the application's answers come back over lo.
@@ -92,8 +107,10 @@ static __always_inline int connect_of_a_foreign_proxy(struct bpf_sock_addr *ctx,
 {
     struct bruma_address source;
 
-    if (!pod_owns(pod, destination))
+    if (!pod_owns(pod, destination)) {
+        bind_device(ctx, sk, pod);
         return ALLOW;
+    }
     source_of(sk, &source);
     /* not bound: unspecified counts as local */
     if (address_is_local_host(&source) || pod_owns(pod, &source))

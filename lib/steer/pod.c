@@ -4,12 +4,15 @@
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "bruma/mesh.h"
 #include "cleanup.h"
 #include "internal.h"
 #include "netns.h"
@@ -88,12 +91,44 @@ static int fill_listeners(int map, const struct steer_pod *pod, struct steer_err
     return 0;
 }
 
+/* The index of the only device of the pod that is up, beside lo; 0 if there are several, or it cannot be
+ * told. */
+static uint32_t only_device(int netns_fd)
+{
+    _cleanup_fd_ int own = netns_open_own(), fd = -1;
+    struct if_nameindex *all = NULL;
+    uint32_t found = 0;
+    int n = 0;
+
+    if (own < 0 || netns_enter(netns_fd) < 0)
+        return 0;
+    fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    all = fd < 0 ? NULL : if_nameindex();
+    if (netns_enter(own) < 0)
+        abort(); /* the agent would go on in a pod */
+    for (struct if_nameindex *i = all; i && i->if_index; i++) {
+        struct ifreq request = {};
+
+        snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", i->if_name);
+        if (i->if_index == BRUMA_LOOPBACK_IFINDEX || ioctl(fd, SIOCGIFFLAGS, &request) < 0 ||
+            !(request.ifr_flags & IFF_UP))
+            continue;
+        found = i->if_index;
+        n++;
+    }
+    if (all)
+        if_freenameindex(all);
+    return n == 1 && found <= BRUMA_POD_DEVICE_MAX ? found : 0;
+}
+
 static int write_entry(struct steer *s, const struct steer_pod *pod, uint32_t flags,
                        struct steer_error *error)
 {
     struct bruma_pod entry = {.flags = flags, .generation = pod->generation};
     struct bruma_pod_counters counters = {};
 
+    if (pod->foreign_listeners)
+        entry.flags |= only_device(pod->netns_fd) << BRUMA_POD_DEVICE_SHIFT;
     static_assert(ADDR_TEXT_LEN <= BRUMA_IP_LEN, "an address may be longer than its text in the map");
     static_assert(BRUMA_REASON_COUNT <= BRUMA_MAX_FAILURES, "more reasons than the map has room for");
     for (int i = 0; i < pod->addresses_len && i < BRUMA_POD_ADDRESSES; i++) {
@@ -349,7 +384,8 @@ static bool entry_fits(struct steer *s, const struct steer_pod *pod)
     struct bruma_pod_counters counters;
 
     if (steer_pod_entry(s, pod->cookie, &entry) < 0 || steer_pod_counters(s, pod->cookie, &counters) < 0 ||
-        (entry.flags & ~FORMER_FLAGS) != (inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND))
+        (entry.flags & BRUMA_POD_DEVICE_MAX & ~FORMER_FLAGS) !=
+            (inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND))
         return false;
     for (int i = 0; i < pod->addresses_len; i++) {
         if (memcmp(entry.addresses[i].bytes, pod->addresses[i].bytes, sizeof(entry.addresses[i].bytes)) != 0)

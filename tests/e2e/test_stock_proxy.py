@@ -288,6 +288,16 @@ def test_the_application_may_bind_a_port_that_was_dialled(running):
         p.kill()
 
 
+def test_what_the_proxy_dials_is_out_of_the_applications_way(running):
+    """Same address, same destination, and perhaps the same port: the one is bound to lo, the other to the pod's device."""
+    m, _ = running
+    long = m.web.popen("/usr/bin/python3", "-u", "-c", LONG, m.shop.ip, str(PORT))
+    wait_for(lambda: "WORD 1" in long.text(), "the long connection")
+    there = sh("ip", "netns", "exec", m.web.netns, "ss", "-Htn", "state", "established", "dst", f"{m.shop.ip}:{PORT}")
+    long.kill()
+    assert sorted(re.findall(rf"{re.escape(m.web.ip)}%(\w+):", there)) == ["eth0", "lo"], there
+
+
 # ---- enrolment ----
 
 def test_without_a_proxy_no_pod_is_enrolled_and_none_is_harmed():
@@ -931,6 +941,37 @@ while chunk := s.recv(1 << 20): back += chunk
 print(back[:32] == hashlib.sha256(data).digest() and len(back) == 32 + (8 << 20))
 """
     assert m.web.python(code, timeout=120).strip() == "True"
+
+
+# eight at a time; prints how many were good
+BURST = r"""
+import socket, sys, threading
+good = []
+def run():
+    for i in range(int(sys.argv[3])):
+        try:
+            with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as s:
+                s.settimeout(20)
+                s.sendall(b"x")
+                f = s.makefile("rb")
+                f.readline()
+                if f.read(1) == b"x":
+                    good.append(1)
+        except OSError as e:
+            print(e, file=sys.stderr)
+threads = [threading.Thread(target=run) for _ in range(8)]
+for t in threads: t.start()
+for t in threads: t.join()
+print(len(good))
+"""
+
+
+@real
+def test_ztunnel_ports_of_the_application_and_of_its_proxy_never_meet(ztunnel):
+    """Passed on under the same address to the same place: each time one of them had the other's port it hung, once in thousands."""
+    m, _ = ztunnel
+    for address in (m.far.ip, m.far.ip6):
+        assert m.web.python(BURST, address, str(PORT), "800", timeout=200).strip() == "6400"
 
 
 @real
