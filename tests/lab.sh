@@ -39,9 +39,10 @@ if [ "$(id -u)" != 0 ]; then
     echo "the lab needs root: it makes network namespaces and loads BPF programs" >&2
     exit 1
 fi
-ensure_packages lab || exit 1
-if [ "${1:-}" != down ]; then
-    ensure_packages build || exit 1
+if [ "${1:-}" = down ]; then
+    ensure_packages lab || exit 1
+else
+    ensure_packages lab build || exit 1
     if ! [ -f "$build/build.ninja" ]; then
         echo "building in $build"
     fi

