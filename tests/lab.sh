@@ -11,7 +11,7 @@
 # is got from PyPI, and if that fails the step that needs it is skipped and says so)
 set -uo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 build=${BRUMA_BUILD:-$root/build}
 case "$build" in
 /*) ;;

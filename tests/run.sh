@@ -23,7 +23,7 @@
 # BRUMA_ZTUNNEL (a stock ztunnel's program): tests of it under our steering, else skipped
 set -uo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 build=${BRUMA_BUILD:-$root/build}
 case "$build" in
 /*) ;;

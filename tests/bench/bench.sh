@@ -5,7 +5,7 @@
 # Environment: BRUMA_BUILD (build directory, default <repo>/build), BRUMA_JOBS
 set -uo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 root=$(cd "$here/../.." && pwd)
 build=${BRUMA_BUILD:-$root/build}
 case "$build" in

