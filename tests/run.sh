@@ -376,16 +376,21 @@ run_lab() {
     done
 }
 
-# The agent mounts the BPF file system where there is none, as in some containers. Here that is done before the machine is
-# looked at, and undone at the end.
-mount_bpf() {
+# What is mounted by the first who needs it: the BPF file system by the agent where there is none, as in some containers, and
+# /run/netns by the first "ip netns add" after a boot. Here that is done before the machine is looked at, and undone at the end.
+mount_firsts() {
     if [ "$(stat -f -c %T /sys/fs/bpf 2>/dev/null)" != bpf_fs ]; then
         mount -t bpf bpf /sys/fs/bpf && bpf_mounted=1
+    fi
+    if ! mountpoint -q /run/netns; then
+        ip netns add "bruma-$$" && ip netns del "bruma-$$" && netns_mounted=1
     fi
 }
 
 at_exit() {
     [ -z "${bpf_mounted:-}" ] || umount /sys/fs/bpf
+    # Not if somebody else uses it by now.
+    [ -z "${netns_mounted:-}" ] || { umount /run/netns && rmdir /run/netns; } 2>/dev/null
     [ -z "$builder" ] || kill -- "-$builder" 2>/dev/null
 }
 
@@ -437,7 +442,7 @@ main() {
         exit 1
     fi
     if [ "$(id -u)" = 0 ] && { is_wanted e2e || is_wanted cluster || is_wanted lab; }; then
-        mount_bpf
+        mount_firsts
         state_before=$("$root/tests/host_state.sh")
     fi
     if [ "$(id -u)" = 0 ] && is_wanted cluster; then

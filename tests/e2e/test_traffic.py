@@ -295,7 +295,8 @@ def policies(mesh):
     yield mesh.policies
     mesh.policies.clear()
     mesh.write()
-    wait_for(lambda: mesh.web.python(TRY, mesh.shop.ip).strip() == "allowed", "access after the policy is gone")
+    for pod in (mesh.web, mesh.outside):
+        wait_for(lambda pod=pod: pod.python(TRY, mesh.shop.ip).strip() == "allowed", f"access of {pod.name} after the policy is gone")
 
 
 def test_policy_denies_by_identity_and_names_itself(mesh, policies):

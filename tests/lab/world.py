@@ -34,7 +34,7 @@ class World:
         self.build, self.mesh, self.apps = build, Mesh(), []
         self.secret = "card-" + secrets.token_hex(16)  # what must not be seen between the nodes
         self.mesh_file = f"{RUN}/mesh.yaml"
-        self.state = {"pids": {}, "mounts": [], "cgroup": None, "pins": None}
+        self.state = {"pids": {}, "mounts": [], "cgroup": None, "pins": None, "first_netns": not network.is_mounted()}
 
     # ---- up ----
 
@@ -177,7 +177,7 @@ def is_there():
 
 def down():
     """Removes every trace, whatever is there. Returns what could not be removed, as texts."""
-    state = {"pids": {}, "mounts": [], "cgroup": None, "pins": None}
+    state = {"pids": {}, "mounts": [], "cgroup": None, "pins": None, "first_netns": False}
     trouble = []
     try:
         with open(STATE) as f:
@@ -208,6 +208,8 @@ def down():
         else:
             shutil.rmtree(RUN)
     trouble += [f"namespace {n} is still there" for n in NAMESPACES if network.exists(n)]
+    if state["first_netns"] and not network.names():
+        network.unmount()
     return trouble
 
 

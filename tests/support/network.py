@@ -17,6 +17,20 @@ def delete(name):
     run(["ip", "netns", "del", name], check=False)
 
 
+def is_mounted():
+    """Whether anybody has made a namespace since the boot: the first time, ip mounts /run/netns on itself."""
+    return os.path.ismount("/run/netns")
+
+
+def unmount():
+    """Undoes that. Does nothing if there are namespaces."""
+    if run(["umount", "/run/netns"], check=False).returncode == 0:
+        try:
+            os.rmdir("/run/netns")
+        except OSError:
+            pass
+
+
 def exists(name):
     return os.path.exists(f"/run/netns/{name}")
 
