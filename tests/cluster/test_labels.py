@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A namespace gets the label and loses it again, while its pods run and talk."""
-import subprocess
+import os
 import time
 
 import pytest
@@ -22,24 +22,35 @@ def shop(cluster, mesh):
 
 @pytest.fixture(scope="module")
 def download(cluster, shop):
-    """One that takes 25 s, over all that happens to the namespace meanwhile."""
-    size, rate = 5_000_000, 200_000
+    """One that takes 45 s, over all that happens to the namespace meanwhile."""
+    size, rate = 9_000_000, 200_000
     process = shop["web"].start(["curl", "-sS", "--noproxy", "*", "-m", "90", "-o", f"{cluster.directory}/download",
                                  f"http://{shop['cart'].ip4}:8080/bytes/{size}/{rate}"], f"{cluster.directory}/download.log")
-    wait_for(lambda: subprocess.run(["test", "-s", f"{cluster.directory}/download"]).returncode == 0, "the first bytes")
-    yield process, f"{cluster.directory}/download", size
+    path = f"{cluster.directory}/download"
+    wait_for(lambda: os.path.exists(path) and os.path.getsize(path), "the first bytes")
+    yield process, path, size
     process.kill()
 
 
+def goes_on(download):
+    """More of it comes. It must not have ended before what it is to live through."""
+    process, path, _ = download
+    assert process.alive(), f"the download has ended already: {process.text()}"
+    before = os.path.getsize(path)
+    wait_for(lambda: os.path.getsize(path) > before, "more of the download", 10)
+
+
 def test_label_takes_running_pods_in_within_a_second(cluster, mesh, shop, download, report):
+    goes_on(download)
     began = time.monotonic()
     cluster.label("shop", "ambient")
     wait_for(lambda: all(mesh.in_mesh(p) for p in shop.values()), "all pods to be in the mesh", 20, 0.01)
     took = time.monotonic() - began
     report(f"label to all of 3 pods in the mesh: {took * 1000:.0f} ms")
     mesh.wait_in_mesh(*shop.values())
+    goes_on(download)
     assert all(p.restarts() == 0 for p in shop.values())
-    assert took < 5, "a second is what it takes on a machine that is not busy"
+    assert took < 1
 
 
 @pytest.mark.parametrize("family", ["ip4", "ip6"])
@@ -83,6 +94,7 @@ def test_policies_are_enforced(cluster, mesh, shop):
 
 
 def test_label_removed_lets_them_out_again(cluster, mesh, shop, download, report):
+    goes_on(download)
     began = time.monotonic()
     cluster.label("shop", None)
     mesh.wait_outside(*shop.values())

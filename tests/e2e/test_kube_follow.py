@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import re
 import time
 import uuid
 
@@ -65,6 +66,22 @@ def test_stream_goes_on_where_it_was_cut(small):
         knows(small, 7)
     assert small.status()["watchPods"]["lists"] == 1
     assert small.status()["sourceReady"]
+
+
+def test_bookmarks_keep_the_version_young(small):
+    """On a quiet node of a busy cluster the version of the last object is one that the server forgets."""
+    follow_all(small)
+    small.start(proxy=False).ready()
+    wait_for(lambda: small.server.watching("pods"), "the watch")
+    for i in range(3):
+        small.server.make_pod("shop", f"far{i}", "n2", [f"10.1.3.{i + 1}"])
+    young = small.server.version
+    wait_for(lambda: small.server.bookmarked.get("pods", 0) >= young, "a bookmark")
+    before = len(small.server.asked("GET", "/api/v1/pods?"))
+    small.server.cut()
+    asked = wait_for(lambda: small.server.asked("GET", "/api/v1/pods?")[before:], "the next watch", log=small.node.agent_log)
+    assert "watch=1" in asked[0] and int(re.search(r"resourceVersion=(\d+)", asked[0])[1]) >= young
+    knows(small, 7)
 
 
 def test_forgotten_version_is_listed_again(small):

@@ -36,6 +36,7 @@ class SmallServer(kube.Server):
         self.tokens = {kube.ADMIN, kube.AGENT}
         self.page = None  # objects of a page, if fewer than asked for
         self.bookmarks = 0.2  # seconds
+        self.bookmarked = {}  # the newest version that a watch of that kind was told of by a bookmark
         self.faults = collections.defaultdict(list)  # "list", "watch", "patch", "event" -> functions of the handler
         self.requests = []  # (who, method, path)
         self.condition = threading.Condition()
@@ -264,6 +265,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 if not news and not extra and query.get("allowWatchBookmarks") and now >= seen:
                     seen = now
                     self.line("BOOKMARK", {"kind": kind, "metadata": {"resourceVersion": str(now)}})
+                    api.bookmarked[kind] = now
             if not self.broken:
                 self.chunk(b"")
         except OSError:
