@@ -189,10 +189,11 @@ static void timestamp(char *buf, size_t size)
 
 static void add_message(cJSON *o, enum bruma_reason reason, const char *text)
 {
+    const char *what = reason == BRUMA_REASON_CAPTURED_LATE ? "belongs to the mesh and has run outside of it"
+                                                            : "cannot be enrolled in the mesh";
     char message[1000];
 
-    snprintf(message, sizeof(message), "cannot be enrolled in the mesh: %.400s; look at: %.400s", text,
-             reason_check(reason));
+    snprintf(message, sizeof(message), "%s: %.400s; look at: %.400s", what, text, reason_check(reason));
     cJSON_AddStringToObject(o, "message", message);
 }
 

@@ -305,6 +305,7 @@ def test_event_tells_of_a_pod_that_cannot_be_enrolled(world):
     event = wait_for(lambda: world.server.events("shop", "web"), "an Event", log=world.node.agent_log)[0]
     assert event["reason"] == "netns_not_found" and event["type"] == "Warning"
     assert event["involvedObject"]["uid"] == pod.uid and "CNI cache directory" in event["message"]
+    assert event["message"].startswith("cannot be enrolled in the mesh: ")
     # Nobody shall dial it either.
     world.wait_redirection("shop", "web", None)
     world.write_cache(pod)

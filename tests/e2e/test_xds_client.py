@@ -149,11 +149,19 @@ def test_garbage_from_the_control_plane_costs_the_stream_and_nothing_else(site):
     assert site.workloads() == before and site.ping() == "ping"
 
 
+def failed_connects(site):
+    count = re.search(r'^istio_xds_connection_terminations_total\{reason="ConnectionError"\} (\d+)', site.node.metrics(), re.M)
+    return int(count[1]) if count else 0
+
+
 def test_the_server_away_and_back(site):
-    """State and traffic stay; what has changed meanwhile is learnt afterwards."""
+    """State and traffic stay; the server is asked for less and less often; what has changed meanwhile is learnt afterwards."""
+    before, began = failed_connects(site), time.monotonic()
     site.plane.stop()
     for _ in range(3):
         assert site.ping() == "ping"
+    time.sleep(max(0, began + 3 - time.monotonic()))
+    assert 3 <= failed_connects(site) - before <= 12, "after 10 ms, twice as long, and so on: the ninth is 2.6 s after the first"
     with site.plane.lock:
         late = site.plane.workload("late", "10.9.7.1")
         site.plane.resources[ADDRESS][late[0]] = ("1", late[1])
