@@ -15,8 +15,10 @@ class Capture:
         self.node, self.path, self.link = node, path, link
 
     def __enter__(self):
+        # AppArmor, where it is on, lets the distributions' tcpdump write to files of certain names, and takes away an output
+        # that it inherits if its file has another one: *.pcap and *.pcap<digit>* pass.
         self.process = Process(["tcpdump", "-i", self.link, "--immediate-mode", "-U", "-s", "0", "-B", "8192", "-w", self.path, self.what],
-                               self.path + ".log", netns=self.node.netns)
+                               self.path + "0.log", netns=self.node.netns)
         self.process.wait_for_text("listening on")
         return self
 
