@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import time
 import uuid
 
 import grpc
@@ -296,6 +297,37 @@ def test_address_used_again_by_another_sandbox(small):
     small.write_cache(web)
     small.wait_redirection("shop", "web", "enabled", 30)
     assert not small.status()["podsNotFound"]
+
+
+def test_a_sandbox_that_the_plugin_never_saw_is_looked_for(small):
+    """The pod is recreated without a CNI call of ours, and the old sandbox is still there when the API server tells of the new one.
+    Nothing more comes from there; the agent looks by itself once the old one is gone."""
+    small.server.make_namespace("shop", AMBIENT)
+    web = small.sandbox("shop", "web", 10)
+    small.write_cache(web)
+    small.start().ready()
+    small.wait_redirection("shop", "web", "enabled")
+    again = small.node.create_pod("shop", "again", host=11, add=False)
+    small.work.defer(small.node.delete_pod, again)
+    again.runtime_uid = web.uid
+    small.plain.add(again.container, f"/run/netns/{again.netns}", "shop", "web", web.uid, [f"{again.ip4}/24", f"{again.ip6}/64"])
+    small.work.defer(small.plain.delete, again.container)
+    os.unlink(f"{small.cache}/results/pods-{web.container}-eth0")
+    small.write_cache(again)
+    small.server.set_status("shop", "web", again.ips)
+    before = len(small.server.asked("PATCH", "/pods/"))
+    time.sleep(1)
+    old = agent_client.pods(small.node.run_dir)["shop/web"]
+    assert old["state"] == "enrolled" and sorted(old["ips"]) == sorted(web.ips)
+    small.plain.delete(web.container)
+    small.node.delete_pod(web)
+
+    def moved():
+        p = agent_client.pods(small.node.run_dir).get("shop/web")
+        return p and p["cookie"] != old["cookie"] and p["state"] == "enrolled" and sorted(p["ips"]) == sorted(again.ips)
+    wait_for(moved, "the new sandbox to be in the mesh", 15, log=small.node.agent_log)
+    small.wait_redirection("shop", "web", "enabled")
+    assert len(small.server.asked("PATCH", "/pods/")) <= before + 2, "at most out and in again"
 
 
 def test_event_tells_of_a_pod_that_cannot_be_enrolled(world):
