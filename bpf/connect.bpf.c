@@ -28,6 +28,15 @@ struct {
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } proxy_cgroups SEC(".maps");
 
+/* Sockets that we led to lo, and that nobody but us must let go again. */
+struct {
+    __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, int);
+    __type(value, __u32);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} captured_sockets SEC(".maps");
+
 enum verdict { DENY = 0, ALLOW = 1 };
 
 static __always_inline int deny(struct bruma_pod_counters *counters, enum bruma_reason reason)
@@ -43,11 +52,16 @@ static __always_inline int set_option(struct bpf_sock_addr *ctx, int name, __u32
     return bpf_setsockopt(ctx, SOL_SOCKET, name, &value, sizeof(value));
 }
 
-/* A socket that was captured once and now connects to where nothing is captured must not be led to lo. */
+/*
+ * A socket that was captured once and now connects to where nothing is captured must not be led to lo. It
+ * must be ours: the hooks of another agent may run before these for a pod that only that one knows, as for
+ * pods of a cluster that runs in containers of this node.
+ */
 static __always_inline int release(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
                                    struct bruma_pod_counters *counters)
 {
-    if (sk->mark != BRUMA_MARK_CAPTURED || sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX)
+    if (sk->mark != BRUMA_MARK_CAPTURED || sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX ||
+        !bpf_sk_storage_get(&captured_sockets, sk, 0, 0))
         return ALLOW;
     /* The kernel lets only root move a bound socket, and this runs as the application. */
     if (set_option(ctx, SO_MARK, 0) || set_option(ctx, SO_BINDTOIFINDEX, 0))
@@ -170,6 +184,8 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma
         return deny(counters, BRUMA_REASON_REBIND_FAILED);
     if (set_option(ctx, SO_MARK, BRUMA_MARK_CAPTURED))
         return deny(counters, BRUMA_REASON_MARK_FAILED);
+    /* Without memory for it the socket is never let go, which fails closed. */
+    bpf_sk_storage_get(&captured_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
     COUNT(counters, outbound_captured_connections);
     return ALLOW;
 }

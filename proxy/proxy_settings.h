@@ -32,7 +32,8 @@ struct proxy_settings {
 
     unsigned long stream_window, connection_window, frame_size, max_streams;
     unsigned long pool_max_streams, pool_idle_timeout;
-    unsigned long connect_timeout, handshake_timeout, answer_timeout, source_timeout, half_close_timeout;
+    unsigned long connect_timeout, handshake_timeout, peer_handshake_timeout, answer_timeout, source_timeout,
+        half_close_timeout;
     unsigned long ping_interval, ping_timeout;
     unsigned long drain_deadline;
     unsigned long keepalive_time, keepalive_interval, keepalive_retries;

@@ -367,8 +367,11 @@ static void on_handshake(struct tunnel *t)
 
 static void begin_handshake(struct tunnel *t)
 {
+    const struct proxy_settings *set = &t->wp->worker->proxy->settings;
+
     t->state = TUNNEL_HANDSHAKING;
-    loop_timer_set(loop_of(t), &t->timer, t->wp->worker->proxy->settings.handshake_timeout);
+    /* A peer that restarts has us in its backlog, where we were accepted by its kernel alone. */
+    loop_timer_set(loop_of(t), &t->timer, t->server ? set->handshake_timeout : set->peer_handshake_timeout);
     loop_watch_modify(loop_of(t), &t->watch, EPOLLIN);
     if (!t->server)
         on_handshake(t);

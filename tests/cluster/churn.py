@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods that come and go on both nodes, in the background of other scenes."""
+import contextlib
 import itertools
 import os
 import threading
@@ -20,15 +21,29 @@ def held(cluster, mesh, name):
     def count(script):
         return len(node.run(["sh", "-c", script], check=False).stdout.split())
 
-    out = {"pins of pods": count(f"ls {PINS}/pods"), "records of pods": count(f"ls -A {RUN}/pods"),
-           "network namespaces": count("ls /run/netns"), "links": count("bpftool link list | grep -o 'netns  prog'") // 2,
+    out = {"pins of pods": count(f"ls {PINS}/pods"), "records of pods": count(f"grep -l '\"{NAMESPACE}\"' {RUN}/pods/*"),
+           "network namespaces": count("ls /run/netns"),
            "links of the network": count("ls /proc/1/net/dev_snmp6"), "rules": count("ip rule; ip -6 rule")}
     for table in ("pods", "pod_counters", "probe_targets"):
         out[f"entries of {table}"] = len(mesh.dump(name, table))
     for program in (AGENT, PROXY):
         pid = node.container_pid(mesh.pods(program, name)[0]["metadata"]["uid"])
-        out[f"descriptors of {program}"] = len(os.listdir(f"/proc/{pid}/fd"))
+        out[f"descriptors of {program}"] = descriptors(pid)
     return out
+
+
+def descriptors(pid):
+    """How many a process holds, without its open connections to servers, of which it may keep some for later."""
+    open_connections = set()
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/{pid}/net/{table}") as f:
+            rows = [line.split() for line in f][1:]
+        open_connections |= {f"socket:[{row[9]}]" for row in rows if row[3] == "01"}
+    count = 0
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(f"/proc/{pid}/fd/{fd}") not in open_connections
+    return count
 
 
 class Churn:

@@ -39,6 +39,15 @@ exec "$app" pause
 """
 
 
+# No two hosts have one address here, and to make sure of that would hold up each pod's start by one or two seconds.
+PTP = """#!/bin/sh
+if [ "$CNI_COMMAND" = ADD ]; then
+    nsenter --net="$CNI_NETNS" sh -c 'echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad'
+fi
+exec /opt/cni/bin/ptp.program
+"""
+
+
 class Folders:
     """Directories of the machine that nodes mount their own over. Those that were not there go at the end."""
 
@@ -145,7 +154,9 @@ class Node:
         argv = ["setpriv", "--pdeathsig", "KILL", *argv]
         if env:
             argv = ["env", *[f"{k}={v}" for k, v in env.items()], *argv]
-        self.programs[name] = Process(self.inside(argv), f"{self.directory}/{name}.log", cgroup=cgroup)
+        if cgroup:  # the program alone, not nsenter that waits for it
+            argv = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', cgroup, *argv]
+        self.programs[name] = Process(self.inside(argv), f"{self.directory}/{name}.log")
         return self.programs[name]
 
     def stop(self, name, sig=signal.SIGTERM):
@@ -171,8 +182,11 @@ class Node:
         os.makedirs(f"{self.disk}/opt/cni/bin")
         os.makedirs(f"{self.disk}/opt/cni/first")  # empty, but for wrappers that measure a plugin
         os.makedirs(f"{self.disk}/etc/cni/net.d")
-        for plugin in ("ptp", "host-local", "portmap", "loopback"):
-            run(["cp", f"{self.cluster.peers}/cni/{plugin}", f"{self.disk}/opt/cni/bin/"])
+        for plugin, name in (("ptp", "ptp.program"), ("host-local", "host-local"), ("portmap", "portmap"), ("loopback", "loopback")):
+            run(["cp", f"{self.cluster.peers}/cni/{plugin}", f"{self.disk}/opt/cni/bin/{name}"])
+        with open(f"{self.disk}/opt/cni/bin/ptp", "w") as f:
+            f.write(PTP)
+        os.chmod(f"{self.disk}/opt/cni/bin/ptp", 0o755)
         n = self.number
         with open(self.disk + CONFLIST, "w") as f:
             # ptp and not bridge: pods of a node reach each other through its routing, so Services need no br_netfilter.

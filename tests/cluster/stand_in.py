@@ -115,7 +115,7 @@ class StandIn(Plane):
         node = self._review(context).get("node-name")
         q = self.messages["istio.v1.auth.IstioCertificateRequest"].FromString(data)
         identity = next((f.value.string_value for f in q.metadata.fields if f.key == "ImpersonatedIdentity"), "")
-        if not any(identity == f"spiffe://cluster.local/ns/{p['metadata']['namespace']}/sa/{p['spec']['serviceAccountName']}"
+        if not any(identity == f"spiffe://cluster.local/ns/{p['metadata']['namespace']}/sa/{account(p['spec'])}"
                    for p in list(self.objects["pods"].values()) if p["spec"].get("nodeName") == node):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, f"no pod of {identity} on {node}")
         return super()._ca(data, context)
@@ -187,7 +187,7 @@ class StandIn(Plane):
         w = m.workload
         w.uid = f"Kubernetes//Pod/{meta['namespace']}/{meta['name']}"
         w.name, w.namespace, w.node, w.cluster_id = meta["name"], meta["namespace"], spec.get("nodeName", ""), "Kubernetes"
-        w.service_account, w.workload_name, w.canonical_revision = spec["serviceAccountName"], meta["name"], "latest"
+        w.service_account, w.workload_name, w.canonical_revision = account(spec), meta["name"], "latest"
         w.canonical_name = labels.get("app", meta["name"])
         w.workload_type = 2
         if spec.get("hostNetwork"):
@@ -301,3 +301,8 @@ def key(o):
 
 def hostname(service):
     return f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc.cluster.local"
+
+
+def account(spec):
+    """Mirrors of static pods have none that is written down."""
+    return spec.get("serviceAccountName", "default")

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The proxy as a client of an independent HBONE server: what it sends, its pool, and what becomes of connections whose tunnel ends."""
+import contextlib
 import itertools
 import re
 import socket
 import subprocess
+import threading
+import time
 
 import h2.errors
 import pytest
@@ -23,12 +26,11 @@ def mesh():
         yield m
 
 
-@pytest.fixture
-def peer(mesh):
-    """An HBONE server on a pod that is no member of node 2's mesh: the proxy's client side talks to it."""
+@contextlib.contextmanager
+def place_of_a_peer(mesh):
+    """A pod that is no member of node 2's mesh, with a listener on HBONE's port: the proxy's client side talks to it."""
     pod = mesh.pod(f"peer{next(_peers)}", node=1, account="peer")
     mesh.write()
-    cert = leaf(mesh, pod.identity)
     with inside(pod.netns):
         listener = socket.create_server((pod.ip, 15008), backlog=64)
     wait_for(lambda: pod.ip in str(mesh.nodes[0].config_dump()["workloads"]), "the peer's workload on node 1")
@@ -38,14 +40,22 @@ def peer(mesh):
     mesh.write()
     wait_for(lambda: any(w["uid"].endswith(pod.name + "-hbone") for w in mesh.nodes[0].config_dump()["workloads"]),
              "the peer as an HBONE workload")
-    server = hbone.Server(listener, *cert)
-    server.pod = pod
-    yield server
-    server.stop()
+    yield pod, listener, leaf(mesh, pod.identity)
+    listener.close()
     mesh.extra.pop()
     mesh.nodes[1].pods.remove(pod)
     mesh.write()
     pod.destroy()
+
+
+@pytest.fixture
+def peer(mesh):
+    """An HBONE server there."""
+    with place_of_a_peer(mesh) as (pod, listener, cert):
+        server = hbone.Server(listener, *cert)
+        server.pod = pod
+        yield server
+        server.stop()
 
 
 def test_what_the_proxy_sends(mesh, peer):
@@ -201,3 +211,28 @@ except ConnectionResetError:
 """
     assert mesh.web.python(code, peer.pod.ip).strip() == "reset"
     wait_for(lambda: "impostor" in mesh.nodes[0].proxy.text(), "the wrong identity in the log")
+
+
+def test_a_peer_that_restarts_is_waited_for():
+    """Its kernel has accepted the connection, and nobody serves it for a while: longer than a stranger may take for a handshake,
+    but not for ever."""
+    settings = {"BRUMA_HANDSHAKE_TIMEOUT": "1s", "BRUMA_PEER_HANDSHAKE_TIMEOUT": "4s"}
+    with Mesh(nodes=2, proxy_env=settings) as mesh:
+        web = mesh.pod("web")
+        mesh.start()
+        with place_of_a_peer(mesh) as (pod, listener, cert):
+            later = threading.Timer(2.5, lambda: servers.append(hbone.Server(listener, *cert)))
+            servers = []
+            later.start()
+            began = time.monotonic()
+            assert web.python(ONE_SHOT, pod.ip, 7000, "ping") == "ping"
+            assert time.monotonic() - began > 2
+            later.join()
+            servers[0].stop()
+        with place_of_a_peer(mesh) as (pod, listener, cert):
+            began = time.monotonic()
+            r = subprocess.run(placed(["/usr/bin/python3", "-c", ONE_SHOT, pod.ip, "7000", "ping"], web.netns, mesh.nodes[0].cgroup),
+                               capture_output=True, text=True, timeout=30)
+            assert r.stdout == "" and "ConnectionResetError" in r.stderr
+            assert 3 < time.monotonic() - began < 15
+            wait_for(lambda: "tls_handshake_timeout" in mesh.nodes[0].proxy.text(), "the reason in the log")

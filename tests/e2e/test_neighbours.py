@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 from agent_node import BPF_LINK_CREATE, BPF_SK_LOOKUP, Node, Pod, bpf
-from support.system import run
+from support import agent as agent_client
+from support.system import run, wait_for
 from test_agent import node  # noqa: F401
 
 # Counts, and lets everything pass. Nothing of it is shared with bpf/.
@@ -143,6 +144,18 @@ def test_a_second_agent_is_refused(node, work):  # noqa: F811
     node.agent.kill()
     node.start()  # the lock has gone with the process
     assert pod.item()["generation"] == 1
+
+
+def test_an_agent_that_does_not_know_a_pod_leaves_its_connections_alone(node, work):  # noqa: F811
+    """Its hooks run after the others', on the same cgroup or further up: the node of a cluster that runs in containers."""
+    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod.add()
+    run_dir = work.path("other")
+    other = work.process(node.argv("--run-dir", run_dir, "--pin-dir", f"{node.pin_dir}-other"), work.path("other.log"),
+                         netns=work.netns("other"))
+    wait_for(lambda: agent_client.status(run_dir)["meshReady"], "the other agent to answer", log=other.log)
+    assert len(attached(node.cgroup)) == 4
+    assert pod.dials_out() == "proxy outbound"
 
 
 # ---- pins of another version ----
