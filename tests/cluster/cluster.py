@@ -115,7 +115,9 @@ class Cluster:
             f"--kubelet-client-certificate={key('admin.crt')}", f"--kubelet-client-key={key('admin.key')}",
             f"--kubelet-certificate-authority={key('ca.crt')}", "--kubelet-preferred-address-types=InternalIP",
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local", f"--service-account-key-file={key('sa.key')}",
-            f"--service-account-signing-key-file={key('sa.key')}", "--profiling=false", "--enable-aggregator-routing=true"])
+            f"--service-account-signing-key-file={key('sa.key')}", "--profiling=false", "--enable-aggregator-routing=true",
+            # Of etcd 3.4 it cannot know how far it is behind, and who has seen more is told for a minute to come later.
+            "--watch-cache=false"])
         wait_for_process(p, lambda: self.api("GET", "/readyz") == "ok", "the API server to be ready", 90, 0.1)
 
     def stop_api(self):
