@@ -329,7 +329,7 @@ class Mesh:
     def __init__(self, nodes=2, workers=1, proxy_env=None, agent_options=(), node_kinds=()):
         """node_kinds: classes of the nodes, where they are not plain ones."""
         serial = next(_serial)
-        self.prefix = f"bruma-{os.getpid()}-{serial}"
+        self.prefix = f"bruma-{os.getpid()}-m{serial}"  # apart from those of conftest.py
         self.net = 64 + (os.getpid() * 7 + serial) % 128
         self.dir = tempfile.mkdtemp(prefix=self.prefix + "-")
         self.cgroup = f"{cgroup_root()}/{self.prefix}"
