@@ -129,6 +129,30 @@ static int mend(struct agent *agent, struct pod *pod, const struct steer_finding
     return r;
 }
 
+static bool is_going_down(const struct steer_findings *findings)
+{
+    return findings->len > 0 && findings->reasons[0] == BRUMA_REASON_LOOPBACK_DOWN;
+}
+
+/* The runtime takes the device down before it tells of the pod's end. Nobody's fault, and nothing to mend. */
+static int wait_for_loopback(struct pod *pod, struct steer_error *error)
+{
+    error->reason = BRUMA_REASON_LOOPBACK_DOWN;
+    snprintf(error->text, sizeof(error->text), "%s", reason_what(error->reason));
+    if (pod->last_reason != error->reason)
+        log_info("a pod's loopback device is down\tpod=\"%s/%s\" reason=%s", pod->namespace, pod->name,
+                 reason_name(error->reason));
+    pod_set_error(pod, error->reason, error->text);
+    return -ENETDOWN;
+}
+
+static void verified(struct pod *pod)
+{
+    if (pod->last_reason == BRUMA_REASON_LOOPBACK_DOWN)
+        pod_set_error(pod, BRUMA_REASON_NONE, "");
+    pod->verified_at = (int64_t)time(NULL);
+}
+
 int watchdog_verify(struct agent *agent, struct pod *pod, bool may_mend, struct steer_error *error)
 {
     struct steer_findings findings = {0};
@@ -143,8 +167,10 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_mend, struct 
         error->reason = BRUMA_REASON_INTERNAL;
         snprintf(error->text, sizeof(error->text), "the capture cannot be verified: %s", strerror(-r));
     } else if (findings.len == 0) {
-        pod->verified_at = (int64_t)time(NULL);
+        verified(pod);
         return 0;
+    } else if (is_going_down(&findings)) {
+        return wait_for_loopback(pod, error);
     } else if (!may_mend) {
         error->reason = findings.reasons[0];
         snprintf(error->text, sizeof(error->text), "%s", reason_what(findings.reasons[0]));
@@ -159,7 +185,7 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_mend, struct 
                   pod->name, reason_name(error->reason), error->text);
         return r;
     }
-    pod->verified_at = (int64_t)time(NULL);
+    verified(pod);
     return 1;
 }
 

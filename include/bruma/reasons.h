@@ -112,7 +112,8 @@
     BRUMA_REASON(PROXY_LISTENERS_MISSING, "proxy_listeners_missing", "-", "the node proxy says that it serves the pod, but its listeners cannot be found there", "ENABLE_PROXY of the node proxy; does the agent see its process (hostPID) and may it look into it (CAP_SYS_PTRACE)?") \
     BRUMA_REASON(PROXY_CGROUP, "proxy_cgroup", "-", "the node proxy was refused: its connections could not be told from those of pods by its cgroup", "it needs a cgroup of its own below the agent's --cgroup, and the agent must see its process (hostPID)") \
     BRUMA_REASON(ZDS_PROTOCOL, "zds_protocol", "-", "the node proxy did not answer in time on the workload discovery socket, or not by its rules; it was disconnected", "the error text; load of the node; the proxy's log") \
-    BRUMA_REASON(DNS_NOT_SERVED, "dns_not_served", "-", "the CNI agent may capture DNS in its pods for a proxy that answers it, and this proxy does not", "capture of DNS off: ambient.dnsCapture=false of istio-cni, then ISTIO_META_DNS_CAPTURE=false of the proxy")
+    BRUMA_REASON(DNS_NOT_SERVED, "dns_not_served", "-", "the CNI agent may capture DNS in its pods for a proxy that answers it, and this proxy does not", "capture of DNS off: ambient.dnsCapture=false of istio-cni, then ISTIO_META_DNS_CAPTURE=false of the proxy") \
+    BRUMA_REASON(LOOPBACK_DOWN, "loopback_down", "-", "the pod's loopback device is down, and captured connections have no way; the runtime does that to a pod that it takes down", "if the pod is not leaving: `ip link set lo up` in its network namespace; what went with the device is mended then")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

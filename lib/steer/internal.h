@@ -62,7 +62,7 @@ int pod_netns_setup(const struct steer_pod *pod, uint32_t *ret_former, struct st
 int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error);
 /* Sets the matching entries. */
 struct pod_netns_state {
-    bool rule_missing, route_missing, sysctl_changed;
+    bool loopback_down, rule_missing, route_missing, sysctl_changed;
 };
 int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret);
 

@@ -404,6 +404,8 @@ int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_
 
     if (r < 0)
         return r;
+    if (state.loopback_down)
+        found(&f, BRUMA_REASON_LOOPBACK_DOWN);
     if (!steer_pod_attached(s, pod->cookie, pod->netns_fd))
         found(&f, BRUMA_REASON_LINK_DETACHED);
     if (!entry_fits(s, pod))

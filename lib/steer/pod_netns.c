@@ -5,8 +5,11 @@
 #include <libmnl/libmnl.h>
 #include <linux/fib_rules.h>
 #include <linux/rtnetlink.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -390,6 +393,16 @@ static void verify_family(struct mnl_socket *nl, const struct steer_pod *pod, in
     state->route_missing |= !route.found;
 }
 
+/* With the device its routes are gone, and none can be set. */
+static bool loopback_down(void)
+{
+    struct ifreq request = {.ifr_ifindex = BRUMA_LOOPBACK_IFINDEX};
+    _cleanup_fd_ int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    return fd >= 0 && ioctl(fd, SIOCGIFNAME, &request) == 0 && ioctl(fd, SIOCGIFFLAGS, &request) == 0 &&
+           !(request.ifr_flags & IFF_UP);
+}
+
 int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret)
 {
     struct inside in;
@@ -398,6 +411,7 @@ int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret)
     *ret = (struct pod_netns_state){};
     if (r < 0)
         return r;
+    ret->loopback_down = loopback_down();
     for (size_t i = 0; i < array_size(families) && in.nl; i++)
         verify_family(in.nl, pod, families[i], ret);
     for (size_t i = 0; i < array_size(sysctls); i++)

@@ -104,7 +104,7 @@ int steer_pod_clean(struct steer *steer, uint64_t cookie, int netns_fd, struct s
 bool steer_pod_attached(struct steer *steer, uint64_t cookie, int netns_fd);
 
 /* What verification found, by reason: LINK_DETACHED, RULE_MISSING, ROUTE_MISSING, SYSCTL_CHANGED,
- * LISTENER_CLOSED, MAP_ENTRY_MISSING. */
+ * LISTENER_CLOSED, MAP_ENTRY_MISSING. LOOPBACK_DOWN comes first and is nothing that mend can put right. */
 struct steer_findings {
     enum bruma_reason reasons[8];
     int len;

@@ -113,6 +113,25 @@ BREAKAGES = {
 }
 
 
+def test_loopback_down_is_told_and_what_went_with_it_is_mended(mesh):
+    """The runtime takes lo down before it tells of a pod's end: no broken capture, and no error in the log. A pod that lives on
+    without it is told of, its connections fail, and once the device is back so is its capture."""
+    log = mesh.nodes[0].agent.log
+    wait_for(lambda: reaches(mesh), "traffic before it")
+    before, errors = record(mesh)["mends"], open(log).read().count("\terror\t")
+    mesh.web.run("ip", "link", "set", "lo", "down")
+    try:
+        wait_for(lambda: record(mesh)["lastReason"] == "loopback_down", "the device to be missed")
+        assert mesh.web.python(REACH, mesh.shop.ip).strip() not in ("yes", "end"), "around the mesh"
+        assert record(mesh)["mends"] == before
+    finally:
+        mesh.web.run("ip", "link", "set", "lo", "up")
+    wait_for(lambda: reaches(mesh), "traffic after it")
+    assert record(mesh)["lastReason"] == "none"
+    text = open(log).read()
+    assert text.count("\terror\t") == errors, text[-2000:]
+
+
 @pytest.mark.parametrize("what", BREAKAGES)
 def test_piece_of_a_pods_capture(mesh, what):
     reason, do = BREAKAGES[what]
