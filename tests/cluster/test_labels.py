@@ -22,8 +22,8 @@ def shop(cluster, mesh):
 
 @pytest.fixture(scope="module")
 def download(cluster, shop):
-    """One that takes 45 s, over all that happens to the namespace meanwhile."""
-    size, rate = 9_000_000, 200_000
+    """One that takes 30 s, over all that happens to the namespace meanwhile."""
+    size, rate = 6_000_000, 200_000
     process = shop["web"].start(["curl", "-sS", "--noproxy", "*", "-m", "90", "-o", f"{cluster.directory}/download",
                                  f"http://{shop['cart'].ip4}:8080/bytes/{size}/{rate}"], f"{cluster.directory}/download.log")
     path = f"{cluster.directory}/download"
