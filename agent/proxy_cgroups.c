@@ -91,11 +91,28 @@ static int root_of(const char *cgroup, char *buf, size_t size)
     return 0;
 }
 
+/* By identity and not by name: a mount may show the directory under a second path, and --cgroup may name
+ * that. full begins with root. */
+static bool is_below(const char *full, const char *root, const char *pods_cgroup)
+{
+    _cleanup_free_ char *at = strdup(full);
+    struct stat wanted, st;
+    char *slash;
+
+    if (!at || stat(pods_cgroup, &wanted) < 0)
+        return false;
+    while ((slash = strrchr(at, '/')) && slash >= at + strlen(root)) {
+        *slash = '\0';
+        if (stat(at, &st) == 0 && st.st_dev == wanted.st_dev && st.st_ino == wanted.st_ino)
+            return true;
+    }
+    return false;
+}
+
 int proxy_cgroups_find(const char *proc, pid_t pid, const char *pods_cgroup, uint64_t *ret,
                        struct steer_error *error)
 {
     char text[8192], root[PATH_MAX / 4], full[PATH_MAX], *path;
-    size_t above = strlen(pods_cgroup);
     struct stat st;
     int r = read_cgroup(proc, pid, text, sizeof(text));
 
@@ -110,8 +127,7 @@ int proxy_cgroups_find(const char *proc, pid_t pid, const char *pods_cgroup, uin
     if (snprintf(full, sizeof(full), "%s%s", root, path) >= (int)sizeof(full))
         return refuse(error, -ENAMETOOLONG, "the path of the cgroup of process %d is too long", (int)pid);
     /* A path that is seen as "/../..." is above the agent's own cgroup namespace. */
-    if (strncmp(full, pods_cgroup, above) != 0 || full[above] != '/' || !full[above + 1] ||
-        !strncmp(path, "/..", 3))
+    if (!path[1] || !strncmp(path, "/..", 3) || !is_below(full, root, pods_cgroup))
         return refuse(error, -EXDEV, "process %d is in cgroup %.100s, which is not below %.100s", (int)pid,
                       path, pods_cgroup);
     if (stat(full, &st) < 0)

@@ -20,7 +20,9 @@
 # cluster's control plane then, else one of the tests' own,
 # BRUMA_PEERS (where the programs of the cluster are kept; the first time they are built from Go modules, which takes minutes and
 # begins in the background),
-# BRUMA_ZTUNNEL (a stock ztunnel's program): tests of it under our steering, else skipped
+# BRUMA_ZTUNNEL (a stock ztunnel's program): tests of it under our steering, else skipped; in the cluster it needs the two for istiod,
+# BRUMA_ISTIO_CNI (directory with the stock programs install-cni and istio-cni): in the cluster, our proxy under that; needs all of the
+# stock parts above, else skipped
 set -uo pipefail
 
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")

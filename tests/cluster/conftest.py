@@ -21,9 +21,9 @@ from churn import Churn  # noqa: E402
 from cluster import Cluster  # noqa: E402
 from release import Release  # noqa: E402
 
-# In this order: an earlier scene leaves what a later one needs, and the last takes Bruma away.
+# In this order: an earlier scene leaves what a later one needs. test_uninstall takes Bruma away; test_stock installs what it wants.
 SCENES = ["test_install", "test_labels", "test_probes", "test_kernel", "test_replay", "test_replaced", "test_churn", "test_cost",
-          "test_away", "test_power", "test_guard", "test_uninstall"]
+          "test_away", "test_power", "test_guard", "test_uninstall", "test_stock"]
 
 
 def pytest_configure(config):
