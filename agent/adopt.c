@@ -303,6 +303,8 @@ struct pod *adopt_held(struct agent *agent, const struct held_pod *offer)
         return pod;
     pod->awaits_listeners = false;
     log_info("listeners adopted from a proxy\tpod=\"%s/%s\"", pod->namespace, pod->name);
+    /* A younger proxy may have connected before, when there was nothing to give it. */
+    proxies_pod_add(agent->proxies, pod);
     if (pod->state == POD_ENROLLED)
         (void)watchdog_verify(agent, pod, true, &error);
     return pod;

@@ -200,6 +200,24 @@ def test_the_younger_proxy_takes_over_and_the_older_drains(node):
     assert pod.greeting() == "second inbound"
 
 
+def test_a_younger_proxy_is_given_what_the_older_one_brings_back_after_it(node):
+    """Agent and proxy are replaced together: the new proxy is quicker at the new agent's socket than the old one."""
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    node.agent.kill()
+    first.wait(event="disconnected")
+    node.start()
+    second = node.proxy("second").serve()
+    second.wait(event="message", op="snapshot-end")
+    assert not second.seen(event="message", op="pod-add"), "nobody has given the listeners back yet"
+    first.do("connect")
+    assert second.wait(event="message", op="pod-add")["uid"] == pod.uid
+    first.wait(event="message", op="drain")
+    first.kill()
+    assert pod.greeting() == "second inbound"
+    assert "listener_closed" not in pod.item()["mends"]
+
+
 def test_a_replaced_proxy_that_connects_again_does_not_take_over(node):
     pod, first = Pod(node, "web"), node.proxy("first").serve()
     pod.add()
