@@ -160,7 +160,7 @@ static int drain(struct agent_link *link, const struct order *o)
         return -EBADMSG;
     link->draining = true;
     log_info("another proxy has taken over\tdeadline-milliseconds=%lu", (unsigned long)deadline);
-    proxy_drain(link->proxy, deadline);
+    proxy_replaced(link->proxy, deadline);
     return 0;
 }
 

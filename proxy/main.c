@@ -40,7 +40,7 @@ static void on_drain_check(struct loop_timer *timer)
 {
     struct proxy *p = container_of(timer, struct proxy, drain_check);
 
-    if (connections_left(p))
+    if (connections_left(p) || loop_now(p->loop) < p->linger_until)
         loop_timer_set(p->loop, timer, DRAIN_CHECK_MILLISECONDS);
     else
         loop_stop(p->loop);
@@ -71,6 +71,15 @@ void proxy_drain(struct proxy *p, uint64_t deadline_milliseconds)
     loop_timer_set(p->loop, &p->drain_check, DRAIN_CHECK_MILLISECONDS);
 }
 
+/* It holds the listeners on for a while: its successor may be the only other holder, and who ends by itself
+ * in a pod is started again, and would take over again. */
+void proxy_replaced(struct proxy *p, uint64_t deadline_milliseconds)
+{
+    if (!p->draining)
+        p->linger_until = loop_now(p->loop) + p->settings.replaced_linger;
+    proxy_drain(p, deadline_milliseconds);
+}
+
 void proxy_fail(struct proxy *p)
 {
     p->exit_status = 1;
@@ -81,6 +90,7 @@ static void on_signal(void *data, int signal)
 {
     struct proxy *p = data;
 
+    p->linger_until = 0;
     if (p->draining && signal == SIGINT)
         loop_stop(p->loop);
     else

@@ -52,8 +52,10 @@ void pods_state_changed(struct proxy *proxy);
 void pods_set_exempt_map(struct proxy *proxy, int fd);
 /* The control thread's descriptors of all listeners. They end with the workers' own. */
 void pods_close_listeners(struct proxy *proxy);
-/* Another proxy has taken over: stop accepting, end when idle or after the deadline. */
+/* Stop accepting, end when idle or after the deadline. */
 void proxy_drain(struct proxy *proxy, uint64_t deadline_milliseconds);
+/* The same, because another proxy has taken over; see --replaced-linger. */
+void proxy_replaced(struct proxy *proxy, uint64_t deadline_milliseconds);
 /* Ends the process with status 1 after this turn of the control loop. */
 void proxy_fail(struct proxy *proxy);
 

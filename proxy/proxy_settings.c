@@ -54,6 +54,7 @@ const struct setting proxy_settings_table[] = {
     {"ping-interval", "BRUMA_PING_INTERVAL", SETTING_DURATION, "10s", "a silent tunnel is asked for a sign of life this often", FIELD(ping_interval), 100, 0},
     {"ping-timeout", "BRUMA_PING_TIMEOUT", SETTING_DURATION, "20s", "limit of the wait for that sign", FIELD(ping_timeout), 100, 0},
     {"drain-deadline", "CONNECTION_TERMINATION_DEADLINE", SETTING_DURATION, "5s", "how long connections may go on after SIGTERM", FIELD(drain_deadline), 0, 0},
+    {"replaced-linger", "BRUMA_REPLACED_LINGER", SETTING_DURATION, "0s", "how long a proxy that another one has replaced holds the listeners on, even when it is idle, unless it gets SIGTERM; in a cluster 15s by default, for the kubelet starts what ends by itself again", FIELD(replaced_linger), 0, 0},
     {"keepalive", "KEEPALIVE_ENABLED", SETTING_BOOL, "true", "TCP keepalive on connections", FIELD(keepalive), 0, 0},
     {"keepalive-time", "KEEPALIVE_TIME", SETTING_DURATION, "180s", "idle time before the first probe", FIELD(keepalive_time), 1000, 0},
     {"keepalive-interval", "KEEPALIVE_INTERVAL", SETTING_DURATION, "180s", "time between probes", FIELD(keepalive_interval), 1000, 0},
@@ -124,6 +125,8 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
     set_default(table, "metrics-port", mesh.stats_port);
     set_default(table, "workers", mesh.concurrency);
     set_default(table, "drain-deadline", drain_default(drain, sizeof(drain)));
+    if (cluster)
+        set_default(table, "replaced-linger", "15s");
     /* The contract's first name for it; CLUSTER_ID is the second. */
     for (size_t i = 0; getenv("ISTIO_META_CLUSTER_ID") && i < proxy_settings_count; i++) {
         if (!strcmp(table[i].name, "cluster-id"))

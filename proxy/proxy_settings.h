@@ -36,6 +36,7 @@ struct proxy_settings {
         half_close_timeout;
     unsigned long ping_interval, ping_timeout;
     unsigned long drain_deadline;
+    unsigned long replaced_linger;
     unsigned long keepalive_time, keepalive_interval, keepalive_retries;
     bool keepalive;
     bool response_baggage, original_source, localhost_application_tunnel;

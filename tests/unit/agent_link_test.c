@@ -68,9 +68,9 @@ void pods_set_exempt_map(struct proxy *proxy, int fd)
     close(fd);
 }
 
-void proxy_drain(struct proxy *proxy, uint64_t deadline_milliseconds)
+void proxy_replaced(struct proxy *proxy, uint64_t deadline_milliseconds)
 {
-    note("proxy_drain", deadline_milliseconds == 1234 ? "1234" : "?");
+    note("proxy_replaced", deadline_milliseconds == 1234 ? "1234" : "?");
 }
 
 /* The agent's part: steps that are gone through while the loop runs. */
@@ -231,7 +231,7 @@ Test(agent_link, orders_after_the_snapshot)
          {EXPECT, "{\"op\":\"pod-drained\",\"uid\":\"a\"}"}, {EXPECT, "\"seq\":4}"},
          {SEND, "{\"op\":\"pod-del\",\"seq\":5,\"uid\":\"a\"}"}, {EXPECT, "\"seq\":5}"},
          {SEND, "{\"op\":\"drain\",\"seq\":6,\"deadlineMilliseconds\":1234}"}, {EXPECT, "\"seq\":6}"});
-    cr_expect(strcmp(calls, "map() add(a) drain(a) delete(a) proxy_drain(1234)") == 0, "%s", calls);
+    cr_expect(strcmp(calls, "map() add(a) drain(a) delete(a) proxy_replaced(1234)") == 0, "%s", calls);
 }
 
 Test(agent_link, a_refusal_names_its_reason_and_the_connection_goes_on)
