@@ -621,7 +621,7 @@ def test_pods_that_come_and_go_leave_nothing():
             for pod in pods:
                 wait_for(lambda pod=pod: pod.cni("ADD", check=False).returncode == 0, "the pod to be added")
                 pod.server(SERVER, str(PORT))
-                assert ask(pods[0], pod.ip)[0] == pods[0].ip
+                wait_for(lambda pod=pod: ask(pods[0], pod.ip)[0] == pods[0].ip, "the pod to be reached")
             for i, pod in enumerate(pods):
                 if i % 2:  # the namespace goes, and nobody says so
                     pod.enrolled = False
