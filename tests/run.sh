@@ -299,7 +299,7 @@ is_wanted() {
 
 # Tests mostly wait, and their names carry process ids: some files run side by side.
 run_e2e() {
-    local arguments=(-n "$((2 * jobs))" --dist loadfile tests/e2e)
+    local arguments=(-n "$((jobs + 1))" --dist loadfile tests/e2e)
     build_all || {
         fail "the build"
         return
