@@ -618,10 +618,12 @@ def test_pods_that_come_and_go_leave_nothing():
         for turn in range(4):
             pods = [m.pod(f"t{turn}p{i}") for i in range(8)]  # the same addresses each turn
             m.write()
+            # Else they begin as "default", and a stock proxy is told of them anew as soon as their account is known.
+            wait_for(lambda: agent_call(stock.node, {"op": "status"})[0]["workloads"] == 2 + len(pods), "the agent to know of them")
             for pod in pods:
                 wait_for(lambda pod=pod: pod.cni("ADD", check=False).returncode == 0, "the pod to be added")
                 pod.server(SERVER, str(PORT))
-                wait_for(lambda pod=pod: ask(pods[0], pod.ip)[0] == pods[0].ip, "the pod to be reached")
+                assert ask(pods[0], pod.ip)[0] == pods[0].ip
             for i, pod in enumerate(pods):
                 if i % 2:  # the namespace goes, and nobody says so
                     pod.enrolled = False
@@ -630,6 +632,8 @@ def test_pods_that_come_and_go_leave_nothing():
                 m.nodes[0].pods.remove(pod)
                 pod.destroy()
             m.nodes[0].addresses -= len(pods)
+            m.write()
+            wait_for(lambda: agent_call(stock.node, {"op": "status"})[0]["workloads"] == 2, "the agent to know that they went")
             wait_for(lambda: len(agent_call(stock.node, {"op": "pods"})) == 2, "the agent to forget them")
             for pod in pods:
                 wait_for(lambda pod=pod: p.text().count(f"DEL {pod.uid}") == p.text().count(f"ADD {pod.uid}"), "all to be let go")
