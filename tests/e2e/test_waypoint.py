@@ -193,7 +193,16 @@ def as_it_was(request):
     for pod in m.pods:
         pod.more = {}
     publish(m)
+    # The services were perhaps as they are now all the time: what else a test changes has to be gone from both proxies, too.
+    for node in m.nodes:
+        wait_for(lambda node=node: untouched(m, node.config_dump()), f"the proxy of {node.name} to forget this test's changes")
     wait_for(lambda: one(m.web, VIP4)[0] == 200, "requests to be answered again")
+
+
+def untouched(m, dump):
+    waypoints = [(w["name"], w.get("capacity", 1)) for w in dump["workloads"] if w["name"].startswith("waypoint")]
+    pods = [w for w in dump["workloads"] if w["name"].startswith("shop-")]
+    return waypoints == [(m.waypoint.name, 1)] and not dump["policies"] and not any(w.get("waypoint") for w in pods)
 
 
 def failures(node):

@@ -6,9 +6,10 @@ import time
 from .system import Failed, run
 
 
-def mounts(fs_type):
+def mounts(fs_type=None):
+    """Where file systems of this type, or any, are mounted."""
     with open("/proc/self/mounts") as f:
-        return [fields[1] for fields in (line.split() for line in f) if fields[2] == fs_type]
+        return [fields[1] for fields in (line.split() for line in f) if fs_type in (None, fields[2])]
 
 
 def mount(fs_type, directory):
@@ -38,7 +39,7 @@ def bpf_root(fallback):
 
 def unmount(directory):
     run(["umount", directory], check=False)
-    if os.path.isdir(directory) and not os.path.ismount(directory):
+    if os.path.isdir(directory) and directory not in mounts():
         os.rmdir(directory)
 
 

@@ -2,6 +2,7 @@
 """Network namespaces and links. The caller chooses names; nothing here touches namespaces it was not told of."""
 import os
 
+from . import kernel
 from .system import run
 
 
@@ -19,7 +20,8 @@ def delete(name):
 
 def is_mounted():
     """Whether anybody has made a namespace since the boot: the first time, ip mounts /run/netns on itself."""
-    return os.path.ismount("/run/netns")
+    # Not os.path.ismount: where /run is a directory of the root file system, both have one device.
+    return "/run/netns" in kernel.mounts()
 
 
 def unmount():

@@ -75,8 +75,10 @@ class Waypoint:
         return self
 
     def ready(self):
-        r = run(["curl", "-s", "-m", "2", "http://127.0.0.1:15000/ready"], netns=self.netns, check=False)
-        return "LIVE" in r.stdout
+        # /ready says LIVE a moment before its workers listen.
+        r = run(["curl", "-s", "-m", "2", "http://127.0.0.1:15000/ready", "http://127.0.0.1:15000/stats?filter=workers_started"],
+                netns=self.netns, check=False)
+        return "LIVE" in r.stdout and "listener_manager.workers_started: 1" in r.stdout
 
     def lines(self):
         """Its access log: PEER METHOD PATH for ADDRESS -> STATUS DETAILS CLUSTER"""
