@@ -15,6 +15,14 @@
 #include "log.h"
 
 #define SEQ_MAX (UINT64_C(1) << 53)
+/* A proxy that was replaced may be the first that finds a new agent; its successor tries again each second.
+ */
+#define RESUME_PATIENCE 2000 /* milliseconds */
+
+static bool is_set(const cJSON *message, const char *key)
+{
+    return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(message, key));
+}
 
 static void bad_message(struct proxy *p, const char *what)
 {
@@ -101,20 +109,47 @@ static void on_held(struct proxy *p, const cJSON *message, int *fds, size_t fds_
         return;
     }
     offer.generation = (uint32_t)generation;
-    offer.draining = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(message, "draining"));
+    offer.draining = is_set(message, "draining");
     pod = p->server->events.held(p->server->events.data, &offer);
     v = pod ? view_get(p, pod) : NULL;
     if (v)
         v->state = offer.draining ? VIEW_DRAINING : VIEW_PENDING;
 }
 
-static void on_held_end(struct proxy *p, const cJSON *message)
+/* ---- who serves ---- */
+
+static void on_resume(struct loop_timer *timer)
 {
-    bool replaced = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(message, "draining"));
+    struct proxy_server *server = container_of(timer, struct proxy_server, resume);
+    struct proxy *p, *youngest = NULL;
+
+    list_for_each (p, &server->list, node) {
+        if (p->state < PROXY_REPLACED || p->resume_wanted || p->resume_seq)
+            return; /* it serves, or will soon */
+        if (p->state == PROXY_REPLACED && !p->cannot_resume)
+            youngest = p;
+    }
+    if (!youngest)
+        return;
+    log_info("no other proxy is left; the one that was replaced is told to serve again\tpid=%d",
+             (int)connection_pid(youngest->connection));
+    youngest->drain_wanted = false;
+    youngest->resume_wanted = true;
+    proxy_push(youngest);
+}
+
+static void resume_somebody(struct proxy_server *server, uint64_t after_milliseconds)
+{
+    if (!loop_timer_armed(&server->resume) ||
+        server->resume.due > loop_now(server->loop) + after_milliseconds)
+        loop_timer_set(server->loop, &server->resume, after_milliseconds);
+}
+
+static void wish_pods(struct proxy *p)
+{
+    bool replaced = p->state >= PROXY_REPLACED;
     struct pod *pod;
 
-    p->server->events.held_end(p->server->events.data);
-    p->state = replaced ? PROXY_REPLACED : PROXY_SYNCING;
     list_for_each (pod, &p->server->pods->list, node) {
         struct view *v = view_of(p, pod);
 
@@ -133,6 +168,17 @@ static void on_held_end(struct proxy *p, const cJSON *message)
                 view_wish(v, WISH_ADD);
         }
     }
+}
+
+static void on_held_end(struct proxy *p, const cJSON *message)
+{
+    bool ending = is_set(message, "ending"), replaced = ending || is_set(message, "draining");
+
+    p->server->events.held_end(p->server->events.data);
+    p->state = ending ? PROXY_ENDING : replaced ? PROXY_REPLACED : PROXY_SYNCING;
+    wish_pods(p);
+    if (replaced)
+        resume_somebody(p->server, RESUME_PATIENCE);
 }
 
 static void replace(struct proxy *p, const struct proxy *by)
@@ -163,6 +209,32 @@ static void take_over(struct proxy *p)
             replace(other, p);
         }
     }
+}
+
+static void on_resumed(struct proxy *p, enum bruma_reason reason, const char *error)
+{
+    p->resume_seq = 0;
+    if (error) {
+        log_error("a proxy that was replaced does not serve again\tpid=%d reason=%s error=\"%s\"",
+                  (int)connection_pid(p->connection), reason_name(reason), error);
+        p->cannot_resume = true;
+        resume_somebody(p->server, 0);
+        return;
+    }
+    if (p->state != PROXY_REPLACED)
+        return;
+    p->state = PROXY_SYNCING;
+    wish_pods(p);
+    take_over(p);
+}
+
+static void on_ending(struct proxy *p)
+{
+    log_info("proxy ends\tpid=%d", (int)connection_pid(p->connection));
+    p->state = PROXY_ENDING;
+    p->drain_wanted = p->resume_wanted = false;
+    p->resume_seq = 0;
+    resume_somebody(p->server, 0);
 }
 
 static void on_view_answer(struct proxy *p, struct view *v, enum bruma_reason reason, const char *error)
@@ -208,6 +280,10 @@ static void on_ack(struct proxy *p, const cJSON *message)
         loop_timer_cancel(&p->answer);
     if (seq == p->snapshot_seq) {
         take_over(p);
+        return;
+    }
+    if (seq == p->resume_seq) {
+        on_resumed(p, reason, error);
         return;
     }
     list_for_each (v, &p->views, of_proxy) {
@@ -274,6 +350,8 @@ static void on_message(struct connection *connection, const cJSON *message, int 
         on_drained(p, message);
     else if (p->state >= PROXY_SYNCING && !strcmp(op, "listener-closed"))
         on_listener_closed(p, message);
+    else if (p->state >= PROXY_SYNCING && !strcmp(op, "ending"))
+        on_ending(p);
     else if (!strcmp(op, "error"))
         log_error("a proxy reports an error\tpid=%d", (int)connection_pid(connection));
     else
@@ -299,6 +377,7 @@ static void on_closed(struct connection *connection)
         view_free(v);
     free(p);
     server->events.gone(server->events.data);
+    resume_somebody(server, 0);
 }
 
 const struct server_role proxy_server_role = {
@@ -318,6 +397,7 @@ int proxy_server_new(struct loop *loop, const struct agent_config *config, const
     server->proxy_sockets_fd = proxy_sockets_fd;
     server->events = *events;
     list_init(&server->list);
+    loop_timer_init(&server->resume, on_resume);
     *ret = &server->proxies;
     return 0;
 }

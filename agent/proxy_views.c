@@ -7,7 +7,8 @@
 #include "bruma/protocol.h"
 #include "message.h"
 
-static const char *const proxy_state_names[] = {"new", "offering", "syncing", "serving", "replaced"};
+static const char *const proxy_state_names[] = {"new",     "offering", "syncing",
+                                                "serving", "replaced", "ending"};
 
 void view_free(struct view *v)
 {
@@ -159,6 +160,13 @@ static int send_drain(struct proxy *p)
     return send_message(p, m, NULL, 0);
 }
 
+static int send_resume(struct proxy *p)
+{
+    p->resume_wanted = false;
+    p->resume_seq = p->seq + 1;
+    return send_message(p, message_new("resume"), NULL, 0);
+}
+
 /* Sends what is wished for as long as the socket takes it; connection_send() may queue one message at the
  * most. */
 void proxy_push(struct proxy *p)
@@ -175,7 +183,9 @@ void proxy_push(struct proxy *p)
         else if (!p->snapshot_seq) {
             p->snapshot_seq = p->seq + 1;
             r = send_message(p, message_new("snapshot-end"), NULL, 0);
-        } else if (p->drain_wanted)
+        } else if (p->resume_wanted)
+            r = send_resume(p);
+        else if (p->drain_wanted)
             r = send_drain(p);
         else
             return;
@@ -322,6 +332,7 @@ static cJSON *report(const struct proxies *proxies)
 
 static void destroy(struct proxies *proxies)
 {
+    loop_timer_cancel(&server_of(proxies)->resume);
     free(server_of(proxies));
 }
 

@@ -8,7 +8,14 @@
 
 #define PROXY_ANSWER_MAX 10000 /* milliseconds that a proxy may leave messages unacknowledged */
 
-enum proxy_state { PROXY_NEW, PROXY_OFFERING, PROXY_SYNCING, PROXY_SERVING, PROXY_REPLACED };
+enum proxy_state {
+    PROXY_NEW,
+    PROXY_OFFERING,
+    PROXY_SYNCING,
+    PROXY_SERVING,
+    PROXY_REPLACED, /* got drain, and serves again if nobody else is left */
+    PROXY_ENDING,   /* of its own accord */
+};
 enum wish { WISH_NOTHING, WISH_ADD, WISH_KEEP, WISH_DRAIN, WISH_DELETE };
 enum view_state { VIEW_PENDING, VIEW_SERVING, VIEW_FAILED, VIEW_DRAINING, VIEW_DRAINED };
 
@@ -22,7 +29,9 @@ struct proxy {
     uint64_t born;         /* start of its process, in clock ticks; 0: not known */
     struct list views, wishes;
     uint64_t seq, snapshot_seq;
-    bool setup_sent, drain_wanted;
+    uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
+    bool setup_sent, drain_wanted, resume_wanted;
+    bool cannot_resume; /* it has refused to */
     unsigned unanswered;
     struct loop_timer answer;
 };
@@ -48,6 +57,7 @@ struct proxy_server {
     int proxy_sockets_fd;
     struct proxies_events events;
     struct list list;
+    struct loop_timer resume; /* nobody may be serving any more */
 };
 
 struct view *view_of(const struct proxy *proxy, const struct pod *pod); /* or NULL */

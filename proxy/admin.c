@@ -27,6 +27,7 @@ struct waiting {
 
 struct admin {
     struct admin_config config;
+    char *unix_socket; /* or NULL */
     struct http_server *pages, *metrics, *ready, *local;
     struct dump running, next;
     bool dumping;
@@ -347,12 +348,14 @@ static int open_servers(struct loop *loop, struct admin *admin)
         if (r < 0)
             return log_error_errno(r, "cannot open the readiness server\tport=%u", c->ready_port);
     }
-    if (c->unix_socket) {
-        r = http_server_listen_unix(admin->local, c->unix_socket, SOCKET_MODE);
-        if (r < 0)
-            return log_error_errno(r, "cannot open the admin socket\tpath=\"%s\"", c->unix_socket);
-    }
-    return 0;
+    return admin_take_socket(admin);
+}
+
+int admin_take_socket(struct admin *admin)
+{
+    int r = admin->unix_socket ? http_server_listen_unix(admin->local, admin->unix_socket, SOCKET_MODE) : 0;
+
+    return r < 0 ? log_error_errno(r, "cannot open the admin socket\tpath=\"%s\"", admin->unix_socket) : 0;
 }
 
 int admin_open(struct loop *loop, const struct admin_config *config, struct admin **ret)
@@ -363,6 +366,11 @@ int admin_open(struct loop *loop, const struct admin_config *config, struct admi
     if (!admin)
         return -ENOMEM;
     admin->config = *config;
+    admin->unix_socket = config->unix_socket ? strdup(config->unix_socket) : NULL;
+    if (config->unix_socket && !admin->unix_socket) {
+        free(admin);
+        return -ENOMEM;
+    }
     log_get_filter(admin->first_filter, sizeof(admin->first_filter));
     r = open_servers(loop, admin);
     if (r < 0) {
@@ -385,6 +393,7 @@ void admin_close(struct admin **ptr)
     http_server_close(&admin->local);
     answer_waiting(&admin->running, NULL);
     answer_waiting(&admin->next, NULL);
+    free(admin->unix_socket);
     free(admin);
     *ptr = NULL;
 }

@@ -37,6 +37,8 @@ struct admin_config {
 
 int admin_open(struct loop *loop, const struct admin_config *config, struct admin **ret);
 void admin_close(struct admin **admin);
+/* The Unix socket's path may be another process's by now: takes it back. */
+int admin_take_socket(struct admin *admin);
 /* Takes the object. NULL: the answer is 500. */
 void admin_dump_done(struct admin *admin, void *token, cJSON *dump);
 

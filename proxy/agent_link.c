@@ -30,7 +30,8 @@ struct agent_link {
     uint64_t retry_after;
     bool complained; /* that the agent is away; said once */
     bool ready;
-    bool draining; /* another proxy has taken over, for good */
+    bool draining; /* another proxy has taken over */
+    bool ending;   /* this one was told to end */
     struct outbox outbox;
     struct name_set named; /* uids since the connection began, until snapshot-end */
     char buf[BRUMA_MESSAGE_MAX + 1];
@@ -164,6 +165,14 @@ static int drain(struct agent_link *link, const struct order *o)
     return 0;
 }
 
+static int resume(struct agent_link *link)
+{
+    link->draining = false;
+    log_info("the proxy that had taken over is gone");
+    proxy_resume(link->proxy);
+    return 0;
+}
+
 static int obey(struct agent_link *link, const struct order *o, enum bruma_reason *reason, char *error,
                 size_t error_size)
 {
@@ -173,6 +182,8 @@ static int obey(struct agent_link *link, const struct order *o, enum bruma_reaso
         return snapshot_end(link);
     if (!strcmp(o->op, "drain"))
         return drain(link, o);
+    if (!strcmp(o->op, "resume"))
+        return resume(link);
     if (strcmp(o->op, "pod-add") && strcmp(o->op, "pod-keep") && strcmp(o->op, "pod-drain") &&
         strcmp(o->op, "pod-del")) {
         /* A newer agent may know more; it is told, and nothing else is at stake. */
@@ -313,6 +324,8 @@ static int introduce(struct agent_link *link)
         return offer.r;
     m = message_new("held-end");
     cJSON_AddBoolToObject(m, "draining", link->draining);
+    if (link->ending)
+        cJSON_AddTrueToObject(m, "ending");
     return send_message(link, m, NULL, 0);
 }
 
@@ -377,6 +390,15 @@ void agent_link_free(struct agent_link **ptr)
 bool agent_link_ready(const struct agent_link *link)
 {
     return link->ready;
+}
+
+void agent_link_ending(struct agent_link *link)
+{
+    if (!link)
+        return;
+    link->ending = true;
+    if (link->watch.fd >= 0 && send_message(link, message_new("ending"), NULL, 0) < 0)
+        disconnect(link);
 }
 
 static void tell_of_pod(struct agent_link *link, const char *op, const char *uid)

@@ -18,6 +18,8 @@ void agent_link_free(struct agent_link **link);
 bool agent_link_ready(const struct agent_link *link);
 /* Tells the agent that the last connection of a draining pod has ended. */
 void agent_link_pod_drained(struct agent_link *link, const char *uid);
+/* This proxy was told to end and accepts nothing any more. NULL: there is no agent to tell. */
+void agent_link_ending(struct agent_link *link);
 /* A listener of the pod was destroyed: the agent shall look at once. */
 void agent_link_listener_closed(struct agent_link *link, const char *uid);
 

@@ -54,8 +54,12 @@ static void on_drain_deadline(struct loop_timer *timer)
     loop_stop(p->loop);
 }
 
-void proxy_drain(struct proxy *p, uint64_t deadline_milliseconds)
+static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
 {
+    uint64_t due = loop_now(p->loop) + deadline_milliseconds;
+
+    if (!p->draining || due < p->drain_timer.due)
+        loop_timer_set(p->loop, &p->drain_timer, deadline_milliseconds);
     if (p->draining)
         return;
     p->draining = true;
@@ -67,8 +71,17 @@ void proxy_drain(struct proxy *p, uint64_t deadline_milliseconds)
     }
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_drain(p->workers[i]);
-    loop_timer_set(p->loop, &p->drain_timer, deadline_milliseconds);
     loop_timer_set(p->loop, &p->drain_check, DRAIN_CHECK_MILLISECONDS);
+}
+
+void proxy_drain(struct proxy *p, uint64_t deadline_milliseconds)
+{
+    p->linger_until = 0;
+    if (!p->ending) {
+        p->ending = true;
+        agent_link_ending(p->agent);
+    }
+    begin_drain(p, deadline_milliseconds);
 }
 
 /* It holds the listeners on for a while: its successor may be the only other holder, and who ends by itself
@@ -77,7 +90,21 @@ void proxy_replaced(struct proxy *p, uint64_t deadline_milliseconds)
 {
     if (!p->draining)
         p->linger_until = loop_now(p->loop) + p->settings.replaced_linger;
-    proxy_drain(p, deadline_milliseconds);
+    begin_drain(p, deadline_milliseconds);
+}
+
+void proxy_resume(struct proxy *p)
+{
+    if (p->ending || !p->draining)
+        return;
+    log_info("serving again");
+    p->draining = false;
+    p->linger_until = 0;
+    loop_timer_cancel(&p->drain_timer);
+    loop_timer_cancel(&p->drain_check);
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_resume(p->workers[i]);
+    (void)admin_take_socket(p->admin); /* it has said so; nothing else depends on it */
 }
 
 void proxy_fail(struct proxy *p)
@@ -90,7 +117,6 @@ static void on_signal(void *data, int signal)
 {
     struct proxy *p = data;
 
-    p->linger_until = 0;
     if (p->draining && signal == SIGINT)
         loop_stop(p->loop);
     else

@@ -56,6 +56,8 @@ void pods_close_listeners(struct proxy *proxy);
 void proxy_drain(struct proxy *proxy, uint64_t deadline_milliseconds);
 /* The same, because another proxy has taken over; see --replaced-linger. */
 void proxy_replaced(struct proxy *proxy, uint64_t deadline_milliseconds);
+/* The other proxy is gone: accept again, unless somebody else has told this one to end. */
+void proxy_resume(struct proxy *proxy);
 /* Ends the process with status 1 after this turn of the control loop. */
 void proxy_fail(struct proxy *proxy);
 

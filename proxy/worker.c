@@ -276,16 +276,31 @@ static void do_set_revoked(void *data)
     message_free(m);
 }
 
+static void accept_again(struct worker *w)
+{
+    struct worker_pod *wp;
+
+    list_for_each (wp, &w->pods, node) {
+        for (int i = 0; i < BRUMA_LISTENER_COUNT && w->serving && !w->draining && !wp->draining; i++)
+            acceptor_start(&wp->acceptors[i]);
+    }
+}
+
 static void do_serve(void *data)
 {
     struct message *m = data;
-    struct worker_pod *wp;
 
     m->worker->serving = true;
-    list_for_each (wp, &m->worker->pods, node) {
-        for (int i = 0; i < BRUMA_LISTENER_COUNT && !wp->draining && !m->worker->draining; i++)
-            acceptor_start(&wp->acceptors[i]);
-    }
+    accept_again(m->worker);
+    message_free(m);
+}
+
+static void do_resume(void *data)
+{
+    struct message *m = data;
+
+    m->worker->draining = false;
+    accept_again(m->worker);
     message_free(m);
 }
 
@@ -402,6 +417,11 @@ void worker_set_revoked(struct worker *w, struct crl_set *set)
 void worker_drain(struct worker *w)
 {
     tell(w, NULL, do_drain, NULL);
+}
+
+void worker_resume(struct worker *w)
+{
+    tell(w, NULL, do_resume, NULL);
 }
 
 void worker_dump(struct worker *w, cJSON *object, loop_post_fn done, void *data)

@@ -72,6 +72,7 @@ void worker_state_changed(struct worker *worker, bool policies);
 /* New lists of revoked certificates; tunnels of such peers are cut. */
 void worker_set_revoked(struct worker *worker, struct crl_set *set);
 void worker_drain(struct worker *worker);
+void worker_resume(struct worker *worker); /* undoes it */
 /* Fills object (uid -> {inbound, outbound}) with the worker's connections, then posts done(data) to the
  * control loop. */
 void worker_dump(struct worker *worker, cJSON *object, loop_post_fn done, void *data);

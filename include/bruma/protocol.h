@@ -28,7 +28,7 @@
  * Proxy -> agent, in this order after connecting
  *   proxy-hello  pid version
  *   pod-held     uid cookie generation draining   fds: netns outbound inbound hbone   once for each pod it serves already
- *   held-end     draining                     true: it was told to drain and must not take over again
+ *   held-end     draining [ending]            draining: it was told to drain and must not take over again; ending: nor resume
  * Agent -> proxy; each has a "seq" that the proxy's ack names
  *   setup        pinDir                                           fd: proxy_sockets map
  *   pod-add      uid cookie generation name namespace serviceAccount trustDomain(where the agent knows it) node ips[]
@@ -38,11 +38,14 @@
  *   pod-del      uid    the pod is gone: everything is cut
  *   snapshot-end        pods that were not named since the connection began are gone
  *   drain        deadlineMilliseconds    another proxy has taken over: stop accepting, end when idle or at the deadline
+ *   resume              the others are gone: forget the drain and accept again. After its ack come pod-add for all pods
  * Proxy -> agent
  *   ack          seq [reason error]
  *   pod-drained  uid    the last connection of a draining pod has ended
  *   listener-closed  uid    somebody has destroyed a listener of the pod; the agent verifies the pod at once
- * The youngest process that has acknowledged its snapshot serves; the one before it gets drain.
+ *   ending              it was told to end (SIGTERM) and accepts nothing any more; another one shall serve
+ * The youngest process that has acknowledged its snapshot serves; the one before it gets drain. When it goes and none
+ * has taken over, the youngest of those that got drain gets resume.
  *
  * brumactl -> agent
  *   status       <- item, end

@@ -225,6 +225,17 @@ int http_server_listen_any(struct http_server *s, uint16_t port, bool ipv6, stru
     return r < 0 ? r : http_server_listen(s, &at, false, ret_bound);
 }
 
+/* Listeners at this path but the last, which has taken it. */
+static void close_former(struct http_server *s, const char *path)
+{
+    struct listener *l;
+
+    list_for_each (l, &s->listeners, node) {
+        if (l->path && !strcmp(l->path, path) && l->node.next != &s->listeners)
+            listener_close(l);
+    }
+}
+
 int http_server_listen_unix(struct http_server *s, const char *path, mode_t mode)
 {
     _cleanup_fd_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -245,7 +256,10 @@ int http_server_listen_unix(struct http_server *s, const char *path, mode_t mode
         unlink(sa.sun_path);
         return r;
     }
-    return add_listener(s, take_fd(&fd), path);
+    r = add_listener(s, take_fd(&fd), path);
+    if (r == 0)
+        close_former(s, path);
+    return r;
 }
 
 /* ---- requests ---- */

@@ -39,8 +39,8 @@ int http_server_listen(struct http_server *server, const struct endpoint *at, bo
 /* Every address of the machine: both families by one socket, or IPv4 alone if ipv6 is false or there is no
  * IPv6. */
 int http_server_listen_any(struct http_server *server, uint16_t port, bool ipv6, struct endpoint *ret_bound);
-/* Takes the place of a socket that is there (the one of a process before); it is removed at the end if it is
- * still ours. */
+/* Takes the place of a socket that is there (the one of a process before, or an own one that another process
+ * has moved away); it is removed at the end if it is still ours. */
 int http_server_listen_unix(struct http_server *server, const char *path, mode_t mode);
 
 /* ---- requests ---- */

@@ -21,6 +21,7 @@ class Proxy:
         self.socket = None
         self.pods = {}  # uid -> {cookie, generation, fds, draining}
         self.accepting, self.keep, self.mute, self.refuse, self.draining = True, False, False, None, False
+        self.resumes, self.ending = True, False
         self.report_drained = True
         self.kept = []
         self.sel = selectors.DefaultSelector()
@@ -46,7 +47,7 @@ class Proxy:
                 fds[1] = socket.create_server(("127.0.0.1", 0)).detach()  # listens, but not in the pod
             self.send({"op": "pod-held", "uid": uid, "cookie": pod["cookie"], "generation": pod["generation"],
                        "draining": pod["draining"]}, fds)
-        self.send({"op": "held-end", "draining": self.draining})
+        self.send({"op": "held-end", "draining": self.draining, "ending": self.ending})
 
     def disconnect(self):
         if self.socket:
@@ -67,11 +68,25 @@ class Proxy:
         pod = {"cookie": message["cookie"], "generation": message["generation"], "fds": fds, "draining": False,
                "watched": set()}
         self.pods[uid] = pod
-        for fd, name in zip(fds[1:], LISTENERS):
+        for fd in fds[1:]:
             os.set_blocking(fd, False)
-            if self.accepting:
+        if self.accepting:
+            self.watch(pod)
+
+    def watch(self, pod):
+        for fd, name in zip(pod["fds"][1:], LISTENERS):
+            if fd not in pod["watched"]:
                 self.sel.register(fd, selectors.EVENT_READ, lambda fd=fd, name=name: self.on_connection(fd, name))
                 pod["watched"].add(fd)
+
+    def accept(self, on):
+        self.accepting = on
+        for pod in self.pods.values():
+            if on:
+                self.watch(pod)
+            for fd in () if on else tuple(pod["watched"]):
+                self.sel.unregister(fd)
+                pod["watched"].discard(fd)
 
     def on_connection(self, fd, name):
         listener = socket.socket(fileno=os.dup(fd))
@@ -121,6 +136,12 @@ class Proxy:
             os.close(fds[0])
         elif message["op"] == "drain":
             self.draining = True
+            self.accept(False)
+        elif message["op"] == "resume" and not self.resumes:
+            ack.update(reason="message_invalid", error="unknown op")
+        elif message["op"] == "resume":
+            self.draining = False
+            self.accept(True)
         self.send(ack)
         if message["op"] == "pod-drain":
             if message["uid"] in self.pods:
@@ -145,6 +166,11 @@ class Proxy:
             self.send(command["text"].encode())
         elif what == "drained":
             self.send({"op": "pod-drained", "uid": command["uid"]})
+        elif what == "terminate":
+            self.ending = True
+            self.accept(False)
+            if self.socket:
+                self.send({"op": "ending"})
         self.tell(event="did", what=what)
 
     def run(self):

@@ -188,13 +188,16 @@ def test_a_lost_record_is_recovered_from_what_is_pinned(node):
 
 # ---- proxies ----
 
+def states(node):
+    return {p["pid"]: p["state"] for p in node.status()["proxies"]}
+
+
 def test_the_younger_proxy_takes_over_and_the_older_drains(node):
     pod, first = Pod(node, "web"), node.proxy("first").serve()
     pod.add()
     second = node.proxy("second").serve()
     assert first.wait(event="message", op="drain")["deadlineMilliseconds"] == 30000
-    states = {p["pid"]: p["state"] for p in node.status()["proxies"]}
-    assert states == {first.pid: "replaced", second.pid: "serving"}
+    assert states(node) == {first.pid: "replaced", second.pid: "serving"}
     first.kill()
     wait_for(lambda: len(node.status()["proxies"]) == 1, "the first to be gone")
     assert pod.greeting() == "second inbound"
@@ -234,8 +237,103 @@ def test_a_replaced_proxy_that_connects_again_does_not_take_over(node):
     first.do("connect")
     first.wait(event="message", op="snapshot-end")
     assert first.seen(event="message", op="pod-keep") and not first.seen(event="message", op="pod-add")
-    assert {p["pid"]: p["state"] for p in node.status()["proxies"]} == {first.pid: "replaced", second.pid: "serving"}
+    assert states(node) == {first.pid: "replaced", second.pid: "serving"}
     assert not second.seen(event="message", op="drain")
+
+
+@pytest.mark.parametrize("how", ["killed", "told to end"])
+def test_a_replaced_proxy_serves_again_when_its_successor_is_gone(node, how):
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    second = node.proxy("second").serve()
+    first.wait(event="message", op="drain")
+    later = Pod(node, "late", number=11)  # which the first has never heard of
+    later.add()
+    assert (pod.greeting(), later.greeting()) == ("second inbound",) * 2
+    if how == "killed":
+        second.kill()
+    else:
+        second.do("terminate")  # it lives on, for its connections
+    wait_for(lambda: first.seen(event="message", op="pod-add", uid=later.uid), "the first to hear of the pods again")
+    assert [m["op"] for m in first.seen(event="message")].count("resume") == 1
+    assert states(node) == {first.pid: "serving", **({} if how == "killed" else {second.pid: "ending"})}
+    assert (pod.greeting(), later.greeting()) == ("first inbound",) * 2
+    assert pod.item()["proxy"] == later.item()["proxy"] == "serving"
+    third = node.proxy("third").serve()
+    wait_for(lambda: len(first.seen(event="message", op="drain")) == 2, "the first to be replaced again")
+    assert states(node)[third.pid] == "serving"
+
+
+def test_the_youngest_of_the_replaced_that_can_serves_again(node):
+    """One that ends is not asked, and one of a version that does not know how refuses."""
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    others = [node.proxy(tag) for tag in ("second", "third", "fourth")]
+    for proxy in others:
+        proxy.serve()
+        wait_for(lambda proxy=proxy: states(node)[proxy.pid] == "serving", "it to take over")
+    second, third, fourth = others
+    second.do("set", resumes=False)
+    third.do("terminate")
+    fourth.kill()
+    wait_for(lambda: states(node) == {first.pid: "serving", second.pid: "replaced", third.pid: "ending"}, "the first to serve")
+    assert second.seen(event="message", op="resume") and not third.seen(event="message", op="resume")
+    assert pod.greeting() == "first inbound"
+
+
+def test_a_new_agent_finds_none_but_a_replaced_proxy(node):
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    second = node.proxy("second").serve()
+    first.wait(event="message", op="drain")
+    node.agent.kill()
+    first.wait(event="disconnected")
+    second.kill()
+    node.start()
+    first.forget()
+    first.do("connect")
+    first.wait(event="message", op="resume")
+    wait_for(lambda: states(node) == {first.pid: "serving"}, "it to serve again")
+    assert pod.greeting() == "first inbound"
+
+
+def test_a_replaced_proxy_that_finds_a_new_agent_first_waits_for_its_successor(node):
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    second = node.proxy("second").serve()
+    first.wait(event="message", op="drain")
+    node.agent.kill()
+    for proxy in (first, second):
+        proxy.wait(event="disconnected")
+        proxy.forget()
+    node.start()
+    first.do("connect")
+    first.wait(event="message", op="snapshot-end")
+    second.serve()
+    wait_for(lambda: states(node) == {first.pid: "replaced", second.pid: "serving"}, "the second to serve")
+    time.sleep(2.5)  # longer than a replaced one waits
+    assert not first.seen(event="message", op="resume") and not second.seen(event="message", op="drain")
+    assert pod.greeting() == "second inbound"
+
+
+def test_a_proxy_that_ends_does_not_take_over_from_a_new_agent(node):
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    first.do("terminate")
+    wait_for(lambda: states(node) == {first.pid: "ending"}, "it to end")
+    assert pod.item()["proxy"] == "not_connected"
+    node.agent.kill()
+    first.wait(event="disconnected")
+    node.start()
+    first.forget()
+    first.do("connect")
+    first.wait(event="message", op="snapshot-end")
+    assert states(node) == {first.pid: "ending"}
+    client = pod.client()
+    time.sleep(2.5)
+    assert not first.seen(event="message", op="resume")
+    node.proxy("second").serve()
+    assert client.communicate(timeout=60)[0].strip() == "second inbound", "the client has waited"
 
 
 def test_listeners_of_another_namespace_are_not_adopted(node):

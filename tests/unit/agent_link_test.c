@@ -73,8 +73,13 @@ void proxy_replaced(struct proxy *proxy, uint64_t deadline_milliseconds)
     note("proxy_replaced", deadline_milliseconds == 1234 ? "1234" : "?");
 }
 
-/* The agent's part: steps that are gone through while the loop runs. */
-enum action { ACCEPT, EXPECT, EXPECT_END, SEND, SEND_FDS, CLOSE };
+void proxy_resume(struct proxy *proxy)
+{
+    note("proxy_resume", "");
+}
+
+/* The agent's part: steps that are gone through while the loop runs. TERMINATE: the proxy is told to end. */
+enum action { ACCEPT, EXPECT, EXPECT_END, SEND, SEND_FDS, CLOSE, TERMINATE };
 
 struct step {
     enum action action;
@@ -122,6 +127,9 @@ static bool take(const struct step *step)
         return true;
     case CLOSE:
         close(agent);
+        return true;
+    case TERMINATE:
+        agent_link_ending(link_);
         return true;
     }
     return false;
@@ -260,6 +268,27 @@ Test(agent_link, a_proxy_that_was_told_to_drain_says_so_when_it_comes_back)
     PLAY(HELLO, {EXPECT, "\"op\":\"held-end\",\"draining\":false"}, SETUP, END,
          {SEND, "{\"op\":\"drain\",\"seq\":6,\"deadlineMilliseconds\":1234}"}, {EXPECT, "\"seq\":6}"},
          {CLOSE}, HELLO, {EXPECT, "\"op\":\"held-end\",\"draining\":true"});
+}
+
+Test(agent_link, a_proxy_that_was_told_to_resume_is_as_one_that_never_drained)
+{
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, END,
+         {SEND, "{\"op\":\"drain\",\"seq\":6,\"deadlineMilliseconds\":1234}"}, {EXPECT, "\"seq\":6}"},
+         {SEND, "{\"op\":\"resume\",\"seq\":7}"}, {EXPECT, "{\"op\":\"ack\",\"seq\":7}"}, {CLOSE}, HELLO,
+         {EXPECT, "{\"op\":\"held-end\",\"draining\":false}"});
+    cr_expect(strcmp(calls, "map() proxy_replaced(1234) proxy_resume()") == 0, "%s", calls);
+}
+
+Test(agent_link, a_proxy_that_ends_says_so_and_again_when_the_agent_is_new)
+{
+    PLAY(HELLO, {EXPECT, "{\"op\":\"held-end\",\"draining\":false}"}, SETUP, END, {TERMINATE},
+         {EXPECT, "{\"op\":\"ending\"}"}, {CLOSE}, HELLO,
+         {EXPECT, "{\"op\":\"held-end\",\"draining\":false,\"ending\":true}"});
+}
+
+Test(agent_link, a_proxy_without_an_agent_to_tell_can_end)
+{
+    agent_link_ending(NULL);
 }
 
 #define BAD(name, message, descriptors)                                                             \

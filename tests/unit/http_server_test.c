@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The HTTP server over real sockets, with clients that behave and clients that do not. */
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -463,6 +464,48 @@ Test(http_listen, unix_sockets_take_the_place_of_older_ones)
     loop_thread_stop(thread);
     http_server_close(&server);
     cr_expect(access(path, F_OK) != 0 && errno == ENOENT);
+    cr_expect(rmdir(directory) == 0);
+}
+
+static int open_descriptors(void)
+{
+    DIR *directory = opendir("/proc/self/fd");
+    int n = 0;
+
+    cr_assert(directory != NULL);
+    while (readdir(directory))
+        n++;
+    closedir(directory);
+    return n;
+}
+
+Test(http_listen, a_unix_socket_that_another_has_taken_is_taken_back)
+{
+    char directory[] = "/tmp/http-server-XXXXXX", path[64];
+    struct http_server *other;
+    char *answer;
+    int fd, before;
+
+    cr_assert(mkdtemp(directory) != NULL);
+    snprintf(path, sizeof(path), "%s/sock", directory);
+    cr_assert(http_server_listen_unix(server, path, 0600) == 0);
+    before = open_descriptors();
+    cr_assert(http_server_new(loop, on_request, &at, 0, &other) == 0);
+    cr_assert(http_server_listen_unix(other, path, 0600) == 0);
+    cr_assert(http_server_listen_unix(server, path, 0600) == 0);
+    http_server_close(&other);
+    cr_expect(access(path, F_OK) == 0);
+    cr_expect(open_descriptors() == before, "the former listener is closed");
+    thread = loop_thread_start(loop);
+    fd = client_connect_unix(path);
+    cr_assert(fd >= 0);
+    client_send(fd, "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
+    answer = client_receive(fd, false, NULL);
+    cr_expect(!strcmp(client_body(answer), "hello\n"));
+    free(answer);
+    close(fd);
+    loop_thread_stop(thread);
+    http_server_close(&server);
     cr_expect(rmdir(directory) == 0);
 }
 
