@@ -398,6 +398,8 @@ int proxy_server_new(struct loop *loop, const struct agent_config *config, const
     server->events = *events;
     list_init(&server->list);
     loop_timer_init(&server->resume, on_resume);
+    loop_timer_init(&server->adopted, proxy_server_adopted);
+    server->adopt_until = loop_now(loop) + config->adopt_wait;
     *ret = &server->proxies;
     return 0;
 }

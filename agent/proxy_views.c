@@ -167,6 +167,26 @@ static int send_resume(struct proxy *p)
     return send_message(p, message_new("resume"), NULL, 0);
 }
 
+/*
+ * A proxy that has got its snapshot is ready, and a roll-out ends the one before it. That one may be on its way
+ * here with the only descriptors of some pods' listeners.
+ */
+static bool snapshot_is_whole(struct proxy_server *server)
+{
+    struct pod *pod;
+    uint64_t now = loop_now(server->loop);
+
+    if (now >= server->adopt_until)
+        return true;
+    list_for_each (pod, &server->pods->list, node) {
+        if (pod->awaits_listeners) {
+            loop_timer_set(server->loop, &server->adopted, server->adopt_until - now);
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Sends what is wished for as long as the socket takes it; connection_send() may queue one message at the
  * most. */
 void proxy_push(struct proxy *p)
@@ -181,6 +201,8 @@ void proxy_push(struct proxy *p)
         else if (!list_empty(&p->wishes))
             r = send_wish(p, list_first(&p->wishes, struct view, wished));
         else if (!p->snapshot_seq) {
+            if (!snapshot_is_whole(p->server))
+                return;
             p->snapshot_seq = p->seq + 1;
             r = send_message(p, message_new("snapshot-end"), NULL, 0);
         } else if (p->resume_wanted)
@@ -198,6 +220,15 @@ bool pod_is_served(const struct pod *pod)
 {
     return (pod->state == POD_ENROLLING || pod->state == POD_ENROLLED || pod->state == POD_LEAVING) &&
            !pod->awaits_listeners && pod->netns_fd >= 0;
+}
+
+void proxy_server_adopted(struct loop_timer *timer)
+{
+    struct proxy_server *server = container_of(timer, struct proxy_server, adopted);
+    struct proxy *p;
+
+    list_for_each (p, &server->list, node)
+        proxy_push(p);
 }
 
 static struct proxy_server *server_of(const struct proxies *proxies)
@@ -333,6 +364,7 @@ static cJSON *report(const struct proxies *proxies)
 static void destroy(struct proxies *proxies)
 {
     loop_timer_cancel(&server_of(proxies)->resume);
+    loop_timer_cancel(&server_of(proxies)->adopted);
     free(server_of(proxies));
 }
 

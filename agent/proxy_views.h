@@ -58,6 +58,8 @@ struct proxy_server {
     struct proxies_events events;
     struct list list;
     struct loop_timer resume; /* nobody may be serving any more */
+    struct loop_timer adopted;
+    uint64_t adopt_until; /* loop time: a proxy of before may still bring listeners back */
 };
 
 struct view *view_of(const struct proxy *proxy, const struct pod *pod); /* or NULL */
@@ -67,6 +69,7 @@ void view_wish(struct view *view, enum wish wish);
 
 /* Sends what is wished for as long as the socket takes it. */
 void proxy_push(struct proxy *proxy);
+void proxy_server_adopted(struct loop_timer *timer); /* of proxy_server.adopted */
 /* The youngest process that has acknowledged its snapshot, or NULL. */
 struct proxy *proxy_server_find_serving(const struct proxy_server *server);
 /* The pod is one that a proxy shall serve now. */
