@@ -168,8 +168,8 @@ static int send_resume(struct proxy *p)
 }
 
 /*
- * A proxy that has got its snapshot is ready, and a roll-out ends the one before it. That one may be on its way
- * here with the only descriptors of some pods' listeners.
+ * A proxy that has got its snapshot is ready, and a roll-out ends the one before it. That one may be on its
+ * way here with the only descriptors of some pods' listeners.
  */
 static bool snapshot_is_whole(struct proxy_server *server)
 {
