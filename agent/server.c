@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "bruma/protocol.h"
 #include "cleanup.h"
@@ -12,6 +11,7 @@
 #include "outbox.h"
 #include "reasons.h"
 #include "seqpacket.h"
+#include "seqpacket_listener.h"
 
 #define LOG_SCOPE "server"
 #include "log.h"
@@ -35,9 +35,7 @@ struct connection {
 
 struct server {
     struct loop *loop;
-    struct loop_watch listener;
-    char *path;
-    ino_t inode; /* of the socket file: a successor may have replaced it */
+    struct seqpacket_listener listener;
     server_route_fn route;
     void *data;
     struct list connections;
@@ -231,7 +229,7 @@ static void on_quiet(struct loop_timer *timer)
 
 static void on_listener(struct loop_watch *watch, uint32_t events)
 {
-    struct server *s = container_of(watch, struct server, listener);
+    struct server *s = container_of(watch, struct server, listener.watch);
     pid_t pid = 0;
 
     for (int i = 0; i < MESSAGES_PER_TURN; i++) {
@@ -267,25 +265,16 @@ static void on_listener(struct loop_watch *watch, uint32_t events)
 int server_open(struct loop *loop, const char *path, server_route_fn route, void *data, struct server **ret)
 {
     struct server *s = calloc(1, sizeof(*s));
-    struct stat st;
-    int r, fd;
+    int r;
 
     if (!s)
         return -ENOMEM;
     s->loop = loop;
     s->route = route;
     s->data = data;
-    s->listener.fd = -1;
     list_init(&s->connections);
-    s->path = strdup(path);
-    fd = s->path ? seqpacket_listen(path, 0600) : -ENOMEM;
-    r = fd < 0 ? fd : loop_watch_add(loop, &s->listener, fd, EPOLLIN, on_listener);
-    if (r == 0 && stat(path, &st) == 0)
-        s->inode = st.st_ino;
+    r = seqpacket_listener_open(&s->listener, loop, path, 0600, on_listener);
     if (r < 0) {
-        if (fd >= 0)
-            close(fd);
-        free(s->path);
         free(s);
         return r;
     }
@@ -304,20 +293,12 @@ void server_close(struct server **ptr)
 {
     struct server *s = *ptr;
     struct connection *c;
-    struct stat st;
-    int fd;
 
     if (!s)
         return;
     list_for_each (c, &s->connections, node)
         connection_end(c);
-    fd = s->listener.fd;
-    loop_watch_remove(s->loop, &s->listener);
-    if (fd >= 0)
-        close(fd);
-    if (stat(s->path, &st) == 0 && st.st_ino == s->inode)
-        unlink(s->path);
-    free(s->path);
+    seqpacket_listener_close(&s->listener);
     free(s);
     *ptr = NULL;
 }

@@ -3,6 +3,7 @@
 #ifndef AGENT_ZDS_PEERS_H
 #define AGENT_ZDS_PEERS_H
 
+#include "seqpacket_listener.h"
 #include "zds_server.h"
 
 enum zds_peer_state { ZDS_GREETING, ZDS_SYNCING, ZDS_SERVING };
@@ -16,10 +17,8 @@ struct zds_server {
     const struct pods *pods;
     struct proxy_cgroups *cgroups;
     struct proxies_events events;
-    struct loop_watch listener;
+    struct seqpacket_listener listener;
     struct loop_timer accept_again, drain_look;
-    char *path;
-    ino_t inode;         /* of the socket file: a successor may have replaced it */
     uint64_t refused_at; /* loop time when a refusal was logged last */
     int peers_len;
     struct list peers; /* oldest process first */

@@ -59,7 +59,7 @@ static void admit(struct zds_server *s, int *fd, pid_t pid)
 
 static void on_listener(struct loop_watch *watch, uint32_t events)
 {
-    struct zds_server *s = container_of(watch, struct zds_server, listener);
+    struct zds_server *s = container_of(watch, struct zds_server, listener.watch);
     pid_t pid = 0;
     _cleanup_fd_ int fd = seqpacket_accept(watch->fd, &pid);
 
@@ -76,7 +76,7 @@ static void on_accept_again(struct loop_timer *timer)
 {
     struct zds_server *s = container_of(timer, struct zds_server, accept_again);
 
-    loop_watch_modify(s->loop, &s->listener, EPOLLIN);
+    loop_watch_modify(s->loop, &s->listener.watch, EPOLLIN);
 }
 
 /* The directory is the node's, and mounted into both pods. */
@@ -96,8 +96,7 @@ int zds_server_new(struct loop *loop, const struct agent_config *config, const s
                    struct proxy_cgroups *cgroups, const struct proxies_events *events, struct proxies **ret)
 {
     struct zds_server *s = calloc(1, sizeof(*s));
-    struct stat st;
-    int r, fd;
+    int r;
 
     if (!s)
         return -ENOMEM;
@@ -107,20 +106,12 @@ int zds_server_new(struct loop *loop, const struct agent_config *config, const s
     s->pods = pods;
     s->cgroups = cgroups;
     s->events = *events;
-    s->listener.fd = -1;
     list_init(&s->peers);
     loop_timer_init(&s->accept_again, on_accept_again);
     loop_timer_init(&s->drain_look, zds_views_drain_look);
     make_directory(config->zds_socket);
-    s->path = strdup(config->zds_socket);
-    fd = s->path ? seqpacket_listen(s->path, 0600) : -ENOMEM;
-    r = fd < 0 ? fd : loop_watch_add(loop, &s->listener, fd, EPOLLIN, on_listener);
-    if (r == 0 && stat(s->path, &st) == 0)
-        s->inode = st.st_ino;
+    r = seqpacket_listener_open(&s->listener, loop, config->zds_socket, 0600, on_listener);
     if (r < 0) {
-        if (fd >= 0)
-            close(fd);
-        free(s->path);
         free(s);
         return r;
     }
@@ -131,17 +122,11 @@ int zds_server_new(struct loop *loop, const struct agent_config *config, const s
 void zds_server_free(struct zds_server *s)
 {
     struct zds_peer *p;
-    struct stat st;
-    int fd = s->listener.fd;
 
     list_for_each (p, &s->peers, node)
         zds_peer_close(p);
     loop_timer_cancel(&s->accept_again);
     loop_timer_cancel(&s->drain_look);
-    loop_watch_remove(s->loop, &s->listener);
-    close(fd);
-    if (stat(s->path, &st) == 0 && st.st_ino == s->inode)
-        unlink(s->path);
-    free(s->path);
+    seqpacket_listener_close(&s->listener);
     free(s);
 }
