@@ -32,7 +32,6 @@ struct attachment {
 
 struct pod;
 struct steer_error;
-struct view;
 
 /* Ends an enrolment that waited for someone. r: 0 or -errno with the reason in error. */
 typedef void (*pod_enrolled_fn)(void *data, struct pod *pod, int r, const struct steer_error *error);
@@ -79,7 +78,7 @@ struct pod {
     unsigned netns_missing;    /* looks in a row that did not find the namespace */
     uint64_t leave_until;      /* loop time; while POD_LEAVING: it goes on then in any case */
     uint64_t clean_not_before; /* loop time; while POD_DRAINING */
-    struct list views;         /* of proxies, struct view */
+    struct list views;         /* of proxies, struct pod_view */
 
     /* what an operator wants to know */
     uint64_t enrol_microseconds;                /* that the last enrolment took */

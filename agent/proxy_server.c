@@ -49,8 +49,7 @@ void *proxy_server_accept(struct proxies *proxies)
         return NULL;
     p->server = container_of(proxies, struct proxy_server, proxies);
     list_init(&p->node);
-    list_init(&p->views);
-    list_init(&p->wishes);
+    pod_views_init(&p->views);
     loop_timer_init(&p->answer, on_answer_timeout);
     return p;
 }
@@ -158,7 +157,7 @@ static void wish_pods(struct proxy *p)
                 view_wish(v, WISH_DRAIN);
         } else if (!pod_is_served(pod)) {
             if (v)
-                view_free(v);
+                pod_view_free(&v->base);
         } else if (replaced) {
             if (v)
                 view_wish(v, WISH_KEEP);
@@ -243,14 +242,14 @@ static void on_view_answer(struct proxy *p, struct view *v, enum bruma_reason re
 
     if (error) {
         log_error("a proxy refused a pod\tpid=%d uid=%s reason=%s error=\"%s\"",
-                  (int)connection_pid(p->connection), v->uid, reason_name(reason), error);
+                  (int)connection_pid(p->connection), v->base.uid, reason_name(reason), error);
         snprintf(v->error, sizeof(v->error), "%s", error);
         v->reason = reason;
     }
     if (v->state == VIEW_PENDING)
         v->state = error ? VIEW_FAILED : VIEW_SERVING;
-    if (v->pod && p == proxy_server_find_serving(server) && v->wish == WISH_NOTHING)
-        server->events.answered(server->events.data, v->pod, reason, error);
+    if (v->base.pod && p == proxy_server_find_serving(server) && v->wish == WISH_NOTHING)
+        server->events.answered(server->events.data, v->base.pod, reason, error);
 }
 
 static void on_ack(struct proxy *p, const cJSON *message)
@@ -286,7 +285,7 @@ static void on_ack(struct proxy *p, const cJSON *message)
         on_resumed(p, reason, error);
         return;
     }
-    list_for_each (v, &p->views, of_proxy) {
+    list_for_each (v, &p->views.all, base.of_proxy) {
         if (v->seq == seq) {
             on_view_answer(p, v, reason, error);
             return;
@@ -306,12 +305,12 @@ static void on_drained(struct proxy *p, const cJSON *message)
         bad_message(p, "pod-drained: uid is missing or wrong");
         return;
     }
-    list_for_each (v, &p->views, of_proxy) {
-        if (strcmp(v->uid, uid) || v->state != VIEW_DRAINING || v->wish != WISH_NOTHING)
+    list_for_each (v, &p->views.all, base.of_proxy) {
+        if (strcmp(v->base.uid, uid) || v->state != VIEW_DRAINING || v->wish != WISH_NOTHING)
             continue;
         v->state = VIEW_DRAINED;
-        if (v->pod)
-            p->server->events.drained(p->server->events.data, v->pod);
+        if (v->base.pod)
+            p->server->events.drained(p->server->events.data, v->base.pod);
         return;
     }
 }
@@ -325,9 +324,9 @@ static void on_listener_closed(struct proxy *p, const cJSON *message)
         bad_message(p, "listener-closed: uid is missing or wrong");
         return;
     }
-    list_for_each (v, &p->views, of_proxy) {
-        if (v->pod && !strcmp(v->uid, uid)) {
-            p->server->events.listener_closed(p->server->events.data, v->pod);
+    list_for_each (v, &p->views.all, base.of_proxy) {
+        if (v->base.pod && !strcmp(v->base.uid, uid)) {
+            p->server->events.listener_closed(p->server->events.data, v->base.pod);
             return;
         }
     }
@@ -373,8 +372,8 @@ static void on_closed(struct connection *connection)
     log_info("proxy disconnected\tpid=%d", (int)connection_pid(connection));
     list_del(&p->node);
     loop_timer_cancel(&p->answer);
-    list_for_each (v, &p->views, of_proxy)
-        view_free(v);
+    list_for_each (v, &p->views.all, base.of_proxy)
+        pod_view_free(&v->base);
     free(p);
     server->events.gone(server->events.data);
     resume_somebody(server, 0);

@@ -10,54 +10,26 @@
 static const char *const proxy_state_names[] = {"new",     "offering", "syncing",
                                                 "serving", "replaced", "ending"};
 
-void view_free(struct view *v)
-{
-    list_del(&v->of_proxy);
-    list_del(&v->of_pod);
-    list_del(&v->wished);
-    free(v->uid);
-    free(v);
-}
+_Static_assert(offsetof(struct view, base) == 0, "it is allocated, and freed, as a struct pod_view");
 
 struct view *view_of(const struct proxy *proxy, const struct pod *pod)
 {
-    struct view *v;
-
-    list_for_each (v, &pod->views, of_pod) {
-        if (v->proxy == proxy)
-            return v;
-    }
-    return NULL;
+    return (struct view *)pod_views_find(&proxy->views, pod);
 }
 
 struct view *view_get(struct proxy *proxy, struct pod *pod)
 {
-    struct view *v = view_of(proxy, pod);
+    struct view *v = (struct view *)pod_views_get(&proxy->views, pod, sizeof(*v));
 
     if (v)
-        return v;
-    v = calloc(1, sizeof(*v));
-    if (!v)
-        return NULL;
-    v->uid = strdup(pod->uid);
-    if (!v->uid) {
-        free(v);
-        return NULL;
-    }
-    v->proxy = proxy;
-    v->pod = pod;
-    list_init(&v->wished);
-    list_add_tail(&proxy->views, &v->of_proxy);
-    list_add_tail(&pod->views, &v->of_pod);
+        v->proxy = proxy;
     return v;
 }
 
 void view_wish(struct view *v, enum wish wish)
 {
     v->wish = wish;
-    list_del(&v->wished);
-    if (wish != WISH_NOTHING)
-        list_add_tail(&v->proxy->wishes, &v->wished);
+    pod_view_wish(&v->base, wish != WISH_NOTHING);
 }
 
 /* The newest that has acknowledged its snapshot. */
@@ -95,7 +67,7 @@ static int send_setup(struct proxy *p)
 static int send_add(struct proxy *p, struct view *v)
 {
     const struct agent_config *config = p->server->config;
-    const struct pod *pod = v->pod;
+    const struct pod *pod = v->base.pod;
     cJSON *m = message_new("pod-add");
     int fds[BRUMA_POD_FD_COUNT] = {pod->netns_fd, pod->listeners[0], pod->listeners[1], pod->listeners[2]};
 
@@ -117,7 +89,7 @@ static int send_about(struct proxy *p, const struct view *v, const char *op)
 {
     cJSON *m = message_new(op);
 
-    cJSON_AddStringToObject(m, "uid", v->uid);
+    cJSON_AddStringToObject(m, "uid", v->base.uid);
     return send_message(p, m, NULL, 0);
 }
 
@@ -144,7 +116,7 @@ static int send_wish(struct proxy *p, struct view *v)
         break;
     case WISH_DELETE:
         r = send_about(p, v, "pod-del");
-        view_free(v);
+        pod_view_free(&v->base);
         return r;
     }
     v->seq = p->seq;
@@ -198,8 +170,8 @@ void proxy_push(struct proxy *p)
 
         if (!p->setup_sent)
             r = send_setup(p);
-        else if (!list_empty(&p->wishes))
-            r = send_wish(p, list_first(&p->wishes, struct view, wished));
+        else if (!list_empty(&p->views.wishes))
+            r = send_wish(p, list_first(&p->views.wishes, struct view, base.wished));
         else if (!p->snapshot_seq) {
             if (!snapshot_is_whole(p->server))
                 return;
@@ -269,7 +241,7 @@ static bool busy(const struct proxies *proxies, const struct pod *pod)
     const struct view *v;
 
     (void)proxies;
-    list_for_each (v, &pod->views, of_pod) {
+    list_for_each (v, &pod->views, base.of_pod) {
         if (v->state != VIEW_DRAINED || v->wish != WISH_NOTHING)
             return true;
     }
@@ -300,7 +272,7 @@ static void pod_retry(struct proxies *proxies, struct pod *pod)
     struct view *v;
 
     (void)proxies;
-    list_for_each (v, &pod->views, of_pod) {
+    list_for_each (v, &pod->views, base.of_pod) {
         if (v->state != VIEW_FAILED || v->wish != WISH_NOTHING || !pod_is_served(pod))
             continue;
         view_wish(v, WISH_ADD);
@@ -313,7 +285,7 @@ static void pod_drain(struct proxies *proxies, struct pod *pod)
     struct view *v;
 
     (void)proxies;
-    list_for_each (v, &pod->views, of_pod) {
+    list_for_each (v, &pod->views, base.of_pod) {
         view_wish(v, WISH_DRAIN);
         proxy_push(v->proxy);
     }
@@ -324,11 +296,10 @@ static void pod_delete(struct proxies *proxies, struct pod *pod)
     struct view *v;
 
     (void)proxies;
-    list_for_each (v, &pod->views, of_pod) {
+    list_for_each (v, &pod->views, base.of_pod) {
         struct proxy *p = v->proxy;
 
-        v->pod = NULL;
-        list_del(&v->of_pod);
+        pod_view_lose_pod(&v->base);
         view_wish(v, WISH_DELETE);
         proxy_push(p);
     }
@@ -344,7 +315,7 @@ static cJSON *report(const struct proxies *proxies)
         int counts[VIEW_DRAINED + 1] = {0};
         struct view *v;
 
-        list_for_each (v, &p->views, of_proxy)
+        list_for_each (v, &p->views.all, base.of_proxy)
             counts[v->state]++;
         cJSON_AddStringToObject(o, "kind", proxy_server_ops.kind);
         cJSON_AddNumberToObject(o, "pid", connection_pid(p->connection));

@@ -4,6 +4,7 @@
 #ifndef AGENT_PROXY_VIEWS_H
 #define AGENT_PROXY_VIEWS_H
 
+#include "pod_view.h"
 #include "proxy_server.h"
 
 #define PROXY_ANSWER_MAX 10000 /* milliseconds that a proxy may leave messages unacknowledged */
@@ -27,7 +28,7 @@ struct proxy {
     char version[64];
     uint64_t connected_at; /* loop time */
     uint64_t born;         /* start of its process, in clock ticks; 0: not known */
-    struct list views, wishes;
+    struct pod_views views;
     uint64_t seq, snapshot_seq;
     uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
     bool setup_sent, drain_wanted, resume_wanted;
@@ -36,12 +37,9 @@ struct proxy {
     struct loop_timer answer;
 };
 
-/* One pod as one proxy is to see it. */
 struct view {
-    struct list of_proxy, of_pod, wished;
+    struct pod_view base;
     struct proxy *proxy;
-    struct pod *pod; /* NULL once it is gone; then only the delete is left to send */
-    char *uid;
     enum wish wish;
     enum view_state state;
     uint64_t seq; /* of the last message about it, 0: none was sent */
@@ -64,7 +62,6 @@ struct proxy_server {
 
 struct view *view_of(const struct proxy *proxy, const struct pod *pod); /* or NULL */
 struct view *view_get(struct proxy *proxy, struct pod *pod);            /* NULL: no memory */
-void view_free(struct view *view);
 void view_wish(struct view *view, enum wish wish);
 
 /* Sends what is wished for as long as the socket takes it. */

@@ -53,7 +53,7 @@ static int send_request(struct zds_peer *p, const struct zds_request *request, c
 
 static int send_about(struct zds_peer *p, struct zds_view *v, enum zds_wish wish)
 {
-    struct zds_request request = {.kind = ZDS_DEL, .uid = v->uid};
+    struct zds_request request = {.kind = ZDS_DEL, .uid = v->base.uid};
     int r;
 
     if (wish != ZDS_WISH_ADD) {
@@ -61,13 +61,13 @@ static int send_about(struct zds_peer *p, struct zds_view *v, enum zds_wish wish
     } else {
         request.kind = ZDS_ADD;
         request.has_info = true;
-        request.name = v->pod->name;
-        request.namespace = v->pod->namespace;
-        request.service_account = v->pod->service_account;
-        r = send_request(p, &request, &v->pod->netns_fd, ZDS_ADD_FDS);
+        request.name = v->base.pod->name;
+        request.namespace = v->base.pod->namespace;
+        request.service_account = v->base.pod->service_account;
+        r = send_request(p, &request, &v->base.pod->netns_fd, ZDS_ADD_FDS);
         v->told |= r == 0;
         free(v->account);
-        v->account = strdup(v->pod->service_account);
+        v->account = strdup(v->base.pod->service_account);
         v->state = ZDS_VIEW_PENDING;
     }
     if (r == 0) {
@@ -84,13 +84,13 @@ static bool send_next(struct zds_peer *p)
     enum zds_wish wish;
     int r;
 
-    if (list_empty(&p->wishes)) {
+    if (list_empty(&p->views.wishes)) {
         if (p->state != ZDS_SYNCING)
             return false;
         r = send_request(p, &(struct zds_request){.kind = ZDS_SNAPSHOT_SENT}, NULL, 0);
         p->asked_snapshot = r == 0;
     } else {
-        v = list_first(&p->wishes, struct zds_view, wished);
+        v = list_first(&p->views.wishes, struct zds_view, base.wished);
         wish = v->wish;
         zds_view_wish(v, ZDS_WISH_NOTHING);
         r = send_about(p, v, wish);
@@ -226,8 +226,7 @@ struct zds_peer *zds_peer_new(struct zds_server *s, int fd, pid_t pid, int pidfd
     p->connected_at = loop_now(s->loop);
     p->born = process_start(pid);
     list_init(&p->node);
-    list_init(&p->views);
-    list_init(&p->wishes);
+    pod_views_init(&p->views);
     loop_timer_init(&p->deadline, on_deadline);
     loop_timer_init(&p->look_again, zds_views_look_again);
     if (loop_watch_add(s->loop, &p->socket, fd, EPOLLIN, on_socket) < 0) {
@@ -259,7 +258,7 @@ void zds_peer_close(struct zds_peer *p)
     loop_timer_cancel(&p->look_again);
     list_del(&p->node);
     s->peers_len--;
-    list_for_each (v, &p->views, of_peer)
+    list_for_each (v, &p->views.all, base.of_proxy)
         zds_view_free(v);
     loop_free_later(s->loop, p);
     next = zds_find_serving(s);

@@ -3,6 +3,7 @@
 #ifndef AGENT_ZDS_PEERS_H
 #define AGENT_ZDS_PEERS_H
 
+#include "pod_view.h"
 #include "seqpacket_listener.h"
 #include "zds_server.h"
 
@@ -33,7 +34,7 @@ struct zds_peer {
     enum zds_peer_state state;
     uint64_t born; /* start of the process, in clock ticks; 0: not known */
     uint64_t connected_at;
-    struct list views, wishes;
+    struct pod_views views;
     bool asked; /* a message waits for its answer: about a pod, or that the snapshot has ended */
     bool asked_snapshot, closed;
     int send_error;              /* 0 or -errno: it is about to be disconnected */
@@ -41,12 +42,10 @@ struct zds_peer {
     enum zds_wish asked_wish;
 };
 
-/* One pod as one proxy is to see it. */
 struct zds_view {
-    struct list of_peer, of_pod, wished;
+    struct pod_view base;
     struct zds_peer *peer;
-    struct pod *pod;     /* NULL once it is gone; then only the del is left to send */
-    char *uid, *account; /* account: as it was told of last, NULL: not yet */
+    char *account; /* as it was told of last, NULL: not yet */
     enum zds_wish wish;
     enum zds_view_state state;
     bool told;            /* an add was sent */

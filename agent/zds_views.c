@@ -16,57 +16,34 @@
 #define LOOKS_TWICE 30  /* looks that may find two of one kind: the older one is being closed */
 #define DRAIN_LOOK  300 /* milliseconds between looks whether a pod that leaves has connections */
 
+_Static_assert(offsetof(struct zds_view, base) == 0, "it is allocated, and freed, as a struct pod_view");
+
 void zds_view_free(struct zds_view *v)
 {
     if (v->peer->asked_view == v)
         v->peer->asked_view = NULL;
-    list_del(&v->of_peer);
-    list_del(&v->of_pod);
-    list_del(&v->wished);
-    free(v->uid);
     free(v->account);
-    free(v);
+    pod_view_free(&v->base);
 }
 
 static struct zds_view *view_of(const struct zds_peer *p, const struct pod *pod)
 {
-    struct zds_view *v;
-
-    list_for_each (v, &pod->views, of_pod) {
-        if (v->peer == p)
-            return v;
-    }
-    return NULL;
+    return (struct zds_view *)pod_views_find(&p->views, pod);
 }
 
 struct zds_view *zds_view_get(struct zds_peer *p, struct pod *pod)
 {
-    struct zds_view *v = view_of(p, pod);
+    struct zds_view *v = (struct zds_view *)pod_views_get(&p->views, pod, sizeof(*v));
 
     if (v)
-        return v;
-    v = calloc(1, sizeof(*v));
-    if (!v)
-        return NULL;
-    v->uid = strdup(pod->uid);
-    if (!v->uid) {
-        free(v);
-        return NULL;
-    }
-    v->peer = p;
-    v->pod = pod;
-    list_init(&v->wished);
-    list_add_tail(&p->views, &v->of_peer);
-    list_add_tail(&pod->views, &v->of_pod);
+        v->peer = p;
     return v;
 }
 
 void zds_view_wish(struct zds_view *v, enum zds_wish wish)
 {
     v->wish = wish;
-    list_del(&v->wished);
-    if (wish != ZDS_WISH_NOTHING)
-        list_add_tail(&v->peer->wishes, &v->wished);
+    pod_view_wish(&v->base, wish != ZDS_WISH_NOTHING);
 }
 
 static void wish_add(struct zds_view *v)
@@ -133,20 +110,20 @@ static void settle(struct zds_view *v, enum bruma_reason reason, const char *err
     snprintf(v->error, sizeof(v->error), "%s", error ? error : "");
     if (error)
         log_error("a node proxy does not serve a pod\tpid=%d uid=%s reason=%s error=\"%s\"",
-                  (int)v->peer->process.pid, v->uid, reason_name(reason), error);
+                  (int)v->peer->process.pid, v->base.uid, reason_name(reason), error);
     if (is_to_serve(v->peer))
-        events->answered(events->data, v->pod, reason, error);
+        events->answered(events->data, v->base.pod, reason, error);
 }
 
 static int take_listeners(struct zds_view *v, struct steer_error *error)
 {
     const struct proxies_events *events = &v->peer->server->events;
     int fds[BRUMA_LISTENER_COUNT];
-    int r = steer_foreign_listeners(&v->peer->process, v->pod->netns_fd, fds, error);
+    int r = steer_foreign_listeners(&v->peer->process, v->base.pod->netns_fd, fds, error);
 
     if (r < 0)
         return r;
-    r = events->listeners_opened(events->data, v->pod, fds, error);
+    r = events->listeners_opened(events->data, v->base.pod, fds, error);
     /* At once: a duplicate would keep a listener open that its proxy has closed. */
     close_fds(fds, BRUMA_LISTENER_COUNT);
     return r;
@@ -171,8 +148,8 @@ void zds_views_look_again(struct loop_timer *timer)
     struct zds_view *v;
 
     /* settle() may end an enrolment and so take this view away, and no other. */
-    list_for_each (v, &p->views, of_peer) {
-        if (v->looking && v->pod)
+    list_for_each (v, &p->views.all, base.of_proxy) {
+        if (v->looking && v->base.pod)
             look(v);
     }
     zds_peer_push(p);
@@ -182,8 +159,9 @@ void zds_views_take_over(struct zds_peer *p)
 {
     struct zds_view *v;
 
-    list_for_each (v, &p->views, of_peer) {
-        if (v->state == ZDS_VIEW_SERVING && v->pod && v->wish == ZDS_WISH_NOTHING && is_served(v->pod))
+    list_for_each (v, &p->views.all, base.of_proxy) {
+        if (v->state == ZDS_VIEW_SERVING && v->base.pod && v->wish == ZDS_WISH_NOTHING &&
+            is_served(v->base.pod))
             look(v);
     }
 }
@@ -204,7 +182,7 @@ static void drain(struct zds_view *v)
 static void on_deleted(struct zds_view *v)
 {
     const struct proxies_events *events = &v->peer->server->events;
-    struct pod *pod = v->pod;
+    struct pod *pod = v->base.pod;
 
     zds_view_free(v);
     if (pod)
@@ -216,18 +194,18 @@ void zds_view_answered(struct zds_view *v, enum zds_wish asked, const char *erro
     if (asked == ZDS_WISH_DEL) {
         if (error)
             log_error("a node proxy could not let a pod go\tpid=%d uid=%s error=\"%s\"",
-                      (int)v->peer->process.pid, v->uid, error);
+                      (int)v->peer->process.pid, v->base.uid, error);
         if (v->wish == ZDS_WISH_NOTHING)
             on_deleted(v);
         return;
     }
-    if (v->wish != ZDS_WISH_NOTHING || !v->pod || v->state == ZDS_VIEW_DRAINING)
+    if (v->wish != ZDS_WISH_NOTHING || !v->base.pod || v->state == ZDS_VIEW_DRAINING)
         return;
     if (asked == ZDS_WISH_RESTART)
         wish_add(v);
     else if (error)
         settle(v, BRUMA_REASON_PROXY_REFUSED_POD, error);
-    else if (v->pod->state == POD_DRAINING)
+    else if (v->base.pod->state == POD_DRAINING)
         drain(v);
     else if (is_to_serve(v->peer))
         look(v);
@@ -245,10 +223,11 @@ void zds_views_drain_look(struct loop_timer *timer)
     struct zds_view *v;
 
     list_for_each (p, &s->peers, node) {
-        list_for_each (v, &p->views, of_peer) {
-            if (v->state != ZDS_VIEW_DRAINING || v->wish != ZDS_WISH_NOTHING || p->asked_view == v || !v->pod)
+        list_for_each (v, &p->views.all, base.of_proxy) {
+            if (v->state != ZDS_VIEW_DRAINING || v->wish != ZDS_WISH_NOTHING || p->asked_view == v ||
+                !v->base.pod)
                 continue;
-            if (now < v->drain_until && steer_marked_connections(v->pod->netns_fd) > 0)
+            if (now < v->drain_until && steer_marked_connections(v->base.pod->netns_fd) > 0)
                 again = true;
             else
                 zds_view_wish(v, ZDS_WISH_DEL);
@@ -330,7 +309,7 @@ static void pod_retry(struct proxies *proxies, struct pod *pod)
     struct zds_view *v;
 
     (void)proxies;
-    list_for_each (v, &pod->views, of_pod) {
+    list_for_each (v, &pod->views, base.of_pod) {
         if (v->state != ZDS_VIEW_FAILED || v->wish != ZDS_WISH_NOTHING || v->peer->asked_view == v ||
             !is_served(pod))
             continue;
@@ -344,7 +323,7 @@ static void pod_drain(struct proxies *proxies, struct pod *pod)
     struct zds_view *v;
 
     (void)proxies;
-    list_for_each (v, &pod->views, of_pod) {
+    list_for_each (v, &pod->views, base.of_pod) {
         zds_view_wish(v, ZDS_WISH_NOTHING);
         if (v->told)
             drain(v);
@@ -358,12 +337,11 @@ static void pod_delete(struct proxies *proxies, struct pod *pod)
     struct zds_view *v;
 
     (void)proxies;
-    list_for_each (v, &pod->views, of_pod) {
+    list_for_each (v, &pod->views, base.of_pod) {
         struct zds_peer *p = v->peer;
 
-        v->pod = NULL;
+        pod_view_lose_pod(&v->base);
         v->looking = false;
-        list_del(&v->of_pod);
         if (v->told)
             zds_view_wish(v, ZDS_WISH_DEL);
         else
@@ -401,7 +379,7 @@ static cJSON *report(const struct proxies *proxies)
         int counts[ZDS_VIEW_DRAINING + 1] = {0};
         struct zds_view *v;
 
-        list_for_each (v, &p->views, of_peer)
+        list_for_each (v, &p->views.all, base.of_proxy)
             counts[v->state]++;
         cJSON_AddStringToObject(o, "kind", s->proxies.ops->kind);
         cJSON_AddNumberToObject(o, "pid", p->process.pid);
