@@ -4,7 +4,7 @@ needs the pair, but each side must do with any good partner. Its connections are
 nothing of them, and the proxy must take the local address for the destination."""
 import pytest
 
-import test_stock_proxy as stock
+import stock_world as stock
 from mesh import program, wait_for
 
 FAMILIES = pytest.mark.parametrize("six", [False, True], ids=["v4", "v6"])
@@ -12,12 +12,8 @@ FAMILIES = pytest.mark.parametrize("six", [False, True], ids=["v4", "v6"])
 
 @pytest.fixture(scope="module")
 def pair():
-    before, stock.ZTUNNEL = stock.ZTUNNEL, program("bruma-proxy")
-    try:
-        with stock.ztunnel_mesh() as (mesh, proxies):
-            yield mesh, proxies
-    finally:
-        stock.ZTUNNEL = before
+    with stock.ztunnel_mesh(program("bruma-proxy")) as (mesh, proxies):
+        yield mesh, proxies
 
 
 def ip(pod, six):
