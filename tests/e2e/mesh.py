@@ -215,6 +215,7 @@ class Node:
         self.gateway = f"10.{mesh.net}.{number}.1"
         self.gateway6 = f"fd00:{mesh.net:x}:{number}::1"
         self.agent = self.proxy = None
+        self.proxies = []  # all that were started
         self.pods = []
         self.addresses = self.starts = 0
 
@@ -270,6 +271,7 @@ class Node:
     def start_proxy(self, wait=True):
         self.proxy = Process([program("bruma-proxy")], f"{self.mesh.dir}/proxy{self.number}.log", netns=self.netns,
                              env=self.proxy_env())
+        self.proxies.append(self.proxy)
         if wait:
             wait_for(self.ready, f"the proxy of {self.name} to be ready")
         return self.proxy
@@ -311,7 +313,7 @@ class Node:
         return r
 
     def destroy(self):
-        for p in (self.proxy, self.agent):
+        for p in (*self.proxies, self.agent):
             if p:
                 p.kill()
         for pod in self.pods:
