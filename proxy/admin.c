@@ -11,8 +11,9 @@
 #include "proxy/log_levels.h"
 #include "spiffe.h"
 
-#define SOCKET_MODE 0600
-#define PENDING_MAX 512
+#define SOCKET_MODE  0600
+#define PENDING_MAX  512
+#define SOCKET_CHECK 1000 /* milliseconds */
 
 /* A dump that is being made, and who waits for it. Those who ask meanwhile get one of their own: theirs must
  * tell of everything that was before they asked. */
@@ -26,7 +27,10 @@ struct waiting {
 };
 
 struct admin {
+    struct loop *loop;
     struct admin_config config;
+    struct loop_timer socket_check;
+    bool complained;   /* that the socket cannot be taken back; said once */
     char *unix_socket; /* or NULL */
     struct http_server *pages, *metrics, *ready, *local;
     struct dump running, next;
@@ -320,6 +324,28 @@ static int open_pages(struct admin *admin, uint16_t port, bool ipv6)
     return r == -EAFNOSUPPORT || r == -EADDRNOTAVAIL ? 0 : r;
 }
 
+static int take_socket(struct admin *admin)
+{
+    int r = http_server_listen_unix(admin->local, admin->unix_socket, SOCKET_MODE);
+
+    if (r < 0 && !admin->complained)
+        log_error_errno(r, "cannot open the admin socket\tpath=\"%s\"", admin->unix_socket);
+    admin->complained = r < 0;
+    return r;
+}
+
+/* The socket goes to whoever has started last, and that one may never come to serve, or end before this one
+ * does. */
+static void on_socket_check(struct loop_timer *timer)
+{
+    struct admin *admin = container_of(timer, struct admin, socket_check);
+
+    if (admin->config.owns_socket(admin->config.data) &&
+        !http_server_holds_unix(admin->local, admin->unix_socket))
+        (void)take_socket(admin);
+    loop_timer_set(admin->loop, timer, SOCKET_CHECK);
+}
+
 static int open_servers(struct loop *loop, struct admin *admin)
 {
     const struct admin_config *c = &admin->config;
@@ -348,14 +374,10 @@ static int open_servers(struct loop *loop, struct admin *admin)
         if (r < 0)
             return log_error_errno(r, "cannot open the readiness server\tport=%u", c->ready_port);
     }
-    return admin_take_socket(admin);
-}
-
-int admin_take_socket(struct admin *admin)
-{
-    int r = admin->unix_socket ? http_server_listen_unix(admin->local, admin->unix_socket, SOCKET_MODE) : 0;
-
-    return r < 0 ? log_error_errno(r, "cannot open the admin socket\tpath=\"%s\"", admin->unix_socket) : 0;
+    if (!admin->unix_socket)
+        return 0;
+    loop_timer_set(loop, &admin->socket_check, SOCKET_CHECK);
+    return take_socket(admin);
 }
 
 int admin_open(struct loop *loop, const struct admin_config *config, struct admin **ret)
@@ -365,7 +387,9 @@ int admin_open(struct loop *loop, const struct admin_config *config, struct admi
 
     if (!admin)
         return -ENOMEM;
+    admin->loop = loop;
     admin->config = *config;
+    loop_timer_init(&admin->socket_check, on_socket_check);
     admin->unix_socket = config->unix_socket ? strdup(config->unix_socket) : NULL;
     if (config->unix_socket && !admin->unix_socket) {
         free(admin);
@@ -387,6 +411,7 @@ void admin_close(struct admin **ptr)
 
     if (!admin)
         return;
+    loop_timer_cancel(&admin->socket_check);
     http_server_close(&admin->pages);
     http_server_close(&admin->metrics);
     http_server_close(&admin->ready);

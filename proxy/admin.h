@@ -28,6 +28,8 @@ struct admin_config {
     /* Names of what is pending, comma separated; empty: ready. */
     void (*pending)(void *data, char *buf, size_t size);
     void (*quit)(void *data); /* POST /quitquitquit */
+    /* The Unix socket's path is to be this process's, whoever has taken it or removed it meanwhile. */
+    bool (*owns_socket)(void *data);
     /* What the policies of the destination say of a connection; identity "": without mutual TLS. NULL: nobody
      * knows the destination, or no memory. */
     cJSON *(*verdict)(void *data, const char *identity, const struct endpoint *from,
@@ -37,8 +39,6 @@ struct admin_config {
 
 int admin_open(struct loop *loop, const struct admin_config *config, struct admin **ret);
 void admin_close(struct admin **admin);
-/* The Unix socket's path may be another process's by now: takes it back. */
-int admin_take_socket(struct admin *admin);
 /* Takes the object. NULL: the answer is 500. */
 void admin_dump_done(struct admin *admin, void *token, cJSON *dump);
 

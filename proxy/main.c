@@ -104,7 +104,6 @@ void proxy_resume(struct proxy *p)
     loop_timer_cancel(&p->drain_check);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_resume(p->workers[i]);
-    (void)admin_take_socket(p->admin); /* it has said so; nothing else depends on it */
 }
 
 void proxy_fail(struct proxy *p)
@@ -251,6 +250,14 @@ static void quit(void *data)
     proxy_drain(p, p->settings.drain_deadline);
 }
 
+/* Another agent's proxies do not know which of them serves: there the last that has started keeps it. */
+static bool owns_socket(void *data)
+{
+    const struct proxy *p = data;
+
+    return p->agent && agent_link_ready(p->agent) && !p->draining;
+}
+
 /* ---- start ---- */
 
 static void raise_descriptor_limit(void)
@@ -284,6 +291,7 @@ static int open_admin(struct proxy *p, const char *unix_socket)
         .metrics = metrics,
         .pending = pending,
         .quit = quit,
+        .owns_socket = owns_socket,
         .verdict = verdict,
         .data = p,
     };

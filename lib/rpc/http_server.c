@@ -49,17 +49,17 @@ int http_server_new(struct loop *loop, http_request_fn fn, void *data, unsigned 
 }
 
 /* Another process may have put its own socket there since. */
-static void remove_path(const struct listener *l)
+static bool holds_path(const struct listener *l)
 {
     struct stat st;
 
-    if (l->path && lstat(l->path, &st) == 0 && st.st_dev == l->device && st.st_ino == l->inode)
-        unlink(l->path);
+    return l->path && lstat(l->path, &st) == 0 && st.st_dev == l->device && st.st_ino == l->inode;
 }
 
 static void listener_close(struct listener *l)
 {
-    remove_path(l);
+    if (holds_path(l))
+        unlink(l->path);
     loop_timer_cancel(&l->pause);
     loop_watch_remove(l->server->loop, &l->watch);
     close(l->fd);
@@ -260,6 +260,17 @@ int http_server_listen_unix(struct http_server *s, const char *path, mode_t mode
     if (r == 0)
         close_former(s, path);
     return r;
+}
+
+bool http_server_holds_unix(const struct http_server *s, const char *path)
+{
+    const struct listener *l;
+
+    list_for_each (l, &s->listeners, node) {
+        if (l->path && !strcmp(l->path, path) && holds_path(l))
+            return true;
+    }
+    return false;
 }
 
 /* ---- requests ---- */

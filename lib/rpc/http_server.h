@@ -42,6 +42,8 @@ int http_server_listen_any(struct http_server *server, uint16_t port, bool ipv6,
 /* Takes the place of a socket that is there (the one of a process before, or an own one that another process
  * has moved away); it is removed at the end if it is still ours. */
 int http_server_listen_unix(struct http_server *server, const char *path, mode_t mode);
+/* The socket at this path is this server's. */
+bool http_server_holds_unix(const struct http_server *server, const char *path);
 
 /* ---- requests ---- */
 

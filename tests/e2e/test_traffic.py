@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Applications' traffic through two nodes with real agents, plugins and proxies."""
+import contextlib
 import json
+import os
 import re
+import socket
 import time
 
 import pytest
@@ -471,42 +474,52 @@ def test_sigkill_of_the_proxy_refuses_no_new_connection(mesh, whose, family):
     assert all(when <= 0 and what in ("ConnectionResetError", "end") for when, what in lost) and len(lost) <= 5, lost
 
 
+def become(node, *wanted):
+    """These are the node's proxies, in these states."""
+    names = {proxy.pid: state for proxy, state in wanted}
+    wait_for(lambda: {p["pid"]: p["state"] for p in json.loads(node.ctl("status", "-o", "json", check=False).stdout)["proxies"]} == names,
+             f"the proxies to be {[state for _, state in wanted]}")
+
+
+@contextlib.contextmanager
+def side_by_side(mesh):
+    """Proxies that start meanwhile stand each other, as in a cluster, where each has a network namespace of its own."""
+    usual = dict(mesh.proxy_env)
+    mesh.proxy_env.update(BRUMA_REPLACED_LINGER="60s", CONNECTION_TERMINATION_DEADLINE="60s",
+                          **dict.fromkeys(("BRUMA_ADMIN_PORT", "BRUMA_METRICS_PORT", "BRUMA_READY_PORT"), "0"))
+    try:
+        yield
+    finally:
+        mesh.proxy_env.clear()
+        mesh.proxy_env.update(usual)
+
+
 def test_replaced_proxies_hold_on_and_serve_again(mesh):
     """A roll-out that goes back and forth. A replaced proxy that idles stays for --replaced-linger, and when its successor dies or is told
     to end, it serves: nobody waits until it has ended and something has started another one."""
     node = mesh.nodes[1]
-
-    def become(*wanted):
-        """These are the node's proxies, in these states."""
-        names = {proxy.pid: state for proxy, state in wanted}
-        wait_for(lambda: {p["pid"]: p["state"] for p in json.loads(node.ctl("status", "-o", "json", check=False).stdout)["proxies"]} == names,
-                 f"the proxies to be {[state for _, state in wanted]}")
-
-    former, usual = node.proxy, dict(mesh.proxy_env)
-    # In a cluster each has a network namespace of its own.
-    mesh.proxy_env.update(BRUMA_REPLACED_LINGER="60s", CONNECTION_TERMINATION_DEADLINE="60s",
-                          **dict.fromkeys(("BRUMA_ADMIN_PORT", "BRUMA_METRICS_PORT", "BRUMA_READY_PORT"), "0"))
-    try:
+    former = node.proxy
+    with side_by_side(mesh):
         first = node.start_proxy(wait=False)
         wait_for(lambda: not former.alive(), "one without --replaced-linger to end once it is idle")
         second = node.start_proxy(wait=False)
-        become((first, "replaced"), (second, "serving"))
+        become(node, (first, "replaced"), (second, "serving"))
         stream = mesh.outside.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip)
         knock = mesh.outside.popen("/usr/bin/python3", "-u", "-c", KNOCK, mesh.shop.ip, "5")
         goes_on(stream, "the stream through the second")
         killed = time.monotonic()
         second.kill()
-        become((first, "serving"))
+        become(node, (first, "serving"))
         again = mesh.outside.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip)
         goes_on(again, "a stream through the first")
-        assert f"{mesh.shop.ip}:8080" in node.ctl("connections").stdout, "brumactl finds it, too"
+        wait_for(lambda: f"{mesh.shop.ip}:8080" in node.ctl("connections", check=False).stdout, "brumactl to find it, too")
         third = node.start_proxy(wait=False)
-        become((first, "replaced"), (third, "serving"))
+        become(node, (first, "replaced"), (third, "serving"))
         goes_on(again, "the stream through the first, which has been replaced")
         held = mesh.outside.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip6)
         goes_on(held, "the stream through the third")
         third.p.terminate()
-        become((first, "serving"), (third, "ending"))
+        become(node, (first, "serving"), (third, "ending"))
         goes_on(again, "the stream through the first, which serves again")
         assert third.alive(), "it has a connection to carry"
         seen = knocked(knock, 1000)
@@ -516,15 +529,24 @@ def test_replaced_proxies_hold_on_and_serve_again(mesh):
         for p in (stream, again, held):
             p.kill()
         wait_for(lambda: not third.alive(), "the third to end once it is idle")
-    finally:
-        mesh.proxy_env.clear()
-        mesh.proxy_env.update(usual)
-        last = node.start_proxy()
-    become((first, "replaced"), (last, "serving"))
+    last = node.start_proxy()
+    become(node, (first, "replaced"), (last, "serving"))
     time.sleep(1)
     assert first.alive(), "idle, and lingering"
     first.p.terminate()
     wait_for(lambda: not first.alive(), "SIGTERM to end one that lingers")
+
+
+def test_the_proxy_that_serves_takes_its_admin_socket_back(mesh):
+    """Another proxy has started and died, and the agent has never heard of it."""
+    node = mesh.nodes[1]
+    path = f"{node.run_dir}/proxy.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path + ".dead")
+        of_the_dead = os.stat(path + ".dead").st_ino
+        os.rename(path + ".dead", path)
+    wait_for(lambda: os.stat(path).st_ino != of_the_dead, "the proxy to take it back")
+    assert mesh.shop.identity in node.ctl("identities").stdout
 
 
 def test_sigkill_of_the_agent_is_not_noticed(mesh):

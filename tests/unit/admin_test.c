@@ -22,6 +22,7 @@ static char directory[32], path[64];
 /* What the proxy would say. */
 static const char *pending = "";
 static int quits, dumps; /* atomic */
+static bool owner;       /* atomic: of the Unix socket */
 static void *dump_token;
 static struct loop_timer dump_timer;
 
@@ -61,6 +62,12 @@ static void quit(void *data)
     __atomic_add_fetch(&quits, 1, __ATOMIC_RELAXED);
 }
 
+static bool owns_socket(void *data)
+{
+    cr_assert(data == &loop);
+    return __atomic_load_n(&owner, __ATOMIC_RELAXED);
+}
+
 static cJSON *verdict(void *data, const char *identity, const struct endpoint *from,
                       const struct endpoint *to)
 {
@@ -98,6 +105,7 @@ static void open_with(void (*dump)(void *, struct admin *, void *))
         .metrics = write_metrics,
         .pending = write_pending,
         .quit = quit,
+        .owns_socket = owns_socket,
         .verdict = verdict,
         .data = &loop,
     };
@@ -234,6 +242,26 @@ Test(admin, the_unix_socket_has_every_page)
         free(answer);
     }
     close(fd);
+}
+
+static bool answers_within(int milliseconds)
+{
+    for (int i = 0; i <= milliseconds / 10; i++) {
+        _cleanup_fd_ int fd = client_connect_unix(path);
+
+        if (fd >= 0)
+            return true;
+        usleep(10000);
+    }
+    return false;
+}
+
+Test(admin, the_owner_takes_the_unix_socket_back_and_nobody_else_does)
+{
+    cr_assert(unlink(path) == 0);
+    cr_expect(!answers_within(1500));
+    __atomic_store_n(&owner, true, __ATOMIC_RELAXED);
+    cr_expect(answers_within(5000));
 }
 
 Test(admin, verdicts_are_for_the_unix_socket)
