@@ -116,7 +116,7 @@ static void on_signal(void *data, int signal)
 {
     struct proxy *p = data;
 
-    if (p->draining && signal == SIGINT)
+    if (p->ending && signal == SIGINT)
         loop_stop(p->loop);
     else
         proxy_drain(p, p->settings.drain_deadline);

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import time
 
@@ -535,6 +536,23 @@ def test_replaced_proxies_hold_on_and_serve_again(mesh):
     assert first.alive(), "idle, and lingering"
     first.p.terminate()
     wait_for(lambda: not first.alive(), "SIGTERM to end one that lingers")
+
+
+def test_the_first_sigint_drains_a_replaced_proxy_and_the_second_ends_it(mesh):
+    node = mesh.nodes[1]
+    with side_by_side(mesh):
+        first = node.start_proxy(wait=False)
+        become(node, (first, "serving"))
+        stream = mesh.outside.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip)
+        goes_on(stream, "a stream through the first")
+    last = node.start_proxy()
+    become(node, (first, "replaced"), (last, "serving"))
+    first.p.send_signal(signal.SIGINT)
+    become(node, (first, "ending"), (last, "serving"))
+    goes_on(stream, "the stream through the first, which drains")
+    first.p.send_signal(signal.SIGINT)
+    wait_for(lambda: not first.alive(), "the second SIGINT to end it")
+    stream.kill()
 
 
 def test_the_proxy_that_serves_takes_its_admin_socket_back(mesh):
