@@ -88,6 +88,8 @@ static void on_hello(struct proxy *p, struct connection *connection, const cJSON
             connection_close(other->connection);
     }
     insert_by_age(p->server, p);
+    /* While it introduces itself it counts as one that will serve. */
+    loop_timer_set(p->server->loop, &p->answer, PROXY_ANSWER_MAX);
     log_info("proxy connected\tpid=%d version=\"%s\"", (int)connection_pid(connection), p->version);
 }
 
@@ -107,6 +109,7 @@ static void on_held(struct proxy *p, const cJSON *message, int *fds, size_t fds_
         bad_message(p, "pod-held: needs the descriptors netns, outbound, inbound, hbone");
         return;
     }
+    loop_timer_set(p->server->loop, &p->answer, PROXY_ANSWER_MAX);
     offer.generation = (uint32_t)generation;
     offer.draining = is_set(message, "draining");
     pod = p->server->events.held(p->server->events.data, &offer);

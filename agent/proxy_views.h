@@ -7,7 +7,8 @@
 #include "pod_view.h"
 #include "proxy_server.h"
 
-#define PROXY_ANSWER_MAX 10000 /* milliseconds that a proxy may leave messages unacknowledged */
+/* Milliseconds that a proxy may leave messages unacknowledged, or take to introduce itself. */
+#define PROXY_ANSWER_MAX 10000
 
 enum proxy_state {
     PROXY_NEW,

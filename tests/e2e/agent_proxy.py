@@ -141,7 +141,7 @@ class Proxy:
             ack.update(reason="message_invalid", error="unknown op")
         elif message["op"] == "resume":
             self.draining = False
-            self.accept(True)
+            self.accept(not self.ending)
         self.send(ack)
         if message["op"] == "pod-drain":
             if message["uid"] in self.pods:

@@ -2,6 +2,7 @@
 """bruma-agent alone: deaths and restarts, proxies that come and go, what is broken by hand, uninstall."""
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -333,6 +334,68 @@ def test_a_replaced_proxy_that_finds_a_new_agent_first_waits_for_its_successor(n
     assert pod.greeting() == "second inbound"
 
 
+def test_a_successor_comes_while_the_replaced_proxy_is_just_told_to_resume(node):
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    second = node.proxy("second").serve()
+    first.wait(event="message", op="drain")
+    os.kill(first.pid, signal.SIGSTOP)
+    second.kill()
+    wait_for(lambda: "told to serve again" in node.agent.text(), "the first to be told")
+    third = node.proxy("third").serve()
+    wait_for(lambda: states(node)[third.pid] == "serving", "the third to serve")
+    os.kill(first.pid, signal.SIGCONT)
+    wait_for(lambda: len(first.seen(event="message", op="drain")) == 2, "the first to drain again")
+    assert states(node) == {first.pid: "replaced", third.pid: "serving"}
+    assert pod.greeting() == "third inbound"
+    third.kill()
+    wait_for(lambda: states(node) == {first.pid: "serving"}, "the first to serve again")
+    assert pod.greeting() == "first inbound"
+
+
+def test_a_proxy_that_resumes_hears_what_has_become_of_its_pods(node):
+    """One was deleted, one left and came back, one has new listeners."""
+    gone, back, mended = pods = [Pod(node, name, number=10 + i) for i, name in enumerate(("gone", "back", "mended"))]
+    first = node.proxy("first").serve()
+    for pod in pods:
+        pod.add()
+    second = node.proxy("second").serve()
+    first.wait(event="message", op="drain")
+    gone.ask("cni-del")
+    node.label(False)
+    for pod in (back, mended):
+        pod.wait_state("outside")
+    node.label(True)
+    for pod in (back, mended):
+        pod.wait_state("enrolled")
+    breakage(node, mended, "listener_closed")
+    wait_for(lambda: mended.item()["mends"].get("listener_closed"), "new listeners")
+    first.forget()
+    second.kill()
+    for pod in (back, mended):
+        wait_for(lambda pod=pod: pod.item()["proxy"] == "serving", "the first to serve the pod")
+        assert (pod.greeting(), pod.greeting(15008), pod.dials_out()) == ("first inbound", "first hbone", "first outbound")
+    assert {m["uid"] for m in first.seen(event="message", op="pod-add")} == {back.uid, mended.uid}
+
+
+def test_a_pod_drains_on_when_a_replaced_proxy_resumes(node):
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    second = node.proxy("second").serve()
+    first.wait(event="message", op="drain")
+    for proxy in (first, second):
+        proxy.do("set", report_drained=False)
+    node.label(False)
+    pod.wait_state("draining")
+    second.kill()
+    wait_for(lambda: states(node) == {first.pid: "serving"}, "the first to serve again")
+    time.sleep(1.5)  # longer than a proxy that went is waited for
+    assert pod.item()["state"] == "draining" and not pod.untouched(), "the first has a connection of it"
+    first.do("drained", uid=pod.uid)
+    pod.wait_state("outside")
+    assert pod.untouched()
+
+
 def test_a_proxy_that_ends_does_not_take_over_from_a_new_agent(node):
     pod, first = Pod(node, "web"), node.proxy("first").serve()
     pod.add()
@@ -380,6 +443,20 @@ def test_a_proxy_that_breaks_the_protocol_is_disconnected(node, text):
     proxy.do("connect")
     wait_for(lambda: pod.item()["proxy"] == "serving", "the proxy to be taken back")
     assert pod.greeting() == "proxy inbound"
+
+
+def test_a_proxy_that_never_finishes_its_introduction_keeps_no_other_from_serving(node):
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    second, third = node.proxy("second").serve(), node.proxy("third")
+    first.wait(event="message", op="drain")
+    third.do("connect", hello=False)
+    third.do("raw", text=json.dumps({"op": "proxy-hello", "pid": third.pid, "version": "silent"}))
+    wait_for(lambda: third.pid in states(node), "the third to be known")
+    second.kill()
+    third.wait(event="disconnected")
+    wait_for(lambda: states(node) == {first.pid: "serving"}, "the first to serve again")
+    assert pod.greeting() == "first inbound"
 
 
 def test_a_silent_proxy_does_not_keep_pods_from_starting(node):
