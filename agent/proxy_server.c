@@ -232,11 +232,17 @@ static void on_resumed(struct proxy *p, enum bruma_reason reason, const char *er
 
 static void on_ending(struct proxy *p)
 {
+    struct proxy_server *server = p->server;
+    bool served = p->state == PROXY_SERVING;
+
     log_info("proxy ends\tpid=%d", (int)connection_pid(p->connection));
     p->state = PROXY_ENDING;
     p->drain_wanted = p->resume_wanted = false;
     p->resume_seq = 0;
-    resume_somebody(p->server, 0);
+    /* Its answers decide nothing any more: nobody waits for them. */
+    if (served)
+        server->events.gone(server->events.data);
+    resume_somebody(server, 0);
 }
 
 static void on_view_answer(struct proxy *p, struct view *v, enum bruma_reason reason, const char *error)

@@ -459,6 +459,19 @@ def test_a_proxy_that_never_finishes_its_introduction_keeps_no_other_from_servin
     assert pod.greeting() == "first inbound"
 
 
+@pytest.mark.parametrize("how", ["killed", "told to end"])
+def test_a_pod_does_not_wait_for_the_answer_of_a_proxy_that_goes(node, how):
+    proxy, pod = node.proxy().serve(), Pod(node, "web")
+    wait_for(lambda: node.status()["proxyConnected"], "the proxy to serve")
+    proxy.do("set", mute=True)
+    with Plugin(node.run_dir) as plugin:
+        pod.attach(pod.begin(plugin))
+        proxy.wait(event="message", op="pod-add")
+        proxy.kill() if how == "killed" else proxy.do("terminate")
+        assert plugin.ask({"op": "cni-attached"})["op"] == "done"
+    assert "did not answer" not in node.agent.text(), "it was waited for"
+
+
 def test_a_silent_proxy_does_not_keep_pods_from_starting(node):
     proxy = node.proxy().serve()
     wait_for(lambda: node.status()["proxyConnected"], "the proxy to serve")
