@@ -126,9 +126,9 @@ static void on_resume(struct loop_timer *timer)
     struct proxy *p, *youngest = NULL;
 
     list_for_each (p, &server->list, node) {
-        if (p->state < PROXY_REPLACED || p->resume_wanted || p->resume_seq)
+        if ((p->state < PROXY_REPLACED && p->state != PROXY_NOT_READY) || p->resume_wanted || p->resume_seq)
             return; /* it serves, or will soon */
-        if (p->state == PROXY_REPLACED && !p->cannot_resume)
+        if (p->state == PROXY_REPLACED && !p->cannot_resume && !p->not_ready)
             youngest = p;
     }
     if (!youngest)
@@ -197,8 +197,6 @@ static void take_over(struct proxy *p)
     struct proxy *other;
     bool younger = false;
 
-    if (p->state != PROXY_SYNCING)
-        return;
     p->state = PROXY_SERVING;
     log_info("proxy serves\tpid=%d", (int)connection_pid(p->connection));
     list_for_each (other, &p->server->list, node) {
@@ -207,10 +205,34 @@ static void take_over(struct proxy *p)
         } else if (younger && other->state == PROXY_SERVING) {
             replace(p, other);
             return;
-        } else if (!younger && (other->state == PROXY_SERVING || other->state == PROXY_SYNCING)) {
+        } else if (!younger && other->state >= PROXY_SYNCING && other->state <= PROXY_SERVING) {
             replace(other, p);
         }
     }
+}
+
+/* One that would accept nothing yet takes nothing from one that does: its control plane may never answer. */
+static void on_snapshot_taken(struct proxy *p, const cJSON *ack)
+{
+    p->not_ready = cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(ack, "ready"));
+    if (p->state != PROXY_SYNCING)
+        return;
+    if (!p->not_ready) {
+        take_over(p);
+        return;
+    }
+    p->state = PROXY_NOT_READY;
+    log_info("proxy waits for its control plane\tpid=%d", (int)connection_pid(p->connection));
+    resume_somebody(p->server, RESUME_PATIENCE);
+}
+
+static void on_ready(struct proxy *p)
+{
+    p->not_ready = false;
+    if (p->state == PROXY_NOT_READY)
+        take_over(p);
+    else if (p->state == PROXY_REPLACED)
+        resume_somebody(p->server, 0);
 }
 
 static void on_resumed(struct proxy *p, enum bruma_reason reason, const char *error)
@@ -287,7 +309,7 @@ static void on_ack(struct proxy *p, const cJSON *message)
     else
         loop_timer_cancel(&p->answer);
     if (seq == p->snapshot_seq) {
-        take_over(p);
+        on_snapshot_taken(p, message);
         return;
     }
     if (seq == p->resume_seq) {
@@ -360,6 +382,8 @@ static void on_message(struct connection *connection, const cJSON *message, int 
         on_listener_closed(p, message);
     else if (p->state >= PROXY_SYNCING && !strcmp(op, "ending"))
         on_ending(p);
+    else if (p->state >= PROXY_SYNCING && !strcmp(op, "ready"))
+        on_ready(p);
     else if (!strcmp(op, "error"))
         log_error("a proxy reports an error\tpid=%d", (int)connection_pid(connection));
     else

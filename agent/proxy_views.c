@@ -7,7 +7,7 @@
 #include "bruma/protocol.h"
 #include "message.h"
 
-static const char *const proxy_state_names[] = {"new",     "offering", "syncing",
+static const char *const proxy_state_names[] = {"new",     "offering", "syncing", "not_ready",
                                                 "serving", "replaced", "ending"};
 
 _Static_assert(offsetof(struct view, base) == 0, "it is allocated, and freed, as a struct pod_view");
@@ -257,7 +257,7 @@ static void pod_add(struct proxies *proxies, struct pod *pod)
     list_for_each (p, &server_of(proxies)->list, node) {
         struct view *v;
 
-        if (p->state != PROXY_SYNCING && p->state != PROXY_SERVING)
+        if (p->state < PROXY_SYNCING || p->state > PROXY_SERVING)
             continue;
         v = view_get(p, pod);
         if (!v)

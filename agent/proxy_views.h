@@ -14,6 +14,7 @@ enum proxy_state {
     PROXY_NEW,
     PROXY_OFFERING,
     PROXY_SYNCING,
+    PROXY_NOT_READY, /* has its snapshot, but has not heard of its control plane */
     PROXY_SERVING,
     PROXY_REPLACED, /* got drain, and serves again if nobody else is left */
     PROXY_ENDING,   /* of its own accord */
@@ -34,6 +35,7 @@ struct proxy {
     uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
     bool setup_sent, drain_wanted, resume_wanted;
     bool cannot_resume; /* it has refused to */
+    bool not_ready;
     unsigned unanswered;
     struct loop_timer answer;
 };

@@ -32,6 +32,7 @@ struct agent_link {
     bool ready;
     bool draining; /* another proxy has taken over */
     bool ending;   /* this one was told to end */
+    bool serves;   /* the mesh is known */
     struct outbox outbox;
     struct name_set named; /* uids since the connection began, until snapshot-end */
     char buf[BRUMA_MESSAGE_MAX + 1];
@@ -83,7 +84,8 @@ static int send_message(struct agent_link *link, cJSON *message, const int *fds,
     return r;
 }
 
-static int send_ack(struct agent_link *link, uint64_t seq, enum bruma_reason reason, const char *error)
+static int send_ack(struct agent_link *link, const char *op, uint64_t seq, enum bruma_reason reason,
+                    const char *error)
 {
     cJSON *m = message_new("ack");
 
@@ -92,6 +94,8 @@ static int send_ack(struct agent_link *link, uint64_t seq, enum bruma_reason rea
         cJSON_AddStringToObject(m, "reason", reason_name(reason));
         cJSON_AddStringToObject(m, "error", error);
     }
+    if (!strcmp(op, "snapshot-end") && !link->serves)
+        cJSON_AddFalseToObject(m, "ready");
     return send_message(link, m, NULL, 0);
 }
 
@@ -242,7 +246,7 @@ static bool handle(struct agent_link *link, size_t len, int *fds, size_t fds_len
     /* Obeying may have ended the connection. */
     if (link->watch.fd < 0)
         return true;
-    return send_ack(link, seq, r ? reason : BRUMA_REASON_NONE, error) >= 0;
+    return send_ack(link, order.op, seq, r ? reason : BRUMA_REASON_NONE, error) >= 0;
 }
 
 static void receive(struct agent_link *link)
@@ -390,6 +394,15 @@ void agent_link_free(struct agent_link **ptr)
 bool agent_link_ready(const struct agent_link *link)
 {
     return link->ready;
+}
+
+void agent_link_serves(struct agent_link *link)
+{
+    if (!link || link->serves)
+        return;
+    link->serves = true;
+    if (link->ready && send_message(link, message_new("ready"), NULL, 0) < 0)
+        disconnect(link);
 }
 
 void agent_link_ending(struct agent_link *link)

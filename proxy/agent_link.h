@@ -14,6 +14,8 @@ struct proxy;
 int agent_link_new(struct loop *loop, struct proxy *proxy, const char *socket_path, struct agent_link **ret);
 void agent_link_free(struct agent_link **link);
 
+/* The mesh is known and connections are accepted. NULL: there is no agent to tell. */
+void agent_link_serves(struct agent_link *link);
 /* The snapshot has been received on this connection. */
 bool agent_link_ready(const struct agent_link *link);
 /* Tells the agent that the last connection of a draining pod has ended. */

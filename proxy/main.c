@@ -150,6 +150,7 @@ static void on_xds_ready(void *data)
              state_service_count(p->state), state_policy_count(p->state));
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_serve(p->workers[i]);
+    agent_link_serves(p->agent);
 }
 
 static void on_revoked_changed(void *data, struct crl_set *set)
@@ -354,7 +355,11 @@ static int open_agent_link(struct proxy *p)
         (int)sizeof(socket))
         return log_error_errno(ENAMETOOLONG, "the agent's socket");
     r = agent_link_new(p->loop, p, socket, &p->agent);
-    return r < 0 ? log_error_errno(r, "cannot set up the agent's connection") : 0;
+    if (r < 0)
+        return log_error_errno(r, "cannot set up the agent's connection");
+    if (!p->xds) /* nobody to ask; otherwise on_xds_ready() says it */
+        agent_link_serves(p->agent);
+    return 0;
 }
 
 static int open_zds_link(struct proxy *p)

@@ -40,11 +40,12 @@
  *   drain        deadlineMilliseconds    another proxy has taken over: stop accepting, end when idle or at the deadline
  *   resume              the others are gone: forget the drain and accept again. After its ack come pod-add for all pods
  * Proxy -> agent
- *   ack          seq [reason error]
+ *   ack          seq [reason error] [ready]   ready: false with snapshot-end: it knows nothing of the mesh yet, accepts nothing
+ *   ready                                     that is over
  *   pod-drained  uid    the last connection of a draining pod has ended
  *   listener-closed  uid    somebody has destroyed a listener of the pod; the agent verifies the pod at once
  *   ending              it was told to end (SIGTERM) and accepts nothing any more; another one shall serve
- * The youngest process that has acknowledged its snapshot serves; the one before it gets drain. When it goes and none
+ * The youngest process that has acknowledged its snapshot and is ready serves; the one before it gets drain. When it goes and none
  * has taken over, the youngest of those that got drain gets resume.
  *
  * brumactl -> agent

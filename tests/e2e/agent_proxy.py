@@ -21,7 +21,7 @@ class Proxy:
         self.socket = None
         self.pods = {}  # uid -> {cookie, generation, fds, draining}
         self.accepting, self.keep, self.mute, self.refuse, self.draining = True, False, False, None, False
-        self.resumes, self.ending = True, False
+        self.resumes, self.ending, self.ready = True, False, True
         self.report_drained = True
         self.kept = []
         self.sel = selectors.DefaultSelector()
@@ -142,6 +142,8 @@ class Proxy:
         elif message["op"] == "resume":
             self.draining = False
             self.accept(not self.ending)
+        elif message["op"] == "snapshot-end" and not self.ready:
+            ack["ready"] = False
         self.send(ack)
         if message["op"] == "pod-drain":
             if message["uid"] in self.pods:
@@ -166,6 +168,9 @@ class Proxy:
             self.send(command["text"].encode())
         elif what == "drained":
             self.send({"op": "pod-drained", "uid": command["uid"]})
+        elif what == "get-ready":
+            self.ready = True
+            self.send({"op": "ready"})
         elif what == "terminate":
             self.ending = True
             self.accept(False)

@@ -282,6 +282,37 @@ def test_a_replaced_proxy_serves_again_when_its_successor_is_gone(node, how):
     assert states(node)[third.pid] == "serving"
 
 
+def test_a_proxy_that_knows_nothing_of_the_mesh_takes_nothing_over(node):
+    """A roll-out with a control plane that does not answer: the proxy of before serves on, and again if it had been replaced."""
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    second = node.proxy("second")
+    second.do("set", ready=False, accepting=False)
+    second.serve()
+    wait_for(lambda: states(node) == {first.pid: "serving", second.pid: "not_ready"}, "the second to wait")
+    assert pod.greeting() == "first inbound" and not first.seen(event="message", op="drain")
+    third = node.proxy("third").serve()
+    wait_for(lambda: states(node) == {first.pid: "replaced", second.pid: "replaced", third.pid: "serving"}, "the third to take over")
+    third.kill()
+    wait_for(lambda: states(node) == {first.pid: "serving", second.pid: "replaced"}, "the first, and not the second, to serve again")
+    assert pod.greeting() == "first inbound"
+
+
+def test_a_proxy_takes_over_when_it_knows_the_mesh(node):
+    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod.add()
+    second = node.proxy("second")
+    second.do("set", ready=False)
+    second.serve()
+    later = Pod(node, "late", number=11)
+    later.add()
+    wait_for(lambda: second.seen(event="message", op="pod-add", uid=later.uid), "the second to hear of new pods, too")
+    second.do("get-ready")
+    first.wait(event="message", op="drain")
+    assert states(node) == {first.pid: "replaced", second.pid: "serving"}
+    assert (pod.greeting(), later.greeting()) == ("second inbound",) * 2
+
+
 def test_the_youngest_of_the_replaced_that_can_serves_again(node):
     """One that ends is not asked, and one of a version that does not know how refuses."""
     pod, first = Pod(node, "web"), node.proxy("first").serve()

@@ -538,6 +538,22 @@ def test_replaced_proxies_hold_on_and_serve_again(mesh):
     wait_for(lambda: not first.alive(), "SIGTERM to end one that lingers")
 
 
+def test_a_proxy_that_cannot_reach_its_control_plane_displaces_none(mesh):
+    """A roll-out with a wrong address: the new proxy never gets ready, and the old one serves on."""
+    node = mesh.nodes[1]
+    serving = node.proxy
+    with side_by_side(mesh):
+        mesh.proxy_env["XDS_ADDRESS"] = "https://localhost:1"
+        lost = node.start_proxy(wait=False)
+    try:
+        become(node, (serving, "serving"), (lost, "not_ready"))
+        assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "hello") == "hello"
+    finally:
+        node.proxy = serving
+        lost.p.terminate()
+    become(node, (serving, "serving"))
+
+
 def test_the_first_sigint_drains_a_replaced_proxy_and_the_second_ends_it(mesh):
     node = mesh.nodes[1]
     with side_by_side(mesh):

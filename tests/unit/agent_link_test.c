@@ -78,8 +78,9 @@ void proxy_resume(struct proxy *proxy)
     note("proxy_resume", "");
 }
 
-/* The agent's part: steps that are gone through while the loop runs. TERMINATE: the proxy is told to end. */
-enum action { ACCEPT, EXPECT, EXPECT_END, SEND, SEND_FDS, CLOSE, TERMINATE };
+/* The agent's part: steps that are gone through while the loop runs. TERMINATE: the proxy is told to end.
+ * KNOW: it gets to know the mesh. */
+enum action { ACCEPT, EXPECT, EXPECT_END, SEND, SEND_FDS, CLOSE, TERMINATE, KNOW };
 
 struct step {
     enum action action;
@@ -89,6 +90,7 @@ struct step {
 
 static const struct step *script;
 static int script_len, at;
+static bool knows = true; /* the mesh, from the start */
 
 static bool receive(const struct step *step)
 {
@@ -130,6 +132,9 @@ static bool take(const struct step *step)
         return true;
     case TERMINATE:
         agent_link_ending(link_);
+        return true;
+    case KNOW:
+        agent_link_serves(link_);
         return true;
     }
     return false;
@@ -173,6 +178,8 @@ static void play(const struct step *steps, int len)
     script = steps;
     script_len = len;
     cr_assert(agent_link_new(loop, NULL, path, &link_) == 0);
+    if (knows)
+        agent_link_serves(link_);
     loop_timer_set(loop, &pump, 10);
     cr_assert(loop_run(loop) == 0);
 }
@@ -284,6 +291,22 @@ Test(agent_link, a_proxy_that_ends_says_so_and_again_when_the_agent_is_new)
     PLAY(HELLO, {EXPECT, "{\"op\":\"held-end\",\"draining\":false}"}, SETUP, END, {TERMINATE},
          {EXPECT, "{\"op\":\"ending\"}"}, {CLOSE}, HELLO,
          {EXPECT, "{\"op\":\"held-end\",\"draining\":false,\"ending\":true}"});
+}
+
+Test(agent_link, a_proxy_that_knows_nothing_of_the_mesh_says_so_and_when_it_does)
+{
+    knows = false;
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, "{\"op\":\"snapshot-end\",\"seq\":3}"},
+         {EXPECT, "{\"op\":\"ack\",\"seq\":3,\"ready\":false}"}, {KNOW}, {EXPECT, "{\"op\":\"ready\"}"},
+         {CLOSE}, HELLO, {EXPECT, "held-end"}, SETUP, {SEND, "{\"op\":\"snapshot-end\",\"seq\":3}"},
+         {EXPECT, "{\"op\":\"ack\",\"seq\":3}"});
+}
+
+Test(agent_link, a_proxy_that_knows_the_mesh_before_the_snapshot_is_ready_with_it)
+{
+    knows = false;
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {KNOW}, {SEND, "{\"op\":\"snapshot-end\",\"seq\":3}"},
+         {EXPECT, "{\"op\":\"ack\",\"seq\":3}"});
 }
 
 Test(agent_link, a_proxy_without_an_agent_to_tell_can_end)
