@@ -150,8 +150,9 @@ prepare_lint() {
     local newest
     build_all || return
     mkdir -p "$build/lint"
-    newest=$(cd "$root" && find . -path ./.git -prune -o \( -name '*.h' -o -name .clang-tidy -o -name meson.build \) \
-        -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2)
+    # Not those that builds generate: each build directory has its own.
+    newest=$(cd "$root" && find .clang-tidy meson.build agent bpf cni ctl include lib proxy tests \
+        \( -name '*.h' -o -name .clang-tidy -o -name meson.build \) -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2)
     touch -r "$root/$newest" "$build/lint/headers"
 }
 
