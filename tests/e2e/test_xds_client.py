@@ -429,6 +429,7 @@ def test_the_trust_domain_is_the_one_that_the_mesh_says(site):
     pods = [site.mesh.pod(name, node=0, account=name) for name in ("moved", "moved2")]
     site.mesh.write()
     site.plane.set(*(site.of(p, trust_domain="second.domain") for p in pods))
+    wait_for(lambda: {p.name for p in pods} <= set(site.workloads()), "the workloads of the other trust domain")
     for p in pods:
         p.cni("ADD")
         wait_for(lambda p=p: f"sa/{p.name}" in site.node.ctl("pods").stdout, "the agent to know the pod's account")
