@@ -11,6 +11,7 @@
 
 #include "bruma/mesh.h"
 #include "netns.h"
+#include "proxy/route_device.h"
 #include "proxy/tuples.h"
 
 #define DELIVERY_PORT_TRIES 16
@@ -45,10 +46,20 @@ static int enter(struct worker *worker, struct pod *pod)
         return r;
     /* The reference keeps the pod's struct, and so the comparison above, valid. */
     pod_ref(pod);
+    route_device_close(&worker->netlink);
     if (worker->in_pod)
         pod_unref(worker->in_pod);
     worker->in_pod = pod;
     return 0;
+}
+
+void socket_leave(struct worker *worker, const struct pod *pod)
+{
+    if (worker->in_pod != pod || netns_enter(worker->proxy->own_netns_fd) < 0)
+        return;
+    route_device_close(&worker->netlink);
+    pod_unref(worker->in_pod);
+    worker->in_pod = NULL;
 }
 
 static int option(int fd, int level, int name, int value)
@@ -120,6 +131,20 @@ bool socket_address_is_local(struct worker *worker, struct pod *pod, const struc
     return fd >= 0 && bind(fd, (struct sockaddr *)&sa, len) == 0;
 }
 
+/*
+ * The application's own socket to the same destination is bound to lo, and of sockets that are bound to
+ * different devices, or only one of them, the kernel lets both have the same addresses and ports. What comes
+ * over lo for the application's would then find ours, if that is bound to none: the connection would hang.
+ * Bound to the device that it leaves by, ours is out of the way.
+ */
+static void keep_off_lo(struct worker *worker, const struct pod *pod, int fd, const struct endpoint *target)
+{
+    unsigned device = pod->redirected ? 0 : route_device(&worker->netlink, target);
+
+    if (device)
+        (void)option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, (int)device);
+}
+
 int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *target, bool *ret_connected)
 {
     _cleanup_fd_ int fd = new_socket(worker, pod, addr_is_v4(&target->addr));
@@ -131,6 +156,7 @@ int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *t
     r = exempt(worker->proxy, fd);
     if (r < 0)
         return r; /* never let our own socket be captured: it would come back to us */
+    keep_off_lo(worker, pod, fd, target);
     r = start_connect(fd, target, ret_connected);
     return r < 0 ? r : take_fd(&fd);
 }

@@ -20,6 +20,10 @@ int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *t
 int socket_deliver(struct worker *worker, struct pod *pod, const struct endpoint *target,
                    const struct addr *client, bool *ret_connected);
 
+/* The calling worker thread leaves the pod, if it is in it, and keeps nothing that would keep the namespace.
+ */
+void socket_leave(struct worker *worker, const struct pod *pod);
+
 /* Whether the address is one of the pod's namespace. */
 bool socket_address_is_local(struct worker *worker, struct pod *pod, const struct addr *addr);
 

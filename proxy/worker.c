@@ -10,11 +10,12 @@
 #include <urcu-qsbr.h>
 
 #include "log.h"
-#include "netns.h"
 #include "proxy/acceptor.h"
 #include "proxy/connection.h"
 #include "proxy/crl.h"
 #include "proxy/rcu.h"
+#include "proxy/route_device.h"
+#include "proxy/socket.h"
 #include "proxy/tunnel.h"
 
 /* ---- messages of the control thread ---- */
@@ -219,10 +220,7 @@ static void remove_pod(struct worker_pod *wp)
     for (size_t i = 0; i < array_size(wp->clients); i++)
         close_tunnels(&wp->clients[i]);
     /* A thread inside the namespace would keep it alive. */
-    if (w->in_pod == wp->pod && netns_enter(w->proxy->own_netns_fd) == 0) {
-        pod_unref(w->in_pod);
-        w->in_pod = NULL;
-    }
+    socket_leave(w, wp->pod);
     list_del(&wp->node);
     workload_unref(wp->local);
     wp->local = NULL;
@@ -491,6 +489,7 @@ static void *run(void *data)
 static void worker_free(struct worker *w)
 {
     telemetry_free(&w->telemetry);
+    route_device_close(&w->netlink);
     loop_free(&w->loop);
     tls_buffers_destroy(&w->tls);
     free(w->plain_in);

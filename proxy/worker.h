@@ -13,6 +13,7 @@
 #define WORKER_POOL_BITS 6
 
 struct crl_set;
+struct mnl_socket;
 
 struct worker {
     struct proxy *proxy;
@@ -22,6 +23,7 @@ struct worker {
     struct telemetry *telemetry;
     uint64_t random;
     struct pod *in_pod;  /* whose netns the thread is in; referenced; NULL: the proxy's own */
+    struct mnl_socket *netlink; /* of in_pod's netns, for route_device(); NULL until it is needed */
     struct list pods;    /* struct worker_pod */
     struct list flush;   /* tunnels with something to send at the end of the turn */
     struct list touched; /* streams with bytes for their application, gathered in this turn */

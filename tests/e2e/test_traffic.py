@@ -12,6 +12,7 @@ import pytest
 
 from mesh import Mesh, wait_for
 from pod_programs import ECHO, ONE_SHOT, SEND, SERVER_FIRST, SINK, STREAM
+from support import network
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,46 @@ def test_outside_to_mesh_in_plaintext(mesh, family):
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 def test_mesh_to_outside_is_passed_through(mesh, family):
     assert mesh.web.python(ONE_SHOT, addresses(mesh.outside)[family], 8080, "plain") == "plain"
+
+
+# Many connections to one place, all open at once; each asks and is answered.
+TOGETHER = """
+import socket, sys
+all = [socket.create_connection((sys.argv[1], 8080), timeout=10) for _ in range(int(sys.argv[2]))]
+for s in all:
+    s.settimeout(10)
+    s.sendall(b"x")
+print(sum(s.recv(1) == b"x" for s in all))
+"""
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+def test_the_application_and_the_proxy_may_have_one_port_to_one_destination(mesh, family):
+    """Connections that are passed on have the pod's address at both ends of the proxy. Both sockets may get the same port from the kernel, as
+    only the application's is bound to lo; with so few ports they do. Neither may hear what is meant for the other."""
+    ports = "/proc/sys/net/ipv4/ip_local_port_range"
+    usual = mesh.web.run("cat", ports).stdout
+    mesh.web.run("sh", "-c", f"echo 40000 40059 >{ports}")
+    try:
+        assert mesh.web.python(TOGETHER, addresses(mesh.outside)[family], 45, timeout=60).strip() == "45"
+    finally:
+        mesh.web.run("sh", "-c", f"echo {usual.strip()} >{ports}")
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+def test_mesh_to_outside_leaves_by_the_device_that_leads_there(mesh, family):
+    """A pod with two devices; the second is added while it runs."""
+    near, far = (("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2"))[family]
+    network.veth(mesh.web.netns, "second", mesh.outside.netns, "second")
+    try:
+        for pod, address in ((mesh.web, near), (mesh.outside, far)):
+            network.address(pod.netns, "second", f"{address}/{64 if family else 24}")
+        before = len(mesh.nodes[0].access_log())
+        assert mesh.web.python(TOGETHER, far, 20, timeout=60).strip() == "20"
+        wait_for(lambda: sum(f"{far}" in line for line in mesh.nodes[0].access_log()[before:]) == 20, "the proxy to have passed them on")
+        assert mesh.web.python(TOGETHER, addresses(mesh.outside)[family], 20, timeout=60).strip() == "20"
+    finally:
+        network.run(["ip", "-n", mesh.web.netns, "link", "del", "second"])
 
 
 def test_own_address_and_loopback(mesh):
