@@ -204,6 +204,18 @@ static void give_up(struct agent *agent, struct pod *pod, int r, struct steer_er
     roll_back(agent, pod, r, error);
 }
 
+static void bind_live(struct agent *agent, const struct pod *pod)
+{
+    int n = steer_pod_bind_live(agent->steer, pod->netns_fd);
+
+    if (n > 0)
+        log_info("connections that live are bound to their device\tpod=\"%s/%s\" connections=%d",
+                 pod->namespace, pod->name, n);
+    else if (n < 0 && n != -EOPNOTSUPP)
+        log_warn_errno(n, "connections that live cannot be bound to their device\tpod=\"%s/%s\"",
+                       pod->namespace, pod->name);
+}
+
 /* Goes on once nobody is waited for any more. */
 static void try_finish(struct agent *agent, struct pod *pod)
 {
@@ -220,11 +232,16 @@ static void try_finish(struct agent *agent, struct pod *pod)
         return;
     }
     enroll_describe(agent, pod, &p);
-    if (!pod->by_plugin)
+    if (!pod->by_plugin) {
+        bind_live(agent, pod);
         r = steer_pod_attach(agent->steer, &p, &error);
+    }
     if (r == 0)
         r = steer_pod_commit(agent->steer, &p, &error);
     if (r == 0) {
+        /* those that have begun since */
+        if (!pod->by_plugin)
+            bind_live(agent, pod);
         r = steer_pod_verify(agent->steer, &p, &findings);
         if (r < 0)
             fail(&error, r, BRUMA_REASON_INTERNAL, "the capture cannot be verified: %s", strerror(-r));

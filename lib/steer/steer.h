@@ -85,6 +85,12 @@ int steer_pod_prepare(struct steer *steer, const struct steer_pod *pod, int *ret
                       struct steer_error *error);
 int steer_pod_attach(struct steer *steer, const struct steer_pod *pod, struct steer_error *error);
 int steer_pod_commit(struct steer *steer, const struct steer_pod *pod, struct steer_error *error);
+/*
+ * Binds the connections that live in the pod to the devices by which they come and go. Otherwise what comes
+ * over lo for a newer one with the same addresses and ports would find them (see bpf/live.bpf.c). How many,
+ * or -errno; -EOPNOTSUPP: not on this kernel.
+ */
+int steer_pod_bind_live(struct steer *steer, int netns_fd);
 /* PIN_DIR/pods/<cookie>/link */
 int steer_pod_link_path(const struct steer *steer, uint64_t cookie, char *buf, size_t size);
 

@@ -6,11 +6,12 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 
 import pytest
 
-from mesh import Mesh, wait_for
+from mesh import Mesh, placed, sh, wait_for
 from pod_programs import ECHO, ONE_SHOT, SEND, SERVER_FIRST, SINK, STREAM
 from support import network
 
@@ -445,6 +446,62 @@ def test_label_removed_and_put_back_breaks_no_connection(mesh):
     goes_on(inn, "inbound after the label was put back")
     for p in (out, inn):
         p.kill()
+
+
+# Holds connections from these ports of its own, or from any, and asks on all of them whenever it is told to.
+HOLD = """
+import socket, sys
+all = []
+for i in range(int(sys.argv[2])):
+    s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if len(sys.argv) > 3:
+        s.bind(("", int(sys.argv[3]) + i))
+    s.settimeout(10)
+    s.connect((sys.argv[1], 8080))
+    all.append(s)
+print("HELD", flush=True)
+sys.stdin.readline()
+for s in all:
+    s.sendall(b"y")
+print(sum(s.recv(1) == b"y" for s in all), flush=True)
+"""
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+@pytest.mark.parametrize("direction", ["out", "in"])
+def test_connections_of_before_and_new_ones_may_have_the_same_ports(mesh, direction, family):
+    """What has lived since before the pod was enrolled, and what is captured or delivered now, over lo: with so few ports they meet, and
+    neither may hear what is meant for the other."""
+    pod, client, server = (mesh.web, mesh.web, mesh.outside) if direction == "out" else (mesh.shop, mesh.outside, mesh.shop)
+    ports = "/proc/sys/net/ipv4/ip_local_port_range"
+    usual = pod.run("cat", ports).stdout.strip()
+    to = addresses(server)[family]
+
+    def all_captured():
+        for p in (mesh.web, mesh.shop, mesh.near):
+            wait_for(p.captured, f"{p.name} to be in the mesh again")
+
+    mesh.labels = {}
+    mesh.write()
+    wait_for(lambda: f"demo/{pod.name}" not in sh("bpftool", "map", "dump", "pinned", f"{pod.node.pin_dir}/maps/pods"),
+             "the pod to be out of the mesh")
+    pod.run("sh", "-c", f"echo 40000 40039 >{ports}")
+    held = subprocess.Popen(placed(["/usr/bin/python3", "-u", "-c", HOLD, to, "20", *(["40000"] if direction == "in" else [])],
+                                   client.netns, client.node.cgroup), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert held.stdout.readline() == "HELD\n"
+        mesh.labels = {"istio.io/dataplane-mode": "ambient"}
+        mesh.write()
+        all_captured()
+        assert client.python(TOGETHER, to, 15, timeout=60).strip() == "15"
+        assert held.communicate("go\n", timeout=20)[0] == "20\n", "those of before live on"
+    finally:
+        held.kill()
+        pod.run("sh", "-c", f"echo {usual} >{ports}")
+        mesh.labels = {"istio.io/dataplane-mode": "ambient"}
+        mesh.write()
+        all_captured()
 
 
 def test_nothing_is_left_in_the_namespace_after_leaving(mesh):

@@ -124,6 +124,11 @@ int steer_pod_commit(struct steer *steer, const struct steer_pod *pod, struct st
     return step("commit", error);
 }
 
+int steer_pod_bind_live(struct steer *steer, int netns_fd)
+{
+    return -EOPNOTSUPP;
+}
+
 int steer_pod_link_path(const struct steer *steer, uint64_t cookie, char *buf, size_t size)
 {
     return snprintf(buf, size, "/nowhere/pods/%lu/link", (unsigned long)cookie) < (int)size ? 0
