@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 
 #include "bruma/mesh.h"
@@ -16,7 +17,33 @@
 #define SO_BINDTOIFINDEX 62
 #endif
 
+/* Ports that nothing is registered for (RFC 6335, section 6), for pods that have used up those of their
+ * sysctl. */
+#define DYNAMIC_PORT  49152
+#define DYNAMIC_PORTS 16384
+#define PORT_TRIES    64
+
 static const char *const names[] = {"outbound", "inbound", "HBONE"};
+
+static int bind_any(int fd, int family, uint16_t port)
+{
+    struct sockaddr_in6 any6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    struct sockaddr_in any4 = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int r = family == AF_INET6 ? bind(fd, (struct sockaddr *)&any6, sizeof(any6))
+                               : bind(fd, (struct sockaddr *)&any4, sizeof(any4));
+
+    return r < 0 ? -errno : 0;
+}
+
+/* A busy client has every port of its sysctl in TIME_WAIT, perhaps, and there are others. */
+static int bind_somewhere(int fd, int family)
+{
+    int r = bind_any(fd, family, 0);
+
+    for (int i = 0; r == -EADDRINUSE && i < PORT_TRIES; i++)
+        r = bind_any(fd, family, (uint16_t)(DYNAMIC_PORT + arc4random_uniform(DYNAMIC_PORTS)));
+    return r;
+}
 
 /*
  * One dual-stack socket on a port that the kernel chooses: nothing in the pod can take that port first, and
@@ -24,40 +51,39 @@ static const char *const names[] = {"outbound", "inbound", "HBONE"};
  */
 static int open_listener(enum bruma_listener which, int *ret)
 {
-    struct sockaddr_in6 any6 = {.sin6_family = AF_INET6};
-    struct sockaddr_in any4 = {.sin_family = AF_INET};
     int off = 0, on = 1, lo = BRUMA_LOOPBACK_IFINDEX, r;
     _cleanup_fd_ int fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
     if (fd >= 0) {
         if (setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) < 0)
             return -errno;
-        r = bind(fd, (struct sockaddr *)&any6, sizeof(any6));
+        r = bind_somewhere(fd, AF_INET6);
     } else {
         if (errno != EAFNOSUPPORT)
             return -errno;
         fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         if (fd < 0)
             return -errno;
-        r = bind(fd, (struct sockaddr *)&any4, sizeof(any4));
+        r = bind_somewhere(fd, AF_INET);
     }
+    if (r < 0)
+        return r;
     /* The SYN-ACK leaves with the original destination as its source, which is not an address of the pod: the
      * IPv4 output route is refused to any other socket. */
-    if (r == 0 && setsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &on, sizeof(on)) < 0)
+    if (setsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &on, sizeof(on)) < 0)
         return -errno;
     /* Captured sockets are bound to lo, so the answers must come over lo too. Packets to the pod's own
      * address show eth0's index otherwise, and would fit no socket. */
-    if (r == 0 && which == BRUMA_LISTENER_OUTBOUND &&
-        setsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &lo, sizeof(lo)) < 0)
+    if (which == BRUMA_LISTENER_OUTBOUND && setsockopt(fd, SOL_SOCKET, SO_BINDTOIFINDEX, &lo, sizeof(lo)) < 0)
         return -errno;
     /* Inherited by what is accepted, which has the destination's port: the application must be able to bind
      * that port while such a connection lives, and in its TIME_WAIT. Nobody can join the listener itself by
      * it. */
-    if (r == 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0)
         return -errno;
     /* inherited too */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    if (r < 0 || listen(fd, BACKLOG_MAX) < 0)
+    if (listen(fd, BACKLOG_MAX) < 0)
         return -errno;
     *ret = take_fd(&fd);
     return 0;

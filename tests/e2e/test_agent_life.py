@@ -187,6 +187,25 @@ def test_a_lost_record_is_recovered_from_what_is_pinned(node):
     assert pod.item()["ips"] == [pod.ip4, pod.ip6]
 
 
+def test_a_pod_that_has_used_up_its_ports_is_enrolled(node):
+    """Its sysctl leaves two, and both are taken: by connections in TIME_WAIT, as a rule."""
+    pod = Pod(node, "web")
+    node.proxy().serve()
+    taken = subprocess.Popen(["nsenter", f"--net={pod.path}", sys.executable, "-c",
+                              "import socket, sys\n"
+                              "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('40000 40001')\n"
+                              "all = [socket.create_server(('', port)) for port in (40000, 40001)]\n"
+                              "print('taken', flush=True)\n"
+                              "sys.stdin.read()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert taken.stdout.readline() == "taken\n"
+        pod.add()
+        assert pod.item()["state"] == "enrolled"
+        assert pod.greeting() == "proxy inbound"
+    finally:
+        taken.communicate("")
+
+
 # ---- proxies ----
 
 def states(node):

@@ -477,6 +477,7 @@ def test_connections_of_before_and_new_ones_may_have_the_same_ports(mesh, direct
     ports = "/proc/sys/net/ipv4/ip_local_port_range"
     usual = pod.run("cat", ports).stdout.strip()
     to = addresses(server)[family]
+    first = 41000 + 100 * family + 200 * (direction == "in")  # nothing of another test is in TIME_WAIT there
 
     def all_captured():
         for p in (mesh.web, mesh.shop, mesh.near):
@@ -486,8 +487,8 @@ def test_connections_of_before_and_new_ones_may_have_the_same_ports(mesh, direct
     mesh.write()
     wait_for(lambda: f"demo/{pod.name}" not in sh("bpftool", "map", "dump", "pinned", f"{pod.node.pin_dir}/maps/pods"),
              "the pod to be out of the mesh")
-    pod.run("sh", "-c", f"echo 40000 40039 >{ports}")
-    held = subprocess.Popen(placed(["/usr/bin/python3", "-u", "-c", HOLD, to, "20", *(["40000"] if direction == "in" else [])],
+    pod.run("sh", "-c", f"echo {first} {first + 39} >{ports}")
+    held = subprocess.Popen(placed(["/usr/bin/python3", "-u", "-c", HOLD, to, "20", *([first] if direction == "in" else [])],
                                    client.netns, client.node.cgroup), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert held.stdout.readline() == "HELD\n"
