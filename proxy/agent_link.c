@@ -94,7 +94,7 @@ static int send_ack(struct agent_link *link, const char *op, uint64_t seq, enum 
         cJSON_AddStringToObject(m, "reason", reason_name(reason));
         cJSON_AddStringToObject(m, "error", error);
     }
-    if (!strcmp(op, "snapshot-end") && !link->serves)
+    if (op && !strcmp(op, "snapshot-end") && !link->serves)
         cJSON_AddFalseToObject(m, "ready");
     return send_message(link, m, NULL, 0);
 }

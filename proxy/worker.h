@@ -22,11 +22,11 @@ struct worker {
     struct loop *loop; /* loop_post() from any thread */
     struct telemetry *telemetry;
     uint64_t random;
-    struct pod *in_pod;  /* whose netns the thread is in; referenced; NULL: the proxy's own */
+    struct pod *in_pod;         /* whose netns the thread is in; referenced; NULL: the proxy's own */
     struct mnl_socket *netlink; /* of in_pod's netns, for route_device(); NULL until it is needed */
-    struct list pods;    /* struct worker_pod */
-    struct list flush;   /* tunnels with something to send at the end of the turn */
-    struct list touched; /* streams with bytes for their application, gathered in this turn */
+    struct list pods;           /* struct worker_pod */
+    struct list flush;          /* tunnels with something to send at the end of the turn */
+    struct list touched;        /* streams with bytes for their application, gathered in this turn */
     struct tls_buffers tls;
     uint8_t *plain_in;      /* decrypted bytes of the tunnel that is being read */
     uint8_t *plain_out;     /* frames of the tunnel that is being flushed */
