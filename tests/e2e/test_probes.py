@@ -207,6 +207,7 @@ def test_others_in_the_kubelets_cgroup_are_named(followed, work):
     start(followed)
     assert "kubelet_cgroup_shared" not in problems(followed)
     other = work.process(["sleep", "600"], work.path("sleep.log"), cgroup=cgroup)
+    wait_for(lambda: open(f"/proc/{other.popen.pid}/comm").read() == "sleep\n", "the other to be in the cgroup")  # it runs after that
     followed.kubelet.show(other.popen.pid)
     followed.node.agent.stop()
     start(followed)
