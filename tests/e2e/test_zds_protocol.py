@@ -63,6 +63,18 @@ def descriptors(process, of=None):
     return [x for x in links if not of or re.match(of, x)]
 
 
+def at_rest(node):
+    """The calls of the start are over, for certificates too, and connections to the readiness page have ended."""
+    def quiet():
+        certificates = node.config_dump()["certificates"]
+        time.sleep(0.2)
+        count = len(descriptors(node.proxy))
+        time.sleep(1)
+        return certificates and all(c["state"] == "Available" for c in certificates) and len(descriptors(node.proxy)) == count
+
+    wait_for(quiet, "the proxy to be at rest")
+
+
 def same_descriptors(process, before):
     """No more than before, and as many network namespaces. Connections to the readiness page end a moment later."""
     wait_for(lambda: len(descriptors(process)) <= len(before), "no descriptor more than before", 5)
@@ -341,6 +353,7 @@ def hostile():
         m.node, m.web = m.nodes[0], m.pod("web")
         m.start()
         m.link = m.node.connection
+        at_rest(m.node)
         yield m
 
 
