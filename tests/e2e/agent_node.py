@@ -69,6 +69,29 @@ class Plugin:
         self.close()
 
 
+def breakage(node, pod, what):
+    directory = f"{node.pin_dir}/pods/{pod.item()['cookie']}"
+    if what == "link_detached":
+        run(["bpftool", "link", "detach", "pinned", f"{directory}/link"])
+    elif what == "rule_missing":
+        run(["ip", "-n", pod.netns, "rule", "del", "pref", "32764"])
+    elif what == "route_missing":
+        run(["ip", "-n", pod.netns, "-6", "route", "flush", "table", "100"])
+    elif what == "sysctl_changed":
+        network.sysctl(pod.netns, {"net.ipv4.tcp_fwmark_accept": 0})
+    elif what == "listener_closed":
+        run(["ss", "-K", "state", "listening", "sport", "=", str(listener_port(pod))], netns=pod.netns)
+    elif what == "map_entry_missing":
+        key = int(pod.item()["cookie"]).to_bytes(8, sys.byteorder)
+        run(["bpftool", "map", "delete", "pinned", f"{node.pin_dir}/maps/pods", "key", "hex", *[f"{b:02x}" for b in key]])
+
+
+def listener_port(pod):
+    """Of one of the listeners in the pod."""
+    line = run(["ss", "-Hltn"], netns=pod.netns).stdout.splitlines()[0]
+    return int(line.split()[3].rsplit(":", 1)[1])
+
+
 class OddProxy:
     """The program agent_proxy.py, and what it has told."""
 
