@@ -9,7 +9,7 @@ import pytest
 
 from mesh import Mesh, program, sh, wait_for
 from pod_programs import ECHO, STREAM
-from test_traffic import goes_on
+from test_traffic_life import goes_on
 
 REACH = """
 import socket, sys
