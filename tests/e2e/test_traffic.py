@@ -344,7 +344,8 @@ def test_policy_denies_by_identity_and_names_itself(mesh, policies):
     mesh.write()
     wait_for(lambda: mesh.web.python(TRY, mesh.shop.ip).strip() == "refused", "the refusal")
     assert mesh.outside.python(TRY, mesh.shop.ip).strip() == "allowed", "others are not concerned"
-    wait_for(lambda: "demo/no-web" in mesh.nodes[1].proxy.text(), "the policy's name in the log")
+    wait_for(lambda: mesh.web.python(TRY, mesh.shop.ip).strip() == "refused" and "demo/no-web" in mesh.nodes[1].proxy.text(),
+             "the policy's name in the log")
     wait_for(lambda: re.search(r'istio_tcp_connections_failed_total\{[^}]*response_flags="DENY"', mesh.nodes[1].metrics()), "flag DENY")
     assert 'bruma_failures_total{reason="policy_denied"}' in mesh.nodes[1].metrics()
 
