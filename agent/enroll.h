@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Moving pods into the mesh and out of it (architecture, section 3). Each move is a transaction: what fails
- * is undone in reverse order and reported by name, and a pod is never left steered to nobody.
+ * Moving pods into the mesh and out of it (docs/architecture.md, "Entering and leaving"). Each move is a
+ * transaction: what fails is undone in reverse order and reported by name, and a pod is never left steered to
+ * nobody.
  *
  *   in    open listeners, prepare, tell the proxy and wait for its answer, attach, commit, verify, announce
  *   out   announce, stop outbound, wait the grace, detach, drain the proxy, and clean once nothing lives

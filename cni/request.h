@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One call of the runtime: environment and stdin, checked (CNI contract 1.2, 1.3, 1.7). */
+/* One call of the runtime: environment and stdin, checked (contract 14.1, 14.4). */
 #ifndef CNI_REQUEST_H
 #define CNI_REQUEST_H
 
@@ -9,7 +9,7 @@
 
 enum cni_command { CNI_ADD, CNI_DEL, CNI_CHECK, CNI_GC, CNI_STATUS, CNI_VERSION };
 
-/* Codes of error results (contract 1.5). */
+/* Codes of error results (contract 14.3). */
 enum cni_code {
     CNI_OK = 0,
     CNI_INCOMPATIBLE_VERSION = 1,

@@ -117,7 +117,7 @@ def test_values_and_schema_name_the_same_things():
 
 
 def test_names_that_others_depend_on(default):
-    """istiod, istioctl, analyzers, the untaint controller; the CNI contract's appendix C."""
+    """istiod, istioctl, analyzers, the untaint controller; the names that they look for."""
     agent, proxy = default["DaemonSet", "istio-cni-node"], default["DaemonSet", "ztunnel"]
     assert agent["spec"]["template"]["metadata"]["labels"]["k8s-app"] == "istio-cni-node"
     assert proxy["spec"]["template"]["metadata"]["labels"]["app"] == "ztunnel"

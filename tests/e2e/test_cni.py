@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plugin's binary, run as a container runtime runs it, beside a real agent. C1 to C11 are the testable requirements of the
-CNI contract (1.10)."""
+"""The plugin's binary, run as a container runtime runs it, beside a real agent. C1 to C11 are those of
+contract 14.6."""
 import json
 import os
 import resource

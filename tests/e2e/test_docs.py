@@ -48,6 +48,16 @@ def test_every_page_can_be_found_from_the_readme():
     assert sorted(set(PAGES) - seen) == []
 
 
+def test_sections_of_the_contract_that_code_names_exist():
+    sections = set(re.findall(r"^##+ ([0-9.]+[0-9]|[0-9]+)\.? ", read("docs/contract.md"), re.M))
+    named = []
+    for file in run(["git", "-C", ROOT, "ls-files", "*.c", "*.h", "*.py", "docs/*.md"]).stdout.split():
+        for numbers in re.findall(r"\b[Cc]ontract(?: sections?|,)? ((?:\d+(?:\.\d+)?(?:, | and | to )?)+)", read(file)):
+            named += [(file, n) for n in re.findall(r"\d+(?:\.\d+)?", numbers)]
+    assert len(named) > 40
+    assert [(f, n) for f, n in named if n not in sections] == []
+
+
 def test_tests_that_conformance_names_exist():
     names = re.findall(r"`((?:tests/unit/)?[\w/]+\.(?:py|c))(?:::(\w+))?", read("docs/conformance.md"))
     assert len(names) > 20
