@@ -107,14 +107,15 @@ static X509 *first_certificate(const char *pem)
     return cert;
 }
 
+/* This one URI, and no other: peers refuse a certificate that names two. */
 static bool names_identity(X509 *leaf, const char *identity)
 {
     GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
     bool same = false;
+    int count = 0;
 
     for (int i = 0; names && i < sk_GENERAL_NAME_num(names); i++) {
         const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
-        struct spiffe s;
         const char *uri;
         size_t len;
 
@@ -122,13 +123,11 @@ static bool names_identity(X509 *leaf, const char *identity)
             continue;
         uri = (const char *)ASN1_STRING_get0_data(name->d.uniformResourceIdentifier);
         len = (size_t)ASN1_STRING_length(name->d.uniformResourceIdentifier);
-        if (spiffe_parse(uri, len, &s) < 0)
-            continue;
         same = len == strlen(identity) && !memcmp(uri, identity, len);
-        break; /* the first one counts */
+        count++;
     }
     GENERAL_NAMES_free(names);
-    return same;
+    return same && count == 1;
 }
 
 static bool add_all(const char *pem, bool (*add)(void *data, X509 *cert), void *data)

@@ -105,47 +105,55 @@ static bool same_trust_domain(const struct tls *tls, const struct spiffe *s)
            !memcmp(s->trust_domain, tls->context->trust_domain, s->trust_domain_len);
 }
 
-/* Looks through the SPIFFE names of the certificate and keeps the one that counts. */
-static enum bruma_reason check_identity(struct tls *tls, X509 *leaf)
+/* A certificate is of one identity: it has one URI among its names, and that is it. The text is the last
+ * one's. */
+static int uri_names(const GENERAL_NAMES *names, const char **ret_uri, size_t *ret_len)
 {
-    GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
-    enum bruma_reason reason = BRUMA_REASON_PEER_IDENTITY_MISMATCH;
-    char first[SPIFFE_MAX] = "";
+    int count = 0;
 
     for (int i = 0; names && i < sk_GENERAL_NAME_num(names); i++) {
         const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
-        const char *uri;
-        struct spiffe s;
-        size_t len;
 
         if (name->type != GEN_URI)
             continue;
-        uri = (const char *)ASN1_STRING_get0_data(name->d.uniformResourceIdentifier);
-        len = (size_t)ASN1_STRING_length(name->d.uniformResourceIdentifier);
-        if (spiffe_parse(uri, len, &s) < 0)
-            continue;
-        if (!first[0]) {
-            memcpy(first, uri, len);
-            first[len] = '\0';
-        }
-        if (tls->server) {
-            /* any name of our trust domain lets the peer in; its identity is the first name */
-            if (!same_trust_domain(tls, &s)) {
-                reason = BRUMA_REASON_PEER_TRUST_DOMAIN;
-                continue;
-            }
-            reason = BRUMA_REASON_NONE;
-            break;
-        }
+        *ret_uri = (const char *)ASN1_STRING_get0_data(name->d.uniformResourceIdentifier);
+        *ret_len = (size_t)ASN1_STRING_length(name->d.uniformResourceIdentifier);
+        count++;
+    }
+    return count;
+}
+
+static enum bruma_reason check_name(struct tls *tls, const GENERAL_NAMES *names)
+{
+    const char *uri = NULL;
+    struct spiffe s;
+    size_t len = 0;
+    int count = uri_names(names, &uri, &len);
+
+    bool valid = count && spiffe_parse(uri, len, &s) == 0;
+
+    if (valid) {
         memcpy(tls->peer_identity, uri, len);
         tls->peer_identity[len] = '\0';
-        if (route_expects(tls->expected.upstream, tls->expected.service, tls->peer_identity)) {
-            GENERAL_NAMES_free(names);
-            return BRUMA_REASON_NONE;
-        }
     }
+    /* One reader could take it for the one, and the next for the other. */
+    if (count > 1)
+        return BRUMA_REASON_PEER_IDENTITY_AMBIGUOUS;
+    if (!valid)
+        return BRUMA_REASON_PEER_IDENTITY_MISMATCH;
+    if (tls->server)
+        return same_trust_domain(tls, &s) ? BRUMA_REASON_NONE : BRUMA_REASON_PEER_TRUST_DOMAIN;
+    return route_expects(tls->expected.upstream, tls->expected.service, tls->peer_identity)
+               ? BRUMA_REASON_NONE
+               : BRUMA_REASON_PEER_IDENTITY_MISMATCH;
+}
+
+static enum bruma_reason check_identity(struct tls *tls, X509 *leaf)
+{
+    GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
+    enum bruma_reason reason = check_name(tls, names);
+
     GENERAL_NAMES_free(names);
-    memcpy(tls->peer_identity, first, sizeof(first));
     return reason;
 }
 
@@ -169,7 +177,10 @@ int verify_peer(X509_STORE_CTX *store_context, void *unused)
     if (tls->reason != BRUMA_REASON_NONE) {
         const char *identity = tls->peer_identity[0] ? tls->peer_identity : "none";
 
-        if (tls->server)
+        if (tls->reason == BRUMA_REASON_PEER_IDENTITY_AMBIGUOUS)
+            snprintf(tls->error, sizeof(tls->error),
+                     "peer certificate: more than one URI name, %.150s among them", identity);
+        else if (tls->server)
             snprintf(tls->error, sizeof(tls->error), "client identity %.90s, own trust domain %.40s",
                      identity, tls->context->trust_domain);
         else
