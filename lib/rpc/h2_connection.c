@@ -12,6 +12,13 @@
 #define READ_SIZE       (64 * 1024)
 #define READS_PER_EVENT 16
 #define OUT_ENOUGH      (256 * 1024) /* more is not taken from the session before the socket has taken this */
+/* With so much unsent nothing is read: only a peer that asks OpenSSL for new keys and does not read gets
+ * here. (Less would not do: two ends that both send and do not read would wait for each other.) */
+#define OUT_TOO_MUCH (2 * OUT_ENOUGH)
+
+/* A TLS key update costs as much as some data do; so many may come with none between. */
+#define KEY_UPDATE_WORTH 512
+#define KEY_UPDATES_MAX  32
 
 static void on_event(struct loop_watch *watch, uint32_t events);
 
@@ -59,8 +66,12 @@ static void leave(struct h2_connection *c)
 
 static int put(struct h2_connection *c, const uint8_t *data, size_t len)
 {
-    if (c->out_offset && c->out_offset == c->out_len)
-        c->out_offset = c->out_len = 0;
+    /* what is sent makes room: a peer that never takes all must not make this grow */
+    if (c->out_offset && (c->out_offset == c->out_len || c->out_len + len > c->out_size)) {
+        memmove(c->out, c->out + c->out_offset, c->out_len - c->out_offset);
+        c->out_len -= c->out_offset;
+        c->out_offset = 0;
+    }
     if (c->out_len + len > c->out_size) {
         size_t size = (c->out_len + len) * 2;
         uint8_t *grown = realloc(c->out, size);
@@ -131,7 +142,9 @@ static int fill(struct h2_connection *c)
 
 static void watch_for(struct h2_connection *c, bool full)
 {
-    loop_watch_modify(c->loop, &c->watch, full ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    bool read = h2_connection_queued(c) < OUT_TOO_MUCH;
+
+    loop_watch_modify(c->loop, &c->watch, (read ? (uint32_t)EPOLLIN : 0u) | (full ? (uint32_t)EPOLLOUT : 0u));
 }
 
 static void send_all(struct h2_connection *c)
@@ -179,14 +192,29 @@ static void take_plain(struct h2_connection *c, const uint8_t *data, size_t len)
         h2_connection_fail(c, nghttp2_strerror((int)n));
 }
 
+static void on_tls_message(int written, int version, int type, const void *message, size_t len, SSL *ssl,
+                           void *data)
+{
+    struct h2_connection *c = data;
+
+    (void)version;
+    (void)ssl;
+    if (!written && type == SSL3_RT_HANDSHAKE && len && *(const uint8_t *)message == SSL3_MT_KEY_UPDATE)
+        c->key_debt += KEY_UPDATE_WORTH;
+}
+
 static void take_tls(struct h2_connection *c)
 {
     uint8_t buf[16384];
     int n;
 
     ERR_clear_error();
-    while (!c->closed && (n = SSL_read(c->ssl, buf, sizeof(buf))) > 0)
+    while (!c->closed && (n = SSL_read(c->ssl, buf, sizeof(buf))) > 0) {
+        c->key_debt = c->key_debt > (size_t)n ? c->key_debt - (size_t)n : 0;
         take_plain(c, buf, (size_t)n);
+    }
+    if (!c->closed && c->key_debt > KEY_UPDATES_MAX * KEY_UPDATE_WORTH)
+        h2_connection_fail(c, "TLS: key updates again and again, with hardly any data between");
     if (c->closed)
         return;
     switch (SSL_get_error(c->ssl, n)) {
@@ -312,6 +340,7 @@ int h2_connection_open(struct h2_connection *c, struct loop *loop, int fd, SSL *
     c->connecting = connecting;
     c->handshaking = c->closed = false;
     c->error[0] = '\0';
+    c->key_debt = 0;
     c->ssl = ssl;
     c->watch.fd = -1;
     loop_timer_init(&c->timer, on_limit);
@@ -328,6 +357,8 @@ int h2_connection_open(struct h2_connection *c, struct loop *loop, int fd, SSL *
         }
         BIO_set_mem_eof_return(in, -1);
         SSL_set_bio(ssl, in, out);
+        SSL_set_msg_callback(ssl, on_tls_message);
+        SSL_set_msg_callback_arg(ssl, c);
     }
     r = loop_watch_add(loop, &c->watch, fd, connecting ? EPOLLOUT : EPOLLIN, on_event);
     if (r < 0) {

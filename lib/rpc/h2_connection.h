@@ -22,6 +22,7 @@ struct h2_connection {
     size_t out_len, out_offset, out_size;
     uint64_t last_received; /* loop_now() */
     unsigned busy;          /* inside nghttp2 */
+    size_t key_debt;        /* TLS key updates of the peer, in bytes of data that would make up for them */
     char error[160];
     /* The connection is up: TLS is done. May be NULL. */
     void (*ready)(struct h2_connection *connection);
