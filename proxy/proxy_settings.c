@@ -43,6 +43,7 @@ const struct setting proxy_settings_table[] = {
     {"connection-window", "HTTP2_CONNECTION_WINDOW_SIZE", SETTING_NUMBER, "16777216", "the same for a whole tunnel", FIELD(connection_window), 65535, 2147483647},
     {"frame-size", "HTTP2_FRAME_SIZE", SETTING_NUMBER, "1048576", "largest HTTP/2 frame that is accepted, bytes", FIELD(frame_size), 16384, 16777215},
     {"max-streams", "BRUMA_MAX_STREAMS", SETTING_NUMBER, "200", "streams that a peer may have open on one tunnel", FIELD(max_streams), 1, 10000},
+    {"key-updates", "BRUMA_KEY_UPDATES", SETTING_NUMBER, "32", "TLS key updates (and tickets) that a peer may send on a tunnel with hardly any data between; 512 bytes of data make up for one", FIELD(key_updates), 1, 1000000},
     {"pool-max-streams", "POOL_MAX_STREAMS_PER_CONNECTION", SETTING_NUMBER, "100", "streams that are put on one tunnel to a peer", FIELD(pool_max_streams), 1, 10000},
     {"pool-idle-timeout", "POOL_UNUSED_RELEASE_TIMEOUT", SETTING_DURATION, "5m", "an unused tunnel is closed after this", FIELD(pool_idle_timeout), 100, 0},
     {"connect-timeout", "BRUMA_CONNECT_TIMEOUT", SETTING_DURATION, "10s", "limit of a TCP connect", FIELD(connect_timeout), 1, 0},

@@ -30,7 +30,7 @@ struct proxy_settings {
     bool ipv6, log_json;
     const char *log_filter;
 
-    unsigned long stream_window, connection_window, frame_size, max_streams;
+    unsigned long stream_window, connection_window, frame_size, max_streams, key_updates;
     unsigned long pool_max_streams, pool_idle_timeout;
     unsigned long connect_timeout, handshake_timeout, peer_handshake_timeout, answer_timeout, source_timeout,
         half_close_timeout;

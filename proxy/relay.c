@@ -148,11 +148,9 @@ static int write_unsent(struct side *to)
     return 0;
 }
 
-/* Moves what is there from one side to the other. -errno: a side was reset. */
-static int copy(struct relay *r, int from_index)
+static int copy_through(struct relay *r, int from_index, uint8_t *buf)
 {
     struct side *from = &r->sides[from_index], *to = &r->sides[1 - from_index];
-    uint8_t *buf = connection_worker(&r->c)->plain_in;
 
     for (int i = 0; i < COPIES_PER_TURN && !to->unsent_len && !from->ended; i++) {
         ssize_t n = recv(from->fd, buf, COPY_SIZE, MSG_DONTWAIT);
@@ -176,6 +174,18 @@ static int copy(struct relay *r, int from_index)
             return 0; /* drained */
     }
     return 0;
+}
+
+/* Moves what is there from one side to the other. -errno: a side was reset. */
+static int copy(struct relay *r, int from_index)
+{
+    struct shared_buffer *buffer = &connection_worker(&r->c)->plain_in;
+    int e;
+
+    shared_buffer_take(buffer, r);
+    e = copy_through(r, from_index, buffer->data);
+    shared_buffer_leave(buffer, r);
+    return e;
 }
 
 static void pass_on_ends(struct relay *r)

@@ -13,10 +13,9 @@
 #include "proxy/crl.h"
 #include "proxy/verify.h"
 
-#define ALERT_CLOSE_NOTIFY   0
-#define MESSAGE_NEW_TICKET   4
-#define MESSAGE_KEY_UPDATE   24
-#define KEY_UPDATE_ASKS_BACK 1
+#define ALERT_CLOSE_NOTIFY 0
+
+static int flush(struct tls *tls);
 
 /* ---- the handshake: a BIO that reads the turn's received bytes and gathers what is to be sent ---- */
 
@@ -40,16 +39,19 @@ static int bio_read(BIO *bio, char *out, size_t size, size_t *ret)
 static int bio_write(BIO *bio, const char *data, size_t len, size_t *ret)
 {
     struct tls *tls = BIO_get_data(bio);
-    struct tls_buffers *b = tls->buffers;
+    struct shared_buffer *out = &tls->buffers->gathered;
 
     BIO_clear_retry_flags(bio);
-    if (len > b->size - b->gathered_len && (tls_flush(tls) < 0 || tls_blocked(tls) || len > b->size)) {
+    shared_buffer_take(out, tls);
+    if (len > out->size - out->len) {
         /* Only a handshake message or an alert of a blocked connection comes here: writers of data ask
          * tls_blocked(). */
-        return 0;
+        if (flush(tls) < 0 || tls_blocked(tls) || len > out->size)
+            return 0;
+        shared_buffer_take(out, tls);
     }
-    memcpy(b->gathered + b->gathered_len, data, len);
-    b->gathered_len += len;
+    memcpy(out->data + out->len, data, len);
+    out->len += len;
     *ret = len;
     return 1;
 }
@@ -84,13 +86,11 @@ static BIO_METHOD *method(void)
 
 int tls_buffers_init(struct tls_buffers *buffers, size_t size)
 {
-    buffers->size = size;
-    buffers->gathered_len = 0;
-    buffers->revoked = NULL;
-    buffers->received = malloc(size);
-    buffers->gathered = malloc(size);
+    memset(buffers, 0, sizeof(*buffers));
+    buffers->key_updates = TLS_KEY_UPDATES;
     buffers->verified = verified_cache_new();
-    if (!buffers->received || !buffers->gathered || !buffers->verified) {
+    if (shared_buffer_init(&buffers->received, "received", size) < 0 ||
+        shared_buffer_init(&buffers->gathered, "gathered", size) < 0 || !buffers->verified) {
         tls_buffers_destroy(buffers);
         return -ENOMEM;
     }
@@ -99,8 +99,8 @@ int tls_buffers_init(struct tls_buffers *buffers, size_t size)
 
 void tls_buffers_destroy(struct tls_buffers *buffers)
 {
-    free(buffers->received);
-    free(buffers->gathered);
+    shared_buffer_destroy(&buffers->received);
+    shared_buffer_destroy(&buffers->gathered);
     verified_cache_free(buffers->verified);
     crl_unref(buffers->revoked);
     memset(buffers, 0, sizeof(*buffers));
@@ -133,8 +133,19 @@ int tls_init(struct tls *tls, struct tls_context *context, struct tls_buffers *b
     return 0;
 }
 
+/* What was received and not looked at is nobody's any more. */
+static void drop_input(struct tls *tls)
+{
+    tls->in_len = 0;
+    shared_buffer_leave(&tls->buffers->received, tls);
+}
+
 void tls_destroy(struct tls *tls)
 {
+    if (tls->buffers) {
+        drop_input(tls);
+        shared_buffer_leave(&tls->buffers->gathered, tls);
+    }
     SSL_free(tls->ssl);
     tls_context_unref(tls->context);
     record_key_clear(&tls->seal);
@@ -171,21 +182,25 @@ static int fail(struct tls *tls)
  * for errors. */
 static ssize_t receive(struct tls *tls)
 {
-    struct tls_buffers *b = tls->buffers;
+    struct shared_buffer *b = &tls->buffers->received;
     size_t had = tls->partial_len;
     ssize_t n;
 
+    shared_buffer_take(b, tls);
     if (had)
-        memcpy(b->received, tls->partial, had);
+        memcpy(b->data, tls->partial, had);
     do
-        n = recv(tls->fd, b->received + had, b->size - had, MSG_DONTWAIT);
+        n = recv(tls->fd, b->data + had, b->size - had, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return -errno;
+    if (n < 0) {
+        n = -errno;
+        drop_input(tls);
+        return n;
+    }
     free(tls->partial);
     tls->partial = NULL;
     tls->partial_len = 0;
-    tls->in = b->received;
+    tls->in = b->data;
     tls->in_len = had + (size_t)n;
     return n;
 }
@@ -245,49 +260,57 @@ int tls_handshake(struct tls *tls)
     if (n < 0 && n != -EAGAIN)
         return (int)n;
     if (n == 0) {
+        drop_input(tls);
         tls->reason = BRUMA_REASON_TLS_HANDSHAKE_FAILED;
         snprintf(tls->error, sizeof(tls->error), "TLS: the peer closed during the handshake");
         return -EPROTO;
     }
     ERR_clear_error();
     r = SSL_do_handshake(tls->ssl);
+    if (!tls->in_len)
+        drop_input(tls);
     if (r == 1) {
-        n = tls_flush(tls);
+        n = flush(tls);
         return n < 0 ? (int)n : take_over(tls);
     }
     if (SSL_get_error(tls->ssl, r) != SSL_ERROR_WANT_READ) {
         r = fail(tls);
-        tls_flush(tls); /* the alert that tells the peer why */
+        flush(tls); /* the alert that tells the peer why */
+        drop_input(tls);
         return r;
     }
-    n = tls_flush(tls);
+    n = flush(tls);
     return n < 0 ? (int)n : 0;
 }
 
 /* Gathers one record. */
 static int put_record(struct tls *tls, enum record_type type, const uint8_t *data, size_t len)
 {
-    struct tls_buffers *b = tls->buffers;
+    struct shared_buffer *out = &tls->buffers->gathered;
     long n;
 
-    if (b->size - b->gathered_len < len + RECORD_OVERHEAD) {
-        int r = tls_flush(tls);
+    shared_buffer_take(out, tls);
+    if (out->size - out->len < len + RECORD_OVERHEAD) {
+        int r = flush(tls);
 
         if (r < 0)
             return r;
+        shared_buffer_take(out, tls);
     }
-    n = record_seal(&tls->seal, type, data, len, b->gathered + b->gathered_len);
+    n = record_seal(&tls->seal, type, data, len, out->data + out->len);
     if (n < 0)
         return fail(tls);
-    b->gathered_len += (size_t)n;
+    out->len += (size_t)n;
     return 0;
 }
 
 static int update_own_key(struct tls *tls)
 {
-    static const uint8_t message[] = {MESSAGE_KEY_UPDATE, 0, 0, 1, 0};
-    int r = put_record(tls, RECORD_HANDSHAKE, message, sizeof(message));
+    static const uint8_t message[] = {24, 0, 0, 1, 0}; /* KeyUpdate(update_not_requested) */
+    int r;
 
+    tls->answer_owed = tls->asked_again = false;
+    r = put_record(tls, RECORD_HANDSHAKE, message, sizeof(message));
     return r < 0 ? r : record_key_update(&tls->seal);
 }
 
@@ -298,27 +321,30 @@ static int protocol_error(struct tls *tls, const char *text)
     return -EPROTO;
 }
 
-/* Messages after the handshake: tickets, which we do not use, and new keys. */
+/*
+ * Reading owes an answer at most, and never writes it: the shared buffer may only be filled by who will flush
+ * it. One answer is enough for all that was asked meanwhile (RFC 8446 section 4.6.3).
+ */
 static int take_messages(struct tls *tls, const uint8_t *data, size_t len)
 {
-    while (len) {
-        size_t body;
+    enum tls_message follows;
+    const char *error;
+    bool flood;
 
-        if (len < 4)
-            return protocol_error(tls, "a handshake message in pieces");
-        body = (size_t)data[1] << 16 | (size_t)data[2] << 8 | data[3];
-        if (body > len - 4)
-            return protocol_error(tls, "a handshake message in pieces");
-        if (data[0] == MESSAGE_KEY_UPDATE) {
-            if (body != 1 || len != 5 || record_key_update(&tls->open) < 0)
-                return protocol_error(tls, "a malformed key update");
-            if (data[4] == KEY_UPDATE_ASKS_BACK && update_own_key(tls) < 0)
-                return protocol_error(tls, "no new keys");
-        } else if (data[0] != MESSAGE_NEW_TICKET) {
-            return protocol_error(tls, "an unexpected handshake message");
-        }
-        data += 4 + body;
-        len -= 4 + body;
+    if (tls_messages_take(&tls->messages, data, len, !tls->server, tls->buffers->key_updates, &follows,
+                          &error, &flood) < 0) {
+        protocol_error(tls, error);
+        if (flood)
+            tls->reason = BRUMA_REASON_KEY_UPDATE_FLOOD;
+        return -EPROTO;
+    }
+    if (follows == TLS_MESSAGE_NONE)
+        return 0;
+    if (record_key_update(&tls->open) < 0)
+        return protocol_error(tls, "no new keys");
+    if (follows == TLS_MESSAGE_KEYS_ASKED) {
+        tls->asked_again = tls->answer_owed;
+        tls->answer_owed = true;
     }
     return 0;
 }
@@ -333,8 +359,11 @@ static ssize_t take_record(struct tls *tls, size_t body, uint8_t *out)
         return protocol_error(tls, "a record is not authentic");
     tls->in += RECORD_HEADER + body;
     tls->in_len -= RECORD_HEADER + body;
+    if (type != RECORD_HANDSHAKE && tls_messages_in_pieces(&tls->messages))
+        return protocol_error(tls, "another record between the pieces of a handshake message");
     switch (type) {
     case RECORD_DATA:
+        tls_messages_data(&tls->messages, (size_t)n);
         return n;
     case RECORD_HANDSHAKE:
         return take_messages(tls, out, (size_t)n);
@@ -358,14 +387,14 @@ static ssize_t take_record(struct tls *tls, size_t body, uint8_t *out)
 /* The beginning of a record waits for its rest outside the shared buffer. */
 static int set_aside(struct tls *tls)
 {
-    if (!tls->in_len)
-        return 0;
-    tls->partial = malloc(tls->in_len);
-    if (!tls->partial)
-        return -ENOMEM;
-    memcpy(tls->partial, tls->in, tls->in_len);
-    tls->partial_len = tls->in_len;
-    tls->in_len = 0;
+    if (tls->in_len) {
+        tls->partial = malloc(tls->in_len);
+        if (!tls->partial)
+            return -ENOMEM;
+        memcpy(tls->partial, tls->in, tls->in_len);
+        tls->partial_len = tls->in_len;
+    }
+    drop_input(tls);
     return 0;
 }
 
@@ -385,7 +414,7 @@ static long next_body(struct tls *tls)
 
 ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more)
 {
-    size_t total = 0, wanted = tls->buffers->size - tls->partial_len;
+    size_t total = 0, wanted = tls->buffers->received.size - tls->partial_len;
     bool ended = false;
     int r;
 
@@ -404,8 +433,10 @@ ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more)
         long body = next_body(tls);
         ssize_t n;
 
-        if (body < 0)
+        if (body < 0) {
+            drop_input(tls);
             return body;
+        }
         if (!body)
             break;
         /* the plaintext, its type and padding are decrypted in place, so a whole body needs room */
@@ -414,8 +445,10 @@ ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more)
             return (ssize_t)total;
         }
         n = take_record(tls, (size_t)body, buf + total);
-        if (n < 0)
+        if (n < 0) {
+            drop_input(tls);
             return n;
+        }
         total += (size_t)n;
     }
     if (tls->peer_closed)
@@ -432,6 +465,8 @@ ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more)
 
 int tls_write(struct tls *tls, const uint8_t *data, size_t len)
 {
+    if (tls->answer_owed && update_own_key(tls) < 0)
+        return -EPROTO;
     while (len) {
         size_t part = len < RECORD_PLAIN_MAX ? len : RECORD_PLAIN_MAX;
         int r = put_record(tls, RECORD_DATA, data, part);
@@ -479,21 +514,19 @@ static ssize_t send_all(int fd, const uint8_t *data, size_t len)
     return (ssize_t)sent;
 }
 
-int tls_flush(struct tls *tls)
+/* Sends len bytes behind what is pending. As tls_flush(). */
+static int send_or_keep(struct tls *tls, const uint8_t *data, size_t len)
 {
-    struct tls_buffers *b = tls->buffers;
-    size_t len = b->gathered_len;
     ssize_t n;
     int r;
 
-    b->gathered_len = 0;
     if (tls->pending) {
         n = send_all(tls->fd, tls->pending + tls->pending_offset, tls->pending_len - tls->pending_offset);
         if (n < 0)
             return (int)n;
         tls->pending_offset += (size_t)n;
         if (tls->pending_offset < tls->pending_len) {
-            r = len ? keep(tls, b->gathered, len) : 0;
+            r = len ? keep(tls, data, len) : 0;
             return r < 0 ? r : 1;
         }
         free(tls->pending);
@@ -502,13 +535,31 @@ int tls_flush(struct tls *tls)
     }
     if (!len)
         return 0;
-    n = send_all(tls->fd, b->gathered, len);
+    n = send_all(tls->fd, data, len);
     if (n < 0)
         return (int)n;
     if ((size_t)n == len)
         return 0;
-    r = keep(tls, b->gathered + n, len - (size_t)n);
+    r = keep(tls, data + n, len - (size_t)n);
     return r < 0 ? r : 1;
+}
+
+static int flush(struct tls *tls)
+{
+    struct shared_buffer *out = &tls->buffers->gathered;
+    int r;
+
+    shared_buffer_take(out, tls);
+    r = send_or_keep(tls, out->data, out->len);
+    shared_buffer_leave(out, tls);
+    return r;
+}
+
+int tls_flush(struct tls *tls)
+{
+    if (tls->answer_owed && !tls_blocked(tls) && update_own_key(tls) < 0)
+        return -EPROTO;
+    return flush(tls);
 }
 
 void tls_shutdown(struct tls *tls)
@@ -517,5 +568,7 @@ void tls_shutdown(struct tls *tls)
 
     if (tls->established && !tls_blocked(tls) &&
         put_record(tls, RECORD_ALERT, close_notify, sizeof(close_notify)) == 0)
-        tls_flush(tls);
+        flush(tls);
+    /* Behind what a full socket did not take it would never be sent. */
+    shared_buffer_leave(&tls->buffers->gathered, tls);
 }

@@ -14,15 +14,16 @@
 
 #include "bruma/reasons.h"
 #include "proxy/record.h"
+#include "proxy/shared_buffer.h"
 #include "proxy/state.h"
 #include "proxy/tls_context.h"
+#include "proxy/tls_messages.h"
 
 /* Buffers of a worker, shared by all its tunnels within a turn. */
 struct tls_buffers {
-    uint8_t *received; /* ciphertext as it comes from the socket */
-    uint8_t *gathered; /* ciphertext that waits for the end of the turn's flush */
-    size_t size;       /* of each */
-    size_t gathered_len;
+    struct shared_buffer received; /* ciphertext as it comes from the socket; its len is not used */
+    struct shared_buffer gathered; /* ciphertext that waits for the end of the turn's flush */
+    unsigned key_updates;          /* that a peer may send with no data between */
     struct verified_cache *verified;
     struct crl_set *revoked; /* referenced; NULL: no lists are configured */
 };
@@ -44,6 +45,9 @@ struct tls {
         secrets[2][RECORD_SECRET_MAX]; /* client's, server's traffic secret; cleared once the keys are made */
     size_t secret_len;
     struct record_key seal, open;
+    struct tls_messages messages;
+    bool answer_owed;  /* the peer wants new keys of us; sent with the next flush */
+    bool asked_again;  /* ... and has said so again before it got any */
     const uint8_t *in; /* ciphertext to be read next, in buffers->received; valid within a turn */
     size_t in_len;
     uint8_t *partial; /* the beginning of a record whose rest has not come */
@@ -66,11 +70,18 @@ void tls_destroy(struct tls *tls);
 int tls_handshake(struct tls *tls);
 
 /* Receives at most once and decrypts into buf, which should hold some records. Returns bytes (> 0), 0 if
- * there is nothing now, -EPIPE at the peer's end, -EPROTO or -errno. *ret_more: there may be more: call
- * again. */
+ * there is nothing now, -EPIPE at the peer's end, -EPROTO (tls->reason and tls->error say why) or -errno.
+ * *ret_more: there may be more: call again, at once where tls_holds_input(). Never writes: see
+ * tls_wants_flush(). */
 ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more);
 
-/* Encrypts and gathers; call tls_flush() once per turn. 0, -EPROTO or -errno. */
+static inline bool tls_holds_input(const struct tls *tls)
+{
+    return tls->in_len != 0;
+}
+
+/* Encrypts and gathers: the shared buffer is this connection's until tls_flush(), tls_shutdown() or
+ * tls_destroy(), one of which must follow before another connection writes. 0, -EPROTO or -errno. */
 int tls_write(struct tls *tls, const uint8_t *data, size_t len);
 /* Sends what is gathered. 0: all gone. 1: the socket is full, tls_blocked() until a later tls_flush() returns
  * 0. Or -errno. */
@@ -78,6 +89,18 @@ int tls_flush(struct tls *tls);
 static inline bool tls_blocked(const struct tls *tls)
 {
     return tls->pending != NULL;
+}
+
+/* Reading has left something to be sent: call tls_flush() in this turn (or when the socket takes more again).
+ */
+static inline bool tls_wants_flush(const struct tls *tls)
+{
+    return tls->answer_owed;
+}
+/* The peer asks for answers and does not take those that it has: read no more until it does. */
+static inline bool tls_unanswerable(const struct tls *tls)
+{
+    return tls->asked_again && tls_blocked(tls);
 }
 
 /* Has the peer's certificate been revoked since the handshake? */

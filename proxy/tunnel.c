@@ -14,7 +14,8 @@
 #include "proxy/stream.h"
 #include "proxy/tunnel_session.h"
 
-#define READS_PER_EVENT 4
+#define READS_PER_EVENT   4
+#define UNSENT_FRAMES_MAX 1000 /* answers, mostly; as many as nghttp2 lets one kind of them be */
 
 static void on_event(struct loop_watch *watch, uint32_t events);
 static void on_timer(struct loop_timer *timer);
@@ -122,16 +123,19 @@ static void deny(struct tunnel *t, enum bruma_reason reason, const char *detail)
     tunnel_close(t, reason, detail);
 }
 
-/* Abruptly, and with a word in the log also where no stream is open. */
+/* An open tunnel, with a word in the log and a count also where it has no stream. */
+static void close_with_a_word(struct tunnel *t, enum bruma_reason reason, const char *detail)
+{
+    telemetry_early_deny(t->wp->worker->telemetry, t->server ? REPORTER_DESTINATION : REPORTER_SOURCE,
+                         &t->peer, &t->arrival, reason, detail);
+    tunnel_close(t, reason, detail);
+}
+
 void tunnel_check_revoked(struct tunnel *t)
 {
-    static const char text[] = "peer certificate: revoked after the connection was made";
-
-    if (t->state != TUNNEL_OPEN || t->closing || !tls_peer_revoked(&t->tls))
-        return;
-    telemetry_early_deny(t->wp->worker->telemetry, t->server ? REPORTER_DESTINATION : REPORTER_SOURCE,
-                         &t->peer, &t->arrival, BRUMA_REASON_CERTIFICATE_REVOKED, text);
-    tunnel_close(t, BRUMA_REASON_CERTIFICATE_REVOKED, text);
+    if (t->state == TUNNEL_OPEN && !t->closing && tls_peer_revoked(&t->tls))
+        close_with_a_word(t, BRUMA_REASON_CERTIFICATE_REVOKED,
+                          "peer certificate: revoked after the connection was made");
 }
 
 static void deny_errno(struct tunnel *t, enum bruma_reason reason, int error)
@@ -207,13 +211,12 @@ static void release_held(struct tunnel *t)
     }
 }
 
-static int fill(struct tunnel *t)
+static int fill_frames(struct tunnel *t)
 {
     const uint8_t *data;
     ssize_t n;
     int r;
 
-    t->out_len = 0;
     t->turn_bytes = 0;
     t->out_error = 0;
     while ((n = nghttp2_session_mem_send(t->session, &data)) > 0) {
@@ -225,6 +228,30 @@ static int fill(struct tunnel *t)
         return t->out_error ? t->out_error : -EPROTO;
     r = tunnel_session_push(t);
     return r < 0 ? r : tls_flush(&t->tls);
+}
+
+static int fill(struct tunnel *t)
+{
+    struct shared_buffer *out = &t->wp->worker->plain_out;
+    int r;
+
+    shared_buffer_take(out, t);
+    r = fill_frames(t);
+    shared_buffer_leave(out, t); /* after an error it may hold something */
+    return r;
+}
+
+/*
+ * Reading goes on while writing is blocked: of two ends that both wait until the other reads, neither ever
+ * would. It stops where a peer does not read and what it sends only makes more answers for it.
+ */
+static void watch_open(struct tunnel *t)
+{
+    bool blocked = tls_blocked(&t->tls),
+         stop = blocked && (tls_unanswerable(&t->tls) ||
+                            nghttp2_session_get_outbound_queue_size(t->session) > UNSENT_FRAMES_MAX);
+
+    loop_watch_modify(loop_of(t), &t->watch, (stop ? 0u : EPOLLIN) | (blocked ? (uint32_t)EPOLLOUT : 0u));
 }
 
 /* Everything is said and both sides know: nothing keeps the connection open. */
@@ -256,9 +283,9 @@ void tunnel_flush(struct tunnel *t)
         tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
                      r == -EPROTO ? "HTTP/2 session failed" : strerror_r(-r, buf, sizeof(buf)));
     } else if (r == 1) {
-        loop_watch_modify(loop_of(t), &t->watch, EPOLLIN | EPOLLOUT);
+        watch_open(t);
     } else {
-        loop_watch_modify(loop_of(t), &t->watch, EPOLLIN);
+        watch_open(t);
         if (!list_empty(&t->held)) {
             /* Stopped for fairness, not by the socket: go on in the next turn. */
             release_held(t);
@@ -289,8 +316,9 @@ static void on_readable(struct tunnel *t)
     bool more = true;
 
     t->busy++;
-    for (int i = 0; more && i < READS_PER_EVENT && !t->closing; i++) {
-        ssize_t n = tls_read(&t->tls, w->plain_in, WORKER_BUFFER, &more), used;
+    shared_buffer_take(&w->plain_in, t);
+    for (int i = 0; more && (i < READS_PER_EVENT || tls_holds_input(&t->tls)) && !t->closing; i++) {
+        ssize_t n = tls_read(&t->tls, w->plain_in.data, w->plain_in.size, &more), used;
 
         if (n == 0)
             break;
@@ -302,12 +330,15 @@ static void on_readable(struct tunnel *t)
         if (n < 0) {
             char buf[128];
 
-            tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
-                         n == -EPROTO ? t->tls.error : strerror_r((int)-n, buf, sizeof(buf)));
+            if (n == -EPROTO && t->tls.reason != BRUMA_REASON_HTTP2_ERROR)
+                close_with_a_word(t, t->tls.reason, t->tls.error);
+            else
+                tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
+                             n == -EPROTO ? t->tls.error : strerror_r((int)-n, buf, sizeof(buf)));
             break;
         }
         t->last_received = loop_now(w->loop);
-        used = nghttp2_session_mem_recv(t->session, w->plain_in, (size_t)n);
+        used = nghttp2_session_mem_recv(t->session, w->plain_in.data, (size_t)n);
         deliver_touched(w);
         if (used < 0) {
             char text[160];
@@ -317,8 +348,9 @@ static void on_readable(struct tunnel *t)
             break;
         }
     }
+    shared_buffer_leave(&w->plain_in, t);
     if (!t->closing) {
-        if (nghttp2_session_want_write(t->session))
+        if (nghttp2_session_want_write(t->session) || tls_wants_flush(&t->tls))
             tunnel_wants_flush(t);
         else if (!nghttp2_session_want_read(t->session) || finished(t))
             tunnel_close(t, BRUMA_REASON_NONE, NULL);

@@ -49,7 +49,6 @@ struct tunnel {
     bool settings_sent;
     uint64_t last_received, ping_sent,
         idle_since; /* loop_now() milliseconds; ping_sent 0: none outstanding */
-    size_t out_len; /* bytes in worker.plain_out during a flush */
     size_t turn_bytes;
     int out_error;
 

@@ -23,10 +23,12 @@
 
 int tunnel_session_push(struct tunnel *tunnel)
 {
-    size_t len = tunnel->out_len;
+    struct shared_buffer *out = &tunnel->wp->worker->plain_out;
+    size_t len = out->len;
 
-    tunnel->out_len = 0;
-    return len ? tls_write(&tunnel->tls, tunnel->wp->worker->plain_out, len) : 0;
+    shared_buffer_take(out, tunnel);
+    out->len = 0;
+    return len ? tls_write(&tunnel->tls, out->data, len) : 0;
 }
 
 /*
@@ -50,11 +52,12 @@ static void announce_stream_limit(struct tunnel *tunnel, uint8_t *frame, size_t 
 
 int tunnel_session_append(struct tunnel *tunnel, const uint8_t *data, size_t len)
 {
-    struct worker *w = tunnel->wp->worker;
+    struct shared_buffer *out = &tunnel->wp->worker->plain_out;
 
+    shared_buffer_take(out, tunnel);
     while (len) {
-        size_t room = WORKER_BUFFER - tunnel->out_len, n = len < room ? len : room;
-        uint8_t *at = w->plain_out + tunnel->out_len;
+        size_t room = out->size - out->len, n = len < room ? len : room;
+        uint8_t *at = out->data + out->len;
 
         if (!n) {
             int r = tunnel_session_push(tunnel);
@@ -68,7 +71,7 @@ int tunnel_session_append(struct tunnel *tunnel, const uint8_t *data, size_t len
             announce_stream_limit(tunnel, at, n);
             tunnel->settings_sent = true;
         }
-        tunnel->out_len += n;
+        out->len += n;
         data += n;
         len -= n;
     }
@@ -80,14 +83,15 @@ static ssize_t data_length(nghttp2_session *session, uint8_t frame_type, int32_t
                            int32_t session_window, int32_t stream_window, uint32_t frame_max, void *user_data)
 {
     struct tunnel *tunnel = user_data;
+    struct shared_buffer *out = &tunnel->wp->worker->plain_out;
     ssize_t n = FRAME_PAYLOAD_MAX, room;
 
     (void)session;
     (void)frame_type;
     (void)stream_id;
-    if (WORKER_BUFFER - tunnel->out_len < ROOM_MIN && !tls_blocked(&tunnel->tls))
+    if (out->size - out->len < ROOM_MIN && !tls_blocked(&tunnel->tls))
         tunnel->out_error = tunnel_session_push(tunnel);
-    room = (ssize_t)(WORKER_BUFFER - tunnel->out_len) - FRAME_HEADER;
+    room = (ssize_t)(out->size - out->len) - FRAME_HEADER;
     if (n > room)
         n = room;
     if (n > session_window)
@@ -111,6 +115,7 @@ static ssize_t data_read(nghttp2_session *session, int32_t stream_id, uint8_t *b
                          uint32_t *flags, nghttp2_data_source *source, void *user_data)
 {
     struct tunnel *tunnel = user_data;
+    struct shared_buffer *out = &tunnel->wp->worker->plain_out;
     struct stream *s = source->ptr;
     bool end = false;
     ssize_t n;
@@ -121,11 +126,11 @@ static ssize_t data_read(nghttp2_session *session, int32_t stream_id, uint8_t *b
     if (tunnel->out_error)
         return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (tls_blocked(&tunnel->tls) || tunnel->turn_bytes > TURN_BYTES_MAX ||
-        WORKER_BUFFER - tunnel->out_len < FRAME_HEADER + length) {
+        out->size - out->len < FRAME_HEADER + length) {
         hold(tunnel, s);
         return NGHTTP2_ERR_DEFERRED;
     }
-    n = stream_read(s, tunnel->wp->worker->plain_out + tunnel->out_len + FRAME_HEADER, length, &end);
+    n = stream_read(s, out->data + out->len + FRAME_HEADER, length, &end);
     if (n == -EAGAIN) {
         s->waiting_data = true;
         return NGHTTP2_ERR_DEFERRED;
@@ -142,11 +147,12 @@ static int data_send(nghttp2_session *session, nghttp2_frame *frame, const uint8
                      nghttp2_data_source *source, void *user_data)
 {
     struct tunnel *tunnel = user_data;
+    struct shared_buffer *out = &tunnel->wp->worker->plain_out;
     struct stream *s = source->ptr;
 
     (void)session;
-    memcpy(tunnel->wp->worker->plain_out + tunnel->out_len, header, FRAME_HEADER);
-    tunnel->out_len += FRAME_HEADER + length;
+    memcpy(out->data + out->len, header, FRAME_HEADER);
+    out->len += FRAME_HEADER + length;
     tunnel->turn_bytes += length;
     if (s->c.inbound)
         telemetry_bytes(&s->c.flow, 0, length);

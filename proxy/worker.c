@@ -453,6 +453,10 @@ static void turn_end(void *data)
         tunnel_flush(list_first(&flush, struct tunnel, flush_node));
     if (!list_empty(&w->flush))
         loop_again(w->loop);
+    shared_buffer_check_free(&w->plain_in);
+    shared_buffer_check_free(&w->plain_out);
+    shared_buffer_check_free(&w->tls.received);
+    shared_buffer_check_free(&w->tls.gathered);
     rcu_quiescent_state();
 }
 
@@ -492,8 +496,8 @@ static void worker_free(struct worker *w)
     route_device_close(&w->netlink);
     loop_free(&w->loop);
     tls_buffers_destroy(&w->tls);
-    free(w->plain_in);
-    free(w->plain_out);
+    shared_buffer_destroy(&w->plain_in);
+    shared_buffer_destroy(&w->plain_out);
     free(w);
 }
 
@@ -511,9 +515,12 @@ int worker_start(struct proxy *proxy, unsigned index, struct worker **ret)
     list_init(&w->touched);
     if (getrandom(&w->random, sizeof(w->random), 0) != sizeof(w->random) || !w->random)
         w->random = 0x9e3779b97f4a7c15u + index;
-    w->plain_in = malloc(WORKER_BUFFER);
-    w->plain_out = malloc(WORKER_BUFFER);
-    r = w->plain_in && w->plain_out ? tls_buffers_init(&w->tls, WORKER_BUFFER) : -ENOMEM;
+    r = shared_buffer_init(&w->plain_in, "plain_in", WORKER_BUFFER);
+    if (r == 0)
+        r = shared_buffer_init(&w->plain_out, "plain_out", WORKER_BUFFER);
+    if (r == 0)
+        r = tls_buffers_init(&w->tls, WORKER_BUFFER);
+    w->tls.key_updates = (unsigned)proxy->settings.key_updates;
     if (r == 0)
         r = loop_new(&w->loop);
     if (r == 0)

@@ -28,11 +28,12 @@ struct worker {
     struct list flush;          /* tunnels with something to send at the end of the turn */
     struct list touched;        /* streams with bytes for their application, gathered in this turn */
     struct tls_buffers tls;
-    uint8_t *plain_in;      /* decrypted bytes of the tunnel that is being read */
-    uint8_t *plain_out;     /* frames of the tunnel that is being flushed */
-    bool serving;           /* the mesh state is known: accept */
-    bool draining;          /* no new connections */
-    atomic_int connections; /* read by the control thread */
+    struct shared_buffer
+        plain_in; /* decrypted bytes of the tunnel that is being read, or what a relay copies */
+    struct shared_buffer plain_out; /* frames of the tunnel that is being flushed */
+    bool serving;                   /* the mesh state is known: accept */
+    bool draining;                  /* no new connections */
+    atomic_int connections;         /* read by the control thread */
 };
 
 enum acceptor_kind { ACCEPT_OUTBOUND, ACCEPT_PLAINTEXT, ACCEPT_HBONE };

@@ -113,7 +113,10 @@
     BRUMA_REASON(PROXY_CGROUP, "proxy_cgroup", "-", "the node proxy was refused: its connections could not be told from those of pods by its cgroup", "it needs a cgroup of its own below the agent's --cgroup, and the agent must see its process (hostPID)") \
     BRUMA_REASON(ZDS_PROTOCOL, "zds_protocol", "-", "the node proxy did not answer in time on the workload discovery socket, or not by its rules; it was disconnected", "the error text; load of the node; the proxy's log") \
     BRUMA_REASON(DNS_NOT_SERVED, "dns_not_served", "-", "the CNI agent may capture DNS in its pods for a proxy that answers it, and this proxy does not", "capture of DNS off: ambient.dnsCapture=false of istio-cni, then ISTIO_META_DNS_CAPTURE=false of the proxy") \
-    BRUMA_REASON(LOOPBACK_DOWN, "loopback_down", "-", "the pod's loopback device is down, and captured connections have no way; the runtime does that to a pod that it takes down", "if the pod is not leaving: `ip link set lo up` in its network namespace; what went with the device is mended then")
+    BRUMA_REASON(LOOPBACK_DOWN, "loopback_down", "-", "the pod's loopback device is down, and captured connections have no way; the runtime does that to a pod that it takes down", "if the pod is not leaving: `ip link set lo up` in its network namespace; what went with the device is mended then") \
+    /* peers that break rules or want too much */ \
+    BRUMA_REASON(KEY_UPDATE_FLOOD, "key_update_flood", "TLS_FAILURE", "the peer sent TLS key updates again and again with hardly any data between, so its tunnel was ended", "what runs on the peer's node; `--key-updates`") \
+    BRUMA_REASON(PEER_IDENTITY_AMBIGUOUS, "peer_identity_ambiguous", "IDENTITY_ERROR", "the peer's certificate names more than one URI, and a SPIFFE certificate names one", "who signed it: the identity is in the error text")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,
