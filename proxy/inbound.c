@@ -111,7 +111,7 @@ static void dial(struct stream *s, const struct workload *local)
         addr_parse(addr_is_v4(&target.addr) ? "127.0.0.1" : "::1", &target.addr);
         client = NULL;
     }
-    fd = socket_deliver(w, s->c.wp->pod, &target, client, &connected);
+    fd = socket_deliver(s->c.wp, &target, client, &connected, &s->delivery_port);
     if (fd < 0) {
         dial_failed(s, fd);
         return;

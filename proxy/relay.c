@@ -29,6 +29,7 @@ struct relay {
     struct loop_timer timer; /* connect; then half-close */
     uint64_t last_activity;
     bool connected, closed, in_tuples;
+    uint16_t delivery_port; /* inbound: of BACK; see socket_deliver() */
 };
 
 static void on_front(struct loop_watch *watch, uint32_t events);
@@ -58,6 +59,8 @@ static void relay_close(struct relay *r, enum bruma_reason reason, const char *d
         }
         free(side->unsent);
     }
+    if (reset || (r->sides[BACK].ended && r->sides[BACK].shut))
+        socket_delivery_over(r->c.wp, r->delivery_port);
     if (r->in_tuples)
         tuple_set_remove(r->c.wp->pod->tuples, &r->c.client, r->c.destination.port);
     connection_close(&r->c, reason, detail);
@@ -284,7 +287,7 @@ static void dial(struct relay *r, const struct endpoint *target)
         relay_close(r, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
         return;
     }
-    fd = r->c.inbound ? socket_deliver(w, r->c.wp->pod, target, client, &connected)
+    fd = r->c.inbound ? socket_deliver(r->c.wp, target, client, &connected, &r->delivery_port)
                       : socket_dial(w, r->c.wp->pod, target, &connected);
     if (fd < 0) {
         fail_errno(r, fd);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "socket"
 #include "proxy/socket.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/bpf.h>
 #include <net/if.h>
 #include <netinet/tcp.h>
@@ -10,11 +12,15 @@
 #include <sys/syscall.h>
 
 #include "bruma/mesh.h"
+#include "log.h"
 #include "netns.h"
 #include "proxy/route_device.h"
 #include "proxy/tuples.h"
+#include "reasons.h"
 
 #define DELIVERY_PORT_TRIES 16
+#define SCARCE_MILLISECONDS 100
+#define TELL_MILLISECONDS   60000
 
 #ifndef SO_BINDTOIFINDEX
 #define SO_BINDTOIFINDEX 62
@@ -161,33 +167,60 @@ int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *t
     return r < 0 ? r : take_fd(&fd);
 }
 
-/* Binds to the client's address and a port that no live connection of that client has. */
-static int bind_as_client(struct pod *pod, int fd, const struct endpoint *target, const struct addr *client)
+/* One attempt of a delivery. */
+struct attempt {
+    struct worker_pod *wp;
+    const struct endpoint *target;
+    const struct addr *client; /* NULL: from the address that is dialed, which is the pod's own */
+    uint16_t port;             /* to come from; 0: the kernel chooses */
+    bool shared;               /* a port will do that the same client has used for another connection */
+};
+
+/* The port was taken after all; another one may do. A bind that fails with EADDRINUSE says that none is left.
+ */
+#define TAKEN (-EAGAIN)
+
+/*
+ * TIME_WAIT of a former delivery keeps its port from whoever does not say SO_REUSEADDR, and the kernel gives
+ * such a port to a connection that is newer by its timestamps. Without it the kernel chooses one that nothing
+ * has; it is said afterwards then, for the sake of those that come later.
+ */
+static int bind_source(const struct attempt *a, int fd, uint16_t *ret_port)
 {
-    struct endpoint source = {.addr = *client}, bound;
+    struct endpoint source = {.addr = a->client ? *a->client : a->target->addr, .port = a->port}, bound;
     struct sockaddr_storage sa;
     socklen_t len = (socklen_t)endpoint_to_sockaddr(&source, AF_UNSPEC, &sa);
+    int r = a->shared ? option(fd, SOL_SOCKET, SO_REUSEADDR, 1) : 0;
 
-    if (bind(fd, (struct sockaddr *)&sa, len) < 0)
-        return -errno;
+    if (r < 0)
+        return r;
+    if (bind(fd, (struct sockaddr *)&sa, len) < 0) {
+        if (errno == EADDRNOTAVAIL && !a->client)
+            return 0; /* not the pod's own, so it is left to the kernel altogether */
+        return errno == EADDRINUSE && a->port ? TAKEN : -errno;
+    }
+    if (!a->shared)
+        option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
     len = sizeof(sa);
     if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
         return -errno;
     if (endpoint_from_sockaddr((struct sockaddr *)&sa, &bound) < 0)
         return -EAFNOSUPPORT;
-    return tuple_set_has(pod->tuples, &bound, target->port) ? -EADDRINUSE : 0;
+    *ret_port = bound.port;
+    return tuple_set_has(a->wp->pod->tuples, &bound, a->target->port) ? TAKEN : 0;
 }
 
-static int deliver_once(struct worker *worker, struct pod *pod, const struct endpoint *target,
-                        const struct addr *client, bool *ret_connected)
+static int deliver_once(const struct attempt *a, bool *ret_connected, uint16_t *ret_port)
 {
-    bool v4 = addr_is_v4(&target->addr);
-    _cleanup_fd_ int fd = new_socket(worker, pod, v4);
-    int r;
+    struct pod *pod = a->wp->pod;
+    bool v4 = addr_is_v4(&a->target->addr);
+    _cleanup_fd_ int fd = new_socket(a->wp->worker, pod, v4);
+    int r = 0;
 
     if (fd < 0)
         return fd;
-    if (client) {
+    *ret_port = 0;
+    if (a->client) {
         r = option(fd, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_TRANSPARENT : IPV6_TRANSPARENT, 1);
         /* Answers to a foreign address would leave the pod. A redirected pod's own rules bring them back:
          * they mark them as answers to our mark. */
@@ -197,29 +230,128 @@ static int deliver_once(struct worker *worker, struct pod *pod, const struct end
          */
         if (r == 0 && !pod->redirected)
             r = option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX);
-        if (r == 0)
-            r = bind_as_client(pod, fd, target, client);
-        if (r < 0)
-            return r;
     }
+    if (r == 0)
+        r = bind_source(a, fd, ret_port);
+    if (r < 0)
+        return r;
     /* From the pod's own address it is a connection as the pod makes to itself, which its program lets pass.
      * Bound to lo it would never see the answer: that shows the index of eth0. */
-    r = start_connect(fd, target, ret_connected);
+    r = start_connect(fd, a->target, ret_connected);
+    if (r == -EADDRNOTAVAIL && *ret_port)
+        r = TAKEN; /* by a live connection with just these addresses and ports */
     return r < 0 ? r : take_fd(&fd);
 }
 
-int socket_deliver(struct worker *worker, struct pod *pod, const struct endpoint *target,
-                   const struct addr *client, bool *ret_connected)
+/* The calling thread is in the pod. */
+static bool port_range(unsigned *low, unsigned *len)
 {
-    int r = -EADDRINUSE;
+    _cleanup_fd_ int fd = open("/proc/sys/net/ipv4/ip_local_port_range", O_RDONLY | O_CLOEXEC);
+    unsigned high = 0;
+    char text[32];
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+    if (n <= 0)
+        return false;
+    text[n] = '\0';
+    if (sscanf(text, "%u %u", low, &high) != 2 || high < *low || high > UINT16_MAX)
+        return false;
+    *len = high - *low + 1;
+    return true;
+}
+
+/* Nothing is free of former connections: any port, also one that has not rested, or that a proxy before this
+ * one has left. Which of them live only the attempt tells. */
+static int deliver_from_any(struct attempt *a, bool *ret_connected, uint16_t *ret_port)
+{
+    struct worker_pod *wp = a->wp;
+    unsigned low, len;
+    int r = TAKEN;
+
+    a->shared = true;
+    for (int i = 0;
+         i < DELIVERY_PORT_TRIES && r == TAKEN && (a->port = delivery_ports_take(&wp->ports, UINT64_MAX));
+         i++)
+        r = deliver_once(a, ret_connected, ret_port);
+    if (r != TAKEN || !port_range(&low, &len))
+        return r;
+    for (int i = 0; i < DELIVERY_PORT_TRIES && r == TAKEN; i++) {
+        a->port = (uint16_t)(low + worker_random(wp->worker) % len);
+        r = deliver_once(a, ret_connected, ret_port);
+    }
+    return r;
+}
+
+/* Ports that were used before and have rested; then such as nothing has; then any. */
+static int deliver_from(struct attempt *a, bool *ret_connected, uint16_t *ret_port)
+{
+    struct worker_pod *wp = a->wp;
+    struct ports_scarce *scarce = &wp->ports_scarce[a->client != NULL];
+    const struct addr *from = a->client ? a->client : &a->target->addr;
+    uint64_t now = loop_now(wp->worker->loop);
+    bool none_left = now < scarce->until && addr_equal(from, &scarce->address);
+    int r = TAKEN;
+
+    a->shared = true;
+    for (int i = 0; i < DELIVERY_PORT_TRIES && r == TAKEN; i++) {
+        a->port = delivery_ports_take(&wp->ports, now);
+        if (!a->port)
+            break;
+        r = deliver_once(a, ret_connected, ret_port);
+    }
+    a->port = 0;
+    a->shared = false;
+    for (int i = 0; i < DELIVERY_PORT_TRIES && r == TAKEN && !none_left; i++)
+        r = deliver_once(a, ret_connected, ret_port);
+    if (r != TAKEN && r != -EADDRINUSE)
+        return r;
+    /* The kernel has looked at every port. It need not do so again for a while. */
+    if (r == -EADDRINUSE)
+        *scarce = (struct ports_scarce){*from, now + SCARCE_MILLISECONDS};
+    r = deliver_from_any(a, ret_connected, ret_port);
+    return r == TAKEN ? -EADDRINUSE : r;
+}
+
+static void tell_hidden(struct worker_pod *wp, const struct endpoint *target, const struct addr *client)
+{
+    char to[ENDPOINT_TEXT_LEN], from[ADDR_TEXT_LEN];
+    uint64_t now = loop_now(wp->worker->loop);
+
+    telemetry_client_hidden(wp->worker->telemetry);
+    if (now < wp->hidden_told_until)
+        return;
+    wp->hidden_told_until = now + TELL_MILLISECONDS;
+    log_warn("no port is left under a client's address: its connections come from the pod's own\t"
+             "pod=\"%s/%s\" client=%s destination=%s reason=%s",
+             wp->pod->namespace, wp->pod->name, addr_format(client, from), endpoint_format(target, to),
+             reason_name(BRUMA_REASON_CLIENT_ADDRESS_HIDDEN));
+}
+
+int socket_deliver(struct worker_pod *wp, const struct endpoint *target, const struct addr *client,
+                   bool *ret_connected, uint16_t *ret_port)
+{
+    struct attempt a = {.wp = wp, .target = target, .client = client};
+    int r;
 
     if (client && (addr_is_v4(client) != addr_is_v4(&target->addr) || addr_equal(client, &target->addr) ||
-                   pod_has_address(pod, client)))
-        client = NULL;
-    /* A port in use is closed again, so the kernel offers another one next time. */
-    for (int i = 0; i < DELIVERY_PORT_TRIES && r == -EADDRINUSE; i++)
-        r = deliver_once(worker, pod, target, client, ret_connected);
+                   pod_has_address(wp->pod, client)))
+        a.client = NULL;
+    r = deliver_from(&a, ret_connected, ret_port);
+    if (r == -EADDRINUSE && a.client) {
+        a.client = NULL;
+        r = deliver_from(&a, ret_connected, ret_port);
+        if (r >= 0)
+            tell_hidden(wp, target, client);
+    }
+    if (r < 0)
+        *ret_port = 0;
     return r;
+}
+
+void socket_delivery_over(struct worker_pod *wp, uint16_t port)
+{
+    if (!wp->deleted)
+        delivery_ports_give(&wp->ports, port, loop_now(wp->worker->loop));
 }
 
 void socket_reset_on_close(int fd)

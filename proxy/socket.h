@@ -14,11 +14,16 @@ int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *t
 
 /*
  * Starts a TCP connect to the pod's application. client: whose address the application shall see (NULL: the
- * pod's own). The source port is chosen by the kernel, and never one that a live plaintext connection of the
- * same client uses.
+ * pod's own). The source port is never one that a live plaintext connection of the same client uses. Where no
+ * port is left under the client's address the connection comes from the pod's own, which is counted and told.
+ * *ret_port: to be given back by socket_delivery_over(); 0: nothing to give back.
  */
-int socket_deliver(struct worker *worker, struct pod *pod, const struct endpoint *target,
-                   const struct addr *client, bool *ret_connected);
+int socket_deliver(struct worker_pod *wp, const struct endpoint *target, const struct addr *client,
+                   bool *ret_connected, uint16_t *ret_port);
+/* A delivery's socket is closed, and neither side has anything to send any more: it was reset, or both have
+ * ended. Nothing is said of one that was closed while the application could still send: its port would meet
+ * what is left of it. */
+void socket_delivery_over(struct worker_pod *wp, uint16_t port);
 
 /* The calling worker thread leaves the pod, if it is in it, and keeps nothing that would keep the namespace.
  */

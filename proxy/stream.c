@@ -69,6 +69,8 @@ void stream_close(struct stream *s, enum bruma_reason reason, const char *detail
             socket_reset_on_close(s->fd);
         close(s->fd);
         s->fd = -1;
+        if (reset || (s->read_closed && s->write_closed))
+            socket_delivery_over(s->c.wp, s->delivery_port);
     }
     free(s->gathered);
     free(s->pending);

@@ -26,6 +26,7 @@ struct stream {
     int32_t id;
     struct loop_watch watch; /* the application's socket */
     int fd;
+    uint16_t delivery_port; /* inbound: of fd; see socket_deliver() */
     struct loop_timer timer;
     uint64_t last_activity;
 

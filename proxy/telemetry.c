@@ -140,3 +140,8 @@ void telemetry_policy_wait(struct telemetry *t, bool *waited)
         counter_add(&t->policy_waits, 1);
     *waited = true;
 }
+
+void telemetry_client_hidden(struct telemetry *t)
+{
+    counter_add(&t->hidden_clients, 1);
+}

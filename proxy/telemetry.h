@@ -63,6 +63,9 @@ void telemetry_early_deny(struct telemetry *telemetry, enum telemetry_reporter r
 /* A connection waits for a policy to arrive; counted once, *waited remembers it. */
 void telemetry_policy_wait(struct telemetry *telemetry, bool *waited);
 
+/* A connection reached its application from the pod's own address, for want of a port under the client's. */
+void telemetry_client_hidden(struct telemetry *telemetry);
+
 /* Baggage of a workload (contract 3.6). Returns the length; cut at size. */
 size_t baggage_format(const struct workload *workload, char *buf, size_t size);
 

@@ -19,6 +19,7 @@ struct telemetry {
     uint64_t failures[BRUMA_REASON_COUNT];
     uint64_t revoked[2]; /* of the failures: revoked certificates, by reporter */
     uint64_t policy_waits;
+    uint64_t hidden_clients;
 };
 
 #endif

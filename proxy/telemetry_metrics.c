@@ -204,7 +204,7 @@ static void counter(FILE *out, const char *name, const char *help, uint64_t valu
 static void about_ourselves(struct telemetry *const *all, size_t count, FILE *out)
 {
     struct series_statistics sum = {};
-    uint64_t dropped = 0, waits = 0;
+    uint64_t dropped = 0, waits = 0, hidden = 0;
 
     for (size_t i = 0; i < count; i++) {
         struct series_statistics one;
@@ -215,12 +215,18 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
         sum.overflowed += one.overflowed;
         dropped += log_sink_dropped(all[i]->sink);
         waits += counter_read(&all[i]->policy_waits);
+        hidden += counter_read(&all[i]->hidden_clients);
     }
     counter(out, "bruma_access_log_dropped_lines",
             "Lines of the access log that were dropped because they could not be written in time.", dropped);
     counter(out, "bruma_policy_waits",
             "Connections that waited for a policy that their workload names and that had not arrived.",
             waits);
+    counter(
+        out, "bruma_client_addresses_hidden",
+        "Connections that reached their application from the pod's own address, for want of a port under the "
+        "client's.",
+        hidden);
     family(out, "bruma_telemetry_series", "gauge", "Label sets that are held, counted in each worker.");
     fprintf(out, "bruma_telemetry_series %" PRIu64 "\n", sum.series);
     counter(out, "bruma_telemetry_series_evicted", "Label sets that were dropped because nobody used them.",

@@ -221,6 +221,7 @@ static void remove_pod(struct worker_pod *wp)
         close_tunnels(&wp->clients[i]);
     /* A thread inside the namespace would keep it alive. */
     socket_leave(w, wp->pod);
+    delivery_ports_free(&wp->ports);
     list_del(&wp->node);
     workload_unref(wp->local);
     wp->local = NULL;

@@ -6,6 +6,7 @@
 
 #include <cjson/cJSON.h>
 
+#include "proxy/delivery_ports.h"
 #include "proxy/proxy.h"
 #include "proxy/tls.h"
 
@@ -47,6 +48,12 @@ struct acceptor {
     uint16_t port; /* that it is bound to in the pod */
 };
 
+/* The kernel has found no port that nothing has, for connections from this address; loop_now(). */
+struct ports_scarce {
+    struct addr address;
+    uint64_t until;
+};
+
 struct worker_pod {
     struct list node; /* in worker.pods */
     struct worker *worker;
@@ -56,8 +63,11 @@ struct worker_pod {
     struct list servers;                        /* tunnels that peers opened */
     struct list clients[1 << WORKER_POOL_BITS]; /* tunnels that we opened, by destination: the pool */
     struct list waiting;                        /* struct waiter: need the pod's workload or certificate */
-    const struct workload *local;   /* referenced; the pod's own workload, or NULL while unknown */
-    bool local_stale;               /* the mesh state has changed since local was looked up */
+    const struct workload *local;        /* referenced; the pod's own workload, or NULL while unknown */
+    bool local_stale;                    /* the mesh state has changed since local was looked up */
+    struct delivery_ports ports;         /* of deliveries to the application that are over */
+    struct ports_scarce ports_scarce[2]; /* of the pod's own address, and of a client */
+    uint64_t hidden_told_until; /* loop_now(): that no port is left under a client's address is in the log */
     struct loop_timer policy_timer; /* live connections whose policies are missing are looked at again */
     bool draining, deleted;
 };

@@ -116,7 +116,9 @@
     BRUMA_REASON(LOOPBACK_DOWN, "loopback_down", "-", "the pod's loopback device is down, and captured connections have no way; the runtime does that to a pod that it takes down", "if the pod is not leaving: `ip link set lo up` in its network namespace; what went with the device is mended then") \
     /* peers that break rules or want too much */ \
     BRUMA_REASON(KEY_UPDATE_FLOOD, "key_update_flood", "TLS_FAILURE", "the peer sent TLS key updates again and again with hardly any data between, so its tunnel was ended", "what runs on the peer's node; `--key-updates`") \
-    BRUMA_REASON(PEER_IDENTITY_AMBIGUOUS, "peer_identity_ambiguous", "IDENTITY_ERROR", "the peer's certificate names more than one URI, and a SPIFFE certificate names one", "who signed it: the identity is in the error text")
+    BRUMA_REASON(PEER_IDENTITY_AMBIGUOUS, "peer_identity_ambiguous", "IDENTITY_ERROR", "the peer's certificate names more than one URI, and a SPIFFE certificate names one", "who signed it: the identity is in the error text") \
+    /* ports, connections and descriptors that run out, in the proxy */ \
+    BRUMA_REASON(CLIENT_ADDRESS_HIDDEN, "client_address_hidden", "-", "no port was left under the client's address, so the application sees the pod's own as that of the connection", "how many connections does that one client have open? `net.ipv4.ip_local_port_range` and `net.ipv4.tcp_timestamps` of the pod")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,
