@@ -118,7 +118,10 @@
     BRUMA_REASON(KEY_UPDATE_FLOOD, "key_update_flood", "TLS_FAILURE", "the peer sent TLS key updates again and again with hardly any data between, so its tunnel was ended", "what runs on the peer's node; `--key-updates`") \
     BRUMA_REASON(PEER_IDENTITY_AMBIGUOUS, "peer_identity_ambiguous", "IDENTITY_ERROR", "the peer's certificate names more than one URI, and a SPIFFE certificate names one", "who signed it: the identity is in the error text") \
     /* ports, connections and descriptors that run out, in the proxy */ \
-    BRUMA_REASON(CLIENT_ADDRESS_HIDDEN, "client_address_hidden", "-", "no port was left under the client's address, so the application sees the pod's own as that of the connection", "how many connections does that one client have open? `net.ipv4.ip_local_port_range` and `net.ipv4.tcp_timestamps` of the pod")
+    BRUMA_REASON(CLIENT_ADDRESS_HIDDEN, "client_address_hidden", "-", "no port was left under the client's address, so the application sees the pod's own as that of the connection", "how many connections does that one client have open? `net.ipv4.ip_local_port_range` and `net.ipv4.tcp_timestamps` of the pod") \
+    /* what a pod's own doings keep from being put right */ \
+    BRUMA_REASON(POD_ADDRESS_UNUSABLE, "pod_address_unusable", "-", "an address of the pod cannot be used in its network namespace: it was taken from its device, or duplicate address detection has not ended or has failed; what needs it cannot be set up and is tried again", "`ip address` in the pod: is the address that `brumactl pods` names there, and not tentative or dadfailed? who took it away?") \
+    BRUMA_REASON(CAPTURE_UNVERIFIED, "capture_unverified", "-", "the capture of the pod cannot be verified", "the error text; `ip rule | wc -l` and `ip route show table 100 | wc -l` in the pod; file descriptor limit of bruma-agent")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -80,6 +80,8 @@ int steer_listeners_open(int netns_fd, int listeners[BRUMA_LISTENER_COUNT], stru
  * with flags: outbound is captured from here on. The sk_lookup program itself drops while the entry is
  * missing, so commit runs before attach is allowed to see traffic: prepare already writes the entry with
  * inbound capture alone.
+ * Nothing is waited for: prepare fails with -EAGAIN and POD_ADDRESS_UNUSABLE while duplicate address
+ * detection runs for the pod's address, and after that was taken away. The caller tries again.
  */
 int steer_pod_prepare(struct steer *steer, const struct steer_pod *pod, int *ret_program_fd,
                       struct steer_error *error);
@@ -118,7 +120,8 @@ struct steer_findings {
 };
 
 int steer_pod_verify(struct steer *steer, const struct steer_pod *pod, struct steer_findings *ret);
-/* Puts right what verify found; listeners of pod are put into the SOCKMAP again where they are missing. */
+/* Puts right what verify found, as much of it as can be; listeners of pod are put into the SOCKMAP again
+ * where they are missing. -EAGAIN with POD_ADDRESS_UNUSABLE as with prepare. */
 int steer_pod_mend(struct steer *steer, const struct steer_pod *pod, const struct steer_findings *findings,
                    struct steer_error *error);
 
