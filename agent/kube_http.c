@@ -559,7 +559,7 @@ unsigned kube_backoff(unsigned tries)
 {
     unsigned wait = tries < 6 ? BACKOFF_MIN << tries : BACKOFF_MAX, noise = 0;
 
-    /* Without noise the wait is its longest. */
-    (void)getrandom(&noise, sizeof(noise), GRND_NONBLOCK);
+    if (getrandom(&noise, sizeof(noise), GRND_NONBLOCK) < 0)
+        noise = 0; /* right after a boot: the wait is its longest */
     return wait - noise % (wait / 2 + 1);
 }

@@ -184,11 +184,12 @@ struct steer_probe {
 /*
  * The guard. While it is closed, pods below the cgroup that are neither captured nor passed get no TCP
  * connection and make none. close attaches and may be repeated; until: CLOCK_MONOTONIC nanoseconds, after
- * which it counts as open in any case. open detaches.
+ * which it counts as open in any case. open detaches; lapse too, and leaves the time at which it opened.
  */
 int steer_guard_close(struct steer *steer, const char *cgroup, uint64_t until, struct steer_error *error);
-/* Until when an earlier agent has closed it; 0: it was opened, or never closed. */
+/* Until when it was closed the last time, by whichever agent; 0: it was opened since, or never closed. */
 uint64_t steer_guard_closed_until(const struct steer *steer);
+void steer_guard_lapse(struct steer *steer);
 void steer_guard_open(struct steer *steer);
 /* Connections to undecided pods are held back too; false: this kernel cannot. */
 bool steer_guard_holds_inbound(const struct steer *steer);

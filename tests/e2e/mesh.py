@@ -434,7 +434,9 @@ def leaf(mesh, identity, folder=None):
     sh("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
     sh("openssl", "req", "-new", "-key", key, "-subj", "/O=test", "-out", csr)
     with open(ext, "w") as f:
-        f.write(f"subjectAltName=critical,URI:{identity}\nextendedKeyUsage=clientAuth,serverAuth\n")
+        f.write(f"subjectAltName=critical,URI:{identity}\nextendedKeyUsage=clientAuth,serverAuth\n"
+                "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
+                "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
     sh("openssl", "x509", "-req", "-in", csr, "-CA", root, "-CAkey", mesh.ca_key, "-CAcreateserial", "-CAserial", f"{folder}/serial",
        "-days", "1", "-extfile", ext, "-out", cert)
     return cert, key, root

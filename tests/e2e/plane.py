@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from mesh import inside, wait_for
+from support.certificates import usual
 
 ONE_DAY = datetime.timedelta(days=1)
 END = object()
@@ -42,9 +43,10 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])
         now = datetime.datetime.utcnow()
-        self.cert = (x509.CertificateBuilder().subject_name(self.name).issuer_name(self.name).public_key(self.key.public_key())
-                     .serial_number(x509.random_serial_number()).not_valid_before(now - ONE_DAY).not_valid_after(now + 365 * ONE_DAY)
-                     .add_extension(x509.BasicConstraints(True, None), True).sign(self.key, hashes.SHA256()))
+        builder = (x509.CertificateBuilder().subject_name(self.name).issuer_name(self.name).public_key(self.key.public_key())
+                   .serial_number(x509.random_serial_number()).not_valid_before(now - ONE_DAY)
+                   .not_valid_after(now + 365 * ONE_DAY))
+        self.cert = usual(builder, self.key.public_key(), self.key.public_key(), ca=True).sign(self.key, hashes.SHA256())
 
     @classmethod
     def load(cls, cert_path, key_path):
@@ -59,10 +61,11 @@ class Authority:
 
     def sign(self, public_key, names, begins=-60, ends=3600):
         now = datetime.datetime.utcnow()
-        return (x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(self.name).public_key(public_key)
-                .serial_number(x509.random_serial_number()).not_valid_before(now + datetime.timedelta(seconds=begins))
-                .not_valid_after(now + datetime.timedelta(seconds=ends))
-                .add_extension(x509.SubjectAlternativeName(names), True).sign(self.key, hashes.SHA256()))
+        builder = (x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(self.name).public_key(public_key)
+                   .serial_number(x509.random_serial_number()).not_valid_before(now + datetime.timedelta(seconds=begins))
+                   .not_valid_after(now + datetime.timedelta(seconds=ends))
+                   .add_extension(x509.SubjectAlternativeName(names), True))
+        return usual(builder, public_key, self.key.public_key(), ca=False).sign(self.key, hashes.SHA256())
 
 
 class Stream:

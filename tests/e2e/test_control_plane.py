@@ -478,6 +478,7 @@ def test_another_root_is_not_believed(plane, messages, work, build):
 
 def test_tls_is_as_the_contract_wants_it(plane):
     context = ssl.create_default_context(cadata=plane.control_file("root-cert.pem"))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.set_alpn_protocols(["h2"])
     for name in ("localhost", "127.0.0.1"):
         with socket.create_connection(("127.0.0.1", plane.port), timeout=20) as raw, \
