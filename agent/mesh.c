@@ -559,3 +559,8 @@ void mesh_report(const struct mesh *mesh, cJSON *object)
     cJSON_AddStringToObject(object, "caSubject", ca_subject(ca));
     cJSON_AddNumberToObject(object, "caNotAfter", (double)ca_not_after(ca));
 }
+
+uint64_t mesh_turned_away(const struct mesh *mesh)
+{
+    return control_plane_turned_away(mesh->plane);
+}

@@ -70,5 +70,7 @@ void mesh_uninstall(const struct agent_config *config);
  * meshFile, meshReady, meshError, meshLoadedAt, namespaces, workloads, services, policies, xdsAddress,
  * xdsClients, caSubject, caNotAfter. */
 void mesh_report(const struct mesh *mesh, cJSON *object);
+/* Connections to the control plane that were closed or refused because there were too many. */
+uint64_t mesh_turned_away(const struct mesh *mesh);
 
 #endif

@@ -36,6 +36,8 @@ const struct setting proxy_settings_table[] = {
     {"admin-port", "BRUMA_ADMIN_PORT", SETTING_NUMBER, "15000", "admin pages, on loopback; 0: none", FIELD(admin_port), 0, 65535},
     {"metrics-port", "BRUMA_METRICS_PORT", SETTING_NUMBER, "15020", "metrics; 0: none", FIELD(metrics_port), 0, 65535},
     {"ready-port", "BRUMA_READY_PORT", SETTING_NUMBER, "15021", "readiness; 0: none", FIELD(ready_port), 0, 65535},
+    {"page-connections", "BRUMA_PAGE_CONNECTIONS", SETTING_NUMBER, "64", "connections to each of the servers of these ports; with more, one that has asked for nothing goes", FIELD(page_connections), 2, 10000},
+    {"page-connections-per-source", "BRUMA_PAGE_CONNECTIONS_PER_SOURCE", SETTING_NUMBER, "16", "the same of one source: a user of this machine, an IPv4 address, an IPv6 network of 64 bits", FIELD(page_connections_per_source), 1, 10000},
     {"ipv6", "IPV6_ENABLED", SETTING_BOOL, "true", "bind servers, and listeners in pods that the proxy opens itself, to IPv6 too", FIELD(ipv6), 0, 0},
     {"log-json", "BRUMA_LOG_JSON", SETTING_BOOL, "false", "one JSON object a line (LOG_FORMAT=json does the same)", FIELD(log_json), 0, 0},
     {"log", "RUST_LOG", SETTING_STRING, "info", "log levels: level, or scope=level, comma separated", FIELD(log_filter), 0, 0},

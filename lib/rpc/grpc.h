@@ -91,10 +91,13 @@ struct grpc_service {
 };
 
 /* Listens on host:port (an address) with this TLS context, or in plaintext if it is NULL. services is kept by
- * pointer. */
+ * pointer. connections, per_source: limits, 0: the usual ones; who goes when there are too many is said in
+ * crowd.h, and who has a call that begin() has accepted is not among them. */
 int grpc_server_open(struct loop *loop, const struct endpoint *listen, SSL_CTX *tls,
                      const struct grpc_service *services, size_t services_len, void *data,
-                     struct grpc_server **ret);
+                     unsigned connections, unsigned per_source, struct grpc_server **ret);
+/* Connections that were closed or refused because there were too many. */
+uint64_t grpc_server_turned_away(const struct grpc_server *server);
 void grpc_server_close(struct grpc_server **server);
 
 /* Value of a request header (lower-case name), or NULL. */

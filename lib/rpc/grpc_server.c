@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "crowd.h"
 #include "grpc.h"
 #include "grpc_message.h"
 #include "h2_connection.h"
@@ -16,7 +17,6 @@
 #define SILENCE_LIMIT_MILLISECONDS   45000 /* one that stays silent is gone */
 #define ACCEPT_PAUSE_MILLISECONDS    100   /* no descriptor is free */
 #define BACKLOG                      64
-#define CONNECTIONS_MAX              64
 #define REQUESTS_MAX                 64 /* of one connection */
 #define HEADER_BYTES_MAX             16384
 #define HEADERS_MAX                  64
@@ -30,13 +30,14 @@ struct grpc_server {
     const struct grpc_service *services;
     size_t services_len;
     void *data;
-    struct list connections;
-    unsigned connections_len;
+    struct crowd crowd;
 };
 
 struct client {
     struct h2_connection connection;
-    struct list node, requests;
+    struct crowd_member member;
+    struct list requests;
+    unsigned accepted, accepted_ever; /* calls that a service has begun */
     struct grpc_server *server;
     struct loop_timer check;
     uint64_t idle_since; /* loop_now() */
@@ -84,8 +85,10 @@ static void request_free(struct grpc_request *q)
         free(h->value);
         free(h);
     }
-    if (q->service)
+    if (q->service) {
+        q->client->accepted--;
         q->service->end(q->call_data);
+    }
     loop_free_later(q->client->server->loop, q);
 }
 
@@ -281,6 +284,8 @@ static void begin(struct grpc_request *q)
         } else {
             q->service = service;
             q->call_data = call_data;
+            q->client->accepted++;
+            q->client->accepted_ever++;
         }
     }
 }
@@ -390,8 +395,7 @@ static void client_free(struct client *client)
     loop_timer_cancel(&client->check);
     while (!list_empty(&client->requests))
         request_free(list_first(&client->requests, struct grpc_request, node));
-    list_del(&client->node);
-    client->server->connections_len--;
+    crowd_remove(&client->server->crowd, &client->member);
     h2_connection_close(&client->connection);
     loop_free_later(client->server->loop, client);
 }
@@ -421,7 +425,22 @@ static void on_check(struct loop_timer *timer)
     }
 }
 
-static void accept_one(struct grpc_server *s, int fd)
+/* Whoever has had a call accepted has shown a token. */
+static enum crowd_worth worth_of(const struct crowd_member *member)
+{
+    const struct client *client = container_of(member, struct client, member);
+
+    if (client->accepted)
+        return CROWD_KEPT;
+    return client->accepted_ever ? CROWD_BUSY : CROWD_UNPROVEN;
+}
+
+uint64_t grpc_server_turned_away(const struct grpc_server *s)
+{
+    return s->crowd.turned_away;
+}
+
+static void accept_one(struct grpc_server *s, int fd, const struct peer_source *source)
 {
     struct client *client = calloc(1, sizeof(*client));
     SSL *ssl = s->tls ? SSL_new(s->tls) : NULL;
@@ -443,8 +462,8 @@ static void accept_one(struct grpc_server *s, int fd)
     loop_timer_init(&client->check, on_check);
     loop_timer_set(s->loop, &client->check, CHECK_MILLISECONDS);
     list_init(&client->requests);
-    list_add_tail(&s->connections, &client->node);
-    s->connections_len++;
+    client->member.source = *source;
+    crowd_add(&s->crowd, &client->member);
     if (make_session(client) < 0) {
         SSL_free(ssl);
         close(fd);
@@ -462,10 +481,18 @@ static void on_acceptable(struct loop_watch *watch, uint32_t events)
 
     (void)events;
     while ((fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-        if (s->connections_len >= CONNECTIONS_MAX)
+        struct crowd_member *goes;
+        struct peer_source source;
+        int r;
+
+        peer_source_get(fd, &source);
+        r = crowd_admit(&s->crowd, &source, loop_now(s->loop), &goes);
+        if (r > 0)
+            client_free(container_of(goes, struct client, member));
+        if (r < 0)
             close(fd);
         else
-            accept_one(s, fd);
+            accept_one(s, fd, &source);
     }
     if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
         loop_watch_modify(s->loop, watch, 0);
@@ -482,7 +509,7 @@ static void on_accept_again(struct loop_timer *timer)
 
 int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CTX *tls,
                      const struct grpc_service *services, size_t services_len, void *data,
-                     struct grpc_server **ret)
+                     unsigned connections, unsigned per_source, struct grpc_server **ret)
 {
     struct sockaddr_storage sa;
     int len = endpoint_to_sockaddr(listen_at, AF_UNSPEC, &sa), on = 1, r;
@@ -502,7 +529,7 @@ int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CT
     s->services = services;
     s->services_len = services_len;
     s->data = data;
-    list_init(&s->connections);
+    crowd_init(&s->crowd, "control-plane", connections, per_source, worth_of);
     loop_timer_init(&s->accept_again, on_accept_again);
     r = loop_watch_add(loop, &s->watch, fd, EPOLLIN, on_acceptable);
     if (r < 0) {
@@ -530,8 +557,8 @@ void grpc_server_close(struct grpc_server **ptr)
     loop_timer_cancel(&s->accept_again);
     loop_watch_remove(s->loop, &s->watch);
     close(fd);
-    while (!list_empty(&s->connections))
-        client_free(list_first(&s->connections, struct client, node));
+    while (!list_empty(&s->crowd.members))
+        client_free(list_first(&s->crowd.members, struct client, member.node));
     SSL_CTX_free(s->tls);
     loop_free_later(s->loop, s);
 }
