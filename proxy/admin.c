@@ -205,6 +205,9 @@ static void turned_away(const struct http_server *server, const char *name, FILE
 
 static void turned_away_metrics(const struct admin *admin, FILE *out)
 {
+    if (!http_server_turned_away(admin->pages) && !http_server_turned_away(admin->metrics) &&
+        !http_server_turned_away(admin->ready) && !http_server_turned_away(admin->local))
+        return;
     fputs(
         "# HELP bruma_connections_turned_away Connections to the proxy's servers that were closed or refused "
         "because there were too many.\n"
