@@ -150,6 +150,10 @@ static const struct setting table[] = {
      offsetof(struct agent_config, ca_key_file), 0, 0},
     {"xds-port", "BRUMA_XDS_PORT", SETTING_NUMBER, TEXT(BRUMA_PORT_XDS),
      "port on loopback of the built-in control plane", offsetof(struct agent_config, xds_port), 0, 65535},
+    {"stall-timeout", "BRUMA_STALL_TIMEOUT", SETTING_DURATION, "60s",
+     "a call to the built-in control plane, of which nothing moves for so long although its client owes or "
+     "does not take something, is reset",
+     offsetof(struct agent_config, stall_timeout), 1000, 3600000},
 };
 
 static int check(const struct agent_config *config, char *error, size_t error_size)

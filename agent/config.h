@@ -41,6 +41,7 @@ struct agent_config {
     const char *trust_domain;
     const char *ca_key_file; /* NULL: kept in the run directory */
     unsigned long xds_port;
+    unsigned long stall_timeout; /* milliseconds; of calls to it */
 };
 
 /* Returns 0, or -EINVAL with a sentence in error. *ret_first as in lib/settings.h. */

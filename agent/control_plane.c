@@ -296,6 +296,7 @@ static int open_port(struct control_plane *plane, const struct agent_config *con
         plane->address[0] = '\0';
         return r;
     }
+    grpc_server_set_stall(plane->server, (unsigned)config->stall_timeout);
     loop_timer_set(plane->loop, &plane->renew, RENEW_MS);
     log_info("control plane\taddress=%s token=%s root=%s/root-cert.pem", plane->address, plane->token_path,
              plane->directory);
@@ -395,4 +396,9 @@ uint64_t control_plane_turned_away(const struct control_plane *plane)
 const char *control_plane_address(const struct control_plane *plane)
 {
     return plane->address;
+}
+
+uint64_t control_plane_stalls(const struct control_plane *plane)
+{
+    return plane->server ? grpc_server_stalls(plane->server) : 0;
 }

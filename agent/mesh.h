@@ -10,6 +10,7 @@
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "addr.h"
 #include "bruma/maps.h"
@@ -61,6 +62,9 @@ const char *mesh_trust_domain(const struct mesh *mesh);
 /* Tells of a pod or of a change to it; repeating the same is harmless. 0 or -ENOMEM. */
 int mesh_set_local_pod(struct mesh *mesh, const struct mesh_local_pod *pod);
 void mesh_remove_local_pod(struct mesh *mesh, const char *uid);
+
+/* Calls of clients of the control plane that were reset since nothing moved. */
+uint64_t mesh_stalls(const struct mesh *mesh);
 
 /* For `bruma-agent --uninstall`: removes the files that mesh_new() has made in the run directory. No agent
  * runs. */

@@ -91,6 +91,11 @@ static void put_agent(FILE *f, const struct agent *agent)
     head(f, "ztunnel_connected", "gauge", "Proxies that are connected.");
     fprintf(f, "ztunnel_connected %d\n", cJSON_GetArraySize(proxies));
     cJSON_Delete(proxies);
+    if (agent->mesh) {
+        head(f, "bruma_control_plane_stalls_total", "counter",
+             "Calls to the built-in control plane that were reset since nothing moved.");
+        fprintf(f, "bruma_control_plane_stalls_total %" PRIu64 "\n", mesh_stalls(agent->mesh));
+    }
     head(f, "bruma_agent_ready", "gauge", "1 if the agent can decide, captures, and is installed.");
     fprintf(f, "bruma_agent_ready %d\n", !agent_not_ready(agent));
     head(f, "bruma_proxy_serving", "gauge", "1 while a proxy serves this node's pods.");

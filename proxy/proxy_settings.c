@@ -67,6 +67,9 @@ const struct setting proxy_settings_table[] = {
     {"localhost-app-tunnel", "LOCALHOST_APP_TUNNEL", SETTING_BOOL, "true", "reach applications with a PROXY tunnel on loopback", FIELD(localhost_application_tunnel), 0, 0},
     {"unknown-policy-denies", "BRUMA_UNKNOWN_POLICY_DENIES", SETTING_BOOL, "true", "refuse if a policy that a workload names has not arrived in time", FIELD(unknown_policy_denies), 0, 0},
     {"policy-timeout", "BRUMA_POLICY_TIMEOUT", SETTING_DURATION, "5s", "how long a connection waits for a policy that its workload names and that has not arrived", FIELD(policy_timeout), 0, 0},
+    {"stall-timeout", "BRUMA_STALL_TIMEOUT", SETTING_DURATION, "60s", "a stream of the control plane, of which nothing moves for so long although one side owes something, begins anew", FIELD(stall_timeout), 1000, 3600000},
+    {"xds-request-max", "BRUMA_XDS_REQUEST_MAX", SETTING_NUMBER, "4000000", "bytes of the first requests of a stream, which name what is held; what does not fit comes anew (istiod takes 4 MiB)", FIELD(xds_request_max), 0, 1073741824},
+    {"xds-settle", "BRUMA_XDS_SETTLE", SETTING_DURATION, "10s", "after such a request: what the control plane has not mentioned for so long is let go", FIELD(xds_settle), 100, 3600000},
 };
 /* clang-format on */
 

@@ -42,7 +42,7 @@ struct proxy_settings {
     bool keepalive;
     bool response_baggage, original_source, localhost_application_tunnel;
     bool unknown_policy_denies;
-    unsigned long policy_timeout;
+    unsigned long policy_timeout, stall_timeout, xds_request_max, xds_settle;
 };
 
 extern const struct setting proxy_settings_table[];

@@ -10,6 +10,10 @@
 #include "grpc.h"
 #include "grpc_message.h"
 #include "h2_connection.h"
+#include "reasons.h"
+
+#define LOG_SCOPE "grpc"
+#include "log.h"
 
 #define HANDSHAKE_LIMIT_MILLISECONDS 5000
 #define IDLE_LIMIT_MILLISECONDS      60000 /* of a connection without a call */
@@ -31,6 +35,8 @@ struct grpc_server {
     size_t services_len;
     void *data;
     struct crowd crowd;
+    unsigned stall; /* milliseconds, 0: none */
+    uint64_t stalls;
 };
 
 struct client {
@@ -59,7 +65,9 @@ struct grpc_request {
     void *call_data;
     struct header_copy *headers;
     size_t header_bytes, headers_len;
+    uint64_t moved; /* loop_now() of the last bytes of either side */
     bool too_large, deferred, answered, trailers_sent, done;
+    bool heard; /* a whole message */
     struct grpc_reader reader;
     struct grpc_writer writer;
     int status; /* of the end, -1: not ended */
@@ -135,6 +143,8 @@ static ssize_t read_data(nghttp2_session *session, int32_t id, uint8_t *buf, siz
     if (!q)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     n = grpc_writer_get(&q->writer, buf, len);
+    if (n)
+        q->moved = loop_now(q->client->server->loop);
     if (!q->writer.queued && q->status >= 0) {
         snprintf(number, sizeof(number), "%d", q->status);
         encode_text(q->text, text, sizeof(text));
@@ -179,6 +189,8 @@ int grpc_request_send(struct grpc_request *q, const uint8_t *message, size_t len
 
     if (q->done || q->status >= 0)
         return -ESHUTDOWN;
+    if (!q->writer.queued)
+        q->moved = loop_now(q->client->server->loop);
     r = grpc_writer_put(&q->writer, message, len);
     if (r == 0)
         wake(q);
@@ -209,6 +221,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     q->client = client;
     q->id = frame->hd.stream_id;
     q->status = -1;
+    q->moved = loop_now(client->server->loop);
     q->reader.max = MESSAGE_MAX;
     grpc_writer_init(&q->writer);
     list_add_tail(&client->requests, &q->node);
@@ -294,6 +307,7 @@ static void on_message(void *data, const uint8_t *message, size_t len)
 {
     struct grpc_request *q = data;
 
+    q->heard = true;
     if (q->service && q->status < 0)
         q->service->message(q->call_data, q, message, len);
 }
@@ -308,6 +322,7 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
     (void)unused;
     if (!q || !q->service || q->status >= 0)
         return 0;
+    q->moved = loop_now(q->client->server->loop);
     r = grpc_reader_take(&q->reader, data, len, on_message, q, &q->done);
     if (r == -EMSGSIZE)
         grpc_request_end(q, GRPC_RESOURCE_EXHAUSTED, "the message is too long");
@@ -405,6 +420,34 @@ static void on_down(struct h2_connection *c)
     client_free(container_of(c, struct client, connection));
 }
 
+/* Clients that answer every PING and still do not take what they asked for, or never say the rest of it. */
+static void end_stalled(struct client *client)
+{
+    struct grpc_server *s = client->server;
+    uint64_t now = loop_now(s->loop);
+    struct grpc_request *q;
+
+    list_for_each (q, &client->requests, node) {
+        bool owed = q->writer.queued || !q->heard || grpc_reader_partial(&q->reader);
+
+        if (!owed || now - q->moved < s->stall)
+            continue;
+        log_warn(
+            "a call makes no progress and is reset\treason=%s call=\"%s\" waiting=\"%s\" milliseconds=%llu",
+            reason_name(BRUMA_REASON_CALL_STALLED), q->service ? q->service->path : "-",
+            q->writer.queued ? "the client takes nothing" : "the client says no more",
+            (unsigned long long)(now - q->moved));
+        s->stalls++;
+        nghttp2_submit_rst_stream(client->connection.session, NGHTTP2_FLAG_NONE, q->id, NGHTTP2_CANCEL);
+    }
+    h2_connection_send(&client->connection);
+}
+
+static uint64_t check_after(const struct grpc_server *s)
+{
+    return s->stall && s->stall / 2 < CHECK_MILLISECONDS ? s->stall / 2 : CHECK_MILLISECONDS;
+}
+
 /* Connections that are left behind, or were never used, must not keep others out. */
 static void on_check(struct loop_timer *timer)
 {
@@ -412,9 +455,13 @@ static void on_check(struct loop_timer *timer)
     struct h2_connection *c = &client->connection;
     uint64_t now = loop_now(c->loop);
 
-    loop_timer_set(c->loop, timer, CHECK_MILLISECONDS);
+    loop_timer_set(c->loop, timer, check_after(client->server));
     if (c->handshaking)
         return; /* that has a limit of its own */
+    if (client->server->stall)
+        end_stalled(client);
+    if (c->closed)
+        return;
     if (!client->requests_len && now - client->idle_since >= IDLE_LIMIT_MILLISECONDS) {
         h2_connection_fail(c, "idle");
     } else if (now - c->last_received >= SILENCE_LIMIT_MILLISECONDS) {
@@ -460,7 +507,7 @@ static void accept_one(struct grpc_server *s, int fd, const struct peer_source *
     client->connection.watch.fd = -1;
     client->connection.last_received = client->idle_since = loop_now(s->loop);
     loop_timer_init(&client->check, on_check);
-    loop_timer_set(s->loop, &client->check, CHECK_MILLISECONDS);
+    loop_timer_set(s->loop, &client->check, check_after(s));
     list_init(&client->requests);
     client->member.source = *source;
     crowd_add(&s->crowd, &client->member);
@@ -543,6 +590,16 @@ int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CT
     }
     *ret = s;
     return 0;
+}
+
+void grpc_server_set_stall(struct grpc_server *s, unsigned milliseconds)
+{
+    s->stall = milliseconds;
+}
+
+uint64_t grpc_server_stalls(const struct grpc_server *s)
+{
+    return s->stalls;
 }
 
 void grpc_server_close(struct grpc_server **ptr)

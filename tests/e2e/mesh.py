@@ -282,10 +282,10 @@ class Node:
             s = socket.create_connection(("127.0.0.1", port), timeout=5)
         with s:
             s.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-            data = b""
-            while chunk := s.recv(65536):
-                data += chunk
-        head, _, body = data.partition(b"\r\n\r\n")
+            chunks = []
+            while chunk := s.recv(1 << 20):
+                chunks.append(chunk)
+        head, _, body = b"".join(chunks).partition(b"\r\n\r\n")
         if b"chunked" in head.lower():
             raise AssertionError("chunked body")
         return int(head.split()[1]), body.decode()
