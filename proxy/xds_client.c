@@ -22,8 +22,9 @@
 #define TRIM_ABOVE    (8 * 1024 * 1024) /* a response of this size leaves holes in the heap */
 #define NACK_TEXT_MAX 4096
 #define BOUND_MIN     65536 /* a server that refuses less than this is told of nothing */
-#define EXHAUSTED_MAX 3 /* refusals in a row, after which it is the request that is believed to be too long \
-                         */
+#define EXHAUSTED_MAX                                                                     \
+    3 /* refusals in a row, after which it is the request that is believed to be too long \
+       */
 
 /* Fields of DeltaDiscoveryRequest, DeltaDiscoveryResponse and Resource. */
 enum { REQUEST_NODE = 1, REQUEST_TYPE = 2, REQUEST_VERSIONS = 5, REQUEST_NONCE = 6, REQUEST_ERROR = 7 };
