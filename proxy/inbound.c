@@ -72,13 +72,15 @@ static void answer(struct stream *s)
     stream_open(s);
     if (s->state != STREAM_OPEN)
         return;
-    if (tunnel_respond(t, s, 200) < 0) {
+    if (t && tunnel_respond(t, s, 200) < 0) {
         stream_close(s, BRUMA_REASON_HTTP2_ERROR, NULL, true);
         return;
     }
     request_free(s->request);
     s->request = NULL;
     stream_send_first(s, header, header_len);
+    if (!t)
+        stream_close(s, BRUMA_REASON_NONE, NULL, true); /* the peer has left meanwhile */
 }
 
 static void dial_failed(struct stream *s, int error)
@@ -92,10 +94,15 @@ void inbound_dialed(struct stream *s)
 {
     int r = socket_connect_result(s->fd);
 
-    if (r == 0)
-        answer(s);
-    else if (r != -EINPROGRESS)
+    if (r == -EINPROGRESS)
+        return;
+    if (r < 0 && !socket_was_reset(r)) {
         dial_failed(s, r);
+        return;
+    }
+    answer(s);
+    if (r < 0)
+        stream_application_reset(s);
 }
 
 static void dial(struct stream *s, const struct workload *local)

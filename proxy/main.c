@@ -35,6 +35,7 @@ static int connections_left(const struct proxy *p)
 }
 
 #define DRAIN_CHECK_MILLISECONDS 50
+#define LAST_BYTES_MILLISECONDS  500 /* after the deadline: for readers to take what is there for them */
 
 static void on_drain_check(struct loop_timer *timer)
 {
@@ -50,8 +51,16 @@ static void on_drain_deadline(struct loop_timer *timer)
 {
     struct proxy *p = container_of(timer, struct proxy, drain_timer);
 
-    log_warn("drain deadline reached\tconnections=%d", connections_left(p));
-    loop_stop(p->loop);
+    if (p->cut) {
+        loop_stop(p->loop);
+        return;
+    }
+    log_warn("drain deadline reached\tconnections=%d reason=%s", connections_left(p),
+             reason_name(BRUMA_REASON_DRAIN_DEADLINE));
+    p->cut = true;
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_cut(p->workers[i]);
+    loop_timer_set(p->loop, timer, LAST_BYTES_MILLISECONDS);
 }
 
 static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
@@ -63,6 +72,7 @@ static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
     if (p->draining)
         return;
     p->draining = true;
+    p->cut = false;
     log_info("draining\tconnections=%d deadline=%llums", connections_left(p),
              (unsigned long long)deadline_milliseconds);
     if (p->zds) {
@@ -288,8 +298,6 @@ static int open_admin(struct proxy *p, const char *unix_socket)
         .ready_port = (uint16_t)p->settings.ready_port,
         .unix_socket = unix_socket,
         .ipv6 = p->settings.ipv6,
-        .connections = (unsigned)p->settings.page_connections,
-        .connections_per_source = (unsigned)p->settings.page_connections_per_source,
         .config_dump = config_dump,
         .metrics = metrics,
         .pending = pending,
@@ -328,9 +336,6 @@ static int open_control_plane(struct proxy *p)
         .pod_name = s->pod_name,
         .pod_namespace = s->pod_namespace,
         .node_name = s->node_name,
-        .request_max = s->xds_request_max,
-        .settle_milliseconds = s->xds_settle,
-        .stall_milliseconds = (unsigned)s->stall_timeout,
         .state = p->state,
         .ready = on_xds_ready,
         .data = p,

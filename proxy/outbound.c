@@ -78,7 +78,7 @@ void outbound_tunnel_ready(struct stream *s)
 void outbound_tunnel_lost(struct stream *s, enum bruma_reason reason, const char *detail)
 {
     bool again = reason == BRUMA_REASON_HTTP2_ERROR || reason == BRUMA_REASON_NONE ||
-                 reason == BRUMA_REASON_TUNNEL_PING_TIMEOUT;
+                 reason == BRUMA_REASON_PEER_RESET || reason == BRUMA_REASON_TUNNEL_PING_TIMEOUT;
 
     loop_timer_cancel(&s->timer);
     if (again && s->attempts < ATTEMPTS_MAX && !s->c.wp->deleted) {

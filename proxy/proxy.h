@@ -46,6 +46,7 @@ struct proxy {
     int own_netns_fd;
     int exempt_map_fd; /* -1 until the agent gave it; atomic */
     bool draining;
+    bool cut;              /* the deadline has come, and all connections were ended */
     bool ending;           /* draining, and not because of another proxy: for good */
     uint64_t linger_until; /* loop time; draining, and still a holder of listeners */
     int exit_status;

@@ -36,8 +36,6 @@ const struct setting proxy_settings_table[] = {
     {"admin-port", "BRUMA_ADMIN_PORT", SETTING_NUMBER, "15000", "admin pages, on loopback; 0: none", FIELD(admin_port), 0, 65535},
     {"metrics-port", "BRUMA_METRICS_PORT", SETTING_NUMBER, "15020", "metrics; 0: none", FIELD(metrics_port), 0, 65535},
     {"ready-port", "BRUMA_READY_PORT", SETTING_NUMBER, "15021", "readiness; 0: none", FIELD(ready_port), 0, 65535},
-    {"page-connections", "BRUMA_PAGE_CONNECTIONS", SETTING_NUMBER, "64", "connections to each of the servers of these ports; with more, one that has asked for nothing goes", FIELD(page_connections), 2, 10000},
-    {"page-connections-per-source", "BRUMA_PAGE_CONNECTIONS_PER_SOURCE", SETTING_NUMBER, "16", "the same of one source: a user of this machine, an IPv4 address, an IPv6 network of 64 bits", FIELD(page_connections_per_source), 1, 10000},
     {"ipv6", "IPV6_ENABLED", SETTING_BOOL, "true", "bind servers, and listeners in pods that the proxy opens itself, to IPv6 too", FIELD(ipv6), 0, 0},
     {"log-json", "BRUMA_LOG_JSON", SETTING_BOOL, "false", "one JSON object a line (LOG_FORMAT=json does the same)", FIELD(log_json), 0, 0},
     {"log", "RUST_LOG", SETTING_STRING, "info", "log levels: level, or scope=level, comma separated", FIELD(log_filter), 0, 0},
@@ -54,6 +52,7 @@ const struct setting proxy_settings_table[] = {
     {"answer-timeout", "BRUMA_ANSWER_TIMEOUT", SETTING_DURATION, "20s", "limit of the wait for the answer to CONNECT", FIELD(answer_timeout), 1, 0},
     {"source-timeout", "BRUMA_SOURCE_TIMEOUT", SETTING_DURATION, "5s", "how long a new connection waits for its pod to be known and to have a certificate", FIELD(source_timeout), 1, 0},
     {"half-close-timeout", "BRUMA_HALF_CLOSE_TIMEOUT", SETTING_DURATION, "1h", "a half-closed connection without traffic is ended after this", FIELD(half_close_timeout), 1000, 0},
+    {"linger-timeout", "BRUMA_LINGER_TIMEOUT", SETTING_DURATION, "5s", "how long a reader that takes nothing is waited for when the other side has reset the connection: what came before the reset is delivered before it", FIELD(linger_timeout), 1, 0},
     {"ping-interval", "BRUMA_PING_INTERVAL", SETTING_DURATION, "10s", "a silent tunnel is asked for a sign of life this often", FIELD(ping_interval), 100, 0},
     {"ping-timeout", "BRUMA_PING_TIMEOUT", SETTING_DURATION, "20s", "limit of the wait for that sign", FIELD(ping_timeout), 100, 0},
     {"drain-deadline", "CONNECTION_TERMINATION_DEADLINE", SETTING_DURATION, "5s", "how long connections may go on after SIGTERM", FIELD(drain_deadline), 0, 0},
@@ -67,9 +66,6 @@ const struct setting proxy_settings_table[] = {
     {"localhost-app-tunnel", "LOCALHOST_APP_TUNNEL", SETTING_BOOL, "true", "reach applications with a PROXY tunnel on loopback", FIELD(localhost_application_tunnel), 0, 0},
     {"unknown-policy-denies", "BRUMA_UNKNOWN_POLICY_DENIES", SETTING_BOOL, "true", "refuse if a policy that a workload names has not arrived in time", FIELD(unknown_policy_denies), 0, 0},
     {"policy-timeout", "BRUMA_POLICY_TIMEOUT", SETTING_DURATION, "5s", "how long a connection waits for a policy that its workload names and that has not arrived", FIELD(policy_timeout), 0, 0},
-    {"stall-timeout", "BRUMA_STALL_TIMEOUT", SETTING_DURATION, "60s", "a stream of the control plane, of which nothing moves for so long although one side owes something, begins anew", FIELD(stall_timeout), 1000, 3600000},
-    {"xds-request-max", "BRUMA_XDS_REQUEST_MAX", SETTING_NUMBER, "4000000", "bytes of the first requests of a stream, which name what is held; what does not fit comes anew (istiod takes 4 MiB)", FIELD(xds_request_max), 0, 1073741824},
-    {"xds-settle", "BRUMA_XDS_SETTLE", SETTING_DURATION, "10s", "after such a request: what the control plane has not mentioned for so long is let go", FIELD(xds_settle), 100, 3600000},
 };
 /* clang-format on */
 

@@ -27,14 +27,13 @@ struct proxy_settings {
 
     unsigned long workers; /* 0: a quarter of the processors, at least one */
     unsigned long admin_port, metrics_port, ready_port;
-    unsigned long page_connections, page_connections_per_source;
     bool ipv6, log_json;
     const char *log_filter;
 
     unsigned long stream_window, connection_window, frame_size, max_streams, key_updates;
     unsigned long pool_max_streams, pool_idle_timeout;
     unsigned long connect_timeout, handshake_timeout, peer_handshake_timeout, answer_timeout, source_timeout,
-        half_close_timeout;
+        half_close_timeout, linger_timeout;
     unsigned long ping_interval, ping_timeout;
     unsigned long drain_deadline;
     unsigned long replaced_linger;
@@ -42,7 +41,7 @@ struct proxy_settings {
     bool keepalive;
     bool response_baggage, original_source, localhost_application_tunnel;
     bool unknown_policy_denies;
-    unsigned long policy_timeout, stall_timeout, xds_request_max, xds_settle;
+    unsigned long policy_timeout;
 };
 
 extern const struct setting proxy_settings_table[];

@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include "proxy/parting.h"
 #include "proxy/socket.h"
 #include "proxy/tuples.h"
 
@@ -17,8 +19,11 @@ enum { FRONT = 0, BACK = 1 }; /* who connected to us, and whom we connected to *
 struct side {
     struct loop_watch watch;
     int fd;
-    bool ended;      /* nothing more comes from it */
-    bool shut;       /* nothing more is written to it */
+    bool ended;      /* nothing more comes from it: all was read */
+    bool fin;        /* up to its FIN */
+    bool hung_up;    /* all that will ever come from it is in its queue; no longer watched */
+    bool reset;      /* by its other end: nothing more is written to it */
+    bool shut;       /* FIN was sent to it */
     uint8_t *unsent; /* bytes for it that it did not take */
     size_t unsent_len, unsent_offset;
 };
@@ -26,8 +31,9 @@ struct side {
 struct relay {
     struct connection c;
     struct side sides[2];
-    struct loop_timer timer; /* connect; then half-close */
+    struct loop_timer timer; /* connect; then half-close, or the last bytes of a side that has reset */
     uint64_t last_activity;
+    size_t left; /* of those last bytes, when the timer looked at them last */
     bool connected, closed, in_tuples;
     uint16_t delivery_port; /* inbound: of BACK; see socket_deliver() */
 };
@@ -38,6 +44,39 @@ static void on_back(struct loop_watch *watch, uint32_t events);
 static struct loop *loop_of(const struct relay *r)
 {
     return r->c.wp->worker->loop;
+}
+
+/* What was read for a side is still delivered to it, unless it has gone. */
+static void part(struct relay *r, int index, bool reset)
+{
+    struct side *side = &r->sides[index], *other = &r->sides[1 - index];
+    bool owed = r->connected && !side->reset && reset;
+
+    if (!owed) {
+        if (reset)
+            socket_reset_on_close(side->fd);
+        close(side->fd);
+        free(side->unsent);
+        return;
+    }
+    parting_begin(&(struct parting_request){
+        .wp = r->c.wp,
+        .fd = side->fd,
+        .unsent = side->unsent,
+        .unsent_offset = side->unsent_offset,
+        .unsent_len = side->unsent_len,
+        .end = other->fin && !side->shut,
+        .reset = reset,
+        .last_activity = r->last_activity,
+        .delivery_port = index == BACK ? r->delivery_port : 0,
+        .in_tuples = r->in_tuples && index == FRONT,
+        .client = r->c.client,
+        .port = r->c.destination.port,
+    });
+    if (index == FRONT)
+        r->in_tuples = false;
+    else
+        r->delivery_port = 0;
 }
 
 static void relay_close(struct relay *r, enum bruma_reason reason, const char *detail, bool reset)
@@ -52,12 +91,8 @@ static void relay_close(struct relay *r, enum bruma_reason reason, const char *d
         struct side *side = &r->sides[i];
 
         loop_watch_remove(loop, &side->watch);
-        if (side->fd >= 0) {
-            if (reset)
-                socket_reset_on_close(side->fd);
-            close(side->fd);
-        }
-        free(side->unsent);
+        if (side->fd >= 0)
+            part(r, i, reset);
     }
     if (reset || (r->sides[BACK].ended && r->sides[BACK].shut))
         socket_delivery_over(r->c.wp, r->delivery_port);
@@ -79,13 +114,39 @@ static void fail_errno(struct relay *r, int error)
     relay_close(r, socket_reason(error), strerror_r(error < 0 ? -error : error, buf, sizeof(buf)), true);
 }
 
+/* How much of what one side sent before its reset has not arrived at the other. */
+static size_t last_bytes(const struct relay *r)
+{
+    size_t left = 0;
+
+    for (int i = 0; i < 2; i++) {
+        const struct side *from = &r->sides[i], *to = &r->sides[1 - i];
+        int unread = 0;
+
+        if (from->reset && ioctl(from->fd, FIONREAD, &unread) == 0)
+            left += (size_t)unread + to->unsent_len + socket_unacknowledged(to->fd);
+    }
+    return left;
+}
+
 static void on_timer(struct loop_timer *timer)
 {
     struct relay *r = container_of(timer, struct relay, timer);
-    uint64_t limit = connection_worker(&r->c)->proxy->settings.half_close_timeout, idle;
+    const struct proxy_settings *set = &connection_worker(&r->c)->proxy->settings;
+    uint64_t limit = set->half_close_timeout, idle;
 
     if (!r->connected) {
         relay_close(r, BRUMA_REASON_CONNECT_TIMEOUT, NULL, true);
+        return;
+    }
+    if (r->sides[FRONT].reset || r->sides[BACK].reset) {
+        size_t left = last_bytes(r);
+
+        if (left == r->left)
+            relay_close(r, BRUMA_REASON_LAST_BYTES_UNDELIVERED, NULL, true);
+        r->left = left;
+        if (!r->closed)
+            loop_timer_set(loop_of(r), timer, set->linger_timeout);
         return;
     }
     idle = loop_now(loop_of(r)) - r->last_activity;
@@ -95,20 +156,42 @@ static void on_timer(struct loop_timer *timer)
         loop_timer_set(loop_of(r), timer, limit - idle);
 }
 
-/* What each socket is watched for follows from the state alone: read while the other takes bytes, write while
- * bytes wait. */
+/*
+ * What each socket is watched for follows from the state alone: read while the other takes bytes, write while
+ * bytes wait. Errors and hang-ups are told whether one asks or not, and again and again: a side that has hung
+ * up is watched no longer. What it has left is read whenever the other side takes it.
+ */
 static void set_interest(struct relay *r)
 {
     for (int i = 0; i < 2; i++) {
         struct side *side = &r->sides[i], *other = &r->sides[1 - i];
         uint32_t events = 0;
 
-        if (!side->ended && !other->unsent_len)
+        if (side->hung_up)
+            continue;
+        if (!side->ended && !other->unsent_len && !other->reset)
             events |= EPOLLIN;
-        if (side->unsent_len)
+        if (side->unsent_len || (other->hung_up && !other->ended))
             events |= EPOLLOUT;
         loop_watch_modify(loop_of(r), &side->watch, events);
     }
+}
+
+static void hang_up(struct relay *r, int index, bool reset)
+{
+    struct side *side = &r->sides[index];
+
+    if (!side->hung_up)
+        loop_watch_remove(loop_of(r), &side->watch);
+    side->hung_up = true;
+    if (!reset || side->reset)
+        return;
+    side->reset = true;
+    free(side->unsent);
+    side->unsent = NULL;
+    side->unsent_len = 0;
+    r->left = last_bytes(r);
+    loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->proxy->settings.linger_timeout);
 }
 
 /* Writes to a side; what it does not take is kept. -errno if the side is gone. */
@@ -155,31 +238,36 @@ static int copy_through(struct relay *r, int from_index, uint8_t *buf)
 {
     struct side *from = &r->sides[from_index], *to = &r->sides[1 - from_index];
 
-    for (int i = 0; i < COPIES_PER_TURN && !to->unsent_len && !from->ended; i++) {
+    for (int i = 0; i < COPIES_PER_TURN && !to->unsent_len && !to->reset && !from->ended; i++) {
         ssize_t n = recv(from->fd, buf, COPY_SIZE, MSG_DONTWAIT);
         int e;
 
         if (n < 0 && errno == EINTR)
             continue;
-        if (n < 0)
-            return errno == EAGAIN ? 0 : -errno;
-        if (n == 0) {
+        if (n < 0 && errno == EAGAIN)
+            return 0;
+        if (n <= 0) {
             from->ended = true;
+            from->fin = n == 0 && !from->reset;
+            if (n < 0)
+                hang_up(r, from_index, true);
             return 0;
         }
         r->last_activity = loop_now(loop_of(r));
         telemetry_bytes(&r->c.flow, from_index == FRONT ? (uint64_t)n : 0,
                         from_index == BACK ? (uint64_t)n : 0);
         e = write_to(to, buf, (size_t)n);
-        if (e < 0)
+        if (e == -ENOMEM)
             return e;
-        if (n < COPY_SIZE)
+        if (e < 0)
+            hang_up(r, 1 - from_index, true);
+        if (n < COPY_SIZE && !from->hung_up)
             return 0; /* drained */
     }
     return 0;
 }
 
-/* Moves what is there from one side to the other. -errno: a side was reset. */
+/* Moves what is there from one side to the other. -errno: there is no memory. */
 static int copy(struct relay *r, int from_index)
 {
     struct shared_buffer *buffer = &connection_worker(&r->c)->plain_in;
@@ -196,7 +284,12 @@ static void pass_on_ends(struct relay *r)
     for (int i = 0; i < 2; i++) {
         struct side *from = &r->sides[i], *to = &r->sides[1 - i];
 
-        if (from->ended && !to->unsent_len && !to->shut) {
+        /* All is told that was said before the reset, or there is nobody to tell it. */
+        if (from->reset && (from->ended || to->reset)) {
+            relay_close(r, BRUMA_REASON_NONE, NULL, true);
+            return;
+        }
+        if (from->ended && !to->unsent_len && !to->shut && !to->reset) {
             to->shut = true;
             shutdown(to->fd, SHUT_WR);
         }
@@ -211,17 +304,21 @@ static void pass_on_ends(struct relay *r)
 
 static void serve(struct relay *r, int index, uint32_t events)
 {
+    struct side *side = &r->sides[index], *other = &r->sides[1 - index];
     int e = 0;
 
-    if (events & EPOLLOUT)
-        e = write_unsent(&r->sides[index]);
-    if (e == 0 && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+    /* The kernel reports a hang-up without an error where the error was told to a send(): our own FIN has not
+     * been sent, so it is a reset. */
+    if (events & (EPOLLHUP | EPOLLERR))
+        hang_up(r, index, (events & EPOLLERR) || !side->shut);
+    else if ((events & EPOLLOUT) && write_unsent(side) < 0)
+        hang_up(r, index, true);
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
         e = copy(r, index);
-    if (e == 0 && (events & EPOLLERR) && r->sides[index].ended)
-        e = -ECONNRESET; /* reset after its own end */
+    if (e == 0 && other->hung_up)
+        e = copy(r, 1 - index);
     if (e < 0) {
-        /* A reset on one side becomes a reset on the other; for the log that is a normal end. */
-        relay_close(r, BRUMA_REASON_NONE, NULL, true);
+        fail_errno(r, e);
         return;
     }
     pass_on_ends(r);
@@ -234,10 +331,11 @@ static void established(struct relay *r)
     int e;
 
     r->connected = true;
-    loop_timer_cancel(&r->timer);
+    if (!r->sides[BACK].reset)
+        loop_timer_cancel(&r->timer);
     r->sides[FRONT].watch.fd = -1;
     e = loop_watch_add(loop_of(r), &r->sides[FRONT].watch, r->sides[FRONT].fd, EPOLLIN, on_front);
-    if (e == 0 && r->sides[BACK].watch.fd < 0)
+    if (e == 0 && r->sides[BACK].watch.fd < 0 && !r->sides[BACK].hung_up)
         e = loop_watch_add(loop_of(r), &r->sides[BACK].watch, r->sides[BACK].fd, EPOLLIN, on_back);
     if (e < 0) {
         fail_errno(r, e);
@@ -261,6 +359,10 @@ static void on_back(struct loop_watch *watch, uint32_t events)
         return;
     }
     e = socket_connect_result(watch->fd);
+    if (socket_was_reset(e)) {
+        hang_up(r, BACK, true);
+        e = 0;
+    }
     if (e == 0)
         established(r);
     else if (e != -EINPROGRESS)

@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 
 #include "bruma/mesh.h"
@@ -93,8 +95,19 @@ int socket_connect_result(int fd)
     return -error;
 }
 
-/* A second connect() tells at once whether the first is through, which it mostly is on loopback: that saves a
- * turn of the event loop. */
+/* Not by a second connect(): if the other side has accepted, spoken and reset meanwhile, that throws away
+ * what it said. */
+static bool is_established(int fd)
+{
+    uint8_t state = TCP_CLOSE; /* the first byte of struct tcp_info */
+    socklen_t len = sizeof(state);
+
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &len) == 0 && state != TCP_SYN_SENT &&
+           state != TCP_SYN_RECV && state != TCP_CLOSE;
+}
+
+/* Whether the connect is through, which it mostly is on loopback, is asked at once: that saves a turn of the
+ * event loop. */
 static int start_connect(int fd, const struct endpoint *target, bool *ret_connected)
 {
     struct sockaddr_storage sa;
@@ -105,10 +118,8 @@ static int start_connect(int fd, const struct endpoint *target, bool *ret_connec
         return 0;
     if (errno != EINPROGRESS)
         return -errno;
-    if (connect(fd, (struct sockaddr *)&sa, (socklen_t)len) == 0 || errno == EISCONN)
-        return 0;
-    *ret_connected = false;
-    return errno == EALREADY || errno == EINPROGRESS ? 0 : -errno;
+    *ret_connected = is_established(fd);
+    return 0;
 }
 
 static int new_socket(struct worker *worker, struct pod *pod, bool v4)
@@ -352,6 +363,13 @@ void socket_delivery_over(struct worker_pod *wp, uint16_t port)
 {
     if (!wp->deleted)
         delivery_ports_give(&wp->ports, port, loop_now(wp->worker->loop));
+}
+
+size_t socket_unacknowledged(int fd)
+{
+    int bytes = 0;
+
+    return ioctl(fd, SIOCOUTQ, &bytes) == 0 && bytes > 0 ? (size_t)bytes : 0;
 }
 
 void socket_reset_on_close(int fd)

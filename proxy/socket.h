@@ -34,6 +34,15 @@ bool socket_address_is_local(struct worker *worker, struct pod *pod, const struc
 
 /* 0 if a non-blocking connect has succeeded, -EINPROGRESS, or what it failed with. */
 int socket_connect_result(int fd);
+/* That was no failure: the other side had accepted, and has reset the connection since. What it said first is
+ * there to be read. */
+static inline bool socket_was_reset(int connect_result)
+{
+    return connect_result == -ECONNRESET || connect_result == -EPIPE;
+}
+
+/* Bytes that were written and that the other side's kernel has not acknowledged. */
+size_t socket_unacknowledged(int fd);
 
 /* close() makes the kernel send a reset instead of a FIN. */
 void socket_reset_on_close(int fd);

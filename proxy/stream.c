@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/uio.h>
 
+#include "proxy/parting.h"
 #include "proxy/request.h"
 #include "proxy/socket.h"
 
@@ -13,6 +14,7 @@
 #define GATHERED_FIRST 4
 
 static void on_timer(struct loop_timer *timer);
+static int deliver_gathered(struct stream *s);
 
 static struct loop *loop_of(const struct stream *s)
 {
@@ -43,9 +45,39 @@ struct stream *stream_new(struct worker_pod *wp, bool inbound, int fd, const str
     return s;
 }
 
+/* Both sides have said all, or nothing was ever to be said: close() is enough. Else the application is owed
+ * what the peer had sent, and has the end or the reset behind it. */
+static void part(struct stream *s, bool reset, bool owed)
+{
+    if (owed && deliver_gathered(s) < 0)
+        owed = false;
+    if (owed) {
+        parting_begin(&(struct parting_request){
+            .wp = s->c.wp,
+            .fd = s->fd,
+            .unsent = s->pending,
+            .unsent_offset = s->pending_offset,
+            .unsent_len = s->pending_len,
+            .end = s->remote_closed && !s->write_closed,
+            .reset = reset,
+            .last_activity = s->last_activity,
+            .delivery_port = s->delivery_port,
+        });
+        s->pending = NULL;
+    } else {
+        if (reset)
+            socket_reset_on_close(s->fd);
+        close(s->fd);
+        if (reset || (s->read_closed && s->write_closed))
+            socket_delivery_over(s->c.wp, s->delivery_port);
+    }
+    s->fd = -1;
+}
+
 void stream_close(struct stream *s, enum bruma_reason reason, const char *detail, bool reset)
 {
     struct worker *w = s->c.wp->worker;
+    bool owed = s->state == STREAM_OPEN && !s->app_reset && (reset || !s->read_closed);
 
     if (s->state == STREAM_CLOSED)
         return;
@@ -64,14 +96,8 @@ void stream_close(struct stream *s, enum bruma_reason reason, const char *detail
     list_del(&s->touched_node);
     loop_timer_cancel(&s->timer);
     loop_watch_remove(w->loop, &s->watch);
-    if (s->fd >= 0) {
-        if (reset)
-            socket_reset_on_close(s->fd);
-        close(s->fd);
-        s->fd = -1;
-        if (reset || (s->read_closed && s->write_closed))
-            socket_delivery_over(s->c.wp, s->delivery_port);
-    }
+    if (s->fd >= 0)
+        part(s, reset, owed);
     free(s->gathered);
     free(s->pending);
     s->gathered = NULL;
@@ -104,7 +130,8 @@ static void arm_half_closed(struct stream *s)
 static void on_timer(struct loop_timer *timer)
 {
     struct stream *s = container_of(timer, struct stream, timer);
-    uint64_t limit = s->c.wp->worker->proxy->settings.half_close_timeout, idle;
+    const struct proxy_settings *set = &s->c.wp->worker->proxy->settings;
+    uint64_t limit = s->app_reset ? set->linger_timeout : set->half_close_timeout, idle;
 
     switch (s->state) {
     case STREAM_REQUESTED:
@@ -116,7 +143,9 @@ static void on_timer(struct loop_timer *timer)
     case STREAM_OPEN:
         idle = loop_now(loop_of(s)) - s->last_activity;
         if (idle >= limit)
-            stream_close(s, BRUMA_REASON_IDLE_HALF_CLOSED, NULL, true);
+            stream_close(s,
+                         s->app_reset ? BRUMA_REASON_LAST_BYTES_UNDELIVERED : BRUMA_REASON_IDLE_HALF_CLOSED,
+                         NULL, true);
         else
             loop_timer_set(loop_of(s), &s->timer, limit - idle);
         break;
@@ -143,7 +172,40 @@ static void finish(struct stream *s)
 /* The application reset its connection: the peer shall see a reset too. */
 static void aborted(struct stream *s)
 {
+    s->app_reset = true;
     stream_close(s, BRUMA_REASON_NONE, NULL, true);
+}
+
+/*
+ * It shows in whatever touches the socket first, mostly in a write. What the application said before (an
+ * error answer to a request that it did not want to read) is passed on all the same, as far as the peer takes
+ * it; then comes the reset.
+ */
+static void application_reset(struct stream *s)
+{
+    if (s->app_reset)
+        return;
+    s->app_reset = true;
+    if (s->tunnel)
+        tunnel_stream_consumed(s->tunnel, s,
+                               s->pending_len - (s->uncounted < s->pending_len ? s->uncounted : 0));
+    free(s->pending);
+    s->pending = NULL;
+    s->pending_len = s->pending_offset = s->pending_size = s->uncounted = 0;
+    if (s->read_closed || !s->tunnel) {
+        aborted(s);
+        return;
+    }
+    s->last_activity = loop_now(loop_of(s));
+    loop_timer_set(loop_of(s), &s->timer, s->c.wp->worker->proxy->settings.linger_timeout);
+    s->readable = s->read_hangup = true;
+    tunnel_stream_readable(s->tunnel, s);
+}
+
+void stream_application_reset(struct stream *s)
+{
+    if (s->state == STREAM_OPEN)
+        application_reset(s);
 }
 
 ssize_t stream_read(struct stream *s, uint8_t *buf, size_t size, bool *ret_end)
@@ -166,9 +228,14 @@ ssize_t stream_read(struct stream *s, uint8_t *buf, size_t size, bool *ret_end)
     if ((size_t)n < size && !s->read_hangup)
         s->readable = false;
     s->last_activity = loop_now(loop_of(s));
-    *ret_end = n == 0;
-    if (n == 0)
+    if (n == 0) {
         s->readable = false;
+        if (s->app_reset) { /* the error itself was told to somebody else */
+            aborted(s);
+            return -EAGAIN;
+        }
+    }
+    *ret_end = n == 0;
     return n;
 }
 
@@ -212,7 +279,7 @@ static void write_pending(struct stream *s)
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno != EAGAIN) {
-            aborted(s);
+            application_reset(s);
             return;
         }
         if (n < 0)
@@ -288,19 +355,26 @@ static ssize_t send_gathered(struct stream *s)
     return n;
 }
 
-void stream_deliver(struct stream *s)
+static void drop_gathered(struct stream *s)
+{
+    size_t total = 0;
+
+    for (unsigned i = 0; i < s->gathered_len; i++)
+        total += s->gathered[i].iov_len;
+    s->gathered_len = 0;
+    took(s, total);
+}
+
+/* What the socket does not take is kept. -EPIPE: the application has reset the connection. */
+static int deliver_gathered(struct stream *s)
 {
     size_t skip = 0;
 
-    if (s->state != STREAM_OPEN)
-        return;
     if (!s->pending_len && s->gathered_len) {
         ssize_t n = send_gathered(s);
 
-        if (n < 0) {
-            aborted(s);
-            return;
-        }
+        if (n < 0)
+            return -EPIPE;
         skip = (size_t)n;
         took(s, skip);
     }
@@ -311,13 +385,35 @@ void stream_deliver(struct stream *s)
             skip -= v->iov_len;
             continue;
         }
-        if (keep(s, (const uint8_t *)v->iov_base + skip, v->iov_len - skip) < 0) {
-            stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
-            return;
-        }
+        if (keep(s, (const uint8_t *)v->iov_base + skip, v->iov_len - skip) < 0)
+            return -ENOMEM;
         skip = 0;
     }
     s->gathered_len = 0;
+    return 0;
+}
+
+void stream_deliver(struct stream *s)
+{
+    int r;
+
+    if (s->state != STREAM_OPEN)
+        return;
+    if (s->app_reset) {
+        drop_gathered(s);
+        return;
+    }
+    r = deliver_gathered(s);
+    if (r == -EPIPE) {
+        drop_gathered(s);
+        application_reset(s);
+        return;
+    }
+    if (r < 0) {
+        s->gathered_len = 0;
+        stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+        return;
+    }
     if (s->pending_len)
         set_interest(s, true);
     finish(s);
@@ -336,16 +432,16 @@ static void on_event(struct loop_watch *watch, uint32_t events)
         if (s->state != STREAM_OPEN)
             return;
     }
-    if (!(events & ~(uint32_t)EPOLLOUT))
-        return;
-    if (s->read_closed || !s->tunnel) {
-        /* Nothing more is read from it, so only an error is news. */
-        if (events & EPOLLERR)
-            aborted(s);
+    /* While we have not ended our side, a hang-up can only be a reset whose error was told to somebody else.
+     */
+    if ((events & EPOLLERR) || ((events & EPOLLHUP) && !s->write_closed)) {
+        application_reset(s);
         return;
     }
+    if (!(events & ~(uint32_t)EPOLLOUT) || s->read_closed || !s->tunnel)
+        return;
     s->readable = true;
-    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+    if (events & (EPOLLRDHUP | EPOLLHUP))
         s->read_hangup = true;
     tunnel_stream_readable(s->tunnel, s);
 }
@@ -402,6 +498,11 @@ void stream_send_first(struct stream *s, const uint8_t *data, size_t len)
 
 /* ---- the tunnel's side ---- */
 
+bool stream_is_ahead(const struct stream *s)
+{
+    return s->state == STREAM_DIALING && s->fd >= 0 && s->pending_len;
+}
+
 void stream_remote_end(struct stream *s)
 {
     s->remote_closed = true;
@@ -430,7 +531,8 @@ void stream_detached(struct stream *s, uint32_t code)
         break;
     case STREAM_DIALING:
     case STREAM_WAITING:
-        stream_close(s, BRUMA_REASON_NONE, NULL, true);
+        if (!stream_is_ahead(s))
+            stream_close(s, BRUMA_REASON_NONE, NULL, true);
         break;
     case STREAM_OPEN:
         /* Envoy ends its streams with CONNECT_ERROR, and says INTERNAL_ERROR where its own client has left;

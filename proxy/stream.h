@@ -36,6 +36,7 @@ struct stream {
     bool read_closed;   /* END_STREAM was sent */
     bool remote_closed; /* END_STREAM was received */
     bool write_closed;  /* shutdown(SHUT_WR) was done */
+    bool app_reset;     /* the application has reset its connection: what it said before is still passed on */
     uint8_t attempts;   /* tunnels tried */
 
     struct iovec *gathered; /* bytes of this turn, in worker.plain_in */
@@ -99,6 +100,11 @@ ssize_t stream_read(struct stream *s, uint8_t *buf, size_t size, bool *ret_end);
 void stream_gather(struct stream *s, const uint8_t *data, size_t len);
 void stream_deliver(struct stream *s); /* what was gathered, to the application */
 void stream_remote_end(struct stream *s);
+/* The connect to the application succeeded, and was followed by a reset. */
+void stream_application_reset(struct stream *s);
+/* The peer has sent data ahead of the answer, which still goes to the application when the peer has left:
+ * ahead of the reset, once the connect is through. */
+bool stream_is_ahead(const struct stream *s);
 /* The stream has left the tunnel; code: HTTP/2 error code, NO_ERROR after both ends were closed. */
 void stream_detached(struct stream *s, uint32_t code);
 

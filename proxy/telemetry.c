@@ -94,6 +94,11 @@ static void count_failure(struct telemetry *t, enum telemetry_reporter reporter,
         counter_add(&t->failures[(unsigned)reason < BRUMA_REASON_COUNT ? reason : BRUMA_REASON_INTERNAL], 1);
 }
 
+void telemetry_failure(struct telemetry *t, enum bruma_reason reason)
+{
+    count_failure(t, REPORTER_SOURCE, reason);
+}
+
 void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason reason, const char *detail)
 {
     struct telemetry_series *s = flow->series;

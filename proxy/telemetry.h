@@ -60,6 +60,9 @@ void telemetry_early_deny(struct telemetry *telemetry, enum telemetry_reporter r
                           const struct endpoint *source, const struct endpoint *destination,
                           enum bruma_reason reason, const char *detail);
 
+/* Only the failure counter of the reason: the connection's line has been written already. */
+void telemetry_failure(struct telemetry *telemetry, enum bruma_reason reason);
+
 /* A connection waits for a policy to arrive; counted once, *waited remembers it. */
 void telemetry_policy_wait(struct telemetry *telemetry, bool *waited);
 

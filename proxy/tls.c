@@ -566,9 +566,18 @@ void tls_shutdown(struct tls *tls)
 {
     static const uint8_t close_notify[] = {1, ALERT_CLOSE_NOTIFY};
 
-    if (tls->established && !tls_blocked(tls) &&
-        put_record(tls, RECORD_ALERT, close_notify, sizeof(close_notify)) == 0)
+    if (tls->established && put_record(tls, RECORD_ALERT, close_notify, sizeof(close_notify)) == 0)
         flush(tls);
-    /* Behind what a full socket did not take it would never be sent. */
     shared_buffer_leave(&tls->buffers->gathered, tls);
+}
+
+uint8_t *tls_take_pending(struct tls *tls, size_t *ret_offset, size_t *ret_len)
+{
+    uint8_t *pending = tls->pending;
+
+    *ret_offset = tls->pending_offset;
+    *ret_len = tls->pending_len - tls->pending_offset;
+    tls->pending = NULL;
+    tls->pending_len = tls->pending_offset = 0;
+    return pending;
 }

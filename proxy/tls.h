@@ -77,8 +77,7 @@ ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more);
 
 static inline bool tls_holds_input(const struct tls *tls)
 {
-    /* of an end that has been read the socket will not tell again either */
-    return tls->in_len != 0 || tls->peer_closed;
+    return tls->in_len != 0;
 }
 
 /* Encrypts and gathers: the shared buffer is this connection's until tls_flush(), tls_shutdown() or
@@ -107,8 +106,10 @@ static inline bool tls_unanswerable(const struct tls *tls)
 /* Has the peer's certificate been revoked since the handshake? */
 bool tls_peer_revoked(const struct tls *tls);
 
-/* Sends close_notify if the socket takes it. */
+/* Sends close_notify, behind what the socket has not taken yet. */
 void tls_shutdown(struct tls *tls);
+/* Gives away what the socket did not take: the caller's, from *ret_offset on. NULL: nothing. */
+uint8_t *tls_take_pending(struct tls *tls, size_t *ret_offset, size_t *ret_len);
 
 /* For SSL_CTX_set_keylog_callback() of both contexts. */
 void tls_take_secret(const SSL *ssl, const char *line);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "log.h"
+#include "proxy/parting.h"
 #include "proxy/pool.h"
 #include "proxy/request.h"
 #include "proxy/socket.h"
@@ -65,14 +66,34 @@ static void end_streams(struct tunnel *t, enum bruma_reason reason, const char *
         s->tunnel = NULL;
         if (s->state == STREAM_REQUESTED)
             outbound_tunnel_lost(s, reason, detail);
-        else
+        else if (!t->lost || !stream_is_ahead(s))
             stream_close(s, reason, detail, true);
     }
+}
+
+static int fill(struct tunnel *t);
+
+/* The end must not overtake what was said before it: frames that wait, an alert. The peer may still be
+ * sending, and would be answered by a reset that destroys them. cut: streams have ended with the tunnel. */
+static void part(struct tunnel *t, int fd, bool open, bool cut)
+{
+    struct parting_request q = {.wp = t->wp, .fd = fd, .end = true};
+
+    if (open) {
+        if (cut || !t->goaway) /* also: no request leaves any more */
+            nghttp2_session_terminate_session(t->session, NGHTTP2_NO_ERROR);
+        (void)fill(t);
+        tls_shutdown(&t->tls);
+    }
+    q.unsent = tls_take_pending(&t->tls, &q.unsent_offset, &q.unsent_len);
+    parting_begin(&q);
 }
 
 void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail)
 {
     struct worker *w = t->wp->worker;
+    bool open = t->state == TUNNEL_OPEN, connected = open || t->state == TUNNEL_HANDSHAKING;
+    bool cut = t->streams_len > 0;
     char text[160];
     int fd = t->watch.fd;
 
@@ -87,16 +108,19 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
         return;
     }
     snprintf(text, sizeof(text), "%s", detail ? detail : "");
-    if (t->state == TUNNEL_OPEN)
-        tls_shutdown(&t->tls);
     t->state = TUNNEL_DEAD;
     list_del(&t->node);
     list_del(&t->flush_node);
     loop_timer_cancel(&t->timer);
     loop_watch_remove(w->loop, &t->watch);
-    if (fd >= 0)
-        close(fd);
     end_streams(t, reason, text[0] ? text : NULL);
+    if (fd >= 0 && connected && !t->lost) {
+        part(t, fd, open, cut);
+    } else if (fd >= 0) {
+        if (open)
+            tls_shutdown(&t->tls);
+        close(fd);
+    }
     nghttp2_session_del(t->session);
     t->session = NULL;
     if (t->tls_ready) {
@@ -260,6 +284,26 @@ static bool finished(const struct tunnel *t)
     return t->goaway && !t->streams_len && !t->queue_len && !t->shutting_down;
 }
 
+static void deliver_touched(struct worker *w);
+
+/* The peer has gone, and we heard of it by writing: what it had sent before is still there. */
+static void read_rest(struct tunnel *t)
+{
+    struct worker *w = t->wp->worker;
+    bool more = true;
+
+    t->lost = true;
+    shared_buffer_take(&w->plain_in, t);
+    while (more && !t->closing) {
+        ssize_t n = tls_read(&t->tls, w->plain_in.data, w->plain_in.size, &more);
+
+        if (n < 0 || (n > 0 && nghttp2_session_mem_recv(t->session, w->plain_in.data, (size_t)n) < 0))
+            more = false;
+        deliver_touched(w);
+    }
+    shared_buffer_leave(&w->plain_in, t);
+}
+
 void tunnel_flush(struct tunnel *t)
 {
     int r;
@@ -280,6 +324,8 @@ void tunnel_flush(struct tunnel *t)
     if (r < 0) {
         char buf[128];
 
+        if (r != -EPROTO)
+            read_rest(t);
         tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
                      r == -EPROTO ? "HTTP/2 session failed" : strerror_r(-r, buf, sizeof(buf)));
     } else if (r == 1) {
@@ -292,7 +338,8 @@ void tunnel_flush(struct tunnel *t)
             tunnel_wants_flush(t);
             loop_again(loop_of(t));
         }
-        if (finished(t) && !nghttp2_session_want_write(t->session))
+        if (!nghttp2_session_want_write(t->session) &&
+            (finished(t) || !nghttp2_session_want_read(t->session)))
             tunnel_close(t, BRUMA_REASON_NONE, NULL);
     }
     leave(t);
@@ -323,13 +370,19 @@ static void on_readable(struct tunnel *t)
         if (n == 0)
             break;
         if (n == -EPIPE) {
-            tunnel_close(t, t->goaway ? BRUMA_REASON_NONE : BRUMA_REASON_HTTP2_ERROR,
+            t->lost = true;
+            /* After its GOAWAY it may, but streams that were still open have been cut off. */
+            tunnel_close(t,
+                         !t->goaway       ? BRUMA_REASON_HTTP2_ERROR
+                         : t->streams_len ? BRUMA_REASON_PEER_RESET
+                                          : BRUMA_REASON_NONE,
                          "the peer closed the tunnel");
             break;
         }
         if (n < 0) {
             char buf[128];
 
+            t->lost = n != -EPROTO;
             if (n == -EPROTO && t->tls.reason != BRUMA_REASON_HTTP2_ERROR)
                 close_with_a_word(t, t->tls.reason, t->tls.error);
             else
@@ -352,7 +405,7 @@ static void on_readable(struct tunnel *t)
     if (!t->closing) {
         if (nghttp2_session_want_write(t->session) || tls_wants_flush(&t->tls))
             tunnel_wants_flush(t);
-        else if (!nghttp2_session_want_read(t->session) || finished(t))
+        else if (!tls_blocked(&t->tls) && (!nghttp2_session_want_read(t->session) || finished(t)))
             tunnel_close(t, BRUMA_REASON_NONE, NULL);
     }
     leave(t);
@@ -389,6 +442,7 @@ static void on_handshake(struct tunnel *t)
     if (r == -EPROTO) {
         deny(t, t->tls.reason, t->tls.error);
     } else if (r < 0) {
+        t->lost = true;
         deny_errno(t, BRUMA_REASON_TLS_HANDSHAKE_FAILED, r);
     } else if (r == 1) {
         open_tunnel(t);

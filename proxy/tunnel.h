@@ -41,6 +41,7 @@ struct tunnel {
     unsigned streams_len;
     unsigned busy; /* depth of calls into nghttp2: the session must not be freed inside */
     bool closing;  /* to be closed once busy is 0 */
+    bool lost;     /* nobody is there any more to be told something */
     enum bruma_reason close_reason;
     char close_detail[160];
     bool goaway;          /* no new streams: sent or received */

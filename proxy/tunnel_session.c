@@ -123,6 +123,8 @@ static ssize_t data_read(nghttp2_session *session, int32_t stream_id, uint8_t *b
     (void)session;
     (void)stream_id;
     (void)buf;
+    if (s->tunnel != tunnel)
+        return NGHTTP2_ERR_DEFERRED; /* the tunnel is being closed, and its streams have gone */
     if (tunnel->out_error)
         return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (tls_blocked(&tunnel->tls) || tunnel->turn_bytes > TURN_BYTES_MAX ||
@@ -315,7 +317,7 @@ static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t
 
     if (code == NGHTTP2_REFUSED_STREAM && !tunnel->server)
         tunnel->refused_streams = true;
-    if (s)
+    if (s && s->tunnel == tunnel)
         stream_detached(s, code);
     return 0;
 }
@@ -342,7 +344,7 @@ static int on_frame_not_send(nghttp2_session *session, const nghttp2_frame *fram
     if (frame->hd.type != NGHTTP2_HEADERS || tunnel->server)
         return 0;
     s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
-    if (s && s->state == STREAM_REQUESTED) {
+    if (s && s->tunnel == tunnel && s->state == STREAM_REQUESTED) {
         nghttp2_session_set_stream_user_data(session, frame->hd.stream_id, NULL);
         stream_detached(s, NGHTTP2_REFUSED_STREAM);
     }

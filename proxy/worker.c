@@ -13,6 +13,7 @@
 #include "proxy/acceptor.h"
 #include "proxy/connection.h"
 #include "proxy/crl.h"
+#include "proxy/parting.h"
 #include "proxy/rcu.h"
 #include "proxy/route_device.h"
 #include "proxy/socket.h"
@@ -145,6 +146,7 @@ static void do_add_pod(void *data)
         wp->local_stale = true;
         list_init(&wp->connections);
         list_init(&wp->servers);
+        list_init(&wp->partings);
         worker_pod_init_waiting(wp);
         for (size_t i = 0; i < array_size(wp->clients); i++)
             list_init(&wp->clients[i]);
@@ -191,13 +193,26 @@ static void do_drain_pod(void *data)
     message_free(m);
 }
 
-static void close_tunnels(struct list *tunnels)
+static void close_tunnels(struct list *tunnels, enum bruma_reason reason)
 {
     while (!list_empty(tunnels))
-        tunnel_close(list_first(tunnels, struct tunnel, node), BRUMA_REASON_POD_REMOVED, NULL);
+        tunnel_close(list_first(tunnels, struct tunnel, node), reason, NULL);
 }
 
-static void remove_pod(struct worker_pod *wp)
+/* Tunnels first: their ends tell the peers that the streams have been cut off. */
+static void cut_connections(struct worker_pod *wp, enum bruma_reason reason)
+{
+    close_tunnels(&wp->servers, reason);
+    for (size_t i = 0; i < array_size(wp->clients); i++)
+        close_tunnels(&wp->clients[i], reason);
+    while (!list_empty(&wp->connections)) {
+        struct connection *c = list_first(&wp->connections, struct connection, node);
+
+        c->cut(c, reason, NULL);
+    }
+}
+
+static void remove_pod(struct worker_pod *wp, enum bruma_reason reason)
 {
     struct worker *w = wp->worker;
 
@@ -205,20 +220,15 @@ static void remove_pod(struct worker_pod *wp)
     loop_timer_cancel(&wp->policy_timer);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         acceptor_close(&wp->acceptors[i]);
-    while (!list_empty(&wp->connections)) {
-        struct connection *c = list_first(&wp->connections, struct connection, node);
-
-        c->cut(c, BRUMA_REASON_POD_REMOVED, NULL);
-    }
+    cut_connections(wp, reason);
     while (!list_empty(&wp->waiting)) {
         struct waiter *waiter = list_first(&wp->waiting, struct waiter, node);
 
         worker_wait_cancel(waiter);
         waiter->check(waiter, true);
     }
-    close_tunnels(&wp->servers);
-    for (size_t i = 0; i < array_size(wp->clients); i++)
-        close_tunnels(&wp->clients[i]);
+    cut_connections(wp, reason); /* such as those that these waiters have begun */
+    parting_end_all(wp);
     /* A thread inside the namespace would keep it alive. */
     socket_leave(w, wp->pod);
     delivery_ports_free(&wp->ports);
@@ -236,7 +246,7 @@ static void do_delete_pod(void *data)
     struct worker_pod *wp = find(m->worker, m->pod);
 
     if (wp)
-        remove_pod(wp);
+        remove_pod(wp, BRUMA_REASON_POD_REMOVED);
     message_free(m);
 }
 
@@ -300,6 +310,16 @@ static void do_resume(void *data)
 
     m->worker->draining = false;
     accept_again(m->worker);
+    message_free(m);
+}
+
+static void do_cut(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp;
+
+    list_for_each (wp, &m->worker->pods, node)
+        cut_connections(wp, BRUMA_REASON_DRAIN_DEADLINE);
     message_free(m);
 }
 
@@ -418,6 +438,11 @@ void worker_drain(struct worker *w)
     tell(w, NULL, do_drain, NULL);
 }
 
+void worker_cut(struct worker *w)
+{
+    tell(w, NULL, do_cut, NULL);
+}
+
 void worker_resume(struct worker *w)
 {
     tell(w, NULL, do_resume, NULL);
@@ -486,7 +511,7 @@ static void *run(void *data)
     if (r < 0)
         log_error_errno(r, "worker %u ends", w->index);
     while (!list_empty(&w->pods))
-        remove_pod(list_first(&w->pods, struct worker_pod, node));
+        remove_pod(list_first(&w->pods, struct worker_pod, node), BRUMA_REASON_DRAIN_DEADLINE);
     rcu_unregister_thread();
     return NULL;
 }

@@ -60,6 +60,7 @@ struct worker_pod {
     struct pod *pod; /* referenced */
     struct acceptor acceptors[BRUMA_LISTENER_COUNT];
     struct list connections;                    /* struct connection */
+    struct list partings;                       /* struct parting: sockets that take their last bytes */
     struct list servers;                        /* tunnels that peers opened */
     struct list clients[1 << WORKER_POOL_BITS]; /* tunnels that we opened, by destination: the pool */
     struct list waiting;                        /* struct waiter: need the pod's workload or certificate */
@@ -86,6 +87,8 @@ void worker_state_changed(struct worker *worker, bool policies);
 void worker_set_revoked(struct worker *worker, struct crl_set *set);
 void worker_drain(struct worker *worker);
 void worker_resume(struct worker *worker); /* undoes it */
+/* The time to drain is over: ends all connections, which is told and logged. */
+void worker_cut(struct worker *worker);
 /* Fills object (uid -> {inbound, outbound}) with the worker's connections, then posts done(data) to the
  * control loop. */
 void worker_dump(struct worker *worker, cJSON *object, loop_post_fn done, void *data);

@@ -50,24 +50,14 @@ void http_connection_close(struct http_connection *c)
     loop_timer_cancel(&c->timer);
     loop_watch_remove(c->server->loop, &c->watch);
     close(c->fd);
-    crowd_remove(&c->server->crowd, &c->member);
+    list_del(&c->node);
+    c->server->connections_len--;
     loop_free_later(c->server->loop, c);
 }
 
-enum crowd_worth http_connection_worth(const struct crowd_member *member)
+bool http_connection_idle(const struct http_connection *c)
 {
-    const struct http_connection *c = container_of(member, struct http_connection, member);
-
-    switch (c->state) {
-    case HTTP_READING:
-        return c->started ? CROWD_UNPROVEN : CROWD_IDLE;
-    case HTTP_BODY:
-        return CROWD_UNPROVEN;
-    case HTTP_LINGERING:
-        return CROWD_IDLE;
-    default:
-        return CROWD_BUSY;
-    }
+    return c->state == HTTP_READING && !c->started;
 }
 
 /* The wish for events of the state; false if the connection had to be closed. */
@@ -358,7 +348,8 @@ static bool write_answer(struct http_connection *c, bool *ret_gone)
     c->state = HTTP_READING;
     c->started = false;
     set_timer(c, HTTP_IDLE_TIME);
-    crowd_refresh(&c->server->crowd, &c->member);
+    list_del(&c->node);
+    list_add_tail(&c->server->connections, &c->node);
     return true;
 }
 
@@ -453,7 +444,7 @@ static void on_event(struct loop_watch *watch, uint32_t events)
         go(c);
 }
 
-int http_connection_new(struct http_server *server, int fd, const struct peer_source *source)
+int http_connection_new(struct http_server *server, int fd)
 {
     struct http_connection *c = malloc(sizeof(*c));
     int one = 1, r;
@@ -475,8 +466,8 @@ int http_connection_new(struct http_server *server, int fd, const struct peer_so
         free(c);
         return r;
     }
-    c->member.source = *source;
-    crowd_add(&server->crowd, &c->member);
+    list_add_tail(&server->connections, &c->node);
+    server->connections_len++;
     set_timer(c, HTTP_HEAD_TIME);
     return 0;
 }
