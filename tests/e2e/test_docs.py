@@ -9,7 +9,7 @@ from support.system import run
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 PAGES = sorted([f"docs/{n}" for n in os.listdir(f"{ROOT}/docs") if n.endswith(".md")] +
-               ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/bench/README.md"])
+               ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "tests/bench/README.md"])
 
 
 def read(name):
