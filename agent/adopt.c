@@ -26,15 +26,17 @@
 #define NETNS_DIRECTORY "/run/netns" /* where container runtimes and ip(8) name namespaces */
 
 /* A runtime may keep namespaces where the agent does not see them, and a name may go before its last process
- * does. */
-static bool find_by_process(const struct agent *agent, uint64_t cookie, char *path, size_t size)
+ * does. 1, 0 or -errno. */
+static int find_by_process(const struct agent *agent, uint64_t cookie, char *path, size_t size)
 {
     DIR *dir = opendir(agent->config->proc);
     struct dirent *e;
     ino_t last = 0;
-    bool found = false;
+    int found = 0;
 
-    while (dir && !found && (e = readdir(dir))) {
+    if (!dir)
+        return -errno;
+    while (!found && (e = readdir(dir))) {
         struct stat st;
         uint64_t other;
 
@@ -44,26 +46,34 @@ static bool find_by_process(const struct agent *agent, uint64_t cookie, char *pa
             continue;
         last = st.st_ino; /* neighbours mostly share one */
         _cleanup_fd_ int fd = netns_open(path);
+        int r = fd < 0 ? fd : netns_cookie(fd, &other);
 
-        found = fd >= 0 && netns_cookie(fd, &other) == 0 && other == cookie;
+        if (r == -EMFILE || r == -ENFILE || r == -ENOMEM)
+            found = r;
+        else
+            found = r == 0 && other == cookie;
     }
-    if (dir)
-        closedir(dir);
+    closedir(dir);
     return found;
 }
 
-/* Its path leads nowhere: a process that lives there has another one. */
-static bool relocate(const struct agent *agent, struct pod *pod)
+/* Its path leads nowhere: a process that lives there has another one. 1 if there is one, 0 if not, or -errno:
+ * it cannot be told. */
+static int relocate(const struct agent *agent, struct pod *pod)
 {
     char path[512], *copy;
+    int r = find_by_process(agent, pod->cookie, path, sizeof(path));
 
-    if (!find_by_process(agent, pod->cookie, path, sizeof(path)) || !(copy = strdup(path)))
-        return false;
+    if (r <= 0)
+        return r;
+    copy = strdup(path);
+    if (!copy)
+        return -ENOMEM;
     log_info("a pod's network namespace is reached by one of its processes\tpod=\"%s/%s\" was=%s netns=%s",
              pod->namespace, pod->name, pod->netns_path, path);
     free(pod->netns_path);
     pod->netns_path = copy;
-    return true;
+    return 1;
 }
 
 static int open_own_netns(struct pod *pod)
@@ -83,16 +93,32 @@ static int open_own_netns(struct pod *pod)
     return 0;
 }
 
-static void adopt(struct agent *agent, struct pod *pod)
+/* Of a failure that says nothing of the namespace: who has no descriptors left has not seen it go. */
+static bool cannot_tell(int r)
 {
+    return r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -EACCES || r == -EPERM || r == -EIO;
+}
+
+/* Negative: it cannot be told what became of the pod, and nothing was changed. */
+static int adopt(struct agent *agent, struct pod *pod)
+{
+    int r;
+
     if (pod->state == POD_OUTSIDE) {
-        if (!pod_netns_present(pod) && !(relocate(agent, pod) && pod_netns_present(pod)))
+        if (pod_netns_present(pod) == 0 && relocate(agent, pod) == 0 && pod_netns_present(pod) == 0)
             enroll_remove(agent, pod, "its network namespace went while the agent was away");
-        return;
+        return 0;
     }
-    if (open_own_netns(pod) < 0 && !(relocate(agent, pod) && open_own_netns(pod) == 0)) {
+    r = open_own_netns(pod);
+    if (r < 0 && !cannot_tell(r)) {
+        r = relocate(agent, pod);
+        r = r == 0 ? -ENOENT : r < 0 ? r : open_own_netns(pod);
+    }
+    if (r < 0 && cannot_tell(r))
+        return r;
+    if (r < 0) {
         enroll_remove(agent, pod, "its network namespace went while the agent was away");
-        return;
+        return 0;
     }
     /* Proxies that open listeners themselves have none of ours to give back. */
     if (proxies_open_listeners(agent->proxies))
@@ -104,6 +130,7 @@ static void adopt(struct agent *agent, struct pod *pod)
     if (pod->state == POD_ENROLLED)
         watchdog_follow(agent, pod);
     enroll_resume(agent, pod);
+    return 0;
 }
 
 /* The path of the namespace with this cookie, if it has a name. */
@@ -162,27 +189,26 @@ static struct pod *recover(struct agent *agent, uint64_t cookie, const char *pat
     return pod;
 }
 
-static void adopt_pin(struct agent *agent, uint64_t cookie)
+static int adopt_pin(struct agent *agent, uint64_t cookie)
 {
     struct steer_error error = {0};
     char path[512];
     struct pod *pod = NULL;
 
-    if (find_netns(cookie, path, sizeof(path)) || find_by_process(agent, cookie, path, sizeof(path)))
+    if (find_netns(cookie, path, sizeof(path)) || find_by_process(agent, cookie, path, sizeof(path)) > 0)
         pod = recover(agent, cookie, path);
     if (pod) {
         log_warn("a pinned pod had no record; it is recovered from its map entry\tpod=\"%s/%s\" netns=%s",
                  pod->namespace, pod->name, path);
         (void)store_save(&agent->store, pod);
-        adopt(agent, pod);
-        return;
+        return adopt(agent, pod);
     }
     if (!pins_netns_dead(agent->config->pin_dir, cookie)) {
         /* It stays steered: better refused by an empty slot than outside the mesh without a word. */
         log_error("a pinned pod has no record and its network namespace has no name; it is left as it "
                   "is\tcookie=%" PRIu64,
                   cookie);
-        return;
+        return 0;
     }
     log_info("pins of a pod that is gone are removed\tcookie=%" PRIu64, cookie);
     (void)steer_pod_stop_outbound(agent->steer, cookie, &error);
@@ -190,13 +216,14 @@ static void adopt_pin(struct agent *agent, uint64_t cookie)
         steer_pod_clean(agent->steer, cookie, -1, &error) < 0)
         log_error("pins cannot be removed\tcookie=%" PRIu64 " reason=%s error=\"%s\"", cookie,
                   reason_name(error.reason), error.text);
+    return 0;
 }
 
 int adopt_all(struct agent *agent)
 {
     _cleanup_free_ uint64_t *pinned = NULL;
     struct pod *pod;
-    int n = store_load(&agent->store, &agent->pods);
+    int n = store_load(&agent->store, &agent->pods), r;
 
     if (n < 0)
         return log_error_errno(n, "the records of pods cannot be read\tdirectory=%s", agent->store.directory);
@@ -204,15 +231,19 @@ int adopt_all(struct agent *agent)
     list_for_each (pod, &agent->pods.list, node) {
         pod->loop = agent->loop;
         pod->owner = agent;
-        adopt(agent, pod);
+        r = adopt(agent, pod);
+        if (r < 0)
+            return log_error_errno(r, "a pod cannot be adopted; it stays as it is\tpod=\"%s/%s\"",
+                                   pod->namespace, pod->name);
     }
     n = steer_pods_pinned(agent->steer, &pinned);
     if (n < 0)
         return log_error_errno(n, "the pinned pods cannot be listed");
     for (int i = 0; i < n; i++) {
         pod = pods_by_cookie(&agent->pods, pinned[i]);
-        if (!pod || pod->state == POD_OUTSIDE)
-            adopt_pin(agent, pinned[i]);
+        r = !pod || pod->state == POD_OUTSIDE ? adopt_pin(agent, pinned[i]) : 0;
+        if (r < 0)
+            return log_error_errno(r, "a pinned pod cannot be adopted; it stays as it is");
     }
     list_for_each (pod, &agent->pods.list, node)
         enroll_announce(agent, pod);

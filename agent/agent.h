@@ -3,6 +3,8 @@
 #ifndef AGENT_AGENT_H
 #define AGENT_AGENT_H
 
+#include <dirent.h>
+
 #include "config.h"
 #include "loop.h"
 #include "mesh.h"
@@ -38,6 +40,8 @@ struct agent {
     uint64_t adopt_until; /* loop time until which listeners of before the start may still be offered */
     int64_t started_at;   /* CLOCK_REALTIME seconds */
     struct loop_timer tick, verify;
+    DIR *search; /* /proc, while processes are looked for; see gone.c */
+    struct loop_timer searching;
 
     uint64_t plugin_successes, plugin_errors; /* answers to the CNI plugin */
     uint64_t captured_late;                   /* pods of the mesh that were found running and not captured */

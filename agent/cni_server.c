@@ -2,6 +2,7 @@
 #include "cni_server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -19,7 +20,7 @@
 
 #define UID_MAX_LEN 128  /* it names a file */
 #define KNOWN_WAIT  5000 /* milliseconds that an ADD waits for the source to tell of the pod */
-#define KNOWN_LOOK  20   /* milliseconds between looks */
+#define KNOWN_LOOK  20   /* milliseconds between looks, and between tries */
 
 /* One connection of the plugin. */
 struct cni {
@@ -27,8 +28,10 @@ struct cni {
     struct connection *connection;
     struct pod *pod; /* of the enrolment that this connection has begun; NULL otherwise */
 
-    /* an ADD of a pod that the source has not told of yet */
-    cJSON *waiting; /* NULL: none */
+    /* an ADD that is tried again: the source has not told of the pod yet, or its address cannot be used yet
+     */
+    const cJSON *request; /* the one that is being handled */
+    cJSON *waiting;       /* NULL: none */
     int waiting_fd;
     uint64_t waits_until; /* loop time */
     struct loop_timer timer;
@@ -159,25 +162,51 @@ static void on_enrolled(void *data, struct pod *pod, int r, const struct steer_e
         answer_error(cni, error->reason, error->text);
 }
 
+/* The same request once more, soon. */
+static void wait_and_try(struct cni *cni, int *fd)
+{
+    cni->waiting = cJSON_Duplicate(cni->request, true);
+    if (!cni->waiting) {
+        answer_error(cni, BRUMA_REASON_OUT_OF_RESOURCES, "no memory");
+        return;
+    }
+    cni->waiting_fd = take_fd(fd);
+    loop_timer_set(cni->agent->loop, &cni->timer, KNOWN_LOOK);
+}
+
+/* The runtime and the agent hear of a pod at the same time, from the same server. */
+static void wait_for_source(struct cni *cni, int *fd)
+{
+    if (!cni->waits_until)
+        cni->waits_until = loop_now(cni->agent->loop) + KNOWN_WAIT;
+    wait_and_try(cni, fd);
+}
+
 /* A later run of the chain for an enrolled pod: its entry, routes and the proxy learn the addresses. */
-static void merge(struct cni *cni, struct pod *pod)
+static void merge(struct cni *cni, struct pod *pod, int *netns)
 {
     struct steer_error error = {0};
     struct steer_pod p;
 
     enroll_describe(cni->agent, pod, &p);
+    pod->mend_at = 0;
     if (steer_pod_commit(cni->agent->steer, &p, &error) < 0 ||
         watchdog_verify(cni->agent, pod, true, &error) < 0) {
+        if (enroll_address_wait(cni->agent, pod, &error)) {
+            wait_and_try(cni, netns);
+            return;
+        }
         answer_error(cni, error.reason, error.text);
         return;
     }
+    pod->address_until = 0;
     (void)store_save(&cni->agent->store, pod);
     enroll_announce(cni->agent, pod);
     proxies_pod_add(cni->agent->proxies, pod);
     answer_pass(cni, true);
 }
 
-static void begin(struct cni *cni, struct pod *pod)
+static void begin(struct cni *cni, struct pod *pod, int *netns)
 {
     _cleanup_fd_ int program = -1;
     struct steer_error error = {0};
@@ -185,6 +214,10 @@ static void begin(struct cni *cni, struct pod *pod)
     cJSON *m;
     int r = enroll_begin(cni->agent, pod, true, on_enrolled, cni, &program, &error);
 
+    if (r < 0 && enroll_address_wait(cni->agent, pod, &error)) {
+        wait_and_try(cni, netns);
+        return;
+    }
     if (r < 0) {
         answer_error(cni, error.reason, error.text);
         enroll_remove(cni->agent, pod, "its enrolment failed");
@@ -203,20 +236,6 @@ static void begin(struct cni *cni, struct pod *pod)
     connection_send(cni->connection, m, &program, 1);
 }
 
-/* The runtime and the agent hear of a pod at the same time, from the same server. */
-static void wait_for_source(struct cni *cni, const cJSON *m, int *fd)
-{
-    cni->waiting = cJSON_Duplicate(m, true);
-    if (!cni->waiting) {
-        answer_error(cni, BRUMA_REASON_OUT_OF_RESOURCES, "no memory");
-        return;
-    }
-    if (!cni->waits_until)
-        cni->waits_until = loop_now(cni->agent->loop) + KNOWN_WAIT;
-    cni->waiting_fd = take_fd(fd);
-    loop_timer_set(cni->agent->loop, &cni->timer, KNOWN_LOOK);
-}
-
 static void add_known(struct cni *cni, struct add_request *q, int *fds);
 
 static void on_add(struct cni *cni, const cJSON *m, int *fds, size_t fds_len)
@@ -229,6 +248,7 @@ static void on_add(struct cni *cni, const cJSON *m, int *fds, size_t fds_len)
         wrong = "cni-add: needs one descriptor, the network namespace";
     if (!wrong && (cni->pod || cni->waiting))
         wrong = "cni-add: the one before has not ended";
+    cni->request = m;
     if (wrong) {
         answer_error(cni, BRUMA_REASON_MESSAGE_INVALID, wrong);
         return;
@@ -249,7 +269,7 @@ static void on_add(struct cni *cni, const cJSON *m, int *fds, size_t fds_len)
         cni->waits_until = 0;
         answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, "nothing has told of the pod yet");
     } else {
-        wait_for_source(cni, m, &fds[0]);
+        wait_for_source(cni, &fds[0]);
     }
 }
 
@@ -286,7 +306,7 @@ static void add_known(struct cni *cni, struct add_request *q, int *fds)
     if (pod->state == POD_LEAVING)
         enroll_reconcile(agent, pod);
     if (pod->state == POD_ENROLLED) {
-        merge(cni, pod);
+        merge(cni, pod, &fds[0]);
         return;
     }
     if (pod->state == POD_ENROLLING || pod->state == POD_LEAVING) {
@@ -304,11 +324,14 @@ static void add_known(struct cni *cni, struct add_request *q, int *fds)
         answer_pass(cni, false);
         return;
     }
+    if (pod->netns_fd < 0)
+        pod->netns_fd = fcntl(fds[0], F_DUPFD_CLOEXEC, 3);
     if (pod->netns_fd < 0) {
-        pod->netns_fd = fds[0];
-        fds[0] = -1;
+        answer_error(cni, BRUMA_REASON_OUT_OF_RESOURCES, strerror(errno));
+        enroll_remove(agent, pod, "its enrolment failed");
+        return;
     }
-    begin(cni, pod);
+    begin(cni, pod, &fds[0]);
 }
 
 static void on_attached(struct cni *cni)

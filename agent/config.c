@@ -125,6 +125,14 @@ static const struct setting table[] = {
      offsetof(struct agent_config, metrics_port), 0, 65535},
     {"ready-port", "BRUMA_AGENT_READY_PORT", SETTING_NUMBER, "0",
      "/readyz and /healthz, on loopback; 0: none", offsetof(struct agent_config, ready_port), 0, 65535},
+    {"server-connections", "BRUMA_AGENT_CONNECTIONS", SETTING_NUMBER, "64",
+     "connections to each of the agent's servers: metrics, readiness, built-in control plane; with more, one "
+     "that "
+     "has asked for nothing goes",
+     offsetof(struct agent_config, server_connections), 2, 10000},
+    {"server-connections-per-source", "BRUMA_AGENT_CONNECTIONS_PER_SOURCE", SETTING_NUMBER, "16",
+     "the same of one source: a user of this machine, an IPv4 address, an IPv6 network of 64 bits",
+     offsetof(struct agent_config, server_connections_per_source), 1, 10000},
     {"daemonset", "BRUMA_DAEMONSET", SETTING_STRING, "",
      "name of the DaemonSet that the agent is a pod of: if it is gone when the agent ends, everything is "
      "uninstalled from the node; empty: everything stays",
@@ -142,6 +150,10 @@ static const struct setting table[] = {
      offsetof(struct agent_config, ca_key_file), 0, 0},
     {"xds-port", "BRUMA_XDS_PORT", SETTING_NUMBER, TEXT(BRUMA_PORT_XDS),
      "port on loopback of the built-in control plane", offsetof(struct agent_config, xds_port), 0, 65535},
+    {"stall-timeout", "BRUMA_STALL_TIMEOUT", SETTING_DURATION, "60s",
+     "a call to the built-in control plane, of which nothing moves for so long although its client owes or "
+     "does not take something, is reset",
+     offsetof(struct agent_config, stall_timeout), 1000, 3600000},
 };
 
 static int check(const struct agent_config *config, char *error, size_t error_size)

@@ -31,7 +31,8 @@ struct agent_config {
     const char *cni_conf_dir, *cni_bin_dir, *cni_plugin; /* cni_conf_dir "": nothing is installed */
     bool cni_status_gate, cni_owned_conf;
     const char *cni_owned_conf_name;
-    unsigned long metrics_port, ready_port;    /* 0: not served */
+    unsigned long metrics_port, ready_port; /* 0: not served */
+    unsigned long server_connections, server_connections_per_source;
     const char *daemonset, *pod_namespace;     /* daemonset "": the agent never asks after it */
     const char *cni_cache, *cri_socket, *proc; /* "": not looked at */
 
@@ -40,6 +41,7 @@ struct agent_config {
     const char *trust_domain;
     const char *ca_key_file; /* NULL: kept in the run directory */
     unsigned long xds_port;
+    unsigned long stall_timeout; /* milliseconds; of calls to it */
 };
 
 /* Returns 0, or -EINVAL with a sentence in error. *ret_first as in lib/settings.h. */

@@ -270,12 +270,12 @@ static void on_renew(struct loop_timer *timer)
     loop_timer_set(plane->loop, &plane->renew, RENEW_MS);
 }
 
-static int open_port(struct control_plane *plane, unsigned long port)
+static int open_port(struct control_plane *plane, const struct agent_config *config)
 {
-    struct endpoint endpoint = {.port = (uint16_t)port};
+    struct endpoint endpoint = {.port = (uint16_t)config->xds_port};
     int r;
 
-    if (!port)
+    if (!endpoint.port)
         return 0;
     (void)addr_parse("127.0.0.1", &endpoint.addr);
     plane->tls = SSL_CTX_new(TLS_server_method());
@@ -289,12 +289,14 @@ static int open_port(struct control_plane *plane, unsigned long port)
         return r;
     endpoint_format(&endpoint, plane->address);
     r = grpc_server_open(plane->loop, &endpoint, plane->tls, services, array_size(services), plane,
-                         &plane->server);
+                         (unsigned)config->server_connections,
+                         (unsigned)config->server_connections_per_source, &plane->server);
     if (r < 0) {
         log_error_errno(r, "the control plane cannot listen\taddress=%s", plane->address);
         plane->address[0] = '\0';
         return r;
     }
+    grpc_server_set_stall(plane->server, (unsigned)config->stall_timeout);
     loop_timer_set(plane->loop, &plane->renew, RENEW_MS);
     log_info("control plane\taddress=%s token=%s root=%s/root-cert.pem", plane->address, plane->token_path,
              plane->directory);
@@ -336,7 +338,7 @@ int control_plane_open(struct loop *loop, const struct agent_config *config, con
     if (r == 0)
         r = xds_server_new(loop, &xds_transport_grpc, &plane->xds);
     if (r == 0)
-        r = open_port(plane, config->xds_port);
+        r = open_port(plane, config);
     if (r < 0) {
         control_plane_close(&plane);
         return r;
@@ -386,7 +388,17 @@ const struct ca *control_plane_ca(const struct control_plane *plane)
     return plane->ca;
 }
 
+uint64_t control_plane_turned_away(const struct control_plane *plane)
+{
+    return plane->server ? grpc_server_turned_away(plane->server) : 0;
+}
+
 const char *control_plane_address(const struct control_plane *plane)
 {
     return plane->address;
+}
+
+uint64_t control_plane_stalls(const struct control_plane *plane)
+{
+    return plane->server ? grpc_server_stalls(plane->server) : 0;
 }

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "ca.h"
 #include "config.h"
@@ -33,8 +34,13 @@ void control_plane_uninstall(const struct agent_config *config);
 
 struct xds_server *control_plane_xds(struct control_plane *plane);
 const struct ca *control_plane_ca(const struct control_plane *plane);
+/* Connections that were closed or refused because there were too many. */
+uint64_t control_plane_turned_away(const struct control_plane *plane);
 /* "127.0.0.1:15012", or "" if nothing listens. */
 const char *control_plane_address(const struct control_plane *plane);
+
+/* Calls that were reset since nothing moved (stall-timeout). */
+uint64_t control_plane_stalls(const struct control_plane *plane);
 
 /* What the CA answers to one request: GRPC_OK and an IstioCertificateResponse that the caller frees, or
  * another status and a sentence in text. */

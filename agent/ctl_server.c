@@ -207,6 +207,18 @@ static void add_attachments(const struct pod *pod, cJSON *item)
     }
 }
 
+/* What stands between the pod and a whole capture just now. */
+static void add_unmended(const struct pod *pod, cJSON *item)
+{
+    cJSON *array = cJSON_AddArrayToObject(item, "unmended");
+    bool enrolled = pod->state == POD_ENROLLED;
+
+    cJSON_AddBoolToObject(item, "verified", enrolled && pod->verified_at && !pod->unmended.len);
+    for (int i = 0; enrolled && i < pod->unmended.len; i++)
+        cJSON_AddItemToArray(array, cJSON_CreateString(reason_name(pod->unmended.reasons[i])));
+    cJSON_AddNumberToObject(item, "failedMends", enrolled ? pod->failed_mends : 0);
+}
+
 static cJSON *pod_item(struct agent *agent, const struct pod *pod)
 {
     const char *why = source_ready(agent) ? "nothing has told of the pod yet" : source_not_ready(agent);
@@ -237,6 +249,7 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     cJSON_AddNumberToObject(item, "addedAt", (double)pod->added_at);
     cJSON_AddNumberToObject(item, "enrolledAt", (double)pod->enrolled_at);
     cJSON_AddNumberToObject(item, "verifiedAt", (double)pod->verified_at);
+    add_unmended(pod, item);
     cJSON_AddNumberToObject(item, "enrolMicroseconds", (double)pod->enrol_microseconds);
     cJSON_AddStringToObject(item, "proxy",
                             pod->state == POD_OUTSIDE ? "-" : proxies_pod_state(agent->proxies, pod));

@@ -18,10 +18,11 @@
 #define LOG_SCOPE "enroll"
 #include "log.h"
 
-#define ANSWER_WAIT 3000 /* milliseconds for the proxy's answer; the pod is enrolled without it then */
-#define OPENED_WAIT 8000 /* where it opens the listeners, and the pod is not enrolled without */
-#define RETRY_MAX   30000
-#define TOLD_WAIT   15000 /* milliseconds that a pod which leaves stays reachable until its peers can know */
+#define ANSWER_WAIT  3000 /* milliseconds for the proxy's answer; the pod is enrolled without it then */
+#define OPENED_WAIT  8000 /* where it opens the listeners, and the pod is not enrolled without */
+#define RETRY_MAX    30000
+#define ADDRESS_LOOK 25    /* milliseconds between tries while an address may be new to its device */
+#define TOLD_WAIT    15000 /* milliseconds that a pod which leaves stays reachable until its peers can know */
 
 static uint64_t now_microseconds(void)
 {
@@ -155,10 +156,28 @@ static void retry_later(struct agent *agent, struct pod *pod)
     loop_timer_set(agent->loop, &pod->timer, wait < RETRY_MAX ? wait : RETRY_MAX);
 }
 
-static void roll_back(struct agent *agent, struct pod *pod, int r, const struct steer_error *error)
+/* Once, however often it is tried again. */
+static void tell(struct agent *agent, struct pod *pod, const struct steer_error *error)
 {
+    if (error->reason && pod->told == error->reason)
+        return;
+    pod->told = error->reason;
     log_error("a pod could not be enrolled\tpod=\"%s/%s\" reason=%s error=\"%s\"", pod->namespace, pod->name,
               reason_name(error->reason), error->text);
+    source_trouble(agent, pod, error->reason, error->text);
+}
+
+bool enroll_address_wait(struct agent *agent, struct pod *pod, const struct steer_error *error)
+{
+    if (error->reason != BRUMA_REASON_POD_ADDRESS_UNUSABLE)
+        return false;
+    if (!pod->address_until)
+        pod->address_until = loop_now(agent->loop) + ENROLL_ADDRESS_WAIT;
+    return loop_now(agent->loop) < pod->address_until;
+}
+
+static void roll_back(struct agent *agent, struct pod *pod, int r, const struct steer_error *error)
+{
     pod_set_error(pod, error->reason, error->text);
     loop_timer_cancel(&pod->timer);
     pod->awaits_plugin = pod->awaits_proxy = false;
@@ -172,7 +191,7 @@ static void roll_back(struct agent *agent, struct pod *pod, int r, const struct 
         set_state(agent, pod, POD_OUTSIDE);
     }
     enroll_announce(agent, pod);
-    source_trouble(agent, pod, error->reason, error->text);
+    tell(agent, pod, error);
     end_transaction(pod, r, error);
     /* The runtime is told of the failure and tears the sandbox down, so nothing of it is kept. */
     if (pod->by_plugin)
@@ -256,6 +275,9 @@ static void try_finish(struct agent *agent, struct pod *pod)
     pod->enrolled_at = pod->verified_at = (int64_t)time(NULL);
     pod->enrol_microseconds = now_microseconds() - pod->begun_microseconds;
     pod->failed_tries = 0;
+    pod->failed_mends = 0;
+    pod->unmended.len = 0;
+    pod->told = BRUMA_REASON_NONE;
     pod_set_error(pod, BRUMA_REASON_NONE, "");
     set_state(agent, pod, POD_ENROLLED);
     guard_forget(agent, pod->cookie);
@@ -370,6 +392,7 @@ int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled
     }
     pod->captured_since_start = plugin;
     pod->awaits_listeners = false;
+    pod->address_until = 0;
     set_state(agent, pod, POD_ENROLLING);
     proxies_pod_add(agent->proxies, pod);
     pod->done = done;
@@ -503,10 +526,10 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
             break;
         }
         r = enroll_begin(agent, pod, false, NULL, NULL, NULL, &error);
-        if (r < 0) {
-            log_error("a pod could not be enrolled\tpod=\"%s/%s\" reason=%s error=\"%s\"", pod->namespace,
-                      pod->name, reason_name(error.reason), error.text);
-            source_trouble(agent, pod, error.reason, error.text);
+        if (r < 0 && enroll_address_wait(agent, pod, &error)) {
+            loop_timer_set(agent->loop, &pod->timer, ADDRESS_LOOK);
+        } else if (r < 0) {
+            tell(agent, pod, &error);
             retry_later(agent, pod);
             enroll_announce(agent, pod);
         }
@@ -546,7 +569,7 @@ void enroll_reconcile_all(struct agent *agent)
 
 void enroll_remove(struct agent *agent, struct pod *pod, const char *why)
 {
-    bool present = pod->netns_fd >= 0 && pod_netns_present(pod);
+    bool present = pod->netns_fd >= 0 && pod_netns_present(pod) > 0;
     struct steer_error error = {.reason = BRUMA_REASON_POD_REMOVED};
 
     log_info("pod removed\tpod=\"%s/%s\" state=%s why=\"%s\"", pod->namespace, pod->name,

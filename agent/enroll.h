@@ -13,6 +13,8 @@
 
 #include "agent.h"
 
+#define ENROLL_ADDRESS_WAIT 2500 /* milliseconds; duplicate address detection takes one to two seconds */
+
 /* The labels say that the pod belongs to the mesh; *ret_why says how that was decided. Only when
  * mesh_ready(). */
 bool enroll_wanted(const struct agent *agent, const struct pod *pod, const char **ret_why);
@@ -25,6 +27,9 @@ bool enroll_wanted(const struct agent *agent, const struct pod *pod, const char 
  */
 int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled_fn done, void *data,
                  int *ret_program_fd, struct steer_error *error);
+/* What enroll_begin() or watchdog_verify() failed for may pass within ENROLL_ADDRESS_WAIT of its first time:
+ * the pod's address is new to its device. Who gets true tries again, a few milliseconds later. */
+bool enroll_address_wait(struct agent *agent, struct pod *pod, const struct steer_error *error);
 void enroll_attached(struct agent *agent, struct pod *pod);
 /* Rolls an enrolment back that is under way; done is called with -ECANCELED. A pod whose enrolment by the
  * plugin failed, here or elsewhere, is removed and freed once done has returned. */

@@ -61,7 +61,7 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
         return;
     enroll_describe(agent, pod, &p);
     if (steer_pod_verify(agent->steer, &p, &findings) < 0)
-        ctl_finding(c, "verified", false, BRUMA_REASON_INTERNAL, "the capture cannot be verified");
+        ctl_finding(c, "verified", false, BRUMA_REASON_CAPTURE_UNVERIFIED, "the capture cannot be verified");
     else if (!findings.len)
         ctl_finding(c, "verified", true, BRUMA_REASON_NONE,
                     "rules, routes, sysctls, listeners and map entry are as they should be just now");

@@ -19,6 +19,7 @@
 #include "log.h"
 
 #define LOOK        200  /* milliseconds between looks while it is closed */
+#define SPENT_LOOK  2000 /* while it has opened at its limit and somebody is undecided still */
 #define QUIET       1000 /* milliseconds that all must be decided: a sandbox has no process at first */
 #define JUST_BOOTED 600  /* seconds; pods are young then, and may have been faster than the agent */
 
@@ -27,6 +28,9 @@ struct guard {
     struct loop_timer timer;
     char cgroup[512]; /* "": not found yet */
     bool closed, strict;
+    bool spent;            /* it opened at its limit, and not all has been decided since */
+    bool complete;         /* the source has told of all pods, and the plugin's entry was in place */
+    bool unseen;           /* that processes cannot be looked at was said */
     uint64_t since, until; /* loop time */
     uint64_t quiet_since;  /* 0: somebody is undecided */
     int undecided;         /* namespaces at the last look */
@@ -104,6 +108,14 @@ static void attach(struct guard *g)
         g->reason = BRUMA_REASON_NONE;
 }
 
+/* The limit of an earlier closing has passed, and nobody has decided about all pods since. */
+static bool is_spent(const struct guard *g)
+{
+    uint64_t until = steer_guard_closed_until(g->agent->steer);
+
+    return !g->strict && until && until <= monotonic_nanoseconds();
+}
+
 /* An agent that comes and goes gets no more time by that. */
 static uint64_t limit(const struct guard *g)
 {
@@ -111,6 +123,19 @@ static uint64_t limit(const struct guard *g)
 
     left = until > now ? (until - now) / 1000000 : UINT64_MAX;
     return left < g->agent->config->guard_limit ? left : g->agent->config->guard_limit;
+}
+
+/* Its limit passed while no agent was there, or an earlier one gave up: who is undecided has had the network
+ * since, and closing again at every start would keep it from them for as long as agents come and go. */
+static void stay_open(struct guard *g, const char *why)
+{
+    g->spent = true;
+    g->gave_up++;
+    g->since = loop_now(g->agent->loop);
+    log_error("the guard stays open: its limit has passed already\treason=%s why=\"%s\" check=\"%s\"",
+              reason_name(BRUMA_REASON_GUARD_GAVE_UP), why, reason_check(BRUMA_REASON_GUARD_GAVE_UP));
+    steer_guard_lapse(g->agent->steer);
+    loop_timer_set(g->agent->loop, &g->timer, LOOK);
 }
 
 void guard_close(struct guard *g, const char *why)
@@ -122,7 +147,16 @@ void guard_close(struct guard *g, const char *why)
         attach(g);
         return;
     }
+    /* An agent that has seen all pods once closes it for those that came past it since. */
+    if (!g->complete && g->spent)
+        return;
+    if (!g->complete && is_spent(g)) {
+        stay_open(g, why);
+        return;
+    }
     g->closed = true;
+    g->spent = false;
+    g->unseen = false;
     g->closings++;
     g->since = loop_now(g->agent->loop);
     g->until = g->since + limit(g);
@@ -163,12 +197,14 @@ static void sweep(struct guard *g)
     }
 }
 
+/* All is decided. */
 static void open_guard(struct guard *g)
 {
     steer_guard_open(g->agent->steer);
-    g->closed = false;
+    if (g->closed)
+        g->closed_milliseconds = loop_now(g->agent->loop) - g->since;
+    g->closed = g->spent = false;
     g->waits_for = NULL;
-    g->closed_milliseconds = loop_now(g->agent->loop) - g->since;
     loop_timer_cancel(&g->timer);
     sweep(g);
 }
@@ -179,9 +215,17 @@ static const char *what_is_missing(struct guard *g)
         return source_not_ready(g->agent);
     if (!install_in_place(g->agent->install))
         return "bruma-cni is not in the network that the runtime loads";
+    g->complete = true;
     g->undecided = count_undecided(g);
-    if (g->undecided < 0)
+    if (g->undecided < 0) {
+        if (!g->unseen)
+            log_error(
+                "the guard cannot look at the processes of pods\treason=%s cgroup=%s proc=%s error=\"%s\"",
+                reason_name(BRUMA_REASON_GUARD_FAILED), g->cgroup, g->agent->config->proc,
+                strerror(-g->undecided));
+        g->unseen = true;
         return "the processes of pods cannot be looked at";
+    }
     return g->undecided ? "pods that run are not captured, and not known to belong outside the mesh" : NULL;
 }
 
@@ -192,7 +236,12 @@ static void give_up(struct guard *g)
         "the guard opens although not all is decided\treason=%s waits-for=\"%s\" undecided=%d check=\"%s\"",
         reason_name(BRUMA_REASON_GUARD_GAVE_UP), g->waits_for, g->undecided,
         reason_check(BRUMA_REASON_GUARD_GAVE_UP));
-    open_guard(g);
+    steer_guard_lapse(g->agent->steer);
+    g->closed = false;
+    g->spent = true;
+    g->closed_milliseconds = loop_now(g->agent->loop) - g->since;
+    sweep(g);
+    loop_timer_set(g->agent->loop, &g->timer, SPENT_LOOK);
 }
 
 static void on_look(struct loop_timer *timer)
@@ -200,24 +249,29 @@ static void on_look(struct loop_timer *timer)
     struct guard *g = container_of(timer, struct guard, timer);
     uint64_t now = loop_now(g->agent->loop);
 
-    attach(g);
+    if (g->closed)
+        attach(g);
+    else
+        (void)place(g);
     g->waits_for = what_is_missing(g);
     if (g->waits_for)
         g->quiet_since = 0;
     else if (!g->quiet_since)
         g->quiet_since = now;
     if (!g->waits_for && now - g->quiet_since >= QUIET) {
-        log_info("the guard is open\tmilliseconds=%" PRIu64, now - g->since);
+        log_info(g->closed ? "the guard is open\tmilliseconds=%" PRIu64
+                           : "all pods are decided about\tmilliseconds=%" PRIu64,
+                 now - g->since);
         open_guard(g);
         return;
     }
     if (!g->waits_for)
         g->waits_for = "a quiet second";
-    if (!g->strict && now >= g->until) {
+    if (g->closed && !g->strict && now >= g->until) {
         give_up(g);
         return;
     }
-    loop_timer_set(g->agent->loop, &g->timer, LOOK);
+    loop_timer_set(g->agent->loop, &g->timer, g->closed ? LOOK : SPENT_LOOK);
 }
 
 /* ---- what is decided ---- */
@@ -329,7 +383,7 @@ int guard_close_before_boot(struct agent *agent)
     if (!g)
         return -ENOMEM;
     guard_close(g, "the node boots");
-    if (!*g->cgroup)
+    if (g->closed && !*g->cgroup)
         r = log_error_errno(-ENOENT, "there is no cgroup of pods below %s yet; name it by --guard-cgroup",
                             c->cgroup);
     else if (g->reason)

@@ -44,7 +44,7 @@ void guard_forget(const struct agent *agent, uint64_t cookie);
 /* For status, metrics and doctor. */
 void guard_report(const struct agent *agent, cJSON *object);
 bool guard_is_closed(const struct guard *guard);
-/* How often it opened at its limit. */
+/* How often it opened at its limit, or had opened at it before this agent came. */
 unsigned guard_gave_up(const struct guard *guard);
 /* The reason of trouble, and its text; NONE if there is none. */
 enum bruma_reason guard_trouble(const struct guard *guard, const char **ret_text);
@@ -54,7 +54,8 @@ enum bruma_reason guard_trouble(const struct guard *guard, const char **ret_text
 int guard_find_cgroup(const char *root, char *buf, size_t size);
 
 /* Network namespaces of processes below the cgroup, each once. Allocates *ret; the caller frees it. Returns
- * how many, or -errno. Processes that end meanwhile are left out. */
+ * how many, or -errno: also if there is a process that cannot be looked at, for then its namespace may be
+ * missing. Processes that end meanwhile are left out. */
 int guard_namespaces(const char *cgroup, const char *proc, uint64_t **ret);
 
 #endif

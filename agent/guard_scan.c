@@ -96,19 +96,26 @@ static int grow(struct namespaces *n)
     return 0;
 }
 
-static int look_at(struct namespaces *n, const char *pid)
+/* 0: it is among them. */
+static int look_at(struct namespaces *n, const char *path)
 {
-    char path[600];
     struct stat st;
     uint64_t cookie;
+    int r;
 
-    snprintf(path, sizeof(path), "%s/%s/ns/net", n->proc, pid);
-    if (stat(path, &st) < 0 || is_seen(n, &st))
+    if (stat(path, &st) < 0)
+        return -errno;
+    if (is_seen(n, &st))
         return 0;
     _cleanup_fd_ int fd = netns_open(path);
 
-    if (fd < 0 || netns_cookie(fd, &cookie) < 0 || fstat(fd, &st) < 0)
-        return 0;
+    if (fd < 0)
+        return fd;
+    r = netns_cookie(fd, &cookie);
+    if (r < 0)
+        return r;
+    if (fstat(fd, &st) < 0)
+        return -errno;
     if (n->len == n->size && grow(n) < 0)
         return -ENOMEM;
     n->seen[n->len].device = st.st_dev;
@@ -117,7 +124,69 @@ static int look_at(struct namespaces *n, const char *pid)
     return 0;
 }
 
-static int processes(struct namespaces *n, int directory)
+/* A process whose first thread has ended lives on in its others, and only they have a namespace. */
+static int look_at_threads(struct namespaces *n, pid_t pid)
+{
+    char path[600];
+    struct dirent *e;
+    DIR *dir;
+    int r = -ENOENT;
+
+    snprintf(path, sizeof(path), "%s/%d/task", n->proc, (int)pid);
+    dir = opendir(path);
+    if (!dir)
+        return -errno;
+    while (r < 0 && r != -ENOMEM && (e = readdir(dir))) {
+        snprintf(path, sizeof(path), "%s/%d/task/%.16s/ns/net", n->proc, (int)pid, e->d_name);
+        if (*e->d_name != '.')
+            r = look_at(n, path);
+    }
+    closedir(dir);
+    return r;
+}
+
+static int look_at_process(struct namespaces *n, pid_t pid)
+{
+    char path[600];
+    int r;
+
+    snprintf(path, sizeof(path), "%s/%d/ns/net", n->proc, (int)pid);
+    r = look_at(n, path);
+    return r == -ENOENT || r == -ESRCH ? look_at_threads(n, pid) : r;
+}
+
+/* Processes that are listed and could not be looked at. */
+struct unseen {
+    pid_t *pids;
+    int len, size;
+};
+
+static bool is_among(const struct unseen *u, pid_t pid)
+{
+    for (int i = 0; i < u->len; i++) {
+        if (u->pids[i] == pid)
+            return true;
+    }
+    return false;
+}
+
+static int add_unseen(struct unseen *u, pid_t pid)
+{
+    if (u->len == u->size) {
+        int size = u->size ? 2 * u->size : 16;
+        pid_t *pids = reallocarray(u->pids, (size_t)size, sizeof(*pids));
+
+        if (!pids)
+            return -ENOMEM;
+        u->pids = pids;
+        u->size = size;
+    }
+    u->pids[u->len++] = pid;
+    return 0;
+}
+
+/* Reads the list once. again: whoever is in unseen already and still cannot be looked at is an error. */
+static int read_list(struct namespaces *n, int directory, struct unseen *unseen, bool again)
 {
     _cleanup_fd_ int fd = openat(directory, "cgroup.procs", O_RDONLY | O_CLOEXEC);
     FILE *f = fd < 0 ? NULL : fdopen(fd, "re");
@@ -125,13 +194,32 @@ static int processes(struct namespaces *n, int directory)
     int r = 0;
 
     if (!f)
-        return 0; /* a threaded group; its processes are named by the one above */
+        return errno == ENOENT || errno == ENODEV ? 0 : -errno; /* the group has gone */
     (void)take_fd(&fd);
     while (r == 0 && fgets(line, sizeof(line), f)) {
-        line[strcspn(line, "\n")] = '\0';
-        r = look_at(n, line);
+        pid_t pid = (pid_t)strtol(line, NULL, 10);
+
+        /* What the kernel writes for a process outside of our own PID namespace. */
+        r = pid > 0 ? look_at_process(n, pid) : -EACCES;
+        if (r < 0 && r != -ENOMEM && pid > 0 && !(again && is_among(unseen, pid)))
+            r = again ? 0 : add_unseen(unseen, pid);
     }
+    if (r == 0 && ferror(f) && errno != EOPNOTSUPP && errno != ENODEV)
+        r = -errno; /* EOPNOTSUPP: a threaded group; its processes are named by the one above */
     (void)fclose(f);
+    return r;
+}
+
+/* Most processes that cannot be looked at have ended since they were listed; the others are why nothing can
+ * be said of their pod. */
+static int processes(struct namespaces *n, int directory)
+{
+    struct unseen unseen = {0};
+    int r = read_list(n, directory, &unseen, false);
+
+    if (r == 0 && unseen.len)
+        r = read_list(n, directory, &unseen, true);
+    free(unseen.pids);
     return r;
 }
 
@@ -139,13 +227,20 @@ static int walk(struct namespaces *n, int parent, const char *name, int depth)
 {
     _cleanup_fd_ int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     struct dirent *e;
-    DIR *dir;
+    DIR *dir = NULL;
     int r;
 
     if (fd < 0)
         return errno == ENOENT ? 0 : -errno;
     r = processes(n, fd);
-    dir = depth ? fdopendir(fcntl(fd, F_DUPFD_CLOEXEC, 3)) : NULL;
+    if (r == 0 && depth) {
+        _cleanup_fd_ int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+
+        dir = copy < 0 ? NULL : fdopendir(copy);
+        if (!dir)
+            return -errno;
+        (void)take_fd(&copy);
+    }
     while (r == 0 && dir && (e = readdir(dir))) {
         if (e->d_type == DT_DIR && strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
             r = walk(n, fd, e->d_name, depth - 1);

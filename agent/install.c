@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <libgen.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bruma/reasons.h"
@@ -33,6 +35,33 @@
     (IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_DELETE_SELF | IN_MOVE_SELF | \
      IN_ONLYDIR)
 
+#define ERROR_TEXT 400
+
+/* The changes that were made of late. */
+struct budget {
+    unsigned spent;
+    uint64_t spent_at, contested_until; /* loop time */
+};
+
+/*
+ * One round. It has a thread of its own, since a disk may take its time to write, and works on copies of what
+ * the agent's thread has; that one takes them back when it has ended.
+ */
+struct round {
+    struct install *install;
+    struct loop *loop;
+    const struct agent_config *config;
+    pthread_t thread;
+    uint64_t now; /* loop time when it began */
+    struct budget budget;
+    struct install_network network;
+    int inotify, watches[WATCHED];
+
+    bool watch_failed;
+    int program, entry;     /* results; entry only if program is not negative */
+    char error[ERROR_TEXT]; /* of program */
+};
+
 struct install {
     struct loop *loop;
     const struct agent_config *config;
@@ -42,19 +71,19 @@ struct install {
     struct loop_watch events;
     struct loop_timer soon, look;
     int inotify, watches[WATCHED];
-    bool watch_failed;
+    struct round *round; /* that is under way */
+    bool again;          /* something has changed since it began */
 
     struct install_network network;
     char unusable[sizeof(((struct install_network *)0)->unusable)]; /* as last logged */
     bool in_place;
     enum bruma_reason reason;
-    char error[sizeof(((struct install_network *)0)->error)];
+    char error[ERROR_TEXT];
     uint64_t busy_since; /* loop time; 0: nobody is writing */
 
     uint64_t orphaned_since; /* loop time; 0: there is something that our own list is made of */
 
-    unsigned spent; /* changes of the burst */
-    uint64_t spent_at, contested_until;
+    struct budget budget;
     uint64_t results[INSTALL_RESULT_COUNT];
 };
 
@@ -106,32 +135,32 @@ static void trouble(struct install *in, enum bruma_reason reason, const char *er
     snprintf(in->error, sizeof(in->error), "%s", error);
 }
 
-/* ---- one round ---- */
+/* ---- one round, in a thread of its own ---- */
 
 /* A burst is free, then one change at a time: who fights with us gets an answer, but no race. */
 static int may_write(void *data)
 {
-    struct install *in = data;
-    uint64_t now = loop_now(in->loop);
+    struct round *round = data;
+    struct budget *b = &round->budget;
 
-    while (in->spent && now - in->spent_at >= CHANGE_MILLISECONDS) {
-        in->spent--;
-        in->spent_at += CHANGE_MILLISECONDS;
+    while (b->spent && round->now - b->spent_at >= CHANGE_MILLISECONDS) {
+        b->spent--;
+        b->spent_at += CHANGE_MILLISECONDS;
     }
-    if (!in->spent)
-        in->spent_at = now;
-    if (in->spent == BURST) {
-        in->contested_until = now + CONTEST_MILLISECONDS;
+    if (!b->spent)
+        b->spent_at = round->now;
+    if (b->spent == BURST) {
+        b->contested_until = round->now + CONTEST_MILLISECONDS;
         return -EBUSY;
     }
-    in->spent++;
+    b->spent++;
     return 0;
 }
 
-static int put_program(struct install *in)
+static int put_program(struct round *round)
 {
-    const struct agent_config *c = in->config;
-    char path[512], error[sizeof(in->error)];
+    const struct agent_config *c = round->config;
+    char path[512], why[64];
     int r;
 
     if (!*c->cni_bin_dir)
@@ -140,13 +169,71 @@ static int put_program(struct install *in)
     r = install_file_copy(c->cni_plugin, path);
     if (r == 1)
         log_info("bruma-cni was installed\tfile=\"%s\"", path);
-    if (r >= 0)
-        return r;
-    snprintf(error, sizeof(error), "%.150s to %.150s: %.60s", c->cni_plugin, path, strerror(-r));
-    trouble(in, BRUMA_REASON_CNI_INSTALL_FAILED, error);
-    in->results[INSTALL_PROGRAM_FAILED]++;
+    if (r < 0)
+        snprintf(round->error, sizeof(round->error), "%.150s to %.150s: %.60s", c->cni_plugin, path,
+                 strerror_r(-r, why, sizeof(why)));
     return r;
 }
+
+static bool among(const int *list, int wd)
+{
+    for (int i = 0; i < WATCHED; i++) {
+        if (list[i] == wd)
+            return true;
+    }
+    return false;
+}
+
+/* The directories, by their names of now: they may have been replaced. A watch that is there stays. */
+static void watch(struct round *round)
+{
+    const char *paths[WATCHED] = {round->config->cni_conf_dir, round->config->cni_bin_dir, NULL};
+    char real[PATH_MAX];
+    int now[WATCHED];
+
+    if (*round->network.file && realpath(round->network.file, real))
+        paths[2] = dirname(real);
+    round->watch_failed = false;
+    for (int i = 0; i < WATCHED; i++) {
+        now[i] = paths[i] && *paths[i] ? inotify_add_watch(round->inotify, paths[i], EVENTS) : -1;
+        round->watch_failed |= now[i] < 0 && paths[i] && *paths[i];
+    }
+    for (int i = 0; i < WATCHED; i++) {
+        if (round->watches[i] >= 0 && !among(now, round->watches[i]))
+            (void)inotify_rm_watch(round->inotify, round->watches[i]);
+    }
+    memcpy(round->watches, now, sizeof(now));
+}
+
+static void run_round(struct round *round)
+{
+    round->program = put_program(round);
+    if (round->program >= 0)
+        round->entry = install_network_apply(&round->network);
+    watch(round); /* the file may have led elsewhere before */
+}
+
+static struct round *new_round(struct install *in)
+{
+    struct round *round = calloc(1, sizeof(*round));
+
+    if (!round)
+        return NULL;
+    round->install = in;
+    round->loop = in->loop;
+    round->config = in->config;
+    round->now = loop_now(in->loop);
+    round->budget = in->budget;
+    round->inotify = in->inotify;
+    memcpy(round->watches, in->watches, sizeof(round->watches));
+    round->network = in->network;
+    round->network.data = round;
+    /* Who writes a file anew may take the old one away first. */
+    round->network.keep_own = !in->orphaned_since || round->now - in->orphaned_since < ORPHAN_MILLISECONDS;
+    return round;
+}
+
+/* ---- its result ---- */
 
 /* Somebody who writes for a second is no trouble; one who never ends is. */
 static void busy(struct install *in)
@@ -160,17 +247,12 @@ static void busy(struct install *in)
                 "somebody keeps a network configuration open for writing");
 }
 
-static int put_entry(struct install *in)
+static void take_entry(struct install *in, int r)
 {
-    struct install_network *n = &in->network;
+    const struct install_network *n = &in->network;
     uint64_t now = loop_now(in->loop);
-    int r;
 
-    /* Who writes a file anew may take the old one away first. */
-    n->keep_own = !in->orphaned_since || now - in->orphaned_since < ORPHAN_MILLISECONDS;
-    r = install_network_apply(n);
     in->orphaned_since = !n->orphaned ? 0 : in->orphaned_since ? in->orphaned_since : now ? now : 1;
-
     if (strcmp(n->unusable, in->unusable) != 0) {
         if (*n->unusable)
             log_warn("network configurations cannot be used\terror=\"%s\"", n->unusable);
@@ -178,14 +260,13 @@ static int put_entry(struct install *in)
     }
     if (r == -EAGAIN) {
         busy(in);
-        return r;
+        return;
     }
     in->busy_since = 0;
     if (r < 0) {
         trouble(in, n->reason, n->error);
         in->results[INSTALL_NETWORK_FAILED]++;
     }
-    return r;
 }
 
 static void finish(struct install *in, int r, bool changed)
@@ -205,53 +286,73 @@ static void finish(struct install *in, int r, bool changed)
     in->error[0] = '\0';
 }
 
-static void watch(struct install *in);
+static void take_back(struct install *in, struct round *round)
+{
+    bool changed = round->program == 1;
+    int r = round->program;
+
+    in->budget = round->budget;
+    memcpy(in->watches, round->watches, sizeof(in->watches));
+    if (r < 0) {
+        trouble(in, BRUMA_REASON_CNI_INSTALL_FAILED, round->error);
+        in->results[INSTALL_PROGRAM_FAILED]++;
+    } else {
+        r = round->entry;
+        in->network = round->network;
+        changed |= in->network.changes > 0;
+        take_entry(in, r);
+    }
+    finish(in, r, changed);
+    loop_timer_set(in->loop, &in->look,
+                   r < 0 || round->watch_failed ? TROUBLE_MILLISECONDS : LOOK_MILLISECONDS);
+    free(round);
+}
+
+static void apply(struct install *in);
+
+static void on_round_done(void *data)
+{
+    struct round *round = data;
+    struct install *in = round->install;
+
+    (void)pthread_join(round->thread, NULL);
+    in->round = NULL;
+    take_back(in, round);
+    if (in->again)
+        apply(in);
+}
+
+static void *round_thread(void *data)
+{
+    struct round *round = data;
+
+    run_round(round);
+    /* Without memory for this there is nothing else to do than to wait for some. */
+    while (loop_post(round->loop, on_round_done, round) < 0)
+        nanosleep(&(const struct timespec){.tv_nsec = 100000000}, NULL);
+    return NULL;
+}
 
 static void apply(struct install *in)
 {
-    int r = put_program(in);
-    bool changed = r == 1;
+    struct round *round;
+    int r;
 
-    if (r >= 0) {
-        r = put_entry(in);
-        changed |= in->network.changes > 0;
+    in->again = in->round != NULL;
+    if (in->round)
+        return;
+    round = new_round(in);
+    r = round ? pthread_create(&round->thread, NULL, round_thread, round) : ENOMEM;
+    if (r) {
+        free(round);
+        trouble(in, BRUMA_REASON_OUT_OF_RESOURCES, "no thread or memory to look after it");
+        loop_timer_set(in->loop, &in->look, TROUBLE_MILLISECONDS);
+        return;
     }
-    finish(in, r, changed);
-    watch(in); /* the file may have led elsewhere before */
-    loop_timer_set(in->loop, &in->look, r < 0 || in->watch_failed ? TROUBLE_MILLISECONDS : LOOK_MILLISECONDS);
+    in->round = round;
 }
 
 /* ---- following ---- */
-
-static bool among(const int *list, int wd)
-{
-    for (int i = 0; i < WATCHED; i++) {
-        if (list[i] == wd)
-            return true;
-    }
-    return false;
-}
-
-/* The directories, by their names of now: they may have been replaced. A watch that is there stays. */
-static void watch(struct install *in)
-{
-    const char *paths[WATCHED] = {in->config->cni_conf_dir, in->config->cni_bin_dir, NULL};
-    char real[PATH_MAX];
-    int now[WATCHED];
-
-    if (*in->network.file && realpath(in->network.file, real))
-        paths[2] = dirname(real);
-    in->watch_failed = false;
-    for (int i = 0; i < WATCHED; i++) {
-        now[i] = paths[i] && *paths[i] ? inotify_add_watch(in->inotify, paths[i], EVENTS) : -1;
-        in->watch_failed |= now[i] < 0 && paths[i] && *paths[i];
-    }
-    for (int i = 0; i < WATCHED; i++) {
-        if (in->watches[i] >= 0 && !among(now, in->watches[i]))
-            (void)inotify_rm_watch(in->inotify, in->watches[i]);
-    }
-    memcpy(in->watches, now, sizeof(now));
-}
 
 static void on_soon(struct loop_timer *timer)
 {
@@ -280,6 +381,7 @@ int install_open(struct loop *loop, const struct agent_config *config, void (*mi
                  void *data, struct install **ret)
 {
     struct install *in = calloc(1, sizeof(*in));
+    struct round *round;
     int r = 0;
 
     if (!in)
@@ -293,7 +395,6 @@ int install_open(struct loop *loop, const struct agent_config *config, void (*mi
     in->network = (struct install_network){.directory = config->cni_conf_dir,
                                            .entry = in->entry,
                                            .may_write = may_write,
-                                           .data = in,
                                            .own_name = config->cni_owned_conf_name,
                                            .own = config->cni_owned_conf};
     memset(in->watches, 0xff, sizeof(in->watches));
@@ -313,8 +414,15 @@ int install_open(struct loop *loop, const struct agent_config *config, void (*mi
     install_file_sweep(config->cni_conf_dir);
     if (*config->cni_bin_dir)
         install_file_sweep(config->cni_bin_dir);
-    watch(in); /* before looking, so that nothing falls in between */
-    apply(in);
+    /* The first one here: it is before the loop runs, and the agent is ready once it is done. */
+    round = new_round(in);
+    if (!round) {
+        install_close(&in);
+        return -ENOMEM;
+    }
+    watch(round); /* before looking, so that nothing falls in between */
+    run_round(round);
+    take_back(in, round);
     *ret = in;
     return 0;
 }
@@ -327,6 +435,10 @@ void install_close(struct install **ptr)
         return;
     loop_timer_cancel(&in->soon);
     loop_timer_cancel(&in->look);
+    if (in->round) {
+        (void)pthread_join(in->round->thread, NULL);
+        free(in->round);
+    }
     if (in->inotify >= 0) {
         loop_watch_remove(in->loop, &in->events);
         close(in->inotify);
@@ -357,7 +469,7 @@ void install_report(const struct install *in, cJSON *object)
         return;
     reason = in->reason;
     error = in->error;
-    if (!reason && loop_now(in->loop) < in->contested_until) {
+    if (!reason && loop_now(in->loop) < in->budget.contested_until) {
         reason = BRUMA_REASON_CNI_CONF_CONTESTED;
         error = "the entry was put back again and again";
     }

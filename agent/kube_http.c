@@ -319,7 +319,7 @@ static void deliver(struct kube_client *c)
 /* One line of printable characters. */
 static int read_token(const char *path, char *buf, size_t size)
 {
-    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     ssize_t n = fd < 0 ? -1 : read(fd, buf, size);
 
     if (n < 0)
@@ -395,6 +395,10 @@ static void set_options(struct kube_request *q, const struct kube_call *call, co
     curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "https");
     curl_easy_setopt(e, CURLOPT_PROXY, "");
     curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
+#if LIBCURL_VERSION_NUM >= 0x075700
+    /* Who gives a request up does not wait for the thread that resolves its name. */
+    curl_easy_setopt(e, CURLOPT_QUICK_EXIT, 1L);
+#endif
     /* A connection of its own for each watch, so that none waits for another's window. */
     curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(e, CURLOPT_CAINFO, c->ca_file);
@@ -555,7 +559,7 @@ unsigned kube_backoff(unsigned tries)
 {
     unsigned wait = tries < 6 ? BACKOFF_MIN << tries : BACKOFF_MAX, noise = 0;
 
-    /* Without noise the wait is its longest. */
-    (void)getrandom(&noise, sizeof(noise), GRND_NONBLOCK);
+    if (getrandom(&noise, sizeof(noise), GRND_NONBLOCK) < 0)
+        noise = 0; /* right after a boot: the wait is its longest */
     return wait - noise % (wait / 2 + 1);
 }

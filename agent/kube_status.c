@@ -205,7 +205,8 @@ static cJSON *event_of(struct kube_pod *pod, enum bruma_reason reason, const cha
     const char *node = pod->source->agent->config->node;
     uint64_t noise = 0;
 
-    (void)getrandom(&noise, sizeof(noise), GRND_NONBLOCK);
+    if (getrandom(&noise, sizeof(noise), GRND_NONBLOCK) < 0)
+        noise = (uint64_t)time(NULL); /* right after a boot; the name is no secret, only to be a new one */
     snprintf(pod->event_name, sizeof(pod->event_name), "%.230s.%016" PRIx64, pod->name, noise);
     cJSON_AddStringToObject(m, "name", pod->event_name);
     cJSON_AddStringToObject(m, "namespace", pod->namespace);

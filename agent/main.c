@@ -280,6 +280,7 @@ static int run(const struct agent_config *config)
 
     pods_init(&agent.pods);
     loop_timer_init(&agent.tick, NULL);
+    loop_timer_init(&agent.searching, NULL);
     loop_timer_init(&agent.verify, NULL);
     r = open_parts(&agent);
     if (r == 0) {

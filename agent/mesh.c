@@ -540,6 +540,11 @@ void mesh_remove_local_pod(struct mesh *mesh, const char *uid)
     mesh_pod_free(pod);
 }
 
+uint64_t mesh_stalls(const struct mesh *mesh)
+{
+    return control_plane_stalls(mesh->plane);
+}
+
 void mesh_report(const struct mesh *mesh, cJSON *object)
 {
     struct xds_server *xds = control_plane_xds(mesh->plane);
@@ -556,6 +561,12 @@ void mesh_report(const struct mesh *mesh, cJSON *object)
     cJSON_AddStringToObject(object, "xdsAddress", control_plane_address(mesh->plane));
     cJSON_AddNumberToObject(object, "xdsClients", xds_server_streams(xds));
     cJSON_AddNumberToObject(object, "xdsRefused", (double)xds_server_refused(xds));
+    cJSON_AddNumberToObject(object, "xdsStalled", (double)control_plane_stalls(mesh->plane));
     cJSON_AddStringToObject(object, "caSubject", ca_subject(ca));
     cJSON_AddNumberToObject(object, "caNotAfter", (double)ca_not_after(ca));
+}
+
+uint64_t mesh_turned_away(const struct mesh *mesh)
+{
+    return control_plane_turned_away(mesh->plane);
 }

@@ -10,6 +10,7 @@
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "addr.h"
 #include "bruma/maps.h"
@@ -62,6 +63,9 @@ const char *mesh_trust_domain(const struct mesh *mesh);
 int mesh_set_local_pod(struct mesh *mesh, const struct mesh_local_pod *pod);
 void mesh_remove_local_pod(struct mesh *mesh, const char *uid);
 
+/* Calls of clients of the control plane that were reset since nothing moved. */
+uint64_t mesh_stalls(const struct mesh *mesh);
+
 /* For `bruma-agent --uninstall`: removes the files that mesh_new() has made in the run directory. No agent
  * runs. */
 void mesh_uninstall(const struct agent_config *config);
@@ -70,5 +74,7 @@ void mesh_uninstall(const struct agent_config *config);
  * meshFile, meshReady, meshError, meshLoadedAt, namespaces, workloads, services, policies, xdsAddress,
  * xdsClients, caSubject, caNotAfter. */
 void mesh_report(const struct mesh *mesh, cJSON *object);
+/* Connections to the control plane that were closed or refused because there were too many. */
+uint64_t mesh_turned_away(const struct mesh *mesh);
 
 #endif

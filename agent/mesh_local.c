@@ -73,12 +73,14 @@ int mesh_pod_generate(const struct mesh_pod *pod, const char *trust_domain, cons
     Istio__Workload__Workload w = ISTIO__WORKLOAD__WORKLOAD__INIT;
     ProtobufCBinaryData addresses[BRUMA_POD_ADDRESSES];
     uint8_t bytes[BRUMA_POD_ADDRESSES][16], *message;
+    /* The compiler is told, too: gcc 14 takes an index without a bound for one beyond the end. */
+    int addresses_len = pod->addresses_len < BRUMA_POD_ADDRESSES ? pod->addresses_len : BRUMA_POD_ADDRESSES;
     char *uid = NULL;
     size_t len;
 
     if (asprintf(&uid, "Kubernetes//Pod/%s/%s", pod->namespace, pod->name) < 0)
         return -ENOMEM;
-    for (int i = 0; i < pod->addresses_len; i++) {
+    for (int i = 0; i < addresses_len; i++) {
         addresses[i].len = addr_to_bytes(&pod->addresses[i], bytes[i]);
         addresses[i].data = bytes[i];
     }
@@ -86,7 +88,7 @@ int mesh_pod_generate(const struct mesh_pod *pod, const char *trust_domain, cons
     w.name = pod->name;
     w.namespace_ = pod->namespace;
     w.addresses = addresses;
-    w.n_addresses = (size_t)pod->addresses_len;
+    w.n_addresses = (size_t)addresses_len;
     w.tunnel_protocol =
         pod->enrolled ? ISTIO__WORKLOAD__TUNNEL_PROTOCOL__HBONE : ISTIO__WORKLOAD__TUNNEL_PROTOCOL__NONE;
     w.trust_domain = (char *)trust_domain;

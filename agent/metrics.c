@@ -91,6 +91,11 @@ static void put_agent(FILE *f, const struct agent *agent)
     head(f, "ztunnel_connected", "gauge", "Proxies that are connected.");
     fprintf(f, "ztunnel_connected %d\n", cJSON_GetArraySize(proxies));
     cJSON_Delete(proxies);
+    if (agent->mesh) {
+        head(f, "bruma_control_plane_stalls_total", "counter",
+             "Calls to the built-in control plane that were reset since nothing moved.");
+        fprintf(f, "bruma_control_plane_stalls_total %" PRIu64 "\n", mesh_stalls(agent->mesh));
+    }
     head(f, "bruma_agent_ready", "gauge", "1 if the agent can decide, captures, and is installed.");
     fprintf(f, "bruma_agent_ready %d\n", !agent_not_ready(agent));
     head(f, "bruma_proxy_serving", "gauge", "1 while a proxy serves this node's pods.");
@@ -188,6 +193,23 @@ static void put_counters(FILE *f, const struct agent *agent)
     }
 }
 
+static void put_turned_away(FILE *f, const struct agent *agent)
+{
+    const struct metrics *m = agent->metrics;
+
+    head(f, "bruma_connections_turned_away_total", "counter",
+         "Connections to the agent's servers that were closed or refused because there were too many.");
+    if (m && m->pages)
+        fprintf(f, "bruma_connections_turned_away_total{server=\"metrics\"} %" PRIu64 "\n",
+                http_server_turned_away(m->pages));
+    if (m && m->ready)
+        fprintf(f, "bruma_connections_turned_away_total{server=\"readiness\"} %" PRIu64 "\n",
+                http_server_turned_away(m->ready));
+    if (agent->mesh)
+        fprintf(f, "bruma_connections_turned_away_total{server=\"control-plane\"} %" PRIu64 "\n",
+                mesh_turned_away(agent->mesh));
+}
+
 char *metrics_page(const struct agent *agent, size_t *ret_len)
 {
     char *text = NULL;
@@ -201,6 +223,7 @@ char *metrics_page(const struct agent *agent, size_t *ret_len)
     put_states(f, agent);
     put_counters(f, agent);
     put_reasons(f, agent);
+    put_turned_away(f, agent);
     if (fclose(f) == 0)
         return text;
     free(text);
@@ -257,19 +280,19 @@ static void on_ready(void *data, struct http_request *request)
         http_respond_text(request, 404, "there are /readyz and /healthz\n");
 }
 
-static int open_metrics(struct metrics *m, uint16_t port)
+static int open_metrics(struct metrics *m, uint16_t port, const struct http_limits *limits)
 {
-    int r = http_server_new(m->agent->loop, on_page, m, 0, &m->pages);
+    int r = http_server_new(m->agent->loop, "metrics", on_page, m, limits, &m->pages);
 
     if (r == 0)
         r = http_server_listen_any(m->pages, port, true, NULL);
     return r < 0 ? log_error_errno(r, "metrics cannot be served\tport=%u", port) : 0;
 }
 
-static int open_ready(struct metrics *m, uint16_t port)
+static int open_ready(struct metrics *m, uint16_t port, const struct http_limits *limits)
 {
     struct endpoint at = {.port = port};
-    int r = http_server_new(m->agent->loop, on_ready, m, 0, &m->ready);
+    int r = http_server_new(m->agent->loop, "readiness", on_ready, m, limits, &m->ready);
 
     if (r == 0)
         r = addr_parse("127.0.0.1", &at.addr);
@@ -281,6 +304,8 @@ static int open_ready(struct metrics *m, uint16_t port)
 int metrics_open(struct agent *agent, struct metrics **ret)
 {
     const struct agent_config *c = agent->config;
+    const struct http_limits limits = {(unsigned)c->server_connections,
+                                       (unsigned)c->server_connections_per_source};
     struct metrics *m;
     int r = 0;
 
@@ -291,9 +316,9 @@ int metrics_open(struct agent *agent, struct metrics **ret)
         return -ENOMEM;
     m->agent = agent;
     if (c->metrics_port)
-        r = open_metrics(m, (uint16_t)c->metrics_port);
+        r = open_metrics(m, (uint16_t)c->metrics_port, &limits);
     if (r == 0 && c->ready_port)
-        r = open_ready(m, (uint16_t)c->ready_port);
+        r = open_ready(m, (uint16_t)c->ready_port, &limits);
     if (r < 0)
         metrics_close(&m);
     else

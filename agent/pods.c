@@ -103,7 +103,7 @@ int pod_new(struct pods *pods, const char *uid, const char *namespace, const cha
     list_init(&pod->attachments);
     list_init(&pod->views);
     pod->netns_fd = -1;
-    pod->routes.fd = -1;
+    pod->routes.fd = pod->routes_fd = -1;
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         pod->listeners[i] = -1;
     loop_timer_init(&pod->timer, NULL);
@@ -210,12 +210,9 @@ int pod_merge_addresses(struct pod *pod, const struct addr *addresses, int len)
 
 void pod_close_descriptors(struct pod *pod)
 {
-    if (pod->routes.fd >= 0) {
-        int fd = pod->routes.fd;
-
+    if (pod->routes.fd >= 0)
         loop_watch_remove(pod->loop, &pod->routes);
-        close(fd);
-    }
+    close_fds(&pod->routes_fd, 1);
     close_fds(pod->listeners, BRUMA_LISTENER_COUNT);
     if (pod->netns_fd >= 0)
         close(pod->netns_fd);
@@ -233,24 +230,39 @@ void pod_look_at_netns(struct pod *pod, int fd)
         stat(pod->netns_path, &path) < 0 || path.st_ino != held.st_ino || path.st_dev != held.st_dev;
 }
 
-bool pod_netns_present(struct pod *pod)
+/* Of a name that leads to no network namespace. Everything else says nothing of the namespace. */
+static bool means_gone(int error)
+{
+    return error == -ENOENT || error == -ENOTDIR || error == -ELOOP || error == -EINVAL;
+}
+
+int pod_netns_present(struct pod *pod)
 {
     struct stat path, held;
     uint64_t cookie;
+    int r;
 
     if (stat(pod->netns_path, &path) < 0)
-        return false;
+        return means_gone(-errno) ? 0 : -errno;
     /* The descriptor keeps the inode number from being used again, so equal numbers mean the same one. */
-    if (pod->netns_fd >= 0)
-        return fstat(pod->netns_fd, &held) == 0 && path.st_ino == held.st_ino && path.st_dev == held.st_dev;
+    if (pod->netns_fd >= 0) {
+        if (fstat(pod->netns_fd, &held) < 0)
+            return -errno;
+        return path.st_ino == held.st_ino && path.st_dev == held.st_dev;
+    }
     if (pod->netns_inode)
         return path.st_ino == pod->netns_inode;
     _cleanup_fd_ int fd = netns_open(pod->netns_path);
 
-    if (fd < 0 || netns_cookie(fd, &cookie) < 0 || cookie != pod->cookie)
-        return false;
+    if (fd < 0)
+        return means_gone(fd) ? 0 : fd;
+    r = netns_cookie(fd, &cookie);
+    if (r < 0)
+        return r;
+    if (cookie != pod->cookie)
+        return 0;
     pod->netns_inode = path.st_ino;
-    return true;
+    return 1;
 }
 
 void pod_set_error(struct pod *pod, enum bruma_reason reason, const char *text)

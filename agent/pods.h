@@ -70,13 +70,19 @@ struct pod {
     bool by_plugin;    /* the plugin attaches */
     bool was_draining; /* a failure leads back there: connections of before may live */
     unsigned failed_tries;       /* in a row, of the agent's own */
+    uint64_t address_until;      /* loop time until which its address is waited for; 0: it is not */
     uint64_t begun_microseconds; /* CLOCK_MONOTONIC */
 
     struct loop_timer timer;  /* of the state: acknowledgement, grace, next try */
-    struct loop_watch routes; /* netlink socket in the pod's namespace: rules and routes were deleted */
+    int routes_fd;            /* netlink socket in the pod's namespace, which reports changes; -1: none */
+    struct loop_watch routes; /* of it, but for the time between a hint and the look that it leads to */
+    bool unfollowed;          /* the last try to watch it failed */
     struct loop_timer verify_soon;
-    unsigned netns_missing;    /* looks in a row that did not find the namespace */
-    uint64_t leave_until;      /* loop time; while POD_LEAVING: it goes on then in any case */
+    uint64_t look_wait,
+        looked_at;            /* milliseconds to the next one; loop time of the last one that a hint led to */
+    unsigned netns_missing;   /* looks in a row that did not find the namespace */
+    bool searched, inhabited; /* processes are being looked for that live in it; one was seen */
+    uint64_t leave_until;     /* loop time; while POD_LEAVING: it goes on then in any case */
     uint64_t clean_not_before; /* loop time; while POD_DRAINING */
     struct list views;         /* of proxies, struct pod_view */
 
@@ -84,7 +90,15 @@ struct pod {
     uint64_t enrol_microseconds;                /* that the last enrolment took */
     int64_t added_at, enrolled_at, verified_at; /* CLOCK_REALTIME seconds, 0: never */
     uint32_t mends[BRUMA_REASON_COUNT];         /* since the agent started */
-    enum bruma_reason last_reason;              /* of the last failure; NONE after a success */
+
+    /* while verification finds something that cannot be put right */
+    struct steer_findings unmended; /* len 0: nothing */
+    unsigned failed_mends;          /* in a row */
+    uint64_t mend_at;               /* loop time; the same is not tried again before */
+    enum bruma_reason mend_reason;  /* of the last failure */
+    enum bruma_reason told;         /* that the log has told of; NONE: of none */
+
+    enum bruma_reason last_reason; /* of the last failure; NONE after a success */
     char last_error[256];
 };
 
@@ -116,8 +130,8 @@ int pod_merge_addresses(struct pod *pod, const struct addr *addresses, int len);
 void pod_close_descriptors(struct pod *pod);
 /* fd: of its namespace. Notes whether the path leads there as the agent sees it. */
 void pod_look_at_netns(struct pod *pod, int fd);
-/* The path still leads to this pod's network namespace. */
-bool pod_netns_present(struct pod *pod);
+/* 1: the path still leads to this pod's network namespace. 0: it does not. -errno: it cannot be told. */
+int pod_netns_present(struct pod *pod);
 
 /* Copies the words behind r for status and explain. */
 void pod_set_error(struct pod *pod, enum bruma_reason reason, const char *text);

@@ -194,6 +194,21 @@ static const char *join(const cJSON *array, char *buf, size_t size)
     return buf;
 }
 
+/* "2s ago", or what keeps the pod from being whole. */
+static const char *verification(const cJSON *pod, char *buf, size_t size)
+{
+    const cJSON *unmended = cJSON_GetObjectItemCaseSensitive(pod, "unmended");
+    char ago[32], reasons[256];
+
+    if (!strcmp(text_of(pod, "state"), "outside"))
+        return "-";
+    if (!cJSON_GetArraySize(unmended))
+        return age(number_of(pod, "verifiedAt"), buf, size);
+    snprintf(buf, size, "no: %s; last %s", join(unmended, reasons, sizeof(reasons)),
+             age(number_of(pod, "verifiedAt"), ago, sizeof(ago)));
+    return buf;
+}
+
 int command_pods(const struct ctl_options *o, int argc, char **argv)
 {
     static const char *const headers[] = {"NAMESPACE", "POD",         "STATE",    "PROXY",  "IDENTITY",
@@ -211,7 +226,7 @@ int command_pods(const struct ctl_options *o, int argc, char **argv)
         return print_json(items);
     t = table_new(headers, array_size(headers));
     cJSON_ArrayForEach (p, items) {
-        char addresses[256], verified[32], mended[256];
+        char addresses[256], verified[320], mended[256];
         bool enrolled = strcmp(text_of(p, "state"), "outside") != 0;
         const char *cells[] = {
             text_of(p, "namespace"),
@@ -223,7 +238,7 @@ int command_pods(const struct ctl_options *o, int argc, char **argv)
             !enrolled                                                                 ? "-"
             : cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(p, "capturedSinceStart")) ? "yes"
                                                                                       : "no",
-            enrolled ? age(number_of(p, "verifiedAt"), verified, sizeof(verified)) : "-",
+            verification(p, verified, sizeof(verified)),
             counts(cJSON_GetObjectItemCaseSensitive(p, "mends"), mended, sizeof(mended)),
             text_of(p, "cookie"),
         };

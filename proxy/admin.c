@@ -3,6 +3,7 @@
 #include "proxy/admin.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -194,6 +195,30 @@ static bool serve_pages(struct admin *admin, struct http_request *request)
     return true;
 }
 
+static void turned_away(const struct http_server *server, const char *name, FILE *out)
+{
+    uint64_t n = http_server_turned_away(server);
+
+    if (n)
+        fprintf(out, "bruma_connections_turned_away_total{server=\"%s\"} %" PRIu64 "\n", name, n);
+}
+
+static void turned_away_metrics(const struct admin *admin, FILE *out)
+{
+    if (!http_server_turned_away(admin->pages) && !http_server_turned_away(admin->metrics) &&
+        !http_server_turned_away(admin->ready) && !http_server_turned_away(admin->local))
+        return;
+    fputs(
+        "# HELP bruma_connections_turned_away Connections to the proxy's servers that were closed or refused "
+        "because there were too many.\n"
+        "# TYPE bruma_connections_turned_away counter\n",
+        out);
+    turned_away(admin->pages, "admin", out);
+    turned_away(admin->metrics, "metrics", out);
+    turned_away(admin->ready, "readiness", out);
+    turned_away(admin->local, "admin socket", out);
+}
+
 static bool wants_openmetrics(const struct http_request *request)
 {
     return http_list_accepts(http_head_find(http_request_head(request), "accept"),
@@ -216,6 +241,7 @@ static bool serve_metrics(struct admin *admin, struct http_request *request)
         bool failed;
 
         admin->config.metrics(admin->config.data, out);
+        turned_away_metrics(admin, out);
         fputs("# EOF\n", out);
         failed = ferror(out) != 0;
         /* A scrape that is cut would look like counters that are gone. */
@@ -349,14 +375,15 @@ static void on_socket_check(struct loop_timer *timer)
 static int open_servers(struct loop *loop, struct admin *admin)
 {
     const struct admin_config *c = &admin->config;
-    int r = http_server_new(loop, on_pages, admin, 0, &admin->pages);
+    const struct http_limits limits = {c->connections, c->connections_per_source};
+    int r = http_server_new(loop, "admin", on_pages, admin, &limits, &admin->pages);
 
     if (r == 0)
-        r = http_server_new(loop, on_metrics, admin, 0, &admin->metrics);
+        r = http_server_new(loop, "metrics", on_metrics, admin, &limits, &admin->metrics);
     if (r == 0)
-        r = http_server_new(loop, on_ready, admin, 0, &admin->ready);
+        r = http_server_new(loop, "readiness", on_ready, admin, &limits, &admin->ready);
     if (r == 0)
-        r = http_server_new(loop, on_local, admin, 0, &admin->local);
+        r = http_server_new(loop, "admin socket", on_local, admin, &limits, &admin->local);
     if (r < 0)
         return r;
     if (c->admin_port) {

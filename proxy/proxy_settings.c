@@ -36,6 +36,8 @@ const struct setting proxy_settings_table[] = {
     {"admin-port", "BRUMA_ADMIN_PORT", SETTING_NUMBER, "15000", "admin pages, on loopback; 0: none", FIELD(admin_port), 0, 65535},
     {"metrics-port", "BRUMA_METRICS_PORT", SETTING_NUMBER, "15020", "metrics; 0: none", FIELD(metrics_port), 0, 65535},
     {"ready-port", "BRUMA_READY_PORT", SETTING_NUMBER, "15021", "readiness; 0: none", FIELD(ready_port), 0, 65535},
+    {"page-connections", "BRUMA_PAGE_CONNECTIONS", SETTING_NUMBER, "64", "connections to each of the servers of these ports; with more, one that has asked for nothing goes", FIELD(page_connections), 2, 10000},
+    {"page-connections-per-source", "BRUMA_PAGE_CONNECTIONS_PER_SOURCE", SETTING_NUMBER, "16", "the same of one source: a user of this machine, an IPv4 address, an IPv6 network of 64 bits", FIELD(page_connections_per_source), 1, 10000},
     {"ipv6", "IPV6_ENABLED", SETTING_BOOL, "true", "bind servers, and listeners in pods that the proxy opens itself, to IPv6 too", FIELD(ipv6), 0, 0},
     {"log-json", "BRUMA_LOG_JSON", SETTING_BOOL, "false", "one JSON object a line (LOG_FORMAT=json does the same)", FIELD(log_json), 0, 0},
     {"log", "RUST_LOG", SETTING_STRING, "info", "log levels: level, or scope=level, comma separated", FIELD(log_filter), 0, 0},
@@ -66,6 +68,9 @@ const struct setting proxy_settings_table[] = {
     {"localhost-app-tunnel", "LOCALHOST_APP_TUNNEL", SETTING_BOOL, "true", "reach applications with a PROXY tunnel on loopback", FIELD(localhost_application_tunnel), 0, 0},
     {"unknown-policy-denies", "BRUMA_UNKNOWN_POLICY_DENIES", SETTING_BOOL, "true", "refuse if a policy that a workload names has not arrived in time", FIELD(unknown_policy_denies), 0, 0},
     {"policy-timeout", "BRUMA_POLICY_TIMEOUT", SETTING_DURATION, "5s", "how long a connection waits for a policy that its workload names and that has not arrived", FIELD(policy_timeout), 0, 0},
+    {"stall-timeout", "BRUMA_STALL_TIMEOUT", SETTING_DURATION, "60s", "a stream of the control plane, of which nothing moves for so long although one side owes something, begins anew", FIELD(stall_timeout), 1000, 3600000},
+    {"xds-request-max", "BRUMA_XDS_REQUEST_MAX", SETTING_NUMBER, "4000000", "bytes of the first requests of a stream, which name what is held; what does not fit comes anew (istiod takes 4 MiB)", FIELD(xds_request_max), 0, 1073741824},
+    {"xds-settle", "BRUMA_XDS_SETTLE", SETTING_DURATION, "10s", "after such a request: what the control plane has not mentioned for so long is let go", FIELD(xds_settle), 100, 3600000},
 };
 /* clang-format on */
 

@@ -27,6 +27,7 @@ struct proxy_settings {
 
     unsigned long workers; /* 0: a quarter of the processors, at least one */
     unsigned long admin_port, metrics_port, ready_port;
+    unsigned long page_connections, page_connections_per_source;
     bool ipv6, log_json;
     const char *log_filter;
 
@@ -41,7 +42,7 @@ struct proxy_settings {
     bool keepalive;
     bool response_baggage, original_source, localhost_application_tunnel;
     bool unknown_policy_denies;
-    unsigned long policy_timeout;
+    unsigned long policy_timeout, stall_timeout, xds_request_max, xds_settle;
 };
 
 extern const struct setting proxy_settings_table[];

@@ -77,7 +77,8 @@ ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more);
 
 static inline bool tls_holds_input(const struct tls *tls)
 {
-    return tls->in_len != 0;
+    /* of an end that has been read the socket will not tell again either */
+    return tls->in_len != 0 || tls->peer_closed;
 }
 
 /* Encrypts and gathers: the shared buffer is this connection's until tls_flush(), tls_shutdown() or

@@ -11,7 +11,9 @@
 #include "proxy/credentials.h"
 #include "proxy/wire.h"
 #include "proxy/xds_node.h"
+#include "proxy/xds_sweep.h"
 #include "proxy/xds_versions.h"
+#include "reasons.h"
 
 #define METHOD        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 #define MESSAGE_MAX   (200 * 1024 * 1024)
@@ -19,6 +21,10 @@
 #define BACKOFF_MAX   15000
 #define TRIM_ABOVE    (8 * 1024 * 1024) /* a response of this size leaves holes in the heap */
 #define NACK_TEXT_MAX 4096
+#define BOUND_MIN     65536 /* a server that refuses less than this is told of nothing */
+#define EXHAUSTED_MAX                                                                     \
+    3 /* refusals in a row, after which it is the request that is believed to be too long \
+       */
 
 /* Fields of DeltaDiscoveryRequest, DeltaDiscoveryResponse and Resource. */
 enum { REQUEST_NODE = 1, REQUEST_TYPE = 2, REQUEST_VERSIONS = 5, REQUEST_NONCE = 6, REQUEST_ERROR = 7 };
@@ -46,7 +52,12 @@ struct xds_client {
     uint64_t backoff;
     bool connected, ready;
     struct xds_versions *versions[STATE_TYPES];
-    bool acked[STATE_TYPES];
+    bool acked[STATE_TYPES];    /* ever */
+    bool answered[STATE_TYPES]; /* on this stream */
+    struct xds_sweep sweep;
+    size_t bound, longest; /* bytes of a first request: at the most; of this stream's */
+    unsigned exhausted;
+    uint64_t bounded, stalls;
     uint64_t terminations[TERMINATIONS], messages[STATE_TYPES], message_bytes[STATE_TYPES];
 };
 
@@ -69,12 +80,30 @@ static void back_off(struct xds_client *c)
     c->backoff = c->backoff * 2 < BACKOFF_MAX ? c->backoff * 2 : BACKOFF_MAX;
 }
 
+static void hang_up(struct xds_client *c)
+{
+    xds_sweep_end(&c->sweep);
+    grpc_call_cancel(&c->call);
+    grpc_channel_close(&c->channel);
+}
+
 /* ---- requests ---- */
 
-static void put_version(void *data, const char *name, size_t name_len, const char *version,
+struct telling {
+    struct wire_writer writer;
+    size_t bound;
+};
+
+static bool put_version(void *data, const char *name, size_t name_len, const char *version,
                         size_t version_len)
 {
-    wire_put_entry(data, REQUEST_VERSIONS, name, name_len, version, version_len);
+    struct telling *t = data;
+
+    /* Five varints of at most five bytes come with the texts. */
+    if (t->writer.len + name_len + version_len + 25 > t->bound)
+        return false;
+    wire_put_entry(&t->writer, REQUEST_VERSIONS, name, name_len, version, version_len);
+    return true;
 }
 
 static int send_request(struct xds_client *c, struct wire_writer *w)
@@ -85,16 +114,30 @@ static int send_request(struct xds_client *c, struct wire_writer *w)
     return r;
 }
 
-/* An empty list of names subscribes to everything. */
+/* An empty list of names subscribes to everything. Servers take no messages of any length (istiod's default
+ * is 4 MiB), so only what fits is told; the rest comes anew, or is swept out. */
 static int subscribe(struct xds_client *c, enum state_type type)
 {
-    struct wire_writer w = {}, node = {};
+    struct telling t = {.bound = c->bound};
+    struct wire_writer node = {};
+    size_t untold;
 
     xds_node_write(&node, &c->config);
-    wire_put_message(&w, REQUEST_NODE, &node);
-    wire_put_string(&w, REQUEST_TYPE, type_urls[type]);
-    xds_versions_each(c->versions[type], put_version, &w);
-    return send_request(c, &w);
+    wire_put_message(&t.writer, REQUEST_NODE, &node);
+    wire_put_string(&t.writer, REQUEST_TYPE, type_urls[type]);
+    xds_versions_tell(c->versions[type], put_version, &t);
+    untold = xds_versions_untold(c->versions[type]);
+    if (untold) {
+        c->bounded++;
+        log_info(
+            "the first request does not name everything that is held\treason=%s type=%s bytes=%zu held=%zu "
+            "untold=%zu",
+            reason_name(BRUMA_REASON_XDS_REQUEST_BOUNDED), type_urls[type], t.writer.len,
+            xds_versions_count(c->versions[type]), untold);
+    }
+    if (t.writer.len > c->longest)
+        c->longest = t.writer.len;
+    return send_request(c, &t.writer);
 }
 
 static void acknowledge(struct xds_client *c, const struct wire_field *type, const struct wire_field *nonce,
@@ -190,7 +233,11 @@ static void apply(struct xds_client *c, enum state_type type, const struct wire_
         return;
     }
     c->message_bytes[type] += resource.value.len;
-    if (!resource.has_any) {
+    /* It lives, even if it cannot be used. */
+    xds_versions_mention(c->versions[type], name, resource.name.len);
+    if (resource.name.len > UINT16_MAX || resource.version.len > UINT16_MAX) {
+        note_rejection(nack, size, "(too long)", "name or version are longer than 65535 bytes");
+    } else if (!resource.has_any) {
         note_rejection(nack, size, name, "the resource is empty");
     } else if (state_apply(c->config.state, type, name, resource.value.bytes ? resource.value.bytes : nothing,
                            resource.value.len, error, sizeof(error)) < 0) {
@@ -221,6 +268,16 @@ static enum state_type type_of(const struct wire_field *url)
             return (enum state_type)i;
     }
     return STATE_TYPES;
+}
+
+/* Whether the control plane has answered all that this stream asked first. */
+static bool all_answered(const struct xds_client *c)
+{
+    for (int i = 0; i < STATE_TYPES; i++) {
+        if (!c->answered[i])
+            return false;
+    }
+    return true;
 }
 
 static void check_ready(struct xds_client *c)
@@ -273,17 +330,23 @@ static void on_message(void *data, const uint8_t *message, size_t len)
     if (more < 0 || !url.bytes) {
         log_error("a response of the control plane is malformed; connecting anew\tbytes=%zu", len);
         c->terminations[ERROR]++;
-        grpc_call_cancel(&c->call);
-        grpc_channel_close(&c->channel);
+        hang_up(c);
         back_off(c);
         return;
     }
     c->connected = true;
     c->backoff = BACKOFF_MIN;
     type = type_of(&url);
+    c->exhausted = 0;
     if (type < STATE_TYPES) {
+        size_t untold = xds_versions_untold(c->versions[type]);
+
         c->messages[type]++;
         take_response(c, type, message, len, nack, sizeof(nack));
+        xds_sweep_answered(&c->sweep, type, untold);
+        c->answered[type] = true;
+        if (all_answered(c))
+            grpc_call_expect(c->call, false);
     }
     acknowledge(c, &url, &nonce, nack);
     if (len > TRIM_ABOVE)
@@ -305,12 +368,37 @@ static bool benign(enum grpc_status status, const char *text)
             (strstr(text, "transport is closing") || strstr(text, "received prior goaway")));
 }
 
+/* Servers say of a request that it is too long with one status and each in its own words, and the same status
+ * may mean that they have too much to do. */
+static void check_bound(struct xds_client *c, enum grpc_status status, const char *text)
+{
+    if (status != GRPC_RESOURCE_EXHAUSTED || all_answered(c) || c->longest < BOUND_MIN)
+        return;
+    if (++c->exhausted < EXHAUSTED_MAX && !strstr(text, "arger than") && !strstr(text, "too long") &&
+        !strstr(text, "exceeds"))
+        return;
+    c->exhausted = 0;
+    c->bound = c->longest / 2 < BOUND_MIN ? 0 : c->longest / 2;
+    log_warn(
+        "the control plane refuses a first request of %zu bytes; the next one has less\treason=%s bound=%zu "
+        "error=\"%s\"",
+        c->longest, reason_name(BRUMA_REASON_XDS_REQUEST_BOUNDED), c->bound, text);
+}
+
 static void on_end(void *data, enum grpc_status status, const char *text)
 {
     struct xds_client *c = data;
     bool had_stream = c->connected;
 
     c->call = NULL;
+    xds_sweep_end(&c->sweep);
+    check_bound(c, status, text);
+    if (status == GRPC_ABORTED && !strcmp(text, GRPC_STALLED)) {
+        log_warn(
+            "the control plane neither takes nor gives; the stream begins anew\treason=%s milliseconds=%u",
+            reason_name(BRUMA_REASON_CALL_STALLED), c->config.stall_milliseconds);
+        c->stalls++;
+    }
     if (had_stream && status == GRPC_OK) {
         log_info("the control plane ended the stream");
         c->terminations[COMPLETE]++;
@@ -335,6 +423,7 @@ static void on_down(void *data, const char *why)
     struct xds_client *c = data;
 
     (void)why; /* the call's end has said it */
+    xds_sweep_end(&c->sweep);
     grpc_channel_close(&c->channel);
     if (!loop_timer_armed(&c->retry))
         back_off(c);
@@ -351,6 +440,12 @@ static int open_stream(struct xds_client *c)
         return log_warn_errno(r, "the token cannot be read");
     r = grpc_call_open(c->channel, METHOD, headers.headers, headers.len, 0, &events, c, &c->call);
     credential_headers_free(&headers);
+    if (r < 0)
+        return r;
+    memset(c->answered, 0, sizeof(c->answered));
+    c->longest = 0;
+    xds_sweep_begin(&c->sweep, c->channel, c->call);
+    grpc_call_expect(c->call, true);
     for (int i = 0; i < STATE_TYPES && r == 0; i++)
         r = subscribe(c, (enum state_type)i);
     return r;
@@ -364,12 +459,12 @@ static void connect_now(struct xds_client *c)
         .alternate_host = c->config.alternate_host,
         .plaintext = c->address.plaintext,
         .max_message = MESSAGE_MAX,
+        .stall_milliseconds = c->config.stall_milliseconds,
     };
     char *roots = NULL;
     int r;
 
-    grpc_call_cancel(&c->call);
-    grpc_channel_close(&c->channel);
+    hang_up(c);
     r = config.plaintext ? 0 : roots_load(c->config.roots, &roots);
     if (r < 0)
         log_warn_errno(r, "roots %.200s", c->config.roots);
@@ -384,8 +479,7 @@ static void connect_now(struct xds_client *c)
         r = open_stream(c);
     if (r < 0) {
         c->terminations[CONNECTION_ERROR]++;
-        grpc_call_cancel(&c->call);
-        grpc_channel_close(&c->channel);
+        hang_up(c);
         back_off(c);
     }
 }
@@ -404,6 +498,8 @@ int xds_client_new(struct loop *loop, const struct xds_config *config, struct xd
     c->loop = loop;
     c->config = *config;
     c->backoff = BACKOFF_MIN;
+    c->bound = config->request_max;
+    xds_sweep_init(&c->sweep, loop, config->state, c->versions, config->settle_milliseconds);
     loop_timer_init(&c->retry, on_retry);
     loop_timer_set(loop, &c->retry, 0);
     *ret = c;
@@ -418,8 +514,8 @@ void xds_client_free(struct xds_client **ptr)
         return;
     if (c->retry.node.next)
         loop_timer_cancel(&c->retry);
-    grpc_call_cancel(&c->call);
-    grpc_channel_close(&c->channel);
+    if (c->sweep.loop)
+        hang_up(c);
     for (int i = 0; i < STATE_TYPES; i++)
         xds_versions_free(&c->versions[i]);
     free(c);
@@ -454,6 +550,12 @@ void xds_client_write_metrics(const struct xds_client *c, FILE *out)
         fprintf(out, "istio_xds_connection_terminations_total{reason=\"%s\"} %llu\n", termination_names[i],
                 (unsigned long long)c->terminations[i]);
     }
+    family(out, "bruma_xds_stalls", "Streams of the control plane that were ended since nothing moved.");
+    fprintf(out, "bruma_xds_stalls_total %llu\n", (unsigned long long)c->stalls);
+    family(out, "bruma_xds_requests_bounded", "First requests that did not name everything that is held.");
+    fprintf(out, "bruma_xds_requests_bounded_total %llu\n", (unsigned long long)c->bounded);
+    family(out, "bruma_xds_let_go", "Resources that no answer mentioned after such a request.");
+    fprintf(out, "bruma_xds_let_go_total %llu\n", (unsigned long long)c->sweep.let_go);
     if (c->messages[0] + c->messages[1] == 0)
         return;
     family(out, "istio_xds_message", "Responses of the control plane.");

@@ -22,6 +22,9 @@ struct xds_config {
     const cJSON *metadata;      /* of the node, for the control plane; the environment's comes over it */
     const char *cluster_id;
     const char *instance_ip, *pod_name, *pod_namespace, *node_name;
+    size_t request_max;                /* bytes of a stream's first requests */
+    unsigned long settle_milliseconds; /* see xds_sweep.h */
+    unsigned stall_milliseconds;       /* see grpc.h */
     struct state *state;
     /* Each wildcard type has been acked once. */
     void (*ready)(void *data);

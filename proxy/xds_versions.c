@@ -13,12 +13,13 @@ struct entry {
     struct entry *next;
     uint32_t hash;
     uint16_t name_len, version_len;
+    bool untold;
     char text[]; /* name, then version */
 };
 
 struct xds_versions {
     struct entry **buckets;
-    size_t buckets_len, len;
+    size_t buckets_len, len, untold;
 };
 
 static uint32_t hash(const char *text, size_t len)
@@ -98,6 +99,12 @@ static void grow(struct xds_versions *v)
     v->buckets_len = len;
 }
 
+static void set_untold(struct xds_versions *v, struct entry *e, bool untold)
+{
+    v->untold += (size_t)untold - (size_t)e->untold;
+    e->untold = untold;
+}
+
 int xds_versions_set(struct xds_versions *v, const char *name, size_t name_len, const char *version,
                      size_t version_len)
 {
@@ -108,6 +115,8 @@ int xds_versions_set(struct xds_versions *v, const char *name, size_t name_len, 
         return -EINVAL;
     if (!version_len)
         version = ""; /* istiod gives policies none, and memcpy() wants a pointer */
+    if (e)
+        set_untold(v, e, false);
     if (e && e->version_len == version_len) {
         memcpy(e->text + name_len, version, version_len);
         return 0;
@@ -135,6 +144,7 @@ void xds_versions_remove(struct xds_versions *v, const char *name, size_t name_l
 
     if (!e)
         return;
+    set_untold(v, e, false);
     *at = e->next;
     free(e);
     v->len--;
@@ -145,13 +155,48 @@ size_t xds_versions_count(const struct xds_versions *v)
     return v->len;
 }
 
-void xds_versions_each(const struct xds_versions *v,
-                       void (*fn)(void *data, const char *name, size_t name_len, const char *version,
-                                  size_t version_len),
+void xds_versions_tell(struct xds_versions *v,
+                       bool (*tell)(void *data, const char *name, size_t name_len, const char *version,
+                                    size_t version_len),
                        void *data)
 {
     for (size_t i = 0; i < v->buckets_len; i++) {
-        for (const struct entry *e = v->buckets[i]; e; e = e->next)
-            fn(data, e->text, e->name_len, e->text + e->name_len, e->version_len);
+        for (struct entry *e = v->buckets[i]; e; e = e->next)
+            set_untold(v, e, !tell(data, e->text, e->name_len, e->text + e->name_len, e->version_len));
+    }
+}
+
+size_t xds_versions_untold(const struct xds_versions *v)
+{
+    return v->untold;
+}
+
+void xds_versions_mention(struct xds_versions *v, const char *name, size_t name_len)
+{
+    struct entry *e = *find(v, hash(name, name_len), name, name_len);
+
+    if (e)
+        set_untold(v, e, false);
+}
+
+void xds_versions_sweep(struct xds_versions *v, void (*gone)(void *data, const char *name, size_t name_len),
+                        void *data)
+{
+    for (size_t i = 0; i < v->buckets_len && v->untold; i++) {
+        struct entry **at = &v->buckets[i];
+
+        while (*at) {
+            struct entry *e = *at;
+
+            if (!e->untold) {
+                at = &e->next;
+                continue;
+            }
+            set_untold(v, e, false);
+            *at = e->next;
+            v->len--;
+            gone(data, e->text, e->name_len);
+            free(e);
+        }
     }
 }

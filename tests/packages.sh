@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Debian and Ubuntu packages that the scripts need, by what for. Sourced by tests/run.sh and tests/lab.sh:
-#     ensure_packages build test lab bench cluster
+#     ensure_packages build unit test format lint shell fuzz lab bench cluster
 # installs what is missing and says nothing if nothing is.
 
 packages_build() {
@@ -16,11 +16,29 @@ packages_build() {
     fi
 }
 
-packages_test() {
-    # Version 14 of both tools is what the tree is formatted and linted with; both distributions have it.
-    echo clang-format-14 clang-tidy-14 shellcheck
+packages_format() {
+    format_program
+}
+
+packages_lint() {
+    tidy_program
+    echo python3
+}
+
+packages_shell() {
+    echo shellcheck
+}
+
+packages_unit() {
+    echo python3 openssl util-linux # util-linux: setarch
+}
+
+packages_fuzz() {
     # libFuzzer and the sanitizers' run-time of the distribution's default clang
     echo "libclang-rt-$(clang_version)-dev"
+}
+
+packages_test() {
     echo python3 python3-pytest python3-pytest-xdist python3-h2 python3-cryptography python3-yaml openssl strace
     echo curl redis-server # servers and clients that end connections in their own ways
     echo iptables                       # rules of a stock node agent
@@ -56,10 +74,29 @@ is_ubuntu() {
 
 # Major version of the package "clang", which may not be installed yet.
 clang_version() {
-    if is_ubuntu; then
-        echo 18
+    case "$(release)" in
+    "debian 12") echo 14 ;;
+    "debian 13") echo 19 ;;
+    "ubuntu 24.04") echo 18 ;;
+    *) LC_ALL=C apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -1 ;;
+    esac
+}
+
+release() {
+    (. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}")
+}
+
+# Version 14 is what the tree is formatted and linted with. Debian 12 and Ubuntu 24.04 have both tools. Where there is none,
+# nothing else can say whether a file is formatted, and the distribution's own clang-tidy lints.
+format_program() {
+    [ "$(clang_version)" -gt 18 ] 2>/dev/null || echo clang-format-14
+}
+
+tidy_program() {
+    if [ "$(clang_version)" -gt 18 ] 2>/dev/null; then
+        echo "clang-tidy-$(clang_version)"
     else
-        echo 14
+        echo clang-tidy-14
     fi
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Builds Bruma and runs its tests on Debian 12 or Ubuntu 24.04, as root. Missing packages are installed.
+# Builds Bruma and runs its tests on Debian 12, Debian 13 or Ubuntu 24.04, as root. Missing packages are installed, those of the
+# sections that are asked for. Warnings are errors here (-Dwerror=true), and not for who builds to install.
 #
 #   tests/run.sh [SECTION...]      without a section: all of them
 #
@@ -87,7 +88,7 @@ add_report() {
 
 build_all() {
     [ -n "${built:-}" ] && return 0
-    configure "$build" && compile "$build" && built=1
+    configure "$build" -Dwerror=true && compile "$build" && built=1
 }
 
 own_sources() {
@@ -98,9 +99,13 @@ own_sources() {
 
 run_format() {
     local files bad
+    if [ -z "$(format_program)" ]; then
+        skip "format: $(release) has no clang-format-14, by which the tree is formatted"
+        return
+    fi
     mapfile -t files < <(own_sources -name '*.c' -o -name '*.h')
     bad=$(cd "$root" && printf '%s\0' "${files[@]}" |
-        xargs -0 -n 40 -P "$jobs" clang-format-14 --dry-run -Werror 2>&1 | sed -n 's/^\([^:]*\):[0-9]*:[0-9]*: error: .*/\1/p' | sort -u)
+        xargs -0 -n 40 -P "$jobs" "$(format_program)" --dry-run -Werror 2>&1 | sed -n 's/^\([^:]*\):[0-9]*:[0-9]*: error: .*/\1/p' | sort -u)
     for file in $bad; do
         fail "$file is not formatted: clang-format-14 -i $file"
     done
@@ -132,13 +137,14 @@ lint_one() {
     fi
     rm -f "$stamp"
     touch "$stamp.new"
-    if (cd "$root" && clang-tidy-14 --quiet -p "$build" "$file") >"$log" 2>&1; then
+    if (cd "$root" && "$tidy" --quiet -p "$build" "$file") >"$log" 2>&1; then
         mv "$stamp.new" "$stamp"
         rm -f "$log"
     fi
 }
 export -f lint_one
-export root build
+tidy=$(tidy_program)
+export root build tidy
 
 lint_all() {
     printf '%s\0' "$@" | xargs -0 -n 1 -P "$jobs" bash -c 'lint_one "$1"' lint
@@ -323,6 +329,20 @@ run_pytest() {
     fi
 }
 
+# What each section needs, so that one that needs little runs where the rest cannot be installed.
+groups_of() {
+    local section
+    for section in "$@"; do
+        case "$section" in
+        format | shell) echo "$section" ;;
+        lint | fuzz | lab) echo "build $section" ;;
+        unit | asan | tsan) echo "build unit" ;;
+        e2e) echo "build test" ;;
+        cluster) echo "build test cluster" ;;
+        esac
+    done
+}
+
 is_wanted() {
     case " ${wanted[*]} " in
     *" $1 "*) return 0 ;;
@@ -482,7 +502,8 @@ main() {
     [ "${#wanted[@]}" -gt 0 ] || wanted=("${sections[@]}")
 
     trap at_exit EXIT
-    if ! ensure_packages build test lab cluster; then
+    # shellcheck disable=SC2046
+    if ! ensure_packages $(groups_of "${wanted[@]}"); then
         echo "0 passed, 1 failed, 0 skipped"
         exit 1
     fi

@@ -119,6 +119,13 @@
     BRUMA_REASON(PEER_IDENTITY_AMBIGUOUS, "peer_identity_ambiguous", "IDENTITY_ERROR", "the peer's certificate names more than one URI, and a SPIFFE certificate names one", "who signed it: the identity is in the error text") \
     /* ports, connections and descriptors that run out, in the proxy */ \
     BRUMA_REASON(CLIENT_ADDRESS_HIDDEN, "client_address_hidden", "-", "no port was left under the client's address, so the application sees the pod's own as that of the connection", "how many connections does that one client have open? `net.ipv4.ip_local_port_range` and `net.ipv4.tcp_timestamps` of the pod") \
+    /* what a pod's own doings keep from being put right */ \
+    BRUMA_REASON(POD_ADDRESS_UNUSABLE, "pod_address_unusable", "-", "an address of the pod cannot be used in its network namespace: it was taken from its device, or duplicate address detection has not ended or has failed; what needs it cannot be set up and is tried again", "`ip address` in the pod: is the address that `brumactl pods` names there, and not tentative or dadfailed? who took it away?") \
+    BRUMA_REASON(CAPTURE_UNVERIFIED, "capture_unverified", "-", "the capture of the pod cannot be verified", "the error text; `ip rule | wc -l` and `ip route show table 100 | wc -l` in the pod; file descriptor limit of bruma-agent") \
+    /* servers of the programs themselves */ \
+    BRUMA_REASON(SERVER_CROWDED, "server_crowded", "-", "a server for pages or of the built-in control plane had too many connections, or too many of one source; one that had asked for nothing was closed for a new one", "who holds them: `ss -tnp` at that port, from the source that is named beside this; the settings of server connections") \
+    BRUMA_REASON(CALL_STALLED, "call_stalled", "-", "a call to or from the control plane made no progress for too long although its peer answers PINGs, and was ended", "load of the control plane; `--stall-timeout`; what is between the two") \
+    BRUMA_REASON(XDS_REQUEST_BOUNDED, "xds_request_bounded", "-", "the control plane is not told of everything that is held, for the request would be too long; what it does not mention in its answer is let go once that has settled", "nothing, if it settles: `bruma_xds_let_go_total`; `--xds-request-max`, `--xds-settle`") \
     /* ends of connections, in the proxy */ \
     BRUMA_REASON(LAST_BYTES_UNDELIVERED, "last_bytes_undelivered", "-", "one side of a connection had gone, and the other took nothing more of what it had sent before; the rest was dropped", "an application that does not read; `linger-timeout`")
 

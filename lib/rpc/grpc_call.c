@@ -25,9 +25,10 @@ struct grpc_call {
     size_t headers_len;
     struct grpc_reader reader;
     struct grpc_writer writer;
-    struct loop_timer deadline;
-    uint64_t opened; /* loop_now() */
+    struct loop_timer deadline, stall;
+    uint64_t opened, moved; /* loop_now() */
     bool deferred, ended, http_bad;
+    bool expects; /* an answer */
     int http_status, grpc_status;
     char text[256];
 };
@@ -41,6 +42,7 @@ static void call_free(struct grpc_call *call)
     call->ended = true;
     list_del(&call->node);
     loop_timer_cancel(&call->deadline);
+    loop_timer_cancel(&call->stall);
     grpc_reader_clear(&call->reader);
     grpc_writer_clear(&call->writer);
     free(call->path);
@@ -100,6 +102,54 @@ static void on_deadline(struct loop_timer *timer)
         h2_connection_fail(&ch->connection, "the server does not answer");
 }
 
+/* ---- progress ---- */
+
+static bool owes(const struct grpc_call *call)
+{
+    return call->writer.queued || call->expects || grpc_reader_partial(&call->reader);
+}
+
+static void moved(struct grpc_call *call)
+{
+    call->moved = loop_now(call->channel->loop);
+}
+
+/* A peer may be alive, answer every PING, and still neither take nor give: no event would ever come. */
+static void watch_progress(struct grpc_call *call)
+{
+    struct grpc_channel *ch = call->channel;
+
+    if (!ch->stall || call->ended || loop_timer_armed(&call->stall) || !owes(call))
+        return;
+    moved(call);
+    loop_timer_set(ch->loop, &call->stall, ch->stall);
+}
+
+static void on_stall(struct loop_timer *timer)
+{
+    struct grpc_call *call = container_of(timer, struct grpc_call, stall);
+    struct grpc_channel *ch = call->channel;
+    uint64_t idle = loop_now(ch->loop) - call->moved;
+
+    if (!owes(call))
+        return;
+    if (idle >= ch->stall)
+        abort_call(call, GRPC_ABORTED, GRPC_STALLED);
+    else
+        loop_timer_set(ch->loop, timer, ch->stall - idle);
+}
+
+void grpc_call_expect(struct grpc_call *call, bool answer)
+{
+    call->expects = answer;
+    watch_progress(call);
+}
+
+bool grpc_call_receiving(const struct grpc_call *call)
+{
+    return grpc_reader_partial(&call->reader);
+}
+
 static ssize_t read_data(nghttp2_session *session, int32_t id, uint8_t *buf, size_t len, uint32_t *flags,
                          nghttp2_data_source *source, void *unused)
 {
@@ -111,6 +161,8 @@ static ssize_t read_data(nghttp2_session *session, int32_t id, uint8_t *buf, siz
     if (!call)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     n = grpc_writer_get(&call->writer, buf, len);
+    if (n)
+        moved(call);
     if (!call->writer.queued && call->writer.ended) {
         *flags |= NGHTTP2_DATA_FLAG_EOF;
     } else if (!n) {
@@ -195,6 +247,7 @@ int grpc_call_open(struct grpc_channel *ch, const char *path, const struct grpc_
     call->reader.max = ch->max_message;
     grpc_writer_init(&call->writer);
     loop_timer_init(&call->deadline, on_deadline);
+    loop_timer_init(&call->stall, on_stall);
     if (deadline_milliseconds)
         loop_timer_set(ch->loop, &call->deadline, deadline_milliseconds);
     list_add_tail(&ch->calls, &call->node);
@@ -217,6 +270,7 @@ int grpc_call_send(struct grpc_call *call, const uint8_t *message, size_t len, b
     if (r < 0)
         return r;
     call->writer.ended = last;
+    watch_progress(call);
     if (call->id > 0 && call->deferred) {
         call->deferred = false;
         nghttp2_session_resume_data(ch->connection.session, call->id);
@@ -317,11 +371,13 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
     (void)unused;
     if (!call || call->http_status != 200)
         return 0;
+    moved(call);
     r = grpc_reader_take(&call->reader, data, len, on_message, call, &call->ended);
     if (r == -EMSGSIZE)
         abort_call(call, GRPC_RESOURCE_EXHAUSTED, "a message is longer than is accepted");
     else if (r < 0)
         abort_call(call, GRPC_INTERNAL, r == -EBADMSG ? "a compressed message" : "out of memory");
+    watch_progress(call);
     return 0;
 }
 
@@ -442,6 +498,7 @@ void grpc_calls_begin(struct grpc_channel *ch)
     struct grpc_call *call;
 
     list_for_each (call, &ch->calls, node) {
+        moved(call);
         if (submit(call) < 0)
             h2_connection_fail(&ch->connection, "a call could not be sent");
     }

@@ -100,6 +100,19 @@ static void on_ping(struct loop_timer *timer)
     loop_timer_set(ch->loop, timer, ch->ping_sent ? PING_TIMEOUT_MILLISECONDS : PING_INTERVAL_MILLISECONDS);
 }
 
+void grpc_channel_ping(struct grpc_channel *ch)
+{
+    if (!ch->ready || ch->dead || ch->connection.closed)
+        return;
+    nghttp2_submit_ping(ch->connection.session, NGHTTP2_FLAG_NONE, NULL);
+    h2_connection_send(&ch->connection);
+}
+
+uint64_t grpc_channel_heard(const struct grpc_channel *ch)
+{
+    return ch->connection.received;
+}
+
 static void on_ready(struct h2_connection *c)
 {
     struct grpc_channel *ch = container_of(c, struct grpc_channel, connection);
@@ -321,6 +334,7 @@ int grpc_channel_open(struct loop *loop, const struct grpc_channel_config *confi
     ch->host_is_address =
         inet_pton(AF_INET, ch->host, &ignored) == 1 || inet_pton(AF_INET6, ch->host, &ignored) == 1;
     ch->max_message = config->max_message ? config->max_message : 4 * 1024 * 1024;
+    ch->stall = config->stall_milliseconds;
     ch->connection.watch.fd = -1;
     ch->connection.ready = on_ready;
     ch->connection.down = on_down;

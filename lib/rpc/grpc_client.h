@@ -16,6 +16,7 @@ struct grpc_channel {
     uint16_t port;
     bool host_is_address;
     size_t max_message;
+    unsigned stall;        /* milliseconds, 0: none */
     struct lookup *lookup; /* under way */
     struct loop_watch lookup_watch;
     struct loop_timer lookup_limit;

@@ -6,9 +6,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "crowd.h"
 #include "grpc.h"
 #include "grpc_message.h"
 #include "h2_connection.h"
+#include "reasons.h"
+
+#define LOG_SCOPE "grpc"
+#include "log.h"
 
 #define HANDSHAKE_LIMIT_MILLISECONDS 5000
 #define IDLE_LIMIT_MILLISECONDS      60000 /* of a connection without a call */
@@ -16,7 +21,6 @@
 #define SILENCE_LIMIT_MILLISECONDS   45000 /* one that stays silent is gone */
 #define ACCEPT_PAUSE_MILLISECONDS    100   /* no descriptor is free */
 #define BACKLOG                      64
-#define CONNECTIONS_MAX              64
 #define REQUESTS_MAX                 64 /* of one connection */
 #define HEADER_BYTES_MAX             16384
 #define HEADERS_MAX                  64
@@ -30,13 +34,16 @@ struct grpc_server {
     const struct grpc_service *services;
     size_t services_len;
     void *data;
-    struct list connections;
-    unsigned connections_len;
+    struct crowd crowd;
+    unsigned stall; /* milliseconds, 0: none */
+    uint64_t stalls;
 };
 
 struct client {
     struct h2_connection connection;
-    struct list node, requests;
+    struct crowd_member member;
+    struct list requests;
+    unsigned accepted, accepted_ever; /* calls that a service has begun */
     struct grpc_server *server;
     struct loop_timer check;
     uint64_t idle_since; /* loop_now() */
@@ -58,7 +65,9 @@ struct grpc_request {
     void *call_data;
     struct header_copy *headers;
     size_t header_bytes, headers_len;
+    uint64_t moved; /* loop_now() of the last bytes of either side */
     bool too_large, deferred, answered, trailers_sent, done;
+    bool heard; /* a whole message */
     struct grpc_reader reader;
     struct grpc_writer writer;
     int status; /* of the end, -1: not ended */
@@ -84,8 +93,10 @@ static void request_free(struct grpc_request *q)
         free(h->value);
         free(h);
     }
-    if (q->service)
+    if (q->service) {
+        q->client->accepted--;
         q->service->end(q->call_data);
+    }
     loop_free_later(q->client->server->loop, q);
 }
 
@@ -132,6 +143,8 @@ static ssize_t read_data(nghttp2_session *session, int32_t id, uint8_t *buf, siz
     if (!q)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     n = grpc_writer_get(&q->writer, buf, len);
+    if (n)
+        q->moved = loop_now(q->client->server->loop);
     if (!q->writer.queued && q->status >= 0) {
         snprintf(number, sizeof(number), "%d", q->status);
         encode_text(q->text, text, sizeof(text));
@@ -176,6 +189,8 @@ int grpc_request_send(struct grpc_request *q, const uint8_t *message, size_t len
 
     if (q->done || q->status >= 0)
         return -ESHUTDOWN;
+    if (!q->writer.queued)
+        q->moved = loop_now(q->client->server->loop);
     r = grpc_writer_put(&q->writer, message, len);
     if (r == 0)
         wake(q);
@@ -206,6 +221,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     q->client = client;
     q->id = frame->hd.stream_id;
     q->status = -1;
+    q->moved = loop_now(client->server->loop);
     q->reader.max = MESSAGE_MAX;
     grpc_writer_init(&q->writer);
     list_add_tail(&client->requests, &q->node);
@@ -281,6 +297,8 @@ static void begin(struct grpc_request *q)
         } else {
             q->service = service;
             q->call_data = call_data;
+            q->client->accepted++;
+            q->client->accepted_ever++;
         }
     }
 }
@@ -289,6 +307,7 @@ static void on_message(void *data, const uint8_t *message, size_t len)
 {
     struct grpc_request *q = data;
 
+    q->heard = true;
     if (q->service && q->status < 0)
         q->service->message(q->call_data, q, message, len);
 }
@@ -303,6 +322,7 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const ui
     (void)unused;
     if (!q || !q->service || q->status >= 0)
         return 0;
+    q->moved = loop_now(q->client->server->loop);
     r = grpc_reader_take(&q->reader, data, len, on_message, q, &q->done);
     if (r == -EMSGSIZE)
         grpc_request_end(q, GRPC_RESOURCE_EXHAUSTED, "the message is too long");
@@ -390,8 +410,7 @@ static void client_free(struct client *client)
     loop_timer_cancel(&client->check);
     while (!list_empty(&client->requests))
         request_free(list_first(&client->requests, struct grpc_request, node));
-    list_del(&client->node);
-    client->server->connections_len--;
+    crowd_remove(&client->server->crowd, &client->member);
     h2_connection_close(&client->connection);
     loop_free_later(client->server->loop, client);
 }
@@ -401,6 +420,34 @@ static void on_down(struct h2_connection *c)
     client_free(container_of(c, struct client, connection));
 }
 
+/* Clients that answer every PING and still do not take what they asked for, or never say the rest of it. */
+static void end_stalled(struct client *client)
+{
+    struct grpc_server *s = client->server;
+    uint64_t now = loop_now(s->loop);
+    struct grpc_request *q;
+
+    list_for_each (q, &client->requests, node) {
+        bool owed = q->writer.queued || !q->heard || grpc_reader_partial(&q->reader);
+
+        if (!owed || now - q->moved < s->stall)
+            continue;
+        log_warn(
+            "a call makes no progress and is reset\treason=%s call=\"%s\" waiting=\"%s\" milliseconds=%llu",
+            reason_name(BRUMA_REASON_CALL_STALLED), q->service ? q->service->path : "-",
+            q->writer.queued ? "the client takes nothing" : "the client says no more",
+            (unsigned long long)(now - q->moved));
+        s->stalls++;
+        nghttp2_submit_rst_stream(client->connection.session, NGHTTP2_FLAG_NONE, q->id, NGHTTP2_CANCEL);
+    }
+    h2_connection_send(&client->connection);
+}
+
+static uint64_t check_after(const struct grpc_server *s)
+{
+    return s->stall && s->stall / 2 < CHECK_MILLISECONDS ? s->stall / 2 : CHECK_MILLISECONDS;
+}
+
 /* Connections that are left behind, or were never used, must not keep others out. */
 static void on_check(struct loop_timer *timer)
 {
@@ -408,9 +455,13 @@ static void on_check(struct loop_timer *timer)
     struct h2_connection *c = &client->connection;
     uint64_t now = loop_now(c->loop);
 
-    loop_timer_set(c->loop, timer, CHECK_MILLISECONDS);
+    loop_timer_set(c->loop, timer, check_after(client->server));
     if (c->handshaking)
         return; /* that has a limit of its own */
+    if (client->server->stall)
+        end_stalled(client);
+    if (c->closed)
+        return;
     if (!client->requests_len && now - client->idle_since >= IDLE_LIMIT_MILLISECONDS) {
         h2_connection_fail(c, "idle");
     } else if (now - c->last_received >= SILENCE_LIMIT_MILLISECONDS) {
@@ -421,7 +472,22 @@ static void on_check(struct loop_timer *timer)
     }
 }
 
-static void accept_one(struct grpc_server *s, int fd)
+/* Whoever has had a call accepted has shown a token. */
+static enum crowd_worth worth_of(const struct crowd_member *member)
+{
+    const struct client *client = container_of(member, struct client, member);
+
+    if (client->accepted)
+        return CROWD_KEPT;
+    return client->accepted_ever ? CROWD_BUSY : CROWD_UNPROVEN;
+}
+
+uint64_t grpc_server_turned_away(const struct grpc_server *s)
+{
+    return s->crowd.turned_away;
+}
+
+static void accept_one(struct grpc_server *s, int fd, const struct peer_source *source)
 {
     struct client *client = calloc(1, sizeof(*client));
     SSL *ssl = s->tls ? SSL_new(s->tls) : NULL;
@@ -441,10 +507,10 @@ static void accept_one(struct grpc_server *s, int fd)
     client->connection.watch.fd = -1;
     client->connection.last_received = client->idle_since = loop_now(s->loop);
     loop_timer_init(&client->check, on_check);
-    loop_timer_set(s->loop, &client->check, CHECK_MILLISECONDS);
+    loop_timer_set(s->loop, &client->check, check_after(s));
     list_init(&client->requests);
-    list_add_tail(&s->connections, &client->node);
-    s->connections_len++;
+    client->member.source = *source;
+    crowd_add(&s->crowd, &client->member);
     if (make_session(client) < 0) {
         SSL_free(ssl);
         close(fd);
@@ -462,10 +528,18 @@ static void on_acceptable(struct loop_watch *watch, uint32_t events)
 
     (void)events;
     while ((fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-        if (s->connections_len >= CONNECTIONS_MAX)
+        struct crowd_member *goes;
+        struct peer_source source;
+        int r;
+
+        peer_source_get(fd, &source);
+        r = crowd_admit(&s->crowd, &source, loop_now(s->loop), &goes);
+        if (r > 0)
+            client_free(container_of(goes, struct client, member));
+        if (r < 0)
             close(fd);
         else
-            accept_one(s, fd);
+            accept_one(s, fd, &source);
     }
     if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
         loop_watch_modify(s->loop, watch, 0);
@@ -482,7 +556,7 @@ static void on_accept_again(struct loop_timer *timer)
 
 int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CTX *tls,
                      const struct grpc_service *services, size_t services_len, void *data,
-                     struct grpc_server **ret)
+                     unsigned connections, unsigned per_source, struct grpc_server **ret)
 {
     struct sockaddr_storage sa;
     int len = endpoint_to_sockaddr(listen_at, AF_UNSPEC, &sa), on = 1, r;
@@ -502,7 +576,7 @@ int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CT
     s->services = services;
     s->services_len = services_len;
     s->data = data;
-    list_init(&s->connections);
+    crowd_init(&s->crowd, "control-plane", connections, per_source, worth_of);
     loop_timer_init(&s->accept_again, on_accept_again);
     r = loop_watch_add(loop, &s->watch, fd, EPOLLIN, on_acceptable);
     if (r < 0) {
@@ -518,6 +592,16 @@ int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CT
     return 0;
 }
 
+void grpc_server_set_stall(struct grpc_server *s, unsigned milliseconds)
+{
+    s->stall = milliseconds;
+}
+
+uint64_t grpc_server_stalls(const struct grpc_server *s)
+{
+    return s->stalls;
+}
+
 void grpc_server_close(struct grpc_server **ptr)
 {
     struct grpc_server *s = *ptr;
@@ -530,8 +614,8 @@ void grpc_server_close(struct grpc_server **ptr)
     loop_timer_cancel(&s->accept_again);
     loop_watch_remove(s->loop, &s->watch);
     close(fd);
-    while (!list_empty(&s->connections))
-        client_free(list_first(&s->connections, struct client, node));
+    while (!list_empty(&s->crowd.members))
+        client_free(list_first(&s->crowd.members, struct client, member.node));
     SSL_CTX_free(s->tls);
     loop_free_later(s->loop, s);
 }

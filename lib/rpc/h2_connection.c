@@ -119,14 +119,19 @@ static int write_out(struct h2_connection *c)
     return 0;
 }
 
+/* 0: the session has nothing more to say; 1: it may have, and our buffer is full; -errno. Only the session
+ * can tell: its queue does not count DATA. */
 static int fill(struct h2_connection *c)
 {
-    const uint8_t *data;
-    ssize_t n = 0;
-
-    while (c->out_len - c->out_offset < OUT_ENOUGH && (n = nghttp2_session_mem_send(c->session, &data)) > 0) {
+    while (c->out_len - c->out_offset < OUT_ENOUGH) {
+        const uint8_t *data;
+        ssize_t n = nghttp2_session_mem_send(c->session, &data);
         int r = 0;
 
+        if (n < 0)
+            return -EPROTO;
+        if (n == 0)
+            return 0;
         if (!c->ssl) {
             r = put(c, data, (size_t)n);
         } else {
@@ -137,7 +142,7 @@ static int fill(struct h2_connection *c)
         if (r < 0)
             return r;
     }
-    return n < 0 ? -EPROTO : 0;
+    return 1;
 }
 
 static void watch_for(struct h2_connection *c, bool full)
@@ -147,21 +152,16 @@ static void watch_for(struct h2_connection *c, bool full)
     loop_watch_modify(c->loop, &c->watch, (read ? (uint32_t)EPOLLIN : 0u) | (full ? (uint32_t)EPOLLOUT : 0u));
 }
 
+/* What does not go now goes on by an event that is sure to come: the socket is writable, or will be. */
 static void send_all(struct h2_connection *c)
 {
-    int r;
+    int more = c->session && !c->handshaking && !c->connecting ? fill(c) : 0;
+    int r = more < 0 ? more : write_out(c);
 
-    do {
-        r = c->session && !c->handshaking && !c->connecting ? fill(c) : 0;
-        if (r == 0)
-            r = write_out(c);
-    } while (r == 0 && c->session && !c->handshaking && !c->connecting &&
-             nghttp2_session_want_write(c->session) && c->out_len == 0 &&
-             nghttp2_session_get_outbound_queue_size(c->session));
     if (r < 0)
         r == -EPROTO ? h2_connection_fail(c, "the HTTP/2 session failed") : fail_errno(c, -r);
     else
-        watch_for(c, r == 1);
+        watch_for(c, r == 1 || more == 1);
 }
 
 /* down() comes from the loop, not from here: callers hold things that it frees. */
@@ -188,6 +188,7 @@ static void take_plain(struct h2_connection *c, const uint8_t *data, size_t len)
     ssize_t n = nghttp2_session_mem_recv(c->session, data, len);
 
     c->last_received = loop_now(c->loop);
+    c->received++;
     if (n < 0)
         h2_connection_fail(c, nghttp2_strerror((int)n));
 }

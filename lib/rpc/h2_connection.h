@@ -21,6 +21,7 @@ struct h2_connection {
     uint8_t *out; /* what the socket did not take */
     size_t out_len, out_offset, out_size;
     uint64_t last_received; /* loop_now() */
+    uint64_t received;      /* times that something came */
     unsigned busy;          /* inside nghttp2 */
     size_t key_debt;        /* TLS key updates of the peer, in bytes of data that would make up for them */
     char error[160];

@@ -50,14 +50,24 @@ void http_connection_close(struct http_connection *c)
     loop_timer_cancel(&c->timer);
     loop_watch_remove(c->server->loop, &c->watch);
     close(c->fd);
-    list_del(&c->node);
-    c->server->connections_len--;
+    crowd_remove(&c->server->crowd, &c->member);
     loop_free_later(c->server->loop, c);
 }
 
-bool http_connection_idle(const struct http_connection *c)
+enum crowd_worth http_connection_worth(const struct crowd_member *member)
 {
-    return c->state == HTTP_READING && !c->started;
+    const struct http_connection *c = container_of(member, struct http_connection, member);
+
+    switch (c->state) {
+    case HTTP_READING:
+        return c->started ? CROWD_UNPROVEN : CROWD_IDLE;
+    case HTTP_BODY:
+        return CROWD_UNPROVEN;
+    case HTTP_LINGERING:
+        return CROWD_IDLE;
+    default:
+        return CROWD_BUSY;
+    }
 }
 
 /* The wish for events of the state; false if the connection had to be closed. */
@@ -348,8 +358,7 @@ static bool write_answer(struct http_connection *c, bool *ret_gone)
     c->state = HTTP_READING;
     c->started = false;
     set_timer(c, HTTP_IDLE_TIME);
-    list_del(&c->node);
-    list_add_tail(&c->server->connections, &c->node);
+    crowd_refresh(&c->server->crowd, &c->member);
     return true;
 }
 
@@ -444,7 +453,7 @@ static void on_event(struct loop_watch *watch, uint32_t events)
         go(c);
 }
 
-int http_connection_new(struct http_server *server, int fd)
+int http_connection_new(struct http_server *server, int fd, const struct peer_source *source)
 {
     struct http_connection *c = malloc(sizeof(*c));
     int one = 1, r;
@@ -466,8 +475,8 @@ int http_connection_new(struct http_server *server, int fd)
         free(c);
         return r;
     }
-    list_add_tail(&server->connections, &c->node);
-    server->connections_len++;
+    c->member.source = *source;
+    crowd_add(&server->crowd, &c->member);
     set_timer(c, HTTP_HEAD_TIME);
     return 0;
 }

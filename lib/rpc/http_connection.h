@@ -3,6 +3,7 @@
 #ifndef LIB_HTTP_CONNECTION_H
 #define LIB_HTTP_CONNECTION_H
 
+#include "crowd.h"
 #include "http_server.h"
 
 #define HTTP_HEAD_TIME   2000  /* milliseconds for a whole head, from the connect or from its first byte on */
@@ -16,8 +17,7 @@ struct http_server {
     http_request_fn fn;
     void *data;
     struct list listeners;
-    struct list connections; /* the longest unused first */
-    unsigned connections_len, max_connections;
+    struct crowd crowd;
     size_t queued; /* bytes of answers that clients have not taken yet */
 };
 
@@ -30,7 +30,7 @@ enum http_state {
 };
 
 struct http_connection {
-    struct list node; /* in server.connections */
+    struct crowd_member member;
     struct http_server *server;
     struct loop_watch watch;
     struct loop_timer timer;
@@ -56,9 +56,8 @@ struct http_request {
 };
 
 /* Takes the descriptor, also on failure. */
-int http_connection_new(struct http_server *server, int fd);
+int http_connection_new(struct http_server *server, int fd, const struct peer_source *source);
 void http_connection_close(struct http_connection *c);
-/* True if it waits for a request that has not begun. */
-bool http_connection_idle(const struct http_connection *c);
+enum crowd_worth http_connection_worth(const struct crowd_member *member);
 
 #endif

@@ -15,10 +15,9 @@
 #include "http_connection.h"
 #include "log.h"
 
-#define DEFAULT_CONNECTIONS 64
-#define BACKLOG             128
-#define ACCEPTS_PER_TURN    16
-#define ACCEPT_PAUSE        100 /* milliseconds, while there are no descriptors or no memory */
+#define BACKLOG          128
+#define ACCEPTS_PER_TURN 16
+#define ACCEPT_PAUSE     100 /* milliseconds, while there are no descriptors or no memory */
 
 struct listener {
     struct list node;
@@ -31,8 +30,8 @@ struct listener {
     ino_t inode;
 };
 
-int http_server_new(struct loop *loop, http_request_fn fn, void *data, unsigned max_connections,
-                    struct http_server **ret)
+int http_server_new(struct loop *loop, const char *name, http_request_fn fn, void *data,
+                    const struct http_limits *limits, struct http_server **ret)
 {
     struct http_server *s = calloc(1, sizeof(*s));
 
@@ -41,9 +40,9 @@ int http_server_new(struct loop *loop, http_request_fn fn, void *data, unsigned 
     s->loop = loop;
     s->fn = fn;
     s->data = data;
-    s->max_connections = max_connections ? max_connections : DEFAULT_CONNECTIONS;
     list_init(&s->listeners);
-    list_init(&s->connections);
+    crowd_init(&s->crowd, name, limits ? limits->connections : 0, limits ? limits->per_source : 0,
+               http_connection_worth);
     *ret = s;
     return 0;
 }
@@ -76,41 +75,38 @@ void http_server_close(struct http_server **ptr)
         return;
     while (!list_empty(&s->listeners))
         listener_close(list_first(&s->listeners, struct listener, node));
-    while (!list_empty(&s->connections))
-        http_connection_close(list_first(&s->connections, struct http_connection, node));
+    while (!list_empty(&s->crowd.members))
+        http_connection_close(list_first(&s->crowd.members, struct http_connection, member.node));
     loop_free_later(s->loop, s);
     *ptr = NULL;
 }
 
 /* ---- accepting ---- */
 
-/* The connection that has waited longest without a request. */
-static bool make_room(struct http_server *s)
+uint64_t http_server_turned_away(const struct http_server *s)
 {
-    struct http_connection *c;
-
-    list_for_each (c, &s->connections, node) {
-        if (http_connection_idle(c)) {
-            http_connection_close(c);
-            return true;
-        }
-    }
-    return false;
+    return s->crowd.turned_away;
 }
 
 static void take(struct http_server *s, int fd)
 {
     static const char full[] =
         "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    struct crowd_member *goes;
+    struct peer_source source;
     int r;
 
-    if (s->connections_len >= s->max_connections && !make_room(s)) {
+    peer_source_get(fd, &source);
+    r = crowd_admit(&s->crowd, &source, loop_now(s->loop), &goes);
+    if (r > 0)
+        http_connection_close(container_of(goes, struct http_connection, member));
+    if (r < 0) {
         if (send(fd, full, sizeof(full) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
             log_debug("a refused client did not wait for its answer");
         close(fd);
         return;
     }
-    r = http_connection_new(s, fd);
+    r = http_connection_new(s, fd, &source);
     if (r < 0)
         log_warn_errno(r, "a connection could not be served");
 }
@@ -293,6 +289,11 @@ bool http_method_is(const struct http_request *request, const char *method)
 bool http_path_is(const struct http_request *request, const char *path)
 {
     return span_is(request->head.path, path);
+}
+
+const struct peer_source *http_request_source(const struct http_request *request)
+{
+    return request->connection ? &request->connection->member.source : NULL;
 }
 
 int http_query(const struct http_request *request, const char *name, char *buf, size_t size)

@@ -3,7 +3,7 @@
  * A small HTTP/1.1 server on a struct loop, for admin pages, metrics and readiness: plaintext, keep-alive,
  * pipelined requests one after another. Nothing blocks. What a client may cost is bounded: 8 KiB of headers
  * within 2 s, a body of at most 64 KiB (read and thrown away), 60 s to take the answer, a number of
- * connections. A connection that waits for its next request gives way to a new one.
+ * connections and of those of one source: what goes when there are too many is said in crowd.h.
  *
  * All calls on the loop's thread.
  */
@@ -17,6 +17,7 @@
 #include "addr.h"
 #include "http_parse.h"
 #include "loop.h"
+#include "peer_source.h"
 
 struct http_server;
 struct http_request;
@@ -25,9 +26,15 @@ struct http_request;
  * client goes away or the server is closed in between. */
 typedef void (*http_request_fn)(void *data, struct http_request *request);
 
-/* max_connections 0: 64. */
-int http_server_new(struct loop *loop, http_request_fn fn, void *data, unsigned max_connections,
-                    struct http_server **ret);
+/* name: for the log. connections: 0 stands for 64, per_source: for 16. */
+struct http_limits {
+    unsigned connections, per_source;
+};
+
+int http_server_new(struct loop *loop, const char *name, http_request_fn fn, void *data,
+                    const struct http_limits *limits, struct http_server **ret);
+/* Connections that were closed or refused because there were too many. */
+uint64_t http_server_turned_away(const struct http_server *server);
 /* Closes listeners and connections. Requests that wait for an answer may be answered still; nobody hears it.
  */
 void http_server_close(struct http_server **server);
@@ -50,6 +57,8 @@ bool http_server_holds_unix(const struct http_server *server, const char *path);
 const struct http_head *http_request_head(const struct http_request *request);
 bool http_method_is(const struct http_request *request, const char *method);
 bool http_path_is(const struct http_request *request, const char *path);
+/* Who asks. NULL: nobody waits any more. */
+const struct peer_source *http_request_source(const struct http_request *request);
 /* See http_query_find(). */
 int http_query(const struct http_request *request, const char *name, char *buf, size_t size);
 

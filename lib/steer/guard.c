@@ -147,15 +147,20 @@ uint64_t steer_guard_closed_until(const struct steer *s)
     return bpf_map_lookup_elem(s->guard_fd, &zero, &value) < 0 ? 0 : value.closed_until_nanoseconds;
 }
 
-void steer_guard_open(struct steer *s)
+void steer_guard_lapse(struct steer *s)
 {
     char path[PATH_MAX / 4];
 
-    (void)set(s, 0);
     for (int i = 0; i < HOOKS; i++) {
         link_path(s, i, path, sizeof(path));
         unlink(path);
     }
+}
+
+void steer_guard_open(struct steer *s)
+{
+    (void)set(s, 0);
+    steer_guard_lapse(s);
 }
 
 /* ---- what is known of sandboxes ---- */

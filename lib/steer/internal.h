@@ -60,11 +60,12 @@ int steer_pod_program_load(struct steer *steer, uint64_t cookie, int listeners_f
                            int *ret_listeners, struct steer_error *error);
 int steer_program_tag(int program_fd, uint8_t tag[8]);
 
-/* pod_netns.c: rules, routes and sysctls in the pod. former: flags BRUMA_POD_HAD_* that say what was on
- * before. */
-int pod_netns_setup(const struct steer_pod *pod, uint32_t *ret_former, struct steer_error *error);
+/* pod_netns.c: rules, routes and sysctls in the pod; nothing is waited for. former: flags BRUMA_POD_HAD_*
+ * that say what was on before, added to it also on failure. -EAGAIN with POD_ADDRESS_UNUSABLE: all is set but
+ * the route whose source cannot be used, perhaps not yet. */
+int pod_netns_setup(const struct steer_pod *pod, uint32_t *former, struct steer_error *error);
 int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error);
-/* Sets the matching entries. */
+/* Sets the matching entries. -E2BIG: the pod has so many rules or routes that ours are not looked for. */
 struct pod_netns_state {
     bool loopback_down, rule_missing, route_missing, sysctl_changed;
 };

@@ -436,17 +436,34 @@ int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_
     return 0;
 }
 
+/* Each step that can be taken is, whatever becomes of the others; and nothing is undone, as a pod of which a
+ * part is broken is not to be let out. */
 int steer_pod_mend(struct steer *s, const struct steer_pod *pod, const struct steer_findings *findings,
                    struct steer_error *error)
 {
-    _cleanup_fd_ int program = -1;
-    int r;
+    _cleanup_fd_ int program = -1, listeners = -1;
+    struct bruma_pod entry;
+    bool known = steer_pod_entry(s, pod->cookie, &entry) == 0;
+    struct steer_error later;
+    uint32_t former = 0;
+    int netns, r;
 
     if (!findings->len)
         return 0;
-    /* Every step of enrolment can be repeated: mending is enrolling what is enrolled. */
-    r = steer_pod_prepare(s, pod, &program, error);
+    netns = pod_netns_setup(pod, &former, error);
+    /* what was on before the first enrolment counts, not what that one has set */
+    if (known)
+        former = entry.flags & FORMER_FLAGS;
+    if (netns < 0)
+        error = &later;
+    r = pod->foreign_listeners ? 0 : check_listeners(pod, error);
+    if (r == 0)
+        r = program_of(s, pod, &program, &listeners, error);
+    if (r == 0 && !pod->foreign_listeners)
+        r = fill_listeners(listeners, pod, error);
+    if (r == 0)
+        r = write_entry(s, pod, former | inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND, error);
     if (r == 0)
         r = steer_pod_attach(s, pod, error);
-    return r == 0 ? steer_pod_commit(s, pod, error) : r;
+    return netns < 0 ? netns : r;
 }

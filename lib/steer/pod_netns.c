@@ -19,9 +19,7 @@
 #include "netns.h"
 
 #define NETLINK_BUFFER 8192
-/* A new IPv6 address cannot be a route's source before duplicate address detection is over. */
-#define ADDRESS_WAIT_MILLISECONDS 2500
-#define ADDRESS_WAIT_STEP         25
+#define DUMP_READS     256 /* of that size: some 20,000 rules. Who has more gets no more of our time. */
 
 static const int families[] = {AF_INET, AF_INET6};
 
@@ -69,7 +67,8 @@ struct route_seen {
 
 static struct mnl_socket *netlink_open(void)
 {
-    struct mnl_socket *nl = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
+    /* The kernel has answered when a request is sent: there is never anything to wait for. */
+    struct mnl_socket *nl = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC | SOCK_NONBLOCK);
     int on = 1;
 
     if (nl && mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) < 0) {
@@ -91,8 +90,8 @@ static int transact(struct mnl_socket *nl, struct nlmsghdr *request, mnl_cb_t ea
     request->nlmsg_seq = sequence;
     if (mnl_socket_sendto(nl, request, request->nlmsg_len) < 0)
         return -errno;
-    while (r > 0) {
-        ssize_t n = mnl_socket_recvfrom(nl, buf, sizeof(buf));
+    for (int reads = 0; r > 0; reads++) {
+        ssize_t n = reads < DUMP_READS ? mnl_socket_recvfrom(nl, buf, sizeof(buf)) : (errno = E2BIG, -1);
 
         if (n < 0)
             return -errno;
@@ -237,34 +236,31 @@ static bool family_absent(const struct steer_pod *pod, int family, int error)
             error == -EINVAL || error == -EPERM || error == -ENETUNREACH);
 }
 
+/* The kernel takes a source of IPv6 only once its duplicate address detection is over, and not after it was
+ * taken from its device. */
 static int add_route(struct mnl_socket *nl, const struct steer_pod *pod, int family)
 {
     const struct addr *source = source_of(pod, family);
     char buf[NETLINK_BUFFER];
-    int r = 0;
+    int r = transact(
+        nl, route_message(buf, family, RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, source), NULL,
+        NULL);
 
-    for (int waited = 0; waited <= ADDRESS_WAIT_MILLISECONDS; waited += ADDRESS_WAIT_STEP) {
-        r = transact(
-            nl, route_message(buf, family, RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, source),
-            NULL, NULL);
-        if (r != -EINVAL || !source || family != AF_INET6)
-            break;
-        nanosleep(&(struct timespec){.tv_nsec = ADDRESS_WAIT_STEP * 1000000L}, NULL);
-    }
+    if (r == -EINVAL && source)
+        return -EAGAIN;
     return r == -EEXIST ? 0 : r;
 }
 
+/* The rules are set without the route too: what carries the mark is prohibited then. */
 static int setup_family(struct mnl_socket *nl, const struct steer_pod *pod, int family,
                         struct steer_error *error)
 {
     const char *name = family == AF_INET ? "IPv4" : "IPv6";
     char buf[NETLINK_BUFFER];
-    int r = add_route(nl, pod, family);
+    int route = add_route(nl, pod, family), r;
 
-    if (r < 0)
-        return family_absent(pod, family, r)
-                   ? 0
-                   : steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s route to lo", name);
+    if (route < 0 && family_absent(pod, family, route))
+        return 0;
     for (enum rule i = RULE_TO_LO; i < RULES; i++) {
         r = transact(nl, rule_message(buf, family, RTM_NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, i),
                      NULL, NULL);
@@ -273,7 +269,10 @@ static int setup_family(struct mnl_socket *nl, const struct steer_pod *pod, int 
                        ? 0
                        : steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s rule", name);
     }
-    return 0;
+    if (route == -EAGAIN)
+        return steer_fail(error, BRUMA_REASON_POD_ADDRESS_UNUSABLE, route,
+                          "the pod's %s address is not on a device, or not yet to be used", name);
+    return route < 0 ? steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, route, "%s route to lo", name) : 0;
 }
 
 /* ---- inside the pod ---- */
@@ -309,42 +308,42 @@ static void leave(struct inside *in)
     close(in->own);
 }
 
-static int set_sysctls(uint32_t *ret_former, struct steer_error *error)
+static int set_sysctls(uint32_t *former, struct steer_error *error)
 {
-    uint32_t former = 0;
-
     for (size_t i = 0; i < array_size(sysctls); i++) {
         int value = read_sysctl(sysctls[i].path), r;
 
         if (value < 0 && sysctls[i].v6)
             continue; /* no IPv6 */
         if (value == 1) {
-            former |= sysctls[i].had;
+            *former |= sysctls[i].had;
             continue;
         }
         r = write_sysctl(sysctls[i].path, true);
         if (r < 0)
             return steer_fail(error, BRUMA_REASON_SYSCTL_SETUP_FAILED, r, "%s", sysctls[i].path);
     }
-    *ret_former = former;
     return 0;
 }
 
-int pod_netns_setup(const struct steer_pod *pod, uint32_t *ret_former, struct steer_error *error)
+/* All that can be done is done, whatever else fails: the first failure is told. */
+int pod_netns_setup(const struct steer_pod *pod, uint32_t *former, struct steer_error *error)
 {
+    struct steer_error later;
     struct inside in;
-    int r = enter(pod->netns_fd, &in);
+    int r = enter(pod->netns_fd, &in), e;
 
     if (r < 0)
         return steer_fail(error, BRUMA_REASON_NETNS_UNUSABLE, r, "cannot enter the pod's network namespace");
     if (!in.nl)
         r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, errno, "netlink");
-    for (size_t i = 0; i < array_size(families) && r == 0; i++)
-        r = setup_family(in.nl, pod, families[i], error);
-    if (r == 0)
-        r = set_sysctls(ret_former, error);
+    for (size_t i = 0; i < array_size(families) && in.nl; i++) {
+        e = setup_family(in.nl, pod, families[i], r < 0 ? &later : error);
+        r = r < 0 ? r : e;
+    }
+    e = set_sysctls(former, r < 0 ? &later : error);
     leave(&in);
-    return r;
+    return r < 0 ? r : e;
 }
 
 int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error)
@@ -375,22 +374,27 @@ int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error)
     return r;
 }
 
-static void verify_family(struct mnl_socket *nl, const struct steer_pod *pod, int family,
-                          struct pod_netns_state *state)
+static int verify_family(struct mnl_socket *nl, const struct steer_pod *pod, int family,
+                         struct pod_netns_state *state)
 {
     struct rule_seen rule = {};
     struct route_seen route = {.source = source_of(pod, family)};
     char buf[NETLINK_BUFFER];
     int r = transact(nl, route_message(buf, family, RTM_GETROUTE, NLM_F_DUMP, NULL), see_route, &route);
 
+    if (r == -E2BIG)
+        return r;
     /* Without an address of the family, setup may have found it absent; then there is nothing to miss. */
     if (r < 0 && r != -ENOENT && !route.source)
-        return;
-    transact(nl, rule_message(buf, family, RTM_GETRULE, NLM_F_DUMP, RULE_TO_LO), see_rule, &rule);
+        return 0;
+    if (transact(nl, rule_message(buf, family, RTM_GETRULE, NLM_F_DUMP, RULE_TO_LO), see_rule, &rule) ==
+        -E2BIG)
+        return -E2BIG;
     if (!route.source && !route.found && !rule.found[RULE_TO_LO])
-        return;
+        return 0;
     state->rule_missing |= !rule.found[RULE_TO_LO] || !rule.found[RULE_PROHIBIT];
     state->route_missing |= !route.found;
+    return 0;
 }
 
 /* With the device its routes are gone, and none can be set. */
@@ -412,11 +416,11 @@ int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret)
     if (r < 0)
         return r;
     ret->loopback_down = loopback_down();
-    for (size_t i = 0; i < array_size(families) && in.nl; i++)
-        verify_family(in.nl, pod, families[i], ret);
+    r = in.nl ? 0 : -errno;
+    for (size_t i = 0; i < array_size(families) && r == 0; i++)
+        r = verify_family(in.nl, pod, families[i], ret);
     for (size_t i = 0; i < array_size(sysctls); i++)
         ret->sysctl_changed |= read_sysctl(sysctls[i].path) == 0;
-    r = in.nl ? 0 : -EIO;
     leave(&in);
     return r;
 }

@@ -80,6 +80,8 @@ int steer_listeners_open(int netns_fd, int listeners[BRUMA_LISTENER_COUNT], stru
  * with flags: outbound is captured from here on. The sk_lookup program itself drops while the entry is
  * missing, so commit runs before attach is allowed to see traffic: prepare already writes the entry with
  * inbound capture alone.
+ * Nothing is waited for: prepare fails with -EAGAIN and POD_ADDRESS_UNUSABLE while duplicate address
+ * detection runs for the pod's address, and after that was taken away. The caller tries again.
  */
 int steer_pod_prepare(struct steer *steer, const struct steer_pod *pod, int *ret_program_fd,
                       struct steer_error *error);
@@ -118,7 +120,8 @@ struct steer_findings {
 };
 
 int steer_pod_verify(struct steer *steer, const struct steer_pod *pod, struct steer_findings *ret);
-/* Puts right what verify found; listeners of pod are put into the SOCKMAP again where they are missing. */
+/* Puts right what verify found, as much of it as can be; listeners of pod are put into the SOCKMAP again
+ * where they are missing. -EAGAIN with POD_ADDRESS_UNUSABLE as with prepare. */
 int steer_pod_mend(struct steer *steer, const struct steer_pod *pod, const struct steer_findings *findings,
                    struct steer_error *error);
 
@@ -181,11 +184,12 @@ struct steer_probe {
 /*
  * The guard. While it is closed, pods below the cgroup that are neither captured nor passed get no TCP
  * connection and make none. close attaches and may be repeated; until: CLOCK_MONOTONIC nanoseconds, after
- * which it counts as open in any case. open detaches.
+ * which it counts as open in any case. open detaches; lapse too, and leaves the time at which it opened.
  */
 int steer_guard_close(struct steer *steer, const char *cgroup, uint64_t until, struct steer_error *error);
-/* Until when an earlier agent has closed it; 0: it was opened, or never closed. */
+/* Until when it was closed the last time, by whichever agent; 0: it was opened since, or never closed. */
 uint64_t steer_guard_closed_until(const struct steer *steer);
+void steer_guard_lapse(struct steer *steer);
 void steer_guard_open(struct steer *steer);
 /* Connections to undecided pods are held back too; false: this kernel cannot. */
 bool steer_guard_holds_inbound(const struct steer *steer);

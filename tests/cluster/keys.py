@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from plan import API_PORT, CONTROL4
+from support.certificates import usual
 
 
 class Keys:
@@ -36,8 +37,8 @@ class Keys:
         now = datetime.datetime.utcnow()
         b = (x509.CertificateBuilder().subject_name(name).issuer_name(self.ca_name).public_key(key.public_key())
              .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(hours=1))
-             .not_valid_after(now + datetime.timedelta(days=2))
-             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True))
+             .not_valid_after(now + datetime.timedelta(days=2)))
+        b = usual(b, key.public_key(), self.ca_key.public_key(), ca=ca)
         if not ca:
             b = b.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False)
         others = [x509.IPAddress(ipaddress.ip_address(a)) for a in addresses] + [x509.DNSName(n) for n in names]

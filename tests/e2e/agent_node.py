@@ -69,6 +69,9 @@ class Plugin:
         self.close()
 
 
+BREAKABLE = ["link_detached", "rule_missing", "route_missing", "sysctl_changed", "listener_closed", "map_entry_missing"]
+
+
 def breakage(node, pod, what):
     directory = f"{node.pin_dir}/pods/{pod.item()['cookie']}"
     if what == "link_detached":

@@ -281,11 +281,11 @@ class Node:
         with inside(self.netns):
             s = socket.create_connection(("127.0.0.1", port), timeout=5)
         with s:
-            s.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-            data = b""
-            while chunk := s.recv(65536):
-                data += chunk
-        head, _, body = data.partition(b"\r\n\r\n")
+            s.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            chunks = []
+            while chunk := s.recv(1 << 20):
+                chunks.append(chunk)
+        head, _, body = b"".join(chunks).partition(b"\r\n\r\n")
         if b"chunked" in head.lower():
             raise AssertionError("chunked body")
         return int(head.split()[1]), body.decode()
@@ -434,7 +434,9 @@ def leaf(mesh, identity, folder=None):
     sh("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
     sh("openssl", "req", "-new", "-key", key, "-subj", "/O=test", "-out", csr)
     with open(ext, "w") as f:
-        f.write(f"subjectAltName=critical,URI:{identity}\nextendedKeyUsage=clientAuth,serverAuth\n")
+        f.write(f"subjectAltName=critical,URI:{identity}\nextendedKeyUsage=clientAuth,serverAuth\n"
+                "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
+                "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
     sh("openssl", "x509", "-req", "-in", csr, "-CA", root, "-CAkey", mesh.ca_key, "-CAcreateserial", "-CAserial", f"{folder}/serial",
        "-days", "1", "-extfile", ext, "-out", cert)
     return cert, key, root

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from mesh import inside, wait_for
+from support.certificates import usual
 
 ONE_DAY = datetime.timedelta(days=1)
 END = object()
@@ -42,9 +43,10 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])
         now = datetime.datetime.utcnow()
-        self.cert = (x509.CertificateBuilder().subject_name(self.name).issuer_name(self.name).public_key(self.key.public_key())
-                     .serial_number(x509.random_serial_number()).not_valid_before(now - ONE_DAY).not_valid_after(now + 365 * ONE_DAY)
-                     .add_extension(x509.BasicConstraints(True, None), True).sign(self.key, hashes.SHA256()))
+        builder = (x509.CertificateBuilder().subject_name(self.name).issuer_name(self.name).public_key(self.key.public_key())
+                   .serial_number(x509.random_serial_number()).not_valid_before(now - ONE_DAY)
+                   .not_valid_after(now + 365 * ONE_DAY))
+        self.cert = usual(builder, self.key.public_key(), self.key.public_key(), ca=True).sign(self.key, hashes.SHA256())
 
     @classmethod
     def load(cls, cert_path, key_path):
@@ -59,10 +61,11 @@ class Authority:
 
     def sign(self, public_key, names, begins=-60, ends=3600):
         now = datetime.datetime.utcnow()
-        return (x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(self.name).public_key(public_key)
-                .serial_number(x509.random_serial_number()).not_valid_before(now + datetime.timedelta(seconds=begins))
-                .not_valid_after(now + datetime.timedelta(seconds=ends))
-                .add_extension(x509.SubjectAlternativeName(names), True).sign(self.key, hashes.SHA256()))
+        builder = (x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(self.name).public_key(public_key)
+                   .serial_number(x509.random_serial_number()).not_valid_before(now + datetime.timedelta(seconds=begins))
+                   .not_valid_after(now + datetime.timedelta(seconds=ends))
+                   .add_extension(x509.SubjectAlternativeName(names), True))
+        return usual(builder, public_key, self.key.public_key(), ca=False).sign(self.key, hashes.SHA256())
 
 
 class Stream:
@@ -89,6 +92,8 @@ class Plane:
         self.streams, self.tokens, self.asked = [], [], collections.defaultdict(list)
         self.answer_certificate = self.good_certificate
         self.server, self.nonce, self.lock = None, 0, threading.RLock()
+        self.options = []  # of the gRPC server; by default it takes messages of up to 4 MiB, as istiod does
+        self.page, self.pause = None, 0  # first answers come in parts of so many resources, with so many seconds between
         self.root_file, self.token_file = f"{directory}/roots.pem", f"{directory}/token"
         with open(self.root_file, "wb") as f:
             f.write(pem(self.authority.cert))
@@ -107,7 +112,7 @@ class Plane:
     def start(self):
         key = ec.generate_private_key(ec.SECP256R1())
         cert = self.authority.sign(key.public_key(), [x509.DNSName("localhost")])
-        self.server = grpc.server(futures.ThreadPoolExecutor(32))
+        self.server = grpc.server(futures.ThreadPoolExecutor(32), options=self.options)
         raw = lambda x: x  # noqa: E731
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(XDS.split("/")[1], {
             XDS.split("/")[2]: grpc.stream_stream_rpc_method_handler(self._ads, raw, raw)}),
@@ -155,7 +160,20 @@ class Plane:
     def _push(self, stream, type_url, held):
         have = self.resources[type_url]
         changed = {n: v for n, v in have.items() if held.get(n) != v[0]}
-        self.respond(stream, type_url, changed, [n for n in held if n not in have])
+        removed, names = [n for n in held if n not in have], list(changed)
+        if not self.page or not names:
+            self.respond(stream, type_url, changed, removed)
+            return
+        pages = [names[i:i + self.page] for i in range(0, len(names), self.page)]
+        threading.Thread(target=self._pages, args=(stream, type_url, changed, pages, removed), daemon=True).start()
+
+    def _pages(self, stream, type_url, changed, pages, removed):
+        for i, page in enumerate(pages):
+            if i:
+                time.sleep(self.pause)
+            with self.lock:
+                have = self.resources[type_url]
+                self.respond(stream, type_url, {n: changed[n] for n in page if n in have}, removed if i == 0 else ())
 
     def respond(self, stream, type_url, resources, removed=()):
         r = self.messages["envoy.service.discovery.v3.DeltaDiscoveryResponse"](type_url=type_url)

@@ -7,8 +7,12 @@ import socket
 import ssl
 
 import grpc
+import h2.connection
+import h2.errors
+import h2.events
+import h2.settings
 import pytest
-from control_plane import (ADDRESS, AUTHORIZATION, CA, ROOT, XDS, Client, ControlPlane, flip_signature,
+from control_plane import (ADDRESS, AUTHORIZATION, CA, NODE, ROOT, XDS, Client, ControlPlane, flip_signature,
                            load_messages, make_csr)
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -478,6 +482,7 @@ def test_another_root_is_not_believed(plane, messages, work, build):
 
 def test_tls_is_as_the_contract_wants_it(plane):
     context = ssl.create_default_context(cadata=plane.control_file("root-cert.pem"))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.set_alpn_protocols(["h2"])
     for name in ("localhost", "127.0.0.1"):
         with socket.create_connection(("127.0.0.1", plane.port), timeout=20) as raw, \
@@ -657,3 +662,47 @@ def test_a_port_that_is_taken(work, build):
             ControlPlane(build, work.directory, MESH, **{"xds-port": s.getsockname()[1]})
         with open(e.value.log, encoding="utf-8") as f:
             assert "the control plane cannot listen" in f.read()
+
+
+# ---- clients that are alive and do nothing ----
+
+@pytest.mark.parametrize("how", ["takes nothing", "says half", "says nothing"])
+def test_a_call_that_makes_no_progress_is_ended_and_named(work, build, messages, how):
+    """PINGs are answered all the while; what others do is not touched."""
+    plane = ControlPlane(build, work.directory, MESH, **{"stall-timeout": "2s"})
+    client = Client(plane, messages)
+    healthy = client.stream()
+    healthy.ask(ADDRESS)
+    healthy.answer()
+    tls = ssl.create_default_context(cadata=plane.control_file("root-cert.pem"))
+    tls.set_alpn_protocols(["h2"])
+    with tls.wrap_socket(socket.create_connection(("127.0.0.1", plane.port)), server_hostname="localhost") as s:
+        c = h2.connection.H2Connection()
+        c.local_settings = h2.settings.Settings(initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        c.initiate_connection()
+        c.send_headers(1, [(":method", "POST"), (":scheme", "https"), (":path", XDS), (":authority", "localhost"),
+                           ("content-type", "application/grpc"), ("te", "trailers"),
+                           ("authorization", f"Bearer {client.token}")])
+        request = messages["envoy.service.discovery.v3.DeltaDiscoveryRequest"](type_url=ADDRESS)
+        request.node.id = NODE
+        data = request.SerializeToString()
+        data = b"\0" + len(data).to_bytes(4, "big") + data
+        if how != "says nothing":
+            c.send_data(1, data if how == "takes nothing" else data[:-1])
+        s.sendall(c.data_to_send())
+        s.settimeout(20)
+        reset = None
+        while not reset:
+            events = c.receive_data(s.recv(65536))
+            reset = next((e for e in events if isinstance(e, h2.events.StreamReset)), None)
+            s.sendall(c.data_to_send())
+    assert reset.error_code == h2.errors.ErrorCodes.CANCEL
+    plane.wait_logged("call_stalled", "the client takes nothing" if how == "takes nothing" else "the client says no more")
+    assert plane.report()["xdsStalled"] == 1
+    # A stream that has said and taken everything may be silent for as long as it likes.
+    plane.replace(MESH.replace("10.9.0.3", "10.9.0.4"))
+    healthy.until(lambda: "10.9.0.4" in str([socket.inet_ntoa(a) for _, m in healthy.resources[ADDRESS].values()
+                                            for a in m.workload.addresses if len(a) == 4]), "news")
+    healthy.close()
+    client.close()
+    assert plane.stop() == 0

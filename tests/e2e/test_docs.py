@@ -88,3 +88,12 @@ def test_formats_of_the_manual_pages():
     for page in ("bruma-agent", "bruma-proxy", "bruma-cni", "brumactl"):
         text = read(f"docs/man/{page}.8")
         assert ".Dt " in text and ".Sh NAME" in text, page
+
+
+def test_the_readme_stops_what_it_has_started_before_it_uninstalls():
+    """An agent that runs, or starts with the next boot, would put everything back."""
+    page = read("README.md")
+    uninstalls = page.index("\n    bruma-agent --uninstall")
+    stopped = re.search(r"^    systemctl disable --now (.*)$", page[:uninstalls], re.M)[1].split()
+    units = [f[:-len(".service.in")] for f in os.listdir(f"{ROOT}/packaging") if f.endswith(".service.in")]
+    assert sorted(stopped) == sorted(units)

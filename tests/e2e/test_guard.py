@@ -469,3 +469,67 @@ def test_an_agent_with_another_mode_takes_over(scene, mode, closed):
     world.start(proxy=False, guard=mode, guard_limit="2s")
     assert scene.guard().get("closed", False) == closed
     wait_for(lambda: scene.dial(scene.plain) == "ok", "it to open", 10)
+
+
+THREADS = ("import os,sys,threading,time\n"
+           "threading.Thread(target=time.sleep, args=(600,)).start()\n"
+           "print('threads', flush=True)\n"
+           "import ctypes\n"
+           "ctypes.CDLL(None).syscall(60, 0)\n")  # exit(2) of the first thread alone
+
+
+def state_of(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return f.read().rsplit(")", 1)[1].split()[0]
+
+
+@pytest.mark.parametrize("what", ["another /proc", "another PID namespace", "a first thread that has ended"])
+def test_pods_that_cannot_be_looked_at_are_not_decided(scene, what):
+    """Whoever cannot be seen may be somebody: the guard stays closed, and says why. An agent without hostPID sees the numbers of
+    no process, and one whose --proc is wrong sees none of them below it."""
+    world = scene.world
+    world.server.make_namespace("late", AMBIENT)
+    lost = world.sandbox("late", "lost", 13)  # nothing says where it is: never decided
+    if what == "a first thread that has ended":
+        p = lost.start(["/usr/bin/python3", "-c", THREADS], world.work.path("threads.log"))
+        world.work.defer(p.kill)
+        p.wait_for_text("threads")
+        wait_for(lambda: state_of(p.popen.pid) == "Z", "the first thread to end")
+    else:
+        scene.serve(lost, 8080)
+    options = {"proc": world.work.path("empty")} if what == "another /proc" else {}
+    os.makedirs(world.work.path("empty"))
+    world.start(guard="strict", **options, **({"wrap": ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]}
+                                             if what == "another PID namespace" else {})).ready()
+    time.sleep(2.5)
+    assert scene.guard()["closed"] and scene.dial(lost) == "refused"
+    if what == "a first thread that has ended":
+        assert scene.guard()["undecided"] == 1
+    else:
+        assert "cannot be looked at" in scene.guard()["waitsFor"]
+        assert "reason=guard_failed" in world.log()
+
+
+def test_a_bound_that_has_passed_is_not_given_again(scene):
+    """An agent that comes back after the bound: those who are undecided have had the network since, and lose it no more."""
+    world = scene.world
+    world.server.stop_api()
+    world.start(guard_limit="1500ms")
+    world.node.agent.kill()
+    wait_for(lambda: scene.dial(scene.plain) == "ok", "the limit to pass")
+    for _ in range(2):  # and the one after that
+        world.start(proxy=False, guard_limit="60s")
+        assert not scene.guard()["closed"] and scene.dial(scene.plain) == "ok"
+        assert scene.guard()["gaveUp"] == 1 and "guard_gave_up" in scene.problems()
+        assert scene.hooks() == [], "nothing of the guard runs while it is open"
+        world.node.agent.kill()
+    # Once all is decided, the next agent has a bound of its own.
+    world.server.start_api()
+    world.start(proxy=False, guard_limit="60s").ready()
+    world.wait_state("shop/web", "enrolled", 30)
+    wait_for(lambda: "all pods are decided about" in world.log(), "all to be decided")
+    world.node.agent.kill()
+    stranger = world.sandbox("other", "stranger", 12)
+    world.server.stop_api()
+    world.start(proxy=False, guard_limit="60s")
+    assert scene.guard()["closed"] and scene.dial(stranger) == "refused"

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from .certificates import usual
 from .system import Failed, Process, wait_for_process
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +57,7 @@ def make_certificates(directory, addresses):
         b = x509.CertificateBuilder().subject_name(name).issuer_name(issuer_name).public_key(key.public_key())
         b = b.serial_number(x509.random_serial_number())
         b = b.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
-        b = b.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        b = usual(b, key.public_key(), issuer_key.public_key(), ca=ca)
         if not ca:
             names = [x509.IPAddress(ipaddress.ip_address(a)) for a in addresses]
             b = b.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -82,6 +83,7 @@ class Client:
     def __init__(self, netns, port, ca, token):
         self.netns, self.port, self.token = netns, port, token
         self.context = ssl.create_default_context(cafile=ca)
+        self.context.verify_flags |= ssl.VERIFY_X509_STRICT  # as Python 3.13 does by itself
         self.lock = threading.Lock()
 
     def __call__(self, method, path, body=None, content_type="application/json", check=True):

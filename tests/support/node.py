@@ -115,10 +115,11 @@ class Node:
 
     # ---- programs ----
 
-    def start_agent(self, wait=True, **settings):
+    def start_agent(self, wait=True, wrap=(), **settings):
+        """wrap: a program and its arguments that runs the agent."""
         if os.path.exists(f"{self.run_dir}/agent.sock") and not (self.agent and self.agent.alive()):
             os.unlink(f"{self.run_dir}/agent.sock")  # so that waiting for it means the new one
-        argv = [f"{self.build}/agent/bruma-agent", "--run-dir", self.run_dir, "--pin-dir", self.pin_dir,
+        argv = [*wrap, f"{self.build}/agent/bruma-agent", "--run-dir", self.run_dir, "--pin-dir", self.pin_dir,
                 "--cgroup", self.cgroup, "--node-name", self.name, "--mesh-file", self.mesh_file,
                 "--ca-key-file", self.ca_key]
         for name, value in settings.items():

@@ -652,6 +652,7 @@ Test(enroll, a_cgroup_that_is_the_pods_own_is_taken_as_it_is)
 
 Test(enroll, namespaces_of_pods_are_those_of_their_processes)
 {
+    static const char *const unseen[] = {"0", "999999999", "../../etc"};
     char root[] = "/tmp/bruma-cgroup-XXXXXX", text[100], command[100];
     uint64_t *cookies = NULL, own;
     int fd = netns_open_own();
@@ -662,10 +663,9 @@ Test(enroll, namespaces_of_pods_are_those_of_their_processes)
     cr_assert(mkdtemp(root) != NULL);
     cr_expect_eq(guard_namespaces("/nowhere/at/all", "/proc", &cookies), 0);
     free(cookies);
-    /* Twice the same namespace, a process that has ended, one that cannot be seen from here, and garbage. */
-    snprintf(text, sizeof(text), "%d\n0\n", getpid());
+    /* Twice the same namespace. */
+    snprintf(text, sizeof(text), "%d\n", getpid());
     write_proc(root, "pod1", "cgroup.procs", text);
-    snprintf(text, sizeof(text), "%d\n999999999\n../../etc\n\n", getpid());
     write_proc(root, "pod2", "cgroup.procs", text);
     make_directories(root, "pod3/without-processes");
     snprintf(command, sizeof(command), "ln -s / %s/pod4", root);
@@ -673,6 +673,14 @@ Test(enroll, namespaces_of_pods_are_those_of_their_processes)
     cr_assert_eq(guard_namespaces(root, "/proc", &cookies), 1);
     cr_expect_eq(cookies[0], own);
     free(cookies);
+    /* One that cannot be seen from here, one that is listed and cannot be looked at, and garbage. */
+    for (size_t i = 0; i < array_size(unseen); i++) {
+        cookies = NULL;
+        snprintf(text, sizeof(text), "%d\n%s\n", getpid(), unseen[i]);
+        write_proc(root, "pod2", "cgroup.procs", text);
+        cr_expect_lt(guard_namespaces(root, "/proc", &cookies), 0, "%s", unseen[i]);
+        cr_expect_null(cookies);
+    }
     snprintf(command, sizeof(command), "rm -r %s", root);
     cr_assert_eq(system(command), 0);
 }

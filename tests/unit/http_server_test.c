@@ -9,15 +9,19 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <zlib.h>
 
 #include "cleanup.h"
 #include "http_client.h"
 #include "http_server.h"
+#include "peer_source.h"
 
 #define LARGE           (8u * 1024 * 1024)
 #define MAX_CONNECTIONS 8
+
+static const struct http_limits limits = {.connections = MAX_CONNECTIONS, .per_source = MAX_CONNECTIONS};
 
 static struct loop *loop;
 static struct http_server *server;
@@ -73,7 +77,7 @@ static void setup(void)
     cr_assert(addr_parse("127.0.0.1", &any.addr) == 0);
     cr_assert(loop_new(&loop) == 0);
     loop_timer_init(&late_timer, answer_late);
-    cr_assert(http_server_new(loop, on_request, &at, MAX_CONNECTIONS, &server) == 0);
+    cr_assert(http_server_new(loop, "test", on_request, &at, &limits, &server) == 0);
     cr_assert(http_server_listen(server, &any, false, &at) == 0);
     cr_assert(at.port != 0);
     thread = loop_thread_start(loop);
@@ -354,8 +358,7 @@ Test(http_server, somebody_who_says_nothing_is_closed)
 
 Test(http_server, connections_are_limited_and_idle_ones_give_way)
 {
-    int fds[MAX_CONNECTIONS], extra;
-    char *answer;
+    int fds[MAX_CONNECTIONS];
 
     for (int i = 0; i < MAX_CONNECTIONS; i++) {
         fds[i] = client_connect(&at);
@@ -365,18 +368,148 @@ Test(http_server, connections_are_limited_and_idle_ones_give_way)
     expect_status("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n", "200");
     cr_expect(client_ended(fds[0]), "the longest unused one went");
     close(fds[0]);
-    /* All are in the middle of a request: nobody gives way. */
+    /* All have asked and do not read: the oldest of them goes. */
     fds[0] = client_connect(&at);
-    for (int i = 0; i < MAX_CONNECTIONS; i++)
+    for (int i = 0; i < MAX_CONNECTIONS; i++) {
         client_send(fds[i], "GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+        usleep(10000);
+    }
     usleep(300000);
-    extra = client_connect(&at);
-    answer = client_receive(extra, false, NULL);
-    cr_expect(!*answer || !strncmp(answer, "HTTP/1.1 503 ", 13), "%s", answer);
-    free(answer);
-    close(extra);
+    expect_status("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n", "200");
+    cr_expect(http_server_turned_away(server) >= 1);
     for (int i = 0; i < MAX_CONNECTIONS; i++)
         close(fds[i]);
+}
+
+Test(http_server, half_requests_give_way)
+{
+    static const char *const halves[] = {"", "GET /hello HTTP/1.1\r\nHost",
+                                         "POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"};
+    int fds[MAX_CONNECTIONS];
+
+    for (size_t k = 0; k < array_size(halves); k++) {
+        for (int i = 0; i < MAX_CONNECTIONS; i++) {
+            fds[i] = client_connect(&at);
+            client_send(fds[i], halves[k]);
+        }
+        usleep(100000);
+        for (int i = 0; i < 3; i++)
+            expect_status("GET /hello HTTP/1.1\r\nHost: a\r\n\r\n", "200");
+        for (int i = 0; i < 3; i++)
+            cr_expect(client_ended(fds[i]), "the oldest first");
+        for (int i = 0; i < MAX_CONNECTIONS; i++)
+            close(fds[i]);
+    }
+}
+
+/* Connects and sends from another user, and holds that until it is killed. */
+static pid_t nobody_holds(int count, const char *text)
+{
+    pid_t pid = fork();
+
+    if (pid)
+        return pid;
+    if (setuid(65534) < 0)
+        _exit(1);
+    for (int i = 0; i < count; i++) {
+        int s = client_connect(&at);
+
+        if (s < 0)
+            _exit(2);
+        client_send(s, text);
+    }
+    sleep(30);
+    _exit(3);
+}
+
+Test(http_server, a_user_has_a_share_of_his_own)
+{
+    int ours[MAX_CONNECTIONS / 2], status = -1;
+    pid_t pid;
+
+    if (geteuid() != 0)
+        cr_skip("needs root, to be somebody else too");
+    for (int i = 0; i < MAX_CONNECTIONS / 2; i++) {
+        ours[i] = client_connect(&at);
+        client_send(ours[i], "GET /hello HTTP/1.1\r\nHost");
+    }
+    usleep(50000);
+    pid = nobody_holds(3 * MAX_CONNECTIONS, "GET /hello HTTP/1.1\r\nHost");
+    cr_assert(pid > 0);
+    usleep(200000);
+    /* Those that came in hundreds have pushed out each other, and not ours. */
+    for (int i = 0; i < MAX_CONNECTIONS / 2; i++) {
+        char *answer;
+
+        client_send(ours[i], ": a\r\n\r\n");
+        answer = client_receive(ours[i], false, NULL);
+        cr_expect(!strncmp(answer, "HTTP/1.1 200", 12), "%d: %s", i, answer);
+        free(answer);
+        close(ours[i]);
+    }
+    cr_assert(kill(pid, SIGKILL) == 0 && waitpid(pid, &status, 0) == pid);
+    cr_expect(WIFSIGNALED(status), "it held them to the end");
+}
+
+/* One end of a connection over loopback whose other end uid has made. */
+static int accepted_from(uid_t uid, bool closes, const struct endpoint *to, int listener)
+{
+    int fd;
+    pid_t pid = fork();
+
+    if (!pid) {
+        if (setuid(uid) < 0)
+            _exit(1);
+        fd = client_connect(to);
+        if (!closes)
+            usleep(500000);
+        _exit(fd < 0);
+    }
+    if (closes)
+        waitpid(pid, NULL, 0);
+    fd = accept(listener, NULL, NULL);
+    cr_assert(fd >= 0);
+    return fd;
+}
+
+Test(peer_source, says_whose_socket_it_is, .timeout = 30)
+{
+    static const char *const addresses[] = {"127.0.0.1", "127.9.9.9", "::1"};
+    struct peer_source root, nobody, gone;
+
+    if (geteuid() != 0)
+        cr_skip("needs root, to be somebody else too");
+    for (size_t i = 0; i < array_size(addresses); i++) {
+        struct endpoint to = {0};
+        struct sockaddr_storage sa;
+        socklen_t len;
+        int listener, fd, r;
+
+        cr_assert(addr_parse(addresses[i], &to.addr) == 0);
+        r = endpoint_to_sockaddr(&to, AF_UNSPEC, &sa);
+        listener = socket(sa.ss_family, SOCK_STREAM, 0);
+        cr_assert(bind(listener, (struct sockaddr *)&sa, (socklen_t)r) == 0 && listen(listener, 8) == 0);
+        len = sizeof(sa);
+        cr_assert(getsockname(listener, (struct sockaddr *)&sa, &len) == 0);
+        cr_assert(endpoint_from_sockaddr((struct sockaddr *)&sa, &to) == 0);
+
+        fd = accepted_from(0, false, &to, listener);
+        peer_source_get(fd, &root);
+        cr_expect(root.is_user && root.uid == 0, "%s", addresses[i]);
+        close(fd);
+        fd = accepted_from(65534, false, &to, listener);
+        peer_source_get(fd, &nobody);
+        cr_expect(nobody.is_user && nobody.uid == 65534, "%s", addresses[i]);
+        cr_expect_not(peer_source_equal(&root, &nobody));
+        close(fd);
+        /* The kernel says 0 of a socket that nobody has any more. */
+        fd = accepted_from(65534, true, &to, listener);
+        peer_source_get(fd, &gone);
+        cr_expect_not(gone.is_user, "%s", addresses[i]);
+        cr_expect_not(peer_source_equal(&gone, &root));
+        close(fd);
+        close(listener);
+    }
 }
 
 Test(http_server, a_reset_in_the_middle)
@@ -426,7 +559,7 @@ static void listen_setup(void)
 {
     signal(SIGPIPE, SIG_IGN);
     cr_assert(loop_new(&loop) == 0);
-    cr_assert(http_server_new(loop, on_request, &at, 0, &server) == 0);
+    cr_assert(http_server_new(loop, "test", on_request, &at, NULL, &server) == 0);
 }
 
 static void listen_teardown(void)
@@ -461,7 +594,7 @@ Test(http_listen, unix_sockets_take_the_place_of_older_ones)
 
     cr_assert(mkdtemp(directory) != NULL);
     snprintf(path, sizeof(path), "%s/sock", directory);
-    cr_assert(http_server_new(loop, on_request, &at, 0, &old) == 0);
+    cr_assert(http_server_new(loop, "test", on_request, &at, NULL, &old) == 0);
     cr_assert(http_server_listen_unix(old, path, 0600) == 0);
     cr_assert(http_server_listen_unix(server, path, 0600) == 0);
     cr_assert(stat(path, &st) == 0 && (st.st_mode & 0777) == 0600);
@@ -495,7 +628,7 @@ Test(http_listen, a_unix_socket_that_another_has_taken_is_taken_back)
     snprintf(path, sizeof(path), "%s/sock", directory);
     cr_assert(http_server_listen_unix(server, path, 0600) == 0);
     before = open_descriptors();
-    cr_assert(http_server_new(loop, on_request, &at, 0, &other) == 0);
+    cr_assert(http_server_new(loop, "test", on_request, &at, NULL, &other) == 0);
     cr_assert(http_server_listen_unix(other, path, 0600) == 0);
     cr_assert(http_server_listen_unix(server, path, 0600) == 0);
     http_server_close(&other);

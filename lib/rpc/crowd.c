@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "server"
+#include "crowd.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+
+#include "bruma/reasons.h"
+#include "log.h"
+#include "reasons.h"
+
+#define SAY_AGAIN 10000 /* milliseconds between two lines about one server */
+
+void crowd_init(struct crowd *c, const char *name, unsigned max, unsigned max_per_source,
+                enum crowd_worth (*worth)(const struct crowd_member *member))
+{
+    *c = (struct crowd){.name = name,
+                        .max = max ? max : CROWD_MAX,
+                        .max_per_source = max_per_source ? max_per_source : CROWD_PER_SOURCE,
+                        .worth = worth};
+    list_init(&c->members);
+}
+
+static unsigned count_of(const struct crowd *c, const struct peer_source *source)
+{
+    const struct crowd_member *m;
+    unsigned n = 0;
+
+    list_for_each (m, &c->members, node)
+        n += peer_source_equal(&m->source, source);
+    return n;
+}
+
+/* Of the source that holds most, the newcomer counted, the one that costs least, the oldest of those.
+ * only_its: of the newcomer's source alone. Called when it is full, and then a walk for each member is little
+ * beside the accept.
+ */
+static struct crowd_member *cheapest(struct crowd *c, const struct peer_source *newcomer, bool only_its)
+{
+    struct crowd_member *m, *best = NULL;
+    unsigned best_count = 0;
+
+    list_for_each (m, &c->members, node) {
+        bool is_its = peer_source_equal(&m->source, newcomer);
+        unsigned count;
+
+        if (c->worth(m) == CROWD_KEPT || (only_its && !is_its))
+            continue;
+        count = only_its ? 0 : count_of(c, &m->source) + is_its;
+        if (!best || count > best_count || (count == best_count && c->worth(m) < c->worth(best))) {
+            best = m;
+            best_count = count;
+        }
+    }
+    return best;
+}
+
+static void say(struct crowd *c, const struct peer_source *source, const char *why, uint64_t now)
+{
+    char text[ADDR_TEXT_LEN];
+
+    c->turned_away++;
+    if (c->said && now - c->said < SAY_AGAIN)
+        return;
+    c->said = now ? now : 1;
+    log_warn("a connection is turned away\tserver=%s source=%s reason=%s why=\"%s\" so-far=%" PRIu64, c->name,
+             peer_source_format(source, text), reason_name(BRUMA_REASON_SERVER_CROWDED), why, c->turned_away);
+}
+
+int crowd_admit(struct crowd *c, const struct peer_source *source, uint64_t now,
+                struct crowd_member **ret_goes)
+{
+    bool full = c->len >= c->max, many = count_of(c, source) >= c->max_per_source;
+    struct crowd_member *goes;
+
+    if (!full && !many)
+        return 0;
+    goes = cheapest(c, source, many);
+    if (!goes) {
+        say(c, source, many ? "too many of one source" : "too many", now);
+        return -EBUSY;
+    }
+    /* One that waits for its next request goes by right. */
+    if (c->worth(goes) != CROWD_IDLE)
+        say(c, &goes->source, many ? "too many of one source" : "too many", now);
+    *ret_goes = goes;
+    return 1;
+}
+
+void crowd_add(struct crowd *c, struct crowd_member *member)
+{
+    list_add_tail(&c->members, &member->node);
+    c->len++;
+}
+
+void crowd_remove(struct crowd *c, struct crowd_member *member)
+{
+    list_del(&member->node);
+    c->len--;
+}
+
+void crowd_refresh(struct crowd *c, struct crowd_member *member)
+{
+    list_del(&member->node);
+    list_add_tail(&c->members, &member->node);
+}
