@@ -161,8 +161,14 @@ static void check_kubelet(const struct agent *agent, struct connection *c)
     const char *text;
     enum bruma_reason reason = kubelet_trouble(agent->kubelet, &text);
 
-    if (agent->kubelet)
-        ctl_finding(c, "kubelet", !reason, reason, "%s", reason ? text : kubelet_cgroup(agent->kubelet));
+    char chosen[1600];
+
+    if (!agent->kubelet)
+        return;
+    kubelet_explain(agent->kubelet, chosen, sizeof(chosen));
+    ctl_finding(c, "kubelet", reason != BRUMA_REASON_KUBELET_NOT_FOUND, BRUMA_REASON_NONE, "%s", chosen);
+    if (reason)
+        ctl_finding(c, "kubelet", false, reason, "%s", text);
 }
 
 static void check_failures(const struct agent *agent, struct connection *c)

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <mntent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +27,8 @@
 struct kubelet {
     struct agent *agent;
     struct kubelet_place place;
-    char mount[512], cgroup[1024];
+    char mount[512], cgroup[KUBELET_CGROUP_LEN];
+    struct kubelet_choice choice;
     bool searched;  /* by its name; else the setting has named the directory */
     bool following; /* steering is to be told */
     pid_t pid;      /* 0: none is known */
@@ -98,19 +100,108 @@ static bool in_own_netns(int directory, const char *pid)
            (own.st_ino == other.st_ino && own.st_dev == other.st_dev);
 }
 
-int kubelet_find(const struct kubelet_place *place, pid_t *ret_pid, char *buf, size_t size)
+/* Real, effective, saved and that of file systems: a program that is set-uid is run by somebody. */
+static bool is_roots(const char *proc, pid_t pid, unsigned *ret_uid)
+{
+    unsigned id[4] = {UINT_MAX, UINT_MAX, UINT_MAX, UINT_MAX};
+    char text[4096], *line;
+
+    *ret_uid = UINT_MAX;
+    if (read_of(proc, pid, "status", text, sizeof(text)) <= 0 || !(line = strstr(text, "\nUid:")) ||
+        sscanf(line + 5, "%u %u %u %u", &id[0], &id[1], &id[2], &id[3]) != 4)
+        return false;
+    *ret_uid = id[0] ? id[0] : id[1];
+    return !id[0] && !id[1] && !id[2] && !id[3];
+}
+
+static bool is_program_of_it(const char *path)
+{
+    static const char *const names[] = {"kubelet", "kubelite", "k3s"};
+    const char *last = strrchr(path, '/');
+
+    for (size_t i = 0; last && i < array_size(names); i++) {
+        if (!strncmp(last + 1, names[i], strlen(names[i])))
+            return true;
+    }
+    return false;
+}
+
+/* NULL: it is the kubelet for all that can be seen; else why not, in words. A process is called what it likes
+ * to be; its program is what root has installed. */
+static const char *what_is_wrong(const struct kubelet_place *place, pid_t pid, char exe[KUBELET_EXE_LEN],
+                                 unsigned *ret_uid)
+{
+    char path[600];
+    struct stat st;
+    ssize_t n;
+
+    exe[0] = '\0';
+    if (!is_roots(place->proc, pid, ret_uid))
+        return *ret_uid == UINT_MAX ? "its user cannot be told" : "it is not root's";
+    snprintf(path, sizeof(path), "%s/%d/exe", place->proc, pid);
+    n = readlink(path, exe, KUBELET_EXE_LEN - 1);
+    exe[n > 0 ? n : 0] = '\0';
+    if (n <= 0 || stat(path, &st) < 0)
+        return "its program cannot be looked at";
+    if (!is_program_of_it(exe))
+        return "its program is another";
+    if (!S_ISREG(st.st_mode) || st.st_uid || st.st_mode & 022)
+        return "its program may be written by others than root";
+    return NULL;
+}
+
+/* Field 22 of /proc/PID/stat: when it began. */
+static uint64_t began_at(const char *proc, pid_t pid)
+{
+    char text[1024], *field;
+
+    if (read_of(proc, pid, "stat", text, sizeof(text)) <= 0 || !(field = strrchr(text, ')')))
+        return UINT64_MAX;
+    for (int i = 2; field && i < 22; i++)
+        field = strchr(field + 1, ' ');
+    return field ? strtoull(field, NULL, 10) : UINT64_MAX;
+}
+
+static void refuse(struct kubelet_choice *c, pid_t pid, unsigned uid, const char *why)
+{
+    size_t len = strlen(c->refused);
+
+    snprintf(c->refused + len, sizeof(c->refused) - len,
+             uid == UINT_MAX ? "%spid %d: %s" : "%spid %d: %s (uid %u)", len ? "; " : "", (int)pid, why, uid);
+}
+
+/* One that fits. */
+static void consider(struct kubelet_choice *c, const struct kubelet_choice *one, const char *known)
+{
+    bool was = *known && !strcmp(c->cgroup, known), is = *known && !strcmp(one->cgroup, known);
+
+    c->candidates++;
+    if (c->pid && (was != is ? was : c->began <= one->began))
+        return;
+    c->pid = one->pid;
+    c->began = one->began;
+    strcpy(c->cgroup, one->cgroup);
+    strcpy(c->exe, one->exe);
+}
+
+int kubelet_find(const struct kubelet_place *place, const char *known, struct kubelet_choice *ret)
 {
     DIR *dir = opendir(place->proc);
+    int r = -ENOENT, found;
     struct dirent *e;
-    int r = -ENOENT;
 
+    memset(ret, 0, sizeof(*ret));
     if (!dir)
         return -errno;
-    while (r == -ENOENT && (e = readdir(dir))) {
+    while ((e = readdir(dir))) {
+        struct kubelet_choice one = {0};
         char path[300], text[8192];
+        const char *wrong;
+        unsigned uid;
 
         if (!isdigit((unsigned char)*e->d_name))
             continue;
+        one.pid = (pid_t)strtol(e->d_name, NULL, 10);
         snprintf(path, sizeof(path), "%s/comm", e->d_name);
         if (read_at(dirfd(dir), path, text, sizeof(text)) <= 0 || !is_kubelet(text))
             continue;
@@ -118,12 +209,25 @@ int kubelet_find(const struct kubelet_place *place, pid_t *ret_pid, char *buf, s
         if (read_at(dirfd(dir), path, text, sizeof(text)) <= 0 || netns_cgroup_is_of_pod(text) ||
             !in_own_netns(dirfd(dir), e->d_name))
             continue;
-        r = take_group(text, place->mount, buf, size);
-        if (r == 0)
-            *ret_pid = (pid_t)strtol(e->d_name, NULL, 10);
+        wrong = what_is_wrong(place, one.pid, one.exe, &uid);
+        if (wrong) {
+            refuse(ret, one.pid, uid, wrong);
+            continue;
+        }
+        one.began = began_at(place->proc, one.pid);
+        found = take_group(text, place->mount, one.cgroup, sizeof(one.cgroup));
+        if (found == 0)
+            consider(ret, &one, known);
+        else if (r == -ENOENT)
+            r = found;
     }
     closedir(dir);
-    return r;
+    if (!ret->pid)
+        return r;
+    ret->why = ret->candidates == 1                    ? "the only one that fits"
+               : *known && !strcmp(ret->cgroup, known) ? "in the cgroup where it was before"
+                                                       : "the one that has run longest";
+    return 0;
 }
 
 /* ---- who else is there ---- */
@@ -261,7 +365,7 @@ static void look_for_strangers(struct kubelet *k)
     int n = kubelet_strangers(&k->place, k->pid, k->cgroup, names, sizeof(names));
 
     if (!n) {
-        trouble(k, BRUMA_REASON_NONE, "");
+        trouble(k, *k->choice.refused ? BRUMA_REASON_KUBELET_REFUSED : BRUMA_REASON_NONE, k->choice.refused);
         return;
     }
     snprintf(text, sizeof(text), "%.80s has %d more: %s", k->cgroup, n, names);
@@ -271,9 +375,11 @@ static void look_for_strangers(struct kubelet *k)
 /* It is where it was: the process could have been moved, and its number used again. */
 static bool is_there(const struct kubelet *k)
 {
-    char text[8192], cgroup[sizeof(k->cgroup)], comm[64];
+    char text[8192], cgroup[sizeof(k->cgroup)], comm[64], exe[KUBELET_EXE_LEN];
+    unsigned uid;
 
-    return k->pid && read_of(k->place.proc, k->pid, "comm", comm, sizeof(comm)) > 0 && is_kubelet(comm) &&
+    return k->pid && !what_is_wrong(&k->place, k->pid, exe, &uid) &&
+           read_of(k->place.proc, k->pid, "comm", comm, sizeof(comm)) > 0 && is_kubelet(comm) &&
            read_of(k->place.proc, k->pid, "cgroup", text, sizeof(text)) > 0 &&
            take_group(text, k->place.mount, cgroup, sizeof(cgroup)) == 0 && !strcmp(cgroup, k->cgroup);
 }
@@ -289,22 +395,26 @@ static void tell_steering(struct kubelet *k)
 
 static void search(struct kubelet *k)
 {
-    char cgroup[sizeof(k->cgroup)];
+    char known[sizeof(k->cgroup)], text[sizeof(k->error)];
     int r = *k->mount ? 0 : cgroup2_mount(k->mount, sizeof(k->mount));
 
     lose(k);
     if (r == 0)
-        r = kubelet_find(&k->place, &k->pid, cgroup, sizeof(cgroup));
+        r = kubelet_find(&k->place, strcpy(known, k->cgroup), &k->choice);
     if (r < 0) {
-        trouble(k, BRUMA_REASON_KUBELET_NOT_FOUND,
-                r == -EXDEV    ? "the kubelet has no cgroup of its own that can be seen from here"
-                : r == -ENOENT ? "no process of that name runs on the node's network"
-                               : strerror(-r));
+        snprintf(text, sizeof(text), "%s%s%.150s",
+                 r == -EXDEV    ? "the kubelet has no cgroup of its own that can be seen from here"
+                 : r == -ENOENT ? "no kubelet runs on the node's network"
+                                : strerror(-r),
+                 *k->choice.refused ? "; not taken for it: " : "", k->choice.refused);
+        trouble(k, BRUMA_REASON_KUBELET_NOT_FOUND, text);
         return; /* the hook stays where it was: that cgroup may come back */
     }
     k->found++;
-    strcpy(k->cgroup, cgroup);
-    log_info("the kubelet's probes go straight to applications\tpid=%d cgroup=%s", k->pid, k->cgroup);
+    k->pid = k->choice.pid;
+    strcpy(k->cgroup, k->choice.cgroup);
+    log_info("the kubelet's probes go straight to applications\tpid=%d program=%s cgroup=%s why=\"%s\"",
+             k->pid, k->choice.exe, k->cgroup, k->choice.why);
     watch(k);
     tell_steering(k);
 }
@@ -390,4 +500,15 @@ void kubelet_report(const struct kubelet *k, cJSON *object)
     cJSON_AddStringToObject(object, "probeCgroup", k->cgroup);
     if (k->searched)
         cJSON_AddNumberToObject(object, "kubeletPid", k->pid);
+}
+
+void kubelet_explain(const struct kubelet *k, char *buf, size_t size)
+{
+    if (!k->searched)
+        snprintf(buf, size, "%s, which --probe-cgroup names", k->cgroup);
+    else if (k->pid)
+        snprintf(buf, size, "pid %d (%s), %s: root's, its program root's alone to write; %s", (int)k->pid,
+                 k->choice.exe, k->cgroup, k->choice.why);
+    else
+        snprintf(buf, size, "none");
 }

@@ -3,6 +3,7 @@
 everybody else's of the node do not. The proxy here has no control plane, so it lets nothing through by itself."""
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -127,12 +128,16 @@ class Kubelet:
         os.mkdir(self.proc)
         self.cgroup = self.process = None
 
-    def start(self, name="kubelet", cgroup=None):
+    def start(self, name="kubelet", cgroup=None, wrap=()):
         self.count += 1
         self.cgroup = cgroup or self.work.cgroup(f"kubelet{self.count}")
+        # Of that name, since a process is believed to be the kubelet by its program too.
+        program = self.work.path(name)
+        if not os.path.exists(program):
+            shutil.copy(os.path.realpath("/usr/bin/python3"), program)
         self.process = self.work.process(
-            ["python3", "-c", f"open('/proc/self/comm', 'w').write({name!r}); print('READY', flush=True); import time; "
-             "time.sleep(600)"], self.work.path(f"kubelet{self.count}.log"), netns=self.netns, cgroup=self.cgroup)
+            [*wrap, program, "-c", "print('READY', flush=True); import time; time.sleep(600)"],
+            self.work.path(f"kubelet{self.count}.log"), netns=self.netns, cgroup=self.cgroup)
         wait_for(lambda: "READY" in open(self.process.log).read(), "the kubelet", log=self.process.log)
         self.show(self.process.popen.pid)
         return self
@@ -222,6 +227,37 @@ def test_without_a_cgroup_of_its_own_probes_are_subject_to_policy(followed):
     start(followed)
     assert "no cgroup of its own" in problems(followed)["kubelet_not_found"]
     assert not passes(followed, root)
+
+
+def test_an_ordinary_users_process_of_that_name_gets_nothing(followed, work):
+    """Nor does it take anything from the real one; status and doctor name it, and who was chosen and why."""
+    os.chmod(work.directory, 0o755)
+    theirs = followed.kubelet.start(wrap=["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
+    false_pid, false_group, false_process = theirs.process.popen.pid, theirs.cgroup, theirs.process
+    start(followed)
+    assert not passes(followed, false_group)
+    assert f"pid {false_pid}: it is not root's (uid 65534)" in problems(followed)["kubelet_not_found"]
+    real_group = followed.kubelet.start().cgroup
+    followed.node.agent.stop()
+    start(followed)
+    assert passes(followed, real_group) and not passes(followed, false_group)
+    assert f"pid {false_pid}" in problems(followed)["kubelet_refused"]
+    said = run([f"{work.build}/ctl/brumactl", "--run-dir", followed.node.run_dir, "doctor"], check=False).stdout
+    assert f"pid {followed.kubelet.process.popen.pid}" in said and real_group in said and "the only one that fits" in said
+    assert f"pid {false_pid}: it is not root's" in said
+    # The real one ends and comes again, as after an upgrade: still nothing for the other.
+    followed.kubelet.end()
+    wait_for(lambda: "kubelet_not_found" in problems(followed), "its end to be noticed")
+    again = followed.kubelet.start(cgroup=real_group).cgroup
+    wait_for(lambda: passes(followed, again), "the real one to be found", 10)
+    assert false_process.alive() and not passes(followed, false_group)
+
+
+def test_a_program_that_others_may_write_is_no_kubelet(followed, work):
+    group = followed.kubelet.start().cgroup
+    os.chmod(work.path("kubelet"), 0o777)
+    start(followed)
+    assert not passes(followed, group) and "may be written by others" in problems(followed)["kubelet_not_found"]
 
 
 OTHER_HOST = {"containers": [{
