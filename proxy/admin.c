@@ -9,6 +9,7 @@
 
 #include "http_server.h"
 #include "log.h"
+#include "proxy/admin_access.h"
 #include "proxy/log_levels.h"
 #include "spiffe.h"
 
@@ -308,7 +309,9 @@ static void not_found(struct http_request *request)
 
 static void on_pages(void *data, struct http_request *request)
 {
-    if (!serve_pages(data, request))
+    struct admin *admin = data;
+
+    if (admin_may_ask(request, admin->config.local_only, admin->unix_socket) && !serve_pages(admin, request))
         not_found(request);
 }
 

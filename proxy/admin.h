@@ -20,6 +20,7 @@ struct admin_config {
     uint16_t admin_port, metrics_port, ready_port; /* 0: not opened */
     const char *unix_socket;                       /* or NULL */
     bool ipv6;
+    bool local_only;                              /* a single machine: admin_access.h */
     unsigned connections, connections_per_source; /* of each server; 0: the usual ones */
     /* Fills the config dump. May finish later: it calls admin_dump_done() with the same token (from this
      * loop's thread). */

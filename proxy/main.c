@@ -298,6 +298,7 @@ static int open_admin(struct proxy *p, const char *unix_socket)
         .ready_port = (uint16_t)p->settings.ready_port,
         .unix_socket = unix_socket,
         .ipv6 = p->settings.ipv6,
+        .local_only = !p->settings.cluster,
         .connections = (unsigned)p->settings.page_connections,
         .connections_per_source = (unsigned)p->settings.page_connections_per_source,
         .config_dump = config_dump,

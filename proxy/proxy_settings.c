@@ -142,6 +142,7 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
     r = settings_load(table, proxy_settings_count, ret, argc, argv, ret_first, error, error_size);
     if (r < 0)
         return r;
+    ret->cluster = cluster;
     ret->token_file = cluster ? CLUSTER_SECRETS "/tokens/istio-token" : LOCAL_CONTROL "/token";
     ret->metadata = mesh.metadata;
     return 0;

@@ -11,6 +11,7 @@
 #include "settings.h"
 
 struct proxy_settings {
+    bool cluster; /* the surroundings say so: KUBERNETES_SERVICE_HOST */
     const char *run_dir;
     const char *agent_socket; /* "" : RUN_DIR/agent.sock */
     const char *zds_socket;   /* "" : bruma-agent names the pods */

@@ -264,7 +264,7 @@ class Ztunnel(Stock):
         with inside(self.namespaces[p.pid]):
             s = socket.create_connection(("127.0.0.1", port), timeout=5)
         with s:
-            s.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            s.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             data = b""
             while chunk := s.recv(65536):
                 data += chunk

@@ -3,6 +3,7 @@
 connections: whoever has something to ask is answered, and a proxy that starts gets its state and its certificates."""
 import contextlib
 import re
+import subprocess
 import time
 
 import pytest
@@ -152,3 +153,67 @@ def test_a_client_with_a_token_is_not_turned_away(mesh):
     ended = [line for line in node.proxy.text()[said:].splitlines() if "\txds\t" in line and "\twarn\t" in line]
     assert not ended, ended
 
+
+# Asks as UID: METHOD PATH HEADER...; the status, or why there is none.
+ASK = r"""
+import os, socket, sys
+os.setuid(int(sys.argv[1]))
+s = socket.create_connection(("127.0.0.1", 15000), 5)
+s.sendall("\r\n".join([f"{sys.argv[2]} {sys.argv[3]} HTTP/1.1", "Connection: close", *sys.argv[4:], "", ""]).encode())
+data = b""
+while chunk := s.recv(65536):
+    data += chunk
+print(data.split()[1].decode())
+"""
+
+
+def asked(node, uid, method, path, *headers):
+    p = node_python(node, ASK, str(uid), method, path, *(headers or ("Host: localhost",)))
+    assert p.returncode == 0, p.stderr
+    return int(p.stdout)
+
+
+def node_python(node, script, *argv):
+    return subprocess.run(["nsenter", f"--net=/run/netns/{node.netns}", "/usr/bin/python3", "-c", script, *argv], capture_output=True,
+                          text=True, timeout=30)
+
+
+def by_socket(node, method, path):
+    r = subprocess.run(["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", "-X", method, "--unix-socket",
+                        f"{node.run_dir}/proxy.sock", f"http://x{path}"], capture_output=True, text=True, timeout=30)
+    return int(r.stdout)
+
+
+def test_on_a_single_machine_the_socket_alone_takes_commands(mesh):
+    node = mesh.nodes[0]
+    for uid in (0, NOBODY):
+        assert asked(node, uid, "POST", "/quitquitquit") == 403
+        assert asked(node, uid, "POST", "/logging?level=debug") == 403
+    assert asked(node, 0, "GET", "/config_dump") == 200 and asked(node, NOBODY, "GET", "/config_dump") == 403
+    assert asked(node, NOBODY, "GET", "/") == 200
+    assert by_socket(node, "POST", "/logging") == 200 and by_socket(node, "GET", "/config_dump") == 200
+    assert node.proxy.alive() and "reason=admin_refused" in node.proxy.text()
+
+
+@pytest.mark.parametrize("headers", [
+    ("Host: evil.example",), ("Host: localhost", "Origin: http://evil.example"), ("Host: localhost", "Sec-Fetch-Site: cross-site"),
+    ("Host: localhost", "Host: evil.example"), ("Accept: */*",)])
+def test_a_web_page_gets_nothing_from_the_admin_pages(mesh, headers):
+    node = mesh.nodes[0]
+    for method, path in (("GET", "/config_dump"), ("POST", "/logging"), ("POST", "/quitquitquit")):
+        assert asked(node, 0, method, path, *headers) in (403, 400)  # 400: not one Host header
+    assert node.proxy.alive()
+
+
+def test_in_a_cluster_root_may_command_and_everybody_may_read():
+    """Port forwarding of a cluster comes as root, and its tools read the dump and set levels."""
+    with Mesh(nodes=1, proxy_env={"KUBERNETES_SERVICE_HOST": "10.96.0.1"}) as m:
+        m.start()
+        node = m.nodes[0]
+        assert asked(node, NOBODY, "GET", "/config_dump") == 200
+        assert asked(node, NOBODY, "POST", "/logging?level=debug") == 403 and asked(node, NOBODY, "POST", "/quitquitquit") == 403
+        assert asked(node, 0, "POST", "/logging?level=info") == 200
+        assert asked(node, 0, "POST", "/logging", "Host: evil.example") == 403
+        assert node.proxy.alive()
+        assert asked(node, 0, "POST", "/quitquitquit") == 200
+        wait_for(lambda: not node.proxy.alive(), "the proxy to end")

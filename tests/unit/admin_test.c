@@ -152,7 +152,7 @@ static char *ask(const struct endpoint *to, const char *request, const char *hea
 {
     char text[512];
 
-    snprintf(text, sizeof(text), "%s HTTP/1.1\r\nHost: a\r\n%s\r\n", request, headers);
+    snprintf(text, sizeof(text), "%s HTTP/1.1\r\nHost: localhost\r\n%s\r\n", request, headers);
     return client_ask(to, text);
 }
 
@@ -227,9 +227,10 @@ Test(admin, listens_on_ipv6_loopback_too)
 
 Test(admin, the_unix_socket_has_every_page)
 {
-    static const char *const requests[] = {
-        "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n",
-        "GET /healthz/ready HTTP/1.1\r\nHost: a\r\n\r\n", "GET /config_dump HTTP/1.1\r\nHost: a\r\n\r\n"};
+    static const char *const requests[] = {"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                                           "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                                           "GET /healthz/ready HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                                           "GET /config_dump HTTP/1.1\r\nHost: localhost\r\n\r\n"};
     int fd = client_connect_unix(path);
 
     cr_assert(fd >= 0);
@@ -288,7 +289,8 @@ Test(admin, verdicts_are_for_the_unix_socket)
         char request[256], *answer;
 
         cr_assert(fd >= 0);
-        snprintf(request, sizeof(request), "GET /verdict%s HTTP/1.1\r\nHost: a\r\n\r\n", cases[i].query);
+        snprintf(request, sizeof(request), "GET /verdict%s HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                 cases[i].query);
         client_send(fd, request);
         answer = client_receive(fd, false, NULL);
         cr_expect(atoi(answer + 9) == cases[i].status, "%s: %s", cases[i].query, answer);
@@ -318,7 +320,7 @@ Test(admin, dumps_asked_for_together_are_made_once)
 
     for (int i = 0; i < 6; i++) {
         fds[i] = client_connect(&pages);
-        client_send(fds[i], "GET /config_dump HTTP/1.1\r\nHost: a\r\n\r\n");
+        client_send(fds[i], "GET /config_dump HTTP/1.1\r\nHost: localhost\r\n\r\n");
         while (i == 0 && !__atomic_load_n(&dumps, __ATOMIC_RELAXED))
             usleep(1000);
     }
@@ -336,7 +338,7 @@ Test(admin, closing_in_the_middle_of_a_dump)
 {
     int fd = client_connect(&pages);
 
-    client_send(fd, "GET /config_dump HTTP/1.1\r\nHost: a\r\n\r\n");
+    client_send(fd, "GET /config_dump HTTP/1.1\r\nHost: localhost\r\n\r\n");
     while (!__atomic_load_n(&dumps, __ATOMIC_RELAXED))
         usleep(1000);
     close(fd);
@@ -356,6 +358,40 @@ Test(admin, quit)
     cr_expect(__atomic_load_n(&quits, __ATOMIC_RELAXED) == 0);
     expect(&pages, "POST /quitquitquit", 200, "shutdown now\n");
     cr_expect(__atomic_load_n(&quits, __ATOMIC_RELAXED) == 1);
+}
+
+static void expect_refused(const char *request, const char *headers, bool refused)
+{
+    char text[512], *answer;
+
+    snprintf(text, sizeof(text), "%s HTTP/1.1\r\n%s\r\n", request, headers);
+    answer = client_ask(&pages, text);
+    cr_expect_eq(!strncmp(answer, "HTTP/1.1 403 Forbidden\r\n", 24), refused, "%s -> %s", text, answer);
+    free(answer);
+}
+
+Test(admin, other_hosts_and_other_pages_are_refused)
+{
+    static const char *const good[] = {"Host: localhost\r\n", "Host: LOCALHOST:15000\r\n",
+                                       "Host: 127.0.0.1:1\r\n", "Host: [::1]:15000\r\n",
+                                       "Host: localhost\r\nSec-Fetch-Site: same-origin\r\n"};
+    static const char *const bad[] = {"Host: evil.example\r\n",
+                                      "Host: localhost.evil.example\r\n",
+                                      "Host: 127.0.0.1.evil.example:80\r\n",
+                                      "Host: localhost\r\nOrigin: http://evil.example\r\n",
+                                      "Host: localhost\r\nOrigin: null\r\n",
+                                      "Host: localhost\r\nOrigin: http://localhost:15000\r\n",
+                                      "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n"};
+    static const char *const requests[] = {"GET /", "GET /config_dump", "POST /logging",
+                                           "POST /quitquitquit"};
+
+    for (size_t r = 0; r < array_size(requests); r++) {
+        for (size_t i = 0; i < array_size(bad); i++)
+            expect_refused(requests[r], bad[i], true);
+        for (size_t i = 0; i < array_size(good) && r < 3; i++)
+            expect_refused(requests[r], good[i], false);
+    }
+    cr_expect_eq(__atomic_load_n(&quits, __ATOMIC_RELAXED), 0);
 }
 
 Test(admin, log_levels)
