@@ -32,6 +32,8 @@ struct ca {
     EVP_PKEY *key;
     X509 *root;
     char *root_pem;
+    char root_path[512];
+    char trust_domain[256];
     char subject[256];
     time_t not_after;
 };
@@ -223,9 +225,10 @@ static X509 *new_cert(EVP_PKEY *key, const X509 *issuer, time_t not_before, time
     return take_pointer(cert);
 }
 
+/* It begins with the clock, where that of a machine may be after its next start. */
 static X509 *make_root(EVP_PKEY *key, const char *trust_domain, time_t now)
 {
-    _cleanup_cert_ X509 *cert = new_cert(key, NULL, now - DAY, now + (time_t)ROOT_DAYS * DAY);
+    _cleanup_cert_ X509 *cert = new_cert(key, NULL, now < DAY ? now - DAY : 0, now + (time_t)ROOT_DAYS * DAY);
     X509_NAME *name = cert ? X509_get_subject_name(cert) : NULL;
 
     if (!name ||
@@ -241,13 +244,21 @@ static X509 *make_root(EVP_PKEY *key, const char *trust_domain, time_t now)
     return take_pointer(cert);
 }
 
+/* What is good by a clock that is set now is not by one that was set to another year. */
+static bool root_is_good(X509 *root, time_t now)
+{
+    time_t spare = now + (time_t)ROOT_SPARE_DAYS * DAY;
+
+    return X509_cmp_time(X509_get0_notBefore(root), &now) < 0 &&
+           X509_cmp_time(X509_get0_notAfter(root), &spare) > 0;
+}
+
 /* The root of an earlier start, if it is still what we would make now. */
 static X509 *load_root(const char *path, EVP_PKEY *key, const char *trust_domain, time_t now)
 {
     _cleanup_free_ char *text = NULL;
     _cleanup_bio_ BIO *bio = NULL;
     _cleanup_cert_ X509 *cert = NULL;
-    time_t spare = now + (time_t)ROOT_SPARE_DAYS * DAY;
     char organization[256];
     size_t len;
 
@@ -259,38 +270,60 @@ static X509 *load_root(const char *path, EVP_PKEY *key, const char *trust_domain
     if (!cert || X509_verify(cert, key) != 1 ||
         X509_NAME_get_text_by_NID(X509_get_subject_name(cert), NID_organizationName, organization,
                                   sizeof(organization)) < 0 ||
-        strcmp(organization, trust_domain) != 0 || X509_cmp_time(X509_get0_notAfter(cert), &spare) <= 0) {
+        strcmp(organization, trust_domain) != 0 || !root_is_good(cert, now)) {
         ERR_clear_error();
         return NULL;
     }
     return take_pointer(cert);
 }
 
-static int open_root(struct ca *ca, const char *directory, const char *trust_domain)
+static int use_root(struct ca *ca, X509 *root)
+{
+    _cleanup_free_ char *pem = NULL;
+    struct tm end;
+
+    if (pem_of(write_cert, root, &pem) < 0 || ASN1_TIME_to_tm(X509_get0_notAfter(root), &end) != 1)
+        return failed("no root for the CA");
+    X509_free(ca->root);
+    free(ca->root_pem);
+    X509_up_ref(root);
+    ca->root = root;
+    ca->root_pem = take_pointer(pem);
+    ca->not_after = timegm(&end);
+    X509_NAME_oneline(X509_get_subject_name(root), ca->subject, sizeof(ca->subject));
+    return 0;
+}
+
+static int new_root(struct ca *ca, time_t now)
+{
+    _cleanup_cert_ X509 *root = make_root(ca->key, ca->trust_domain, now);
+    int r = root ? use_root(ca, root) : failed("no root for the CA");
+
+    if (r < 0)
+        return r;
+    r = control_file_write(ca->root_path, ca->root_pem, strlen(ca->root_pem), 0644);
+    if (r < 0)
+        return log_error_errno(r, "the CA's root cannot be written\tpath=%s", ca->root_path);
+    log_info("a root for the CA was made\tpath=%s subject=\"%s\"", ca->root_path, ca->subject);
+    return 0;
+}
+
+static int open_root(struct ca *ca)
 {
     time_t now = time(NULL);
-    struct tm end;
-    char path[512];
-    bool made;
+    _cleanup_cert_ X509 *root = load_root(ca->root_path, ca->key, ca->trust_domain, now);
+
+    return root ? use_root(ca, root) : new_root(ca, now);
+}
+
+int ca_renew(struct ca *ca, time_t now)
+{
     int r;
 
-    snprintf(path, sizeof(path), "%s/%s", directory, ROOT_NAME);
-    ca->root = load_root(path, ca->key, trust_domain, now);
-    made = !ca->root;
-    if (made)
-        ca->root = make_root(ca->key, trust_domain, now);
-    if (!ca->root || pem_of(write_cert, ca->root, &ca->root_pem) < 0 ||
-        ASN1_TIME_to_tm(X509_get0_notAfter(ca->root), &end) != 1)
-        return failed("no root for the CA");
-    ca->not_after = timegm(&end);
-    X509_NAME_oneline(X509_get_subject_name(ca->root), ca->subject, sizeof(ca->subject));
-    if (!made)
+    if (root_is_good(ca->root, now))
         return 0;
-    r = control_file_write(path, ca->root_pem, strlen(ca->root_pem), 0644);
-    if (r < 0)
-        return log_error_errno(r, "the CA's root cannot be written\tpath=%s", path);
-    log_info("a root for the CA was made\tpath=%s subject=\"%s\"", path, ca->subject);
-    return 0;
+    r = new_root(ca, now);
+    return r < 0 ? r : 1;
 }
 
 int ca_open(const char *directory, const char *key_file, const char *trust_domain, struct ca **ret)
@@ -300,9 +333,11 @@ int ca_open(const char *directory, const char *key_file, const char *trust_domai
 
     if (!ca)
         return -ENOMEM;
+    snprintf(ca->root_path, sizeof(ca->root_path), "%s/%s", directory, ROOT_NAME);
+    snprintf(ca->trust_domain, sizeof(ca->trust_domain), "%s", trust_domain);
     r = load_or_make_key(directory, key_file, &ca->key);
     if (r == 0)
-        r = open_root(ca, directory, trust_domain);
+        r = open_root(ca);
     if (r < 0) {
         ca_free(&ca);
         return r;

@@ -31,6 +31,10 @@ const char *ca_root_pem(const struct ca *ca);
 const char *ca_subject(const struct ca *ca);
 time_t ca_not_after(const struct ca *ca);
 
+/* Makes a new root, of the same key, where the one that there is has less than a year left or has not begun:
+ * with the years, or since the clock was set. Returns 1 if it did, 0, or -errno: the old one stays. */
+int ca_renew(struct ca *ca, time_t now);
+
 /*
  * Signs the key of a certificate request (PEM) for identity, a SPIFFE URI. What else the request asks for is
  * ignored. seconds 0: CA_DEFAULT_SECONDS; the certificate never outlives the root. *ret_pem is freed by the

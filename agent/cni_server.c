@@ -132,6 +132,7 @@ static int find_or_make(struct agent *agent, const struct add_request *q, struct
         pod->loop = agent->loop;
         pod->owner = agent;
         pod->added_at = (int64_t)time(NULL);
+        pod->added = loop_now(agent->loop);
         r = pod_set_sandbox(pod, q->container_id, q->netns, q->cookie);
         if (r < 0) {
             pod_free(pod);

@@ -13,6 +13,7 @@
 #include "ca.pb-c.h"
 #include "cleanup.h"
 #include "control_files.h"
+#include "wall.h"
 
 #define LOG_SCOPE "control"
 #include "log.h"
@@ -31,6 +32,7 @@ struct control_plane {
     SSL_CTX *tls;
     struct grpc_server *server;
     struct loop_timer renew;
+    struct wall_clock wall;
     control_plane_allows_fn allows;
     void *data;
 };
@@ -110,9 +112,13 @@ static enum grpc_status certify(struct control_plane *plane,
     _cleanup_free_ char *leaf = NULL;
     char *chain[2];
     uint8_t *bytes;
-    int r = ca_sign(plane->ca, q->csr, strlen(q->csr), identity, q->validity_duration, time(NULL), &leaf,
-                    text, text_size);
+    time_t now = time(NULL);
+    int r;
 
+    /* Nobody would take a leaf of a root that has ended; a failure was logged. */
+    (void)ca_renew(plane->ca, now);
+    r = ca_sign(plane->ca, q->csr, strlen(q->csr), identity, q->validity_duration, now, &leaf, text,
+                text_size);
     if (r == -EINVAL)
         return GRPC_INVALID_ARGUMENT;
     if (r < 0) {
@@ -261,13 +267,25 @@ static int select_h2(SSL *ssl, const unsigned char **out, unsigned char *out_len
                : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
+/* A failure was logged; what there is is good for weeks. */
+static void renew(struct control_plane *plane)
+{
+    time_t now = time(NULL);
+
+    (void)ca_renew(plane->ca, now);
+    (void)ca_serve(plane->ca, plane->tls, now);
+    loop_timer_set(plane->loop, &plane->renew, RENEW_MS);
+}
+
 static void on_renew(struct loop_timer *timer)
 {
-    struct control_plane *plane = container_of(timer, struct control_plane, renew);
+    renew(container_of(timer, struct control_plane, renew));
+}
 
-    (void)ca_serve(plane->ca, plane->tls,
-                   time(NULL)); /* a failure was logged; the old one is good for weeks */
-    loop_timer_set(plane->loop, &plane->renew, RENEW_MS);
+static void on_clock_set(void *data, int64_t milliseconds)
+{
+    log_info("the wall clock was set\tseconds=%lld", (long long)(milliseconds / 1000));
+    renew(data);
 }
 
 static int open_port(struct control_plane *plane, const struct agent_config *config)
@@ -298,6 +316,7 @@ static int open_port(struct control_plane *plane, const struct agent_config *con
     }
     grpc_server_set_stall(plane->server, (unsigned)config->stall_timeout);
     loop_timer_set(plane->loop, &plane->renew, RENEW_MS);
+    wall_clock_follow(plane->loop, &plane->wall, on_clock_set, plane);
     log_info("control plane\taddress=%s token=%s root=%s/root-cert.pem", plane->address, plane->token_path,
              plane->directory);
     return 0;
@@ -354,6 +373,7 @@ void control_plane_close(struct control_plane **plane)
     if (!p)
         return;
     loop_timer_cancel(&p->renew);
+    wall_clock_forget(&p->wall);
     if (p->server)
         grpc_server_close(&p->server); /* ends all streams */
     xds_server_free(&p->xds);

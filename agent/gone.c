@@ -7,13 +7,12 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "enroll.h"
 
 #define LOOK          2000 /* milliseconds between looks for processes of a namespace whose name is not there */
-#define FIRST_PROCESS 60   /* seconds that a sandbox may take to get one */
-#define A_TURN        256 /* entries of /proc looked at in one turn */
+#define FIRST_PROCESS 60000 /* milliseconds that a sandbox may take to get one */
+#define A_TURN        256   /* entries of /proc looked at in one turn */
 
 static void end_search(struct agent *agent)
 {
@@ -52,7 +51,7 @@ static void judge(struct agent *agent)
             continue;
         pod->searched = false;
         /* It must stay captured. And a pod's first process comes a while after its sandbox. */
-        if (pod->inhabited || (pod->netns_unseen && (int64_t)time(NULL) - pod->added_at < FIRST_PROCESS)) {
+        if (pod->inhabited || (pod->netns_unseen && now - pod->added < FIRST_PROCESS)) {
             pod->netns_missing = 0;
             pod->netns_look = now + LOOK;
         } else if (pod->netns_missing++ > 0) {

@@ -79,6 +79,7 @@ static int make_pod(struct kube_pod *pod, struct netns_wanted *w, struct pod **r
     p->loop = agent->loop;
     p->owner = agent;
     p->added_at = (int64_t)time(NULL);
+    p->added = loop_now(agent->loop);
     r = pod_set_sandbox(p, w->container_id, w->path, w->cookie);
     if (r == 0)
         r = pod_merge_addresses(p, pod->addresses, pod->addresses_len);

@@ -90,6 +90,7 @@ static cJSON *record_of(const struct store *store, const struct pod *pod)
     cJSON_AddNumberToObject(o, "generation", pod->generation);
     cJSON_AddBoolToObject(o, "capturedSinceStart", pod->captured_since_start);
     message_add_u64(o, "addedAt", (uint64_t)pod->added_at);
+    message_add_u64(o, "added", pod->added); /* the same clock until the next boot */
     message_add_u64(o, "enrolledAt", (uint64_t)pod->enrolled_at);
     message_add_u64(o, "enrolMicroseconds", pod->enrol_microseconds);
     cJSON_AddStringToObject(o, "serviceAccount", pod->service_account);
@@ -175,7 +176,10 @@ static int parse_times(const cJSON *record, struct pod *pod)
 {
     uint64_t added = 0, enrolled = 0, took = 0;
 
+    pod->added = 0;
+
     if (message_u64(record, "addedAt", &added) == -EBADMSG ||
+        message_u64(record, "added", &pod->added) == -EBADMSG ||
         message_u64(record, "enrolledAt", &enrolled) == -EBADMSG ||
         message_u64(record, "enrolMicroseconds", &took) == -EBADMSG)
         return -EBADMSG;

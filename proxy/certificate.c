@@ -180,11 +180,15 @@ static bool chain_verifies(const struct certificate *c, X509 *leaf)
     return ok;
 }
 
-static time_t time_of(const ASN1_TIME *t)
+/* Also for a clock that begins in 1970, where dates are around 0. */
+static bool time_of(const ASN1_TIME *t, time_t *ret)
 {
     struct tm tm;
 
-    return ASN1_TIME_to_tm(t, &tm) ? timegm(&tm) : 0;
+    if (!ASN1_TIME_to_tm(t, &tm))
+        return false;
+    *ret = timegm(&tm);
+    return true;
 }
 
 static int bad(char *error, size_t size, const char *text)
@@ -237,9 +241,8 @@ int certificate_response(const uint8_t *message, size_t len, const char *identit
             r = bad(error, error_size, "the certificate is not signed by the answer's roots");
     }
     if (r == 0) {
-        c.not_before = time_of(X509_get0_notBefore(leaf));
-        c.not_after = time_of(X509_get0_notAfter(leaf));
-        if (!c.not_before || c.not_after <= c.not_before)
+        if (!time_of(X509_get0_notBefore(leaf), &c.not_before) ||
+            !time_of(X509_get0_notAfter(leaf), &c.not_after) || c.not_after <= c.not_before)
             r = bad(error, error_size, "the certificate's dates make no sense");
         else if (c.not_after <= time(NULL))
             r = bad(error, error_size, "the certificate has expired already");

@@ -21,16 +21,19 @@
 
 struct crl_set {
     int references; /* atomic */
+    uint64_t generation;
     STACK_OF(X509_CRL) * lists;
 };
 
 static struct crl_set *empty_set(void)
 {
+    static uint64_t generations;
     struct crl_set *set = calloc(1, sizeof(*set));
 
     if (!set)
         return NULL;
     set->references = 1;
+    set->generation = __atomic_add_fetch(&generations, 1, __ATOMIC_RELAXED);
     set->lists = sk_X509_CRL_new_null();
     if (!set->lists) {
         free(set);
@@ -57,6 +60,11 @@ void crl_unref(struct crl_set *set)
 size_t crl_count(const struct crl_set *set)
 {
     return (size_t)sk_X509_CRL_num(set->lists);
+}
+
+uint64_t crl_generation(const struct crl_set *set)
+{
+    return set->generation;
 }
 
 static int bad(const char *why, char *error, size_t size)

@@ -9,6 +9,7 @@
 #include <openssl/x509.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "loop.h"
 
@@ -20,6 +21,8 @@ int crl_load(const char *path, struct crl_set **ret, char *error, size_t error_s
 struct crl_set *crl_ref(struct crl_set *set);
 void crl_unref(struct crl_set *set);
 size_t crl_count(const struct crl_set *set);
+/* No two sets of this process have the same; never 0. */
+uint64_t crl_generation(const struct crl_set *set);
 
 /* Is a certificate of this verified chain (leaf first, root last) revoked by a list that its issuer signed?
  */

@@ -8,13 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 
 #include "log.h"
 #include "proxy/certificate.h"
 #include "proxy/certificate_dump.h"
 #include "proxy/credentials.h"
 #include "reasons.h"
+#include "wall.h"
 
 #define METHOD            "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 #define CONCURRENT_MAX    8
@@ -23,6 +23,8 @@
 #define BACKOFF_MAX       150000
 #define PACE_MILLISECONDS \
     10000 /* a certificate that is past its half life at once must not be asked for again at once */
+#define PACE_FLOOR     1000  /* one that ends before that is, but no faster than this */
+#define REFUSALS_KNOWN 2     /* the first may be about a pod that the CA has not heard of yet */
 #define ROOTS_CHECK    5000  /* how often the file of the CA's roots is looked at */
 #define ROOTS_SPREAD   20000 /* within which certificates are renewed after it has changed */
 #define CHANNEL_IDLE   30000 /* then it is closed: the next one reads the roots again */
@@ -37,14 +39,19 @@ struct identity {
     enum identity_priority priority;
     struct loop_timer timer; /* refresh or retry */
     uint64_t backoff, last_request;
-    bool waiting, failed_last;
+    uint64_t failing_since; /* loop time of the first request in a row that failed */
+    unsigned failures;      /* in a row */
+    bool waiting;
     struct grpc_call *call; /* under way */
     EVP_PKEY *key;          /* of that call */
     bool answered;
     char error[200]; /* of the last failure, "" after a success */
     struct certificate certificate;
-    pthread_mutex_t lock;        /* guards context, which other threads read */
+    pthread_mutex_t lock;        /* guards what follows, which other threads read */
     struct tls_context *context; /* NULL: none */
+    int64_t received_at;         /* wall seconds; of the context */
+    bool hopeless;               /* waiting for the CA will not help */
+    char trouble[240];           /* of the last failure by its name, "" after a success */
 };
 
 struct identity_store {
@@ -71,14 +78,41 @@ static uint64_t jitter(uint64_t milliseconds)
     return milliseconds * 4 / 5 + milliseconds * 2 / 5 * (r >> 16) / 65536;
 }
 
+/* A clock that is behind the CA's does no harm: peers go by theirs. One that was set back since does: theirs
+ * may be the same. */
+static bool out_of_date(const struct tls_context *c, int64_t received_at)
+{
+    int64_t now = wall_seconds();
+
+    return now >= c->not_after || (now < c->not_before && now < received_at);
+}
+
+/* Control thread, which alone writes what is looked at. */
+static bool usable(const struct identity *i)
+{
+    return i->context && !out_of_date(i->context, i->received_at);
+}
+
 struct tls_context *identity_context(struct identity *i)
 {
-    struct tls_context *context;
+    struct tls_context *context = NULL;
 
     pthread_mutex_lock(&i->lock);
-    context = i->context ? tls_context_ref(i->context) : NULL;
+    if (usable(i))
+        context = tls_context_ref(i->context);
     pthread_mutex_unlock(&i->lock);
     return context;
+}
+
+bool identity_hopeless(struct identity *i, char *text, size_t size)
+{
+    bool hopeless;
+
+    pthread_mutex_lock(&i->lock);
+    snprintf(text, size, "%s", i->trouble);
+    hopeless = i->hopeless && !usable(i);
+    pthread_mutex_unlock(&i->lock);
+    return hopeless;
 }
 
 const char *identity_uri(const struct identity *i)
@@ -93,6 +127,7 @@ static void publish(struct identity *i, struct tls_context *context)
     pthread_mutex_lock(&i->lock);
     old = i->context;
     i->context = context;
+    i->received_at = wall_seconds();
     pthread_mutex_unlock(&i->lock);
     tls_context_unref(old);
 }
@@ -112,23 +147,29 @@ static void on_timer(struct loop_timer *timer)
 {
     struct identity *i = container_of(timer, struct identity, timer);
 
-    enqueue(i, i->certificate.not_after ? IDENTITY_BACKGROUND : i->priority);
+    enqueue(i, usable(i) ? IDENTITY_BACKGROUND : i->priority);
 }
 
-static bool expired(const struct identity *i)
+/* Of what is held: milliseconds to its end, 0 if that has come. */
+static uint64_t time_left(const struct identity *i)
 {
-    return i->certificate.not_after && i->certificate.not_after <= time(NULL);
+    int64_t left = i->context->not_after - wall_seconds();
+
+    return left <= 0 ? 0 : left > INT64_MAX / 1000 ? INT64_MAX : (uint64_t)left * 1000;
 }
 
-/* Half of the life is over, by the local clock. Never sooner than the pace allows. */
+/* Half of the life is over, by the local clock. Never sooner than the pace allows, but in time. */
 static void schedule_refresh(struct identity *i)
 {
-    time_t half = i->certificate.not_before + (i->certificate.not_after - i->certificate.not_before) / 2,
-           now = time(NULL);
-    uint64_t after = half > now ? (uint64_t)(half - now) * 1000 : 0;
+    int64_t begin = i->certificate.not_before, half = begin + (i->context->not_after - begin) / 2,
+            now = wall_seconds();
+    uint64_t after = half > now ? (uint64_t)(half - now) * 1000 : 0, pace = PACE_MILLISECONDS * 5 / 4,
+             left = time_left(i);
 
-    if (after < PACE_MILLISECONDS)
-        after = jitter(PACE_MILLISECONDS * 5 / 4);
+    pace = left / 2 < pace ? left / 2 : pace;
+    pace = pace < PACE_FLOOR ? PACE_FLOOR : pace;
+    if (after < PACE_MILLISECONDS && after < pace)
+        after = jitter(pace);
     loop_timer_set(i->store->loop, &i->timer, after);
 }
 
@@ -148,7 +189,13 @@ static void failed(struct identity *i, enum bruma_reason reason, const char *tex
     snprintf(i->error, sizeof(i->error), "%s", text);
     log_warn("no certificate\tidentity=\"%s\" reason=\"%s\" error=\"%s\" retry=%llums", i->uri,
              reason_name(reason), text, (unsigned long long)i->backoff);
-    i->failed_last = true;
+    if (!i->failures++)
+        i->failing_since = i->last_request;
+    pthread_mutex_lock(&i->lock);
+    snprintf(i->trouble, sizeof(i->trouble), "%s: %s", reason_name(reason), text);
+    i->hopeless = (reason == BRUMA_REASON_CA_REFUSED && i->failures >= REFUSALS_KNOWN) ||
+                  loop_now(i->store->loop) - i->failing_since >= i->store->config.patience;
+    pthread_mutex_unlock(&i->lock);
     retry(i);
     i->store->config.changed(i->store->config.data, i);
 }
@@ -158,14 +205,14 @@ static void retry(struct identity *i)
     uint64_t after = jitter(i->backoff);
 
     i->backoff = i->backoff * 2 < BACKOFF_MAX ? i->backoff * 2 : BACKOFF_MAX;
-    if (expired(i)) {
+    if (i->context && !time_left(i)) {
         publish(i, NULL);
         certificate_clear(&i->certificate);
-    } else if (i->certificate.not_after) {
-        /* what there is serves on, and its end is a moment to look again */
-        uint64_t left = (uint64_t)(i->certificate.not_after - time(NULL)) * 1000;
+    } else if (i->context) {
+        /* what there is serves on, and there are some more tries before its end */
+        uint64_t soon = time_left(i) / 2 < PACE_FLOOR ? PACE_FLOOR : time_left(i) / 2;
 
-        after = left < after ? left + 1 : after;
+        after = soon < after ? soon : after;
     }
     loop_timer_set(i->store->loop, &i->timer, after);
 }
@@ -216,7 +263,11 @@ static void on_end(void *data, enum grpc_status status, const char *text)
     done(i);
     if (status == GRPC_OK && i->answered && !i->error[0]) {
         i->backoff = BACKOFF_MIN;
-        i->failed_last = false;
+        i->failures = 0;
+        pthread_mutex_lock(&i->lock);
+        i->hopeless = false;
+        i->trouble[0] = '\0';
+        pthread_mutex_unlock(&i->lock);
         log_info("certificate received\tidentity=\"%s\" not_after=%lld", i->uri,
                  (long long)i->certificate.not_after);
         schedule_refresh(i);
@@ -342,8 +393,25 @@ static void renew_all(struct identity_store *s)
 
     log_info("the CA's roots have changed; certificates are renewed");
     list_for_each (i, &s->all, node) {
-        if (i->certificate.not_after && !i->call && !i->waiting)
+        if (i->context && !i->call && !i->waiting)
             loop_timer_set(s->loop, &i->timer, up_to(ROOTS_SPREAD));
+    }
+}
+
+void identity_clock_set(struct identity_store *s)
+{
+    struct identity *i;
+
+    list_for_each (i, &s->all, node) {
+        if (i->call || i->waiting)
+            continue;
+        if (i->failures || !usable(i)) {
+            i->backoff = BACKOFF_MIN;
+            i->priority = usable(i) ? IDENTITY_BACKGROUND : IDENTITY_WARMUP;
+            loop_timer_set(s->loop, &i->timer, 0);
+        } else {
+            schedule_refresh(i);
+        }
     }
 }
 
@@ -432,12 +500,12 @@ static void raise(struct identity *i, enum identity_priority priority)
 {
     uint64_t since = loop_now(i->store->loop) - i->last_request;
 
-    if (i->call || i->context)
+    if (i->call || usable(i))
         return;
     if (i->waiting) {
         if (priority < i->priority)
             enqueue(i, priority);
-    } else if (priority == IDENTITY_REALTIME && i->failed_last) {
+    } else if (priority == IDENTITY_REALTIME && (i->failures || i->context)) {
         i->priority = priority;
         loop_timer_set(i->store->loop, &i->timer, since < REALTIME_FLOOR ? REALTIME_FLOOR - since : 0);
     }
@@ -500,6 +568,6 @@ cJSON *identity_dump(struct identity_store *s)
     struct identity *i;
 
     list_for_each (i, &s->all, node)
-        cJSON_AddItemToArray(array, certificate_dump(i->uri, i->context ? &i->certificate : NULL, i->error));
+        cJSON_AddItemToArray(array, certificate_dump(i->uri, usable(i) ? &i->certificate : NULL, i->error));
     return array;
 }

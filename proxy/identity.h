@@ -23,6 +23,8 @@ struct identity_config {
     const char *token_file;     /* not given: this one is read if it is there; or NULL */
     const char *cluster_id;
     unsigned long ttl_seconds; /* asked for */
+    uint64_t patience; /* milliseconds: how long a connection waits; a CA that fails for longer is not waited
+                          for */
     /* A certificate arrived, or the state of an identity changed. Control thread. */
     void (*changed)(void *data, struct identity *identity);
     void *data;
@@ -40,8 +42,15 @@ int identity_get(struct identity_store *store, const char *uri, enum identity_pr
 void identity_put(struct identity *identity); /* control thread; NULL is fine */
 void identity_put_later(void *identity);      /* any thread: the control thread puts it; not NULL */
 
-/* Any thread. The current context with a reference for the caller, or NULL while there is none. */
+/* Control thread: the wall clock has been set. */
+void identity_clock_set(struct identity_store *store);
+
+/* Any thread. The current context with a reference for the caller, or NULL while there is none that is good
+ * by the wall clock. */
 struct tls_context *identity_context(struct identity *identity);
+/* Any thread. There is none, and waiting will not bring one soon: the CA has refused it again, or has not
+ * answered for longer than a connection waits. text: why, in any case; "" without a failure. */
+bool identity_hopeless(struct identity *identity, char *text, size_t size);
 const char *identity_uri(const struct identity *identity);
 
 /* The array "certificates" of the config dump (contract 9.3). Control thread. */

@@ -163,6 +163,18 @@ static void on_xds_ready(void *data)
     agent_link_serves(p->agent);
 }
 
+/* Certificates go by the wall clock, ours and those of peers. */
+static void on_clock_set(void *data, int64_t milliseconds)
+{
+    struct proxy *p = data;
+
+    log_info("the wall clock was set\tseconds=%lld", (long long)(milliseconds / 1000));
+    if (p->identities)
+        identity_clock_set(p->identities);
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_clock_set(p->workers[i]);
+}
+
 static void on_revoked_changed(void *data, struct crl_set *set)
 {
     struct proxy *p = data;
@@ -324,6 +336,7 @@ static int open_control_plane(struct proxy *p)
         .token_file = s->token_file,
         .cluster_id = s->cluster_id,
         .ttl_seconds = s->secret_ttl / 1000,
+        .patience = s->source_timeout,
         .changed = on_identity_changed,
         .data = p,
     };
@@ -427,6 +440,7 @@ static int start(struct proxy *p)
     r = loop_signals(p->loop, signals, array_size(signals), on_signal, p);
     if (r < 0)
         return log_error_errno(r, "cannot take signals");
+    wall_clock_follow(p->loop, &p->wall, on_clock_set, p);
     loop_timer_init(&p->drain_timer, on_drain_deadline);
     loop_timer_init(&p->drain_check, on_drain_check);
     r = state_new(p->settings.node_name, p->settings.network, on_state_changed, p, &p->state);
@@ -463,6 +477,7 @@ static void stop(struct proxy *p)
     admin_close(&p->admin);
     xds_client_free(&p->xds);
     crl_watch_free(&p->revoked);
+    wall_clock_forget(&p->wall);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_stop(p->workers[i]);
 }

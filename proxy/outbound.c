@@ -41,7 +41,10 @@ static void find_tunnel(struct stream *s)
     int r = 0;
 
     if (!context) {
-        stream_close(s, BRUMA_REASON_IDENTITY_UNAVAILABLE, NULL, true);
+        char why[256];
+
+        worker_pod_hopeless(wp, why, sizeof(why));
+        stream_close(s, BRUMA_REASON_IDENTITY_UNAVAILABLE, why[0] ? why : NULL, true);
         return;
     }
     s->state = STREAM_WAITING;
@@ -149,12 +152,13 @@ static void go_tunnel(struct stream *s, const struct workload *local)
     find_tunnel(s);
 }
 
-static bool has_certificate(struct worker_pod *wp)
+static bool worth_waiting(struct worker_pod *wp)
 {
     struct tls_context *context = worker_pod_context(wp);
+    char why[256];
 
     tls_context_unref(context);
-    return context != NULL;
+    return !context && !worker_pod_hopeless(wp, why, sizeof(why));
 }
 
 /* Decides as soon as the pod is known; only destinations in the mesh wait for its certificate too. */
@@ -181,7 +185,7 @@ static bool check(struct waiter *waiter, bool timed_out)
         go_plain(s, local);
         break;
     case ROUTE_HBONE:
-        if (!timed_out && !has_certificate(s->c.wp))
+        if (!timed_out && worth_waiting(s->c.wp))
             return false;
         go_tunnel(s, local);
         break;

@@ -24,6 +24,7 @@
 #include "proxy/telemetry.h"
 #include "proxy/xds_client.h"
 #include "proxy/zds_link.h"
+#include "wall.h"
 
 struct worker;
 struct worker_pod;
@@ -51,6 +52,7 @@ struct proxy {
     uint64_t linger_until; /* loop time; draining, and still a holder of listeners */
     int exit_status;
     struct loop_timer drain_timer, drain_check;
+    struct wall_clock wall;
 };
 
 /* Live plaintext connections of a pod by (client address, client port, pod port). Deliveries to the app with

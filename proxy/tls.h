@@ -56,6 +56,7 @@ struct tls {
     size_t pending_len, pending_offset;
     struct tls_expected expected;
     STACK_OF(X509) * peer_chain;    /* as verified; kept only where lists are configured */
+    int64_t peer_until;             /* wall seconds: the first end of a certificate of the peer's chain */
     char peer_identity[SPIFFE_MAX]; /* verified; "" before */
     enum bruma_reason reason;       /* why the handshake or the connection failed */
     char error[256];
@@ -106,6 +107,10 @@ static inline bool tls_unanswerable(const struct tls *tls)
 
 /* Has the peer's certificate been revoked since the handshake? */
 bool tls_peer_revoked(const struct tls *tls);
+/* Is it, or one that it stands on, out of date by now? Only once the handshake is done. */
+bool tls_peer_expired(const struct tls *tls);
+/* Milliseconds until then, by the wall clock as it goes now; 0 or less: it is. */
+int64_t tls_peer_time_left(const struct tls *tls);
 
 /* Sends close_notify, behind what the socket has not taken yet. */
 void tls_shutdown(struct tls *tls);

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "proxy/tls.h"
 #include "proxy/verify.h"
@@ -64,23 +65,70 @@ static int each_certificate(const char *pem, int (*take)(void *data, X509 *cert)
     return count;
 }
 
+struct roots {
+    X509_STORE *store;
+    EVP_MD_CTX *digest;
+};
+
 static int take_root(void *data, X509 *cert)
 {
-    int ok = X509_STORE_add_cert(data, cert);
+    unsigned char one[EVP_MAX_MD_SIZE];
+    struct roots *roots = data;
+    unsigned len = 0;
+    int ok = X509_STORE_add_cert(roots->store, cert) && X509_digest(cert, EVP_sha256(), one, &len) &&
+             EVP_DigestUpdate(roots->digest, one, len);
 
     X509_free(cert);
     return ok ? 0 : -EINVAL;
 }
 
+/* Returns how many there are, or -errno. */
+static int fill_roots(struct tls_context *t, const char *const *roots_pem, size_t roots_len, char *error,
+                      size_t error_size)
+{
+    struct roots roots = {.store = X509_STORE_new(), .digest = EVP_MD_CTX_new()};
+    unsigned len = sizeof(t->roots_digest);
+    int count = 0, n = 0;
+
+    t->roots = roots.store;
+    if (!roots.store || !roots.digest || !EVP_DigestInit_ex(roots.digest, EVP_sha256(), NULL))
+        n = -ENOMEM;
+    /* What the CA names as root is trusted as it is, also where somebody else has signed it. */
+    if (n == 0 && !X509_STORE_set_flags(roots.store, X509_V_FLAG_PARTIAL_CHAIN))
+        n = -ENOMEM;
+    for (size_t i = 0; n >= 0 && i < roots_len; i++) {
+        n = each_certificate(roots_pem[i], take_root, &roots);
+        count += n;
+    }
+    if (n >= 0 && !EVP_DigestFinal_ex(roots.digest, t->roots_digest, &len))
+        n = -ENOMEM;
+    EVP_MD_CTX_free(roots.digest);
+    return n < 0 ? openssl_failure("root certificate", error, error_size) : count;
+}
+
 struct own_chain {
+    struct tls_context *context;
     SSL_CTX *contexts[2];
     bool leaf_done;
 };
 
+static bool narrow_validity(struct tls_context *t, const X509 *cert)
+{
+    struct tm from, to;
+
+    if (!ASN1_TIME_to_tm(X509_get0_notBefore(cert), &from) || !ASN1_TIME_to_tm(X509_get0_notAfter(cert), &to))
+        return false;
+    if (t->not_before < timegm(&from))
+        t->not_before = timegm(&from);
+    if (t->not_after > timegm(&to))
+        t->not_after = timegm(&to);
+    return true;
+}
+
 static int take_own(void *data, X509 *cert)
 {
     struct own_chain *chain = data;
-    bool ok = true;
+    bool ok = narrow_validity(chain->context, cert);
 
     for (int i = 0; i < 2; i++) {
         if (!chain->leaf_done) {
@@ -125,19 +173,11 @@ static SSL_CTX *new_context(const SSL_METHOD *method, X509_STORE *roots, bool se
 static int fill(struct tls_context *t, EVP_PKEY *key, const char *const *chain_pem, size_t chain_len,
                 const char *const *roots_pem, size_t roots_len, char *error, size_t error_size)
 {
-    struct own_chain chain = {};
-    int roots = 0;
+    struct own_chain chain = {.context = t};
+    int roots = fill_roots(t, roots_pem, roots_len, error, error_size);
 
-    t->roots = X509_STORE_new();
-    if (!t->roots)
-        return -ENOMEM;
-    for (size_t i = 0; i < roots_len; i++) {
-        int n = each_certificate(roots_pem[i], take_root, t->roots);
-
-        if (n < 0)
-            return openssl_failure("root certificate", error, error_size);
-        roots += n;
-    }
+    if (roots < 0)
+        return roots;
     if (!roots) {
         snprintf(error, error_size, "no root certificate");
         return -EINVAL;
@@ -181,6 +221,8 @@ int tls_context_new(const char *identity, EVP_PKEY *key, const char *const *chai
     if (!t)
         return -ENOMEM;
     t->references = 1;
+    t->not_before = INT64_MIN;
+    t->not_after = INT64_MAX;
     t->serial = atomic_fetch_add(&serials, 1) + 1;
     memcpy(t->identity, identity, strlen(identity) + 1);
     memcpy(t->trust_domain, s.trust_domain, s.trust_domain_len);

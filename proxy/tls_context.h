@@ -15,7 +15,9 @@ struct tls_context {
     X509_STORE *roots;
     char identity[SPIFFE_MAX];
     char trust_domain[SPIFFE_MAX];
-    uint64_t serial; /* grows with each context made in this process: part of the pool's key */
+    unsigned char roots_digest[32]; /* of the roots, in the order in which they were given */
+    int64_t not_before, not_after;  /* wall seconds: when all of the own chain is good */
+    uint64_t serial;                /* grows with each context made in this process: part of the pool's key */
 };
 
 /* chain_pem: leaf and intermediates, one PEM string each. roots_pem: any number of certificates. *ret has one

@@ -14,6 +14,7 @@
 #include "proxy/socket.h"
 #include "proxy/stream.h"
 #include "proxy/tunnel_session.h"
+#include "reasons.h"
 
 #define READS_PER_EVENT   4
 #define UNSENT_FRAMES_MAX 1000 /* answers, mostly; as many as nghttp2 lets one kind of them be */
@@ -162,6 +163,25 @@ void tunnel_check_revoked(struct tunnel *t)
                           "peer certificate: revoked after the connection was made");
 }
 
+void tunnel_refuse_expired(struct tunnel *t)
+{
+    telemetry_early_deny(t->wp->worker->telemetry, REPORTER_DESTINATION, &t->peer, &t->arrival,
+                         BRUMA_REASON_PEER_EXPIRED, NULL);
+}
+
+void tunnel_check_expired(struct tunnel *t)
+{
+    char peer[ENDPOINT_TEXT_LEN];
+
+    if (t->state != TUNNEL_OPEN || t->closing || t->expired || !tls_peer_expired(&t->tls))
+        return;
+    t->expired = true;
+    log_info("a tunnel takes no new connections: its peer's certificate has expired\tpeer=%s identity=\"%s\" "
+             "reason=%s",
+             endpoint_format(&t->peer, peer), t->tls.peer_identity, reason_name(BRUMA_REASON_PEER_EXPIRED));
+    tunnel_expire(t);
+}
+
 static void deny_errno(struct tunnel *t, enum bruma_reason reason, int error)
 {
     char buf[128];
@@ -171,9 +191,25 @@ static void deny_errno(struct tunnel *t, enum bruma_reason reason, int error)
 
 /* ---- timers ---- */
 
+/* To the next look, or to the end of the peer's certificate. The end is a date: a clock that is set is told
+ * by worker_clock_set(). */
 static void arm_ping(struct tunnel *t)
 {
-    loop_timer_set(loop_of(t), &t->timer, t->wp->worker->proxy->settings.ping_interval);
+    uint64_t after = t->wp->worker->proxy->settings.ping_interval;
+
+    if (!t->expired) {
+        int64_t left = tls_peer_time_left(&t->tls);
+
+        after = left < (int64_t)after ? (uint64_t)(left > 0 ? left : 0) : after;
+    }
+    loop_timer_set(loop_of(t), &t->timer, after);
+}
+
+void tunnel_clock_set(struct tunnel *t)
+{
+    tunnel_check_expired(t);
+    if (t->state == TUNNEL_OPEN && !t->closing)
+        arm_ping(t);
 }
 
 static void on_open_timer(struct tunnel *t)
@@ -181,6 +217,7 @@ static void on_open_timer(struct tunnel *t)
     const struct proxy_settings *set = &t->wp->worker->proxy->settings;
     uint64_t now = loop_now(loop_of(t));
 
+    tunnel_check_expired(t);
     if (!t->server && !t->streams_len && !t->queue_len && now - t->idle_since >= set->pool_idle_timeout) {
         tunnel_drain(t);
         return;
@@ -532,9 +569,10 @@ static bool accept_check(struct waiter *waiter, bool timed_out)
     struct worker_pod *wp = a->wp;
     struct tls_context *context = worker_pod_context(wp);
     bool known = worker_pod_workload(wp) != NULL;
+    char why[256] = "";
     int r = 0;
 
-    if ((!context || !known) && !timed_out) {
+    if ((!context || !known) && !timed_out && !(known && worker_pod_hopeless(wp, why, sizeof(why)))) {
         tls_context_unref(context);
         return false;
     }
@@ -542,7 +580,8 @@ static bool accept_check(struct waiter *waiter, bool timed_out)
         r = start_server(wp, a->fd, &a->peer, &a->arrival, context);
     else
         telemetry_early_deny(wp->worker->telemetry, REPORTER_DESTINATION, &a->peer, &a->arrival,
-                             known ? BRUMA_REASON_IDENTITY_UNAVAILABLE : BRUMA_REASON_SOURCE_UNKNOWN, NULL);
+                             known ? BRUMA_REASON_IDENTITY_UNAVAILABLE : BRUMA_REASON_SOURCE_UNKNOWN,
+                             why[0] ? why : NULL);
     if (!context || !known || r < 0)
         close(a->fd);
     tls_context_unref(context);

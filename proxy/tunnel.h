@@ -48,6 +48,7 @@ struct tunnel {
     bool refused_streams; /* the peer refused a stream: it is full for now */
     bool shutting_down;   /* server: first GOAWAY sent, the second follows */
     bool settings_sent;
+    bool expired; /* the peer's certificate: said and acted upon */
     uint64_t last_received, ping_sent,
         idle_since; /* loop_now() milliseconds; ping_sent 0: none outstanding */
     size_t turn_bytes;
@@ -82,6 +83,13 @@ void tunnel_stream_consumed(struct tunnel *tunnel, struct stream *stream, size_t
 /* The client's side: DATA may flow (the answer was 200). */
 int tunnel_stream_start(struct tunnel *tunnel, struct stream *stream);
 
+/* The end of the peer's certificate may have come. From then on the tunnel takes no new streams; those that
+ * are open go on. */
+void tunnel_check_expired(struct tunnel *tunnel);
+/* The wall clock has been set. */
+void tunnel_clock_set(struct tunnel *tunnel);
+/* Says that a peer's request came after the end. */
+void tunnel_refuse_expired(struct tunnel *tunnel);
 /* The lists of revoked certificates have changed. */
 void tunnel_check_revoked(struct tunnel *tunnel);
 
@@ -96,6 +104,8 @@ void tunnel_ping_answered(struct tunnel *tunnel);
 
 /* GOAWAY; closed once its streams have ended. */
 void tunnel_drain(struct tunnel *tunnel);
+/* The same, and streams that are on their way here are refused. */
+void tunnel_expire(struct tunnel *tunnel);
 /* Closes now; its streams end with this reason (those that may are tried again elsewhere). */
 void tunnel_close(struct tunnel *tunnel, enum bruma_reason reason, const char *detail);
 

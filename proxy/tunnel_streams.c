@@ -23,7 +23,8 @@ unsigned tunnel_capacity(const struct tunnel *t)
     unsigned cap = (unsigned)t->wp->worker->proxy->settings.pool_max_streams,
              used = t->streams_len + t->queue_len;
 
-    if (t->state == TUNNEL_DEAD || t->closing || t->goaway || t->refused_streams)
+    if (t->state == TUNNEL_DEAD || t->closing || t->goaway || t->refused_streams ||
+        (t->state == TUNNEL_OPEN && tls_peer_expired(&t->tls)))
         return 0;
     if (t->session) {
         uint32_t peer =
@@ -115,6 +116,13 @@ static void last_goaway(struct tunnel *t)
     nghttp2_submit_goaway(t->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(t->session),
                           NGHTTP2_NO_ERROR, NULL, 0);
     tunnel_wants_flush(t);
+}
+
+void tunnel_expire(struct tunnel *t)
+{
+    /* a client that has said GOAWAY itself may open streams all the same */
+    if (!t->goaway || t->server)
+        last_goaway(t);
 }
 
 void tunnel_ping_answered(struct tunnel *t)

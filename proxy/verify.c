@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proxy/verify.h"
 
+#include <errno.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
@@ -9,23 +10,33 @@
 #include <string.h>
 #include <time.h>
 
+#include "proxy/crl.h"
 #include "proxy/route.h"
 #include "proxy/tls.h"
 #include "reasons.h"
 #include "spiffe.h"
+#include "wall.h"
 
 #define CACHE_ENTRIES          256 /* a power of two */
 #define CACHE_VALIDITY_SECONDS 600
 
 /*
  * A node meets the same few certificates again and again, and the chain's signature is half of what verifying
- * costs. An entry holds for one context (so for one set of roots), for ten minutes, and never beyond the
- * certificate's own end. Proof of the private key is part of every handshake and is not concerned.
+ * costs. An entry holds for what the answer depends on: the leaf, the peer's role (a certificate may be good
+ * for a server only), the roots and the revocation lists; for ten minutes, and never beyond the end of any
+ * certificate of the chain. Proof of the private key is part of every handshake and is not concerned.
  */
+struct verified_key {
+    unsigned char leaf[32], roots[32];
+    uint64_t lists;     /* the generation of the revocation lists; 0: none are configured */
+    uint64_t of_client; /* the peer's role; wide, so that no byte of the key is padding */
+};
+
 struct verified_entry {
-    unsigned char digest[32];
-    uint64_t context_serial; /* 0: empty */
-    time_t until;
+    struct verified_key key;
+    int64_t since, until;   /* wall seconds; until 0: empty */
+    int64_t chain_until;    /* the first end of a certificate of the chain */
+    STACK_OF(X509) * chain; /* as verified; NULL without lists */
 };
 
 struct verified_cache {
@@ -37,66 +48,119 @@ struct verified_cache *verified_cache_new(void)
     return calloc(1, sizeof(struct verified_cache));
 }
 
+static void forget(struct verified_entry *entry)
+{
+    sk_X509_pop_free(entry->chain, X509_free);
+    memset(entry, 0, sizeof(*entry));
+}
+
 void verified_cache_free(struct verified_cache *cache)
 {
+    for (size_t i = 0; cache && i < CACHE_ENTRIES; i++)
+        forget(&cache->entries[i]);
     free(cache);
 }
 
-static time_t end_of(X509 *cert)
+static struct verified_entry *cache_slot(struct verified_cache *cache, const struct verified_key *key)
+{
+    unsigned slot = (unsigned)(key->leaf[0] | key->leaf[1] << 8) ^ (unsigned)key->of_client;
+
+    return &cache->entries[slot & (CACHE_ENTRIES - 1)];
+}
+
+/* INT64_MIN for what is no date. */
+static int64_t end_of(const X509 *cert)
 {
     struct tm tm;
 
-    return ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm) ? timegm(&tm) : 0;
+    return ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm) ? (int64_t)timegm(&tm) : INT64_MIN;
 }
 
-static struct verified_entry *cache_slot(struct verified_cache *cache, const unsigned char *digest)
+static int64_t first_end(STACK_OF(X509) * chain)
 {
-    unsigned slot = (unsigned)(digest[0] | digest[1] << 8) & (CACHE_ENTRIES - 1);
+    int64_t end = INT64_MAX;
 
-    return &cache->entries[slot];
-}
+    for (int i = 0; i < sk_X509_num(chain); i++) {
+        int64_t one = end_of(sk_X509_value(chain, i));
 
-/* With revocation lists the whole chain is looked at each time, and kept for later lists. */
-static bool chain_verifies_with_lists(struct tls *tls, X509_STORE_CTX *store_context)
-{
-    if (X509_verify_cert(store_context) != 1)
-        return false;
-    sk_X509_pop_free(tls->peer_chain, X509_free);
-    tls->peer_chain = X509_STORE_CTX_get1_chain(store_context);
-    if (!tls->peer_chain) {
-        X509_STORE_CTX_set_error(store_context, X509_V_ERR_OUT_OF_MEM);
-        return false;
+        end = one < end ? one : end;
     }
-    if (!tls_peer_revoked(tls))
-        return true;
-    X509_STORE_CTX_set_error(store_context, X509_V_ERR_CERT_REVOKED);
-    return false;
+    return end;
+}
+
+static int make_key(const struct tls *tls, X509 *leaf, struct verified_key *ret)
+{
+    unsigned len = 0;
+
+    memset(ret, 0, sizeof(*ret));
+    if (!X509_digest(leaf, EVP_sha256(), ret->leaf, &len) || len != sizeof(ret->leaf))
+        return -EIO;
+    memcpy(ret->roots, tls->context->roots_digest, sizeof(ret->roots));
+    ret->lists = tls->buffers->revoked ? crl_generation(tls->buffers->revoked) : 0;
+    ret->of_client = tls->server;
+    return 0;
+}
+
+/* The chain is kept with the connection where lists are configured: later ones may speak of it. */
+static bool keep_chain(struct tls *tls, STACK_OF(X509) * chain)
+{
+    sk_X509_pop_free(tls->peer_chain, X509_free);
+    tls->peer_chain = tls->buffers->revoked ? X509_chain_up_ref(chain) : NULL;
+    return tls->peer_chain || !tls->buffers->revoked;
+}
+
+static int verify_chain(struct tls *tls, X509_STORE_CTX *store_context, int64_t now,
+                        struct verified_entry *entry)
+{
+    STACK_OF(X509) * chain;
+
+    if (X509_verify_cert(store_context) != 1)
+        return X509_STORE_CTX_get_error(store_context);
+    chain = X509_STORE_CTX_get0_chain(store_context);
+    if (!keep_chain(tls, chain))
+        return X509_V_ERR_OUT_OF_MEM;
+    if (tls_peer_revoked(tls))
+        return X509_V_ERR_CERT_REVOKED;
+    entry->since = now;
+    entry->chain_until = first_end(chain);
+    entry->until =
+        entry->chain_until < now + CACHE_VALIDITY_SECONDS ? entry->chain_until : now + CACHE_VALIDITY_SECONDS;
+    entry->chain = tls->peer_chain ? X509_chain_up_ref(tls->peer_chain) : NULL;
+    return X509_V_OK;
+}
+
+/* A clock that was set back may have left the beginning of a certificate before it. */
+static bool holds(const struct verified_entry *entry, const struct verified_key *key, int64_t now)
+{
+    return entry->since <= now && now < entry->until && !memcmp(&entry->key, key, sizeof(*key)) &&
+           (!key->lists || entry->chain);
 }
 
 static bool chain_verifies(struct tls *tls, X509_STORE_CTX *store_context, X509 *leaf)
 {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    struct verified_entry *entry;
-    unsigned len = 0;
-    time_t now = time(NULL), end;
+    struct verified_entry *entry, fresh = {};
+    int64_t now = wall_seconds();
+    int error = X509_V_OK;
 
-    if (tls->buffers->revoked)
-        return chain_verifies_with_lists(tls, store_context);
-    if (!X509_digest(leaf, EVP_sha256(), digest, &len) || len != sizeof(entry->digest))
+    if (make_key(tls, leaf, &fresh.key) < 0) {
+        X509_STORE_CTX_set_error(store_context, X509_V_ERR_UNSPECIFIED);
         return false;
-    entry = cache_slot(tls->buffers->verified, digest);
-    if (entry->context_serial == tls->context->serial && now < entry->until &&
-        !memcmp(entry->digest, digest, len)) {
-        X509_STORE_CTX_set_error(store_context, X509_V_OK);
-        return true;
     }
-    if (X509_verify_cert(store_context) != 1)
-        return false;
-    end = end_of(leaf);
-    memcpy(entry->digest, digest, len);
-    entry->context_serial = tls->context->serial;
-    entry->until = end < now + CACHE_VALIDITY_SECONDS ? end : now + CACHE_VALIDITY_SECONDS;
-    return true;
+    entry = cache_slot(tls->buffers->verified, &fresh.key);
+    if (holds(entry, &fresh.key, now)) {
+        if (!keep_chain(tls, entry->chain))
+            error = X509_V_ERR_OUT_OF_MEM;
+    } else {
+        error = verify_chain(tls, store_context, now, &fresh);
+        if (error == X509_V_OK) {
+            forget(entry);
+            *entry = fresh;
+        }
+    }
+    X509_STORE_CTX_set_error(store_context, error);
+    if (error == X509_V_OK)
+        tls->peer_until = entry->chain_until;
+    return error == X509_V_OK;
 }
 
 static bool same_trust_domain(const struct tls *tls, const struct spiffe *s)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Verification of a peer's certificate (contract 3.2), with a memory of certificates that were verified a
- * moment ago. */
+/* Verification of a peer's certificate (contract 3.2), with a memory of chains that were verified a moment
+ * ago. */
 #ifndef PROXY_VERIFY_H
 #define PROXY_VERIFY_H
 

@@ -121,6 +121,19 @@ struct tls_context *worker_pod_context(struct worker_pod *wp)
     return identity_context(identity);
 }
 
+bool worker_pod_hopeless(struct worker_pod *wp, char *text, size_t size)
+{
+    const struct workload *local = worker_pod_workload(wp);
+    struct identity *identity = rcu_read(wp->pod->identity);
+
+    *text = '\0';
+    if (!identity || !local || strcmp(identity_uri(identity), local->identity) != 0 ||
+        !identity_hopeless(identity, text, size))
+        return false;
+    pods_certificate_wanted(wp->pod); /* by those who come next */
+    return true;
+}
+
 bool worker_pod_listens(const struct worker_pod *wp, uint16_t port)
 {
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
@@ -285,6 +298,25 @@ static void do_set_revoked(void *data)
     message_free(m);
 }
 
+static void do_clock_set(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp;
+
+    list_for_each (wp, &m->worker->pods, node) {
+        struct tunnel *t;
+
+        worker_check_waiting(wp);
+        list_for_each (t, &wp->servers, node)
+            tunnel_clock_set(t);
+        for (size_t i = 0; i < array_size(wp->clients); i++) {
+            list_for_each (t, &wp->clients[i], node)
+                tunnel_clock_set(t);
+        }
+    }
+    message_free(m);
+}
+
 static void accept_again(struct worker *w)
 {
     struct worker_pod *wp;
@@ -431,6 +463,11 @@ void worker_set_revoked(struct worker *w, struct crl_set *set)
     struct message fill = {.data = crl_ref(set)};
 
     tell(w, NULL, do_set_revoked, &fill);
+}
+
+void worker_clock_set(struct worker *w)
+{
+    tell(w, NULL, do_clock_set, NULL);
 }
 
 void worker_drain(struct worker *w)

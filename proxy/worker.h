@@ -85,6 +85,8 @@ void worker_delete_pod(struct worker *worker, struct pod *pod);
 void worker_state_changed(struct worker *worker, bool policies);
 /* New lists of revoked certificates; tunnels of such peers are cut. */
 void worker_set_revoked(struct worker *worker, struct crl_set *set);
+/* The wall clock has been set: certificates may have come to their end. */
+void worker_clock_set(struct worker *worker);
 void worker_drain(struct worker *worker);
 void worker_resume(struct worker *worker); /* undoes it */
 /* The time to drain is over: ends all connections, which is told and logged. */
@@ -121,6 +123,8 @@ void worker_check_policies(struct worker_pod *wp);
 const struct workload *worker_pod_workload(struct worker_pod *wp);
 /* The certificate of just that workload's identity, with a reference for the caller; NULL: none (yet). */
 struct tls_context *worker_pod_context(struct worker_pod *wp);
+/* There is none, and it is known that waiting is in vain. text: what the CA has said last, or "". */
+bool worker_pod_hopeless(struct worker_pod *wp, char *text, size_t size);
 
 /* The port is one that the pod's listeners are bound to. They are reached by the pod's program alone: a
  * connection that is delivered there would come straight back, and be delivered again. */

@@ -43,6 +43,7 @@ static struct pod *example(void)
     pod->generation = UINT32_MAX;
     pod->captured_since_start = true;
     pod->added_at = 1700000000;
+    pod->added = 123456789012;
     strcpy(pod->service_account, "web");
     cr_assert(pod_attach(pod, "net-a", "eth0") == 0);
     cr_assert(pod_attach(pod, "", "net1") == 0);
@@ -68,7 +69,7 @@ Test(store, what_is_saved_is_loaded)
     cr_expect(pod->state == POD_LEAVING);
     cr_expect(pod->generation == UINT32_MAX);
     cr_expect(pod->captured_since_start);
-    cr_expect(pod->added_at == 1700000000);
+    cr_expect(pod->added_at == 1700000000 && pod->added == 123456789012);
     cr_expect(strcmp(pod->service_account, "web") == 0);
     cr_expect(!pod_detach(pod, "eth0"));
     cr_expect(pod_detach(pod, "net1"));

@@ -30,57 +30,9 @@ static void make_path(void)
     close(fd);
 }
 
-/* A list of the CA that names cert (or nobody); number: with CRLNumber. */
-static X509_CRL *list_of(const struct test_ca *ca, EVP_PKEY *signer, X509 *cert, bool number)
-{
-    X509_CRL *list = X509_CRL_new();
-    ASN1_TIME *now = X509_gmtime_adj(NULL, -7200);
-
-    X509_CRL_set_version(list, 1);
-    X509_CRL_set_issuer_name(list, X509_get_subject_name(ca->cert));
-    X509_CRL_set1_lastUpdate(list, now);
-    X509_gmtime_adj(now, -3600); /* out of date, which does not matter */
-    X509_CRL_set1_nextUpdate(list, now);
-    if (cert) {
-        X509_REVOKED *entry = X509_REVOKED_new();
-
-        X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(cert));
-        X509_REVOKED_set_revocationDate(entry, now);
-        X509_CRL_add0_revoked(list, entry);
-    }
-    if (number) {
-        ASN1_INTEGER *one = ASN1_INTEGER_new();
-
-        ASN1_INTEGER_set(one, 1);
-        cr_assert(X509_CRL_add1_ext_i2d(list, NID_crl_number, one, 0, 0) == 1);
-        ASN1_INTEGER_free(one);
-    }
-    X509_CRL_sort(list);
-    cr_assert(X509_CRL_sign(list, signer, EVP_sha256()));
-    ASN1_TIME_free(now);
-    return list;
-}
-
-static char *pem_of(X509_CRL *list)
-{
-    BIO *bio = BIO_new(BIO_s_mem());
-    char *data, *copy;
-    long n;
-
-    cr_assert(PEM_write_bio_X509_CRL(bio, list));
-    n = BIO_get_mem_data(bio, &data);
-    copy = strndup(data, (size_t)n);
-    BIO_free(bio);
-    return copy;
-}
-
 static void write_list(X509_CRL *list)
 {
-    char *pem = pem_of(list);
-
-    write_file(pem, strlen(pem));
-    free(pem);
-    X509_CRL_free(list);
+    test_crl_save(path, list);
 }
 
 static bool revoked(struct crl_set *set, X509 *leaf, X509 *root)
@@ -144,7 +96,7 @@ Test(crl, a_revoked_certificate_is_found_and_others_are_not)
     struct fixture f = fixture();
     struct crl_set *set;
 
-    write_list(list_of(&f.ca, f.ca.key, f.bad, true));
+    write_list(test_crl(&f.ca, f.ca.key, f.bad, true));
     set = loaded();
     cr_assert(crl_count(set) == 1);
     cr_assert(revoked(set, f.bad, f.ca.cert));
@@ -156,8 +108,8 @@ Test(crl, a_revoked_certificate_is_found_and_others_are_not)
 Test(crl, der_and_several_pem_blocks_are_read)
 {
     struct fixture f = fixture();
-    X509_CRL *one = list_of(&f.ca, f.ca.key, f.bad, true), *other = list_of(&f.ca, f.ca.key, f.good, true);
-    char *a = pem_of(one), *b = pem_of(other), both[8192];
+    X509_CRL *one = test_crl(&f.ca, f.ca.key, f.bad, true), *other = test_crl(&f.ca, f.ca.key, f.good, true);
+    char *a = test_crl_pem(one), *b = test_crl_pem(other), both[8192];
     unsigned char *der = NULL;
     int len = i2d_X509_CRL(one, &der);
     struct crl_set *set;
@@ -187,7 +139,7 @@ Test(crl, a_list_that_the_issuer_has_not_signed_does_not_count)
     EVP_PKEY *other = EVP_EC_gen("prime256v1");
     struct crl_set *set;
 
-    write_list(list_of(&f.ca, other, f.bad, true));
+    write_list(test_crl(&f.ca, other, f.bad, true));
     set = loaded();
     cr_assert(!revoked(set, f.bad, f.ca.cert));
     crl_unref(set);
@@ -212,14 +164,14 @@ Test(crl, no_file_and_an_empty_one_revoke_nothing)
 Test(crl, what_is_no_list_is_refused_with_the_reason)
 {
     struct fixture f = fixture();
-    X509_CRL *list = list_of(&f.ca, f.ca.key, f.bad, true);
-    char *pem = pem_of(list);
+    X509_CRL *list = test_crl(&f.ca, f.ca.key, f.bad, true);
+    char *pem = test_crl_pem(list);
 
     write_file("not a list", 10);
     refused("neither PEM nor DER of a revocation list");
     write_file(pem, strlen(pem) / 2);
     refused("a damaged PEM block");
-    write_list(list_of(&f.ca, f.ca.key, f.bad, false));
+    write_list(test_crl(&f.ca, f.ca.key, f.bad, false));
     refused("a list without CRLNumber");
     unlink(path);
     cr_assert(mkdir(path, 0700) == 0);
@@ -251,7 +203,7 @@ Test(crl, a_changed_file_is_read_again_and_a_bad_one_keeps_the_last)
     write_file("rubbish", 7);
     cr_assert(crl_watch_new(loop, path, on_changed, loop, &watch) == 0);
     cr_assert(changes == 1 && lists == 0, "a bad file at the start is an empty set");
-    write_list(list_of(&f.ca, f.ca.key, f.bad, true));
+    write_list(test_crl(&f.ca, f.ca.key, f.bad, true));
     loop_run(loop);
     cr_assert(changes == 2 && lists == 1);
     crl_watch_free(&watch);
