@@ -243,7 +243,7 @@ class Node:
         argv = [program("bruma-agent"), "--run-dir", self.run_dir, "--pin-dir", self.pin_dir, "--cgroup", self.cgroup,
                 "--node-name", self.name, "--mesh-file", self.mesh.file, "--ca-key-file", self.mesh.ca_key,
                 "--verify-interval", "500ms", "--drain-grace", "300ms", *extra]
-        self.agent = Process(argv, f"{self.mesh.dir}/agent{self.number}.log", netns=self.netns)
+        self.agent = Process(argv, f"{self.mesh.dir}/agent{self.number}.log", netns=self.netns, env=self.agent_env())
         sock = f"{self.run_dir}/agent.sock"
 
         def listening():
@@ -260,6 +260,9 @@ class Node:
                 s.close()
 
         wait_for(listening, "the agent to be ready")
+
+    def agent_env(self):
+        return None
 
     def proxy_env(self):
         control = f"{self.run_dir}/control"

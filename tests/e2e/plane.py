@@ -59,12 +59,14 @@ class Authority:
         authority.name = authority.cert.subject
         return authority
 
-    def sign(self, public_key, names, begins=-60, ends=3600):
+    def sign(self, public_key, names, begins=-60, ends=3600, usage=None):
         now = datetime.datetime.utcnow()
         builder = (x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(self.name).public_key(public_key)
                    .serial_number(x509.random_serial_number()).not_valid_before(now + datetime.timedelta(seconds=begins))
                    .not_valid_after(now + datetime.timedelta(seconds=ends))
                    .add_extension(x509.SubjectAlternativeName(names), True))
+        if usage:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(usage), False)
         return usual(builder, public_key, self.key.public_key(), ca=False).sign(self.key, hashes.SHA256())
 
 

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wall clock is set under running programs: after a suspend, when a machine is restored, by NTP; and some machines begin in 1970.
+Agents and proxies have a clock of the test's (other_clock.c), which nobody tells them is set; this machine's stays as it is."""
+import json
+import os
+import struct
+import subprocess
+import time
+
+import pytest
+from cryptography import x509
+
+import hbone
+from mesh import BUILD, Mesh, Node, inside, leaf, wait_for
+from plane import Plane
+from pod_programs import ECHO, ONE_SHOT
+
+HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
+LOOK = 5  # seconds after which a clock that was set has been noticed in any case
+
+# Connects again and again, for so many seconds, each time with what a client may wait; prints the failures and the slowest.
+AGAIN = """
+import socket, sys, time
+failed, slowest, done, end = [], 0, 0, time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    begin = time.monotonic()
+    try:
+        with socket.create_connection((sys.argv[1], 8080), timeout=10) as s:
+            s.sendall(b"x")
+            assert s.recv(1) == b"x"
+        done += 1
+    except (OSError, AssertionError) as e:
+        failed.append(f"{type(e).__name__} after {time.monotonic() - begin:.1f} s")
+    slowest = max(slowest, time.monotonic() - begin)
+    time.sleep(0.02)
+print(len(failed), done, f"{slowest:.2f}", failed[:3])
+"""
+
+
+class Elsewhen(Node):
+    """A node with a clock of its own: set() to so many seconds ahead of the machine's."""
+
+    def create(self):
+        super().create()
+        self.library = os.path.abspath(f"{BUILD}/tests/e2e/other-clock.so")
+        assert os.path.exists(self.library), "ninja e2e-programs builds it"
+        self.clock = f"{self.run_dir}/clock"
+        self.set(self.mesh.begin)
+
+    def set(self, ahead):
+        with open(self.clock, "r+b" if os.path.exists(self.clock) else "wb", buffering=0) as f:
+            f.write(struct.pack("=q", int(ahead)))
+
+    def more(self):
+        return {"LD_PRELOAD": self.library, "BRUMA_TEST_CLOCK": self.clock}
+
+    def agent_env(self):
+        return {**os.environ, **self.more()}
+
+    def proxy_env(self):
+        return {**super().proxy_env(), **self.more()}
+
+
+class MovableMesh(Mesh):
+    def __init__(self, nodes=2, begin=0, **options):
+        self.begin = begin
+        super().__init__(nodes=nodes, node_kinds=[Elsewhen] * nodes, **options)
+
+    def set(self, ahead):
+        for node in self.nodes:
+            node.set(ahead)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    with MovableMesh() as m:
+        m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
+        m.start()
+        m.shop.server(ECHO, "8080")
+        yield m
+
+
+def validity(node, identity):
+    """(begin, end) of the certificate that is served, or None."""
+    for c in node.config_dump()["certificates"]:
+        if c["identity"] == identity and c["certChain"]:
+            first = c["certChain"][0]
+            return tuple(subprocess_time(first[k]) for k in ("validFrom", "expirationTime"))
+    return None
+
+
+def subprocess_time(text):
+    return int(subprocess.run(["date", "-d", text, "+%s"], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("ahead", [25 * HOUR, -25 * HOUR, 13 * HOUR, 60 * DAY, -60 * DAY, 20 * YEAR],
+                         ids=["+25h", "-25h", "+13h", "+60d", "-60d", "+20y"])
+def test_connections_after_the_clock_was_set(mesh, ahead):
+    """Both nodes' clocks, as the NTP of a site does it. No connection fails: a certificate that is not good now is got anew first."""
+    hold = mesh.web.popen("/usr/bin/python3", "-u", "-c", """
+import socket, sys, time
+s = socket.create_connection((sys.argv[1], 8080), timeout=60)
+while True:
+    s.sendall(b"x")
+    assert s.recv(1) == b"x"
+    time.sleep(0.2)
+""", mesh.shop.ip)
+    for step in (ahead, 0):  # and back
+        mesh.set(step)
+        failed, done, slowest, which = mesh.web.python(AGAIN, mesh.shop.ip, LOOK + 3, timeout=60).split(" ", 3)
+        assert int(failed) <= (0 if abs(ahead) < 30 * DAY else 1), f"{failed} of {done} failed, the slowest took {slowest} s: {which}"
+        assert int(done) > 20
+        now = time.time() + step
+        for node, pod in ((mesh.nodes[0], mesh.web), (mesh.nodes[1], mesh.shop)):
+            begin, end = validity(node, pod.identity)
+            assert begin < now < end, f"{now - begin:.0f} s after its begin, {end - now:.0f} s before its end"
+    assert hold.alive()
+    hold.kill()
+    for node in mesh.nodes:
+        assert "the wall clock was set" in node.proxy.text() and "the wall clock was set" in node.agent.text()
+
+
+def test_a_request_that_comes_before_a_clock_is_looked_at_is_refused_by_name(mesh):
+    """A tunnel lives on while its peer's certificate ends with a leap: its next request is judged by the clock as it is."""
+    for attempt in range(4):
+        with inside(mesh.nodes[0].netns):
+            c = hbone.Client((mesh.shop.ip, 15008), *leaf(mesh, mesh.web.identity))  # good for a day
+        sid = c.connect(f"{mesh.shop.ip}:8080")
+        assert c.status(sid) == 200
+        mesh.nodes[1].set(30 * HOUR)
+        late = c.connect(f"{mesh.shop.ip}:8080")
+        answer = c.status(late, seconds=5)
+        assert c.pump(lambda: c.goaways, seconds=LOOK + 2), "and then GOAWAY"
+        c.send(sid, b"goes on")
+        assert c.pump(lambda: c.received(sid) == b"goes on")
+        c.close()
+        mesh.nodes[1].set(0)
+        time.sleep(LOOK + 0.5)
+        if answer is not None:
+            break  # else the look was sooner
+    assert answer == ("reset", 7), "REFUSED_STREAM: it may be tried again elsewhere"
+    wait_for(lambda: [x for x in mesh.nodes[1].access_log("peer_expired") if "connection failed" in x], "its name in the access log")
+
+
+def root(node):
+    with open(f"{node.run_dir}/control/root-cert.pem", "rb") as f:
+        return x509.load_pem_x509_certificate(f.read())
+
+
+def test_a_machine_whose_clock_begins_in_1970():
+    with MovableMesh(nodes=1, begin=600 - time.time()) as m:
+        node, web, shop = m.nodes[0], m.pod("web"), m.pod("shop")
+        m.start()
+        shop.server(ECHO, "8080")
+        assert web.python(ONE_SHOT, shop.ip, 8080, "in 1970") == "in 1970"
+        assert root(node).not_valid_after.year < 1981
+        node.set(0)
+        failed, done, slowest, which = web.python(AGAIN, shop.ip, LOOK + 10, timeout=60).split(" ", 3)
+        assert int(failed) <= 1 and int(done) > 20, f"{failed} of {done} failed, the slowest took {slowest} s: {which}"
+        assert root(node).not_valid_after.year > 2030, "a root made in 1970 would have ended long ago"
+        # The next boot begins in 1970 again, with the files of before.
+        node.proxy.stop()
+        node.agent.stop()
+        node.set(600 - time.time())
+        node.start_agent()
+        node.start_proxy()
+        wait_for(lambda: web.run("/usr/bin/python3", "-c", ONE_SHOT, shop.ip, "8080", "again", check=False).stdout == "again",
+                 "traffic after a boot in 1970")
+
+
+@pytest.mark.parametrize("life", [20, 8])
+def test_certificates_of_a_short_life_are_renewed_in_time(life):
+    """Also where the CA dates them back, so that half of their life is over at once."""
+    with Mesh(nodes=1) as m:
+        node = m.nodes[0]
+        plane = Plane(f"{m.dir}/plane", node.netns)
+        plane.answer_certificate = lambda identity, csr: plane.good_certificate(identity, csr, begins=-60, ends=life)
+        m.proxy_env.update(plane.env())
+        try:
+            web, shop = m.pod("web"), m.pod("shop")
+            plane.set(*(plane.workload(p.name, p.ip, p.ip6, tunnel_protocol=1, node=node.name, service_account=p.account)
+                        for p in (web, shop)))
+            m.start()
+            shop.server(ECHO, "8080")
+            web.python(ONE_SHOT, shop.ip, 8080, "first")
+            failed, done, slowest, which = web.python(AGAIN, shop.ip, 2.5 * life, timeout=120).split(" ", 3)
+            assert int(failed) == 0 and float(slowest) < 1, f"{failed} of {done} failed, the slowest took {slowest} s: {which}"
+            states = [c["state"] for c in node.config_dump()["certificates"]]
+            assert states == ["Available"] * 2, json.dumps(states)
+            for pod in (web, shop):
+                asked = plane.asked[pod.identity]
+                assert 3 <= len(asked) <= 12, "in time, and no more often than that"
+                assert all(b - a < 0.75 * life for a, b in zip(asked, asked[1:])), [round(b - a, 1) for a, b in zip(asked, asked[1:])]
+        finally:
+            plane.stop()
