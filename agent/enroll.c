@@ -394,6 +394,7 @@ int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled
     pod->awaits_listeners = false;
     pod->address_until = 0;
     set_state(agent, pod, POD_ENROLLING);
+    source_expect(agent, pod); /* the proxy asks for its certificate at once */
     proxies_pod_add(agent->proxies, pod);
     pod->done = done;
     pod->done_data = data;

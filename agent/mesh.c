@@ -62,7 +62,7 @@ static uint64_t pod_hash(const char *namespace, const char *name)
     return index_hash_text(index_hash_text(0, namespace), name);
 }
 
-/* The newest: a pod's successor comes before the pod is gone. */
+/* The newest that is announced: a pod's successor comes before the pod is gone. */
 static struct mesh_pod *pod_by_name(const struct mesh *mesh, const char *namespace, const char *name)
 {
     const char *const key[] = {namespace, name};
@@ -70,7 +70,7 @@ static struct mesh_pod *pod_by_name(const struct mesh *mesh, const char *namespa
     size_t position = 0;
 
     while ((pod = index_next(&mesh->pods_by_name, pod_hash(namespace, name), pod_named, key, &position))) {
-        if (!newest || pod->sequence > newest->sequence)
+        if (!pod->expected && (!newest || pod->sequence > newest->sequence))
             newest = pod;
     }
     return newest;
@@ -495,25 +495,56 @@ static struct mesh_pod *add_pod(struct mesh *mesh, const struct mesh_local_pod *
     return pod;
 }
 
+/* What was made for pods of the same name that came before. */
+static void forget_others(struct mesh *mesh, const struct mesh_pod *pod)
+{
+    const char *const key[] = {pod->namespace, pod->name};
+    struct mesh_pod *other;
+    size_t position = 0;
+
+    while ((other = index_next(&mesh->pods_by_name, pod_hash(pod->namespace, pod->name), pod_named, key,
+                               &position))) {
+        if (other != pod)
+            forget_generated(mesh, other);
+    }
+}
+
+int mesh_expect_pod(struct mesh *mesh, const struct mesh_local_pod *local)
+{
+    struct mesh_pod *pod = pod_by_uid(mesh, local->uid);
+
+    if (pod && !strcmp(pod->name, local->name) && !strcmp(pod->namespace, local->namespace))
+        return 0;
+    if (pod)
+        mesh_remove_local_pod(mesh, local->uid);
+    pod = add_pod(mesh, local);
+    if (!pod)
+        return -ENOMEM;
+    pod->expected = true;
+    return 0;
+}
+
 int mesh_set_local_pod(struct mesh *mesh, const struct mesh_local_pod *local)
 {
-    struct mesh_pod *pod = pod_by_uid(mesh, local->uid), *other;
+    struct mesh_pod *pod = pod_by_uid(mesh, local->uid);
     int len = local->addresses_len < BRUMA_POD_ADDRESSES ? local->addresses_len : BRUMA_POD_ADDRESSES;
 
     if (pod && (strcmp(pod->name, local->name) != 0 || strcmp(pod->namespace, local->namespace) != 0)) {
         mesh_remove_local_pod(mesh, local->uid);
         pod = NULL;
     }
-    if (pod && pod->enrolled == local->enrolled && pod->addresses_len == len &&
+    if (pod && !pod->expected && pod->enrolled == local->enrolled && pod->addresses_len == len &&
         !memcmp(pod->addresses, local->addresses, (size_t)len * sizeof(struct addr)))
         return 0;
     if (!pod) {
-        other = pod_by_name(mesh, local->namespace, local->name);
         pod = add_pod(mesh, local);
         if (!pod)
             return -ENOMEM;
-        if (other)
-            forget_generated(mesh, other);
+        pod->expected = true;
+    }
+    if (pod->expected) {
+        forget_others(mesh, pod);
+        pod->expected = false;
     }
     memcpy(pod->addresses, local->addresses, (size_t)len * sizeof(struct addr));
     pod->addresses_len = len;

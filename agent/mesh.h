@@ -62,6 +62,9 @@ const char *mesh_trust_domain(const struct mesh *mesh);
 /* Tells of a pod or of a change to it; repeating the same is harmless. 0 or -ENOMEM. */
 int mesh_set_local_pod(struct mesh *mesh, const struct mesh_local_pod *pod);
 void mesh_remove_local_pod(struct mesh *mesh, const char *uid);
+/* The pod is being enrolled: the node may have its certificate from now on, so that it is there for the first
+ * connection. Nothing is announced before mesh_set_local_pod(). 0 or -ENOMEM. */
+int mesh_expect_pod(struct mesh *mesh, const struct mesh_local_pod *pod);
 
 /* Calls of clients of the control plane that were reset since nothing moved. */
 uint64_t mesh_stalls(const struct mesh *mesh);

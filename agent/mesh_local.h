@@ -19,6 +19,7 @@ struct mesh_pod {
     struct addr addresses[BRUMA_POD_ADDRESSES];
     int addresses_len;
     bool enrolled;
+    bool expected;                        /* it may have a certificate, and nothing is announced of it yet */
     uint64_t sequence;                    /* the newest of several pods with one name counts */
     const struct mesh_workload *workload; /* of the file; NULL if it names none */
     char *generated_uid;                  /* of the workload made for it; NULL: none is announced */

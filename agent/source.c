@@ -70,6 +70,16 @@ int source_probe_ports(const struct agent *agent, const struct pod *pod, const u
     return agent->source ? agent->source->ops->probe_ports(agent->source, pod, ret) : 0;
 }
 
+void source_expect(struct agent *agent, const struct pod *pod)
+{
+    const struct mesh_local_pod local = {.uid = pod->uid, .namespace = pod->namespace, .name = pod->name};
+    int r = agent->source ? 0 : mesh_expect_pod(agent->mesh, &local);
+
+    if (r < 0)
+        log_warn_errno(r, "a pod gets its certificate a little later\tpod=\"%s/%s\"", pod->namespace,
+                       pod->name);
+}
+
 static void announce_to_mesh(struct agent *agent, const struct pod *pod)
 {
     struct mesh_local_pod local = {.uid = pod->uid,

@@ -56,6 +56,8 @@ int source_probe_ports(const struct agent *agent, const struct pod *pod, const u
 
 /* What has become of the pod on this node. */
 void source_announce(struct agent *agent, const struct pod *pod);
+/* The pod is being enrolled: whoever signs certificates here may do it for this one. */
+void source_expect(struct agent *agent, const struct pod *pod);
 /* What was announced has reached whoever tells the peers. */
 bool source_told(const struct agent *agent, const struct pod *pod);
 void source_forget(struct agent *agent, const char *uid);

@@ -258,7 +258,9 @@ Test(mesh_interface, pods_of_this_node)
     write_file(example);
     open_mesh();
     cr_assert(addr_parse("10.0.0.1", &pod.addresses[0]) == 0);
+    cr_assert(mesh_expect_pod(mesh, &pod) == 0 && mesh_expect_pod(mesh, &pod) == 0);
     cr_assert(mesh_set_local_pod(mesh, &pod) == 0 && mesh_set_local_pod(mesh, &pod) == 0);
+    cr_assert(mesh_expect_pod(mesh, &pod) == 0);
     pod.enrolled = true;
     cr_assert(mesh_set_local_pod(mesh, &pod) == 0);
     pod.name = "renamed";
