@@ -5,7 +5,6 @@ import socket
 import tempfile
 import time
 
-import h2.events
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -13,9 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import hbone
-from mesh import Mesh, inside, leaf, wait_for
+from mesh import Mesh, inside, wait_for
 from plane import Authority, Plane, key_pem, pem
 from pod_programs import ECHO, ONE_SHOT
+from support.certificates import usual
 
 LIFE = 6  # seconds
 
@@ -29,18 +29,22 @@ def mesh():
         yield m
 
 
+def subordinate_of(root, ends=30 * 86400):
+    ca, now = Authority("subordinate"), datetime.datetime.utcnow()
+    builder = (x509.CertificateBuilder().subject_name(ca.name).issuer_name(root.name).public_key(ca.key.public_key())
+               .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
+               .not_valid_after(now + datetime.timedelta(seconds=ends)))
+    ca.cert = usual(builder, ca.key.public_key(), root.key.public_key(), ca=True).sign(root.key, hashes.SHA256())
+    return ca
+
+
 def certificate(mesh, identity, ends=3600, between=None, usage=None):
     """Of the mesh's CA, or of a CA below it that ends so many seconds from now: paths of certificate, key and root."""
     root = f"{mesh.nodes[0].run_dir}/control/root-cert.pem"
     ca, chain = Authority.load(root, mesh.ca_key), b""
     key = ec.generate_private_key(ec.SECP256R1())
     if between:
-        now, above = datetime.datetime.utcnow(), ca
-        ca = Authority("below")
-        ca.cert = (x509.CertificateBuilder().subject_name(ca.name).issuer_name(above.name).public_key(ca.key.public_key())
-                   .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(hours=1))
-                   .not_valid_after(now + datetime.timedelta(seconds=between))
-                   .add_extension(x509.BasicConstraints(True, 0), True).sign(above.key, hashes.SHA256()))
+        ca = subordinate_of(ca, between)
         chain = pem(ca.cert)
     cert = ca.sign(key.public_key(), [x509.UniformResourceIdentifier(identity)], ends=ends, usage=usage)
     folder = tempfile.mkdtemp(dir=mesh.dir)
@@ -124,15 +128,6 @@ def test_a_certificate_is_good_for_its_own_role(mesh, usage):
     assert served == (usage == "client")
     if c:
         c.close()
-
-
-def subordinate_of(root):
-    ca, now = Authority("subordinate"), datetime.datetime.utcnow()
-    ca.cert = (x509.CertificateBuilder().subject_name(ca.name).issuer_name(root.name).public_key(ca.key.public_key())
-               .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
-               .not_valid_after(now + datetime.timedelta(days=30)).add_extension(x509.BasicConstraints(True, 0), True)
-               .sign(root.key, hashes.SHA256()))
-    return ca
 
 
 @pytest.mark.parametrize("control_plane", ["of another root", "of the subordinate"])
