@@ -226,7 +226,7 @@ static int open_parts(struct agent *agent)
                            &agent->proxies);
     else
         r = proxy_server_new(agent->loop, agent->config, &agent->pods, steer_proxy_sockets_fd(agent->steer),
-                             &events, &agent->proxies);
+                             steer_deliveries_fd(agent->steer), &events, &agent->proxies);
     if (r < 0)
         return log_error_errno(r, "proxies cannot be served\tsocket=\"%s\"", agent->config->zds_socket);
     if (kube_source_configured(agent->config))

@@ -80,6 +80,7 @@ static void on_hello(struct proxy *p, struct connection *connection, const cJSON
         return;
     }
     snprintf(p->version, sizeof(p->version), "%s", version);
+    p->takes_deliveries = is_set(message, "deliveries");
     p->state = PROXY_OFFERING;
     p->connected_at = loop_now(p->server->loop);
     /* The same process again: its former connection is about to end anyway, and must not be told to drain. */
@@ -416,7 +417,8 @@ const struct server_role proxy_server_role = {
     .name = "proxy", .patient = true, .message = on_message, .drained = on_writable, .closed = on_closed};
 
 int proxy_server_new(struct loop *loop, const struct agent_config *config, const struct pods *pods,
-                     int proxy_sockets_fd, const struct proxies_events *events, struct proxies **ret)
+                     int proxy_sockets_fd, int deliveries_fd, const struct proxies_events *events,
+                     struct proxies **ret)
 {
     struct proxy_server *server = calloc(1, sizeof(*server));
 
@@ -427,6 +429,7 @@ int proxy_server_new(struct loop *loop, const struct agent_config *config, const
     server->config = config;
     server->pods = pods;
     server->proxy_sockets_fd = proxy_sockets_fd;
+    server->deliveries_fd = deliveries_fd;
     server->events = *events;
     list_init(&server->list);
     loop_timer_init(&server->resume, on_resume);

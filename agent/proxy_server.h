@@ -12,7 +12,8 @@
 #include "server.h"
 
 int proxy_server_new(struct loop *loop, const struct agent_config *config, const struct pods *pods,
-                     int proxy_sockets_fd, const struct proxies_events *events, struct proxies **ret);
+                     int proxy_sockets_fd, int deliveries_fd, const struct proxies_events *events,
+                     struct proxies **ret);
 extern const struct server_role proxy_server_role;
 /* Data of a connection that begins with proxy-hello, or NULL if there is no memory. */
 void *proxy_server_accept(struct proxies *proxies);

@@ -61,7 +61,8 @@ static int send_setup(struct proxy *p)
 
     cJSON_AddStringToObject(m, "pinDir", p->server->config->pin_dir);
     p->setup_sent = true;
-    return send_message(p, m, &p->server->proxy_sockets_fd, 1);
+    return send_message(p, m, (const int[]){p->server->proxy_sockets_fd, p->server->deliveries_fd},
+                        p->takes_deliveries ? 2 : 1);
 }
 
 static int send_add(struct proxy *p, struct view *v)

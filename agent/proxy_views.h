@@ -35,6 +35,7 @@ struct proxy {
     uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
     bool setup_sent, drain_wanted, resume_wanted;
     bool cannot_resume; /* it has refused to */
+    bool takes_deliveries;
     bool not_ready;
     unsigned unanswered;
     struct loop_timer answer;
@@ -55,7 +56,7 @@ struct proxy_server {
     struct loop *loop;
     const struct agent_config *config;
     const struct pods *pods;
-    int proxy_sockets_fd;
+    int proxy_sockets_fd, deliveries_fd;
     struct proxies_events events;
     struct list list;
     struct loop_timer resume; /* nobody may be serving any more */

@@ -37,6 +37,15 @@ struct {
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } captured_sockets SEC(".maps");
 
+/* Read by the pods' programs; here so that there is one for all of them. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 4096);
+    __type(key, struct bruma_delivery);
+    __type(value, struct bruma_delivery_made);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} deliveries SEC(".maps");
+
 enum verdict { DENY = 0, ALLOW = 1 };
 
 static __always_inline int deny(struct bruma_pod_counters *counters, enum bruma_reason reason)

@@ -21,6 +21,14 @@ struct {
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } probe_tuples SEC(".maps");
 
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, 4096);
+    __type(key, struct bruma_delivery);
+    __type(value, struct bruma_delivery_made);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} deliveries SEC(".maps");
+
 volatile const __u64 netns_cookie; /* of the pod this instance is attached to */
 volatile const __u32 test_ifindex; /* stands in for ingress_ifindex, which BPF_PROG_TEST_RUN wants to be 0 */
 
@@ -65,6 +73,15 @@ static __always_inline void read_tuple(struct bpf_sk_lookup *ctx, struct bruma_t
     t->local_port = ctx->local_port;
 }
 
+/* The proxy delivers it to the application. What a stale entry lets pass stays in the pod: it is on lo. */
+static __always_inline int is_delivery(const struct bruma_tuple *tuple)
+{
+    struct bruma_delivery key = {.netns_cookie = netns_cookie, .tuple = *tuple};
+    struct bruma_delivery_made *made = bpf_map_lookup_elem(&deliveries, &key);
+
+    return made && bpf_ktime_get_ns() - made->registered_nanoseconds < BRUMA_DELIVERY_NANOSECONDS;
+}
+
 SEC("sk_lookup")
 int lookup(struct bpf_sk_lookup *ctx)
 {
@@ -86,7 +103,8 @@ int lookup(struct bpf_sk_lookup *ctx)
     read_tuple(ctx, &tuple);
     if (ifindex == BRUMA_LOOPBACK_IFINDEX) {
         /* The proxy delivers to the application from here, and the pod talks to itself. */
-        if (pod_owns(pod, &tuple.local_address) || address_is_local_host(&tuple.local_address)) {
+        if (pod_owns(pod, &tuple.local_address) || address_is_local_host(&tuple.local_address) ||
+            is_delivery(&tuple)) {
             COUNT(counters, inbound_passed_lookups);
             return SK_PASS;
         }

@@ -139,9 +139,10 @@ static int pod_add(struct agent_link *link, const struct order *o, enum bruma_re
 
 static int setup(struct agent_link *link, const struct order *o)
 {
-    if (o->fds_len != 1)
+    /* An agent of before has no map of deliveries. */
+    if (o->fds_len != 1 && o->fds_len != 2)
         return -EBADMSG;
-    pods_set_exempt_map(link->proxy, take_fd(&o->fds[0]));
+    pods_set_maps(link->proxy, take_fd(&o->fds[0]), o->fds_len == 2 ? take_fd(&o->fds[1]) : -1);
     return 0;
 }
 
@@ -322,6 +323,7 @@ static int introduce(struct agent_link *link)
 
     cJSON_AddNumberToObject(m, "pid", getpid());
     cJSON_AddStringToObject(m, "version", BRUMA_VERSION);
+    cJSON_AddTrueToObject(m, "deliveries");
     offer.r = send_message(link, m, NULL, 0);
     pods_each(link->proxy, offer_pod, &offer);
     if (offer.r < 0)

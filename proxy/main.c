@@ -557,7 +557,7 @@ int main(int argc, char **argv)
     mallopt(M_MMAP_THRESHOLD, 4 * 1024 * 1024);
     mallopt(M_ARENA_MAX, 2);
     list_init(&p.pods);
-    p.exempt_map_fd = -1;
+    p.exempt_map_fd = p.deliveries_map_fd = -1;
     rcu_register_thread();
     rcu_thread_offline(); /* the only writer: it waits for readers and reads without their protection */
     if (start(&p) < 0)

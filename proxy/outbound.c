@@ -8,7 +8,8 @@
 #include "proxy/socket.h"
 #include "proxy/stream.h"
 
-#define ATTEMPTS_MAX 3
+#define ATTEMPTS_MAX         3
+#define FOREIGN_MILLISECONDS 500
 
 static void fail_errno(struct stream *s, enum bruma_reason reason, int error)
 {
@@ -161,6 +162,34 @@ static bool worth_waiting(struct worker_pod *wp)
     return !context && !worker_pod_hopeless(wp, why, sizeof(why));
 }
 
+/*
+ * To an address of the pod's own that its network has not named, such as a virtual one. It is the pod's
+ * although the mesh may know the address too: as that of a service that several pods serve, or of the pod
+ * that had it before. The kernel is not asked for each connection: that an address is not the pod's holds for
+ * a moment.
+ */
+static bool is_to_itself(struct stream *s)
+{
+    const struct addr *to = &s->c.destination.addr;
+    struct worker_pod *wp = s->c.wp;
+    struct worker *w = wp->worker;
+    uint32_t hash = 0;
+    size_t at;
+
+    if (wp->pod->redirected)
+        return false; /* the rules leave such connections alone */
+    for (size_t i = 0; i < sizeof(to->bytes); i++)
+        hash = hash * 31 + to->bytes[i];
+    at = hash % WORKER_FOREIGN;
+    if (loop_now(w->loop) < wp->foreign[at].until && addr_equal(&wp->foreign[at].addr, to))
+        return false;
+    if (socket_address_is_local(w, wp->pod, to))
+        return true;
+    wp->foreign[at].addr = *to;
+    wp->foreign[at].until = loop_now(w->loop) + FOREIGN_MILLISECONDS;
+    return false;
+}
+
 /* Decides as soon as the pod is known; only destinations in the mesh wait for its certificate too. */
 static bool check(struct waiter *waiter, bool timed_out)
 {
@@ -173,7 +202,9 @@ static bool check(struct waiter *waiter, bool timed_out)
             stream_close(s, BRUMA_REASON_SOURCE_UNKNOWN, NULL, true);
         return timed_out;
     }
-    if (!s->routed)
+    if (!s->routed && is_to_itself(s))
+        s->route = (struct route){.kind = ROUTE_PASSTHROUGH, .target = s->c.destination};
+    else if (!s->routed)
         route_outbound(w->proxy->state, local, &s->c.destination, &w->random, &s->route);
     s->routed = true;
     switch (s->route.kind) {

@@ -95,12 +95,12 @@ static bool reserved(uint16_t port)
 }
 
 /* What a rule redirects may be for anybody whose packets pass here. Only the pod's own connections are
- * delivered, or the pod would be a way to others that their policies do not see. */
+ * delivered, or the pod would be a way to others that their policies do not see. Its own is what its kernel
+ * has as local, whether its network has named it or not. */
 static bool is_for_pod(struct worker_pod *wp, const struct addr *destination, const struct addr *arrival)
 {
-    if (!wp->pod->redirected)
-        return pod_has_address(wp->pod, destination);
-    return addr_equal(destination, arrival) || socket_address_is_local(wp->worker, wp->pod, destination);
+    return (wp->pod->redirected && addr_equal(destination, arrival)) ||
+           socket_address_is_local(wp->worker, wp->pod, destination);
 }
 
 void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
@@ -116,9 +116,12 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
     list_init(&p->waiter.node);
     loop_timer_init(&p->waiter.timer, NULL);
     connection_init(&p->c, wp, true, client, destination, cut);
-    if (reserved(destination->port) || worker_pod_listens(wp, destination->port) ||
-        !is_for_pod(wp, &destination->addr, &arrival->addr)) {
+    if (reserved(destination->port) || worker_pod_listens(wp, destination->port)) {
         finish(p, BRUMA_REASON_SELF_CALL);
+        return;
+    }
+    if (!is_for_pod(wp, &destination->addr, &arrival->addr)) {
+        finish(p, BRUMA_REASON_NOT_OF_POD);
         return;
     }
     worker_wait(wp, &p->waiter, wp->worker->proxy->settings.source_timeout, check);

@@ -344,11 +344,10 @@ void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)
     }
 }
 
-void pods_set_exempt_map(struct proxy *proxy, int fd)
+/* A worker may be about to use the old descriptors: they stay open. There are two for each restart of the
+ * agent that loads new maps. */
+void pods_set_maps(struct proxy *proxy, int exempt, int deliveries)
 {
-    int old = __atomic_exchange_n(&proxy->exempt_map_fd, fd, __ATOMIC_ACQ_REL);
-
-    /* A worker may be about to use the old descriptor: it stays open. There is one for each restart of the
-     * agent that loads new maps. */
-    (void)old;
+    (void)__atomic_exchange_n(&proxy->exempt_map_fd, exempt, __ATOMIC_ACQ_REL);
+    (void)__atomic_exchange_n(&proxy->deliveries_map_fd, deliveries, __ATOMIC_ACQ_REL);
 }

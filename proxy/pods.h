@@ -48,8 +48,9 @@ void pods_each(struct proxy *proxy, pods_each_fn fn, void *data);
 /* The mesh state has changed: pods may have got the identity that the mesh knows them by. */
 void pods_state_changed(struct proxy *proxy);
 
-/* The map by which sockets are exempted from capture; takes fd. */
-void pods_set_exempt_map(struct proxy *proxy, int fd);
+/* The map by which sockets are exempted from capture, and the one of deliveries (-1: the agent has none);
+ * takes both. */
+void pods_set_maps(struct proxy *proxy, int exempt, int deliveries);
 /* The control thread's descriptors of all listeners. They end with the workers' own. */
 void pods_close_listeners(struct proxy *proxy);
 /* Stop accepting, end when idle or after the deadline. */

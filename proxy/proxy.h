@@ -45,7 +45,7 @@ struct proxy {
     struct list pods; /* struct pod; control thread only */
     unsigned long pods_started, pods_stopped;
     int own_netns_fd;
-    int exempt_map_fd; /* -1 until the agent gave it; atomic */
+    int exempt_map_fd, deliveries_map_fd; /* -1 until the agent gave them; atomic */
     bool draining;
     bool cut;              /* the deadline has come, and all connections were ended */
     bool ending;           /* draining, and not because of another proxy: for good */

@@ -75,13 +75,14 @@ static bool open_netlink(struct mnl_socket **netlink)
     return *netlink != NULL;
 }
 
-unsigned route_device(struct mnl_socket **netlink, const struct endpoint *target)
+unsigned route_device(struct mnl_socket **netlink, const struct endpoint *target, bool *ret_local)
 {
     char out[REQUEST_SIZE], in[ANSWER_SIZE];
     struct nlmsghdr *h = request(out, target);
     struct answer answer = {.type = RTN_UNSPEC};
     ssize_t n;
 
+    *ret_local = false;
     if (!open_netlink(netlink))
         return 0;
     if (mnl_socket_sendto(*netlink, h, h->nlmsg_len) < 0 ||
@@ -90,5 +91,6 @@ unsigned route_device(struct mnl_socket **netlink, const struct endpoint *target
         return 0;
     }
     (void)mnl_cb_run(in, (size_t)n, h->nlmsg_seq, mnl_socket_get_portid(*netlink), on_route, &answer);
+    *ret_local = answer.type == RTN_LOCAL;
     return answer.type == RTN_UNICAST && answer.device != BRUMA_LOOPBACK_IFINDEX ? answer.device : 0;
 }

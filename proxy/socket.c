@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "bruma/mesh.h"
 #include "log.h"
@@ -19,6 +20,10 @@
 #include "proxy/route_device.h"
 #include "proxy/tuples.h"
 #include "reasons.h"
+
+#ifndef IPV6_FREEBIND
+#define IPV6_FREEBIND 78
+#endif
 
 #define DELIVERY_PORT_TRIES 16
 #define SCARCE_MILLISECONDS 100
@@ -140,12 +145,79 @@ static int new_socket(struct worker *worker, struct pod *pod, bool v4)
 
 bool socket_address_is_local(struct worker *worker, struct pod *pod, const struct addr *addr)
 {
-    struct endpoint any_port = {.addr = *addr};
-    struct sockaddr_storage sa;
-    socklen_t len = (socklen_t)endpoint_to_sockaddr(&any_port, AF_UNSPEC, &sa);
-    _cleanup_fd_ int fd = new_socket(worker, pod, addr_is_v4(addr));
+    const struct endpoint any_port = {.addr = *addr};
+    bool local;
 
-    return fd >= 0 && bind(fd, (struct sockaddr *)&sa, len) == 0;
+    if (pod_has_address(pod, addr))
+        return true;
+    if (enter(worker, pod) < 0)
+        return false;
+    (void)route_device(&worker->netlink, &any_port, &local);
+    return local;
+}
+
+/* -errno: the source is not bound, or not known. */
+static int source_of(int fd, const struct endpoint *target, struct endpoint *ret)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof(sa);
+
+    if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
+        return -errno;
+    if (endpoint_from_sockaddr((struct sockaddr *)&sa, ret) < 0)
+        return -EAFNOSUPPORT;
+    if (ret->port)
+        return 0;
+    /* From itself to itself, as the kernel would have it; but its port is needed now. (It may have the
+     * address by a route alone.) */
+    if (!addr_is_v4(&target->addr))
+        (void)option(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1);
+    *ret = (struct endpoint){.addr = target->addr};
+    len = (socklen_t)endpoint_to_sockaddr(ret, AF_UNSPEC, &sa);
+    if (bind(fd, (struct sockaddr *)&sa, len) < 0)
+        return -errno;
+    len = sizeof(sa);
+    if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0)
+        return -errno;
+    return endpoint_from_sockaddr((struct sockaddr *)&sa, ret) < 0 ? -EAFNOSUPPORT : 0;
+}
+
+static void put_address(struct bruma_address *to, const struct addr *from)
+{
+    memcpy(to->bytes, from->bytes, sizeof(to->bytes));
+}
+
+/*
+ * Of the addresses that a pod has, its program knows those that its network has named. A connection over lo
+ * to another one would be taken for one of the pod's own, and handed to us again: the program is told of it
+ * before it begins.
+ */
+static int tell_program(const struct pod *pod, int fd, const struct endpoint *target)
+{
+    struct bruma_delivery key = {.netns_cookie = pod->cookie};
+    struct bruma_delivery_made value = {};
+    struct endpoint source;
+    struct timespec now;
+    union bpf_attr attr = {};
+    int map = __atomic_load_n(&pod->proxy->deliveries_map_fd, __ATOMIC_ACQUIRE), r;
+
+    if (pod->redirected || pod_has_address(pod, &target->addr) || addr_is_loopback(&target->addr))
+        return 0;
+    if (map < 0)
+        return -EOPNOTSUPP; /* an agent of before */
+    r = source_of(fd, target, &source);
+    if (r < 0)
+        return r;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    value.registered_nanoseconds = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    put_address(&key.tuple.remote_address, &source.addr);
+    put_address(&key.tuple.local_address, &target->addr);
+    key.tuple.remote_port = source.port;
+    key.tuple.local_port = target->port;
+    attr.map_fd = (__u32)map;
+    attr.key = (__u64)(uintptr_t)&key;
+    attr.value = (__u64)(uintptr_t)&value;
+    return syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &attr, sizeof(attr)) < 0 ? -errno : 0;
 }
 
 /*
@@ -154,12 +226,14 @@ bool socket_address_is_local(struct worker *worker, struct pod *pod, const struc
  * over lo for the application's would then find ours, if that is bound to none: the connection would hang.
  * Bound to the device that it leaves by, ours is out of the way.
  */
-static void keep_off_lo(struct worker *worker, const struct pod *pod, int fd, const struct endpoint *target)
+static int keep_off_lo(struct worker *worker, const struct pod *pod, int fd, const struct endpoint *target)
 {
-    unsigned device = pod->redirected ? 0 : route_device(&worker->netlink, target);
+    bool local = false;
+    unsigned device = pod->redirected ? 0 : route_device(&worker->netlink, target, &local);
 
     if (device)
         (void)option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, (int)device);
+    return local ? tell_program(pod, fd, target) : 0;
 }
 
 int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *target, bool *ret_connected)
@@ -173,7 +247,9 @@ int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *t
     r = exempt(worker->proxy, fd);
     if (r < 0)
         return r; /* never let our own socket be captured: it would come back to us */
-    keep_off_lo(worker, pod, fd, target);
+    r = keep_off_lo(worker, pod, fd, target);
+    if (r < 0)
+        return r;
     r = start_connect(fd, target, ret_connected);
     return r < 0 ? r : take_fd(&fd);
 }
@@ -248,6 +324,9 @@ static int deliver_once(const struct attempt *a, bool *ret_connected, uint16_t *
         return r;
     /* From the pod's own address it is a connection as the pod makes to itself, which its program lets pass.
      * Bound to lo it would never see the answer: that shows the index of eth0. */
+    r = tell_program(pod, fd, a->target);
+    if (r < 0)
+        return r;
     r = start_connect(fd, a->target, ret_connected);
     if (r == -EADDRNOTAVAIL && *ret_port)
         r = TAKEN; /* by a live connection with just these addresses and ports */

@@ -7,8 +7,9 @@
 #include "proxy/worker.h"
 
 /*
- * Starts a TCP connect to target from the pod, as the pod (no capture: the socket is exempted first). Returns
- * a non-blocking socket that is connected or still connecting (*ret_connected tells), or -errno.
+ * Starts a TCP connect to target from the pod, as the pod (no capture: the socket is exempted first); target
+ * may be the pod itself, by an address that its network has not named. Returns a non-blocking socket that is
+ * connected or still connecting (*ret_connected tells), or -errno.
  */
 int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *target, bool *ret_connected);
 
@@ -29,7 +30,8 @@ void socket_delivery_over(struct worker_pod *wp, uint16_t port);
  */
 void socket_leave(struct worker *worker, const struct pod *pod);
 
-/* Whether the address is one of the pod's namespace. */
+/* Whether the pod's kernel has the address as its own: one that its network has named, or any other. False
+ * where that cannot be learnt. */
 bool socket_address_is_local(struct worker *worker, struct pod *pod, const struct addr *addr);
 
 /* 0 if a non-blocking connect has succeeded, -EINPROGRESS, or what it failed with. */

@@ -12,6 +12,7 @@
 
 #define WORKER_BUFFER    (512 * 1024)
 #define WORKER_POOL_BITS 6
+#define WORKER_FOREIGN   64 /* a power of two */
 
 struct crl_set;
 struct mnl_socket;
@@ -70,6 +71,11 @@ struct worker_pod {
     struct ports_scarce ports_scarce[2]; /* of the pod's own address, and of a client */
     uint64_t hidden_told_until; /* loop_now(): that no port is left under a client's address is in the log */
     struct loop_timer policy_timer; /* live connections whose policies are missing are looked at again */
+    /* Destinations that were none of the pod's own addresses when the kernel was asked last, by a hash. */
+    struct {
+        struct addr addr;
+        uint64_t until; /* loop time */
+    } foreign[WORKER_FOREIGN];
     bool draining, deleted;
 };
 

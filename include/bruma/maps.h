@@ -11,6 +11,7 @@
  *   proxy_cgroups   hash         u64 cgroup id     -> struct bruma_proxy_cgroup; of stock proxies
  *   probe_targets   hash         struct bruma_endpoint -> struct bruma_probe_target
  *   probe_tuples    LRU hash     struct bruma_tuple    -> struct bruma_probe_tuple
+ *   deliveries      LRU hash     struct bruma_delivery  -> struct bruma_delivery_made
  *   guard           array        0                     -> struct bruma_guard
  *   sandboxes       hash         u64 netns cookie      -> struct bruma_sandbox
  *   listeners       SOCKMAP, one for each pod: enum bruma_listener -> socket
@@ -131,5 +132,22 @@ struct bruma_tuple {
 struct bruma_probe_tuple {
     __u64 registered_nanoseconds; /* CLOCK_MONOTONIC */
 };
+
+/*
+ * A connection that the proxy is about to make over the pod's loopback device, to an address that the pod's
+ * kernel has and that its network did not name. To the pod's program it looks like one that the pod makes to
+ * somebody else.
+ */
+struct bruma_delivery {
+    __u64 netns_cookie;
+    struct bruma_tuple tuple;
+};
+
+struct bruma_delivery_made {
+    __u64 registered_nanoseconds; /* CLOCK_MONOTONIC */
+};
+
+#define BRUMA_DELIVERY_NANOSECONDS \
+    30000000000ull /* an older entry is of a connection that is made, or failed */
 
 #endif

@@ -26,11 +26,11 @@
  *   any of them <- {"op":"error","reason":R,"error":TEXT}
  *
  * Proxy -> agent, in this order after connecting
- *   proxy-hello  pid version
+ *   proxy-hello  pid version [deliveries]    deliveries: it takes the second descriptor of setup
  *   pod-held     uid cookie generation draining   fds: netns outbound inbound hbone   once for each pod it serves already
  *   held-end     draining [ending]            draining: it was told to drain and must not take over again; ending: nor resume
  * Agent -> proxy; each has a "seq" that the proxy's ack names
- *   setup        pinDir                                           fd: proxy_sockets map
+ *   setup        pinDir                                           fds: map proxy_sockets [deliveries]
  *   pod-add      uid cookie generation name namespace serviceAccount trustDomain(where the agent knows it) node ips[]
  *                fds: netns outbound inbound hbone                the same uid again replaces listeners
  *   pod-keep     uid    still there, nothing changes (to a proxy that is being replaced)

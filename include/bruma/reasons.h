@@ -130,7 +130,9 @@
     BRUMA_REASON(LAST_BYTES_UNDELIVERED, "last_bytes_undelivered", "-", "one side of a connection had gone, and the other took nothing more of what it had sent before; the rest was dropped", "an application that does not read; `linger-timeout`") \
     BRUMA_REASON(KUBELET_REFUSED, "kubelet_refused", "-", "a process is called like the kubelet and is not taken for it: its connections are subject to policy", "the process that is named beside this: who has begun it? The kubelet is root's, and its program only root's to write") \
     BRUMA_REASON(ADMIN_REFUSED, "admin_refused", "-", "a request to the proxy's admin pages was refused: not from root, for another host name, from a web page of somebody else, or over TCP where the Unix socket is meant", "the text of the answer; `brumactl`, or `curl --unix-socket` with proxy.sock of the run directory, as root") \
-    BRUMA_REASON(PEER_EXPIRED, "peer_expired", "IDENTITY_ERROR", "the certificate of the tunnel's peer, or one that it stands on, has come to its end since the tunnel was made: no new connection goes over it", "does the peer renew its certificates? `brumactl identities` there; clocks of both nodes")
+    BRUMA_REASON(PEER_EXPIRED, "peer_expired", "IDENTITY_ERROR", "the certificate of the tunnel's peer, or one that it stands on, has come to its end since the tunnel was made: no new connection goes over it", "does the peer renew its certificates? `brumactl identities` there; clocks of both nodes") \
+    /* addresses, numbers and options that others choose */ \
+    BRUMA_REASON(NOT_OF_POD, "not_of_pod", "CONNECT", "the destination is no address that the pod's kernel has as its own, and is not delivered to it", "who routes that address to the pod? `ip route get ADDRESS` in the pod")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -13,7 +13,7 @@ struct steer {
     char probe_cgroup[PATH_MAX / 8]; /* "" : none */
     int lock_fd;                     /* the pin directory, locked */
     int pods_fd, pod_counters_fd, failures_fd, proxy_sockets_fd, proxy_cgroups_fd, probe_targets_fd,
-        probe_tuples_fd;
+        probe_tuples_fd, deliveries_fd;
     int connect_fds[2]; /* programs of connect4 and connect6 */
     int probes_fd;      /* program, -1: not used */
     int guard_fd, sandboxes_fd;

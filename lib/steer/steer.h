@@ -4,8 +4,8 @@
  * needs beside them (rule, route, sysctls). Everything is pinned below the pin directory, so that it outlives
  * the process, and is found again by steer_open() and steer_pod_adopt().
  *
- *   PIN_DIR/maps/{pods,pod_counters,failures,proxy_sockets,proxy_cgroups,probe_targets,probe_tuples,guard,
- *                 sandboxes}
+ *   PIN_DIR/maps/{pods,pod_counters,failures,proxy_sockets,proxy_cgroups,probe_targets,probe_tuples,
+ *                 deliveries,guard,sandboxes}
  *   PIN_DIR/links/{connect4,connect6,probes}, and guard-{connect4,connect6,inbound} while the guard is closed
  *   PIN_DIR/pods/<netns cookie>/{program,listeners,link}
  *
@@ -63,6 +63,7 @@ void steer_close(struct steer **steer);
 int steer_uninstall(const char *pin_dir, struct steer_error *error);
 
 int steer_proxy_sockets_fd(const struct steer *steer); /* the sk_storage map; stays with steer */
+int steer_deliveries_fd(const struct steer *steer);    /* the map of that name; stays with steer */
 
 /* Cookies of all pods that are pinned. Allocates *ret; the caller frees it. Returns how many, or -errno. */
 int steer_pods_pinned(const struct steer *steer, uint64_t **ret);

@@ -202,7 +202,7 @@ def test_a_destination_that_is_not_the_pods_is_not_delivered(mesh):
     sh("ip", "-n", mesh.outside.netns, "route", "add", "203.0.113.7", "via", mesh.shop.ip)
     try:
         assert mesh.outside.python(REFUSED, "203.0.113.7", 8080).split()[0] in ("ConnectionResetError", "end")
-        wait_for(lambda: [x for x in mesh.nodes[1].proxy.text().splitlines() if "203.0.113.7" in x and "self_call" in x], "the reason")
+        wait_for(lambda: [x for x in mesh.nodes[1].proxy.text().splitlines() if "203.0.113.7" in x and "not_of_pod" in x], "the reason")
     finally:
         sh("ip", "-n", mesh.outside.netns, "route", "del", "203.0.113.7")
 

@@ -100,7 +100,7 @@ static void setup(void)
     pods_init(&agent.pods);
     cr_assert(loop_new(&agent.loop) == 0);
     cr_assert(store_open(directory, "boot-1", &agent.store) == 0);
-    cr_assert(proxy_server_new(agent.loop, &config, &agent.pods, 0, &events, &agent.proxies) == 0);
+    cr_assert(proxy_server_new(agent.loop, &config, &agent.pods, 0, -1, &events, &agent.proxies) == 0);
     netns = new_netns();
     cr_assert(netns_cookie(netns, &cookie) == 0);
     cr_assert(pod_new(&agent.pods, "uid-1", "shop", "web", &pod) == 0);

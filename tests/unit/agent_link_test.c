@@ -62,10 +62,12 @@ void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)
     }
 }
 
-void pods_set_exempt_map(struct proxy *proxy, int fd)
+void pods_set_maps(struct proxy *proxy, int exempt, int deliveries)
 {
-    note("map", "");
-    close(fd);
+    note("map", deliveries >= 0 ? "and deliveries" : "");
+    close(exempt);
+    if (deliveries >= 0)
+        close(deliveries);
 }
 
 void proxy_replaced(struct proxy *proxy, uint64_t deadline_milliseconds)

@@ -11,13 +11,14 @@
 #include <unistd.h>
 
 static struct mnl_socket *netlink;
+static bool is_local; /* by the last answer */
 
 static unsigned device_of(const char *text)
 {
     struct endpoint to = {.port = 443};
 
     cr_assert(addr_parse(text, &to.addr) == 0);
-    return route_device(&netlink, &to);
+    return route_device(&netlink, &to, &is_local);
 }
 
 /* A namespace with lo and one other device, which leads to two networks. */
@@ -53,10 +54,12 @@ Test(route_device, where_a_device_leads)
 Test(route_device, what_stays_in_the_namespace_or_has_no_way)
 {
     cr_expect(device_of("127.0.0.1") == 0);
-    cr_expect(device_of("192.0.2.1") == 0, "an address of its own");
+    cr_expect(device_of("192.0.2.1") == 0 && is_local, "an address of its own");
+    cr_expect(device_of("192.0.2.7") != 0 && !is_local);
     cr_expect(device_of("::1") == 0);
-    cr_expect(device_of("2001:db8::1") == 0);
-    cr_expect(device_of("203.0.113.1") == 0);
+    cr_expect(device_of("2001:db8::1") == 0 && is_local);
+    cr_expect(device_of("2001:db8::7") != 0 && !is_local);
+    cr_expect(device_of("203.0.113.1") == 0 && !is_local);
     cr_expect(device_of("100.64.0.1") == 0);
     cr_expect(device_of("fd00::1") == 0);
     cr_expect(device_of("192.0.2.7") == if_nametoindex("out"), "an error is no answer to the next question");
