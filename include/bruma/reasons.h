@@ -132,7 +132,8 @@
     BRUMA_REASON(ADMIN_REFUSED, "admin_refused", "-", "a request to the proxy's admin pages was refused: not from root, for another host name, from a web page of somebody else, or over TCP where the Unix socket is meant", "the text of the answer; `brumactl`, or `curl --unix-socket` with proxy.sock of the run directory, as root") \
     BRUMA_REASON(PEER_EXPIRED, "peer_expired", "IDENTITY_ERROR", "the certificate of the tunnel's peer, or one that it stands on, has come to its end since the tunnel was made: no new connection goes over it", "does the peer renew its certificates? `brumactl identities` there; clocks of both nodes") \
     /* addresses, numbers and options that others choose */ \
-    BRUMA_REASON(NOT_OF_POD, "not_of_pod", "CONNECT", "the destination is no address that the pod's kernel has as its own, and is not delivered to it", "who routes that address to the pod? `ip route get ADDRESS` in the pod")
+    BRUMA_REASON(NOT_OF_POD, "not_of_pod", "CONNECT", "the destination is no address that the pod's kernel has as its own, and is not delivered to it", "who routes that address to the pod? `ip route get ADDRESS` in the pod") \
+    BRUMA_REASON(NUMBER_TAKEN, "number_taken", "-", "a number that the capture needs in the pod (mark 0x111/0xfff, a routing table from 100 on, a rule priority before all others) is somebody else's; nothing of theirs was changed, and the pod is not enrolled", "the text beside this; `ip rule` and `ip route show table all` in the pod")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

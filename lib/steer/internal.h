@@ -64,6 +64,8 @@ int steer_program_tag(int program_fd, uint8_t tag[8]);
  * that say what was on before, added to it also on failure. -EAGAIN with POD_ADDRESS_UNUSABLE: all is set but
  * the route whose source cannot be used, perhaps not yet. */
 int pod_netns_setup(const struct steer_pod *pod, uint32_t *former, struct steer_error *error);
+/* Before the first enrolment: NUMBER_TAKEN where a rule of somebody else is for our mark. */
+int pod_netns_check_mark(const struct steer_pod *pod, struct steer_error *error);
 int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error);
 /* Sets the matching entries. -E2BIG: the pod has so many rules or routes that ours are not looked for. */
 struct pod_netns_state {

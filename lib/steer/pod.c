@@ -204,6 +204,8 @@ int steer_pod_prepare(struct steer *s, const struct steer_pod *pod, int *ret_pro
     uint32_t former = 0;
     int r = pod->foreign_listeners ? 0 : check_listeners(pod, error);
 
+    if (r == 0 && !known)
+        r = pod_netns_check_mark(pod, error);
     if (r < 0)
         return r;
     r = pod_netns_setup(pod, &former, error);

@@ -17,6 +17,7 @@
 #include "cleanup.h"
 #include "internal.h"
 #include "netns.h"
+#include "pod_numbers.h"
 
 #define NETLINK_BUFFER 8192
 #define DUMP_READS     256 /* of that size: some 20,000 rules. Who has more gets no more of our time. */
@@ -56,12 +57,9 @@ static int write_sysctl(const char *path, bool on)
 
 /* ---- netlink ---- */
 
-struct rule_seen {
-    bool found[2]; /* enum rule */
-};
-
 struct route_seen {
     const struct addr *source; /* NULL: any */
+    uint32_t table;
     bool found;
 };
 
@@ -81,7 +79,7 @@ static struct mnl_socket *netlink_open(void)
     return nl;
 }
 
-static int transact(struct mnl_socket *nl, struct nlmsghdr *request, mnl_cb_t each, void *data)
+int pod_netns_transact(struct mnl_socket *nl, struct nlmsghdr *request, mnl_cb_t each, void *data)
 {
     char buf[NETLINK_BUFFER];
     unsigned sequence = (unsigned)time(NULL), port = mnl_socket_get_portid(nl);
@@ -106,34 +104,27 @@ static int transact(struct mnl_socket *nl, struct nlmsghdr *request, mnl_cb_t ea
  * pod in plaintext then, such as an application's answers to what the proxy has delivered. */
 enum rule { RULE_TO_LO, RULE_PROHIBIT, RULES };
 
-static uint32_t preference_of(enum rule which)
-{
-    return BRUMA_RULE_PREFERENCE + (which == RULE_PROHIBIT);
-}
-
-static struct nlmsghdr *rule_message(char *buf, int family, uint16_t type, uint16_t flags, enum rule which)
+static struct nlmsghdr *rule_message(char *buf, int family, const struct pod_numbers *n, enum rule which)
 {
     struct nlmsghdr *h = mnl_nlmsg_put_header(buf);
     struct fib_rule_hdr *rule;
 
-    h->nlmsg_type = type;
-    h->nlmsg_flags = NLM_F_REQUEST | flags;
+    h->nlmsg_type = RTM_NEWRULE;
+    h->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
     rule = mnl_nlmsg_put_extra_header(h, sizeof(*rule));
     rule->family = (uint8_t)family;
-    if (type == RTM_GETRULE)
-        return h;
-    mnl_attr_put_u32(h, FRA_PRIORITY, preference_of(which));
+    mnl_attr_put_u32(h, FRA_PRIORITY, n->preference + (which == RULE_PROHIBIT));
+    mnl_attr_put_u8(h, FRA_PROTOCOL, BRUMA_ROUTE_PROTOCOL);
     mnl_attr_put_u32(h, FRA_FWMARK, BRUMA_MARK);
     mnl_attr_put_u32(h, FRA_FWMASK, BRUMA_MARK_MASK);
     rule->action = which == RULE_PROHIBIT ? FR_ACT_PROHIBIT : FR_ACT_TO_TBL;
     if (which == RULE_PROHIBIT)
         return h;
-    rule->table = BRUMA_ROUTE_TABLE;
-    mnl_attr_put_u32(h, FRA_TABLE, BRUMA_ROUTE_TABLE);
+    mnl_attr_put_u32(h, FRA_TABLE, n->table);
     return h;
 }
 
-static struct nlmsghdr *route_message(char *buf, int family, uint16_t type, uint16_t flags,
+static struct nlmsghdr *route_message(char *buf, int family, uint32_t table, uint16_t type, uint16_t flags,
                                       const struct addr *source)
 {
     struct nlmsghdr *h = mnl_nlmsg_put_header(buf);
@@ -143,13 +134,12 @@ static struct nlmsghdr *route_message(char *buf, int family, uint16_t type, uint
     h->nlmsg_flags = NLM_F_REQUEST | flags;
     route = mnl_nlmsg_put_extra_header(h, sizeof(*route));
     route->rtm_family = (uint8_t)family;
-    mnl_attr_put_u32(h, RTA_TABLE, BRUMA_ROUTE_TABLE);
+    mnl_attr_put_u32(h, RTA_TABLE, table);
     if (type == RTM_GETROUTE)
         return h;
-    route->rtm_table = BRUMA_ROUTE_TABLE;
     route->rtm_type = RTN_LOCAL;
     route->rtm_scope = RT_SCOPE_HOST;
-    route->rtm_protocol = RTPROT_STATIC;
+    route->rtm_protocol = BRUMA_ROUTE_PROTOCOL;
     mnl_attr_put_u32(h, RTA_OIF, BRUMA_LOOPBACK_IFINDEX);
     if (source) {
         uint8_t raw[16];
@@ -172,27 +162,6 @@ static uint32_t attribute_u32(const struct nlmsghdr *h, size_t header, uint16_t 
     return otherwise;
 }
 
-static int see_rule(const struct nlmsghdr *h, void *data)
-{
-    struct rule_seen *seen = data;
-    const struct fib_rule_hdr *rule = mnl_nlmsg_get_payload(h);
-    size_t n = sizeof(*rule);
-
-    if (attribute_u32(h, n, FRA_FWMARK, 0) != BRUMA_MARK ||
-        attribute_u32(h, n, FRA_FWMASK, 0) != BRUMA_MARK_MASK)
-        return MNL_CB_OK;
-    for (enum rule i = RULE_TO_LO; i < RULES; i++) {
-        if (attribute_u32(h, n, FRA_PRIORITY, 0) != preference_of(i))
-            continue;
-        if (i == RULE_PROHIBIT)
-            seen->found[i] |= rule->action == FR_ACT_PROHIBIT;
-        else
-            seen->found[i] |= rule->action == FR_ACT_TO_TBL &&
-                              attribute_u32(h, n, FRA_TABLE, rule->table) == BRUMA_ROUTE_TABLE;
-    }
-    return MNL_CB_OK;
-}
-
 static int see_route(const struct nlmsghdr *h, void *data)
 {
     struct route_seen *seen = data;
@@ -200,8 +169,8 @@ static int see_route(const struct nlmsghdr *h, void *data)
     const struct nlattr *a;
     bool source_fits = !seen->source;
 
-    if (route->rtm_type != RTN_LOCAL || route->rtm_dst_len ||
-        attribute_u32(h, sizeof(*route), RTA_TABLE, route->rtm_table) != BRUMA_ROUTE_TABLE ||
+    if (route->rtm_type != RTN_LOCAL || route->rtm_dst_len || route->rtm_protocol != BRUMA_ROUTE_PROTOCOL ||
+        attribute_u32(h, sizeof(*route), RTA_TABLE, route->rtm_table) != seen->table ||
         attribute_u32(h, sizeof(*route), RTA_OIF, 0) != BRUMA_LOOPBACK_IFINDEX)
         return MNL_CB_OK;
     mnl_attr_for_each(a, h, sizeof(*route))
@@ -238,13 +207,13 @@ static bool family_absent(const struct steer_pod *pod, int family, int error)
 
 /* The kernel takes a source of IPv6 only once its duplicate address detection is over, and not after it was
  * taken from its device. */
-static int add_route(struct mnl_socket *nl, const struct steer_pod *pod, int family)
+static int add_route(struct mnl_socket *nl, const struct steer_pod *pod, int family, uint32_t table)
 {
     const struct addr *source = source_of(pod, family);
     char buf[NETLINK_BUFFER];
-    int r = transact(
-        nl, route_message(buf, family, RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, source), NULL,
-        NULL);
+    int r = pod_netns_transact(
+        nl, route_message(buf, family, table, RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, source),
+        NULL, NULL);
 
     if (r == -EINVAL && source)
         return -EAGAIN;
@@ -256,19 +225,26 @@ static int setup_family(struct mnl_socket *nl, const struct steer_pod *pod, int 
                         struct steer_error *error)
 {
     const char *name = family == AF_INET ? "IPv4" : "IPv6";
+    struct pod_numbers numbers;
     char buf[NETLINK_BUFFER];
-    int route = add_route(nl, pod, family), r;
+    int r = pod_numbers_choose(nl, family, &numbers, error), route;
 
+    if (r == -EBUSY || (r < 0 && family_absent(pod, family, r)))
+        return r == -EBUSY ? r : 0;
+    if (r < 0)
+        return steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s rules and routes", name);
+    route = add_route(nl, pod, family, numbers.table);
     if (route < 0 && family_absent(pod, family, route))
         return 0;
     for (enum rule i = RULE_TO_LO; i < RULES; i++) {
-        r = transact(nl, rule_message(buf, family, RTM_NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, i),
-                     NULL, NULL);
+        r = pod_netns_transact(nl, rule_message(buf, family, &numbers, i), NULL, NULL);
         if (r < 0 && r != -EEXIST)
             return family_absent(pod, family, r)
                        ? 0
                        : steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s rule", name);
     }
+    /* Those of before, where they had to move: nothing was without a rule meanwhile. */
+    (void)pod_numbers_remove(nl, family, &numbers);
     if (route == -EAGAIN)
         return steer_fail(error, BRUMA_REASON_POD_ADDRESS_UNUSABLE, route,
                           "the pod's %s address is not on a device, or not yet to be used", name);
@@ -348,21 +324,16 @@ int pod_netns_setup(const struct steer_pod *pod, uint32_t *former, struct steer_
 
 int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error)
 {
-    char buf[NETLINK_BUFFER];
     struct inside in;
     int r = enter(netns_fd, &in), e;
 
     if (r < 0)
         return steer_fail(error, BRUMA_REASON_NETNS_UNUSABLE, r, "cannot enter the pod's network namespace");
     for (size_t i = 0; i < array_size(families) && in.nl; i++) {
-        for (enum rule rule = RULE_TO_LO; rule < RULES; rule++) {
-            e = transact(in.nl, rule_message(buf, families[i], RTM_DELRULE, NLM_F_ACK, rule), NULL, NULL);
-            if (e < 0 && e != -ENOENT && families[i] == AF_INET)
-                r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, e, "cannot remove the rule");
-        }
-        e = transact(in.nl, route_message(buf, families[i], RTM_DELROUTE, NLM_F_ACK, NULL), NULL, NULL);
-        if (e < 0 && e != -ESRCH && e != -ENOENT && families[i] == AF_INET)
-            r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, e, "cannot remove the route");
+        e = pod_numbers_remove(in.nl, families[i], NULL);
+        if (e < 0 && families[i] == AF_INET)
+            r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, e,
+                           "cannot remove the rules and the route");
     }
     if (!in.nl)
         r = steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, EIO, "netlink");
@@ -374,26 +345,28 @@ int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error)
     return r;
 }
 
+/* A rule that somebody has put before ours would let out what an application answers. */
 static int verify_family(struct mnl_socket *nl, const struct steer_pod *pod, int family,
                          struct pod_netns_state *state)
 {
-    struct rule_seen rule = {};
+    struct pod_numbers_seen rules = {};
     struct route_seen route = {.source = source_of(pod, family)};
     char buf[NETLINK_BUFFER];
-    int r = transact(nl, route_message(buf, family, RTM_GETROUTE, NLM_F_DUMP, NULL), see_route, &route);
+    int r = pod_numbers_see(nl, family, &rules);
 
+    route.table = rules.to_lo ? rules.numbers.table : BRUMA_ROUTE_TABLE;
+    if (r == 0)
+        r = pod_netns_transact(nl, route_message(buf, family, route.table, RTM_GETROUTE, NLM_F_DUMP, NULL),
+                               see_route, &route);
     if (r == -E2BIG)
         return r;
     /* Without an address of the family, setup may have found it absent; then there is nothing to miss. */
     if (r < 0 && r != -ENOENT && !route.source)
         return 0;
-    if (transact(nl, rule_message(buf, family, RTM_GETRULE, NLM_F_DUMP, RULE_TO_LO), see_rule, &rule) ==
-        -E2BIG)
-        return -E2BIG;
-    if (!route.source && !route.found && !rule.found[RULE_TO_LO])
+    if (!route.source && !route.found && !rules.to_lo)
         return 0;
-    state->rule_missing |= !rule.found[RULE_TO_LO] || !rule.found[RULE_PROHIBIT];
-    state->route_missing |= !route.found;
+    state->rule_missing |= !rules.to_lo || !rules.prohibit || !rules.in_front;
+    state->route_missing |= !route.found || rules.table_shared;
     return 0;
 }
 
@@ -421,6 +394,19 @@ int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret)
         r = verify_family(in.nl, pod, families[i], ret);
     for (size_t i = 0; i < array_size(sysctls); i++)
         ret->sysctl_changed |= read_sysctl(sysctls[i].path) == 0;
+    leave(&in);
+    return r;
+}
+
+int pod_netns_check_mark(const struct steer_pod *pod, struct steer_error *error)
+{
+    struct inside in;
+    int r = enter(pod->netns_fd, &in);
+
+    if (r < 0)
+        return steer_fail(error, BRUMA_REASON_NETNS_UNUSABLE, r, "cannot enter the pod's network namespace");
+    for (size_t i = 0; i < array_size(families) && in.nl && r == 0; i++)
+        r = pod_numbers_check_mark(in.nl, families[i], error);
     leave(&in);
     return r;
 }

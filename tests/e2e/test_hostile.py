@@ -361,11 +361,22 @@ print(attempt(tcp(socket.AF_INET), ("224.0.0.1", PORT)))
 
 
 def test_the_link_local_address_of_a_pod_is_no_way_past_its_policies(mesh):
+    """It is served as without the mesh, to somebody without an identity: under a policy that wants one it is refused."""
     code = """
 s = tcp(); r = attempt(s, (TO, PORT, 0, socket.if_nametoindex("eth0"))); print(r if r != "connected" else echo(s))
 """
     local = re.search(r"inet6 (fe80::\S+)/", mesh.near.run("ip", "-6", "addr", "show", "dev", "eth0").stdout).group(1)
-    assert run(mesh.web, code, local, "x") in ("reset", "ECONNRESET")
+    assert run(mesh.web, code, local, "x") == "x"
+    mesh.policies.append({"name": "strict", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
+                          "rules": [[[{"notPrincipals": [{"Presence": []}]}]]]})
+    mesh.write()
+    try:
+        wait_for(lambda: run(mesh.web, code, local, "x") in ("reset", "ECONNRESET"), "the refusal")
+        wait_for(lambda: [x for x in mesh.nodes[0].access_log("") if local in x and "policy_denied" in x], "its reason")
+    finally:
+        mesh.policies.clear()
+        mesh.write()
+        wait_for(lambda: run(mesh.web, code, local, "x") == "x", "the policy to be gone")
 
 
 # ---- devices and marks ----
@@ -635,15 +646,15 @@ def test_taking_the_way_to_the_proxy_apart(mesh, family, how):
     # Answers of the test before that are still being sent again are no connections of this one.
     pod.run("ss", "-K", "state", "connected", "sport", "=", "8080", check=False)
     if how == "rules":
-        each = f"{' '.join(ip)} rule del pref 32764"
+        each = f"{' '.join(ip)} rule del fwmark 0x111/0xfff"
     elif how == "routes":
-        each = f"{' '.join(ip)} route flush table 100"
+        each = "; ".join(f"{' '.join(ip)} route flush table {table}" for table in range(100, 104))
     elif how == "sysctls":
         each = "sysctl -q -w net.ipv4.tcp_fwmark_accept=0 net.ipv4.fwmark_reflect=0 net.ipv6.fwmark_reflect=0"
     elif how == "a rule before ours":
         each, undo = f"{' '.join(ip)} rule add pref 77 fwmark 0x111/0xfff lookup main", [*ip, "rule", "del", "pref", "77"]
     else:
-        each = f"{' '.join(ip)} route replace default via {gateway} dev eth0 table 100"
+        each = f"{' '.join(ip)} route replace default via {gateway} dev eth0 table $({' '.join(ip)} rule | sed -n '/0x111/s/.*lookup //p' | head -1)"
     breaker = pod.popen("/bin/sh", "-c", f"while :; do {each} 2>/dev/null; sleep 0.002; done")
     others = []
     if how in ("rules", "routes"):  # what its server answers, too
