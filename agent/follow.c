@@ -19,17 +19,25 @@
 #define HINTS_A_LOOK 1024 /* read before a look, which sees all that they can tell of */
 #define LOOK_SOON    50   /* milliseconds from the first hint on, so that a burst of hints is one look */
 
+/* Somebody else's route in a table that may be ours (steer/pod_numbers.h). */
+static bool may_be_in_ours(const struct rtmsg *route)
+{
+    return route->rtm_table >= BRUMA_ROUTE_TABLE && route->rtm_table < RT_TABLE_COMPAT &&
+           route->rtm_protocol != BRUMA_ROUTE_PROTOCOL;
+}
+
 /* Our own changes cause such messages too; they are only a reason to look. */
 static bool matters(const struct pod *pod, const char *buf, size_t len)
 {
     for (const struct nlmsghdr *h = (const struct nlmsghdr *)buf; NLMSG_OK(h, len); h = NLMSG_NEXT(h, len)) {
         switch (h->nlmsg_type) {
+        case RTM_NEWRULE: /* perhaps before ours */
         case RTM_DELRULE:
         case RTM_DELROUTE:
         case RTM_DELADDR: /* routes whose source it was go, or lose that, without a message */
             return true;
         case RTM_NEWROUTE:
-            if (h->nlmsg_flags & NLM_F_REPLACE)
+            if (h->nlmsg_flags & NLM_F_REPLACE || may_be_in_ours((const struct rtmsg *)NLMSG_DATA(h)))
                 return true;
             break;
         case RTM_NEWADDR: /* what it was missing for can be mended now */

@@ -133,7 +133,8 @@
     BRUMA_REASON(PEER_EXPIRED, "peer_expired", "IDENTITY_ERROR", "the certificate of the tunnel's peer, or one that it stands on, has come to its end since the tunnel was made: no new connection goes over it", "does the peer renew its certificates? `brumactl identities` there; clocks of both nodes") \
     /* addresses, numbers and options that others choose */ \
     BRUMA_REASON(NOT_OF_POD, "not_of_pod", "CONNECT", "the destination is no address that the pod's kernel has as its own, and is not delivered to it", "who routes that address to the pod? `ip route get ADDRESS` in the pod") \
-    BRUMA_REASON(NUMBER_TAKEN, "number_taken", "-", "a number that the capture needs in the pod (mark 0x111/0xfff, a routing table from 100 on, a rule priority before all others) is somebody else's; nothing of theirs was changed, and the pod is not enrolled", "the text beside this; `ip rule` and `ip route show table all` in the pod")
+    BRUMA_REASON(NUMBER_TAKEN, "number_taken", "-", "a number that the capture needs in the pod (mark 0x111/0xfff, a routing table from 100 on, a rule priority before all others) is somebody else's; nothing of theirs was changed, and the pod is not enrolled", "the text beside this; `ip rule` and `ip route show table all` in the pod") \
+    BRUMA_REASON(ROUTING_OPTION, "routing_option", "CONNECT", "a process of the pod wanted a TCP socket to go by a way of its own (routing header of IPv6, source route of IPv4), by which connections that are not captured would leave the pod in plaintext: the option was refused, or the connect() of a socket that had it", "which program sets IPV6_RTHDR or IP_OPTIONS: `strace -e trace=setsockopt`")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The connect hooks on the pods' cgroup, and the probe hook on the kubelet's. */
+/* The connect and option hooks on the pods' cgroup, and the probe hook on the kubelet's. */
 #define LOG_SCOPE "steer"
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -16,7 +16,7 @@
 #include "internal.h"
 #include "log.h"
 
-#define HOOKS 3
+#define HOOKS 6
 
 struct hook {
     const char *name;
@@ -28,13 +28,20 @@ struct hook {
 static int hooks(const struct steer *s, struct hook ret[HOOKS])
 {
     struct stat st;
+    int n = 2;
 
     ret[0] = (struct hook){"connect4", BPF_CGROUP_INET4_CONNECT, s->connect_fds[0], s->cgroup};
     ret[1] = (struct hook){"connect6", BPF_CGROUP_INET6_CONNECT, s->connect_fds[1], s->cgroup};
-    ret[2] = (struct hook){"probes", BPF_CGROUP_SOCK_OPS, s->probes_fd, s->probe_cgroup};
+    ret[n++] = (struct hook){"setsockopt", BPF_CGROUP_SETSOCKOPT, s->option_fds[0], s->cgroup};
+    if (s->option_fds[1] >= 0) {
+        ret[n++] = (struct hook){"options4", BPF_CGROUP_INET4_CONNECT, s->option_fds[1], s->cgroup};
+        ret[n++] = (struct hook){"options6", BPF_CGROUP_INET6_CONNECT, s->option_fds[2], s->cgroup};
+    }
     /* A kubelet that is not running has no cgroup. Its probes fail by themselves; mending finds its next one.
      */
-    return *s->probe_cgroup && stat(s->probe_cgroup, &st) == 0 ? 3 : 2;
+    if (*s->probe_cgroup && stat(s->probe_cgroup, &st) == 0)
+        ret[n++] = (struct hook){"probes", BPF_CGROUP_SOCK_OPS, s->probes_fd, s->probe_cgroup};
+    return n;
 }
 
 static void link_path(const struct steer *s, const char *name, char *buf, size_t size)

@@ -18,6 +18,7 @@ struct steer {
     int probes_fd;      /* program, -1: not used */
     int guard_fd, sandboxes_fd;
     int guard_fds[3];      /* programs; the last, for inbound, is -1 where the kernel has not what it needs */
+    int option_fds[3];     /* programs; the last two are -1 where the kernel has not what they need */
     int live_fd;           /* program, -1: the kernel has not what it needs */
     uint8_t lookup_tag[8]; /* of the pod program that this build has */
 };
@@ -37,6 +38,10 @@ bool steer_link_attached_to(int link_fd, const char *cgroup);
 /* guard.c */
 int steer_guard_load(struct steer *steer, struct steer_error *error);
 void steer_guard_unload(struct steer *steer);
+
+/* options.c */
+int steer_options_load(struct steer *steer, struct steer_error *error);
+void steer_options_unload(struct steer *steer);
 
 /* live.c */
 void steer_live_load(struct steer *steer);

@@ -180,6 +180,7 @@ static void init_fds(struct steer *s)
     s->lock_fd = s->pods_fd = s->pod_counters_fd = s->failures_fd = s->proxy_sockets_fd =
         s->proxy_cgroups_fd = s->probe_targets_fd = s->probe_tuples_fd = s->deliveries_fd = -1;
     s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = -1;
+    s->option_fds[0] = s->option_fds[1] = s->option_fds[2] = -1;
     s->live_fd = s->guard_fd = s->sandboxes_fd = s->guard_fds[0] = s->guard_fds[1] = s->guard_fds[2] = -1;
 }
 
@@ -208,6 +209,8 @@ int steer_open(const struct steer_config *config, struct steer **ret, struct ste
         r = load_probes(s, error);
     if (r == 0)
         r = steer_guard_load(s, error);
+    if (r == 0)
+        r = steer_options_load(s, error);
     if (r == 0)
         steer_live_load(s);
     if (r == 0)
@@ -238,6 +241,7 @@ void steer_close(struct steer **ptr)
             close(fds[i]);
     }
     steer_guard_unload(s);
+    steer_options_unload(s);
     free(s);
     *ptr = NULL;
 }

@@ -24,8 +24,22 @@ FENCE_PORT = 9
 Segment = collections.namedtuple("Segment", "source destination source_port destination_port flags payload")
 
 
+HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY = 0, 43, 44, 51, 60, 135
+
+
+def skip_extensions(frame, at, protocol):
+    """Past the extension headers of IPv6: (offset, protocol) of what they stand before. Of a later fragment: (offset, None)."""
+    while protocol in (HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY) and len(frame) >= at + 8:
+        if protocol == FRAGMENT and int.from_bytes(frame[at + 2:at + 4], "big") & ~7:
+            return at, None
+        length = 8 if protocol == FRAGMENT else (frame[at + 1] + 2) * 4 if protocol == AUTHENTICATION else (frame[at + 1] + 1) * 8
+        at, protocol = at + length, frame[at]
+    return at, protocol
+
+
 def parse(frame):
-    """(protocol, Segment) of a frame without a VLAN tag; None if it is something else. Extension headers: None too."""
+    """(protocol, Segment) of a frame without a VLAN tag; None if it is something else. With a routing header or a source route the
+    segment's destination is where the packet goes next."""
     kind = int.from_bytes(frame[12:14], "big")
     if kind == ETH_P_IP:
         at, protocol = 14 + (frame[14] & 15) * 4, frame[23]
@@ -33,6 +47,7 @@ def parse(frame):
     elif kind == ETH_P_IPV6:
         at, protocol = 54, frame[20]
         addresses, end = (frame[22:38], frame[38:54]), 54 + int.from_bytes(frame[18:20], "big")
+        at, protocol = skip_extensions(frame, at, protocol)
     else:
         return None
     if protocol not in (TCP, UDP) or len(frame) < at + 8:
