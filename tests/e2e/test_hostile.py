@@ -646,7 +646,7 @@ def test_taking_the_way_to_the_proxy_apart(mesh, family, how):
     # Answers of the test before that are still being sent again are no connections of this one.
     pod.run("ss", "-K", "state", "connected", "sport", "=", "8080", check=False)
     if how == "rules":
-        each = f"{' '.join(ip)} rule del fwmark 0x111/0xfff"
+        each = "; ".join(f"{' '.join(ip)} rule del fwmark 0x111/0xfff lookup {table}" for table in range(100, 104))
     elif how == "routes":
         each = "; ".join(f"{' '.join(ip)} route flush table {table}" for table in range(100, 104))
     elif how == "sysctls":
