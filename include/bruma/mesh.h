@@ -21,8 +21,8 @@
  * by. */
 #define BRUMA_MARK_CAPTURED 0x1111u
 
-/* The first choice. Where they are somebody else's, the next table that is free, and priorities before everybody
- * else's: see steer/pod_numbers.h. */
+/* The first choice. Where they are somebody else's, the next table that is free, and priorities before
+ * everybody else's: see steer/pod_numbers.h. */
 #define BRUMA_ROUTE_TABLE     100
 #define BRUMA_RULE_PREFERENCE 32764 /* after the rule of the local table, before the main table */
 #define BRUMA_ROUTE_PROTOCOL  98    /* of rules and routes: tells ours from others' */

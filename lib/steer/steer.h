@@ -6,8 +6,9 @@
  *
  *   PIN_DIR/maps/{pods,pod_counters,failures,proxy_sockets,proxy_cgroups,probe_targets,probe_tuples,
  *                 deliveries,guard,sandboxes}
- *   PIN_DIR/links/{connect4,connect6,setsockopt,options4,options6,probes}, and guard-{connect4,connect6,inbound} while the guard is closed
- *   PIN_DIR/pods/<netns cookie>/{program,listeners,link}
+ *   PIN_DIR/links/{connect4,connect6,setsockopt,options4,options6,probes}, and
+ * guard-{connect4,connect6,inbound} while the guard is closed PIN_DIR/pods/<netns
+ * cookie>/{program,listeners,link}
  *
  * Functions return 0 or -errno. Where they take a struct steer_error it says which reason and, in words, what
  * failed.
