@@ -134,8 +134,8 @@ static const struct setting table[] = {
      "the same of one source: a user of this machine, an IPv4 address, an IPv6 network of 64 bits",
      offsetof(struct agent_config, server_connections_per_source), 1, 10000},
     {"daemonset", "BRUMA_DAEMONSET", SETTING_STRING, "",
-     "name of the DaemonSet that the agent is a pod of: if it is gone when the agent ends, everything is "
-     "uninstalled from the node; empty: everything stays",
+     "name of the DaemonSet that the agent is a pod of: if --retire deletes it, or it no longer wants this "
+     "node, the agent uninstalls everything from the node when it ends; empty: everything stays",
      offsetof(struct agent_config, daemonset), 0, 0},
     {"pod-namespace", "POD_NAMESPACE", SETTING_STRING, "istio-system", "namespace of that DaemonSet",
      offsetof(struct agent_config, pod_namespace), 0, 0},

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kube_daemonset.h"
 #include "kube_pods.h"
 #include "message.h"
 
@@ -17,6 +18,7 @@
 #define ANSWER_MAX (4u * 1024 * 1024)
 
 /* In the foreground: the DaemonSet is there, and known to be going, for as long as one of its pods is. */
+#define MARKING  "{\"metadata\":{\"annotations\":{\"" KUBE_UNINSTALL_MARK "\":\"retired\"}}}"
 #define DELETION "{\"kind\":\"DeleteOptions\",\"apiVersion\":\"v1\",\"propagationPolicy\":\"Foreground\"}"
 
 struct retirement {
@@ -25,7 +27,7 @@ struct retirement {
     struct kube_request *request;
     struct loop_timer again, limit;
     char path[700];
-    bool deleted;
+    enum { MARK, DELETE, WATCH } step;
     int left; /* pods, as last told; -1: not known */
     int result;
 };
@@ -68,18 +70,31 @@ static void on_answer(void *data, const struct kube_reply *reply)
         end(r, -EACCES);
         return;
     } else if (reply->status == 200 || reply->status == 202) {
-        r->deleted = true;
         look_at(r, reply);
+        if (r->step == MARK) {
+            r->step = DELETE;
+            ask(r);
+            return;
+        }
+        r->step = WATCH;
     }
     loop_timer_set(r->loop, &r->again, ASK_EVERY);
 }
 
+/* The mark first: without it the agents would stay. */
 static void ask(struct retirement *r)
 {
-    const struct kube_call call = {.method = r->deleted ? "GET" : "DELETE",
+    static const struct {
+        const char *method, *type, *body;
+    } steps[] = {
+        [MARK] = {"PATCH", "application/merge-patch+json", MARKING},
+        [DELETE] = {"DELETE", "application/json", DELETION},
+        [WATCH] = {"GET", NULL, NULL},
+    };
+    const struct kube_call call = {.method = steps[r->step].method,
                                    .path = r->path,
-                                   .content_type = r->deleted ? NULL : "application/json",
-                                   .body = r->deleted ? NULL : DELETION,
+                                   .content_type = steps[r->step].type,
+                                   .body = steps[r->step].body,
                                    .body_max = ANSWER_MAX,
                                    .done = on_answer,
                                    .data = r};
@@ -104,11 +119,10 @@ static void on_limit(struct loop_timer *timer)
 
 static int run(struct retirement *r, const struct agent_config *config)
 {
-    int e = snprintf(r->path, sizeof(r->path), "/apis/apps/v1/namespaces/%s/daemonsets/%s",
-                     config->pod_namespace, config->daemonset) >= (int)sizeof(r->path)
-                ? -ENAMETOOLONG
-                : kube_open_client(r->loop, config, &r->client);
+    int e = kube_daemonset_path(config, r->path, sizeof(r->path));
 
+    if (e == 0)
+        e = kube_open_client(r->loop, config, &r->client);
     if (e < 0)
         return e;
     loop_timer_set(r->loop, &r->limit, TIME_LIMIT);

@@ -6,9 +6,10 @@
 #include "config.h"
 
 /*
- * Deletes the agents' DaemonSet (settings daemonset and pod-namespace) and waits until its pods have ended:
- * each of them finds it going and uninstalls its node, while service account and role are still there. 0 when
- * all are gone, or -errno, which was logged: -ETIMEDOUT if pods are left after three minutes.
+ * Marks the agents' DaemonSet (settings daemonset and pod-namespace) as uninstalled, deletes it and waits
+ * until its pods have ended: each of them finds mark and deletion, and uninstalls its node, while service
+ * account and role are still there. 0 when all are gone, or -errno, which was logged: -ETIMEDOUT if pods are
+ * left after three minutes.
  */
 int kube_retire(const struct agent_config *config);
 

@@ -3,8 +3,6 @@
 #ifndef AGENT_KUBE_UNINSTALL_H
 #define AGENT_KUBE_UNINSTALL_H
 
-#include <stdbool.h>
-
 #include "config.h"
 
 /*
@@ -13,12 +11,5 @@
  * first failure, which was logged.
  */
 int kube_uninstall(const struct agent_config *config);
-
-/*
- * Asks whether the agent's DaemonSet is gone or going, when the agent has been told to end. Where the answer
- * is not sure it is not gone: an upgrade must find everything in place. 401 is sure: the service account was
- * deleted.
- */
-bool kube_daemonset_gone(const struct agent_config *config);
 
 #endif

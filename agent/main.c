@@ -18,6 +18,7 @@
 #include "enroll.h"
 #include "guard.h"
 #include "install.h"
+#include "kube_daemonset.h"
 #include "kube_retire.h"
 #include "kube_source.h"
 #include "kube_uninstall.h"
@@ -291,7 +292,7 @@ static int run(const struct agent_config *config)
         r = loop_run(agent.loop);
     }
     close_parts(&agent);
-    if (r == 0 && kube_source_configured(config) && kube_daemonset_gone(config))
+    if (r == 0 && kube_source_configured(config) && kube_node_leaves(config))
         r = uninstall(config, kube_uninstall);
     return r;
 }
@@ -320,8 +321,8 @@ static void help(void)
     puts("Usage: bruma-agent [--name VALUE]...\n"
          "       bruma-agent --uninstall [--name VALUE]...   take all pods out of the mesh, remove every "
          "trace\n"
-         "       bruma-agent --retire [--name VALUE]...      delete the agents' DaemonSet; each uninstalls "
-         "its node\n"
+         "       bruma-agent --retire [--name VALUE]...      mark and delete the agents' DaemonSet; each "
+         "uninstalls its node\n"
          "       bruma-agent --close-guard [--name VALUE]... before the kubelet starts: keep pods off the "
          "network "
          "until an agent has decided about them\n"

@@ -138,8 +138,8 @@ def test_rights_are_the_least(default):
     assert roles == {
         "bruma-agent-istio-system": [
             (["pods", "namespaces"], None, ["get", "list", "watch"]), (["pods/status"], None, ["patch"]),
-            (["daemonsets"], ["istio-cni-node"], ["get"]), (["events"], None, ["create", "patch"])],
-        "bruma-retire": [(["daemonsets"], ["istio-cni-node"], ["get", "delete"])]}
+            (["daemonsets"], ["istio-cni-node"], ["get"]), (["nodes"], None, ["get"]), (["events"], None, ["create", "patch"])],
+        "bruma-retire": [(["daemonsets"], ["istio-cni-node"], ["get", "patch", "delete"])]}
     bound = [s["name"] for (kind, _), d in default.items() if kind.endswith("Binding") for s in d["subjects"]]
     assert sorted(bound) == ["bruma-retire", "istio-cni"], "the proxy has none"
     assert pod(default, "ztunnel")["automountServiceAccountToken"] is False

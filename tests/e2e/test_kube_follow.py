@@ -295,8 +295,10 @@ def installed(small):
     small.server.make_namespace("shop", AMBIENT)
     small.pod = small.sandbox("shop", "web", 10)
     small.write_cache(small.pod)
-    small.start(daemonset="bruma", cni_conf_dir=small.conf, cni_bin_dir=small.bin,
-                cni_plugin=f"{small.work.build}/cni/bruma-cni").ready()
+    small.server.nodes[NODE] = {"kind": "Node", "metadata": {"name": "n1", "labels": {"zone": "a", "kubernetes.io/os": "linux"}}}
+    small.options = {"daemonset": "bruma", "cni_conf_dir": small.conf, "cni_bin_dir": small.bin,
+                     "cni_plugin": f"{small.work.build}/cni/bruma-cni"}
+    small.start(**small.options).ready()
     small.wait_redirection("shop", "web", "enabled")
     assert "bruma-cni" in network_of(small)
     return small
@@ -307,36 +309,109 @@ def network_of(world):
         return f.read()
 
 
-@pytest.mark.parametrize("how", ["gone", "going", "rights, then service account deleted"])
-def test_agent_of_a_daemonset_that_is_gone_leaves_no_trace(installed, how):
-    if how == "gone":
-        del installed.server.daemonsets[DAEMONSET]
-    elif how == "going":
-        installed.server.daemonsets[DAEMONSET]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    else:
-        # As a real server: the token is believed in for a while, but has no rights.
-        installed.server.faults["daemonset"] = [lambda handler: handler.status(403, "forbidden"),
-                                                lambda handler: handler.status(403, "forbidden"),
-                                                lambda handler: handler.status(401, "unauthorized")]
-    installed.node.proxy.stop()
+NODE = "/api/v1/nodes/n1"
+GOING, MARK = {"deletionTimestamp": "2026-01-01T00:00:00Z"}, {"annotations": {"bruma/uninstall": "retired"}}
+
+
+def wanting(**spec):
+    return {"template": {"spec": spec}}
+
+
+def terms(*terms, kind="requiredDuringSchedulingIgnoredDuringExecution"):
+    return wanting(affinity={"nodeAffinity": {kind: {"nodeSelectorTerms": list(terms)}}})
+
+
+def expressions(*items, field="matchExpressions"):
+    return {field: [{"key": key, "operator": op, "values": list(values)} for key, op, *values in items]}
+
+
+@pytest.mark.parametrize("metadata, spec", [
+    ({**GOING, **MARK}, wanting()),
+    ({}, wanting(nodeSelector={"zone": "b"})),
+    ({}, terms(expressions(("zone", "In", "b", "c")), expressions(("kubernetes.io/os", "In", "linux"), ("gpu", "Exists")))),
+    ({}, terms(expressions(("metadata.name", "NotIn", "n1"), field="matchFields"))),
+], ids=["retired", "node selector", "affinity", "affinity by name"])
+def test_agent_that_is_told_so_leaves_no_trace(installed, metadata, spec):
+    """By the Job of the chart, or by a DaemonSet that does not want the node any more."""
+    d = installed.server.daemonsets[DAEMONSET]
+    d["metadata"].update(metadata)
+    d["spec"] = spec
     installed.node.agent.stop()
     assert network_of(installed) == NETWORK and os.listdir(installed.bin) == []
     assert not os.path.exists(installed.node.pin_dir)
     assert installed.server.redirection("shop", "web") is None
-    assert not os.path.exists(installed.node.run_dir)
+    installed.node.proxy.stop()
 
 
-@pytest.mark.parametrize("how", ["there", "not allowed to ask", "server away"])
-def test_agent_of_a_daemonset_that_may_be_there_leaves_everything(installed, how):
-    if how == "not allowed to ask":
-        installed.server.faults["daemonset"] = [lambda handler: handler.status(403, "forbidden")]
+def refused(status):
+    return [lambda handler: handler.status(status, "no")]
+
+
+@pytest.mark.parametrize("how", [
+    "there", "gone", "deleted by somebody", "marked and not deleted", 401, 403, 404, 500, "server away", "node unknown", "node 403",
+    "tomorrow's operator", "preferred elsewhere", "no requirement that is understood"])
+def test_whatever_else_the_server_says_everything_stays(installed, how):
+    """An agent that ends, and cannot be sure that its node is to leave the mesh: plaintext would be the price of an error."""
+    server, d = installed.server, installed.server.daemonsets[DAEMONSET]
+    d["spec"] = wanting(nodeSelector={"zone": "a"})
+    if how == "gone":
+        del server.daemonsets[DAEMONSET]
+    elif how == "deleted by somebody":
+        d["metadata"].update(GOING)
+    elif how == "marked and not deleted":
+        d["metadata"].update(MARK)
+    elif isinstance(how, int):
+        server.faults["daemonset"] = refused(how)
     elif how == "server away":
-        installed.server.stop_api()
+        server.stop_api()
+    elif how == "node unknown":
+        d["spec"] = wanting(nodeSelector={"zone": "b"})
+        del server.nodes[NODE]
+    elif how == "node 403":
+        d["spec"] = wanting(nodeSelector={"zone": "b"})
+        server.faults["node"] = refused(403)
+    elif how == "tomorrow's operator":
+        d["spec"] = terms(expressions(("zone", "Resembles", "b")))
+    elif how == "preferred elsewhere":
+        d["spec"] = terms(expressions(("zone", "In", "b")), kind="preferredDuringSchedulingIgnoredDuringExecution")
+    elif how == "no requirement that is understood":
+        d["spec"] = terms()
     installed.node.agent.stop()
+    assert "everything stays" in installed.log()
     assert "bruma-cni" in network_of(installed) and os.listdir(installed.bin) == ["bruma-cni"]
     assert os.listdir(f"{installed.node.pin_dir}/pods") != []
     if how != "server away":
-        assert installed.server.redirection("shop", "web") == "enabled"
+        assert server.redirection("shop", "web") == "enabled"
+    # Nothing has to be made again when an agent is back.
+    if how == "gone":
+        server.daemonsets[DAEMONSET] = d
+    if how != "server away":
+        installed.start(proxy=False, **installed.options)
+        installed.wait_state("shop/web", "enrolled")
+        assert agent_client.pods(installed.node.run_dir)["shop/web"]["generation"] == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_an_agent_whose_token_is_refused_lets_nobody_go(small, status):
+    """While it runs, and after it has begun anew."""
+    small.server.make_namespace("shop", AMBIENT)
+    pod = small.sandbox("shop", "web", 10)
+    small.write_cache(pod)
+    small.start().ready()
+    small.wait_state("shop/web", "enrolled")
+    small.server.faults["list"] = refused(status) * 100
+    small.server.faults["watch"] = refused(status) * 100
+    small.server.cut()
+    wait_for(lambda: f"status={status}" in small.log() or f" {status}" in small.log(), "the refusals", log=small.node.agent_log)
+    time.sleep(1)
+    assert small.state("shop/web") == "enrolled"
+    small.node.agent.stop()
+    small.node.start_agent(**small.settings)
+    time.sleep(1.5)
+    assert small.state("shop/web") == "enrolled"
+    small.server.faults.clear()
+    small.ready()
+    assert small.state("shop/web") == "enrolled"
 
 
 def test_uninstall_without_the_server_says_so_and_does_the_rest(small):

@@ -48,6 +48,7 @@ def asked(small, method):
 def test_it_waits_until_the_last_agent_has_ended(small):
     r = Retirement(small)
     wait_for(lambda: going(small), "the DaemonSet to be deleted in the foreground")
+    assert small.server.daemonsets[DAEMONSET]["metadata"]["annotations"] == {"bruma/uninstall": "retired"}
     wait_for(lambda: asked(small, "GET"), "a question how far it is")
     assert r.p.poll() is None
     small.server.daemonsets[DAEMONSET]["status"]["currentNumberScheduled"] = 1
@@ -58,6 +59,9 @@ def test_it_waits_until_the_last_agent_has_ended(small):
     status, log = r.wait()
     assert status == 0 and "left=2" in log and "left=1" in log and "gone" in log
     assert asked(small, "DELETE") == [DAEMONSET], "once"
+    assert asked(small, "PATCH") == [DAEMONSET], "marked before: else the agents would stay"
+    methods = [m for _, m, path in small.server.requests if path == DAEMONSET]
+    assert methods[:2] == ["PATCH", "DELETE"]
 
 
 def test_nothing_to_retire_is_a_success(small):

@@ -43,6 +43,7 @@ class SmallServer(kube.Server):
         self.version, self.oldest = 100, 0
         self.objects = {"pods": {}, "namespaces": {}, "events": {}}
         self.daemonsets = {}  # path -> object
+        self.nodes = {}  # path -> object
         self.log = {"pods": [], "namespaces": []}  # (version, type, object)
         self.watchers = []
         self.httpd = None
@@ -179,7 +180,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if not self.allowed():
             return
-        if "/daemonsets/" in self.path and self.fault("daemonset"):
+        if "/daemonsets/" in self.path and self.fault("daemonset") or "/nodes/" in self.path and self.fault("node"):
             return
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
@@ -194,7 +195,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 found = {"items": [e for (n, _), e in self.api.objects["events"].items()
                                    if n == events[1] and e["involvedObject"]["name"] == name]}
             else:
-                found = self.api.daemonsets.get(url.path)
+                found = self.api.daemonsets.get(url.path) or self.api.nodes.get(url.path)
             found = json.loads(json.dumps(found))
         if url.path in ("/api/v1/pods", "/api/v1/namespaces"):
             kind = url.path.rpartition("/")[2]
@@ -302,6 +303,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not self.allowed():
             return
         api = self.api
+        if "/daemonsets/" in self.path:
+            self.patch_daemonset()
+            return
         pod, namespace, events = POD.match(self.path), NAMESPACE.match(self.path), EVENTS.match(self.path)
         if (pod and self.fault("patch")) or (events and self.fault("event")):
             return
@@ -323,6 +327,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.status(409, "Precondition failed: UID in precondition does not match")
         else:
             self.answer(200, o)
+
+    def patch_daemonset(self):
+        if self.fault("daemonset"):
+            return
+        with self.api.condition:
+            found = self.api.daemonsets.get(self.path)
+            if found:
+                merge(found, self.body)
+            found = json.loads(json.dumps(found))
+        self.answer(200, found) if found else self.status(404, f"{self.path} not found")
 
     def delete_daemonset(self):
         """It goes once its pods are gone, if that was asked for; a test takes it away then."""
