@@ -141,11 +141,10 @@ static void both_sides(struct writer *w, const struct flow *f)
 {
     struct described source = {}, destination = {};
     struct baggage baggage;
+    bool vouched = (!f->source || !f->destination) && baggage_vouched(f, &baggage);
 
-    if (f->baggage)
-        baggage_parse(f->baggage, &baggage);
-    describe(&source, f->source, f->baggage && f->reporter == REPORTER_DESTINATION ? &baggage : NULL);
-    describe(&destination, f->destination, f->baggage && f->reporter == REPORTER_SOURCE ? &baggage : NULL);
+    describe(&source, f->source, vouched && f->reporter == REPORTER_DESTINATION ? &baggage : NULL);
+    describe(&destination, f->destination, vouched && f->reporter == REPORTER_SOURCE ? &baggage : NULL);
 
     key(w, "src.addr");
     address(w, &f->source_address);

@@ -11,6 +11,7 @@
 #include "log.h"
 #include "proxy/admin_access.h"
 #include "proxy/log_levels.h"
+#include "proxy/metrics_page.h"
 #include "spiffe.h"
 
 #define SOCKET_MODE  0600
@@ -35,6 +36,7 @@ struct admin {
     bool complained;   /* that the socket cannot be taken back; said once */
     char *unix_socket; /* or NULL */
     struct http_server *pages, *metrics, *ready, *local;
+    struct metrics_page *page;
     struct dump running, next;
     bool dumping;
     char first_filter[LOG_LEVELS_MAX]; /* in force at the start: what ?reset goes back to */
@@ -220,39 +222,27 @@ static void turned_away_metrics(const struct admin *admin, FILE *out)
     turned_away(admin->local, "admin socket", out);
 }
 
-static bool wants_openmetrics(const struct http_request *request)
+static void own_metrics(void *data, FILE *out)
 {
-    return http_list_accepts(http_head_find(http_request_head(request), "accept"),
-                             "application/openmetrics-text", NULL);
+    const struct admin *admin = data;
+
+    admin->config.metrics(admin->config.data, out);
+    turned_away_metrics(admin, out);
+}
+
+static void large_metrics(void *data, FILE *out)
+{
+    const struct admin *admin = data;
+
+    if (admin->config.large_metrics)
+        admin->config.large_metrics(admin->config.data, out);
 }
 
 static bool serve_metrics(struct admin *admin, struct http_request *request)
 {
-    struct http_answer answer = {.status = 200, .compress = true};
-    char *body = NULL;
-    size_t len = 0;
-    FILE *out;
-
     if (!http_path_is(request, "/metrics") && !http_path_is(request, "/stats/prometheus"))
         return false;
-    if (wants_openmetrics(request))
-        answer.type = "application/openmetrics-text;charset=utf-8;version=1.0.0";
-    out = open_memstream(&body, &len);
-    if (out) {
-        bool failed;
-
-        admin->config.metrics(admin->config.data, out);
-        turned_away_metrics(admin, out);
-        fputs("# EOF\n", out);
-        failed = ferror(out) != 0;
-        /* A scrape that is cut would look like counters that are gone. */
-        if (fclose(out) == 0 && !failed) {
-            http_respond(request, &answer, body, len);
-            return true;
-        }
-        free(body);
-    }
-    http_respond_text(request, 500, "out of memory\n");
+    metrics_page_ask(admin->page, request);
     return true;
 }
 
@@ -379,8 +369,11 @@ static int open_servers(struct loop *loop, struct admin *admin)
 {
     const struct admin_config *c = &admin->config;
     const struct http_limits limits = {c->connections, c->connections_per_source};
+    const struct metrics_page_source page = {own_metrics, large_metrics, admin};
     int r = http_server_new(loop, "admin", on_pages, admin, &limits, &admin->pages);
 
+    if (r == 0)
+        r = metrics_page_new(loop, &page, &admin->page);
     if (r == 0)
         r = http_server_new(loop, "metrics", on_metrics, admin, &limits, &admin->metrics);
     if (r == 0)
@@ -448,6 +441,7 @@ void admin_close(struct admin **ptr)
     http_server_close(&admin->local);
     answer_waiting(&admin->running, NULL);
     answer_waiting(&admin->next, NULL);
+    metrics_page_free(&admin->page);
     free(admin->unix_socket);
     free(admin);
     *ptr = NULL;

@@ -25,8 +25,10 @@ struct admin_config {
     /* Fills the config dump. May finish later: it calls admin_dump_done() with the same token (from this
      * loop's thread). */
     void (*config_dump)(void *data, struct admin *admin, void *token);
-    /* Appends the whole metrics text but the "# EOF". */
+    /* Append metrics, together the whole page but the "# EOF": what is short, and may only be read on this
+     * loop's thread; and what may be long, on another thread, or NULL. */
     void (*metrics)(void *data, FILE *out);
+    void (*large_metrics)(void *data, FILE *out);
     /* Names of what is pending, comma separated; empty: ready. */
     void (*pending)(void *data, char *buf, size_t size);
     void (*quit)(void *data); /* POST /quitquitquit */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "proxy/telemetry.h"
+#include "spiffe.h"
 
 static const struct {
     const char *name;
@@ -46,6 +47,19 @@ void baggage_parse(const char *text, struct baggage *ret)
             return;
         text += member + 1;
     }
+}
+
+bool baggage_vouched(const struct flow *flow, struct baggage *ret)
+{
+    const char *peer =
+        flow->reporter == REPORTER_DESTINATION ? flow->source_identity : flow->destination_identity;
+    struct spiffe identity;
+
+    if (!flow->baggage || !flow->mutual_tls || !peer || spiffe_parse(peer, strlen(peer), &identity) < 0)
+        return false;
+    baggage_parse(flow->baggage, ret);
+    return strlen(ret->values[BAGGAGE_NAMESPACE]) == identity.namespace_len &&
+           !memcmp(ret->values[BAGGAGE_NAMESPACE], identity.namespace, identity.namespace_len);
 }
 
 /* A whole member or nothing. It goes into a header, so characters that may not be there are replaced. */

@@ -4,6 +4,8 @@
 #ifndef PROXY_BAGGAGE_H
 #define PROXY_BAGGAGE_H
 
+#include <stdbool.h>
+
 #define BAGGAGE_VALUE_MAX 256 /* bytes with the NUL; longer values are cut */
 
 enum baggage_key {
@@ -24,5 +26,12 @@ struct baggage {
 /* Takes any text; what it does not understand is skipped. Several header lines are joined with commas before.
  */
 void baggage_parse(const char *text, struct baggage *ret);
+
+struct flow;
+
+/* What the flow's baggage says of its peer, if the peer's verified identity vouches for it: it is of the
+ * namespace that the baggage names. What else is in there is the peer's word about a workload of its own
+ * namespace. False: there is none, or it is not to be believed. */
+bool baggage_vouched(const struct flow *flow, struct baggage *ret);
 
 #endif

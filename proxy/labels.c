@@ -52,16 +52,15 @@ void labels_format(const struct flow *flow, struct text *t, size_t *ret_flags)
 {
     struct side source = {}, destination = {};
     struct baggage baggage;
+    bool vouched = (!flow->source || !flow->destination) && baggage_vouched(flow, &baggage);
 
-    if (flow->baggage)
-        baggage_parse(flow->baggage, &baggage);
     if (flow->source)
         from_workload(&source, flow->source);
-    else if (flow->baggage && flow->reporter == REPORTER_DESTINATION)
+    else if (vouched && flow->reporter == REPORTER_DESTINATION)
         from_baggage(&source, &baggage);
     if (flow->destination)
         from_workload(&destination, flow->destination);
-    else if (flow->baggage && flow->reporter == REPORTER_SOURCE)
+    else if (vouched && flow->reporter == REPORTER_SOURCE)
         from_baggage(&destination, &baggage);
     source.principal = flow->mutual_tls ? flow->source_identity : NULL;
     if (flow->destination)

@@ -222,7 +222,8 @@ static void config_dump(void *data, struct admin *admin, void *token)
     dump_next(d);
 }
 
-static void metrics(void *data, FILE *out)
+/* On a thread of its own. Workers and their telemetry live until the pages are closed. */
+static void large_metrics(void *data, FILE *out)
 {
     struct proxy *p = data;
     struct telemetry *all[256];
@@ -230,6 +231,12 @@ static void metrics(void *data, FILE *out)
     for (unsigned i = 0; i < p->workers_len; i++)
         all[i] = p->workers[i]->telemetry;
     telemetry_write_metrics(all, p->workers_len, out);
+}
+
+static void metrics(void *data, FILE *out)
+{
+    struct proxy *p = data;
+
     if (p->xds)
         xds_client_write_metrics(p->xds, out);
     pods_write_metrics(p, out);
@@ -315,6 +322,7 @@ static int open_admin(struct proxy *p, const char *unix_socket)
         .connections_per_source = (unsigned)p->settings.page_connections_per_source,
         .config_dump = config_dump,
         .metrics = metrics,
+        .large_metrics = large_metrics,
         .pending = pending,
         .quit = quit,
         .owns_socket = owns_socket,

@@ -29,6 +29,7 @@ struct proxy_settings {
     unsigned long workers; /* 0: a quarter of the processors, at least one */
     unsigned long admin_port, metrics_port, ready_port;
     unsigned long page_connections, page_connections_per_source;
+    unsigned long peer_descriptions;
     bool ipv6, log_json;
     const char *log_filter;
 

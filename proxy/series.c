@@ -6,12 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/baggage.h"
 #include "proxy/hash.h"
 #include "proxy/labels.h"
 #include "reasons.h"
 
 #define CACHE_BITS    9
 #define FIRST_BUCKETS 64
+#define PEER_BUCKETS  256
 #define OVERFLOWS     4 /* reporter x mutual TLS */
 
 /* What decides about the label set. No padding: compared as bytes. */
@@ -22,8 +24,20 @@ struct flow_key {
     uint64_t kind;  /* reporter and mutual TLS */
 };
 
+/* The baggages of one identity that became labels. */
+struct peer {
+    struct peer *next; /* in its bucket */
+    uint64_t identity; /* keyed hash */
+    unsigned len;
+    struct {
+        uint64_t baggage; /* keyed hash */
+        uint64_t touched;
+    } seen[];
+};
+
 struct cached {
     struct flow_key key; /* its objects are referenced */
+    bool undescribed;    /* its baggage was one too many */
     struct telemetry_series *series;
     uint64_t touched;
 };
@@ -35,7 +49,9 @@ struct series_table {
     unsigned scrapes; /* readers that hold pointers: nothing may be freed */
     uint64_t swept;
     struct telemetry_series *overflow[OVERFLOWS];
-    uint64_t evicted, overflowed; /* relaxed atomics */
+    struct peer *peers[PEER_BUCKETS];
+    unsigned descriptions;
+    uint64_t evicted, overflowed, undescribed; /* relaxed atomics */
     struct cached cache[1 << CACHE_BITS];
 };
 
@@ -117,6 +133,7 @@ int series_table_new(struct series_table **ret)
     pthread_mutex_init(&t->lock, NULL);
     t->buckets = calloc(FIRST_BUCKETS, sizeof(struct telemetry_series *));
     t->buckets_len = FIRST_BUCKETS;
+    t->descriptions = SERIES_DESCRIPTIONS;
     for (int i = 0; i < OVERFLOWS; i++)
         t->overflow[i] = overflow_new(i);
     if (!t->buckets || !t->overflow[0] || !t->overflow[1] || !t->overflow[2] || !t->overflow[3]) {
@@ -125,6 +142,11 @@ int series_table_new(struct series_table **ret)
     }
     *ret = t;
     return 0;
+}
+
+void series_limit_descriptions(struct series_table *t, unsigned limit)
+{
+    t->descriptions = limit; /* before there are peers, who have room for so many */
 }
 
 static void forget(struct cached *c)
@@ -151,6 +173,14 @@ void series_table_free(struct series_table **ptr)
 
             t->buckets[i] = s->next;
             free(s);
+        }
+    }
+    for (size_t i = 0; i < PEER_BUCKETS; i++) {
+        while (t->peers[i]) {
+            struct peer *p = t->peers[i];
+
+            t->peers[i] = p->next;
+            free(p);
         }
     }
     for (int i = 0; i < OVERFLOWS; i++)
@@ -189,8 +219,36 @@ static uint64_t elapsed(uint64_t then, uint64_t now)
     return now > then ? now - then : 0;
 }
 
+static bool is_idle(const struct peer *p, uint64_t now, uint64_t idle)
+{
+    for (unsigned i = 0; i < p->len; i++) {
+        if (elapsed(p->seen[i].touched, now) < idle)
+            return false;
+    }
+    return true;
+}
+
+static void sweep_peers(struct series_table *t, uint64_t now, uint64_t idle)
+{
+    for (size_t i = 0; i < PEER_BUCKETS; i++) {
+        struct peer **at = &t->peers[i];
+
+        while (*at) {
+            struct peer *p = *at;
+
+            if (is_idle(p, now, idle)) {
+                *at = p->next;
+                free(p);
+            } else {
+                at = &p->next;
+            }
+        }
+    }
+}
+
 void series_sweep(struct series_table *t, uint64_t now, uint64_t idle)
 {
+    sweep_peers(t, now, idle);
     for (size_t i = 0; i < array_size(t->cache); i++) {
         if (t->cache[i].series && elapsed(t->cache[i].touched, now) >= idle)
             forget(&t->cache[i]);
@@ -244,6 +302,57 @@ static struct telemetry_series *find_or_add(struct series_table *t, const struct
     return s;
 }
 
+static struct peer *find_peer(struct series_table *t, uint64_t identity)
+{
+    struct peer **at = &t->peers[identity % PEER_BUCKETS], *p;
+
+    for (p = *at; p; p = p->next) {
+        if (p->identity == identity)
+            return p;
+    }
+    p = calloc(1, sizeof(*p) + t->descriptions * sizeof(p->seen[0]));
+    if (!p)
+        return NULL;
+    p->identity = identity;
+    p->next = *at;
+    *at = p;
+    return p;
+}
+
+/* Whether this peer may be told from others by what it says of itself: a peer may say anything, and a label
+ * set is kept for each. */
+static bool may_describe(struct series_table *t, const struct flow *flow, uint64_t now)
+{
+    const char *identity =
+        flow->reporter == REPORTER_DESTINATION ? flow->source_identity : flow->destination_identity;
+    uint64_t baggage = hash_text(flow->baggage);
+    struct baggage ignored;
+    struct peer *p;
+
+    if (!baggage_vouched(flow, &ignored))
+        return true; /* it becomes no label anyhow */
+    if (!t->descriptions)
+        return false;
+    p = find_peer(t, hash_text(identity));
+    if (!p)
+        return false;
+    for (unsigned i = 0; i < p->len; i++) {
+        if (p->seen[i].baggage == baggage) {
+            p->seen[i].touched = now;
+            return true;
+        }
+    }
+    for (unsigned i = 0; i < t->descriptions; i++) {
+        if (i < p->len && elapsed(p->seen[i].touched, now) < SERIES_IDLE)
+            continue;
+        p->seen[i].baggage = baggage;
+        p->seen[i].touched = now;
+        p->len = i < p->len ? p->len : i + 1;
+        return true;
+    }
+    return false;
+}
+
 static uint64_t hash_texts(const struct flow *flow)
 {
     const char *peer = flow->destination ? NULL : flow->destination_identity;
@@ -258,7 +367,8 @@ static uint64_t hash_texts(const struct flow *flow)
     return hash;
 }
 
-static void remember(struct cached *c, const struct flow_key *key, struct telemetry_series *s, uint64_t now)
+static void remember(struct cached *c, const struct flow_key *key, struct telemetry_series *s,
+                     bool undescribed, uint64_t now)
 {
     if (key->source)
         workload_ref(key->source);
@@ -268,7 +378,7 @@ static void remember(struct cached *c, const struct flow_key *key, struct teleme
         service_ref(key->service);
     if (c->series)
         forget(c);
-    *c = (struct cached){.key = *key, .series = s, .touched = now};
+    *c = (struct cached){.key = *key, .undescribed = undescribed, .series = s, .touched = now};
 }
 
 struct telemetry_series *series_get(struct series_table *t, const struct flow *flow, uint64_t now)
@@ -276,8 +386,10 @@ struct telemetry_series *series_get(struct series_table *t, const struct flow *f
     uint64_t kind = (flow->reporter == REPORTER_DESTINATION ? 1 : 0) | (flow->mutual_tls ? 2 : 0);
     struct flow_key key = {flow->source, flow->destination, flow->service, hash_texts(flow), kind};
     uint64_t hash = hash_pair((uintptr_t)key.source, (uintptr_t)key.destination);
+    struct flow described = *flow;
     struct telemetry_series *s;
     struct cached *c;
+    bool undescribed;
 
     if (elapsed(t->swept, now) >= (t->len < SERIES_MAX ? SERIES_SWEEP : SERIES_SWEEP_AT_MAX))
         series_sweep(t, now, SERIES_IDLE);
@@ -285,15 +397,22 @@ struct telemetry_series *series_get(struct series_table *t, const struct flow *f
     c = &t->cache[hash & (array_size(t->cache) - 1)];
     if (c->series && !memcmp(&c->key, &key, sizeof(key))) {
         c->touched = c->series->touched = now;
+        if (c->undescribed)
+            counter_add(&t->undescribed, 1);
         return c->series;
     }
-    s = find_or_add(t, flow);
+    undescribed = described.baggage && (!flow->source || !flow->destination) && !may_describe(t, flow, now);
+    if (undescribed) {
+        described.baggage = NULL;
+        counter_add(&t->undescribed, 1);
+    }
+    s = find_or_add(t, &described);
     if (!s) {
         counter_add(&t->overflowed, 1);
         return t->overflow[kind];
     }
     s->touched = now;
-    remember(c, &key, s, now);
+    remember(c, &key, s, undescribed, now);
     return s;
 }
 
@@ -339,4 +458,5 @@ void series_statistics(struct series_table *t, struct series_statistics *ret)
     pthread_mutex_unlock(&t->lock);
     ret->evicted = counter_read(&t->evicted);
     ret->overflowed = counter_read(&t->overflowed);
+    ret->undescribed = counter_read(&t->undescribed);
 }

@@ -17,7 +17,9 @@
 #define SERIES_IDLE         (60 * 60 * 1000ull) /* milliseconds without a connection, then a series is dropped */
 #define SERIES_SWEEP        (5 * 60 * 1000ull) /* milliseconds between looks for such series */
 #define SERIES_SWEEP_AT_MAX (10 * 1000ull)     /* the same while the table is full */
-#define SERIES_FLAGS        16                 /* room for the response flags of bruma/reasons.h */
+#define SERIES_DESCRIPTIONS 16 /* baggages of one peer that become labels, where no setting says otherwise \
+                                */
+#define SERIES_FLAGS 16        /* room for the response flags of bruma/reasons.h */
 
 struct telemetry_series {
     struct telemetry_series *next; /* in its bucket */
@@ -35,6 +37,8 @@ struct series_table;
 
 int series_table_new(struct series_table **ret);
 void series_table_free(struct series_table **table);
+/* Of one peer's baggages only so many become labels; the others count without. */
+void series_limit_descriptions(struct series_table *table, unsigned limit);
 
 /* The series of the flow; never NULL: a table that is full or without memory leads to one of unknown labels.
  */
@@ -49,7 +53,7 @@ int series_list(struct series_table *table, struct telemetry_series ***ret, size
 void series_release(struct series_table *table);
 
 struct series_statistics {
-    uint64_t series, evicted, overflowed;
+    uint64_t series, evicted, overflowed, undescribed;
 };
 void series_statistics(struct series_table *table, struct series_statistics *ret); /* any thread */
 

@@ -41,6 +41,11 @@ void telemetry_free(struct telemetry **ptr)
     *ptr = NULL;
 }
 
+void telemetry_limit_descriptions(struct telemetry *t, unsigned limit)
+{
+    series_limit_descriptions(t->table, limit);
+}
+
 static void write_line(struct telemetry *t, struct access_line *line)
 {
     char *at;

@@ -45,6 +45,8 @@ struct flow {
  * never blocking: what cannot be written beyond 256 KiB is dropped and counted. loop: the worker's. */
 int telemetry_new(struct loop *loop, int log_fd, bool json, struct telemetry **ret);
 void telemetry_free(struct telemetry **telemetry);
+/* Of one peer's descriptions of itself (baggage) only so many become labels. Before the first connection. */
+void telemetry_limit_descriptions(struct telemetry *telemetry, unsigned limit);
 
 /* opened_total + debug line; call it when everything in flow is known (contract 8.1: before dialing). */
 void telemetry_open(struct telemetry *telemetry, struct flow *flow);

@@ -213,6 +213,7 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
         sum.series += one.series;
         sum.evicted += one.evicted;
         sum.overflowed += one.overflowed;
+        sum.undescribed += one.undescribed;
         dropped += log_sink_dropped(all[i]->sink);
         waits += counter_read(&all[i]->policy_waits);
         hidden += counter_read(&all[i]->hidden_clients);
@@ -234,6 +235,10 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
     counter(out, "bruma_telemetry_overflow_connections",
             "Connections that were counted under unknown labels because there were too many label sets.",
             sum.overflowed);
+    counter(out, "bruma_telemetry_undescribed_connections",
+            "Connections that were counted without what their peer says of itself, since it had said too "
+            "much else.",
+            sum.undescribed);
 }
 
 void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *out)

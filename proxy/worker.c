@@ -592,6 +592,7 @@ int worker_start(struct proxy *proxy, unsigned index, struct worker **ret)
         worker_free(w);
         return r;
     }
+    telemetry_limit_descriptions(w->telemetry, (unsigned)proxy->settings.peer_descriptions);
     loop_set_turn_end(w->loop, turn_end, w);
     loop_set_sleep_hooks(w->loop, before_sleep, after_sleep, w);
     r = -pthread_create(&w->thread, NULL, run, w);

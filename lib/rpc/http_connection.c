@@ -27,11 +27,47 @@ static void set_timer(struct http_connection *c, uint64_t milliseconds)
     loop_timer_set(c->server->loop, &c->timer, milliseconds);
 }
 
+/* ---- bodies that are shared ---- */
+
+struct http_body *http_body_new(char *text, size_t len, bool gzip)
+{
+    struct http_body *b = calloc(1, sizeof(*b));
+
+    if (!b) {
+        free(text);
+        return NULL;
+    }
+    b->references = 1;
+    b->text = text;
+    b->text_len = len;
+    if (gzip && len >= COMPRESS_FROM && http_gzip(text, len, &b->gzip, &b->gzip_len) < 0)
+        b->gzip = NULL;
+    return b;
+}
+
+void http_body_unref(struct http_body **body)
+{
+    struct http_body *b = *body;
+
+    *body = NULL;
+    if (!b || --b->references)
+        return;
+    if (b->server)
+        b->server->queued -= b->text_len + b->gzip_len;
+    free(b->text);
+    free(b->gzip);
+    free(b);
+}
+
 static void drop_answer(struct http_connection *c)
 {
-    c->server->queued -= c->body_len;
+    if (c->shared) {
+        http_body_unref(&c->shared);
+    } else {
+        c->server->queued -= c->body_len;
+        free(c->body);
+    }
     free(c->head);
-    free(c->body);
     c->head = c->body = NULL;
     c->head_len = c->body_len = c->sent = 0;
 }
@@ -234,6 +270,46 @@ void http_respond(struct http_request *request, const struct http_answer *answer
     c->request = NULL;
     free(request);
     queue(c, &a, is_head, body, len, gzip);
+    if (!c->busy)
+        go(c);
+}
+
+bool http_request_accepts_gzip(const struct http_request *request)
+{
+    return http_accepts_gzip(http_head_find(&request->head, "accept-encoding"));
+}
+
+void http_respond_body(struct http_request *request, const struct http_answer *answer, struct http_body *body)
+{
+    struct http_connection *c = request->connection;
+    bool gzip, is_head;
+
+    if (!c) {
+        free(request);
+        return;
+    }
+    if (!body->server && c->server->queued &&
+        c->server->queued + body->text_len + body->gzip_len > QUEUED_MAX) {
+        http_respond(request, &(struct http_answer){.status = 503}, NULL, 0);
+        return;
+    }
+    is_head = http_method_is(request, "HEAD");
+    gzip = answer->compress && body->gzip && http_request_accepts_gzip(request);
+    c->request = NULL;
+    free(request);
+    queue(c, answer, is_head, NULL, gzip ? body->gzip_len : body->text_len, gzip);
+    c->server->queued -= c->body_len; /* the shared one is counted, once */
+    c->body_len = 0;
+    if (c->head && !is_head) {
+        if (!body->server) {
+            body->server = c->server;
+            body->server->queued += body->text_len + body->gzip_len;
+        }
+        body->references++;
+        c->shared = body;
+        c->body = gzip ? body->gzip : body->text;
+        c->body_len = gzip ? body->gzip_len : body->text_len;
+    }
     if (!c->busy)
         go(c);
 }

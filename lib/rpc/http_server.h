@@ -72,6 +72,18 @@ struct http_answer {
 /* Takes the body, which was allocated with malloc(); NULL with len 0 is fine. The request is gone afterwards.
  */
 void http_respond(struct http_request *request, const struct http_answer *answer, char *body, size_t len);
+/* A body that several answers share, compressed once. Its functions but http_body_new() on the loop's thread.
+ */
+struct http_body;
+
+/* Takes the text, also on failure, which is NULL. gzip: keep a compressed form too. */
+struct http_body *http_body_new(char *text, size_t len, bool gzip);
+void http_body_unref(struct http_body **body);
+/* The caller keeps its reference. */
+void http_respond_body(struct http_request *request, const struct http_answer *answer,
+                       struct http_body *body);
+bool http_request_accepts_gzip(const struct http_request *request);
+
 /* Plain text, copied. */
 void http_respond_text(struct http_request *request, int status, const char *text);
 

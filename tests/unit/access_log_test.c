@@ -131,14 +131,15 @@ Test(access_log, a_source_behind_a_gateway_is_known_by_its_baggage)
 
     flow.reporter = REPORTER_DESTINATION;
     flow.source = NULL;
-    flow.baggage = "k8s.cluster.name=east,k8s.namespace.name=far,k8s.deployment.name=d,service.name=cart-far";
+    flow.baggage =
+        "k8s.cluster.name=east,k8s.namespace.name=shop,k8s.deployment.name=d,service.name=cart-far";
     cr_expect(strstr(format(false, &line),
-                     " src.addr=10.1.0.7:40122 src.workload=\"cart-far\" src.namespace=\"far\" "
+                     " src.addr=10.1.0.7:40122 src.workload=\"cart-far\" src.namespace=\"shop\" "
                      "src.identity=\"spiffe://cluster.local/ns/shop/sa/cart\" "
                      "src.cluster=\"east\" dst.addr=") == NULL);
     cr_expect(
         strstr(buf,
-               "\tsrc.addr=10.1.0.7:40122 src.workload=\"cart-far\" src.namespace=\"far\" "
+               "\tsrc.addr=10.1.0.7:40122 src.workload=\"cart-far\" src.namespace=\"shop\" "
                "src.identity=\"spiffe://cluster.local/ns/shop/sa/cart\" src.cluster=\"east\" dst.addr=") !=
             NULL,
         "%s", buf);

@@ -151,16 +151,16 @@ Test(telemetry, baggage_stands_in_for_an_unknown_source)
     flow.reporter = REPORTER_DESTINATION;
     flow.source = NULL;
     flow.baggage =
-        "k8s.cluster.name=east,k8s.namespace.name=far,k8s.deployment.name=far-deploy,service.name=far-app,"
+        "k8s.cluster.name=east,k8s.namespace.name=shop,k8s.deployment.name=far-deploy,service.name=far-app,"
         "service.version=v9,cloud.region=r,cloud.availability_zone=z";
     other = flow;
-    other.baggage = "k8s.deployment.name=another";
+    other.baggage = "k8s.namespace.name=shop,k8s.deployment.name=another";
     telemetry_open(t, &flow);
     telemetry_open(t, &other);
     cr_expect(
         metrics_have("_opened_total{reporter=\"destination\",source_workload=\"far-deploy\","
                      "source_canonical_service=\"far-app\",source_canonical_revision=\"v9\","
-                     "source_workload_namespace=\"far\","
+                     "source_workload_namespace=\"shop\","
                      "source_principal=\"spiffe://cluster.local/ns/shop/sa/cart\",source_app=\"far-deploy\","
                      "source_version=\"v9\",source_cluster=\"east\",destination_service=\"redis."));
     cr_expect(metrics_have(",source_region=\"r\",source_zone=\"z\",destination_region=\"unknown\","));
@@ -175,10 +175,84 @@ Test(telemetry, the_control_plane_outranks_baggage)
     struct flow flow = sample_flow();
 
     flow.reporter = REPORTER_DESTINATION;
-    flow.baggage = "k8s.deployment.name=liar";
+    flow.baggage = "k8s.namespace.name=shop,k8s.deployment.name=liar";
     telemetry_open(t, &flow);
     cr_expect(!metrics_have("liar"));
     telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
+}
+
+static uint64_t series_held(void)
+{
+    struct series_statistics s;
+
+    series_statistics(t->table, &s);
+    return s.series;
+}
+
+Test(telemetry, baggage_is_believed_where_the_identity_vouches_for_it)
+{
+    static const char *const lies[] = {
+        "k8s.namespace.name=kube-system,k8s.deployment.name=liar", /* another's namespace */
+        "k8s.deployment.name=liar,service.name=liar",              /* nobody's */
+        "k8s.namespace.name=sho,k8s.deployment.name=liar",
+        "k8s.namespace.name=shopp,k8s.deployment.name=liar"};
+    struct flow flow = sample_flow();
+    char *text;
+
+    for (int reporter = 0; reporter < 2; reporter++) {
+        for (size_t i = 0; i < array_size(lies); i++) {
+            flow = sample_flow();
+            flow.reporter = reporter ? REPORTER_DESTINATION : REPORTER_SOURCE;
+            *(reporter ? &flow.source : &flow.destination) = NULL;
+            flow.baggage = lies[i];
+            telemetry_open(t, &flow);
+            telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
+        }
+    }
+    /* Without an identity there is nobody to vouch. */
+    flow = sample_flow();
+    flow.reporter = REPORTER_DESTINATION;
+    flow.source = NULL;
+    flow.mutual_tls = false;
+    flow.baggage = "k8s.namespace.name=shop,k8s.deployment.name=liar";
+    telemetry_open(t, &flow);
+    telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
+    cr_expect(!metrics_have("liar") && !metrics_have("kube-system"));
+    cr_expect_eq(series_held(), 3, "one for each direction, one without TLS");
+    run_for(loop, 200);
+    text = file_text(log_fd);
+    cr_expect(!strstr(text, "liar") && !strstr(text, "kube-system"), "nor in the access log");
+    free(text);
+}
+
+Test(telemetry, a_peer_describes_itself_only_so_often)
+{
+    char baggage[100];
+    struct flow flow = sample_flow();
+
+    log_set_filter("off");
+    flow.reporter = REPORTER_DESTINATION;
+    flow.source = NULL;
+    flow.baggage = baggage;
+    for (int i = 0; i < 3000; i++) {
+        snprintf(baggage, sizeof(baggage), "k8s.namespace.name=shop,k8s.deployment.name=w%d", i);
+        telemetry_open(t, &flow);
+        telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
+    }
+    cr_expect_eq(series_held(), SERIES_DESCRIPTIONS + 1);
+    cr_expect(metrics_have("bruma_telemetry_undescribed_connections_total 2984\n"));
+    cr_expect(metrics_have("source_workload=\"w15\"") && !metrics_have("source_workload=\"w16\""));
+    /* Another peer has as many of its own. */
+    flow.source_identity = "spiffe://cluster.local/ns/shop/sa/other";
+    telemetry_open(t, &flow);
+    telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
+    cr_expect(metrics_have("source_workload=\"w2999\""));
+    /* What was not seen for an hour makes room. */
+    series_sweep(t->table, loop_now(loop) + SERIES_IDLE, SERIES_IDLE);
+    flow.source_identity = sample_cart.identity;
+    telemetry_open(t, &flow);
+    telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
+    cr_expect(metrics_have("source_workload=\"w2999\""));
 }
 
 Test(telemetry, another_identity_is_another_series)
@@ -311,14 +385,6 @@ Test(telemetry, workers_are_added_up)
 
 /* ---- eviction and limits ---- */
 
-static uint64_t series_held(void)
-{
-    struct series_statistics s;
-
-    series_statistics(t->table, &s);
-    return s.series;
-}
-
 Test(telemetry, eviction_spares_what_is_open_or_young)
 {
     struct flow open = sample_flow(), old = sample_flow(), young = sample_flow();
@@ -382,14 +448,14 @@ Test(telemetry, nothing_is_evicted_during_a_scrape)
 
 Test(telemetry, too_many_label_sets_are_counted_as_unknown)
 {
-    char baggage[64];
-    struct flow flow = {.reporter = REPORTER_DESTINATION, .baggage = baggage};
+    char identity[64];
+    struct flow flow = {.reporter = REPORTER_DESTINATION, .mutual_tls = true, .source_identity = identity};
     uint64_t total = 0;
     char *text, *at;
 
     log_set_filter("off");
     for (int i = 0; i < SERIES_MAX + 25; i++) {
-        snprintf(baggage, sizeof(baggage), "k8s.deployment.name=w%d", i);
+        snprintf(identity, sizeof(identity), "spiffe://cluster.local/ns/w%d/sa/x", i);
         telemetry_open(t, &flow);
         telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
     }
@@ -606,7 +672,7 @@ Test(telemetry, scrapes_beside_the_worker, .timeout = 60)
     scraping = true;
     cr_assert(pthread_create(&thread, NULL, scrape, NULL) == 0);
     for (unsigned i = 0; i < 3000; i++) {
-        snprintf(baggage, sizeof(baggage), "k8s.deployment.name=w%u", i % 300);
+        snprintf(baggage, sizeof(baggage), "k8s.namespace.name=shop,k8s.deployment.name=w%u", i % 300);
         telemetry_open(t, &flow);
         telemetry_bytes(&flow, 10, 20);
         telemetry_close(t, &flow, i % 3 ? BRUMA_REASON_NONE : BRUMA_REASON_PEER_RESET, NULL);
