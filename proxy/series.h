@@ -17,9 +17,10 @@
 #define SERIES_IDLE         (60 * 60 * 1000ull) /* milliseconds without a connection, then a series is dropped */
 #define SERIES_SWEEP        (5 * 60 * 1000ull) /* milliseconds between looks for such series */
 #define SERIES_SWEEP_AT_MAX (10 * 1000ull)     /* the same while the table is full */
-#define SERIES_DESCRIPTIONS 16 /* baggages of one peer that become labels, where no setting says otherwise \
-                                */
-#define SERIES_FLAGS 16        /* room for the response flags of bruma/reasons.h */
+#define SERIES_DESCRIPTIONS                                                                         \
+    16                  /* baggages of one peer that become labels, where no setting says otherwise \
+                         */
+#define SERIES_FLAGS 16 /* room for the response flags of bruma/reasons.h */
 
 struct telemetry_series {
     struct telemetry_series *next; /* in its bucket */
