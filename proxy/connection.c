@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define STRINGS_FREE 4096 /* what usual baggage takes is not counted */
+
 void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, const struct endpoint *client,
                      const struct endpoint *destination,
                      void (*cut)(struct connection *, enum bruma_reason, const char *))
@@ -15,6 +17,7 @@ void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, 
     c->client = *client;
     c->destination = *destination;
     c->cut = cut;
+    c->account.share = &wp->memory;
     list_add_tail(&wp->connections, &c->node);
     worker_connection_begin(wp);
 }
@@ -50,6 +53,10 @@ int connection_describe(struct connection *c, const struct workload *source,
         strings = malloc(len);
         if (!strings)
             return -ENOMEM;
+    }
+    if (len > STRINGS_FREE && budget_take(&c->account, len) < 0) {
+        free(strings);
+        return -ENOBUFS;
     }
     at = strings;
     free(c->strings);
@@ -100,6 +107,7 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     free(c->strings);
     c->strings = NULL;
     memset(&c->flow, 0, sizeof(c->flow));
+    budget_give_all(&c->account);
     worker_connection_end(c->wp);
 }
 

@@ -14,6 +14,7 @@ struct connection {
     struct endpoint client;      /* who opened the connection */
     struct endpoint destination; /* as the client dialed it */
     struct flow flow;
+    struct budget_account account; /* bytes that one side has not taken */
     char *strings;                 /* identity, baggage and authority that flow points to; one allocation */
     const char *peer_identity;     /* verified, of the other node's side; NULL in plaintext */
     uint64_t policy_missing_since; /* inbound, live: loop_now(), 0: all its policies are known */

@@ -61,6 +61,29 @@ static int describe(struct stream *s, const struct workload *local, const struct
     return r;
 }
 
+#define HEADERS_FREE 4096 /* what usual headers take is not counted */
+
+/* Headers are held for as long as the answer takes: a policy, a pod, the application may have to be waited
+ * for. */
+static int count_headers(struct stream *s)
+{
+    struct request *request = s->request;
+
+    if (request->header_bytes <= HEADERS_FREE)
+        return 0;
+    if (budget_take(&s->c.account, request->header_bytes) < 0)
+        return -ENOBUFS;
+    request->counted = request->header_bytes;
+    return 0;
+}
+
+static void drop_request(struct stream *s)
+{
+    budget_give(&s->c.account, s->request->counted);
+    request_free(s->request);
+    s->request = NULL;
+}
+
 static void answer(struct stream *s)
 {
     struct tunnel *t = s->tunnel;
@@ -76,8 +99,7 @@ static void answer(struct stream *s)
         stream_close(s, BRUMA_REASON_HTTP2_ERROR, NULL, true);
         return;
     }
-    request_free(s->request);
-    s->request = NULL;
+    drop_request(s);
     stream_send_first(s, header, header_len);
     if (!t)
         stream_close(s, BRUMA_REASON_NONE, NULL, true); /* the peer has left meanwhile */
@@ -167,6 +189,7 @@ static void judge(struct stream *s, const struct workload *local)
     struct tunnel *t = s->tunnel;
     struct inbound_target target = {};
     char detail[256];
+    int r;
 
     route_inbound(connection_worker(&s->c)->proxy->state, local, &t->arrival, request->authority,
                   request->authority ? strlen(request->authority) : 0, request->forwarded,
@@ -185,8 +208,10 @@ static void judge(struct stream *s, const struct workload *local)
     s->c.destination = target.target;
     s->proxy_header = target.proxy_header;
     s->original = target.original;
-    if (describe(s, local, &target) < 0) {
-        inbound_refuse(s, 503, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+    r = describe(s, local, &target);
+    if (r < 0) {
+        inbound_refuse(s, 503, r == -ENOBUFS ? BRUMA_REASON_MEMORY_BUDGET : BRUMA_REASON_OUT_OF_RESOURCES,
+                       NULL);
         return;
     }
     worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->proxy->settings.policy_timeout, decide);
@@ -219,6 +244,8 @@ void inbound_request(struct stream *s)
 
         snprintf(detail, sizeof(detail), "method %s", request->method);
         inbound_refuse(s, 400, BRUMA_REASON_BAD_METHOD, detail);
+    } else if (count_headers(s) < 0) {
+        inbound_refuse(s, 503, BRUMA_REASON_MEMORY_BUDGET, NULL);
     } else {
         worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->proxy->settings.source_timeout, check);
     }

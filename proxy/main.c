@@ -17,6 +17,7 @@
 #include "proxy/mesh_config.h"
 #include "proxy/pods_pages.h"
 #include "proxy/policy.h"
+#include "proxy/pressure.h"
 #include "proxy/process_metrics.h"
 #include "proxy/proxy.h"
 #include "proxy/tls_library.h"
@@ -240,6 +241,7 @@ static void metrics(void *data, FILE *out)
     if (p->xds)
         xds_client_write_metrics(p->xds, out);
     pods_write_metrics(p, out);
+    pressure_write_metrics(p, out);
     process_metrics_write(out);
 }
 
@@ -454,6 +456,7 @@ static int start(struct proxy *p)
     r = state_new(p->settings.node_name, p->settings.network, on_state_changed, p, &p->state);
     if (r < 0)
         return log_error_errno(r, "cannot make the mesh state");
+    pressure_init(p);
     state_set_unknown_policy(p->state, p->settings.unknown_policy_denies);
     p->workers = calloc(count, sizeof(*p->workers));
     if (!p->workers)

@@ -37,6 +37,7 @@ static void close_socket(struct parting_request *q)
         socket_reset_on_close(q->fd);
     close(q->fd);
     free(q->unsent);
+    budget_give_all(&q->account);
     if (q->reset && q->delivery_port)
         socket_delivery_over(q->wp, q->delivery_port);
     if (q->in_tuples)
@@ -146,6 +147,34 @@ void parting_begin(const struct parting_request *request)
     loop_timer_set(w->loop, &p->timer, p->wait);
     list_add_tail(&q.wp->partings, &p->node);
     worker_connection_begin(q.wp);
+}
+
+size_t parting_most(const struct worker_pod *wp)
+{
+    const struct parting *p;
+    size_t most = 0;
+
+    list_for_each (p, &wp->partings, node) {
+        if (p->q.account.held > most)
+            most = p->q.account.held;
+    }
+    return most;
+}
+
+bool parting_cut(struct worker_pod *wp, size_t at_least, const struct budget *until)
+{
+    struct parting *p;
+    bool any = false;
+
+    list_for_each (p, &wp->partings, node) {
+        if (p->q.account.held < at_least || budget_level(until, BUDGET_FULL) < BUDGET_FULL)
+            continue;
+        telemetry_failure(wp->worker->telemetry, BRUMA_REASON_MEMORY_BUDGET);
+        p->q.reset = true;
+        finish(p);
+        any = true;
+    }
+    return any;
 }
 
 void parting_end_all(struct worker_pod *wp)

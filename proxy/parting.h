@@ -14,8 +14,9 @@ struct parting_request {
     int fd;          /* taken; watched by nobody */
     uint8_t *unsent; /* taken; may be NULL */
     size_t unsent_offset, unsent_len;
-    bool end;               /* a FIN behind the bytes */
-    bool reset;             /* then a reset */
+    struct budget_account account; /* taken: of unsent */
+    bool end;                      /* a FIN behind the bytes */
+    bool reset;                    /* then a reset */
     uint64_t last_activity; /* loop_now() when bytes were moved last: a reset right behind them would be found
                              * first by an application that writes, and the bytes not at all */
     uint16_t delivery_port; /* given back after the reset; see socket_delivery_over() */
@@ -27,6 +28,11 @@ struct parting_request {
 
 /* Mostly there is nothing to wait for, and the socket is closed at once. */
 void parting_begin(const struct parting_request *request);
+
+/* Those that hold at least so much end now, until the budget is no longer full. True: some did. */
+bool parting_cut(struct worker_pod *wp, size_t at_least, const struct budget *until);
+/* What the one holds that holds most. */
+size_t parting_most(const struct worker_pod *wp);
 
 /* The pod goes: what the sockets take now, and no more. */
 void parting_end_all(struct worker_pod *wp);

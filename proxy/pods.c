@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include "log.h"
+#include "proxy/pressure.h"
 #include "proxy/proxy.h"
 #include "proxy/rcu.h"
 #include "proxy/reclaim.h"
@@ -154,6 +155,7 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
         return -ENOMEM;
     pod->references = 1;
     pod->proxy = proxy;
+    pod->memory.limit = pressure_pod_limit(proxy);
     for (int i = 0; i < BRUMA_POD_FD_COUNT; i++)
         pod->fds[i] = -1;
     list_init(&pod->node);

@@ -16,6 +16,7 @@
 #include "loop.h"
 #include "proxy/admin.h"
 #include "proxy/agent_link.h"
+#include "proxy/budget.h"
 #include "proxy/crl.h"
 #include "proxy/identity.h"
 #include "proxy/pods.h"
@@ -53,6 +54,11 @@ struct proxy {
     int exit_status;
     struct loop_timer drain_timer, drain_check;
     struct wall_clock wall;
+    struct budget memory; /* of what is buffered for those who do not read */
+    atomic_bool memory_freed;
+    struct loop_timer memory_look; /* control thread, as all below */
+    size_t memory_kept;            /* by the allocator, after it was last asked to give back */
+    atomic_ulong memory_trims;     /* read by scrapes */
 };
 
 /* Live plaintext connections of a pod by (client address, client port, pod port). Deliveries to the app with
@@ -77,6 +83,7 @@ struct pod {
      * the last worker let go. */
     struct identity *identity;
     struct tuple_set *tuples;
+    struct budget memory;        /* its part of the process's */
     atomic_int connections;      /* on all workers */
     atomic_int workers_attached; /* workers that have a view of it */
     bool draining, deleted;      /* control thread */

@@ -34,6 +34,7 @@ struct proxy_settings {
     const char *log_filter;
 
     unsigned long stream_window, connection_window, frame_size, max_streams, key_updates;
+    unsigned long memory_limit, memory_budget, pod_memory_budget; /* bytes; 0: derived */
     unsigned long pool_max_streams, pool_idle_timeout;
     unsigned long connect_timeout, handshake_timeout, peer_handshake_timeout, answer_timeout, source_timeout,
         half_close_timeout, linger_timeout;

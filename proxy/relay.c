@@ -11,8 +11,9 @@
 #include "proxy/socket.h"
 #include "proxy/tuples.h"
 
-#define COPY_SIZE       (128 * 1024)
-#define COPIES_PER_TURN 8
+#define COPY_SIZE         (128 * 1024)
+#define PRESSED_COPY_SIZE (16 * 1024)
+#define COPIES_PER_TURN   8
 
 enum { FRONT = 0, BACK = 1 }; /* who connected to us, and whom we connected to */
 
@@ -25,7 +26,7 @@ struct side {
     bool reset;      /* by its other end: nothing more is written to it */
     bool shut;       /* FIN was sent to it */
     uint8_t *unsent; /* bytes for it that it did not take */
-    size_t unsent_len, unsent_offset;
+    size_t unsent_len, unsent_offset, unsent_size;
 };
 
 struct relay {
@@ -47,10 +48,11 @@ static struct loop *loop_of(const struct relay *r)
 }
 
 /* What was read for a side is still delivered to it, unless it has gone. */
-static void part(struct relay *r, int index, bool reset)
+static void part(struct relay *r, int index, bool reset, bool drop)
 {
     struct side *side = &r->sides[index], *other = &r->sides[1 - index];
-    bool owed = r->connected && !side->reset && reset;
+    bool owed = r->connected && !side->reset && reset && !drop;
+    struct parting_request q;
 
     if (!owed) {
         if (reset)
@@ -59,7 +61,7 @@ static void part(struct relay *r, int index, bool reset)
         free(side->unsent);
         return;
     }
-    parting_begin(&(struct parting_request){
+    q = (struct parting_request){
         .wp = r->c.wp,
         .fd = side->fd,
         .unsent = side->unsent,
@@ -72,7 +74,9 @@ static void part(struct relay *r, int index, bool reset)
         .in_tuples = r->in_tuples && index == FRONT,
         .client = r->c.client,
         .port = r->c.destination.port,
-    });
+    };
+    budget_move(&r->c.account, &q.account, side->unsent_size);
+    parting_begin(&q);
     if (index == FRONT)
         r->in_tuples = false;
     else
@@ -92,7 +96,7 @@ static void relay_close(struct relay *r, enum bruma_reason reason, const char *d
 
         loop_watch_remove(loop, &side->watch);
         if (side->fd >= 0)
-            part(r, i, reset);
+            part(r, i, reset, reason == BRUMA_REASON_MEMORY_BUDGET);
     }
     if (reset || (r->sides[BACK].ended && r->sides[BACK].shut))
         socket_delivery_over(r->c.wp, r->delivery_port);
@@ -177,6 +181,14 @@ static void set_interest(struct relay *r)
     }
 }
 
+static void free_unsent(struct relay *r, struct side *side)
+{
+    free(side->unsent);
+    side->unsent = NULL;
+    budget_give(&r->c.account, side->unsent_size);
+    side->unsent_size = 0;
+}
+
 static void hang_up(struct relay *r, int index, bool reset)
 {
     struct side *side = &r->sides[index];
@@ -187,17 +199,17 @@ static void hang_up(struct relay *r, int index, bool reset)
     if (!reset || side->reset)
         return;
     side->reset = true;
-    free(side->unsent);
-    side->unsent = NULL;
+    free_unsent(r, side);
     side->unsent_len = 0;
     r->left = last_bytes(r);
     loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->proxy->settings.linger_timeout);
 }
 
 /* Writes to a side; what it does not take is kept. -errno if the side is gone. */
-static int write_to(struct side *to, const uint8_t *data, size_t len)
+static int write_to(struct relay *r, struct side *to, const uint8_t *data, size_t len)
 {
     ssize_t n;
+    int e;
 
     do
         n = send(to->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -208,16 +220,19 @@ static int write_to(struct side *to, const uint8_t *data, size_t len)
         n = 0;
     if ((size_t)n == len)
         return 0;
+    e = budget_take(&r->c.account, len - (size_t)n);
+    if (e < 0)
+        return e;
     to->unsent = malloc(len - (size_t)n);
     if (!to->unsent)
         return -ENOMEM;
     memcpy(to->unsent, data + n, len - (size_t)n);
-    to->unsent_len = len - (size_t)n;
+    to->unsent_len = to->unsent_size = len - (size_t)n;
     to->unsent_offset = 0;
     return 0;
 }
 
-static int write_unsent(struct side *to)
+static int write_unsent(struct relay *r, struct side *to)
 {
     while (to->unsent_len) {
         ssize_t n = send(to->fd, to->unsent + to->unsent_offset, to->unsent_len, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -229,8 +244,7 @@ static int write_unsent(struct side *to)
         to->unsent_offset += (size_t)n;
         to->unsent_len -= (size_t)n;
     }
-    free(to->unsent);
-    to->unsent = NULL;
+    free_unsent(r, to);
     return 0;
 }
 
@@ -238,8 +252,11 @@ static int copy_through(struct relay *r, int from_index, uint8_t *buf)
 {
     struct side *from = &r->sides[from_index], *to = &r->sides[1 - from_index];
 
+    /* When much is held already, little of each. */
+    size_t size = r->c.wp->level == BUDGET_CALM ? COPY_SIZE : PRESSED_COPY_SIZE;
+
     for (int i = 0; i < COPIES_PER_TURN && !to->unsent_len && !to->reset && !from->ended; i++) {
-        ssize_t n = recv(from->fd, buf, COPY_SIZE, MSG_DONTWAIT);
+        ssize_t n = recv(from->fd, buf, size, MSG_DONTWAIT);
         int e;
 
         if (n < 0 && errno == EINTR)
@@ -256,12 +273,12 @@ static int copy_through(struct relay *r, int from_index, uint8_t *buf)
         r->last_activity = loop_now(loop_of(r));
         telemetry_bytes(&r->c.flow, from_index == FRONT ? (uint64_t)n : 0,
                         from_index == BACK ? (uint64_t)n : 0);
-        e = write_to(to, buf, (size_t)n);
-        if (e == -ENOMEM)
+        e = write_to(r, to, buf, (size_t)n);
+        if (e == -ENOMEM || e == -ENOBUFS)
             return e;
         if (e < 0)
             hang_up(r, 1 - from_index, true);
-        if (n < COPY_SIZE && !from->hung_up)
+        if ((size_t)n < size && !from->hung_up)
             return 0; /* drained */
     }
     return 0;
@@ -311,14 +328,17 @@ static void serve(struct relay *r, int index, uint32_t events)
      * been sent, so it is a reset. */
     if (events & (EPOLLHUP | EPOLLERR))
         hang_up(r, index, (events & EPOLLERR) || !side->shut);
-    else if ((events & EPOLLOUT) && write_unsent(side) < 0)
+    else if ((events & EPOLLOUT) && write_unsent(r, side) < 0)
         hang_up(r, index, true);
     if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
         e = copy(r, index);
     if (e == 0 && other->hung_up)
         e = copy(r, 1 - index);
     if (e < 0) {
-        fail_errno(r, e);
+        if (e == -ENOBUFS)
+            relay_close(r, BRUMA_REASON_MEMORY_BUDGET, NULL, true);
+        else
+            fail_errno(r, e);
         return;
     }
     pass_on_ends(r);

@@ -10,8 +10,9 @@
 #include "proxy/request.h"
 #include "proxy/socket.h"
 
-#define PENDING_KEEP   65536 /* an emptied buffer larger than this is given back */
 #define GATHERED_FIRST 4
+#define GATHERED_KEEP  16  /* pieces that a stream has room for between turns */
+#define GATHERED_MAX   256 /* then they are delivered: frames may be of one byte */
 
 static void on_timer(struct loop_timer *timer);
 static int deliver_gathered(struct stream *s);
@@ -45,6 +46,14 @@ struct stream *stream_new(struct worker_pod *wp, bool inbound, int fd, const str
     return s;
 }
 
+static void free_pending(struct stream *s)
+{
+    free(s->pending);
+    budget_give(&s->c.account, s->pending_size);
+    s->pending = NULL;
+    s->pending_len = s->pending_offset = s->pending_size = 0;
+}
+
 /* Both sides have said all, or nothing was ever to be said: close() is enough. Else the application is owed
  * what the peer had sent, and has the end or the reset behind it. */
 static void part(struct stream *s, bool reset, bool owed)
@@ -52,7 +61,7 @@ static void part(struct stream *s, bool reset, bool owed)
     if (owed && deliver_gathered(s) < 0)
         owed = false;
     if (owed) {
-        parting_begin(&(struct parting_request){
+        struct parting_request q = {
             .wp = s->c.wp,
             .fd = s->fd,
             .unsent = s->pending,
@@ -62,8 +71,12 @@ static void part(struct stream *s, bool reset, bool owed)
             .reset = reset,
             .last_activity = s->last_activity,
             .delivery_port = s->delivery_port,
-        });
+        };
+
+        budget_move(&s->c.account, &q.account, s->pending_size);
+        parting_begin(&q);
         s->pending = NULL;
+        s->pending_size = 0;
     } else {
         if (reset)
             socket_reset_on_close(s->fd);
@@ -77,7 +90,8 @@ static void part(struct stream *s, bool reset, bool owed)
 void stream_close(struct stream *s, enum bruma_reason reason, const char *detail, bool reset)
 {
     struct worker *w = s->c.wp->worker;
-    bool owed = s->state == STREAM_OPEN && !s->app_reset && (reset || !s->read_closed);
+    bool owed = s->state == STREAM_OPEN && !s->app_reset && (reset || !s->read_closed) &&
+                reason != BRUMA_REASON_MEMORY_BUDGET;
 
     if (s->state == STREAM_CLOSED)
         return;
@@ -189,9 +203,8 @@ static void application_reset(struct stream *s)
     if (s->tunnel)
         tunnel_stream_consumed(s->tunnel, s,
                                s->pending_len - (s->uncounted < s->pending_len ? s->uncounted : 0));
-    free(s->pending);
-    s->pending = NULL;
-    s->pending_len = s->pending_offset = s->pending_size = s->uncounted = 0;
+    free_pending(s);
+    s->uncounted = 0;
     if (s->read_closed || !s->tunnel) {
         aborted(s);
         return;
@@ -239,16 +252,30 @@ ssize_t stream_read(struct stream *s, uint8_t *buf, size_t size, bool *ret_end)
     return n;
 }
 
+/* keep() has failed with this. */
+static void cannot_hold(struct stream *s, int error)
+{
+    stream_close(s, error == -ENOBUFS ? BRUMA_REASON_MEMORY_BUDGET : BRUMA_REASON_OUT_OF_RESOURCES, NULL,
+                 true);
+}
+
 static int keep(struct stream *s, const uint8_t *data, size_t len)
 {
     if (s->pending_offset + s->pending_len + len > s->pending_size) {
         size_t size = s->pending_len + len;
         uint8_t *grown;
+        int r;
 
         size = size < 4096 ? 4096 : size + size / 2;
+        r = budget_take(&s->c.account, size);
+        if (r < 0)
+            return r;
         grown = malloc(size);
-        if (!grown)
+        if (!grown) {
+            budget_give(&s->c.account, size);
             return -ENOMEM;
+        }
+        budget_give(&s->c.account, s->pending_size);
         if (s->pending_len)
             memcpy(grown, s->pending + s->pending_offset, s->pending_len);
         free(s->pending);
@@ -289,12 +316,7 @@ static void write_pending(struct stream *s)
         total += (size_t)n;
     }
     if (!s->pending_len) {
-        s->pending_offset = 0;
-        if (s->pending_size > PENDING_KEEP || !s->tunnel) {
-            free(s->pending);
-            s->pending = NULL;
-            s->pending_size = 0;
-        }
+        free_pending(s);
         set_interest(s, false);
     }
     if (total > s->uncounted) {
@@ -310,8 +332,10 @@ void stream_gather(struct stream *s, const uint8_t *data, size_t len)
 {
     if (s->state == STREAM_DIALING && s->tunnel) {
         /* A peer that does not wait for the answer: its window bounds what it can send so. */
-        if (keep(s, data, len) < 0)
-            stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+        int r = keep(s, data, len);
+
+        if (r < 0)
+            cannot_hold(s, r);
         return;
     }
     if (s->state != STREAM_OPEN) {
@@ -319,6 +343,11 @@ void stream_gather(struct stream *s, const uint8_t *data, size_t len)
         if (s->tunnel)
             tunnel_stream_consumed(s->tunnel, s, len);
         return;
+    }
+    if (s->gathered_len == GATHERED_MAX) {
+        stream_deliver(s);
+        if (s->state != STREAM_OPEN)
+            return;
     }
     if (s->gathered_len == s->gathered_size) {
         unsigned size = s->gathered_size ? s->gathered_size * 2 : GATHERED_FIRST;
@@ -369,6 +398,7 @@ static void drop_gathered(struct stream *s)
 static int deliver_gathered(struct stream *s)
 {
     size_t skip = 0;
+    int r;
 
     if (!s->pending_len && s->gathered_len) {
         ssize_t n = send_gathered(s);
@@ -385,8 +415,9 @@ static int deliver_gathered(struct stream *s)
             skip -= v->iov_len;
             continue;
         }
-        if (keep(s, (const uint8_t *)v->iov_base + skip, v->iov_len - skip) < 0)
-            return -ENOMEM;
+        r = keep(s, (const uint8_t *)v->iov_base + skip, v->iov_len - skip);
+        if (r < 0)
+            return r;
         skip = 0;
     }
     s->gathered_len = 0;
@@ -411,8 +442,13 @@ void stream_deliver(struct stream *s)
     }
     if (r < 0) {
         s->gathered_len = 0;
-        stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+        cannot_hold(s, r);
         return;
+    }
+    if (s->gathered_size > GATHERED_KEEP) {
+        free(s->gathered);
+        s->gathered = NULL;
+        s->gathered_size = 0;
     }
     if (s->pending_len)
         set_interest(s, true);
@@ -471,21 +507,22 @@ void stream_open(struct stream *s)
 
 void stream_send_first(struct stream *s, const uint8_t *data, size_t len)
 {
-    uint8_t *all;
-
     if (len) {
-        all = malloc(len + s->pending_len);
-        if (!all) {
-            stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+        struct iovec ahead = {.iov_base = s->pending, .iov_len = s->pending_len};
+        size_t at = s->pending_offset, size = s->pending_size;
+        int r;
+
+        s->pending = NULL;
+        s->pending_len = s->pending_offset = s->pending_size = 0;
+        r = keep(s, data, len);
+        if (r == 0 && ahead.iov_len)
+            r = keep(s, (const uint8_t *)ahead.iov_base + at, ahead.iov_len);
+        free(ahead.iov_base);
+        budget_give(&s->c.account, size);
+        if (r < 0) {
+            cannot_hold(s, r);
             return;
         }
-        memcpy(all, data, len);
-        if (s->pending_len)
-            memcpy(all + len, s->pending + s->pending_offset, s->pending_len);
-        free(s->pending);
-        s->pending = all;
-        s->pending_len = s->pending_size = len + s->pending_len;
-        s->pending_offset = 0;
         s->uncounted = len;
     }
     if (s->pending_len)
@@ -516,6 +553,7 @@ void stream_detached(struct stream *s, uint32_t code)
     char text[64];
 
     if (t) {
+        tunnel_stream_credit(t, s);
         list_del(&s->tunnel_node);
         list_del(&s->held_node);
         t->streams_len--;

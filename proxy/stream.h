@@ -43,6 +43,7 @@ struct stream {
     unsigned gathered_len, gathered_size;
     uint8_t *pending; /* bytes that the application's socket did not take */
     size_t pending_len, pending_offset, pending_size;
+    size_t credit;    /* of the tunnel, that is given back as the application reads */
     size_t uncounted; /* of the pending bytes, those that did not come from the peer (a PROXY header) */
 
     struct route route; /* outbound, once routed */
@@ -60,6 +61,7 @@ struct request {
     char method[16];
     char *authority, *baggage, *forwarded, *forwarded_network;
     size_t header_bytes;
+    size_t counted; /* of them, in the connection's account */
     bool too_large;
 };
 

@@ -155,6 +155,7 @@ void tls_destroy(struct tls *tls)
     sk_X509_pop_free(tls->peer_chain, X509_free);
     free(tls->partial);
     free(tls->pending);
+    budget_give_all(&tls->account);
     tls->peer_chain = NULL;
     tls->ssl = NULL;
     tls->context = NULL;
@@ -495,11 +496,16 @@ int tls_write(struct tls *tls, const uint8_t *data, size_t len)
 /* Keeps what the socket did not take. */
 static int keep(struct tls *tls, const uint8_t *data, size_t len)
 {
-    size_t held = tls->pending_len - tls->pending_offset;
-    uint8_t *grown = malloc(held + len);
+    size_t held = tls->pending_len - tls->pending_offset, before = tls->account.held;
+    uint8_t *grown;
+    int r = budget_take(&tls->account, held + len);
 
+    if (r < 0)
+        return r;
+    grown = malloc(held + len);
     if (!grown)
-        return -ENOMEM;
+        return -ENOMEM; /* the connection ends of it, and gives back all */
+    budget_give(&tls->account, before);
     if (tls->pending && held)
         memcpy(grown, tls->pending + tls->pending_offset, held);
     memcpy(grown + held, data, len);
@@ -543,6 +549,7 @@ static int send_or_keep(struct tls *tls, const uint8_t *data, size_t len)
             return r < 0 ? r : 1;
         }
         free(tls->pending);
+        budget_give_all(&tls->account);
         tls->pending = NULL;
         tls->pending_len = tls->pending_offset = 0;
     }

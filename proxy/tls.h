@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 #include "bruma/reasons.h"
+#include "proxy/budget.h"
 #include "proxy/record.h"
 #include "proxy/shared_buffer.h"
 #include "proxy/state.h"
@@ -54,6 +55,7 @@ struct tls {
     size_t partial_len;
     uint8_t *pending; /* ciphertext that the socket did not take */
     size_t pending_len, pending_offset;
+    struct budget_account account; /* of pending; its share is the owner's to set */
     struct tls_expected expected;
     STACK_OF(X509) * peer_chain;    /* as verified; kept only where lists are configured */
     int64_t peer_until;             /* wall seconds: the first end of a certificate of the peer's chain */

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#define LOG_SCOPE "tunnel"
 #include "proxy/tunnel.h"
 
 #include <errno.h>
@@ -7,14 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "log.h"
 #include "proxy/parting.h"
 #include "proxy/pool.h"
 #include "proxy/request.h"
 #include "proxy/socket.h"
 #include "proxy/stream.h"
 #include "proxy/tunnel_session.h"
-#include "reasons.h"
 
 #define READS_PER_EVENT   4
 #define UNSENT_FRAMES_MAX 1000 /* answers, mostly; as many as nghttp2 lets one kind of them be */
@@ -48,30 +45,6 @@ static struct tunnel *tunnel_new(struct worker_pod *wp, bool server)
 
 /* ---- end ---- */
 
-static void end_streams(struct tunnel *t, enum bruma_reason reason, const char *detail)
-{
-    while (!list_empty(&t->queue)) {
-        struct stream *s = list_first(&t->queue, struct stream, tunnel_node);
-
-        list_del(&s->tunnel_node);
-        t->queue_len--;
-        s->tunnel = NULL;
-        outbound_tunnel_lost(s, reason, detail);
-    }
-    while (!list_empty(&t->streams)) {
-        struct stream *s = list_first(&t->streams, struct stream, tunnel_node);
-
-        list_del(&s->tunnel_node);
-        list_del(&s->held_node);
-        t->streams_len--;
-        s->tunnel = NULL;
-        if (s->state == STREAM_REQUESTED)
-            outbound_tunnel_lost(s, reason, detail);
-        else if (!t->lost || !stream_is_ahead(s))
-            stream_close(s, reason, detail, true);
-    }
-}
-
 static int fill(struct tunnel *t);
 
 /* The end must not overtake what was said before it: frames that wait, an alert. The peer may still be
@@ -86,6 +59,7 @@ static void part(struct tunnel *t, int fd, bool open, bool cut)
         (void)fill(t);
         tls_shutdown(&t->tls);
     }
+    budget_move(&t->tls.account, &q.account, t->tls.account.held);
     q.unsent = tls_take_pending(&t->tls, &q.unsent_offset, &q.unsent_len);
     parting_begin(&q);
 }
@@ -114,9 +88,12 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
     list_del(&t->flush_node);
     loop_timer_cancel(&t->timer);
     loop_watch_remove(w->loop, &t->watch);
-    end_streams(t, reason, text[0] ? text : NULL);
-    if (fd >= 0 && connected && !t->lost) {
+    tunnel_end_streams(t, reason, text[0] ? text : NULL);
+    if (fd >= 0 && connected && !t->lost && reason != BRUMA_REASON_MEMORY_BUDGET) {
         part(t, fd, open, cut);
+    } else if (fd >= 0 && reason == BRUMA_REASON_MEMORY_BUDGET) {
+        socket_reset_on_close(fd); /* the kernel need not keep anything for it either */
+        close(fd);
     } else if (fd >= 0) {
         if (open)
             tls_shutdown(&t->tls);
@@ -146,40 +123,6 @@ static void deny(struct tunnel *t, enum bruma_reason reason, const char *detail)
         telemetry_early_deny(t->wp->worker->telemetry, REPORTER_DESTINATION, &t->peer, &t->arrival, reason,
                              detail);
     tunnel_close(t, reason, detail);
-}
-
-/* An open tunnel, with a word in the log and a count also where it has no stream. */
-static void close_with_a_word(struct tunnel *t, enum bruma_reason reason, const char *detail)
-{
-    telemetry_early_deny(t->wp->worker->telemetry, t->server ? REPORTER_DESTINATION : REPORTER_SOURCE,
-                         &t->peer, &t->arrival, reason, detail);
-    tunnel_close(t, reason, detail);
-}
-
-void tunnel_check_revoked(struct tunnel *t)
-{
-    if (t->state == TUNNEL_OPEN && !t->closing && tls_peer_revoked(&t->tls))
-        close_with_a_word(t, BRUMA_REASON_CERTIFICATE_REVOKED,
-                          "peer certificate: revoked after the connection was made");
-}
-
-void tunnel_refuse_expired(struct tunnel *t)
-{
-    telemetry_early_deny(t->wp->worker->telemetry, REPORTER_DESTINATION, &t->peer, &t->arrival,
-                         BRUMA_REASON_PEER_EXPIRED, NULL);
-}
-
-void tunnel_check_expired(struct tunnel *t)
-{
-    char peer[ENDPOINT_TEXT_LEN];
-
-    if (t->state != TUNNEL_OPEN || t->closing || t->expired || !tls_peer_expired(&t->tls))
-        return;
-    t->expired = true;
-    log_info("a tunnel takes no new connections: its peer's certificate has expired\tpeer=%s identity=\"%s\" "
-             "reason=%s",
-             endpoint_format(&t->peer, peer), t->tls.peer_identity, reason_name(BRUMA_REASON_PEER_EXPIRED));
-    tunnel_expire(t);
 }
 
 static void deny_errno(struct tunnel *t, enum bruma_reason reason, int error)
@@ -361,10 +304,13 @@ void tunnel_flush(struct tunnel *t)
     if (r < 0) {
         char buf[128];
 
-        if (r != -EPROTO)
+        if (r != -EPROTO && r != -ENOBUFS)
             read_rest(t);
-        tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
-                     r == -EPROTO ? "HTTP/2 session failed" : strerror_r(-r, buf, sizeof(buf)));
+        if (r == -ENOBUFS)
+            tunnel_close_with_a_word(t, BRUMA_REASON_MEMORY_BUDGET, "its peer does not read");
+        else
+            tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
+                         r == -EPROTO ? "HTTP/2 session failed" : strerror_r(-r, buf, sizeof(buf)));
     } else if (r == 1) {
         watch_open(t);
     } else {
@@ -421,7 +367,7 @@ static void on_readable(struct tunnel *t)
 
             t->lost = n != -EPROTO;
             if (n == -EPROTO && t->tls.reason != BRUMA_REASON_HTTP2_ERROR)
-                close_with_a_word(t, t->tls.reason, t->tls.error);
+                tunnel_close_with_a_word(t, t->tls.reason, t->tls.error);
             else
                 tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
                              n == -EPROTO ? t->tls.error : strerror_r((int)-n, buf, sizeof(buf)));
@@ -450,6 +396,7 @@ static void on_readable(struct tunnel *t)
 
 static void open_tunnel(struct tunnel *t)
 {
+    t->small_windows = t->wp->level >= BUDGET_SMALL_WINDOWS;
     if (tunnel_session_new(t) < 0) {
         deny(t, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
         return;
@@ -547,6 +494,7 @@ static int start_server(struct worker_pod *wp, int fd, const struct endpoint *pe
     t->peer = *peer;
     t->arrival = *arrival;
     r = tls_init(&t->tls, context, &wp->worker->tls, fd, true);
+    t->tls.account.share = &wp->memory;
     if (r == 0) {
         t->tls_ready = true;
         r = loop_watch_add(wp->worker->loop, &t->watch, fd, EPOLLIN, on_event);
@@ -623,6 +571,7 @@ int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls
     t->expected_hash = expected_hash;
     t->context_serial = context->serial;
     r = tls_init(&t->tls, context, &w->tls, fd, false);
+    t->tls.account.share = &wp->memory;
     if (r == 0)
         r = loop_watch_add(w->loop, &t->watch, fd, EPOLLOUT, on_event);
     if (r < 0) {

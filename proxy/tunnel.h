@@ -48,7 +48,8 @@ struct tunnel {
     bool refused_streams; /* the peer refused a stream: it is full for now */
     bool shutting_down;   /* server: first GOAWAY sent, the second follows */
     bool settings_sent;
-    bool expired; /* the peer's certificate: said and acted upon */
+    bool expired;       /* the peer's certificate: said and acted upon */
+    bool small_windows; /* announced */
     uint64_t last_received, ping_sent,
         idle_since; /* loop_now() milliseconds; ping_sent 0: none outstanding */
     size_t turn_bytes;
@@ -80,6 +81,10 @@ void tunnel_reset_stream(struct tunnel *tunnel, struct stream *stream, uint32_t 
 void tunnel_stream_readable(struct tunnel *tunnel, struct stream *stream);
 /* The application took bytes: the peer may send as many again. */
 void tunnel_stream_consumed(struct tunnel *tunnel, struct stream *stream, size_t bytes);
+/* So much came in for the stream, which is open: the credit of the tunnel. */
+void tunnel_stream_received(struct tunnel *tunnel, struct stream *stream, size_t bytes);
+/* Credit of the tunnel that the stream still has; call it before the stream leaves. */
+void tunnel_stream_credit(struct tunnel *tunnel, struct stream *stream);
 /* The client's side: DATA may flow (the answer was 200). */
 int tunnel_stream_start(struct tunnel *tunnel, struct stream *stream);
 
@@ -92,6 +97,9 @@ void tunnel_clock_set(struct tunnel *tunnel);
 void tunnel_refuse_expired(struct tunnel *tunnel);
 /* The lists of revoked certificates have changed. */
 void tunnel_check_revoked(struct tunnel *tunnel);
+
+/* The pod's level of worker_pod.level has changed. */
+void tunnel_adapt(struct tunnel *tunnel);
 
 /* Something is queued in the session: flush at the end of this turn. */
 void tunnel_wants_flush(struct tunnel *tunnel);
@@ -108,5 +116,9 @@ void tunnel_drain(struct tunnel *tunnel);
 void tunnel_expire(struct tunnel *tunnel);
 /* Closes now; its streams end with this reason (those that may are tried again elsewhere). */
 void tunnel_close(struct tunnel *tunnel, enum bruma_reason reason, const char *detail);
+/* Of tunnel_close(): what the end means to its streams. */
+void tunnel_end_streams(struct tunnel *tunnel, enum bruma_reason reason, const char *detail);
+/* The same of an open one, with a line in the log and a count also where it has no stream. */
+void tunnel_close_with_a_word(struct tunnel *tunnel, enum bruma_reason reason, const char *detail);
 
 #endif

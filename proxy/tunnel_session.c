@@ -11,6 +11,7 @@
 #define ROOM_MIN               (FRAME_HEADER + 16384) /* less room than this in plain_out: encrypt first */
 #define FRAME_PAYLOAD_MAX      (256 * 1024)
 #define TURN_BYTES_MAX         (1024 * 1024) /* of one tunnel; then the others have their turn */
+#define PRESSED_BYTES_MAX      (64 * 1024)   /* the same, and of one frame, when much is held already */
 #define HEADER_LIST_MAX        65536
 #define CLIENT_HEADER_LIST_MAX 16384
 #define STREAM_LIMIT_SLACK     1000
@@ -78,13 +79,18 @@ int tunnel_session_append(struct tunnel *tunnel, const uint8_t *data, size_t len
     return 0;
 }
 
+static bool pressed(const struct tunnel *tunnel)
+{
+    return tunnel->wp->level != BUDGET_CALM;
+}
+
 /* Called right before data_read(); what it returns is also the room that data_read() may count on. */
 static ssize_t data_length(nghttp2_session *session, uint8_t frame_type, int32_t stream_id,
                            int32_t session_window, int32_t stream_window, uint32_t frame_max, void *user_data)
 {
     struct tunnel *tunnel = user_data;
     struct shared_buffer *out = &tunnel->wp->worker->plain_out;
-    ssize_t n = FRAME_PAYLOAD_MAX, room;
+    ssize_t n = pressed(tunnel) ? PRESSED_BYTES_MAX : FRAME_PAYLOAD_MAX, room;
 
     (void)session;
     (void)frame_type;
@@ -127,7 +133,8 @@ static ssize_t data_read(nghttp2_session *session, int32_t stream_id, uint8_t *b
         return NGHTTP2_ERR_DEFERRED; /* the tunnel is being closed, and its streams have gone */
     if (tunnel->out_error)
         return NGHTTP2_ERR_CALLBACK_FAILURE;
-    if (tls_blocked(&tunnel->tls) || tunnel->turn_bytes > TURN_BYTES_MAX ||
+    if (tls_blocked(&tunnel->tls) ||
+        tunnel->turn_bytes > (pressed(tunnel) ? PRESSED_BYTES_MAX : TURN_BYTES_MAX) ||
         out->size - out->len < FRAME_HEADER + length) {
         hold(tunnel, s);
         return NGHTTP2_ERR_DEFERRED;
@@ -306,13 +313,12 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream_id, c
     struct stream *s = nghttp2_session_get_stream_user_data(session, stream_id);
 
     (void)flags;
-    (void)user_data;
-    /* The connection's credit is given back at once: a reader that stops must stop its own stream only. */
-    nghttp2_session_consume_connection(session, len);
-    if (s)
+    if (s) {
+        tunnel_stream_received(user_data, s, len);
         stream_gather(s, data, len);
-    else
-        nghttp2_session_consume_stream(session, stream_id, len);
+    } else {
+        nghttp2_session_consume(session, stream_id, len);
+    }
     return 0;
 }
 
@@ -383,19 +389,56 @@ static void make_callbacks(void)
     nghttp2_option_set_stream_reset_rate_limit(options, RESET_BURST, RESET_RATE);
 }
 
+#define SMALL_STREAM_WINDOW     65535
+#define SMALL_CONNECTION_WINDOW (1024 * 1024)
+
+static int32_t at_most(unsigned long window, unsigned long most)
+{
+    return (int32_t)(window < most ? window : most);
+}
+
+static int32_t stream_window(const struct tunnel *tunnel)
+{
+    return at_most(tunnel->wp->worker->proxy->settings.stream_window,
+                   tunnel->small_windows ? SMALL_STREAM_WINDOW : INT32_MAX);
+}
+
+/* What was given cannot be taken back: a smaller one begins as the peer has used it up. */
+static int set_connection_window(struct tunnel *tunnel, nghttp2_session *session)
+{
+    return nghttp2_session_set_local_window_size(
+        session, NGHTTP2_FLAG_NONE, 0,
+        at_most(tunnel->wp->worker->proxy->settings.connection_window,
+                tunnel->small_windows ? SMALL_CONNECTION_WINDOW : INT32_MAX));
+}
+
+void tunnel_session_windows(struct tunnel *tunnel)
+{
+    bool small = tunnel->wp->level >= BUDGET_SMALL_WINDOWS;
+    nghttp2_settings_entry entry;
+
+    if (small == tunnel->small_windows)
+        return;
+    tunnel->small_windows = small;
+    entry = (nghttp2_settings_entry){NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t)stream_window(tunnel)};
+    nghttp2_submit_settings(tunnel->session, NGHTTP2_FLAG_NONE, &entry, 1);
+    set_connection_window(tunnel, tunnel->session);
+    tunnel_wants_flush(tunnel);
+}
+
 int tunnel_session_new(struct tunnel *tunnel)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     const struct proxy_settings *set = &tunnel->wp->worker->proxy->settings;
     nghttp2_settings_entry client[] = {
         {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
-        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t)set->stream_window},
+        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t)stream_window(tunnel)},
         {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, (uint32_t)set->frame_size},
         {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, CLIENT_HEADER_LIST_MAX},
     };
     nghttp2_settings_entry server[] = {
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, (uint32_t)set->max_streams + STREAM_LIMIT_SLACK},
-        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t)set->stream_window},
+        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t)stream_window(tunnel)},
         {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, (uint32_t)set->frame_size},
         {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HEADER_LIST_MAX},
     };
@@ -412,8 +455,7 @@ int tunnel_session_new(struct tunnel *tunnel)
     r = tunnel->server ? nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, server, array_size(server))
                        : nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, client, array_size(client));
     if (!r)
-        r = nghttp2_session_set_local_window_size(session, NGHTTP2_FLAG_NONE, 0,
-                                                  (int32_t)set->connection_window);
+        r = set_connection_window(tunnel, session);
     if (r) {
         nghttp2_session_del(session);
         return -ENOMEM;

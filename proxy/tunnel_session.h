@@ -6,6 +6,8 @@
 #include "proxy/tunnel.h"
 
 /* Creates the session and queues its SETTINGS. 0 or -ENOMEM. */
+/* Announces windows that fit the pod's memory level. */
+void tunnel_session_windows(struct tunnel *tunnel);
 int tunnel_session_new(struct tunnel *tunnel);
 
 /* The whole frame of a stream's DATA, for nghttp2_submit_*. */

@@ -7,10 +7,20 @@
 #include "proxy/tunnel.h"
 #include "proxy/tunnel_session.h"
 
+void tunnel_stream_credit(struct tunnel *t, struct stream *s)
+{
+    if (!s->credit)
+        return;
+    nghttp2_session_consume_connection(t->session, s->credit);
+    s->credit = 0;
+    tunnel_wants_flush(t);
+}
+
 /* The session knows the stream no longer; its frames may still be on their way out. */
 static void forget_stream(struct tunnel *t, struct stream *s)
 {
     nghttp2_session_set_stream_user_data(t->session, s->id, NULL);
+    tunnel_stream_credit(t, s);
     list_del(&s->tunnel_node);
     list_del(&s->held_node);
     s->tunnel = NULL;
@@ -95,8 +105,37 @@ void tunnel_stream_readable(struct tunnel *t, struct stream *s)
     }
 }
 
+/* The tunnel's credit is given back at once: a reader that stops must stop its own stream only. When too much
+ * is held for such readers, they stop their tunnel. */
+void tunnel_stream_received(struct tunnel *t, struct stream *s, size_t bytes)
+{
+    if (t->wp->level == BUDGET_CALM)
+        nghttp2_session_consume_connection(t->session, bytes);
+    else
+        s->credit += bytes;
+}
+
+void tunnel_adapt(struct tunnel *t)
+{
+    struct stream *s;
+
+    if (t->state != TUNNEL_OPEN || t->closing)
+        return;
+    if (t->wp->level == BUDGET_CALM) {
+        list_for_each (s, &t->streams, tunnel_node)
+            tunnel_stream_credit(t, s);
+    }
+    tunnel_session_windows(t);
+}
+
 void tunnel_stream_consumed(struct tunnel *t, struct stream *s, size_t bytes)
 {
+    size_t credit = bytes < s->credit ? bytes : s->credit;
+
+    if (credit) {
+        s->credit -= credit;
+        nghttp2_session_consume_connection(t->session, credit);
+    }
     nghttp2_session_consume_stream(t->session, s->id, bytes);
     if (nghttp2_session_want_write(t->session))
         tunnel_wants_flush(t);
@@ -156,4 +195,28 @@ void tunnel_drain(struct tunnel *t)
     t->ping_sent = loop_now(t->wp->worker->loop);
     nghttp2_submit_ping(t->session, NGHTTP2_FLAG_NONE, NULL);
     tunnel_wants_flush(t);
+}
+
+void tunnel_end_streams(struct tunnel *t, enum bruma_reason reason, const char *detail)
+{
+    while (!list_empty(&t->queue)) {
+        struct stream *s = list_first(&t->queue, struct stream, tunnel_node);
+
+        list_del(&s->tunnel_node);
+        t->queue_len--;
+        s->tunnel = NULL;
+        outbound_tunnel_lost(s, reason, detail);
+    }
+    while (!list_empty(&t->streams)) {
+        struct stream *s = list_first(&t->streams, struct stream, tunnel_node);
+
+        list_del(&s->tunnel_node);
+        list_del(&s->held_node);
+        t->streams_len--;
+        s->tunnel = NULL;
+        if (s->state == STREAM_REQUESTED)
+            outbound_tunnel_lost(s, reason, detail);
+        else if (!t->lost || !stream_is_ahead(s))
+            stream_close(s, reason, detail, true);
+    }
 }

@@ -14,6 +14,7 @@
 #include "proxy/connection.h"
 #include "proxy/crl.h"
 #include "proxy/parting.h"
+#include "proxy/pressure.h"
 #include "proxy/rcu.h"
 #include "proxy/route_device.h"
 #include "proxy/socket.h"
@@ -87,6 +88,7 @@ void worker_connection_begin(struct worker_pod *wp)
 void worker_connection_end(struct worker_pod *wp)
 {
     atomic_fetch_sub_explicit(&wp->worker->connections, 1, memory_order_relaxed);
+    pressure_freed(wp->worker->proxy);
     if (atomic_fetch_sub(&wp->pod->connections, 1) == 1 && wp->draining) {
         pod_ref(wp->pod);
         loop_post(wp->worker->proxy->loop, report_idle, wp->pod);
@@ -157,6 +159,10 @@ static void do_add_pod(void *data)
         wp->pod = m->pod;
         pod_ref(wp->pod);
         wp->local_stale = true;
+        wp->memory = (struct budget_share){
+            .process = &w->proxy->memory, .pod = &wp->pod->memory, .news = &w->memory_news};
+        list_init(&wp->memory.node);
+        wp->level = w->level;
         list_init(&wp->connections);
         list_init(&wp->servers);
         list_init(&wp->partings);
@@ -246,6 +252,7 @@ static void remove_pod(struct worker_pod *wp, enum bruma_reason reason)
     socket_leave(w, wp->pod);
     delivery_ports_free(&wp->ports);
     list_del(&wp->node);
+    list_del(&wp->memory.node);
     workload_unref(wp->local);
     wp->local = NULL;
     atomic_fetch_sub(&wp->pod->workers_attached, 1);
@@ -325,6 +332,14 @@ static void accept_again(struct worker *w)
         for (int i = 0; i < BRUMA_LISTENER_COUNT && w->serving && !w->draining && !wp->draining; i++)
             acceptor_start(&wp->acceptors[i]);
     }
+}
+
+static void do_look_at_memory(void *data)
+{
+    struct message *m = data;
+
+    m->worker->memory_told = true; /* seen at the end of the turn */
+    message_free(m);
 }
 
 static void do_serve(void *data)
@@ -485,6 +500,11 @@ void worker_resume(struct worker *w)
     tell(w, NULL, do_resume, NULL);
 }
 
+void worker_look_at_memory(struct worker *w)
+{
+    tell(w, NULL, do_look_at_memory, NULL);
+}
+
 void worker_dump(struct worker *w, cJSON *object, loop_post_fn done, void *data)
 {
     struct message fill = {.object = object, .done = done, .data = data};
@@ -514,6 +534,8 @@ static void turn_end(void *data)
     list_splice(&flush, &w->flush);
     while (!list_empty(&flush))
         tunnel_flush(list_first(&flush, struct tunnel, flush_node));
+    if (!list_empty(&w->memory_news) || w->memory_told)
+        pressure_look(w);
     if (!list_empty(&w->flush))
         loop_again(w->loop);
     shared_buffer_check_free(&w->plain_in);
@@ -576,6 +598,7 @@ int worker_start(struct proxy *proxy, unsigned index, struct worker **ret)
     list_init(&w->pods);
     list_init(&w->flush);
     list_init(&w->touched);
+    list_init(&w->memory_news);
     if (getrandom(&w->random, sizeof(w->random), 0) != sizeof(w->random) || !w->random)
         w->random = 0x9e3779b97f4a7c15u + index;
     r = shared_buffer_init(&w->plain_in, "plain_in", WORKER_BUFFER);

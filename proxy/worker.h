@@ -33,6 +33,10 @@ struct worker {
     struct shared_buffer
         plain_in; /* decrypted bytes of the tunnel that is being read, or what a relay copies */
     struct shared_buffer plain_out; /* frames of the tunnel that is being flushed */
+    enum budget_level level;        /* of the process, as the worker last saw it */
+    struct list memory_news;        /* worker_pod.memory.node: accounts have changed */
+    bool memory_told;               /* another worker saw the level change */
+    uint64_t memory_said;           /* loop_now(); 0: never */
     bool serving;                   /* the mesh state is known: accept */
     bool draining;                  /* no new connections */
     atomic_int connections;         /* read by the control thread */
@@ -76,6 +80,9 @@ struct worker_pod {
         struct addr addr;
         uint64_t until; /* loop time */
     } foreign[WORKER_FOREIGN];
+    struct budget_share memory;
+    enum budget_level level,
+        pod_level; /* what it lives under: the worse of the pod's own and the process's */
     bool draining, deleted;
 };
 
@@ -97,6 +104,8 @@ void worker_drain(struct worker *worker);
 void worker_resume(struct worker *worker); /* undoes it */
 /* The time to drain is over: ends all connections, which is told and logged. */
 void worker_cut(struct worker *worker);
+/* The process's budget is fuller, or less full. */
+void worker_look_at_memory(struct worker *worker);
 /* Fills object (uid -> {inbound, outbound}) with the worker's connections, then posts done(data) to the
  * control loop. */
 void worker_dump(struct worker *worker, cJSON *object, loop_post_fn done, void *data);

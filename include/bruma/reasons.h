@@ -134,7 +134,8 @@
     /* addresses, numbers and options that others choose */ \
     BRUMA_REASON(NOT_OF_POD, "not_of_pod", "CONNECT", "the destination is no address that the pod's kernel has as its own, and is not delivered to it", "who routes that address to the pod? `ip route get ADDRESS` in the pod") \
     BRUMA_REASON(NUMBER_TAKEN, "number_taken", "-", "a number that the capture needs in the pod (mark 0x111/0xfff, a routing table from 100 on, a rule priority before all others) is somebody else's; nothing of theirs was changed, and the pod is not enrolled", "the text beside this; `ip rule` and `ip route show table all` in the pod") \
-    BRUMA_REASON(ROUTING_OPTION, "routing_option", "CONNECT", "a process of the pod wanted a TCP socket to go by a way of its own (routing header of IPv6, source route of IPv4), by which connections that are not captured would leave the pod in plaintext: the option was refused, or the connect() of a socket that had it", "which program sets IPV6_RTHDR or IP_OPTIONS: `strace -e trace=setsockopt`")
+    BRUMA_REASON(ROUTING_OPTION, "routing_option", "CONNECT", "a process of the pod wanted a TCP socket to go by a way of its own (routing header of IPv6, source route of IPv4), by which connections that are not captured would leave the pod in plaintext: the option was refused, or the connect() of a socket that had it", "which program sets IPV6_RTHDR or IP_OPTIONS: `strace -e trace=setsockopt`") \
+    BRUMA_REASON(MEMORY_BUDGET, "memory_budget", "CONNECT", "too much was held for those who do not read, and this was among what held most, or wanted more than there is", "who does not read: the application at the end that was cut; `bruma_buffered_bytes`; `--memory-budget`, `--pod-memory-budget`")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,
