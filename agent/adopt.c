@@ -12,6 +12,7 @@
 
 #include "bruma/protocol.h"
 #include "enroll.h"
+#include "forwards.h"
 #include "netns.h"
 #include "pins.h"
 #include "reasons.h"
@@ -245,8 +246,10 @@ int adopt_all(struct agent *agent)
         if (r < 0)
             return log_error_errno(r, "a pinned pod cannot be adopted; it stays as it is");
     }
-    list_for_each (pod, &agent->pods.list, node)
+    list_for_each (pod, &agent->pods.list, node) {
+        forwards_look(agent, pod);
         enroll_announce(agent, pod);
+    }
     return 0;
 }
 

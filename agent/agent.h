@@ -39,7 +39,7 @@ struct agent {
     uint64_t own_cookie;  /* of the network namespace the agent lives in */
     uint64_t adopt_until; /* loop time until which listeners of before the start may still be offered */
     int64_t started_at;   /* CLOCK_REALTIME seconds */
-    struct loop_timer tick, verify;
+    struct loop_timer tick, verify, forwards;
     DIR *search; /* /proc, while processes are looked for; see gone.c */
     struct loop_timer searching;
 

@@ -38,6 +38,12 @@ static const struct setting table[] = {
     {"verify-interval", "BRUMA_VERIFY_INTERVAL", SETTING_DURATION, "5s",
      "how often the capture of each pod is verified in its network namespace",
      offsetof(struct agent_config, verify_interval), 100, 3600000},
+    {"forwarding-look", "BRUMA_FORWARDING_LOOK", SETTING_DURATION, "10s",
+     "how often pods are looked at for devices behind which others are (a bridge, the tap of a virtual "
+     "machine); "
+     "what those send is not captured, and such a pod is not announced as one of the mesh. 0: never, it is "
+     "announced like others",
+     offsetof(struct agent_config, forwarding_look), 0, 3600000},
     {"drain-grace", "BRUMA_DRAIN_GRACE", SETTING_DURATION, "2s",
      "time between the end of outbound and of inbound capture when a pod leaves the mesh",
      offsetof(struct agent_config, drain_grace), 0, 3600000},

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "enroll.h"
+#include "forwards.h"
 #include "guard.h"
 #include "install.h"
 #include "kubelet.h"
@@ -250,6 +251,8 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     cJSON_AddNumberToObject(item, "enrolledAt", (double)pod->enrolled_at);
     cJSON_AddNumberToObject(item, "verifiedAt", (double)pod->verified_at);
     add_unmended(pod, item);
+    cJSON_AddBoolToObject(item, "announced", forwards_announced(pod));
+    cJSON_AddStringToObject(item, "forwards", pod->forwards);
     cJSON_AddNumberToObject(item, "enrolMicroseconds", (double)pod->enrol_microseconds);
     cJSON_AddStringToObject(item, "proxy",
                             pod->state == POD_OUTSIDE ? "-" : proxies_pod_state(agent->proxies, pod));

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "forwards.h"
 #include "guard.h"
 #include "netns.h"
 #include "probes.h"
@@ -279,6 +280,7 @@ static void try_finish(struct agent *agent, struct pod *pod)
     pod->unmended.len = 0;
     pod->told = BRUMA_REASON_NONE;
     pod_set_error(pod, BRUMA_REASON_NONE, "");
+    forwards_look(agent, pod);
     set_state(agent, pod, POD_ENROLLED);
     guard_forget(agent, pod->cookie);
     probes_register(agent, pod);

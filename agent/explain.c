@@ -71,6 +71,15 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
                     "%s", reason_what(findings.reasons[i]));
 }
 
+static void explain_announced(struct connection *c, const struct pod *pod)
+{
+    if (pod->state == POD_ENROLLED && *pod->forwards)
+        ctl_finding(
+            c, "announced", false, BRUMA_REASON_POD_FORWARDS,
+            "%s: what is behind it is not captured, so others are not told that the pod is in the mesh",
+            pod->forwards);
+}
+
 static void explain_since(struct connection *c, const struct pod *pod)
 {
     if (pod->captured_since_start)
@@ -134,6 +143,7 @@ void explain_run(struct agent *agent, struct connection *connection, const char 
         return;
     if (pod->state != POD_DRAINING)
         explain_capture(agent, connection, pod);
+    explain_announced(connection, pod);
     explain_since(connection, pod);
     explain_proxy(agent, connection, pod);
     explain_counters(agent, connection, pod);

@@ -8,6 +8,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "forwards.h"
 #include "kube_pods.h"
 #include "message.h"
 #include "reasons.h"
@@ -54,6 +55,8 @@ static bool desired(struct kube_pod *pod, enum kube_redirection *ret)
     case POD_ENROLLING:
         return false;
     case POD_ENROLLED:
+        if (!forwards_announced(p))
+            return !p->awaits_listeners;
         /* While nobody serves it, peers that know that it is in the mesh would wait. Once they know, they go
          * on. */
         *ret = pod->redirection == KUBE_REDIRECTION_ENABLED ||
@@ -187,10 +190,16 @@ static void timestamp(char *buf, size_t size)
     strftime(buf, size, "%Y-%m-%dT%H:%M:%SZ", &tm);
 }
 
+static const char *what_it_says(enum bruma_reason reason)
+{
+    if (reason == BRUMA_REASON_CAPTURED_LATE)
+        return "belongs to the mesh and has run outside of it";
+    return reason == BRUMA_REASON_POD_FORWARDS ? "is captured in part" : "cannot be enrolled in the mesh";
+}
+
 static void add_message(cJSON *o, enum bruma_reason reason, const char *text)
 {
-    const char *what = reason == BRUMA_REASON_CAPTURED_LATE ? "belongs to the mesh and has run outside of it"
-                                                            : "cannot be enrolled in the mesh";
+    const char *what = what_it_says(reason);
     char message[1000];
 
     snprintf(message, sizeof(message), "%s: %.400s; look at: %.400s", what, text, reason_check(reason));

@@ -16,6 +16,7 @@
 #include "cni_server.h"
 #include "ctl_server.h"
 #include "enroll.h"
+#include "forwards.h"
 #include "guard.h"
 #include "install.h"
 #include "kube_daemonset.h"
@@ -241,6 +242,7 @@ static int open_parts(struct agent *agent)
         return r;
     enroll_reconcile_all(agent);
     watchdog_start(agent);
+    forwards_start(agent);
     r = server_open(agent->loop, path, route, agent, &agent->server);
     if (r < 0)
         return log_error_errno(r, "the socket cannot be opened\tpath=%s", path);
@@ -260,6 +262,7 @@ static void close_parts(struct agent *agent)
     if (agent->server)
         server_close(&agent->server);
     watchdog_stop(agent);
+    forwards_stop(agent);
     guard_stop(&agent->guard);
     kubelet_close(&agent->kubelet);
     proxies_free(&agent->proxies);

@@ -144,7 +144,13 @@ static void put_reasons(FILE *f, const struct agent *agent)
 static void put_states(FILE *f, const struct agent *agent)
 {
     const struct pod *pod;
+    int forwarding = 0;
 
+    list_for_each (pod, &agent->pods.list, node)
+        forwarding += pod->state == POD_ENROLLED && *pod->forwards;
+    head(f, "bruma_pods_not_announced", "gauge",
+         "Pods that are captured and not announced: they pass on what others send.");
+    fprintf(f, "bruma_pods_not_announced %d\n", forwarding);
     head(f, "bruma_pods", "gauge", "Pods of this node by what was verified in their network namespaces.");
     for (int i = 0; i < POD_STATE_COUNT; i++)
         fprintf(f, "bruma_pods{state=\"%s\"} %d\n", pod_state_name((enum pod_state)i),

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "source.h"
 
+#include "forwards.h"
+
 #define LOG_SCOPE "source"
 #include "log.h"
 
@@ -86,7 +88,7 @@ static void announce_to_mesh(struct agent *agent, const struct pod *pod)
                                    .namespace = pod->namespace,
                                    .name = pod->name,
                                    .addresses_len = pod->addresses_len,
-                                   .enrolled = pod->state == POD_ENROLLED};
+                                   .enrolled = forwards_announced(pod)};
     int r;
 
     memcpy(local.addresses, pod->addresses, sizeof(local.addresses));

@@ -194,6 +194,14 @@ static const char *join(const cJSON *array, char *buf, size_t size)
     return buf;
 }
 
+/* Enrolled, and others are not told: see reason pod_forwards. */
+static const char *state_of(const cJSON *pod)
+{
+    const char *state = text_of(pod, "state");
+
+    return !strcmp(state, "enrolled") && *text_of(pod, "forwards") ? "enrolled, not announced" : state;
+}
+
 /* "2s ago", or what keeps the pod from being whole. */
 static const char *verification(const cJSON *pod, char *buf, size_t size)
 {
@@ -231,7 +239,7 @@ int command_pods(const struct ctl_options *o, int argc, char **argv)
         const char *cells[] = {
             text_of(p, "namespace"),
             text_of(p, "name"),
-            text_of(p, "state"),
+            state_of(p),
             text_of(p, "proxy"),
             text_of(p, "identity"),
             join(cJSON_GetObjectItemCaseSensitive(p, "ips"), addresses, sizeof(addresses)),

@@ -64,6 +64,7 @@
  *     uid namespace name containerId netns cookie ips[] attachments[{network,ifname}] state wanted why
  *     identity serviceAccount generation capturedSinceStart addedAt enrolledAt verifiedAt enrolMicroseconds
  *     proxy("serving","pending","failed","draining","drained","not_connected") mends{reason: count}
+ *     announced forwards("": nothing; else the device by which it passes on what others send)
  *     lastReason lastError, and where it is pinned: counters{name: count} in the names of struct bruma_pod_counters
  *   explain      pod: "namespace/name"  <- item {"check","ok","detail"[,"reason","advice"]} for each finding, end
  *   doctor       <- item {"check","ok","detail"[,"reason","advice"]} for each check, end

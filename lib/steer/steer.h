@@ -95,6 +95,12 @@ int steer_pod_commit(struct steer *steer, const struct steer_pod *pod, struct st
  * or -errno; -EOPNOTSUPP: not on this kernel.
  */
 int steer_pod_bind_live(struct steer *steer, int netns_fd);
+/*
+ * 1 if the pod has a device behind which others are whose packets it passes on, such as a bridge or the tap
+ * of a virtual machine; why says which. 0 if not, or -errno. own_device: the one that the network has given
+ * it.
+ */
+int steer_pod_forwards(int netns_fd, const char *own_device, char *why, size_t size);
 /* PIN_DIR/pods/<cookie>/link */
 int steer_pod_link_path(const struct steer *steer, uint64_t cookie, char *buf, size_t size);
 

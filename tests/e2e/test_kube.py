@@ -347,6 +347,23 @@ def test_event_tells_of_a_pod_that_cannot_be_enrolled(world):
              "both Events, once each")
 
 
+def test_a_pod_that_forwards_is_not_announced(small):
+    """Virtual machines and containers behind a pod are not captured: no annotation, an Event; and both change while it runs."""
+    small.server.make_namespace("shop", AMBIENT)
+    pod = small.sandbox("shop", "web", 10)
+    small.write_cache(pod)
+    small.start(forwarding_look="300ms").ready()
+    small.wait_redirection("shop", "web", "enabled")
+    run(["ip", "-n", pod.netns, "link", "add", "k6t-eth0", "type", "bridge"])
+    run(["ip", "-n", pod.netns, "link", "set", "k6t-eth0", "up"])
+    small.wait_redirection("shop", "web", None)
+    assert small.state("shop/web") == "enrolled"
+    event = wait_for(lambda: [e for e in small.server.events("shop", "web") if e["reason"] == "pod_forwards"], "an Event")[0]
+    assert event["type"] == "Warning" and event["message"].startswith("is captured in part: ") and "k6t-eth0" in event["message"]
+    run(["ip", "-n", pod.netns, "link", "del", "k6t-eth0"])
+    small.wait_redirection("shop", "web", "enabled")
+
+
 def test_processes_tell_where_a_pod_runs(small):
     small.server.make_namespace("shop", AMBIENT)
     pods = []
