@@ -11,8 +11,25 @@ static struct list *bucket(struct worker_pod *wp, const struct endpoint *target)
     return &wp->clients[h >> (32 - WORKER_POOL_BITS)];
 }
 
+/* What the same peer has said on another tunnel holds for a new one until it says something else. */
+static unsigned announced(struct worker_pod *wp, const struct tunnel *tunnel)
+{
+    struct tunnel *t;
+
+    list_for_each (t, bucket(wp, &tunnel->peer), node) {
+        if (t->expected_hash != tunnel->expected_hash || !endpoint_equal(&t->peer, &tunnel->peer))
+            continue;
+        if (t->session && t->settings_received)
+            return nghttp2_session_get_remote_settings(t->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
+        if (t->announced_streams)
+            return t->announced_streams;
+    }
+    return 0;
+}
+
 void pool_add(struct worker_pod *wp, struct tunnel *tunnel)
 {
+    tunnel->announced_streams = announced(wp, tunnel);
     list_add_head(bucket(wp, &tunnel->peer), &tunnel->node);
 }
 

@@ -11,6 +11,7 @@
 #include "proxy/request.h"
 #include "proxy/socket.h"
 #include "proxy/stream.h"
+#include "proxy/tunnel_frames.h"
 #include "proxy/tunnel_session.h"
 
 #define READS_PER_EVENT   4
@@ -277,11 +278,27 @@ static void read_rest(struct tunnel *t)
     while (more && !t->closing) {
         ssize_t n = tls_read(&t->tls, w->plain_in.data, w->plain_in.size, &more);
 
-        if (n < 0 || (n > 0 && nghttp2_session_mem_recv(t->session, w->plain_in.data, (size_t)n) < 0))
+        if (n < 0 || (n > 0 && tunnel_frames_receive(t, w->plain_in.data, (size_t)n) < 0))
             more = false;
         deliver_touched(w);
     }
     shared_buffer_leave(&w->plain_in, t);
+}
+
+/* The peer has broken the protocol: nghttp2 has told it so, and takes no more. */
+static bool broken(const struct tunnel *t)
+{
+    return !t->shutting_down && !nghttp2_session_want_read(t->session);
+}
+
+static void close_if_over(struct tunnel *t)
+{
+    if (nghttp2_session_want_write(t->session) || tls_blocked(&t->tls))
+        return;
+    if (finished(t))
+        tunnel_close(t, BRUMA_REASON_NONE, NULL);
+    else if (broken(t))
+        tunnel_close_with_a_word(t, BRUMA_REASON_HTTP2_ERROR, "the peer broke the protocol of HTTP/2");
 }
 
 void tunnel_flush(struct tunnel *t)
@@ -321,9 +338,7 @@ void tunnel_flush(struct tunnel *t)
             tunnel_wants_flush(t);
             loop_again(loop_of(t));
         }
-        if (!nghttp2_session_want_write(t->session) &&
-            (finished(t) || !nghttp2_session_want_read(t->session)))
-            tunnel_close(t, BRUMA_REASON_NONE, NULL);
+        close_if_over(t);
     }
     leave(t);
 }
@@ -374,7 +389,7 @@ static void on_readable(struct tunnel *t)
             break;
         }
         t->last_received = loop_now(w->loop);
-        used = nghttp2_session_mem_recv(t->session, w->plain_in.data, (size_t)n);
+        used = tunnel_frames_receive(t, w->plain_in.data, (size_t)n);
         deliver_touched(w);
         if (used < 0) {
             char text[160];
@@ -388,8 +403,8 @@ static void on_readable(struct tunnel *t)
     if (!t->closing) {
         if (nghttp2_session_want_write(t->session) || tls_wants_flush(&t->tls))
             tunnel_wants_flush(t);
-        else if (!tls_blocked(&t->tls) && (!nghttp2_session_want_read(t->session) || finished(t)))
-            tunnel_close(t, BRUMA_REASON_NONE, NULL);
+        else
+            close_if_over(t);
     }
     leave(t);
 }

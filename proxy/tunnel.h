@@ -15,6 +15,15 @@
 
 struct stream;
 
+#define TUNNEL_CLOSED_KEPT 32
+
+/* A stream that is over. Data may still be under way to one that we have ended; to one that the peer has
+ * ended there is none. */
+struct closed_stream {
+    int32_t id; /* 0: none */
+    bool by_peer;
+};
+
 enum tunnel_state {
     TUNNEL_CONNECTING,  /* client: TCP */
     TUNNEL_HANDSHAKING, /* TLS */
@@ -48,8 +57,15 @@ struct tunnel {
     bool refused_streams; /* the peer refused a stream: it is full for now */
     bool shutting_down;   /* server: first GOAWAY sent, the second follows */
     bool settings_sent;
-    bool expired;       /* the peer's certificate: said and acted upon */
-    bool small_windows; /* announced */
+    bool expired;                      /* the peer's certificate: said and acted upon */
+    bool small_windows;                /* announced */
+    int32_t last_stream, reset_stream; /* highest id that the peer has used; that it has reset last */
+    struct closed_stream closed[TUNNEL_CLOSED_KEPT]; /* the last ones, in a ring */
+    unsigned closed_next;
+    uint8_t frame_header[9]; /* of the frame that is being received */
+    uint8_t frame_header_len;
+    bool preface_seen;
+    uint32_t frame_left; /* bytes of it that have not come */
     uint64_t last_received, ping_sent,
         idle_since; /* loop_now() milliseconds; ping_sent 0: none outstanding */
     size_t turn_bytes;
@@ -59,6 +75,9 @@ struct tunnel {
     struct list queue; /* streams that wait for the tunnel to open */
     unsigned queue_len;
     uint64_t expected_hash, context_serial;
+    unsigned
+        announced_streams; /* by the same peer on another tunnel, until it says it on this one; 0: unknown */
+    bool settings_received;
 };
 
 /* Peers' connections. Takes fd. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "proxy/stream.h"
+#include "proxy/tunnel_frames.h"
 
 #define FRAME_HEADER           9
 #define ROOM_MIN               (FRAME_HEADER + 16384) /* less room than this in plain_out: encrypt first */
@@ -179,6 +180,26 @@ nghttp2_data_provider tunnel_session_data(struct stream *stream)
 
 /* ---- receiving ---- */
 
+/* HEADERS for a stream that is over: see also tunnel_frames.h. Requests on streams that their number has
+ * passed are an error too (RFC 9113, section 5.1.1). */
+static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, void *user_data)
+{
+    struct tunnel *tunnel = user_data;
+    const struct closed_stream *closed;
+
+    if (hd->type != NGHTTP2_HEADERS || hd->stream_id <= 0 ||
+        nghttp2_session_find_stream(session, hd->stream_id))
+        return 0;
+    if (tunnel->server && hd->stream_id > tunnel->last_stream) {
+        tunnel->last_stream = hd->stream_id;
+        return 0;
+    }
+    closed = tunnel_frames_find_closed(tunnel, hd->stream_id);
+    if (closed ? closed->by_peer : tunnel->server)
+        nghttp2_session_terminate_session(session, closed ? NGHTTP2_STREAM_CLOSED : NGHTTP2_PROTOCOL_ERROR);
+    return 0;
+}
+
 static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user_data)
 {
     struct tunnel *tunnel = user_data;
@@ -297,6 +318,12 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     case NGHTTP2_GOAWAY:
         tunnel->goaway = true;
         break;
+    case NGHTTP2_RST_STREAM:
+        tunnel->reset_stream = frame->hd.stream_id;
+        break;
+    case NGHTTP2_SETTINGS:
+        tunnel->settings_received |= !(frame->hd.flags & NGHTTP2_FLAG_ACK);
+        break;
     case NGHTTP2_PING:
         if (frame->hd.flags & NGHTTP2_FLAG_ACK)
             tunnel_ping_answered(tunnel);
@@ -327,6 +354,9 @@ static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t
     struct tunnel *tunnel = user_data;
     struct stream *s = nghttp2_session_get_stream_user_data(session, stream_id);
 
+    tunnel_frames_closed(tunnel, stream_id,
+                         stream_id == tunnel->reset_stream ||
+                             nghttp2_session_get_stream_remote_close(session, stream_id) == 1);
     if (code == NGHTTP2_REFUSED_STREAM && !tunnel->server)
         tunnel->refused_streams = true;
     if (s && s->tunnel == tunnel)
@@ -373,6 +403,7 @@ static void make_callbacks(void)
         callbacks = NULL;
         return;
     }
+    nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, on_begin_frame);
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
     nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);

@@ -36,6 +36,9 @@ unsigned tunnel_capacity(const struct tunnel *t)
     if (t->state == TUNNEL_DEAD || t->closing || t->goaway || t->refused_streams ||
         (t->state == TUNNEL_OPEN && tls_peer_expired(&t->tls)))
         return 0;
+    /* What it says itself comes behind the handshake, with the first requests on their way already. */
+    if (!t->settings_received && t->announced_streams && t->announced_streams < cap)
+        cap = t->announced_streams;
     if (t->session) {
         uint32_t peer =
             nghttp2_session_get_remote_settings(t->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);

@@ -14,6 +14,7 @@ import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
+import h2.settings
 
 
 def context(server, cert, key, root):
@@ -199,7 +200,8 @@ def goaway(conn):
 class Server:
     """Accepts tunnels in a thread and answers each CONNECT by behaviour(server, connection, stream id, headers)."""
 
-    def __init__(self, listener, cert, key, root, behaviour=None):
+    def __init__(self, listener, cert, key, root, behaviour=None, max_streams=None):
+        self.max_streams = max_streams
         self.listener, self.tls_context = listener, context(True, cert, key, root)
         self.behaviour = behaviour or Server.echo
         self.requests, self.connections, self.peers = [], [], []
@@ -230,6 +232,8 @@ class Server:
         conn.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8",
                                                                        validate_inbound_headers=False))
         conn.h2.initiate_connection()
+        if self.max_streams:
+            conn.h2.update_settings({h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: self.max_streams})
         self.connections.append(conn)
         self.peers.append(tls.getpeercert())
         try:

@@ -87,6 +87,40 @@ print("ok")
     assert len(peer.connections) == 2
 
 
+def test_what_a_peer_takes_at_once_holds_for_its_next_tunnel_too(mesh):
+    """A new tunnel's requests leave before the peer has said how many it takes: what it said on another one counts."""
+    opened = {}
+
+    def count(server, conn, sid, headers):
+        opened[conn] = opened.get(conn, 0) + 1
+        hbone.Server.echo(server, conn, sid, headers)
+
+    code = """
+import socket, sys, threading
+all = []
+def one():
+    s = socket.create_connection((sys.argv[1], 7000), timeout=20)
+    s.sendall(b"x")
+    all.append(s)
+    assert s.recv(1) == b"x"
+for i in range(3):
+    one()
+threads = [threading.Thread(target=one) for i in range(9)]
+for t in threads:
+    t.start()
+for t in threads:
+    t.join()
+print("ok", len(all))
+"""
+    with place_of_a_peer(mesh) as (pod, listener, cert):
+        server = hbone.Server(listener, *cert, behaviour=count, max_streams=3)
+        try:
+            assert mesh.web.python(code, pod.ip).split() == ["ok", "12"]
+        finally:
+            server.stop()
+    assert sorted(opened.values()) == [3, 3, 3, 3]
+
+
 # An application that is running already: it connects as soon as it is told to, and says what came back.
 AT_ONCE = """
 import socket, sys
