@@ -375,11 +375,16 @@ void adopt_check(struct agent *agent, struct pod *pod)
     }
     if (r < 0) {
         pod_set_error(pod, error.reason, error.text);
-        log_error("new listeners cannot be opened\tpod=\"%s/%s\" reason=%s error=\"%s\"", pod->namespace,
-                  pod->name, reason_name(error.reason), error.text);
+        if (pod->told == error.reason)
+            return;
+        pod->told = error.reason;
+        log_error("new listeners cannot be opened; it is tried again, and told of once\tpod=\"%s/%s\" "
+                  "reason=%s error=\"%s\"",
+                  pod->namespace, pod->name, reason_name(error.reason), error.text);
         return;
     }
     pod->awaits_listeners = false;
+    pod->told = BRUMA_REASON_NONE;
     pod->mends[BRUMA_REASON_LISTENER_CLOSED]++;
     agent->mends[BRUMA_REASON_LISTENER_CLOSED]++;
     log_warn("new listeners were opened: nobody holds the old ones\tpod=\"%s/%s\" reason=%s", pod->namespace,

@@ -36,7 +36,7 @@ static const struct setting table[] = {
     {"log-json", "BRUMA_LOG_JSON", SETTING_BOOL, "false", "one JSON object a log line",
      offsetof(struct agent_config, log_json), 0, 0},
     {"verify-interval", "BRUMA_VERIFY_INTERVAL", SETTING_DURATION, "5s",
-     "how often the capture of each pod is verified in its network namespace",
+     "how often the capture of each pod is looked at: what has changed there is verified and mended",
      offsetof(struct agent_config, verify_interval), 100, 3600000},
     {"forwarding-look", "BRUMA_FORWARDING_LOOK", SETTING_DURATION, "10s",
      "how often pods are looked at for devices behind which others are (a bridge, the tap of a virtual "
@@ -44,6 +44,9 @@ static const struct setting table[] = {
      "what those send is not captured, and such a pod is not announced as one of the mesh. 0: never, it is "
      "announced like others",
      offsetof(struct agent_config, forwarding_look), 0, 3600000},
+    {"verify-walk", "BRUMA_VERIFY_WALK", SETTING_DURATION, "2m",
+     "how often it is verified in full although no change was seen or reported",
+     offsetof(struct agent_config, verify_walk), 100, 86400000},
     {"drain-grace", "BRUMA_DRAIN_GRACE", SETTING_DURATION, "2s",
      "time between the end of outbound and of inbound capture when a pod leaves the mesh",
      offsetof(struct agent_config, drain_grace), 0, 3600000},

@@ -14,6 +14,7 @@ struct agent_config {
     bool log_json;
     unsigned long verify_interval; /* milliseconds */
     unsigned long forwarding_look; /* milliseconds, 0: never */
+    unsigned long verify_walk;     /* milliseconds */
     unsigned long drain_grace;     /* milliseconds between the end of outbound and of inbound capture */
     unsigned long adopt_wait;      /* milliseconds in which a running proxy may offer its listeners */
     unsigned long proxy_drain;     /* milliseconds that a replaced proxy may go on */

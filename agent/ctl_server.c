@@ -10,6 +10,7 @@
 #include "guard.h"
 #include "install.h"
 #include "kubelet.h"
+#include "log_output.h"
 #include "message.h"
 #include "reasons.h"
 #include "source.h"
@@ -167,6 +168,7 @@ static void status(struct agent *agent, struct connection *connection)
     source_report(agent, item);
     install_report(agent->install, item);
     guard_report(agent, item);
+    cJSON_AddNumberToObject(item, "logDroppedLines", (double)log_output_dropped());
     cJSON_AddNumberToObject(item, "capturedLate", (double)agent->captured_late);
     add_problems(agent, item);
     add_source_problems(item);

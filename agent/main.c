@@ -36,6 +36,8 @@
 #define LOG_SCOPE "agent"
 #include "log.h"
 
+#define DESCRIPTORS_A_POD 10
+
 /* A bruma-proxy where stock ones serve. */
 static void on_unwanted_proxy(struct connection *connection, const cJSON *message, int *fds, size_t fds_len)
 {
@@ -133,10 +135,11 @@ static void on_signal(void *data, int sig)
     loop_stop(agent->loop);
 }
 
-/* Each pod in the mesh holds five descriptors. */
+/* Each pod in the mesh holds ten descriptors: its namespace, three listeners, a netlink socket, and five for
+ * glances. */
 static void raise_descriptor_limit(void)
 {
-    const rlim_t wanted = 5 * BRUMA_MAX_PODS + 1024;
+    const rlim_t wanted = DESCRIPTORS_A_POD * BRUMA_MAX_PODS * 4 / 3 + 1024;
     struct rlimit now, more = {.rlim_cur = wanted, .rlim_max = wanted};
 
     if (getrlimit(RLIMIT_NOFILE, &now) < 0 || now.rlim_cur >= wanted)
@@ -151,7 +154,7 @@ static void raise_descriptor_limit(void)
         log_warn_errno(errno, "the limit of file descriptors cannot be raised");
     else
         log_info("file descriptors are limited\tlimit=%llu pods-in-the-mesh=%llu",
-                 (unsigned long long)now.rlim_cur, (unsigned long long)now.rlim_cur / 5);
+                 (unsigned long long)now.rlim_cur, (unsigned long long)now.rlim_cur / DESCRIPTORS_A_POD);
 }
 
 static int own_cookie(uint64_t *ret)

@@ -113,6 +113,7 @@ static int mend(struct agent *agent, struct pod *pod, const struct steer_finding
     struct steer_pod p;
     int r = replaced ? reopen(pod, findings, error) : 0, e;
 
+    steer_glance_close(&pod->glance);
     if (r == 0 && replaced)
         proxies_pod_add(agent->proxies, pod);
     /* What needs no listener is mended without. */
@@ -155,6 +156,25 @@ static int wait_for_loopback(struct pod *pod, struct steer_error *error)
     pod_set_error(pod, error->reason, error->text);
     pod->unmended = (struct steer_findings){.reasons = {error->reason}, .len = 1};
     return -ENETDOWN;
+}
+
+bool watchdog_glance(struct agent *agent, struct pod *pod)
+{
+    struct steer_pod p = {
+        .netns_fd = pod->netns_fd, .cookie = pod->cookie, .bypass_inbound = pod->bypass_inbound};
+    /* Its proxy tells of a listener that somebody has destroyed. */
+    bool served =
+        proxies_serving(agent->proxies) && !strcmp(proxies_pod_state(agent->proxies, pod), "serving");
+
+    if (!pod->glance.armed || pod->failed_mends || pod->unmended.len || !watchdog_follows(pod))
+        return false;
+    memcpy(p.addresses, pod->addresses, sizeof(p.addresses));
+    p.addresses_len = pod->addresses_len;
+    memcpy(p.listeners, pod->listeners, sizeof(p.listeners));
+    if (!steer_glance_same(agent->steer, &p, &pod->glance, !served))
+        return false;
+    pod->verified_at = (int64_t)time(NULL);
+    return true;
 }
 
 static void verified(struct pod *pod)
@@ -214,6 +234,7 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_mend, struct 
     if (early && may_mend && pod->mend_reason == BRUMA_REASON_CAPTURE_UNVERIFIED)
         return remembered(pod, error);
     enroll_describe(agent, pod, &p);
+    pod->walked_at = loop_now(agent->loop);
     r = steer_pod_verify(agent->steer, &p, &findings);
     if (r == 0)
         judge_listeners(agent, pod, may_mend, &findings);
@@ -223,6 +244,8 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_mend, struct 
         left = (struct steer_findings){.reasons = {error->reason}, .len = 1};
     } else if (findings.len == 0) {
         verified(pod);
+        /* Without it the next look is a verification again. */
+        (void)steer_glance_arm(agent->steer, &p, &pod->glance);
         return 0;
     } else if (is_going_down(&findings)) {
         return wait_for_loopback(pod, error);

@@ -15,6 +15,7 @@
 #include "http_server.h"
 #include "install.h"
 #include "log.h"
+#include "log_output.h"
 #include "reasons.h"
 #include "source.h"
 
@@ -95,6 +96,9 @@ static void put_agent(FILE *f, const struct agent *agent)
     fprintf(f, "istio_cni_plugin_requests_total{response_code=\"200\"} %" PRIu64 "\n",
             agent->plugin_successes);
     fprintf(f, "istio_cni_plugin_requests_total{response_code=\"500\"} %" PRIu64 "\n", agent->plugin_errors);
+    head(f, "bruma_agent_log_dropped_lines_total", "counter",
+         "Lines of the log that were dropped because nobody read them.");
+    fprintf(f, "bruma_agent_log_dropped_lines_total %" PRIu64 "\n", log_output_dropped());
     head(f, "ztunnel_connected", "gauge", "Proxies that are connected.");
     fprintf(f, "ztunnel_connected %d\n", cJSON_GetArraySize(proxies));
     cJSON_Delete(proxies);

@@ -104,6 +104,7 @@ int pod_new(struct pods *pods, const char *uid, const char *namespace, const cha
     list_init(&pod->views);
     pod->netns_fd = -1;
     pod->routes.fd = pod->routes_fd = -1;
+    steer_glance_init(&pod->glance);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         pod->listeners[i] = -1;
     loop_timer_init(&pod->timer, NULL);
@@ -213,10 +214,12 @@ void pod_close_descriptors(struct pod *pod)
     if (pod->routes.fd >= 0)
         loop_watch_remove(pod->loop, &pod->routes);
     close_fds(&pod->routes_fd, 1);
+    steer_glance_close(&pod->glance);
     close_fds(pod->listeners, BRUMA_LISTENER_COUNT);
     if (pod->netns_fd >= 0)
         close(pod->netns_fd);
     pod->netns_fd = -1;
+    pod->held_inode = 0;
 }
 
 void pod_look_at_netns(struct pod *pod, int fd)
@@ -246,8 +249,12 @@ int pod_netns_present(struct pod *pod)
         return means_gone(-errno) ? 0 : -errno;
     /* The descriptor keeps the inode number from being used again, so equal numbers mean the same one. */
     if (pod->netns_fd >= 0) {
+        if (pod->held_inode)
+            return path.st_ino == pod->held_inode && path.st_dev == pod->held_device;
         if (fstat(pod->netns_fd, &held) < 0)
             return -errno;
+        pod->held_inode = held.st_ino;
+        pod->held_device = held.st_dev;
         return path.st_ino == held.st_ino && path.st_dev == held.st_dev;
     }
     if (pod->netns_inode)

@@ -12,7 +12,7 @@
 #include "list.h"
 #include "loop.h"
 #include "message.h"
-#include "steer/steer.h"
+#include "steer/glance.h"
 
 enum pod_state {
     POD_OUTSIDE,   /* not in the mesh; nothing of ours is in its namespace */
@@ -56,7 +56,8 @@ struct pod {
     bool captured_since_start;                  /* enrolled by the CNI plugin, so before its first process */
     char service_account[MESSAGE_NAME_MAX + 1]; /* of the last enrolment */
 
-    int netns_fd; /* -1 while outside the mesh: an open one keeps the namespace alive */
+    uint64_t held_inode, held_device; /* of netns_fd; 0: not asked yet */
+    int netns_fd;                     /* -1 while outside the mesh: an open one keeps the namespace alive */
     int listeners[BRUMA_LISTENER_COUNT];
     /* of the listeners in its slots, where proxies open them; 0: none */
     uint64_t listener_cookies[BRUMA_LISTENER_COUNT];
@@ -75,10 +76,12 @@ struct pod {
 
     char forwards[96]; /* agent/forwards.h: the device by which it passes on what others send; "": none */
 
-    struct loop_timer timer;  /* of the state: acknowledgement, grace, next try */
-    int routes_fd;            /* netlink socket in the pod's namespace, which reports changes; -1: none */
-    struct loop_watch routes; /* of it, but for the time between a hint and the look that it leads to */
-    bool unfollowed;          /* the last try to watch it failed */
+    struct loop_timer timer;    /* of the state: acknowledgement, grace, next try */
+    int routes_fd;              /* netlink socket in the pod's namespace, which reports changes; -1: none */
+    struct loop_watch routes;   /* of it, but for the time between a hint and the look that it leads to */
+    bool unfollowed;            /* the last try to watch it failed */
+    struct steer_glance glance; /* between verifications in full */
+    uint64_t walked_at;         /* loop time of the last one of those */
     struct loop_timer verify_soon;
     uint64_t look_wait,
         looked_at;            /* milliseconds to the next one; loop time of the last one that a hint led to */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "accept_rest.h"
 #include "bruma/protocol.h"
 #include "cleanup.h"
 #include "message.h"
@@ -38,6 +39,7 @@ struct server {
     struct seqpacket_listener listener;
     server_route_fn route;
     void *data;
+    struct accept_rest rest;
     struct list connections;
     size_t connections_len;
     char buf[BRUMA_MESSAGE_MAX + 1];
@@ -169,6 +171,13 @@ static void receive(struct connection *c)
 
         if (n == -EAGAIN)
             return;
+        if (n == -EMFILE) {
+            /* Its descriptors did not come through. It begins anew. */
+            connection_send_error(c, BRUMA_REASON_OUT_OF_RESOURCES,
+                                  "no file descriptors are left for those of a message");
+            connection_close(c);
+            return;
+        }
         if (n == -EMSGSIZE) {
             refuse(c, "message or its descriptors too large");
             return;
@@ -240,8 +249,10 @@ static void on_listener(struct loop_watch *watch, uint32_t events)
             log_warn("a peer that is not root was refused");
             continue;
         }
-        if (fd < 0)
+        if (fd < 0) {
+            (void)accept_rest(&s->rest, fd, "the agent's socket");
             return;
+        }
         c = s->connections_len < CONNECTIONS_MAX ? calloc(1, sizeof(*c)) : NULL;
         if (!c) {
             log_warn("a connection was refused: too many are open\tpid=%d", (int)pid);
@@ -252,6 +263,8 @@ static void on_listener(struct loop_watch *watch, uint32_t events)
         outbox_init(&c->outbox);
         loop_timer_init(&c->quiet, on_quiet);
         if (loop_watch_add(s->loop, &c->watch, fd, EPOLLIN, on_connection) < 0) {
+            log_warn("a connection was refused: it cannot be watched\tpid=%d reason=%s", (int)pid,
+                     reason_name(BRUMA_REASON_OUT_OF_RESOURCES));
             free(c);
             continue;
         }
@@ -278,6 +291,7 @@ int server_open(struct loop *loop, const char *path, server_route_fn route, void
         free(s);
         return r;
     }
+    accept_rest_init(&s->rest, loop, &s->listener.watch);
     *ret = s;
     return 0;
 }
@@ -298,6 +312,7 @@ void server_close(struct server **ptr)
         return;
     list_for_each (c, &s->connections, node)
         connection_end(c);
+    accept_rest_cancel(&s->rest);
     seqpacket_listener_close(&s->listener);
     free(s);
     *ptr = NULL;

@@ -38,6 +38,8 @@ static void verify_cgroup(struct agent *agent)
         agent->cgroup_reason = BRUMA_REASON_NONE;
         return;
     }
+    if (r != -ENOLINK)
+        return; /* for want of descriptors: it cannot be told now, and is asked again */
     if (agent->cgroup_reason == BRUMA_REASON_NONE)
         log_warn("the connect hooks are not attached\treason=%s error=\"%s\"",
                  reason_name(BRUMA_REASON_CGROUP_LINK_DETACHED), strerror(-r));
@@ -55,14 +57,38 @@ static void verify_cgroup(struct agent *agent)
     agent->cgroup_reason = BRUMA_REASON_NONE;
 }
 
+/* How many pods are verified in full at this turn although a glance finds nothing, so that it is each one's
+ * turn in time and never everybody's at once. */
+static int walk_share(const struct agent *agent)
+{
+    uint64_t enrolled = (uint64_t)pods_count(&agent->pods, POD_ENROLLED), walk = agent->config->verify_walk;
+    uint64_t share = (enrolled * agent->config->verify_interval + walk - 1) / walk;
+
+    return (int)(share < enrolled ? share : enrolled);
+}
+
+static bool is_due(const struct agent *agent, const struct pod *pod, int *share)
+{
+    if (*share <= 0 || loop_now(agent->loop) - pod->walked_at < agent->config->verify_walk)
+        return false;
+    (*share)--;
+    return true;
+}
+
 static void on_verify(struct loop_timer *timer)
 {
     struct agent *agent = container_of(timer, struct agent, verify);
     struct pod *pod;
+    int share;
 
     verify_cgroup(agent);
-    list_for_each (pod, &agent->pods.list, node)
-        watchdog_verify_now(agent, pod);
+    share = walk_share(agent);
+    list_for_each (pod, &agent->pods.list, node) {
+        if (watchdog_glance(agent, pod) && !is_due(agent, pod, &share))
+            proxies_pod_retry(agent->proxies, pod);
+        else
+            watchdog_verify_now(agent, pod);
+    }
     probes_verify(agent);
     loop_timer_set(agent->loop, &agent->verify, agent->config->verify_interval);
 }

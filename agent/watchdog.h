@@ -20,6 +20,10 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool mend, struct stee
 /* The same with all that goes with it, where the pod's state lets it. */
 void watchdog_verify_now(struct agent *agent, struct pod *pod);
 
+/* True if the pod is as whole as the last verification found it, as far as nothing would have told otherwise;
+ * false: verify it. */
+bool watchdog_glance(struct agent *agent, struct pod *pod);
+
 /* Something may be broken: the pod is verified a moment later, and mended. */
 void watchdog_look(struct agent *agent, struct pod *pod);
 

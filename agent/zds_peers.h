@@ -3,6 +3,7 @@
 #ifndef AGENT_ZDS_PEERS_H
 #define AGENT_ZDS_PEERS_H
 
+#include "accept_rest.h"
 #include "pod_view.h"
 #include "seqpacket_listener.h"
 #include "zds_server.h"
@@ -19,6 +20,7 @@ struct zds_server {
     struct proxy_cgroups *cgroups;
     struct proxies_events events;
     struct seqpacket_listener listener;
+    struct accept_rest rest;
     struct loop_timer accept_again, drain_look;
     uint64_t refused_at; /* loop time when a refusal was logged last */
     int peers_len;

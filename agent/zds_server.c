@@ -17,7 +17,7 @@
 #include "log.h"
 
 #define PEERS_MAX 16
-#define ACCEPT_REST \
+#define BETWEEN_PEERS \
     200 /* milliseconds between two connections: a stock proxy that was refused dials again at once */
 #define REFUSAL_REST 30000 /* milliseconds between two lines about refusals */
 
@@ -64,12 +64,14 @@ static void on_listener(struct loop_watch *watch, uint32_t events)
     _cleanup_fd_ int fd = seqpacket_accept(watch->fd, &pid);
 
     (void)events;
+    if (fd < 0 && accept_rest(&s->rest, fd, "the workload discovery socket"))
+        return;
     if (fd == -EPERM)
         refuse(s, pid, BRUMA_REASON_ZDS_PROTOCOL, "it is not root");
     else if (fd >= 0)
         admit(s, &fd, pid);
     loop_watch_modify(s->loop, watch, 0);
-    loop_timer_set(s->loop, &s->accept_again, ACCEPT_REST);
+    loop_timer_set(s->loop, &s->accept_again, BETWEEN_PEERS);
 }
 
 static void on_accept_again(struct loop_timer *timer)
@@ -115,6 +117,7 @@ int zds_server_new(struct loop *loop, const struct agent_config *config, const s
         free(s);
         return r;
     }
+    accept_rest_init(&s->rest, loop, &s->listener.watch);
     *ret = &s->proxies;
     return 0;
 }
@@ -126,6 +129,7 @@ void zds_server_free(struct zds_server *s)
     list_for_each (p, &s->peers, node)
         zds_peer_close(p);
     loop_timer_cancel(&s->accept_again);
+    accept_rest_cancel(&s->rest);
     loop_timer_cancel(&s->drain_look);
     seqpacket_listener_close(&s->listener);
     free(s);

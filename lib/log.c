@@ -10,9 +10,11 @@
 #include <unistd.h>
 
 #include "log_line.h"
+#include "log_output.h"
 
 #define MAX_SCOPES     16
 #define LINE_MAX_BYTES 4096
+#define EXIT_WAIT      500 /* milliseconds */
 
 struct scope_level {
     char prefix[48];
@@ -37,10 +39,20 @@ const char *log_level_name(enum log_level level)
     return level_names[level];
 }
 
+/* A reader that is behind, at the end of the process, has so long to catch up. */
+static void flush_at_exit(void)
+{
+    log_output_flush(EXIT_WAIT);
+}
+
 void log_setup(int fd, bool json)
 {
+    static bool registered;
+
     logger.fd = fd;
     logger.json = json;
+    if (log_output_open(fd) == 0 && !registered)
+        registered = atexit(flush_at_exit) == 0;
 }
 
 static int parse_level(const char *text, enum log_level *ret)
@@ -164,7 +176,9 @@ static void write_line(enum log_level level, const char *scope, const char *erro
     vsnprintf(message, sizeof(message), format, ap);
     log_timestamp(when);
     n = log_line_format(&line, logger.json, text, sizeof(text));
-    /* A log line that cannot be written has nowhere else to go. */
+    if (log_output(text, n) == 0)
+        return;
+    /* A program that has not called log_setup(). A line that cannot be written has nowhere else to go. */
     if (write(logger.fd, text, n) < 0)
         return;
 }

@@ -21,8 +21,8 @@ enum log_level {
     LOG_LEVEL_TRACE
 };
 
-/* fd: where lines go. json: one object a line instead of plain text. Not thread-safe: call it before threads
- * start. */
+/* fd: where lines go, without waiting for who reads there (log_output.h). json: one object a line instead of
+ * plain text. Not thread-safe: call it before threads start. */
 void log_setup(int fd, bool json);
 
 /* "info", or "warn,xds=debug,agent::pod=trace": level for all, then for scopes that begin so. 0 or -EINVAL.

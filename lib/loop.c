@@ -15,6 +15,7 @@
 
 #define EVENTS_PER_TURN 256
 #define WHEEL_SLOTS     1024 /* a power of two; one round is about 16 s, later timers wait for their round */
+#define SETTLE_WAIT     16   /* milliseconds between tries to give epoll what it did not take */
 #define TICK_SHIFT      4    /* a tick is 16 ms */
 
 struct posted {
@@ -50,6 +51,8 @@ struct loop {
 
     loop_turn_fn turn_end, sleep_before, sleep_after;
     void *turn_end_data, *sleep_data;
+
+    struct list unsettled; /* watches whose events the kernel did not take */
 
     struct free_later *garbage;
 };
@@ -99,6 +102,7 @@ int loop_new(struct loop **ret)
         return -ENOMEM;
     for (size_t i = 0; i < WHEEL_SLOTS; i++)
         list_init(&loop->wheel[i]);
+    list_init(&loop->unsettled);
     loop->now = clock_milliseconds();
     loop->wheel_tick = loop->now >> TICK_SHIFT;
     loop->next_due = UINT64_MAX;
@@ -175,19 +179,46 @@ int loop_watch_add(struct loop *loop, struct loop_watch *watch, int fd, uint32_t
     watch->fd = fd;
     watch->events = events;
     watch->fn = fn;
+    list_init(&watch->unsettled);
     return 0;
 }
 
 int loop_watch_modify(struct loop *loop, struct loop_watch *watch, uint32_t events)
 {
     struct epoll_event ev = {.events = events, .data.ptr = watch};
+    bool unsettled = !list_empty(&watch->unsettled);
 
-    if (watch->events == events)
+    if (watch->fd < 0 || !watch->fn)
+        return -EBADF;
+    if (watch->events == events && !unsettled)
         return 0;
-    if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, watch->fd, &ev) < 0)
-        return -errno;
+    if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, watch->fd, &ev) < 0) {
+        int r = -errno;
+
+        watch->wanted = events;
+        if (!unsettled && r != -EBADF && r != -ENOENT)
+            list_add_tail(&loop->unsettled, &watch->unsettled);
+        return r;
+    }
+    list_del(&watch->unsettled);
     watch->events = events;
     return 0;
+}
+
+/* A watch that is deaf by a failure of the moment must not stay so. */
+static void settle(struct loop *loop)
+{
+    struct list again;
+
+    list_init(&again);
+    list_splice(&again, &loop->unsettled);
+    while (!list_empty(&again)) {
+        struct loop_watch *watch = list_first(&again, struct loop_watch, unsettled);
+
+        list_del(&watch->unsettled);
+        /* back to the loop's list if it fails */
+        (void)loop_watch_modify(loop, watch, watch->wanted);
+    }
 }
 
 void loop_watch_remove(struct loop *loop, struct loop_watch *watch)
@@ -195,6 +226,7 @@ void loop_watch_remove(struct loop *loop, struct loop_watch *watch)
     if (watch->fd < 0 || !watch->fn)
         return;
     epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL);
+    list_del(&watch->unsettled);
     for (int i = 0; i < loop->events_len; i++) {
         if (loop->events[i].data.ptr == watch)
             loop->events[i].data.ptr = NULL;
@@ -353,6 +385,8 @@ static int wait_milliseconds(const struct loop *loop)
 
     if (loop->again)
         return 0;
+    if (!list_empty(&loop->unsettled))
+        return SETTLE_WAIT;
     if (loop->next_due == UINT64_MAX)
         return -1;
     now = clock_milliseconds();
@@ -386,6 +420,8 @@ int loop_run(struct loop *loop)
         }
         loop->events_len = 0;
         run_timers(loop);
+        if (!list_empty(&loop->unsettled))
+            settle(loop);
         if (loop->turn_end)
             loop->turn_end(loop->turn_end_data);
         free_garbage(loop);

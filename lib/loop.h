@@ -28,8 +28,10 @@ typedef void (*loop_turn_fn)(void *data);
 
 struct loop_watch {
     loop_watch_fn fn;
-    int fd;          /* -1 while not watched; the owner closes it */
-    uint32_t events; /* as last given to epoll */
+    int fd;                /* -1 while not watched; the owner closes it */
+    uint32_t events;       /* as last given to epoll */
+    uint32_t wanted;       /* while unsettled: what epoll could not be given */
+    struct list unsettled; /* in the loop's list, or linked to itself */
 };
 
 struct loop_timer {
@@ -50,6 +52,8 @@ uint64_t loop_now(const struct loop *loop);
 
 /* watch must be zeroed or removed before. events as for epoll_ctl. 0 or -errno. */
 int loop_watch_add(struct loop *loop, struct loop_watch *watch, int fd, uint32_t events, loop_watch_fn fn);
+/* What the kernel refuses is asked of it again, until it is done or the watch is removed: who gets -errno
+ * need do nothing but be patient. */
 int loop_watch_modify(struct loop *loop, struct loop_watch *watch, uint32_t events);
 /* Stops watching; events of this turn that were already fetched are dropped. Does not close fd. */
 void loop_watch_remove(struct loop *loop, struct loop_watch *watch);

@@ -184,7 +184,8 @@ static size_t take_rights(struct msghdr *msg, int *fds, size_t fds_max)
     return count;
 }
 
-ssize_t seqpacket_receive(int fd, void *buf, size_t size, int *fds, size_t fds_max, size_t *ret_fds_len)
+ssize_t seqpacket_receive_short(int fd, void *buf, size_t size, int *fds, size_t fds_max, size_t *ret_fds_len,
+                                bool *ret_short)
 {
     union {
         struct cmsghdr header;
@@ -197,12 +198,20 @@ ssize_t seqpacket_receive(int fd, void *buf, size_t size, int *fds, size_t fds_m
     ssize_t n;
 
     *ret_fds_len = 0;
+    *ret_short = false;
     do
         n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return -errno;
     count = take_rights(&msg, fds, fds_max);
+    /* The kernel leaves out those that it finds no number for, although there was room to tell of them. */
+    if ((msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == MSG_CTRUNC && count <= fds_max) {
+        close_fds(fds, count);
+        *ret_short = true;
+        ((char *)buf)[n] = '\0';
+        return n;
+    }
     if (count > fds_max || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
         close_fds(fds, count > fds_max ? fds_max : count);
         return -EMSGSIZE;
@@ -210,6 +219,14 @@ ssize_t seqpacket_receive(int fd, void *buf, size_t size, int *fds, size_t fds_m
     *ret_fds_len = count;
     ((char *)buf)[n] = '\0';
     return n;
+}
+
+ssize_t seqpacket_receive(int fd, void *buf, size_t size, int *fds, size_t fds_max, size_t *ret_fds_len)
+{
+    bool is_short;
+    ssize_t n = seqpacket_receive_short(fd, buf, size, fds, fds_max, ret_fds_len, &is_short);
+
+    return n >= 0 && is_short ? -EMFILE : n;
 }
 
 ssize_t seqpacket_receive_timeout(int fd, void *buf, size_t size, int *fds, size_t fds_max,

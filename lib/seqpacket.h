@@ -26,11 +26,16 @@ int seqpacket_send(int fd, const void *data, size_t len, const int *fds, size_t 
  * Receives one datagram into buf (NUL-terminated behind its last byte, so at most size - 1 bytes). Up to
  * fds_max descriptors are stored, close-on-exec, owned by the caller. Returns the length, 0 at the end of the
  * connection, -EAGAIN, -EMSGSIZE for a datagram or control data that did not fit (its descriptors are
- * closed), or -errno.
+ * closed), -EMFILE if this process had no room for its descriptors, or -errno.
  */
 ssize_t seqpacket_receive(int fd, void *buf, size_t size, int *fds, size_t fds_max, size_t *ret_fds_len);
 
-/* As above, waiting for at most timeout_milliseconds (-ETIMEDOUT). */
+/* The same, but a message whose descriptors this process had no room for is received without them: *ret_short
+ * is true then, and *ret_fds_len 0. */
+ssize_t seqpacket_receive_short(int fd, void *buf, size_t size, int *fds, size_t fds_max, size_t *ret_fds_len,
+                                bool *ret_short);
+
+/* As seqpacket_receive(), waiting for at most timeout_milliseconds (-ETIMEDOUT). */
 ssize_t seqpacket_receive_timeout(int fd, void *buf, size_t size, int *fds, size_t fds_max,
                                   size_t *ret_fds_len, int timeout_milliseconds);
 

@@ -3,7 +3,9 @@
 #include "proxy/acceptor.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <netinet/in.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #include "log.h"
@@ -58,6 +60,20 @@ void acceptor_set(struct acceptor *a, int fd)
     a->port = bound.port;
 }
 
+/* For want of descriptors or memory. The line rests for the whole worker: others of its listeners have the
+ * same trouble. */
+static void try_again(struct acceptor *a, int r, const char *what)
+{
+    struct worker *w = a->pod->worker;
+    uint64_t unsaid;
+
+    if (log_rest_over(&w->accept_line, loop_now(w->loop), &unsaid))
+        log_error("%s; it is tried again\tpod=\"%s/%s\" reason=%s error=\"%s\" unsaid=%" PRIu64, what,
+                  a->pod->pod->namespace, a->pod->pod->name, reason_name(BRUMA_REASON_OUT_OF_RESOURCES),
+                  strerror(-r), unsaid);
+    loop_timer_set(w->loop, &a->retry, RETRY_MILLISECONDS);
+}
+
 void acceptor_start(struct acceptor *a)
 {
     int r;
@@ -66,7 +82,7 @@ void acceptor_start(struct acceptor *a)
         return;
     r = loop_watch_add(a->pod->worker->loop, &a->watch, a->fd, EPOLLIN | EPOLLEXCLUSIVE, on_acceptable);
     if (r < 0)
-        log_error_errno(r, "cannot watch a listener of pod %s/%s", a->pod->pod->namespace, a->pod->pod->name);
+        try_again(a, r, "a listener of a pod cannot be watched");
 }
 
 #ifndef SO_ORIGINAL_DST
@@ -132,9 +148,10 @@ static bool accept_some(struct acceptor *a)
             return false;
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             /* The connection stays in the backlog; asking at once again would only burn the processor. */
-            log_error_errno(errno, "cannot accept for pod %s/%s", a->pod->pod->namespace, a->pod->pod->name);
+            int r = -errno;
+
             acceptor_stop(a);
-            loop_timer_set(a->pod->worker->loop, &a->retry, RETRY_MILLISECONDS);
+            try_again(a, r, "connections of a pod wait: they cannot be accepted now");
             return false;
         }
         if (errno == EINVAL || errno == EBADF) {

@@ -44,6 +44,7 @@ struct order {
     const char *op, *uid;
     int *fds;
     size_t fds_len;
+    bool is_short; /* it came with descriptors that this process has no room for */
 };
 
 static int remember_name(struct agent_link *link, const char *uid)
@@ -125,6 +126,12 @@ static int pod_add(struct agent_link *link, const struct order *o, enum bruma_re
     struct pod_info info;
     int fds[BRUMA_POD_FD_COUNT], r;
 
+    if (o->is_short) {
+        *reason = BRUMA_REASON_OUT_OF_RESOURCES;
+        snprintf(error, error_size, "no file descriptors are left for the pod's listeners");
+        r = remember_name(link, o->uid);
+        return r < 0 ? r : 1;
+    }
     if (parse_pod(o, &info) < 0)
         return -EBADMSG;
     r = remember_name(link, info.uid);
@@ -210,11 +217,11 @@ static int obey(struct agent_link *link, const struct order *o, enum bruma_reaso
 }
 
 /* False if the connection must begin anew. */
-static bool handle(struct agent_link *link, size_t len, int *fds, size_t fds_len)
+static bool handle(struct agent_link *link, size_t len, int *fds, size_t fds_len, bool is_short)
 {
     enum bruma_reason reason = BRUMA_REASON_INTERNAL;
     _cleanup_message_ cJSON *message = NULL;
-    struct order order = {.fds = fds, .fds_len = fds_len};
+    struct order order = {.fds = fds, .fds_len = fds_len, .is_short = is_short};
     char error[256] = "";
     const char *text = "";
     uint64_t seq = 0;
@@ -255,9 +262,9 @@ static void receive(struct agent_link *link)
     for (int i = 0; i < MESSAGES_PER_TURN && link->watch.fd >= 0; i++) {
         int fds[BRUMA_MESSAGE_FDS_MAX];
         size_t fds_len;
-        ssize_t n = seqpacket_receive(link->watch.fd, link->buf, sizeof(link->buf), fds,
-                                      BRUMA_MESSAGE_FDS_MAX, &fds_len);
-        bool good;
+        bool is_short = false, good;
+        ssize_t n = seqpacket_receive_short(link->watch.fd, link->buf, sizeof(link->buf), fds,
+                                            BRUMA_MESSAGE_FDS_MAX, &fds_len, &is_short);
 
         if (n == -EAGAIN)
             return;
@@ -266,7 +273,7 @@ static void receive(struct agent_link *link)
                       reason_name(BRUMA_REASON_MESSAGE_INVALID));
         else if (n <= 0)
             log_warn("the agent is gone; the last known pods are served on");
-        good = n > 0 && handle(link, (size_t)n, fds, fds_len);
+        good = n > 0 && handle(link, (size_t)n, fds, fds_len, is_short);
         if (n >= 0)
             close_fds(fds, fds_len);
         if (!good) {

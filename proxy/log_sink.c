@@ -2,42 +2,26 @@
 #include "proxy/log_sink.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 
-#include "cleanup.h"
+#include "log_fd.h"
 
 #define GATHER       (16 * 1024)
 #define FIRST_BUFFER (32 * 1024)
-#define FILE_CHUNK   (64 * 1024)
 #define WAIT         75 /* milliseconds; the timer's resolution comes on top */
 #define LAST_WAIT    500
-
-enum sink_kind {
-    SINK_FILE,   /* a regular file: never makes us wait for a reader */
-    SINK_OPENED, /* our own non-blocking description of it */
-    SINK_SOCKET,
-    SINK_POLLED, /* none of these: asked with poll() before each write */
-};
 
 struct log_sink {
     struct loop *loop;
     struct loop_timer timer;
     struct loop_watch watch; /* while the reader is behind */
-    enum sink_kind kind;
-    int fd;
+    struct log_fd out;
     char *buffer;
     size_t size, begin, end;
     uint64_t dropped; /* relaxed atomic, written by the worker */
 };
-
-/* poll() and write() of SINK_POLLED belong together, for all workers of the process. */
-static pthread_mutex_t polled_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void flush(struct log_sink *s);
 
@@ -52,45 +36,17 @@ static void on_writable(struct loop_watch *watch, uint32_t events)
     flush(container_of(watch, struct log_sink, watch));
 }
 
-static int open_again(int fd)
-{
-    char path[32];
-    int r;
-
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    r = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
-    return r < 0 ? -errno : r;
-}
-
 int log_sink_new(struct loop *loop, int fd, struct log_sink **ret)
 {
     struct log_sink *s = calloc(1, sizeof(*s));
-    struct stat st;
-    int r = 0;
+    int r;
 
     if (!s)
         return -ENOMEM;
     s->loop = loop;
-    s->fd = s->watch.fd = -1;
+    s->out.fd = s->watch.fd = -1;
     loop_timer_init(&s->timer, on_time);
-    if (fstat(fd, &st) < 0) {
-        r = -errno;
-    } else if (S_ISREG(st.st_mode)) {
-        s->kind = SINK_FILE;
-    } else if (S_ISSOCK(st.st_mode)) {
-        s->kind = SINK_SOCKET;
-    } else {
-        s->kind = SINK_OPENED;
-        s->fd = open_again(fd);
-        /* A pipe of another user cannot be opened again. */
-        if (s->fd < 0)
-            s->kind = SINK_POLLED;
-    }
-    if (r == 0 && s->fd < 0) {
-        s->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-        if (s->fd < 0)
-            r = -errno;
-    }
+    r = log_fd_open(fd, &s->out);
     s->buffer = r == 0 ? malloc(FIRST_BUFFER) : NULL;
     s->size = FIRST_BUFFER;
     if (!s->buffer) {
@@ -107,9 +63,9 @@ void log_sink_free(struct log_sink **ptr)
 
     if (!s)
         return;
-    if (s->fd >= 0) {
+    if (s->out.fd >= 0) {
         for (int i = 0; s->end > s->begin && i < 10; i++) {
-            struct pollfd p = {.fd = s->fd, .events = POLLOUT};
+            struct pollfd p = {.fd = s->out.fd, .events = POLLOUT};
 
             flush(s);
             if (s->end > s->begin)
@@ -117,7 +73,7 @@ void log_sink_free(struct log_sink **ptr)
         }
         loop_watch_remove(s->loop, &s->watch);
         loop_timer_cancel(&s->timer);
-        close(s->fd);
+        log_fd_close(&s->out);
     }
     free(s->buffer);
     free(s);
@@ -134,57 +90,21 @@ static void drop(struct log_sink *s, size_t len)
     s->begin += len;
 }
 
-/* Bytes of whole lines, as many as fit one write. */
-static size_t chunk(const struct log_sink *s)
-{
-    size_t len = s->end - s->begin, limit = s->kind == SINK_FILE ? FILE_CHUNK : LOG_SINK_LINE;
-    const char *from = s->buffer + s->begin, *newline;
-
-    if (len <= limit)
-        return len;
-    newline = memrchr(from, '\n', limit);
-    return newline ? (size_t)(newline - from) + 1 : limit;
-}
-
-static ssize_t write_polled(int fd, const char *bytes, size_t len)
-{
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
-    ssize_t n;
-
-    pthread_mutex_lock(&polled_lock);
-    n = poll(&p, 1, 0) == 1 ? write(fd, bytes, len) : (errno = EAGAIN, -1);
-    pthread_mutex_unlock(&polled_lock);
-    return n;
-}
-
-static ssize_t write_chunk(struct log_sink *s, size_t len)
-{
-    const char *from = s->buffer + s->begin;
-    ssize_t n;
-
-    if (s->kind == SINK_SOCKET)
-        n = send(s->fd, from, len, MSG_DONTWAIT | MSG_NOSIGNAL);
-    else if (s->kind == SINK_POLLED)
-        n = write_polled(s->fd, from, len);
-    else
-        n = write(s->fd, from, len);
-    return n < 0 ? -errno : n;
-}
-
 /* The reader is behind: go on when it has taken something. Where that cannot be watched, a little later. */
 static void wait_for_reader(struct log_sink *s)
 {
     if (s->watch.fn)
         return;
-    if (loop_watch_add(s->loop, &s->watch, s->fd, EPOLLOUT, on_writable) < 0 && !loop_timer_armed(&s->timer))
+    if (loop_watch_add(s->loop, &s->watch, s->out.fd, EPOLLOUT, on_writable) < 0 &&
+        !loop_timer_armed(&s->timer))
         loop_timer_set(s->loop, &s->timer, WAIT);
 }
 
 static void flush(struct log_sink *s)
 {
     while (s->end > s->begin) {
-        size_t len = chunk(s);
-        ssize_t n = write_chunk(s, len);
+        const char *from = s->buffer + s->begin;
+        ssize_t n = log_fd_write(&s->out, from, log_fd_chunk(&s->out, from, s->end - s->begin));
 
         if (n == -EAGAIN) {
             wait_for_reader(s);

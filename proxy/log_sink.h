@@ -5,10 +5,8 @@
  * kept, up to 256 KiB; lines beyond that are dropped and counted. Nothing wakes up while there is nothing to
  * write.
  *
- * Lines of several workers share one stdout, which other processes may share as well. So its file status
- * flags are left alone: a pipe or terminal is opened once more (/proc/self/fd) to have a non-blocking
- * description of its own, a socket is written with MSG_DONTWAIT, and writes are whole lines of at most
- * PIPE_BUF bytes, which do not mix.
+ * Lines of several workers share one stdout, which other processes may share as well (lib/log_fd.h): writes
+ * are whole lines of at most PIPE_BUF bytes, which do not mix.
  */
 #ifndef PROXY_LOG_SINK_H
 #define PROXY_LOG_SINK_H

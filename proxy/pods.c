@@ -3,11 +3,13 @@
 #include "proxy/pods.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "cleanup.h"
 #include "log.h"
 #include "proxy/pressure.h"
 #include "proxy/proxy.h"
@@ -183,12 +185,46 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
     return 0;
 }
 
+/* Each worker has descriptors of its own. All or none: a worker without would be deaf for that pod. Three
+ * ints for each; the caller frees them. */
+static int *for_workers(const struct proxy *proxy, const int fds[BRUMA_POD_FD_COUNT])
+{
+    size_t n = (size_t)proxy->workers_len * BRUMA_LISTENER_COUNT;
+    int *copies = malloc((n ? n : 1) * sizeof(*copies));
+
+    for (size_t i = 0; copies && i < n; i++) {
+        copies[i] = fcntl(fds[BRUMA_POD_FD_OUTBOUND + i % BRUMA_LISTENER_COUNT], F_DUPFD_CLOEXEC, 0);
+        if (copies[i] < 0) {
+            int e = errno;
+
+            close_fds(copies, i);
+            free(copies);
+            errno = e;
+            return NULL;
+        }
+    }
+    return copies;
+}
+
+static int refuse(int r, const char *uid, int fds[BRUMA_POD_FD_COUNT], enum bruma_reason *reason, char *error,
+                  size_t error_size)
+{
+    *reason = BRUMA_REASON_OUT_OF_RESOURCES;
+    snprintf(error, error_size, "pod %s: %s", uid, strerror(-r));
+    close_fds(fds, BRUMA_POD_FD_COUNT);
+    return r;
+}
+
 int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD_FD_COUNT],
              enum bruma_reason *reason, char *error, size_t error_size)
 {
     struct pod *pod = find(proxy, info->uid);
+    _cleanup_free_ int *copies = for_workers(proxy, fds);
     int r;
 
+    /* Before anything is changed: the agent tells of the pod again. */
+    if (!copies)
+        return refuse(-errno, info->uid, fds, reason, error, error_size);
     /* The same pod in another namespace is a new sandbox: what there was of the old one is gone. With another
      * identity it may not go on either: its connections have been made in the name of the former one. */
     if (pod && (pod->cookie != info->cookie || !same_identity(pod, info))) {
@@ -198,10 +234,8 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
     if (!pod) {
         r = pod_new(proxy, info, &pod);
         if (r < 0) {
-            *reason = BRUMA_REASON_OUT_OF_RESOURCES;
-            snprintf(error, error_size, "pod %s: %s", info->uid, strerror(-r));
-            close_fds(fds, BRUMA_POD_FD_COUNT);
-            return r;
+            close_fds(copies, (size_t)proxy->workers_len * BRUMA_LISTENER_COUNT);
+            return refuse(r, info->uid, fds, reason, error, error_size);
         }
     }
     /* Workers compare nothing but the struct's address, and use only the netns descriptor, which stays. */
@@ -220,7 +254,7 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
     pod->addresses_len = info->addresses_len;
     pod->draining = false;
     for (unsigned i = 0; i < proxy->workers_len; i++)
-        worker_add_pod(proxy->workers[i], pod);
+        worker_add_pod(proxy->workers[i], pod, copies + (size_t)i * BRUMA_LISTENER_COUNT);
     log_info("pod added\tpod=\"%s/%s\" uid=\"%s\" cookie=%llu", pod->namespace, pod->name, pod->uid,
              (unsigned long long)pod->cookie);
     return 0;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "log_output.h"
 #include "proxy/log_sink.h"
 #include "proxy/telemetry_internal.h"
 #include "reasons.h"
@@ -220,6 +221,8 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
     }
     counter(out, "bruma_access_log_dropped_lines",
             "Lines of the access log that were dropped because they could not be written in time.", dropped);
+    counter(out, "bruma_log_dropped_lines", "Lines of the log that were dropped because nobody read them.",
+            log_output_dropped());
     counter(out, "bruma_policy_waits",
             "Connections that waited for a policy that their workload names and that had not arrived.",
             waits);

@@ -447,12 +447,11 @@ void worker_serve(struct worker *w)
     tell(w, NULL, do_serve, NULL);
 }
 
-void worker_add_pod(struct worker *w, struct pod *pod)
+void worker_add_pod(struct worker *w, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT])
 {
     struct message fill = {};
 
-    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
-        fill.listeners[i] = fcntl(pod->fds[BRUMA_POD_FD_OUTBOUND + i], F_DUPFD_CLOEXEC, 0);
+    memcpy(fill.listeners, listeners, sizeof(fill.listeners));
     tell(w, pod, do_add_pod, &fill);
 }
 

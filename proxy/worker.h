@@ -6,6 +6,7 @@
 
 #include <cjson/cJSON.h>
 
+#include "log_rest.h"
 #include "proxy/delivery_ports.h"
 #include "proxy/proxy.h"
 #include "proxy/tls.h"
@@ -37,6 +38,7 @@ struct worker {
     struct list memory_news;        /* worker_pod.memory.node: accounts have changed */
     bool memory_told;               /* another worker saw the level change */
     uint64_t memory_said;           /* loop_now(); 0: never */
+    struct log_rest accept_line;    /* of all listeners */
     bool serving;                   /* the mesh state is known: accept */
     bool draining;                  /* no new connections */
     atomic_int connections;         /* read by the control thread */
@@ -92,7 +94,8 @@ void worker_stop(struct worker *worker); /* control thread; joins */
 /* Control thread: tells the worker, which acts on its own thread. */
 void worker_serve(struct worker *worker);
 /* Also for a pod that is known: its listeners are taken anew, and it serves again if it was draining. */
-void worker_add_pod(struct worker *worker, struct pod *pod);
+/* Takes the listeners. */
+void worker_add_pod(struct worker *worker, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT]);
 void worker_drain_pod(struct worker *worker, struct pod *pod);
 void worker_delete_pod(struct worker *worker, struct pod *pod);
 void worker_state_changed(struct worker *worker, bool policies);

@@ -206,7 +206,9 @@ static void receive(struct zds_link *link)
 
         if (n == -EAGAIN)
             return;
-        if (n == 0 || (n < 0 && n != -EMSGSIZE)) {
+        if (n == -EMFILE)
+            snprintf(error, sizeof(error), "no file descriptors are left for those of the message");
+        if (n == 0 || (n < 0 && n != -EMSGSIZE && n != -EMFILE)) {
             close_fds(fds, fds_len);
             log_warn("the CNI agent is gone; the last known pods are served on");
             disconnect(link);

@@ -14,11 +14,13 @@
 
 #define LOG_SCOPE "zds"
 #include "log.h"
+#include "log_rest.h"
 
 struct pending {
     struct list node;
     char *uid, *name, *namespace, *service_account;
     int netns_fd;
+    struct log_rest line; /* that it still cannot be served */
 };
 
 static struct pod_info info_of(const struct pending *p)
@@ -150,6 +152,7 @@ struct living {
     struct pod_info info; /* its texts are the pod's, which stays while it is served */
     bool found;
     int *fds;
+    int error; /* one that lives could not be duplicated */
 };
 
 static void copy_living(void *data, const struct pod_info *info, bool draining,
@@ -161,22 +164,28 @@ static void copy_living(void *data, const struct pod_info *info, bool draining,
     if (strcmp(info->uid, living->uid) != 0)
         return;
     for (int i = BRUMA_POD_FD_OUTBOUND; i < BRUMA_POD_FD_COUNT; i++) {
-        if (fds[i] >= 0 && !pod_listener_dead(fds[i]))
+        if (fds[i] >= 0 && !pod_listener_dead(fds[i])) {
             living->fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+            if (living->fds[i] < 0)
+                living->error = -errno;
+        }
     }
 }
 
-/* Listeners of the pod that is served already, as far as they live: with what waits in their backlog. */
-static bool all_live(struct zds_pods *pods, const char *uid, int fds[BRUMA_POD_FD_COUNT])
+/* Listeners of the pod that is served already, as far as they live: with what waits in their backlog. 1 if
+ * all do, 0 if not, or -errno. */
+static int all_live(struct zds_pods *pods, const char *uid, int fds[BRUMA_POD_FD_COUNT])
 {
     struct living living = {.uid = uid, .fds = fds};
 
     pods_each(pods->proxy, copy_living, &living);
+    if (living.error)
+        return living.error;
     for (int i = BRUMA_POD_FD_OUTBOUND; i < BRUMA_POD_FD_COUNT; i++) {
         if (fds[i] < 0)
-            return false;
+            return 0;
     }
-    return true;
+    return 1;
 }
 
 static int open_missing(struct zds_pods *pods, int netns_fd, int fds[BRUMA_POD_FD_COUNT],
@@ -209,9 +218,16 @@ static int serve(struct zds_pods *pods, struct pod_info *info, int netns_fd, enu
     if (!pods_serves(pods->proxy, info)) {
         /* Of another sandbox of this pod nothing is left, whether the new one can be served or not. */
         pods_delete(pods->proxy, info->uid);
-    } else if (all_live(pods, info->uid, fds)) {
-        close_fds(fds, BRUMA_POD_FD_COUNT);
-        return 0;
+    } else {
+        r = all_live(pods, info->uid, fds);
+        if (r != 0)
+            close_fds(fds, BRUMA_POD_FD_COUNT);
+        if (r < 0) {
+            *reason = BRUMA_REASON_OUT_OF_RESOURCES;
+            snprintf(error, size, "%s", strerror(-r));
+        }
+        if (r != 0)
+            return r < 0 ? r : 0;
     }
     r = open_missing(pods, netns_fd, fds, reason, error, size);
     if (r < 0) {
@@ -249,10 +265,11 @@ static void on_retry(struct loop_timer *timer)
         enum bruma_reason reason = BRUMA_REASON_INTERNAL;
         struct pod_info info = info_of(p);
         char error[256] = "";
+        uint64_t unsaid;
 
         if (serve(pods, &info, p->netns_fd, &reason, error, sizeof(error)) == 0)
             pending_free(pods, p);
-        else
+        else if (log_rest_over(&p->line, loop_now(pods->loop), &unsaid))
             log_warn("a pod still cannot be served\tpod=\"%s/%s\" uid=\"%s\" reason=%s error=\"%s\"",
                      p->namespace, p->name, p->uid, reason_name(reason), error);
     }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "accept_rest.h"
 #include "crowd.h"
 #include "grpc.h"
 #include "grpc_message.h"
@@ -19,7 +20,6 @@
 #define IDLE_LIMIT_MILLISECONDS      60000 /* of a connection without a call */
 #define CHECK_MILLISECONDS           15000 /* a client that was silent for so long is sent a PING; */
 #define SILENCE_LIMIT_MILLISECONDS   45000 /* one that stays silent is gone */
-#define ACCEPT_PAUSE_MILLISECONDS    100   /* no descriptor is free */
 #define BACKLOG                      64
 #define REQUESTS_MAX                 64 /* of one connection */
 #define HEADER_BYTES_MAX             16384
@@ -29,7 +29,7 @@
 struct grpc_server {
     struct loop *loop;
     struct loop_watch watch;
-    struct loop_timer accept_again;
+    struct accept_rest rest;
     SSL_CTX *tls;
     const struct grpc_service *services;
     size_t services_len;
@@ -541,17 +541,7 @@ static void on_acceptable(struct loop_watch *watch, uint32_t events)
         else
             accept_one(s, fd, &source);
     }
-    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-        loop_watch_modify(s->loop, watch, 0);
-        loop_timer_set(s->loop, &s->accept_again, ACCEPT_PAUSE_MILLISECONDS);
-    }
-}
-
-static void on_accept_again(struct loop_timer *timer)
-{
-    struct grpc_server *s = container_of(timer, struct grpc_server, accept_again);
-
-    loop_watch_modify(s->loop, &s->watch, EPOLLIN);
+    (void)accept_rest(&s->rest, -errno, "the control plane's port");
 }
 
 int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CTX *tls,
@@ -577,7 +567,7 @@ int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CT
     s->services_len = services_len;
     s->data = data;
     crowd_init(&s->crowd, "control-plane", connections, per_source, worth_of);
-    loop_timer_init(&s->accept_again, on_accept_again);
+    accept_rest_init(&s->rest, loop, &s->watch);
     r = loop_watch_add(loop, &s->watch, fd, EPOLLIN, on_acceptable);
     if (r < 0) {
         free(s);
@@ -611,7 +601,7 @@ void grpc_server_close(struct grpc_server **ptr)
         return;
     *ptr = NULL;
     fd = s->watch.fd;
-    loop_timer_cancel(&s->accept_again);
+    accept_rest_cancel(&s->rest);
     loop_watch_remove(s->loop, &s->watch);
     close(fd);
     while (!list_empty(&s->crowd.members))

@@ -11,19 +11,19 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "accept_rest.h"
 #include "cleanup.h"
 #include "http_connection.h"
 #include "log.h"
 
 #define BACKLOG          128
 #define ACCEPTS_PER_TURN 16
-#define ACCEPT_PAUSE     100 /* milliseconds, while there are no descriptors or no memory */
 
 struct listener {
     struct list node;
     struct http_server *server;
     struct loop_watch watch;
-    struct loop_timer pause;
+    struct accept_rest rest;
     int fd;
     char *path; /* of a Unix socket, or NULL */
     dev_t device;
@@ -59,7 +59,7 @@ static void listener_close(struct listener *l)
 {
     if (holds_path(l))
         unlink(l->path);
-    loop_timer_cancel(&l->pause);
+    accept_rest_cancel(&l->rest);
     loop_watch_remove(l->server->loop, &l->watch);
     close(l->fd);
     free(l->path);
@@ -123,21 +123,11 @@ static void on_accept(struct loop_watch *watch, uint32_t events)
             take(l->server, fd);
             continue;
         }
-        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
-            log_warn_errno(errno, "connections cannot be accepted now");
-            loop_watch_modify(l->server->loop, &l->watch, 0);
-            loop_timer_set(l->server->loop, &l->pause, ACCEPT_PAUSE);
-        }
+        if (accept_rest(&l->rest, -errno, l->path ? l->path : "an HTTP server of ours"))
+            return;
         if (errno != EINTR && errno != ECONNABORTED)
             return;
     }
-}
-
-static void on_pause_over(struct loop_timer *timer)
-{
-    struct listener *l = container_of(timer, struct listener, pause);
-
-    loop_watch_modify(l->server->loop, &l->watch, EPOLLIN);
 }
 
 /* ---- listeners ---- */
@@ -154,7 +144,7 @@ static int add_listener(struct http_server *s, int fd, const char *path)
         return -ENOMEM;
     l->server = s;
     l->fd = fd;
-    loop_timer_init(&l->pause, on_pause_over);
+    accept_rest_init(&l->rest, s->loop, &l->watch);
     if (path) {
         l->path = strdup(path);
         if (!l->path || lstat(path, &st) < 0) {

@@ -106,6 +106,8 @@ static int attach(const struct steer *s, const struct hook *h, struct steer_erro
 
     link_path(s, h->name, path, sizeof(path));
     link = bpf_obj_get(path);
+    if (link < 0 && errno != ENOENT && errno != ENOTDIR)
+        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, errno, "cannot open %s", path);
     if (link >= 0 && steer_link_attached_to(link, h->cgroup)) {
         /* Adopted. The same call puts this build's program in the place of another's, in one step. */
         if (bpf_link_update(link, h->program, NULL) == 0)
@@ -155,6 +157,8 @@ int steer_cgroup_verify(struct steer *s)
 
         link_path(s, all[i].name, path, sizeof(path));
         link = bpf_obj_get(path);
+        if (link < 0 && errno != ENOENT && errno != ENOTDIR)
+            return -errno; /* it cannot be told */
         if (link < 0 || !steer_link_attached_to(link, all[i].cgroup))
             return -ENOLINK;
     }

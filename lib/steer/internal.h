@@ -78,4 +78,10 @@ struct pod_netns_state {
 };
 int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret);
 
+/* The path of one that is set, of those that glance.h counts. */
+const char *pod_netns_sysctl(int index);
+
+/* pod.c: the entry and the counters are there, and say what they should. */
+bool pod_entry_fits(struct steer *steer, const struct steer_pod *pod);
+
 #endif

@@ -45,6 +45,12 @@ static int open_pin(const struct steer *s, uint64_t cookie, const char *name)
     return fd < 0 ? -errno : fd;
 }
 
+/* Says that there is no pin, and not merely that it cannot be had now. */
+static bool is_missing(int r)
+{
+    return r == -ENOENT || r == -ENOTDIR;
+}
+
 static int pin(const struct steer *s, uint64_t cookie, const char *name, int fd, struct steer_error *error)
 {
     char path[PATH_MAX / 4];
@@ -154,6 +160,9 @@ static int program_of(struct steer *s, const struct steer_pod *pod, int *ret_pro
     char path[PATH_MAX / 4];
     int r;
 
+    if ((program < 0 && !is_missing(program)) || (listeners < 0 && !is_missing(listeners)))
+        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, program < 0 ? program : listeners,
+                          "what is pinned for the pod cannot be opened");
     if (program < 0 || listeners < 0) {
         r = steer_pod_pin_path(s, pod->cookie, NULL, path, sizeof(path));
         if (r < 0 || (mkdir(path, 0700) < 0 && errno != EEXIST))
@@ -265,25 +274,42 @@ static bool pins_belong_together(int link, int program, int listeners)
            p.nr_map_ids <= MAPS_MAX && program_uses(&p, m.id);
 }
 
-bool steer_pod_attached(struct steer *s, uint64_t cookie, int netns_fd)
+/* 1, 0, or -errno: it cannot be told. */
+static int is_attached(struct steer *s, uint64_t cookie, int netns_fd)
 {
     _cleanup_fd_ int link = open_pin(s, cookie, "link"), program = open_pin(s, cookie, "program"),
                      listeners = open_pin(s, cookie, "listeners");
+    const int all[] = {link, program, listeners};
 
+    for (size_t i = 0; i < array_size(all); i++) {
+        if (all[i] < 0 && !is_missing(all[i]))
+            return all[i];
+    }
     return link >= 0 && program >= 0 && listeners >= 0 && link_fits(link, netns_fd) &&
            pins_belong_together(link, program, listeners);
+}
+
+bool steer_pod_attached(struct steer *s, uint64_t cookie, int netns_fd)
+{
+    return is_attached(s, cookie, netns_fd) > 0;
 }
 
 int steer_pod_attach(struct steer *s, const struct steer_pod *pod, struct steer_error *error)
 {
     _cleanup_fd_ int program = -1, link = -1;
+    int r = is_attached(s, pod->cookie, pod->netns_fd);
 
-    if (steer_pod_attached(s, pod->cookie, pod->netns_fd))
+    if (r > 0)
         return 0;
     program = open_pin(s, pod->cookie, "program");
     if (program < 0)
         return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, program, "the pod's program is not pinned");
     link = open_pin(s, pod->cookie, "link");
+    /* A second link must not be made because the first cannot be seen. */
+    if (r == 0 && link < 0 && !is_missing(link))
+        r = link;
+    if (r < 0)
+        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, r, "the pod's link cannot be looked at");
     /* Attached, but with a program whose pin is gone: replaced in one step. */
     if (link >= 0 && link_fits(link, pod->netns_fd) && bpf_link_update(link, program, NULL) == 0)
         return 0;
@@ -380,7 +406,7 @@ static bool slot_holds(int map, __u32 slot, uint64_t cookie)
     return cookie && map >= 0 && bpf_map_lookup_elem(map, &slot, &registered) == 0 && registered == cookie;
 }
 
-static bool entry_fits(struct steer *s, const struct steer_pod *pod)
+bool pod_entry_fits(struct steer *s, const struct steer_pod *pod)
 {
     struct bruma_pod entry;
     struct bruma_pod_counters counters;
@@ -402,15 +428,20 @@ int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_
     struct steer_findings f = {};
     struct pod_netns_state state;
     bool closed = false;
-    int r = pod_netns_verify(pod, &state);
+    int r = pod_netns_verify(pod, &state), attached;
 
     if (r < 0)
         return r;
+    if (map < 0 && !is_missing(map))
+        return map;
+    attached = is_attached(s, pod->cookie, pod->netns_fd);
+    if (attached < 0)
+        return attached;
     if (state.loopback_down)
         found(&f, BRUMA_REASON_LOOPBACK_DOWN);
-    if (!steer_pod_attached(s, pod->cookie, pod->netns_fd))
+    if (!attached)
         found(&f, BRUMA_REASON_LINK_DETACHED);
-    if (!entry_fits(s, pod))
+    if (!pod_entry_fits(s, pod))
         found(&f, BRUMA_REASON_MAP_ENTRY_MISSING);
     for (__u32 i = 0; i < BRUMA_LISTENER_COUNT; i++) {
         int listening = 0;

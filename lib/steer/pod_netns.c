@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The pod's rule, route and sysctls, which bring marked connections back over lo. */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libmnl/libmnl.h>
@@ -15,6 +16,7 @@
 
 #include "bruma/mesh.h"
 #include "cleanup.h"
+#include "glance.h"
 #include "internal.h"
 #include "netns.h"
 #include "pod_numbers.h"
@@ -33,6 +35,13 @@ static const struct {
     {"/proc/sys/net/ipv4/fwmark_reflect", BRUMA_POD_HAD_FWMARK_REFLECT4, false},
     {"/proc/sys/net/ipv6/fwmark_reflect", BRUMA_POD_HAD_FWMARK_REFLECT6, true},
 };
+
+static_assert(array_size(sysctls) == GLANCE_SYSCTLS, "a glance would miss some");
+
+const char *pod_netns_sysctl(int index)
+{
+    return sysctls[index].path;
+}
 
 /* ---- sysctls; the calling thread is in the pod ---- */
 

@@ -171,7 +171,8 @@ int steer_proxy_cgroup_remove(struct steer *steer, uint64_t id);
 /* Allocates *ret; the caller frees it. Returns how many, or -errno. */
 int steer_proxy_cgroups(const struct steer *steer, struct steer_proxy_cgroup **ret);
 
-/* The cgroup hooks: 0 if attached, -ENOLINK if not; mend attaches again. */
+/* The cgroup hooks: 0 if attached, -ENOLINK if not, another -errno if it cannot be told; mend attaches again.
+ */
 int steer_cgroup_verify(struct steer *steer);
 int steer_cgroup_mend(struct steer *steer, struct steer_error *error);
 

@@ -101,7 +101,7 @@ def parse():
                         help="another node proxy; with two programs the second runs on the server's node")
     parser.add_argument("--env", action="append", default=[], metavar="NAME:KEY=VALUE", help="environment of a peer")
     parser.add_argument("--only", action="append", default=[], metavar="TEST",
-                        help="tests whose name begins so; also \"memory\", \"enrolment\"; may be repeated")
+                        help="tests whose name begins so; also \"memory\", \"enrolment\", \"growth\"; may be repeated")
     parser.add_argument("--leave-out", action="append", default=[], metavar="TARGET",
                         help="direct, relay, relay-splice or bruma; may be repeated")
     parser.add_argument("--out", metavar="DIRECTORY", help="results.md, results.json, logs (default: a new one in /tmp)")

@@ -12,15 +12,16 @@ from meters import Meter, add_foreign, calibration
 from support.system import Failed, inside, run, wait_for
 
 HTTP, ECHO, BULK = 8080, 9000, 5201
+GROWTH = (1, 10, 100, 250)  # pods of one node
 
-# rounds and seconds of requests and connections; rounds and seconds of bulk; idle connections; workloads; enrolments
+# rounds and seconds of requests and connections; rounds and seconds of bulk; idle connections; workloads; enrolments; seconds at rest
 PROFILES = {
     "smoke": {"rounds": 1, "seconds": 2, "bulk_rounds": 1, "bulk_seconds": 2, "hold": 1000, "workloads": 10000,
-              "enrolments": 5},
+              "enrolments": 5, "rest": 10},
     "quick": {"rounds": 3, "seconds": 3, "bulk_rounds": 2, "bulk_seconds": 4, "hold": 10000, "workloads": 100000,
-              "enrolments": 20},
+              "enrolments": 20, "rest": 20},
     "full": {"rounds": 5, "seconds": 6, "bulk_rounds": 3, "bulk_seconds": 10, "hold": 10000, "workloads": 100000,
-             "enrolments": 50},
+             "enrolments": 50, "rest": 60},
 }
 
 
@@ -69,6 +70,10 @@ class Plan:
             for target in self.targets:
                 if target.plugin:
                     self._guarded("enrolment", target, 0, self._enrolment)
+        if wanted("growth"):
+            for target in self.targets:
+                if target.plugin:
+                    self._guarded("growth", target, 0, self._growth)
 
     def _interleaved(self, test):
         """Each round goes through all targets before the next begins, so that slow drift hits all alike."""
@@ -213,6 +218,13 @@ class Plan:
         return target.enrolments(self.profile["enrolments"])
 
 
+    def _growth(self, target):
+        """What a node at rest costs as its pods become more: by number of pods."""
+        target.stop()
+        target.start()
+        return {"growth": target.growth(GROWTH, self.profile["rest"])}
+
+
 def start_servers(bench, target):
     """HTTP, echo and iperf3 in each of the target's server pods."""
     bench.servers[target.name], bench.sinks[target.name] = {}, {}
@@ -231,6 +243,8 @@ def start_servers(bench, target):
 def _short(r):
     if "failed" in r:
         return f"FAILED: {r['failed']}"
+    if "growth" in r:
+        return ", ".join(f"{g['pods']} pods: agent {g['agent_cpu_ms']:.1f} ms/s" for g in r["growth"])
     if "plugin_ms" in r:
         return f"plugin {sorted(r['plugin_ms'])[len(r['plugin_ms']) // 2]:.1f} ms, median of {len(r['plugin_ms'])}"
     if "idle" in r:

@@ -133,6 +133,15 @@ def enrolment_table(results):
         if rows else []
 
 
+def growth_table(results):
+    rows = [[r["target"], str(g["pods"]), f"{g['agent_cpu_ms']:.1f}", f"{g['proxy_cpu_ms']:.1f}", f"{g['agent_rss'] / 1e6:.1f}",
+             f"{g['proxy_rss'] / 1e6:.1f}", f"{g['add_ms']:.1f}", f"{g['pods_ms']:.1f}"]
+            for r in results if "growth" in r for g in r["growth"]]
+    return ["## A node at rest, as its pods become more", "",
+            "Processor milliseconds a second, resident MB, milliseconds of one ADD and of the agent's list of pods.", "",
+            *table(["target", "pods", "agent", "proxy", "agent MB", "proxy MB", "ADD", "list"], rows)] if rows else []
+
+
 def markdown(info, results):
     s = summary(results)
     memory = {r["target"]: r for r in results if r["test"] == "memory" and "idle" in r}
@@ -148,7 +157,7 @@ def markdown(info, results):
                 "\"machine\" is all of it. Latency in microseconds, in brackets what it is above direct. \"foreign\": "
                 "cores that others used; \"calibration\": CPU time of a fixed piece of work just before.", "",
                 *costs_table(s)]
-    out += memory_table(memory) + enrolment_table(results)
+    out += memory_table(memory) + enrolment_table(results) + growth_table(results)
     failed = [r for r in results if "failed" in r]
     if failed:
         out += ["## Failed", ""] + [f"- {r['test']} {r['round']} {r['target']}: {r['failed']}" for r in failed]

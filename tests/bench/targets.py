@@ -173,6 +173,41 @@ class Bruma(Target):
                 node.delete_pod(pod)
         return {"plugin_ms": plugin, "chain_ms": chain, "agent_ms": own}
 
+    def growth(self, steps, seconds):
+        """A node with more and more pods that do nothing, its own two or three of the bench among them. For each step:
+        milliseconds of processor time a second of agent and proxy, resident bytes, milliseconds of the last ADD of the plugin
+        and of the agent's list of pods."""
+        node, pods, rows, added = self.nodes[1], [], [], 0.0
+        taken = {int(p.ip4.rsplit(".", 1)[1]) for p in node.pods.values()}
+        free = iter(h for h in range(2, 255) if h not in taken)
+
+        def processor_ms(process):
+            with open(f"/proc/{process.pid}/schedstat") as f:
+                return int(f.read().split()[0]) / 1e6
+
+        try:
+            for step in steps:
+                while len(agent.pods(node.run_dir)) < step:
+                    pods.append(node.create_pod(workloads.NAMESPACE, f"rest{len(pods)}", "default", next(free), add=False))
+                    node.add(pods[-1])
+                    added = [t * 1e3 for (c, name), t in node.runtime.times.items() if name == "bruma-cni" and c == pods[-1].container][-1]
+                    pods[-1].wait_enrolled()
+                time.sleep(2)
+                before, began = [processor_ms(p) for p in (node.agent, node.proxy)], time.monotonic()
+                time.sleep(seconds)
+                took = time.monotonic() - began
+                used = [(processor_ms(p) - b) / took for p, b in zip((node.agent, node.proxy), before)]
+                began = time.monotonic()
+                known = len(agent.pods(node.run_dir))
+                asked = (time.monotonic() - began) * 1e3
+                rows.append({"pods": known, "agent_cpu_ms": used[0], "proxy_cpu_ms": used[1], "pods_ms": asked,
+                             "agent_rss": node.agent.memory_bytes()[0], "proxy_rss": node.proxy.memory_bytes()[0],
+                             "add_ms": added})
+        finally:
+            for pod in pods:
+                node.delete_pod(pod)
+        return rows
+
 
 class Peer(Target):
     """Another node proxy, driven as a stock node agent would: in-pod iptables, workload discovery socket, CA call, local

@@ -173,6 +173,27 @@ int steer_pod_verify(struct steer *steer, const struct steer_pod *pod, struct st
     return step("verify", NULL);
 }
 
+void steer_glance_init(struct steer_glance *glance)
+{
+    memset(glance, 0, sizeof(*glance));
+}
+
+void steer_glance_close(struct steer_glance *glance)
+{
+    steer_glance_init(glance);
+}
+
+int steer_glance_arm(struct steer *steer, const struct steer_pod *pod, struct steer_glance *glance)
+{
+    return -EOPNOTSUPP;
+}
+
+bool steer_glance_same(struct steer *steer, const struct steer_pod *pod, struct steer_glance *glance,
+                       bool listeners)
+{
+    return false;
+}
+
 int steer_pod_mend(struct steer *steer, const struct steer_pod *pod, const struct steer_findings *findings,
                    struct steer_error *error)
 {

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where log lines go without anybody's waiting: written at once where the reader keeps up; else up to
+ * LOG_OUTPUT_LIMIT bytes of them are kept, which a thread of its own writes once they are read. Lines beyond
+ * that are dropped and counted, and a line tells of it when there is room again.
+ */
+#ifndef LIB_LOG_OUTPUT_H
+#define LIB_LOG_OUTPUT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define LOG_OUTPUT_LIMIT (256 * 1024)
+
+/* From now on lines go to fd, which stays the caller's. Before threads start. 0 or -errno: they go to no
+ * place that never waits, and it is for the caller to write them. */
+int log_output_open(int fd);
+/* One line with its newline; at most LOG_FD_LINE bytes. Any thread. -EBADF: not open. */
+int log_output(const char *line, size_t len);
+/* Writes what is kept; gives a reader that is behind so many milliseconds. */
+void log_output_flush(int milliseconds);
+
+uint64_t log_output_dropped(void); /* lines */
+
+#endif
