@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "proxy/pool.h"
+#include "proxy/rcu.h"
 #include "proxy/relay.h"
 #include "proxy/socket.h"
 #include "proxy/stream.h"
@@ -190,18 +191,14 @@ static bool is_to_itself(struct stream *s)
     return false;
 }
 
-/* Decides as soon as the pod is known; only destinations in the mesh wait for its certificate too. */
+/* Destinations outside the mesh wait for nothing, those in it for the pod's certificate alone. Who the pod is
+ * the agent has told; the mesh may learn of it later. */
 static bool check(struct waiter *waiter, bool timed_out)
 {
     struct stream *s = container_of(waiter, struct stream, waiter);
-    const struct workload *local = worker_pod_workload(s->c.wp);
+    const struct workload *local = worker_pod_source(s->c.wp);
     struct worker *w = connection_worker(&s->c);
 
-    if (!local) {
-        if (timed_out)
-            stream_close(s, BRUMA_REASON_SOURCE_UNKNOWN, NULL, true);
-        return timed_out;
-    }
     if (!s->routed && is_to_itself(s))
         s->route = (struct route){.kind = ROUTE_PASSTHROUGH, .target = s->c.destination};
     else if (!s->routed)
@@ -218,7 +215,11 @@ static bool check(struct waiter *waiter, bool timed_out)
     case ROUTE_HBONE:
         if (!timed_out && worth_waiting(s->c.wp))
             return false;
-        go_tunnel(s, local);
+        if (!worker_pod_workload(s->c.wp) && !rcu_read(s->c.wp->pod->identity))
+            /* not even its trust domain is known, so nobody was asked for a certificate */
+            stream_close(s, BRUMA_REASON_SOURCE_UNKNOWN, NULL, true);
+        else
+            go_tunnel(s, local);
         break;
     }
     return true;

@@ -26,6 +26,7 @@ static void pod_free(void *data)
     struct pod *pod = data;
 
     identity_put(pod->identity);
+    workload_unref(pod->stand_in);
     tuple_set_free(&pod->tuples);
     close_fds(pod->fds, BRUMA_POD_FD_COUNT);
     free(pod->uid);
@@ -137,12 +138,43 @@ static int choose_identity(struct pod *pod)
     return 0;
 }
 
+static void put_stand_in(void *workload)
+{
+    workload_unref(workload);
+}
+
+/* A pod is who the runtime's call says it is. Its own connections need not wait until the mesh says so too.
+ */
+static int choose_stand_in(struct pod *pod)
+{
+    struct state *state = pod->proxy->state;
+    const char *trust_domain = *pod->trust_domain ? pod->trust_domain : state_local_trust_domain(state);
+    const struct pod_words words = {.uid = pod->uid,
+                                    .name = pod->name,
+                                    .namespace = pod->namespace,
+                                    .service_account = pod->service_account,
+                                    .trust_domain = trust_domain ? trust_domain : ""};
+    const struct workload *old = pod->stand_in, *next;
+    struct reclaim reclaim = {};
+    int r;
+
+    if (old && (!trust_domain || !strcmp(old->trust_domain, trust_domain)))
+        return 0;
+    r = state_stand_in(state, &words, &next);
+    if (r < 0)
+        return r;
+    rcu_publish(pod->stand_in, next);
+    reclaim_add(&reclaim, put_stand_in, (void *)(uintptr_t)old);
+    reclaim_flush(&reclaim);
+    return 0;
+}
+
 void pods_state_changed(struct proxy *proxy)
 {
     struct pod *pod;
 
     list_for_each (pod, &proxy->pods, node) {
-        if (choose_identity(pod) < 0)
+        if (choose_identity(pod) < 0 || choose_stand_in(pod) < 0)
             log_error("out of memory: pod %s/%s gets no certificate", pod->namespace, pod->name);
     }
 }
@@ -175,6 +207,8 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
         r = tuple_set_new(&pod->tuples);
     if (r == 0)
         r = choose_identity(pod);
+    if (r == 0)
+        r = choose_stand_in(pod);
     if (r < 0) {
         pod_free(pod);
         return r;

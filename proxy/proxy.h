@@ -82,6 +82,8 @@ struct pod {
     /* NULL while nobody knows the pod's trust domain. The control thread replaces it (RCU), and puts it after
      * the last worker let go. */
     struct identity *identity;
+    /* Its workload's place while the mesh does not know the pod; replaced in the same way. */
+    const struct workload *stand_in;
     struct tuple_set *tuples;
     struct budget memory;        /* its part of the process's */
     atomic_int connections;      /* on all workers */

@@ -79,6 +79,15 @@ void state_commit(struct state *state);
 /* Writer's thread: the node-local workload of a pod, or NULL (for certificates). */
 const struct workload *state_local_workload(struct state *state, const char *namespace, const char *name,
                                             const char *service_account);
+/* What the agent says of a pod. trust_domain "": nobody has said it. */
+struct pod_words {
+    const char *uid, *name, *namespace, *service_account, *trust_domain;
+};
+
+/* Any thread: such a pod as a workload of this node, for as long as the mesh does not know it. A reference
+ * for the caller. 0 or -ENOMEM. */
+int state_stand_in(const struct state *state, const struct pod_words *pod, const struct workload **ret);
+
 /* Writer's thread: the trust domain of some node-local workload, or NULL. A control plane has one. */
 const char *state_local_trust_domain(struct state *state);
 

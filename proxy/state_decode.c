@@ -266,6 +266,22 @@ static int workload_decode(const char *name, const Message *m, const struct node
     return 0;
 }
 
+int workload_stand_in(const struct pod_words *pod, const char *network, const char *node,
+                      struct workload_full **ret)
+{
+    Message m = ISTIO__WORKLOAD__WORKLOAD__INIT;
+    char error[128];
+
+    m.uid = (char *)pod->uid;
+    m.name = (char *)pod->name;
+    m.namespace_ = (char *)pod->namespace;
+    m.service_account = (char *)pod->service_account;
+    m.trust_domain = (char *)pod->trust_domain;
+    m.network = (char *)network;
+    m.node = (char *)node;
+    return workload_decode(pod->uid, &m, NULL, ret, error, sizeof(error));
+}
+
 int address_decode(const char *name, const uint8_t *value, size_t len, const struct node_source *nodes,
                    struct address_resource *ret, char *error, size_t error_size)
 {

@@ -113,9 +113,16 @@ const struct workload *worker_pod_workload(struct worker_pod *wp)
     return wp->local;
 }
 
-struct tls_context *worker_pod_context(struct worker_pod *wp)
+const struct workload *worker_pod_source(struct worker_pod *wp)
 {
     const struct workload *local = worker_pod_workload(wp);
+
+    return local ? local : rcu_read(wp->pod->stand_in);
+}
+
+struct tls_context *worker_pod_context(struct worker_pod *wp)
+{
+    const struct workload *local = worker_pod_source(wp);
     struct identity *identity = rcu_read(wp->pod->identity);
 
     if (!identity || !local || strcmp(identity_uri(identity), local->identity) != 0)
@@ -125,7 +132,7 @@ struct tls_context *worker_pod_context(struct worker_pod *wp)
 
 bool worker_pod_hopeless(struct worker_pod *wp, char *text, size_t size)
 {
-    const struct workload *local = worker_pod_workload(wp);
+    const struct workload *local = worker_pod_source(wp);
     struct identity *identity = rcu_read(wp->pod->identity);
 
     *text = '\0';

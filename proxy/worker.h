@@ -139,6 +139,9 @@ void worker_check_policies(struct worker_pod *wp);
 
 /* The pod's workload, or NULL while it is unknown; valid while the pod is. */
 const struct workload *worker_pod_workload(struct worker_pod *wp);
+/* The same for connections of the pod itself: while the mesh does not know it, a workload that has what the
+ * agent says, and no more; valid for this turn. Never NULL. */
+const struct workload *worker_pod_source(struct worker_pod *wp);
 /* The certificate of just that workload's identity, with a reference for the caller; NULL: none (yet). */
 struct tls_context *worker_pod_context(struct worker_pod *wp);
 /* There is none, and it is known that waiting is in vain. text: what the CA has said last, or "". */

@@ -178,6 +178,50 @@ def test_the_token_is_read_again(site):
     assert site.plane.tokens[-1] == "Bearer second-token"
 
 
+# ---- pods that the control plane does not know yet ----
+
+@pytest.fixture
+def patient():
+    """A proxy that waits for longer than any client does, and a pod that nobody but its runtime has told of."""
+    s = Site()
+    s.mesh.proxy_env["BRUMA_SOURCE_TIMEOUT"] = "120s"
+    s.new = s.mesh.pod("new", node=0)
+    s.outside = s.mesh.pod("outside", node=0, namespace="outside")
+    s.outside.outside = True
+    with s.mesh:
+        s.start()
+        s.outside.server(ECHO, "8080")
+        yield s
+        s.plane.stop()
+
+
+def test_a_pod_that_is_not_known_yet_reaches_places_outside_at_once(patient):
+    """As a postStart hook does: nothing about the pod is needed for that."""
+    assert "new" not in patient.workloads()
+    assert patient.new.python(CLIENT, patient.outside.ip, 8080, 20).strip() == "ping"
+    line = wait_for(lambda: patient.node.access_log(f"dst.addr={patient.outside.ip}:8080"), "its line in the access log")[-1]
+    assert 'src.workload="new"' in line and 'src.namespace="demo"' in line, line
+
+
+def test_a_pod_that_is_not_known_yet_reaches_the_mesh_as_itself(patient):
+    """Over HBONE, under the identity that its runtime's call gives it; policies of the other side know it."""
+    assert patient.new.python(CLIENT, patient.shop.ip, 8080, 20).strip() == "ping"
+    line = wait_for(lambda: patient.node.access_log('direction="inbound"'), "its line in the access log")[-1]
+    assert f'src.identity="{patient.new.identity}"' in line, line
+    # Once the mesh knows it, that counts: here another identity.
+    patient.plane.set(patient.of(patient.new, trust_domain="other.example"))
+    wait_for(lambda: "new" in patient.workloads(), "the pod to be known")
+    wait_for(lambda: "spiffe://other.example/ns/demo/sa/new" in patient.plane.asked, "a certificate for the identity that the mesh says")
+
+
+def test_connections_to_a_pod_that_is_not_known_yet_wait(patient):
+    """Which policies are its own only the mesh can say: nothing is let in before."""
+    patient.new.server(ECHO, "8080")
+    assert patient.outside.python(CLIENT, patient.new.ip, 8080, 3).strip() in ("TimeoutError", "timeout")
+    patient.plane.set(patient.of(patient.new))
+    assert patient.outside.python(CLIENT, patient.new.ip, 8080, 20).strip() == "ping"
+
+
 # ---- outbound ----
 
 def test_outbound_service_without_healthy_endpoints(site):
