@@ -69,10 +69,21 @@ const struct workload_full *find_workload_by_uid(const struct state *state, cons
     return w;
 }
 
-/* Several workloads may claim one address: pods before others, then those that speak HBONE. */
 static int address_score(const struct workload *w)
 {
     return (strstr(w->uid, "//Pod/") ? 2 : 0) + (w->protocol == TUNNEL_HBONE ? 1 : 0);
+}
+
+/*
+ * Several workloads may claim one address, or one name: pods before others, then those that speak HBONE, then
+ * the one that was told of last. An address is given to a new pod while the control plane has not heard yet
+ * that the one before is gone.
+ */
+static bool comes_before(const struct workload_full *w, const struct workload_full *best)
+{
+    int score = address_score(&w->public), other = best ? address_score(&best->public) : -1;
+
+    return score != other ? score > other : w->told > best->told;
 }
 
 static const struct workload_full *search_workload(const struct state *state, const char *network,
@@ -86,7 +97,7 @@ static const struct workload_full *search_workload(const struct state *state, co
         w = workload_of_address(a);
         if (!addr_equal(&a->addr, addr) || w->public.network != network)
             continue;
-        if (!best || address_score(&w->public) > address_score(&best->public))
+        if (comes_before(w, best))
             best = w;
     }
     return best;
@@ -110,13 +121,14 @@ const struct workload_full *find_workload_by_hostname(const struct state *state,
                                                       const char *hostname)
 {
     struct index_cursor cursor = index_cursor(&state->hostnames, text_pair_hash(namespace, hostname));
-    const struct workload_full *w;
+    const struct workload_full *best = NULL, *w;
 
     while ((w = index_next(&cursor))) {
-        if (!strcmp(w->public.namespace, namespace) && !strcmp(w->public.hostname, hostname))
-            break;
+        if (!strcmp(w->public.namespace, namespace) && !strcmp(w->public.hostname, hostname) &&
+            comes_before(w, best))
+            best = w;
     }
-    return w;
+    return best;
 }
 
 const struct workload *state_workload_by_address(const struct state *state, const struct addr *addr)
@@ -137,7 +149,7 @@ const struct workload *state_find_local(const struct state *state, const char *n
             continue;
         if (*service_account && strcmp(w->public.service_account, service_account) != 0)
             continue;
-        if (!best || address_score(&w->public) > address_score(&best->public))
+        if (comes_before(w, best))
             best = w;
     }
     return best ? &best->public : NULL;
