@@ -22,6 +22,7 @@
 struct crl_set {
     int references; /* atomic */
     uint64_t generation;
+    bool missing;
     STACK_OF(X509_CRL) * lists;
 };
 
@@ -60,6 +61,11 @@ void crl_unref(struct crl_set *set)
 size_t crl_count(const struct crl_set *set)
 {
     return (size_t)sk_X509_CRL_num(set->lists);
+}
+
+bool crl_missing(const struct crl_set *set)
+{
+    return set->missing;
 }
 
 uint64_t crl_generation(const struct crl_set *set)
@@ -128,7 +134,7 @@ static int read_file(const char *path, unsigned char **ret, long *ret_len)
     *ret = NULL;
     *ret_len = 0;
     if (!f)
-        return errno == ENOENT ? 0 : -errno;
+        return -errno;
     if (fstat(fileno(f), &st) < 0)
         r = -errno;
     else if (!S_ISREG(st.st_mode))
@@ -210,6 +216,8 @@ struct crl_watch {
     struct loop *loop;
     struct loop_timer timer;
     char *path;
+    bool required, usable, failed; /* usable: once; failed: at the last try */
+    size_t lists;
     struct stat last;
     void (*changed)(void *data, struct crl_set *set);
     void *data;
@@ -221,18 +229,24 @@ static void load(struct crl_watch *w, bool first)
     struct crl_set *set = NULL;
     int r = crl_load(w->path, &set, error, sizeof(error));
 
+    w->failed = r < 0;
     if (r < 0) {
-        log_error("the revocation lists cannot be used%s\tpath=\"%s\" reason=\"%s\" error=\"%s\"",
-                  first ? "; nothing counts as revoked" : "; the last ones stay", w->path,
-                  reason_name(BRUMA_REASON_CRL_INVALID), error);
+        log_error("the revocation lists cannot be used; %s\tpath=\"%s\" reason=\"%s\" error=\"%s\"",
+                  w->usable     ? "the last ones stay"
+                  : w->required ? "peers are refused until they can (--crl-required)"
+                                : "nothing counts as revoked (--crl-required=false)",
+                  w->path, reason_name(BRUMA_REASON_CRL_INVALID), error);
         if (!first)
             return;
         set = empty_set();
         if (!set)
-            return;
+            abort(); /* at the start, and without it nothing would be refused */
+        set->missing = w->required;
     } else {
+        w->usable = true;
         log_info("revocation lists read\tpath=\"%s\" lists=%zu", w->path, crl_count(set));
     }
+    w->lists = crl_count(set);
     w->changed(w->data, set);
     crl_unref(set);
 }
@@ -257,8 +271,8 @@ static void on_timer(struct loop_timer *timer)
     load(w, false);
 }
 
-int crl_watch_new(struct loop *loop, const char *path, void (*changed)(void *data, struct crl_set *set),
-                  void *data, struct crl_watch **ret)
+int crl_watch_new(struct loop *loop, const char *path, bool required,
+                  void (*changed)(void *data, struct crl_set *set), void *data, struct crl_watch **ret)
 {
     struct crl_watch *w = calloc(1, sizeof(*w));
 
@@ -270,6 +284,7 @@ int crl_watch_new(struct loop *loop, const char *path, void (*changed)(void *dat
         return -ENOMEM;
     }
     w->loop = loop;
+    w->required = required;
     w->changed = changed;
     w->data = data;
     loop_timer_init(&w->timer, on_timer);
@@ -279,6 +294,23 @@ int crl_watch_new(struct loop *loop, const char *path, void (*changed)(void *dat
     loop_timer_set(loop, &w->timer, LOOK_MILLISECONDS);
     *ret = w;
     return 0;
+}
+
+bool crl_watch_usable(const struct crl_watch *w)
+{
+    return w->usable;
+}
+
+void crl_watch_write_metrics(const struct crl_watch *w, FILE *out)
+{
+    fprintf(out,
+            "# HELP bruma_crl_lists Revocation lists that peers are held against.\n"
+            "# TYPE bruma_crl_lists gauge\n"
+            "bruma_crl_lists %zu\n"
+            "# HELP bruma_crl_unusable The file of revocation lists could not be read the last time (1).\n"
+            "# TYPE bruma_crl_unusable gauge\n"
+            "bruma_crl_unusable %d\n",
+            w->lists, w->failed);
 }
 
 void crl_watch_free(struct crl_watch **watch)

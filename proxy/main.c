@@ -242,17 +242,29 @@ static void metrics(void *data, FILE *out)
         xds_client_write_metrics(p->xds, out);
     pods_write_metrics(p, out);
     pressure_write_metrics(p, out);
+    if (p->revoked)
+        crl_watch_write_metrics(p->revoked, out);
     process_metrics_write(out);
 }
 
 static void pending(void *data, char *buf, size_t size)
 {
     struct proxy *p = data;
-    bool state = !p->xds || xds_client_ready(p->xds),
-         agent = p->zds ? zds_link_ready(p->zds) : agent_link_ready(p->agent);
+    const struct {
+        const char *name;
+        bool ready;
+    } parts[] = {
+        {"state manager", !p->xds || xds_client_ready(p->xds)},
+        {"workload proxy manager", p->zds ? zds_link_ready(p->zds) : agent_link_ready(p->agent)},
+        {"revocation lists", !p->revoked || !p->settings.crl_required || crl_watch_usable(p->revoked)},
+    };
+    size_t len = 0;
 
-    snprintf(buf, size, "%s%s%s", state ? "" : "state manager", state || agent ? "" : ", ",
-             agent ? "" : "workload proxy manager");
+    buf[0] = '\0';
+    for (size_t i = 0; i < array_size(parts) && len < size; i++) {
+        if (!parts[i].ready)
+            len += (size_t)snprintf(buf + len, size - len, "%s%s", len ? ", " : "", parts[i].name);
+    }
 }
 
 static cJSON *verdict(void *data, const char *identity, const struct endpoint *from,
@@ -468,7 +480,8 @@ static int start(struct proxy *p)
         p->workers_len++;
     }
     if (*p->settings.crl_path) {
-        r = crl_watch_new(p->loop, p->settings.crl_path, on_revoked_changed, p, &p->revoked);
+        r = crl_watch_new(p->loop, p->settings.crl_path, p->settings.crl_required, on_revoked_changed, p,
+                          &p->revoked);
         if (r < 0)
             return log_error_errno(r, "cannot follow %s", p->settings.crl_path);
     }

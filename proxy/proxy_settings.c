@@ -31,6 +31,7 @@ const struct setting proxy_settings_table[] = {
     {"alt-ca-hostname", "ALT_CA_HOSTNAME", SETTING_STRING, NULL, "another name that the certificate authority's certificate may carry", FIELD(ca_alternate_host), 0, 0},
     {"auth-token", "AUTH_TOKEN", SETTING_STRING, NULL, "bearer token: a path, read for each call, or the token itself; empty: none; unset: tokens/istio-token in /var/run/secrets in a cluster, else control/token of the agent's run directory, if that file is there", FIELD(auth_token), 0, 0},
     {"crl-path", "CRL_PATH", SETTING_STRING, "", "certificate revocation lists, PEM or DER, read again when changed; empty: none", FIELD(crl_path), 0, 0},
+    {"crl-required", "BRUMA_CRL_REQUIRED", SETTING_BOOL, "true", "only with crl-path: refuse peers, and be not ready, for as long as no revocation lists could be read since the start; false: serve meanwhile, and nothing counts as revoked", FIELD(crl_required), 0, 0},
     {"secret-ttl", "SECRET_TTL", SETTING_DURATION, "24h", "validity that is asked for certificates", FIELD(secret_ttl), 60000, 0},
     {"workers", "ZTUNNEL_WORKER_THREADS", SETTING_NUMBER, "0", "worker threads; 0: a quarter of the processors, at least one", FIELD(workers), 0, 256},
     {"admin-port", "BRUMA_ADMIN_PORT", SETTING_NUMBER, "15000", "admin pages, on loopback; 0: none", FIELD(admin_port), 0, 65535},

@@ -45,6 +45,7 @@ struct proxy_settings {
     bool keepalive;
     bool response_baggage, original_source, localhost_application_tunnel;
     bool unknown_policy_denies;
+    bool crl_required;
     unsigned long policy_timeout, stall_timeout, xds_request_max, xds_settle;
 };
 

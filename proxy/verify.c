@@ -142,6 +142,10 @@ static bool chain_verifies(struct tls *tls, X509_STORE_CTX *store_context, X509 
     int64_t now = wall_seconds();
     int error = X509_V_OK;
 
+    if (tls->buffers->revoked && crl_missing(tls->buffers->revoked)) {
+        X509_STORE_CTX_set_error(store_context, X509_V_ERR_UNABLE_TO_GET_CRL);
+        return false;
+    }
     if (make_key(tls, leaf, &fresh.key) < 0) {
         X509_STORE_CTX_set_error(store_context, X509_V_ERR_UNSPECIFIED);
         return false;
@@ -231,8 +235,9 @@ int verify_peer(X509_STORE_CTX *store_context, void *unused)
     if (!leaf || !chain_verifies(tls, store_context, leaf)) {
         int error = X509_STORE_CTX_get_error(store_context);
 
-        tls->reason =
-            error == X509_V_ERR_CERT_REVOKED ? BRUMA_REASON_CERTIFICATE_REVOKED : BRUMA_REASON_PEER_UNTRUSTED;
+        tls->reason = error == X509_V_ERR_CERT_REVOKED        ? BRUMA_REASON_CERTIFICATE_REVOKED
+                      : error == X509_V_ERR_UNABLE_TO_GET_CRL ? BRUMA_REASON_REVOCATION_UNKNOWN
+                                                              : BRUMA_REASON_PEER_UNTRUSTED;
         snprintf(tls->error, sizeof(tls->error), "peer certificate: %s",
                  X509_verify_cert_error_string(error));
         return 0;

@@ -83,7 +83,7 @@
     BRUMA_REASON(CA_REFUSED, "ca_refused", "-", "the certificate authority refused a request", "is the pod on this node? the CA's log") \
     BRUMA_REASON(MESH_FILE_INVALID, "mesh_file_invalid", "-", "the mesh file has an error; the last good state stays", "file, line and field are in the log") \
     BRUMA_REASON(MESSAGE_INVALID, "message_invalid", "-", "a message on the agent's socket could not be understood", "versions of agent, proxy and plugin") \
-    BRUMA_REASON(CRL_INVALID, "crl_invalid", "-", "the file of revocation lists cannot be used; the last good lists stay", "CRL_PATH; `openssl crl -in FILE -noout -text`") \
+    BRUMA_REASON(CRL_INVALID, "crl_invalid", "-", "the file of revocation lists cannot be used; the last good lists stay, and without any `--crl-required` decides", "CRL_PATH; `openssl crl -in FILE -noout -text`") \
     /* cluster */ \
     BRUMA_REASON(API_UNREACHABLE, "api_unreachable", "-", "the Kubernetes API cannot be followed; what is known of pods serves on", "agent log; the API server's address, its CA, the token, RBAC of the agent's service account") \
     BRUMA_REASON(NETNS_NOT_FOUND, "netns_not_found", "-", "the network namespace of a running pod cannot be found", "CNI cache directory, CRI socket and /proc as the agent sees them; the pod is found when it is recreated") \
@@ -137,7 +137,8 @@
     BRUMA_REASON(ROUTING_OPTION, "routing_option", "CONNECT", "a process of the pod wanted a TCP socket to go by a way of its own (routing header of IPv6, source route of IPv4), by which connections that are not captured would leave the pod in plaintext: the option was refused, or the connect() of a socket that had it", "which program sets IPV6_RTHDR or IP_OPTIONS: `strace -e trace=setsockopt`") \
     BRUMA_REASON(MEMORY_BUDGET, "memory_budget", "CONNECT", "too much was held for those who do not read, and this was among what held most, or wanted more than there is", "who does not read: the application at the end that was cut; `bruma_buffered_bytes`; `--memory-budget`, `--pod-memory-budget`") \
     BRUMA_REASON(POD_FORWARDS, "pod_forwards", "-", "the pod passes on what others behind it send (a virtual machine, containers in the pod), which the hooks do not see: its own connections are captured, and it is not announced as one of the mesh", "the device that is named beside this; `--forwarding-look=0` announces such pods all the same") \
-    BRUMA_REASON(LOG_NOT_READ, "log_not_read", "-", "nobody read the program's log for a while: lines beyond 256 KiB were dropped, so that nothing waits for a reader", "who reads its stderr or stdout? journald, the container runtime, a pipe; their load")
+    BRUMA_REASON(LOG_NOT_READ, "log_not_read", "-", "nobody read the program's log for a while: lines beyond 256 KiB were dropped, so that nothing waits for a reader", "who reads its stderr or stdout? journald, the container runtime, a pipe; their load") \
+    BRUMA_REASON(REVOCATION_UNKNOWN, "revocation_unknown", "IDENTITY_ERROR", "revocation lists are required, and none could be read since the proxy started: no peer is taken", "`crl_invalid` in the proxy's log; CRL_PATH; `--crl-required=false` serves meanwhile, and then nothing counts as revoked")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -6,7 +6,7 @@ import pytest
 
 import hbone
 from mesh import Mesh, inside, leaf, sh, wait_for
-from pod_programs import ECHO
+from pod_programs import ECHO, ONE_SHOT
 
 
 class Lists:
@@ -37,7 +37,7 @@ class Lists:
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("crl") / "crl.pem")
-    with Mesh(nodes=2, proxy_env={"CRL_PATH": path}) as m:
+    with Mesh(nodes=2, proxy_env={"CRL_PATH": path, "BRUMA_CRL_REQUIRED": "false"}) as m:
         m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
         m.start()
         m.shop.server(ECHO, "8080")
@@ -62,7 +62,10 @@ def metric(mesh):
     return [line for line in mesh.nodes[1].metrics().splitlines() if line.startswith("istio_crl_policy_rejections_total")]
 
 
-def test_without_a_file_nothing_is_revoked(mesh):
+def test_without_a_file_nothing_is_revoked_where_that_is_configured_and_it_is_said(mesh):
+    for node in mesh.nodes:
+        assert "nothing counts as revoked" in node.proxy.text() and 'reason="crl_invalid"' in node.proxy.text()
+        assert "bruma_crl_unusable 1" in node.metrics()
     c = client(mesh, leaf(mesh, mesh.web.identity))
     echo(mesh, c, b"hello")
     c.close()
@@ -118,6 +121,48 @@ def test_a_bad_file_keeps_the_last_lists(mesh):
     echo(mesh, good, b"hello")
     good.close()
     mesh.lists.write()
+
+
+def test_a_file_that_vanishes_keeps_the_last_lists(mesh):
+    bad = leaf(mesh, mesh.web.identity)
+    mesh.lists.revoke(bad[0])
+    wait_for(lambda: refused(mesh, bad), "the refusal of a revoked certificate")
+    before = len(mesh.nodes[1].proxy.text())
+    os.unlink(mesh.lists.path)
+    wait_for(lambda: "the last ones stay" in mesh.nodes[1].proxy.text()[before:], "the complaint about the file")
+    assert refused(mesh, bad)
+    assert "bruma_crl_unusable 1" in mesh.nodes[1].metrics()
+    good = client(mesh, leaf(mesh, mesh.web.identity))
+    echo(mesh, good, b"hello")
+    good.close()
+    mesh.lists.write()
+    wait_for(lambda: "bruma_crl_unusable 0" in mesh.nodes[1].metrics(), "the file to be read again")
+
+
+@pytest.mark.parametrize("at_first", ["no file", "a bad file"])
+def test_without_lists_at_the_start_peers_are_refused_by_name_until_there_are_some(tmp_path, at_first):
+    """As it is unless it is configured otherwise: whoever wants lists looked at does not want them forgotten."""
+    path = str(tmp_path / "crl.pem")
+    if at_first == "a bad file":
+        with open(path, "w") as f:
+            f.write("no list")
+    with Mesh(nodes=1, proxy_env={"CRL_PATH": path}) as m:
+        node = m.nodes[0]
+        web, shop = m.pod("web"), m.pod("shop")
+        m.write()
+        node.start_agent()
+        node.start_proxy(wait=False)
+        wait_for(lambda: "proxy serves" in node.agent.text(), "the proxy to serve")
+        web.enrol()
+        shop.enrol()
+        shop.server(ECHO, "8080")
+        wait_for(lambda: node.http(15021, "/healthz/ready") == (500, "not ready, pending: revocation lists\n"), "it not to be ready")
+        ask = ("/usr/bin/python3", "-c", ONE_SHOT, shop.ip, "8080", "hello")
+        assert web.run(*ask, check=False).stdout == ""
+        wait_for(lambda: node.access_log("revocation_unknown"), "its name in the access log")
+        Lists(m, path).write()
+        wait_for(lambda: web.run(*ask, check=False).stdout == "hello", "traffic once there are lists")
+        assert node.ready()
 
 
 def test_traffic_between_pods_goes_on(mesh):

@@ -468,6 +468,44 @@ def test_ca_answers_that_are_refused_and_then_a_good_one(site, fresh, what):
     wait_for(lambda: reach(site, pod) == "ping", "the connection with a good certificate", 60)
 
 
+ATTEMPTS = """
+import socket, sys, time
+for i in range(6):
+    begin = time.monotonic()
+    try:
+        with socket.create_connection((sys.argv[1], 8080), timeout=30) as s:
+            s.sendall(b"ping")
+            s.recv(4) or 1 / 0
+        said = "ping"
+    except (OSError, ZeroDivisionError):
+        said = "failed"
+    print(said, time.monotonic() - begin)
+"""
+
+
+@pytest.mark.parametrize("status", ["PERMISSION_DENIED", "UNAVAILABLE"])
+def test_a_ca_that_is_known_to_refuse_is_not_waited_for(site, fresh, status):
+    """The first connection finds it out; those that come next fail at once, with the CA's words; and once it signs, they work."""
+    name = "refused-" + status[:4].lower()
+    refused = grpc.StatusCode[status]
+    site.plane.answer_certificate = lambda identity, csr: (
+        refused if name in identity else site.plane.good_certificate(identity, csr))
+    pod = fresh(name)
+    lines = [line.split() for line in pod.python(ATTEMPTS, site.shop.ip, timeout=90).splitlines()]
+    assert {said for said, _ in lines} == {"failed"}
+    took = [float(t) for _, t in lines]
+    assert took[0] < 7 and max(took[2:]) < 0.5, took
+    identity = f"spiffe://cluster.local/ns/demo/sa/{name}"
+    asked = site.plane.asked[identity]
+    assert len(asked) <= max(asked) - min(asked) + 3, "once a second at the most, however many ask"
+    why = f"identity_unavailable: {'ca_refused' if status == 'PERMISSION_DENIED' else 'ca_unreachable'}: as the test wants it"
+    wait_for(lambda: [x for x in site.node.access_log(why) if f'src.workload="{name}"' in x], "the CA's words in the access log")
+    site.plane.answer_certificate = site.plane.good_certificate
+    begin = time.monotonic()
+    wait_for(lambda: reach(site, pod) == "ping", "traffic once the CA signs")
+    assert time.monotonic() - begin < 10
+
+
 def test_the_trust_domain_is_the_one_that_the_mesh_says(site):
     """Whatever the agent has been told: the certificate is of the identity that the control plane knows the pod by."""
     pods = [site.mesh.pod(name, node=0, account=name) for name in ("moved", "moved2")]

@@ -11,7 +11,7 @@
 
 TestSuite(crl, .init = tls_library_init, .timeout = 60);
 
-static char path[] = "/tmp/bruma-crl-XXXXXX";
+static char path[sizeof("/tmp/bruma-crl-XXXXXX")];
 
 static void write_file(const void *data, size_t len)
 {
@@ -24,8 +24,10 @@ static void write_file(const void *data, size_t len)
 
 static void make_path(void)
 {
-    int fd = mkstemp(path);
+    int fd;
 
+    strcpy(path, "/tmp/bruma-crl-XXXXXX");
+    fd = mkstemp(path);
     cr_assert(fd >= 0);
     close(fd);
 }
@@ -147,7 +149,7 @@ Test(crl, a_list_that_the_issuer_has_not_signed_does_not_count)
     end(&f);
 }
 
-Test(crl, no_file_and_an_empty_one_revoke_nothing)
+Test(crl, an_empty_file_revokes_nothing_and_none_is_an_error)
 {
     struct fixture f = fixture();
     struct crl_set *set = loaded();
@@ -155,9 +157,7 @@ Test(crl, no_file_and_an_empty_one_revoke_nothing)
     cr_assert(crl_count(set) == 0 && !revoked(set, f.bad, f.ca.cert));
     crl_unref(set);
     unlink(path);
-    set = loaded();
-    cr_assert(crl_count(set) == 0);
-    crl_unref(set);
+    refused("No such file or directory");
     end(&f);
 }
 
@@ -184,29 +184,60 @@ Test(crl, what_is_no_list_is_refused_with_the_reason)
 
 static int changes;
 static size_t lists;
+static bool missing;
 
 static void on_changed(void *data, struct crl_set *set)
 {
     changes++;
     lists = crl_count(set);
-    if (changes > 1)
-        loop_stop(data);
+    missing = crl_missing(set);
+    loop_stop(data);
 }
 
-Test(crl, a_changed_file_is_read_again_and_a_bad_one_keeps_the_last)
+static bool says(const struct crl_watch *watch, const char *line)
+{
+    char *text = NULL;
+    size_t len;
+    FILE *f = open_memstream(&text, &len);
+    bool found;
+
+    crl_watch_write_metrics(watch, f);
+    fclose(f);
+    found = strstr(text, line) != NULL;
+    free(text);
+    return found;
+}
+
+/* What a file must go through before it counts, and what it may become afterwards. */
+static void follow(bool required, bool there)
 {
     struct fixture f = fixture();
     struct crl_watch *watch;
     struct loop *loop;
 
+    changes = 0;
     cr_assert(loop_new(&loop) == 0);
-    write_file("rubbish", 7);
-    cr_assert(crl_watch_new(loop, path, on_changed, loop, &watch) == 0);
-    cr_assert(changes == 1 && lists == 0, "a bad file at the start is an empty set");
+    if (there)
+        write_file("rubbish", 7);
+    else
+        unlink(path);
+    cr_assert(crl_watch_new(loop, path, required, on_changed, loop, &watch) == 0);
+    cr_assert(changes == 1 && lists == 0 && missing == required, "as configured");
+    cr_assert(!crl_watch_usable(watch) && says(watch, "\nbruma_crl_unusable 1\n"));
+    loop_run(loop); /* it was told to stop before it began */
     write_list(test_crl(&f.ca, f.ca.key, f.bad, true));
     loop_run(loop);
-    cr_assert(changes == 2 && lists == 1);
+    cr_assert(changes == 2 && lists == 1 && !missing);
+    cr_assert(crl_watch_usable(watch) && says(watch, "\nbruma_crl_unusable 0\n"));
     crl_watch_free(&watch);
     loop_free(&loop);
     end(&f);
+}
+
+Test(crl, without_usable_lists_at_the_start_it_is_as_configured)
+{
+    follow(true, true);
+    follow(true, false);
+    follow(false, true);
+    follow(false, false);
 }
