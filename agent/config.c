@@ -38,8 +38,9 @@ static const struct setting table[] = {
     {"verify-interval", "BRUMA_VERIFY_INTERVAL", SETTING_DURATION, "5s",
      "how often the capture of each pod is looked at: what has changed there is verified and mended",
      offsetof(struct agent_config, verify_interval), 100, 3600000},
-    {"forwarding-look", "BRUMA_FORWARDING_LOOK", SETTING_DURATION, "10s",
-     "how often pods are looked at for devices behind which others are (a bridge, the tap of a virtual "
+    {"forwarding-look", "BRUMA_FORWARDING_LOOK", SETTING_DURATION, "1m",
+     "how often pods are looked at, beside when a device of theirs changes, for devices behind which others "
+     "are (a bridge, the tap of a virtual "
      "machine); "
      "what those send is not captured, and such a pod is not announced as one of the mesh. 0: never, it is "
      "announced like others",

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "bruma/mesh.h"
+#include "forwards.h"
 #include "netns.h"
 #include "reasons.h"
 #include "watchdog.h"
@@ -27,7 +28,7 @@ static bool may_be_in_ours(const struct rtmsg *route)
 }
 
 /* Our own changes cause such messages too; they are only a reason to look. */
-static bool matters(const struct pod *pod, const char *buf, size_t len)
+static bool matters(struct pod *pod, const char *buf, size_t len)
 {
     for (const struct nlmsghdr *h = (const struct nlmsghdr *)buf; NLMSG_OK(h, len); h = NLMSG_NEXT(h, len)) {
         switch (h->nlmsg_type) {
@@ -45,10 +46,9 @@ static bool matters(const struct pod *pod, const char *buf, size_t len)
                 return true;
             break;
         case RTM_NEWLINK:
-        case RTM_DELLINK: /* its routes go with lo, without a message */
-            if (((const struct ifinfomsg *)NLMSG_DATA(h))->ifi_index == BRUMA_LOOPBACK_IFINDEX)
-                return true;
-            break;
+        case RTM_DELLINK: /* its routes go with lo, without a message; others may be what it forwards by */
+            pod->links_changed = true;
+            return true;
         default:
             break;
         }
@@ -156,6 +156,10 @@ static void on_verify_soon(struct loop_timer *timer)
     if (pod->routes_fd >= 0)
         (void)read_hints(pod, HINTS_A_LOOK);
     watchdog_verify_now(agent, pod);
+    if (pod->links_changed && pod->state == POD_ENROLLED) {
+        pod->links_changed = false;
+        forwards_look(agent, pod);
+    }
 }
 
 /* A pod that is a reason to look again and again is looked at less and less soon, but as soon as the timer

@@ -74,7 +74,8 @@ struct pod {
     uint64_t address_until;      /* loop time until which its address is waited for; 0: it is not */
     uint64_t begun_microseconds; /* CLOCK_MONOTONIC */
 
-    char forwards[96]; /* agent/forwards.h: the device by which it passes on what others send; "": none */
+    char forwards[96];  /* agent/forwards.h: the device by which it passes on what others send; "": none */
+    bool links_changed; /* since that was looked at */
 
     struct loop_timer timer;    /* of the state: acknowledgement, grace, next try */
     int routes_fd;              /* netlink socket in the pod's namespace, which reports changes; -1: none */

@@ -37,7 +37,7 @@ MAKERS = {"bridge": bridge, "tap": tap, "veth": inner_namespace}
 
 @pytest.fixture
 def mesh():
-    with Mesh(nodes=1, workers=1, agent_options=("--forwarding-look", "300ms")) as m:
+    with Mesh(nodes=1, workers=1, agent_options=("--forwarding-look", "1h")) as m:
         m.web, m.near = m.pod("web"), m.pod("near")
         m.start()
         for pod in m.pods:
@@ -107,6 +107,8 @@ def test_what_is_no_sign_of_it(mesh):
     verified = record(mesh)["verifiedAt"]
     wait_for(lambda: record(mesh)["verifiedAt"] > verified + 1, "a few looks")
     assert record(mesh)["announced"], record(mesh)["forwards"]
+    device = bridge(pod)
+    wait_for(lambda: record(mesh)["forwards"].startswith(device), "what is one, beside them")
 
 
 def test_it_can_be_switched_off(mesh):
