@@ -8,9 +8,9 @@ static size_t threshold(size_t limit, enum budget_level level)
 {
     switch (level) {
     case BUDGET_NO_CREDIT:
-        return limit / 2;
+        return limit / 4;
     case BUDGET_SMALL_WINDOWS:
-        return limit / 4 * 3;
+        return limit / 2;
     case BUDGET_FULL:
         return limit / 8 * 7;
     case BUDGET_CALM:

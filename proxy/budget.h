@@ -20,8 +20,8 @@ struct budget {
 
 enum budget_level {
     BUDGET_CALM,
-    BUDGET_NO_CREDIT,     /* from a half on: a tunnel's credit comes back as its applications read */
-    BUDGET_SMALL_WINDOWS, /* from three quarters on: streams may send less ahead */
+    BUDGET_NO_CREDIT,     /* from a quarter on: a tunnel's credit comes back as its applications read */
+    BUDGET_SMALL_WINDOWS, /* from a half on: streams may send less ahead */
     BUDGET_FULL,          /* from seven eighths on: who holds most is cut, down to three quarters */
 };
 

@@ -49,7 +49,7 @@ const struct setting proxy_settings_table[] = {
     {"max-streams", "BRUMA_MAX_STREAMS", SETTING_NUMBER, "200", "streams that a peer may have open on one tunnel", FIELD(max_streams), 1, 10000},
     {"key-updates", "BRUMA_KEY_UPDATES", SETTING_NUMBER, "32", "TLS key updates (and tickets) that a peer may send on a tunnel with hardly any data between; 512 bytes of data make up for one", FIELD(key_updates), 1, 1000000},
     {"memory-limit", "BRUMA_MEMORY_LIMIT", SETTING_NUMBER, "0", "bytes that the process may use altogether; 0: as its cgroup says", FIELD(memory_limit), 0, 0},
-    {"memory-budget", "BRUMA_MEMORY_BUDGET", SETTING_NUMBER, "0", "bytes that may be held for those who do not read; from a half of it on peers get less credit, and near its end who holds most is cut; 0: a quarter of the memory limit, 256 MiB without one", FIELD(memory_budget), 0, 0},
+    {"memory-budget", "BRUMA_MEMORY_BUDGET", SETTING_NUMBER, "0", "bytes that may be held for those who do not read; from a quarter of it on peers get less credit, and near its end who holds most is cut; 0: a quarter of the memory limit, 256 MiB without one", FIELD(memory_budget), 0, 0},
     {"pod-memory-budget", "BRUMA_POD_MEMORY_BUDGET", SETTING_NUMBER, "0", "the same for each pod; 0: a half of memory-budget", FIELD(pod_memory_budget), 0, 0},
     {"pool-max-streams", "POOL_MAX_STREAMS_PER_CONNECTION", SETTING_NUMBER, "100", "streams that are put on one tunnel to a peer", FIELD(pool_max_streams), 1, 10000},
     {"pool-idle-timeout", "POOL_UNUSED_RELEASE_TIMEOUT", SETTING_DURATION, "5m", "an unused tunnel is closed after this", FIELD(pool_idle_timeout), 100, 0},

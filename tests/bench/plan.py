@@ -11,7 +11,8 @@ from meters import Meter, add_foreign, calibration
 
 from support.system import Failed, inside, run, wait_for
 
-HTTP, ECHO, BULK = 8080, 9000, 5201
+HTTP, ECHO, BULK, DEAF = 8080, 9000, 5201, 9100
+STALLED = 1000  # connections that nobody reads from
 GROWTH = (1, 10, 100, 250)  # pods of one node
 
 # rounds and seconds of requests and connections; rounds and seconds of bulk; idle connections; workloads; enrolments; seconds at rest
@@ -119,7 +120,7 @@ class Plan:
     def _start_tool(self, target, argv, netns=None):
         """A tool that prints START when it measures. Client pods are in their cgroup, so that they are captured."""
         errors = open(f"{target.directory}/tools.log", "ab")
-        options = {"stdout": subprocess.PIPE, "stderr": errors, "text": True}
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "text": True}
         with errors:
             if netns:
                 process = subprocess.Popen(inside(netns, argv), **options)
@@ -187,6 +188,7 @@ class Plan:
         time.sleep(1)
         resident("warm")
         self._hold(target, result, resident)
+        self._stall(target, result, resident)
         if target.hbone:
             target.stop()
             result["workloads"] = p["workloads"]
@@ -210,6 +212,27 @@ class Plan:
         process.wait(30)
         time.sleep(3)
         resident("released")
+
+    def _stall(self, target, result, resident):
+        """Connections that nobody reads from, until nothing moves any more: the greatest that the proxies were, and after all has
+        ended. In fresh processes too."""
+        target.stop()
+        target.start()
+        pod = target.pods["s"]
+        stall = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stall.py")
+        server = pod.start(["/usr/bin/python3", stall, "serve", str(DEAF)], f"{target.directory}/deaf.log")
+        try:
+            wait_for(lambda: f":{DEAF} " in run(["ss", "-Hltn"], netns=pod.netns).stdout, "the server that does not read")
+            most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 500) // 2
+            process = self._start_tool(target, ["/usr/bin/python3", stall, "push", pod.ip4, str(DEAF), str(min(STALLED, most))])
+            result.update(json.loads(process.stdout.readline()))
+            result["stalled_peak"] = [max((x.memory_bytes()[1] for x in side), default=0) for side in (target.client, target.server)]
+            process.stdin.close()
+            process.wait(30)
+        finally:
+            server.stop()
+        time.sleep(5)
+        resident("stalled_after")
 
     def _enrolment(self, target):
         target.stop()

@@ -116,11 +116,12 @@ def memory_table(memory):
                   if "loaded" in r else "-")
         agents = (f"{r['agent'] / 1e6:.1f}; {r['agent_loaded'] / 1e6:.1f}" if r.get("agent_loaded") else "-")
         rows.append([target, both(r, "idle"), both(r, "warm"), f"{r.get('hold', '-')}: {both(r, 'held')}",
-                     both(r, "released"), loaded,
+                     both(r, "released"), f"{r.get('stalled', '-')}: {both(r, 'stalled_peak')} ({r.get('stalled_cut', '-')} cut)",
+                     both(r, "stalled_after"), loaded,
                      f"{r['load_seconds']:.2f} ({r['load_cpu']:.2f})" if "load_seconds" in r else "-",
                      f"{r.get('idle_cpu_ms', 0):.1f}", agents])
     return ["## Memory", "", "Resident, MB; node 1 (client side) / node 2.", "",
-            *table(["target", "idle", "after traffic", "idle connections held", "after their end", "workloads",
+            *table(["target", "idle", "after traffic", "idle connections held", "after their end", "stalled connections, peak", "after their end", "workloads",
                     "ready after s (CPU s)", "idle CPU ms/s", "agent: idle; workloads"], rows)] if rows else []
 
 

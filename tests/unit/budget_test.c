@@ -77,17 +77,17 @@ static enum budget_level at(size_t used, enum budget_level before)
 Test(budget, levels_rise_at_once_and_fall_late)
 {
     cr_expect(at(0, BUDGET_CALM) == BUDGET_CALM);
-    cr_expect(at(399, BUDGET_CALM) == BUDGET_CALM);
-    cr_expect(at(400, BUDGET_CALM) == BUDGET_NO_CREDIT);
-    cr_expect(at(600, BUDGET_CALM) == BUDGET_SMALL_WINDOWS);
+    cr_expect(at(199, BUDGET_CALM) == BUDGET_CALM);
+    cr_expect(at(200, BUDGET_CALM) == BUDGET_NO_CREDIT);
+    cr_expect(at(400, BUDGET_CALM) == BUDGET_SMALL_WINDOWS);
     cr_expect(at(700, BUDGET_CALM) == BUDGET_FULL);
     cr_expect(at(699, BUDGET_FULL) == BUDGET_FULL);
     cr_expect(at(600, BUDGET_FULL) == BUDGET_FULL);
     cr_expect(at(599, BUDGET_FULL) == BUDGET_SMALL_WINDOWS);
-    cr_expect(at(500, BUDGET_SMALL_WINDOWS) == BUDGET_SMALL_WINDOWS);
-    cr_expect(at(499, BUDGET_SMALL_WINDOWS) == BUDGET_NO_CREDIT);
-    cr_expect(at(300, BUDGET_NO_CREDIT) == BUDGET_NO_CREDIT);
-    cr_expect(at(299, BUDGET_NO_CREDIT) == BUDGET_CALM);
+    cr_expect(at(300, BUDGET_SMALL_WINDOWS) == BUDGET_SMALL_WINDOWS);
+    cr_expect(at(299, BUDGET_SMALL_WINDOWS) == BUDGET_NO_CREDIT);
+    cr_expect(at(100, BUDGET_NO_CREDIT) == BUDGET_NO_CREDIT);
+    cr_expect(at(99, BUDGET_NO_CREDIT) == BUDGET_CALM);
     cr_expect(at(0, BUDGET_FULL) == BUDGET_CALM);
 }
 
