@@ -36,10 +36,22 @@ static void set_level(struct worker_pod *wp, enum budget_level level)
     each_tunnel(wp, adapt, NULL);
 }
 
-static void look_at_pod(struct worker_pod *wp)
+/* True: the pod's own level has changed. */
+static bool look_at_pod(struct worker_pod *wp)
 {
-    wp->pod_level = budget_level(wp->memory.pod, wp->pod_level);
+    enum budget_level before = wp->pod_level;
+
+    wp->pod_level = budget_level(wp->memory.pod, before);
     set_level(wp, wp->pod_level > wp->worker->level ? wp->pod_level : wp->worker->level);
+    return wp->pod_level != before;
+}
+
+static void look_at_pods(struct worker *w)
+{
+    struct worker_pod *wp;
+
+    list_for_each (wp, &w->pods, node)
+        look_at_pod(wp);
 }
 
 /* ---- who holds most is cut ---- */
@@ -161,37 +173,54 @@ static size_t own_share(const struct worker *w)
     return sum;
 }
 
+/* Of several workers, those cut that hold at least their part. */
+static bool holds_its_part(const struct worker *w, size_t held, const struct budget *budget)
+{
+    return held >= atomic_load(&budget->used) / w->proxy->workers_len;
+}
+
+/* True: something was cut. */
+static bool relieve_pod(struct worker_pod *wp)
+{
+    struct worker *w = wp->worker;
+
+    if (wp->pod_level != BUDGET_FULL || !holds_its_part(w, wp->memory.held, wp->memory.pod) ||
+        !shed(w, wp, wp->memory.pod))
+        return false;
+    look_at_pod(wp);
+    return true;
+}
+
+/* Levels are the process's and the pods', and each worker follows them by itself: who sees one change tells
+ * the others, whose own accounts may have nothing to say for long. */
 void pressure_look(struct worker *w)
 {
     struct proxy *p = w->proxy;
     enum budget_level level = budget_level(&p->memory, w->level);
-    bool told = w->memory_told, changed = level != w->level, shed_any = false;
-    struct worker_pod *wp;
+    bool told = w->memory_told, changed = level != w->level, tell = changed && !told;
 
     w->memory_told = false;
     if (level < w->level)
         pressure_freed(p);
-    if (changed) {
-        w->level = level;
+    if (changed)
         say(w, level);
-        list_for_each (wp, &w->pods, node)
-            look_at_pod(wp);
-    }
+    w->level = level;
+    if (changed || told)
+        look_at_pods(w);
     while (!list_empty(&w->memory_news)) {
-        wp = list_first(&w->memory_news, struct worker_pod, memory.node);
+        struct worker_pod *wp = list_first(&w->memory_news, struct worker_pod, memory.node);
+
         list_del(&wp->memory.node);
-        look_at_pod(wp);
-        if (wp->pod_level == BUDGET_FULL && shed(w, wp, wp->memory.pod))
-            look_at_pod(wp);
+        tell = look_at_pod(wp) || tell;
+        tell = relieve_pod(wp) || tell;
     }
-    /* Of several workers, those that hold more than their part. */
-    if (level == BUDGET_FULL && own_share(w) >= atomic_load(&p->memory.used) / p->workers_len)
-        shed_any = shed(w, NULL, &p->memory);
-    if (shed_any) {
+    for (struct list *n = told ? w->pods.next : &w->pods; n != &w->pods; n = n->next)
+        tell = relieve_pod(list_entry(n, struct worker_pod, node)) || tell;
+    if (level == BUDGET_FULL && holds_its_part(w, own_share(w), &p->memory) && shed(w, NULL, &p->memory)) {
         w->level = budget_level(&p->memory, w->level);
-        list_for_each (wp, &w->pods, node)
-            look_at_pod(wp);
+        look_at_pods(w);
+        tell = true;
     }
-    if (((changed && !told) || shed_any) && p->workers_len > 1)
+    if (tell && p->workers_len > 1)
         loop_post(p->loop, others_look, p);
 }

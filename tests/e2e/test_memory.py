@@ -80,7 +80,7 @@ print("good")
 
 @pytest.fixture(scope="module")
 def mesh():
-    with Mesh(nodes=2, proxy_env={"BRUMA_MEMORY_BUDGET": str(BUDGET)}) as m:
+    with Mesh(nodes=2, workers=2, proxy_env={"BRUMA_MEMORY_BUDGET": str(BUDGET)}) as m:
         m.web, m.shop, m.other = m.pod("web"), m.pod("shop", node=1), m.pod("other", node=1)
         m.start()
         m.shop.server(DEAF, "9091", "drain")
