@@ -42,6 +42,8 @@ struct agent {
     struct loop_timer tick, verify, forwards;
     DIR *search; /* /proc, while processes are looked for; see gone.c */
     struct loop_timer searching;
+    int mounts_fd;         /* /proc/self/mountinfo; -1: not open. See gone.c */
+    uint64_t mounts_until; /* loop time until which its word is enough */
 
     uint64_t plugin_successes, plugin_errors; /* answers to the CNI plugin */
     uint64_t captured_late;                   /* pods of the mesh that were found running and not captured */

@@ -5,14 +5,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "enroll.h"
 
 #define LOOK          2000 /* milliseconds between looks for processes of a namespace whose name is not there */
 #define FIRST_PROCESS 60000 /* milliseconds that a sandbox may take to get one */
-#define A_TURN        256   /* entries of /proc looked at in one turn */
+#define MOUNTS_TRUSTED \
+    10000          /* milliseconds in which a change of the mounts is waited for instead of looking */
+#define A_TURN 256 /* entries of /proc looked at in one turn */
 
 static void end_search(struct agent *agent)
 {
@@ -84,10 +89,34 @@ static void on_searching(struct loop_timer *timer)
     loop_timer_set(agent->loop, timer, 0);
 }
 
-static bool is_missing(struct agent *agent, struct pod *pod)
+/* A name of a namespace is a mount, so it cannot go without a change of the mounts, of which the kernel
+ * tells. Now and then all are looked at nevertheless. */
+static bool mounts_changed(struct agent *agent)
 {
-    int present = pod_netns_present(pod);
+    struct pollfd p = {.fd = agent->mounts_fd, .events = POLLPRI};
 
+    if (agent->mounts_fd < 0)
+        agent->mounts_fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+    if (p.fd < 0 || loop_now(agent->loop) >= agent->mounts_until)
+        return true;
+    return poll(&p, 1, 0) != 0;
+}
+
+/* By a process, which ends without that. */
+static bool is_named_by_process(const struct agent *agent, const struct pod *pod)
+{
+    return !strncmp(pod->netns_path, "/proc/", 6) ||
+           !strncmp(pod->netns_path, agent->config->proc, strlen(agent->config->proc));
+}
+
+static bool is_missing(struct agent *agent, struct pod *pod, bool changed)
+{
+    int present;
+
+    if (!changed && pod->netns_seen && !is_named_by_process(agent, pod))
+        return false;
+    present = pod_netns_present(pod);
+    pod->netns_seen = present > 0;
     if (present > 0)
         pod->netns_missing = 0;
     /* Who cannot tell has not seen it go. */
@@ -106,13 +135,16 @@ static void know_inode(struct pod *pod)
 void gone_look(struct agent *agent)
 {
     struct pod *pod;
-    bool any = false;
+    bool any = false, changed;
 
     if (agent->search)
         return;
+    changed = mounts_changed(agent);
+    if (changed)
+        agent->mounts_until = loop_now(agent->loop) + MOUNTS_TRUSTED;
     list_for_each (pod, &agent->pods.list, node) {
         pod->inhabited = false;
-        pod->searched = is_missing(agent, pod);
+        pod->searched = is_missing(agent, pod, changed);
         if (pod->searched)
             know_inode(pod);
         any |= pod->searched;
@@ -129,4 +161,7 @@ void gone_look(struct agent *agent)
 void gone_stop(struct agent *agent)
 {
     end_search(agent);
+    if (agent->mounts_fd >= 0)
+        close(agent->mounts_fd);
+    agent->mounts_fd = -1;
 }

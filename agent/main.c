@@ -282,7 +282,7 @@ static void close_parts(struct agent *agent)
 
 static int run(const struct agent_config *config)
 {
-    struct agent agent = {.config = config, .started_at = (int64_t)time(NULL)};
+    struct agent agent = {.config = config, .mounts_fd = -1, .started_at = (int64_t)time(NULL)};
     int r;
 
     pods_init(&agent.pods);
@@ -306,7 +306,7 @@ static int run(const struct agent_config *config)
 /* Of a service that runs before the kubelet. */
 static int close_guard(const struct agent_config *config)
 {
-    struct agent agent = {.config = config, .started_at = (int64_t)time(NULL)};
+    struct agent agent = {.config = config, .mounts_fd = -1, .started_at = (int64_t)time(NULL)};
     int r = loop_new(&agent.loop);
 
     pods_init(&agent.pods);

@@ -87,6 +87,7 @@ struct pod {
     uint64_t look_wait,
         looked_at;            /* milliseconds to the next one; loop time of the last one that a hint led to */
     unsigned netns_missing;   /* looks in a row that did not find the namespace */
+    bool netns_seen;          /* its name led to it at the last look */
     bool searched, inhabited; /* processes are being looked for that live in it; one was seen */
     uint64_t added;           /* loop time at which it was, also of an agent before this one */
     uint64_t leave_until;     /* loop time; while POD_LEAVING: it goes on then in any case */
