@@ -41,7 +41,7 @@
     BRUMA_REASON(RULE_MISSING, "rule_missing", "-", "the pod's ip rule was found missing", "who changed the pod's rules? it has been put back") \
     BRUMA_REASON(ROUTE_MISSING, "route_missing", "-", "the pod's route table 100 was found incomplete", "who changed the pod's routes? it has been put back") \
     BRUMA_REASON(SYSCTL_CHANGED, "sysctl_changed", "-", "a sysctl of the pod was found changed", "who changed it? it has been set again") \
-    BRUMA_REASON(LISTENER_CLOSED, "listener_closed", "-", "a listener of the pod was found closed", "who closed it (ss -K)? a new one has been opened") \
+    BRUMA_REASON(LISTENER_CLOSED, "listener_closed", "-", "a listener of the pod, or of the programs themselves, was found closed", "who closed it (ss -K)? a new one has been opened") \
     BRUMA_REASON(MAP_ENTRY_MISSING, "map_entry_missing", "-", "the pod's map entry was found missing or wrong", "who wrote the map? it has been written again") \
     BRUMA_REASON(CGROUP_LINK_DETACHED, "cgroup_link_detached", "-", "the connect hooks were found detached from the cgroup", "was the cgroup removed? they have been attached again") \
     /* connections, in the proxy */ \

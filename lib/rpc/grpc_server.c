@@ -521,6 +521,22 @@ static void accept_one(struct grpc_server *s, int fd, const struct peer_source *
         client_free(client);
 }
 
+/* Somebody has destroyed the listener (ss -K). It would be acceptable for ever; its port is still ours. */
+static void listen_again(struct grpc_server *s)
+{
+    int fd = s->watch.fd;
+
+    if (listen(fd, BACKLOG) == 0) {
+        log_warn("a listener was closed by somebody else, and listens again\treason=%s",
+                 reason_name(BRUMA_REASON_LISTENER_CLOSED));
+        return;
+    }
+    log_error_errno(errno, "a listener was closed by somebody else, and cannot listen again\treason=%s",
+                    reason_name(BRUMA_REASON_LISTENER_CLOSED));
+    loop_watch_remove(s->loop, &s->watch);
+    close(fd);
+}
+
 static void on_acceptable(struct loop_watch *watch, uint32_t events)
 {
     struct grpc_server *s = container_of(watch, struct grpc_server, watch);
@@ -541,7 +557,10 @@ static void on_acceptable(struct loop_watch *watch, uint32_t events)
         else
             accept_one(s, fd, &source);
     }
-    (void)accept_rest(&s->rest, -errno, "the control plane's port");
+    if (errno == EINVAL)
+        listen_again(s);
+    else
+        (void)accept_rest(&s->rest, -errno, "the control plane's port");
 }
 
 int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CTX *tls,

@@ -15,6 +15,7 @@
 #include "cleanup.h"
 #include "http_connection.h"
 #include "log.h"
+#include "reasons.h"
 
 #define BACKLOG          128
 #define ACCEPTS_PER_TURN 16
@@ -111,6 +112,19 @@ static void take(struct http_server *s, int fd)
         log_warn_errno(r, "a connection could not be served");
 }
 
+/* Somebody has destroyed the listener (ss -K). It would be acceptable for ever; its port is still ours. */
+static void listen_again(struct listener *l)
+{
+    if (listen(l->fd, BACKLOG) == 0) {
+        log_warn("a listener was closed by somebody else, and listens again\treason=%s",
+                 reason_name(BRUMA_REASON_LISTENER_CLOSED));
+        return;
+    }
+    log_error_errno(errno, "a listener was closed by somebody else, and cannot listen again\treason=%s",
+                    reason_name(BRUMA_REASON_LISTENER_CLOSED));
+    loop_watch_remove(l->server->loop, &l->watch);
+}
+
 static void on_accept(struct loop_watch *watch, uint32_t events)
 {
     struct listener *l = container_of(watch, struct listener, watch);
@@ -125,6 +139,8 @@ static void on_accept(struct loop_watch *watch, uint32_t events)
         }
         if (accept_rest(&l->rest, -errno, l->path ? l->path : "an HTTP server of ours"))
             return;
+        if (errno == EINVAL)
+            listen_again(l);
         if (errno != EINTR && errno != ECONNABORTED)
             return;
     }

@@ -12,7 +12,7 @@ import h2.errors
 import pytest
 
 import hbone
-from mesh import Mesh, inside, leaf, wait_for
+from mesh import Mesh, inside, leaf, sh, wait_for
 from pod_programs import ECHO
 
 TIMES = 40  # connections of each scene: it is a race
@@ -537,3 +537,42 @@ def test_connections_that_outlive_a_proxy_are_cut_by_name(tmp_path):
         assert "pod_removed" not in first.text()
         wait_for(lambda: not here.alive() and not there.alive(), "the clients to be told")
         assert here.text().split()[1:] == ["ConnectionResetError"] * 2 and there.text().split()[1:] == ["ConnectionResetError"]
+
+
+@pytest.mark.parametrize("port", [15000, 15020, 15021, 15012])
+def test_a_listener_of_the_node_that_is_destroyed_listens_again(patient, port):
+    node = patient.nodes[0]
+    out = sh("ip", "netns", "exec", node.netns, "ss", "-K", "-Hltn", f"sport = :{port}")
+    if "LISTEN" not in out:
+        pytest.skip("this kernel destroys no sockets (CONFIG_INET_DIAG_DESTROY)")
+
+    def served():
+        with inside(node.netns), contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=2).close()
+            return True
+        return False
+
+    wait_for(served, "the listener to be back")
+    assert max(busy([node.agent, node.proxy], 1)) < 0.3
+    program = node.agent if port == 15012 else node.proxy
+    assert "reason=listener_closed" in program.text()
+
+
+def test_node_proxies_that_vanish_leave_the_agent_at_rest(tmp_path):
+    """On the workload discovery socket: at each step of its protocol the other side ends one direction, the other, both, or goes."""
+    with Mesh(nodes=1) as m:
+        m.write()
+        node, path = m.nodes[0], str(tmp_path / "zds.sock")
+        node.start_agent("--zds-socket", path)
+        for said in (b"", b"\x08\x01", b"\xff\xff"):
+            for how in (None, socket.SHUT_WR, socket.SHUT_RD, socket.SHUT_RDWR):
+                s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                s.connect(path)
+                with contextlib.suppress(OSError):
+                    if said:
+                        s.send(said)
+                    if how is not None:
+                        s.shutdown(how)
+                assert max(busy([node.agent], 0.5)) < 0.4, (said, how, "while it is there")
+                s.close()
+                assert max(busy([node.agent], 0.3)) < 0.5, (said, how, "when it has gone")
