@@ -124,5 +124,6 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
         finish(p, BRUMA_REASON_NOT_OF_POD);
         return;
     }
+    socket_bind_arrival(wp->worker, wp->pod, fd, client);
     worker_wait(wp, &p->waiter, wp->worker->proxy->settings.source_timeout, check);
 }

@@ -29,6 +29,9 @@
 #define SCARCE_MILLISECONDS 100
 #define TELL_MILLISECONDS   60000
 
+#ifndef IP_PKTOPTIONS
+#define IP_PKTOPTIONS 9
+#endif
 #ifndef SO_BINDTOIFINDEX
 #define SO_BINDTOIFINDEX 62
 #endif
@@ -234,6 +237,54 @@ static int keep_off_lo(struct worker *worker, const struct pod *pod, int fd, con
     if (device)
         (void)option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, (int)device);
     return local ? tell_program(pod, fd, target) : 0;
+}
+
+/* The device that an accepted connection came by; 0: it cannot be told. */
+static unsigned arrival_device(int fd)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[256];
+    } buf;
+    socklen_t len = sizeof(buf.bytes);
+    struct msghdr msg = {.msg_control = &buf};
+    struct in6_pktinfo info6;
+    struct in_pktinfo info4;
+    int r = option(fd, IPPROTO_IPV6, IPV6_2292PKTINFO, 1);
+
+    if (r == 0) {
+        r = getsockopt(fd, IPPROTO_IPV6, IPV6_2292PKTOPTIONS, &buf, &len);
+    } else {
+        r = option(fd, IPPROTO_IP, IP_PKTINFO, 1);
+        if (r == 0)
+            r = getsockopt(fd, IPPROTO_IP, IP_PKTOPTIONS, &buf, &len);
+    }
+    if (r < 0)
+        return 0;
+    msg.msg_controllen = len;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
+        if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_len >= CMSG_LEN(sizeof(info6))) {
+            memcpy(&info6, CMSG_DATA(c), sizeof(info6));
+            return info6.ipi6_ifindex;
+        }
+        if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO &&
+            c->cmsg_len >= CMSG_LEN(sizeof(info4))) {
+            memcpy(&info4, CMSG_DATA(c), sizeof(info4));
+            return (unsigned)info4.ipi_ifindex;
+        }
+    }
+    return 0;
+}
+
+void socket_bind_arrival(struct worker *worker, struct pod *pod, int fd, const struct endpoint *client)
+{
+    unsigned device;
+
+    if (pod->redirected || enter(worker, pod) < 0)
+        return;
+    device = route_device(&worker->netlink, client);
+    if (device && device == arrival_device(fd))
+        (void)option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, (int)device);
 }
 
 int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *target, bool *ret_connected)

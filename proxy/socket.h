@@ -21,6 +21,12 @@ int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *t
  */
 int socket_deliver(struct worker_pod *wp, const struct endpoint *target, const struct addr *client,
                    bool *ret_connected, uint16_t *ret_port);
+/*
+ * A connection from outside that was accepted is bound to the device that it comes by, so that it does not
+ * hear what comes over lo for a delivery under the same client's address and port. One that leaves by another
+ * device stays as it is.
+ */
+void socket_bind_arrival(struct worker *worker, struct pod *pod, int fd, const struct endpoint *client);
 /* A delivery's socket is closed, and neither side has anything to send any more: it was reset, or both have
  * ended. Nothing is said of one that was closed while the application could still send: its port would meet
  * what is left of it. */

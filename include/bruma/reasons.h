@@ -138,7 +138,8 @@
     BRUMA_REASON(MEMORY_BUDGET, "memory_budget", "CONNECT", "too much was held for those who do not read, and this was among what held most, or wanted more than there is", "who does not read: the application at the end that was cut; `bruma_buffered_bytes`; `--memory-budget`, `--pod-memory-budget`") \
     BRUMA_REASON(POD_FORWARDS, "pod_forwards", "-", "the pod passes on what others behind it send (a virtual machine, containers in the pod), which the hooks do not see: its own connections are captured, and it is not announced as one of the mesh", "the device that is named beside this; `--forwarding-look=0` announces such pods all the same") \
     BRUMA_REASON(LOG_NOT_READ, "log_not_read", "-", "nobody read the program's log for a while: lines beyond 256 KiB were dropped, so that nothing waits for a reader", "who reads its stderr or stdout? journald, the container runtime, a pipe; their load") \
-    BRUMA_REASON(REVOCATION_UNKNOWN, "revocation_unknown", "IDENTITY_ERROR", "revocation lists are required, and none could be read since the proxy started: no peer is taken", "`crl_invalid` in the proxy's log; CRL_PATH; `--crl-required=false` serves meanwhile, and then nothing counts as revoked")
+    BRUMA_REASON(REVOCATION_UNKNOWN, "revocation_unknown", "IDENTITY_ERROR", "revocation lists are required, and none could be read since the proxy started: no peer is taken", "`crl_invalid` in the proxy's log; CRL_PATH; `--crl-required=false` serves meanwhile, and then nothing counts as revoked") \
+    BRUMA_REASON(ACCEPTED_NOT_BOUND, "accepted_not_bound", "-", "a connection that an application accepted could not be bound to the device that it came by; one of the same client that chooses the same port may hang", "kernel log; please report it")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

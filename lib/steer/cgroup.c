@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The connect and option hooks on the pods' cgroup, and the probe hook on the kubelet's. */
+/* The hooks of connect(), of options and of accepted connections on the pods' cgroup, and the probe hook on
+ * the kubelet's. */
 #define LOG_SCOPE "steer"
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -16,13 +17,14 @@
 #include "internal.h"
 #include "log.h"
 
-#define HOOKS 6
+#define HOOKS 7
 
 struct hook {
     const char *name;
     enum bpf_attach_type type;
     int program;
     const char *cgroup;
+    bool optional;
 };
 
 static int hooks(const struct steer *s, struct hook ret[HOOKS])
@@ -37,6 +39,8 @@ static int hooks(const struct steer *s, struct hook ret[HOOKS])
         ret[n++] = (struct hook){"options4", BPF_CGROUP_INET4_CONNECT, s->option_fds[1], s->cgroup};
         ret[n++] = (struct hook){"options6", BPF_CGROUP_INET6_CONNECT, s->option_fds[2], s->cgroup};
     }
+    if (s->accepted_fd >= 0)
+        ret[n++] = (struct hook){"accepted", BPF_CGROUP_SOCK_OPS, s->accepted_fd, s->cgroup, true};
     /* A kubelet that is not running has no cgroup. Its probes fail by themselves; mending finds its next one.
      */
     if (*s->probe_cgroup && stat(s->probe_cgroup, &st) == 0)
@@ -141,8 +145,16 @@ int steer_cgroup_attach(struct steer *s, struct steer_error *error)
     struct hook all[HOOKS];
     int n = hooks(s, all), r = 0;
 
-    for (int i = 0; i < n && r == 0; i++)
+    for (int i = 0; i < n && r == 0; i++) {
         r = attach(s, &all[i], error);
+        if (r == 0 || !all[i].optional)
+            continue;
+        if (!s->accepted_refused)
+            log_warn("connections that pods accept cannot be bound to their devices\terror=\"%s\"",
+                     error->text);
+        s->accepted_refused = true;
+        r = 0;
+    }
     return r;
 }
 
@@ -157,6 +169,8 @@ int steer_cgroup_verify(struct steer *s)
 
         link_path(s, all[i].name, path, sizeof(path));
         link = bpf_obj_get(path);
+        if (all[i].optional && s->accepted_refused)
+            continue;
         if (link < 0 && errno != ENOENT && errno != ENOTDIR)
             return -errno; /* it cannot be told */
         if (link < 0 || !steer_link_attached_to(link, all[i].cgroup))

@@ -14,8 +14,10 @@ struct steer {
     int lock_fd;                     /* the pin directory, locked */
     int pods_fd, pod_counters_fd, failures_fd, proxy_sockets_fd, proxy_cgroups_fd, probe_targets_fd,
         probe_tuples_fd, deliveries_fd;
-    int connect_fds[2]; /* programs of connect4 and connect6 */
-    int probes_fd;      /* program, -1: not used */
+    int connect_fds[2];    /* programs of connect4 and connect6 */
+    int accepted_fd;       /* program, -1: the kernel has not what it needs */
+    bool accepted_refused; /* it cannot be attached, and that is in the log */
+    int probes_fd;         /* program, -1: not used */
     int guard_fd, sandboxes_fd;
     int guard_fds[3];      /* programs; the last, for inbound, is -1 where the kernel has not what it needs */
     int option_fds[3];     /* programs; the last two are -1 where the kernel has not what they need */
@@ -43,8 +45,9 @@ void steer_guard_unload(struct steer *steer);
 int steer_options_load(struct steer *steer, struct steer_error *error);
 void steer_options_unload(struct steer *steer);
 
-/* live.c */
+/* live.c: both do without where the kernel has not what they need, and say so. */
 void steer_live_load(struct steer *steer);
+void steer_accepted_load(struct steer *steer);
 
 /* PIN_DIR/pods/<cookie>[/name]; name NULL: the directory. -ENAMETOOLONG. */
 int steer_pod_pin_path(const struct steer *steer, uint64_t cookie, const char *name, char *buf, size_t size);

@@ -17,11 +17,19 @@
 #define SO_BINDTOIFINDEX 62
 #endif
 
-/* Ports that nothing is registered for (RFC 6335, section 6), for pods that have used up those of their
- * sysctl. */
-#define DYNAMIC_PORT  49152
-#define DYNAMIC_PORTS 16384
-#define PORT_TRIES    64
+/*
+ * Of the ports around those that the ambient mesh has for itself in every pod. They are below the range that
+ * the kernel gives to connections, and no application asks for one. Ports of that range would be taken from
+ * those that do ask for a given one there.
+ */
+#define FIRST_PORT 15001
+#define LAST_PORT  15089
+
+static const uint16_t usual_ports[BRUMA_LISTENER_COUNT] = {
+    [BRUMA_LISTENER_OUTBOUND] = BRUMA_PORT_OUTBOUND,
+    [BRUMA_LISTENER_INBOUND] = BRUMA_PORT_PLAINTEXT,
+    [BRUMA_LISTENER_HBONE] = BRUMA_PORT_HBONE,
+};
 
 static const char *const names[] = {"outbound", "inbound", "HBONE"};
 
@@ -35,19 +43,22 @@ static int bind_any(int fd, int family, uint16_t port)
     return r < 0 ? -errno : 0;
 }
 
-/* A busy client has every port of its sysctl in TIME_WAIT, perhaps, and there are others. */
-static int bind_somewhere(int fd, int family)
+/* Whoever listens on the usual port already, a program that was made for another mesh, keeps it. */
+static int bind_somewhere(int fd, int family, enum bruma_listener which)
 {
-    int r = bind_any(fd, family, 0);
+    int r = bind_any(fd, family, usual_ports[which]);
 
-    for (int i = 0; r == -EADDRINUSE && i < PORT_TRIES; i++)
-        r = bind_any(fd, family, (uint16_t)(DYNAMIC_PORT + arc4random_uniform(DYNAMIC_PORTS)));
-    return r;
+    for (uint16_t port = LAST_PORT; r == -EADDRINUSE && port >= FIRST_PORT; port--) {
+        if (port != BRUMA_PORT_XDS && port != BRUMA_PORT_METRICS && port != BRUMA_PORT_READY)
+            r = bind_any(fd, family, port);
+    }
+    /* Somebody has them all. */
+    return r == -EADDRINUSE ? bind_any(fd, family, 0) : r;
 }
 
 /*
- * One dual-stack socket on a port that the kernel chooses: nothing in the pod can take that port first, and
- * which it is does not matter, since the pod's program finds the listener in its SOCKMAP.
+ * One dual-stack socket. Which port it has does not matter, since the pod's program finds the listener in its
+ * SOCKMAP: where the usual one is taken, another one does.
  */
 static int open_listener(enum bruma_listener which, int *ret)
 {
@@ -57,14 +68,14 @@ static int open_listener(enum bruma_listener which, int *ret)
     if (fd >= 0) {
         if (setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) < 0)
             return -errno;
-        r = bind_somewhere(fd, AF_INET6);
+        r = bind_somewhere(fd, AF_INET6, which);
     } else {
         if (errno != EAFNOSUPPORT)
             return -errno;
         fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         if (fd < 0)
             return -errno;
-        r = bind_somewhere(fd, AF_INET);
+        r = bind_somewhere(fd, AF_INET, which);
     }
     if (r < 0)
         return r;

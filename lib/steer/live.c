@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Connections that live in a pod when it is enrolled; see bpf/live.bpf.c. */
+/* Connections of applications are bound to the devices that they come by: those that live when the pod is
+ * enrolled (bpf/live.bpf.c), and those that come later (bpf/accept.bpf.c). */
 #define LOG_SCOPE "steer"
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -8,6 +9,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "accept.skel.h"
 #include "cleanup.h"
 #include "internal.h"
 #include "live.skel.h"
@@ -25,6 +27,25 @@ void steer_live_load(struct steer *s)
                     "that is enrolled while it runs, new connections may now and then get the port of an "
                     "older one, and hang");
     live_bpf__destroy(skeleton);
+}
+
+void steer_accepted_load(struct steer *s)
+{
+    struct accept_bpf *skeleton = accept_bpf__open();
+    struct steer_error error = {};
+    int r = skeleton ? steer_pin_paths(s, skeleton->obj, &error) : -errno;
+
+    if (r == 0)
+        r = accept_bpf__load(skeleton);
+    if (r == 0) {
+        s->accepted_fd = fcntl(bpf_program__fd(skeleton->progs.accepted), F_DUPFD_CLOEXEC, 3);
+        r = s->accepted_fd < 0 ? -errno : 0;
+    }
+    if (r < 0)
+        log_warn_errno(
+            r, "this kernel does not let connections that pods accept be bound to their devices; where a "
+               "client chooses its ports by itself, now and then one of its connections may hang");
+    accept_bpf__destroy(skeleton);
 }
 
 static int run(int program)

@@ -179,7 +179,7 @@ static void init_fds(struct steer *s)
 {
     s->lock_fd = s->pods_fd = s->pod_counters_fd = s->failures_fd = s->proxy_sockets_fd =
         s->proxy_cgroups_fd = s->probe_targets_fd = s->probe_tuples_fd = s->deliveries_fd = -1;
-    s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = -1;
+    s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = s->accepted_fd = -1;
     s->option_fds[0] = s->option_fds[1] = s->option_fds[2] = -1;
     s->live_fd = s->guard_fd = s->sandboxes_fd = s->guard_fds[0] = s->guard_fds[1] = s->guard_fds[2] = -1;
 }
@@ -214,6 +214,8 @@ int steer_open(const struct steer_config *config, struct steer **ret, struct ste
     if (r == 0)
         steer_live_load(s);
     if (r == 0)
+        steer_accepted_load(s);
+    if (r == 0)
         r = update_pods(s, error);
     if (r == 0)
         r = steer_cgroup_attach(s, error);
@@ -234,7 +236,7 @@ void steer_close(struct steer **ptr)
     const int fds[] = {s->lock_fd,          s->pods_fd,          s->pod_counters_fd,  s->failures_fd,
                        s->proxy_sockets_fd, s->proxy_cgroups_fd, s->probe_targets_fd, s->probe_tuples_fd,
                        s->connect_fds[0],   s->connect_fds[1],   s->probes_fd,        s->live_fd,
-                       s->deliveries_fd};
+                       s->deliveries_fd,    s->accepted_fd};
 
     for (size_t i = 0; i < array_size(fds); i++) {
         if (fds[i] >= 0)

@@ -6,7 +6,7 @@
  *
  *   PIN_DIR/maps/{pods,pod_counters,failures,proxy_sockets,proxy_cgroups,probe_targets,probe_tuples,
  *                 deliveries,guard,sandboxes}
- *   PIN_DIR/links/{connect4,connect6,setsockopt,options4,options6,probes}, and
+ *   PIN_DIR/links/{connect4,connect6,setsockopt,options4,options6,accepted,probes}, and
  * guard-{connect4,connect6,inbound} while the guard is closed PIN_DIR/pods/<netns
  * cookie>/{program,listeners,link}
  *

@@ -151,7 +151,7 @@ def test_piece_of_a_pods_capture(mesh, what):
         goes_on(p, "a connection that lived before")
 
 
-@pytest.mark.parametrize("hook", ["connect4", "connect6", "setsockopt", "options4", "options6"])
+@pytest.mark.parametrize("hook", ["connect4", "connect6", "setsockopt", "options4", "options6", "accepted"])
 @pytest.mark.parametrize("how", ["detached", "unpinned"])
 def test_connect_hook(mesh, hook, how):
     node, pin = mesh.nodes[0], f"{mesh.nodes[0].pin_dir}/links/{hook}"
@@ -166,7 +166,7 @@ def test_connect_hook(mesh, hook, how):
     assert reaches(mesh)
     to = mesh.shop.ip if hook.endswith("4") else mesh.shop.ip6
     wait_for(lambda: [x for x in node.access_log()[seen:] if 'direction="outbound"' in x and to in x], "the connection in the mesh")
-    assert len(json.loads(sh("bpftool", "-j", "cgroup", "show", node.cgroup))) == 5, "attached once, not twice"
+    assert len(json.loads(sh("bpftool", "-j", "cgroup", "show", node.cgroup))) == 6, "attached once, not twice"
 
 
 def test_while_the_entry_is_gone_nothing_leaves_the_pod(mesh):

@@ -38,7 +38,7 @@ char LICENSE[] SEC("license") = "GPL";
 """
 
 
-OURS = ["connect4", "connect6", "option4", "option6", "refuse_option"]
+OURS = ["accepted", "connect4", "connect6", "option4", "option6", "refuse_option"]
 
 
 class Other:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deliveries to applications carry the client's address and a port of the pod's: ports must neither run out nor meet those of others."""
-import re
-
+"""Deliveries to applications carry the client's address and a port of the pod's: the ports must not run out. That they do not meet those
+of others: test_ports_meet.py."""
 import pytest
 
 from mesh import Mesh, wait_for

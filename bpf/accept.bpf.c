@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Connections that a pod's applications accept are bound to where they come from: what the proxy has
+ * delivered to lo, everything else to its device.
+ *
+ * The proxy delivers under the client's address with a port that it chooses. The same client may choose that
+ * port, too, for a connection of its own, before or after. Bound to different devices both may live: neither
+ * hears what is meant for the other, and the newer one's SYN does not end in the older one.
+ */
+#include "common.h"
+
+/* What is used of the kernel's structs; the loader finds where it is. */
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct net_device {
+    int ifindex;
+};
+
+struct dst_entry {
+    struct net_device *dev;
+};
+
+struct sock {
+    struct dst_entry *sk_dst_cache;
+    int sk_rx_dst_ifindex;
+};
+
+struct tcp_sock;
+
+#pragma clang attribute pop
+
+/* The device that a connection comes and goes by; 0: it comes by another one than it goes, or over lo. */
+static __always_inline __u32 device_of(struct bpf_sock *common)
+{
+    struct tcp_sock *tcp = bpf_skc_to_tcp_sock(common);
+    struct sock *sk = (struct sock *)tcp;
+    struct dst_entry *way;
+    int device;
+
+    if (!tcp)
+        return 0;
+    way = sk->sk_dst_cache;
+    if (!way || !way->dev)
+        return 0;
+    device = way->dev->ifindex;
+    return device == BRUMA_LOOPBACK_IFINDEX || device != sk->sk_rx_dst_ifindex ? 0 : (__u32)device;
+}
+
+SEC("sockops")
+int accepted(struct bpf_sock_ops *ctx)
+{
+    struct bpf_sock *sk;
+    __u32 device;
+    __u64 cookie;
+
+    if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+        return 1;
+    cookie = bpf_get_netns_cookie(ctx);
+    if (!bpf_map_lookup_elem(&pods, &cookie))
+        return 1;
+    sk = ctx->sk;
+    if (!sk || sk->bound_dev_if)
+        return 1;
+    device = sk->mark == BRUMA_MARK ? BRUMA_LOOPBACK_IFINDEX : device_of(sk);
+    if (device && bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &device, sizeof(device)))
+        count_failure(BRUMA_REASON_ACCEPTED_NOT_BOUND);
+    return 1;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
