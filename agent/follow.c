@@ -36,13 +36,10 @@ static bool matters(struct pod *pod, const char *buf, size_t len)
         case RTM_DELRULE:
         case RTM_DELROUTE:
         case RTM_DELADDR: /* routes whose source it was go, or lose that, without a message */
+        case RTM_NEWADDR: /* perhaps the first of its family; or what was missing can be mended now */
             return true;
         case RTM_NEWROUTE:
             if (h->nlmsg_flags & NLM_F_REPLACE || may_be_in_ours((const struct rtmsg *)NLMSG_DATA(h)))
-                return true;
-            break;
-        case RTM_NEWADDR: /* what it was missing for can be mended now */
-            if (pod->failed_mends)
                 return true;
             break;
         case RTM_NEWLINK:

@@ -20,6 +20,7 @@
 #define IPPROTO_TCP      6
 
 #define EPERM        1
+#define ENETUNREACH  101
 #define ECONNREFUSED 111
 
 struct {

@@ -56,6 +56,18 @@ static __always_inline int deny(struct bruma_pod_counters *counters, enum bruma_
     return DENY;
 }
 
+/*
+ * As the kernel says it where there is no route, which is how clients come to try the next address of a name.
+ * Captured, the connection would be made and be reset after that.
+ */
+static __always_inline int deny_family(struct bruma_pod_counters *counters)
+{
+    COUNT(counters, outbound_denied_connections);
+    count_failure(BRUMA_REASON_FAMILY_UNREACHABLE);
+    bpf_set_retval(-ENETUNREACH);
+    return DENY;
+}
+
 static __always_inline int set_option(struct bpf_sock_addr *ctx, int name, __u32 value)
 {
     return bpf_setsockopt(ctx, SOL_SOCKET, name, &value, sizeof(value));
@@ -188,6 +200,8 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma
         COUNT(counters, outbound_passed_connections);
         return release(ctx, sk, counters);
     }
+    if (pod->flags & (address_is_v4(destination) ? BRUMA_POD_NO_IPV4 : BRUMA_POD_NO_IPV6))
+        return deny_family(counters);
     if (sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX &&
         set_option(ctx, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX))
         return deny(counters, BRUMA_REASON_REBIND_FAILED);

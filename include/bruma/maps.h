@@ -48,6 +48,9 @@ enum bruma_pod_flags {
     BRUMA_POD_CAPTURE_OUTBOUND = 1 << 0, /* new connect() calls are marked */
     BRUMA_POD_CAPTURE_INBOUND = 1 << 1,  /* new connections from outside go to the proxy */
     BRUMA_POD_BYPASS_INBOUND = 1 << 2,   /* but plaintext goes straight to the application */
+    /* The pod has no address of that family, so there is no way to any: connect() says so at once. */
+    BRUMA_POD_NO_IPV4 = 1 << 3,
+    BRUMA_POD_NO_IPV6 = 1 << 4,
     /* sysctls of the pod that were on before it was enrolled, and so stay on when it leaves */
     BRUMA_POD_HAD_FWMARK_ACCEPT = 1 << 8,
     BRUMA_POD_HAD_FWMARK_REFLECT4 = 1 << 9,
@@ -71,7 +74,7 @@ struct bruma_pod {
 struct bruma_pod_counters {
     __u64 outbound_captured_connections; /* marked in connect() */
     __u64 outbound_passed_connections;   /* loopback, own address */
-    __u64 outbound_denied_connections;   /* a helper failed: the connect() got an error */
+    __u64 outbound_denied_connections;   /* a helper failed, or there is no way: connect() got an error */
     __u64 outbound_steered_lookups;      /* handed to the outbound listener */
     __u64 inbound_plaintext_lookups;     /* handed to the plaintext listener */
     __u64 inbound_hbone_lookups;         /* handed to the HBONE listener */

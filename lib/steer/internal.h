@@ -68,6 +68,12 @@ int steer_pod_program_load(struct steer *steer, uint64_t cookie, int listeners_f
                            int *ret_listeners, struct steer_error *error);
 int steer_program_tag(int program_fd, uint8_t tag[8]);
 
+/* families.c: BRUMA_POD_NO_IPV4 and BRUMA_POD_NO_IPV6, where the pod has no address of the family beside
+ * those that lead nowhere; 0 where that cannot be told. _here: of the namespace that the calling thread is
+ * in. */
+uint32_t pod_no_family(int netns_fd);
+uint32_t pod_no_family_here(void);
+
 /* pod_netns.c: rules, routes and sysctls in the pod; nothing is waited for. former: flags BRUMA_POD_HAD_*
  * that say what was on before, added to it also on failure. -EAGAIN with POD_ADDRESS_UNUSABLE: all is set but
  * the route whose source cannot be used, perhaps not yet. */
@@ -77,6 +83,7 @@ int pod_netns_check_mark(const struct steer_pod *pod, struct steer_error *error)
 int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error);
 /* Sets the matching entries. -E2BIG: the pod has so many rules or routes that ours are not looked for. */
 struct pod_netns_state {
+    uint32_t no_family; /* BRUMA_POD_NO_IPV4, BRUMA_POD_NO_IPV6 */
     bool loopback_down, rule_missing, route_missing, sysctl_changed;
 };
 int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret);

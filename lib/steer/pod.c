@@ -20,6 +20,7 @@
 #define MAPS_MAX 16 /* of the pod's program */
 #define FORMER_FLAGS \
     (BRUMA_POD_HAD_FWMARK_ACCEPT | BRUMA_POD_HAD_FWMARK_REFLECT4 | BRUMA_POD_HAD_FWMARK_REFLECT6)
+#define FAMILY_FLAGS (BRUMA_POD_NO_IPV4 | BRUMA_POD_NO_IPV6)
 
 int steer_pod_pin_path(const struct steer *s, uint64_t cookie, const char *name, char *buf, size_t size)
 {
@@ -133,6 +134,7 @@ static int write_entry(struct steer *s, const struct steer_pod *pod, uint32_t fl
     struct bruma_pod entry = {.flags = flags, .generation = pod->generation};
     struct bruma_pod_counters counters = {};
 
+    entry.flags |= pod_no_family(pod->netns_fd);
     if (pod->foreign_listeners)
         entry.flags |= only_device(pod->netns_fd) << BRUMA_POD_DEVICE_SHIFT;
     static_assert(ADDR_TEXT_LEN <= BRUMA_IP_LEN, "an address may be longer than its text in the map");
@@ -412,7 +414,7 @@ bool pod_entry_fits(struct steer *s, const struct steer_pod *pod)
     struct bruma_pod_counters counters;
 
     if (steer_pod_entry(s, pod->cookie, &entry) < 0 || steer_pod_counters(s, pod->cookie, &counters) < 0 ||
-        (entry.flags & BRUMA_POD_DEVICE_MAX & ~FORMER_FLAGS) !=
+        (entry.flags & BRUMA_POD_DEVICE_MAX & ~(FORMER_FLAGS | FAMILY_FLAGS)) !=
             (inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND))
         return false;
     for (int i = 0; i < pod->addresses_len; i++) {
@@ -420,6 +422,17 @@ bool pod_entry_fits(struct steer *s, const struct steer_pod *pod)
             return false;
     }
     return true;
+}
+
+/* Addresses come and go; that is no fault of the entry. */
+static void renew_families(struct steer *s, uint64_t cookie, uint32_t no_family)
+{
+    struct bruma_pod entry;
+
+    if (steer_pod_entry(s, cookie, &entry) < 0 || (entry.flags & FAMILY_FLAGS) == no_family)
+        return;
+    entry.flags = (entry.flags & ~(__u32)FAMILY_FLAGS) | no_family;
+    (void)bpf_map_update_elem(s->pods_fd, &cookie, &entry, BPF_EXIST);
 }
 
 int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_findings *ret)
@@ -437,6 +450,7 @@ int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_
     attached = is_attached(s, pod->cookie, pod->netns_fd);
     if (attached < 0)
         return attached;
+    renew_families(s, pod->cookie, state.no_family);
     if (state.loopback_down)
         found(&f, BRUMA_REASON_LOOPBACK_DOWN);
     if (!attached)

@@ -398,6 +398,7 @@ int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret)
     if (r < 0)
         return r;
     ret->loopback_down = loopback_down();
+    ret->no_family = pod_no_family_here();
     r = in.nl ? 0 : -errno;
     for (size_t i = 0; i < array_size(families) && r == 0; i++)
         r = verify_family(in.nl, pod, families[i], ret);

@@ -149,12 +149,15 @@ class Pod:
         """Into the mesh, as its node does it."""
         self.node.enrol(self)
 
+    def addresses_of_result(self):
+        """What the plugin before ours has given it."""
+        return [f"{self.ip}/24", f"{self.ip6}/64"]
+
     def cni(self, command, check=True):
         config = {"cniVersion": "1.0.0", "name": "bruma-test", "type": "bruma-cni", "run_dir": self.node.run_dir,
                   "prevResult": {"cniVersion": "1.0.0",
                                  "interfaces": [{"name": "eth0", "sandbox": f"/run/netns/{self.netns}"}],
-                                 "ips": [{"address": f"{self.ip}/24", "interface": 0},
-                                         {"address": f"{self.ip6}/64", "interface": 0}]}}
+                                 "ips": [{"address": a, "interface": 0} for a in self.addresses_of_result()]}}
         env = {"CNI_COMMAND": command, "CNI_CONTAINERID": f"sandbox-{self.uid}", "CNI_IFNAME": "eth0", "CNI_PATH": "/usr/lib/cni",
                "CNI_NETNS": f"/run/netns/{self.netns}",
                "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={self.namespace};K8S_POD_NAME={self.name};K8S_POD_UID={self.uid}"}
@@ -364,11 +367,11 @@ class Mesh:
             sh("ip", "-n", node.netns, "route", "add", f"10.{self.net}.{other.number}.0/24", "via", f"{net}.{n}")
             sh("ip", "-n", node.netns, "-6", "route", "add", f"fd00:{self.net:x}:{other.number}::/64", "via", f"{net6}:{n}")
 
-    def pod(self, name, node=0, namespace="demo", account=None):
+    def pod(self, name, node=0, namespace="demo", account=None, kind=Pod):
         """A pod; enrolled by start(), or at once if the mesh has been started."""
         node = self.nodes[node]
         node.addresses += 1
-        pod = Pod(node, name, namespace, account or name, node.addresses)
+        pod = kind(node, name, namespace, account or name, node.addresses)
         node.pods.append(pod)
         pod.create()
         return pod

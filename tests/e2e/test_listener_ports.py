@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the mesh opens in a pod is in the way of none of its applications: whatever the pod's range of ephemeral ports is, every port of it
+can be listened on. (In the usual range a random port would meet a given one, such as gRPC's 50051, in one pod of ten thousand, and that
+pod's application would fail each time it is started. Here the range is so small that it would be met each time.)"""
+import pytest
+
+from mesh import Mesh
+from pod_programs import ECHO, ONE_SHOT
+
+FIRST, LAST = 50050, 50055
+USUAL = {15001, 15006, 15008}
+RESERVED = {15012, 15020, 15021}  # of programs that people know at these ports
+
+LISTEN = """
+import socket, sys
+taken = set()
+for port in range(int(sys.argv[1]), int(sys.argv[2]) + 1):
+    for family, any in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        with socket.socket(family) as s:
+            try:
+                s.bind((any, port)); s.listen()
+            except OSError:
+                taken.add(port)
+print(*sorted(taken))
+"""
+# Holds the ports that are named, and says so.
+HOLD = """
+import socket, sys, time
+held = [socket.create_server(("::", int(p)), family=socket.AF_INET6, dualstack_ipv6=True) for p in sys.argv[1:]]
+print("READY", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    with Mesh(nodes=2) as m:
+        m.web, m.shop = m.pod("web"), m.pod("shop", node=1)
+        m.web.run("sh", "-c", f"echo {FIRST} {LAST} >/proc/sys/net/ipv4/ip_local_port_range")
+        m.start()
+        m.shop.server(ECHO, "8080")
+        yield m
+
+
+def listening(pod):
+    return {int(line.split()[3].rpartition(":")[2]) for line in pod.run("ss", "-Hltn").stdout.splitlines()}
+
+
+def test_an_application_can_listen_on_every_port_of_its_range(mesh):
+    assert mesh.web.python(LISTEN, FIRST, LAST).split() == []
+    assert listening(mesh.web) == USUAL
+
+
+def test_what_holds_the_usual_ports_keeps_them(mesh):
+    """Something that was made for another mesh, in a pod that is enrolled while it runs: it goes on, and so does the pod's traffic."""
+    pod = mesh.pod("sidecar")
+    mesh.write()
+    held = USUAL | {15088, 15089}
+    pod.server(HOLD, *held)
+    pod.enrol()
+    ours = listening(pod) - held
+    assert len(ours) == 3 and all(15000 < p < 15090 for p in ours) and not ours & RESERVED, ours
+    pod.server(ECHO, "8080")
+    for a, b in ((pod, mesh.shop), (mesh.shop, pod)):
+        for to in (b.ip, b.ip6):
+            assert a.python(ONE_SHOT, to, 8080, "hello") == "hello", to
+
+
+def test_a_pod_where_all_of_them_are_held_is_enrolled_all_the_same(mesh):
+    pod = mesh.pod("squatter")
+    mesh.write()
+    pod.server(HOLD, *range(15001, 15090))
+    pod.enrol()
+    assert pod.captured()
+    assert pod.python(ONE_SHOT, mesh.shop.ip, 8080, "hello") == "hello"
