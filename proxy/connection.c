@@ -5,7 +5,56 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/tuples.h"
+
 #define STRINGS_FREE 4096 /* what usual baggage takes is not counted */
+
+static struct endpoint key_of(const struct addr *peer)
+{
+    return (struct endpoint){.addr = *peer};
+}
+
+void room_take(struct worker_pod *wp, const struct addr *peer, struct room *ret)
+{
+    struct endpoint key;
+
+    *ret = (struct room){.of_pod = true};
+    atomic_fetch_add_explicit(&wp->pod->descriptors, 1, memory_order_relaxed);
+    if (!peer)
+        return;
+    key = key_of(peer);
+    ret->peer_connections = tuple_set_add(wp->pod->peers, &key, 0);
+    ret->of_peer = ret->peer_connections > 0;
+}
+
+void room_give(struct worker_pod *wp, const struct addr *peer, struct room *room)
+{
+    struct endpoint key;
+
+    if (room->of_pod)
+        atomic_fetch_sub_explicit(&wp->pod->descriptors, 1, memory_order_relaxed);
+    if (room->of_peer) {
+        key = key_of(peer);
+        tuple_set_remove(wp->pod->peers, &key, 0);
+    }
+    *room = (struct room){};
+}
+
+bool room_is_left(const struct worker_pod *wp, const struct room *room, enum bruma_reason *ret_reason)
+{
+    const struct proxy_settings *s = &wp->worker->proxy->settings;
+
+    if ((unsigned long)atomic_load_explicit(&wp->pod->descriptors, memory_order_relaxed) >
+        s->max_pod_descriptors) {
+        *ret_reason = BRUMA_REASON_POD_DESCRIPTORS;
+        return false;
+    }
+    if (room->of_peer && (unsigned long)room->peer_connections > s->max_peer_connections) {
+        *ret_reason = BRUMA_REASON_PEER_CONNECTIONS;
+        return false;
+    }
+    return true;
+}
 
 void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, const struct endpoint *client,
                      const struct endpoint *destination,
@@ -19,6 +68,7 @@ void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, 
     c->cut = cut;
     c->account.share = &wp->memory;
     list_add_tail(&wp->connections, &c->node);
+    room_take(wp, inbound ? &c->client.addr : NULL, &c->room);
     worker_connection_begin(wp);
 }
 
@@ -108,6 +158,7 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     c->strings = NULL;
     memset(&c->flow, 0, sizeof(c->flow));
     budget_give_all(&c->account);
+    room_give(c->wp, &c->client.addr, &c->room);
     worker_connection_end(c->wp);
 }
 

@@ -7,10 +7,28 @@
 #include "proxy/policy.h"
 #include "proxy/worker.h"
 
+/*
+ * What is counted against the bounds of a pod and of a peer: a descriptor of the pod and, for what came from
+ * outside, a connection of the address that it came from.
+ */
+struct room {
+    bool of_pod, of_peer;
+    int peer_connections; /* how many the peer had with it, when it came */
+};
+
+/* peer NULL: nobody's but the pod's. */
+void room_take(struct worker_pod *wp, const struct addr *peer, struct room *ret);
+/* May be repeated. */
+void room_give(struct worker_pod *wp, const struct addr *peer, struct room *room);
+/* To be asked right after it was taken. False: there is more than there may be, and ret_reason says of what.
+ */
+bool room_is_left(const struct worker_pod *wp, const struct room *room, enum bruma_reason *ret_reason);
+
 struct connection {
     struct list node; /* in worker_pod.connections */
     struct worker_pod *wp;
     bool inbound, opened;
+    struct room room;
     struct endpoint client;      /* who opened the connection */
     struct endpoint destination; /* as the client dialed it */
     struct flow flow;

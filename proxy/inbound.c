@@ -235,9 +235,12 @@ static bool check(struct waiter *waiter, bool timed_out)
 void inbound_request(struct stream *s)
 {
     struct request *request = s->request;
+    enum bruma_reason reason;
 
     s->state = STREAM_DIALING;
-    if (request->too_large) {
+    if (!room_is_left(s->c.wp, &s->c.room, &reason)) {
+        inbound_refuse(s, 503, reason, NULL);
+    } else if (request->too_large) {
         inbound_refuse(s, 431, BRUMA_REASON_BAD_AUTHORITY, "the header list is larger than 64 KiB");
     } else if (strcmp(request->method, "CONNECT") != 0) {
         char detail[64];

@@ -314,6 +314,18 @@ static void raise_descriptor_limit(void)
     }
 }
 
+/* One pod leaves something to the others, and one peer something to the pod's other peers. */
+static void derive_limits(struct proxy_settings *s)
+{
+    struct rlimit limit = {.rlim_cur = 1024};
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (!s->max_pod_descriptors)
+        s->max_pod_descriptors = limit.rlim_cur - limit.rlim_cur / 4;
+    if (!s->max_peer_connections)
+        s->max_peer_connections = s->max_pod_descriptors - s->max_pod_descriptors / 4;
+}
+
 static unsigned worker_count(const struct proxy_settings *s)
 {
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
@@ -576,6 +588,7 @@ int main(int argc, char **argv)
         log_warn("XDS_ON_DEMAND is not built: all workloads and services are subscribed to");
     signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
+    derive_limits(&p.settings);
     /* Buffers come and go in sizes just above malloc's first mmap threshold: mapping each would cost a fault
      * a page. */
     mallopt(M_MMAP_THRESHOLD, 4 * 1024 * 1024);

@@ -229,9 +229,14 @@ void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *clien
                      const struct endpoint *destination)
 {
     struct stream *s = stream_new(wp, false, fd, client, destination);
+    enum bruma_reason reason;
 
     if (!s) {
         close(fd);
+        return;
+    }
+    if (!room_is_left(wp, &s->c.room, &reason)) {
+        stream_close(s, reason, NULL, true);
         return;
     }
     /* Captured connections carry their true destination; one that names this pod has dialed the listener

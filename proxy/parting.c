@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "proxy/connection.h"
 #include "proxy/socket.h"
 #include "proxy/tuples.h"
 
@@ -20,6 +21,7 @@
 struct parting {
     struct list node; /* in worker_pod.partings */
     struct parting_request q;
+    struct room room; /* its descriptor is the pod's still */
     struct loop_watch watch;
     struct loop_timer timer;
     uint64_t wait, last_progress;
@@ -50,6 +52,7 @@ static void finish(struct parting *p)
     loop_watch_remove(loop_of(p), &p->watch);
     close_socket(&p->q);
     list_del(&p->node);
+    room_give(p->q.wp, NULL, &p->room);
     worker_connection_end(p->q.wp);
     loop_free_later(loop_of(p), p);
 }
@@ -146,6 +149,7 @@ void parting_begin(const struct parting_request *request)
     loop_timer_init(&p->timer, on_timer);
     loop_timer_set(w->loop, &p->timer, p->wait);
     list_add_tail(&q.wp->partings, &p->node);
+    room_take(q.wp, NULL, &p->room);
     worker_connection_begin(q.wp);
 }
 

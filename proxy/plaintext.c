@@ -107,6 +107,7 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
                       const struct endpoint *destination, const struct endpoint *arrival)
 {
     struct plaintext_waiter *p = calloc(1, sizeof(*p));
+    enum bruma_reason reason;
 
     if (!p) {
         close(fd);
@@ -122,6 +123,10 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
     }
     if (!is_for_pod(wp, &destination->addr, &arrival->addr)) {
         finish(p, BRUMA_REASON_NOT_OF_POD);
+        return;
+    }
+    if (!room_is_left(wp, &p->c.room, &reason)) {
+        finish(p, reason);
         return;
     }
     socket_bind_arrival(wp->worker, wp->pod, fd, client);

@@ -28,6 +28,7 @@ static void pod_free(void *data)
     identity_put(pod->identity);
     workload_unref(pod->stand_in);
     tuple_set_free(&pod->tuples);
+    tuple_set_free(&pod->peers);
     close_fds(pod->fds, BRUMA_POD_FD_COUNT);
     free(pod->uid);
     free(pod->name);
@@ -205,6 +206,8 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
         r = -ENOMEM;
     else
         r = tuple_set_new(&pod->tuples);
+    if (r == 0)
+        r = tuple_set_new(&pod->peers);
     if (r == 0)
         r = choose_identity(pod);
     if (r == 0)

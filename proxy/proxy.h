@@ -86,6 +86,8 @@ struct pod {
     const struct workload *stand_in;
     struct tuple_set *tuples;
     struct budget memory;        /* its part of the process's */
+    struct tuple_set *peers;     /* connections by the client's address alone */
+    atomic_int descriptors;      /* of all its connections, on all workers */
     atomic_int connections;      /* on all workers */
     atomic_int workers_attached; /* workers that have a view of it */
     bool draining, deleted;      /* control thread */

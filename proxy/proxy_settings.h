@@ -35,6 +35,8 @@ struct proxy_settings {
 
     unsigned long stream_window, connection_window, frame_size, max_streams, key_updates;
     unsigned long memory_limit, memory_budget, pod_memory_budget; /* bytes; 0: derived */
+    unsigned long max_handshakes, max_pod_handshakes, max_certificate_list;
+    unsigned long max_pod_descriptors, max_peer_connections; /* never 0 once the proxy has started */
     unsigned long pool_max_streams, pool_idle_timeout;
     unsigned long connect_timeout, handshake_timeout, peer_handshake_timeout, answer_timeout, source_timeout,
         half_close_timeout, linger_timeout;

@@ -35,6 +35,7 @@ struct relay {
     struct loop_timer timer; /* connect; then half-close, or the last bytes of a side that has reset */
     uint64_t last_activity;
     size_t left; /* of those last bytes, when the timer looked at them last */
+    struct room second; /* the descriptor of BACK */
     bool connected, closed, in_tuples;
     uint16_t delivery_port; /* inbound: of BACK; see socket_deliver() */
 };
@@ -102,6 +103,7 @@ static void relay_close(struct relay *r, enum bruma_reason reason, const char *d
         socket_delivery_over(r->c.wp, r->delivery_port);
     if (r->in_tuples)
         tuple_set_remove(r->c.wp->pod->tuples, &r->c.client, r->c.destination.port);
+    room_give(r->c.wp, NULL, &r->second);
     connection_close(&r->c, reason, detail);
     loop_free_later(loop, r);
 }
@@ -394,7 +396,7 @@ static bool registered(struct relay *r)
 {
     if (!r->c.inbound)
         return true;
-    r->in_tuples = tuple_set_add(r->c.wp->pod->tuples, &r->c.client, r->c.destination.port) == 0;
+    r->in_tuples = tuple_set_add(r->c.wp->pod->tuples, &r->c.client, r->c.destination.port) > 0;
     return r->in_tuples;
 }
 
@@ -453,6 +455,7 @@ void relay_start(const struct relay_request *q)
     loop_timer_init(&r->timer, on_timer);
     connection_init(&r->c, q->wp, q->inbound, &q->client, &q->destination, cut);
     socket_keepalive(&q->wp->worker->proxy->settings, q->fd);
+    room_take(q->wp, NULL, &r->second);
     connection_describe(&r->c, q->source, q->upstream, q->service, NULL, NULL, NULL);
     connection_open(&r->c, q->inbound ? &q->destination : &q->target);
     if (q->inbound && connection_judge(&r->c, true, &reason, detail, sizeof(detail)) == CONNECTION_DENIED) {

@@ -14,6 +14,7 @@
 #include "proxy/verify.h"
 #include "wall.h"
 
+#define CHAIN_DEPTH        6 /* certificates between a peer's own and a root */
 #define ALERT_CLOSE_NOTIFY 0
 
 static int flush(struct tls *tls);
@@ -122,6 +123,9 @@ int tls_init(struct tls *tls, struct tls_context *context, struct tls_buffers *b
         tls->ssl = NULL;
         return -ENOMEM;
     }
+    if (buffers->max_certificate_list)
+        SSL_set_max_cert_list(tls->ssl, (long)buffers->max_certificate_list);
+    SSL_set_verify_depth(tls->ssl, CHAIN_DEPTH);
     tls->context = tls_context_ref(context);
     BIO_set_data(bio, tls);
     BIO_set_init(bio, 1);

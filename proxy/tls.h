@@ -24,6 +24,7 @@
 struct tls_buffers {
     struct shared_buffer received; /* ciphertext as it comes from the socket; its len is not used */
     struct shared_buffer gathered; /* ciphertext that waits for the end of the turn's flush */
+    unsigned max_certificate_list; /* bytes of certificates that a peer may send; 0: as OpenSSL has it */
     unsigned key_updates;          /* that a peer may send with no data between */
     struct verified_cache *verified;
     struct crl_set *revoked; /* referenced; NULL: no lists are configured */

@@ -25,6 +25,8 @@ static struct loop *loop_of(const struct tunnel *t)
     return t->wp->worker->loop;
 }
 
+static void evict_tunnel(struct handshake *h);
+
 static struct tunnel *tunnel_new(struct worker_pod *wp, bool server)
 {
     struct tunnel *t = calloc(1, sizeof(*t));
@@ -36,6 +38,7 @@ static struct tunnel *tunnel_new(struct worker_pod *wp, bool server)
     t->watch.fd = -1;
     list_init(&t->node);
     list_init(&t->flush_node);
+    handshake_init(&t->handshake, evict_tunnel);
     list_init(&t->streams);
     list_init(&t->held);
     list_init(&t->queue);
@@ -85,6 +88,8 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
     }
     snprintf(text, sizeof(text), "%s", detail ? detail : "");
     t->state = TUNNEL_DEAD;
+    handshake_end(t->wp, &t->handshake);
+    room_give(t->wp, &t->peer.addr, &t->room);
     list_del(&t->node);
     list_del(&t->flush_node);
     loop_timer_cancel(&t->timer);
@@ -124,6 +129,11 @@ static void deny(struct tunnel *t, enum bruma_reason reason, const char *detail)
         telemetry_early_deny(t->wp->worker->telemetry, REPORTER_DESTINATION, &t->peer, &t->arrival, reason,
                              detail);
     tunnel_close(t, reason, detail);
+}
+
+static void evict_tunnel(struct handshake *h)
+{
+    deny(container_of(h, struct tunnel, handshake), BRUMA_REASON_HANDSHAKE_EVICTED, NULL);
 }
 
 static void deny_errno(struct tunnel *t, enum bruma_reason reason, int error)
@@ -417,6 +427,7 @@ static void open_tunnel(struct tunnel *t)
         return;
     }
     t->state = TUNNEL_OPEN;
+    handshake_end(t->wp, &t->handshake);
     t->idle_since = loop_now(loop_of(t));
     arm_ping(t);
     tunnel_wants_flush(t);
@@ -493,10 +504,27 @@ static void on_event(struct loop_watch *watch, uint32_t events)
 
 struct accept_waiter {
     struct waiter waiter;
+    struct handshake handshake;
+    struct room room;
     struct worker_pod *wp;
     int fd;
     struct endpoint peer, arrival;
 };
+
+static void evict_waiter(struct handshake *h)
+{
+    struct accept_waiter *a = container_of(h, struct accept_waiter, handshake);
+    struct worker_pod *wp = a->wp;
+
+    worker_wait_cancel(&a->waiter);
+    handshake_end(wp, h);
+    room_give(wp, &a->peer.addr, &a->room);
+    telemetry_early_deny(wp->worker->telemetry, REPORTER_DESTINATION, &a->peer, &a->arrival,
+                         BRUMA_REASON_HANDSHAKE_EVICTED, NULL);
+    close(a->fd);
+    worker_connection_end(wp);
+    loop_free_later(wp->worker->loop, a);
+}
 
 static int start_server(struct worker_pod *wp, int fd, const struct endpoint *peer,
                         const struct endpoint *arrival, struct tls_context *context)
@@ -521,8 +549,10 @@ static int start_server(struct worker_pod *wp, int fd, const struct endpoint *pe
         return r;
     }
     list_add_tail(&wp->servers, &t->node);
+    room_take(wp, &peer->addr, &t->room);
     worker_connection_begin(wp);
     begin_handshake(t);
+    handshake_begin(wp, &t->handshake);
     return 0;
 }
 
@@ -537,8 +567,12 @@ static bool accept_check(struct waiter *waiter, bool timed_out)
 
     if ((!context || !known) && !timed_out && !(known && worker_pod_hopeless(wp, why, sizeof(why)))) {
         tls_context_unref(context);
+        if (list_empty(&a->handshake.node))
+            handshake_begin(wp, &a->handshake);
         return false;
     }
+    handshake_end(wp, &a->handshake);
+    room_give(wp, &a->peer.addr, &a->room);
     if (context && known)
         r = start_server(wp, a->fd, &a->peer, &a->arrival, context);
     else
@@ -556,12 +590,22 @@ static bool accept_check(struct waiter *waiter, bool timed_out)
 void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, const struct endpoint *arrival)
 {
     struct accept_waiter *a = calloc(1, sizeof(*a));
+    enum bruma_reason reason;
 
     if (!a) {
         close(fd);
         return;
     }
     *a = (struct accept_waiter){.wp = wp, .fd = fd, .peer = *peer, .arrival = *arrival};
+    handshake_init(&a->handshake, evict_waiter);
+    room_take(wp, &peer->addr, &a->room);
+    if (!room_is_left(wp, &a->room, &reason)) {
+        telemetry_early_deny(wp->worker->telemetry, REPORTER_DESTINATION, peer, arrival, reason, NULL);
+        room_give(wp, &peer->addr, &a->room);
+        close(fd);
+        free(a);
+        return;
+    }
     worker_connection_begin(wp);
     worker_wait(wp, &a->waiter, wp->worker->proxy->settings.source_timeout, accept_check);
 }
@@ -601,6 +645,7 @@ int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls
     t->tls_ready = true;
     t->state = TUNNEL_CONNECTING;
     pool_add(wp, t);
+    room_take(wp, NULL, &t->room);
     worker_connection_begin(wp);
     loop_timer_set(w->loop, &t->timer, w->proxy->settings.connect_timeout);
     *ret = t;

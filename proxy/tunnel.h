@@ -11,6 +11,8 @@
 
 #include <nghttp2/nghttp2.h>
 
+#include "proxy/connection.h"
+#include "proxy/handshakes.h"
 #include "proxy/worker.h"
 
 struct stream;
@@ -34,6 +36,8 @@ enum tunnel_state {
 struct tunnel {
     struct list node;       /* in worker_pod.servers or .clients */
     struct list flush_node; /* in worker.flush */
+    struct room room;
+    struct handshake handshake; /* server, until it is open */
     struct worker_pod *wp;
     bool server;
     enum tunnel_state state;

@@ -112,7 +112,7 @@ int tuple_set_add(struct tuple_set *set, const struct endpoint *client, uint16_t
     pthread_mutex_lock(&set->lock);
     at = find(set, client, local_port);
     if (at) {
-        (*at)->count++;
+        r = (int)++(*at)->count;
     } else if (grow(set) < 0 || !(t = malloc(sizeof(*t)))) {
         r = -ENOMEM;
     } else {
@@ -121,6 +121,7 @@ int tuple_set_add(struct tuple_set *set, const struct endpoint *client, uint16_t
         *t = (struct tuple){set->buckets[slot], *client, local_port, 1};
         set->buckets[slot] = t;
         set->len++;
+        r = 1;
     }
     pthread_mutex_unlock(&set->lock);
     return r;

@@ -12,7 +12,7 @@ struct tuple_set;
 
 int tuple_set_new(struct tuple_set **ret);
 void tuple_set_free(struct tuple_set **set);
-/* 0, or -ENOMEM. Adding twice counts twice. */
+/* How often it is in the set now, or -ENOMEM. Adding twice counts twice. */
 int tuple_set_add(struct tuple_set *set, const struct endpoint *client, uint16_t local_port);
 void tuple_set_remove(struct tuple_set *set, const struct endpoint *client, uint16_t local_port);
 bool tuple_set_has(struct tuple_set *set, const struct endpoint *client, uint16_t local_port);

@@ -173,6 +173,7 @@ static void do_add_pod(void *data)
         list_init(&wp->connections);
         list_init(&wp->servers);
         list_init(&wp->partings);
+        list_init(&wp->handshakes);
         worker_pod_init_waiting(wp);
         for (size_t i = 0; i < array_size(wp->clients); i++)
             list_init(&wp->clients[i]);
@@ -602,6 +603,7 @@ int worker_start(struct proxy *proxy, unsigned index, struct worker **ret)
     w->proxy = proxy;
     w->index = index;
     list_init(&w->pods);
+    list_init(&w->handshakes);
     list_init(&w->flush);
     list_init(&w->touched);
     list_init(&w->memory_news);
@@ -612,6 +614,7 @@ int worker_start(struct proxy *proxy, unsigned index, struct worker **ret)
         r = shared_buffer_init(&w->plain_out, "plain_out", WORKER_BUFFER);
     if (r == 0)
         r = tls_buffers_init(&w->tls, WORKER_BUFFER);
+    w->tls.max_certificate_list = (unsigned)proxy->settings.max_certificate_list;
     w->tls.key_updates = (unsigned)proxy->settings.key_updates;
     if (r == 0)
         r = loop_new(&w->loop);

@@ -28,8 +28,10 @@ struct worker {
     struct pod *in_pod;         /* whose netns the thread is in; referenced; NULL: the proxy's own */
     struct mnl_socket *netlink; /* of in_pod's netns, for route_device(); NULL until it is needed */
     struct list pods;           /* struct worker_pod */
-    struct list flush;          /* tunnels with something to send at the end of the turn */
-    struct list touched;        /* streams with bytes for their application, gathered in this turn */
+    struct list handshakes;     /* struct handshake */
+    unsigned handshakes_len;
+    struct list flush;   /* tunnels with something to send at the end of the turn */
+    struct list touched; /* streams with bytes for their application, gathered in this turn */
     struct tls_buffers tls;
     struct shared_buffer
         plain_in; /* decrypted bytes of the tunnel that is being read, or what a relay copies */
@@ -70,7 +72,9 @@ struct worker_pod {
     struct list partings;                       /* struct parting: sockets that take their last bytes */
     struct list servers;                        /* tunnels that peers opened */
     struct list clients[1 << WORKER_POOL_BITS]; /* tunnels that we opened, by destination: the pool */
-    struct list waiting;                        /* struct waiter: need the pod's workload or certificate */
+    struct list handshakes;                     /* struct handshake */
+    unsigned handshakes_len;
+    struct list waiting;                 /* struct waiter: need the pod's workload or certificate */
     const struct workload *local;        /* referenced; the pod's own workload, or NULL while unknown */
     bool local_stale;                    /* the mesh state has changed since local was looked up */
     struct delivery_ports ports;         /* of deliveries to the application that are over */

@@ -144,9 +144,10 @@
     BRUMA_REASON(ACCEPTED_NOT_BOUND, "accepted_not_bound", "-", "a connection that an application accepted could not be bound to the device that it came by; one of the same client that chooses the same port may hang", "kernel log; please report it") \
     BRUMA_REASON(ACCEPTED_NOT_BOUND, "accepted_not_bound", "-", "a connection that an application accepted could not be bound to the device that it came by; one of the same client that chooses the same port may hang", "kernel log; please report it") \
     BRUMA_REASON(ACCEPTED_NOT_BOUND, "accepted_not_bound", "-", "a connection that an application accepted could not be bound to the device that it came by; one of the same client that chooses the same port may hang", "kernel log; please report it") \
-    BRUMA_REASON(ACCEPTED_NOT_BOUND, "accepted_not_bound", "-", "a connection that an application accepted could not be bound to the device that it came by; one of the same client that chooses the same port may hang", "kernel log; please report it") \
-    BRUMA_REASON(ACCEPTED_NOT_BOUND, "accepted_not_bound", "-", "a connection that an application accepted could not be bound to the device that it came by; one of the same client that chooses the same port may hang", "kernel log; please report it") \
-    BRUMA_REASON(FAMILY_UNREACHABLE, "family_unreachable", "-", "the pod has no address of the family that it wanted to connect to, so connect() failed at once with ENETUNREACH, as it does outside the mesh", "nothing, where clients try IPv6 first in an IPv4 cluster; else the pod's addresses")
+    BRUMA_REASON(FAMILY_UNREACHABLE, "family_unreachable", "-", "the pod has no address of the family that it wanted to connect to, so connect() failed at once with ENETUNREACH, as it does outside the mesh", "nothing, where clients try IPv6 first in an IPv4 cluster; else the pod's addresses") \
+    BRUMA_REASON(HANDSHAKE_EVICTED, "handshake_evicted", "TLS_FAILURE", "too many peers were in their TLS handshake at a time, and this was the oldest of them", "who connects to port 15008 and says nothing; `--max-pod-handshakes`, `--max-handshakes`") \
+    BRUMA_REASON(POD_DESCRIPTORS, "pod_descriptors", "CONNECT", "the pod has as many connections as one pod may have", "who holds them: `brumactl connections`; `--max-pod-descriptors`, the descriptor limit of bruma-proxy") \
+    BRUMA_REASON(PEER_CONNECTIONS, "peer_connections", "CONNECT", "the client has as many connections to the pod as one address may have", "`brumactl connections`; `--max-peer-connections`")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,
