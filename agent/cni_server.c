@@ -105,7 +105,7 @@ static const char *parse_add(const cJSON *m, struct add_request *ret)
         return "cni-add: podUid is too long";
     r = message_addresses(m, "ips", q.addresses, BRUMA_POD_ADDRESSES, &q.addresses_len);
     if (r < 0)
-        return r == -E2BIG ? "cni-add: more addresses than a pod can have" : "cni-add: ips is wrong";
+        return "cni-add: ips is wrong";
     *ret = q;
     return NULL;
 }
@@ -294,8 +294,7 @@ static void add_known(struct cni *cni, struct add_request *q, int *fds)
     int r = find_or_make(agent, q, &pod);
 
     if (r < 0) {
-        answer_error(cni, r == -E2BIG ? BRUMA_REASON_MESSAGE_INVALID : BRUMA_REASON_OUT_OF_RESOURCES,
-                     strerror(-r));
+        answer_error(cni, BRUMA_REASON_OUT_OF_RESOURCES, strerror(-r));
         return;
     }
     pod_look_at_netns(pod, fds[0]);

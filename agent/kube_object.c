@@ -233,13 +233,7 @@ static int take_address(const char *text, struct kube_pod_object *pod)
         return 0;
     if (addr_parse(text, &a) < 0)
         return -EBADMSG;
-    for (int i = 0; i < pod->addresses_len; i++) {
-        if (addr_equal(&a, &pod->addresses[i]))
-            return 0;
-    }
-    if (pod->addresses_len == BRUMA_POD_ADDRESSES)
-        return -EBADMSG;
-    pod->addresses[pod->addresses_len++] = a;
+    (void)addr_list_add(pod->addresses, &pod->addresses_len, BRUMA_POD_ADDRESSES, &a);
     return 0;
 }
 
@@ -351,8 +345,7 @@ int kube_pod_decode(const cJSON *object, struct kube_pod_object *ret, char *why,
     if (labels_of(metadata, &pod.labels) < 0)
         return bad(why, why_size, "pod %s/%s with wrong metadata.labels", pod.namespace, pod.name);
     if (take_addresses(status, &pod) < 0)
-        return bad(why, why_size, "pod %s/%s with wrong or more than %d status.podIPs", pod.namespace,
-                   pod.name, BRUMA_POD_ADDRESSES);
+        return bad(why, why_size, "pod %s/%s with wrong status.podIPs", pod.namespace, pod.name);
     take_annotations(get(metadata, "annotations"), &pod);
     take_probes(get(spec, "containers"), &pod);
     take_probes(get(spec, "initContainers"), &pod); /* sidecars are among them */

@@ -192,20 +192,8 @@ int pod_merge_addresses(struct pod *pod, const struct addr *addresses, int len)
 {
     int added = 0;
 
-    for (int i = 0; i < len; i++) {
-        int k;
-
-        for (k = 0; k < pod->addresses_len && !addr_equal(&pod->addresses[k], &addresses[i]); k++)
-            ;
-        if (k < pod->addresses_len)
-            continue;
-        if (k == BRUMA_POD_ADDRESSES) {
-            pod->addresses_len -= added;
-            return -E2BIG;
-        }
-        pod->addresses[pod->addresses_len++] = addresses[i];
-        added++;
-    }
+    for (int i = 0; i < len; i++)
+        added += addr_list_add(pod->addresses, &pod->addresses_len, BRUMA_POD_ADDRESSES, &addresses[i]) > 0;
     return added;
 }
 

@@ -133,7 +133,7 @@ int pod_set_sandbox(struct pod *pod, const char *container_id, const char *netns
 int pod_attach(struct pod *pod, const char *network, const char *ifname);
 /* Forgets it; true if none is left. */
 bool pod_detach(struct pod *pod, const char *ifname);
-/* Adds those that are new; -E2BIG if there is no room. Returns how many were added. */
+/* Adds those that are new, as far as there is room (see addr_list_add()). Returns how many were added. */
 int pod_merge_addresses(struct pod *pod, const struct addr *addresses, int len);
 void pod_close_descriptors(struct pod *pod);
 /* fd: of its namespace. Notes whether the path leads there as the agent sees it. */

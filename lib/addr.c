@@ -224,3 +224,22 @@ int endpoint_to_sockaddr(const struct endpoint *e, int family, struct sockaddr_s
     }
     return -EAFNOSUPPORT;
 }
+
+int addr_list_add(struct addr *list, int *len, int max, const struct addr *a)
+{
+    bool family_known = false;
+
+    for (int i = 0; i < *len; i++) {
+        if (addr_equal(&list[i], a))
+            return 0;
+        family_known |= addr_is_v4(&list[i]) == addr_is_v4(a);
+    }
+    if (*len < max) {
+        list[(*len)++] = *a;
+        return 1;
+    }
+    if (family_known || !max)
+        return -E2BIG;
+    list[max - 1] = *a;
+    return 1;
+}

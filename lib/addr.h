@@ -43,6 +43,13 @@ bool addr_is_none(const struct addr *a);
 bool addr_is_v4(const struct addr *a);       /* mapped IPv4 */
 bool addr_is_loopback(const struct addr *a); /* 127/8 or ::1 */
 
+/*
+ * Adds to a list of at most max, which holds none twice. A full list takes the first of a family that it
+ * lacks in place of its last: whoever has addresses of both is known by both. 1: added, 0: it is there
+ * already, -E2BIG: not added.
+ */
+int addr_list_add(struct addr *list, int *len, int max, const struct addr *a);
+
 /* Raw bytes as protobuf carries them: 4 or 16, anything else is -EINVAL. A mapped IPv4 becomes IPv4. */
 int addr_from_bytes(const uint8_t *bytes, size_t len, struct addr *ret);
 /* The other way: writes 4 or 16 bytes and returns how many. */

@@ -120,17 +120,11 @@ int message_addresses(const cJSON *message, const char *key, struct addr *ret, i
         return -EBADMSG;
     cJSON_ArrayForEach (item, array) {
         struct addr a;
-        int i, r = address_of(item, &a);
+        int r = address_of(item, &a);
 
         if (r < 0)
             return r;
-        for (i = 0; i < len && !addr_equal(&ret[i], &a); i++)
-            ;
-        if (i < len)
-            continue;
-        if (len == max)
-            return -E2BIG;
-        ret[len++] = a;
+        (void)addr_list_add(ret, &len, max, &a);
     }
     *ret_len = len;
     return 0;

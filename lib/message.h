@@ -36,8 +36,8 @@ int message_name(const cJSON *message, const char *key, const char **ret);
 int message_u64(const cJSON *message, const char *key, uint64_t *ret);
 /* A JSON number without fraction, from 0 to max. */
 int message_number(const cJSON *message, const char *key, uint64_t max, uint64_t *ret);
-/* An array of "10.0.0.1" or "10.0.0.1/24" (the length is dropped). Duplicates are left out; -E2BIG for more
- * than max. A missing key is an empty array. */
+/* An array of "10.0.0.1" or "10.0.0.1/24" (the length is dropped). Duplicates are left out, and so are
+ * those that there is no room for (see addr_list_add()). A missing key is an empty array. */
 int message_addresses(const cJSON *message, const char *key, struct addr *ret, int max, int *ret_len);
 
 /* New objects: NULL if there is no memory, and the add functions are harmless with a NULL object. */

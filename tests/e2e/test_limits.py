@@ -109,20 +109,22 @@ def test_handshakes_that_have_ended_are_not_counted(mesh):
     context.check_hostname = False
     context.load_cert_chain(cert, key)
     context.set_alpn_protocols(["h2"])
-    before = failures(mesh, "handshake_evicted")
     with contextlib.ExitStack() as stack:
         for _ in range(3 * POD_HANDSHAKES):
             with inside(mesh.far.netns):
                 s = socket.create_connection((mesh.side.ip, 15008), timeout=10)
             stack.enter_context(context.wrap_socket(s))
-        for _ in range(3 * POD_HANDSHAKES):
+        before, fds = failures(mesh, "handshake_evicted"), descriptors(mesh.nodes[1].proxy)
+        for _ in range(3):
             with Silent(mesh.far) as silent:
-                silent.more(mesh.side.ip, 1)
+                silent.more(mesh.side.ip, POD_HANDSHAKES)
+            wait_for(lambda: descriptors(mesh.nodes[1].proxy) <= fds, "the proxy to see that they have gone")
         with Silent(mesh.far) as silent:
             silent.more(mesh.side.ip, POD_HANDSHAKES)
-            assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "hello") == "hello"
-            assert all(silent.alive())
-    assert failures(mesh, "handshake_evicted") <= before + 2
+            assert mesh.web.python(ONE_SHOT, mesh.side.ip, 8080, "hello") == "hello"
+            assert sum(silent.alive()) >= POD_HANDSHAKES - 1
+        # web's own may have been one too much.
+        assert failures(mesh, "handshake_evicted") <= before + 1
 
 
 def test_those_that_wait_for_the_pods_certificate_are_bounded_too():
@@ -160,19 +162,26 @@ def chain(m, length, folder):
 
 
 def hello(m, certificates, key):
-    """A handshake by OpenSSL's own client; what it said, and whether the server has answered behind it."""
-    r = subprocess.run(["nsenter", f"--net=/run/netns/{m.far.netns}", "openssl", "s_client", "-connect", f"{m.shop.ip}:15008", "-alpn", "h2",
-                        "-cert", certificates, "-cert_chain", certificates, "-key", key, "-ign_eof", "-quiet"],
-                       input=b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0" + b"\0\0\x08\7\0\0\0\0\0\0\0\0\0\0\0\0\0", capture_output=True, timeout=30)
-    return b"\0\0\0\4\1" in r.stdout, r.stderr.decode(errors="replace")
+    """A handshake with all of these certificates; whether the server has come to HTTP/2 after it."""
+    context = ssl.create_default_context(cafile=f"{m.nodes[0].run_dir}/control/root-cert.pem")
+    context.check_hostname = False
+    context.load_cert_chain(certificates, key)
+    context.set_alpn_protocols(["h2"])
+    with inside(m.far.netns):
+        s = socket.create_connection((m.shop.ip, 15008), timeout=10)
+    try:
+        with context.wrap_socket(s) as tls:
+            return tls.recv(9)[3:4] == b"\4"  # SETTINGS
+    except OSError:
+        return False
 
 
 def test_a_peers_certificates_are_bounded_in_number_and_bytes(mesh):
     few, key = chain(mesh, 4, f"{mesh.dir}/few")
-    assert hello(mesh, few, key)[0], "three authorities between"
+    assert hello(mesh, few, key), "three authorities between"
     many, key = chain(mesh, 12, f"{mesh.dir}/many")
     before = failures(mesh, "peer_untrusted")
-    assert not hello(mesh, many, key)[0]
+    assert not hello(mesh, many, key)
     assert failures(mesh, "peer_untrusted") == before + 1
     assert "chain" in [x for x in mesh.nodes[1].proxy.text().splitlines() if "peer_untrusted" in x][-1]
     # The same four, and so many beside them that the list is too long.
@@ -181,7 +190,7 @@ def test_a_peers_certificates_are_bounded_in_number_and_bytes(mesh):
         f.write(text + open(many).read() * 6)
     key = f"{mesh.dir}/few/3.key"
     before = failures(mesh, "tls_handshake_failed")
-    assert not hello(mesh, f"{mesh.dir}/long.pem", key)[0]
+    assert not hello(mesh, f"{mesh.dir}/long.pem", key)
     assert failures(mesh, "tls_handshake_failed") == before + 1
 
 

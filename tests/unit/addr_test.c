@@ -118,3 +118,26 @@ Test(endpoint, survives_the_way_through_a_sockaddr)
     cr_assert(endpoint_parse("[fd00::1]:80", &e) == 0);
     cr_expect(endpoint_to_sockaddr(&e, AF_INET, &sa) == -EAFNOSUPPORT);
 }
+
+static struct addr parsed(const char *text)
+{
+    struct addr a;
+
+    cr_assert(addr_parse(text, &a) == 0, "%s", text);
+    return a;
+}
+
+Test(addr, list_is_bounded_and_knows_both_families)
+{
+    struct addr list[3], a = parsed("10.0.0.1"), b = parsed("10.0.0.2"), c = parsed("10.0.0.3"),
+                         d = parsed("10.0.0.4"), six = parsed("fd00::1"), more = parsed("fd00::2");
+    int len = 0;
+
+    cr_expect(addr_list_add(list, &len, 3, &a) == 1 && addr_list_add(list, &len, 3, &b) == 1);
+    cr_expect(addr_list_add(list, &len, 3, &a) == 0 && len == 2);
+    cr_expect(addr_list_add(list, &len, 3, &c) == 1 && addr_list_add(list, &len, 3, &d) == -E2BIG &&
+              len == 3);
+    cr_expect(addr_list_add(list, &len, 3, &six) == 1 && len == 3);
+    cr_expect(addr_equal(&list[0], &a) && addr_equal(&list[1], &b) && addr_equal(&list[2], &six));
+    cr_expect(addr_list_add(list, &len, 3, &more) == -E2BIG && addr_list_add(list, &len, 3, &six) == 0);
+}

@@ -159,11 +159,6 @@ Test(kube_object, wrong_pods_are_named)
         {"{\"metadata\": {\"name\": \"a\", \"namespace\": \"n\", \"uid\": \"u\"}, \"status\": {\"podIP\": "
          "\"1.2.3\"}}",
          "podIPs"},
-        {"{\"metadata\": {\"name\": \"a\", \"namespace\": \"n\", \"uid\": \"u\"}, \"status\": {\"podIPs\": ["
-         "{\"ip\": \"10.0.0.1\"}, {\"ip\": \"10.0.0.2\"}, {\"ip\": \"10.0.0.3\"}, {\"ip\": \"10.0.0.4\"}, "
-         "{\"ip\": "
-         "\"10.0.0.5\"}]}}",
-         "podIPs"},
     };
 
     for (size_t i = 0; i < array_size(wrong); i++) {

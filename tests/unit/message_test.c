@@ -148,5 +148,6 @@ Test(message, addresses)
     cr_expect(message_addresses(m, "num", a, 2, &len) == -EBADMSG);
     cr_expect(message_addresses(m, "text", a, 2, &len) == -EBADMSG);
     cr_expect(message_addresses(m, "slash", a, 2, &len) == -EBADMSG);
-    cr_expect(message_addresses(m, "long", a, 2, &len) == -E2BIG);
+    cr_expect(message_addresses(m, "long", a, 2, &len) == 0 && len == 2,
+              "what there is no room for is left out");
 }
