@@ -34,7 +34,7 @@ struct relay {
     struct side sides[2];
     struct loop_timer timer; /* connect; then half-close, or the last bytes of a side that has reset */
     uint64_t last_activity;
-    size_t left; /* of those last bytes, when the timer looked at them last */
+    size_t left;        /* of those last bytes, when the timer looked at them last */
     struct room second; /* the descriptor of BACK */
     bool connected, closed, in_tuples;
     uint16_t delivery_port; /* inbound: of BACK; see socket_deliver() */

@@ -279,10 +279,11 @@ static unsigned arrival_device(int fd)
 void socket_bind_arrival(struct worker *worker, struct pod *pod, int fd, const struct endpoint *client)
 {
     unsigned device;
+    bool local;
 
     if (pod->redirected || enter(worker, pod) < 0)
         return;
-    device = route_device(&worker->netlink, client);
+    device = route_device(&worker->netlink, client, &local);
     if (device && device == arrival_device(fd))
         (void)option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, (int)device);
 }

@@ -87,6 +87,9 @@ struct tunnel {
 /* Peers' connections. Takes fd. */
 void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer,
                    const struct endpoint *arrival);
+/* Begins the handshake with such a peer. Takes fd, unless it fails: -errno. */
+int tunnel_start_server(struct worker_pod *wp, int fd, const struct endpoint *peer,
+                        const struct endpoint *arrival, struct tls_context *context);
 /* Dials. Takes the references of expected. -errno if it could not begin. */
 int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls_context *context,
                 const struct tls_expected *expected, uint64_t expected_hash, struct tunnel **ret);

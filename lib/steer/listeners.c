@@ -18,18 +18,12 @@
 #endif
 
 /*
- * Of the ports around those that the ambient mesh has for itself in every pod. They are below the range that
- * the kernel gives to connections, and no application asks for one. Ports of that range would be taken from
- * those that do ask for a given one there.
+ * No application asks for one of these: they are beside those of the ambient mesh and of Istio, which
+ * programs of pods may have, too, and below the range that the kernel gives to connections. A port of that
+ * range would be taken from an application that asks for just that one.
  */
-#define FIRST_PORT 15001
+#define FIRST_PORT 15060
 #define LAST_PORT  15089
-
-static const uint16_t usual_ports[BRUMA_LISTENER_COUNT] = {
-    [BRUMA_LISTENER_OUTBOUND] = BRUMA_PORT_OUTBOUND,
-    [BRUMA_LISTENER_INBOUND] = BRUMA_PORT_PLAINTEXT,
-    [BRUMA_LISTENER_HBONE] = BRUMA_PORT_HBONE,
-};
 
 static const char *const names[] = {"outbound", "inbound", "HBONE"};
 
@@ -43,22 +37,19 @@ static int bind_any(int fd, int family, uint16_t port)
     return r < 0 ? -errno : 0;
 }
 
-/* Whoever listens on the usual port already, a program that was made for another mesh, keeps it. */
-static int bind_somewhere(int fd, int family, enum bruma_listener which)
+static int bind_somewhere(int fd, int family)
 {
-    int r = bind_any(fd, family, usual_ports[which]);
+    int r = -EADDRINUSE;
 
-    for (uint16_t port = LAST_PORT; r == -EADDRINUSE && port >= FIRST_PORT; port--) {
-        if (port != BRUMA_PORT_XDS && port != BRUMA_PORT_METRICS && port != BRUMA_PORT_READY)
-            r = bind_any(fd, family, port);
-    }
+    for (uint16_t port = LAST_PORT; r == -EADDRINUSE && port >= FIRST_PORT; port--)
+        r = bind_any(fd, family, port);
     /* Somebody has them all. */
     return r == -EADDRINUSE ? bind_any(fd, family, 0) : r;
 }
 
 /*
  * One dual-stack socket. Which port it has does not matter, since the pod's program finds the listener in its
- * SOCKMAP: where the usual one is taken, another one does.
+ * SOCKMAP.
  */
 static int open_listener(enum bruma_listener which, int *ret)
 {
@@ -68,14 +59,14 @@ static int open_listener(enum bruma_listener which, int *ret)
     if (fd >= 0) {
         if (setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)) < 0)
             return -errno;
-        r = bind_somewhere(fd, AF_INET6, which);
+        r = bind_somewhere(fd, AF_INET6);
     } else {
         if (errno != EAFNOSUPPORT)
             return -errno;
         fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         if (fd < 0)
             return -errno;
-        r = bind_somewhere(fd, AF_INET, which);
+        r = bind_somewhere(fd, AF_INET);
     }
     if (r < 0)
         return r;

@@ -199,11 +199,6 @@ Test(store, hostile_values_are_refused)
         "{\"op\":\"pod\",\"bootId\":\"boot-1\",\"uid\":\"u\",\"namespace\":\"a\",\"name\":\"b\","
         "\"containerId\":\"c\","
         "\"netns\":\"/"
-        "n\",\"cookie\":\"5\",\"state\":\"outside\",\"generation\":1,\"ips\":[\"1.1.1.1\",\"1.1.1.2\","
-        "\"1.1.1.3\",\"1.1.1.4\",\"1.1.1.5\"]}",
-        "{\"op\":\"pod\",\"bootId\":\"boot-1\",\"uid\":\"u\",\"namespace\":\"a\",\"name\":\"b\","
-        "\"containerId\":\"c\","
-        "\"netns\":\"/"
         "n\",\"cookie\":\"5\",\"state\":\"outside\",\"generation\":1,\"attachments\":[{\"ifname\":7}]}",
     };
 
