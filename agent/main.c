@@ -289,6 +289,7 @@ static int run(const struct agent_config *config)
     loop_timer_init(&agent.tick, NULL);
     loop_timer_init(&agent.searching, NULL);
     loop_timer_init(&agent.verify, NULL);
+    loop_timer_init(&agent.forwards, NULL);
     r = open_parts(&agent);
     if (r == 0) {
         log_info("ready\tversion=%s node=%s pin-dir=%s cgroup=%s", BRUMA_VERSION, config->node,
