@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bruma/mesh.h"
+#include "bruma/protocol.h"
 #include "kube_selector.h"
 #include "settings.h"
 
@@ -131,6 +132,17 @@ static const struct setting table[] = {
      "name of that list; it must sort before the main plugin's file",
      offsetof(struct agent_config, cni_owned_conf_name), 0, 0},
 
+    {"without-agent", "BRUMA_WITHOUT_AGENT", SETTING_STRING, BRUMA_WITHOUT_AGENT_KNOWN,
+     "in a cluster: which pods start while no agent answers, besides those of excluded namespaces: wait "
+     "(none), known "
+     "(those that the last agent knew to be outside the mesh, and all of namespaces whose pods cannot belong "
+     "to it) or "
+     "namespaces (also those of namespaces that are not in the mesh, although a pod's own label could say "
+     "otherwise)",
+     offsetof(struct agent_config, without_agent), 0, 0},
+    {"decisions-age", "BRUMA_DECISIONS_AGE", SETTING_DURATION, "24h",
+     "how old the last agent's word on that may be", offsetof(struct agent_config, decisions_age), 1000, 0},
+
     {"metrics-port", "MONITORING_PORT", SETTING_NUMBER, "0", "metrics, on every address; 0: none",
      offsetof(struct agent_config, metrics_port), 0, 65535},
     {"ready-port", "BRUMA_AGENT_READY_PORT", SETTING_NUMBER, "0",
@@ -193,6 +205,13 @@ static int check(const struct agent_config *config, char *error, size_t error_si
     if (strcmp(config->guard, "off") != 0 && strcmp(config->guard, "bounded") != 0 &&
         strcmp(config->guard, "strict") != 0) {
         snprintf(error, error_size, "guard: %.100s is neither off nor bounded nor strict", config->guard);
+        return -EINVAL;
+    }
+    if (strcmp(config->without_agent, BRUMA_WITHOUT_AGENT_WAIT) != 0 &&
+        strcmp(config->without_agent, BRUMA_WITHOUT_AGENT_KNOWN) != 0 &&
+        strcmp(config->without_agent, BRUMA_WITHOUT_AGENT_NAMESPACES) != 0) {
+        snprintf(error, error_size, "without-agent: %.100s is neither wait nor known nor namespaces",
+                 config->without_agent);
         return -EINVAL;
     }
     if (strcmp(config->guard_cgroup, "auto") != 0 && *config->guard_cgroup != '/') {

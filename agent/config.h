@@ -33,6 +33,8 @@ struct agent_config {
     const char *cni_conf_dir, *cni_bin_dir, *cni_plugin; /* cni_conf_dir "": nothing is installed */
     bool cni_status_gate, cni_owned_conf;
     const char *cni_owned_conf_name;
+    const char *without_agent;              /* "wait", "known" or "namespaces" */
+    unsigned long decisions_age;            /* milliseconds */
     unsigned long metrics_port, ready_port; /* 0: not served */
     unsigned long server_connections, server_connections_per_source;
     const char *daemonset, *pod_namespace;     /* daemonset "": the agent never asks after it */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "guard.h"
+#include "kube_decisions.h"
 #include "kube_pods.h"
 #include "message.h"
 
@@ -159,6 +160,7 @@ static void on_pod(void *data, const cJSON *object, bool deleted)
     struct kube_pod *pod;
     char why[256];
 
+    kube_decisions_touch(s);
     if (kube_pod_decode(object, &o, why, sizeof(why)) < 0) {
         log_error("a pod of the API server cannot be used\terror=\"%s\"", why);
         return;
@@ -191,6 +193,7 @@ static void on_pods_complete(void *data)
     struct kube_source *s = data;
     struct kube_pod *pod;
 
+    kube_decisions_touch(s);
     list_for_each (pod, &s->pods, node) {
         if (pod->list != s->pods_list)
             pod_forget(pod);
@@ -236,6 +239,7 @@ static void on_namespace(void *data, const cJSON *object, bool deleted)
     cJSON *copy;
     bool changed;
 
+    kube_decisions_touch(s);
     if (kube_namespace_decode(object, &name, &labels, why, sizeof(why)) < 0) {
         log_error("a namespace of the API server cannot be used\terror=\"%s\"", why);
         return;
@@ -271,6 +275,7 @@ static void on_namespaces_complete(void *data)
     struct kube_source *s = data;
     struct kube_namespace *n;
 
+    kube_decisions_touch(s);
     list_for_each (n, &s->namespaces, node) {
         if (n->list != s->namespaces_list)
             namespace_forget(s, n);

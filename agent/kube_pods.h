@@ -69,7 +69,9 @@ struct kube_source {
     struct list pods, namespaces;
     struct index namespaces_by_name;
     unsigned pods_list, namespaces_list; /* numbers of the lists under way */
-    struct loop_timer place_soon;
+    struct loop_timer place_soon, decisions_timer;
+    char *decisions; /* as last written, without time and revision; NULL: not yet */
+    uint64_t decisions_revision;
     struct place_job *place_job; /* a search in a thread, or NULL */
 };
 

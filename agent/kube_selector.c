@@ -291,3 +291,12 @@ int kube_selectors_match(const struct kube_selectors *selectors, const cJSON *po
     }
     return -1;
 }
+
+bool kube_selectors_possible(const struct kube_selectors *selectors, const cJSON *namespace_labels)
+{
+    for (const struct pair *p = selectors->pairs; p; p = p->next) {
+        if (terms_match(p->namespace, namespace_labels))
+            return true;
+    }
+    return false;
+}

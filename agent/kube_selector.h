@@ -26,4 +26,7 @@ void kube_selectors_free(struct kube_selectors **selectors);
 int kube_selectors_match(const struct kube_selectors *selectors, const cJSON *pod_labels,
                          const cJSON *namespace_labels);
 
+/* Whether a pod of a namespace with these labels could match, whatever its own are. */
+bool kube_selectors_possible(const struct kube_selectors *selectors, const cJSON *namespace_labels);
+
 #endif

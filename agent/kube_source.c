@@ -10,6 +10,7 @@
 #include "bruma/mesh.h"
 #include "enroll.h"
 #include "guard.h"
+#include "kube_decisions.h"
 #include "kube_pods.h"
 #include "message.h"
 
@@ -386,6 +387,7 @@ int kube_source_open(struct agent *agent, struct source **ret)
     s->agent = agent;
     kube_cache_init(s);
     kube_place_open(s);
+    kube_decisions_open(s);
     source = &s->source;
     r = open_selectors(s);
     if (r == 0)
@@ -409,6 +411,7 @@ void kube_source_close(struct source **source)
     if (!s)
         return;
     kube_place_close(s);
+    kube_decisions_close(s);
     kube_watch_free(&s->watch_pods);
     kube_watch_free(&s->watch_namespaces);
     kube_cache_free(s);

@@ -123,6 +123,22 @@ static int write_whole(const char *path, const char *text)
     return 0;
 }
 
+int store_write(const char *run_dir, const char *name, const char *text)
+{
+    char path[PATH_TEXT], fresh[PATH_TEXT];
+    int r;
+
+    if (snprintf(path, sizeof(path), "%s/%s", run_dir, name) >= (int)sizeof(path) ||
+        snprintf(fresh, sizeof(fresh), "%s/.%s", run_dir, name) >= (int)sizeof(fresh))
+        return -ENAMETOOLONG;
+    r = write_whole(fresh, text);
+    if (r == 0 && rename(fresh, path) < 0)
+        r = -errno;
+    if (r < 0)
+        unlink(fresh);
+    return r;
+}
+
 int store_save(const struct store *store, const struct pod *pod)
 {
     _cleanup_message_ cJSON *record = record_of(store, pod);

@@ -26,4 +26,7 @@ void store_wipe(const struct store *store);
 /* One record, for tests and fuzzing: text of len bytes becomes a pod. -EBADMSG, -ESTALE for another boot. */
 int store_parse(const struct store *store, const char *text, size_t len, struct pods *pods, struct pod **ret);
 
+/* A file of the run directory, replaced as a whole, for root alone. 0 or -errno. */
+int store_write(const char *run_dir, const char *name, const char *text);
+
 #endif

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "bruma/mesh.h"
+#include "bruma/protocol.h"
 #include "cleanup.h"
 #include "install.h"
 #include "mesh.h"
@@ -118,6 +119,8 @@ int uninstall(const struct agent_config *config, int (*before)(const struct agen
     pods_free(&pods);
     if (first == 0)
         store_wipe(&store); /* else a second try still knows the pods */
+    unlink(path);
+    snprintf(path, sizeof(path), "%s/%s", config->run_dir, BRUMA_DECISIONS);
     unlink(path);
     mesh_uninstall(config);
     rmdir(config->run_dir); /* fails where others keep something there */

@@ -61,6 +61,7 @@ static int left(const struct session *s)
 static int unreachable(struct cni_error *error, int e, const char *path, const char *what)
 {
     snprintf(error->details, sizeof(error->details), "%.200s", reason_check(BRUMA_REASON_AGENT_UNREACHABLE));
+    error->unreachable = true;
     return fail(error, CNI_TRY_AGAIN, e, "agent_unreachable: %s at %.120s: %s", what, path,
                 strerror(e < 0 ? -e : e));
 }

@@ -14,6 +14,7 @@
 
 #include "agent_client.h"
 #include "cleanup.h"
+#include "decisions.h"
 #include "log.h"
 #include "request.h"
 
@@ -125,9 +126,11 @@ static int run(const struct cni_request *q, struct cni_error *error)
 
     switch (q->command) {
     case CNI_ADD:
-        if (concerns_us(q))
+        if (concerns_us(q)) {
             r = agent_add(q, error);
-        else if (is_pod(q))
+            if (r < 0 && error->unreachable && decisions_outside(q))
+                r = 0;
+        } else if (is_pod(q))
             tell(q);
         break;
     case CNI_DEL:

@@ -26,6 +26,7 @@ enum cni_code {
 struct cni_error {
     enum cni_code code;
     char message[256], details[256];
+    bool unreachable; /* no agent has answered at all */
 };
 
 struct cni_request {

@@ -74,6 +74,19 @@
 #ifndef BRUMA_PROTOCOL_H
 #define BRUMA_PROTOCOL_H
 
+/*
+ * What an agent leaves for the plugin, as a file of root in the run directory: {"revision","writtenAt" (seconds since
+ * 1970),"validSeconds","withoutAgent": mode,"namespaces": {name: OUTSIDE_...},"pods": {uid: OUTSIDE_ALWAYS or INSIDE}}.
+ * Who is not named may belong to the mesh.
+ */
+#define BRUMA_DECISIONS                "decisions.json"
+#define BRUMA_OUTSIDE_ALWAYS           "outside"
+#define BRUMA_OUTSIDE_UNLABELLED       "outside unless labelled" /* pods without labels of their own are */
+#define BRUMA_INSIDE                   "inside"
+#define BRUMA_WITHOUT_AGENT_WAIT       "wait"
+#define BRUMA_WITHOUT_AGENT_KNOWN      "known"
+#define BRUMA_WITHOUT_AGENT_NAMESPACES "namespaces"
+
 #define BRUMA_MESSAGE_MAX     (64 * 1024)
 #define BRUMA_MESSAGE_FDS_MAX 8
 
