@@ -75,9 +75,9 @@
 #define BRUMA_PROTOCOL_H
 
 /*
- * What an agent leaves for the plugin, as a file of root in the run directory: {"revision","writtenAt" (seconds since
- * 1970),"validSeconds","withoutAgent": mode,"namespaces": {name: OUTSIDE_...},"pods": {uid: OUTSIDE_ALWAYS or INSIDE}}.
- * Who is not named may belong to the mesh.
+ * What an agent leaves for the plugin, as a file of root in the run directory: {"revision","writtenAt"
+ * (seconds since 1970),"validSeconds","withoutAgent": mode,"namespaces": {name: OUTSIDE_...},"pods": {uid:
+ * OUTSIDE_ALWAYS or INSIDE}}. Who is not named may belong to the mesh.
  */
 #define BRUMA_DECISIONS                "decisions.json"
 #define BRUMA_OUTSIDE_ALWAYS           "outside"
