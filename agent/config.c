@@ -155,6 +155,14 @@ static const struct setting table[] = {
     {"server-connections-per-source", "BRUMA_AGENT_CONNECTIONS_PER_SOURCE", SETTING_NUMBER, "16",
      "the same of one source: a user of this machine, an IPv4 address, an IPv6 network of 64 bits",
      offsetof(struct agent_config, server_connections_per_source), 1, 10000},
+    {"core-dumps", "BRUMA_AGENT_CORE_DUMPS", SETTING_BOOL, "false",
+     "let the kernel write the agent's memory, which holds the built-in CA's key, to a core file, and "
+     "debuggers look at "
+     "it",
+     offsetof(struct agent_config, core_dumps), 0, 0},
+    {"syscall-filter", "BRUMA_AGENT_SYSCALL_FILTER", SETTING_BOOL, "true",
+     "refuse system calls that the agent never makes once it is ready (seccomp)",
+     offsetof(struct agent_config, syscall_filter), 0, 0},
     {"daemonset", "BRUMA_DAEMONSET", SETTING_STRING, "",
      "name of the DaemonSet that the agent is a pod of: if --retire deletes it, or it no longer wants this "
      "node, the agent uninstalls everything from the node when it ends; empty: everything stays",

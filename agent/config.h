@@ -36,6 +36,7 @@ struct agent_config {
     const char *without_agent;              /* "wait", "known" or "namespaces" */
     unsigned long decisions_age;            /* milliseconds */
     unsigned long metrics_port, ready_port; /* 0: not served */
+    bool core_dumps, syscall_filter;
     unsigned long server_connections, server_connections_per_source;
     const char *daemonset, *pod_namespace;     /* daemonset "": the agent never asks after it */
     const char *cni_cache, *cri_socket, *proc; /* "": not looked at */

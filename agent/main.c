@@ -3,6 +3,7 @@
  * it. */
 #include <errno.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,6 +28,7 @@
 #include "metrics.h"
 #include "netns.h"
 #include "notify.h"
+#include "privileges.h"
 #include "proxy_server.h"
 #include "reasons.h"
 #include "uninstall.h"
@@ -280,6 +282,31 @@ static void close_parts(struct agent *agent)
     loop_free(&agent->loop);
 }
 
+/* What it uses: docs/security.md says for what. Before there are threads. */
+static int give_up_capabilities(const struct agent_config *config)
+{
+    const uint64_t kept = PRIVILEGE(CAP_SYS_ADMIN) | PRIVILEGE(CAP_NET_ADMIN) | PRIVILEGE(CAP_NET_RAW) |
+                          PRIVILEGE(CAP_BPF) | PRIVILEGE(CAP_PERFMON) | PRIVILEGE(CAP_SYS_PTRACE) |
+                          PRIVILEGE(CAP_DAC_READ_SEARCH) | PRIVILEGE(CAP_DAC_OVERRIDE) |
+                          PRIVILEGE(CAP_SYS_RESOURCE) | PRIVILEGE(CAP_CHOWN);
+    int r = config->core_dumps ? 0 : privileges_hide_memory();
+
+    if (r < 0)
+        return log_error_errno(r, "the memory cannot be kept out of core files");
+    r = privileges_keep(kept);
+    return r < 0 ? log_error_errno(r, "capabilities cannot be given up") : 0;
+}
+
+/* Once what only the start needs is done: it mounts a BPF file system where there is none. */
+static int filter_calls(const struct agent_config *config)
+{
+    int r = config->syscall_filter ? privileges_filter(PRIVILEGES_AGENT) : 0;
+
+    if (r == -ENOSYS)
+        log_warn("system calls are not filtered: this kernel or architecture cannot");
+    return r < 0 && r != -ENOSYS ? log_error_errno(r, "system calls cannot be filtered") : 0;
+}
+
 static int run(const struct agent_config *config)
 {
     struct agent agent = {.config = config, .mounts_fd = -1, .started_at = (int64_t)time(NULL)};
@@ -290,7 +317,11 @@ static int run(const struct agent_config *config)
     loop_timer_init(&agent.searching, NULL);
     loop_timer_init(&agent.verify, NULL);
     loop_timer_init(&agent.forwards, NULL);
-    r = open_parts(&agent);
+    r = give_up_capabilities(config);
+    if (r == 0)
+        r = open_parts(&agent);
+    if (r == 0)
+        r = filter_calls(config);
     if (r == 0) {
         log_info("ready\tversion=%s node=%s pin-dir=%s cgroup=%s", BRUMA_VERSION, config->node,
                  config->pin_dir, config->cgroup);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,9 +159,11 @@ int credential_headers_load(const char *token, const char *token_file, const cha
         text[strcspn(text, "\r\n")] = '\0';
         if (!*text)
             return -ENODATA;
-        if (asprintf(&ret->authorization, "Bearer %s", text) < 0) {
+        r = asprintf(&ret->authorization, "Bearer %s", text) < 0 ? -ENOMEM : 0;
+        OPENSSL_cleanse(text, strlen(text));
+        if (r < 0) {
             ret->authorization = NULL;
-            return -ENOMEM;
+            return r;
         }
         r = add(ret, "authorization", ret->authorization);
         if (r == 0 && cluster_id && *cluster_id)
@@ -175,6 +178,8 @@ int credential_headers_load(const char *token, const char *token_file, const cha
 
 void credential_headers_free(struct credential_headers *h)
 {
+    if (h->authorization)
+        OPENSSL_cleanse(h->authorization, strlen(h->authorization));
     free(h->authorization);
     memset(h, 0, sizeof(*h));
 }

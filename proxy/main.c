@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define LOG_SCOPE "main"
 #include <errno.h>
+#include <linux/capability.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include "bruma/mesh.h"
 #include "log.h"
 #include "netns.h"
+#include "privileges.h"
 #include "proxy/config_dump.h"
 #include "proxy/credentials.h"
 #include "proxy/mesh_config.h"
@@ -527,6 +529,26 @@ static int usage(const char *program)
     return 0;
 }
 
+/* Before there are threads and keys. Network namespaces of pods take SYS_ADMIN as long as it lives,
+ * transparent sockets NET_ADMIN and NET_RAW. The maps that it writes were given to it, which takes none. */
+static int give_up_privileges(const struct proxy_settings *s)
+{
+    const uint64_t kept = PRIVILEGE(CAP_SYS_ADMIN) | PRIVILEGE(CAP_NET_ADMIN) | PRIVILEGE(CAP_NET_RAW);
+    int r = s->core_dumps ? 0 : privileges_hide_memory();
+
+    if (r < 0)
+        return log_error_errno(r, "the memory cannot be kept out of core files");
+    r = privileges_keep(kept);
+    if (r < 0)
+        return log_error_errno(r, "capabilities cannot be given up");
+    r = s->syscall_filter ? privileges_filter(PRIVILEGES_PROXY) : 0;
+    if (r == -ENOSYS)
+        log_warn("system calls are not filtered: this kernel or architecture cannot");
+    else if (r < 0)
+        return log_error_errno(r, "system calls cannot be filtered");
+    return 0;
+}
+
 static bool address_is_good(const char *setting, const char *value, bool may_be_empty)
 {
     struct server_address ignored;
@@ -597,7 +619,7 @@ int main(int argc, char **argv)
     p.exempt_map_fd = p.deliveries_map_fd = -1;
     rcu_register_thread();
     rcu_thread_offline(); /* the only writer: it waits for readers and reads without their protection */
-    if (start(&p) < 0)
+    if (give_up_privileges(&p.settings) < 0 || start(&p) < 0)
         return 1;
     log_info("started\tversion=%s workers=%u node=\"%s\"", BRUMA_VERSION, p.workers_len,
              p.settings.node_name);

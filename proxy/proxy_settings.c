@@ -40,6 +40,8 @@ const struct setting proxy_settings_table[] = {
     {"page-connections", "BRUMA_PAGE_CONNECTIONS", SETTING_NUMBER, "64", "connections to each of the servers of these ports; with more, one that has asked for nothing goes", FIELD(page_connections), 2, 10000},
     {"page-connections-per-source", "BRUMA_PAGE_CONNECTIONS_PER_SOURCE", SETTING_NUMBER, "16", "the same of one source: a user of this machine, an IPv4 address, an IPv6 network of 64 bits", FIELD(page_connections_per_source), 1, 10000},
     {"peer-descriptions", "BRUMA_PEER_DESCRIPTIONS", SETTING_NUMBER, "16", "what one peer's proxy says of its workloads (baggage) that becomes labels of metrics, in each worker; what comes beyond counts as unknown", FIELD(peer_descriptions), 0, 1000},
+    {"core-dumps", "BRUMA_CORE_DUMPS", SETTING_BOOL, "false", "let the kernel write the proxy's memory, which holds private keys, to a core file, and debuggers look at it", FIELD(core_dumps), 0, 0},
+    {"syscall-filter", "BRUMA_SYSCALL_FILTER", SETTING_BOOL, "true", "refuse system calls that the proxy never makes (seccomp)", FIELD(syscall_filter), 0, 0},
     {"ipv6", "IPV6_ENABLED", SETTING_BOOL, "true", "bind servers, and listeners in pods that the proxy opens itself, to IPv6 too", FIELD(ipv6), 0, 0},
     {"log-json", "BRUMA_LOG_JSON", SETTING_BOOL, "false", "one JSON object a line (LOG_FORMAT=json does the same)", FIELD(log_json), 0, 0},
     {"log", "RUST_LOG", SETTING_STRING, "info", "log levels: level, or scope=level, comma separated", FIELD(log_filter), 0, 0},

@@ -30,6 +30,7 @@ struct proxy_settings {
     unsigned long admin_port, metrics_port, ready_port;
     unsigned long page_connections, page_connections_per_source;
     unsigned long peer_descriptions;
+    bool core_dumps, syscall_filter;
     bool ipv6, log_json;
     const char *log_filter;
 

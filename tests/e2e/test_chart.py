@@ -168,7 +168,10 @@ def test_an_upgrade_leaves_no_gap(default):
     assert (strategy["maxSurge"], strategy["maxUnavailable"]) == (1, 0)
     for name in ("istio-cni-node", "ztunnel"):
         paths = host_paths(default, name)
-        assert paths["run"] == "/run/bruma" and paths["bpf"] == "/sys/fs/bpf"
+        assert paths["run"] == "/run/bruma"
+    # The proxy is handed the maps that it writes.
+    assert host_paths(default, "istio-cni-node")["bpf"] == "/sys/fs/bpf" and "bpf" not in host_paths(default, "ztunnel")
+    assert pod(default, "ztunnel")["containers"][0]["securityContext"]["capabilities"]["add"] == ["SYS_ADMIN", "NET_ADMIN", "NET_RAW"]
     probe = pod(default, "istio-cni-node")["containers"][0]["readinessProbe"]["httpGet"]
     assert (probe["host"], probe["path"], str(probe["port"])) == ("127.0.0.1", "/readyz", "8000")
     assert pod(default, "ztunnel")["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/healthz/ready"

@@ -26,7 +26,7 @@ ADMIN, AGENT = "admin-of-the-test", "bruma-agent-of-the-test"
 
 # What the agent may do, and nothing else.
 AGENT_RULES = [
-    {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]},
     {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
 ]
