@@ -137,11 +137,12 @@ def test_rights_are_the_least(default):
              for (kind, name), d in default.items() if kind in ("ClusterRole", "Role")}
     assert roles == {
         "bruma-agent-istio-system": [
-            (["pods", "namespaces"], None, ["get", "list", "watch"]), (["pods/status"], None, ["patch"]),
-            (["daemonsets"], ["istio-cni-node"], ["get"]), (["nodes"], None, ["get"]), (["events"], None, ["create", "patch"])],
+            (["pods", "namespaces"], None, ["list", "watch"]), (["pods/status"], None, ["patch"]),
+            (["nodes"], None, ["get"]), (["events"], None, ["create", "patch"])],
+        "bruma-agent": [(["daemonsets"], ["istio-cni-node"], ["get"])],
         "bruma-retire": [(["daemonsets"], ["istio-cni-node"], ["get", "patch", "delete"])]}
     bound = [s["name"] for (kind, _), d in default.items() if kind.endswith("Binding") for s in d["subjects"]]
-    assert sorted(bound) == ["bruma-retire", "istio-cni"], "the proxy has none"
+    assert sorted(bound) == ["bruma-retire", "istio-cni", "istio-cni"], "the proxy has none"
     assert pod(default, "ztunnel")["automountServiceAccountToken"] is False
     for name in ("istio-cni-node", "ztunnel"):
         assert all(c["securityContext"]["readOnlyRootFilesystem"] for c in pod(default, name)["containers"])
