@@ -77,18 +77,17 @@ def talks(mesh):
 
 
 def test_traffic_with_what_is_left(mesh):
-    assert talks(mesh) == "word"
+    wait_for(lambda: talks(mesh) == "word", "traffic", 30)
     for node in mesh.nodes:
         assert not [p for p in node.ctl("status", check=False).stdout.splitlines() if "Permission" in p or "not permitted" in p]
         assert "Operation not permitted" not in node.proxy.text() + node.agent.text()
-    # And with a mended capture, another proxy and another agent.
+    # And with a mended capture, and another proxy.
     node = mesh.nodes[0]
     subprocess.run(["ip", "-n", mesh.web.netns, "rule", "del", "fwmark", "0x111/0xfff"], check=False)
     wait_for(lambda: "rule_missing" in node.agent.text(), "the agent to mend the pod")
-    old = node.proxy
+    node.proxy.kill()
     node.start_proxy()
-    wait_for(lambda: not old.alive() or old.kill() is None, "the old one to go")
-    assert talks(mesh) == "word"
+    wait_for(lambda: talks(mesh) == "word", "traffic by the next proxy", 30)
 
 
 @pytest.mark.parametrize("program, kept", [("proxy", PROXY), ("agent", AGENT)])
