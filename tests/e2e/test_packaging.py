@@ -26,7 +26,7 @@ EXPECTED = {
     *(f"/usr/share/doc/bruma/examples/{name}" for name in ("agent.env", "mesh.yaml", "proxy.env")),
     "/usr/share/bash-completion/completions/brumactl", "/usr/share/zsh/vendor-completions/_brumactl",
     "/usr/share/fish/vendor_completions.d/brumactl.fish",
-    *(f"/usr/lib/bruma/{name}.bpf.o" for name in ("connect", "guard", "live", "lookup", "options", "probes")),
+    *(f"/usr/lib/bruma/{name}.bpf.o" for name in ("accept", "connect", "guard", "live", "lookup", "options", "probes")),
 }
 
 
