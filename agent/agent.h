@@ -5,15 +5,15 @@
 
 #include <dirent.h>
 
-#include "config.h"
-#include "loop.h"
-#include "mesh.h"
-#include "pods.h"
-#include "proxies.h"
-#include "proxy_cgroups.h"
-#include "server.h"
-#include "steer/steer.h"
-#include "store.h"
+#include "agent/api/server.h"
+#include "agent/config.h"
+#include "agent/control_plane/mesh.h"
+#include "agent/enroll/pods.h"
+#include "agent/enroll/store.h"
+#include "agent/proxies/proxies.h"
+#include "agent/proxies/proxy_cgroups.h"
+#include "agent/steer/steer.h"
+#include "lib/loop.h"
 
 struct source;
 struct metrics;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "config.h"
+#include "agent/config.h"
 
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
 
+#include "agent/kubernetes/kube_selector.h"
 #include "bruma/mesh.h"
 #include "bruma/protocol.h"
-#include "kube_selector.h"
-#include "settings.h"
+#include "lib/settings.h"
 
 #define TEXT_OF(n) #n
 #define TEXT(n)    TEXT_OF(n)

@@ -8,7 +8,7 @@
 
 struct agent_config {
     const char *run_dir, *pin_dir;
-    const char *cgroup, *probe_cgroup; /* see lib/steer/steer.h; probe_cgroup may be NULL */
+    const char *cgroup, *probe_cgroup; /* see agent/steer/steer.h; probe_cgroup may be NULL */
     const char *node;                  /* NULL: the host name */
     const char *log_level;
     bool log_json;
@@ -19,14 +19,14 @@ struct agent_config {
     unsigned long adopt_wait;      /* milliseconds in which a running proxy may offer its listeners */
     unsigned long proxy_drain;     /* milliseconds that a replaced proxy may go on */
 
-    const char *guard;         /* "off", "bounded" or "strict": agent/guard.h */
+    const char *guard;         /* "off", "bounded" or "strict": agent/enroll/guard.h */
     unsigned long guard_limit; /* milliseconds; of "bounded" */
     const char *guard_cgroup;  /* "auto": found below cgroup */
     const char *zds_socket;    /* of stock node proxies; "": bruma-proxy serves */
 
     const char *source; /* "file" or "kubernetes" */
 
-    /* The Kubernetes API: agent/kube_source.h */
+    /* The Kubernetes API: agent/kubernetes/kube_source.h */
     const char *kube_server; /* NULL: the environment of a pod names it */
     const char *kube_ca, *kube_token_file;
     const char *enablement_selector, *exclude_namespaces, *system_namespace;
@@ -41,7 +41,7 @@ struct agent_config {
     const char *daemonset, *pod_namespace;     /* daemonset "": the agent never asks after it */
     const char *cni_cache, *cri_socket, *proc; /* "": not looked at */
 
-    /* Control plane of one machine: agent/mesh.h */
+    /* Control plane of one machine: agent/control_plane/mesh.h */
     const char *mesh_file;
     const char *trust_domain;
     const char *ca_key_file; /* NULL: kept in the run directory */

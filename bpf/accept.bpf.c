@@ -7,7 +7,7 @@
  * port, too, for a connection of its own, before or after. Bound to different devices both may live: neither
  * hears what is meant for the other, and the newer one's SYN does not end in the older one.
  */
-#include "common.h"
+#include "bpf/common.h"
 
 /* What is used of the kernel's structs; the loader finds where it is. */
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)

@@ -10,7 +10,7 @@
  *
  * A connection that should be captured and cannot be is refused: falling through would send it in plaintext.
  */
-#include "common.h"
+#include "bpf/common.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);

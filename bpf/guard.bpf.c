@@ -6,7 +6,7 @@
  *
  * A connection of such a pod is refused. One to it is dropped without a word, so that its peer tries again.
  */
-#include "common.h"
+#include "bpf/common.h"
 
 #define ETH_P_IP   0x0800
 #define ETH_P_IPV6 0x86dd

@@ -4,7 +4,7 @@
  * has an instance of its own with its own SOCKMAP: sk_lookup knows no netns cookie, and would not mind a
  * listener of another namespace.
  */
-#include "common.h"
+#include "bpf/common.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_SOCKMAP);

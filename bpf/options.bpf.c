@@ -7,7 +7,7 @@
  * In pods of the mesh the option is refused, before and after connect(). A socket that has had it since
  * before its pod was enrolled is refused when it connects.
  */
-#include "common.h"
+#include "bpf/common.h"
 
 #define IPPROTO_IP          0
 #define IPPROTO_IPV6        41

@@ -4,7 +4,7 @@
  * lookup.bpf.c of the pod lets it through to the application. Attached to the kubelet's cgroup; nothing
  * outside the node can forge an entry.
  */
-#include "common.h"
+#include "bpf/common.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define LOG_SCOPE "cni"
-#include "agent_client.h"
+#include "cni/agent_client.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -9,14 +9,14 @@
 #include <string.h>
 #include <time.h>
 
-#include "attach.h"
 #include "bruma/mesh.h"
 #include "bruma/protocol.h"
-#include "cleanup.h"
-#include "log.h"
-#include "netns.h"
-#include "reasons.h"
-#include "seqpacket.h"
+#include "cni/attach.h"
+#include "lib/cleanup.h"
+#include "lib/log.h"
+#include "lib/netns.h"
+#include "lib/reasons.h"
+#include "lib/seqpacket.h"
 
 struct session {
     int fd;

@@ -3,7 +3,7 @@
 #ifndef CNI_AGENT_CLIENT_H
 #define CNI_AGENT_CLIENT_H
 
-#include "request.h"
+#include "cni/request.h"
 
 /* Each asks the agent and waits for its answer within the configured time. -errno with *error filled. */
 int agent_add(const struct cni_request *request, struct cni_error *error);

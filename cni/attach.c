@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Two commands of bpf(2); a library for them would be most of the plugin's size. */
-#include "attach.h"
+#include "cni/attach.h"
 
 #include <errno.h>
 #include <linux/bpf.h>
@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "cleanup.h"
+#include "lib/cleanup.h"
 
 static int bpf(enum bpf_cmd command, union bpf_attr *attr)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define LOG_SCOPE "cni"
-#include "decisions.h"
+#include "cni/decisions.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #include <time.h>
 
 #include "bruma/protocol.h"
-#include "log.h"
+#include "lib/log.h"
 
 #define CLOCK_SLACK 300 /* seconds by which the clock may have been set back */
 

@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-#include "request.h"
+#include "cni/request.h"
 
 /* While no agent answers: whether the last one has left word that the pod of an ADD is outside the mesh.
  * Whatever is missing, too old or not understood: false. */

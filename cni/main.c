@@ -12,11 +12,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "agent_client.h"
-#include "cleanup.h"
-#include "decisions.h"
-#include "log.h"
-#include "request.h"
+#include "cni/agent_client.h"
+#include "cni/decisions.h"
+#include "cni/request.h"
+#include "lib/cleanup.h"
+#include "lib/log.h"
 
 #define STDIN_MAX        (4 * 1024 * 1024)
 #define EXCLUDED_TIMEOUT 1.0 /* seconds */

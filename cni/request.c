@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "request.h"
+#include "cni/request.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -9,8 +9,8 @@
 #include <string.h>
 
 #include "bruma/mesh.h"
-#include "cleanup.h"
-#include "span.h"
+#include "lib/cleanup.h"
+#include "lib/span.h"
 
 #define DEFAULT_TIMEOUT_SECONDS 10.0
 #define IFNAME_MAX_LEN          15

@@ -5,11 +5,11 @@
 #include <string.h>
 #include <time.h>
 
-#include "cleanup.h"
-#include "commands.h"
-#include "reasons.h"
-#include "source.h"
-#include "table.h"
+#include "ctl/commands.h"
+#include "ctl/source.h"
+#include "ctl/table.h"
+#include "lib/cleanup.h"
+#include "lib/reasons.h"
 
 static int print_json(cJSON *json)
 {

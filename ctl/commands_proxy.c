@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cleanup.h"
-#include "commands.h"
-#include "source.h"
-#include "table.h"
+#include "ctl/commands.h"
+#include "ctl/source.h"
+#include "ctl/table.h"
+#include "lib/cleanup.h"
 
 static const cJSON *get(const cJSON *object, const char *key)
 {

@@ -5,11 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "addr.h"
-#include "commands.h"
-#include "reasons.h"
-#include "source.h"
-#include "spiffe.h"
+#include "ctl/commands.h"
+#include "ctl/source.h"
+#include "lib/addr.h"
+#include "lib/reasons.h"
+#include "lib/spiffe.h"
 
 static const cJSON *get(const cJSON *object, const char *key)
 {

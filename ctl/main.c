@@ -6,9 +6,9 @@
 #include <string.h>
 
 #include "bruma/mesh.h"
-#include "cleanup.h"
-#include "commands.h"
-#include "source.h"
+#include "ctl/commands.h"
+#include "ctl/source.h"
+#include "lib/cleanup.h"
 
 static const struct {
     const char *name;

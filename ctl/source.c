@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "source.h"
+#include "ctl/source.h"
 
 #include <curl/curl.h>
 #include <errno.h>
@@ -10,8 +10,8 @@
 
 #include "bruma/mesh.h"
 #include "bruma/protocol.h"
-#include "cleanup.h"
-#include "seqpacket.h"
+#include "lib/cleanup.h"
+#include "lib/seqpacket.h"
 
 #define TIMEOUT_MILLISECONDS 5000
 #define DUMP_MAX             (512u * 1024 * 1024)

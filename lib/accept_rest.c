@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "accept_rest.h"
+#include "lib/accept_rest.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 
-#include "reasons.h"
+#include "lib/reasons.h"
 
 #define LOG_SCOPE "accept"
-#include "log.h"
+#include "lib/log.h"
 
 static void on_over(struct loop_timer *timer)
 {

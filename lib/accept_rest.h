@@ -7,8 +7,8 @@
 #ifndef LIB_ACCEPT_REST_H
 #define LIB_ACCEPT_REST_H
 
-#include "log_rest.h"
-#include "loop.h"
+#include "lib/log_rest.h"
+#include "lib/loop.h"
 
 #define ACCEPT_REST 200 /* milliseconds */
 

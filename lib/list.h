@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "cleanup.h"
+#include "lib/cleanup.h"
 
 struct list {
     struct list *next, *prev;

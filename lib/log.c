@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "log.h"
+#include "lib/log.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -9,8 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "log_line.h"
-#include "log_output.h"
+#include "lib/log_line.h"
+#include "lib/log_output.h"
 
 #define MAX_SCOPES     16
 #define LINE_MAX_BYTES 4096

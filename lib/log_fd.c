@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "log_fd.h"
+#include "lib/log_fd.h"
 
 #include <errno.h>
 #include <fcntl.h>

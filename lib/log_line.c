@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "log_line.h"
+#include "lib/log_line.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#include "utf8.h"
+#include "lib/utf8.h"
 
 #define END_BYTES 8 /* kept free for what closes a line */
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "log_output.h"
+#include "lib/log_output.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -11,11 +11,11 @@
 #include <string.h>
 
 #include "bruma/reasons.h"
-#include "log_fd.h"
-#include "reasons.h"
+#include "lib/log_fd.h"
+#include "lib/reasons.h"
 
 #define LOG_SCOPE "log"
-#include "log.h"
+#include "lib/log.h"
 
 #define LOOK 1000 /* milliseconds; where a descriptor does not tell that it can be written to */
 

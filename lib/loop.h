@@ -14,7 +14,7 @@
 #include <stdint.h>
 #include <sys/epoll.h>
 
-#include "list.h"
+#include "lib/list.h"
 
 struct loop;
 struct loop_watch;

@@ -9,8 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "addr.h"
-#include "cleanup.h"
+#include "lib/addr.h"
+#include "lib/cleanup.h"
 
 #define MESSAGE_NAME_MAX                                                              \
     253 /* bytes of a pod's, namespace's or container's name: the limit of Kubernetes \

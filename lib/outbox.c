@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "outbox.h"
+#include "lib/outbox.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 
 #include "bruma/protocol.h"
-#include "seqpacket.h"
+#include "lib/seqpacket.h"
 
 struct queued {
     struct list node;

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "list.h"
+#include "lib/list.h"
 
 #define OUTBOX_MAX 16384 /* messages; a peer that lets so many pile up does not read any more */
 

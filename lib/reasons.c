@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "reasons.h"
+#include "lib/reasons.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "seqpacket.h"
+#include "lib/seqpacket.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "bruma/protocol.h"
-#include "cleanup.h"
+#include "lib/cleanup.h"
 
 static int socket_address(const char *path, struct sockaddr_un *ret)
 {

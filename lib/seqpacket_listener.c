@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "seqpacket_listener.h"
+#include "lib/seqpacket_listener.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cleanup.h"
-#include "seqpacket.h"
+#include "lib/cleanup.h"
+#include "lib/seqpacket.h"
 
 /* 0: there is none */
 static ino_t inode_of(const char *path)

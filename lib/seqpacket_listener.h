@@ -6,7 +6,7 @@
 
 #include <sys/types.h>
 
-#include "loop.h"
+#include "lib/loop.h"
 
 /* Embedded in its owner's struct, which callbacks find by container_of(watch, ..., listener.watch). */
 struct seqpacket_listener {

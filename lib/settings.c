@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "settings.h"
+#include "lib/settings.h"
 
 #include <errno.h>
 #include <limits.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "span.h"
+#include "lib/span.h"
 
 #include <errno.h>
 #include <stdbool.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "spiffe.h"
+#include "lib/spiffe.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "utf8.h"
+#include "lib/utf8.h"
 
 /* RFC 3629: no overlong forms, no surrogates, nothing beyond U+10FFFF. */
 size_t utf8_character(const char *string, size_t limit)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "wall.h"
+#include "lib/wall.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#include "loop.h"
+#include "lib/loop.h"
 
 int64_t wall_seconds(void);
 int64_t wall_milliseconds(void);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "zds.h"
+#include "lib/zds.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include "zds.pb-c.h"
+#include "lib/proto/zds.pb-c.h"
 
 typedef Istio__Workload__Zds__WorkloadRequest request_message;
 typedef Istio__Workload__Zds__WorkloadResponse response_message;

@@ -11,20 +11,20 @@
 #include <urcu-qsbr.h>
 
 #include "bruma/mesh.h"
-#include "log.h"
-#include "netns.h"
-#include "privileges.h"
-#include "proxy/config_dump.h"
-#include "proxy/credentials.h"
-#include "proxy/mesh_config.h"
-#include "proxy/pods_pages.h"
-#include "proxy/policy.h"
-#include "proxy/pressure.h"
-#include "proxy/process_metrics.h"
+#include "lib/log.h"
+#include "lib/netns.h"
+#include "lib/privileges.h"
+#include "lib/reasons.h"
+#include "proxy/admin/config_dump.h"
+#include "proxy/admin/pods_pages.h"
+#include "proxy/admin/process_metrics.h"
+#include "proxy/connection/worker.h"
+#include "proxy/identity/credentials.h"
+#include "proxy/memory/pressure.h"
 #include "proxy/proxy.h"
-#include "proxy/tls_library.h"
-#include "proxy/worker.h"
-#include "reasons.h"
+#include "proxy/route/policy.h"
+#include "proxy/tls/tls_library.h"
+#include "proxy/xds/mesh_config.h"
 
 /* ---- drain ---- */
 

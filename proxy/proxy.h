@@ -13,19 +13,19 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "loop.h"
-#include "proxy/admin.h"
-#include "proxy/agent_link.h"
-#include "proxy/budget.h"
-#include "proxy/crl.h"
-#include "proxy/identity.h"
-#include "proxy/pods.h"
+#include "lib/loop.h"
+#include "lib/wall.h"
+#include "proxy/admin/admin.h"
+#include "proxy/identity/identity.h"
+#include "proxy/memory/budget.h"
+#include "proxy/pods/agent_link.h"
+#include "proxy/pods/pods.h"
+#include "proxy/pods/zds_link.h"
 #include "proxy/proxy_settings.h"
-#include "proxy/state.h"
-#include "proxy/telemetry.h"
-#include "proxy/xds_client.h"
-#include "proxy/zds_link.h"
-#include "wall.h"
+#include "proxy/state/state.h"
+#include "proxy/telemetry/telemetry.h"
+#include "proxy/tls/crl.h"
+#include "proxy/xds/xds_client.h"
 
 struct worker;
 struct worker_pod;

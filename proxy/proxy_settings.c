@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "bruma/mesh.h"
-#include "proxy/mesh_config.h"
+#include "proxy/xds/mesh_config.h"
 
 #define FIELD(name) offsetof(struct proxy_settings, name)
 

@@ -8,7 +8,7 @@
 
 #include <cjson/cJSON.h>
 
-#include "settings.h"
+#include "lib/settings.h"
 
 struct proxy_settings {
     bool cluster; /* the surroundings say so: KUBERNETES_SERVICE_HOST */

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define LOG_SCOPE "server"
-#include "crowd.h"
+#include "lib/rpc/crowd.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
 
 #include "bruma/reasons.h"
-#include "log.h"
-#include "reasons.h"
+#include "lib/log.h"
+#include "lib/reasons.h"
 
 #define SAY_AGAIN 10000 /* milliseconds between two lines about one server */
 

@@ -9,8 +9,8 @@
 
 #include <stdint.h>
 
-#include "list.h"
-#include "peer_source.h"
+#include "lib/list.h"
+#include "lib/rpc/peer_source.h"
 
 #define CROWD_MAX        64 /* connections, where no setting says otherwise */
 #define CROWD_PER_SOURCE 16

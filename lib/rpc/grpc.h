@@ -12,8 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "addr.h"
-#include "loop.h"
+#include "lib/addr.h"
+#include "lib/loop.h"
 
 enum grpc_status {
     GRPC_OK = 0,

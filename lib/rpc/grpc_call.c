@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "grpc_client.h"
+#include "lib/rpc/grpc_client.h"
 
 #define STREAM_WINDOW     (1024 * 1024)
 #define CONNECTION_WINDOW (4 * 1024 * 1024)

@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "grpc_client.h"
-#include "lookup.h"
+#include "lib/rpc/grpc_client.h"
+#include "lib/rpc/lookup.h"
 
 #define LOOKUP_LIMIT_MILLISECONDS  10000
 #define CONNECT_LIMIT_MILLISECONDS 5000

@@ -3,9 +3,9 @@
 #ifndef LIB_RPC_GRPC_CLIENT_H
 #define LIB_RPC_GRPC_CLIENT_H
 
-#include "grpc.h"
-#include "grpc_message.h"
-#include "h2_connection.h"
+#include "lib/rpc/grpc.h"
+#include "lib/rpc/grpc_message.h"
+#include "lib/rpc/h2_connection.h"
 
 struct grpc_channel {
     struct h2_connection connection;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "grpc_message.h"
+#include "lib/rpc/grpc_message.h"
 
 #include <errno.h>
 #include <stdlib.h>

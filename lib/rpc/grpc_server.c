@@ -6,15 +6,15 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "accept_rest.h"
-#include "crowd.h"
-#include "grpc.h"
-#include "grpc_message.h"
-#include "h2_connection.h"
-#include "reasons.h"
+#include "lib/accept_rest.h"
+#include "lib/reasons.h"
+#include "lib/rpc/crowd.h"
+#include "lib/rpc/grpc.h"
+#include "lib/rpc/grpc_message.h"
+#include "lib/rpc/h2_connection.h"
 
 #define LOG_SCOPE "grpc"
-#include "log.h"
+#include "lib/log.h"
 
 #define HANDSHAKE_LIMIT_MILLISECONDS 5000
 #define IDLE_LIMIT_MILLISECONDS      60000 /* of a connection without a call */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "h2_connection.h"
+#include "lib/rpc/h2_connection.h"
 
 #include <errno.h>
 #include <openssl/err.h>

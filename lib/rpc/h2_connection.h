@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "loop.h"
+#include "lib/loop.h"
 
 struct h2_connection {
     struct loop *loop;

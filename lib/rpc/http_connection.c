@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "http_connection.h"
+#include "lib/rpc/http_connection.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -11,8 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "cleanup.h"
-#include "http_gzip.h"
+#include "lib/cleanup.h"
+#include "lib/rpc/http_gzip.h"
 
 #define REQUESTS_PER_TURN 16
 #define COMPRESS_FROM     1024 /* bytes; less is not worth it */

@@ -3,8 +3,8 @@
 #ifndef LIB_HTTP_CONNECTION_H
 #define LIB_HTTP_CONNECTION_H
 
-#include "crowd.h"
-#include "http_server.h"
+#include "lib/rpc/crowd.h"
+#include "lib/rpc/http_server.h"
 
 #define HTTP_HEAD_TIME   2000  /* milliseconds for a whole head, from the connect or from its first byte on */
 #define HTTP_IDLE_TIME   90000 /* between two requests: longer than usual scrape intervals */

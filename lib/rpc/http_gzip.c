@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "http_gzip.h"
+#include "lib/rpc/http_gzip.h"
 
 #include <errno.h>
 #include <stdlib.h>

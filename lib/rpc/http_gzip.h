@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "http_parse.h"
+#include "lib/rpc/http_parse.h"
 
 /* Value of Accept-Encoding: gzip by name, or by "*" where gzip is not named. */
 bool http_accepts_gzip(struct http_span accept_encoding);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "http_parse.h"
+#include "lib/rpc/http_parse.h"
 
 #include <errno.h>
 #include <string.h>

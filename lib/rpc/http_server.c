@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define LOG_SCOPE "http"
-#include "http_server.h"
+#include "lib/rpc/http_server.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -11,11 +11,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "accept_rest.h"
-#include "cleanup.h"
-#include "http_connection.h"
-#include "log.h"
-#include "reasons.h"
+#include "lib/accept_rest.h"
+#include "lib/cleanup.h"
+#include "lib/log.h"
+#include "lib/reasons.h"
+#include "lib/rpc/http_connection.h"
 
 #define BACKLOG          128
 #define ACCEPTS_PER_TURN 16

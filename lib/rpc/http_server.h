@@ -14,10 +14,10 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-#include "addr.h"
-#include "http_parse.h"
-#include "loop.h"
-#include "peer_source.h"
+#include "lib/addr.h"
+#include "lib/loop.h"
+#include "lib/rpc/http_parse.h"
+#include "lib/rpc/peer_source.h"
 
 struct http_server;
 struct http_request;

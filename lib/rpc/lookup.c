@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "lookup.h"
+#include "lib/rpc/lookup.h"
 
 #include <errno.h>
 #include <pthread.h>

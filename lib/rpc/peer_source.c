@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "peer_source.h"
+#include "lib/rpc/peer_source.h"
 
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "cleanup.h"
+#include "lib/cleanup.h"
 
 struct request {
     struct nlmsghdr header;

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "addr.h"
+#include "lib/addr.h"
 
 struct peer_source {
     bool is_user;

@@ -17,10 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cleanup.h"
-#include "config.h"
-#include "log.h"
-#include "mesh.h"
+#include "agent/config.h"
+#include "agent/control_plane/mesh.h"
+#include "lib/cleanup.h"
+#include "lib/log.h"
 
 struct host {
     struct loop *loop;

@@ -15,10 +15,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "addr.h"
+#include "bpf/lookup.skel.h"
 #include "bruma/maps.h"
 #include "bruma/mesh.h"
-#include "lookup.skel.h"
+#include "lib/addr.h"
 
 #define COOKIE 4711
 #define LO     BRUMA_LOOPBACK_IFINDEX

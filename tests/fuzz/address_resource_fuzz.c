@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proxy/intern.h"
-#include "proxy/route.h"
-#include "proxy/state.h"
+#include "proxy/route/route.h"
+#include "proxy/state/intern.h"
+#include "proxy/state/state.h"
 
 static void route_to_all(struct state *state, const cJSON *workloads)
 {

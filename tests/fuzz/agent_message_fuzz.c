@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Any datagram on the agent's socket, read by every reader of fields. */
-#include "message.h"
+#include "lib/message.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proxy/authority.h"
-#include "proxy/route.h"
-#include "proxy/state.h"
+#include "proxy/route/authority.h"
+#include "proxy/route/route.h"
+#include "proxy/state/state.h"
 
 /* A workload "w" at 10.1.0.9 of the service a/b with port 80, and that service. */
 static const uint8_t workload[] = "\x0a\x1e\x0a\x01w\x12\x01n\x1a\x04\x0a\x01\x00\x09\xa2\x01\x01u"

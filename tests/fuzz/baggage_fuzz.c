@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../proxy/access_log.h"
-#include "../../proxy/baggage.h"
-#include "../../proxy/labels.h"
-#include "../../proxy/log_sink.h"
+#include "proxy/telemetry/access_log.h"
+#include "proxy/telemetry/baggage.h"
+#include "proxy/telemetry/labels.h"
+#include "proxy/telemetry/log_sink.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

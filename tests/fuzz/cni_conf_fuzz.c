@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cni_conf.h"
+#include "agent/install/cni_conf.h"
 
 #define ENTRY "{\"type\":\"bruma-cni\"}"
 

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "http_gzip.h"
-#include "http_parse.h"
+#include "lib/rpc/http_gzip.h"
+#include "lib/rpc/http_parse.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kube_object.h"
-#include "message.h"
+#include "agent/kubernetes/kube_object.h"
+#include "lib/message.h"
 
 static char why[256];
 

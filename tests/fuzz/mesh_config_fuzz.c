@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proxy/mesh_config.h"
+#include "proxy/xds/mesh_config.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

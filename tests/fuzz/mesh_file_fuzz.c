@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "authorization.pb-c.h"
-#include "mesh_file.h"
-#include "workload.pb-c.h"
+#include "agent/mesh_file/mesh_file.h"
+#include "lib/proto/authorization.pb-c.h"
+#include "lib/proto/workload.pb-c.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The records that the agent keeps of pods: whatever is read from the disk, the pod made of it is whole. */
-#include "../../agent/store.h"
+#include "agent/enroll/store.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proxy/intern.h"
-#include "proxy/policy.h"
-#include "proxy/state.h"
+#include "proxy/route/policy.h"
+#include "proxy/state/intern.h"
+#include "proxy/state/state.h"
 
 /* A workload "w" of namespace "n" at 10.1.0.9. */
 static const uint8_t workload[] = "\x0a\x10\x0a\x01w\x12\x01n\x1a\x04\x0a\x01\x00\x09\xa2\x01\x01u";

@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "log.h"
-#include "workload.pb-c.h"
-#include "xds_server.h"
+#include "agent/control_plane/xds_server.h"
+#include "lib/log.h"
+#include "lib/proto/workload.pb-c.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Any datagram on the socket between a CNI agent and a node proxy, read as each of the three kinds. What has
  * been understood is written again and must then mean the same. */
-#include "zds.h"
+#include "lib/zds.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -19,7 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "measure.h"
+#include "tests/bench/tools/measure.h"
 
 #define MOST_THREADS       64
 #define FRAME_HEAD         9

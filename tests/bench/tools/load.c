@@ -20,7 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "measure.h"
+#include "tests/bench/tools/measure.h"
 
 #define BLOCK           1024
 #define WARM_UP_LIMIT   (60 * NANOSECONDS)

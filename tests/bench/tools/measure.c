@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "measure.h"
+#include "tests/bench/tools/measure.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

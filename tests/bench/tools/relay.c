@@ -18,7 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "measure.h"
+#include "tests/bench/tools/measure.h"
 
 #define CHUNK           65536
 #define PIPE            262144

@@ -15,7 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "measure.h"
+#include "tests/bench/tools/measure.h"
 
 #define BLOCK 1024
 

@@ -8,12 +8,12 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "cleanup.h"
-#include "proxy/rcu.h"
-#include "proxy/reclaim.h"
-#include "proxy/route.h"
-#include "proxy/state.h"
-#include "workload.pb-c.h"
+#include "lib/cleanup.h"
+#include "lib/proto/workload.pb-c.h"
+#include "proxy/route/route.h"
+#include "proxy/state/rcu.h"
+#include "proxy/state/reclaim.h"
+#include "proxy/state/state.h"
 
 static double now(void)
 {

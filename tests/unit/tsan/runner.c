@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Runs each test in a process of its own, one after another, and closes with a line as Criterion's. */
-#include "criterion/criterion.h"
+#include "tests/unit/tsan/criterion/criterion.h"
 
 #include <signal.h>
 #include <stdarg.h>

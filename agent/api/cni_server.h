@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Answers the CNI plugin. */
+#ifndef AGENT_API_CNI_SERVER_H
+#define AGENT_API_CNI_SERVER_H
+
+#include "agent/agent.h"
+
+/* Data of a connection that begins with a cni- op, or NULL if there is no memory. */
+void *cni_accept(struct agent *agent);
+extern const struct server_role cni_role;
+
+#endif

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/api/ctl_server.h"
+
+#include <stdarg.h>
+#include <string.h>
+#include <time.h>
+
+#include "agent/enroll/enroll.h"
+#include "agent/enroll/forwards.h"
+#include "agent/enroll/guard.h"
+#include "agent/enroll/source.h"
+#include "agent/install/install.h"
+#include "agent/kubernetes/kubelet.h"
+#include "lib/log_output.h"
+#include "lib/message.h"
+#include "lib/reasons.h"
+#include "lib/spiffe.h"
+
+#define LOG_SCOPE "ctl"
+#include "lib/log.h"
+
+#define PROBLEMS_MAX 32 /* in one message; `brumactl pods` names them all */
+
+static void send_item(struct connection *connection, cJSON *item)
+{
+    connection_send(connection, item, NULL, 0);
+}
+
+bool ctl_finding(struct connection *connection, const char *check, bool ok, enum bruma_reason reason,
+                 const char *format, ...)
+{
+    cJSON *item = message_new("item");
+    char detail[1024];
+    va_list ap;
+
+    va_start(ap, format);
+    vsnprintf(detail, sizeof(detail), format, ap);
+    va_end(ap);
+    cJSON_AddStringToObject(item, "check", check);
+    cJSON_AddBoolToObject(item, "ok", ok);
+    cJSON_AddStringToObject(item, "detail", detail);
+    if (reason != BRUMA_REASON_NONE) {
+        cJSON_AddStringToObject(item, "reason", reason_name(reason));
+        cJSON_AddStringToObject(item, "advice", reason_check(reason));
+    }
+    send_item(connection, item);
+    return ok;
+}
+
+static void add_mends(cJSON *item, const uint32_t mends[BRUMA_REASON_COUNT])
+{
+    cJSON *object = cJSON_AddObjectToObject(item, "mends");
+
+    for (int i = 0; i < BRUMA_REASON_COUNT; i++) {
+        if (mends[i])
+            cJSON_AddNumberToObject(object, reason_name((enum bruma_reason)i), mends[i]);
+    }
+}
+
+static void add_failures(const struct agent *agent, cJSON *item)
+{
+    cJSON *object = cJSON_AddObjectToObject(item, "failures");
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
+        struct bruma_failure_count f;
+        cJSON *entry;
+
+        if (steer_failure_count(agent->steer, (enum bruma_reason)i, &f) < 0 || !f.count)
+            continue;
+        entry = cJSON_AddObjectToObject(object, reason_name((enum bruma_reason)i));
+        cJSON_AddNumberToObject(entry, "count", (double)f.count);
+        cJSON_AddNumberToObject(entry, "lastSeenSecondsAgo",
+                                (double)((uint64_t)now.tv_sec - f.last_seen_nanoseconds / 1000000000));
+    }
+}
+
+static void add_problem(cJSON *array, enum bruma_reason reason, const char *detail)
+{
+    cJSON *o = cJSON_CreateObject();
+
+    cJSON_AddStringToObject(o, "reason", reason_name(reason));
+    cJSON_AddStringToObject(o, "what", reason_what(reason));
+    cJSON_AddStringToObject(o, "check", reason_check(reason));
+    cJSON_AddStringToObject(o, "detail", detail);
+    cJSON_AddItemToArray(array, o);
+}
+
+static void add_problems(const struct agent *agent, cJSON *item)
+{
+    cJSON *array = cJSON_AddArrayToObject(item, "problems");
+    enum bruma_reason reason;
+    const struct pod *pod;
+    const char *text;
+    char detail[600];
+
+    if (!source_ready(agent))
+        add_problem(array, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(agent));
+    if (agent->cgroup_reason)
+        add_problem(array, agent->cgroup_reason, agent->cgroup_error);
+    reason = guard_trouble(agent->guard, &text);
+    if (reason)
+        add_problem(array, reason, text);
+    reason = kubelet_trouble(agent->kubelet, &text);
+    if (reason)
+        add_problem(array, reason, text);
+    if (!proxies_serving(agent->proxies))
+        add_problem(array, BRUMA_REASON_PROXY_NOT_CONNECTED,
+                    proxies_open_listeners(agent->proxies)
+                        ? "new connections of enrolled pods are dropped, and no pod is enrolled"
+                        : "new connections of enrolled pods wait");
+    list_for_each (pod, &agent->pods.list, node) {
+        if (!pod->last_reason || cJSON_GetArraySize(array) >= PROBLEMS_MAX)
+            continue;
+        snprintf(detail, sizeof(detail), "%.120s/%.120s: %s", pod->namespace, pod->name, pod->last_error);
+        add_problem(array, pod->last_reason, detail);
+    }
+}
+
+/* What the source has reported of itself. */
+static void add_source_problems(cJSON *item)
+{
+    cJSON *array = cJSON_GetObjectItemCaseSensitive(item, "problems");
+    const char *error = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "sourceError"));
+    const char *install = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "cniReason"));
+    const char *file = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "meshError"));
+    const cJSON *lost = cJSON_GetObjectItemCaseSensitive(item, "podsNotFound"), *pod;
+
+    if (error && *error)
+        add_problem(array, BRUMA_REASON_API_UNREACHABLE, error);
+    if (file && *file)
+        add_problem(array, BRUMA_REASON_MESH_FILE_INVALID, file);
+    if (install && *install)
+        add_problem(array, reason_from_name(install),
+                    cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "cniError")));
+    cJSON_ArrayForEach (pod, lost) {
+        if (cJSON_GetArraySize(array) < PROBLEMS_MAX)
+            add_problem(array, BRUMA_REASON_NETNS_NOT_FOUND, cJSON_GetStringValue(pod));
+    }
+}
+
+static void status(struct agent *agent, struct connection *connection)
+{
+    const struct agent_config *c = agent->config;
+    cJSON *item = message_new("item"), *pods = cJSON_AddObjectToObject(item, "pods");
+
+    cJSON_AddStringToObject(item, "version", BRUMA_VERSION);
+    cJSON_AddNumberToObject(item, "pid", getpid());
+    cJSON_AddStringToObject(item, "node", c->node);
+    cJSON_AddNumberToObject(item, "startedAt", (double)agent->started_at);
+    cJSON_AddStringToObject(item, "runDir", c->run_dir);
+    cJSON_AddStringToObject(item, "pinDir", c->pin_dir);
+    cJSON_AddStringToObject(item, "cgroup", c->cgroup);
+    kubelet_report(agent->kubelet, item);
+    cJSON_AddStringToObject(item, "cgroupHooks",
+                            agent->cgroup_reason ? reason_name(agent->cgroup_reason) : "attached");
+    cJSON_AddStringToObject(item, "trustDomain", c->trust_domain);
+    for (int i = 0; i < POD_STATE_COUNT; i++)
+        cJSON_AddNumberToObject(pods, pod_state_name((enum pod_state)i),
+                                pods_count(&agent->pods, (enum pod_state)i));
+    cJSON_AddBoolToObject(item, "proxyConnected", proxies_serving(agent->proxies));
+    cJSON_AddStringToObject(item, "proxyKind", proxies_kind(agent->proxies));
+    cJSON_AddItemToObject(item, "proxies", proxies_report(agent->proxies));
+    add_mends(item, agent->mends);
+    add_failures(agent, item);
+    cJSON_AddNumberToObject(item, "verifyIntervalMilliseconds", (double)c->verify_interval);
+    source_report(agent, item);
+    install_report(agent->install, item);
+    guard_report(agent, item);
+    cJSON_AddNumberToObject(item, "logDroppedLines", (double)log_output_dropped());
+    cJSON_AddNumberToObject(item, "capturedLate", (double)agent->captured_late);
+    add_problems(agent, item);
+    add_source_problems(item);
+    send_item(connection, item);
+}
+
+static void add_counters(const struct agent *agent, const struct pod *pod, cJSON *item)
+{
+    struct bruma_pod_counters c;
+    cJSON *o;
+
+    if (pod->state == POD_OUTSIDE || steer_pod_counters(agent->steer, pod->cookie, &c) < 0)
+        return;
+    o = cJSON_AddObjectToObject(item, "counters");
+#define COUNTER(name) cJSON_AddNumberToObject(o, #name, (double)c.name)
+    COUNTER(outbound_captured_connections);
+    COUNTER(outbound_passed_connections);
+    COUNTER(outbound_denied_connections);
+    COUNTER(outbound_steered_lookups);
+    COUNTER(inbound_plaintext_lookups);
+    COUNTER(inbound_hbone_lookups);
+    COUNTER(inbound_passed_lookups);
+    COUNTER(inbound_probe_lookups);
+    COUNTER(dropped_lookups);
+#undef COUNTER
+}
+
+static void add_attachments(const struct pod *pod, cJSON *item)
+{
+    cJSON *array = cJSON_AddArrayToObject(item, "attachments");
+    const struct attachment *a;
+
+    list_for_each (a, &pod->attachments, node) {
+        cJSON *run = cJSON_CreateObject();
+
+        cJSON_AddStringToObject(run, "network", a->network);
+        cJSON_AddStringToObject(run, "ifname", a->ifname);
+        cJSON_AddItemToArray(array, run);
+    }
+}
+
+/* What stands between the pod and a whole capture just now. */
+static void add_unmended(const struct pod *pod, cJSON *item)
+{
+    cJSON *array = cJSON_AddArrayToObject(item, "unmended");
+    bool enrolled = pod->state == POD_ENROLLED;
+
+    cJSON_AddBoolToObject(item, "verified", enrolled && pod->verified_at && !pod->unmended.len);
+    for (int i = 0; enrolled && i < pod->unmended.len; i++)
+        cJSON_AddItemToArray(array, cJSON_CreateString(reason_name(pod->unmended.reasons[i])));
+    cJSON_AddNumberToObject(item, "failedMends", enrolled ? pod->failed_mends : 0);
+}
+
+static cJSON *pod_item(struct agent *agent, const struct pod *pod)
+{
+    const char *why = source_ready(agent) ? "nothing has told of the pod yet" : source_not_ready(agent);
+    bool known = source_knows_pod(agent, pod), wanted = known && enroll_wanted(agent, pod, &why);
+    char account[MESSAGE_NAME_MAX + 1], identity[SPIFFE_MAX] = "";
+    cJSON *item = message_new("item");
+
+    cJSON_AddStringToObject(item, "uid", pod->uid);
+    cJSON_AddStringToObject(item, "namespace", pod->namespace);
+    cJSON_AddStringToObject(item, "name", pod->name);
+    cJSON_AddStringToObject(item, "containerId", pod->container_id);
+    cJSON_AddStringToObject(item, "netns", pod->netns_path);
+    message_add_u64(item, "cookie", pod->cookie);
+    message_add_addresses(item, "ips", pod->addresses, pod->addresses_len);
+    add_attachments(pod, item);
+    cJSON_AddStringToObject(item, "state", pod_state_name(pod->state));
+    cJSON_AddBoolToObject(item, "wanted", wanted);
+    cJSON_AddStringToObject(item, "why", why);
+    if (known && source_service_account(agent, pod, account, sizeof(account)) == 0) {
+        cJSON_AddStringToObject(item, "serviceAccount", account);
+        if (spiffe_format(identity, sizeof(identity), agent->config->trust_domain, pod->namespace, account) >
+            0)
+            cJSON_AddStringToObject(item, "identity", identity);
+    }
+    cJSON_AddNumberToObject(item, "generation", pod->generation);
+    cJSON_AddBoolToObject(item, "capturedSinceStart",
+                          pod->state == POD_ENROLLED && pod->captured_since_start);
+    cJSON_AddNumberToObject(item, "addedAt", (double)pod->added_at);
+    cJSON_AddNumberToObject(item, "enrolledAt", (double)pod->enrolled_at);
+    cJSON_AddNumberToObject(item, "verifiedAt", (double)pod->verified_at);
+    add_unmended(pod, item);
+    cJSON_AddBoolToObject(item, "announced", forwards_announced(pod));
+    cJSON_AddStringToObject(item, "forwards", pod->forwards);
+    cJSON_AddNumberToObject(item, "enrolMicroseconds", (double)pod->enrol_microseconds);
+    cJSON_AddStringToObject(item, "proxy",
+                            pod->state == POD_OUTSIDE ? "-" : proxies_pod_state(agent->proxies, pod));
+    add_mends(item, pod->mends);
+    cJSON_AddStringToObject(item, "lastReason", reason_name(pod->last_reason));
+    cJSON_AddStringToObject(item, "lastError", pod->last_error);
+    add_counters(agent, pod, item);
+    return item;
+}
+
+static void explain(struct agent *agent, struct connection *connection, const cJSON *message)
+{
+    char text[2 * MESSAGE_NAME_MAX + 2], *slash;
+    const char *pod;
+
+    if (message_text(message, "pod", sizeof(text) - 1, &pod) < 0 || !(slash = strchr(pod, '/'))) {
+        connection_send_error(connection, BRUMA_REASON_MESSAGE_INVALID,
+                              "explain: pod must be \"namespace/name\"");
+        return;
+    }
+    snprintf(text, sizeof(text), "%s", pod);
+    slash = text + (slash - pod);
+    *slash = '\0';
+    explain_run(agent, connection, text, slash + 1);
+}
+
+static void on_message(struct connection *connection, const cJSON *message, int *fds, size_t fds_len)
+{
+    struct agent *agent = connection_data(connection);
+    const char *op = message_op(message);
+    const struct pod *pod;
+
+    (void)fds;
+    (void)fds_len;
+    if (!strcmp(op, "status")) {
+        status(agent, connection);
+    } else if (!strcmp(op, "pods")) {
+        list_for_each (pod, &agent->pods.list, node)
+            send_item(connection, pod_item(agent, pod));
+    } else if (!strcmp(op, "explain")) {
+        explain(agent, connection, message);
+    } else if (!strcmp(op, "doctor")) {
+        doctor_run(agent, connection);
+    } else {
+        connection_send_error(connection, BRUMA_REASON_MESSAGE_INVALID, "unknown op");
+        return;
+    }
+    connection_send(connection, message_new("end"), NULL, 0);
+}
+
+const struct server_role ctl_role = {.name = "brumactl", .message = on_message};

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <string.h>
+#include <sys/statfs.h>
+#include <sys/timex.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "agent/api/ctl_server.h"
+#include "agent/enroll/guard.h"
+#include "agent/enroll/pins.h"
+#include "agent/enroll/source.h"
+#include "agent/kubernetes/kubelet.h"
+#include "lib/cleanup.h"
+#include "lib/reasons.h"
+
+#define PROGRAMS_MAX 64
+
+static void check_kernel(struct connection *c)
+{
+    static const struct {
+        enum bpf_prog_type type;
+        const char *what;
+    } types[] = {{BPF_PROG_TYPE_SK_LOOKUP, "sk_lookup programs"},
+                 {BPF_PROG_TYPE_CGROUP_SOCK_ADDR, "connect hooks"},
+                 {BPF_PROG_TYPE_SOCK_OPS, "sockops programs"}};
+    static const struct {
+        enum bpf_prog_type type;
+        enum bpf_func_id helper;
+        const char *what;
+    } helpers[] = {{BPF_PROG_TYPE_SK_LOOKUP, BPF_FUNC_sk_assign, "bpf_sk_assign"},
+                   {BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_get_netns_cookie, "bpf_get_netns_cookie"},
+                   {BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_setsockopt, "bpf_setsockopt"},
+                   {BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_set_retval, "bpf_set_retval"}};
+    struct utsname u;
+
+    uname(&u);
+    for (size_t i = 0; i < array_size(types); i++) {
+        bool ok = libbpf_probe_bpf_prog_type(types[i].type, NULL) == 1;
+
+        ctl_finding(c, "kernel", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_ATTACH_FAILED, "Linux %s %s %s",
+                    u.release, ok ? "has" : "lacks", types[i].what);
+    }
+    for (size_t i = 0; i < array_size(helpers); i++) {
+        bool ok = libbpf_probe_bpf_helper(helpers[i].type, helpers[i].helper, NULL) == 1;
+
+        ctl_finding(c, "kernel", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_ATTACH_FAILED, "Linux %s %s %s",
+                    u.release, ok ? "has" : "lacks", helpers[i].what);
+    }
+}
+
+static void check_filesystems(const struct agent *agent, struct connection *c)
+{
+    struct statfs st;
+    bool ok = statfs(agent->config->cgroup, &st) == 0 && st.f_type == CGROUP2_SUPER_MAGIC;
+
+    ctl_finding(c, "cgroup", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_CGROUP_LINK_DETACHED, "%s %s",
+                agent->config->cgroup, ok ? "is a cgroup2 directory" : "is no cgroup2 directory");
+    ok = statfs(agent->config->pin_dir, &st) == 0 && st.f_type == BPF_FS_MAGIC;
+    ctl_finding(c, "pins", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_MAP_UPDATE_FAILED, "%s %s",
+                agent->config->pin_dir, ok ? "is in a BPF file system" : "is not in a BPF file system");
+}
+
+/* "name(id)" of each program, ours and others'. */
+static int list_programs(int target_fd, enum bpf_attach_type type, __u32 flags, char *buf, size_t size)
+{
+    __u32 ids[PROGRAMS_MAX], count = PROGRAMS_MAX, attach_flags;
+    size_t len = 0;
+
+    buf[0] = '\0';
+    if (bpf_prog_query(target_fd, type, flags, &attach_flags, ids, &count) < 0)
+        return -errno;
+    for (__u32 i = 0; i < count && i < PROGRAMS_MAX && len + 40 < size; i++) {
+        _cleanup_fd_ int fd = bpf_prog_get_fd_by_id(ids[i]);
+        struct bpf_prog_info info = {0};
+        __u32 info_len = sizeof(info);
+
+        if (fd < 0 || bpf_obj_get_info_by_fd(fd, &info, &info_len) < 0)
+            continue;
+        len += (size_t)snprintf(buf + len, size - len, "%s%s(%u)", len ? " " : "", info.name, ids[i]);
+    }
+    return (int)count;
+}
+
+static void check_hooks(const struct agent *agent, struct connection *c)
+{
+    static const struct {
+        enum bpf_attach_type type;
+        const char *name;
+    } hooks[] = {{BPF_CGROUP_INET4_CONNECT, "connect4"}, {BPF_CGROUP_INET6_CONNECT, "connect6"}};
+    _cleanup_fd_ int fd = open(agent->config->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    char programs[600];
+
+    ctl_finding(c, "connect hooks", !agent->cgroup_reason, agent->cgroup_reason, "%s",
+                agent->cgroup_reason ? agent->cgroup_error : "attached");
+    for (size_t i = 0; fd >= 0 && i < array_size(hooks); i++) {
+        int n = list_programs(fd, hooks[i].type, BPF_F_QUERY_EFFECTIVE, programs, sizeof(programs));
+
+        if (n < 0)
+            ctl_finding(c, "programs on the hook", false, BRUMA_REASON_NONE, "%s: cannot be listed: %s",
+                        hooks[i].name, strerror(-n));
+        else
+            ctl_finding(c, "programs on the hook", n > 0,
+                        n > 0 ? BRUMA_REASON_NONE : BRUMA_REASON_CGROUP_LINK_DETACHED,
+                        "%s, in the order they run: %s%s", hooks[i].name, n ? programs : "none",
+                        n > 1 ? " (more than ours: do the others rewrite addresses before it?)" : "");
+    }
+}
+
+/* Only those that break a rule are named one by one. */
+static void check_pods(const struct agent *agent, struct connection *c)
+{
+    _cleanup_free_ uint64_t *pinned = NULL;
+    int n = steer_pods_pinned(agent->steer, &pinned), enrolled = pods_count(&agent->pods, POD_ENROLLED);
+    char programs[600];
+    const struct pod *pod;
+
+    for (int i = 0; i < n; i++) {
+        pod = pods_by_cookie(&agent->pods, pinned[i]);
+        if (!pod || pod->state == POD_OUTSIDE)
+            ctl_finding(c, "pins", false, BRUMA_REASON_NONE,
+                        "network namespace cookie %llu is pinned and no pod of this agent has it",
+                        (unsigned long long)pinned[i]);
+    }
+    list_for_each (pod, &agent->pods.list, node) {
+        if (pod->netns_fd >= 0 &&
+            list_programs(pod->netns_fd, BPF_SK_LOOKUP, 0, programs, sizeof(programs)) > 1)
+            ctl_finding(c, "programs in a pod", false, BRUMA_REASON_NONE,
+                        "%s/%s has more than one sk_lookup program: %s", pod->namespace, pod->name, programs);
+        if (pod->last_reason)
+            ctl_finding(c, "pod", false, pod->last_reason, "%s/%s: %s", pod->namespace, pod->name,
+                        pod->last_error);
+    }
+    ctl_finding(c, "pods", true, BRUMA_REASON_NONE, "%d in the mesh, %d outside", enrolled,
+                pods_count(&agent->pods, POD_OUTSIDE));
+}
+
+static void check_guard(const struct agent *agent, struct connection *c)
+{
+    enum bruma_reason reason;
+    const char *text;
+
+    if (!agent->guard)
+        return;
+    reason = guard_trouble(agent->guard, &text);
+    ctl_finding(c, "guard", !reason, reason, "%s",
+                reason                          ? text
+                : guard_is_closed(agent->guard) ? "closed: pods that are undecided have no network"
+                                                : "open: all pods are decided about");
+    if (!steer_guard_holds_inbound(agent->steer))
+        ctl_finding(c, "guard", true, BRUMA_REASON_NONE,
+                    "connections to undecided pods are not held back: that needs Linux 6.15");
+}
+
+static void check_kubelet(const struct agent *agent, struct connection *c)
+{
+    const char *text;
+    enum bruma_reason reason = kubelet_trouble(agent->kubelet, &text);
+
+    char chosen[1600];
+
+    if (!agent->kubelet)
+        return;
+    kubelet_explain(agent->kubelet, chosen, sizeof(chosen));
+    ctl_finding(c, "kubelet", reason != BRUMA_REASON_KUBELET_NOT_FOUND, BRUMA_REASON_NONE, "%s", chosen);
+    if (reason)
+        ctl_finding(c, "kubelet", false, reason, "%s", text);
+}
+
+static void check_failures(const struct agent *agent, struct connection *c)
+{
+    for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
+        struct bruma_failure_count f;
+
+        if (steer_failure_count(agent->steer, (enum bruma_reason)i, &f) == 0 && f.count)
+            ctl_finding(c, "steering failures", false, (enum bruma_reason)i, "%llu: %s",
+                        (unsigned long long)f.count, reason_what((enum bruma_reason)i));
+    }
+}
+
+static void check_mesh(const struct agent *agent, struct connection *c)
+{
+    cJSON *report = cJSON_CreateObject();
+    const char *error;
+    bool ready = mesh_ready(agent->mesh);
+
+    mesh_report(agent->mesh, report);
+    error = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(report, "meshError"));
+    if (error && *error)
+        ctl_finding(c, "mesh file", false, BRUMA_REASON_MESH_FILE_INVALID, "%s: %s", agent->config->mesh_file,
+                    error);
+    else
+        ctl_finding(c, "mesh file", ready, ready ? BRUMA_REASON_NONE : BRUMA_REASON_AGENT_NOT_READY, "%s %s",
+                    agent->config->mesh_file, ready ? "has been read" : "has not been read yet");
+    cJSON_Delete(report);
+}
+
+static void check_source(const struct agent *agent, struct connection *c)
+{
+    cJSON *report;
+    const char *error;
+    bool ready = source_ready(agent);
+
+    if (!agent->source) {
+        check_mesh(agent, c);
+        return;
+    }
+    report = cJSON_CreateObject();
+    source_report(agent, report);
+    error = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(report, "sourceError"));
+    if (error && *error)
+        ctl_finding(c, agent->source->ops->name, false, BRUMA_REASON_API_UNREACHABLE, "%s", error);
+    else
+        ctl_finding(c, agent->source->ops->name, ready,
+                    ready ? BRUMA_REASON_NONE : BRUMA_REASON_AGENT_NOT_READY, "%s",
+                    ready ? "has told of all pods and namespaces and is followed" : source_not_ready(agent));
+    cJSON_Delete(report);
+}
+
+static void check_clock(struct connection *c)
+{
+    struct timex t = {0};
+    int state = adjtimex(&t);
+    bool synchronized = state >= 0 && !(t.status & STA_UNSYNC);
+
+    /* A note, not a failure: many a single machine has no time server, and needs none for its own CA. */
+    ctl_finding(c, "clock", true, BRUMA_REASON_NONE, "%s",
+                synchronized
+                    ? "synchronized"
+                    : "not synchronized; peers on other machines may refuse certificates as out of date");
+}
+
+void doctor_run(struct agent *agent, struct connection *c)
+{
+    bool serving = proxies_serving(agent->proxies);
+
+    check_kernel(c);
+    check_filesystems(agent, c);
+    check_hooks(agent, c);
+    check_source(agent, c);
+    ctl_finding(c, "proxy", serving, serving ? BRUMA_REASON_NONE : BRUMA_REASON_PROXY_NOT_CONNECTED, "%s",
+                serving ? "a proxy is connected and serves" : "no proxy is connected");
+    check_pods(agent, c);
+    check_guard(agent, c);
+    check_kubelet(agent, c);
+    check_failures(agent, c);
+    check_clock(c);
+}

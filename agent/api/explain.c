@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+#include <string.h>
+
+#include "agent/api/ctl_server.h"
+#include "agent/enroll/enroll.h"
+#include "agent/enroll/pins.h"
+#include "agent/enroll/source.h"
+#include "lib/reasons.h"
+
+static void explain_labels(struct agent *agent, struct connection *c, const struct pod *pod)
+{
+    const char *why;
+
+    if (!source_knows_pod(agent, pod)) {
+        ctl_finding(c, "labels", false, BRUMA_REASON_AGENT_NOT_READY, "%s, so nobody can say",
+                    source_ready(agent) ? "nothing has told of the pod" : source_not_ready(agent));
+        return;
+    }
+    bool wanted = enroll_wanted(agent, pod, &why);
+
+    ctl_finding(c, "labels", true, BRUMA_REASON_NONE, "it %s: %s",
+                wanted ? "belongs to the mesh" : "stays outside the mesh", why);
+}
+
+static void explain_state(struct connection *c, const struct pod *pod)
+{
+    static const char *const words[POD_STATE_COUNT] = {
+        [POD_OUTSIDE] = "not in the mesh; nothing of it is captured",
+        [POD_ENROLLING] = "being enrolled just now",
+        [POD_ENROLLED] = "in the mesh",
+        [POD_LEAVING] = "leaving the mesh: outbound is no longer captured, inbound still is",
+        [POD_DRAINING] = "has left the mesh; connections of before are let finish",
+    };
+
+    ctl_finding(c, "state", true, BRUMA_REASON_NONE, "%s", words[pod->state]);
+    if (pod->last_reason)
+        ctl_finding(c, "last failure", false, pod->last_reason, "%s", pod->last_error);
+}
+
+static void explain_capture(struct agent *agent, struct connection *c, const struct pod *pod)
+{
+    static const char *const names[] = {"outbound", "inbound", "hbone"};
+    uint64_t slots[BRUMA_LISTENER_COUNT] = {0};
+    bool attached = steer_pod_attached(agent->steer, pod->cookie, pod->netns_fd);
+    bool away = proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies);
+    enum bruma_reason empty = away ? BRUMA_REASON_PROXY_AWAY : BRUMA_REASON_LISTENER_MISSING;
+    struct steer_findings findings = {0};
+    struct steer_pod p;
+
+    ctl_finding(c, "link", attached, attached ? BRUMA_REASON_NONE : BRUMA_REASON_LINK_DETACHED,
+                "the pinned link %s attached to the pod's network namespace", attached ? "is" : "is not");
+    (void)pins_listeners(agent->config->pin_dir, pod->cookie, slots);
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
+        ctl_finding(c, "listener", slots[i] != 0, slots[i] ? BRUMA_REASON_NONE : empty, "%s: %s", names[i],
+                    slots[i] ? "a listener is registered" : "the slot is empty");
+    if (pod->awaits_listeners)
+        ctl_finding(c, "listeners held", false, BRUMA_REASON_PROXY_NOT_CONNECTED,
+                    "after its restart the agent waits for a proxy to give the listeners back");
+    if (pod->state != POD_ENROLLED || pod->awaits_listeners)
+        return;
+    enroll_describe(agent, pod, &p);
+    if (steer_pod_verify(agent->steer, &p, &findings) < 0)
+        ctl_finding(c, "verified", false, BRUMA_REASON_CAPTURE_UNVERIFIED, "the capture cannot be verified");
+    else if (!findings.len)
+        ctl_finding(c, "verified", true, BRUMA_REASON_NONE,
+                    "rules, routes, sysctls, listeners and map entry are as they should be just now");
+    for (int i = 0; i < findings.len; i++)
+        ctl_finding(c, "verified", false,
+                    away && findings.reasons[i] == BRUMA_REASON_LISTENER_CLOSED ? empty : findings.reasons[i],
+                    "%s", reason_what(findings.reasons[i]));
+}
+
+static void explain_announced(struct connection *c, const struct pod *pod)
+{
+    if (pod->state == POD_ENROLLED && *pod->forwards)
+        ctl_finding(
+            c, "announced", false, BRUMA_REASON_POD_FORWARDS,
+            "%s: what is behind it is not captured, so others are not told that the pod is in the mesh",
+            pod->forwards);
+}
+
+static void explain_since(struct connection *c, const struct pod *pod)
+{
+    if (pod->captured_since_start)
+        ctl_finding(c, "since start", true, BRUMA_REASON_NONE, "captured before its first process ran");
+    else
+        ctl_finding(c, "since start", true, BRUMA_REASON_NONE,
+                    "enrolled while it was running: connections of before go on outside the mesh");
+    for (int i = 0; i < BRUMA_REASON_COUNT; i++) {
+        if (pod->mends[i])
+            ctl_finding(c, "mended", true, (enum bruma_reason)i, "%u times: %s", pod->mends[i],
+                        reason_what((enum bruma_reason)i));
+    }
+}
+
+static void explain_proxy(struct agent *agent, struct connection *c, const struct pod *pod)
+{
+    const char *state = proxies_pod_state(agent->proxies, pod);
+    bool ok = !strcmp(state, "serving");
+
+    ctl_finding(c, "proxy", ok,
+                strcmp(state, "not_connected") != 0      ? BRUMA_REASON_NONE
+                : proxies_open_listeners(agent->proxies) ? BRUMA_REASON_PROXY_AWAY
+                                                         : BRUMA_REASON_PROXY_NOT_CONNECTED,
+                "the proxy's view of the pod: %s", state);
+}
+
+static void explain_counters(struct agent *agent, struct connection *c, const struct pod *pod)
+{
+    struct bruma_pod_counters n;
+
+    if (steer_pod_counters(agent->steer, pod->cookie, &n) < 0)
+        return;
+    ctl_finding(c, "outbound", n.outbound_denied_connections == 0, BRUMA_REASON_NONE,
+                "%llu connections captured, %llu passed (own address, loopback), %llu refused by the hook",
+                (unsigned long long)n.outbound_captured_connections,
+                (unsigned long long)n.outbound_passed_connections,
+                (unsigned long long)n.outbound_denied_connections);
+    ctl_finding(c, "inbound", n.dropped_lookups == 0, BRUMA_REASON_NONE,
+                "lookups: %llu to port 15008, %llu plaintext, %llu passed, %llu probes, %llu dropped",
+                (unsigned long long)n.inbound_hbone_lookups, (unsigned long long)n.inbound_plaintext_lookups,
+                (unsigned long long)n.inbound_passed_lookups, (unsigned long long)n.inbound_probe_lookups,
+                (unsigned long long)n.dropped_lookups);
+}
+
+void explain_run(struct agent *agent, struct connection *connection, const char *namespace, const char *name)
+{
+    struct pod *pod = pods_by_name(&agent->pods, namespace, name);
+
+    if (!pod) {
+        ctl_finding(
+            connection, "known", false, BRUMA_REASON_NONE,
+            "no CNI ADD has named %s/%s on this node: does it run here, and is bruma-cni in the chain?",
+            namespace, name);
+        return;
+    }
+    ctl_finding(connection, "known", true, BRUMA_REASON_NONE,
+                "uid %s, network namespace %s (cookie %" PRIu64 ")", pod->uid, pod->netns_path, pod->cookie);
+    explain_labels(agent, connection, pod);
+    explain_state(connection, pod);
+    if (pod->state == POD_OUTSIDE)
+        return;
+    if (pod->state != POD_DRAINING)
+        explain_capture(agent, connection, pod);
+    explain_announced(connection, pod);
+    explain_since(connection, pod);
+    explain_proxy(agent, connection, pod);
+    explain_counters(agent, connection, pod);
+}

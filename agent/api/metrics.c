@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "metrics"
+#include "agent/api/metrics.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "agent/enroll/guard.h"
+#include "agent/enroll/source.h"
+#include "agent/install/install.h"
+#include "lib/cleanup.h"
+#include "lib/log.h"
+#include "lib/log_output.h"
+#include "lib/reasons.h"
+#include "lib/rpc/http_server.h"
+
+#define PAGE_REST 9 /* times what a page took, before it is made anew */
+
+struct metrics {
+    struct agent *agent;
+    struct http_server *pages, *ready;
+    /* The last page and what it took, in microseconds of CLOCK_MONOTONIC. */
+    char *page;
+    size_t page_len;
+    uint64_t page_made, page_took;
+};
+
+const char *agent_not_ready(const struct agent *agent)
+{
+    if (!source_ready(agent))
+        return source_not_ready(agent);
+    if (agent->cgroup_reason)
+        return reason_what(agent->cgroup_reason);
+    if (!install_in_place(agent->install))
+        return "bruma-cni is not installed in the network that the runtime loads; see brumactl status";
+    return NULL;
+}
+
+/* ---- the page ---- */
+
+static void head(FILE *f, const char *name, const char *type, const char *help)
+{
+    fprintf(f, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+/* A single machine's pods may be called anything. */
+static void value_of_label(FILE *f, const char *text)
+{
+    for (; *text; text++) {
+        if (*text == '\n')
+            fputs("\\n", f);
+        else if (*text == '"' || *text == '\\')
+            fprintf(f, "\\%c", *text);
+        else
+            fputc(*text, f);
+    }
+}
+
+static void of_pod(FILE *f, const char *name, const struct pod *pod, uint64_t value)
+{
+    fprintf(f, "%s{namespace=\"", name);
+    value_of_label(f, pod->namespace);
+    fputs("\",pod=\"", f);
+    value_of_label(f, pod->name);
+    fprintf(f, "\"} %" PRIu64 "\n", value);
+}
+
+static void put_install(FILE *f, const struct agent *agent)
+{
+    static const char *const results[INSTALL_RESULT_COUNT] = {
+        [INSTALL_SUCCESS] = "SUCCESS",
+        [INSTALL_PROGRAM_FAILED] = "COPY_BINARIES_FAILURE",
+        [INSTALL_NETWORK_FAILED] = "CREATE_CNI_CONFIG_FAILURE",
+    };
+
+    head(f, "istio_cni_installs_total", "counter",
+         "Rounds in which the CNI plugin or its entry was written, or could not be.");
+    for (int i = 0; i < INSTALL_RESULT_COUNT; i++)
+        fprintf(f, "istio_cni_installs_total{result=\"%s\"} %" PRIu64 "\n", results[i],
+                install_result(agent->install, (enum install_result)i));
+    head(f, "istio_cni_install_ready", "gauge",
+         "1 while the runtime would call the CNI plugin for a new pod.");
+    fprintf(f, "istio_cni_install_ready %d\n", install_in_place(agent->install));
+}
+
+static void put_agent(FILE *f, const struct agent *agent)
+{
+    cJSON *proxies = proxies_report(agent->proxies);
+
+    head(f, "istio_cni_plugin_requests_total", "counter", "Answers to the CNI plugin, but for STATUS.");
+    fprintf(f, "istio_cni_plugin_requests_total{response_code=\"200\"} %" PRIu64 "\n",
+            agent->plugin_successes);
+    fprintf(f, "istio_cni_plugin_requests_total{response_code=\"500\"} %" PRIu64 "\n", agent->plugin_errors);
+    head(f, "bruma_agent_log_dropped_lines_total", "counter",
+         "Lines of the log that were dropped because nobody read them.");
+    fprintf(f, "bruma_agent_log_dropped_lines_total %" PRIu64 "\n", log_output_dropped());
+    head(f, "ztunnel_connected", "gauge", "Proxies that are connected.");
+    fprintf(f, "ztunnel_connected %d\n", cJSON_GetArraySize(proxies));
+    cJSON_Delete(proxies);
+    if (agent->mesh) {
+        head(f, "bruma_control_plane_stalls_total", "counter",
+             "Calls to the built-in control plane that were reset since nothing moved.");
+        fprintf(f, "bruma_control_plane_stalls_total %" PRIu64 "\n", mesh_stalls(agent->mesh));
+    }
+    head(f, "bruma_agent_ready", "gauge", "1 if the agent can decide, captures, and is installed.");
+    fprintf(f, "bruma_agent_ready %d\n", !agent_not_ready(agent));
+    head(f, "bruma_proxy_serving", "gauge", "1 while a proxy serves this node's pods.");
+    fprintf(f, "bruma_proxy_serving %d\n", proxies_serving(agent->proxies));
+}
+
+static void put_guard(FILE *f, const struct agent *agent)
+{
+    head(f, "bruma_guard_closed", "gauge",
+         "1 while pods that nobody has decided about are kept off the network.");
+    fprintf(f, "bruma_guard_closed %d\n", guard_is_closed(agent->guard));
+    head(f, "bruma_guard_gave_up_total", "counter",
+         "How often the guard opened at its limit although pods were not decided about.");
+    fprintf(f, "bruma_guard_gave_up_total %u\n", guard_gave_up(agent->guard));
+    head(f, "bruma_pods_captured_late_total", "counter",
+         "Pods of the mesh that were found running and not captured.");
+    fprintf(f, "bruma_pods_captured_late_total %" PRIu64 "\n", agent->captured_late);
+}
+
+static void put_reasons(FILE *f, const struct agent *agent)
+{
+    head(f, "bruma_mends_total", "counter", "Parts of pods' capture that were found broken and mended.");
+    for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
+        if (agent->mends[i])
+            fprintf(f, "bruma_mends_total{reason=\"%s\"} %" PRIu32 "\n", reason_name((enum bruma_reason)i),
+                    agent->mends[i]);
+    }
+    head(f, "bruma_steering_failures_total", "counter",
+         "Connections that the programs in the kernel refused or reset, since they were first loaded.");
+    for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
+        struct bruma_failure_count c;
+
+        if (steer_failure_count(agent->steer, (enum bruma_reason)i, &c) == 0 && c.count)
+            fprintf(f, "bruma_steering_failures_total{reason=\"%s\"} %" PRIu64 "\n",
+                    reason_name((enum bruma_reason)i), (uint64_t)c.count);
+    }
+}
+
+static void put_states(FILE *f, const struct agent *agent)
+{
+    const struct pod *pod;
+    int forwarding = 0;
+
+    list_for_each (pod, &agent->pods.list, node)
+        forwarding += pod->state == POD_ENROLLED && *pod->forwards;
+    head(f, "bruma_pods_not_announced", "gauge",
+         "Pods that are captured and not announced: they pass on what others send.");
+    fprintf(f, "bruma_pods_not_announced %d\n", forwarding);
+    head(f, "bruma_pods", "gauge", "Pods of this node by what was verified in their network namespaces.");
+    for (int i = 0; i < POD_STATE_COUNT; i++)
+        fprintf(f, "bruma_pods{state=\"%s\"} %d\n", pod_state_name((enum pod_state)i),
+                pods_count(&agent->pods, (enum pod_state)i));
+    head(f, "bruma_pod_captured_since_start", "gauge",
+         "1 if the pod in the mesh was captured before its first process, 0 if later.");
+    list_for_each (pod, &agent->pods.list, node) {
+        if (pod->state == POD_ENROLLED)
+            of_pod(f, "bruma_pod_captured_since_start", pod, pod->captured_since_start);
+    }
+    head(f, "bruma_pod_failed", "gauge", "1 if the last step for the pod failed; brumactl explain says why.");
+    list_for_each (pod, &agent->pods.list, node) {
+        if (pod->last_reason)
+            of_pod(f, "bruma_pod_failed", pod, 1);
+    }
+}
+
+static const struct {
+    const char *name, *help;
+    size_t offset;
+} counters[] = {
+#define COUNTER(field, help)                                                           \
+    {                                                                                  \
+        "bruma_pod_" #field "_total", help, offsetof(struct bruma_pod_counters, field) \
+    }
+    COUNTER(outbound_captured_connections, "Connections of the pod that were captured."),
+    COUNTER(outbound_passed_connections, "Connections of the pod to itself, which are not captured."),
+    COUNTER(outbound_denied_connections,
+            "Connections of the pod that could not be captured and were refused."),
+    COUNTER(inbound_plaintext_lookups, "Connections to the pod that came in plaintext."),
+    COUNTER(inbound_hbone_lookups, "Tunnels to the pod."),
+    COUNTER(inbound_probe_lookups, "Probes of the kubelet that went to the application."),
+    COUNTER(dropped_lookups, "Connections that were reset since nobody was there to take them."),
+#undef COUNTER
+};
+
+/* Pods outside the mesh have none. */
+static void put_counters(FILE *f, const struct agent *agent)
+{
+    const struct pod *pod;
+
+    for (size_t i = 0; i < array_size(counters); i++) {
+        head(f, counters[i].name, "counter", counters[i].help);
+        list_for_each (pod, &agent->pods.list, node) {
+            struct bruma_pod_counters c;
+            __u64 value;
+
+            if (pod->state == POD_OUTSIDE || steer_pod_counters(agent->steer, pod->cookie, &c) < 0)
+                continue;
+            memcpy(&value, (const char *)&c + counters[i].offset, sizeof(value));
+            of_pod(f, counters[i].name, pod, value);
+        }
+    }
+}
+
+static void put_turned_away(FILE *f, const struct agent *agent)
+{
+    const struct metrics *m = agent->metrics;
+
+    head(f, "bruma_connections_turned_away_total", "counter",
+         "Connections to the agent's servers that were closed or refused because there were too many.");
+    if (m && m->pages)
+        fprintf(f, "bruma_connections_turned_away_total{server=\"metrics\"} %" PRIu64 "\n",
+                http_server_turned_away(m->pages));
+    if (m && m->ready)
+        fprintf(f, "bruma_connections_turned_away_total{server=\"readiness\"} %" PRIu64 "\n",
+                http_server_turned_away(m->ready));
+    if (agent->mesh)
+        fprintf(f, "bruma_connections_turned_away_total{server=\"control-plane\"} %" PRIu64 "\n",
+                mesh_turned_away(agent->mesh));
+}
+
+char *metrics_page(const struct agent *agent, size_t *ret_len)
+{
+    char *text = NULL;
+    FILE *f = open_memstream(&text, ret_len);
+
+    if (!f)
+        return NULL;
+    put_install(f, agent);
+    put_agent(f, agent);
+    put_guard(f, agent);
+    put_states(f, agent);
+    put_counters(f, agent);
+    put_reasons(f, agent);
+    put_turned_away(f, agent);
+    if (fclose(f) == 0)
+        return text;
+    free(text);
+    return NULL;
+}
+
+/* ---- servers ---- */
+
+static bool may_get(struct http_request *request)
+{
+    const struct http_answer answer = {.status = 405, .allow = "GET, HEAD"};
+
+    if (http_method_is(request, "GET") || http_method_is(request, "HEAD"))
+        return true;
+    http_respond(request, &answer, NULL, 0);
+    return false;
+}
+
+static uint64_t microseconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* The page costs the agent's only thread time, and whoever reaches the port may ask: for a tenth of that time
+ * at the most it is made anew, and in between it is the last one. */
+static char *page_of_now(struct metrics *m, size_t *ret_len)
+{
+    uint64_t now = microseconds();
+    char *copy;
+
+    if (!m->page || now - m->page_made >= PAGE_REST * m->page_took) {
+        free(m->page);
+        m->page = metrics_page(m->agent, &m->page_len);
+        m->page_made = microseconds();
+        m->page_took = m->page_made - now;
+    }
+    copy = m->page ? malloc(m->page_len) : NULL;
+    if (!copy)
+        return NULL;
+    *ret_len = m->page_len;
+    return memcpy(copy, m->page, m->page_len);
+}
+
+static void on_page(void *data, struct http_request *request)
+{
+    const struct http_answer answer = {
+        .status = 200, .type = "text/plain; version=0.0.4; charset=utf-8", .compress = true};
+    struct metrics *m = data;
+    size_t len = 0;
+    char *text;
+
+    if (!may_get(request))
+        return;
+    if (!http_path_is(request, "/metrics")) {
+        http_respond_text(request, 404, "there is /metrics\n");
+        return;
+    }
+    text = page_of_now(m, &len);
+    if (text)
+        http_respond(request, &answer, text, len);
+    else
+        http_respond_text(request, 503, "out of memory\n");
+}
+
+static void on_ready(void *data, struct http_request *request)
+{
+    const struct metrics *m = data;
+    const char *why = agent_not_ready(m->agent);
+    char text[300];
+
+    if (!may_get(request))
+        return;
+    snprintf(text, sizeof(text), "%.290s\n", why ? why : "ready");
+    if (http_path_is(request, "/readyz"))
+        http_respond_text(request, why ? 503 : 200, text);
+    else if (http_path_is(request, "/healthz"))
+        http_respond_text(request, 200, "alive\n");
+    else
+        http_respond_text(request, 404, "there are /readyz and /healthz\n");
+}
+
+static int open_metrics(struct metrics *m, uint16_t port, const struct http_limits *limits)
+{
+    int r = http_server_new(m->agent->loop, "metrics", on_page, m, limits, &m->pages);
+
+    if (r == 0)
+        r = http_server_listen_any(m->pages, port, true, NULL);
+    return r < 0 ? log_error_errno(r, "metrics cannot be served\tport=%u", port) : 0;
+}
+
+static int open_ready(struct metrics *m, uint16_t port, const struct http_limits *limits)
+{
+    struct endpoint at = {.port = port};
+    int r = http_server_new(m->agent->loop, "readiness", on_ready, m, limits, &m->ready);
+
+    if (r == 0)
+        r = addr_parse("127.0.0.1", &at.addr);
+    if (r == 0)
+        r = http_server_listen(m->ready, &at, false, NULL);
+    return r < 0 ? log_error_errno(r, "readiness cannot be served\tport=%u", port) : 0;
+}
+
+int metrics_open(struct agent *agent, struct metrics **ret)
+{
+    const struct agent_config *c = agent->config;
+    const struct http_limits limits = {(unsigned)c->server_connections,
+                                       (unsigned)c->server_connections_per_source};
+    struct metrics *m;
+    int r = 0;
+
+    if (!c->metrics_port && !c->ready_port)
+        return 0;
+    m = calloc(1, sizeof(*m));
+    if (!m)
+        return -ENOMEM;
+    m->agent = agent;
+    if (c->metrics_port)
+        r = open_metrics(m, (uint16_t)c->metrics_port, &limits);
+    if (r == 0 && c->ready_port)
+        r = open_ready(m, (uint16_t)c->ready_port, &limits);
+    if (r < 0)
+        metrics_close(&m);
+    else
+        *ret = m;
+    return r;
+}
+
+void metrics_close(struct metrics **metrics)
+{
+    if (!*metrics)
+        return;
+    http_server_close(&(*metrics)->pages);
+    http_server_close(&(*metrics)->ready);
+    free((*metrics)->page);
+    free(*metrics);
+    *metrics = NULL;
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Small files of the control plane in RUN_DIR/control: keys, the root, the token. */
+#ifndef AGENT_CONTROL_PLANE_CONTROL_FILES_H
+#define AGENT_CONTROL_PLANE_CONTROL_FILES_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+/* Reads a whole regular file of at most max bytes; a NUL is behind them. -EFBIG, -EINVAL for other kinds of
+ * file. */
+int control_file_read(const char *path, size_t max, char **ret, size_t *ret_len);
+/* Replaces the file by rename: no reader sees a part of it. */
+int control_file_write(const char *path, const char *text, size_t len, mode_t mode);
+
+#endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the mesh is, as one machine's mesh file says it, and the control plane that serves it to the proxies.
+ * The core of the agent asks here whether a pod belongs to the mesh and as whom, and reports which pods it
+ * holds on this node. One thread: everything runs on the loop given to mesh_new().
+ */
+#ifndef AGENT_CONTROL_PLANE_MESH_H
+#define AGENT_CONTROL_PLANE_MESH_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "agent/config.h"
+#include "bruma/maps.h"
+#include "lib/addr.h"
+#include "lib/loop.h"
+
+struct mesh;
+
+/* Value of the label istio.io/dataplane-mode of a pod (its workload in the mesh file). */
+enum mesh_mode {
+    MESH_MODE_UNSET, /* no such label, another value, or a workload the file does not name */
+    MESH_MODE_AMBIENT,
+    MESH_MODE_NONE,
+};
+
+/* A pod that lives on this node. Strings and addresses are copied. */
+struct mesh_local_pod {
+    const char *uid, *namespace, *name;
+    struct addr addresses[BRUMA_POD_ADDRESSES];
+    int addresses_len;
+    bool enrolled; /* its capture is verified: only then may HBONE be announced for it */
+};
+
+/* Called on the loop, never from inside a mesh_ function, when answers of the queries below may have changed.
+ */
+typedef void (*mesh_changed_fn)(void *data);
+
+/*
+ * Reads the mesh file, follows its changes, opens the control plane on loopback. config stays the caller's
+ * and outlives the mesh. A mesh file that is missing or wrong is not an error here: mesh_ready() is false
+ * until a good one was read. Errors are those of sockets, of the CA's key, of memory; they are logged.
+ */
+int mesh_new(struct loop *loop, const struct agent_config *config, mesh_changed_fn changed, void *data,
+             struct mesh **ret);
+void mesh_free(struct mesh **mesh);
+
+/* A good mesh file has been read; the last good one counts for as long as a newer one is wrong. */
+bool mesh_ready(const struct mesh *mesh);
+/* The namespace carries istio.io/dataplane-mode=ambient. Unknown namespaces do not. */
+bool mesh_namespace_ambient(const struct mesh *mesh, const char *namespace);
+enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, const char *pod);
+
+/* Writes the service account of the pod; "default" for a pod the file does not name. -ENAMETOOLONG if it does
+ * not fit. */
+int mesh_service_account(const struct mesh *mesh, const char *namespace, const char *pod, char *buf,
+                         size_t size);
+const char *mesh_trust_domain(const struct mesh *mesh);
+
+/* Tells of a pod or of a change to it; repeating the same is harmless. 0 or -ENOMEM. */
+int mesh_set_local_pod(struct mesh *mesh, const struct mesh_local_pod *pod);
+void mesh_remove_local_pod(struct mesh *mesh, const char *uid);
+/* The pod is being enrolled: the node may have its certificate from now on, so that it is there for the first
+ * connection. Nothing is announced before mesh_set_local_pod(). 0 or -ENOMEM. */
+int mesh_expect_pod(struct mesh *mesh, const struct mesh_local_pod *pod);
+
+/* Calls of clients of the control plane that were reset since nothing moved. */
+uint64_t mesh_stalls(const struct mesh *mesh);
+
+/* For `bruma-agent --uninstall`: removes the files that mesh_new() has made in the run directory. No agent
+ * runs. */
+void mesh_uninstall(const struct agent_config *config);
+
+/* Adds keys about the file, the control plane and the CA to the object of `brumactl status`:
+ * meshFile, meshReady, meshError, meshLoadedAt, namespaces, workloads, services, policies, xdsAddress,
+ * xdsClients, caSubject, caNotAfter. */
+void mesh_report(const struct mesh *mesh, cJSON *object);
+/* Connections to the control plane that were closed or refused because there were too many. */
+uint64_t mesh_turned_away(const struct mesh *mesh);
+
+#endif

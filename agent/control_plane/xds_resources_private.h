@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What xds_resources.c and xds_subscriber.c know of each other. */
+#ifndef AGENT_CONTROL_PLANE_XDS_RESOURCES_PRIVATE_H
+#define AGENT_CONTROL_PLANE_XDS_RESOURCES_PRIVATE_H
+
+#include "agent/control_plane/xds_resources.h"
+
+#define XDS_BLOCK 1024u /* slots that are allocated at once; they never move */
+
+/* Versions that a subscriber may hold beside real ones, which are larger. */
+#define XDS_HOLDS_NOTHING 0u
+#define XDS_HOLDS_OTHER   1u
+
+struct xds_resource {
+    char *name; /* NULL: the slot is free */
+    uint64_t name_hash;
+    uint64_t version; /* of the content; see xds_version_format() */
+    const uint8_t *message;
+    uint8_t *tail;
+    uint32_t message_len, tail_len;
+    uint32_t slot;
+    uint32_t holders; /* subscribers that were sent some version */
+    uint32_t generation;
+    enum xds_wrap wrap;
+    bool live, local;
+};
+
+struct xds_resources {
+    struct xds_resource **blocks;
+    uint32_t slots, free_len;
+    uint32_t *free; /* slots without a resource */
+    size_t live;
+    uint32_t generation;
+    struct index by_name; /* removed ones too while somebody holds them */
+    struct index by_key;  /* live ones, by what xds_keys() says, while keyed */
+    bool keyed;           /* some client has asked by name */
+    struct list subscribers;
+};
+
+struct xds_subscriber {
+    struct list node; /* in resources */
+    struct xds_resources *resources;
+    bool wildcard;
+    uint32_t room;   /* slots that sent and dirty have */
+    uint64_t *sent;  /* for each slot the version that the client has */
+    uint64_t *dirty; /* a bit for each slot to look at */
+    uint32_t dirty_count;
+    uint32_t cursor; /* the word of dirty where the last search ended */
+    char **keys;     /* what was asked for by name */
+    size_t keys_len, keys_room;
+    struct index key_index; /* the same */
+    struct list absent;     /* names to be answered with "no such thing" */
+    uint32_t absent_count;
+};
+
+static inline struct xds_resource *xds_slot(const struct xds_resources *resources, uint32_t slot)
+{
+    return &resources->blocks[slot / XDS_BLOCK][slot % XDS_BLOCK];
+}
+
+struct xds_resource *xds_find(const struct xds_resources *resources, const char *name);
+/* A slot for a name that is not there yet, not live. */
+int xds_new_slot(struct xds_resources *resources, const char *name, struct xds_resource **ret);
+/* Frees the slot if the resource is gone and nobody holds it. */
+void xds_release(struct xds_resources *resources, struct xds_resource *resource);
+
+/* The value as it is sent; freed by the caller. */
+int xds_encode(const struct xds_resource *resource, uint8_t **ret, size_t *ret_len);
+
+/* Other names under which it can be asked for: addresses, and of a workload the services it belongs to. fn
+ * returns true to stop. */
+typedef bool (*xds_key_fn)(void *data, const struct xds_resource *resource, const char *key, bool address);
+bool xds_keys(const struct xds_resource *resource, xds_key_fn fn, void *data);
+/* From now on by_key is kept. */
+int xds_resources_index_keys(struct xds_resources *resources);
+
+/* The subscriber shall look at it if it wants it or holds it. */
+int xds_subscriber_notice(struct xds_subscriber *subscriber, const struct xds_resource *resource);
+
+#endif

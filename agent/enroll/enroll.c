@@ -1,0 +1,700 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/enroll/enroll.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+#include <time.h>
+
+#include "agent/enroll/forwards.h"
+#include "agent/enroll/guard.h"
+#include "agent/enroll/probes.h"
+#include "agent/enroll/source.h"
+#include "agent/enroll/watchdog.h"
+#include "lib/netns.h"
+#include "lib/reasons.h"
+#include "lib/seqpacket.h"
+#include "lib/spiffe.h"
+
+#define LOG_SCOPE "enroll"
+#include "lib/log.h"
+
+#define ANSWER_WAIT  3000 /* milliseconds for the proxy's answer; the pod is enrolled without it then */
+#define OPENED_WAIT  8000 /* where it opens the listeners, and the pod is not enrolled without */
+#define RETRY_MAX    30000
+#define ADDRESS_LOOK 25    /* milliseconds between tries while an address may be new to its device */
+#define TOLD_WAIT    15000 /* milliseconds that a pod which leaves stays reachable until its peers can know */
+
+static uint64_t now_microseconds(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+__attribute__((format(printf, 4, 5))) static int fail(struct steer_error *error, int r,
+                                                      enum bruma_reason reason, const char *format, ...)
+{
+    va_list ap;
+
+    error->reason = reason;
+    va_start(ap, format);
+    vsnprintf(error->text, sizeof(error->text), format, ap);
+    va_end(ap);
+    return r;
+}
+
+bool enroll_wanted(const struct agent *agent, const struct pod *pod, const char **ret_why)
+{
+    return source_wanted(agent, pod, ret_why);
+}
+
+void enroll_describe(const struct agent *agent, const struct pod *pod, struct steer_pod *ret)
+{
+    struct steer_pod p = {.netns_fd = pod->netns_fd, .cookie = pod->cookie, .generation = pod->generation};
+    char identity[SPIFFE_MAX];
+
+    snprintf(p.name, sizeof(p.name), "%.*s/%.*s", 63, pod->namespace, 63, pod->name);
+    if (spiffe_format(identity, sizeof(identity), agent->config->trust_domain, pod->namespace,
+                      pod->service_account) < 0)
+        identity[0] = '\0';
+    snprintf(p.identity, sizeof(p.identity), "%.*s", (int)sizeof(p.identity) - 1, identity);
+    memcpy(p.addresses, pod->addresses, sizeof(p.addresses));
+    p.addresses_len = pod->addresses_len;
+    p.bypass_inbound = pod->bypass_inbound;
+    memcpy(p.listeners, pod->listeners, sizeof(p.listeners));
+    p.foreign_listeners = proxies_open_listeners(agent->proxies);
+    memcpy(p.listener_cookies, pod->listener_cookies, sizeof(p.listener_cookies));
+    *ret = p;
+}
+
+void enroll_announce(struct agent *agent, struct pod *pod)
+{
+    source_announce(agent, pod);
+}
+
+static void set_state(struct agent *agent, struct pod *pod, enum pod_state state)
+{
+    pod->state = state;
+    /* Without its record the pod is recovered from what is pinned; the failure was logged. */
+    (void)store_save(&agent->store, pod);
+}
+
+/* Failures on the way out are reported and do not stop it: what is left is less to undo. */
+static void note(const struct pod *pod, const char *step, int r, const struct steer_error *error)
+{
+    if (r < 0 && r != -ENOENT)
+        log_error("%s failed\tpod=\"%s/%s\" reason=%s error=\"%s\"", step, pod->namespace, pod->name,
+                  reason_name(error->reason), error->text);
+}
+
+static void undo_capture(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+
+    note(pod, "stopping outbound capture", steer_pod_stop_outbound(agent->steer, pod->cookie, &error),
+         &error);
+    note(pod, "detaching", steer_pod_detach(agent->steer, pod->cookie, &error), &error);
+}
+
+static void clean(struct agent *agent, struct pod *pod, int netns_fd)
+{
+    struct steer_error error = {0};
+
+    note(pod, "cleaning", steer_pod_clean(agent->steer, pod->cookie, netns_fd, &error), &error);
+}
+
+static int open_netns(struct pod *pod, struct steer_error *error)
+{
+    uint64_t cookie;
+    int r;
+
+    if (pod->netns_fd >= 0)
+        return 0;
+    _cleanup_fd_ int fd = netns_open(pod->netns_path);
+
+    if (fd < 0)
+        return fail(error, fd, BRUMA_REASON_NETNS_UNUSABLE, "cannot open %.100s: %s", pod->netns_path,
+                    strerror(-fd));
+    r = netns_cookie(fd, &cookie);
+    if (r < 0)
+        return fail(error, r, BRUMA_REASON_NETNS_UNUSABLE, "cannot enter %.100s: %s", pod->netns_path,
+                    strerror(-r));
+    if (cookie != pod->cookie)
+        return fail(error, -ESTALE, BRUMA_REASON_NETNS_UNUSABLE, "%.100s is another network namespace now",
+                    pod->netns_path);
+    pod->netns_fd = take_fd(&fd);
+    return 0;
+}
+
+static void end_transaction(struct pod *pod, int r, const struct steer_error *error)
+{
+    pod_enrolled_fn done = pod->done;
+
+    pod->done = NULL;
+    if (done)
+        done(pod->done_data, pod, r, error);
+}
+
+static void enter_draining(struct agent *agent, struct pod *pod)
+{
+    set_state(agent, pod, POD_DRAINING);
+    proxies_pod_drain(agent->proxies, pod);
+    if (!proxies_serving(agent->proxies))
+        pod->clean_not_before = loop_now(agent->loop) + agent->config->adopt_wait;
+    enroll_drained(agent, pod);
+}
+
+/* A failed try is repeated, less and less often. */
+static void retry_later(struct agent *agent, struct pod *pod)
+{
+    uint64_t wait = 500;
+
+    for (unsigned i = 0; i < pod->failed_tries && wait < RETRY_MAX; i++)
+        wait *= 2;
+    pod->failed_tries++;
+    loop_timer_set(agent->loop, &pod->timer, wait < RETRY_MAX ? wait : RETRY_MAX);
+}
+
+/* Once, however often it is tried again. */
+static void tell(struct agent *agent, struct pod *pod, const struct steer_error *error)
+{
+    if (error->reason && pod->told == error->reason)
+        return;
+    pod->told = error->reason;
+    log_error("a pod could not be enrolled\tpod=\"%s/%s\" reason=%s error=\"%s\"", pod->namespace, pod->name,
+              reason_name(error->reason), error->text);
+    source_trouble(agent, pod, error->reason, error->text);
+}
+
+bool enroll_address_wait(struct agent *agent, struct pod *pod, const struct steer_error *error)
+{
+    if (error->reason != BRUMA_REASON_POD_ADDRESS_UNUSABLE)
+        return false;
+    if (!pod->address_until)
+        pod->address_until = loop_now(agent->loop) + ENROLL_ADDRESS_WAIT;
+    return loop_now(agent->loop) < pod->address_until;
+}
+
+static void roll_back(struct agent *agent, struct pod *pod, int r, const struct steer_error *error)
+{
+    pod_set_error(pod, error->reason, error->text);
+    loop_timer_cancel(&pod->timer);
+    pod->awaits_plugin = pod->awaits_proxy = false;
+    undo_capture(agent, pod);
+    if (pod->was_draining) {
+        enter_draining(agent, pod);
+    } else {
+        clean(agent, pod, pod->netns_fd);
+        proxies_pod_delete(agent->proxies, pod);
+        pod_close_descriptors(pod);
+        set_state(agent, pod, POD_OUTSIDE);
+    }
+    enroll_announce(agent, pod);
+    tell(agent, pod, error);
+    end_transaction(pod, r, error);
+    /* The runtime is told of the failure and tears the sandbox down, so nothing of it is kept. */
+    if (pod->by_plugin)
+        enroll_remove(agent, pod, "its enrolment failed");
+    else
+        retry_later(agent, pod);
+}
+
+/* While the plugin attaches nothing is taken from under it: it would report that, and not what has failed. */
+static void refuse(struct agent *agent, struct pod *pod, int r, const struct steer_error *error)
+{
+    pod->awaits_proxy = false;
+    if (!pod->awaits_plugin) {
+        roll_back(agent, pod, r, error);
+        return;
+    }
+    loop_timer_cancel(&pod->timer);
+    pod->refusal = r;
+    pod_set_error(pod, error->reason, error->text);
+}
+
+/* By what was refused before, if something was. */
+static void give_up(struct agent *agent, struct pod *pod, int r, struct steer_error *error)
+{
+    if (pod->refusal) {
+        r = pod->refusal;
+        fail(error, r, pod->last_reason, "%s", pod->last_error);
+    }
+    roll_back(agent, pod, r, error);
+}
+
+static void bind_live(struct agent *agent, const struct pod *pod)
+{
+    int n = steer_pod_bind_live(agent->steer, pod->netns_fd);
+
+    if (n > 0)
+        log_info("connections that live are bound to their device\tpod=\"%s/%s\" connections=%d",
+                 pod->namespace, pod->name, n);
+    else if (n < 0 && n != -EOPNOTSUPP)
+        log_warn_errno(n, "connections that live cannot be bound to their device\tpod=\"%s/%s\"",
+                       pod->namespace, pod->name);
+}
+
+/* Goes on once nobody is waited for any more. */
+static void try_finish(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+    struct steer_findings findings = {0};
+    struct steer_pod p;
+    int r = 0;
+
+    if (pod->state != POD_ENROLLING || pod->awaits_plugin || pod->awaits_proxy)
+        return;
+    loop_timer_cancel(&pod->timer);
+    if (pod->refusal) {
+        give_up(agent, pod, pod->refusal, &error);
+        return;
+    }
+    enroll_describe(agent, pod, &p);
+    if (!pod->by_plugin) {
+        bind_live(agent, pod);
+        r = steer_pod_attach(agent->steer, &p, &error);
+    }
+    if (r == 0)
+        r = steer_pod_commit(agent->steer, &p, &error);
+    if (r == 0) {
+        /* those that have begun since */
+        if (!pod->by_plugin)
+            bind_live(agent, pod);
+        r = steer_pod_verify(agent->steer, &p, &findings);
+        if (r < 0)
+            fail(&error, r, BRUMA_REASON_INTERNAL, "the capture cannot be verified: %s", strerror(-r));
+        else if (findings.len > 0)
+            r = fail(&error, -EIO, findings.reasons[0], "right after enrolment: %s",
+                     reason_what(findings.reasons[0]));
+    }
+    if (r < 0) {
+        roll_back(agent, pod, r, &error);
+        return;
+    }
+    pod->enrolled_at = pod->verified_at = (int64_t)time(NULL);
+    pod->enrol_microseconds = now_microseconds() - pod->begun_microseconds;
+    pod->failed_tries = 0;
+    pod->failed_mends = 0;
+    pod->unmended.len = 0;
+    pod->told = BRUMA_REASON_NONE;
+    pod_set_error(pod, BRUMA_REASON_NONE, "");
+    forwards_look(agent, pod);
+    set_state(agent, pod, POD_ENROLLED);
+    guard_forget(agent, pod->cookie);
+    probes_register(agent, pod);
+    watchdog_follow(agent, pod);
+    enroll_announce(agent, pod);
+    log_info("pod enrolled\tpod=\"%s/%s\" cookie=%lu generation=%u by=%s microseconds=%lu proxy=%s",
+             pod->namespace, pod->name, (unsigned long)pod->cookie, pod->generation,
+             pod->by_plugin ? "plugin" : "agent", (unsigned long)pod->enrol_microseconds,
+             proxies_pod_state(agent->proxies, pod));
+    end_transaction(pod, 0, NULL);
+    /* The labels may have changed while the transaction ran. */
+    enroll_reconcile(agent, pod);
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+    struct pod *pod = container_of(timer, struct pod, timer);
+    struct agent *agent = pod->owner;
+    struct steer_error error = {0};
+
+    switch (pod->state) {
+    case POD_ENROLLING:
+        if (proxies_open_listeners(agent->proxies)) {
+            fail(&error, -ETIMEDOUT, BRUMA_REASON_ZDS_PROTOCOL,
+                 "the node proxy did not answer for the pod in time");
+            refuse(agent, pod, -ETIMEDOUT, &error);
+            break;
+        }
+        log_warn("the proxy did not answer for a pod in time; it is enrolled without\tpod=\"%s/%s\"",
+                 pod->namespace, pod->name);
+        pod->awaits_proxy = false;
+        try_finish(agent, pod);
+        break;
+    case POD_LEAVING:
+        if (!source_told(agent, pod) && loop_now(agent->loop) < pod->leave_until) {
+            loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
+            break;
+        }
+        note(pod, "detaching", steer_pod_detach(agent->steer, pod->cookie, &error), &error);
+        enter_draining(agent, pod);
+        break;
+    case POD_DRAINING:
+        enroll_drained(agent, pod);
+        if (pod->state == POD_DRAINING)
+            enroll_reconcile(agent, pod);
+        break;
+    case POD_OUTSIDE:
+        enroll_reconcile(agent, pod);
+        break;
+    default:
+        break;
+    }
+}
+
+static void own(struct agent *agent, struct pod *pod)
+{
+    pod->loop = agent->loop;
+    pod->owner = agent;
+    pod->timer.fn = on_timer;
+}
+
+static int prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, struct steer_error *error)
+{
+    struct steer_pod p;
+    int r;
+
+    /* Steered to nobody it would be cut off. */
+    if (proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies))
+        return fail(error, -ENOTCONN, BRUMA_REASON_PROXY_NOT_CONNECTED,
+                    "no node proxy is connected to %.150s that could serve the pod",
+                    agent->config->zds_socket);
+    if (!pod->addresses_len)
+        return fail(error, -EADDRNOTAVAIL, BRUMA_REASON_POD_ADDRESS_MISSING, "%s",
+                    reason_what(BRUMA_REASON_POD_ADDRESS_MISSING));
+    r = source_service_account(agent, pod, pod->service_account, sizeof(pod->service_account));
+    if (r < 0)
+        return fail(error, r, BRUMA_REASON_INTERNAL, "the pod's service account: %s", strerror(-r));
+    pod->bypass_inbound = source_bypass_inbound(agent, pod);
+    r = open_netns(pod, error);
+    if (r < 0)
+        return r;
+    if (pod->cookie == agent->own_cookie)
+        return fail(error, -EINVAL, BRUMA_REASON_NETNS_IS_HOST, "%s",
+                    reason_what(BRUMA_REASON_NETNS_IS_HOST));
+    memset(pod->listener_cookies, 0, sizeof(pod->listener_cookies));
+    if (!proxies_open_listeners(agent->proxies))
+        r = steer_listeners_open(pod->netns_fd, pod->listeners, error);
+    if (r < 0)
+        return r;
+    pod->generation++;
+    enroll_describe(agent, pod, &p);
+    return steer_pod_prepare(agent->steer, &p, ret_program_fd, error);
+}
+
+int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled_fn done, void *data,
+                 int *ret_program_fd, struct steer_error *error)
+{
+    _cleanup_fd_ int program = -1;
+    int r;
+
+    own(agent, pod);
+    pod->was_draining = pod->state == POD_DRAINING;
+    pod->by_plugin = plugin;
+    pod->begun_microseconds = now_microseconds();
+    r = prepare(agent, pod, &program, error);
+    if (r < 0) {
+        pod_set_error(pod, error->reason, error->text);
+        if (!pod->was_draining)
+            pod_close_descriptors(pod);
+        return r;
+    }
+    pod->captured_since_start = plugin;
+    pod->awaits_listeners = false;
+    pod->address_until = 0;
+    set_state(agent, pod, POD_ENROLLING);
+    source_expect(agent, pod); /* the proxy asks for its certificate at once */
+    proxies_pod_add(agent->proxies, pod);
+    pod->done = done;
+    pod->done_data = data;
+    pod->refusal = 0;
+    pod->awaits_plugin = plugin;
+    pod->awaits_proxy = proxies_answer_pending(agent->proxies, pod);
+    loop_timer_cancel(&pod->timer);
+    if (pod->awaits_proxy)
+        loop_timer_set(agent->loop, &pod->timer,
+                       proxies_open_listeners(agent->proxies) ? OPENED_WAIT : ANSWER_WAIT);
+    if (ret_program_fd)
+        *ret_program_fd = take_fd(&program);
+    try_finish(agent, pod);
+    return 0;
+}
+
+void enroll_attached(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+
+    if (pod->state != POD_ENROLLING || !pod->awaits_plugin)
+        return;
+    if (!steer_pod_attached(agent->steer, pod->cookie, pod->netns_fd)) {
+        fail(&error, -ENOLINK, BRUMA_REASON_ATTACH_FAILED, "the plugin says attached, but no link is pinned");
+        give_up(agent, pod, -ENOLINK, &error);
+        return;
+    }
+    pod->awaits_plugin = false;
+    try_finish(agent, pod);
+}
+
+void enroll_abort(struct agent *agent, struct pod *pod, enum bruma_reason reason, const char *text)
+{
+    struct steer_error error = {0};
+
+    if (pod->state != POD_ENROLLING)
+        return;
+    fail(&error, -ECANCELED, reason, "%s", text);
+    give_up(agent, pod, -ECANCELED, &error);
+}
+
+static void leave(struct agent *agent, struct pod *pod, const char *why)
+{
+    struct steer_error error = {0};
+
+    log_info("pod leaves the mesh\tpod=\"%s/%s\" why=\"%s\"", pod->namespace, pod->name, why);
+    set_state(agent, pod, POD_LEAVING);
+    guard_pass(agent, pod->cookie, pod->namespace, pod->name);
+    enroll_announce(agent, pod);
+    note(pod, "stopping outbound capture", steer_pod_stop_outbound(agent->steer, pod->cookie, &error),
+         &error);
+    pod->leave_until = loop_now(agent->loop) + TOLD_WAIT;
+    loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
+}
+
+/* Outbound was stopped and nothing else yet. */
+static void come_back(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+    struct steer_pod p;
+    int r;
+
+    enroll_describe(agent, pod, &p);
+    r = steer_pod_commit(agent->steer, &p, &error);
+    if (r < 0) {
+        /* It goes on leaving, and is enrolled afresh from there. */
+        note(pod, "starting outbound capture again", r, &error);
+        return;
+    }
+    loop_timer_cancel(&pod->timer);
+    set_state(agent, pod, POD_ENROLLED);
+    guard_forget(agent, pod->cookie);
+    enroll_announce(agent, pod);
+    log_info("pod stays in the mesh\tpod=\"%s/%s\"", pod->namespace, pod->name);
+}
+
+/* What the source says otherwise than before of a pod that stays in the mesh. */
+static void update_bypass(struct agent *agent, struct pod *pod)
+{
+    bool bypass = source_bypass_inbound(agent, pod);
+    struct steer_error error = {0};
+    struct steer_pod p;
+
+    if (bypass == pod->bypass_inbound)
+        return;
+    log_info("plaintext from outside %s\tpod=\"%s/%s\"",
+             bypass ? "goes straight to the application now" : "goes to the proxy again", pod->namespace,
+             pod->name);
+    pod->bypass_inbound = bypass;
+    set_state(agent, pod, POD_ENROLLED);
+    enroll_describe(agent, pod, &p);
+    note(pod, "writing the pod's entry", steer_pod_commit(agent->steer, &p, &error), &error);
+}
+
+static void update_identity(struct agent *agent, struct pod *pod)
+{
+    char account[sizeof(pod->service_account)];
+    struct steer_error error = {0};
+    struct steer_pod p;
+
+    if (source_service_account(agent, pod, account, sizeof(account)) < 0 ||
+        !strcmp(account, pod->service_account))
+        return;
+    log_info("a pod's service account changed\tpod=\"%s/%s\" from=%s to=%s", pod->namespace, pod->name,
+             pod->service_account, account);
+    strcpy(pod->service_account, account);
+    set_state(agent, pod, POD_ENROLLED);
+    enroll_describe(agent, pod, &p);
+    note(pod, "writing the pod's entry", steer_pod_commit(agent->steer, &p, &error), &error);
+    proxies_pod_add(agent->proxies, pod);
+}
+
+void enroll_reconcile(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+    const char *why;
+    bool wanted;
+    int r = 0;
+
+    /* Who knows nothing of the pod changes nothing: it may be about to end. */
+    if (!source_knows_pod(agent, pod))
+        return;
+    wanted = enroll_wanted(agent, pod, &why);
+    switch (pod->state) {
+    case POD_OUTSIDE:
+    case POD_DRAINING:
+        if (!wanted) {
+            pod->failed_tries = 0;
+            guard_pass(agent, pod->cookie, pod->namespace, pod->name);
+            break;
+        }
+        r = enroll_begin(agent, pod, false, NULL, NULL, NULL, &error);
+        if (r < 0 && enroll_address_wait(agent, pod, &error)) {
+            loop_timer_set(agent->loop, &pod->timer, ADDRESS_LOOK);
+        } else if (r < 0) {
+            tell(agent, pod, &error);
+            retry_later(agent, pod);
+            enroll_announce(agent, pod);
+        }
+        break;
+    case POD_ENROLLING:
+        if (!wanted && !pod->by_plugin)
+            enroll_abort(agent, pod, BRUMA_REASON_NONE, "the pod is no longer wanted in the mesh");
+        break;
+    case POD_ENROLLED:
+        if (!wanted) {
+            leave(agent, pod, why);
+        } else {
+            update_bypass(agent, pod);
+            update_identity(agent, pod);
+            probes_register(agent, pod);
+        }
+        break;
+    case POD_LEAVING:
+        if (wanted)
+            come_back(agent, pod);
+        break;
+    default:
+        break;
+    }
+}
+
+void enroll_reconcile_all(struct agent *agent)
+{
+    struct pod *pod;
+
+    list_for_each (pod, &agent->pods.list, node) {
+        /* New labels are a reason to try at once what failed before. */
+        pod->failed_tries = 0;
+        enroll_reconcile(agent, pod);
+    }
+}
+
+void enroll_remove(struct agent *agent, struct pod *pod, const char *why)
+{
+    bool present = pod->netns_fd >= 0 && pod_netns_present(pod) > 0;
+    struct steer_error error = {.reason = BRUMA_REASON_POD_REMOVED};
+
+    log_info("pod removed\tpod=\"%s/%s\" state=%s why=\"%s\"", pod->namespace, pod->name,
+             pod_state_name(pod->state), why);
+    snprintf(error.text, sizeof(error.text), "%s", why);
+    source_forget(agent, pod->uid);
+    if (pod->state != POD_OUTSIDE) {
+        undo_capture(agent, pod);
+        clean(agent, pod, present ? pod->netns_fd : -1);
+    }
+    guard_forget(agent, pod->cookie);
+    proxies_pod_delete(agent->proxies, pod);
+    store_remove(&agent->store, pod->uid);
+    end_transaction(pod, -ECANCELED, &error);
+    pod_free(pod);
+}
+
+void enroll_answered(struct agent *agent, struct pod *pod, enum bruma_reason reason, const char *text)
+{
+    struct steer_error error = {0};
+
+    if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
+        if (text) {
+            fail(&error, -EPROTO, reason, "the proxy refused the pod: %.200s", text);
+            refuse(agent, pod, -EPROTO, &error);
+            return;
+        }
+        pod->awaits_proxy = false;
+        if (!pod->awaits_plugin)
+            loop_timer_cancel(&pod->timer);
+        try_finish(agent, pod);
+        return;
+    }
+    if (text)
+        pod_set_error(pod, reason, text);
+    else if (pod->state == POD_ENROLLED)
+        pod_set_error(pod, BRUMA_REASON_NONE, "");
+}
+
+int enroll_listeners_opened(struct agent *agent, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT],
+                            struct steer_error *error)
+{
+    uint64_t cookies[BRUMA_LISTENER_COUNT];
+    struct steer_pod p;
+    int r = 0;
+
+    enroll_describe(agent, pod, &p);
+    memcpy(p.listeners, listeners, sizeof(p.listeners));
+    for (int i = 0; r == 0 && i < BRUMA_LISTENER_COUNT; i++)
+        r = socket_cookie(listeners[i], &cookies[i]);
+    if (r < 0)
+        return fail(error, r, BRUMA_REASON_PROXY_LISTENERS_MISSING, "a listener of the proxy: %s",
+                    strerror(-r));
+    r = steer_pod_set_listeners(agent->steer, &p, error);
+    if (r == 0)
+        memcpy(pod->listener_cookies, cookies, sizeof(cookies));
+    return r;
+}
+
+void enroll_drained(struct agent *agent, struct pod *pod)
+{
+    uint64_t now = loop_now(agent->loop);
+
+    if (pod->state != POD_DRAINING || proxies_busy(agent->proxies, pod))
+        return;
+    if (now < pod->clean_not_before) {
+        loop_timer_set(agent->loop, &pod->timer, pod->clean_not_before - now);
+        return;
+    }
+    loop_timer_cancel(&pod->timer);
+    clean(agent, pod, pod->netns_fd);
+    proxies_pod_delete(agent->proxies, pod);
+    pod_close_descriptors(pod);
+    set_state(agent, pod, POD_OUTSIDE);
+    log_info("pod has left the mesh\tpod=\"%s/%s\"", pod->namespace, pod->name);
+}
+
+void enroll_proxy_gone(struct agent *agent)
+{
+    uint64_t until = loop_now(agent->loop) + agent->config->adopt_wait;
+    struct steer_error error = {0};
+    struct pod *pod;
+
+    list_for_each (pod, &agent->pods.list, node) {
+        if (pod->state == POD_DRAINING) {
+            /* Its connections live on if only the link broke: a proxy that comes back offers the pod again.
+             */
+            pod->clean_not_before = until;
+            enroll_drained(agent, pod);
+        } else if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
+            if (proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies)) {
+                fail(&error, -ENOTCONN, BRUMA_REASON_PROXY_AWAY, "%s", "the node proxy went away meanwhile");
+                refuse(agent, pod, -ENOTCONN, &error);
+                continue;
+            }
+            pod->awaits_proxy = proxies_answer_pending(agent->proxies, pod);
+            try_finish(agent, pod);
+        }
+    }
+}
+
+void enroll_resume(struct agent *agent, struct pod *pod)
+{
+    struct steer_error error = {0};
+
+    own(agent, pod);
+    switch (pod->state) {
+    case POD_ENROLLING:
+        /* The plugin saw the agent die and reported failure; the runtime tears the sandbox down. */
+        fail(&error, -ECANCELED, BRUMA_REASON_AGENT_NOT_READY,
+             "the agent was restarted during the enrolment");
+        pod->by_plugin = true;
+        roll_back(agent, pod, -ECANCELED, &error);
+        break;
+    case POD_LEAVING:
+        loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
+        break;
+    case POD_DRAINING:
+        pod->clean_not_before = agent->adopt_until;
+        enroll_drained(agent, pod);
+        break;
+    default:
+        break;
+    }
+}

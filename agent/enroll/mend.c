@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Verifying one pod, and putting right what is broken in it. */
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/enroll/enroll.h"
+#include "agent/enroll/watchdog.h"
+#include "lib/reasons.h"
+
+#define LOG_SCOPE "watchdog"
+#include "lib/log.h"
+
+#define MEND_WAIT_MAX 60000 /* milliseconds between two tries for a pod that cannot be mended */
+
+static bool among(const struct steer_findings *findings, enum bruma_reason reason)
+{
+    for (int i = 0; i < findings->len; i++) {
+        if (findings->reasons[i] == reason)
+            return true;
+    }
+    return false;
+}
+
+static bool same(const struct steer_findings *a, const struct steer_findings *b)
+{
+    return a->len == b->len && !memcmp(a->reasons, b->reasons, sizeof(a->reasons[0]) * (size_t)a->len);
+}
+
+/* left: what is broken still. */
+static void count(struct agent *agent, struct pod *pod, const struct steer_findings *findings,
+                  const struct steer_findings *left)
+{
+    for (int i = 0; i < findings->len; i++) {
+        enum bruma_reason reason = findings->reasons[i];
+
+        if (reason >= BRUMA_REASON_COUNT || among(left, reason))
+            continue;
+        pod->mends[reason]++;
+        agent->mends[reason]++;
+        log_warn("capture of a pod was broken and is mended\tpod=\"%s/%s\" reason=%s detail=\"%s\"",
+                 pod->namespace, pod->name, reason_name(reason), reason_what(reason));
+    }
+}
+
+static int reopen(struct pod *pod, const struct steer_findings *findings, struct steer_error *error)
+{
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
+        if (!findings->closed_listeners[i] || pod->listeners[i] < 0)
+            continue;
+        close(pod->listeners[i]);
+        pod->listeners[i] = -1;
+    }
+    return steer_listeners_open(pod->netns_fd, pod->listeners, error);
+}
+
+static bool any_closed(const struct steer_findings *findings)
+{
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
+        if (findings->closed_listeners[i])
+            return true;
+    }
+    return false;
+}
+
+static void take_out(struct steer_findings *findings, enum bruma_reason reason)
+{
+    int kept = 0;
+
+    for (int i = 0; i < findings->len; i++) {
+        if (findings->reasons[i] != reason)
+            findings->reasons[kept++] = findings->reasons[i];
+    }
+    findings->len = kept;
+    memset(findings->closed_listeners, 0, sizeof(findings->closed_listeners));
+}
+
+/* Where proxies open the listeners, these are closed when the last proxy has gone: that is no broken capture,
+ * and nothing that the agent could mend. */
+static void judge_listeners(struct agent *agent, struct pod *pod, bool may_mend,
+                            struct steer_findings *findings)
+{
+    bool closed = any_closed(findings);
+
+    if (!proxies_open_listeners(agent->proxies))
+        return;
+    if (!closed)
+        closed = steer_foreign_listeners_live(pod->netns_fd, pod->listener_cookies) == 0;
+    take_out(findings, BRUMA_REASON_LISTENER_CLOSED);
+    if (!closed)
+        return;
+    if (!proxies_serving(agent->proxies)) {
+        if (pod->last_reason != BRUMA_REASON_PROXY_AWAY)
+            log_warn("nobody serves a pod: its connections are dropped\tpod=\"%s/%s\" reason=%s",
+                     pod->namespace, pod->name, reason_name(BRUMA_REASON_PROXY_AWAY));
+        pod_set_error(pod, BRUMA_REASON_PROXY_AWAY, reason_what(BRUMA_REASON_PROXY_AWAY));
+    } else if (!may_mend) {
+        findings->reasons[findings->len++] = BRUMA_REASON_LISTENER_CLOSED;
+    } else if (!strcmp(proxies_pod_state(agent->proxies, pod), "serving")) {
+        const struct steer_findings lost = {.reasons = {BRUMA_REASON_LISTENER_CLOSED}, .len = 1}, none = {};
+
+        count(agent, pod, &lost, &none);
+        proxies_pod_reopen(agent->proxies, pod);
+    }
+}
+
+static int mend(struct agent *agent, struct pod *pod, const struct steer_findings *findings,
+                struct steer_findings *ret_left, struct steer_error *error)
+{
+    bool replaced = any_closed(findings);
+    struct steer_error later;
+    struct steer_pod p;
+    int r = replaced ? reopen(pod, findings, error) : 0, e;
+
+    steer_glance_close(&pod->glance);
+    if (r == 0 && replaced)
+        proxies_pod_add(agent->proxies, pod);
+    /* What needs no listener is mended without. */
+    enroll_describe(agent, pod, &p);
+    e = steer_pod_mend(agent->steer, &p, findings, r < 0 ? &later : error);
+    r = r < 0 ? r : e;
+    e = steer_pod_verify(agent->steer, &p, ret_left);
+    if (e < 0)
+        *ret_left = *findings;
+    if (proxies_open_listeners(agent->proxies))
+        take_out(ret_left, BRUMA_REASON_LISTENER_CLOSED);
+    count(agent, pod, findings, ret_left);
+    if (r == 0 && e < 0) {
+        error->reason = BRUMA_REASON_CAPTURE_UNVERIFIED;
+        snprintf(error->text, sizeof(error->text), "%s", strerror(-e));
+        return e;
+    }
+    if (r == 0 && ret_left->len > 0) {
+        error->reason = ret_left->reasons[0];
+        snprintf(error->text, sizeof(error->text), "mended, and broken again at once: %s",
+                 reason_what(error->reason));
+        return -EIO;
+    }
+    return r;
+}
+
+static bool is_going_down(const struct steer_findings *findings)
+{
+    return findings->len > 0 && findings->reasons[0] == BRUMA_REASON_LOOPBACK_DOWN;
+}
+
+/* The runtime takes the device down before it tells of the pod's end. Nobody's fault, and nothing to mend. */
+static int wait_for_loopback(struct pod *pod, struct steer_error *error)
+{
+    error->reason = BRUMA_REASON_LOOPBACK_DOWN;
+    snprintf(error->text, sizeof(error->text), "%s", reason_what(error->reason));
+    if (pod->last_reason != error->reason)
+        log_info("a pod's loopback device is down\tpod=\"%s/%s\" reason=%s", pod->namespace, pod->name,
+                 reason_name(error->reason));
+    pod_set_error(pod, error->reason, error->text);
+    pod->unmended = (struct steer_findings){.reasons = {error->reason}, .len = 1};
+    return -ENETDOWN;
+}
+
+bool watchdog_glance(struct agent *agent, struct pod *pod)
+{
+    struct steer_pod p = {
+        .netns_fd = pod->netns_fd, .cookie = pod->cookie, .bypass_inbound = pod->bypass_inbound};
+    /* Its proxy tells of a listener that somebody has destroyed. */
+    bool served =
+        proxies_serving(agent->proxies) && !strcmp(proxies_pod_state(agent->proxies, pod), "serving");
+
+    if (!pod->glance.armed || pod->failed_mends || pod->unmended.len || !watchdog_follows(pod))
+        return false;
+    memcpy(p.addresses, pod->addresses, sizeof(p.addresses));
+    p.addresses_len = pod->addresses_len;
+    memcpy(p.listeners, pod->listeners, sizeof(p.listeners));
+    if (!steer_glance_same(agent->steer, &p, &pod->glance, !served))
+        return false;
+    pod->verified_at = (int64_t)time(NULL);
+    return true;
+}
+
+static void verified(struct pod *pod)
+{
+    if (pod->told)
+        log_info("capture of a pod is whole again\tpod=\"%s/%s\" was=%s", pod->namespace, pod->name,
+                 reason_name(pod->told));
+    if (pod->last_reason == BRUMA_REASON_LOOPBACK_DOWN ||
+        (pod->failed_mends && pod->last_reason == pod->mend_reason))
+        pod_set_error(pod, BRUMA_REASON_NONE, "");
+    pod->failed_mends = 0;
+    pod->told = BRUMA_REASON_NONE;
+    pod->unmended.len = 0;
+    pod->verified_at = (int64_t)time(NULL);
+}
+
+/* Tried again less and less often, or once something changes, and told of once. */
+static void put_off(struct agent *agent, struct pod *pod, const struct steer_findings *left,
+                    const struct steer_error *error)
+{
+    uint64_t wait = agent->config->verify_interval;
+    /* A new address is not to be used for a second or two. */
+    bool passing = error->reason == BRUMA_REASON_POD_ADDRESS_UNUSABLE && !pod->failed_mends;
+
+    for (unsigned i = 0; i < pod->failed_mends && wait < MEND_WAIT_MAX; i++)
+        wait *= 2;
+    if (wait > MEND_WAIT_MAX && wait > agent->config->verify_interval)
+        wait = MEND_WAIT_MAX;
+    pod->failed_mends++;
+    pod->mend_at = loop_now(agent->loop) + wait;
+    pod->mend_reason = error->reason;
+    pod->unmended = *left;
+    pod_set_error(pod, error->reason, error->text);
+    if (passing || pod->told == error->reason)
+        return;
+    pod->told = error->reason;
+    log_error("capture of a pod cannot be mended; it is tried again, and told of once\tpod=\"%s/%s\" "
+              "reason=%s error=\"%s\"",
+              pod->namespace, pod->name, reason_name(error->reason), error->text);
+}
+
+static int remembered(const struct pod *pod, struct steer_error *error)
+{
+    error->reason = pod->mend_reason;
+    snprintf(error->text, sizeof(error->text), "%s", pod->last_error);
+    return -EAGAIN;
+}
+
+int watchdog_verify(struct agent *agent, struct pod *pod, bool may_mend, struct steer_error *error)
+{
+    struct steer_findings findings = {0}, left = {0};
+    bool early = pod->failed_mends && loop_now(agent->loop) < pod->mend_at;
+    struct steer_pod p;
+    int r;
+
+    /* What cannot even be looked at may take long to be looked at. */
+    if (early && may_mend && pod->mend_reason == BRUMA_REASON_CAPTURE_UNVERIFIED)
+        return remembered(pod, error);
+    enroll_describe(agent, pod, &p);
+    pod->walked_at = loop_now(agent->loop);
+    r = steer_pod_verify(agent->steer, &p, &findings);
+    if (r == 0)
+        judge_listeners(agent, pod, may_mend, &findings);
+    if (r < 0) {
+        error->reason = BRUMA_REASON_CAPTURE_UNVERIFIED;
+        snprintf(error->text, sizeof(error->text), "the capture cannot be verified: %s", strerror(-r));
+        left = (struct steer_findings){.reasons = {error->reason}, .len = 1};
+    } else if (findings.len == 0) {
+        verified(pod);
+        /* Without it the next look is a verification again. */
+        (void)steer_glance_arm(agent->steer, &p, &pod->glance);
+        return 0;
+    } else if (is_going_down(&findings)) {
+        return wait_for_loopback(pod, error);
+    } else if (!may_mend) {
+        error->reason = findings.reasons[0];
+        snprintf(error->text, sizeof(error->text), "%s", reason_what(findings.reasons[0]));
+        return -EIO;
+    } else if (early && same(&findings, &pod->unmended)) {
+        return remembered(pod, error);
+    } else {
+        r = mend(agent, pod, &findings, &left, error);
+    }
+    if (r < 0) {
+        put_off(agent, pod, &left, error);
+        return r;
+    }
+    verified(pod);
+    return 1;
+}

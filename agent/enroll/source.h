@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where the agent has its knowledge of pods from: whether one belongs to the mesh, and as whom. On one
+ * machine that is the mesh file (mesh.h), in a cluster the Kubernetes API (kube_source.h). The core of the
+ * agent asks here.
+ */
+#ifndef AGENT_ENROLL_SOURCE_H
+#define AGENT_ENROLL_SOURCE_H
+
+#include "agent/agent.h"
+
+struct source_ops {
+    const char *name;      /* "mesh file", "kubernetes" */
+    const char *not_ready; /* a sentence */
+    bool (*ready)(const struct source *source);
+    /* container_id equal to uid means that nobody has told the UID. */
+    bool (*knows)(const struct source *source, const char *uid, const char *container_id,
+                  const char *namespace, const char *name);
+    bool (*wanted)(const struct source *source, const struct pod *pod, const char **ret_why);
+    bool (*excludes)(const struct source *source, const char *namespace);
+    int (*service_account)(const struct source *source, const struct pod *pod, char *buf, size_t size);
+    bool (*bypass_inbound)(const struct source *source, const struct pod *pod);
+    int (*probe_ports)(const struct source *source, const struct pod *pod, const uint16_t **ret);
+    void (*announce)(struct source *source, const struct pod *pod);
+    bool (*told)(const struct source *source, const struct pod *pod);
+    void (*forget)(struct source *source, const char *uid);
+    void (*trouble)(struct source *source, const struct pod *pod, enum bruma_reason reason, const char *text);
+    void (*report)(const struct source *source, cJSON *object);
+};
+
+struct source {
+    const struct source_ops *ops;
+};
+
+/* It can be asked at all. */
+bool source_ready(const struct agent *agent);
+/* Why not, in words, while it cannot. */
+const char *source_not_ready(const struct agent *agent);
+/* It has heard of the pod, so that the questions below have an answer. */
+bool source_knows(const struct agent *agent, const char *uid, const char *container_id, const char *namespace,
+                  const char *name);
+bool source_knows_pod(const struct agent *agent, const struct pod *pod);
+
+/* Its pods stay outside by the settings, whatever else is known: not even the source has to be there. */
+bool source_excludes(const struct agent *agent, const char *namespace);
+
+bool source_wanted(const struct agent *agent, const struct pod *pod, const char **ret_why);
+/* -ENAMETOOLONG if it does not fit. */
+int source_service_account(const struct agent *agent, const struct pod *pod, char *buf, size_t size);
+/* Plaintext from outside goes straight to the application. */
+bool source_bypass_inbound(const struct agent *agent, const struct pod *pod);
+
+/* Ports that the kubelet may call past policy: those that the pod declares probes for. Returns how many; they
+ * are the source's. */
+int source_probe_ports(const struct agent *agent, const struct pod *pod, const uint16_t **ret);
+
+/* What has become of the pod on this node. */
+void source_announce(struct agent *agent, const struct pod *pod);
+/* The pod is being enrolled: whoever signs certificates here may do it for this one. */
+void source_expect(struct agent *agent, const struct pod *pod);
+/* What was announced has reached whoever tells the peers. */
+bool source_told(const struct agent *agent, const struct pod *pod);
+void source_forget(struct agent *agent, const char *uid);
+/* It could not be enrolled. */
+void source_trouble(struct agent *agent, const struct pod *pod, enum bruma_reason reason, const char *text);
+void source_report(const struct agent *agent, cJSON *object);
+
+#endif

@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/enroll/store.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define LOG_SCOPE "store"
+#include "lib/log.h"
+
+#define RECORD_MAX (64 * 1024)
+#define PATH_TEXT  1024
+
+static int read_file(int directory, const char *name, char *buf, size_t size, size_t *ret_len)
+{
+    _cleanup_fd_ int fd = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    size_t len = 0;
+
+    if (fd < 0)
+        return -errno;
+    while (len < size) {
+        ssize_t n = read(fd, buf + len, size - len);
+
+        if (n < 0)
+            return -errno;
+        if (n == 0) {
+            *ret_len = len;
+            return 0;
+        }
+        len += (size_t)n;
+    }
+    return -EFBIG;
+}
+
+static int read_boot_id(char *buf, size_t size)
+{
+    size_t len;
+    int r = read_file(AT_FDCWD, "/proc/sys/kernel/random/boot_id", buf, size - 1, &len);
+
+    if (r < 0)
+        return r;
+    buf[len] = '\0';
+    buf[strcspn(buf, "\n")] = '\0';
+    return 0;
+}
+
+int store_open(const char *run_dir, const char *boot_id, struct store *ret)
+{
+    struct store store = {0};
+    int r = 0;
+
+    if (snprintf(store.directory, sizeof(store.directory), "%s/pods", run_dir) >=
+        (int)sizeof(store.directory))
+        return -ENAMETOOLONG;
+    if (boot_id)
+        snprintf(store.boot_id, sizeof(store.boot_id), "%s", boot_id);
+    else
+        r = read_boot_id(store.boot_id, sizeof(store.boot_id));
+    if (r < 0)
+        return r;
+    if (mkdir(run_dir, 0755) < 0 && errno != EEXIST)
+        return -errno;
+    if (mkdir(store.directory, 0700) < 0 && errno != EEXIST)
+        return -errno;
+    *ret = store;
+    return 0;
+}
+
+static cJSON *record_of(const struct store *store, const struct pod *pod)
+{
+    cJSON *o = cJSON_CreateObject(), *runs;
+    const struct attachment *a;
+
+    if (!o)
+        return NULL;
+    cJSON_AddStringToObject(o, "op", "pod");
+    cJSON_AddStringToObject(o, "bootId", store->boot_id);
+    cJSON_AddStringToObject(o, "uid", pod->uid);
+    cJSON_AddStringToObject(o, "namespace", pod->namespace);
+    cJSON_AddStringToObject(o, "name", pod->name);
+    cJSON_AddStringToObject(o, "containerId", pod->container_id);
+    cJSON_AddStringToObject(o, "netns", pod->netns_path);
+    message_add_u64(o, "cookie", pod->cookie);
+    message_add_addresses(o, "ips", pod->addresses, pod->addresses_len);
+    cJSON_AddStringToObject(o, "state", pod_state_name(pod->state));
+    cJSON_AddNumberToObject(o, "generation", pod->generation);
+    cJSON_AddBoolToObject(o, "capturedSinceStart", pod->captured_since_start);
+    message_add_u64(o, "addedAt", (uint64_t)pod->added_at);
+    message_add_u64(o, "added", pod->added); /* the same clock until the next boot */
+    message_add_u64(o, "enrolledAt", (uint64_t)pod->enrolled_at);
+    message_add_u64(o, "enrolMicroseconds", pod->enrol_microseconds);
+    cJSON_AddStringToObject(o, "serviceAccount", pod->service_account);
+    cJSON_AddBoolToObject(o, "bypassInbound", pod->bypass_inbound);
+    runs = cJSON_AddArrayToObject(o, "attachments");
+    list_for_each (a, &pod->attachments, node) {
+        cJSON *run = cJSON_CreateObject();
+
+        cJSON_AddStringToObject(run, "network", a->network);
+        cJSON_AddStringToObject(run, "ifname", a->ifname);
+        cJSON_AddItemToArray(runs, run);
+    }
+    return o;
+}
+
+static int write_whole(const char *path, const char *text)
+{
+    _cleanup_fd_ int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    size_t len = strlen(text), done = 0;
+
+    if (fd < 0)
+        return -errno;
+    while (done < len) {
+        ssize_t n = write(fd, text + done, len - done);
+
+        if (n < 0)
+            return -errno;
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+int store_write(const char *run_dir, const char *name, const char *text)
+{
+    char path[PATH_TEXT], fresh[PATH_TEXT];
+    int r;
+
+    if (snprintf(path, sizeof(path), "%s/%s", run_dir, name) >= (int)sizeof(path) ||
+        snprintf(fresh, sizeof(fresh), "%s/.%s", run_dir, name) >= (int)sizeof(fresh))
+        return -ENAMETOOLONG;
+    r = write_whole(fresh, text);
+    if (r == 0 && rename(fresh, path) < 0)
+        r = -errno;
+    if (r < 0)
+        unlink(fresh);
+    return r;
+}
+
+int store_save(const struct store *store, const struct pod *pod)
+{
+    _cleanup_message_ cJSON *record = record_of(store, pod);
+    char path[PATH_TEXT], fresh[PATH_TEXT];
+    _cleanup_free_ char *text = record ? cJSON_Print(record) : NULL;
+    int r;
+
+    if (!text)
+        return -ENOMEM;
+    snprintf(path, sizeof(path), "%s/%s.json", store->directory, pod->uid);
+    snprintf(fresh, sizeof(fresh), "%s/.%s.fresh", store->directory, pod->uid);
+    r = write_whole(fresh, text);
+    if (r == 0 && rename(fresh, path) < 0)
+        r = -errno;
+    if (r < 0) {
+        unlink(fresh);
+        return log_error_errno(r, "cannot remember a pod\tpod=\"%s/%s\" file=%s", pod->namespace, pod->name,
+                               path);
+    }
+    return 0;
+}
+
+int store_remove(const struct store *store, const char *uid)
+{
+    char path[PATH_TEXT];
+
+    snprintf(path, sizeof(path), "%s/%s.json", store->directory, uid);
+    if (unlink(path) < 0 && errno != ENOENT)
+        return log_error_errno(errno, "cannot remove the record of a pod\tfile=%s", path);
+    return 0;
+}
+
+static int parse_attachments(const cJSON *record, struct pod *pod)
+{
+    const cJSON *run, *runs = cJSON_GetObjectItemCaseSensitive(record, "attachments");
+
+    cJSON_ArrayForEach (run, runs) {
+        const char *network = "", *ifname;
+        int r = message_text(run, "ifname", 64, &ifname);
+
+        if (r < 0 || (message_text(run, "network", 255, &network) == -EBADMSG))
+            return -EBADMSG;
+        r = pod_attach(pod, network, ifname);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int parse_times(const cJSON *record, struct pod *pod)
+{
+    uint64_t added = 0, enrolled = 0, took = 0;
+
+    pod->added = 0;
+
+    if (message_u64(record, "addedAt", &added) == -EBADMSG ||
+        message_u64(record, "added", &pod->added) == -EBADMSG ||
+        message_u64(record, "enrolledAt", &enrolled) == -EBADMSG ||
+        message_u64(record, "enrolMicroseconds", &took) == -EBADMSG)
+        return -EBADMSG;
+    pod->added_at = (int64_t)added;
+    pod->enrolled_at = (int64_t)enrolled;
+    pod->enrol_microseconds = took;
+    return 0;
+}
+
+static int parse_into(const cJSON *record, struct pod *pod)
+{
+    const char *container, *netns, *state, *account = "";
+    uint64_t cookie, generation;
+    int r;
+
+    if (message_name(record, "containerId", &container) < 0 ||
+        message_text(record, "netns", 4095, &netns) < 0 || message_u64(record, "cookie", &cookie) < 0 ||
+        message_text(record, "state", 32, &state) < 0 ||
+        message_number(record, "generation", UINT32_MAX, &generation) < 0 ||
+        message_text(record, "serviceAccount", MESSAGE_NAME_MAX, &account) == -EBADMSG)
+        return -EBADMSG;
+    if (message_addresses(record, "ips", pod->addresses, BRUMA_POD_ADDRESSES, &pod->addresses_len) < 0)
+        return -EBADMSG;
+    pod->state = pod_state_from_name(state);
+    if (pod->state == POD_STATE_COUNT)
+        return -EBADMSG;
+    pod->generation = (uint32_t)generation;
+    pod->captured_since_start = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(record, "capturedSinceStart"));
+    pod->bypass_inbound = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(record, "bypassInbound"));
+    snprintf(pod->service_account, sizeof(pod->service_account), "%s", account);
+    r = parse_times(record, pod);
+    if (r < 0)
+        return r;
+    r = parse_attachments(record, pod);
+    if (r < 0)
+        return r;
+    return pod_set_sandbox(pod, container, netns, cookie);
+}
+
+int store_parse(const struct store *store, const char *text, size_t len, struct pods *pods, struct pod **ret)
+{
+    _cleanup_message_ cJSON *record = NULL;
+    const char *uid, *namespace, *name, *boot;
+    struct pod *pod;
+    int r = message_parse(text, len, &record);
+
+    if (r < 0)
+        return r;
+    if (message_text(record, "bootId", 63, &boot) < 0)
+        return -EBADMSG;
+    if (strcmp(boot, store->boot_id))
+        return -ESTALE;
+    if (message_name(record, "uid", &uid) < 0 || message_name(record, "namespace", &namespace) < 0 ||
+        message_name(record, "name", &name) < 0)
+        return -EBADMSG;
+    if (pods_by_uid(pods, uid))
+        return -EBADMSG;
+    r = pod_new(pods, uid, namespace, name, &pod);
+    if (r < 0)
+        return r;
+    r = parse_into(record, pod);
+    if (r < 0) {
+        pod_free(pod);
+        return r;
+    }
+    *ret = pod;
+    return 0;
+}
+
+static int load_one(const struct store *store, int directory, const char *file, struct pods *pods)
+{
+    _cleanup_free_ char *text = malloc(RECORD_MAX);
+    struct pod *pod = NULL;
+    char expected[MESSAGE_NAME_MAX + 8];
+    size_t len = 0;
+    int r;
+
+    if (!text)
+        return -ENOMEM;
+    r = read_file(directory, file, text, RECORD_MAX, &len);
+    if (r == 0)
+        r = store_parse(store, text, len, pods, &pod);
+    if (r < 0 || !pod)
+        return r < 0 ? r : -EBADMSG;
+    snprintf(expected, sizeof(expected), "%s.json", pod->uid);
+    if (strcmp(expected, file)) {
+        pod_free(pod);
+        return -EBADMSG;
+    }
+    return 0;
+}
+
+int store_load(const struct store *store, struct pods *pods)
+{
+    DIR *dir = opendir(store->directory);
+    struct dirent *e;
+    int count = 0;
+
+    if (!dir)
+        return -errno;
+    while ((e = readdir(dir))) {
+        int r;
+
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+            continue;
+        r = *e->d_name == '.' ? -ESTALE : load_one(store, dirfd(dir), e->d_name, pods);
+        if (r == 0) {
+            count++;
+            continue;
+        }
+        if (r == -ENOMEM)
+            break;
+        if (r != -ESTALE)
+            log_error_errno(r, "a pod's record cannot be used and is removed\tfile=%s/%s", store->directory,
+                            e->d_name);
+        unlinkat(dirfd(dir), e->d_name, 0);
+    }
+    closedir(dir);
+    return e ? -ENOMEM : count;
+}
+
+void store_wipe(const struct store *store)
+{
+    DIR *dir = opendir(store->directory);
+    struct dirent *e;
+
+    if (!dir)
+        return;
+    while ((e = readdir(dir))) {
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
+            unlinkat(dirfd(dir), e->d_name, 0);
+    }
+    closedir(dir);
+    rmdir(store->directory);
+}

@@ -1,0 +1,524 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "install"
+#include "agent/install/install.h"
+
+#include <errno.h>
+#include <libgen.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/install/cni_conf.h"
+#include "agent/install/install_file.h"
+#include "agent/install/install_network.h"
+#include "bruma/reasons.h"
+#include "lib/cleanup.h"
+#include "lib/log.h"
+#include "lib/reasons.h"
+
+#define LOOK_MILLISECONDS    10000 /* for file systems that tell nothing */
+#define TROUBLE_MILLISECONDS 1000  /* between looks while something is wrong */
+#define SOON_MILLISECONDS    20    /* after an event; others follow it mostly */
+#define BUSY_MILLISECONDS    10000 /* so long may a writer take before he is told of */
+#define BURST                6     /* changes at once; after that, so that nobody is kept busy, */
+#define CHANGE_MILLISECONDS  10000 /* one in that time */
+#define ORPHAN_MILLISECONDS  10000 /* so long a list of our own outlives what it was made of */
+#define CONTEST_MILLISECONDS 60000 /* after such a quarrel it is told of for so long */
+#define WATCHED              3
+#define EVENTS                                                                                              \
+    (IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_DELETE_SELF | IN_MOVE_SELF | \
+     IN_ONLYDIR)
+
+#define ERROR_TEXT 400
+
+/* The changes that were made of late. */
+struct budget {
+    unsigned spent;
+    uint64_t spent_at, contested_until; /* loop time */
+};
+
+/*
+ * One round. It has a thread of its own, since a disk may take its time to write, and works on copies of what
+ * the agent's thread has; that one takes them back when it has ended.
+ */
+struct round {
+    struct install *install;
+    struct loop *loop;
+    const struct agent_config *config;
+    pthread_t thread;
+    uint64_t now; /* loop time when it began */
+    struct budget budget;
+    struct install_network network;
+    int inotify, watches[WATCHED];
+
+    bool watch_failed;
+    int program, entry;     /* results; entry only if program is not negative */
+    char error[ERROR_TEXT]; /* of program */
+};
+
+struct install {
+    struct loop *loop;
+    const struct agent_config *config;
+    char *entry;
+    void (*missing)(void *data);
+    void *missing_data;
+    struct loop_watch events;
+    struct loop_timer soon, look;
+    int inotify, watches[WATCHED];
+    struct round *round; /* that is under way */
+    bool again;          /* something has changed since it began */
+
+    struct install_network network;
+    char unusable[sizeof(((struct install_network *)0)->unusable)]; /* as last logged */
+    bool in_place;
+    enum bruma_reason reason;
+    char error[ERROR_TEXT];
+    uint64_t busy_since; /* loop time; 0: nobody is writing */
+
+    uint64_t orphaned_since; /* loop time; 0: there is something that our own list is made of */
+
+    struct budget budget;
+    uint64_t results[INSTALL_RESULT_COUNT];
+};
+
+bool install_configured(const struct agent_config *config)
+{
+    return *config->cni_conf_dir;
+}
+
+/* Without this key the plugin has a list of its own. */
+static void add_excluded(cJSON *entry, const char *list)
+{
+    cJSON *array = cJSON_AddArrayToObject(entry, "exclude_namespaces");
+
+    while (*list) {
+        char name[254]; /* a namespace has 63 */
+        size_t n = strcspn(list, ", ");
+
+        if (n && n < sizeof(name)) {
+            memcpy(name, list, n);
+            name[n] = '\0';
+            cJSON_AddItemToArray(array, cJSON_CreateString(name));
+        }
+        list += n + strspn(list + n, ", ");
+    }
+}
+
+static char *make_entry(const struct agent_config *config)
+{
+    cJSON *o = cJSON_CreateObject();
+    char *text;
+
+    cJSON_AddStringToObject(o, "type", CNI_PLUGIN_TYPE);
+    cJSON_AddStringToObject(o, "run_dir", config->run_dir);
+    if (!strcmp(config->source, "kubernetes"))
+        add_excluded(o, config->exclude_namespaces);
+    if (config->cni_status_gate)
+        cJSON_AddTrueToObject(o, "status_gate");
+    text = cJSON_PrintUnformatted(o);
+    cJSON_Delete(o);
+    return text;
+}
+
+static void trouble(struct install *in, enum bruma_reason reason, const char *error)
+{
+    if (in->reason != reason || strcmp(in->error, error) != 0)
+        log_error("bruma-cni is not installed\treason=%s error=\"%s\" check=\"%s\"", reason_name(reason),
+                  error, reason_check(reason));
+    in->reason = reason;
+    snprintf(in->error, sizeof(in->error), "%s", error);
+}
+
+/* ---- one round, in a thread of its own ---- */
+
+/* A burst is free, then one change at a time: who fights with us gets an answer, but no race. */
+static int may_write(void *data)
+{
+    struct round *round = data;
+    struct budget *b = &round->budget;
+
+    while (b->spent && round->now - b->spent_at >= CHANGE_MILLISECONDS) {
+        b->spent--;
+        b->spent_at += CHANGE_MILLISECONDS;
+    }
+    if (!b->spent)
+        b->spent_at = round->now;
+    if (b->spent == BURST) {
+        b->contested_until = round->now + CONTEST_MILLISECONDS;
+        return -EBUSY;
+    }
+    b->spent++;
+    return 0;
+}
+
+static int put_program(struct round *round)
+{
+    const struct agent_config *c = round->config;
+    char path[512], why[64];
+    int r;
+
+    if (!*c->cni_bin_dir)
+        return 0;
+    snprintf(path, sizeof(path), "%s/" CNI_PLUGIN_TYPE, c->cni_bin_dir);
+    r = install_file_copy(c->cni_plugin, path);
+    if (r == 1)
+        log_info("bruma-cni was installed\tfile=\"%s\"", path);
+    if (r < 0)
+        snprintf(round->error, sizeof(round->error), "%.150s to %.150s: %.60s", c->cni_plugin, path,
+                 strerror_r(-r, why, sizeof(why)));
+    return r;
+}
+
+static bool among(const int *list, int wd)
+{
+    for (int i = 0; i < WATCHED; i++) {
+        if (list[i] == wd)
+            return true;
+    }
+    return false;
+}
+
+/* The directories, by their names of now: they may have been replaced. A watch that is there stays. */
+static void watch(struct round *round)
+{
+    const char *paths[WATCHED] = {round->config->cni_conf_dir, round->config->cni_bin_dir, NULL};
+    char real[PATH_MAX];
+    int now[WATCHED];
+
+    if (*round->network.file && realpath(round->network.file, real))
+        paths[2] = dirname(real);
+    round->watch_failed = false;
+    for (int i = 0; i < WATCHED; i++) {
+        now[i] = paths[i] && *paths[i] ? inotify_add_watch(round->inotify, paths[i], EVENTS) : -1;
+        round->watch_failed |= now[i] < 0 && paths[i] && *paths[i];
+    }
+    for (int i = 0; i < WATCHED; i++) {
+        if (round->watches[i] >= 0 && !among(now, round->watches[i]))
+            (void)inotify_rm_watch(round->inotify, round->watches[i]);
+    }
+    memcpy(round->watches, now, sizeof(now));
+}
+
+static void run_round(struct round *round)
+{
+    round->program = put_program(round);
+    if (round->program >= 0)
+        round->entry = install_network_apply(&round->network);
+    watch(round); /* the file may have led elsewhere before */
+}
+
+static struct round *new_round(struct install *in)
+{
+    struct round *round = calloc(1, sizeof(*round));
+
+    if (!round)
+        return NULL;
+    round->install = in;
+    round->loop = in->loop;
+    round->config = in->config;
+    round->now = loop_now(in->loop);
+    round->budget = in->budget;
+    round->inotify = in->inotify;
+    memcpy(round->watches, in->watches, sizeof(round->watches));
+    round->network = in->network;
+    round->network.data = round;
+    /* Who writes a file anew may take the old one away first. */
+    round->network.keep_own = !in->orphaned_since || round->now - in->orphaned_since < ORPHAN_MILLISECONDS;
+    return round;
+}
+
+/* ---- its result ---- */
+
+/* Somebody who writes for a second is no trouble; one who never ends is. */
+static void busy(struct install *in)
+{
+    uint64_t now = loop_now(in->loop);
+
+    if (!in->busy_since)
+        in->busy_since = now ? now : 1;
+    if (now - in->busy_since >= BUSY_MILLISECONDS)
+        trouble(in, BRUMA_REASON_CNI_CONF_CONTESTED,
+                "somebody keeps a network configuration open for writing");
+}
+
+static void take_entry(struct install *in, int r)
+{
+    const struct install_network *n = &in->network;
+    uint64_t now = loop_now(in->loop);
+
+    in->orphaned_since = !n->orphaned ? 0 : in->orphaned_since ? in->orphaned_since : now ? now : 1;
+    if (strcmp(n->unusable, in->unusable) != 0) {
+        if (*n->unusable)
+            log_warn("network configurations cannot be used\terror=\"%s\"", n->unusable);
+        snprintf(in->unusable, sizeof(in->unusable), "%s", n->unusable);
+    }
+    if (r == -EAGAIN) {
+        busy(in);
+        return;
+    }
+    in->busy_since = 0;
+    if (r < 0) {
+        trouble(in, n->reason, n->error);
+        in->results[INSTALL_NETWORK_FAILED]++;
+    }
+}
+
+static void finish(struct install *in, int r, bool changed)
+{
+    bool was_in_place = in->in_place;
+
+    in->in_place = r == 0 && *in->network.file;
+    if (was_in_place && (!in->in_place || in->network.changes))
+        in->missing(in->missing_data);
+    if (r < 0)
+        return;
+    if (changed)
+        in->results[INSTALL_SUCCESS]++;
+    if (in->reason)
+        log_info("bruma-cni is installed\tfile=\"%s\"", in->network.file);
+    in->reason = BRUMA_REASON_NONE;
+    in->error[0] = '\0';
+}
+
+static void take_back(struct install *in, struct round *round)
+{
+    bool changed = round->program == 1;
+    int r = round->program;
+
+    in->budget = round->budget;
+    memcpy(in->watches, round->watches, sizeof(in->watches));
+    if (r < 0) {
+        trouble(in, BRUMA_REASON_CNI_INSTALL_FAILED, round->error);
+        in->results[INSTALL_PROGRAM_FAILED]++;
+    } else {
+        r = round->entry;
+        in->network = round->network;
+        changed |= in->network.changes > 0;
+        take_entry(in, r);
+    }
+    finish(in, r, changed);
+    loop_timer_set(in->loop, &in->look,
+                   r < 0 || round->watch_failed ? TROUBLE_MILLISECONDS : LOOK_MILLISECONDS);
+    free(round);
+}
+
+static void apply(struct install *in);
+
+static void on_round_done(void *data)
+{
+    struct round *round = data;
+    struct install *in = round->install;
+
+    (void)pthread_join(round->thread, NULL);
+    in->round = NULL;
+    take_back(in, round);
+    if (in->again)
+        apply(in);
+}
+
+static void *round_thread(void *data)
+{
+    struct round *round = data;
+
+    run_round(round);
+    /* Without memory for this there is nothing else to do than to wait for some. */
+    while (loop_post(round->loop, on_round_done, round) < 0)
+        nanosleep(&(const struct timespec){.tv_nsec = 100000000}, NULL);
+    return NULL;
+}
+
+static void apply(struct install *in)
+{
+    struct round *round;
+    int r;
+
+    in->again = in->round != NULL;
+    if (in->round)
+        return;
+    round = new_round(in);
+    r = round ? pthread_create(&round->thread, NULL, round_thread, round) : ENOMEM;
+    if (r) {
+        free(round);
+        trouble(in, BRUMA_REASON_OUT_OF_RESOURCES, "no thread or memory to look after it");
+        loop_timer_set(in->loop, &in->look, TROUBLE_MILLISECONDS);
+        return;
+    }
+    in->round = round;
+}
+
+/* ---- following ---- */
+
+static void on_soon(struct loop_timer *timer)
+{
+    apply(container_of(timer, struct install, soon));
+}
+
+static void on_look(struct loop_timer *timer)
+{
+    apply(container_of(timer, struct install, look));
+}
+
+static void on_events(struct loop_watch *watched, uint32_t events)
+{
+    struct install *in = container_of(watched, struct install, events);
+    char buf[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
+
+    (void)events;
+    while (read(in->inotify, buf, sizeof(buf)) > 0)
+        ;
+    /* Not put off by each further event: somebody may write there all the time. */
+    if (!loop_timer_armed(&in->soon))
+        loop_timer_set(in->loop, &in->soon, SOON_MILLISECONDS);
+}
+
+int install_open(struct loop *loop, const struct agent_config *config, void (*missing)(void *data),
+                 void *data, struct install **ret)
+{
+    struct install *in = calloc(1, sizeof(*in));
+    struct round *round;
+    int r = 0;
+
+    if (!in)
+        return -ENOMEM;
+    signal(SIGIO, SIG_IGN); /* install_file.h */
+    in->loop = loop;
+    in->config = config;
+    in->missing = missing;
+    in->missing_data = data;
+    in->entry = make_entry(config);
+    in->network = (struct install_network){.directory = config->cni_conf_dir,
+                                           .entry = in->entry,
+                                           .may_write = may_write,
+                                           .own_name = config->cni_owned_conf_name,
+                                           .own = config->cni_owned_conf};
+    memset(in->watches, 0xff, sizeof(in->watches));
+    in->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    loop_timer_init(&in->soon, on_soon);
+    loop_timer_init(&in->look, on_look);
+    if (!in->entry)
+        r = -ENOMEM;
+    else if (in->inotify < 0)
+        r = -errno;
+    if (r == 0)
+        r = loop_watch_add(loop, &in->events, in->inotify, EPOLLIN, on_events);
+    if (r < 0) {
+        install_close(&in);
+        return log_error_errno(r, "changes of network configurations cannot be followed");
+    }
+    install_file_sweep(config->cni_conf_dir);
+    if (*config->cni_bin_dir)
+        install_file_sweep(config->cni_bin_dir);
+    /* The first one here: it is before the loop runs, and the agent is ready once it is done. */
+    round = new_round(in);
+    if (!round) {
+        install_close(&in);
+        return -ENOMEM;
+    }
+    watch(round); /* before looking, so that nothing falls in between */
+    run_round(round);
+    take_back(in, round);
+    *ret = in;
+    return 0;
+}
+
+void install_close(struct install **ptr)
+{
+    struct install *in = *ptr;
+
+    if (!in)
+        return;
+    loop_timer_cancel(&in->soon);
+    loop_timer_cancel(&in->look);
+    if (in->round) {
+        (void)pthread_join(in->round->thread, NULL);
+        free(in->round);
+    }
+    if (in->inotify >= 0) {
+        loop_watch_remove(in->loop, &in->events);
+        close(in->inotify);
+    }
+    free(in->entry);
+    free(in);
+    *ptr = NULL;
+}
+
+/* ---- telling ---- */
+
+bool install_in_place(const struct install *in)
+{
+    return !in || in->in_place;
+}
+
+uint64_t install_result(const struct install *in, enum install_result result)
+{
+    return in ? in->results[result] : 0;
+}
+
+void install_report(const struct install *in, cJSON *object)
+{
+    enum bruma_reason reason;
+    const char *error;
+
+    if (!in)
+        return;
+    reason = in->reason;
+    error = in->error;
+    if (!reason && loop_now(in->loop) < in->budget.contested_until) {
+        reason = BRUMA_REASON_CNI_CONF_CONTESTED;
+        error = "the entry was put back again and again";
+    }
+    cJSON_AddStringToObject(object, "cniFile", in->network.file);
+    cJSON_AddStringToObject(object, "cniReason", reason ? reason_name(reason) : "");
+    cJSON_AddStringToObject(object, "cniError", error);
+}
+
+/* ---- removal ---- */
+
+/* CRI-O ends a pod with the chain that it was begun with, and fails if a program of it is missing. Without an
+ * agent the plugin's DEL does nothing and succeeds. */
+static bool program_is_needed(const struct agent_config *config)
+{
+    return strstr(config->cri_socket, "crio") != NULL;
+}
+
+static int remove_program(const struct agent_config *config)
+{
+    char path[512];
+
+    if (!*config->cni_bin_dir)
+        return 0;
+    install_file_sweep(config->cni_bin_dir);
+    snprintf(path, sizeof(path), "%s/" CNI_PLUGIN_TYPE, config->cni_bin_dir);
+    if (program_is_needed(config)) {
+        log_info("bruma-cni stays: CRI-O calls it when pods end that began with it\tfile=\"%s\"", path);
+        return 0;
+    }
+    if (unlink(path) < 0 && errno != ENOENT)
+        return log_error_errno(errno, "the plugin cannot be removed\tfile=\"%s\"", path);
+    return 0;
+}
+
+int install_remove(const struct agent_config *config)
+{
+    struct install_network n = {.directory = config->cni_conf_dir, .own_name = config->cni_owned_conf_name};
+    int r, tries = 0;
+
+    signal(SIGIO, SIG_IGN);
+    install_file_sweep(config->cni_conf_dir);
+    while ((r = install_network_apply(&n)) == -EAGAIN && tries++ < 100)
+        usleep(50000);
+    if (r == -EAGAIN)
+        return log_error_errno(r, "somebody keeps a network configuration open for writing");
+    if (r < 0 && n.reason != BRUMA_REASON_CNI_CONF_MISSING) {
+        log_error("the entry of bruma-cni cannot be taken out\treason=%s error=\"%s\"", reason_name(n.reason),
+                  n.error);
+        return r; /* the program must stay for as long as the entry does */
+    }
+    return remove_program(config);
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef AGENT_INSTALL_UNINSTALL_H
+#define AGENT_INSTALL_UNINSTALL_H
+
+#include "agent/config.h"
+
+/* Takes every pod out of the mesh at once and removes pins, rules, records and sockets. The agent must not
+ * run
+ * (-EBUSY). Goes on after a failure and returns the first one. before: called once it is sure that none runs,
+ * or NULL.
+ */
+int uninstall(const struct agent_config *config, int (*before)(const struct agent_config *config));
+
+#endif

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What is known to be outside the mesh, in a file that bruma-cni reads while no agent answers:
+ * BRUMA_DECISIONS in the run directory (its fields are in bruma/protocol.h). */
+#ifndef AGENT_KUBERNETES_KUBE_DECISIONS_H
+#define AGENT_KUBERNETES_KUBE_DECISIONS_H
+
+struct kube_source;
+
+void kube_decisions_open(struct kube_source *s);
+/* Something has changed that decisions come from; the file follows soon. */
+void kube_decisions_touch(struct kube_source *s);
+void kube_decisions_close(struct kube_source *s);
+
+#endif

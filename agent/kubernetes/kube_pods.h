@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the parts of the Kubernetes source share: pods and namespaces as the API server has told them. */
+#ifndef AGENT_KUBERNETES_KUBE_PODS_H
+#define AGENT_KUBERNETES_KUBE_PODS_H
+
+#include <pthread.h>
+
+#include "agent/enroll/source.h"
+#include "agent/kubernetes/kube_http.h"
+#include "agent/kubernetes/kube_object.h"
+#include "agent/kubernetes/kube_selector.h"
+#include "agent/kubernetes/kube_watch.h"
+#include "agent/mesh_file/index.h"
+#include "agent/netns/netns_find.h"
+
+struct kube_namespace {
+    struct list node;
+    char *name;
+    cJSON *labels; /* or NULL */
+    unsigned list; /* number of the list that last named it */
+};
+
+struct kube_pod {
+    struct list node;
+    struct kube_source *source;
+    char *uid, *runtime_uid, *namespace, *name, *service_account;
+    cJSON *labels; /* or NULL */
+    struct addr addresses[BRUMA_POD_ADDRESSES];
+    int addresses_len;
+    uint16_t probe_ports[KUBE_PROBES_MAX];
+    int probe_ports_len;
+    bool host_network, sidecar, completed, deleting, bypass_inbound;
+    bool warned; /* of an annotation that cannot be followed */
+    unsigned list;
+
+    /* kube_status.c: what the API server is told of it */
+    enum kube_redirection redirection; /* as last seen or written */
+    enum kube_redirection patched;     /* being written */
+    bool left;                         /* its sandbox has gone, and no other has come */
+    struct kube_request *patch, *event;
+    unsigned patch_tries;
+    struct loop_timer patch_timer; /* not before it */
+    char event_name[254];          /* "": none was made */
+    enum bruma_reason event_reason;
+    unsigned event_count;
+    uint64_t event_at;            /* loop time */
+    enum bruma_reason event_next; /* to be told once the one under way is; NONE: nothing */
+    char event_next_text[256];
+
+    /* kube_place.c: where it runs */
+    bool wants_place; /* in the next search */
+    bool searched;    /* in the one that runs */
+    unsigned place_tries;
+    struct loop_timer place_timer; /* of the next search for it */
+    char place_error[256];
+    uint64_t passed;  /* cookie of its namespace, where the guard lets it pass as one outside the mesh; 0:
+                         nowhere */
+    bool was_outside; /* it has not belonged to the mesh from the first word about it on */
+};
+
+struct kube_source {
+    struct source source;
+    struct agent *agent;
+    struct kube_client *client;
+    struct kube_selectors *selectors;
+    bool default_selectors;
+    struct kube_watch *watch_pods, *watch_namespaces;
+    char selector[300]; /* of the pods of this node */
+    struct list pods, namespaces;
+    struct index namespaces_by_name;
+    unsigned pods_list, namespaces_list; /* numbers of the lists under way */
+    struct loop_timer place_soon, decisions_timer;
+    char *decisions; /* as last written, without time and revision; NULL: not yet */
+    uint64_t decisions_revision;
+    struct place_job *place_job; /* a search in a thread, or NULL */
+};
+
+/* As the settings say; failures are logged. */
+int kube_open_client(struct loop *loop, const struct agent_config *config, struct kube_client **ret);
+
+bool kube_ready(const struct kube_source *s);
+/* kube_cache.c: what the watches tell is kept there and leads to kube_reconcile(). */
+void kube_cache_init(struct kube_source *s);
+void kube_cache_free(struct kube_source *s);
+struct kube_watch_events kube_cache_pods_events(struct kube_source *s);
+struct kube_watch_events kube_cache_namespaces_events(struct kube_source *s);
+/* By the UID that the runtime knows, and its names. Without a UID of its own (it is the container's id) the
+ * pod is known by its name. */
+struct kube_pod *kube_pod_find(const struct kube_source *s, const char *uid, const char *container_id,
+                               const char *namespace, const char *name);
+struct kube_pod *kube_pod_by_api_uid(const struct kube_source *s, const char *uid);
+/* Whether it belongs to the mesh; its namespace must be known. */
+bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, const char **ret_why);
+struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const char *name);
+/* The pod of the agent's own list, or NULL. */
+struct pod *kube_agent_pod(const struct kube_pod *pod);
+/* Moves the pod to where it belongs, and tells the server. */
+void kube_reconcile(struct kube_pod *pod);
+
+/* Writes the annotation if it is not what it should be. */
+void kube_status_check(struct kube_pod *pod);
+/* The same a moment later. */
+void kube_status_soon(struct kube_pod *pod);
+/* It is what it should be, as far as the server has answered. */
+bool kube_status_is_told(struct kube_pod *pod);
+/* The request that writes the annotation: its path, and a body that the caller frees, or NULL. */
+char *kube_status_patch(const char *namespace, const char *name, const char *uid,
+                        enum kube_redirection redirection, char *path, size_t path_size);
+void kube_status_event(struct kube_pod *pod, enum bruma_reason reason, const char *text);
+void kube_status_init(struct kube_pod *pod);
+void kube_status_free(struct kube_pod *pod);
+
+/* Looks for the network namespace of a running pod that the agent does not know, and enrols it there. */
+void kube_place(struct kube_pod *pod);
+/* There is nothing to look for any more. */
+void kube_place_stop(struct kube_pod *pod);
+void kube_place_init(struct kube_pod *pod);
+void kube_place_free(struct kube_pod *pod);
+void kube_place_open(struct kube_source *s);
+/* Waits for a search that is under way. */
+void kube_place_close(struct kube_source *s);
+
+#endif

@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/kubernetes/kube_source.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/enroll/adopt.h"
+#include "agent/enroll/enroll.h"
+#include "agent/enroll/guard.h"
+#include "agent/kubernetes/kube_decisions.h"
+#include "agent/kubernetes/kube_pods.h"
+#include "bruma/mesh.h"
+#include "lib/message.h"
+
+#define LOG_SCOPE "kube"
+#include "lib/log.h"
+
+#define PAGE 250 /* objects of a page of a list */
+
+/* ---- decisions ---- */
+
+bool kube_ready(const struct kube_source *s)
+{
+    return kube_watch_report(s->watch_pods)->synced && kube_watch_report(s->watch_namespaces)->synced;
+}
+
+static bool is_listed(const char *list, const char *word)
+{
+    size_t len = strlen(word);
+
+    while (list && *list) {
+        size_t n = strcspn(list, ", ");
+
+        if (n == len && !memcmp(list, word, len))
+            return true;
+        list += n + strspn(list + n, ", ");
+    }
+    return false;
+}
+
+static bool is_node_proxy(const struct kube_source *s, const struct kube_pod *pod)
+{
+    const char *app = kube_label(pod->labels, "app");
+
+    return app && !strcmp(app, "ztunnel") && !strcmp(pod->namespace, s->agent->config->system_namespace);
+}
+
+/* Words for the default selectors; others are somebody's own. */
+static const char *why_of(const struct kube_source *s, const struct kube_pod *pod, int match)
+{
+    const char *mode = kube_label(pod->labels, BRUMA_LABEL_DATAPLANE_MODE);
+
+    if (!s->default_selectors)
+        return match < 0 ? "no enablement selector matches the pod and its namespace"
+                         : "an enablement selector matches the pod and its namespace";
+    if (match >= 0)
+        return match == 0 ? "the pod has istio.io/dataplane-mode=ambient"
+                          : "the namespace has istio.io/dataplane-mode=ambient";
+    return mode && !strcmp(mode, "none")
+               ? "the pod has istio.io/dataplane-mode=none"
+               : "neither the pod nor its namespace has istio.io/dataplane-mode=ambient";
+}
+
+bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, const char **ret_why)
+{
+    const struct kube_namespace *n = kube_namespace_by_name(s, pod->namespace);
+    int match = kube_selectors_match(s->selectors, pod->labels, n ? n->labels : NULL);
+
+    *ret_why = why_of(s, pod, match);
+    if (match < 0)
+        return false;
+    if (pod->host_network)
+        *ret_why = "the pod uses the node's network (hostNetwork)";
+    else if (pod->sidecar)
+        *ret_why = "the pod has a sidecar (annotation sidecar.istio.io/status)";
+    else if (is_node_proxy(s, pod))
+        *ret_why = "the pod is the mesh's own proxy";
+    else if (is_listed(s->agent->config->exclude_namespaces, pod->namespace))
+        *ret_why = "its namespace is excluded (EXCLUDE_NAMESPACES)";
+    else if (pod->completed)
+        *ret_why = "the pod has completed";
+    else
+        return true;
+    return false;
+}
+
+/* ---- moving pods ---- */
+
+static struct kube_pod *of(const struct source *source, const struct pod *pod)
+{
+    return kube_pod_find(container_of(source, struct kube_source, source), pod->uid, pod->container_id,
+                         pod->namespace, pod->name);
+}
+
+struct pod *kube_agent_pod(const struct kube_pod *pod)
+{
+    const struct pods *pods = &pod->source->agent->pods;
+    struct pod *p = pods_by_uid(pods, pod->runtime_uid);
+
+    if (p && !strcmp(p->name, pod->name) && !strcmp(p->namespace, pod->namespace))
+        return p;
+    p = pods_by_name(pods, pod->namespace, pod->name);
+    return p && !strcmp(p->uid, p->container_id) ? p : NULL;
+}
+
+/* Of the mesh; or, for the guard, of the pods that may use the network without it. */
+static bool must_be_found(const struct kube_pod *pod)
+{
+    const char *why;
+
+    if (kube_pod_wanted(pod->source, pod, &why))
+        return true;
+    return guard_wanted(pod->source->agent) && !pod->host_network && !pod->completed && !pod->passed;
+}
+
+static void pass_no_more(struct kube_pod *pod)
+{
+    guard_forget(pod->source->agent, pod->passed);
+    pod->passed = 0;
+}
+
+void kube_reconcile(struct kube_pod *pod)
+{
+    struct kube_source *s = pod->source;
+    struct agent *agent = s->agent;
+    struct pod *p = kube_agent_pod(pod);
+    const char *why;
+
+    if (!kube_ready(s) || !kube_namespace_by_name(s, pod->namespace))
+        return;
+    if (!kube_pod_wanted(s, pod, &why))
+        pod->was_outside = true;
+    if (pod->passed && (p || kube_pod_wanted(s, pod, &why)))
+        pass_no_more(pod);
+    if (p || !must_be_found(pod))
+        kube_place_stop(pod);
+    else if (pod->addresses_len)
+        kube_place(pod);
+    if (p) {
+        adopt_uid(agent, p, pod->runtime_uid);
+        if (!p->addresses_len)
+            (void)pod_merge_addresses(p, pod->addresses, pod->addresses_len);
+        enroll_reconcile(agent, p);
+    }
+    kube_status_check(pod);
+}
+
+/* ---- answers to the core ---- */
+
+static bool op_ready(const struct source *source)
+{
+    return kube_ready(container_of(source, struct kube_source, source));
+}
+
+static bool op_knows(const struct source *source, const char *uid, const char *container_id,
+                     const char *namespace, const char *name)
+{
+    const struct kube_source *s = container_of(source, struct kube_source, source);
+    const struct kube_pod *pod = kube_pod_find(s, uid, container_id, namespace, name);
+
+    return pod && kube_namespace_by_name(s, pod->namespace);
+}
+
+static bool op_wanted(const struct source *source, const struct pod *p, const char **ret_why)
+{
+    const struct kube_pod *pod = of(source, p);
+
+    *ret_why = "the API server has not told of the pod";
+    return pod && kube_pod_wanted(pod->source, pod, ret_why);
+}
+
+static bool op_excludes(const struct source *source, const char *namespace)
+{
+    return is_listed(container_of(source, struct kube_source, source)->agent->config->exclude_namespaces,
+                     namespace);
+}
+
+static int op_service_account(const struct source *source, const struct pod *p, char *buf, size_t size)
+{
+    const struct kube_pod *pod = of(source, p);
+    const char *account = pod ? pod->service_account : p->service_account;
+
+    if (strlen(account) >= size)
+        return -ENAMETOOLONG;
+    if (buf != account)
+        snprintf(buf, size, "%s", account);
+    return 0;
+}
+
+static bool op_bypass_inbound(const struct source *source, const struct pod *p)
+{
+    const struct kube_pod *pod = of(source, p);
+
+    return pod ? pod->bypass_inbound : p->bypass_inbound;
+}
+
+static int op_probe_ports(const struct source *source, const struct pod *p, const uint16_t **ret)
+{
+    const struct kube_pod *pod = of(source, p);
+
+    if (!pod)
+        return 0;
+    *ret = pod->probe_ports;
+    return pod->probe_ports_len;
+}
+
+static void op_announce(struct source *source, const struct pod *p)
+{
+    struct kube_pod *pod = of(source, p);
+
+    if (pod)
+        kube_status_check(pod);
+}
+
+static bool op_told(const struct source *source, const struct pod *p)
+{
+    struct kube_pod *pod = of(source, p);
+
+    return !pod || kube_status_is_told(pod);
+}
+
+static void op_forget(struct source *source, const char *uid)
+{
+    struct kube_source *s = container_of(source, struct kube_source, source);
+    struct kube_pod *pod;
+
+    list_for_each (pod, &s->pods, node) {
+        if (strcmp(pod->runtime_uid, uid) != 0)
+            continue;
+        /* The agent still has it just now. */
+        pod->left = true;
+        kube_status_soon(pod);
+    }
+}
+
+static void op_trouble(struct source *source, const struct pod *p, enum bruma_reason reason, const char *text)
+{
+    struct kube_pod *pod = of(source, p);
+
+    if (pod && reason != BRUMA_REASON_NONE)
+        kube_status_event(pod, reason, text);
+}
+
+static void report_watch(cJSON *object, const char *name, const struct kube_watch *watch)
+{
+    const struct kube_watch_report *r = kube_watch_report(watch);
+    cJSON *o = cJSON_AddObjectToObject(object, name);
+
+    cJSON_AddBoolToObject(o, "synced", r->synced);
+    cJSON_AddBoolToObject(o, "following", r->following);
+    cJSON_AddNumberToObject(o, "since", (double)r->since);
+    cJSON_AddNumberToObject(o, "lists", r->lists);
+    cJSON_AddNumberToObject(o, "watches", r->restarts);
+    cJSON_AddStringToObject(o, "error", r->error);
+}
+
+static void op_report(const struct source *source, cJSON *object)
+{
+    const struct kube_source *s = container_of(source, struct kube_source, source);
+    const char *error = kube_watch_report(s->watch_pods)->error;
+    cJSON *lost = cJSON_AddArrayToObject(object, "podsNotFound");
+    const struct kube_namespace *n;
+    const struct kube_pod *pod;
+    int pods = 0, namespaces = 0;
+
+    list_for_each (n, &s->namespaces, node)
+        namespaces++;
+    list_for_each (pod, &s->pods, node) {
+        char text[800];
+
+        pods++;
+        if (!*pod->place_error)
+            continue;
+        snprintf(text, sizeof(text), "%s/%s: %s", pod->namespace, pod->name, pod->place_error);
+        cJSON_AddItemToArray(lost, cJSON_CreateString(text));
+    }
+    cJSON_AddStringToObject(object, "source", source->ops->name);
+    cJSON_AddStringToObject(object, "apiServer", kube_client_server(s->client));
+    cJSON_AddBoolToObject(object, "sourceReady", kube_ready(s));
+    cJSON_AddStringToObject(object, "sourceError",
+                            *error ? error : kube_watch_report(s->watch_namespaces)->error);
+    cJSON_AddNumberToObject(object, "namespaces", namespaces);
+    cJSON_AddNumberToObject(object, "podsOfNode", pods);
+    report_watch(object, "watchPods", s->watch_pods);
+    report_watch(object, "watchNamespaces", s->watch_namespaces);
+}
+
+static const struct source_ops ops = {
+    .name = "kubernetes",
+    .not_ready = "the Kubernetes API server has not told of all pods and namespaces yet",
+    .ready = op_ready,
+    .knows = op_knows,
+    .wanted = op_wanted,
+    .excludes = op_excludes,
+    .service_account = op_service_account,
+    .bypass_inbound = op_bypass_inbound,
+    .probe_ports = op_probe_ports,
+    .announce = op_announce,
+    .told = op_told,
+    .forget = op_forget,
+    .trouble = op_trouble,
+    .report = op_report,
+};
+
+/* ---- the source ---- */
+
+bool kube_source_configured(const struct agent_config *config)
+{
+    return !strcmp(config->source, "kubernetes");
+}
+
+/* A pod's environment names the server. */
+static int server_of(const struct agent_config *config, char *buf, size_t size)
+{
+    const char *host = getenv("KUBERNETES_SERVICE_HOST"), *port = getenv("KUBERNETES_SERVICE_PORT");
+    bool v6 = host && strchr(host, ':');
+    int n;
+
+    if (config->kube_server)
+        n = snprintf(buf, size, "%s", config->kube_server);
+    else if (host && *host)
+        n = snprintf(buf, size, "https://%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "",
+                     port && *port ? port : "443");
+    else
+        return -ENOENT;
+    return n < (int)size ? 0 : -ENAMETOOLONG;
+}
+
+int kube_open_client(struct loop *loop, const struct agent_config *config, struct kube_client **ret)
+{
+    char server[600];
+    const struct kube_client_config c = {
+        .server = server, .ca_file = config->kube_ca, .token_file = config->kube_token_file};
+    int r = server_of(config, server, sizeof(server));
+
+    if (r == -ENOENT) {
+        log_error("no API server is named: neither kube-server nor KUBERNETES_SERVICE_HOST is set");
+        return -EINVAL;
+    }
+    if (r == 0)
+        r = kube_client_new(loop, &c, ret);
+    if (r < 0)
+        return log_error_errno(r, "the API server cannot be used; it must be an https URL\tkube-server=%s",
+                               server);
+    return 0;
+}
+
+static int open_selectors(struct kube_source *s)
+{
+    const char *text = s->agent->config->enablement_selector;
+    char error[512], quoted[1100];
+    int r = kube_selectors_parse(text, &s->selectors, error, sizeof(error));
+
+    s->default_selectors = !strcmp(text, KUBE_DEFAULT_SELECTORS);
+    if (r < 0)
+        log_error("the enablement selectors cannot be used\terror=%s",
+                  log_quote(quoted, sizeof(quoted), error));
+    return r;
+}
+
+static int open_watches(struct kube_source *s)
+{
+    const struct kube_watch_config pods = {
+        .what = "pods", .path = "/api/v1/pods", .selector = s->selector, .page = PAGE};
+    const struct kube_watch_config namespaces = {
+        .what = "namespaces", .path = "/api/v1/namespaces", .page = PAGE};
+    const struct kube_watch_events pods_events = kube_cache_pods_events(s);
+    const struct kube_watch_events namespaces_events = kube_cache_namespaces_events(s);
+    int r;
+
+    snprintf(s->selector, sizeof(s->selector), "spec.nodeName=%s", s->agent->config->node);
+    r = kube_watch_new(s->agent->loop, s->client, &namespaces, &namespaces_events, &s->watch_namespaces);
+    return r < 0 ? r : kube_watch_new(s->agent->loop, s->client, &pods, &pods_events, &s->watch_pods);
+}
+
+int kube_source_open(struct agent *agent, struct source **ret)
+{
+    struct kube_source *s = calloc(1, sizeof(*s));
+    struct source *source;
+    int r;
+
+    if (!s)
+        return log_error_errno(-ENOMEM, "no memory for the source");
+    s->source.ops = &ops;
+    s->agent = agent;
+    kube_cache_init(s);
+    kube_place_open(s);
+    kube_decisions_open(s);
+    source = &s->source;
+    r = open_selectors(s);
+    if (r == 0)
+        r = kube_open_client(agent->loop, agent->config, &s->client);
+    if (r == 0 && (r = open_watches(s)) < 0)
+        log_error_errno(r, "no memory for the source");
+    if (r < 0) {
+        kube_source_close(&source);
+        return r;
+    }
+    log_info("the Kubernetes API is the source\tserver=%s node=%s", kube_client_server(s->client),
+             agent->config->node);
+    *ret = source;
+    return 0;
+}
+
+void kube_source_close(struct source **source)
+{
+    struct kube_source *s = *source ? container_of(*source, struct kube_source, source) : NULL;
+
+    if (!s)
+        return;
+    kube_place_close(s);
+    kube_decisions_close(s);
+    kube_watch_free(&s->watch_pods);
+    kube_watch_free(&s->watch_namespaces);
+    kube_cache_free(s);
+    kube_client_free(&s->client);
+    kube_selectors_free(&s->selectors);
+    free(s);
+    *source = NULL;
+}

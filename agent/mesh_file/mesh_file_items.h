@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The items of the mesh file's lists. Each function decodes one and writes the fields that the file keeps of
+ * it; what they point to is still in the arena of the source's current item. */
+#ifndef AGENT_MESH_FILE_MESH_FILE_ITEMS_H
+#define AGENT_MESH_FILE_MESH_FILE_ITEMS_H
+
+#include "agent/mesh_file/mesh_file_decode.h"
+#include "lib/proto/authorization.pb-c.h"
+#include "lib/proto/workload.pb-c.h"
+
+struct mesh_file_workload_item {
+    Istio__Workload__Workload message;
+    enum mesh_protocol protocol;
+    enum mesh_mode mode;
+    const struct yaml_node *service_nodes, *policy_nodes; /* for errors about what they name; may be NULL */
+};
+
+int mesh_file_decode_namespace(struct decode *d, const struct yaml_node *node, struct mesh_namespace *ret);
+int mesh_file_decode_workload(struct decode *d, const struct yaml_node *node, const char *trust_domain,
+                              struct mesh_file_workload_item *ret);
+int mesh_file_decode_service(struct decode *d, const struct yaml_node *node, Istio__Workload__Service *ret);
+int mesh_file_decode_policy(struct decode *d, const struct yaml_node *node,
+                            Istio__Security__Authorization *ret);
+
+/* Readers that workloads and services share. */
+/* {80: 8080}. into: size_t * with the pointer to Istio__Workload__Port ** behind it. more not NULL: the
+ * target may be 0, for each endpoint says its own. */
+int mesh_file_read_ports(struct decode *d, const struct yaml_node *node, const struct decode_field *field,
+                         void *into);
+/* {destination, hboneMtlsPort}. into: Istio__Workload__GatewayAddress ** */
+int mesh_file_read_gateway(struct decode *d, const struct yaml_node *node, const struct decode_field *field,
+                           void *into);
+
+#endif

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The node proxies as the rest of the agent sees them. Which pods each of them serves is told to it by one of
+ * two implementations; the settings say which one:
+ *
+ *   proxy_server.h   bruma-proxy. The agent opens the listeners and hands them over, so a pod can be enrolled
+ *                    while no proxy runs: its connections wait in the backlog.
+ *   zds_server.h     a stock node proxy (ztunnel). It opens the listeners itself, so a pod is enrolled once a
+ *                    proxy has said that it serves it.
+ */
+#ifndef AGENT_PROXIES_PROXIES_H
+#define AGENT_PROXIES_PROXIES_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+
+#include "agent/config.h"
+#include "agent/enroll/pods.h"
+
+struct proxies;
+
+/* What a proxy offers in pod-held. Descriptors that are taken are set to -1. */
+struct held_pod {
+    const char *uid;
+    uint64_t cookie;
+    uint32_t generation;
+    bool draining;
+    int *fds; /* enum bruma_pod_fd */
+};
+
+struct proxies_events {
+    /* Returns the pod that the offer belongs to, or NULL if there is none. */
+    struct pod *(*held)(void *data, const struct held_pod *offer);
+    /* All offers of one proxy were taken; what is still missing will not come from it. */
+    void (*held_end)(void *data);
+    /* A proxy has opened listeners in the pod and shall serve it by them; the descriptors stay with the
+     * caller. */
+    int (*listeners_opened)(void *data, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT],
+                            struct steer_error *error);
+    /* The serving proxy answered for the pod's last pod-add; error is NULL if it serves it. */
+    void (*answered)(void *data, struct pod *pod, enum bruma_reason reason, const char *error);
+    /* Something that proxies_busy() looks at has changed for the pod. */
+    void (*drained)(void *data, struct pod *pod);
+    /* A proxy has found that one of the pod's listeners is closed. */
+    void (*listener_closed)(void *data, struct pod *pod);
+    /* Pods that waited for a proxy need not wait any more. May be NULL. */
+    void (*serves)(void *data);
+    /* A proxy is gone. */
+    void (*gone)(void *data);
+    void *data;
+};
+
+struct proxies_ops {
+    const char *kind;     /* "bruma-proxy", "ztunnel" */
+    bool opens_listeners; /* the proxy does, not the agent */
+    bool (*serving)(const struct proxies *proxies);
+    bool (*answer_pending)(const struct proxies *proxies, const struct pod *pod);
+    const char *(*pod_state)(const struct proxies *proxies, const struct pod *pod);
+    bool (*busy)(const struct proxies *proxies, const struct pod *pod);
+    void (*pod_add)(struct proxies *proxies, struct pod *pod);
+    void (*pod_retry)(struct proxies *proxies, struct pod *pod);
+    void (*pod_drain)(struct proxies *proxies, struct pod *pod);
+    void (*pod_delete)(struct proxies *proxies, struct pod *pod);
+    void (*pod_reopen)(struct proxies *proxies, struct pod *pod); /* NULL unless opens_listeners */
+    cJSON *(*report)(const struct proxies *proxies);
+    void (*free)(struct proxies *proxies);
+};
+
+struct proxies {
+    const struct proxies_ops *ops;
+};
+
+static inline const char *proxies_kind(const struct proxies *proxies)
+{
+    return proxies->ops->kind;
+}
+
+/* Proxies open the listeners in pods, not the agent. */
+static inline bool proxies_open_listeners(const struct proxies *proxies)
+{
+    return proxies->ops->opens_listeners;
+}
+
+/* A proxy has acknowledged its snapshot and serves. */
+static inline bool proxies_serving(const struct proxies *proxies)
+{
+    return proxies->ops->serving(proxies);
+}
+
+/* The serving proxy has not answered for this pod yet. */
+static inline bool proxies_answer_pending(const struct proxies *proxies, const struct pod *pod)
+{
+    return proxies->ops->answer_pending(proxies, pod);
+}
+
+/* "serving", "pending", "failed", "draining", or "not_connected". */
+static inline const char *proxies_pod_state(const struct proxies *proxies, const struct pod *pod)
+{
+    return proxies->ops->pod_state(proxies, pod);
+}
+
+/* Some proxy still holds live connections of the draining pod, as far as anybody knows. */
+static inline bool proxies_busy(const struct proxies *proxies, const struct pod *pod)
+{
+    return proxies->ops->busy(proxies, pod);
+}
+
+/* To all proxies that are not being replaced; again: with the pod's listeners of now. */
+static inline void proxies_pod_add(struct proxies *proxies, struct pod *pod)
+{
+    proxies->ops->pod_add(proxies, pod);
+}
+
+/* Tells of the pod again where it was refused. */
+static inline void proxies_pod_retry(struct proxies *proxies, struct pod *pod)
+{
+    proxies->ops->pod_retry(proxies, pod);
+}
+
+/* The pod leaves: live connections go on. */
+static inline void proxies_pod_drain(struct proxies *proxies, struct pod *pod)
+{
+    proxies->ops->pod_drain(proxies, pod);
+}
+
+static inline void proxies_pod_delete(struct proxies *proxies, struct pod *pod)
+{
+    proxies->ops->pod_delete(proxies, pod);
+}
+
+/* Listeners that proxies have opened are no longer in the pod's slots, or no longer open. */
+static inline void proxies_pod_reopen(struct proxies *proxies, struct pod *pod)
+{
+    proxies->ops->pod_reopen(proxies, pod);
+}
+
+/* An array with an object for each proxy, for `brumactl status`. */
+static inline cJSON *proxies_report(const struct proxies *proxies)
+{
+    return proxies->ops->report(proxies);
+}
+
+static inline void proxies_free(struct proxies **proxies)
+{
+    if (*proxies)
+        (*proxies)->ops->free(*proxies);
+    *proxies = NULL;
+}
+
+#endif

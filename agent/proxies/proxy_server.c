@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/proxies/proxy_server.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/enroll/process.h"
+#include "agent/proxies/proxy_views.h"
+#include "bruma/protocol.h"
+#include "lib/message.h"
+#include "lib/reasons.h"
+
+#define LOG_SCOPE "proxies"
+#include "lib/log.h"
+
+#define SEQ_MAX (UINT64_C(1) << 53)
+/* A proxy that was replaced may be the first that finds a new agent; its successor tries again each second.
+ */
+#define RESUME_PATIENCE 2000 /* milliseconds */
+
+static bool is_set(const cJSON *message, const char *key)
+{
+    return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(message, key));
+}
+
+static void bad_message(struct proxy *p, const char *what)
+{
+    log_error("a message of a proxy cannot be used; it is disconnected\tpid=%d reason=%s error=\"%s\"",
+              (int)connection_pid(p->connection), reason_name(BRUMA_REASON_MESSAGE_INVALID), what);
+    connection_send_error(p->connection, BRUMA_REASON_MESSAGE_INVALID, what);
+    connection_close(p->connection);
+}
+
+static void on_answer_timeout(struct loop_timer *timer)
+{
+    struct proxy *p = container_of(timer, struct proxy, answer);
+
+    log_error("a proxy does not answer; it is disconnected\tpid=%d unanswered=%u",
+              (int)connection_pid(p->connection), p->unanswered);
+    connection_close(p->connection);
+}
+
+void *proxy_server_accept(struct proxies *proxies)
+{
+    struct proxy *p = calloc(1, sizeof(*p));
+
+    if (!p)
+        return NULL;
+    p->server = container_of(proxies, struct proxy_server, proxies);
+    list_init(&p->node);
+    pod_views_init(&p->views);
+    loop_timer_init(&p->answer, on_answer_timeout);
+    return p;
+}
+
+/* Connections come in any order after a restart of the agent; the youngest process is the one to serve. */
+static void insert_by_age(struct proxy_server *server, struct proxy *p)
+{
+    struct proxy *other;
+
+    p->born = process_start(connection_pid(p->connection));
+    list_for_each (other, &server->list, node) {
+        if (p->born && other->born > p->born) {
+            list_add_tail(&other->node, &p->node);
+            return;
+        }
+    }
+    list_add_tail(&server->list, &p->node);
+}
+
+static void on_hello(struct proxy *p, struct connection *connection, const cJSON *message)
+{
+    const char *version = "";
+    struct proxy *other;
+
+    p->connection = connection;
+    if (message_text(message, "version", sizeof(p->version) - 1, &version) == -EBADMSG) {
+        bad_message(p, "proxy-hello: version is not a short string");
+        return;
+    }
+    snprintf(p->version, sizeof(p->version), "%s", version);
+    p->takes_deliveries = is_set(message, "deliveries");
+    p->state = PROXY_OFFERING;
+    p->connected_at = loop_now(p->server->loop);
+    /* The same process again: its former connection is about to end anyway, and must not be told to drain. */
+    list_for_each (other, &p->server->list, node) {
+        if (connection_pid(connection) && connection_pid(other->connection) == connection_pid(connection))
+            connection_close(other->connection);
+    }
+    insert_by_age(p->server, p);
+    /* While it introduces itself it counts as one that will serve. */
+    loop_timer_set(p->server->loop, &p->answer, PROXY_ANSWER_MAX);
+    log_info("proxy connected\tpid=%d version=\"%s\"", (int)connection_pid(connection), p->version);
+}
+
+static void on_held(struct proxy *p, const cJSON *message, int *fds, size_t fds_len)
+{
+    struct held_pod offer = {.fds = fds};
+    uint64_t generation = 0;
+    struct pod *pod;
+    struct view *v;
+
+    if (message_name(message, "uid", &offer.uid) < 0 || message_u64(message, "cookie", &offer.cookie) < 0 ||
+        message_number(message, "generation", UINT32_MAX, &generation) < 0) {
+        bad_message(p, "pod-held: uid, cookie or generation is missing or wrong");
+        return;
+    }
+    if (fds_len != BRUMA_POD_FD_COUNT) {
+        bad_message(p, "pod-held: needs the descriptors netns, outbound, inbound, hbone");
+        return;
+    }
+    loop_timer_set(p->server->loop, &p->answer, PROXY_ANSWER_MAX);
+    offer.generation = (uint32_t)generation;
+    offer.draining = is_set(message, "draining");
+    pod = p->server->events.held(p->server->events.data, &offer);
+    v = pod ? view_get(p, pod) : NULL;
+    if (v)
+        v->state = offer.draining ? VIEW_DRAINING : VIEW_PENDING;
+}
+
+/* ---- who serves ---- */
+
+static void on_resume(struct loop_timer *timer)
+{
+    struct proxy_server *server = container_of(timer, struct proxy_server, resume);
+    struct proxy *p, *youngest = NULL;
+
+    list_for_each (p, &server->list, node) {
+        if ((p->state < PROXY_REPLACED && p->state != PROXY_NOT_READY) || p->resume_wanted || p->resume_seq)
+            return; /* it serves, or will soon */
+        if (p->state == PROXY_REPLACED && !p->cannot_resume && !p->not_ready)
+            youngest = p;
+    }
+    if (!youngest)
+        return;
+    log_info("no other proxy is left; the one that was replaced is told to serve again\tpid=%d",
+             (int)connection_pid(youngest->connection));
+    youngest->drain_wanted = false;
+    youngest->resume_wanted = true;
+    proxy_push(youngest);
+}
+
+static void resume_somebody(struct proxy_server *server, uint64_t after_milliseconds)
+{
+    if (!loop_timer_armed(&server->resume) ||
+        server->resume.due > loop_now(server->loop) + after_milliseconds)
+        loop_timer_set(server->loop, &server->resume, after_milliseconds);
+}
+
+static void wish_pods(struct proxy *p)
+{
+    bool replaced = p->state >= PROXY_REPLACED;
+    struct pod *pod;
+
+    list_for_each (pod, &p->server->pods->list, node) {
+        struct view *v = view_of(p, pod);
+
+        if (pod->state == POD_DRAINING) {
+            if (v)
+                view_wish(v, WISH_DRAIN);
+        } else if (!pod_is_served(pod)) {
+            if (v)
+                pod_view_free(&v->base);
+        } else if (replaced) {
+            if (v)
+                view_wish(v, WISH_KEEP);
+        } else {
+            v = view_get(p, pod);
+            if (v)
+                view_wish(v, WISH_ADD);
+        }
+    }
+}
+
+static void on_held_end(struct proxy *p, const cJSON *message)
+{
+    bool ending = is_set(message, "ending"), replaced = ending || is_set(message, "draining");
+
+    p->server->events.held_end(p->server->events.data);
+    p->state = ending ? PROXY_ENDING : replaced ? PROXY_REPLACED : PROXY_SYNCING;
+    wish_pods(p);
+    if (replaced)
+        resume_somebody(p->server, RESUME_PATIENCE);
+}
+
+static void replace(struct proxy *p, const struct proxy *by)
+{
+    log_info("proxy is replaced\tpid=%d by=%d", (int)connection_pid(p->connection),
+             (int)connection_pid(by->connection));
+    p->state = PROXY_REPLACED;
+    p->drain_wanted = true;
+    proxy_push(p);
+}
+
+static void take_over(struct proxy *p)
+{
+    struct proxy *other;
+    bool younger = false;
+
+    p->state = PROXY_SERVING;
+    log_info("proxy serves\tpid=%d", (int)connection_pid(p->connection));
+    list_for_each (other, &p->server->list, node) {
+        if (other == p) {
+            younger = true;
+        } else if (younger && other->state == PROXY_SERVING) {
+            replace(p, other);
+            return;
+        } else if (!younger && other->state >= PROXY_SYNCING && other->state <= PROXY_SERVING) {
+            replace(other, p);
+        }
+    }
+}
+
+/* One that would accept nothing yet takes nothing from one that does: its control plane may never answer. */
+static void on_snapshot_taken(struct proxy *p, const cJSON *ack)
+{
+    p->not_ready = cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(ack, "ready"));
+    if (p->state != PROXY_SYNCING)
+        return;
+    if (!p->not_ready) {
+        take_over(p);
+        return;
+    }
+    p->state = PROXY_NOT_READY;
+    log_info("proxy waits for its control plane\tpid=%d", (int)connection_pid(p->connection));
+    resume_somebody(p->server, RESUME_PATIENCE);
+}
+
+static void on_ready(struct proxy *p)
+{
+    p->not_ready = false;
+    if (p->state == PROXY_NOT_READY)
+        take_over(p);
+    else if (p->state == PROXY_REPLACED)
+        resume_somebody(p->server, 0);
+}
+
+static void on_resumed(struct proxy *p, enum bruma_reason reason, const char *error)
+{
+    p->resume_seq = 0;
+    if (error) {
+        log_error("a proxy that was replaced does not serve again\tpid=%d reason=%s error=\"%s\"",
+                  (int)connection_pid(p->connection), reason_name(reason), error);
+        p->cannot_resume = true;
+        resume_somebody(p->server, 0);
+        return;
+    }
+    if (p->state != PROXY_REPLACED)
+        return;
+    p->state = PROXY_SYNCING;
+    wish_pods(p);
+    take_over(p);
+}
+
+static void on_ending(struct proxy *p)
+{
+    struct proxy_server *server = p->server;
+    bool served = p->state == PROXY_SERVING;
+
+    log_info("proxy ends\tpid=%d", (int)connection_pid(p->connection));
+    p->state = PROXY_ENDING;
+    p->drain_wanted = p->resume_wanted = false;
+    p->resume_seq = 0;
+    /* Its answers decide nothing any more: nobody waits for them. */
+    if (served)
+        server->events.gone(server->events.data);
+    resume_somebody(server, 0);
+}
+
+static void on_view_answer(struct proxy *p, struct view *v, enum bruma_reason reason, const char *error)
+{
+    struct proxy_server *server = p->server;
+
+    if (error) {
+        log_error("a proxy refused a pod\tpid=%d uid=%s reason=%s error=\"%s\"",
+                  (int)connection_pid(p->connection), v->base.uid, reason_name(reason), error);
+        snprintf(v->error, sizeof(v->error), "%s", error);
+        v->reason = reason;
+    }
+    if (v->state == VIEW_PENDING)
+        v->state = error ? VIEW_FAILED : VIEW_SERVING;
+    if (v->base.pod && p == proxy_server_find_serving(server) && v->wish == WISH_NOTHING)
+        server->events.answered(server->events.data, v->base.pod, reason, error);
+}
+
+static void on_ack(struct proxy *p, const cJSON *message)
+{
+    const char *name = NULL, *error = NULL;
+    enum bruma_reason reason = BRUMA_REASON_NONE;
+    uint64_t seq;
+    struct view *v;
+
+    if (message_number(message, "seq", SEQ_MAX, &seq) < 0 || !seq || seq > p->seq ||
+        message_text(message, "reason", 64, &name) == -EBADMSG ||
+        message_text(message, "error", 4096, &error) == -EBADMSG) {
+        bad_message(p, "ack: seq, reason or error is missing or wrong");
+        return;
+    }
+    if (name)
+        reason = reason_from_name(name);
+    if (reason == BRUMA_REASON_COUNT)
+        reason = BRUMA_REASON_INTERNAL;
+    if (reason != BRUMA_REASON_NONE && !error)
+        error = reason_what(reason);
+    if (reason == BRUMA_REASON_NONE)
+        error = NULL;
+    if (p->unanswered && --p->unanswered)
+        loop_timer_set(p->server->loop, &p->answer, PROXY_ANSWER_MAX);
+    else
+        loop_timer_cancel(&p->answer);
+    if (seq == p->snapshot_seq) {
+        on_snapshot_taken(p, message);
+        return;
+    }
+    if (seq == p->resume_seq) {
+        on_resumed(p, reason, error);
+        return;
+    }
+    list_for_each (v, &p->views.all, base.of_proxy) {
+        if (v->seq == seq) {
+            on_view_answer(p, v, reason, error);
+            return;
+        }
+    }
+    if (error)
+        log_error("a proxy could not obey\tpid=%d seq=%lu reason=%s error=\"%s\"",
+                  (int)connection_pid(p->connection), (unsigned long)seq, reason_name(reason), error);
+}
+
+static void on_drained(struct proxy *p, const cJSON *message)
+{
+    const char *uid;
+    struct view *v;
+
+    if (message_name(message, "uid", &uid) < 0) {
+        bad_message(p, "pod-drained: uid is missing or wrong");
+        return;
+    }
+    list_for_each (v, &p->views.all, base.of_proxy) {
+        if (strcmp(v->base.uid, uid) || v->state != VIEW_DRAINING || v->wish != WISH_NOTHING)
+            continue;
+        v->state = VIEW_DRAINED;
+        if (v->base.pod)
+            p->server->events.drained(p->server->events.data, v->base.pod);
+        return;
+    }
+}
+
+static void on_listener_closed(struct proxy *p, const cJSON *message)
+{
+    const char *uid;
+    struct view *v;
+
+    if (message_name(message, "uid", &uid) < 0) {
+        bad_message(p, "listener-closed: uid is missing or wrong");
+        return;
+    }
+    list_for_each (v, &p->views.all, base.of_proxy) {
+        if (v->base.pod && !strcmp(v->base.uid, uid)) {
+            p->server->events.listener_closed(p->server->events.data, v->base.pod);
+            return;
+        }
+    }
+}
+
+static void on_message(struct connection *connection, const cJSON *message, int *fds, size_t fds_len)
+{
+    struct proxy *p = connection_data(connection);
+    const char *op = message_op(message);
+
+    if (p->state == PROXY_NEW)
+        on_hello(p, connection, message);
+    else if (p->state == PROXY_OFFERING && !strcmp(op, "pod-held"))
+        on_held(p, message, fds, fds_len);
+    else if (p->state == PROXY_OFFERING && !strcmp(op, "held-end"))
+        on_held_end(p, message);
+    else if (p->state >= PROXY_SYNCING && !strcmp(op, "ack"))
+        on_ack(p, message);
+    else if (p->state >= PROXY_SYNCING && !strcmp(op, "pod-drained"))
+        on_drained(p, message);
+    else if (p->state >= PROXY_SYNCING && !strcmp(op, "listener-closed"))
+        on_listener_closed(p, message);
+    else if (p->state >= PROXY_SYNCING && !strcmp(op, "ending"))
+        on_ending(p);
+    else if (p->state >= PROXY_SYNCING && !strcmp(op, "ready"))
+        on_ready(p);
+    else if (!strcmp(op, "error"))
+        log_error("a proxy reports an error\tpid=%d", (int)connection_pid(connection));
+    else
+        bad_message(p, "unknown op, or not at this time");
+    proxy_push(p);
+}
+
+static void on_writable(struct connection *connection)
+{
+    proxy_push(connection_data(connection));
+}
+
+static void on_closed(struct connection *connection)
+{
+    struct proxy *p = connection_data(connection);
+    struct proxy_server *server = p->server;
+    struct view *v;
+
+    log_info("proxy disconnected\tpid=%d", (int)connection_pid(connection));
+    list_del(&p->node);
+    loop_timer_cancel(&p->answer);
+    list_for_each (v, &p->views.all, base.of_proxy)
+        pod_view_free(&v->base);
+    free(p);
+    server->events.gone(server->events.data);
+    resume_somebody(server, 0);
+}
+
+const struct server_role proxy_server_role = {
+    .name = "proxy", .patient = true, .message = on_message, .drained = on_writable, .closed = on_closed};
+
+int proxy_server_new(struct loop *loop, const struct agent_config *config, const struct pods *pods,
+                     int proxy_sockets_fd, int deliveries_fd, const struct proxies_events *events,
+                     struct proxies **ret)
+{
+    struct proxy_server *server = calloc(1, sizeof(*server));
+
+    if (!server)
+        return -ENOMEM;
+    server->proxies.ops = &proxy_server_ops;
+    server->loop = loop;
+    server->config = config;
+    server->pods = pods;
+    server->proxy_sockets_fd = proxy_sockets_fd;
+    server->deliveries_fd = deliveries_fd;
+    server->events = *events;
+    list_init(&server->list);
+    loop_timer_init(&server->resume, on_resume);
+    loop_timer_init(&server->adopted, proxy_server_adopted);
+    server->adopt_until = loop_now(loop) + config->adopt_wait;
+    *ret = &server->proxies;
+    return 0;
+}

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/proxies/proxy_views.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "bruma/protocol.h"
+#include "lib/message.h"
+
+static const char *const proxy_state_names[] = {"new",     "offering", "syncing", "not_ready",
+                                                "serving", "replaced", "ending"};
+
+_Static_assert(offsetof(struct view, base) == 0, "it is allocated, and freed, as a struct pod_view");
+
+struct view *view_of(const struct proxy *proxy, const struct pod *pod)
+{
+    return (struct view *)pod_views_find(&proxy->views, pod);
+}
+
+struct view *view_get(struct proxy *proxy, struct pod *pod)
+{
+    struct view *v = (struct view *)pod_views_get(&proxy->views, pod, sizeof(*v));
+
+    if (v)
+        v->proxy = proxy;
+    return v;
+}
+
+void view_wish(struct view *v, enum wish wish)
+{
+    v->wish = wish;
+    pod_view_wish(&v->base, wish != WISH_NOTHING);
+}
+
+/* The newest that has acknowledged its snapshot. */
+struct proxy *proxy_server_find_serving(const struct proxy_server *server)
+{
+    struct proxy *p, *found = NULL;
+
+    list_for_each (p, &server->list, node) {
+        if (p->state == PROXY_SERVING)
+            found = p;
+    }
+    return found;
+}
+
+static int send_message(struct proxy *p, cJSON *message, const int *fds, size_t fds_len)
+{
+    int r;
+
+    cJSON_AddNumberToObject(message, "seq", (double)++p->seq);
+    r = connection_send(p->connection, message, fds, fds_len);
+    if (r == 0 && !p->unanswered++)
+        loop_timer_set(p->server->loop, &p->answer, PROXY_ANSWER_MAX);
+    return r;
+}
+
+static int send_setup(struct proxy *p)
+{
+    cJSON *m = message_new("setup");
+
+    cJSON_AddStringToObject(m, "pinDir", p->server->config->pin_dir);
+    p->setup_sent = true;
+    return send_message(p, m, (const int[]){p->server->proxy_sockets_fd, p->server->deliveries_fd},
+                        p->takes_deliveries ? 2 : 1);
+}
+
+static int send_add(struct proxy *p, struct view *v)
+{
+    const struct agent_config *config = p->server->config;
+    const struct pod *pod = v->base.pod;
+    cJSON *m = message_new("pod-add");
+    int fds[BRUMA_POD_FD_COUNT] = {pod->netns_fd, pod->listeners[0], pod->listeners[1], pod->listeners[2]};
+
+    cJSON_AddStringToObject(m, "uid", pod->uid);
+    message_add_u64(m, "cookie", pod->cookie);
+    cJSON_AddNumberToObject(m, "generation", pod->generation);
+    cJSON_AddStringToObject(m, "name", pod->name);
+    cJSON_AddStringToObject(m, "namespace", pod->namespace);
+    cJSON_AddStringToObject(m, "serviceAccount", pod->service_account);
+    /* In a cluster the control plane knows the trust domain, and the proxy takes it from there. */
+    if (strcmp(config->source, "kubernetes") != 0)
+        cJSON_AddStringToObject(m, "trustDomain", config->trust_domain);
+    cJSON_AddStringToObject(m, "node", config->node);
+    message_add_addresses(m, "ips", pod->addresses, pod->addresses_len);
+    return send_message(p, m, fds, BRUMA_POD_FD_COUNT);
+}
+
+static int send_about(struct proxy *p, const struct view *v, const char *op)
+{
+    cJSON *m = message_new(op);
+
+    cJSON_AddStringToObject(m, "uid", v->base.uid);
+    return send_message(p, m, NULL, 0);
+}
+
+static int send_wish(struct proxy *p, struct view *v)
+{
+    enum wish wish = v->wish;
+    int r = 0;
+
+    view_wish(v, WISH_NOTHING);
+    switch (wish) {
+    case WISH_NOTHING:
+        return 0;
+    case WISH_ADD:
+        r = send_add(p, v);
+        v->state = VIEW_PENDING;
+        break;
+    case WISH_KEEP:
+        r = send_about(p, v, "pod-keep");
+        v->state = VIEW_SERVING;
+        break;
+    case WISH_DRAIN:
+        r = send_about(p, v, "pod-drain");
+        v->state = VIEW_DRAINING;
+        break;
+    case WISH_DELETE:
+        r = send_about(p, v, "pod-del");
+        pod_view_free(&v->base);
+        return r;
+    }
+    v->seq = p->seq;
+    return r;
+}
+
+static int send_drain(struct proxy *p)
+{
+    cJSON *m = message_new("drain");
+
+    p->drain_wanted = false;
+    cJSON_AddNumberToObject(m, "deadlineMilliseconds", (double)p->server->config->proxy_drain);
+    return send_message(p, m, NULL, 0);
+}
+
+static int send_resume(struct proxy *p)
+{
+    p->resume_wanted = false;
+    p->resume_seq = p->seq + 1;
+    return send_message(p, message_new("resume"), NULL, 0);
+}
+
+/*
+ * A proxy that has got its snapshot is ready, and a roll-out ends the one before it. That one may be on its
+ * way here with the only descriptors of some pods' listeners.
+ */
+static bool snapshot_is_whole(struct proxy_server *server)
+{
+    struct pod *pod;
+    uint64_t now = loop_now(server->loop);
+
+    if (now >= server->adopt_until)
+        return true;
+    list_for_each (pod, &server->pods->list, node) {
+        if (pod->awaits_listeners) {
+            loop_timer_set(server->loop, &server->adopted, server->adopt_until - now);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Sends what is wished for as long as the socket takes it; connection_send() may queue one message at the
+ * most. */
+void proxy_push(struct proxy *p)
+{
+    if (p->state < PROXY_SYNCING)
+        return;
+    while (connection_flushed(p->connection)) {
+        int r;
+
+        if (!p->setup_sent)
+            r = send_setup(p);
+        else if (!list_empty(&p->views.wishes))
+            r = send_wish(p, list_first(&p->views.wishes, struct view, base.wished));
+        else if (!p->snapshot_seq) {
+            if (!snapshot_is_whole(p->server))
+                return;
+            p->snapshot_seq = p->seq + 1;
+            r = send_message(p, message_new("snapshot-end"), NULL, 0);
+        } else if (p->resume_wanted)
+            r = send_resume(p);
+        else if (p->drain_wanted)
+            r = send_drain(p);
+        else
+            return;
+        if (r < 0)
+            return;
+    }
+}
+
+bool pod_is_served(const struct pod *pod)
+{
+    return (pod->state == POD_ENROLLING || pod->state == POD_ENROLLED || pod->state == POD_LEAVING) &&
+           !pod->awaits_listeners && pod->netns_fd >= 0;
+}
+
+void proxy_server_adopted(struct loop_timer *timer)
+{
+    struct proxy_server *server = container_of(timer, struct proxy_server, adopted);
+    struct proxy *p;
+
+    list_for_each (p, &server->list, node)
+        proxy_push(p);
+}
+
+static struct proxy_server *server_of(const struct proxies *proxies)
+{
+    return container_of(proxies, struct proxy_server, proxies);
+}
+
+static bool serving(const struct proxies *proxies)
+{
+    return proxy_server_find_serving(server_of(proxies)) != NULL;
+}
+
+static bool answer_pending(const struct proxies *proxies, const struct pod *pod)
+{
+    const struct proxy *p = proxy_server_find_serving(server_of(proxies));
+    const struct view *v = p ? view_of(p, pod) : NULL;
+
+    return v && (v->wish == WISH_ADD || v->state == VIEW_PENDING);
+}
+
+static const char *pod_state(const struct proxies *proxies, const struct pod *pod)
+{
+    static const char *const names[] = {[VIEW_PENDING] = "pending",
+                                        [VIEW_SERVING] = "serving",
+                                        [VIEW_FAILED] = "failed",
+                                        [VIEW_DRAINING] = "draining",
+                                        [VIEW_DRAINED] = "drained"};
+    const struct proxy *p = proxy_server_find_serving(server_of(proxies));
+    const struct view *v = p ? view_of(p, pod) : NULL;
+
+    if (!p)
+        return "not_connected";
+    return v ? names[v->state] : "pending";
+}
+
+static bool busy(const struct proxies *proxies, const struct pod *pod)
+{
+    const struct view *v;
+
+    (void)proxies;
+    list_for_each (v, &pod->views, base.of_pod) {
+        if (v->state != VIEW_DRAINED || v->wish != WISH_NOTHING)
+            return true;
+    }
+    return false;
+}
+
+static void pod_add(struct proxies *proxies, struct pod *pod)
+{
+    struct proxy *p;
+
+    if (!pod_is_served(pod))
+        return;
+    list_for_each (p, &server_of(proxies)->list, node) {
+        struct view *v;
+
+        if (p->state < PROXY_SYNCING || p->state > PROXY_SERVING)
+            continue;
+        v = view_get(p, pod);
+        if (!v)
+            continue;
+        view_wish(v, WISH_ADD);
+        proxy_push(p);
+    }
+}
+
+static void pod_retry(struct proxies *proxies, struct pod *pod)
+{
+    struct view *v;
+
+    (void)proxies;
+    list_for_each (v, &pod->views, base.of_pod) {
+        if (v->state != VIEW_FAILED || v->wish != WISH_NOTHING || !pod_is_served(pod))
+            continue;
+        view_wish(v, WISH_ADD);
+        proxy_push(v->proxy);
+    }
+}
+
+static void pod_drain(struct proxies *proxies, struct pod *pod)
+{
+    struct view *v;
+
+    (void)proxies;
+    list_for_each (v, &pod->views, base.of_pod) {
+        view_wish(v, WISH_DRAIN);
+        proxy_push(v->proxy);
+    }
+}
+
+static void pod_delete(struct proxies *proxies, struct pod *pod)
+{
+    struct view *v;
+
+    (void)proxies;
+    list_for_each (v, &pod->views, base.of_pod) {
+        struct proxy *p = v->proxy;
+
+        pod_view_lose_pod(&v->base);
+        view_wish(v, WISH_DELETE);
+        proxy_push(p);
+    }
+}
+
+static cJSON *report(const struct proxies *proxies)
+{
+    cJSON *array = cJSON_CreateArray();
+    struct proxy *p;
+
+    list_for_each (p, &server_of(proxies)->list, node) {
+        cJSON *o = cJSON_CreateObject();
+        int counts[VIEW_DRAINED + 1] = {0};
+        struct view *v;
+
+        list_for_each (v, &p->views.all, base.of_proxy)
+            counts[v->state]++;
+        cJSON_AddStringToObject(o, "kind", proxy_server_ops.kind);
+        cJSON_AddNumberToObject(o, "pid", connection_pid(p->connection));
+        cJSON_AddStringToObject(o, "version", p->version);
+        cJSON_AddStringToObject(o, "state", proxy_state_names[p->state]);
+        cJSON_AddNumberToObject(o, "connectedSeconds",
+                                (double)((loop_now(server_of(proxies)->loop) - p->connected_at) / 1000));
+        cJSON_AddNumberToObject(o, "podsServing", counts[VIEW_SERVING]);
+        cJSON_AddNumberToObject(o, "podsPending", counts[VIEW_PENDING]);
+        cJSON_AddNumberToObject(o, "podsFailed", counts[VIEW_FAILED]);
+        cJSON_AddNumberToObject(o, "podsDraining", counts[VIEW_DRAINING]);
+        cJSON_AddItemToArray(array, o);
+    }
+    return array;
+}
+
+static void destroy(struct proxies *proxies)
+{
+    loop_timer_cancel(&server_of(proxies)->resume);
+    loop_timer_cancel(&server_of(proxies)->adopted);
+    free(server_of(proxies));
+}
+
+const struct proxies_ops proxy_server_ops = {
+    .kind = "bruma-proxy",
+    .serving = serving,
+    .answer_pending = answer_pending,
+    .pod_state = pod_state,
+    .busy = busy,
+    .pod_add = pod_add,
+    .pod_retry = pod_retry,
+    .pod_drain = pod_drain,
+    .pod_delete = pod_delete,
+    .report = report,
+    .free = destroy,
+};

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What each proxy is to know about each pod, and the sending of it. Private to proxy_server.c and
+ * proxy_views.c. */
+#ifndef AGENT_PROXIES_PROXY_VIEWS_H
+#define AGENT_PROXIES_PROXY_VIEWS_H
+
+#include "agent/proxies/pod_view.h"
+#include "agent/proxies/proxy_server.h"
+
+/* Milliseconds that a proxy may leave messages unacknowledged, or take to introduce itself. */
+#define PROXY_ANSWER_MAX 10000
+
+enum proxy_state {
+    PROXY_NEW,
+    PROXY_OFFERING,
+    PROXY_SYNCING,
+    PROXY_NOT_READY, /* has its snapshot, but has not heard of its control plane */
+    PROXY_SERVING,
+    PROXY_REPLACED, /* got drain, and serves again if nobody else is left */
+    PROXY_ENDING,   /* of its own accord */
+};
+enum wish { WISH_NOTHING, WISH_ADD, WISH_KEEP, WISH_DRAIN, WISH_DELETE };
+enum view_state { VIEW_PENDING, VIEW_SERVING, VIEW_FAILED, VIEW_DRAINING, VIEW_DRAINED };
+
+struct proxy {
+    struct list node; /* oldest process first */
+    struct proxy_server *server;
+    struct connection *connection;
+    enum proxy_state state;
+    char version[64];
+    uint64_t connected_at; /* loop time */
+    uint64_t born;         /* start of its process, in clock ticks; 0: not known */
+    struct pod_views views;
+    uint64_t seq, snapshot_seq;
+    uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
+    bool setup_sent, drain_wanted, resume_wanted;
+    bool cannot_resume; /* it has refused to */
+    bool takes_deliveries;
+    bool not_ready;
+    unsigned unanswered;
+    struct loop_timer answer;
+};
+
+struct view {
+    struct pod_view base;
+    struct proxy *proxy;
+    enum wish wish;
+    enum view_state state;
+    uint64_t seq; /* of the last message about it, 0: none was sent */
+    enum bruma_reason reason;
+    char error[256];
+};
+
+struct proxy_server {
+    struct proxies proxies;
+    struct loop *loop;
+    const struct agent_config *config;
+    const struct pods *pods;
+    int proxy_sockets_fd, deliveries_fd;
+    struct proxies_events events;
+    struct list list;
+    struct loop_timer resume; /* nobody may be serving any more */
+    struct loop_timer adopted;
+    uint64_t adopt_until; /* loop time: a proxy of before may still bring listeners back */
+};
+
+struct view *view_of(const struct proxy *proxy, const struct pod *pod); /* or NULL */
+struct view *view_get(struct proxy *proxy, struct pod *pod);            /* NULL: no memory */
+void view_wish(struct view *view, enum wish wish);
+
+/* Sends what is wished for as long as the socket takes it. */
+void proxy_push(struct proxy *proxy);
+void proxy_server_adopted(struct loop_timer *timer); /* of proxy_server.adopted */
+/* The youngest process that has acknowledged its snapshot, or NULL. */
+struct proxy *proxy_server_find_serving(const struct proxy_server *server);
+/* The pod is one that a proxy shall serve now. */
+bool pod_is_served(const struct pod *pod);
+
+extern const struct proxies_ops proxy_server_ops;
+
+#endif

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the steering library share. */
+#ifndef AGENT_STEER_INTERNAL_H
+#define AGENT_STEER_INTERNAL_H
+
+#include <limits.h>
+
+#include "agent/steer/steer.h"
+
+struct steer {
+    char pin_dir[PATH_MAX / 8];
+    char cgroup[PATH_MAX / 8];
+    char probe_cgroup[PATH_MAX / 8]; /* "" : none */
+    int lock_fd;                     /* the pin directory, locked */
+    int pods_fd, pod_counters_fd, failures_fd, proxy_sockets_fd, proxy_cgroups_fd, probe_targets_fd,
+        probe_tuples_fd, deliveries_fd;
+    int connect_fds[2];    /* programs of connect4 and connect6 */
+    int accepted_fd;       /* program, -1: the kernel has not what it needs */
+    bool accepted_refused; /* it cannot be attached, and that is in the log */
+    int probes_fd;         /* program, -1: not used */
+    int guard_fd, sandboxes_fd;
+    int guard_fds[3];      /* programs; the last, for inbound, is -1 where the kernel has not what it needs */
+    int option_fds[3];     /* programs; the last two are -1 where the kernel has not what they need */
+    int live_fd;           /* program, -1: the kernel has not what it needs */
+    uint8_t lookup_tag[8]; /* of the pod program that this build has */
+};
+
+/* Fills *error and returns -|e|, so that a failure can be told and returned in one expression. */
+int steer_fail(struct steer_error *error, enum bruma_reason reason, int e, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* Every map that is pinned by name goes below PIN_DIR/maps; libbpf takes what is there if its layout is the
+ * same. */
+struct bpf_object;
+int steer_pin_paths(const struct steer *steer, struct bpf_object *object, struct steer_error *error);
+
+/* The link is attached to that cgroup. */
+bool steer_link_attached_to(int link_fd, const char *cgroup);
+
+/* guard.c */
+int steer_guard_load(struct steer *steer, struct steer_error *error);
+void steer_guard_unload(struct steer *steer);
+
+/* options.c */
+int steer_options_load(struct steer *steer, struct steer_error *error);
+void steer_options_unload(struct steer *steer);
+
+/* live.c: both do without where the kernel has not what they need, and say so. */
+void steer_live_load(struct steer *steer);
+void steer_accepted_load(struct steer *steer);
+
+/* PIN_DIR/pods/<cookie>[/name]; name NULL: the directory. -ENAMETOOLONG. */
+int steer_pod_pin_path(const struct steer *steer, uint64_t cookie, const char *name, char *buf, size_t size);
+
+/* pin_dir.c: makes the directory with its parts, in a BPF file system and nowhere else. */
+int pin_dir_prepare(const char *pin_dir, struct steer_error *error);
+/* Two agents would open listeners and mend behind each other's back. The lock goes with the process, however
+ * it ends. */
+int pin_dir_lock(struct steer *steer, struct steer_error *error);
+
+/* cgroup.c: attaches what is not attached, adopts and updates what is. */
+int steer_cgroup_attach(struct steer *steer, struct steer_error *error);
+
+/* pod_program.c: loads an instance for the pod and puts it in place of the attached one. */
+int steer_pod_program_update(struct steer *steer, uint64_t cookie, struct steer_error *error);
+/* Loads an instance; *ret_program and *ret_listeners are the caller's. listeners_fd -1: a new SOCKMAP. */
+int steer_pod_program_load(struct steer *steer, uint64_t cookie, int listeners_fd, int *ret_program,
+                           int *ret_listeners, struct steer_error *error);
+int steer_program_tag(int program_fd, uint8_t tag[8]);
+
+/* families.c: BRUMA_POD_NO_IPV4 and BRUMA_POD_NO_IPV6, where the pod has no address of the family beside
+ * those that lead nowhere; 0 where that cannot be told. _here: of the namespace that the calling thread is
+ * in. */
+uint32_t pod_no_family(int netns_fd);
+uint32_t pod_no_family_here(void);
+
+/* pod_netns.c: rules, routes and sysctls in the pod; nothing is waited for. former: flags BRUMA_POD_HAD_*
+ * that say what was on before, added to it also on failure. -EAGAIN with POD_ADDRESS_UNUSABLE: all is set but
+ * the route whose source cannot be used, perhaps not yet. */
+int pod_netns_setup(const struct steer_pod *pod, uint32_t *former, struct steer_error *error);
+/* Before the first enrolment: NUMBER_TAKEN where a rule of somebody else is for our mark. */
+int pod_netns_check_mark(const struct steer_pod *pod, struct steer_error *error);
+int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error);
+/* Sets the matching entries. -E2BIG: the pod has so many rules or routes that ours are not looked for. */
+struct pod_netns_state {
+    uint32_t no_family; /* BRUMA_POD_NO_IPV4, BRUMA_POD_NO_IPV6 */
+    bool loopback_down, rule_missing, route_missing, sysctl_changed;
+};
+int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret);
+
+/* The path of one that is set, of those that glance.h counts. */
+const char *pod_netns_sysctl(int index);
+
+/* pod.c: the entry and the counters are there, and say what they should. */
+bool pod_entry_fits(struct steer *steer, const struct steer_pod *pod);
+
+#endif

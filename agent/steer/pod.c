@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Enrolling a pod and letting it go. */
+#include <assert.h>
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/steer/internal.h"
+#include "bruma/mesh.h"
+#include "lib/cleanup.h"
+#include "lib/netns.h"
+
+#define MAPS_MAX 16 /* of the pod's program */
+#define FORMER_FLAGS \
+    (BRUMA_POD_HAD_FWMARK_ACCEPT | BRUMA_POD_HAD_FWMARK_REFLECT4 | BRUMA_POD_HAD_FWMARK_REFLECT6)
+#define FAMILY_FLAGS (BRUMA_POD_NO_IPV4 | BRUMA_POD_NO_IPV6)
+
+int steer_pod_pin_path(const struct steer *s, uint64_t cookie, const char *name, char *buf, size_t size)
+{
+    int n = snprintf(buf, size, "%s/pods/%llu%s%s", s->pin_dir, (unsigned long long)cookie, name ? "/" : "",
+                     name ? name : "");
+
+    return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
+}
+
+int steer_pod_link_path(const struct steer *s, uint64_t cookie, char *buf, size_t size)
+{
+    return steer_pod_pin_path(s, cookie, "link", buf, size);
+}
+
+static int open_pin(const struct steer *s, uint64_t cookie, const char *name)
+{
+    char path[PATH_MAX / 4];
+    int fd;
+
+    if (steer_pod_pin_path(s, cookie, name, path, sizeof(path)) < 0)
+        return -ENAMETOOLONG;
+    fd = bpf_obj_get(path);
+    return fd < 0 ? -errno : fd;
+}
+
+/* Says that there is no pin, and not merely that it cannot be had now. */
+static bool is_missing(int r)
+{
+    return r == -ENOENT || r == -ENOTDIR;
+}
+
+static int pin(const struct steer *s, uint64_t cookie, const char *name, int fd, struct steer_error *error)
+{
+    char path[PATH_MAX / 4];
+
+    steer_pod_pin_path(s, cookie, name, path, sizeof(path));
+    unlink(path);
+    if (bpf_obj_pin(fd, path) < 0)
+        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, errno, "cannot pin %s", path);
+    return 0;
+}
+
+static int unpin(const struct steer *s, uint64_t cookie, const char *name)
+{
+    char path[PATH_MAX / 4];
+
+    steer_pod_pin_path(s, cookie, name, path, sizeof(path));
+    return unlink(path) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+/* sk_lookup would hand a connection to a listener of any namespace, and the client would wait for ever. */
+static int check_listeners(const struct steer_pod *pod, struct steer_error *error)
+{
+    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
+        uint64_t cookie;
+        int r = socket_netns_cookie(pod->listeners[i], &cookie);
+
+        if (r == 0 && cookie != pod->cookie)
+            r = -EXDEV;
+        if (r < 0)
+            return steer_fail(error, BRUMA_REASON_LISTENER_OPEN_FAILED, r,
+                              "listener %d is not one of the pod's", i);
+    }
+    return 0;
+}
+
+static int fill_listeners(int map, const struct steer_pod *pod, struct steer_error *error)
+{
+    for (__u32 i = 0; i < BRUMA_LISTENER_COUNT; i++) {
+        __u64 fd = (__u64)pod->listeners[i];
+
+        if (bpf_map_update_elem(map, &i, &fd, BPF_ANY) < 0)
+            return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, errno, "cannot register listener %u", i);
+    }
+    return 0;
+}
+
+/* The index of the only device of the pod that is up, beside lo; 0 if there are several, or it cannot be
+ * told. */
+static uint32_t only_device(int netns_fd)
+{
+    _cleanup_fd_ int own = netns_open_own(), fd = -1;
+    struct if_nameindex *all = NULL;
+    uint32_t found = 0;
+    int n = 0;
+
+    if (own < 0 || netns_enter(netns_fd) < 0)
+        return 0;
+    fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    all = fd < 0 ? NULL : if_nameindex();
+    if (netns_enter(own) < 0)
+        abort(); /* the agent would go on in a pod */
+    for (struct if_nameindex *i = all; i && i->if_index; i++) {
+        struct ifreq request = {};
+
+        snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", i->if_name);
+        if (i->if_index == BRUMA_LOOPBACK_IFINDEX || ioctl(fd, SIOCGIFFLAGS, &request) < 0 ||
+            !(request.ifr_flags & IFF_UP))
+            continue;
+        found = i->if_index;
+        n++;
+    }
+    if (all)
+        if_freenameindex(all);
+    return n == 1 && found <= BRUMA_POD_DEVICE_MAX ? found : 0;
+}
+
+static int write_entry(struct steer *s, const struct steer_pod *pod, uint32_t flags,
+                       struct steer_error *error)
+{
+    struct bruma_pod entry = {.flags = flags, .generation = pod->generation};
+    struct bruma_pod_counters counters = {};
+
+    entry.flags |= pod_no_family(pod->netns_fd);
+    if (pod->foreign_listeners)
+        entry.flags |= only_device(pod->netns_fd) << BRUMA_POD_DEVICE_SHIFT;
+    static_assert(ADDR_TEXT_LEN <= BRUMA_IP_LEN, "an address may be longer than its text in the map");
+    static_assert(BRUMA_REASON_COUNT <= BRUMA_MAX_FAILURES, "more reasons than the map has room for");
+    for (int i = 0; i < pod->addresses_len && i < BRUMA_POD_ADDRESSES; i++) {
+        memcpy(entry.addresses[i].bytes, pod->addresses[i].bytes, sizeof(entry.addresses[i].bytes));
+        addr_format(&pod->addresses[i], entry.ips[i]);
+    }
+    memcpy(entry.pod, pod->name, sizeof(entry.pod));
+    memcpy(entry.identity, pod->identity, sizeof(entry.identity));
+    if (bpf_map_update_elem(s->pods_fd, &pod->cookie, &entry, BPF_ANY) < 0)
+        return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, errno, "cannot write the pods map");
+    if (bpf_map_update_elem(s->pod_counters_fd, &pod->cookie, &counters, BPF_NOEXIST) < 0 && errno != EEXIST)
+        return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, errno, "cannot write the counters map");
+    return 0;
+}
+
+/* The program and SOCKMAP of an earlier enrolment are used again: connections in its listeners' queues stay.
+ */
+static int program_of(struct steer *s, const struct steer_pod *pod, int *ret_program, int *ret_listeners,
+                      struct steer_error *error)
+{
+    _cleanup_fd_ int program = open_pin(s, pod->cookie, "program"),
+                     listeners = open_pin(s, pod->cookie, "listeners");
+    char path[PATH_MAX / 4];
+    int r;
+
+    if ((program < 0 && !is_missing(program)) || (listeners < 0 && !is_missing(listeners)))
+        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, program < 0 ? program : listeners,
+                          "what is pinned for the pod cannot be opened");
+    if (program < 0 || listeners < 0) {
+        r = steer_pod_pin_path(s, pod->cookie, NULL, path, sizeof(path));
+        if (r < 0 || (mkdir(path, 0700) < 0 && errno != EEXIST))
+            return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, r ? r : errno, "cannot make %s", path);
+        r = steer_pod_program_load(s, pod->cookie, listeners, &program, &listeners, error);
+        if (r == 0)
+            r = pin(s, pod->cookie, "program", program, error);
+        if (r == 0)
+            r = pin(s, pod->cookie, "listeners", listeners, error);
+        if (r < 0)
+            return r;
+    }
+    *ret_program = take_fd(&program);
+    *ret_listeners = take_fd(&listeners);
+    return 0;
+}
+
+static void remove_pins(struct steer *s, uint64_t cookie)
+{
+    char path[PATH_MAX / 4];
+
+    unpin(s, cookie, "link");
+    unpin(s, cookie, "program");
+    unpin(s, cookie, "listeners");
+    steer_pod_pin_path(s, cookie, NULL, path, sizeof(path));
+    rmdir(path);
+}
+
+static void remove_entries(struct steer *s, uint64_t cookie)
+{
+    /* In this order: counters without an entry are the sign of an entry that somebody else has removed. */
+    bpf_map_delete_elem(s->pod_counters_fd, &cookie);
+    bpf_map_delete_elem(s->pods_fd, &cookie);
+}
+
+static uint32_t inbound_flags(const struct steer_pod *pod)
+{
+    return BRUMA_POD_CAPTURE_INBOUND | (pod->bypass_inbound ? BRUMA_POD_BYPASS_INBOUND : 0);
+}
+
+int steer_pod_prepare(struct steer *s, const struct steer_pod *pod, int *ret_program_fd,
+                      struct steer_error *error)
+{
+    _cleanup_fd_ int program = -1, listeners = -1;
+    struct bruma_pod entry = {};
+    bool known = steer_pod_entry(s, pod->cookie, &entry) == 0;
+    struct steer_error ignored;
+    uint32_t former = 0;
+    int r = pod->foreign_listeners ? 0 : check_listeners(pod, error);
+
+    if (r == 0 && !known)
+        r = pod_netns_check_mark(pod, error);
+    if (r < 0)
+        return r;
+    r = pod_netns_setup(pod, &former, error);
+    /* What was on before the first enrolment counts, not what that one has set. */
+    if (known)
+        former = entry.flags & FORMER_FLAGS;
+    if (r == 0)
+        r = program_of(s, pod, &program, &listeners, error);
+    if (r == 0 && !pod->foreign_listeners)
+        r = fill_listeners(listeners, pod, error);
+    if (r == 0)
+        r = write_entry(s, pod, former | inbound_flags(pod) | (entry.flags & BRUMA_POD_CAPTURE_OUTBOUND),
+                        error);
+    if (r < 0) {
+        if (!known) {
+            remove_entries(s, pod->cookie);
+            remove_pins(s, pod->cookie);
+            pod_netns_clean(pod->netns_fd, former, &ignored);
+        }
+        return r;
+    }
+    *ret_program_fd = take_fd(&program);
+    return 0;
+}
+
+static bool link_fits(int link, int netns_fd)
+{
+    struct bpf_link_info info = {};
+    __u32 len = sizeof(info);
+    uint64_t inode;
+
+    return bpf_obj_get_info_by_fd(link, &info, &len) == 0 && netns_inode(netns_fd, &inode) == 0 &&
+           info.netns.netns_ino == (uint32_t)inode;
+}
+
+static bool program_uses(const struct bpf_prog_info *program, uint32_t map)
+{
+    for (uint32_t i = 0; i < program->nr_map_ids; i++) {
+        if (((const uint32_t *)(uintptr_t)program->map_ids)[i] == map)
+            return true;
+    }
+    return false;
+}
+
+/* Pins can be removed and made anew while the link runs on with what was there before. */
+static bool pins_belong_together(int link, int program, int listeners)
+{
+    uint32_t ids[MAPS_MAX] = {};
+    struct bpf_link_info l = {};
+    struct bpf_prog_info p = {.nr_map_ids = MAPS_MAX, .map_ids = (uintptr_t)ids};
+    struct bpf_map_info m = {};
+    __u32 l_len = sizeof(l), p_len = sizeof(p), m_len = sizeof(m);
+
+    return bpf_obj_get_info_by_fd(link, &l, &l_len) == 0 &&
+           bpf_obj_get_info_by_fd(program, &p, &p_len) == 0 &&
+           bpf_obj_get_info_by_fd(listeners, &m, &m_len) == 0 && l.prog_id == p.id &&
+           p.nr_map_ids <= MAPS_MAX && program_uses(&p, m.id);
+}
+
+/* 1, 0, or -errno: it cannot be told. */
+static int is_attached(struct steer *s, uint64_t cookie, int netns_fd)
+{
+    _cleanup_fd_ int link = open_pin(s, cookie, "link"), program = open_pin(s, cookie, "program"),
+                     listeners = open_pin(s, cookie, "listeners");
+    const int all[] = {link, program, listeners};
+
+    for (size_t i = 0; i < array_size(all); i++) {
+        if (all[i] < 0 && !is_missing(all[i]))
+            return all[i];
+    }
+    return link >= 0 && program >= 0 && listeners >= 0 && link_fits(link, netns_fd) &&
+           pins_belong_together(link, program, listeners);
+}
+
+bool steer_pod_attached(struct steer *s, uint64_t cookie, int netns_fd)
+{
+    return is_attached(s, cookie, netns_fd) > 0;
+}
+
+int steer_pod_attach(struct steer *s, const struct steer_pod *pod, struct steer_error *error)
+{
+    _cleanup_fd_ int program = -1, link = -1;
+    int r = is_attached(s, pod->cookie, pod->netns_fd);
+
+    if (r > 0)
+        return 0;
+    program = open_pin(s, pod->cookie, "program");
+    if (program < 0)
+        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, program, "the pod's program is not pinned");
+    link = open_pin(s, pod->cookie, "link");
+    /* A second link must not be made because the first cannot be seen. */
+    if (r == 0 && link < 0 && !is_missing(link))
+        r = link;
+    if (r < 0)
+        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, r, "the pod's link cannot be looked at");
+    /* Attached, but with a program whose pin is gone: replaced in one step. */
+    if (link >= 0 && link_fits(link, pod->netns_fd) && bpf_link_update(link, program, NULL) == 0)
+        return 0;
+    if (link >= 0)
+        close(take_fd(&link));
+    link = bpf_link_create(program, pod->netns_fd, BPF_SK_LOOKUP, NULL);
+    if (link < 0)
+        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, errno,
+                          "cannot attach to the pod's network namespace");
+    return pin(s, pod->cookie, "link", link, error);
+}
+
+int steer_pod_set_listeners(struct steer *s, const struct steer_pod *pod, struct steer_error *error)
+{
+    _cleanup_fd_ int map = open_pin(s, pod->cookie, "listeners");
+    int r = check_listeners(pod, error);
+
+    if (r < 0)
+        return r;
+    if (map < 0)
+        return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, map, "the pod's listeners are not pinned");
+    return fill_listeners(map, pod, error);
+}
+
+int steer_pod_commit(struct steer *s, const struct steer_pod *pod, struct steer_error *error)
+{
+    struct bruma_pod entry;
+    uint32_t former = steer_pod_entry(s, pod->cookie, &entry) == 0 ? entry.flags & FORMER_FLAGS : 0;
+
+    return write_entry(s, pod, former | inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND, error);
+}
+
+int steer_pod_stop_outbound(struct steer *s, uint64_t cookie, struct steer_error *error)
+{
+    struct bruma_pod entry;
+
+    if (steer_pod_entry(s, cookie, &entry) < 0)
+        return 0;
+    entry.flags &= ~(__u32)BRUMA_POD_CAPTURE_OUTBOUND;
+    if (bpf_map_update_elem(s->pods_fd, &cookie, &entry, BPF_EXIST) < 0 && errno != ENOENT)
+        return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, errno, "cannot write the pods map");
+    return 0;
+}
+
+int steer_pod_detach(struct steer *s, uint64_t cookie, struct steer_error *error)
+{
+    _cleanup_fd_ int link = open_pin(s, cookie, "link");
+
+    /* Somebody may hold the link's descriptor, so it is detached before its pin goes. */
+    if (link >= 0 && bpf_link_detach(link) < 0 && errno != ENOLINK && errno != EOPNOTSUPP)
+        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, errno, "cannot detach the pod's link");
+    remove_pins(s, cookie);
+    return 0;
+}
+
+int steer_pod_clean(struct steer *s, uint64_t cookie, int netns_fd, struct steer_error *error)
+{
+    struct bruma_pod entry;
+    uint32_t former = steer_pod_entry(s, cookie, &entry) == 0 ? entry.flags & FORMER_FLAGS : 0;
+    int r = 0;
+
+    remove_pins(s, cookie);
+    if (netns_fd >= 0)
+        r = pod_netns_clean(netns_fd, former, error);
+    if (r == 0)
+        remove_entries(s, cookie);
+    return r;
+}
+
+/* ---- verification ---- */
+
+static void found(struct steer_findings *f, enum bruma_reason reason)
+{
+    if (f->len < (int)array_size(f->reasons))
+        f->reasons[f->len++] = reason;
+}
+
+/* In its slot, and still listening: SOCK_DESTROY closes a listener while everybody holds its descriptor. */
+static bool listener_lives(int map, __u32 slot, int fd)
+{
+    uint64_t registered, own;
+    int listening = 0;
+    socklen_t len = sizeof(listening);
+
+    return map >= 0 && bpf_map_lookup_elem(map, &slot, &registered) == 0 && socket_cookie(fd, &own) == 0 &&
+           registered == own && getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && listening;
+}
+
+/* Of a proxy that has its listeners for itself, only the slot can be looked at. */
+static bool slot_holds(int map, __u32 slot, uint64_t cookie)
+{
+    uint64_t registered;
+
+    return cookie && map >= 0 && bpf_map_lookup_elem(map, &slot, &registered) == 0 && registered == cookie;
+}
+
+bool pod_entry_fits(struct steer *s, const struct steer_pod *pod)
+{
+    struct bruma_pod entry;
+    struct bruma_pod_counters counters;
+
+    if (steer_pod_entry(s, pod->cookie, &entry) < 0 || steer_pod_counters(s, pod->cookie, &counters) < 0 ||
+        (entry.flags & BRUMA_POD_DEVICE_MAX & ~(FORMER_FLAGS | FAMILY_FLAGS)) !=
+            (inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND))
+        return false;
+    for (int i = 0; i < pod->addresses_len; i++) {
+        if (memcmp(entry.addresses[i].bytes, pod->addresses[i].bytes, sizeof(entry.addresses[i].bytes)) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* Addresses come and go; that is no fault of the entry. */
+static void renew_families(struct steer *s, uint64_t cookie, uint32_t no_family)
+{
+    struct bruma_pod entry;
+
+    if (steer_pod_entry(s, cookie, &entry) < 0 || (entry.flags & FAMILY_FLAGS) == no_family)
+        return;
+    entry.flags = (entry.flags & ~(__u32)FAMILY_FLAGS) | no_family;
+    (void)bpf_map_update_elem(s->pods_fd, &cookie, &entry, BPF_EXIST);
+}
+
+int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_findings *ret)
+{
+    _cleanup_fd_ int map = open_pin(s, pod->cookie, "listeners");
+    struct steer_findings f = {};
+    struct pod_netns_state state;
+    bool closed = false;
+    int r = pod_netns_verify(pod, &state), attached;
+
+    if (r < 0)
+        return r;
+    if (map < 0 && !is_missing(map))
+        return map;
+    attached = is_attached(s, pod->cookie, pod->netns_fd);
+    if (attached < 0)
+        return attached;
+    renew_families(s, pod->cookie, state.no_family);
+    if (state.loopback_down)
+        found(&f, BRUMA_REASON_LOOPBACK_DOWN);
+    if (!attached)
+        found(&f, BRUMA_REASON_LINK_DETACHED);
+    if (!pod_entry_fits(s, pod))
+        found(&f, BRUMA_REASON_MAP_ENTRY_MISSING);
+    for (__u32 i = 0; i < BRUMA_LISTENER_COUNT; i++) {
+        int listening = 0;
+        socklen_t len = sizeof(listening);
+
+        if (pod->foreign_listeners ? slot_holds(map, i, pod->listener_cookies[i])
+                                   : listener_lives(map, i, pod->listeners[i]))
+            continue;
+        closed = true;
+        if (pod->foreign_listeners)
+            f.closed_listeners[i] = true;
+        else
+            f.closed_listeners[i] =
+                getsockopt(pod->listeners[i], SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening;
+    }
+    if (closed)
+        found(&f, BRUMA_REASON_LISTENER_CLOSED);
+    if (state.rule_missing)
+        found(&f, BRUMA_REASON_RULE_MISSING);
+    if (state.route_missing)
+        found(&f, BRUMA_REASON_ROUTE_MISSING);
+    if (state.sysctl_changed)
+        found(&f, BRUMA_REASON_SYSCTL_CHANGED);
+    *ret = f;
+    return 0;
+}
+
+/* Each step that can be taken is, whatever becomes of the others; and nothing is undone, as a pod of which a
+ * part is broken is not to be let out. */
+int steer_pod_mend(struct steer *s, const struct steer_pod *pod, const struct steer_findings *findings,
+                   struct steer_error *error)
+{
+    _cleanup_fd_ int program = -1, listeners = -1;
+    struct bruma_pod entry;
+    bool known = steer_pod_entry(s, pod->cookie, &entry) == 0;
+    struct steer_error later;
+    uint32_t former = 0;
+    int netns, r;
+
+    if (!findings->len)
+        return 0;
+    netns = pod_netns_setup(pod, &former, error);
+    /* what was on before the first enrolment counts, not what that one has set */
+    if (known)
+        former = entry.flags & FORMER_FLAGS;
+    if (netns < 0)
+        error = &later;
+    r = pod->foreign_listeners ? 0 : check_listeners(pod, error);
+    if (r == 0)
+        r = program_of(s, pod, &program, &listeners, error);
+    if (r == 0 && !pod->foreign_listeners)
+        r = fill_listeners(listeners, pod, error);
+    if (r == 0)
+        r = write_entry(s, pod, former | inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND, error);
+    if (r == 0)
+        r = steer_pod_attach(s, pod, error);
+    return netns < 0 ? netns : r;
+}

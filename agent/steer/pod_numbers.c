@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/steer/pod_numbers.h"
+
+#include <errno.h>
+#include <linux/fib_rules.h>
+#include <linux/rtnetlink.h>
+#include <string.h>
+
+#include "agent/steer/internal.h"
+#include "bruma/mesh.h"
+#include "lib/cleanup.h"
+
+#define BUFFER      512
+#define OURS_MAX    16 /* rules of ours that are looked at; there are two, and four while they move */
+#define TABLE_TRIES 64
+#define LAST_FREE   (BRUMA_RULE_PREFERENCE + 2) /* of the main table: ours stand before it */
+
+struct rule {
+    uint32_t preference, table, mark, mask;
+    uint8_t action, protocol;
+};
+
+struct rules {
+    struct rule ours[OURS_MAX];
+    int len;
+    uint32_t first_other;           /* the least priority of others' rules, but that of the local table */
+    uint8_t named[TABLE_TRIES / 8]; /* tables that others' rules name, from BRUMA_ROUTE_TABLE on */
+    bool mark_taken;
+};
+
+struct routes {
+    uint32_t table;
+    bool other;
+};
+
+static void set(uint8_t *bits, uint32_t table)
+{
+    if (table >= BRUMA_ROUTE_TABLE && table < BRUMA_ROUTE_TABLE + TABLE_TRIES)
+        bits[(table - BRUMA_ROUTE_TABLE) / 8] |= (uint8_t)(1 << (table - BRUMA_ROUTE_TABLE) % 8);
+}
+
+static bool is_named(const struct rules *r, uint32_t table)
+{
+    return table >= BRUMA_ROUTE_TABLE && table < BRUMA_ROUTE_TABLE + TABLE_TRIES &&
+           r->named[(table - BRUMA_ROUTE_TABLE) / 8] & 1 << (table - BRUMA_ROUTE_TABLE) % 8;
+}
+
+static struct nlmsghdr *message(char *buf, uint16_t type, uint16_t flags, size_t size)
+{
+    struct nlmsghdr *h = mnl_nlmsg_put_header(buf);
+
+    h->nlmsg_type = type;
+    h->nlmsg_flags = NLM_F_REQUEST | flags;
+    mnl_nlmsg_put_extra_header(h, size);
+    return h;
+}
+
+/* Earlier versions gave theirs no protocol, and always the same numbers. */
+static bool is_ours(const struct rule *r)
+{
+    bool to_lo = r->action == FR_ACT_TO_TBL, prohibit = r->action == FR_ACT_PROHIBIT;
+
+    if (r->mark != BRUMA_MARK || r->mask != BRUMA_MARK_MASK || (!to_lo && !prohibit))
+        return false;
+    return r->protocol == BRUMA_ROUTE_PROTOCOL ||
+           (r->protocol == RTPROT_UNSPEC && r->preference == BRUMA_RULE_PREFERENCE + (uint32_t)prohibit &&
+            (prohibit || r->table == BRUMA_ROUTE_TABLE));
+}
+
+static void parse_rule(const struct nlmsghdr *h, struct rule *ret)
+{
+    const struct fib_rule_hdr *header = mnl_nlmsg_get_payload(h);
+    const struct nlattr *a;
+
+    *ret = (struct rule){.table = header->table, .action = header->action};
+    mnl_attr_for_each(a, h, sizeof(*header))
+    {
+        uint16_t type = mnl_attr_get_type(a), len = mnl_attr_get_payload_len(a);
+
+        if (type == FRA_PROTOCOL && len == 1)
+            ret->protocol = mnl_attr_get_u8(a);
+        if (len != sizeof(uint32_t))
+            continue;
+        if (type == FRA_PRIORITY)
+            ret->preference = mnl_attr_get_u32(a);
+        else if (type == FRA_TABLE)
+            ret->table = mnl_attr_get_u32(a);
+        else if (type == FRA_FWMARK)
+            ret->mark = mnl_attr_get_u32(a);
+        else if (type == FRA_FWMASK)
+            ret->mask = mnl_attr_get_u32(a);
+    }
+}
+
+static int on_rule(const struct nlmsghdr *h, void *data)
+{
+    struct rules *rules = data;
+    struct rule r;
+
+    if (h->nlmsg_type != RTM_NEWRULE || mnl_nlmsg_get_payload_len(h) < sizeof(struct fib_rule_hdr))
+        return MNL_CB_OK;
+    parse_rule(h, &r);
+    if (is_ours(&r)) {
+        if (rules->len < OURS_MAX)
+            rules->ours[rules->len++] = r;
+        return MNL_CB_OK;
+    }
+    if (r.action == FR_ACT_TO_TBL)
+        set(rules->named, r.table);
+    if (r.preference && r.preference < rules->first_other)
+        rules->first_other = r.preference;
+    rules->mark_taken |=
+        (r.mask & BRUMA_MARK_MASK) == BRUMA_MARK_MASK && (r.mark & BRUMA_MARK_MASK) == BRUMA_MARK;
+    return MNL_CB_OK;
+}
+
+static int list_rules(struct mnl_socket *nl, int family, struct rules *ret)
+{
+    char buf[BUFFER];
+    struct nlmsghdr *h = message(buf, RTM_GETRULE, NLM_F_DUMP, sizeof(struct fib_rule_hdr));
+
+    ((struct fib_rule_hdr *)mnl_nlmsg_get_payload(h))->family = (uint8_t)family;
+    *ret = (struct rules){.first_other = LAST_FREE};
+    return pod_netns_transact(nl, h, on_rule, ret);
+}
+
+/* Ours, and what an earlier version has left. */
+static bool is_our_route(const struct rtmsg *route, uint32_t device)
+{
+    return route->rtm_type == RTN_LOCAL && !route->rtm_dst_len && device == BRUMA_LOOPBACK_IFINDEX &&
+           (route->rtm_protocol == BRUMA_ROUTE_PROTOCOL || route->rtm_protocol == RTPROT_STATIC);
+}
+
+static int on_route(const struct nlmsghdr *h, void *data)
+{
+    struct routes *routes = data;
+    const struct rtmsg *route = mnl_nlmsg_get_payload(h);
+    uint32_t table, device = 0;
+    const struct nlattr *a;
+
+    if (h->nlmsg_type != RTM_NEWROUTE || mnl_nlmsg_get_payload_len(h) < sizeof(*route))
+        return MNL_CB_OK;
+    table = route->rtm_table;
+    mnl_attr_for_each(a, h, sizeof(*route))
+    {
+        if (mnl_attr_get_payload_len(a) != sizeof(uint32_t))
+            continue;
+        if (mnl_attr_get_type(a) == RTA_TABLE)
+            table = mnl_attr_get_u32(a);
+        else if (mnl_attr_get_type(a) == RTA_OIF)
+            device = mnl_attr_get_u32(a);
+    }
+    if (table == routes->table && !is_our_route(route, device))
+        routes->other = true;
+    return MNL_CB_OK;
+}
+
+/* One that cannot be looked at to its end is somebody's. */
+static bool has_other_routes(struct mnl_socket *nl, int family, uint32_t table)
+{
+    struct routes routes = {.table = table};
+    char buf[BUFFER];
+    struct nlmsghdr *h = message(buf, RTM_GETROUTE, NLM_F_DUMP, sizeof(struct rtmsg));
+    int r;
+
+    ((struct rtmsg *)mnl_nlmsg_get_payload(h))->rtm_family = (uint8_t)family;
+    mnl_attr_put_u32(h, RTA_TABLE, table);
+    r = pod_netns_transact(nl, h, on_route, &routes);
+    return routes.other || (r < 0 && r != -ENOENT);
+}
+
+/* The pair that is complete, or what is there of one. */
+static void see_ours(const struct rules *rules, struct pod_numbers_seen *ret)
+{
+    for (int i = 0; i < rules->len; i++) {
+        const struct rule *r = &rules->ours[i];
+        struct pod_numbers_seen seen = {.numbers = {r->table, r->preference}, .to_lo = true};
+
+        if (r->action != FR_ACT_TO_TBL)
+            continue;
+        for (int k = 0; k < rules->len; k++)
+            seen.prohibit |=
+                rules->ours[k].action == FR_ACT_PROHIBIT && rules->ours[k].preference == r->preference + 1;
+        if (!ret->to_lo || (seen.prohibit && !ret->prohibit))
+            *ret = seen;
+    }
+    ret->in_front = ret->to_lo && ret->numbers.preference + 1 < rules->first_other;
+}
+
+int pod_numbers_see(struct mnl_socket *nl, int family, struct pod_numbers_seen *ret)
+{
+    struct pod_numbers_seen seen = {};
+    struct rules rules;
+    int r = list_rules(nl, family, &rules);
+
+    if (r < 0)
+        return r;
+    see_ours(&rules, &seen);
+    if (seen.to_lo)
+        seen.table_shared =
+            is_named(&rules, seen.numbers.table) || has_other_routes(nl, family, seen.numbers.table);
+    /* With a rule of somebody else at the least of priorities nobody can be before it. */
+    seen.in_front |= seen.to_lo && rules.first_other <= 2;
+    *ret = seen;
+    return 0;
+}
+
+static int choose_table(struct mnl_socket *nl, int family, const struct rules *rules, uint32_t *ret)
+{
+    for (uint32_t table = BRUMA_ROUTE_TABLE; table < BRUMA_ROUTE_TABLE + TABLE_TRIES; table++) {
+        if (!is_named(rules, table) && !has_other_routes(nl, family, table)) {
+            *ret = table;
+            return 0;
+        }
+    }
+    return -EBUSY;
+}
+
+int pod_numbers_choose(struct mnl_socket *nl, int family, struct pod_numbers *ret, struct steer_error *error)
+{
+    const char *name = family == AF_INET ? "IPv4" : "IPv6";
+    struct pod_numbers_seen seen = {};
+    struct rules rules;
+    int r = pod_numbers_see(nl, family, &seen);
+
+    if (r == 0)
+        r = list_rules(nl, family, &rules);
+    if (r < 0)
+        return r;
+    *ret = seen.numbers;
+    if (!seen.to_lo || !seen.in_front) {
+        if (rules.first_other <= 2)
+            return steer_fail(error, BRUMA_REASON_NUMBER_TAKEN, EBUSY,
+                              "an %s rule of priority %u leaves no room before it", name, rules.first_other);
+        ret->preference = rules.first_other - 2;
+    }
+    if ((!seen.to_lo || seen.table_shared) && choose_table(nl, family, &rules, &ret->table) < 0)
+        return steer_fail(error, BRUMA_REASON_NUMBER_TAKEN, EBUSY,
+                          "%s routing tables %u to %u are all in use", name, BRUMA_ROUTE_TABLE,
+                          BRUMA_ROUTE_TABLE + TABLE_TRIES - 1);
+    return 0;
+}
+
+static int remove_rule(struct mnl_socket *nl, int family, const struct rule *rule)
+{
+    char buf[BUFFER];
+    struct nlmsghdr *h = message(buf, RTM_DELRULE, NLM_F_ACK, sizeof(struct fib_rule_hdr));
+    struct fib_rule_hdr *header = mnl_nlmsg_get_payload(h);
+    int r;
+
+    header->family = (uint8_t)family;
+    header->action = rule->action;
+    mnl_attr_put_u32(h, FRA_PRIORITY, rule->preference);
+    mnl_attr_put_u32(h, FRA_FWMARK, rule->mark);
+    mnl_attr_put_u32(h, FRA_FWMASK, rule->mask);
+    mnl_attr_put_u8(h, FRA_PROTOCOL, rule->protocol);
+    if (rule->action == FR_ACT_TO_TBL)
+        mnl_attr_put_u32(h, FRA_TABLE, rule->table);
+    r = pod_netns_transact(nl, h, NULL, NULL);
+    return r == -ENOENT ? 0 : r;
+}
+
+static int remove_route(struct mnl_socket *nl, int family, uint32_t table, uint8_t protocol)
+{
+    char buf[BUFFER];
+    struct nlmsghdr *h = message(buf, RTM_DELROUTE, NLM_F_ACK, sizeof(struct rtmsg));
+    struct rtmsg *route = mnl_nlmsg_get_payload(h);
+    int r;
+
+    route->rtm_family = (uint8_t)family;
+    route->rtm_type = RTN_LOCAL;
+    route->rtm_scope = RT_SCOPE_HOST;
+    route->rtm_protocol = protocol;
+    mnl_attr_put_u32(h, RTA_TABLE, table);
+    mnl_attr_put_u32(h, RTA_OIF, BRUMA_LOOPBACK_IFINDEX);
+    r = pod_netns_transact(nl, h, NULL, NULL);
+    return r == -ESRCH || r == -ENOENT ? 0 : r;
+}
+
+int pod_numbers_remove(struct mnl_socket *nl, int family, const struct pod_numbers *except)
+{
+    struct rules rules;
+    int r = list_rules(nl, family, &rules), first = r;
+
+    for (int i = 0; r == 0 && i < rules.len; i++) {
+        const struct rule *rule = &rules.ours[i];
+        bool to_lo = rule->action == FR_ACT_TO_TBL;
+        int e = 0;
+
+        if (except && rule->protocol == BRUMA_ROUTE_PROTOCOL &&
+            rule->preference == except->preference + !to_lo && (!to_lo || rule->table == except->table))
+            continue;
+        e = remove_rule(nl, family, rule);
+        if (e == 0 && to_lo && !(except && rule->table == except->table))
+            e = remove_route(nl, family, rule->table,
+                             rule->protocol == BRUMA_ROUTE_PROTOCOL ? BRUMA_ROUTE_PROTOCOL : RTPROT_STATIC);
+        first = first ? first : e;
+    }
+    /* Somebody may have removed the rule that says in which table a route of ours is. */
+    for (uint32_t i = 0; !except && i < TABLE_TRIES; i++)
+        (void)remove_route(nl, family, BRUMA_ROUTE_TABLE + i, BRUMA_ROUTE_PROTOCOL);
+    return first;
+}
+
+int pod_numbers_check_mark(struct mnl_socket *nl, int family, struct steer_error *error)
+{
+    struct rules rules;
+    int r = list_rules(nl, family, &rules);
+
+    /* A family that cannot be listed is absent, or the next step says why. */
+    if (r < 0 || !rules.mark_taken)
+        return 0;
+    return steer_fail(error, BRUMA_REASON_NUMBER_TAKEN, EBUSY,
+                      "a rule of the pod is for packets with mark 0x%x/0x%x, which is the mesh's", BRUMA_MARK,
+                      BRUMA_MARK_MASK);
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * HTTP/1.1 servers of the proxy: admin (127.0.0.1 and ::1 port 15000, and RUN_DIR/proxy.sock), metrics
+ * (15020), readiness (15021). Contract section 9. They run on the control thread's loop.
+ */
+#ifndef PROXY_ADMIN_ADMIN_H
+#define PROXY_ADMIN_ADMIN_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "lib/addr.h"
+#include "lib/loop.h"
+
+struct admin;
+
+struct admin_config {
+    uint16_t admin_port, metrics_port, ready_port; /* 0: not opened */
+    const char *unix_socket;                       /* or NULL */
+    bool ipv6;
+    bool local_only;                              /* a single machine: admin_access.h */
+    unsigned connections, connections_per_source; /* of each server; 0: the usual ones */
+    /* Fills the config dump. May finish later: it calls admin_dump_done() with the same token (from this
+     * loop's thread). */
+    void (*config_dump)(void *data, struct admin *admin, void *token);
+    /* Append metrics, together the whole page but the "# EOF": what is short, and may only be read on this
+     * loop's thread; and what may be long, on another thread, or NULL. */
+    void (*metrics)(void *data, FILE *out);
+    void (*large_metrics)(void *data, FILE *out);
+    /* Names of what is pending, comma separated; empty: ready. */
+    void (*pending)(void *data, char *buf, size_t size);
+    void (*quit)(void *data); /* POST /quitquitquit */
+    /* The Unix socket's path is to be this process's, whoever has taken it or removed it meanwhile. */
+    bool (*owns_socket)(void *data);
+    /* What the policies of the destination say of a connection; identity "": without mutual TLS. NULL: nobody
+     * knows the destination, or no memory. */
+    cJSON *(*verdict)(void *data, const char *identity, const struct endpoint *from,
+                      const struct endpoint *to);
+    void *data;
+};
+
+int admin_open(struct loop *loop, const struct admin_config *config, struct admin **ret);
+void admin_close(struct admin **admin);
+/* Takes the object. NULL: the answer is 500. */
+void admin_dump_done(struct admin *admin, void *token, cJSON *dump);
+
+#endif

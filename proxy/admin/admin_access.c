@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "admin"
+#include "proxy/admin/admin_access.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "lib/log.h"
+#include "lib/reasons.h"
+
+static bool span_is(struct http_span span, const char *text)
+{
+    return span.at && span.len == strlen(text) && !strncasecmp(span.at, text, span.len);
+}
+
+/* There is one such header: http_parse() sees to it. Another name that leads here has been made to (DNS
+ * rebinding): the page that asks is somebody else's. */
+static bool names_loopback(const struct http_head *head)
+{
+    static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
+    struct http_span host = http_head_find(head, "host");
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        size_t len = strlen(names[i]);
+
+        if (host.at && host.len >= len && !strncasecmp(host.at, names[i], len) &&
+            (host.len == len || host.at[len] == ':'))
+            return true;
+    }
+    return false;
+}
+
+/* Browsers say for whom they ask. A tool of an operator sends neither of the two. */
+static bool is_of_another_page(const struct http_head *head)
+{
+    struct http_span site = http_head_find(head, "sec-fetch-site");
+
+    return http_head_find(head, "origin").at ||
+           (site.at && !span_is(site, "none") && !span_is(site, "same-origin"));
+}
+
+static bool is_roots(const struct http_request *request)
+{
+    const struct peer_source *source = http_request_source(request);
+
+    return source && source->is_user && (source->uid == 0 || source->uid == geteuid());
+}
+
+bool admin_may_ask(struct http_request *request, bool local_only, const char *socket)
+{
+    const struct http_head *head = http_request_head(request);
+    bool reads = http_method_is(request, "GET") || http_method_is(request, "HEAD"), is_index;
+    const char *why = NULL;
+    char text[256];
+
+    is_index = reads && http_path_is(request, "/");
+    if (!names_loopback(head))
+        why = "the Host header is not localhost, 127.0.0.1 or [::1]";
+    else if (is_of_another_page(head))
+        why = "a page of somebody else asks";
+    else if (!reads && local_only)
+        why = "on a single machine only the Unix socket takes this";
+    else if (!is_index && (!reads || local_only) && !is_roots(request))
+        why = "only root may ask this";
+    if (!why)
+        return true;
+    log_warn("an admin request is refused\treason=%s why=\"%s\"", reason_name(BRUMA_REASON_ADMIN_REFUSED),
+             why);
+    snprintf(text, sizeof(text), "refused: %s%s%s\n", why, socket ? "; as root: curl --unix-socket " : "",
+             socket ? socket : "");
+    http_respond_text(request, 403, text);
+    return false;
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who may ask what of the pages on loopback, where every user of the machine can connect, and every web page
+ * that a browser of this machine shows. The Unix socket needs none of this: it is root's alone. */
+#ifndef PROXY_ADMIN_ADMIN_ACCESS_H
+#define PROXY_ADMIN_ADMIN_ACCESS_H
+
+#include <stdbool.h>
+
+#include "lib/rpc/http_server.h"
+
+/* Whether the request may be served; otherwise it has been answered with 403, which says why. local_only: of
+ * a single machine, where nobody has to come by TCP: what changes something is for the socket alone, and what
+ * tells something for root. Else root may do both (port forwarding of a cluster comes as root), and everybody
+ * may read. socket: its path, for the text; NULL: there is none. */
+bool admin_may_ask(struct http_request *request, bool local_only, const char *socket);
+
+#endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/admin/pods_pages.h"
+
+#include "proxy/proxy.h"
+
+static void describe(cJSON *all, const struct pod_info *info, const char *state)
+{
+    cJSON *o = cJSON_GetObjectItemCaseSensitive(all, info->uid), *about;
+
+    if (!o)
+        o = cJSON_AddObjectToObject(all, info->uid);
+    cJSON_AddStringToObject(o, "state", state);
+    about = cJSON_AddObjectToObject(o, "info");
+    cJSON_AddStringToObject(about, "name", info->name);
+    cJSON_AddStringToObject(about, "namespace", info->namespace);
+    cJSON_AddStringToObject(about, "serviceAccount", info->service_account);
+}
+
+static void add_pod(void *data, const struct pod_info *info, bool draining, const int fds[BRUMA_POD_FD_COUNT])
+{
+    (void)fds;
+    describe(data, info, draining ? "Draining" : "Up");
+}
+
+/* One that is served and lacks a listener is both; then this is what people must see. */
+static void add_pending(void *data, const struct pod_info *info)
+{
+    cJSON *served = cJSON_GetObjectItemCaseSensitive(data, info->uid);
+
+    cJSON_DeleteItemFromObjectCaseSensitive(served, "state");
+    cJSON_DeleteItemFromObjectCaseSensitive(served, "info");
+    describe(data, info, "Pending");
+}
+
+void pods_dump(struct proxy *p, cJSON *workload_state)
+{
+    pods_each(p, add_pod, workload_state);
+    if (p->zds)
+        zds_pods_each_pending(zds_link_pods(p->zds), add_pending, workload_state);
+}
+
+static void count(void *data, const struct pod_info *info, bool draining, const int fds[BRUMA_POD_FD_COUNT])
+{
+    (void)info;
+    (void)draining;
+    (void)fds;
+    ++*(unsigned long *)data;
+}
+
+static void family(FILE *out, const char *name, const char *type, const char *help)
+{
+    fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void gauge(FILE *out, const char *name, const char *help, unsigned long value)
+{
+    family(out, name, "gauge", help);
+    fprintf(out, "%s %lu\n", name, value);
+}
+
+/* As with all counters, one that has not counted yet is not shown. */
+static void counter(FILE *out, const char *name, const char *help, unsigned long value)
+{
+    if (!value)
+        return;
+    family(out, name, "counter", help);
+    fprintf(out, "%s_total %lu\n", name, value);
+}
+
+void pods_write_metrics(struct proxy *p, FILE *out)
+{
+    unsigned long active = 0;
+
+    pods_each(p, count, &active);
+    gauge(out, "workload_manager_active_proxy_count", "Pods that are served.", active);
+    gauge(out, "workload_manager_pending_proxy_count", "Pods that cannot be served yet.",
+          p->zds ? zds_link_pods(p->zds)->pending_len : 0);
+    counter(out, "workload_manager_proxies_started", "Pods that began to be served.", p->pods_started);
+    counter(out, "workload_manager_proxies_stopped", "Pods that ceased to be served.", p->pods_stopped);
+}

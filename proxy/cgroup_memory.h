@@ -1,9 +1,0 @@
-/* SPDX-License-Identifier: Apache-2.0 */
-#ifndef PROXY_CGROUP_MEMORY_H
-#define PROXY_CGROUP_MEMORY_H
-
-/* Bytes that the process may use: the least limit of its cgroup and those above it, of either version; 0:
- * there is none. */
-unsigned long cgroup_memory_limit(void);
-
-#endif

@@ -1,0 +1,466 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/connection/relay.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "proxy/connection/parting.h"
+#include "proxy/connection/socket.h"
+#include "proxy/connection/tuples.h"
+
+#define COPY_SIZE         (128 * 1024)
+#define PRESSED_COPY_SIZE (16 * 1024)
+#define COPIES_PER_TURN   8
+
+enum { FRONT = 0, BACK = 1 }; /* who connected to us, and whom we connected to */
+
+struct side {
+    struct loop_watch watch;
+    int fd;
+    bool ended;      /* nothing more comes from it: all was read */
+    bool fin;        /* up to its FIN */
+    bool hung_up;    /* all that will ever come from it is in its queue; no longer watched */
+    bool reset;      /* by its other end: nothing more is written to it */
+    bool shut;       /* FIN was sent to it */
+    uint8_t *unsent; /* bytes for it that it did not take */
+    size_t unsent_len, unsent_offset, unsent_size;
+};
+
+struct relay {
+    struct connection c;
+    struct side sides[2];
+    struct loop_timer timer; /* connect; then half-close, or the last bytes of a side that has reset */
+    uint64_t last_activity;
+    size_t left;        /* of those last bytes, when the timer looked at them last */
+    struct room second; /* the descriptor of BACK */
+    bool connected, closed, in_tuples;
+    uint16_t delivery_port; /* inbound: of BACK; see socket_deliver() */
+};
+
+static void on_front(struct loop_watch *watch, uint32_t events);
+static void on_back(struct loop_watch *watch, uint32_t events);
+
+static struct loop *loop_of(const struct relay *r)
+{
+    return r->c.wp->worker->loop;
+}
+
+/* What was read for a side is still delivered to it, unless it has gone. */
+static void part(struct relay *r, int index, bool reset, bool drop)
+{
+    struct side *side = &r->sides[index], *other = &r->sides[1 - index];
+    bool owed = r->connected && !side->reset && reset && !drop;
+    struct parting_request q;
+
+    if (!owed) {
+        if (reset)
+            socket_reset_on_close(side->fd);
+        close(side->fd);
+        free(side->unsent);
+        return;
+    }
+    q = (struct parting_request){
+        .wp = r->c.wp,
+        .fd = side->fd,
+        .unsent = side->unsent,
+        .unsent_offset = side->unsent_offset,
+        .unsent_len = side->unsent_len,
+        .end = other->fin && !side->shut,
+        .reset = reset,
+        .last_activity = r->last_activity,
+        .delivery_port = index == BACK ? r->delivery_port : 0,
+        .in_tuples = r->in_tuples && index == FRONT,
+        .client = r->c.client,
+        .port = r->c.destination.port,
+    };
+    budget_move(&r->c.account, &q.account, side->unsent_size);
+    parting_begin(&q);
+    if (index == FRONT)
+        r->in_tuples = false;
+    else
+        r->delivery_port = 0;
+}
+
+static void relay_close(struct relay *r, enum bruma_reason reason, const char *detail, bool reset)
+{
+    struct loop *loop = loop_of(r);
+
+    if (r->closed)
+        return;
+    r->closed = true;
+    loop_timer_cancel(&r->timer);
+    for (int i = 0; i < 2; i++) {
+        struct side *side = &r->sides[i];
+
+        loop_watch_remove(loop, &side->watch);
+        if (side->fd >= 0)
+            part(r, i, reset, reason == BRUMA_REASON_MEMORY_BUDGET);
+    }
+    if (reset || (r->sides[BACK].ended && r->sides[BACK].shut))
+        socket_delivery_over(r->c.wp, r->delivery_port);
+    if (r->in_tuples)
+        tuple_set_remove(r->c.wp->pod->tuples, &r->c.client, r->c.destination.port);
+    room_give(r->c.wp, NULL, &r->second);
+    connection_close(&r->c, reason, detail);
+    loop_free_later(loop, r);
+}
+
+static void cut(struct connection *c, enum bruma_reason reason, const char *detail)
+{
+    relay_close(container_of(c, struct relay, c), reason, detail, true);
+}
+
+static void fail_errno(struct relay *r, int error)
+{
+    char buf[128];
+
+    relay_close(r, socket_reason(error), strerror_r(error < 0 ? -error : error, buf, sizeof(buf)), true);
+}
+
+/* How much of what one side sent before its reset has not arrived at the other. */
+static size_t last_bytes(const struct relay *r)
+{
+    size_t left = 0;
+
+    for (int i = 0; i < 2; i++) {
+        const struct side *from = &r->sides[i], *to = &r->sides[1 - i];
+        int unread = 0;
+
+        if (from->reset && ioctl(from->fd, FIONREAD, &unread) == 0)
+            left += (size_t)unread + to->unsent_len + socket_unacknowledged(to->fd);
+    }
+    return left;
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+    struct relay *r = container_of(timer, struct relay, timer);
+    const struct proxy_settings *set = &connection_worker(&r->c)->proxy->settings;
+    uint64_t limit = set->half_close_timeout, idle;
+
+    if (!r->connected) {
+        relay_close(r, BRUMA_REASON_CONNECT_TIMEOUT, NULL, true);
+        return;
+    }
+    if (r->sides[FRONT].reset || r->sides[BACK].reset) {
+        size_t left = last_bytes(r);
+
+        if (left == r->left)
+            relay_close(r, BRUMA_REASON_LAST_BYTES_UNDELIVERED, NULL, true);
+        r->left = left;
+        if (!r->closed)
+            loop_timer_set(loop_of(r), timer, set->linger_timeout);
+        return;
+    }
+    idle = loop_now(loop_of(r)) - r->last_activity;
+    if (idle >= limit)
+        relay_close(r, BRUMA_REASON_IDLE_HALF_CLOSED, NULL, true);
+    else
+        loop_timer_set(loop_of(r), timer, limit - idle);
+}
+
+/*
+ * What each socket is watched for follows from the state alone: read while the other takes bytes, write while
+ * bytes wait. Errors and hang-ups are told whether one asks or not, and again and again: a side that has hung
+ * up is watched no longer. What it has left is read whenever the other side takes it.
+ */
+static void set_interest(struct relay *r)
+{
+    for (int i = 0; i < 2; i++) {
+        struct side *side = &r->sides[i], *other = &r->sides[1 - i];
+        uint32_t events = 0;
+
+        if (side->hung_up)
+            continue;
+        if (!side->ended && !other->unsent_len && !other->reset)
+            events |= EPOLLIN;
+        if (side->unsent_len || (other->hung_up && !other->ended))
+            events |= EPOLLOUT;
+        loop_watch_modify(loop_of(r), &side->watch, events);
+    }
+}
+
+static void free_unsent(struct relay *r, struct side *side)
+{
+    free(side->unsent);
+    side->unsent = NULL;
+    budget_give(&r->c.account, side->unsent_size);
+    side->unsent_size = 0;
+}
+
+static void hang_up(struct relay *r, int index, bool reset)
+{
+    struct side *side = &r->sides[index];
+
+    if (!side->hung_up)
+        loop_watch_remove(loop_of(r), &side->watch);
+    side->hung_up = true;
+    if (!reset || side->reset)
+        return;
+    side->reset = true;
+    free_unsent(r, side);
+    side->unsent_len = 0;
+    r->left = last_bytes(r);
+    loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->proxy->settings.linger_timeout);
+}
+
+/* Writes to a side; what it does not take is kept. -errno if the side is gone. */
+static int write_to(struct relay *r, struct side *to, const uint8_t *data, size_t len)
+{
+    ssize_t n;
+    int e;
+
+    do
+        n = send(to->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && errno != EAGAIN)
+        return -errno;
+    if (n < 0)
+        n = 0;
+    if ((size_t)n == len)
+        return 0;
+    e = budget_take(&r->c.account, len - (size_t)n);
+    if (e < 0)
+        return e;
+    to->unsent = malloc(len - (size_t)n);
+    if (!to->unsent)
+        return -ENOMEM;
+    memcpy(to->unsent, data + n, len - (size_t)n);
+    to->unsent_len = to->unsent_size = len - (size_t)n;
+    to->unsent_offset = 0;
+    return 0;
+}
+
+static int write_unsent(struct relay *r, struct side *to)
+{
+    while (to->unsent_len) {
+        ssize_t n = send(to->fd, to->unsent + to->unsent_offset, to->unsent_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return errno == EAGAIN ? 0 : -errno;
+        to->unsent_offset += (size_t)n;
+        to->unsent_len -= (size_t)n;
+    }
+    free_unsent(r, to);
+    return 0;
+}
+
+static int copy_through(struct relay *r, int from_index, uint8_t *buf)
+{
+    struct side *from = &r->sides[from_index], *to = &r->sides[1 - from_index];
+
+    /* When much is held already, little of each. */
+    size_t size = r->c.wp->level == BUDGET_CALM ? COPY_SIZE : PRESSED_COPY_SIZE;
+
+    for (int i = 0; i < COPIES_PER_TURN && !to->unsent_len && !to->reset && !from->ended; i++) {
+        ssize_t n = recv(from->fd, buf, size, MSG_DONTWAIT);
+        int e;
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            return 0;
+        if (n <= 0) {
+            from->ended = true;
+            from->fin = n == 0 && !from->reset;
+            if (n < 0)
+                hang_up(r, from_index, true);
+            return 0;
+        }
+        r->last_activity = loop_now(loop_of(r));
+        telemetry_bytes(&r->c.flow, from_index == FRONT ? (uint64_t)n : 0,
+                        from_index == BACK ? (uint64_t)n : 0);
+        e = write_to(r, to, buf, (size_t)n);
+        if (e == -ENOMEM || e == -ENOBUFS)
+            return e;
+        if (e < 0)
+            hang_up(r, 1 - from_index, true);
+        if ((size_t)n < size && !from->hung_up)
+            return 0; /* drained */
+    }
+    return 0;
+}
+
+/* Moves what is there from one side to the other. -errno: there is no memory. */
+static int copy(struct relay *r, int from_index)
+{
+    struct shared_buffer *buffer = &connection_worker(&r->c)->plain_in;
+    int e;
+
+    shared_buffer_take(buffer, r);
+    e = copy_through(r, from_index, buffer->data);
+    shared_buffer_leave(buffer, r);
+    return e;
+}
+
+static void pass_on_ends(struct relay *r)
+{
+    for (int i = 0; i < 2; i++) {
+        struct side *from = &r->sides[i], *to = &r->sides[1 - i];
+
+        /* All is told that was said before the reset, or there is nobody to tell it. */
+        if (from->reset && (from->ended || to->reset)) {
+            relay_close(r, BRUMA_REASON_NONE, NULL, true);
+            return;
+        }
+        if (from->ended && !to->unsent_len && !to->shut && !to->reset) {
+            to->shut = true;
+            shutdown(to->fd, SHUT_WR);
+        }
+    }
+    if (r->sides[FRONT].shut && r->sides[BACK].shut) {
+        relay_close(r, BRUMA_REASON_NONE, NULL, false);
+    } else if ((r->sides[FRONT].shut || r->sides[BACK].shut) && !loop_timer_armed(&r->timer)) {
+        r->last_activity = loop_now(loop_of(r));
+        loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->proxy->settings.half_close_timeout);
+    }
+}
+
+static void serve(struct relay *r, int index, uint32_t events)
+{
+    struct side *side = &r->sides[index], *other = &r->sides[1 - index];
+    int e = 0;
+
+    /* The kernel reports a hang-up without an error where the error was told to a send(): our own FIN has not
+     * been sent, so it is a reset. */
+    if (events & (EPOLLHUP | EPOLLERR))
+        hang_up(r, index, (events & EPOLLERR) || !side->shut);
+    else if ((events & EPOLLOUT) && write_unsent(r, side) < 0)
+        hang_up(r, index, true);
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+        e = copy(r, index);
+    if (e == 0 && other->hung_up)
+        e = copy(r, 1 - index);
+    if (e < 0) {
+        if (e == -ENOBUFS)
+            relay_close(r, BRUMA_REASON_MEMORY_BUDGET, NULL, true);
+        else
+            fail_errno(r, e);
+        return;
+    }
+    pass_on_ends(r);
+    if (!r->closed)
+        set_interest(r);
+}
+
+static void established(struct relay *r)
+{
+    int e;
+
+    r->connected = true;
+    if (!r->sides[BACK].reset)
+        loop_timer_cancel(&r->timer);
+    r->sides[FRONT].watch.fd = -1;
+    e = loop_watch_add(loop_of(r), &r->sides[FRONT].watch, r->sides[FRONT].fd, EPOLLIN, on_front);
+    if (e == 0 && r->sides[BACK].watch.fd < 0 && !r->sides[BACK].hung_up)
+        e = loop_watch_add(loop_of(r), &r->sides[BACK].watch, r->sides[BACK].fd, EPOLLIN, on_back);
+    if (e < 0) {
+        fail_errno(r, e);
+        return;
+    }
+    serve(r, FRONT, EPOLLIN);
+}
+
+static void on_front(struct loop_watch *watch, uint32_t events)
+{
+    serve(container_of(watch, struct relay, sides[FRONT].watch), FRONT, events);
+}
+
+static void on_back(struct loop_watch *watch, uint32_t events)
+{
+    struct relay *r = container_of(watch, struct relay, sides[BACK].watch);
+    int e;
+
+    if (r->connected) {
+        serve(r, BACK, events);
+        return;
+    }
+    e = socket_connect_result(watch->fd);
+    if (socket_was_reset(e)) {
+        hang_up(r, BACK, true);
+        e = 0;
+    }
+    if (e == 0)
+        established(r);
+    else if (e != -EINPROGRESS)
+        fail_errno(r, e);
+}
+
+/* The client's port and address are the live connection's own: nothing may be delivered from them. */
+static bool registered(struct relay *r)
+{
+    if (!r->c.inbound)
+        return true;
+    r->in_tuples = tuple_set_add(r->c.wp->pod->tuples, &r->c.client, r->c.destination.port) > 0;
+    return r->in_tuples;
+}
+
+static void dial(struct relay *r, const struct endpoint *target)
+{
+    struct worker *w = connection_worker(&r->c);
+    const struct addr *client = w->proxy->settings.original_source ? &r->c.client.addr : NULL;
+    bool connected;
+    int fd;
+
+    if (!registered(r)) {
+        relay_close(r, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+        return;
+    }
+    fd = r->c.inbound ? socket_deliver(r->c.wp, target, client, &connected, &r->delivery_port)
+                      : socket_dial(w, r->c.wp->pod, target, &connected);
+    if (fd < 0) {
+        fail_errno(r, fd);
+        return;
+    }
+    r->sides[BACK].fd = fd;
+    if (connected) {
+        established(r);
+        return;
+    }
+    if (loop_watch_add(w->loop, &r->sides[BACK].watch, fd, EPOLLOUT, on_back) < 0) {
+        relay_close(r, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+        return;
+    }
+    loop_timer_set(w->loop, &r->timer, w->proxy->settings.connect_timeout);
+}
+
+static void release(const struct relay_request *q)
+{
+    workload_unref(q->source);
+    workload_unref(q->upstream);
+    service_unref(q->service);
+}
+
+void relay_start(const struct relay_request *q)
+{
+    struct relay *r = calloc(1, sizeof(*r));
+    enum bruma_reason reason;
+    char detail[256];
+
+    if (!r) {
+        release(q);
+        close(q->fd);
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        r->sides[i].fd = -1;
+        r->sides[i].watch.fd = -1;
+    }
+    r->sides[FRONT].fd = q->fd;
+    loop_timer_init(&r->timer, on_timer);
+    connection_init(&r->c, q->wp, q->inbound, &q->client, &q->destination, cut);
+    socket_keepalive(&q->wp->worker->proxy->settings, q->fd);
+    room_take(q->wp, NULL, &r->second);
+    connection_describe(&r->c, q->source, q->upstream, q->service, NULL, NULL, NULL);
+    connection_open(&r->c, q->inbound ? &q->destination : &q->target);
+    if (q->inbound && connection_judge(&r->c, true, &reason, detail, sizeof(detail)) == CONNECTION_DENIED) {
+        relay_close(r, reason, detail, true);
+        return;
+    }
+    dial(r, &q->target);
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/hbone/request.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proxy/hbone/tunnel_session.h"
+
+#define TRACEPARENT_LEN 56 /* with the NUL */
+
+struct request *request_new(void)
+{
+    return calloc(1, sizeof(struct request));
+}
+
+void request_free(struct request *request)
+{
+    if (!request)
+        return;
+    free(request->authority);
+    free(request->baggage);
+    free(request->forwarded);
+    free(request->forwarded_network);
+    free(request);
+}
+
+static nghttp2_nv header(const char *name, size_t name_len, const char *value, size_t value_len,
+                         uint8_t flags)
+{
+    return (nghttp2_nv){.name = (uint8_t *)name,
+                        .namelen = name_len,
+                        .value = (uint8_t *)value,
+                        .valuelen = value_len,
+                        .flags = flags};
+}
+
+#define HEADER(name, value, len, flags) header(name, sizeof(name) - 1, value, len, flags)
+
+static char *hex(char *at, uint64_t value)
+{
+    static const char digits[] = "0123456789abcdef";
+
+    for (int shift = 60; shift >= 0; shift -= 4)
+        *at++ = digits[value >> shift & 15];
+    return at;
+}
+
+static void traceparent(struct worker *worker, char buf[TRACEPARENT_LEN])
+{
+    char *at = buf;
+
+    memcpy(at, "00-", 3);
+    at = hex(hex(at + 3, worker_random(worker)), worker_random(worker));
+    *at++ = '-';
+    at = hex(at, worker_random(worker));
+    memcpy(at, "-00", 4);
+}
+
+static size_t forwarded(const struct stream *s, char *buf, size_t size)
+{
+    char client[ENDPOINT_TEXT_LEN];
+    int n;
+
+    endpoint_format(&s->c.client, client);
+    if (s->route.service)
+        n = snprintf(buf, size, "for=\"%s\";host=%s", client, s->route.service->hostname);
+    else
+        n = snprintf(buf, size, "for=\"%s\"", client);
+    return n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;
+}
+
+int request_submit(struct tunnel *t, struct stream *s)
+{
+    char baggage[1024], trace[TRACEPARENT_LEN], by[512];
+    size_t baggage_len = baggage_format(s->c.flow.source, baggage, sizeof(baggage));
+    size_t by_len = forwarded(s, by, sizeof(by));
+    nghttp2_nv nv[5];
+    int32_t id;
+
+    traceparent(t->wp->worker, trace);
+    nv[0] = HEADER(":method", "CONNECT", 7, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE);
+    nv[1] =
+        HEADER(":authority", s->route.authority, strlen(s->route.authority), NGHTTP2_NV_FLAG_NO_COPY_NAME);
+    nv[2] = HEADER("baggage", baggage, baggage_len, NGHTTP2_NV_FLAG_NO_COPY_NAME);
+    /* these two never come again: they would only push useful entries out of the header table */
+    nv[3] = HEADER("forwarded", by, by_len, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_INDEX);
+    nv[4] = HEADER("traceparent", trace, TRACEPARENT_LEN - 1,
+                   NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_INDEX);
+    id = nghttp2_submit_headers(t->session, NGHTTP2_FLAG_NONE, -1, NULL, nv, array_size(nv), s);
+    if (id < 0)
+        return id == NGHTTP2_ERR_NOMEM ? -ENOMEM : -ECONNRESET;
+    s->id = id;
+    return 0;
+}
+
+int request_respond(struct tunnel *t, struct stream *s, int status)
+{
+    char text[4], baggage[1024];
+    nghttp2_nv nv[2];
+    nghttp2_data_provider provider = tunnel_session_data(s);
+    size_t len = 1;
+    int r;
+
+    snprintf(text, sizeof(text), "%03d", status);
+    nv[0] = HEADER(":status", text, 3, NGHTTP2_NV_FLAG_NO_COPY_NAME);
+    if (status == 200 && t->wp->worker->proxy->settings.response_baggage && s->c.flow.destination) {
+        size_t n = baggage_format(s->c.flow.destination, baggage, sizeof(baggage));
+
+        nv[len++] = HEADER("baggage", baggage, n, NGHTTP2_NV_FLAG_NO_COPY_NAME);
+    }
+    r = nghttp2_submit_response(t->session, s->id, nv, len, status == 200 ? &provider : NULL);
+    return r ? -ECONNRESET : 0;
+}

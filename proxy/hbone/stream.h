@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One application connection as a stream of a tunnel: bytes between the application's socket and DATA frames.
+ */
+#ifndef PROXY_HBONE_STREAM_H
+#define PROXY_HBONE_STREAM_H
+
+#include "proxy/connection/connection.h"
+#include "proxy/hbone/tunnel.h"
+#include "proxy/route/route.h"
+
+enum stream_state {
+    STREAM_WAITING,   /* outbound: for the pod's workload or certificate, or for a tunnel */
+    STREAM_REQUESTED, /* outbound: CONNECT is on its way */
+    STREAM_DIALING,   /* inbound: connecting to the application */
+    STREAM_OPEN,
+    STREAM_CLOSED, /* freed at the end of the turn */
+};
+
+struct stream {
+    struct connection c;
+    struct list tunnel_node;  /* in tunnel.streams or tunnel.queue */
+    struct list held_node;    /* in tunnel.held */
+    struct list touched_node; /* in worker.touched */
+    enum stream_state state;
+    struct tunnel *tunnel; /* NULL: none (yet, or any more) */
+    int32_t id;
+    struct loop_watch watch; /* the application's socket */
+    int fd;
+    uint16_t delivery_port; /* inbound: of fd; see socket_deliver() */
+    struct loop_timer timer;
+    uint64_t last_activity;
+
+    bool readable;      /* the application's socket may have bytes */
+    bool read_hangup;   /* EPOLLRDHUP was seen: read up to the end */
+    bool waiting_data;  /* nghttp2 has put our DATA off until tunnel_stream_readable() */
+    bool read_closed;   /* END_STREAM was sent */
+    bool remote_closed; /* END_STREAM was received */
+    bool write_closed;  /* shutdown(SHUT_WR) was done */
+    bool app_reset;     /* the application has reset its connection: what it said before is still passed on */
+    uint8_t attempts;   /* tunnels tried */
+
+    struct iovec *gathered; /* bytes of this turn, in worker.plain_in */
+    unsigned gathered_len, gathered_size;
+    uint8_t *pending; /* bytes that the application's socket did not take */
+    size_t pending_len, pending_offset, pending_size;
+    size_t credit;    /* of the tunnel, that is given back as the application reads */
+    size_t uncounted; /* of the pending bytes, those that did not come from the peer (a PROXY header) */
+
+    struct route route; /* outbound, once routed */
+    bool routed;
+    struct waiter waiter;
+    int status;               /* outbound: of the answer to CONNECT */
+    struct request *request;  /* inbound, until it is answered */
+    bool proxy_header;        /* inbound: the application expects a PROXY header */
+    bool policy_waited;       /* inbound: it has waited for a policy, and is counted */
+    struct endpoint original; /* inbound: the destination that header names */
+};
+
+/* A CONNECT request while its headers arrive. */
+struct request {
+    char method[16];
+    char *authority, *baggage, *forwarded, *forwarded_network;
+    size_t header_bytes;
+    size_t counted; /* of them, in the connection's account */
+    bool too_large;
+};
+
+/* outbound.c: a connection captured on the outbound listener. Takes fd. */
+void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
+                     const struct endpoint *destination);
+/* The tunnel that the stream waited for is open / cannot be used; or the answer is here. Called by tunnel.c.
+ */
+void outbound_tunnel_ready(struct stream *s);
+void outbound_tunnel_lost(struct stream *s, enum bruma_reason reason, const char *detail);
+void outbound_answered(struct stream *s, int status);
+
+/* inbound.c: a request has arrived whole. */
+void inbound_request(struct stream *s);
+struct stream *inbound_new(struct tunnel *tunnel, int32_t id);
+/* The connect to the application has succeeded or failed. */
+void inbound_dialed(struct stream *s);
+/* Answers with a status, logs the reason, ends the stream. */
+void inbound_refuse(struct stream *s, int status, enum bruma_reason reason, const char *detail);
+
+/* plaintext.c: a connection captured on the plaintext listener. Takes fd. arrival: its local address. */
+void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
+                      const struct endpoint *destination, const struct endpoint *arrival);
+
+struct stream *stream_new(struct worker_pod *wp, bool inbound, int fd, const struct endpoint *client,
+                          const struct endpoint *destination);
+/* Bytes may flow from here on: watches the application's socket. */
+void stream_open(struct stream *s);
+
+/* Watches the application's socket while it is being connected. */
+int stream_watch(struct stream *s, uint32_t events);
+/* Right after stream_open(): bytes of our own (a PROXY header), then whatever the peer sent ahead of the
+ * answer. */
+void stream_send_first(struct stream *s, const uint8_t *data, size_t len);
+
+/* Called by tunnel.c. */
+ssize_t stream_read(struct stream *s, uint8_t *buf, size_t size, bool *ret_end); /* -EAGAIN: nothing now */
+void stream_gather(struct stream *s, const uint8_t *data, size_t len);
+void stream_deliver(struct stream *s); /* what was gathered, to the application */
+void stream_remote_end(struct stream *s);
+/* The connect to the application succeeded, and was followed by a reset. */
+void stream_application_reset(struct stream *s);
+/* The peer has sent data ahead of the answer, which still goes to the application when the peer has left:
+ * ahead of the reset, once the connect is through. */
+bool stream_is_ahead(const struct stream *s);
+/* The stream has left the tunnel; code: HTTP/2 error code, NO_ERROR after both ends were closed. */
+void stream_detached(struct stream *s, uint32_t code);
+
+/* Ends it from our side. reset: the application sees a reset, not an end. */
+void stream_close(struct stream *s, enum bruma_reason reason, const char *detail, bool reset);
+
+#endif

@@ -1,0 +1,578 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/hbone/tunnel.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proxy/connection/parting.h"
+#include "proxy/connection/socket.h"
+#include "proxy/hbone/pool.h"
+#include "proxy/hbone/request.h"
+#include "proxy/hbone/stream.h"
+#include "proxy/hbone/tunnel_frames.h"
+#include "proxy/hbone/tunnel_session.h"
+
+#define READS_PER_EVENT   4
+#define UNSENT_FRAMES_MAX 1000 /* answers, mostly; as many as nghttp2 lets one kind of them be */
+
+static void on_event(struct loop_watch *watch, uint32_t events);
+static void on_timer(struct loop_timer *timer);
+
+static struct loop *loop_of(const struct tunnel *t)
+{
+    return t->wp->worker->loop;
+}
+
+static void evict_tunnel(struct handshake *h);
+
+static struct tunnel *tunnel_new(struct worker_pod *wp, bool server)
+{
+    struct tunnel *t = calloc(1, sizeof(*t));
+
+    if (!t)
+        return NULL;
+    t->wp = wp;
+    t->server = server;
+    t->watch.fd = -1;
+    list_init(&t->node);
+    list_init(&t->flush_node);
+    handshake_init(&t->handshake, evict_tunnel);
+    list_init(&t->streams);
+    list_init(&t->held);
+    list_init(&t->queue);
+    loop_timer_init(&t->timer, on_timer);
+    t->last_received = loop_now(wp->worker->loop);
+    return t;
+}
+
+/* ---- end ---- */
+
+static int fill(struct tunnel *t);
+
+/* The end must not overtake what was said before it: frames that wait, an alert. The peer may still be
+ * sending, and would be answered by a reset that destroys them. cut: streams have ended with the tunnel. */
+static void part(struct tunnel *t, int fd, bool open, bool cut)
+{
+    struct parting_request q = {.wp = t->wp, .fd = fd, .end = true};
+
+    if (open) {
+        if (cut || !t->goaway) /* also: no request leaves any more */
+            nghttp2_session_terminate_session(t->session, NGHTTP2_NO_ERROR);
+        (void)fill(t);
+        tls_shutdown(&t->tls);
+    }
+    budget_move(&t->tls.account, &q.account, t->tls.account.held);
+    q.unsent = tls_take_pending(&t->tls, &q.unsent_offset, &q.unsent_len);
+    parting_begin(&q);
+}
+
+void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail)
+{
+    struct worker *w = t->wp->worker;
+    bool open = t->state == TUNNEL_OPEN, connected = open || t->state == TUNNEL_HANDSHAKING;
+    bool cut = t->streams_len > 0;
+    char text[160];
+    int fd = t->watch.fd;
+
+    if (t->state == TUNNEL_DEAD)
+        return;
+    if (t->busy) {
+        if (!t->closing) {
+            t->closing = true;
+            t->close_reason = reason;
+            snprintf(t->close_detail, sizeof(t->close_detail), "%s", detail ? detail : "");
+        }
+        return;
+    }
+    snprintf(text, sizeof(text), "%s", detail ? detail : "");
+    t->state = TUNNEL_DEAD;
+    handshake_end(t->wp, &t->handshake);
+    room_give(t->wp, &t->peer.addr, &t->room);
+    list_del(&t->node);
+    list_del(&t->flush_node);
+    loop_timer_cancel(&t->timer);
+    loop_watch_remove(w->loop, &t->watch);
+    tunnel_end_streams(t, reason, text[0] ? text : NULL);
+    if (fd >= 0 && connected && !t->lost && reason != BRUMA_REASON_MEMORY_BUDGET) {
+        part(t, fd, open, cut);
+    } else if (fd >= 0 && reason == BRUMA_REASON_MEMORY_BUDGET) {
+        socket_reset_on_close(fd); /* the kernel need not keep anything for it either */
+        close(fd);
+    } else if (fd >= 0) {
+        if (open)
+            tls_shutdown(&t->tls);
+        close(fd);
+    }
+    nghttp2_session_del(t->session);
+    t->session = NULL;
+    if (t->tls_ready) {
+        workload_unref(t->tls.expected.upstream);
+        service_unref(t->tls.expected.service);
+        tls_destroy(&t->tls);
+    }
+    worker_connection_end(t->wp);
+    loop_free_later(w->loop, t);
+}
+
+static void leave(struct tunnel *t)
+{
+    if (--t->busy == 0 && t->closing)
+        tunnel_close(t, t->close_reason, t->close_detail[0] ? t->close_detail : NULL);
+}
+
+static void deny(struct tunnel *t, enum bruma_reason reason, const char *detail)
+{
+    /* A tunnel of a peer that never came to a request: nobody else would log it. */
+    if (t->server && t->state != TUNNEL_OPEN)
+        telemetry_early_deny(t->wp->worker->telemetry, REPORTER_DESTINATION, &t->peer, &t->arrival, reason,
+                             detail);
+    tunnel_close(t, reason, detail);
+}
+
+static void evict_tunnel(struct handshake *h)
+{
+    struct tunnel *t = container_of(h, struct tunnel, handshake);
+
+    t->lost = true; /* its descriptor is wanted now, whether it takes what was sent or not */
+    deny(t, BRUMA_REASON_HANDSHAKE_EVICTED, NULL);
+}
+
+static void deny_errno(struct tunnel *t, enum bruma_reason reason, int error)
+{
+    char buf[128];
+
+    deny(t, reason, strerror_r(error < 0 ? -error : error, buf, sizeof(buf)));
+}
+
+/* ---- timers ---- */
+
+/* To the next look, or to the end of the peer's certificate. The end is a date: a clock that is set is told
+ * by worker_clock_set(). */
+static void arm_ping(struct tunnel *t)
+{
+    uint64_t after = t->wp->worker->proxy->settings.ping_interval;
+
+    if (!t->expired) {
+        int64_t left = tls_peer_time_left(&t->tls);
+
+        after = left < (int64_t)after ? (uint64_t)(left > 0 ? left : 0) : after;
+    }
+    loop_timer_set(loop_of(t), &t->timer, after);
+}
+
+void tunnel_clock_set(struct tunnel *t)
+{
+    tunnel_check_expired(t);
+    if (t->state == TUNNEL_OPEN && !t->closing)
+        arm_ping(t);
+}
+
+static void on_open_timer(struct tunnel *t)
+{
+    const struct proxy_settings *set = &t->wp->worker->proxy->settings;
+    uint64_t now = loop_now(loop_of(t));
+
+    tunnel_check_expired(t);
+    if (!t->server && !t->streams_len && !t->queue_len && now - t->idle_since >= set->pool_idle_timeout) {
+        tunnel_drain(t);
+        return;
+    }
+    if (t->ping_sent && now - t->ping_sent >= set->ping_timeout) {
+        tunnel_close(t, BRUMA_REASON_TUNNEL_PING_TIMEOUT, NULL);
+        return;
+    }
+    /* A tunnel that has just received something is alive: no need to ask. */
+    if (!t->ping_sent && now - t->last_received >= set->ping_interval) {
+        t->ping_sent = now;
+        nghttp2_submit_ping(t->session, NGHTTP2_FLAG_NONE, NULL);
+        tunnel_wants_flush(t);
+    }
+    arm_ping(t);
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+    struct tunnel *t = container_of(timer, struct tunnel, timer);
+
+    switch (t->state) {
+    case TUNNEL_CONNECTING:
+        deny(t, BRUMA_REASON_HBONE_BLOCKED, "connect timed out; maybe a network policy blocks port 15008");
+        break;
+    case TUNNEL_HANDSHAKING:
+        deny(t, BRUMA_REASON_TLS_HANDSHAKE_TIMEOUT, NULL);
+        break;
+    case TUNNEL_OPEN:
+        on_open_timer(t);
+        break;
+    case TUNNEL_DEAD:
+        break;
+    }
+}
+
+/* ---- sending ---- */
+
+void tunnel_wants_flush(struct tunnel *t)
+{
+    if (t->state == TUNNEL_OPEN && list_empty(&t->flush_node))
+        list_add_tail(&t->wp->worker->flush, &t->flush_node);
+}
+
+static void release_held(struct tunnel *t)
+{
+    while (!list_empty(&t->held)) {
+        struct stream *s = list_first(&t->held, struct stream, held_node);
+
+        list_del(&s->held_node);
+        tunnel_stream_readable(t, s);
+    }
+}
+
+static int fill_frames(struct tunnel *t)
+{
+    const uint8_t *data;
+    ssize_t n;
+    int r;
+
+    t->turn_bytes = 0;
+    t->out_error = 0;
+    while ((n = nghttp2_session_mem_send(t->session, &data)) > 0) {
+        r = tunnel_session_append(t, data, (size_t)n);
+        if (r < 0)
+            return r;
+    }
+    if (n < 0)
+        return t->out_error ? t->out_error : -EPROTO;
+    r = tunnel_session_push(t);
+    return r < 0 ? r : tls_flush(&t->tls);
+}
+
+static int fill(struct tunnel *t)
+{
+    struct shared_buffer *out = &t->wp->worker->plain_out;
+    int r;
+
+    shared_buffer_take(out, t);
+    r = fill_frames(t);
+    shared_buffer_leave(out, t); /* after an error it may hold something */
+    return r;
+}
+
+/*
+ * Reading goes on while writing is blocked: of two ends that both wait until the other reads, neither ever
+ * would. It stops where a peer does not read and what it sends only makes more answers for it.
+ */
+static void watch_open(struct tunnel *t)
+{
+    bool blocked = tls_blocked(&t->tls),
+         stop = blocked && (tls_unanswerable(&t->tls) ||
+                            nghttp2_session_get_outbound_queue_size(t->session) > UNSENT_FRAMES_MAX);
+
+    loop_watch_modify(loop_of(t), &t->watch, (stop ? 0u : EPOLLIN) | (blocked ? (uint32_t)EPOLLOUT : 0u));
+}
+
+/* Everything is said and both sides know: nothing keeps the connection open. */
+static bool finished(const struct tunnel *t)
+{
+    return t->goaway && !t->streams_len && !t->queue_len && !t->shutting_down;
+}
+
+static void deliver_touched(struct worker *w);
+
+/* The peer has gone, and we heard of it by writing: what it had sent before is still there. */
+static void read_rest(struct tunnel *t)
+{
+    struct worker *w = t->wp->worker;
+    bool more = true;
+
+    t->lost = true;
+    shared_buffer_take(&w->plain_in, t);
+    while (more && !t->closing) {
+        ssize_t n = tls_read(&t->tls, w->plain_in.data, w->plain_in.size, &more);
+
+        if (n < 0 || (n > 0 && tunnel_frames_receive(t, w->plain_in.data, (size_t)n) < 0))
+            more = false;
+        deliver_touched(w);
+    }
+    shared_buffer_leave(&w->plain_in, t);
+}
+
+/* The peer has broken the protocol: nghttp2 has told it so, and takes no more. */
+static bool broken(const struct tunnel *t)
+{
+    return !t->shutting_down && !nghttp2_session_want_read(t->session);
+}
+
+static void close_if_over(struct tunnel *t)
+{
+    if (nghttp2_session_want_write(t->session) || tls_blocked(&t->tls))
+        return;
+    if (finished(t))
+        tunnel_close(t, BRUMA_REASON_NONE, NULL);
+    else if (broken(t))
+        tunnel_close_with_a_word(t, BRUMA_REASON_HTTP2_ERROR, "the peer broke the protocol of HTTP/2");
+}
+
+void tunnel_flush(struct tunnel *t)
+{
+    int r;
+
+    list_del(&t->flush_node);
+    if (t->state != TUNNEL_OPEN)
+        return;
+    t->busy++;
+    if (tls_blocked(&t->tls)) {
+        r = tls_flush(&t->tls);
+        if (r == 0)
+            release_held(t);
+    } else {
+        r = 0;
+    }
+    if (r == 0)
+        r = fill(t);
+    if (r < 0) {
+        char buf[128];
+
+        if (r != -EPROTO && r != -ENOBUFS)
+            read_rest(t);
+        if (r == -ENOBUFS)
+            tunnel_close_with_a_word(t, BRUMA_REASON_MEMORY_BUDGET, "its peer does not read");
+        else
+            tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
+                         r == -EPROTO ? "HTTP/2 session failed" : strerror_r(-r, buf, sizeof(buf)));
+    } else if (r == 1) {
+        watch_open(t);
+    } else {
+        watch_open(t);
+        if (!list_empty(&t->held)) {
+            /* Stopped for fairness, not by the socket: go on in the next turn. */
+            release_held(t);
+            tunnel_wants_flush(t);
+            loop_again(loop_of(t));
+        }
+        close_if_over(t);
+    }
+    leave(t);
+}
+
+/* ---- receiving ---- */
+
+static void deliver_touched(struct worker *w)
+{
+    while (!list_empty(&w->touched)) {
+        struct stream *s = list_first(&w->touched, struct stream, touched_node);
+
+        list_del(&s->touched_node);
+        stream_deliver(s);
+    }
+}
+
+static void on_readable(struct tunnel *t)
+{
+    struct worker *w = t->wp->worker;
+    bool more = true;
+
+    t->busy++;
+    shared_buffer_take(&w->plain_in, t);
+    for (int i = 0; more && (i < READS_PER_EVENT || tls_holds_input(&t->tls)) && !t->closing; i++) {
+        ssize_t n = tls_read(&t->tls, w->plain_in.data, w->plain_in.size, &more), used;
+
+        if (n == 0)
+            break;
+        if (n == -EPIPE) {
+            t->lost = true;
+            /* After its GOAWAY it may, but streams that were still open have been cut off. */
+            tunnel_close(t,
+                         !t->goaway       ? BRUMA_REASON_HTTP2_ERROR
+                         : t->streams_len ? BRUMA_REASON_PEER_RESET
+                                          : BRUMA_REASON_NONE,
+                         "the peer closed the tunnel");
+            break;
+        }
+        if (n < 0) {
+            char buf[128];
+
+            t->lost = n != -EPROTO;
+            if (n == -EPROTO && t->tls.reason != BRUMA_REASON_HTTP2_ERROR)
+                tunnel_close_with_a_word(t, t->tls.reason, t->tls.error);
+            else
+                tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
+                             n == -EPROTO ? t->tls.error : strerror_r((int)-n, buf, sizeof(buf)));
+            break;
+        }
+        t->last_received = loop_now(w->loop);
+        used = tunnel_frames_receive(t, w->plain_in.data, (size_t)n);
+        deliver_touched(w);
+        if (used < 0) {
+            char text[160];
+
+            snprintf(text, sizeof(text), "HTTP/2: %s", nghttp2_strerror((int)used));
+            tunnel_close(t, BRUMA_REASON_HTTP2_ERROR, text);
+            break;
+        }
+    }
+    shared_buffer_leave(&w->plain_in, t);
+    if (!t->closing) {
+        if (nghttp2_session_want_write(t->session) || tls_wants_flush(&t->tls))
+            tunnel_wants_flush(t);
+        else
+            close_if_over(t);
+    }
+    leave(t);
+}
+
+static void open_tunnel(struct tunnel *t)
+{
+    t->small_windows = t->wp->level >= BUDGET_SMALL_WINDOWS;
+    if (tunnel_session_new(t) < 0) {
+        deny(t, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+        return;
+    }
+    t->state = TUNNEL_OPEN;
+    handshake_end(t->wp, &t->handshake);
+    t->idle_since = loop_now(loop_of(t));
+    arm_ping(t);
+    tunnel_wants_flush(t);
+    if (t->server && (t->wp->draining || t->wp->worker->draining))
+        tunnel_drain(t);
+    /* The streams that waited; those that do not fit find another tunnel. */
+    while (!list_empty(&t->queue)) {
+        struct stream *s = list_first(&t->queue, struct stream, tunnel_node);
+
+        list_del(&s->tunnel_node);
+        t->queue_len--;
+        s->tunnel = NULL;
+        outbound_tunnel_ready(s);
+    }
+    on_readable(t); /* data may have come with the last message of the handshake */
+}
+
+static void on_handshake(struct tunnel *t)
+{
+    int r = tls_handshake(&t->tls);
+
+    if (r == -EPROTO) {
+        deny(t, t->tls.reason, t->tls.error);
+    } else if (r < 0) {
+        t->lost = true;
+        deny_errno(t, BRUMA_REASON_TLS_HANDSHAKE_FAILED, r);
+    } else if (r == 1) {
+        open_tunnel(t);
+    } else {
+        loop_watch_modify(loop_of(t), &t->watch, tls_blocked(&t->tls) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    }
+}
+
+static void begin_handshake(struct tunnel *t)
+{
+    const struct proxy_settings *set = &t->wp->worker->proxy->settings;
+
+    t->state = TUNNEL_HANDSHAKING;
+    /* A peer that restarts has us in its backlog, where we were accepted by its kernel alone. */
+    loop_timer_set(loop_of(t), &t->timer, t->server ? set->handshake_timeout : set->peer_handshake_timeout);
+    loop_watch_modify(loop_of(t), &t->watch, EPOLLIN);
+    if (!t->server)
+        on_handshake(t);
+}
+
+static void on_event(struct loop_watch *watch, uint32_t events)
+{
+    struct tunnel *t = container_of(watch, struct tunnel, watch);
+    int r;
+
+    switch (t->state) {
+    case TUNNEL_CONNECTING:
+        r = socket_connect_result(watch->fd);
+        if (r < 0 && r != -EINPROGRESS)
+            deny_errno(t, r == -ETIMEDOUT ? BRUMA_REASON_HBONE_BLOCKED : socket_reason(r), r);
+        else if (events & EPOLLOUT)
+            begin_handshake(t);
+        break;
+    case TUNNEL_HANDSHAKING:
+        on_handshake(t);
+        break;
+    case TUNNEL_OPEN:
+        if (events & EPOLLOUT)
+            tunnel_wants_flush(t);
+        if (events & ~(uint32_t)EPOLLOUT)
+            on_readable(t);
+        break;
+    case TUNNEL_DEAD:
+        break;
+    }
+}
+
+/* ---- begin ---- */
+
+int tunnel_start_server(struct worker_pod *wp, int fd, const struct endpoint *peer,
+                        const struct endpoint *arrival, struct tls_context *context)
+{
+    struct tunnel *t = tunnel_new(wp, true);
+    int r;
+
+    if (!t)
+        return -ENOMEM;
+    t->peer = *peer;
+    t->arrival = *arrival;
+    r = tls_init(&t->tls, context, &wp->worker->tls, fd, true);
+    t->tls.account.share = &wp->memory;
+    if (r == 0) {
+        t->tls_ready = true;
+        r = loop_watch_add(wp->worker->loop, &t->watch, fd, EPOLLIN, on_event);
+    }
+    if (r < 0) {
+        if (t->tls_ready)
+            tls_destroy(&t->tls);
+        free(t);
+        return r;
+    }
+    list_add_tail(&wp->servers, &t->node);
+    room_take(wp, &peer->addr, &t->room);
+    worker_connection_begin(wp);
+    begin_handshake(t);
+    handshake_begin(wp, &t->handshake);
+    return 0;
+}
+
+int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls_context *context,
+                const struct tls_expected *expected, uint64_t expected_hash, struct tunnel **ret)
+{
+    struct worker *w = wp->worker;
+    _cleanup_fd_ int fd = -1;
+    struct tunnel *t;
+    bool connected;
+    int r;
+
+    fd = socket_dial(w, wp->pod, target, &connected);
+    t = fd < 0 ? NULL : tunnel_new(wp, false);
+    if (!t) {
+        workload_unref(expected->upstream);
+        service_unref(expected->service);
+        return fd < 0 ? fd : -ENOMEM;
+    }
+    t->peer = *target;
+    t->expected_hash = expected_hash;
+    t->context_serial = context->serial;
+    r = tls_init(&t->tls, context, &w->tls, fd, false);
+    t->tls.account.share = &wp->memory;
+    if (r == 0)
+        r = loop_watch_add(w->loop, &t->watch, fd, EPOLLOUT, on_event);
+    if (r < 0) {
+        tls_destroy(&t->tls);
+        free(t);
+        workload_unref(expected->upstream);
+        service_unref(expected->service);
+        return r;
+    }
+    take_fd(&fd);
+    t->tls.expected = *expected;
+    t->tls_ready = true;
+    t->state = TUNNEL_CONNECTING;
+    pool_add(wp, t);
+    room_take(wp, NULL, &t->room);
+    worker_connection_begin(wp);
+    loop_timer_set(w->loop, &t->timer, w->proxy->settings.connect_timeout);
+    *ret = t;
+    return 0;
+}

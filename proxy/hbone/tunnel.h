@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One HBONE tunnel: HTTP/2 over mutual TLS over one TCP connection (contract section 3), either end. Streams
+ * are in stream.h.
+ *
+ * Everything that is to be sent waits for the end of the loop turn, so that the DATA of all streams shares
+ * TLS records and one send().
+ */
+#ifndef PROXY_HBONE_TUNNEL_H
+#define PROXY_HBONE_TUNNEL_H
+
+#include <nghttp2/nghttp2.h>
+
+#include "proxy/connection/connection.h"
+#include "proxy/connection/handshakes.h"
+#include "proxy/connection/worker.h"
+
+struct stream;
+
+#define TUNNEL_CLOSED_KEPT 32
+
+/* A stream that is over. Data may still be under way to one that we have ended; to one that the peer has
+ * ended there is none. */
+struct closed_stream {
+    int32_t id; /* 0: none */
+    bool by_peer;
+};
+
+enum tunnel_state {
+    TUNNEL_CONNECTING,  /* client: TCP */
+    TUNNEL_HANDSHAKING, /* TLS */
+    TUNNEL_OPEN,
+    TUNNEL_DEAD, /* closed; freed at the end of the turn */
+};
+
+struct tunnel {
+    struct list node;       /* in worker_pod.servers or .clients */
+    struct list flush_node; /* in worker.flush */
+    struct room room;
+    struct handshake handshake; /* server, until it is open */
+    struct worker_pod *wp;
+    bool server;
+    enum tunnel_state state;
+    struct loop_watch watch;
+    struct loop_timer timer; /* connect and handshake limit; then PING and idle */
+    struct tls tls;
+    bool tls_ready; /* tls was initialised */
+    nghttp2_session *session;
+    struct endpoint peer;    /* client: what we dialed; server: who called */
+    struct endpoint arrival; /* server: the address that was dialed */
+
+    struct list streams; /* open */
+    struct list held;    /* streams with bytes to read that wait until the socket takes more */
+    unsigned streams_len;
+    unsigned busy; /* depth of calls into nghttp2: the session must not be freed inside */
+    bool closing;  /* to be closed once busy is 0 */
+    bool lost;     /* nobody is there any more to be told something */
+    enum bruma_reason close_reason;
+    char close_detail[160];
+    bool goaway;          /* no new streams: sent or received */
+    bool refused_streams; /* the peer refused a stream: it is full for now */
+    bool shutting_down;   /* server: first GOAWAY sent, the second follows */
+    bool settings_sent;
+    bool expired;                      /* the peer's certificate: said and acted upon */
+    bool small_windows;                /* announced */
+    int32_t last_stream, reset_stream; /* highest id that the peer has used; that it has reset last */
+    struct closed_stream closed[TUNNEL_CLOSED_KEPT]; /* the last ones, in a ring */
+    unsigned closed_next;
+    uint8_t frame_header[9]; /* of the frame that is being received */
+    uint8_t frame_header_len;
+    bool preface_seen;
+    uint32_t frame_left; /* bytes of it that have not come */
+    uint64_t last_received, ping_sent,
+        idle_since; /* loop_now() milliseconds; ping_sent 0: none outstanding */
+    size_t turn_bytes;
+    int out_error;
+
+    /* client */
+    struct list queue; /* streams that wait for the tunnel to open */
+    unsigned queue_len;
+    uint64_t expected_hash, context_serial;
+    unsigned
+        announced_streams; /* by the same peer on another tunnel, until it says it on this one; 0: unknown */
+    bool settings_received;
+};
+
+/* Peers' connections. Takes fd. */
+void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer,
+                   const struct endpoint *arrival);
+/* Begins the handshake with such a peer. Takes fd, unless it fails: -errno. */
+int tunnel_start_server(struct worker_pod *wp, int fd, const struct endpoint *peer,
+                        const struct endpoint *arrival, struct tls_context *context);
+/* Dials. Takes the references of expected. -errno if it could not begin. */
+int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls_context *context,
+                const struct tls_expected *expected, uint64_t expected_hash, struct tunnel **ret);
+
+/* Sends CONNECT for the stream, which must not be on a tunnel yet. 0 or -errno. */
+int tunnel_request(struct tunnel *tunnel, struct stream *stream);
+/* The stream waits until the tunnel is open. */
+void tunnel_enqueue(struct tunnel *tunnel, struct stream *stream);
+/* Server: a peer's request began. */
+void tunnel_add_stream(struct tunnel *tunnel, struct stream *stream);
+/* Answers; anything but 200 takes the stream off the tunnel. */
+int tunnel_respond(struct tunnel *tunnel, struct stream *stream, int status);
+void tunnel_reset_stream(struct tunnel *tunnel, struct stream *stream, uint32_t code);
+/* The stream's application has bytes (or its end) to read. */
+void tunnel_stream_readable(struct tunnel *tunnel, struct stream *stream);
+/* The application took bytes: the peer may send as many again. */
+void tunnel_stream_consumed(struct tunnel *tunnel, struct stream *stream, size_t bytes);
+/* So much came in for the stream, which is open: the credit of the tunnel. */
+void tunnel_stream_received(struct tunnel *tunnel, struct stream *stream, size_t bytes);
+/* Credit of the tunnel that the stream still has; call it before the stream leaves. */
+void tunnel_stream_credit(struct tunnel *tunnel, struct stream *stream);
+/* The client's side: DATA may flow (the answer was 200). */
+int tunnel_stream_start(struct tunnel *tunnel, struct stream *stream);
+
+/* The end of the peer's certificate may have come. From then on the tunnel takes no new streams; those that
+ * are open go on. */
+void tunnel_check_expired(struct tunnel *tunnel);
+/* The wall clock has been set. */
+void tunnel_clock_set(struct tunnel *tunnel);
+/* Says that a peer's request came after the end. */
+void tunnel_refuse_expired(struct tunnel *tunnel);
+/* The lists of revoked certificates have changed. */
+void tunnel_check_revoked(struct tunnel *tunnel);
+
+/* The pod's level of worker_pod.level has changed. */
+void tunnel_adapt(struct tunnel *tunnel);
+
+/* Something is queued in the session: flush at the end of this turn. */
+void tunnel_wants_flush(struct tunnel *tunnel);
+void tunnel_flush(struct tunnel *tunnel);
+
+/* Streams that a client tunnel can still take. */
+unsigned tunnel_capacity(const struct tunnel *tunnel);
+
+void tunnel_ping_answered(struct tunnel *tunnel);
+
+/* GOAWAY; closed once its streams have ended. */
+void tunnel_drain(struct tunnel *tunnel);
+/* The same, and streams that are on their way here are refused. */
+void tunnel_expire(struct tunnel *tunnel);
+/* Closes now; its streams end with this reason (those that may are tried again elsewhere). */
+void tunnel_close(struct tunnel *tunnel, enum bruma_reason reason, const char *detail);
+/* Of tunnel_close(): what the end means to its streams. */
+void tunnel_end_streams(struct tunnel *tunnel, enum bruma_reason reason, const char *detail);
+/* The same of an open one, with a line in the log and a count also where it has no stream. */
+void tunnel_close_with_a_word(struct tunnel *tunnel, enum bruma_reason reason, const char *detail);
+
+#endif

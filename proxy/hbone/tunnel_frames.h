@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The peer's bytes on their way into nghttp2, frame by frame. nghttp2 passes over DATA for streams that are
+ * over without a word, for it may have been on its way when we ended them. Where the peer has ended the
+ * stream itself it is an error (RFC 9113, section 5.1).
+ */
+#ifndef PROXY_HBONE_TUNNEL_FRAMES_H
+#define PROXY_HBONE_TUNNEL_FRAMES_H
+
+#include "proxy/hbone/tunnel.h"
+
+/* A negative error of nghttp2, or 0: it has taken everything. */
+int tunnel_frames_receive(struct tunnel *tunnel, const uint8_t *data, size_t len);
+
+/* A stream is over. */
+void tunnel_frames_closed(struct tunnel *tunnel, int32_t id, bool by_peer);
+/* NULL: it is not one of the last ones. */
+const struct closed_stream *tunnel_frames_find_closed(const struct tunnel *tunnel, int32_t id);
+
+#endif

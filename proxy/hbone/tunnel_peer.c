@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Peers whose certificates count no longer, and tunnels that end with a word. */
+#define LOG_SCOPE "tunnel"
+#include "lib/log.h"
+#include "lib/reasons.h"
+#include "proxy/hbone/tunnel.h"
+
+void tunnel_close_with_a_word(struct tunnel *t, enum bruma_reason reason, const char *detail)
+{
+    telemetry_early_deny(t->wp->worker->telemetry, t->server ? REPORTER_DESTINATION : REPORTER_SOURCE,
+                         &t->peer, &t->arrival, reason, detail);
+    tunnel_close(t, reason, detail);
+}
+
+void tunnel_check_revoked(struct tunnel *t)
+{
+    if (t->state == TUNNEL_OPEN && !t->closing && tls_peer_revoked(&t->tls))
+        tunnel_close_with_a_word(t, BRUMA_REASON_CERTIFICATE_REVOKED,
+                                 "peer certificate: revoked after the connection was made");
+}
+
+void tunnel_refuse_expired(struct tunnel *t)
+{
+    telemetry_early_deny(t->wp->worker->telemetry, REPORTER_DESTINATION, &t->peer, &t->arrival,
+                         BRUMA_REASON_PEER_EXPIRED, NULL);
+}
+
+void tunnel_check_expired(struct tunnel *t)
+{
+    char peer[ENDPOINT_TEXT_LEN];
+
+    if (t->state != TUNNEL_OPEN || t->closing || t->expired || !tls_peer_expired(&t->tls))
+        return;
+    t->expired = true;
+    log_info("a tunnel takes no new connections: its peer's certificate has expired\tpeer=%s identity=\"%s\" "
+             "reason=%s",
+             endpoint_format(&t->peer, peer), t->tls.peer_identity, reason_name(BRUMA_REASON_PEER_EXPIRED));
+    tunnel_expire(t);
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One certificate request to the CA and its answer (contract sections 1.5 and 7). */
+#ifndef PROXY_IDENTITY_CERTIFICATE_H
+#define PROXY_IDENTITY_CERTIFICATE_H
+
+#include <openssl/evp.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "proxy/tls/tls_context.h"
+#include "proxy/xds/wire.h"
+
+#define CERTIFICATE_CHAIN_MAX 8
+
+/* A fresh P-256 key and IstioCertificateRequest: CSR with the identity as critical URI SAN,
+ * ImpersonatedIdentity in the metadata. 0 or -ENOMEM. */
+int certificate_request(const char *identity, uint64_t ttl_seconds, EVP_PKEY **ret_key,
+                        struct wire_writer *ret_message);
+
+struct certificate {
+    char *chain[CERTIFICATE_CHAIN_MAX]; /* PEM, leaf first, without roots */
+    size_t chain_len;
+    char *roots; /* PEM, any number */
+    time_t not_before, not_after;
+};
+
+/* Decodes IstioCertificateResponse and makes sure that it is what was asked for: the key, the identity as
+ * first SPIFFE name, dates that make sense and are not over, and a chain to the roots that come with it.
+ * -EBADMSG with the reason in error.
+ */
+int certificate_response(const uint8_t *message, size_t len, const char *identity, EVP_PKEY *key,
+                         struct certificate *ret, char *error, size_t error_size);
+void certificate_clear(struct certificate *certificate);
+
+#endif

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One identity in the config dump (contract 9.3, "certificates"). */
+#ifndef PROXY_IDENTITY_CERTIFICATE_DUMP_H
+#define PROXY_IDENTITY_CERTIFICATE_DUMP_H
+
+#include <cjson/cJSON.h>
+
+#include "proxy/identity/certificate.h"
+
+/* certificate: NULL while there is none; error: why ("" : not asked yet). */
+cJSON *certificate_dump(const char *identity, const struct certificate *certificate, const char *error);
+
+#endif

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Certificates of the pods on this node (contract section 7). The control thread fetches and renews them;
+ * workers read the current one.
+ */
+#ifndef PROXY_IDENTITY_IDENTITY_H
+#define PROXY_IDENTITY_IDENTITY_H
+
+#include <cjson/cJSON.h>
+#include <stdbool.h>
+
+#include "lib/loop.h"
+#include "proxy/tls/tls_context.h"
+
+struct identity_store;
+struct identity; /* one SPIFFE id; lives until its last identity_put() */
+
+struct identity_config {
+    const char *ca_address;     /* "https://host:port" */
+    const char *ca_roots;       /* a path, literal PEM, or "SYSTEM" */
+    const char *alternate_host; /* or NULL */
+    const char *auth_token;     /* path (read again for each request) or literal; "": none; NULL: not given */
+    const char *token_file;     /* not given: this one is read if it is there; or NULL */
+    const char *cluster_id;
+    unsigned long ttl_seconds; /* asked for */
+    uint64_t patience; /* milliseconds: how long a connection waits; a CA that fails for longer is not waited
+                          for */
+    /* A certificate arrived, or the state of an identity changed. Control thread. */
+    void (*changed)(void *data, struct identity *identity);
+    void *data;
+};
+
+int identity_store_new(struct loop *loop, const struct identity_config *config, struct identity_store **ret);
+void identity_store_free(struct identity_store **store);
+
+enum identity_priority { IDENTITY_REALTIME, IDENTITY_WARMUP, IDENTITY_BACKGROUND };
+
+/* Control thread. Asks for the certificate if there is none; the same id again shares the state and may raise
+ * the priority. */
+int identity_get(struct identity_store *store, const char *uri, enum identity_priority priority,
+                 struct identity **ret);
+void identity_put(struct identity *identity); /* control thread; NULL is fine */
+void identity_put_later(void *identity);      /* any thread: the control thread puts it; not NULL */
+
+/* Control thread: the wall clock has been set. */
+void identity_clock_set(struct identity_store *store);
+
+/* Any thread. The current context with a reference for the caller, or NULL while there is none that is good
+ * by the wall clock. */
+struct tls_context *identity_context(struct identity *identity);
+/* Any thread. There is none, and waiting will not bring one soon: the CA has refused it again, or has not
+ * answered for longer than a connection waits. text: why, in any case; "" without a failure. */
+bool identity_hopeless(struct identity *identity, char *text, size_t size);
+const char *identity_uri(const struct identity *identity);
+
+/* The array "certificates" of the config dump (contract 9.3). Control thread. */
+cJSON *identity_dump(struct identity_store *store);
+
+#endif

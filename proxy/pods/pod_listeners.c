@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/pods/pod_listeners.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "bruma/mesh.h"
+#include "lib/cleanup.h"
+#include "lib/netns.h"
+
+#define BACKLOG_MAX 65535 /* the kernel cuts it to the pod's somaxconn */
+
+static const struct {
+    const char *name;
+    uint16_t port;
+} listeners[BRUMA_LISTENER_COUNT] = {
+    [BRUMA_LISTENER_OUTBOUND] = {"outbound", BRUMA_PORT_OUTBOUND},
+    [BRUMA_LISTENER_INBOUND] = {"inbound", BRUMA_PORT_PLAINTEXT},
+    [BRUMA_LISTENER_HBONE] = {"HBONE", BRUMA_PORT_HBONE},
+};
+
+static int fail(int r, char *error, size_t size, const char *what, const char *detail)
+{
+    char buf[128];
+
+    snprintf(error, size, "%s%s: %s", what, detail, strerror_r(-r, buf, sizeof(buf)));
+    return r;
+}
+
+static int option(int fd, int level, int name, int value)
+{
+    return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
+}
+
+static int new_socket(bool *ipv6)
+{
+    int fd = -1;
+
+    if (*ipv6)
+        fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    /* A kernel without IPv6 has pods without it too. */
+    if (fd < 0 && (!*ipv6 || errno == EAFNOSUPPORT)) {
+        *ipv6 = false;
+        fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    }
+    return fd < 0 ? -errno : fd;
+}
+
+/* Accepted sockets inherit the mark: it keeps their answers out of the redirecting rules. */
+static int prepare(const struct pod_listener_options *o, int fd, bool ipv6)
+{
+    int r = option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+
+    if (r == 0 && o->reuse_port)
+        r = option(fd, SOL_SOCKET, SO_REUSEPORT, 1);
+    if (r == 0 && o->mark)
+        r = option(fd, SOL_SOCKET, SO_MARK, (int)o->mark);
+    if (r == 0 && o->transparent)
+        r = option(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
+    if (r == 0 && ipv6)
+        r = option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
+    if (r == 0)
+        r = option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    return r;
+}
+
+static int open_listener(const struct pod_listener_options *o, uint16_t port, int *ret)
+{
+    struct sockaddr_in6 any6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    struct sockaddr_in any4 = {.sin_family = AF_INET, .sin_port = htons(port)};
+    bool ipv6 = o->ipv6;
+    _cleanup_fd_ int fd = new_socket(&ipv6);
+    int r = fd < 0 ? fd : prepare(o, fd, ipv6);
+
+    if (r < 0)
+        return r;
+    r = ipv6 ? bind(fd, (struct sockaddr *)&any6, sizeof(any6))
+             : bind(fd, (struct sockaddr *)&any4, sizeof(any4));
+    if (r < 0 || listen(fd, BACKLOG_MAX) < 0)
+        return -errno;
+    *ret = take_fd(&fd);
+    return 0;
+}
+
+/*
+ * Where the kernel may, what waits in a closing listener moves to the one that listens beside it, so that an
+ * upgrade loses nothing. /proc/sys is often read-only for the proxy; then only what comes between the last
+ * accept() and the close() is lost.
+ */
+static void let_migrate(void)
+{
+    _cleanup_fd_ int fd = open("/proc/sys/net/ipv4/tcp_migrate_req", O_WRONLY | O_CLOEXEC);
+
+    if (fd >= 0 && write(fd, "1", 1) < 0)
+        errno = 0;
+}
+
+static int open_all(const struct pod_listener_options *o, int fds[BRUMA_LISTENER_COUNT], char *error,
+                    size_t size)
+{
+    bool opened[BRUMA_LISTENER_COUNT] = {};
+    char detail[64];
+    int r = 0;
+
+    for (int i = 0; i < BRUMA_LISTENER_COUNT && r == 0; i++) {
+        if (fds[i] >= 0)
+            continue;
+        r = open_listener(o, listeners[i].port, &fds[i]);
+        opened[i] = r == 0;
+        snprintf(detail, sizeof(detail), "%s listener on port %u", listeners[i].name, listeners[i].port);
+        if (r < 0)
+            fail(r, error, size, "cannot open the pod's ", detail);
+    }
+    for (int i = 0; i < BRUMA_LISTENER_COUNT && r < 0; i++) {
+        if (!opened[i])
+            continue;
+        close(fds[i]);
+        fds[i] = -1;
+    }
+    return r;
+}
+
+int pod_listeners_open(const struct pod_listener_options *options, int netns_fd, int own_netns_fd,
+                       int fds[BRUMA_LISTENER_COUNT], char *error, size_t error_size)
+{
+    int r = netns_enter(netns_fd);
+
+    if (r < 0)
+        return fail(r, error, error_size, "cannot enter the pod's network namespace", "");
+    if (options->reuse_port)
+        let_migrate();
+    r = open_all(options, fds, error, error_size);
+    if (netns_enter(own_netns_fd) < 0)
+        abort(); /* the control thread would go on in a pod */
+    return r;
+}
+
+int pod_listeners_possible(const struct pod_listener_options *options, int own_netns_fd, char *error,
+                           size_t error_size)
+{
+    bool ipv6 = options->ipv6;
+    _cleanup_fd_ int fd = -1;
+    int r = netns_enter(own_netns_fd);
+
+    if (r < 0)
+        return fail(r, error, error_size, "cannot enter a network namespace (CAP_SYS_ADMIN)", "");
+    fd = new_socket(&ipv6);
+    r = fd < 0 ? fd : prepare(options, fd, ipv6);
+    return r < 0 ? fail(r, error, error_size, "cannot mark sockets (CAP_NET_ADMIN)", "") : 0;
+}
+
+bool pod_listener_dead(int fd)
+{
+    int listening = 0;
+    socklen_t len = sizeof(listening);
+
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening;
+}

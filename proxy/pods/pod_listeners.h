@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Listeners in pods that a CNI agent captures with netfilter rules: they are on the ports that those rules
+ * redirect to (contract section 13.2), and the proxy opens them itself.
+ */
+#ifndef PROXY_PODS_POD_LISTENERS_H
+#define PROXY_PODS_POD_LISTENERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bruma/maps.h"
+
+struct pod_listener_options {
+    uint32_t mark; /* 0: none */
+    bool ipv6;
+    bool reuse_port;  /* another proxy may listen beside this one, as during an upgrade */
+    bool transparent; /* the applications see their clients' addresses */
+};
+
+/*
+ * Opens those of fds that are -1 (enum bruma_listener), in the namespace. The calling thread is back in
+ * own_netns_fd's afterwards. On failure nothing is open that was not before, and error says which step
+ * failed.
+ */
+int pod_listeners_open(const struct pod_listener_options *options, int netns_fd, int own_netns_fd,
+                       int fds[BRUMA_LISTENER_COUNT], char *error, size_t error_size);
+
+/* Whether this process may enter network namespaces and mark sockets at all. */
+int pod_listeners_possible(const struct pod_listener_options *options, int own_netns_fd, char *error,
+                           size_t error_size);
+
+/* The socket does not listen any more: somebody has destroyed it. */
+bool pod_listener_dead(int fd);
+
+#endif

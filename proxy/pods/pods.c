@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "pods"
+#include "proxy/pods/pods.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "lib/cleanup.h"
+#include "lib/log.h"
+#include "lib/seqpacket.h"
+#include "proxy/connection/tuples.h"
+#include "proxy/connection/worker.h"
+#include "proxy/memory/pressure.h"
+#include "proxy/proxy.h"
+#include "proxy/state/rcu.h"
+#include "proxy/state/reclaim.h"
+
+#define DEFAULT_ACCOUNT "default"
+
+static void pod_free(void *data)
+{
+    struct pod *pod = data;
+
+    identity_put(pod->identity);
+    workload_unref(pod->stand_in);
+    tuple_set_free(&pod->tuples);
+    tuple_set_free(&pod->peers);
+    close_fds(pod->fds, BRUMA_POD_FD_COUNT);
+    free(pod->uid);
+    free(pod->name);
+    free(pod->namespace);
+    free(pod->service_account);
+    free(pod->trust_domain);
+    free(pod);
+}
+
+void pod_ref(struct pod *pod)
+{
+    atomic_fetch_add_explicit(&pod->references, 1, memory_order_relaxed);
+}
+
+void pod_unref(struct pod *pod)
+{
+    if (atomic_fetch_sub(&pod->references, 1) != 1)
+        return;
+    /* Identities belong to the control thread. */
+    if (loop_post(pod->proxy->loop, pod_free, pod) < 0)
+        log_error("out of memory: pod %s is not freed", pod->uid);
+}
+
+bool pod_has_address(const struct pod *pod, const struct addr *addr)
+{
+    for (int i = 0; i < pod->addresses_len; i++) {
+        if (addr_equal(&pod->addresses[i], addr))
+            return true;
+    }
+    return false;
+}
+
+static struct pod *find(struct proxy *proxy, const char *uid)
+{
+    struct pod *pod;
+
+    list_for_each (pod, &proxy->pods, node) {
+        if (!strcmp(pod->uid, uid))
+            return pod;
+    }
+    return NULL;
+}
+
+/* Accepted sockets inherit it, which saves a system call for each connection. */
+static void prepare_listeners(struct pod *pod)
+{
+    int on = 1;
+
+    for (int i = BRUMA_POD_FD_OUTBOUND; i < BRUMA_POD_FD_COUNT; i++)
+        setsockopt(pod->fds[i], IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+}
+
+static char *copy(const char *text)
+{
+    return strdup(text ? text : "");
+}
+
+static const char *or_default(const char *text, const char *otherwise)
+{
+    return text && *text ? text : otherwise;
+}
+
+static bool same_identity(const struct pod *pod, const struct pod_info *info)
+{
+    return !strcmp(pod->service_account, or_default(info->service_account, DEFAULT_ACCOUNT)) &&
+           !strcmp(pod->trust_domain, or_default(info->trust_domain, "")) &&
+           !strcmp(pod->namespace, info->namespace);
+}
+
+/* ---- who the pod is ---- */
+
+/*
+ * The mesh says it: the identity of the pod's workload. Until it knows the pod, the trust domain is the
+ * agent's, or that of the node's other pods, so that the certificate is there when the first connection is.
+ */
+static int expected_identity(const struct pod *pod, char ret_uri[SPIFFE_MAX])
+{
+    struct state *state = pod->proxy->state;
+    const struct workload *w = state_local_workload(state, pod->namespace, pod->name, pod->service_account);
+    const char *trust_domain = *pod->trust_domain ? pod->trust_domain : state_local_trust_domain(state);
+
+    if (w)
+        return *w->identity ? snprintf(ret_uri, SPIFFE_MAX, "%s", w->identity) : -EINVAL;
+    if (pod->identity || !trust_domain)
+        return -ENOENT; /* a guess is no news to a pod that has one */
+    return spiffe_format(ret_uri, SPIFFE_MAX, trust_domain, pod->namespace, pod->service_account);
+}
+
+static int choose_identity(struct pod *pod)
+{
+    struct identity *old = pod->identity, *next = NULL;
+    struct reclaim reclaim = {};
+    char uri[SPIFFE_MAX];
+    int r = expected_identity(pod, uri);
+
+    if (r < 0 || (old && !strcmp(identity_uri(old), uri)))
+        return 0; /* not known yet, or nothing new */
+    r = identity_get(pod->proxy->identities, uri, IDENTITY_WARMUP, &next);
+    if (r < 0)
+        return r;
+    if (old)
+        log_info("the mesh knows a pod by another identity\tpod=\"%s/%s\" identity=\"%s\" before=\"%s\"",
+                 pod->namespace, pod->name, uri, identity_uri(old));
+    rcu_publish(pod->identity, next);
+    /* workers may be looking at it just now */
+    reclaim_add(&reclaim, identity_put_later, old);
+    reclaim_flush(&reclaim);
+    return 0;
+}
+
+static void put_stand_in(void *workload)
+{
+    workload_unref(workload);
+}
+
+/* A pod is who the runtime's call says it is. Its own connections need not wait until the mesh says so too.
+ */
+static int choose_stand_in(struct pod *pod)
+{
+    struct state *state = pod->proxy->state;
+    const char *trust_domain = *pod->trust_domain ? pod->trust_domain : state_local_trust_domain(state);
+    const struct pod_words words = {.uid = pod->uid,
+                                    .name = pod->name,
+                                    .namespace = pod->namespace,
+                                    .service_account = pod->service_account,
+                                    .trust_domain = trust_domain ? trust_domain : ""};
+    const struct workload *old = pod->stand_in, *next;
+    struct reclaim reclaim = {};
+    int r;
+
+    if (old && (!trust_domain || !strcmp(old->trust_domain, trust_domain)))
+        return 0;
+    r = state_stand_in(state, &words, &next);
+    if (r < 0)
+        return r;
+    rcu_publish(pod->stand_in, next);
+    reclaim_add(&reclaim, put_stand_in, (void *)(uintptr_t)old);
+    reclaim_flush(&reclaim);
+    return 0;
+}
+
+void pods_state_changed(struct proxy *proxy)
+{
+    struct pod *pod;
+
+    list_for_each (pod, &proxy->pods, node) {
+        if (choose_identity(pod) < 0 || choose_stand_in(pod) < 0)
+            log_error("out of memory: pod %s/%s gets no certificate", pod->namespace, pod->name);
+    }
+}
+
+static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod **ret)
+{
+    const char *account = or_default(info->service_account, DEFAULT_ACCOUNT);
+    struct pod *pod = calloc(1, sizeof(*pod));
+    int r;
+
+    if (!pod)
+        return -ENOMEM;
+    pod->references = 1;
+    pod->proxy = proxy;
+    pod->memory.limit = pressure_pod_limit(proxy);
+    for (int i = 0; i < BRUMA_POD_FD_COUNT; i++)
+        pod->fds[i] = -1;
+    list_init(&pod->node);
+    pod->uid = copy(info->uid);
+    pod->name = copy(info->name);
+    pod->namespace = copy(info->namespace);
+    pod->service_account = copy(account);
+    pod->trust_domain = copy(info->trust_domain);
+    pod->cookie = info->cookie;
+    pod->redirected = proxy->zds != NULL;
+    pod->packet_mark = pod->redirected ? (uint32_t)proxy->settings.packet_mark : 0;
+    if (!pod->uid || !pod->name || !pod->namespace || !pod->service_account || !pod->trust_domain)
+        r = -ENOMEM;
+    else
+        r = tuple_set_new(&pod->tuples);
+    if (r == 0)
+        r = tuple_set_new(&pod->peers);
+    if (r == 0)
+        r = choose_identity(pod);
+    if (r == 0)
+        r = choose_stand_in(pod);
+    if (r < 0) {
+        pod_free(pod);
+        return r;
+    }
+    list_add_tail(&proxy->pods, &pod->node);
+    proxy->pods_started++;
+    *ret = pod;
+    return 0;
+}
+
+/* Each worker has descriptors of its own. All or none: a worker without would be deaf for that pod. Three
+ * ints for each; the caller frees them. */
+static int *for_workers(const struct proxy *proxy, const int fds[BRUMA_POD_FD_COUNT])
+{
+    size_t n = (size_t)proxy->workers_len * BRUMA_LISTENER_COUNT;
+    int *copies = malloc((n ? n : 1) * sizeof(*copies));
+
+    for (size_t i = 0; copies && i < n; i++) {
+        copies[i] = fcntl(fds[BRUMA_POD_FD_OUTBOUND + i % BRUMA_LISTENER_COUNT], F_DUPFD_CLOEXEC, 0);
+        if (copies[i] < 0) {
+            int e = errno;
+
+            close_fds(copies, i);
+            free(copies);
+            errno = e;
+            return NULL;
+        }
+    }
+    return copies;
+}
+
+static int refuse(int r, const char *uid, int fds[BRUMA_POD_FD_COUNT], enum bruma_reason *reason, char *error,
+                  size_t error_size)
+{
+    *reason = BRUMA_REASON_OUT_OF_RESOURCES;
+    snprintf(error, error_size, "pod %s: %s", uid, strerror(-r));
+    close_fds(fds, BRUMA_POD_FD_COUNT);
+    return r;
+}
+
+int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD_FD_COUNT],
+             enum bruma_reason *reason, char *error, size_t error_size)
+{
+    struct pod *pod = find(proxy, info->uid);
+    _cleanup_free_ int *copies = for_workers(proxy, fds);
+    int r;
+
+    /* Before anything is changed: the agent tells of the pod again. */
+    if (!copies)
+        return refuse(-errno, info->uid, fds, reason, error, error_size);
+    /* The same pod in another namespace is a new sandbox: what there was of the old one is gone. With another
+     * identity it may not go on either: its connections have been made in the name of the former one. */
+    if (pod && (pod->cookie != info->cookie || !same_identity(pod, info))) {
+        pods_delete(proxy, info->uid);
+        pod = NULL;
+    }
+    if (!pod) {
+        r = pod_new(proxy, info, &pod);
+        if (r < 0) {
+            close_fds(copies, (size_t)proxy->workers_len * BRUMA_LISTENER_COUNT);
+            return refuse(r, info->uid, fds, reason, error, error_size);
+        }
+    }
+    /* Workers compare nothing but the struct's address, and use only the netns descriptor, which stays. */
+    if (pod->fds[BRUMA_POD_FD_NETNS] >= 0)
+        close(fds[BRUMA_POD_FD_NETNS]);
+    else
+        pod->fds[BRUMA_POD_FD_NETNS] = fds[BRUMA_POD_FD_NETNS];
+    for (int i = BRUMA_POD_FD_OUTBOUND; i < BRUMA_POD_FD_COUNT; i++) {
+        if (pod->fds[i] >= 0)
+            close(pod->fds[i]);
+        pod->fds[i] = fds[i];
+    }
+    prepare_listeners(pod);
+    pod->generation = info->generation;
+    memcpy(pod->addresses, info->addresses, sizeof(pod->addresses));
+    pod->addresses_len = info->addresses_len;
+    pod->draining = false;
+    for (unsigned i = 0; i < proxy->workers_len; i++)
+        worker_add_pod(proxy->workers[i], pod, copies + (size_t)i * BRUMA_LISTENER_COUNT);
+    log_info("pod added\tpod=\"%s/%s\" uid=\"%s\" cookie=%llu", pod->namespace, pod->name, pod->uid,
+             (unsigned long long)pod->cookie);
+    return 0;
+}
+
+void pods_drain(struct proxy *proxy, const char *uid)
+{
+    struct pod *pod = find(proxy, uid);
+
+    if (!pod) {
+        agent_link_pod_drained(proxy->agent, uid);
+        return;
+    }
+    log_info("pod leaves the mesh\tpod=\"%s/%s\" connections=%d", pod->namespace, pod->name,
+             pod->connections);
+    pod->draining = true;
+    for (unsigned i = 0; i < proxy->workers_len; i++)
+        worker_drain_pod(proxy->workers[i], pod);
+}
+
+static void remove_pod(struct pod *pod)
+{
+    struct proxy *proxy = pod->proxy;
+
+    pod->deleted = true;
+    list_del(&pod->node);
+    proxy->pods_stopped++;
+    for (unsigned i = 0; i < proxy->workers_len; i++)
+        worker_delete_pod(proxy->workers[i], pod);
+    pod_unref(pod);
+}
+
+void pods_delete(struct proxy *proxy, const char *uid)
+{
+    struct pod *pod = find(proxy, uid);
+
+    if (!pod)
+        return;
+    log_info("pod removed\tpod=\"%s/%s\" uid=\"%s\"", pod->namespace, pod->name, pod->uid);
+    remove_pod(pod);
+}
+
+bool pods_serves(struct proxy *proxy, const struct pod_info *info)
+{
+    const struct pod *pod = find(proxy, info->uid);
+
+    return pod && pod->cookie == info->cookie && same_identity(pod, info) && !pod->draining;
+}
+
+void pods_close_listeners(struct proxy *proxy)
+{
+    struct pod *pod;
+
+    list_for_each (pod, &proxy->pods, node)
+        close_fds(pod->fds + BRUMA_POD_FD_OUTBOUND, BRUMA_LISTENER_COUNT);
+}
+
+void pods_idle(struct pod *pod)
+{
+    struct proxy *proxy = pod->proxy;
+
+    if (!pod->draining || pod->deleted || atomic_load(&pod->connections))
+        return;
+    log_info("pod drained\tpod=\"%s/%s\"", pod->namespace, pod->name);
+    agent_link_pod_drained(proxy->agent, pod->uid);
+    remove_pod(pod);
+}
+
+static void certificate_wanted(void *data)
+{
+    struct pod *pod = data;
+    struct identity *same;
+
+    if (!pod->deleted && pod->identity &&
+        identity_get(pod->proxy->identities, identity_uri(pod->identity), IDENTITY_REALTIME, &same) == 0)
+        identity_put(same);
+    pod_unref(pod);
+}
+
+void pods_certificate_wanted(struct pod *pod)
+{
+    pod_ref(pod);
+    if (loop_post(pod->proxy->loop, certificate_wanted, pod) < 0)
+        pod_unref(pod);
+}
+
+static void listener_closed(void *data)
+{
+    struct pod *pod = data;
+
+    if (!pod->deleted && pod->proxy->zds)
+        zds_link_listener_closed(pod->proxy->zds, pod->uid);
+    else if (!pod->deleted)
+        agent_link_listener_closed(pod->proxy->agent, pod->uid);
+    pod_unref(pod);
+}
+
+void pods_listener_closed(struct pod *pod)
+{
+    pod_ref(pod);
+    if (loop_post(pod->proxy->loop, listener_closed, pod) < 0)
+        pod_unref(pod); /* the agent's timer finds it */
+}
+
+void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)
+{
+    struct pod *pod;
+
+    list_for_each (pod, &proxy->pods, node) {
+        struct pod_info info = {
+            .uid = pod->uid,
+            .name = pod->name,
+            .namespace = pod->namespace,
+            .service_account = pod->service_account,
+            .trust_domain = pod->trust_domain,
+            .cookie = pod->cookie,
+            .generation = pod->generation,
+            .addresses_len = pod->addresses_len,
+        };
+
+        memcpy(info.addresses, pod->addresses, sizeof(info.addresses));
+        fn(data, &info, pod->draining, pod->fds);
+    }
+}
+
+/* A worker may be about to use the old descriptors: they stay open. There are two for each restart of the
+ * agent that loads new maps. */
+void pods_set_maps(struct proxy *proxy, int exempt, int deliveries)
+{
+    (void)__atomic_exchange_n(&proxy->exempt_map_fd, exempt, __ATOMIC_ACQ_REL);
+    (void)__atomic_exchange_n(&proxy->deliveries_map_fd, deliveries, __ATOMIC_ACQ_REL);
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The pods this proxy serves, as the agent names them. Control thread; the workers get their own view by
+ * messages. */
+#ifndef PROXY_PODS_PODS_H
+#define PROXY_PODS_PODS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "bruma/maps.h"
+#include "bruma/protocol.h"
+#include "lib/addr.h"
+
+struct proxy;
+struct pod;
+struct name_set;
+
+struct pod_info {
+    const char *uid, *name, *namespace, *service_account;
+    const char *trust_domain; /* NULL: as the mesh state says, once it knows the pod */
+    uint64_t cookie;
+    uint32_t generation;
+    struct addr addresses[BRUMA_POD_ADDRESSES];
+    int addresses_len;
+};
+
+/* Takes the descriptors (enum bruma_pod_fd), also when it fails. A pod with the same uid gets the new
+ * listeners; its connections live on. A draining pod that is added again serves again. reason/error are for
+ * the nack. */
+int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD_FD_COUNT],
+             enum bruma_reason *reason, char *error, size_t error_size);
+/* The pod leaves the mesh: no new connections, GOAWAY on its tunnels, live ones go on; proxy->pod_drained is
+ * called when none is left. Unknown uid: reported drained at once. */
+void pods_drain(struct proxy *proxy, const char *uid);
+/* Everything of the pod is cut. */
+void pods_delete(struct proxy *proxy, const char *uid);
+/* The same for all pods that are not in the set. */
+void pods_delete_unnamed(struct proxy *proxy, const struct name_set *named);
+/* The pod is served already, in this namespace and with this identity, so adding it again would change
+ * nothing. */
+bool pods_serves(struct proxy *proxy, const struct pod_info *info);
+
+/* For pod-held messages: descriptors stay with the pod. */
+typedef void (*pods_each_fn)(void *data, const struct pod_info *info, bool draining,
+                             const int fds[BRUMA_POD_FD_COUNT]);
+void pods_each(struct proxy *proxy, pods_each_fn fn, void *data);
+
+/* The mesh state has changed: pods may have got the identity that the mesh knows them by. */
+void pods_state_changed(struct proxy *proxy);
+
+/* The map by which sockets are exempted from capture, and the one of deliveries (-1: the agent has none);
+ * takes both. */
+void pods_set_maps(struct proxy *proxy, int exempt, int deliveries);
+/* The control thread's descriptors of all listeners. They end with the workers' own. */
+void pods_close_listeners(struct proxy *proxy);
+/* Stop accepting, end when idle or after the deadline. */
+void proxy_drain(struct proxy *proxy, uint64_t deadline_milliseconds);
+/* The same, because another proxy has taken over; see --replaced-linger. */
+void proxy_replaced(struct proxy *proxy, uint64_t deadline_milliseconds);
+/* The other proxy is gone: accept again, unless somebody else has told this one to end. */
+void proxy_resume(struct proxy *proxy);
+/* Ends the process with status 1 after this turn of the control loop. */
+void proxy_fail(struct proxy *proxy);
+
+#endif

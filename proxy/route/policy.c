@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/route/policy.h"
+
+#include <stdio.h>
+
+#define LOG_SCOPE "rbac"
+#include "lib/log.h"
+#include "lib/spiffe.h"
+#include "proxy/state/state_store.h"
+
+#define SCHEME_LEN 9 /* "spiffe://" */
+
+/* The request in the words of the policies. */
+struct subject {
+    const struct policy_request *request;
+    const char *principal; /* identity without the scheme; "" without identity */
+    size_t principal_len;
+    bool identified;
+    struct spiffe parts; /* identified */
+};
+
+static void describe(struct subject *s, const struct policy_request *request)
+{
+    size_t len = request->identity ? strlen(request->identity) : 0;
+
+    *s = (struct subject){.request = request, .principal = ""};
+    if (!len || spiffe_parse(request->identity, len, &s->parts) < 0)
+        return;
+    s->identified = true;
+    s->principal = request->identity + SCHEME_LEN;
+    s->principal_len = len - SCHEME_LEN;
+}
+
+static bool string_matches(const struct string_match *m, const char *text, size_t len)
+{
+    switch (m->kind) {
+    case STRING_EXACT:
+        return len == m->len && !memcmp(text, m->text, len);
+    case STRING_PREFIX:
+        return len >= m->len && !memcmp(text, m->text, m->len);
+    case STRING_SUFFIX:
+        return len >= m->len && !memcmp(text + len - m->len, m->text, m->len);
+    case STRING_PRESENCE:
+        return len > 0;
+    case STRING_ALWAYS:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool any_string(const struct match *m, enum match_list list, const char *text, size_t len)
+{
+    for (uint32_t i = 0; i < m->len[list]; i++) {
+        if (string_matches(&m->list[list].strings[i], text, len))
+            return true;
+    }
+    return false;
+}
+
+static bool any_principal(const struct match *m, enum match_list list, const struct subject *s)
+{
+    for (uint32_t i = 0; i < m->len[list]; i++) {
+        const struct string_match *wanted = &m->list[list].strings[i];
+
+        /* nobody has no principal, whatever is asked of it */
+        if ((s->identified || wanted->kind == STRING_ALWAYS) &&
+            string_matches(wanted, s->principal, s->principal_len))
+            return true;
+    }
+    return false;
+}
+
+static bool any_cidr(const struct match *m, enum match_list list, const struct addr *addr)
+{
+    for (uint32_t i = 0; i < m->len[list]; i++) {
+        const struct cidr_match *wanted = &m->list[list].cidrs[i];
+
+        if (wanted->kind == STRING_ALWAYS ||
+            (wanted->kind == STRING_EXACT && cidr_contains(&wanted->cidr, addr)))
+            return true;
+    }
+    return false;
+}
+
+static bool any_port(const struct match *m, enum match_list list, uint16_t port)
+{
+    for (uint32_t i = 0; i < m->len[list]; i++) {
+        if (m->list[list].ports[i] == port)
+            return true;
+    }
+    return false;
+}
+
+static bool part_equals(const char *part, size_t len, const char *text)
+{
+    return strlen(text) == len && !memcmp(part, text, len);
+}
+
+static bool any_account(const struct match *m, enum match_list list, const struct subject *s)
+{
+    for (uint32_t i = 0; s->identified && i < m->len[list]; i++) {
+        const struct account_match *wanted = &m->list[list].accounts[i];
+
+        if (part_equals(s->parts.namespace, s->parts.namespace_len, wanted->namespace) &&
+            part_equals(s->parts.service_account, s->parts.service_account_len, wanted->name))
+            return true;
+    }
+    return false;
+}
+
+static bool any(const struct match *m, enum match_list list, const struct subject *s)
+{
+    switch (list) {
+    case MATCH_NAMESPACES:
+    case MATCH_NOT_NAMESPACES:
+        return any_string(m, list, s->identified ? s->parts.namespace : "",
+                          s->identified ? s->parts.namespace_len : 0);
+    case MATCH_PRINCIPALS:
+    case MATCH_NOT_PRINCIPALS:
+        return any_principal(m, list, s);
+    case MATCH_SOURCE_IPS:
+    case MATCH_NOT_SOURCE_IPS:
+        return any_cidr(m, list, &s->request->source.addr);
+    case MATCH_DESTINATION_IPS:
+    case MATCH_NOT_DESTINATION_IPS:
+        return any_cidr(m, list, &s->request->destination.addr);
+    case MATCH_DESTINATION_PORTS:
+    case MATCH_NOT_DESTINATION_PORTS:
+        return any_port(m, list, s->request->destination.port);
+    default:
+        return any_account(m, list, s);
+    }
+}
+
+static bool match_holds(const struct match *m, const struct subject *s)
+{
+    bool empty = true;
+
+    for (int list = 0; list < MATCH_LISTS; list++) {
+        bool negative = list % 2;
+
+        if (!m->len[list])
+            continue;
+        empty = false;
+        if (any(m, (enum match_list)list, s) == negative)
+            return false;
+    }
+    return !empty;
+}
+
+static bool clause_holds(const struct clause *c, const struct subject *s)
+{
+    for (uint32_t i = 0; i < c->len; i++) {
+        if (match_holds(&c->matches[i], s))
+            return true;
+    }
+    return c->len == 0;
+}
+
+static bool policy_holds(const struct policy *p, const struct subject *s)
+{
+    for (uint32_t i = 0; i < p->len; i++) {
+        const struct rule *rule = &p->rules[i];
+        uint32_t n = 0;
+
+        while (n < rule->len && clause_holds(&rule->clauses[n], s))
+            n++;
+        if (n == rule->len)
+            return true;
+    }
+    return false;
+}
+
+/* What the policies seen so far say. */
+struct tally {
+    const struct policy *denied_by;
+    const char *unknown; /* key of a policy that has not arrived */
+    bool allow_exists, allowed;
+    bool dry_allow_exists, dry_allowed;
+};
+
+static void weigh(struct tally *t, const struct policy *p, const struct subject *s)
+{
+    bool holds;
+
+    /* a decision that stands needs no more reading */
+    if (!p->dry_run && (t->denied_by || (!p->deny && t->allowed)))
+        return;
+    holds = policy_holds(p, s);
+    if (p->dry_run) {
+        t->dry_allow_exists |= !p->deny;
+        t->dry_allowed |= !p->deny && holds;
+        if (p->deny && holds)
+            log_debug("a dry-run policy would deny\tpolicy=%s", p->key);
+    } else if (p->deny) {
+        t->denied_by = holds ? p : NULL;
+    } else {
+        t->allow_exists = true;
+        t->allowed = holds;
+    }
+}
+
+static void weigh_list(struct tally *t, const struct policy_list *list, const struct subject *s)
+{
+    for (size_t i = 0; list && i < list->len; i++)
+        weigh(t, list->items[i], s);
+}
+
+static void deny(struct policy_verdict *ret, const char *policy, const char *text)
+{
+    ret->allowed = false;
+    snprintf(ret->policy, sizeof(ret->policy), "%s", policy);
+    snprintf(ret->text, sizeof(ret->text), "%s", text);
+}
+
+static void conclude(const struct state *state, const struct tally *t, struct policy_verdict *ret)
+{
+    char text[sizeof(ret->text)];
+
+    *ret = (struct policy_verdict){.allowed = true};
+    if (t->dry_allow_exists && !t->allow_exists)
+        log_debug("dry-run ALLOW policies exist\tmatched=%s", t->dry_allowed ? "true" : "false");
+    if (t->denied_by) {
+        snprintf(text, sizeof(text), "denied by policy %.200s", t->denied_by->key);
+        deny(ret, t->denied_by->key, text);
+        return;
+    }
+    ret->unknown = t->unknown != NULL;
+    if (t->unknown && __atomic_load_n(&state->unknown_policy_denies, __ATOMIC_RELAXED)) {
+        snprintf(text, sizeof(text), "policy %.200s is not known yet", t->unknown);
+        deny(ret, t->unknown, text);
+    } else if (t->allow_exists && !t->allowed) {
+        deny(ret, "", "ALLOW policies exist, none matched");
+    }
+}
+
+void policy_check(const struct state *state, const struct workload *local,
+                  const struct policy_request *request, struct policy_verdict *ret)
+{
+    const struct workload_full *w = workload_full(local);
+    struct tally tally = {};
+    struct subject subject;
+
+    describe(&subject, request);
+    weigh_list(&tally, find_policies(state, ""), &subject);
+    if (*local->namespace)
+        weigh_list(&tally, find_policies(state, local->namespace), &subject);
+    for (size_t i = 0; i < w->policies_len; i++) {
+        const struct policy *p = find_policy(state, w->policies[i]);
+
+        if (p)
+            weigh(&tally, p, &subject);
+        else
+            tally.unknown = w->policies[i];
+    }
+    conclude(state, &tally, ret);
+}

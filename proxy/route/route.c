@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/route/route.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "bruma/mesh.h"
+#include "proxy/route/endpoints.h"
+#include "proxy/route/route_reference.h"
+#include "proxy/state/state_store.h"
+
+/* One decision; what the steps of section 4.1 share. */
+struct decision {
+    const struct state *state;
+    const struct workload_full *source;
+    const struct endpoint *destination;
+    uint64_t *random;
+    struct route *route;
+};
+
+static void __attribute__((format(printf, 3, 4)))
+fail(struct decision *d, enum bruma_reason reason, const char *format, ...)
+{
+    va_list arguments;
+
+    d->route->kind = ROUTE_FAILED;
+    d->route->reason = reason;
+    va_start(arguments, format);
+    vsnprintf(d->route->detail, sizeof(d->route->detail), format, arguments);
+    va_end(arguments);
+}
+
+static void keep_service(const struct service **field, const struct service_full *service)
+{
+    if (!service)
+        return;
+    service_ref(&service->public);
+    *field = &service->public;
+}
+
+static void keep_upstream(struct decision *d, const struct workload_full *upstream)
+{
+    workload_ref(&upstream->public);
+    d->route->upstream = &upstream->public;
+}
+
+/* ---- addresses (section 4.5) ---- */
+
+static bool family_allowed(const struct service_full *service, const struct addr *addr)
+{
+    if (!service)
+        return true;
+    if (service->families == FAMILIES_IPV4)
+        return addr_is_v4(addr);
+    if (service->families == FAMILIES_IPV6)
+        return !addr_is_v4(addr);
+    return true;
+}
+
+/* The workload's address to use: the wanted one if it has it, else one of its family, else any that the
+ * service allows. NULL: none. */
+static const struct addr *choose_address(const struct workload_full *w, const struct service_full *service,
+                                         const struct addr *wanted)
+{
+    const struct addr *other = NULL;
+
+    if (workload_has_address(w, wanted))
+        return wanted;
+    for (size_t i = 0; i < w->addresses_len; i++) {
+        const struct addr *a = &w->addresses[i].addr;
+
+        if (!family_allowed(service, a))
+            continue;
+        if (addr_is_v4(a) == addr_is_v4(wanted))
+            return a;
+        if (!other)
+            other = a;
+    }
+    return other;
+}
+
+static void fail_no_address(struct decision *d, const struct workload_full *w)
+{
+    if (*w->public.hostname && !w->addresses_len)
+        fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM, "workload %s/%s has only the hostname %.40s, no address",
+             w->public.namespace, w->public.name, w->public.hostname);
+    else
+        fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM, "workload %s/%s has no address of a usable family",
+             w->public.namespace, w->public.name);
+}
+
+static void fail_other_network(struct decision *d, const struct workload_full *w)
+{
+    fail(d, BRUMA_REASON_GATEWAY_UNRESOLVED,
+         "%s/%s is in network \"%.32s\": tunnels through a gateway (double HBONE) are not supported",
+         w->public.namespace, w->public.name, w->public.network);
+}
+
+/* ---- waypoints ---- */
+
+static const struct gateway_reference *waypoint_of_service(const struct service_full *s, uint64_t *random)
+{
+    uint64_t at;
+
+    if (!s->weights)
+        return s->waypoint;
+    at = random_below(random, s->weights);
+    for (size_t i = 0; i < s->weighted_len; i++) {
+        if (at < s->weighted[i].weight)
+            return &s->weighted[i].reference;
+        at -= s->weighted[i].weight;
+    }
+    return s->waypoint;
+}
+
+/* The waypoint becomes the upstream; the original destination stays the authority. There is no way around it.
+ */
+static void through_waypoint(struct decision *d, const struct gateway_reference *reference)
+{
+    const struct addr *hint = reference->network ? &reference->addr : &d->destination->addr, *addr;
+    struct reference_target target;
+    char name[160];
+
+    reference_resolve(d->state, reference, &d->source->public, d->random, &target);
+    if (!target.workload) {
+        reference_format(reference, name, sizeof(name));
+        if (target.other_network)
+            fail(d, BRUMA_REASON_GATEWAY_UNRESOLVED, "waypoint %.80s is in another network", name);
+        else
+            fail(d, BRUMA_REASON_WAYPOINT_UNRESOLVED, "waypoint %.80s: %s", name, target.why);
+        return;
+    }
+    if (target.workload->public.network != d->source->public.network) {
+        fail_other_network(d, target.workload);
+        return;
+    }
+    addr = choose_address(target.workload, target.service, hint);
+    if (!addr) {
+        fail_no_address(d, target.workload);
+        return;
+    }
+    d->route->kind = ROUTE_HBONE;
+    d->route->via_waypoint = true;
+    d->route->target = (struct endpoint){*addr, target.port};
+    endpoint_format(d->destination, d->route->authority);
+    keep_upstream(d, target.workload);
+    keep_service(&d->route->expected_service, target.service);
+}
+
+/* ---- direct (steps 6 to 11) ---- */
+
+static void fail_no_upstream(struct decision *d, const struct service_full *s,
+                             const struct choice_of_endpoint *choice)
+{
+    if (choice->no_port)
+        fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM, "service %s/%s has no port %u", s->public.namespace,
+             s->public.hostname, d->destination->port);
+    else if (choice->other_network)
+        fail(d, BRUMA_REASON_GATEWAY_UNRESOLVED,
+             "service %s/%s has endpoints in other networks only, and double HBONE is not supported",
+             s->public.namespace, s->public.hostname);
+    else if (choice->no_address)
+        fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM,
+             "service %s/%s has endpoints with a hostname only, which is not resolved", s->public.namespace,
+             s->public.hostname);
+    else
+        fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM, "service %s/%s has no usable endpoint for port %u",
+             s->public.namespace, s->public.hostname, d->destination->port);
+}
+
+static void passthrough(struct decision *d)
+{
+    d->route->kind = ROUTE_PASSTHROUGH;
+    d->route->target = *d->destination;
+}
+
+/* A waypoint that calls a workload behind it does not go through itself again (step 9). */
+static bool is_own_waypoint(struct decision *d, const struct workload_full *upstream)
+{
+    return upstream->waypoint && reference_names(d->state, upstream->waypoint, d->source, NULL);
+}
+
+static void direct(struct decision *d, const struct service_full *service,
+                   const struct workload_full *upstream, uint16_t port, bool service_addressed)
+{
+    const struct addr *addr;
+
+    if (upstream->public.network != d->source->public.network) {
+        fail_other_network(d, upstream);
+        return;
+    }
+    addr = choose_address(upstream, service, &d->destination->addr);
+    if (!addr) {
+        fail_no_address(d, upstream);
+        return;
+    }
+    if (!service_addressed && upstream->waypoint && !is_own_waypoint(d, upstream)) {
+        through_waypoint(d, upstream->waypoint);
+        return;
+    }
+    d->route->target = (struct endpoint){*addr, port};
+    if (upstream->public.protocol == TUNNEL_HBONE) {
+        d->route->kind = ROUTE_HBONE;
+        endpoint_format(&d->route->target, d->route->authority);
+        d->route->target.port = BRUMA_PORT_HBONE;
+        keep_service(&d->route->expected_service, service);
+    } else {
+        d->route->kind = ROUTE_TCP;
+    }
+    keep_upstream(d, upstream);
+    keep_service(&d->route->service, service);
+}
+
+/* known: the service that the address belongs to in the node's network (step 4), or NULL. */
+static void select_upstream(struct decision *d, const struct service_full *known)
+{
+    const struct workload *source = &d->source->public;
+    const struct service_full *service =
+        find_service_by_vip(d->state, source->network, &d->destination->addr, source->namespace);
+    const struct workload_full *workload;
+    struct choice_of_endpoint choice;
+
+    if (service && service->mode == BALANCE_PASSTHROUGH) {
+        passthrough(d);
+        return;
+    }
+    if (service) {
+        endpoints_choose(service, source, d->destination->port, BALANCE_FOR_TRAFFIC, d->random, &choice);
+        if (choice.workload)
+            direct(d, service, choice.workload, choice.port, known != NULL);
+        else
+            fail_no_upstream(d, service, &choice);
+        return;
+    }
+    workload = find_workload(d->state, source->network, &d->destination->addr);
+    if (workload)
+        direct(d, NULL, workload, d->destination->port, known != NULL);
+    else if (known && known->mode != BALANCE_PASSTHROUGH)
+        fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM, "service %s/%s is not known in network \"%.32s\"",
+             known->public.namespace, known->public.hostname, source->network);
+    else
+        passthrough(d);
+}
+
+static bool own_port(uint16_t port)
+{
+    return port == BRUMA_PORT_OUTBOUND || port == BRUMA_PORT_PLAINTEXT || port == BRUMA_PORT_HBONE;
+}
+
+void route_outbound(const struct state *state, const struct workload *source,
+                    const struct endpoint *destination, uint64_t *random, struct route *ret)
+{
+    const struct gateway_reference *waypoint = NULL;
+    const struct service_full *service = NULL;
+    struct decision d = {.state = state,
+                         .source = workload_full(source),
+                         .destination = destination,
+                         .random = random,
+                         .route = ret};
+
+    *ret = (struct route){};
+    if (addr_is_loopback(&destination->addr) && own_port(destination->port)) {
+        fail(&d, BRUMA_REASON_SELF_CALL, "port %u is the proxy's own", destination->port);
+        return;
+    }
+    if (!find_workload(state, state->network, &destination->addr))
+        service = find_service_by_vip(state, state->network, &destination->addr, source->namespace);
+    if (service)
+        waypoint = waypoint_of_service(service, random);
+    if (waypoint) {
+        through_waypoint(&d, waypoint);
+        if (ret->kind == ROUTE_HBONE)
+            keep_service(&ret->service, service);
+    } else {
+        select_upstream(&d, service);
+    }
+}
+
+void route_release(struct route *route)
+{
+    workload_unref(route->upstream);
+    service_unref(route->service);
+    service_unref(route->expected_service);
+    route->upstream = NULL;
+    route->service = route->expected_service = NULL;
+}
+
+bool route_expects(const struct workload *upstream, const struct service *expected_service,
+                   const char *identity)
+{
+    if (!identity || !*identity)
+        return false;
+    if (upstream && !strcmp(upstream->identity, identity))
+        return true;
+    for (size_t i = 0; expected_service && i < expected_service->subject_alt_names_len; i++) {
+        if (!strcmp(expected_service->subject_alt_names[i], identity))
+            return true;
+    }
+    return false;
+}
+
+uint64_t route_expected_hash(const struct workload *upstream, const struct service *expected_service)
+{
+    uint64_t sum = upstream ? hash_text(upstream->identity) : 0;
+
+    /* a sum: the order of the names does not matter. The hash is keyed, so nobody can aim at an equal one. */
+    for (size_t i = 0; expected_service && i < expected_service->subject_alt_names_len; i++)
+        sum += hash_pair(1, hash_text(expected_service->subject_alt_names[i]));
+    return hash_pair(sum, 2);
+}

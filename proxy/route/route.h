@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where a connection goes: contract sections 4 (outbound) and 5.1 (destination checks of inbound tunnels).
+ * Reader side of state.h. */
+#ifndef PROXY_ROUTE_ROUTE_H
+#define PROXY_ROUTE_ROUTE_H
+
+#include "bruma/reasons.h"
+#include "proxy/state/state.h"
+
+#define ROUTE_AUTHORITY_LEN 300
+
+enum route_kind {
+    ROUTE_FAILED,      /* reason says why: close the connection (early deny) */
+    ROUTE_PASSTHROUGH, /* plain TCP to the original destination, nothing known about it */
+    ROUTE_TCP,         /* plain TCP to a known workload that speaks no HBONE */
+    ROUTE_HBONE,       /* tunnel to target */
+};
+
+struct route {
+    enum route_kind kind;
+    enum bruma_reason reason;
+    struct endpoint target;              /* what to dial: ip:15008, waypoint:port, or the plain endpoint */
+    char authority[ROUTE_AUTHORITY_LEN]; /* of the CONNECT request */
+    const struct workload *upstream;     /* referenced for the caller; NULL for ROUTE_PASSTHROUGH */
+    const struct service *service;       /* the destination service, referenced, or NULL */
+    const struct service
+        *expected_service; /* whose SANs are accepted beside the upstream's identity; referenced, or NULL */
+    bool via_waypoint;
+    char detail[128]; /* for ROUTE_FAILED: names the service, waypoint ... */
+};
+
+/* source: the local workload of the pod. random: state of a cheap generator owned by the worker (xorshift).
+ */
+void route_outbound(const struct state *state, const struct workload *source,
+                    const struct endpoint *destination, uint64_t *random, struct route *ret);
+void route_release(struct route *route);
+
+/* True if the certificate's identity is one that the route expects. */
+bool route_expects(const struct workload *upstream, const struct service *expected_service,
+                   const char *identity);
+/* Equal for routes that expect the same identities: part of the pool's key. */
+uint64_t route_expected_hash(const struct workload *upstream, const struct service *expected_service);
+
+struct inbound_target {
+    struct endpoint target;        /* to connect to: always the arrival address */
+    struct endpoint original;      /* as the PROXY header names it */
+    bool proxy_header;             /* application tunnel with PROXY protocol */
+    const struct service *service; /* for telemetry, referenced, or NULL */
+    int status;                    /* 200, or the HTTP status of the refusal */
+    enum bruma_reason reason;
+};
+
+/*
+ * Contract 5.1 steps 3, 5 and 6: authority as received, arrival: local address of the tunnel's connection.
+ * Sets status 400 for an authority that cannot be parsed or names another pod (an IPv4-mapped form too), 503
+ * for an unknown hostname, an unresolvable port or one of the proxy's own ports. forwarded: value of the
+ * header or NULL (its host= chooses the service for telemetry).
+ */
+void route_inbound(const struct state *state, const struct workload *local, const struct endpoint *arrival,
+                   const char *authority, size_t authority_len, const char *forwarded, size_t forwarded_len,
+                   struct inbound_target *ret);
+
+#endif

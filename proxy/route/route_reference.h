@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* References to waypoints: contract section 4.3. Reader side. */
+#ifndef PROXY_ROUTE_ROUTE_REFERENCE_H
+#define PROXY_ROUTE_ROUTE_REFERENCE_H
+
+#include "proxy/state/state_objects.h"
+
+struct reference_target {
+    const struct workload_full *workload; /* NULL: not resolved */
+    const struct service_full *service;   /* through which it was found, or NULL */
+    uint16_t port;
+    bool other_network; /* of what was found, nothing is in the source's network */
+    const char *why;    /* not resolved: a few words */
+};
+
+void reference_resolve(const struct state *state, const struct gateway_reference *reference,
+                       const struct workload *source, uint64_t *random, struct reference_target *ret);
+
+/* True if the reference stands for this workload: it owns the address, or is an endpoint of the service.
+ * arrival: one of its addresses that counts, NULL: any. */
+bool reference_names(const struct state *state, const struct gateway_reference *reference,
+                     const struct workload_full *workload, const struct addr *arrival);
+
+/* "network/address" or "namespace/hostname"; returns buf. */
+const char *reference_format(const struct gateway_reference *reference, char *buf, size_t size);
+
+#endif

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Shared strings: each text is held once in the process and counted, so that 100,000 workloads of one
+ * namespace hold one copy of its name. Two shared strings are equal if and only if their pointers are. Any
+ * thread.
+ */
+#ifndef PROXY_STATE_INTERN_H
+#define PROXY_STATE_INTERN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* A reference on the shared form of text, or NULL without memory. */
+const char *shared_get(const char *text);
+const char *shared_get_len(const char *text, size_t len); /* the text has no NUL inside */
+/* One more reference; text is a shared string. */
+const char *shared_ref(const char *text);
+void shared_put(const char *text); /* NULL is fine */
+
+/* hash_text() of a shared string, without computing it. */
+uint64_t shared_hash(const char *text);
+
+/* How many texts are held; for tests and measurements. */
+size_t shared_count(void);
+
+#endif

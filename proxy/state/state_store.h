@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The store behind struct state, and the lookups that readers make in it. Private to the state and what reads
+ * it.
+ *
+ * A service is found through its node, which exists as long as the service or a workload that names it does;
+ * so the endpoints of a service that has not arrived yet wait there ("staged"). The node holds the two things
+ * that change while readers look: which version of the service is current, and its endpoints.
+ */
+#ifndef PROXY_STATE_STATE_STORE_H
+#define PROXY_STATE_STATE_STORE_H
+
+#include "lib/cleanup.h"
+#include "proxy/state/hash.h"
+#include "proxy/state/index.h"
+#include "proxy/state/intern.h"
+#include "proxy/state/rcu.h"
+#include "proxy/state/state_objects.h"
+
+/* The usable endpoints of a service. */
+struct endpoints {
+    uint32_t len;
+    uint32_t capacity_max; /* largest capacity of a workload in it */
+    const struct workload_service *items[];
+};
+
+struct service_node {
+    uint32_t references;               /* atomic: the index, each workload and each service of it */
+    bool indexed, dirty;               /* writer's, as the rest but for service and endpoints */
+    const char *namespace, *hostname;  /* shared */
+    struct service_full *service;      /* published; NULL: not known */
+    struct endpoints *endpoints;       /* published; NULL: none */
+    struct workload_service **members; /* of all workloads that name the service, usable or not */
+    uint32_t members_len, members_capacity;
+    struct service_node *next_dirty;
+};
+
+/* Policies of one namespace (scope NAMESPACE), or of all ("", scope GLOBAL). */
+struct policy_list {
+    size_t len;
+    const struct policy *items[];
+};
+
+struct policy_set {
+    const char *namespace;    /* shared */
+    struct policy_list *list; /* published; NULL: empty */
+    struct policy **members;
+    size_t members_len, members_capacity;
+    bool dirty;
+    struct policy_set *next_dirty;
+};
+
+struct state {
+    char *node_name;
+    const char *network; /* shared */
+    void (*changed)(void *data, bool policies);
+    void *data;
+    bool unknown_policy_denies; /* atomic */
+
+    struct index workloads; /* by uid: struct workload_full */
+    struct index
+        addresses; /* by network and address: struct workload_address, not those of host-network workloads */
+    struct index locals;     /* by namespace and name: struct workload_full on this node */
+    struct index hostnames;  /* by namespace and hostname: struct workload_full that have one */
+    struct index nodes;      /* by namespace and hostname: struct service_node */
+    struct index services;   /* by hostname: struct service_full */
+    struct index vips;       /* by network, prefix and its length: struct service_address */
+    uint64_t serial;         /* of the last new service */
+    uint64_t told;           /* of the last workload */
+    uint32_t prefixes[128];  /* how many VIPs have each prefix length; atomic */
+    uint32_t prefixes_total; /* atomic */
+
+    struct index policies;    /* by key: struct policy */
+    struct index policy_sets; /* by namespace: struct policy_set */
+
+    struct service_node *dirty_nodes;
+    struct policy_set *dirty_sets;
+    struct reclaim reclaim;
+    bool some_changed, policies_changed; /* since the last commit */
+    size_t counts[3];                    /* workloads, services, policies; atomic */
+};
+
+enum { COUNT_WORKLOADS, COUNT_SERVICES, COUNT_POLICIES };
+
+/* ---- parts of the writer ---- */
+
+uint64_t workload_uid_hash(const void *workload);
+uint64_t workload_address_hash(const void *address);
+uint64_t workload_name_hash(const void *workload);
+uint64_t workload_hostname_hash(const void *workload);
+uint64_t service_node_hash(const void *node);
+uint64_t service_hostname_hash(const void *service);
+uint64_t service_address_hash(const void *address);
+uint64_t policy_hash(const void *policy);
+uint64_t policy_set_hash(const void *set);
+
+struct service_node *service_node_get(struct state *state, const char *namespace, const char *hostname);
+void service_node_put(struct service_node *node);
+void service_node_touch(struct state *state, struct service_node *node);
+int service_node_reserve(struct service_node *node, size_t n); /* room for n more members */
+void service_node_join(struct state *state, struct workload_service *membership);
+void service_node_leave(struct state *state, struct workload_service *membership);
+/* Publishes the endpoints of all nodes that were touched, forgets those that nobody needs. */
+void service_nodes_commit(struct state *state);
+void service_nodes_free(struct state *state);
+
+int policies_apply(struct state *state, struct policy *policy); /* takes the policy if it succeeds */
+bool policies_remove(struct state *state, const char *key);
+void policies_commit(struct state *state);
+void policies_free(struct state *state);
+
+/* ---- lookups, for readers ---- */
+
+/* Strings named network are shared ones. */
+const struct workload_full *find_workload(const struct state *state, const char *network,
+                                          const struct addr *addr);
+const struct workload_full *find_workload_by_uid(const struct state *state, const char *uid);
+const struct workload_full *find_workload_by_hostname(const struct state *state, const char *namespace,
+                                                      const char *hostname);
+struct service_node *find_node(const struct state *state, const char *namespace, const char *hostname);
+const struct service_full *find_service(const struct state *state, const char *namespace,
+                                        const char *hostname);
+/* The best service with this hostname or VIP for a client in namespace. */
+const struct service_full *find_service_by_hostname(const struct state *state, const char *hostname,
+                                                    const char *namespace);
+const struct service_full *find_service_by_vip(const struct state *state, const char *network,
+                                               const struct addr *addr, const char *namespace);
+/* Calls fn for each service with this VIP, exact or by prefix, until it returns true. */
+bool each_service_by_vip(const struct state *state, const char *network, const struct addr *addr,
+                         bool (*fn)(void *data, const struct service_full *service), void *data);
+
+/* The workload's membership in a service, or NULL. */
+const struct workload_service *workload_membership(const struct workload_full *workload,
+                                                   const struct service_full *service);
+
+const struct policy *find_policy(const struct state *state, const char *key);              /* key: shared */
+const struct policy_list *find_policies(const struct state *state, const char *namespace); /* shared */
+
+#endif

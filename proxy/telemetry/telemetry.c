@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/telemetry/telemetry.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "proxy/telemetry/access_log.h"
+#include "proxy/telemetry/log_sink.h"
+#include "proxy/telemetry/telemetry_internal.h"
+
+int telemetry_new(struct loop *loop, int log_fd, bool json, struct telemetry **ret)
+{
+    struct telemetry *t = calloc(1, sizeof(*t));
+    int r;
+
+    if (!t)
+        return -ENOMEM;
+    t->loop = loop;
+    t->log.json = json;
+    r = series_table_new(&t->table);
+    if (r == 0)
+        r = log_sink_new(loop, log_fd, &t->sink);
+    if (r < 0) {
+        telemetry_free(&t);
+        return r;
+    }
+    *ret = t;
+    return 0;
+}
+
+void telemetry_free(struct telemetry **ptr)
+{
+    struct telemetry *t = *ptr;
+
+    if (!t)
+        return;
+    log_sink_free(&t->sink);
+    series_table_free(&t->table);
+    free(t);
+    *ptr = NULL;
+}
+
+void telemetry_limit_descriptions(struct telemetry *t, unsigned limit)
+{
+    series_limit_descriptions(t->table, limit);
+}
+
+static void write_line(struct telemetry *t, struct access_line *line)
+{
+    char *at;
+
+    if (!log_enabled(line->level, ACCESS_SCOPE))
+        return;
+    at = log_sink_begin(t->sink);
+    if (!at)
+        return;
+    clock_gettime(CLOCK_REALTIME, &line->now);
+    log_sink_end(t->sink, access_log_format(&t->log, line, at, LOG_SINK_LINE));
+}
+
+static uint64_t clock_nanoseconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void telemetry_open(struct telemetry *t, struct flow *flow)
+{
+    struct telemetry_series *s = series_get(t->table, flow, loop_now(t->loop));
+    struct access_line line = {.level = LOG_LEVEL_DEBUG, .event = ACCESS_OPENED, .flow = flow};
+
+    s->open++;
+    counter_add(&s->opened, 1);
+    counter_add(&t->opened[flow->reporter], 1);
+    flow->series = s;
+    flow->opened = clock_nanoseconds();
+    flow->received = flow->sent = 0;
+    write_line(t, &line);
+}
+
+void telemetry_bytes(struct flow *flow, uint64_t received, uint64_t sent)
+{
+    flow->received += received;
+    flow->sent += sent;
+    if (!flow->series)
+        return;
+    counter_add(&flow->series->received, received);
+    counter_add(&flow->series->sent, sent);
+}
+
+static void count_failure(struct telemetry *t, enum telemetry_reporter reporter, enum bruma_reason reason)
+{
+    if (reason == BRUMA_REASON_CERTIFICATE_REVOKED)
+        counter_add(&t->revoked[reporter], 1);
+    if (reason != BRUMA_REASON_NONE)
+        counter_add(&t->failures[(unsigned)reason < BRUMA_REASON_COUNT ? reason : BRUMA_REASON_INTERNAL], 1);
+}
+
+void telemetry_failure(struct telemetry *t, enum bruma_reason reason)
+{
+    count_failure(t, REPORTER_SOURCE, reason);
+}
+
+void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason reason, const char *detail)
+{
+    struct telemetry_series *s = flow->series;
+    struct access_line line = {
+        .level = reason == BRUMA_REASON_NONE ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR,
+        .event = ACCESS_COMPLETE,
+        .flow = flow,
+        .milliseconds = (clock_nanoseconds() - flow->opened) / 1000000,
+        .reason = reason,
+        .detail = detail,
+    };
+
+    if (!s)
+        return;
+    s->open--;
+    s->touched = loop_now(t->loop);
+    counter_add(&s->closed[flag_of_reason(reason)], 1);
+    __atomic_store_n(&t->closed[flow->reporter], t->closed[flow->reporter] + 1, __ATOMIC_RELEASE);
+    count_failure(t, flow->reporter, reason);
+    write_line(t, &line);
+    flow->series = NULL;
+}
+
+void telemetry_early_deny(struct telemetry *t, enum telemetry_reporter reporter,
+                          const struct endpoint *source, const struct endpoint *destination,
+                          enum bruma_reason reason, const char *detail)
+{
+    struct flow flow = {.reporter = reporter, .source_address = *source, .destination_address = *destination};
+    struct access_line line = {
+        .level = LOG_LEVEL_WARN,
+        .event = ACCESS_FAILED,
+        .flow = &flow,
+        .reason = reason,
+        .detail = detail,
+    };
+
+    count_failure(t, reporter, reason);
+    write_line(t, &line);
+}
+
+void telemetry_policy_wait(struct telemetry *t, bool *waited)
+{
+    if (!*waited)
+        counter_add(&t->policy_waits, 1);
+    *waited = true;
+}
+
+void telemetry_client_hidden(struct telemetry *t)
+{
+    counter_add(&t->hidden_clients, 1);
+}

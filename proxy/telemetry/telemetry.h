@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Access log and TCP metrics of connections: contract section 8. Each worker has its own struct telemetry and
+ * is the only one to write it; a scrape reads all of them (counters are relaxed atomics, the series table is
+ * locked only where a series is added or listed).
+ */
+#ifndef PROXY_TELEMETRY_TELEMETRY_H
+#define PROXY_TELEMETRY_TELEMETRY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "bruma/reasons.h"
+#include "lib/addr.h"
+#include "lib/loop.h"
+#include "proxy/state/state.h"
+
+struct telemetry;
+struct telemetry_series; /* one label set */
+
+enum telemetry_reporter { REPORTER_SOURCE, REPORTER_DESTINATION };
+
+/* All a connection's telemetry is made of. Pointers must live until telemetry_close(); NULL where not known.
+ */
+struct flow {
+    enum telemetry_reporter reporter; /* outbound connections: source; inbound: destination */
+    bool mutual_tls;
+    const struct workload *source, *destination;
+    const struct service *service;
+    const char *source_identity, *destination_identity; /* as verified; whole SPIFFE URIs */
+    const char *baggage; /* of the peer, where the workload is not known by address; or NULL */
+    struct endpoint source_address, destination_address;
+    const char *hbone_authority; /* or NULL */
+
+    /* set by telemetry_open() */
+    struct telemetry_series *series;
+    uint64_t opened; /* nanoseconds, CLOCK_MONOTONIC */
+    /* counted with telemetry_bytes() */
+    uint64_t received; /* from the initiator of the connection */
+    uint64_t sent;     /* back to it */
+};
+
+/* log_fd: where access log lines go (stdout). Lines are gathered and written at the latest 100 ms later,
+ * never blocking: what cannot be written beyond 256 KiB is dropped and counted. loop: the worker's. */
+int telemetry_new(struct loop *loop, int log_fd, bool json, struct telemetry **ret);
+void telemetry_free(struct telemetry **telemetry);
+/* Of one peer's descriptions of itself (baggage) only so many become labels. Before the first connection. */
+void telemetry_limit_descriptions(struct telemetry *telemetry, unsigned limit);
+
+/* opened_total + debug line; call it when everything in flow is known (contract 8.1: before dialing). */
+void telemetry_open(struct telemetry *telemetry, struct flow *flow);
+/* Adds to flow and to the byte counters. */
+void telemetry_bytes(struct flow *flow, uint64_t received, uint64_t sent);
+/* closed_total (and failed_total), access log line. reason NONE: a normal end. detail: text for error="...";
+ * NULL: the reason's own words. */
+void telemetry_close(struct telemetry *telemetry, struct flow *flow, enum bruma_reason reason,
+                     const char *detail);
+/* "connection failed" line of an early deny (contract 8.3) and the failure counter of the reason; no traffic
+ * metrics. */
+void telemetry_early_deny(struct telemetry *telemetry, enum telemetry_reporter reporter,
+                          const struct endpoint *source, const struct endpoint *destination,
+                          enum bruma_reason reason, const char *detail);
+
+/* Only the failure counter of the reason: the connection's line has been written already. */
+void telemetry_failure(struct telemetry *telemetry, enum bruma_reason reason);
+
+/* A connection waits for a policy to arrive; counted once, *waited remembers it. */
+void telemetry_policy_wait(struct telemetry *telemetry, bool *waited);
+
+/* A connection reached its application from the pod's own address, for want of a port under the client's. */
+void telemetry_client_hidden(struct telemetry *telemetry);
+
+/* Baggage of a workload (contract 3.6). Returns the length; cut at size. */
+size_t baggage_format(const struct workload *workload, char *buf, size_t size);
+
+/* Appends the families of all workers in OpenMetrics text, without "# EOF". Any thread. */
+void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *out);
+
+#endif

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What telemetry's own files share. */
+#ifndef PROXY_TELEMETRY_TELEMETRY_INTERNAL_H
+#define PROXY_TELEMETRY_TELEMETRY_INTERNAL_H
+
+#include "proxy/telemetry/access_log.h"
+#include "proxy/telemetry/series.h"
+#include "proxy/telemetry/telemetry.h"
+
+struct log_sink;
+
+struct telemetry {
+    struct loop *loop;
+    struct log_sink *sink;
+    struct access_log log;
+    struct series_table *table;
+    /* Relaxed atomics, written by the worker, read by scrapes. */
+    uint64_t opened[2], closed[2]; /* by reporter */
+    uint64_t failures[BRUMA_REASON_COUNT];
+    uint64_t revoked[2]; /* of the failures: revoked certificates, by reporter */
+    uint64_t policy_waits;
+    uint64_t hidden_clients;
+};
+
+#endif

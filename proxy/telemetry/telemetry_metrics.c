@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The scrape: counters of all workers added up, as OpenMetrics text. A family without a sample is not
+ * printed. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/log_output.h"
+#include "lib/reasons.h"
+#include "proxy/telemetry/log_sink.h"
+#include "proxy/telemetry/telemetry_internal.h"
+
+/* A label set with the sums over the workers, read once, so that one scrape is consistent with itself. */
+struct total {
+    const struct telemetry_series *labels;
+    uint64_t opened, received, sent, closed[SERIES_FLAGS];
+};
+
+struct scrape {
+    struct total *totals;
+    size_t len;
+};
+
+static int compare(const void *a, const void *b)
+{
+    const struct telemetry_series *x = *(struct telemetry_series *const *)a;
+    const struct telemetry_series *y = *(struct telemetry_series *const *)b;
+    size_t len = x->text_len < y->text_len ? x->text_len : y->text_len;
+    int r = memcmp(x->text, y->text, len);
+
+    return r ? r : (x->text_len > y->text_len) - (x->text_len < y->text_len);
+}
+
+static void add_up(struct scrape *scrape, struct telemetry_series **all, size_t len)
+{
+    struct total *t = NULL;
+
+    for (size_t i = 0; i < len; i++) {
+        if (!t || compare(&t->labels, &all[i]) != 0) {
+            t = &scrape->totals[scrape->len++];
+            memset(t, 0, sizeof(*t));
+            t->labels = all[i];
+        }
+        t->opened += counter_read(&all[i]->opened);
+        t->received += counter_read(&all[i]->received);
+        t->sent += counter_read(&all[i]->sent);
+        for (unsigned f = 0; f < flag_count(); f++)
+            t->closed[f] += counter_read(&all[i]->closed[f]);
+    }
+}
+
+static int append(struct telemetry_series ***all, size_t *len, struct telemetry *t)
+{
+    struct telemetry_series **more, **grown;
+    size_t more_len;
+    int r = series_list(t->table, &more, &more_len);
+
+    if (r < 0)
+        return r;
+    grown = realloc(*all, (*len + more_len + 1) * sizeof(struct telemetry_series *));
+    if (grown) {
+        *all = grown;
+        memcpy(grown + *len, more, more_len * sizeof(struct telemetry_series *));
+        *len += more_len;
+    } else {
+        series_release(t->table);
+        r = -ENOMEM;
+    }
+    free(more);
+    return r;
+}
+
+static void family(FILE *out, const char *name, const char *type, const char *help)
+{
+    fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void sample(FILE *out, const char *name, const struct telemetry_series *labels, unsigned flag,
+                   uint64_t value)
+{
+    fprintf(out, "%s_total{", name);
+    fwrite(labels->text, 1, labels->flags_at, out);
+    fputs(flag_text(flag), out);
+    fwrite(labels->text + labels->flags_at, 1, labels->text_len - labels->flags_at, out);
+    fprintf(out, "} %" PRIu64 "\n", value);
+}
+
+static void plain_family(FILE *out, const struct scrape *scrape, size_t offset, const char *name,
+                         const char *help)
+{
+    if (!scrape->len)
+        return;
+    family(out, name, "counter", help);
+    for (size_t i = 0; i < scrape->len; i++) {
+        const struct total *t = &scrape->totals[i];
+
+        sample(out, name, t->labels, 0, *(const uint64_t *)(const void *)((const char *)t + offset));
+    }
+}
+
+/* Closed connections by flag; from the flag on that is given (0: all, 1: the failed ones). */
+static void closed_family(FILE *out, const struct scrape *scrape, unsigned first, const char *name,
+                          const char *help)
+{
+    bool any = false;
+
+    for (size_t i = 0; i < scrape->len; i++) {
+        for (unsigned f = first; f < flag_count(); f++) {
+            if (!scrape->totals[i].closed[f])
+                continue;
+            if (!any)
+                family(out, name, "counter", help);
+            any = true;
+            sample(out, name, scrape->totals[i].labels, f, scrape->totals[i].closed[f]);
+        }
+    }
+}
+
+static void traffic(FILE *out, const struct scrape *scrape)
+{
+    plain_family(out, scrape, offsetof(struct total, opened), "istio_tcp_connections_opened",
+                 "TCP connections opened.");
+    closed_family(out, scrape, 0, "istio_tcp_connections_closed", "TCP connections closed.");
+    plain_family(out, scrape, offsetof(struct total, received), "istio_tcp_received_bytes",
+                 "Bytes from the initiators of TCP connections.");
+    plain_family(out, scrape, offsetof(struct total, sent), "istio_tcp_sent_bytes",
+                 "Bytes back to the initiators of TCP connections.");
+    closed_family(out, scrape, 1, "istio_tcp_connections_failed",
+                  "TCP connections that ended with an error.");
+}
+
+static const char *const reporters[] = {[REPORTER_SOURCE] = "source", [REPORTER_DESTINATION] = "destination"};
+
+static void sockets(struct telemetry *const *all, size_t count, FILE *out)
+{
+    bool any = false;
+
+    for (unsigned reporter = 0; reporter < 2; reporter++) {
+        uint64_t opened = 0, closed = 0;
+
+        /* Closed first: a connection that opens and closes in between must not make the difference negative.
+         */
+        for (size_t i = 0; i < count; i++)
+            closed += __atomic_load_n(&all[i]->closed[reporter], __ATOMIC_ACQUIRE);
+        for (size_t i = 0; i < count; i++)
+            opened += counter_read(&all[i]->opened[reporter]);
+        if (!opened)
+            continue;
+        if (!any)
+            family(out, "istio_tcp_sockets_open", "gauge", "TCP connections that are open now.");
+        any = true;
+        fprintf(out, "istio_tcp_sockets_open{reporter=\"%s\"} %" PRIu64 "\n", reporters[reporter],
+                opened - closed);
+    }
+}
+
+static void failures(struct telemetry *const *all, size_t count, FILE *out)
+{
+    bool any = false;
+
+    for (unsigned reason = 0; reason < BRUMA_REASON_COUNT; reason++) {
+        uint64_t n = 0;
+
+        for (size_t i = 0; i < count; i++)
+            n += counter_read(&all[i]->failures[reason]);
+        if (!n)
+            continue;
+        if (!any)
+            family(out, "bruma_failures", "counter", "Connections that failed or were ended, by reason.");
+        any = true;
+        fprintf(out, "bruma_failures_total{reason=\"%s\"} %" PRIu64 "\n",
+                reason_name((enum bruma_reason)reason), n);
+    }
+}
+
+static void revocations(struct telemetry *const *all, size_t count, FILE *out)
+{
+    bool any = false;
+
+    for (int reporter = 0; reporter < 2; reporter++) {
+        uint64_t n = 0;
+
+        for (size_t i = 0; i < count; i++)
+            n += counter_read(&all[i]->revoked[reporter]);
+        if (!n)
+            continue;
+        if (!any)
+            family(out, "istio_crl_policy_rejections", "counter",
+                   "Connections that were refused or ended because a certificate is revoked.");
+        any = true;
+        fprintf(out, "istio_crl_policy_rejections_total{reporter=\"%s\"} %" PRIu64 "\n", reporters[reporter],
+                n);
+    }
+}
+
+static void counter(FILE *out, const char *name, const char *help, uint64_t value)
+{
+    if (!value)
+        return;
+    family(out, name, "counter", help);
+    fprintf(out, "%s_total %" PRIu64 "\n", name, value);
+}
+
+static void about_ourselves(struct telemetry *const *all, size_t count, FILE *out)
+{
+    struct series_statistics sum = {};
+    uint64_t dropped = 0, waits = 0, hidden = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        struct series_statistics one;
+
+        series_statistics(all[i]->table, &one);
+        sum.series += one.series;
+        sum.evicted += one.evicted;
+        sum.overflowed += one.overflowed;
+        sum.undescribed += one.undescribed;
+        dropped += log_sink_dropped(all[i]->sink);
+        waits += counter_read(&all[i]->policy_waits);
+        hidden += counter_read(&all[i]->hidden_clients);
+    }
+    counter(out, "bruma_access_log_dropped_lines",
+            "Lines of the access log that were dropped because they could not be written in time.", dropped);
+    counter(out, "bruma_log_dropped_lines", "Lines of the log that were dropped because nobody read them.",
+            log_output_dropped());
+    counter(out, "bruma_policy_waits",
+            "Connections that waited for a policy that their workload names and that had not arrived.",
+            waits);
+    counter(
+        out, "bruma_client_addresses_hidden",
+        "Connections that reached their application from the pod's own address, for want of a port under the "
+        "client's.",
+        hidden);
+    family(out, "bruma_telemetry_series", "gauge", "Label sets that are held, counted in each worker.");
+    fprintf(out, "bruma_telemetry_series %" PRIu64 "\n", sum.series);
+    counter(out, "bruma_telemetry_series_evicted", "Label sets that were dropped because nobody used them.",
+            sum.evicted);
+    counter(out, "bruma_telemetry_overflow_connections",
+            "Connections that were counted under unknown labels because there were too many label sets.",
+            sum.overflowed);
+    counter(out, "bruma_telemetry_undescribed_connections",
+            "Connections that were counted without what their peer says of itself, since it had said too "
+            "much else.",
+            sum.undescribed);
+}
+
+void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *out)
+{
+    struct telemetry_series **list = NULL;
+    struct scrape scrape = {};
+    size_t len = 0, held = 0;
+
+    while (held < count && append(&list, &len, all[held]) == 0)
+        held++;
+    /* Sums that lack a worker would look as if counters ran backwards: rather none. */
+    if (held == count)
+        scrape.totals = calloc(len + 1, sizeof(*scrape.totals));
+    if (scrape.totals && len) {
+        qsort(list, len, sizeof(*list), compare);
+        add_up(&scrape, list, len);
+    }
+    traffic(out, &scrape);
+    for (size_t i = 0; i < held; i++)
+        series_release(all[i]->table);
+    free(scrape.totals);
+    free(list);
+    sockets(all, count, out);
+    failures(all, count, out);
+    revocations(all, count, out);
+    about_ourselves(all, count, out);
+}

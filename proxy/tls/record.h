@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * TLS 1.3 record protection (RFC 8446 section 5) of one direction of a connection whose handshake OpenSSL has
+ * done. The bytes go from the buffer they are in straight to the buffer they are wanted in, which OpenSSL's
+ * own record layer cannot do: it copies twice. A direction is a key, an IV and a sequence number, and so
+ * could be handed to another process.
+ */
+#ifndef PROXY_TLS_RECORD_H
+#define PROXY_TLS_RECORD_H
+
+#include <openssl/evp.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define RECORD_HEADER     5
+#define RECORD_PLAIN_MAX  16384
+#define RECORD_TAG        16
+#define RECORD_OVERHEAD   (RECORD_HEADER + 1 + RECORD_TAG)
+#define RECORD_CIPHER_MAX (RECORD_PLAIN_MAX + 256) /* body, as the RFC bounds it */
+#define RECORD_SECRET_MAX 48
+
+enum record_type {
+    RECORD_ALERT = 21,
+    RECORD_HANDSHAKE = 22,
+    RECORD_DATA = 23,
+};
+
+struct record_key {
+    EVP_CIPHER_CTX *cipher;
+    const EVP_MD *digest;
+    size_t key_len;
+    uint8_t secret[RECORD_SECRET_MAX];
+    uint8_t iv[12];
+    uint64_t sequence;
+    bool seals;
+};
+
+/* secret: an application traffic secret; cipher_suite: its TLS 1.3 name. -ENOTSUP for suites that are not
+ * AES-GCM, -ENOMEM. */
+int record_key_init(struct record_key *key, const char *cipher_suite, const uint8_t *secret,
+                    size_t secret_len, bool seals);
+void record_key_clear(struct record_key *key);
+/* The next generation of keys (RFC 8446 section 7.2). */
+int record_key_update(struct record_key *key);
+/* True once so many records were protected that the key must be updated. */
+bool record_key_worn(const struct record_key *key);
+
+/* Writes one record with len (at most RECORD_PLAIN_MAX) bytes of data to out, which has room for len +
+ * RECORD_OVERHEAD. Returns its length or -EPROTO. */
+long record_seal(struct record_key *key, enum record_type type, const uint8_t *data, size_t len,
+                 uint8_t *out);
+
+/* record: header and body_len bytes. Writes at most body_len bytes to out. Returns the length of the
+ * plaintext and its type, or -EPROTO (not authentic, or malformed). */
+long record_open(struct record_key *key, const uint8_t *record, size_t body_len, uint8_t *out,
+                 uint8_t *ret_type);
+
+#endif

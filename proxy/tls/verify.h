@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Verification of a peer's certificate (contract 3.2), with a memory of chains that were verified a moment
+ * ago. */
+#ifndef PROXY_TLS_VERIFY_H
+#define PROXY_TLS_VERIFY_H
+
+#include <openssl/x509_vfy.h>
+
+struct verified_cache;
+
+struct verified_cache *verified_cache_new(void);
+void verified_cache_free(struct verified_cache *cache);
+
+/* For SSL_CTX_set_cert_verify_callback(); the SSL's app data is its struct tls. */
+int verify_peer(X509_STORE_CTX *store_context, void *unused);
+
+#endif

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The part of Istio's mesh configuration that a node proxy takes settings from (contract section 10): the
+ * YAML file ./etc/istio/config/mesh, below defaultConfig, and over it the environment's PROXY_CONFIG.
+ */
+#ifndef PROXY_XDS_MESH_CONFIG_H
+#define PROXY_XDS_MESH_CONFIG_H
+
+#include <cjson/cJSON.h>
+#include <stddef.h>
+
+#define MESH_CONFIG_FILE "etc/istio/config/mesh"
+#define MESH_CONFIG_MAX  (1024 * 1024)
+
+/* NULL: not given. */
+struct mesh_config {
+    char *discovery_address, *admin_port, *stats_port, *concurrency;
+    cJSON *metadata; /* proxyMetadata: strings by name, "ISTIO_META_" taken off; never NULL after a load */
+};
+
+/*
+ * file: path, which need not exist; proxy_config: YAML text or NULL. Whatever is not understood but is YAML
+ * is passed over, since the file is for others too. 0, or -EBADMSG with a sentence that says where; -errno if
+ * the file cannot be read. Nothing is to be freed after a failure.
+ */
+int mesh_config_load(const char *file, const char *proxy_config, struct mesh_config *ret, char *error,
+                     size_t error_size);
+void mesh_config_free(struct mesh_config *config);
+
+#endif

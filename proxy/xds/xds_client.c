@@ -1,0 +1,569 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "xds"
+#include "proxy/xds/xds_client.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/log.h"
+#include "lib/reasons.h"
+#include "proxy/identity/credentials.h"
+#include "proxy/xds/wire.h"
+#include "proxy/xds/xds_node.h"
+#include "proxy/xds/xds_sweep.h"
+#include "proxy/xds/xds_versions.h"
+
+#define METHOD        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+#define MESSAGE_MAX   (200 * 1024 * 1024)
+#define BACKOFF_MIN   10
+#define BACKOFF_MAX   15000
+#define TRIM_ABOVE    (8 * 1024 * 1024) /* a response of this size leaves holes in the heap */
+#define NACK_TEXT_MAX 4096
+#define BOUND_MIN     65536 /* a server that refuses less than this is told of nothing */
+#define EXHAUSTED_MAX                                                                     \
+    3 /* refusals in a row, after which it is the request that is believed to be too long \
+       */
+
+/* Fields of DeltaDiscoveryRequest, DeltaDiscoveryResponse and Resource. */
+enum { REQUEST_NODE = 1, REQUEST_TYPE = 2, REQUEST_VERSIONS = 5, REQUEST_NONCE = 6, REQUEST_ERROR = 7 };
+enum { RESPONSE_RESOURCE = 2, RESPONSE_TYPE = 4, RESPONSE_NONCE = 5, RESPONSE_REMOVED = 6 };
+enum { RESOURCE_VERSION = 1, RESOURCE_ANY = 2, RESOURCE_NAME = 3, ANY_VALUE = 2 };
+enum { STATUS_MESSAGE = 2 };
+
+static const char *const type_urls[STATE_TYPES] = {
+    [STATE_ADDRESS] = "type.googleapis.com/istio.workload.Address",
+    [STATE_AUTHORIZATION] = "type.googleapis.com/istio.security.Authorization",
+};
+
+enum termination { CONNECTION_ERROR, ERROR, RECONNECT, COMPLETE, TERMINATIONS };
+
+static const char *const termination_names[TERMINATIONS] = {"ConnectionError", "Error", "Reconnect",
+                                                            "Complete"};
+
+struct xds_client {
+    struct loop *loop;
+    struct xds_config config;
+    struct server_address address;
+    struct grpc_channel *channel;
+    struct grpc_call *call;
+    struct loop_timer retry;
+    uint64_t backoff;
+    bool connected, ready;
+    struct xds_versions *versions[STATE_TYPES];
+    bool acked[STATE_TYPES];    /* ever */
+    bool answered[STATE_TYPES]; /* on this stream */
+    struct xds_sweep sweep;
+    size_t bound, longest; /* bytes of a first request: at the most; of this stream's */
+    unsigned exhausted;
+    uint64_t bounded, stalls;
+    uint64_t terminations[TERMINATIONS], messages[STATE_TYPES], message_bytes[STATE_TYPES];
+};
+
+static void connect_now(struct xds_client *c);
+
+static void on_retry(struct loop_timer *timer)
+{
+    connect_now(container_of(timer, struct xds_client, retry));
+}
+
+static void retry_after(struct xds_client *c, uint64_t milliseconds)
+{
+    c->connected = false;
+    loop_timer_set(c->loop, &c->retry, milliseconds);
+}
+
+static void back_off(struct xds_client *c)
+{
+    retry_after(c, c->backoff);
+    c->backoff = c->backoff * 2 < BACKOFF_MAX ? c->backoff * 2 : BACKOFF_MAX;
+}
+
+static void hang_up(struct xds_client *c)
+{
+    xds_sweep_end(&c->sweep);
+    grpc_call_cancel(&c->call);
+    grpc_channel_close(&c->channel);
+}
+
+/* ---- requests ---- */
+
+struct telling {
+    struct wire_writer writer;
+    size_t bound;
+};
+
+static bool put_version(void *data, const char *name, size_t name_len, const char *version,
+                        size_t version_len)
+{
+    struct telling *t = data;
+
+    /* Five varints of at most five bytes come with the texts. */
+    if (t->writer.len + name_len + version_len + 25 > t->bound)
+        return false;
+    wire_put_entry(&t->writer, REQUEST_VERSIONS, name, name_len, version, version_len);
+    return true;
+}
+
+static int send_request(struct xds_client *c, struct wire_writer *w)
+{
+    int r = w->failed ? -ENOMEM : grpc_call_send(c->call, w->data, w->len, false);
+
+    wire_writer_clear(w);
+    return r;
+}
+
+/* An empty list of names subscribes to everything. Servers take no messages of any length (istiod's default
+ * is 4 MiB), so only what fits is told; the rest comes anew, or is swept out. */
+static int subscribe(struct xds_client *c, enum state_type type)
+{
+    struct telling t = {.bound = c->bound};
+    struct wire_writer node = {};
+    size_t untold;
+
+    xds_node_write(&node, &c->config);
+    wire_put_message(&t.writer, REQUEST_NODE, &node);
+    wire_put_string(&t.writer, REQUEST_TYPE, type_urls[type]);
+    xds_versions_tell(c->versions[type], put_version, &t);
+    untold = xds_versions_untold(c->versions[type]);
+    if (untold) {
+        c->bounded++;
+        log_info(
+            "the first request does not name everything that is held\treason=%s type=%s bytes=%zu held=%zu "
+            "untold=%zu",
+            reason_name(BRUMA_REASON_XDS_REQUEST_BOUNDED), type_urls[type], t.writer.len,
+            xds_versions_count(c->versions[type]), untold);
+    }
+    if (t.writer.len > c->longest)
+        c->longest = t.writer.len;
+    return send_request(c, &t.writer);
+}
+
+static void acknowledge(struct xds_client *c, const struct wire_field *type, const struct wire_field *nonce,
+                        const char *error)
+{
+    struct wire_writer w = {}, status = {};
+
+    wire_put_bytes(&w, REQUEST_TYPE, type->bytes, type->len);
+    if (nonce->bytes)
+        wire_put_bytes(&w, REQUEST_NONCE, nonce->bytes, nonce->len);
+    if (*error) {
+        wire_put_string(&status, STATUS_MESSAGE, error);
+        wire_put_message(&w, REQUEST_ERROR, &status);
+    }
+    send_request(c, &w);
+}
+
+/* ---- responses ---- */
+
+struct resource {
+    struct wire_field version, name, value;
+    bool has_any;
+};
+
+static int read_resource(const struct wire_field *field, struct resource *ret)
+{
+    struct wire_reader r = wire_reader(field->bytes, field->len);
+    struct wire_field f;
+    int more;
+
+    memset(ret, 0, sizeof(*ret));
+    while ((more = wire_next(&r, &f)) > 0) {
+        if (f.type != WIRE_BYTES)
+            continue;
+        if (f.number == RESOURCE_VERSION) {
+            ret->version = f;
+        } else if (f.number == RESOURCE_NAME) {
+            ret->name = f;
+        } else if (f.number == RESOURCE_ANY) {
+            struct wire_reader any = wire_reader(f.bytes, f.len);
+            struct wire_field g;
+            int any_more;
+
+            ret->has_any = true;
+            while ((any_more = wire_next(&any, &g)) > 0) {
+                if (g.number == ANY_VALUE && g.type == WIRE_BYTES)
+                    ret->value = g;
+            }
+            if (any_more < 0)
+                return any_more;
+        }
+    }
+    return more;
+}
+
+/* A name as a C string: names with a NUL in them are nobody's. */
+static char *name_of(const struct wire_field *f)
+{
+    return f->len && !memchr(f->bytes, '\0', f->len) ? strndup((const char *)f->bytes, f->len) : NULL;
+}
+
+static void note_rejection(char *text, size_t size, const char *name, const char *why)
+{
+    size_t len = strlen(text);
+    char quoted[512];
+
+    log_warn("resource rejected\tname=%s reason=\"xds_resource_rejected\" error=\"%s\"",
+             log_quote(quoted, sizeof(quoted), name), why);
+    if (len + 8 >= size)
+        return;
+    snprintf(text + len, size - len, "%s%s: %s", len ? "; " : "", name, why);
+    /* The field must be UTF-8, and the end may be cut off in the middle of a character. */
+    for (; text[len]; len++) {
+        if (text[len] < 0x20 || text[len] > 0x7e)
+            text[len] = '?';
+    }
+}
+
+static void apply(struct xds_client *c, enum state_type type, const struct wire_field *field, char *nack,
+                  size_t size)
+{
+    static const uint8_t nothing[1];
+    struct resource resource;
+    char error[256], *name;
+
+    if (read_resource(field, &resource) < 0) {
+        note_rejection(nack, size, "(unnamed)", "the resource is cut off or malformed");
+        return;
+    }
+    name = name_of(&resource.name);
+    if (!name) {
+        note_rejection(nack, size, "(unnamed)", "the resource has no usable name");
+        return;
+    }
+    c->message_bytes[type] += resource.value.len;
+    /* It lives, even if it cannot be used. */
+    xds_versions_mention(c->versions[type], name, resource.name.len);
+    if (resource.name.len > UINT16_MAX || resource.version.len > UINT16_MAX) {
+        note_rejection(nack, size, "(too long)", "name or version are longer than 65535 bytes");
+    } else if (!resource.has_any) {
+        note_rejection(nack, size, name, "the resource is empty");
+    } else if (state_apply(c->config.state, type, name, resource.value.bytes ? resource.value.bytes : nothing,
+                           resource.value.len, error, sizeof(error)) < 0) {
+        /* Its version is not remembered, so that the next connection gets it again. */
+        note_rejection(nack, size, name, error);
+    } else {
+        xds_versions_set(c->versions[type], (const char *)resource.name.bytes, resource.name.len,
+                         (const char *)resource.version.bytes, resource.version.len);
+    }
+    free(name);
+}
+
+static void withdraw(struct xds_client *c, enum state_type type, const struct wire_field *field)
+{
+    char *name = name_of(field);
+
+    if (!name)
+        return;
+    state_remove(c->config.state, type, name);
+    xds_versions_remove(c->versions[type], name, field->len);
+    free(name);
+}
+
+static enum state_type type_of(const struct wire_field *url)
+{
+    for (int i = 0; i < STATE_TYPES; i++) {
+        if (url->len == strlen(type_urls[i]) && !memcmp(url->bytes, type_urls[i], url->len))
+            return (enum state_type)i;
+    }
+    return STATE_TYPES;
+}
+
+/* Whether the control plane has answered all that this stream asked first. */
+static bool all_answered(const struct xds_client *c)
+{
+    for (int i = 0; i < STATE_TYPES; i++) {
+        if (!c->answered[i])
+            return false;
+    }
+    return true;
+}
+
+static void check_ready(struct xds_client *c)
+{
+    for (int i = 0; i < STATE_TYPES; i++) {
+        if (!c->acked[i])
+            return;
+    }
+    if (!c->ready) {
+        c->ready = true;
+        c->config.ready(c->config.data);
+    }
+}
+
+/* Resources first, then removals, each in its order; type and nonce come behind the resources on the wire. */
+static void take_response(struct xds_client *c, enum state_type type, const uint8_t *message, size_t len,
+                          char *nack, size_t nack_size)
+{
+    for (int pass = 0; pass < 2; pass++) {
+        struct wire_reader r = wire_reader(message, len);
+        struct wire_field f;
+
+        while (wire_next(&r, &f) > 0) {
+            if (f.type != WIRE_BYTES)
+                continue;
+            if (pass == 0 && f.number == RESPONSE_RESOURCE)
+                apply(c, type, &f, nack, nack_size);
+            else if (pass == 1 && f.number == RESPONSE_REMOVED)
+                withdraw(c, type, &f);
+        }
+    }
+    state_commit(c->config.state);
+}
+
+static void on_message(void *data, const uint8_t *message, size_t len)
+{
+    struct xds_client *c = data;
+    struct wire_field url = {}, nonce = {}, f;
+    struct wire_reader r = wire_reader(message, len);
+    char nack[NACK_TEXT_MAX] = "";
+    enum state_type type;
+    int more;
+
+    while ((more = wire_next(&r, &f)) > 0) {
+        if (f.type == WIRE_BYTES && f.number == RESPONSE_TYPE)
+            url = f;
+        else if (f.type == WIRE_BYTES && f.number == RESPONSE_NONCE)
+            nonce = f;
+    }
+    if (more < 0 || !url.bytes) {
+        log_error("a response of the control plane is malformed; connecting anew\tbytes=%zu", len);
+        c->terminations[ERROR]++;
+        hang_up(c);
+        back_off(c);
+        return;
+    }
+    c->connected = true;
+    c->backoff = BACKOFF_MIN;
+    type = type_of(&url);
+    c->exhausted = 0;
+    if (type < STATE_TYPES) {
+        size_t untold = xds_versions_untold(c->versions[type]);
+
+        c->messages[type]++;
+        take_response(c, type, message, len, nack, sizeof(nack));
+        xds_sweep_answered(&c->sweep, type, untold);
+        c->answered[type] = true;
+        if (all_answered(c))
+            grpc_call_expect(c->call, false);
+    }
+    acknowledge(c, &url, &nonce, nack);
+    if (len > TRIM_ABOVE)
+        malloc_trim(0);
+    if (type < STATE_TYPES) {
+        /* A first response with something unusable in it must not keep the node from serving all the rest. */
+        c->acked[type] = true;
+        check_ready(c);
+    }
+}
+
+/* ---- the stream ---- */
+
+/* What says that the server only moved, not that it is unwell. */
+static bool benign(enum grpc_status status, const char *text)
+{
+    return status == GRPC_UNKNOWN || status == GRPC_CANCELLED || status == GRPC_DEADLINE_EXCEEDED ||
+           (status == GRPC_UNAVAILABLE &&
+            (strstr(text, "transport is closing") || strstr(text, "received prior goaway")));
+}
+
+/* Servers say of a request that it is too long with one status and each in its own words, and the same status
+ * may mean that they have too much to do. */
+static void check_bound(struct xds_client *c, enum grpc_status status, const char *text)
+{
+    if (status != GRPC_RESOURCE_EXHAUSTED || all_answered(c) || c->longest < BOUND_MIN)
+        return;
+    if (++c->exhausted < EXHAUSTED_MAX && !strstr(text, "arger than") && !strstr(text, "too long") &&
+        !strstr(text, "exceeds"))
+        return;
+    c->exhausted = 0;
+    c->bound = c->longest / 2 < BOUND_MIN ? 0 : c->longest / 2;
+    log_warn(
+        "the control plane refuses a first request of %zu bytes; the next one has less\treason=%s bound=%zu "
+        "error=\"%s\"",
+        c->longest, reason_name(BRUMA_REASON_XDS_REQUEST_BOUNDED), c->bound, text);
+}
+
+static void on_end(void *data, enum grpc_status status, const char *text)
+{
+    struct xds_client *c = data;
+    bool had_stream = c->connected;
+
+    c->call = NULL;
+    xds_sweep_end(&c->sweep);
+    check_bound(c, status, text);
+    if (status == GRPC_ABORTED && !strcmp(text, GRPC_STALLED)) {
+        log_warn(
+            "the control plane neither takes nor gives; the stream begins anew\treason=%s milliseconds=%u",
+            reason_name(BRUMA_REASON_CALL_STALLED), c->config.stall_milliseconds);
+        c->stalls++;
+    }
+    if (had_stream && status == GRPC_OK) {
+        log_info("the control plane ended the stream");
+        c->terminations[COMPLETE]++;
+        c->backoff = BACKOFF_MIN;
+        retry_after(c, BACKOFF_MIN);
+    } else if (had_stream && benign(status, text)) {
+        log_info("the control plane's stream ended\tstatus=%d error=\"%s\"", status, text);
+        c->terminations[RECONNECT]++;
+        c->backoff = BACKOFF_MIN;
+        retry_after(c, BACKOFF_MIN);
+    } else {
+        log_warn("the control plane is away; the last known state serves on\treason=\"xds_unreachable\" "
+                 "status=%d error=\"%s\" retry=%llums",
+                 status, text, (unsigned long long)c->backoff);
+        c->terminations[had_stream ? ERROR : CONNECTION_ERROR]++;
+        back_off(c);
+    }
+}
+
+static void on_down(void *data, const char *why)
+{
+    struct xds_client *c = data;
+
+    (void)why; /* the call's end has said it */
+    xds_sweep_end(&c->sweep);
+    grpc_channel_close(&c->channel);
+    if (!loop_timer_armed(&c->retry))
+        back_off(c);
+}
+
+static int open_stream(struct xds_client *c)
+{
+    static const struct grpc_call_events events = {.message = on_message, .end = on_end};
+    struct credential_headers headers;
+    int r = credential_headers_load(c->config.auth_token, c->config.token_file, c->config.cluster_id,
+                                    "XDS_HEADER_", &headers);
+
+    if (r < 0)
+        return log_warn_errno(r, "the token cannot be read");
+    r = grpc_call_open(c->channel, METHOD, headers.headers, headers.len, 0, &events, c, &c->call);
+    credential_headers_free(&headers);
+    if (r < 0)
+        return r;
+    memset(c->answered, 0, sizeof(c->answered));
+    c->longest = 0;
+    xds_sweep_begin(&c->sweep, c->channel, c->call);
+    grpc_call_expect(c->call, true);
+    for (int i = 0; i < STATE_TYPES && r == 0; i++)
+        r = subscribe(c, (enum state_type)i);
+    return r;
+}
+
+static void connect_now(struct xds_client *c)
+{
+    struct grpc_channel_config config = {
+        .host = c->address.host,
+        .port = c->address.port,
+        .alternate_host = c->config.alternate_host,
+        .plaintext = c->address.plaintext,
+        .max_message = MESSAGE_MAX,
+        .stall_milliseconds = c->config.stall_milliseconds,
+    };
+    char *roots = NULL;
+    int r;
+
+    hang_up(c);
+    r = config.plaintext ? 0 : roots_load(c->config.roots, &roots);
+    if (r < 0)
+        log_warn_errno(r, "roots %.200s", c->config.roots);
+    config.roots_pem = roots;
+    if (r == 0) {
+        r = grpc_channel_open(c->loop, &config, on_down, c, &c->channel);
+        if (r < 0)
+            log_warn_errno(r, "cannot reach the control plane %s", c->config.address);
+    }
+    free(roots);
+    if (r == 0)
+        r = open_stream(c);
+    if (r < 0) {
+        c->terminations[CONNECTION_ERROR]++;
+        hang_up(c);
+        back_off(c);
+    }
+}
+
+int xds_client_new(struct loop *loop, const struct xds_config *config, struct xds_client **ret)
+{
+    struct xds_client *c = calloc(1, sizeof(*c));
+    int r = c ? server_address_parse(config->address, &c->address) : -ENOMEM;
+
+    for (int i = 0; i < STATE_TYPES && r == 0; i++)
+        r = xds_versions_new(&c->versions[i]);
+    if (r < 0) {
+        xds_client_free(&c);
+        return r;
+    }
+    c->loop = loop;
+    c->config = *config;
+    c->backoff = BACKOFF_MIN;
+    c->bound = config->request_max;
+    xds_sweep_init(&c->sweep, loop, config->state, c->versions, config->settle_milliseconds);
+    loop_timer_init(&c->retry, on_retry);
+    loop_timer_set(loop, &c->retry, 0);
+    *ret = c;
+    return 0;
+}
+
+void xds_client_free(struct xds_client **ptr)
+{
+    struct xds_client *c = *ptr;
+
+    if (!c)
+        return;
+    if (c->retry.node.next)
+        loop_timer_cancel(&c->retry);
+    if (c->sweep.loop)
+        hang_up(c);
+    for (int i = 0; i < STATE_TYPES; i++)
+        xds_versions_free(&c->versions[i]);
+    free(c);
+    *ptr = NULL;
+}
+
+bool xds_client_connected(const struct xds_client *c)
+{
+    return c->connected;
+}
+
+bool xds_client_ready(const struct xds_client *c)
+{
+    return c->ready;
+}
+
+static void family(FILE *out, const char *name, const char *help)
+{
+    fprintf(out, "# HELP %s %s\n# TYPE %s counter\n", name, help, name);
+}
+
+void xds_client_write_metrics(const struct xds_client *c, FILE *out)
+{
+    bool any = false;
+
+    for (int i = 0; i < TERMINATIONS; i++) {
+        if (!c->terminations[i])
+            continue;
+        if (!any)
+            family(out, "istio_xds_connection_terminations", "Ends of the connection to the control plane.");
+        any = true;
+        fprintf(out, "istio_xds_connection_terminations_total{reason=\"%s\"} %llu\n", termination_names[i],
+                (unsigned long long)c->terminations[i]);
+    }
+    family(out, "bruma_xds_stalls", "Streams of the control plane that were ended since nothing moved.");
+    fprintf(out, "bruma_xds_stalls_total %llu\n", (unsigned long long)c->stalls);
+    family(out, "bruma_xds_requests_bounded", "First requests that did not name everything that is held.");
+    fprintf(out, "bruma_xds_requests_bounded_total %llu\n", (unsigned long long)c->bounded);
+    family(out, "bruma_xds_let_go", "Resources that no answer mentioned after such a request.");
+    fprintf(out, "bruma_xds_let_go_total %llu\n", (unsigned long long)c->sweep.let_go);
+    if (c->messages[0] + c->messages[1] == 0)
+        return;
+    family(out, "istio_xds_message", "Responses of the control plane.");
+    for (int i = 0; i < STATE_TYPES; i++)
+        fprintf(out, "istio_xds_message_total{url=\"%s\"} %llu\n", type_urls[i],
+                (unsigned long long)c->messages[i]);
+    family(out, "istio_xds_message_bytes", "Bytes of resources in these responses.");
+    for (int i = 0; i < STATE_TYPES; i++)
+        fprintf(out, "istio_xds_message_bytes_total{url=\"%s\"} %llu\n", type_urls[i],
+                (unsigned long long)c->message_bytes[i]);
+}

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The proxy's side of the local protocol, with an agent played by the test and pods that only write down. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "lib/message.h"
+#include "lib/seqpacket.h"
+#include "proxy/pods/agent_link.h"
+#include "proxy/pods/pods.h"
+
+static char calls[4096], directory[64], path[128];
+static char held_uids[4][16];
+static int held_len, refused;
+static struct loop *loop;
+static struct agent_link *link_;
+static struct loop_timer pump;
+static int listener = -1, agent = -1, pumps;
+
+static void note(const char *what, const char *uid)
+{
+    size_t len = strlen(calls);
+
+    snprintf(calls + len, sizeof(calls) - len, "%s%s(%s)", len ? " " : "", what, uid);
+}
+
+int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD_FD_COUNT],
+             enum bruma_reason *reason, char *error, size_t error_size)
+{
+    note("add", info->uid);
+    close_fds(fds, BRUMA_POD_FD_COUNT);
+    if (!refused)
+        return 0;
+    *reason = BRUMA_REASON_OUT_OF_RESOURCES;
+    snprintf(error, error_size, "no room");
+    return -ENOMEM;
+}
+
+void pods_drain(struct proxy *proxy, const char *uid)
+{
+    note("drain", uid);
+    agent_link_pod_drained(link_, uid);
+}
+
+void pods_delete(struct proxy *proxy, const char *uid)
+{
+    note("delete", uid);
+}
+
+void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)
+{
+    int fds[BRUMA_POD_FD_COUNT] = {0, 0, 0, 0};
+
+    for (int i = 0; i < held_len; i++) {
+        const struct pod_info info = {.uid = held_uids[i], .cookie = 4101, .generation = 3};
+
+        fn(data, &info, i == 1, fds);
+    }
+}
+
+void pods_set_maps(struct proxy *proxy, int exempt, int deliveries)
+{
+    note("map", deliveries >= 0 ? "and deliveries" : "");
+    close(exempt);
+    if (deliveries >= 0)
+        close(deliveries);
+}
+
+void proxy_replaced(struct proxy *proxy, uint64_t deadline_milliseconds)
+{
+    note("proxy_replaced", deadline_milliseconds == 1234 ? "1234" : "?");
+}
+
+void proxy_resume(struct proxy *proxy)
+{
+    note("proxy_resume", "");
+}
+
+/* The agent's part: steps that are gone through while the loop runs. TERMINATE: the proxy is told to end.
+ * KNOW: it gets to know the mesh. */
+enum action { ACCEPT, EXPECT, EXPECT_END, SEND, SEND_FDS, CLOSE, TERMINATE, KNOW };
+
+struct step {
+    enum action action;
+    const char *text; /* to send, or what the next message must contain */
+    int fds;          /* to send, or that must come along */
+};
+
+static const struct step *script;
+static int script_len, at;
+static bool knows = true; /* the mesh, from the start */
+
+static bool receive(const struct step *step)
+{
+    char buf[4096];
+    int fds[BRUMA_MESSAGE_FDS_MAX];
+    size_t n;
+    ssize_t len = seqpacket_receive(agent, buf, sizeof(buf), fds, BRUMA_MESSAGE_FDS_MAX, &n);
+
+    if (len == -EAGAIN)
+        return false;
+    if (step->action == EXPECT_END) {
+        cr_assert(len <= 0, "step %d: the connection should end, but: %s", at, buf);
+        return true;
+    }
+    cr_assert(len > 0, "step %d: the connection ended instead of %s", at, step->text);
+    cr_assert(strstr(buf, step->text) != NULL, "step %d: %s is not in %s", at, step->text, buf);
+    cr_assert((int)n == step->fds, "step %d: %zu descriptors with %s", at, n, buf);
+    close_fds(fds, n);
+    return true;
+}
+
+static bool take(const struct step *step)
+{
+    int fds[BRUMA_MESSAGE_FDS_MAX] = {0};
+
+    switch (step->action) {
+    case ACCEPT:
+        agent = seqpacket_accept(listener, NULL);
+        return agent >= 0;
+    case EXPECT:
+    case EXPECT_END:
+        return receive(step);
+    case SEND:
+    case SEND_FDS:
+        cr_assert(seqpacket_send(agent, step->text, strlen(step->text), fds, (size_t)step->fds) == 0);
+        return true;
+    case CLOSE:
+        close(agent);
+        return true;
+    case TERMINATE:
+        agent_link_ending(link_);
+        return true;
+    case KNOW:
+        agent_link_serves(link_);
+        return true;
+    }
+    return false;
+}
+
+static void on_pump(struct loop_timer *timer)
+{
+    while (at < script_len && take(&script[at]))
+        at++;
+    /* A few turns more: nothing may come that was not expected. */
+    if (at == script_len && ++pumps == 5)
+        loop_stop(loop);
+    else
+        loop_timer_set(loop, &pump, 10);
+}
+
+static void setup(void)
+{
+    strcpy(directory, "/tmp/bruma-unit-XXXXXX");
+    cr_assert(mkdtemp(directory) != NULL);
+    snprintf(path, sizeof(path), "%s/agent.sock", directory);
+    listener = seqpacket_listen(path, 0600);
+    cr_assert(listener >= 0);
+    cr_assert(loop_new(&loop) == 0);
+    loop_timer_init(&pump, on_pump);
+}
+
+static void teardown(void)
+{
+    agent_link_free(&link_);
+    loop_free(&loop);
+    close(listener);
+    unlink(path);
+    rmdir(directory);
+}
+
+TestSuite(agent_link, .init = setup, .fini = teardown, .timeout = 30);
+
+static void play(const struct step *steps, int len)
+{
+    script = steps;
+    script_len = len;
+    cr_assert(agent_link_new(loop, NULL, path, &link_) == 0);
+    if (knows)
+        agent_link_serves(link_);
+    loop_timer_set(loop, &pump, 10);
+    cr_assert(loop_run(loop) == 0);
+}
+
+#define PLAY(...)                                         \
+    do {                                                  \
+        static const struct step steps[] = {__VA_ARGS__}; \
+        play(steps, array_size(steps));                   \
+    } while (0)
+
+#define POD(uid)                                                                                          \
+    "{\"op\":\"pod-add\",\"seq\":2,\"uid\":\"" uid                                                        \
+    "\",\"cookie\":\"4101\",\"generation\":1,\"name\":\"web\","                                           \
+    "\"namespace\":\"shop\",\"serviceAccount\":\"web\",\"trustDomain\":\"cluster.local\",\"node\":\"n\"," \
+    "\"ips\":[\"10.0.0.1\"],\"unknown\":{}}"
+#define HELLO                 \
+    {ACCEPT},                 \
+    {                         \
+        EXPECT, "proxy-hello" \
+    }
+#define SETUP                                                    \
+    {SEND, "{\"op\":\"setup\",\"seq\":1,\"pinDir\":\"/x\"}", 1}, \
+    {                                                            \
+        EXPECT, "\"seq\":1}"                                     \
+    }
+#define END                                        \
+    {SEND, "{\"op\":\"snapshot-end\",\"seq\":3}"}, \
+    {                                              \
+        EXPECT, "{\"op\":\"ack\",\"seq\":3}"       \
+    }
+
+Test(agent_link, a_snapshot_is_taken_and_acknowledged)
+{
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, POD("a"), 4}, {EXPECT, "{\"op\":\"ack\",\"seq\":2}"},
+         END);
+    cr_expect(agent_link_ready(link_));
+    cr_expect(strcmp(calls, "map() add(a)") == 0, "%s", calls);
+}
+
+Test(agent_link, it_is_not_ready_before_the_end_of_the_snapshot)
+{
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, POD("a"), 4}, {EXPECT, "\"seq\":2}"});
+    cr_expect(!agent_link_ready(link_));
+}
+
+Test(agent_link, what_is_held_is_offered_and_what_is_not_named_is_removed)
+{
+    held_len = 3;
+    strcpy(held_uids[0], "a");
+    strcpy(held_uids[1], "b");
+    strcpy(held_uids[2], "c");
+    PLAY(HELLO, {EXPECT, "\"uid\":\"a\",\"cookie\":\"4101\",\"generation\":3,\"draining\":false", 4},
+         {EXPECT, "\"uid\":\"b\",\"cookie\":\"4101\",\"generation\":3,\"draining\":true", 4},
+         {EXPECT, "\"uid\":\"c\"", 4}, {EXPECT, "held-end"}, SETUP, {SEND, POD("c"), 4},
+         {EXPECT, "\"seq\":2}"}, {SEND, "{\"op\":\"pod-keep\",\"seq\":2,\"uid\":\"b\"}"},
+         {EXPECT, "\"seq\":2}"}, END);
+    cr_expect(strcmp(calls, "map() add(c) delete(a)") == 0, "%s", calls);
+}
+
+Test(agent_link, orders_after_the_snapshot)
+{
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, END, {SEND, POD("a"), 4}, {EXPECT, "\"seq\":2}"},
+         {SEND, "{\"op\":\"pod-drain\",\"seq\":4,\"uid\":\"a\"}"},
+         {EXPECT, "{\"op\":\"pod-drained\",\"uid\":\"a\"}"}, {EXPECT, "\"seq\":4}"},
+         {SEND, "{\"op\":\"pod-del\",\"seq\":5,\"uid\":\"a\"}"}, {EXPECT, "\"seq\":5}"},
+         {SEND, "{\"op\":\"drain\",\"seq\":6,\"deadlineMilliseconds\":1234}"}, {EXPECT, "\"seq\":6}"});
+    cr_expect(strcmp(calls, "map() add(a) drain(a) delete(a) proxy_replaced(1234)") == 0, "%s", calls);
+}
+
+Test(agent_link, a_refusal_names_its_reason_and_the_connection_goes_on)
+{
+    refused = 1;
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, POD("a"), 4},
+         {EXPECT, "\"seq\":2,\"reason\":\"out_of_resources\",\"error\":\"no room\"}"}, END);
+    cr_expect(agent_link_ready(link_));
+}
+
+Test(agent_link, an_unknown_order_is_refused_and_the_connection_goes_on)
+{
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, "{\"op\":\"dance\",\"seq\":9}"},
+         {EXPECT, "\"seq\":9,\"reason\":\"message_invalid\""}, END);
+}
+
+Test(agent_link, it_comes_back_after_the_agent_has_gone)
+{
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, POD("a"), 4}, {EXPECT, "\"seq\":2}"}, END, {CLOSE}, HELLO,
+         {EXPECT, "held-end"}, SETUP, END);
+    cr_expect(agent_link_ready(link_));
+}
+
+Test(agent_link, a_proxy_that_was_told_to_drain_says_so_when_it_comes_back)
+{
+    PLAY(HELLO, {EXPECT, "\"op\":\"held-end\",\"draining\":false"}, SETUP, END,
+         {SEND, "{\"op\":\"drain\",\"seq\":6,\"deadlineMilliseconds\":1234}"}, {EXPECT, "\"seq\":6}"},
+         {CLOSE}, HELLO, {EXPECT, "\"op\":\"held-end\",\"draining\":true"});
+}
+
+Test(agent_link, a_proxy_that_was_told_to_resume_is_as_one_that_never_drained)
+{
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, END,
+         {SEND, "{\"op\":\"drain\",\"seq\":6,\"deadlineMilliseconds\":1234}"}, {EXPECT, "\"seq\":6}"},
+         {SEND, "{\"op\":\"resume\",\"seq\":7}"}, {EXPECT, "{\"op\":\"ack\",\"seq\":7}"}, {CLOSE}, HELLO,
+         {EXPECT, "{\"op\":\"held-end\",\"draining\":false}"});
+    cr_expect(strcmp(calls, "map() proxy_replaced(1234) proxy_resume()") == 0, "%s", calls);
+}
+
+Test(agent_link, a_proxy_that_ends_says_so_and_again_when_the_agent_is_new)
+{
+    PLAY(HELLO, {EXPECT, "{\"op\":\"held-end\",\"draining\":false}"}, SETUP, END, {TERMINATE},
+         {EXPECT, "{\"op\":\"ending\"}"}, {CLOSE}, HELLO,
+         {EXPECT, "{\"op\":\"held-end\",\"draining\":false,\"ending\":true}"});
+}
+
+Test(agent_link, a_proxy_that_knows_nothing_of_the_mesh_says_so_and_when_it_does)
+{
+    knows = false;
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, "{\"op\":\"snapshot-end\",\"seq\":3}"},
+         {EXPECT, "{\"op\":\"ack\",\"seq\":3,\"ready\":false}"}, {KNOW}, {EXPECT, "{\"op\":\"ready\"}"},
+         {CLOSE}, HELLO, {EXPECT, "held-end"}, SETUP, {SEND, "{\"op\":\"snapshot-end\",\"seq\":3}"},
+         {EXPECT, "{\"op\":\"ack\",\"seq\":3}"});
+}
+
+Test(agent_link, a_proxy_that_knows_the_mesh_before_the_snapshot_is_ready_with_it)
+{
+    knows = false;
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {KNOW}, {SEND, "{\"op\":\"snapshot-end\",\"seq\":3}"},
+         {EXPECT, "{\"op\":\"ack\",\"seq\":3}"});
+}
+
+Test(agent_link, a_proxy_without_an_agent_to_tell_can_end)
+{
+    agent_link_ending(NULL);
+}
+
+#define BAD(name, message, descriptors)                                                             \
+    Test(agent_link, bad_message_##name)                                                            \
+    {                                                                                               \
+        PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, message, descriptors}, {EXPECT_END}, HELLO, \
+             {EXPECT, "held-end"}, SETUP, END);                                                     \
+        cr_expect(strcmp(calls, "map() map()") == 0, "%s", calls);                                  \
+    }
+
+BAD(not_json, "{", 0)
+BAD(no_object, "[]", 0)
+BAD(no_op, "{\"seq\":1}", 0)
+BAD(no_seq, "{\"op\":\"pod-del\",\"uid\":\"a\"}", 0)
+BAD(no_uid, "{\"op\":\"pod-del\",\"seq\":4}", 0)
+BAD(odd_uid, "{\"op\":\"pod-del\",\"seq\":4,\"uid\":\"../a\"}", 0)
+BAD(no_descriptors, POD("a"), 0)
+BAD(few_descriptors, POD("a"), 3)
+BAD(many_descriptors, POD("a"), 5)
+BAD(setup_without_map, "{\"op\":\"setup\",\"seq\":4}", 0)
+BAD(no_cookie, "{\"op\":\"pod-add\",\"seq\":4,\"uid\":\"a\",\"generation\":1}", 4)
+BAD(drain_without_deadline, "{\"op\":\"drain\",\"seq\":4}", 0)
