@@ -11,6 +11,7 @@
  * A connection that should be captured and cannot be is refused: falling through would send it in plaintext.
  */
 #include "bpf/common.h"
+#include "bpf/deliveries.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -36,15 +37,6 @@ struct {
     __type(value, __u32);
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } captured_sockets SEC(".maps");
-
-/* Read by the pods' programs; here so that there is one for all of them. */
-struct {
-    __uint(type, BPF_MAP_TYPE_LRU_HASH);
-    __uint(max_entries, 4096);
-    __type(key, struct bruma_delivery);
-    __type(value, struct bruma_delivery_made);
-    __uint(pinning, LIBBPF_PIN_BY_NAME);
-} deliveries SEC(".maps");
 
 enum verdict { DENY = 0, ALLOW = 1 };
 

@@ -5,6 +5,8 @@
  * listener of another namespace.
  */
 #include "bpf/common.h"
+#include "bpf/deliveries.h"
+#include "bpf/probe_tuples.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_SOCKMAP);
@@ -12,22 +14,6 @@ struct {
     __type(key, __u32); /* enum bruma_listener */
     __type(value, __u64);
 } listeners SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_LRU_HASH);
-    __uint(max_entries, 4096);
-    __type(key, struct bruma_tuple);
-    __type(value, struct bruma_probe_tuple);
-    __uint(pinning, LIBBPF_PIN_BY_NAME);
-} probe_tuples SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_LRU_HASH);
-    __uint(max_entries, 4096);
-    __type(key, struct bruma_delivery);
-    __type(value, struct bruma_delivery_made);
-    __uint(pinning, LIBBPF_PIN_BY_NAME);
-} deliveries SEC(".maps");
 
 volatile const __u64 netns_cookie; /* of the pod this instance is attached to */
 volatile const __u32 test_ifindex; /* stands in for ingress_ifindex, which BPF_PROG_TEST_RUN wants to be 0 */

@@ -5,6 +5,7 @@
  * outside the node can forge an entry.
  */
 #include "bpf/common.h"
+#include "bpf/probe_tuples.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -13,14 +14,6 @@ struct {
     __type(value, struct bruma_probe_target);
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } probe_targets SEC(".maps");
-
-struct {
-    __uint(type, BPF_MAP_TYPE_LRU_HASH);
-    __uint(max_entries, 4096);
-    __type(key, struct bruma_tuple);
-    __type(value, struct bruma_probe_tuple);
-    __uint(pinning, LIBBPF_PIN_BY_NAME);
-} probe_tuples SEC(".maps");
 
 /* The pod is local and the kubelet remote, as the pod's own program will see it. */
 static __always_inline void read_tuple(struct bpf_sock_ops *ctx, struct bruma_tuple *t)

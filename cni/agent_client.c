@@ -62,8 +62,8 @@ static int unreachable(struct cni_error *error, int e, const char *path, const c
 {
     snprintf(error->details, sizeof(error->details), "%.200s", reason_check(BRUMA_REASON_AGENT_UNREACHABLE));
     error->unreachable = true;
-    return fail(error, CNI_TRY_AGAIN, e, "agent_unreachable: %s at %.120s: %s", what, path,
-                strerror(e < 0 ? -e : e));
+    return fail(error, CNI_TRY_AGAIN, e, "%s: %s at %.120s: %s", reason_name(BRUMA_REASON_AGENT_UNREACHABLE),
+                what, path, strerror(e < 0 ? -e : e));
 }
 
 static int session_open(const struct cni_request *q, struct session *s, struct cni_error *error)
@@ -113,8 +113,8 @@ static int take_error(const json_t *message, struct cni_error *error)
 
     if (known != BRUMA_REASON_COUNT)
         snprintf(error->details, sizeof(error->details), "%.200s", reason_check(known));
-    return fail(error, CNI_TRY_AGAIN, EAGAIN, "%.60s: %.180s", *reason ? reason : "internal",
-                text_of(message, "error"));
+    return fail(error, CNI_TRY_AGAIN, EAGAIN, "%.60s: %.180s",
+                *reason ? reason : reason_name(BRUMA_REASON_INTERNAL), text_of(message, "error"));
 }
 
 static int receive(struct session *s, struct answer *ret, struct cni_error *error)
@@ -133,8 +133,8 @@ static int receive(struct session *s, struct answer *ret, struct cni_error *erro
     a.message = json_loadb(buf, (size_t)n, 0, &where);
     if (!json_is_object(a.message)) {
         answer_clear(&a);
-        return fail(error, CNI_TRY_AGAIN, EBADMSG,
-                    "message_invalid: the agent's answer is not a JSON object");
+        return fail(error, CNI_TRY_AGAIN, EBADMSG, "%s: the agent's answer is not a JSON object",
+                    reason_name(BRUMA_REASON_MESSAGE_INVALID));
     }
     if (!strcmp(text_of(a.message, "op"), "error")) {
         int r = take_error(a.message, error);
@@ -154,8 +154,8 @@ static int expect_done(struct session *s, struct cni_error *error)
     if (r < 0)
         return r;
     if (strcmp(text_of(a.message, "op"), "done") != 0)
-        r = fail(error, CNI_TRY_AGAIN, EBADMSG, "message_invalid: unexpected answer \"%.40s\" of the agent",
-                 text_of(a.message, "op"));
+        r = fail(error, CNI_TRY_AGAIN, EBADMSG, "%s: unexpected answer \"%.40s\" of the agent",
+                 reason_name(BRUMA_REASON_MESSAGE_INVALID), text_of(a.message, "op"));
     answer_clear(&a);
     return r;
 }
@@ -180,8 +180,8 @@ static int open_netns(const struct cni_request *q, struct cni_error *error)
     int fd = netns_open(q->netns);
 
     if (fd < 0)
-        return fail(error, CNI_BAD_ENVIRONMENT, fd, "netns_unusable: CNI_NETNS %.150s: %s", q->netns,
-                    strerror(-fd));
+        return fail(error, CNI_BAD_ENVIRONMENT, fd, "%s: CNI_NETNS %.150s: %s",
+                    reason_name(BRUMA_REASON_NETNS_UNUSABLE), q->netns, strerror(-fd));
     return fd;
 }
 
@@ -202,7 +202,8 @@ static int attach(struct session *s, const struct answer *decision, int netns, s
         /* the agent rolls back, and answers when it has */
         if (send_message(s, m, NULL, 0, &ignored) == 0)
             expect_done(s, &ignored);
-        return fail(error, CNI_TRY_AGAIN, r, "attach_failed: %.150s: %s", link, strerror(-r));
+        return fail(error, CNI_TRY_AGAIN, r, "%s: %.150s: %s", reason_name(BRUMA_REASON_ATTACH_FAILED), link,
+                    strerror(-r));
     }
     json_object_set_new(m, "op", json_string("cni-attached"));
     r = send_message(s, m, NULL, 0, error);
@@ -231,8 +232,8 @@ static int add(const struct cni_request *q, int netns, struct cni_error *error)
     if (!strcmp(what, "enrol"))
         r = attach(&s, &decision, netns, error);
     else if (strcmp(what, "pass") != 0)
-        r = fail(error, CNI_TRY_AGAIN, EBADMSG, "message_invalid: unknown decision \"%.40s\" of the agent",
-                 what);
+        r = fail(error, CNI_TRY_AGAIN, EBADMSG, "%s: unknown decision \"%.40s\" of the agent",
+                 reason_name(BRUMA_REASON_MESSAGE_INVALID), what);
     if (r == 0)
         log_debug("%s\tpod=\"%s/%s\"", what, q->pod_namespace, q->pod_name);
     answer_clear(&decision);

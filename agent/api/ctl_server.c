@@ -183,16 +183,8 @@ static void add_counters(const struct agent *agent, const struct pod *pod, cJSON
     if (pod->state == POD_OUTSIDE || steer_pod_counters(agent->steer, pod->cookie, &c) < 0)
         return;
     o = cJSON_AddObjectToObject(item, "counters");
-#define COUNTER(name) cJSON_AddNumberToObject(o, #name, (double)c.name)
-    COUNTER(outbound_captured_connections);
-    COUNTER(outbound_passed_connections);
-    COUNTER(outbound_denied_connections);
-    COUNTER(outbound_steered_lookups);
-    COUNTER(inbound_plaintext_lookups);
-    COUNTER(inbound_hbone_lookups);
-    COUNTER(inbound_passed_lookups);
-    COUNTER(inbound_probe_lookups);
-    COUNTER(dropped_lookups);
+#define COUNTER(name, what) cJSON_AddNumberToObject(o, #name, (double)c.name);
+    BRUMA_POD_COUNTERS(COUNTER)
 #undef COUNTER
 }
 

@@ -106,22 +106,33 @@ static void explain_proxy(struct agent *agent, struct connection *c, const struc
                 "the proxy's view of the pod: %s", state);
 }
 
+/* The counters of the pod that begin with "outbound", or the others: "3 inbound hbone lookups, ...". */
+static void counters_text(char *text, size_t size, const struct bruma_pod_counters *n, bool outbound)
+{
+    size_t len = 0;
+
+    text[0] = '\0';
+#define COUNTER(name, what)                                                               \
+    if (outbound == !strncmp(#name, "outbound_", strlen("outbound_")) && len < size)      \
+        len += (size_t)snprintf(text + len, size - len, "%s%llu " #name, len ? ", " : "", \
+                                (unsigned long long)n->name);
+    BRUMA_POD_COUNTERS(COUNTER)
+#undef COUNTER
+    for (; *text; text++)
+        *text = *text == '_' ? ' ' : *text;
+}
+
 static void explain_counters(struct agent *agent, struct connection *c, const struct pod *pod)
 {
     struct bruma_pod_counters n;
+    char text[512];
 
     if (steer_pod_counters(agent->steer, pod->cookie, &n) < 0)
         return;
-    ctl_finding(c, "outbound", n.outbound_denied_connections == 0, BRUMA_REASON_NONE,
-                "%llu connections captured, %llu passed (own address, loopback), %llu refused by the hook",
-                (unsigned long long)n.outbound_captured_connections,
-                (unsigned long long)n.outbound_passed_connections,
-                (unsigned long long)n.outbound_denied_connections);
-    ctl_finding(c, "inbound", n.dropped_lookups == 0, BRUMA_REASON_NONE,
-                "lookups: %llu to port 15008, %llu plaintext, %llu passed, %llu probes, %llu dropped",
-                (unsigned long long)n.inbound_hbone_lookups, (unsigned long long)n.inbound_plaintext_lookups,
-                (unsigned long long)n.inbound_passed_lookups, (unsigned long long)n.inbound_probe_lookups,
-                (unsigned long long)n.dropped_lookups);
+    counters_text(text, sizeof(text), &n, true);
+    ctl_finding(c, "outbound", n.outbound_denied_connections == 0, BRUMA_REASON_NONE, "%s", text);
+    counters_text(text, sizeof(text), &n, false);
+    ctl_finding(c, "inbound", n.dropped_lookups == 0, BRUMA_REASON_NONE, "%s", text);
 }
 
 void explain_run(struct agent *agent, struct connection *connection, const char *namespace, const char *name)

@@ -176,18 +176,8 @@ static const struct {
     const char *name, *help;
     size_t offset;
 } counters[] = {
-#define COUNTER(field, help)                                                           \
-    {                                                                                  \
-        "bruma_pod_" #field "_total", help, offsetof(struct bruma_pod_counters, field) \
-    }
-    COUNTER(outbound_captured_connections, "Connections of the pod that were captured."),
-    COUNTER(outbound_passed_connections, "Connections of the pod to itself, which are not captured."),
-    COUNTER(outbound_denied_connections,
-            "Connections of the pod that could not be captured and were refused."),
-    COUNTER(inbound_plaintext_lookups, "Connections to the pod that came in plaintext."),
-    COUNTER(inbound_hbone_lookups, "Tunnels to the pod."),
-    COUNTER(inbound_probe_lookups, "Probes of the kubelet that went to the application."),
-    COUNTER(dropped_lookups, "Connections that were reset since nobody was there to take them."),
+#define COUNTER(name, what) {"bruma_pod_" #name "_total", what, offsetof(struct bruma_pod_counters, name)},
+    BRUMA_POD_COUNTERS(COUNTER)
 #undef COUNTER
 };
 

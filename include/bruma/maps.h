@@ -71,16 +71,31 @@ struct bruma_pod {
     char ips[BRUMA_POD_ADDRESSES][BRUMA_IP_LEN];         /* addresses, for people */
 };
 
+/*
+ * The one list of what is counted for each pod, in the order of the pinned map. The programs' counters,
+ * `brumactl pods -o json`, `brumactl explain`, the agent's metrics (bruma_pod_NAME_total) and the table of
+ * docs/maps.md (docs/pod-counters.sh) are made from it. An entry more is another layout of the map, which
+ * does not fit what an older version has pinned.
+ *
+ * BRUMA_POD_COUNTER(NAME, what)
+ */
+/* clang-format off */
+#define BRUMA_POD_COUNTERS(BRUMA_POD_COUNTER) \
+    BRUMA_POD_COUNTER(outbound_captured_connections, "Connections of the pod that were captured in connect().") \
+    BRUMA_POD_COUNTER(outbound_passed_connections, "Connections of the pod to loopback or to itself, which are left alone.") \
+    BRUMA_POD_COUNTER(outbound_denied_connections, "Connections of the pod that were refused: they could not be captured, or had no way.") \
+    BRUMA_POD_COUNTER(outbound_steered_lookups, "Captured connections that were handed to the outbound listener.") \
+    BRUMA_POD_COUNTER(inbound_plaintext_lookups, "Connections to the pod that came in plaintext and were handed to the plaintext listener.") \
+    BRUMA_POD_COUNTER(inbound_hbone_lookups, "Tunnels to the pod that were handed to the HBONE listener.") \
+    BRUMA_POD_COUNTER(inbound_passed_lookups, "Connections to the pod that were left alone: its own, the proxy's deliveries, bypassed ones.") \
+    BRUMA_POD_COUNTER(inbound_probe_lookups, "Probes of the kubelet that went straight to the application.") \
+    BRUMA_POD_COUNTER(dropped_lookups, "Connections that got nowhere, without listener or entry; the failures say why.")
+/* clang-format on */
+
 struct bruma_pod_counters {
-    __u64 outbound_captured_connections; /* marked in connect() */
-    __u64 outbound_passed_connections;   /* loopback, own address */
-    __u64 outbound_denied_connections;   /* a helper failed, or there is no way: connect() got an error */
-    __u64 outbound_steered_lookups;      /* handed to the outbound listener */
-    __u64 inbound_plaintext_lookups;     /* handed to the plaintext listener */
-    __u64 inbound_hbone_lookups;         /* handed to the HBONE listener */
-    __u64 inbound_passed_lookups;        /* local delivery, own address */
-    __u64 inbound_probe_lookups;         /* a registered probe: handed to the app */
-    __u64 dropped_lookups;               /* no listener or no entry: the peer got a reset */
+#define BRUMA_POD_COUNTER_FIELD(name, what) __u64 name;
+    BRUMA_POD_COUNTERS(BRUMA_POD_COUNTER_FIELD)
+#undef BRUMA_POD_COUNTER_FIELD
 };
 
 struct bruma_failure_count {

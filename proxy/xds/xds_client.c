@@ -204,8 +204,8 @@ static void note_rejection(char *text, size_t size, const char *name, const char
     size_t len = strlen(text);
     char quoted[512];
 
-    log_warn("resource rejected\tname=%s reason=\"xds_resource_rejected\" error=\"%s\"",
-             log_quote(quoted, sizeof(quoted), name), why);
+    log_warn("resource rejected\tname=%s reason=\"%s\" error=\"%s\"", log_quote(quoted, sizeof(quoted), name),
+             reason_name(BRUMA_REASON_XDS_RESOURCE_REJECTED), why);
     if (len + 8 >= size)
         return;
     snprintf(text + len, size - len, "%s%s: %s", len ? "; " : "", name, why);
@@ -410,9 +410,9 @@ static void on_end(void *data, enum grpc_status status, const char *text)
         c->backoff = BACKOFF_MIN;
         retry_after(c, BACKOFF_MIN);
     } else {
-        log_warn("the control plane is away; the last known state serves on\treason=\"xds_unreachable\" "
+        log_warn("the control plane is away; the last known state serves on\treason=\"%s\" "
                  "status=%d error=\"%s\" retry=%llums",
-                 status, text, (unsigned long long)c->backoff);
+                 reason_name(BRUMA_REASON_XDS_UNREACHABLE), status, text, (unsigned long long)c->backoff);
         c->terminations[had_stream ? ERROR : CONNECTION_ERROR]++;
         back_off(c);
     }

@@ -97,6 +97,10 @@ def test_pods_in_metrics(node, pages):
     assert metrics["bruma_pod_captured_since_start" + labels] == 1
     assert metrics["bruma_pod_outbound_captured_connections_total" + labels] == 1
     assert metrics["bruma_pod_inbound_plaintext_lookups_total" + labels] == 1
+    counters = pod.item()["counters"]
+    assert len(counters) >= 9 and {f"bruma_pod_{name}_total{labels}": n for name, n in counters.items()} == \
+        {name: n for name, n in metrics.items() if re.match(r"bruma_pod_\w+_(connections|lookups)_total", name)}
+    assert counters["outbound_steered_lookups"] == 1 and counters["outbound_captured_connections"] == 1
     assert metrics["ztunnel_connected"] == metrics["bruma_proxy_serving"] == 1
     assert metrics['istio_cni_plugin_requests_total{response_code="200"}'] == 2  # each ADD counts once
     assert metrics['istio_cni_plugin_requests_total{response_code="500"}'] == 1

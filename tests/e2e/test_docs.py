@@ -27,6 +27,22 @@ def test_reasons_are_what_brumactl_prints(build):
     assert read("docs/reasons.md") == page, "brumactl reasons --markdown >docs/reasons.md"
 
 
+def test_pod_counters_are_the_list_of_the_header():
+    page, table = read("docs/maps.md"), run(["bash", f"{ROOT}/docs/pod-counters.sh"]).stdout
+    names = re.findall(r"^\| `(\w+)`", table, re.M)
+    assert len(names) >= 9 and names == re.findall(r"BRUMA_POD_COUNTER\((\w+), \"", read("include/bruma/maps.h"))
+    assert table in page, "docs/pod-counters.sh prints the table of docs/maps.md"
+    dump = page[page.index("/maps/pod_counters key"):page.index(table)]
+    assert re.findall(r'^ +"(\w+)": \d', dump, re.M)[1:] == names, "the dump that the page shows"
+
+
+def test_a_map_of_the_programs_is_defined_once():
+    maps = [(name, file) for file in os.listdir(f"{ROOT}/bpf") if file.endswith((".c", ".h"))
+            for name in re.findall(r"^} (\w+) SEC\(\"\.maps\"\)", read(f"bpf/{file}"), re.M)]
+    names = [name for name, _ in maps]
+    assert len(names) > 10 and sorted(names) == sorted(set(names)), maps
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
