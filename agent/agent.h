@@ -5,7 +5,7 @@
 
 #include <dirent.h>
 
-#include "agent/api/server.h"
+#include "agent/local/server.h"
 #include "agent/config.h"
 #include "agent/control_plane/mesh.h"
 #include "agent/enroll/pods.h"

@@ -2,6 +2,7 @@
 #include "lib/log.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 
 #include "lib/log_line.h"
 #include "lib/log_output.h"
+#include "lib/reasons.h"
 
 #define MAX_SCOPES     16
 #define LINE_MAX_BYTES 4096
@@ -45,13 +47,20 @@ static void flush_at_exit(void)
     log_output_flush(EXIT_WAIT);
 }
 
+static void on_dropped(uint64_t lines)
+{
+    log_write(LOG_LEVEL_WARN, "log",
+              "lines of the log were dropped, as nobody read them\tlines=%" PRIu64 " reason=%s", lines,
+              reason_name(BRUMA_REASON_LOG_NOT_READ));
+}
+
 void log_setup(int fd, bool json)
 {
     static bool registered;
 
     logger.fd = fd;
     logger.json = json;
-    if (log_output_open(fd) == 0 && !registered)
+    if (log_output_open(fd, on_dropped) == 0 && !registered)
         registered = atexit(flush_at_exit) == 0;
 }
 

@@ -2,7 +2,6 @@
 #include "lib/log_output.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -10,12 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bruma/reasons.h"
 #include "lib/log_fd.h"
-#include "lib/reasons.h"
-
-#define LOG_SCOPE "log"
-#include "lib/log.h"
 
 #define LOOK 1000 /* milliseconds; where a descriptor does not tell that it can be written to */
 
@@ -25,10 +19,11 @@ static struct {
     char *kept;
     size_t begin, end; /* of what is kept */
     bool writing;      /* the thread that writes it is there */
+    log_output_dropped_fn tell;
     uint64_t dropped, told;
 } output = {.lock = PTHREAD_MUTEX_INITIALIZER, .out = {.fd = -1}};
 
-int log_output_open(int fd)
+int log_output_open(int fd, log_output_dropped_fn dropped)
 {
     int r;
 
@@ -36,6 +31,7 @@ int log_output_open(int fd)
     log_fd_close(&output.out);
     if (!output.kept)
         output.kept = malloc(LOG_OUTPUT_LIMIT);
+    output.tell = dropped;
     r = output.kept ? log_fd_open(fd, &output.out) : -ENOMEM;
     pthread_mutex_unlock(&output.lock);
     return r;
@@ -110,8 +106,7 @@ static void *write_later(void *unused)
     output.told = output.dropped;
     pthread_mutex_unlock(&output.lock);
     if (dropped)
-        log_warn("lines of the log were dropped, as nobody read them\tlines=%" PRIu64 " reason=%s", dropped,
-                 reason_name(BRUMA_REASON_LOG_NOT_READ));
+        output.tell(dropped);
     return NULL;
 }
 

@@ -12,9 +12,13 @@
 
 #define LOG_OUTPUT_LIMIT (256 * 1024)
 
+/* So many lines were dropped, and there is room again: for a line that tells of it. From a thread of its own.
+ */
+typedef void (*log_output_dropped_fn)(uint64_t lines);
+
 /* From now on lines go to fd, which stays the caller's. Before threads start. 0 or -errno: they go to no
  * place that never waits, and it is for the caller to write them. */
-int log_output_open(int fd);
+int log_output_open(int fd, log_output_dropped_fn dropped);
 /* One line with its newline; at most LOG_FD_LINE bytes. Any thread. -EBADF: not open. */
 int log_output(const char *line, size_t len);
 /* Writes what is kept; gives a reader that is behind so many milliseconds. */

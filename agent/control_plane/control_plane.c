@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "agent/control_plane/control_files.h"
+#include "agent/control_plane/grpc_server.h"
 #include "lib/cleanup.h"
 #include "lib/proto/ca.pb-c.h"
 #include "lib/wall.h"

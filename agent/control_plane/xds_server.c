@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "agent/control_plane/grpc_server.h"
 #include "lib/cleanup.h"
 #include "lib/list.h"
 #include "lib/proto/discovery.pb-c.h"

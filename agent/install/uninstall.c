@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "agent/api/server.h"
+#include "agent/local/server.h"
 #include "agent/control_plane/mesh.h"
 #include "agent/enroll/pods.h"
 #include "agent/enroll/store.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/api/server.h"
+#include "agent/local/server.h"
 
 #include <errno.h>
 #include <stdlib.h>

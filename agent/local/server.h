@@ -3,8 +3,8 @@
  * The agent's socket (bruma/protocol.h): connections of root, whole JSON messages, a queue for what the peer
  * cannot take yet. The first message of a connection says which role answers it.
  */
-#ifndef AGENT_API_SERVER_H
-#define AGENT_API_SERVER_H
+#ifndef AGENT_LOCAL_SERVER_H
+#define AGENT_LOCAL_SERVER_H
 
 #include <cjson/cJSON.h>
 #include <stdbool.h>

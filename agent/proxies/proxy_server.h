@@ -8,7 +8,7 @@
 #ifndef AGENT_PROXIES_PROXY_SERVER_H
 #define AGENT_PROXIES_PROXY_SERVER_H
 
-#include "agent/api/server.h"
+#include "agent/local/server.h"
 #include "agent/proxies/proxies.h"
 
 int proxy_server_new(struct loop *loop, const struct agent_config *config, const struct pods *pods,

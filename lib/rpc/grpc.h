@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * gRPC over HTTP/2 (nghttp2) over TLS (OpenSSL), both sides, on a struct loop. Messages are raw protobuf
- * bytes; no message compression. Everything runs on the loop's thread; no function blocks. A call or channel
- * may be closed inside any callback.
+ * A gRPC client over HTTP/2 (nghttp2) over TLS (OpenSSL), on a struct loop, and what both sides share (the
+ * agent's server: agent/control_plane/grpc_server.h). Messages are raw protobuf bytes; no message
+ * compression. Everything runs on the loop's thread; no function blocks. A call or channel may be closed
+ * inside any callback.
  */
 #ifndef LIB_GRPC_H
 #define LIB_GRPC_H
 
-#include <openssl/ssl.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#include "lib/addr.h"
 #include "lib/loop.h"
 
 enum grpc_status {
@@ -35,8 +34,6 @@ struct grpc_header {
     const char *name; /* lower case */
     const char *value;
 };
-
-/* ---- client ---- */
 
 struct grpc_channel;
 struct grpc_call;
@@ -88,42 +85,5 @@ void grpc_call_expect(struct grpc_call *call, bool answer);
 bool grpc_call_receiving(const struct grpc_call *call);
 /* Resets the call; no event follows. */
 void grpc_call_cancel(struct grpc_call **call);
-
-/* ---- server ---- */
-
-struct grpc_server;
-struct grpc_request; /* one call seen from the server */
-
-struct grpc_service {
-    const char *path; /* "/package.Service/Method" */
-    /* A call began. Return GRPC_OK to go on, anything else ends it with that status and text. *call_data is
-     * handed to the other two. */
-    enum grpc_status (*begin)(void *data, struct grpc_request *request, void **call_data, const char **text);
-    void (*message)(void *call_data, struct grpc_request *request, const uint8_t *message, size_t len);
-    /* The call ended for any reason, also by grpc_request_end(); call_data can be freed. */
-    void (*end)(void *call_data);
-};
-
-/* Listens on host:port (an address) with this TLS context, or in plaintext if it is NULL. services is kept by
- * pointer. connections, per_source: limits, 0: the usual ones; who goes when there are too many is said in
- * crowd.h, and who has a call that begin() has accepted is not among them. */
-int grpc_server_open(struct loop *loop, const struct endpoint *listen, SSL_CTX *tls,
-                     const struct grpc_service *services, size_t services_len, void *data,
-                     unsigned connections, unsigned per_source, struct grpc_server **ret);
-/* Connections that were closed or refused because there were too many. */
-uint64_t grpc_server_turned_away(const struct grpc_server *server);
-void grpc_server_close(struct grpc_server **server);
-/* Calls of which nothing moves for so long, although the client owes a message or does not take ours, are
- * reset (15 s steps, or finer if it is less). 0, the default: never. */
-void grpc_server_set_stall(struct grpc_server *server, unsigned milliseconds);
-/* Calls that were reset so. */
-uint64_t grpc_server_stalls(const struct grpc_server *server);
-
-/* Value of a request header (lower-case name), or NULL. */
-const char *grpc_request_header(const struct grpc_request *request, const char *name);
-int grpc_request_send(struct grpc_request *request, const uint8_t *message, size_t len);
-/* Bytes queued and not sent yet: for back-pressure. */
-size_t grpc_request_queued(const struct grpc_request *request);
-void grpc_request_end(struct grpc_request *request, enum grpc_status status, const char *text);
 
 #endif

@@ -274,11 +274,6 @@ void http_respond(struct http_request *request, const struct http_answer *answer
         go(c);
 }
 
-bool http_request_accepts_gzip(const struct http_request *request)
-{
-    return http_accepts_gzip(http_head_find(&request->head, "accept-encoding"));
-}
-
 void http_respond_body(struct http_request *request, const struct http_answer *answer, struct http_body *body)
 {
     struct http_connection *c = request->connection;
@@ -312,6 +307,14 @@ void http_respond_body(struct http_request *request, const struct http_answer *a
     }
     if (!c->busy)
         go(c);
+}
+
+void http_respond_text(struct http_request *request, int status, const char *text)
+{
+    struct http_answer answer = {.status = status};
+    char *body = strdup(text);
+
+    http_respond(request, &answer, body, body ? strlen(body) : 0);
 }
 
 /* 1: all of it is out; 0: the client does not take more now; -errno */

@@ -1,0 +1,116 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Calls go one way: reads from the objects of a build who calls whom, and holds it against floors.txt.
+
+    tests/floors/check.py BUILD      prints the calls that go up or sideways, and circles among the files of lib; status 1 if any
+"""
+import collections
+import json
+import os
+import subprocess
+import sys
+
+ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+DEFINED, WANTED = "TDBRVWC", "U"
+
+
+def floors():
+    """Of each program: {room: number of its floor, 0 is the highest}."""
+    found, program = {}, None
+    with open(os.path.join(ROOT, "tests", "floors", "floors.txt")) as f:
+        for line in f:
+            line = line.partition("#")[0].strip()
+            if line.startswith("["):
+                program = found.setdefault(line.strip("[]"), {})
+            elif line:
+                number = max(program.values(), default=-1) + 1
+                program.update({room: number for room in line.split()})
+    return found
+
+
+def objects(build):
+    """Source (from the root of the tree) and object of all that belongs to a program with floors."""
+    with open(os.path.join(build, "compile_commands.json")) as f:
+        for command in json.load(f):
+            source = os.path.relpath(os.path.join(command["directory"], command["file"]), ROOT)
+            path = os.path.join(command["directory"], command["output"])
+            if not command["output"].startswith("tests/") and os.path.exists(path):
+                yield source, path
+
+
+def symbols(path):
+    lines = [line.split() for line in subprocess.run(["nm", "-P", path], check=True, capture_output=True,
+                                                     text=True).stdout.splitlines()]
+    return ({w[0] for w in lines if w[1] in DEFINED}, {w[0] for w in lines if w[1] in WANTED})
+
+
+def calls(build, program):
+    """(file, file, symbol) of each call within a program."""
+    defined, wanted = {}, collections.defaultdict(set)
+    for source, path in objects(build):
+        if source.startswith(program + "/") and source.endswith(".c"):
+            has, wants = symbols(path)
+            defined.update({name: source for name in has})
+            wanted[source] |= wants
+    return sorted((source, defined[name], name) for source, names in wanted.items() for name in names
+                  if name in defined and defined[name] != source)
+
+
+def room(program, source):
+    return os.path.dirname(os.path.relpath(source, program)) or "."
+
+
+def circles(edges):
+    """Sets of two or more that call each other, by Tarjan's algorithm."""
+    graph, found = collections.defaultdict(set), []
+    for a, b in edges:
+        graph[a].add(b)
+    number, low, stack, on = {}, {}, [], set()
+
+    def visit(v):
+        number[v] = low[v] = len(number)
+        stack.append(v)
+        on.add(v)
+        for w in graph[v]:
+            if w not in number:
+                visit(w)
+                low[v] = min(low[v], low[w])
+            elif w in on:
+                low[v] = min(low[v], number[w])
+        if low[v] == number[v]:
+            circle = []
+            while not circle or circle[-1] != v:
+                circle.append(stack.pop())
+                on.discard(circle[-1])
+            if len(circle) > 1:
+                found.append(sorted(circle))
+
+    sys.setrecursionlimit(10000)
+    for v in list(graph):
+        if v not in number:
+            visit(v)
+    return found
+
+
+def main():
+    build, wrong, seen = sys.argv[1], [], 0
+    for program, floor in floors().items():
+        made = calls(build, program)
+        seen += len(made)
+        for source, target, name in made:
+            a, b = room(program, source), room(program, target)
+            for r in (a, b):
+                if r not in floor:
+                    sys.exit(f"{program}/{r} has no floor in tests/floors/floors.txt")
+            if a != b and floor[b] <= floor[a]:
+                wrong.append(f"{source} calls {name}() of {target}: {b} is not below {a}")
+        if program == "lib":
+            wrong += ["these call each other in a circle: " + " ".join(c) for c in circles((a, b) for a, b, _ in made)]
+    if not seen:
+        sys.exit(f"no calls were found in {build}: is it built?")
+    print("\n".join(wrong) if wrong else f"{seen} calls, all of them downwards")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
