@@ -5,11 +5,11 @@
 
 #include <dirent.h>
 
-#include "agent/local/server.h"
 #include "agent/config.h"
 #include "agent/control_plane/mesh.h"
 #include "agent/enroll/pods.h"
 #include "agent/enroll/store.h"
+#include "agent/local/server.h"
 #include "agent/proxies/proxies.h"
 #include "agent/proxies/proxy_cgroups.h"
 #include "agent/steer/steer.h"

@@ -7,11 +7,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "agent/local/server.h"
 #include "agent/control_plane/mesh.h"
 #include "agent/enroll/pods.h"
 #include "agent/enroll/store.h"
 #include "agent/install/install.h"
+#include "agent/local/server.h"
 #include "agent/steer/steer.h"
 #include "bruma/mesh.h"
 #include "bruma/protocol.h"
