@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "bpf/lookup.skel.h"
 #include "bruma/maps.h"
@@ -296,6 +297,30 @@ static void no_listeners(const struct family *f)
                BRUMA_REASON_LISTENER_MISSING);
 }
 
+/* The kernel gives no connection of IPv6 to a listener of IPv4 alone. */
+static void unfit_listeners(void)
+{
+    const struct sockaddr_in any = {.sin_family = AF_INET};
+    const struct family *f = &families[1];
+    const struct packet out = {LO, IPPROTO_TCP, f->own, 4000, f->other, 80},
+                        in = {ETH0, IPPROTO_TCP, f->peer, 4000, f->own, 80},
+                        tunnel = {ETH0, IPPROTO_TCP, f->peer, 4000, f->own, BRUMA_PORT_HBONE};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    must(fd >= 0 && bind(fd, (const struct sockaddr *)&any, sizeof(any)) == 0 && listen(fd, 1) == 0,
+         "listener of IPv4");
+    for (__u32 slot = 0; slot < BRUMA_LISTENER_COUNT; slot++)
+        set_listener(slot, fd);
+    set_pod(BRUMA_POD_CAPTURE_OUTBOUND | BRUMA_POD_CAPTURE_INBOUND);
+    must(bpf_map_delete_elem(bpf_map__fd(instances[0]->maps.pod_counters), &pod_cookie) == 0, "counters");
+    expect("unfit listener", &out, SK_DROP, NOBODY, NO_COUNTER, BRUMA_REASON_ASSIGN_FAILED);
+    expect("unfit listener", &in, SK_DROP, NOBODY, NO_COUNTER, BRUMA_REASON_ASSIGN_FAILED);
+    expect("unfit listener", &tunnel, SK_DROP, NOBODY, NO_COUNTER, BRUMA_REASON_ASSIGN_FAILED);
+    for (__u32 slot = 0; slot < BRUMA_LISTENER_COUNT; slot++)
+        must(bpf_map_delete_elem(bpf_map__fd(instances[0]->maps.listeners), &slot) == 0, "slot");
+    close(fd);
+}
+
 static void set_counters(void)
 {
     struct bruma_pod_counters none = {};
@@ -325,6 +350,8 @@ int main(void)
         set_counters();
         no_listeners(&families[i]);
     }
+    set_counters();
+    unfit_listeners();
     printf("%d cases, %d failed\n", number, failed);
     for (int i = 2; i >= 0; i--)
         lookup_bpf__destroy(instances[i]);

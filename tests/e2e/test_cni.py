@@ -203,7 +203,7 @@ def test_c8_each_failure_is_one_error_object(alone, text, changes, code):
     assert answer.out.count("\n") == 1
 
 
-@pytest.mark.parametrize("how", ["silent", "closes", "garbage", "wrong object", "unknown decision", "refuses"])
+@pytest.mark.parametrize("how", ["silent", "closes", "garbage", "wrong object", "unknown decision", "refuses", "refuses without reason"])
 def test_c8_an_agent_that_misbehaves_is_an_error_to_try_again(work, node, how):  # noqa: F811
     """In place of the agent somebody who speaks by hand; the pod's namespace stays as it was."""
     pod, folder = Pod(node, "web"), work.path("odd")
@@ -212,7 +212,8 @@ def test_c8_an_agent_that_misbehaves_is_an_error_to_try_again(work, node, how): 
     server.bind(f"{folder}/agent.sock")
     server.listen(1)
     answers = {"garbage": b"\x00\xff", "wrong object": b'{"op":"done"}', "unknown decision": b'{"op":"decision","decision":"x"}',
-               "refuses": b'{"op":"error","reason":"agent_not_ready","error":"not yet"}'}
+               "refuses": b'{"op":"error","reason":"agent_not_ready","error":"not yet"}',
+               "refuses without reason": b'{"op":"error","error":"no"}'}
 
     def serve():
         s, _ = server.accept()
@@ -233,6 +234,7 @@ def test_c8_an_agent_that_misbehaves_is_an_error_to_try_again(work, node, how): 
     thread.join(30)
     server.close()
     assert how != "refuses" or error["msg"].startswith("agent_not_ready") and error["details"]
+    assert how != "refuses without reason" or error["msg"] == "internal: no"
     assert pod.untouched() and network_links(pod.netns) == []
 
 

@@ -66,6 +66,8 @@ def test_settings_of_the_server(mesh, client):
 def test_get_instead_of_connect(mesh, client):
     sid = client.request([(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", f"{mesh.shop.ip}:8080")], end=True)
     assert client.status(sid) == 400
+    wait_for(lambda: any("bad_method" in line and "GET" in line for line in mesh.nodes[1].access_log("")), "the reason in the access log")
+    assert 'bruma_failures_total{reason="bad_method"} 1' in mesh.nodes[1].metrics()
 
 
 def test_authority_of_another_pod(mesh, client):

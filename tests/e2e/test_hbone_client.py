@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """The proxy as a client of an independent HBONE server: what it sends, its pool, and what becomes of connections whose tunnel ends."""
-import contextlib
-import itertools
 import re
 import socket
 import subprocess
@@ -12,10 +10,9 @@ import h2.errors
 import pytest
 
 import hbone
-from mesh import Mesh, inside, leaf, placed, wait_for
+from mesh import Mesh, leaf, placed, wait_for
+from peer_place import place_of_a_peer
 from pod_programs import ONE_SHOT
-
-_peers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +21,6 @@ def mesh():
         m.web = m.pod("web")
         m.start()
         yield m
-
-
-@contextlib.contextmanager
-def place_of_a_peer(mesh):
-    """A pod that is no member of node 2's mesh, with a listener on HBONE's port: the proxy's client side talks to it."""
-    pod = mesh.pod(f"peer{next(_peers)}", node=1, account="peer")
-    mesh.write()
-    with inside(pod.netns):
-        listener = socket.create_server((pod.ip, 15008), backlog=64)
-    wait_for(lambda: pod.ip in str(mesh.nodes[0].config_dump()["workloads"]), "the peer's workload on node 1")
-    mesh.extra.append({"uid": f"Kubernetes//Pod/demo/{pod.name}-hbone", "name": pod.name + "-hbone", "namespace": "demo",
-                       "serviceAccount": "peer", "workloadIps": [pod.ip], "protocol": "HBONE", "node": "elsewhere", "services": {}})
-    pod.outside = True
-    mesh.write()
-    wait_for(lambda: any(w["uid"].endswith(pod.name + "-hbone") for w in mesh.nodes[0].config_dump()["workloads"]),
-             "the peer as an HBONE workload")
-    yield pod, listener, leaf(mesh, pod.identity)
-    listener.close()
-    mesh.extra.pop()
-    mesh.nodes[1].pods.remove(pod)
-    mesh.write()
-    pod.destroy()
 
 
 @pytest.fixture

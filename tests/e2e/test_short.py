@@ -39,20 +39,24 @@ def start(node, faults):
     wait_for(lambda: agent_client.status(node.run_dir)["meshReady"], "the agent to answer", log=node.agent.log)
 
 
-# What an ADD takes of the agent, and what it does not have then. Its return from a namespace cannot fail: it ends rather.
-STEPS = [("socket", errno.EMFILE), ("open", errno.EMFILE), ("fcntl dup", errno.EMFILE), ("bpf", errno.EMFILE), ("bpf", errno.ENOMEM),
-         ("epoll add", errno.ENOSPC), ("epoll modify", errno.ENOMEM), ("setns", errno.EPERM), ("listen", errno.EADDRINUSE),
-         ("bind", errno.ENOMEM), ("setsockopt", errno.ENOMEM)]
+# What an ADD takes of the agent, and what it does not have then. Its return from a namespace cannot fail: it ends rather. With the
+# names that are among those by which it is refused.
+STEPS = [("socket", errno.EMFILE, {"route_setup_failed", "listener_open_failed"}), ("open", errno.EMFILE, {"sysctl_setup_failed"}),
+         ("fcntl dup", errno.EMFILE, set()), ("bpf", errno.EMFILE, {"map_update_failed", "attach_failed"}),
+         ("bpf", errno.ENOMEM, {"map_update_failed", "attach_failed"}), ("epoll add", errno.ENOSPC, set()),
+         ("epoll modify", errno.ENOMEM, set()), ("setns", errno.EPERM, {"netns_unusable"}),
+         ("listen", errno.EADDRINUSE, {"listener_open_failed"}), ("bind", errno.ENOMEM, {"listener_open_failed"}),
+         ("setsockopt", errno.ENOMEM, set())]
 
 
-@pytest.mark.parametrize("call,error", STEPS, ids=[f"{c} {errno.errorcode[e]}" for c, e in STEPS])
-def test_each_step_of_an_add(node, call, error):
+@pytest.mark.parametrize("call,error,names", STEPS, ids=[f"{c} {errno.errorcode[e]}" for c, e, _ in STEPS])
+def test_each_step_of_an_add(node, call, error, names):
     """Fails once, the first, the second, and so on. The ADD is refused by a name and nothing is left of it, or the pod is whole."""
     faults = Faults(node.work.build, node.work.path("faults"))
     start(node, faults)
     node.proxy().serve()
     pod = Pod(node, "web")
-    refused = whole = 0
+    refused, whole, reasons = 0, 0, set()
     for k in range(0, 400, 2 if call == "setns" else 1):
         faults.fail(call, error, skip=k, times=1)
         try:
@@ -75,13 +79,15 @@ def test_each_step_of_an_add(node, call, error):
         else:
             refused += 1
             assert answer["op"] == "closed" or answer.get("reason") not in (None, "", "none"), (k, answer)
+            reasons.add(answer.get("reason"))
             wait_for(lambda: pod.item() is None, f"nothing to be known of the pod after {k}")
             assert pod.pins() == [], k
             wait_for(pod.untouched, f"its namespace to be as before after {k}")
         pod.ask("cni-del")
         if not failed:
             break
-    print(f"{call}: {refused} refused, {whole} whole")
+    print(f"{call}: {refused} refused ({reasons}), {whole} whole")
+    assert names <= reasons, reasons
     assert not failed and whole, "the last ADD is one in which nothing fails"
     assert pod.add() == "enrol" and pod.greeting() == "proxy inbound"
 

@@ -160,6 +160,7 @@ def test_the_server_away_and_back(site):
     site.plane.stop()
     for _ in range(3):
         assert site.ping() == "ping"
+    site.logged('reason="xds_unreachable"')
     time.sleep(max(0, began + 3 - time.monotonic()))
     assert 3 <= failed_connects(site) - before <= 12, "after 10 ms, twice as long, and so on: the ninth is 2.6 s after the first"
     with site.plane.lock:

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections that fail in each way that a network, a peer or an application can make them fail: metrics and access log say why."""
+import re
+import threading
+
+import h2.errors
+import pytest
+
+import hbone
+from mesh import Mesh, sh, wait_for
+from peer_place import place_of_a_peer
+
+# They are waited for, so they are short here.
+LIMITS = {"BRUMA_CONNECT_TIMEOUT": "1s", "BRUMA_ANSWER_TIMEOUT": "1s", "BRUMA_PING_INTERVAL": "200ms", "BRUMA_PING_TIMEOUT": "600ms",
+          "BRUMA_HALF_CLOSE_TIMEOUT": "1s"}
+
+# Sends a byte, and with "end" its end of the connection too; prints what became of it.
+CALL = """
+import socket, sys
+try:
+    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30)
+    s.sendall(b"x")
+    if "end" in sys.argv:
+        s.shutdown(socket.SHUT_WR)
+    while s.recv(1000):
+        print("data")
+    print("end")
+except OSError as e:
+    print(type(e).__name__)
+"""
+
+# Takes what comes and its end, and never ends its own direction.
+HALF = """
+import socket, sys
+s = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)
+print("READY", flush=True)
+kept = []
+while True:
+    c = s.accept()[0]
+    kept.append(c)
+    while c.recv(1000):
+        pass
+    print("HALF", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    with Mesh(nodes=2, proxy_env=LIMITS) as m:
+        m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
+        m.outside = m.pod("outside", node=1, namespace="outside")
+        m.outside.outside = True
+        m.start()
+        for pod in (m.shop, m.outside):
+            pod.server(HALF, 7000)
+        yield m
+
+
+@pytest.fixture
+def peer(mesh):
+    with place_of_a_peer(mesh) as (pod, listener, cert):
+        server = hbone.Server(listener, *cert)
+        server.pod = pod
+        yield server
+        server.stop()
+
+
+def failures(mesh, reason, node=0):
+    found = re.search(rf'bruma_failures_total{{reason="{reason}"}} (\d+)', mesh.nodes[node].metrics())
+    return int(found[1]) if found else 0
+
+
+def fails(mesh, reason, address, *how, port=7000):
+    """A call of web that ends for this reason, once, by metrics and access log. Returns what the application saw."""
+    before, lines = failures(mesh, reason), len(mesh.nodes[0].access_log(f"{reason}: "))
+    seen = mesh.web.python(CALL, address, port, *how).split()
+    wait_for(lambda: failures(mesh, reason) == before + 1, f"one {reason} in the metrics")
+    wait_for(lambda: len(mesh.nodes[0].access_log(f"{reason}: ")) == lines + 1, f"{reason} in the access log")
+    return seen
+
+
+@pytest.fixture
+def route(mesh):
+    """Adds routes in pods."""
+    added = []
+
+    def add(pod, kind, destination):
+        sh("ip", "-n", pod.netns, "route", "add", kind, destination)
+        added.append((pod, kind, destination))
+
+    yield add
+    for pod, kind, destination in added:
+        sh("ip", "-n", pod.netns, "route", "del", kind, destination)
+
+
+def test_a_destination_that_says_nothing(mesh, route):
+    route(mesh.outside, "blackhole", mesh.web.ip)
+    assert fails(mesh, "connect_timeout", mesh.outside.ip) == ["ConnectionResetError"]
+
+
+def test_a_destination_without_a_way(mesh, route):
+    route(mesh.web, "unreachable", "198.51.100.1")
+    assert fails(mesh, "connect_unreachable", "198.51.100.1") == ["ConnectionResetError"]
+
+
+def test_a_destination_that_the_kernel_refuses(mesh, route):
+    """Neither refused by its host, nor unreachable, nor silent: EACCES."""
+    route(mesh.web, "prohibit", "198.51.100.2")
+    assert fails(mesh, "connect_failed", "198.51.100.2") == ["ConnectionResetError"]
+
+
+def test_a_peer_whose_tunnel_port_is_blocked(mesh, peer, route):
+    route(peer.pod, "blackhole", mesh.web.ip)
+    assert fails(mesh, "hbone_blocked", peer.pod.ip) == ["ConnectionResetError"]
+    assert not peer.requests
+
+
+def test_a_peer_that_never_answers_connect(mesh, peer):
+    peer.behaviour = lambda server, conn, sid, headers: None
+    assert fails(mesh, "connect_answer_timeout", peer.pod.ip) == ["ConnectionResetError"]
+    assert peer.requests
+
+
+def test_a_peer_that_cuts_a_stream(mesh, peer):
+    def cut(server, conn, sid, headers):
+        conn.h2.send_headers(sid, [(":status", "200")])
+        conn.h2.reset_stream(sid, h2.errors.ErrorCodes.FLOW_CONTROL_ERROR)
+
+    peer.behaviour = cut
+    assert fails(mesh, "http2_error", peer.pod.ip) == ["ConnectionResetError"]
+
+
+def test_a_peer_that_falls_silent(mesh, peer):
+    """Its kernel still acknowledges everything."""
+    over = threading.Event()
+
+    def silent(server, conn, sid, headers):
+        conn.h2.send_headers(sid, [(":status", "200")])
+        conn.tls.sendall(conn.h2.data_to_send())
+        over.wait(60)
+
+    peer.behaviour = silent
+    try:
+        assert fails(mesh, "tunnel_ping_timeout", peer.pod.ip) == ["ConnectionResetError"]
+    finally:
+        over.set()
+
+
+def test_a_half_closed_connection_on_which_nothing_comes(mesh):
+    assert fails(mesh, "idle_half_closed", mesh.outside.ip, "end") == ["ConnectionResetError"]
+
+
+def test_a_half_closed_connection_in_a_tunnel_on_which_nothing_comes(mesh):
+    """Both proxies wait for as long; who is the first tells the other."""
+    before = [failures(mesh, "idle_half_closed", node) for node in (0, 1)]
+    assert mesh.web.python(CALL, mesh.shop.ip, 7000, "end").split() == ["ConnectionResetError"]
+    wait_for(lambda: [failures(mesh, "idle_half_closed", node) for node in (0, 1)] != before, "the reason in the metrics of one")
+    assert any("idle_half_closed: " in line for node in mesh.nodes for line in node.access_log(""))
