@@ -18,9 +18,9 @@
 #include "proxy/admin/config_dump.h"
 #include "proxy/admin/pods_pages.h"
 #include "proxy/admin/process_metrics.h"
-#include "proxy/connection/worker.h"
+#include "proxy/connection/worker_thread.h"
 #include "proxy/identity/credentials.h"
-#include "proxy/memory/pressure.h"
+#include "proxy/memory/memory.h"
 #include "proxy/proxy.h"
 #include "proxy/route/policy.h"
 #include "proxy/tls/tls_library.h"
@@ -243,7 +243,7 @@ static void metrics(void *data, FILE *out)
     if (p->xds)
         xds_client_write_metrics(p->xds, out);
     pods_write_metrics(p, out);
-    pressure_write_metrics(p, out);
+    memory_write_metrics(p, out);
     if (p->revoked)
         crl_watch_write_metrics(p->revoked, out);
     process_metrics_write(out);
@@ -482,7 +482,7 @@ static int start(struct proxy *p)
     r = state_new(p->settings.node_name, p->settings.network, on_state_changed, p, &p->state);
     if (r < 0)
         return log_error_errno(r, "cannot make the mesh state");
-    pressure_init(p);
+    memory_init(p);
     state_set_unknown_policy(p->state, p->settings.unknown_policy_denies);
     p->workers = calloc(count, sizeof(*p->workers));
     if (!p->workers)

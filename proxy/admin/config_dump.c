@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/admin/state_dump.h"
 #include "proxy/identity/identity.h"
 #include "proxy/state/state.h"
 

@@ -159,7 +159,7 @@ static bool accept_some(struct acceptor *a)
             acceptor_stop(a);
             log_warn("a listener of a pod is closed\tpod=\"%s/%s\" reason=%s", a->pod->pod->namespace,
                      a->pod->pod->name, reason_name(BRUMA_REASON_LISTENER_CLOSED));
-            pods_listener_closed(a->pod->pod);
+            pod_listener_closed(a->pod->pod);
             return false;
         }
     }

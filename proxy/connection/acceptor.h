@@ -4,7 +4,7 @@
 #ifndef PROXY_CONNECTION_ACCEPTOR_H
 #define PROXY_CONNECTION_ACCEPTOR_H
 
-#include "proxy/connection/worker.h"
+#include "proxy/worker/worker.h"
 
 void acceptor_init(struct acceptor *acceptor, struct worker_pod *wp, enum acceptor_kind kind);
 /* Takes fd; the one before is closed. Accepts once acceptor_start() is called. */

@@ -6,9 +6,9 @@
 #include <string.h>
 
 #include "proxy/connection/proxy_header.h"
-#include "proxy/connection/socket.h"
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/stream.h"
+#include "proxy/socket/socket.h"
 
 struct stream *inbound_new(struct tunnel *t, int32_t id)
 {

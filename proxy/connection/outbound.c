@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include "proxy/connection/relay.h"
-#include "proxy/connection/socket.h"
 #include "proxy/hbone/pool.h"
 #include "proxy/hbone/stream.h"
+#include "proxy/socket/socket.h"
 #include "proxy/state/rcu.h"
 
 #define ATTEMPTS_MAX         3

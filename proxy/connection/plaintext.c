@@ -2,8 +2,8 @@
 /* Connections from outside that come without a tunnel (contract section 5.3). */
 #include "bruma/mesh.h"
 #include "proxy/connection/relay.h"
-#include "proxy/connection/socket.h"
 #include "proxy/hbone/stream.h"
+#include "proxy/socket/socket.h"
 
 /* A connection that waits for its pod to be known. */
 struct plaintext_waiter {

@@ -7,9 +7,9 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include "proxy/connection/parting.h"
-#include "proxy/connection/socket.h"
-#include "proxy/connection/tuples.h"
+#include "proxy/pod/tuples.h"
+#include "proxy/socket/parting.h"
+#include "proxy/socket/socket.h"
 
 #define COPY_SIZE         (128 * 1024)
 #define PRESSED_COPY_SIZE (16 * 1024)

@@ -3,7 +3,7 @@
 #ifndef PROXY_CONNECTION_RELAY_H
 #define PROXY_CONNECTION_RELAY_H
 
-#include "proxy/connection/connection.h"
+#include "proxy/worker/connection.h"
 
 struct relay_request {
     struct worker_pod *wp;

@@ -6,9 +6,9 @@
 #include <string.h>
 #include <sys/uio.h>
 
-#include "proxy/connection/parting.h"
-#include "proxy/connection/socket.h"
 #include "proxy/hbone/request.h"
+#include "proxy/socket/parting.h"
+#include "proxy/socket/socket.h"
 
 #define GATHERED_FIRST 4
 #define GATHERED_KEEP  16  /* pieces that a stream has room for between turns */

@@ -4,9 +4,9 @@
 #ifndef PROXY_HBONE_STREAM_H
 #define PROXY_HBONE_STREAM_H
 
-#include "proxy/connection/connection.h"
 #include "proxy/hbone/tunnel.h"
 #include "proxy/route/route.h"
+#include "proxy/worker/connection.h"
 
 enum stream_state {
     STREAM_WAITING,   /* outbound: for the pod's workload or certificate, or for a tunnel */

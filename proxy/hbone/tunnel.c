@@ -6,13 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proxy/connection/parting.h"
-#include "proxy/connection/socket.h"
 #include "proxy/hbone/pool.h"
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/hbone/tunnel_frames.h"
 #include "proxy/hbone/tunnel_session.h"
+#include "proxy/socket/parting.h"
+#include "proxy/socket/socket.h"
 
 #define READS_PER_EVENT   4
 #define UNSENT_FRAMES_MAX 1000 /* answers, mostly; as many as nghttp2 lets one kind of them be */

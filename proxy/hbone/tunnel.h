@@ -11,9 +11,9 @@
 
 #include <nghttp2/nghttp2.h>
 
-#include "proxy/connection/connection.h"
-#include "proxy/connection/handshakes.h"
-#include "proxy/connection/worker.h"
+#include "proxy/worker/connection.h"
+#include "proxy/worker/handshakes.h"
+#include "proxy/worker/worker.h"
 
 struct stream;
 

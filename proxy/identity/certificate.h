@@ -10,7 +10,7 @@
 #include <time.h>
 
 #include "proxy/tls/tls_context.h"
-#include "proxy/xds/wire.h"
+#include "proxy/wire/wire.h"
 
 #define CERTIFICATE_CHAIN_MAX 8
 

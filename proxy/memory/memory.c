@@ -9,7 +9,7 @@
 #include "lib/cleanup.h"
 #include "lib/log.h"
 #include "proxy/memory/cgroup_memory.h"
-#include "proxy/memory/pressure.h"
+#include "proxy/memory/memory.h"
 #include "proxy/proxy.h"
 
 #define BUDGET_WITHOUT_LIMIT (256ul << 20)
@@ -21,7 +21,7 @@ static size_t unallocated(void);
 
 /* ---- the budget ---- */
 
-void pressure_init(struct proxy *p)
+void memory_init(struct proxy *p)
 {
     unsigned long limit = p->settings.memory_limit ? p->settings.memory_limit : cgroup_memory_limit();
 
@@ -30,10 +30,10 @@ void pressure_init(struct proxy *p)
     p->memory.limit = p->settings.memory_budget ? p->settings.memory_budget
                       : limit                   ? limit / 4
                                                 : BUDGET_WITHOUT_LIMIT;
-    log_info("memory\tlimit=%lu budget=%zu pod_budget=%zu", limit, p->memory.limit, pressure_pod_limit(p));
+    log_info("memory\tlimit=%lu budget=%zu pod_budget=%zu", limit, p->memory.limit, memory_pod_limit(p));
 }
 
-size_t pressure_pod_limit(const struct proxy *p)
+size_t memory_pod_limit(const struct proxy *p)
 {
     size_t limit = p->settings.pod_memory_budget ? p->settings.pod_memory_budget : p->memory.limit / 2;
 
@@ -85,7 +85,7 @@ static void look_soon(void *data)
     loop_timer_set(p->loop, &p->memory_look, LOOK_MILLISECONDS);
 }
 
-void pressure_freed(struct proxy *p)
+void memory_was_freed(struct proxy *p)
 {
     if (!atomic_load_explicit(&p->memory_freed, memory_order_relaxed) &&
         !atomic_exchange(&p->memory_freed, true))
@@ -99,7 +99,7 @@ static void gauge(FILE *out, const char *name, const char *help, uint64_t value)
     fprintf(out, "# HELP %s %s\n# TYPE %s gauge\n%s %" PRIu64 "\n", name, help, name, name, value);
 }
 
-void pressure_write_metrics(struct proxy *p, FILE *out)
+void memory_write_metrics(struct proxy *p, FILE *out)
 {
     unsigned long trims = atomic_load(&p->memory_trims);
 

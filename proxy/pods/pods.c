@@ -12,54 +12,15 @@
 #include "lib/cleanup.h"
 #include "lib/log.h"
 #include "lib/seqpacket.h"
-#include "proxy/connection/tuples.h"
-#include "proxy/connection/worker.h"
-#include "proxy/memory/pressure.h"
+#include "proxy/connection/worker_thread.h"
+#include "proxy/memory/memory.h"
+#include "proxy/pod/pod.h"
+#include "proxy/pod/tuples.h"
 #include "proxy/proxy.h"
 #include "proxy/state/rcu.h"
 #include "proxy/state/reclaim.h"
 
 #define DEFAULT_ACCOUNT "default"
-
-static void pod_free(void *data)
-{
-    struct pod *pod = data;
-
-    identity_put(pod->identity);
-    workload_unref(pod->stand_in);
-    tuple_set_free(&pod->tuples);
-    tuple_set_free(&pod->peers);
-    close_fds(pod->fds, BRUMA_POD_FD_COUNT);
-    free(pod->uid);
-    free(pod->name);
-    free(pod->namespace);
-    free(pod->service_account);
-    free(pod->trust_domain);
-    free(pod);
-}
-
-void pod_ref(struct pod *pod)
-{
-    atomic_fetch_add_explicit(&pod->references, 1, memory_order_relaxed);
-}
-
-void pod_unref(struct pod *pod)
-{
-    if (atomic_fetch_sub(&pod->references, 1) != 1)
-        return;
-    /* Identities belong to the control thread. */
-    if (loop_post(pod->proxy->loop, pod_free, pod) < 0)
-        log_error("out of memory: pod %s is not freed", pod->uid);
-}
-
-bool pod_has_address(const struct pod *pod, const struct addr *addr)
-{
-    for (int i = 0; i < pod->addresses_len; i++) {
-        if (addr_equal(&pod->addresses[i], addr))
-            return true;
-    }
-    return false;
-}
 
 static struct pod *find(struct proxy *proxy, const char *uid)
 {
@@ -180,6 +141,41 @@ void pods_state_changed(struct proxy *proxy)
     }
 }
 
+/* ---- what is told of pods ---- */
+
+static void remove_pod(struct pod *pod)
+{
+    struct proxy *proxy = pod->proxy;
+
+    pod->deleted = true;
+    list_del(&pod->node);
+    proxy->pods_stopped++;
+    for (unsigned i = 0; i < proxy->workers_len; i++)
+        worker_delete_pod(proxy->workers[i], pod);
+    pod_unref(pod);
+}
+
+static void on_idle(struct pod *pod)
+{
+    struct proxy *proxy = pod->proxy;
+
+    if (!pod->draining || pod->deleted || atomic_load(&pod->connections))
+        return;
+    log_info("pod drained\tpod=\"%s/%s\"", pod->namespace, pod->name);
+    agent_link_pod_drained(proxy->agent, pod->uid);
+    remove_pod(pod);
+}
+
+static void on_listener_closed(struct pod *pod)
+{
+    if (pod->proxy->zds)
+        zds_link_listener_closed(pod->proxy->zds, pod->uid);
+    else
+        agent_link_listener_closed(pod->proxy->agent, pod->uid);
+}
+
+static const struct pod_events events = {.idle = on_idle, .listener_closed = on_listener_closed};
+
 static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod **ret)
 {
     const char *account = or_default(info->service_account, DEFAULT_ACCOUNT);
@@ -190,7 +186,8 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
         return -ENOMEM;
     pod->references = 1;
     pod->proxy = proxy;
-    pod->memory.limit = pressure_pod_limit(proxy);
+    pod->events = &events;
+    pod->memory.limit = memory_pod_limit(proxy);
     for (int i = 0; i < BRUMA_POD_FD_COUNT; i++)
         pod->fds[i] = -1;
     list_init(&pod->node);
@@ -312,18 +309,6 @@ void pods_drain(struct proxy *proxy, const char *uid)
         worker_drain_pod(proxy->workers[i], pod);
 }
 
-static void remove_pod(struct pod *pod)
-{
-    struct proxy *proxy = pod->proxy;
-
-    pod->deleted = true;
-    list_del(&pod->node);
-    proxy->pods_stopped++;
-    for (unsigned i = 0; i < proxy->workers_len; i++)
-        worker_delete_pod(proxy->workers[i], pod);
-    pod_unref(pod);
-}
-
 void pods_delete(struct proxy *proxy, const char *uid)
 {
     struct pod *pod = find(proxy, uid);
@@ -347,53 +332,6 @@ void pods_close_listeners(struct proxy *proxy)
 
     list_for_each (pod, &proxy->pods, node)
         close_fds(pod->fds + BRUMA_POD_FD_OUTBOUND, BRUMA_LISTENER_COUNT);
-}
-
-void pods_idle(struct pod *pod)
-{
-    struct proxy *proxy = pod->proxy;
-
-    if (!pod->draining || pod->deleted || atomic_load(&pod->connections))
-        return;
-    log_info("pod drained\tpod=\"%s/%s\"", pod->namespace, pod->name);
-    agent_link_pod_drained(proxy->agent, pod->uid);
-    remove_pod(pod);
-}
-
-static void certificate_wanted(void *data)
-{
-    struct pod *pod = data;
-    struct identity *same;
-
-    if (!pod->deleted && pod->identity &&
-        identity_get(pod->proxy->identities, identity_uri(pod->identity), IDENTITY_REALTIME, &same) == 0)
-        identity_put(same);
-    pod_unref(pod);
-}
-
-void pods_certificate_wanted(struct pod *pod)
-{
-    pod_ref(pod);
-    if (loop_post(pod->proxy->loop, certificate_wanted, pod) < 0)
-        pod_unref(pod);
-}
-
-static void listener_closed(void *data)
-{
-    struct pod *pod = data;
-
-    if (!pod->deleted && pod->proxy->zds)
-        zds_link_listener_closed(pod->proxy->zds, pod->uid);
-    else if (!pod->deleted)
-        agent_link_listener_closed(pod->proxy->agent, pod->uid);
-    pod_unref(pod);
-}
-
-void pods_listener_closed(struct pod *pod)
-{
-    pod_ref(pod);
-    if (loop_post(pod->proxy->loop, listener_closed, pod) < 0)
-        pod_unref(pod); /* the agent's timer finds it */
 }
 
 void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)

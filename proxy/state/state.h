@@ -95,10 +95,6 @@ size_t state_workload_count(const struct state *state);
 size_t state_service_count(const struct state *state);
 size_t state_policy_count(const struct state *state);
 
-/* The arrays "workloads", "services", "policies" and "stagedServices" of the config dump (contract 9.3).
- * Writer's thread. */
-int state_dump(struct state *state, cJSON *into);
-
 /* ---- readers: inside a registered RCU thread; results are valid until the next quiescent state unless
  * referenced ---- */
 

@@ -10,7 +10,7 @@
 #include "lib/log.h"
 #include "lib/reasons.h"
 #include "proxy/identity/credentials.h"
-#include "proxy/xds/wire.h"
+#include "proxy/wire/wire.h"
 #include "proxy/xds/xds_node.h"
 #include "proxy/xds/xds_sweep.h"
 #include "proxy/xds/xds_versions.h"

@@ -3,7 +3,7 @@
 #ifndef PROXY_XDS_XDS_NODE_H
 #define PROXY_XDS_XDS_NODE_H
 
-#include "proxy/xds/wire.h"
+#include "proxy/wire/wire.h"
 #include "proxy/xds/xds_client.h"
 
 /* Writes the fields of envoy.config.core.v3.Node; metadata from the configuration, ISTIO_META_* and

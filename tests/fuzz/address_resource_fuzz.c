@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/admin/state_dump.h"
 #include "proxy/route/route.h"
 #include "proxy/state/intern.h"
 #include "proxy/state/state.h"

@@ -6,6 +6,7 @@
 
 #include "lib/cleanup.h"
 #include "lib/proto/discovery.pb-c.h"
+#include "proxy/admin/state_dump.h"
 #include "tests/unit/proxy/mesh_samples.h"
 
 typedef Envoy__Service__Discovery__V3__DeltaDiscoveryResponse Response;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "proxy/admin/state_dump.h"
 #include "proxy/state/intern.h"
 #include "proxy/state/reclaim.h"
 #include "tests/unit/proxy/mesh_samples.h"

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a pod is to every part of the proxy. pods/ makes them, on the control thread; workers share them and
+ * read only. */
+#ifndef PROXY_POD_POD_H
+#define PROXY_POD_POD_H
+
+#include "proxy/proxy.h"
+
+struct pod;
+
+/* What is told of a pod, on the control thread. Given by who makes it. */
+struct pod_events {
+    /* It has no connection just now; if it is draining, that is the end of it. */
+    void (*idle)(struct pod *pod);
+    /* One of its listeners was destroyed; the agent opens a new one. Not told once it is deleted. */
+    void (*listener_closed)(struct pod *pod);
+};
+
+/* Live plaintext connections of a pod by (client address, client port, pod port). Deliveries to the app with
+ * the client's address must not use such a port: the packets would belong to the live connection. */
+struct tuple_set;
+
+struct pod {
+    atomic_int references;
+    struct list node; /* in proxy.pods */
+    struct proxy *proxy;
+    const struct pod_events *events;
+    char *uid, *name, *namespace, *service_account, *trust_domain;
+    uint64_t cookie;
+    uint32_t generation;
+    struct addr addresses[BRUMA_POD_ADDRESSES];
+    int addresses_len;
+    int fds[BRUMA_POD_FD_COUNT];
+    /* Captured by netfilter rules that redirect to the pod's listeners, instead of by our programs: the
+     * original destination is asked of conntrack, and the rules exempt what has packet_mark. */
+    bool redirected;
+    uint32_t packet_mark; /* of our sockets in the pod; 0: none */
+    /* NULL while nobody knows the pod's trust domain. The control thread replaces it (RCU), and puts it after
+     * the last worker let go. */
+    struct identity *identity;
+    /* Its workload's place while the mesh does not know the pod; replaced in the same way. */
+    const struct workload *stand_in;
+    struct tuple_set *tuples;
+    struct budget memory;        /* its part of the process's */
+    struct tuple_set *peers;     /* connections by the client's address alone */
+    atomic_int descriptors;      /* of all its connections, on all workers */
+    atomic_int connections;      /* on all workers */
+    atomic_int workers_attached; /* workers that have a view of it */
+    bool draining, deleted;      /* control thread */
+};
+
+/* Any thread. */
+void pod_ref(struct pod *pod);
+void pod_unref(struct pod *pod);
+/* Control thread: frees one that is not whole, or that nobody refers to. */
+void pod_free(void *pod);
+/* Any thread: its events, posted to the control thread. */
+void pod_is_idle(struct pod *pod);
+void pod_listener_closed(struct pod *pod);
+/* Any thread: a connection waits for the pod's certificate. */
+void pod_certificate_wanted(struct pod *pod);
+/* Of a redirected pod no address is known: it is not told. */
+bool pod_has_address(const struct pod *pod, const struct addr *addr);
+
+#endif

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The protobuf wire format, for the two messages that are too large to unpack whole: a response of the
+ * control plane, walked resource by resource, and the first request, which names everything that is held.
+ */
+#ifndef PROXY_WIRE_WIRE_H
+#define PROXY_WIRE_WIRE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum wire_type { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
+
+struct wire_field {
+    uint32_t number;
+    enum wire_type type;
+    uint64_t value;       /* of a varint */
+    const uint8_t *bytes; /* of bytes, strings and messages; points into the input */
+    size_t len;
+};
+
+struct wire_reader {
+    const uint8_t *at, *end;
+};
+
+static inline struct wire_reader wire_reader(const uint8_t *data, size_t len)
+{
+    return (struct wire_reader){data, data + len};
+}
+
+/* 1: *ret is the next field, 0: the end, -EBADMSG: cut off or malformed (groups too). */
+int wire_next(struct wire_reader *reader, struct wire_field *ret);
+
+/* Grows as it is written. After the first failed allocation nothing more is written, and failed is true. */
+struct wire_writer {
+    uint8_t *data;
+    size_t len, size;
+    bool failed;
+};
+
+void wire_put_varint(struct wire_writer *writer, uint32_t field, uint64_t value);
+void wire_put_double(struct wire_writer *writer, uint32_t field, double value);
+void wire_put_bytes(struct wire_writer *writer, uint32_t field, const void *data, size_t len);
+void wire_put_string(struct wire_writer *writer, uint32_t field,
+                     const char *text); /* NULL or "" writes nothing */
+/* Puts what was written to part as one field, and empties part. */
+void wire_put_message(struct wire_writer *writer, uint32_t field, struct wire_writer *part);
+/* map<string, string> entry; an empty value is written. */
+void wire_put_entry(struct wire_writer *writer, uint32_t field, const char *key, size_t key_len,
+                    const char *value, size_t value_len);
+void wire_writer_clear(struct wire_writer *writer);
+
+#endif

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/worker/connection.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STRINGS_FREE 4096 /* what usual baggage takes is not counted */
+
+void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, const struct endpoint *client,
+                     const struct endpoint *destination,
+                     void (*cut)(struct connection *, enum bruma_reason, const char *))
+{
+    memset(c, 0, sizeof(*c));
+    c->wp = wp;
+    c->inbound = inbound;
+    c->client = *client;
+    c->destination = *destination;
+    c->cut = cut;
+    c->account.share = &wp->memory;
+    list_add_tail(&wp->connections, &c->node);
+    room_take(wp, inbound ? &c->client.addr : NULL, &c->room);
+    worker_connection_begin(wp);
+}
+
+static char *append(char **at, const char *text)
+{
+    char *begin = *at;
+    size_t len;
+
+    if (!text || !begin)
+        return NULL;
+    len = strlen(text) + 1;
+    memcpy(begin, text, len);
+    *at += len;
+    return begin;
+}
+
+int connection_describe(struct connection *c, const struct workload *source,
+                        const struct workload *destination, const struct service *service,
+                        const char *peer_identity, const char *baggage, const char *authority)
+{
+    const struct workload *local = c->inbound ? destination : source;
+    size_t len = 0;
+    char *at, *strings = NULL;
+
+    if (peer_identity)
+        len += strlen(peer_identity) + 1;
+    if (baggage)
+        len += strlen(baggage) + 1;
+    if (authority)
+        len += strlen(authority) + 1;
+    if (len) {
+        strings = malloc(len);
+        if (!strings)
+            return -ENOMEM;
+    }
+    if (len > STRINGS_FREE && budget_take(&c->account, len) < 0) {
+        free(strings);
+        return -ENOBUFS;
+    }
+    at = strings;
+    free(c->strings);
+    c->strings = strings;
+    c->peer_identity = append(&at, peer_identity);
+    workload_unref(c->flow.source);
+    workload_unref(c->flow.destination);
+    service_unref(c->flow.service);
+    c->flow.source = source;
+    c->flow.destination = destination;
+    c->flow.service = service;
+    c->flow.baggage = append(&at, baggage);
+    c->flow.hbone_authority = append(&at, authority);
+    c->flow.mutual_tls = peer_identity != NULL;
+    c->flow.source_identity = c->flow.destination_identity = NULL;
+    if (peer_identity) {
+        const char *own = local ? local->identity : NULL;
+
+        c->flow.source_identity = c->inbound ? c->peer_identity : own;
+        c->flow.destination_identity = c->inbound ? own : c->peer_identity;
+    }
+    return 0;
+}
+
+void connection_open(struct connection *c, const struct endpoint *actual)
+{
+    c->flow.reporter = c->inbound ? REPORTER_DESTINATION : REPORTER_SOURCE;
+    c->flow.source_address = c->client;
+    c->flow.destination_address = *actual;
+    telemetry_open(connection_worker(c)->telemetry, &c->flow);
+    c->opened = true;
+}
+
+void connection_close(struct connection *c, enum bruma_reason reason, const char *detail)
+{
+    struct telemetry *t = connection_worker(c)->telemetry;
+
+    if (c->opened)
+        telemetry_close(t, &c->flow, reason, detail);
+    else if (reason != BRUMA_REASON_NONE)
+        telemetry_early_deny(t, c->inbound ? REPORTER_DESTINATION : REPORTER_SOURCE, &c->client,
+                             &c->destination, reason, detail);
+    c->opened = false;
+    list_del(&c->node);
+    workload_unref(c->flow.source);
+    workload_unref(c->flow.destination);
+    service_unref(c->flow.service);
+    free(c->strings);
+    c->strings = NULL;
+    memset(&c->flow, 0, sizeof(c->flow));
+    budget_give_all(&c->account);
+    room_give(c->wp, &c->client.addr, &c->room);
+    worker_connection_end(c->wp);
+}
+
+enum connection_verdict connection_judge(struct connection *c, bool final, enum bruma_reason *ret_reason,
+                                         char *detail, size_t size)
+{
+    struct policy_request request = {.source = c->client,
+                                     .destination = c->destination,
+                                     .identity = c->flow.mutual_tls ? c->peer_identity : NULL};
+    const struct workload *local = worker_pod_workload(c->wp);
+    struct policy_verdict verdict;
+
+    policy_check(c->wp->worker->proxy->state, local ? local : c->flow.destination, &request, &verdict);
+    if (verdict.unknown && !final)
+        return CONNECTION_UNDECIDED;
+    if (verdict.allowed)
+        return CONNECTION_ALLOWED;
+    *ret_reason = verdict.unknown ? BRUMA_REASON_POLICY_MISSING : BRUMA_REASON_POLICY_DENIED;
+    snprintf(detail, size, "%s", verdict.text);
+    return CONNECTION_DENIED;
+}

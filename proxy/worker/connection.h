@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What every proxied connection has, whatever carries its bytes: who talks to whom, telemetry, and the check
+ * against policies. */
+#ifndef PROXY_WORKER_CONNECTION_H
+#define PROXY_WORKER_CONNECTION_H
+
+#include "proxy/route/policy.h"
+#include "proxy/worker/room.h"
+#include "proxy/worker/worker.h"
+
+struct connection {
+    struct list node; /* in worker_pod.connections */
+    struct worker_pod *wp;
+    bool inbound, opened;
+    struct room room;
+    struct endpoint client;      /* who opened the connection */
+    struct endpoint destination; /* as the client dialed it */
+    struct flow flow;
+    struct budget_account account; /* bytes that one side has not taken */
+    char *strings;                 /* identity, baggage and authority that flow points to; one allocation */
+    const char *peer_identity;     /* verified, of the other node's side; NULL in plaintext */
+    uint64_t policy_missing_since; /* inbound, live: loop_now(), 0: all its policies are known */
+    /* Ends the connection now, from outside its own events. */
+    void (*cut)(struct connection *connection, enum bruma_reason reason, const char *detail);
+};
+
+void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, const struct endpoint *client,
+                     const struct endpoint *destination,
+                     void (*cut)(struct connection *, enum bruma_reason, const char *));
+
+/* What the flow is known by. Workloads and the service must be referenced for the connection, which gives
+ * them back. peer_identity, baggage and authority are copied; each may be NULL. -ENOMEM leaves the connection
+ * as it was (references included). */
+int connection_describe(struct connection *c, const struct workload *source,
+                        const struct workload *destination, const struct service *service,
+                        const char *peer_identity, const char *baggage, const char *authority);
+
+/* opened_total; after connection_describe(). actual: what is dialed (outbound) or arrived at (inbound
+ * tunnel). */
+void connection_open(struct connection *c, const struct endpoint *actual);
+
+/* Leaves the lists, writes the log line (an early deny if it was never opened and a reason is given). The
+ * memory stays with the caller. */
+void connection_close(struct connection *c, enum bruma_reason reason, const char *detail);
+
+enum connection_verdict {
+    CONNECTION_ALLOWED,
+    CONNECTION_DENIED,
+    CONNECTION_UNDECIDED, /* a policy that the workload names has not arrived */
+};
+
+/* Inbound: asks the policies. final: patience is over, the setting decides of what is undecided. If denied,
+ * reason and detail say why. */
+enum connection_verdict connection_judge(struct connection *c, bool final, enum bruma_reason *ret_reason,
+                                         char *detail, size_t size);
+
+static inline struct worker *connection_worker(const struct connection *c)
+{
+    return c->wp->worker;
+}
+
+#endif

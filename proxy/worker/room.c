@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/worker/room.h"
+
+#include "proxy/pod/tuples.h"
+
+static struct endpoint key_of(const struct addr *peer)
+{
+    return (struct endpoint){.addr = *peer};
+}
+
+void room_take(struct worker_pod *wp, const struct addr *peer, struct room *ret)
+{
+    struct endpoint key;
+
+    *ret = (struct room){.of_pod = true};
+    atomic_fetch_add_explicit(&wp->pod->descriptors, 1, memory_order_relaxed);
+    if (!peer)
+        return;
+    key = key_of(peer);
+    ret->peer_connections = tuple_set_add(wp->pod->peers, &key, 0);
+    ret->of_peer = ret->peer_connections > 0;
+}
+
+void room_give(struct worker_pod *wp, const struct addr *peer, struct room *room)
+{
+    struct endpoint key;
+
+    if (room->of_pod)
+        atomic_fetch_sub_explicit(&wp->pod->descriptors, 1, memory_order_relaxed);
+    if (room->of_peer) {
+        key = key_of(peer);
+        tuple_set_remove(wp->pod->peers, &key, 0);
+    }
+    *room = (struct room){};
+}
+
+bool room_is_left(const struct worker_pod *wp, const struct room *room, enum bruma_reason *ret_reason)
+{
+    const struct proxy_settings *s = &wp->worker->proxy->settings;
+
+    if ((unsigned long)atomic_load_explicit(&wp->pod->descriptors, memory_order_relaxed) >
+        s->max_pod_descriptors) {
+        *ret_reason = BRUMA_REASON_POD_DESCRIPTORS;
+        return false;
+    }
+    if (room->of_peer && (unsigned long)room->peer_connections > s->max_peer_connections) {
+        *ret_reason = BRUMA_REASON_PEER_CONNECTIONS;
+        return false;
+    }
+    return true;
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a worker thread has, and what it knows of each pod (the thread itself: connection/worker_thread.h).
+ * Fields are the worker's own unless a comment says otherwise.
+ */
+#ifndef PROXY_WORKER_WORKER_H
+#define PROXY_WORKER_WORKER_H
+
+#include "lib/log_rest.h"
+#include "proxy/pod/pod.h"
+#include "proxy/proxy.h"
+#include "proxy/tls/tls.h"
+#include "proxy/worker/delivery_ports.h"
+
+#define WORKER_BUFFER    (512 * 1024)
+#define WORKER_POOL_BITS 6
+#define WORKER_FOREIGN   64 /* a power of two */
+
+struct crl_set;
+struct mnl_socket;
+
+struct worker {
+    struct proxy *proxy;
+    unsigned index;
+    pthread_t thread;
+    struct loop *loop; /* loop_post() from any thread */
+    struct telemetry *telemetry;
+    uint64_t random;
+    struct pod *in_pod;         /* whose netns the thread is in; referenced; NULL: the proxy's own */
+    struct mnl_socket *netlink; /* of in_pod's netns, for route_device(); NULL until it is needed */
+    struct list pods;           /* struct worker_pod */
+    struct list handshakes;     /* struct handshake */
+    unsigned handshakes_len;
+    struct list flush;   /* tunnels with something to send at the end of the turn */
+    struct list touched; /* streams with bytes for their application, gathered in this turn */
+    struct tls_buffers tls;
+    struct shared_buffer
+        plain_in; /* decrypted bytes of the tunnel that is being read, or what a relay copies */
+    struct shared_buffer plain_out; /* frames of the tunnel that is being flushed */
+    enum budget_level level;        /* of the process, as the worker last saw it */
+    struct list memory_news;        /* worker_pod.memory.node: accounts have changed */
+    bool memory_told;               /* another worker saw the level change */
+    uint64_t memory_said;           /* loop_now(); 0: never */
+    struct log_rest accept_line;    /* of all listeners */
+    bool serving;                   /* the mesh state is known: accept */
+    bool draining;                  /* no new connections */
+    atomic_int connections;         /* read by the control thread */
+};
+
+enum acceptor_kind { ACCEPT_OUTBOUND, ACCEPT_PLAINTEXT, ACCEPT_HBONE };
+
+struct acceptor {
+    struct loop_watch watch;
+    struct loop_timer retry; /* out of descriptors: accept again a little later */
+    struct worker_pod *pod;
+    enum acceptor_kind kind;
+    int fd;        /* own duplicate of the pod's listener; -1: none */
+    uint16_t port; /* that it is bound to in the pod */
+};
+
+/* The kernel has found no port that nothing has, for connections from this address; loop_now(). */
+struct ports_scarce {
+    struct addr address;
+    uint64_t until;
+};
+
+struct worker_pod {
+    struct list node; /* in worker.pods */
+    struct worker *worker;
+    struct pod *pod; /* referenced */
+    struct acceptor acceptors[BRUMA_LISTENER_COUNT];
+    struct list connections;                    /* struct connection */
+    struct list partings;                       /* struct parting: sockets that take their last bytes */
+    struct list servers;                        /* tunnels that peers opened */
+    struct list clients[1 << WORKER_POOL_BITS]; /* tunnels that we opened, by destination: the pool */
+    struct list handshakes;                     /* struct handshake */
+    unsigned handshakes_len;
+    struct list waiting;                 /* struct waiter: need the pod's workload or certificate */
+    const struct workload *local;        /* referenced; the pod's own workload, or NULL while unknown */
+    bool local_stale;                    /* the mesh state has changed since local was looked up */
+    struct delivery_ports ports;         /* of deliveries to the application that are over */
+    struct ports_scarce ports_scarce[2]; /* of the pod's own address, and of a client */
+    uint64_t hidden_told_until; /* loop_now(): that no port is left under a client's address is in the log */
+    struct loop_timer policy_timer; /* live connections whose policies are missing are looked at again */
+    /* Destinations that were none of the pod's own addresses when the kernel was asked last, by a hash. */
+    struct {
+        struct addr addr;
+        uint64_t until; /* loop time */
+    } foreign[WORKER_FOREIGN];
+    struct budget_share memory;
+    enum budget_level level,
+        pod_level; /* what it lives under: the worse of the pod's own and the process's */
+    bool draining, deleted;
+};
+
+/* Worker's own thread: a connection of the pod began or ended. */
+void worker_connection_begin(struct worker_pod *wp);
+void worker_connection_end(struct worker_pod *wp);
+
+/* Somebody who waits until the pod is known and has a certificate. Called again after each change, and with
+ * timed_out when the time is over. */
+struct waiter {
+    struct list node;
+    struct loop_timer timer;
+    struct worker_pod *pod;
+    /* True: done with waiting (the waiter may be gone). */
+    bool (*check)(struct waiter *waiter, bool timed_out);
+};
+
+/* Calls check at once, and waits only if it says false. check may begin another wait of the same waiter. */
+void worker_wait(struct worker_pod *wp, struct waiter *waiter, uint64_t milliseconds,
+                 bool (*check)(struct waiter *, bool));
+void worker_wait_cancel(struct waiter *waiter);
+
+/* Of worker_thread.c: the mesh state has changed. Who waits is asked again; live connections are judged
+ * again. */
+void worker_pod_init_waiting(struct worker_pod *wp);
+void worker_check_waiting(struct worker_pod *wp);
+void worker_check_policies(struct worker_pod *wp);
+
+/* The pod's workload, or NULL while it is unknown; valid while the pod is. */
+const struct workload *worker_pod_workload(struct worker_pod *wp);
+/* The same for connections of the pod itself: while the mesh does not know it, a workload that has what the
+ * agent says, and no more; valid for this turn. Never NULL. */
+const struct workload *worker_pod_source(struct worker_pod *wp);
+/* The certificate of just that workload's identity, with a reference for the caller; NULL: none (yet). */
+struct tls_context *worker_pod_context(struct worker_pod *wp);
+/* There is none, and it is known that waiting is in vain. text: what the CA has said last, or "". */
+bool worker_pod_hopeless(struct worker_pod *wp, char *text, size_t size);
+
+/* The port is one that the pod's listeners are bound to. They are reached by the pod's program alone: a
+ * connection that is delivered there would come straight back, and be delivered again. */
+bool worker_pod_listens(const struct worker_pod *wp, uint16_t port);
+
+uint64_t worker_random(struct worker *worker);
+
+#endif
