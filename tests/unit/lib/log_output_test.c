@@ -31,7 +31,9 @@ static void read_all(struct reader *r)
     struct pollfd p = {.fd = r->fd, .events = POLLIN};
 
     r->size = 8 << 20;
-    r->text = malloc(r->size);
+    if (!r->text)
+        r->text = malloc(r->size);
+    cr_assert_not_null(r->text);
     while (poll(&p, 1, 1000) == 1 && r->len < r->size - 1) {
         ssize_t n = read(r->fd, r->text + r->len, r->size - 1 - r->len);
 
