@@ -17,6 +17,7 @@
 #define CHECK_MILLISECONDS           15000 /* a client that was silent for so long is sent a PING; */
 #define SILENCE_LIMIT_MILLISECONDS   45000 /* one that stays silent is gone */
 #define BACKLOG                      64
+#define ACCEPTS_PER_TURN             16 /* of who connects faster than is accepted; others have their turn */
 
 static void client_free(struct grpc_client *client)
 {
@@ -156,14 +157,21 @@ static void listen_again(struct grpc_server *s)
 static void on_acceptable(struct loop_watch *watch, uint32_t events)
 {
     struct grpc_server *s = container_of(watch, struct grpc_server, watch);
-    int fd;
 
     (void)events;
-    while ((fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+    for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
+        int fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), r;
         struct crowd_member *goes;
         struct peer_source source;
-        int r;
 
+        if (fd < 0 && errno == EINVAL) {
+            listen_again(s);
+            return;
+        }
+        if (fd < 0) {
+            (void)accept_rest(&s->rest, -errno, "the control plane's port");
+            return;
+        }
         peer_source_get(fd, &source);
         r = crowd_admit(&s->crowd, &source, loop_now(s->loop), &goes);
         if (r > 0)
@@ -173,10 +181,6 @@ static void on_acceptable(struct loop_watch *watch, uint32_t events)
         else
             accept_one(s, fd, &source);
     }
-    if (errno == EINVAL)
-        listen_again(s);
-    else
-        (void)accept_rest(&s->rest, -errno, "the control plane's port");
 }
 
 int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CTX *tls,

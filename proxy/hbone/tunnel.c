@@ -14,8 +14,7 @@
 #include "proxy/socket/parting.h"
 #include "proxy/socket/socket.h"
 
-#define READS_PER_EVENT   4
-#define UNSENT_FRAMES_MAX 1000 /* answers, mostly; as many as nghttp2 lets one kind of them be */
+#define READS_PER_EVENT 4
 
 static void on_event(struct loop_watch *watch, uint32_t events);
 static void on_timer(struct loop_timer *timer);
@@ -267,7 +266,7 @@ static void watch_open(struct tunnel *t)
 {
     bool blocked = tls_blocked(&t->tls),
          stop = blocked && (tls_unanswerable(&t->tls) ||
-                            nghttp2_session_get_outbound_queue_size(t->session) > UNSENT_FRAMES_MAX);
+                            nghttp2_session_get_outbound_queue_size(t->session) > TUNNEL_UNSENT_FRAMES);
 
     loop_watch_modify(loop_of(t), &t->watch, (stop ? 0u : EPOLLIN) | (blocked ? (uint32_t)EPOLLOUT : 0u));
 }
@@ -276,6 +275,20 @@ static void watch_open(struct tunnel *t)
 static bool finished(const struct tunnel *t)
 {
     return t->goaway && !t->streams_len && !t->queue_len && !t->shutting_down;
+}
+
+/* In the middle of what was read. Where the socket fails, the flush at the end of the turn finds the same:
+ * what was read before counts. */
+void tunnel_send_answers(struct tunnel *t)
+{
+    int r = fill(t);
+
+    if (r == -ENOBUFS)
+        tunnel_close_with_a_word(t, BRUMA_REASON_MEMORY_BUDGET, "its peer does not read");
+    else if (r < 0)
+        tunnel_wants_flush(t);
+    else
+        watch_open(t);
 }
 
 static void deliver_touched(struct worker *w);

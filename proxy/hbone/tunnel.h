@@ -17,7 +17,8 @@
 
 struct stream;
 
-#define TUNNEL_CLOSED_KEPT 32
+#define TUNNEL_CLOSED_KEPT   32
+#define TUNNEL_UNSENT_FRAMES 1000 /* answers, mostly; as many as nghttp2 lets one kind of them be */
 
 /* A stream that is over. Data may still be under way to one that we have ended; to one that the peer has
  * ended there is none. */
@@ -130,6 +131,8 @@ void tunnel_adapt(struct tunnel *tunnel);
 /* Something is queued in the session: flush at the end of this turn. */
 void tunnel_wants_flush(struct tunnel *tunnel);
 void tunnel_flush(struct tunnel *tunnel);
+/* While its frames are being received, and not inside of nghttp2: sends what waits. */
+void tunnel_send_answers(struct tunnel *tunnel);
 
 /* Streams that a client tunnel can still take. */
 unsigned tunnel_capacity(const struct tunnel *tunnel);

@@ -3,6 +3,7 @@
 
 #define FRAME_HEADER   9
 #define CLIENT_PREFACE 24
+#define FRAMES_AT_ONCE 1000 /* each may be answered, and is nine bytes long at least */
 
 void tunnel_frames_closed(struct tunnel *t, int32_t id, bool by_peer)
 {
@@ -34,6 +35,16 @@ static int feed(struct tunnel *t, const uint8_t *data, size_t len)
     return n < 0 ? (int)n : 0;
 }
 
+/* What was looked at so far, up to a frame that may depend on it; the answers leave before they are many. */
+static int feed_and_answer(struct tunnel *t, const uint8_t *data, size_t len)
+{
+    int r = feed(t, data, len);
+
+    if (r == 0 && !t->closing && nghttp2_session_get_outbound_queue_size(t->session) > TUNNEL_UNSENT_FRAMES)
+        tunnel_send_answers(t);
+    return r;
+}
+
 /* Whether the frame may open or end a stream, so that what comes behind it has to wait until it was taken. */
 static bool moves_streams(const uint8_t header[FRAME_HEADER])
 {
@@ -44,6 +55,7 @@ static bool moves_streams(const uint8_t header[FRAME_HEADER])
 int tunnel_frames_receive(struct tunnel *t, const uint8_t *data, size_t len)
 {
     size_t at = 0, fed = 0, begin = 0;
+    unsigned frames = 0;
     bool moved = false;
     int r;
 
@@ -66,20 +78,21 @@ int tunnel_frames_receive(struct tunnel *t, const uint8_t *data, size_t len)
         t->frame_header_len = 0;
         t->frame_left =
             (uint32_t)t->frame_header[0] << 16 | (uint32_t)t->frame_header[1] << 8 | t->frame_header[2];
+        if (++frames == FRAMES_AT_ONCE || (moved && t->frame_header[3] == NGHTTP2_DATA)) {
+            r = feed_and_answer(t, data + fed, begin - fed);
+            if (r < 0 || t->closing)
+                return r;
+            fed = begin;
+            frames = 0;
+            moved = false;
+        }
         if (t->frame_header[3] == NGHTTP2_DATA) {
             uint32_t id = (uint32_t)t->frame_header[5] << 24 | (uint32_t)t->frame_header[6] << 16 |
                           (uint32_t)t->frame_header[7] << 8 | t->frame_header[8];
 
-            if (moved) {
-                r = feed(t, data + fed, begin - fed);
-                if (r < 0)
-                    return r;
-                fed = begin;
-                moved = false;
-            }
             check_data(t, (int32_t)(id & INT32_MAX));
         }
         moved |= moves_streams(t->frame_header);
     }
-    return feed(t, data + fed, len - fed);
+    return feed_and_answer(t, data + fed, len - fed);
 }

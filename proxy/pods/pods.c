@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "lib/cleanup.h"
 #include "lib/log.h"
@@ -355,10 +356,25 @@ void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)
     }
 }
 
-/* A worker may be about to use the old descriptors: they stay open. There are two for each restart of the
- * agent that loads new maps. */
+static void close_map(void *object)
+{
+    close((int)(intptr_t)object - 1);
+}
+
+/* A worker may be about to use the old one: it is closed once none can be. */
+static void replace_map(int *map, int fd)
+{
+    int old = __atomic_exchange_n(map, fd, __ATOMIC_ACQ_REL);
+    struct reclaim reclaim = {};
+
+    if (old < 0)
+        return;
+    reclaim_add(&reclaim, close_map, (void *)((intptr_t)old + 1)); /* NULL would be none */
+    reclaim_flush(&reclaim);
+}
+
 void pods_set_maps(struct proxy *proxy, int exempt, int deliveries)
 {
-    (void)__atomic_exchange_n(&proxy->exempt_map_fd, exempt, __ATOMIC_ACQ_REL);
-    (void)__atomic_exchange_n(&proxy->deliveries_map_fd, deliveries, __ATOMIC_ACQ_REL);
+    replace_map(&proxy->exempt_map_fd, exempt);
+    replace_map(&proxy->deliveries_map_fd, deliveries);
 }

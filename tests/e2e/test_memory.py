@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import struct
+import threading
 import time
 
 import h2.events
@@ -252,6 +253,61 @@ def test_data_in_frames_of_one_byte(mesh):
     grown = resident(mesh.nodes[1].proxy) - before
     c.close()
     assert grown < 12 * MIB, f"{grown // MIB} MiB"
+
+
+def highest(process):
+    """Most that was resident since the last call of it."""
+    with open(f"/proc/{process.pid}/status") as f:
+        most = int(re.search(r"VmHWM:\s+(\d+) kB", f.read()).group(1)) * 1024
+    with open(f"/proc/{process.pid}/clear_refs", "w") as f:
+        f.write("5")
+    return most
+
+
+def strays(c, sid, _):
+    """DATA on a stream that it has reset itself: each is answered by RST_STREAM."""
+    c.h2.reset_stream(sid)
+    c.flush()
+    block = (b"\0\0\0\0\0" + struct.pack(">I", sid)) * 20000
+    for _ in range(20):
+        yield block
+
+
+def refused(c, sid, authority):
+    """Requests beyond the limit of streams: the same."""
+    fields = [(":method", "CONNECT"), (":authority", authority)]
+    block = [c.h2.encoder.encode(fields) for _ in range(3)][-1]
+    for first in range(sid + 2, sid + 400000, 40000):
+        yield b"".join(struct.pack(">I", len(block))[1:] + b"\1\4" + struct.pack(">I", i) + block for i in range(first, first + 40000, 2))
+
+
+@pytest.mark.parametrize("frames", [strays, refused])
+def test_frames_that_are_answered_one_by_one(mesh, frames):
+    """A dozen peers that send them as fast as they go, and take no answer: what is owed them is within the budget, too."""
+    proxy = mesh.nodes[1].proxy
+    highest(proxy)
+    before = highest(proxy)
+    tunnels = [tunnel(mesh) for _ in range(12)]
+
+    def push(c):
+        sid = c.connect(f"{mesh.shop.ip}:9091")
+        assert c.status(sid) == 200
+        c.tls.settimeout(2)
+        with contextlib.suppress(OSError):
+            for block in frames(c, sid, f"{mesh.shop.ip}:9091"):
+                c.tls.sendall(block)
+
+    threads = [threading.Thread(target=push, args=(c,)) for c in tunnels]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert mesh.web.python(ASK, mesh.other.ip, 20).strip() == "good"
+    grown = highest(proxy) - before
+    for c in tunnels:
+        c.close()
+    assert proxy.alive() and grown < BUDGET + SLACK, f"{grown // MIB} MiB"
+    wait_for(lambda: gauge(mesh.nodes[1], "bruma_buffered_bytes") == 0, "nothing to be held any more")
 
 
 def test_large_baggage_is_counted(mesh, deaf):

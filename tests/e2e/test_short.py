@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Descriptors, memory and other things run short, at each step in turn: what fails is refused by name and tried again, nobody is
 taken for served who is not, nothing spins and no line is written again and again."""
+import contextlib
 import errno
 import os
 import resource
@@ -271,3 +272,28 @@ def test_each_step_of_the_proxy(call, error, tmp_path):
             late.cni("DEL")
             if not failed:
                 break
+
+
+def test_agents_that_come_and_go_leave_no_descriptors_with_the_proxy():
+    with Mesh(nodes=1, workers=2) as mesh:
+        web, shop = mesh.pod("web"), mesh.pod("shop")
+        mesh.start()
+        shop.server(ECHO, "8080")
+        node = mesh.nodes[0]
+
+        def maps():
+            folder, found = f"/proc/{node.proxy.pid}/fd", 0
+            for fd in os.listdir(folder):
+                with contextlib.suppress(FileNotFoundError):  # of a connection that has just ended
+                    found += os.readlink(f"{folder}/{fd}") == "anon_inode:bpf-map"
+            return found
+
+        wait_for(lambda: reaches(web, shop), "traffic")
+        before = maps()
+        assert before
+        for _ in range(3):
+            node.agent.kill()
+            node.start_agent()
+            wait_for(lambda: state(mesh, "web")[0]["proxy"] == state(mesh, "shop")[0]["proxy"] == "serving", "the proxy to be back")
+            assert reaches(web, shop)
+        wait_for(lambda: maps() == before, "the maps that are not used any more to be closed")
