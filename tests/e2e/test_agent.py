@@ -218,6 +218,15 @@ def test_descriptors_that_are_no_namespaces_are_refused(node):
     assert pod.item() is None
 
 
+def test_a_pod_without_addresses_is_refused(node):
+    pod = Pod(node, "web")
+    fd = os.open(pod.path, os.O_RDONLY)
+    with Plugin(node.run_dir) as plugin:
+        assert plugin.ask(pod.request(ips=[]), [fd])["reason"] == "pod_address_missing"
+    os.close(fd)
+    assert pod.item() is None and pod.pins() == [] and pod.untouched()
+
+
 def test_descriptors_do_not_leak(node):
     def descriptors():
         return len(os.listdir(f"/proc/{node.agent.pid}/fd"))

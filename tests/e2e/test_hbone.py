@@ -81,6 +81,7 @@ def test_authority_v4_mapped(mesh, client):
 @pytest.mark.parametrize("authority,status", [(":8080", 503), ("{ip}", 400), ("{ip}:99999", 400), ("unknown.host:80", 503)])
 def test_authority_malformed(mesh, client, authority, status):
     assert client.status(client.connect(authority.format(ip=mesh.shop.ip))) == status
+    wait_for(lambda: any("bad_authority: " in line for line in mesh.nodes[1].access_log("")), "the reason in the access log")
 
 
 def test_connect_without_authority(mesh, client):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pod's sk_lookup program alone, on packets that are made up: every branch of it, both families."""
+"""The pod's sk_lookup program alone, on packets that are made up: every branch of it, both families. And that of probes."""
+import os
 import re
 
+from mesh import cgroup_root
 from support.system import run
 
 
@@ -18,3 +20,14 @@ def test_it_is_small_enough_for_every_connection(build):
     text = run(["readelf", "-SW", f"{build}/bpf/lookup.bpf.o"]).stdout
     size = int(re.search(r"\] sk_lookup\s+PROGBITS\s+\S+ \S+ (\S+)", text).group(1), 16)
     assert 0 < size // 8 < 700, f"{size // 8} instructions"
+
+
+def test_a_probe_that_cannot_be_registered_is_counted_and_made(build):
+    """As probe_not_registered. The first leaves no room for the second."""
+    cgroup = f"{cgroup_root()}/bruma-{os.getpid()}-probes"
+    os.mkdir(cgroup)
+    try:
+        said = run([f"{build}/tests/e2e/probes-test-run", cgroup]).stdout.splitlines()
+    finally:
+        os.rmdir(cgroup)
+    assert said == ["probe 1: 0 not registered", "probe 2: 1 not registered"]

@@ -18,7 +18,6 @@ SAMPLES = ("access_log_test.c", "telemetry_test.c", "proxy_settings_test.c")
 UNTESTED = {
     "mark_failed": "no kernel that we know of refuses a hook SO_MARK: the program looks because it must fail closed",
     "accepted_not_bound": "nor SO_BINDTOIFINDEX of a socket that is not bound yet",
-    "probe_not_registered": "nor has its map an end: it forgets the oldest",
 }
 
 

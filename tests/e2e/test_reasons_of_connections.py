@@ -109,6 +109,21 @@ def test_a_destination_that_the_kernel_refuses(mesh, route):
     assert fails(mesh, "connect_failed", "198.51.100.2") == ["ConnectionResetError"]
 
 
+def test_a_destination_in_another_network(mesh):
+    """An endpoint of a service of this one."""
+    mesh.services.append({"name": "far", "namespace": "demo", "hostname": "far.demo.svc.cluster.local", "vips": ["/10.96.0.77"],
+                          "ports": {7000: 7000}})
+    mesh.extra.append({"uid": "far//Pod/demo/far", "name": "far", "namespace": "demo", "serviceAccount": "far", "network": "far",
+                       "workloadIps": ["198.51.100.3"], "protocol": "HBONE", "node": "elsewhere",
+                       "services": {"demo/far.demo.svc.cluster.local": {7000: 7000}}})
+    mesh.write()
+    wait_for(lambda: "198.51.100.3" in str(mesh.nodes[0].config_dump()["workloads"]), "the workload")
+    assert fails(mesh, "gateway_unresolved", "10.96.0.77") == ["ConnectionResetError"]
+    mesh.services.clear()
+    mesh.extra.clear()
+    mesh.write()
+
+
 def test_a_peer_whose_tunnel_port_is_blocked(mesh, peer, route):
     route(peer.pod, "blackhole", mesh.web.ip)
     assert fails(mesh, "hbone_blocked", peer.pod.ip) == ["ConnectionResetError"]
