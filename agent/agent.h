@@ -6,15 +6,15 @@
 #include <dirent.h>
 
 #include "agent/config.h"
-#include "agent/control_plane/mesh.h"
 #include "agent/enroll/pods.h"
 #include "agent/enroll/store.h"
-#include "agent/local/server.h"
 #include "agent/proxies/proxies.h"
 #include "agent/proxies/proxy_cgroups.h"
 #include "agent/steer/steer.h"
 #include "lib/loop.h"
 
+struct install;
+struct server;
 struct source;
 struct metrics;
 struct guard;
@@ -24,8 +24,7 @@ struct agent {
     const struct agent_config *config;
     struct loop *loop;
     struct steer *steer;
-    struct mesh *mesh;       /* NULL where there is another source */
-    struct source *source;   /* NULL: the mesh; see source.h */
+    struct source *source;   /* see source.h */
     struct install *install; /* NULL: nothing is installed */
     struct metrics *metrics; /* NULL: no ports for it */
     struct guard *guard;     /* NULL: none */

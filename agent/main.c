@@ -16,10 +16,12 @@
 #include "agent/api/ctl_server.h"
 #include "agent/api/metrics.h"
 #include "agent/api/notify.h"
+#include "agent/control_plane/mesh_source.h"
 #include "agent/enroll/adopt.h"
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/guard.h"
+#include "agent/enroll/source.h"
 #include "agent/enroll/watchdog.h"
 #include "agent/install/install.h"
 #include "agent/install/uninstall.h"
@@ -28,6 +30,7 @@
 #include "agent/kubernetes/kube_source.h"
 #include "agent/kubernetes/kube_uninstall.h"
 #include "agent/kubernetes/kubelet.h"
+#include "agent/local/server.h"
 #include "agent/proxies/proxy_server.h"
 #include "agent/proxies/zds_server.h"
 #include "bruma/mesh.h"
@@ -116,9 +119,14 @@ static void on_proxy_gone(void *data)
     enroll_proxy_gone(data);
 }
 
-static void on_mesh_changed(void *data)
+static void on_source_changed(void *data)
 {
     enroll_reconcile_all(data);
+}
+
+static bool plugin_in_place(const struct agent *agent)
+{
+    return install_in_place(agent->install);
 }
 
 static void on_entry_missing(void *data)
@@ -215,7 +223,7 @@ static int open_parts(struct agent *agent)
     r = own_cookie(&agent->own_cookie);
     if (r < 0)
         return log_error_errno(r, "the kernel tells no cookie of network namespaces");
-    guard_due = guard_is_due(agent->config);
+    guard_due = guard_is_due(agent->config, install_configured(agent->config));
     r = kubelet_open(agent, &agent->kubelet);
     if (r < 0)
         return log_error_errno(r, "no memory for the kubelet");
@@ -224,7 +232,7 @@ static int open_parts(struct agent *agent)
         return r;
     kubelet_follow(agent->kubelet);
     /* Before anything that takes time. */
-    r = guard_start(agent, guard_due, &agent->guard);
+    r = guard_start(agent, guard_due, plugin_in_place, &agent->guard);
     if (r < 0)
         return log_error_errno(r, "no memory for the guard");
     proxy_cgroups_open(&agent->proxy_cgroups, agent->loop, agent->steer, agent->config->cgroup);
@@ -239,7 +247,7 @@ static int open_parts(struct agent *agent)
     if (kube_source_configured(agent->config))
         r = kube_source_open(agent, &agent->source);
     else
-        r = mesh_new(agent->loop, agent->config, on_mesh_changed, agent, &agent->mesh);
+        r = mesh_source_open(agent->loop, agent->config, on_source_changed, agent, &agent->source);
     if (r < 0)
         return r;
     r = adopt_all(agent);
@@ -274,9 +282,7 @@ static void close_parts(struct agent *agent)
     if (agent->proxy_cgroups.loop)
         proxy_cgroups_close(&agent->proxy_cgroups);
     pods_free(&agent->pods);
-    kube_source_close(&agent->source);
-    if (agent->mesh)
-        mesh_free(&agent->mesh);
+    source_close(&agent->source);
     if (agent->steer)
         steer_close(&agent->steer);
     loop_free(&agent->loop);

@@ -4,6 +4,7 @@
 #define AGENT_API_CNI_SERVER_H
 
 #include "agent/agent.h"
+#include "agent/local/server.h"
 
 /* Data of a connection that begins with a cni- op, or NULL if there is no memory. */
 void *cni_accept(struct agent *agent);

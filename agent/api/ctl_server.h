@@ -4,6 +4,7 @@
 #define AGENT_API_CTL_SERVER_H
 
 #include "agent/agent.h"
+#include "agent/local/server.h"
 
 extern const struct server_role ctl_role; /* connection data: struct agent */
 

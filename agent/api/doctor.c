@@ -182,43 +182,12 @@ static void check_failures(const struct agent *agent, struct connection *c)
     }
 }
 
-static void check_mesh(const struct agent *agent, struct connection *c)
-{
-    cJSON *report = cJSON_CreateObject();
-    const char *error;
-    bool ready = mesh_ready(agent->mesh);
-
-    mesh_report(agent->mesh, report);
-    error = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(report, "meshError"));
-    if (error && *error)
-        ctl_finding(c, "mesh file", false, BRUMA_REASON_MESH_FILE_INVALID, "%s: %s", agent->config->mesh_file,
-                    error);
-    else
-        ctl_finding(c, "mesh file", ready, ready ? BRUMA_REASON_NONE : BRUMA_REASON_AGENT_NOT_READY, "%s %s",
-                    agent->config->mesh_file, ready ? "has been read" : "has not been read yet");
-    cJSON_Delete(report);
-}
-
 static void check_source(const struct agent *agent, struct connection *c)
 {
-    cJSON *report;
-    const char *error;
-    bool ready = source_ready(agent);
+    char text[2048];
+    enum bruma_reason reason = source_check(agent, text, sizeof(text));
 
-    if (!agent->source) {
-        check_mesh(agent, c);
-        return;
-    }
-    report = cJSON_CreateObject();
-    source_report(agent, report);
-    error = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(report, "sourceError"));
-    if (error && *error)
-        ctl_finding(c, agent->source->ops->name, false, BRUMA_REASON_API_UNREACHABLE, "%s", error);
-    else
-        ctl_finding(c, agent->source->ops->name, ready,
-                    ready ? BRUMA_REASON_NONE : BRUMA_REASON_AGENT_NOT_READY, "%s",
-                    ready ? "has told of all pods and namespaces and is followed" : source_not_ready(agent));
-    cJSON_Delete(report);
+    ctl_finding(c, agent->source->ops->name, !reason, reason, "%s", text);
 }
 
 static void check_clock(struct connection *c)

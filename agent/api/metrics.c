@@ -91,6 +91,7 @@ static void put_install(FILE *f, const struct agent *agent)
 static void put_agent(FILE *f, const struct agent *agent)
 {
     cJSON *proxies = proxies_report(agent->proxies);
+    struct source_serving serving;
 
     head(f, "istio_cni_plugin_requests_total", "counter", "Answers to the CNI plugin, but for STATUS.");
     fprintf(f, "istio_cni_plugin_requests_total{response_code=\"200\"} %" PRIu64 "\n",
@@ -102,10 +103,10 @@ static void put_agent(FILE *f, const struct agent *agent)
     head(f, "ztunnel_connected", "gauge", "Proxies that are connected.");
     fprintf(f, "ztunnel_connected %d\n", cJSON_GetArraySize(proxies));
     cJSON_Delete(proxies);
-    if (agent->mesh) {
+    if (source_serving(agent, &serving)) {
         head(f, "bruma_control_plane_stalls_total", "counter",
              "Calls to the built-in control plane that were reset since nothing moved.");
-        fprintf(f, "bruma_control_plane_stalls_total %" PRIu64 "\n", mesh_stalls(agent->mesh));
+        fprintf(f, "bruma_control_plane_stalls_total %" PRIu64 "\n", serving.stalls);
     }
     head(f, "bruma_agent_ready", "gauge", "1 if the agent can decide, captures, and is installed.");
     fprintf(f, "bruma_agent_ready %d\n", !agent_not_ready(agent));
@@ -203,6 +204,7 @@ static void put_counters(FILE *f, const struct agent *agent)
 static void put_turned_away(FILE *f, const struct agent *agent)
 {
     const struct metrics *m = agent->metrics;
+    struct source_serving serving;
 
     head(f, "bruma_connections_turned_away_total", "counter",
          "Connections to the agent's servers that were closed or refused because there were too many.");
@@ -212,9 +214,9 @@ static void put_turned_away(FILE *f, const struct agent *agent)
     if (m && m->ready)
         fprintf(f, "bruma_connections_turned_away_total{server=\"readiness\"} %" PRIu64 "\n",
                 http_server_turned_away(m->ready));
-    if (agent->mesh)
+    if (source_serving(agent, &serving))
         fprintf(f, "bruma_connections_turned_away_total{server=\"control-plane\"} %" PRIu64 "\n",
-                mesh_turned_away(agent->mesh));
+                serving.turned_away);
 }
 
 char *metrics_page(const struct agent *agent, size_t *ret_len)

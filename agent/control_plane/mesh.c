@@ -444,6 +444,11 @@ bool mesh_ready(const struct mesh *mesh)
     return mesh->ready;
 }
 
+const char *mesh_error(const struct mesh *mesh)
+{
+    return mesh->error;
+}
+
 bool mesh_namespace_ambient(const struct mesh *mesh, const char *namespace)
 {
     const struct mesh_namespace *n = mesh_file_namespace(mesh->file, namespace);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the mesh is, as one machine's mesh file says it, and the control plane that serves it to the proxies.
- * The core of the agent asks here whether a pod belongs to the mesh and as whom, and reports which pods it
+ * mesh_source.c asks here whether a pod belongs to the mesh and as whom, and reports which pods the agent
  * holds on this node. One thread: everything runs on the loop given to mesh_new().
  */
 #ifndef AGENT_CONTROL_PLANE_MESH_H
@@ -13,18 +13,12 @@
 #include <stdint.h>
 
 #include "agent/config.h"
+#include "agent/mesh_file/mesh_file.h"
 #include "bruma/maps.h"
 #include "lib/addr.h"
 #include "lib/loop.h"
 
 struct mesh;
-
-/* Value of the label istio.io/dataplane-mode of a pod (its workload in the mesh file). */
-enum mesh_mode {
-    MESH_MODE_UNSET, /* no such label, another value, or a workload the file does not name */
-    MESH_MODE_AMBIENT,
-    MESH_MODE_NONE,
-};
 
 /* A pod that lives on this node. Strings and addresses are copied. */
 struct mesh_local_pod {
@@ -49,6 +43,8 @@ void mesh_free(struct mesh **mesh);
 
 /* A good mesh file has been read; the last good one counts for as long as a newer one is wrong. */
 bool mesh_ready(const struct mesh *mesh);
+/* Of the last try to read the file; "" if it was good. The mesh's, until the next try. */
+const char *mesh_error(const struct mesh *mesh);
 /* The namespace carries istio.io/dataplane-mode=ambient. Unknown namespaces do not. */
 bool mesh_namespace_ambient(const struct mesh *mesh, const char *namespace);
 enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, const char *pod);

@@ -7,6 +7,8 @@
 #define AGENT_CONTROL_PLANE_MESH_LOCAL_H
 
 #include "agent/mesh_file/mesh_file.h"
+#include "bruma/maps.h"
+#include "lib/addr.h"
 #include "lib/list.h"
 
 #define MESH_NODE_MAX 253 /* bytes of a node's name; a longer one is not announced */

@@ -16,7 +16,7 @@
 #define ENROLL_ADDRESS_WAIT 2500 /* milliseconds; duplicate address detection takes one to two seconds */
 
 /* The labels say that the pod belongs to the mesh; *ret_why says how that was decided. Only when
- * mesh_ready(). */
+ * source_ready(). */
 bool enroll_wanted(const struct agent *agent, const struct pod *pod, const char **ret_why);
 
 /*

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #include "agent/enroll/source.h"
-#include "agent/install/install.h"
 #include "lib/cleanup.h"
 #include "lib/reasons.h"
 
@@ -25,6 +24,7 @@
 
 struct guard {
     struct agent *agent;
+    guard_in_place_fn in_place; /* NULL where nobody waits for it to open */
     struct loop_timer timer;
     char cgroup[512]; /* "": not found yet */
     bool closed, strict;
@@ -213,7 +213,7 @@ static const char *what_is_missing(struct guard *g)
 {
     if (!source_ready(g->agent))
         return source_not_ready(g->agent);
-    if (!install_in_place(g->agent->install))
+    if (!g->in_place(g->agent))
         return "bruma-cni is not in the network that the runtime loads";
     g->complete = true;
     g->undecided = count_undecided(g);
@@ -319,17 +319,17 @@ static bool is_pinned(const struct agent_config *c, const char *map)
 }
 
 /* Bruma was here before: a node's disk outlives a boot. */
-static bool has_plugin(const struct agent_config *c)
+static bool has_plugin(const struct agent_config *c, bool installs)
 {
     char path[600];
 
-    if (!install_configured(c) || !*c->cni_bin_dir)
+    if (!installs || !*c->cni_bin_dir)
         return true; /* somebody else puts it there, before the first agent */
     snprintf(path, sizeof(path), "%s/bruma-cni", c->cni_bin_dir);
     return access(path, F_OK) == 0;
 }
 
-bool guard_is_due(const struct agent_config *c)
+bool guard_is_due(const struct agent_config *c, bool installs)
 {
     struct timespec up;
 
@@ -338,10 +338,10 @@ bool guard_is_due(const struct agent_config *c)
     if (is_pinned(c, "pods"))
         return false; /* of a version without a guard, which has decided about nobody */
     clock_gettime(CLOCK_BOOTTIME, &up);
-    return has_plugin(c) || up.tv_sec < JUST_BOOTED;
+    return has_plugin(c, installs) || up.tv_sec < JUST_BOOTED;
 }
 
-int guard_start(struct agent *agent, bool due, struct guard **ret)
+int guard_start(struct agent *agent, bool due, guard_in_place_fn in_place, struct guard **ret)
 {
     const struct agent_config *c = agent->config;
 
@@ -352,6 +352,7 @@ int guard_start(struct agent *agent, bool due, struct guard **ret)
     *ret = make(agent);
     if (!*ret)
         return -ENOMEM;
+    (*ret)->in_place = in_place;
     if (due)
         guard_close(*ret, "the agent starts");
     else

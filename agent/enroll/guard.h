@@ -20,13 +20,15 @@ struct guard;
 /* To be asked before steering is opened: whether this start is one at which the guard closes. A node that has
  * just booted, or had Bruma before it booted, or whose pods an earlier agent has decided about; not one on
  * which Bruma is being installed while its pods run: those are as they were, and nobody shall lose a
- * connection. */
-bool guard_is_due(const struct agent_config *config);
+ * connection. installs: this agent puts the plugin there, and not somebody before it. */
+bool guard_is_due(const struct agent_config *config, bool installs);
+
+/* The runtime would call the plugin for a new pod. */
+typedef bool (*guard_in_place_fn)(const struct agent *agent);
 
 /* Closes the guard, if the settings want one and due says so. Trouble is logged, reported and tried again,
- * and is no error.
- */
-int guard_start(struct agent *agent, bool due, struct guard **ret);
+ * and is no error. in_place is asked before it opens. */
+int guard_start(struct agent *agent, bool due, guard_in_place_fn in_place, struct guard **ret);
 /* Frees; what is closed stays closed until its limit. */
 void guard_stop(struct guard **guard);
 /* For a service that runs before the kubelet: closes and leaves it to the agent to open. */

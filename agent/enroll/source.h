@@ -1,14 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Where the agent has its knowledge of pods from: whether one belongs to the mesh, and as whom. On one
- * machine that is the mesh file (mesh.h), in a cluster the Kubernetes API (kube_source.h). The core of the
- * agent asks here.
+ * machine that is the mesh file (mesh_source.h), in a cluster the Kubernetes API (kube_source.h); main.c
+ * opens one of them. The core of the agent asks here. All on the loop's thread.
  */
 #ifndef AGENT_ENROLL_SOURCE_H
 #define AGENT_ENROLL_SOURCE_H
 
 #include "agent/agent.h"
 
+/* What a control plane that is ours has had to do. */
+struct source_serving {
+    uint64_t stalls;      /* calls that were reset since nothing moved */
+    uint64_t turned_away; /* connections that were closed or refused because there were too many */
+};
+
+/* A source has all of them. What each answers is said at the functions below. */
 struct source_ops {
     const char *name;      /* "mesh file", "kubernetes" */
     const char *not_ready; /* a sentence */
@@ -21,11 +28,15 @@ struct source_ops {
     int (*service_account)(const struct source *source, const struct pod *pod, char *buf, size_t size);
     bool (*bypass_inbound)(const struct source *source, const struct pod *pod);
     int (*probe_ports)(const struct source *source, const struct pod *pod, const uint16_t **ret);
+    void (*expect)(struct source *source, const struct pod *pod);
     void (*announce)(struct source *source, const struct pod *pod);
     bool (*told)(const struct source *source, const struct pod *pod);
     void (*forget)(struct source *source, const char *uid);
     void (*trouble)(struct source *source, const struct pod *pod, enum bruma_reason reason, const char *text);
     void (*report)(const struct source *source, cJSON *object);
+    enum bruma_reason (*check)(const struct source *source, char *text, size_t size);
+    bool (*serving)(const struct source *source, struct source_serving *ret);
+    void (*close)(struct source *source);
 };
 
 struct source {
@@ -63,6 +74,14 @@ bool source_told(const struct agent *agent, const struct pod *pod);
 void source_forget(struct agent *agent, const char *uid);
 /* It could not be enrolled. */
 void source_trouble(struct agent *agent, const struct pod *pod, enum bruma_reason reason, const char *text);
+/* Adds its keys to the object of `brumactl status`. */
 void source_report(const struct agent *agent, cJSON *object);
+/* For `brumactl doctor`: NONE and what is well, or the reason of what is not and words about it. */
+enum bruma_reason source_check(const struct agent *agent, char *text, size_t size);
+/* False if proxies have their control plane from somebody else. */
+bool source_serving(const struct agent *agent, struct source_serving *ret);
+
+/* Frees it; NULL is fine. */
+void source_close(struct source **source);
 
 #endif

@@ -206,6 +206,12 @@ static int op_probe_ports(const struct source *source, const struct pod *p, cons
     return pod->probe_ports_len;
 }
 
+/* Certificates are somebody else's. */
+static void op_expect(struct source *source, const struct pod *pod)
+{
+    (void)source, (void)pod;
+}
+
 static void op_announce(struct source *source, const struct pod *p)
 {
     struct kube_pod *pod = of(source, p);
@@ -256,10 +262,16 @@ static void report_watch(cJSON *object, const char *name, const struct kube_watc
     cJSON_AddStringToObject(o, "error", r->error);
 }
 
+static const char *source_error(const struct kube_source *s)
+{
+    const char *error = kube_watch_report(s->watch_pods)->error;
+
+    return *error ? error : kube_watch_report(s->watch_namespaces)->error;
+}
+
 static void op_report(const struct source *source, cJSON *object)
 {
     const struct kube_source *s = container_of(source, struct kube_source, source);
-    const char *error = kube_watch_report(s->watch_pods)->error;
     cJSON *lost = cJSON_AddArrayToObject(object, "podsNotFound");
     const struct kube_namespace *n;
     const struct kube_pod *pod;
@@ -279,12 +291,47 @@ static void op_report(const struct source *source, cJSON *object)
     cJSON_AddStringToObject(object, "source", source->ops->name);
     cJSON_AddStringToObject(object, "apiServer", kube_client_server(s->client));
     cJSON_AddBoolToObject(object, "sourceReady", kube_ready(s));
-    cJSON_AddStringToObject(object, "sourceError",
-                            *error ? error : kube_watch_report(s->watch_namespaces)->error);
+    cJSON_AddStringToObject(object, "sourceError", source_error(s));
     cJSON_AddNumberToObject(object, "namespaces", namespaces);
     cJSON_AddNumberToObject(object, "podsOfNode", pods);
     report_watch(object, "watchPods", s->watch_pods);
     report_watch(object, "watchNamespaces", s->watch_namespaces);
+}
+
+static enum bruma_reason op_check(const struct source *source, char *text, size_t size)
+{
+    const struct kube_source *s = container_of(source, struct kube_source, source);
+    const char *error = source_error(s);
+    bool ready = kube_ready(s);
+
+    if (*error)
+        snprintf(text, size, "%s", error);
+    else
+        snprintf(text, size, "%s",
+                 ready ? "has told of all pods and namespaces and is followed" : source->ops->not_ready);
+    if (*error)
+        return BRUMA_REASON_API_UNREACHABLE;
+    return ready ? BRUMA_REASON_NONE : BRUMA_REASON_AGENT_NOT_READY;
+}
+
+static bool op_serving(const struct source *source, struct source_serving *ret)
+{
+    (void)source, (void)ret;
+    return false;
+}
+
+static void op_close(struct source *source)
+{
+    struct kube_source *s = container_of(source, struct kube_source, source);
+
+    kube_place_close(s);
+    kube_decisions_close(s);
+    kube_watch_free(&s->watch_pods);
+    kube_watch_free(&s->watch_namespaces);
+    kube_cache_free(s);
+    kube_client_free(&s->client);
+    kube_selectors_free(&s->selectors);
+    free(s);
 }
 
 static const struct source_ops ops = {
@@ -297,11 +344,15 @@ static const struct source_ops ops = {
     .service_account = op_service_account,
     .bypass_inbound = op_bypass_inbound,
     .probe_ports = op_probe_ports,
+    .expect = op_expect,
     .announce = op_announce,
     .told = op_told,
     .forget = op_forget,
     .trouble = op_trouble,
     .report = op_report,
+    .check = op_check,
+    .serving = op_serving,
+    .close = op_close,
 };
 
 /* ---- the source ---- */
@@ -395,28 +446,11 @@ int kube_source_open(struct agent *agent, struct source **ret)
     if (r == 0 && (r = open_watches(s)) < 0)
         log_error_errno(r, "no memory for the source");
     if (r < 0) {
-        kube_source_close(&source);
+        source_close(&source);
         return r;
     }
     log_info("the Kubernetes API is the source\tserver=%s node=%s", kube_client_server(s->client),
              agent->config->node);
     *ret = source;
     return 0;
-}
-
-void kube_source_close(struct source **source)
-{
-    struct kube_source *s = *source ? container_of(*source, struct kube_source, source) : NULL;
-
-    if (!s)
-        return;
-    kube_place_close(s);
-    kube_decisions_close(s);
-    kube_watch_free(&s->watch_pods);
-    kube_watch_free(&s->watch_namespaces);
-    kube_cache_free(s);
-    kube_client_free(&s->client);
-    kube_selectors_free(&s->selectors);
-    free(s);
-    *source = NULL;
 }

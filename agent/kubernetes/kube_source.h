@@ -12,8 +12,8 @@
 
 /* True if the settings ask for it. */
 bool kube_source_configured(const struct agent_config *config);
-/* Errors are those of settings and memory; they are logged. A server that does not answer is none. */
+/* Errors are those of settings and memory; they are logged. A server that does not answer is none.
+ * source_close() closes it. */
 int kube_source_open(struct agent *agent, struct source **ret);
-void kube_source_close(struct source **source);
 
 #endif

@@ -12,7 +12,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "agent/control_plane/mesh.h"
 #include "agent/mesh_file/arena.h"
 #include "agent/mesh_file/index.h"
 
@@ -23,6 +22,13 @@
 struct mesh_file_error {
     unsigned line, column;
     char text[1024];
+};
+
+/* Value of the label istio.io/dataplane-mode of a pod (its workload in the mesh file). */
+enum mesh_mode {
+    MESH_MODE_UNSET, /* no such label, another value, or a workload the file does not name */
+    MESH_MODE_AMBIENT,
+    MESH_MODE_NONE,
 };
 
 enum mesh_protocol {

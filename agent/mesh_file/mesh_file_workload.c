@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bruma/mesh.h"
+#include "lib/addr.h"
 #include "lib/cleanup.h"
 
 typedef Istio__Workload__Workload workload;

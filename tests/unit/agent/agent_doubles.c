@@ -296,6 +296,31 @@ int steer_failure_count(struct steer *steer, enum bruma_reason reason, struct br
     return -ENOENT;
 }
 
+int mesh_new(struct loop *loop, const struct agent_config *config, mesh_changed_fn changed, void *data,
+             struct mesh **ret)
+{
+    return 0;
+}
+
+void mesh_free(struct mesh **mesh)
+{
+}
+
+const char *mesh_error(const struct mesh *mesh)
+{
+    return "";
+}
+
+uint64_t mesh_stalls(const struct mesh *mesh)
+{
+    return 0;
+}
+
+uint64_t mesh_turned_away(const struct mesh *mesh)
+{
+    return 0;
+}
+
 bool mesh_ready(const struct mesh *mesh)
 {
     return mesh_is_ready;

@@ -5,6 +5,7 @@
 #define TESTS_UNIT_AGENT_AGENT_DOUBLES_H
 
 #include "agent/agent.h"
+#include "agent/control_plane/mesh.h"
 
 extern char steps[4096];          /* words separated by spaces */
 extern const char *failing_step;  /* that word fails with -EIO */

@@ -10,9 +10,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "agent/control_plane/mesh_source.h"
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/guard.h"
 #include "agent/enroll/probes.h"
+#include "agent/enroll/source.h"
 #include "agent/enroll/watchdog.h"
 #include "agent/kubernetes/kubelet.h"
 #include "agent/proxies/proxy_server.h"
@@ -99,6 +101,7 @@ static void setup(void)
     agent.config = &config;
     pods_init(&agent.pods);
     cr_assert(loop_new(&agent.loop) == 0);
+    cr_assert(mesh_source_open(agent.loop, &config, NULL, NULL, &agent.source) == 0);
     cr_assert(store_open(directory, "boot-1", &agent.store) == 0);
     cr_assert(proxy_server_new(agent.loop, &config, &agent.pods, 0, -1, &events, &agent.proxies) == 0);
     netns = new_netns();
@@ -116,6 +119,7 @@ static void teardown(void)
     if (agent.server)
         server_close(&agent.server);
     pods_free(&agent.pods);
+    source_close(&agent.source);
     proxies_free(&agent.proxies);
     store_wipe(&agent.store);
     loop_free(&agent.loop);

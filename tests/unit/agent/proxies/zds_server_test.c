@@ -16,7 +16,9 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "agent/control_plane/mesh_source.h"
 #include "agent/enroll/enroll.h"
+#include "agent/enroll/source.h"
 #include "agent/enroll/watchdog.h"
 #include "agent/proxies/zds_peers.h"
 #include "lib/netns.h"
@@ -102,6 +104,7 @@ static void setup(void)
     agent.config = &config;
     pods_init(&agent.pods);
     cr_assert(loop_new(&agent.loop) == 0);
+    cr_assert(mesh_source_open(agent.loop, &config, NULL, NULL, &agent.source) == 0);
     cr_assert(store_open(directory, "boot-1", &agent.store) == 0);
     proxy_cgroups_open(&agent.proxy_cgroups, agent.loop, NULL, config.cgroup);
     cr_assert(
@@ -118,6 +121,7 @@ static void teardown(void)
     cr_expect(access(socket_path, F_OK) < 0, "the socket's file must go");
     proxy_cgroups_close(&agent.proxy_cgroups);
     pods_free(&agent.pods);
+    source_close(&agent.source);
     store_wipe(&agent.store);
     loop_free(&agent.loop);
     snprintf(path, sizeof(path), "%s/made", directory);

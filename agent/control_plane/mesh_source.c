@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/control_plane/mesh_source.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/enroll/forwards.h"
+#include "agent/enroll/source.h"
+
+#define LOG_SCOPE "source"
+#include "lib/log.h"
+
+struct mesh_source {
+    struct source source;
+    const struct agent_config *config;
+    struct mesh *mesh;
+};
+
+static struct mesh *mesh_of(const struct source *source)
+{
+    return container_of(source, struct mesh_source, source)->mesh;
+}
+
+static bool op_ready(const struct source *source)
+{
+    return mesh_ready(mesh_of(source));
+}
+
+/* What the file does not name has an answer too. */
+static bool op_knows(const struct source *source, const char *uid, const char *container_id,
+                     const char *namespace, const char *name)
+{
+    (void)uid, (void)container_id, (void)namespace, (void)name;
+    return mesh_ready(mesh_of(source));
+}
+
+static bool op_wanted(const struct source *source, const struct pod *pod, const char **ret_why)
+{
+    enum mesh_mode mode = mesh_pod_mode(mesh_of(source), pod->namespace, pod->name);
+    bool ambient = mesh_namespace_ambient(mesh_of(source), pod->namespace);
+
+    if (mode == MESH_MODE_AMBIENT)
+        *ret_why = "the pod has istio.io/dataplane-mode=ambient";
+    else if (mode == MESH_MODE_NONE)
+        *ret_why = "the pod has istio.io/dataplane-mode=none";
+    else if (ambient)
+        *ret_why = "the namespace has istio.io/dataplane-mode=ambient";
+    else
+        *ret_why = "neither the pod nor its namespace has istio.io/dataplane-mode=ambient";
+    return mode == MESH_MODE_AMBIENT || (mode != MESH_MODE_NONE && ambient);
+}
+
+static bool op_excludes(const struct source *source, const char *namespace)
+{
+    (void)source, (void)namespace;
+    return false;
+}
+
+static int op_service_account(const struct source *source, const struct pod *pod, char *buf, size_t size)
+{
+    return mesh_service_account(mesh_of(source), pod->namespace, pod->name, buf, size);
+}
+
+static bool op_bypass_inbound(const struct source *source, const struct pod *pod)
+{
+    (void)source, (void)pod;
+    return false;
+}
+
+static int op_probe_ports(const struct source *source, const struct pod *pod, const uint16_t **ret)
+{
+    (void)source, (void)pod, (void)ret;
+    return 0;
+}
+
+static void op_expect(struct source *source, const struct pod *pod)
+{
+    const struct mesh_local_pod local = {.uid = pod->uid, .namespace = pod->namespace, .name = pod->name};
+    int r = mesh_expect_pod(mesh_of(source), &local);
+
+    if (r < 0)
+        log_warn_errno(r, "a pod gets its certificate a little later\tpod=\"%s/%s\"", pod->namespace,
+                       pod->name);
+}
+
+static void op_announce(struct source *source, const struct pod *pod)
+{
+    struct mesh_local_pod local = {.uid = pod->uid,
+                                   .namespace = pod->namespace,
+                                   .name = pod->name,
+                                   .addresses_len = pod->addresses_len,
+                                   .enrolled = forwards_announced(pod)};
+    int r;
+
+    memcpy(local.addresses, pod->addresses, sizeof(local.addresses));
+    r = mesh_set_local_pod(mesh_of(source), &local);
+    if (r < 0)
+        log_error_errno(r, "the control plane was not told of a pod\tpod=\"%s/%s\"", pod->namespace,
+                        pod->name);
+}
+
+/* Its own control plane tells the peers at once. */
+static bool op_told(const struct source *source, const struct pod *pod)
+{
+    (void)source, (void)pod;
+    return true;
+}
+
+static void op_forget(struct source *source, const char *uid)
+{
+    mesh_remove_local_pod(mesh_of(source), uid);
+}
+
+/* Nobody beside the log, which has it already. */
+static void op_trouble(struct source *source, const struct pod *pod, enum bruma_reason reason,
+                       const char *text)
+{
+    (void)source, (void)pod, (void)reason, (void)text;
+}
+
+static void op_report(const struct source *source, cJSON *object)
+{
+    mesh_report(mesh_of(source), object);
+}
+
+static enum bruma_reason op_check(const struct source *source, char *text, size_t size)
+{
+    const struct mesh_source *s = container_of(source, struct mesh_source, source);
+    const char *error = mesh_error(s->mesh);
+    bool ready = mesh_ready(s->mesh);
+
+    if (*error) {
+        snprintf(text, size, "%s: %s", s->config->mesh_file, error);
+        return BRUMA_REASON_MESH_FILE_INVALID;
+    }
+    snprintf(text, size, "%s %s", s->config->mesh_file, ready ? "has been read" : "has not been read yet");
+    return ready ? BRUMA_REASON_NONE : BRUMA_REASON_AGENT_NOT_READY;
+}
+
+static bool op_serving(const struct source *source, struct source_serving *ret)
+{
+    ret->stalls = mesh_stalls(mesh_of(source));
+    ret->turned_away = mesh_turned_away(mesh_of(source));
+    return true;
+}
+
+static void op_close(struct source *source)
+{
+    struct mesh_source *s = container_of(source, struct mesh_source, source);
+
+    mesh_free(&s->mesh);
+    free(s);
+}
+
+static const struct source_ops ops = {
+    .name = "mesh file",
+    .not_ready = "no good mesh file has been read yet",
+    .ready = op_ready,
+    .knows = op_knows,
+    .wanted = op_wanted,
+    .excludes = op_excludes,
+    .service_account = op_service_account,
+    .bypass_inbound = op_bypass_inbound,
+    .probe_ports = op_probe_ports,
+    .expect = op_expect,
+    .announce = op_announce,
+    .told = op_told,
+    .forget = op_forget,
+    .trouble = op_trouble,
+    .report = op_report,
+    .check = op_check,
+    .serving = op_serving,
+    .close = op_close,
+};
+
+int mesh_source_open(struct loop *loop, const struct agent_config *config, mesh_changed_fn changed,
+                     void *data, struct source **ret)
+{
+    struct mesh_source *s = calloc(1, sizeof(*s));
+    int r;
+
+    if (!s)
+        return log_error_errno(-ENOMEM, "no memory for the source");
+    s->source.ops = &ops;
+    s->config = config;
+    r = mesh_new(loop, config, changed, data, &s->mesh);
+    if (r < 0) {
+        free(s);
+        return r;
+    }
+    *ret = &s->source;
+    return 0;
+}
