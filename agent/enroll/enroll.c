@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/enroll/enroll.h"
+#include "agent/enroll/enroll_private.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <string.h>
 #include <time.h>
 
@@ -14,7 +13,6 @@
 #include "lib/netns.h"
 #include "lib/reasons.h"
 #include "lib/seqpacket.h"
-#include "lib/spiffe.h"
 
 #define LOG_SCOPE "enroll"
 #include "lib/log.h"
@@ -22,8 +20,7 @@
 #define ANSWER_WAIT  3000 /* milliseconds for the proxy's answer; the pod is enrolled without it then */
 #define OPENED_WAIT  8000 /* where it opens the listeners, and the pod is not enrolled without */
 #define RETRY_MAX    30000
-#define ADDRESS_LOOK 25    /* milliseconds between tries while an address may be new to its device */
-#define TOLD_WAIT    15000 /* milliseconds that a pod which leaves stays reachable until its peers can know */
+#define ADDRESS_LOOK 25 /* milliseconds between tries while an address may be new to its device */
 
 static uint64_t now_microseconds(void)
 {
@@ -33,76 +30,9 @@ static uint64_t now_microseconds(void)
     return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
-__attribute__((format(printf, 4, 5))) static int fail(struct steer_error *error, int r,
-                                                      enum bruma_reason reason, const char *format, ...)
-{
-    va_list ap;
-
-    error->reason = reason;
-    va_start(ap, format);
-    vsnprintf(error->text, sizeof(error->text), format, ap);
-    va_end(ap);
-    return r;
-}
-
 bool enroll_wanted(const struct agent *agent, const struct pod *pod, const char **ret_why)
 {
     return source_wanted(agent, pod, ret_why);
-}
-
-void enroll_describe(const struct agent *agent, const struct pod *pod, struct steer_pod *ret)
-{
-    struct steer_pod p = {.netns_fd = pod->netns_fd, .cookie = pod->cookie, .generation = pod->generation};
-    char identity[SPIFFE_MAX];
-
-    snprintf(p.name, sizeof(p.name), "%.*s/%.*s", 63, pod->namespace, 63, pod->name);
-    if (spiffe_format(identity, sizeof(identity), agent->config->trust_domain, pod->namespace,
-                      pod->service_account) < 0)
-        identity[0] = '\0';
-    snprintf(p.identity, sizeof(p.identity), "%.*s", (int)sizeof(p.identity) - 1, identity);
-    memcpy(p.addresses, pod->addresses, sizeof(p.addresses));
-    p.addresses_len = pod->addresses_len;
-    p.bypass_inbound = pod->bypass_inbound;
-    memcpy(p.listeners, pod->listeners, sizeof(p.listeners));
-    p.foreign_listeners = proxies_open_listeners(agent->proxies);
-    memcpy(p.listener_cookies, pod->listener_cookies, sizeof(p.listener_cookies));
-    *ret = p;
-}
-
-void enroll_announce(struct agent *agent, struct pod *pod)
-{
-    source_announce(agent, pod);
-}
-
-static void set_state(struct agent *agent, struct pod *pod, enum pod_state state)
-{
-    pod->state = state;
-    /* Without its record the pod is recovered from what is pinned; the failure was logged. */
-    (void)store_save(&agent->store, pod);
-}
-
-/* Failures on the way out are reported and do not stop it: what is left is less to undo. */
-static void note(const struct pod *pod, const char *step, int r, const struct steer_error *error)
-{
-    if (r < 0 && r != -ENOENT)
-        log_error("%s failed\tpod=\"%s/%s\" reason=%s error=\"%s\"", step, pod->namespace, pod->name,
-                  reason_name(error->reason), error->text);
-}
-
-static void undo_capture(struct agent *agent, struct pod *pod)
-{
-    struct steer_error error = {0};
-
-    note(pod, "stopping outbound capture", steer_pod_stop_outbound(agent->steer, pod->cookie, &error),
-         &error);
-    note(pod, "detaching", steer_pod_detach(agent->steer, pod->cookie, &error), &error);
-}
-
-static void clean(struct agent *agent, struct pod *pod, int netns_fd)
-{
-    struct steer_error error = {0};
-
-    note(pod, "cleaning", steer_pod_clean(agent->steer, pod->cookie, netns_fd, &error), &error);
 }
 
 static int open_netns(struct pod *pod, struct steer_error *error)
@@ -115,35 +45,17 @@ static int open_netns(struct pod *pod, struct steer_error *error)
     _cleanup_fd_ int fd = netns_open(pod->netns_path);
 
     if (fd < 0)
-        return fail(error, fd, BRUMA_REASON_NETNS_UNUSABLE, "cannot open %.100s: %s", pod->netns_path,
-                    strerror(-fd));
+        return enroll_fail(error, fd, BRUMA_REASON_NETNS_UNUSABLE, "cannot open %.100s: %s", pod->netns_path,
+                           strerror(-fd));
     r = netns_cookie(fd, &cookie);
     if (r < 0)
-        return fail(error, r, BRUMA_REASON_NETNS_UNUSABLE, "cannot enter %.100s: %s", pod->netns_path,
-                    strerror(-r));
+        return enroll_fail(error, r, BRUMA_REASON_NETNS_UNUSABLE, "cannot enter %.100s: %s", pod->netns_path,
+                           strerror(-r));
     if (cookie != pod->cookie)
-        return fail(error, -ESTALE, BRUMA_REASON_NETNS_UNUSABLE, "%.100s is another network namespace now",
-                    pod->netns_path);
+        return enroll_fail(error, -ESTALE, BRUMA_REASON_NETNS_UNUSABLE,
+                           "%.100s is another network namespace now", pod->netns_path);
     pod->netns_fd = take_fd(&fd);
     return 0;
-}
-
-static void end_transaction(struct pod *pod, int r, const struct steer_error *error)
-{
-    pod_enrolled_fn done = pod->done;
-
-    pod->done = NULL;
-    if (done)
-        done(pod->done_data, pod, r, error);
-}
-
-static void enter_draining(struct agent *agent, struct pod *pod)
-{
-    set_state(agent, pod, POD_DRAINING);
-    proxies_pod_drain(agent->proxies, pod);
-    if (!proxies_serving(agent->proxies))
-        pod->clean_not_before = loop_now(agent->loop) + agent->config->adopt_wait;
-    enroll_drained(agent, pod);
 }
 
 /* A failed try is repeated, less and less often. */
@@ -182,18 +94,18 @@ static void roll_back(struct agent *agent, struct pod *pod, int r, const struct 
     pod_set_error(pod, error->reason, error->text);
     loop_timer_cancel(&pod->timer);
     pod->awaits_plugin = pod->awaits_proxy = false;
-    undo_capture(agent, pod);
+    enroll_undo_capture(agent, pod);
     if (pod->was_draining) {
-        enter_draining(agent, pod);
+        enroll_drain(agent, pod);
     } else {
-        clean(agent, pod, pod->netns_fd);
+        enroll_clean(agent, pod, pod->netns_fd);
         proxies_pod_delete(agent->proxies, pod);
         pod_close_descriptors(pod);
-        set_state(agent, pod, POD_OUTSIDE);
+        enroll_set_state(agent, pod, POD_OUTSIDE);
     }
     enroll_announce(agent, pod);
     tell(agent, pod, error);
-    end_transaction(pod, r, error);
+    enroll_end(pod, r, error);
     /* The runtime is told of the failure and tears the sandbox down, so nothing of it is kept. */
     if (pod->by_plugin)
         enroll_remove(agent, pod, "its enrolment failed");
@@ -219,7 +131,7 @@ static void give_up(struct agent *agent, struct pod *pod, int r, struct steer_er
 {
     if (pod->refusal) {
         r = pod->refusal;
-        fail(error, r, pod->last_reason, "%s", pod->last_error);
+        enroll_fail(error, r, pod->last_reason, "%s", pod->last_error);
     }
     roll_back(agent, pod, r, error);
 }
@@ -264,10 +176,10 @@ static void try_finish(struct agent *agent, struct pod *pod)
             bind_live(agent, pod);
         r = steer_pod_verify(agent->steer, &p, &findings);
         if (r < 0)
-            fail(&error, r, BRUMA_REASON_INTERNAL, "the capture cannot be verified: %s", strerror(-r));
+            enroll_fail(&error, r, BRUMA_REASON_INTERNAL, "the capture cannot be verified: %s", strerror(-r));
         else if (findings.len > 0)
-            r = fail(&error, -EIO, findings.reasons[0], "right after enrolment: %s",
-                     reason_what(findings.reasons[0]));
+            r = enroll_fail(&error, -EIO, findings.reasons[0], "right after enrolment: %s",
+                            reason_what(findings.reasons[0]));
     }
     if (r < 0) {
         roll_back(agent, pod, r, &error);
@@ -281,7 +193,7 @@ static void try_finish(struct agent *agent, struct pod *pod)
     pod->told = BRUMA_REASON_NONE;
     pod_set_error(pod, BRUMA_REASON_NONE, "");
     forwards_look(agent, pod);
-    set_state(agent, pod, POD_ENROLLED);
+    enroll_set_state(agent, pod, POD_ENROLLED);
     guard_forget(agent, pod->cookie);
     probes_register(agent, pod);
     watchdog_follow(agent, pod);
@@ -290,7 +202,7 @@ static void try_finish(struct agent *agent, struct pod *pod)
              pod->namespace, pod->name, (unsigned long)pod->cookie, pod->generation,
              pod->by_plugin ? "plugin" : "agent", (unsigned long)pod->enrol_microseconds,
              proxies_pod_state(agent->proxies, pod));
-    end_transaction(pod, 0, NULL);
+    enroll_end(pod, 0, NULL);
     /* The labels may have changed while the transaction ran. */
     enroll_reconcile(agent, pod);
 }
@@ -304,8 +216,8 @@ static void on_timer(struct loop_timer *timer)
     switch (pod->state) {
     case POD_ENROLLING:
         if (proxies_open_listeners(agent->proxies)) {
-            fail(&error, -ETIMEDOUT, BRUMA_REASON_ZDS_PROTOCOL,
-                 "the node proxy did not answer for the pod in time");
+            enroll_fail(&error, -ETIMEDOUT, BRUMA_REASON_ZDS_PROTOCOL,
+                        "the node proxy did not answer for the pod in time");
             refuse(agent, pod, -ETIMEDOUT, &error);
             break;
         }
@@ -319,8 +231,8 @@ static void on_timer(struct loop_timer *timer)
             loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
             break;
         }
-        note(pod, "detaching", steer_pod_detach(agent->steer, pod->cookie, &error), &error);
-        enter_draining(agent, pod);
+        enroll_note(pod, "detaching", steer_pod_detach(agent->steer, pod->cookie, &error), &error);
+        enroll_drain(agent, pod);
         break;
     case POD_DRAINING:
         enroll_drained(agent, pod);
@@ -349,22 +261,22 @@ static int prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, st
 
     /* Steered to nobody it would be cut off. */
     if (proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies))
-        return fail(error, -ENOTCONN, BRUMA_REASON_PROXY_NOT_CONNECTED,
-                    "no node proxy is connected to %.150s that could serve the pod",
-                    agent->config->zds_socket);
+        return enroll_fail(error, -ENOTCONN, BRUMA_REASON_PROXY_NOT_CONNECTED,
+                           "no node proxy is connected to %.150s that could serve the pod",
+                           agent->config->zds_socket);
     if (!pod->addresses_len)
-        return fail(error, -EADDRNOTAVAIL, BRUMA_REASON_POD_ADDRESS_MISSING, "%s",
-                    reason_what(BRUMA_REASON_POD_ADDRESS_MISSING));
+        return enroll_fail(error, -EADDRNOTAVAIL, BRUMA_REASON_POD_ADDRESS_MISSING, "%s",
+                           reason_what(BRUMA_REASON_POD_ADDRESS_MISSING));
     r = source_service_account(agent, pod, pod->service_account, sizeof(pod->service_account));
     if (r < 0)
-        return fail(error, r, BRUMA_REASON_INTERNAL, "the pod's service account: %s", strerror(-r));
+        return enroll_fail(error, r, BRUMA_REASON_INTERNAL, "the pod's service account: %s", strerror(-r));
     pod->bypass_inbound = source_bypass_inbound(agent, pod);
     r = open_netns(pod, error);
     if (r < 0)
         return r;
     if (pod->cookie == agent->own_cookie)
-        return fail(error, -EINVAL, BRUMA_REASON_NETNS_IS_HOST, "%s",
-                    reason_what(BRUMA_REASON_NETNS_IS_HOST));
+        return enroll_fail(error, -EINVAL, BRUMA_REASON_NETNS_IS_HOST, "%s",
+                           reason_what(BRUMA_REASON_NETNS_IS_HOST));
     memset(pod->listener_cookies, 0, sizeof(pod->listener_cookies));
     if (!proxies_open_listeners(agent->proxies))
         r = steer_listeners_open(pod->netns_fd, pod->listeners, error);
@@ -395,7 +307,7 @@ int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled
     pod->captured_since_start = plugin;
     pod->awaits_listeners = false;
     pod->address_until = 0;
-    set_state(agent, pod, POD_ENROLLING);
+    enroll_set_state(agent, pod, POD_ENROLLING);
     source_expect(agent, pod); /* the proxy asks for its certificate at once */
     proxies_pod_add(agent->proxies, pod);
     pod->done = done;
@@ -420,7 +332,8 @@ void enroll_attached(struct agent *agent, struct pod *pod)
     if (pod->state != POD_ENROLLING || !pod->awaits_plugin)
         return;
     if (!steer_pod_attached(agent->steer, pod->cookie, pod->netns_fd)) {
-        fail(&error, -ENOLINK, BRUMA_REASON_ATTACH_FAILED, "the plugin says attached, but no link is pinned");
+        enroll_fail(&error, -ENOLINK, BRUMA_REASON_ATTACH_FAILED,
+                    "the plugin says attached, but no link is pinned");
         give_up(agent, pod, -ENOLINK, &error);
         return;
     }
@@ -434,43 +347,8 @@ void enroll_abort(struct agent *agent, struct pod *pod, enum bruma_reason reason
 
     if (pod->state != POD_ENROLLING)
         return;
-    fail(&error, -ECANCELED, reason, "%s", text);
+    enroll_fail(&error, -ECANCELED, reason, "%s", text);
     give_up(agent, pod, -ECANCELED, &error);
-}
-
-static void leave(struct agent *agent, struct pod *pod, const char *why)
-{
-    struct steer_error error = {0};
-
-    log_info("pod leaves the mesh\tpod=\"%s/%s\" why=\"%s\"", pod->namespace, pod->name, why);
-    set_state(agent, pod, POD_LEAVING);
-    guard_pass(agent, pod->cookie, pod->namespace, pod->name);
-    enroll_announce(agent, pod);
-    note(pod, "stopping outbound capture", steer_pod_stop_outbound(agent->steer, pod->cookie, &error),
-         &error);
-    pod->leave_until = loop_now(agent->loop) + TOLD_WAIT;
-    loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
-}
-
-/* Outbound was stopped and nothing else yet. */
-static void come_back(struct agent *agent, struct pod *pod)
-{
-    struct steer_error error = {0};
-    struct steer_pod p;
-    int r;
-
-    enroll_describe(agent, pod, &p);
-    r = steer_pod_commit(agent->steer, &p, &error);
-    if (r < 0) {
-        /* It goes on leaving, and is enrolled afresh from there. */
-        note(pod, "starting outbound capture again", r, &error);
-        return;
-    }
-    loop_timer_cancel(&pod->timer);
-    set_state(agent, pod, POD_ENROLLED);
-    guard_forget(agent, pod->cookie);
-    enroll_announce(agent, pod);
-    log_info("pod stays in the mesh\tpod=\"%s/%s\"", pod->namespace, pod->name);
 }
 
 /* What the source says otherwise than before of a pod that stays in the mesh. */
@@ -486,9 +364,9 @@ static void update_bypass(struct agent *agent, struct pod *pod)
              bypass ? "goes straight to the application now" : "goes to the proxy again", pod->namespace,
              pod->name);
     pod->bypass_inbound = bypass;
-    set_state(agent, pod, POD_ENROLLED);
+    enroll_set_state(agent, pod, POD_ENROLLED);
     enroll_describe(agent, pod, &p);
-    note(pod, "writing the pod's entry", steer_pod_commit(agent->steer, &p, &error), &error);
+    enroll_note(pod, "writing the pod's entry", steer_pod_commit(agent->steer, &p, &error), &error);
 }
 
 static void update_identity(struct agent *agent, struct pod *pod)
@@ -503,9 +381,9 @@ static void update_identity(struct agent *agent, struct pod *pod)
     log_info("a pod's service account changed\tpod=\"%s/%s\" from=%s to=%s", pod->namespace, pod->name,
              pod->service_account, account);
     strcpy(pod->service_account, account);
-    set_state(agent, pod, POD_ENROLLED);
+    enroll_set_state(agent, pod, POD_ENROLLED);
     enroll_describe(agent, pod, &p);
-    note(pod, "writing the pod's entry", steer_pod_commit(agent->steer, &p, &error), &error);
+    enroll_note(pod, "writing the pod's entry", steer_pod_commit(agent->steer, &p, &error), &error);
     proxies_pod_add(agent->proxies, pod);
 }
 
@@ -543,7 +421,7 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
         break;
     case POD_ENROLLED:
         if (!wanted) {
-            leave(agent, pod, why);
+            enroll_leave(agent, pod, why);
         } else {
             update_bypass(agent, pod);
             update_identity(agent, pod);
@@ -552,7 +430,7 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
         break;
     case POD_LEAVING:
         if (wanted)
-            come_back(agent, pod);
+            enroll_come_back(agent, pod);
         break;
     default:
         break;
@@ -570,33 +448,13 @@ void enroll_reconcile_all(struct agent *agent)
     }
 }
 
-void enroll_remove(struct agent *agent, struct pod *pod, const char *why)
-{
-    bool present = pod->netns_fd >= 0 && pod_netns_present(pod) > 0;
-    struct steer_error error = {.reason = BRUMA_REASON_POD_REMOVED};
-
-    log_info("pod removed\tpod=\"%s/%s\" state=%s why=\"%s\"", pod->namespace, pod->name,
-             pod_state_name(pod->state), why);
-    snprintf(error.text, sizeof(error.text), "%s", why);
-    source_forget(agent, pod->uid);
-    if (pod->state != POD_OUTSIDE) {
-        undo_capture(agent, pod);
-        clean(agent, pod, present ? pod->netns_fd : -1);
-    }
-    guard_forget(agent, pod->cookie);
-    proxies_pod_delete(agent->proxies, pod);
-    store_remove(&agent->store, pod->uid);
-    end_transaction(pod, -ECANCELED, &error);
-    pod_free(pod);
-}
-
 void enroll_answered(struct agent *agent, struct pod *pod, enum bruma_reason reason, const char *text)
 {
     struct steer_error error = {0};
 
     if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
         if (text) {
-            fail(&error, -EPROTO, reason, "the proxy refused the pod: %.200s", text);
+            enroll_fail(&error, -EPROTO, reason, "the proxy refused the pod: %.200s", text);
             refuse(agent, pod, -EPROTO, &error);
             return;
         }
@@ -624,30 +482,12 @@ int enroll_listeners_opened(struct agent *agent, struct pod *pod, const int list
     for (int i = 0; r == 0 && i < BRUMA_LISTENER_COUNT; i++)
         r = socket_cookie(listeners[i], &cookies[i]);
     if (r < 0)
-        return fail(error, r, BRUMA_REASON_PROXY_LISTENERS_MISSING, "a listener of the proxy: %s",
-                    strerror(-r));
+        return enroll_fail(error, r, BRUMA_REASON_PROXY_LISTENERS_MISSING, "a listener of the proxy: %s",
+                           strerror(-r));
     r = steer_pod_set_listeners(agent->steer, &p, error);
     if (r == 0)
         memcpy(pod->listener_cookies, cookies, sizeof(cookies));
     return r;
-}
-
-void enroll_drained(struct agent *agent, struct pod *pod)
-{
-    uint64_t now = loop_now(agent->loop);
-
-    if (pod->state != POD_DRAINING || proxies_busy(agent->proxies, pod))
-        return;
-    if (now < pod->clean_not_before) {
-        loop_timer_set(agent->loop, &pod->timer, pod->clean_not_before - now);
-        return;
-    }
-    loop_timer_cancel(&pod->timer);
-    clean(agent, pod, pod->netns_fd);
-    proxies_pod_delete(agent->proxies, pod);
-    pod_close_descriptors(pod);
-    set_state(agent, pod, POD_OUTSIDE);
-    log_info("pod has left the mesh\tpod=\"%s/%s\"", pod->namespace, pod->name);
 }
 
 void enroll_proxy_gone(struct agent *agent)
@@ -664,7 +504,8 @@ void enroll_proxy_gone(struct agent *agent)
             enroll_drained(agent, pod);
         } else if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
             if (proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies)) {
-                fail(&error, -ENOTCONN, BRUMA_REASON_PROXY_AWAY, "%s", "the node proxy went away meanwhile");
+                enroll_fail(&error, -ENOTCONN, BRUMA_REASON_PROXY_AWAY, "%s",
+                            "the node proxy went away meanwhile");
                 refuse(agent, pod, -ENOTCONN, &error);
                 continue;
             }
@@ -682,8 +523,8 @@ void enroll_resume(struct agent *agent, struct pod *pod)
     switch (pod->state) {
     case POD_ENROLLING:
         /* The plugin saw the agent die and reported failure; the runtime tears the sandbox down. */
-        fail(&error, -ECANCELED, BRUMA_REASON_AGENT_NOT_READY,
-             "the agent was restarted during the enrolment");
+        enroll_fail(&error, -ECANCELED, BRUMA_REASON_AGENT_NOT_READY,
+                    "the agent was restarted during the enrolment");
         pod->by_plugin = true;
         roll_back(agent, pod, -ECANCELED, &error);
         break;
