@@ -19,6 +19,7 @@
 #include "proxy/admin/pods_pages.h"
 #include "proxy/admin/process_metrics.h"
 #include "proxy/connection/worker_thread.h"
+#include "proxy/drain.h"
 #include "proxy/identity/credentials.h"
 #include "proxy/memory/memory.h"
 #include "proxy/proxy.h"
@@ -26,100 +27,9 @@
 #include "proxy/tls/tls_library.h"
 #include "proxy/xds/mesh_config.h"
 
-/* ---- drain ---- */
+/* ---- the end ---- */
 
-static int connections_left(const struct proxy *p)
-{
-    int n = 0;
-
-    for (unsigned i = 0; i < p->workers_len; i++)
-        n += atomic_load(&p->workers[i]->connections);
-    return n;
-}
-
-#define DRAIN_CHECK_MILLISECONDS 50
-#define LAST_BYTES_MILLISECONDS  500 /* after the deadline: for readers to take what is there for them */
-
-static void on_drain_check(struct loop_timer *timer)
-{
-    struct proxy *p = container_of(timer, struct proxy, drain_check);
-
-    if (connections_left(p) || loop_now(p->loop) < p->linger_until)
-        loop_timer_set(p->loop, timer, DRAIN_CHECK_MILLISECONDS);
-    else
-        loop_stop(p->loop);
-}
-
-static void on_drain_deadline(struct loop_timer *timer)
-{
-    struct proxy *p = container_of(timer, struct proxy, drain_timer);
-
-    if (p->cut) {
-        loop_stop(p->loop);
-        return;
-    }
-    log_warn("drain deadline reached\tconnections=%d reason=%s", connections_left(p),
-             reason_name(BRUMA_REASON_DRAIN_DEADLINE));
-    p->cut = true;
-    for (unsigned i = 0; i < p->workers_len; i++)
-        worker_cut(p->workers[i]);
-    loop_timer_set(p->loop, timer, LAST_BYTES_MILLISECONDS);
-}
-
-static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
-{
-    uint64_t due = loop_now(p->loop) + deadline_milliseconds;
-
-    if (!p->draining || due < p->drain_timer.due)
-        loop_timer_set(p->loop, &p->drain_timer, deadline_milliseconds);
-    if (p->draining)
-        return;
-    p->draining = true;
-    p->cut = false;
-    log_info("draining\tconnections=%d deadline=%llums", connections_left(p),
-             (unsigned long long)deadline_milliseconds);
-    if (p->zds) {
-        zds_link_stop(p->zds);
-        pods_close_listeners(p);
-    }
-    for (unsigned i = 0; i < p->workers_len; i++)
-        worker_drain(p->workers[i]);
-    loop_timer_set(p->loop, &p->drain_check, DRAIN_CHECK_MILLISECONDS);
-}
-
-void proxy_drain(struct proxy *p, uint64_t deadline_milliseconds)
-{
-    p->linger_until = 0;
-    if (!p->ending) {
-        p->ending = true;
-        agent_link_ending(p->agent);
-    }
-    begin_drain(p, deadline_milliseconds);
-}
-
-/* It holds the listeners on for a while: its successor may be the only other holder, and who ends by itself
- * in a pod is started again, and would take over again. */
-void proxy_replaced(struct proxy *p, uint64_t deadline_milliseconds)
-{
-    if (!p->draining)
-        p->linger_until = loop_now(p->loop) + p->settings.replaced_linger;
-    begin_drain(p, deadline_milliseconds);
-}
-
-void proxy_resume(struct proxy *p)
-{
-    if (p->ending || !p->draining)
-        return;
-    log_info("serving again");
-    p->draining = false;
-    p->linger_until = 0;
-    loop_timer_cancel(&p->drain_timer);
-    loop_timer_cancel(&p->drain_check);
-    for (unsigned i = 0; i < p->workers_len; i++)
-        worker_resume(p->workers[i]);
-}
-
-void proxy_fail(struct proxy *p)
+static void proxy_fail(struct proxy *p)
 {
     p->exit_status = 1;
     loop_stop(p->loop);
@@ -411,6 +321,7 @@ static int open_control_plane(struct proxy *p)
 
 static int open_agent_link(struct proxy *p)
 {
+    static const struct agent_link_events events = {.replaced = proxy_replaced, .resumed = proxy_resume};
     const char *chosen = p->settings.agent_socket;
     char socket[108];
     int r;
@@ -419,7 +330,7 @@ static int open_agent_link(struct proxy *p)
                  : snprintf(socket, sizeof(socket), "%s/%s", p->settings.run_dir, BRUMA_AGENT_SOCKET)) >=
         (int)sizeof(socket))
         return log_error_errno(ENAMETOOLONG, "the agent's socket");
-    r = agent_link_new(p->loop, p, socket, &p->agent);
+    r = agent_link_new(p->loop, p, socket, &events, &p->agent);
     if (r < 0)
         return log_error_errno(r, "cannot set up the agent's connection");
     if (!p->xds) /* nobody to ask; otherwise on_xds_ready() says it */
@@ -447,7 +358,7 @@ static int open_zds_link(struct proxy *p)
         log_warn("there is no DNS proxy here; names may not be resolved in the CNI agent's pods	reason=%s "
                  "check=\"%s\"",
                  reason_name(BRUMA_REASON_DNS_NOT_SERVED), reason_check(BRUMA_REASON_DNS_NOT_SERVED));
-    r = zds_link_new(p->loop, p, p->settings.zds_socket, &options, p->own_netns_fd, &p->zds);
+    r = zds_link_new(p->loop, p, p->settings.zds_socket, &options, p->own_netns_fd, proxy_fail, &p->zds);
     return r < 0 ? log_error_errno(r, "cannot set up the CNI agent's connection") : 0;
 }
 
@@ -477,8 +388,7 @@ static int start(struct proxy *p)
     if (r < 0)
         return log_error_errno(r, "cannot take signals");
     wall_clock_follow(p->loop, &p->wall, on_clock_set, p);
-    loop_timer_init(&p->drain_timer, on_drain_deadline);
-    loop_timer_init(&p->drain_check, on_drain_check);
+    drain_init(p);
     r = state_new(p->settings.node_name, p->settings.network, on_state_changed, p, &p->state);
     if (r < 0)
         return log_error_errno(r, "cannot make the mesh state");

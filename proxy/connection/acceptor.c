@@ -10,7 +10,9 @@
 
 #include "lib/log.h"
 #include "lib/reasons.h"
-#include "proxy/hbone/stream.h"
+#include "proxy/connection/inbound.h"
+#include "proxy/connection/outbound.h"
+#include "proxy/connection/plaintext.h"
 #include "proxy/hbone/tunnel.h"
 
 #define ACCEPTS_PER_TURN   256
@@ -127,7 +129,7 @@ static void begin(struct acceptor *a, int fd, const struct sockaddr *from)
         plaintext_accept(a->pod, fd, &client, &destination, &arrival);
         break;
     case ACCEPT_HBONE:
-        tunnel_accept(a->pod, fd, &client, &arrival);
+        tunnel_accept(a->pod, fd, &client, &arrival, inbound_begin);
         break;
     }
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Requests of peers' tunnels (contract section 5.1): check, ask the policies, connect to the application,
  * answer. */
+#include "proxy/connection/inbound.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
@@ -9,32 +11,6 @@
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/socket/socket.h"
-
-struct stream *inbound_new(struct tunnel *t, int32_t id)
-{
-    struct request *request = request_new();
-    struct stream *s = request ? stream_new(t->wp, true, -1, &t->peer, &t->arrival) : NULL;
-
-    if (!s) {
-        request_free(request);
-        return NULL;
-    }
-    s->id = id;
-    s->request = request;
-    tunnel_add_stream(t, s);
-    return s;
-}
-
-void inbound_refuse(struct stream *s, int status, enum bruma_reason reason, const char *detail)
-{
-    char text[256];
-
-    /* detail may point into the stream */
-    snprintf(text, sizeof(text), "%s", detail ? detail : "");
-    if (s->tunnel)
-        tunnel_respond(s->tunnel, s, status);
-    stream_close(s, reason, text[0] ? text : NULL, true);
-}
 
 /* The service's and the source's share of telemetry. A gateway's own address would say nothing about the
  * source. */
@@ -109,10 +85,10 @@ static void dial_failed(struct stream *s, int error)
 {
     char buf[128];
 
-    inbound_refuse(s, 503, socket_reason(error), strerror_r(error < 0 ? -error : error, buf, sizeof(buf)));
+    stream_refuse(s, 503, socket_reason(error), strerror_r(error < 0 ? -error : error, buf, sizeof(buf)));
 }
 
-void inbound_dialed(struct stream *s)
+static void dialed(struct stream *s)
 {
     int r = socket_connect_result(s->fd);
 
@@ -177,7 +153,7 @@ static bool decide(struct waiter *waiter, bool timed_out)
         break;
     case CONNECTION_DENIED:
         connection_open(&s->c, &s->tunnel->arrival);
-        inbound_refuse(s, 401, reason, detail);
+        stream_refuse(s, 401, reason, detail);
         break;
     }
     return true;
@@ -202,7 +178,7 @@ static void judge(struct stream *s, const struct workload *local)
         snprintf(detail, sizeof(detail), "authority \"%.200s\"",
                  request->authority ? request->authority : "");
         service_unref(target.service);
-        inbound_refuse(s, target.status, target.reason, detail);
+        stream_refuse(s, target.status, target.reason, detail);
         return;
     }
     s->c.destination = target.target;
@@ -210,8 +186,8 @@ static void judge(struct stream *s, const struct workload *local)
     s->original = target.original;
     r = describe(s, local, &target);
     if (r < 0) {
-        inbound_refuse(s, 503, r == -ENOBUFS ? BRUMA_REASON_MEMORY_BUDGET : BRUMA_REASON_OUT_OF_RESOURCES,
-                       NULL);
+        stream_refuse(s, 503, r == -ENOBUFS ? BRUMA_REASON_MEMORY_BUDGET : BRUMA_REASON_OUT_OF_RESOURCES,
+                      NULL);
         return;
     }
     worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->proxy->settings.policy_timeout, decide);
@@ -228,28 +204,45 @@ static bool check(struct waiter *waiter, bool timed_out)
     if (local)
         judge(s, local);
     else
-        inbound_refuse(s, 503, BRUMA_REASON_SOURCE_UNKNOWN, NULL);
+        stream_refuse(s, 503, BRUMA_REASON_SOURCE_UNKNOWN, NULL);
     return true;
 }
 
-void inbound_request(struct stream *s)
+static void requested(struct stream *s)
 {
     struct request *request = s->request;
     enum bruma_reason reason;
 
     s->state = STREAM_DIALING;
     if (!room_is_left(s->c.wp, &s->c.room, &reason)) {
-        inbound_refuse(s, 503, reason, NULL);
+        stream_refuse(s, 503, reason, NULL);
     } else if (request->too_large) {
-        inbound_refuse(s, 431, BRUMA_REASON_BAD_AUTHORITY, "the header list is larger than 64 KiB");
+        stream_refuse(s, 431, BRUMA_REASON_BAD_AUTHORITY, "the header list is larger than 64 KiB");
     } else if (strcmp(request->method, "CONNECT") != 0) {
         char detail[64];
 
         snprintf(detail, sizeof(detail), "method %s", request->method);
-        inbound_refuse(s, 400, BRUMA_REASON_BAD_METHOD, detail);
+        stream_refuse(s, 400, BRUMA_REASON_BAD_METHOD, detail);
     } else if (count_headers(s) < 0) {
-        inbound_refuse(s, 503, BRUMA_REASON_MEMORY_BUDGET, NULL);
+        stream_refuse(s, 503, BRUMA_REASON_MEMORY_BUDGET, NULL);
     } else {
         worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->proxy->settings.source_timeout, check);
     }
+}
+
+static const struct stream_events events = {.requested = requested, .dialed = dialed};
+
+struct stream *inbound_begin(struct tunnel *t, int32_t id)
+{
+    struct request *request = request_new();
+    struct stream *s = request ? stream_new(t->wp, true, -1, &t->peer, &t->arrival, &events) : NULL;
+
+    if (!s) {
+        request_free(request);
+        return NULL;
+    }
+    s->id = id;
+    s->request = request;
+    tunnel_add_stream(t, s);
+    return s;
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Connections of a pod's applications (contract section 4): decide, find a tunnel, ask the other side. */
+#include "proxy/connection/outbound.h"
+
 #include <errno.h>
 #include <string.h>
 
@@ -19,6 +21,8 @@ static void fail_errno(struct stream *s, enum bruma_reason reason, int error)
     stream_close(s, reason, strerror_r(error < 0 ? -error : error, buf, sizeof(buf)), true);
 }
 
+static void tunnel_lost(struct stream *s, enum bruma_reason reason, const char *detail);
+
 /* Sends CONNECT on an open tunnel. */
 static void request(struct stream *s, struct tunnel *t)
 {
@@ -28,7 +32,7 @@ static void request(struct stream *s, struct tunnel *t)
     s->status = 0;
     r = tunnel_request(t, s);
     if (r < 0)
-        outbound_tunnel_lost(s, BRUMA_REASON_HTTP2_ERROR, "CONNECT could not be sent");
+        tunnel_lost(s, BRUMA_REASON_HTTP2_ERROR, "CONNECT could not be sent");
     else
         loop_timer_set(connection_worker(&s->c)->loop, &s->timer,
                        connection_worker(&s->c)->proxy->settings.answer_timeout);
@@ -69,7 +73,7 @@ static void find_tunnel(struct stream *s)
         tunnel_enqueue(t, s);
 }
 
-void outbound_tunnel_ready(struct stream *s)
+static void tunnel_ready(struct stream *s)
 {
     s->attempts--; /* the attempt goes on: it is counted again below */
     find_tunnel(s);
@@ -80,7 +84,7 @@ void outbound_tunnel_ready(struct stream *s)
  * just have closed the pooled one. Failures of a fresh tunnel (refused, untrusted ...) would only repeat
  * themselves.
  */
-void outbound_tunnel_lost(struct stream *s, enum bruma_reason reason, const char *detail)
+static void tunnel_lost(struct stream *s, enum bruma_reason reason, const char *detail)
 {
     bool again = reason == BRUMA_REASON_HTTP2_ERROR || reason == BRUMA_REASON_NONE ||
                  reason == BRUMA_REASON_PEER_RESET || reason == BRUMA_REASON_TUNNEL_PING_TIMEOUT;
@@ -94,7 +98,7 @@ void outbound_tunnel_lost(struct stream *s, enum bruma_reason reason, const char
     stream_close(s, reason == BRUMA_REASON_NONE ? BRUMA_REASON_HTTP2_ERROR : reason, detail, true);
 }
 
-void outbound_answered(struct stream *s, int status)
+static void answered(struct stream *s, int status)
 {
     struct tunnel *t = s->tunnel;
     char text[64];
@@ -225,10 +229,16 @@ static bool check(struct waiter *waiter, bool timed_out)
     return true;
 }
 
+static const struct stream_events events = {
+    .tunnel_ready = tunnel_ready,
+    .tunnel_lost = tunnel_lost,
+    .answered = answered,
+};
+
 void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
                      const struct endpoint *destination)
 {
-    struct stream *s = stream_new(wp, false, fd, client, destination);
+    struct stream *s = stream_new(wp, false, fd, client, destination, &events);
     enum bruma_reason reason;
 
     if (!s) {

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Connections from outside that come without a tunnel (contract section 5.3). */
+#include "proxy/connection/plaintext.h"
+
 #include "bruma/mesh.h"
 #include "proxy/connection/relay.h"
-#include "proxy/hbone/stream.h"
 #include "proxy/socket/socket.h"
+#include "proxy/worker/connection.h"
 
 /* A connection that waits for its pod to be known. */
 struct plaintext_waiter {

@@ -28,12 +28,13 @@ static void cut(struct connection *c, enum bruma_reason reason, const char *deta
 }
 
 struct stream *stream_new(struct worker_pod *wp, bool inbound, int fd, const struct endpoint *client,
-                          const struct endpoint *destination)
+                          const struct endpoint *destination, const struct stream_events *events)
 {
     struct stream *s = calloc(1, sizeof(*s));
 
     if (!s)
         return NULL;
+    s->events = events;
     s->fd = fd;
     s->watch.fd = -1;
     list_init(&s->tunnel_node);
@@ -152,7 +153,7 @@ static void on_timer(struct loop_timer *timer)
         stream_close(s, BRUMA_REASON_CONNECT_ANSWER_TIMEOUT, NULL, true);
         break;
     case STREAM_DIALING:
-        inbound_refuse(s, 503, BRUMA_REASON_CONNECT_TIMEOUT, NULL);
+        stream_refuse(s, 503, BRUMA_REASON_CONNECT_TIMEOUT, NULL);
         break;
     case STREAM_OPEN:
         idle = loop_now(loop_of(s)) - s->last_activity;
@@ -460,7 +461,7 @@ static void on_event(struct loop_watch *watch, uint32_t events)
     struct stream *s = container_of(watch, struct stream, watch);
 
     if (s->state == STREAM_DIALING) {
-        inbound_dialed(s);
+        s->events->dialed(s);
         return;
     }
     if (events & EPOLLOUT) {
@@ -565,7 +566,7 @@ void stream_detached(struct stream *s, uint32_t code)
     switch (s->state) {
     case STREAM_REQUESTED:
         snprintf(text, sizeof(text), "the peer reset the stream: %s", nghttp2_http2_strerror(code));
-        outbound_tunnel_lost(s, BRUMA_REASON_HTTP2_ERROR, text);
+        s->events->tunnel_lost(s, BRUMA_REASON_HTTP2_ERROR, text);
         break;
     case STREAM_DIALING:
     case STREAM_WAITING:

@@ -16,8 +16,22 @@ enum stream_state {
     STREAM_CLOSED, /* freed at the end of the turn */
 };
 
+struct stream;
+
+/* What becomes of a stream, told to whoever it was made for. */
+struct stream_events {
+    /* Outbound: the tunnel that it waited for is open, or cannot be used; the answer to CONNECT is here. */
+    void (*tunnel_ready)(struct stream *stream);
+    void (*tunnel_lost)(struct stream *stream, enum bruma_reason reason, const char *detail);
+    void (*answered)(struct stream *stream, int status);
+    /* Inbound: its request has arrived whole; the connect to the application has succeeded or failed. */
+    void (*requested)(struct stream *stream);
+    void (*dialed)(struct stream *stream);
+};
+
 struct stream {
     struct connection c;
+    const struct stream_events *events;
     struct list tunnel_node;  /* in tunnel.streams or tunnel.queue */
     struct list held_node;    /* in tunnel.held */
     struct list touched_node; /* in worker.touched */
@@ -65,29 +79,10 @@ struct request {
     bool too_large;
 };
 
-/* outbound.c: a connection captured on the outbound listener. Takes fd. */
-void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
-                     const struct endpoint *destination);
-/* The tunnel that the stream waited for is open / cannot be used; or the answer is here. Called by tunnel.c.
- */
-void outbound_tunnel_ready(struct stream *s);
-void outbound_tunnel_lost(struct stream *s, enum bruma_reason reason, const char *detail);
-void outbound_answered(struct stream *s, int status);
-
-/* inbound.c: a request has arrived whole. */
-void inbound_request(struct stream *s);
-struct stream *inbound_new(struct tunnel *tunnel, int32_t id);
-/* The connect to the application has succeeded or failed. */
-void inbound_dialed(struct stream *s);
-/* Answers with a status, logs the reason, ends the stream. */
-void inbound_refuse(struct stream *s, int status, enum bruma_reason reason, const char *detail);
-
-/* plaintext.c: a connection captured on the plaintext listener. Takes fd. arrival: its local address. */
-void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
-                      const struct endpoint *destination, const struct endpoint *arrival);
-
+/* Takes fd, the application's socket; -1: none yet. events: of its direction; kept, not copied. NULL without
+ * memory, and fd is the caller's still. */
 struct stream *stream_new(struct worker_pod *wp, bool inbound, int fd, const struct endpoint *client,
-                          const struct endpoint *destination);
+                          const struct endpoint *destination, const struct stream_events *events);
 /* Bytes may flow from here on: watches the application's socket. */
 void stream_open(struct stream *s);
 
@@ -109,6 +104,9 @@ void stream_application_reset(struct stream *s);
 bool stream_is_ahead(const struct stream *s);
 /* The stream has left the tunnel; code: HTTP/2 error code, NO_ERROR after both ends were closed. */
 void stream_detached(struct stream *s, uint32_t code);
+
+/* Inbound: answers with a status, logs the reason, ends the stream. detail may be NULL. */
+void stream_refuse(struct stream *s, int status, enum bruma_reason reason, const char *detail);
 
 /* Ends it from our side. reset: the application sees a reset, not an end. */
 void stream_close(struct stream *s, enum bruma_reason reason, const char *detail, bool reset);

@@ -456,7 +456,7 @@ static void open_tunnel(struct tunnel *t)
         list_del(&s->tunnel_node);
         t->queue_len--;
         s->tunnel = NULL;
-        outbound_tunnel_ready(s);
+        s->events->tunnel_ready(s);
     }
     on_readable(t); /* data may have come with the last message of the handshake */
 }
@@ -519,7 +519,7 @@ static void on_event(struct loop_watch *watch, uint32_t events)
 /* ---- begin ---- */
 
 int tunnel_start_server(struct worker_pod *wp, int fd, const struct endpoint *peer,
-                        const struct endpoint *arrival, struct tls_context *context)
+                        const struct endpoint *arrival, struct tls_context *context, tunnel_request_fn begin)
 {
     struct tunnel *t = tunnel_new(wp, true);
     int r;
@@ -528,6 +528,7 @@ int tunnel_start_server(struct worker_pod *wp, int fd, const struct endpoint *pe
         return -ENOMEM;
     t->peer = *peer;
     t->arrival = *arrival;
+    t->begin_request = begin;
     r = tls_init(&t->tls, context, &wp->worker->tls, fd, true);
     t->tls.account.share = &wp->memory;
     if (r == 0) {

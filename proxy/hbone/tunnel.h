@@ -20,6 +20,10 @@ struct stream;
 #define TUNNEL_CLOSED_KEPT   32
 #define TUNNEL_UNSENT_FRAMES 1000 /* answers, mostly; as many as nghttp2 lets one kind of them be */
 
+/* A peer's request begins: the stream that it becomes, added to the tunnel by tunnel_add_stream(). NULL
+ * without memory. */
+typedef struct stream *(*tunnel_request_fn)(struct tunnel *tunnel, int32_t id);
+
 /* A stream that is over. Data may still be under way to one that we have ended; to one that the peer has
  * ended there is none. */
 struct closed_stream {
@@ -47,8 +51,9 @@ struct tunnel {
     struct tls tls;
     bool tls_ready; /* tls was initialised */
     nghttp2_session *session;
-    struct endpoint peer;    /* client: what we dialed; server: who called */
-    struct endpoint arrival; /* server: the address that was dialed */
+    struct endpoint peer;            /* client: what we dialed; server: who called */
+    struct endpoint arrival;         /* server: the address that was dialed */
+    tunnel_request_fn begin_request; /* server */
 
     struct list streams; /* open */
     struct list held;    /* streams with bytes to read that wait until the socket takes more */
@@ -85,12 +90,12 @@ struct tunnel {
     bool settings_received;
 };
 
-/* Peers' connections. Takes fd. */
-void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer,
-                   const struct endpoint *arrival);
+/* Peers' connections, whose requests begin makes streams of. Takes fd. */
+void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, const struct endpoint *arrival,
+                   tunnel_request_fn begin);
 /* Begins the handshake with such a peer. Takes fd, unless it fails: -errno. */
 int tunnel_start_server(struct worker_pod *wp, int fd, const struct endpoint *peer,
-                        const struct endpoint *arrival, struct tls_context *context);
+                        const struct endpoint *arrival, struct tls_context *context, tunnel_request_fn begin);
 /* Dials. Takes the references of expected. -errno if it could not begin. */
 int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls_context *context,
                 const struct tls_expected *expected, uint64_t expected_hash, struct tunnel **ret);

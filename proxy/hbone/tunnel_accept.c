@@ -13,6 +13,7 @@ struct accept_waiter {
     struct worker_pod *wp;
     int fd;
     struct endpoint peer, arrival;
+    tunnel_request_fn begin;
 };
 
 static void evict_waiter(struct handshake *h)
@@ -48,7 +49,7 @@ static bool accept_check(struct waiter *waiter, bool timed_out)
     handshake_end(wp, &a->handshake);
     room_give(wp, &a->peer.addr, &a->room);
     if (context && known)
-        r = tunnel_start_server(wp, a->fd, &a->peer, &a->arrival, context);
+        r = tunnel_start_server(wp, a->fd, &a->peer, &a->arrival, context, a->begin);
     else
         telemetry_early_deny(wp->worker->telemetry, REPORTER_DESTINATION, &a->peer, &a->arrival,
                              known ? BRUMA_REASON_IDENTITY_UNAVAILABLE : BRUMA_REASON_SOURCE_UNKNOWN,
@@ -61,7 +62,8 @@ static bool accept_check(struct waiter *waiter, bool timed_out)
     return true;
 }
 
-void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, const struct endpoint *arrival)
+void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, const struct endpoint *arrival,
+                   tunnel_request_fn begin)
 {
     struct accept_waiter *a = calloc(1, sizeof(*a));
     enum bruma_reason reason;
@@ -70,7 +72,7 @@ void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, c
         close(fd);
         return;
     }
-    *a = (struct accept_waiter){.wp = wp, .fd = fd, .peer = *peer, .arrival = *arrival};
+    *a = (struct accept_waiter){.wp = wp, .fd = fd, .peer = *peer, .arrival = *arrival, .begin = begin};
     handshake_init(&a->handshake, evict_waiter);
     room_take(wp, &peer->addr, &a->room);
     if (!room_is_left(wp, &a->room, &reason)) {

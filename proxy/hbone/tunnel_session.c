@@ -218,7 +218,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
         tunnel_wants_flush(tunnel);
         return 0;
     }
-    s = inbound_new(tunnel, frame->hd.stream_id);
+    s = tunnel->begin_request(tunnel, frame->hd.stream_id);
     if (!s)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     nghttp2_session_set_stream_user_data(session, frame->hd.stream_id, s);
@@ -302,10 +302,10 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
         if (!s)
             break;
         if (tunnel->server && frame->headers.cat == NGHTTP2_HCAT_REQUEST)
-            inbound_request(s);
+            s->events->requested(s);
         else if (!tunnel->server && frame->headers.cat == NGHTTP2_HCAT_RESPONSE &&
                  s->state == STREAM_REQUESTED)
-            outbound_answered(s, s->status);
+            s->events->answered(s, s->status);
         s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
         if (s && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
             stream_remote_end(s);

@@ -208,7 +208,7 @@ void tunnel_end_streams(struct tunnel *t, enum bruma_reason reason, const char *
         list_del(&s->tunnel_node);
         t->queue_len--;
         s->tunnel = NULL;
-        outbound_tunnel_lost(s, reason, detail);
+        s->events->tunnel_lost(s, reason, detail);
     }
     while (!list_empty(&t->streams)) {
         struct stream *s = list_first(&t->streams, struct stream, tunnel_node);
@@ -218,8 +218,19 @@ void tunnel_end_streams(struct tunnel *t, enum bruma_reason reason, const char *
         t->streams_len--;
         s->tunnel = NULL;
         if (s->state == STREAM_REQUESTED)
-            outbound_tunnel_lost(s, reason, detail);
+            s->events->tunnel_lost(s, reason, detail);
         else if (!t->lost || !stream_is_ahead(s))
             stream_close(s, reason, detail, true);
     }
+}
+
+void stream_refuse(struct stream *s, int status, enum bruma_reason reason, const char *detail)
+{
+    char text[256];
+
+    /* detail may point into the stream */
+    snprintf(text, sizeof(text), "%s", detail ? detail : "");
+    if (s->tunnel)
+        tunnel_respond(s->tunnel, s, status);
+    stream_close(s, reason, text[0] ? text : NULL, true);
 }

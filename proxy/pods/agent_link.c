@@ -24,6 +24,7 @@
 struct agent_link {
     struct loop *loop;
     struct proxy *proxy;
+    const struct agent_link_events *events;
     char *path;
     struct loop_watch watch; /* fd -1 while not connected */
     struct loop_timer retry;
@@ -173,7 +174,7 @@ static int drain(struct agent_link *link, const struct order *o)
         return -EBADMSG;
     link->draining = true;
     log_info("another proxy has taken over\tdeadline-milliseconds=%lu", (unsigned long)deadline);
-    proxy_replaced(link->proxy, deadline);
+    link->events->replaced(link->proxy, deadline);
     return 0;
 }
 
@@ -181,7 +182,7 @@ static int resume(struct agent_link *link)
 {
     link->draining = false;
     log_info("the proxy that had taken over is gone");
-    proxy_resume(link->proxy);
+    link->events->resumed(link->proxy);
     return 0;
 }
 
@@ -365,7 +366,8 @@ static void on_retry(struct loop_timer *timer)
         disconnect(link);
 }
 
-int agent_link_new(struct loop *loop, struct proxy *proxy, const char *socket_path, struct agent_link **ret)
+int agent_link_new(struct loop *loop, struct proxy *proxy, const char *socket_path,
+                   const struct agent_link_events *events, struct agent_link **ret)
 {
     struct agent_link *link = calloc(1, sizeof(*link));
 
@@ -378,6 +380,7 @@ int agent_link_new(struct loop *loop, struct proxy *proxy, const char *socket_pa
     }
     link->loop = loop;
     link->proxy = proxy;
+    link->events = events;
     link->watch.fd = -1;
     link->retry_after = RETRY_MIN;
     outbox_init(&link->outbox);

@@ -5,13 +5,24 @@
 #define PROXY_PODS_AGENT_LINK_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "lib/loop.h"
 
 struct agent_link;
 struct proxy;
 
-int agent_link_new(struct loop *loop, struct proxy *proxy, const char *socket_path, struct agent_link **ret);
+/* What the agent has to say to the process. */
+struct agent_link_events {
+    /* Another proxy has taken over: end when idle, or after so many milliseconds. */
+    void (*replaced)(struct proxy *proxy, uint64_t deadline_milliseconds);
+    /* That proxy is gone. */
+    void (*resumed)(struct proxy *proxy);
+};
+
+/* events: kept, not copied. 0 or -ENOMEM. */
+int agent_link_new(struct loop *loop, struct proxy *proxy, const char *socket_path,
+                   const struct agent_link_events *events, struct agent_link **ret);
 void agent_link_free(struct agent_link **link);
 
 /* The mesh is known and connections are accepted. NULL: there is no agent to tell. */

@@ -53,13 +53,5 @@ void pods_state_changed(struct proxy *proxy);
 void pods_set_maps(struct proxy *proxy, int exempt, int deliveries);
 /* The control thread's descriptors of all listeners. They end with the workers' own. */
 void pods_close_listeners(struct proxy *proxy);
-/* Stop accepting, end when idle or after the deadline. */
-void proxy_drain(struct proxy *proxy, uint64_t deadline_milliseconds);
-/* The same, because another proxy has taken over; see --replaced-linger. */
-void proxy_replaced(struct proxy *proxy, uint64_t deadline_milliseconds);
-/* The other proxy is gone: accept again, unless somebody else has told this one to end. */
-void proxy_resume(struct proxy *proxy);
-/* Ends the process with status 1 after this turn of the control loop. */
-void proxy_fail(struct proxy *proxy);
 
 #endif

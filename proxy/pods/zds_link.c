@@ -28,6 +28,7 @@
 struct zds_link {
     struct loop *loop;
     struct proxy *proxy;
+    void (*failed)(struct proxy *proxy);
     char *path;
     struct loop_watch watch; /* fd -1 while not connected */
     struct loop_timer retry;
@@ -187,7 +188,7 @@ static bool conclude(struct zds_link *link, enum outcome outcome, const char *er
         log_error("the CNI agent breaks the protocol; the proxy ends\treason=%s error=\"%s\"",
                   reason_name(BRUMA_REASON_MESSAGE_INVALID), error);
         zds_link_stop(link);
-        proxy_fail(link->proxy);
+        link->failed(link->proxy);
         return false;
     }
     if (!sent)
@@ -262,7 +263,8 @@ static void on_retry(struct loop_timer *timer)
 }
 
 int zds_link_new(struct loop *loop, struct proxy *proxy, const char *socket_path,
-                 const struct pod_listener_options *options, int own_netns_fd, struct zds_link **ret)
+                 const struct pod_listener_options *options, int own_netns_fd, void (*failed)(struct proxy *),
+                 struct zds_link **ret)
 {
     struct zds_link *link = calloc(1, sizeof(*link));
     uint64_t own_cookie;
@@ -278,6 +280,7 @@ int zds_link_new(struct loop *loop, struct proxy *proxy, const char *socket_path
     }
     link->loop = loop;
     link->proxy = proxy;
+    link->failed = failed;
     link->watch.fd = -1;
     link->retry_after = link->broken_after = RETRY_MIN;
     zds_pods_init(&link->pods, loop, proxy, options, own_netns_fd, own_cookie);

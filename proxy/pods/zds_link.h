@@ -15,9 +15,11 @@
 struct zds_link;
 struct proxy;
 
-/* own_netns_fd: the proxy's own namespace, to come back to. */
+/* own_netns_fd: the proxy's own namespace, to come back to. failed: the agent breaks the protocol, and the
+ * process should end. */
 int zds_link_new(struct loop *loop, struct proxy *proxy, const char *socket_path,
-                 const struct pod_listener_options *options, int own_netns_fd, struct zds_link **ret);
+                 const struct pod_listener_options *options, int own_netns_fd, void (*failed)(struct proxy *),
+                 struct zds_link **ret);
 void zds_link_free(struct zds_link **link);
 
 /* The snapshot has been received on this connection, and every pod of it is served. */

@@ -70,15 +70,17 @@ void pods_set_maps(struct proxy *proxy, int exempt, int deliveries)
         close(deliveries);
 }
 
-void proxy_replaced(struct proxy *proxy, uint64_t deadline_milliseconds)
+static void replaced(struct proxy *proxy, uint64_t deadline_milliseconds)
 {
-    note("proxy_replaced", deadline_milliseconds == 1234 ? "1234" : "?");
+    note("replaced", deadline_milliseconds == 1234 ? "1234" : "?");
 }
 
-void proxy_resume(struct proxy *proxy)
+static void resumed(struct proxy *proxy)
 {
-    note("proxy_resume", "");
+    note("resumed", "");
 }
+
+static const struct agent_link_events events = {.replaced = replaced, .resumed = resumed};
 
 /* The agent's part: steps that are gone through while the loop runs. TERMINATE: the proxy is told to end.
  * KNOW: it gets to know the mesh. */
@@ -179,7 +181,7 @@ static void play(const struct step *steps, int len)
 {
     script = steps;
     script_len = len;
-    cr_assert(agent_link_new(loop, NULL, path, &link_) == 0);
+    cr_assert(agent_link_new(loop, NULL, path, &events, &link_) == 0);
     if (knows)
         agent_link_serves(link_);
     loop_timer_set(loop, &pump, 10);
@@ -248,7 +250,7 @@ Test(agent_link, orders_after_the_snapshot)
          {EXPECT, "{\"op\":\"pod-drained\",\"uid\":\"a\"}"}, {EXPECT, "\"seq\":4}"},
          {SEND, "{\"op\":\"pod-del\",\"seq\":5,\"uid\":\"a\"}"}, {EXPECT, "\"seq\":5}"},
          {SEND, "{\"op\":\"drain\",\"seq\":6,\"deadlineMilliseconds\":1234}"}, {EXPECT, "\"seq\":6}"});
-    cr_expect(strcmp(calls, "map() add(a) drain(a) delete(a) proxy_replaced(1234)") == 0, "%s", calls);
+    cr_expect(strcmp(calls, "map() add(a) drain(a) delete(a) replaced(1234)") == 0, "%s", calls);
 }
 
 Test(agent_link, a_refusal_names_its_reason_and_the_connection_goes_on)
@@ -285,7 +287,7 @@ Test(agent_link, a_proxy_that_was_told_to_resume_is_as_one_that_never_drained)
          {SEND, "{\"op\":\"drain\",\"seq\":6,\"deadlineMilliseconds\":1234}"}, {EXPECT, "\"seq\":6}"},
          {SEND, "{\"op\":\"resume\",\"seq\":7}"}, {EXPECT, "{\"op\":\"ack\",\"seq\":7}"}, {CLOSE}, HELLO,
          {EXPECT, "{\"op\":\"held-end\",\"draining\":false}"});
-    cr_expect(strcmp(calls, "map() proxy_replaced(1234) proxy_resume()") == 0, "%s", calls);
+    cr_expect(strcmp(calls, "map() replaced(1234) resumed()") == 0, "%s", calls);
 }
 
 Test(agent_link, a_proxy_that_ends_says_so_and_again_when_the_agent_is_new)

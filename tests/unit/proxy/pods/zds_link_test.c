@@ -102,7 +102,7 @@ void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)
     }
 }
 
-void proxy_fail(struct proxy *proxy)
+static void fail(struct proxy *proxy)
 {
     failed = true;
 }
@@ -376,7 +376,7 @@ static void play(const struct step *steps, int len)
 
     script = steps;
     script_len = len;
-    cr_assert(zds_link_new(loop, NULL, path, &options, own, &link_) == 0);
+    cr_assert(zds_link_new(loop, NULL, path, &options, own, fail, &link_) == 0);
     loop_timer_set(loop, &pump, 10);
     cr_assert(loop_run(loop) == 0);
 }

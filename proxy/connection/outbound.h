@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef PROXY_CONNECTION_OUTBOUND_H
+#define PROXY_CONNECTION_OUTBOUND_H
+
+#include "proxy/worker/worker.h"
+
+/* A connection captured on the outbound listener. Takes fd. destination: as the application dialed it. */
+void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
+                     const struct endpoint *destination);
+
+#endif

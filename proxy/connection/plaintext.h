@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef PROXY_CONNECTION_PLAINTEXT_H
+#define PROXY_CONNECTION_PLAINTEXT_H
+
+#include "proxy/worker/worker.h"
+
+/* A connection captured on the plaintext listener. Takes fd. arrival: its local address. */
+void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
+                      const struct endpoint *destination, const struct endpoint *arrival);
+
+#endif

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "main"
+#include "proxy/drain.h"
+
+#include "lib/log.h"
+#include "lib/reasons.h"
+#include "proxy/connection/worker_thread.h"
+#include "proxy/proxy.h"
+
+static int connections_left(const struct proxy *p)
+{
+    int n = 0;
+
+    for (unsigned i = 0; i < p->workers_len; i++)
+        n += atomic_load(&p->workers[i]->connections);
+    return n;
+}
+
+#define DRAIN_CHECK_MILLISECONDS 50
+#define LAST_BYTES_MILLISECONDS  500 /* after the deadline: for readers to take what is there for them */
+
+static void on_drain_check(struct loop_timer *timer)
+{
+    struct proxy *p = container_of(timer, struct proxy, drain_check);
+
+    if (connections_left(p) || loop_now(p->loop) < p->linger_until)
+        loop_timer_set(p->loop, timer, DRAIN_CHECK_MILLISECONDS);
+    else
+        loop_stop(p->loop);
+}
+
+static void on_drain_deadline(struct loop_timer *timer)
+{
+    struct proxy *p = container_of(timer, struct proxy, drain_timer);
+
+    if (p->cut) {
+        loop_stop(p->loop);
+        return;
+    }
+    log_warn("drain deadline reached\tconnections=%d reason=%s", connections_left(p),
+             reason_name(BRUMA_REASON_DRAIN_DEADLINE));
+    p->cut = true;
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_cut(p->workers[i]);
+    loop_timer_set(p->loop, timer, LAST_BYTES_MILLISECONDS);
+}
+
+static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
+{
+    uint64_t due = loop_now(p->loop) + deadline_milliseconds;
+
+    if (!p->draining || due < p->drain_timer.due)
+        loop_timer_set(p->loop, &p->drain_timer, deadline_milliseconds);
+    if (p->draining)
+        return;
+    p->draining = true;
+    p->cut = false;
+    log_info("draining\tconnections=%d deadline=%llums", connections_left(p),
+             (unsigned long long)deadline_milliseconds);
+    if (p->zds) {
+        zds_link_stop(p->zds);
+        pods_close_listeners(p);
+    }
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_drain(p->workers[i]);
+    loop_timer_set(p->loop, &p->drain_check, DRAIN_CHECK_MILLISECONDS);
+}
+
+void proxy_drain(struct proxy *p, uint64_t deadline_milliseconds)
+{
+    p->linger_until = 0;
+    if (!p->ending) {
+        p->ending = true;
+        agent_link_ending(p->agent);
+    }
+    begin_drain(p, deadline_milliseconds);
+}
+
+/* It holds the listeners on for a while: its successor may be the only other holder, and who ends by itself
+ * in a pod is started again, and would take over again. */
+void proxy_replaced(struct proxy *p, uint64_t deadline_milliseconds)
+{
+    if (!p->draining)
+        p->linger_until = loop_now(p->loop) + p->settings.replaced_linger;
+    begin_drain(p, deadline_milliseconds);
+}
+
+void proxy_resume(struct proxy *p)
+{
+    if (p->ending || !p->draining)
+        return;
+    log_info("serving again");
+    p->draining = false;
+    p->linger_until = 0;
+    loop_timer_cancel(&p->drain_timer);
+    loop_timer_cancel(&p->drain_check);
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_resume(p->workers[i]);
+}
+
+void drain_init(struct proxy *p)
+{
+    loop_timer_init(&p->drain_timer, on_drain_deadline);
+    loop_timer_init(&p->drain_check, on_drain_check);
+}
