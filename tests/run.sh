@@ -6,7 +6,7 @@
 #   tests/run.sh [SECTION...]      without a section: all of them
 #
 #   format   clang-format             unit   unit tests                     fuzz   each fuzz target for 20 s
-#   lint     clang-tidy               asan   unit tests, ASan and UBSan     e2e    programs, kernel, namespaces (pytest)
+#   lint     clang-tidy, floors       asan   unit tests, ASan and UBSan     e2e    programs, kernel, namespaces (pytest)
 #   shell    shellcheck               tsan   tests with threads, TSan       lab    tests/lab.sh, twice
 #   cluster  in a real Kubernetes of two nodes on this machine (pytest; tests/cluster/README.md), and the chart with helm
 #
@@ -191,6 +191,11 @@ run_lint() {
     }
     mapfile -t files < <(lint_files)
     [ "${#files[@]}" -gt 0 ] || fail "lint: no files found in the compile commands"
+    if "$python" "$root/tests/floors/check.py" "$build"; then
+        pass
+    else
+        fail "calls between folders go one way (docs/inside.md)"
+    fi
     lint_all "${files[@]}"
     for file in "${files[@]}"; do
         if [ -e "$build/lint/${file//\//_}" ]; then

@@ -43,6 +43,11 @@ def test_a_map_of_the_programs_is_defined_once():
     assert len(names) > 10 and sorted(names) == sorted(set(names)), maps
 
 
+def test_the_picture_of_the_floors_is_what_its_script_prints():
+    picture = run(["/usr/bin/python3", f"{ROOT}/tests/floors/picture.py"]).stdout
+    assert read("docs/pictures/floors.svg") == picture, "tests/floors/picture.py >docs/pictures/floors.svg"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
