@@ -216,7 +216,7 @@ Test(admin, listens_on_ipv6_loopback_too)
     struct endpoint v6 = {.port = pages.port};
 
     if (access("/proc/net/if_inet6", F_OK) != 0)
-        cr_skip_test("no IPv6 here");
+        cr_skip("no IPv6 here");
     cr_assert(addr_parse("::1", &v6.addr) == 0);
     expect(&v6, "GET /", 200, NULL);
     v6.port = metrics.port;

@@ -86,7 +86,7 @@ void criterion_failed(const char *file, int line, const char *condition, const c
 #define cr_assert_str_not_empty(a, ...) CRITERION_CHECK(*(a), true, __VA_ARGS__)
 #define cr_expect_str_not_empty(a, ...) CRITERION_CHECK(*(a), false, __VA_ARGS__)
 #define cr_assert_fail(...)             CRITERION_CHECK(false, true, __VA_ARGS__)
-#define cr_skip_test(...)              \
+#define cr_skip(...)                   \
     do {                               \
         printf("[SKIP] " __VA_ARGS__); \
         printf("\n");                  \
