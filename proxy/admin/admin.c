@@ -37,6 +37,7 @@ struct admin {
     char *unix_socket; /* or NULL */
     struct http_server *pages, *metrics, *ready, *local;
     struct metrics_page *page;
+    struct admin_refusals refusals;
     struct dump running, next;
     bool dumping;
     char first_filter[LOG_LEVELS_MAX]; /* in force at the start: what ?reset goes back to */
@@ -228,6 +229,13 @@ static void own_metrics(void *data, FILE *out)
 
     admin->config.metrics(admin->config.data, out);
     turned_away_metrics(admin, out);
+    if (admin->refusals.count)
+        fprintf(
+            out,
+            "# HELP bruma_admin_requests_refused Requests to the admin pages on loopback that were refused.\n"
+            "# TYPE bruma_admin_requests_refused counter\n"
+            "bruma_admin_requests_refused_total %" PRIu64 "\n",
+            admin->refusals.count);
 }
 
 static void large_metrics(void *data, FILE *out)
@@ -301,7 +309,9 @@ static void on_pages(void *data, struct http_request *request)
 {
     struct admin *admin = data;
 
-    if (admin_may_ask(request, admin->config.local_only, admin->unix_socket) && !serve_pages(admin, request))
+    if (admin_may_ask(request, admin->config.local_only, admin->unix_socket, &admin->refusals,
+                      loop_now(admin->loop)) &&
+        !serve_pages(admin, request))
         not_found(request);
 }
 

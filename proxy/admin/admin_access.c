@@ -2,6 +2,7 @@
 #define LOG_SCOPE "admin"
 #include "proxy/admin/admin_access.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -48,12 +49,14 @@ static bool is_roots(const struct http_request *request)
     return source && source->is_user && (source->uid == 0 || source->uid == geteuid());
 }
 
-bool admin_may_ask(struct http_request *request, bool local_only, const char *socket)
+bool admin_may_ask(struct http_request *request, bool local_only, const char *socket,
+                   struct admin_refusals *refusals, uint64_t now)
 {
     const struct http_head *head = http_request_head(request);
     bool reads = http_method_is(request, "GET") || http_method_is(request, "HEAD"), is_index;
     const char *why = NULL;
     char text[256];
+    uint64_t unsaid;
 
     is_index = reads && http_path_is(request, "/");
     if (!names_loopback(head))
@@ -66,8 +69,10 @@ bool admin_may_ask(struct http_request *request, bool local_only, const char *so
         why = "only root may ask this";
     if (!why)
         return true;
-    log_warn("an admin request is refused\treason=%s why=\"%s\"", reason_name(BRUMA_REASON_ADMIN_REFUSED),
-             why);
+    refusals->count++;
+    if (log_rest_over(&refusals->line, now, &unsaid))
+        log_warn("an admin request is refused\treason=%s why=\"%s\" unsaid=%" PRIu64,
+                 reason_name(BRUMA_REASON_ADMIN_REFUSED), why, unsaid);
     snprintf(text, sizeof(text), "refused: %s%s%s\n", why, socket ? "; as root: curl --unix-socket " : "",
              socket ? socket : "");
     http_respond_text(request, 403, text);

@@ -184,8 +184,14 @@ def by_socket(node, method, path):
     return int(r.stdout)
 
 
+def admin_refusals(node):
+    found = re.search(r"^bruma_admin_requests_refused_total (\d+)$", node.metrics(), re.M)
+    return int(found.group(1)) if found else 0
+
+
 def test_on_a_single_machine_the_socket_alone_takes_commands(mesh):
     node = mesh.nodes[0]
+    before = admin_refusals(node)
     for uid in (0, NOBODY):
         assert asked(node, uid, "POST", "/quitquitquit") == 403
         assert asked(node, uid, "POST", "/logging?level=debug") == 403
@@ -193,6 +199,11 @@ def test_on_a_single_machine_the_socket_alone_takes_commands(mesh):
     assert asked(node, NOBODY, "GET", "/") == 200
     assert by_socket(node, "POST", "/logging") == 200 and by_socket(node, "GET", "/config_dump") == 200
     assert node.proxy.alive() and "reason=admin_refused" in node.proxy.text()
+    assert admin_refusals(node) == before + 5
+    for _ in range(30):
+        asked(node, NOBODY, "POST", "/quitquitquit")
+    assert admin_refusals(node) == before + 35
+    assert len(re.findall("reason=admin_refused", node.proxy.text())) < 10, "who asks again and again does not fill the log"
 
 
 @pytest.mark.parametrize("headers", [
