@@ -14,13 +14,22 @@
 #include "lib/message.h"
 #include "lib/netns.h"
 #include "lib/reasons.h"
+#include "lib/seqpacket.h"
 
 #define LOG_SCOPE "cni"
 #include "lib/log.h"
 
 #define UID_MAX_LEN 128  /* it names a file */
 #define KNOWN_WAIT  5000 /* milliseconds that an ADD waits for the source to tell of the pod */
-#define KNOWN_LOOK  20   /* milliseconds between looks, and between tries */
+#define RETRY_WAIT  20   /* milliseconds between tries while an address is new to its device */
+
+struct add_request {
+    const cJSON *message; /* whose text it is */
+    const char *container_id, *netns, *ifname, *network, *namespace, *name, *uid;
+    struct addr addresses[BRUMA_POD_ADDRESSES];
+    int addresses_len;
+    uint64_t cookie;
+};
 
 /* One connection of the plugin. */
 struct cni {
@@ -28,23 +37,18 @@ struct cni {
     struct connection *connection;
     struct pod *pod; /* of the enrolment that this connection has begun; NULL otherwise */
 
-    /* an ADD that is tried again: the source has not told of the pod yet, or its address cannot be used yet
-     */
-    const cJSON *request; /* the one that is being handled */
-    cJSON *waiting;       /* NULL: none */
-    int waiting_fd;
-    uint64_t waits_until; /* loop time */
+    /* an ADD that waits: the source has not told of the pod yet, or its address cannot be used yet */
+    bool waits;
+    cJSON *kept; /* its message; NULL: none */
+    struct add_request request;
+    int netns_fd;
+    uint64_t waits_until; /* loop time; for the source; 0: not for that */
+    struct source_waiter waiter;
     struct loop_timer timer;
 };
 
-struct add_request {
-    const char *container_id, *netns, *ifname, *network, *namespace, *name, *uid;
-    struct addr addresses[BRUMA_POD_ADDRESSES];
-    int addresses_len;
-    uint64_t cookie;
-};
-
 static void on_wait(struct loop_timer *timer);
+static void on_heard(struct source_waiter *waiter);
 
 void *cni_accept(struct agent *agent)
 {
@@ -52,6 +56,9 @@ void *cni_accept(struct agent *agent)
 
     if (cni) {
         cni->agent = agent;
+        cni->netns_fd = -1;
+        list_init(&cni->waiter.node);
+        cni->waiter.heard = on_heard;
         loop_timer_init(&cni->timer, on_wait);
     }
     return cni;
@@ -83,7 +90,7 @@ static void answer_pass(struct cni *cni, bool enrolled)
 /* Returns what is wrong with the message, or NULL. */
 static const char *parse_add(const cJSON *m, struct add_request *ret)
 {
-    struct add_request q = {.network = "", .ifname = ""};
+    struct add_request q = {.message = m, .network = "", .ifname = ""};
     int r;
 
     if (message_name(m, "containerId", &q.container_id) < 0)
@@ -163,28 +170,58 @@ static void on_enrolled(void *data, struct pod *pod, int r, const struct steer_e
         answer_error(cni, error->reason, error->text);
 }
 
-/* The same request once more, soon. */
-static void wait_and_try(struct cni *cni, int *fd)
+/* Keeps the request, which may be the kept one, and takes its descriptor: it is tried again. */
+static int keep(struct cni *cni, const struct add_request *q, int *netns)
 {
-    cni->waiting = cJSON_Duplicate(cni->request, true);
-    if (!cni->waiting) {
-        answer_error(cni, BRUMA_REASON_OUT_OF_RESOURCES, "no memory");
-        return;
+    if (q != &cni->request) {
+        cni->kept = cJSON_Duplicate(q->message, true);
+        if (!cni->kept || parse_add(cni->kept, &cni->request)) {
+            cJSON_Delete(take_pointer(cni->kept));
+            answer_error(cni, BRUMA_REASON_OUT_OF_RESOURCES, "no memory");
+            return -ENOMEM;
+        }
     }
-    cni->waiting_fd = take_fd(fd);
-    loop_timer_set(cni->agent->loop, &cni->timer, KNOWN_LOOK);
+    cni->netns_fd = take_fd(netns);
+    cni->waits = true;
+    return 0;
+}
+
+/* Nothing tells of an address that its device has got used to before its pod is followed. */
+static void wait_for_address(struct cni *cni, const struct add_request *q, int *netns)
+{
+    if (keep(cni, q, netns) == 0)
+        loop_timer_set(cni->agent->loop, &cni->timer, RETRY_WAIT);
 }
 
 /* The runtime and the agent hear of a pod at the same time, from the same server. */
-static void wait_for_source(struct cni *cni, int *fd)
+static void wait_for_source(struct cni *cni, const struct add_request *q, int *netns)
 {
+    uint64_t now = loop_now(cni->agent->loop);
+
+    if (cni->waits_until && now >= cni->waits_until) {
+        cni->waits_until = 0;
+        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, "nothing has told of the pod yet");
+        return;
+    }
+    if (keep(cni, q, netns) < 0)
+        return;
     if (!cni->waits_until)
-        cni->waits_until = loop_now(cni->agent->loop) + KNOWN_WAIT;
-    wait_and_try(cni, fd);
+        cni->waits_until = now + KNOWN_WAIT;
+    cni->waiter.namespace = cni->request.namespace;
+    cni->waiter.name = cni->request.name;
+    source_wait(cni->agent, &cni->waiter);
+    loop_timer_set(cni->agent->loop, &cni->timer, cni->waits_until - now);
+}
+
+static void on_heard(struct source_waiter *waiter)
+{
+    struct cni *cni = container_of(waiter, struct cni, waiter);
+
+    loop_timer_set(cni->agent->loop, &cni->timer, 0);
 }
 
 /* A later run of the chain for an enrolled pod: its entry, routes and the proxy learn the addresses. */
-static void merge(struct cni *cni, struct pod *pod, int *netns)
+static void merge(struct cni *cni, struct pod *pod, const struct add_request *q, int *netns)
 {
     struct steer_error error = {0};
     struct steer_pod p;
@@ -194,7 +231,7 @@ static void merge(struct cni *cni, struct pod *pod, int *netns)
     if (steer_pod_commit(cni->agent->steer, &p, &error) < 0 ||
         watchdog_verify(cni->agent, pod, true, &error) < 0) {
         if (enroll_address_wait(cni->agent, pod, &error)) {
-            wait_and_try(cni, netns);
+            wait_for_address(cni, q, netns);
             return;
         }
         answer_error(cni, error.reason, error.text);
@@ -207,7 +244,7 @@ static void merge(struct cni *cni, struct pod *pod, int *netns)
     answer_pass(cni, true);
 }
 
-static void begin(struct cni *cni, struct pod *pod, int *netns)
+static void begin(struct cni *cni, struct pod *pod, const struct add_request *q, int *netns)
 {
     _cleanup_fd_ int program = -1;
     struct steer_error error = {0};
@@ -216,7 +253,7 @@ static void begin(struct cni *cni, struct pod *pod, int *netns)
     int r = enroll_begin(cni->agent, pod, true, on_enrolled, cni, &program, &error);
 
     if (r < 0 && enroll_address_wait(cni->agent, pod, &error)) {
-        wait_and_try(cni, netns);
+        wait_for_address(cni, q, netns);
         return;
     }
     if (r < 0) {
@@ -237,56 +274,7 @@ static void begin(struct cni *cni, struct pod *pod, int *netns)
     connection_send(cni->connection, m, &program, 1);
 }
 
-static void add_known(struct cni *cni, struct add_request *q, int *fds);
-
-static void on_add(struct cni *cni, const cJSON *m, int *fds, size_t fds_len)
-{
-    struct agent *agent = cni->agent;
-    struct add_request q;
-    const char *wrong = parse_add(m, &q);
-
-    if (!wrong && fds_len != 1)
-        wrong = "cni-add: needs one descriptor, the network namespace";
-    if (!wrong && (cni->pod || cni->waiting))
-        wrong = "cni-add: the one before has not ended";
-    cni->request = m;
-    if (wrong) {
-        answer_error(cni, BRUMA_REASON_MESSAGE_INVALID, wrong);
-        return;
-    }
-    if (!source_ready(agent) && !source_excludes(agent, q.namespace)) {
-        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(agent));
-        return;
-    }
-    if (netns_check(fds[0]) < 0 || netns_cookie(fds[0], &q.cookie) < 0) {
-        answer_error(cni, BRUMA_REASON_NETNS_UNUSABLE, reason_what(BRUMA_REASON_NETNS_UNUSABLE));
-        return;
-    }
-    if (source_excludes(agent, q.namespace) ||
-        source_knows(agent, q.uid, q.container_id, q.namespace, q.name)) {
-        cni->waits_until = 0;
-        add_known(cni, &q, fds);
-    } else if (cni->waits_until && loop_now(agent->loop) >= cni->waits_until) {
-        cni->waits_until = 0;
-        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, "nothing has told of the pod yet");
-    } else {
-        wait_for_source(cni, &fds[0]);
-    }
-}
-
-static void on_wait(struct loop_timer *timer)
-{
-    struct cni *cni = container_of(timer, struct cni, timer);
-    _cleanup_message_ cJSON *m = take_pointer(cni->waiting);
-    int fd = cni->waiting_fd;
-
-    cni->waiting_fd = -1;
-    on_add(cni, m, &fd, 1);
-    if (fd >= 0)
-        close(fd);
-}
-
-static void add_known(struct cni *cni, struct add_request *q, int *fds)
+static void add_known(struct cni *cni, const struct add_request *q, int *netns)
 {
     struct agent *agent = cni->agent;
     const char *why;
@@ -297,7 +285,7 @@ static void add_known(struct cni *cni, struct add_request *q, int *fds)
         answer_error(cni, BRUMA_REASON_OUT_OF_RESOURCES, strerror(-r));
         return;
     }
-    pod_look_at_netns(pod, fds[0]);
+    pod_look_at_netns(pod, *netns);
     if (pod->netns_unseen)
         log_warn(
             "the agent does not see a network namespace where the runtime has it; is its directory mounted? "
@@ -306,7 +294,7 @@ static void add_known(struct cni *cni, struct add_request *q, int *fds)
     if (pod->state == POD_LEAVING)
         enroll_reconcile(agent, pod);
     if (pod->state == POD_ENROLLED) {
-        merge(cni, pod, &fds[0]);
+        merge(cni, pod, q, netns);
         return;
     }
     if (pod->state == POD_ENROLLING || pod->state == POD_LEAVING) {
@@ -325,13 +313,64 @@ static void add_known(struct cni *cni, struct add_request *q, int *fds)
         return;
     }
     if (pod->netns_fd < 0)
-        pod->netns_fd = fcntl(fds[0], F_DUPFD_CLOEXEC, 3);
+        pod->netns_fd = fcntl(*netns, F_DUPFD_CLOEXEC, 3);
     if (pod->netns_fd < 0) {
         answer_error(cni, BRUMA_REASON_OUT_OF_RESOURCES, strerror(errno));
         enroll_remove(agent, pod, "its enrolment failed");
         return;
     }
-    begin(cni, pod, &fds[0]);
+    begin(cni, pod, q, netns);
+}
+
+static void try_add(struct cni *cni, struct add_request *q, int *netns)
+{
+    struct agent *agent = cni->agent;
+
+    if (!source_ready(agent) && !source_excludes(agent, q->namespace)) {
+        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(agent));
+        return;
+    }
+    if (netns_check(*netns) < 0 || netns_cookie(*netns, &q->cookie) < 0) {
+        answer_error(cni, BRUMA_REASON_NETNS_UNUSABLE, reason_what(BRUMA_REASON_NETNS_UNUSABLE));
+        return;
+    }
+    if (source_excludes(agent, q->namespace) ||
+        source_knows(agent, q->uid, q->container_id, q->namespace, q->name)) {
+        cni->waits_until = 0;
+        add_known(cni, q, netns);
+    } else {
+        wait_for_source(cni, q, netns);
+    }
+}
+
+static void on_add(struct cni *cni, const cJSON *m, int *fds, size_t fds_len)
+{
+    struct add_request q;
+    const char *wrong = parse_add(m, &q);
+
+    if (!wrong && fds_len != 1)
+        wrong = "cni-add: needs one descriptor, the network namespace";
+    if (!wrong && (cni->pod || cni->waits))
+        wrong = "cni-add: the one before has not ended";
+    if (wrong) {
+        answer_error(cni, BRUMA_REASON_MESSAGE_INVALID, wrong);
+        return;
+    }
+    cni->waits_until = 0;
+    try_add(cni, &q, &fds[0]);
+}
+
+static void on_wait(struct loop_timer *timer)
+{
+    struct cni *cni = container_of(timer, struct cni, timer);
+    int fd = take_fd(&cni->netns_fd);
+
+    cni->waits = false;
+    source_wait_end(&cni->waiter);
+    try_add(cni, &cni->request, &fd);
+    close_fds(&fd, 1);
+    if (!cni->waits)
+        cJSON_Delete(take_pointer(cni->kept));
 }
 
 static void on_attached(struct cni *cni)
@@ -514,9 +553,9 @@ static void on_closed(struct connection *connection)
     if (cni->pod)
         give_up(cni, BRUMA_REASON_ATTACH_FAILED, "the plugin went away during the enrolment");
     loop_timer_cancel(&cni->timer);
-    if (cni->waiting)
-        close(cni->waiting_fd);
-    cJSON_Delete(cni->waiting);
+    source_wait_end(&cni->waiter);
+    close_fds(&cni->netns_fd, 1);
+    cJSON_Delete(cni->kept);
     free(cni);
 }
 

@@ -183,7 +183,7 @@ int mesh_source_open(struct loop *loop, const struct agent_config *config, mesh_
 
     if (!s)
         return log_error_errno(-ENOMEM, "no memory for the source");
-    s->source.ops = &ops;
+    source_init(&s->source, &ops);
     s->config = config;
     r = mesh_new(loop, config, changed, data, &s->mesh);
     if (r < 0) {

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/enroll/source.h"
 
+#include <string.h>
+
 bool source_ready(const struct agent *agent)
 {
     return agent->source->ops->ready(agent->source);
@@ -20,6 +22,34 @@ bool source_knows(const struct agent *agent, const char *uid, const char *contai
 bool source_knows_pod(const struct agent *agent, const struct pod *pod)
 {
     return source_ready(agent) && source_knows(agent, pod->uid, pod->container_id, pod->namespace, pod->name);
+}
+
+void source_wait(struct agent *agent, struct source_waiter *waiter)
+{
+    list_add_tail(&agent->source->waiters, &waiter->node);
+}
+
+void source_wait_end(struct source_waiter *waiter)
+{
+    list_del(&waiter->node);
+}
+
+void source_init(struct source *source, const struct source_ops *ops)
+{
+    source->ops = ops;
+    list_init(&source->waiters);
+}
+
+void source_heard(struct source *source, const char *namespace, const char *name)
+{
+    struct source_waiter *w;
+
+    list_for_each (w, &source->waiters, node) {
+        if (strcmp(w->name, name) != 0 || strcmp(w->namespace, namespace) != 0)
+            continue;
+        source_wait_end(w);
+        w->heard(w);
+    }
 }
 
 bool source_excludes(const struct agent *agent, const char *namespace)

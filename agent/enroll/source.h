@@ -41,6 +41,15 @@ struct source_ops {
 
 struct source {
     const struct source_ops *ops;
+    struct list waiters;
+};
+
+/* Somebody who waits for the source to hear of a pod. The strings are the waiter's. */
+struct source_waiter {
+    struct list node;
+    const char *namespace, *name;
+    /* Once, in the middle of what the source does: look at it later. It does not wait any more then. */
+    void (*heard)(struct source_waiter *waiter);
 };
 
 /* It can be asked at all. */
@@ -51,6 +60,10 @@ const char *source_not_ready(const struct agent *agent);
 bool source_knows(const struct agent *agent, const char *uid, const char *container_id, const char *namespace,
                   const char *name);
 bool source_knows_pod(const struct agent *agent, const struct pod *pod);
+/* Waits until source_knows() may be true of the pod: it, or its namespace, was heard of. */
+void source_wait(struct agent *agent, struct source_waiter *waiter);
+/* Harmless if it does not wait; but then list_init() of its node was called. */
+void source_wait_end(struct source_waiter *waiter);
 
 /* Its pods stay outside by the settings, whatever else is known: not even the source has to be there. */
 bool source_excludes(const struct agent *agent, const char *namespace);
@@ -81,7 +94,11 @@ enum bruma_reason source_check(const struct agent *agent, char *text, size_t siz
 /* False if proxies have their control plane from somebody else. */
 bool source_serving(const struct agent *agent, struct source_serving *ret);
 
-/* Frees it; NULL is fine. */
+/* For sources: one begins; it has heard of a pod. */
+void source_init(struct source *source, const struct source_ops *ops);
+void source_heard(struct source *source, const char *namespace, const char *name);
+
+/* Frees it; NULL is fine. Nobody waits any more. */
 void source_close(struct source **source);
 
 #endif

@@ -128,6 +128,8 @@ void kube_reconcile(struct kube_pod *pod)
     struct pod *p = kube_agent_pod(pod);
     const char *why;
 
+    if (kube_namespace_by_name(s, pod->namespace))
+        source_heard(&s->source, pod->namespace, pod->name);
     if (!kube_ready(s) || !kube_namespace_by_name(s, pod->namespace))
         return;
     if (!kube_pod_wanted(s, pod, &why))
@@ -434,7 +436,7 @@ int kube_source_open(struct agent *agent, struct source **ret)
 
     if (!s)
         return log_error_errno(-ENOMEM, "no memory for the source");
-    s->source.ops = &ops;
+    source_init(&s->source, &ops);
     s->agent = agent;
     kube_cache_init(s);
     kube_place_open(s);

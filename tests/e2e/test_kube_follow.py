@@ -192,6 +192,12 @@ def test_before_the_server_has_spoken_nothing_is_decided(small):
     assert [p for p in small.status()["problems"] if p["reason"] == "agent_not_ready"]
 
 
+def turns(small):
+    """How often the agent's loop has gone to sleep."""
+    with open(f"/proc/{small.node.agent.pid}/status", encoding="utf-8") as f:
+        return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", f.read(), re.M).group(1))
+
+
 def test_plugin_waits_for_the_server_to_tell_of_a_pod(small):
     small.server.make_namespace("shop", AMBIENT)
     small.start().ready()
@@ -201,7 +207,10 @@ def test_plugin_waits_for_the_server_to_tell_of_a_pod(small):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         added = pool.submit(small.node.add, pod)
         time.sleep(0.5)
+        before = turns(small)
+        time.sleep(2)
         assert not added.done()
+        assert turns(small) - before < 60, "the agent is called back, it does not look again and again"
         with small.server.condition:
             small.server.put("pods", ("shop", "web"), "ADDED", {
                 "metadata": {"name": "web", "namespace": "shop", "uid": pod.uid}, "spec": {"nodeName": "n1"}})
