@@ -12,8 +12,8 @@ void worker_stop(struct worker *worker); /* control thread; joins */
 
 /* Control thread: tells the worker, which acts on its own thread. */
 void worker_serve(struct worker *worker);
-/* Also for a pod that is known: its listeners are taken anew, and it serves again if it was draining. */
-/* Takes the listeners. */
+/* Takes the listeners. Also for a pod that is known: its listeners are taken anew, and it serves again if it
+ * was draining. */
 void worker_add_pod(struct worker *worker, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT]);
 void worker_drain_pod(struct worker *worker, struct pod *pod);
 void worker_delete_pod(struct worker *worker, struct pod *pod);

@@ -92,7 +92,7 @@ int stream_watch(struct stream *s, uint32_t events);
  * answer. */
 void stream_send_first(struct stream *s, const uint8_t *data, size_t len);
 
-/* Called by tunnel.c. */
+/* Called by the tunnel. */
 ssize_t stream_read(struct stream *s, uint8_t *buf, size_t size, bool *ret_end); /* -EAGAIN: nothing now */
 void stream_gather(struct stream *s, const uint8_t *data, size_t len);
 void stream_deliver(struct stream *s); /* what was gathered, to the application */

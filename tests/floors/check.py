@@ -1,12 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Calls go one way: reads from the objects of a build who calls whom, and holds it against floors.txt.
+"""Calls go one way: reads from the objects of a build who calls whom, and from the sources who includes whose headers, and holds it
+against floors.txt. Headers of a program's own folder, such as proxy/proxy.h, are everybody's: they say which parts there are.
 
-    tests/floors/check.py BUILD      prints the calls that go up or sideways, and circles among the files of lib; status 1 if any
+    tests/floors/check.py BUILD      prints what goes up or sideways, and circles among the files of lib; status 1 if any
 """
 import collections
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -56,6 +58,16 @@ def calls(build, program):
                   if name in defined and defined[name] != source)
 
 
+def includes(program):
+    """(file, header) of each header of the program that a file of it includes."""
+    for folder, _, names in os.walk(os.path.join(ROOT, program)):
+        for name in sorted(n for n in names if n.endswith((".c", ".h"))):
+            path = os.path.join(folder, name)
+            with open(path) as f:
+                for header in re.findall(rf'^#include "({program}/[^"]+)"', f.read(), re.M):
+                    yield os.path.relpath(path, ROOT), header
+
+
 def room(program, source):
     return os.path.dirname(os.path.relpath(source, program)) or "."
 
@@ -97,13 +109,18 @@ def main():
     for program, floor in floors().items():
         made = calls(build, program)
         seen += len(made)
+        taken = list(includes(program))
+        for r in {room(program, f) for edge in [m[:2] for m in made] + taken for f in edge}:
+            if r not in floor:
+                sys.exit(f"{program}/{r} has no floor in tests/floors/floors.txt")
         for source, target, name in made:
             a, b = room(program, source), room(program, target)
-            for r in (a, b):
-                if r not in floor:
-                    sys.exit(f"{program}/{r} has no floor in tests/floors/floors.txt")
             if a != b and floor[b] <= floor[a]:
                 wrong.append(f"{source} calls {name}() of {target}: {b} is not below {a}")
+        for source, header in taken:
+            a, b = room(program, source), room(program, header)
+            if a != b and b != "." and floor[b] <= floor[a]:
+                wrong.append(f"{source} includes {header}: {b} is not below {a}")
         if program == "lib":
             wrong += ["these call each other in a circle: " + " ".join(c) for c in circles((a, b) for a, b, _ in made)]
     if not seen:
