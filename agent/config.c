@@ -151,10 +151,10 @@ static const struct setting table[] = {
      "connections to each of the agent's servers: metrics, readiness, built-in control plane; with more, one "
      "that "
      "has asked for nothing goes",
-     offsetof(struct agent_config, server_connections), 2, 10000},
+     offsetof(struct agent_config, server_connections), 2, 1000},
     {"server-connections-per-source", "BRUMA_AGENT_CONNECTIONS_PER_SOURCE", SETTING_NUMBER, "16",
      "the same of one source: a user of this machine, an IPv4 address, an IPv6 network of 64 bits",
-     offsetof(struct agent_config, server_connections_per_source), 1, 10000},
+     offsetof(struct agent_config, server_connections_per_source), 1, 1000},
     {"core-dumps", "BRUMA_AGENT_CORE_DUMPS", SETTING_BOOL, "false",
      "let the kernel write the agent's memory, which holds the built-in CA's key, to a core file, and "
      "debuggers look at "
