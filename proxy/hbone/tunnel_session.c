@@ -303,8 +303,8 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
             break;
         if (tunnel->server && frame->headers.cat == NGHTTP2_HCAT_REQUEST)
             s->events->requested(s);
-        else if (!tunnel->server && frame->headers.cat == NGHTTP2_HCAT_RESPONSE &&
-                 s->state == STREAM_REQUESTED)
+        /* Not by nghttp2's category: that of an answer behind an interim one (1xx) is not "response". */
+        else if (!tunnel->server && s->state == STREAM_REQUESTED)
             s->events->answered(s, s->status);
         s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
         if (s && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM))

@@ -46,6 +46,23 @@ def test_what_the_proxy_sends(mesh, peer):
     assert ("URI", mesh.web.identity) in sans
 
 
+@pytest.mark.parametrize("interim", [["100"], ["103", "102", "103"]], ids=["one", "three"])
+def test_interim_answers_come_before_the_answer(mesh, interim):
+    """RFC 9110, section 15.2: a client takes any number of them, even if it expects none."""
+    def hints_first(server, conn, sid, headers):
+        for status in interim:
+            conn.h2.send_headers(sid, [(":status", status), ("link", "</x>")])
+        conn.h2.send_headers(sid, [(":status", "200")])
+
+    with place_of_a_peer(mesh) as (pod, listener, cert):
+        server = hbone.Server(listener, *cert, behaviour=hints_first)
+        try:
+            assert mesh.web.python(ONE_SHOT, pod.ip, 7000, "ping") == "ping"
+            assert mesh.web.python(ONE_SHOT, pod.ip, 7000, "pong") == "pong"
+        finally:
+            server.stop()
+
+
 def test_150_parallel_connections_cap_100(mesh, peer):
     code = """
 import socket, sys
