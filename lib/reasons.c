@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "lib/reasons.h"
 
+#include <errno.h>
 #include <string.h>
 
 struct reason_text {
@@ -34,6 +35,16 @@ const char *reason_what(enum bruma_reason reason)
 const char *reason_check(enum bruma_reason reason)
 {
     return text_of(reason)->check;
+}
+
+enum bruma_reason reason_of_failure(enum bruma_reason reason, int error)
+{
+    int e = error < 0 ? -error : error;
+
+    /* That a pod could not be looked at says more than why, and goes by itself. */
+    if (reason == BRUMA_REASON_CAPTURE_UNVERIFIED)
+        return reason;
+    return e == EMFILE || e == ENFILE || e == ENOMEM ? BRUMA_REASON_OUT_OF_RESOURCES : reason;
 }
 
 enum bruma_reason reason_from_name(const char *name)

@@ -325,13 +325,19 @@ static void add_known(struct cni *cni, const struct add_request *q, int *netns)
 static void try_add(struct cni *cni, struct add_request *q, int *netns)
 {
     struct agent *agent = cni->agent;
+    int r;
 
     if (!source_ready(agent) && !source_excludes(agent, q->namespace)) {
         answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(agent));
         return;
     }
-    if (netns_check(*netns) < 0 || netns_cookie(*netns, &q->cookie) < 0) {
-        answer_error(cni, BRUMA_REASON_NETNS_UNUSABLE, reason_what(BRUMA_REASON_NETNS_UNUSABLE));
+    r = netns_check(*netns);
+    if (r == 0)
+        r = netns_cookie(*netns, &q->cookie);
+    if (r < 0) {
+        enum bruma_reason reason = reason_of_failure(BRUMA_REASON_NETNS_UNUSABLE, r);
+
+        answer_error(cni, reason, reason_what(reason));
         return;
     }
     if (source_excludes(agent, q->namespace) ||

@@ -17,7 +17,7 @@ int enroll_fail(struct steer_error *error, int r, enum bruma_reason reason, cons
 {
     va_list ap;
 
-    error->reason = reason;
+    error->reason = reason_of_failure(reason, r);
     va_start(ap, format);
     vsnprintf(error->text, sizeof(error->text), format, ap);
     va_end(ap);

@@ -17,6 +17,7 @@
 #include "bpf/probes.skel.h"
 #include "lib/cleanup.h"
 #include "lib/log.h"
+#include "lib/reasons.h"
 
 int steer_fail(struct steer_error *error, enum bruma_reason reason, int e, const char *format, ...)
 {
@@ -27,7 +28,7 @@ int steer_fail(struct steer_error *error, enum bruma_reason reason, int e, const
     vsnprintf(what, sizeof(what), format, ap);
     va_end(ap);
     e = e < 0 ? -e : e;
-    error->reason = reason;
+    error->reason = reason_of_failure(reason, e);
     snprintf(error->text, sizeof(error->text), "%.180s: %s", what, strerror_r(e, text, sizeof(text)));
     return -e;
 }

@@ -74,7 +74,7 @@
     BRUMA_REASON(TUNNEL_PING_TIMEOUT, "tunnel_ping_timeout", "H2_HANDSHAKE_FAILURE", "the peer's proxy did not answer a PING in time", "did the peer's pod or node die?") \
     BRUMA_REASON(POD_REMOVED, "pod_removed", "-", "the pod was removed", "") \
     BRUMA_REASON(DRAIN_DEADLINE, "drain_deadline", "-", "the proxy was told to end and the connection outlived the deadline", "termination grace period") \
-    BRUMA_REASON(OUT_OF_RESOURCES, "out_of_resources", "CONNECT", "no memory, file descriptors or ports were left", "limits of bruma-proxy; ephemeral ports of the pod") \
+    BRUMA_REASON(OUT_OF_RESOURCES, "out_of_resources", "CONNECT", "no memory, file descriptors or ports were left", "limits of bruma-proxy and bruma-agent; ephemeral ports of the pod") \
     BRUMA_REASON(INTERNAL, "internal", "CONNECT", "an error of our own", "please report it with the log line") \
     /* control plane and configuration */ \
     BRUMA_REASON(XDS_UNREACHABLE, "xds_unreachable", "-", "the control plane cannot be reached; the last known state serves on", "XDS_ADDRESS, its certificate, the token") \
