@@ -32,7 +32,8 @@ _serial = iter(range(1, 1000))
 
 def program(name):
     folder = {"bruma-agent": "agent", "bruma-proxy": "proxy", "bruma-cni": "cni", "brumactl": "ctl"}[name]
-    return os.path.abspath(os.path.join(BUILD, folder, name))
+    # The plugin is linked statically, which sanitizers do not like: it may be of another build than the rest.
+    return os.path.abspath(os.path.join(os.environ.get("BRUMA_CNI_BUILD", BUILD) if folder == "cni" else BUILD, folder, name))
 
 
 def sh(*argv, **kw):
