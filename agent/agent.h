@@ -39,6 +39,8 @@ struct agent {
     uint64_t adopt_until; /* loop time until which listeners of before the start may still be offered */
     int64_t started_at;   /* CLOCK_REALTIME seconds */
     struct loop_timer tick, verify, forwards;
+    /* Verifies a pod of whose namespace something was heard; watchdog_start() sets it. */
+    void (*verify_pod)(struct agent *agent, struct pod *pod);
     DIR *search; /* /proc, while processes are looked for; see gone.c */
     struct loop_timer searching;
     int mounts_fd;         /* /proc/self/mountinfo; -1: not open. See gone.c */

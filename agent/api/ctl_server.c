@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/api/ctl_server.h"
 
-#include <stdarg.h>
 #include <string.h>
 #include <time.h>
 
+#include "agent/api/ctl_finding.h"
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/guard.h"
@@ -24,27 +24,6 @@
 static void send_item(struct connection *connection, cJSON *item)
 {
     connection_send(connection, item, NULL, 0);
-}
-
-bool ctl_finding(struct connection *connection, const char *check, bool ok, enum bruma_reason reason,
-                 const char *format, ...)
-{
-    cJSON *item = message_new("item");
-    char detail[1024];
-    va_list ap;
-
-    va_start(ap, format);
-    vsnprintf(detail, sizeof(detail), format, ap);
-    va_end(ap);
-    cJSON_AddStringToObject(item, "check", check);
-    cJSON_AddBoolToObject(item, "ok", ok);
-    cJSON_AddStringToObject(item, "detail", detail);
-    if (reason != BRUMA_REASON_NONE) {
-        cJSON_AddStringToObject(item, "reason", reason_name(reason));
-        cJSON_AddStringToObject(item, "advice", reason_check(reason));
-    }
-    send_item(connection, item);
-    return ok;
 }
 
 static void add_mends(cJSON *item, const uint32_t mends[BRUMA_REASON_COUNT])

@@ -10,7 +10,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#include "agent/api/ctl_server.h"
+#include "agent/api/ctl_finding.h"
 #include "agent/enroll/guard.h"
 #include "agent/enroll/pins.h"
 #include "agent/enroll/source.h"

@@ -2,7 +2,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "agent/api/ctl_server.h"
+#include "agent/api/ctl_finding.h"
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/pins.h"
 #include "agent/enroll/source.h"

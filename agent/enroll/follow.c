@@ -152,7 +152,7 @@ static void on_verify_soon(struct loop_timer *timer)
     pod->looked_at = loop_now(agent->loop);
     if (pod->routes_fd >= 0)
         (void)read_hints(pod, HINTS_A_LOOK);
-    watchdog_verify_now(agent, pod);
+    agent->verify_pod(agent, pod);
     if (pod->links_changed && pod->state == POD_ENROLLED) {
         pod->links_changed = false;
         forwards_look(agent, pod);

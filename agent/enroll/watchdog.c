@@ -108,6 +108,7 @@ static void on_tick(struct loop_timer *timer)
 
 void watchdog_start(struct agent *agent)
 {
+    agent->verify_pod = watchdog_verify_now;
     loop_timer_init(&agent->tick, on_tick);
     loop_timer_init(&agent->verify, on_verify);
     loop_timer_set(agent->loop, &agent->tick, TICK);

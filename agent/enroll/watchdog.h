@@ -24,7 +24,7 @@ void watchdog_verify_now(struct agent *agent, struct pod *pod);
  * false: verify it. */
 bool watchdog_glance(struct agent *agent, struct pod *pod);
 
-/* Something may be broken: the pod is verified a moment later, and mended. */
+/* Something may be broken: the pod is verified a moment later (agent->verify_pod), and mended. */
 void watchdog_look(struct agent *agent, struct pod *pod);
 
 /* Follows what happens to rules, routes, addresses and lo in the pod's namespace until its descriptors are

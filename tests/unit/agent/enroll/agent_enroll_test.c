@@ -99,6 +99,7 @@ static void setup(void)
     cr_assert(mkdtemp(directory) != NULL);
     config.run_dir = directory;
     agent.config = &config;
+    agent.verify_pod = watchdog_verify_now;
     pods_init(&agent.pods);
     cr_assert(loop_new(&agent.loop) == 0);
     cr_assert(mesh_source_open(agent.loop, &config, NULL, NULL, &agent.source) == 0);

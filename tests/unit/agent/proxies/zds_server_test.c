@@ -102,6 +102,7 @@ static void setup(void)
     config.zds_socket = socket_path;
     config.cgroup = directory;
     agent.config = &config;
+    agent.verify_pod = watchdog_verify_now;
     pods_init(&agent.pods);
     cr_assert(loop_new(&agent.loop) == 0);
     cr_assert(mesh_source_open(agent.loop, &config, NULL, NULL, &agent.source) == 0);
