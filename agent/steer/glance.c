@@ -146,7 +146,7 @@ static int64_t now(void)
 static int remember(struct steer *s, const struct steer_pod *pod, struct steer_glance *g)
 {
     struct bpf_link_info link;
-    struct stat pins;
+    struct stat pins = {0};
     int r = look_at_link(g->link, &link);
 
     if (r == 0)
@@ -195,7 +195,7 @@ static bool is_same(struct steer *s, const struct steer_pod *pod, const struct s
                     bool listeners)
 {
     struct bpf_link_info link;
-    struct stat pins;
+    struct stat pins = {0};
 
     if (look_at_link(g->link, &link) < 0 || link.prog_id != g->program_id ||
         link.netns.netns_ino != g->netns_inode)

@@ -62,7 +62,7 @@ static bool names_an_owner(const struct inet_diag_msg *m, const struct endpoint 
 
 void peer_source_get(int fd, struct peer_source *ret)
 {
-    struct sockaddr_storage sa;
+    struct sockaddr_storage sa = {0};
     struct inet_diag_msg found = {0};
     struct endpoint peer, own;
     struct ucred credentials;

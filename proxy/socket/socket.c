@@ -199,7 +199,7 @@ static int tell_program(const struct pod *pod, int fd, const struct endpoint *ta
 {
     struct bruma_delivery key = {.netns_cookie = pod->cookie};
     struct bruma_delivery_made value = {};
-    struct endpoint source;
+    struct endpoint source = {0};
     struct timespec now;
     union bpf_attr attr = {};
     int map = __atomic_load_n(&pod->proxy->deliveries_map_fd, __ATOMIC_ACQUIRE), r;
@@ -245,7 +245,7 @@ static unsigned arrival_device(int fd)
     union {
         struct cmsghdr header;
         char bytes[256];
-    } buf;
+    } buf = {0};
     socklen_t len = sizeof(buf.bytes);
     struct msghdr msg = {.msg_control = &buf};
     struct in6_pktinfo info6;
