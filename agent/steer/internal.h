@@ -25,6 +25,8 @@ struct steer {
     uint8_t lookup_tag[8]; /* of the pod program that this build has */
 };
 
+/* ---- pinned.c: below all the others ---- */
+
 /* Fills *error and returns -|e|, so that a failure can be told and returned in one expression. */
 int steer_fail(struct steer_error *error, enum bruma_reason reason, int e, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
@@ -34,7 +36,12 @@ int steer_fail(struct steer_error *error, enum bruma_reason reason, int e, const
 struct bpf_object;
 int steer_pin_paths(const struct steer *steer, struct bpf_object *object, struct steer_error *error);
 
-/* The link is attached to that cgroup. */
+/* PIN_DIR/pods/<cookie>[/name]; name NULL: the directory. -ENAMETOOLONG. */
+int steer_pod_pin_path(const struct steer *steer, uint64_t cookie, const char *name, char *buf, size_t size);
+
+/* ---- the others ---- */
+
+/* cgroup.c: the link is attached to that cgroup. */
 bool steer_link_attached_to(int link_fd, const char *cgroup);
 
 /* guard.c */
@@ -48,9 +55,6 @@ void steer_options_unload(struct steer *steer);
 /* live.c: both do without where the kernel has not what they need, and say so. */
 void steer_live_load(struct steer *steer);
 void steer_accepted_load(struct steer *steer);
-
-/* PIN_DIR/pods/<cookie>[/name]; name NULL: the directory. -ENAMETOOLONG. */
-int steer_pod_pin_path(const struct steer *steer, uint64_t cookie, const char *name, char *buf, size_t size);
 
 /* pin_dir.c: makes the directory with its parts, in a BPF file system and nowhere else. */
 int pin_dir_prepare(const char *pin_dir, struct steer_error *error);

@@ -22,14 +22,6 @@
     (BRUMA_POD_HAD_FWMARK_ACCEPT | BRUMA_POD_HAD_FWMARK_REFLECT4 | BRUMA_POD_HAD_FWMARK_REFLECT6)
 #define FAMILY_FLAGS (BRUMA_POD_NO_IPV4 | BRUMA_POD_NO_IPV6)
 
-int steer_pod_pin_path(const struct steer *s, uint64_t cookie, const char *name, char *buf, size_t size)
-{
-    int n = snprintf(buf, size, "%s/pods/%llu%s%s", s->pin_dir, (unsigned long long)cookie, name ? "/" : "",
-                     name ? name : "");
-
-    return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
-}
-
 int steer_pod_link_path(const struct steer *s, uint64_t cookie, char *buf, size_t size)
 {
     return steer_pod_pin_path(s, cookie, "link", buf, size);

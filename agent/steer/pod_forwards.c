@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent/steer/internal.h"
+#include "agent/steer/pod_netlink.h"
 #include "agent/steer/pod_numbers.h"
 #include "lib/cleanup.h"
 #include "lib/netns.h"
@@ -132,7 +133,7 @@ static int list_links(struct search *s)
     h->nlmsg_type = RTM_GETLINK;
     h->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
     mnl_nlmsg_put_extra_header(h, sizeof(struct ifinfomsg));
-    r = mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) < 0 ? -errno : pod_netns_transact(nl, h, on_link, s);
+    r = mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) < 0 ? -errno : pod_netlink_transact(nl, h, on_link, s);
     mnl_socket_close(nl);
     return r;
 }

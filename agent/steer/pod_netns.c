@@ -11,18 +11,15 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "agent/steer/glance.h"
 #include "agent/steer/internal.h"
+#include "agent/steer/pod_netlink.h"
 #include "agent/steer/pod_numbers.h"
 #include "bruma/mesh.h"
 #include "lib/cleanup.h"
 #include "lib/netns.h"
-
-#define NETLINK_BUFFER 8192
-#define DUMP_READS     256 /* of that size: some 20,000 rules. Who has more gets no more of our time. */
 
 static const int families[] = {AF_INET, AF_INET6};
 
@@ -71,43 +68,6 @@ struct route_seen {
     uint32_t table;
     bool found;
 };
-
-static struct mnl_socket *netlink_open(void)
-{
-    /* The kernel has answered when a request is sent: there is never anything to wait for. */
-    struct mnl_socket *nl = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    int on = 1;
-
-    if (nl && mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) < 0) {
-        mnl_socket_close(nl);
-        return NULL;
-    }
-    /* lets the kernel filter a dump by table */
-    if (nl)
-        mnl_socket_setsockopt(nl, NETLINK_GET_STRICT_CHK, &on, sizeof(on));
-    return nl;
-}
-
-int pod_netns_transact(struct mnl_socket *nl, struct nlmsghdr *request, mnl_cb_t each, void *data)
-{
-    char buf[NETLINK_BUFFER];
-    unsigned sequence = (unsigned)time(NULL), port = mnl_socket_get_portid(nl);
-    int r = 1;
-
-    request->nlmsg_seq = sequence;
-    if (mnl_socket_sendto(nl, request, request->nlmsg_len) < 0)
-        return -errno;
-    for (int reads = 0; r > 0; reads++) {
-        ssize_t n = reads < DUMP_READS ? mnl_socket_recvfrom(nl, buf, sizeof(buf)) : (errno = E2BIG, -1);
-
-        if (n < 0)
-            return -errno;
-        r = mnl_cb_run(buf, (size_t)n, sequence, port, each, data);
-        if (!each)
-            break;
-    }
-    return r < 0 ? -errno : 0;
-}
 
 /* The second rule is for when the first one or the route is missing: what carries the mark would leave the
  * pod in plaintext then, such as an application's answers to what the proxy has delivered. */
@@ -220,7 +180,7 @@ static int add_route(struct mnl_socket *nl, const struct steer_pod *pod, int fam
 {
     const struct addr *source = source_of(pod, family);
     char buf[NETLINK_BUFFER];
-    int r = pod_netns_transact(
+    int r = pod_netlink_transact(
         nl, route_message(buf, family, table, RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, source),
         NULL, NULL);
 
@@ -246,7 +206,7 @@ static int setup_family(struct mnl_socket *nl, const struct steer_pod *pod, int 
     if (route < 0 && family_absent(pod, family, route))
         return 0;
     for (enum rule i = RULE_TO_LO; i < RULES; i++) {
-        r = pod_netns_transact(nl, rule_message(buf, family, &numbers, i), NULL, NULL);
+        r = pod_netlink_transact(nl, rule_message(buf, family, &numbers, i), NULL, NULL);
         if (r < 0 && r != -EEXIST)
             return family_absent(pod, family, r)
                        ? 0
@@ -280,7 +240,7 @@ static int enter(int netns_fd, struct inside *in)
         close(in->own);
         return r;
     }
-    in->nl = netlink_open();
+    in->nl = pod_netlink_open();
     return 0;
 }
 
@@ -365,8 +325,8 @@ static int verify_family(struct mnl_socket *nl, const struct steer_pod *pod, int
 
     route.table = rules.to_lo ? rules.numbers.table : BRUMA_ROUTE_TABLE;
     if (r == 0)
-        r = pod_netns_transact(nl, route_message(buf, family, route.table, RTM_GETROUTE, NLM_F_DUMP, NULL),
-                               see_route, &route);
+        r = pod_netlink_transact(nl, route_message(buf, family, route.table, RTM_GETROUTE, NLM_F_DUMP, NULL),
+                                 see_route, &route);
     if (r == -E2BIG)
         return r;
     /* Without an address of the family, setup may have found it absent; then there is nothing to miss. */

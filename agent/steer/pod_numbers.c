@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "agent/steer/internal.h"
+#include "agent/steer/pod_netlink.h"
 #include "bruma/mesh.h"
 #include "lib/cleanup.h"
 
@@ -121,7 +122,7 @@ static int list_rules(struct mnl_socket *nl, int family, struct rules *ret)
 
     ((struct fib_rule_hdr *)mnl_nlmsg_get_payload(h))->family = (uint8_t)family;
     *ret = (struct rules){.first_other = LAST_FREE};
-    return pod_netns_transact(nl, h, on_rule, ret);
+    return pod_netlink_transact(nl, h, on_rule, ret);
 }
 
 /* Ours, and what an earlier version has left. */
@@ -165,7 +166,7 @@ static bool has_other_routes(struct mnl_socket *nl, int family, uint32_t table)
 
     ((struct rtmsg *)mnl_nlmsg_get_payload(h))->rtm_family = (uint8_t)family;
     mnl_attr_put_u32(h, RTA_TABLE, table);
-    r = pod_netns_transact(nl, h, on_route, &routes);
+    r = pod_netlink_transact(nl, h, on_route, &routes);
     return routes.other || (r < 0 && r != -ENOENT);
 }
 
@@ -256,7 +257,7 @@ static int remove_rule(struct mnl_socket *nl, int family, const struct rule *rul
     mnl_attr_put_u8(h, FRA_PROTOCOL, rule->protocol);
     if (rule->action == FR_ACT_TO_TBL)
         mnl_attr_put_u32(h, FRA_TABLE, rule->table);
-    r = pod_netns_transact(nl, h, NULL, NULL);
+    r = pod_netlink_transact(nl, h, NULL, NULL);
     return r == -ENOENT ? 0 : r;
 }
 
@@ -273,7 +274,7 @@ static int remove_route(struct mnl_socket *nl, int family, uint32_t table, uint8
     route->rtm_protocol = protocol;
     mnl_attr_put_u32(h, RTA_TABLE, table);
     mnl_attr_put_u32(h, RTA_OIF, BRUMA_LOOPBACK_IFINDEX);
-    r = pod_netns_transact(nl, h, NULL, NULL);
+    r = pod_netlink_transact(nl, h, NULL, NULL);
     return r == -ESRCH || r == -ENOENT ? 0 : r;
 }
 

@@ -42,7 +42,4 @@ int pod_numbers_remove(struct mnl_socket *netlink, int family, const struct pod_
 /* Somebody else's rule is for packets with our mark: -EBUSY with NUMBER_TAKEN. */
 int pod_numbers_check_mark(struct mnl_socket *netlink, int family, struct steer_error *error);
 
-/* pod_netns.c: one request and its answers. */
-int pod_netns_transact(struct mnl_socket *netlink, struct nlmsghdr *request, mnl_cb_t each, void *data);
-
 #endif
