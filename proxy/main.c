@@ -15,7 +15,7 @@
 #include "lib/netns.h"
 #include "lib/privileges.h"
 #include "lib/reasons.h"
-#include "proxy/admin/config_dump.h"
+#include "proxy/admin/dump_maker.h"
 #include "proxy/admin/pods_pages.h"
 #include "proxy/admin/process_metrics.h"
 #include "proxy/connection/worker_thread.h"
@@ -98,41 +98,9 @@ static void on_revoked_changed(void *data, struct crl_set *set)
 
 /* ---- admin pages ---- */
 
-struct dump {
-    struct proxy *proxy;
-    void *token;
-    cJSON *connections;
-    unsigned next_worker;
-};
-
-static void dump_next(void *data);
-
-static void dump_next(void *data)
-{
-    struct dump *d = data;
-    struct proxy *p = d->proxy;
-
-    if (d->next_worker < p->workers_len) {
-        worker_dump(p->workers[d->next_worker++], d->connections, dump_next, d);
-        return;
-    }
-    pods_dump(p, d->connections);
-    admin_dump_done(p->admin, d->token,
-                    config_dump_new(p->state, p->identities, d->connections, proxy_settings_table,
-                                    proxy_settings_count, &p->settings));
-    free(d);
-}
-
 static void config_dump(void *data, struct admin *admin, void *token)
 {
-    struct dump *d = calloc(1, sizeof(*d));
-
-    if (!d) {
-        admin_dump_done(admin, token, NULL);
-        return;
-    }
-    *d = (struct dump){.proxy = data, .token = token, .connections = cJSON_CreateObject()};
-    dump_next(d);
+    dump_make(data, admin, token);
 }
 
 /* On a thread of its own. Workers and their telemetry live until the pages are closed. */
@@ -428,6 +396,7 @@ static void stop(struct proxy *p)
     wall_clock_forget(&p->wall);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_stop(p->workers[i]);
+    dump_stop(p);
 }
 
 static int usage(const char *program)

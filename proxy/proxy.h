@@ -27,6 +27,7 @@
 #include "proxy/tls/crl.h"
 #include "proxy/xds/xds_client.h"
 
+struct dump_maker;
 struct worker;
 struct worker_pod;
 struct tunnel;
@@ -41,6 +42,7 @@ struct proxy {
     struct agent_link *agent; /* NULL: a CNI agent names the pods */
     struct zds_link *zds;     /* NULL: bruma-agent does */
     struct admin *admin;
+    struct dump_maker *dump_maker; /* the dump that is being made, or NULL */
     struct worker **workers;
     unsigned workers_len;
     struct list pods; /* struct pod; control thread only */

@@ -65,8 +65,18 @@ static void check_filesystems(const struct agent *agent, struct connection *c)
                 agent->config->pin_dir, ok ? "is in a BPF file system" : "is not in a BPF file system");
 }
 
-/* "name(id)" of each program, ours and others'. */
-static int list_programs(int target_fd, enum bpf_attach_type type, __u32 flags, char *buf, size_t size)
+static bool is_own(const struct steer_hook *own, int own_len, __u32 id)
+{
+    for (int i = 0; i < own_len; i++) {
+        if (own[i].program == id)
+            return true;
+    }
+    return false;
+}
+
+/* "name(id)" of each program, ours and others'; how many. */
+static int list_programs(int target_fd, enum bpf_attach_type type, __u32 flags, const struct steer_hook *own,
+                         int own_len, char *buf, size_t size, int *ret_others)
 {
     __u32 ids[PROGRAMS_MAX], count = PROGRAMS_MAX, attach_flags;
     size_t len = 0;
@@ -74,6 +84,8 @@ static int list_programs(int target_fd, enum bpf_attach_type type, __u32 flags, 
     buf[0] = '\0';
     if (bpf_prog_query(target_fd, type, flags, &attach_flags, ids, &count) < 0)
         return -errno;
+    for (__u32 i = 0; i < count && i < PROGRAMS_MAX; i++)
+        *ret_others += !is_own(own, own_len, ids[i]);
     for (__u32 i = 0; i < count && i < PROGRAMS_MAX && len + 40 < size; i++) {
         _cleanup_fd_ int fd = bpf_prog_get_fd_by_id(ids[i]);
         struct bpf_prog_info info = {0};
@@ -86,28 +98,69 @@ static int list_programs(int target_fd, enum bpf_attach_type type, __u32 flags, 
     return (int)count;
 }
 
+static const char *hook_words(enum steer_hook_state state)
+{
+    switch (state) {
+    case STEER_HOOK_ATTACHED:
+        return "attached to";
+    case STEER_HOOK_MISSING:
+        return "not attached to";
+    case STEER_HOOK_UNKNOWN:
+        return "it cannot be told whether it is attached to";
+    case STEER_HOOK_FOREGONE:
+        return "could not be attached (the log says why), and is done without at";
+    case STEER_HOOK_NO_KERNEL:
+        return "this kernel cannot run it, and it is done without";
+    }
+    return "";
+}
+
+/* Each of ours by its name. */
+static int check_own_hooks(const struct agent *agent, struct connection *c,
+                           struct steer_hook own[STEER_HOOKS])
+{
+    int n = agent->cgroup_reason ? 0 : steer_cgroup_hooks(agent->steer, own);
+
+    ctl_finding(c, "connect hooks", !agent->cgroup_reason, agent->cgroup_reason, "%s",
+                agent->cgroup_reason ? agent->cgroup_error : "attached");
+    for (int i = 0; i < n; i++) {
+        bool ok = own[i].state != STEER_HOOK_MISSING && own[i].state != STEER_HOOK_UNKNOWN;
+
+        ctl_finding(c, "hook", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_CGROUP_LINK_DETACHED, "%s: %s%s%s",
+                    own[i].name, hook_words(own[i].state), own[i].cgroup ? " " : "",
+                    own[i].cgroup ? own[i].cgroup : "");
+    }
+    return n;
+}
+
+/* What else runs there: the programs of one kind, in the order they run. */
 static void check_hooks(const struct agent *agent, struct connection *c)
 {
     static const struct {
         enum bpf_attach_type type;
         const char *name;
-    } hooks[] = {{BPF_CGROUP_INET4_CONNECT, "connect4"}, {BPF_CGROUP_INET6_CONNECT, "connect6"}};
+    } hooks[] = {{BPF_CGROUP_INET4_CONNECT, "connect4"},
+                 {BPF_CGROUP_INET6_CONNECT, "connect6"},
+                 {BPF_CGROUP_SETSOCKOPT, "setsockopt"},
+                 {BPF_CGROUP_SOCK_OPS, "sock_ops"}};
     _cleanup_fd_ int fd = open(agent->config->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct steer_hook own[STEER_HOOKS];
+    int own_len = check_own_hooks(agent, c, own);
     char programs[600];
 
-    ctl_finding(c, "connect hooks", !agent->cgroup_reason, agent->cgroup_reason, "%s",
-                agent->cgroup_reason ? agent->cgroup_error : "attached");
     for (size_t i = 0; fd >= 0 && i < array_size(hooks); i++) {
-        int n = list_programs(fd, hooks[i].type, BPF_F_QUERY_EFFECTIVE, programs, sizeof(programs));
+        int others = 0, n = list_programs(fd, hooks[i].type, BPF_F_QUERY_EFFECTIVE, own, own_len, programs,
+                                          sizeof(programs), &others);
 
         if (n < 0)
             ctl_finding(c, "programs on the hook", false, BRUMA_REASON_NONE, "%s: cannot be listed: %s",
                         hooks[i].name, strerror(-n));
         else
-            ctl_finding(c, "programs on the hook", n > 0,
-                        n > 0 ? BRUMA_REASON_NONE : BRUMA_REASON_CGROUP_LINK_DETACHED,
+            /* sock_ops may be done without, which is said above */
+            ctl_finding(c, "programs on the hook", n > others || hooks[i].type == BPF_CGROUP_SOCK_OPS,
+                        n > others ? BRUMA_REASON_NONE : BRUMA_REASON_CGROUP_LINK_DETACHED,
                         "%s, in the order they run: %s%s", hooks[i].name, n ? programs : "none",
-                        n > 1 ? " (more than ours: do the others rewrite addresses before it?)" : "");
+                        others ? " (more than ours: do the others rewrite addresses before it?)" : "");
     }
 }
 
@@ -116,8 +169,9 @@ static void check_pods(const struct agent *agent, struct connection *c)
 {
     _cleanup_free_ uint64_t *pinned = NULL;
     int n = steer_pods_pinned(agent->steer, &pinned), enrolled = pods_count(&agent->pods, POD_ENROLLED);
-    char programs[600];
     const struct pod *pod;
+    char programs[600];
+    int others = 0;
 
     for (int i = 0; i < n; i++) {
         pod = pods_by_cookie(&agent->pods, pinned[i]);
@@ -128,7 +182,7 @@ static void check_pods(const struct agent *agent, struct connection *c)
     }
     list_for_each (pod, &agent->pods.list, node) {
         if (pod->netns_fd >= 0 &&
-            list_programs(pod->netns_fd, BPF_SK_LOOKUP, 0, programs, sizeof(programs)) > 1)
+            list_programs(pod->netns_fd, BPF_SK_LOOKUP, 0, NULL, 0, programs, sizeof(programs), &others) > 1)
             ctl_finding(c, "programs in a pod", false, BRUMA_REASON_NONE,
                         "%s/%s has more than one sk_lookup program: %s", pod->namespace, pod->name, programs);
         if (pod->last_reason)

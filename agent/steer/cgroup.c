@@ -17,8 +17,6 @@
 #include "lib/cleanup.h"
 #include "lib/log.h"
 
-#define HOOKS 7
-
 struct hook {
     const char *name;
     enum bpf_attach_type type;
@@ -27,7 +25,7 @@ struct hook {
     bool optional;
 };
 
-static int hooks(const struct steer *s, struct hook ret[HOOKS])
+static int hooks(const struct steer *s, struct hook ret[STEER_HOOKS])
 {
     struct stat st;
     int n = 2;
@@ -142,7 +140,7 @@ static int attach(const struct steer *s, const struct hook *h, struct steer_erro
 
 int steer_cgroup_attach(struct steer *s, struct steer_error *error)
 {
-    struct hook all[HOOKS];
+    struct hook all[STEER_HOOKS];
     int n = hooks(s, all), r = 0;
 
     for (int i = 0; i < n && r == 0; i++) {
@@ -160,7 +158,7 @@ int steer_cgroup_attach(struct steer *s, struct steer_error *error)
 
 int steer_cgroup_verify(struct steer *s)
 {
-    struct hook all[HOOKS];
+    struct hook all[STEER_HOOKS];
     int n = hooks(s, all);
 
     for (int i = 0; i < n; i++) {
@@ -177,6 +175,45 @@ int steer_cgroup_verify(struct steer *s)
             return -ENOLINK;
     }
     return 0;
+}
+
+static struct steer_hook describe(const struct steer *s, const struct hook *h)
+{
+    struct steer_hook ret = {.name = h->name, .cgroup = h->cgroup, .state = STEER_HOOK_MISSING};
+    char path[PATH_MAX / 4];
+    _cleanup_fd_ int link = -1;
+    struct bpf_link_info info;
+
+    link_path(s, h->name, path, sizeof(path));
+    link = bpf_obj_get(path);
+    if (link < 0)
+        ret.state = errno != ENOENT && errno != ENOTDIR  ? STEER_HOOK_UNKNOWN
+                    : h->optional && s->accepted_refused ? STEER_HOOK_FOREGONE
+                                                         : STEER_HOOK_MISSING;
+    else if (steer_link_attached_to(link, h->cgroup) && link_info(link, &info) == 0) {
+        ret.state = STEER_HOOK_ATTACHED;
+        ret.program = info.prog_id;
+    }
+    return ret;
+}
+
+int steer_cgroup_hooks(struct steer *s, struct steer_hook ret[STEER_HOOKS])
+{
+    static const char *const names[] = {"options4", "options6", "accepted"};
+    struct hook all[STEER_HOOKS];
+    int n = hooks(s, all), count = 0;
+
+    for (int i = 0; i < n; i++)
+        ret[count++] = describe(s, &all[i]);
+    for (size_t i = 0; i < array_size(names); i++) {
+        bool is_there = false;
+
+        for (int k = 0; k < n; k++)
+            is_there |= !strcmp(all[k].name, names[i]);
+        if (!is_there && count < STEER_HOOKS)
+            ret[count++] = (struct steer_hook){.name = names[i], .state = STEER_HOOK_NO_KERNEL};
+    }
+    return count;
 }
 
 int steer_cgroup_mend(struct steer *s, struct steer_error *error)

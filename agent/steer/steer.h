@@ -176,6 +176,26 @@ int steer_proxy_cgroups(const struct steer *steer, struct steer_proxy_cgroup **r
 int steer_cgroup_verify(struct steer *steer);
 int steer_cgroup_mend(struct steer *steer, struct steer_error *error);
 
+#define STEER_HOOKS 7
+
+enum steer_hook_state {
+    STEER_HOOK_ATTACHED,
+    STEER_HOOK_MISSING,   /* its link is gone, or leads to another cgroup */
+    STEER_HOOK_UNKNOWN,   /* it cannot be told */
+    STEER_HOOK_FOREGONE,  /* it may be done without, and could not be attached */
+    STEER_HOOK_NO_KERNEL, /* this kernel cannot run it; it may be done without */
+};
+
+/* What is attached to the pods' cgroup and the kubelet's, for people to look at. */
+struct steer_hook {
+    const char *name;
+    const char *cgroup; /* the steer's; NULL for NO_KERNEL */
+    enum steer_hook_state state;
+    uint32_t program; /* the id of the one that is attached; 0: none */
+};
+
+int steer_cgroup_hooks(struct steer *steer, struct steer_hook ret[STEER_HOOKS]); /* how many */
+
 int steer_pod_entry(struct steer *steer, uint64_t cookie, struct bruma_pod *ret);
 int steer_pod_counters(struct steer *steer, uint64_t cookie, struct bruma_pod_counters *ret);
 /* Sum over CPUs. */

@@ -13,6 +13,7 @@
 
 #include "lib/cleanup.h"
 #include "lib/rpc/http_gzip.h"
+#include "lib/rpc/http_pieces.h"
 
 #define REQUESTS_PER_TURN 16
 #define COMPRESS_FROM     1024 /* bytes; less is not worth it */
@@ -61,6 +62,7 @@ void http_body_unref(struct http_body **body)
 
 static void drop_answer(struct http_connection *c)
 {
+    http_pieces_free(&c->pieces);
     if (c->shared) {
         http_body_unref(&c->shared);
     } else {
@@ -195,16 +197,19 @@ static void date_text(char buf[32])
 static void queue(struct http_connection *c, const struct http_answer *a, bool without_body, char *body,
                   size_t len, bool gzip)
 {
-    char date[32];
+    char date[32], length[64];
     int n;
 
     date_text(date);
-    n = asprintf(
-        &c->head, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s%s%s%s%s%s\r\n",
-        a->status, status_text(a->status), date, a->type ? a->type : "text/plain; charset=utf-8", len,
-        gzip ? "Content-Encoding: gzip\r\n" : "", a->compress ? "Vary: Accept-Encoding\r\n" : "",
-        a->allow ? "Allow: " : "", a->allow ? a->allow : "", a->allow ? "\r\n" : "",
-        c->last ? "Connection: close\r\n" : "Connection: keep-alive\r\n");
+    if (c->pieces)
+        snprintf(length, sizeof(length), "%s", c->chunked ? "Transfer-Encoding: chunked\r\n" : "");
+    else
+        snprintf(length, sizeof(length), "Content-Length: %zu\r\n", len);
+    n = asprintf(&c->head, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\n%s%s%s%s%s%s%s\r\n", a->status,
+                 status_text(a->status), date, a->type ? a->type : "text/plain; charset=utf-8", length,
+                 gzip ? "Content-Encoding: gzip\r\n" : "", a->compress ? "Vary: Accept-Encoding\r\n" : "",
+                 a->allow ? "Allow: " : "", a->allow ? a->allow : "", a->allow ? "\r\n" : "",
+                 c->last ? "Connection: close\r\n" : "Connection: keep-alive\r\n");
     if (n < 0) {
         c->head = NULL;
         n = 0;
@@ -317,7 +322,53 @@ void http_respond_text(struct http_request *request, int status, const char *tex
     http_respond(request, &answer, body, body ? strlen(body) : 0);
 }
 
-/* 1: all of it is out; 0: the client does not take more now; -errno */
+void http_respond_source(struct http_request *request, const struct http_answer *answer,
+                         const struct http_source *source)
+{
+    struct http_connection *c = request->connection;
+    bool gzip = answer->compress && http_request_accepts_gzip(request), is_head;
+    struct http_pieces *pieces;
+
+    if (!c) {
+        source->done(source->data);
+        free(request);
+        return;
+    }
+    is_head = http_method_is(request, "HEAD");
+    /* who speaks HTTP/1.0 knows the end by the connection's */
+    c->chunked = !request->head.old;
+    if (http_pieces_new(source, c->chunked, gzip, &pieces) < 0) {
+        http_respond_text(request, 503, "out of memory\n");
+        return;
+    }
+    c->request = NULL;
+    free(request);
+    c->last |= !c->chunked;
+    c->pieces = pieces;
+    queue(c, answer, is_head, NULL, 0, gzip);
+    if (is_head || !c->head)
+        http_pieces_free(&c->pieces);
+    if (!c->busy)
+        go(c);
+}
+
+/* The place of the piece that is out is taken by the next one. 1: there is none; 0: later; -errno */
+static int next_piece(struct http_connection *c)
+{
+    int r;
+
+    c->server->queued -= c->body_len;
+    free(c->body);
+    c->body = NULL;
+    c->head_len = c->body_len = c->sent = 0;
+    r = http_pieces_next(c->pieces, &c->body, &c->body_len);
+    c->server->queued += c->body_len;
+    if (r == 0)
+        http_pieces_free(&c->pieces);
+    return r < 0 ? r : 0;
+}
+
+/* 1: all of it is out; 0: the client does not take more now, or it is others' turn; -errno */
 static int send_answer(struct http_connection *c)
 {
     while (c->sent < c->head_len + c->body_len) {
@@ -336,7 +387,7 @@ static int send_answer(struct http_connection *c)
             return errno == EAGAIN ? 0 : -errno;
         c->sent += (size_t)n;
     }
-    return 1;
+    return c->pieces ? next_piece(c) : 1;
 }
 
 /* ---- requests ---- */

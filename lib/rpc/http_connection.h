@@ -46,14 +46,16 @@ struct http_connection {
     struct http_request *request; /* HTTP_BODY, HTTP_HANDLING */
     char in[HTTP_HEAD_MAX];
     size_t in_len;
-    uint64_t body_left;       /* of the request, to be skipped */
-    bool started;             /* bytes of the next head have come */
-    bool busy;                /* inside http_connection_go(): answers are sent from there */
-    bool closed;              /* freed at the end of the turn */
-    bool last;                /* close after the answer */
-    bool resume;              /* the timer is for the requests that are in the buffer */
-    char *head, *body;        /* of the answer */
-    struct http_body *shared; /* whose text body is; or NULL, and body is the connection's own */
+    uint64_t body_left;         /* of the request, to be skipped */
+    bool started;               /* bytes of the next head have come */
+    bool busy;                  /* inside http_connection_go(): answers are sent from there */
+    bool closed;                /* freed at the end of the turn */
+    bool last;                  /* close after the answer */
+    bool chunked;               /* pieces are framed */
+    bool resume;                /* the timer is for the requests that are in the buffer */
+    char *head, *body;          /* of the answer */
+    struct http_pieces *pieces; /* body is one of them; or NULL */
+    struct http_body *shared;   /* whose text body is; or NULL, and body is the connection's own */
     size_t head_len, body_len, sent;
 };
 

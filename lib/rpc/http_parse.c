@@ -119,6 +119,7 @@ static int request_line(struct http_span line, struct http_head *head, bool *ret
     if (line.at[5] != '1')
         return fail(ret_status, 505);
     *ret_old = line.at[7] == '0';
+    head->old = *ret_old;
     head->keep_alive = !*ret_old;
     return split_target(target, head) ? 0 : fail(ret_status, 400);
 }

@@ -24,6 +24,7 @@ struct http_head {
     size_t headers_len;
     uint64_t content_length;
     bool keep_alive;
+    bool old; /* HTTP/1.0: knows no chunks */
     bool expects_continue;
 };
 

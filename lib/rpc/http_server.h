@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "lib/addr.h"
@@ -83,6 +84,23 @@ void http_body_unref(struct http_body **body);
 void http_respond_body(struct http_request *request, const struct http_answer *answer,
                        struct http_body *body);
 bool http_request_accepts_gzip(const struct http_request *request);
+
+/*
+ * A body that is made as the client takes it, however long it is: one piece is held at a time, and one is
+ * made a turn. All on the loop's thread.
+ */
+struct http_source {
+    /* Appends a piece. 1: there is more; 0: that was all; -errno: the client sees the answer end in the
+     * middle.
+     */
+    int (*next)(void *data, FILE *out);
+    void (*done)(void *data); /* called once, whatever the end */
+    void *data;
+};
+
+/* Takes the source. */
+void http_respond_source(struct http_request *request, const struct http_answer *answer,
+                         const struct http_source *source);
 
 /* Plain text, copied. */
 void http_respond_text(struct http_request *request, int status, const char *text);

@@ -45,16 +45,16 @@ struct admin {
 
 /* ---- config dump ---- */
 
-static void answer_waiting(struct dump *dump, const char *text)
+static void answer_waiting(struct dump *dump, int (*open)(void *data, struct http_source *ret), void *data)
 {
     while (dump->first) {
         struct http_answer answer = {.status = 200, .type = "application/json", .compress = true};
         struct waiting *w = dump->first;
-        char *body = text ? strdup(text) : NULL;
+        struct http_source source;
 
         dump->first = w->next;
-        if (body)
-            http_respond(w->request, &answer, body, strlen(body));
+        if (open && open(data, &source) == 0)
+            http_respond_source(w->request, &answer, &source);
         else
             http_respond_text(w->request, 500, "the dump could not be made\n");
         free(w);
@@ -69,18 +69,15 @@ static void start_dump(struct admin *admin)
     admin->config.config_dump(admin->config.data, admin, &admin->running);
 }
 
-void admin_dump_done(struct admin *admin, void *token, cJSON *dump)
+void admin_dump_done(struct admin *admin, void *token, int (*open)(void *data, struct http_source *ret),
+                     void *data)
 {
-    char *text = dump ? cJSON_Print(dump) : NULL;
-
-    cJSON_Delete(dump);
-    if (token == &admin->running && admin->dumping) {
-        answer_waiting(&admin->running, text);
-        admin->dumping = false;
-        if (admin->next.first)
-            start_dump(admin);
-    }
-    cJSON_free(text);
+    if (token != &admin->running || !admin->dumping)
+        return;
+    answer_waiting(&admin->running, open, data);
+    admin->dumping = false;
+    if (admin->next.first)
+        start_dump(admin);
 }
 
 static void config_dump(struct admin *admin, struct http_request *request)
@@ -449,8 +446,8 @@ void admin_close(struct admin **ptr)
     http_server_close(&admin->metrics);
     http_server_close(&admin->ready);
     http_server_close(&admin->local);
-    answer_waiting(&admin->running, NULL);
-    answer_waiting(&admin->next, NULL);
+    answer_waiting(&admin->running, NULL, NULL);
+    answer_waiting(&admin->next, NULL, NULL);
     metrics_page_free(&admin->page);
     free(admin->unix_socket);
     free(admin);

@@ -13,6 +13,7 @@
 
 #include "lib/addr.h"
 #include "lib/loop.h"
+#include "lib/rpc/http_server.h"
 
 struct admin;
 
@@ -43,7 +44,9 @@ struct admin_config {
 
 int admin_open(struct loop *loop, const struct admin_config *config, struct admin **ret);
 void admin_close(struct admin **admin);
-/* Takes the object. NULL: the answer is 500. */
-void admin_dump_done(struct admin *admin, void *token, cJSON *dump);
+/* Opens the dump for each who waits for it: open(data, source) is 0 or -errno. open NULL: the answer is 500.
+ */
+void admin_dump_done(struct admin *admin, void *token, int (*open)(void *data, struct http_source *ret),
+                     void *data);
 
 #endif

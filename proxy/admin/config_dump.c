@@ -9,7 +9,7 @@
 
 #include "proxy/admin/state_dump.h"
 #include "proxy/identity/identity.h"
-#include "proxy/state/state.h"
+#include "proxy/worker/pod_notes.h"
 
 #define NAME_MAX_BYTES 64
 
@@ -130,31 +130,228 @@ static cJSON *static_config(void)
     return NULL;
 }
 
-/* Readers expect the keys even when there is nothing behind them. */
-static bool add_state(cJSON *dump, struct state *state)
+/* ---- a dump and its readers ---- */
+
+struct config_dump {
+    struct list node;
+    unsigned references;
+    struct config_dump_source source;
+    struct pod_notes *notes;
+    struct state_snapshot *state;
+    char **uris; /* of certificates, in order */
+    size_t uris_len;
+};
+
+enum part { PART_PODS, PART_STATE, PART_CERTIFICATES, PART_REST, PARTS };
+
+struct reader {
+    struct config_dump *dump;
+    int part;
+    struct pod_notes_cursor pods;
+    struct state_reader *state;
+    size_t certificate;
+    bool some; /* a certificate has been told */
+};
+
+static struct list dumps = {&dumps, &dumps}; /* the oldest first */
+static unsigned dumps_len;
+
+unsigned config_dumps(void)
 {
-    if (state)
-        return state_dump(state, dump) == 0;
-    return cJSON_AddArrayToObject(dump, "workloads") && cJSON_AddArrayToObject(dump, "services") &&
-           cJSON_AddArrayToObject(dump, "policies") && cJSON_AddObjectToObject(dump, "stagedServices");
+    return dumps_len;
 }
 
-cJSON *config_dump_new(struct state *state, struct identity_store *identities, cJSON *workload_state,
-                       const struct setting *table, size_t count, const void *settings)
+struct config_dump *config_dump_newest(void)
 {
-    cJSON *dump = cJSON_CreateObject();
+    return list_empty(&dumps) ? NULL : container_of(dumps.prev, struct config_dump, node);
+}
 
-    if (!workload_state)
-        workload_state = cJSON_CreateObject();
-    if (!dump) {
-        cJSON_Delete(workload_state);
-        return NULL;
+static int note_uri(void *data, const char *uri)
+{
+    struct config_dump *d = data;
+    char **uris = realloc(d->uris, (d->uris_len + 1) * sizeof(char *));
+
+    if (!uris)
+        return -ENOMEM;
+    d->uris = uris;
+    uris[d->uris_len] = strdup(uri);
+    if (!uris[d->uris_len])
+        return -ENOMEM;
+    d->uris_len++;
+    return 0;
+}
+
+int config_dump_new(const struct config_dump_source *source, struct pod_notes *notes,
+                    struct config_dump **ret)
+{
+    struct config_dump *d = calloc(1, sizeof(*d));
+
+    if (!d) {
+        pod_notes_free(&notes);
+        return -ENOMEM;
     }
-    if (add(dump, "workloadState", workload_state) && add_state(dump, state) &&
-        add(dump, "certificates", identities ? identity_dump(identities) : cJSON_CreateArray()) &&
-        add(dump, "staticConfig", static_config()) && add(dump, "version", version()) &&
-        add(dump, "config", config(table, count, settings)))
-        return dump;
-    cJSON_Delete(dump);
-    return NULL;
+    dumps_len++;
+    list_add_tail(&dumps, &d->node);
+    d->references = 1;
+    d->source = *source;
+    d->notes = notes;
+    if ((source->state && state_snapshot_take(source->state, &d->state) < 0) ||
+        (source->identities && identity_each(source->identities, note_uri, d) < 0)) {
+        config_dump_unref(&d);
+        return -ENOMEM;
+    }
+    *ret = d;
+    return 0;
+}
+
+static int compare_uris(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+void config_dump_sort(struct config_dump *d)
+{
+    if (d->state)
+        state_snapshot_sort(d->state);
+    if (d->uris_len)
+        qsort(d->uris, d->uris_len, sizeof(char *), compare_uris);
+}
+
+struct config_dump *config_dump_ref(struct config_dump *d)
+{
+    d->references++;
+    return d;
+}
+
+void config_dump_unref(struct config_dump **dump)
+{
+    struct config_dump *d = *dump;
+
+    *dump = NULL;
+    if (!d || --d->references)
+        return;
+    dumps_len--;
+    list_del(&d->node);
+    pod_notes_free(&d->notes);
+    state_snapshot_free(&d->state);
+    for (size_t i = 0; i < d->uris_len; i++)
+        free(d->uris[i]);
+    free(d->uris);
+    free(d);
+}
+
+/* Takes the item. */
+static int put(FILE *out, cJSON *item)
+{
+    char *text = item ? cJSON_PrintUnformatted(item) : NULL;
+
+    cJSON_Delete(item);
+    if (!text)
+        return -ENOMEM;
+    fputs(text, out);
+    cJSON_free(text);
+    return 0;
+}
+
+/* Readers expect the keys even when there is nothing behind them. */
+static int next_of_pods(struct reader *r, FILE *out)
+{
+    int more;
+
+    if (!r->pods.begun)
+        fputs("{\"workloadState\":", out);
+    if (!r->dump->notes) {
+        fputs("{},\n", out);
+        return 0;
+    }
+    more = pod_notes_next(r->dump->notes, &r->pods, out);
+    if (more == 0)
+        fputs(",\n", out);
+    return more;
+}
+
+static int next_of_state(struct reader *r, FILE *out)
+{
+    if (!r->dump->state) {
+        fputs("\"workloads\":[],\n\"services\":[],\n\"policies\":[],\n\"stagedServices\":{}", out);
+        return 0;
+    }
+    return state_reader_next(r->state, out);
+}
+
+static int next_of_certificates(struct reader *r, FILE *out)
+{
+    struct config_dump *d = r->dump;
+    cJSON *item;
+
+    if (r->certificate == 0)
+        fputs(",\n\"certificates\":[", out);
+    if (r->certificate >= d->uris_len) {
+        fputs("],\n", out);
+        return 0;
+    }
+    item = identity_dump(d->source.identities, d->uris[r->certificate++]);
+    if (!item)
+        return 1; /* it has gone meanwhile */
+    fputs(r->some ? ",\n" : "\n", out);
+    r->some = true;
+    return put(out, item) < 0 ? -ENOMEM : 1;
+}
+
+static int next_of_rest(struct reader *r, FILE *out)
+{
+    const struct config_dump_source *s = &r->dump->source;
+
+    fputs("\"staticConfig\":", out);
+    if (put(out, static_config()) < 0)
+        return -ENOMEM;
+    fputs(",\n\"version\":", out);
+    if (put(out, version()) < 0)
+        return -ENOMEM;
+    fputs(",\n\"config\":", out);
+    if (put(out, config(s->table, s->count, s->settings)) < 0)
+        return -ENOMEM;
+    fputs("}\n", out);
+    return 0;
+}
+
+static int reader_next(void *data, FILE *out)
+{
+    static int (*const parts[PARTS])(struct reader * r, FILE * out) = {
+        [PART_PODS] = next_of_pods,
+        [PART_STATE] = next_of_state,
+        [PART_CERTIFICATES] = next_of_certificates,
+        [PART_REST] = next_of_rest,
+    };
+    struct reader *r = data;
+    int more = parts[r->part](r, out);
+
+    if (more)
+        return more;
+    r->part++;
+    return r->part < PARTS;
+}
+
+static void reader_done(void *data)
+{
+    struct reader *r = data;
+
+    state_reader_free(&r->state);
+    config_dump_unref(&r->dump);
+    free(r);
+}
+
+int config_dump_open(struct config_dump *d, struct http_source *ret)
+{
+    struct reader *r = calloc(1, sizeof(*r));
+
+    if (!r)
+        return -ENOMEM;
+    if (d->state && state_reader_new(d->state, &r->state) < 0) {
+        free(r);
+        return -ENOMEM;
+    }
+    r->dump = config_dump_ref(d);
+    *ret = (struct http_source){.next = reader_next, .done = reader_done, .data = r};
+    return 0;
 }

@@ -2,41 +2,35 @@
 #include "proxy/admin/pods_pages.h"
 
 #include "proxy/proxy.h"
+#include "proxy/worker/pod_notes.h"
 
-static void describe(cJSON *all, const struct pod_info *info, const char *state)
+/* Without memory the page has fewer. */
+static void describe(struct pod_notes *notes, const struct pod_info *info, const char *state)
 {
-    cJSON *o = cJSON_GetObjectItemCaseSensitive(all, info->uid), *about;
+    struct pod_note *pod = pod_notes_pod(notes, info->uid);
 
-    if (!o)
-        o = cJSON_AddObjectToObject(all, info->uid);
-    cJSON_AddStringToObject(o, "state", state);
-    about = cJSON_AddObjectToObject(o, "info");
-    cJSON_AddStringToObject(about, "name", info->name);
-    cJSON_AddStringToObject(about, "namespace", info->namespace);
-    cJSON_AddStringToObject(about, "serviceAccount", info->service_account);
+    if (pod)
+        (void)pod_note_describe(pod, state, info->name, info->namespace, info->service_account);
 }
 
-static void add_pod(void *data, const struct pod_info *info, bool draining, const int fds[BRUMA_POD_FD_COUNT])
+static void note_pod(void *data, const struct pod_info *info, bool draining,
+                     const int fds[BRUMA_POD_FD_COUNT])
 {
     (void)fds;
     describe(data, info, draining ? "Draining" : "Up");
 }
 
 /* One that is served and lacks a listener is both; then this is what people must see. */
-static void add_pending(void *data, const struct pod_info *info)
+static void note_pending(void *data, const struct pod_info *info)
 {
-    cJSON *served = cJSON_GetObjectItemCaseSensitive(data, info->uid);
-
-    cJSON_DeleteItemFromObjectCaseSensitive(served, "state");
-    cJSON_DeleteItemFromObjectCaseSensitive(served, "info");
     describe(data, info, "Pending");
 }
 
-void pods_dump(struct proxy *p, cJSON *workload_state)
+void pods_note(struct proxy *p, struct pod_notes *notes)
 {
-    pods_each(p, add_pod, workload_state);
+    pods_each(p, note_pod, notes);
     if (p->zds)
-        zds_pods_each_pending(zds_link_pods(p->zds), add_pending, workload_state);
+        zds_pods_each_pending(zds_link_pods(p->zds), note_pending, notes);
 }
 
 static void count(void *data, const struct pod_info *info, bool draining, const int fds[BRUMA_POD_FD_COUNT])

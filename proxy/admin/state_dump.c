@@ -135,7 +135,7 @@ static bool add_workload_lists(cJSON *to, const struct workload_full *w)
     return list != NULL;
 }
 
-static bool add_workload(cJSON *array, const struct workload_full *w)
+bool workload_dump(const struct workload_full *w, cJSON *array)
 {
     static const char *const types[] = {"deployment", "cronjob", "pod", "job"};
     const struct workload *p = &w->public;
@@ -161,7 +161,7 @@ static bool add_workload(cJSON *array, const struct workload_full *w)
 
 /* ---- services ---- */
 
-static bool add_endpoint(cJSON *to, const struct workload_service *m)
+bool endpoint_dump(const struct workload_service *m, cJSON *to)
 {
     const struct workload_full *w = workload_of_service(m);
     const struct port_map *maps = (const struct port_map *)((const char *)w + m->ports_offset);
@@ -238,19 +238,13 @@ static bool add_weighted(cJSON *to, const struct service_full *s)
     return list || !s->weighted_len;
 }
 
+/* All but the endpoints, which may be very many. */
 static bool add_service_lists(cJSON *to, const struct service_full *s)
 {
-    const struct endpoints *e = s->node->endpoints;
     cJSON *list = add(to, "ports", cJSON_CreateObject());
 
     for (uint32_t i = 0; list && i < s->ports_len; i++) {
         if (!add_port(list, s->ports[i].service, s->ports[i].target))
-            return false;
-    }
-    if (list)
-        list = add(to, "endpoints", cJSON_CreateObject());
-    for (uint32_t i = 0; list && e && i < e->len; i++) {
-        if (!add_endpoint(list, e->items[i]))
             return false;
     }
     if (list)
@@ -262,7 +256,7 @@ static bool add_service_lists(cJSON *to, const struct service_full *s)
     return list != NULL;
 }
 
-static bool add_service(cJSON *array, const struct service_full *s)
+bool service_dump(const struct service_full *s, cJSON *array)
 {
     static const char *const families[] = {"", "IPv4", "IPv6", "Dual"};
     cJSON *o = append(array, cJSON_CreateObject());
@@ -273,115 +267,4 @@ static bool add_service(cJSON *array, const struct service_full *s)
            add_some_text(o, "ipFamilies", families[s->families]) &&
            cJSON_AddBoolToObject(o, "canonical", s->canonical) &&
            add_text(o, "visibility", s->namespace_only ? "Namespace" : "Public");
-}
-
-static bool add_staged(cJSON *to, const struct service_node *node)
-{
-    _cleanup_free_ char *key = NULL;
-    cJSON *o;
-
-    if (node->service || !node->members_len)
-        return true;
-    if (asprintf(&key, "%s/%s", node->namespace, node->hostname) < 0) {
-        key = NULL;
-        return false;
-    }
-    o = add(to, key, cJSON_CreateObject());
-    for (uint32_t i = 0; o && i < node->members_len; i++) {
-        if (!add_endpoint(o, node->members[i]))
-            return false;
-    }
-    return o != NULL;
-}
-
-/* ---- all, in order ---- */
-
-static const void **sorted(const struct index *index, int (*compare)(const void *, const void *))
-{
-    const void **all = calloc(index->count + 1, sizeof(void *));
-    size_t at = 0, n = 0;
-    void *entry;
-
-    if (!all)
-        return NULL;
-    while ((entry = index_each(index, &at)))
-        all[n++] = entry;
-    qsort(all, n, sizeof(void *), compare);
-    return all;
-}
-
-static int compare_workloads(const void *a, const void *b)
-{
-    const struct workload *const *x = a, *const *y = b;
-
-    return strcmp((*x)->uid, (*y)->uid);
-}
-
-static int compare_services(const void *a, const void *b)
-{
-    const struct service *const *x = a, *const *y = b;
-    int r = strcmp((*x)->hostname, (*y)->hostname);
-
-    return r ? r : strcmp((*x)->namespace, (*y)->namespace);
-}
-
-static int compare_nodes(const void *a, const void *b)
-{
-    const struct service_node *const *x = a, *const *y = b;
-    int r = strcmp((*x)->namespace, (*y)->namespace);
-
-    return r ? r : strcmp((*x)->hostname, (*y)->hostname);
-}
-
-static int compare_policies(const void *a, const void *b)
-{
-    const struct policy *const *x = a, *const *y = b;
-
-    return strcmp((*x)->key, (*y)->key);
-}
-
-static bool dump_workload(cJSON *to, const void *entry)
-{
-    return add_workload(to, entry);
-}
-
-static bool dump_service(cJSON *to, const void *entry)
-{
-    return add_service(to, entry);
-}
-
-static bool dump_staged(cJSON *to, const void *entry)
-{
-    return add_staged(to, entry);
-}
-
-static bool dump_policy(cJSON *to, const void *entry)
-{
-    return policy_dump(entry, to);
-}
-
-static bool dump_all(const struct index *index, int (*compare)(const void *, const void *), cJSON *to,
-                     bool (*dump)(cJSON *to, const void *entry))
-{
-    _cleanup_free_ const void **all = to ? sorted(index, compare) : NULL;
-
-    for (size_t i = 0; all && all[i]; i++) {
-        if (!dump(to, all[i]))
-            return false;
-    }
-    return all != NULL;
-}
-
-int state_dump(struct state *state, cJSON *into)
-{
-    bool ok = dump_all(&state->workloads, compare_workloads, add(into, "workloads", cJSON_CreateArray()),
-                       dump_workload) &&
-              dump_all(&state->services, compare_services, add(into, "services", cJSON_CreateArray()),
-                       dump_service) &&
-              dump_all(&state->policies, compare_policies, add(into, "policies", cJSON_CreateArray()),
-                       dump_policy) &&
-              dump_all(&state->nodes, compare_nodes, add(into, "stagedServices", cJSON_CreateObject()),
-                       dump_staged);
-
-    return ok ? 0 : -ENOMEM;
 }

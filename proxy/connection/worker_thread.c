@@ -19,6 +19,7 @@
 #include "proxy/state/rcu.h"
 #include "proxy/tls/crl.h"
 #include "proxy/worker/connection.h"
+#include "proxy/worker/pod_notes.h"
 
 /* ---- messages of the control thread ---- */
 
@@ -27,7 +28,7 @@ struct message {
     struct pod *pod; /* referenced, or NULL */
     int listeners[BRUMA_LISTENER_COUNT];
     bool policies;
-    cJSON *object;
+    struct pod_notes *notes;
     loop_post_fn done;
     void *data;
 };
@@ -316,50 +317,40 @@ static void do_drain(void *data)
 
 /* ---- the admin page's view ---- */
 
-static cJSON *describe(const struct connection *c)
+static int note(struct pod_note *pod, const struct connection *c)
 {
-    char buf[ENDPOINT_TEXT_LEN];
-    cJSON *o = cJSON_CreateObject();
+    const struct connection_note n = {
+        .client = c->client,
+        .destination = c->destination,
+        .actual = c->flow.destination_address,
+        .received = c->flow.received,
+        .sent = c->flow.sent,
+        .authority = c->flow.hbone_authority,
+        .source_identity = c->flow.source_identity,
+        .destination_identity = c->flow.destination_identity,
+        .inbound = c->inbound,
+        .mutual_tls = c->flow.mutual_tls,
+    };
 
-    cJSON_AddStringToObject(o, "src", endpoint_format(&c->client, buf));
-    cJSON_AddStringToObject(o, "originalDst",
-                            c->inbound && c->flow.hbone_authority ? c->flow.hbone_authority
-                                                                  : endpoint_format(&c->destination, buf));
-    cJSON_AddStringToObject(o, "actualDst", endpoint_format(&c->flow.destination_address, buf));
-    cJSON_AddStringToObject(o, "protocol", c->flow.mutual_tls ? "HBONE" : "TCP");
-    if (c->flow.mutual_tls) {
-        cJSON_AddStringToObject(o, "srcIdentity", c->flow.source_identity ? c->flow.source_identity : "");
-        cJSON_AddStringToObject(o, "dstIdentity",
-                                c->flow.destination_identity ? c->flow.destination_identity : "");
-    }
-    cJSON_AddNumberToObject(o, "bytesFromClient", (double)c->flow.received);
-    cJSON_AddNumberToObject(o, "bytesToClient", (double)c->flow.sent);
-    return o;
+    return pod_note_connection(pod, &n);
 }
 
-static cJSON *child(cJSON *object, const char *name, bool array)
-{
-    cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
-
-    if (item)
-        return item;
-    return array ? cJSON_AddArrayToObject(object, name) : cJSON_AddObjectToObject(object, name);
-}
-
-static void do_dump(void *data)
+/* Without memory the page has fewer. */
+static void do_note(void *data)
 {
     struct message *m = data;
     struct worker_pod *wp;
 
     list_for_each (wp, &m->worker->pods, node) {
-        cJSON *lists = child(child(m->object, wp->pod->uid, false), "connections", false);
+        struct pod_note *pod = pod_notes_pod(m->notes, wp->pod->uid);
         struct connection *c;
 
-        child(lists, "inbound", true);
-        child(lists, "outbound", true);
+        if (!pod)
+            break;
+        pod_note_serves(pod);
         list_for_each (c, &wp->connections, node) {
-            if (c->opened)
-                cJSON_AddItemToArray(child(lists, c->inbound ? "inbound" : "outbound", true), describe(c));
+            if (c->opened && note(pod, c) < 0)
+                break;
         }
     }
     loop_post(m->worker->proxy->loop, m->done, m->data);
@@ -430,11 +421,11 @@ void worker_look_at_memory(struct worker *w)
     tell(w, NULL, do_look_at_memory, NULL);
 }
 
-void worker_dump(struct worker *w, cJSON *object, loop_post_fn done, void *data)
+void worker_note(struct worker *w, struct pod_notes *notes, loop_post_fn done, void *data)
 {
-    struct message fill = {.object = object, .done = done, .data = data};
+    struct message fill = {.notes = notes, .done = done, .data = data};
 
-    tell(w, NULL, do_dump, &fill);
+    tell(w, NULL, do_note, &fill);
 }
 
 /* ---- the thread ---- */

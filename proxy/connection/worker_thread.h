@@ -3,9 +3,9 @@
 #ifndef PROXY_CONNECTION_WORKER_THREAD_H
 #define PROXY_CONNECTION_WORKER_THREAD_H
 
-#include <cjson/cJSON.h>
-
 #include "proxy/worker/worker.h"
+
+struct pod_notes;
 
 int worker_start(struct proxy *proxy, unsigned index, struct worker **ret);
 void worker_stop(struct worker *worker); /* control thread; joins */
@@ -28,8 +28,7 @@ void worker_resume(struct worker *worker); /* undoes it */
 void worker_cut(struct worker *worker);
 /* The process's budget is fuller, or less full. */
 void worker_look_at_memory(struct worker *worker);
-/* Fills object (uid -> {inbound, outbound}) with the worker's connections, then posts done(data) to the
- * control loop. */
-void worker_dump(struct worker *worker, cJSON *object, loop_post_fn done, void *data);
+/* Notes down the worker's connections, then posts done(data) to the control loop. */
+void worker_note(struct worker *worker, struct pod_notes *notes, loop_post_fn done, void *data);
 
 #endif

@@ -562,12 +562,22 @@ void identity_put_later(void *data)
         log_error("out of memory: the certificate of %s is not freed", i->uri);
 }
 
-cJSON *identity_dump(struct identity_store *s)
+int identity_each(struct identity_store *s, int (*fn)(void *data, const char *uri), void *data)
 {
-    cJSON *array = cJSON_CreateArray();
     struct identity *i;
+    int r = 0;
 
-    list_for_each (i, &s->all, node)
-        cJSON_AddItemToArray(array, certificate_dump(i->uri, usable(i) ? &i->certificate : NULL, i->error));
-    return array;
+    list_for_each (i, &s->all, node) {
+        r = fn(data, i->uri);
+        if (r < 0)
+            break;
+    }
+    return r;
+}
+
+cJSON *identity_dump(struct identity_store *s, const char *uri)
+{
+    struct identity *i = find(s, uri);
+
+    return i ? certificate_dump(i->uri, usable(i) ? &i->certificate : NULL, i->error) : NULL;
 }

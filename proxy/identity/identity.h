@@ -53,7 +53,9 @@ struct tls_context *identity_context(struct identity *identity);
 bool identity_hopeless(struct identity *identity, char *text, size_t size);
 const char *identity_uri(const struct identity *identity);
 
-/* The array "certificates" of the config dump (contract 9.3). Control thread. */
-cJSON *identity_dump(struct identity_store *store);
+/* For the config dump. Control thread: calls fn for each until it fails, and returns that. */
+int identity_each(struct identity_store *store, int (*fn)(void *data, const char *uri), void *data);
+/* One of "certificates" (contract 9.3), or NULL: there is no such identity. */
+cJSON *identity_dump(struct identity_store *store, const char *uri);
 
 #endif

@@ -13,7 +13,6 @@
 #ifndef PROXY_STATE_STATE_H
 #define PROXY_STATE_STATE_H
 
-#include <cjson/cJSON.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -243,6 +243,12 @@ def test_doctor_and_explain_answer(node):
     checks = agent_client.ask(node.run_dir, "doctor")
     assert not [c for c in checks if not c["ok"]], checks
     assert {"kernel", "cgroup", "pins", "connect hooks", "mesh file", "proxy", "clock"} <= {c["check"] for c in checks}
+    # Each of our hooks by its name, and what else runs there.
+    hooks = dict(c["detail"].split(": ", 1) for c in checks if c["check"] == "hook")
+    assert {"connect4", "connect6", "setsockopt", "options4", "options6", "accepted"} <= set(hooks), hooks
+    assert all(text.startswith(f"attached to {node.cgroup}") or "done without" in text for text in hooks.values()), hooks
+    programs = {c["detail"].split(",")[0]: c["detail"] for c in checks if c["check"] == "programs on the hook"}
+    assert set(programs) == {"connect4", "connect6", "setsockopt", "sock_ops"} and "more than ours" not in programs["connect4"], programs
     findings = agent_client.ask(node.run_dir, "explain", pod="shop/web")
     assert not [f for f in findings if not f["ok"]], findings
     assert not agent_client.ask(node.run_dir, "explain", pod="shop/nobody")[0]["ok"]

@@ -3,10 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proxy/admin/state_dump.h"
 #include "proxy/route/route.h"
 #include "proxy/state/intern.h"
 #include "proxy/state/state.h"
+#include "tests/unit/proxy/state/state_text.h"
 
 static void route_to_all(struct state *state, const cJSON *workloads)
 {
@@ -38,10 +38,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char error[128] = "";
     struct state *state;
-    cJSON *dump = cJSON_CreateObject();
+    cJSON *dump = NULL;
     int r;
 
-    if (!dump || state_new("", "", NULL, NULL, &state) < 0)
+    if (state_new("", "", NULL, NULL, &state) < 0)
         abort();
     r = state_apply(state, STATE_ADDRESS, "name", data, size, error, sizeof(error));
     if ((r == 0) != (error[0] == '\0') ||
@@ -49,7 +49,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     if (r == 0) {
         state_commit(state);
-        if (state_dump(state, dump) < 0)
+        dump = state_text(state);
+        if (!dump)
             abort();
         route_to_all(state, cJSON_GetObjectItem(dump, "workloads"));
     }

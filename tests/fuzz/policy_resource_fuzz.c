@@ -3,10 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proxy/admin/state_dump.h"
 #include "proxy/route/policy.h"
 #include "proxy/state/intern.h"
 #include "proxy/state/state.h"
+#include "tests/unit/proxy/state/state_text.h"
 
 /* A workload "w" of namespace "n" at 10.1.0.9. */
 static const uint8_t workload[] = "\x0a\x10\x0a\x01w\x12\x01n\x1a\x04\x0a\x01\x00\x09\xa2\x01\x01u";
@@ -19,17 +19,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct policy_request request = {.destination = {.port = 8080}};
     char error[128] = "";
     struct state *state;
-    cJSON *dump = cJSON_CreateObject();
+    cJSON *dump;
     int r;
 
-    if (!dump || state_new("", "", NULL, NULL, &state) < 0 ||
+    if (state_new("", "", NULL, NULL, &state) < 0 ||
         state_apply(state, STATE_ADDRESS, "", workload, sizeof(workload) - 1, error, sizeof(error)) < 0)
         abort();
     r = state_apply(state, STATE_AUTHORIZATION, "name", data, size, error, sizeof(error));
     if ((r == 0) != (error[0] == '\0') || state_policy_count(state) != (r == 0))
         abort();
     state_commit(state);
-    if (state_dump(state, dump) < 0)
+    dump = state_text(state);
+    if (!dump)
         abort();
     addr_parse("10.1.0.9", &request.destination.addr);
     addr_parse("fd00::1", &request.source.addr);

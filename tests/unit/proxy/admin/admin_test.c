@@ -26,12 +26,48 @@ static bool owner;       /* atomic: of the Unix socket */
 static void *dump_token;
 static struct loop_timer dump_timer;
 
+/* Of a dump, how much has been told; it is long enough to be taken in many pieces. */
+#define PIECES 100
+
+struct dump_reader {
+    int number, pieces;
+};
+
+static int readers; /* atomic: open now */
+
+static int next_piece(void *data, FILE *out)
+{
+    struct dump_reader *r = data;
+
+    if (r->pieces == 0)
+        fprintf(out, "{\"dump\": %d, \"rest\": [0", r->number);
+    fprintf(out, ",%d%*s", r->pieces, 16 * 1024, "\n");
+    if (++r->pieces < PIECES)
+        return 1;
+    fputs("]}", out);
+    return 0;
+}
+
+static void reader_done(void *data)
+{
+    __atomic_sub_fetch(&readers, 1, __ATOMIC_RELAXED);
+    free(data);
+}
+
+static int open_dump(void *data, struct http_source *ret)
+{
+    struct dump_reader *r = calloc(1, sizeof(*r));
+
+    cr_assert(r != NULL && data == &dumps);
+    r->number = __atomic_load_n(&dumps, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&readers, 1, __ATOMIC_RELAXED);
+    *ret = (struct http_source){next_piece, reader_done, r};
+    return 0;
+}
+
 static void finish_dump(struct loop_timer *timer)
 {
-    cJSON *dump = cJSON_CreateObject();
-
-    cJSON_AddNumberToObject(dump, "dump", __atomic_load_n(&dumps, __ATOMIC_RELAXED));
-    admin_dump_done(admin, dump_token, dump);
+    admin_dump_done(admin, dump_token, open_dump, &dumps);
 }
 
 static void config_dump(void *data, struct admin *a, void *token)
@@ -43,7 +79,7 @@ static void config_dump(void *data, struct admin *a, void *token)
 
 static void no_dump(void *data, struct admin *a, void *token)
 {
-    admin_dump_done(a, token, NULL);
+    admin_dump_done(a, token, NULL, NULL);
 }
 
 static void write_metrics(void *data, FILE *out)
@@ -303,14 +339,104 @@ Test(admin, verdicts_are_for_the_unix_socket)
     expect(&pages, "GET /verdict?identity=&from=10.0.0.1:1&to=10.0.0.2:80", 404, NULL);
 }
 
+/* Everything up to the end of the connection, which is closed then. */
+static char *receive_to_the_end(int fd)
+{
+    size_t size = 4u << 20, len = 0;
+    char *buf = malloc(size);
+    ssize_t n;
+
+    cr_assert(buf != NULL);
+    while ((n = recv(fd, buf + len, size - 1 - len, 0)) > 0)
+        len += (size_t)n;
+    buf[len] = '\0';
+    close(fd);
+    return buf;
+}
+
+static char *ask_to_the_end(const char *request)
+{
+    int fd = client_connect(&pages);
+
+    cr_assert(fd >= 0);
+    client_send(fd, request);
+    return receive_to_the_end(fd);
+}
+
+/* Takes the text of an answer in chunks. */
+static cJSON *parse_chunks(char *text)
+{
+    char *from = strstr(text, "\r\n\r\n") + 4, *to = text, *end;
+    size_t len;
+    cJSON *o;
+
+    while ((len = strtoul(from, &end, 16)) > 0) {
+        cr_assert(end > from && end[0] == '\r' && end[1] == '\n');
+        memmove(to, end + 2, len);
+        to += len;
+        from = end + 2 + len;
+        cr_assert(from[0] == '\r' && from[1] == '\n');
+        from += 2;
+    }
+    cr_expect(!strcmp(from, "0\r\n\r\n"), "%.20s", from);
+    *to = '\0';
+    o = cJSON_Parse(text);
+    free(text);
+    return o;
+}
+
+static void expect_dump(cJSON *o)
+{
+    cr_assert(o != NULL);
+    cr_expect(cJSON_GetArraySize(cJSON_GetObjectItem(o, "rest")) == PIECES + 1);
+    cJSON_Delete(o);
+}
+
 Test(admin, config_dump)
 {
-    char *answer = ask(&pages, "GET /config_dump", "");
+    char *answer =
+        ask_to_the_end("GET /config_dump HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
 
     cr_expect(strstr(answer, "\r\nContent-Type: application/json\r\n") != NULL);
-    cr_expect(!strcmp(client_body(answer), "{\n\t\"dump\":\t1\n}"), "%s", answer);
+    cr_expect(strstr(answer, "\r\nTransfer-Encoding: chunked\r\n") != NULL);
+    expect_dump(parse_chunks(answer));
+    /* who does not know chunks sees the end of the connection */
+    answer = ask_to_the_end("GET /config_dump HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    cr_expect(strstr(answer, "chunked") == NULL);
+    expect_dump(cJSON_Parse(client_body(answer)));
     free(answer);
-    expect(&pages, "POST /config_dump", 200, NULL);
+    answer = ask_to_the_end("HEAD /config_dump HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    cr_expect(!strncmp(answer, "HTTP/1.1 200 ", 13) && !*client_body(answer), "%s", answer);
+    free(answer);
+    cr_expect(__atomic_load_n(&readers, __ATOMIC_RELAXED) == 0);
+}
+
+/* The next request of the same connection is answered after it. */
+Test(admin, a_dump_and_another_page)
+{
+    char *answer = ask_to_the_end("POST /config_dump HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                                  "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    char *end = strstr(answer, "\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n");
+
+    cr_assert(end != NULL && strstr(end, "bruma-proxy"));
+    end[7] = '\0';
+    expect_dump(parse_chunks(answer));
+}
+
+/* What a client does not take is not made; others are answered, and what it waits for goes when it does. */
+Test(admin, a_dump_that_nobody_takes)
+{
+    int fd = client_connect(&pages);
+
+    client_send(fd, "GET /config_dump HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    while (!__atomic_load_n(&readers, __ATOMIC_RELAXED))
+        usleep(1000);
+    expect(&pages, "GET /", 200, NULL);
+    cr_expect(__atomic_load_n(&readers, __ATOMIC_RELAXED) == 1);
+    close(fd);
+    for (int i = 0; i < 2000 && __atomic_load_n(&readers, __ATOMIC_RELAXED); i++)
+        usleep(1000);
+    cr_expect(__atomic_load_n(&readers, __ATOMIC_RELAXED) == 0);
 }
 
 /* Who asks while a dump is made gets the next one, and all who wait share it. */
@@ -320,16 +446,15 @@ Test(admin, dumps_asked_for_together_are_made_once)
 
     for (int i = 0; i < 6; i++) {
         fds[i] = client_connect(&pages);
-        client_send(fds[i], "GET /config_dump HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        client_send(fds[i], "GET /config_dump HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         while (i == 0 && !__atomic_load_n(&dumps, __ATOMIC_RELAXED))
             usleep(1000);
     }
     for (int i = 0; i < 6; i++) {
-        char *answer = client_receive(fds[i], false, NULL);
+        char *answer = receive_to_the_end(fds[i]);
 
-        cr_expect(strstr(answer, "\"dump\"") != NULL, "%s", answer);
-        free(answer);
-        close(fds[i]);
+        cr_expect(strstr(answer, "\"dump\"") != NULL);
+        expect_dump(parse_chunks(answer));
     }
     cr_expect(__atomic_load_n(&dumps, __ATOMIC_RELAXED) <= 3, "%d", dumps);
 }
