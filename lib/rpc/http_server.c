@@ -91,8 +91,6 @@ uint64_t http_server_turned_away(const struct http_server *s)
 
 static void take(struct http_server *s, int fd)
 {
-    static const char full[] =
-        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     struct crowd_member *goes;
     struct peer_source source;
     int r;
@@ -101,9 +99,7 @@ static void take(struct http_server *s, int fd)
     r = crowd_admit(&s->crowd, &source, loop_now(s->loop), &goes);
     if (r > 0)
         http_connection_close(container_of(goes, struct http_connection, member));
-    if (r < 0) {
-        if (send(fd, full, sizeof(full) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-            log_debug("a refused client did not wait for its answer");
+    if (r < 0) { /* never: none of its connections is worth being kept for ever */
         close(fd);
         return;
     }

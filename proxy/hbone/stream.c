@@ -133,20 +133,18 @@ static void set_interest(struct stream *s, bool writable)
     loop_watch_modify(loop_of(s), &s->watch, writable ? events | EPOLLOUT : events);
 }
 
-/* One direction has ended and the other is silent: that may not last for ever. */
-static void arm_half_closed(struct stream *s)
+static void arm(struct stream *s, uint64_t limit)
 {
-    if (!loop_timer_armed(&s->timer)) {
-        s->last_activity = loop_now(loop_of(s));
-        loop_timer_set(loop_of(s), &s->timer, s->c.wp->worker->proxy->settings.half_close_timeout);
-    }
+    s->last_activity = loop_now(loop_of(s));
+    loop_timer_set(loop_of(s), &s->timer, limit);
 }
 
 static void on_timer(struct loop_timer *timer)
 {
     struct stream *s = container_of(timer, struct stream, timer);
     const struct proxy_settings *set = &s->c.wp->worker->proxy->settings;
-    uint64_t limit = s->app_reset ? set->linger_timeout : set->half_close_timeout, idle;
+    bool last_bytes = s->app_reset || !s->tunnel;
+    uint64_t limit = last_bytes ? set->linger_timeout : set->half_close_timeout, idle;
 
     switch (s->state) {
     case STREAM_REQUESTED:
@@ -157,9 +155,10 @@ static void on_timer(struct loop_timer *timer)
         break;
     case STREAM_OPEN:
         idle = loop_now(loop_of(s)) - s->last_activity;
+        if (idle >= limit && last_bytes)
+            free_pending(s); /* they have had their time */
         if (idle >= limit)
-            stream_close(s,
-                         s->app_reset ? BRUMA_REASON_LAST_BYTES_UNDELIVERED : BRUMA_REASON_IDLE_HALF_CLOSED,
+            stream_close(s, last_bytes ? BRUMA_REASON_LAST_BYTES_UNDELIVERED : BRUMA_REASON_IDLE_HALF_CLOSED,
                          NULL, true);
         else
             loop_timer_set(loop_of(s), &s->timer, limit - idle);
@@ -173,6 +172,8 @@ static void on_timer(struct loop_timer *timer)
 /* Ends the stream once nothing is left to do in either direction. */
 static void finish(struct stream *s)
 {
+    const struct proxy_settings *settings = &s->c.wp->worker->proxy->settings;
+
     if (s->remote_closed && !s->pending_len && !s->gathered_len && !s->write_closed) {
         s->write_closed = true;
         if (s->fd >= 0)
@@ -180,8 +181,11 @@ static void finish(struct stream *s)
     }
     if (s->write_closed && (s->read_closed || !s->tunnel))
         stream_close(s, BRUMA_REASON_NONE, NULL, false);
-    else if (s->write_closed || s->read_closed)
-        arm_half_closed(s);
+    else if (!s->tunnel && !s->lingers) {
+        s->lingers = true; /* the application has not taken everything yet */
+        arm(s, settings->linger_timeout);
+    } else if ((s->write_closed || s->read_closed) && !loop_timer_armed(&s->timer))
+        arm(s, settings->half_close_timeout); /* the other direction may not be silent for ever */
 }
 
 /* The application reset its connection: the peer shall see a reset too. */
@@ -210,8 +214,7 @@ static void application_reset(struct stream *s)
         aborted(s);
         return;
     }
-    s->last_activity = loop_now(loop_of(s));
-    loop_timer_set(loop_of(s), &s->timer, s->c.wp->worker->proxy->settings.linger_timeout);
+    arm(s, s->c.wp->worker->proxy->settings.linger_timeout);
     s->readable = s->read_hangup = true;
     tunnel_stream_readable(s->tunnel, s);
 }

@@ -51,6 +51,7 @@ struct stream {
     bool remote_closed; /* END_STREAM was received */
     bool write_closed;  /* shutdown(SHUT_WR) was done */
     bool app_reset;     /* the application has reset its connection: what it said before is still passed on */
+    bool lingers;       /* the tunnel has let go of it: the application's last bytes have their time */
     uint8_t attempts;   /* tunnels tried */
 
     struct iovec *gathered; /* bytes of this turn, in worker.plain_in */

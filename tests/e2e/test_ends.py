@@ -466,14 +466,16 @@ def test_what_came_before_a_policys_cut_is_delivered(mesh, tmp_path):
     assert "GOT 3000000 ConnectionResetError" in app.text()
 
 
-def test_who_does_not_read_is_told_in_the_end_and_that_is_counted(patient, tmp_path):
+@pytest.mark.parametrize("port, code", [(7006, "CANCEL"), (7016, "NO_ERROR"), (7026, "CONNECT_ERROR"), (7036, "INTERNAL_ERROR"),
+                                        (7046, "PROTOCOL_ERROR")])
+def test_who_does_not_read_is_told_in_the_end_and_that_is_counted(patient, tmp_path, port, code):
     m = patient
-    app, pipe = sleeper(m, 7006, tmp_path)
+    app, pipe = sleeper(m, port, tmp_path)
     metric = 'reason="last_bytes_undelivered"'
     counted = lambda: [x for x in m.nodes[1].metrics().splitlines() if metric in x]
     before = counted()
-    c, sid = push_pending(m, 7006, 3000000)
-    c.h2.reset_stream(sid, h2.errors.ErrorCodes.CANCEL)
+    c, sid = push_pending(m, port, 3000000)
+    c.h2.reset_stream(sid, h2.errors.ErrorCodes[code])
     c.flush()
     wait_for(lambda: counted() != before, "the loss to be counted")
     pipe.write_text("")
