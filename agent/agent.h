@@ -6,6 +6,7 @@
 #include <dirent.h>
 
 #include "agent/config.h"
+#include "agent/enroll/decisions.h"
 #include "agent/enroll/pods.h"
 #include "agent/enroll/store.h"
 #include "agent/proxies/proxies.h"
@@ -34,6 +35,7 @@ struct agent {
     struct server *server;
     struct store store;
     struct pods pods;
+    struct decisions decisions; /* of the mesh file; another source keeps its own */
 
     uint64_t own_cookie;  /* of the network namespace the agent lives in */
     uint64_t adopt_until; /* loop time until which listeners of before the start may still be offered */

@@ -119,8 +119,16 @@ static void on_proxy_gone(void *data)
     enroll_proxy_gone(data);
 }
 
+static void on_pod_changed(void *data)
+{
+    struct agent *agent = data;
+
+    decisions_touch(&agent->decisions);
+}
+
 static void on_source_changed(void *data)
 {
+    on_pod_changed(data);
     enroll_reconcile_all(data);
 }
 
@@ -250,6 +258,11 @@ static int open_parts(struct agent *agent)
         r = mesh_source_open(agent->loop, agent->config, on_source_changed, agent, &agent->source);
     if (r < 0)
         return r;
+    if (!kube_source_configured(agent->config)) {
+        file_decisions_open(agent);
+        agent->store.changed = on_pod_changed;
+        agent->store.data = agent;
+    }
     r = adopt_all(agent);
     if (r < 0)
         return r;
@@ -282,6 +295,7 @@ static void close_parts(struct agent *agent)
     if (agent->proxy_cgroups.loop)
         proxy_cgroups_close(&agent->proxy_cgroups);
     pods_free(&agent->pods);
+    decisions_close(&agent->decisions);
     source_close(&agent->source);
     if (agent->steer)
         steer_close(&agent->steer);

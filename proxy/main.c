@@ -15,6 +15,7 @@
 #include "lib/netns.h"
 #include "lib/privileges.h"
 #include "lib/reasons.h"
+#include "proxy/admin/config_dump.h"
 #include "proxy/admin/dump_maker.h"
 #include "proxy/admin/pods_pages.h"
 #include "proxy/admin/process_metrics.h"
@@ -100,7 +101,12 @@ static void on_revoked_changed(void *data, struct crl_set *set)
 
 static void config_dump(void *data, struct admin *admin, void *token)
 {
-    dump_make(data, admin, token);
+    struct proxy *p = data;
+    const struct config_dump_source source = {
+        p->state, p->identities, proxy_settings_table, proxy_settings_count, &p->settings,
+    };
+
+    dump_make(p, &source, admin, token);
 }
 
 /* On a thread of its own. Workers and their telemetry live until the pages are closed. */

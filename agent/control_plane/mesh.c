@@ -275,6 +275,26 @@ enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, con
     return w ? w->mode : MESH_MODE_UNSET;
 }
 
+static bool has_ambient_pods(const struct mesh_file *file, const char *namespace)
+{
+    for (size_t i = 0; i < file->workloads_len; i++) {
+        if (file->workloads[i].mode == MESH_MODE_AMBIENT && !strcmp(file->workloads[i].namespace, namespace))
+            return true;
+    }
+    return false;
+}
+
+void mesh_each_namespace(const struct mesh *mesh,
+                         void (*fn)(void *data, const char *name, bool ambient, bool has_ambient_pods),
+                         void *data)
+{
+    for (size_t i = 0; mesh->file && i < mesh->file->namespaces_len; i++) {
+        const struct mesh_namespace *n = &mesh->file->namespaces[i];
+
+        fn(data, n->name, n->mode == MESH_MODE_AMBIENT, has_ambient_pods(mesh->file, n->name));
+    }
+}
+
 int mesh_service_account(const struct mesh *mesh, const char *namespace, const char *pod, char *buf,
                          size_t size)
 {

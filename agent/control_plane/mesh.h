@@ -49,6 +49,12 @@ const char *mesh_error(const struct mesh *mesh);
 bool mesh_namespace_ambient(const struct mesh *mesh, const char *namespace);
 enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, const char *pod);
 
+/* Each namespace that the file names; has_ambient_pods: it names a pod there that is in the mesh by its own
+ * label. */
+void mesh_each_namespace(const struct mesh *mesh,
+                         void (*fn)(void *data, const char *name, bool ambient, bool has_ambient_pods),
+                         void *data);
+
 /* Writes the service account of the pod; "default" for a pod the file does not name. -ENAMETOOLONG if it does
  * not fit. */
 int mesh_service_account(const struct mesh *mesh, const char *namespace, const char *pod, char *buf,

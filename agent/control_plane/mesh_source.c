@@ -8,6 +8,7 @@
 
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/source.h"
+#include "bruma/protocol.h"
 
 #define LOG_SCOPE "source"
 #include "lib/log.h"
@@ -154,6 +155,18 @@ static void op_close(struct source *source)
     free(s);
 }
 
+/* A namespace in which the file names a pod of the mesh is not told of: its pods wait. */
+static void add_outside(void *data, const char *name, bool ambient, bool has_ambient_pods)
+{
+    if (!ambient && !has_ambient_pods)
+        cJSON_AddStringToObject(data, name, BRUMA_OUTSIDE_UNLABELLED);
+}
+
+static void op_outside(const struct source *source, cJSON *namespaces)
+{
+    mesh_each_namespace(mesh_of(source), add_outside, namespaces);
+}
+
 static const struct source_ops ops = {
     .name = "mesh file",
     .not_ready = "no good mesh file has been read yet",
@@ -172,6 +185,7 @@ static const struct source_ops ops = {
     .report = op_report,
     .check = op_check,
     .serving = op_serving,
+    .outside = op_outside,
     .close = op_close,
 };
 

@@ -36,6 +36,8 @@ struct source_ops {
     void (*report)(const struct source *source, cJSON *object);
     enum bruma_reason (*check)(const struct source *source, char *text, size_t size);
     bool (*serving)(const struct source *source, struct source_serving *ret);
+    /* Adds namespaces of which it is known how much of them is outside: see decisions.h. */
+    void (*outside)(const struct source *source, cJSON *namespaces);
     void (*close)(struct source *source);
 };
 

@@ -158,6 +158,8 @@ int store_save(const struct store *store, const struct pod *pod)
         return log_error_errno(r, "cannot remember a pod\tpod=\"%s/%s\" file=%s", pod->namespace, pod->name,
                                path);
     }
+    if (store->changed)
+        store->changed(store->data);
     return 0;
 }
 
@@ -168,6 +170,8 @@ int store_remove(const struct store *store, const char *uid)
     snprintf(path, sizeof(path), "%s/%s.json", store->directory, uid);
     if (unlink(path) < 0 && errno != ENOENT)
         return log_error_errno(errno, "cannot remove the record of a pod\tfile=%s", path);
+    if (store->changed)
+        store->changed(store->data);
     return 0;
 }
 

@@ -12,6 +12,8 @@
 struct store {
     char directory[512];
     char boot_id[64];
+    void (*changed)(void *data); /* NULL: nobody is told that a record was written or removed */
+    void *data;
 };
 
 /* Makes the directory. boot_id NULL: the kernel's. */

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What is known to be outside the mesh, in a file that bruma-cni reads while no agent answers:
- * BRUMA_DECISIONS in the run directory (its fields are in bruma/protocol.h). */
+/* What the API server's word means for bruma-cni while no agent answers: see decisions.h. */
 #ifndef AGENT_KUBERNETES_KUBE_DECISIONS_H
 #define AGENT_KUBERNETES_KUBE_DECISIONS_H
 

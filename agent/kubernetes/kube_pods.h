@@ -69,9 +69,8 @@ struct kube_source {
     struct list pods, namespaces;
     struct index namespaces_by_name;
     unsigned pods_list, namespaces_list; /* numbers of the lists under way */
-    struct loop_timer place_soon, decisions_timer;
-    char *decisions; /* as last written, without time and revision; NULL: not yet */
-    uint64_t decisions_revision;
+    struct loop_timer place_soon;
+    struct decisions decisions;
     struct place_job *place_job; /* a search in a thread, or NULL */
 };
 

@@ -18,6 +18,7 @@ struct dump_maker {
     struct proxy *proxy;
     struct admin *admin;
     void *token;
+    struct config_dump_source source;
     struct pod_notes *notes;
     struct config_dump *dump;
     unsigned next_worker;
@@ -62,12 +63,9 @@ static void *sort(void *data)
 static void take(struct dump_maker *m)
 {
     struct proxy *p = m->proxy;
-    const struct config_dump_source source = {
-        p->state, p->identities, proxy_settings_table, proxy_settings_count, &p->settings,
-    };
 
     pods_note(p, m->notes);
-    if (config_dump_new(&source, m->notes, &m->dump) < 0)
+    if (config_dump_new(&m->source, m->notes, &m->dump) < 0)
         m->dump = NULL;
     m->notes = NULL;
     m->sorting = m->dump && pthread_create(&m->thread, NULL, sort, m) == 0;
@@ -88,7 +86,7 @@ static void next_worker(void *data)
         take(m);
 }
 
-void dump_make(struct proxy *p, struct admin *admin, void *token)
+void dump_make(struct proxy *p, const struct config_dump_source *source, struct admin *admin, void *token)
 {
     struct dump_maker *m;
 
@@ -105,6 +103,7 @@ void dump_make(struct proxy *p, struct admin *admin, void *token)
     m->proxy = p;
     m->admin = admin;
     m->token = token;
+    m->source = *source;
     p->dump_maker = m;
     next_worker(m);
 }

@@ -8,7 +8,8 @@ import uuid
 import pytest
 from kube_world import AMBIENT, small  # noqa: F401
 from support import agent as agent_client
-from support.system import wait_for
+from support.node import Node
+from support.system import run, wait_for
 
 # A namespace that is named "never" cannot have pods in the mesh, whatever their labels are.
 SELECTOR = ("[{podSelector: {matchLabels: {istio.io/dataplane-mode: ambient}}, namespaceSelector: {matchExpressions: "
@@ -108,3 +109,77 @@ def test_what_started_so_and_belongs_to_the_mesh_is_found(small):
     small.node.start_agent(**{**small.settings, "enablement_selector": SELECTOR, "without_agent": "namespaces"})
     small.wait_state("plain/odd", "enrolled")
     assert not agent_client.pods(small.node.run_dir)["plain/odd"]["capturedSinceStart"]
+
+
+# ---- a single machine: the mesh file ----
+
+class File:
+    """A node whose source is a mesh file. In "shop" all pods are in the mesh, in "plain" none, in "mixed" one by its own label."""
+
+    def __init__(self, work):
+        self.work, self.path = work, work.path("mesh.yaml")
+        run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", work.path("ca.pem")])
+        self.node = Node("n1", 1, work.prefix, work.path("n1"), work.bpf_root(), work.cgroup(), work.build, self.path, work.path("ca.pem"))
+        work.defer(self.node.destroy)
+        self.node.create()
+        self.write()
+
+    def write(self, plain=False):
+        mode = "labels: {istio.io/dataplane-mode: ambient}"
+        with open(self.path + ".new", "w") as f:
+            f.write(f"""namespaces:
+- name: shop
+  {mode}
+- name: mixed
+- name: plain
+{"  " + mode if plain else ""}
+workloads:
+- name: labelled
+  namespace: mixed
+  {mode}
+""")
+        os.rename(self.path + ".new", self.path)
+
+    def settle(self, **settings):
+        self.node.start_agent(**settings)
+        wait_for(lambda: agent_client.status(self.node.run_dir)["meshReady"], "the mesh file", log=self.node.agent_log)
+        self.node.start_proxy()
+        self.seen = {n: self.node.create_pod(n, f"seen-{n}", host=30 + i) for i, n in enumerate(("plain", "shop", "mixed"))}
+        wait_for(lambda: {p.uid for p in self.seen.values()} <= set(kept(self)["pods"]), "the decisions", log=self.node.agent_log)
+        self.node.agent.kill()
+
+    def again(self, pod):
+        """The runtime takes the pod down and up; nobody answers for the first."""
+        self.node.runtime.delete(pod.container)
+        return starts(self, pod)
+
+
+@pytest.fixture
+def single(work):
+    return File(work)
+
+
+@pytest.mark.parametrize("mode, expected", [
+    ("wait", []), ("known", ["seen-plain", "seen-mixed"]), ("namespaces", ["plain", "seen-plain", "seen-mixed"])])
+def test_the_same_with_a_mesh_file(single, mode, expected):
+    single.settle(without_agent=mode)
+    word = kept(single)
+    assert word["withoutAgent"] == mode and word["revision"] > 0 and abs(word["writtenAt"] - time.time()) < 600
+    began = [n for i, n in enumerate(["plain", "shop", "mixed", "unheard-of"]) if start(single, n, f"new-{n}", 10 + i)]
+    began += [p.name for n in ("plain", "shop", "mixed") if single.again(p := single.seen[n])]
+    assert began == expected
+
+
+def test_decisions_follow_the_mesh_file(single):
+    single.settle(without_agent="namespaces")
+    single.node.start_agent(without_agent="namespaces")
+    plain = single.seen["plain"].uid
+    before = kept(single)
+    assert before["pods"][plain] == "outside" and "plain" in before["namespaces"] and not {"shop", "mixed"} & set(before["namespaces"])
+    single.write(plain=True)
+    wait_for(lambda: kept(single)["pods"][plain] == "inside", "the change", log=single.node.agent_log)
+    assert "plain" not in kept(single)["namespaces"] and kept(single)["revision"] > before["revision"]
+    single.node.delete_pod(single.seen["plain"])
+    wait_for(lambda: plain not in kept(single)["pods"], "the pod to be forgotten")
+    single.node.agent.kill()
+    assert not start(single, "plain", "new", 10)

@@ -326,6 +326,12 @@ bool mesh_ready(const struct mesh *mesh)
     return mesh_is_ready;
 }
 
+void mesh_each_namespace(const struct mesh *mesh,
+                         void (*fn)(void *data, const char *name, bool ambient, bool has_ambient_pods),
+                         void *data)
+{
+}
+
 bool mesh_namespace_ambient(const struct mesh *mesh, const char *namespace)
 {
     return namespace_is_ambient;
