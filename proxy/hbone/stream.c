@@ -155,13 +155,14 @@ static void on_timer(struct loop_timer *timer)
         break;
     case STREAM_OPEN:
         idle = loop_now(loop_of(s)) - s->last_activity;
-        if (idle >= limit && last_bytes)
-            free_pending(s); /* they have had their time */
-        if (idle >= limit)
+        if (idle >= limit) {
+            /* They have had their time, and what is missing may not look like an end. */
+            s->app_reset = last_bytes;
             stream_close(s, last_bytes ? BRUMA_REASON_LAST_BYTES_UNDELIVERED : BRUMA_REASON_IDLE_HALF_CLOSED,
                          NULL, true);
-        else
+        } else {
             loop_timer_set(loop_of(s), &s->timer, limit - idle);
+        }
         break;
     case STREAM_WAITING:
     case STREAM_CLOSED:
