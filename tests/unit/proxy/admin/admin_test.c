@@ -26,8 +26,9 @@ static bool owner;       /* atomic: of the Unix socket */
 static void *dump_token;
 static struct loop_timer dump_timer;
 
-/* Of a dump, how much has been told; it is long enough to be taken in many pieces. */
-#define PIECES 100
+/* Of a dump, how much has been told; it is longer than what the kernel holds for a client that does not read.
+ */
+#define PIECES 1000
 
 struct dump_reader {
     int number, pieces;
@@ -342,7 +343,7 @@ Test(admin, verdicts_are_for_the_unix_socket)
 /* Everything up to the end of the connection, which is closed then. */
 static char *receive_to_the_end(int fd)
 {
-    size_t size = 4u << 20, len = 0;
+    size_t size = 20u << 20, len = 0;
     char *buf = malloc(size);
     ssize_t n;
 
