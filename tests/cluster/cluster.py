@@ -27,6 +27,7 @@ class Cluster:
         self.build, self.peers = build, peers
         self.prefix = f"bruma-{os.getpid()}-"
         self.directory = tempfile.mkdtemp(prefix=self.prefix)
+        self.kubelet = f"{self.directory}/kubelet"
         self.netns = f"{self.prefix}control"
         self.numbers = range(1, nodes + 1)
         self.groups = Groups(self.prefix.rstrip("-"))
@@ -53,6 +54,8 @@ class Cluster:
 
     def start(self):
         archives = images.make_app(self.directory, self.build)
+        # A program of its own, as on every node: whose program is called otherwise is not believed to be the kubelet.
+        run(["cp", "-L", f"{self.peers}/kubelet", self.kubelet])
         self._make_network()
         self.groups.create()
         self._start_etcd()

@@ -234,7 +234,7 @@ state = "/run/containerd"
     # ---- kubelet and kube-proxy ----
 
     def start_kubelet(self, group="kubelet"):
-        self.start("kubelet", [f"{self.cluster.peers}/kubelet", "--config", self._write_kubelet_config(), "--kubeconfig",
+        self.start("kubelet", [self.cluster.kubelet, "--config", self._write_kubelet_config(), "--kubeconfig",
                                self.cluster.keys.path(f"{self.name}.conf"), "--hostname-override", self.name, "--node-ip",
                                f"{self.ip4},{self.ip6}"],
                    cgroup=self.cluster.groups.of_program(self.name, group))
