@@ -245,7 +245,7 @@ def test_what_gke_and_openshift_ask_for(helm, default):
 def test_settings_reach_the_programs(helm):
     o = rendered("revision=canary", "global.hub=registry.example/mesh", "global.tag=1", "global.imagePullPolicy=Never",
                  "global.imagePullSecrets={secret}", "cni.statusGate=true", "cni.env.BRUMA_VERIFY_INTERVAL=1s",
-                 "cni.metricsPort=9000", "ztunnel.env.ZTUNNEL_WORKER_THREADS=2", "ztunnel.peerCaCrl.configMapName=crl",
+                 "cni.metricsPort=9000", "cni.probeCgroup=/sys/fs/cgroup/kubelet", "ztunnel.env.ZTUNNEL_WORKER_THREADS=2", "ztunnel.peerCaCrl.configMapName=crl",
                  "cni.excludeNamespaces={a,b}", "cni.ambient.enablementSelectors[0].podSelector.matchLabels.mesh=yes")
     env = {e["name"]: e.get("value") for e in pod(o, "ztunnel")["containers"][0]["env"]}
     assert env["XDS_ADDRESS"] == "https://istiod-canary.istio-system.svc:15012" and env["ZTUNNEL_WORKER_THREADS"] == "2"
@@ -254,6 +254,7 @@ def test_settings_reach_the_programs(helm):
     env = {e["name"]: e.get("value") for e in agent["containers"][0]["env"]}
     assert env["BRUMA_VERIFY_INTERVAL"] == "1s" and env["EXCLUDE_NAMESPACES"] == "a,b"
     assert yaml.safe_load(env["AMBIENT_ENABLEMENT_SELECTOR"]) == [{"podSelector": {"matchLabels": {"mesh": "yes"}}}]
+    assert agent_args(o)["probe-cgroup"] == "/sys/fs/cgroup/kubelet"
     assert agent_args(o)["cni-status-gate"] == "true" and agent_args(o)["metrics-port"] == "9000"
     for p in (agent, pod(o, "ztunnel"), o["Job", "bruma-retire"]["spec"]["template"]["spec"]):
         assert p["containers"][0]["image"] == "registry.example/mesh/bruma:1"
@@ -275,7 +276,8 @@ def test_room_for_a_stock_ztunnel(helm, default):
 
 
 @pytest.mark.parametrize("setting", ["global.platform=moon", "ztunnel.terminationGracePeriodSeconds=soon", "cni.noSuchThing=1",
-                                     "cni.cniConfDir=relative", "cni.readyPort=0", "cni.guard.mode=maybe",
+                                     "cni.cniConfDir=relative", "cni.probeCgroup=kubelet",
+                                     "cni.readyPort=0", "cni.guard.mode=maybe",
                                      "cni.guard.limit=soon", "cni.istioOwnedCNIConfigFileName=a/b", "global.resourceScope=half", "cni.resourceQuotas.pods=many",
                                      "noSuchThing=1", "ztunnel.resourceQuotas.more=1"])
 def test_wrong_values_are_refused(helm, setting):
