@@ -133,7 +133,7 @@ static const struct setting table[] = {
      offsetof(struct agent_config, cni_owned_conf_name), 0, 0},
 
     {"without-agent", "BRUMA_WITHOUT_AGENT", SETTING_STRING, BRUMA_WITHOUT_AGENT_KNOWN,
-     "in a cluster: which pods start while no agent answers, besides those of excluded namespaces: wait "
+     "which pods start while no agent answers, besides those of excluded namespaces: wait "
      "(none), known "
      "(those that the last agent knew to be outside the mesh, and all of namespaces whose pods cannot belong "
      "to it) or "
