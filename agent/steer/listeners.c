@@ -19,11 +19,12 @@
 
 /*
  * No application asks for one of these: they are beside those of the ambient mesh and of Istio, which
- * programs of pods may have, too, and below the range that the kernel gives to connections. A port of that
- * range would be taken from an application that asks for just that one.
+ * programs of pods may have, too (15053 and 15090; 15088 is where waypoints in the mesh take what their
+ * node's proxy hands them), and below the range that the kernel gives to connections. A port of that range
+ * would be taken from an application that asks for just that one.
  */
-#define FIRST_PORT 15060
-#define LAST_PORT  15089
+#define FIRST_PORT 15056
+#define LAST_PORT  15085
 
 static const char *const names[] = {"outbound", "inbound", "HBONE"};
 

@@ -100,7 +100,8 @@ def test_pods_in_metrics(node, pages):
     counters = pod.item()["counters"]
     assert len(counters) >= 9 and {f"bruma_pod_{name}_total{labels}": n for name, n in counters.items()} == \
         {name: n for name, n in metrics.items() if re.match(r"bruma_pod_\w+_(connections|lookups)_total", name)}
-    assert counters["outbound_steered_lookups"] == 1 and counters["outbound_captured_connections"] == 1
+    # a SYN that is sent again is looked up again
+    assert counters["outbound_steered_lookups"] >= 1 and counters["outbound_captured_connections"] == 1
     assert metrics["ztunnel_connected"] == metrics["bruma_proxy_serving"] == 1
     assert metrics['istio_cni_plugin_requests_total{response_code="200"}'] == 2  # each ADD counts once
     assert metrics['istio_cni_plugin_requests_total{response_code="500"}'] == 1

@@ -2,13 +2,18 @@
 """What the mesh opens in a pod is in the way of none of its applications: whatever the pod's range of ephemeral ports is, every port of it
 can be listened on. (In the usual range a random port would meet a given one, such as gRPC's 50051, in one pod of ten thousand, and that
 pod's application would fail each time it is started. Here the range is so small that it would be met each time.)"""
+import glob
+import os
+import re
+
 import pytest
 
 from mesh import Mesh, wait_for
 from pod_programs import ECHO, ONE_SHOT
 
 FIRST, LAST = 50050, 50055
-OURS = range(15060, 15090)
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+OURS = range(15056, 15086)
 
 LISTEN = """
 import socket, sys
@@ -55,11 +60,17 @@ def test_an_application_can_listen_on_every_port_of_its_range(mesh):
     assert len(listening(mesh.web)) == 3 and listening(mesh.web) <= set(OURS)
 
 
+def test_what_the_samples_listen_on_is_none_of_them():
+    samples = glob.glob(f"{ROOT}/packaging/*.yaml") + glob.glob(f"{ROOT}/docs/*.md")
+    ports = {int(port) for name in samples for port in re.findall(r"\b(?:port_value|port): (\d+)", open(name).read())}
+    assert 15088 in ports and not ports & set(OURS)
+
+
 def test_what_holds_some_of_ours_keeps_them(mesh):
     """A program with just these ports, in a pod that is enrolled while it runs: it goes on, and so does the pod's traffic."""
     pod = mesh.pod("sidecar")
     mesh.write()
-    held = {15001, 15006, 15008, 15088, 15089}
+    held = {15001, 15006, 15008, 15084, 15085}
     pod.server(HOLD, *held)
     pod.enrol()
     ours = listening(pod) - held
