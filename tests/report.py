@@ -7,6 +7,7 @@
 
 Prints each failure with what it said and each skip with its reason, then "N N N": passed, failed, skipped.
 """
+
 import json
 import re
 import sys

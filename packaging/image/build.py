@@ -6,6 +6,7 @@ and `skopeo copy docker-archive:` take. The same input gives the same bytes.
     DESTDIR=TREE meson install -C build
     packaging/image/build.py TREE bruma:0.1.0 bruma.tar
 """
+
 import hashlib
 import io
 import json
@@ -80,7 +81,7 @@ def layer(files):
     folders = {"tmp", "run", "proc", "sys", "dev", "var"}
     for name in files:
         parts = name.split("/")[:-1]
-        folders.update("/".join(parts[:i + 1]) for i in range(len(parts)))
+        folders.update("/".join(parts[: i + 1]) for i in range(len(parts)))
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in sorted(folders):
@@ -94,10 +95,18 @@ def build(tree, name, target):
     with tempfile.TemporaryDirectory() as scratch:
         contents = layer(collect(tree, scratch))
     digest = hashlib.sha256(contents).hexdigest()
-    config = json.dumps({
-        "architecture": ARCHITECTURES[os.uname().machine], "os": "linux",
-        "config": {"Env": [f"PATH={PATH}"], "Labels": {"org.opencontainers.image.licenses": "Apache-2.0"}},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}}, sort_keys=True).encode()
+    config = json.dumps(
+        {
+            "architecture": ARCHITECTURES[os.uname().machine],
+            "os": "linux",
+            "config": {
+                "Env": [f"PATH={PATH}"],
+                "Labels": {"org.opencontainers.image.licenses": "Apache-2.0"},
+            },
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        },
+        sort_keys=True,
+    ).encode()
     config_name = hashlib.sha256(config).hexdigest() + ".json"
     manifest = json.dumps([{"Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
     with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:

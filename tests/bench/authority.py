@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A certificate authority for peers, as the Istio CA call has it. It signs what it is asked for: for the bench only.
 
-    authority.py DIRECTORY        serves on 127.0.0.1:15012; prints READY
+authority.py DIRECTORY        serves on 127.0.0.1:15012; prints READY
 """
+
 import datetime
 import os
 import signal
@@ -24,8 +25,9 @@ DAY = 86400
 def _pem(thing):
     if isinstance(thing, x509.Certificate):
         return thing.public_bytes(serialization.Encoding.PEM)
-    return thing.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                               serialization.NoEncryption())
+    return thing.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _write(path, *parts):
@@ -37,14 +39,25 @@ def _write(path, *parts):
 
 def _dates(builder, seconds):
     now = datetime.datetime.utcnow().replace(microsecond=0)
-    return (builder.not_valid_before(now - datetime.timedelta(minutes=5))
-            .not_valid_after(now + datetime.timedelta(seconds=seconds)).serial_number(x509.random_serial_number()))
+    return (
+        builder.not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(seconds=seconds))
+        .serial_number(x509.random_serial_number())
+    )
 
 
 def _usage(*, ca):
-    return x509.KeyUsage(digital_signature=not ca, content_commitment=False, key_encipherment=not ca,
-                         data_encipherment=False, key_agreement=False, key_cert_sign=ca, crl_sign=ca,
-                         encipher_only=False, decipher_only=False)
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=not ca,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 class Authority:
@@ -66,12 +79,16 @@ class Authority:
         os.makedirs(directory, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "bench")])
-        root = (_dates(x509.CertificateBuilder(), 30 * DAY).subject_name(name).issuer_name(name)
-                .public_key(key.public_key())
-                .add_extension(x509.BasicConstraints(True, None), True)
-                .add_extension(_usage(ca=True), True)
-                .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-                .sign(key, hashes.SHA256()))
+        root = (
+            _dates(x509.CertificateBuilder(), 30 * DAY)
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .add_extension(x509.BasicConstraints(True, None), True)
+            .add_extension(_usage(ca=True), True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .sign(key, hashes.SHA256())
+        )
         self = cls(key, root)
         _write(f"{directory}/root.key", key)
         _write(f"{directory}/root.pem", root)
@@ -81,15 +98,21 @@ class Authority:
         return self
 
     def sign(self, public_key, names, seconds, critical=True):
-        return (_dates(x509.CertificateBuilder(), seconds).subject_name(x509.Name([])).issuer_name(self.root.subject)
-                .public_key(public_key)
-                .add_extension(x509.SubjectAlternativeName(names), critical)
-                .add_extension(x509.BasicConstraints(False, None), True)
-                .add_extension(_usage(ca=False), True)
-                .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH,
-                                                      ExtendedKeyUsageOID.CLIENT_AUTH]), False)
-                .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False)
-                .sign(self.key, hashes.SHA256()))
+        return (
+            _dates(x509.CertificateBuilder(), seconds)
+            .subject_name(x509.Name([]))
+            .issuer_name(self.root.subject)
+            .public_key(public_key)
+            .add_extension(x509.SubjectAlternativeName(names), critical)
+            .add_extension(x509.BasicConstraints(False, None), True)
+            .add_extension(_usage(ca=False), True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                False,
+            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False)
+            .sign(self.key, hashes.SHA256())
+        )
 
     def issue(self, identity, prefix):
         """PREFIX.key and PREFIX.pem for a SPIFFE identity."""
@@ -102,8 +125,10 @@ class Authority:
         asked = dict(wire.fields(request))
         csr = x509.load_pem_x509_csr(asked[1])
         names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uri, = names.get_values_for_type(x509.UniformResourceIdentifier)
-        leaf = self.sign(csr.public_key(), [x509.UniformResourceIdentifier(uri)], min(asked.get(3) or DAY, DAY))
+        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+        leaf = self.sign(
+            csr.public_key(), [x509.UniformResourceIdentifier(uri)], min(asked.get(3) or DAY, DAY)
+        )
         return wire.text(1, _pem(leaf)) + wire.text(1, _pem(self.root))
 
 
@@ -117,8 +142,13 @@ def serve(directory):
     cut = server_pem.index(b"-----BEGIN CERTIFICATE")
     server = grpc.server(futures.ThreadPoolExecutor(2))
     call = grpc.unary_unary_rpc_method_handler(lambda request, context: authority.answer(request))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(
-        "istio.v1.auth.IstioCertificateService", {"CreateCertificate": call}),))
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler(
+                "istio.v1.auth.IstioCertificateService", {"CreateCertificate": call}
+            ),
+        )
+    )
     server.add_secure_port(LISTEN, grpc.ssl_server_credentials([(server_pem[:cut], server_pem[cut:])]))
     server.start()
     print("READY", flush=True)

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Measures Bruma beside no mesh, a plain relay and other node proxies. bench.sh is the front door; README.md explains."""
+
 import argparse
 import json
 import os
@@ -60,8 +61,11 @@ class Bench:
                 process.stop()
         for target in self.targets:
             trouble += target.destroy()
-        for function, argument in [(kernel.remove_pins, self.pins), (kernel.cgroup_remove, self.cgroup),
-                                   *((kernel.unmount, m) for m in self.mounted)]:
+        for function, argument in [
+            (kernel.remove_pins, self.pins),
+            (kernel.cgroup_remove, self.cgroup),
+            *((kernel.unmount, m) for m in self.mounted),
+        ]:
             try:
                 function(argument)
             except (OSError, Failed) as e:
@@ -77,8 +81,11 @@ class Bench:
 def crypto_speed():
     out = {}
     for cipher in ("aes-128-gcm", "aes-256-gcm"):
-        r = subprocess.run(["openssl", "speed", "-seconds", "1", "-bytes", "16384", "-elapsed", "-evp", cipher],
-                           capture_output=True, text=True)
+        r = subprocess.run(
+            ["openssl", "speed", "-seconds", "1", "-bytes", "16384", "-elapsed", "-evp", cipher],
+            capture_output=True,
+            text=True,
+        )
         last = (r.stdout.strip().splitlines() or [""])[-1].split()
         if last and last[-1].endswith("k"):
             out[cipher] = float(last[-1][:-1]) * 1000 * 8 / 1e9
@@ -97,20 +104,42 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, prog="bench.sh")
     parser.add_argument("--build", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--profile", choices=plan.PROFILES, default="quick")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH[,PATH2]",
-                        help="another node proxy; with two programs the second runs on the server's node")
-    parser.add_argument("--env", action="append", default=[], metavar="NAME:KEY=VALUE", help="environment of a peer")
-    parser.add_argument("--only", action="append", default=[], metavar="TEST",
-                        help="tests whose name begins so; also \"memory\", \"enrolment\", \"growth\"; may be repeated")
-    parser.add_argument("--leave-out", action="append", default=[], metavar="TARGET",
-                        help="direct, relay, relay-splice or bruma; may be repeated")
-    parser.add_argument("--out", metavar="DIRECTORY", help="results.md, results.json, logs (default: a new one in /tmp)")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=PATH[,PATH2]",
+        help="another node proxy; with two programs the second runs on the server's node",
+    )
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME:KEY=VALUE", help="environment of a peer"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEST",
+        help='tests whose name begins so; also "memory", "enrolment", "growth"; may be repeated',
+    )
+    parser.add_argument(
+        "--leave-out",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="direct, relay, relay-splice or bruma; may be repeated",
+    )
+    parser.add_argument(
+        "--out", metavar="DIRECTORY", help="results.md, results.json, logs (default: a new one in /tmp)"
+    )
     return parser.parse_args()
 
 
 def make_targets(arguments):
-    targets = [t for t in (Target("direct"), Relay("relay"), Relay("relay-splice", True), Bruma("bruma"))
-               if t.name not in arguments.leave_out]
+    targets = [
+        t
+        for t in (Target("direct"), Relay("relay"), Relay("relay-splice", True), Bruma("bruma"))
+        if t.name not in arguments.leave_out
+    ]
     for peer in arguments.peer:
         name, _, paths = peer.partition("=")
         programs = paths.split(",")
@@ -118,7 +147,9 @@ def make_targets(arguments):
             if not os.access(program, os.X_OK):
                 sys.exit(f"--peer {peer}: {program or 'nothing'} is not a program")
         env = dict(e.split(":", 1)[1].split("=", 1) for e in arguments.env if e.split(":", 1)[0] == name)
-        targets.append(Peer(name, *programs[:2], env=env) if len(programs) > 1 else Peer(name, programs[0], env=env))
+        targets.append(
+            Peer(name, *programs[:2], env=env) if len(programs) > 1 else Peer(name, programs[0], env=env)
+        )
     return targets
 
 
@@ -133,10 +164,17 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))  # so that everything is taken down
-    info = {"date": time.strftime("%Y-%m-%d %H:%M"), "kernel": platform.release(), "processors": os.cpu_count(),
-            "processor": processor(), "profile": arguments.profile, "load_before": os.getloadavg(),
-            "congestion": SYSCTLS["net.ipv4.tcp_congestion_control"], "descriptors": hard,
-            "peers": [t.name for t in targets if isinstance(t, Peer)]}
+    info = {
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "kernel": platform.release(),
+        "processors": os.cpu_count(),
+        "processor": processor(),
+        "profile": arguments.profile,
+        "load_before": os.getloadavg(),
+        "congestion": SYSCTLS["net.ipv4.tcp_congestion_control"],
+        "descriptors": hard,
+        "peers": [t.name for t in targets if isinstance(t, Peer)],
+    }
     if not arguments.only:
         info["crypto"] = crypto_speed()
     began = time.monotonic()

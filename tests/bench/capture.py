@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The in-pod capture of the stock CNI agent (iptables, IPv4, DNS capture on), for the relay and for peers. The rules'
 order and words are part of the contract between that agent and a node proxy."""
+
 from support.system import run
 
 OWN = "0x539/0xfff"  # mark of the node proxy's own sockets

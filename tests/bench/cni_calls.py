@@ -7,6 +7,7 @@
 One node with agent and proxy, in network namespaces of its own. STATUS as the kubelet asks it every five seconds (a gated one,
 which asks the agent); ADD and DEL of the last plugin of the chain, for a pod of the mesh and for one outside; the start of the
 process alone (VERSION)."""
+
 import argparse
 import json
 import os
@@ -47,14 +48,26 @@ class Calls:
         self.path = f"{build}/cni:/usr/lib/cni"
 
     def config(self, previous=None):
-        c = {"cniVersion": "1.1.0", "name": "pods", "type": "bruma-cni", "run_dir": self.node.run_dir, "status_gate": True}
+        c = {
+            "cniVersion": "1.1.0",
+            "name": "pods",
+            "type": "bruma-cni",
+            "run_dir": self.node.run_dir,
+            "status_gate": True,
+        }
         return json.dumps({**c, "prevResult": previous} if previous else c)
 
     def call(self, command, config, env):
         """Milliseconds of time and of CPU."""
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-        r = subprocess.run([self.program], input=config, capture_output=True, text=True, timeout=60,
-                           env={"CNI_COMMAND": command, "CNI_PATH": self.path, **env})
+        r = subprocess.run(
+            [self.program],
+            input=config,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"CNI_COMMAND": command, "CNI_PATH": self.path, **env},
+        )
         ended, after = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         if r.returncode:
             sys.exit(f"{command}: {r.stdout}{r.stderr}")
@@ -64,14 +77,20 @@ class Calls:
 
 def row(name, samples, agent=None):
     times, cpus = [s[0] for s in samples], [s[1] for s in samples]
-    print(f"| {name} | {min(times):.1f} | {statistics.median(times):.1f} | {max(times):.1f} | {statistics.mean(cpus):.2f} | "
-          f"{'' if agent is None else f'{agent / len(samples):.3f}'} |")
+    print(
+        f"| {name} | {min(times):.1f} | {statistics.median(times):.1f} | {max(times):.1f} | {statistics.mean(cpus):.2f} | "
+        f"{'' if agent is None else f'{agent / len(samples):.3f}'} |"
+    )
 
 
 def measure(calls, node, count):
     pid = node.agent.popen.pid
-    print(f"Linux {os.uname().release}, load {os.getloadavg()[0]:.1f}, plugin of {os.path.getsize(calls.program) / 1e6:.2f} MB\n")
-    print("| call | min ms | p50 ms | max ms | CPU ms, mean | agent's CPU ms, mean |\n|---|---|---|---|---|---|")
+    print(
+        f"Linux {os.uname().release}, load {os.getloadavg()[0]:.1f}, plugin of {os.path.getsize(calls.program) / 1e6:.2f} MB\n"
+    )
+    print(
+        "| call | min ms | p50 ms | max ms | CPU ms, mean | agent's CPU ms, mean |\n|---|---|---|---|---|---|"
+    )
     row("VERSION: the process alone", [calls.call("VERSION", "{}", {}) for _ in range(count)])
     before = cpu_of(pid)
     status = [calls.call("STATUS", calls.config(), {}) for _ in range(count)]
@@ -85,8 +104,12 @@ def measure(calls, node, count):
                 # An address, as the main plugin has given it.
                 ip = f"10.77.1.{i % 200 + 20}/24"
                 run(["ip", "-n", netns, "addr", "add", ip, "dev", "lo"])
-                env = {"CNI_CONTAINERID": container, "CNI_NETNS": f"/run/netns/{netns}", "CNI_IFNAME": "eth0",
-                       "CNI_ARGS": pod_args(namespace, f"p{i}", f"uid-{container}", container)}
+                env = {
+                    "CNI_CONTAINERID": container,
+                    "CNI_NETNS": f"/run/netns/{netns}",
+                    "CNI_IFNAME": "eth0",
+                    "CNI_ARGS": pod_args(namespace, f"p{i}", f"uid-{container}", container),
+                }
                 config = calls.config({"cniVersion": "1.1.0", "ips": [{"address": ip}]})
                 before = cpu_of(pid)
                 adds.append(calls.call("ADD", config, env))
@@ -100,7 +123,9 @@ def measure(calls, node, count):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=300, help="of STATUS; a sixth of it of ADD")
     options = parser.parse_args()
     build = os.path.abspath(os.environ.get("BRUMA_BUILD", "build"))
@@ -121,7 +146,17 @@ def main():
         undo.append(lambda: kernel.cgroup_remove(cgroup))
         with open(f"{directory}/mesh.yaml", "w") as f:
             f.write(MESH)
-        node = Node("n1", 1, prefix, f"{directory}/n1", pins, cgroup, build, f"{directory}/mesh.yaml", f"{directory}/ca.pem")
+        node = Node(
+            "n1",
+            1,
+            prefix,
+            f"{directory}/n1",
+            pins,
+            cgroup,
+            build,
+            f"{directory}/mesh.yaml",
+            f"{directory}/ca.pem",
+        )
         run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{directory}/ca.pem"])
         undo.append(node.destroy)
         node.create()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU time of processes and of the machine between two moments."""
+
 import hashlib
 import os
 import time
@@ -36,8 +37,10 @@ class Meter:
         self.before = self._read()
 
     def _read(self):
-        sides = [sum(p.cpu_seconds() for p in side)
-                 for side in (self.target.client, self.target.server, self.target.agents, [self.application])]
+        sides = [
+            sum(p.cpu_seconds() for p in side)
+            for side in (self.target.client, self.target.server, self.target.agents, [self.application])
+        ]
         return [time.monotonic(), *sides, *machine()]
 
     def stop(self):

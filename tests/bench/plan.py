@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured, and how each figure is taken."""
+
 import json
 import os
 import resource
@@ -17,12 +18,36 @@ GROWTH = (1, 10, 100, 250)  # pods of one node
 
 # rounds and seconds of requests and connections; rounds and seconds of bulk; idle connections; workloads; enrolments; seconds at rest
 PROFILES = {
-    "smoke": {"rounds": 1, "seconds": 2, "bulk_rounds": 1, "bulk_seconds": 2, "hold": 1000, "workloads": 10000,
-              "enrolments": 5, "rest": 10},
-    "quick": {"rounds": 3, "seconds": 3, "bulk_rounds": 2, "bulk_seconds": 4, "hold": 10000, "workloads": 100000,
-              "enrolments": 20, "rest": 20},
-    "full": {"rounds": 5, "seconds": 6, "bulk_rounds": 3, "bulk_seconds": 10, "hold": 10000, "workloads": 100000,
-             "enrolments": 50, "rest": 60},
+    "smoke": {
+        "rounds": 1,
+        "seconds": 2,
+        "bulk_rounds": 1,
+        "bulk_seconds": 2,
+        "hold": 1000,
+        "workloads": 10000,
+        "enrolments": 5,
+        "rest": 10,
+    },
+    "quick": {
+        "rounds": 3,
+        "seconds": 3,
+        "bulk_rounds": 2,
+        "bulk_seconds": 4,
+        "hold": 10000,
+        "workloads": 100000,
+        "enrolments": 20,
+        "rest": 20,
+    },
+    "full": {
+        "rounds": 5,
+        "seconds": 6,
+        "bulk_rounds": 3,
+        "bulk_seconds": 10,
+        "hold": 10000,
+        "workloads": 100000,
+        "enrolments": 50,
+        "rest": 60,
+    },
 }
 
 
@@ -31,12 +56,21 @@ class Test:
     longer: seconds more than the profile says."""
 
     def __init__(self, name, title, kind, arguments, to="s", longer=0):
-        self.name, self.title, self.kind, self.arguments, self.to, self.longer = name, title, kind, arguments, to, longer
+        self.name, self.title, self.kind, self.arguments, self.to, self.longer = (
+            name,
+            title,
+            kind,
+            arguments,
+            to,
+            longer,
+        )
 
 
 TESTS = [
     Test("http_max", "HTTP keep-alive, 1 KB, 64 connections, full speed", "load", ("http", 64, 0)),
-    Test("http_1000", "HTTP keep-alive, 1 KB, 64 connections, 1000 rps", "load", ("http", 64, 1000), longer=1),
+    Test(
+        "http_1000", "HTTP keep-alive, 1 KB, 64 connections, 1000 rps", "load", ("http", 64, 1000), longer=1
+    ),
     Test("bulk_1", "bulk, 1 stream", "bulk", (1,)),
     Test("bulk_16", "bulk, 16 streams", "bulk", (16,)),
     Test("conn_1", "new connections, one at a time", "load", ("conn", 1, 0)),
@@ -108,14 +142,42 @@ class Plan:
             mode, connections, rate = test.arguments
             return self._tool(target, self._load(target, mode, connections, rate, seconds, test.to), test.to)
         pod = target.pods[test.to]
-        argv = [f"{self.bench.build}/tests/bench/bench-handshakes", "-a", pod.ip4, "-A", f"{pod.ip4}:{ECHO}",
-                "-r", target.roots, "-k", f"{target.directory}/peer.key", "-x", f"{target.directory}/peer.pem",
-                "-c", "4", "-d", str(seconds), *(["-t"] if test.arguments[0] else [])]
+        argv = [
+            f"{self.bench.build}/tests/bench/bench-handshakes",
+            "-a",
+            pod.ip4,
+            "-A",
+            f"{pod.ip4}:{ECHO}",
+            "-r",
+            target.roots,
+            "-k",
+            f"{target.directory}/peer.key",
+            "-x",
+            f"{target.directory}/peer.pem",
+            "-c",
+            "4",
+            "-d",
+            str(seconds),
+            *(["-t"] if test.arguments[0] else []),
+        ]
         return self._tool(target, argv, test.to, netns=target.nodes[1].netns)
 
     def _load(self, target, mode, connections, rate, seconds, to):
-        return [f"{self.bench.build}/tests/bench/bench-load", "-m", mode, "-a", target.pods[to].ip4, "-p",
-                str(HTTP if mode == "http" else ECHO), "-c", str(connections), "-r", str(rate), "-d", str(seconds)]
+        return [
+            f"{self.bench.build}/tests/bench/bench-load",
+            "-m",
+            mode,
+            "-a",
+            target.pods[to].ip4,
+            "-p",
+            str(HTTP if mode == "http" else ECHO),
+            "-c",
+            str(connections),
+            "-r",
+            str(rate),
+            "-d",
+            str(seconds),
+        ]
 
     def _start_tool(self, target, argv, netns=None):
         """A tool that prints START when it measures. Client pods are in their cgroup, so that they are captured."""
@@ -150,8 +212,11 @@ class Plan:
         pod = target.pods[to]
         meter = Meter(target, self.bench.sinks[target.name][to])
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        process = target.pods["c"].popen(["iperf3", "-J", "-c", pod.ip4, "-p", str(BULK), "-P", str(streams),
-                                          "-t", str(seconds)], stdout=subprocess.PIPE, text=True)
+        process = target.pods["c"].popen(
+            ["iperf3", "-J", "-c", pod.ip4, "-p", str(BULK), "-P", str(streams), "-t", str(seconds)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         try:
             output, _ = process.communicate(timeout=seconds + 30)
         finally:
@@ -173,8 +238,10 @@ class Plan:
         result, p = {}, self.profile
 
         def resident(key):
-            result[key] = [max((process.memory_bytes()[0] for process in side), default=0)
-                           for side in (target.client, target.server)]
+            result[key] = [
+                max((process.memory_bytes()[0] for process in side), default=0)
+                for side in (target.client, target.server)
+            ]
 
         target.stop()
         target.start()
@@ -183,7 +250,9 @@ class Plan:
         result["agent"] = max((a.memory_bytes()[0] for a in target.agents), default=0)
         before = sum(process.cpu_seconds() for process in target.client + target.server)
         time.sleep(5)
-        result["idle_cpu_ms"] = (sum(x.cpu_seconds() for x in target.client + target.server) - before) / 5 * 1e3
+        result["idle_cpu_ms"] = (
+            (sum(x.cpu_seconds() for x in target.client + target.server) - before) / 5 * 1e3
+        )
         self._tool(target, self._load(target, "http", 4, 100, 1, "s"), "s")
         time.sleep(1)
         resident("warm")
@@ -222,11 +291,18 @@ class Plan:
         stall = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stall.py")
         server = pod.start(["/usr/bin/python3", stall, "serve", str(DEAF)], f"{target.directory}/deaf.log")
         try:
-            wait_for(lambda: f":{DEAF} " in run(["ss", "-Hltn"], netns=pod.netns).stdout, "the server that does not read")
+            wait_for(
+                lambda: f":{DEAF} " in run(["ss", "-Hltn"], netns=pod.netns).stdout,
+                "the server that does not read",
+            )
             most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 500) // 2
-            process = self._start_tool(target, ["/usr/bin/python3", stall, "push", pod.ip4, str(DEAF), str(min(STALLED, most))])
+            process = self._start_tool(
+                target, ["/usr/bin/python3", stall, "push", pod.ip4, str(DEAF), str(min(STALLED, most))]
+            )
             result.update(json.loads(process.stdout.readline()))
-            result["stalled_peak"] = [max((x.memory_bytes()[1] for x in side), default=0) for side in (target.client, target.server)]
+            result["stalled_peak"] = [
+                max((x.memory_bytes()[1] for x in side), default=0) for side in (target.client, target.server)
+            ]
             process.stdin.close()
             process.wait(30)
         finally:
@@ -239,7 +315,6 @@ class Plan:
         workloads.write_mesh(target.mesh_file, target.known_pods(), 0)
         target.start()
         return target.enrolments(self.profile["enrolments"])
-
 
     def _growth(self, target):
         """What a node at rest costs as its pods become more: by number of pods."""
@@ -255,12 +330,16 @@ def start_servers(bench, target):
         pod = target.pods[key]
         bench.servers[target.name][key] = pod.start(
             [f"{bench.build}/tests/bench/bench-server", "-w", str(HTTP), "-e", str(ECHO)],
-            f"{target.directory}/server-{key}.log")
-        bench.sinks[target.name][key] = pod.start(["iperf3", "-s", "-p", str(BULK)],
-                                                  f"{target.directory}/iperf3-{key}.log")
+            f"{target.directory}/server-{key}.log",
+        )
+        bench.sinks[target.name][key] = pod.start(
+            ["iperf3", "-s", "-p", str(BULK)], f"{target.directory}/iperf3-{key}.log"
+        )
         for port in (HTTP, ECHO, BULK):
-            wait_for(lambda pod=pod, port=port: f":{port} " in run(["ss", "-Hltn"], netns=pod.netns).stdout,
-                     f"{target.name}: port {port} of pod {key}")
+            wait_for(
+                lambda pod=pod, port=port: f":{port} " in run(["ss", "-Hltn"], netns=pod.netns).stdout,
+                f"{target.name}: port {port} of pod {key}",
+            )
 
 
 def _short(r):
@@ -271,7 +350,11 @@ def _short(r):
     if "plugin_ms" in r:
         return f"plugin {sorted(r['plugin_ms'])[len(r['plugin_ms']) // 2]:.1f} ms, median of {len(r['plugin_ms'])}"
     if "idle" in r:
-        return ", ".join(f"{k} {r[k][0] / 1e6:.1f}/{r[k][1] / 1e6:.1f} MB" for k in ("idle", "held", "loaded") if k in r)
+        return ", ".join(
+            f"{k} {r[k][0] / 1e6:.1f}/{r[k][1] / 1e6:.1f} MB" for k in ("idle", "held", "loaded") if k in r
+        )
     rate = f"{r['gbit']:.2f} Gbit/s" if "gbit" in r else f"{r['rate']:.0f}/s, p99 {r['p99_us']:.0f} us"
-    return (f"{rate}, proxies {r['cpu_client']:.2f} + {r['cpu_server']:.2f} s, machine {r['busy']:.2f} of "
-            f"{r['wall']:.2f} s, foreign {r['foreign']:.2f} cores, errors {r['errors']}")
+    return (
+        f"{rate}, proxies {r['cpu_client']:.2f} + {r['cpu_server']:.2f} s, machine {r['busy']:.2f} of "
+        f"{r['wall']:.2f} s, foreign {r['foreign']:.2f} cores, errors {r['errors']}"
+    )

@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """Connections that one side fills and the other does not read.
-    stall.py serve PORT                    accepts, and reads nothing
-    stall.py push ADDRESS PORT COUNT       COUNT connections that send what they can. Prints START once they are open, and one line
-                                           of JSON when nothing has moved for a second and a half; ends when its stdin does."""
+stall.py serve PORT                    accepts, and reads nothing
+stall.py push ADDRESS PORT COUNT       COUNT connections that send what they can. Prints START once they are open, and one line
+                                       of JSON when nothing has moved for a second and a half; ends when its stdin does."""
+
 import json
 import resource
 import selectors

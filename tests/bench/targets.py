@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured. Each target has a lane of its own: two routed nodes and four pods, all lanes side by side.
 
-    c  client, node 1      s  server, node 2      l  server, node 1      x  server, node 2, outside the mesh
+c  client, node 1      s  server, node 2      l  server, node 1      x  server, node 2, outside the mesh
 """
+
 import os
 import sys
 import time
@@ -18,7 +19,6 @@ from support.system import Process, run, wait_for, wait_for_process
 HERE = os.path.dirname(os.path.abspath(__file__))
 PLACES = {"c": (1, 10), "s": (2, 10), "l": (1, 11), "x": (2, 12)}
 SPARE = 40  # host part of the pod that comes and goes for the enrolment figures
-
 
 
 def congestion_control():
@@ -39,6 +39,7 @@ SYSCTLS = {
 
 class Target:
     """No mesh."""
+
     captured = hbone = plugin = False
     agents = ()
 
@@ -53,9 +54,20 @@ class Target:
         prefix = f"{bench.prefix}{number}-"
         self.mesh_file, self.ca_key = f"{self.directory}/mesh.yaml", f"{self.directory}/ca-key.pem"
         os.makedirs(self.directory)
-        self.nodes = {i: Node(f"node{i}", i, prefix, f"{self.directory}/node{i}", f"{bench.pins}/{number}-n{i}",
-                              f"{bench.cgroup}/{number}-n{i}", bench.build, self.mesh_file, self.ca_key)
-                      for i in (1, 2)}
+        self.nodes = {
+            i: Node(
+                f"node{i}",
+                i,
+                prefix,
+                f"{self.directory}/node{i}",
+                f"{bench.pins}/{number}-n{i}",
+                f"{bench.cgroup}/{number}-n{i}",
+                bench.build,
+                self.mesh_file,
+                self.ca_key,
+            )
+            for i in (1, 2)
+        }
         for node in self.nodes.values():
             node.create()
             network.sysctl(node.netns, SYSCTLS)
@@ -65,7 +77,9 @@ class Target:
         self.pods = {}
         for key, (node, host) in PLACES.items():
             namespace = "elsewhere" if key == "x" else workloads.NAMESPACE
-            pod = self.nodes[node].create_pod(namespace, key, workloads.ACCOUNTS.get(key, "default"), host, add=False)
+            pod = self.nodes[node].create_pod(
+                namespace, key, workloads.ACCOUNTS.get(key, "default"), host, add=False
+            )
             network.sysctl(pod.netns, SYSCTLS)
             self.pods[key] = pod
 
@@ -81,8 +95,11 @@ class Target:
 
     def known_pods(self):
         """For workloads.write_*()."""
-        return [(key, workloads.ACCOUNTS[key], pod.ip4, pod.node.name)
-                for key, pod in self.pods.items() if key in workloads.ACCOUNTS]
+        return [
+            (key, workloads.ACCOUNTS[key], pod.ip4, pod.node.name)
+            for key, pod in self.pods.items()
+            if key in workloads.ACCOUNTS
+        ]
 
     # ---- what is under test; client and server are its processes on either node ----
 
@@ -105,6 +122,7 @@ class Target:
 
 class Relay(Target):
     """A userspace hop without crypto, under the stock capture, in each pod."""
+
     captured = True
 
     def __init__(self, name, splice=False):
@@ -114,14 +132,18 @@ class Relay(Target):
     def start(self):
         for key, side in (("c", self.client), ("s", self.server), ("l", self.server)):
             argv = [f"{self.bench.build}/tests/bench/bench-relay", "-o", "15001", "-i", "15006"]
-            process = Process(argv + (["-s"] if self.splice else []), f"{self.directory}/relay-{key}.log",
-                              netns=self.pods[key].netns)
+            process = Process(
+                argv + (["-s"] if self.splice else []),
+                f"{self.directory}/relay-{key}.log",
+                netns=self.pods[key].netns,
+            )
             process.wait_for_text("READY")
             side.append(process)
 
 
 class Bruma(Target):
     """Enrolled by its own agent and plugin. The proxies are what is measured; the agents' CPU is told beside."""
+
     captured = hbone = plugin = True
 
     def create(self, bench, number):
@@ -152,7 +174,11 @@ class Bruma(Target):
 
     def start_with(self, extra):
         workloads.write_mesh(self.mesh_file, self.known_pods(), extra)
-        wait_for(lambda: agent.status(self.nodes[1].run_dir)["workloads"] > extra, "the agent to read the mesh file", 120)
+        wait_for(
+            lambda: agent.status(self.nodes[1].run_dir)["workloads"] > extra,
+            "the agent to read the mesh file",
+            120,
+        )
         began = time.monotonic()
         self.client.append(self.nodes[1].start_proxy())
         return time.monotonic() - began
@@ -188,9 +214,17 @@ class Bruma(Target):
         try:
             for step in steps:
                 while len(agent.pods(node.run_dir)) < step:
-                    pods.append(node.create_pod(workloads.NAMESPACE, f"rest{len(pods)}", "default", next(free), add=False))
+                    pods.append(
+                        node.create_pod(
+                            workloads.NAMESPACE, f"rest{len(pods)}", "default", next(free), add=False
+                        )
+                    )
                     node.add(pods[-1])
-                    added = [t * 1e3 for (c, name), t in node.runtime.times.items() if name == "bruma-cni" and c == pods[-1].container][-1]
+                    added = [
+                        t * 1e3
+                        for (c, name), t in node.runtime.times.items()
+                        if name == "bruma-cni" and c == pods[-1].container
+                    ][-1]
                     pods[-1].wait_enrolled()
                 time.sleep(2)
                 before, began = [processor_ms(p) for p in (node.agent, node.proxy)], time.monotonic()
@@ -200,9 +234,17 @@ class Bruma(Target):
                 began = time.monotonic()
                 known = len(agent.pods(node.run_dir))
                 asked = (time.monotonic() - began) * 1e3
-                rows.append({"pods": known, "agent_cpu_ms": used[0], "proxy_cpu_ms": used[1], "pods_ms": asked,
-                             "agent_rss": node.agent.memory_bytes()[0], "proxy_rss": node.proxy.memory_bytes()[0],
-                             "add_ms": added})
+                rows.append(
+                    {
+                        "pods": known,
+                        "agent_cpu_ms": used[0],
+                        "proxy_cpu_ms": used[1],
+                        "pods_ms": asked,
+                        "agent_rss": node.agent.memory_bytes()[0],
+                        "proxy_rss": node.proxy.memory_bytes()[0],
+                        "add_ms": added,
+                    }
+                )
         finally:
             for pod in pods:
                 node.delete_pod(pod)
@@ -212,6 +254,7 @@ class Bruma(Target):
 class Peer(Target):
     """Another node proxy, driven as a stock node agent would: in-pod iptables, workload discovery socket, CA call, local
     configuration. One process a node."""
+
     captured = hbone = True
 
     def __init__(self, name, program, server_program=None, env=None):
@@ -229,12 +272,20 @@ class Peer(Target):
     def add_pods(self):
         super().add_pods()
         for number, node in self.nodes.items():
-            own = [f"uid-{k},{k},{workloads.NAMESPACE},{a},/run/netns/{self.pods[k].netns}"
-                   for k, a in workloads.ACCOUNTS.items() if self.pods[k].node is node]
-            for script, arguments, word, netns in (("authority.py", [self.ca], "READY", node.netns),
-                                                   ("zds.py", [self.socket(number), *own], "LISTENING", None)):
-                process = Process([sys.executable, f"{HERE}/{script}", *arguments],
-                                  f"{self.directory}/{script}-{number}.log", netns=netns)
+            own = [
+                f"uid-{k},{k},{workloads.NAMESPACE},{a},/run/netns/{self.pods[k].netns}"
+                for k, a in workloads.ACCOUNTS.items()
+                if self.pods[k].node is node
+            ]
+            for script, arguments, word, netns in (
+                ("authority.py", [self.ca], "READY", node.netns),
+                ("zds.py", [self.socket(number), *own], "LISTENING", None),
+            ):
+                process = Process(
+                    [sys.executable, f"{HERE}/{script}", *arguments],
+                    f"{self.directory}/{script}-{number}.log",
+                    netns=netns,
+                )
                 self.helpers.append(process)
                 process.wait_for_text(word)
         self.start()
@@ -258,15 +309,38 @@ class Peer(Target):
         if not os.path.exists(configuration):
             workloads.write_local(configuration, self.known_pods(), extra)
         node = self.nodes[number]
-        env = {"RUST_LOG": "info", "PROXY_MODE": "shared", "NODE_NAME": node.name, "CLUSTER_ID": "Kubernetes",
-               "INPOD_UDS": self.socket(number), "XDS_ADDRESS": "", "LOCAL_XDS_PATH": configuration,
-               "CA_ADDRESS": "https://localhost:15012", "CA_ROOT_CA": f"{self.ca}/root.pem", **self.env}
-        process = Process([self.programs[number], "proxy"], f"{self.directory}/proxy{number}.log", netns=node.netns,
-                          env=env)
+        env = {
+            "RUST_LOG": "info",
+            "PROXY_MODE": "shared",
+            "NODE_NAME": node.name,
+            "CLUSTER_ID": "Kubernetes",
+            "INPOD_UDS": self.socket(number),
+            "XDS_ADDRESS": "",
+            "LOCAL_XDS_PATH": configuration,
+            "CA_ADDRESS": "https://localhost:15012",
+            "CA_ROOT_CA": f"{self.ca}/root.pem",
+            **self.env,
+        }
+        process = Process(
+            [self.programs[number], "proxy"], f"{self.directory}/proxy{number}.log", netns=node.netns, env=env
+        )
 
         def ready():
-            r = run(["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "2",
-                     "http://127.0.0.1:15021/healthz/ready"], netns=node.netns, check=False)
+            r = run(
+                [
+                    "curl",
+                    "-s",
+                    "-o",
+                    "/dev/null",
+                    "-w",
+                    "%{http_code}",
+                    "-m",
+                    "2",
+                    "http://127.0.0.1:15021/healthz/ready",
+                ],
+                netns=node.netns,
+                check=False,
+            )
             return r.stdout == "200"
 
         wait_for_process(process, ready, f"{self.name} on {node.name} to be ready", 120)

@@ -37,10 +37,10 @@ def fields(data):
             value, at = _read_varint(data, at)
         elif kind == 2:
             size, at = _read_varint(data, at)
-            value, at = data[at:at + size], at + size
+            value, at = data[at : at + size], at + size
         elif kind in (1, 5):
             size = 8 if kind == 1 else 4
-            value, at = data[at:at + size], at + size
+            value, at = data[at : at + size], at + size
         else:
             raise ValueError(f"wire type {kind}")
         out.append((tag >> 3, value))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many made-up workloads, for memory and start-up: on other nodes, in 100 namespaces, with addresses of 100.64.0.0/10
 that nothing is ever sent to. The same text serves the agent's mesh file and peers' local configuration."""
+
 import os
 
 NAMESPACE = "bench"
@@ -28,13 +29,26 @@ ITEM = """\
 def items(pods, extra):
     """pods: (name, account, ip, node) of the bench's own, in the namespace "bench"."""
     for name, account, ip, node in pods:
-        yield ITEM.format(uid=f"Kubernetes//Pod/{NAMESPACE}/{name}", name=name, namespace=NAMESPACE, account=account,
-                          ip=ip, node=node, workload=name)
+        yield ITEM.format(
+            uid=f"Kubernetes//Pod/{NAMESPACE}/{name}",
+            name=name,
+            namespace=NAMESPACE,
+            account=account,
+            ip=ip,
+            node=node,
+            workload=name,
+        )
     for i in range(extra):
         name, namespace = f"made-up-{i}-6c9f7d5b8-x2k4q", f"ns{i % 100}"
-        yield ITEM.format(uid=f"Kubernetes//Pod/{namespace}/{name}", name=name, namespace=namespace,
-                          account=f"sa{i % 1000}", ip=f"100.{64 + (i >> 16)}.{i >> 8 & 255}.{i & 255}",
-                          node=f"other-{i % 200}", workload=f"made-up-{i}")
+        yield ITEM.format(
+            uid=f"Kubernetes//Pod/{namespace}/{name}",
+            name=name,
+            namespace=namespace,
+            account=f"sa{i % 1000}",
+            ip=f"100.{64 + (i >> 16)}.{i >> 8 & 255}.{i & 255}",
+            node=f"other-{i % 200}",
+            workload=f"made-up-{i}",
+        )
 
 
 def write_local(path, pods, extra):

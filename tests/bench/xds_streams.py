@@ -5,6 +5,7 @@ itself, as root:
 
     BRUMA_BUILD=build tests/bench/xds_streams.py [COUNT]...
 """
+
 import os
 import re
 import sys
@@ -38,7 +39,10 @@ class Meter:
             status = f.read()
         resident, most = (int(re.search(rf"{k}:\s+(\d+)", status)[1]) // 1024 for k in ("VmRSS", "VmHWM"))
         wall, cpu = time.monotonic(), self._cpu()
-        print(f"| {count} | {what} | {wall - self.wall:.1f} | {cpu - self.cpu:.2f} | {resident} | {most} | {remark} |", flush=True)
+        print(
+            f"| {count} | {what} | {wall - self.wall:.1f} | {cpu - self.cpu:.2f} | {resident} | {most} | {remark} |",
+            flush=True,
+        )
         self.wall, self.cpu = time.monotonic(), cpu
 
 
@@ -61,11 +65,21 @@ def measure(count):
             for name in gone:
                 del site.plane.resources[ADDRESS][name]
         first = end_stream(site, 120)
-        meter.row(count, "a new stream's first request", f"{first.ByteSize()} bytes, {len(first.initial_resource_versions)} named")
+        meter.row(
+            count,
+            "a new stream's first request",
+            f"{first.ByteSize()} bytes, {len(first.initial_resource_versions)} named",
+        )
         wait_for(lambda: responses(site) > before + 1, "the answer", 120)
         if len(first.initial_resource_versions) < count:
             wait_for(lambda: metric(site, "bruma_xds_let_go_total"), "what has gone to be let go", 120)
-        meter.row(count, "its answer", f"{len(gone)} have gone; it settles within {SETTLE} s" if count > 40000 else f"{len(gone)} have gone")
+        meter.row(
+            count,
+            "its answer",
+            f"{len(gone)} have gone; it settles within {SETTLE} s"
+            if count > 40000
+            else f"{len(gone)} have gone",
+        )
     finally:
         site.plane.stop()
         site.mesh.stop()

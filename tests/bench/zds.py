@@ -8,6 +8,7 @@ datagram, the pod's network namespace beside it.
 Each proxy that connects is told of all pods and then that this was all; then the connection is kept. Prints LISTENING,
 and SNAPSHOT N with the number of pods that were acknowledged.
 """
+
 import array
 import os
 import select

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests to the API server from its network namespace, as whoever holds a certificate or a token."""
+
 import contextlib
 import http.client
 import json
@@ -10,8 +11,12 @@ from plan import API_PORT, CONTROL4
 from support.kube import inside
 from support.system import Failed
 
-PLURALS = {"NetworkPolicy": "networkpolicies", "AuthorizationPolicy": "authorizationpolicies", "Gateway": "gateways",
-           "Endpoints": "endpoints"}
+PLURALS = {
+    "NetworkPolicy": "networkpolicies",
+    "AuthorizationPolicy": "authorizationpolicies",
+    "Gateway": "gateways",
+    "Endpoints": "endpoints",
+}
 OF_THE_CLUSTER = ("Namespace", "Node", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding")
 
 
@@ -101,5 +106,7 @@ class Api:
             while line := r.readline():
                 event = json.loads(line)
                 if event["type"] == "ERROR":
-                    raise Refused(f"watch of {path}: {event['object'].get('message')}", event["object"].get("code", 0))
+                    raise Refused(
+                        f"watch of {path}: {event['object'].get('message')}", event["object"].get("code", 0)
+                    )
                 yield event["type"], event["object"]

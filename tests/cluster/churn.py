@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods that come and go on both nodes, in the background of other scenes."""
+
 import contextlib
 import itertools
 import os
@@ -21,9 +22,13 @@ def held(cluster, mesh, name):
     def count(script):
         return len(node.run(["sh", "-c", script], check=False).stdout.split())
 
-    out = {"pins of pods": count(f"ls {PINS}/pods"), "records of pods": count(f"grep -l '\"{NAMESPACE}\"' {RUN}/pods/*"),
-           "network namespaces": count("ls /run/netns"),
-           "links of the network": count("ls /proc/1/net/dev_snmp6"), "rules": count("ip rule; ip -6 rule")}
+    out = {
+        "pins of pods": count(f"ls {PINS}/pods"),
+        "records of pods": count(f"grep -l '\"{NAMESPACE}\"' {RUN}/pods/*"),
+        "network namespaces": count("ls /run/netns"),
+        "links of the network": count("ls /proc/1/net/dev_snmp6"),
+        "rules": count("ip rule; ip -6 rule"),
+    }
     for table in ("pods", "pod_counters", "probe_targets"):
         out[f"entries of {table}"] = len(mesh.dump(name, table))
     for program in (AGENT, PROXY):
@@ -65,7 +70,11 @@ class Churn:
                     self.pods.remove(pod)
                 while len(self.pods) < ALIVE and time.monotonic() < self.until:
                     n = next(numbers)
-                    self.pods.append(self.cluster.pod(NAMESPACE, f"churn-{n}", f"n{n % 2 + 1}", wait=False, probes=("readiness",)))
+                    self.pods.append(
+                        self.cluster.pod(
+                            NAMESPACE, f"churn-{n}", f"n{n % 2 + 1}", wait=False, probes=("readiness",)
+                        )
+                    )
                     self.made += 1
             except (OSError, Failed) as e:
                 self.trouble.append(str(e))

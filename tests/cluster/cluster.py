@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The test cluster: a real Kubernetes on this machine, its control plane in one network namespace, each node in namespaces of
 its own. Nothing is added to the machine's own network."""
+
 import os
 import shutil
 import signal
@@ -37,12 +38,18 @@ class Cluster:
         self.keys = self._make_keys()
         self.nodes = {f"n{n}": Node(self, n) for n in self.numbers}
         self.kubeconfig = self.keys.path("admin.conf")
-        self.api = Api(self.netns, self.keys.path("ca.crt"), self.keys.path("admin.crt"), self.keys.path("admin.key"))
+        self.api = Api(
+            self.netns, self.keys.path("ca.crt"), self.keys.path("admin.crt"), self.keys.path("admin.key")
+        )
 
     def _make_keys(self):
         keys = Keys(f"{self.directory}/keys")
-        keys.make("apiserver", "kube-apiserver", addresses=[plan.CONTROL4, plan.API_SERVICE, "127.0.0.1"],
-                  names=["kubernetes.default.svc", "kubernetes.default", "localhost"])
+        keys.make(
+            "apiserver",
+            "kube-apiserver",
+            addresses=[plan.CONTROL4, plan.API_SERVICE, "127.0.0.1"],
+            names=["kubernetes.default.svc", "kubernetes.default", "localhost"],
+        )
         keys.make("admin", "admin", "system:masters")
         for name in ("controller-manager", "scheduler", "proxy"):
             keys.make(f"kube-{name}", f"system:kube-{name}")
@@ -61,9 +68,21 @@ class Cluster:
         self._start_etcd()
         self.start_api()
         self.start_controllers()
-        self.api.apply({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "node-proxiers"},
-                        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node-proxier"},
-                        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:kube-proxy"}]})
+        self.api.apply(
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": "node-proxiers"},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": "system:node-proxier",
+                },
+                "subjects": [
+                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:kube-proxy"}
+                ],
+            }
+        )
         self._start_names()
         for node in self.nodes.values():
             node.boot()
@@ -98,29 +117,65 @@ class Cluster:
         run(["ip", "-n", self.netns, "link", "set", "wire", "up"])
 
     def _start(self, name, argv, program=None):
-        self.processes[name] = Process([program or f"{self.peers}/{name}", *argv], f"{self.directory}/{name}.log", netns=self.netns)
+        self.processes[name] = Process(
+            [program or f"{self.peers}/{name}", *argv], f"{self.directory}/{name}.log", netns=self.netns
+        )
         return self.processes[name]
 
     def _start_etcd(self):
         client, peer = "http://127.0.0.1:2379", "http://127.0.0.1:2380"
-        self._start("etcd", ["--name", "test", "--data-dir", f"{self.directory}/etcd", "--unsafe-no-fsync", "--listen-client-urls", client,
-                             "--advertise-client-urls", client, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-                             "--initial-cluster", f"test={peer}"], "etcd")
+        self._start(
+            "etcd",
+            [
+                "--name",
+                "test",
+                "--data-dir",
+                f"{self.directory}/etcd",
+                "--unsafe-no-fsync",
+                "--listen-client-urls",
+                client,
+                "--advertise-client-urls",
+                client,
+                "--listen-peer-urls",
+                peer,
+                "--initial-advertise-peer-urls",
+                peer,
+                "--initial-cluster",
+                f"test={peer}",
+            ],
+            "etcd",
+        )
 
     def start_api(self):
         key = self.keys.path
         # A name in the API's netns: webhooks go to pods' addresses, for no kube-proxy runs there.
-        p = self._start("kube-apiserver", [
-            "--etcd-servers=http://127.0.0.1:2379", f"--bind-address={plan.CONTROL4}", f"--advertise-address={plan.CONTROL4}",
-            f"--secure-port={plan.API_PORT}", f"--service-cluster-ip-range={plan.SERVICES}", "--authorization-mode=Node,RBAC",
-            "--allow-privileged=true", "--enable-admission-plugins=NodeRestriction", f"--client-ca-file={key('ca.crt')}",
-            f"--tls-cert-file={key('apiserver.crt')}", f"--tls-private-key-file={key('apiserver.key')}",
-            f"--kubelet-client-certificate={key('admin.crt')}", f"--kubelet-client-key={key('admin.key')}",
-            f"--kubelet-certificate-authority={key('ca.crt')}", "--kubelet-preferred-address-types=InternalIP",
-            "--service-account-issuer=https://kubernetes.default.svc.cluster.local", f"--service-account-key-file={key('sa.key')}",
-            f"--service-account-signing-key-file={key('sa.key')}", "--profiling=false", "--enable-aggregator-routing=true",
-            # Of etcd 3.4 it cannot know how far it is behind, and who has seen more is told for a minute to come later.
-            "--watch-cache=false"])
+        p = self._start(
+            "kube-apiserver",
+            [
+                "--etcd-servers=http://127.0.0.1:2379",
+                f"--bind-address={plan.CONTROL4}",
+                f"--advertise-address={plan.CONTROL4}",
+                f"--secure-port={plan.API_PORT}",
+                f"--service-cluster-ip-range={plan.SERVICES}",
+                "--authorization-mode=Node,RBAC",
+                "--allow-privileged=true",
+                "--enable-admission-plugins=NodeRestriction",
+                f"--client-ca-file={key('ca.crt')}",
+                f"--tls-cert-file={key('apiserver.crt')}",
+                f"--tls-private-key-file={key('apiserver.key')}",
+                f"--kubelet-client-certificate={key('admin.crt')}",
+                f"--kubelet-client-key={key('admin.key')}",
+                f"--kubelet-certificate-authority={key('ca.crt')}",
+                "--kubelet-preferred-address-types=InternalIP",
+                "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+                f"--service-account-key-file={key('sa.key')}",
+                f"--service-account-signing-key-file={key('sa.key')}",
+                "--profiling=false",
+                "--enable-aggregator-routing=true",
+                # Of etcd 3.4 it cannot know how far it is behind, and who has seen more is told for a minute to come later.
+                "--watch-cache=false",
+            ],
+        )
         wait_for_process(p, lambda: self.api("GET", "/readyz") == "ok", "the API server to be ready", 90, 0.1)
 
     def stop_api(self):
@@ -129,11 +184,21 @@ class Cluster:
     def start_controllers(self):
         for name in ("kube-controller-manager", "kube-scheduler"):
             config = self.keys.path(f"{name}.conf")
-            arguments = [f"--kubeconfig={config}", f"--authentication-kubeconfig={config}", f"--authorization-kubeconfig={config}",
-                         "--bind-address=127.0.0.1", "--leader-elect=false", "--kube-api-qps=100", "--kube-api-burst=200"]
+            arguments = [
+                f"--kubeconfig={config}",
+                f"--authentication-kubeconfig={config}",
+                f"--authorization-kubeconfig={config}",
+                "--bind-address=127.0.0.1",
+                "--leader-elect=false",
+                "--kube-api-qps=100",
+                "--kube-api-burst=200",
+            ]
             if name == "kube-controller-manager":
-                arguments += ["--use-service-account-credentials=true", f"--root-ca-file={self.keys.path('ca.crt')}",
-                              f"--service-account-private-key-file={self.keys.path('sa.key')}"]
+                arguments += [
+                    "--use-service-account-credentials=true",
+                    f"--root-ca-file={self.keys.path('ca.crt')}",
+                    f"--service-account-private-key-file={self.keys.path('sa.key')}",
+                ]
             self._start(name, arguments)
 
     # ---- names of services ----
@@ -142,9 +207,23 @@ class Cluster:
         """dnsmasq, told of each Service as a file of its directory."""
         self.names = f"{self.directory}/names"
         os.makedirs(self.names)
-        self._start("dnsmasq", ["--keep-in-foreground", "--no-resolv", "--no-hosts", "--local=/cluster.local/", "--local=/svc/", "--user=root", "--conf-file=/dev/null",
-                                "--pid-file", f"--listen-address={plan.CONTROL4}", "--bind-interfaces", f"--hostsdir={self.names}"],
-                    "dnsmasq")
+        self._start(
+            "dnsmasq",
+            [
+                "--keep-in-foreground",
+                "--no-resolv",
+                "--no-hosts",
+                "--local=/cluster.local/",
+                "--local=/svc/",
+                "--user=root",
+                "--conf-file=/dev/null",
+                "--pid-file",
+                f"--listen-address={plan.CONTROL4}",
+                "--bind-interfaces",
+                f"--hostsdir={self.names}",
+            ],
+            "dnsmasq",
+        )
         thread = threading.Thread(target=self._follow_services, daemon=True)
         thread.start()
         self.watchers.append(thread)
@@ -161,7 +240,11 @@ class Cluster:
     def _write_names(self, service):
         meta = service["metadata"]
         name = f"{meta['name']}.{meta['namespace']}.svc"
-        text = "".join(f"{ip} {name}.cluster.local {name}\n" for ip in service["spec"].get("clusterIPs", []) if ip != "None")
+        text = "".join(
+            f"{ip} {name}.cluster.local {name}\n"
+            for ip in service["spec"].get("clusterIPs", [])
+            if ip != "None"
+        )
         path = f"{self.names}/{meta['namespace']}_{meta['name']}"
         try:
             with open(path) as f:
@@ -176,24 +259,55 @@ class Cluster:
     # ---- objects ----
 
     def kubectl(self, *argv, **options):
-        return run([f"{self.peers}/kubectl", "--kubeconfig", self.kubeconfig, *argv], netns=self.netns, **options)
+        return run(
+            [f"{self.peers}/kubectl", "--kubeconfig", self.kubeconfig, *argv], netns=self.netns, **options
+        )
 
     def helm(self, *argv, timeout=180, **options):
-        env = {**os.environ, "HELM_CACHE_HOME": f"{self.directory}/helm", "HELM_CONFIG_HOME": f"{self.directory}/helm",
-               "HELM_DATA_HOME": f"{self.directory}/helm"}
-        return run([f"{self.peers}/helm", "--kubeconfig", self.kubeconfig, *argv], netns=self.netns, timeout=timeout, env=env, **options)
+        env = {
+            **os.environ,
+            "HELM_CACHE_HOME": f"{self.directory}/helm",
+            "HELM_CONFIG_HOME": f"{self.directory}/helm",
+            "HELM_DATA_HOME": f"{self.directory}/helm",
+        }
+        return run(
+            [f"{self.peers}/helm", "--kubeconfig", self.kubeconfig, *argv],
+            netns=self.netns,
+            timeout=timeout,
+            env=env,
+            **options,
+        )
 
     def wait_node(self, name, ready=True, timeout=60):
         def there():
-            conditions = {c["type"]: c["status"] for c in self.api.get("Node", name)["status"].get("conditions", [])}
+            conditions = {
+                c["type"]: c["status"] for c in self.api.get("Node", name)["status"].get("conditions", [])
+            }
             return (conditions.get("Ready") == "True") == ready
-        wait_for(there, f"node {name} to be {'ready' if ready else 'not ready'}", timeout, 0.1, f"{self.directory}/{name}/kubelet.log")
+
+        wait_for(
+            there,
+            f"node {name} to be {'ready' if ready else 'not ready'}",
+            timeout,
+            0.1,
+            f"{self.directory}/{name}/kubelet.log",
+        )
 
     def namespace(self, name, accounts=("default",), **labels):
-        self.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
-                       *[{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": a, "namespace": name}}
-                         for a in accounts if a != "default"])
-        wait_for(lambda: self.api.get("ServiceAccount", "default", name), f"the service account of {name}", 20, 0.05)
+        self.api.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
+            *[
+                {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": a, "namespace": name}}
+                for a in accounts
+                if a != "default"
+            ],
+        )
+        wait_for(
+            lambda: self.api.get("ServiceAccount", "default", name),
+            f"the service account of {name}",
+            20,
+            0.05,
+        )
         wait_for(lambda: self.api.get("ConfigMap", "kube-root-ca.crt", name), f"the CA of {name}", 20, 0.05)
 
     def label(self, namespace, mode):
@@ -211,6 +325,7 @@ class Cluster:
             except Refused as e:
                 return e.status == 404
             return False
+
         wait_for(gone, f"namespace {name} to go", 60, 0.1)
 
     def pod(self, namespace, name, node, account="default", wait=True, **more):
@@ -221,7 +336,16 @@ class Cluster:
 
     def service(self, namespace, name, selector, port=80, target=8080):
         """Returns its addresses."""
-        made = self.api.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
-                               "spec": {"ipFamilyPolicy": "PreferDualStack", "selector": selector,
-                                        "ports": [{"name": "http", "port": port, "targetPort": target, "protocol": "TCP"}]}})
+        made = self.api.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {
+                    "ipFamilyPolicy": "PreferDualStack",
+                    "selector": selector,
+                    "ports": [{"name": "http", "port": port, "targetPort": target, "protocol": "TCP"}],
+                },
+            }
+        )
         return made["spec"]["clusterIPs"]

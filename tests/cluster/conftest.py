@@ -7,6 +7,7 @@
 BRUMA_BUILD names the build directory, BRUMA_PEERS_READY the programs of peers.sh; tests/run.sh sets both. BRUMA_KEEP=1 leaves
 the files of the cluster, whatever happens.
 """
+
 import os
 import sys
 import time
@@ -22,8 +23,21 @@ from cluster import Cluster  # noqa: E402
 from release import Release  # noqa: E402
 
 # In this order: an earlier scene leaves what a later one needs. test_uninstall takes Bruma away; test_stock installs what it wants.
-SCENES = ["test_install", "test_labels", "test_probes", "test_kernel", "test_replay", "test_replaced", "test_churn", "test_cost",
-          "test_away", "test_power", "test_guard", "test_uninstall", "test_stock"]
+SCENES = [
+    "test_install",
+    "test_labels",
+    "test_probes",
+    "test_kernel",
+    "test_replay",
+    "test_replaced",
+    "test_churn",
+    "test_cost",
+    "test_away",
+    "test_power",
+    "test_guard",
+    "test_uninstall",
+    "test_stock",
+]
 
 
 def pytest_configure(config):
@@ -31,7 +45,9 @@ def pytest_configure(config):
         pytest.exit("the cluster needs root: it makes namespaces and loads BPF programs", 3)
     for name, inside in (("BRUMA_BUILD", "build.ninja"), ("BRUMA_PEERS_READY", "complete")):
         if not os.path.exists(os.path.join(os.environ.get(name, ""), inside)):
-            pytest.exit(f"{name} must name a directory with {inside} in it; `tests/run.sh cluster` sets it", 3)
+            pytest.exit(
+                f"{name} must name a directory with {inside} in it; `tests/run.sh cluster` sets it", 3
+            )
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Control groups of the test cluster: one directory in every hierarchy of the machine, below it one for each node, in which
 the node's kubelet makes those of its pods. Works with cgroup v2 alone, and with v1's controllers beside it (hybrid)."""
+
 import os
 import time
 
@@ -59,7 +60,11 @@ class Groups:
         """Those of the path and everything below. Their processes have ended, or are about to."""
         deadline = time.monotonic() + 10
         while True:
-            left = [t for t in (f"{d}/{self.name}/{path}".rstrip("/") for d, _ in self.hierarchies) if os.path.isdir(t)]
+            left = [
+                t
+                for t in (f"{d}/{self.name}/{path}".rstrip("/") for d, _ in self.hierarchies)
+                if os.path.isdir(t)
+            ]
             for tree in left:
                 for base, _, _ in os.walk(tree, topdown=False):
                     try:
@@ -70,8 +75,10 @@ class Groups:
             if not left:
                 return
             if time.monotonic() > deadline:
-                raise Failed(f"these cgroups cannot be removed: {left}, they hold "
-                             f"{[kernel.cgroup_processes(b) for t in left for b, _, _ in os.walk(t)]}")
+                raise Failed(
+                    f"these cgroups cannot be removed: {left}, they hold "
+                    f"{[kernel.cgroup_processes(b) for t in left for b, _, _ in os.walk(t)]}"
+                )
             time.sleep(0.1)
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of the test cluster, made of files of this machine. No registry is asked."""
+
 import hashlib
 import importlib.util
 import json
@@ -20,10 +21,14 @@ _spec.loader.exec_module(build)
 def make(target, name, files, entrypoint, user="0"):
     """files: name in the image -> (contents, mode)."""
     layer = build.layer(files)
-    config = json.dumps({
-        "architecture": build.ARCHITECTURES[os.uname().machine], "os": "linux",
-        "config": {"Entrypoint": entrypoint, "User": user, "Env": [f"PATH={build.PATH}"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]}}).encode()
+    config = json.dumps(
+        {
+            "architecture": build.ARCHITECTURES[os.uname().machine],
+            "os": "linux",
+            "config": {"Entrypoint": entrypoint, "User": user, "Env": [f"PATH={build.PATH}"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+        }
+    ).encode()
     config_name = hashlib.sha256(config).hexdigest() + ".json"
     manifest = json.dumps([{"Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
     with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -47,8 +52,10 @@ def make_app(directory, build_directory):
     """The archives of pause and app."""
     with open(f"{build_directory}/tests/cluster/cluster-app", "rb") as f:
         files = {"app": (f.read(), 0o755)}
-    return [make(f"{directory}/pause.tar", PAUSE, files, ["/app", "pause"]),
-            make(f"{directory}/app.tar", APP, files, ["/app", "serve"])]
+    return [
+        make(f"{directory}/pause.tar", PAUSE, files, ["/app", "pause"]),
+        make(f"{directory}/app.tar", APP, files, ["/app", "serve"]),
+    ]
 
 
 def make_bruma(directory, build_directory, *tags):
@@ -58,5 +65,8 @@ def make_bruma(directory, build_directory, *tags):
     made = []
     for tag in tags:
         made.append(f"{directory}/bruma-{tag}.tar")
-        run(["/usr/bin/python3", f"{ROOT}/packaging/image/build.py", tree, f"{BRUMA}:{tag}", made[-1]], timeout=120)
+        run(
+            ["/usr/bin/python3", f"{ROOT}/packaging/image/build.py", tree, f"{BRUMA}:{tag}", made[-1]],
+            timeout=120,
+        )
     return made

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys of the test cluster: one CA, and a certificate and a kubeconfig for each who talks to the API server."""
+
 import datetime
 import ipaddress
 import os
@@ -30,18 +31,32 @@ class Keys:
 
     @staticmethod
     def _pem(key):
-        return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL,
-                                 serialization.NoEncryption())
+        return key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
 
     def _sign(self, name, key, ca=False, addresses=(), names=()):
         now = datetime.datetime.utcnow()
-        b = (x509.CertificateBuilder().subject_name(name).issuer_name(self.ca_name).public_key(key.public_key())
-             .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(hours=1))
-             .not_valid_after(now + datetime.timedelta(days=2)))
+        b = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self.ca_name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=2))
+        )
         b = usual(b, key.public_key(), self.ca_key.public_key(), ca=ca)
         if not ca:
-            b = b.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False)
-        others = [x509.IPAddress(ipaddress.ip_address(a)) for a in addresses] + [x509.DNSName(n) for n in names]
+            b = b.add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                False,
+            )
+        others = [x509.IPAddress(ipaddress.ip_address(a)) for a in addresses] + [
+            x509.DNSName(n) for n in names
+        ]
         if others:
             b = b.add_extension(x509.SubjectAlternativeName(others), False)
         return b.sign(self.ca_key, hashes.SHA256())

@@ -7,6 +7,7 @@ In tests: with Load(pod, addresses) as load: ...; then load.served, load.failure
 took, what went wrong). A request may wait for half a minute; what
 counts is that it is served in the end.
 """
+
 import json
 import signal
 import socket
@@ -51,8 +52,10 @@ class Load:
         self.pod, self.addresses = pod, addresses
 
     def __enter__(self):
-        self.process = self.pod.start(["/usr/bin/python3", __file__, self.pod.name, *self.addresses],
-                                      f"{self.pod.cluster.directory}/load-{self.pod.name}.log")
+        self.process = self.pod.start(
+            ["/usr/bin/python3", __file__, self.pod.name, *self.addresses],
+            f"{self.pod.cluster.directory}/load-{self.pod.name}.log",
+        )
         return self
 
     def __exit__(self, *exc):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node of the test cluster: network, mount, process and host name namespaces of its own on this machine, and in them
 containerd, kubelet and kube-proxy. It may lose its power and be booted again: its disk stays, everything else is gone."""
+
 import errno
 import json
 import os
@@ -13,7 +14,15 @@ from support import network
 from support.system import Failed, Process, run, wait_for
 
 # Directories that a node has of its own, kept over a boot. /run is not kept.
-DISK = ["/etc/cni", "/opt/cni", "/var/lib/cni", "/var/lib/kubelet", "/var/lib/containerd", "/var/log/pods", "/var/log/containers"]
+DISK = [
+    "/etc/cni",
+    "/opt/cni",
+    "/var/lib/cni",
+    "/var/lib/kubelet",
+    "/var/lib/containerd",
+    "/var/log/pods",
+    "/var/log/containers",
+]
 CONFLIST = "/etc/cni/net.d/10-test.conflist"
 
 # The first process of a node. /run is a new file system at each boot, as on a real machine; the BPF file system as well.
@@ -115,7 +124,23 @@ class Node:
         control, n = self.cluster.netns, self.netns
         network.create(n)
         network.sysctl(n, {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
-        run(["ip", "-n", control, "link", "add", f"to-{self.name}", "type", "veth", "peer", "name", "eth0", "netns", n])
+        run(
+            [
+                "ip",
+                "-n",
+                control,
+                "link",
+                "add",
+                f"to-{self.name}",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth0",
+                "netns",
+                n,
+            ]
+        )
         run(["ip", "-n", control, "link", "set", f"to-{self.name}", "master", "wire", "up"])
         run(["ip", "-n", n, "link", "set", "eth0", "up"])
         network.address(n, "eth0", f"{self.ip4}/24")
@@ -126,17 +151,50 @@ class Node:
             gates = (plan.node4(other), plan.node6(other))
             for pods, gate in zip((plan.pods4(other), plan.pods6(other)), gates):
                 where = control if other == self.number else n
-                run(["ip", "-n", where, *(["-6"] if ":" in gate else []), "route", "replace", pods, "via", gate])
+                run(
+                    [
+                        "ip",
+                        "-n",
+                        where,
+                        *(["-6"] if ":" in gate else []),
+                        "route",
+                        "replace",
+                        pods,
+                        "via",
+                        gate,
+                    ]
+                )
 
     def _start_init(self):
         booted = f"{self.disk}/booted"
         if os.path.exists(booted):
             os.unlink(booted)
         app = f"{self.cluster.build}/tests/cluster/cluster-app"
-        self.init = Process(["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation",
-                             "private", "sh", "-c", INIT, "init", self.disk, self.name, app, f"{self.cluster.groups.v2}/{self.name}",
-                             self.cluster.groups.of_node, *DISK],
-                            f"{self.directory}/init.log", netns=self.netns)
+        self.init = Process(
+            [
+                "unshare",
+                "--mount",
+                "--uts",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                INIT,
+                "init",
+                self.disk,
+                self.name,
+                app,
+                f"{self.cluster.groups.v2}/{self.name}",
+                self.cluster.groups.of_node,
+                *DISK,
+            ],
+            f"{self.directory}/init.log",
+            netns=self.netns,
+        )
         wait_for(lambda: os.path.exists(booted), f"node {self.name} to boot", 10, log=self.init.log)
         with open(f"/proc/{self.init.pid}/task/{self.init.pid}/children") as f:
             self.pid = int(f.read().split()[0])
@@ -182,7 +240,12 @@ class Node:
         os.makedirs(f"{self.disk}/opt/cni/bin")
         os.makedirs(f"{self.disk}/opt/cni/first")  # empty, but for wrappers that measure a plugin
         os.makedirs(f"{self.disk}/etc/cni/net.d")
-        for plugin, name in (("ptp", "ptp.program"), ("host-local", "host-local"), ("portmap", "portmap"), ("loopback", "loopback")):
+        for plugin, name in (
+            ("ptp", "ptp.program"),
+            ("host-local", "host-local"),
+            ("portmap", "portmap"),
+            ("loopback", "loopback"),
+        ):
             run(["cp", f"{self.cluster.peers}/cni/{plugin}", f"{self.disk}/opt/cni/bin/{name}"])
         with open(f"{self.disk}/opt/cni/bin/ptp", "w") as f:
             f.write(PTP)
@@ -190,11 +253,27 @@ class Node:
         n = self.number
         with open(self.disk + CONFLIST, "w") as f:
             # ptp and not bridge: pods of a node reach each other through its routing, so Services need no br_netfilter.
-            json.dump({"cniVersion": "1.1.0", "name": "test", "plugins": [
-                {"type": "ptp", "ipMasq": False, "mtu": 1500,
-                 "ipam": {"type": "host-local", "ranges": [[{"subnet": plan.pods4(n)}], [{"subnet": plan.pods6(n)}]],
-                          "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}},
-                {"type": "portmap", "capabilities": {"portMappings": True}}]}, f, indent=2)
+            json.dump(
+                {
+                    "cniVersion": "1.1.0",
+                    "name": "test",
+                    "plugins": [
+                        {
+                            "type": "ptp",
+                            "ipMasq": False,
+                            "mtu": 1500,
+                            "ipam": {
+                                "type": "host-local",
+                                "ranges": [[{"subnet": plan.pods4(n)}], [{"subnet": plan.pods6(n)}]],
+                                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+                            },
+                        },
+                        {"type": "portmap", "capabilities": {"portMappings": True}},
+                    ],
+                },
+                f,
+                indent=2,
+            )
         with open(self.disk + CONFLIST, "rb") as f:
             self.conflist = f.read()
 
@@ -214,15 +293,24 @@ state = "/run/containerd"
   restrict_oom_score_adj = true
   disable_apparmor = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "{'native' if fs in ('overlayfs', 'tmpfs') else 'overlayfs'}"
+    snapshotter = "{"native" if fs in ("overlayfs", "tmpfs") else "overlayfs"}"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dirs = ["/opt/cni/first", "/opt/cni/bin"]
     conf_dir = "/etc/cni/net.d"
 """)
-        self.start("containerd", [f"{self.cluster.peers}/containerd", "--config", config],
-                   cgroup=self.cluster.groups.of_program(self.name, "containerd"),
-                   env={"PATH": f"{self.cluster.peers}:{os.environ['PATH']}"})
-        wait_for(lambda: self.ctr("version"), f"containerd of {self.name}", 20, 0.1, self.programs["containerd"].log)
+        self.start(
+            "containerd",
+            [f"{self.cluster.peers}/containerd", "--config", config],
+            cgroup=self.cluster.groups.of_program(self.name, "containerd"),
+            env={"PATH": f"{self.cluster.peers}:{os.environ['PATH']}"},
+        )
+        wait_for(
+            lambda: self.ctr("version"),
+            f"containerd of {self.name}",
+            20,
+            0.1,
+            self.programs["containerd"].log,
+        )
 
     def ctr(self, *argv):
         return self.run([f"{self.cluster.peers}/ctr", "-n", "k8s.io", *argv], timeout=120).stdout
@@ -234,10 +322,21 @@ state = "/run/containerd"
     # ---- kubelet and kube-proxy ----
 
     def start_kubelet(self, group="kubelet"):
-        self.start("kubelet", [self.cluster.kubelet, "--config", self._write_kubelet_config(), "--kubeconfig",
-                               self.cluster.keys.path(f"{self.name}.conf"), "--hostname-override", self.name, "--node-ip",
-                               f"{self.ip4},{self.ip6}"],
-                   cgroup=self.cluster.groups.of_program(self.name, group))
+        self.start(
+            "kubelet",
+            [
+                self.cluster.kubelet,
+                "--config",
+                self._write_kubelet_config(),
+                "--kubeconfig",
+                self.cluster.keys.path(f"{self.name}.conf"),
+                "--hostname-override",
+                self.name,
+                "--node-ip",
+                f"{self.ip4},{self.ip6}",
+            ],
+            cgroup=self.cluster.groups.of_program(self.name, group),
+        )
 
     def _write_kubelet_config(self):
         keys = self.cluster.keys
@@ -247,30 +346,61 @@ state = "/run/containerd"
         os.makedirs(f"{self.disk}/var/lib/kubelet/manifests", exist_ok=True)
         # The limits are for machines whose disk is nearly full; kubelets of one machine must not share a cgroupRoot.
         config = {
-            "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "address": self.ip4,
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "address": self.ip4,
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-            "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": True},
-                               "x509": {"clientCAFile": keys.path("ca.crt")}},
+            "authentication": {
+                "anonymous": {"enabled": False},
+                "webhook": {"enabled": True},
+                "x509": {"clientCAFile": keys.path("ca.crt")},
+            },
             "authorization": {"mode": "Webhook"},
-            "tlsCertFile": keys.path(f"{self.name}.crt"), "tlsPrivateKeyFile": keys.path(f"{self.name}.key"),
-            "failCgroupV1": False, "failSwapOn": False, "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{self.cluster.groups.name}/{self.name}", "enforceNodeAllocatable": ["pods"],
-            "clusterDomain": "cluster.local", "clusterDNS": [plan.CONTROL4], "resolvConf": resolv,
-            "staticPodPath": "/var/lib/kubelet/manifests", "volumePluginDir": "/var/lib/kubelet/plugins",
-            "healthzBindAddress": "127.0.0.1", "localStorageCapacityIsolation": False,
-            "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-            "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
-            "nodeStatusUpdateFrequency": "10s", "syncFrequency": "10s", "fileCheckFrequency": "1s",
-            "kubeAPIQPS": 200, "kubeAPIBurst": 400, "registerWithTaints": [],
+            "tlsCertFile": keys.path(f"{self.name}.crt"),
+            "tlsPrivateKeyFile": keys.path(f"{self.name}.key"),
+            "failCgroupV1": False,
+            "failSwapOn": False,
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": f"/{self.cluster.groups.name}/{self.name}",
+            "enforceNodeAllocatable": ["pods"],
+            "clusterDomain": "cluster.local",
+            "clusterDNS": [plan.CONTROL4],
+            "resolvConf": resolv,
+            "staticPodPath": "/var/lib/kubelet/manifests",
+            "volumePluginDir": "/var/lib/kubelet/plugins",
+            "healthzBindAddress": "127.0.0.1",
+            "localStorageCapacityIsolation": False,
+            "evictionHard": {
+                "memory.available": "100Mi",
+                "nodefs.available": "1%",
+                "imagefs.available": "1%",
+            },
+            "imageGCHighThresholdPercent": 100,
+            "imageGCLowThresholdPercent": 99,
+            "nodeStatusUpdateFrequency": "10s",
+            "syncFrequency": "10s",
+            "fileCheckFrequency": "1s",
+            "kubeAPIQPS": 200,
+            "kubeAPIBurst": 400,
+            "registerWithTaints": [],
         }
         return self._write("kubelet.json", config)
 
     def _write_proxy_config(self):
-        return self._write("kube-proxy.json", {
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
-            "clientConnection": {"kubeconfig": self.cluster.keys.path("kube-proxy.conf")}, "mode": "nftables",
-            "clusterCIDR": f"{plan.PODS4},{plan.PODS6}", "hostnameOverride": self.name,
-            "healthzBindAddress": "127.0.0.1:10256", "metricsBindAddress": "127.0.0.1:10249", "conntrack": {"maxPerCore": 0}})
+        return self._write(
+            "kube-proxy.json",
+            {
+                "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+                "kind": "KubeProxyConfiguration",
+                "clientConnection": {"kubeconfig": self.cluster.keys.path("kube-proxy.conf")},
+                "mode": "nftables",
+                "clusterCIDR": f"{plan.PODS4},{plan.PODS6}",
+                "hostnameOverride": self.name,
+                "healthzBindAddress": "127.0.0.1:10256",
+                "metricsBindAddress": "127.0.0.1:10249",
+                "conntrack": {"maxPerCore": 0},
+            },
+        )
 
     def _write(self, name, value):
         path = f"{self.directory}/{name}"

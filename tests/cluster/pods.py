@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pod of the test cluster, and programs of this machine that run as if they were its own: in its network namespace and its
 control group, by which the kernel knows them."""
+
 import images
 from support.system import Failed, Process, run, wait_for
 
@@ -13,7 +14,13 @@ PROBES = {
 
 class Pod:
     def __init__(self, cluster, namespace, name, node, account="default"):
-        self.cluster, self.namespace, self.name, self.node, self.account = cluster, namespace, name, cluster.nodes[node], account
+        self.cluster, self.namespace, self.name, self.node, self.account = (
+            cluster,
+            namespace,
+            name,
+            cluster.nodes[node],
+            account,
+        )
         self.uid, self.ips = None, []
 
     @property
@@ -30,15 +37,37 @@ class Pod:
 
     def create(self, probes=(), call=None, labels=None, annotations=None, **spec):
         """probes: of startup, liveness, readiness. call: "ADDRESS PORT" that it talks to from its first moment on."""
-        container = {"name": "app", "image": images.APP, "imagePullPolicy": "Never", "ports": [{"name": "http", "containerPort": 8080}],
-                     **{f"{p}Probe": PROBES[f"{p}Probe"] for p in probes}}
+        container = {
+            "name": "app",
+            "image": images.APP,
+            "imagePullPolicy": "Never",
+            "ports": [{"name": "http", "containerPort": 8080}],
+            **{f"{p}Probe": PROBES[f"{p}Probe"] for p in probes},
+        }
         if call:
             container["env"] = [{"name": "CALL", "value": call}]
-        made = self.cluster.api("POST", f"/api/v1/namespaces/{self.namespace}/pods", {
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": self.name, "labels": {"app": self.name, **(labels or {})}, "annotations": annotations or {}},
-            "spec": {"nodeName": self.node.name, "serviceAccountName": self.account, "terminationGracePeriodSeconds": 1,
-                     "automountServiceAccountToken": False, "tolerations": [{"operator": "Exists"}], "containers": [container], **spec}})
+        made = self.cluster.api(
+            "POST",
+            f"/api/v1/namespaces/{self.namespace}/pods",
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": self.name,
+                    "labels": {"app": self.name, **(labels or {})},
+                    "annotations": annotations or {},
+                },
+                "spec": {
+                    "nodeName": self.node.name,
+                    "serviceAccountName": self.account,
+                    "terminationGracePeriodSeconds": 1,
+                    "automountServiceAccountToken": False,
+                    "tolerations": [{"operator": "Exists"}],
+                    "containers": [container],
+                    **spec,
+                },
+            },
+        )
         self.uid = made["metadata"]["uid"]
 
     # ---- what the API says ----
@@ -53,11 +82,16 @@ class Pod:
                 self.ips = [ip["ip"] for ip in status["podIPs"]]
                 return True
             raise Failed(f"{status.get('phase')}, {self.last_event()}")
+
         wait_for(there, f"pod {self.full_name} to be ready", timeout, 0.05, self.log_of("kubelet"))
         return self
 
     def last_event(self):
-        events = [e for e in self.cluster.api.list("Event", self.namespace) if e["involvedObject"]["name"] == self.name]
+        events = [
+            e
+            for e in self.cluster.api.list("Event", self.namespace)
+            if e["involvedObject"]["name"] == self.name
+        ]
         return f"{events[-1]['reason']}: {events[-1]['message']}" if events else "no event"
 
     def log_of(self, program):
@@ -67,7 +101,9 @@ class Pod:
         return sum(c["restartCount"] for c in self.object()["status"].get("containerStatuses", []))
 
     def ready(self):
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in self.object()["status"]["conditions"])
+        return any(
+            c["type"] == "Ready" and c["status"] == "True" for c in self.object()["status"]["conditions"]
+        )
 
     def redirection(self):
         return self.object()["metadata"].get("annotations", {}).get("ambient.istio.io/redirection")
@@ -88,8 +124,18 @@ class Pod:
     def _inside(self, argv):
         pid = self.pid()
         group = next(line for line in open(f"/proc/{pid}/cgroup") if line.startswith("0::")).strip()[3:]
-        root = self.cluster.groups.v2[:-len(self.cluster.groups.name) - 1]
-        return ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', root + group, "nsenter", "--target", str(pid), "--net", *map(str, argv)]
+        root = self.cluster.groups.v2[: -len(self.cluster.groups.name) - 1]
+        return [
+            "sh",
+            "-c",
+            'echo $$ >"$0/cgroup.procs" && exec "$@"',
+            root + group,
+            "nsenter",
+            "--target",
+            str(pid),
+            "--net",
+            *map(str, argv),
+        ]
 
     def run(self, argv, **options):
         return run(self._inside(argv), **options)
@@ -100,5 +146,7 @@ class Pod:
     def get(self, address, port=8080, path="/", seconds=5, check=True):
         """The body of an HTTP answer; check=False: empty if there is none."""
         host = f"[{address}]" if ":" in address else address
-        r = self.run(["curl", "-sS", "--noproxy", "*", "-m", seconds, f"http://{host}:{port}{path}"], check=check)
+        r = self.run(
+            ["curl", "-sS", "--noproxy", "*", "-m", seconds, f"http://{host}:{port}{path}"], check=check
+        )
         return r.stdout.strip() if r.returncode == 0 else ""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bruma in the cluster, as its users have it: an image, and the chart, installed by helm."""
+
 import glob
 import json
 import os
@@ -26,10 +27,19 @@ class Release:
 
     def install(self, **values):
         """Or upgrade. values: "__" in a name stands for a dot."""
-        self.values.update({"global.hub": images.BRUMA.rpartition("/")[0], "global.imagePullPolicy": "Never",
-                            "cni.cgroup": self.cluster.groups.of_node})
+        self.values.update(
+            {
+                "global.hub": images.BRUMA.rpartition("/")[0],
+                "global.imagePullPolicy": "Never",
+                "cni.cgroup": self.cluster.groups.of_node,
+            }
+        )
         self.values.update({k.replace("__", "."): v for k, v in values.items()})
-        settings = [a for k, v in self.values.items() for a in ("--set-string" if k == "global.tag" else "--set", f"{k}={v}")]
+        settings = [
+            a
+            for k, v in self.values.items()
+            for a in ("--set-string" if k == "global.tag" else "--set", f"{k}={v}")
+        ]
         self.cluster.helm("upgrade", "--install", "bruma", CHART, "-n", SYSTEM, *settings)
 
     def uninstall(self):
@@ -46,7 +56,9 @@ class Release:
             return False
         if s.get("updatedNumberScheduled", 0) == s.get("numberReady", 0) == wanted:
             return len(self.pods(name)) == wanted
-        raise Failed(f"{s.get('updatedNumberScheduled', 0)} updated, {s.get('numberReady', 0)} ready of {wanted}: {self.trouble(name)}")
+        raise Failed(
+            f"{s.get('updatedNumberScheduled', 0)} updated, {s.get('numberReady', 0)} ready of {wanted}: {self.trouble(name)}"
+        )
 
     def trouble(self, name):
         out = []
@@ -54,14 +66,20 @@ class Release:
             for c in pod["status"].get("containerStatuses", []):
                 state = next(iter(c["state"].items()), ("", {}))
                 if not c["ready"]:
-                    out.append(f"{pod['metadata']['name']} {state[0]} {state[1].get('reason', '')} {state[1].get('message', '')}")
+                    out.append(
+                        f"{pod['metadata']['name']} {state[0]} {state[1].get('reason', '')} {state[1].get('message', '')}"
+                    )
         return "; ".join(out)
 
     # ---- its pods ----
 
     def pods(self, name, node=None):
         selector = {"istio-cni-node": "k8s-app=istio-cni-node", "ztunnel": "app=ztunnel"}[name]
-        return [p for p in self.cluster.api.list("Pod", SYSTEM, selector=selector) if node is None or p["spec"].get("nodeName") == node]
+        return [
+            p
+            for p in self.cluster.api.list("Pod", SYSTEM, selector=selector)
+            if node is None or p["spec"].get("nodeName") == node
+        ]
 
     def ask(self, node, op, **arguments):
         """A question to the node's agent, over its socket."""
@@ -69,7 +87,10 @@ class Release:
 
     def known(self, pod):
         """What the agent says of a pod, or None."""
-        return next((p for p in self.ask(pod.node.name, "pods") if f"{p['namespace']}/{p['name']}" == pod.full_name), None)
+        return next(
+            (p for p in self.ask(pod.node.name, "pods") if f"{p['namespace']}/{p['name']}" == pod.full_name),
+            None,
+        )
 
     def in_mesh(self, pod):
         p = self.known(pod)
@@ -81,11 +102,19 @@ class Release:
 
     def wait_in_mesh(self, *pods, timeout=20):
         for pod in pods:
-            wait_for(lambda: self.in_mesh(pod) and pod.redirection() == "enabled", f"{pod.full_name} to be in the mesh", timeout)
+            wait_for(
+                lambda: self.in_mesh(pod) and pod.redirection() == "enabled",
+                f"{pod.full_name} to be in the mesh",
+                timeout,
+            )
 
     def wait_outside(self, *pods, timeout=20):
         for pod in pods:
-            wait_for(lambda: not self.known(pod) or self.known(pod)["state"] == "outside", f"{pod.full_name} to be outside", timeout)
+            wait_for(
+                lambda: not self.known(pod) or self.known(pod)["state"] == "outside",
+                f"{pod.full_name} to be outside",
+                timeout,
+            )
 
     def plane_knows(self, *pods, protocol="HBONE"):
         """Whether the proxy of each node has heard from the control plane how these pods are reached."""
@@ -111,16 +140,27 @@ class Release:
 
     def wait_access(self, node, what, seen=0, **fields):
         """A line with these fields after the first `seen` ones. "__" in a name stands for a dot; a value may be a function."""
+
         def there():
             for line in self.access(node)[seen:]:
-                if all(v(line.get(k.replace("__", "."), "")) if callable(v) else line.get(k.replace("__", ".")) == v for k, v in fields.items()):
+                if all(
+                    v(line.get(k.replace("__", "."), ""))
+                    if callable(v)
+                    else line.get(k.replace("__", ".")) == v
+                    for k, v in fields.items()
+                ):
                     return line
             return None
+
         return wait_for(there, f"the access log of {node} to tell of {what}", 15)
 
     # ---- the kernel, by bpftool, as an operator would ask it ----
 
     def dump(self, node, name):
         """The map's entries with names of types."""
-        out = self.cluster.nodes[node].run(["bpftool", "-j", "map", "dump", "pinned", f"{PINS}/maps/{name}"]).stdout
+        out = (
+            self.cluster.nodes[node]
+            .run(["bpftool", "-j", "map", "dump", "pinned", f"{PINS}/maps/{name}"])
+            .stdout
+        )
         return [e["formatted"] for e in json.loads(out)]

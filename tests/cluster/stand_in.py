@@ -2,6 +2,7 @@
 """Stands in for istiod where none is given: ADS and CA for node proxies, over TLS at the name and port of istiod's Service. It
 knows what the API server says, as istiod does: pods, services and policies, and that a pod takes HBONE once its annotation
 says so. Tokens are asked after by TokenReview, and an identity is only signed for a node on which one of its pods is."""
+
 import hashlib
 import ipaddress
 import threading
@@ -20,17 +21,31 @@ from support.system import Failed
 STRICT = f"{plan.SYSTEM}/istio_converted_static_strict"
 REDIRECTION = "ambient.istio.io/redirection"
 SECURITY = "security.istio.io/v1"
-WATCHED = {"pods": "/api/v1/pods", "services": "/api/v1/services",
-           "policies": f"/apis/{SECURITY}/authorizationpolicies", "peers": f"/apis/{SECURITY}/peerauthentications"}
+WATCHED = {
+    "pods": "/api/v1/pods",
+    "services": "/api/v1/services",
+    "policies": f"/apis/{SECURITY}/authorizationpolicies",
+    "peers": f"/apis/{SECURITY}/peerauthentications",
+}
 NAMES = ["istiod.istio-system.svc", "istio-pilot.istio-system.svc", "istiod-remote.istio-system.svc"]
 
 
 def crd(kind, plural):
     """Enough of the real one for objects of this kind to be kept."""
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    return {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": f"{plural}.security.istio.io"},
-            "spec": {"group": "security.istio.io", "scope": "Namespaced", "names": {"kind": kind, "plural": plural},
-                     "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}]}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.security.istio.io"},
+        "spec": {
+            "group": "security.istio.io",
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural},
+            "versions": [
+                {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+            ],
+        },
+    }
 
 
 class StandIn(Plane):
@@ -44,8 +59,14 @@ class StandIn(Plane):
         self.replaying = False
         self._prepare()
         super().__init__(f"{cluster.directory}/istiod", cluster.netns, plan.XDS_PORT)
-        self.api.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio-ca-root-cert", "namespace": plan.SYSTEM},
-                        "data": {"root-cert.pem": pem(self.authority.cert).decode()}})
+        self.api.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "istio-ca-root-cert", "namespace": plan.SYSTEM},
+                "data": {"root-cert.pem": pem(self.authority.cert).decode()},
+            }
+        )
         for target, arguments in [(self._watch, (kind,)) for kind in WATCHED] + [(self._serve_changes, ())]:
             self.threads.append(threading.Thread(target=target, args=arguments, daemon=True))
             self.threads[-1].start()
@@ -53,13 +74,27 @@ class StandIn(Plane):
     def _prepare(self):
         self.cluster.namespace(plan.SYSTEM)
         self.api.apply(
-            crd("AuthorizationPolicy", "authorizationpolicies"), crd("PeerAuthentication", "peerauthentications"),
-            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "istiod", "namespace": plan.SYSTEM},
-             "spec": {"ports": [{"name": "https-dns", "port": plan.XDS_PORT, "protocol": "TCP"}]}},
-            {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-             "metadata": {"name": "istiod-test", "namespace": plan.SYSTEM, "labels": {"kubernetes.io/service-name": "istiod"}},
-             "ports": [{"name": "https-dns", "port": plan.XDS_PORT, "protocol": "TCP"}],
-             "endpoints": [{"addresses": [plan.CONTROL4], "conditions": {"ready": True}}]})
+            crd("AuthorizationPolicy", "authorizationpolicies"),
+            crd("PeerAuthentication", "peerauthentications"),
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": "istiod", "namespace": plan.SYSTEM},
+                "spec": {"ports": [{"name": "https-dns", "port": plan.XDS_PORT, "protocol": "TCP"}]},
+            },
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "addressType": "IPv4",
+                "metadata": {
+                    "name": "istiod-test",
+                    "namespace": plan.SYSTEM,
+                    "labels": {"kubernetes.io/service-name": "istiod"},
+                },
+                "ports": [{"name": "https-dns", "port": plan.XDS_PORT, "protocol": "TCP"}],
+                "endpoints": [{"addresses": [plan.CONTROL4], "conditions": {"ready": True}}],
+            },
+        )
 
     def start(self):
         key = ec.generate_private_key(ec.SECP256R1())
@@ -67,17 +102,23 @@ class StandIn(Plane):
         self.server = self._make_server()
         with inside(self.netns):
             address = f"{plan.CONTROL4}:{self.port}"
-            if not self.server.add_secure_port(address, grpc.ssl_server_credentials([(key_pem(key), pem(cert))])):
+            if not self.server.add_secure_port(
+                address, grpc.ssl_server_credentials([(key_pem(key), pem(cert))])
+            ):
                 raise Failed(f"the control plane cannot listen on {address}")
             self.server.start()
 
     def _make_server(self):
         server = grpc.server(futures.ThreadPoolExecutor(32))
         raw = lambda x: x  # noqa: E731
-        for path, handler in ((XDS, grpc.stream_stream_rpc_method_handler(self._ads, raw, raw)),
-                              (CA, grpc.unary_unary_rpc_method_handler(self._ca, raw, raw))):
+        for path, handler in (
+            (XDS, grpc.stream_stream_rpc_method_handler(self._ads, raw, raw)),
+            (CA, grpc.unary_unary_rpc_method_handler(self._ca, raw, raw)),
+        ):
             service, method = path.split("/")[1:]
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+            server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(service, {method: handler}),)
+            )
         return server
 
     def close(self):
@@ -96,13 +137,25 @@ class StandIn(Plane):
         if time.monotonic() - when < 10:
             return who
         try:
-            status = self.api("POST", "/apis/authentication.k8s.io/v1/tokenreviews", {
-                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token, "audiences": ["istio-ca"]}})["status"]
+            status = self.api(
+                "POST",
+                "/apis/authentication.k8s.io/v1/tokenreviews",
+                {
+                    "apiVersion": "authentication.k8s.io/v1",
+                    "kind": "TokenReview",
+                    "spec": {"token": token, "audiences": ["istio-ca"]},
+                },
+            )["status"]
         except (OSError, Failed):
             context.abort(grpc.StatusCode.UNAVAILABLE, "the API server is away")
         user = status.get("user", {})
-        if not status.get("authenticated") or user.get("username") != f"system:serviceaccount:{plan.SYSTEM}:ztunnel":
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, f"token of {user.get('username')}: {status.get('error')}")
+        if (
+            not status.get("authenticated")
+            or user.get("username") != f"system:serviceaccount:{plan.SYSTEM}:ztunnel"
+        ):
+            context.abort(
+                grpc.StatusCode.UNAUTHENTICATED, f"token of {user.get('username')}: {status.get('error')}"
+            )
         who = {k.rpartition("/")[2]: v[0] for k, v in user.get("extra", {}).items()}
         self.reviews[hashlib.sha256(token.encode()).digest()] = time.monotonic(), who
         return who
@@ -114,9 +167,14 @@ class StandIn(Plane):
     def _ca(self, data, context):
         node = self._review(context).get("node-name")
         q = self.messages["istio.v1.auth.IstioCertificateRequest"].FromString(data)
-        identity = next((f.value.string_value for f in q.metadata.fields if f.key == "ImpersonatedIdentity"), "")
-        if not any(identity == f"spiffe://cluster.local/ns/{p['metadata']['namespace']}/sa/{account(p['spec'])}"
-                   for p in list(self.objects["pods"].values()) if p["spec"].get("nodeName") == node):
+        identity = next(
+            (f.value.string_value for f in q.metadata.fields if f.key == "ImpersonatedIdentity"), ""
+        )
+        if not any(
+            identity == f"spiffe://cluster.local/ns/{p['metadata']['namespace']}/sa/{account(p['spec'])}"
+            for p in list(self.objects["pods"].values())
+            if p["spec"].get("nodeName") == node
+        ):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, f"no pod of {identity} on {node}")
         return super()._ca(data, context)
 
@@ -153,7 +211,10 @@ class StandIn(Plane):
 
     def publish(self, type_url, wanted):
         """wanted: name -> message. Sends what has changed to all streams."""
-        data = {name: m if isinstance(m, bytes) else m.SerializeToString(deterministic=True) for name, m in wanted.items()}
+        data = {
+            name: m if isinstance(m, bytes) else m.SerializeToString(deterministic=True)
+            for name, m in wanted.items()
+        }
         with self.lock:
             have = self.resources[type_url]
             new = {n: (hashlib.sha256(d).hexdigest()[:16], d) for n, d in data.items()}
@@ -186,7 +247,12 @@ class StandIn(Plane):
         m = self.messages["istio.workload.Address"]()
         w = m.workload
         w.uid = f"Kubernetes//Pod/{meta['namespace']}/{meta['name']}"
-        w.name, w.namespace, w.node, w.cluster_id = meta["name"], meta["namespace"], spec.get("nodeName", ""), "Kubernetes"
+        w.name, w.namespace, w.node, w.cluster_id = (
+            meta["name"],
+            meta["namespace"],
+            spec.get("nodeName", ""),
+            "Kubernetes",
+        )
         w.service_account, w.workload_name, w.canonical_revision = account(spec), meta["name"], "latest"
         w.canonical_name = labels.get("app", meta["name"])
         w.workload_type = 2
@@ -200,7 +266,11 @@ class StandIn(Plane):
             w.status = 1
         for s in services:
             selector = s["spec"].get("selector")
-            if selector and s["metadata"]["namespace"] == meta["namespace"] and selector.items() <= labels.items():
+            if (
+                selector
+                and s["metadata"]["namespace"] == meta["namespace"]
+                and selector.items() <= labels.items()
+            ):
                 entry = w.services.add(key=f"{meta['namespace']}/{hostname(s)}")
                 for p in s["spec"]["ports"]:
                     entry.value.ports.add(service_port=p["port"], target_port=self._target(p, spec))
@@ -212,11 +282,23 @@ class StandIn(Plane):
         target = port.get("targetPort", port["port"])
         if isinstance(target, int):
             return target
-        return next((p["containerPort"] for c in spec["containers"] for p in c.get("ports", []) if p.get("name") == target), 0)
+        return next(
+            (
+                p["containerPort"]
+                for c in spec["containers"]
+                for p in c.get("ports", [])
+                if p.get("name") == target
+            ),
+            0,
+        )
 
     def _service(self, s):
         m = self.messages["istio.workload.Address"]()
-        m.service.name, m.service.namespace, m.service.hostname = s["metadata"]["name"], s["metadata"]["namespace"], hostname(s)
+        m.service.name, m.service.namespace, m.service.hostname = (
+            s["metadata"]["name"],
+            s["metadata"]["namespace"],
+            hostname(s),
+        )
         for ip in s["spec"].get("clusterIPs", []):
             if ip != "None":
                 m.service.addresses.add(address=packed(ip))
@@ -237,12 +319,18 @@ class StandIn(Plane):
         for o in list(self.objects["peers"].values()):
             selector = o["spec"].get("selector", {}).get("matchLabels", {})
             strict = o["spec"].get("mtls", {}).get("mode") == "STRICT"
-            if strict and o["metadata"]["namespace"] in (namespace, plan.SYSTEM) and selector.items() <= labels.items():
+            if (
+                strict
+                and o["metadata"]["namespace"] in (namespace, plan.SYSTEM)
+                and selector.items() <= labels.items()
+            ):
                 out.append(STRICT)
         return sorted(set(out))
 
     def policies(self):
-        strict = self.messages["istio.security.Authorization"](name=STRICT.split("/")[1], namespace=plan.SYSTEM, scope=2, action=1)
+        strict = self.messages["istio.security.Authorization"](
+            name=STRICT.split("/")[1], namespace=plan.SYSTEM, scope=2, action=1
+        )
         strict.rules.add().clauses.add().matches.add().not_principals.add().presence.SetInParent()
         out = {STRICT: strict}
         for o in list(self.objects["policies"].values()):

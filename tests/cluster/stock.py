@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stock istio-cni and ztunnel as pods of the cluster: images of the programs that BRUMA_ISTIO_CNI and BRUMA_ZTUNNEL name, installed
 by Istio's own charts (BRUMA_ISTIO_CHARTS)."""
+
 import glob
 import os
 import shutil
@@ -25,7 +26,9 @@ def program(variable, name=None):
 
 def ztunnel_image(directory):
     path = program("BRUMA_ZTUNNEL")
-    return images.make(f"{directory}/ztunnel.tar", ZTUNNEL, images.program(path), [f"/usr/bin/{os.path.basename(path)}"])
+    return images.make(
+        f"{directory}/ztunnel.tar", ZTUNNEL, images.program(path), [f"/usr/bin/{os.path.basename(path)}"]
+    )
 
 
 def cni_image(directory):
@@ -57,13 +60,33 @@ class Stock:
 
     def install(self, name, chart, *settings):
         self.installed.append(name)
-        self.cluster.helm("upgrade", "--install", name, f"{self.charts}/{chart}", "-n", SYSTEM, "--set", "profile=ambient", *SMALL, *settings)
+        self.cluster.helm(
+            "upgrade",
+            "--install",
+            name,
+            f"{self.charts}/{chart}",
+            "-n",
+            SYSTEM,
+            "--set",
+            "profile=ambient",
+            *SMALL,
+            *settings,
+        )
 
     def install_ztunnel(self):
         self.install("ztunnel", "ztunnel", "--set", f"image={ZTUNNEL}", "--set", "imagePullPolicy=Never")
 
     def install_cni(self):
-        self.install("istio-cni", "istio-cni", "--set", f"image={INSTALL_CNI}", "--set", "pullPolicy=Never", "--set", "ambient.dnsCapture=false")
+        self.install(
+            "istio-cni",
+            "istio-cni",
+            "--set",
+            f"image={INSTALL_CNI}",
+            "--set",
+            "pullPolicy=Never",
+            "--set",
+            "ambient.dnsCapture=false",
+        )
 
     def uninstall(self, name):
         self.installed.remove(name)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What crosses the wire between nodes, from and to pods."""
+
 import itertools
 import time
 

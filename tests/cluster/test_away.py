@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The API server is away for a minute. Pods of which the agent knows what they are start nevertheless, in the mesh; others wait."""
+
 import json
 import os
 import time
@@ -14,8 +15,15 @@ AWAY = 60
 def static_pod(cluster, name, namespace):
     """A pod that the kubelet starts by itself, from a file."""
     node = cluster.nodes["n1"]
-    spec = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
-            "spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "app", "image": images.APP, "imagePullPolicy": "Never"}]}}
+    spec = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "app", "image": images.APP, "imagePullPolicy": "Never"}],
+        },
+    }
     path = f"{node.disk}/var/lib/kubelet/manifests/{name}.json"
     with open(f"{path}.new", "w") as f:
         json.dump(spec, f)
@@ -25,9 +33,13 @@ def static_pod(cluster, name, namespace):
 
 def sandboxes(node, name):
     """Containers of the pod that run, its pause among them: (id, pid in the node). Asked without the API server."""
-    tasks = {line.split()[0]: int(line.split()[1]) for line in node.ctr("tasks", "ls").splitlines()[1:] if "RUNNING" in line}
+    tasks = {
+        line.split()[0]: int(line.split()[1])
+        for line in node.ctr("tasks", "ls").splitlines()[1:]
+        if "RUNNING" in line
+    }
     out = []
-    for line in node.ctr("containers", "ls", f"labels.\"io.kubernetes.pod.name\"=={name}").splitlines()[1:]:
+    for line in node.ctr("containers", "ls", f'labels."io.kubernetes.pod.name"=={name}').splitlines()[1:]:
         identifier = line.split()[0]
         if identifier in tasks:
             out.append((identifier, tasks[identifier]))
@@ -40,19 +52,38 @@ def pods(cluster, mesh):
     server = cluster.pod("away", "server", "n2")
     client = cluster.pod("away", "client", "n1")
     files = [static_pod(cluster, "static", "away")]
-    wait_for(lambda: cluster.api.get("Pod", "static-n1", "away")["status"]["phase"] == "Running", "the static pod", 60, 0.1)
+    wait_for(
+        lambda: cluster.api.get("Pod", "static-n1", "away")["status"]["phase"] == "Running",
+        "the static pod",
+        60,
+        0.1,
+    )
     mesh.wait_in_mesh(server, client)
     wait_for(lambda: mesh.plane_knows(server, client), "both proxies to know")
     wait_for(lambda: enrolled(mesh, "away/static-n1"), "the static pod to be in the mesh", 20)
     yield server, client, files
     for f in files:
         os.unlink(f)
-    wait_for(lambda: not sandboxes(cluster.nodes["n1"], "static-n1") and not sandboxes(cluster.nodes["n1"], "late-n1"), "static pods to end", 60, 0.2)
+    wait_for(
+        lambda: (
+            not sandboxes(cluster.nodes["n1"], "static-n1") and not sandboxes(cluster.nodes["n1"], "late-n1")
+        ),
+        "static pods to end",
+        60,
+        0.2,
+    )
     cluster.delete_namespace("away")
 
 
 def enrolled(mesh, name):
-    return next((p for p in mesh.ask("n1", "pods") if f"{p['namespace']}/{p['name']}" == name and p["state"] == "enrolled"), None)
+    return next(
+        (
+            p
+            for p in mesh.ask("n1", "pods")
+            if f"{p['namespace']}/{p['name']}" == name and p["state"] == "enrolled"
+        ),
+        None,
+    )
 
 
 def test_a_minute_without_the_api_server(cluster, mesh, pods, report):
@@ -67,8 +98,15 @@ def test_a_minute_without_the_api_server(cluster, mesh, pods, report):
         before = enrolled(mesh, "away/static-n1")
         for _, pid in sandboxes(node, "static-n1"):
             node.run(["kill", "-KILL", pid])
-        again = wait_for(lambda: (p := enrolled(mesh, "away/static-n1")) and p["cookie"] != before["cookie"] and p, "the static pod to be back", 45, 0.2)
-        report(f"API server away: a static pod was back, in the mesh, {time.monotonic() - began - 3:.1f} s after its end")
+        again = wait_for(
+            lambda: (p := enrolled(mesh, "away/static-n1")) and p["cookie"] != before["cookie"] and p,
+            "the static pod to be back",
+            45,
+            0.2,
+        )
+        report(
+            f"API server away: a static pod was back, in the mesh, {time.monotonic() - began - 3:.1f} s after its end"
+        )
         assert again["capturedSinceStart"]
         # One that nobody has heard of must wait.
         files.append(static_pod(cluster, "late", "away"))

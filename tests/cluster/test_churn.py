@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Thirty pods come and go for five minutes, beside the scenes before this one (churn.py). Nothing of them is left on the nodes."""
+
 from churn import ALIVE, held
 from support.system import wait_for
 
@@ -16,8 +17,15 @@ def test_nothing_of_thirty_pods_is_left(cluster, mesh, churn, report):
         def same():
             now = held(cluster, mesh, name)
             grown.clear()
-            grown.update({k: f"{before[k]} -> {v}" for k, v in now.items() if v > before[k] + (4 if "descriptors" in k else 0)})
+            grown.update(
+                {
+                    k: f"{before[k]} -> {v}"
+                    for k, v in now.items()
+                    if v > before[k] + (4 if "descriptors" in k else 0)
+                }
+            )
             return not grown
+
         try:
             wait_for(same, f"{name} to be as before", 60, 0.5)
         finally:

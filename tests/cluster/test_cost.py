@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the plugin's ADD costs, beside the plugin that makes the network, and beside a tenth of what the stock one takes on a machine
 of two cores (docs/performance.md). Figures for the report; only that it worked is asserted."""
+
 import statistics
 
 import pytest
@@ -42,9 +43,13 @@ def test_add(cluster, mesh, timed, report, mode):
     with open(timed) as f:
         lines = [line.split() for line in f]
     for plugin in ("bruma-cni", "ptp"):
-        times = sorted(int(t) / 1000 for verb, name, t, status in lines if (verb, name, status) == ("ADD", plugin, "0"))
+        times = sorted(
+            int(t) / 1000 for verb, name, t, status in lines if (verb, name, status) == ("ADD", plugin, "0")
+        )
         assert len(times) >= COUNT
         what = {"none": "pod outside the mesh", "ambient": "pod of the mesh"}[mode]
         goal = f"; goal {GOAL[mode]}" if plugin == "bruma-cni" else ""
-        report(f"ADD of {plugin}, {what}: p50 {statistics.median(times):.1f} ms, least {times[0]:.1f}, most {times[-1]:.1f} (n={len(times)}{goal})")
+        report(
+            f"ADD of {plugin}, {what}: p50 {statistics.median(times):.1f} ms, least {times[0]:.1f}, most {times[-1]:.1f} (n={len(times)}{goal})"
+        )
     cluster.delete_namespace("cost")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node loses its power, and when it comes back the main CNI plugin's installer has written its configuration anew, without
 Bruma's entry, before the agent runs: its pods start without the plugin. Three ways to live with that."""
+
 import glob
 import time
 
@@ -15,7 +16,9 @@ def pods(cluster, mesh):
     cluster.namespace("guard", **{"istio.io/dataplane-mode": "ambient"})
     cluster.namespace("unguarded")
     server = cluster.pod("guard", "server", "n2")
-    callers = [cluster.pod("guard", f"caller-{i}", "n1", call=f"{ip} 8080") for i, ip in enumerate(server.ips)]
+    callers = [
+        cluster.pod("guard", f"caller-{i}", "n1", call=f"{ip} 8080") for i, ip in enumerate(server.ips)
+    ]
     plain = cluster.pod("unguarded", "plain", "n1")
     mesh.wait_in_mesh(server, *callers)
     yield server, callers, plain
@@ -43,7 +46,12 @@ def cut(node, before=None):
 def wait_answered(pods, report, what):
     began = time.monotonic()
     for pod in pods:
-        wait_for(lambda: any(line.endswith("call ok") for line in calls_since_the_cut(pod)), f"{pod.name} to be answered again", 150, 0.2)
+        wait_for(
+            lambda: any(line.endswith("call ok") for line in calls_since_the_cut(pod)),
+            f"{pod.name} to be answered again",
+            150,
+            0.2,
+        )
     report(f"power back, {what}: pods talk again after {time.monotonic() - began:.1f} s")
 
 
@@ -72,10 +80,18 @@ def test_who_slipped_through_is_captured_and_told_of(cluster, mesh, pods, report
     late = [p for p in callers if not mesh.known(p)["capturedSinceStart"]]
     assert mesh.ask("n1", "status")[0]["capturedLate"] >= len(late)
     for pod in late:
-        wait_for(lambda: any(e["reason"] == "captured_late" and e["involvedObject"]["name"] == pod.name
-                             for e in cluster.api.list("Event", "guard")), f"an Event of {pod.name}", 20)
-    report(f"of {len(callers)} pods {len(late)} had started before the agent; the guard was closed for "
-           f"{told['closedMilliseconds'] / 1000:.1f} s")
+        wait_for(
+            lambda: any(
+                e["reason"] == "captured_late" and e["involvedObject"]["name"] == pod.name
+                for e in cluster.api.list("Event", "guard")
+            ),
+            f"an Event of {pod.name}",
+            20,
+        )
+    report(
+        f"of {len(callers)} pods {len(late)} had started before the agent; the guard was closed for "
+        f"{told['closedMilliseconds'] / 1000:.1f} s"
+    )
     with Tap(cluster) as wire:
         for pod in callers:
             assert pod.get(server.ip4).startswith("server")
@@ -90,8 +106,17 @@ def test_the_guard_closes_before_the_kubelet(cluster, mesh, pods, report):
     groups = cluster.groups
 
     def close():
-        r = node.run([f"{cluster.build}/agent/bruma-agent", "--close-guard", "--cgroup", groups.of_node, "--guard-cgroup",
-                      f"{groups.of_node}/kubepods", "--guard-limit=10m"])
+        r = node.run(
+            [
+                f"{cluster.build}/agent/bruma-agent",
+                "--close-guard",
+                "--cgroup",
+                groups.of_node,
+                "--guard-cgroup",
+                f"{groups.of_node}/kubepods",
+                "--guard-limit=10m",
+            ]
+        )
         assert "the guard is closed" in r.stderr, r.stderr
 
     with Tap(cluster) as wire:
@@ -113,7 +138,9 @@ def test_an_own_list_needs_no_guard(cluster, mesh, pods, report):
     mesh.install(cni__istioOwnedCNIConfig="true")
     mesh.wait_rolled_out()
     conf = f"{node.disk}/etc/cni/net.d"
-    wait_for(lambda: run(["ls", conf]).stdout.split() == ["02-bruma.conflist", "10-test.conflist"], "the own list")
+    wait_for(
+        lambda: run(["ls", conf]).stdout.split() == ["02-bruma.conflist", "10-test.conflist"], "the own list"
+    )
     with open(f"{conf}/10-test.conflist", "rb") as f:
         assert f.read() == node.conflist
     with Tap(cluster) as wire:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bruma has been installed by its chart: where its parts are, and that the cluster is as good as before."""
+
 import json
 
 from machine import CONFLIST
@@ -33,6 +34,8 @@ def test_nobody_is_in_the_mesh_yet(cluster, mesh):
     """Pods of before are as they were; not a restart, not a hook."""
     for node in cluster.nodes:
         assert mesh.dump(node, "pods") == []
-    assert all(p.get("annotations", {}).get("ambient.istio.io/redirection") is None
-               for p in (o["metadata"] for o in cluster.api.list("Pod", "before")))
+    assert all(
+        p.get("annotations", {}).get("ambient.istio.io/redirection") is None
+        for p in (o["metadata"] for o in cluster.api.list("Pod", "before"))
+    )
     cluster.delete_namespace("before")

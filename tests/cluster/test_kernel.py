@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What bpftool alone says on a node: which pods are in the mesh, who they are, why a connection was refused."""
+
 import re
 
 import pytest
@@ -19,7 +20,9 @@ def pods(cluster, mesh):
 
 def test_who_is_in_the_mesh(mesh, pods):
     for pod in pods:
-        entry = next(e["value"] for e in mesh.dump(pod.node.name, "pods") if e["value"]["pod"] == pod.full_name)
+        entry = next(
+            e["value"] for e in mesh.dump(pod.node.name, "pods") if e["value"]["pod"] == pod.full_name
+        )
         assert entry["identity"] == f"spiffe://cluster.local/ns/kernel/sa/{pod.account}"
         assert set(filter(None, entry["ips"])) == set(pod.ips) and entry["flags"] & 3 == 3
 
@@ -29,12 +32,20 @@ def test_new_pods_are_captured_since_their_start(cluster, mesh, pods):
     for pod in pods:
         assert mesh.known(pod)["capturedSinceStart"]
         agent = mesh.pods(AGENT, pod.node.name)[0]["metadata"]["name"]
-        lines = [re.split(" {2,}", line.strip())
-                 for line in cluster.kubectl("-n", SYSTEM, "exec", agent, "--", "brumactl", "pods").stdout.splitlines()]
+        lines = [
+            re.split(" {2,}", line.strip())
+            for line in cluster.kubectl(
+                "-n", SYSTEM, "exec", agent, "--", "brumactl", "pods"
+            ).stdout.splitlines()
+        ]
         words = dict(zip(lines[0], next(line for line in lines if line[:2] == pod.full_name.split("/"))))
         assert words["STATE"] == "enrolled" and words["SINCE START"] == "yes", words
         page = pod.node.run(["curl", "-sS", "--noproxy", "*", "http://127.0.0.1:15014/metrics"]).stdout
-        line = next(line for line in page.splitlines() if line.startswith("bruma_pod_captured_since_start{") and f'"{pod.name}"' in line)
+        line = next(
+            line
+            for line in page.splitlines()
+            if line.startswith("bruma_pod_captured_since_start{") and f'"{pod.name}"' in line
+        )
         assert line.endswith(" 1"), line
 
 
@@ -43,7 +54,10 @@ def test_counters_move(mesh, pods):
     wait_for(lambda: mesh.plane_knows(*pods), "both proxies to know")
 
     def counters(pod):
-        return next((e["value"] for e in mesh.dump(pod.node.name, "pod_counters") if e["key"] == mesh.cookie(pod)), {})
+        return next(
+            (e["value"] for e in mesh.dump(pod.node.name, "pod_counters") if e["key"] == mesh.cookie(pod)), {}
+        )
+
     before = counters(web).get("outbound_captured_connections", 0)
     assert web.get(cart.ip4).startswith("cart")
     assert counters(web)["outbound_captured_connections"] == before + 1
@@ -57,6 +71,7 @@ def test_why_a_connection_was_refused(cluster, mesh, pods):
 
     def failures():
         return {e["key"]: sum(v["value"]["count"] for v in e["values"]) for e in mesh.dump("n1", "failures")}
+
     before = failures()
     key = [str(b) for b in mesh.cookie(web).to_bytes(8, "little")]
     node.run(["bpftool", "map", "delete", "pinned", "/sys/fs/bpf/bruma/maps/pods", "key", *key])

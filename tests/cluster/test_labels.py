@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A namespace gets the label and loses it again, while its pods run and talk."""
+
 import os
 import time
 
@@ -14,8 +15,11 @@ DENIED = ("403", "000")
 def shop(cluster, mesh):
     """web on one node, cart on the other."""
     cluster.namespace("shop", accounts=("web", "cart", "thief"))
-    pods = {"web": cluster.pod("shop", "web", "n1", "web"), "cart": cluster.pod("shop", "cart", "n2", "cart"),
-            "thief": cluster.pod("shop", "thief", "n1", "thief")}
+    pods = {
+        "web": cluster.pod("shop", "web", "n1", "web"),
+        "cart": cluster.pod("shop", "cart", "n2", "cart"),
+        "thief": cluster.pod("shop", "thief", "n1", "thief"),
+    }
     yield pods
     cluster.delete_namespace("shop")
 
@@ -24,8 +28,20 @@ def shop(cluster, mesh):
 def download(cluster, shop):
     """One that takes 30 s, over all that happens to the namespace meanwhile."""
     size, rate = 6_000_000, 200_000
-    process = shop["web"].start(["curl", "-sS", "--noproxy", "*", "-m", "90", "-o", f"{cluster.directory}/download",
-                                 f"http://{shop['cart'].ip4}:8080/bytes/{size}/{rate}"], f"{cluster.directory}/download.log")
+    process = shop["web"].start(
+        [
+            "curl",
+            "-sS",
+            "--noproxy",
+            "*",
+            "-m",
+            "90",
+            "-o",
+            f"{cluster.directory}/download",
+            f"http://{shop['cart'].ip4}:8080/bytes/{size}/{rate}",
+        ],
+        f"{cluster.directory}/download.log",
+    )
     path = f"{cluster.directory}/download"
     wait_for(lambda: os.path.exists(path) and os.path.getsize(path), "the first bytes")
     yield process, path, size
@@ -59,13 +75,22 @@ def test_between_nodes_there_is_hbone_alone(cluster, mesh, shop, family):
     address = getattr(shop["cart"], family)
     with Tap(cluster) as wire:
         answer = shop["web"].get(address, path="/in-the-clear")
-    assert answer == f"cart sees {getattr(shop['web'], family)}", "the application sees the client's own address"
+    assert answer == f"cart sees {getattr(shop['web'], family)}", (
+        "the application sees the client's own address"
+    )
     assert not wire.holds("/in-the-clear")
     assert wire.packets(f"host {address} and tcp port 15008") > 0
     client, server = "spiffe://cluster.local/ns/shop/sa/web", "spiffe://cluster.local/ns/shop/sa/cart"
     for node, direction in (("n1", "outbound"), ("n2", "inbound")):
-        mesh.wait_access(node, f"the {direction} connection", seen[node], direction=direction, src__identity=client,
-                         dst__identity=server, dst__hbone_addr=lambda a: a.endswith(":8080"))
+        mesh.wait_access(
+            node,
+            f"the {direction} connection",
+            seen[node],
+            direction=direction,
+            src__identity=client,
+            dst__identity=server,
+            dst__hbone_addr=lambda a: a.endswith(":8080"),
+        )
 
 
 def test_by_service_address(cluster, mesh, shop):
@@ -73,21 +98,46 @@ def test_by_service_address(cluster, mesh, shop):
         wait_for(lambda: shop["web"].get(vip, 80, check=False).startswith("cart sees"), f"an answer at {vip}")
         seen = len(mesh.access("n2"))
         shop["web"].get(vip, 80)
-        mesh.wait_access("n2", f"the connection to {vip}", seen, direction="inbound", dst__service="cart.shop.svc.cluster.local")
+        mesh.wait_access(
+            "n2",
+            f"the connection to {vip}",
+            seen,
+            direction="inbound",
+            dst__service="cart.shop.svc.cluster.local",
+        )
 
 
 def test_policies_are_enforced(cluster, mesh, shop):
-    cluster.api.apply({
-        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "web-only", "namespace": "shop"},
-        "spec": {"selector": {"matchLabels": {"app": "cart"}}, "action": "ALLOW", "rules": [
-            {"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/web"]}}], "to": [{"operation": {"ports": ["8080"]}}]}]}})
+    cluster.api.apply(
+        {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "AuthorizationPolicy",
+            "metadata": {"name": "web-only", "namespace": "shop"},
+            "spec": {
+                "selector": {"matchLabels": {"app": "cart"}},
+                "action": "ALLOW",
+                "rules": [
+                    {
+                        "from": [{"source": {"principals": ["cluster.local/ns/shop/sa/web"]}}],
+                        "to": [{"operation": {"ports": ["8080"]}}],
+                    }
+                ],
+            },
+        }
+    )
     wait_for(lambda: not shop["thief"].get(shop["cart"].ip4, check=False), "the policy to count")
     for ip in shop["cart"].ips:
         assert shop["web"].get(ip).startswith("cart sees")
         assert not shop["thief"].get(ip, check=False)
         assert not shop["web"].get(ip, port=9000, check=False), "another port"
-    mesh.wait_access("n2", "the refusal", 0, direction="inbound", src__identity="spiffe://cluster.local/ns/shop/sa/thief",
-                     error=lambda e: "policy" in e or "web-only" in e)
+    mesh.wait_access(
+        "n2",
+        "the refusal",
+        0,
+        direction="inbound",
+        src__identity="spiffe://cluster.local/ns/shop/sa/thief",
+        error=lambda e: "policy" in e or "web-only" in e,
+    )
     cluster.api.delete("AuthorizationPolicy", "web-only", "shop", "security.istio.io/v1")
     wait_for(lambda: shop["thief"].get(shop["cart"].ip4, check=False), "the policy to be gone")
 

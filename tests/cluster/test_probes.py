@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Probes of the real kubelet under STRICT: http, tcp and gRPC go to the application, and nobody else of the node does."""
+
 import time
 
 import pytest
 from support.system import wait_for
 
-STRICT = {"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": {"name": "default", "namespace": "strict"},
-          "spec": {"mtls": {"mode": "STRICT"}}}
+STRICT = {
+    "apiVersion": "security.istio.io/v1",
+    "kind": "PeerAuthentication",
+    "metadata": {"name": "default", "namespace": "strict"},
+    "spec": {"mtls": {"mode": "STRICT"}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +29,10 @@ def strict(cluster, mesh, churn):
 
 def foreign(cluster, ip, port):
     """A process of the node's namespace, not the kubelet. What it gets to read; empty if it is refused."""
-    r = cluster.nodes["n1"].run(["curl", "-sS", "--noproxy", "*", "-m", "2", f"http://{'[' + ip + ']' if ':' in ip else ip}:{port}/"], check=False)
+    r = cluster.nodes["n1"].run(
+        ["curl", "-sS", "--noproxy", "*", "-m", "2", f"http://{'[' + ip + ']' if ':' in ip else ip}:{port}/"],
+        check=False,
+    )
     return r.stdout
 
 
@@ -34,7 +42,11 @@ def test_probes_stay_green_under_strict(cluster, mesh, strict):
     before = {e["metadata"]["uid"] for e in cluster.api.list("Event", "strict") if e["reason"] == "Unhealthy"}
     time.sleep(6)
     assert pod.ready() and pod.restarts() == 0
-    after = [e for e in cluster.api.list("Event", "strict") if e["reason"] == "Unhealthy" and e["metadata"]["uid"] not in before]
+    after = [
+        e
+        for e in cluster.api.list("Event", "strict")
+        if e["reason"] == "Unhealthy" and e["metadata"]["uid"] not in before
+    ]
     assert not after, [e["message"] for e in after]
     counters = next(e["value"] for e in mesh.dump("n1", "pod_counters") if e["key"] == mesh.cookie(pod))
     assert counters["inbound_probe_lookups"] >= 10
@@ -53,11 +65,17 @@ def test_the_kubelet_may_come_back_in_another_cgroup(cluster, mesh, strict):
     node = cluster.nodes["n1"]
 
     def probed():
-        return next(e["value"] for e in mesh.dump("n1", "pod_counters") if e["key"] == mesh.cookie(pod))["inbound_probe_lookups"]
+        return next(e["value"] for e in mesh.dump("n1", "pod_counters") if e["key"] == mesh.cookie(pod))[
+            "inbound_probe_lookups"
+        ]
 
     node.stop("kubelet")
     node.start_kubelet("kubelet-again")
-    wait_for(lambda: mesh.ask("n1", "status")[0]["probeCgroup"].endswith("/kubelet-again"), "the agent to find it", 30)
+    wait_for(
+        lambda: mesh.ask("n1", "status")[0]["probeCgroup"].endswith("/kubelet-again"),
+        "the agent to find it",
+        30,
+    )
     before = probed()
     wait_for(lambda: probed() > before + 3, "its probes to pass", 60)
     cluster.wait_node("n1")

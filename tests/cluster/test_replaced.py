@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Agents and proxies are deleted, killed again and again, and upgraded by helm, while requests flow in both directions between
 two nodes. None is refused, and nothing crosses the wire in plaintext."""
+
 import contextlib
 import os
 import signal
@@ -36,7 +37,11 @@ def flowing(cluster, pods, what, report):
         time.sleep(2)
     served = there.served + back.served
     report(f"{what}: {served} requests served, the slowest in {max(there.slowest, back.slowest):.1f} s")
-    cut = [f for f in there.failures + back.failures if any(f[0] <= k <= f[0] + f[1] + 0.1 for k in kills) and f[1] < 2]
+    cut = [
+        f
+        for f in there.failures + back.failures
+        if any(f[0] <= k <= f[0] + f[1] + 0.1 for k in kills) and f[1] < 2
+    ]
     assert [f for f in there.failures + back.failures if f not in cut] == []
     assert len(cut) <= 2 * len(kills)
     assert there.served > 20 and back.served > 20
@@ -54,6 +59,7 @@ def replace(cluster, mesh, name):
         def replaced():
             there = mesh.pods(name, node)
             return len(there) == 1 and there[0]["metadata"]["uid"] != old["metadata"]["uid"]
+
         wait_for(replaced, f"another {name} on {node}", 60, 0.1)
         mesh.wait_rolled_out()
 
@@ -89,5 +95,7 @@ def test_upgrade_by_helm(cluster, mesh, pods, report):
         mesh.install(global__tag="2")
         mesh.wait_rolled_out(120)
         report(f"helm upgrade of two nodes: {time.monotonic() - began:.1f} s")
-    assert all(p["spec"]["containers"][0]["image"].endswith(":2") for n in (AGENT, PROXY) for p in mesh.pods(n))
+    assert all(
+        p["spec"]["containers"][0]["image"].endswith(":2") for n in (AGENT, PROXY) for p in mesh.pods(n)
+    )
     assert all(p.restarts() == 0 for p in pods)

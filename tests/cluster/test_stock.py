@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One half of Bruma with one half of the stock data plane: a stock ztunnel under Bruma's agent (docs/ztunnel.md), and bruma-proxy
 under a stock istio-cni (docs/zds.md). Pods that run through all of it are not restarted."""
+
 import json
 import os
 
@@ -30,7 +31,10 @@ def parts(cluster, mesh):
 
 def pods_of(cluster, name):
     cluster.namespace(name, accounts=("client", "server"), **{"istio.io/dataplane-mode": "ambient"})
-    return (cluster.pod(name, "client", "n1", "client", wait=False), cluster.pod(name, "server", "n2", "server", wait=False))
+    return (
+        cluster.pod(name, "client", "n1", "client", wait=False),
+        cluster.pod(name, "server", "n2", "server", wait=False),
+    )
 
 
 def proxies_know(cluster, mesh, *pods):
@@ -38,7 +42,21 @@ def proxies_know(cluster, mesh, *pods):
     for name, node in cluster.nodes.items():
         for proxy in mesh.pods(PROXY, name):
             pid = node.container_pid(proxy["metadata"]["uid"])
-            page = run(["nsenter", "--target", pid, "--net", "curl", "-sSf", "--noproxy", "*", "-m", "5", "http://127.0.0.1:15000/config_dump"])
+            page = run(
+                [
+                    "nsenter",
+                    "--target",
+                    pid,
+                    "--net",
+                    "curl",
+                    "-sSf",
+                    "--noproxy",
+                    "*",
+                    "-m",
+                    "5",
+                    "http://127.0.0.1:15000/config_dump",
+                ]
+            )
             known = {w["uid"]: w["protocol"] for w in json.loads(page.stdout)["workloads"]}
             if any(known.get(f"Kubernetes//Pod/{p.full_name}") != "HBONE" for p in pods):
                 return False
@@ -47,7 +65,12 @@ def proxies_know(cluster, mesh, *pods):
 
 def hbone_alone(cluster, mesh, client, server):
     """From node to node by both families: the application's answer, HBONE and nothing else on the wire, both access logs."""
-    wait_for(lambda: proxies_know(cluster, mesh, client, server), "both proxies to know that the pods take HBONE", 30, 0.2)
+    wait_for(
+        lambda: proxies_know(cluster, mesh, client, server),
+        "both proxies to know that the pods take HBONE",
+        30,
+        0.2,
+    )
     for own, address in ((client.ip4, server.ip4), (client.ip6, server.ip6)):
         seen = {n: mesh.access(n) for n in cluster.nodes}
         with Tap(cluster) as wire:
@@ -58,16 +81,28 @@ def hbone_alone(cluster, mesh, client, server):
         assert wire.packets(f"host {address} and tcp port 8080") == 0
         who = f"spiffe://cluster.local/ns/{client.namespace}/sa/"
         for node, direction in (("n1", "outbound"), ("n2", "inbound")):
-            wanted = {"direction": direction, "src.identity": f"{who}{client.account}", "dst.identity": f"{who}{server.account}"}
-            wait_for(lambda: any(wanted.items() <= line.items() and line["dst.hbone_addr"].endswith(":8080")
-                                 for line in mesh.access(node) if line not in seen[node]),
-                     f"the access log of {node} to tell of the connection to {address}", 15)
+            wanted = {
+                "direction": direction,
+                "src.identity": f"{who}{client.account}",
+                "dst.identity": f"{who}{server.account}",
+            }
+            wait_for(
+                lambda: any(
+                    wanted.items() <= line.items() and line["dst.hbone_addr"].endswith(":8080")
+                    for line in mesh.access(node)
+                    if line not in seen[node]
+                ),
+                f"the access log of {node} to tell of the connection to {address}",
+                15,
+            )
 
 
 def served_by(mesh, node, kind):
     """The kind of the node's proxies as the agent sees it; one of them serves."""
     status = mesh.ask(node, "status")[0]
-    return status["proxyKind"] == kind and any(p["kind"] == kind and p["state"] == "serving" for p in status["proxies"])
+    return status["proxyKind"] == kind and any(
+        p["kind"] == kind and p["state"] == "serving" for p in status["proxies"]
+    )
 
 
 def wait_served_by(cluster, mesh, kind):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """helm uninstall leaves nothing: neither on nodes, nor in pods that go on running, nor in the API."""
+
 import os
 
 import pytest
@@ -9,8 +10,10 @@ from release import AGENT, PINS, PROXY, RUN
 from plan import SYSTEM
 from support.system import wait_for
 
-NETWORK = "ip rule; ip -6 rule; ip route show table all | grep -v 'table local'; ip -6 route show table all | grep -v 'table local'; " \
-          "ss -Hltn; sysctl -a 2>/dev/null | grep fwmark"
+NETWORK = (
+    "ip rule; ip -6 rule; ip route show table all | grep -v 'table local'; ip -6 route show table all | grep -v 'table local'; "
+    "ss -Hltn; sysctl -a 2>/dev/null | grep fwmark"
+)
 
 
 def network(pod):
@@ -41,7 +44,13 @@ def test_uninstall_leaves_no_trace(cluster, mesh, pods):
         with open(node.disk + CONFLIST, "rb") as f:
             assert f.read() == node.conflist, "byte for byte"
         assert os.listdir(f"{node.disk}/etc/cni/net.d") == [os.path.basename(CONFLIST)]
-        assert sorted(os.listdir(f"{node.disk}/opt/cni/bin")) == ["host-local", "loopback", "portmap", "ptp", "ptp.program"]
+        assert sorted(os.listdir(f"{node.disk}/opt/cni/bin")) == [
+            "host-local",
+            "loopback",
+            "portmap",
+            "ptp",
+            "ptp.program",
+        ]
         assert node.run(["ls", "-d", PINS], check=False).returncode != 0, "pins"
         assert node.run(["find", RUN, "-mindepth", "1"]).stdout == ""
         links = node.run(["bpftool", "cgroup", "tree", cluster.groups.of_node]).stdout
@@ -59,9 +68,17 @@ def test_pods_run_on_without_it(cluster, pods):
 
 
 def test_the_api_holds_nothing_of_it(cluster, mesh):
-    for kind, version in (("DaemonSet", "apps/v1"), ("Job", "batch/v1"), ("Role", "rbac.authorization.k8s.io/v1"),
-                          ("RoleBinding", "rbac.authorization.k8s.io/v1")):
-        assert not [o["metadata"]["name"] for o in cluster.api.list(kind, SYSTEM, version) if "bruma" in str(o["metadata"])], kind
+    for kind, version in (
+        ("DaemonSet", "apps/v1"),
+        ("Job", "batch/v1"),
+        ("Role", "rbac.authorization.k8s.io/v1"),
+        ("RoleBinding", "rbac.authorization.k8s.io/v1"),
+    ):
+        assert not [
+            o["metadata"]["name"]
+            for o in cluster.api.list(kind, SYSTEM, version)
+            if "bruma" in str(o["metadata"])
+        ], kind
     for kind in ("ClusterRole", "ClusterRoleBinding"):
         with pytest.raises(Refused):
             cluster.api.get(kind, f"bruma-agent-{SYSTEM}", version="rbac.authorization.k8s.io/v1")

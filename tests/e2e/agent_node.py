@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node with an agent alone, for tests. The plugin's and the proxy's side of the local protocol (include/bruma/protocol.h)
 are spoken by hand here, so that they can also break it."""
+
 import ctypes
 import json
 import os
@@ -69,7 +70,14 @@ class Plugin:
         self.close()
 
 
-BREAKABLE = ["link_detached", "rule_missing", "route_missing", "sysctl_changed", "listener_closed", "map_entry_missing"]
+BREAKABLE = [
+    "link_detached",
+    "rule_missing",
+    "route_missing",
+    "sysctl_changed",
+    "listener_closed",
+    "map_entry_missing",
+]
 
 
 def breakage(node, pod, what):
@@ -86,7 +94,18 @@ def breakage(node, pod, what):
         run(["ss", "-K", "state", "listening", "sport", "=", str(listener_port(pod))], netns=pod.netns)
     elif what == "map_entry_missing":
         key = int(pod.item()["cookie"]).to_bytes(8, sys.byteorder)
-        run(["bpftool", "map", "delete", "pinned", f"{node.pin_dir}/maps/pods", "key", "hex", *[f"{b:02x}" for b in key]])
+        run(
+            [
+                "bpftool",
+                "map",
+                "delete",
+                "pinned",
+                f"{node.pin_dir}/maps/pods",
+                "key",
+                "hex",
+                *[f"{b:02x}" for b in key],
+            ]
+        )
 
 
 def listener_port(pod):
@@ -100,9 +119,18 @@ class OddProxy:
 
     def __init__(self, tag, run_dir, log):
         self.errors = open(log, "ab")
-        self.p = subprocess.Popen([sys.executable, os.path.join(os.path.dirname(__file__), "agent_proxy.py"), tag,
-                                   f"{run_dir}/agent.sock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                  stderr=self.errors, text=True)
+        self.p = subprocess.Popen(
+            [
+                sys.executable,
+                os.path.join(os.path.dirname(__file__), "agent_proxy.py"),
+                tag,
+                f"{run_dir}/agent.sock",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
         self.pid, self.events, self.lines = self.p.pid, [], queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -160,9 +188,18 @@ class Pod:
         self.rules_before = network.rules_and_routes(self.netns)
 
     def request(self, **changes):
-        return {"op": "cni-add", "containerId": self.container, "netns": self.path, "ifname": "eth0",
-                "network": "pods", "podName": self.name, "podNamespace": self.namespace, "podUid": self.uid,
-                "ips": self.ips, **changes}
+        return {
+            "op": "cni-add",
+            "containerId": self.container,
+            "netns": self.path,
+            "ifname": "eth0",
+            "network": "pods",
+            "podName": self.name,
+            "podNamespace": self.namespace,
+            "podUid": self.uid,
+            "ips": self.ips,
+            **changes,
+        }
 
     def begin(self, plugin, **changes):
         fd = os.open(self.path, os.O_RDONLY)
@@ -192,15 +229,27 @@ class Pod:
 
     def ask(self, op, **changes):
         with Plugin(self.node.run_dir) as plugin:
-            return plugin.ask({"op": op, "containerId": self.container, "ifname": "eth0", "podName": self.name,
-                               "podNamespace": self.namespace, "podUid": self.uid, **changes})
+            return plugin.ask(
+                {
+                    "op": op,
+                    "containerId": self.container,
+                    "ifname": "eth0",
+                    "podName": self.name,
+                    "podNamespace": self.namespace,
+                    "podUid": self.uid,
+                    **changes,
+                }
+            )
 
     def item(self):
         return agent_client.pods(self.node.run_dir).get(f"{self.namespace}/{self.name}")
 
     def wait_state(self, state, timeout=20):
-        return wait_for(lambda: (self.item() or {"state": "unknown"})["state"] == state and (self.item() or True),
-                        f"{self.name} to be {state}", timeout)
+        return wait_for(
+            lambda: (self.item() or {"state": "unknown"})["state"] == state and (self.item() or True),
+            f"{self.name} to be {state}",
+            timeout,
+        )
 
     def pins(self):
         directory = f"{self.node.pin_dir}/pods"
@@ -217,7 +266,8 @@ class Pod:
             "try:\n"
             f"  s = socket.create_connection(('{self.ip4}', {port}), timeout={timeout})\n"
             "  print(s.recv(100).decode().strip())\n"
-            "except OSError as e: print(type(e).__name__)")
+            "except OSError as e: print(type(e).__name__)"
+        )
 
     def greeting(self, port=8080):
         return self.client(port).communicate(timeout=60)[0].strip()
@@ -229,7 +279,9 @@ class Pod:
             "try:\n"
             f"  s = socket.create_connection(('10.79.0.1', {port}), timeout={timeout})\n"
             "  print(s.recv(100).decode().strip())\n"
-            "except OSError as e: print(type(e).__name__)", self.netns)
+            "except OSError as e: print(type(e).__name__)",
+            self.netns,
+        )
         return p.communicate(timeout=60)[0].strip()
 
 
@@ -253,13 +305,32 @@ class Node:
         self.mesh.write(self.mesh_file)
 
     def argv(self, *options):
-        return [f"{self.work.build}/agent/bruma-agent", "--run-dir", self.run_dir, "--pin-dir", self.pin_dir,
-                "--cgroup", self.cgroup, "--mesh-file", self.mesh_file, "--node-name", "node-a",
-                "--verify-interval", "300ms", "--drain-grace", "300ms", "--adopt-wait", "1s", *options]
+        return [
+            f"{self.work.build}/agent/bruma-agent",
+            "--run-dir",
+            self.run_dir,
+            "--pin-dir",
+            self.pin_dir,
+            "--cgroup",
+            self.cgroup,
+            "--mesh-file",
+            self.mesh_file,
+            "--node-name",
+            "node-a",
+            "--verify-interval",
+            "300ms",
+            "--drain-grace",
+            "300ms",
+            "--adopt-wait",
+            "1s",
+            *options,
+        ]
 
     def start(self, *options):
         self.agent = self.work.process(self.argv(*options), self.work.path("agent.log"), netns=self.netns)
-        wait_for(lambda: agent_client.status(self.run_dir)["meshReady"], "the agent to answer", log=self.agent.log)
+        wait_for(
+            lambda: agent_client.status(self.run_dir)["meshReady"], "the agent to answer", log=self.agent.log
+        )
         return self.agent
 
     def proxy(self, tag="proxy"):
@@ -269,9 +340,21 @@ class Node:
 
     def python(self, code, netns=None):
         """In the cgroup whose connect() calls are captured."""
-        return subprocess.Popen(["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', self.cgroup, "nsenter",
-                                 f"--net=/run/netns/{netns or self.netns}", sys.executable, "-c", code],
-                                stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [
+                "sh",
+                "-c",
+                'echo $$ >"$0/cgroup.procs" && exec "$@"',
+                self.cgroup,
+                "nsenter",
+                f"--net=/run/netns/{netns or self.netns}",
+                sys.executable,
+                "-c",
+                code,
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def status(self):
         return agent_client.status(self.run_dir)

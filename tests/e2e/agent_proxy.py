@@ -5,6 +5,7 @@ refuse, lie and die. It is a program of its own, for the agent tells proxies apa
 Reads commands (JSON lines) on stdin, writes what it sees (JSON lines) on stdout. To each connection that one of its
 pods' listeners gives it says "TAG LISTENER\n" and closes, or keeps it open.
 """
+
 import array
 import json
 import os
@@ -45,8 +46,16 @@ class Proxy:
             fds = list(pod["fds"])
             if lie == "listener":
                 fds[1] = socket.create_server(("127.0.0.1", 0)).detach()  # listens, but not in the pod
-            self.send({"op": "pod-held", "uid": uid, "cookie": pod["cookie"], "generation": pod["generation"],
-                       "draining": pod["draining"]}, fds)
+            self.send(
+                {
+                    "op": "pod-held",
+                    "uid": uid,
+                    "cookie": pod["cookie"],
+                    "generation": pod["generation"],
+                    "draining": pod["draining"],
+                },
+                fds,
+            )
         self.send({"op": "held-end", "draining": self.draining, "ending": self.ending})
 
     def disconnect(self):
@@ -65,8 +74,13 @@ class Proxy:
     def add(self, message, fds):
         uid = message["uid"]
         self.drop(uid)
-        pod = {"cookie": message["cookie"], "generation": message["generation"], "fds": fds, "draining": False,
-               "watched": set()}
+        pod = {
+            "cookie": message["cookie"],
+            "generation": message["generation"],
+            "fds": fds,
+            "draining": False,
+            "watched": set(),
+        }
         self.pods[uid] = pod
         for fd in fds[1:]:
             os.set_blocking(fd, False)
@@ -76,7 +90,9 @@ class Proxy:
     def watch(self, pod):
         for fd, name in zip(pod["fds"][1:], LISTENERS):
             if fd not in pod["watched"]:
-                self.sel.register(fd, selectors.EVENT_READ, lambda fd=fd, name=name: self.on_connection(fd, name))
+                self.sel.register(
+                    fd, selectors.EVENT_READ, lambda fd=fd, name=name: self.on_connection(fd, name)
+                )
                 pod["watched"].add(fd)
 
     def accept(self, on):

@@ -8,6 +8,7 @@ A whole mesh is in mesh.py: `with Mesh() as mesh`.
 
 Names contain this process's id, so that several runs do not meet.
 """
+
 import itertools
 import os
 import shutil
@@ -62,7 +63,9 @@ class Workspace:
         return name
 
     def process(self, argv, log=None, **options):
-        p = Process(argv, log or self.path(f"{os.path.basename(str(argv[0]))}-{next(counter)}.log"), **options)
+        p = Process(
+            argv, log or self.path(f"{os.path.basename(str(argv[0]))}-{next(counter)}.log"), **options
+        )
         self.defer(p.stop)
         return p
 

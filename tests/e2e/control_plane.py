@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's control plane as a process, and an independent client of it: Python's grpcio, with messages made from
 lib/proto."""
+
 import base64
 import json
 import os
@@ -38,9 +39,11 @@ def load_messages(directory):
     for file in files.file:
         pool.Add(file)
     factory = message_factory.MessageFactory(pool)
-    return {m.full_name: factory.GetPrototype(m)
-            for file in files.file
-            for m in pool.FindFileByName(file.name).message_types_by_name.values()}
+    return {
+        m.full_name: factory.GetPrototype(m)
+        for file in files.file
+        for m in pool.FindFileByName(file.name).message_types_by_name.values()
+    }
 
 
 def free_port():
@@ -59,8 +62,14 @@ class ControlPlane:
         self.run_dir = os.path.join(directory, "run")
         self.log = os.path.join(directory, "control-plane.log")
         self.port = free_port()
-        self.settings = {"run-dir": self.run_dir, "mesh-file": self.mesh_file, "xds-port": self.port,
-                         "node-name": "node-a", "log-level": "debug", **settings}
+        self.settings = {
+            "run-dir": self.run_dir,
+            "mesh-file": self.mesh_file,
+            "xds-port": self.port,
+            "node-name": "node-a",
+            "log-level": "debug",
+            **settings,
+        }
         if mesh is not None:
             self.write(mesh)
         self.process = None
@@ -70,9 +79,16 @@ class ControlPlane:
         arguments = [f"--{name}={value}" for name, value in self.settings.items()]
         self.events, self.answers = [], queue.Queue()
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([os.path.join(self.build, "tests", "e2e", "control-plane-host"), *arguments],
-                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
-        threading.Thread(target=self._read, args=(self.process.stdout, self.events, self.answers), daemon=True).start()
+            self.process = subprocess.Popen(
+                [os.path.join(self.build, "tests", "e2e", "control-plane-host"), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        threading.Thread(
+            target=self._read, args=(self.process.stdout, self.events, self.answers), daemon=True
+        ).start()
         self.first_report = self._answer()
 
     @staticmethod
@@ -155,9 +171,11 @@ class Client:
         self.messages = messages
         root = plane.control_file("root-cert.pem") if root is None else root
         self.token = plane.control_file("token") if token is None else token
-        self.channel = grpc.secure_channel(f"localhost:{plane.port}", grpc.ssl_channel_credentials(root.encode()),
-                                           [("grpc.max_receive_message_length", -1),
-                                            ("grpc.max_send_message_length", -1)])
+        self.channel = grpc.secure_channel(
+            f"localhost:{plane.port}",
+            grpc.ssl_channel_credentials(root.encode()),
+            [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
+        )
 
     def headers(self):
         return [("authorization", f"Bearer {self.token}"), ("clusterid", "Kubernetes")] if self.token else []
@@ -206,7 +224,9 @@ class Stream:
             self.error = e
 
     def ask(self, type_url, subscribe=(), unsubscribe=(), held=None, nonce="", error=None, node=NODE):
-        q = self.messages["envoy.service.discovery.v3.DeltaDiscoveryRequest"](type_url=type_url, response_nonce=nonce)
+        q = self.messages["envoy.service.discovery.v3.DeltaDiscoveryRequest"](
+            type_url=type_url, response_nonce=nonce
+        )
         if not nonce:
             q.node.id = node
         q.resource_names_subscribe.extend(subscribe)
@@ -225,7 +245,9 @@ class Stream:
             raise Failed(f"no response within {timeout} s ({self.error})") from None
         held = self.resources.setdefault(response.type_url, {})
         for r in response.resources:
-            kind = {ADDRESS: "istio.workload.Address", AUTHORIZATION: "istio.security.Authorization"}[response.type_url]
+            kind = {ADDRESS: "istio.workload.Address", AUTHORIZATION: "istio.security.Authorization"}[
+                response.type_url
+            ]
             assert r.resource.type_url == response.type_url
             held[r.name] = (r.version, self.messages[kind].FromString(r.resource.value))
         for name in response.removed_resources:
@@ -277,7 +299,8 @@ def make_csr(identity=None, key=None, subject=(), algorithm=None):
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(subject))
     if identity:
         builder = builder.add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), critical=True)
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), critical=True
+        )
     csr = builder.sign(key, algorithm or hashes.SHA256())
     return csr.public_bytes(serialization.Encoding.PEM).decode(), key
 
@@ -287,5 +310,8 @@ def flip_signature(pem):
     body = "".join(pem.strip().splitlines()[1:-1])
     der = bytearray(base64.b64decode(body))
     der[-1] ^= 1
-    return ("-----BEGIN CERTIFICATE REQUEST-----\n" + base64.encodebytes(bytes(der)).decode() +
-            "-----END CERTIFICATE REQUEST-----\n")
+    return (
+        "-----BEGIN CERTIFICATE REQUEST-----\n"
+        + base64.encodebytes(bytes(der)).decode()
+        + "-----END CERTIFICATE REQUEST-----\n"
+    )

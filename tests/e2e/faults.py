@@ -1,11 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes system calls of a program wait or fail, by the library of faults.c that is preloaded into it."""
+
 import mmap
 import os
 import struct
 
-CALLS = ["none", "fcntl dup", "epoll add", "epoll modify", "setns", "socket", "accept", "open", "opendir", "bpf", "listen", "bind",
-         "setsockopt", "dup", "pidfd"]
+CALLS = [
+    "none",
+    "fcntl dup",
+    "epoll add",
+    "epoll modify",
+    "setns",
+    "socket",
+    "accept",
+    "open",
+    "opendir",
+    "bpf",
+    "listen",
+    "bind",
+    "setsockopt",
+    "dup",
+    "pidfd",
+]
 HEAD = struct.Struct("IiII")
 ALL = 0xFFFFFFFF
 
@@ -33,19 +49,19 @@ class Faults:
     def fail(self, call, error, skip=0, times=ALL):
         """From now on: after skip calls that succeed, times of them fail by this errno."""
         self.stop()
-        self.memory[HEAD.size + 8 * len(CALLS):] = bytes(8)
-        self.memory[:HEAD.size] = HEAD.pack(0, error, skip, times)
+        self.memory[HEAD.size + 8 * len(CALLS) :] = bytes(8)
+        self.memory[: HEAD.size] = HEAD.pack(0, error, skip, times)
         self.memory[:4] = struct.pack("I", CALLS.index(call))
 
     def stop(self):
         self.memory[:4] = bytes(4)
 
     def failed(self):
-        return struct.unpack("Q", self.memory[HEAD.size + 8 * len(CALLS):])[0]
+        return struct.unpack("Q", self.memory[HEAD.size + 8 * len(CALLS) :])[0]
 
     def seen(self, call):
         at = HEAD.size + 8 * CALLS.index(call)
-        return struct.unpack("Q", self.memory[at:at + 8])[0]
+        return struct.unpack("Q", self.memory[at : at + 8])[0]
 
     def close(self):
         self.memory.close()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An independent HBONE client and server: Python's h2 over Python's ssl. Nothing here shares code with the proxy."""
+
 import contextlib
 import queue
 import select
@@ -43,7 +44,11 @@ class Client:
     def __init__(self, address, cert, key, root, timeout=10, settings=True):
         self.sock = socket.create_connection(address, timeout=timeout)
         self.tls = context(False, cert, key, root).wrap_socket(self.sock)
-        self.h2 = Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8", validate_outbound_headers=False))
+        self.h2 = Connection(
+            h2.config.H2Configuration(
+                client_side=True, header_encoding="utf-8", validate_outbound_headers=False
+            )
+        )
         self.h2.initiate_connection()
         self.events = {}
         self.goaways = []
@@ -100,7 +105,9 @@ class Client:
 
     def status(self, sid, seconds=10):
         """Status of the answer, or ("reset", code), or None."""
-        self.pump(lambda: self.closed or self.of(sid, (h2.events.ResponseReceived, h2.events.StreamReset)), seconds)
+        self.pump(
+            lambda: self.closed or self.of(sid, (h2.events.ResponseReceived, h2.events.StreamReset)), seconds
+        )
         for e in self.events.get(sid, []):
             if isinstance(e, h2.events.ResponseReceived):
                 return int(dict(e.headers)[":status"])
@@ -119,7 +126,7 @@ class Client:
                 before = self.h2.local_flow_control_window(sid)
                 assert self.pump(lambda: self.h2.local_flow_control_window(sid) > before), "no credit"
                 continue
-            self.h2.send_data(sid, data[at:at + n])
+            self.h2.send_data(sid, data[at : at + n])
             at += n
             self.flush()
         if end:
@@ -229,8 +236,11 @@ class Server:
             sock.close()
             return
         conn = Tunnel(tls)
-        conn.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8",
-                                                                       validate_inbound_headers=False))
+        conn.h2 = h2.connection.H2Connection(
+            h2.config.H2Configuration(
+                client_side=False, header_encoding="utf-8", validate_inbound_headers=False
+            )
+        )
         conn.h2.initiate_connection()
         if self.max_streams:
             conn.h2.update_settings({h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: self.max_streams})

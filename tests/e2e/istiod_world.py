@@ -5,6 +5,7 @@ the API, proxies get state and certificates from istiod.
     <prefix>n1, <prefix>n2     nodes, joined by "uplink"
     <prefix>cp                 etcd, API server and istiod; a link to each node
 """
+
 import json
 import os
 import re
@@ -61,22 +62,35 @@ class Cluster:
         self.pins = work.bpf_root()
         self.nodes = [self._node(n) for n in range(1, nodes + 1)]
         for i, a in enumerate(self.nodes):
-            for b in self.nodes[i + 1:]:
+            for b in self.nodes[i + 1 :]:
                 a.connect(b)
         os.makedirs(work.path("kube"), exist_ok=True)
         os.makedirs(work.path("istiod"), exist_ok=True)
-        self.server = RealServer(os.environ["BRUMA_KUBE"], self.cp, work.path("kube"), [CP.format(n.number) for n in self.nodes])
+        self.server = RealServer(
+            os.environ["BRUMA_KUBE"], self.cp, work.path("kube"), [CP.format(n.number) for n in self.nodes]
+        )
         work.defer(self.server.stop)
         self.server.start()
-        self.istiod = Istiod(os.environ["BRUMA_ISTIOD"], os.environ["BRUMA_ISTIO_CHARTS"], self.server, work.path("istiod"),
-                             **istiod_env)
+        self.istiod = Istiod(
+            os.environ["BRUMA_ISTIOD"],
+            os.environ["BRUMA_ISTIO_CHARTS"],
+            self.server,
+            work.path("istiod"),
+            **istiod_env,
+        )
         work.defer(self.istiod.stop)
         self.istiod.install()
         self.server.create("v1", "ServiceAccount", "ztunnel", SYSTEM)
         for node in self.nodes:
             self.server.create("v1", "Node", node.name)
-            self.server.make_pod(SYSTEM, self.proxy_pod(node), node.name, [CP.format(node.number)[:-1] + "2"], account="ztunnel",
-                                 labels={"app": "ztunnel"})
+            self.server.make_pod(
+                SYSTEM,
+                self.proxy_pod(node),
+                node.name,
+                [CP.format(node.number)[:-1] + "2"],
+                account="ztunnel",
+                labels={"app": "ztunnel"},
+            )
         self.istiod.start()
         self.root_file = work.path("root.pem")
         with open(self.root_file, "w") as f:
@@ -84,8 +98,17 @@ class Cluster:
 
     def _node(self, number):
         work = self.work
-        node = Node(f"n{number}", number, work.prefix, work.path(f"n{number}"), f"{self.pins}/n{number}",
-                    work.cgroup(f"n{number}"), work.build, work.path("none.yaml"), work.path("none.pem"))
+        node = Node(
+            f"n{number}",
+            number,
+            work.prefix,
+            work.path(f"n{number}"),
+            f"{self.pins}/n{number}",
+            work.cgroup(f"n{number}"),
+            work.build,
+            work.path("none.yaml"),
+            work.path("none.pem"),
+        )
         work.defer(node.destroy)
         node.create()
         network.veth(self.cp, f"n{number}", node.netns, "cp")
@@ -111,15 +134,29 @@ class Cluster:
     def proxy_env(self, node):
         """As the chart sets it, but for addresses."""
         address = f"https://{CP.format(node.number)}:{XDS_PORT}"
-        return {"XDS_ADDRESS": address, "CA_ADDRESS": address, "ALT_XDS_HOSTNAME": NAME, "ALT_CA_HOSTNAME": NAME,
-                "XDS_ROOT_CA": self.root_file, "CA_ROOT_CA": self.root_file, "AUTH_TOKEN": self.token_file(node),
-                "POD_NAME": self.proxy_pod(node), "POD_NAMESPACE": SYSTEM, "INSTANCE_IP": f"10.79.{node.number}.2",
-                "CLUSTER_ID": "Kubernetes"}
+        return {
+            "XDS_ADDRESS": address,
+            "CA_ADDRESS": address,
+            "ALT_XDS_HOSTNAME": NAME,
+            "ALT_CA_HOSTNAME": NAME,
+            "XDS_ROOT_CA": self.root_file,
+            "CA_ROOT_CA": self.root_file,
+            "AUTH_TOKEN": self.token_file(node),
+            "POD_NAME": self.proxy_pod(node),
+            "POD_NAMESPACE": SYSTEM,
+            "INSTANCE_IP": f"10.79.{node.number}.2",
+            "CLUSTER_ID": "Kubernetes",
+        }
 
     def start_node(self, node, agent=True, **env):
         if agent:
-            settings = {**self.server.agent_settings(), "kube_server": f"https://{CP.format(node.number)}:{self.server.port}",
-                        "cni_cache": "", "cri_socket": "", "drain_grace": "50ms"}
+            settings = {
+                **self.server.agent_settings(),
+                "kube_server": f"https://{CP.format(node.number)}:{self.server.port}",
+                "cni_cache": "",
+                "cri_socket": "",
+                "drain_grace": "50ms",
+            }
             node.start_agent(**settings)
         self.write_token(node)
         node.start_proxy(**{**self.proxy_env(node), **env})
@@ -142,7 +179,9 @@ class Cluster:
             node.delete_pod(pod)
 
     def server_in(self, pod, port=8080):
-        p = pod.start(["/usr/bin/python3", "-u", "-c", ECHO, str(port)], self.work.path(f"{pod.name}-{port}.log"))
+        p = pod.start(
+            ["/usr/bin/python3", "-u", "-c", ECHO, str(port)], self.work.path(f"{pod.name}-{port}.log")
+        )
         self.work.defer(p.kill)
         p.wait_for_text("READY")
         return p
@@ -153,9 +192,17 @@ class Cluster:
 
     def service(self, namespace, name, vip, selector, ports):
         """With an EndpointSlice, which controllers would write."""
-        self.server.create("v1", "Service", name, namespace, spec={
-            "clusterIP": vip, "selector": selector,
-            "ports": [{"name": f"tcp-{p}", "port": p, "targetPort": t} for p, t in ports.items()]})
+        self.server.create(
+            "v1",
+            "Service",
+            name,
+            namespace,
+            spec={
+                "clusterIP": vip,
+                "selector": selector,
+                "ports": [{"name": f"tcp-{p}", "port": p, "targetPort": t} for p, t in ports.items()],
+            },
+        )
 
     def policy(self, kind, namespace, name, spec):
         return self.server.create(SECURITY, kind, name, namespace, spec=spec)
@@ -169,41 +216,67 @@ class Cluster:
         key = ec.generate_private_key(ec.SECP256R1())
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         request = messages["istio.v1.auth.IstioCertificateRequest"](
-            csr=csr.public_bytes(serialization.Encoding.PEM).decode(), validity_duration=86400)
+            csr=csr.public_bytes(serialization.Encoding.PEM).decode(), validity_duration=86400
+        )
         with open(self.root_file, "rb") as f:
             roots = f.read()
         with inside(self.cp):
-            channel = grpc.secure_channel(f"127.0.0.1:{XDS_PORT}", grpc.ssl_channel_credentials(roots),
-                                          [("grpc.ssl_target_name_override", NAME)])
+            channel = grpc.secure_channel(
+                f"127.0.0.1:{XDS_PORT}",
+                grpc.ssl_channel_credentials(roots),
+                [("grpc.ssl_target_name_override", NAME)],
+            )
             grpc.channel_ready_future(channel).result(20)
-        call = channel.unary_unary(CA, lambda m: m.SerializeToString(),
-                                   messages["istio.v1.auth.IstioCertificateResponse"].FromString)
+        call = channel.unary_unary(
+            CA, lambda m: m.SerializeToString(), messages["istio.v1.auth.IstioCertificateResponse"].FromString
+        )
         token = self.server.token(namespace, account, "istio-ca", pod)
         chain = call(request, timeout=20, metadata=[("authorization", f"Bearer {token}")]).cert_chain
         channel.close()
         os.makedirs(directory, exist_ok=True)
-        files = {"cert.pem": "".join(chain[:-1]), "root.pem": chain[-1],
-                 "key.pem": key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                                              serialization.NoEncryption()).decode()}
+        files = {
+            "cert.pem": "".join(chain[:-1]),
+            "root.pem": chain[-1],
+            "key.pem": key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ).decode(),
+        }
         for name, text in files.items():
             with open(f"{directory}/{name}", "w") as f:
                 f.write(text)
 
     def gateway(self, namespace, name, hostname=None, address=None, waypoint_for="service"):
         """A waypoint that is run by hand. Its status is that of a controller which has found it ready."""
-        self.server.create("gateway.networking.k8s.io/v1", "Gateway", name, namespace,
-                           metadata={"labels": {"istio.io/waypoint-for": waypoint_for}},
-                           spec={"gatewayClassName": "istio-waypoint",
-                                 "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}]})
-        addresses = [{"type": "Hostname", "value": hostname}] if hostname else [{"type": "IPAddress", "value": address}]
-        self.server.api("PATCH", f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/gateways/{name}/status",
-                        {"status": {"addresses": addresses}}, "application/merge-patch+json")
+        self.server.create(
+            "gateway.networking.k8s.io/v1",
+            "Gateway",
+            name,
+            namespace,
+            metadata={"labels": {"istio.io/waypoint-for": waypoint_for}},
+            spec={
+                "gatewayClassName": "istio-waypoint",
+                "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
+            },
+        )
+        addresses = (
+            [{"type": "Hostname", "value": hostname}]
+            if hostname
+            else [{"type": "IPAddress", "value": address}]
+        )
+        self.server.api(
+            "PATCH",
+            f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}/gateways/{name}/status",
+            {"status": {"addresses": addresses}},
+            "application/merge-patch+json",
+        )
 
     # ---- what proxies know ----
 
     @staticmethod
     def dump(node):
-        return json.loads(run(["curl", "-s", "-m", "5", "http://127.0.0.1:15000/config_dump"], netns=node.netns).stdout)
+        return json.loads(
+            run(["curl", "-s", "-m", "5", "http://127.0.0.1:15000/config_dump"], netns=node.netns).stdout
+        )
 
     def workload(self, node, name):
         return next((w for w in self.dump(node)["workloads"] if w["name"] == name), None)
@@ -218,8 +291,12 @@ class Cluster:
         """Until every proxy knows the pods as reachable over HBONE."""
         for node in self.nodes:
             for p in pods:
-                wait_for(lambda node=node, p=p: (self.workload(node, p.name) or {}).get("protocol") == "HBONE",
-                         f"{node.name} to know {p.name} with HBONE", seconds, log=node.proxy_log)
+                wait_for(
+                    lambda node=node, p=p: (self.workload(node, p.name) or {}).get("protocol") == "HBONE",
+                    f"{node.name} to know {p.name} with HBONE",
+                    seconds,
+                    log=node.proxy_log,
+                )
 
     @staticmethod
     def access(node, *needles):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node whose agent has the Kubernetes API as its source. The API server is the small one of tests/support/kube_small.py, or the
 real one where BRUMA_KUBE names a directory with kube-apiserver and etcd."""
+
 import base64
 import json
 import os
@@ -22,8 +23,17 @@ class World:
 
     def __init__(self, work, server):
         self.work = work
-        self.node = Node("n1", 1, work.prefix, work.path("n1"), work.bpf_root(), work.cgroup(), work.build,
-                         work.path("none.yaml"), work.path("none.pem"))
+        self.node = Node(
+            "n1",
+            1,
+            work.prefix,
+            work.path("n1"),
+            work.bpf_root(),
+            work.cgroup(),
+            work.build,
+            work.path("none.yaml"),
+            work.path("none.pem"),
+        )
         work.defer(self.node.destroy)
         self.node.create()
         self.server = server(self.node.netns, work.path("kube"))
@@ -32,10 +42,18 @@ class World:
         self.cache = work.path("cni")
         os.makedirs(f"{self.cache}/results")
         # The chain of a node on which Bruma was not installed when the pod began.
-        self.plain = cni.Runtime({**self.node.conflist(), "plugins": self.node.conflist()["plugins"][:1]},
-                                 work.path("plain"), f"{work.build}/cni:/usr/lib/cni", netns=self.node.netns)
-        self.settings = {"cni_cache": self.cache, "cri_socket": "", "drain_grace": "50ms",
-                         **self.server.agent_settings()}
+        self.plain = cni.Runtime(
+            {**self.node.conflist(), "plugins": self.node.conflist()["plugins"][:1]},
+            work.path("plain"),
+            f"{work.build}/cni:/usr/lib/cni",
+            netns=self.node.netns,
+        )
+        self.settings = {
+            "cni_cache": self.cache,
+            "cri_socket": "",
+            "drain_grace": "50ms",
+            **self.server.agent_settings(),
+        }
 
     def start(self, proxy=True, **settings):
         self.node.start_agent(**{**self.settings, **settings})
@@ -48,8 +66,11 @@ class World:
         return agent_client.status(self.node.run_dir)
 
     def ready(self):
-        return wait_for(lambda: self.status()["sourceReady"], "the API server's word on everything",
-                        log=self.node.agent_log)
+        return wait_for(
+            lambda: self.status()["sourceReady"],
+            "the API server's word on everything",
+            log=self.node.agent_log,
+        )
 
     def state(self, name):
         return (agent_client.pods(self.node.run_dir).get(name) or {}).get("state")
@@ -58,8 +79,12 @@ class World:
         wait_for(lambda: self.state(name) == state, f"{name} to be {state}", timeout, log=self.node.agent_log)
 
     def wait_redirection(self, namespace, name, value, timeout=20):
-        wait_for(lambda: self.server.redirection(namespace, name) == value,
-                 f"the annotation of {name} to be {value}", timeout, log=self.node.agent_log)
+        wait_for(
+            lambda: self.server.redirection(namespace, name) == value,
+            f"the annotation of {name} to be {value}",
+            timeout,
+            log=self.node.agent_log,
+        )
 
     def log(self):
         with open(self.node.agent_log, errors="replace") as f:
@@ -74,20 +99,37 @@ class World:
         pod.uid = self.server.make_pod(namespace, name, "n1", [] if not plain else pod.ips, **more)
         pod.runtime_uid = uid or pod.uid
         if plain:
-            self.plain.add(pod.container, f"/run/netns/{pod.netns}", namespace, name, pod.runtime_uid,
-                           [f"{pod.ip4}/24", f"{pod.ip6}/64"])
+            self.plain.add(
+                pod.container,
+                f"/run/netns/{pod.netns}",
+                namespace,
+                name,
+                pod.runtime_uid,
+                [f"{pod.ip4}/24", f"{pod.ip6}/64"],
+            )
             self.work.defer(self.plain.delete, pod.container)
         return pod
 
     def write_cache(self, pod, netns=None, old=False, **changes):
         """What libcni writes about a run of the chain; old: before it named the namespace at the top."""
         path = netns or f"/run/netns/{pod.netns}"
-        content = {"kind": "cniCacheV1", "containerId": pod.container, "config": base64.b64encode(b"{}").decode(),
-                   "ifName": "eth0", "networkName": "pods",
-                   "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", pod.namespace],
-                               ["K8S_POD_NAME", pod.name], ["K8S_POD_UID", pod.runtime_uid]],
-                   "result": {"cniVersion": "1.0.0", "interfaces": [
-                       {"name": "veth1"}, {"name": "eth0", "sandbox": path}]}}
+        content = {
+            "kind": "cniCacheV1",
+            "containerId": pod.container,
+            "config": base64.b64encode(b"{}").decode(),
+            "ifName": "eth0",
+            "networkName": "pods",
+            "cniArgs": [
+                ["IgnoreUnknown", "1"],
+                ["K8S_POD_NAMESPACE", pod.namespace],
+                ["K8S_POD_NAME", pod.name],
+                ["K8S_POD_UID", pod.runtime_uid],
+            ],
+            "result": {
+                "cniVersion": "1.0.0",
+                "interfaces": [{"name": "veth1"}, {"name": "eth0", "sandbox": path}],
+            },
+        }
         if not old:
             content["netns"] = path
         content.update(changes)

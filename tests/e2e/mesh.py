@@ -10,6 +10,7 @@
 Every name carries the process id, so that several tests can run side by side, and everything is taken down again, also after a
 failure. Programs are found in $BRUMA_BUILD (a meson build directory).
 """
+
 import contextlib
 import ctypes
 import json
@@ -33,7 +34,9 @@ _serial = iter(range(1, 1000))
 def program(name):
     folder = {"bruma-agent": "agent", "bruma-proxy": "proxy", "bruma-cni": "cni", "brumactl": "ctl"}[name]
     # The plugin is linked statically, which sanitizers do not like: it may be of another build than the rest.
-    return os.path.abspath(os.path.join(os.environ.get("BRUMA_CNI_BUILD", BUILD) if folder == "cni" else BUILD, folder, name))
+    return os.path.abspath(
+        os.path.join(os.environ.get("BRUMA_CNI_BUILD", BUILD) if folder == "cni" else BUILD, folder, name)
+    )
 
 
 def sh(*argv, **kw):
@@ -94,7 +97,9 @@ class Process:
     def __init__(self, argv, log, netns=None, cgroup=None, env=None, stdin=subprocess.DEVNULL):
         self.log = log
         with open(log, "ab") as out:
-            self.p = subprocess.Popen(placed(argv, netns, cgroup), stdin=stdin, stdout=out, stderr=out, env=env)
+            self.p = subprocess.Popen(
+                placed(argv, netns, cgroup), stdin=stdin, stdout=out, stderr=out, env=env
+            )
         self.pid = self.p.pid
 
     def alive(self):
@@ -138,7 +143,21 @@ class Pod:
         node, link = self.node, f"v{self.name}"[:15]
         sh("ip", "netns", "add", self.netns)
         sh("ip", "-n", self.netns, "link", "set", "lo", "up")
-        sh("ip", "-n", self.netns, "link", "add", "eth0", "type", "veth", "peer", "name", link, "netns", node.netns)
+        sh(
+            "ip",
+            "-n",
+            self.netns,
+            "link",
+            "add",
+            "eth0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            link,
+            "netns",
+            node.netns,
+        )
         sh("ip", "-n", node.netns, "link", "set", link, "master", "br0", "up")
         sh("ip", "-n", self.netns, "addr", "add", f"{self.ip}/24", "dev", "eth0")
         sh("ip", "-n", self.netns, "addr", "add", f"{self.ip6}/64", "dev", "eth0", "nodad")
@@ -155,14 +174,33 @@ class Pod:
         return [f"{self.ip}/24", f"{self.ip6}/64"]
 
     def cni(self, command, check=True):
-        config = {"cniVersion": "1.0.0", "name": "bruma-test", "type": "bruma-cni", "run_dir": self.node.run_dir,
-                  "prevResult": {"cniVersion": "1.0.0",
-                                 "interfaces": [{"name": "eth0", "sandbox": f"/run/netns/{self.netns}"}],
-                                 "ips": [{"address": a, "interface": 0} for a in self.addresses_of_result()]}}
-        env = {"CNI_COMMAND": command, "CNI_CONTAINERID": f"sandbox-{self.uid}", "CNI_IFNAME": "eth0", "CNI_PATH": "/usr/lib/cni",
-               "CNI_NETNS": f"/run/netns/{self.netns}",
-               "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={self.namespace};K8S_POD_NAME={self.name};K8S_POD_UID={self.uid}"}
-        r = subprocess.run([program("bruma-cni")], input=json.dumps(config), env=env, capture_output=True, text=True, timeout=60)
+        config = {
+            "cniVersion": "1.0.0",
+            "name": "bruma-test",
+            "type": "bruma-cni",
+            "run_dir": self.node.run_dir,
+            "prevResult": {
+                "cniVersion": "1.0.0",
+                "interfaces": [{"name": "eth0", "sandbox": f"/run/netns/{self.netns}"}],
+                "ips": [{"address": a, "interface": 0} for a in self.addresses_of_result()],
+            },
+        }
+        env = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": f"sandbox-{self.uid}",
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": "/usr/lib/cni",
+            "CNI_NETNS": f"/run/netns/{self.netns}",
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={self.namespace};K8S_POD_NAME={self.name};K8S_POD_UID={self.uid}",
+        }
+        r = subprocess.run(
+            [program("bruma-cni")],
+            input=json.dumps(config),
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         if check and r.returncode:
             raise RuntimeError(f"bruma-cni {command} {self.name}: {r.stdout} {r.stderr}")
         self.enrolled = command == "ADD" and r.returncode == 0
@@ -170,14 +208,27 @@ class Pod:
 
     def popen(self, *argv):
         """Starts a program as one of the pod's containers would: in its namespace and its cgroup."""
-        p = Process(argv, f"{self.node.mesh.dir}/{self.name}-{len(self.processes)}.log", netns=self.netns, cgroup=self.node.cgroup)
+        p = Process(
+            argv,
+            f"{self.node.mesh.dir}/{self.name}-{len(self.processes)}.log",
+            netns=self.netns,
+            cgroup=self.node.cgroup,
+        )
         self.processes.append(p)
         return p
 
     def run(self, *argv, timeout=60, check=True, stdin=None):
-        r = subprocess.run(placed(argv, self.netns, self.node.cgroup), capture_output=True, text=True, timeout=timeout, input=stdin)
+        r = subprocess.run(
+            placed(argv, self.netns, self.node.cgroup),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            input=stdin,
+        )
         if check and r.returncode:
-            raise AssertionError(f"in {self.name}: {argv[:3]}: exit {r.returncode}: {r.stdout[-500:]} {r.stderr[-2000:]}")
+            raise AssertionError(
+                f"in {self.name}: {argv[:3]}: exit {r.returncode}: {r.stdout[-500:]} {r.stderr[-2000:]}"
+            )
         return r
 
     def python(self, code, *argv, **kw):
@@ -193,7 +244,9 @@ class Pod:
 
     def captured(self):
         """Whether the pods map says that new connect() calls are captured: bpftool is the witness."""
-        for entry in json.loads(sh("bpftool", "-j", "map", "dump", "pinned", f"{self.node.pin_dir}/maps/pods")):
+        for entry in json.loads(
+            sh("bpftool", "-j", "map", "dump", "pinned", f"{self.node.pin_dir}/maps/pods")
+        ):
             value = entry["formatted"]["value"]
             if value["pod"] == f"{self.namespace}/{self.name}":
                 return bool(value["flags"] & 1)
@@ -217,7 +270,7 @@ def joined(chunks):
         if not length:
             assert chunks[line:] == b"\r\n\r\n", "the body was cut"
             return b"".join(body)
-        body.append(chunks[line + 2:line + 2 + length])
+        body.append(chunks[line + 2 : line + 2 + length])
         at = line + 4 + length
 
 
@@ -243,7 +296,18 @@ class Node:
         sh("ip", "-n", self.netns, "link", "set", "lo", "up")
         # An address of its own: else it is the lowest of its ports', and changes as pods come. Their neighbour entries for the
         # gateway would be wrong then, and their packets lost for seconds.
-        sh("ip", "-n", self.netns, "link", "add", "br0", "address", f"02:00:00:00:00:{self.number:02x}", "type", "bridge")
+        sh(
+            "ip",
+            "-n",
+            self.netns,
+            "link",
+            "add",
+            "br0",
+            "address",
+            f"02:00:00:00:00:{self.number:02x}",
+            "type",
+            "bridge",
+        )
         sh("ip", "-n", self.netns, "addr", "add", f"{self.gateway}/24", "dev", "br0")
         sh("ip", "-n", self.netns, "addr", "add", f"{self.gateway6}/64", "dev", "br0", "nodad")
         sh("ip", "-n", self.netns, "link", "set", "br0", "up")
@@ -257,10 +321,29 @@ class Node:
 
     def start_agent(self, *extra):
         self.starts += 1
-        argv = [program("bruma-agent"), "--run-dir", self.run_dir, "--pin-dir", self.pin_dir, "--cgroup", self.cgroup,
-                "--node-name", self.name, "--mesh-file", self.mesh.file, "--ca-key-file", self.mesh.ca_key,
-                "--verify-interval", "500ms", "--drain-grace", "300ms", *extra]
-        self.agent = Process(argv, f"{self.mesh.dir}/agent{self.number}.log", netns=self.netns, env=self.agent_env())
+        argv = [
+            program("bruma-agent"),
+            "--run-dir",
+            self.run_dir,
+            "--pin-dir",
+            self.pin_dir,
+            "--cgroup",
+            self.cgroup,
+            "--node-name",
+            self.name,
+            "--mesh-file",
+            self.mesh.file,
+            "--ca-key-file",
+            self.mesh.ca_key,
+            "--verify-interval",
+            "500ms",
+            "--drain-grace",
+            "300ms",
+            *extra,
+        ]
+        self.agent = Process(
+            argv, f"{self.mesh.dir}/agent{self.number}.log", netns=self.netns, env=self.agent_env()
+        )
         sock = f"{self.run_dir}/agent.sock"
 
         def listening():
@@ -283,14 +366,26 @@ class Node:
 
     def proxy_env(self):
         control = f"{self.run_dir}/control"
-        return {"PATH": os.environ["PATH"], "BRUMA_RUN_DIR": self.run_dir, "NODE_NAME": self.name,
-                "XDS_ADDRESS": "https://localhost:15012", "XDS_ROOT_CA": f"{control}/root-cert.pem",
-                "CA_ADDRESS": "https://localhost:15012", "CA_ROOT_CA": f"{control}/root-cert.pem",
-                "AUTH_TOKEN": f"{control}/token", "ZTUNNEL_WORKER_THREADS": str(self.mesh.workers), **self.mesh.proxy_env}
+        return {
+            "PATH": os.environ["PATH"],
+            "BRUMA_RUN_DIR": self.run_dir,
+            "NODE_NAME": self.name,
+            "XDS_ADDRESS": "https://localhost:15012",
+            "XDS_ROOT_CA": f"{control}/root-cert.pem",
+            "CA_ADDRESS": "https://localhost:15012",
+            "CA_ROOT_CA": f"{control}/root-cert.pem",
+            "AUTH_TOKEN": f"{control}/token",
+            "ZTUNNEL_WORKER_THREADS": str(self.mesh.workers),
+            **self.mesh.proxy_env,
+        }
 
     def start_proxy(self, wait=True):
-        self.proxy = Process([program("bruma-proxy")], f"{self.mesh.dir}/proxy{self.number}.log", netns=self.netns,
-                             env=self.proxy_env())
+        self.proxy = Process(
+            [program("bruma-proxy")],
+            f"{self.mesh.dir}/proxy{self.number}.log",
+            netns=self.netns,
+            env=self.proxy_env(),
+        )
         self.proxies.append(self.proxy)
         if wait:
             wait_for(self.ready, f"the proxy of {self.name} to be ready")
@@ -327,7 +422,12 @@ class Node:
         return [line for line in self.proxy.text().splitlines() if "\taccess\t" in line and needle in line]
 
     def ctl(self, *argv, check=True):
-        r = subprocess.run([program("brumactl"), "--run-dir", self.run_dir, *argv], capture_output=True, text=True, timeout=30)
+        r = subprocess.run(
+            [program("brumactl"), "--run-dir", self.run_dir, *argv],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
         if check and r.returncode:
             raise AssertionError(f"brumactl {argv}: {r.stdout} {r.stderr}")
         return r
@@ -339,8 +439,22 @@ class Node:
         for pod in self.pods:
             pod.destroy()
         if os.path.exists(self.pin_dir):
-            subprocess.run([program("bruma-agent"), "--uninstall", "--run-dir", self.run_dir, "--pin-dir", self.pin_dir,
-                            "--cgroup", self.cgroup, "--mesh-file", self.mesh.file], capture_output=True, timeout=60)
+            subprocess.run(
+                [
+                    program("bruma-agent"),
+                    "--uninstall",
+                    "--run-dir",
+                    self.run_dir,
+                    "--pin-dir",
+                    self.pin_dir,
+                    "--cgroup",
+                    self.cgroup,
+                    "--mesh-file",
+                    self.mesh.file,
+                ],
+                capture_output=True,
+                timeout=60,
+            )
             shutil.rmtree(self.pin_dir, ignore_errors=True)
         sh("ip", "netns", "del", self.netns)
         with contextlib.suppress(OSError):
@@ -372,14 +486,47 @@ class Mesh:
     def connect(self, a, b):
         link, net = f"up{b.number}", f"10.{self.net}.{100 + a.number * 10 + b.number}"
         net6 = f"fd00:{self.net:x}:{100 + a.number * 10 + b.number}:"
-        sh("ip", "-n", a.netns, "link", "add", link, "type", "veth", "peer", "name", f"up{a.number}", "netns", b.netns)
+        sh(
+            "ip",
+            "-n",
+            a.netns,
+            "link",
+            "add",
+            link,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            f"up{a.number}",
+            "netns",
+            b.netns,
+        )
         for node, other, n, dev in ((a, b, 1, link), (b, a, 2, f"up{a.number}")):
             sh("ip", "-n", node.netns, "addr", "add", f"{net}.{n}/24", "dev", dev)
             sh("ip", "-n", node.netns, "addr", "add", f"{net6}:{n}/64", "dev", dev, "nodad")
             sh("ip", "-n", node.netns, "link", "set", dev, "up")
         for node, other, n in ((a, b, 2), (b, a, 1)):
-            sh("ip", "-n", node.netns, "route", "add", f"10.{self.net}.{other.number}.0/24", "via", f"{net}.{n}")
-            sh("ip", "-n", node.netns, "-6", "route", "add", f"fd00:{self.net:x}:{other.number}::/64", "via", f"{net6}:{n}")
+            sh(
+                "ip",
+                "-n",
+                node.netns,
+                "route",
+                "add",
+                f"10.{self.net}.{other.number}.0/24",
+                "via",
+                f"{net}.{n}",
+            )
+            sh(
+                "ip",
+                "-n",
+                node.netns,
+                "-6",
+                "route",
+                "add",
+                f"fd00:{self.net:x}:{other.number}::/64",
+                "via",
+                f"{net6}:{n}",
+            )
 
     def pod(self, name, node=0, namespace="demo", account=None, kind=Pod):
         """A pod; enrolled by start(), or at once if the mesh has been started."""
@@ -396,14 +543,30 @@ class Mesh:
 
     def write(self):
         """The mesh file, replaced as an editor or a ConfigMap would: by rename."""
-        workloads = [{"uid": f"Kubernetes//Pod/{p.namespace}/{p.name}", "name": p.name, "namespace": p.namespace,
-                      "serviceAccount": p.account, "trustDomain": TRUST_DOMAIN, "workloadIps": [p.ip, p.ip6], "node": p.node.name,
-                      "workloadName": p.name, "canonicalName": p.name, "services": getattr(p, "services", {}),
-                      **getattr(p, "more", {})}
-                     for p in self.pods if not getattr(p, "outside", False)]
+        workloads = [
+            {
+                "uid": f"Kubernetes//Pod/{p.namespace}/{p.name}",
+                "name": p.name,
+                "namespace": p.namespace,
+                "serviceAccount": p.account,
+                "trustDomain": TRUST_DOMAIN,
+                "workloadIps": [p.ip, p.ip6],
+                "node": p.node.name,
+                "workloadName": p.name,
+                "canonicalName": p.name,
+                "services": getattr(p, "services", {}),
+                **getattr(p, "more", {}),
+            }
+            for p in self.pods
+            if not getattr(p, "outside", False)
+        ]
         namespaces = sorted({p.namespace for p in self.pods})
-        mesh = {"namespaces": [{"name": n, "labels": self.labels} for n in namespaces if n != "outside"],
-                "workloads": workloads + self.extra, "services": self.services, "policies": self.policies}
+        mesh = {
+            "namespaces": [{"name": n, "labels": self.labels} for n in namespaces if n != "outside"],
+            "workloads": workloads + self.extra,
+            "services": self.services,
+            "policies": self.policies,
+        }
         with open(self.file + ".new", "w") as f:
             yaml.safe_dump(mesh, f)
         os.rename(self.file + ".new", self.file)
@@ -454,9 +617,29 @@ def leaf(mesh, identity, folder=None):
     sh("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
     sh("openssl", "req", "-new", "-key", key, "-subj", "/O=test", "-out", csr)
     with open(ext, "w") as f:
-        f.write(f"subjectAltName=critical,URI:{identity}\nextendedKeyUsage=clientAuth,serverAuth\n"
-                "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
-                "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
-    sh("openssl", "x509", "-req", "-in", csr, "-CA", root, "-CAkey", mesh.ca_key, "-CAcreateserial", "-CAserial", f"{folder}/serial",
-       "-days", "1", "-extfile", ext, "-out", cert)
+        f.write(
+            f"subjectAltName=critical,URI:{identity}\nextendedKeyUsage=clientAuth,serverAuth\n"
+            "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
+            "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+        )
+    sh(
+        "openssl",
+        "x509",
+        "-req",
+        "-in",
+        csr,
+        "-CA",
+        root,
+        "-CAkey",
+        mesh.ca_key,
+        "-CAcreateserial",
+        "-CAserial",
+        f"{folder}/serial",
+        "-days",
+        "1",
+        "-extfile",
+        ext,
+        "-out",
+        cert,
+    )
     return cert, key, root

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A place from where a test talks HBONE as another node's proxy would."""
+
 import contextlib
 import itertools
 import socket
@@ -17,12 +18,24 @@ def place_of_a_peer(mesh):
     with inside(pod.netns):
         listener = socket.create_server((pod.ip, 15008), backlog=64)
     wait_for(lambda: pod.ip in str(mesh.nodes[0].config_dump()["workloads"]), "the peer's workload on node 1")
-    mesh.extra.append({"uid": f"Kubernetes//Pod/demo/{pod.name}-hbone", "name": pod.name + "-hbone", "namespace": "demo",
-                       "serviceAccount": "peer", "workloadIps": [pod.ip], "protocol": "HBONE", "node": "elsewhere", "services": {}})
+    mesh.extra.append(
+        {
+            "uid": f"Kubernetes//Pod/demo/{pod.name}-hbone",
+            "name": pod.name + "-hbone",
+            "namespace": "demo",
+            "serviceAccount": "peer",
+            "workloadIps": [pod.ip],
+            "protocol": "HBONE",
+            "node": "elsewhere",
+            "services": {},
+        }
+    )
     pod.outside = True
     mesh.write()
-    wait_for(lambda: any(w["uid"].endswith(pod.name + "-hbone") for w in mesh.nodes[0].config_dump()["workloads"]),
-             "the peer as an HBONE workload")
+    wait_for(
+        lambda: any(w["uid"].endswith(pod.name + "-hbone") for w in mesh.nodes[0].config_dump()["workloads"]),
+        "the peer as an HBONE workload",
+    )
     yield pod, listener, leaf(mesh, pod.identity)
     listener.close()
     mesh.extra.pop()

@@ -5,6 +5,7 @@ takes them out, and may make either service misbehave.
     plane = Plane(directory, netns)        listens on 127.0.0.1:port inside the namespace, over TLS
     plane.set(plane.workload("a", "10.0.0.1"), ...)
 """
+
 import collections
 import contextlib
 import datetime
@@ -33,7 +34,9 @@ def pem(thing):
 
 
 def key_pem(key):
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 class Authority:
@@ -43,10 +46,18 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])
         now = datetime.datetime.utcnow()
-        builder = (x509.CertificateBuilder().subject_name(self.name).issuer_name(self.name).public_key(self.key.public_key())
-                   .serial_number(x509.random_serial_number()).not_valid_before(now - ONE_DAY)
-                   .not_valid_after(now + 365 * ONE_DAY))
-        self.cert = usual(builder, self.key.public_key(), self.key.public_key(), ca=True).sign(self.key, hashes.SHA256())
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(self.name)
+            .issuer_name(self.name)
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - ONE_DAY)
+            .not_valid_after(now + 365 * ONE_DAY)
+        )
+        self.cert = usual(builder, self.key.public_key(), self.key.public_key(), ca=True).sign(
+            self.key, hashes.SHA256()
+        )
 
     @classmethod
     def load(cls, cert_path, key_path):
@@ -61,10 +72,16 @@ class Authority:
 
     def sign(self, public_key, names, begins=-60, ends=3600, usage=None):
         now = datetime.datetime.utcnow()
-        builder = (x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(self.name).public_key(public_key)
-                   .serial_number(x509.random_serial_number()).not_valid_before(now + datetime.timedelta(seconds=begins))
-                   .not_valid_after(now + datetime.timedelta(seconds=ends))
-                   .add_extension(x509.SubjectAlternativeName(names), True))
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(self.name)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + datetime.timedelta(seconds=begins))
+            .not_valid_after(now + datetime.timedelta(seconds=ends))
+            .add_extension(x509.SubjectAlternativeName(names), True)
+        )
         if usage:
             builder = builder.add_extension(x509.ExtendedKeyUsage(usage), False)
         return usual(builder, public_key, self.key.public_key(), ca=False).sign(self.key, hashes.SHA256())
@@ -95,7 +112,10 @@ class Plane:
         self.answer_certificate = self.good_certificate
         self.server, self.nonce, self.lock = None, 0, threading.RLock()
         self.options = []  # of the gRPC server; by default it takes messages of up to 4 MiB, as istiod does
-        self.page, self.pause = None, 0  # first answers come in parts of so many resources, with so many seconds between
+        self.page, self.pause = (
+            None,
+            0,
+        )  # first answers come in parts of so many resources, with so many seconds between
         self.root_file, self.token_file = f"{directory}/roots.pem", f"{directory}/token"
         with open(self.root_file, "wb") as f:
             f.write(pem(self.authority.cert))
@@ -106,8 +126,13 @@ class Plane:
     def env(self):
         """For bruma-proxy."""
         address = f"https://localhost:{self.port}"
-        return {"XDS_ADDRESS": address, "CA_ADDRESS": address, "XDS_ROOT_CA": self.root_file, "CA_ROOT_CA": self.root_file,
-                "AUTH_TOKEN": self.token_file}
+        return {
+            "XDS_ADDRESS": address,
+            "CA_ADDRESS": address,
+            "XDS_ROOT_CA": self.root_file,
+            "CA_ROOT_CA": self.root_file,
+            "AUTH_TOKEN": self.token_file,
+        }
 
     # ---- the server ----
 
@@ -116,10 +141,18 @@ class Plane:
         cert = self.authority.sign(key.public_key(), [x509.DNSName("localhost")])
         self.server = grpc.server(futures.ThreadPoolExecutor(32), options=self.options)
         raw = lambda x: x  # noqa: E731
-        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(XDS.split("/")[1], {
-            XDS.split("/")[2]: grpc.stream_stream_rpc_method_handler(self._ads, raw, raw)}),
-            grpc.method_handlers_generic_handler(CA.split("/")[1], {
-                CA.split("/")[2]: grpc.unary_unary_rpc_method_handler(self._ca, raw, raw)})))
+        self.server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    XDS.split("/")[1],
+                    {XDS.split("/")[2]: grpc.stream_stream_rpc_method_handler(self._ads, raw, raw)},
+                ),
+                grpc.method_handlers_generic_handler(
+                    CA.split("/")[1],
+                    {CA.split("/")[2]: grpc.unary_unary_rpc_method_handler(self._ca, raw, raw)},
+                ),
+            )
+        )
         credentials = grpc.ssl_server_credentials([(key_pem(key), pem(cert))])
         with inside(self.netns):
             assert self.server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
@@ -166,8 +199,10 @@ class Plane:
         if not self.page or not names:
             self.respond(stream, type_url, changed, removed)
             return
-        pages = [names[i:i + self.page] for i in range(0, len(names), self.page)]
-        threading.Thread(target=self._pages, args=(stream, type_url, changed, pages, removed), daemon=True).start()
+        pages = [names[i : i + self.page] for i in range(0, len(names), self.page)]
+        threading.Thread(
+            target=self._pages, args=(stream, type_url, changed, pages, removed), daemon=True
+        ).start()
 
     def _pages(self, stream, type_url, changed, pages, removed):
         for i, page in enumerate(pages):
@@ -175,7 +210,9 @@ class Plane:
                 time.sleep(self.pause)
             with self.lock:
                 have = self.resources[type_url]
-                self.respond(stream, type_url, {n: changed[n] for n in page if n in have}, removed if i == 0 else ())
+                self.respond(
+                    stream, type_url, {n: changed[n] for n in page if n in have}, removed if i == 0 else ()
+                )
 
     def respond(self, stream, type_url, resources, removed=()):
         r = self.messages["envoy.service.discovery.v3.DeltaDiscoveryResponse"](type_url=type_url)
@@ -209,7 +246,9 @@ class Plane:
                     self.respond(s, type_url, {}, names)
 
     def policy(self, name, **fields):
-        m = self.messages["istio.security.Authorization"](name=name, namespace=fields.pop("namespace", "demo"), **fields)
+        m = self.messages["istio.security.Authorization"](
+            name=name, namespace=fields.pop("namespace", "demo"), **fields
+        )
         return f"{m.namespace}/{name}", m
 
     def workload(self, name, *ips, services=(), **fields):
@@ -249,8 +288,12 @@ class Plane:
     def good_certificate(self, identity, csr, **changes):
         """The answer's chain. changes: identity, ends, begins, authority."""
         authority = changes.get("authority", self.authority)
-        leaf = authority.sign(csr.public_key(), [x509.UniformResourceIdentifier(changes.get("identity", identity))],
-                              changes.get("begins", -60), changes.get("ends", 3600))
+        leaf = authority.sign(
+            csr.public_key(),
+            [x509.UniformResourceIdentifier(changes.get("identity", identity))],
+            changes.get("begins", -60),
+            changes.get("ends", 3600),
+        )
         return [pem(leaf), pem(authority.cert)]
 
     def _ca(self, data, context):

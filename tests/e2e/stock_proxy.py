@@ -8,6 +8,7 @@ passes connections on in plaintext. It shares no code with Bruma, speaks protobu
 Prints what it is told (ADD, DEL, SNAPSHOT, DISCONNECTED) and what it carries (OUT or IN, source, destination). Ended by SIGTERM
 it closes its listeners and finishes what it carries.
 """
+
 import argparse
 import array
 import ctypes
@@ -51,7 +52,7 @@ def fields(data):
             yield key >> 3, varint()
         else:
             length = varint()
-            yield key >> 3, data[at:at + length]
+            yield key >> 3, data[at : at + length]
             at += length
 
 
@@ -113,7 +114,9 @@ class Pod(threading.Thread):
         try:
             say(kind, plain(source[0]), plain(destination[0]), destination[1])
             if kind != "HBONE":
-                outgoing = connect(plain(destination[0]), destination[1], plain(source[0]) if kind == "IN" else None)
+                outgoing = connect(
+                    plain(destination[0]), destination[1], plain(source[0]) if kind == "IN" else None
+                )
                 relay(incoming, outgoing)
         except OSError as e:
             say("FAILED", kind, plain(destination[0]), destination[1], e)
@@ -146,8 +149,11 @@ def connect(address, port, source):
     s = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_STREAM)
     s.setsockopt(socket.SOL_SOCKET, SO_MARK, MARK)
     if source and source != address:
-        level, transparent, freebind = ((socket.IPPROTO_IPV6, IPV6_TRANSPARENT, IPV6_FREEBIND) if six else
-                                        (socket.IPPROTO_IP, IP_TRANSPARENT, IP_FREEBIND))
+        level, transparent, freebind = (
+            (socket.IPPROTO_IPV6, IPV6_TRANSPARENT, IPV6_FREEBIND)
+            if six
+            else (socket.IPPROTO_IP, IP_TRANSPARENT, IP_FREEBIND)
+        )
         s.setsockopt(level, transparent, 1)
         s.setsockopt(level, freebind, 1)
         s.bind((source, 0))

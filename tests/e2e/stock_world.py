@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stock node proxies under Bruma's steering, for tests: node 1 has one, or several; node 2 an agent and a proxy of Bruma's, or
 nothing. They are stock_proxy.py, which shares no code with Bruma, or real ztunnels, whose program BRUMA_ZTUNNEL names."""
+
 import contextlib
 import json
 import os
@@ -124,7 +125,13 @@ class Stock:
     def spawn(self, argv, env=None, netns=None):
         cgroup = f"{self.node.cgroup}/ztunnel{len(self.all)}"
         os.makedirs(cgroup)
-        p = Process(argv, f"{self.mesh.dir}/stock{len(self.all)}.log", netns=netns or self.node.netns, cgroup=cgroup, env=env)
+        p = Process(
+            argv,
+            f"{self.mesh.dir}/stock{len(self.all)}.log",
+            netns=netns or self.node.netns,
+            cgroup=cgroup,
+            env=env,
+        )
         self.all.append((p, cgroup))
         return p
 
@@ -138,7 +145,10 @@ class Stock:
 
     def wait_serving(self, p):
         """Until the agent says that this one serves."""
-        wait_for(lambda: any(o["pid"] == p.pid and o["state"] == "serving" for o in self.proxies()), f"process {p.pid} to serve")
+        wait_for(
+            lambda: any(o["pid"] == p.pid and o["state"] == "serving" for o in self.proxies()),
+            f"process {p.pid} to serve",
+        )
 
     def proxies(self):
         return self.status()["proxies"]
@@ -151,7 +161,9 @@ class Stock:
 
     def exempt(self):
         """Process ids in the map of exempt cgroups, as bpftool sees it."""
-        entries = json.loads(sh("bpftool", "-j", "map", "dump", "pinned", f"{self.node.pin_dir}/maps/proxy_cgroups"))
+        entries = json.loads(
+            sh("bpftool", "-j", "map", "dump", "pinned", f"{self.node.pin_dir}/maps/proxy_cgroups")
+        )
         return sorted(e["formatted"]["value"]["pid"] for e in entries)
 
     def stop(self):
@@ -191,7 +203,11 @@ def settle(*pods):
 def stock_mesh(bruma=False, proxy=True):
     """web and other under a stock proxy on node 1, shop on node 2, under Bruma's proxy or outside the mesh."""
     with Mesh(nodes=2, agent_options=()) as m:
-        m.web, m.other, m.shop = m.pod("web"), m.pod("other"), m.pod("shop", node=1, namespace="demo" if bruma else "outside")
+        m.web, m.other, m.shop = (
+            m.pod("web"),
+            m.pod("other"),
+            m.pod("shop", node=1, namespace="demo" if bruma else "outside"),
+        )
         m.shop.outside = not bruma
         m.write()
         settle(*m.pods)
@@ -253,8 +269,11 @@ class Ztunnel(Stock):
         name = f"{self.mesh.prefix}-zt{len(self.all)}"
         sh("ip", "netns", "add", name)
         sh("ip", "-n", name, "link", "set", "lo", "up")
-        relay = Process(["/usr/bin/python3", "-u", "-c", RELAY, f"/run/netns/{self.node.netns}"], f"{self.mesh.dir}/{name}.log",
-                        netns=name)
+        relay = Process(
+            ["/usr/bin/python3", "-u", "-c", RELAY, f"/run/netns/{self.node.netns}"],
+            f"{self.mesh.dir}/{name}.log",
+            netns=name,
+        )
         self.relays.append(relay)
         wait_for(lambda: "READY" in relay.text() or not relay.alive(), "the relay to the control plane")
         assert relay.alive(), relay.text()
@@ -275,10 +294,21 @@ class Ztunnel(Stock):
 
     def start(self, wait=True, **env):
         control = f"{self.node.run_dir}/control"
-        settings = {"PATH": os.environ["PATH"], "RUST_LOG": "info", "NODE_NAME": self.node.name, "CLUSTER_ID": "Kubernetes",
-                    "INPOD_UDS": self.socket, "XDS_ADDRESS": "https://localhost:15012", "XDS_ROOT_CA": f"{control}/root-cert.pem",
-                    "CA_ADDRESS": "https://localhost:15012", "CA_ROOT_CA": f"{control}/root-cert.pem",
-                    "AUTH_TOKEN": f"{control}/token", "ZTUNNEL_WORKER_THREADS": "2", "TERMINATION_GRACE_PERIOD_SECONDS": "20", **env}
+        settings = {
+            "PATH": os.environ["PATH"],
+            "RUST_LOG": "info",
+            "NODE_NAME": self.node.name,
+            "CLUSTER_ID": "Kubernetes",
+            "INPOD_UDS": self.socket,
+            "XDS_ADDRESS": "https://localhost:15012",
+            "XDS_ROOT_CA": f"{control}/root-cert.pem",
+            "CA_ADDRESS": "https://localhost:15012",
+            "CA_ROOT_CA": f"{control}/root-cert.pem",
+            "AUTH_TOKEN": f"{control}/token",
+            "ZTUNNEL_WORKER_THREADS": "2",
+            "TERMINATION_GRACE_PERIOD_SECONDS": "20",
+            **env,
+        }
         name = self.place()
         p = self.spawn([self.program, "proxy"], env=settings, netns=name)
         self.namespaces[p.pid] = name
@@ -296,7 +326,12 @@ class Ztunnel(Stock):
 
     def access(self, *needles):
         """Lines of the access log of all that ran."""
-        return [line for p, _ in self.all for line in p.text().splitlines() if "access" in line and all(n in line for n in needles)]
+        return [
+            line
+            for p, _ in self.all
+            for line in p.text().splitlines()
+            if "access" in line and all(n in line for n in needles)
+        ]
 
 
 @contextlib.contextmanager
@@ -319,7 +354,11 @@ def ztunnel_mesh(program=ZTUNNEL):
                 pod.server(SERVER, str(PORT))
             # until either side knows the other, and has certificates
             for client, server in ((m.web, m.shop), (m.shop, m.web)):
-                wait_for(lambda a=client, b=server: ask(a, b.ip)[0] == a.ip and tunnelled(m, zt, a, b), "the first tunnels", 60)
+                wait_for(
+                    lambda a=client, b=server: ask(a, b.ip)[0] == a.ip and tunnelled(m, zt, a, b),
+                    "the first tunnels",
+                    60,
+                )
             yield m, zt
 
 

@@ -2,6 +2,7 @@
 """A node dies, or a job's pod is left in the API: its workload is still there when its address is given to a new pod. Until the control
 plane takes the old one away (minutes, while a node is not known to be dead), both name one address. The one that was told of last has it:
 that is what a stock ztunnel goes by, and what is behind the address."""
+
 import pytest
 
 from mesh import Mesh, wait_for
@@ -37,12 +38,18 @@ def site():
 
 
 def of(m, pod):
-    return m.plane.workload(pod.name, pod.ip, pod.ip6, tunnel_protocol=1, node=m.node.name, service_account=pod.account)
+    return m.plane.workload(
+        pod.name, pod.ip, pod.ip6, tunnel_protocol=1, node=m.node.name, service_account=pod.account
+    )
 
 
 def job(m, **fields):
-    return m.plane.workload("finished-job", m.shop.ip, m.shop.ip6,
-                            **{"tunnel_protocol": 1, "node": "dead-node", "service_account": "job", **fields})
+    return m.plane.workload(
+        "finished-job",
+        m.shop.ip,
+        m.shop.ip6,
+        **{"tunnel_protocol": 1, "node": "dead-node", "service_account": "job", **fields},
+    )
 
 
 def known(m, *names):
@@ -57,7 +64,10 @@ def ask(m, family):
 def both(site):
     yield site
     site.plane.remove("Kubernetes//Pod/demo/finished-job", "Kubernetes//Pod/demo/shop")
-    wait_for(lambda: not {"finished-job", "shop"} & {w["name"] for w in site.node.config_dump()["workloads"]}, "them to be gone")
+    wait_for(
+        lambda: not {"finished-job", "shop"} & {w["name"] for w in site.node.config_dump()["workloads"]},
+        "them to be gone",
+    )
 
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "others change", "others go"])
@@ -84,7 +94,10 @@ def test_the_younger_one_holds_it_when_the_older_goes_and_gives_it_back_when_it_
     known(m, "shop", "finished-job")
     assert ask(m, family) == "hello"
     plane.remove("Kubernetes//Pod/demo/finished-job")
-    wait_for(lambda: "finished-job" not in {w["name"] for w in m.node.config_dump()["workloads"]}, "the old one to be gone")
+    wait_for(
+        lambda: "finished-job" not in {w["name"] for w in m.node.config_dump()["workloads"]},
+        "the old one to be gone",
+    )
     assert ask(m, family) == "hello"
     plane.set(job(m))
     known(m, "finished-job")
@@ -92,4 +105,7 @@ def test_the_younger_one_holds_it_when_the_older_goes_and_gives_it_back_when_it_
     plane.set(of(m, m.shop))  # told of again
     wait_for(lambda: ask(m, family) == "hello", "the pod that was told of last")
     plane.remove("Kubernetes//Pod/demo/finished-job", "Kubernetes//Pod/demo/shop")
-    wait_for(lambda: not {"finished-job", "shop"} & {w["name"] for w in m.node.config_dump()["workloads"]}, "them to be gone")
+    wait_for(
+        lambda: not {"finished-job", "shop"} & {w["name"] for w in m.node.config_dump()["workloads"]},
+        "them to be gone",
+    )

@@ -2,6 +2,7 @@
 """Addresses that a pod's network has not named, as there are where something else gives pods more of them: a second network, a
 virtual address that moves from machine to machine, one on lo for answers that go straight back, a prefix of which every address is
 local. What the pod's kernel has as local is the pod's, and under its policies."""
+
 import json
 import time
 
@@ -12,10 +13,12 @@ from pod_programs import ECHO
 from wire import Wire
 
 # What is given to the pod: (its address, IPv4 and IPv6, and by which device)
-PLACES = {"another on its device": (["10.99.1.5", "fd99:1::5"], "eth0"),
-          "a second network": (["10.99.2.5", "fd99:2::5"], "net1"),
-          "on lo": (["10.99.3.5", "fd99:3::5"], "lo"),
-          "in a local prefix": (["10.99.4.77", "fd99:4::77"], None)}
+PLACES = {
+    "another on its device": (["10.99.1.5", "fd99:1::5"], "eth0"),
+    "a second network": (["10.99.2.5", "fd99:2::5"], "net1"),
+    "on lo": (["10.99.3.5", "fd99:3::5"], "lo"),
+    "in a local prefix": (["10.99.4.77", "fd99:4::77"], None),
+}
 
 each_family = pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 each_place = pytest.mark.parametrize("place", PLACES)
@@ -52,10 +55,22 @@ def give_addresses(pod, places=PLACES):
     sh("ip", "-n", node, "link", "set", "second", "up")
     sh("ip", "-n", pod.netns, "link", "set", "net1", "up")
     for name, (addresses, device) in places.items():
-        for address, length, own in zip(addresses, (24, 64) if device == "net1" else (32, 128), (pod.ip, pod.ip6)):
+        for address, length, own in zip(
+            addresses, (24, 64) if device == "net1" else (32, 128), (pod.ip, pod.ip6)
+        ):
             v6 = ["-6"] if ":" in address else []
             if device:
-                sh("ip", "-n", pod.netns, "addr", "add", f"{address}/{length}", "dev", device, *(["nodad"] if v6 else []))
+                sh(
+                    "ip",
+                    "-n",
+                    pod.netns,
+                    "addr",
+                    "add",
+                    f"{address}/{length}",
+                    "dev",
+                    device,
+                    *(["nodad"] if v6 else []),
+                )
             else:
                 prefix = "fd99:4::/64" if v6 else "10.99.4.0/24"
                 sh("ip", "-n", pod.netns, *v6, "route", "add", "local", prefix, "dev", "lo")
@@ -71,8 +86,15 @@ def mesh():
         m.outside = m.pod("outside", namespace="outside")
         m.outside.outside = True
         # A service by the address that web has on lo, as where answers go straight back, and which shop serves too.
-        m.services.append({"name": "direct", "namespace": "demo", "hostname": "direct.demo.svc.cluster.local",
-                           "vips": [f"/{a}" for a in PLACES["on lo"][0]], "ports": {8080: 8080}})
+        m.services.append(
+            {
+                "name": "direct",
+                "namespace": "demo",
+                "hostname": "direct.demo.svc.cluster.local",
+                "vips": [f"/{a}" for a in PLACES["on lo"][0]],
+                "ports": {8080: 8080},
+            }
+        )
         m.shop.services = {"demo/direct.demo.svc.cluster.local": {8080: 8080}}
         m.start()
         m.server = m.web.server(ECHO, "8080")
@@ -101,7 +123,10 @@ def test_from_outside(mesh, place, family):
     lines = len(mesh.nodes[0].access_log())
     assert ask(mesh.outside, to) == f"hello {to}"
     assert [plain(a) for a in seen(mesh, before)] == [[mesh.outside.ip, mesh.outside.ip6][family]]
-    log = wait_for(lambda: [x for x in mesh.nodes[0].access_log()[lines:] if to in x and 'direction="inbound"' in x], "its line")
+    log = wait_for(
+        lambda: [x for x in mesh.nodes[0].access_log()[lines:] if to in x and 'direction="inbound"' in x],
+        "its line",
+    )
     assert 'dst.workload="web"' in log[0] and "error" not in log[0], log
 
 
@@ -136,10 +161,16 @@ def test_by_a_tunnel(mesh, place, family):
     mesh.web.more = {"workloadIps": [mesh.web.ip, mesh.web.ip6, to]}
     mesh.write()
     try:
+
         def tunnelled():
             before, lines = len(mesh.server.text()), len(mesh.nodes[0].access_log())
             assert ask(mesh.near, to) == f"hello {to}"
-            log = wait_for(lambda: [x for x in mesh.nodes[0].access_log()[lines:] if to in x and 'direction="inbound"' in x], "a line")
+            log = wait_for(
+                lambda: [
+                    x for x in mesh.nodes[0].access_log()[lines:] if to in x and 'direction="inbound"' in x
+                ],
+                "a line",
+            )
             assert [plain(a) for a in seen(mesh, before)] == [[mesh.near.ip, mesh.near.ip6][family]]
             return f'src.identity="{mesh.near.identity}"' in log[0]
 
@@ -164,14 +195,25 @@ def test_closed_port(mesh, place, family):
 def test_policies_hold_there(mesh, place, family):
     """One that wants an identity keeps strangers out of all addresses; the pod itself is let alone, as with its first address."""
     to = PLACES[place][0][family]
-    mesh.policies.append({"name": "strict", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
-                          "rules": [[[{"notPrincipals": [{"Presence": []}]}]]]})
+    mesh.policies.append(
+        {
+            "name": "strict",
+            "namespace": "demo",
+            "scope": "Namespace",
+            "action": "Deny",
+            "dryRun": False,
+            "rules": [[[{"notPrincipals": [{"Presence": []}]}]]],
+        }
+    )
     mesh.write()
     try:
         wait_for(lambda: ask(mesh.outside, mesh.web.ip) == "ECONNRESET", "the policy")
         lines = len(mesh.nodes[0].access_log())
         assert ask(mesh.outside, to) == "ECONNRESET"
-        wait_for(lambda: [x for x in mesh.nodes[0].access_log("")[lines:] if to in x and "policy_denied" in x], "the reason")
+        wait_for(
+            lambda: [x for x in mesh.nodes[0].access_log("")[lines:] if to in x and "policy_denied" in x],
+            "the reason",
+        )
         assert ask(mesh.web, to) == f"hello {to}"
     finally:
         mesh.policies.clear()
@@ -181,7 +223,9 @@ def test_policies_hold_there(mesh, place, family):
 
 def by_tunnel(mesh, client, to):
     lines = len(mesh.nodes[0].access_log())
-    return ask(client, to).startswith("hello") and [x for x in mesh.nodes[0].access_log()[lines:] if f"dst.addr={endpoint(to, 15008)}" in x]
+    return ask(client, to).startswith("hello") and [
+        x for x in mesh.nodes[0].access_log()[lines:] if f"dst.addr={endpoint(to, 15008)}" in x
+    ]
 
 
 def endpoint(address, port):
@@ -198,12 +242,25 @@ def test_an_address_that_moves_away(mesh, family):
     node = mesh.nodes[0]
     for pod, other in ((mesh.web, mesh.near), (mesh.near, mesh.web)):
         own = [pod.ip, pod.ip6][family]
-        sh("ip", "-n", pod.netns, "addr", "add", f"{to}/{length}", "dev", "eth0", *(["nodad"] if family else []))
+        sh(
+            "ip",
+            "-n",
+            pod.netns,
+            "addr",
+            "add",
+            f"{to}/{length}",
+            "dev",
+            "eth0",
+            *(["nodad"] if family else []),
+        )
         sh("ip", "-n", node.netns, *v6, "route", "replace", to, "via", own)
         pod.more = {"workloadIps": [pod.ip, pod.ip6, to]}
         mesh.write()
         with Wire(node) as wire:
-            wait_for(lambda: ask(pod, to, word="my own address") == f"my own address {to}", "it to be seen that it is its own")
+            wait_for(
+                lambda: ask(pod, to, word="my own address") == f"my own address {to}",
+                "it to be seen that it is its own",
+            )
             wait_for(lambda: by_tunnel(mesh, other, to), "the other pod to get there by a tunnel")
             wire.forget()
             assert ask(other, to, word="by a tunnel alone") == f"by a tunnel alone {to}"

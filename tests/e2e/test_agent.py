@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """bruma-agent alone: what the plugin, bad input and labels make it do."""
+
 import os
 import socket
 import sys
@@ -19,6 +20,7 @@ def node(work):
 
 
 # ---- CNI ----
+
 
 def test_add_enrols_and_del_leaves_nothing(node):
     pod, proxy = Pod(node, "web"), node.proxy().serve()
@@ -113,10 +115,16 @@ def test_a_second_run_of_the_chain_adds_its_addresses(node):
         answer = pod.begin(plugin, ifname="net1", network="other", ips=["10.80.0.9/24"])
     assert answer["decision"] == "pass" and answer["enrolled"]
     item = pod.item()
-    assert item["ips"] == [pod.ip4, pod.ip6, "10.80.0.9"] and item["state"] == "enrolled" and item["generation"] == 1
+    assert (
+        item["ips"] == [pod.ip4, pod.ip6, "10.80.0.9"]
+        and item["state"] == "enrolled"
+        and item["generation"] == 1
+    )
     with Plugin(node.run_dir) as plugin:
         answer = pod.begin(plugin, ifname="net2", ips=["10.80.0.10", "10.80.0.11"])
-    assert answer["decision"] == "pass" and answer["enrolled"], "a pod may have more addresses than are kept by name"
+    assert answer["decision"] == "pass" and answer["enrolled"], (
+        "a pod may have more addresses than are kept by name"
+    )
     item = pod.item()
     assert item["ips"] == [pod.ip4, pod.ip6, "10.80.0.9", "10.80.0.10"] and item["state"] == "enrolled"
     assert pod.ask("cni-del", ifname="net1")["op"] == "done"
@@ -187,10 +195,25 @@ def test_nothing_is_decided_before_a_mesh_file_was_read(work):
 
 # ---- bad input ----
 
-@pytest.mark.parametrize("text", [b"{", b"[]", b"{}", b"\xff\xfe\x00", b'{"op":7}', b'{"op":"no-such-op"}', b"[" * 60000,
-                                  b'{"op":"cni-add"}', b'{"op":"cni-del","containerId":"../x"}', b'{"op":"cni-attached"}',
-                                  b'{"op":"cni-gc","network":"x"}', b'{"op":"explain","pod":"no-slash"}',
-                                  b'{"op":"cni-add","containerId":"a","netns":"/x","podName":"a/b","podNamespace":"c"}'])
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff\xfe\x00",
+        b'{"op":7}',
+        b'{"op":"no-such-op"}',
+        b"[" * 60000,
+        b'{"op":"cni-add"}',
+        b'{"op":"cni-del","containerId":"../x"}',
+        b'{"op":"cni-attached"}',
+        b'{"op":"cni-gc","network":"x"}',
+        b'{"op":"explain","pod":"no-slash"}',
+        b'{"op":"cni-add","containerId":"a","netns":"/x","podName":"a/b","podNamespace":"c"}',
+    ],
+)
 def test_bad_messages_are_answered_and_harm_nobody(node, text):
     with Plugin(node.run_dir) as plugin:
         answer = plugin.ask(text)
@@ -247,15 +270,18 @@ def test_descriptors_do_not_leak(node):
 
 
 def test_only_root_is_answered(node):
-    code = ("import os,socket\nos.setgid(65534); os.setuid(65534)\ns=socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
-            f"try:\n  s.connect('{node.run_dir}/agent.sock'); s.send(b'{{\"op\":\"status\"}}'); print(len(s.recv(100)))\n"
-            "except OSError as e: print('refused')")
+    code = (
+        "import os,socket\nos.setgid(65534); os.setuid(65534)\ns=socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        f"try:\n  s.connect('{node.run_dir}/agent.sock'); s.send(b'{{\"op\":\"status\"}}'); print(len(s.recv(100)))\n"
+        "except OSError as e: print('refused')"
+    )
     os.chmod(node.work.directory, 0o755)
     os.chmod(f"{node.run_dir}/agent.sock", 0o666)
     assert run([sys.executable, "-c", code]).stdout.strip() in ("0", "refused")
 
 
 # ---- labels ----
+
 
 def test_a_namespaces_label_moves_its_running_pods(work):
     node = Node(work)
@@ -284,7 +310,8 @@ def test_a_pod_leaves_only_when_its_connections_have_ended(node):
         "import socket,time\n"
         f"s = socket.create_connection(('{pod.ip4}', 8080), timeout=60)\n"
         "print(s.recv(100).decode().strip(), flush=True)\n"
-        "print(len(s.recv(100)), flush=True)")
+        "print(len(s.recv(100)), flush=True)"
+    )
     assert client.stdout.readline().strip() == "proxy inbound"
     node.label(False)
     pod.wait_state("draining")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """bruma-agent alone: deaths and restarts, what is broken by hand, uninstall. Proxies that come and go: test_agent_proxies.py."""
+
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ from test_agent import node  # noqa: F401
 
 
 # ---- deaths ----
+
 
 def test_connections_wait_while_there_is_no_proxy(node):
     pod, proxy = Pod(node, "web"), node.proxy("first").serve()
@@ -70,8 +72,10 @@ def test_connections_that_wait_survive_a_restart_of_the_agent(node):
 def test_both_killed_fails_closed_and_works_again_after_a_start(node):
     pod, proxy = Pod(node, "web"), node.proxy("first").serve()
     pod.add()
-    server = node.python("import socket\ns = socket.create_server(('10.79.0.1', 9999))\nprint('up', flush=True)\n"
-                         "while True: s.accept()[0].sendall(b'outside the mesh')")
+    server = node.python(
+        "import socket\ns = socket.create_server(('10.79.0.1', 9999))\nprint('up', flush=True)\n"
+        "while True: s.accept()[0].sendall(b'outside the mesh')"
+    )
     assert server.stdout.readline() == "up\n"
     node.agent.kill()
     proxy.kill()
@@ -121,7 +125,10 @@ def test_a_namespace_without_a_name_stays_captured_while_a_process_lives_in_it(n
     pod, _ = Pod(node, "web"), node.proxy().serve()
     pod.add()
     process = subprocess.Popen(["nsenter", f"--net={pod.path}", "sleep", "60"])
-    wait_for(lambda: os.stat(f"/proc/{process.pid}/ns/net").st_ino == os.stat(pod.path).st_ino, "the process to be inside")
+    wait_for(
+        lambda: os.stat(f"/proc/{process.pid}/ns/net").st_ino == os.stat(pod.path).st_ino,
+        "the process to be inside",
+    )
     network.delete(pod.netns)
     time.sleep(2)
     assert pod.item()["state"] == "enrolled"
@@ -143,12 +150,19 @@ def test_a_namespace_that_the_agent_does_not_see_where_the_runtime_has_it(node):
     assert pod.item()["state"] == "enrolled", "its first process has not come yet"
     process = subprocess.Popen(["nsenter", f"--net={pod.path}", "sleep", "600"])
     try:
-        wait_for(lambda: os.readlink(f"/proc/{process.pid}/ns/net") != os.readlink("/proc/self/ns/net"), "the process")
+        wait_for(
+            lambda: os.readlink(f"/proc/{process.pid}/ns/net") != os.readlink("/proc/self/ns/net"),
+            "the process",
+        )
         node.agent.kill()
         proxy.wait(event="disconnected")
         node.start()
         item = pod.wait_state("enrolled")
-        assert item["netns"] == f"/proc/{process.pid}/ns/net" and item["generation"] == 1 and item["capturedSinceStart"]
+        assert (
+            item["netns"] == f"/proc/{process.pid}/ns/net"
+            and item["generation"] == 1
+            and item["capturedSinceStart"]
+        )
         proxy.forget()
         proxy.do("connect")
         proxy.wait(event="message", op="snapshot-end")
@@ -190,12 +204,22 @@ def test_a_pod_that_has_used_up_its_ports_is_enrolled(node):
     """Its sysctl leaves two, and both are taken: by connections in TIME_WAIT, as a rule."""
     pod = Pod(node, "web")
     node.proxy().serve()
-    taken = subprocess.Popen(["nsenter", f"--net={pod.path}", sys.executable, "-c",
-                              "import socket, sys\n"
-                              "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('40000 40001')\n"
-                              "all = [socket.create_server(('', port)) for port in (40000, 40001)]\n"
-                              "print('taken', flush=True)\n"
-                              "sys.stdin.read()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    taken = subprocess.Popen(
+        [
+            "nsenter",
+            f"--net={pod.path}",
+            sys.executable,
+            "-c",
+            "import socket, sys\n"
+            "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('40000 40001')\n"
+            "all = [socket.create_server(('', port)) for port in (40000, 40001)]\n"
+            "print('taken', flush=True)\n"
+            "sys.stdin.read()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert taken.stdout.readline() == "taken\n"
         pod.add()
@@ -207,8 +231,18 @@ def test_a_pod_that_has_used_up_its_ports_is_enrolled(node):
 
 # ---- what is broken by hand ----
 
-@pytest.mark.parametrize("what", ["link_detached", "rule_missing", "route_missing", "sysctl_changed", "listener_closed",
-                                  "map_entry_missing"])
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "link_detached",
+        "rule_missing",
+        "route_missing",
+        "sysctl_changed",
+        "listener_closed",
+        "map_entry_missing",
+    ],
+)
 def test_what_is_broken_by_hand_is_mended_counted_and_reported(node, what):
     pod, _ = Pod(node, "web"), node.proxy().serve()
     pod.add()
@@ -231,10 +265,15 @@ def test_a_listener_that_a_proxy_finds_closed_is_replaced_at_once(work):
     proxy.do("raw", text='{"op":"listener-closed","uid":"somebody-else"}')
     proxy.do("raw", text=json.dumps({"op": "listener-closed", "uid": pod.uid}))
     wait_for(lambda: pod.item()["mends"].get("listener_closed"), "the listener to be replaced")
-    assert pod.greeting() == "proxy inbound" and pod.greeting(15008) == "proxy hbone" and pod.dials_out() == "proxy outbound"
+    assert (
+        pod.greeting() == "proxy inbound"
+        and pod.greeting(15008) == "proxy hbone"
+        and pod.dials_out() == "proxy outbound"
+    )
 
 
 # ---- questions, uninstall ----
+
 
 def test_doctor_and_explain_answer(node):
     pod, _ = Pod(node, "web"), node.proxy().serve()
@@ -242,13 +281,22 @@ def test_doctor_and_explain_answer(node):
     wait_for(lambda: pod.item()["proxy"] == "serving", "the proxy to serve")
     checks = agent_client.ask(node.run_dir, "doctor")
     assert not [c for c in checks if not c["ok"]], checks
-    assert {"kernel", "cgroup", "pins", "connect hooks", "mesh file", "proxy", "clock"} <= {c["check"] for c in checks}
+    assert {"kernel", "cgroup", "pins", "connect hooks", "mesh file", "proxy", "clock"} <= {
+        c["check"] for c in checks
+    }
     # Each of our hooks by its name, and what else runs there.
     hooks = dict(c["detail"].split(": ", 1) for c in checks if c["check"] == "hook")
     assert {"connect4", "connect6", "setsockopt", "options4", "options6", "accepted"} <= set(hooks), hooks
-    assert all(text.startswith(f"attached to {node.cgroup}") or "done without" in text for text in hooks.values()), hooks
-    programs = {c["detail"].split(",")[0]: c["detail"] for c in checks if c["check"] == "programs on the hook"}
-    assert set(programs) == {"connect4", "connect6", "setsockopt", "sock_ops"} and "more than ours" not in programs["connect4"], programs
+    assert all(
+        text.startswith(f"attached to {node.cgroup}") or "done without" in text for text in hooks.values()
+    ), hooks
+    programs = {
+        c["detail"].split(",")[0]: c["detail"] for c in checks if c["check"] == "programs on the hook"
+    }
+    assert (
+        set(programs) == {"connect4", "connect6", "setsockopt", "sock_ops"}
+        and "more than ours" not in programs["connect4"]
+    ), programs
     findings = agent_client.ask(node.run_dir, "explain", pod="shop/web")
     assert not [f for f in findings if not f["ok"]], findings
     assert not agent_client.ask(node.run_dir, "explain", pod="shop/nobody")[0]["ok"]
@@ -284,8 +332,9 @@ def test_the_service_manager_is_told(work):
     s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     s.bind(work.path("notify"))
     s.settimeout(30)
-    node.agent = work.process(node.argv(), work.path("agent.log"), netns=node.netns,
-                              env={"NOTIFY_SOCKET": work.path("notify")})
+    node.agent = work.process(
+        node.argv(), work.path("agent.log"), netns=node.netns, env={"NOTIFY_SOCKET": work.path("notify")}
+    )
     assert s.recv(100) == b"READY=1"
     node.agent.stop()
     assert s.recv(100) == b"STOPPING=1"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the agent tells over HTTP: metrics, and whether it is ready."""
+
 import json
 import os
 import re
@@ -21,13 +22,19 @@ class Pages:
 
     def get(self, port, path, host="127.0.0.1", method="GET"):
         """(status, body), from inside the node's network namespace."""
-        code = ("import http.client, json, sys\n"
-                f"c = http.client.HTTPConnection({host!r}, {port}, timeout=20)\n"
-                f"c.request({method!r}, {path!r})\n"
-                "r = c.getresponse()\n"
-                "print(json.dumps([r.status, r.read().decode()]))")
-        r = subprocess.run(["nsenter", f"--net=/run/netns/{self.node.netns}", sys.executable, "-c", code], capture_output=True,
-                           text=True, timeout=60)
+        code = (
+            "import http.client, json, sys\n"
+            f"c = http.client.HTTPConnection({host!r}, {port}, timeout=20)\n"
+            f"c.request({method!r}, {path!r})\n"
+            "r = c.getresponse()\n"
+            "print(json.dumps([r.status, r.read().decode()]))"
+        )
+        r = subprocess.run(
+            ["nsenter", f"--net=/run/netns/{self.node.netns}", sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         return tuple(json.loads(r.stdout)) if r.returncode == 0 else (0, r.stderr)
 
     def metrics(self):
@@ -40,7 +47,9 @@ class Pages:
                 assert line.split()[2] not in introduced, line
                 introduced.add(line.split()[2])
             elif not line.startswith("# HELP "):
-                m = re.fullmatch(r'([a-z_]+)(\{[a-z_]+="(?:[^"\\]|\\.)*"(?:,[a-z_]+="(?:[^"\\]|\\.)*")*\})? (\d+)', line)
+                m = re.fullmatch(
+                    r'([a-z_]+)(\{[a-z_]+="(?:[^"\\]|\\.)*"(?:,[a-z_]+="(?:[^"\\]|\\.)*")*\})? (\d+)', line
+                )
                 assert m and m[1] in introduced, line
                 values[m[1] + (m[2] or "")] = int(m[3])
         return values
@@ -98,8 +107,9 @@ def test_pods_in_metrics(node, pages):
     assert metrics["bruma_pod_outbound_captured_connections_total" + labels] == 1
     assert metrics["bruma_pod_inbound_plaintext_lookups_total" + labels] == 1
     counters = pod.item()["counters"]
-    assert len(counters) >= 9 and {f"bruma_pod_{name}_total{labels}": n for name, n in counters.items()} == \
-        {name: n for name, n in metrics.items() if re.match(r"bruma_pod_\w+_(connections|lookups)_total", name)}
+    assert len(counters) >= 9 and {f"bruma_pod_{name}_total{labels}": n for name, n in counters.items()} == {
+        name: n for name, n in metrics.items() if re.match(r"bruma_pod_\w+_(connections|lookups)_total", name)
+    }
     # a SYN that is sent again is looked up again
     assert counters["outbound_steered_lookups"] >= 1 and counters["outbound_captured_connections"] == 1
     assert metrics["ztunnel_connected"] == metrics["bruma_proxy_serving"] == 1
@@ -114,25 +124,36 @@ def test_what_was_mended_is_counted(node, pages):
     pod = Pod(node, "web")
     pod.add()
     run(["ip", "-n", pod.netns, "rule", "del", "pref", "32764"])
-    wait_for(lambda: pages.metrics().get('bruma_mends_total{reason="rule_missing"}'), "the mend to be counted")
+    wait_for(
+        lambda: pages.metrics().get('bruma_mends_total{reason="rule_missing"}'), "the mend to be counted"
+    )
 
 
 def test_odd_requests(node, pages):
     node.start(*pages.options)
     assert pages.get(15014, "/")[0] == 404 and pages.get(8000, "/metrics")[0] == 404
-    assert pages.get(15014, "/metrics", method="POST")[0] == 405 and pages.get(8000, "/readyz", method="DELETE")[0] == 405
+    assert (
+        pages.get(15014, "/metrics", method="POST")[0] == 405
+        and pages.get(8000, "/readyz", method="DELETE")[0] == 405
+    )
     network.address(node.netns, "pods", "10.79.0.2/24")
     assert pages.get(15014, "/metrics", "10.79.0.2")[0] == 200, "for who collects them"
     assert pages.get(8000, "/readyz", "10.79.0.2")[0] == 0, "for this node alone"
 
 
 def test_a_port_that_is_taken_is_named(node, pages, work):
-    busy = node.python("import socket\ns = socket.socket()\ns.bind(('127.0.0.1', 8000))\ns.listen()\nprint('x', flush=True)\n"
-                       "import time; time.sleep(600)")
+    busy = node.python(
+        "import socket\ns = socket.socket()\ns.bind(('127.0.0.1', 8000))\ns.listen()\nprint('x', flush=True)\n"
+        "import time; time.sleep(600)"
+    )
     assert busy.stdout.readline() == "x\n"
     try:
-        r = subprocess.run(["nsenter", f"--net=/run/netns/{node.netns}", *node.argv(*pages.options)], capture_output=True,
-                           text=True, timeout=60)
+        r = subprocess.run(
+            ["nsenter", f"--net=/run/netns/{node.netns}", *node.argv(*pages.options)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert r.returncode != 0 and "port=8000" in r.stderr and "Address already in use" in r.stderr
     finally:
         busy.kill()

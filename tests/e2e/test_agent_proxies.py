@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """bruma-agent and proxies that come and go, by a proxy that is spoken by hand (agent_proxy.py): who serves, who drains, who serves again."""
+
 import json
 import os
 import signal
@@ -50,7 +51,10 @@ def test_a_younger_proxy_is_given_what_the_older_one_brings_back_after_it(node):
     assert [m["op"] for m in second.seen(event="message")] == ["setup"]
     first.do("connect")
     second.wait(event="message", op="snapshot-end")
-    assert [(m["op"], m.get("uid")) for m in second.seen(event="message")][1:] == [("pod-add", pod.uid), ("snapshot-end", None)]
+    assert [(m["op"], m.get("uid")) for m in second.seen(event="message")][1:] == [
+        ("pod-add", pod.uid),
+        ("snapshot-end", None),
+    ]
     first.wait(event="message", op="drain")
     first.kill()
     assert pod.greeting() == "second inbound"
@@ -97,7 +101,10 @@ def test_a_replaced_proxy_serves_again_when_its_successor_is_gone(node, how):
         second.kill()
     else:
         second.do("terminate")  # it lives on, for its connections
-    wait_for(lambda: first.seen(event="message", op="pod-add", uid=later.uid), "the first to hear of the pods again")
+    wait_for(
+        lambda: first.seen(event="message", op="pod-add", uid=later.uid),
+        "the first to hear of the pods again",
+    )
     assert [m["op"] for m in first.seen(event="message")].count("resume") == 1
     assert states(node) == {first.pid: "serving", **({} if how == "killed" else {second.pid: "ending"})}
     assert (pod.greeting(), later.greeting()) == ("first inbound",) * 2
@@ -117,9 +124,15 @@ def test_a_proxy_that_knows_nothing_of_the_mesh_takes_nothing_over(node):
     wait_for(lambda: states(node) == {first.pid: "serving", second.pid: "not_ready"}, "the second to wait")
     assert pod.greeting() == "first inbound" and not first.seen(event="message", op="drain")
     third = node.proxy("third").serve()
-    wait_for(lambda: states(node) == {first.pid: "replaced", second.pid: "replaced", third.pid: "serving"}, "the third to take over")
+    wait_for(
+        lambda: states(node) == {first.pid: "replaced", second.pid: "replaced", third.pid: "serving"},
+        "the third to take over",
+    )
     third.kill()
-    wait_for(lambda: states(node) == {first.pid: "serving", second.pid: "replaced"}, "the first, and not the second, to serve again")
+    wait_for(
+        lambda: states(node) == {first.pid: "serving", second.pid: "replaced"},
+        "the first, and not the second, to serve again",
+    )
     assert pod.greeting() == "first inbound"
 
 
@@ -131,7 +144,10 @@ def test_a_proxy_takes_over_when_it_knows_the_mesh(node):
     second.serve()
     later = Pod(node, "late", number=11)
     later.add()
-    wait_for(lambda: second.seen(event="message", op="pod-add", uid=later.uid), "the second to hear of new pods, too")
+    wait_for(
+        lambda: second.seen(event="message", op="pod-add", uid=later.uid),
+        "the second to hear of new pods, too",
+    )
     second.do("get-ready")
     first.wait(event="message", op="drain")
     assert states(node) == {first.pid: "replaced", second.pid: "serving"}
@@ -150,7 +166,10 @@ def test_the_youngest_of_the_replaced_that_can_serves_again(node):
     second.do("set", resumes=False)
     third.do("terminate")
     fourth.kill()
-    wait_for(lambda: states(node) == {first.pid: "serving", second.pid: "replaced", third.pid: "ending"}, "the first to serve")
+    wait_for(
+        lambda: states(node) == {first.pid: "serving", second.pid: "replaced", third.pid: "ending"},
+        "the first to serve",
+    )
     assert second.seen(event="message", op="resume") and not third.seen(event="message", op="resume")
     assert pod.greeting() == "first inbound"
 
@@ -202,7 +221,9 @@ def test_a_successor_comes_while_the_replaced_proxy_is_just_told_to_resume(node)
 
 def test_a_proxy_that_resumes_hears_what_has_become_of_its_pods(node):
     """One was deleted, one left and came back, one has new listeners."""
-    gone, back, mended = pods = [Pod(node, name, number=10 + i) for i, name in enumerate(("gone", "back", "mended"))]
+    gone, back, mended = pods = [
+        Pod(node, name, number=10 + i) for i, name in enumerate(("gone", "back", "mended"))
+    ]
     first = node.proxy("first").serve()
     for pod in pods:
         pod.add()
@@ -221,7 +242,11 @@ def test_a_proxy_that_resumes_hears_what_has_become_of_its_pods(node):
     second.kill()
     for pod in (back, mended):
         wait_for(lambda pod=pod: pod.item()["proxy"] == "serving", "the first to serve the pod")
-        assert (pod.greeting(), pod.greeting(15008), pod.dials_out()) == ("first inbound", "first hbone", "first outbound")
+        assert (pod.greeting(), pod.greeting(15008), pod.dials_out()) == (
+            "first inbound",
+            "first hbone",
+            "first outbound",
+        )
     assert {m["uid"] for m in first.seen(event="message", op="pod-add")} == {back.uid, mended.uid}
 
 
@@ -268,15 +293,28 @@ def test_listeners_of_another_namespace_are_not_adopted(node):
     node.start()
     proxy.do("connect", lie="listener")
     wait_for(lambda: "not the pod's" in node.agent.text(), "the lie to be reported")
-    wait_for(lambda: pod.item()["mends"].get("listener_closed") or pod.item()["proxy"] == "serving",
-             "the pod to be served with listeners of its own")
+    wait_for(
+        lambda: pod.item()["mends"].get("listener_closed") or pod.item()["proxy"] == "serving",
+        "the pod to be served with listeners of its own",
+    )
     assert wait_for(pod.greeting, "an answer") == "proxy inbound"
 
 
-@pytest.mark.parametrize("text", ["{", '{"op":"ack"}', '{"op":"ack","seq":99999}', '{"op":"ack","seq":"x"}',
-                                  '{"op":"proxy-hello"}', '{"op":"held-end"}', '{"op":"pod-held","uid":"x"}',
-                                  '{"op":"pod-drained"}', '{"op":"listener-closed"}',
-                                  '{"op":"nonsense"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"op":"ack"}',
+        '{"op":"ack","seq":99999}',
+        '{"op":"ack","seq":"x"}',
+        '{"op":"proxy-hello"}',
+        '{"op":"held-end"}',
+        '{"op":"pod-held","uid":"x"}',
+        '{"op":"pod-drained"}',
+        '{"op":"listener-closed"}',
+        '{"op":"nonsense"}',
+    ],
+)
 def test_a_proxy_that_breaks_the_protocol_is_disconnected(node, text):
     pod, proxy = Pod(node, "web"), node.proxy().serve()
     pod.add()

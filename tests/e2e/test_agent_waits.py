@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nothing keeps the agent's only thread: no pod's state, and no call that could wait."""
+
 import os
 import shutil
 import signal
@@ -34,6 +35,7 @@ def unmended(pod):
 
 # ---- pods that cannot be mended ----
 
+
 def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
     """Its route cannot be set without. The others of the node are added and answered as ever, it is told of once, and is whole
     again when the address is back."""
@@ -44,7 +46,11 @@ def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
     wait_for(lambda: all(unmended(p) for p in broken), "what is broken to be told")
     for pod in broken:
         item = pod.item()
-        assert item["unmended"] == ["route_missing"] and not item["verified"] and item["lastReason"] == "pod_address_unusable", item
+        assert (
+            item["unmended"] == ["route_missing"]
+            and not item["verified"]
+            and item["lastReason"] == "pod_address_unusable"
+        ), item
         assert item["state"] == "enrolled"
     slowest, pods = 0, []
     for i in range(10):
@@ -56,16 +62,20 @@ def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
     print(f"the slowest ADD of ten took {slowest * 1000:.0f} ms with the making of its pod")
     wait_for(lambda: all(p.item()["failedMends"] >= 4 for p in broken), "it to be tried again and again")
     for pod in broken:
-        assert len(log_lines(node, "\terror\t", f"shop/{pod.name}\"")) == 1, log_lines(node, pod.name)
+        assert len(log_lines(node, "\terror\t", f'shop/{pod.name}"')) == 1, log_lines(node, pod.name)
         assert pod.item()["mends"].get("route_missing", 0) == 0, "nothing was mended"
     table = run([f"{node.work.build}/ctl/brumactl", "--run-dir", node.run_dir, "pods"]).stdout
     assert table.count("no: route_missing; last ") == 3, table
     for pod in broken:
         network.address(pod.netns, "eth0", f"{pod.ip6}/64")
-    wait_for(lambda: all(p.item()["verified"] for p in broken), "they to be whole once their addresses are back")
+    wait_for(
+        lambda: all(p.item()["verified"] for p in broken), "they to be whole once their addresses are back"
+    )
     for pod in broken:
         item = pod.item()
-        assert item["unmended"] == [] and item["lastReason"] == "none" and item["mends"]["route_missing"] == 1, item
+        assert (
+            item["unmended"] == [] and item["lastReason"] == "none" and item["mends"]["route_missing"] == 1
+        ), item
 
 
 @pytest.mark.parametrize("what", [b for b in BREAKABLE if b != "route_missing"])
@@ -80,13 +90,23 @@ def test_what_else_is_broken_in_such_a_pod_is_mended(node, what):
     wait_for(lambda: unmended(pod) == ["route_missing"], "nothing else to be left")
     assert len(pod.pins()) == 1
     node.proxy().serve()
-    wait_for(lambda: pod.greeting() == "proxy inbound" and pod.dials_out() == "proxy outbound", "its traffic to go through the mesh")
+    wait_for(
+        lambda: pod.greeting() == "proxy inbound" and pod.dials_out() == "proxy outbound",
+        "its traffic to go through the mesh",
+    )
 
 
 def test_an_add_waits_for_duplicate_address_detection_and_nobody_waits_with_it(node):
     slow, other = Pod(node, "slow", number=30), Pod(node, "other", number=31)
     run(["ip", "-n", slow.netns, "-6", "address", "del", f"{slow.ip6}/64", "dev", "eth0"])
-    network.sysctl(slow.netns, {"net.ipv6.conf.all.accept_dad": 1, "net.ipv6.conf.eth0.accept_dad": 1, "net.ipv6.conf.eth0.dad_transmits": 1})
+    network.sysctl(
+        slow.netns,
+        {
+            "net.ipv6.conf.all.accept_dad": 1,
+            "net.ipv6.conf.eth0.accept_dad": 1,
+            "net.ipv6.conf.eth0.dad_transmits": 1,
+        },
+    )
     run(["ip", "-n", slow.netns, "address", "add", f"{slow.ip6}/64", "dev", "eth0"])
     begun = node.python("print('begun')")  # a process that is ready before the address is
     begun.communicate()
@@ -99,7 +119,9 @@ def test_an_add_waits_for_duplicate_address_detection_and_nobody_waits_with_it(n
         answers += 1
         if answers == 3:
             assert other.add() == "enrol"
-            assert "tentative" in run(["ip", "-n", slow.netns, "-6", "address"]).stdout, "it must wait while the other is added"
+            assert "tentative" in run(["ip", "-n", slow.netns, "-6", "address"]).stdout, (
+                "it must wait while the other is added"
+            )
     thread.join()
     assert added == ["enrol"] and slow.item()["verified"] and answers > 10
     assert not log_lines(node, "\terror\t"), log_lines(node, "\terror\t")
@@ -133,9 +155,12 @@ def test_a_running_pod_whose_address_is_gone_is_tried_again(work):
 
 def flood(pod, command, seconds):
     """Changes its own tables as fast as it can."""
-    return pod.node.python(f"import subprocess,time\nend = time.monotonic() + {seconds}\n"
-                           f"p = subprocess.Popen(['ip', '-batch', '-'], stdin=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)\n"
-                           f"while time.monotonic() < end: p.stdin.write('''{command}''' * 50)\np.stdin.close(); p.wait()", pod.netns)
+    return pod.node.python(
+        f"import subprocess,time\nend = time.monotonic() + {seconds}\n"
+        f"p = subprocess.Popen(['ip', '-batch', '-'], stdin=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)\n"
+        f"while time.monotonic() < end: p.stdin.write('''{command}''' * 50)\np.stdin.close(); p.wait()",
+        pod.netns,
+    )
 
 
 def cpu_ticks(pid):
@@ -162,7 +187,9 @@ def test_pods_that_flood_their_own_tables_are_looked_at_now_and_then(node):
         breakage(node, quiet, "rule_missing")
         wait_for(lambda: quiet.item()["mends"].get("rule_missing"), "another pod to be mended meanwhile")
         breakage(node, pods[0], "link_detached")
-        wait_for(lambda: pods[0].item()["mends"].get("link_detached"), "the pod itself to be mended meanwhile")
+        wait_for(
+            lambda: pods[0].item()["mends"].get("link_detached"), "the pod itself to be mended meanwhile"
+        )
     finally:
         for p in floods:
             p.communicate()
@@ -175,19 +202,27 @@ def test_a_pod_with_endless_rules_is_not_read_to_its_end(work):
     pod, other = Pod(node, "web", number=20), Pod(node, "other", number=21)
     pod.add()
     other.add()
-    rules = "".join(f"rule add pref {i % 30000 + 1} from 10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255} lookup main\n" for i in range(40000))
+    rules = "".join(
+        f"rule add pref {i % 30000 + 1} from 10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255} lookup main\n"
+        for i in range(40000)
+    )
     run(["ip", "-n", pod.netns, "-batch", "-"], input=rules, timeout=300)
     wait_for(lambda: unmended(pod) == ["capture_unverified"], "it to be told", 60)
     assert not pod.item()["verified"] and other.item()["verified"]
     wait_for(lambda: pod.item()["failedMends"] >= 2, "it to be tried again", 60)
-    assert len(log_lines(node, "\terror\t", "shop/web\"")) == 1
+    assert len(log_lines(node, "\terror\t", 'shop/web"')) == 1
     # It reads them and takes them away; one that somebody else changes meanwhile ends it.
-    wait_for(lambda: run(["ip", "-n", pod.netns, "rule", "flush"], timeout=300, check=False).returncode == 0, "the rules to be gone", 120)
+    wait_for(
+        lambda: run(["ip", "-n", pod.netns, "rule", "flush"], timeout=300, check=False).returncode == 0,
+        "the rules to be gone",
+        120,
+    )
     run(["ip", "-n", pod.netns, "rule", "add", "pref", "32766", "lookup", "main"])
     wait_for(lambda: pod.item()["verified"], "it to be whole again", 60)
 
 
 # ---- calls that could wait ----
+
 
 def waits(path):
     if not os.path.exists(path):
@@ -208,10 +243,24 @@ def test_no_call_on_the_agents_loop_can_wait(work):
     os.mkdir(binaries)
     with open(f"{conf}/10-pods.conflist", "w") as f:
         f.write('{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}')
-    node.agent = work.process(node.argv("--cni-conf-dir", conf, "--cni-bin-dir", binaries, "--cni-plugin", f"{work.build}/cni/bruma-cni",
-                                        "--metrics-port", "15014"),
-                              work.path("agent.log"), netns=node.netns, env=waits_env(work.build, record, 3000))
-    wait_for(lambda: agent_client.status(node.run_dir)["meshReady"], "the agent to answer", 60, log=node.agent.log)
+    node.agent = work.process(
+        node.argv(
+            "--cni-conf-dir",
+            conf,
+            "--cni-bin-dir",
+            binaries,
+            "--cni-plugin",
+            f"{work.build}/cni/bruma-cni",
+            "--metrics-port",
+            "15014",
+        ),
+        work.path("agent.log"),
+        netns=node.netns,
+        env=waits_env(work.build, record, 3000),
+    )
+    wait_for(
+        lambda: agent_client.status(node.run_dir)["meshReady"], "the agent to answer", 60, log=node.agent.log
+    )
     proxy = node.proxy().serve()
     pods = [Pod(node, f"web{i}", number=20 + i) for i in range(3)]
     for pod in pods:
@@ -234,7 +283,14 @@ def test_no_call_on_the_agents_loop_can_wait(work):
     os.kill(proxy.pid, signal.SIGCONT)
     for op in ("doctor", "explain", "status", "pods"):
         agent_client.ask(node.run_dir, op, **({"pod": "shop/web0"} if op == "explain" else {}))
-    run(["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:15014/metrics').read()"], netns=node.netns)
+    run(
+        [
+            "python3",
+            "-c",
+            "import urllib.request; urllib.request.urlopen('http://127.0.0.1:15014/metrics').read()",
+        ],
+        netns=node.netns,
+    )
     assert pods[2].ask("cni-del")["op"] == "done"
     proxy.kill()
     wait_for(lambda: not node.status()["proxyConnected"], "the proxy to be missed")
@@ -263,7 +319,9 @@ def test_nor_in_a_cluster(work, monkeypatch):
     for name, value in waits_env(work.build, record, 3000).items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("FAULTS_DNS", "10000")
-    world.node.start_agent(**{**world.settings, "kube_ca": ca, "kube_token_file": token, "cri_socket": work.path("none.sock")})
+    world.node.start_agent(
+        **{**world.settings, "kube_ca": ca, "kube_token_file": token, "cri_socket": work.path("none.sock")}
+    )
     for name in [*waits_env(work.build, record, 0), "FAULTS_DNS"]:
         monkeypatch.delenv(name)
     world.ready()
@@ -284,9 +342,18 @@ def test_nor_while_a_name_is_not_resolved(work, monkeypatch):
     for name, value in waits_env(work.build, record, 3000).items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("FAULTS_DNS", "60000")
-    world.node.start_agent(**{**world.settings, "kube_ca": ca, "kube_token_file": token, "kube_server": "https://api.invalid:6443"})
+    world.node.start_agent(
+        **{
+            **world.settings,
+            "kube_ca": ca,
+            "kube_token_file": token,
+            "kube_server": "https://api.invalid:6443",
+        }
+    )
     for name in [*waits_env(work.build, record, 0), "FAULTS_DNS"]:
         monkeypatch.delenv(name)
-    wait_for(lambda: "api.invalid" in world.log() and "imed out" in world.log(), "a request to be given up", 40)
+    wait_for(
+        lambda: "api.invalid" in world.log() and "imed out" in world.log(), "a request to be given up", 40
+    )
     assert not world.status()["sourceReady"]
     assert not waits(record), "\n".join(waits(record))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each piece of a pod's capture is broken by hand, with real traffic: it is found, mended, counted and reported, connections that
 live go on, and new ones pass the mesh again. (test_agent.py has the agent's side of it alone.)"""
+
 import json
 import os
 import sys
@@ -35,8 +36,10 @@ def mesh():
         for pod in m.pods:
             pod.server(ECHO, "8080")
         wait_for(lambda: reaches(m), "the mesh to be warm")
-        m.streams = [a.popen("/usr/bin/python3", "-u", "-c", STREAM, b.ip6)
-                     for a, b in ((m.web, m.shop), (m.shop, m.web), (m.outside, m.web))]
+        m.streams = [
+            a.popen("/usr/bin/python3", "-u", "-c", STREAM, b.ip6)
+            for a, b in ((m.web, m.shop), (m.shop, m.web), (m.outside, m.web))
+        ]
         for p in m.streams:
             goes_on(p, "a stream begins")
         yield m
@@ -75,41 +78,84 @@ def listener_ports(mesh):
     ours = [line for line in lines if 'users:(("bruma-' in line]
     assert len(ours) == 3, lines
     # The kernel numbers sockets as they are made.
-    inodes = sorted((int(line.split(" ino:")[1].split()[0]), int(line.split()[3].rsplit(":", 1)[1])) for line in ours)
+    inodes = sorted(
+        (int(line.split(" ino:")[1].split()[0]), int(line.split()[3].rsplit(":", 1)[1])) for line in ours
+    )
     return dict(zip(LISTENERS, [port for _, port in inodes]))
 
 
 def flags_cleared(mesh):
     """The entry says that nothing is to be captured."""
-    value = bytearray(b if isinstance(b, int) else int(b, 16) for b in json.loads(sh("bpftool", "-j", "map", "lookup", *entry(mesh, "pods")))["value"])
+    value = bytearray(
+        b if isinstance(b, int) else int(b, 16)
+        for b in json.loads(sh("bpftool", "-j", "map", "lookup", *entry(mesh, "pods")))["value"]
+    )
     value[64:68] = bytes(4)
     sh("bpftool", "map", "update", *entry(mesh, "pods"), "value", "hex", *[f"{b:02x}" for b in value])
 
 
 BREAKAGES = {
-    "link detached": ("link_detached", lambda m: sh("bpftool", "link", "detach", "pinned", f"{pins(m)}/link")),
+    "link detached": (
+        "link_detached",
+        lambda m: sh("bpftool", "link", "detach", "pinned", f"{pins(m)}/link"),
+    ),
     "link unpinned": ("link_detached", lambda m: os.unlink(f"{pins(m)}/link")),
     "program unpinned": ("link_detached", lambda m: os.unlink(f"{pins(m)}/program")),
     "listeners' map unpinned": ("listener_closed", lambda m: os.unlink(f"{pins(m)}/listeners")),
-    "all unpinned": ("link_detached", lambda m: [os.unlink(f"{d}/{f}") for d in [pins(m)] for f in os.listdir(d)]),
+    "all unpinned": (
+        "link_detached",
+        lambda m: [os.unlink(f"{d}/{f}") for d in [pins(m)] for f in os.listdir(d)],
+    ),
     "IPv4 rule": ("rule_missing", lambda m: m.web.run("ip", "-4", "rule", "del", "pref", "32764")),
     "IPv6 rule": ("rule_missing", lambda m: m.web.run("ip", "-6", "rule", "del", "pref", "32764")),
-    "all IPv4 rules but the main ones": ("rule_missing", lambda m: m.web.run(
-        "sh", "-c", "ip -4 rule flush; ip -4 rule add pref 32766 lookup main")),
+    "all IPv4 rules but the main ones": (
+        "rule_missing",
+        lambda m: m.web.run("sh", "-c", "ip -4 rule flush; ip -4 rule add pref 32766 lookup main"),
+    ),
     "IPv4 route": ("route_missing", lambda m: m.web.run("ip", "-4", "route", "flush", "table", "100")),
     "IPv6 route": ("route_missing", lambda m: m.web.run("ip", "-6", "route", "flush", "table", "100")),
-    "IPv4 route elsewhere": ("route_missing", lambda m: m.web.run(
-        "ip", "-4", "route", "replace", "default", "via", m.nodes[0].gateway, "table", "100")),
-    "tcp_fwmark_accept": ("sysctl_changed", lambda m: m.web.run("sysctl", "-w", "net.ipv4.tcp_fwmark_accept=0")),
-    "IPv4 fwmark_reflect": ("sysctl_changed", lambda m: m.web.run("sysctl", "-w", "net.ipv4.fwmark_reflect=0")),
-    "IPv6 fwmark_reflect": ("sysctl_changed", lambda m: m.web.run("sysctl", "-w", "net.ipv6.fwmark_reflect=0")),
+    "IPv4 route elsewhere": (
+        "route_missing",
+        lambda m: m.web.run(
+            "ip", "-4", "route", "replace", "default", "via", m.nodes[0].gateway, "table", "100"
+        ),
+    ),
+    "tcp_fwmark_accept": (
+        "sysctl_changed",
+        lambda m: m.web.run("sysctl", "-w", "net.ipv4.tcp_fwmark_accept=0"),
+    ),
+    "IPv4 fwmark_reflect": (
+        "sysctl_changed",
+        lambda m: m.web.run("sysctl", "-w", "net.ipv4.fwmark_reflect=0"),
+    ),
+    "IPv6 fwmark_reflect": (
+        "sysctl_changed",
+        lambda m: m.web.run("sysctl", "-w", "net.ipv6.fwmark_reflect=0"),
+    ),
     "pods entry deleted": ("map_entry_missing", lambda m: sh("bpftool", "map", "delete", *entry(m, "pods"))),
     "pods entry emptied": ("map_entry_missing", flags_cleared),
-    "counters deleted": ("map_entry_missing", lambda m: sh("bpftool", "map", "delete", *entry(m, "pod_counters"))),
-    **{f"{name} listener destroyed": ("listener_closed", lambda m, name=name: m.web.run(
-        "ss", "-K", "state", "listening", "sport", "=", listener_ports(m)[name])) for name in LISTENERS},
-    **{f"{name} listener's slot emptied": ("listener_closed", lambda m, i=i: sh(
-        "bpftool", "map", "delete", "pinned", f"{pins(m)}/listeners", "key", i, 0, 0, 0)) for i, name in enumerate(LISTENERS)},
+    "counters deleted": (
+        "map_entry_missing",
+        lambda m: sh("bpftool", "map", "delete", *entry(m, "pod_counters")),
+    ),
+    **{
+        f"{name} listener destroyed": (
+            "listener_closed",
+            lambda m, name=name: m.web.run(
+                "ss", "-K", "state", "listening", "sport", "=", listener_ports(m)[name]
+            ),
+        )
+        for name in LISTENERS
+    },
+    **{
+        f"{name} listener's slot emptied": (
+            "listener_closed",
+            lambda m, i=i: sh(
+                "bpftool", "map", "delete", "pinned", f"{pins(m)}/listeners", "key", i, 0, 0, 0
+            ),
+        )
+        for i, name in enumerate(LISTENERS)
+    },
 }
 
 
@@ -137,9 +183,15 @@ def test_piece_of_a_pods_capture(mesh, what):
     reason, do = BREAKAGES[what]
     node = mesh.nodes[0]
     wait_for(lambda: reaches(mesh), "traffic before it")
-    mine, all_of_node, said = record(mesh)["mends"].get(reason, 0), status(mesh)["mends"].get(reason, 0), len(node.agent.text())
+    mine, all_of_node, said = (
+        record(mesh)["mends"].get(reason, 0),
+        status(mesh)["mends"].get(reason, 0),
+        len(node.agent.text()),
+    )
     do(mesh)
-    wait_for(lambda: record(mesh)["mends"].get(reason, 0) > mine, f"{reason} to be found and counted for the pod")
+    wait_for(
+        lambda: record(mesh)["mends"].get(reason, 0) > mine, f"{reason} to be found and counted for the pod"
+    )
     assert status(mesh)["mends"][reason] > all_of_node
     assert f'pod="demo/web" reason={reason}' in node.agent.text()[said:]
     wait_for(lambda: reaches(mesh), "traffic after it")
@@ -160,13 +212,20 @@ def test_connect_hook(mesh, hook, how):
         sh("bpftool", "link", "detach", "pinned", pin)
     else:
         os.unlink(pin)
-    wait_for(lambda: status(mesh)["mends"].get("cgroup_link_detached", 0) > before, "the hook to be attached again")
+    wait_for(
+        lambda: status(mesh)["mends"].get("cgroup_link_detached", 0) > before, "the hook to be attached again"
+    )
     assert "reason=cgroup_link_detached" in node.agent.text()[said:]
     seen = len(node.access_log())
     assert reaches(mesh)
     to = mesh.shop.ip if hook.endswith("4") else mesh.shop.ip6
-    wait_for(lambda: [x for x in node.access_log()[seen:] if 'direction="outbound"' in x and to in x], "the connection in the mesh")
-    assert len(json.loads(sh("bpftool", "-j", "cgroup", "show", node.cgroup))) == 6, "attached once, not twice"
+    wait_for(
+        lambda: [x for x in node.access_log()[seen:] if 'direction="outbound"' in x and to in x],
+        "the connection in the mesh",
+    )
+    assert len(json.loads(sh("bpftool", "-j", "cgroup", "show", node.cgroup))) == 6, (
+        "attached once, not twice"
+    )
 
 
 def test_while_the_entry_is_gone_nothing_leaves_the_pod(mesh):
@@ -196,10 +255,15 @@ def cookie_of(mesh):
 
 def failures(node, reason):
     """From the kernel's own counters, which are kept by the reason."""
-    number = [line.split("`")[1] for line in sh(program("brumactl"), "reasons", "--markdown").splitlines()
-              if line.startswith("| `")].index(reason) + 1
+    number = [
+        line.split("`")[1]
+        for line in sh(program("brumactl"), "reasons", "--markdown").splitlines()
+        if line.startswith("| `")
+    ].index(reason) + 1
     dump = json.loads(sh("bpftool", "-j", "map", "dump", "pinned", f"{node.pin_dir}/maps/failures"))
-    entries = [e["formatted"] for e in dump if e["formatted"]["key"] in (number, f"BRUMA_REASON_{reason.upper()}")]
+    entries = [
+        e["formatted"] for e in dump if e["formatted"]["key"] in (number, f"BRUMA_REASON_{reason.upper()}")
+    ]
     return sum(v["value"]["count"] for e in entries for v in e["values"])
 
 
@@ -212,8 +276,10 @@ def test_while_a_slot_is_empty_outside_is_reset_and_the_pod_waits(mesh):
         for i in range(3):
             sh("bpftool", "map", "delete", "pinned", f"{directory}/listeners", "key", i, 0, 0, 0)
         assert mesh.outside.python(REACH, mesh.web.ip, mesh.web.ip6).split() == ["ConnectionRefusedError"] * 2
-        waiting = [mesh.web.popen("/usr/bin/python3", "-c", REACH.replace("timeout=2", "timeout=30"), to)
-                   for to in (mesh.shop.ip, mesh.shop.ip6)]
+        waiting = [
+            mesh.web.popen("/usr/bin/python3", "-c", REACH.replace("timeout=2", "timeout=30"), to)
+            for to in (mesh.shop.ip, mesh.shop.ip6)
+        ]
         missing = failures(node, "listener_missing")
         wait_for(lambda: failures(node, "listener_missing") >= missing + 2, "both SYNs at the empty slot")
         assert all(p.alive() for p in waiting), [p.text() for p in waiting]
@@ -233,7 +299,9 @@ def test_a_destroyed_listener_does_not_keep_the_proxy_busy(mesh):
     try:
         before = node.proxy.text().count("a listener of a pod is closed")
         mesh.web.run("ss", "-K", "state", "listening", "sport", "=", ports["inbound"])
-        wait_for(lambda: node.proxy.text().count("a listener of a pod is closed") > before, "the proxy to see it")
+        wait_for(
+            lambda: node.proxy.text().count("a listener of a pod is closed") > before, "the proxy to see it"
+        )
         told = node.proxy.text().count("a listener of a pod is closed")
         assert told <= before + 2, "once for each worker"
         for p in mesh.streams:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """brumactl against a real mesh, and where there is nobody to ask."""
+
 import json
 import os
 import pathlib
@@ -29,7 +30,11 @@ def ctl(*argv):
 
 def test_status_names_agent_proxy_and_mesh(mesh):
     text = mesh.nodes[0].ctl("status").stdout
-    assert f"pid {mesh.nodes[0].agent.pid}" in text and f"pid {mesh.nodes[0].proxy.pid}" in text and "2 workloads" in text
+    assert (
+        f"pid {mesh.nodes[0].agent.pid}" in text
+        and f"pid {mesh.nodes[0].proxy.pid}" in text
+        and "2 workloads" in text
+    )
     status = json.loads(mesh.nodes[0].ctl("status", "-o", "json").stdout)
     assert status["pods"]["enrolled"] == 2 and status["proxyConnected"] is True
 
@@ -65,8 +70,16 @@ time.sleep(60)
 
 def test_policy_and_identities(mesh):
     assert "everything is allowed" in mesh.nodes[0].ctl("policy").stdout
-    mesh.policies.append({"name": "p", "namespace": "demo", "scope": "Namespace", "action": "Allow", "dryRun": False,
-                          "rules": [[[{"namespaces": [{"Exact": "demo"}]}]]]})
+    mesh.policies.append(
+        {
+            "name": "p",
+            "namespace": "demo",
+            "scope": "Namespace",
+            "action": "Allow",
+            "dryRun": False,
+            "rules": [[[{"namespaces": [{"Exact": "demo"}]}]]],
+        }
+    )
     mesh.write()
     wait_for(lambda: "demo/p  Allow, scope Namespace" in mesh.nodes[0].ctl("policy").stdout, "the policy")
     assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "x") == "x"
@@ -101,9 +114,25 @@ def test_explain_says_what_the_policies_will_say(mesh, family):
 
     kept = list(mesh.policies)
     assert verdict()["ok"] and mesh.web.python(ONE_SHOT, address, 8080, "x") == "x"
-    mesh.policies.append({"name": "no-web", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
-                          "rules": [[[{"principals": [{"Exact": mesh.web.identity.removeprefix("spiffe://")}],
-                                       "destinationPorts": [8080]}]]]})
+    mesh.policies.append(
+        {
+            "name": "no-web",
+            "namespace": "demo",
+            "scope": "Namespace",
+            "action": "Deny",
+            "dryRun": False,
+            "rules": [
+                [
+                    [
+                        {
+                            "principals": [{"Exact": mesh.web.identity.removeprefix("spiffe://")}],
+                            "destinationPorts": [8080],
+                        }
+                    ]
+                ]
+            ],
+        }
+    )
     mesh.write()
     try:
         wait_for(lambda: not verdict()["ok"], "the policy")
@@ -119,18 +148,44 @@ def test_explain_says_what_the_policies_will_say(mesh, family):
 
 def test_explain_connection_to_services(mesh):
     vip = "10.255.9.1"
-    mesh.services.append({"name": "empty", "namespace": "demo", "hostname": "empty.demo.svc.cluster.local", "vips": ["/" + vip],
-                          "ports": {80: 8080}})
+    mesh.services.append(
+        {
+            "name": "empty",
+            "namespace": "demo",
+            "hostname": "empty.demo.svc.cluster.local",
+            "vips": ["/" + vip],
+            "ports": {80: 8080},
+        }
+    )
     mesh.write()
-    wait_for(lambda: "empty.demo" in mesh.nodes[0].ctl("explain", "demo/web", f"{vip}:80", check=False).stdout, "the service")
+    wait_for(
+        lambda: "empty.demo" in mesh.nodes[0].ctl("explain", "demo/web", f"{vip}:80", check=False).stdout,
+        "the service",
+    )
     for port, words in ((80, "no endpoint"), (81, "no port 81")):
         r = mesh.nodes[0].ctl("explain", "demo/web", f"{vip}:{port}", "-o", "json", check=False)
         assert r.returncode == 1
-        assert [c["reason"] for c in json.loads(r.stdout) if words in c["detail"]] == ["no_healthy_upstream"], r.stdout
+        assert [c["reason"] for c in json.loads(r.stdout) if words in c["detail"]] == [
+            "no_healthy_upstream"
+        ], r.stdout
 
 
-@pytest.mark.parametrize("command", ["status", "pods", "connections", "policy", "identities", "doctor", "reasons", "explain demo/web",
-                                     "explain demo/web 192.0.2.1:80", "explain demo/nobody", "explain policy_denied"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "pods",
+        "connections",
+        "policy",
+        "identities",
+        "doctor",
+        "reasons",
+        "explain demo/web",
+        "explain demo/web 192.0.2.1:80",
+        "explain demo/nobody",
+        "explain policy_denied",
+    ],
+)
 def test_json_of_every_command(mesh, command):
     r = mesh.nodes[0].ctl("-o", "json", *command.split(), check=False)
     assert isinstance(json.loads(r.stdout), (dict, list)), r.stdout
@@ -157,14 +212,44 @@ def test_nobody_to_ask(command, tmp_path):
 @pytest.mark.parametrize("command", ["status", "connections"])
 def test_an_ordinary_user_is_told_why(mesh, command):
     os.chmod(mesh.dir, 0o755)
-    r = subprocess.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program("brumactl"), "--run-dir",
-                        mesh.nodes[0].run_dir, command], capture_output=True, text=True, timeout=30)
+    r = subprocess.run(
+        [
+            "setpriv",
+            "--reuid",
+            "65534",
+            "--regid",
+            "65534",
+            "--clear-groups",
+            program("brumactl"),
+            "--run-dir",
+            mesh.nodes[0].run_dir,
+            command,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert r.returncode == 3 and "Permission denied" in r.stderr and not r.stdout, r.stderr
 
 
-@pytest.mark.parametrize("argv", [["nonsense"], [], ["-o", "xml", "pods"], ["explain"], ["explain", "what"], ["pods", "extra"], ["--what"],
-                                  ["reasons", "extra"], ["pods", "--markdown"], ["explain", "a/b", "1.2.3.4"], ["explain", "a/b", "x:1", "y"],
-                                  ["-o"], ["--run-dir"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["nonsense"],
+        [],
+        ["-o", "xml", "pods"],
+        ["explain"],
+        ["explain", "what"],
+        ["pods", "extra"],
+        ["--what"],
+        ["reasons", "extra"],
+        ["pods", "--markdown"],
+        ["explain", "a/b", "1.2.3.4"],
+        ["explain", "a/b", "x:1", "y"],
+        ["-o"],
+        ["--run-dir"],
+    ],
+)
 def test_bad_usage(argv):
     assert ctl(*argv).returncode == 2
 
@@ -180,16 +265,27 @@ def test_every_reason_can_be_explained():
 
 # ---- completion ----
 
+
 def commands():
     return re.findall(r"^  ([a-z]+) ", ctl("--help").stdout, re.M)
 
 
 def completed(mesh, *words):
     """What bash offers for the last word."""
-    script = ('source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _brumactl; printf "%s\\n" "${COMPREPLY[@]}"')
-    env = {"PATH": f"{os.path.dirname(program('brumactl'))}:/usr/bin:/bin", "BRUMA_RUN_DIR": mesh.nodes[0].run_dir}
-    r = subprocess.run(["bash", "-c", script, str(ROOT / "ctl/completion/brumactl.bash"), "brumactl", *words], capture_output=True,
-                       text=True, timeout=30, env=env)
+    script = (
+        'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _brumactl; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    env = {
+        "PATH": f"{os.path.dirname(program('brumactl'))}:/usr/bin:/bin",
+        "BRUMA_RUN_DIR": mesh.nodes[0].run_dir,
+    }
+    r = subprocess.run(
+        ["bash", "-c", script, str(ROOT / "ctl/completion/brumactl.bash"), "brumactl", *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=env,
+    )
     assert not r.stderr and not r.returncode, r.stderr
     return set(r.stdout.split())
 

@@ -3,6 +3,7 @@
 keys, clients that are killed, policies and workloads that change, pods that come and go, agents and proxies that begin anew. What is
 asserted is little: nobody dies, what applications that behave get back is what they sent, and afterwards everything works. With a
 build of `-Db_sanitize=address,undefined` it looks at memory, too: CONTRIBUTING.md says how."""
+
 import contextlib
 import glob
 import os
@@ -155,13 +156,17 @@ class Chaos:
 
     @staticmethod
     def frame(kind, flags, stream, payload=b""):
-        return struct.pack("!I", len(payload))[1:] + bytes([kind, flags]) + struct.pack("!I", stream) + payload
+        return (
+            struct.pack("!I", len(payload))[1:] + bytes([kind, flags]) + struct.pack("!I", stream) + payload
+        )
 
     def frames(self, r):
         """A preface, and then frames that are mostly right."""
         t = self.tls()
         encoder = hpack.Encoder()
-        head = encoder.encode([(":method", "CONNECT"), (":authority", f"{self.mesh.shop.ip}:{r.choice((8080, 8081, 8082))}")])
+        head = encoder.encode(
+            [(":method", "CONNECT"), (":authority", f"{self.mesh.shop.ip}:{r.choice((8080, 8081, 8082))}")]
+        )
         f, out, last = self.frame, [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", self.frame(4, 0, 0)], 1
         for _ in range(r.randrange(1, 60)):
             what, sid = r.randrange(14), r.randrange(1, last + 4)
@@ -169,7 +174,9 @@ class Chaos:
                 out.append(f(1, 4 | (r.random() < 0.1), last, head))
                 last += 2
             elif what == 4:
-                out.append(f(0, r.choice((0, 1, 8)), sid, bytes([r.randrange(8)]) + b"d" * r.randrange(16000)))
+                out.append(
+                    f(0, r.choice((0, 1, 8)), sid, bytes([r.randrange(8)]) + b"d" * r.randrange(16000))
+                )
             elif what == 5:
                 out.append(f(3, 0, sid, struct.pack("!I", r.randrange(14))))
             elif what == 6:
@@ -177,7 +184,9 @@ class Chaos:
             elif what == 7:
                 out.append(f(6, 0, 0, b"12345678") * r.randrange(200))
             elif what == 8:
-                out.append(f(4, 0, 0, struct.pack("!HI", r.choice((1, 3, 4, 5)), r.choice((0, 1, 16384, 65535)))))
+                out.append(
+                    f(4, 0, 0, struct.pack("!HI", r.choice((1, 3, 4, 5)), r.choice((0, 1, 16384, 65535))))
+                )
             elif what == 9:
                 out.append(f(7, 0, 0, struct.pack("!II", r.choice((0, sid)), 0)))
             elif what == 10:
@@ -188,7 +197,9 @@ class Chaos:
             elif what == 12:
                 out.append(f(2, 0, sid, struct.pack("!IB", 0, 5)))
             else:
-                out.append(f(1, 4, last, head) + f(0, 0, last, b"z" * 9000) + f(3, 0, last, struct.pack("!I", 8)))
+                out.append(
+                    f(1, 4, last, head) + f(0, 0, last, b"z" * 9000) + f(3, 0, last, struct.pack("!I", 8))
+                )
                 last += 2
         with contextlib.closing(t):
             data = b"".join(out)
@@ -206,16 +217,38 @@ class Chaos:
         with inside(self.mesh.outside.netns):
             s = socket.create_connection((r.choice((self.mesh.shop.ip, self.mesh.web.ip)), HBONE), timeout=2)
         with s:
-            s.sendall(r.choice((b"", os.urandom(100), b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + os.urandom(r.randrange(600)))))
+            s.sendall(
+                r.choice(
+                    (
+                        b"",
+                        os.urandom(100),
+                        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + os.urandom(r.randrange(600)),
+                    )
+                )
+            )
             if r.random() < 0.5:
                 s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             time.sleep(r.choice((0, 0, 0.2)))
 
     def keys(self, r):
-        with subprocess.Popen(["nsenter", f"--net=/run/netns/{self.mesh.outside.netns}", KEY_UPDATES, self.mesh.shop.ip, str(HBONE),
-                               *self.certificate, str(r.choice((5, 50, 500))), "-d", str(r.choice((0, 600))),
-                               *(["-u"] if r.random() < 0.3 else []), "-c", f"{self.mesh.shop.ip}:8081"],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as p:
+        with subprocess.Popen(
+            [
+                "nsenter",
+                f"--net=/run/netns/{self.mesh.outside.netns}",
+                KEY_UPDATES,
+                self.mesh.shop.ip,
+                str(HBONE),
+                *self.certificate,
+                str(r.choice((5, 50, 500))),
+                "-d",
+                str(r.choice((0, 600))),
+                *(["-u"] if r.random() < 0.3 else []),
+                "-c",
+                f"{self.mesh.shop.ip}:8081",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as p:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 p.wait(r.random() * 2)
             p.kill()
@@ -236,12 +269,27 @@ class Chaos:
 
     def policies(self, r):
         def deny(name, port):
-            return {"name": name, "namespace": "demo", "scope": "Namespace", "action": "Deny",
-                    "rules": [[[{"destinationPorts": [port]}]]]}
+            return {
+                "name": name,
+                "namespace": "demo",
+                "scope": "Namespace",
+                "action": "Deny",
+                "rules": [[[{"destinationPorts": [port]}]]],
+            }
+
         with self.lock:
             self.mesh.policies = [deny(f"p{i}", r.choice((8081, 8082, 9999))) for i in range(r.randrange(3))]
-            self.mesh.extra = [{"uid": f"Kubernetes//Pod/demo/x{i}", "name": f"x{i}", "namespace": "demo", "serviceAccount": "x",
-                                "workloadIps": [f"10.250.{i // 250}.{i % 250 + 1}"], "node": "far"} for i in range(r.randrange(800))]
+            self.mesh.extra = [
+                {
+                    "uid": f"Kubernetes//Pod/demo/x{i}",
+                    "name": f"x{i}",
+                    "namespace": "demo",
+                    "serviceAccount": "x",
+                    "workloadIps": [f"10.250.{i // 250}.{i % 250 + 1}"],
+                    "node": "far",
+                }
+                for i in range(r.randrange(800))
+            ]
             self.mesh.write()
             if r.random() < 0.2:
                 with open(self.mesh.file, "w") as f:
@@ -303,12 +351,22 @@ def findings(log_path):
 
 def test_everything_at_a_time(tmp_path, monkeypatch):
     log_path = str(tmp_path / "sanitizer")
-    options = {"ASAN_OPTIONS": f"log_path={log_path}:detect_leaks=1:handle_abort=1",
-               "UBSAN_OPTIONS": f"log_path={log_path}:print_stacktrace=1:halt_on_error=0"}
+    options = {
+        "ASAN_OPTIONS": f"log_path={log_path}:detect_leaks=1:handle_abort=1",
+        "UBSAN_OPTIONS": f"log_path={log_path}:print_stacktrace=1:halt_on_error=0",
+    }
     for name, value in options.items():
         monkeypatch.setenv(name, value)
-    with Mesh(nodes=2, workers=2, proxy_env={**options, "BRUMA_HANDSHAKE_TIMEOUT": "2s", "BRUMA_LINGER_TIMEOUT": "1s",
-                                             "CONNECTION_TERMINATION_DEADLINE": "3s"}) as mesh:
+    with Mesh(
+        nodes=2,
+        workers=2,
+        proxy_env={
+            **options,
+            "BRUMA_HANDSHAKE_TIMEOUT": "2s",
+            "BRUMA_LINGER_TIMEOUT": "1s",
+            "CONNECTION_TERMINATION_DEADLINE": "3s",
+        },
+    ) as mesh:
         mesh.web, mesh.near, mesh.guest = mesh.pod("web"), mesh.pod("near"), mesh.pod("guest")
         mesh.shop = mesh.pod("shop", node=1)
         mesh.outside = mesh.pod("outside", node=0, namespace="outside")
@@ -332,7 +390,16 @@ def test_everything_at_a_time(tmp_path, monkeypatch):
             c.begin(c.anew, node)
         c.wait()
         print(c.did)
-        assert set(c.did) == {"clients", "frames", "handshakes", "keys", "policies", "comes_and_goes", "pages", "anew"}, c.did
+        assert set(c.did) == {
+            "clients",
+            "frames",
+            "handshakes",
+            "keys",
+            "policies",
+            "comes_and_goes",
+            "pages",
+            "anew",
+        }, c.did
         mesh.policies, mesh.extra = [], []
         mesh.write()
         assert not findings(log_path), "\n".join(findings(log_path))[:8000]
@@ -340,11 +407,21 @@ def test_everything_at_a_time(tmp_path, monkeypatch):
         for node in mesh.nodes:
             assert node.agent.alive() and node.proxy.alive(), said(node.proxy)
         mesh.guest.cni("ADD")
-        echo = ("import socket,sys\ns=socket.create_connection((sys.argv[1],8080),10)\ns.sendall(b'well')\n"
-                "print(s.recv(4).decode())")
-        for client, server in ((mesh.web, mesh.shop), (mesh.shop, mesh.web), (mesh.near, mesh.guest), (mesh.guest, mesh.shop)):
-            wait_for(lambda: client.run("/usr/bin/python3", "-c", echo, server.ip, check=False).stdout == "well\n",
-                     f"{client.name} to {server.name}", 30)
+        echo = (
+            "import socket,sys\ns=socket.create_connection((sys.argv[1],8080),10)\ns.sendall(b'well')\n"
+            "print(s.recv(4).decode())"
+        )
+        for client, server in (
+            (mesh.web, mesh.shop),
+            (mesh.shop, mesh.web),
+            (mesh.near, mesh.guest),
+            (mesh.guest, mesh.shop),
+        ):
+            wait_for(
+                lambda: client.run("/usr/bin/python3", "-c", echo, server.ip, check=False).stdout == "well\n",
+                f"{client.name} to {server.name}",
+                30,
+            )
         for node in mesh.nodes:
             assert node.proxy.stop(90) == 0, node.proxy.text()[-3000:]
             assert node.agent.stop(60) == 0, node.agent.text()[-3000:]

@@ -4,6 +4,7 @@ where helm is not; a change of the chart asks for a new one:
 
     BRUMA_HELM=HELM /usr/bin/python3 tests/e2e/test_chart.py
 """
+
 import hashlib
 import json
 import os
@@ -37,7 +38,9 @@ def call(*argv):
 
 
 def template(*settings):
-    return call("template", "bruma", CHART, "-n", "istio-system", *[a for s in settings for a in ("--set", s)])
+    return call(
+        "template", "bruma", CHART, "-n", "istio-system", *[a for s in settings for a in ("--set", s)]
+    )
 
 
 def objects(text):
@@ -87,9 +90,12 @@ def host_paths(objects, name="istio-cni-node"):
 
 # ---- without helm ----
 
+
 def test_what_is_kept_was_rendered_from_this_chart():
     with open(KEPT) as f:
-        assert f.readline() == f"# charts/bruma {sources()}\n", "BRUMA_HELM=HELM /usr/bin/python3 tests/e2e/test_chart.py"
+        assert f.readline() == f"# charts/bruma {sources()}\n", (
+            "BRUMA_HELM=HELM /usr/bin/python3 tests/e2e/test_chart.py"
+        )
 
 
 def test_values_and_schema_name_the_same_things():
@@ -121,7 +127,10 @@ def test_names_that_others_depend_on(default):
     agent, proxy = default["DaemonSet", "istio-cni-node"], default["DaemonSet", "ztunnel"]
     assert agent["spec"]["template"]["metadata"]["labels"]["k8s-app"] == "istio-cni-node"
     assert proxy["spec"]["template"]["metadata"]["labels"]["app"] == "ztunnel"
-    assert pod(default, "ztunnel")["serviceAccountName"] == "ztunnel" and ("ServiceAccount", "ztunnel") in default
+    assert (
+        pod(default, "ztunnel")["serviceAccountName"] == "ztunnel"
+        and ("ServiceAccount", "ztunnel") in default
+    )
     assert pod(default, "ztunnel")["containers"][0]["name"] == "istio-proxy"
     assert agent_args(default)["metrics-port"] == "15014" and agent_args(default)["ready-port"] == "8000"
     for d in (agent, proxy):
@@ -133,14 +142,21 @@ def test_names_that_others_depend_on(default):
 
 
 def test_rights_are_the_least(default):
-    roles = {name: [(r["resources"], r.get("resourceNames"), r["verbs"]) for r in d["rules"]]
-             for (kind, name), d in default.items() if kind in ("ClusterRole", "Role")}
+    roles = {
+        name: [(r["resources"], r.get("resourceNames"), r["verbs"]) for r in d["rules"]]
+        for (kind, name), d in default.items()
+        if kind in ("ClusterRole", "Role")
+    }
     assert roles == {
         "bruma-agent-istio-system": [
-            (["pods", "namespaces"], None, ["list", "watch"]), (["pods/status"], None, ["patch"]),
-            (["nodes"], None, ["get"]), (["events"], None, ["create", "patch"])],
+            (["pods", "namespaces"], None, ["list", "watch"]),
+            (["pods/status"], None, ["patch"]),
+            (["nodes"], None, ["get"]),
+            (["events"], None, ["create", "patch"]),
+        ],
         "bruma-agent": [(["daemonsets"], ["istio-cni-node"], ["get"])],
-        "bruma-retire": [(["daemonsets"], ["istio-cni-node"], ["get", "patch", "delete"])]}
+        "bruma-retire": [(["daemonsets"], ["istio-cni-node"], ["get", "patch", "delete"])],
+    }
     bound = [s["name"] for (kind, _), d in default.items() if kind.endswith("Binding") for s in d["subjects"]]
     assert sorted(bound) == ["bruma-retire", "istio-cni", "istio-cni"], "the proxy has none"
     assert pod(default, "ztunnel")["automountServiceAccountToken"] is False
@@ -171,8 +187,14 @@ def test_an_upgrade_leaves_no_gap(default):
         paths = host_paths(default, name)
         assert paths["run"] == "/run/bruma"
     # The proxy is handed the maps that it writes.
-    assert host_paths(default, "istio-cni-node")["bpf"] == "/sys/fs/bpf" and "bpf" not in host_paths(default, "ztunnel")
-    assert pod(default, "ztunnel")["containers"][0]["securityContext"]["capabilities"]["add"] == ["SYS_ADMIN", "NET_ADMIN", "NET_RAW"]
+    assert host_paths(default, "istio-cni-node")["bpf"] == "/sys/fs/bpf" and "bpf" not in host_paths(
+        default, "ztunnel"
+    )
+    assert pod(default, "ztunnel")["containers"][0]["securityContext"]["capabilities"]["add"] == [
+        "SYS_ADMIN",
+        "NET_ADMIN",
+        "NET_RAW",
+    ]
     probe = pod(default, "istio-cni-node")["containers"][0]["readinessProbe"]["httpGet"]
     assert (probe["host"], probe["path"], str(probe["port"])) == ("127.0.0.1", "/readyz", "8000")
     assert pod(default, "ztunnel")["containers"][0]["readinessProbe"]["httpGet"]["path"] == "/healthz/ready"
@@ -191,13 +213,18 @@ def test_uninstall_begins_with_the_agents(default):
     assert all(weights["Job"] > w for kind, w in weights.items() if kind != "Job")
     spec = default["Job", "bruma-retire"]["spec"]
     context = spec["template"]["spec"]["containers"][0]["securityContext"]
-    assert context["runAsNonRoot"] and not context["allowPrivilegeEscalation"] and context["capabilities"]["drop"] == ["ALL"]
+    assert (
+        context["runAsNonRoot"]
+        and not context["allowPrivilegeEscalation"]
+        and context["capabilities"]["drop"] == ["ALL"]
+    )
     # The agent has time to leave no trace, and the hook to wait for all of them; helm itself waits for five minutes.
     assert pod(default, "istio-cni-node")["terminationGracePeriodSeconds"] >= 40
     assert 180 < spec["activeDeadlineSeconds"] < 300
 
 
 # ---- with helm ----
+
 
 def test_helm_renders_what_is_kept(helm):
     with open(KEPT) as f:
@@ -209,16 +236,42 @@ def test_helm_lint(helm):
     assert r.returncode == 0, r.stdout + r.stderr
 
 
-@pytest.mark.parametrize("platform, changed", [
-    ("eks", {}),
-    ("gke", {"cni-bin": "/home/kubernetes/bin"}),
-    ("k3d", {"cni-conf": "/var/lib/rancher/k3s/agent/etc/cni/net.d", "cni-bin": "/bin", "cri": "/run/k3s/containerd"}),
-    ("k3s", {"cni-conf": "/var/lib/rancher/k3s/agent/etc/cni/net.d", "cni-bin": "/var/lib/rancher/k3s/data/cni",
-             "cri": "/run/k3s/containerd"}),
-    ("microk8s", {"cni-conf": "/var/snap/microk8s/current/args/cni-network", "cni-bin": "/var/snap/microk8s/current/opt/cni/bin",
-                  "cri": "/var/snap/microk8s/common/run"}),
-    ("minikube", {"netns": "/var/run/docker/netns", "cri": "/run"}),
-    ("openshift", {"cni-conf": "/etc/kubernetes/cni/net.d", "cni-bin": "/var/lib/cni/bin", "cri": "/run/crio"})])
+@pytest.mark.parametrize(
+    "platform, changed",
+    [
+        ("eks", {}),
+        ("gke", {"cni-bin": "/home/kubernetes/bin"}),
+        (
+            "k3d",
+            {
+                "cni-conf": "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+                "cni-bin": "/bin",
+                "cri": "/run/k3s/containerd",
+            },
+        ),
+        (
+            "k3s",
+            {
+                "cni-conf": "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+                "cni-bin": "/var/lib/rancher/k3s/data/cni",
+                "cri": "/run/k3s/containerd",
+            },
+        ),
+        (
+            "microk8s",
+            {
+                "cni-conf": "/var/snap/microk8s/current/args/cni-network",
+                "cni-bin": "/var/snap/microk8s/current/opt/cni/bin",
+                "cri": "/var/snap/microk8s/common/run",
+            },
+        ),
+        ("minikube", {"netns": "/var/run/docker/netns", "cri": "/run"}),
+        (
+            "openshift",
+            {"cni-conf": "/etc/kubernetes/cni/net.d", "cni-bin": "/var/lib/cni/bin", "cri": "/run/crio"},
+        ),
+    ],
+)
 def test_platforms(helm, default, platform, changed):
     assert host_paths(rendered(f"global.platform={platform}")) == {**host_paths(default), **changed}
 
@@ -231,10 +284,16 @@ def test_a_path_that_is_set_wins_over_the_platforms(helm):
 
 def test_what_gke_and_openshift_ask_for(helm, default):
     assert not any(kind == "ResourceQuota" for kind, _ in default)
-    quotas = [d["spec"] for (kind, _), d in rendered("global.platform=gke").items() if kind == "ResourceQuota"]
-    assert len(quotas) == 2 and quotas[0]["scopeSelector"]["matchExpressions"][0]["values"] == ["system-node-critical"]
+    quotas = [
+        d["spec"] for (kind, _), d in rendered("global.platform=gke").items() if kind == "ResourceQuota"
+    ]
+    assert len(quotas) == 2 and quotas[0]["scopeSelector"]["matchExpressions"][0]["values"] == [
+        "system-node-critical"
+    ]
     o = rendered("global.platform=openshift")
-    used = [r for d in o.values() for r in d.get("rules", []) if "securitycontextconstraints" in r["resources"]]
+    used = [
+        r for d in o.values() for r in d.get("rules", []) if "securitycontextconstraints" in r["resources"]
+    ]
     assert len(used) == 2
     assert o["RoleBinding", "bruma-proxy-privileged"]["subjects"][0]["name"] == "ztunnel"
     context = pod(o, "ztunnel")["containers"][0]["securityContext"]
@@ -243,60 +302,114 @@ def test_what_gke_and_openshift_ask_for(helm, default):
 
 
 def test_settings_reach_the_programs(helm):
-    o = rendered("revision=canary", "global.hub=registry.example/mesh", "global.tag=1", "global.imagePullPolicy=Never",
-                 "global.imagePullSecrets={secret}", "cni.statusGate=true", "cni.env.BRUMA_VERIFY_INTERVAL=1s",
-                 "cni.metricsPort=9000", "cni.probeCgroup=/sys/fs/cgroup/kubelet", "ztunnel.env.ZTUNNEL_WORKER_THREADS=2", "ztunnel.peerCaCrl.configMapName=crl",
-                 "cni.excludeNamespaces={a,b}", "cni.ambient.enablementSelectors[0].podSelector.matchLabels.mesh=yes")
+    o = rendered(
+        "revision=canary",
+        "global.hub=registry.example/mesh",
+        "global.tag=1",
+        "global.imagePullPolicy=Never",
+        "global.imagePullSecrets={secret}",
+        "cni.statusGate=true",
+        "cni.env.BRUMA_VERIFY_INTERVAL=1s",
+        "cni.metricsPort=9000",
+        "cni.probeCgroup=/sys/fs/cgroup/kubelet",
+        "ztunnel.env.ZTUNNEL_WORKER_THREADS=2",
+        "ztunnel.peerCaCrl.configMapName=crl",
+        "cni.excludeNamespaces={a,b}",
+        "cni.ambient.enablementSelectors[0].podSelector.matchLabels.mesh=yes",
+    )
     env = {e["name"]: e.get("value") for e in pod(o, "ztunnel")["containers"][0]["env"]}
-    assert env["XDS_ADDRESS"] == "https://istiod-canary.istio-system.svc:15012" and env["ZTUNNEL_WORKER_THREADS"] == "2"
+    assert (
+        env["XDS_ADDRESS"] == "https://istiod-canary.istio-system.svc:15012"
+        and env["ZTUNNEL_WORKER_THREADS"] == "2"
+    )
     assert env["CRL_PATH"] == "/var/run/secrets/crl/crl.pem"
     agent = pod(o, "istio-cni-node")
     env = {e["name"]: e.get("value") for e in agent["containers"][0]["env"]}
     assert env["BRUMA_VERIFY_INTERVAL"] == "1s" and env["EXCLUDE_NAMESPACES"] == "a,b"
-    assert yaml.safe_load(env["AMBIENT_ENABLEMENT_SELECTOR"]) == [{"podSelector": {"matchLabels": {"mesh": "yes"}}}]
+    assert yaml.safe_load(env["AMBIENT_ENABLEMENT_SELECTOR"]) == [
+        {"podSelector": {"matchLabels": {"mesh": "yes"}}}
+    ]
     assert agent_args(o)["probe-cgroup"] == "/sys/fs/cgroup/kubelet"
     assert agent_args(o)["cni-status-gate"] == "true" and agent_args(o)["metrics-port"] == "9000"
     for p in (agent, pod(o, "ztunnel"), o["Job", "bruma-retire"]["spec"]["template"]["spec"]):
         assert p["containers"][0]["image"] == "registry.example/mesh/bruma:1"
-        assert p["containers"][0]["imagePullPolicy"] == "Never" and p["imagePullSecrets"] == [{"name": "secret"}]
+        assert p["containers"][0]["imagePullPolicy"] == "Never" and p["imagePullSecrets"] == [
+            {"name": "secret"}
+        ]
     assert ("NetworkPolicy", "ztunnel") in rendered("global.networkPolicy.enabled=true")
 
 
 def test_room_for_a_stock_ztunnel(helm, default):
     """Nothing that its own chart makes, and the socket where it looks for it."""
     o = rendered("ztunnel.enabled=false")
-    assert set(default) - set(o) == {("ServiceAccount", "ztunnel"), ("DaemonSet", "ztunnel")} and set(o) < set(default)
-    assert not [name for _, name in rendered("ztunnel.enabled=false", "global.platform=openshift", "global.networkPolicy.enabled=true",
-                                             "ztunnel.resourceQuotas.enabled=true") if "ztunnel" in name or "proxy" in name]
-    assert agent_args(o)["zds-socket"] == "/var/run/ztunnel/ztunnel.sock" and "zds-socket" not in agent_args(default)
+    assert set(default) - set(o) == {("ServiceAccount", "ztunnel"), ("DaemonSet", "ztunnel")} and set(
+        o
+    ) < set(default)
+    assert not [
+        name
+        for _, name in rendered(
+            "ztunnel.enabled=false",
+            "global.platform=openshift",
+            "global.networkPolicy.enabled=true",
+            "ztunnel.resourceQuotas.enabled=true",
+        )
+        if "ztunnel" in name or "proxy" in name
+    ]
+    assert agent_args(o)["zds-socket"] == "/var/run/ztunnel/ztunnel.sock" and "zds-socket" not in agent_args(
+        default
+    )
     assert host_paths(o)["ztunnel"] == "/var/run/ztunnel" and "ztunnel" not in host_paths(default)
     mounts = {m["name"]: m for m in pod(o, "istio-cni-node")["containers"][0]["volumeMounts"]}
     assert mounts["ztunnel"]["mountPath"] == "/var/run/ztunnel" and not mounts["ztunnel"].get("readOnly")
     assert pod(o, "istio-cni-node")["hostPID"]  # by which it sees ztunnel's process
 
 
-@pytest.mark.parametrize("setting", ["global.platform=moon", "ztunnel.terminationGracePeriodSeconds=soon", "cni.noSuchThing=1",
-                                     "cni.cniConfDir=relative", "cni.probeCgroup=kubelet",
-                                     "cni.readyPort=0", "cni.guard.mode=maybe",
-                                     "cni.guard.limit=soon", "cni.istioOwnedCNIConfigFileName=a/b", "global.resourceScope=half", "cni.resourceQuotas.pods=many",
-                                     "noSuchThing=1", "ztunnel.resourceQuotas.more=1"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "global.platform=moon",
+        "ztunnel.terminationGracePeriodSeconds=soon",
+        "cni.noSuchThing=1",
+        "cni.cniConfDir=relative",
+        "cni.probeCgroup=kubelet",
+        "cni.readyPort=0",
+        "cni.guard.mode=maybe",
+        "cni.guard.limit=soon",
+        "cni.istioOwnedCNIConfigFileName=a/b",
+        "global.resourceScope=half",
+        "cni.resourceQuotas.pods=many",
+        "noSuchThing=1",
+        "ztunnel.resourceQuotas.more=1",
+    ],
+)
 def test_wrong_values_are_refused(helm, setting):
     r = call("template", "bruma", CHART, "--set", setting)
     assert r.returncode != 0 and "schema" in r.stderr
 
 
-@pytest.mark.parametrize("setting, why", [
-    ("cni.chained=false", "always the last plugin"), ("cni.provider=multus", "Multus"),
-    ("cni.cniConfFileName=10-x.conflist", "istioOwnedCNIConfig"), ("cni.repair.enabled=true", "no sidecars"),
-    ("cni.ambient.enabled=false", "nothing else"), ("cni.ambient.ipv6=false", "a way around the mesh"),
-    ("cni.ambient.dnsCapture=true", "DNS is not captured"), ("cni.ambient.shareHostNetworkNamespace=false", "node's network"),
-    ("cni.ambient.enableAmbientDetectionRetry=false", "tried again"), ("global.variant=distroless", "one image")])
+@pytest.mark.parametrize(
+    "setting, why",
+    [
+        ("cni.chained=false", "always the last plugin"),
+        ("cni.provider=multus", "Multus"),
+        ("cni.cniConfFileName=10-x.conflist", "istioOwnedCNIConfig"),
+        ("cni.repair.enabled=true", "no sidecars"),
+        ("cni.ambient.enabled=false", "nothing else"),
+        ("cni.ambient.ipv6=false", "a way around the mesh"),
+        ("cni.ambient.dnsCapture=true", "DNS is not captured"),
+        ("cni.ambient.shareHostNetworkNamespace=false", "node's network"),
+        ("cni.ambient.enableAmbientDetectionRetry=false", "tried again"),
+        ("global.variant=distroless", "one image"),
+    ],
+)
 def test_what_has_one_answer_is_refused_with_the_reason(helm, setting, why):
     r = call("template", "bruma", CHART, "--set", setting)
     assert r.returncode != 0 and setting.partition("=")[0] in r.stderr and why in r.stderr
 
 
-@pytest.mark.parametrize("setting", ["global.nativeNftables=true", "cni.ambient.reconcileIptablesOnStartup=false"])
+@pytest.mark.parametrize(
+    "setting", ["global.nativeNftables=true", "cni.ambient.reconcileIptablesOnStartup=false"]
+)
 def test_what_has_no_meaning_here_changes_nothing(helm, default, setting):
     assert rendered(setting) == default
 
@@ -310,30 +423,58 @@ def test_scopes_together_are_everything(helm, default):
 def test_the_guard_and_an_own_list(helm, default):
     args = agent_args(default)
     assert args["guard"] == "bounded" and args["guard-limit"] == "1m" and "cni-owned-conf" not in args
-    args = agent_args(rendered("cni.guard.mode=strict", "cni.guard.limit=5m", "cni.istioOwnedCNIConfig=true",
-                               "cni.istioOwnedCNIConfigFileName=01-mesh.conflist"))
+    args = agent_args(
+        rendered(
+            "cni.guard.mode=strict",
+            "cni.guard.limit=5m",
+            "cni.istioOwnedCNIConfig=true",
+            "cni.istioOwnedCNIConfigFileName=01-mesh.conflist",
+        )
+    )
     assert (args["guard"], args["guard-limit"], args["cni-owned-conf"], args["cni-owned-conf-name"]) == (
-        "strict", "5m", "true", "01-mesh.conflist")
+        "strict",
+        "5m",
+        "true",
+        "01-mesh.conflist",
+    )
 
 
 def test_both_names_of_the_directory_of_namespaces_are_seen(helm, default):
     def mounts(objects):
-        return [m["mountPath"] for m in pod(objects, "istio-cni-node")["containers"][0]["volumeMounts"] if m["name"] == "netns"]
+        return [
+            m["mountPath"]
+            for m in pod(objects, "istio-cni-node")["containers"][0]["volumeMounts"]
+            if m["name"] == "netns"
+        ]
 
     assert mounts(default) == ["/var/run/netns", "/run/netns"]
     assert mounts(rendered("cni.cniNetnsDir=/srv/netns")) == ["/srv/netns"]
 
 
 def test_more_of_the_names_of_istios_charts(helm):
-    o = rendered("cni.daemonSetLabels.a=b", "ztunnel.labels.c=d", "ztunnel.annotations.e=f", "ztunnel.dnsPolicy=Default",
-                 "ztunnel.dnsConfig.nameservers={10.0.0.1}", "ztunnel.volumes[0].name=x", "ztunnel.volumes[0].emptyDir.medium=Memory",
-                 "ztunnel.volumeMounts[0].name=x", "ztunnel.volumeMounts[0].mountPath=/x", "global.logging.level=debug",
-                 "cni.terminationGracePeriodSeconds=60", "cni.seccompProfile.type=Unconfined",
-                 "meshConfig.defaultConfig.proxyMetadata.A=1", "meshConfig.defaultConfig.proxyMetadata.B=1", "ztunnel.env.B=2")
+    o = rendered(
+        "cni.daemonSetLabels.a=b",
+        "ztunnel.labels.c=d",
+        "ztunnel.annotations.e=f",
+        "ztunnel.dnsPolicy=Default",
+        "ztunnel.dnsConfig.nameservers={10.0.0.1}",
+        "ztunnel.volumes[0].name=x",
+        "ztunnel.volumes[0].emptyDir.medium=Memory",
+        "ztunnel.volumeMounts[0].name=x",
+        "ztunnel.volumeMounts[0].mountPath=/x",
+        "global.logging.level=debug",
+        "cni.terminationGracePeriodSeconds=60",
+        "cni.seccompProfile.type=Unconfined",
+        "meshConfig.defaultConfig.proxyMetadata.A=1",
+        "meshConfig.defaultConfig.proxyMetadata.B=1",
+        "ztunnel.env.B=2",
+    )
     agent, proxy = o["DaemonSet", "istio-cni-node"], o["DaemonSet", "ztunnel"]
     assert agent["metadata"]["labels"]["a"] == "b" and agent_args(o)["log-level"] == "debug"
     assert agent["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 60
-    assert pod(o, "istio-cni-node")["containers"][0]["securityContext"]["seccompProfile"] == {"type": "Unconfined"}
+    assert pod(o, "istio-cni-node")["containers"][0]["securityContext"]["seccompProfile"] == {
+        "type": "Unconfined"
+    }
     assert proxy["metadata"]["labels"]["c"] == "d" and proxy["metadata"]["annotations"] == {"e": "f"}
     spec = pod(o, "ztunnel")
     assert spec["dnsPolicy"] == "Default" and spec["dnsConfig"] == {"nameservers": ["10.0.0.1"]}
@@ -346,18 +487,20 @@ def test_more_of_the_names_of_istios_charts(helm):
 
 def test_the_page_names_every_value_of_istios_charts():
     """Implemented, refused or without meaning: each is in the chart or on the page."""
-    istio = {"cni": """affinity ambient.configDir ambient.dnsCapture ambient.enabled ambient.enablementSelectors
+    istio = {
+        "cni": """affinity ambient.configDir ambient.dnsCapture ambient.enabled ambient.enablementSelectors
         ambient.enableAmbientDetectionRetry ambient.ipv6 ambient.reconcileIptablesOnStartup ambient.shareHostNetworkNamespace
         chained cniBinDir cniConfDir cniConfFileName cniNetnsDir daemonSetLabels env excludeNamespaces hub image istioOwnedCNIConfig
         istioOwnedCNIConfigFileName logging.level ownerName podAnnotations podLabels provider pullPolicy repair.enabled
         resourceQuotas.enabled resourceQuotas.pods resources revision seLinuxOptions seccompProfile tag
         terminationGracePeriodSeconds tolerations updateStrategy useAppArmorAnnotation variant""",
-             "ztunnel": """affinity annotations caAddress dnsConfig dnsPolicy env hub image imagePullPolicy imagePullSecrets
+        "ztunnel": """affinity annotations caAddress dnsConfig dnsPolicy env hub image imagePullPolicy imagePullSecrets
         istioNamespace labels logAsJson logLevel meshConfig.defaultConfig.proxyMetadata multiCluster.clusterName network
         nodeSelector peerCaCrl podAnnotations podLabels resourceName resourceQuotas.enabled resources revision
         seLinuxOptions tag terminationGracePeriodSeconds tolerations updateStrategy variant volumeMounts volumes xdsAddress""",
-             "global": """hub imagePullPolicy imagePullSecrets logAsJson logging.level nativeNftables networkPolicy.enabled
-        platform resourceScope tag variant"""}
+        "global": """hub imagePullPolicy imagePullSecrets logAsJson logging.level nativeNftables networkPolicy.enabled
+        platform resourceScope tag variant""",
+    }
     with open(f"{CHART}/values.yaml") as f:
         values = yaml.safe_load(f)
     with open(os.path.join(ROOT, "docs", "install.md")) as f:
@@ -370,8 +513,12 @@ def test_the_page_names_every_value_of_istios_charts():
             value = value[name]
         return True
 
-    missing = [f"{part}.{name}" for part, names in istio.items() for name in names.split()
-               if not there(values[part], name) and f"`{name}`" not in page]
+    missing = [
+        f"{part}.{name}"
+        for part, names in istio.items()
+        for name in names.split()
+        if not there(values[part], name) and f"`{name}`" not in page
+    ]
     assert missing == []
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plugin's binary, run as a container runtime runs it, beside a real agent. C1 to C11 are those of
 contract 14.6."""
+
 import json
 import os
 import resource
@@ -46,20 +47,43 @@ class Plugin:
         self.path, self.run_dir = f"{work.build}/cni/bruma-cni", run_dir
 
     def config(self, version="1.1.0", **more):
-        return {"cniVersion": version, "name": "pods", "type": "bruma-cni", "run_dir": self.run_dir, "timeout": 5, **more}
+        return {
+            "cniVersion": version,
+            "name": "pods",
+            "type": "bruma-cni",
+            "run_dir": self.run_dir,
+            "timeout": 5,
+            **more,
+        }
 
     def call(self, command, config, container="", netns="", ifname="", args="", env=None):
         text = config if isinstance(config, (bytes, str)) else json.dumps(config)
-        variables = {"CNI_COMMAND": command, "CNI_CONTAINERID": container, "CNI_NETNS": netns, "CNI_IFNAME": ifname,
-                     "CNI_ARGS": args, "CNI_PATH": STOCK}
+        variables = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": container,
+            "CNI_NETNS": netns,
+            "CNI_IFNAME": ifname,
+            "CNI_ARGS": args,
+            "CNI_PATH": STOCK,
+        }
         variables = {k: v for k, v in variables.items() if v} if env is None else env
-        r = subprocess.run([self.path], input=text.encode() if isinstance(text, str) else text, env=variables,
-                           capture_output=True, timeout=60)
+        r = subprocess.run(
+            [self.path],
+            input=text.encode() if isinstance(text, str) else text,
+            env=variables,
+            capture_output=True,
+            timeout=60,
+        )
         return Answer(subprocess.CompletedProcess(r.args, r.returncode, r.stdout.decode(), r.stderr.decode()))
 
     def pod(self, command, pod, config, **changes):
-        arguments = {"container": pod.container, "netns": pod.path, "ifname": "eth0",
-                     "args": pod_args(pod.namespace, pod.name, pod.uid, pod.container), **changes}
+        arguments = {
+            "container": pod.container,
+            "netns": pod.path,
+            "ifname": "eth0",
+            "args": pod_args(pod.namespace, pod.name, pod.uid, pod.container),
+            **changes,
+        }
         return self.call(command, config, **arguments)
 
 
@@ -71,8 +95,12 @@ def result(pod, version="1.1.0"):
     if version < "1.0.0":
         for ip in ips:
             ip["version"] = "6" if ":" in ip["address"] else "4"
-    return {"cniVersion": version, "interfaces": [{"name": "eth0", "sandbox": pod.path}], "ips": ips,
-            "odd key of somebody": {"b": 1, "a": [1.50, None]}}
+    return {
+        "cniVersion": version,
+        "interfaces": [{"name": "eth0", "sandbox": pod.path}],
+        "ips": ips,
+        "odd key of somebody": {"b": 1, "a": [1.50, None]},
+    }
 
 
 @pytest.fixture
@@ -88,6 +116,7 @@ def alone(work):
 
 # ---- the requirements ----
 
+
 @pytest.mark.parametrize("text", ["", '{"cniVersion":"1.0.0"}', "rubbish"])
 def test_c1_version_needs_no_input(alone, text):
     answer = alone.call("VERSION", text, env={"CNI_COMMAND": "VERSION"}).ok()
@@ -98,8 +127,19 @@ def test_c1_version_needs_no_input(alone, text):
 def test_c2_add_of_nobodys_pod_echoes_the_result(alone, work, version):
     """No Kubernetes arguments: the pod is not ours to touch, so no agent is needed."""
     name = work.netns("c2")
-    previous = result(type("P", (), {"ip4": "10.0.0.2", "ip6": "fd00::2", "path": f"/run/netns/{name}",
-                                     "ips": ["10.0.0.2/24", "fd00::2/64"]}), version)
+    previous = result(
+        type(
+            "P",
+            (),
+            {
+                "ip4": "10.0.0.2",
+                "ip6": "fd00::2",
+                "path": f"/run/netns/{name}",
+                "ips": ["10.0.0.2/24", "fd00::2/64"],
+            },
+        ),
+        version,
+    )
     answer = alone.call("ADD", alone.config(version, prevResult=previous), "c2", f"/run/netns/{name}", "eth0")
     assert answer.ok() == previous
 
@@ -180,7 +220,12 @@ BAD = [
     ("run_dir that is no text", '{"cniVersion":"1.1.0","name":"a","run_dir":{}}', {}, 7),
     ("timeout that is no number", '{"cniVersion":"1.1.0","name":"a","timeout":"1s"}', {}, 7),
     ("timeout out of range", '{"cniVersion":"1.1.0","name":"a","timeout":1e9}', {}, 7),
-    ("excluded namespaces that are no list", '{"cniVersion":"1.1.0","name":"a","exclude_namespaces":"x"}', {}, 7),
+    (
+        "excluded namespaces that are no list",
+        '{"cniVersion":"1.1.0","name":"a","exclude_namespaces":"x"}',
+        {},
+        7,
+    ),
     ("unknown command", "{}", {"CNI_COMMAND": "FROB"}, 4),
     ("no container", None, {"CNI_CONTAINERID": None}, 4),
     ("container with a slash", None, {"CNI_CONTAINERID": "../x"}, 4),
@@ -196,14 +241,25 @@ BAD = [
 
 @pytest.mark.parametrize("text, changes, code", [b[1:] for b in BAD], ids=[b[0] for b in BAD])
 def test_c8_each_failure_is_one_error_object(alone, text, changes, code):
-    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c8", "CNI_NETNS": "/proc/self/ns/net", "CNI_IFNAME": "eth0",
-           "CNI_ARGS": pod_args("shop", "web", "uid", "c8"), **changes}
-    answer = alone.call("", alone.config() if text is None else text, env={k: v for k, v in env.items() if v is not None})
+    env = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "c8",
+        "CNI_NETNS": "/proc/self/ns/net",
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": pod_args("shop", "web", "uid", "c8"),
+        **changes,
+    }
+    answer = alone.call(
+        "", alone.config() if text is None else text, env={k: v for k, v in env.items() if v is not None}
+    )
     answer.error(code)
     assert answer.out.count("\n") == 1
 
 
-@pytest.mark.parametrize("how", ["silent", "closes", "garbage", "wrong object", "unknown decision", "refuses", "refuses without reason"])
+@pytest.mark.parametrize(
+    "how",
+    ["silent", "closes", "garbage", "wrong object", "unknown decision", "refuses", "refuses without reason"],
+)
 def test_c8_an_agent_that_misbehaves_is_an_error_to_try_again(work, node, how):  # noqa: F811
     """In place of the agent somebody who speaks by hand; the pod's namespace stays as it was."""
     pod, folder = Pod(node, "web"), work.path("odd")
@@ -211,9 +267,13 @@ def test_c8_an_agent_that_misbehaves_is_an_error_to_try_again(work, node, how): 
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.bind(f"{folder}/agent.sock")
     server.listen(1)
-    answers = {"garbage": b"\x00\xff", "wrong object": b'{"op":"done"}', "unknown decision": b'{"op":"decision","decision":"x"}',
-               "refuses": b'{"op":"error","reason":"agent_not_ready","error":"not yet"}',
-               "refuses without reason": b'{"op":"error","error":"no"}'}
+    answers = {
+        "garbage": b"\x00\xff",
+        "wrong object": b'{"op":"done"}',
+        "unknown decision": b'{"op":"decision","decision":"x"}',
+        "refuses": b'{"op":"error","reason":"agent_not_ready","error":"not yet"}',
+        "refuses without reason": b'{"op":"error","error":"no"}',
+    }
 
     def serve():
         s, _ = server.accept()
@@ -251,8 +311,14 @@ def test_c9_stdout_has_nothing_but_the_result(node, plugin, level):  # noqa: F81
 
 def test_c10_unknown_keys_are_accepted(node, plugin):  # noqa: F811
     pod, _ = Pod(node, "web"), node.proxy().serve()
-    config = plugin.config(prevResult=result(pod), plugin_log_level="x", ambient_enabled=True, kubernetes={"a": [1]},
-                           capabilities={"portMappings": True}, runtimeConfig={"x": None})
+    config = plugin.config(
+        prevResult=result(pod),
+        plugin_log_level="x",
+        ambient_enabled=True,
+        kubernetes={"a": [1]},
+        capabilities={"portMappings": True},
+        runtimeConfig={"x": None},
+    )
     plugin.pod("ADD", pod, config).ok()
     assert pod.item()["state"] == "enrolled"
 
@@ -265,16 +331,35 @@ def test_c11_no_shared_library_and_no_environment_is_needed(plugin):
 
 # ---- a whole chain, and what runtimes really send ----
 
+
 @pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
 def test_chain_of_bridge_host_local_and_ours(node, work, plugin, version):  # noqa: F811
     """Debian's plugins first, as on a node. They speak up to 1.0.0."""
     node.proxy().serve()
     netns = work.netns("chained")
     leases = work.path("leases")
-    runtime = Runtime({"cniVersion": version, "name": "pods", "plugins": [
-        {"type": "bridge", "bridge": "cni0", "isGateway": True,
-         "ipam": {"type": "host-local", "dataDir": leases, "ranges": [[{"subnet": "10.80.0.0/24"}], [{"subnet": "fd80::/64"}]]}},
-        plugin.config()]}, work.path("cache"), f"{STOCK}:{os.path.dirname(plugin.path)}", node.netns)
+    runtime = Runtime(
+        {
+            "cniVersion": version,
+            "name": "pods",
+            "plugins": [
+                {
+                    "type": "bridge",
+                    "bridge": "cni0",
+                    "isGateway": True,
+                    "ipam": {
+                        "type": "host-local",
+                        "dataDir": leases,
+                        "ranges": [[{"subnet": "10.80.0.0/24"}], [{"subnet": "fd80::/64"}]],
+                    },
+                },
+                plugin.config(),
+            ],
+        },
+        work.path("cache"),
+        f"{STOCK}:{os.path.dirname(plugin.path)}",
+        node.netns,
+    )
     before = network.rules_and_routes(netns)
     answer = runtime.add("chained", f"/run/netns/{netns}", "shop", "chained", "uid-chained")
     ips = [ip["address"].split("/")[0] for ip in answer["ips"]]
@@ -295,9 +380,23 @@ def test_a_failing_add_leaves_no_trace_in_the_chain(node, work, plugin):  # noqa
     leases = work.path("leases")
     entry = plugin.config()
     entry["run_dir"] = work.path("nobody")
-    runtime = Runtime({"cniVersion": "1.0.0", "name": "pods", "plugins": [
-        {"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local", "dataDir": leases, "subnet": "10.80.0.0/24"}},
-        entry]}, work.path("cache"), f"{STOCK}:{os.path.dirname(plugin.path)}", node.netns)
+    runtime = Runtime(
+        {
+            "cniVersion": "1.0.0",
+            "name": "pods",
+            "plugins": [
+                {
+                    "type": "bridge",
+                    "bridge": "cni0",
+                    "ipam": {"type": "host-local", "dataDir": leases, "subnet": "10.80.0.0/24"},
+                },
+                entry,
+            ],
+        },
+        work.path("cache"),
+        f"{STOCK}:{os.path.dirname(plugin.path)}",
+        node.netns,
+    )
     with pytest.raises(Exception, match="agent_unreachable"):
         runtime.add("chained", f"/run/netns/{netns}", "shop", "chained", "uid-chained")
     assert network.rules_and_routes(netns) == before and network_links(netns) == []
@@ -332,16 +431,28 @@ def test_status_talks_to_the_agent_alone_and_costs_next_to_nothing(node, plugin,
     """It is called every five seconds, for ever."""
     trace = work.path("trace")
     config = plugin.config(status_gate=True)
-    r = subprocess.run(["strace", "-f", "-e", "trace=%network,execve,clone,clone3,fork,vfork", "-o", trace, plugin.path],
-                       input=json.dumps(config), env={"CNI_COMMAND": "STATUS", "CNI_PATH": STOCK}, capture_output=True,
-                       text=True, timeout=60)
+    r = subprocess.run(
+        ["strace", "-f", "-e", "trace=%network,execve,clone,clone3,fork,vfork", "-o", trace, plugin.path],
+        input=json.dumps(config),
+        env={"CNI_COMMAND": "STATUS", "CNI_PATH": STOCK},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert r.returncode == 0, r.stdout + r.stderr
     with open(trace) as f:
         calls = [line.split(None, 1)[1] for line in f]
-    made = [c for c in calls if c.startswith(("socket(", "connect(", "sendto(", "execve(", "clone", "fork", "vfork"))]
+    made = [
+        c
+        for c in calls
+        if c.startswith(("socket(", "connect(", "sendto(", "execve(", "clone", "fork", "vfork"))
+    ]
     assert [c.split("(")[0] for c in made] == ["execve", "socket", "connect"], made
     assert "AF_UNIX" in made[1] and f'"{node.run_dir}/agent.sock"' in made[2]
-    assert sum(c.startswith("sendmsg(") for c in calls) == 1 and sum(c.startswith("recvmsg(") for c in calls) <= 2
+    assert (
+        sum(c.startswith("sendmsg(") for c in calls) == 1
+        and sum(c.startswith("recvmsg(") for c in calls) <= 2
+    )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for _ in range(50):
         plugin.call("STATUS", config).ok()
@@ -355,7 +466,9 @@ def test_pods_of_excluded_namespaces_start_without_an_agent(alone, work):
     name = work.netns("system")
     args = pod_args("kube-system", "dns", "uid", "c")
     alone.call("ADD", alone.config(), "c", f"/run/netns/{name}", "eth0", args).ok()
-    alone.call("ADD", alone.config(exclude_namespaces=["kube-system"]), "c", f"/run/netns/{name}", "eth0", args).ok()
+    alone.call(
+        "ADD", alone.config(exclude_namespaces=["kube-system"]), "c", f"/run/netns/{name}", "eth0", args
+    ).ok()
     alone.call("ADD", alone.config(exclude_namespaces=[]), "c", f"/run/netns/{name}", "eth0", args).error(11)
 
 
@@ -363,8 +476,14 @@ def test_pods_of_the_host_network_are_refused(node, plugin):  # noqa: F811
     """The agent's own namespace is the node's: a pod that shares it cannot be enrolled."""
     node.proxy().serve()
     previous = {"cniVersion": "1.1.0", "ips": [{"address": "10.79.0.1/24"}]}
-    answer = plugin.call("ADD", plugin.config(prevResult=previous), "host", f"/run/netns/{node.netns}", "eth0",
-                         pod_args("shop", "host", "uid-host", "host"))
+    answer = plugin.call(
+        "ADD",
+        plugin.config(prevResult=previous),
+        "host",
+        f"/run/netns/{node.netns}",
+        "eth0",
+        pod_args("shop", "host", "uid-host", "host"),
+    )
     assert answer.error()["msg"].startswith("netns_is_host")
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The built-in control plane, spoken to by an independent gRPC client: delta xDS, the CA, the mesh file's changes."""
+
 import datetime
 import os
 import re
@@ -12,8 +13,19 @@ import h2.errors
 import h2.events
 import h2.settings
 import pytest
-from control_plane import (ADDRESS, AUTHORIZATION, CA, NODE, ROOT, XDS, Client, ControlPlane, flip_signature,
-                           load_messages, make_csr)
+from control_plane import (
+    ADDRESS,
+    AUTHORIZATION,
+    CA,
+    NODE,
+    ROOT,
+    XDS,
+    Client,
+    ControlPlane,
+    flip_signature,
+    load_messages,
+    make_csr,
+)
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -110,12 +122,18 @@ def test_everything_is_served(stream):
     addresses = stream.resources[ADDRESS]
     assert set(addresses) == {CART, WEB, "Kubernetes//Pod/plain/outside", "shop/cart.shop.svc.cluster.local"}
     cart = stream.workload(CART)
-    assert (cart.name, cart.namespace, cart.service_account, cart.node) == ("cart-0", "shop", "cart", "node-b")
+    assert (cart.name, cart.namespace, cart.service_account, cart.node) == (
+        "cart-0",
+        "shop",
+        "cart",
+        "node-b",
+    )
     assert cart.trust_domain == "cluster.local" and cart.tunnel_protocol == 1
     assert list(cart.addresses) == packed("10.9.0.2")
     assert list(cart.authorization_policies) == ["shop/only-web"]
     assert [(e.key, [(p.service_port, p.target_port) for p in e.value.ports]) for e in cart.services] == [
-        ("shop/cart.shop.svc.cluster.local", [(80, 8080)])]
+        ("shop/cart.shop.svc.cluster.local", [(80, 8080)])
+    ]
     assert not hbone(stream, "Kubernetes//Pod/plain/outside")
     service = addresses["shop/cart.shop.svc.cluster.local"][1].service
     assert [a.address for a in service.addresses] == packed("10.96.0.20", "fd00::20")
@@ -178,7 +196,11 @@ def test_only_what_is_missing_after_a_reconnect(plane, client, stream):
 
 def test_a_restart_is_not_noticed_by_versions(plane, messages, client, stream):
     subscribe(stream)
-    held, token, root = stream.versions(ADDRESS), plane.control_file("token"), plane.control_file("root-cert.pem")
+    held, token, root = (
+        stream.versions(ADDRESS),
+        plane.control_file("token"),
+        plane.control_file("root-cert.pem"),
+    )
     plane.restart()
     assert plane.control_file("token") == token and plane.control_file("root-cert.pem") == root
     again = Client(plane, messages)
@@ -217,7 +239,9 @@ def test_on_demand(plane, stream):
     plane.write(MESH.replace("10.9.0.3", "10.1.1.1"))
     assert [r.name for r in stream.answer().resources] == ["Kubernetes//Pod/plain/outside"]
     plane.pod("u1", "shop", "web", True, "10.9.0.7")
-    assert [r.name for r in stream.answer().resources] == [WEB], "pods of the client's node come by themselves"
+    assert [r.name for r in stream.answer().resources] == [WEB], (
+        "pods of the client's node come by themselves"
+    )
 
 
 def test_two_clients_are_told_each_its_own(plane, client, stream):
@@ -270,8 +294,17 @@ def test_labels_decide(plane, stream):
     plane.pod("u1", "shop", "web", True, "10.9.0.7")
     subscribe(stream)
     assert hbone(stream, WEB) and hbone(stream, CART)
-    assert plane.tell("ask", "shop", "web") == {"ready": True, "ambient": True, "mode": 0, "serviceAccount": "web"}
-    plane.write(MESH.replace("  serviceAccount: web\n", "  serviceAccount: web\n  labels: {istio.io/dataplane-mode: none}\n"))
+    assert plane.tell("ask", "shop", "web") == {
+        "ready": True,
+        "ambient": True,
+        "mode": 0,
+        "serviceAccount": "web",
+    }
+    plane.write(
+        MESH.replace(
+            "  serviceAccount: web\n", "  serviceAccount: web\n  labels: {istio.io/dataplane-mode: none}\n"
+        )
+    )
     stream.answer()
     assert not hbone(stream, WEB) and hbone(stream, CART)
     assert plane.tell("ask", "shop", "web")["mode"] == 2
@@ -289,7 +322,12 @@ def test_pods_that_the_file_does_not_name(plane, stream):
     uid = "Kubernetes//Pod/shop/extra"
     w = stream.workload(uid)
     assert (w.name, w.namespace, w.service_account, w.node, w.trust_domain) == (
-        "extra", "shop", "default", "node-a", "cluster.local")
+        "extra",
+        "shop",
+        "default",
+        "node-a",
+        "cluster.local",
+    )
     assert list(w.addresses) == packed("10.9.0.50") and not hbone(stream, uid)
     plane.pod("u9", "shop", "extra", True, "10.9.0.50")
     stream.answer()
@@ -300,7 +338,9 @@ def test_pods_that_the_file_does_not_name(plane, stream):
     plane.tell("gone", "u9")
     assert stream.silent()
     # The file names it now.
-    plane.replace(MESH.replace("- name: web\n", "- {name: extra, namespace: shop, serviceAccount: sa}\n- name: web\n"))
+    plane.replace(
+        MESH.replace("- name: web\n", "- {name: extra, namespace: shop, serviceAccount: sa}\n- name: web\n")
+    )
     stream.until(lambda: stream.workload(uid).service_account == "sa", "the file's word counts")
     assert list(stream.workload(uid).addresses) == packed("10.9.0.51") and hbone(stream, uid)
     plane.replace(MESH)
@@ -368,7 +408,7 @@ def test_a_mounted_configmap(work, build, messages):
 def test_a_wrong_file_changes_nothing(plane, stream):
     subscribe(stream)
     wrong = MESH.replace('workloadIps: ["10.9.0.3"]', 'workloadIps: ["10.1.1"]')
-    line = wrong[:wrong.index("10.1.1")].count("\n") + 1
+    line = wrong[: wrong.index("10.1.1")].count("\n") + 1
     plane.write(wrong)
     expected = f'{plane.mesh_file}:{line}:17: workloads[2].workloadIps[0]: "10.1.1" is not an IP address'
     wait_for(lambda: plane.report()["meshError"] == expected, "the error to be reported")
@@ -400,12 +440,16 @@ def test_nobody_is_told_of_an_empty_mesh(work, build, messages):
 
 
 def test_a_hundred_thousand_workloads(work, build, messages):
-    item = ("- {{uid: uid-{0}, name: pod-{0}, namespace: shop, serviceAccount: sa-{1}, node: node-{1}, "
-            "workloadIps: [10.{2}.{3}.{4}], services: {{shop/cart: {{80: 8080}}}}}}\n")
+    item = (
+        "- {{uid: uid-{0}, name: pod-{0}, namespace: shop, serviceAccount: sa-{1}, node: node-{1}, "
+        "workloadIps: [10.{2}.{3}.{4}], services: {{shop/cart: {{80: 8080}}}}}}\n"
+    )
     items = [item.format(i, i % 100, 10 + (i >> 16), i >> 8 & 255, i & 255) for i in range(100000)]
-    head = ("namespaces: [{name: shop, labels: {istio.io/dataplane-mode: ambient}}]\n"
-            "services: [{name: cart, namespace: shop, hostname: cart, vips: [/10.96.0.20], ports: {80: 8080}}]\n"
-            "workloads:\n")
+    head = (
+        "namespaces: [{name: shop, labels: {istio.io/dataplane-mode: ambient}}]\n"
+        "services: [{name: cart, namespace: shop, hostname: cart, vips: [/10.96.0.20], ports: {80: 8080}}]\n"
+        "workloads:\n"
+    )
     plane = ControlPlane(build, work.directory, head + "".join(items))
     assert plane.first_report["workloads"] == 100000
     client = Client(plane, messages)
@@ -420,14 +464,18 @@ def test_a_hundred_thousand_workloads(work, build, messages):
     del items[5]
     plane.replace(head + "".join(items))
     response = stream.answer(timeout=60)
-    assert [r.name for r in response.resources] == ["uid-77777"] and list(response.removed_resources) == ["uid-5"]
+    assert [r.name for r in response.resources] == ["uid-77777"] and list(response.removed_resources) == [
+        "uid-5"
+    ]
     stream.close()
 
     # The reconnect of a proxy that holds them all.
     second = client.stream()
     second.ask(ADDRESS, held=held)
     response = second.answer(timeout=60)
-    assert [r.name for r in response.resources] == ["uid-77777"] and list(response.removed_resources) == ["uid-5"]
+    assert [r.name for r in response.resources] == ["uid-77777"] and list(response.removed_resources) == [
+        "uid-5"
+    ]
     # Two readings of the file and the queue of a stream; 160 leaves room for another allocator.
     assert plane.resident_megabytes() < 160
     second.close()
@@ -485,8 +533,10 @@ def test_tls_is_as_the_contract_wants_it(plane):
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.set_alpn_protocols(["h2"])
     for name in ("localhost", "127.0.0.1"):
-        with socket.create_connection(("127.0.0.1", plane.port), timeout=20) as raw, \
-                context.wrap_socket(raw, server_hostname=name) as s:
+        with (
+            socket.create_connection(("127.0.0.1", plane.port), timeout=20) as raw,
+            context.wrap_socket(raw, server_hostname=name) as s,
+        ):
             assert s.version() == "TLSv1.3" and s.selected_alpn_protocol() == "h2"
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with socket.create_connection(("127.0.0.1", plane.port), timeout=20) as raw, pytest.raises(ssl.SSLError):
@@ -516,9 +566,11 @@ def test_odd_requests(plane, client, stream, messages):
     assert second.end().code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
     method = client.channel.stream_stream(XDS, lambda x: x, lambda x: x)
-    for data, expected in ((b"\xff\xff\xff", grpc.StatusCode.INVALID_ARGUMENT),
-                           (b"\x12\xff\xff\xff\x7f", grpc.StatusCode.INVALID_ARGUMENT),
-                           (bytes(17 * 1024 * 1024), grpc.StatusCode.RESOURCE_EXHAUSTED)):
+    for data, expected in (
+        (b"\xff\xff\xff", grpc.StatusCode.INVALID_ARGUMENT),
+        (b"\x12\xff\xff\xff\x7f", grpc.StatusCode.INVALID_ARGUMENT),
+        (bytes(17 * 1024 * 1024), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ):
         code, _ = failure(lambda d=data: list(method(iter([d]), metadata=client.headers(), timeout=30)))
         assert code == expected, data[:10]
     for garbage in (b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"\x16\x03\x01\xff\xff" + bytes(70000)):
@@ -561,10 +613,16 @@ def test_a_certificate(pods, client):
     assert set(usage) == {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
     assert not leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert leaf.public_key().public_numbers() == key.public_key().public_numbers()
-    root.public_key().verify(leaf.signature, leaf.tbs_certificate_bytes, ec.ECDSA(leaf.signature_hash_algorithm))
+    root.public_key().verify(
+        leaf.signature, leaf.tbs_certificate_bytes, ec.ECDSA(leaf.signature_hash_algorithm)
+    )
     second = datetime.timedelta(seconds=1)
     assert datetime.timedelta(seconds=119) < before - leaf.not_valid_before < datetime.timedelta(seconds=122)
-    assert before - second <= leaf.not_valid_after - datetime.timedelta(hours=1) <= datetime.datetime.utcnow() + second
+    assert (
+        before - second
+        <= leaf.not_valid_after - datetime.timedelta(hours=1)
+        <= datetime.datetime.utcnow() + second
+    )
     pods.wait_logged("certificate", IDENTITY)
 
 
@@ -581,20 +639,35 @@ def test_what_else_the_request_asks_for_is_ignored(pods, client):
     assert list(san.value) == [x509.UniformResourceIdentifier(IDENTITY)]
 
 
-@pytest.mark.parametrize("identity, code, words", [
-    ("spiffe://cluster.local/ns/shop/sa/cart", "PERMISSION_DENIED", "no pod of this node has that identity"),
-    ("spiffe://cluster.local/ns/other/sa/web", "PERMISSION_DENIED", "no pod of this node has that identity"),
-    ("spiffe://cluster.local/ns/plain/sa/default", "PERMISSION_DENIED", "are not in the mesh"),
-    ("spiffe://other.example/ns/shop/sa/web", "PERMISSION_DENIED", "trust domain other.example is not ours"),
-    ("spiffe://cluster.local/ns/shop/sa/we", "PERMISSION_DENIED", "no pod of this node"),
-    ("spiffe://cluster.local/ns/shop/sa/web/x", "INVALID_ARGUMENT", "is not spiffe://"),
-    ("cluster.local/ns/shop/sa/web", "INVALID_ARGUMENT", "is not spiffe://"),
-    ("spiffe://cluster.local/ns/shop/sa/web\n", "INVALID_ARGUMENT", "holds characters"),
-    ("spiffe://cluster.local/ns/shop/sa/w\u00e9b", "INVALID_ARGUMENT", "holds characters"),
-    ("", "INVALID_ARGUMENT", "is not spiffe://"),
-    ("x" * 60000, "INVALID_ARGUMENT", "is not spiffe://"),
-    (None, "INVALID_ARGUMENT", "ImpersonatedIdentity is missing"),
-])
+@pytest.mark.parametrize(
+    "identity, code, words",
+    [
+        (
+            "spiffe://cluster.local/ns/shop/sa/cart",
+            "PERMISSION_DENIED",
+            "no pod of this node has that identity",
+        ),
+        (
+            "spiffe://cluster.local/ns/other/sa/web",
+            "PERMISSION_DENIED",
+            "no pod of this node has that identity",
+        ),
+        ("spiffe://cluster.local/ns/plain/sa/default", "PERMISSION_DENIED", "are not in the mesh"),
+        (
+            "spiffe://other.example/ns/shop/sa/web",
+            "PERMISSION_DENIED",
+            "trust domain other.example is not ours",
+        ),
+        ("spiffe://cluster.local/ns/shop/sa/we", "PERMISSION_DENIED", "no pod of this node"),
+        ("spiffe://cluster.local/ns/shop/sa/web/x", "INVALID_ARGUMENT", "is not spiffe://"),
+        ("cluster.local/ns/shop/sa/web", "INVALID_ARGUMENT", "is not spiffe://"),
+        ("spiffe://cluster.local/ns/shop/sa/web\n", "INVALID_ARGUMENT", "holds characters"),
+        ("spiffe://cluster.local/ns/shop/sa/w\u00e9b", "INVALID_ARGUMENT", "holds characters"),
+        ("", "INVALID_ARGUMENT", "is not spiffe://"),
+        ("x" * 60000, "INVALID_ARGUMENT", "is not spiffe://"),
+        (None, "INVALID_ARGUMENT", "ImpersonatedIdentity is missing"),
+    ],
+)
 def test_identities_that_are_refused(pods, client, identity, code, words):
     got, text = failure(lambda: client.sign(identity, make_csr()[0]))
     assert got.name == code and words in text
@@ -607,21 +680,27 @@ def test_a_pod_that_left_gets_nothing(pods, client):
     assert code == grpc.StatusCode.PERMISSION_DENIED
 
 
-@pytest.mark.parametrize("csr, words", [
-    (lambda: "", "is empty"),
-    (lambda: "garbage", "is not a CERTIFICATE REQUEST in PEM"),
-    (lambda: make_csr()[0][:150], "is not a CERTIFICATE REQUEST in PEM"),
-    (lambda: make_csr()[0] + "x" * 20000, "is larger than 16384 bytes"),
-    (lambda: flip_signature(make_csr()[0]), "its signature is not that of its key"),
-    (lambda: make_csr(key=rsa.generate_private_key(65537, 1024))[0], "an RSA key must have 2048 to 8192 bits"),
-    (lambda: make_csr(key=ec.generate_private_key(ec.SECP521R1()))[0], "an EC key must be one of P-256"),
-])
+@pytest.mark.parametrize(
+    "csr, words",
+    [
+        (lambda: "", "is empty"),
+        (lambda: "garbage", "is not a CERTIFICATE REQUEST in PEM"),
+        (lambda: make_csr()[0][:150], "is not a CERTIFICATE REQUEST in PEM"),
+        (lambda: make_csr()[0] + "x" * 20000, "is larger than 16384 bytes"),
+        (lambda: flip_signature(make_csr()[0]), "its signature is not that of its key"),
+        (
+            lambda: make_csr(key=rsa.generate_private_key(65537, 1024))[0],
+            "an RSA key must have 2048 to 8192 bits",
+        ),
+        (lambda: make_csr(key=ec.generate_private_key(ec.SECP521R1()))[0], "an EC key must be one of P-256"),
+    ],
+)
 def test_requests_that_are_refused(pods, client, csr, words):
     code, text = failure(lambda: client.sign(IDENTITY, csr()))
     assert code == grpc.StatusCode.INVALID_ARGUMENT and words in text
 
 
-@pytest.mark.parametrize("seconds", [-1, 90 * 86400 + 1, 2**62, -2**63])
+@pytest.mark.parametrize("seconds", [-1, 90 * 86400 + 1, 2**62, -(2**63)])
 def test_validities_that_are_refused(pods, client, seconds):
     code, text = failure(lambda: client.sign(IDENTITY, seconds=seconds))
     assert code == grpc.StatusCode.INVALID_ARGUMENT and "90 days" in text
@@ -647,9 +726,13 @@ def test_nodes_that_share_a_key(work, build, messages):
     leaf = x509.load_pem_x509_certificate(client.sign(IDENTITY)[0].encode())
     root = x509.load_pem_x509_certificate(first.control_file("root-cert.pem").encode())
     assert leaf.issuer == root.subject
-    assert (leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier ==
-            root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest)
-    root.public_key().verify(leaf.signature, leaf.tbs_certificate_bytes, ec.ECDSA(leaf.signature_hash_algorithm))
+    assert (
+        leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        == root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    )
+    root.public_key().verify(
+        leaf.signature, leaf.tbs_certificate_bytes, ec.ECDSA(leaf.signature_hash_algorithm)
+    )
     client.close()
     assert first.stop() == 0 and second.stop() == 0
 
@@ -666,6 +749,7 @@ def test_a_port_that_is_taken(work, build):
 
 # ---- clients that are alive and do nothing ----
 
+
 @pytest.mark.parametrize("how", ["takes nothing", "says half", "says nothing"])
 def test_a_call_that_makes_no_progress_is_ended_and_named(work, build, messages, how):
     """PINGs are answered all the while; what others do is not touched."""
@@ -676,13 +760,26 @@ def test_a_call_that_makes_no_progress_is_ended_and_named(work, build, messages,
     healthy.answer()
     tls = ssl.create_default_context(cadata=plane.control_file("root-cert.pem"))
     tls.set_alpn_protocols(["h2"])
-    with tls.wrap_socket(socket.create_connection(("127.0.0.1", plane.port)), server_hostname="localhost") as s:
+    with tls.wrap_socket(
+        socket.create_connection(("127.0.0.1", plane.port)), server_hostname="localhost"
+    ) as s:
         c = h2.connection.H2Connection()
-        c.local_settings = h2.settings.Settings(initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        c.local_settings = h2.settings.Settings(
+            initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0}
+        )
         c.initiate_connection()
-        c.send_headers(1, [(":method", "POST"), (":scheme", "https"), (":path", XDS), (":authority", "localhost"),
-                           ("content-type", "application/grpc"), ("te", "trailers"),
-                           ("authorization", f"Bearer {client.token}")])
+        c.send_headers(
+            1,
+            [
+                (":method", "POST"),
+                (":scheme", "https"),
+                (":path", XDS),
+                (":authority", "localhost"),
+                ("content-type", "application/grpc"),
+                ("te", "trailers"),
+                ("authorization", f"Bearer {client.token}"),
+            ],
+        )
         request = messages["envoy.service.discovery.v3.DeltaDiscoveryRequest"](type_url=ADDRESS)
         request.node.id = NODE
         data = request.SerializeToString()
@@ -697,12 +794,26 @@ def test_a_call_that_makes_no_progress_is_ended_and_named(work, build, messages,
             reset = next((e for e in events if isinstance(e, h2.events.StreamReset)), None)
             s.sendall(c.data_to_send())
     assert reset.error_code == h2.errors.ErrorCodes.CANCEL
-    plane.wait_logged("call_stalled", "the client takes nothing" if how == "takes nothing" else "the client says no more")
+    plane.wait_logged(
+        "call_stalled", "the client takes nothing" if how == "takes nothing" else "the client says no more"
+    )
     assert plane.report()["xdsStalled"] == 1
     # A stream that has said and taken everything may be silent for as long as it likes.
     plane.replace(MESH.replace("10.9.0.3", "10.9.0.4"))
-    healthy.until(lambda: "10.9.0.4" in str([socket.inet_ntoa(a) for _, m in healthy.resources[ADDRESS].values()
-                                            for a in m.workload.addresses if len(a) == 4]), "news")
+    healthy.until(
+        lambda: (
+            "10.9.0.4"
+            in str(
+                [
+                    socket.inet_ntoa(a)
+                    for _, m in healthy.resources[ADDRESS].values()
+                    for a in m.workload.addresses
+                    if len(a) == 4
+                ]
+            )
+        ),
+        "news",
+    )
     healthy.close()
     client.close()
     assert plane.stop() == 0

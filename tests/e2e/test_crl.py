@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Revoked certificates (contract section 7, CRL): refused from the moment the list is read, and cut where they are connected."""
+
 import os
 
 import pytest
@@ -21,8 +22,10 @@ class Lists:
         with open(f"{self.folder}/number", "w") as f:
             f.write("01\n")
         with open(f"{self.folder}/config", "w") as f:
-            f.write(f"[ca]\ndefault_ca=d\n[d]\ndatabase={self.folder}/index\ncrlnumber={self.folder}/number\n"
-                    f"default_md=sha256\ndefault_crl_days=1\ncertificate={self.root}\nprivate_key={mesh.ca_key}\n")
+            f.write(
+                f"[ca]\ndefault_ca=d\n[d]\ndatabase={self.folder}/index\ncrlnumber={self.folder}/number\n"
+                f"default_md=sha256\ndefault_crl_days=1\ncertificate={self.root}\nprivate_key={mesh.ca_key}\n"
+            )
 
     def revoke(self, certificate):
         sh("openssl", "ca", "-config", f"{self.folder}/config", "-revoke", certificate)
@@ -59,12 +62,18 @@ def echo(mesh, c, text):
 
 
 def metric(mesh):
-    return [line for line in mesh.nodes[1].metrics().splitlines() if line.startswith("istio_crl_policy_rejections_total")]
+    return [
+        line
+        for line in mesh.nodes[1].metrics().splitlines()
+        if line.startswith("istio_crl_policy_rejections_total")
+    ]
 
 
 def test_without_a_file_nothing_is_revoked_where_that_is_configured_and_it_is_said(mesh):
     for node in mesh.nodes:
-        assert "nothing counts as revoked" in node.proxy.text() and 'reason="crl_invalid"' in node.proxy.text()
+        assert (
+            "nothing counts as revoked" in node.proxy.text() and 'reason="crl_invalid"' in node.proxy.text()
+        )
         assert "bruma_crl_unusable 1" in node.metrics()
     c = client(mesh, leaf(mesh, mesh.web.identity))
     echo(mesh, c, b"hello")
@@ -82,8 +91,10 @@ def test_live_tunnel_of_a_revoked_peer_is_cut_and_others_live(mesh):
     other.send(sid, b" and after")
     assert other.pump(lambda: other.received(sid) == b"before and after")
     other.close()
-    wait_for(lambda: any("certificate_revoked" in line for line in mesh.nodes[1].access_log("revoked after")),
-             "a line of the access log about the cut")
+    wait_for(
+        lambda: any("certificate_revoked" in line for line in mesh.nodes[1].access_log("revoked after")),
+        "a line of the access log about the cut",
+    )
     assert 'reporter="destination"' in metric(mesh)[0]
 
 
@@ -129,7 +140,9 @@ def test_a_file_that_vanishes_keeps_the_last_lists(mesh):
     wait_for(lambda: refused(mesh, bad), "the refusal of a revoked certificate")
     before = len(mesh.nodes[1].proxy.text())
     os.unlink(mesh.lists.path)
-    wait_for(lambda: "the last ones stay" in mesh.nodes[1].proxy.text()[before:], "the complaint about the file")
+    wait_for(
+        lambda: "the last ones stay" in mesh.nodes[1].proxy.text()[before:], "the complaint about the file"
+    )
     assert refused(mesh, bad)
     assert "bruma_crl_unusable 1" in mesh.nodes[1].metrics()
     good = client(mesh, leaf(mesh, mesh.web.identity))
@@ -156,7 +169,10 @@ def test_without_lists_at_the_start_peers_are_refused_by_name_until_there_are_so
         web.enrol()
         shop.enrol()
         shop.server(ECHO, "8080")
-        wait_for(lambda: node.http(15021, "/healthz/ready") == (500, "not ready, pending: revocation lists\n"), "it not to be ready")
+        wait_for(
+            lambda: node.http(15021, "/healthz/ready") == (500, "not ready, pending: revocation lists\n"),
+            "it not to be ready",
+        )
         ask = ("/usr/bin/python3", "-c", ONE_SHOT, shop.ip, "8080", "hello")
         assert web.run(*ask, check=False).stdout == ""
         wait_for(lambda: node.access_log("revocation_unknown"), "its name in the access log")
@@ -167,6 +183,8 @@ def test_without_lists_at_the_start_peers_are_refused_by_name_until_there_are_so
 
 def test_traffic_between_pods_goes_on(mesh):
     """Both proxies hold lists and verify each other with them, without the cache of verified chains."""
-    code = ("import socket, sys\ns = socket.create_connection((sys.argv[1], 8080), timeout=20)\ns.sendall(b'ping')\n"
-            "print(s.recv(4).decode())\n")
+    code = (
+        "import socket, sys\ns = socket.create_connection((sys.argv[1], 8080), timeout=20)\ns.sendall(b'ping')\n"
+        "print(s.recv(4).decode())\n"
+    )
     assert mesh.web.python(code, mesh.shop.ip).strip() == "ping"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pages say what the programs say, and lead where they claim to."""
+
 import os
 import re
 import subprocess
@@ -8,8 +9,10 @@ import pytest
 from support.system import run
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
-PAGES = sorted([f"docs/{n}" for n in os.listdir(f"{ROOT}/docs") if n.endswith(".md")] +
-               ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "tests/bench/README.md"])
+PAGES = sorted(
+    [f"docs/{n}" for n in os.listdir(f"{ROOT}/docs") if n.endswith(".md")]
+    + ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "tests/bench/README.md"]
+)
 
 
 def read(name):
@@ -30,15 +33,21 @@ def test_reasons_are_what_brumactl_prints(build):
 def test_pod_counters_are_the_list_of_the_header():
     page, table = read("docs/maps.md"), run(["bash", f"{ROOT}/docs/pod-counters.sh"]).stdout
     names = re.findall(r"^\| `(\w+)`", table, re.M)
-    assert len(names) >= 9 and names == re.findall(r"BRUMA_POD_COUNTER\((\w+), \"", read("include/bruma/maps.h"))
+    assert len(names) >= 9 and names == re.findall(
+        r"BRUMA_POD_COUNTER\((\w+), \"", read("include/bruma/maps.h")
+    )
     assert table in page, "docs/pod-counters.sh prints the table of docs/maps.md"
-    dump = page[page.index("/maps/pod_counters key"):page.index(table)]
+    dump = page[page.index("/maps/pod_counters key") : page.index(table)]
     assert re.findall(r'^ +"(\w+)": \d', dump, re.M)[1:] == names, "the dump that the page shows"
 
 
 def test_a_map_of_the_programs_is_defined_once():
-    maps = [(name, file) for file in os.listdir(f"{ROOT}/bpf") if file.endswith((".c", ".h"))
-            for name in re.findall(r"^} (\w+) SEC\(\"\.maps\"\)", read(f"bpf/{file}"), re.M)]
+    maps = [
+        (name, file)
+        for file in os.listdir(f"{ROOT}/bpf")
+        if file.endswith((".c", ".h"))
+        for name in re.findall(r"^} (\w+) SEC\(\"\.maps\"\)", read(f"bpf/{file}"), re.M)
+    ]
     names = [name for name, _ in maps]
     assert len(names) > 10 and sorted(names) == sorted(set(names)), maps
 
@@ -64,8 +73,11 @@ def test_every_page_can_be_found_from_the_readme():
         if page in seen or not os.path.isfile(f"{ROOT}/{page}") or not page.endswith(".md"):
             continue
         seen.add(page)
-        wait += [os.path.relpath(os.path.join(ROOT, os.path.dirname(page), t.partition("#")[0]), ROOT)
-                 for t in re.findall(r"\]\(([^)\s]+)\)", read(page)) if not re.match(r"[a-z]+:", t)]
+        wait += [
+            os.path.relpath(os.path.join(ROOT, os.path.dirname(page), t.partition("#")[0]), ROOT)
+            for t in re.findall(r"\]\(([^)\s]+)\)", read(page))
+            if not re.match(r"[a-z]+:", t)
+        ]
     assert sorted(set(PAGES) - seen) == []
 
 
@@ -73,7 +85,9 @@ def test_sections_of_the_contract_that_code_names_exist():
     sections = set(re.findall(r"^##+ ([0-9.]+[0-9]|[0-9]+)\.? ", read("docs/contract.md"), re.M))
     named = []
     for file in run(["git", "-C", ROOT, "ls-files", "*.c", "*.h", "*.py", "docs/*.md"]).stdout.split():
-        for numbers in re.findall(r"\b[Cc]ontract(?: sections?|,)? ((?:\d+(?:\.\d+)?(?:, | and | to )?)+)", read(file)):
+        for numbers in re.findall(
+            r"\b[Cc]ontract(?: sections?|,)? ((?:\d+(?:\.\d+)?(?:, | and | to )?)+)", read(file)
+        ):
             named += [(file, n) for n in re.findall(r"\d+(?:\.\d+)?", numbers)]
     assert len(named) > 40
     assert [(f, n) for f, n in named if n not in sections] == []
@@ -96,8 +110,14 @@ def test_settings_of_the_sample_files_exist(build, file, program):
         assert name in known, name
 
 
-@pytest.mark.parametrize("page, program", [("bruma-agent", "agent/bruma-agent"), ("bruma-proxy", "proxy/bruma-proxy"),
-                                           ("brumactl", "ctl/brumactl")])
+@pytest.mark.parametrize(
+    "page, program",
+    [
+        ("bruma-agent", "agent/bruma-agent"),
+        ("bruma-proxy", "proxy/bruma-proxy"),
+        ("brumactl", "ctl/brumactl"),
+    ],
+)
 def test_options_of_the_manual_pages_exist(build, page, program):
     known = subprocess.run([f"{build}/{program}", "--help"], capture_output=True, text=True)
     text = read(f"docs/man/{page}.8").replace("\\-", "-")
@@ -116,5 +136,5 @@ def test_the_readme_stops_what_it_has_started_before_it_uninstalls():
     page = read("README.md")
     uninstalls = page.index("\n    bruma-agent --uninstall")
     stopped = re.search(r"^    systemctl disable --now (.*)$", page[:uninstalls], re.M)[1].split()
-    units = [f[:-len(".service.in")] for f in os.listdir(f"{ROOT}/packaging") if f.endswith(".service.in")]
+    units = [f[: -len(".service.in")] for f in os.listdir(f"{ROOT}/packaging") if f.endswith(".service.in")]
     assert sorted(stopped) == sorted(units)

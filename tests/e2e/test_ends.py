@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """An end never overtakes data: what was sent before a reset, a FIN or a GOAWAY arrives before it, and the reset arrives too."""
+
 import contextlib
 import json
 import os
@@ -140,7 +141,11 @@ def mesh():
 @pytest.fixture(params=["tunnel", "plaintext", "passed through"])
 def way(request, mesh):
     """(client, server)"""
-    return {"tunnel": (mesh.web, mesh.shop), "plaintext": (mesh.outside, mesh.shop), "passed through": (mesh.web, mesh.outside)}[request.param]
+    return {
+        "tunnel": (mesh.web, mesh.shop),
+        "plaintext": (mesh.outside, mesh.shop),
+        "passed through": (mesh.web, mesh.outside),
+    }[request.param]
 
 
 @pytest.mark.parametrize("port, size", [(7001, 40), (7002, 14000)], ids=["short", "long"])
@@ -167,7 +172,9 @@ def test_curl_has_the_answer_of_a_server_that_does_not_read(way, tmp_path):
     body = tmp_path / "body"
     body.write_bytes(bytes(4 << 20))
     code = "for i in $(seq $3); do curl -s -o /dev/null -w '%{http_code}\\n' -H 'Expect:' -m 20 -T \"$2\" \"$1\"; done"
-    out = client.run("sh", "-c", code, "sh", f"http://{server.ip}:7004/", str(body), str(TIMES), timeout=300, check=False).stdout
+    out = client.run(
+        "sh", "-c", code, "sh", f"http://{server.ip}:7004/", str(body), str(TIMES), timeout=300, check=False
+    ).stdout
     # With nothing between, curl itself misses it once in two hundred times: it writes once more before it reads.
     assert out.split().count("501") >= TIMES - 4, out.split()
 
@@ -177,8 +184,21 @@ def test_redis_tells_a_client_that_is_too_many(way):
         pytest.skip("there is no redis-server")
     client, server = way
     if not hasattr(server, "redis"):
-        server.redis = server.popen("redis-server", "--port", "7379", "--bind", "0.0.0.0", "--protected-mode", "no", "--maxclients", "1",
-                                    "--save", "", "--dir", server.node.mesh.dir)
+        server.redis = server.popen(
+            "redis-server",
+            "--port",
+            "7379",
+            "--bind",
+            "0.0.0.0",
+            "--protected-mode",
+            "no",
+            "--maxclients",
+            "1",
+            "--save",
+            "",
+            "--dir",
+            server.node.mesh.dir,
+        )
         wait_for(lambda: "Ready to accept" in server.redis.text(), "redis")
     code = """
 import json, socket, sys, time
@@ -203,6 +223,7 @@ print(json.dumps(answers))
 
 
 # ---- a peer of our own making: what it says last comes in one piece ----
+
 
 def tunnel(mesh, settings=True):
     with inside(mesh.nodes[0].netns):
@@ -269,7 +290,14 @@ def test_data_and_the_tunnels_end_in_one_read(mesh, how):
 
 # ---- at rest ----
 
-STATES = ["resting", "unread", "unread on both sides", "unread, and the other has ended", "ended", "unread, and both have ended"]
+STATES = [
+    "resting",
+    "unread",
+    "unread on both sides",
+    "unread, and the other has ended",
+    "ended",
+    "unread, and both have ended",
+]
 
 # One connection for each state. Who "resets" brings them there and, when told to by a pipe, resets them all; the other side reads
 # nothing at all, and says of which connections it was told that they are over.
@@ -357,12 +385,27 @@ def patient():
 @pytest.mark.parametrize("way", ["tunnel", "plaintext", "passed through"])
 def test_a_reset_in_any_state_is_told_and_leaves_nothing_spinning(patient, way, who, tmp_path):
     m = patient
-    client, server = {"tunnel": (m.web, m.shop), "plaintext": (m.outside, m.shop), "passed through": (m.web, m.outside)}[way]
+    client, server = {
+        "tunnel": (m.web, m.shop),
+        "plaintext": (m.outside, m.shop),
+        "passed through": (m.web, m.outside),
+    }[way]
     port, sides = next(m.ports), {}
     for name, pod in (("server", server), ("client", client)):
         pipe = tmp_path / name
         os.mkfifo(pipe)
-        argv = ["/usr/bin/python3", "-u", "-c", SIDE, name, server.ip, port, "resets" if name == who else "stays", pipe, len(STATES)]
+        argv = [
+            "/usr/bin/python3",
+            "-u",
+            "-c",
+            SIDE,
+            name,
+            server.ip,
+            port,
+            "resets" if name == who else "stays",
+            pipe,
+            len(STATES),
+        ]
         sides[name] = pod.popen(*argv)
         wait_for(lambda: name == "client" or "READY" in sides["server"].text(), "the server")
     for p in sides.values():
@@ -378,15 +421,27 @@ def test_a_reset_in_any_state_is_told_and_leaves_nothing_spinning(patient, way, 
     wait_for(lambda: "TOLD" in other.text(), "the other side to be told", 40)
     told = json.loads(other.text().partition("TOLD ")[2].splitlines()[0])
     assert [s for i, s in enumerate(STATES) if i not in told] == []
-    wait_for(lambda: all(not pod["connections"]["inbound"] and not pod["connections"]["outbound"] for n in m.nodes
-                         for pod in n.config_dump()["workloadState"].values()), "no connection to be left")
+    wait_for(
+        lambda: all(
+            not pod["connections"]["inbound"] and not pod["connections"]["outbound"]
+            for n in m.nodes
+            for pod in n.config_dump()["workloadState"].values()
+        ),
+        "no connection to be left",
+    )
     assert max(busy(proxies, 1)) < 0.3, "at the end"
 
 
 # Whatever one talks to programs of the node: nothing, pieces, the whole request, and then no reading.
 REQUEST = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
 TALK = {
-    15000: [b"", b"GET /con", REQUEST % b"config_dump", (REQUEST % b"config_dump") * 2000, b"POST / HTTP/1.1\r\nContent-Length: 9000\r\n\r\nx"],
+    15000: [
+        b"",
+        b"GET /con",
+        REQUEST % b"config_dump",
+        (REQUEST % b"config_dump") * 2000,
+        b"POST / HTTP/1.1\r\nContent-Length: 9000\r\n\r\nx",
+    ],
     15020: [b"", b"GET /met", REQUEST % b"metrics", (REQUEST % b"metrics") * 2000],
     15021: [b"", b"GET /", REQUEST % b"healthz/ready", b"\0" * 100],
     15012: [b"", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes(3000)],
@@ -439,7 +494,12 @@ def sleeper(m, port, tmp_path):
 def taken(m, port):
     """Bytes that the server's proxy has taken of the client for the application on this port."""
     pods = m.nodes[1].config_dump()["workloadState"].values()
-    return sum(c["bytesFromClient"] for pod in pods for c in pod["connections"]["inbound"] if c["originalDst"].endswith(f":{port}"))
+    return sum(
+        c["bytesFromClient"]
+        for pod in pods
+        for c in pod["connections"]["inbound"]
+        if c["originalDst"].endswith(f":{port}")
+    )
 
 
 def push_pending(m, port, size):
@@ -454,8 +514,16 @@ def push_pending(m, port, size):
 def test_what_came_before_a_policys_cut_is_delivered(mesh, tmp_path):
     app, pipe = sleeper(mesh, 7005, tmp_path)
     c, sid = push_pending(mesh, 7005, 3000000)
-    mesh.policies.append({"name": "deny-7005", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
-                          "rules": [[[{"destinationPorts": [7005]}]]]})
+    mesh.policies.append(
+        {
+            "name": "deny-7005",
+            "namespace": "demo",
+            "scope": "Namespace",
+            "action": "Deny",
+            "dryRun": False,
+            "rules": [[[{"destinationPorts": [7005]}]]],
+        }
+    )
     mesh.write()
     c.pump(lambda: c.reset_code(sid) is not None)
     pipe.write_text("")
@@ -466,8 +534,16 @@ def test_what_came_before_a_policys_cut_is_delivered(mesh, tmp_path):
     assert "GOT 3000000 ConnectionResetError" in app.text()
 
 
-@pytest.mark.parametrize("port, code", [(7006, "CANCEL"), (7016, "NO_ERROR"), (7026, "CONNECT_ERROR"), (7036, "INTERNAL_ERROR"),
-                                        (7046, "PROTOCOL_ERROR")])
+@pytest.mark.parametrize(
+    "port, code",
+    [
+        (7006, "CANCEL"),
+        (7016, "NO_ERROR"),
+        (7026, "CONNECT_ERROR"),
+        (7036, "INTERNAL_ERROR"),
+        (7046, "PROTOCOL_ERROR"),
+    ],
+)
 def test_who_does_not_read_is_told_in_the_end_and_that_is_counted(patient, tmp_path, port, code):
     m = patient
     app, pipe = sleeper(m, port, tmp_path)
@@ -531,14 +607,18 @@ def test_connections_that_outlive_a_proxy_are_cut_by_name(tmp_path):
         lines = m.nodes[1].access_log()
         assert len([x for x in lines if 'direction="inbound"' in x and "drain_deadline" in x]) == 3, lines
         assert "pod_removed" not in second.text()
-        assert wait_for(lambda: [x for x in m.nodes[0].access_log() if "peer_reset" in x], "the other node's line")
+        assert wait_for(
+            lambda: [x for x in m.nodes[0].access_log() if "peer_reset" in x], "the other node's line"
+        )
         first.p.terminate()
         assert first.p.wait(15) == 0
         lines = m.nodes[0].access_log()
         assert [x for x in lines if "drain_deadline" in x and f"{m.outside.ip}:8080" in x], lines
         assert "pod_removed" not in first.text()
         wait_for(lambda: not here.alive() and not there.alive(), "the clients to be told")
-        assert here.text().split()[1:] == ["ConnectionResetError"] * 2 and there.text().split()[1:] == ["ConnectionResetError"]
+        assert here.text().split()[1:] == ["ConnectionResetError"] * 2 and there.text().split()[1:] == [
+            "ConnectionResetError"
+        ]
 
 
 @pytest.mark.parametrize("port", [15000, 15020, 15021, 15012])

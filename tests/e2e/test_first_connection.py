@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short jobs: each has an account that nobody on its node has had before, is added, and calls a pod of the mesh at once. On a single
 machine, whose agent is the CA, nothing has to be waited for but a signature."""
+
 import json
 import time
 
@@ -32,7 +33,12 @@ def mesh():
 def write(mesh):
     mesh.write()
     known = len([p for p in mesh.pods if not getattr(p, "outside", False)])
-    wait_for(lambda: all(json.loads(n.ctl("status", "-o", "json").stdout)["workloads"] == known for n in mesh.nodes), "the mesh file")
+    wait_for(
+        lambda: all(
+            json.loads(n.ctl("status", "-o", "json").stdout)["workloads"] == known for n in mesh.nodes
+        ),
+        "the mesh file",
+    )
 
 
 def listed(mesh, listed_in_the_file):
@@ -64,4 +70,7 @@ def test_a_job_that_is_gone_has_no_certificate_any_more(mesh):
     assert float(job.python(ASK, mesh.shop.ip)) >= 0
     assert job.identity in str(mesh.nodes[0].config_dump()["certificates"])
     job.cni("DEL")
-    wait_for(lambda: job.identity not in str(mesh.nodes[0].config_dump()["certificates"]), "its certificate to be forgotten")
+    wait_for(
+        lambda: job.identity not in str(mesh.nodes[0].config_dump()["certificates"]),
+        "its certificate to be forgotten",
+    )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods that pass on what others behind them send: containers in a pod behind a bridge, virtual machines behind a tap. The hooks do
 not see that traffic, so such a pod is not announced as one of the mesh, and it is said why."""
+
 import json
 
 import pytest
@@ -27,7 +28,21 @@ def inner_namespace(pod):
     """A veth whose other end is in a namespace of the pod's own, without a bridge."""
     sh("ip", "netns", "add", f"{pod.netns}-inner")
     pod.inner = f"{pod.netns}-inner"
-    sh("ip", "-n", pod.netns, "link", "add", "inner0", "type", "veth", "peer", "name", "eth0", "netns", pod.inner)
+    sh(
+        "ip",
+        "-n",
+        pod.netns,
+        "link",
+        "add",
+        "inner0",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "eth0",
+        "netns",
+        pod.inner,
+    )
     pod.run("ip", "link", "set", "inner0", "up")
     return "inner0"
 
@@ -57,8 +72,14 @@ def tunnelled(mesh):
     """Whether near reaches web by a tunnel: the control plane has told that web is of the mesh."""
     before = len(mesh.nodes[0].access_log())
     assert ask(mesh.near, mesh.web.ip).startswith("hello")
-    lines = wait_for(lambda: [x for x in mesh.nodes[0].access_log()[before:]
-                              if f"dst.addr={mesh.web.ip}" in x and 'direction="outbound"' in x], "the line")
+    lines = wait_for(
+        lambda: [
+            x
+            for x in mesh.nodes[0].access_log()[before:]
+            if f"dst.addr={mesh.web.ip}" in x and 'direction="outbound"' in x
+        ],
+        "the line",
+    )
     return ":15008" in lines[-1]
 
 
@@ -99,9 +120,27 @@ def test_a_pod_that_forwards_from_the_start(mesh, kind):
 def test_what_is_no_sign_of_it(mesh):
     """A second network, a tunnel of the pod's own, forwarding that is switched on, and a bridge that is down."""
     pod = mesh.web
-    sh("ip", "-n", pod.netns, "link", "add", "net1", "type", "veth", "peer", "name", "second", "netns", pod.node.netns)
-    for argv in (("link", "set", "net1", "up"), ("tuntap", "add", "tun0", "mode", "tun"), ("link", "set", "tun0", "up"),
-                 ("link", "add", "off0", "type", "bridge")):
+    sh(
+        "ip",
+        "-n",
+        pod.netns,
+        "link",
+        "add",
+        "net1",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "second",
+        "netns",
+        pod.node.netns,
+    )
+    for argv in (
+        ("link", "set", "net1", "up"),
+        ("tuntap", "add", "tun0", "mode", "tun"),
+        ("link", "set", "tun0", "up"),
+        ("link", "add", "off0", "type", "bridge"),
+    ):
         pod.run("ip", *argv)
     pod.run("sysctl", "-q", "-w", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     verified = record(mesh)["verifiedAt"]

@@ -2,6 +2,7 @@
 """The guard: a pod of the mesh that runs without being captured (the node was cut off and came back, the main CNI plugin wrote
 its configuration anew before the agent ran) talks to nobody before it is captured; pods outside the mesh wait for a bounded
 time at the most, and the node's own processes never."""
+
 import json
 import os
 import shutil
@@ -14,16 +15,20 @@ from support import agent as agent_client
 from support import kernel
 from support.system import Process, run, wait_for
 
-ECHO = ("import socket,sys\n"
-        "s=socket.create_server(('::',int(sys.argv[1])),family=socket.AF_INET6,dualstack_ipv6=True,backlog=64)\n"
-        "while True: c,a=s.accept(); c.sendall(b'hello'); c.close()\n")
-DIAL = ("import socket,sys\n"
-        "try:\n"
-        "  s=socket.create_connection((sys.argv[1],int(sys.argv[2])),float(sys.argv[3]))\n"
-        "  print('ok' if s.recv(9)==b'hello' else 'silence')\n"
-        "except socket.timeout: print('silence')\n"
-        "except ConnectionRefusedError: print('refused')\n"
-        "except OSError as e: print(e)\n")
+ECHO = (
+    "import socket,sys\n"
+    "s=socket.create_server(('::',int(sys.argv[1])),family=socket.AF_INET6,dualstack_ipv6=True,backlog=64)\n"
+    "while True: c,a=s.accept(); c.sendall(b'hello'); c.close()\n"
+)
+DIAL = (
+    "import socket,sys\n"
+    "try:\n"
+    "  s=socket.create_connection((sys.argv[1],int(sys.argv[2])),float(sys.argv[3]))\n"
+    "  print('ok' if s.recv(9)==b'hello' else 'silence')\n"
+    "except socket.timeout: print('silence')\n"
+    "except ConnectionRefusedError: print('refused')\n"
+    "except OSError as e: print(e)\n"
+)
 OUTSIDE = 9000
 
 
@@ -48,13 +53,19 @@ class Scene:
         self.host_cgroup = os.path.join(world.node.cgroup, "host")
         kernel.cgroup_create(self.host_cgroup)
         world.work.defer(kernel.cgroup_remove, self.host_cgroup)
-        server = Process(["/usr/bin/python3", "-c", ECHO, str(OUTSIDE)], world.work.path("outside.log"), netns=world.node.netns)
+        server = Process(
+            ["/usr/bin/python3", "-c", ECHO, str(OUTSIDE)],
+            world.work.path("outside.log"),
+            netns=world.node.netns,
+        )
         world.work.defer(server.stop)
         wait_for(lambda: self.node_dials("127.0.0.1", OUTSIDE) == "ok", "the node's server")
         world.settings["guard_cgroup"] = world.node.cgroup
 
     def serve(self, pod, port):
-        server = pod.start(["/usr/bin/python3", "-c", ECHO, str(port)], self.world.work.path(f"{pod.name}.log"))
+        server = pod.start(
+            ["/usr/bin/python3", "-c", ECHO, str(port)], self.world.work.path(f"{pod.name}.log")
+        )
         self.world.work.defer(server.stop)
         wait_for(lambda: self.dial(pod, "127.0.0.1", port) == "ok", f"the server of {pod.name}")
 
@@ -72,7 +83,9 @@ class Scene:
         return self.world.status()["guard"]
 
     def wait_open(self, timeout=20):
-        wait_for(lambda: not self.guard()["closed"], "the guard to open", timeout, log=self.world.node.agent_log)
+        wait_for(
+            lambda: not self.guard()["closed"], "the guard to open", timeout, log=self.world.node.agent_log
+        )
 
     def undecided(self):
         return self.world.status()["failures"].get("pod_undecided", {}).get("count", 0)
@@ -82,8 +95,12 @@ class Scene:
 
     def entries(self):
         """Pods that may pass, and the node."""
-        out = subprocess.run(["bpftool", "-j", "map", "dump", "pinned", f"{self.world.node.pin_dir}/maps/sandboxes"],
-                             capture_output=True, text=True, check=True)
+        out = subprocess.run(
+            ["bpftool", "-j", "map", "dump", "pinned", f"{self.world.node.pin_dir}/maps/sandboxes"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return {e["formatted"]["value"]["pod"] for e in json.loads(out.stdout)}
 
     def hooks(self):
@@ -100,7 +117,9 @@ def test_a_node_that_was_cut_off_comes_back(scene):
     """The API server cannot be reached at first, as after a power cut: whoever is not known waits, and then web is captured
     before its first connection, and plain is let go."""
     world = scene.world
-    assert scene.dial(scene.web) == "ok", "without an agent nothing is in its way: the guard must make the difference"
+    assert scene.dial(scene.web) == "ok", (
+        "without an agent nothing is in its way: the guard must make the difference"
+    )
     world.server.stop_api()
     world.start()
     told = scene.guard()
@@ -129,7 +148,9 @@ def test_a_node_that_was_cut_off_comes_back(scene):
     assert world.status()["capturedLate"] == 1
     events = wait_for(lambda: world.server.events("shop", "web"), "an Event")
     assert events[0]["reason"] == "captured_late" and events[0]["type"] == "Warning"
-    assert events[0]["message"].startswith("belongs to the mesh and has run outside of it: it was found running and is captured now")
+    assert events[0]["message"].startswith(
+        "belongs to the mesh and has run outside of it: it was found running and is captured now"
+    )
     assert not world.server.events("other", "plain")
     assert scene.guard()["gaveUp"] == 0 and "guard_gave_up" not in scene.problems()
 
@@ -230,7 +251,9 @@ def test_an_entry_that_was_missing_closes_it_again(scene):
         os.rename(f"{conf}/10-pods.conflist.tmp", f"{conf}/10-pods.conflist")
 
     write()
-    world.start(cni_conf_dir=conf, cni_bin_dir=plugins, cni_plugin=f"{world.work.build}/cni/bruma-cni").ready()
+    world.start(
+        cni_conf_dir=conf, cni_bin_dir=plugins, cni_plugin=f"{world.work.build}/cni/bruma-cni"
+    ).ready()
     scene.wait_open()
     before = scene.guard()["closings"]
     # One that began in between, without the plugin, and of which the API server has not told where it is.
@@ -238,10 +261,19 @@ def test_an_entry_that_was_missing_closes_it_again(scene):
     world.work.defer(world.node.delete_pod, pod)
     pod.uid = pod.runtime_uid = world.server.make_pod("shop", "sudden", "n1", [])
     write()
-    world.plain.add(pod.container, f"/run/netns/{pod.netns}", "shop", "sudden", pod.uid, [f"{pod.ip4}/24", f"{pod.ip6}/64"])
+    world.plain.add(
+        pod.container,
+        f"/run/netns/{pod.netns}",
+        "shop",
+        "sudden",
+        pod.uid,
+        [f"{pod.ip4}/24", f"{pod.ip6}/64"],
+    )
     world.work.defer(world.plain.delete, pod.container)
     scene.serve(pod, 8080)
-    wait_for(lambda: scene.guard()["closings"] > before and scene.guard()["closed"], "the guard to close again")
+    wait_for(
+        lambda: scene.guard()["closings"] > before and scene.guard()["closed"], "the guard to close again"
+    )
     assert scene.dial(pod) == "refused" and scene.dial(scene.plain) == "ok"
     world.write_cache(pod)
     world.server.set_status("shop", "sudden", pod.ips)
@@ -254,10 +286,21 @@ def test_before_the_kubelet(scene):
     connection before an agent has come."""
     world = scene.world
     cgroup = os.path.join(world.node.cgroup, "kubepods.slice")
-    argv = [f"{world.work.build}/agent/bruma-agent", "--close-guard", "--run-dir", world.node.run_dir, "--pin-dir",
-            world.node.pin_dir, "--cgroup", world.node.cgroup, "--guard-cgroup", cgroup]
-    done = subprocess.run(["nsenter", f"--net=/run/netns/{world.node.netns}", *argv], capture_output=True, text=True,
-                          timeout=60)
+    argv = [
+        f"{world.work.build}/agent/bruma-agent",
+        "--close-guard",
+        "--run-dir",
+        world.node.run_dir,
+        "--pin-dir",
+        world.node.pin_dir,
+        "--cgroup",
+        world.node.cgroup,
+        "--guard-cgroup",
+        cgroup,
+    ]
+    done = subprocess.run(
+        ["nsenter", f"--net=/run/netns/{world.node.netns}", *argv], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     world.work.defer(kernel.cgroup_remove, cgroup)
     assert os.path.isdir(cgroup) and len(scene.hooks()) == 2 + holds_inbound()
@@ -279,14 +322,28 @@ def test_before_the_kubelet(scene):
 
 def test_before_the_kubelet_there_must_be_a_cgroup(scene):
     world = scene.world
-    argv = [f"{world.work.build}/agent/bruma-agent", "--close-guard", "--run-dir", world.node.run_dir, "--pin-dir",
-            world.node.pin_dir, "--cgroup", world.node.cgroup]
-    done = subprocess.run(["nsenter", f"--net=/run/netns/{world.node.netns}", *argv], capture_output=True, text=True,
-                          timeout=60)
+    argv = [
+        f"{world.work.build}/agent/bruma-agent",
+        "--close-guard",
+        "--run-dir",
+        world.node.run_dir,
+        "--pin-dir",
+        world.node.pin_dir,
+        "--cgroup",
+        world.node.cgroup,
+    ]
+    done = subprocess.run(
+        ["nsenter", f"--net=/run/netns/{world.node.netns}", *argv], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 1 and "--guard-cgroup" in done.stderr
 
 
-INSTALLED = ("bruma-cni is on the disk", "an agent was here", "only an older agent was here", "nothing was here")
+INSTALLED = (
+    "bruma-cni is on the disk",
+    "an agent was here",
+    "only an older agent was here",
+    "nothing was here",
+)
 
 
 @pytest.mark.parametrize("what", INSTALLED)
@@ -338,8 +395,10 @@ def test_an_agent_that_comes_and_goes_gets_no_more_time(scene):
     assert time.monotonic() - began < 12 and scene.dial(scene.plain) == "ok"
 
 
-@pytest.mark.parametrize("setting, value, said", [
-    ("guard", "maybe", "neither off nor bounded nor strict"), ("guard_cgroup", "kubepods", "absolute path")])
+@pytest.mark.parametrize(
+    "setting, value, said",
+    [("guard", "maybe", "neither off nor bounded nor strict"), ("guard_cgroup", "kubepods", "absolute path")],
+)
 def test_wrong_settings_end_the_start(small, setting, value, said):
     small.node.start_agent(wait=False, **{**small.settings, setting: value})
     assert small.node.agent.wait(20) == 2 and said in small.log()
@@ -416,9 +475,16 @@ def test_the_plugin_excludes_what_the_agent_excludes(scene):
         with open(f"{conf}/10-pods.conflist") as f:
             return json.load(f)["plugins"][-1]
 
-    options = {"cni_conf_dir": conf, "cni_bin_dir": plugins, "cni_plugin": f"{world.work.build}/cni/bruma-cni"}
+    options = {
+        "cni_conf_dir": conf,
+        "cni_bin_dir": plugins,
+        "cni_plugin": f"{world.work.build}/cni/bruma-cni",
+    }
     world.start(**options, exclude_namespaces="").ready()
-    wait_for(lambda: entry() == {"type": "bruma-cni", "run_dir": world.node.run_dir, "exclude_namespaces": []}, "the entry")
+    wait_for(
+        lambda: entry() == {"type": "bruma-cni", "run_dir": world.node.run_dir, "exclude_namespaces": []},
+        "the entry",
+    )
     world.node.agent.stop()
     world.start(proxy=False, **options, exclude_namespaces="a, kube-system").ready()
     wait_for(lambda: entry()["exclude_namespaces"] == ["a", "kube-system"], "the entry to follow")
@@ -430,7 +496,9 @@ def test_brumactl_tells(scene):
     world.start()
 
     def brumactl(command):
-        return run([f"{world.work.build}/ctl/brumactl", "--run-dir", world.node.run_dir, command], check=False).stdout
+        return run(
+            [f"{world.work.build}/ctl/brumactl", "--run-dir", world.node.run_dir, command], check=False
+        ).stdout
 
     wait_for(lambda: "waits for: the Kubernetes API server" in brumactl("status"), "the reason in words")
     assert "bounded, closed for" in brumactl("status") and "undecided have no network" in brumactl("doctor")
@@ -450,10 +518,27 @@ def test_uninstalled_while_it_is_closed_nothing_is_left(scene):
     assert scene.dial(scene.plain) == "refused"
     world.node.stop()
     settings = [a for k, v in world.settings.items() for a in (f"--{k.replace('_', '-')}", v)]
-    r = subprocess.run(["nsenter", f"--net=/run/netns/{world.node.netns}", f"{world.work.build}/agent/bruma-agent", "--uninstall",
-                        "--run-dir", world.node.run_dir, "--pin-dir", world.node.pin_dir, "--cgroup", world.node.cgroup,
-                        "--node-name", "n1", "--source=file", *[s for s in settings if s not in ("--source", "kubernetes")]],
-                       capture_output=True, text=True, timeout=60)
+    r = subprocess.run(
+        [
+            "nsenter",
+            f"--net=/run/netns/{world.node.netns}",
+            f"{world.work.build}/agent/bruma-agent",
+            "--uninstall",
+            "--run-dir",
+            world.node.run_dir,
+            "--pin-dir",
+            world.node.pin_dir,
+            "--cgroup",
+            world.node.cgroup,
+            "--node-name",
+            "n1",
+            "--source=file",
+            *[s for s in settings if s not in ("--source", "kubernetes")],
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert r.returncode == 0, r.stderr
     assert not os.path.exists(world.node.pin_dir) and scene.dial(scene.plain) == "ok"
 
@@ -471,11 +556,13 @@ def test_an_agent_with_another_mode_takes_over(scene, mode, closed):
     wait_for(lambda: scene.dial(scene.plain) == "ok", "it to open", 10)
 
 
-THREADS = ("import os,sys,threading,time\n"
-           "threading.Thread(target=time.sleep, args=(600,)).start()\n"
-           "print('threads', flush=True)\n"
-           "import ctypes\n"
-           "ctypes.CDLL(None).syscall(60, 0)\n")  # exit(2) of the first thread alone
+THREADS = (
+    "import os,sys,threading,time\n"
+    "threading.Thread(target=time.sleep, args=(600,)).start()\n"
+    "print('threads', flush=True)\n"
+    "import ctypes\n"
+    "ctypes.CDLL(None).syscall(60, 0)\n"
+)  # exit(2) of the first thread alone
 
 
 def state_of(pid):
@@ -499,8 +586,15 @@ def test_pods_that_cannot_be_looked_at_are_not_decided(scene, what):
         scene.serve(lost, 8080)
     options = {"proc": world.work.path("empty")} if what == "another /proc" else {}
     os.makedirs(world.work.path("empty"))
-    world.start(guard="strict", **options, **({"wrap": ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]}
-                                             if what == "another PID namespace" else {})).ready()
+    world.start(
+        guard="strict",
+        **options,
+        **(
+            {"wrap": ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]}
+            if what == "another PID namespace"
+            else {}
+        ),
+    ).ready()
     time.sleep(2.5)
     assert scene.guard()["closed"] and scene.dial(lost) == "refused"
     if what == "a first thread that has ended":

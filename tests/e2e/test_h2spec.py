@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The conformance suite h2spec (a Go module, tests/h2spec) against a proxy's HBONE port, through a relay with a client certificate."""
+
 import os
 import select
 import socket
@@ -19,8 +20,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 NOT_FOR_US = {
     ("generic/2", "Sends a WINDOW_UPDATE frame on half-closed (remote) stream"),
     ("generic/2", "Sends a PRIORITY frame on half-closed (remote) stream"),
-    ("http2/5.1.2", "Sends HEADERS frames that causes their advertised concurrent stream limit to be exceeded"),
-    ("http2/8.1.2.6", "Sends a HEADERS frame with the \"content-length\" header field which does not equal the DATA frame payload length"),
+    (
+        "http2/5.1.2",
+        "Sends HEADERS frames that causes their advertised concurrent stream limit to be exceeded",
+    ),
+    (
+        "http2/8.1.2.6",
+        'Sends a HEADERS frame with the "content-length" header field which does not equal the DATA frame payload length',
+    ),
     ("http2/4.2", "Sends a large size HEADERS frame that exceeds the SETTINGS_MAX_FRAME_SIZE"),
 }
 
@@ -35,9 +42,14 @@ def program(build):
     go = subprocess.run(["bash", "-c", find], cwd=ROOT, capture_output=True, text=True, timeout=300)
     if go.returncode or not go.stdout.strip():
         pytest.skip(f"h2spec: there is no Go, and none from PyPI: {go.stderr.strip()[-200:]}")
-    made = subprocess.run([go.stdout.strip(), "build", "-trimpath", "-o", path, "github.com/summerwind/h2spec/cmd/h2spec"],
-                          cwd=f"{ROOT}/tests/h2spec", env={**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"},
-                          capture_output=True, text=True, timeout=400)
+    made = subprocess.run(
+        [go.stdout.strip(), "build", "-trimpath", "-o", path, "github.com/summerwind/h2spec/cmd/h2spec"],
+        cwd=f"{ROOT}/tests/h2spec",
+        env={**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
     if made.returncode:
         pytest.skip(f"h2spec cannot be built: {made.stderr.strip()[-300:]}")
     return path
@@ -86,11 +98,17 @@ def test_h2spec(program, tmp_path):
         m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
         m.start()
         relay = Relay(m.nodes[0].netns, (m.shop.ip, 15008), leaf(m, m.web.identity))
-        out = subprocess.run([program, "-h", "127.0.0.1", "-p", str(relay.port), "-o", "3", "-j", str(report)], capture_output=True,
-                             text=True, timeout=400).stdout
+        out = subprocess.run(
+            [program, "-h", "127.0.0.1", "-p", str(relay.port), "-o", "3", "-j", str(report)],
+            capture_output=True,
+            text=True,
+            timeout=400,
+        ).stdout
         relay.listener.close()
-    cases = [(c.get("package"), c.get("classname"), c.find("failure") is not None or c.find("error") is not None)
-             for c in xml.etree.ElementTree.parse(report).iter("testcase")]
+    cases = [
+        (c.get("package"), c.get("classname"), c.find("failure") is not None or c.find("error") is not None)
+        for c in xml.etree.ElementTree.parse(report).iter("testcase")
+    ]
     assert len(cases) > 140, out[-1000:]
     failed = {(package, name) for package, name, bad in cases if bad}
     assert sorted(failed - NOT_FOR_US) == [], out[-3000:]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """HBONE against an independent client (contract sections 3 and 5). Tests carry the name of their row of the conformance list."""
+
 import re
 import socket
 import ssl
@@ -64,9 +65,15 @@ def test_settings_of_the_server(mesh, client):
 
 
 def test_get_instead_of_connect(mesh, client):
-    sid = client.request([(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", f"{mesh.shop.ip}:8080")], end=True)
+    sid = client.request(
+        [(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", f"{mesh.shop.ip}:8080")],
+        end=True,
+    )
     assert client.status(sid) == 400
-    wait_for(lambda: any("bad_method" in line and "GET" in line for line in mesh.nodes[1].access_log("")), "the reason in the access log")
+    wait_for(
+        lambda: any("bad_method" in line and "GET" in line for line in mesh.nodes[1].access_log("")),
+        "the reason in the access log",
+    )
     assert 'bruma_failures_total{reason="bad_method"} 1' in mesh.nodes[1].metrics()
 
 
@@ -78,10 +85,15 @@ def test_authority_v4_mapped(mesh, client):
     assert client.status(client.connect(f"[::ffff:{mesh.shop.ip}]:8080")) == 400
 
 
-@pytest.mark.parametrize("authority,status", [(":8080", 503), ("{ip}", 400), ("{ip}:99999", 400), ("unknown.host:80", 503)])
+@pytest.mark.parametrize(
+    "authority,status", [(":8080", 503), ("{ip}", 400), ("{ip}:99999", 400), ("unknown.host:80", 503)]
+)
 def test_authority_malformed(mesh, client, authority, status):
     assert client.status(client.connect(authority.format(ip=mesh.shop.ip))) == status
-    wait_for(lambda: any("bad_authority: " in line for line in mesh.nodes[1].access_log("")), "the reason in the access log")
+    wait_for(
+        lambda: any("bad_authority: " in line for line in mesh.nodes[1].access_log("")),
+        "the reason in the access log",
+    )
 
 
 def test_connect_without_authority(mesh, client):
@@ -92,8 +104,15 @@ def test_connect_without_authority(mesh, client):
 
 
 def test_connect_with_protocol(mesh, client):
-    sid = client.request([(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "https"), (":path", "/"),
-                          (":authority", f"{mesh.shop.ip}:8080")])
+    sid = client.request(
+        [
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "https"),
+            (":path", "/"),
+            (":authority", f"{mesh.shop.ip}:8080"),
+        ]
+    )
     assert client.status(sid) == ("reset", 1)
 
 
@@ -110,10 +129,27 @@ def test_authority_port_15001(mesh, client):
 @pytest.fixture
 def policy(mesh):
     """Denies web, on one port alone."""
+
     def deny(port):
-        mesh.policies.append({"name": "no-web", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
-                              "rules": [[[{"principals": [{"Exact": mesh.web.identity.removeprefix("spiffe://")}],
-                                           "destinationPorts": [port]}]]]})
+        mesh.policies.append(
+            {
+                "name": "no-web",
+                "namespace": "demo",
+                "scope": "Namespace",
+                "action": "Deny",
+                "dryRun": False,
+                "rules": [
+                    [
+                        [
+                            {
+                                "principals": [{"Exact": mesh.web.identity.removeprefix("spiffe://")}],
+                                "destinationPorts": [port],
+                            }
+                        ]
+                    ]
+                ],
+            }
+        )
         mesh.write()
         wait_for(lambda: mesh.nodes[1].config_dump()["policies"], "the policy")
 
@@ -127,7 +163,12 @@ def test_rbac_deny(mesh, client, policy):
     policy(8080)
     assert client.status(client.connect(f"{mesh.shop.ip}:8080")) == 401
     assert client.status(client.connect(f"{mesh.shop.ip}:9999")) == 503, "another port is another question"
-    wait_for(lambda: re.search(r'istio_tcp_connections_failed_total\{[^}]*response_flags="DENY"', mesh.nodes[1].metrics()), "flag DENY")
+    wait_for(
+        lambda: re.search(
+            r'istio_tcp_connections_failed_total\{[^}]*response_flags="DENY"', mesh.nodes[1].metrics()
+        ),
+        "flag DENY",
+    )
 
 
 def test_rbac_live_deny_push(mesh, client, policy):
@@ -145,8 +186,12 @@ def test_rbac_live_deny_push(mesh, client, policy):
 
 def test_app_port_closed(mesh, client):
     assert client.status(client.connect(f"{mesh.shop.ip}:9999")) == 503
-    wait_for(lambda: re.search(r'istio_tcp_connections_failed_total\{[^}]*response_flags="CONNECT"', mesh.nodes[1].metrics()),
-             "flag CONNECT")
+    wait_for(
+        lambda: re.search(
+            r'istio_tcp_connections_failed_total\{[^}]*response_flags="CONNECT"', mesh.nodes[1].metrics()
+        ),
+        "flag CONNECT",
+    )
 
 
 def test_header_list_of_64_kib(mesh, client):
@@ -195,15 +240,41 @@ def alert_of(mesh, context):
 
 def test_client_trust_domain_differs(mesh):
     assert "ALERT" in alert_of(mesh, hbone.context(False, *mesh.foreign))
-    wait_for(lambda: [x for x in mesh.nodes[1].proxy.text().splitlines() if "other.domain" in x and "peer_trust_domain" in x],
-             "the foreign identity and the reason in the log")
+    wait_for(
+        lambda: [
+            x
+            for x in mesh.nodes[1].proxy.text().splitlines()
+            if "other.domain" in x and "peer_trust_domain" in x
+        ],
+        "the foreign identity and the reason in the log",
+    )
 
 
 def test_client_of_another_root(mesh):
     folder = tempfile.mkdtemp(dir=mesh.dir)
-    sh("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/O=other",
-       "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem", "-addext", f"subjectAltName=URI:{mesh.web.identity}")
-    assert "ALERT" in alert_of(mesh, hbone.context(False, f"{folder}/cert.pem", f"{folder}/key.pem", mesh.certificate[2]))
+    sh(
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/O=other",
+        "-keyout",
+        f"{folder}/key.pem",
+        "-out",
+        f"{folder}/cert.pem",
+        "-addext",
+        f"subjectAltName=URI:{mesh.web.identity}",
+    )
+    assert "ALERT" in alert_of(
+        mesh, hbone.context(False, f"{folder}/cert.pem", f"{folder}/key.pem", mesh.certificate[2])
+    )
     wait_for(lambda: "peer_untrusted" in mesh.nodes[1].proxy.text(), "the reason in the log")
 
 
@@ -214,8 +285,11 @@ def test_no_client_certificate(mesh):
     assert alert_of(mesh, context) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\0" * 100, b"\0" * 4096],
-                         ids=["HTTP", "broken hello", "zeros"])
+@pytest.mark.parametrize(
+    "garbage",
+    [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\0" * 100, b"\0" * 4096],
+    ids=["HTTP", "broken hello", "zeros"],
+)
 def test_garbage_instead_of_tls(mesh, client, garbage):
     told = mesh.nodes[1].proxy.text().count("tls_handshake_failed")
     with inside(mesh.nodes[0].netns):
@@ -272,7 +346,9 @@ def test_sigterm_with_an_idle_tunnel(mesh):
     idle.close()
     mesh.nodes[1].proxy.p.terminate()
     c.pump(lambda: c.closed)
-    assert c.goaways == [(0, 2**31 - 1), (0, 0)], "first none is refused, then the last one is named: there was none"
+    assert c.goaways == [(0, 2**31 - 1), (0, 0)], (
+        "first none is refused, then the last one is named: there was none"
+    )
     assert c.closed
     assert mesh.nodes[1].proxy.p.wait(15) == 0
     mesh.nodes[1].start_proxy()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The proxy as a client of an independent HBONE server: what it sends, its pool, and what becomes of connections whose tunnel ends."""
+
 import re
 import socket
 import subprocess
@@ -49,6 +50,7 @@ def test_what_the_proxy_sends(mesh, peer):
 @pytest.mark.parametrize("interim", [["100"], ["103", "102", "103"]], ids=["one", "three"])
 def test_interim_answers_come_before_the_answer(mesh, interim):
     """RFC 9110, section 15.2: a client takes any number of them, even if it expects none."""
+
     def hints_first(server, conn, sid, headers):
         for status in interim:
             conn.h2.send_headers(sid, [(":status", status), ("link", "</x>")])
@@ -127,11 +129,17 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("how", [hbone.fin, hbone.rst, hbone.close_notify, hbone.goaway], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "how", [hbone.fin, hbone.rst, hbone.close_notify, hbone.goaway], ids=lambda f: f.__name__
+)
 def test_server_closes_the_idle_pooled_connection_app_connects_at_once(mesh, peer, how):
     """Within a fraction of a millisecond of the close: some connections find the tunnel in the pool still."""
-    app = subprocess.Popen(placed(["/usr/bin/python3", "-u", "-c", AT_ONCE, peer.pod.ip], mesh.web.netns, mesh.nodes[0].cgroup),
-                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    app = subprocess.Popen(
+        placed(["/usr/bin/python3", "-u", "-c", AT_ONCE, peer.pod.ip], mesh.web.netns, mesh.nodes[0].cgroup),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     seen = []
 
     def connect(before=lambda: None):
@@ -191,7 +199,9 @@ def test_refused_stream_is_tried_again(mesh, peer):
 
 
 def test_status_other_than_200_resets_the_application(mesh, peer):
-    peer.behaviour = lambda server, conn, sid, headers: conn.h2.send_headers(sid, [(":status", "401")], end_stream=True)
+    peer.behaviour = lambda server, conn, sid, headers: conn.h2.send_headers(
+        sid, [(":status", "401")], end_stream=True
+    )
     code = """
 import socket, sys
 try:
@@ -258,8 +268,16 @@ def test_a_peer_that_restarts_is_waited_for():
             servers[0].stop()
         with place_of_a_peer(mesh) as (pod, listener, cert):
             began = time.monotonic()
-            r = subprocess.run(placed(["/usr/bin/python3", "-c", ONE_SHOT, pod.ip, "7000", "ping"], web.netns, mesh.nodes[0].cgroup),
-                               capture_output=True, text=True, timeout=30)
+            r = subprocess.run(
+                placed(
+                    ["/usr/bin/python3", "-c", ONE_SHOT, pod.ip, "7000", "ping"],
+                    web.netns,
+                    mesh.nodes[0].cgroup,
+                ),
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
             assert r.stdout == "" and "ConnectionResetError" in r.stderr
             assert 3 < time.monotonic() - began < 15
             wait_for(lambda: "tls_handshake_timeout" in mesh.nodes[0].proxy.text(), "the reason in the log")

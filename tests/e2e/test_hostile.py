@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods that do odd things with their sockets, and pods whose root wants out. After every test: no TCP segment that is not of a
 tunnel has passed between two pods of the mesh, nobody was taken for somebody else, and pods that behave go on working."""
+
 import json
 import re
 import socket
@@ -61,8 +62,15 @@ def mesh():
         m.shop = m.pod("shop", node=1)
         m.outside = m.pod("outside", node=1, namespace="outside")
         m.outside.outside = True
-        m.services.append({"name": "self", "namespace": "demo", "hostname": "self.demo.svc.cluster.local",
-                           "vips": ["/" + VIP, "/" + VIP6], "ports": {80: 8080}})
+        m.services.append(
+            {
+                "name": "self",
+                "namespace": "demo",
+                "hostname": "self.demo.svc.cluster.local",
+                "vips": ["/" + VIP, "/" + VIP6],
+                "ports": {80: 8080},
+            }
+        )
         m.web.services = {"demo/self.demo.svc.cluster.local": {80: 8080}}
         m.start()
         for pod in m.pods:
@@ -106,10 +114,16 @@ def oracle(mesh):
     # Who a connection is of, by the address that it comes from: an identity that is another's would show here.
     for node in (0, 1):
         for line in inbound(mesh, node):
-            who, address = re.search(r'src\.identity="([^"]*)"', line), re.search(r"src\.addr=\[?([^\s\]]+?)\]?:\d+ ", line)
+            who, address = (
+                re.search(r'src\.identity="([^"]*)"', line),
+                re.search(r"src\.addr=\[?([^\s\]]+?)\]?:\d+ ", line),
+            )
             if who and address:
                 owner = [p for p in mesh.members if address.group(1) in addresses(p)]
-                assert not owner or who.group(1) in (owner[0].identity, *mesh.former.get(owner[0].name, [])), line
+                assert not owner or who.group(1) in (
+                    owner[0].identity,
+                    *mesh.former.get(owner[0].name, []),
+                ), line
 
 
 def counted(mesh, reason):
@@ -126,6 +140,7 @@ def run(pod, code, to, secret, port=8080, *more):
 
 # ---- the oracle itself ----
 
+
 @each_family
 def test_the_capture_would_see_plaintext(mesh, family):
     assert mesh.outside.python(ONE_SHOT, addresses(mesh.near)[family], 8080, "in the clear") == "in the clear"
@@ -135,19 +150,25 @@ def test_the_capture_would_see_plaintext(mesh, family):
 
 @each_family
 def test_a_tunnel_is_all_that_passes(mesh, family):
-    assert mesh.web.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "not in the clear") == "not in the clear"
+    assert (
+        mesh.web.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "not in the clear")
+        == "not in the clear"
+    )
     assert not mesh.wire.holds(b"not in the clear")
     assert [s for s in mesh.wire.between(mesh.members) if HBONE in (s.source_port, s.destination_port)]
 
 
 # ---- to oneself ----
 
+
 @each_family
 def test_own_address(mesh, family):
     code = "s = tcp(); s.connect((TO, PORT)); print(echo(s), s.getpeername()[0] == s.getsockname()[0] == TO)"
     before = len(mesh.nodes[0].access_log())
     assert run(mesh.web, code, addresses(mesh.web)[family], "to myself") == "to myself True"
-    assert not [x for x in mesh.nodes[0].access_log()[before:] if "src.workload=web" in x], "no proxy is concerned"
+    assert not [x for x in mesh.nodes[0].access_log()[before:] if "src.workload=web" in x], (
+        "no proxy is concerned"
+    )
 
 
 @each_family
@@ -156,17 +177,24 @@ def test_service_that_leads_back_to_the_pod(mesh, family):
     before = len(mesh.nodes[0].access_log())
     assert run(mesh.web, code, [VIP, VIP6][family], "round trip", 80) == "round trip True"
     own = f'dst.identity="{mesh.web.identity}"'
-    lines = wait_for(lambda: [x for x in inbound(mesh, 0, before) if x.count(mesh.web.identity) == 2 and own in x], "the inbound line")
+    lines = wait_for(
+        lambda: [x for x in inbound(mesh, 0, before) if x.count(mesh.web.identity) == 2 and own in x],
+        "the inbound line",
+    )
     assert len(lines) == 1, "once through the proxy, not round and round"
 
 
 @each_family
 def test_loopback_and_unspecified(mesh, family):
     for to in (["127.0.0.1", "127.8.9.10", "0.0.0.0", "::ffff:127.0.0.1"], ["::1", "::"])[family]:
-        assert run(mesh.web, "s = tcp(); s.connect((TO, PORT)); print(echo(s))", to, "stays here") == "stays here", to
+        assert (
+            run(mesh.web, "s = tcp(); s.connect((TO, PORT)); print(echo(s))", to, "stays here")
+            == "stays here"
+        ), to
 
 
 # ---- odd, and legitimate ----
+
 
 @each_family
 def test_nonblocking_connect(mesh, family):
@@ -213,7 +241,11 @@ print(s.recv(100).decode())
 @each_family
 def test_closed_port_resets(mesh, family):
     for pod in (mesh.shop, mesh.near, mesh.outside):
-        assert run(mesh.web, TRY, addresses(pod)[family], "x", 4444) in ("reset", "ECONNRESET", "ECONNREFUSED"), pod.name
+        assert run(mesh.web, TRY, addresses(pod)[family], "x", 4444) in (
+            "reset",
+            "ECONNRESET",
+            "ECONNREFUSED",
+        ), pod.name
 
 
 @each_family
@@ -252,7 +284,9 @@ for to in sys.argv[4:]:
 """
     shop, near, own = (addresses(p)[family] for p in (mesh.shop, mesh.near, mesh.web))
     refused = counted(mesh, "rebind_failed")
-    said = run(mesh.web, code, shop, "again", 8080, shop, near, ["127.0.0.1", "::1"][family], own, shop).split()
+    said = run(
+        mesh.web, code, shop, "again", 8080, shop, near, ["127.0.0.1", "::1"][family], own, shop
+    ).split()
     assert said == ["again", "again", "again", "ECONNREFUSED", "again"]
     assert counted(mesh, "rebind_failed") == refused + 1
 
@@ -278,7 +312,11 @@ print("SERVED", echo(s), flush=True)
 os._exit(0)
 """
     to = addresses(mesh.shop)[family]
-    for client in (mesh.outside, mesh.near, mesh.outside):  # what the one before left behind is in the way of the next
+    for client in (
+        mesh.outside,
+        mesh.near,
+        mesh.outside,
+    ):  # what the one before left behind is in the way of the next
         p = mesh.rogue.popen("/usr/bin/python3", "-u", "-c", PRELUDE + server, to, 8088, "goes on")
         wait_for(lambda: "READY" in p.text() or not p.alive(), "the server")
         assert run(client, TRY, addresses(mesh.rogue)[family], "hello", 8088) == "hello", p.text()
@@ -301,10 +339,17 @@ print("CAPTURED", echo(s), flush=True)
 print("GOES ON", echo(open_before, b"still the same"), flush=True)
 """
     mesh.write()  # it is known, and not yet in the mesh: no CNI call so far
-    wait_for(lambda: all(json.loads(n.ctl("status", "-o", "json").stdout)["workloads"] == known for n in mesh.nodes), "the mesh file")
+    wait_for(
+        lambda: all(
+            json.loads(n.ctl("status", "-o", "json").stdout)["workloads"] == known for n in mesh.nodes
+        ),
+        "the mesh file",
+    )
     mesh.wire.forget()
     to = addresses(mesh.shop)[family]
-    p = late.popen("/usr/bin/python3", "-u", "-c", PRELUDE + code, to, 8080, "after enrolment", f"{mesh.dir}/go{family}")
+    p = late.popen(
+        "/usr/bin/python3", "-u", "-c", PRELUDE + code, to, 8080, "after enrolment", f"{mesh.dir}/go{family}"
+    )
     wait_for(lambda: "READY outside the mesh" in p.text(), "the first connection")
     late.cni("ADD")
     with open(f"{mesh.dir}/go{family}", "w"):
@@ -312,7 +357,9 @@ print("GOES ON", echo(open_before, b"still the same"), flush=True)
     wait_for(lambda: "GOES ON" in p.text() or not p.alive(), "both connections")
     assert "CAPTURED after enrolment" in p.text(), p.text()
     assert not mesh.wire.holds(b"after enrolment")
-    wait_for(lambda: [x for x in inbound(mesh, 1) if late.identity in x], "its own identity at the other side")
+    wait_for(
+        lambda: [x for x in inbound(mesh, 1) if late.identity in x], "its own identity at the other side"
+    )
 
 
 @each_family
@@ -340,7 +387,9 @@ s.connect((TO, PORT)); ask(s, lambda s: s.send(SECRET))
 def test_link_local_and_multicast(mesh):
     """Neither is ever an address of a workload. Link-local ones belong to a device: they are let pass, as loopback is."""
     node = mesh.nodes[0].netns
-    gateway = re.search(r"inet6 (fe80::\S+)/", sh("ip", "-n", node, "-6", "addr", "show", "dev", "br0")).group(1)
+    gateway = re.search(
+        r"inet6 (fe80::\S+)/", sh("ip", "-n", node, "-6", "addr", "show", "dev", "br0")
+    ).group(1)
     with inside(node):
         s = socket.create_server(("::", 7070), family=socket.AF_INET6)
 
@@ -356,7 +405,12 @@ for to in (("ff02::1", PORT, 0, socket.if_nametoindex("eth0")), ("ff0e::1", PORT
     print(attempt(tcp(), to))
 print(attempt(tcp(socket.AF_INET), ("224.0.0.1", PORT)))
 """
-    assert run(mesh.web, code, gateway, "x", 7070).split("\n") == ["on the link", "ENETUNREACH", "ENETUNREACH", "ENETUNREACH"]
+    assert run(mesh.web, code, gateway, "x", 7070).split("\n") == [
+        "on the link",
+        "ENETUNREACH",
+        "ENETUNREACH",
+        "ENETUNREACH",
+    ]
     s.close()
 
 
@@ -365,14 +419,27 @@ def test_the_link_local_address_of_a_pod_is_no_way_past_its_policies(mesh):
     code = """
 s = tcp(); r = attempt(s, (TO, PORT, 0, socket.if_nametoindex("eth0"))); print(r if r != "connected" else echo(s))
 """
-    local = re.search(r"inet6 (fe80::\S+)/", mesh.near.run("ip", "-6", "addr", "show", "dev", "eth0").stdout).group(1)
+    local = re.search(
+        r"inet6 (fe80::\S+)/", mesh.near.run("ip", "-6", "addr", "show", "dev", "eth0").stdout
+    ).group(1)
     assert run(mesh.web, code, local, "x") == "x"
-    mesh.policies.append({"name": "strict", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
-                          "rules": [[[{"notPrincipals": [{"Presence": []}]}]]]})
+    mesh.policies.append(
+        {
+            "name": "strict",
+            "namespace": "demo",
+            "scope": "Namespace",
+            "action": "Deny",
+            "dryRun": False,
+            "rules": [[[{"notPrincipals": [{"Presence": []}]}]]],
+        }
+    )
     mesh.write()
     try:
         wait_for(lambda: run(mesh.web, code, local, "x") in ("reset", "ECONNRESET"), "the refusal")
-        wait_for(lambda: [x for x in mesh.nodes[0].access_log("") if local in x and "policy_denied" in x], "its reason")
+        wait_for(
+            lambda: [x for x in mesh.nodes[0].access_log("") if local in x and "policy_denied" in x],
+            "its reason",
+        )
     finally:
         mesh.policies.clear()
         mesh.write()
@@ -380,6 +447,7 @@ s = tcp(); r = attempt(s, (TO, PORT, 0, socket.if_nametoindex("eth0"))); print(r
 
 
 # ---- devices and marks ----
+
 
 @each_family
 def test_bound_to_a_device_first(mesh, family):
@@ -400,7 +468,10 @@ s = tcp(); s.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, b"eth0"); print(atte
 """
     own = addresses(mesh.web)[family]
     refused = counted(mesh, "rebind_failed")
-    assert run(mesh.web, code, addresses(mesh.shop)[family], "x", 8080, own).split() == ["ECONNREFUSED", "connected"]
+    assert run(mesh.web, code, addresses(mesh.shop)[family], "x", 8080, own).split() == [
+        "ECONNREFUSED",
+        "connected",
+    ]
     assert counted(mesh, "rebind_failed") == refused + 1
 
 
@@ -460,7 +531,10 @@ s.bind((sys.argv[4], 0)); s.settimeout(5)
 r = attempt(s, (TO, PORT)); print(r if r != "connected" else echo(s))
 """
     before = len(mesh.nodes[1].access_log())
-    assert run(mesh.rogue, code, addresses(mesh.shop)[family], "as web", 8088, addresses(mesh.web)[family]) == "as web"
+    assert (
+        run(mesh.rogue, code, addresses(mesh.shop)[family], "as web", 8088, addresses(mesh.web)[family])
+        == "as web"
+    )
     lines = wait_for(lambda: [x for x in inbound(mesh, 1, before) if ":8088 " in x], "the inbound line")
     assert f'src.identity="{mesh.rogue.identity}"' in lines[0] and mesh.web.identity not in lines[0]
 
@@ -499,7 +573,9 @@ def test_a_new_service_account_is_a_new_identity(mesh):
             before = len(mesh.nodes[1].access_log())
             if run(mesh.rogue, TRY, mesh.shop.ip, "who am I", 8088) != "who am I":
                 return False
-            lines = wait_for(lambda: [x for x in inbound(mesh, 1, before) if ":8088 " in x], "the inbound line")
+            lines = wait_for(
+                lambda: [x for x in inbound(mesh, 1, before) if ":8088 " in x], "the inbound line"
+            )
             return f'src.identity="{mesh.rogue.identity}"' in lines[-1]
 
         wait_for(known, f"connections in the name of {mesh.rogue.identity}")
@@ -597,14 +673,20 @@ def test_connecting_to_a_listener_itself(mesh, family):
     before = [len(n.access_log()) for n in mesh.nodes]
     own = addresses(mesh.rogue)[family]
     for port in ports:
-        for client, to in ((mesh.rogue, own), (mesh.rogue, ["127.0.0.1", "::1"][family]), (mesh.near, own), (mesh.shop, own),
-                           (mesh.outside, own)):
+        for client, to in (
+            (mesh.rogue, own),
+            (mesh.rogue, ["127.0.0.1", "::1"][family]),
+            (mesh.near, own),
+            (mesh.shop, own),
+            (mesh.outside, own),
+        ):
             assert run(client, TRY, to, "who is there", port) in REFUSED, (client.name, to, port)
     time.sleep(0.2)
     assert sum(len(n.access_log()) for n in mesh.nodes) - sum(before) < 40
 
 
 # ---- a pod that takes its network apart ----
+
 
 @each_family
 def test_destroying_every_socket_of_the_pod(mesh, family):
@@ -618,7 +700,9 @@ def test_destroying_every_socket_of_the_pod(mesh, family):
     for p in pod.processes:
         p.kill()
     pod.server(ECHO, "8080")  # the listener of the one before is destroyed too
-    wait_for(lambda: run(mesh.web, TRY, addresses(pod)[family], "mended") == "mended", "connections to the pod")
+    wait_for(
+        lambda: run(mesh.web, TRY, addresses(pod)[family], "mended") == "mended", "connections to the pod"
+    )
 
 
 HAMMER = """
@@ -646,19 +730,28 @@ def test_taking_the_way_to_the_proxy_apart(mesh, family, how):
     # Answers of the test before that are still being sent again are no connections of this one.
     pod.run("ss", "-K", "state", "connected", "sport", "=", "8080", check=False)
     if how == "rules":
-        each = "; ".join(f"{' '.join(ip)} rule del fwmark 0x111/0xfff lookup {table}" for table in range(100, 104))
+        each = "; ".join(
+            f"{' '.join(ip)} rule del fwmark 0x111/0xfff lookup {table}" for table in range(100, 104)
+        )
     elif how == "routes":
         each = "; ".join(f"{' '.join(ip)} route flush table {table}" for table in range(100, 104))
     elif how == "sysctls":
         each = "sysctl -q -w net.ipv4.tcp_fwmark_accept=0 net.ipv4.fwmark_reflect=0 net.ipv6.fwmark_reflect=0"
     elif how == "a rule before ours":
-        each, undo = f"{' '.join(ip)} rule add pref 77 fwmark 0x111/0xfff lookup main", [*ip, "rule", "del", "pref", "77"]
+        each, undo = (
+            f"{' '.join(ip)} rule add pref 77 fwmark 0x111/0xfff lookup main",
+            [*ip, "rule", "del", "pref", "77"],
+        )
     else:
         each = f"{' '.join(ip)} route replace default via {gateway} dev eth0 table $({' '.join(ip)} rule | sed -n '/0x111/s/.*lookup //p' | head -1)"
     breaker = pod.popen("/bin/sh", "-c", f"while :; do {each} 2>/dev/null; sleep 0.002; done")
     others = []
     if how in ("rules", "routes"):  # what its server answers, too
-        others.append(mesh.shop.popen("/usr/bin/python3", "-c", PRELUDE + HAMMER, addresses(pod)[family], 8080, "unsteered", "1"))
+        others.append(
+            mesh.shop.popen(
+                "/usr/bin/python3", "-c", PRELUDE + HAMMER, addresses(pod)[family], 8080, "unsteered", "1"
+            )
+        )
     try:
         run(pod, HAMMER, to, "unsteered", 8080, "1")
         wait_for(lambda: not [p for p in others if p.alive()], "the others' connections")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peers of the mesh, with good certificates, that want to harm a node's proxy or its other connections by what they may send."""
+
 import os
 import re
 import time
@@ -56,8 +57,16 @@ def mesh():
     with Mesh(nodes=2) as m:
         m.web, m.rogue = m.pod("web"), m.pod("rogue")
         m.shop, m.other = m.pod("shop", node=1), m.pod("other", node=1)
-        m.policies.append({"name": "no-rogue", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
-                           "rules": [[[{"principals": [{"Exact": m.rogue.identity.removeprefix("spiffe://")}]}]]]})
+        m.policies.append(
+            {
+                "name": "no-rogue",
+                "namespace": "demo",
+                "scope": "Namespace",
+                "action": "Deny",
+                "dryRun": False,
+                "rules": [[[{"principals": [{"Exact": m.rogue.identity.removeprefix("spiffe://")}]}]]],
+            }
+        )
         m.start()
         for pod in (m.shop, m.other):
             pod.server(ECHO, "8080")
@@ -68,7 +77,11 @@ def mesh():
 
 def attack(mesh, files, count, *options, at=None):
     address = at or (mesh.shop.ip, 15008)
-    p = Process([ATTACKER, *options, *address, *files, count], f"{mesh.dir}/attack-{time.monotonic_ns()}.log", netns=mesh.nodes[0].netns)
+    p = Process(
+        [ATTACKER, *options, *address, *files, count],
+        f"{mesh.dir}/attack-{time.monotonic_ns()}.log",
+        netns=mesh.nodes[0].netns,
+    )
     wait_for(lambda: "READY" in p.text() or not p.alive(), "the attacker")
     assert p.alive() or "READY" in p.text(), p.text()
     return p
@@ -112,7 +125,10 @@ def test_key_updates_without_data_between_end_the_tunnel_by_name(mesh):
     ended = re.search(r"ENDED (\d+)", p.text())
     assert ended and int(ended.group(1)) < 100000, p.text()
     wait_for(lambda: failures(mesh.nodes[1], "key_update_flood") == before + 1, "the count")
-    wait_for(lambda: [x for x in mesh.nodes[1].proxy.text().splitlines() if "key_update_flood" in x], "the reason in the log")
+    wait_for(
+        lambda: [x for x in mesh.nodes[1].proxy.text().splitlines() if "key_update_flood" in x],
+        "the reason in the log",
+    )
 
 
 def test_who_asks_for_keys_and_does_not_read_is_read_no_more(mesh):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The container image."""
+
 import json
 import os
 import shutil
@@ -19,7 +20,10 @@ def image(build, tmp_path_factory):
     run(["meson", "install", "-C", build, "--no-rebuild", "--destdir", f"{folder}/tree"], timeout=120)
     builder = os.path.join(ROOT, "packaging", "image", "build.py")
     for name in ("a", "b"):
-        run(["/usr/bin/python3", builder, f"{folder}/tree", "localhost/bruma:test", f"{folder}/{name}.tar"], timeout=120)
+        run(
+            ["/usr/bin/python3", builder, f"{folder}/tree", "localhost/bruma:test", f"{folder}/{name}.tar"],
+            timeout=120,
+        )
     with tarfile.open(f"{folder}/a.tar") as archive:
         archive.extractall(f"{folder}/archive")
     with tarfile.open(f"{folder}/archive/layer.tar") as layer:
@@ -45,17 +49,36 @@ def test_manifest_names_what_is_there(image):
 
 @pytest.mark.parametrize("program", ["usr/sbin/bruma-agent", "usr/sbin/bruma-proxy", "usr/sbin/brumactl"])
 def test_programs_run_with_what_is_in_the_image_alone(image, program):
-    r = subprocess.run(["/usr/sbin/chroot", f"{image}/root", f"/{program}", "--version"], capture_output=True, text=True, timeout=30)
+    r = subprocess.run(
+        ["/usr/sbin/chroot", f"{image}/root", f"/{program}", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert r.returncode == 0 and "0." in r.stdout, r.stderr
 
 
 def test_the_plugin_runs_there_too(image):
-    r = subprocess.run(["/usr/sbin/chroot", f"{image}/root", "/usr/lib/cni/bruma-cni"], env={"CNI_COMMAND": "VERSION"}, capture_output=True,
-                       text=True, timeout=30)
+    r = subprocess.run(
+        ["/usr/sbin/chroot", f"{image}/root", "/usr/lib/cni/bruma-cni"],
+        env={"CNI_COMMAND": "VERSION"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert "1.1.0" in json.loads(r.stdout)["supportedVersions"]
 
 
 def test_an_incomplete_tree_is_refused(build, tmp_path):
-    r = subprocess.run(["/usr/bin/python3", os.path.join(ROOT, "packaging", "image", "build.py"), str(tmp_path), "x:1",
-                        str(tmp_path / "x.tar")], capture_output=True, text=True)
+    r = subprocess.run(
+        [
+            "/usr/bin/python3",
+            os.path.join(ROOT, "packaging", "image", "build.py"),
+            str(tmp_path),
+            "x:1",
+            str(tmp_path / "x.tar"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert r.returncode != 0 and "bruma-agent is missing" in r.stderr and not (tmp_path / "x.tar").exists()

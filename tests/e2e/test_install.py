@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent keeps bruma-cni installed: its binary, and its entry in the network that the runtime really loads, whatever others
 do there; and takes it all out again, byte for byte."""
+
 import json
 import os
 import stat
@@ -57,7 +58,14 @@ class Directory:
         wait_for(lambda: self.types(name) == types, f"{name} to have {types}", timeout)
 
     def options(self, build):
-        return ["--cni-conf-dir", self.conf, "--cni-bin-dir", self.bin, "--cni-plugin", f"{build}/cni/bruma-cni"]
+        return [
+            "--cni-conf-dir",
+            self.conf,
+            "--cni-bin-dir",
+            self.bin,
+            "--cni-plugin",
+            f"{build}/cni/bruma-cni",
+        ]
 
 
 @pytest.fixture
@@ -78,8 +86,12 @@ def problems(node):
 
 def uninstall(node):
     node.agent.stop()
-    r = subprocess.run(["nsenter", f"--net=/run/netns/{node.netns}", *node.argv(*node.options), "--uninstall"],
-                       capture_output=True, text=True, timeout=60)
+    r = subprocess.run(
+        ["nsenter", f"--net=/run/netns/{node.netns}", *node.argv(*node.options), "--uninstall"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert r.returncode == 0, r.stdout + r.stderr
 
 
@@ -87,12 +99,17 @@ def test_entry_and_program_come_and_go_without_a_trace(node, directory):
     directory.write("10-pods.conflist", LIST, 0o640)
     node.start(*node.options)
     directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
-    assert json.loads(directory.read("10-pods.conflist"))["plugins"][2] == {"type": "bruma-cni", "run_dir": node.run_dir}
+    assert json.loads(directory.read("10-pods.conflist"))["plugins"][2] == {
+        "type": "bruma-cni",
+        "run_dir": node.run_dir,
+    }
     assert stat.S_IMODE(os.stat(directory.path("10-pods.conflist")).st_mode) == 0o640
     program = f"{directory.bin}/bruma-cni"
     assert stat.S_IMODE(os.stat(program).st_mode) == 0o755
     assert subprocess.run([program], env={"CNI_COMMAND": "VERSION"}, capture_output=True).returncode == 0
-    assert node.status()["cniFile"] == directory.path("10-pods.conflist") and "cni_conf_missing" not in problems(node)
+    assert node.status()["cniFile"] == directory.path(
+        "10-pods.conflist"
+    ) and "cni_conf_missing" not in problems(node)
     uninstall(node)
     assert directory.read("10-pods.conflist") == LIST
     assert os.listdir(directory.conf) == ["10-pods.conflist"] and os.listdir(directory.bin) == []
@@ -106,7 +123,9 @@ def test_a_stopped_agent_leaves_it_installed(node, directory):
     node.agent.stop()
     node.start(*node.options)
     wait_for(lambda: node.status().get("cniFile"), "the agent's look at the directory")
-    assert os.stat(directory.path("10-pods.conflist")).st_ino == before.st_ino, "written though nothing had changed"
+    assert os.stat(directory.path("10-pods.conflist")).st_ino == before.st_ino, (
+        "written though nothing had changed"
+    )
 
 
 def test_the_first_file_is_followed(node, directory):
@@ -146,8 +165,13 @@ def test_who_fights_is_named(node, directory):
         directory.write("10-pods.conflist", LIST)
         if "cni_conf_contested" in problems(node):
             break
-        wait_for(lambda: directory.types("10-pods.conflist") == ["bridge", "portmap", "bruma-cni"] or
-                 "cni_conf_contested" in problems(node), "an answer")
+        wait_for(
+            lambda: (
+                directory.types("10-pods.conflist") == ["bridge", "portmap", "bruma-cni"]
+                or "cni_conf_contested" in problems(node)
+            ),
+            "an answer",
+        )
     wait_for(lambda: "cni_conf_contested" in problems(node), "the quarrel to be named")
 
 
@@ -155,7 +179,9 @@ def test_nothing_there_yet_and_half_written_files(node, directory):
     node.start(*node.options)
     wait_for(lambda: "cni_conf_missing" in problems(node), "the missing network to be named")
     directory.write("10-pods.conflist", LIST[:60])
-    wait_for(lambda: "10-pods.conflist" in open(node.work.path("agent.log")).read(), "a word about the half file")
+    wait_for(
+        lambda: "10-pods.conflist" in open(node.work.path("agent.log")).read(), "a word about the half file"
+    )
     assert directory.read("10-pods.conflist") == LIST[:60], "left alone"
     directory.write("10-pods.conflist", LIST)
     directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
@@ -186,7 +212,10 @@ def test_a_list_is_made_of_a_file_of_one_plugin(node, directory):
     made = json.loads(directory.read("10-pods.bruma.conflist"))
     assert (made["name"], made["cniVersion"], made["plugins"][0]) == ("pods", "0.4.0", json.loads(SINGLE))
     assert stat.S_IMODE(os.stat(directory.path("10-pods.bruma.conflist")).st_mode) == 0o600
-    assert sorted(os.listdir(directory.conf))[0] == "10-pods.bruma.conflist" and directory.read("10-pods.conf") == SINGLE
+    assert (
+        sorted(os.listdir(directory.conf))[0] == "10-pods.bruma.conflist"
+        and directory.read("10-pods.conf") == SINGLE
+    )
     directory.write("10-pods.conf", SINGLE.replace("bridge", "ptp"))
     directory.wait("10-pods.bruma.conflist", ["ptp", "bruma-cni"])
     os.unlink(directory.path("10-pods.conf"))
@@ -214,7 +243,9 @@ def test_a_made_list_stays_while_its_file_is_being_written(node, directory):
     directory.wait("10-pods.bruma.conflist", ["bridge", "bruma-cni"])
     directory.write("10-pods.conf", SINGLE[:30])
     wait_for(lambda: "cni_conf_missing" in problems(node), "the half file to be seen")
-    assert directory.types("10-pods.bruma.conflist") == ["bridge", "bruma-cni"], "the runtime has nothing else"
+    assert directory.types("10-pods.bruma.conflist") == ["bridge", "bruma-cni"], (
+        "the runtime has nothing else"
+    )
     directory.write("10-pods.conf", SINGLE)
     wait_for(lambda: "cni_conf_missing" not in problems(node), "all to be well")
 
@@ -259,11 +290,17 @@ def test_a_read_only_directory_is_told_and_tried_again(node, directory):
         run(["umount", directory.conf])
 
 
-@pytest.mark.parametrize("what, text", [("File too large", LIST.replace('"odd"', '"long": "' + "x" * (1 << 20) + '", "odd"')),
-                                        ("not a JSON object", ""), ("not a JSON object", LIST + "}"),
-                                        ("not one list", '{"name": "pods", "plugins": []}'),
-                                        ("neither a type nor plugins", '{"name": "pods"}')],
-                         ids=["huge", "empty", "broken", "no plugins", "nothing of a network"])
+@pytest.mark.parametrize(
+    "what, text",
+    [
+        ("File too large", LIST.replace('"odd"', '"long": "' + "x" * (1 << 20) + '", "odd"')),
+        ("not a JSON object", ""),
+        ("not a JSON object", LIST + "}"),
+        ("not one list", '{"name": "pods", "plugins": []}'),
+        ("neither a type nor plugins", '{"name": "pods"}'),
+    ],
+    ids=["huge", "empty", "broken", "no plugins", "nothing of a network"],
+)
 def test_what_cannot_be_used_is_named_and_left_alone(node, directory, what, text):
     directory.write("10-pods.conflist", text)
     os.mkdir(directory.path("11-folder.conf"))
@@ -280,7 +317,10 @@ def test_what_cannot_be_used_is_named_and_left_alone(node, directory, what, text
 
 def test_left_overs_of_killed_writers_are_swept(node, directory):
     directory.write("10-pods.conflist", LIST)
-    for name in (directory.path(".10-pods.conflist.bruma-a1B2c3"), f"{directory.bin}/.bruma-cni.bruma-a1B2c3"):
+    for name in (
+        directory.path(".10-pods.conflist.bruma-a1B2c3"),
+        f"{directory.bin}/.bruma-cni.bruma-a1B2c3",
+    ):
         open(name, "w").close()
     directory.write(".of-somebody-else", "")
     node.start(*node.options)
@@ -304,6 +344,7 @@ def test_a_plugin_that_was_taken_away_or_changed_comes_back(node, directory):
     def same():
         with open(program, "rb") as f:
             return f.read() == good
+
     wait_for(same, "the right program to be back")
 
 
@@ -348,14 +389,35 @@ def test_a_program_that_cannot_be_written_is_told(node, directory, work):
 
 def test_a_pod_is_enrolled_by_what_was_installed(node, directory, work):
     """The runtime's own way: the file as it is, the plugins from the directory."""
-    directory.write("10-pods.conflist", json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [
-        {"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local", "dataDir": work.path("leases"),
-                                                      "ranges": [[{"subnet": "10.81.0.0/24"}], [{"subnet": "fd81::/64"}]]}}]}))
+    directory.write(
+        "10-pods.conflist",
+        json.dumps(
+            {
+                "cniVersion": "1.0.0",
+                "name": "pods",
+                "plugins": [
+                    {
+                        "type": "bridge",
+                        "bridge": "cni0",
+                        "ipam": {
+                            "type": "host-local",
+                            "dataDir": work.path("leases"),
+                            "ranges": [[{"subnet": "10.81.0.0/24"}], [{"subnet": "fd81::/64"}]],
+                        },
+                    }
+                ],
+            }
+        ),
+    )
     node.start(*node.options)
     node.proxy().serve()
     directory.wait("10-pods.conflist", ["bridge", "bruma-cni"])
-    runtime = Runtime(json.loads(directory.read("10-pods.conflist")), work.path("cache"), f"{directory.bin}:/usr/lib/cni",
-                      node.netns)
+    runtime = Runtime(
+        json.loads(directory.read("10-pods.conflist")),
+        work.path("cache"),
+        f"{directory.bin}:/usr/lib/cni",
+        node.netns,
+    )
     netns = work.netns("chained")
     runtime.add("chained", f"/run/netns/{netns}", "shop", "chained", "uid-chained")
     assert agent_client.pods(node.run_dir)["shop/chained"]["state"] == "enrolled"
@@ -378,7 +440,9 @@ def test_an_own_list_comes_first_and_leaves_others_files_alone(node, directory):
     directory.wait("02-bruma.conflist", ["bridge", "portmap", "bruma-cni"])
     assert directory.read("10-pods.conflist") == LIST
     assert own(directory)["plugins"][2]["made_of"] == "10-pods.conflist" and own(directory)["name"] == "pods"
-    assert directory.read("02-bruma.conflist").startswith(LIST[:LIST.index('{"type": "portmap"')]), "its text is the other's"
+    assert directory.read("02-bruma.conflist").startswith(LIST[: LIST.index('{"type": "portmap"')]), (
+        "its text is the other's"
+    )
     assert stat.S_IMODE(os.stat(directory.path("02-bruma.conflist")).st_mode) == 0o600
     wait_for(lambda: node.status()["cniFile"] == directory.path("02-bruma.conflist"), "status to name it")
     uninstall(node)
@@ -388,14 +452,21 @@ def test_an_own_list_comes_first_and_leaves_others_files_alone(node, directory):
 def test_an_own_list_survives_what_others_write_at_a_boot(node, directory, work):
     """The power was cut; before the agent runs, the main plugin's installer writes his file anew. The runtime still loads a
     network that fails without the agent."""
-    directory.write("10-pods.conflist", LIST.replace('"bridge"', '"loopback"').replace('"portmap"', '"loopback"'))
+    directory.write(
+        "10-pods.conflist", LIST.replace('"bridge"', '"loopback"').replace('"portmap"', '"loopback"')
+    )
     node.start(*node.options, *OWN)
     directory.wait("02-bruma.conflist", ["loopback", "loopback", "bruma-cni"])
     node.agent.kill()
     newer = LIST.replace('"bridge"', '"tuning"').replace('"portmap"', '"tuning"')
     directory.write("10-pods.conflist", newer)
     first = sorted(os.listdir(directory.conf))[0]
-    runtime = Runtime(json.loads(directory.read(first)), work.path("cache"), f"{directory.bin}:/usr/lib/cni", netns=node.netns)
+    runtime = Runtime(
+        json.loads(directory.read(first)),
+        work.path("cache"),
+        f"{directory.bin}:/usr/lib/cni",
+        netns=node.netns,
+    )
     name = work.netns("late")
     with pytest.raises(Exception, match="agent_unreachable"):
         runtime.add("c", f"/run/netns/{name}", "shop", "late", "uid-late", [])
@@ -409,7 +480,9 @@ def test_an_own_list_follows_and_goes(node, directory):
     directory.write("10-pods.conf", '{"cniVersion": "1.0.0", "name": "a", "type": "bridge"}')
     node.start(*node.options, *OWN)
     directory.wait("02-bruma.conflist", ["bridge", "bruma-cni"])
-    assert sorted(os.listdir(directory.conf)) == ["02-bruma.conflist", "10-pods.conf"], "no list beside the single one"
+    assert sorted(os.listdir(directory.conf)) == ["02-bruma.conflist", "10-pods.conf"], (
+        "no list beside the single one"
+    )
     directory.write("05-new.conflist", LIST)
     directory.wait("02-bruma.conflist", ["bridge", "portmap", "bruma-cni"])
     os.unlink(directory.path("05-new.conflist"))
@@ -462,7 +535,10 @@ def test_who_takes_our_lists_away_is_named(node, directory, single):
     made = "10-pods.bruma.conflist" if single else "02-bruma.conflist"
     node.start(*node.options, *([] if single else OWN))
     for _ in range(12):
-        wait_for(lambda: os.path.exists(directory.path(made)) or "cni_conf_contested" in problems(node), "an answer")
+        wait_for(
+            lambda: os.path.exists(directory.path(made)) or "cni_conf_contested" in problems(node),
+            "an answer",
+        )
         if "cni_conf_contested" in problems(node):
             break
         os.rename(directory.path(made), directory.path(f"{made}.taken"))
@@ -476,6 +552,10 @@ def test_who_takes_our_lists_away_is_named(node, directory, single):
 
 @pytest.mark.parametrize("name", ["a/b.conflist", "02-bruma.conf", ".hidden.conflist", "bruma"])
 def test_a_wrong_name_of_an_own_list_ends_the_start(node, directory, name):
-    r = subprocess.run([*node.argv(*node.options), *OWN, "--cni-owned-conf-name", name], capture_output=True, text=True,
-                       timeout=20)
+    r = subprocess.run(
+        [*node.argv(*node.options), *OWN, "--cni-owned-conf-name", name],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
     assert r.returncode == 2 and "cni-owned-conf-name" in r.stderr

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waypoints as a stock istiod announces them, with a stock Envoy that has a certificate of istiod's. See test_istiod.py."""
+
 import json
 import os
 import shutil
@@ -29,25 +30,52 @@ class Demo:
         self.web = cluster.pod(self.client_node, "demo", "web", 10, account="web")
         self.apps = {}
         for host, version in ((11, "v1"), (12, "v2")):
-            pod = cluster.pod(self.server_node, "demo", f"shop-{version}", host, account="shop", labels={"app": "shop"})
-            app = pod.start(["/usr/bin/python3", "-u", "-c", APP, version], cluster.work.path(f"{version}.log"))
+            pod = cluster.pod(
+                self.server_node, "demo", f"shop-{version}", host, account="shop", labels={"app": "shop"}
+            )
+            app = pod.start(
+                ["/usr/bin/python3", "-u", "-c", APP, version], cluster.work.path(f"{version}.log")
+            )
             cluster.work.defer(app.kill)
             app.wait_for_text("READY")
             self.apps[version] = pod
-        self.waypoint = cluster.pod(self.server_node, "demo", "waypoint-1", 13, account="waypoint",
-                                    labels={"gateway.networking.k8s.io/gateway-name": "waypoint", "istio.io/dataplane-mode": "none"})
+        self.waypoint = cluster.pod(
+            self.server_node,
+            "demo",
+            "waypoint-1",
+            13,
+            account="waypoint",
+            labels={"gateway.networking.k8s.io/gateway-name": "waypoint", "istio.io/dataplane-mode": "none"},
+        )
         cluster.service("demo", "shop", VIP, {"app": "shop"}, {80: 8080})
-        cluster.service("demo", "waypoint", WAYPOINT_VIP, {"gateway.networking.k8s.io/gateway-name": "waypoint"}, {15008: 15008})
+        cluster.service(
+            "demo",
+            "waypoint",
+            WAYPOINT_VIP,
+            {"gateway.networking.k8s.io/gateway-name": "waypoint"},
+            {15008: 15008},
+        )
         cluster.hbone(self.web, *self.apps.values())
         directory = cluster.work.path("envoy")
         cluster.certificate("demo", "waypoint", "waypoint-1", directory)
-        self.envoy = waypoint.Waypoint(envoy, directory, self.waypoint.netns, self.server_node.cgroup, vip4=VIP, vip6=VIP6,
-                                       v1=self.apps["v1"].ip4, v2=self.apps["v2"].ip4)
+        self.envoy = waypoint.Waypoint(
+            envoy,
+            directory,
+            self.waypoint.netns,
+            self.server_node.cgroup,
+            vip4=VIP,
+            vip6=VIP6,
+            v1=self.apps["v1"].ip4,
+            v2=self.apps["v2"].ip4,
+        )
         cluster.work.defer(self.envoy.stop)
         self.envoy.start()
 
     def ask(self, method="GET", host=VIP, port=80, count=1, **headers):
-        r = self.web.run(["/usr/bin/python3", "-c", REQUESTS, host, str(port), str(count), method, json.dumps(headers)], timeout=120)
+        r = self.web.run(
+            ["/usr/bin/python3", "-c", REQUESTS, host, str(port), str(count), method, json.dumps(headers)],
+            timeout=120,
+        )
         return json.loads(r.stdout)
 
     def one(self, *arguments, **more):
@@ -101,15 +129,23 @@ def test_a_namespaces_waypoint(demo, gateway, how):
     wait_for(lambda: demo.reference() == expected, f"the service's waypoint, not {demo.reference()}", 30)
     assert demo.one()[0] == 200
     assert demo.one("DELETE") == [403, "RBAC: access denied"]
-    line = wait_for(lambda: demo.cluster.access(demo.client_node, "connection complete", f"{VIP}:80"), "the log")
+    line = wait_for(
+        lambda: demo.cluster.access(demo.client_node, "connection complete", f"{VIP}:80"), "the log"
+    )
     assert line["dst.identity"] == "spiffe://cluster.local/ns/demo/sa/waypoint"
 
 
 def test_a_workloads_waypoint(demo, gateway):
     gateway(hostname=HOST, waypoint_for="all")
     pod = demo.apps["v1"]
-    wait_for(lambda: (demo.cluster.workload(demo.client_node, pod.name).get("waypoint") or {}).get("destination") == f"demo/{HOST}",
-             "the workload's waypoint", 30)
+    wait_for(
+        lambda: (
+            (demo.cluster.workload(demo.client_node, pod.name).get("waypoint") or {}).get("destination")
+            == f"demo/{HOST}"
+        ),
+        "the workload's waypoint",
+        30,
+    )
     assert demo.one(host=pod.ip4, port=8080) == [200, "v1"]
     assert demo.one("DELETE", host=pod.ip4, port=8080) == [403, "RBAC: access denied"]
 
@@ -117,21 +153,34 @@ def test_a_workloads_waypoint(demo, gateway):
 def test_istiods_own_policy_lets_only_the_waypoint_in(demo, gateway):
     gateway(hostname=HOST)
     wait_for(lambda: demo.reference(), "the service's waypoint", 30)
-    wait_for(lambda: "istio_allow_waypoint_demo_waypoint" in str(demo.cluster.policies(demo.server_node)), "istiod's policy", 30)
+    wait_for(
+        lambda: "istio_allow_waypoint_demo_waypoint" in str(demo.cluster.policies(demo.server_node)),
+        "istiod's policy",
+        30,
+    )
     assert demo.one()[0] == 200
-    wait_for(lambda: demo.one(host=demo.apps["v1"].ip4, port=8080)[0] == 0, "requests past the waypoint to be refused")
+    wait_for(
+        lambda: demo.one(host=demo.apps["v1"].ip4, port=8080)[0] == 0,
+        "requests past the waypoint to be refused",
+    )
     assert demo.one()[0] == 200
 
 
 def test_canary_waypoint(demo, gateway):
     """Weights as istiod announces them for a second waypoint. It is the same Envoy here, by another service and another reference."""
-    demo.cluster.service("demo", "canary", "10.96.60.3", {"gateway.networking.k8s.io/gateway-name": "waypoint"}, {15008: 15008})
+    demo.cluster.service(
+        "demo", "canary", "10.96.60.3", {"gateway.networking.k8s.io/gateway-name": "waypoint"}, {15008: 15008}
+    )
     gateway(hostname=HOST)
     demo.cluster.gateway("demo", "canary", address="10.96.60.3")
     path = "/api/v1/namespaces/demo"
-    demo.cluster.server.merge(path, labels={"istio.io/use-waypoint-canary": "canary"},
-                              annotations={"istio.io/use-waypoint-canary-weight": "30"})
+    demo.cluster.server.merge(
+        path,
+        labels={"istio.io/use-waypoint-canary": "canary"},
+        annotations={"istio.io/use-waypoint-canary-weight": "30"},
+    )
     try:
+
         def weights():
             all = (demo.cluster.service_of(demo.client_node, "shop") or {}).get("weightedWaypoints", [])
             return {w["destination"]["destination"]: w["weight"] for w in all}
@@ -146,9 +195,16 @@ def test_canary_waypoint(demo, gateway):
 
 def test_servers_that_accept_only_their_waypoint(demo, gateway):
     """By an AuthorizationPolicy, as people write it; the waypoint itself passes."""
-    demo.cluster.policy("AuthorizationPolicy", "demo", "only-waypoint", {
-        "selector": {"matchLabels": {"app": "shop"}}, "action": "ALLOW",
-        "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/demo/sa/waypoint"]}}]}]})
+    demo.cluster.policy(
+        "AuthorizationPolicy",
+        "demo",
+        "only-waypoint",
+        {
+            "selector": {"matchLabels": {"app": "shop"}},
+            "action": "ALLOW",
+            "rules": [{"from": [{"source": {"principals": ["cluster.local/ns/demo/sa/waypoint"]}}]}],
+        },
+    )
     try:
         wait_for(lambda: demo.one()[0] == 0, "direct requests to be refused")
         gateway(hostname=HOST)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """bruma-agent with the Kubernetes API as its source: labels and selectors, the annotation, where running pods are found. What
 both servers can do is tested against both (kube_world.py)."""
+
 import concurrent.futures
 import json
 import os
@@ -20,13 +21,16 @@ from support.system import run, wait_for
 
 def test_real_server_is_given():
     if not REAL:
-        pytest.skip("BRUMA_KUBE names no directory with kube-apiserver and etcd: the agent was tested with the small "
-                    "API server of the tests alone")
+        pytest.skip(
+            "BRUMA_KUBE names no directory with kube-apiserver and etcd: the agent was tested with the small "
+            "API server of the tests alone"
+        )
     for program in ("kube-apiserver", "etcd"):
         assert os.access(os.path.join(REAL, program), os.X_OK), f"BRUMA_KUBE={REAL} has no {program}"
 
 
 # ---- labels, annotation ----
+
 
 def test_namespace_label_enrols_running_pods_and_lets_them_go(world):
     world.server.make_namespace("shop")
@@ -38,7 +42,9 @@ def test_namespace_label_enrols_running_pods_and_lets_them_go(world):
     world.wait_state("shop/web", "enrolled")
     world.wait_redirection("shop", "web", "enabled")
     told = agent_client.pods(world.node.run_dir)["shop/web"]
-    assert told["uid"] == pod.uid and sorted(told["ips"]) == sorted(pod.ips) and not told["capturedSinceStart"]
+    assert (
+        told["uid"] == pod.uid and sorted(told["ips"]) == sorted(pod.ips) and not told["capturedSinceStart"]
+    )
     world.server.label_namespace("shop", mode=None)
     world.wait_redirection("shop", "web", None)
     world.wait_state("shop/web", "outside")
@@ -91,7 +97,14 @@ RULES = [  # name, namespace's mode, labels, spec, annotations, enrolled
     ("host-network", "ambient", {"mode": "ambient"}, {"hostNetwork": True}, {}, False),
     ("sidecar", "ambient", {"mode": "ambient"}, {}, {"sidecar.istio.io/status": "{}"}, False),
     ("other-value", None, {"mode": "sidecar"}, {}, {}, False),
-    ("inject-says-nothing", "ambient", {"sidecar.istio.io/inject": "true", "istio-injection": "enabled"}, {}, {}, True),
+    (
+        "inject-says-nothing",
+        "ambient",
+        {"sidecar.istio.io/inject": "true", "istio-injection": "enabled"},
+        {},
+        {},
+        True,
+    ),
 ]
 
 
@@ -103,7 +116,9 @@ def test_rules_of_eligibility(world):
     pods = {}
     for i, (name, mode, labels, spec, annotations, _) in enumerate(RULES):
         labels = {"istio.io/dataplane-mode" if k == "mode" else k: v for k, v in labels.items()}
-        pods[name] = world.sandbox(f"n-{mode}".lower(), name, 10 + i, labels=labels, spec=spec, annotations=annotations)
+        pods[name] = world.sandbox(
+            f"n-{mode}".lower(), name, 10 + i, labels=labels, spec=spec, annotations=annotations
+        )
     pods["ztunnel"] = world.sandbox("istio-system", "ztunnel", 30, labels={"app": "ztunnel"})
     pods["dns"] = world.sandbox("kube-system", "dns", 31)
     pods["done"] = world.sandbox("n-ambient", "done", 32, phase="Succeeded")
@@ -111,8 +126,18 @@ def test_rules_of_eligibility(world):
         world.write_cache(pod)
     world.start(exclude_namespaces="kube-public, kube-system").ready()
     wanted = {name for name, _, _, _, _, enrolled in RULES if enrolled}
-    wait_for(lambda: {n.split("/")[1] for n, p in agent_client.pods(world.node.run_dir).items()
-                      if p["state"] == "enrolled"} == wanted, f"{wanted} to be enrolled", log=world.node.agent_log)
+    wait_for(
+        lambda: (
+            {
+                n.split("/")[1]
+                for n, p in agent_client.pods(world.node.run_dir).items()
+                if p["state"] == "enrolled"
+            }
+            == wanted
+        ),
+        f"{wanted} to be enrolled",
+        log=world.node.agent_log,
+    )
     for name, pod in pods.items():
         world.wait_redirection(pod.namespace, name, "enabled" if name in wanted else None)
     # A job that ends leaves.
@@ -124,22 +149,33 @@ def test_rules_of_eligibility(world):
 def test_selectors_of_ones_own(small):
     small.server.make_namespace("shop", {"team": "a"})
     small.server.make_namespace("other", AMBIENT)
-    for i, (namespace, name, labels) in enumerate([("shop", "in", {"tier": "web"}), ("shop", "out", {"tier": "db"}),
-                                                   ("other", "default", {})]):
+    for i, (namespace, name, labels) in enumerate(
+        [("shop", "in", {"tier": "web"}), ("shop", "out", {"tier": "db"}), ("other", "default", {})]
+    ):
         small.write_cache(small.sandbox(namespace, name, 10 + i, labels=labels))
-    small.start(enablement_selector="- podSelector: {matchExpressions: [{key: tier, operator: In, values: [web]}]}\n"
-                                    "  namespaceSelector: {matchLabels: {team: a}}\n").ready()
+    small.start(
+        enablement_selector="- podSelector: {matchExpressions: [{key: tier, operator: In, values: [web]}]}\n"
+        "  namespaceSelector: {matchLabels: {team: a}}\n"
+    ).ready()
     small.wait_state("shop/in", "enrolled")
     assert small.state("shop/out") is None and small.state("other/default") is None
     small.server.label_namespace("shop", team="b")
     small.wait_state("shop/in", "outside")
 
 
-@pytest.mark.parametrize("setting, value, said", [
-    ("enablement_selector", "- {podSelector: {matchExpressions: [{key: a, operator: Is}]}}", "must be In, NotIn"),
-    ("enablement_selector", "{a: b}", "must be a list"),
-    ("kube_server", "http://127.0.0.1:6443", "must be an https URL"),
-    ("source", "consul", "neither file nor kubernetes")])
+@pytest.mark.parametrize(
+    "setting, value, said",
+    [
+        (
+            "enablement_selector",
+            "- {podSelector: {matchExpressions: [{key: a, operator: Is}]}}",
+            "must be In, NotIn",
+        ),
+        ("enablement_selector", "{a: b}", "must be a list"),
+        ("kube_server", "http://127.0.0.1:6443", "must be an https URL"),
+        ("source", "consul", "neither file nor kubernetes"),
+    ],
+)
 def test_wrong_settings_end_the_start(small, setting, value, said):
     agent = small.node.start_agent(wait=False, **{**small.settings, setting: value})
     assert agent.wait() != 0
@@ -147,6 +183,7 @@ def test_wrong_settings_end_the_start(small, setting, value, said):
 
 
 # ---- annotation and its precondition ----
+
 
 def test_annotation_waits_for_a_proxy(small):
     small.server.make_namespace("shop", AMBIENT)
@@ -184,7 +221,10 @@ def test_another_pod_of_the_same_name_is_left_alone(small):
 def test_patches_are_tried_again(small):
     small.server.make_namespace("shop", AMBIENT)
     small.write_cache(small.sandbox("shop", "web", 10))
-    small.server.faults["patch"] += [lambda h: h.status(500, "etcd is away"), lambda h: h.status(403, "not yours")]
+    small.server.faults["patch"] += [
+        lambda h: h.status(500, "etcd is away"),
+        lambda h: h.status(403, "not yours"),
+    ]
     small.start().ready()
     small.wait_redirection("shop", "web", "enabled")
     assert "reason=annotation_failed status=500" in small.log() and "not yours" in small.log()
@@ -210,12 +250,17 @@ def test_bypass_annotation_is_applied_live(world):
     world.write_cache(pod)
     world.start().ready()
     world.wait_redirection("shop", "web", "enabled")
-    app = pod.start(["/usr/bin/python3", "-m", "http.server", "8080", "--bind", "::"], world.work.path("app.log"))
+    app = pod.start(
+        ["/usr/bin/python3", "-m", "http.server", "8080", "--bind", "::"], world.work.path("app.log")
+    )
     world.work.defer(app.stop)
 
     def fetch():
-        return run(["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "5", f"http://{pod.ip4}:8080/"],
-                   netns=world.node.netns, check=False).stdout
+        return run(
+            ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "5", f"http://{pod.ip4}:8080/"],
+            netns=world.node.netns,
+            check=False,
+        ).stdout
 
     def counters():
         return agent_client.pods(world.node.run_dir)["shop/web"]["counters"]
@@ -234,6 +279,7 @@ def test_bypass_annotation_is_applied_live(world):
 
 # ---- network namespaces of running pods ----
 
+
 def test_cache_files_of_older_libraries(small):
     small.server.make_namespace("shop", AMBIENT)
     small.write_cache(small.sandbox("shop", "web", 10), old=True)
@@ -247,14 +293,17 @@ def test_cache_files_of_older_libraries(small):
 def test_hostile_files_in_the_cache_hide_nobody(small):
     """Torn, huge, of every kind of file, and lies: what is good is found beside them, and the processes where all lie."""
     small.server.make_namespace("shop", AMBIENT)
-    web, lost, other = (small.sandbox("shop", "web", 10), small.sandbox("shop", "lost", 11),
-                        small.sandbox("shop", "other", 12, labels={"istio.io/dataplane-mode": "none"}))
+    web, lost, other = (
+        small.sandbox("shop", "web", 10),
+        small.sandbox("shop", "lost", 11),
+        small.sandbox("shop", "other", 12, labels={"istio.io/dataplane-mode": "none"}),
+    )
     results = f"{small.cache}/results"
     small.write_cache(web)
     with open(f"{results}/pods-{web.container}-eth0") as f:
         good = f.read()
     with open(f"{results}/a-torn", "w") as f:
-        f.write(good[:len(good) // 2])
+        f.write(good[: len(good) // 2])
     with open(f"{results}/a-huge", "w") as f:
         f.write(good[:-1] + " " * (2 << 20) + "}")
     with open(f"{results}/a-binary", "wb") as f:
@@ -267,8 +316,18 @@ def test_hostile_files_in_the_cache_hide_nobody(small):
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(f"{results}/a-socket")
     # Lies about a pod of the mesh: the node's own namespace, another pod's, no namespace at all, a way around.
-    for i, path in enumerate((f"/run/netns/{small.node.netns}", f"/run/netns/{other.netns}", "/etc/passwd", "/dev/zero",
-                              "/proc/1/ns/mnt", f"{results}/a-fifo", "run/netns/relative", "/" + "x" * 600)):
+    for i, path in enumerate(
+        (
+            f"/run/netns/{small.node.netns}",
+            f"/run/netns/{other.netns}",
+            "/etc/passwd",
+            "/dev/zero",
+            "/proc/1/ns/mnt",
+            f"{results}/a-fifo",
+            "run/netns/relative",
+            "/" + "x" * 600,
+        )
+    ):
         small.write_cache(lost, netns=path)
         os.rename(f"{results}/pods-{lost.container}-eth0", f"{results}/b-lie-{i}")
     kernel.cgroup_remove(lost.cgroup)
@@ -291,7 +350,11 @@ def test_address_used_again_by_another_sandbox(small):
     web, other = small.sandbox("shop", "web", 10), small.sandbox("plain", "other", 11)
     small.write_cache(web, netns=f"/run/netns/{other.netns}")
     small.start().ready()
-    wait_for(lambda: "has no address of the pod" in small.log(), "the mistake to be noticed", log=small.node.agent_log)
+    wait_for(
+        lambda: "has no address of the pod" in small.log(),
+        "the mistake to be noticed",
+        log=small.node.agent_log,
+    )
     assert small.state("shop/web") is None and small.server.redirection("shop", "web") is None
     assert [p for p in small.status()["problems"] if p["reason"] == "netns_not_found"]
     small.write_cache(web)
@@ -310,7 +373,14 @@ def test_a_sandbox_that_the_plugin_never_saw_is_looked_for(small):
     again = small.node.create_pod("shop", "again", host=11, add=False)
     small.work.defer(small.node.delete_pod, again)
     again.runtime_uid = web.uid
-    small.plain.add(again.container, f"/run/netns/{again.netns}", "shop", "web", web.uid, [f"{again.ip4}/24", f"{again.ip6}/64"])
+    small.plain.add(
+        again.container,
+        f"/run/netns/{again.netns}",
+        "shop",
+        "web",
+        web.uid,
+        [f"{again.ip4}/24", f"{again.ip6}/64"],
+    )
     small.work.defer(small.plain.delete, again.container)
     os.unlink(f"{small.cache}/results/pods-{web.container}-eth0")
     small.write_cache(again)
@@ -324,7 +394,13 @@ def test_a_sandbox_that_the_plugin_never_saw_is_looked_for(small):
 
     def moved():
         p = agent_client.pods(small.node.run_dir).get("shop/web")
-        return p and p["cookie"] != old["cookie"] and p["state"] == "enrolled" and sorted(p["ips"]) == sorted(again.ips)
+        return (
+            p
+            and p["cookie"] != old["cookie"]
+            and p["state"] == "enrolled"
+            and sorted(p["ips"]) == sorted(again.ips)
+        )
+
     wait_for(moved, "the new sandbox to be in the mesh", 15, log=small.node.agent_log)
     small.wait_redirection("shop", "web", "enabled")
     assert len(small.server.asked("PATCH", "/pods/")) <= before + 2, "at most out and in again"
@@ -343,8 +419,13 @@ def test_event_tells_of_a_pod_that_cannot_be_enrolled(world):
     world.write_cache(pod)
     world.wait_redirection("shop", "web", "enabled", 30)
     # It has run outside the mesh meanwhile, which is said once too.
-    wait_for(lambda: sorted(e["reason"] for e in world.server.events("shop", "web")) == ["captured_late", "netns_not_found"],
-             "both Events, once each")
+    wait_for(
+        lambda: (
+            sorted(e["reason"] for e in world.server.events("shop", "web"))
+            == ["captured_late", "netns_not_found"]
+        ),
+        "both Events, once each",
+    )
 
 
 def test_a_pod_that_forwards_is_not_announced(small):
@@ -358,8 +439,14 @@ def test_a_pod_that_forwards_is_not_announced(small):
     run(["ip", "-n", pod.netns, "link", "set", "k6t-eth0", "up"])
     small.wait_redirection("shop", "web", None)
     assert small.state("shop/web") == "enrolled"
-    event = wait_for(lambda: [e for e in small.server.events("shop", "web") if e["reason"] == "pod_forwards"], "an Event")[0]
-    assert event["type"] == "Warning" and event["message"].startswith("is captured in part: ") and "k6t-eth0" in event["message"]
+    event = wait_for(
+        lambda: [e for e in small.server.events("shop", "web") if e["reason"] == "pod_forwards"], "an Event"
+    )[0]
+    assert (
+        event["type"] == "Warning"
+        and event["message"].startswith("is captured in part: ")
+        and "k6t-eth0" in event["message"]
+    )
     run(["ip", "-n", pod.netns, "link", "del", "k6t-eth0"])
     small.wait_redirection("shop", "web", "enabled")
 
@@ -369,12 +456,20 @@ def test_processes_tell_where_a_pod_runs(small):
     pods = []
     for i, style in enumerate(("cgroupfs", "systemd", "static")):
         static = uuid.uuid4().hex if style == "static" else None
-        pod = small.sandbox("shop", style, 10 + i, uid=static,
-                            annotations={"kubernetes.io/config.mirror": static} if static else {})
+        pod = small.sandbox(
+            "shop",
+            style,
+            10 + i,
+            uid=static,
+            annotations={"kubernetes.io/config.mirror": static} if static else {},
+        )
         kernel.cgroup_remove(pod.cgroup)
         uid = static or pod.uid
-        part = f"kubepods-besteffort-pod{uid.replace('-', '_')}.slice/cri-containerd-{'ab' * 32}.scope" \
-            if style == "systemd" else f"kubepods/besteffort/pod{uid}/{'ab' * 32}"
+        part = (
+            f"kubepods-besteffort-pod{uid.replace('-', '_')}.slice/cri-containerd-{'ab' * 32}.scope"
+            if style == "systemd"
+            else f"kubepods/besteffort/pod{uid}/{'ab' * 32}"
+        )
         pod.cgroup = f"{small.node.cgroup}/{part}"
         kernel.cgroup_create(pod.cgroup)
         pause = pod.start(["sleep", "600"], small.work.path(f"{style}.log"))
@@ -410,17 +505,25 @@ def test_pod_that_goes_by_another_ones_uid_changes_nothing_there(small):
     small.server.make_namespace("shop", AMBIENT)
     small.server.make_namespace("plain")
     static = uuid.uuid4().hex
-    pod = small.sandbox("shop", "web", 10, uid=static, account="good",
-                        annotations={"kubernetes.io/config.mirror": static})
+    pod = small.sandbox(
+        "shop", "web", 10, uid=static, account="good", annotations={"kubernetes.io/config.mirror": static}
+    )
     small.write_cache(pod)
     for i, uid in enumerate((static, pod.uid)):
-        small.server.make_pod("plain", f"a{i}", "n1", [pod.ip4], account="evil",
-                              labels={"istio.io/dataplane-mode": "none"},
-                              annotations={"kubernetes.io/config.mirror": uid})
+        small.server.make_pod(
+            "plain",
+            f"a{i}",
+            "n1",
+            [pod.ip4],
+            account="evil",
+            labels={"istio.io/dataplane-mode": "none"},
+            annotations={"kubernetes.io/config.mirror": uid},
+        )
     small.start().ready()
     small.wait_redirection("shop", "web", "enabled")
-    small.server.make_pod("shop", "a2", "n1", [pod.ip4], account="evil",
-                          annotations={"kubernetes.io/config.mirror": static})
+    small.server.make_pod(
+        "shop", "a2", "n1", [pod.ip4], account="evil", annotations={"kubernetes.io/config.mirror": static}
+    )
     wait_for(lambda: "another pod" in small.log(), "the other pod not to be placed", log=small.node.agent_log)
     told = agent_client.pods(small.node.run_dir)
     assert list(told) == ["shop/web"] and told["shop/web"]["serviceAccount"] == "good"
@@ -444,8 +547,10 @@ class Runtime:
         method = details.method.rpartition("/")[2]
         self.calls.append(details.method)
         return grpc.unary_unary_rpc_method_handler(
-            getattr(self, method), self.messages[f"runtime.v1.{method}Request"].FromString,
-            lambda m: m.SerializeToString())
+            getattr(self, method),
+            self.messages[f"runtime.v1.{method}Request"].FromString,
+            lambda m: m.SerializeToString(),
+        )
 
     def ListPodSandbox(self, request, _):
         answer = self.messages["runtime.v1.ListPodSandboxResponse"]()
@@ -457,8 +562,22 @@ class Runtime:
         assert request.verbose
         pod = next(p for p in self.sandboxes if p.container == request.pod_sandbox_id)
         answer = self.messages["runtime.v1.PodSandboxStatusResponse"]()
-        answer.info.add(key="info", value=json.dumps({"pid": 1, "runtimeSpec": {"linux": {"namespaces": [
-            {"type": "pid"}, {"type": "network", "path": f"/run/netns/{pod.netns}"}]}}}))
+        answer.info.add(
+            key="info",
+            value=json.dumps(
+                {
+                    "pid": 1,
+                    "runtimeSpec": {
+                        "linux": {
+                            "namespaces": [
+                                {"type": "pid"},
+                                {"type": "network", "path": f"/run/netns/{pod.netns}"},
+                            ]
+                        }
+                    },
+                }
+            ),
+        )
         return answer
 
 

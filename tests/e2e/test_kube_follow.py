@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """bruma-agent follows the Kubernetes API: lists, watches, tokens, whatever goes wrong with them; restarts and uninstall."""
+
 import concurrent.futures
 import json
 import os
@@ -16,6 +17,7 @@ from support.system import Failed, run, wait_for
 
 # ---- following the server ----
 
+
 def follow_all(small, count=7):
     """Pods without a sandbox, outside the mesh: only what is known counts."""
     small.server.make_namespace("shop")
@@ -25,7 +27,9 @@ def follow_all(small, count=7):
 
 
 def knows(small, pods):
-    wait_for(lambda: small.status()["podsOfNode"] == pods, f"{pods} pods to be known", log=small.node.agent_log)
+    wait_for(
+        lambda: small.status()["podsOfNode"] == pods, f"{pods} pods to be known", log=small.node.agent_log
+    )
 
 
 def test_lists_come_in_pages(small):
@@ -79,7 +83,11 @@ def test_bookmarks_keep_the_version_young(small):
     wait_for(lambda: small.server.bookmarked.get("pods", 0) >= young, "a bookmark")
     before = len(small.server.asked("GET", "/api/v1/pods?"))
     small.server.cut()
-    asked = wait_for(lambda: small.server.asked("GET", "/api/v1/pods?")[before:], "the next watch", log=small.node.agent_log)
+    asked = wait_for(
+        lambda: small.server.asked("GET", "/api/v1/pods?")[before:],
+        "the next watch",
+        log=small.node.agent_log,
+    )
     assert "watch=1" in asked[0] and int(re.search(r"resourceVersion=(\d+)", asked[0])[1]) >= young
     knows(small, 7)
 
@@ -94,7 +102,9 @@ def test_forgotten_version_is_listed_again(small):
             small.server.objects["pods"].pop(("shop", f"p{lists}"))
         small.server.forget()
         small.server.start_api()
-        wait_for(lambda: small.status()["watchPods"]["lists"] == lists, "a new list", log=small.node.agent_log)
+        wait_for(
+            lambda: small.status()["watchPods"]["lists"] == lists, "a new list", log=small.node.agent_log
+        )
         knows(small, 7 - lists + 1)
 
 
@@ -108,15 +118,19 @@ def test_410_as_status_of_the_watch(small):
     knows(small, 8)
 
 
-@pytest.mark.parametrize("data, said", [
-    (b"this is no JSON\n", "is not one JSON object"),
-    (b"{}\n", "without a type"),
-    (b'{"type":"ADDED"}\n', "without an object"),
-    (b'{"type":"UPSERTED","object":{}}\n', "unknown type"),
-    (b'{"type":"ERROR","object":{"code":500,"message":"etcd has no leader"}}\n', "etcd has no leader"),
-    (b'{"type":"ADDED","object":{"metadata":' + b"[" * 2000 + b"\n", "is not one JSON object"),
-    (b'"' + b"x" * (5 * 1024 * 1024), "a line of more than 4 MiB"),
-], ids=["no-json", "no-type", "no-object", "unknown-type", "error", "deep", "long"])
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"this is no JSON\n", "is not one JSON object"),
+        (b"{}\n", "without a type"),
+        (b'{"type":"ADDED"}\n', "without an object"),
+        (b'{"type":"UPSERTED","object":{}}\n', "unknown type"),
+        (b'{"type":"ERROR","object":{"code":500,"message":"etcd has no leader"}}\n', "etcd has no leader"),
+        (b'{"type":"ADDED","object":{"metadata":' + b"[" * 2000 + b"\n", "is not one JSON object"),
+        (b'"' + b"x" * (5 * 1024 * 1024), "a line of more than 4 MiB"),
+    ],
+    ids=["no-json", "no-type", "no-object", "unknown-type", "error", "deep", "long"],
+)
 def test_garbage_in_the_stream_is_told_and_survived(small, data, said):
     follow_all(small)
     small.start(proxy=False).ready()
@@ -132,8 +146,12 @@ def test_bad_object_hides_no_other(small):
     follow_all(small)
     small.start(proxy=False).ready()
     wait_for(lambda: small.server.watching("pods"), "the watch")
-    for o in ({"metadata": {"name": "../x", "namespace": "shop", "uid": "u"}}, {"metadata": 7}, {},
-              {"metadata": {"name": "x", "namespace": "shop", "uid": "u"}, "status": {"podIPs": [{"ip": "ten"}]}}):
+    for o in (
+        {"metadata": {"name": "../x", "namespace": "shop", "uid": "u"}},
+        {"metadata": 7},
+        {},
+        {"metadata": {"name": "x", "namespace": "shop", "uid": "u"}, "status": {"podIPs": [{"ip": "ten"}]}},
+    ):
         small.server.say("pods", json.dumps({"type": "ADDED", "object": o}).encode() + b"\n")
     small.server.make_pod("shop", "more", "n1", ["10.1.2.1"])
     knows(small, 8)
@@ -145,8 +163,17 @@ def test_line_that_comes_byte_by_byte(small):
     small.server.make_namespace("shop")
     small.start(proxy=False).ready()
     wait_for(lambda: small.server.watching("pods"), "the watch")
-    line = json.dumps({"type": "ADDED", "object": {
-        "metadata": {"name": "slow", "namespace": "shop", "uid": "u-1", "resourceVersion": "1000"}}}) + "\n"
+    line = (
+        json.dumps(
+            {
+                "type": "ADDED",
+                "object": {
+                    "metadata": {"name": "slow", "namespace": "shop", "uid": "u-1", "resourceVersion": "1000"}
+                },
+            }
+        )
+        + "\n"
+    )
     for c in line.encode():
         small.server.say("pods", bytes([c]))
     knows(small, 1)
@@ -154,8 +181,15 @@ def test_line_that_comes_byte_by_byte(small):
 
 def test_quiet_watch_ends_and_goes_on(small):
     follow_all(small)
-    small.server.faults["watch"].append(lambda h: h.close_connection or h.send_response(200) or
-                                        h.send_header("Content-Length", "0") or h.end_headers() or True)
+    small.server.faults["watch"].append(
+        lambda h: (
+            h.close_connection
+            or h.send_response(200)
+            or h.send_header("Content-Length", "0")
+            or h.end_headers()
+            or True
+        )
+    )
     small.start(proxy=False).ready()
     small.server.make_pod("shop", "more", "n1", ["10.1.2.1"])
     knows(small, 8)
@@ -212,8 +246,15 @@ def test_plugin_waits_for_the_server_to_tell_of_a_pod(small):
         assert not added.done()
         assert turns(small) - before < 60, "the agent is called back, it does not look again and again"
         with small.server.condition:
-            small.server.put("pods", ("shop", "web"), "ADDED", {
-                "metadata": {"name": "web", "namespace": "shop", "uid": pod.uid}, "spec": {"nodeName": "n1"}})
+            small.server.put(
+                "pods",
+                ("shop", "web"),
+                "ADDED",
+                {
+                    "metadata": {"name": "web", "namespace": "shop", "uid": pod.uid},
+                    "spec": {"nodeName": "n1"},
+                },
+            )
         added.result(20)
     assert small.state("shop/web") == "enrolled"
 
@@ -224,7 +265,9 @@ def test_tokens_rotate(small):
     wait_for(lambda: small.server.watching("pods"), "the watch")
     small.server.tokens = {"admin-of-the-test", "fresh-token"}
     small.server.cut()
-    wait_for(lambda: "HTTP status 401" in small.log(), "the old token to be refused", log=small.node.agent_log)
+    wait_for(
+        lambda: "HTTP status 401" in small.log(), "the old token to be refused", log=small.node.agent_log
+    )
     small.server.set_agent_token("fresh-token")
     small.server.make_pod("shop", "more", "n1", ["10.1.2.1"])
     knows(small, 8)
@@ -242,15 +285,37 @@ def test_tokens_rotate(small):
 def test_server_with_another_ca_is_refused(small):
     follow_all(small)
     other = small.work.path("other.crt")
-    run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
-         "/dev/null", "-subj", "/CN=other", "-days", "1", "-out", other])
+    run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-keyout",
+            "/dev/null",
+            "-subj",
+            "/CN=other",
+            "-days",
+            "1",
+            "-out",
+            other,
+        ]
+    )
     small.start(proxy=False, kube_ca=other)
-    wait_for(lambda: "the API server cannot be followed" in small.log() and "certificate" in small.log(),
-             "the refusal", log=small.node.agent_log)
+    wait_for(
+        lambda: "the API server cannot be followed" in small.log() and "certificate" in small.log(),
+        "the refusal",
+        log=small.node.agent_log,
+    )
     assert not small.server.asked("GET", "/") and not small.status()["sourceReady"]
 
 
 # ---- restarts ----
+
 
 def test_agent_restart_keeps_what_is_enrolled(world):
     world.server.make_namespace("shop", AMBIENT)
@@ -272,16 +337,27 @@ def test_uninstall_takes_the_annotations_away(world):
     pods = [world.sandbox("shop", f"p{i}", 10 + i) for i in range(3)]
     for pod in pods:
         world.write_cache(pod)
-    world.server.make_pod("shop", "elsewhere", "n2", ["10.1.1.1"],
-                          annotations={"ambient.istio.io/redirection": "enabled"})
+    world.server.make_pod(
+        "shop", "elsewhere", "n2", ["10.1.1.1"], annotations={"ambient.istio.io/redirection": "enabled"}
+    )
     world.start().ready()
     for pod in pods:
         world.wait_redirection("shop", pod.name, "enabled")
     world.node.proxy.stop()
     world.node.agent.stop()
     settings = [f"--{name.replace('_', '-')}={value}" for name, value in world.settings.items()]
-    arguments = ["--uninstall", "--run-dir", world.node.run_dir, "--pin-dir", world.node.pin_dir, "--cgroup",
-                 world.node.cgroup, "--node-name", "n1", *settings]
+    arguments = [
+        "--uninstall",
+        "--run-dir",
+        world.node.run_dir,
+        "--pin-dir",
+        world.node.pin_dir,
+        "--cgroup",
+        world.node.cgroup,
+        "--node-name",
+        "n1",
+        *settings,
+    ]
     run([f"{world.work.build}/agent/bruma-agent", *arguments], netns=world.node.netns)
     assert [world.server.redirection("shop", pod.name) for pod in pods] == [None] * 3
     assert world.server.redirection("shop", "elsewhere") == "enabled"
@@ -304,9 +380,16 @@ def installed(small):
     small.server.make_namespace("shop", AMBIENT)
     small.pod = small.sandbox("shop", "web", 10)
     small.write_cache(small.pod)
-    small.server.nodes[NODE] = {"kind": "Node", "metadata": {"name": "n1", "labels": {"zone": "a", "kubernetes.io/os": "linux"}}}
-    small.options = {"daemonset": "bruma", "cni_conf_dir": small.conf, "cni_bin_dir": small.bin,
-                     "cni_plugin": f"{small.work.build}/cni/bruma-cni"}
+    small.server.nodes[NODE] = {
+        "kind": "Node",
+        "metadata": {"name": "n1", "labels": {"zone": "a", "kubernetes.io/os": "linux"}},
+    }
+    small.options = {
+        "daemonset": "bruma",
+        "cni_conf_dir": small.conf,
+        "cni_bin_dir": small.bin,
+        "cni_plugin": f"{small.work.build}/cni/bruma-cni",
+    }
     small.start(**small.options).ready()
     small.wait_redirection("shop", "web", "enabled")
     assert "bruma-cni" in network_of(small)
@@ -334,12 +417,22 @@ def expressions(*items, field="matchExpressions"):
     return {field: [{"key": key, "operator": op, "values": list(values)} for key, op, *values in items]}
 
 
-@pytest.mark.parametrize("metadata, spec", [
-    ({**GOING, **MARK}, wanting()),
-    ({}, wanting(nodeSelector={"zone": "b"})),
-    ({}, terms(expressions(("zone", "In", "b", "c")), expressions(("kubernetes.io/os", "In", "linux"), ("gpu", "Exists")))),
-    ({}, terms(expressions(("metadata.name", "NotIn", "n1"), field="matchFields"))),
-], ids=["retired", "node selector", "affinity", "affinity by name"])
+@pytest.mark.parametrize(
+    "metadata, spec",
+    [
+        ({**GOING, **MARK}, wanting()),
+        ({}, wanting(nodeSelector={"zone": "b"})),
+        (
+            {},
+            terms(
+                expressions(("zone", "In", "b", "c")),
+                expressions(("kubernetes.io/os", "In", "linux"), ("gpu", "Exists")),
+            ),
+        ),
+        ({}, terms(expressions(("metadata.name", "NotIn", "n1"), field="matchFields"))),
+    ],
+    ids=["retired", "node selector", "affinity", "affinity by name"],
+)
 def test_agent_that_is_told_so_leaves_no_trace(installed, metadata, spec):
     """By the Job of the chart, or by a DaemonSet that does not want the node any more."""
     d = installed.server.daemonsets[DAEMONSET]
@@ -356,9 +449,25 @@ def refused(status):
     return [lambda handler: handler.status(status, "no")]
 
 
-@pytest.mark.parametrize("how", [
-    "there", "gone", "deleted by somebody", "marked and not deleted", 401, 403, 404, 500, "server away", "node unknown", "node 403",
-    "tomorrow's operator", "preferred elsewhere", "no requirement that is understood"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "there",
+        "gone",
+        "deleted by somebody",
+        "marked and not deleted",
+        401,
+        403,
+        404,
+        500,
+        "server away",
+        "node unknown",
+        "node 403",
+        "tomorrow's operator",
+        "preferred elsewhere",
+        "no requirement that is understood",
+    ],
+)
 def test_whatever_else_the_server_says_everything_stays(installed, how):
     """An agent that ends, and cannot be sure that its node is to leave the mesh: plaintext would be the price of an error."""
     server, d = installed.server, installed.server.daemonsets[DAEMONSET]
@@ -382,7 +491,9 @@ def test_whatever_else_the_server_says_everything_stays(installed, how):
     elif how == "tomorrow's operator":
         d["spec"] = terms(expressions(("zone", "Resembles", "b")))
     elif how == "preferred elsewhere":
-        d["spec"] = terms(expressions(("zone", "In", "b")), kind="preferredDuringSchedulingIgnoredDuringExecution")
+        d["spec"] = terms(
+            expressions(("zone", "In", "b")), kind="preferredDuringSchedulingIgnoredDuringExecution"
+        )
     elif how == "no requirement that is understood":
         d["spec"] = terms()
     installed.node.agent.stop()
@@ -411,7 +522,11 @@ def test_an_agent_whose_token_is_refused_lets_nobody_go(small, status):
     small.server.faults["list"] = refused(status) * 100
     small.server.faults["watch"] = refused(status) * 100
     small.server.cut()
-    wait_for(lambda: f"status={status}" in small.log() or f" {status}" in small.log(), "the refusals", log=small.node.agent_log)
+    wait_for(
+        lambda: f"status={status}" in small.log() or f" {status}" in small.log(),
+        "the refusals",
+        log=small.node.agent_log,
+    )
     time.sleep(1)
     assert small.state("shop/web") == "enrolled"
     small.node.agent.stop()
@@ -432,9 +547,23 @@ def test_uninstall_without_the_server_says_so_and_does_the_rest(small):
     small.node.agent.stop()
     small.server.stop_api()
     settings = [f"--{name.replace('_', '-')}={value}" for name, value in small.settings.items()]
-    r = run([f"{small.work.build}/agent/bruma-agent", "--uninstall", "--run-dir", small.node.run_dir, "--pin-dir",
-             small.node.pin_dir, "--cgroup", small.node.cgroup, "--node-name", "n1", *settings],
-            netns=small.node.netns, check=False)
+    r = run(
+        [
+            f"{small.work.build}/agent/bruma-agent",
+            "--uninstall",
+            "--run-dir",
+            small.node.run_dir,
+            "--pin-dir",
+            small.node.pin_dir,
+            "--cgroup",
+            small.node.cgroup,
+            "--node-name",
+            "n1",
+            *settings,
+        ],
+        netns=small.node.netns,
+        check=False,
+    )
     assert r.returncode == 1 and "cannot be listed" in r.stderr
     assert not os.path.exists(small.node.run_dir) and not os.path.exists(small.node.pin_dir)
 
@@ -442,9 +571,13 @@ def test_uninstall_without_the_server_says_so_and_does_the_rest(small):
 def test_status_in_words(small):
     follow_all(small)
     small.start(proxy=False).ready()
-    said = run([f"{small.work.build}/ctl/brumactl", "--run-dir", small.node.run_dir, "status"], check=False).stdout
+    said = run(
+        [f"{small.work.build}/ctl/brumactl", "--run-dir", small.node.run_dir, "status"], check=False
+    ).stdout
     assert "https://127.0.0.1:6443, followed; " in said and "7 pods of this node" in said
-    said = run([f"{small.work.build}/ctl/brumactl", "--run-dir", small.node.run_dir, "doctor"], check=False).stdout
+    said = run(
+        [f"{small.work.build}/ctl/brumactl", "--run-dir", small.node.run_dir, "doctor"], check=False
+    ).stdout
     assert "kubernetes" in said and "is followed" in said
 
 
@@ -455,9 +588,12 @@ def test_pods_that_come_and_go_leave_nothing(small):
 
     def left():
         kinds = [link.partition(":")[0] for link in links(small.node.agent.pid)]
-        return {"descriptors": len(kinds) - kinds.count("socket"), "netns": kinds.count("net"),
-                "pins": len(os.listdir(f"{small.node.pin_dir}/pods")),
-                "records": len(os.listdir(f"{small.node.run_dir}/pods"))}, kinds.count("socket")
+        return {
+            "descriptors": len(kinds) - kinds.count("socket"),
+            "netns": kinds.count("net"),
+            "pins": len(os.listdir(f"{small.node.pin_dir}/pods")),
+            "records": len(os.listdir(f"{small.node.run_dir}/pods")),
+        }, kinds.count("socket")
 
     def links(pid):
         for fd in os.listdir(f"/proc/{pid}/fd"):
@@ -484,7 +620,11 @@ def test_pods_that_come_and_go_leave_nothing(small):
             small.node.delete_pod(pod)
             small.server.delete_pod("shop", pod.name)
         knows(small, 0)
-        wait_for(lambda: not agent_client.pods(small.node.run_dir), "all pods to be forgotten", log=small.node.agent_log)
+        wait_for(
+            lambda: not agent_client.pods(small.node.run_dir),
+            "all pods to be forgotten",
+            log=small.node.agent_log,
+        )
 
     come_and_go(0)
     before, sockets = left()
@@ -492,5 +632,7 @@ def test_pods_that_come_and_go_leave_nothing(small):
     for turn in range(1, 3):
         come_and_go(turn)
     # Up to eight connections to the API server are kept. Each pod had four sockets.
-    wait_for(lambda: left()[0] == before and left()[1] <= sockets + 8,
-             f"what was left after the first turn: {before} and {sockets} sockets, now {left()}")
+    wait_for(
+        lambda: left()[0] == before and left()[1] <= sockets + 8,
+        f"what was left after the first turn: {before} and {sockets} sockets, now {left()}",
+    )

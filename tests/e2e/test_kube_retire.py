@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """bruma-agent --retire: a cluster's uninstallation."""
+
 import json
 import subprocess
 
@@ -14,17 +15,31 @@ DAEMONSET = "/apis/apps/v1/namespaces/mesh/daemonsets/agents"
 @pytest.fixture
 def small(work):
     w = World(work, SmallServer)
-    w.server.daemonsets[DAEMONSET] = {"kind": "DaemonSet", "metadata": {"name": "agents"},
-                                      "status": {"currentNumberScheduled": 2}}
+    w.server.daemonsets[DAEMONSET] = {
+        "kind": "DaemonSet",
+        "metadata": {"name": "agents"},
+        "status": {"currentNumberScheduled": 2},
+    }
     return w
 
 
 class Retirement:
     def __init__(self, world, *more):
         settings = [f"--{name.replace('_', '-')}={value}" for name, value in world.settings.items()]
-        self.p = subprocess.Popen(["nsenter", f"--net=/run/netns/{world.node.netns}", f"{world.work.build}/agent/bruma-agent",
-                                   "--retire", "--daemonset=agents", "--pod-namespace=mesh", *settings, *more],
-                                  stderr=subprocess.PIPE, text=True)
+        self.p = subprocess.Popen(
+            [
+                "nsenter",
+                f"--net=/run/netns/{world.node.netns}",
+                f"{world.work.build}/agent/bruma-agent",
+                "--retire",
+                "--daemonset=agents",
+                "--pod-namespace=mesh",
+                *settings,
+                *more,
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         world.work.defer(self.end)
 
     def end(self):

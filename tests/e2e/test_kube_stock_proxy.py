@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stock node proxy (stock_proxy.py stands in) on a node whose agent has the Kubernetes API as its source."""
+
 import os
 
 from kube_world import AMBIENT, small  # noqa: F401
@@ -18,7 +19,10 @@ def test_the_annotation_follows_the_proxy(small, work):
     small.start(proxy=False, zds_socket=path, verify_interval="300ms").ready()
     small.wait_redirection("shop", "web", "pending")
     assert small.state("shop/web") == "outside"
-    events = wait_for(lambda: [e for e in small.server.events("shop", "web") if e["reason"] == "proxy_not_connected"], "the Event")
+    events = wait_for(
+        lambda: [e for e in small.server.events("shop", "web") if e["reason"] == "proxy_not_connected"],
+        "the Event",
+    )
     assert "cannot be enrolled" in events[0]["message"]
     cgroup = f"{small.node.cgroup}/ztunnel"
     os.makedirs(cgroup)
@@ -28,4 +32,6 @@ def test_the_annotation_follows_the_proxy(small, work):
     small.wait_redirection("shop", "web", "enabled")
     p.kill()
     wait_for(lambda: "reason=proxy_away" in small.log(), "the proxy's end to be seen")
-    assert small.server.redirection("shop", "web") == "enabled"  # peers that know of it would not come back sooner
+    assert (
+        small.server.redirection("shop", "web") == "enabled"
+    )  # peers that know of it would not come back sooner

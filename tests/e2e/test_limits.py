@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What outsiders, peers and pods can make a node's proxy hold: bounds before anybody has shown who he is, and bounds on a pod and on one
 address. Whoever behaves goes on working meanwhile."""
+
 import contextlib
 import os
 import re
@@ -35,7 +36,11 @@ def begin(m):
 
 @pytest.fixture(scope="module")
 def mesh():
-    with make(BRUMA_MAX_POD_HANDSHAKES=str(POD_HANDSHAKES), BRUMA_MAX_HANDSHAKES=str(HANDSHAKES), BRUMA_HANDSHAKE_TIMEOUT="60s") as m:
+    with make(
+        BRUMA_MAX_POD_HANDSHAKES=str(POD_HANDSHAKES),
+        BRUMA_MAX_HANDSHAKES=str(HANDSHAKES),
+        BRUMA_HANDSHAKE_TIMEOUT="60s",
+    ) as m:
         yield begin(m)
 
 
@@ -82,7 +87,9 @@ def descriptors(process):
 def open_at(m, client):
     """Connections of the client that the proxy of node 2 has not closed."""
     lines = [line for pod in (m.shop, m.near, m.side) for line in pod.run("ss", "-Htn").stdout.splitlines()]
-    return sum(f"{client.ip}]:" in line or f"{client.ip}:" in line or f"{client.ip6}]:" in line for line in lines)
+    return sum(
+        f"{client.ip}]:" in line or f"{client.ip}:" in line or f"{client.ip6}]:" in line for line in lines
+    )
 
 
 def test_of_too_many_handshakes_with_one_pod_the_oldest_goes(mesh):
@@ -126,7 +133,9 @@ def test_handshakes_that_have_ended_are_not_counted(mesh):
         for _ in range(3):
             with Silent(mesh.far) as silent:
                 silent.more(mesh.side.ip, POD_HANDSHAKES)
-            wait_for(lambda: open_at(mesh, mesh.far) == 3 * POD_HANDSHAKES, "the proxy to see that they have gone")
+            wait_for(
+                lambda: open_at(mesh, mesh.far) == 3 * POD_HANDSHAKES, "the proxy to see that they have gone"
+            )
         with Silent(mesh.far) as silent:
             silent.more(mesh.side.ip, POD_HANDSHAKES)
             assert mesh.web.python(ONE_SHOT, mesh.side.ip, 8080, "hello") == "hello"
@@ -136,7 +145,11 @@ def test_handshakes_that_have_ended_are_not_counted(mesh):
 
 
 def test_those_that_wait_for_the_pods_certificate_are_bounded_too():
-    with make(BRUMA_MAX_POD_HANDSHAKES=str(POD_HANDSHAKES), BRUMA_SOURCE_TIMEOUT="60s", CA_ADDRESS="https://localhost:1") as m:
+    with make(
+        BRUMA_MAX_POD_HANDSHAKES=str(POD_HANDSHAKES),
+        BRUMA_SOURCE_TIMEOUT="60s",
+        CA_ADDRESS="https://localhost:1",
+    ) as m:
         begin(m)
         with Silent(m.far) as silent:
             silent.more(m.shop.ip, 50)
@@ -156,10 +169,30 @@ def chain(m, length, folder):
         sh("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key)
         sh("openssl", "req", "-new", "-key", key, "-subj", f"/O=test/CN=a{i}", "-out", csr)
         with open(ext, "w") as f:
-            f.write(f"subjectAltName=critical,URI:{m.web.identity}\nextendedKeyUsage=clientAuth,serverAuth\n" if last
-                    else "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n")
-        sh("openssl", "x509", "-req", "-in", csr, "-CA", parent, "-CAkey", parent_key, "-set_serial", i + 7, "-days", "1", "-extfile", ext,
-           "-out", cert)
+            f.write(
+                f"subjectAltName=critical,URI:{m.web.identity}\nextendedKeyUsage=clientAuth,serverAuth\n"
+                if last
+                else "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n"
+            )
+        sh(
+            "openssl",
+            "x509",
+            "-req",
+            "-in",
+            csr,
+            "-CA",
+            parent,
+            "-CAkey",
+            parent_key,
+            "-set_serial",
+            i + 7,
+            "-days",
+            "1",
+            "-extfile",
+            ext,
+            "-out",
+            cert,
+        )
         above.insert(0, cert)
         parent, parent_key = cert, key
     with open(f"{folder}/chain.pem", "w") as out:
@@ -191,7 +224,12 @@ def test_a_peers_certificates_are_bounded_in_number_and_bytes(mesh):
     before = failures(mesh, "peer_untrusted")
     assert not hello(mesh, many, key)
     wait_for(lambda: failures(mesh, "peer_untrusted") == before + 1, "its count")
-    wait_for(lambda: [x for x in mesh.nodes[1].proxy.text().splitlines() if "peer_untrusted" in x and "chain" in x], "its line in the log")
+    wait_for(
+        lambda: [
+            x for x in mesh.nodes[1].proxy.text().splitlines() if "peer_untrusted" in x and "chain" in x
+        ],
+        "its line in the log",
+    )
     # The same four, and so many beside them that the list is too long.
     text = open(few).read()
     with open(f"{mesh.dir}/long.pem", "w") as f:
@@ -222,8 +260,24 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def held(pod, to, count):
-    p = subprocess.Popen(["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec nsenter "$@"', pod.node.cgroup, f"--net=/run/netns/{pod.netns}", "/usr/bin/python3",
-                          "-u", "-c", HELD, to, str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    p = subprocess.Popen(
+        [
+            "sh",
+            "-c",
+            'echo $$ > "$0/cgroup.procs" && exec nsenter "$@"',
+            pod.node.cgroup,
+            f"--net=/run/netns/{pod.netns}",
+            "/usr/bin/python3",
+            "-u",
+            "-c",
+            HELD,
+            to,
+            str(count),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         yield p.stdout.readline().split()
     finally:
@@ -241,7 +295,9 @@ def test_one_address_has_no_more_than_its_connections_to_a_pod(small, way):
         assert failures(small, "peer_connections") == before + refused
         assert other.python(ONE_SHOT, small.shop.ip, 8080, "hello") == "hello", "others are served"
         assert client.python(ONE_SHOT, small.near.ip, 8080, "hello") == "hello", "and so is it by other pods"
-    wait_for(lambda: client.python(HELD, small.shop.ip, 1, stdin="").strip() == "1", "room, once they are gone")
+    wait_for(
+        lambda: client.python(HELD, small.shop.ip, 1, stdin="").strip() == "1", "room, once they are gone"
+    )
 
 
 def test_one_pod_has_no_more_than_its_descriptors(small):
@@ -249,8 +305,12 @@ def test_one_pod_has_no_more_than_its_descriptors(small):
     before = failures(small, "pod_descriptors", node=1)
     small.far.server(ECHO, "8080")
     with held(small.shop, small.far.ip, POD_DESCRIPTORS) as (good, *how):
-        assert POD_DESCRIPTORS // 2 - 3 <= int(good) <= POD_DESCRIPTORS // 2 and how == ["ConnectionResetError"]
+        assert POD_DESCRIPTORS // 2 - 3 <= int(good) <= POD_DESCRIPTORS // 2 and how == [
+            "ConnectionResetError"
+        ]
         assert failures(small, "pod_descriptors") == before + POD_DESCRIPTORS - int(good)
         assert small.near.python(ONE_SHOT, small.far.ip, 8080, "hello") == "hello", "other pods are served"
         assert small.web.python(ONE_SHOT, small.near.ip, 8080, "hello") == "hello"
-    wait_for(lambda: small.shop.python(HELD, small.far.ip, 1, stdin="").strip() == "1", "room, once they are gone")
+    wait_for(
+        lambda: small.shop.python(HELD, small.far.ip, 1, stdin="").strip() == "1", "room, once they are gone"
+    )

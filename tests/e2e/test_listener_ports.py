@@ -2,6 +2,7 @@
 """What the mesh opens in a pod is in the way of none of its applications: whatever the pod's range of ephemeral ports is, every port of it
 can be listened on. (In the usual range a random port would meet a given one, such as gRPC's 50051, in one pod of ten thousand, and that
 pod's application would fail each time it is started. Here the range is so small that it would be met each time.)"""
+
 import glob
 import os
 import re
@@ -62,7 +63,11 @@ def test_an_application_can_listen_on_every_port_of_its_range(mesh):
 
 def test_what_the_samples_listen_on_is_none_of_them():
     samples = glob.glob(f"{ROOT}/packaging/*.yaml") + glob.glob(f"{ROOT}/docs/*.md")
-    ports = {int(port) for name in samples for port in re.findall(r"\b(?:port_value|port): (\d+)", open(name).read())}
+    ports = {
+        int(port)
+        for name in samples
+        for port in re.findall(r"\b(?:port_value|port): (\d+)", open(name).read())
+    }
     assert 15088 in ports and not ports & set(OURS)
 
 

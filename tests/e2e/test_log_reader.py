@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nobody reads what agent and proxy log: they go on, drop lines, count them, and say so once somebody reads again."""
+
 import os
 import threading
 
@@ -51,13 +52,21 @@ def test_the_agent_goes_on_and_tells_of_it(work):
     assert count > 0
     pod = Pod(node, "web")
     assert pod.add() == "enrol" and pod.item()["verified"]
-    page = run(["python3", "-c", "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:15014/metrics').read().decode())"],
-               netns=node.netns).stdout
+    page = run(
+        [
+            "python3",
+            "-c",
+            "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:15014/metrics').read().decode())",
+        ],
+        netns=node.netns,
+    ).stdout
     assert f"bruma_agent_log_dropped_lines_total {node.status()['logDroppedLines']}" in page
     pipe.read()
     wait_for(lambda: dropped(pipe.text.split(b"\n")), "it to be told")
     count = node.status()["logDroppedLines"]
-    assert dropped(pipe.text.split(b"\n")) == [d for d in dropped(pipe.text.split(b"\n")) if b"reason=log_not_read" in d]
+    assert dropped(pipe.text.split(b"\n")) == [
+        d for d in dropped(pipe.text.split(b"\n")) if b"reason=log_not_read" in d
+    ]
     assert pod.ask("cni-del")["op"] == "done"
     wait_for(lambda: b"pod removed" in pipe.text, "lines to be read again")
     assert node.status()["logDroppedLines"] == count
@@ -94,11 +103,17 @@ def test_the_proxy_goes_on(json):
         mesh.nodes[0].proxy.log = os.devnull  # who would read the pipe to its end would wait
         shop.server(ECHO, "8080")
         wait_for(lambda: web.python(REACH, shop.ip).split() == ["yes"], "traffic")
-        web.python("import socket,sys\nfor i in range(1500):\n  s = socket.create_connection((sys.argv[1], 8080)); s.sendall(b'x'); s.recv(1); s.close()",
-                   shop.ip)
+        web.python(
+            "import socket,sys\nfor i in range(1500):\n  s = socket.create_connection((sys.argv[1], 8080)); s.sendall(b'x'); s.recv(1); s.close()",
+            shop.ip,
+        )
 
         def count(name):
-            return sum(float(line.split()[-1]) for line in mesh.nodes[0].metrics().splitlines() if line.startswith(name))
+            return sum(
+                float(line.split()[-1])
+                for line in mesh.nodes[0].metrics().splitlines()
+                if line.startswith(name)
+            )
 
         assert count("bruma_access_log_dropped_lines_total") > 0, "the pipe is full"
         for _ in range(3):

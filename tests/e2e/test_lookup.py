@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pod's sk_lookup program alone, on packets that are made up: every branch of it, both families. And that of probes."""
+
 import os
 import re
 
@@ -12,7 +13,9 @@ def test_every_branch(build):
     wrong = [line for line in r.stdout.splitlines() if line.startswith("FAILED")]
     assert r.returncode == 0 and not wrong, "\n".join(wrong) or r.stderr
     cases, failed = map(int, re.search(r"^(\d+) cases, (\d+) failed$", r.stdout, re.M).groups())
-    assert cases == len([line for line in r.stdout.splitlines() if line.startswith("ok ")]) >= 60 and not failed
+    assert (
+        cases == len([line for line in r.stdout.splitlines() if line.startswith("ok ")]) >= 60 and not failed
+    )
 
 
 def test_it_is_small_enough_for_every_connection(build):

@@ -2,6 +2,7 @@
 """The plugin before ours may give a pod any number of addresses (several ranges, IPv4 with a ULA and a global IPv6 address on two networks).
 A pod outside the mesh is none of our business, and one inside it is still a pod: both start. What of them is not kept by name is the
 pod's all the same, for its kernel has it."""
+
 import json
 
 import pytest
@@ -51,10 +52,18 @@ def test_a_pod_with_many_addresses_starts(mesh, namespace, count, first_v6):
         return
     pod.server(ECHO, "8080")
     mine = [p for p in json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout) if p["name"] == pod.name][0]
-    assert len(mine["ips"]) == min(count, 4) and {pod.ip, pod.ip6} <= set(mine["ips"]), "both families are known by name"
+    assert len(mine["ips"]) == min(count, 4) and {pod.ip, pod.ip6} <= set(mine["ips"]), (
+        "both families are known by name"
+    )
     for a, b in ((pod, mesh.web), (mesh.web, pod)):
         for to in (b.ip, b.ip6):
-            wait_for(lambda a=a, to=to: a.run("/usr/bin/python3", "-c", ONE_SHOT, to, 8080, "hello", check=False).stdout == "hello", to)
+            wait_for(
+                lambda a=a, to=to: (
+                    a.run("/usr/bin/python3", "-c", ONE_SHOT, to, 8080, "hello", check=False).stdout
+                    == "hello"
+                ),
+                to,
+            )
     for ip in pod.addresses():  # what the pod calls its own stays its own
         assert pod.python(ONE_SHOT, ip, 8080, "self") == "self", ip
     r = pod.cni("CHECK", check=False)

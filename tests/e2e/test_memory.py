@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a proxy holds for those who do not read has a budget: the process lives within it, others go on, and afterwards the memory
 is the system's again."""
+
 import contextlib
 import os
 import re
@@ -127,12 +128,20 @@ def watched(mesh, slack=SLACK):
     assert max(peak) < BUDGET + slack, [p // MIB for p in peak]
 
     def back():
-        return all(gauge(n, "bruma_buffered_bytes") == 0 and resident(n.proxy) - b < 10 * MIB for n, b in zip(mesh.nodes, before))
+        return all(
+            gauge(n, "bruma_buffered_bytes") == 0 and resident(n.proxy) - b < 10 * MIB
+            for n, b in zip(mesh.nodes, before)
+        )
 
     try:
         wait_for(back, "the memory to be given back", 40)
     except AssertionError:
-        raise AssertionError([(gauge(n, "bruma_buffered_bytes"), (resident(n.proxy) - b) // MIB) for n, b in zip(mesh.nodes, before)])
+        raise AssertionError(
+            [
+                (gauge(n, "bruma_buffered_bytes"), (resident(n.proxy) - b) // MIB)
+                for n, b in zip(mesh.nodes, before)
+            ]
+        )
 
 
 def test_applications_that_do_not_read(mesh, deaf):
@@ -144,7 +153,9 @@ def test_applications_that_do_not_read(mesh, deaf):
                 assert p.alive(), p.text()
                 look()
                 time.sleep(0.05)
-            assert gauge(mesh.nodes[1], "bruma_buffered_bytes") > BUDGET // 8, "they are held back by what is measured here"
+            assert gauge(mesh.nodes[1], "bruma_buffered_bytes") > BUDGET // 8, (
+                "they are held back by what is measured here"
+            )
             for other in (mesh.other, mesh.shop):
                 assert mesh.web.python(ASK, other.ip, 50).strip() == "good"
             look()
@@ -172,9 +183,11 @@ def test_one_pod_has_no_more_than_its_part(mesh, deaf):
 def test_credit_and_windows_follow_what_is_held(mesh, deaf):
     """A peer sees them: less when much is held, and all of it again."""
     c = tunnel(mesh)
-    windows = lambda: [e.changed_settings[h2.settings.SettingCodes.INITIAL_WINDOW_SIZE].new_value  # noqa: E731
-                       for e in c.of(0, h2.events.RemoteSettingsChanged)
-                       if h2.settings.SettingCodes.INITIAL_WINDOW_SIZE in e.changed_settings]
+    windows = lambda: [
+        e.changed_settings[h2.settings.SettingCodes.INITIAL_WINDOW_SIZE].new_value  # noqa: E731
+        for e in c.of(0, h2.events.RemoteSettingsChanged)
+        if h2.settings.SettingCodes.INITIAL_WINDOW_SIZE in e.changed_settings
+    ]
     sid = c.connect(f"{mesh.shop.ip}:8080")
     assert c.status(sid) == 200 and windows() == [4 * MIB]
     p = mesh.web.popen("/usr/bin/python3", "-u", "-c", PUSH, mesh.shop.ip, 9090, 60)
@@ -187,7 +200,9 @@ def test_credit_and_windows_follow_what_is_held(mesh, deaf):
         deaf.kill()
     assert c.pump(lambda: windows()[-1] == 4 * MIB, 60), windows()
     c.send(sid, b"x" * (24 * MIB))
-    assert c.pump(lambda: len(c.received(sid)) == 300000 + 24 * MIB, 60), "the connection has its credit again"
+    assert c.pump(lambda: len(c.received(sid)) == 300000 + 24 * MIB, 60), (
+        "the connection has its credit again"
+    )
     c.close()
 
 
@@ -207,7 +222,9 @@ def test_peers_that_send_and_never_obey(mesh, deaf):
             for c, sid in streams:
                 with contextlib.suppress(OSError):
                     c.tls.settimeout(0.2)
-                    c.tls.sendall(struct.pack(">I", len(frame))[1:] + b"\0\0" + struct.pack(">I", sid) + frame)
+                    c.tls.sendall(
+                        struct.pack(">I", len(frame))[1:] + b"\0\0" + struct.pack(">I", sid) + frame
+                    )
             look()
         wait_for(lambda: failures(mesh.nodes[1], "memory_budget") > before, "somebody to be cut")
         assert mesh.web.python(ASK, mesh.other.ip, 20).strip() == "good"
@@ -278,7 +295,10 @@ def refused(c, sid, authority):
     fields = [(":method", "CONNECT"), (":authority", authority)]
     block = [c.h2.encoder.encode(fields) for _ in range(3)][-1]
     for first in range(sid + 2, sid + 400000, 40000):
-        yield b"".join(struct.pack(">I", len(block))[1:] + b"\1\4" + struct.pack(">I", i) + block for i in range(first, first + 40000, 2))
+        yield b"".join(
+            struct.pack(">I", len(block))[1:] + b"\1\4" + struct.pack(">I", i) + block
+            for i in range(first, first + 40000, 2)
+        )
 
 
 @pytest.mark.parametrize("frames", [strays, refused])
@@ -338,8 +358,15 @@ def memory_cgroup():
     pytest.skip("no memory controller here")
 
 
-@pytest.mark.parametrize("given,budget", [({}, 50 * MIB), ({"BRUMA_MEMORY_LIMIT": str(80 * MIB)}, 20 * MIB),
-                                          ({"BRUMA_MEMORY_BUDGET": str(7 * MIB)}, 7 * MIB)], ids=["cgroup", "limit", "budget"])
+@pytest.mark.parametrize(
+    "given,budget",
+    [
+        ({}, 50 * MIB),
+        ({"BRUMA_MEMORY_LIMIT": str(80 * MIB)}, 20 * MIB),
+        ({"BRUMA_MEMORY_BUDGET": str(7 * MIB)}, 7 * MIB),
+    ],
+    ids=["cgroup", "limit", "budget"],
+)
 def test_the_budget_is_derived_from_the_limit(tmp_path, given, budget):
     """A quarter of the least limit of the cgroups that the proxy is in."""
     group, file = memory_cgroup()
@@ -348,8 +375,12 @@ def test_the_budget_is_derived_from_the_limit(tmp_path, given, budget):
     try:
         with open(f"{group}/{file}", "w") as f:
             f.write(str(200 * MIB))
-        p = Process([program("bruma-proxy"), "--admin-port", 0, "--metrics-port", 0, "--ready-port", 0], f"{tmp_path}/log", cgroup=inner,
-                    env={"PATH": os.environ["PATH"], "BRUMA_RUN_DIR": str(tmp_path), **given})
+        p = Process(
+            [program("bruma-proxy"), "--admin-port", 0, "--metrics-port", 0, "--ready-port", 0],
+            f"{tmp_path}/log",
+            cgroup=inner,
+            env={"PATH": os.environ["PATH"], "BRUMA_RUN_DIR": str(tmp_path), **given},
+        )
         try:
             wait_for(lambda: " budget=" in p.text() or not p.alive(), "its first lines")
             assert f" budget={budget} pod_budget={budget // 2}" in p.text(), p.text()

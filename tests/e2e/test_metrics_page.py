@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics under peers that say anything of themselves, and under any number of readers."""
+
 import re
 import socket
 import subprocess
@@ -39,15 +40,32 @@ def describe(mesh, certificate, texts):
     with inside(mesh.nodes[0].netns):
         c = hbone.Client((mesh.shop.ip, 15008), *certificate)
     for first in range(0, len(texts), 100):
-        asked = [c.connect(f"{mesh.shop.ip}:8099", [("baggage", t)]) for t in texts[first:first + 100]]
-        assert c.pump(lambda asked=asked: c.closed or all(c.of(s, (hbone.h2.events.ResponseReceived, hbone.h2.events.StreamReset))
-                                                          for s in asked), 60) and not c.closed
+        asked = [c.connect(f"{mesh.shop.ip}:8099", [("baggage", t)]) for t in texts[first : first + 100]]
+        assert (
+            c.pump(
+                lambda asked=asked: (
+                    c.closed
+                    or all(
+                        c.of(s, (hbone.h2.events.ResponseReceived, hbone.h2.events.StreamReset))
+                        for s in asked
+                    )
+                ),
+                60,
+            )
+            and not c.closed
+        )
     c.close()
 
 
 def said_of(node):
     """The source_workload of what was opened from outside."""
-    return set(re.findall(r'^istio_tcp_connections_opened_total{reporter="destination",source_workload="([^"]*)"', node.metrics(), re.M))
+    return set(
+        re.findall(
+            r'^istio_tcp_connections_opened_total{reporter="destination",source_workload="([^"]*)"',
+            node.metrics(),
+            re.M,
+        )
+    )
 
 
 @pytest.fixture
@@ -63,7 +81,14 @@ def test_a_peer_that_invents_descriptions(mesh):
     only so many."""
     node = mesh.nodes[0]
     mine = leaf(mesh, "spiffe://cluster.local/ns/far/sa/gateway")
-    describe(mesh, mine, ["k8s.namespace.name=kube-system,k8s.deployment.name=liar,service.name=liar", "k8s.deployment.name=liar"])
+    describe(
+        mesh,
+        mine,
+        [
+            "k8s.namespace.name=kube-system,k8s.deployment.name=liar,service.name=liar",
+            "k8s.deployment.name=liar",
+        ],
+    )
     assert said_of(node) == {"unknown"} and "kube-system" not in node.metrics()
     describe(mesh, mine, [f"k8s.namespace.name=far,k8s.deployment.name=w{i}" for i in range(3000)])
     page = node.metrics()
@@ -74,7 +99,11 @@ def test_a_peer_that_invents_descriptions(mesh):
     opened = re.findall(r'^istio_tcp_connections_opened_total{reporter="destination".*} (\d+)$', page, re.M)
     assert sum(map(int, opened)) == 3002
     # Another one has labels of its own.
-    describe(mesh, leaf(mesh, "spiffe://cluster.local/ns/near/sa/gateway"), ["k8s.namespace.name=near,k8s.deployment.name=other"])
+    describe(
+        mesh,
+        leaf(mesh, "spiffe://cluster.local/ns/near/sa/gateway"),
+        ["k8s.namespace.name=near,k8s.deployment.name=other"],
+    )
     assert "other" in said_of(node)
     log = node.proxy.text()
     assert "liar" not in log and "kube-system" not in log
@@ -88,11 +117,18 @@ def test_readiness_while_everybody_reads_a_large_page():
         mesh.start()
         node = mesh.nodes[0]
         for n in range(9):
-            describe(mesh, leaf(mesh, f"spiffe://cluster.local/ns/far/sa/g{n}"),
-                     [f"k8s.namespace.name=far,k8s.deployment.name=w{n}-{i}" for i in range(1000)])
+            describe(
+                mesh,
+                leaf(mesh, f"spiffe://cluster.local/ns/far/sa/g{n}"),
+                [f"k8s.namespace.name=far,k8s.deployment.name=w{n}-{i}" for i in range(1000)],
+            )
         page = node.metrics()
-        assert int(re.search(r"^bruma_telemetry_series (\d+)", page, re.M)[1]) >= 9000 and page.endswith("# EOF\n")
-        readers = Process(["/usr/bin/python3", "-c", READERS, "15020", "48"], f"{mesh.dir}/readers.log", netns=node.netns)
+        assert int(re.search(r"^bruma_telemetry_series (\d+)", page, re.M)[1]) >= 9000 and page.endswith(
+            "# EOF\n"
+        )
+        readers = Process(
+            ["/usr/bin/python3", "-c", READERS, "15020", "48"], f"{mesh.dir}/readers.log", netns=node.netns
+        )
         try:
             wait_for(lambda: "READY" in readers.text(), "the readers")
             time.sleep(1)
@@ -102,7 +138,9 @@ def test_readiness_while_everybody_reads_a_large_page():
                     with inside(node.netns):
                         s = socket.create_connection(("127.0.0.1", 15021), timeout=1)
                     with s:
-                        s.sendall(b"GET /healthz/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                        s.sendall(
+                            b"GET /healthz/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                        )
                         assert s.recv(4096).startswith(b"HTTP/1.1 200")
                 except TimeoutError:
                     late += 1
@@ -118,8 +156,22 @@ def test_readiness_while_everybody_reads_a_large_page():
 def test_many_readers_share_a_page(mesh):
     """Compressed or not, whole in any case."""
     node = mesh.nodes[0]
-    jobs = [subprocess.Popen(["nsenter", f"--net=/run/netns/{node.netns}", "curl", "-sS", "-m", "20",
-                              *(["--compressed"] if i % 2 else []), "http://127.0.0.1:15020/metrics"], stdout=subprocess.PIPE, text=True)
-            for i in range(12)]
+    jobs = [
+        subprocess.Popen(
+            [
+                "nsenter",
+                f"--net=/run/netns/{node.netns}",
+                "curl",
+                "-sS",
+                "-m",
+                "20",
+                *(["--compressed"] if i % 2 else []),
+                "http://127.0.0.1:15020/metrics",
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(12)
+    ]
     pages = [j.communicate(timeout=30)[0] for j in jobs]
     assert all(p.endswith("# EOF\n") and "istio_build" in p for p in pages)

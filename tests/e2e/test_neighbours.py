@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What bruma-agent does beside others: BPF programs of somebody else on the same hooks, another agent, pins of another version, and
 places that are none."""
+
 import ctypes
 import json
 import os
@@ -46,7 +47,11 @@ class Other:
 
     def __init__(self, node):
         work = node.work
-        source, binary, self.pins = work.path("other.bpf.c"), work.path("other.bpf.o"), f"{os.path.dirname(node.pin_dir)}/other"
+        source, binary, self.pins = (
+            work.path("other.bpf.c"),
+            work.path("other.bpf.o"),
+            f"{os.path.dirname(node.pin_dir)}/other",
+        )
         with open(source, "w") as f:
             f.write(OTHER)
         include = "/usr/include/" + run(["gcc", "-print-multiarch"]).stdout.strip()
@@ -56,7 +61,18 @@ class Other:
 
     def attach(self, cgroup, flags="multi"):
         for hook in ("connect4", "connect6"):
-            run(["bpftool", "cgroup", "attach", cgroup, hook, "pinned", f"{self.pins}/other_{hook}", *flags.split()])
+            run(
+                [
+                    "bpftool",
+                    "cgroup",
+                    "attach",
+                    cgroup,
+                    hook,
+                    "pinned",
+                    f"{self.pins}/other_{hook}",
+                    *flags.split(),
+                ]
+            )
 
     def attach_to_netns(self, path):
         text = f"{self.pins}/other_lookup\0".encode()
@@ -76,6 +92,7 @@ class Other:
 
 def obj_get(path):
     import ctypes
+
     text = ctypes.create_string_buffer(path)
     return bpf(7, ctypes.addressof(text).to_bytes(8, "little"))
 
@@ -115,7 +132,9 @@ def test_programs_of_others_on_the_same_hooks_go_on(work, when):
     assert attached(node.cgroup) == sorted([*OURS, "other_connect4", "other_connect6"])
     node.agent.stop()
     run(node.argv("--uninstall"), netns=node.netns)
-    assert attached(node.cgroup) == ["other_connect4", "other_connect6"], "what others have attached is theirs"
+    assert attached(node.cgroup) == ["other_connect4", "other_connect6"], (
+        "what others have attached is theirs"
+    )
 
 
 @pytest.mark.parametrize("flags", ["", "override"])
@@ -134,13 +153,19 @@ def test_a_hook_of_a_parent_that_is_not_shared_is_refused(work, flags):
 
 # ---- another agent ----
 
+
 def test_a_second_agent_is_refused(node, work):  # noqa: F811
     pod, _ = Pod(node, "web"), node.proxy().serve()
     pod.add()
     r = run(node.argv(), netns=node.netns, check=False, timeout=20)
     assert r.returncode == 1 and "running already" in r.stderr, r.stderr
     for options in ([], ["--uninstall"]):
-        r = run(node.argv("--run-dir", work.path("elsewhere"), *options), netns=node.netns, check=False, timeout=20)
+        r = run(
+            node.argv("--run-dir", work.path("elsewhere"), *options),
+            netns=node.netns,
+            check=False,
+            timeout=20,
+        )
         assert r.returncode == 1 and "pins_in_use" in r.stderr, r.stderr
     assert pod.item()["state"] == "enrolled" and pod.item()["mends"] == {} and len(pod.pins()) == 1
     assert pod.greeting() == "proxy inbound" and pod.dials_out() == "proxy outbound"
@@ -154,8 +179,11 @@ def test_an_agent_that_does_not_know_a_pod_leaves_its_connections_alone(node, wo
     pod, _ = Pod(node, "web"), node.proxy().serve()
     pod.add()
     run_dir = work.path("other")
-    other = work.process(node.argv("--run-dir", run_dir, "--pin-dir", f"{node.pin_dir}-other"), work.path("other.log"),
-                         netns=work.netns("other"))
+    other = work.process(
+        node.argv("--run-dir", run_dir, "--pin-dir", f"{node.pin_dir}-other"),
+        work.path("other.log"),
+        netns=work.netns("other"),
+    )
     wait_for(lambda: agent_client.status(run_dir)["meshReady"], "the other agent to answer", log=other.log)
     assert attached(node.cgroup) == sorted(2 * OURS)
     assert pod.dials_out() == "proxy outbound"
@@ -163,9 +191,27 @@ def test_an_agent_that_does_not_know_a_pod_leaves_its_connections_alone(node, wo
 
 # ---- pins of another version ----
 
+
 def other_layout(pin):
     os.unlink(pin)
-    run(["bpftool", "map", "create", pin, "type", "hash", "key", "8", "value", "24", "entries", "64", "name", "other_version"])
+    run(
+        [
+            "bpftool",
+            "map",
+            "create",
+            pin,
+            "type",
+            "hash",
+            "key",
+            "8",
+            "value",
+            "24",
+            "entries",
+            "64",
+            "name",
+            "other_version",
+        ]
+    )
 
 
 @pytest.mark.parametrize("name", ["pods", "failures", "probe_targets"])
@@ -175,8 +221,12 @@ def test_maps_of_another_layout_are_answered_and_can_be_removed(node, name):  # 
     node.agent.stop()
     other_layout(f"{node.pin_dir}/maps/{name}")
     r = run(node.argv(), netns=node.netns, check=False, timeout=20)
-    assert r.returncode == 1 and "reason=pins_other_version" in r.stderr and f"maps/{name} " in r.stderr, r.stderr
-    assert pod.greeting() == "proxy inbound" and pod.dials_out() == "proxy outbound", "what is pinned steers on"
+    assert r.returncode == 1 and "reason=pins_other_version" in r.stderr and f"maps/{name} " in r.stderr, (
+        r.stderr
+    )
+    assert pod.greeting() == "proxy inbound" and pod.dials_out() == "proxy outbound", (
+        "what is pinned steers on"
+    )
     run(node.argv("--uninstall"), netns=node.netns)
     assert pod.untouched() and not (os.path.exists(node.pin_dir) and os.listdir(node.pin_dir))
     assert attached(node.cgroup) == []
@@ -187,12 +237,15 @@ def test_maps_of_another_layout_are_answered_and_can_be_removed(node, name):  # 
 
 # ---- places that are none ----
 
+
 def test_a_pin_directory_outside_of_a_bpf_file_system(work):
     node = Node(work)
     for place in (work.path("no", "pins"), work.path("mesh.yaml"), "relative/pins"):
         r = run(node.argv("--pin-dir", place), netns=node.netns, check=False, timeout=20, cwd=work.directory)
         assert r.returncode == 1 and "reason=pin_dir_unusable" in r.stderr and place in r.stderr, r.stderr
-    assert not os.path.exists(work.path("no")) and not os.path.exists(work.path("relative")), "nothing was made"
+    assert not os.path.exists(work.path("no")) and not os.path.exists(work.path("relative")), (
+        "nothing was made"
+    )
 
 
 def test_a_cgroup_that_is_none(work):
@@ -220,6 +273,11 @@ def test_without_rights_it_says_so(work):
     """An ordinary user's agent makes nothing and ends."""
     node = Node(work)
     os.chmod(work.directory, 0o755)
-    r = subprocess.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *node.argv()], capture_output=True,
-                       text=True, timeout=20, check=False)
+    r = subprocess.run(
+        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *node.argv()],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
     assert r.returncode == 1 and "ermi" in r.stderr, r.stderr

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers that a pod's rules and routes have in common with those of others: routing tables, rule priorities, marks. They are looked
 at before they are taken, whoever has them keeps them, and a pod that leaves the mesh is as it was."""
+
 import json
 import re
 
@@ -55,13 +56,25 @@ def second_network(pod, table=100, pref=None):
     sh("ip", "-n", pod.netns, "link", "add", "net1", "type", "veth", "peer", "name", "second", "netns", node)
     sh("ip", "-n", node, "link", "set", "second", "up")
     sh("ip", "-n", pod.netns, "link", "set", "net1", "up")
-    for family, (own, gateway, length) in enumerate(((SECOND[0], "10.98.2.1", 24), (SECOND[1], "fd98:2::1", 64))):
+    for family, (own, gateway, length) in enumerate(
+        ((SECOND[0], "10.98.2.1", 24), (SECOND[1], "fd98:2::1", 64))
+    ):
         nodad = ["nodad"] if family else []
         sh("ip", "-n", node, "addr", "add", f"{gateway}/{length}", "dev", "second", *nodad)
         sh("ip", "-n", node, "addr", "add", FAR[family] + ("/128" if family else "/32"), "dev", "lo", *nodad)
         sh("ip", "-n", pod.netns, "addr", "add", f"{own}/{length}", "dev", "net1", *nodad)
         ip(pod, family, "route", "add", "default", "via", gateway, "dev", "net1", "table", str(table))
-        ip(pod, family, "rule", "add", "from", own, "lookup", str(table), *(["pref", str(pref)] if pref else []))
+        ip(
+            pod,
+            family,
+            "rule",
+            "add",
+            "from",
+            own,
+            "lookup",
+            str(table),
+            *(["pref", str(pref)] if pref else []),
+        )
 
 
 PING = """
@@ -83,7 +96,10 @@ def second_works(mesh, family):
     """In plain UDP from the pod, which the mesh lets alone, and by TCP from a stranger there to the pod's second address."""
     assert mesh.web.python(PING, FAR[family], SECOND[family]).strip() == "over the second network"
     code = ask_from(FAR[family])
-    assert sh("ip", "netns", "exec", mesh.nodes[0].netns, "/usr/bin/python3", "-c", code, SECOND[family]).strip() == "by tcp"
+    assert (
+        sh("ip", "netns", "exec", mesh.nodes[0].netns, "/usr/bin/python3", "-c", code, SECOND[family]).strip()
+        == "by tcp"
+    )
 
 
 def ask_from(source):
@@ -116,10 +132,17 @@ def test_a_table_that_somebody_has(mesh, when):
         found = rules_and_routes(mesh.web.netns)
     mesh.web.cni("ADD")
     if when == "after":
-        table = next(t for t in range(100, 200) if not any(ip(mesh.web, f, "route", "show", "table", str(t), check=False) for f in (0, 1)))
+        table = next(
+            t
+            for t in range(100, 200)
+            if not any(ip(mesh.web, f, "route", "show", "table", str(t), check=False) for f in (0, 1))
+        )
         second_network(mesh.web, table)
     for family in (0, 1):
-        wait_for(lambda: ours(mesh.web, family) and ours(mesh.web, family)[2] < theirs(mesh.web, family), "ours to be before theirs")
+        wait_for(
+            lambda: ours(mesh.web, family) and ours(mesh.web, family)[2] < theirs(mesh.web, family),
+            "ours to be before theirs",
+        )
         second_works(mesh, family)
         mesh_works(mesh, family)
     pod = [p for p in json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout) if p["name"] == "web"][0]
@@ -135,23 +158,37 @@ def test_a_table_that_somebody_has(mesh, when):
 def test_somebody_comes_to_our_table_later(mesh):
     """With a fixed number, and without looking: ours goes elsewhere, and live connections go on."""
     mesh.web.cni("ADD")
-    live = mesh.web.popen("/usr/bin/python3", "-u", "-c", """
+    live = mesh.web.popen(
+        "/usr/bin/python3",
+        "-u",
+        "-c",
+        """
 import socket, sys, time
 s = socket.create_connection((sys.argv[1], 8080), timeout=20)
 while True:
     s.sendall(b"x"); assert s.recv(1) == b"x"; print("on", flush=True); time.sleep(0.05)
-""", mesh.shop.ip)
+""",
+        mesh.shop.ip,
+    )
     wait_for(lambda: live.text().count("on") > 2, "a connection that lives")
     table = ours(mesh.web, 0)[1]
     ip(mesh.web, 0, "route", "add", "198.51.100.0/24", "dev", "eth0", "table", str(table))
     wait_for(lambda: ours(mesh.web, 0) and ours(mesh.web, 0)[1] != table, "another table")
-    assert ip(mesh.web, 0, "route", "show", "table", str(table)).split() == ["198.51.100.0/24", "dev", "eth0", "scope", "link"]
+    assert ip(mesh.web, 0, "route", "show", "table", str(table)).split() == [
+        "198.51.100.0/24",
+        "dev",
+        "eth0",
+        "scope",
+        "link",
+    ]
     mesh_works(mesh, 0)
     before = live.text().count("on")
     wait_for(lambda: live.text().count("on") > before + 3, "the connection to go on")
     assert live.alive(), live.text()
     mesh.web.cni("DEL")
-    assert ip(mesh.web, 0, "route", "show", "table", str(table)).startswith("198.51.100.0/24") and untouched(mesh.web)
+    assert ip(mesh.web, 0, "route", "show", "table", str(table)).startswith("198.51.100.0/24") and untouched(
+        mesh.web
+    )
 
 
 @each_family
@@ -171,7 +208,18 @@ def test_a_mark_that_somebody_has(mesh, family):
 @pytest.mark.parametrize("pref", [1, 2, 3, 700, 32765])
 def test_priorities_that_somebody_has(mesh, family, pref):
     """Ours are before theirs, or there is no room and the pod is refused by name."""
-    ip(mesh.web, family, "rule", "add", "from", "192.0.2.1" if not family else "2001:db8::1", "lookup", "main", "pref", str(pref))
+    ip(
+        mesh.web,
+        family,
+        "rule",
+        "add",
+        "from",
+        "192.0.2.1" if not family else "2001:db8::1",
+        "lookup",
+        "main",
+        "pref",
+        str(pref),
+    )
     found = rules_and_routes(mesh.web.netns)
     r = mesh.web.cni("ADD", check=False)
     if pref < 3:
@@ -207,5 +255,15 @@ def test_found_again_after_a_restart(mesh):
 
 def uninstall(mesh):
     node = mesh.nodes[0]
-    return [program("bruma-agent"), "--uninstall", "--run-dir", node.run_dir, "--pin-dir", node.pin_dir, "--cgroup", node.cgroup,
-            "--mesh-file", mesh.file]
+    return [
+        program("bruma-agent"),
+        "--uninstall",
+        "--run-dir",
+        node.run_dir,
+        "--pin-dir",
+        node.pin_dir,
+        "--cgroup",
+        node.cgroup,
+        "--mesh-file",
+        mesh.file,
+    ]

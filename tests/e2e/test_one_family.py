@@ -2,6 +2,7 @@
 """A pod of a cluster with one address family: the other one is on, with a loopback or link-local address, and leads nowhere. connect() to it
 fails at once, as it does without the mesh, for that is how clients come to try the next address of a name. It must not succeed and be
 reset when the request has been sent."""
+
 import json
 
 import pytest
@@ -44,6 +45,7 @@ for address in sys.argv[1:]:
 
 class OneFamily(Pod):
     """Its network has given it addresses of one family alone."""
+
     family = 0
 
     def create(self):
@@ -108,7 +110,14 @@ def test_an_address_that_comes_later_leads_somewhere(mesh):
     sh("ip", "-n", netns, "-6", "route", "add", "default", "via", pod.node.gateway6)
     wait_for(lambda: pod.python(CONNECT, mesh.shop.ip6).strip() == "connected", "the new family")
     assert pod.python(POST, mesh.shop.ip6).strip() == "200"
-    wait_for(lambda: [x for x in mesh.nodes[0].access_log() if f"[{mesh.shop.ip6}]:8080" in x and 'direction="outbound"' in x], "its line")
+    wait_for(
+        lambda: [
+            x
+            for x in mesh.nodes[0].access_log()
+            if f"[{mesh.shop.ip6}]:8080" in x and 'direction="outbound"' in x
+        ],
+        "its line",
+    )
     sh("ip", "-n", netns, "addr", "del", f"{pod.ip6}/64", "dev", "eth0")
     wait_for(lambda: pod.python(CONNECT, mesh.shop.ip6).strip() == "ENETUNREACH", "the family to be gone")
     mine = [p for p in json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout) if p["name"] == "four"][0]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `meson install` lays down, and that the samples and pages among it are true."""
+
 import json
 import os
 import re
@@ -14,19 +15,35 @@ from support.system import run, wait_for_process
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 EXPECTED = {
-    "/usr/sbin/bruma-agent", "/usr/sbin/bruma-proxy", "/usr/sbin/brumactl", "/usr/lib/cni/bruma-cni",
-    "/usr/lib/systemd/system/bruma-agent.service", "/usr/lib/systemd/system/bruma-proxy.service",
+    "/usr/sbin/bruma-agent",
+    "/usr/sbin/bruma-proxy",
+    "/usr/sbin/brumactl",
+    "/usr/lib/cni/bruma-cni",
+    "/usr/lib/systemd/system/bruma-agent.service",
+    "/usr/lib/systemd/system/bruma-proxy.service",
     "/usr/lib/systemd/system/bruma-guard.service",
-    "/etc/bruma/agent.env", "/etc/bruma/proxy.env", "/etc/bruma/mesh.yaml",
-    "/usr/share/man/man8/bruma-agent.8", "/usr/share/man/man8/bruma-proxy.8", "/usr/share/man/man8/brumactl.8",
+    "/etc/bruma/agent.env",
+    "/etc/bruma/proxy.env",
+    "/etc/bruma/mesh.yaml",
+    "/usr/share/man/man8/bruma-agent.8",
+    "/usr/share/man/man8/bruma-proxy.8",
+    "/usr/share/man/man8/brumactl.8",
     "/usr/share/man/man8/bruma-cni.8",
-    "/usr/share/doc/bruma/README.md", "/usr/share/doc/bruma/LICENSE", "/usr/share/doc/bruma/CHANGELOG.md",
-    "/usr/share/doc/bruma/examples/10-bruma.conflist", "/usr/share/doc/bruma/examples/waypoint.yaml",
-    "/usr/share/doc/bruma/examples/waypoint-in-mesh.yaml", "/usr/share/doc/bruma/examples/zds-patch.yaml",
+    "/usr/share/doc/bruma/README.md",
+    "/usr/share/doc/bruma/LICENSE",
+    "/usr/share/doc/bruma/CHANGELOG.md",
+    "/usr/share/doc/bruma/examples/10-bruma.conflist",
+    "/usr/share/doc/bruma/examples/waypoint.yaml",
+    "/usr/share/doc/bruma/examples/waypoint-in-mesh.yaml",
+    "/usr/share/doc/bruma/examples/zds-patch.yaml",
     *(f"/usr/share/doc/bruma/examples/{name}" for name in ("agent.env", "mesh.yaml", "proxy.env")),
-    "/usr/share/bash-completion/completions/brumactl", "/usr/share/zsh/vendor-completions/_brumactl",
+    "/usr/share/bash-completion/completions/brumactl",
+    "/usr/share/zsh/vendor-completions/_brumactl",
     "/usr/share/fish/vendor_completions.d/brumactl.fish",
-    *(f"/usr/lib/bruma/{name}.bpf.o" for name in ("accept", "connect", "guard", "live", "lookup", "options", "probes")),
+    *(
+        f"/usr/lib/bruma/{name}.bpf.o"
+        for name in ("accept", "connect", "guard", "live", "lookup", "options", "probes")
+    ),
 }
 
 
@@ -40,7 +57,9 @@ def installed(build, tmp_path_factory):
 
 
 def files_of(directory):
-    return {os.path.join(base, name)[len(directory):] for base, _, names in os.walk(directory) for name in names}
+    return {
+        os.path.join(base, name)[len(directory) :] for base, _, names in os.walk(directory) for name in names
+    }
 
 
 def test_installed_files(installed):
@@ -52,9 +71,13 @@ def test_installed_files(installed):
 
 def test_edited_configuration_is_kept(build, tmp_path):
     """A new version over an old one: what the administrator wrote stays, and what is missing comes."""
+
     def install():
         run(["meson", "install", "-C", build, "--no-rebuild", "--destdir", str(tmp_path)], timeout=120)
-        return {name: (tmp_path / "etc" / "bruma" / name).read_text() for name in ("agent.env", "mesh.yaml", "proxy.env")}
+        return {
+            name: (tmp_path / "etc" / "bruma" / name).read_text()
+            for name in ("agent.env", "mesh.yaml", "proxy.env")
+        }
 
     fresh = install()
     for name, text in fresh.items():
@@ -68,8 +91,14 @@ def test_installed_programs_start(installed):
     for program in ("bruma-agent", "bruma-proxy", "brumactl"):
         answer = run([f"{installed}/usr/sbin/{program}", "--version"]).stdout
         assert answer.startswith(program), answer
-    r = subprocess.run([f"{installed}/usr/lib/cni/bruma-cni"], env={"CNI_COMMAND": "VERSION"}, input="{}", text=True,
-                       capture_output=True, timeout=20)
+    r = subprocess.run(
+        [f"{installed}/usr/lib/cni/bruma-cni"],
+        env={"CNI_COMMAND": "VERSION"},
+        input="{}",
+        text=True,
+        capture_output=True,
+        timeout=20,
+    )
     assert "supportedVersions" in json.loads(r.stdout), r.stderr
 
 
@@ -78,7 +107,9 @@ def test_plugin_needs_no_shared_library(installed):
     assert "NEEDED" not in r.stdout, r.stdout
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed on this machine")
+@pytest.mark.skipif(
+    not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed on this machine"
+)
 @pytest.mark.parametrize("unit", ["bruma-agent.service", "bruma-guard.service", "bruma-proxy.service"])
 def test_units(installed, tmp_path, unit):
     """systemd reads the units without a complaint about them."""
@@ -91,8 +122,11 @@ def test_units(installed, tmp_path, unit):
             shutil.copy(f"{installed}/usr/lib/systemd/system/{name}", tmp_path / name)
     (tmp_path / unit).write_text(text)
     r = run(["systemd-analyze", "verify", "--man=no", str(tmp_path / unit)], check=False)
-    complaints = [line for line in (r.stdout + r.stderr).splitlines() if "bruma" in line
-                  and "Command /usr/sbin" not in line]
+    complaints = [
+        line
+        for line in (r.stdout + r.stderr).splitlines()
+        if "bruma" in line and "Command /usr/sbin" not in line
+    ]
     assert complaints == []
 
 
@@ -101,7 +135,9 @@ def known_settings(build, program):
     return set(re.findall(r"`([A-Z][A-Z0-9_]+)`", text))
 
 
-@pytest.mark.parametrize("program,sample", [("agent/bruma-agent", "agent.env"), ("proxy/bruma-proxy", "proxy.env")])
+@pytest.mark.parametrize(
+    "program,sample", [("agent/bruma-agent", "agent.env"), ("proxy/bruma-proxy", "proxy.env")]
+)
 def test_sample_environment(build, program, sample):
     """Each line is a setting that there is, and the program takes its value."""
     known = known_settings(build, program) | ({"LOG_FORMAT"} if sample == "proxy.env" else set())
@@ -137,8 +173,20 @@ def test_sample_mesh_file(build, work):
         with open(path, "w") as f:
             f.write(text)
         run_dir = work.path(f"run-{name}")
-        p = work.process([f"{build}/agent/bruma-agent", "--run-dir", run_dir, "--pin-dir", f"{pins}/{name}", "--cgroup",
-                          cgroup, "--mesh-file", path], netns=netns)
+        p = work.process(
+            [
+                f"{build}/agent/bruma-agent",
+                "--run-dir",
+                run_dir,
+                "--pin-dir",
+                f"{pins}/{name}",
+                "--cgroup",
+                cgroup,
+                "--mesh-file",
+                path,
+            ],
+            netns=netns,
+        )
         wait_for_process(p, lambda run_dir=run_dir: agent.status(run_dir), "the agent to answer")
         status = agent.status(run_dir)
         assert status["meshReady"] is True, status

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Certificates of peers: what their end does to tunnels that live, and whom a certificate is good against."""
+
 import datetime
 import socket
 import tempfile
@@ -31,10 +32,18 @@ def mesh():
 
 def subordinate_of(root, ends=30 * 86400):
     ca, now = Authority("subordinate"), datetime.datetime.utcnow()
-    builder = (x509.CertificateBuilder().subject_name(ca.name).issuer_name(root.name).public_key(ca.key.public_key())
-               .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
-               .not_valid_after(now + datetime.timedelta(seconds=ends)))
-    ca.cert = usual(builder, ca.key.public_key(), root.key.public_key(), ca=True).sign(root.key, hashes.SHA256())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(ca.name)
+        .issuer_name(root.name)
+        .public_key(ca.key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(seconds=ends))
+    )
+    ca.cert = usual(builder, ca.key.public_key(), root.key.public_key(), ca=True).sign(
+        root.key, hashes.SHA256()
+    )
     return ca
 
 
@@ -81,7 +90,9 @@ def served(mesh, files):
 @pytest.mark.parametrize("what", ["the leaf", "what it stands on"])
 def test_a_peer_whose_certificate_ends_opens_nothing_more(mesh, what):
     end = time.time() + LIFE
-    files = certificate(mesh, mesh.web.identity, **({"ends": LIFE} if what == "the leaf" else {"between": LIFE}))
+    files = certificate(
+        mesh, mesh.web.identity, **({"ends": LIFE} if what == "the leaf" else {"between": LIFE})
+    )
     c = dial(mesh, files)
     sid = echo(mesh, c)
     assert not c.goaways
@@ -91,7 +102,9 @@ def test_a_peer_whose_certificate_ends_opens_nothing_more(mesh, what):
     c.send(sid, b" and after")
     assert c.pump(lambda: c.received(sid) == b"before and after"), "what is open goes on"
     late = c.connect(f"{mesh.shop.ip}:8080")
-    assert c.status(late, seconds=2) is None or isinstance(c.status(late, seconds=1), tuple), "no answer, or a reset"
+    assert c.status(late, seconds=2) is None or isinstance(c.status(late, seconds=1), tuple), (
+        "no answer, or a reset"
+    )
     c.send(sid, b"", end=True)
     c.pump(lambda: c.closed)
     assert c.closed, "nothing keeps the tunnel open"
@@ -104,11 +117,23 @@ def test_a_server_whose_certificate_ends_gets_nothing_more_on_that_tunnel(mesh):
     mesh.write()
     with inside(peer.netns):
         listener = socket.create_server((peer.ip, 15008), backlog=64)
-    mesh.extra.append({"uid": "Kubernetes//Pod/demo/peer-hbone", "name": "peer-hbone", "namespace": "demo", "serviceAccount": "peer",
-                       "workloadIps": [peer.ip], "protocol": "HBONE", "node": "elsewhere", "services": {}})
+    mesh.extra.append(
+        {
+            "uid": "Kubernetes//Pod/demo/peer-hbone",
+            "name": "peer-hbone",
+            "namespace": "demo",
+            "serviceAccount": "peer",
+            "workloadIps": [peer.ip],
+            "protocol": "HBONE",
+            "node": "elsewhere",
+            "services": {},
+        }
+    )
     peer.outside = True
     mesh.write()
-    wait_for(lambda: any(w["name"] == "peer-hbone" for w in mesh.nodes[0].config_dump()["workloads"]), "the peer")
+    wait_for(
+        lambda: any(w["name"] == "peer-hbone" for w in mesh.nodes[0].config_dump()["workloads"]), "the peer"
+    )
     server = hbone.Server(listener, *certificate(mesh, peer.identity, ends=LIFE))
     try:
         end = time.time() + LIFE
@@ -137,17 +162,29 @@ def test_an_anchor_that_is_not_self_signed(control_plane):
     its certificate, and so does the file of roots."""
     with Mesh(nodes=1) as m:
         node, ca = m.nodes[0], subordinate_of(Authority("company root"))
-        plane = Plane(f"{m.dir}/plane", node.netns, authority=ca if control_plane == "of the subordinate" else None)
+        plane = Plane(
+            f"{m.dir}/plane", node.netns, authority=ca if control_plane == "of the subordinate" else None
+        )
         plane.answer_certificate = lambda identity, csr: [
-            pem(ca.sign(csr.public_key(), [x509.UniformResourceIdentifier(identity)])), pem(ca.cert)]
+            pem(ca.sign(csr.public_key(), [x509.UniformResourceIdentifier(identity)])),
+            pem(ca.cert),
+        ]
         m.proxy_env.update(plane.env())
         try:
             web, shop = m.pod("web"), m.pod("shop")
-            plane.set(*(plane.workload(p.name, p.ip, p.ip6, tunnel_protocol=1, node=node.name, service_account=p.account)
-                        for p in (web, shop)))
+            plane.set(
+                *(
+                    plane.workload(
+                        p.name, p.ip, p.ip6, tunnel_protocol=1, node=node.name, service_account=p.account
+                    )
+                    for p in (web, shop)
+                )
+            )
             m.start()
             shop.server(ECHO, "8080")
             assert web.python(ONE_SHOT, shop.ip, 8080, "hello") == "hello", node.proxy.text()[-700:]
-            wait_for(lambda: [x for x in node.access_log() if shop.identity in x], "both identities in the log")
+            wait_for(
+                lambda: [x for x in node.access_log() if shop.identity in x], "both identities in the log"
+            )
         finally:
             plane.stop()

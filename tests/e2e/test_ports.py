@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deliveries to applications carry the client's address and a port of the pod's: the ports must not run out. That they do not meet those
 of others: test_ports_meet.py."""
+
 import pytest
 
 from mesh import Mesh, wait_for
@@ -105,7 +106,9 @@ def own_address():
 
 def many(client, mesh, family, ends):
     to = [mesh.shop.ip, mesh.shop.ip6][family]
-    return client.python(CLIENT, to, 8080 if ends == "client" else 8081, COUNT, ends, timeout=120).split(" ", 1)
+    return client.python(CLIENT, to, 8080 if ends == "client" else 8081, COUNT, ends, timeout=120).split(
+        " ", 1
+    )
 
 
 families = pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
@@ -157,7 +160,14 @@ def serve(c, a):
 while True:
     threading.Thread(target=serve, args=s.accept(), daemon=True).start()
 """)
-        holder = m.web.popen("/usr/bin/python3", "-c", HOLD.replace("sys.stdin.read()", "import time; time.sleep(60)"), m.shop.ip, 8080, ports + more)
+        holder = m.web.popen(
+            "/usr/bin/python3",
+            "-c",
+            HOLD.replace("sys.stdin.read()", "import time; time.sleep(60)"),
+            m.shop.ip,
+            8080,
+            ports + more,
+        )
         wait_for(lambda: holder.text().strip(), "the connections' answers", 60)
         assert int(holder.text()) == ports + more
         seen = m.shop.processes[0].text()
@@ -165,15 +175,24 @@ while True:
         # A listener of the mesh may have a port of that range.
         assert more <= hidden <= more + 3 and hidden + seen.count(f"FROM ::ffff:{m.web.ip} ") == ports + more
         assert f"bruma_client_addresses_hidden_total {hidden}" in m.nodes[1].metrics()
-        log = [line for line in m.nodes[1].proxy.text().splitlines() if "reason=client_address_hidden" in line]
+        log = [
+            line for line in m.nodes[1].proxy.text().splitlines() if "reason=client_address_hidden" in line
+        ]
         assert len(log) == 1 and f"client={m.web.ip}" in log[0] and 'pod="demo/shop"' in log[0]
         holder.kill()
         # With the ports back it is the client's address again.
         wait_for(lambda: not held_by(m.shop, "ESTAB"), "the connections' end")
         n = m.shop.processes[0].text().count(f"FROM ::ffff:{m.web.ip} ")
         assert m.web.python(HOLD, m.shop.ip, 8080, 1, stdin="").strip() == "1"
-        wait_for(lambda: m.shop.processes[0].text().count(f"FROM ::ffff:{m.web.ip} ") == n + 1, "the client's address")
+        wait_for(
+            lambda: m.shop.processes[0].text().count(f"FROM ::ffff:{m.web.ip} ") == n + 1,
+            "the client's address",
+        )
 
 
 def held_by(pod, state):
-    return [line for line in pod.run("ss", "-Htan").stdout.splitlines() if line.startswith(state) and ":8080" in line]
+    return [
+        line
+        for line in pod.run("ss", "-Htan").stdout.splitlines()
+        if line.startswith(state) and ":8080" in line
+    ]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deliveries to applications carry the client's address and a port that the pod's kernel chooses. The same client may choose that port by
 itself, before or after: neither connection may hear what is meant for the other."""
+
 import contextlib
 import subprocess
 
@@ -18,7 +19,6 @@ assert s.recv(1) == b"x"
 print("up", flush=True)
 sys.stdin.read()
 """
-
 
 
 # Connections from ports that the client chooses by itself: each asks, and once all are open, asks again.
@@ -88,8 +88,12 @@ def keeper(mesh):
 @contextlib.contextmanager
 def socket_in(pod, to):
     """A connection of the pod, made as one of its own processes would."""
-    with subprocess.Popen(placed(["/usr/bin/python3", "-u", "-c", KEEP_ONE, *map(str, to)], pod.netns, pod.node.cgroup), stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as p:
+    with subprocess.Popen(
+        placed(["/usr/bin/python3", "-u", "-c", KEEP_ONE, *map(str, to)], pod.netns, pod.node.cgroup),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as p:
         assert p.stdout.readline() == "up\n"
         yield
         p.stdin.close()
@@ -133,10 +137,15 @@ print("end" if b.recv(1) == b"" else "more")
 def test_a_client_may_take_the_port_of_its_own_delivery(mesh, keeper, family):
     to, source = ((mesh.shop.ip, "::ffff:" + mesh.far.ip), (mesh.shop.ip6, mesh.far.ip6))[family]
     before = keeper.text().count("FROM")
-    with subprocess.Popen(placed(["/usr/bin/python3", "-u", "-c", SAME, to, 8082], mesh.far.netns, mesh.nodes[0].cgroup), stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+    with subprocess.Popen(
+        placed(["/usr/bin/python3", "-u", "-c", SAME, to, 8082], mesh.far.netns, mesh.nodes[0].cgroup),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as p:
         assert p.stdout.readline() == "first\n"
-        who, port = wait_for(lambda: keeper.text().split("FROM ")[before + 1:], "the delivery")[-1].split()
+        who, port = wait_for(lambda: keeper.text().split("FROM ")[before + 1 :], "the delivery")[-1].split()
         assert who == source
         out, _ = p.communicate(port + "\n", timeout=60)
     assert out == "True True True True True True\nend\n", out
@@ -146,6 +155,14 @@ def test_what_an_application_accepts_is_bound_to_where_it_comes_from(mesh, keepe
     """What was delivered to lo; what it accepts from its own pod to nothing."""
     with socket_in(mesh.web, (mesh.shop.ip, 8082)), socket_in(mesh.shop, (mesh.shop.ip, 8082)):
         wait_for(lambda: mesh.web.ip in keeper.text(), "the delivery")
-        lines = [line.split() for line in mesh.shop.run("ss", "-Htn", "state", "established", "sport", "=", ":8082").stdout.splitlines()]
-        bound = {fields[3].strip("[]").rpartition(":")[0].strip("[]").removeprefix("::ffff:"): fields[2] for fields in lines}
+        lines = [
+            line.split()
+            for line in mesh.shop.run(
+                "ss", "-Htn", "state", "established", "sport", "=", ":8082"
+            ).stdout.splitlines()
+        ]
+        bound = {
+            fields[3].strip("[]").rpartition(":")[0].strip("[]").removeprefix("::ffff:"): fields[2]
+            for fields in lines
+        }
         assert "%lo:" in bound[mesh.web.ip] and "%" not in bound[mesh.shop.ip], bound

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What agent and proxy may do once they are set up: no more than docs/security.md says, and with that alone everything works."""
+
 import os
 import re
 import stat
@@ -13,8 +14,18 @@ from pod_programs import ECHO
 from test_hostile import TRY, PRELUDE
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
-NUMBERS = {"CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_PTRACE": 19, "SYS_ADMIN": 21,
-           "SYS_RESOURCE": 24, "PERFMON": 38, "BPF": 39}
+NUMBERS = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "DAC_READ_SEARCH": 2,
+    "NET_ADMIN": 12,
+    "NET_RAW": 13,
+    "SYS_PTRACE": 19,
+    "SYS_ADMIN": 21,
+    "SYS_RESOURCE": 24,
+    "PERFMON": 38,
+    "BPF": 39,
+}
 PROXY = {"SYS_ADMIN", "NET_ADMIN", "NET_RAW"}
 AGENT = set(NUMBERS)
 
@@ -30,7 +41,10 @@ def mask(names):
 
 def unit_capabilities(name):
     with open(f"{ROOT}/packaging/{name}.service.in") as f:
-        return {c.removeprefix("CAP_") for c in re.search(r"^CapabilityBoundingSet=(.*)$", f.read(), re.M)[1].split()}
+        return {
+            c.removeprefix("CAP_")
+            for c in re.search(r"^CapabilityBoundingSet=(.*)$", f.read(), re.M)[1].split()
+        }
 
 
 def page_capabilities(program):
@@ -79,7 +93,11 @@ def talks(mesh):
 def test_traffic_with_what_is_left(mesh):
     wait_for(lambda: talks(mesh) == "word", "traffic", 30)
     for node in mesh.nodes:
-        assert not [p for p in node.ctl("status", check=False).stdout.splitlines() if "Permission" in p or "not permitted" in p]
+        assert not [
+            p
+            for p in node.ctl("status", check=False).stdout.splitlines()
+            if "Permission" in p or "not permitted" in p
+        ]
         assert "Operation not permitted" not in node.proxy.text() + node.agent.text()
     # And with a mended capture, and another proxy.
     node = mesh.nodes[0]
@@ -104,8 +122,11 @@ def test_capabilities_calls_and_memory(mesh, program, kept):
     with open(f"/proc/{pid}/limits") as f:
         assert re.search(r"^Max core file size +0 +0 ", f.read(), re.M)
     # Root's own process without the right to trace does not see its memory.
-    seen = subprocess.run(["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all", "readlink", "-v", f"/proc/{pid}/exe"],
-                          capture_output=True, text=True)
+    seen = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-all", "readlink", "-v", f"/proc/{pid}/exe"],
+        capture_output=True,
+        text=True,
+    )
     assert seen.returncode != 0 and "ermission denied" in seen.stderr
 
 

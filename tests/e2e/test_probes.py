@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Probes of the kubelet: connections from its cgroup to ports that the pod declares reach the application, whatever policy says;
 everybody else's of the node do not. The proxy here has no control plane, so it lets nothing through by itself."""
+
 import json
 import os
 import shutil
@@ -11,15 +12,27 @@ from kube_world import World
 from support.kube_small import SmallServer
 from support.system import run, wait_for
 
-SPEC = {"containers": [{
-    "name": "app", "image": "none",
-    "ports": [{"name": "health", "containerPort": 9001}],
-    "livenessProbe": {"httpGet": {"path": "/", "port": "health"}},
-    "readinessProbe": {"tcpSocket": {"port": 9002}},
-    "startupProbe": {"grpc": {"port": 9003}},
-    "lifecycle": {"preStop": {"httpGet": {"port": 9004}}}}],
-    "initContainers": [{"name": "sidecar", "image": "none", "restartPolicy": "Always",
-                        "livenessProbe": {"httpGet": {"port": 9005}}}]}
+SPEC = {
+    "containers": [
+        {
+            "name": "app",
+            "image": "none",
+            "ports": [{"name": "health", "containerPort": 9001}],
+            "livenessProbe": {"httpGet": {"path": "/", "port": "health"}},
+            "readinessProbe": {"tcpSocket": {"port": 9002}},
+            "startupProbe": {"grpc": {"port": 9003}},
+            "lifecycle": {"preStop": {"httpGet": {"port": 9004}}},
+        }
+    ],
+    "initContainers": [
+        {
+            "name": "sidecar",
+            "image": "none",
+            "restartPolicy": "Always",
+            "livenessProbe": {"httpGet": {"port": 9005}},
+        }
+    ],
+}
 SERVER = """
 import socket, sys, threading
 def serve(port):
@@ -67,7 +80,9 @@ def dial(world, ip, port, cgroup=None):
 
 def node_address(world, ip):
     """The address that the node's own connections to the pod come from."""
-    out = subprocess.run(["ip", "-n", world.node.netns, "route", "get", ip], capture_output=True, text=True).stdout.split()
+    out = subprocess.run(
+        ["ip", "-n", world.node.netns, "route", "get", ip], capture_output=True, text=True
+    ).stdout.split()
     return out[out.index("src") + 1]
 
 
@@ -114,10 +129,14 @@ def test_a_kubelet_whose_cgroup_is_made_anew_is_found_again(world):
     """As systemd does when it restarts the kubelet."""
     os.rmdir(world.kubelet)
     os.mkdir(world.kubelet)
-    wait_for(lambda: dial(world, world.pod.ip4, 9001, world.kubelet).startswith("app"), "the hook on the new cgroup")
+    wait_for(
+        lambda: dial(world, world.pod.ip4, 9001, world.kubelet).startswith("app"),
+        "the hook on the new cgroup",
+    )
 
 
 # ---- the kubelet, found by its name ----
+
 
 class Kubelet:
     """A process of that name on the node's network, in a cgroup of its own, below a /proc that shows this test's alone."""
@@ -137,7 +156,10 @@ class Kubelet:
             shutil.copy(os.path.realpath("/usr/bin/python3"), program)
         self.process = self.work.process(
             [*wrap, program, "-c", "print('READY', flush=True); import time; time.sleep(600)"],
-            self.work.path(f"kubelet{self.count}.log"), netns=self.netns, cgroup=self.cgroup)
+            self.work.path(f"kubelet{self.count}.log"),
+            netns=self.netns,
+            cgroup=self.cgroup,
+        )
         wait_for(lambda: "READY" in open(self.process.log).read(), "the kubelet", log=self.process.log)
         self.show(self.process.popen.pid)
         return self
@@ -212,17 +234,21 @@ def test_others_in_the_kubelets_cgroup_are_named(followed, work):
     start(followed)
     assert "kubelet_cgroup_shared" not in problems(followed)
     other = work.process(["sleep", "600"], work.path("sleep.log"), cgroup=cgroup)
-    wait_for(lambda: open(f"/proc/{other.popen.pid}/comm").read() == "sleep\n", "the other to be in the cgroup")  # it runs after that
+    wait_for(
+        lambda: open(f"/proc/{other.popen.pid}/comm").read() == "sleep\n", "the other to be in the cgroup"
+    )  # it runs after that
     followed.kubelet.show(other.popen.pid)
     followed.node.agent.stop()
     start(followed)
-    assert "sleep" in problems(followed)["kubelet_cgroup_shared"] and "kubelet_cgroup_shared" in followed.log()
+    assert (
+        "sleep" in problems(followed)["kubelet_cgroup_shared"] and "kubelet_cgroup_shared" in followed.log()
+    )
     assert passes(followed, cgroup), "it is told, and the kubelet's probes still pass"
 
 
 def test_without_a_cgroup_of_its_own_probes_are_subject_to_policy(followed):
     """In the root everybody would pass."""
-    root = followed.node.cgroup[:followed.node.cgroup.rindex("/")]
+    root = followed.node.cgroup[: followed.node.cgroup.rindex("/")]
     followed.kubelet.start(cgroup=root)
     start(followed)
     assert "no cgroup of its own" in problems(followed)["kubelet_not_found"]
@@ -242,8 +268,14 @@ def test_an_ordinary_users_process_of_that_name_gets_nothing(followed, work):
     start(followed)
     assert passes(followed, real_group) and not passes(followed, false_group)
     assert f"pid {false_pid}" in problems(followed)["kubelet_refused"]
-    said = run([f"{work.build}/ctl/brumactl", "--run-dir", followed.node.run_dir, "doctor"], check=False).stdout
-    assert f"pid {followed.kubelet.process.popen.pid}" in said and real_group in said and "the only one that fits" in said
+    said = run(
+        [f"{work.build}/ctl/brumactl", "--run-dir", followed.node.run_dir, "doctor"], check=False
+    ).stdout
+    assert (
+        f"pid {followed.kubelet.process.popen.pid}" in said
+        and real_group in said
+        and "the only one that fits" in said
+    )
     assert f"pid {false_pid}: it is not root's" in said
     # The real one ends and comes again, as after an upgrade: still nothing for the other.
     followed.kubelet.end()
@@ -257,15 +289,23 @@ def test_a_program_that_others_may_write_is_no_kubelet(followed, work):
     group = followed.kubelet.start().cgroup
     os.chmod(work.path("kubelet"), 0o777)
     start(followed)
-    assert not passes(followed, group) and "may be written by others" in problems(followed)["kubelet_not_found"]
+    assert (
+        not passes(followed, group) and "may be written by others" in problems(followed)["kubelet_not_found"]
+    )
 
 
-OTHER_HOST = {"containers": [{
-    "name": "app", "image": "none",
-    "livenessProbe": {"httpGet": {"host": "10.9.9.9", "port": 9001}},
-    "readinessProbe": {"tcpSocket": {"host": "127.0.0.1", "port": 9002}},
-    "startupProbe": {"httpGet": {"host": "", "port": 9003}},
-    "lifecycle": {"postStart": {"httpGet": {"host": "example.test", "port": 9004}}}}]}
+OTHER_HOST = {
+    "containers": [
+        {
+            "name": "app",
+            "image": "none",
+            "livenessProbe": {"httpGet": {"host": "10.9.9.9", "port": 9001}},
+            "readinessProbe": {"tcpSocket": {"host": "127.0.0.1", "port": 9002}},
+            "startupProbe": {"httpGet": {"host": "", "port": 9003}},
+            "lifecycle": {"postStart": {"httpGet": {"host": "example.test", "port": 9004}}},
+        }
+    ]
+}
 
 
 def test_a_probe_of_another_host_declares_nothing(work):
@@ -280,4 +320,8 @@ def test_a_probe_of_another_host_declares_nothing(work):
     w.start(probe_cgroup=w.kubelet).ready()
     w.wait_state("shop/web", "enrolled")
     assert [dial(w, w.pod.ip4, port, w.kubelet).startswith("app") for port in (9001, 9002, 9003, 9004)] == [
-        False, False, True, False]
+        False,
+        False,
+        True,
+        False,
+    ]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The list of reasons is the only one: each entry is used, nothing is said beside it, and a test has seen each."""
+
 import functools
 import os
 import re
@@ -37,8 +38,11 @@ def without_comments(text):
 ENTRIES = re.findall(r'^ +BRUMA_REASON\((\w+), "(\w+)"', read(LIST), re.M)
 REASONS = dict((name, entry) for entry, name in ENTRIES if name != "none")
 CODE = {f: without_comments(read(f)) for f in tracked("*.c", "*.h") if f.startswith(PROGRAMS) and f != LIST}
-SCRIPTS = {f: re.sub(r"(?m)^\s*#.*$", "", read(f))
-           for f in tracked("*.sh", "*.service*", "charts/*") if not f.startswith("tests/")}
+SCRIPTS = {
+    f: re.sub(r"(?m)^\s*#.*$", "", read(f))
+    for f in tracked("*.sh", "*.service*", "charts/*")
+    if not f.startswith("tests/")
+}
 
 
 def test_the_list_can_be_read():
@@ -51,7 +55,9 @@ def test_the_list_can_be_read():
 def test_code_gives_each_reason(name):
     """Not only asks whether another has given it."""
     entry = rf"\bBRUMA_REASON_{REASONS[name]}\b"
-    given = [f for f, text in CODE.items() if re.search(entry, re.sub(rf"(?:[=!]=|\bcase)\s*{entry}", "", text))]
+    given = [
+        f for f, text in CODE.items() if re.search(entry, re.sub(rf"(?:[=!]=|\bcase)\s*{entry}", "", text))
+    ]
     assert given, f"no program gives {name}"
 
 
@@ -60,10 +66,15 @@ def test_no_reason_is_written_beside_the_list():
     written = []
     for file, text in CODE.items():
         for literal in re.findall(r'"((?:[^"\\\n]|\\.)*)"', text):
-            written += [(file, literal) for name in REASONS
-                        if re.search(rf"(?<![\w%-]){name}(?![\w-])", literal) and ("_" in name or literal == name)]
+            written += [
+                (file, literal)
+                for name in REASONS
+                if re.search(rf"(?<![\w%-]){name}(?![\w-])", literal) and ("_" in name or literal == name)
+            ]
     for file, text in SCRIPTS.items():
-        written += [(file, name) for name in REASONS if "_" in name and re.search(rf"(?<![\w-]){name}(?![\w-])", text)]
+        written += [
+            (file, name) for name in REASONS if "_" in name and re.search(rf"(?<![\w-]){name}(?![\w-])", text)
+        ]
     assert not written, "\n".join(": ".join(w) for w in written)
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections that fail in each way that a network, a peer or an application can make them fail: metrics and access log say why."""
+
 import re
 import threading
 
@@ -11,8 +12,13 @@ from mesh import Mesh, sh, wait_for
 from peer_place import place_of_a_peer
 
 # They are waited for, so they are short here.
-LIMITS = {"BRUMA_CONNECT_TIMEOUT": "1s", "BRUMA_ANSWER_TIMEOUT": "1s", "BRUMA_PING_INTERVAL": "200ms", "BRUMA_PING_TIMEOUT": "600ms",
-          "BRUMA_HALF_CLOSE_TIMEOUT": "1s"}
+LIMITS = {
+    "BRUMA_CONNECT_TIMEOUT": "1s",
+    "BRUMA_ANSWER_TIMEOUT": "1s",
+    "BRUMA_PING_INTERVAL": "200ms",
+    "BRUMA_PING_TIMEOUT": "600ms",
+    "BRUMA_HALF_CLOSE_TIMEOUT": "1s",
+}
 
 # Sends a byte, and with "end" its end of the connection too; prints what became of it.
 CALL = """
@@ -111,11 +117,28 @@ def test_a_destination_that_the_kernel_refuses(mesh, route):
 
 def test_a_destination_in_another_network(mesh):
     """An endpoint of a service of this one."""
-    mesh.services.append({"name": "far", "namespace": "demo", "hostname": "far.demo.svc.cluster.local", "vips": ["/10.96.0.77"],
-                          "ports": {7000: 7000}})
-    mesh.extra.append({"uid": "far//Pod/demo/far", "name": "far", "namespace": "demo", "serviceAccount": "far", "network": "far",
-                       "workloadIps": ["198.51.100.3"], "protocol": "HBONE", "node": "elsewhere",
-                       "services": {"demo/far.demo.svc.cluster.local": {7000: 7000}}})
+    mesh.services.append(
+        {
+            "name": "far",
+            "namespace": "demo",
+            "hostname": "far.demo.svc.cluster.local",
+            "vips": ["/10.96.0.77"],
+            "ports": {7000: 7000},
+        }
+    )
+    mesh.extra.append(
+        {
+            "uid": "far//Pod/demo/far",
+            "name": "far",
+            "namespace": "demo",
+            "serviceAccount": "far",
+            "network": "far",
+            "workloadIps": ["198.51.100.3"],
+            "protocol": "HBONE",
+            "node": "elsewhere",
+            "services": {"demo/far.demo.svc.cluster.local": {7000: 7000}},
+        }
+    )
     mesh.write()
     wait_for(lambda: "198.51.100.3" in str(mesh.nodes[0].config_dump()["workloads"]), "the workload")
     assert fails(mesh, "gateway_unresolved", "10.96.0.77") == ["ConnectionResetError"]
@@ -169,5 +192,8 @@ def test_a_half_closed_connection_in_a_tunnel_on_which_nothing_comes(mesh):
     """Both proxies wait for as long; who is the first tells the other."""
     before = [failures(mesh, "idle_half_closed", node) for node in (0, 1)]
     assert mesh.web.python(CALL, mesh.shop.ip, 7000, "end").split() == ["ConnectionResetError"]
-    wait_for(lambda: [failures(mesh, "idle_half_closed", node) for node in (0, 1)] != before, "the reason in the metrics of one")
+    wait_for(
+        lambda: [failures(mesh, "idle_half_closed", node) for node in (0, 1)] != before,
+        "the reason in the metrics of one",
+    )
     assert any("idle_half_closed: " in line for node in mesh.nodes for line in node.access_log(""))

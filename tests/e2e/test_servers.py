@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The servers of a node's agent and proxy (pages, metrics, readiness, built-in control plane) under clients that only hold
 connections: whoever has something to ask is answered, and a proxy that starts gets its state and its certificates."""
+
 import contextlib
 import re
 import subprocess
@@ -50,7 +51,13 @@ while time.monotonic() < end:
             held[i] = one(i)
 """
 
-SERVERS = {15021: "/healthz/ready", 15020: "/metrics", 15014: "/metrics", 8000: "/readyz", 15000: "/config_dump"}
+SERVERS = {
+    15021: "/healthz/ready",
+    15020: "/metrics",
+    15014: "/metrics",
+    8000: "/readyz",
+    15000: "/config_dump",
+}
 NOBODY = 65534
 
 
@@ -65,8 +72,11 @@ def mesh():
 
 @contextlib.contextmanager
 def held(mesh, netns, uid, to, port, count, what, *sources):
-    p = Process(["/usr/bin/python3", "-c", HOLD, str(uid), to, str(port), str(count), what, *sources],
-                f"{mesh.dir}/hold-{time.monotonic_ns()}.log", netns=netns)
+    p = Process(
+        ["/usr/bin/python3", "-c", HOLD, str(uid), to, str(port), str(count), what, *sources],
+        f"{mesh.dir}/hold-{time.monotonic_ns()}.log",
+        netns=netns,
+    )
     try:
         wait_for(lambda: p.text().startswith("holds") or not p.alive(), "the connections", 60)
         assert p.alive(), p.text()
@@ -76,8 +86,14 @@ def held(mesh, netns, uid, to, port, count, what, *sources):
 
 
 def turned_away(node, port, server):
-    return sum(int(n) for n in re.findall(rf'^bruma_connections_turned_away_total{{server="{server}"}} (\d+)', node.http(port, "/metrics")[1],
-                                          re.M))
+    return sum(
+        int(n)
+        for n in re.findall(
+            rf'^bruma_connections_turned_away_total{{server="{server}"}} (\d+)',
+            node.http(port, "/metrics")[1],
+            re.M,
+        )
+    )
 
 
 @pytest.mark.parametrize("what", ["nothing", "half", "body"])
@@ -85,11 +101,15 @@ def turned_away(node, port, server):
 def test_who_only_holds_connections_keeps_nobody_out(mesh, port, what):
     """An ordinary user of the node, from any address of the loopback; then somebody else's pod where the port is open to it."""
     node = mesh.nodes[0]
-    with held(mesh, node.netns, NOBODY, "127.0.0.1", port, 200, what, *(f"127.0.0.{i}" for i in range(2, 40))):
+    with held(
+        mesh, node.netns, NOBODY, "127.0.0.1", port, 200, what, *(f"127.0.0.{i}" for i in range(2, 40))
+    ):
         for _ in range(10):
             began = time.monotonic()
             assert node.http(port, SERVERS[port])[0] == 200
-            assert time.monotonic() - began < 5  # the limit of a probe is the client's own timeout; this is only "not hung"
+            assert (
+                time.monotonic() - began < 5
+            )  # the limit of a probe is the client's own timeout; this is only "not hung"
     if port in (15021, 15020, 15014):
         with held(mesh, mesh.web.netns, 0, node.gateway, port, 100, what):
             for _ in range(5):
@@ -138,9 +158,15 @@ def test_idle_connections_do_not_keep_a_proxy_from_its_control_plane(mesh, what)
         time.sleep(1)  # whose places are taken at once
         node.start_proxy(wait=False)
         wait_for(node.ready, "the proxy to be ready", 20)
-        wait_for(lambda: any(c.get("state") == "Available" for c in node.config_dump().get("certificates", [])), "a certificate", 20)
+        wait_for(
+            lambda: any(c.get("state") == "Available" for c in node.config_dump().get("certificates", [])),
+            "a certificate",
+            20,
+        )
     assert turned_away(node, 15014, "control-plane") >= 50
-    assert re.search(r"turned away\tserver=control-plane source=uid-65534 reason=server_crowded", node.agent.text())
+    assert re.search(
+        r"turned away\tserver=control-plane source=uid-65534 reason=server_crowded", node.agent.text()
+    )
 
 
 def test_a_client_with_a_token_is_not_turned_away(mesh):
@@ -150,7 +176,9 @@ def test_a_client_with_a_token_is_not_turned_away(mesh):
     with held(mesh, node.netns, 0, "127.0.0.1", 15012, 100, "nothing"):
         time.sleep(2)
         assert node.http(15021, "/healthz/ready")[0] == 200
-    ended = [line for line in node.proxy.text()[said:].splitlines() if "\txds\t" in line and "\twarn\t" in line]
+    ended = [
+        line for line in node.proxy.text()[said:].splitlines() if "\txds\t" in line and "\twarn\t" in line
+    ]
     assert not ended, ended
 
 
@@ -174,13 +202,35 @@ def asked(node, uid, method, path, *headers):
 
 
 def node_python(node, script, *argv):
-    return subprocess.run(["nsenter", f"--net=/run/netns/{node.netns}", "/usr/bin/python3", "-c", script, *argv], capture_output=True,
-                          text=True, timeout=30)
+    return subprocess.run(
+        ["nsenter", f"--net=/run/netns/{node.netns}", "/usr/bin/python3", "-c", script, *argv],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
 
 
 def by_socket(node, method, path):
-    r = subprocess.run(["curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", "-X", method, "--unix-socket",
-                        f"{node.run_dir}/proxy.sock", f"http://x{path}"], capture_output=True, text=True, timeout=30)
+    r = subprocess.run(
+        [
+            "curl",
+            "-s",
+            "-m",
+            "5",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code}",
+            "-X",
+            method,
+            "--unix-socket",
+            f"{node.run_dir}/proxy.sock",
+            f"http://x{path}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     return int(r.stdout)
 
 
@@ -203,12 +253,21 @@ def test_on_a_single_machine_the_socket_alone_takes_commands(mesh):
     for _ in range(30):
         asked(node, NOBODY, "POST", "/quitquitquit")
     assert admin_refusals(node) == before + 35
-    assert len(re.findall("reason=admin_refused", node.proxy.text())) < 10, "who asks again and again does not fill the log"
+    assert len(re.findall("reason=admin_refused", node.proxy.text())) < 10, (
+        "who asks again and again does not fill the log"
+    )
 
 
-@pytest.mark.parametrize("headers", [
-    ("Host: evil.example",), ("Host: localhost", "Origin: http://evil.example"), ("Host: localhost", "Sec-Fetch-Site: cross-site"),
-    ("Host: localhost", "Host: evil.example"), ("Accept: */*",)])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Host: evil.example",),
+        ("Host: localhost", "Origin: http://evil.example"),
+        ("Host: localhost", "Sec-Fetch-Site: cross-site"),
+        ("Host: localhost", "Host: evil.example"),
+        ("Accept: */*",),
+    ],
+)
 def test_a_web_page_gets_nothing_from_the_admin_pages(mesh, headers):
     node = mesh.nodes[0]
     for method, path in (("GET", "/config_dump"), ("POST", "/logging"), ("POST", "/quitquitquit")):
@@ -222,7 +281,10 @@ def test_in_a_cluster_root_may_command_and_everybody_may_read():
         m.start()
         node = m.nodes[0]
         assert asked(node, NOBODY, "GET", "/config_dump") == 200
-        assert asked(node, NOBODY, "POST", "/logging?level=debug") == 403 and asked(node, NOBODY, "POST", "/quitquitquit") == 403
+        assert (
+            asked(node, NOBODY, "POST", "/logging?level=debug") == 403
+            and asked(node, NOBODY, "POST", "/quitquitquit") == 403
+        )
         assert asked(node, 0, "POST", "/logging?level=info") == 200
         assert asked(node, 0, "POST", "/logging", "Host: evil.example") == 403
         assert node.proxy.alive()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Descriptors, memory and other things run short, at each step in turn: what fails is refused by name and tried again, nobody is
 taken for served who is not, nothing spins and no line is written again and again."""
+
 import contextlib
 import errno
 import os
@@ -36,19 +37,33 @@ def node(work):
 
 
 def start(node, faults):
-    node.agent = node.work.process(node.argv("--verify-interval", "1h"), node.work.path("agent.log"), netns=node.netns, env=faults.env)
-    wait_for(lambda: agent_client.status(node.run_dir)["meshReady"], "the agent to answer", log=node.agent.log)
+    node.agent = node.work.process(
+        node.argv("--verify-interval", "1h"), node.work.path("agent.log"), netns=node.netns, env=faults.env
+    )
+    wait_for(
+        lambda: agent_client.status(node.run_dir)["meshReady"], "the agent to answer", log=node.agent.log
+    )
 
 
 # What an ADD takes of the agent, and what it does not have then. Its return from a namespace cannot fail: it ends rather. With the
 # names that are among those by which it is refused: what runs short has one name at each step, else the step has its own.
-STEPS = [("socket", errno.EMFILE, {"out_of_resources"}), ("socket", errno.EACCES, {"route_setup_failed", "listener_open_failed"}),
-         ("open", errno.EMFILE, {"out_of_resources"}), ("open", errno.EACCES, {"sysctl_setup_failed"}),
-         ("fcntl dup", errno.EMFILE, set()), ("bpf", errno.EMFILE, {"out_of_resources"}),
-         ("bpf", errno.ENOMEM, {"out_of_resources"}), ("bpf", errno.EPERM, {"map_update_failed", "attach_failed"}),
-         ("epoll add", errno.ENOSPC, set()), ("epoll modify", errno.ENOMEM, set()), ("setns", errno.EPERM, {"netns_unusable"}),
-         ("listen", errno.EADDRINUSE, {"listener_open_failed"}), ("bind", errno.ENOMEM, {"out_of_resources"}),
-         ("bind", errno.EACCES, {"listener_open_failed"}), ("setsockopt", errno.ENOMEM, set())]
+STEPS = [
+    ("socket", errno.EMFILE, {"out_of_resources"}),
+    ("socket", errno.EACCES, {"route_setup_failed", "listener_open_failed"}),
+    ("open", errno.EMFILE, {"out_of_resources"}),
+    ("open", errno.EACCES, {"sysctl_setup_failed"}),
+    ("fcntl dup", errno.EMFILE, set()),
+    ("bpf", errno.EMFILE, {"out_of_resources"}),
+    ("bpf", errno.ENOMEM, {"out_of_resources"}),
+    ("bpf", errno.EPERM, {"map_update_failed", "attach_failed"}),
+    ("epoll add", errno.ENOSPC, set()),
+    ("epoll modify", errno.ENOMEM, set()),
+    ("setns", errno.EPERM, {"netns_unusable"}),
+    ("listen", errno.EADDRINUSE, {"listener_open_failed"}),
+    ("bind", errno.ENOMEM, {"out_of_resources"}),
+    ("bind", errno.EACCES, {"listener_open_failed"}),
+    ("setsockopt", errno.ENOMEM, set()),
+]
 
 
 @pytest.mark.parametrize("call,error,names", STEPS, ids=[f"{c} {errno.errorcode[e]}" for c, e, _ in STEPS])
@@ -95,6 +110,7 @@ def test_each_step_of_an_add(node, call, error, names):
 
 
 # ---- agent without descriptors ----
+
 
 def test_an_agent_without_descriptors_rests_and_says_so_now_and_then(node):
     node.start()
@@ -186,6 +202,7 @@ def test_pods_added_while_the_agents_descriptors_run_out(node, more):
 
 # ---- proxy without descriptors ----
 
+
 @pytest.fixture
 def mesh():
     with Mesh(nodes=1, workers=2) as m:
@@ -236,7 +253,11 @@ def test_a_proxy_without_descriptors_rests_and_says_so_now_and_then(mesh):
         size, before = os.path.getsize(node.proxy.log), cpu_seconds(node.proxy.pid)
         time.sleep(3)
         used = cpu_seconds(node.proxy.pid) - before
-        lines = [line for line in open(node.proxy.log).read()[size:].splitlines() if "\taccess\t" not in line and ("\terror\t" in line or "\twarn\t" in line)]
+        lines = [
+            line
+            for line in open(node.proxy.log).read()[size:].splitlines()
+            if "\taccess\t" not in line and ("\terror\t" in line or "\twarn\t" in line)
+        ]
         print(f"{used:.2f} s of processor time in 3 s, {len(lines)} lines")
         assert used < 0.5, "it spins"
         assert len(lines) <= 6, lines
@@ -247,7 +268,15 @@ def test_a_proxy_without_descriptors_rests_and_says_so_now_and_then(mesh):
     wait_for(lambda: reaches(mesh.web, mesh.shop), "traffic again")
 
 
-@pytest.mark.parametrize("call,error", [("epoll add", errno.ENOSPC), ("epoll modify", errno.ENOMEM), ("fcntl dup", errno.EMFILE), ("setns", errno.EPERM)])
+@pytest.mark.parametrize(
+    "call,error",
+    [
+        ("epoll add", errno.ENOSPC),
+        ("epoll modify", errno.ENOMEM),
+        ("fcntl dup", errno.EMFILE),
+        ("setns", errno.EPERM),
+    ],
+)
 def test_each_step_of_the_proxy(call, error, tmp_path):
     """A pod is added, and connections are made to and from it, while a call of one kind fails, the first one, the second, and so on:
     afterwards all goes."""
@@ -296,6 +325,9 @@ def test_agents_that_come_and_go_leave_no_descriptors_with_the_proxy():
         for _ in range(3):
             node.agent.kill()
             node.start_agent()
-            wait_for(lambda: state(mesh, "web")[0]["proxy"] == state(mesh, "shop")[0]["proxy"] == "serving", "the proxy to be back")
+            wait_for(
+                lambda: state(mesh, "web")[0]["proxy"] == state(mesh, "shop")[0]["proxy"] == "serving",
+                "the proxy to be back",
+            )
             assert reaches(web, shop)
         wait_for(lambda: maps() == before, "the maps that are not used any more to be closed")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What connect() has named is where a connection goes, by whatever option, message or protocol a process of a pod would have it
 otherwise: as an ordinary user it leaves the pod by a tunnel, or not at all. To its own pod, which is not captured, and to another."""
+
 import json
 import os
 
@@ -11,21 +12,49 @@ from pod_programs import ECHO
 from test_hostile import addresses
 from wire import HBONE, Wire, parse
 
-USER = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+USER = [
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--regid",
+    "65534",
+    "--clear-groups",
+    "--inh-caps=-all",
+    "--bounding-set=-all",
+]
 
 # Options by which packets go elsewhere than connect() has named.
-OTHER_WAY = {"rthdr2": [1], "rthdr4": [1], "old-rthdr2": [1], "pktoptions": [1], "uring-rthdr4": [1],
-             "lsrr": [0], "ssrr": [0], "later-rthdr4": [1], "later-lsrr": [0]}
+OTHER_WAY = {
+    "rthdr2": [1],
+    "rthdr4": [1],
+    "old-rthdr2": [1],
+    "pktoptions": [1],
+    "uring-rthdr4": [1],
+    "lsrr": [0],
+    "ssrr": [0],
+    "later-rthdr4": [1],
+    "later-lsrr": [0],
+}
 # Those that do not, or not for TCP.
-SAME_WAY = {"pktinfo": [1], "nexthop": [1], "unicast-if": [0, 1], "dontroute": [0, 1], "flow-label": [1], "ancillary": [1]}
+SAME_WAY = {
+    "pktinfo": [1],
+    "nexthop": [1],
+    "unicast-if": [0, 1],
+    "dontroute": [0, 1],
+    "flow-label": [1],
+    "ancillary": [1],
+}
 # Protocols and calls that carry what TCP carries.
 CARRIERS = ["uring", "mptcp", "fastopen-connect", "sctp", "smc", "dccp"]
 ABSENT = ("refused socket EPROTONOSUPPORT", "refused socket EAFNOSUPPORT", "refused socket ESOCKTNOSUPPORT")
 
 
 def cases(ways):
-    return pytest.mark.parametrize("way,family", [(w, f) for w, families in ways.items() for f in families],
-                                   ids=[f"{w}-{'v6' if f else 'v4'}" for w, families in ways.items() for f in families])
+    return pytest.mark.parametrize(
+        "way,family",
+        [(w, f) for w, families in ways.items() for f in families],
+        ids=[f"{w}-{'v6' if f else 'v4'}" for w, families in ways.items() for f in families],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +66,14 @@ def mesh():
         m.start()
         for pod in m.pods:
             pod.server(ECHO, "8080")
-            for name in ("net.ipv6.conf.all.seg6_enabled", "net.ipv6.conf.eth0.seg6_enabled", "net.ipv6.conf.lo.seg6_enabled",
-                         "net.ipv4.conf.all.accept_source_route", "net.ipv4.conf.lo.accept_source_route",
-                         "net.ipv4.conf.eth0.accept_source_route"):
+            for name in (
+                "net.ipv6.conf.all.seg6_enabled",
+                "net.ipv6.conf.eth0.seg6_enabled",
+                "net.ipv6.conf.lo.seg6_enabled",
+                "net.ipv4.conf.all.accept_source_route",
+                "net.ipv4.conf.lo.accept_source_route",
+                "net.ipv4.conf.eth0.accept_source_route",
+            ):
                 pod.run("sysctl", "-q", "-w", f"{name}=1", check=False)
         with Wire(m.nodes[0]) as m.wire:
             yield m
@@ -55,12 +89,18 @@ def oracle(mesh):
 def left_in_plaintext(mesh):
     """Segments that a pod of the mesh has sent to anybody, or was sent, outside of a tunnel."""
     members = [a for p in (mesh.web, mesh.near, mesh.shop) for a in addresses(p)]
-    return [s for s in mesh.wire.seen() if HBONE not in (s.source_port, s.destination_port)
-            and (s.source in members or s.destination in members)]
+    return [
+        s
+        for s in mesh.wire.seen()
+        if HBONE not in (s.source_port, s.destination_port)
+        and (s.source in members or s.destination in members)
+    ]
 
 
 def ask(pod, way, to, via="", word="out of the pod", user=USER):
-    return pod.run(*user, os.path.abspath(f"{BUILD}/tests/e2e/socket-ways"), way, to, 8080, word, via).stdout.strip()
+    return pod.run(
+        *user, os.path.abspath(f"{BUILD}/tests/e2e/socket-ways"), way, to, 8080, word, via
+    ).stdout.strip()
 
 
 def counted(mesh):
@@ -79,9 +119,21 @@ def test_the_wire_is_read_behind_extension_headers():
     tcp = (1234).to_bytes(2, "big") + (8080).to_bytes(2, "big") + bytes(8) + b"\x50\x02" + bytes(6)
     hop = bytes([43, 0]) + bytes(6)
     routing = bytes([6, 2, 2, 1]) + bytes(20)
-    ip = b"\x60\0\0\0" + (len(hop) + len(routing) + len(tcp)).to_bytes(2, "big") + bytes([0, 64]) + bytes(15) + b"\1" + bytes(15) + b"\2"
+    ip = (
+        b"\x60\0\0\0"
+        + (len(hop) + len(routing) + len(tcp)).to_bytes(2, "big")
+        + bytes([0, 64])
+        + bytes(15)
+        + b"\1"
+        + bytes(15)
+        + b"\2"
+    )
     protocol, segment = parse(ethernet + ip + hop + routing + tcp)
-    assert protocol == 6 and segment.destination == "::2" and (segment.source_port, segment.destination_port) == (1234, 8080)
+    assert (
+        protocol == 6
+        and segment.destination == "::2"
+        and (segment.source_port, segment.destination_port) == (1234, 8080)
+    )
     assert segment.flags == 2 and segment.payload == b""
 
 
@@ -98,12 +150,18 @@ def test_an_option_that_leads_elsewhere_is_refused(mesh, way, family):
 
 @cases(OTHER_WAY)
 def test_by_root_of_the_pod_too(mesh, way, family):
-    assert ask(mesh.web, way, own(mesh.web, family)[0], addresses(mesh.shop)[family], user=[]) == "refused option EPERM"
+    assert (
+        ask(mesh.web, way, own(mesh.web, family)[0], addresses(mesh.shop)[family], user=[])
+        == "refused option EPERM"
+    )
 
 
 @cases(OTHER_WAY)
 def test_to_another_pod_too(mesh, way, family):
-    assert ask(mesh.web, way, addresses(mesh.shop)[family], addresses(mesh.near)[family]) == "refused option EPERM"
+    assert (
+        ask(mesh.web, way, addresses(mesh.shop)[family], addresses(mesh.near)[family])
+        == "refused option EPERM"
+    )
 
 
 @cases(SAME_WAY)
@@ -150,7 +208,9 @@ except OSError as e:
     print(errno.errorcode.get(e.errno, type(e).__name__))
 """
     mesh.write()
-    p = late.popen("/usr/bin/python3", "-u", "-c", code, own(late, family)[0], addresses(mesh.near)[family], go)
+    p = late.popen(
+        "/usr/bin/python3", "-u", "-c", code, own(late, family)[0], addresses(mesh.near)[family], go
+    )
     wait_for(lambda: "READY" in p.text() or not p.alive(), "the socket with the option")
     before = counted(mesh)
     wait_for(lambda: late.cni("ADD", check=False).returncode == 0, "enrolment")
@@ -160,7 +220,11 @@ except OSError as e:
     wait_for(lambda: len(p.text().split()) > 1, "what becomes of it")
     assert p.text().split() == ["READY", "EPERM"]
     assert counted(mesh) == before + 1
-    assert not [s for s in mesh.wire.seen() if s.source in addresses(late) and HBONE not in (s.source_port, s.destination_port)]
+    assert not [
+        s
+        for s in mesh.wire.seen()
+        if s.source in addresses(late) and HBONE not in (s.source_port, s.destination_port)
+    ]
 
 
 def test_others_are_let_alone(mesh):

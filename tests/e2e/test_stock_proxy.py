@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stock node proxies under Bruma's steering: a proxy that opens its own listeners, and hears of pods on the workload discovery
 socket. What is carried, who is enrolled, and who is not believed."""
+
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ def running():
 
 # ---- what is carried ----
 
+
 @pytest.mark.parametrize("six", [False, True])
 def test_connections_of_all_kinds(running, six):
     m, stock = running
@@ -26,14 +28,22 @@ def test_connections_of_all_kinds(running, six):
     def ip(pod):
         return pod.ip6 if six else pod.ip
 
-    for what, client, server in (("out of the node", m.web, m.shop), ("into the node", m.shop, m.web),
-                                 ("between pods of the node", m.other, m.web), ("to itself", m.web, m.web)):
+    for what, client, server in (
+        ("out of the node", m.web, m.shop),
+        ("into the node", m.shop, m.web),
+        ("between pods of the node", m.other, m.web),
+        ("to itself", m.web, m.web),
+    ):
         word, seconds = ask(client, ip(server))
         assert word == ip(client), what
     log = stock.all[0][0].text()
     assert f"OUT {ip(m.web)} {ip(m.shop)} {PORT}" in log and f"IN {ip(m.shop)} {ip(m.web)} {PORT}" in log
     # one hop each way and no loop: delivery to the application does not come back to the proxy
-    assert log.count(f"IN {ip(m.other)} {ip(m.web)} {PORT}") == log.count(f"OUT {ip(m.other)} {ip(m.web)} {PORT}") == 1
+    assert (
+        log.count(f"IN {ip(m.other)} {ip(m.web)} {PORT}")
+        == log.count(f"OUT {ip(m.other)} {ip(m.web)} {PORT}")
+        == 1
+    )
     assert f"IN {ip(m.web)} {ip(m.web)}" not in log
 
 
@@ -56,7 +66,9 @@ def test_the_mark_is_no_credential(running):
 def test_port_15008_goes_to_the_proxy(running):
     m, stock = running
     m.shop.run("/usr/bin/python3", "-c", f"import socket; socket.create_connection(('{m.web.ip}', 15008), 5)")
-    wait_for(lambda: f"HBONE {m.shop.ip} {m.web.ip} 15008" in stock.all[0][0].text(), "the proxy to accept it")
+    wait_for(
+        lambda: f"HBONE {m.shop.ip} {m.web.ip} 15008" in stock.all[0][0].text(), "the proxy to accept it"
+    )
 
 
 def test_many_at_once(running):
@@ -93,12 +105,15 @@ def test_what_the_proxy_dials_is_out_of_the_applications_way(running):
     m, _ = running
     long = m.web.popen("/usr/bin/python3", "-u", "-c", LONG, m.shop.ip, str(PORT))
     wait_for(lambda: "WORD 1" in long.text(), "the long connection")
-    there = sh("ip", "netns", "exec", m.web.netns, "ss", "-Htn", "state", "established", "dst", f"{m.shop.ip}:{PORT}")
+    there = sh(
+        "ip", "netns", "exec", m.web.netns, "ss", "-Htn", "state", "established", "dst", f"{m.shop.ip}:{PORT}"
+    )
     long.kill()
     assert sorted(re.findall(rf"{re.escape(m.web.ip)}%(\w+):", there)) == ["eth0", "lo"], there
 
 
 # ---- enrolment ----
+
 
 def test_without_a_proxy_no_pod_is_enrolled_and_none_is_harmed():
     with stock_mesh(proxy=False) as (m, stock):
@@ -109,7 +124,9 @@ def test_without_a_proxy_no_pod_is_enrolled_and_none_is_harmed():
         m.labels = {}
         m.write()
         # only once the agent has read the file the plugin lets the pod pass
-        wait_for(lambda: m.other.cni("ADD", check=False).returncode == 0, "the pod to be added, outside the mesh")
+        wait_for(
+            lambda: m.other.cni("ADD", check=False).returncode == 0, "the pod to be added, outside the mesh"
+        )
         m.labels = {"istio.io/dataplane-mode": "ambient"}
         m.write()
         wait_for(lambda: stock.pod(m.other)["lastReason"] == "proxy_not_connected", "the reason")
@@ -132,21 +149,27 @@ def test_a_pod_that_the_proxy_refuses():
         m.web.cni("ADD")
         wait_for(lambda: stock.pod(m.web)["proxy"] == "serving", "the pod to be served")
         assert ask(m.shop, m.web.ip)[0] == m.shop.ip
-        assert re.findall(r"(?:ADD|DEL) uid-web", p.text()) == ["ADD uid-web", "DEL uid-web"] * 2 + ["ADD uid-web"]
+        assert re.findall(r"(?:ADD|DEL) uid-web", p.text()) == ["ADD uid-web", "DEL uid-web"] * 2 + [
+            "ADD uid-web"
+        ]
 
 
 def test_a_port_of_the_proxy_that_a_process_of_the_pod_has_taken():
     with stock_mesh(proxy=False) as (m, stock):
         stock.start()
-        thief = m.web.server("import socket; s = socket.socket(socket.AF_INET6); s.bind(('::', 15006)); s.listen();"
-                             "print('READY', flush=True)\nimport time; time.sleep(100)")
+        thief = m.web.server(
+            "import socket; s = socket.socket(socket.AF_INET6); s.bind(('::', 15006)); s.listen();"
+            "print('READY', flush=True)\nimport time; time.sleep(100)"
+        )
         r = m.web.cni("ADD", check=False)
         assert r.returncode and "proxy_refused_pod" in r.stdout and "in use" in r.stdout
         thief.kill()
         m.web.cni("ADD")
         # one that joins the port afterwards, as root can, gets nothing
-        thief = m.web.server("import socket; s = socket.socket(socket.AF_INET6)\ns.setsockopt(1, socket.SO_REUSEPORT, 1)\n"
-                             "s.bind(('::', 15006)); s.listen(); print('READY', flush=True)\nwhile True: print('STOLEN', s.accept())")
+        thief = m.web.server(
+            "import socket; s = socket.socket(socket.AF_INET6)\ns.setsockopt(1, socket.SO_REUSEPORT, 1)\n"
+            "s.bind(('::', 15006)); s.listen(); print('READY', flush=True)\nwhile True: print('STOLEN', s.accept())"
+        )
         for _ in range(20):
             assert ask(m.shop, m.web.ip)[0] == m.shop.ip
         assert "STOLEN" not in thief.text()
@@ -155,14 +178,18 @@ def test_a_port_of_the_proxy_that_a_process_of_the_pod_has_taken():
 def test_a_pod_leaves_and_comes_back():
     with stock_mesh() as (m, stock):
         p = stock.all[0][0]
-        long = [m.web.popen("/usr/bin/python3", "-u", "-c", LONG, m.shop.ip, str(PORT)),
-                m.shop.popen("/usr/bin/python3", "-u", "-c", LONG, m.web.ip, str(PORT))]
+        long = [
+            m.web.popen("/usr/bin/python3", "-u", "-c", LONG, m.shop.ip, str(PORT)),
+            m.shop.popen("/usr/bin/python3", "-u", "-c", LONG, m.web.ip, str(PORT)),
+        ]
         for one in long:
             wait_for(lambda o=one: "WORD 2" in o.text(), "the long connection")
         m.labels = {}
         m.write()
         wait_for(lambda: stock.pod(m.web)["state"] == "draining", "the pod to leave")
-        wait_for(lambda: stock.pod(m.other)["state"] == "outside", "the pod without connections to be outside")
+        wait_for(
+            lambda: stock.pod(m.other)["state"] == "outside", "the pod without connections to be outside"
+        )
         before = p.text().count("OUT")
         assert ask(m.web, m.shop.ip)[0] == m.web.ip and p.text().count("OUT") == before
         for one in long:  # what was carried goes on
@@ -172,15 +199,25 @@ def test_a_pod_leaves_and_comes_back():
         m.labels = {"istio.io/dataplane-mode": "ambient"}
         m.write()
         for pod in (m.web, m.other):
-            wait_for(lambda q=pod: stock.pod(q)["state"] == "enrolled" and stock.pod(q)["proxy"] == "serving", "the pod's return")
+            wait_for(
+                lambda q=pod: stock.pod(q)["state"] == "enrolled" and stock.pod(q)["proxy"] == "serving",
+                "the pod's return",
+            )
         assert ask(m.web, m.shop.ip)[0] == m.web.ip and p.text().count("OUT") == before + 1
         for one in long:
             assert one.alive(), one.text()
             one.kill()
         m.labels = {}
         m.write()
-        wait_for(lambda: "DEL uid-web" in p.text() and stock.pod(m.web)["state"] == "outside", "the pod to be outside", 15)
-        wait_for(lambda: ":15006" not in sh("ip", "netns", "exec", m.web.netns, "ss", "-tln"), "the proxy to close its listeners")
+        wait_for(
+            lambda: "DEL uid-web" in p.text() and stock.pod(m.web)["state"] == "outside",
+            "the pod to be outside",
+            15,
+        )
+        wait_for(
+            lambda: ":15006" not in sh("ip", "netns", "exec", m.web.netns, "ss", "-tln"),
+            "the proxy to close its listeners",
+        )
         assert "fwmark 0x111" not in sh("ip", "-n", m.web.netns, "rule")
 
 
@@ -233,13 +270,26 @@ until_end()
 """
 
 
-@pytest.mark.parametrize("what,seconds", [("silent", 5), ("bad hello", 0), ("no version", 0), ("huge", 0), ("no answer", 5),
-                                          ("bad answer", 0), ("descriptor", 0), ("two answers", 0)])
+@pytest.mark.parametrize(
+    "what,seconds",
+    [
+        ("silent", 5),
+        ("bad hello", 0),
+        ("no version", 0),
+        ("huge", 0),
+        ("no answer", 5),
+        ("bad answer", 0),
+        ("descriptor", 0),
+        ("two answers", 0),
+    ],
+)
 def test_broken_rules_end_the_connection_alone(running, what, seconds):
     m, stock = running
     raw = stock.spawn(["/usr/bin/python3", "-u", "-c", RAW, stock.socket, what])
     # A whole line: what is printed may come in two pieces.
-    ended = wait_for(lambda: re.search(r"^ENDED (\S+)\n", raw.text(), re.M), "the agent to end the connection", 15)
+    ended = wait_for(
+        lambda: re.search(r"^ENDED (\S+)\n", raw.text(), re.M), "the agent to end the connection", 15
+    )
     took = float(ended[1])
     assert seconds - 0.5 < took < seconds + 2.5
     raw.stop()
@@ -262,8 +312,12 @@ def test_a_proxy_without_a_cgroup_of_its_own(running):
     """Exempt would be whoever is in the cgroup with it: here, all pods."""
     m, stock = running
     for cgroup in (stock.node.cgroup, m.cgroup):
-        p = Process(["/usr/bin/python3", "-u", "-c", RAW, stock.socket, "only yes"], f"{m.dir}/cgroup.log", netns=stock.node.netns,
-                    cgroup=cgroup)
+        p = Process(
+            ["/usr/bin/python3", "-u", "-c", RAW, stock.socket, "only yes"],
+            f"{m.dir}/cgroup.log",
+            netns=stock.node.netns,
+            cgroup=cgroup,
+        )
         wait_for(lambda p=p: not p.alive() or "ENDED" in p.text(), "it to be refused")
         p.kill()
     assert "reason=proxy_cgroup" in stock.node.agent.text() and "is not below" in stock.node.agent.text()
@@ -279,8 +333,22 @@ def test_somebody_who_is_not_root(running):
     assert mode == 0o600
     os.chmod(stock.socket, 0o666)
     try:
-        r = subprocess.run(["setpriv", "--reuid", "65534", "--clear-groups", "/usr/bin/python3", "-c", RAW, stock.socket, "only yes"],
-                           capture_output=True, text=True, timeout=20)
+        r = subprocess.run(
+            [
+                "setpriv",
+                "--reuid",
+                "65534",
+                "--clear-groups",
+                "/usr/bin/python3",
+                "-c",
+                RAW,
+                stock.socket,
+                "only yes",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
     finally:
         os.chmod(stock.socket, mode)
     assert "ENDED" in r.stdout or r.returncode
@@ -300,6 +368,7 @@ def test_a_proxy_of_ours_is_sent_away(running):
 
 # ---- Bruma's proxy as a stock one ----
 
+
 def test_our_own_proxy_by_way_of_the_stock_socket():
     """bruma-proxy with INPOD_UDS opens its listeners itself, as a stock one does."""
     with stock_mesh(proxy=False) as (m, stock):
@@ -312,7 +381,10 @@ def test_our_own_proxy_by_way_of_the_stock_socket():
         for client, server in ((m.web, m.shop), (m.shop, m.web), (m.web, m.other), (m.web, m.web)):
             for six in (False, True):
                 address = server.ip6 if six else server.ip
-                wait_for(lambda c=client, a=address, s=six: ask(c, a)[0] == (c.ip6 if s else c.ip), f"{client.name} to {address}")
+                wait_for(
+                    lambda c=client, a=address, s=six: ask(c, a)[0] == (c.ip6 if s else c.ip),
+                    f"{client.name} to {address}",
+                )
         assert m.other.identity in p.text()
         p.kill()
         assert ask(m.shop, m.web.ip)[0] in ("ConnectionRefusedError", "ConnectionResetError")

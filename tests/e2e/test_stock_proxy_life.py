@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stock node proxies that come and go under Bruma's steering, and pods that do, and agents."""
+
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from mesh import Mesh, sh, wait_for
 from stock_world import LONG, PORT, SERVER, STREAM, Stock, agent_call, ask, stock_mesh
 
 # ---- proxies come and go ----
+
 
 def test_killed_it_fails_closed_and_comes_back():
     with stock_mesh() as (m, stock):
@@ -38,20 +40,25 @@ def test_killed_it_fails_closed_and_comes_back():
 def test_upgrade_loses_nothing():
     with stock_mesh() as (m, stock):
         old = stock.all[0][0]
-        streams = [m.shop.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT)),
-                   m.web.popen("/usr/bin/python3", "-u", "-c", STREAM, m.shop.ip6, str(PORT))]
+        streams = [
+            m.shop.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT)),
+            m.web.popen("/usr/bin/python3", "-u", "-c", STREAM, m.shop.ip6, str(PORT)),
+        ]
         long = m.shop.popen("/usr/bin/python3", "-u", "-c", LONG, m.web.ip, str(PORT))
         wait_for(lambda: "WORD 1" in long.text(), "the long connection")
         for _ in range(2):
             new = stock.start()
             old.p.send_signal(signal.SIGTERM)
             n = len(old.text())
-            wait_for(lambda p=new: " ".join((m.shop.ip, m.web.ip, str(PORT))) in p.text(), "the new one to carry connections")
+            wait_for(
+                lambda p=new: " ".join((m.shop.ip, m.web.ip, str(PORT))) in p.text(),
+                "the new one to carry connections",
+            )
             words = long.text().count("WORD")
             wait_for(lambda w=words: long.text().count("WORD") > w + 3, "the long connection to go on")
             if old is not stock.all[0][0]:
                 wait_for(lambda o=old: not o.alive(), "the old one to end")
-            assert "OUT" not in old.text()[n + 200:]
+            assert "OUT" not in old.text()[n + 200 :]
             old = new
         long.kill()
         wait_for(lambda: not stock.all[0][0].alive(), "the first one to end once nothing is left")
@@ -83,8 +90,10 @@ def test_the_youngest_serves_and_the_older_one_again_when_it_dies():
 def test_the_agent_restarts():
     with stock_mesh() as (m, stock):
         p = stock.all[0][0]
-        streams = [m.shop.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT)),
-                   m.web.popen("/usr/bin/python3", "-u", "-c", STREAM, m.shop.ip, str(PORT))]
+        streams = [
+            m.shop.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT)),
+            m.web.popen("/usr/bin/python3", "-u", "-c", STREAM, m.shop.ip, str(PORT)),
+        ]
         for s in streams:
             wait_for(lambda s=s: "READY" in s.text(), "the stream")
         stock.node.agent.kill()
@@ -98,8 +107,20 @@ def test_the_agent_restarts():
         stock.node.agent.stop()
         stock.spawn(["sleep", "60"])
         inode = os.stat(stock.all[1][1]).st_ino
-        sh("bpftool", "map", "update", "pinned", f"{stock.node.pin_dir}/maps/proxy_cgroups", "key",
-           *[f"0x{b:02x}" for b in inode.to_bytes(8, "little")], "value", "1", "0", "0", "0")
+        sh(
+            "bpftool",
+            "map",
+            "update",
+            "pinned",
+            f"{stock.node.pin_dir}/maps/proxy_cgroups",
+            "key",
+            *[f"0x{b:02x}" for b in inode.to_bytes(8, "little")],
+            "value",
+            "1",
+            "0",
+            "0",
+            "0",
+        )
         assert len(stock.exempt()) == 2
         stock.start_agent()
         stock.wait_serving(p)
@@ -118,6 +139,7 @@ def test_listeners_that_somebody_destroys():
 
 # ---- many ----
 
+
 def descriptors(p):
     return len(os.listdir(f"/proc/{p.pid}/fd"))
 
@@ -130,7 +152,10 @@ def test_pods_that_come_and_go_leave_nothing():
             pods = [m.pod(f"t{turn}p{i}") for i in range(8)]  # the same addresses each turn
             m.write()
             # Else they begin as "default", and a stock proxy is told of them anew as soon as their account is known.
-            wait_for(lambda: agent_call(stock.node, {"op": "status"})[0]["workloads"] == 2 + len(pods), "the agent to know of them")
+            wait_for(
+                lambda: agent_call(stock.node, {"op": "status"})[0]["workloads"] == 2 + len(pods),
+                "the agent to know of them",
+            )
             for pod in pods:
                 wait_for(lambda pod=pod: pod.cni("ADD", check=False).returncode == 0, "the pod to be added")
                 pod.server(SERVER, str(PORT))
@@ -144,15 +169,33 @@ def test_pods_that_come_and_go_leave_nothing():
                 pod.destroy()
             m.nodes[0].addresses -= len(pods)
             m.write()
-            wait_for(lambda: agent_call(stock.node, {"op": "status"})[0]["workloads"] == 2, "the agent to know that they went")
+            wait_for(
+                lambda: agent_call(stock.node, {"op": "status"})[0]["workloads"] == 2,
+                "the agent to know that they went",
+            )
             wait_for(lambda: len(agent_call(stock.node, {"op": "pods"})) == 2, "the agent to forget them")
             for pod in pods:
-                wait_for(lambda pod=pod: p.text().count(f"DEL {pod.uid}") == p.text().count(f"ADD {pod.uid}"), "all to be let go")
+                wait_for(
+                    lambda pod=pod: p.text().count(f"DEL {pod.uid}") == p.text().count(f"ADD {pod.uid}"),
+                    "all to be let go",
+                )
             if before is None:
-                before = wait_for(lambda: (n := (descriptors(agent), descriptors(p))) and (time.sleep(0.5) or n == (
-                    descriptors(agent), descriptors(p))) and n, "both to be at rest")
-        wait_for(lambda: descriptors(agent) <= before[0] and descriptors(p) <= before[1], "no descriptor to be left")
-        assert len(json.loads(sh("bpftool", "-j", "map", "dump", "pinned", f"{stock.node.pin_dir}/maps/pods"))) == 2
+                before = wait_for(
+                    lambda: (
+                        (n := (descriptors(agent), descriptors(p)))
+                        and (time.sleep(0.5) or n == (descriptors(agent), descriptors(p)))
+                        and n
+                    ),
+                    "both to be at rest",
+                )
+        wait_for(
+            lambda: descriptors(agent) <= before[0] and descriptors(p) <= before[1],
+            "no descriptor to be left",
+        )
+        assert (
+            len(json.loads(sh("bpftool", "-j", "map", "dump", "pinned", f"{stock.node.pin_dir}/maps/pods")))
+            == 2
+        )
         assert len(os.listdir(f"{stock.node.pin_dir}/pods")) == 2
 
 
@@ -178,6 +221,7 @@ def test_a_hundred_pods_in_the_snapshot():
 
 # ---- from one kind to the other ----
 
+
 def test_from_our_proxy_to_a_stock_one_and_back():
     with stock_mesh(proxy=False) as (m, stock):
         stock.node.agent.stop()
@@ -186,15 +230,20 @@ def test_from_our_proxy_to_a_stock_one_and_back():
         for pod in (m.web, m.other):
             pod.cni("ADD")
         assert ask(m.web, m.shop.ip)[0] == m.web.ip
-        streams = [m.shop.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT)),
-                   m.web.popen("/usr/bin/python3", "-u", "-c", STREAM, m.shop.ip, str(PORT))]
+        streams = [
+            m.shop.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT)),
+            m.web.popen("/usr/bin/python3", "-u", "-c", STREAM, m.shop.ip, str(PORT)),
+        ]
         for s in streams:
             wait_for(lambda s=s: "READY" in s.text(), "the stream")
         stock.node.agent.stop()
         stock.start_agent()
         p = stock.start()
         wait_for(lambda: stock.pod(m.web)["proxy"] == "serving", "the stock proxy to serve")
-        wait_for(lambda: f"IN {m.shop.ip} {m.web.ip}" in p.text() and f"OUT {m.web.ip} {m.shop.ip}" in p.text(), "its work")
+        wait_for(
+            lambda: f"IN {m.shop.ip} {m.web.ip}" in p.text() and f"OUT {m.web.ip} {m.shop.ip}" in p.text(),
+            "its work",
+        )
         time.sleep(0.5)
         stock.node.proxy.stop()
         time.sleep(0.5)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Applications' traffic through two nodes with real agents, plugins and proxies. Who survives whom: test_traffic_life.py."""
+
 import re
 import time
 
@@ -31,16 +32,32 @@ def addresses(pod):
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 def test_pod_to_pod_on_the_other_node(mesh, family):
     assert mesh.web.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "ping") == "ping"
-    line = wait_for(lambda: [x for x in mesh.nodes[0].access_log() if f"[{mesh.shop.ip6}]:15008" in x or f"{mesh.shop.ip}:15008" in x],
-                    "the outbound line")[-1]
+    line = wait_for(
+        lambda: [
+            x
+            for x in mesh.nodes[0].access_log()
+            if f"[{mesh.shop.ip6}]:15008" in x or f"{mesh.shop.ip}:15008" in x
+        ],
+        "the outbound line",
+    )[-1]
     assert f'src.identity="{mesh.web.identity}"' in line and f'dst.identity="{mesh.shop.identity}"' in line
-    wait_for(lambda: [x for x in mesh.nodes[1].access_log() if 'direction="inbound"' in x and mesh.web.identity in x], "the inbound line")
+    wait_for(
+        lambda: [
+            x for x in mesh.nodes[1].access_log() if 'direction="inbound"' in x and mesh.web.identity in x
+        ],
+        "the inbound line",
+    )
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 def test_pod_to_pod_on_the_same_node(mesh, family):
     assert mesh.web.python(ONE_SHOT, addresses(mesh.near)[family], 8080, "ping") == "ping"
-    wait_for(lambda: [x for x in mesh.nodes[0].access_log() if mesh.near.identity in x and 'direction="inbound"' in x], "the inbound line")
+    wait_for(
+        lambda: [
+            x for x in mesh.nodes[0].access_log() if mesh.near.identity in x and 'direction="inbound"' in x
+        ],
+        "the inbound line",
+    )
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
@@ -54,8 +71,14 @@ def test_the_server_sees_the_clients_address(mesh, family):
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 def test_outside_to_mesh_in_plaintext(mesh, family):
     assert mesh.outside.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "plain") == "plain"
-    wait_for(lambda: [x for x in mesh.nodes[1].access_log() if f"src.addr={mesh.outside.ip}:" in x or f"src.addr=[{mesh.outside.ip6}]:" in x],
-             "the inbound plaintext line")
+    wait_for(
+        lambda: [
+            x
+            for x in mesh.nodes[1].access_log()
+            if f"src.addr={mesh.outside.ip}:" in x or f"src.addr=[{mesh.outside.ip6}]:" in x
+        ],
+        "the inbound plaintext line",
+    )
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
@@ -97,7 +120,10 @@ def test_mesh_to_outside_leaves_by_the_device_that_leads_there(mesh, family):
             network.address(pod.netns, "second", f"{address}/{64 if family else 24}")
         before = len(mesh.nodes[0].access_log())
         assert mesh.web.python(TOGETHER, far, 20, timeout=60).strip() == "20"
-        wait_for(lambda: sum(f"{far}" in line for line in mesh.nodes[0].access_log()[before:]) == 20, "the proxy to have passed them on")
+        wait_for(
+            lambda: sum(f"{far}" in line for line in mesh.nodes[0].access_log()[before:]) == 20,
+            "the proxy to have passed them on",
+        )
         assert mesh.web.python(TOGETHER, addresses(mesh.outside)[family], 20, timeout=60).strip() == "20"
     finally:
         network.run(["ip", "-n", mesh.web.netns, "link", "del", "second"])
@@ -122,7 +148,10 @@ f.write(b"helo\\n"); f.flush()
 print(f.readline().decode().strip())
 """
     for client in (mesh.web, mesh.outside):
-        assert client.python(code, addresses(mesh.shop)[family]).split("\n")[:2] == ["220 welcome", "250 helo"], client.name
+        assert client.python(code, addresses(mesh.shop)[family]).split("\n")[:2] == [
+            "220 welcome",
+            "250 helo",
+        ], client.name
 
 
 def test_one_gibibyte_arrives_intact(mesh):
@@ -162,7 +191,10 @@ print(sum(ok))
 @each_family
 def test_half_close_towards_the_server(mesh, family):
     for client, server in ((mesh.web, mesh.shop), (mesh.outside, mesh.shop), (mesh.web, mesh.outside)):
-        assert client.python(ONE_SHOT, addresses(server)[family], 8080, "half closed") == "half closed", (client.name, server.name)
+        assert client.python(ONE_SHOT, addresses(server)[family], 8080, "half closed") == "half closed", (
+            client.name,
+            server.name,
+        )
 
 
 @each_family
@@ -201,7 +233,10 @@ print(d.decode())
 """
     for times, client in enumerate((mesh.web, mesh.outside), 1):
         assert client.python(code, addresses(mesh.shop)[family], port).strip() == "first", client.name
-        wait_for(lambda times=times: p.text().count("GOT after the end") == times, "what was sent after the server's end")
+        wait_for(
+            lambda times=times: p.text().count("GOT after the end") == times,
+            "what was sent after the server's end",
+        )
 
 
 @each_family
@@ -217,7 +252,10 @@ s.close()
     for client in (mesh.web, mesh.outside):
         before = echo.text().count("ERROR ConnectionResetError")
         client.python(code, addresses(mesh.shop)[family])
-        wait_for(lambda before=before: echo.text().count("ERROR ConnectionResetError") > before, f"the reset of {client.name} at the server")
+        wait_for(
+            lambda before=before: echo.text().count("ERROR ConnectionResetError") > before,
+            f"the reset of {client.name} at the server",
+        )
 
 
 @each_family
@@ -300,13 +338,19 @@ time.sleep(60)
 def test_a_peer_that_never_reads_costs_bounded_memory(mesh, who, where):
     port = 7100 + (who == "server pushes") + 2 * (where == "plaintext")
     client = mesh.web if where == "in the mesh" else mesh.outside
-    roles = ("server reads nothing", "client pushes") if who == "client pushes" else ("server pushes", "client reads nothing")
+    roles = (
+        ("server reads nothing", "client pushes")
+        if who == "client pushes"
+        else ("server pushes", "client reads nothing")
+    )
     server = mesh.shop.server(PUSH, roles[0], port, "-")
     before = [resident_kib(n.proxy.p) for n in mesh.nodes]
     p = client.popen("/usr/bin/python3", "-u", "-c", PUSH, roles[1], port, mesh.shop.ip)
     pusher = p if who == "client pushes" else server
     wait_for(lambda: "SENT" in pusher.text() or not pusher.alive(), "the one who sends", 40)
-    assert int(re.search(r"SENT (\d+)", pusher.text()).group(1)) < 4 * 24 * (1 << 20), "what nobody reads piles up somewhere"
+    assert int(re.search(r"SENT (\d+)", pusher.text()).group(1)) < 4 * 24 * (1 << 20), (
+        "what nobody reads piles up somewhere"
+    )
     after = [resident_kib(n.proxy.p) for n in mesh.nodes]
     assert max(b - a for a, b in zip(before, after)) < 4 * 16 * 1024, (before, after)
     assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "others go on") == "others go on"
@@ -316,8 +360,14 @@ def test_a_peer_that_never_reads_costs_bounded_memory(mesh, who, where):
 
 # ---- policies ----
 
-DENY_WEB = {"name": "no-web", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
-            "rules": [[[{"principals": [{"Exact": "cluster.local/ns/demo/sa/web"}], "destinationPorts": [8080]}]]]}
+DENY_WEB = {
+    "name": "no-web",
+    "namespace": "demo",
+    "scope": "Namespace",
+    "action": "Deny",
+    "dryRun": False,
+    "rules": [[[{"principals": [{"Exact": "cluster.local/ns/demo/sa/web"}], "destinationPorts": [8080]}]]],
+}
 
 TRY = """
 import socket, sys
@@ -336,7 +386,10 @@ def policies(mesh):
     mesh.policies.clear()
     mesh.write()
     for pod in (mesh.web, mesh.outside):
-        wait_for(lambda pod=pod: pod.python(TRY, mesh.shop.ip).strip() == "allowed", f"access of {pod.name} after the policy is gone")
+        wait_for(
+            lambda pod=pod: pod.python(TRY, mesh.shop.ip).strip() == "allowed",
+            f"access of {pod.name} after the policy is gone",
+        )
 
 
 def test_policy_denies_by_identity_and_names_itself(mesh, policies):
@@ -344,15 +397,33 @@ def test_policy_denies_by_identity_and_names_itself(mesh, policies):
     mesh.write()
     wait_for(lambda: mesh.web.python(TRY, mesh.shop.ip).strip() == "refused", "the refusal")
     assert mesh.outside.python(TRY, mesh.shop.ip).strip() == "allowed", "others are not concerned"
-    wait_for(lambda: mesh.web.python(TRY, mesh.shop.ip).strip() == "refused" and "demo/no-web" in mesh.nodes[1].proxy.text(),
-             "the policy's name in the log")
-    wait_for(lambda: re.search(r'istio_tcp_connections_failed_total\{[^}]*response_flags="DENY"', mesh.nodes[1].metrics()), "flag DENY")
+    wait_for(
+        lambda: (
+            mesh.web.python(TRY, mesh.shop.ip).strip() == "refused"
+            and "demo/no-web" in mesh.nodes[1].proxy.text()
+        ),
+        "the policy's name in the log",
+    )
+    wait_for(
+        lambda: re.search(
+            r'istio_tcp_connections_failed_total\{[^}]*response_flags="DENY"', mesh.nodes[1].metrics()
+        ),
+        "flag DENY",
+    )
     assert 'bruma_failures_total{reason="policy_denied"}' in mesh.nodes[1].metrics()
 
 
 def test_plaintext_is_refused_under_strict(mesh, policies):
-    policies.append({"name": "strict", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
-                     "rules": [[[{"notPrincipals": [{"Presence": []}]}]]]})
+    policies.append(
+        {
+            "name": "strict",
+            "namespace": "demo",
+            "scope": "Namespace",
+            "action": "Deny",
+            "dryRun": False,
+            "rules": [[[{"notPrincipals": [{"Presence": []}]}]]],
+        }
+    )
     mesh.write()
     wait_for(lambda: mesh.outside.python(TRY, mesh.shop.ip).strip() == "refused", "the refusal of plaintext")
     assert mesh.web.python(TRY, mesh.shop.ip).strip() == "allowed"
@@ -392,10 +463,20 @@ try:
 except ConnectionResetError:
     print("CUT", flush=True)
 """
-    p, other = (mesh.outside.popen("/usr/bin/python3", "-u", "-c", code, mesh.shop.ip6, port) for port in (8080, 9000))
+    p, other = (
+        mesh.outside.popen("/usr/bin/python3", "-u", "-c", code, mesh.shop.ip6, port) for port in (8080, 9000)
+    )
     wait_for(lambda: "OPEN" in p.text() and "OPEN" in other.text(), "the connections")
-    policies.append({"name": "strict", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
-                     "rules": [[[{"notPrincipals": [{"Presence": []}], "destinationPorts": [8080]}]]]})
+    policies.append(
+        {
+            "name": "strict",
+            "namespace": "demo",
+            "scope": "Namespace",
+            "action": "Deny",
+            "dryRun": False,
+            "rules": [[[{"notPrincipals": [{"Presence": []}], "destinationPorts": [8080]}]]],
+        }
+    )
     mesh.write()
     wait_for(lambda: "CUT" in p.text(), "the cut")
     time.sleep(0.3)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traffic through two nodes while pods join and leave, and agents and proxies are killed, replaced and brought back."""
+
 import contextlib
 import json
 import os
@@ -28,8 +29,10 @@ def goes_on(p, what):
 
 
 def test_label_removed_and_put_back_breaks_no_connection(mesh):
-    out, inn = (mesh.web.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip),
-                mesh.outside.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip))
+    out, inn = (
+        mesh.web.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip),
+        mesh.outside.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip),
+    )
     goes_on(out, "the outbound stream begins")
     goes_on(inn, "the inbound stream begins")
     mesh.labels = {}
@@ -45,8 +48,13 @@ def test_label_removed_and_put_back_breaks_no_connection(mesh):
     assert len(mesh.nodes[0].access_log()) == before, "a new connection does not pass the proxy"
     mesh.labels = {"istio.io/dataplane-mode": "ambient"}
     mesh.write()
-    wait_for(lambda: (mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "again") == "again" and
-                      len(mesh.nodes[0].access_log()) > before), "web to be in the mesh again")
+    wait_for(
+        lambda: (
+            mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "again") == "again"
+            and len(mesh.nodes[0].access_log()) > before
+        ),
+        "web to be in the mesh again",
+    )
     goes_on(out, "outbound after the label was put back")
     goes_on(inn, "inbound after the label was put back")
     for p in (out, inn):
@@ -78,7 +86,9 @@ print(sum(s.recv(1) == b"y" for s in all), flush=True)
 def test_connections_of_before_and_new_ones_may_have_the_same_ports(mesh, direction, family):
     """What has lived since before the pod was enrolled, and what is captured or delivered now, over lo: with so few ports they meet, and
     neither may hear what is meant for the other."""
-    pod, client, server = (mesh.web, mesh.web, mesh.outside) if direction == "out" else (mesh.shop, mesh.outside, mesh.shop)
+    pod, client, server = (
+        (mesh.web, mesh.web, mesh.outside) if direction == "out" else (mesh.shop, mesh.outside, mesh.shop)
+    )
     ports = "/proc/sys/net/ipv4/ip_local_port_range"
     usual = pod.run("cat", ports).stdout.strip()
     to = addresses(server)[family]
@@ -90,11 +100,23 @@ def test_connections_of_before_and_new_ones_may_have_the_same_ports(mesh, direct
 
     mesh.labels = {}
     mesh.write()
-    wait_for(lambda: f"demo/{pod.name}" not in sh("bpftool", "map", "dump", "pinned", f"{pod.node.pin_dir}/maps/pods"),
-             "the pod to be out of the mesh")
+    wait_for(
+        lambda: (
+            f"demo/{pod.name}" not in sh("bpftool", "map", "dump", "pinned", f"{pod.node.pin_dir}/maps/pods")
+        ),
+        "the pod to be out of the mesh",
+    )
     pod.run("sh", "-c", f"echo {first} {first + 39} >{ports}")
-    held = subprocess.Popen(placed(["/usr/bin/python3", "-u", "-c", HOLD, to, "20", *([first] if direction == "in" else [])],
-                                   client.netns, client.node.cgroup), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    held = subprocess.Popen(
+        placed(
+            ["/usr/bin/python3", "-u", "-c", HOLD, to, "20", *([first] if direction == "in" else [])],
+            client.netns,
+            client.node.cgroup,
+        ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert held.stdout.readline() == "HELD\n"
         mesh.labels = {"istio.io/dataplane-mode": "ambient"}
@@ -115,7 +137,10 @@ def test_nothing_is_left_in_the_namespace_after_leaving(mesh):
     mesh.write()
     try:
         wait_for(lambda: "fwmark" not in mesh.near.run("ip", "rule").stdout, "the rule to go")
-        wait_for(lambda: not mesh.near.run("ip", "route", "show", "table", "100", check=False).stdout, "the route to go")
+        wait_for(
+            lambda: not mesh.near.run("ip", "route", "show", "table", "100", check=False).stdout,
+            "the route to go",
+        )
         assert "fwmark" not in mesh.near.run("ip", "-6", "rule").stdout
         listening = mesh.near.run("ss", "-Hltn").stdout
         assert len(listening.splitlines()) == 2, listening
@@ -176,22 +201,35 @@ def test_sigkill_of_the_proxy_refuses_no_new_connection(mesh, whose, family):
     meanwhile = [what for began, what in seen if killed < began < back]
     assert len(meanwhile) > 50, "the clients did not knock while it was away"
     # Those that the killed process was just serving are lost with it, and nothing else: they had begun before.
-    assert all(when <= 0 and what in ("ConnectionResetError", "end") for when, what in lost) and len(lost) <= 5, lost
+    assert (
+        all(when <= 0 and what in ("ConnectionResetError", "end") for when, what in lost) and len(lost) <= 5
+    ), lost
 
 
 def become(node, *wanted):
     """These are the node's proxies, in these states."""
     names = {proxy.pid: state for proxy, state in wanted}
-    wait_for(lambda: {p["pid"]: p["state"] for p in json.loads(node.ctl("status", "-o", "json", check=False).stdout)["proxies"]} == names,
-             f"the proxies to be {[state for _, state in wanted]}")
+    wait_for(
+        lambda: (
+            {
+                p["pid"]: p["state"]
+                for p in json.loads(node.ctl("status", "-o", "json", check=False).stdout)["proxies"]
+            }
+            == names
+        ),
+        f"the proxies to be {[state for _, state in wanted]}",
+    )
 
 
 @contextlib.contextmanager
 def side_by_side(mesh):
     """Proxies that start meanwhile stand each other, as in a cluster, where each has a network namespace of its own."""
     usual = dict(mesh.proxy_env)
-    mesh.proxy_env.update(BRUMA_REPLACED_LINGER="60s", CONNECTION_TERMINATION_DEADLINE="60s",
-                          **dict.fromkeys(("BRUMA_ADMIN_PORT", "BRUMA_METRICS_PORT", "BRUMA_READY_PORT"), "0"))
+    mesh.proxy_env.update(
+        BRUMA_REPLACED_LINGER="60s",
+        CONNECTION_TERMINATION_DEADLINE="60s",
+        **dict.fromkeys(("BRUMA_ADMIN_PORT", "BRUMA_METRICS_PORT", "BRUMA_READY_PORT"), "0"),
+    )
     try:
         yield
     finally:
@@ -217,7 +255,10 @@ def test_replaced_proxies_hold_on_and_serve_again(mesh):
         become(node, (first, "serving"))
         again = mesh.outside.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip)
         goes_on(again, "a stream through the first")
-        wait_for(lambda: f"{mesh.shop.ip}:8080" in node.ctl("connections", check=False).stdout, "brumactl to find it, too")
+        wait_for(
+            lambda: f"{mesh.shop.ip}:8080" in node.ctl("connections", check=False).stdout,
+            "brumactl to find it, too",
+        )
         third = node.start_proxy(wait=False)
         become(node, (first, "replaced"), (third, "serving"))
         goes_on(again, "the stream through the first, which has been replaced")
@@ -230,7 +271,10 @@ def test_replaced_proxies_hold_on_and_serve_again(mesh):
         seen = knocked(knock, 1000)
         lost = [(began - killed, what) for began, what in seen if what != "served"]
         # Those that the second was just serving when it was killed, and no other.
-        assert all(when <= 0 and what in ("ConnectionResetError", "end") for when, what in lost) and len(lost) <= 5, lost
+        assert (
+            all(when <= 0 and what in ("ConnectionResetError", "end") for when, what in lost)
+            and len(lost) <= 5
+        ), lost
         for p in (stream, again, held):
             p.kill()
         wait_for(lambda: not third.alive(), "the third to end once it is idle")
@@ -317,16 +361,25 @@ for to in sys.argv[1:]:
 def test_both_killed_fails_closed_and_heals(mesh, whose):
     """Nothing gets past the mesh: not to its pod from outside, and not from its pod, wherever that goes."""
     node = mesh.nodes[1] if whose == "the server's" else mesh.nodes[0]
-    pairs = (((mesh.outside, mesh.shop), (mesh.web, mesh.shop)) if whose == "the server's" else
-             ((mesh.web, mesh.shop), (mesh.web, mesh.near), (mesh.web, mesh.outside)))
+    pairs = (
+        ((mesh.outside, mesh.shop), (mesh.web, mesh.shop))
+        if whose == "the server's"
+        else ((mesh.web, mesh.shop), (mesh.web, mesh.near), (mesh.web, mesh.outside))
+    )
     bystander = (mesh.near, mesh.outside) if whose == "the server's" else (mesh.outside, mesh.shop)
     node.proxy.kill()
     node.agent.kill()
     for client, server in pairs:
         said = client.python(REACH, *addresses(server)).split()
         assert len(said) == 2 and "served" not in said and "end" not in said, (client.name, server.name, said)
-    assert bystander[0].python(REACH, *addresses(bystander[1])).split() == ["served"] * 2, "others are not concerned"
+    assert bystander[0].python(REACH, *addresses(bystander[1])).split() == ["served"] * 2, (
+        "others are not concerned"
+    )
     node.start_agent()
     node.start_proxy()
     for client, server in pairs:
-        wait_for(lambda c=client, s=server: c.python(REACH, *addresses(s)).split() == ["served"] * 2, f"{client.name} to reach {server.name}", 40)
+        wait_for(
+            lambda c=client, s=server: c.python(REACH, *addresses(s)).split() == ["served"] * 2,
+            f"{client.name} to reach {server.name}",
+            40,
+        )

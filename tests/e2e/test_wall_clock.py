@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wall clock is set under running programs: after a suspend, when a machine is restored, by NTP; and some machines begin in 1970.
 Agents and proxies have a clock of the test's (other_clock.c), which nobody tells them is set; this machine's stays as it is."""
+
 import json
 import os
 import struct
@@ -93,22 +94,35 @@ def subprocess_time(text):
     return int(subprocess.run(["date", "-d", text, "+%s"], capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.parametrize("ahead", [25 * HOUR, -25 * HOUR, 13 * HOUR, 60 * DAY, -60 * DAY, 20 * YEAR],
-                         ids=["+25h", "-25h", "+13h", "+60d", "-60d", "+20y"])
+@pytest.mark.parametrize(
+    "ahead",
+    [25 * HOUR, -25 * HOUR, 13 * HOUR, 60 * DAY, -60 * DAY, 20 * YEAR],
+    ids=["+25h", "-25h", "+13h", "+60d", "-60d", "+20y"],
+)
 def test_connections_after_the_clock_was_set(mesh, ahead):
     """Both nodes' clocks, as the NTP of a site does it. No connection fails: a certificate that is not good now is got anew first."""
-    hold = mesh.web.popen("/usr/bin/python3", "-u", "-c", """
+    hold = mesh.web.popen(
+        "/usr/bin/python3",
+        "-u",
+        "-c",
+        """
 import socket, sys, time
 s = socket.create_connection((sys.argv[1], 8080), timeout=60)
 while True:
     s.sendall(b"x")
     assert s.recv(1) == b"x"
     time.sleep(0.2)
-""", mesh.shop.ip)
+""",
+        mesh.shop.ip,
+    )
     for step in (ahead, 0):  # and back
         mesh.set(step)
-        failed, done, slowest, which = mesh.web.python(AGAIN, mesh.shop.ip, LOOK + 3, timeout=60).split(" ", 3)
-        assert int(failed) <= (0 if abs(ahead) < 30 * DAY else 1), f"{failed} of {done} failed, the slowest took {slowest} s: {which}"
+        failed, done, slowest, which = mesh.web.python(AGAIN, mesh.shop.ip, LOOK + 3, timeout=60).split(
+            " ", 3
+        )
+        assert int(failed) <= (0 if abs(ahead) < 30 * DAY else 1), (
+            f"{failed} of {done} failed, the slowest took {slowest} s: {which}"
+        )
         assert int(done) > 20
         now = time.time() + step
         for node, pod in ((mesh.nodes[0], mesh.web), (mesh.nodes[1], mesh.shop)):
@@ -139,7 +153,10 @@ def test_a_request_that_comes_before_a_clock_is_looked_at_is_refused_by_name(mes
         if answer is not None:
             break  # else the look was sooner
     assert answer == ("reset", 7), "REFUSED_STREAM: it may be tried again elsewhere"
-    wait_for(lambda: [x for x in mesh.nodes[1].access_log("peer_expired") if "connection failed" in x], "its name in the access log")
+    wait_for(
+        lambda: [x for x in mesh.nodes[1].access_log("peer_expired") if "connection failed" in x],
+        "its name in the access log",
+    )
 
 
 def root(node):
@@ -156,7 +173,9 @@ def test_a_machine_whose_clock_begins_in_1970():
         assert root(node).not_valid_after.year < 1981
         node.set(0)
         failed, done, slowest, which = web.python(AGAIN, shop.ip, LOOK + 10, timeout=60).split(" ", 3)
-        assert int(failed) <= 1 and int(done) > 20, f"{failed} of {done} failed, the slowest took {slowest} s: {which}"
+        assert int(failed) <= 1 and int(done) > 20, (
+            f"{failed} of {done} failed, the slowest took {slowest} s: {which}"
+        )
         assert root(node).not_valid_after.year > 2030, "a root made in 1970 would have ended long ago"
         # The next boot begins in 1970 again, with the files of before.
         node.proxy.stop()
@@ -164,8 +183,13 @@ def test_a_machine_whose_clock_begins_in_1970():
         node.set(600 - time.time())
         node.start_agent()
         node.start_proxy()
-        wait_for(lambda: web.run("/usr/bin/python3", "-c", ONE_SHOT, shop.ip, "8080", "again", check=False).stdout == "again",
-                 "traffic after a boot in 1970")
+        wait_for(
+            lambda: (
+                web.run("/usr/bin/python3", "-c", ONE_SHOT, shop.ip, "8080", "again", check=False).stdout
+                == "again"
+            ),
+            "traffic after a boot in 1970",
+        )
 
 
 @pytest.mark.parametrize("life", [20, 8])
@@ -174,22 +198,34 @@ def test_certificates_of_a_short_life_are_renewed_in_time(life):
     with Mesh(nodes=1) as m:
         node = m.nodes[0]
         plane = Plane(f"{m.dir}/plane", node.netns)
-        plane.answer_certificate = lambda identity, csr: plane.good_certificate(identity, csr, begins=-60, ends=life)
+        plane.answer_certificate = lambda identity, csr: plane.good_certificate(
+            identity, csr, begins=-60, ends=life
+        )
         m.proxy_env.update(plane.env())
         try:
             web, shop = m.pod("web"), m.pod("shop")
-            plane.set(*(plane.workload(p.name, p.ip, p.ip6, tunnel_protocol=1, node=node.name, service_account=p.account)
-                        for p in (web, shop)))
+            plane.set(
+                *(
+                    plane.workload(
+                        p.name, p.ip, p.ip6, tunnel_protocol=1, node=node.name, service_account=p.account
+                    )
+                    for p in (web, shop)
+                )
+            )
             m.start()
             shop.server(ECHO, "8080")
             web.python(ONE_SHOT, shop.ip, 8080, "first")
             failed, done, slowest, which = web.python(AGAIN, shop.ip, 2.5 * life, timeout=120).split(" ", 3)
-            assert int(failed) == 0 and float(slowest) < 1, f"{failed} of {done} failed, the slowest took {slowest} s: {which}"
+            assert int(failed) == 0 and float(slowest) < 1, (
+                f"{failed} of {done} failed, the slowest took {slowest} s: {which}"
+            )
             states = [c["state"] for c in node.config_dump()["certificates"]]
             assert states == ["Available"] * 2, json.dumps(states)
             for pod in (web, shop):
                 asked = plane.asked[pod.identity]
                 assert 3 <= len(asked) <= 12, "in time, and no more often than that"
-                assert all(b - a < 0.75 * life for a, b in zip(asked, asked[1:])), [round(b - a, 1) for a, b in zip(asked, asked[1:])]
+                assert all(b - a < 0.75 * life for a, b in zip(asked, asked[1:])), [
+                    round(b - a, 1) for a, b in zip(asked, asked[1:])
+                ]
         finally:
             plane.stop()

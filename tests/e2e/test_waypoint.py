@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waypoints: a stock Envoy with the configuration of docs/waypoints.md, two nodes with real agents and proxies."""
+
 import json
 import re
 import tempfile
@@ -136,15 +137,39 @@ def one(pod, host, method="GET", port=80, **headers):
 def set_services(m, **shop):
     """The service that has the waypoint, with these fields; the waypoint's own service."""
     m.services[:] = [
-        {"name": "shop", "namespace": "demo", "hostname": SHOP, "vips": [f"/{VIP4}", f"/{VIP6}"], "ports": {80: 8080}, **shop},
-        {"name": "waypoint", "namespace": "demo", "hostname": WAYPOINT, "vips": [f"/{WAYPOINT_VIP}"], "ports": {15008: 15008}}]
+        {
+            "name": "shop",
+            "namespace": "demo",
+            "hostname": SHOP,
+            "vips": [f"/{VIP4}", f"/{VIP6}"],
+            "ports": {80: 8080},
+            **shop,
+        },
+        {
+            "name": "waypoint",
+            "namespace": "demo",
+            "hostname": WAYPOINT,
+            "vips": [f"/{WAYPOINT_VIP}"],
+            "ports": {15008: 15008},
+        },
+    ]
 
 
 def set_waypoints(m, *pods, **fields):
     """The waypoints' workloads: in the mesh's file, and not in the mesh."""
-    m.extra[:] = [{"name": p.name, "namespace": "demo", "serviceAccount": p.account, "workloadIps": [p.ip, p.ip6],
-                   "node": p.node.name, "labels": {"istio.io/dataplane-mode": "none"},
-                   "services": {f"demo/{WAYPOINT}": {15008: 15008}}, **fields} for p in pods]
+    m.extra[:] = [
+        {
+            "name": p.name,
+            "namespace": "demo",
+            "serviceAccount": p.account,
+            "workloadIps": [p.ip, p.ip6],
+            "node": p.node.name,
+            "labels": {"istio.io/dataplane-mode": "none"},
+            "services": {f"demo/{WAYPOINT}": {15008: 15008}},
+            **fields,
+        }
+        for p in pods
+    ]
 
 
 def publish(m, here=None):
@@ -154,7 +179,9 @@ def publish(m, here=None):
 
     def same(dump):
         found = next((s for s in dump["services"] if s["hostname"] == SHOP), {})
-        return all(json.dumps(found.get(k)) == json.dumps(service.get(k)) for k in ("waypoint", "weightedWaypoints"))
+        return all(
+            json.dumps(found.get(k)) == json.dumps(service.get(k)) for k in ("waypoint", "weightedWaypoints")
+        )
 
     wait_for(lambda: (here or same)(m.nodes[0].config_dump()), "the proxy to know of the change")
 
@@ -167,14 +194,24 @@ def named(destination):
 
 
 def only_waypoint():
-    return {"name": "only-waypoint", "namespace": "demo", "scope": "WorkloadSelector", "action": "Allow", "dryRun": False,
-            "rules": [[[{"principals": [{"Exact": f"{TRUST_DOMAIN}/ns/demo/sa/waypoint"}]}]]]}
+    return {
+        "name": "only-waypoint",
+        "namespace": "demo",
+        "scope": "WorkloadSelector",
+        "action": "Allow",
+        "dryRun": False,
+        "rules": [[[{"principals": [{"Exact": f"{TRUST_DOMAIN}/ns/demo/sa/waypoint"}]}]]],
+    }
 
 
 def envoy(m, pod, program, account="waypoint"):
     directory = tempfile.mkdtemp(prefix=pod.name, dir=m.dir)
-    support.certificate(directory, f"{m.nodes[0].run_dir}/control", m.ca_key, f"spiffe://{TRUST_DOMAIN}/ns/demo/", account)
-    return support.Waypoint(program, directory, pod.netns, pod.node.cgroup, vip4=VIP4, vip6=VIP6, v1=m.v1.ip, v2=m.v2.ip)
+    support.certificate(
+        directory, f"{m.nodes[0].run_dir}/control", m.ca_key, f"spiffe://{TRUST_DOMAIN}/ns/demo/", account
+    )
+    return support.Waypoint(
+        program, directory, pod.netns, pod.node.cgroup, vip4=VIP4, vip6=VIP6, v1=m.v1.ip, v2=m.v2.ip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -223,14 +260,23 @@ def as_it_was(request):
     publish(m)
     # The services were perhaps as they are now all the time: what else a test changes has to be gone from both proxies, too.
     for node in m.nodes:
-        wait_for(lambda node=node: untouched(m, node.config_dump()), f"the proxy of {node.name} to forget this test's changes")
+        wait_for(
+            lambda node=node: untouched(m, node.config_dump()),
+            f"the proxy of {node.name} to forget this test's changes",
+        )
     wait_for(lambda: one(m.web, VIP4)[0] == 200, "requests to be answered again")
 
 
 def untouched(m, dump):
-    waypoints = [(w["name"], w.get("capacity", 1)) for w in dump["workloads"] if w["name"].startswith("waypoint")]
+    waypoints = [
+        (w["name"], w.get("capacity", 1)) for w in dump["workloads"] if w["name"].startswith("waypoint")
+    ]
     pods = [w for w in dump["workloads"] if w["name"].startswith("shop-")]
-    return waypoints == [(m.waypoint.name, 1)] and not dump["policies"] and not any(w.get("waypoint") for w in pods)
+    return (
+        waypoints == [(m.waypoint.name, 1)]
+        and not dump["policies"]
+        and not any(w.get("waypoint") for w in pods)
+    )
 
 
 def failures(node):
@@ -239,7 +285,9 @@ def failures(node):
 
 def test_an_early_answer_arrives_before_the_reset(mesh):
     """Envoy refuses before it has the body (403); so does the application behind it, which does not know the method (501)."""
-    assert set(json.loads(mesh.web.python(UPLOAD, VIP4, 40, "DELETE", timeout=120))) == {"HTTP/1.1 403 Forbidden"}
+    assert set(json.loads(mesh.web.python(UPLOAD, VIP4, 40, "DELETE", timeout=120))) == {
+        "HTTP/1.1 403 Forbidden"
+    }
 
 
 @pytest.mark.parametrize("vip", [VIP4, VIP6], ids=["v4", "v6"])
@@ -248,13 +296,22 @@ def test_get_is_allowed_and_delete_is_refused(mesh, vip):
     assert status == 200 and body in ("v1", "v2")
     assert one(mesh.web, vip, "DELETE") == [403, "RBAC: access denied"]
     assert "DELETE" not in mesh.v1.app.text() + mesh.v2.app.text()
-    wait_for(lambda: [x for x in mesh.envoy.lines() if x.startswith(f"{mesh.web.identity} DELETE") and "403 rbac_access_denied" in x],
-             "the refusal in Envoy's log")
+    wait_for(
+        lambda: [
+            x
+            for x in mesh.envoy.lines()
+            if x.startswith(f"{mesh.web.identity} DELETE") and "403 rbac_access_denied" in x
+        ],
+        "the refusal in Envoy's log",
+    )
 
 
 def test_the_waypoint_sees_the_clients_identity(mesh):
     assert one(mesh.other, VIP4) == [403, "RBAC: access denied"]
-    wait_for(lambda: [x for x in mesh.envoy.lines() if x.startswith(f"{mesh.other.identity} GET") and "403" in x], "the identity in Envoy's log")
+    wait_for(
+        lambda: [x for x in mesh.envoy.lines() if x.startswith(f"{mesh.other.identity} GET") and "403" in x],
+        "the identity in Envoy's log",
+    )
 
 
 def test_both_proxies_name_the_waypoint(mesh):
@@ -262,10 +319,17 @@ def test_both_proxies_name_the_waypoint(mesh):
     assert one(mesh.web, VIP4, **{"x-version": "v2"}) == [200, "v2"]
     line = wait_for(lambda: mesh.nodes[0].access_log()[ours:], "the client's line")[-1]
     assert f"dst.addr={mesh.waypoint.ip}:15008" in line and f"dst.hbone_addr={VIP4}:80" in line, line
-    assert f'dst.service="{SHOP}"' in line and f'dst.identity="{mesh.waypoint.identity}"' in line and "error=" not in line, line
+    assert (
+        f'dst.service="{SHOP}"' in line
+        and f'dst.identity="{mesh.waypoint.identity}"' in line
+        and "error=" not in line
+    ), line
     mesh.envoy.stop()  # it kept its connections to the pods
     mesh.envoy.start()
-    lines = wait_for(lambda: [x for x in mesh.nodes[1].access_log()[theirs:] if 'dst.workload="shop-v2"' in x], "the server's line")
+    lines = wait_for(
+        lambda: [x for x in mesh.nodes[1].access_log()[theirs:] if 'dst.workload="shop-v2"' in x],
+        "the server's line",
+    )
     assert all(f'src.identity="{mesh.waypoint.identity}"' in x and "error=" not in x for x in lines), lines
 
 
@@ -274,7 +338,10 @@ def test_a_client_that_leaves_in_the_middle(mesh):
     theirs = len(mesh.nodes[1].access_log())
     assert mesh.web.python(LEAVE, VIP4).strip() == str(1 << 20)
     wait_for(lambda: "ENDED" in mesh.v2.app.text(), "the application to see the end")
-    line = wait_for(lambda: [x for x in mesh.nodes[1].access_log()[theirs:] if re.search(r"bytes_sent=\d{7}", x)], "the server's line")[-1]
+    line = wait_for(
+        lambda: [x for x in mesh.nodes[1].access_log()[theirs:] if re.search(r"bytes_sent=\d{7}", x)],
+        "the server's line",
+    )[-1]
     assert 'dst.workload="shop-v2"' in line and "error=" not in line, line
 
 
@@ -299,16 +366,28 @@ def test_what_envoy_does_not_list_it_closes(mesh):
     publish(mesh, lambda dump: any(s["ports"] == {"80": 8080, "81": 8080} for s in dump["services"]))
     ours = len(mesh.nodes[0].access_log())
     assert one(mesh.web, VIP4, port=81)[0] == 0
-    wait_for(lambda: [x for x in mesh.nodes[0].access_log()[ours:] if f"dst.hbone_addr={VIP4}:81" in x and "connect_rejected: " in x],
-             "the reason in the log")
+    wait_for(
+        lambda: [
+            x
+            for x in mesh.nodes[0].access_log()[ours:]
+            if f"dst.hbone_addr={VIP4}:81" in x and "connect_rejected: " in x
+        ],
+        "the reason in the log",
+    )
 
 
 def references(m):
-    return {"hostname": f"demo/{WAYPOINT}", "address of a service": f"/{WAYPOINT_VIP}", "address of a workload": f"/{m.waypoint.ip}",
-            "IPv6 address of a workload": f"/{m.waypoint.ip6}"}
+    return {
+        "hostname": f"demo/{WAYPOINT}",
+        "address of a service": f"/{WAYPOINT_VIP}",
+        "address of a workload": f"/{m.waypoint.ip}",
+        "IPv6 address of a workload": f"/{m.waypoint.ip6}",
+    }
 
 
-@pytest.mark.parametrize("how", ["hostname", "address of a service", "address of a workload", "IPv6 address of a workload"])
+@pytest.mark.parametrize(
+    "how", ["hostname", "address of a service", "address of a workload", "IPv6 address of a workload"]
+)
 def test_a_service_names_its_waypoint(mesh, how):
     set_services(mesh)
     publish(mesh)
@@ -327,7 +406,10 @@ def test_a_workload_names_its_waypoint(mesh, how):
     publish(mesh, lambda dump: any(w["name"] == "shop-v1" and w.get("waypoint") for w in dump["workloads"]))
     assert one(mesh.web, mesh.v1.ip, "DELETE", port=8080) == [403, "RBAC: access denied"]
     assert one(mesh.web, mesh.v1.ip, port=8080) == [200, "v1"]
-    wait_for(lambda: [x for x in mesh.envoy.lines() if f"for {mesh.v1.ip}:8080 -> 200" in x], "the request in Envoy's log")
+    wait_for(
+        lambda: [x for x in mesh.envoy.lines() if f"for {mesh.v1.ip}:8080 -> 200" in x],
+        "the request in Envoy's log",
+    )
     assert {status for status, _ in requests(mesh.web, VIP4, 10, "DELETE")} == {200}
 
 
@@ -337,13 +419,19 @@ def test_weighted_waypoints(mesh, program):
     try:
         second.start()
         set_waypoints(mesh, mesh.waypoint, mesh.second)
-        weighted = [{"destination": named(f"/{mesh.waypoint.ip}"), "weight": 1}, {"destination": named("demo/nowhere.example"), "weight": 0},
-                    {"destination": named(f"/{mesh.second.ip}"), "weight": 3}]
+        weighted = [
+            {"destination": named(f"/{mesh.waypoint.ip}"), "weight": 1},
+            {"destination": named("demo/nowhere.example"), "weight": 0},
+            {"destination": named(f"/{mesh.second.ip}"), "weight": 3},
+        ]
         set_services(mesh, waypoint=named("demo/nowhere.example"), weightedWaypoints=weighted)
         publish(mesh)
         before = len(mesh.envoy.lines())
         assert {status for status, _ in requests(mesh.web, VIP4, 100)} == {200}
-        lines = wait_for(lambda: len(second.lines()) + len(mesh.envoy.lines()) - before >= 100 and second.lines(), "100 requests")
+        lines = wait_for(
+            lambda: len(second.lines()) + len(mesh.envoy.lines()) - before >= 100 and second.lines(),
+            "100 requests",
+        )
         assert 49 <= len(lines) <= 98 and len(mesh.envoy.lines()) > before  # 75, and six standard deviations
     finally:
         second.stop()
@@ -355,10 +443,16 @@ def test_endpoints_of_a_waypoint_share_by_capacity(mesh, program):
         second.start()
         set_waypoints(mesh, mesh.waypoint, mesh.second)
         mesh.extra[1]["capacity"] = 3
-        publish(mesh, lambda dump: any(w["name"] == "waypoint-2" and w.get("capacity") == 3 for w in dump["workloads"]))
+        publish(
+            mesh,
+            lambda dump: any(w["name"] == "waypoint-2" and w.get("capacity") == 3 for w in dump["workloads"]),
+        )
         before = len(mesh.envoy.lines())
         assert {status for status, _ in requests(mesh.web, VIP4, 100)} == {200}
-        lines = wait_for(lambda: len(second.lines()) + len(mesh.envoy.lines()) - before >= 100 and second.lines(), "100 requests")
+        lines = wait_for(
+            lambda: len(second.lines()) + len(mesh.envoy.lines()) - before >= 100 and second.lines(),
+            "100 requests",
+        )
         assert 49 <= len(lines) <= 98 and len(mesh.envoy.lines()) > before
     finally:
         second.stop()
@@ -369,8 +463,14 @@ def test_waypoint_gone_and_back(mesh):
     before = len(failures(mesh.nodes[0]))
     mesh.envoy.kill()
     assert one(mesh.web, VIP4)[0] == 0
-    line = wait_for(lambda: [x for x in failures(mesh.nodes[0])[before:] if f"dst.addr={mesh.waypoint.ip}:15008" in x and "connect_refused: " in x],
-                    "the reason in the log")[-1]
+    line = wait_for(
+        lambda: [
+            x
+            for x in failures(mesh.nodes[0])[before:]
+            if f"dst.addr={mesh.waypoint.ip}:15008" in x and "connect_refused: " in x
+        ],
+        "the reason in the log",
+    )[-1]
     assert f"dst.hbone_addr={VIP4}:80" in line, line
     mesh.envoy.start()
     assert one(mesh.web, VIP4)[0] == 200
@@ -381,8 +481,13 @@ def test_a_waypoint_that_nobody_knows_is_not_gone_around(mesh):
     set_waypoints(mesh)
     publish(mesh, lambda dump: not any(w["name"] == "waypoint" for w in dump["workloads"]))
     assert one(mesh.web, VIP4)[0] == 0
-    wait_for(lambda: f"waypoint_unresolved: waypoint demo/{WAYPOINT}: it has no usable endpoint" in mesh.nodes[0].proxy.text(),
-             "the reason in the log")
+    wait_for(
+        lambda: (
+            f"waypoint_unresolved: waypoint demo/{WAYPOINT}: it has no usable endpoint"
+            in mesh.nodes[0].proxy.text()
+        ),
+        "the reason in the log",
+    )
     assert mesh.v1.app.text() + mesh.v2.app.text() == served
 
 
@@ -393,7 +498,10 @@ def test_another_identity_than_the_waypoints_is_refused(mesh, program):
     try:
         impostor.start()
         assert one(mesh.web, VIP4)[0] == 0
-        wait_for(lambda: [x for x in failures(mesh.nodes[0])[before:] if "peer_identity_mismatch: " in x], "the reason in the log")
+        wait_for(
+            lambda: [x for x in failures(mesh.nodes[0])[before:] if "peer_identity_mismatch: " in x],
+            "the reason in the log",
+        )
         assert not impostor.lines()
     finally:
         impostor.stop()
@@ -410,19 +518,38 @@ def test_servers_that_accept_only_their_waypoint(mesh):
     for pod in (mesh.v1, mesh.v2):
         before = len(failures(mesh.nodes[0])), len(failures(mesh.nodes[1]))
         assert one(mesh.web, pod.ip, port=8080)[0] == 0
-        wait_for(lambda: [x for x in failures(mesh.nodes[0])[before[0]:] if "connect_rejected: " in x and "401" in x], "401 at the client")
-        wait_for(lambda: [x for x in failures(mesh.nodes[1])[before[1]:] if "policy_denied: " in x], "the reason at the server")
+        wait_for(
+            lambda: [
+                x for x in failures(mesh.nodes[0])[before[0] :] if "connect_rejected: " in x and "401" in x
+            ],
+            "401 at the client",
+        )
+        wait_for(
+            lambda: [x for x in failures(mesh.nodes[1])[before[1] :] if "policy_denied: " in x],
+            "the reason at the server",
+        )
     assert {tuple(x) for x in requests(mesh.web, VIP4, 40)} <= {(200, "v1"), (200, "v2")}
     assert one(mesh.web, VIP4, "DELETE")[0] == 403
 
 
 def test_servers_that_refuse_the_waypoint(mesh):
     before = len(failures(mesh.nodes[1]))
-    mesh.policies.append({"name": "no-waypoint", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
-                          "rules": [[[{"principals": [{"Exact": f"{TRUST_DOMAIN}/ns/demo/sa/waypoint"}]}]]]})
+    mesh.policies.append(
+        {
+            "name": "no-waypoint",
+            "namespace": "demo",
+            "scope": "Namespace",
+            "action": "Deny",
+            "dryRun": False,
+            "rules": [[[{"principals": [{"Exact": f"{TRUST_DOMAIN}/ns/demo/sa/waypoint"}]}]]],
+        }
+    )
     mesh.write()
     wait_for(lambda: one(mesh.web, VIP4)[0] == 503, "Envoy to be refused")
-    wait_for(lambda: [x for x in failures(mesh.nodes[1])[before:] if "policy_denied: " in x], "the reason at the server")
+    wait_for(
+        lambda: [x for x in failures(mesh.nodes[1])[before:] if "policy_denied: " in x],
+        "the reason at the server",
+    )
 
 
 @pytest.mark.parametrize("sample", [support.SAMPLE, support.SAMPLE_IN_MESH])
@@ -431,7 +558,7 @@ def test_samples_say_what_is_to_be_changed(sample):
     with open(sample) as f:
         text = f.read()
     head = "".join(re.match(r"(#.*\n)+", text).group())
-    own = set(re.findall(r"\b10\.[0-9.]+[0-9]\b|\bfd[0-9a-f]{2}:[0-9a-f:]+|/etc/[a-z]+", text[len(head):]))
+    own = set(re.findall(r"\b10\.[0-9.]+[0-9]\b|\bfd[0-9a-f]{2}:[0-9a-f:]+|/etc/[a-z]+", text[len(head) :]))
     assert own and not [x for x in own if x not in head], head
 
 
@@ -453,8 +580,17 @@ def inner(program):
         set_services(m, waypoint=DESTINATION)
         m.start()
         m.v1.app, m.v2.app = m.v1.server(APP, "v1"), m.v2.server(APP, "v2")
-        m.envoy = support.Waypoint(program, tempfile.mkdtemp(dir=m.dir), m.waypoint.netns, m.waypoint.node.cgroup,
-                                   sample=support.SAMPLE_IN_MESH, vip4=VIP4, vip6=VIP6, v1=m.v1.ip, v2=m.v2.ip)
+        m.envoy = support.Waypoint(
+            program,
+            tempfile.mkdtemp(dir=m.dir),
+            m.waypoint.netns,
+            m.waypoint.node.cgroup,
+            sample=support.SAMPLE_IN_MESH,
+            vip4=VIP4,
+            vip6=VIP6,
+            v1=m.v1.ip,
+            v2=m.v2.ip,
+        )
         try:
             m.envoy.start()
             yield m
@@ -468,7 +604,10 @@ def test_in_the_mesh_get_is_allowed_and_delete_is_refused(inner, vip):
     assert one(m.web, vip)[0] == 200
     assert one(m.web, vip, "DELETE") == [403, "RBAC: access denied"]
     assert one(m.other, vip) == [403, "RBAC: access denied"]
-    wait_for(lambda: [x for x in m.envoy.lines() if x.startswith(f"{m.other.identity} GET") and "403" in x], "the identity in Envoy's log")
+    wait_for(
+        lambda: [x for x in m.envoy.lines() if x.startswith(f"{m.other.identity} GET") and "403" in x],
+        "the identity in Envoy's log",
+    )
 
 
 def test_in_the_mesh_a_canary_split(inner):
@@ -486,10 +625,18 @@ def test_in_the_mesh_its_own_connections_do_not_come_back_to_it(inner):
     assert f"SERVED ::ffff:{m.waypoint.ip} GET" in m.v1.app.text()
     m.envoy.stop()  # it kept its connections
     m.envoy.start()
-    lines = wait_for(lambda: [x for x in m.nodes[1].access_log() if 'src.workload="waypoint"' in x and 'direction="outbound"' in x],
-                     "the waypoint's own connections")
+    lines = wait_for(
+        lambda: [
+            x
+            for x in m.nodes[1].access_log()
+            if 'src.workload="waypoint"' in x and 'direction="outbound"' in x
+        ],
+        "the waypoint's own connections",
+    )
     for line in lines:
-        assert f'dst.identity="{m.v1.identity}"' in line and re.search(rf"dst.addr=({m.v1.ip}|{m.v2.ip}):15008", line), line
+        assert f'dst.identity="{m.v1.identity}"' in line and re.search(
+            rf"dst.addr=({m.v1.ip}|{m.v2.ip}):15008", line
+        ), line
 
 
 # ---- without Envoy ----
@@ -511,11 +658,26 @@ def sandwich():
 def test_a_waypoint_in_the_mesh_reaches_its_workloads_directly(sandwich):
     m = sandwich
     assert m.web.python(ONE_SHOT, m.shop.ip, 8080, "from web") == "from web"
-    wait_for(lambda: [x for x in m.nodes[0].access_log() if f"dst.addr={m.gate.ip}:15008" in x and f"dst.hbone_addr={m.shop.ip}:8080" in x],
-             "web's connection at the waypoint")
+    wait_for(
+        lambda: [
+            x
+            for x in m.nodes[0].access_log()
+            if f"dst.addr={m.gate.ip}:15008" in x and f"dst.hbone_addr={m.shop.ip}:8080" in x
+        ],
+        "web's connection at the waypoint",
+    )
     assert "FROM" not in m.shop.processes[0].text()
     # 9090 is nowhere but at the workload
     assert m.gate.python(ONE_SHOT, m.shop.ip, 9090, "from gate") == "from gate"
-    wait_for(lambda: f"FROM ::ffff:{m.gate.ip} " in m.shop.processes[1].text(), "the waypoint's connection at the workload")
-    wait_for(lambda: [x for x in m.nodes[1].access_log() if f"dst.addr={m.shop.ip}:15008" in x and 'direction="outbound"' in x],
-             "the waypoint's connection in the log")
+    wait_for(
+        lambda: f"FROM ::ffff:{m.gate.ip} " in m.shop.processes[1].text(),
+        "the waypoint's connection at the workload",
+    )
+    wait_for(
+        lambda: [
+            x
+            for x in m.nodes[1].access_log()
+            if f"dst.addr={m.shop.ip}:15008" in x and 'direction="outbound"' in x
+        ],
+        "the waypoint's connection in the log",
+    )

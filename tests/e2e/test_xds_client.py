@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """bruma-proxy against an independent control plane: what it asks, what it keeps, what it refuses (contract sections 1.7, 4, 6, 7;
 rows xDS, outbound, RBAC and CA of the conformance list)."""
+
 import re
 import threading
 import time
@@ -46,8 +47,12 @@ class Site:
 
     def of(self, pod, **fields):
         """The pod as a workload, with HBONE."""
-        return self.plane.workload(pod.name, pod.ip, pod.ip6, **{"tunnel_protocol": 1, "node": self.node.name,
-                                                                 "service_account": pod.account, **fields})
+        return self.plane.workload(
+            pod.name,
+            pod.ip,
+            pod.ip6,
+            **{"tunnel_protocol": 1, "node": self.node.name, "service_account": pod.account, **fields},
+        )
 
     def ping(self, address=None, port=8080, seconds=20):
         return self.web.python(CLIENT, address or self.shop.ip, port, seconds).strip()
@@ -73,6 +78,7 @@ def site():
 
 
 # ---- xDS ----
+
 
 def test_first_requests_and_traffic(site):
     assert site.ping() == "ping"
@@ -104,8 +110,14 @@ def reconnect(site):
     """The server ends the stream; the proxy comes back with what it holds."""
     before = len(site.plane.streams)
     site.stream().out.put(END)
-    wait_for(lambda: len(site.plane.streams) > before and site.stream().first(AUTHORIZATION) and site.stream().first(ADDRESS),
-             "a new stream")
+    wait_for(
+        lambda: (
+            len(site.plane.streams) > before
+            and site.stream().first(AUTHORIZATION)
+            and site.stream().first(ADDRESS)
+        ),
+        "a new stream",
+    )
 
 
 def test_xds_tunnel_protocol_of_the_past_is_rejected(site):
@@ -131,7 +143,9 @@ def test_xds_reconnect_names_versions_and_removals_are_honoured(site):
     site.plane.set(stays, goes, version="seven")
     wait_for(lambda: {"stays", "goes"} <= set(site.workloads()), "both")
     with site.plane.lock:
-        del site.plane.resources[ADDRESS][goes[0]]  # while nobody looks: told by the answer to the first request
+        del site.plane.resources[ADDRESS][
+            goes[0]
+        ]  # while nobody looks: told by the answer to the first request
     reconnect(site)
     held = {v.key: v.value for v in site.stream().first(ADDRESS).initial_resource_versions}
     assert held[stays[0]] == held[goes[0]] == "seven"
@@ -150,7 +164,11 @@ def test_garbage_from_the_control_plane_costs_the_stream_and_nothing_else(site):
 
 
 def failed_connects(site):
-    count = re.search(r'^istio_xds_connection_terminations_total\{reason="ConnectionError"\} (\d+)', site.node.metrics(), re.M)
+    count = re.search(
+        r'^istio_xds_connection_terminations_total\{reason="ConnectionError"\} (\d+)',
+        site.node.metrics(),
+        re.M,
+    )
     return int(count[1]) if count else 0
 
 
@@ -162,7 +180,9 @@ def test_the_server_away_and_back(site):
         assert site.ping() == "ping"
     site.logged('reason="xds_unreachable"')
     time.sleep(max(0, began + 3 - time.monotonic()))
-    assert 3 <= failed_connects(site) - before <= 12, "after 10 ms, twice as long, and so on: the ninth is 2.6 s after the first"
+    assert 3 <= failed_connects(site) - before <= 12, (
+        "after 10 ms, twice as long, and so on: the ninth is 2.6 s after the first"
+    )
     with site.plane.lock:
         late = site.plane.workload("late", "10.9.7.1")
         site.plane.resources[ADDRESS][late[0]] = ("1", late[1])
@@ -180,6 +200,7 @@ def test_the_token_is_read_again(site):
 
 
 # ---- pods that the control plane does not know yet ----
+
 
 @pytest.fixture
 def patient():
@@ -200,7 +221,9 @@ def test_a_pod_that_is_not_known_yet_reaches_places_outside_at_once(patient):
     """As a postStart hook does: nothing about the pod is needed for that."""
     assert "new" not in patient.workloads()
     assert patient.new.python(CLIENT, patient.outside.ip, 8080, 20).strip() == "ping"
-    line = wait_for(lambda: patient.node.access_log(f"dst.addr={patient.outside.ip}:8080"), "its line in the access log")[-1]
+    line = wait_for(
+        lambda: patient.node.access_log(f"dst.addr={patient.outside.ip}:8080"), "its line in the access log"
+    )[-1]
     assert 'src.workload="new"' in line and 'src.namespace="demo"' in line, line
 
 
@@ -212,7 +235,10 @@ def test_a_pod_that_is_not_known_yet_reaches_the_mesh_as_itself(patient):
     # Once the mesh knows it, that counts: here another identity.
     patient.plane.set(patient.of(patient.new, trust_domain="other.example"))
     wait_for(lambda: "new" in patient.workloads(), "the pod to be known")
-    wait_for(lambda: "spiffe://other.example/ns/demo/sa/new" in patient.plane.asked, "a certificate for the identity that the mesh says")
+    wait_for(
+        lambda: "spiffe://other.example/ns/demo/sa/new" in patient.plane.asked,
+        "a certificate for the identity that the mesh says",
+    )
 
 
 def test_connections_to_a_pod_that_is_not_known_yet_wait(patient):
@@ -224,6 +250,7 @@ def test_connections_to_a_pod_that_is_not_known_yet_wait(patient):
 
 
 # ---- outbound ----
+
 
 def test_outbound_service_without_healthy_endpoints(site):
     """Appendix C: connection closed, no passthrough."""
@@ -237,7 +264,9 @@ def test_outbound_service_without_healthy_endpoints(site):
 def test_outbound_service_with_cidr_vip_and_endpoints_in_one_response(site):
     """Appendix C: the endpoints are reached."""
     host = "range.demo.svc.cluster.local"
-    site.plane.set(site.plane.service(host, "10.98.0.0/16"), site.of(site.shop, services={host: [(80, 8080)]}))
+    site.plane.set(
+        site.plane.service(host, "10.98.0.0/16"), site.of(site.shop, services={host: [(80, 8080)]})
+    )
     wait_for(lambda: host in str(site.node.config_dump()["services"]), "the service")
     assert site.ping("10.98.3.4", 80) == "ping"
     assert site.ping("10.98.200.200", 80) == "ping"
@@ -248,7 +277,9 @@ def test_outbound_service_with_cidr_vip_and_endpoints_in_one_response(site):
 def test_outbound_workload_of_the_host_network(site):
     """Appendix C: by the node's address, plaintext passthrough, though it claims HBONE."""
     address = f"10.{site.mesh.net}.{site.node.number}.1"
-    server = Process(["/usr/bin/python3", "-c", ECHO, "8080"], f"{site.mesh.dir}/host.log", netns=site.node.netns)
+    server = Process(
+        ["/usr/bin/python3", "-c", ECHO, "8080"], f"{site.mesh.dir}/host.log", netns=site.node.netns
+    )
     wait_for(lambda: "READY" in server.text(), "the server in the node's namespace")
     item = site.plane.workload("host", address, network_mode=1, tunnel_protocol=1)
     site.plane.set(item)
@@ -260,6 +291,7 @@ def test_outbound_workload_of_the_host_network(site):
 
 
 # ---- policies ----
+
 
 @pytest.fixture
 def policies(site):
@@ -311,6 +343,7 @@ class Waiting:
 @pytest.fixture
 def unguarded(site):
     """The shop's workload names a policy that is not there; HBONE or plaintext."""
+
     def name(**fields):
         site.plane.set(site.of(site.shop, authorization_policies=["demo/late"], **fields))
         wait_for(lambda: "late" in str(site.workloads()["shop"]), "the workload's policy")
@@ -333,7 +366,11 @@ def late(site, *principals):
 
 
 def waits(site):
-    return int(re.search(r"^bruma_policy_waits_total (\d+)", site.node.metrics() + "\nbruma_policy_waits_total 0", re.M)[1])
+    return int(
+        re.search(
+            r"^bruma_policy_waits_total (\d+)", site.node.metrics() + "\nbruma_policy_waits_total 0", re.M
+        )[1]
+    )
 
 
 @pytest.mark.parametrize("protocol", [1, 0], ids=["hbone", "plaintext"])
@@ -372,16 +409,21 @@ def test_a_client_that_leaves_while_it_is_held(site, unguarded):
     unguarded()
     before = waits(site)
     for _ in range(3):
-        site.web.python("import socket, sys, time\ns = socket.create_connection((sys.argv[1], 8080))\ntime.sleep(0.3)", site.shop.ip)
+        site.web.python(
+            "import socket, sys, time\ns = socket.create_connection((sys.argv[1], 8080))\ntime.sleep(0.3)",
+            site.shop.ip,
+        )
     wait_for(lambda: waits(site) == before + 3, "three that waited")
     late(site)
     assert site.ping() == "ping"
 
 
 def test_a_live_connection_outlives_a_policy_that_is_late_and_not_one_that_never_comes(site, unguarded):
-    code = ("import socket, sys, time\ns = socket.create_connection((sys.argv[1], 8080), timeout=20)\nbegin = time.monotonic()\n"
-            "try:\n    while time.monotonic() - begin < 60:\n        s.sendall(b'x')\n        assert s.recv(1) == b'x'\n"
-            "        time.sleep(0.1)\nexcept (OSError, AssertionError):\n    pass\nprint(time.monotonic() - begin)\n")
+    code = (
+        "import socket, sys, time\ns = socket.create_connection((sys.argv[1], 8080), timeout=20)\nbegin = time.monotonic()\n"
+        "try:\n    while time.monotonic() - begin < 60:\n        s.sendall(b'x')\n        assert s.recv(1) == b'x'\n"
+        "        time.sleep(0.1)\nexcept (OSError, AssertionError):\n    pass\nprint(time.monotonic() - begin)\n"
+    )
     live = Waiting(lambda: float(site.web.python(code, site.shop.ip, timeout=120)))
     time.sleep(1)
     unguarded()
@@ -396,6 +438,7 @@ def test_a_live_connection_outlives_a_policy_that_is_late_and_not_one_that_never
 
 
 # ---- the CA ----
+
 
 @pytest.fixture
 def fresh(site):
@@ -453,7 +496,9 @@ def test_ca_answers_that_are_refused_and_then_a_good_one(site, fresh, what):
         if what == "garbage":
             return [b"garbage", b"more of it"]
         if what == "key of somebody else":
-            other = type("C", (), {"public_key": staticmethod(ec.generate_private_key(ec.SECP256R1()).public_key)})
+            other = type(
+                "C", (), {"public_key": staticmethod(ec.generate_private_key(ec.SECP256R1()).public_key)}
+            )
             return site.plane.good_certificate(asked, other)
         if what == "root that did not sign":
             chain = site.plane.good_certificate(asked, csr)
@@ -490,7 +535,8 @@ def test_a_ca_that_is_known_to_refuse_is_not_waited_for(site, fresh, status):
     name = "refused-" + status[:4].lower()
     refused = grpc.StatusCode[status]
     site.plane.answer_certificate = lambda identity, csr: (
-        refused if name in identity else site.plane.good_certificate(identity, csr))
+        refused if name in identity else site.plane.good_certificate(identity, csr)
+    )
     pod = fresh(name)
     lines = [line.split() for line in pod.python(ATTEMPTS, site.shop.ip, timeout=90).splitlines()]
     assert {said for said, _ in lines} == {"failed"}
@@ -500,7 +546,10 @@ def test_a_ca_that_is_known_to_refuse_is_not_waited_for(site, fresh, status):
     asked = site.plane.asked[identity]
     assert len(asked) <= max(asked) - min(asked) + 3, "once a second at the most, however many ask"
     why = f"identity_unavailable: {'ca_refused' if status == 'PERMISSION_DENIED' else 'ca_unreachable'}: as the test wants it"
-    wait_for(lambda: [x for x in site.node.access_log(why) if f'src.workload="{name}"' in x], "the CA's words in the access log")
+    wait_for(
+        lambda: [x for x in site.node.access_log(why) if f'src.workload="{name}"' in x],
+        "the CA's words in the access log",
+    )
     site.plane.answer_certificate = site.plane.good_certificate
     begin = time.monotonic()
     wait_for(lambda: reach(site, pod) == "ping", "traffic once the CA signs")
@@ -512,22 +561,32 @@ def test_the_trust_domain_is_the_one_that_the_mesh_says(site):
     pods = [site.mesh.pod(name, node=0, account=name) for name in ("moved", "moved2")]
     site.mesh.write()
     site.plane.set(*(site.of(p, trust_domain="second.domain") for p in pods))
-    wait_for(lambda: {p.name for p in pods} <= set(site.workloads()), "the workloads of the other trust domain")
+    wait_for(
+        lambda: {p.name for p in pods} <= set(site.workloads()), "the workloads of the other trust domain"
+    )
     for p in pods:
         p.cni("ADD")
-        wait_for(lambda p=p: f"sa/{p.name}" in site.node.ctl("pods").stdout, "the agent to know the pod's account")
+        wait_for(
+            lambda p=p: f"sa/{p.name}" in site.node.ctl("pods").stdout, "the agent to know the pod's account"
+        )
     pods[1].server(ECHO, "8080")
     assert pods[0].python(CLIENT, pods[1].ip, 8080).strip() == "ping"
-    assert pods[0].python(CLIENT, site.shop.ip, 8080).strip() in ("closed", "ConnectionResetError"), "another trust domain"
+    assert pods[0].python(CLIENT, site.shop.ip, 8080).strip() in ("closed", "ConnectionResetError"), (
+        "another trust domain"
+    )
     site.logged("spiffe://second.domain/ns/demo/sa/moved")
     identities = [c["identity"] for c in site.node.config_dump()["certificates"]]
     assert "spiffe://second.domain/ns/demo/sa/moved" in identities
-    wait_for(lambda: "spiffe://cluster.local/ns/demo/sa/moved" not in str(site.node.config_dump()["certificates"]),
-             "nothing to be left of the first guess")
+    wait_for(
+        lambda: "spiffe://cluster.local/ns/demo/sa/moved" not in str(site.node.config_dump()["certificates"]),
+        "nothing to be left of the first guess",
+    )
     assert site.ping() == "ping"
     site.plane.remove(*(f"Kubernetes//Pod/demo/{p.name}" for p in pods))
     wait_for(lambda: "moved" not in site.workloads(), "the pods to be unknown again")
-    assert "cluster.local/ns/demo/sa/moved" not in str(site.node.config_dump()["certificates"]), "no guess over what was known"
+    assert "cluster.local/ns/demo/sa/moved" not in str(site.node.config_dump()["certificates"]), (
+        "no guess over what was known"
+    )
 
 
 def test_ca_certificate_past_half_life_at_issue(site, fresh):
@@ -546,8 +605,10 @@ def test_a_certificate_is_renewed_at_half_life_and_connections_live_on(site, fre
     identity = "spiffe://cluster.local/ns/demo/sa/young"
     site.plane.answer_certificate = lambda i, csr: site.plane.good_certificate(i, csr, begins=0, ends=30)
     pod = fresh("young")
-    code = ("import socket, sys, time\ns = socket.create_connection((sys.argv[1], 8080), timeout=20)\n"
-            "for i in range(40):\n    s.sendall(b'x')\n    assert s.recv(1) == b'x'\n    time.sleep(0.5)\nprint('whole')\n")
+    code = (
+        "import socket, sys, time\ns = socket.create_connection((sys.argv[1], 8080), timeout=20)\n"
+        "for i in range(40):\n    s.sendall(b'x')\n    assert s.recv(1) == b'x'\n    time.sleep(0.5)\nprint('whole')\n"
+    )
     answers = []
     live = threading.Thread(target=lambda: answers.append(pod.python(code, site.shop.ip, timeout=120)))
     live.start()
@@ -591,7 +652,11 @@ def test_certificates_are_renewed_when_the_file_of_roots_changes(site, fresh):
     with open(site.plane.root_file, "wb") as f:
         f.write(pem(old.cert) + pem(new.cert))
     wait_for(lambda: len(site.plane.asked[identity]) == 2, "the renewal", 60)
-    wait_for(lambda: all(len(c["rootCerts"]) == 2 for c in site.node.config_dump()["certificates"]), "all to know both roots", 60)
+    wait_for(
+        lambda: all(len(c["rootCerts"]) == 2 for c in site.node.config_dump()["certificates"]),
+        "all to know both roots",
+        60,
+    )
     assert reach(site, pod) == "ping"
 
 
@@ -659,4 +724,8 @@ def test_calls_that_hang_end_and_let_others_come(site, crowd):
     wait_for(lambda: "hang8" in ca.order, "the ninth to have its turn", 20)
     site.logged("deadline exceeded")
     ca.let_go(100)
-    wait_for(lambda: reach(site, pods[8]) == "ping" and reach(site, pods[0]) == "ping", "all to be served in the end", 60)
+    wait_for(
+        lambda: reach(site, pods[8]) == "ping" and reach(site, pods[0]) == "ping",
+        "all to be served in the end",
+        60,
+    )

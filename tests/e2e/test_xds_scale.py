@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node that knows very many workloads, with names of real length: what it tells its control plane when a stream begins anew,
 what it keeps meanwhile and what it lets go; and peers that answer every PING and neither take nor give."""
+
 import re
 import socket
 import threading
@@ -23,14 +24,22 @@ LET_GO = "let go what the control plane was not told of"
 
 def crowd(plane, count):
     """(name, (version, bytes)): as a busy cluster has them. Made by hand, for protobuf's Python takes too long for 100,000."""
-    name, sample = plane.workload("checkout-service-canary-europe-7c9d8b6f5d-00000000", "10.200.0.0", node="another-node-of-this-cluster")
+    name, sample = plane.workload(
+        "checkout-service-canary-europe-7c9d8b6f5d-00000000",
+        "10.200.0.0",
+        node="another-node-of-this-cluster",
+    )
     data = sample.SerializeToString()
     old, address = b"00000000", socket.inet_aton("10.200.0.0")
     out = {}
     for i in range(count):
         tag = f"{i:08d}"
         out[name.replace("00000000", tag)] = (
-            f"{i:016x}", data.replace(old, tag.encode()).replace(address, bytes([11 + (i >> 16), i >> 8 & 255, i & 255, 1])))
+            f"{i:016x}",
+            data.replace(old, tag.encode()).replace(
+                address, bytes([11 + (i >> 16), i >> 8 & 255, i & 255, 1])
+            ),
+        )
     assert len(name) > 60
     return out
 
@@ -41,9 +50,11 @@ def known(site):
 
 def wait_known(site, count, what, seconds=60):
     """A page of very many is not asked for again and again: it is work for the proxy, and for this process."""
+
     def look():
         time.sleep(min(2, count / 50000))
         return known(site) == count
+
     wait_for(look, what, seconds)
 
 
@@ -103,15 +114,24 @@ def restart(site, options):
     site.plane.options = options
     before = len(site.plane.streams)
     site.plane.start()
-    wait_for(lambda: len(site.plane.streams) > before and site.stream().first(ADDRESS), "the proxy to come back")
+    wait_for(
+        lambda: len(site.plane.streams) > before and site.stream().first(ADDRESS), "the proxy to come back"
+    )
 
 
 def end_stream(site, seconds=60):
     """Ended by the server; returns the first request of the next one, once all of it has come."""
     before = len(site.plane.streams)
     site.stream().out.put(END)
-    wait_for(lambda: len(site.plane.streams) > before and site.stream().first(ADDRESS) and site.stream().first(AUTHORIZATION),
-             "the first requests of a new stream", seconds)
+    wait_for(
+        lambda: (
+            len(site.plane.streams) > before
+            and site.stream().first(ADDRESS)
+            and site.stream().first(AUTHORIZATION)
+        ),
+        "the first requests of a new stream",
+        seconds,
+    )
     return site.stream().first(ADDRESS)
 
 
@@ -244,6 +264,7 @@ def test_a_control_plane_that_takes_less_is_told_less(new_site):
 
 # ---- peers that are alive and do nothing ----
 
+
 class LazyPeer:
     """A control plane without TLS: takes connections and answers PINGs. how: it "takes nothing" beyond the first windows, "answers
     nothing", or "stops in the middle" of an answer."""
@@ -269,8 +290,9 @@ class LazyPeer:
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         if self.how != "takes nothing":
             # All that is wanted from the beginning on, and never a word about it again.
-            connection.local_settings = h2.settings.Settings(client=False, initial_values={
-                h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: WINDOW})
+            connection.local_settings = h2.settings.Settings(
+                client=False, initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: WINDOW}
+            )
         connection.initiate_connection()
         if self.how != "takes nothing":
             connection.increment_flow_control_window(WINDOW)
@@ -282,7 +304,9 @@ class LazyPeer:
                     self.bytes[index] += len(event.data)
                     if self.how == "stops in the middle" and not answered:
                         answered = True
-                        connection.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/grpc")])
+                        connection.send_headers(
+                            event.stream_id, [(":status", "200"), ("content-type", "application/grpc")]
+                        )
                         connection.send_data(event.stream_id, b"\0\0\1\0\0" + b"half of it")
             peer.sendall(connection.data_to_send())
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """bruma-proxy under a stock CNI agent: pods named over ZDS, captured by the stock rules. Two such nodes, and one whose pods
 bruma-agent enrolls."""
+
 import pytest
 
 from mesh import Mesh, Node, inside, sh, wait_for
@@ -47,32 +48,60 @@ def source(pod, family):
 
 
 @FAMILIES
-@pytest.mark.parametrize("client,server", [("web", "shop"), ("web", "near"), ("web", "bruma"), ("bruma", "shop")])
+@pytest.mark.parametrize(
+    "client,server", [("web", "shop"), ("web", "near"), ("web", "bruma"), ("bruma", "shop")]
+)
 def test_hbone_between_pods(mesh, client, server, family):
     """Both ways between nodes of the two kinds, and within one: encrypted, and the server sees its client."""
     client, server = getattr(mesh, client), getattr(mesh, server)
     with Wire(server.node) as wire:
         assert client.python(ONE_SHOT, addresses(server)[family], 8080, "ping") == "ping"
         assert not wire.plain([client, server]) and not wire.holds(b"ping")
-    wait_for(lambda: f"FROM {source(client, family)} " in mesh.echo[server.name].text(), "the client's address at the server")
-    wait_for(lambda: [x for x in client.node.access_log() if 'direction="outbound"' in x and f'dst.identity="{server.identity}"' in x],
-             "the client's side in the log")
-    wait_for(lambda: [x for x in server.node.access_log() if 'direction="inbound"' in x and f'src.identity="{client.identity}"' in x],
-             "the server's side in the log")
+    wait_for(
+        lambda: f"FROM {source(client, family)} " in mesh.echo[server.name].text(),
+        "the client's address at the server",
+    )
+    wait_for(
+        lambda: [
+            x
+            for x in client.node.access_log()
+            if 'direction="outbound"' in x and f'dst.identity="{server.identity}"' in x
+        ],
+        "the client's side in the log",
+    )
+    wait_for(
+        lambda: [
+            x
+            for x in server.node.access_log()
+            if 'direction="inbound"' in x and f'src.identity="{client.identity}"' in x
+        ],
+        "the server's side in the log",
+    )
 
 
 @FAMILIES
 def test_outside_to_mesh_in_plaintext(mesh, family):
     assert mesh.outside.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "plain") == "plain"
-    wait_for(lambda: f"FROM {source(mesh.outside, family)} " in mesh.echo["shop"].text(), "the client's address at the server")
+    wait_for(
+        lambda: f"FROM {source(mesh.outside, family)} " in mesh.echo["shop"].text(),
+        "the client's address at the server",
+    )
     address = [f"{mesh.outside.ip}:", f"[{mesh.outside.ip6}]:"][family]
-    wait_for(lambda: [x for x in mesh.nodes[1].access_log() if 'direction="inbound"' in x and f"src.addr={address}" in x], "its line")
+    wait_for(
+        lambda: [
+            x for x in mesh.nodes[1].access_log() if 'direction="inbound"' in x and f"src.addr={address}" in x
+        ],
+        "its line",
+    )
 
 
 @FAMILIES
 def test_mesh_to_outside_is_passed_through(mesh, family):
     assert mesh.web.python(ONE_SHOT, addresses(mesh.outside)[family], 8080, "plain") == "plain"
-    wait_for(lambda: f"FROM {source(mesh.web, family)} " in mesh.echo["outside"].text(), "the pod's own address at the server")
+    wait_for(
+        lambda: f"FROM {source(mesh.web, family)} " in mesh.echo["outside"].text(),
+        "the pod's own address at the server",
+    )
 
 
 def test_own_address_and_loopback(mesh):
@@ -97,7 +126,9 @@ def test_the_proxys_own_ports_are_no_destination(mesh, family):
             end = client.python(REFUSED, address, port).split()[0]
             assert end in ("ConnectionResetError", "ConnectionRefusedError", "end"), (client.name, port, end)
     for port in (15001, 15006):
-        assert mesh.shop.python(REFUSED, ["127.0.0.1", "::1"][family], port).split()[0] == "ConnectionResetError", port
+        assert (
+            mesh.shop.python(REFUSED, ["127.0.0.1", "::1"][family], port).split()[0] == "ConnectionResetError"
+        ), port
 
 
 def test_server_first_protocol(mesh):
@@ -115,7 +146,9 @@ print(f.readline().decode().strip())
 
 @pytest.mark.parametrize("client,server", [("web", "shop"), ("web", "bruma"), ("outside", "shop")])
 def test_64_mebibytes_and_half_close(mesh, client, server):
-    assert getattr(mesh, client).python(SEND, getattr(mesh, server).ip, 9000, 64, timeout=120).strip() == "same"
+    assert (
+        getattr(mesh, client).python(SEND, getattr(mesh, server).ip, 9000, 64, timeout=120).strip() == "same"
+    )
 
 
 HTTP = """
@@ -188,9 +221,20 @@ def test_probes_of_the_node_go_to_the_application(mesh):
     sh("ip", "-n", mesh.shop.netns, "route", "add", "169.254.7.127", "via", node.gateway)
     try:
         code = ONE_SHOT.replace("timeout=20", "timeout=20, source_address=('169.254.7.127', 0)")
-        out = sh("nsenter", f"--net=/run/netns/{node.netns}", "/usr/bin/python3", "-c", code, mesh.shop.ip, "8080", "probe")
+        out = sh(
+            "nsenter",
+            f"--net=/run/netns/{node.netns}",
+            "/usr/bin/python3",
+            "-c",
+            code,
+            mesh.shop.ip,
+            "8080",
+            "probe",
+        )
         assert out == "probe"
-        wait_for(lambda: "FROM ::ffff:169.254.7.127 " in mesh.echo["shop"].text(), "the probe at the application")
+        wait_for(
+            lambda: "FROM ::ffff:169.254.7.127 " in mesh.echo["shop"].text(), "the probe at the application"
+        )
         assert "169.254.7.127" not in node.proxy.text()
     finally:
         sh("ip", "-n", node.netns, "addr", "del", "169.254.7.127/32", "dev", "lo")
@@ -202,14 +246,23 @@ def test_a_destination_that_is_not_the_pods_is_not_delivered(mesh):
     sh("ip", "-n", mesh.outside.netns, "route", "add", "203.0.113.7", "via", mesh.shop.ip)
     try:
         assert mesh.outside.python(REFUSED, "203.0.113.7", 8080).split()[0] in ("ConnectionResetError", "end")
-        wait_for(lambda: [x for x in mesh.nodes[1].proxy.text().splitlines() if "203.0.113.7" in x and "not_of_pod" in x], "the reason")
+        wait_for(
+            lambda: [
+                x for x in mesh.nodes[1].proxy.text().splitlines() if "203.0.113.7" in x and "not_of_pod" in x
+            ],
+            "the reason",
+        )
     finally:
         sh("ip", "-n", mesh.outside.netns, "route", "del", "203.0.113.7")
 
 
 def test_policy_denies_tunnels_and_plaintext(mesh):
     """Deny by identity and by address; then everybody is let in again. A live connection is cut by the change."""
-    hold = mesh.web.popen("/usr/bin/python3", "-u", "-c", """
+    hold = mesh.web.popen(
+        "/usr/bin/python3",
+        "-u",
+        "-c",
+        """
 import socket, sys
 s = socket.create_connection((sys.argv[1], 8080), timeout=20)
 s.sendall(b"x"); s.recv(1)
@@ -219,11 +272,23 @@ try:
     print("ENDED" if s.recv(1) == b"" else "DATA", flush=True)
 except ConnectionResetError:
     print("ENDED", flush=True)
-""", mesh.shop.ip)
+""",
+        mesh.shop.ip,
+    )
     wait_for(lambda: "READY" in hold.text(), "a connection that lives")
-    mesh.policies = [{"name": "no-web", "namespace": "demo", "scope": "Namespace", "action": "Deny", "dryRun": False,
-                      "rules": [[[{"principals": [{"Exact": mesh.web.identity.removeprefix("spiffe://")}]}]],
-                                [[{"sourceIps": [f"{mesh.outside.ip}/32"]}]]]}]
+    mesh.policies = [
+        {
+            "name": "no-web",
+            "namespace": "demo",
+            "scope": "Namespace",
+            "action": "Deny",
+            "dryRun": False,
+            "rules": [
+                [[{"principals": [{"Exact": mesh.web.identity.removeprefix("spiffe://")}]}]],
+                [[{"sourceIps": [f"{mesh.outside.ip}/32"]}]],
+            ],
+        }
+    ]
     mesh.write()
     try:
         wait_for(lambda: "ENDED" in hold.text(), "the live connection to end")
@@ -232,12 +297,19 @@ except ConnectionResetError:
             assert end in ("ConnectionResetError", "end") and float(seconds) < 3, (client.name, end)
         assert mesh.bruma.python(ONE_SHOT, mesh.shop.ip, 8080, "still") == "still"
         for who in (mesh.web.identity, f"src.addr={mesh.outside.ip}:"):
-            wait_for(lambda: [x for x in mesh.nodes[1].proxy.text().splitlines() if "policy_denied" in x and who in x],
-                     f"the reason for {who}")
+            wait_for(
+                lambda: [
+                    x for x in mesh.nodes[1].proxy.text().splitlines() if "policy_denied" in x and who in x
+                ],
+                f"the reason for {who}",
+            )
     finally:
         mesh.policies = []
         mesh.write()
-    wait_for(lambda: mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "again", check=False) == "again", "the client to be let in again")
+    wait_for(
+        lambda: mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "again", check=False) == "again",
+        "the client to be let in again",
+    )
 
 
 def test_what_the_pages_say(mesh):
@@ -246,7 +318,10 @@ def test_what_the_pages_say(mesh):
     assert state[mesh.web.uid]["state"] == "Up"
     assert state[mesh.web.uid]["info"] == {"name": "web", "namespace": "demo", "serviceAccount": "web"}
     metrics = node.metrics()
-    assert "workload_manager_active_proxy_count 2\n" in metrics and "workload_manager_pending_proxy_count 0\n" in metrics
+    assert (
+        "workload_manager_active_proxy_count 2\n" in metrics
+        and "workload_manager_pending_proxy_count 0\n" in metrics
+    )
     assert "workload_manager_proxies_started_total 2\n" in metrics and "proxies_stopped" not in metrics
 
 

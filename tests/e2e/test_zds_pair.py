@@ -2,6 +2,7 @@
 """Both sides of ZDS in this tree against each other: bruma-proxy as the node proxy that bruma-agent's --zds-socket is for. Nobody
 needs the pair, but each side must do with any good partner. Its connections are not redirected by rules, so conntrack knows
 nothing of them, and the proxy must take the local address for the destination."""
+
 import pytest
 
 import stock_world as stock
@@ -26,7 +27,10 @@ def test_tunnels_with_another_node_and_within_one(pair, six):
     for client, server in ((m.web, m.shop), (m.shop, m.web), (m.other, m.shop), (m.web, m.other)):
         before = len(proxies.access(client.identity, server.identity))
         assert stock.ask(client, ip(server, six))[0] == ip(client, six), (client.name, server.name)
-        wait_for(lambda c=client, s=server, n=before: len(proxies.access(c.identity, s.identity)) > n, "the access log")
+        wait_for(
+            lambda c=client, s=server, n=before: len(proxies.access(c.identity, s.identity)) > n,
+            "the access log",
+        )
 
 
 @FAMILIES

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What bruma-proxy does with the messages of a CNI agent (ZDS): the rows of the conformance list, bad messages, restarts of either
 side. One node; the pods' traffic is in test_zds_client.py."""
+
 import glob
 import os
 import re
@@ -55,7 +56,9 @@ def mesh():
 
 def listening(pod):
     lines = sh("ss", "-N", pod.netns, "-Hltn").splitlines()
-    return sorted(p for p in (int(line.split()[3].rsplit(":", 1)[1]) for line in lines) if p in (15001, 15006, 15008))
+    return sorted(
+        p for p in (int(line.split()[3].rsplit(":", 1)[1]) for line in lines) if p in (15001, 15006, 15008)
+    )
 
 
 def descriptors(process, of=None):
@@ -65,12 +68,17 @@ def descriptors(process, of=None):
 
 def at_rest(node):
     """The calls of the start are over, for certificates too, and connections to the readiness page have ended."""
+
     def quiet():
         certificates = node.config_dump()["certificates"]
         time.sleep(0.2)
         count = len(descriptors(node.proxy))
         time.sleep(1)
-        return certificates and all(c["state"] == "Available" for c in certificates) and len(descriptors(node.proxy)) == count
+        return (
+            certificates
+            and all(c["state"] == "Available" for c in certificates)
+            and len(descriptors(node.proxy)) == count
+        )
 
     wait_for(quiet, "the proxy to be at rest")
 
@@ -94,7 +102,12 @@ def hold(client, server, port=8080):
 
 
 def occupy(mesh, pod, port):
-    p = Process(["/usr/bin/python3", "-u", "-c", OCCUPY, str(port)], f"{mesh.dir}/occupier.log", netns=pod.netns, stdin=subprocess.PIPE)
+    p = Process(
+        ["/usr/bin/python3", "-u", "-c", OCCUPY, str(port)],
+        f"{mesh.dir}/occupier.log",
+        netns=pod.netns,
+        stdin=subprocess.PIPE,
+    )
     wait_for(lambda: "READY" in p.text(), "the port to be taken")
     return p
 
@@ -106,12 +119,15 @@ def metric(node, name):
 
 # ---- the rows of the conformance list ----
 
+
 @pytest.mark.parametrize("message", ["keep", "second snapshot", "add without workload_info"])
 def test_keep_after_snapshot_sent(mesh, message):
     """A protocol error: refused, and the process ends with a failure."""
     fds = [os.open(f"/run/netns/{mesh.web.netns}", os.O_RDONLY)] if message.startswith("add") else []
     try:
-        sent = {"keep": keep_message(mesh.web.uid), "second snapshot": SNAPSHOT_SENT}.get(message, field(1, field(1, "uid-x")))
+        sent = {"keep": keep_message(mesh.web.uid), "second snapshot": SNAPSHOT_SENT}.get(
+            message, field(1, field(1, "uid-x"))
+        )
         mesh.link.send(sent, fds)
     finally:
         for fd in fds:
@@ -207,6 +223,7 @@ def test_close_server_socket(mesh):
 
 # ---- snapshots ----
 
+
 def test_what_the_snapshot_does_not_name_is_removed(mesh):
     mesh.link.close()
     link = mesh.agent.accept()
@@ -276,6 +293,7 @@ def test_a_pending_pod_that_is_deleted_is_not_tried_again(mesh):
 
 # ---- one pod ----
 
+
 def netns_inode(pod):
     return os.stat(f"/run/netns/{pod.netns}").st_ino
 
@@ -288,7 +306,10 @@ def test_the_same_uid_in_another_namespace_is_a_new_sandbox(mesh):
     wait_for(lambda: "ENDED" in old.text(), "the old sandbox's connection to be cut")
     wait_for(lambda: listening(mesh.shop) == [], "the old listeners to be gone", 5)
     assert listening(new) == [15001, 15006, 15008]
-    wait_for(lambda: not descriptors(mesh.node.proxy, f"net:\\[{netns_inode(mesh.shop)}\\]"), "the old namespace to be let go")
+    wait_for(
+        lambda: not descriptors(mesh.node.proxy, f"net:\\[{netns_inode(mesh.shop)}\\]"),
+        "the old namespace to be let go",
+    )
 
 
 def test_a_pod_whose_namespace_is_gone_leaves_nothing(mesh):
@@ -297,7 +318,9 @@ def test_a_pod_whose_namespace_is_gone_leaves_nothing(mesh):
     mesh.shop.server(ECHO, "8080")
     assert mesh.outside.python(ONE_SHOT, mesh.shop.ip, 8080, "x") == "x"
     mesh.link.delete(mesh.shop.uid)
-    wait_for(lambda: not descriptors(mesh.node.proxy, f"net:\\[{inode}\\]"), "the descriptors to be closed", 5)
+    wait_for(
+        lambda: not descriptors(mesh.node.proxy, f"net:\\[{inode}\\]"), "the descriptors to be closed", 5
+    )
     tasks = [os.stat(f"{t}/ns/net").st_ino for t in glob.glob(f"/proc/{mesh.node.proxy.pid}/task/*")]
     assert inode not in tasks, "no thread is left inside"
 
@@ -321,10 +344,14 @@ def test_a_pod_without_an_account_has_the_default_one(mesh):
         mesh.link.ask(add_message(pod.uid, pod.name, pod.namespace, ""), [fd])
     finally:
         os.close(fd)
-    wait_for(lambda: f'certificate received\tidentity="{pod.identity}"' in mesh.node.proxy.text(), "its certificate")
+    wait_for(
+        lambda: f'certificate received\tidentity="{pod.identity}"' in mesh.node.proxy.text(),
+        "its certificate",
+    )
 
 
 # ---- bad messages: refused, and the connection begins anew; no descriptor is left ----
+
 
 def bad_messages():
     ok = add_message("uid-x", "x", "demo", "x")
@@ -414,6 +441,7 @@ def test_an_agent_that_hangs_up_before_the_snapshot_is_not_stormed(hostile):
 
 # ---- start and end ----
 
+
 # What a listener has: ss says it.
 def listener(pod, port):
     return sh("ss", "-N", pod.netns, "-Hltne", "sport", "=", f":{port}").strip()
@@ -433,7 +461,9 @@ def test_settings_of_pods_sockets(mesh):
         longest = f.read().strip()
     assert f" {longest} " in listener(mesh.shop, 15008).replace("  ", " ") + " ", listener(mesh.shop, 15008)
     assert "fwmark:0x539" in listener(mesh.shop, 15001)
-    restart(mesh, ENABLE_ORIG_SRC="false", IPV6_ENABLED="false", PACKET_MARK="5433")  # 0x1539: the rules exempt it too
+    restart(
+        mesh, ENABLE_ORIG_SRC="false", IPV6_ENABLED="false", PACKET_MARK="5433"
+    )  # 0x1539: the rules exempt it too
     assert "fwmark:0x1539" in listener(mesh.shop, 15001) and "0.0.0.0:15001" in listener(mesh.shop, 15001)
     echo = mesh.shop.server(ECHO, "8080")
     for client in (mesh.web, mesh.outside):
@@ -454,8 +484,13 @@ def test_without_port_reuse_two_proxies_do_not_share_a_pod(mesh):
 
 
 def run_proxy(env, *options):
-    return subprocess.run([program("bruma-proxy"), *options], env={"PATH": os.environ["PATH"], **env}, capture_output=True, text=True,
-                          timeout=20)
+    return subprocess.run(
+        [program("bruma-proxy"), *options],
+        env={"PATH": os.environ["PATH"], **env},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
 
 
 def test_the_two_sources_of_pods_exclude_each_other():
@@ -464,9 +499,28 @@ def test_the_two_sources_of_pods_exclude_each_other():
 
 
 def test_a_process_that_may_not_mark_sockets_does_not_start(mesh):
-    env = {**mesh.node.proxy_env(), "BRUMA_ADMIN_PORT": "0", "BRUMA_METRICS_PORT": "0", "BRUMA_READY_PORT": "0"}
-    r = subprocess.run(["nsenter", f"--net=/run/netns/{mesh.node.netns}", "setpriv", "--bounding-set", "-net_admin,-net_raw",
-                        "--inh-caps", "-net_admin,-net_raw", program("bruma-proxy")], env=env, capture_output=True, text=True, timeout=20)
+    env = {
+        **mesh.node.proxy_env(),
+        "BRUMA_ADMIN_PORT": "0",
+        "BRUMA_METRICS_PORT": "0",
+        "BRUMA_READY_PORT": "0",
+    }
+    r = subprocess.run(
+        [
+            "nsenter",
+            f"--net=/run/netns/{mesh.node.netns}",
+            "setpriv",
+            "--bounding-set",
+            "-net_admin,-net_raw",
+            "--inh-caps",
+            "-net_admin,-net_raw",
+            program("bruma-proxy"),
+        ],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
     assert r.returncode == 1 and "CAP_NET_ADMIN" in r.stdout, r.stdout[-500:]
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real ztunnel under Bruma's steering, whose program BRUMA_ZTUNNEL names, and Bruma's proxy on the other node."""
+
 import re
 import signal
 import time
@@ -33,11 +34,17 @@ def test_ztunnel_and_our_proxy_talk_hbone(ztunnel, six):
 
 def test_nothing_of_it_is_in_plaintext_on_the_wire(ztunnel):
     m, _ = ztunnel
-    dump = Process(["timeout", "20", "tcpdump", "-i", "any", "-l", "--immediate-mode", "-n", "-A", "tcp"], f"{m.dir}/wire.log", netns=m.nodes[1].netns)
+    dump = Process(
+        ["timeout", "20", "tcpdump", "-i", "any", "-l", "--immediate-mode", "-n", "-A", "tcp"],
+        f"{m.dir}/wire.log",
+        netns=m.nodes[1].netns,
+    )
     wait_for(lambda: "listening on" in dump.text() or not dump.alive(), "tcpdump")
     for client, server in ((m.web, m.shop), (m.shop, m.web)):
         assert ask(client, server.ip)[0] == client.ip
-    wait_for(lambda: f"{m.shop.ip}.15008" in dump.text() and f"{m.web.ip}.15008" in dump.text(), "the tunnels")
+    wait_for(
+        lambda: f"{m.shop.ip}.15008" in dump.text() and f"{m.web.ip}.15008" in dump.text(), "the tunnels"
+    )
     assert ask(m.web, m.far.ip)[0] == m.web.ip
     wait_for(lambda: "hello" in dump.text(), "plaintext to outside the mesh: it can be seen")
     dump.stop()
@@ -53,7 +60,13 @@ def test_ztunnel_plaintext_and_pods_of_the_same_node(ztunnel, six):
     def ip(pod):
         return pod.ip6 if six else pod.ip
 
-    for client, server in ((m.web, m.far), (m.far, m.web), (m.web, m.other), (m.other, m.web), (m.web, m.web)):
+    for client, server in (
+        (m.web, m.far),
+        (m.far, m.web),
+        (m.web, m.other),
+        (m.other, m.web),
+        (m.web, m.web),
+    ):
         assert ask(client, ip(server))[0] == ip(client), (client.name, server.name)
     wait_for(lambda: zt.access(m.web.identity, m.other.identity), "HBONE between the pods of the node")
 
@@ -70,7 +83,16 @@ def test_ztunnel_and_a_closed_port(ztunnel, six):
 def test_ztunnel_and_policy(ztunnel):
     m, zt = ztunnel
     rule = [[[{"principals": [{"Exact": m.shop.identity.removeprefix("spiffe://")}]}]]]
-    m.policies = [{"name": "only-shop", "namespace": "demo", "scope": "Namespace", "action": "Allow", "dryRun": False, "rules": rule}]
+    m.policies = [
+        {
+            "name": "only-shop",
+            "namespace": "demo",
+            "scope": "Namespace",
+            "action": "Allow",
+            "dryRun": False,
+            "rules": rule,
+        }
+    ]
     m.write()
     try:
         wait_for(lambda: ask(m.far, m.web.ip)[0] != m.far.ip, "plaintext to be refused")
@@ -79,16 +101,21 @@ def test_ztunnel_and_policy(ztunnel):
     finally:
         m.policies = []
         m.write()
-    wait_for(lambda: ask(m.other, m.web.ip)[0] == m.other.ip and ask(m.far, m.web.ip)[0] == m.far.ip, "the policy to be gone")
+    wait_for(
+        lambda: ask(m.other, m.web.ip)[0] == m.other.ip and ask(m.far, m.web.ip)[0] == m.far.ip,
+        "the policy to be gone",
+    )
 
 
 def test_ztunnel_large_transfers(ztunnel):
     """8 MiB each way, over the tunnel, whole."""
     m, _ = ztunnel
-    m.shop.server("import socket\ns = socket.create_server(('', 8181))\nprint('READY', flush=True)\nimport hashlib\n"
-                  "while True:\n c, _ = s.accept()\n h = hashlib.sha256(); n = 0\n"
-                  " while n < 8 << 20:\n  d = c.recv(65536)\n  if not d: break\n  n += len(d); h.update(d)\n"
-                  " c.sendall(h.digest() + bytes(8 << 20)); c.close()")
+    m.shop.server(
+        "import socket\ns = socket.create_server(('', 8181))\nprint('READY', flush=True)\nimport hashlib\n"
+        "while True:\n c, _ = s.accept()\n h = hashlib.sha256(); n = 0\n"
+        " while n < 8 << 20:\n  d = c.recv(65536)\n  if not d: break\n  n += len(d); h.update(d)\n"
+        " c.sendall(h.digest() + bytes(8 << 20)); c.close()"
+    )
     code = f"""
 import hashlib, os, socket, threading
 data = os.urandom(8 << 20)
@@ -137,15 +164,24 @@ def test_ztunnel_leaves_and_rejoins():
         wait_for(lambda: "WORD 2" in long.text(), "the long connection")
         m.labels = {}
         m.write()
-        wait_for(lambda: zt.pod(m.web)["state"] == "draining" and zt.pod(m.other)["state"] == "outside", "the pods to leave")
+        wait_for(
+            lambda: zt.pod(m.web)["state"] == "draining" and zt.pod(m.other)["state"] == "outside",
+            "the pods to leave",
+        )
         assert ask(m.web, m.far.ip)[0] == m.web.ip
         n = long.text().count("WORD")
         wait_for(lambda: long.text().count("WORD") > n + 5, "the connection to go on")
         m.labels = {"istio.io/dataplane-mode": "ambient"}
         m.write()
-        wait_for(lambda: zt.pod(m.web)["proxy"] == "serving" and zt.pod(m.other)["proxy"] == "serving", "the pods' return")
+        wait_for(
+            lambda: zt.pod(m.web)["proxy"] == "serving" and zt.pod(m.other)["proxy"] == "serving",
+            "the pods' return",
+        )
         before = len(tunnelled(m, zt, m.web, m.shop))
-        wait_for(lambda: ask(m.web, m.shop.ip)[0] == m.web.ip and len(tunnelled(m, zt, m.web, m.shop)) > before, "a tunnel")
+        wait_for(
+            lambda: ask(m.web, m.shop.ip)[0] == m.web.ip and len(tunnelled(m, zt, m.web, m.shop)) > before,
+            "a tunnel",
+        )
         assert long.alive()
 
 
@@ -153,9 +189,11 @@ def test_ztunnel_killed_restarted_and_upgraded():
     with ztunnel_mesh() as (m, zt):
         first = zt.all[0][0]
         # upgraded: a second one beside it, then the first is told to end
-        streams = [m.shop.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT)),
-                   m.web.popen("/usr/bin/python3", "-u", "-c", STREAM, m.shop.ip, str(PORT)),
-                   m.far.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip6, str(PORT))]
+        streams = [
+            m.shop.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT)),
+            m.web.popen("/usr/bin/python3", "-u", "-c", STREAM, m.shop.ip, str(PORT)),
+            m.far.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip6, str(PORT)),
+        ]
         for s in streams:
             wait_for(lambda s=s: "READY" in s.text(), "the stream")
         second = zt.start()
@@ -175,7 +213,11 @@ def test_ztunnel_killed_restarted_and_upgraded():
         wait_for(lambda: zt.pod(m.web)["lastReason"] == "proxy_away", "the reason")
         assert not zt.pod(m.web)["mends"]
         zt.start()
-        wait_for(lambda: ask(m.web, m.shop.ip)[0] == m.web.ip and ask(m.shop, m.web.ip)[0] == m.shop.ip, "its return", 30)
+        wait_for(
+            lambda: ask(m.web, m.shop.ip)[0] == m.web.ip and ask(m.shop, m.web.ip)[0] == m.shop.ip,
+            "its return",
+            30,
+        )
         # a pod that comes and one that goes
         late = m.pod("late")
         m.write()
@@ -188,8 +230,10 @@ def test_ztunnel_killed_restarted_and_upgraded():
 
 def test_ztunnel_outlives_the_agent():
     with ztunnel_mesh() as (m, zt):
-        streams = [m.shop.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT)),
-                   m.far.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT))]
+        streams = [
+            m.shop.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT)),
+            m.far.popen("/usr/bin/python3", "-u", "-c", STREAM, m.web.ip, str(PORT)),
+        ]
         for s in streams:
             wait_for(lambda s=s: "READY" in s.text(), "the stream")
         zt.node.agent.kill()

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What passes a node: every TCP segment on every link of its namespace, so on the link between the nodes and at each pod's own.
 
-    with Wire(node) as wire:
-        ...
-        assert not wire.plain(pods)
+with Wire(node) as wire:
+    ...
+    assert not wire.plain(pods)
 """
+
 import collections
 import ipaddress
 import os
@@ -29,10 +30,19 @@ HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY = 0, 43, 44
 
 def skip_extensions(frame, at, protocol):
     """Past the extension headers of IPv6: (offset, protocol) of what they stand before. Of a later fragment: (offset, None)."""
-    while protocol in (HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY) and len(frame) >= at + 8:
-        if protocol == FRAGMENT and int.from_bytes(frame[at + 2:at + 4], "big") & ~7:
+    while (
+        protocol in (HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY)
+        and len(frame) >= at + 8
+    ):
+        if protocol == FRAGMENT and int.from_bytes(frame[at + 2 : at + 4], "big") & ~7:
             return at, None
-        length = 8 if protocol == FRAGMENT else (frame[at + 1] + 2) * 4 if protocol == AUTHENTICATION else (frame[at + 1] + 1) * 8
+        length = (
+            8
+            if protocol == FRAGMENT
+            else (frame[at + 1] + 2) * 4
+            if protocol == AUTHENTICATION
+            else (frame[at + 1] + 1) * 8
+        )
         at, protocol = at + length, frame[at]
     return at, protocol
 
@@ -53,7 +63,7 @@ def parse(frame):
     if protocol not in (TCP, UDP) or len(frame) < at + 8:
         return None
     source, destination = (str(ipaddress.ip_address(a)) for a in addresses)
-    ports = int.from_bytes(frame[at:at + 2], "big"), int.from_bytes(frame[at + 2:at + 4], "big")
+    ports = int.from_bytes(frame[at : at + 2], "big"), int.from_bytes(frame[at + 2 : at + 4], "big")
     data = at + ((frame[at + 12] >> 4) * 4 if protocol == TCP else 8)
     flags = frame[at + 13] if protocol == TCP else 0
     return protocol, Segment(source, destination, *ports, flags, bytes(frame[data:end]))
@@ -114,8 +124,11 @@ class Wire:
 
     def plain(self, pods):
         """Those that are not of a tunnel. A reset alone carries nothing."""
-        return [s for s in self.between(pods) if HBONE not in (s.source_port, s.destination_port)
-                and (s.payload or not s.flags & RST)]
+        return [
+            s
+            for s in self.between(pods)
+            if HBONE not in (s.source_port, s.destination_port) and (s.payload or not s.flags & RST)
+        ]
 
     def holds(self, data):
         return any(data in s.payload for s in self.seen())

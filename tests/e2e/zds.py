@@ -4,6 +4,7 @@ the stock rule set (tests/data/capture, as saved in a pod of a real cluster). No
 
     with Mesh(nodes=2, node_kinds=[ZdsNode, ZdsNode]) as mesh: ...
 """
+
 import array
 import contextlib
 import os
@@ -21,11 +22,26 @@ PATIENCE = 10  # seconds; a stock agent waits five
 
 def capture(netns):
     """What the stock CNI agent sets up in a pod: rules as they were saved there, mark rule and route."""
-    for family, tool, saved, everything in (("-4", "iptables-nft-restore", "iptables-save.txt", "0.0.0.0/0"),
-                                            ("-6", "ip6tables-nft-restore", "ip6tables-save.txt", "::/0")):
+    for family, tool, saved, everything in (
+        ("-4", "iptables-nft-restore", "iptables-save.txt", "0.0.0.0/0"),
+        ("-6", "ip6tables-nft-restore", "ip6tables-save.txt", "::/0"),
+    ):
         with open(os.path.join(DATA, saved)) as rules:
             sh("nsenter", f"--net=/run/netns/{netns}", tool, stdin=rules)
-        sh("ip", "-n", netns, family, "rule", "add", "fwmark", "0x111/0xfff", "pref", "32764", "lookup", "100")
+        sh(
+            "ip",
+            "-n",
+            netns,
+            family,
+            "rule",
+            "add",
+            "fwmark",
+            "0x111/0xfff",
+            "pref",
+            "32764",
+            "lookup",
+            "100",
+        )
         sh("ip", "-n", netns, family, "route", "add", "local", everything, "dev", "lo", "table", "100")
 
 
@@ -166,7 +182,13 @@ class ZdsNode(Node):
             authority = Authority.load(f"{self.run_dir}/control/root-cert.pem", self.mesh.ca_key)
             self.ca = Plane(f"{self.mesh.dir}/ca{self.number}", self.netns, authority=authority)
         ca = {name: value for name, value in self.ca.env().items() if name.startswith("CA_")}
-        return {**super().proxy_env(), **ca, "INPOD_UDS": f"{self.run_dir}/zds.sock", "ISTIO_META_DNS_CAPTURE": "false", **self.more_env}
+        return {
+            **super().proxy_env(),
+            **ca,
+            "INPOD_UDS": f"{self.run_dir}/zds.sock",
+            "ISTIO_META_DNS_CAPTURE": "false",
+            **self.more_env,
+        }
 
     def start_proxy(self, wait=True):
         if not self.cni_agent:
@@ -181,9 +203,19 @@ class ZdsNode(Node):
 
     def start_second_proxy(self):
         """Beside the first, with ports of its own for admin pages: (process, its connection). Nothing is told to it yet."""
-        env = {**self.proxy_env(), "BRUMA_ADMIN_PORT": "0", "BRUMA_METRICS_PORT": "0", "BRUMA_READY_PORT": "0",
-               "BRUMA_RUN_DIR": "/nonexistent"}
-        p = Process([program("bruma-proxy")], f"{self.mesh.dir}/proxy{self.number}-second.log", netns=self.netns, env=env)
+        env = {
+            **self.proxy_env(),
+            "BRUMA_ADMIN_PORT": "0",
+            "BRUMA_METRICS_PORT": "0",
+            "BRUMA_READY_PORT": "0",
+            "BRUMA_RUN_DIR": "/nonexistent",
+        }
+        p = Process(
+            [program("bruma-proxy")],
+            f"{self.mesh.dir}/proxy{self.number}-second.log",
+            netns=self.netns,
+            env=env,
+        )
         return p, self.cni_agent.accept()
 
     def introduce(self, connection=None):

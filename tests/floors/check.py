@@ -5,6 +5,7 @@ against floors.txt. Headers of a program's own folder, such as proxy/proxy.h, ar
 
     tests/floors/check.py BUILD      prints what goes up or sideways, and circles among the files of lib; status 1 if any
 """
+
 import collections
 import json
 import os
@@ -41,8 +42,12 @@ def objects(build):
 
 
 def symbols(path):
-    lines = [line.split() for line in subprocess.run(["nm", "-P", path], check=True, capture_output=True,
-                                                     text=True).stdout.splitlines()]
+    lines = [
+        line.split()
+        for line in subprocess.run(
+            ["nm", "-P", path], check=True, capture_output=True, text=True
+        ).stdout.splitlines()
+    ]
     return ({w[0] for w in lines if w[1] in DEFINED}, {w[0] for w in lines if w[1] in WANTED})
 
 
@@ -54,8 +59,12 @@ def calls(build, program):
             has, wants = symbols(path)
             defined.update({name: source for name in has})
             wanted[source] |= wants
-    return sorted((source, defined[name], name) for source, names in wanted.items() for name in names
-                  if name in defined and defined[name] != source)
+    return sorted(
+        (source, defined[name], name)
+        for source, names in wanted.items()
+        for name in names
+        if name in defined and defined[name] != source
+    )
 
 
 def includes(program):
@@ -122,7 +131,10 @@ def main():
             if a != b and b != "." and floor[b] <= floor[a]:
                 wrong.append(f"{source} includes {header}: {b} is not below {a}")
         if program == "lib":
-            wrong += ["these call each other in a circle: " + " ".join(c) for c in circles((a, b) for a, b, _ in made)]
+            wrong += [
+                "these call each other in a circle: " + " ".join(c)
+                for c in circles((a, b) for a, b, _ in made)
+            ]
     if not seen:
         sys.exit(f"no calls were found in {build}: is it built?")
     print("\n".join(wrong) if wrong else f"{seen} calls, all of them downwards")

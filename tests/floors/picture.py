@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The picture of the floors, from floors.txt.
 
-    tests/floors/picture.py >docs/pictures/floors.svg
+tests/floors/picture.py >docs/pictures/floors.svg
 """
+
 import html
 import os
 
@@ -57,15 +58,19 @@ def text(x, y, words, kind):
 
 def column(program, floors, x, y):
     bottom = y + TITLE + len(floors) * (HEIGHT + GAP) - GAP
-    lines = [text(x, y + 18, f"{program}/", "title"),
-             f'  <path class="line" d="M{x - 10} {y + TITLE} V{bottom}"/>']
+    lines = [
+        text(x, y + 18, f"{program}/", "title"),
+        f'  <path class="line" d="M{x - 10} {y + TITLE} V{bottom}"/>',
+    ]
     for number, rooms in enumerate(floors):
         top, width = y + TITLE + number * (HEIGHT + GAP), (WIDTH - GAP * (len(rooms) - 1)) // len(rooms)
         for place, (room, words) in enumerate(rooms):
             left = x + place * (width + GAP)
-            lines += [f'  <rect class="room" x="{left}" y="{top}" width="{width}" height="{HEIGHT}" rx="4"/>',
-                      text(left + 8, top + 14, "its own files" if room == "." else room, "name"),
-                      text(left + 8, top + 27, words, "small")]
+            lines += [
+                f'  <rect class="room" x="{left}" y="{top}" width="{width}" height="{HEIGHT}" rx="4"/>',
+                text(left + 8, top + 14, "its own files" if room == "." else room, "name"),
+                text(left + 8, top + 27, words, "small"),
+            ]
     return lines, bottom
 
 
@@ -81,12 +86,18 @@ def main():
         lines += made
         y = bottom + 28
     ends.append(bottom)
-    lines += [text(x, y + 4, "A room calls rooms on floors below its own, and what it was handed.", "small"),
-              text(x, y + 18, "Both programs call lib.", "small")]
+    lines += [
+        text(x, y + 4, "A room calls rooms on floors below its own, and what it was handed.", "small"),
+        text(x, y + 18, "Both programs call lib.", "small"),
+    ]
     ends.append(y + 18)
     width, height = x + WIDTH + MARGIN // 2, max(ends) + 12
-    print(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">')
-    print("  <!-- SPDX-License-Identifier: Apache-2.0; made by tests/floors/picture.py from tests/floors/floors.txt -->")
+    print(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">'
+    )
+    print(
+        "  <!-- SPDX-License-Identifier: Apache-2.0; made by tests/floors/picture.py from tests/floors/floors.txt -->"
+    )
     print(STYLE)
     print(f'  <rect class="page" width="{width}" height="{height}"/>')
     print("\n".join(lines))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines that a proxy adds to its access log."""
+
 import re
 
 from support.system import wait_for
@@ -23,12 +24,16 @@ class AccessLog:
 
     def wait(self, what, **fields):
         """The first line with these fields ("__" stands for "."); a value may be a function."""
+
         def there():
             for line in self.lines():
                 if all(_matches(line.get(key.replace("__", ".")), value) for key, value in fields.items()):
                     return line
             return None
-        return wait_for(there, f"the access log of {self.node.name} to tell of {what}", 10, log=self.node.proxy_log)
+
+        return wait_for(
+            there, f"the access log of {self.node.name} to tell of {what}", 10, log=self.node.proxy_log
+        )
 
 
 def _matches(have, want):

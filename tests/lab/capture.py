@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A packet capture between the nodes, and what it holds."""
+
 import os
 import signal
 
@@ -17,8 +18,24 @@ class Capture:
     def __enter__(self):
         # AppArmor, where it is on, lets the distributions' tcpdump write to files of certain names, and takes away an output
         # that it inherits if its file has another one: *.pcap and *.pcap<digit>* pass.
-        self.process = Process(["tcpdump", "-i", self.link, "--immediate-mode", "-U", "-s", "0", "-B", "8192", "-w", self.path, self.what],
-                               self.path + "0.log", netns=self.node.netns)
+        self.process = Process(
+            [
+                "tcpdump",
+                "-i",
+                self.link,
+                "--immediate-mode",
+                "-U",
+                "-s",
+                "0",
+                "-B",
+                "8192",
+                "-w",
+                self.path,
+                self.what,
+            ],
+            self.path + "0.log",
+            netns=self.node.netns,
+        )
         self.process.wait_for_text("listening on")
         return self
 

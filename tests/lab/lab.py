@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """The lab; tests/lab.sh is its front door."""
+
 import argparse
 import os
 import shlex
@@ -72,8 +73,11 @@ def clean_up(show):
 def demonstrate(arguments, show):
     w = world.World(arguments.build)
     s = Steps(w, show)
-    made = (show.step("two nodes", s.nodes) and show.step("agents and proxies", s.programs) and
-            show.step("pods, by CNI", s.pods))
+    made = (
+        show.step("two nodes", s.nodes)
+        and show.step("agents and proxies", s.programs)
+        and show.step("pods, by CNI", s.pods)
+    )
     if made:
         show.step("web -> shop on the other node", s.other_node)
         show.step("web -> cart on the same node", s.same_node)
@@ -90,9 +94,20 @@ def demonstrate(arguments, show):
     good = show.table()
     if made and arguments.keep:
         guide = GUIDE + (WAYPOINT_GUIDE if envoy else "") + LAST_GUIDE
-        show.say(guide.format(build=w.build, cgroup=w.state["cgroup"], pins=w.state["pins"], run=world.RUN,
-                              ctl=shlex.quote(f"{w.build}/ctl/brumactl"), shop=w.shop.ip4, cart=w.cart.ip4,
-                              agent=w.n1.agent.pid, books=world.BOOKS4, lab=shlex.quote(f"{LAB}.sh")))
+        show.say(
+            guide.format(
+                build=w.build,
+                cgroup=w.state["cgroup"],
+                pins=w.state["pins"],
+                run=world.RUN,
+                ctl=shlex.quote(f"{w.build}/ctl/brumactl"),
+                shop=w.shop.ip4,
+                cart=w.cart.ip4,
+                agent=w.n1.agent.pid,
+                books=world.BOOKS4,
+                lab=shlex.quote(f"{LAB}.sh"),
+            )
+        )
     return good
 
 
@@ -133,14 +148,19 @@ def keep_logs(show):
     """Of a lab that failed and is taken down."""
     import shutil
     import tempfile
+
     if not os.path.isdir(world.RUN):
         return
     target = tempfile.mkdtemp(prefix="bruma-lab-logs-")
     for base, _, files in os.walk(world.RUN):
         for name in files:
             if name.endswith((".log", ".yaml", ".conflist", ".pcap")):
-                shutil.copy(os.path.join(base, name), os.path.join(target, os.path.relpath(
-                    os.path.join(base, name), world.RUN).replace("/", "-")))
+                shutil.copy(
+                    os.path.join(base, name),
+                    os.path.join(
+                        target, os.path.relpath(os.path.join(base, name), world.RUN).replace("/", "-")
+                    ),
+                )
     show.say(f"logs are in {target}")
 
 

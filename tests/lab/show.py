@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the lab prints: progress, what was seen, and the table at the end."""
+
 import sys
 import textwrap
 import time
@@ -19,8 +20,19 @@ class Show:
     def saw(self, text):
         """One thing that was seen, below the step's line."""
         for line in text.splitlines() or [""]:
-            self.say("\n".join(textwrap.wrap(line, WIDTH - 9, initial_indent="       | ", subsequent_indent="       |   ",
-                                             break_long_words=False, break_on_hyphens=False)) or "       |")
+            self.say(
+                "\n".join(
+                    textwrap.wrap(
+                        line,
+                        WIDTH - 9,
+                        initial_indent="       | ",
+                        subsequent_indent="       |   ",
+                        break_long_words=False,
+                        break_on_hyphens=False,
+                    )
+                )
+                or "       |"
+            )
 
     def raw(self, text):
         """Output of a program, as it is."""
@@ -61,7 +73,7 @@ class Show:
         try:
             with open(log, errors="replace") as f:
                 for line in f.readlines()[-5:]:
-                    self.say(f"       > {line.rstrip()[:WIDTH * 2]}")
+                    self.say(f"       > {line.rstrip()[: WIDTH * 2]}")
         except OSError as e:
             self.say(f"       > {e}")
 
@@ -79,7 +91,9 @@ class Show:
         good = bool(self.rows) and all(r[1] != "FAILED" for r in self.rows)
         self.say("-" * WIDTH)
         failed, skipped = (sum(r[1] == v for r in self.rows) for v in ("FAILED", "skip"))
-        self.say(f"{len(self.rows) - failed - skipped} of {self.steps} steps ok{f', {skipped} skipped' if skipped else ''}"
-                 f"{f', {failed} FAILED' if failed else ''}, {time.monotonic() - self.started:.1f} s")
+        self.say(
+            f"{len(self.rows) - failed - skipped} of {self.steps} steps ok{f', {skipped} skipped' if skipped else ''}"
+            f"{f', {failed} FAILED' if failed else ''}, {time.monotonic() - self.started:.1f} s"
+        )
         sys.stdout.flush()
         return good and len(self.rows) == self.steps

@@ -6,6 +6,7 @@
 
 Everything is in namespaces bruma-lab-*, in /run/bruma-lab, in a cgroup "bruma-lab" and in a pin directory "bruma-lab".
 """
+
 import json
 import os
 import secrets
@@ -34,7 +35,13 @@ class World:
         self.build, self.mesh, self.apps = build, Mesh(), []
         self.secret = "card-" + secrets.token_hex(16)  # what must not be seen between the nodes
         self.mesh_file = f"{RUN}/mesh.yaml"
-        self.state = {"pids": {}, "mounts": [], "cgroup": None, "pins": None, "first_netns": not network.is_mounted()}
+        self.state = {
+            "pids": {},
+            "mounts": [],
+            "cgroup": None,
+            "pins": None,
+            "first_netns": not network.is_mounted(),
+        }
 
     # ---- up ----
 
@@ -52,9 +59,23 @@ class World:
         os.makedirs(self.state["pins"], exist_ok=True)
         run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{RUN}/ca-key.pem"])
         os.chmod(f"{RUN}/ca-key.pem", 0o600)
-        self.n1, self.n2 = (Node(f"n{i}", i, PREFIX, f"{RUN}/n{i}", f"{self.state['pins']}/n{i}",
-                                 f"{self.state['cgroup']}/n{i}", self.build, self.mesh_file, f"{RUN}/ca-key.pem",
-                                 tied=False, subnet4="10.71", subnet6="fd71") for i in (1, 2))
+        self.n1, self.n2 = (
+            Node(
+                f"n{i}",
+                i,
+                PREFIX,
+                f"{RUN}/n{i}",
+                f"{self.state['pins']}/n{i}",
+                f"{self.state['cgroup']}/n{i}",
+                self.build,
+                self.mesh_file,
+                f"{RUN}/ca-key.pem",
+                tied=False,
+                subnet4="10.71",
+                subnet6="fd71",
+            )
+            for i in (1, 2)
+        )
         for node in (self.n1, self.n2):
             node.create()
             with open(f"{node.directory}/10-pods.conflist", "w") as f:
@@ -70,8 +91,15 @@ class World:
         m.workload("store", "web", n1.pod_addresses(10), "n1", "web")
         m.workload("store", "cart", n1.pod_addresses(11), "n1", "cart", policies=[only_web])
         m.workload("visitors", "intruder", n1.pod_addresses(12), "n1", "intruder")
-        m.workload("store", "shop", n2.pod_addresses(10), "n2", "shop", policies=[only_web],
-                   services={f"store/{HOST}": {80: 8080}})
+        m.workload(
+            "store",
+            "shop",
+            n2.pod_addresses(10),
+            "n2",
+            "shop",
+            policies=[only_web],
+            services={f"store/{HOST}": {80: 8080}},
+        )
         m.write(self.mesh_file)
 
     def start(self):
@@ -96,25 +124,73 @@ class World:
         for pod in (self.shop, self.outside):
             self._start_nginx(pod)
         log = f"{RUN}/redis.log"
-        self.apps.append(self.cart.start(
-            ["redis-server", "--bind", "0.0.0.0", "::", "--port", "6379", "--protected-mode", "no", "--save", "",
-             "--appendonly", "no", "--dir", RUN, "--daemonize", "no"], log, tied=False))
+        self.apps.append(
+            self.cart.start(
+                [
+                    "redis-server",
+                    "--bind",
+                    "0.0.0.0",
+                    "::",
+                    "--port",
+                    "6379",
+                    "--protected-mode",
+                    "no",
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "no",
+                    "--dir",
+                    RUN,
+                    "--daemonize",
+                    "no",
+                ],
+                log,
+                tied=False,
+            )
+        )
         for pod, port in ((self.shop, 8080), (self.outside, 8080), (self.cart, 6379)):
-            wait_for(lambda pod=pod, port=port: f":{port} " in run(["ss", "-Hltn"], netns=pod.netns).stdout,
-                     f"the server in {pod.name} to listen on {port}", log=f"{RUN}/{pod.name}-nginx.log")
+            wait_for(
+                lambda pod=pod, port=port: f":{port} " in run(["ss", "-Hltn"], netns=pod.netns).stdout,
+                f"the server in {pod.name} to listen on {port}",
+                log=f"{RUN}/{pod.name}-nginx.log",
+            )
 
     def add_waypoint(self, envoy):
         """A service of two versions behind an Envoy, and pods that accept nobody but it."""
         m, n1, n2 = self.mesh, self.n1, self.n2
         gate = m.service("store", "waypoint", ["10.96.0.31"], {15008: 15008})
-        books = m.service("store", "books", [BOOKS4, BOOKS6], {80: 8080}, waypoint={"destination": gate, "hboneMtlsPort": 15008})
+        books = m.service(
+            "store",
+            "books",
+            [BOOKS4, BOOKS6],
+            {80: 8080},
+            waypoint={"destination": gate, "hboneMtlsPort": 15008},
+        )
         only = m.policy("store", "only-waypoint", [[[{"principals": [m.principal("store", "waypoint")]}]]])
         for name, node, host in (("books-1", n2, 12), ("books-2", n1, 13)):
-            m.workload("store", name, node.pod_addresses(host), node.name, "books", policies=[only], services={books: {80: 8080}})
-        m.workload("store", "waypoint", n2.pod_addresses(13), "n2", "waypoint", services={gate: {15008: 15008}},
-                   labels={"istio.io/dataplane-mode": "none"})
+            m.workload(
+                "store",
+                name,
+                node.pod_addresses(host),
+                node.name,
+                "books",
+                policies=[only],
+                services={books: {80: 8080}},
+            )
+        m.workload(
+            "store",
+            "waypoint",
+            n2.pod_addresses(13),
+            "n2",
+            "waypoint",
+            services={gate: {15008: 15008}},
+            labels={"istio.io/dataplane-mode": "none"},
+        )
         m.write(self.mesh_file)
-        self.books = [n2.create_pod("store", "books-1", "books", 12), n1.create_pod("store", "books-2", "books", 13)]
+        self.books = [
+            n2.create_pod("store", "books-1", "books", 12),
+            n1.create_pod("store", "books-2", "books", 13),
+        ]
         self.gate = n2.create_pod("store", "waypoint", "waypoint", 13)
         for pod in self.books:
             self._start_nginx(pod)
@@ -122,8 +198,18 @@ class World:
         os.makedirs(directory)
         identities = f"spiffe://{m.trust_domain}/ns/store/"
         waypoint.certificate(directory, f"{n2.run_dir}/control", f"{RUN}/ca-key.pem", identities)
-        self.envoy = waypoint.Waypoint(envoy, directory, self.gate.netns, self.gate.cgroup, tied=False, identities=identities,
-                                       vip4=BOOKS4, vip6=BOOKS6, v1=self.books[0].ip4, v2=self.books[1].ip4)
+        self.envoy = waypoint.Waypoint(
+            envoy,
+            directory,
+            self.gate.netns,
+            self.gate.cgroup,
+            tied=False,
+            identities=identities,
+            vip4=BOOKS4,
+            vip6=BOOKS6,
+            v1=self.books[0].ip4,
+            v2=self.books[1].ip4,
+        )
         self.envoy.start()
 
     def _start_nginx(self, pod):
@@ -134,16 +220,25 @@ class World:
         if pod is self.shop:
             with open(f"{directory}/www/download", "wb") as f:
                 f.write(os.urandom(DOWNLOAD_BYTES))
-        places = "".join(f"  {kind}_temp_path {directory}/{kind};\n"
-                         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        places = "".join(
+            f"  {kind}_temp_path {directory}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
         with open(f"{directory}/nginx.conf", "w") as f:
-            f.write(f"user root;\ndaemon off;\nworker_processes 1;\npid {directory}/nginx.pid;\nerror_log stderr;\n"
-                    "events { worker_connections 256; }\n"
-                    "http {\n  log_format lab '$remote_addr $request_uri $status';\n"
-                    f"  access_log {directory}/access.log lab;\n{places}"
-                    f"  server {{ listen 8080; listen [::]:8080; root {directory}/www; }}\n}}\n")
-        self.apps.append(pod.start(["nginx", "-c", f"{directory}/nginx.conf", "-e", "stderr"],
-                                   f"{RUN}/{pod.name}-nginx.log", tied=False))
+            f.write(
+                f"user root;\ndaemon off;\nworker_processes 1;\npid {directory}/nginx.pid;\nerror_log stderr;\n"
+                "events { worker_connections 256; }\n"
+                "http {\n  log_format lab '$remote_addr $request_uri $status';\n"
+                f"  access_log {directory}/access.log lab;\n{places}"
+                f"  server {{ listen 8080; listen [::]:8080; root {directory}/www; }}\n}}\n"
+            )
+        self.apps.append(
+            pod.start(
+                ["nginx", "-c", f"{directory}/nginx.conf", "-e", "stderr"],
+                f"{RUN}/{pod.name}-nginx.log",
+                tied=False,
+            )
+        )
 
     def server_saw(self, pod):
         """Client addresses in the access log of a pod's nginx."""
@@ -194,10 +289,11 @@ def down():
     trouble += _end(pids)
     pins = [state["pins"]] if state["pins"] else [f"{m}/bruma-lab" for m in kernel.mounts("bpf")]
     for what, function, arguments in (
-            [(f"pins {p}", kernel.remove_pins, (p,)) for p in pins] +
-            [(f"namespace {n}", network.delete, (n,)) for n in NAMESPACES if network.exists(n)] +
-            [(f"cgroup {c}", kernel.cgroup_remove, (c,)) for c in cgroups] +
-            [(f"mount {m}", kernel.unmount, (m,)) for m in state["mounts"] if m.startswith(RUN)]):
+        [(f"pins {p}", kernel.remove_pins, (p,)) for p in pins]
+        + [(f"namespace {n}", network.delete, (n,)) for n in NAMESPACES if network.exists(n)]
+        + [(f"cgroup {c}", kernel.cgroup_remove, (c,)) for c in cgroups]
+        + [(f"mount {m}", kernel.unmount, (m,)) for m in state["mounts"] if m.startswith(RUN)]
+    ):
         try:
             function(*arguments)
         except (OSError, Failed) as e:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions to a running agent and proxy, over their own sockets (include/bruma/protocol.h), without brumactl."""
+
 import json
 import socket
 
@@ -65,5 +66,5 @@ def _unchunk(body):
         n = int(size.split(b";")[0], 16)
         if n == 0:
             break
-        out, body = out + rest[:n], rest[n + 2:]
+        out, body = out + rest[:n], rest[n + 2 :]
     return out

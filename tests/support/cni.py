@@ -5,6 +5,7 @@ Each plugin gets the network's name and version, its own entry and the result of
 one answered is cached and given to CHECK and DEL, which runs the chain backwards. DEL always goes through the whole
 chain and tells of the first error at its end.
 """
+
 import json
 import os
 import subprocess
@@ -37,8 +38,16 @@ class Runtime:
         try:
             for plugin in self.conflist["plugins"]:
                 started = time.monotonic()
-                result = self._call("ADD", plugin, container, netns, ifname,
-                                    pod_args(namespace, name, uid, container), result, ips)
+                result = self._call(
+                    "ADD",
+                    plugin,
+                    container,
+                    netns,
+                    ifname,
+                    pod_args(namespace, name, uid, container),
+                    result,
+                    ips,
+                )
                 self.times[container, plugin["type"]] = time.monotonic() - started
         except Failed:
             self._delete_chain(container, netns, ifname, pod_args(namespace, name, uid, container), None)
@@ -57,10 +66,18 @@ class Runtime:
 
     def delete(self, container, ifname="eth0", netns=None):
         """Deletes; a container that was never added is no error. netns "" stands for one that is gone."""
-        cached = self._load(container, ifname) or {"result": None, "netns": "", "namespace": "", "name": "", "uid": ""}
+        cached = self._load(container, ifname) or {
+            "result": None,
+            "netns": "",
+            "namespace": "",
+            "name": "",
+            "uid": "",
+        }
         args = pod_args(cached["namespace"], cached["name"], cached["uid"], container)
         path = cached["netns"] if netns is None else netns
-        error = self._delete_chain(container, path if os.path.exists(path) else "", ifname, args, cached["result"])
+        error = self._delete_chain(
+            container, path if os.path.exists(path) else "", ifname, args, cached["result"]
+        )
         if error:
             raise error
         if os.path.exists(self._cached(container, ifname)):
@@ -98,9 +115,18 @@ class Runtime:
             config["runtimeConfig"] = {"ips": list(ips)}
         if previous is not None:
             config["prevResult"] = previous
-        env = {"CNI_COMMAND": command, "CNI_PATH": self.path, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **self.env}
-        for key, value in (("CNI_CONTAINERID", container), ("CNI_NETNS", netns), ("CNI_IFNAME", ifname),
-                           ("CNI_ARGS", args)):
+        env = {
+            "CNI_COMMAND": command,
+            "CNI_PATH": self.path,
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            **self.env,
+        }
+        for key, value in (
+            ("CNI_CONTAINERID", container),
+            ("CNI_NETNS", netns),
+            ("CNI_IFNAME", ifname),
+            ("CNI_ARGS", args),
+        ):
             if value:
                 env[key] = value
         return call(plugin["type"], self.path, command, config, env, self.netns)
@@ -124,7 +150,9 @@ def call(plugin, path, command, config, env, netns=None, timeout=90):
     """One run of one plugin with exactly this environment. Returns its JSON answer, None if it gave none."""
     argv = inside(netns, [find_plugin(plugin, path)])
     try:
-        r = subprocess.run(argv, input=json.dumps(config), env=env, capture_output=True, text=True, timeout=timeout)
+        r = subprocess.run(
+            argv, input=json.dumps(config), env=env, capture_output=True, text=True, timeout=timeout
+        )
     except subprocess.TimeoutExpired as e:
         raise Failed(f"{plugin} {command} did not end within {timeout} s") from e
     if r.returncode == 0:
@@ -133,5 +161,7 @@ def call(plugin, path, command, config, env, netns=None, timeout=90):
         error = json.loads(r.stdout)
         raise PluginFailed(plugin, command, error["code"], error["msg"], error.get("details", ""), r.stdout)
     except (ValueError, KeyError, TypeError) as e:
-        raise Failed(f"{plugin} {command} ended with {r.returncode} and said no JSON: "
-                     f"{(r.stdout + r.stderr).strip()[-500:]}") from e
+        raise Failed(
+            f"{plugin} {command} ended with {r.returncode} and said no JSON: "
+            f"{(r.stdout + r.stderr).strip()[-500:]}"
+        ) from e

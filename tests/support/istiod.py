@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stock istiod as a process beside a real API server. Its program is the one that BRUMA_ISTIOD names; the definitions of its
 resources are read from the charts that BRUMA_ISTIO_CHARTS names (manifests/charts of a source tree or of a release)."""
+
 import base64
 import json
 import os
@@ -16,13 +17,19 @@ DEFINITIONS = ["base/files/crd-all.gen.yaml", "base/crds/crd-all.gen.yaml"]
 
 # What istiod asks for of the Gateway API, without the schemas: this API server keeps whatever it is given.
 GATEWAY_GROUP = "gateway.networking.k8s.io"
-GATEWAY_KINDS = {"GatewayClass": ("gatewayclasses", "Cluster", "v1"), "Gateway": ("gateways", "Namespaced", "v1")}
+GATEWAY_KINDS = {
+    "GatewayClass": ("gatewayclasses", "Cluster", "v1"),
+    "Gateway": ("gateways", "Namespaced", "v1"),
+}
 
 
 def missing():
     """Why the tests with istiod cannot run; None if they can."""
-    need = {"BRUMA_ISTIOD": "a stock istiod's program", "BRUMA_ISTIO_CHARTS": "the directory of its charts",
-            "BRUMA_KUBE": "a directory with kube-apiserver and etcd"}
+    need = {
+        "BRUMA_ISTIOD": "a stock istiod's program",
+        "BRUMA_ISTIO_CHARTS": "the directory of its charts",
+        "BRUMA_KUBE": "a directory with kube-apiserver and etcd",
+    }
     absent = [f"{name} ({what})" for name, what in need.items() if not os.environ.get(name)]
     return f"no istiod: not given: {', '.join(absent)}" if absent else None
 
@@ -37,16 +44,34 @@ def definitions(charts):
 
 
 def gateway_definition(kind, plural, scope, version):
-    return {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-            "metadata": {"name": f"{plural}.{GATEWAY_GROUP}",
-                         "annotations": {"gateway.networking.k8s.io/bundle-version": "v1.4.0",
-                                         "gateway.networking.k8s.io/channel": "standard",
-                                         "api-approved.kubernetes.io": "unapproved, of a test"}},
-            "spec": {"group": GATEWAY_GROUP, "scope": scope,
-                     "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"},
-                     "versions": [{"name": version, "served": True, "storage": True, "subresources": {"status": {}},
-                                   "schema": {"openAPIV3Schema": {"type": "object",
-                                                                  "x-kubernetes-preserve-unknown-fields": True}}}]}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{plural}.{GATEWAY_GROUP}",
+            "annotations": {
+                "gateway.networking.k8s.io/bundle-version": "v1.4.0",
+                "gateway.networking.k8s.io/channel": "standard",
+                "api-approved.kubernetes.io": "unapproved, of a test",
+            },
+        },
+        "spec": {
+            "group": GATEWAY_GROUP,
+            "scope": scope,
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"},
+            "versions": [
+                {
+                    "name": version,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "schema": {
+                        "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+                    },
+                }
+            ],
+        },
+    }
 
 
 class Istiod:
@@ -65,27 +90,77 @@ class Istiod:
                 self.server.api("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", d)
         self.server.make_namespace(SYSTEM)
         self.server.create("v1", "ServiceAccount", "istiod", SYSTEM)
-        kubeconfig = {"apiVersion": "v1", "kind": "Config", "current-context": "t",
-                      "clusters": [{"name": "t", "cluster": {"server": self.server.url, "certificate-authority-data":
-                                                             base64.b64encode(open(self.server.ca, "rb").read()).decode()}}],
-                      "users": [{"name": "t", "user": {"token": self.server.api.token}}],
-                      "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}]}
+        kubeconfig = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "t",
+            "clusters": [
+                {
+                    "name": "t",
+                    "cluster": {
+                        "server": self.server.url,
+                        "certificate-authority-data": base64.b64encode(
+                            open(self.server.ca, "rb").read()
+                        ).decode(),
+                    },
+                }
+            ],
+            "users": [{"name": "t", "user": {"token": self.server.api.token}}],
+            "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
+        }
         with open(f"{self.directory}/kubeconfig", "w") as f:
             json.dump(kubeconfig, f)
 
     def start(self):
         # It makes its own root in an empty working directory, and keeps it as a Secret.
-        env = {"HOME": f"{self.directory}/cwd", "PATH": "/usr/bin:/bin", "POD_NAME": "istiod-test", "POD_NAMESPACE": SYSTEM,
-               "SERVICE_ACCOUNT": "istiod", "REVISION": "default", "CLUSTER_ID": "Kubernetes", "PILOT_CERT_PROVIDER": "istiod",
-               "PILOT_ENABLE_AMBIENT": "true", "CA_TRUSTED_NODE_ACCOUNTS": f"{SYSTEM}/ztunnel", **self.env}
+        env = {
+            "HOME": f"{self.directory}/cwd",
+            "PATH": "/usr/bin:/bin",
+            "POD_NAME": "istiod-test",
+            "POD_NAMESPACE": SYSTEM,
+            "SERVICE_ACCOUNT": "istiod",
+            "REVISION": "default",
+            "CLUSTER_ID": "Kubernetes",
+            "PILOT_CERT_PROVIDER": "istiod",
+            "PILOT_ENABLE_AMBIENT": "true",
+            "CA_TRUSTED_NODE_ACCOUNTS": f"{SYSTEM}/ztunnel",
+            **self.env,
+        }
         self.starts += 1
-        self.process = Process(["env", "-i", "-C", f"{self.directory}/cwd", *(f"{k}={v}" for k, v in env.items()), self.program,
-                                "discovery", "--kubeconfig", f"{self.directory}/kubeconfig", "--domain", "cluster.local"],
-                               f"{self.directory}/istiod-{self.starts}.log", netns=self.server.netns)
+        self.process = Process(
+            [
+                "env",
+                "-i",
+                "-C",
+                f"{self.directory}/cwd",
+                *(f"{k}={v}" for k, v in env.items()),
+                self.program,
+                "discovery",
+                "--kubeconfig",
+                f"{self.directory}/kubeconfig",
+                "--domain",
+                "cluster.local",
+            ],
+            f"{self.directory}/istiod-{self.starts}.log",
+            netns=self.server.netns,
+        )
 
         def ready():
-            r = run(["curl", "-s", "-o", "/dev/null", "-m", "2", "-w", "%{http_code}", f"http://127.0.0.1:{READY_PORT}/ready"],
-                    netns=self.server.netns, check=False)
+            r = run(
+                [
+                    "curl",
+                    "-s",
+                    "-o",
+                    "/dev/null",
+                    "-m",
+                    "2",
+                    "-w",
+                    "%{http_code}",
+                    f"http://127.0.0.1:{READY_PORT}/ready",
+                ],
+                netns=self.server.netns,
+                check=False,
+            )
             return r.stdout == "200"
 
         wait_for_process(self.process, ready, "istiod to be ready", 120, 0.2)
@@ -96,4 +171,6 @@ class Istiod:
 
     def root(self):
         """The roots of its certificates, as it publishes them in each namespace."""
-        return self.server.api("GET", f"/api/v1/namespaces/{SYSTEM}/configmaps/istio-ca-root-cert")["data"]["root-cert.pem"]
+        return self.server.api("GET", f"/api/v1/namespaces/{SYSTEM}/configmaps/istio-ca-root-cert")["data"][
+            "root-cert.pem"
+        ]

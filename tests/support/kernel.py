@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where this machine has its cgroup2 tree and its BPF file system, also if it has neither mounted."""
+
 import os
 import time
 
@@ -83,5 +84,7 @@ def _cgroup_rmdir(directory):
             return
         except OSError as e:
             if time.monotonic() > deadline:
-                raise Failed(f"cgroup {directory} cannot be removed, it holds {cgroup_processes(directory)}") from e
+                raise Failed(
+                    f"cgroup {directory} cannot be removed, it holds {cgroup_processes(directory)}"
+                ) from e
             time.sleep(0.02)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Kubernetes API for tests: the real server on etcd, or a small one of our own that can misbehave (kube_small.py).
 Both run in a network namespace and are talked to over TLS with bearer tokens."""
+
 import contextlib
 import ctypes
 import datetime
@@ -56,7 +57,9 @@ def make_certificates(directory, addresses):
     def certificate(name, key, issuer_name, issuer_key, ca):
         b = x509.CertificateBuilder().subject_name(name).issuer_name(issuer_name).public_key(key.public_key())
         b = b.serial_number(x509.random_serial_number())
-        b = b.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
+        b = b.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(
+            now + datetime.timedelta(days=1)
+        )
         b = usual(b, key.public_key(), issuer_key.public_key(), ca=ca)
         if not ca:
             names = [x509.IPAddress(ipaddress.ip_address(a)) for a in addresses]
@@ -64,8 +67,11 @@ def make_certificates(directory, addresses):
         return b.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def pem(key):
-        return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL,
-                                 serialization.NoEncryption())
+        return key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
 
     def named(text):
         return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
@@ -92,8 +98,12 @@ class Client:
         c = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=20, context=self.context)
         c.sock = self.context.wrap_socket(s, server_hostname="127.0.0.1")
         try:
-            c.request(method, path, None if body is None else json.dumps(body),
-                      {"Authorization": f"Bearer {self.token}", "Content-Type": content_type})
+            c.request(
+                method,
+                path,
+                None if body is None else json.dumps(body),
+                {"Authorization": f"Bearer {self.token}", "Content-Type": content_type},
+            )
             r = c.getresponse()
             text = r.read().decode()
         finally:
@@ -126,15 +136,23 @@ class Server:
 
     def agent_settings(self):
         """For Node.start_agent()."""
-        return {"source": "kubernetes", "kube_server": self.url, "kube_ca": self.ca,
-                "kube_token_file": self.token_file}
+        return {
+            "source": "kubernetes",
+            "kube_server": self.url,
+            "kube_ca": self.ca,
+            "kube_token_file": self.token_file,
+        }
 
     # ---- objects ----
 
     def make_namespace(self, name, labels=None):
         """With these labels, also if the server has made it by itself."""
-        self.api("POST", "/api/v1/namespaces",
-                 {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}, check=False)
+        self.api(
+            "POST",
+            "/api/v1/namespaces",
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+            check=False,
+        )
         self.merge(f"/api/v1/namespaces/{name}", labels=labels or {})
 
     def label_namespace(self, name, **labels):
@@ -155,21 +173,52 @@ class Server:
         """Of a service account; bound to a pod, as the kubelet's are."""
         spec = {"audiences": [audience], "expirationSeconds": seconds}
         if pod:
-            spec["boundObjectRef"] = {"kind": "Pod", "apiVersion": "v1", "name": pod,
-                                      "uid": self.pod(namespace, pod)["metadata"]["uid"]}
-        made = self.api("POST", f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",
-                        {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec})
+            spec["boundObjectRef"] = {
+                "kind": "Pod",
+                "apiVersion": "v1",
+                "name": pod,
+                "uid": self.pod(namespace, pod)["metadata"]["uid"],
+            }
+        made = self.api(
+            "POST",
+            f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",
+            {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec},
+        )
         return made["status"]["token"]
 
-    def make_pod(self, namespace, name, node, ips, labels=None, annotations=None, account="default", spec=None,
-                 phase="Running"):
+    def make_pod(
+        self,
+        namespace,
+        name,
+        node,
+        ips,
+        labels=None,
+        annotations=None,
+        account="default",
+        spec=None,
+        phase="Running",
+    ):
         """A pod that runs, as its kubelet has reported it. Returns its UID."""
-        made = self.api("POST", f"/api/v1/namespaces/{namespace}/pods", {
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "namespace": namespace, "labels": labels or {},
-                         "annotations": annotations or {}},
-            "spec": {"nodeName": node, "serviceAccountName": account,
-                     "containers": [{"name": "app", "image": "none"}], **(spec or {})}})
+        made = self.api(
+            "POST",
+            f"/api/v1/namespaces/{namespace}/pods",
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": name,
+                    "namespace": namespace,
+                    "labels": labels or {},
+                    "annotations": annotations or {},
+                },
+                "spec": {
+                    "nodeName": node,
+                    "serviceAccountName": account,
+                    "containers": [{"name": "app", "image": "none"}],
+                    **(spec or {}),
+                },
+            },
+        )
         self.set_status(namespace, name, ips, phase)
         return made["metadata"]["uid"]
 
@@ -179,12 +228,17 @@ class Server:
             status.update(podIP=ips[0], podIPs=[{"ip": ip} for ip in ips])
         if ips and phase == "Running":
             status["conditions"] = [{"type": "Ready", "status": "True"}]
-        self.api("PATCH", f"/api/v1/namespaces/{namespace}/pods/{name}/status", {"status": status},
-                 "application/merge-patch+json")
+        self.api(
+            "PATCH",
+            f"/api/v1/namespaces/{namespace}/pods/{name}/status",
+            {"status": status},
+            "application/merge-patch+json",
+        )
 
     def label_pod(self, namespace, name, **labels):
-        return self.merge(f"/api/v1/namespaces/{namespace}/pods/{name}",
-                          labels={dataplane(k): v for k, v in labels.items()})
+        return self.merge(
+            f"/api/v1/namespaces/{namespace}/pods/{name}", labels={dataplane(k): v for k, v in labels.items()}
+        )
 
     def annotate_pod(self, namespace, name, annotations):
         return self.merge(f"/api/v1/namespaces/{namespace}/pods/{name}", annotations=annotations)
@@ -200,7 +254,9 @@ class Server:
 
     def redirection(self, namespace, name):
         """The annotation's value, or None."""
-        return self.pod(namespace, name)["metadata"].get("annotations", {}).get("ambient.istio.io/redirection")
+        return (
+            self.pod(namespace, name)["metadata"].get("annotations", {}).get("ambient.istio.io/redirection")
+        )
 
     def events(self, namespace, name):
         where = urllib.parse.quote(f"involvedObject.name={name}")
@@ -225,40 +281,83 @@ class RealServer(Server):
         self.make_roles()
 
     def _start_etcd(self):
-        self.processes.append(Process(
-            [f"{self.programs}/etcd", "--data-dir", f"{self.directory}/etcd", "--unsafe-no-fsync",
-             "--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379",
-             "--listen-peer-urls", "http://127.0.0.1:2380"], f"{self.directory}/etcd.log", netns=self.netns))
+        self.processes.append(
+            Process(
+                [
+                    f"{self.programs}/etcd",
+                    "--data-dir",
+                    f"{self.directory}/etcd",
+                    "--unsafe-no-fsync",
+                    "--listen-client-urls",
+                    "http://127.0.0.1:2379",
+                    "--advertise-client-urls",
+                    "http://127.0.0.1:2379",
+                    "--listen-peer-urls",
+                    "http://127.0.0.1:2380",
+                ],
+                f"{self.directory}/etcd.log",
+                netns=self.netns,
+            )
+        )
 
     def start_api(self):
         d = self.directory
         with open(f"{d}/tokens", "w") as f:
             f.write(f'{ADMIN},admin,1,"system:masters"\n{AGENT},bruma-agent,2\n')
         api = Process(
-            [f"{self.programs}/kube-apiserver", "--etcd-servers=http://127.0.0.1:2379",
-             f"--bind-address={'0.0.0.0' if self.addresses else '127.0.0.1'}",
-             f"--advertise-address={[*self.addresses, '127.0.0.1'][0]}", f"--secure-port={self.port}", "--service-cluster-ip-range=10.96.0.0/16",
-             "--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount",
-             f"--tls-cert-file={d}/server.crt", f"--tls-private-key-file={d}/server.key",
-             f"--token-auth-file={d}/tokens", "--service-account-issuer=https://kubernetes.default.svc",
-             f"--service-account-key-file={d}/sa.key", f"--service-account-signing-key-file={d}/sa.key",
-             f"--cert-dir={d}", "--profiling=false"], f"{d}/kube-apiserver.log", netns=self.netns)
+            [
+                f"{self.programs}/kube-apiserver",
+                "--etcd-servers=http://127.0.0.1:2379",
+                f"--bind-address={'0.0.0.0' if self.addresses else '127.0.0.1'}",
+                f"--advertise-address={[*self.addresses, '127.0.0.1'][0]}",
+                f"--secure-port={self.port}",
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--authorization-mode=RBAC",
+                "--disable-admission-plugins=ServiceAccount",
+                f"--tls-cert-file={d}/server.crt",
+                f"--tls-private-key-file={d}/server.key",
+                f"--token-auth-file={d}/tokens",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                f"--service-account-key-file={d}/sa.key",
+                f"--service-account-signing-key-file={d}/sa.key",
+                f"--cert-dir={d}",
+                "--profiling=false",
+            ],
+            f"{d}/kube-apiserver.log",
+            netns=self.netns,
+        )
         self.processes.append(api)
         self.api_process = api
-        wait_for_process(api, lambda: self.api("GET", "/readyz") == "ok", "the API server to be ready", 90, 0.2)
+        wait_for_process(
+            api, lambda: self.api("GET", "/readyz") == "ok", "the API server to be ready", 90, 0.2
+        )
 
     def stop_api(self):
         self.api_process.kill()
 
     def make_roles(self):
         group = "rbac.authorization.k8s.io"
-        self.api("POST", f"/apis/{group}/v1/clusterroles",
-                 {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": {"name": "bruma-agent"},
-                  "rules": AGENT_RULES})
-        self.api("POST", f"/apis/{group}/v1/clusterrolebindings",
-                 {"apiVersion": f"{group}/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "bruma-agent"},
-                  "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "bruma-agent"},
-                  "subjects": [{"apiGroup": group, "kind": "User", "name": "bruma-agent"}]})
+        self.api(
+            "POST",
+            f"/apis/{group}/v1/clusterroles",
+            {
+                "apiVersion": f"{group}/v1",
+                "kind": "ClusterRole",
+                "metadata": {"name": "bruma-agent"},
+                "rules": AGENT_RULES,
+            },
+        )
+        self.api(
+            "POST",
+            f"/apis/{group}/v1/clusterrolebindings",
+            {
+                "apiVersion": f"{group}/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": "bruma-agent"},
+                "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "bruma-agent"},
+                "subjects": [{"apiGroup": group, "kind": "User", "name": "bruma-agent"}],
+            },
+        )
 
     def stop(self):
         for p in reversed(self.processes):

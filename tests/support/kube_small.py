@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The part of the Kubernetes API that the agent uses, small enough to misbehave on demand: versions that are forgotten,
 streams that are cut, lines of garbage, answers that never come. What it keeps and answers follows the real one."""
+
 import collections
 import http.server
 import json
@@ -37,7 +38,9 @@ class SmallServer(kube.Server):
         self.page = None  # objects of a page, if fewer than asked for
         self.bookmarks = 0.2  # seconds
         self.bookmarked = {}  # the newest version that a watch of that kind was told of by a bookmark
-        self.faults = collections.defaultdict(list)  # "list", "watch", "patch", "event" -> functions of the handler
+        self.faults = collections.defaultdict(
+            list
+        )  # "list", "watch", "patch", "event" -> functions of the handler
         self.requests = []  # (who, method, path)
         self.condition = threading.Condition()
         self.version, self.oldest = 100, 0
@@ -60,7 +63,9 @@ class SmallServer(kube.Server):
             self.httpd = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(f"{self.directory}/server.crt", f"{self.directory}/server.key")
-        self.httpd.socket = context.wrap_socket(self.httpd.socket, server_side=True, do_handshake_on_connect=False)
+        self.httpd.socket = context.wrap_socket(
+            self.httpd.socket, server_side=True, do_handshake_on_connect=False
+        )
         self.httpd.daemon_threads = True
         threading.Thread(target=self.httpd.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -153,8 +158,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def status(self, code, message):
-        self.answer(code, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message,
-                           "code": code})
+        self.answer(
+            code,
+            {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code},
+        )
 
     def allowed(self):
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -180,7 +187,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if not self.allowed():
             return
-        if "/daemonsets/" in self.path and self.fault("daemonset") or "/nodes/" in self.path and self.fault("node"):
+        if (
+            "/daemonsets/" in self.path
+            and self.fault("daemonset")
+            or "/nodes/" in self.path
+            and self.fault("node")
+        ):
             return
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
@@ -192,8 +204,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 found = self.api.objects["namespaces"].get(namespace[1])
             elif events:
                 name = query.get("fieldSelector", "").rpartition("=")[2]
-                found = {"items": [e for (n, _), e in self.api.objects["events"].items()
-                                   if n == events[1] and e["involvedObject"]["name"] == name]}
+                found = {
+                    "items": [
+                        e
+                        for (n, _), e in self.api.objects["events"].items()
+                        if n == events[1] and e["involvedObject"]["name"] == name
+                    ]
+                }
             else:
                 found = self.api.daemonsets.get(url.path) or self.api.nodes.get(url.path)
             found = json.loads(json.dumps(found))
@@ -207,21 +224,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def selected(self, kind, query, o):
         field, _, value = query.get("fieldSelector", "").partition("=")
-        return kind != "pods" or not field or (field == "spec.nodeName" and o["spec"].get("nodeName") == value)
+        return (
+            kind != "pods" or not field or (field == "spec.nodeName" and o["spec"].get("nodeName") == value)
+        )
 
     def list(self, kind, query):
         if self.fault("list"):
             return
         api = self.api
         with api.condition:
-            items = [o for _, o in sorted(api.objects[kind].items(), key=str) if self.selected(kind, query, o)]
+            items = [
+                o for _, o in sorted(api.objects[kind].items(), key=str) if self.selected(kind, query, o)
+            ]
             first, version = map(int, query.get("continue", f"0.{api.version}").split("."))
             expired = version < api.oldest
             page = min(int(query.get("limit") or len(items) or 1), api.page or 10**9)
             metadata = {"resourceVersion": str(version)}
             if first + page < len(items):
                 metadata["continue"] = f"{first + page}.{version}"
-            body = json.loads(json.dumps({"metadata": metadata, "items": items[first:first + page]}))
+            body = json.loads(json.dumps({"metadata": metadata, "items": items[first : first + page]}))
         if expired:
             self.status(410, "The provided continue parameter is too old")
         else:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mesh files as people would write them."""
+
 import os
 
 import yaml
@@ -42,9 +43,17 @@ class Mesh:
     def workload(self, namespace, name, ips, node="", account="default", services=None, policies=(), **more):
         uid = more.pop("uid", f"bruma//Pod/{namespace}/{name}")
         self.workloads[uid] = {
-            "uid": uid, "name": name, "namespace": namespace, "serviceAccount": account,
-            "trustDomain": self.trust_domain, "workloadIps": [_Quoted(ip) for ip in ips], "node": node,
-            "services": services or {}, "authorizationPolicies": list(policies), **more}
+            "uid": uid,
+            "name": name,
+            "namespace": namespace,
+            "serviceAccount": account,
+            "trustDomain": self.trust_domain,
+            "workloadIps": [_Quoted(ip) for ip in ips],
+            "node": node,
+            "services": services or {},
+            "authorizationPolicies": list(policies),
+            **more,
+        }
         return uid
 
     def remove_workload(self, uid):
@@ -53,14 +62,25 @@ class Mesh:
     def service(self, namespace, name, vips, ports, hostname=None, **more):
         hostname = hostname or f"{name}.{namespace}.svc.cluster.local"
         self.services[f"{namespace}/{hostname}"] = {
-            "name": name, "namespace": namespace, "hostname": hostname, "vips": [_Quoted(f"/{v}") for v in vips],
-            "ports": ports, **more}
+            "name": name,
+            "namespace": namespace,
+            "hostname": hostname,
+            "vips": [_Quoted(f"/{v}") for v in vips],
+            "ports": ports,
+            **more,
+        }
         return f"{namespace}/{hostname}"
 
     def policy(self, namespace, name, rules, action="Allow", scope="WorkloadSelector", dry_run=False):
         """rules: a list of rules, each a list of clauses, each a list of matches."""
-        self.policies[f"{namespace}/{name}"] = {"name": name, "namespace": namespace, "scope": scope,
-                                                "action": action, "dryRun": dry_run, "rules": rules}
+        self.policies[f"{namespace}/{name}"] = {
+            "name": name,
+            "namespace": namespace,
+            "scope": scope,
+            "action": action,
+            "dryRun": dry_run,
+            "rules": rules,
+        }
         return f"{namespace}/{name}"
 
     def principal(self, namespace, account):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network namespaces and links. The caller chooses names; nothing here touches namespaces it was not told of."""
+
 import os
 
 from . import kernel
@@ -9,8 +10,15 @@ from .system import run
 def create(name):
     run(["ip", "netns", "add", name])
     # No wait for duplicate address detection: there are no duplicates here.
-    sysctl(name, {"net.ipv6.conf.all.accept_dad": 0, "net.ipv6.conf.default.accept_dad": 0,
-                  "net.ipv6.conf.all.disable_ipv6": 0, "net.ipv6.conf.default.disable_ipv6": 0})
+    sysctl(
+        name,
+        {
+            "net.ipv6.conf.all.accept_dad": 0,
+            "net.ipv6.conf.default.accept_dad": 0,
+            "net.ipv6.conf.all.disable_ipv6": 0,
+            "net.ipv6.conf.default.disable_ipv6": 0,
+        },
+    )
     run(["ip", "-n", name, "link", "set", "lo", "up"])
 
 
@@ -46,14 +54,18 @@ def names(prefix=""):
 
 def sysctl(netns, values):
     """Sets sysctls of the namespace. Those that this kernel has not are left out: IPv6 may be off."""
-    script = "".join(f"[ ! -e /proc/sys/{key.replace('.', '/')} ] || "
-                     f"echo '{value}' >/proc/sys/{key.replace('.', '/')} || exit 1\n"
-                     for key, value in values.items())
+    script = "".join(
+        f"[ ! -e /proc/sys/{key.replace('.', '/')} ] || "
+        f"echo '{value}' >/proc/sys/{key.replace('.', '/')} || exit 1\n"
+        for key, value in values.items()
+    )
     run(["sh", "-c", script], netns=netns)
 
 
 def veth(netns_a, name_a, netns_b, name_b):
-    run(["ip", "-n", netns_a, "link", "add", name_a, "type", "veth", "peer", "name", name_b, "netns", netns_b])
+    run(
+        ["ip", "-n", netns_a, "link", "add", name_a, "type", "veth", "peer", "name", name_b, "netns", netns_b]
+    )
     run(["ip", "-n", netns_a, "link", "set", name_a, "up"])
     run(["ip", "-n", netns_b, "link", "set", name_b, "up"])
 

@@ -5,6 +5,7 @@
 
 Everything of a node is below its own directory, pin directory and cgroup, so that nodes do not know of each other.
 """
+
 import os
 import subprocess
 
@@ -34,16 +35,29 @@ class Pod:
 
     def run(self, argv, **options):
         """A command in the pod: its network namespace and its cgroup."""
-        return run(["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', self.cgroup, *argv], netns=self.netns,
-                   **options)
+        return run(
+            ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', self.cgroup, *argv],
+            netns=self.netns,
+            **options,
+        )
 
     def start(self, argv, log, **options):
         return Process(argv, log, netns=self.netns, cgroup=self.cgroup, **options)
 
     def popen(self, argv, **options):
         """subprocess.Popen in the pod."""
-        return subprocess.Popen(["nsenter", f"--net=/run/netns/{self.netns}", "sh", "-c",
-                                 'echo $$ >"$0/cgroup.procs" && exec "$@"', self.cgroup, *argv], **options)
+        return subprocess.Popen(
+            [
+                "nsenter",
+                f"--net=/run/netns/{self.netns}",
+                "sh",
+                "-c",
+                'echo $$ >"$0/cgroup.procs" && exec "$@"',
+                self.cgroup,
+                *argv,
+            ],
+            **options,
+        )
 
     def state(self):
         """What the node's agent says of it; None if it knows no such pod."""
@@ -51,15 +65,20 @@ class Pod:
 
     def wait_enrolled(self, timeout=20):
         """Enrolled, and the proxy serves it."""
+
         def there():
             s = self.state()
             return s and s["state"] == "enrolled" and s["proxy"] == "serving" and s
-        return wait_for(there, f"pod {self.full_name} to be enrolled and served", timeout, log=self.node.agent_log)
+
+        return wait_for(
+            there, f"pod {self.full_name} to be enrolled and served", timeout, log=self.node.agent_log
+        )
 
     def wait_outside(self, timeout=20):
         def there():
             s = self.state()
             return s is None or s["state"] == "outside"
+
         wait_for(there, f"pod {self.full_name} to be outside the mesh", timeout, log=self.node.agent_log)
 
 
@@ -67,8 +86,21 @@ class Node:
     """number tells addresses (1, 2, ...). directory, pin_dir and cgroup are its own; mesh_file and ca_key (a PEM file)
     are those of the whole mesh."""
 
-    def __init__(self, name, number, prefix, directory, pin_dir, cgroup, build, mesh_file, ca_key, tied=True,
-                 subnet4="10.77", subnet6="fd77"):
+    def __init__(
+        self,
+        name,
+        number,
+        prefix,
+        directory,
+        pin_dir,
+        cgroup,
+        build,
+        mesh_file,
+        ca_key,
+        tied=True,
+        subnet4="10.77",
+        subnet6="fd77",
+    ):
         self.name, self.number, self.prefix, self.build, self.tied = name, number, prefix, build, tied
         self.netns = f"{prefix}{name}"
         self.directory, self.pin_dir, self.cgroup = str(directory), pin_dir, cgroup
@@ -88,21 +120,35 @@ class Node:
         network.sysctl(self.netns, {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
         run(["ip", "-n", self.netns, "link", "add", "pods", "type", "bridge"])
         run(["ip", "-n", self.netns, "link", "set", "pods", "up"])
-        self.runtime = cni.Runtime(self.conflist(), f"{self.directory}/cni-cache",
-                                   f"{self.build}/cni:{PLUGINS}", netns=self.netns)
+        self.runtime = cni.Runtime(
+            self.conflist(), f"{self.directory}/cni-cache", f"{self.build}/cni:{PLUGINS}", netns=self.netns
+        )
 
     def conflist(self):
         return {
-            "cniVersion": "1.0.0", "name": "pods",
+            "cniVersion": "1.0.0",
+            "name": "pods",
             "plugins": [
-                {"type": "bridge", "capabilities": {"ips": True}, "bridge": "pods", "isGateway": True, "ipMasq": False,
-                 "hairpinMode": True,
-                 "ipam": {"type": "host-local", "dataDir": f"{self.directory}/cni-addresses",
-                          "ranges": [[{"subnet": f"{self.subnet4}.{self.number}.0/24"}],
-                                     [{"subnet": f"{self.subnet6}:0:0:{self.number}::/64"}]],
-                          "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}},
+                {
+                    "type": "bridge",
+                    "capabilities": {"ips": True},
+                    "bridge": "pods",
+                    "isGateway": True,
+                    "ipMasq": False,
+                    "hairpinMode": True,
+                    "ipam": {
+                        "type": "host-local",
+                        "dataDir": f"{self.directory}/cni-addresses",
+                        "ranges": [
+                            [{"subnet": f"{self.subnet4}.{self.number}.0/24"}],
+                            [{"subnet": f"{self.subnet6}:0:0:{self.number}::/64"}],
+                        ],
+                        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+                    },
+                },
                 {"type": "bruma-cni", "run_dir": self.run_dir},
-            ]}
+            ],
+        }
 
     def connect(self, other):
         """The link between two nodes, and the routes to each other's pods."""
@@ -119,9 +165,22 @@ class Node:
         """wrap: a program and its arguments that runs the agent."""
         if os.path.exists(f"{self.run_dir}/agent.sock") and not (self.agent and self.agent.alive()):
             os.unlink(f"{self.run_dir}/agent.sock")  # so that waiting for it means the new one
-        argv = [*wrap, f"{self.build}/agent/bruma-agent", "--run-dir", self.run_dir, "--pin-dir", self.pin_dir,
-                "--cgroup", self.cgroup, "--node-name", self.name, "--mesh-file", self.mesh_file,
-                "--ca-key-file", self.ca_key]
+        argv = [
+            *wrap,
+            f"{self.build}/agent/bruma-agent",
+            "--run-dir",
+            self.run_dir,
+            "--pin-dir",
+            self.pin_dir,
+            "--cgroup",
+            self.cgroup,
+            "--node-name",
+            self.name,
+            "--mesh-file",
+            self.mesh_file,
+            "--ca-key-file",
+            self.ca_key,
+        ]
         for name, value in settings.items():
             argv += [f"--{name.replace('_', '-')}", str(value)]
         self.agent = Process(argv, self.agent_log, netns=self.netns, tied=self.tied)
@@ -130,19 +189,28 @@ class Node:
         return self.agent
 
     def wait_agent(self):
-        return wait_for_process(self.agent, lambda: agent.status(self.run_dir), f"the agent of {self.name} to answer")
+        return wait_for_process(
+            self.agent, lambda: agent.status(self.run_dir), f"the agent of {self.name} to answer"
+        )
 
     def start_proxy(self, wait=True, **env):
         settings = {
-            "BRUMA_RUN_DIR": self.run_dir, "NODE_NAME": self.name,
-            "XDS_ADDRESS": "https://localhost:15012", "CA_ADDRESS": "https://localhost:15012",
+            "BRUMA_RUN_DIR": self.run_dir,
+            "NODE_NAME": self.name,
+            "XDS_ADDRESS": "https://localhost:15012",
+            "CA_ADDRESS": "https://localhost:15012",
             "XDS_ROOT_CA": f"{self.run_dir}/control/root-cert.pem",
             "CA_ROOT_CA": f"{self.run_dir}/control/root-cert.pem",
             "AUTH_TOKEN": f"{self.run_dir}/control/token",
         }
         settings.update(env)
-        proxy = Process([f"{self.build}/proxy/bruma-proxy"], self.proxy_log, netns=self.netns, env=settings,
-                        tied=self.tied)
+        proxy = Process(
+            [f"{self.build}/proxy/bruma-proxy"],
+            self.proxy_log,
+            netns=self.netns,
+            env=settings,
+            tied=self.tied,
+        )
         self.proxy = proxy
         if wait:
             self.wait_proxy()
@@ -150,11 +218,17 @@ class Node:
 
     def wait_proxy(self):
         """Until it says that it is ready on port 15021."""
+
         def ready():
-            r = run(["curl", "-s", "-m", "2", "http://127.0.0.1:15021/healthz/ready"], netns=self.netns, check=False)
+            r = run(
+                ["curl", "-s", "-m", "2", "http://127.0.0.1:15021/healthz/ready"],
+                netns=self.netns,
+                check=False,
+            )
             if "ready" in r.stdout and "not" not in r.stdout:
                 return True
             raise Failed(r.stdout.strip() or "no answer")
+
         wait_for_process(self.proxy, ready, f"the proxy of {self.name} to be ready", interval=0.05)
 
     # ---- pods ----
@@ -174,8 +248,14 @@ class Node:
         return f"{self.subnet4}.{self.number}.{host}", f"{self.subnet6}:0:0:{self.number}::{host}"
 
     def add(self, pod):
-        result = self.runtime.add(pod.container, f"/run/netns/{pod.netns}", pod.namespace, pod.name, pod.uid,
-                                  [f"{pod.ip4}/24", f"{pod.ip6}/64"])
+        result = self.runtime.add(
+            pod.container,
+            f"/run/netns/{pod.netns}",
+            pod.namespace,
+            pod.name,
+            pod.uid,
+            [f"{pod.ip4}/24", f"{pod.ip6}/64"],
+        )
         pod.added = True
         got = sorted(ip["address"].split("/")[0] for ip in result["ips"])
         if got != sorted(pod.ips):

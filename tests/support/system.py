@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands, processes, and waiting for conditions."""
+
 import os
 import signal
 import subprocess
@@ -73,9 +74,14 @@ class Process:
         if tied:
             argv = ["setpriv", "--pdeathsig", "KILL", *argv]
         with open(self.log, "ab") as out:
-            self.popen = subprocess.Popen(inside(netns, argv), stdin=stdin, stdout=out,
-                                          stderr=subprocess.STDOUT, start_new_session=not tied,
-                                          env={**os.environ, **{k: str(v) for k, v in (env or {}).items()}})
+            self.popen = subprocess.Popen(
+                inside(netns, argv),
+                stdin=stdin,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=not tied,
+                env={**os.environ, **{k: str(v) for k, v in (env or {}).items()}},
+            )
         self.pid = self.popen.pid
 
     def alive(self):
@@ -101,11 +107,13 @@ class Process:
 
     def wait_for_text(self, text, timeout=20):
         """Waits until the output has the text."""
+
         def there():
             found = text in self.text()
             if not found:
                 self.check()
             return found
+
         wait_for_process(self, there, f"{self.name} to say {text!r}", timeout)
 
     def kill(self, sig=signal.SIGKILL):
@@ -143,6 +151,7 @@ class Process:
 
 def wait_for_process(process, condition, what, timeout=20.0, interval=0.02):
     """As wait_for, but gives up as soon as the process has ended."""
+
     def there():
         value = condition()
         if not value and not process.alive():
