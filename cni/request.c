@@ -10,7 +10,7 @@
 
 #include "bruma/mesh.h"
 #include "lib/cleanup.h"
-#include "lib/span.h"
+#include "lib/json_slice.h"
 
 #define DEFAULT_TIMEOUT_SECONDS 10.0
 #define IFNAME_MAX_LEN          15
@@ -202,7 +202,7 @@ static int parse_config(struct cni_request *q, size_t len, struct cni_error *err
         if (!json_is_object(v))
             return fail(error, CNI_INVALID_CONFIG, "prevResult is not an object");
         /* What the others have built is passed on to the letter, unknown keys, order and all. */
-        if (span_find(q->text, len, "prevResult", &q->previous, &q->previous_len) < 0)
+        if (json_slice_find(q->text, len, "prevResult", &q->previous, &q->previous_len) < 0)
             return fail(error, CNI_DECODE_FAILURE, "prevResult cannot be found in the configuration");
     }
     return parse_own_keys(q, error);

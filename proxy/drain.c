@@ -58,7 +58,7 @@ static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
     log_info("draining\tconnections=%d deadline=%llums", connections_left(p),
              (unsigned long long)deadline_milliseconds);
     if (p->zds) {
-        zds_link_stop(p->zds);
+        zds_client_stop(p->zds);
         pods_close_listeners(p);
     }
     for (unsigned i = 0; i < p->workers_len; i++)
@@ -71,7 +71,7 @@ void proxy_drain(struct proxy *p, uint64_t deadline_milliseconds)
     p->linger_until = 0;
     if (!p->ending) {
         p->ending = true;
-        agent_link_ending(p->agent);
+        agent_client_ending(p->agent);
     }
     begin_drain(p, deadline_milliseconds);
 }

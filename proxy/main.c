@@ -74,7 +74,7 @@ static void on_xds_ready(void *data)
              state_service_count(p->state), state_policy_count(p->state));
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_serve(p->workers[i]);
-    agent_link_serves(p->agent);
+    agent_client_serves(p->agent);
 }
 
 /* Certificates go by the wall clock, ours and those of peers. */
@@ -141,7 +141,7 @@ static void pending(void *data, char *buf, size_t size)
         bool ready;
     } parts[] = {
         {"state manager", !p->xds || xds_client_ready(p->xds)},
-        {"workload proxy manager", p->zds ? zds_link_ready(p->zds) : agent_link_ready(p->agent)},
+        {"workload proxy manager", p->zds ? zds_client_ready(p->zds) : agent_client_ready(p->agent)},
         {"revocation lists", !p->revoked || !p->settings.crl_required || crl_watch_usable(p->revoked)},
     };
     size_t len = 0;
@@ -185,7 +185,7 @@ static bool owns_socket(void *data)
 {
     const struct proxy *p = data;
 
-    return p->agent && agent_link_ready(p->agent) && !p->draining;
+    return p->agent && agent_client_ready(p->agent) && !p->draining;
 }
 
 /* ---- start ---- */
@@ -293,9 +293,9 @@ static int open_control_plane(struct proxy *p)
 
 /* ---- who names the pods ---- */
 
-static int open_agent_link(struct proxy *p)
+static int open_agent_client(struct proxy *p)
 {
-    static const struct agent_link_events events = {.replaced = proxy_replaced, .resumed = proxy_resume};
+    static const struct agent_client_events events = {.replaced = proxy_replaced, .resumed = proxy_resume};
     const char *chosen = p->settings.agent_socket;
     char socket[108];
     int r;
@@ -304,15 +304,15 @@ static int open_agent_link(struct proxy *p)
                  : snprintf(socket, sizeof(socket), "%s/%s", p->settings.run_dir, BRUMA_AGENT_SOCKET)) >=
         (int)sizeof(socket))
         return log_error_errno(ENAMETOOLONG, "the agent's socket");
-    r = agent_link_new(p->loop, p, socket, &events, &p->agent);
+    r = agent_client_new(p->loop, p, socket, &events, &p->agent);
     if (r < 0)
         return log_error_errno(r, "cannot set up the agent's connection");
     if (!p->xds) /* nobody to ask; otherwise on_xds_ready() says it */
-        agent_link_serves(p->agent);
+        agent_client_serves(p->agent);
     return 0;
 }
 
-static int open_zds_link(struct proxy *p)
+static int open_zds_client(struct proxy *p)
 {
     const struct pod_listener_options options = {
         .mark = (uint32_t)p->settings.packet_mark,
@@ -332,7 +332,7 @@ static int open_zds_link(struct proxy *p)
         log_warn("there is no DNS proxy here; names may not be resolved in the CNI agent's pods	reason=%s "
                  "check=\"%s\"",
                  reason_name(BRUMA_REASON_DNS_NOT_SERVED), reason_check(BRUMA_REASON_DNS_NOT_SERVED));
-    r = zds_link_new(p->loop, p, p->settings.zds_socket, &options, p->own_netns_fd, proxy_fail, &p->zds);
+    r = zds_client_new(p->loop, p, p->settings.zds_socket, &options, p->own_netns_fd, proxy_fail, &p->zds);
     return r < 0 ? log_error_errno(r, "cannot set up the CNI agent's connection") : 0;
 }
 
@@ -389,13 +389,13 @@ static int start(struct proxy *p)
     r = open_admin(p, wants_admin_socket(p) ? admin_socket : NULL);
     if (r < 0)
         return log_error_errno(r, "cannot open the admin, metrics and readiness servers");
-    return *p->settings.zds_socket ? open_zds_link(p) : open_agent_link(p);
+    return *p->settings.zds_socket ? open_zds_client(p) : open_agent_client(p);
 }
 
 static void stop(struct proxy *p)
 {
-    agent_link_free(&p->agent);
-    zds_link_free(&p->zds);
+    agent_client_free(&p->agent);
+    zds_client_free(&p->zds);
     admin_close(&p->admin);
     xds_client_free(&p->xds);
     crl_watch_free(&p->revoked);

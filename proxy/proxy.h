@@ -18,9 +18,9 @@
 #include "proxy/admin/admin.h"
 #include "proxy/identity/identity.h"
 #include "proxy/memory/budget.h"
-#include "proxy/pods/agent_link.h"
+#include "proxy/pods/agent_client.h"
 #include "proxy/pods/pods.h"
-#include "proxy/pods/zds_link.h"
+#include "proxy/pods/zds_client.h"
 #include "proxy/proxy_settings.h"
 #include "proxy/state/state.h"
 #include "proxy/telemetry/telemetry.h"
@@ -39,8 +39,8 @@ struct proxy {
     struct identity_store *identities;
     struct crl_watch *revoked; /* NULL: no lists are configured */
     struct xds_client *xds;
-    struct agent_link *agent; /* NULL: a CNI agent names the pods */
-    struct zds_link *zds;     /* NULL: bruma-agent does */
+    struct agent_client *agent; /* NULL: a CNI agent names the pods */
+    struct zds_client *zds;     /* NULL: bruma-agent does */
     struct admin *admin;
     struct dump_maker *dump_maker; /* the dump that is being made, or NULL */
     struct worker **workers;

@@ -10,8 +10,8 @@
 #include <strings.h>
 
 #include "lib/cleanup.h"
+#include "lib/json_slice.h"
 #include "lib/message.h"
-#include "lib/span.h"
 
 static const char *text_at(const cJSON *o, const char *key)
 {
@@ -120,9 +120,9 @@ static int find_elements(const char *text, size_t len, struct elements *ret, con
 
     memset(ret, 0, sizeof(*ret));
     if (cni_conf_kind(text, len, why, sizeof(why)) != CNI_CONF_LIST ||
-        span_find(text, len, "plugins", &plugins, &n) < 0)
+        json_slice_find(text, len, "plugins", &plugins, &n) < 0)
         return -EBADMSG;
-    span_elements(plugins, n, take_element, ret);
+    json_slice_elements(plugins, n, take_element, ret);
     *ret_open = plugins;
     return ret->len && !ret->too_many ? 0 : -EBADMSG;
 }

@@ -30,7 +30,7 @@ void pods_note(struct proxy *p, struct pod_notes *notes)
 {
     pods_each(p, note_pod, notes);
     if (p->zds)
-        zds_pods_each_pending(zds_link_pods(p->zds), note_pending, notes);
+        zds_pods_each_pending(zds_client_pods(p->zds), note_pending, notes);
 }
 
 static void count(void *data, const struct pod_info *info, bool draining, const int fds[BRUMA_POD_FD_COUNT])
@@ -68,7 +68,7 @@ void pods_write_metrics(struct proxy *p, FILE *out)
     pods_each(p, count, &active);
     gauge(out, "workload_manager_active_proxy_count", "Pods that are served.", active);
     gauge(out, "workload_manager_pending_proxy_count", "Pods that cannot be served yet.",
-          p->zds ? zds_link_pods(p->zds)->pending_len : 0);
+          p->zds ? zds_client_pods(p->zds)->pending_len : 0);
     counter(out, "workload_manager_proxies_started", "Pods that began to be served.", p->pods_started);
     counter(out, "workload_manager_proxies_stopped", "Pods that ceased to be served.", p->pods_stopped);
 }

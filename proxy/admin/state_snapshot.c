@@ -27,7 +27,7 @@ static void let_go(enum section section, const void *item)
         service_unref(item);
         break;
     case SECTION_POLICIES:
-        shared_put(item);
+        intern_put(item);
         break;
     default:
         service_node_put((struct service_node *)(uintptr_t)item);
@@ -46,7 +46,7 @@ static const void *taken(enum section section, void *entry)
         service_ref(entry);
         return entry;
     case SECTION_POLICIES:
-        return shared_ref(((const struct policy *)entry)->key);
+        return intern_ref(((const struct policy *)entry)->key);
     default:
         if (node->service || !node->members_len)
             return NULL;

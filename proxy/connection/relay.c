@@ -7,7 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include "proxy/pod/tuples.h"
+#include "proxy/pod/live_connections.h"
 #include "proxy/socket/parting.h"
 #include "proxy/socket/socket.h"
 
@@ -36,7 +36,7 @@ struct relay {
     uint64_t last_activity;
     size_t left;        /* of those last bytes, when the timer looked at them last */
     struct room second; /* the descriptor of BACK */
-    bool connected, closed, in_tuples;
+    bool connected, closed, is_live;
     uint16_t delivery_port; /* inbound: of BACK; see socket_deliver() */
 };
 
@@ -72,14 +72,14 @@ static void part(struct relay *r, int index, bool reset, bool drop)
         .reset = reset,
         .last_activity = r->last_activity,
         .delivery_port = index == BACK ? r->delivery_port : 0,
-        .in_tuples = r->in_tuples && index == FRONT,
+        .is_live = r->is_live && index == FRONT,
         .client = r->c.client,
         .port = r->c.destination.port,
     };
     budget_move(&r->c.account, &q.account, side->unsent_size);
     parting_begin(&q);
     if (index == FRONT)
-        r->in_tuples = false;
+        r->is_live = false;
     else
         r->delivery_port = 0;
 }
@@ -101,8 +101,8 @@ static void relay_close(struct relay *r, enum bruma_reason reason, const char *d
     }
     if (reset || (r->sides[BACK].ended && r->sides[BACK].shut))
         socket_delivery_over(r->c.wp, r->delivery_port);
-    if (r->in_tuples)
-        tuple_set_remove(r->c.wp->pod->tuples, &r->c.client, r->c.destination.port);
+    if (r->is_live)
+        live_connections_remove(r->c.wp->pod->live_connections, &r->c.client, r->c.destination.port);
     room_give(r->c.wp, NULL, &r->second);
     connection_close(&r->c, reason, detail);
     loop_free_later(loop, r);
@@ -396,8 +396,9 @@ static bool registered(struct relay *r)
 {
     if (!r->c.inbound)
         return true;
-    r->in_tuples = tuple_set_add(r->c.wp->pod->tuples, &r->c.client, r->c.destination.port) > 0;
-    return r->in_tuples;
+    r->is_live =
+        live_connections_add(r->c.wp->pod->live_connections, &r->c.client, r->c.destination.port) > 0;
+    return r->is_live;
 }
 
 static void dial(struct relay *r, const struct endpoint *target)

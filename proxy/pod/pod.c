@@ -7,7 +7,7 @@
 #include "lib/cleanup.h"
 #include "lib/log.h"
 #include "lib/seqpacket.h"
-#include "proxy/pod/tuples.h"
+#include "proxy/pod/live_connections.h"
 
 void pod_free(void *data)
 {
@@ -15,8 +15,8 @@ void pod_free(void *data)
 
     identity_put(pod->identity);
     workload_unref(pod->stand_in);
-    tuple_set_free(&pod->tuples);
-    tuple_set_free(&pod->peers);
+    live_connections_free(&pod->live_connections);
+    live_connections_free(&pod->peers);
     close_fds(pod->fds, BRUMA_POD_FD_COUNT);
     free(pod->uid);
     free(pod->name);

@@ -18,7 +18,7 @@ struct pod_events {
 
 /* Live plaintext connections of a pod by (client address, client port, pod port). Deliveries to the app with
  * the client's address must not use such a port: the packets would belong to the live connection. */
-struct tuple_set;
+struct live_connections;
 
 struct pod {
     atomic_int references;
@@ -40,13 +40,13 @@ struct pod {
     struct identity *identity;
     /* Its workload's place while the mesh does not know the pod; replaced in the same way. */
     const struct workload *stand_in;
-    struct tuple_set *tuples;
-    struct budget memory;        /* its part of the process's */
-    struct tuple_set *peers;     /* connections by the client's address alone */
-    atomic_int descriptors;      /* of all its connections, on all workers */
-    atomic_int connections;      /* on all workers */
-    atomic_int workers_attached; /* workers that have a view of it */
-    bool draining, deleted;      /* control thread */
+    struct live_connections *live_connections;
+    struct budget memory;           /* its part of the process's */
+    struct live_connections *peers; /* connections by the client's address alone */
+    atomic_int descriptors;         /* of all its connections, on all workers */
+    atomic_int connections;         /* on all workers */
+    atomic_int workers_attached;    /* workers that have a view of it */
+    bool draining, deleted;         /* control thread */
 };
 
 /* Any thread. */

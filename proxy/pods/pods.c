@@ -15,8 +15,8 @@
 #include "lib/seqpacket.h"
 #include "proxy/connection/worker_thread.h"
 #include "proxy/memory/memory.h"
+#include "proxy/pod/live_connections.h"
 #include "proxy/pod/pod.h"
-#include "proxy/pod/tuples.h"
 #include "proxy/proxy.h"
 #include "proxy/state/rcu.h"
 #include "proxy/state/reclaim.h"
@@ -163,16 +163,16 @@ static void on_idle(struct pod *pod)
     if (!pod->draining || pod->deleted || atomic_load(&pod->connections))
         return;
     log_info("pod drained\tpod=\"%s/%s\"", pod->namespace, pod->name);
-    agent_link_pod_drained(proxy->agent, pod->uid);
+    agent_client_pod_drained(proxy->agent, pod->uid);
     remove_pod(pod);
 }
 
 static void on_listener_closed(struct pod *pod)
 {
     if (pod->proxy->zds)
-        zds_link_listener_closed(pod->proxy->zds, pod->uid);
+        zds_client_listener_closed(pod->proxy->zds, pod->uid);
     else
-        agent_link_listener_closed(pod->proxy->agent, pod->uid);
+        agent_client_listener_closed(pod->proxy->agent, pod->uid);
 }
 
 static const struct pod_events events = {.idle = on_idle, .listener_closed = on_listener_closed};
@@ -203,9 +203,9 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
     if (!pod->uid || !pod->name || !pod->namespace || !pod->service_account || !pod->trust_domain)
         r = -ENOMEM;
     else
-        r = tuple_set_new(&pod->tuples);
+        r = live_connections_new(&pod->live_connections);
     if (r == 0)
-        r = tuple_set_new(&pod->peers);
+        r = live_connections_new(&pod->peers);
     if (r == 0)
         r = choose_identity(pod);
     if (r == 0)
@@ -300,7 +300,7 @@ void pods_drain(struct proxy *proxy, const char *uid)
     struct pod *pod = find(proxy, uid);
 
     if (!pod) {
-        agent_link_pod_drained(proxy->agent, uid);
+        agent_client_pod_drained(proxy->agent, uid);
         return;
     }
     log_info("pod leaves the mesh\tpod=\"%s/%s\" connections=%d", pod->namespace, pod->name,

@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "proxy/pod/tuples.h"
+#include "proxy/pod/live_connections.h"
 #include "proxy/socket/socket.h"
 #include "proxy/worker/room.h"
 
@@ -42,8 +42,8 @@ static void close_socket(struct parting_request *q)
     budget_give_all(&q->account);
     if (q->reset && q->delivery_port)
         socket_delivery_over(q->wp, q->delivery_port);
-    if (q->in_tuples)
-        tuple_set_remove(q->wp->pod->tuples, &q->client, q->port);
+    if (q->is_live)
+        live_connections_remove(q->wp->pod->live_connections, &q->client, q->port);
 }
 
 static void finish(struct parting *p)

@@ -20,8 +20,8 @@ struct parting_request {
     uint64_t last_activity; /* loop_now() when bytes were moved last: a reset right behind them would be found
                              * first by an application that writes, and the bytes not at all */
     uint16_t delivery_port; /* given back after the reset; see socket_delivery_over() */
-    /* Of a live plaintext connection: out of the pod's set of tuples once the socket is closed. */
-    bool in_tuples;
+    /* Of a live plaintext connection: out of the pod's live connections once the socket is closed. */
+    bool is_live;
     struct endpoint client;
     uint16_t port;
 };

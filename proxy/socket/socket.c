@@ -18,7 +18,7 @@
 #include "lib/log.h"
 #include "lib/netns.h"
 #include "lib/reasons.h"
-#include "proxy/pod/tuples.h"
+#include "proxy/pod/live_connections.h"
 #include "proxy/socket/route_device.h"
 
 #ifndef IPV6_FREEBIND
@@ -346,7 +346,7 @@ static int bind_source(const struct attempt *a, int fd, uint16_t *ret_port)
     if (endpoint_from_sockaddr((struct sockaddr *)&sa, &bound) < 0)
         return -EAFNOSUPPORT;
     *ret_port = bound.port;
-    return tuple_set_has(a->wp->pod->tuples, &bound, a->target->port) ? TAKEN : 0;
+    return live_connections_has(a->wp->pod->live_connections, &bound, a->target->port) ? TAKEN : 0;
 }
 
 static int deliver_once(const struct attempt *a, bool *ret_connected, uint16_t *ret_port)

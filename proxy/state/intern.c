@@ -9,33 +9,33 @@
 #include "lib/cleanup.h"
 #include "proxy/state/hash.h"
 
-struct shared {
-    struct shared *next; /* of its bucket */
+struct interned {
+    struct interned *next; /* of its bucket */
     uint64_t hash;
     uint32_t references; /* atomic; grows from zero and falls to zero only under the lock */
     char text[];
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct shared **buckets;
+static struct interned **buckets;
 static size_t buckets_len, count; /* buckets_len: a power of two, or 0 */
 
-static struct shared *shared_of(const char *text)
+static struct interned *interned_of(const char *text)
 {
-    return container_of(text, struct shared, text);
+    return container_of(text, struct interned, text);
 }
 
 static int grow(void)
 {
     size_t len = buckets_len ? buckets_len * 2 : 256;
-    struct shared **larger = calloc(len, sizeof(struct shared *));
+    struct interned **larger = calloc(len, sizeof(struct interned *));
 
     if (!larger)
         return -ENOMEM;
     for (size_t i = 0; i < buckets_len; i++) {
-        struct shared *next;
+        struct interned *next;
 
-        for (struct shared *s = buckets[i]; s; s = next) {
+        for (struct interned *s = buckets[i]; s; s = next) {
             next = s->next;
             s->next = larger[s->hash & (len - 1)];
             larger[s->hash & (len - 1)] = s;
@@ -49,7 +49,7 @@ static int grow(void)
 
 static const char *get_locked(const char *text, size_t len, uint64_t hash)
 {
-    struct shared *s, **bucket;
+    struct interned *s, **bucket;
 
     if (count >= buckets_len && grow() < 0)
         return NULL;
@@ -73,7 +73,7 @@ static const char *get_locked(const char *text, size_t len, uint64_t hash)
     return s->text;
 }
 
-const char *shared_get_len(const char *text, size_t len)
+const char *intern_get_len(const char *text, size_t len)
 {
     uint64_t hash = hash_bytes(text, len);
     const char *shared;
@@ -84,20 +84,20 @@ const char *shared_get_len(const char *text, size_t len)
     return shared;
 }
 
-const char *shared_get(const char *text)
+const char *intern_get(const char *text)
 {
-    return shared_get_len(text, strlen(text));
+    return intern_get_len(text, strlen(text));
 }
 
-const char *shared_ref(const char *text)
+const char *intern_ref(const char *text)
 {
-    __atomic_add_fetch(&shared_of(text)->references, 1, __ATOMIC_RELAXED);
+    __atomic_add_fetch(&interned_of(text)->references, 1, __ATOMIC_RELAXED);
     return text;
 }
 
-static void put_locked(struct shared *s)
+static void put_locked(struct interned *s)
 {
-    struct shared **link;
+    struct interned **link;
 
     if (__atomic_sub_fetch(&s->references, 1, __ATOMIC_ACQ_REL) > 0)
         return;
@@ -112,14 +112,14 @@ static void put_locked(struct shared *s)
     }
 }
 
-void shared_put(const char *text)
+void intern_put(const char *text)
 {
-    struct shared *s;
+    struct interned *s;
     uint32_t references;
 
     if (!text)
         return;
-    s = shared_of(text);
+    s = interned_of(text);
     references = __atomic_load_n(&s->references, __ATOMIC_RELAXED);
     while (references > 1) {
         if (__atomic_compare_exchange_n(&s->references, &references, references - 1, true, __ATOMIC_RELEASE,
@@ -131,12 +131,12 @@ void shared_put(const char *text)
     pthread_mutex_unlock(&lock);
 }
 
-uint64_t shared_hash(const char *text)
+uint64_t intern_hash(const char *text)
 {
-    return shared_of(text)->hash;
+    return interned_of(text)->hash;
 }
 
-size_t shared_count(void)
+size_t intern_count(void)
 {
     size_t n;
 

@@ -11,16 +11,16 @@
 #include <stdint.h>
 
 /* A reference on the shared form of text, or NULL without memory. */
-const char *shared_get(const char *text);
-const char *shared_get_len(const char *text, size_t len); /* the text has no NUL inside */
+const char *intern_get(const char *text);
+const char *intern_get_len(const char *text, size_t len); /* the text has no NUL inside */
 /* One more reference; text is a shared string. */
-const char *shared_ref(const char *text);
-void shared_put(const char *text); /* NULL is fine */
+const char *intern_ref(const char *text);
+void intern_put(const char *text); /* NULL is fine */
 
 /* hash_text() of a shared string, without computing it. */
-uint64_t shared_hash(const char *text);
+uint64_t intern_hash(const char *text);
 
 /* How many texts are held; for tests and measurements. */
-size_t shared_count(void);
+size_t intern_count(void);
 
 #endif

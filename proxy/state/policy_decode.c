@@ -173,7 +173,7 @@ static const char *key_of(const char *namespace, const char *name)
     if (snprintf(buf, sizeof(buf), "%s/%s", namespace, name) >= (int)sizeof(buf) &&
         asprintf(&key, "%s/%s", namespace, name) < 0)
         return NULL;
-    shared = shared_get(key);
+    shared = intern_get(key);
     if (key != buf)
         free(key);
     return shared;
@@ -216,7 +216,7 @@ void policy_free(void *policy)
     struct policy *p = policy;
 
     if (p)
-        shared_put(p->key);
+        intern_put(p->key);
     free(p);
 }
 

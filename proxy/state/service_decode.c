@@ -113,7 +113,7 @@ static int fill_alternative_names(struct service_full *s, const Message *m)
 
             if ((spiffe_parse(text, strlen(text), &parts) == 0) != usable)
                 continue;
-            name = shared_get(text);
+            name = intern_get(text);
             if (!name)
                 return -ENOMEM;
             s->alternative_names[s->alternative_names_len++] = name;
@@ -134,11 +134,11 @@ static int fill_lists(struct service_full *s, const Message *m)
 
         address_prefix(m->addresses[i], &a->cidr);
         a->offset = (uint32_t)((char *)a - (char *)s);
-        a->network = shared_get(m->addresses[i]->network);
+        a->network = intern_get(m->addresses[i]->network);
         if (!a->network)
             return -ENOMEM;
         if (service_same_address(s, a)) { /* none twice */
-            shared_put(a->network);
+            intern_put(a->network);
             continue;
         }
         s->addresses_len++;
@@ -168,8 +168,8 @@ int service_decode(const Message *m, const struct node_source *nodes, struct ser
         return -ENOMEM;
     place(m, s);
     s->public.references = 1;
-    s->public.namespace = shared_get(m->namespace_);
-    s->public.hostname = shared_get(m->hostname);
+    s->public.namespace = intern_get(m->namespace_);
+    s->public.hostname = intern_get(m->hostname);
     s->node = nodes->get(nodes->data, m->namespace_, m->hostname);
     r = s->public.namespace && s->public.hostname && s->node ? fill_lists(s, m) : -ENOMEM;
     if (r < 0) {

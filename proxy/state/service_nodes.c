@@ -10,7 +10,7 @@ uint64_t service_node_hash(const void *node)
 {
     const struct service_node *n = node;
 
-    return hash_pair(shared_hash(n->namespace), shared_hash(n->hostname));
+    return hash_pair(intern_hash(n->namespace), intern_hash(n->hostname));
 }
 
 static void node_release(void *node)
@@ -22,8 +22,8 @@ void service_node_put(struct service_node *node)
 {
     if (!node || __atomic_sub_fetch(&node->references, 1, __ATOMIC_ACQ_REL) > 0)
         return;
-    shared_put(node->namespace);
-    shared_put(node->hostname);
+    intern_put(node->namespace);
+    intern_put(node->hostname);
     free(node->members);
     free(node);
 }
@@ -39,8 +39,8 @@ struct service_node *service_node_get(struct state *state, const char *namespace
         if (!node)
             return NULL;
         node->references = 1;
-        node->namespace = shared_get(namespace);
-        node->hostname = shared_get(hostname);
+        node->namespace = intern_get(namespace);
+        node->hostname = intern_get(hostname);
         if (!node->namespace || !node->hostname) {
             service_node_put(node);
             return NULL;

@@ -14,7 +14,7 @@ int state_new(const char *node_name, const char *network, void (*changed)(void *
     if (!state)
         return -ENOMEM;
     state->node_name = strdup(node_name);
-    state->network = shared_get(network);
+    state->network = intern_get(network);
     if (!state->node_name || !state->network) {
         state_free(&state);
         return -ENOMEM;
@@ -60,7 +60,7 @@ void state_free(struct state **state)
     index_free(&s->hostnames);
     index_free(&s->services);
     index_free(&s->vips);
-    shared_put(s->network);
+    intern_put(s->network);
     free(s->node_name);
     free(s);
 }

@@ -42,12 +42,12 @@ int reference_fill(struct gateway_reference *ret, const Istio__Workload__Gateway
     if (!ret->port)
         ret->port = BRUMA_PORT_HBONE;
     if (reference->destination_case == ISTIO__WORKLOAD__GATEWAY_ADDRESS__DESTINATION_HOSTNAME) {
-        ret->namespace = shared_get(reference->hostname->namespace_);
-        ret->hostname = shared_get(reference->hostname->hostname);
+        ret->namespace = intern_get(reference->hostname->namespace_);
+        ret->hostname = intern_get(reference->hostname->hostname);
         return ret->namespace && ret->hostname ? 0 : -ENOMEM;
     }
     addr_from_bytes(reference->address->address.data, reference->address->address.len, &ret->addr);
-    ret->network = shared_get(reference->address->network);
+    ret->network = intern_get(reference->address->network);
     return ret->network ? 0 : -ENOMEM;
 }
 
@@ -129,8 +129,8 @@ static const char *identity_of(const struct workload *w)
     int len = spiffe_format(uri, sizeof(uri), w->trust_domain, w->namespace, w->service_account);
 
     if (len < 0 || spiffe_parse(uri, (size_t)len, &parts) < 0)
-        return shared_get("");
-    return shared_get(uri);
+        return intern_get("");
+    return intern_get(uri);
 }
 
 static int fill_names(struct workload *w, const Message *m)
@@ -155,7 +155,7 @@ static int fill_names(struct workload *w, const Message *m)
     };
 
     for (size_t i = 0; i < array_size(names); i++) {
-        *names[i].field = shared_get(names[i].text);
+        *names[i].field = intern_get(names[i].text);
         if (!*names[i].field)
             return -ENOMEM;
     }
@@ -205,7 +205,7 @@ static int fill_lists(struct workload_full *w, const Message *m, const struct no
             w->addresses_len++;
     }
     for (size_t i = 0; i < m->n_authorization_policies; i++) {
-        const char *key = shared_get(m->authorization_policies[i]);
+        const char *key = intern_get(m->authorization_policies[i]);
 
         if (!key)
             return -ENOMEM;

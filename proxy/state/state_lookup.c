@@ -6,7 +6,7 @@
 
 static uint64_t address_hash(const char *network, const struct addr *addr)
 {
-    return hash_pair(shared_hash(network), hash_bytes(addr, sizeof(*addr)));
+    return hash_pair(intern_hash(network), hash_bytes(addr, sizeof(*addr)));
 }
 
 static uint64_t prefix_hash(const char *network, const struct cidr *cidr)
@@ -35,19 +35,19 @@ uint64_t workload_name_hash(const void *workload)
 {
     const struct workload *w = workload;
 
-    return hash_pair(shared_hash(w->namespace), hash_text(w->name));
+    return hash_pair(intern_hash(w->namespace), hash_text(w->name));
 }
 
 uint64_t workload_hostname_hash(const void *workload)
 {
     const struct workload *w = workload;
 
-    return hash_pair(shared_hash(w->namespace), hash_text(w->hostname));
+    return hash_pair(intern_hash(w->namespace), hash_text(w->hostname));
 }
 
 uint64_t service_hostname_hash(const void *service)
 {
-    return shared_hash(((const struct service *)service)->hostname);
+    return intern_hash(((const struct service *)service)->hostname);
 }
 
 uint64_t service_address_hash(const void *address)

@@ -10,9 +10,9 @@ static void reference_release(const struct gateway_reference *reference)
 {
     if (!reference)
         return;
-    shared_put(reference->network);
-    shared_put(reference->namespace);
-    shared_put(reference->hostname);
+    intern_put(reference->network);
+    intern_put(reference->namespace);
+    intern_put(reference->hostname);
 }
 
 static void workload_free(struct workload_full *w)
@@ -23,9 +23,9 @@ static void workload_free(struct workload_full *w)
                             p->subzone,    p->canonical_revision, p->identity};
 
     for (size_t i = 0; i < array_size(shared); i++)
-        shared_put(shared[i]);
+        intern_put(shared[i]);
     for (size_t i = 0; i < w->policies_len; i++)
-        shared_put(w->policies[i]);
+        intern_put(w->policies[i]);
     for (size_t i = 0; i < w->services_len; i++)
         service_node_put(w->services[i].node);
     reference_release(w->waypoint);
@@ -48,12 +48,12 @@ void workload_unref(const struct workload *workload)
 
 static void service_free(struct service_full *s)
 {
-    shared_put(s->public.namespace);
-    shared_put(s->public.hostname);
+    intern_put(s->public.namespace);
+    intern_put(s->public.hostname);
     for (size_t i = 0; i < s->addresses_len; i++)
-        shared_put(s->addresses[i].network);
+        intern_put(s->addresses[i].network);
     for (size_t i = 0; i < s->alternative_names_len; i++)
-        shared_put(s->alternative_names[i]);
+        intern_put(s->alternative_names[i]);
     for (size_t i = 0; i < s->weighted_len; i++)
         reference_release(&s->weighted[i].reference);
     reference_release(s->waypoint);

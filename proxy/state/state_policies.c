@@ -9,12 +9,12 @@
 
 uint64_t policy_hash(const void *policy)
 {
-    return shared_hash(((const struct policy *)policy)->key);
+    return intern_hash(((const struct policy *)policy)->key);
 }
 
 uint64_t policy_set_hash(const void *set)
 {
-    return shared_hash(((const struct policy_set *)set)->namespace);
+    return intern_hash(((const struct policy_set *)set)->namespace);
 }
 
 static struct policy *find_by_text(const struct state *state, const char *key)
@@ -29,7 +29,7 @@ static struct policy *find_by_text(const struct state *state, const char *key)
 
 const struct policy *find_policy(const struct state *state, const char *key)
 {
-    struct index_cursor cursor = index_cursor(&state->policies, shared_hash(key));
+    struct index_cursor cursor = index_cursor(&state->policies, intern_hash(key));
     const struct policy *p;
 
     while ((p = index_next(&cursor)) && p->key != key)
@@ -58,7 +58,7 @@ static void set_free(void *pointer)
 {
     struct policy_set *set = pointer;
 
-    shared_put(set->namespace);
+    intern_put(set->namespace);
     free(set->members);
     free(set->list);
     free(set);
@@ -84,7 +84,7 @@ static struct policy_set *get_set(struct state *state, const char *namespace)
     set = calloc(1, sizeof(*set));
     if (!set)
         return NULL;
-    set->namespace = shared_get(namespace);
+    set->namespace = intern_get(namespace);
     if (!set->namespace) {
         set_free(set);
         return NULL;

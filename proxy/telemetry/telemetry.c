@@ -18,7 +18,7 @@ int telemetry_new(struct loop *loop, int log_fd, bool json, struct telemetry **r
         return -ENOMEM;
     t->loop = loop;
     t->log.json = json;
-    r = series_table_new(&t->table);
+    r = metric_series_table_new(&t->table);
     if (r == 0)
         r = log_sink_new(loop, log_fd, &t->sink);
     if (r < 0) {
@@ -36,14 +36,14 @@ void telemetry_free(struct telemetry **ptr)
     if (!t)
         return;
     log_sink_free(&t->sink);
-    series_table_free(&t->table);
+    metric_series_table_free(&t->table);
     free(t);
     *ptr = NULL;
 }
 
 void telemetry_limit_descriptions(struct telemetry *t, unsigned limit)
 {
-    series_limit_descriptions(t->table, limit);
+    metric_series_limit_descriptions(t->table, limit);
 }
 
 static void write_line(struct telemetry *t, struct access_line *line)
@@ -69,7 +69,7 @@ static uint64_t clock_nanoseconds(void)
 
 void telemetry_open(struct telemetry *t, struct flow *flow)
 {
-    struct telemetry_series *s = series_get(t->table, flow, loop_now(t->loop));
+    struct metric_series *s = metric_series_get(t->table, flow, loop_now(t->loop));
     struct access_line line = {.level = LOG_LEVEL_DEBUG, .event = ACCESS_OPENED, .flow = flow};
 
     s->open++;
@@ -106,7 +106,7 @@ void telemetry_failure(struct telemetry *t, enum bruma_reason reason)
 
 void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason reason, const char *detail)
 {
-    struct telemetry_series *s = flow->series;
+    struct metric_series *s = flow->series;
     struct access_line line = {
         .level = reason == BRUMA_REASON_NONE ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR,
         .event = ACCESS_COMPLETE,

@@ -17,7 +17,7 @@
 #include "proxy/state/state.h"
 
 struct telemetry;
-struct telemetry_series; /* one label set */
+struct metric_series; /* one label set */
 
 enum telemetry_reporter { REPORTER_SOURCE, REPORTER_DESTINATION };
 
@@ -34,7 +34,7 @@ struct flow {
     const char *hbone_authority; /* or NULL */
 
     /* set by telemetry_open() */
-    struct telemetry_series *series;
+    struct metric_series *series;
     uint64_t opened; /* nanoseconds, CLOCK_MONOTONIC */
     /* counted with telemetry_bytes() */
     uint64_t received; /* from the initiator of the connection */

@@ -4,7 +4,7 @@
 #define PROXY_TELEMETRY_TELEMETRY_INTERNAL_H
 
 #include "proxy/telemetry/access_log.h"
-#include "proxy/telemetry/series.h"
+#include "proxy/telemetry/metric_series.h"
 #include "proxy/telemetry/telemetry.h"
 
 struct log_sink;
@@ -13,7 +13,7 @@ struct telemetry {
     struct loop *loop;
     struct log_sink *sink;
     struct access_log log;
-    struct series_table *table;
+    struct metric_series_table *table;
     /* Relaxed atomics, written by the worker, read by scrapes. */
     uint64_t opened[2], closed[2]; /* by reporter */
     uint64_t failures[BRUMA_REASON_COUNT];

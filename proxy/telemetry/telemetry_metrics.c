@@ -13,8 +13,8 @@
 
 /* A label set with the sums over the workers, read once, so that one scrape is consistent with itself. */
 struct total {
-    const struct telemetry_series *labels;
-    uint64_t opened, received, sent, closed[SERIES_FLAGS];
+    const struct metric_series *labels;
+    uint64_t opened, received, sent, closed[METRIC_SERIES_FLAGS];
 };
 
 struct scrape {
@@ -24,15 +24,15 @@ struct scrape {
 
 static int compare(const void *a, const void *b)
 {
-    const struct telemetry_series *x = *(struct telemetry_series *const *)a;
-    const struct telemetry_series *y = *(struct telemetry_series *const *)b;
+    const struct metric_series *x = *(struct metric_series *const *)a;
+    const struct metric_series *y = *(struct metric_series *const *)b;
     size_t len = x->text_len < y->text_len ? x->text_len : y->text_len;
     int r = memcmp(x->text, y->text, len);
 
     return r ? r : (x->text_len > y->text_len) - (x->text_len < y->text_len);
 }
 
-static void add_up(struct scrape *scrape, struct telemetry_series **all, size_t len)
+static void add_up(struct scrape *scrape, struct metric_series **all, size_t len)
 {
     struct total *t = NULL;
 
@@ -50,21 +50,21 @@ static void add_up(struct scrape *scrape, struct telemetry_series **all, size_t 
     }
 }
 
-static int append(struct telemetry_series ***all, size_t *len, struct telemetry *t)
+static int append(struct metric_series ***all, size_t *len, struct telemetry *t)
 {
-    struct telemetry_series **more, **grown;
+    struct metric_series **more, **grown;
     size_t more_len;
-    int r = series_list(t->table, &more, &more_len);
+    int r = metric_series_list(t->table, &more, &more_len);
 
     if (r < 0)
         return r;
-    grown = realloc(*all, (*len + more_len + 1) * sizeof(struct telemetry_series *));
+    grown = realloc(*all, (*len + more_len + 1) * sizeof(struct metric_series *));
     if (grown) {
         *all = grown;
-        memcpy(grown + *len, more, more_len * sizeof(struct telemetry_series *));
+        memcpy(grown + *len, more, more_len * sizeof(struct metric_series *));
         *len += more_len;
     } else {
-        series_release(t->table);
+        metric_series_release(t->table);
         r = -ENOMEM;
     }
     free(more);
@@ -76,7 +76,7 @@ static void family(FILE *out, const char *name, const char *type, const char *he
     fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
-static void sample(FILE *out, const char *name, const struct telemetry_series *labels, unsigned flag,
+static void sample(FILE *out, const char *name, const struct metric_series *labels, unsigned flag,
                    uint64_t value)
 {
     fprintf(out, "%s_total{", name);
@@ -204,13 +204,13 @@ static void counter(FILE *out, const char *name, const char *help, uint64_t valu
 
 static void about_ourselves(struct telemetry *const *all, size_t count, FILE *out)
 {
-    struct series_statistics sum = {};
+    struct metric_series_statistics sum = {};
     uint64_t dropped = 0, waits = 0, hidden = 0;
 
     for (size_t i = 0; i < count; i++) {
-        struct series_statistics one;
+        struct metric_series_statistics one;
 
-        series_statistics(all[i]->table, &one);
+        metric_series_statistics(all[i]->table, &one);
         sum.series += one.series;
         sum.evicted += one.evicted;
         sum.overflowed += one.overflowed;
@@ -246,7 +246,7 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
 
 void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *out)
 {
-    struct telemetry_series **list = NULL;
+    struct metric_series **list = NULL;
     struct scrape scrape = {};
     size_t len = 0, held = 0;
 
@@ -261,7 +261,7 @@ void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *o
     }
     traffic(out, &scrape);
     for (size_t i = 0; i < held; i++)
-        series_release(all[i]->table);
+        metric_series_release(all[i]->table);
     free(scrape.totals);
     free(list);
     sockets(all, count, out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proxy/worker/room.h"
 
-#include "proxy/pod/tuples.h"
+#include "proxy/pod/live_connections.h"
 
 static struct endpoint key_of(const struct addr *peer)
 {
@@ -17,7 +17,7 @@ void room_take(struct worker_pod *wp, const struct addr *peer, struct room *ret)
     if (!peer)
         return;
     key = key_of(peer);
-    ret->peer_connections = tuple_set_add(wp->pod->peers, &key, 0);
+    ret->peer_connections = live_connections_add(wp->pod->peers, &key, 0);
     ret->of_peer = ret->peer_connections > 0;
 }
 
@@ -29,7 +29,7 @@ void room_give(struct worker_pod *wp, const struct addr *peer, struct room *room
         atomic_fetch_sub_explicit(&wp->pod->descriptors, 1, memory_order_relaxed);
     if (room->of_peer) {
         key = key_of(peer);
-        tuple_set_remove(wp->pod->peers, &key, 0);
+        live_connections_remove(wp->pod->peers, &key, 0);
     }
     *room = (struct room){};
 }

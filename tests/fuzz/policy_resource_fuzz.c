@@ -44,7 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     cJSON_Delete(dump);
     state_free(&state);
-    if (shared_count())
+    if (intern_count())
         abort();
     return 0;
 }

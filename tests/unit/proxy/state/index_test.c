@@ -100,39 +100,39 @@ Test(index, reserved_inserts_need_no_memory)
     index_free(&index);
 }
 
-Test(shared_strings, one_copy_of_each)
+Test(intern, one_copy_of_each)
 {
-    const char *a = shared_get("abc"), *b = shared_get("abc"), *c = shared_get_len("abcd", 3),
-               *d = shared_get("");
+    const char *a = intern_get("abc"), *b = intern_get("abc"), *c = intern_get_len("abcd", 3),
+               *d = intern_get("");
 
     cr_expect(a == b && a == c && a != d && !strcmp(a, "abc") && !*d);
-    cr_expect(shared_count() == 2 && shared_hash(a) == hash_text("abc"));
-    shared_put(a);
-    shared_put(b);
-    cr_expect(shared_count() == 2 && shared_ref(c) == c);
-    shared_put(c);
-    shared_put(c);
-    cr_expect(shared_count() == 1);
-    shared_put(d);
-    shared_put(NULL);
-    cr_expect(shared_count() == 0);
+    cr_expect(intern_count() == 2 && intern_hash(a) == hash_text("abc"));
+    intern_put(a);
+    intern_put(b);
+    cr_expect(intern_count() == 2 && intern_ref(c) == c);
+    intern_put(c);
+    intern_put(c);
+    cr_expect(intern_count() == 1);
+    intern_put(d);
+    intern_put(NULL);
+    cr_expect(intern_count() == 0);
 }
 
-Test(shared_strings, many)
+Test(intern, many)
 {
     const char *all[3000];
     char text[20];
 
     for (int i = 0; i < 3000; i++) {
         snprintf(text, sizeof(text), "text-%d", i);
-        all[i] = shared_get(text);
+        all[i] = intern_get(text);
     }
-    cr_expect(shared_count() == 3000);
+    cr_expect(intern_count() == 3000);
     for (int i = 0; i < 3000; i++) {
         snprintf(text, sizeof(text), "text-%d", i);
-        cr_assert(!strcmp(all[i], text) && shared_get(text) == all[i]);
-        shared_put(all[i]);
-        shared_put(all[i]);
+        cr_assert(!strcmp(all[i], text) && intern_get(text) == all[i]);
+        intern_put(all[i]);
+        intern_put(all[i]);
     }
-    cr_expect(shared_count() == 0);
+    cr_expect(intern_count() == 0);
 }

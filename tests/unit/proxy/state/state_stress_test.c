@@ -172,6 +172,6 @@ Test(state_stress, readers_beside_a_writer, .timeout = 60)
         pthread_join(threads[i], NULL);
     state_free(&state);
     reclaim_wait();
-    cr_expect(shared_count() == 0, "%zu strings are left", shared_count());
+    cr_expect(intern_count() == 0, "%zu strings are left", intern_count());
     reader_unregister();
 }

@@ -22,7 +22,7 @@ static void setup(void)
 static void teardown(void)
 {
     state_free(&state);
-    cr_expect(shared_count() == 0, "%zu strings are left", shared_count());
+    cr_expect(intern_count() == 0, "%zu strings are left", intern_count());
 }
 
 TestSuite(state, .init = setup, .fini = teardown);

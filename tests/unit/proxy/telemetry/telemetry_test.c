@@ -183,9 +183,9 @@ Test(telemetry, the_control_plane_outranks_baggage)
 
 static uint64_t series_held(void)
 {
-    struct series_statistics s;
+    struct metric_series_statistics s;
 
-    series_statistics(t->table, &s);
+    metric_series_statistics(t->table, &s);
     return s.series;
 }
 
@@ -239,7 +239,7 @@ Test(telemetry, a_peer_describes_itself_only_so_often)
         telemetry_open(t, &flow);
         telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
     }
-    cr_expect_eq(series_held(), SERIES_DESCRIPTIONS + 1);
+    cr_expect_eq(series_held(), METRIC_SERIES_DESCRIPTIONS + 1);
     cr_expect(metrics_have("bruma_telemetry_undescribed_connections_total 2984\n"));
     cr_expect(metrics_have("source_workload=\"w15\"") && !metrics_have("source_workload=\"w16\""));
     /* Another peer has as many of its own. */
@@ -248,7 +248,7 @@ Test(telemetry, a_peer_describes_itself_only_so_often)
     telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
     cr_expect(metrics_have("source_workload=\"w2999\""));
     /* What was not seen for an hour makes room. */
-    series_sweep(t->table, loop_now(loop) + SERIES_IDLE, SERIES_IDLE);
+    metric_series_sweep(t->table, loop_now(loop) + METRIC_SERIES_IDLE, METRIC_SERIES_IDLE);
     flow.source_identity = sample_cart.identity;
     telemetry_open(t, &flow);
     telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
@@ -397,10 +397,10 @@ Test(telemetry, eviction_spares_what_is_open_or_young)
     telemetry_open(t, &young);
     telemetry_close(t, &old, BRUMA_REASON_NONE, NULL);
     telemetry_close(t, &young, BRUMA_REASON_NONE, NULL);
-    series_sweep(t->table, now + SERIES_IDLE - 1, SERIES_IDLE);
+    metric_series_sweep(t->table, now + METRIC_SERIES_IDLE - 1, METRIC_SERIES_IDLE);
     cr_expect(series_held() == 3);
-    series_get(t->table, &young, now + 1000);
-    series_sweep(t->table, now + SERIES_IDLE, SERIES_IDLE);
+    metric_series_get(t->table, &young, now + 1000);
+    metric_series_sweep(t->table, now + METRIC_SERIES_IDLE, METRIC_SERIES_IDLE);
     cr_expect(series_held() == 2, "%lu", (unsigned long)series_held());
     cr_expect(metrics_have("bruma_telemetry_series_evicted_total 1\n"));
     cr_expect(!metrics_have("reporter=\"destination\",source_workload"));
@@ -422,27 +422,27 @@ Test(telemetry, eviction_gives_references_back)
     telemetry_open(t, &flow);
     telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
     cr_expect(sample_cart.references == 2);
-    series_sweep(t->table, loop_now(loop) + SERIES_IDLE, SERIES_IDLE);
+    metric_series_sweep(t->table, loop_now(loop) + METRIC_SERIES_IDLE, METRIC_SERIES_IDLE);
     cr_expect(sample_cart.references == 1);
     cr_expect(series_held() == 0);
 }
 
 Test(telemetry, nothing_is_evicted_during_a_scrape)
 {
-    struct telemetry_series **all;
+    struct metric_series **all;
     struct flow flow = sample_flow();
     size_t len;
 
     telemetry_open(t, &flow);
     telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
-    cr_assert(series_list(t->table, &all, &len) == 0);
+    cr_assert(metric_series_list(t->table, &all, &len) == 0);
     cr_assert(len == 1);
-    series_sweep(t->table, loop_now(loop) + SERIES_IDLE, SERIES_IDLE);
+    metric_series_sweep(t->table, loop_now(loop) + METRIC_SERIES_IDLE, METRIC_SERIES_IDLE);
     cr_expect(all[0]->opened == 1);
     cr_expect(series_held() == 1);
-    series_release(t->table);
+    metric_series_release(t->table);
     free(all);
-    series_sweep(t->table, loop_now(loop) + SERIES_IDLE, SERIES_IDLE);
+    metric_series_sweep(t->table, loop_now(loop) + METRIC_SERIES_IDLE, METRIC_SERIES_IDLE);
     cr_expect(series_held() == 0);
 }
 
@@ -454,12 +454,12 @@ Test(telemetry, too_many_label_sets_are_counted_as_unknown)
     char *text, *at;
 
     log_set_filter("off");
-    for (int i = 0; i < SERIES_MAX + 25; i++) {
+    for (int i = 0; i < METRIC_SERIES_MAX + 25; i++) {
         snprintf(identity, sizeof(identity), "spiffe://cluster.local/ns/w%d/sa/x", i);
         telemetry_open(t, &flow);
         telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
     }
-    cr_expect(series_held() == SERIES_MAX);
+    cr_expect(series_held() == METRIC_SERIES_MAX);
     text = metrics_text(&t, 1);
     cr_expect(strstr(text, "bruma_telemetry_overflow_connections_total 25\n") != NULL);
     cr_expect(strstr(
@@ -473,7 +473,8 @@ Test(telemetry, too_many_label_sets_are_counted_as_unknown)
         cr_assert(value != NULL);
         total += strtoull(value + 2, NULL, 10);
     }
-    cr_expect(total == SERIES_MAX + 25, "no connection is lost from the sum: %lu", (unsigned long)total);
+    cr_expect(total == METRIC_SERIES_MAX + 25, "no connection is lost from the sum: %lu",
+              (unsigned long)total);
     free(text);
 }
 
@@ -677,7 +678,7 @@ Test(telemetry, scrapes_beside_the_worker, .timeout = 60)
         telemetry_bytes(&flow, 10, 20);
         telemetry_close(t, &flow, i % 3 ? BRUMA_REASON_NONE : BRUMA_REASON_PEER_RESET, NULL);
         if (i % 100 == 0)
-            series_sweep(t->table, now + SERIES_IDLE * (1 + i), SERIES_IDLE);
+            metric_series_sweep(t->table, now + METRIC_SERIES_IDLE * (1 + i), METRIC_SERIES_IDLE);
     }
     __atomic_store_n(&scraping, false, __ATOMIC_RELEASE);
     pthread_join(thread, NULL);

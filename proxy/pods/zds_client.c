@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proxy/pods/zds_link.h"
+#include "proxy/pods/zds_client.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -25,7 +25,7 @@
 #define MESSAGES_PER_TURN 64
 #define FDS_MAX           8 /* more than a good message has, so that a bad one can be told */
 
-struct zds_link {
+struct zds_client {
     struct loop *loop;
     struct proxy *proxy;
     void (*failed)(struct proxy *proxy);
@@ -45,34 +45,34 @@ struct zds_link {
 enum outcome { OBEYED, REFUSED, BROKEN, FATAL };
 
 /* What the agent has told stays in force; only the connection is lost. */
-static void disconnect(struct zds_link *link)
+static void disconnect(struct zds_client *client)
 {
-    int fd = link->watch.fd;
+    int fd = client->watch.fd;
 
     if (fd < 0)
         return;
-    loop_watch_remove(link->loop, &link->watch);
+    loop_watch_remove(client->loop, &client->watch);
     close(fd);
-    link->watch.fd = -1;
-    name_set_clear(&link->named);
-    if (link->stopped)
+    client->watch.fd = -1;
+    name_set_clear(&client->named);
+    if (client->stopped)
         return;
-    if (link->snapshot) {
-        loop_timer_set(link->loop, &link->retry, 0);
+    if (client->snapshot) {
+        loop_timer_set(client->loop, &client->retry, 0);
     } else {
-        loop_timer_set(link->loop, &link->retry, link->broken_after);
-        link->broken_after =
-            link->broken_after < BROKEN_RETRY_MAX / 2 ? 2 * link->broken_after : BROKEN_RETRY_MAX;
+        loop_timer_set(client->loop, &client->retry, client->broken_after);
+        client->broken_after =
+            client->broken_after < BROKEN_RETRY_MAX / 2 ? 2 * client->broken_after : BROKEN_RETRY_MAX;
     }
-    link->snapshot = false;
+    client->snapshot = false;
 }
 
 /* The agent waits for each answer, so there is always room for one. */
-static bool answer(struct zds_link *link, const char *error)
+static bool answer(struct zds_client *client, const char *error)
 {
     uint8_t buf[ZDS_MESSAGE_MAX];
     ssize_t len = zds_response_encode(error, buf);
-    int r = len < 0 ? (int)len : seqpacket_send(link->watch.fd, buf, (size_t)len, NULL, 0);
+    int r = len < 0 ? (int)len : seqpacket_send(client->watch.fd, buf, (size_t)len, NULL, 0);
 
     if (r < 0)
         log_warn_errno(r, "cannot answer the CNI agent");
@@ -81,7 +81,8 @@ static bool answer(struct zds_link *link, const char *error)
 
 /* ---- messages ---- */
 
-static enum outcome add(struct zds_link *link, const struct zds_request *q, int *fd, char *error, size_t size)
+static enum outcome add(struct zds_client *client, const struct zds_request *q, int *fd, char *error,
+                        size_t size)
 {
     const struct pod_info info = {
         .uid = q->uid, .name = q->name, .namespace = q->namespace, .service_account = q->service_account};
@@ -94,20 +95,20 @@ static enum outcome add(struct zds_link *link, const struct zds_request *q, int 
         snprintf(error, size, "an add without a uid");
         return BROKEN;
     }
-    if (!link->snapshot && name_set_add(&link->named, q->uid) < 0) {
+    if (!client->snapshot && name_set_add(&client->named, q->uid) < 0) {
         snprintf(error, size, "out of memory");
         return BROKEN;
     }
-    return zds_pods_add(&link->pods, &info, take_fd(fd), error, size) < 0 ? REFUSED : OBEYED;
+    return zds_pods_add(&client->pods, &info, take_fd(fd), error, size) < 0 ? REFUSED : OBEYED;
 }
 
-static enum outcome keep(struct zds_link *link, const struct zds_request *q, char *error, size_t size)
+static enum outcome keep(struct zds_client *client, const struct zds_request *q, char *error, size_t size)
 {
-    if (link->snapshot) {
+    if (client->snapshot) {
         snprintf(error, size, "protocol error: a keep after the snapshot");
         return FATAL;
     }
-    if (name_set_add(&link->named, q->uid) < 0) {
+    if (name_set_add(&client->named, q->uid) < 0) {
         snprintf(error, size, "out of memory");
         return BROKEN;
     }
@@ -115,37 +116,37 @@ static enum outcome keep(struct zds_link *link, const struct zds_request *q, cha
 }
 
 /* Before the snapshot is complete only the name is forgotten: the end of the snapshot removes the pod. */
-static enum outcome del(struct zds_link *link, const struct zds_request *q)
+static enum outcome del(struct zds_client *client, const struct zds_request *q)
 {
-    zds_pods_forget(&link->pods, q->uid);
-    if (link->snapshot)
-        pods_delete(link->proxy, q->uid);
+    zds_pods_forget(&client->pods, q->uid);
+    if (client->snapshot)
+        pods_delete(client->proxy, q->uid);
     else
-        name_set_remove(&link->named, q->uid);
+        name_set_remove(&client->named, q->uid);
     return OBEYED;
 }
 
-static enum outcome snapshot_sent(struct zds_link *link, char *error, size_t size)
+static enum outcome snapshot_sent(struct zds_client *client, char *error, size_t size)
 {
-    if (link->snapshot) {
+    if (client->snapshot) {
         snprintf(error, size, "protocol error: a second snapshot");
         return FATAL;
     }
-    pods_delete_unnamed(link->proxy, &link->named);
-    zds_pods_forget_unnamed(&link->pods, &link->named);
-    log_info("the CNI agent's snapshot is complete\tpods=%zu pending=%zu", link->named.len,
-             link->pods.pending_len);
-    name_set_clear(&link->named);
-    link->snapshot = true;
-    link->broken_after = RETRY_MIN;
+    pods_delete_unnamed(client->proxy, &client->named);
+    zds_pods_forget_unnamed(&client->pods, &client->named);
+    log_info("the CNI agent's snapshot is complete\tpods=%zu pending=%zu", client->named.len,
+             client->pods.pending_len);
+    name_set_clear(&client->named);
+    client->snapshot = true;
+    client->broken_after = RETRY_MIN;
     return OBEYED;
 }
 
-static enum outcome obey(struct zds_link *link, size_t len, int *fds, size_t fds_len, char *error,
+static enum outcome obey(struct zds_client *client, size_t len, int *fds, size_t fds_len, char *error,
                          size_t size)
 {
     _cleanup_zds_request_ struct zds_request q = {};
-    int r = zds_request_decode(link->buf, len, &q);
+    int r = zds_request_decode(client->buf, len, &q);
 
     if (r < 0) {
         snprintf(error, size, "cannot read the message: it is no request of this protocol's version 1");
@@ -158,21 +159,21 @@ static enum outcome obey(struct zds_link *link, size_t len, int *fds, size_t fds
     }
     switch (q.kind) {
     case ZDS_ADD:
-        return add(link, &q, &fds[0], error, size);
+        return add(client, &q, &fds[0], error, size);
     case ZDS_KEEP:
-        return keep(link, &q, error, size);
+        return keep(client, &q, error, size);
     case ZDS_DEL:
-        return del(link, &q);
+        return del(client, &q);
     case ZDS_SNAPSHOT_SENT:
-        return snapshot_sent(link, error, size);
+        return snapshot_sent(client, error, size);
     }
     return BROKEN;
 }
 
 /* False if the connection has ended. */
-static bool conclude(struct zds_link *link, enum outcome outcome, const char *error)
+static bool conclude(struct zds_client *client, enum outcome outcome, const char *error)
 {
-    bool sent = answer(link, outcome == OBEYED ? NULL : error);
+    bool sent = answer(client, outcome == OBEYED ? NULL : error);
 
     switch (outcome) {
     case OBEYED:
@@ -187,23 +188,24 @@ static bool conclude(struct zds_link *link, enum outcome outcome, const char *er
     case FATAL:
         log_error("the CNI agent breaks the protocol; the proxy ends\treason=%s error=\"%s\"",
                   reason_name(BRUMA_REASON_MESSAGE_INVALID), error);
-        zds_link_stop(link);
-        link->failed(link->proxy);
+        zds_client_stop(client);
+        client->failed(client->proxy);
         return false;
     }
     if (!sent)
-        disconnect(link);
+        disconnect(client);
     return sent;
 }
 
-static void receive(struct zds_link *link)
+static void receive(struct zds_client *client)
 {
     for (int i = 0; i < MESSAGES_PER_TURN; i++) {
         char error[ZDS_ERROR_MAX] = "cannot read the message: too long, or too many descriptors";
         enum outcome outcome = BROKEN;
         int fds[FDS_MAX];
         size_t fds_len;
-        ssize_t n = seqpacket_receive(link->watch.fd, link->buf, sizeof(link->buf), fds, FDS_MAX, &fds_len);
+        ssize_t n =
+            seqpacket_receive(client->watch.fd, client->buf, sizeof(client->buf), fds, FDS_MAX, &fds_len);
 
         if (n == -EAGAIN)
             return;
@@ -212,13 +214,13 @@ static void receive(struct zds_link *link)
         if (n == 0 || (n < 0 && n != -EMSGSIZE && n != -EMFILE)) {
             close_fds(fds, fds_len);
             log_warn("the CNI agent is gone; the last known pods are served on");
-            disconnect(link);
+            disconnect(client);
             return;
         }
         if (n > 0)
-            outcome = obey(link, (size_t)n, fds, fds_len, error, sizeof(error));
+            outcome = obey(client, (size_t)n, fds, fds_len, error, sizeof(error));
         close_fds(fds, fds_len);
-        if (!conclude(link, outcome, error))
+        if (!conclude(client, outcome, error))
             return;
     }
 }
@@ -226,7 +228,7 @@ static void receive(struct zds_link *link)
 static void on_agent(struct loop_watch *watch, uint32_t events)
 {
     (void)events;
-    receive(container_of(watch, struct zds_link, watch));
+    receive(container_of(watch, struct zds_client, watch));
 }
 
 /* ---- connecting ---- */
@@ -241,87 +243,87 @@ static int greet(int fd)
 
 static void on_retry(struct loop_timer *timer)
 {
-    struct zds_link *link = container_of(timer, struct zds_link, retry);
-    _cleanup_fd_ int fd = seqpacket_connect(link->path, 0, true);
+    struct zds_client *client = container_of(timer, struct zds_client, retry);
+    _cleanup_fd_ int fd = seqpacket_connect(client->path, 0, true);
     int r = fd < 0 ? fd : greet(fd);
 
     if (r == 0)
-        r = loop_watch_add(link->loop, &link->watch, fd, EPOLLIN, on_agent);
+        r = loop_watch_add(client->loop, &client->watch, fd, EPOLLIN, on_agent);
     if (r < 0) {
-        link->watch.fd = -1;
-        if (!link->complained)
-            log_warn_errno(r, "cannot reach the CNI agent; trying on\tsocket=%s", link->path);
-        link->complained = true;
-        loop_timer_set(link->loop, timer, link->retry_after);
-        link->retry_after = link->retry_after < RETRY_MAX / 2 ? 2 * link->retry_after : RETRY_MAX;
+        client->watch.fd = -1;
+        if (!client->complained)
+            log_warn_errno(r, "cannot reach the CNI agent; trying on\tsocket=%s", client->path);
+        client->complained = true;
+        loop_timer_set(client->loop, timer, client->retry_after);
+        client->retry_after = client->retry_after < RETRY_MAX / 2 ? 2 * client->retry_after : RETRY_MAX;
         return;
     }
     take_fd(&fd);
-    link->complained = false;
-    link->retry_after = RETRY_MIN;
-    log_info("connected to the CNI agent\tsocket=%s", link->path);
+    client->complained = false;
+    client->retry_after = RETRY_MIN;
+    log_info("connected to the CNI agent\tsocket=%s", client->path);
 }
 
-int zds_link_new(struct loop *loop, struct proxy *proxy, const char *socket_path,
-                 const struct pod_listener_options *options, int own_netns_fd, void (*failed)(struct proxy *),
-                 struct zds_link **ret)
+int zds_client_new(struct loop *loop, struct proxy *proxy, const char *socket_path,
+                   const struct pod_listener_options *options, int own_netns_fd,
+                   void (*failed)(struct proxy *), struct zds_client **ret)
 {
-    struct zds_link *link = calloc(1, sizeof(*link));
+    struct zds_client *client = calloc(1, sizeof(*client));
     uint64_t own_cookie;
-    int r = link ? netns_cookie(own_netns_fd, &own_cookie) : -ENOMEM;
+    int r = client ? netns_cookie(own_netns_fd, &own_cookie) : -ENOMEM;
 
     if (r == 0) {
-        link->path = strdup(socket_path);
-        r = link->path ? 0 : -ENOMEM;
+        client->path = strdup(socket_path);
+        r = client->path ? 0 : -ENOMEM;
     }
     if (r < 0) {
-        free(link);
+        free(client);
         return r;
     }
-    link->loop = loop;
-    link->proxy = proxy;
-    link->failed = failed;
-    link->watch.fd = -1;
-    link->retry_after = link->broken_after = RETRY_MIN;
-    zds_pods_init(&link->pods, loop, proxy, options, own_netns_fd, own_cookie);
-    loop_timer_init(&link->retry, on_retry);
-    loop_timer_set(loop, &link->retry, 0);
-    *ret = link;
+    client->loop = loop;
+    client->proxy = proxy;
+    client->failed = failed;
+    client->watch.fd = -1;
+    client->retry_after = client->broken_after = RETRY_MIN;
+    zds_pods_init(&client->pods, loop, proxy, options, own_netns_fd, own_cookie);
+    loop_timer_init(&client->retry, on_retry);
+    loop_timer_set(loop, &client->retry, 0);
+    *ret = client;
     return 0;
 }
 
-void zds_link_stop(struct zds_link *link)
+void zds_client_stop(struct zds_client *client)
 {
-    link->stopped = true;
-    loop_timer_cancel(&link->retry);
-    zds_pods_clear(&link->pods);
-    disconnect(link);
+    client->stopped = true;
+    loop_timer_cancel(&client->retry);
+    zds_pods_clear(&client->pods);
+    disconnect(client);
 }
 
-void zds_link_free(struct zds_link **ptr)
+void zds_client_free(struct zds_client **ptr)
 {
-    struct zds_link *link = *ptr;
+    struct zds_client *client = *ptr;
 
-    if (!link)
+    if (!client)
         return;
-    zds_link_stop(link);
-    free(link->path);
-    free(link);
+    zds_client_stop(client);
+    free(client->path);
+    free(client);
     *ptr = NULL;
 }
 
-bool zds_link_ready(const struct zds_link *link)
+bool zds_client_ready(const struct zds_client *client)
 {
-    return link->snapshot && !link->pods.pending_len && !link->stopped;
+    return client->snapshot && !client->pods.pending_len && !client->stopped;
 }
 
-void zds_link_listener_closed(struct zds_link *link, const char *uid)
+void zds_client_listener_closed(struct zds_client *client, const char *uid)
 {
-    if (!link->stopped)
-        zds_pods_reopen(&link->pods, uid);
+    if (!client->stopped)
+        zds_pods_reopen(&client->pods, uid);
 }
 
-const struct zds_pods *zds_link_pods(const struct zds_link *link)
+const struct zds_pods *zds_client_pods(const struct zds_client *client)
 {
-    return &link->pods;
+    return &client->pods;
 }

@@ -14,19 +14,19 @@
 #include "lib/netns.h"
 #include "lib/seqpacket.h"
 #include "lib/zds.h"
-#include "proxy/pods/zds_link.h"
+#include "proxy/pods/zds_client.h"
 
 #define OWN_COOKIE 1
 
 static char calls[4096], directory[64], path[128], file_a[128], file_b[128];
 static struct loop *loop;
-static struct zds_link *link_;
+static struct zds_client *client_;
 static struct loop_timer pump;
 static int listener = -1, agent = -1, pumps;
 static int ports_taken; /* listeners cannot be opened */
 static bool failed;     /* the proxy was told to end */
 
-/* ---- what the link calls ---- */
+/* ---- what the client calls ---- */
 
 static struct {
     char uid[32];
@@ -287,14 +287,14 @@ static bool take(const struct step *s)
         return true;
     case READY:
     case NOT_READY:
-        cr_assert(zds_link_ready(link_) == (s->action == READY), "step %d", at);
+        cr_assert(zds_client_ready(client_) == (s->action == READY), "step %d", at);
         return true;
     case FREE_PORTS:
         ports_taken = 0;
         return true;
     case DIE:
         dead_fd = served[index_of(s->text)].fds[BRUMA_POD_FD_INBOUND];
-        zds_link_listener_closed(link_, s->text);
+        zds_client_listener_closed(client_, s->text);
         return true;
     case WAIT:
         return wait_over(s);
@@ -352,7 +352,7 @@ static void setup(void)
 /* Every test ends with this: whatever was sent, no descriptor is left. */
 static void teardown(void)
 {
-    zds_link_free(&link_);
+    zds_client_free(&client_);
     loop_free(&loop);
     while (served_len)
         close_fds(served[--served_len].fds, BRUMA_POD_FD_COUNT);
@@ -367,7 +367,7 @@ static void teardown(void)
     rmdir(directory);
 }
 
-TestSuite(zds_link, .init = setup, .fini = teardown, .timeout = 60);
+TestSuite(zds_client, .init = setup, .fini = teardown, .timeout = 60);
 
 static void play(const struct step *steps, int len)
 {
@@ -376,7 +376,7 @@ static void play(const struct step *steps, int len)
 
     script = steps;
     script_len = len;
-    cr_assert(zds_link_new(loop, NULL, path, &options, own, fail, &link_) == 0);
+    cr_assert(zds_client_new(loop, NULL, path, &options, own, fail, &client_) == 0);
     loop_timer_set(loop, &pump, 10);
     cr_assert(loop_run(loop) == 0);
 }
@@ -393,47 +393,47 @@ static void play(const struct step *steps, int len)
         YES           \
     }
 
-Test(zds_link, a_snapshot_is_taken_and_acknowledged)
+Test(zds_client, a_snapshot_is_taken_and_acknowledged)
 {
     PLAY({ACCEPT}, {NOT_READY}, {ADD, "a"}, {YES}, {ADD, "b", file_b}, {YES}, {NOT_READY}, SNAPSHOT_DONE,
          {READY});
     EXPECT_CALLS("add(a) add(b)");
 }
 
-Test(zds_link, the_same_add_again_changes_nothing)
+Test(zds_client, the_same_add_again_changes_nothing)
 {
     PLAY({ACCEPT}, {ADD, "a"}, {YES}, SNAPSHOT_DONE, {ADD, "a"}, {YES}, {READY});
     EXPECT_CALLS("add(a)");
     cr_expect(opened == BRUMA_LISTENER_COUNT);
 }
 
-Test(zds_link, another_namespace_is_another_sandbox)
+Test(zds_client, another_namespace_is_another_sandbox)
 {
     PLAY({ACCEPT}, {ADD, "a"}, {YES}, SNAPSHOT_DONE, {ADD, "a", file_b}, {YES}, {READY});
     EXPECT_CALLS("add(a) delete(a) add(a)");
 }
 
-Test(zds_link, what_is_not_named_is_removed_at_the_end_of_the_snapshot)
+Test(zds_client, what_is_not_named_is_removed_at_the_end_of_the_snapshot)
 {
     PLAY({ACCEPT}, {ADD, "a"}, {YES}, {ADD, "b", file_b}, {YES}, SNAPSHOT_DONE, {CLOSE}, {ACCEPT},
          {NOT_READY}, {KEEP, "b"}, {YES}, {KEEP, "unknown"}, {YES}, SNAPSHOT_DONE, {READY});
     EXPECT_CALLS("add(a) add(b) delete(a)");
 }
 
-Test(zds_link, a_del_before_the_end_of_the_snapshot_waits_for_it)
+Test(zds_client, a_del_before_the_end_of_the_snapshot_waits_for_it)
 {
     PLAY({ACCEPT}, {ADD, "a"}, {YES}, {ADD, "a"}, {YES}, {DEL, "a"}, {YES}, {DEL, "nobody"}, {YES},
          SNAPSHOT_DONE, {READY});
     EXPECT_CALLS("add(a) delete(a)");
 }
 
-Test(zds_link, a_del_afterwards_is_obeyed_at_once)
+Test(zds_client, a_del_afterwards_is_obeyed_at_once)
 {
     PLAY({ACCEPT}, {ADD, "a"}, {YES}, SNAPSHOT_DONE, {DEL, "nobody"}, {YES}, {DEL, "a"}, {YES}, {READY});
     EXPECT_CALLS("add(a) delete(a)");
 }
 
-Test(zds_link, a_failed_add_is_pending_and_tried_again)
+Test(zds_client, a_failed_add_is_pending_and_tried_again)
 {
     ports_taken = 1;
     PLAY({ACCEPT}, SNAPSHOT_DONE, {READY}, {ADD, "a"}, {NO, "taken"}, {NOT_READY}, {KEEP, "", NULL, 1},
@@ -442,31 +442,31 @@ Test(zds_link, a_failed_add_is_pending_and_tried_again)
     EXPECT_CALLS("add(a)");
 }
 
-Test(zds_link, what_is_pending_and_not_wanted_is_forgotten)
+Test(zds_client, what_is_pending_and_not_wanted_is_forgotten)
 {
     ports_taken = 1;
     PLAY({ACCEPT}, {ADD, "a"}, {NO, "taken"}, {ADD, "b"}, {NO, "taken"}, {ADD, "b"}, {NO, "taken"},
          SNAPSHOT_DONE, {NOT_READY}, {DEL, "a"}, {YES}, {NOT_READY}, {CLOSE}, {ACCEPT}, SNAPSHOT_DONE,
          {READY});
-    cr_expect(zds_link_pods(link_)->pending_len == 0);
+    cr_expect(zds_client_pods(client_)->pending_len == 0);
     EXPECT_CALLS("");
 }
 
-Test(zds_link, an_add_that_never_works_is_pending_too)
+Test(zds_client, an_add_that_never_works_is_pending_too)
 {
     PLAY({ACCEPT}, SNAPSHOT_DONE, {ADD, "a", "/dev/null"}, {NO, "no network namespace"}, {NOT_READY},
          {DEL, "a"}, {YES}, {READY});
     EXPECT_CALLS("");
 }
 
-Test(zds_link, a_listener_that_was_destroyed_is_replaced_and_the_others_stay)
+Test(zds_client, a_listener_that_was_destroyed_is_replaced_and_the_others_stay)
 {
     PLAY({ACCEPT}, {ADD, "a"}, {YES}, SNAPSHOT_DONE, {DIE, "a"}, {READY});
     EXPECT_CALLS("add(a) add(a)");
     cr_expect(opened == BRUMA_LISTENER_COUNT + 1);
 }
 
-Test(zds_link, it_comes_back_after_the_agent_has_gone)
+Test(zds_client, it_comes_back_after_the_agent_has_gone)
 {
     PLAY({ACCEPT}, {ADD, "a"}, {YES}, SNAPSHOT_DONE, {READY}, {CLOSE}, {ACCEPT}, {NOT_READY}, {ADD, "a"},
          {YES}, SNAPSHOT_DONE, {READY});
@@ -474,7 +474,7 @@ Test(zds_link, it_comes_back_after_the_agent_has_gone)
 }
 
 #define BAD(name, text, ...)                                                                               \
-    Test(zds_link, bad_message_##name)                                                                     \
+    Test(zds_client, bad_message_##name)                                                                   \
     {                                                                                                      \
         PLAY({ACCEPT}, SNAPSHOT_DONE, {__VA_ARGS__}, {NO, text}, {END}, {ACCEPT}, SNAPSHOT_DONE, {READY}); \
         EXPECT_CALLS("");                                                                                  \
@@ -491,7 +491,7 @@ BAD(del_with_descriptor, "del with 1", DEL, "a", .number = 1)
 BAD(snapshot_with_descriptor, "snapshot-sent with 1", SNAPSHOT, .number = 1)
 BAD(no_uid, "without a uid", ADD, "")
 
-Test(zds_link, bad_message_too_long)
+Test(zds_client, bad_message_too_long)
 {
     static char text[ZDS_MESSAGE_MAX + 1];
 
@@ -501,7 +501,7 @@ Test(zds_link, bad_message_too_long)
 }
 
 #define FATAL(name, text, ...)                                                        \
-    Test(zds_link, protocol_error_##name)                                             \
+    Test(zds_client, protocol_error_##name)                                           \
     {                                                                                 \
         PLAY({ACCEPT}, SNAPSHOT_DONE, {__VA_ARGS__}, {NO, text}, {END}, {NOT_READY}); \
         cr_expect(failed);                                                            \
@@ -512,7 +512,7 @@ FATAL(second_snapshot, "protocol error: a second snapshot", SNAPSHOT)
 FATAL(no_info, "protocol error: an add without workload_info", ADD_BARE, "a")
 
 /* Attempts come later and later while connections end before their snapshot. */
-Test(zds_link, an_agent_that_hangs_up_is_not_stormed)
+Test(zds_client, an_agent_that_hangs_up_is_not_stormed)
 {
     uint64_t begin;
 
@@ -523,11 +523,11 @@ Test(zds_link, an_agent_that_hangs_up_is_not_stormed)
               (unsigned long)(loop_now(loop) - begin));
 }
 
-Test(zds_link, a_proxy_that_ends_listens_no_more)
+Test(zds_client, a_proxy_that_ends_listens_no_more)
 {
     PLAY({ACCEPT}, {ADD, "a"}, {YES}, SNAPSHOT_DONE);
-    zds_link_stop(link_);
-    cr_expect(!zds_link_ready(link_));
+    zds_client_stop(client_);
+    cr_expect(!zds_client_ready(client_));
     script_len = at = pumps = 0;
     loop_timer_set(loop, &pump, 10);
     cr_assert(loop_run(loop) == 0);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "lib/span.h"
+#include "lib/json_slice.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -56,7 +56,7 @@ static void skip_value(struct cursor *c)
     }
 }
 
-int span_find(const char *text, size_t len, const char *key, const char **ret, size_t *ret_len)
+int json_slice_find(const char *text, size_t len, const char *key, const char **ret, size_t *ret_len)
 {
     struct cursor c = {text, text + len};
     size_t key_len = strlen(key);
@@ -94,8 +94,8 @@ int span_find(const char *text, size_t len, const char *key, const char **ret, s
     }
 }
 
-void span_elements(const char *text, size_t len, void (*each)(void *data, const char *begin, size_t len),
-                   void *data)
+void json_slice_elements(const char *text, size_t len,
+                         void (*each)(void *data, const char *begin, size_t len), void *data)
 {
     struct cursor c = {text, text + len};
 

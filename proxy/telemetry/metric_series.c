@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proxy/telemetry/series.h"
+#include "proxy/telemetry/metric_series.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -38,17 +38,17 @@ struct peer {
 struct cached {
     struct flow_key key; /* its objects are referenced */
     bool undescribed;    /* its baggage was one too many */
-    struct telemetry_series *series;
+    struct metric_series *series;
     uint64_t touched;
 };
 
-struct series_table {
+struct metric_series_table {
     pthread_mutex_t lock; /* guards buckets and what hangs there, len, scrapes; the worker reads without it */
-    struct telemetry_series **buckets;
+    struct metric_series **buckets;
     size_t buckets_len, len;
     unsigned scrapes; /* readers that hold pointers: nothing may be freed */
     uint64_t swept;
-    struct telemetry_series *overflow[OVERFLOWS];
+    struct metric_series *overflow[OVERFLOWS];
     struct peer *peers[PEER_BUCKETS];
     unsigned descriptions;
     uint64_t evicted, overflowed, undescribed; /* relaxed atomics */
@@ -59,7 +59,7 @@ struct series_table {
 
 static struct {
     uint8_t of_reason[BRUMA_REASON_COUNT];
-    const char *text[SERIES_FLAGS];
+    const char *text[METRIC_SERIES_FLAGS];
     unsigned len;
 } flags;
 
@@ -74,8 +74,8 @@ __attribute__((constructor)) static void collect_flags(void)
         while (i < flags.len && strcmp(flags.text[i], text) != 0)
             i++;
         if (i == flags.len) {
-            if (flags.len == SERIES_FLAGS)
-                abort(); /* the list of reasons has outgrown SERIES_FLAGS */
+            if (flags.len == METRIC_SERIES_FLAGS)
+                abort(); /* the list of reasons has outgrown METRIC_SERIES_FLAGS */
             flags.text[flags.len++] = text;
         }
         flags.of_reason[reason] = (uint8_t)i;
@@ -99,9 +99,9 @@ unsigned flag_count(void)
 
 /* ---- the table ---- */
 
-static struct telemetry_series *series_new(const char *text, size_t len, size_t flags_at, uint64_t hash)
+static struct metric_series *metric_series_new(const char *text, size_t len, size_t flags_at, uint64_t hash)
 {
-    struct telemetry_series *s = calloc(1, sizeof(*s) + len);
+    struct metric_series *s = calloc(1, sizeof(*s) + len);
 
     if (!s)
         return NULL;
@@ -112,7 +112,7 @@ static struct telemetry_series *series_new(const char *text, size_t len, size_t 
     return s;
 }
 
-static struct telemetry_series *overflow_new(int kind)
+static struct metric_series *overflow_new(int kind)
 {
     struct flow flow = {.reporter = kind & 1 ? REPORTER_DESTINATION : REPORTER_SOURCE,
                         .mutual_tls = kind & 2};
@@ -121,30 +121,30 @@ static struct telemetry_series *overflow_new(int kind)
     size_t flags_at;
 
     labels_format(&flow, &text, &flags_at);
-    return series_new(text.at, text.len, flags_at, 0);
+    return metric_series_new(text.at, text.len, flags_at, 0);
 }
 
-int series_table_new(struct series_table **ret)
+int metric_series_table_new(struct metric_series_table **ret)
 {
-    struct series_table *t = calloc(1, sizeof(*t));
+    struct metric_series_table *t = calloc(1, sizeof(*t));
 
     if (!t)
         return -ENOMEM;
     pthread_mutex_init(&t->lock, NULL);
-    t->buckets = calloc(FIRST_BUCKETS, sizeof(struct telemetry_series *));
+    t->buckets = calloc(FIRST_BUCKETS, sizeof(struct metric_series *));
     t->buckets_len = FIRST_BUCKETS;
-    t->descriptions = SERIES_DESCRIPTIONS;
+    t->descriptions = METRIC_SERIES_DESCRIPTIONS;
     for (int i = 0; i < OVERFLOWS; i++)
         t->overflow[i] = overflow_new(i);
     if (!t->buckets || !t->overflow[0] || !t->overflow[1] || !t->overflow[2] || !t->overflow[3]) {
-        series_table_free(&t);
+        metric_series_table_free(&t);
         return -ENOMEM;
     }
     *ret = t;
     return 0;
 }
 
-void series_limit_descriptions(struct series_table *t, unsigned limit)
+void metric_series_limit_descriptions(struct metric_series_table *t, unsigned limit)
 {
     t->descriptions = limit; /* before there are peers, who have room for so many */
 }
@@ -157,9 +157,9 @@ static void forget(struct cached *c)
     memset(c, 0, sizeof(*c));
 }
 
-void series_table_free(struct series_table **ptr)
+void metric_series_table_free(struct metric_series_table **ptr)
 {
-    struct series_table *t = *ptr;
+    struct metric_series_table *t = *ptr;
 
     if (!t)
         return;
@@ -169,7 +169,7 @@ void series_table_free(struct series_table **ptr)
     }
     for (size_t i = 0; t->buckets && i < t->buckets_len; i++) {
         while (t->buckets[i]) {
-            struct telemetry_series *s = t->buckets[i];
+            struct metric_series *s = t->buckets[i];
 
             t->buckets[i] = s->next;
             free(s);
@@ -192,16 +192,16 @@ void series_table_free(struct series_table **ptr)
 }
 
 /* Longer chains are no error: without memory for more buckets it goes on with these. */
-static void grow(struct series_table *t)
+static void grow(struct metric_series_table *t)
 {
     size_t len = t->buckets_len * 2;
-    struct telemetry_series **buckets = calloc(len, sizeof(struct telemetry_series *));
+    struct metric_series **buckets = calloc(len, sizeof(struct metric_series *));
 
     if (!buckets)
         return;
     for (size_t i = 0; i < t->buckets_len; i++) {
         while (t->buckets[i]) {
-            struct telemetry_series *s = t->buckets[i];
+            struct metric_series *s = t->buckets[i];
 
             t->buckets[i] = s->next;
             s->next = buckets[s->hash & (len - 1)];
@@ -228,7 +228,7 @@ static bool is_idle(const struct peer *p, uint64_t now, uint64_t idle)
     return true;
 }
 
-static void sweep_peers(struct series_table *t, uint64_t now, uint64_t idle)
+static void sweep_peers(struct metric_series_table *t, uint64_t now, uint64_t idle)
 {
     for (size_t i = 0; i < PEER_BUCKETS; i++) {
         struct peer **at = &t->peers[i];
@@ -246,7 +246,7 @@ static void sweep_peers(struct series_table *t, uint64_t now, uint64_t idle)
     }
 }
 
-void series_sweep(struct series_table *t, uint64_t now, uint64_t idle)
+void metric_series_sweep(struct metric_series_table *t, uint64_t now, uint64_t idle)
 {
     sweep_peers(t, now, idle);
     for (size_t i = 0; i < array_size(t->cache); i++) {
@@ -256,10 +256,10 @@ void series_sweep(struct series_table *t, uint64_t now, uint64_t idle)
     pthread_mutex_lock(&t->lock);
     /* A scrape reads them: the next sweep will do. */
     for (size_t i = 0; !t->scrapes && i < t->buckets_len; i++) {
-        struct telemetry_series **at = &t->buckets[i];
+        struct metric_series **at = &t->buckets[i];
 
         while (*at) {
-            struct telemetry_series *s = *at;
+            struct metric_series *s = *at;
 
             if (s->open || elapsed(s->touched, now) < idle) {
                 at = &s->next;
@@ -275,11 +275,11 @@ void series_sweep(struct series_table *t, uint64_t now, uint64_t idle)
     t->swept = now;
 }
 
-static struct telemetry_series *find_or_add(struct series_table *t, const struct flow *flow)
+static struct metric_series *find_or_add(struct metric_series_table *t, const struct flow *flow)
 {
     char labels[LABELS_MAX];
     struct text text = {labels, 0, sizeof(labels)};
-    struct telemetry_series *s;
+    struct metric_series *s;
     size_t flags_at;
     uint64_t hash;
 
@@ -289,7 +289,7 @@ static struct telemetry_series *find_or_add(struct series_table *t, const struct
         if (s->hash == hash && s->text_len == text.len && !memcmp(s->text, text.at, text.len))
             return s;
     }
-    s = t->len < SERIES_MAX ? series_new(text.at, text.len, flags_at, hash) : NULL;
+    s = t->len < METRIC_SERIES_MAX ? metric_series_new(text.at, text.len, flags_at, hash) : NULL;
     if (!s)
         return NULL;
     pthread_mutex_lock(&t->lock);
@@ -302,7 +302,7 @@ static struct telemetry_series *find_or_add(struct series_table *t, const struct
     return s;
 }
 
-static struct peer *find_peer(struct series_table *t, uint64_t identity)
+static struct peer *find_peer(struct metric_series_table *t, uint64_t identity)
 {
     struct peer **at = &t->peers[identity % PEER_BUCKETS], *p;
 
@@ -321,7 +321,7 @@ static struct peer *find_peer(struct series_table *t, uint64_t identity)
 
 /* Whether this peer may be told from others by what it says of itself: a peer may say anything, and a label
  * set is kept for each. */
-static bool may_describe(struct series_table *t, const struct flow *flow, uint64_t now)
+static bool may_describe(struct metric_series_table *t, const struct flow *flow, uint64_t now)
 {
     const char *identity =
         flow->reporter == REPORTER_DESTINATION ? flow->source_identity : flow->destination_identity;
@@ -343,7 +343,7 @@ static bool may_describe(struct series_table *t, const struct flow *flow, uint64
         }
     }
     for (unsigned i = 0; i < t->descriptions; i++) {
-        if (i < p->len && elapsed(p->seen[i].touched, now) < SERIES_IDLE)
+        if (i < p->len && elapsed(p->seen[i].touched, now) < METRIC_SERIES_IDLE)
             continue;
         p->seen[i].baggage = baggage;
         p->seen[i].touched = now;
@@ -367,8 +367,8 @@ static uint64_t hash_texts(const struct flow *flow)
     return hash;
 }
 
-static void remember(struct cached *c, const struct flow_key *key, struct telemetry_series *s,
-                     bool undescribed, uint64_t now)
+static void remember(struct cached *c, const struct flow_key *key, struct metric_series *s, bool undescribed,
+                     uint64_t now)
 {
     if (key->source)
         workload_ref(key->source);
@@ -381,18 +381,19 @@ static void remember(struct cached *c, const struct flow_key *key, struct teleme
     *c = (struct cached){.key = *key, .undescribed = undescribed, .series = s, .touched = now};
 }
 
-struct telemetry_series *series_get(struct series_table *t, const struct flow *flow, uint64_t now)
+struct metric_series *metric_series_get(struct metric_series_table *t, const struct flow *flow, uint64_t now)
 {
     uint64_t kind = (flow->reporter == REPORTER_DESTINATION ? 1 : 0) | (flow->mutual_tls ? 2 : 0);
     struct flow_key key = {flow->source, flow->destination, flow->service, hash_texts(flow), kind};
     uint64_t hash = hash_pair((uintptr_t)key.source, (uintptr_t)key.destination);
     struct flow described = *flow;
-    struct telemetry_series *s;
+    struct metric_series *s;
     struct cached *c;
     bool undescribed;
 
-    if (elapsed(t->swept, now) >= (t->len < SERIES_MAX ? SERIES_SWEEP : SERIES_SWEEP_AT_MAX))
-        series_sweep(t, now, SERIES_IDLE);
+    if (elapsed(t->swept, now) >=
+        (t->len < METRIC_SERIES_MAX ? METRIC_SERIES_SWEEP : METRIC_SERIES_SWEEP_AT_MAX))
+        metric_series_sweep(t, now, METRIC_SERIES_IDLE);
     hash = hash_pair(hash, hash_pair((uintptr_t)key.service, key.texts + key.kind));
     c = &t->cache[hash & (array_size(t->cache) - 1)];
     if (c->series && !memcmp(&c->key, &key, sizeof(key))) {
@@ -418,19 +419,19 @@ struct telemetry_series *series_get(struct series_table *t, const struct flow *f
 
 /* ---- scrape ---- */
 
-int series_list(struct series_table *t, struct telemetry_series ***ret, size_t *ret_len)
+int metric_series_list(struct metric_series_table *t, struct metric_series ***ret, size_t *ret_len)
 {
-    struct telemetry_series **all;
+    struct metric_series **all;
     size_t len = 0;
 
     pthread_mutex_lock(&t->lock);
-    all = malloc((t->len + OVERFLOWS) * sizeof(struct telemetry_series *));
+    all = malloc((t->len + OVERFLOWS) * sizeof(struct metric_series *));
     if (!all) {
         pthread_mutex_unlock(&t->lock);
         return -ENOMEM;
     }
     for (size_t i = 0; i < t->buckets_len; i++) {
-        for (struct telemetry_series *s = t->buckets[i]; s; s = s->next)
+        for (struct metric_series *s = t->buckets[i]; s; s = s->next)
             all[len++] = s;
     }
     t->scrapes++;
@@ -444,14 +445,14 @@ int series_list(struct series_table *t, struct telemetry_series ***ret, size_t *
     return 0;
 }
 
-void series_release(struct series_table *t)
+void metric_series_release(struct metric_series_table *t)
 {
     pthread_mutex_lock(&t->lock);
     t->scrapes--;
     pthread_mutex_unlock(&t->lock);
 }
 
-void series_statistics(struct series_table *t, struct series_statistics *ret)
+void metric_series_statistics(struct metric_series_table *t, struct metric_series_statistics *ret)
 {
     pthread_mutex_lock(&t->lock);
     ret->series = t->len;

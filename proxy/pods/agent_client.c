@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proxy/pods/agent_link.h"
+#include "proxy/pods/agent_client.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@
 #include "proxy/pods/name_set.h"
 #include "proxy/pods/pods.h"
 
-#define LOG_SCOPE "agent_link"
+#define LOG_SCOPE "agent_client"
 #include "lib/log.h"
 
 #define RETRY_MIN         20 /* milliseconds, doubled up to RETRY_MAX */
@@ -21,10 +21,10 @@
 #define MESSAGES_PER_TURN 64
 #define SEQ_MAX           (UINT64_C(1) << 53)
 
-struct agent_link {
+struct agent_client {
     struct loop *loop;
     struct proxy *proxy;
-    const struct agent_link_events *events;
+    const struct agent_client_events *events;
     char *path;
     struct loop_watch watch; /* fd -1 while not connected */
     struct loop_timer retry;
@@ -48,45 +48,45 @@ struct order {
     bool is_short; /* it came with descriptors that this process has no room for */
 };
 
-static int remember_name(struct agent_link *link, const char *uid)
+static int remember_name(struct agent_client *client, const char *uid)
 {
-    return link->ready ? 0 : name_set_add(&link->named, uid);
+    return client->ready ? 0 : name_set_add(&client->named, uid);
 }
 
 /* What the agent has told stays in force; only the connection is lost. */
-static void disconnect(struct agent_link *link)
+static void disconnect(struct agent_client *client)
 {
-    int fd = link->watch.fd;
+    int fd = client->watch.fd;
 
     if (fd < 0)
         return;
-    loop_watch_remove(link->loop, &link->watch);
+    loop_watch_remove(client->loop, &client->watch);
     close(fd);
-    outbox_clear(&link->outbox);
-    name_set_clear(&link->named);
-    link->ready = false;
-    loop_timer_set(link->loop, &link->retry, link->retry_after);
+    outbox_clear(&client->outbox);
+    name_set_clear(&client->named);
+    client->ready = false;
+    loop_timer_set(client->loop, &client->retry, client->retry_after);
 }
 
-static int send_message(struct agent_link *link, cJSON *message, const int *fds, size_t fds_len)
+static int send_message(struct agent_client *client, cJSON *message, const int *fds, size_t fds_len)
 {
     char *text = message ? cJSON_PrintUnformatted(message) : NULL;
     int r = -ENOTCONN;
 
     cJSON_Delete(message);
-    if (link->watch.fd < 0 || !text) {
+    if (client->watch.fd < 0 || !text) {
         free(text);
-        return link->watch.fd < 0 ? -ENOTCONN : -ENOMEM;
+        return client->watch.fd < 0 ? -ENOTCONN : -ENOMEM;
     }
-    r = outbox_send(&link->outbox, link->watch.fd, text, strlen(text), fds, fds_len);
+    r = outbox_send(&client->outbox, client->watch.fd, text, strlen(text), fds, fds_len);
     if (r > 0)
-        r = loop_watch_modify(link->loop, &link->watch, EPOLLIN | EPOLLOUT);
+        r = loop_watch_modify(client->loop, &client->watch, EPOLLIN | EPOLLOUT);
     if (r < 0)
         log_warn_errno(r, "cannot send to the agent");
     return r;
 }
 
-static int send_ack(struct agent_link *link, const char *op, uint64_t seq, enum bruma_reason reason,
+static int send_ack(struct agent_client *client, const char *op, uint64_t seq, enum bruma_reason reason,
                     const char *error)
 {
     cJSON *m = message_new("ack");
@@ -96,9 +96,9 @@ static int send_ack(struct agent_link *link, const char *op, uint64_t seq, enum 
         cJSON_AddStringToObject(m, "reason", reason_name(reason));
         cJSON_AddStringToObject(m, "error", error);
     }
-    if (op && !strcmp(op, "snapshot-end") && !link->serves)
+    if (op && !strcmp(op, "snapshot-end") && !client->serves)
         cJSON_AddFalseToObject(m, "ready");
-    return send_message(link, m, NULL, 0);
+    return send_message(client, m, NULL, 0);
 }
 
 /* ---- orders: 0 done, 1 refused (reason and error are sent), -EBADMSG the message is malformed ---- */
@@ -121,7 +121,7 @@ static int parse_pod(const struct order *o, struct pod_info *ret)
     return 0;
 }
 
-static int pod_add(struct agent_link *link, const struct order *o, enum bruma_reason *reason, char *error,
+static int pod_add(struct agent_client *client, const struct order *o, enum bruma_reason *reason, char *error,
                    size_t error_size)
 {
     struct pod_info info;
@@ -130,73 +130,73 @@ static int pod_add(struct agent_link *link, const struct order *o, enum bruma_re
     if (o->is_short) {
         *reason = BRUMA_REASON_OUT_OF_RESOURCES;
         snprintf(error, error_size, "no file descriptors are left for the pod's listeners");
-        r = remember_name(link, o->uid);
+        r = remember_name(client, o->uid);
         return r < 0 ? r : 1;
     }
     if (parse_pod(o, &info) < 0)
         return -EBADMSG;
-    r = remember_name(link, info.uid);
+    r = remember_name(client, info.uid);
     if (r < 0)
         return r;
     memcpy(fds, o->fds, sizeof(fds));
     for (int i = 0; i < BRUMA_POD_FD_COUNT; i++)
         o->fds[i] = -1;
-    r = pods_add(link->proxy, &info, fds, reason, error, error_size);
+    r = pods_add(client->proxy, &info, fds, reason, error, error_size);
     return r < 0 ? 1 : 0;
 }
 
-static int setup(struct agent_link *link, const struct order *o)
+static int setup(struct agent_client *client, const struct order *o)
 {
     /* An agent of before has no map of deliveries. */
     if (o->fds_len != 1 && o->fds_len != 2)
         return -EBADMSG;
-    pods_set_maps(link->proxy, take_fd(&o->fds[0]), o->fds_len == 2 ? take_fd(&o->fds[1]) : -1);
+    pods_set_maps(client->proxy, take_fd(&o->fds[0]), o->fds_len == 2 ? take_fd(&o->fds[1]) : -1);
     return 0;
 }
 
-static int snapshot_end(struct agent_link *link)
+static int snapshot_end(struct agent_client *client)
 {
-    if (link->ready)
+    if (client->ready)
         return -EBADMSG;
-    pods_delete_unnamed(link->proxy, &link->named);
-    log_info("the agent's snapshot is complete\tpods=%zu", link->named.len);
-    name_set_clear(&link->named);
-    link->ready = true;
-    link->retry_after = RETRY_MIN;
+    pods_delete_unnamed(client->proxy, &client->named);
+    log_info("the agent's snapshot is complete\tpods=%zu", client->named.len);
+    name_set_clear(&client->named);
+    client->ready = true;
+    client->retry_after = RETRY_MIN;
     return 0;
 }
 
-static int drain(struct agent_link *link, const struct order *o)
+static int drain(struct agent_client *client, const struct order *o)
 {
     uint64_t deadline;
 
     if (message_number(o->message, "deadlineMilliseconds", UINT32_MAX, &deadline) < 0)
         return -EBADMSG;
-    link->draining = true;
+    client->draining = true;
     log_info("another proxy has taken over\tdeadline-milliseconds=%lu", (unsigned long)deadline);
-    link->events->replaced(link->proxy, deadline);
+    client->events->replaced(client->proxy, deadline);
     return 0;
 }
 
-static int resume(struct agent_link *link)
+static int resume(struct agent_client *client)
 {
-    link->draining = false;
+    client->draining = false;
     log_info("the proxy that had taken over is gone");
-    link->events->resumed(link->proxy);
+    client->events->resumed(client->proxy);
     return 0;
 }
 
-static int obey(struct agent_link *link, const struct order *o, enum bruma_reason *reason, char *error,
+static int obey(struct agent_client *client, const struct order *o, enum bruma_reason *reason, char *error,
                 size_t error_size)
 {
     if (!strcmp(o->op, "setup"))
-        return setup(link, o);
+        return setup(client, o);
     if (!strcmp(o->op, "snapshot-end"))
-        return snapshot_end(link);
+        return snapshot_end(client);
     if (!strcmp(o->op, "drain"))
-        return drain(link, o);
+        return drain(client, o);
     if (!strcmp(o->op, "resume"))
-        return resume(link);
+        return resume(client);
     if (strcmp(o->op, "pod-add") && strcmp(o->op, "pod-keep") && strcmp(o->op, "pod-drain") &&
         strcmp(o->op, "pod-del")) {
         /* A newer agent may know more; it is told, and nothing else is at stake. */
@@ -207,18 +207,18 @@ static int obey(struct agent_link *link, const struct order *o, enum bruma_reaso
     if (!o->uid)
         return -EBADMSG;
     if (!strcmp(o->op, "pod-add"))
-        return pod_add(link, o, reason, error, error_size);
+        return pod_add(client, o, reason, error, error_size);
     if (!strcmp(o->op, "pod-del")) {
-        pods_delete(link->proxy, o->uid);
+        pods_delete(client->proxy, o->uid);
         return 0;
     }
     if (!strcmp(o->op, "pod-drain"))
-        pods_drain(link->proxy, o->uid);
-    return remember_name(link, o->uid);
+        pods_drain(client->proxy, o->uid);
+    return remember_name(client, o->uid);
 }
 
 /* False if the connection must begin anew. */
-static bool handle(struct agent_link *link, size_t len, int *fds, size_t fds_len, bool is_short)
+static bool handle(struct agent_client *client, size_t len, int *fds, size_t fds_len, bool is_short)
 {
     enum bruma_reason reason = BRUMA_REASON_INTERNAL;
     _cleanup_message_ cJSON *message = NULL;
@@ -226,7 +226,7 @@ static bool handle(struct agent_link *link, size_t len, int *fds, size_t fds_len
     char error[256] = "";
     const char *text = "";
     uint64_t seq = 0;
-    int r = message_parse(link->buf, len, &message);
+    int r = message_parse(client->buf, len, &message);
 
     if (r == 0) {
         order.message = message;
@@ -241,7 +241,7 @@ static bool handle(struct agent_link *link, size_t len, int *fds, size_t fds_len
     if (r == 0 && message_name(message, "uid", &order.uid) == -EBADMSG)
         r = -EBADMSG;
     if (r == 0)
-        r = obey(link, &order, &reason, error, sizeof(error));
+        r = obey(client, &order, &reason, error, sizeof(error));
     if (r < 0) {
         log_error(
             "a message of the agent cannot be used; the connection begins anew\treason=%s op=%s error=\"%s\"",
@@ -253,18 +253,18 @@ static bool handle(struct agent_link *link, size_t len, int *fds, size_t fds_len
         log_error("an order of the agent was refused\top=%s uid=%s reason=%s error=\"%s\"", order.op,
                   order.uid ? order.uid : "-", reason_name(reason), error);
     /* Obeying may have ended the connection. */
-    if (link->watch.fd < 0)
+    if (client->watch.fd < 0)
         return true;
-    return send_ack(link, order.op, seq, r ? reason : BRUMA_REASON_NONE, error) >= 0;
+    return send_ack(client, order.op, seq, r ? reason : BRUMA_REASON_NONE, error) >= 0;
 }
 
-static void receive(struct agent_link *link)
+static void receive(struct agent_client *client)
 {
-    for (int i = 0; i < MESSAGES_PER_TURN && link->watch.fd >= 0; i++) {
+    for (int i = 0; i < MESSAGES_PER_TURN && client->watch.fd >= 0; i++) {
         int fds[BRUMA_MESSAGE_FDS_MAX];
         size_t fds_len;
         bool is_short = false, good;
-        ssize_t n = seqpacket_receive_short(link->watch.fd, link->buf, sizeof(link->buf), fds,
+        ssize_t n = seqpacket_receive_short(client->watch.fd, client->buf, sizeof(client->buf), fds,
                                             BRUMA_MESSAGE_FDS_MAX, &fds_len, &is_short);
 
         if (n == -EAGAIN)
@@ -274,11 +274,11 @@ static void receive(struct agent_link *link)
                       reason_name(BRUMA_REASON_MESSAGE_INVALID));
         else if (n <= 0)
             log_warn("the agent is gone; the last known pods are served on");
-        good = n > 0 && handle(link, (size_t)n, fds, fds_len, is_short);
+        good = n > 0 && handle(client, (size_t)n, fds, fds_len, is_short);
         if (n >= 0)
             close_fds(fds, fds_len);
         if (!good) {
-            disconnect(link);
+            disconnect(client);
             return;
         }
     }
@@ -286,25 +286,25 @@ static void receive(struct agent_link *link)
 
 static void on_agent(struct loop_watch *watch, uint32_t events)
 {
-    struct agent_link *link = container_of(watch, struct agent_link, watch);
+    struct agent_client *client = container_of(watch, struct agent_client, watch);
 
     if (events & EPOLLOUT) {
-        int r = outbox_flush(&link->outbox, watch->fd);
+        int r = outbox_flush(&client->outbox, watch->fd);
 
         if (r < 0 && r != -EAGAIN) {
             log_warn_errno(r, "cannot send to the agent");
-            disconnect(link);
+            disconnect(client);
             return;
         }
         if (r == 0)
-            loop_watch_modify(link->loop, watch, EPOLLIN);
+            loop_watch_modify(client->loop, watch, EPOLLIN);
     }
     if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-        receive(link);
+        receive(client);
 }
 
 struct offer {
-    struct agent_link *link;
+    struct agent_client *client;
     int r;
 };
 
@@ -321,131 +321,131 @@ static void offer_pod(void *data, const struct pod_info *info, bool draining,
     message_add_u64(m, "cookie", info->cookie);
     cJSON_AddNumberToObject(m, "generation", info->generation);
     cJSON_AddBoolToObject(m, "draining", draining);
-    offer->r = send_message(offer->link, m, fds, BRUMA_POD_FD_COUNT);
+    offer->r = send_message(offer->client, m, fds, BRUMA_POD_FD_COUNT);
 }
 
-static int introduce(struct agent_link *link)
+static int introduce(struct agent_client *client)
 {
-    struct offer offer = {.link = link};
+    struct offer offer = {.client = client};
     cJSON *m = message_new("proxy-hello");
 
     cJSON_AddNumberToObject(m, "pid", getpid());
     cJSON_AddStringToObject(m, "version", BRUMA_VERSION);
     cJSON_AddTrueToObject(m, "deliveries");
-    offer.r = send_message(link, m, NULL, 0);
-    pods_each(link->proxy, offer_pod, &offer);
+    offer.r = send_message(client, m, NULL, 0);
+    pods_each(client->proxy, offer_pod, &offer);
     if (offer.r < 0)
         return offer.r;
     m = message_new("held-end");
-    cJSON_AddBoolToObject(m, "draining", link->draining);
-    if (link->ending)
+    cJSON_AddBoolToObject(m, "draining", client->draining);
+    if (client->ending)
         cJSON_AddTrueToObject(m, "ending");
-    return send_message(link, m, NULL, 0);
+    return send_message(client, m, NULL, 0);
 }
 
 static void on_retry(struct loop_timer *timer)
 {
-    struct agent_link *link = container_of(timer, struct agent_link, retry);
-    int fd = seqpacket_connect(link->path, 0, true), r;
+    struct agent_client *client = container_of(timer, struct agent_client, retry);
+    int fd = seqpacket_connect(client->path, 0, true), r;
 
-    link->retry_after = link->retry_after < RETRY_MAX / 2 ? 2 * link->retry_after : RETRY_MAX;
-    r = fd < 0 ? fd : loop_watch_add(link->loop, &link->watch, fd, EPOLLIN, on_agent);
+    client->retry_after = client->retry_after < RETRY_MAX / 2 ? 2 * client->retry_after : RETRY_MAX;
+    r = fd < 0 ? fd : loop_watch_add(client->loop, &client->watch, fd, EPOLLIN, on_agent);
     if (r < 0) {
         if (fd >= 0)
             close(fd);
-        link->watch.fd = -1;
-        if (!link->complained)
-            log_warn_errno(r, "cannot reach the agent; trying on\tsocket=%s", link->path);
-        link->complained = true;
-        loop_timer_set(link->loop, &link->retry, link->retry_after);
+        client->watch.fd = -1;
+        if (!client->complained)
+            log_warn_errno(r, "cannot reach the agent; trying on\tsocket=%s", client->path);
+        client->complained = true;
+        loop_timer_set(client->loop, &client->retry, client->retry_after);
         return;
     }
-    link->complained = false;
-    log_info("connected to the agent\tsocket=%s", link->path);
-    if (introduce(link) < 0)
-        disconnect(link);
+    client->complained = false;
+    log_info("connected to the agent\tsocket=%s", client->path);
+    if (introduce(client) < 0)
+        disconnect(client);
 }
 
-int agent_link_new(struct loop *loop, struct proxy *proxy, const char *socket_path,
-                   const struct agent_link_events *events, struct agent_link **ret)
+int agent_client_new(struct loop *loop, struct proxy *proxy, const char *socket_path,
+                     const struct agent_client_events *events, struct agent_client **ret)
 {
-    struct agent_link *link = calloc(1, sizeof(*link));
+    struct agent_client *client = calloc(1, sizeof(*client));
 
-    if (!link)
+    if (!client)
         return -ENOMEM;
-    link->path = strdup(socket_path);
-    if (!link->path) {
-        free(link);
+    client->path = strdup(socket_path);
+    if (!client->path) {
+        free(client);
         return -ENOMEM;
     }
-    link->loop = loop;
-    link->proxy = proxy;
-    link->events = events;
-    link->watch.fd = -1;
-    link->retry_after = RETRY_MIN;
-    outbox_init(&link->outbox);
-    loop_timer_init(&link->retry, on_retry);
-    loop_timer_set(loop, &link->retry, 0);
-    *ret = link;
+    client->loop = loop;
+    client->proxy = proxy;
+    client->events = events;
+    client->watch.fd = -1;
+    client->retry_after = RETRY_MIN;
+    outbox_init(&client->outbox);
+    loop_timer_init(&client->retry, on_retry);
+    loop_timer_set(loop, &client->retry, 0);
+    *ret = client;
     return 0;
 }
 
-void agent_link_free(struct agent_link **ptr)
+void agent_client_free(struct agent_client **ptr)
 {
-    struct agent_link *link = *ptr;
+    struct agent_client *client = *ptr;
 
-    if (!link)
+    if (!client)
         return;
-    disconnect(link);
-    loop_timer_cancel(&link->retry);
-    free(link->path);
-    free(link);
+    disconnect(client);
+    loop_timer_cancel(&client->retry);
+    free(client->path);
+    free(client);
     *ptr = NULL;
 }
 
-bool agent_link_ready(const struct agent_link *link)
+bool agent_client_ready(const struct agent_client *client)
 {
-    return link->ready;
+    return client->ready;
 }
 
-void agent_link_serves(struct agent_link *link)
+void agent_client_serves(struct agent_client *client)
 {
-    if (!link || link->serves)
+    if (!client || client->serves)
         return;
-    link->serves = true;
-    if (link->ready && send_message(link, message_new("ready"), NULL, 0) < 0)
-        disconnect(link);
+    client->serves = true;
+    if (client->ready && send_message(client, message_new("ready"), NULL, 0) < 0)
+        disconnect(client);
 }
 
-void agent_link_ending(struct agent_link *link)
+void agent_client_ending(struct agent_client *client)
 {
-    if (!link)
+    if (!client)
         return;
-    link->ending = true;
-    if (link->watch.fd >= 0 && send_message(link, message_new("ending"), NULL, 0) < 0)
-        disconnect(link);
+    client->ending = true;
+    if (client->watch.fd >= 0 && send_message(client, message_new("ending"), NULL, 0) < 0)
+        disconnect(client);
 }
 
-static void tell_of_pod(struct agent_link *link, const char *op, const char *uid)
+static void tell_of_pod(struct agent_client *client, const char *op, const char *uid)
 {
     cJSON *m;
 
-    if (!link || link->watch.fd < 0)
+    if (!client || client->watch.fd < 0)
         return;
     m = message_new(op);
     cJSON_AddStringToObject(m, "uid", uid);
-    if (send_message(link, m, NULL, 0) < 0)
-        disconnect(link);
+    if (send_message(client, m, NULL, 0) < 0)
+        disconnect(client);
 }
 
-void agent_link_pod_drained(struct agent_link *link, const char *uid)
+void agent_client_pod_drained(struct agent_client *client, const char *uid)
 {
     /* Not connected: the agent hears it by not being offered the pod when the connection is back. */
-    tell_of_pod(link, "pod-drained", uid);
+    tell_of_pod(client, "pod-drained", uid);
 }
 
-void agent_link_listener_closed(struct agent_link *link, const char *uid)
+void agent_client_listener_closed(struct agent_client *client, const char *uid)
 {
     /* Not connected: an agent that starts verifies every pod. */
-    tell_of_pod(link, "listener-closed", uid);
+    tell_of_pod(client, "listener-closed", uid);
 }

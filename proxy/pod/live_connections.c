@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proxy/pod/tuples.h"
+#include "proxy/pod/live_connections.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -8,23 +8,23 @@
 
 #define BUCKETS_MIN 64
 
-struct tuple {
-    struct tuple *next;
+struct live_connection {
+    struct live_connection *next;
     struct endpoint client;
     uint16_t local_port;
     unsigned count;
 };
 
-struct tuple_set {
+struct live_connections {
     pthread_mutex_t lock;
     atomic_size_t len; /* 0 lets readers pass without the lock */
     size_t buckets_len;
-    struct tuple **buckets;
+    struct live_connection **buckets;
 };
 
-int tuple_set_new(struct tuple_set **ret)
+int live_connections_new(struct live_connections **ret)
 {
-    struct tuple_set *set = calloc(1, sizeof(*set));
+    struct live_connections *set = calloc(1, sizeof(*set));
 
     if (!set)
         return -ENOMEM;
@@ -33,15 +33,15 @@ int tuple_set_new(struct tuple_set **ret)
     return 0;
 }
 
-void tuple_set_free(struct tuple_set **ptr)
+void live_connections_free(struct live_connections **ptr)
 {
-    struct tuple_set *set = *ptr;
+    struct live_connections *set = *ptr;
 
     if (!set)
         return;
     for (size_t i = 0; i < set->buckets_len; i++) {
         while (set->buckets[i]) {
-            struct tuple *t = set->buckets[i];
+            struct live_connection *t = set->buckets[i];
 
             set->buckets[i] = t->next;
             free(t);
@@ -64,9 +64,10 @@ static size_t hash(const struct endpoint *client, uint16_t local_port)
     return (size_t)(h ^ (h >> 32));
 }
 
-static struct tuple **find(struct tuple_set *set, const struct endpoint *client, uint16_t local_port)
+static struct live_connection **find(struct live_connections *set, const struct endpoint *client,
+                                     uint16_t local_port)
 {
-    struct tuple **at;
+    struct live_connection **at;
 
     if (!set->buckets_len)
         return NULL;
@@ -78,19 +79,19 @@ static struct tuple **find(struct tuple_set *set, const struct endpoint *client,
     return NULL;
 }
 
-static int grow(struct tuple_set *set)
+static int grow(struct live_connections *set)
 {
     size_t len = set->buckets_len ? set->buckets_len * 4 : BUCKETS_MIN;
-    struct tuple **buckets;
+    struct live_connection **buckets;
 
     if (set->len < set->buckets_len)
         return 0;
-    buckets = calloc(len, sizeof(struct tuple *));
+    buckets = calloc(len, sizeof(struct live_connection *));
     if (!buckets)
         return set->buckets_len ? 0 : -ENOMEM;
     for (size_t i = 0; i < set->buckets_len; i++) {
         while (set->buckets[i]) {
-            struct tuple *t = set->buckets[i];
+            struct live_connection *t = set->buckets[i];
             size_t slot = hash(&t->client, t->local_port) & (len - 1);
 
             set->buckets[i] = t->next;
@@ -104,9 +105,9 @@ static int grow(struct tuple_set *set)
     return 0;
 }
 
-int tuple_set_add(struct tuple_set *set, const struct endpoint *client, uint16_t local_port)
+int live_connections_add(struct live_connections *set, const struct endpoint *client, uint16_t local_port)
 {
-    struct tuple **at, *t;
+    struct live_connection **at, *t;
     int r = 0;
 
     pthread_mutex_lock(&set->lock);
@@ -118,7 +119,7 @@ int tuple_set_add(struct tuple_set *set, const struct endpoint *client, uint16_t
     } else {
         size_t slot = hash(client, local_port) & (set->buckets_len - 1);
 
-        *t = (struct tuple){set->buckets[slot], *client, local_port, 1};
+        *t = (struct live_connection){set->buckets[slot], *client, local_port, 1};
         set->buckets[slot] = t;
         set->len++;
         r = 1;
@@ -127,14 +128,14 @@ int tuple_set_add(struct tuple_set *set, const struct endpoint *client, uint16_t
     return r;
 }
 
-void tuple_set_remove(struct tuple_set *set, const struct endpoint *client, uint16_t local_port)
+void live_connections_remove(struct live_connections *set, const struct endpoint *client, uint16_t local_port)
 {
-    struct tuple **at;
+    struct live_connection **at;
 
     pthread_mutex_lock(&set->lock);
     at = find(set, client, local_port);
     if (at && --(*at)->count == 0) {
-        struct tuple *t = *at;
+        struct live_connection *t = *at;
 
         *at = t->next;
         free(t);
@@ -143,7 +144,7 @@ void tuple_set_remove(struct tuple_set *set, const struct endpoint *client, uint
     pthread_mutex_unlock(&set->lock);
 }
 
-bool tuple_set_has(struct tuple_set *set, const struct endpoint *client, uint16_t local_port)
+bool live_connections_has(struct live_connections *set, const struct endpoint *client, uint16_t local_port)
 {
     bool has;
 

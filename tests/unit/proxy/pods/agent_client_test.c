@@ -10,14 +10,14 @@
 
 #include "lib/message.h"
 #include "lib/seqpacket.h"
-#include "proxy/pods/agent_link.h"
+#include "proxy/pods/agent_client.h"
 #include "proxy/pods/pods.h"
 
 static char calls[4096], directory[64], path[128];
 static char held_uids[4][16];
 static int held_len, refused;
 static struct loop *loop;
-static struct agent_link *link_;
+static struct agent_client *link_;
 static struct loop_timer pump;
 static int listener = -1, agent = -1, pumps;
 
@@ -43,7 +43,7 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
 void pods_drain(struct proxy *proxy, const char *uid)
 {
     note("drain", uid);
-    agent_link_pod_drained(link_, uid);
+    agent_client_pod_drained(link_, uid);
 }
 
 void pods_delete(struct proxy *proxy, const char *uid)
@@ -80,7 +80,7 @@ static void resumed(struct proxy *proxy)
     note("resumed", "");
 }
 
-static const struct agent_link_events events = {.replaced = replaced, .resumed = resumed};
+static const struct agent_client_events events = {.replaced = replaced, .resumed = resumed};
 
 /* The agent's part: steps that are gone through while the loop runs. TERMINATE: the proxy is told to end.
  * KNOW: it gets to know the mesh. */
@@ -135,10 +135,10 @@ static bool take(const struct step *step)
         close(agent);
         return true;
     case TERMINATE:
-        agent_link_ending(link_);
+        agent_client_ending(link_);
         return true;
     case KNOW:
-        agent_link_serves(link_);
+        agent_client_serves(link_);
         return true;
     }
     return false;
@@ -168,22 +168,22 @@ static void setup(void)
 
 static void teardown(void)
 {
-    agent_link_free(&link_);
+    agent_client_free(&link_);
     loop_free(&loop);
     close(listener);
     unlink(path);
     rmdir(directory);
 }
 
-TestSuite(agent_link, .init = setup, .fini = teardown, .timeout = 30);
+TestSuite(agent_client, .init = setup, .fini = teardown, .timeout = 30);
 
 static void play(const struct step *steps, int len)
 {
     script = steps;
     script_len = len;
-    cr_assert(agent_link_new(loop, NULL, path, &events, &link_) == 0);
+    cr_assert(agent_client_new(loop, NULL, path, &events, &link_) == 0);
     if (knows)
-        agent_link_serves(link_);
+        agent_client_serves(link_);
     loop_timer_set(loop, &pump, 10);
     cr_assert(loop_run(loop) == 0);
 }
@@ -215,21 +215,21 @@ static void play(const struct step *steps, int len)
         EXPECT, "{\"op\":\"ack\",\"seq\":3}"       \
     }
 
-Test(agent_link, a_snapshot_is_taken_and_acknowledged)
+Test(agent_client, a_snapshot_is_taken_and_acknowledged)
 {
     PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, POD("a"), 4}, {EXPECT, "{\"op\":\"ack\",\"seq\":2}"},
          END);
-    cr_expect(agent_link_ready(link_));
+    cr_expect(agent_client_ready(link_));
     cr_expect(strcmp(calls, "map() add(a)") == 0, "%s", calls);
 }
 
-Test(agent_link, it_is_not_ready_before_the_end_of_the_snapshot)
+Test(agent_client, it_is_not_ready_before_the_end_of_the_snapshot)
 {
     PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, POD("a"), 4}, {EXPECT, "\"seq\":2}"});
-    cr_expect(!agent_link_ready(link_));
+    cr_expect(!agent_client_ready(link_));
 }
 
-Test(agent_link, what_is_held_is_offered_and_what_is_not_named_is_removed)
+Test(agent_client, what_is_held_is_offered_and_what_is_not_named_is_removed)
 {
     held_len = 3;
     strcpy(held_uids[0], "a");
@@ -243,7 +243,7 @@ Test(agent_link, what_is_held_is_offered_and_what_is_not_named_is_removed)
     cr_expect(strcmp(calls, "map() add(c) delete(a)") == 0, "%s", calls);
 }
 
-Test(agent_link, orders_after_the_snapshot)
+Test(agent_client, orders_after_the_snapshot)
 {
     PLAY(HELLO, {EXPECT, "held-end"}, SETUP, END, {SEND, POD("a"), 4}, {EXPECT, "\"seq\":2}"},
          {SEND, "{\"op\":\"pod-drain\",\"seq\":4,\"uid\":\"a\"}"},
@@ -253,35 +253,35 @@ Test(agent_link, orders_after_the_snapshot)
     cr_expect(strcmp(calls, "map() add(a) drain(a) delete(a) replaced(1234)") == 0, "%s", calls);
 }
 
-Test(agent_link, a_refusal_names_its_reason_and_the_connection_goes_on)
+Test(agent_client, a_refusal_names_its_reason_and_the_connection_goes_on)
 {
     refused = 1;
     PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, POD("a"), 4},
          {EXPECT, "\"seq\":2,\"reason\":\"out_of_resources\",\"error\":\"no room\"}"}, END);
-    cr_expect(agent_link_ready(link_));
+    cr_expect(agent_client_ready(link_));
 }
 
-Test(agent_link, an_unknown_order_is_refused_and_the_connection_goes_on)
+Test(agent_client, an_unknown_order_is_refused_and_the_connection_goes_on)
 {
     PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, "{\"op\":\"dance\",\"seq\":9}"},
          {EXPECT, "\"seq\":9,\"reason\":\"message_invalid\""}, END);
 }
 
-Test(agent_link, it_comes_back_after_the_agent_has_gone)
+Test(agent_client, it_comes_back_after_the_agent_has_gone)
 {
     PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, POD("a"), 4}, {EXPECT, "\"seq\":2}"}, END, {CLOSE}, HELLO,
          {EXPECT, "held-end"}, SETUP, END);
-    cr_expect(agent_link_ready(link_));
+    cr_expect(agent_client_ready(link_));
 }
 
-Test(agent_link, a_proxy_that_was_told_to_drain_says_so_when_it_comes_back)
+Test(agent_client, a_proxy_that_was_told_to_drain_says_so_when_it_comes_back)
 {
     PLAY(HELLO, {EXPECT, "\"op\":\"held-end\",\"draining\":false"}, SETUP, END,
          {SEND, "{\"op\":\"drain\",\"seq\":6,\"deadlineMilliseconds\":1234}"}, {EXPECT, "\"seq\":6}"},
          {CLOSE}, HELLO, {EXPECT, "\"op\":\"held-end\",\"draining\":true"});
 }
 
-Test(agent_link, a_proxy_that_was_told_to_resume_is_as_one_that_never_drained)
+Test(agent_client, a_proxy_that_was_told_to_resume_is_as_one_that_never_drained)
 {
     PLAY(HELLO, {EXPECT, "held-end"}, SETUP, END,
          {SEND, "{\"op\":\"drain\",\"seq\":6,\"deadlineMilliseconds\":1234}"}, {EXPECT, "\"seq\":6}"},
@@ -290,14 +290,14 @@ Test(agent_link, a_proxy_that_was_told_to_resume_is_as_one_that_never_drained)
     cr_expect(strcmp(calls, "map() replaced(1234) resumed()") == 0, "%s", calls);
 }
 
-Test(agent_link, a_proxy_that_ends_says_so_and_again_when_the_agent_is_new)
+Test(agent_client, a_proxy_that_ends_says_so_and_again_when_the_agent_is_new)
 {
     PLAY(HELLO, {EXPECT, "{\"op\":\"held-end\",\"draining\":false}"}, SETUP, END, {TERMINATE},
          {EXPECT, "{\"op\":\"ending\"}"}, {CLOSE}, HELLO,
          {EXPECT, "{\"op\":\"held-end\",\"draining\":false,\"ending\":true}"});
 }
 
-Test(agent_link, a_proxy_that_knows_nothing_of_the_mesh_says_so_and_when_it_does)
+Test(agent_client, a_proxy_that_knows_nothing_of_the_mesh_says_so_and_when_it_does)
 {
     knows = false;
     PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, "{\"op\":\"snapshot-end\",\"seq\":3}"},
@@ -306,20 +306,20 @@ Test(agent_link, a_proxy_that_knows_nothing_of_the_mesh_says_so_and_when_it_does
          {EXPECT, "{\"op\":\"ack\",\"seq\":3}"});
 }
 
-Test(agent_link, a_proxy_that_knows_the_mesh_before_the_snapshot_is_ready_with_it)
+Test(agent_client, a_proxy_that_knows_the_mesh_before_the_snapshot_is_ready_with_it)
 {
     knows = false;
     PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {KNOW}, {SEND, "{\"op\":\"snapshot-end\",\"seq\":3}"},
          {EXPECT, "{\"op\":\"ack\",\"seq\":3}"});
 }
 
-Test(agent_link, a_proxy_without_an_agent_to_tell_can_end)
+Test(agent_client, a_proxy_without_an_agent_to_tell_can_end)
 {
-    agent_link_ending(NULL);
+    agent_client_ending(NULL);
 }
 
 #define BAD(name, message, descriptors)                                                             \
-    Test(agent_link, bad_message_##name)                                                            \
+    Test(agent_client, bad_message_##name)                                                          \
     {                                                                                               \
         PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, message, descriptors}, {EXPECT_END}, HELLO, \
              {EXPECT, "held-end"}, SETUP, END);                                                     \
