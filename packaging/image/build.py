@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a container image of an installed Bruma, without a daemon: an archive that `ctr images import`, `docker load`, `podman load`
-and `skopeo copy docker-archive:` take. The same input gives the same bytes.
+"""Makes a container image of an installed Bruma, without a daemon: an archive that `ctr images import`,
+`docker load`, `podman load` and `skopeo copy docker-archive:` take. The same input gives the same bytes.
 
     DESTDIR=TREE meson install -C build
     packaging/image/build.py TREE bruma:0.1.0 bruma.tar

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""A certificate authority for peers, as the Istio CA call has it. It signs what it is asked for: for the bench only.
+"""A certificate authority for peers, as the Istio CA call has it. It signs what it is asked for: for the
+bench only.
 
 authority.py DIRECTORY        serves on 127.0.0.1:15012; prints READY
 """
@@ -10,7 +11,9 @@ import os
 import signal
 import sys
 import threading
+from concurrent import futures
 
+import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -133,9 +136,6 @@ class Authority:
 
 
 def serve(directory):
-    import grpc
-    from concurrent import futures
-
     authority = Authority.load(f"{directory}/root.key", f"{directory}/root.pem")
     with open(f"{directory}/server.pem", "rb") as f:
         server_pem = f.read()

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Measures Bruma beside no mesh, a plain relay and other node proxies. bench.sh is the front door; README.md explains."""
+"""Measures Bruma beside no mesh, a plain relay and other node proxies. bench.sh is the front door; README.md
+explains."""
 
 import argparse
 import json
@@ -16,12 +17,11 @@ import time
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import plan  # noqa: E402
-import report  # noqa: E402
-from targets import SYSCTLS, Bruma, Peer, Relay, Target  # noqa: E402
-
-from support import kernel, network  # noqa: E402
-from support.system import Failed  # noqa: E402
+import plan
+import report
+from support import kernel, network
+from support.system import Failed
+from targets import SYSCTLS, Bruma, Peer, Relay, Target
 
 
 def say(text):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The in-pod capture of the stock CNI agent (iptables, IPv4, DNS capture on), for the relay and for peers. The rules'
-order and words are part of the contract between that agent and a node proxy."""
+"""The in-pod capture of the stock CNI agent (iptables, IPv4, DNS capture on), for the relay and for peers.
+The rules' order and words are part of the contract between that agent and a node proxy."""
 
 from support.system import run
 
@@ -26,8 +26,10 @@ TABLES = {
         "ISTIO_OUTPUT ! -d 127.0.0.1/32 -o lo -j ACCEPT",
         f"ISTIO_OUTPUT ! -d 127.0.0.1/32 -p tcp -m mark ! --mark {OWN} -j REDIRECT --to-ports 15001",
         f"ISTIO_PRERT -s {PROBES} -p tcp -m tcp -j ACCEPT",
-        f"ISTIO_PRERT ! -d 127.0.0.1/32 -p tcp -m tcp ! --dport 15008 -m mark ! --mark {OWN} -j REDIRECT "
-        "--to-ports 15006",
+        (
+            f"ISTIO_PRERT ! -d 127.0.0.1/32 -p tcp -m tcp ! --dport 15008 -m mark ! --mark {OWN} -j REDIRECT "
+            "--to-ports 15006"
+        ),
     ],
 }
 

@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""What calls of the CNI plugin cost: time from the runtime's fork to the answer, CPU of the plugin's process and of the agent.
+"""What calls of the CNI plugin cost: time from the runtime's fork to the answer, CPU of the plugin's process
+and of the agent.
 
     sudo BRUMA_BUILD=build tests/bench/cni_calls.py [--calls 300]
 
-One node with agent and proxy, in network namespaces of its own. STATUS as the kubelet asks it every five seconds (a gated one,
-which asks the agent); ADD and DEL of the last plugin of the chain, for a pod of the mesh and for one outside; the start of the
-process alone (VERSION)."""
+One node with agent and proxy, in network namespaces of its own. STATUS as the kubelet asks it every five
+seconds (a gated one, which asks the agent); ADD and DEL of the last plugin of the chain, for a pod of the
+mesh and for one outside; the start of the process alone (VERSION)."""
 
 import argparse
 import json
@@ -21,10 +22,10 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from support import kernel, network  # noqa: E402
-from support.cni import pod_args  # noqa: E402
-from support.node import Node  # noqa: E402
-from support.system import run, wait_for  # noqa: E402
+from support import kernel, network
+from support.cni import pod_args
+from support.node import Node
+from support.system import run, wait_for
 
 MESH = """namespaces:
   - name: shop
@@ -162,7 +163,7 @@ def main():
         node.create()
         node.start_agent()
         node.start_proxy()
-        wait_for(lambda: node.proxy.alive(), "the proxy")
+        wait_for(node.proxy.alive, "the proxy")
         measure(Calls(build, node), node, options.calls)
     finally:
         for function in reversed(undo):

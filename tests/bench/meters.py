@@ -20,8 +20,8 @@ def calibration():
 def machine():
     """Seconds of work so far of all processors, and seconds stolen by the hypervisor.
 
-    Work is what is not idle: the idle columns are exact on tickless kernels, while user, system and softirq are sampled
-    at the tick and go wrong by a factor under periodic load.
+    Work is what is not idle: the idle columns are exact on tickless kernels, while user, system and softirq
+    are sampled at the tick and go wrong by a factor under periodic load.
     """
     with open("/proc/stat") as f:
         columns = [int(x) / TICK for x in f.readline().split()[1:]]
@@ -45,7 +45,7 @@ class Meter:
 
     def stop(self):
         names = ("wall", "cpu_client", "cpu_server", "cpu_agents", "cpu_application", "busy", "stolen")
-        return {n: after - before for n, before, after in zip(names, self.before, self._read())}
+        return {n: after - before for n, before, after in zip(names, self.before, self._read(), strict=True)}
 
 
 def add_foreign(result, load_cpu):

@@ -9,14 +9,14 @@ import time
 
 import workloads
 from meters import Meter, add_foreign, calibration
-
 from support.system import Failed, inside, run, wait_for
 
 HTTP, ECHO, BULK, DEAF = 8080, 9000, 5201, 9100
 STALLED = 1000  # connections that nobody reads from
 GROWTH = (1, 10, 100, 250)  # pods of one node
 
-# rounds and seconds of requests and connections; rounds and seconds of bulk; idle connections; workloads; enrolments; seconds at rest
+# rounds and seconds of requests and connections; rounds and seconds of bulk; idle connections; workloads;
+# enrolments; seconds at rest
 PROFILES = {
     "smoke": {
         "rounds": 1,
@@ -52,8 +52,8 @@ PROFILES = {
 
 
 class Test:
-    """kind: load (mode, connections, rate), bulk (streams) or handshakes (tls only). to: the pod that answers.
-    longer: seconds more than the profile says."""
+    """kind: load (mode, connections, rate), bulk (streams) or handshakes (tls only). to: the pod that
+    answers. longer: seconds more than the profile says."""
 
     def __init__(self, name, title, kind, arguments, to="s", longer=0):
         self.name, self.title, self.kind, self.arguments, self.to, self.longer = (
@@ -180,14 +180,13 @@ class Plan:
         ]
 
     def _start_tool(self, target, argv, netns=None):
-        """A tool that prints START when it measures. Client pods are in their cgroup, so that they are captured."""
+        """A tool that prints START when it measures. Client pods are in their cgroup, so that they are
+        captured."""
         errors = open(f"{target.directory}/tools.log", "ab")
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "text": True}
         with errors:
-            if netns:
-                process = subprocess.Popen(inside(netns, argv), **options)
-            else:
-                process = target.pods["c"].popen(argv, **options)
+            popen = target.pods["c"].popen
+            process = subprocess.Popen(inside(netns, argv), **options) if netns else popen(argv, **options)
         line = process.stdout.readline()
         if line.strip() != "START":
             process.kill()
@@ -283,8 +282,8 @@ class Plan:
         resident("released")
 
     def _stall(self, target, result, resident):
-        """Connections that nobody reads from, until nothing moves any more: the greatest that the proxies were, and after all has
-        ended. In fresh processes too."""
+        """Connections that nobody reads from, until nothing moves any more: the greatest that the proxies
+        were, and after all has ended. In fresh processes too."""
         target.stop()
         target.start()
         pod = target.pods["s"]

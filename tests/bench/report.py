@@ -298,8 +298,10 @@ def markdown(info, results):
     out = [
         f"# Bench of {info['date']}",
         "",
-        f"Linux {info['kernel']}, {info['processors']} x {info['processor']}, profile {info['profile']}, "
-        f"{info['seconds']:.0f} s, load before {info['load_before'][0]:.2f}, {info['congestion']}",
+        (
+            f"Linux {info['kernel']}, {info['processors']} x {info['processor']}, profile {info['profile']}, "
+            f"{info['seconds']:.0f} s, load before {info['load_before'][0]:.2f}, {info['congestion']}"
+        ),
         "",
     ]
     if info.get("crypto"):
@@ -312,9 +314,11 @@ def markdown(info, results):
         out += [
             "## Cost and latency",
             "",
-            "CPU-seconds for 1000 requests, connections or handshakes, for bulk for 10^9 bytes; medians over rounds. "
-            '"machine" is all of it. Latency in microseconds, in brackets what it is above direct. "foreign": '
-            'cores that others used; "calibration": CPU time of a fixed piece of work just before.',
+            (
+                "CPU-seconds for 1000 requests, connections or handshakes, for bulk for 10^9 bytes; medians over rounds. "
+                '"machine" is all of it. Latency in microseconds, in brackets what it is above direct. "foreign": '
+                'cores that others used; "calibration": CPU time of a fixed piece of work just before.'
+            ),
             "",
             *costs_table(s),
         ]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured. Each target has a lane of its own: two routed nodes and four pods, all lanes side by side.
+"""What is measured. Each target has a lane of its own: two routed nodes and four pods, all lanes side by
+side.
 
 c  client, node 1      s  server, node 2      l  server, node 1      x  server, node 2, outside the mesh
 """
@@ -11,7 +12,6 @@ import time
 import capture
 import workloads
 from authority import Authority
-
 from support import agent, network
 from support.node import Node
 from support.system import Process, run, wait_for, wait_for_process
@@ -22,7 +22,8 @@ SPARE = 40  # host part of the pod that comes and goes for the enrolment figures
 
 
 def congestion_control():
-    """Not the machine's default, which may be bbr and pace even on veth. Namespaces may only use what is allowed."""
+    """Not the machine's default, which may be bbr and pace even on veth. Namespaces may only use what is
+    allowed."""
     with open("/proc/sys/net/ipv4/tcp_allowed_congestion_control") as f:
         allowed = f.read().split()
     return "cubic" if "cubic" in allowed else "reno"
@@ -142,7 +143,8 @@ class Relay(Target):
 
 
 class Bruma(Target):
-    """Enrolled by its own agent and plugin. The proxies are what is measured; the agents' CPU is told beside."""
+    """Enrolled by its own agent and plugin. The proxies are what is measured; the agents' CPU is told
+    beside."""
 
     captured = hbone = plugin = True
 
@@ -184,7 +186,8 @@ class Bruma(Target):
         return time.monotonic() - began
 
     def enrolments(self, rounds):
-        """A spare pod comes and goes: lists of milliseconds, of the plugin, of the whole chain, as the agent says."""
+        """A spare pod comes and goes: lists of milliseconds, of the plugin, of the whole chain, as the agent
+        says."""
         node = self.nodes[1]
         plugin, chain, own = [], [], []
         for _ in range(rounds):
@@ -200,9 +203,9 @@ class Bruma(Target):
         return {"plugin_ms": plugin, "chain_ms": chain, "agent_ms": own}
 
     def growth(self, steps, seconds):
-        """A node with more and more pods that do nothing, its own two or three of the bench among them. For each step:
-        milliseconds of processor time a second of agent and proxy, resident bytes, milliseconds of the last ADD of the plugin
-        and of the agent's list of pods."""
+        """A node with more and more pods that do nothing, its own two or three of the bench among them. For
+        each step: milliseconds of processor time a second of agent and proxy, resident bytes, milliseconds of
+        the last ADD of the plugin and of the agent's list of pods."""
         node, pods, rows, added = self.nodes[1], [], [], 0.0
         taken = {int(p.ip4.rsplit(".", 1)[1]) for p in node.pods.values()}
         free = iter(h for h in range(2, 255) if h not in taken)
@@ -230,7 +233,10 @@ class Bruma(Target):
                 before, began = [processor_ms(p) for p in (node.agent, node.proxy)], time.monotonic()
                 time.sleep(seconds)
                 took = time.monotonic() - began
-                used = [(processor_ms(p) - b) / took for p, b in zip((node.agent, node.proxy), before)]
+                used = [
+                    (processor_ms(p) - b) / took
+                    for p, b in zip((node.agent, node.proxy), before, strict=True)
+                ]
                 began = time.monotonic()
                 known = len(agent.pods(node.run_dir))
                 asked = (time.monotonic() - began) * 1e3
@@ -252,8 +258,8 @@ class Bruma(Target):
 
 
 class Peer(Target):
-    """Another node proxy, driven as a stock node agent would: in-pod iptables, workload discovery socket, CA call, local
-    configuration. One process a node."""
+    """Another node proxy, driven as a stock node agent would: in-pod iptables, workload discovery socket, CA
+    call, local configuration. One process a node."""
 
     captured = hbone = True
 

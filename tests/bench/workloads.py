@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many made-up workloads, for memory and start-up: on other nodes, in 100 namespaces, with addresses of 100.64.0.0/10
-that nothing is ever sent to. The same text serves the agent's mesh file and peers' local configuration."""
+"""Many made-up workloads, for memory and start-up: on other nodes, in 100 namespaces, with addresses of
+100.64.0.0/10 that nothing is ever sent to. The same text serves the agent's mesh file and peers' local
+configuration."""
 
 import os
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""What very many workloads cost a node's proxy: to learn them, and when the control plane's stream ends and begins anew. By
-itself, as root:
+"""What very many workloads cost a node's proxy: to learn them, and when the control plane's stream ends and
+begins anew. By itself, as root:
 
     BRUMA_BUILD=build tests/bench/xds_streams.py [COUNT]...
 """
@@ -14,10 +14,10 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:0] = [os.path.join(ROOT, "tests", "e2e"), os.path.join(ROOT, "tests")]
 
-from control_plane import ADDRESS  # noqa: E402
-from mesh import wait_for  # noqa: E402
-from test_xds_client import Site  # noqa: E402
-from test_xds_scale import add, crowd, end_stream, metric  # noqa: E402
+from control_plane import ADDRESS
+from mesh import wait_for
+from test_xds_client import Site
+from test_xds_scale import add, crowd, end_stream, metric
 
 SETTLE = 4
 

@@ -1,12 +1,12 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""The node agent's side of the workload discovery socket that stock node proxies connect to: one protobuf message a
-datagram, the pod's network namespace beside it.
+"""The node agent's side of the workload discovery socket that stock node proxies connect to: one protobuf
+message a datagram, the pod's network namespace beside it.
 
     zds.py SOCKET UID,NAME,NAMESPACE,ACCOUNT,NETNS_PATH...
 
-Each proxy that connects is told of all pods and then that this was all; then the connection is kept. Prints LISTENING,
-and SNAPSHOT N with the number of pods that were acknowledged.
+Each proxy that connects is told of all pods and then that this was all; then the connection is kept. Prints
+LISTENING, and SNAPSHOT N with the number of pods that were acknowledged.
 """
 
 import array

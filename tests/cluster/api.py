@@ -90,8 +90,8 @@ class Api:
                 raise
 
     def watch(self, path, timeout=None):
-        """Lists, then watches, until the connection ends: yields (type, object); a list is ADDED of each and then
-        ("LISTED", None)."""
+        """Lists, then watches, until the connection ends: yields (type, object); a list is ADDED of each and
+        then ("LISTED", None)."""
         listed = self("GET", path)
         for item in listed["items"]:
             yield "ADDED", item

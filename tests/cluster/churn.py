@@ -38,7 +38,8 @@ def held(cluster, mesh, name):
 
 
 def descriptors(pid):
-    """How many a process holds, without its open connections to servers, of which it may keep some for later."""
+    """How many a process holds, without its open connections to servers, of which it may keep some for
+    later."""
     open_connections = set()
     for table in ("tcp", "tcp6"):
         with open(f"/proc/{pid}/net/{table}") as f:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The test cluster: a real Kubernetes on this machine, its control plane in one network namespace, each node in namespaces of
-its own. Nothing is added to the machine's own network."""
+"""The test cluster: a real Kubernetes on this machine, its control plane in one network namespace, each node
+in namespaces of its own. Nothing is added to the machine's own network."""
 
 import os
 import shutil
@@ -61,7 +61,8 @@ class Cluster:
 
     def start(self):
         archives = images.make_app(self.directory, self.build)
-        # A program of its own, as on every node: whose program is called otherwise is not believed to be the kubelet.
+        # A program of its own, as on every node: whose program is called otherwise is not believed to be the
+        # kubelet.
         run(["cp", "-L", f"{self.peers}/kubelet", self.kubelet])
         self._make_network()
         self.groups.create()
@@ -172,7 +173,8 @@ class Cluster:
                 f"--service-account-signing-key-file={key('sa.key')}",
                 "--profiling=false",
                 "--enable-aggregator-routing=true",
-                # Of etcd 3.4 it cannot know how far it is behind, and who has seen more is told for a minute to come later.
+                # Of etcd 3.4 it cannot know how far it is behind, and who has seen more is told for a minute
+                # to come later.
                 "--watch-cache=false",
             ],
         )

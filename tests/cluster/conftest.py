@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the tests in a real cluster. There is one cluster for all of them; each scene leaves it as it has found it.
+"""Fixtures of the tests in a real cluster. There is one cluster for all of them; each scene leaves it as it
+has found it.
 
     cluster     a Kubernetes of two nodes (cluster.py)
     mesh        Bruma in it, installed by helm, with a control plane (release.py)
 
-BRUMA_BUILD names the build directory, BRUMA_PEERS_READY the programs of peers.sh; tests/run.sh sets both. BRUMA_KEEP=1 leaves
-the files of the cluster, whatever happens.
+BRUMA_BUILD names the build directory, BRUMA_PEERS_READY the programs of peers.sh; tests/run.sh sets both.
+BRUMA_KEEP=1 leaves the files of the cluster, whatever happens.
 """
 
 import os
@@ -18,11 +19,14 @@ TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 for folder in (f"{TESTS}/lab", f"{TESTS}/e2e", TESTS, f"{TESTS}/cluster"):
     sys.path.insert(0, folder)
 
-from churn import Churn  # noqa: E402
-from cluster import Cluster  # noqa: E402
-from release import Release  # noqa: E402
+from churn import Churn
+from cluster import Cluster
+from istiod import Istiod
+from release import Release
+from stand_in import StandIn
 
-# In this order: an earlier scene leaves what a later one needs. test_uninstall takes Bruma away; test_stock installs what it wants.
+# In this order: an earlier scene leaves what a later one needs. test_uninstall takes Bruma away; test_stock
+# installs what it wants.
 SCENES = [
     "test_install",
     "test_labels",
@@ -88,11 +92,7 @@ def cluster(request, build, report):
 
 @pytest.fixture(scope="session")
 def plane(cluster, report):
-    if os.environ.get("BRUMA_ISTIOD"):
-        from istiod import Istiod as Plane
-    else:
-        from stand_in import StandIn as Plane
-    p = Plane(cluster)
+    p = (Istiod if os.environ.get("BRUMA_ISTIOD") else StandIn)(cluster)
     report(f"control plane: {p.name}")
     yield p
     p.close()
@@ -112,5 +112,6 @@ def mesh(cluster, plane, report):
 
 @pytest.fixture(scope="session")
 def churn(cluster, mesh):
-    """Begins with the first scene that asks for it and goes on beside the next ones, until test_churn ends it."""
+    """Begins with the first scene that asks for it and goes on beside the next ones, until test_churn ends
+    it."""
     return Churn(cluster, mesh)

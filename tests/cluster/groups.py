@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Control groups of the test cluster: one directory in every hierarchy of the machine, below it one for each node, in which
-the node's kubelet makes those of its pods. Works with cgroup v2 alone, and with v1's controllers beside it (hybrid)."""
+"""Control groups of the test cluster: one directory in every hierarchy of the machine, below it one for each
+node, in which the node's kubelet makes those of its pods. Works with cgroup v2 alone, and with v1's
+controllers beside it (hybrid)."""
 
+import contextlib
 import os
 import time
 
@@ -67,10 +69,8 @@ class Groups:
             ]
             for tree in left:
                 for base, _, _ in os.walk(tree, topdown=False):
-                    try:
+                    with contextlib.suppress(OSError):
                         os.rmdir(base)
-                    except OSError:
-                        pass
             left = [t for t in left if os.path.isdir(t)]
             if not left:
                 return

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stock istiod as control plane of the cluster: the program that BRUMA_ISTIOD names, with CRDs, rights and configuration of its
-own charts (BRUMA_ISTIO_CHARTS: the directory that holds base/ and istio-control/). It runs in the control plane's network
-namespace; nodes reach it through its Service."""
+"""A stock istiod as control plane of the cluster: the program that BRUMA_ISTIOD names, with CRDs, rights and
+configuration of its own charts (BRUMA_ISTIO_CHARTS: the directory that holds base/ and istio-control/). It
+runs in the control plane's network namespace; nodes reach it through its Service."""
 
 import os
 
-import plan
 import yaml
+
+import plan
 from support.system import Failed, Process, run, wait_for_process
 
 POD_PORTS = {"grpc-xds": 15010, "https-dns": 15012, "https-webhook": 15017, "http-monitoring": 15014}
@@ -83,7 +84,8 @@ class Istiod:
         )
 
     def _start(self, program):
-        """With the rights of the chart's service account, and an empty directory, so that it signs by itself."""
+        """With the rights of the chart's service account, and an empty directory, so that it signs by
+        itself."""
         token = self.cluster.kubectl(
             "-n", plan.SYSTEM, "create", "token", "istiod", "--duration", "24h"
         ).stdout.strip()

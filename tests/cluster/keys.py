@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of the test cluster: one CA, and a certificate and a kubeconfig for each who talks to the API server."""
+"""Keys of the test cluster: one CA, and a certificate and a kubeconfig for each who talks to the API
+server."""
 
 import datetime
 import ipaddress
@@ -9,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
 from plan import API_PORT, CONTROL4
 from support.certificates import usual
 

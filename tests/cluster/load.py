@@ -3,9 +3,9 @@
 
     load.py NAME ADDRESS...     run in the network of the pod, until SIGTERM; says then how it went
 
-In tests: with Load(pod, addresses) as load: ...; then load.served, load.failures: (when it began by the monotonic clock, how long it
-took, what went wrong). A request may wait for half a minute; what
-counts is that it is served in the end.
+In tests: with Load(pod, addresses) as load: ...; then load.served, load.failures: (when it began by the
+monotonic clock, how long it took, what went wrong). A request may wait for half a minute; what counts is that
+it is served in the end.
 """
 
 import json

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node of the test cluster: network, mount, process and host name namespaces of its own on this machine, and in them
-containerd, kubelet and kube-proxy. It may lose its power and be booted again: its disk stays, everything else is gone."""
+"""A node of the test cluster: network, mount, process and host name namespaces of its own on this machine,
+and in them containerd, kubelet and kube-proxy. It may lose its power and be booted again: its disk stays,
+everything else is gone."""
 
 import errno
 import json
@@ -25,7 +26,8 @@ DISK = [
 ]
 CONFLIST = "/etc/cni/net.d/10-test.conflist"
 
-# The first process of a node. /run is a new file system at each boot, as on a real machine; the BPF file system as well.
+# The first process of a node. /run is a new file system at each boot, as on a real machine; the BPF file
+# system as well.
 INIT = """
 set -e
 disk=$1 name=$2 app=$3 group=$4 own_group=$5
@@ -48,7 +50,8 @@ exec "$app" pause
 """
 
 
-# No two hosts have one address here, and to make sure of that would hold up each pod's start by one or two seconds.
+# No two hosts have one address here, and to make sure of that would hold up each pod's start by one or two
+# seconds.
 PTP = """#!/bin/sh
 if [ "$CNI_COMMAND" = ADD ]; then
     nsenter --net="$CNI_NETNS" sh -c 'echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad'
@@ -149,7 +152,7 @@ class Node:
         network.route(n, "default", plan.CONTROL6)
         for other in self.cluster.numbers:
             gates = (plan.node4(other), plan.node6(other))
-            for pods, gate in zip((plan.pods4(other), plan.pods6(other)), gates):
+            for pods, gate in zip((plan.pods4(other), plan.pods6(other)), gates, strict=True):
                 where = control if other == self.number else n
                 run(
                     [
@@ -252,7 +255,8 @@ class Node:
         os.chmod(f"{self.disk}/opt/cni/bin/ptp", 0o755)
         n = self.number
         with open(self.disk + CONFLIST, "w") as f:
-            # ptp and not bridge: pods of a node reach each other through its routing, so Services need no br_netfilter.
+            # ptp and not bridge: pods of a node reach each other through its routing, so Services need no
+            # br_netfilter.
             json.dump(
                 {
                     "cniVersion": "1.1.0",
@@ -344,7 +348,8 @@ state = "/run/containerd"
         with open(resolv, "w") as f:
             f.write(f"nameserver {plan.CONTROL4}\n")
         os.makedirs(f"{self.disk}/var/lib/kubelet/manifests", exist_ok=True)
-        # The limits are for machines whose disk is nearly full; kubelets of one machine must not share a cgroupRoot.
+        # The limits are for machines whose disk is nearly full; kubelets of one machine must not share a
+        # cgroupRoot.
         config = {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
@@ -411,7 +416,8 @@ state = "/run/containerd"
     # ---- pods of this node ----
 
     def container_pid(self, uid, init=False):
-        """The application's process of a pod, as the machine sees it; init: its pause. Failed if there is none."""
+        """The application's process of a pod, as the machine sees it; init: its pause. Failed if there is
+        none."""
         base = f"{self.cluster.groups.v2}/{self.name}"
         for directory, _, _ in os.walk(base):
             if f"/pod{uid}/" not in directory + "/":

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod of the test cluster, and programs of this machine that run as if they were its own: in its network namespace and its
-control group, by which the kernel knows them."""
+"""A pod of the test cluster, and programs of this machine that run as if they were its own: in its network
+namespace and its control group, by which the kernel knows them."""
 
 import images
 from support.system import Failed, Process, run, wait_for
@@ -36,7 +36,8 @@ class Pod:
         return next(ip for ip in self.ips if ":" in ip)
 
     def create(self, probes=(), call=None, labels=None, annotations=None, **spec):
-        """probes: of startup, liveness, readiness. call: "ADDRESS PORT" that it talks to from its first moment on."""
+        """probes: of startup, liveness, readiness. call: "ADDRESS PORT" that it talks to from its first
+        moment on."""
         container = {
             "name": "app",
             "image": images.APP,

@@ -139,7 +139,8 @@ class Release:
         return [parse(line) for line in self.log(PROXY, node).splitlines() if "\taccess\t" in line]
 
     def wait_access(self, node, what, seen=0, **fields):
-        """A line with these fields after the first `seen` ones. "__" in a name stands for a dot; a value may be a function."""
+        """A line with these fields after the first `seen` ones. "__" in a name stands for a dot; a value may
+        be a function."""
 
         def there():
             for line in self.access(node)[seen:]:

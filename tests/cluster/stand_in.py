@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stands in for istiod where none is given: ADS and CA for node proxies, over TLS at the name and port of istiod's Service. It
-knows what the API server says, as istiod does: pods, services and policies, and that a pod takes HBONE once its annotation
-says so. Tokens are asked after by TokenReview, and an identity is only signed for a node on which one of its pods is."""
+"""Stands in for istiod where none is given: ADS and CA for node proxies, over TLS at the name and port of
+istiod's Service. It knows what the API server says, as istiod does: pods, services and policies, and that a
+pod takes HBONE once its annotation says so. Tokens are asked after by TokenReview, and an identity is only
+signed for a node on which one of its pods is."""
 
 import hashlib
 import ipaddress
@@ -10,11 +11,12 @@ import time
 from concurrent import futures
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
 import plan
 from api import Refused
 from control_plane import ADDRESS, AUTHORIZATION, CA, XDS
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from plane import Plane, inside, key_pem, packed, pem
 from support.system import Failed
 
@@ -110,7 +112,7 @@ class StandIn(Plane):
 
     def _make_server(self):
         server = grpc.server(futures.ThreadPoolExecutor(32))
-        raw = lambda x: x  # noqa: E731
+        raw = lambda x: x
         for path, handler in (
             (XDS, grpc.stream_stream_rpc_method_handler(self._ads, raw, raw)),
             (CA, grpc.unary_unary_rpc_method_handler(self._ca, raw, raw)),
@@ -310,7 +312,8 @@ class StandIn(Plane):
     # ---- policies ----
 
     def _policies_of(self, namespace, labels):
-        """Names that a workload carries: of policies with a selector, and of what its namespace's strictness became."""
+        """Names that a workload carries: of policies with a selector, and of what its namespace's strictness
+        became."""
         out = []
         for o in list(self.objects["policies"].values()):
             selector = o["spec"].get("selector", {}).get("matchLabels")
@@ -345,7 +348,8 @@ class StandIn(Plane):
 
     @staticmethod
     def _add_rule(r, rule):
-        """A clause of all places that it may go to, and one of all that it may come from. Only what layer 4 knows."""
+        """A clause of all places that it may go to, and one of all that it may come from. Only what layer 4
+        knows."""
         if rule.get("to"):
             clause = r.clauses.add()
             for to in rule["to"]:
@@ -365,8 +369,8 @@ class StandIn(Plane):
     # ---- recordings ----
 
     def replay(self, recordings):
-        """Serves these DeltaDiscoveryResponses, as a stock istiod once sent them, instead of what the API server says, until
-        replay([]). Resources of this cluster's own pods stay."""
+        """Serves these DeltaDiscoveryResponses, as a stock istiod once sent them, instead of what the API
+        server says, until replay([]). Resources of this cluster's own pods stay."""
         own = {ADDRESS: self.addresses(), AUTHORIZATION: self.policies()}
         self.replaying = bool(recordings)
         for data in recordings:

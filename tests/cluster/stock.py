@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock istio-cni and ztunnel as pods of the cluster: images of the programs that BRUMA_ISTIO_CNI and BRUMA_ZTUNNEL name, installed
-by Istio's own charts (BRUMA_ISTIO_CHARTS)."""
+"""Stock istio-cni and ztunnel as pods of the cluster: images of the programs that BRUMA_ISTIO_CNI and
+BRUMA_ZTUNNEL name, installed by Istio's own charts (BRUMA_ISTIO_CHARTS)."""
 
 import glob
 import os

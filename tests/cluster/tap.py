@@ -11,7 +11,8 @@ _numbers = itertools.count(1)
 
 
 class Tap(Capture):
-    """with Tap(cluster) as wire: ... ; then as Capture. On this wire something always moves, so it is not waited for an end of it."""
+    """with Tap(cluster) as wire: ... ; then as Capture. On this wire something always moves, so it is not
+    waited for an end of it."""
 
     what = f"tcp and (net {plan.PODS4} or net {plan.PODS6})"
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The API server is away for a minute. Pods of which the agent knows what they are start nevertheless, in the mesh; others wait."""
+"""The API server is away for a minute. Pods of which the agent knows what they are start nevertheless, in the
+mesh; others wait."""
 
 import json
 import os
 import time
 
-import images
 import pytest
+
+import images
 from support.system import wait_for
 
 AWAY = 60
@@ -32,7 +34,8 @@ def static_pod(cluster, name, namespace):
 
 
 def sandboxes(node, name):
-    """Containers of the pod that run, its pause among them: (id, pid in the node). Asked without the API server."""
+    """Containers of the pod that run, its pause among them: (id, pid in the node). Asked without the API
+    server."""
     tasks = {
         line.split()[0]: int(line.split()[1])
         for line in node.ctr("tasks", "ls").splitlines()[1:]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thirty pods come and go for five minutes, beside the scenes before this one (churn.py). Nothing of them is left on the nodes."""
+"""Thirty pods come and go for five minutes, beside the scenes before this one (churn.py). Nothing of them is
+left on the nodes."""
 
 from churn import ALIVE, held
 from support.system import wait_for

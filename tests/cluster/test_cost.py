@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the plugin's ADD costs, beside the plugin that makes the network, and beside a tenth of what the stock one takes on a machine
-of two cores (docs/performance.md). Figures for the report; only that it worked is asserted."""
+"""What the plugin's ADD costs, beside the plugin that makes the network, and beside a tenth of what the stock
+one takes on a machine of two cores (docs/performance.md). Figures for the report; only that it worked is
+asserted."""
 
 import statistics
 
 import pytest
+
 from support.system import wait_for
 
 COUNT = 12
@@ -50,6 +52,7 @@ def test_add(cluster, mesh, timed, report, mode):
         what = {"none": "pod outside the mesh", "ambient": "pod of the mesh"}[mode]
         goal = f"; goal {GOAL[mode]}" if plugin == "bruma-cni" else ""
         report(
-            f"ADD of {plugin}, {what}: p50 {statistics.median(times):.1f} ms, least {times[0]:.1f}, most {times[-1]:.1f} (n={len(times)}{goal})"
+            f"ADD of {plugin}, {what}: p50 {statistics.median(times):.1f} ms, least {times[0]:.1f}, "
+            f"most {times[-1]:.1f} (n={len(times)}{goal})"
         )
     cluster.delete_namespace("cost")

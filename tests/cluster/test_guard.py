@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node loses its power, and when it comes back the main CNI plugin's installer has written its configuration anew, without
-Bruma's entry, before the agent runs: its pods start without the plugin. Three ways to live with that."""
+"""A node loses its power, and when it comes back the main CNI plugin's installer has written its
+configuration anew, without Bruma's entry, before the agent runs: its pods start without the plugin. Three
+ways to live with that."""
 
 import glob
 import time
 
 import pytest
+
 from support.system import run, wait_for
 from tap import Tap
 
 
 @pytest.fixture
 def pods(cluster, mesh):
-    """A server, and on the node that will be cut off pods that call it from their first moment on; plain is outside the mesh."""
+    """A server, and on the node that will be cut off pods that call it from their first moment on; plain is
+    outside the mesh."""
     cluster.namespace("guard", **{"istio.io/dataplane-mode": "ambient"})
     cluster.namespace("unguarded")
     server = cluster.pod("guard", "server", "n2")
@@ -100,7 +103,8 @@ def test_who_slipped_through_is_captured_and_told_of(cluster, mesh, pods, report
 
 
 def test_the_guard_closes_before_the_kubelet(cluster, mesh, pods, report):
-    """As bruma-guard.service does: nobody talks before he is steered, although pods start without the plugin."""
+    """As bruma-guard.service does: nobody talks before he is steered, although pods start without the
+    plugin."""
     server, callers, plain = pods
     node = cluster.nodes["n1"]
     groups = cluster.groups
@@ -132,8 +136,9 @@ def test_the_guard_closes_before_the_kubelet(cluster, mesh, pods, report):
 
 
 def test_an_own_list_needs_no_guard(cluster, mesh, pods, report):
-    """cni.istioOwnedCNIConfig: what the installer writes is not what the runtime loads; no pod starts before the agent."""
-    server, callers, plain = pods
+    """cni.istioOwnedCNIConfig: what the installer writes is not what the runtime loads; no pod starts before
+    the agent."""
+    _server, callers, plain = pods
     node = cluster.nodes["n1"]
     mesh.install(cni__istioOwnedCNIConfig="true")
     mesh.wait_rolled_out()

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bpftool alone says on a node: which pods are in the mesh, who they are, why a connection was refused."""
+"""What bpftool alone says on a node: which pods are in the mesh, who they are, why a connection was
+refused."""
 
 import re
 
 import pytest
+
 from plan import SYSTEM
 from release import AGENT
 from support.system import wait_for
@@ -38,7 +40,9 @@ def test_new_pods_are_captured_since_their_start(cluster, mesh, pods):
                 "-n", SYSTEM, "exec", agent, "--", "brumactl", "pods"
             ).stdout.splitlines()
         ]
-        words = dict(zip(lines[0], next(line for line in lines if line[:2] == pod.full_name.split("/"))))
+        words = dict(
+            zip(lines[0], next(line for line in lines if line[:2] == pod.full_name.split("/")), strict=False)
+        )
         assert words["STATE"] == "enrolled" and words["SINCE START"] == "yes", words
         page = pod.node.run(["curl", "-sS", "--noproxy", "*", "http://127.0.0.1:15014/metrics"]).stdout
         line = next(
@@ -65,7 +69,8 @@ def test_counters_move(mesh, pods):
 
 
 def test_why_a_connection_was_refused(cluster, mesh, pods):
-    """The pod's entry is deleted from the map by hand: its connections are refused, and the kernel says why."""
+    """The pod's entry is deleted from the map by hand: its connections are refused, and the kernel says
+    why."""
     web, cart = pods
     node = web.node
 

@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+
 from support.system import wait_for
 from tap import Tap
 

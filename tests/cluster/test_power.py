@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node loses its power and comes back. Its pods start again, and none of them talks before it is steered."""
+"""A node loses its power and comes back. Its pods start again, and none of them talks before it is
+steered."""
 
 import glob
 import time
 
 import pytest
+
 from support.system import wait_for
 from tap import Tap
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes of the real kubelet under STRICT: http, tcp and gRPC go to the application, and nobody else of the node does."""
+"""Probes of the real kubelet under STRICT: http, tcp and gRPC go to the application, and nobody else of the
+node does."""
 
 import time
 
 import pytest
+
 from support.system import wait_for
 
 STRICT = {

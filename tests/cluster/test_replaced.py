@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agents and proxies are deleted, killed again and again, and upgraded by helm, while requests flow in both directions between
-two nodes. None is refused, and nothing crosses the wire in plaintext."""
+"""Agents and proxies are deleted, killed again and again, and upgraded by helm, while requests flow in both
+directions between two nodes. None is refused, and nothing crosses the wire in plaintext."""
 
 import contextlib
 import os
@@ -8,9 +8,10 @@ import signal
 import time
 
 import pytest
+
 from load import Load
-from release import AGENT, PROXY
 from plan import SYSTEM
+from release import AGENT, PROXY
 from support.system import wait_for
 from tap import Tap
 
@@ -27,8 +28,8 @@ def pods(cluster, mesh):
 
 @contextlib.contextmanager
 def flowing(cluster, pods, what, report):
-    """Requests both ways, IPv4 and IPv6, and a capture between the nodes; judged at the end. Takes the moments at which a proxy was
-    killed: a connection that it carried then ends with it. None other fails."""
+    """Requests both ways, IPv4 and IPv6, and a capture between the nodes; judged at the end. Takes the
+    moments at which a proxy was killed: a connection that it carried then ends with it. None other fails."""
     a, b = pods
     kills = []
     with Tap(cluster) as wire, Load(a, b.ips) as there, Load(b, a.ips) as back:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a stock istiod once sent to a node proxy (tests/data/xds), sent again to the proxies of this cluster."""
+"""What a stock istiod once sent to a node proxy (tests/data/xds), sent again to the proxies of this
+cluster."""
 
 import json
 import os
 
 import pytest
+
 from images import ROOT
 from release import RUN
 from support import agent

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One half of Bruma with one half of the stock data plane: a stock ztunnel under Bruma's agent (docs/ztunnel.md), and bruma-proxy
-under a stock istio-cni (docs/zds.md). Pods that run through all of it are not restarted."""
+"""One half of Bruma with one half of the stock data plane: a stock ztunnel under Bruma's agent
+(docs/ztunnel.md), and bruma-proxy under a stock istio-cni (docs/zds.md). Pods that run through all of it are
+not restarted."""
 
 import json
 import os
 
 import pytest
-import stock
 import yaml
+
+import stock
 from images import BRUMA, ROOT
 from plan import SYSTEM
 from release import AGENT, PROXY
@@ -38,7 +40,8 @@ def pods_of(cluster, name):
 
 
 def proxies_know(cluster, mesh, *pods):
-    """Whether the proxy of each node, of either kind, has heard that the pods take HBONE: by the page that both have."""
+    """Whether the proxy of each node, of either kind, has heard that the pods take HBONE: by the page that
+    both have."""
     for name, node in cluster.nodes.items():
         for proxy in mesh.pods(PROXY, name):
             pid = node.container_pid(proxy["metadata"]["uid"])
@@ -64,7 +67,8 @@ def proxies_know(cluster, mesh, *pods):
 
 
 def hbone_alone(cluster, mesh, client, server):
-    """From node to node by both families: the application's answer, HBONE and nothing else on the wire, both access logs."""
+    """From node to node by both families: the application's answer, HBONE and nothing else on the wire, both
+    access logs."""
     wait_for(
         lambda: proxies_know(cluster, mesh, client, server),
         "both proxies to know that the pods take HBONE",

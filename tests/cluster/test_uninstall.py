@@ -4,10 +4,11 @@
 import os
 
 import pytest
+
 from api import Refused
 from machine import CONFLIST
-from release import AGENT, PINS, PROXY, RUN
 from plan import SYSTEM
+from release import AGENT, PINS, PROXY, RUN
 from support.system import wait_for
 
 NETWORK = (
@@ -17,7 +18,8 @@ NETWORK = (
 
 
 def network(pod):
-    """All of a pod's network namespace that Bruma could touch. Routes of the kernel come and go with addresses, not with us."""
+    """All of a pod's network namespace that Bruma could touch. Routes of the kernel come and go with
+    addresses, not with us."""
     return pod.run(["sh", "-c", NETWORK], check=False).stdout
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node with an agent alone, for tests. The plugin's and the proxy's side of the local protocol (include/bruma/protocol.h)
-are spoken by hand here, so that they can also break it."""
+"""A node with an agent alone, for tests. The plugin's and the proxy's side of the local protocol
+(include/bruma/protocol.h) are spoken by hand here, so that they can also break it."""
 
 import ctypes
 import json
@@ -32,7 +32,7 @@ def bpf(command, attr):
 
 def attach_and_pin(program, netns, path):
     """What the plugin does with the agent's program."""
-    u32 = lambda *values: b"".join(v.to_bytes(4, sys.byteorder) for v in values)  # noqa: E731
+    u32 = lambda *values: b"".join(v.to_bytes(4, sys.byteorder) for v in values)
     link = bpf(BPF_LINK_CREATE, u32(program, netns, BPF_SK_LOOKUP, 0))
     text = ctypes.create_string_buffer(path.encode())
     try:
@@ -293,7 +293,8 @@ class Node:
         self.pin_dir = f"{work.bpf_root()}/node"
         self.cgroup = work.cgroup()
         self.mesh, self.agent, self.proxies = Mesh(), None, 0
-        # With an address of its own, which does not change as pods come: they would not find their gateway for seconds.
+        # With an address of its own, which does not change as pods come: they would not find their gateway
+        # for seconds.
         run(["ip", "-n", self.netns, "link", "add", "pods", "address", "02:00:00:00:00:01", "type", "bridge"])
         run(["ip", "-n", self.netns, "link", "set", "pods", "up"])
         network.address(self.netns, "pods", "10.79.0.1/24")

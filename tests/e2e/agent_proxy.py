@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A peer of the agent that speaks the proxy's side of the local protocol by hand, for test_agent.py: it can be silent,
-refuse, lie and die. It is a program of its own, for the agent tells proxies apart by process.
+"""A peer of the agent that speaks the proxy's side of the local protocol by hand, for test_agent.py: it can
+be silent, refuse, lie and die. It is a program of its own, for the agent tells proxies apart by process.
 
-Reads commands (JSON lines) on stdin, writes what it sees (JSON lines) on stdout. To each connection that one of its
-pods' listeners gives it says "TAG LISTENER\n" and closes, or keeps it open.
+Reads commands (JSON lines) on stdin, writes what it sees (JSON lines) on stdout. To each connection that one
+of its pods' listeners gives it says "TAG LISTENER\n" and closes, or keeps it open.
 """
 
 import array
@@ -88,7 +88,7 @@ class Proxy:
             self.watch(pod)
 
     def watch(self, pod):
-        for fd, name in zip(pod["fds"][1:], LISTENERS):
+        for fd, name in zip(pod["fds"][1:], LISTENERS, strict=False):
             if fd not in pod["watched"]:
                 self.sel.register(
                     fd, selectors.EVENT_READ, lambda fd=fd, name=name: self.on_connection(fd, name)

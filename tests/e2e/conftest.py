@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the end-to-end tests. They need root; everything they make is removed at the end, failed or not.
+"""Fixtures of the end-to-end tests. They need root; everything they make is removed at the end, failed or
+not.
 
     build       the meson build directory, from BRUMA_BUILD
     work        a Workspace of this test: unique names, a directory, namespaces and processes that are cleaned up
@@ -19,8 +20,8 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from support import kernel, network  # noqa: E402
-from support.system import Process  # noqa: E402
+from support import kernel, network
+from support.system import Process
 
 counter = itertools.count(1)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's control plane as a process, and an independent client of it: Python's grpcio, with messages made from
-lib/proto."""
+"""The agent's control plane as a process, and an independent client of it: Python's grpcio, with messages
+made from lib/proto."""
 
 import base64
 import json
@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
 from support.system import Failed, run, wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -27,8 +28,8 @@ NODE = "ztunnel~10.0.0.1~ztunnel-1.istio-system~istio-system.svc.cluster.local"
 
 
 def load_messages(directory):
-    """Classes by name, such as messages["istio.workload.Address"]. In a pool of their own: Python's protobuf has its own
-    google.protobuf.Any."""
+    """Classes by name, such as messages["istio.workload.Address"]. In a pool of their own: Python's protobuf
+    has its own google.protobuf.Any."""
     path = os.path.join(directory, "messages.bin")
     protos = os.path.join(ROOT, "lib", "proto")
     names = sorted(n for n in os.listdir(protos) if n.endswith(".proto"))

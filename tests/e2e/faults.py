@@ -31,7 +31,8 @@ def library(build):
 
 
 def waits_env(build, path, milliseconds):
-    """Settings for a program whose event loops shall wait wherever they can; path gets a line for each time."""
+    """Settings for a program whose event loops shall wait wherever they can; path gets a line for each
+    time."""
     return {"LD_PRELOAD": library(build), "FAULTS_WAITS": path, "FAULTS_WAIT": milliseconds}
 
 

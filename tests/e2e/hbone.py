@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An independent HBONE client and server: Python's h2 over Python's ssl. Nothing here shares code with the proxy."""
+"""An independent HBONE client and server: Python's h2 over Python's ssl. Nothing here shares code with the
+proxy."""
 
 import contextlib
 import queue
@@ -30,7 +31,8 @@ def context(server, cert, key, root):
 
 
 class Connection(h2.connection.H2Connection):
-    """h2 takes GOAWAY for the end of the connection. Streams that it does not refuse go on, and another may follow."""
+    """h2 takes GOAWAY for the end of the connection. Streams that it does not refuse go on, and another may
+    follow."""
 
     def _receive_goaway_frame(self, frame):
         event = h2.events.ConnectionTerminated()
@@ -70,7 +72,7 @@ class Client:
             self.tls.settimeout(left)
             try:
                 data = self.tls.recv(65536)
-            except (TimeoutError, socket.timeout):
+            except TimeoutError:
                 return False
             except OSError:
                 data = b""
@@ -149,7 +151,8 @@ class Client:
 
 
 class Tunnel:
-    """A tunnel that a Server has accepted. One thread alone may use an SSL object, so others leave word with it."""
+    """A tunnel that a Server has accepted. One thread alone may use an SSL object, so others leave word with
+    it."""
 
     def __init__(self, tls):
         self.tls, self.closed = tls, False
@@ -205,7 +208,8 @@ def goaway(conn):
 
 
 class Server:
-    """Accepts tunnels in a thread and answers each CONNECT by behaviour(server, connection, stream id, headers)."""
+    """Accepts tunnels in a thread and answers each CONNECT by behaviour(server, connection, stream id,
+    headers)."""
 
     def __init__(self, listener, cert, key, root, behaviour=None, max_streams=None):
         self.max_streams = max_streams

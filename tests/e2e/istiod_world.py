@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two nodes of a cluster whose API server and istiod are real; pods exist in the API and as sandboxes, kubelets do not. Agents follow
-the API, proxies get state and certificates from istiod.
+"""Two nodes of a cluster whose API server and istiod are real; pods exist in the API and as sandboxes,
+kubelets do not. Agents follow the API, proxies get state and certificates from istiod.
 
     <prefix>n1, <prefix>n2     nodes, joined by "uplink"
     <prefix>cp                 etcd, API server and istiod; a link to each node
@@ -11,10 +11,11 @@ import os
 import re
 
 import grpc
-from control_plane import CA, load_messages
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from control_plane import CA, load_messages
 from support import network
 from support.istiod import NAME, SYSTEM, XDS_PORT, Istiod
 from support.kube import RealServer, inside
@@ -211,7 +212,8 @@ class Cluster:
         self.server.api("DELETE", path)
 
     def certificate(self, namespace, account, pod, directory):
-        """cert.pem, key.pem and root.pem of a pod's own identity, as istiod gives them to a proxy inside the pod."""
+        """cert.pem, key.pem and root.pem of a pod's own identity, as istiod gives them to a proxy inside the
+        pod."""
         messages = load_messages(self.work.directory)
         key = ec.generate_private_key(ec.SECP256R1())
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node whose agent has the Kubernetes API as its source. The API server is the small one of tests/support/kube_small.py, or the
-real one where BRUMA_KUBE names a directory with kube-apiserver and etcd."""
+"""A node whose agent has the Kubernetes API as its source. The API server is the small one of
+tests/support/kube_small.py, or the real one where BRUMA_KUBE names a directory with kube-apiserver and
+etcd."""
 
 import base64
 import json
 import os
 
 import pytest
+
 from support import agent as agent_client
 from support import cni
 from support.kube import RealServer

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mesh in network namespaces for tests: nodes with a real agent and a real proxy each, pods enrolled by the real plugin.
+"""A mesh in network namespaces for tests: nodes with a real agent and a real proxy each, pods enrolled by the
+real plugin.
 
     with Mesh(nodes=2) as mesh:
         web = mesh.pod("web", node=0)
@@ -7,8 +8,8 @@
         mesh.start()
         ...
 
-Every name carries the process id, so that several tests can run side by side, and everything is taken down again, also after a
-failure. Programs are found in $BRUMA_BUILD (a meson build directory).
+Every name carries the process id, so that several tests can run side by side, and everything is taken down
+again, also after a failure. Programs are found in $BRUMA_BUILD (a meson build directory).
 """
 
 import contextlib
@@ -47,7 +48,8 @@ def sh(*argv, **kw):
 
 
 def wait_for(condition, what, seconds=20.0):
-    """Polls until condition() is true; its last value is returned. What is waited for is named in the failure."""
+    """Polls until condition() is true; its last value is returned. What is waited for is named in the
+    failure."""
     end = time.monotonic() + seconds
     while True:
         value = condition()
@@ -81,8 +83,8 @@ def cgroup_root():
 
 
 def placed(argv, netns=None, cgroup=None):
-    """The command that runs argv in this namespace and cgroup. Its process is argv's own. (Python's way, a function called in the
-    forked child, can hang when other threads run, such as those of gRPC.)"""
+    """The command that runs argv in this namespace and cgroup. Its process is argv's own. (Python's way, a
+    function called in the forked child, can hang when other threads run, such as those of gRPC.)"""
     argv = [str(a) for a in argv]
     if netns:
         argv = ["nsenter", f"--net=/run/netns/{netns}", "--", *argv]
@@ -294,8 +296,8 @@ class Node:
         os.makedirs(self.cgroup, exist_ok=True)
         sh("ip", "netns", "add", self.netns)
         sh("ip", "-n", self.netns, "link", "set", "lo", "up")
-        # An address of its own: else it is the lowest of its ports', and changes as pods come. Their neighbour entries for the
-        # gateway would be wrong then, and their packets lost for seconds.
+        # An address of its own: else it is the lowest of its ports', and changes as pods come. Their
+        # neighbour entries for the gateway would be wrong then, and their packets lost for seconds.
         sh(
             "ip",
             "-n",
@@ -501,7 +503,7 @@ class Mesh:
             "netns",
             b.netns,
         )
-        for node, other, n, dev in ((a, b, 1, link), (b, a, 2, f"up{a.number}")):
+        for node, _, n, dev in ((a, b, 1, link), (b, a, 2, f"up{a.number}")):
             sh("ip", "-n", node.netns, "addr", "add", f"{net}.{n}/24", "dev", dev)
             sh("ip", "-n", node.netns, "addr", "add", f"{net6}:{n}/64", "dev", dev, "nodad")
             sh("ip", "-n", node.netns, "link", "set", dev, "up")

@@ -12,7 +12,8 @@ _peers = itertools.count(1)
 
 @contextlib.contextmanager
 def place_of_a_peer(mesh):
-    """A pod that is no member of node 2's mesh, with a listener on HBONE's port: the proxy's client side talks to it."""
+    """A pod that is no member of node 2's mesh, with a listener on HBONE's port: the proxy's client side
+    talks to it."""
     pod = mesh.pod(f"peer{next(_peers)}", node=1, account="peer")
     mesh.write()
     with inside(pod.netns):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An independent control plane for bruma-proxy: delta ADS and the CA call with Python's grpcio. A test puts resources in and
-takes them out, and may make either service misbehave.
+"""An independent control plane for bruma-proxy: delta ADS and the CA call with Python's grpcio. A test puts
+resources in and takes them out, and may make either service misbehave.
 
     plane = Plane(directory, netns)        listens on 127.0.0.1:port inside the namespace, over TLS
     plane.set(plane.workload("a", "10.0.0.1"), ...)
@@ -17,11 +17,12 @@ import time
 from concurrent import futures
 
 import grpc
-from control_plane import ADDRESS, AUTHORIZATION, CA, XDS, load_messages
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from control_plane import ADDRESS, AUTHORIZATION, CA, XDS, load_messages
 from mesh import inside, wait_for
 from support.certificates import usual
 
@@ -140,7 +141,7 @@ class Plane:
         key = ec.generate_private_key(ec.SECP256R1())
         cert = self.authority.sign(key.public_key(), [x509.DNSName("localhost")])
         self.server = grpc.server(futures.ThreadPoolExecutor(32), options=self.options)
-        raw = lambda x: x  # noqa: E731
+        raw = lambda x: x
         self.server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Applications of the pods: small Python programs, run in a pod by mesh.Pod.server(), python() and popen()."""
+"""Applications of the pods: small Python programs, run in a pod by mesh.Pod.server(), python() and
+popen()."""
 
 # Sends back what it gets, on the port of its argument; tells who has come, and how it ended if not well.
 ECHO = """

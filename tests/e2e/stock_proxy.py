@@ -1,16 +1,18 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""A node proxy as a stock one (ztunnel) looks from a pod and from the workload discovery socket, without the mesh between: it
-passes connections on in plaintext. It shares no code with Bruma, speaks protobuf by itself, and opens its own sockets.
+"""A node proxy as a stock one (ztunnel) looks from a pod and from the workload discovery socket, without the
+mesh between: it passes connections on in plaintext. It shares no code with Bruma, speaks protobuf by itself,
+and opens its own sockets.
 
     stock_proxy.py SOCKET [--refuse NAME]...   a pod of this name is refused, until it was added three times
 
-Prints what it is told (ADD, DEL, SNAPSHOT, DISCONNECTED) and what it carries (OUT or IN, source, destination). Ended by SIGTERM
-it closes its listeners and finishes what it carries.
+Prints what it is told (ADD, DEL, SNAPSHOT, DISCONNECTED) and what it carries (OUT or IN, source,
+destination). Ended by SIGTERM it closes its listeners and finishes what it carries.
 """
 
 import argparse
 import array
+import contextlib
 import ctypes
 import os
 import select
@@ -66,7 +68,8 @@ def plain(address):
 
 
 class Pod(threading.Thread):
-    """The listeners in one pod, opened by a thread that stays in its network namespace: so do those that it starts."""
+    """The listeners in one pod, opened by a thread that stays in its network namespace: so do those that it
+    starts."""
 
     def __init__(self, uid, netns):
         super().__init__(daemon=True)
@@ -177,10 +180,8 @@ def relay(a, b):
             broken.set()
             for s in (one, other):
                 reset_on_close(s)
-                try:
+                with contextlib.suppress(OSError):
                     s.shutdown(socket.SHUT_RD)  # wakes the other thread and says nothing to the peer
-                except OSError:
-                    pass
 
     back = threading.Thread(target=pump, args=(b, a), daemon=True)
     back.start()
@@ -194,7 +195,7 @@ def reset_on_close(s):
 
 class Client:
     def __init__(self, path, refuse):
-        self.path, self.refuse, self.pods = path, {name: 2 for name in refuse}, {}
+        self.path, self.refuse, self.pods = path, dict.fromkeys(refuse, 2), {}
 
     def add(self, message, fds):
         uid, info = "", {}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock node proxies under Bruma's steering, for tests: node 1 has one, or several; node 2 an agent and a proxy of Bruma's, or
-nothing. They are stock_proxy.py, which shares no code with Bruma, or real ztunnels, whose program BRUMA_ZTUNNEL names."""
+"""Stock node proxies under Bruma's steering, for tests: node 1 has one, or several; node 2 an agent and a
+proxy of Bruma's, or nothing. They are stock_proxy.py, which shares no code with Bruma, or real ztunnels,
+whose program BRUMA_ZTUNNEL names."""
 
 import contextlib
 import json
@@ -30,7 +31,8 @@ def serve(c, a):
 while True:
     threading.Thread(target=serve, args=s.accept(), daemon=True).start()
 """
-# prints the client's address as the server saw it, or the error; "mark" as third argument sets the proxy's mark
+# prints the client's address as the server saw it, or the error; "mark" as third argument sets the proxy's
+# mark
 CLIENT = r"""
 import socket, sys, time
 begin = time.monotonic()
@@ -55,7 +57,8 @@ except OSError as e:
     word = type(e).__name__
 print(word, time.monotonic() - begin)
 """
-# one long connection: prints a line each time its word has come back; a second argument is the number of words
+# one long connection: prints a line each time its word has come back; a second argument is the number of
+# words
 LONG = r"""
 import socket, sys, time
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5)
@@ -100,8 +103,8 @@ def ask(pod, address, *more, port=PORT):
 
 
 class Stock:
-    """Proxies on the first node of a mesh, each in a cgroup of its own below the one whose connect() is captured. As a context it
-    shows what they said if the test failed, and ends them and what runs in pods."""
+    """Proxies on the first node of a mesh, each in a cgroup of its own below the one whose connect() is
+    captured. As a context it shows what they said if the test failed, and ends them and what runs in pods."""
 
     def __init__(self, mesh):
         self.mesh, self.node, self.all = mesh, mesh.nodes[0], []
@@ -167,9 +170,9 @@ class Stock:
         return sorted(e["formatted"]["value"]["pid"] for e in entries)
 
     def stop(self):
-        for p, cgroup in self.all:
+        for p, _ in self.all:
             p.kill()
-        for p, cgroup in self.all:
+        for _, cgroup in self.all:
             wait_for(lambda c=cgroup: rmdir(c), f"{cgroup} to be empty")
 
 
@@ -193,7 +196,8 @@ def agent_call(node, request):
 
 
 def settle(*pods):
-    """Neighbour discovery of a bridge that is a moment old takes seconds: until every pod reaches every other at once."""
+    """Neighbour discovery of a bridge that is a moment old takes seconds: until every pod reaches every other
+    at once."""
     for a in pods:
         for b in pods:
             wait_for(lambda a=a, b=b: ask(a, b.ip6, port=1)[1] < 0.5, f"{a.name} to reach {b.name}")
@@ -201,7 +205,8 @@ def settle(*pods):
 
 @contextlib.contextmanager
 def stock_mesh(bruma=False, proxy=True):
-    """web and other under a stock proxy on node 1, shop on node 2, under Bruma's proxy or outside the mesh."""
+    """web and other under a stock proxy on node 1, shop on node 2, under Bruma's proxy or outside the
+    mesh."""
     with Mesh(nodes=2, agent_options=()) as m:
         m.web, m.other, m.shop = (
             m.pod("web"),
@@ -251,8 +256,8 @@ while True:
 
 
 class Ztunnel(Stock):
-    """Each in a network namespace of its own, as a pod has one: two of them want the same ports. Control plane and certificate
-    authority are those of the agent of the node."""
+    """Each in a network namespace of its own, as a pod has one: two of them want the same ports. Control
+    plane and certificate authority are those of the agent of the node."""
 
     def __init__(self, mesh, program):
         super().__init__(mesh)
@@ -336,7 +341,8 @@ class Ztunnel(Stock):
 
 @contextlib.contextmanager
 def ztunnel_mesh(program=ZTUNNEL):
-    """web and other under ztunnel on node 1, shop under Bruma's proxy on node 2, far outside the mesh there."""
+    """web and other under ztunnel on node 1, shop under Bruma's proxy on node 2, far outside the mesh
+    there."""
     with Mesh(nodes=2) as m:
         m.web, m.other, m.shop = m.pod("web"), m.pod("other"), m.pod("shop", node=1)
         m.far = m.pod("far", node=1, namespace="outside")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node dies, or a job's pod is left in the API: its workload is still there when its address is given to a new pod. Until the control
-plane takes the old one away (minutes, while a node is not known to be dead), both name one address. The one that was told of last has it:
-that is what a stock ztunnel goes by, and what is behind the address."""
+"""A node dies, or a job's pod is left in the API: its workload is still there when its address is given to a
+new pod. Until the control plane takes the old one away (minutes, while a node is not known to be dead), both
+name one address. The one that was told of last has it: that is what a stock ztunnel goes by, and what is
+behind the address."""
 
 import pytest
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses that a pod's network has not named, as there are where something else gives pods more of them: a second network, a
-virtual address that moves from machine to machine, one on lo for answers that go straight back, a prefix of which every address is
-local. What the pod's kernel has as local is the pod's, and under its policies."""
+"""Addresses that a pod's network has not named, as there are where something else gives pods more of them: a
+second network, a virtual address that moves from machine to machine, one on lo for answers that go straight
+back, a prefix of which every address is local. What the pod's kernel has as local is the pod's, and under its
+policies."""
 
-import json
 import time
 
 import pytest
 
-from mesh import Mesh, inside, sh, wait_for
+from mesh import Mesh, sh, wait_for
 from pod_programs import ECHO
 from wire import Wire
 
@@ -54,9 +54,9 @@ def give_addresses(pod, places=PLACES):
         sh("ip", "-n", node, "addr", "add", address, "dev", "second", *(["nodad"] if ":" in address else []))
     sh("ip", "-n", node, "link", "set", "second", "up")
     sh("ip", "-n", pod.netns, "link", "set", "net1", "up")
-    for name, (addresses, device) in places.items():
+    for _name, (addresses, device) in places.items():
         for address, length, own in zip(
-            addresses, (24, 64) if device == "net1" else (32, 128), (pod.ip, pod.ip6)
+            addresses, (24, 64) if device == "net1" else (32, 128), (pod.ip, pod.ip6), strict=True
         ):
             v6 = ["-6"] if ":" in address else []
             if device:
@@ -85,7 +85,8 @@ def mesh():
         m.shop = m.pod("shop", node=1)
         m.outside = m.pod("outside", namespace="outside")
         m.outside.outside = True
-        # A service by the address that web has on lo, as where answers go straight back, and which shop serves too.
+        # A service by the address that web has on lo, as where answers go straight back, and which shop
+        # serves too.
         m.services.append(
             {
                 "name": "direct",
@@ -145,7 +146,8 @@ def test_from_the_pod_itself(mesh, place, family):
 @each_family
 @each_place
 def test_from_a_pod_of_the_mesh(mesh, place, family):
-    """Which does not know whose the address is, so it comes in plaintext. On lo it is a service's: shop answers."""
+    """Which does not know whose the address is, so it comes in plaintext. On lo it is a service's: shop
+    answers."""
     to, before = PLACES[place][0][family], len(mesh.server.text())
     assert ask(mesh.near, to) == f"hello {to}"
     assert len(seen(mesh, before)) == (place != "on lo")
@@ -193,7 +195,8 @@ def test_closed_port(mesh, place, family):
 @each_family
 @each_place
 def test_policies_hold_there(mesh, place, family):
-    """One that wants an identity keeps strangers out of all addresses; the pod itself is let alone, as with its first address."""
+    """One that wants an identity keeps strangers out of all addresses; the pod itself is let alone, as with
+    its first address."""
     to = PLACES[place][0][family]
     mesh.policies.append(
         {
@@ -234,7 +237,8 @@ def endpoint(address, port):
 
 @each_family
 def test_an_address_that_moves_away(mesh, family):
-    """Once it is another pod's, the first one's connections go there by the mesh, and not in plaintext past it."""
+    """Once it is another pod's, the first one's connections go there by the mesh, and not in plaintext past
+    it."""
     to = ["10.99.5.5", "fd99:5::5"][family]
     v6, length = (["-6"], 128) if family else ([], 32)
     if not mesh.near.processes:

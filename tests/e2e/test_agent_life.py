@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bruma-agent alone: deaths and restarts, what is broken by hand, uninstall. Proxies that come and go: test_agent_proxies.py."""
+"""bruma-agent alone: deaths and restarts, what is broken by hand, uninstall. Proxies that come and go:
+test_agent_proxies.py."""
 
 import json
 import os
@@ -9,12 +10,12 @@ import sys
 import time
 
 import pytest
+
 from agent_node import Node, Plugin, Pod, breakage
 from support import agent as agent_client
 from support import network
 from support.system import run, wait_for
 from test_agent import node  # noqa: F401
-
 
 # ---- deaths ----
 
@@ -210,11 +211,13 @@ def test_a_pod_that_has_used_up_its_ports_is_enrolled(node):
             f"--net={pod.path}",
             sys.executable,
             "-c",
-            "import socket, sys\n"
-            "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('40000 40001')\n"
-            "all = [socket.create_server(('', port)) for port in (40000, 40001)]\n"
-            "print('taken', flush=True)\n"
-            "sys.stdin.read()",
+            (
+                "import socket, sys\n"
+                "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('40000 40001')\n"
+                "all = [socket.create_server(('', port)) for port in (40000, 40001)]\n"
+                "print('taken', flush=True)\n"
+                "sys.stdin.read()"
+            ),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

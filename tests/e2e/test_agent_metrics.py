@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from agent_node import Node, Pod
 from support import network
 from support.system import run, wait_for

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bruma-agent and proxies that come and go, by a proxy that is spoken by hand (agent_proxy.py): who serves, who drains, who serves again."""
+"""bruma-agent and proxies that come and go, by a proxy that is spoken by hand (agent_proxy.py): who serves,
+who drains, who serves again."""
 
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import time
 
 import pytest
+
 from agent_node import Plugin, Pod, breakage
 from support.system import wait_for
 from test_agent import node  # noqa: F401
@@ -37,8 +39,9 @@ def test_the_younger_proxy_takes_over_and_the_older_drains(node):
 
 
 def test_a_younger_proxy_is_given_what_the_older_one_brings_back_after_it(node):
-    """Agent and proxy are replaced together: the new proxy is quicker at the new agent's socket than the old one. It is not told that it has
-    heard of all pods, which would make it ready and be the end of the old one, before that has given back what it alone holds."""
+    """Agent and proxy are replaced together: the new proxy is quicker at the new agent's socket than the old
+    one. It is not told that it has heard of all pods, which would make it ready and be the end of the old
+    one, before that has given back what it alone holds."""
     pod, first = Pod(node, "web"), node.proxy("first").serve()
     pod.add()
     node.agent.kill()
@@ -75,7 +78,7 @@ def test_a_proxy_does_not_wait_for_ever_for_one_that_does_not_come(node):
 
 
 def test_a_replaced_proxy_that_connects_again_does_not_take_over(node):
-    pod, first, second = replaced(node)
+    _pod, first, second = replaced(node)
     node.agent.kill()
     second.wait(event="disconnected")
     first.wait(event="disconnected")
@@ -115,7 +118,8 @@ def test_a_replaced_proxy_serves_again_when_its_successor_is_gone(node, how):
 
 
 def test_a_proxy_that_knows_nothing_of_the_mesh_takes_nothing_over(node):
-    """A roll-out with a control plane that does not answer: the proxy of before serves on, and again if it had been replaced."""
+    """A roll-out with a control plane that does not answer: the proxy of before serves on, and again if it
+    had been replaced."""
     pod, first = Pod(node, "web"), node.proxy("first").serve()
     pod.add()
     second = node.proxy("second")

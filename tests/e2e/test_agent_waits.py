@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+
 from agent_node import BREAKABLE, Node, Plugin, Pod, breakage
 from faults import waits_env
 from kube_world import AMBIENT, World
@@ -37,8 +38,8 @@ def unmended(pod):
 
 
 def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
-    """Its route cannot be set without. The others of the node are added and answered as ever, it is told of once, and is whole
-    again when the address is back."""
+    """Its route cannot be set without. The others of the node are added and answered as ever, it is told of
+    once, and is whole again when the address is back."""
     broken = [Pod(node, f"broken{i}", number=20 + i) for i in range(3)]
     for pod in broken:
         pod.add()
@@ -232,8 +233,8 @@ def waits(path):
 
 
 def test_no_call_on_the_agents_loop_can_wait(work):
-    """Each call by which the loop's thread could wait takes three seconds here. Through a life of pods, with the API, the metrics,
-    a mesh file that changes, an installed plugin and all that breaks, none is made."""
+    """Each call by which the loop's thread could wait takes three seconds here. Through a life of pods, with
+    the API, the metrics, a mesh file that changes, an installed plugin and all that breaks, none is made."""
     node = Node(work)
     # In memory, as /run is.
     node.run_dir = f"/dev/shm/{work.name('run')}"
@@ -306,7 +307,8 @@ def in_memory(work, *paths):
 
 
 def test_nor_in_a_cluster(work, monkeypatch):
-    """The API server, the container runtime and the CNI library's files are asked, and names take ten seconds to be resolved."""
+    """The API server, the container runtime and the CNI library's files are asked, and names take ten seconds
+    to be resolved."""
     world = World(work, SmallServer)
     record = work.path("waits")
     world.node.run_dir = f"/dev/shm/{work.name('run')}"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each piece of a pod's capture is broken by hand, with real traffic: it is found, mended, counted and reported, connections that
-live go on, and new ones pass the mesh again. (test_agent.py has the agent's side of it alone.)"""
+"""Each piece of a pod's capture is broken by hand, with real traffic: it is found, mended, counted and
+reported, connections that live go on, and new ones pass the mesh again. (test_agent.py has the agent's side
+of it alone.)"""
 
 import json
 import os
@@ -47,7 +48,7 @@ def mesh():
 
 def record(mesh):
     pods = json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout)
-    return [p for p in pods if p["name"] == "web"][0]
+    return next(p for p in pods if p["name"] == "web")
 
 
 def status(mesh):
@@ -73,7 +74,8 @@ def entry(mesh, name):
 
 
 def listener_ports(mesh):
-    """Of the pod's own listeners, by the names of LISTENERS: each is in the agent's descriptors in this order."""
+    """Of the pod's own listeners, by the names of LISTENERS: each is in the agent's descriptors in this
+    order."""
     lines = mesh.web.run("ss", "-Hltnpe").stdout.splitlines()
     ours = [line for line in lines if 'users:(("bruma-' in line]
     assert len(ours) == 3, lines
@@ -81,7 +83,7 @@ def listener_ports(mesh):
     inodes = sorted(
         (int(line.split(" ino:")[1].split()[0]), int(line.split()[3].rsplit(":", 1)[1])) for line in ours
     )
-    return dict(zip(LISTENERS, [port for _, port in inodes]))
+    return dict(zip(LISTENERS, [port for _, port in inodes], strict=False))
 
 
 def flags_cleared(mesh):
@@ -160,8 +162,9 @@ BREAKAGES = {
 
 
 def test_loopback_down_is_told_and_what_went_with_it_is_mended(mesh):
-    """The runtime takes lo down before it tells of a pod's end: no broken capture, and no error in the log. A pod that lives on
-    without it is told of, its connections fail, and once the device is back so is its capture."""
+    """The runtime takes lo down before it tells of a pod's end: no broken capture, and no error in the log. A
+    pod that lives on without it is told of, its connections fail, and once the device is back so is its
+    capture."""
     log = mesh.nodes[0].agent.log
     wait_for(lambda: reaches(mesh), "traffic before it")
     before, errors = record(mesh)["mends"], open(log).read().count("\terror\t")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything at a time, for BRUMA_CHAOS_SECONDS (10): traffic that ends in every way, peers that break the protocol or ask for new
-keys, clients that are killed, policies and workloads that change, pods that come and go, agents and proxies that begin anew. What is
-asserted is little: nobody dies, what applications that behave get back is what they sent, and afterwards everything works. With a
-build of `-Db_sanitize=address,undefined` it looks at memory, too: CONTRIBUTING.md says how."""
+"""Everything at a time, for BRUMA_CHAOS_SECONDS (10): traffic that ends in every way, peers that break the
+protocol or ask for new keys, clients that are killed, policies and workloads that change, pods that come and
+go, agents and proxies that begin anew. What is asserted is little: nobody dies, what applications that behave
+get back is what they sent, and afterwards everything works. With a build of `-Db_sanitize=address,undefined`
+it looks at memory, too: CONTRIBUTING.md says how."""
 
 import contextlib
 import glob
@@ -53,7 +54,8 @@ for n in itertools.count():
     threading.Thread(target=serve, args=(c, n), daemon=True).start()
 """
 
-# Clients that do what is legal, and end in every way. Of those that behave, what comes back must be what was sent.
+# Clients that do what is legal, and end in every way. Of those that behave, what comes back must be what was
+# sent.
 CLIENTS = """
 import os, random, select, socket, struct, sys, threading, time
 end, targets = time.monotonic() + float(sys.argv[1]), sys.argv[2:]

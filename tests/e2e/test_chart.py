@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Helm chart. What it renders with its own values is kept in tests/data/chart/default.yaml, so that most of this works
-where helm is not; a change of the chart asks for a new one:
+"""The Helm chart. What it renders with its own values is kept in tests/data/chart/default.yaml, so that most
+of this works where helm is not; a change of the chart asks for a new one:
 
     BRUMA_HELM=HELM /usr/bin/python3 tests/e2e/test_chart.py
 """
@@ -180,7 +180,8 @@ def test_options_of_the_programs_exist(default, build):
 
 
 def test_an_upgrade_leaves_no_gap(default):
-    """The next proxy serves before the one of before ends; what is in the kernel and beside it is the node's."""
+    """The next proxy serves before the one of before ends; what is in the kernel and beside it is the
+    node's."""
     strategy = default["DaemonSet", "ztunnel"]["spec"]["updateStrategy"]["rollingUpdate"]
     assert (strategy["maxSurge"], strategy["maxUnavailable"]) == (1, 0)
     for name in ("istio-cni-node", "ztunnel"):
@@ -218,7 +219,8 @@ def test_uninstall_begins_with_the_agents(default):
         and not context["allowPrivilegeEscalation"]
         and context["capabilities"]["drop"] == ["ALL"]
     )
-    # The agent has time to leave no trace, and the hook to wait for all of them; helm itself waits for five minutes.
+    # The agent has time to leave no trace, and the hook to wait for all of them; helm itself waits for five
+    # minutes.
     assert pod(default, "istio-cni-node")["terminationGracePeriodSeconds"] >= 40
     assert 180 < spec["activeDeadlineSeconds"] < 300
 
@@ -237,7 +239,7 @@ def test_helm_lint(helm):
 
 
 @pytest.mark.parametrize(
-    "platform, changed",
+    ("platform", "changed"),
     [
         ("eks", {}),
         ("gke", {"cni-bin": "/home/kubernetes/bin"}),
@@ -388,7 +390,7 @@ def test_wrong_values_are_refused(helm, setting):
 
 
 @pytest.mark.parametrize(
-    "setting, why",
+    ("setting", "why"),
     [
         ("cni.chained=false", "always the last plugin"),
         ("cni.provider=multus", "Multus"),
@@ -490,9 +492,9 @@ def test_the_page_names_every_value_of_istios_charts():
     istio = {
         "cni": """affinity ambient.configDir ambient.dnsCapture ambient.enabled ambient.enablementSelectors
         ambient.enableAmbientDetectionRetry ambient.ipv6 ambient.reconcileIptablesOnStartup ambient.shareHostNetworkNamespace
-        chained cniBinDir cniConfDir cniConfFileName cniNetnsDir daemonSetLabels env excludeNamespaces hub image istioOwnedCNIConfig
-        istioOwnedCNIConfigFileName logging.level ownerName podAnnotations podLabels provider pullPolicy repair.enabled
-        resourceQuotas.enabled resourceQuotas.pods resources revision seLinuxOptions seccompProfile tag
+        chained cniBinDir cniConfDir cniConfFileName cniNetnsDir daemonSetLabels env excludeNamespaces hub image
+        istioOwnedCNIConfig istioOwnedCNIConfigFileName logging.level ownerName podAnnotations podLabels provider pullPolicy
+        repair.enabled resourceQuotas.enabled resourceQuotas.pods resources revision seLinuxOptions seccompProfile tag
         terminationGracePeriodSeconds tolerations updateStrategy useAppArmorAnnotation variant""",
         "ztunnel": """affinity annotations caAddress dnsConfig dnsPolicy env hub image imagePullPolicy imagePullSecrets
         istioNamespace labels logAsJson logLevel meshConfig.defaultConfig.proxyMetadata multiCluster.clusterName network

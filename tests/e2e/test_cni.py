@@ -4,14 +4,15 @@ contract 14.6."""
 
 import json
 import os
-import resource
 import re
+import resource
 import shutil
 import socket
 import subprocess
 import threading
 
 import pytest
+
 from agent_node import Node, Pod
 from support import agent as agent_client
 from support import network
@@ -104,7 +105,7 @@ def result(pod, version="1.1.0"):
 
 
 @pytest.fixture
-def plugin(node):  # noqa: F811
+def plugin(node):
     return Plugin(node.work, node.run_dir)
 
 
@@ -160,7 +161,7 @@ def test_c3_add_without_a_result_returns_a_minimal_one(alone, work, version):
 
 
 @pytest.mark.parametrize("case", ["no netns", "netns gone", "unknown container", "no agent", "no result"])
-def test_c4_del_succeeds_whatever_is_missing(node, alone, plugin, case):  # noqa: F811
+def test_c4_del_succeeds_whatever_is_missing(node, alone, plugin, case):
     p = alone if case == "no agent" else plugin
     netns = {"no netns": "", "netns gone": "/run/netns/bruma-gone"}.get(case, f"/run/netns/{node.netns}")
     config = p.config(prevResult={"cniVersion": "1.1.0"}) if case != "no result" else p.config()
@@ -169,7 +170,7 @@ def test_c4_del_succeeds_whatever_is_missing(node, alone, plugin, case):  # noqa
 
 
 def test_c5_check_fails_once_capture_is_torn_down(work):
-    node = Node(work)  # noqa: F811
+    node = Node(work)
     node.start("--verify-interval", "1h")  # so that nobody mends it before CHECK has looked
     plugin, pod, _ = Plugin(work, node.run_dir), Pod(node, "web"), node.proxy().serve()
     config = plugin.config(prevResult=result(pod))
@@ -185,7 +186,7 @@ def network_links(netns):
     return [link for link in links if link.get("netns_ino") == inode]
 
 
-def test_c6_gc_drops_what_is_not_listed(node, plugin):  # noqa: F811
+def test_c6_gc_drops_what_is_not_listed(node, plugin):
     pod, _ = Pod(node, "web"), node.proxy().serve()
     plugin.pod("ADD", pod, plugin.config(prevResult=result(pod))).ok()
     keep = [{"containerID": pod.container, "ifname": "eth0"}]
@@ -197,7 +198,7 @@ def test_c6_gc_drops_what_is_not_listed(node, plugin):  # noqa: F811
     assert pod.item() is None and pod.pins() == [] and pod.untouched()
 
 
-def test_c7_status_gates_only_when_told_to(node, alone, plugin):  # noqa: F811
+def test_c7_status_gates_only_when_told_to(node, alone, plugin):
     plugin.call("STATUS", plugin.config()).ok()
     plugin.call("STATUS", plugin.config(status_gate=True)).ok()
     alone.call("STATUS", alone.config()).ok()
@@ -239,7 +240,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("text, changes, code", [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+@pytest.mark.parametrize(("text", "changes", "code"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
 def test_c8_each_failure_is_one_error_object(alone, text, changes, code):
     env = {
         "CNI_COMMAND": "ADD",
@@ -260,7 +261,7 @@ def test_c8_each_failure_is_one_error_object(alone, text, changes, code):
     "how",
     ["silent", "closes", "garbage", "wrong object", "unknown decision", "refuses", "refuses without reason"],
 )
-def test_c8_an_agent_that_misbehaves_is_an_error_to_try_again(work, node, how):  # noqa: F811
+def test_c8_an_agent_that_misbehaves_is_an_error_to_try_again(work, node, how):
     """In place of the agent somebody who speaks by hand; the pod's namespace stays as it was."""
     pod, folder = Pod(node, "web"), work.path("odd")
     os.makedirs(folder)
@@ -293,13 +294,13 @@ def test_c8_an_agent_that_misbehaves_is_an_error_to_try_again(work, node, how): 
     error = p.pod("ADD", pod, p.config(prevResult=result(pod), timeout=1)).error(11)
     thread.join(30)
     server.close()
-    assert how != "refuses" or error["msg"].startswith("agent_not_ready") and error["details"]
+    assert how != "refuses" or (error["msg"].startswith("agent_not_ready") and error["details"])
     assert how != "refuses without reason" or error["msg"] == "internal: no"
     assert pod.untouched() and network_links(pod.netns) == []
 
 
 @pytest.mark.parametrize("level", ["debug", "error", "no such level"])
-def test_c9_stdout_has_nothing_but_the_result(node, plugin, level):  # noqa: F811
+def test_c9_stdout_has_nothing_but_the_result(node, plugin, level):
     pod, _ = Pod(node, "web"), node.proxy().serve()
     config = plugin.config(prevResult=result(pod), log_level=level)
     assert plugin.pod("ADD", pod, config).ok() == result(pod)
@@ -309,7 +310,7 @@ def test_c9_stdout_has_nothing_but_the_result(node, plugin, level):  # noqa: F81
     assert plugin.call("GC", {**config, "cni.dev/valid-attachments": []}).out == ""
 
 
-def test_c10_unknown_keys_are_accepted(node, plugin):  # noqa: F811
+def test_c10_unknown_keys_are_accepted(node, plugin):
     pod, _ = Pod(node, "web"), node.proxy().serve()
     config = plugin.config(
         prevResult=result(pod),
@@ -333,7 +334,7 @@ def test_c11_no_shared_library_and_no_environment_is_needed(plugin):
 
 
 @pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
-def test_chain_of_bridge_host_local_and_ours(node, work, plugin, version):  # noqa: F811
+def test_chain_of_bridge_host_local_and_ours(node, work, plugin, version):
     """Debian's plugins first, as on a node. They speak up to 1.0.0."""
     node.proxy().serve()
     netns = work.netns("chained")
@@ -372,8 +373,9 @@ def test_chain_of_bridge_host_local_and_ours(node, work, plugin, version):  # no
     assert [f for f in os.listdir(f"{leases}/pods") if not f.startswith("last") and f != "lock"] == []
 
 
-def test_a_failing_add_leaves_no_trace_in_the_chain(node, work, plugin):  # noqa: F811
-    """The agent cannot enrol (its pin directory is gone): the runtime sees an error, deletes, and nothing is left."""
+def test_a_failing_add_leaves_no_trace_in_the_chain(node, work, plugin):
+    """The agent cannot enrol (its pin directory is gone): the runtime sees an error, deletes, and nothing is
+    left."""
     node.proxy().serve()
     netns = work.netns("chained")
     before = network.rules_and_routes(netns)
@@ -403,7 +405,7 @@ def test_a_failing_add_leaves_no_trace_in_the_chain(node, work, plugin):  # noqa
     assert [f for f in os.listdir(f"{leases}/pods") if re.match(r"[0-9]+\.", f)] == []
 
 
-def test_what_containerd_sent(node, plugin):  # noqa: F811
+def test_what_containerd_sent(node, plugin):
     """Recorded calls of a containerd, as they were, except for this test's paths, namespace and address."""
     pod, _ = Pod(node, "t", "shop"), node.proxy().serve()
 
@@ -427,7 +429,7 @@ def test_what_containerd_sent(node, plugin):  # noqa: F811
     assert pod.item() is None and pod.untouched()
 
 
-def test_status_talks_to_the_agent_alone_and_costs_next_to_nothing(node, plugin, work):  # noqa: F811
+def test_status_talks_to_the_agent_alone_and_costs_next_to_nothing(node, plugin, work):
     """It is called every five seconds, for ever."""
     trace = work.path("trace")
     config = plugin.config(status_gate=True)
@@ -472,7 +474,7 @@ def test_pods_of_excluded_namespaces_start_without_an_agent(alone, work):
     alone.call("ADD", alone.config(exclude_namespaces=[]), "c", f"/run/netns/{name}", "eth0", args).error(11)
 
 
-def test_pods_of_the_host_network_are_refused(node, plugin):  # noqa: F811
+def test_pods_of_the_host_network_are_refused(node, plugin):
     """The agent's own namespace is the node's: a pod that shares it cannot be enrolled."""
     node.proxy().serve()
     previous = {"cniVersion": "1.1.0", "ips": [{"address": "10.79.0.1/24"}]}
@@ -487,7 +489,7 @@ def test_pods_of_the_host_network_are_refused(node, plugin):  # noqa: F811
     assert answer.error()["msg"].startswith("netns_is_host")
 
 
-def test_two_adds_at_once(node, plugin):  # noqa: F811
+def test_two_adds_at_once(node, plugin):
     """Runtimes start pods side by side."""
     node.proxy().serve()
     pods = [Pod(node, f"p{i}", number=20 + i) for i in range(8)]
@@ -501,7 +503,7 @@ def test_two_adds_at_once(node, plugin):  # noqa: F811
         t.start()
     for t in threads:
         t.join(60)
-    for pod, answer in zip(pods, answers):
+    for pod, answer in zip(pods, answers, strict=True):
         assert answer.ok() == result(pod)
         assert pod.item()["state"] == "enrolled"
 

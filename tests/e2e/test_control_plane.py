@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The built-in control plane, spoken to by an independent gRPC client: delta xDS, the CA, the mesh file's changes."""
+"""The built-in control plane, spoken to by an independent gRPC client: delta xDS, the CA, the mesh file's
+changes."""
 
 import datetime
 import os
@@ -13,6 +14,10 @@ import h2.errors
 import h2.events
 import h2.settings
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
 from control_plane import (
     ADDRESS,
     AUTHORIZATION,
@@ -26,9 +31,6 @@ from control_plane import (
     load_messages,
     make_csr,
 )
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from support.system import Failed, wait_for
 
 CART, WEB = "lab//Pod/shop/cart-0", "Kubernetes//Pod/shop/web"
@@ -640,7 +642,7 @@ def test_what_else_the_request_asks_for_is_ignored(pods, client):
 
 
 @pytest.mark.parametrize(
-    "identity, code, words",
+    ("identity", "code", "words"),
     [
         (
             "spiffe://cluster.local/ns/shop/sa/cart",
@@ -681,7 +683,7 @@ def test_a_pod_that_left_gets_nothing(pods, client):
 
 
 @pytest.mark.parametrize(
-    "csr, words",
+    ("csr", "words"),
     [
         (lambda: "", "is empty"),
         (lambda: "garbage", "is not a CERTIFICATE REQUEST in PEM"),

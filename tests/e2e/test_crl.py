@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Revoked certificates (contract section 7, CRL): refused from the moment the list is read, and cut where they are connected."""
+"""Revoked certificates (contract section 7, CRL): refused from the moment the list is read, and cut where
+they are connected."""
 
 import os
 
@@ -154,7 +155,8 @@ def test_a_file_that_vanishes_keeps_the_last_lists(mesh):
 
 @pytest.mark.parametrize("at_first", ["no file", "a bad file"])
 def test_without_lists_at_the_start_peers_are_refused_by_name_until_there_are_some(tmp_path, at_first):
-    """As it is unless it is configured otherwise: whoever wants lists looked at does not want them forgotten."""
+    """As it is unless it is configured otherwise: whoever wants lists looked at does not want them
+    forgotten."""
     path = str(tmp_path / "crl.pem")
     if at_first == "a bad file":
         with open(path, "w") as f:

@@ -6,6 +6,7 @@ import re
 import subprocess
 
 import pytest
+
 from support.system import run
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
@@ -102,7 +103,9 @@ def test_tests_that_conformance_names_exist():
             assert re.search(rf"^def {test.rstrip('_')}", f.read(), re.M) if test else True, f"{file}::{test}"
 
 
-@pytest.mark.parametrize("file, program", [("agent", "agent/bruma-agent"), ("proxy", "proxy/bruma-proxy")])
+@pytest.mark.parametrize(
+    ("file", "program"), [("agent", "agent/bruma-agent"), ("proxy", "proxy/bruma-proxy")]
+)
 def test_settings_of_the_sample_files_exist(build, file, program):
     """packaging/etc: every variable, commented out or not, is one of the program's."""
     known = subprocess.run([f"{build}/{program}", "--help"], capture_output=True, text=True).stdout
@@ -111,7 +114,7 @@ def test_settings_of_the_sample_files_exist(build, file, program):
 
 
 @pytest.mark.parametrize(
-    "page, program",
+    ("page", "program"),
     [
         ("bruma-agent", "agent/bruma-agent"),
         ("bruma-proxy", "proxy/bruma-proxy"),

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An end never overtakes data: what was sent before a reset, a FIN or a GOAWAY arrives before it, and the reset arrives too."""
+"""An end never overtakes data: what was sent before a reset, a FIN or a GOAWAY arrives before it, and the
+reset arrives too."""
 
 import contextlib
 import json
@@ -18,7 +19,8 @@ from pod_programs import ECHO
 
 TIMES = 40  # connections of each scene: it is a race
 
-# Answers as soon as the first bytes are there, and closes with input that it has not read: the kernel makes that a reset.
+# Answers as soon as the first bytes are there, and closes with input that it has not read: the kernel makes
+# that a reset.
 EARLY = """
 import socket, sys, threading
 answer = b"a" * int(sys.argv[2])
@@ -148,7 +150,7 @@ def way(request, mesh):
     }[request.param]
 
 
-@pytest.mark.parametrize("port, size", [(7001, 40), (7002, 14000)], ids=["short", "long"])
+@pytest.mark.parametrize(("port", "size"), [(7001, 40), (7002, 14000)], ids=["short", "long"])
 def test_an_early_answer_arrives_before_the_reset(way, port, size):
     client, server = way
     results = json.loads(client.python(UPLOAD, server.ip, port, TIMES, timeout=120))
@@ -175,7 +177,8 @@ def test_curl_has_the_answer_of_a_server_that_does_not_read(way, tmp_path):
     out = client.run(
         "sh", "-c", code, "sh", f"http://{server.ip}:7004/", str(body), str(TIMES), timeout=300, check=False
     ).stdout
-    # With nothing between, curl itself misses it once in two hundred times: it writes once more before it reads.
+    # With nothing between, curl itself misses it once in two hundred times: it writes once more before it
+    # reads.
     assert out.split().count("501") >= TIMES - 4, out.split()
 
 
@@ -256,7 +259,7 @@ def test_data_and_the_streams_reset_in_one_read(mesh, code, early):
     if not early:
         c.flush()
         assert c.status(sid) == 200
-    for i in range(3):
+    for _i in range(3):
         c.h2.send_data(sid, bytes(10000))
     ENDS[code](c, sid)
     c.flush()
@@ -270,7 +273,7 @@ def test_data_and_the_tunnels_end_in_one_read(mesh, how):
     c = tunnel(mesh)
     sid = c.connect(f"{mesh.shop.ip}:7003")
     assert c.status(sid) == 200
-    for i in range(3):
+    for _i in range(3):
         c.h2.send_data(sid, bytes(10000))
     if how == "GOAWAY and FIN":
         c.h2.close_connection()
@@ -299,11 +302,12 @@ STATES = [
     "unread, and both have ended",
 ]
 
-# One connection for each state. Who "resets" brings them there and, when told to by a pipe, resets them all; the other side reads
-# nothing at all, and says of which connections it was told that they are over.
+# One connection for each state. Who "resets" brings them there and, when told to by a pipe, resets them all;
+# the other side reads nothing at all, and says of which connections it was told that they are over.
 SIDE = """
 import json, os, select, socket, struct, sys, time
-role, host, port, resets, pipe, states = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "resets", sys.argv[5], int(sys.argv[6])
+role, host, port, resets = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "resets"
+pipe, states = sys.argv[5], int(sys.argv[6])
 if role == "server":
     listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
     print("READY", flush=True)
@@ -365,7 +369,7 @@ def busy(processes, seconds):
     """Processor time of each in so many seconds, as a share of them."""
     before = [processor_time(p) for p in processes]
     time.sleep(seconds)
-    return [(processor_time(p) - b) / seconds for p, b in zip(processes, before)]
+    return [(processor_time(p) - b) / seconds for p, b in zip(processes, before, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -535,7 +539,7 @@ def test_what_came_before_a_policys_cut_is_delivered(mesh, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "port, code",
+    ("port", "code"),
     [
         (7006, "CANCEL"),
         (7016, "NO_ERROR"),
@@ -580,8 +584,8 @@ for s in all:
 
 
 def test_connections_that_outlive_a_proxy_are_cut_by_name(tmp_path):
-    """Of a proxy that is told to end: what has arrived is still delivered, the log says drain_deadline, and the other node's that
-    its peer has cut it off."""
+    """Of a proxy that is told to end: what has arrived is still delivered, the log says drain_deadline, and
+    the other node's that its peer has cut it off."""
     with Mesh(nodes=2, proxy_env={"CONNECTION_TERMINATION_DEADLINE": "1s"}) as m:
         m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
         m.outside = m.pod("outside", node=1, namespace="outside")
@@ -596,7 +600,7 @@ def test_connections_that_outlive_a_proxy_are_cut_by_name(tmp_path):
         for p in (here, there):
             wait_for(lambda p=p: "HELD" in p.text() or not p.alive(), "connections")
             assert p.alive(), p.text()
-        c, sid = push_pending(m, 7007, 200000)
+        c, _sid = push_pending(m, 7007, 200000)
         first, second = m.nodes[0].proxy, m.nodes[1].proxy
         second.p.terminate()
         c.pump(lambda: c.closed)
@@ -641,7 +645,8 @@ def test_a_listener_of_the_node_that_is_destroyed_listens_again(patient, port):
 
 
 def test_node_proxies_that_vanish_leave_the_agent_at_rest(tmp_path):
-    """On the workload discovery socket: at each step of its protocol the other side ends one direction, the other, both, or goes."""
+    """On the workload discovery socket: at each step of its protocol the other side ends one direction, the
+    other, both, or goes."""
     with Mesh(nodes=1) as m:
         m.write()
         node, path = m.nodes[0], str(tmp_path / "zds.sock")

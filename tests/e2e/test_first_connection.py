@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Short jobs: each has an account that nobody on its node has had before, is added, and calls a pod of the mesh at once. On a single
-machine, whose agent is the CA, nothing has to be waited for but a signature."""
+"""Short jobs: each has an account that nobody on its node has had before, is added, and calls a pod of the
+mesh at once. On a single machine, whose agent is the CA, nothing has to be waited for but a signature."""
 
 import json
-import time
 
 import pytest
 

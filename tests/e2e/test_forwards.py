@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods that pass on what others behind them send: containers in a pod behind a bridge, virtual machines behind a tap. The hooks do
-not see that traffic, so such a pod is not announced as one of the mesh, and it is said why."""
+"""Pods that pass on what others behind them send: containers in a pod behind a bridge, virtual machines
+behind a tap. The hooks do not see that traffic, so such a pod is not announced as one of the mesh, and it is
+said why."""
 
 import json
 
@@ -65,7 +66,7 @@ def mesh():
 
 
 def record(mesh):
-    return [p for p in json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout) if p["name"] == "web"][0]
+    return next(p for p in json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout) if p["name"] == "web")
 
 
 def tunnelled(mesh):
@@ -85,7 +86,8 @@ def tunnelled(mesh):
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_pod_that_begins_to_forward(mesh, kind):
-    """It is taken back, and announced again once the device is gone. Its own connections are captured all the time."""
+    """It is taken back, and announced again once the device is gone. Its own connections are captured all the
+    time."""
     wait_for(lambda: tunnelled(mesh), "the pod to be announced")
     assert record(mesh)["announced"] and record(mesh)["forwards"] == ""
     device = MAKERS[kind](mesh.web)
@@ -118,7 +120,8 @@ def test_a_pod_that_forwards_from_the_start(mesh, kind):
 
 
 def test_what_is_no_sign_of_it(mesh):
-    """A second network, a tunnel of the pod's own, forwarding that is switched on, and a bridge that is down."""
+    """A second network, a tunnel of the pod's own, forwarding that is switched on, and a bridge that is
+    down."""
     pod = mesh.web
     sh(
         "ip",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guard: a pod of the mesh that runs without being captured (the node was cut off and came back, the main CNI plugin wrote
-its configuration anew before the agent ran) talks to nobody before it is captured; pods outside the mesh wait for a bounded
-time at the most, and the node's own processes never."""
+"""The guard: a pod of the mesh that runs without being captured (the node was cut off and came back, the main
+CNI plugin wrote its configuration anew before the agent ran) talks to nobody before it is captured; pods
+outside the mesh wait for a bounded time at the most, and the node's own processes never."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import subprocess
 import time
 
 import pytest
+
 from kube_world import AMBIENT, small, world  # noqa: F401
 from support import agent as agent_client
 from support import kernel
@@ -38,8 +39,8 @@ def holds_inbound():
 
 
 class Scene:
-    """web belongs to the mesh, plain does not; both run and neither was told of by the plugin. A server of the node answers on
-    port 9000."""
+    """web belongs to the mesh, plain does not; both run and neither was told of by the plugin. A server of
+    the node answers on port 9000."""
 
     def __init__(self, world, start=True):
         self.world = world
@@ -114,8 +115,8 @@ def scene(small):
 
 
 def test_a_node_that_was_cut_off_comes_back(scene):
-    """The API server cannot be reached at first, as after a power cut: whoever is not known waits, and then web is captured
-    before its first connection, and plain is let go."""
+    """The API server cannot be reached at first, as after a power cut: whoever is not known waits, and then
+    web is captured before its first connection, and plain is let go."""
     world = scene.world
     assert scene.dial(scene.web) == "ok", (
         "without an agent nothing is in its way: the guard must make the difference"
@@ -282,8 +283,8 @@ def test_an_entry_that_was_missing_closes_it_again(scene):
 
 
 def test_before_the_kubelet(scene):
-    """What a unit of the node does: the pods' cgroup is made where the kubelet will find it, and nobody below it has a
-    connection before an agent has come."""
+    """What a unit of the node does: the pods' cgroup is made where the kubelet will find it, and nobody below
+    it has a connection before an agent has come."""
     world = scene.world
     cgroup = os.path.join(world.node.cgroup, "kubepods.slice")
     argv = [
@@ -396,7 +397,7 @@ def test_an_agent_that_comes_and_goes_gets_no_more_time(scene):
 
 
 @pytest.mark.parametrize(
-    "setting, value, said",
+    ("setting", "value", "said"),
     [("guard", "maybe", "neither off nor bounded nor strict"), ("guard_cgroup", "kubepods", "absolute path")],
 )
 def test_wrong_settings_end_the_start(small, setting, value, said):
@@ -463,7 +464,8 @@ def test_sandboxes_that_go_leave_no_entry(scene):
 
 
 def test_the_plugin_excludes_what_the_agent_excludes(scene):
-    """kube-system too, if the settings do not: the plugin's own list is for entries that somebody wrote by hand."""
+    """kube-system too, if the settings do not: the plugin's own list is for entries that somebody wrote by
+    hand."""
     world = scene.world
     conf, plugins = world.work.path("net.d"), world.work.path("plugins")
     os.makedirs(conf)
@@ -543,7 +545,7 @@ def test_uninstalled_while_it_is_closed_nothing_is_left(scene):
     assert not os.path.exists(world.node.pin_dir) and scene.dial(scene.plain) == "ok"
 
 
-@pytest.mark.parametrize("mode, closed", [("off", False), ("bounded", True)])
+@pytest.mark.parametrize(("mode", "closed"), [("off", False), ("bounded", True)])
 def test_an_agent_with_another_mode_takes_over(scene, mode, closed):
     """What an earlier agent has closed for ever."""
     world = scene.world
@@ -572,8 +574,8 @@ def state_of(pid):
 
 @pytest.mark.parametrize("what", ["another /proc", "another PID namespace", "a first thread that has ended"])
 def test_pods_that_cannot_be_looked_at_are_not_decided(scene, what):
-    """Whoever cannot be seen may be somebody: the guard stays closed, and says why. An agent without hostPID sees the numbers of
-    no process, and one whose --proc is wrong sees none of them below it."""
+    """Whoever cannot be seen may be somebody: the guard stays closed, and says why. An agent without hostPID
+    sees the numbers of no process, and one whose --proc is wrong sees none of them below it."""
     world = scene.world
     world.server.make_namespace("late", AMBIENT)
     lost = world.sandbox("late", "lost", 13)  # nothing says where it is: never decided
@@ -605,7 +607,8 @@ def test_pods_that_cannot_be_looked_at_are_not_decided(scene, what):
 
 
 def test_a_bound_that_has_passed_is_not_given_again(scene):
-    """An agent that comes back after the bound: those who are undecided have had the network since, and lose it no more."""
+    """An agent that comes back after the bound: those who are undecided have had the network since, and lose
+    it no more."""
     world = scene.world
     world.server.stop_api()
     world.start(guard_limit="1500ms")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conformance suite h2spec (a Go module, tests/h2spec) against a proxy's HBONE port, through a relay with a client certificate."""
+"""The conformance suite h2spec (a Go module, tests/h2spec) against a proxy's HBONE port, through a relay with
+a client certificate."""
 
 import os
 import select
@@ -15,8 +16,8 @@ from mesh import Mesh, inside, leaf
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-# What a server that takes nothing but CONNECT cannot pass: these send a GET and want a body, wait while the answer is small, or have
-# streams wait that are refused at once.
+# What a server that takes nothing but CONNECT cannot pass: these send a GET and want a body, wait while the
+# answer is small, or have streams wait that are refused at once.
 NOT_FOR_US = {
     ("generic/2", "Sends a WINDOW_UPDATE frame on half-closed (remote) stream"),
     ("generic/2", "Sends a PRIORITY frame on half-closed (remote) stream"),

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HBONE against an independent client (contract sections 3 and 5). Tests carry the name of their row of the conformance list."""
+"""HBONE against an independent client (contract sections 3 and 5). Tests carry the name of their row of the
+conformance list."""
 
 import re
 import socket
@@ -86,7 +87,7 @@ def test_authority_v4_mapped(mesh, client):
 
 
 @pytest.mark.parametrize(
-    "authority,status", [(":8080", 503), ("{ip}", 400), ("{ip}:99999", 400), ("unknown.host:80", 503)]
+    ("authority", "status"), [(":8080", 503), ("{ip}", 400), ("{ip}:99999", 400), ("unknown.host:80", 503)]
 )
 def test_authority_malformed(mesh, client, authority, status):
     assert client.status(client.connect(authority.format(ip=mesh.shop.ip))) == status
@@ -229,13 +230,16 @@ def test_rapid_reset_ends_the_tunnel_not_the_proxy(mesh):
 
 
 def alert_of(mesh, context):
-    """What the server says to a client that it does not take. In TLS 1.3 the client hears of it after its own handshake."""
+    """What the server says to a client that it does not take. In TLS 1.3 the client hears of it after its own
+    handshake."""
     with inside(mesh.nodes[0].netns):
         s = socket.create_connection((mesh.shop.ip, 15008), timeout=10)
-    with s, pytest.raises(ssl.SSLError) as e:
-        t = context.wrap_socket(s)
-        raise AssertionError(f"the server answers with {t.recv(100)!r}")
-    return e.value.reason
+    try:
+        with s:
+            answer = context.wrap_socket(s).recv(100)
+    except ssl.SSLError as e:
+        return e.reason
+    raise AssertionError(f"the server answers with {answer!r}")
 
 
 def test_client_trust_domain_differs(mesh):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The proxy as a client of an independent HBONE server: what it sends, its pool, and what becomes of connections whose tunnel ends."""
+"""The proxy as a client of an independent HBONE server: what it sends, its pool, and what becomes of
+connections whose tunnel ends."""
 
 import re
 import socket
@@ -82,7 +83,8 @@ print("ok")
 
 
 def test_what_a_peer_takes_at_once_holds_for_its_next_tunnel_too(mesh):
-    """A new tunnel's requests leave before the peer has said how many it takes: what it said on another one counts."""
+    """A new tunnel's requests leave before the peer has said how many it takes: what it said on another one
+    counts."""
     opened = {}
 
     def count(server, conn, sid, headers):
@@ -251,8 +253,8 @@ except ConnectionResetError:
 
 
 def test_a_peer_that_restarts_is_waited_for():
-    """Its kernel has accepted the connection, and nobody serves it for a while: longer than a stranger may take for a handshake,
-    but not for ever."""
+    """Its kernel has accepted the connection, and nobody serves it for a while: longer than a stranger may
+    take for a handshake, but not for ever."""
     settings = {"BRUMA_HANDSHAKE_TIMEOUT": "1s", "BRUMA_PEER_HANDSHAKE_TIMEOUT": "4s"}
     with Mesh(nodes=2, proxy_env=settings) as mesh:
         web = mesh.pod("web")

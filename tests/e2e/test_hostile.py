@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods that do odd things with their sockets, and pods whose root wants out. After every test: no TCP segment that is not of a
-tunnel has passed between two pods of the mesh, nobody was taken for somebody else, and pods that behave go on working."""
+"""Pods that do odd things with their sockets, and pods whose root wants out. After every test: no TCP segment
+that is not of a tunnel has passed between two pods of the mesh, nobody was taken for somebody else, and pods
+that behave go on working."""
 
 import json
 import re
@@ -111,7 +112,8 @@ def oracle(mesh):
     yield
     works(mesh)
     assert not mesh.wire.plain(mesh.members)
-    # Who a connection is of, by the address that it comes from: an identity that is another's would show here.
+    # Who a connection is of, by the address that it comes from: an identity that is another's would show
+    # here.
     for node in (0, 1):
         for line in inbound(mesh, node):
             who, address = (
@@ -250,7 +252,8 @@ def test_closed_port_resets(mesh, family):
 
 @each_family
 def test_disconnect_and_connect_elsewhere(mesh, family):
-    """connect() with AF_UNSPEC dissolves the connection; the same socket goes on to others, captured and not."""
+    """connect() with AF_UNSPEC dissolves the connection; the same socket goes on to others, captured and
+    not."""
     code = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -271,7 +274,8 @@ for to in sys.argv[4:]:
 
 @each_family
 def test_disconnect_as_an_ordinary_user(mesh, family):
-    """Once captured its socket cannot be let go again: it may go on to the mesh and to loopback, else it is refused."""
+    """Once captured its socket cannot be let go again: it may go on to the mesh and to loopback, else it is
+    refused."""
     code = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -302,10 +306,12 @@ s.settimeout(20); s.connect((TO, PORT)); print(echo(s))
 
 @each_family
 def test_a_port_can_be_bound_while_connections_to_it_live(mesh, family):
-    """In the pod the proxy's ends of connections have the destination's port. A server may start there, or start again."""
+    """In the pod the proxy's ends of connections have the destination's port. A server may start there, or
+    start again."""
     server = """
 s = tcp(); s.connect((TO, PORT)); assert echo(s, b"live") == "live"
-out = tcp(); out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); out.bind(("::" if V6 else "0.0.0.0", PORT)); out.listen()
+out = tcp(); out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+out.bind(("::" if V6 else "0.0.0.0", PORT)); out.listen()
 print("READY", flush=True)
 c, _ = out.accept(); c.sendall(c.recv(100))
 print("SERVED", echo(s), flush=True)
@@ -385,7 +391,8 @@ s.connect((TO, PORT)); ask(s, lambda s: s.send(SECRET))
 
 
 def test_link_local_and_multicast(mesh):
-    """Neither is ever an address of a workload. Link-local ones belong to a device: they are let pass, as loopback is."""
+    """Neither is ever an address of a workload. Link-local ones belong to a device: they are let pass, as
+    loopback is."""
     node = mesh.nodes[0].netns
     gateway = re.search(
         r"inet6 (fe80::\S+)/", sh("ip", "-n", node, "-6", "addr", "show", "dev", "br0")
@@ -415,7 +422,8 @@ print(attempt(tcp(socket.AF_INET), ("224.0.0.1", PORT)))
 
 
 def test_the_link_local_address_of_a_pod_is_no_way_past_its_policies(mesh):
-    """It is served as without the mesh, to somebody without an identity: under a policy that wants one it is refused."""
+    """It is served as without the mesh, to somebody without an identity: under a policy that wants one it is
+    refused."""
     code = """
 s = tcp(); r = attempt(s, (TO, PORT, 0, socket.if_nametoindex("eth0"))); print(r if r != "connected" else echo(s))
 """
@@ -478,7 +486,8 @@ s = tcp(); s.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, b"eth0"); print(atte
 @each_family
 @pytest.mark.parametrize("when", ["in progress", "established"])
 def test_bound_to_a_device_later_by_an_ordinary_user(mesh, family, when):
-    """Anybody may bind a socket that is not bound yet; a captured one must not be moved out of the pod like that."""
+    """Anybody may bind a socket that is not bound yet; a captured one must not be moved out of the pod like
+    that."""
     code = """
 os.setuid(65534)
 s = tcp()
@@ -668,7 +677,8 @@ REFUSED = ("reset", "ECONNRESET", "ECONNREFUSED", "EPIPE", "end")
 
 @each_family
 def test_connecting_to_a_listener_itself(mesh, family):
-    """Its port is no port of the pod: whoever dials it is refused, and the proxy does not talk to itself for ever."""
+    """Its port is no port of the pod: whoever dials it is refused, and the proxy does not talk to itself for
+    ever."""
     ports = listeners(mesh.rogue)
     before = [len(n.access_log()) for n in mesh.nodes]
     own = addresses(mesh.rogue)[family]
@@ -743,7 +753,8 @@ def test_taking_the_way_to_the_proxy_apart(mesh, family, how):
             [*ip, "rule", "del", "pref", "77"],
         )
     else:
-        each = f"{' '.join(ip)} route replace default via {gateway} dev eth0 table $({' '.join(ip)} rule | sed -n '/0x111/s/.*lookup //p' | head -1)"
+        table = f"{' '.join(ip)} rule | sed -n '/0x111/s/.*lookup //p' | head -1"
+        each = f"{' '.join(ip)} route replace default via {gateway} dev eth0 table $({table})"
     breaker = pod.popen("/bin/sh", "-c", f"while :; do {each} 2>/dev/null; sleep 0.002; done")
     others = []
     if how in ("rules", "routes"):  # what its server answers, too

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peers of the mesh, with good certificates, that want to harm a node's proxy or its other connections by what they may send."""
+"""Peers of the mesh, with good certificates, that want to harm a node's proxy or its other connections by
+what they may send."""
 
 import os
 import re

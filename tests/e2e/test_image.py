@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 
 import pytest
+
 from support.system import run
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent keeps bruma-cni installed: its binary, and its entry in the network that the runtime really loads, whatever others
-do there; and takes it all out again, byte for byte."""
+"""The agent keeps bruma-cni installed: its binary, and its entry in the network that the runtime really
+loads, whatever others do there; and takes it all out again, byte for byte."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import pytest
+
 from agent_node import Node
 from support import agent as agent_client
 from support.cni import Runtime
@@ -129,7 +130,8 @@ def test_a_stopped_agent_leaves_it_installed(node, directory):
 
 
 def test_the_first_file_is_followed(node, directory):
-    """One that sorts earlier comes, and goes again; the entry is where the runtime looks, and nowhere else."""
+    """One that sorts earlier comes, and goes again; the entry is where the runtime looks, and nowhere
+    else."""
     directory.write("50-pods.conflist", LIST)
     node.start(*node.options)
     directory.wait("50-pods.conflist", ["bridge", "portmap", "bruma-cni"])
@@ -291,7 +293,7 @@ def test_a_read_only_directory_is_told_and_tried_again(node, directory):
 
 
 @pytest.mark.parametrize(
-    "what, text",
+    ("what", "text"),
     [
         ("File too large", LIST.replace('"odd"', '"long": "' + "x" * (1 << 20) + '", "odd"')),
         ("not a JSON object", ""),
@@ -450,8 +452,8 @@ def test_an_own_list_comes_first_and_leaves_others_files_alone(node, directory):
 
 
 def test_an_own_list_survives_what_others_write_at_a_boot(node, directory, work):
-    """The power was cut; before the agent runs, the main plugin's installer writes his file anew. The runtime still loads a
-    network that fails without the agent."""
+    """The power was cut; before the agent runs, the main plugin's installer writes his file anew. The runtime
+    still loads a network that fails without the agent."""
     directory.write(
         "10-pods.conflist", LIST.replace('"bridge"', '"loopback"').replace('"portmap"', '"loopback"')
     )
@@ -527,7 +529,8 @@ def test_from_the_entry_to_an_own_list_and_back(node, directory):
 
 @pytest.mark.parametrize("single", [False, True])
 def test_who_takes_our_lists_away_is_named(node, directory, single):
-    """As Cilium does with cni.exclusive: it renames every other file as soon as it sees it. No race with it."""
+    """As Cilium does with cni.exclusive: it renames every other file as soon as it sees it. No race with
+    it."""
     if single:
         directory.write("10-pods.conf", '{"cniVersion": "1.0.0", "name": "a", "type": "bridge"}')
     else:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Against a stock istiod, where one is given (BRUMA_ISTIOD, BRUMA_ISTIO_CHARTS, BRUMA_KUBE): its resources, certificates by
-impersonation, HBONE between nodes, its policies, and what remains while it is away."""
+"""Against a stock istiod, where one is given (BRUMA_ISTIOD, BRUMA_ISTIO_CHARTS, BRUMA_KUBE): its resources,
+certificates by impersonation, HBONE between nodes, its policies, and what remains while it is away."""
 
 import base64
 import json
@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+
 from conftest import Workspace
 from istiod_world import AMBIENT, SECURITY, Cluster
 from support.istiod import SYSTEM, missing
@@ -99,7 +100,7 @@ def test_hbone_between_nodes(shop, family):
     address = shop.cart.ip4 if family == 4 else shop.cart.ip6
     assert shop.cluster.ping(shop.web, address) == "ping"
     shown = f"{address}:8080" if family == 4 else f"[{address}]:8080"
-    for node, direction in zip(shop.nodes, ("outbound", "inbound")):
+    for node, direction in zip(shop.nodes, ("outbound", "inbound"), strict=True):
         line = wait_for(
             lambda n=node, d=direction: shop.cluster.access(
                 n, "connection complete", f'direction="{d}"', shown
@@ -126,8 +127,10 @@ def test_strict_peer_authentication(shop):
     outside = [
         "/usr/bin/python3",
         "-c",
-        "import socket, sys\ns = socket.create_connection((sys.argv[1], 8080), 5)\n"
-        "s.sendall(b'ping')\nprint(s.recv(4).decode() or 'closed')",
+        (
+            "import socket, sys\ns = socket.create_connection((sys.argv[1], 8080), 5)\n"
+            "s.sendall(b'ping')\nprint(s.recv(4).decode() or 'closed')"
+        ),
         shop.cart.ip4,
     ]
 
@@ -151,8 +154,10 @@ def test_strict_peer_authentication(shop):
 
 def test_authorization_policies_for_new_and_live_connections(shop):
     code = (
-        "import socket, sys, time\ns = socket.create_connection((sys.argv[1], 8080), timeout=20)\nbegin = time.monotonic()\ntry:\n"
-        "    while time.monotonic() - begin < 60:\n        s.sendall(b'x')\n        assert s.recv(1) == b'x'\n        time.sleep(0.1)\n"
+        "import socket, sys, time\ns = socket.create_connection((sys.argv[1], 8080), timeout=20)\n"
+        "begin = time.monotonic()\ntry:\n"
+        "    while time.monotonic() - begin < 60:\n        s.sendall(b'x')\n        assert s.recv(1) == b'x'\n"
+        "        time.sleep(0.1)\n"
         "    print('lived')\nexcept (OSError, AssertionError) as e:\n    print('cut')\n"
     )
     result = []
@@ -188,7 +193,8 @@ def test_authorization_policies_for_new_and_live_connections(shop):
 
 
 def test_policies_that_come_and_go_break_nothing_that_they_allow(shop):
-    """istiod tells a policy and the workload that names it in two messages: neither order may fail a connection."""
+    """istiod tells a policy and the workload that names it in two messages: neither order may fail a
+    connection."""
     stop, bad = threading.Event(), []
 
     def ping():
@@ -294,7 +300,8 @@ def test_a_namespace_leaves_the_mesh(shop):
 
 
 def test_a_new_root(shop):
-    """istiod has lost its key: certificates of the new root are fetched as soon as its file is there, not at half life."""
+    """istiod has lost its key: certificates of the new root are fetched as soon as its file is there, not at
+    half life."""
     old = shop.cluster.istiod.root()
     shop.cluster.istiod.stop()
     shop.cluster.delete(f"/api/v1/namespaces/{SYSTEM}/secrets/istio-ca-secret")

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waypoints as a stock istiod announces them, with a stock Envoy that has a certificate of istiod's. See test_istiod.py."""
+"""Waypoints as a stock istiod announces them, with a stock Envoy that has a certificate of istiod's. See
+test_istiod.py."""
 
 import json
 import os
 import shutil
 
 import pytest
+
 from conftest import Workspace
 from istiod_world import AMBIENT, SECURITY, Cluster
 from support import waypoint
@@ -152,7 +154,7 @@ def test_a_workloads_waypoint(demo, gateway):
 
 def test_istiods_own_policy_lets_only_the_waypoint_in(demo, gateway):
     gateway(hostname=HOST)
-    wait_for(lambda: demo.reference(), "the service's waypoint", 30)
+    wait_for(demo.reference, "the service's waypoint", 30)
     wait_for(
         lambda: "istio_allow_waypoint_demo_waypoint" in str(demo.cluster.policies(demo.server_node)),
         "istiod's policy",
@@ -167,7 +169,8 @@ def test_istiods_own_policy_lets_only_the_waypoint_in(demo, gateway):
 
 
 def test_canary_waypoint(demo, gateway):
-    """Weights as istiod announces them for a second waypoint. It is the same Envoy here, by another service and another reference."""
+    """Weights as istiod announces them for a second waypoint. It is the same Envoy here, by another service
+    and another reference."""
     demo.cluster.service(
         "demo", "canary", "10.96.60.3", {"gateway.networking.k8s.io/gateway-name": "waypoint"}, {15008: 15008}
     )
@@ -208,7 +211,7 @@ def test_servers_that_accept_only_their_waypoint(demo, gateway):
     try:
         wait_for(lambda: demo.one()[0] == 0, "direct requests to be refused")
         gateway(hostname=HOST)
-        wait_for(lambda: demo.reference(), "the service's waypoint", 30)
+        wait_for(demo.reference, "the service's waypoint", 30)
         assert demo.one()[0] == 200
         assert demo.one(host=demo.apps["v1"].ip4, port=8080)[0] == 0
     finally:
@@ -218,7 +221,7 @@ def test_servers_that_accept_only_their_waypoint(demo, gateway):
 
 def test_the_waypoint_gone_and_back(demo, gateway):
     gateway(hostname=HOST)
-    wait_for(lambda: demo.reference(), "the service's waypoint", 30)
+    wait_for(demo.reference, "the service's waypoint", 30)
     demo.envoy.stop()
     assert demo.one()[0] == 0, "not gone around"
     demo.envoy.start()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bruma-agent with the Kubernetes API as its source: labels and selectors, the annotation, where running pods are found. What
-both servers can do is tested against both (kube_world.py)."""
+"""bruma-agent with the Kubernetes API as its source: labels and selectors, the annotation, where running pods
+are found. What both servers can do is tested against both (kube_world.py)."""
 
 import concurrent.futures
 import json
@@ -12,6 +12,7 @@ import uuid
 
 import grpc
 import pytest
+
 from control_plane import load_messages
 from kube_world import AMBIENT, REAL, small, world  # noqa: F401
 from support import agent as agent_client
@@ -164,7 +165,7 @@ def test_selectors_of_ones_own(small):
 
 
 @pytest.mark.parametrize(
-    "setting, value, said",
+    ("setting", "value", "said"),
     [
         (
             "enablement_selector",
@@ -291,7 +292,8 @@ def test_cache_files_of_older_libraries(small):
 
 
 def test_hostile_files_in_the_cache_hide_nobody(small):
-    """Torn, huge, of every kind of file, and lies: what is good is found beside them, and the processes where all lie."""
+    """Torn, huge, of every kind of file, and lies: what is good is found beside them, and the processes where
+    all lie."""
     small.server.make_namespace("shop", AMBIENT)
     web, lost, other = (
         small.sandbox("shop", "web", 10),
@@ -315,7 +317,8 @@ def test_hostile_files_in_the_cache_hide_nobody(small):
     os.symlink(f"{results}/nothing", f"{results}/a-dangling")
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(f"{results}/a-socket")
-    # Lies about a pod of the mesh: the node's own namespace, another pod's, no namespace at all, a way around.
+    # Lies about a pod of the mesh: the node's own namespace, another pod's, no namespace at all, a way
+    # around.
     for i, path in enumerate(
         (
             f"/run/netns/{small.node.netns}",
@@ -363,8 +366,9 @@ def test_address_used_again_by_another_sandbox(small):
 
 
 def test_a_sandbox_that_the_plugin_never_saw_is_looked_for(small):
-    """The pod is recreated without a CNI call of ours, and the old sandbox is still there when the API server tells of the new one.
-    Nothing more comes from there; the agent looks by itself once the old one is gone."""
+    """The pod is recreated without a CNI call of ours, and the old sandbox is still there when the API server
+    tells of the new one. Nothing more comes from there; the agent looks by itself once the old one is
+    gone."""
     small.server.make_namespace("shop", AMBIENT)
     web = small.sandbox("shop", "web", 10)
     small.write_cache(web)
@@ -429,7 +433,8 @@ def test_event_tells_of_a_pod_that_cannot_be_enrolled(world):
 
 
 def test_a_pod_that_forwards_is_not_announced(small):
-    """Virtual machines and containers behind a pod are not captured: no annotation, an Event; and both change while it runs."""
+    """Virtual machines and containers behind a pod are not captured: no annotation, an Event; and both change
+    while it runs."""
     small.server.make_namespace("shop", AMBIENT)
     pod = small.sandbox("shop", "web", 10)
     small.write_cache(pod)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bruma-agent follows the Kubernetes API: lists, watches, tokens, whatever goes wrong with them; restarts and uninstall."""
+"""bruma-agent follows the Kubernetes API: lists, watches, tokens, whatever goes wrong with them; restarts and
+uninstall."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -9,11 +11,11 @@ import time
 import uuid
 
 import pytest
+
 from kube_world import AMBIENT, small, world  # noqa: F401
 from support import agent as agent_client
 from support import cni
 from support.system import Failed, run, wait_for
-
 
 # ---- following the server ----
 
@@ -119,7 +121,7 @@ def test_410_as_status_of_the_watch(small):
 
 
 @pytest.mark.parametrize(
-    "data, said",
+    ("data", "said"),
     [
         (b"this is no JSON\n", "is not one JSON object"),
         (b"{}\n", "without a type"),
@@ -418,7 +420,7 @@ def expressions(*items, field="matchExpressions"):
 
 
 @pytest.mark.parametrize(
-    "metadata, spec",
+    ("metadata", "spec"),
     [
         ({**GOING, **MARK}, wanting()),
         ({}, wanting(nodeSelector={"zone": "b"})),
@@ -469,7 +471,8 @@ def refused(status):
     ],
 )
 def test_whatever_else_the_server_says_everything_stays(installed, how):
-    """An agent that ends, and cannot be sure that its node is to leave the mesh: plaintext would be the price of an error."""
+    """An agent that ends, and cannot be sure that its node is to leave the mesh: plaintext would be the price
+    of an error."""
     server, d = installed.server, installed.server.daemonsets[DAEMONSET]
     d["spec"] = wanting(nodeSelector={"zone": "a"})
     if how == "gone":
@@ -597,10 +600,8 @@ def test_pods_that_come_and_go_leave_nothing(small):
 
     def links(pid):
         for fd in os.listdir(f"/proc/{pid}/fd"):
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 yield os.readlink(f"/proc/{pid}/fd/{fd}")
-            except FileNotFoundError:
-                pass
 
     def come_and_go(turn):
         pods = []

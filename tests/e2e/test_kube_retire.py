@@ -5,6 +5,7 @@ import json
 import subprocess
 
 import pytest
+
 from kube_world import World
 from support.kube_small import SmallServer
 from support.system import wait_for

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stock node proxy (stock_proxy.py stands in) on a node whose agent has the Kubernetes API as its source."""
+"""A stock node proxy (stock_proxy.py stands in) on a node whose agent has the Kubernetes API as its
+source."""
 
 import os
 
@@ -11,7 +12,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def test_the_annotation_follows_the_proxy(small, work):
-    """pending while the pod waits for a proxy, as with a stock agent; enabled once it is captured and served."""
+    """pending while the pod waits for a proxy, as with a stock agent; enabled once it is captured and
+    served."""
     small.server.make_namespace("shop", AMBIENT)
     pod = small.sandbox("shop", "web", 10)
     small.write_cache(pod)

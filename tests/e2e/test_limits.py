@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What outsiders, peers and pods can make a node's proxy hold: bounds before anybody has shown who he is, and bounds on a pod and on one
-address. Whoever behaves goes on working meanwhile."""
+"""What outsiders, peers and pods can make a node's proxy hold: bounds before anybody has shown who he is, and
+bounds on a pod and on one address. Whoever behaves goes on working meanwhile."""
 
 import contextlib
 import os
@@ -117,7 +117,8 @@ def test_of_too_many_in_the_whole_process_the_oldest_goes(mesh):
 
 
 def test_handshakes_that_have_ended_are_not_counted(mesh):
-    """Three times as many tunnels as there may be handshakes, one after the other and left open; then peers that go away."""
+    """Three times as many tunnels as there may be handshakes, one after the other and left open; then peers
+    that go away."""
     cert, key, root = leaf(mesh, mesh.web.identity)
     context = ssl.create_default_context(cafile=root)
     context.check_hostname = False
@@ -159,7 +160,8 @@ def test_those_that_wait_for_the_pods_certificate_are_bounded_too():
 
 
 def chain(m, length, folder):
-    """A peer's certificate below so many certificates of authorities, each good, and all of them in its list."""
+    """A peer's certificate below so many certificates of authorities, each good, and all of them in its
+    list."""
     root, root_key = f"{m.nodes[0].run_dir}/control/root-cert.pem", m.ca_key
     parent, parent_key, above = root, root_key, []
     os.makedirs(folder)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the mesh opens in a pod is in the way of none of its applications: whatever the pod's range of ephemeral ports is, every port of it
-can be listened on. (In the usual range a random port would meet a given one, such as gRPC's 50051, in one pod of ten thousand, and that
-pod's application would fail each time it is started. Here the range is so small that it would be met each time.)"""
+"""What the mesh opens in a pod is in the way of none of its applications: whatever the pod's range of
+ephemeral ports is, every port of it can be listened on. (In the usual range a random port would meet a given
+one, such as gRPC's 50051, in one pod of ten thousand, and that pod's application would fail each time it is
+started. Here the range is so small that it would be met each time.)"""
 
 import glob
 import os
@@ -72,7 +73,8 @@ def test_what_the_samples_listen_on_is_none_of_them():
 
 
 def test_what_holds_some_of_ours_keeps_them(mesh):
-    """A program with just these ports, in a pod that is enrolled while it runs: it goes on, and so does the pod's traffic."""
+    """A program with just these ports, in a pod that is enrolled while it runs: it goes on, and so does the
+    pod's traffic."""
     pod = mesh.pod("sidecar")
     mesh.write()
     held = {15001, 15006, 15008, 15084, 15085}

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nobody reads what agent and proxy log: they go on, drop lines, count them, and say so once somebody reads again."""
+"""Nobody reads what agent and proxy log: they go on, drop lines, count them, and say so once somebody reads
+again."""
 
 import os
 import threading
 
 import pytest
+
 from agent_node import Node, Plugin, Pod
 from mesh import Mesh, wait_for
 from pod_programs import ECHO
@@ -94,7 +96,8 @@ def outbound_port(mesh):
 
 @pytest.mark.parametrize("json", ["false", "true"])
 def test_the_proxy_goes_on(json):
-    """Its control thread (a new pod, readiness) and its worker (a listener that is destroyed is a line of the worker's)."""
+    """Its control thread (a new pod, readiness) and its worker (a listener that is destroyed is a line of the
+    worker's)."""
     with Mesh(nodes=1, proxy_env={"BRUMA_LOG_JSON": json}) as mesh:
         pipe = Pipe(f"{mesh.dir}/proxy1.log")
         web, shop = mesh.pod("web"), mesh.pod("shop")
@@ -104,7 +107,8 @@ def test_the_proxy_goes_on(json):
         shop.server(ECHO, "8080")
         wait_for(lambda: web.python(REACH, shop.ip).split() == ["yes"], "traffic")
         web.python(
-            "import socket,sys\nfor i in range(1500):\n  s = socket.create_connection((sys.argv[1], 8080)); s.sendall(b'x'); s.recv(1); s.close()",
+            "import socket,sys\nfor i in range(1500):\n"
+            "  s = socket.create_connection((sys.argv[1], 8080)); s.sendall(b'x'); s.recv(1); s.close()",
             shop.ip,
         )
 

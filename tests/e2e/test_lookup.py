@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pod's sk_lookup program alone, on packets that are made up: every branch of it, both families. And that of probes."""
+"""The pod's sk_lookup program alone, on packets that are made up: every branch of it, both families. And that
+of probes."""
 
 import os
 import re
@@ -19,7 +20,8 @@ def test_every_branch(build):
 
 
 def test_it_is_small_enough_for_every_connection(build):
-    """A new compiler that makes it much larger should be noticed: the verifier looks at each instruction, and each SYN runs them."""
+    """A new compiler that makes it much larger should be noticed: the verifier looks at each instruction, and
+    each SYN runs them."""
     text = run(["readelf", "-SW", f"{build}/bpf/lookup.bpf.o"]).stdout
     size = int(re.search(r"\] sk_lookup\s+PROGBITS\s+\S+ \S+ (\S+)", text).group(1), 16)
     assert 0 < size // 8 < 700, f"{size // 8} instructions"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plugin before ours may give a pod any number of addresses (several ranges, IPv4 with a ULA and a global IPv6 address on two networks).
-A pod outside the mesh is none of our business, and one inside it is still a pod: both start. What of them is not kept by name is the
-pod's all the same, for its kernel has it."""
+"""The plugin before ours may give a pod any number of addresses (several ranges, IPv4 with a ULA and a global
+IPv6 address on two networks). A pod outside the mesh is none of our business, and one inside it is still a
+pod: both start. What of them is not kept by name is the pod's all the same, for its kernel has it."""
 
 import json
 
@@ -51,7 +51,9 @@ def test_a_pod_with_many_addresses_starts(mesh, namespace, count, first_v6):
     if pod.outside:
         return
     pod.server(ECHO, "8080")
-    mine = [p for p in json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout) if p["name"] == pod.name][0]
+    mine = next(
+        p for p in json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout) if p["name"] == pod.name
+    )
     assert len(mine["ips"]) == min(count, 4) and {pod.ip, pod.ip6} <= set(mine["ips"]), (
         "both families are known by name"
     )

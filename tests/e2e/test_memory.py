@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a proxy holds for those who do not read has a budget: the process lives within it, others go on, and afterwards the memory
-is the system's again."""
+"""What a proxy holds for those who do not read has a budget: the process lives within it, others go on, and
+afterwards the memory is the system's again."""
 
 import contextlib
 import os
@@ -44,7 +44,8 @@ while True:
         threading.Thread(target=drain, args=(held.pop(),), daemon=True).start()
 """
 
-# So many connections that send what they can, for so many seconds, and stay open until stdin ends. Prints FULL when no more goes.
+# So many connections that send what they can, for so many seconds, and stay open until stdin ends. Prints
+# FULL when no more goes.
 PUSH = """
 import selectors, socket, sys, time
 to, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -130,18 +131,18 @@ def watched(mesh, slack=SLACK):
     def back():
         return all(
             gauge(n, "bruma_buffered_bytes") == 0 and resident(n.proxy) - b < 10 * MIB
-            for n, b in zip(mesh.nodes, before)
+            for n, b in zip(mesh.nodes, before, strict=True)
         )
 
     try:
         wait_for(back, "the memory to be given back", 40)
-    except AssertionError:
+    except AssertionError as e:
         raise AssertionError(
             [
                 (gauge(n, "bruma_buffered_bytes"), (resident(n.proxy) - b) // MIB)
-                for n, b in zip(mesh.nodes, before)
+                for n, b in zip(mesh.nodes, before, strict=True)
             ]
-        )
+        ) from e
 
 
 def test_applications_that_do_not_read(mesh, deaf):
@@ -184,7 +185,7 @@ def test_credit_and_windows_follow_what_is_held(mesh, deaf):
     """A peer sees them: less when much is held, and all of it again."""
     c = tunnel(mesh)
     windows = lambda: [
-        e.changed_settings[h2.settings.SettingCodes.INITIAL_WINDOW_SIZE].new_value  # noqa: E731
+        e.changed_settings[h2.settings.SettingCodes.INITIAL_WINDOW_SIZE].new_value
         for e in c.of(0, h2.events.RemoteSettingsChanged)
         if h2.settings.SettingCodes.INITIAL_WINDOW_SIZE in e.changed_settings
     ]
@@ -207,7 +208,8 @@ def test_credit_and_windows_follow_what_is_held(mesh, deaf):
 
 
 def test_peers_that_send_and_never_obey(mesh, deaf):
-    """Tunnels of a peer that goes on as long as it has credit, on every stream: who holds most is cut, by name."""
+    """Tunnels of a peer that goes on as long as it has credit, on every stream: who holds most is cut, by
+    name."""
     before = failures(mesh.nodes[1], "memory_budget")
     with watched(mesh) as look:
         tunnels = [tunnel(mesh) for _ in range(8)]
@@ -255,7 +257,8 @@ def test_peers_that_take_no_answers(mesh):
 
 
 def test_data_in_frames_of_one_byte(mesh):
-    """150 streams, and of each 52,000 such frames at once: the bookkeeping must not cost more than the bytes."""
+    """150 streams, and of each 52,000 such frames at once: the bookkeeping must not cost more than the
+    bytes."""
     before = resident(mesh.nodes[1].proxy)
     c = tunnel(mesh)
     sids = [c.connect(f"{mesh.shop.ip}:9091") for _ in range(150)]
@@ -303,7 +306,8 @@ def refused(c, sid, authority):
 
 @pytest.mark.parametrize("frames", [strays, refused])
 def test_frames_that_are_answered_one_by_one(mesh, frames):
-    """A dozen peers that send them as fast as they go, and take no answer: what is owed them is within the budget, too."""
+    """A dozen peers that send them as fast as they go, and take no answer: what is owed them is within the
+    budget, too."""
     proxy = mesh.nodes[1].proxy
     highest(proxy)
     before = highest(proxy)
@@ -359,7 +363,7 @@ def memory_cgroup():
 
 
 @pytest.mark.parametrize(
-    "given,budget",
+    ("given", "budget"),
     [
         ({}, 50 * MIB),
         ({"BRUMA_MEMORY_LIMIT": str(80 * MIB)}, 20 * MIB),

@@ -77,8 +77,8 @@ def mesh():
 
 
 def test_a_peer_that_invents_descriptions(mesh):
-    """Of a peer that the control plane does not know by its address, baggage tells workload and namespace: its own namespace's, and
-    only so many."""
+    """Of a peer that the control plane does not know by its address, baggage tells workload and namespace:
+    its own namespace's, and only so many."""
     node = mesh.nodes[0]
     mine = leaf(mesh, "spiffe://cluster.local/ns/far/sa/gateway")
     describe(
@@ -110,8 +110,8 @@ def test_a_peer_that_invents_descriptions(mesh):
 
 
 def test_readiness_while_everybody_reads_a_large_page():
-    """9,000 label sets, all believed, and 48 readers of an ordinary user: a probe is answered within the second that a kubelet
-    gives it."""
+    """9,000 label sets, all believed, and 48 readers of an ordinary user: a probe is answered within the
+    second that a kubelet gives it."""
     with Mesh(nodes=1, proxy_env={"BRUMA_PEER_DESCRIPTIONS": "1000"}) as mesh:
         mesh.shop = mesh.pod("shop")
         mesh.start()

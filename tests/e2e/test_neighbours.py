@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bruma-agent does beside others: BPF programs of somebody else on the same hooks, another agent, pins of another version, and
-places that are none."""
+"""What bruma-agent does beside others: BPF programs of somebody else on the same hooks, another agent, pins
+of another version, and places that are none."""
 
 import ctypes
 import json
@@ -9,6 +9,7 @@ import re
 import subprocess
 
 import pytest
+
 from agent_node import BPF_LINK_CREATE, BPF_SK_LOOKUP, Node, Pod, bpf
 from support import agent as agent_client
 from support.system import run, wait_for
@@ -78,7 +79,7 @@ class Other:
         text = f"{self.pins}/other_lookup\0".encode()
         program, netns = obj_get(text), os.open(path, os.O_RDONLY)
         try:
-            u32 = lambda *values: b"".join(v.to_bytes(4, "little") for v in values)  # noqa: E731
+            u32 = lambda *values: b"".join(v.to_bytes(4, "little") for v in values)
             self.work.defer(os.close, bpf(BPF_LINK_CREATE, u32(program, netns, BPF_SK_LOOKUP, 0)))
         finally:
             os.close(program)
@@ -91,8 +92,6 @@ class Other:
 
 
 def obj_get(path):
-    import ctypes
-
     text = ctypes.create_string_buffer(path)
     return bpf(7, ctypes.addressof(text).to_bytes(8, "little"))
 
@@ -154,7 +153,7 @@ def test_a_hook_of_a_parent_that_is_not_shared_is_refused(work, flags):
 # ---- another agent ----
 
 
-def test_a_second_agent_is_refused(node, work):  # noqa: F811
+def test_a_second_agent_is_refused(node, work):
     pod, _ = Pod(node, "web"), node.proxy().serve()
     pod.add()
     r = run(node.argv(), netns=node.netns, check=False, timeout=20)
@@ -174,8 +173,9 @@ def test_a_second_agent_is_refused(node, work):  # noqa: F811
     assert pod.item()["generation"] == 1
 
 
-def test_an_agent_that_does_not_know_a_pod_leaves_its_connections_alone(node, work):  # noqa: F811
-    """Its hooks run after the others', on the same cgroup or further up: the node of a cluster that runs in containers."""
+def test_an_agent_that_does_not_know_a_pod_leaves_its_connections_alone(node, work):
+    """Its hooks run after the others', on the same cgroup or further up: the node of a cluster that runs in
+    containers."""
     pod, _ = Pod(node, "web"), node.proxy().serve()
     pod.add()
     run_dir = work.path("other")
@@ -215,7 +215,7 @@ def other_layout(pin):
 
 
 @pytest.mark.parametrize("name", ["pods", "failures", "probe_targets"])
-def test_maps_of_another_layout_are_answered_and_can_be_removed(node, name):  # noqa: F811
+def test_maps_of_another_layout_are_answered_and_can_be_removed(node, name):
     pod, proxy = Pod(node, "web"), node.proxy().serve()
     pod.add()
     node.agent.stop()

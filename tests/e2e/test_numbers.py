@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that a pod's rules and routes have in common with those of others: routing tables, rule priorities, marks. They are looked
-at before they are taken, whoever has them keeps them, and a pod that leaves the mesh is as it was."""
+"""Numbers that a pod's rules and routes have in common with those of others: routing tables, rule priorities,
+marks. They are looked at before they are taken, whoever has them keeps them, and a pod that leaves the mesh
+is as it was."""
 
 import json
 import re
@@ -50,8 +51,9 @@ def theirs(pod, family):
 
 
 def second_network(pod, table=100, pref=None):
-    """As the CNI plugins of a second network and of routing by source (sbr) leave it: an address whose routes are in a table of
-    its own, which a rule names. Behind it is a place that is reached by that network alone."""
+    """As the CNI plugins of a second network and of routing by source (sbr) leave it: an address whose routes
+    are in a table of its own, which a rule names. Behind it is a place that is reached by that network
+    alone."""
     node = pod.node.netns
     sh("ip", "-n", pod.netns, "link", "add", "net1", "type", "veth", "peer", "name", "second", "netns", node)
     sh("ip", "-n", node, "link", "set", "second", "up")
@@ -93,7 +95,8 @@ while True:
 
 
 def second_works(mesh, family):
-    """In plain UDP from the pod, which the mesh lets alone, and by TCP from a stranger there to the pod's second address."""
+    """In plain UDP from the pod, which the mesh lets alone, and by TCP from a stranger there to the pod's
+    second address."""
     assert mesh.web.python(PING, FAR[family], SECOND[family]).strip() == "over the second network"
     code = ask_from(FAR[family])
     assert (
@@ -123,7 +126,8 @@ def mesh_works(mesh, family):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_table_that_somebody_has(mesh, when):
-    """The routes of a second network, made before the pod is labelled or while it is in the mesh: they stay, and work."""
+    """The routes of a second network, made before the pod is labelled or while it is in the mesh: they stay,
+    and work."""
     serve_udp(mesh)
     if when == "before":
         second_network(mesh.web)
@@ -145,7 +149,7 @@ def test_a_table_that_somebody_has(mesh, when):
         )
         second_works(mesh, family)
         mesh_works(mesh, family)
-    pod = [p for p in json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout) if p["name"] == "web"][0]
+    pod = next(p for p in json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout) if p["name"] == "web")
     assert pod["state"] == "enrolled"
     mesh.web.cni("DEL")
     if when == "before":
@@ -193,7 +197,8 @@ while True:
 
 @each_family
 def test_a_mark_that_somebody_has(mesh, family):
-    """Their packets would come to us. It is not to be had by another number: the pod is refused by name, and nothing is changed."""
+    """Their packets would come to us. It is not to be had by another number: the pod is refused by name, and
+    nothing is changed."""
     ip(mesh.web, family, "rule", "add", "fwmark", "0x2111/0xffff", "lookup", "main", "pref", "500")
     found = rules_and_routes(mesh.web.netns)
     r = mesh.web.cni("ADD", check=False)
@@ -242,9 +247,9 @@ def test_found_again_after_a_restart(mesh):
     node = mesh.nodes[0]
     node.agent.kill()
     node.start_agent()
-    wait_for(lambda: node.ready(), "the proxy")
+    wait_for(node.ready, "the proxy")
     mesh_works(mesh, 0)
-    pod = [p for p in json.loads(node.ctl("pods", "-o", "json").stdout) if p["name"] == "web"][0]
+    pod = next(p for p in json.loads(node.ctl("pods", "-o", "json").stdout) if p["name"] == "web")
     assert [ours(mesh.web, f) for f in (0, 1)] == numbers and not pod["mends"], pod
     node.agent.kill()
     sh(*uninstall(mesh))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod of a cluster with one address family: the other one is on, with a loopback or link-local address, and leads nowhere. connect() to it
-fails at once, as it does without the mesh, for that is how clients come to try the next address of a name. It must not succeed and be
-reset when the request has been sent."""
+"""A pod of a cluster with one address family: the other one is on, with a loopback or link-local address, and
+leads nowhere. connect() to it fails at once, as it does without the mesh, for that is how clients come to try
+the next address of a name. It must not succeed and be reset when the request has been sent."""
 
 import json
 
@@ -28,7 +28,8 @@ for to in sys.argv[1:]:
     e = s.connect_ex((to, 8080))
     print(errno.errorcode.get(e, e) if e else "connected")
 """
-# Takes the addresses of a name in the order in which a resolver gave them, as every such client does: the next one when connect() fails.
+# Takes the addresses of a name in the order in which a resolver gave them, as every such client does: the
+# next one when connect() fails.
 POST = """
 import http.client, socket, sys
 for address in sys.argv[1:]:
@@ -104,7 +105,8 @@ def test_a_client_goes_on_to_the_next_address(mesh, which):
 
 
 def test_an_address_that_comes_later_leads_somewhere(mesh):
-    """And one that goes does not any more. In between nothing of the pod is in plaintext: what is captured is in the node's log."""
+    """And one that goes does not any more. In between nothing of the pod is in plaintext: what is captured is
+    in the node's log."""
     pod, netns = mesh.four, mesh.four.netns
     sh("ip", "-n", netns, "addr", "add", f"{pod.ip6}/64", "dev", "eth0", "nodad")
     sh("ip", "-n", netns, "-6", "route", "add", "default", "via", pod.node.gateway6)
@@ -120,7 +122,7 @@ def test_an_address_that_comes_later_leads_somewhere(mesh):
     )
     sh("ip", "-n", netns, "addr", "del", f"{pod.ip6}/64", "dev", "eth0")
     wait_for(lambda: pod.python(CONNECT, mesh.shop.ip6).strip() == "ENETUNREACH", "the family to be gone")
-    mine = [p for p in json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout) if p["name"] == "four"][0]
+    mine = next(p for p in json.loads(mesh.nodes[0].ctl("pods", "-o", "json").stdout) if p["name"] == "four")
     assert mine["state"] == "enrolled" and "map_entry_missing" not in mine.get("mends", {}), mine
 
 

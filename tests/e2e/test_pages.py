@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages that grow with what the proxy knows: they are made as they are taken, and cost neither its memory nor its time."""
+"""Pages that grow with what the proxy knows: they are made as they are taken, and cost neither its memory nor
+its time."""
 
 import hashlib
 import json

@@ -48,7 +48,8 @@ def subordinate_of(root, ends=30 * 86400):
 
 
 def certificate(mesh, identity, ends=3600, between=None, usage=None):
-    """Of the mesh's CA, or of a CA below it that ends so many seconds from now: paths of certificate, key and root."""
+    """Of the mesh's CA, or of a CA below it that ends so many seconds from now: paths of certificate, key and
+    root."""
     root = f"{mesh.nodes[0].run_dir}/control/root-cert.pem"
     ca, chain = Authority.load(root, mesh.ca_key), b""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -151,15 +152,16 @@ def test_a_server_whose_certificate_ends_gets_nothing_more_on_that_tunnel(mesh):
 
 @pytest.mark.parametrize("usage", ["server", "client"])
 def test_a_certificate_is_good_for_its_own_role(mesh, usage):
-    """One that says it is for servers is refused as a client's. (The memory of those that were met is in tls_test.c.)"""
+    """One that says it is for servers is refused as a client's. (The memory of those that were met is in
+    tls_test.c.)"""
     oid = ExtendedKeyUsageOID.SERVER_AUTH if usage == "server" else ExtendedKeyUsageOID.CLIENT_AUTH
     assert served(mesh, certificate(mesh, mesh.web.identity, usage=[oid])) == (usage == "client")
 
 
 @pytest.mark.parametrize("control_plane", ["of another root", "of the subordinate"])
 def test_an_anchor_that_is_not_self_signed(control_plane):
-    """What the mesh trusts is a subordinate CA, whose own issuer (a company's root) nobody in the mesh has: the CA's answers end with
-    its certificate, and so does the file of roots."""
+    """What the mesh trusts is a subordinate CA, whose own issuer (a company's root) nobody in the mesh has:
+    the CA's answers end with its certificate, and so does the file of roots."""
     with Mesh(nodes=1) as m:
         node, ca = m.nodes[0], subordinate_of(Authority("company root"))
         plane = Plane(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deliveries to applications carry the client's address and a port of the pod's: the ports must not run out. That they do not meet those
-of others: test_ports_meet.py."""
+"""Deliveries to applications carry the client's address and a port of the pod's: the ports must not run out.
+That they do not meet those of others: test_ports_meet.py."""
 
 import pytest
 

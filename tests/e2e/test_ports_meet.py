@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deliveries to applications carry the client's address and a port that the pod's kernel chooses. The same client may choose that port by
-itself, before or after: neither connection may hear what is meant for the other."""
+"""Deliveries to applications carry the client's address and a port that the pod's kernel chooses. The same
+client may choose that port by itself, before or after: neither connection may hear what is meant for the
+other."""
 
 import contextlib
 import subprocess
@@ -104,7 +105,8 @@ families = pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 
 @families
 def test_ports_that_a_client_chooses_do_not_meet_those_of_deliveries(mesh, keeper, family):
-    """A load balancer, or anything that is not Linux, takes ports as it likes; here from the very range that its deliveries are from."""
+    """A load balancer, or anything that is not Linux, takes ports as it likes; here from the very range that
+    its deliveries are from."""
     to = [mesh.shop.ip, mesh.shop.ip6][family]
     assert mesh.far.python(CHOOSE, to, 40000, 100, PORTS, timeout=120).strip() == "0 []"
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What agent and proxy may do once they are set up: no more than docs/security.md says, and with that alone everything works."""
+"""What agent and proxy may do once they are set up: no more than docs/security.md says, and with that alone
+everything works."""
 
 import os
 import re
@@ -11,7 +12,7 @@ import pytest
 import mesh as mesh_module
 from mesh import Mesh, wait_for
 from pod_programs import ECHO
-from test_hostile import TRY, PRELUDE
+from test_hostile import PRELUDE, TRY
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 NUMBERS = {
@@ -108,7 +109,7 @@ def test_traffic_with_what_is_left(mesh):
     wait_for(lambda: talks(mesh) == "word", "traffic by the next proxy", 30)
 
 
-@pytest.mark.parametrize("program, kept", [("proxy", PROXY), ("agent", AGENT)])
+@pytest.mark.parametrize(("program", "kept"), [("proxy", PROXY), ("agent", AGENT)])
 def test_capabilities_calls_and_memory(mesh, program, kept):
     pid = getattr(mesh.nodes[0], program).pid
     ours = int(status_of(os.getpid())["CapBnd"], 16)  # the machine may lack some
@@ -130,7 +131,7 @@ def test_capabilities_calls_and_memory(mesh, program, kept):
     assert seen.returncode != 0 and "ermission denied" in seen.stderr
 
 
-@pytest.mark.parametrize("name, kept", [("bruma-proxy", PROXY), ("bruma-agent", AGENT)])
+@pytest.mark.parametrize(("name", "kept"), [("bruma-proxy", PROXY), ("bruma-agent", AGENT)])
 def test_the_page_and_the_units_say_the_same(name, kept):
     assert page_capabilities(name) == kept
     assert unit_capabilities(name) <= kept, "a unit that gives what is given up at once"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes of the kubelet: connections from its cgroup to ports that the pod declares reach the application, whatever policy says;
-everybody else's of the node do not. The proxy here has no control plane, so it lets nothing through by itself."""
+"""Probes of the kubelet: connections from its cgroup to ports that the pod declares reach the application,
+whatever policy says; everybody else's of the node do not. The proxy here has no control plane, so it lets
+nothing through by itself."""
 
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from kube_world import World
 from support.kube_small import SmallServer
 from support.system import run, wait_for
@@ -139,7 +141,8 @@ def test_a_kubelet_whose_cgroup_is_made_anew_is_found_again(world):
 
 
 class Kubelet:
-    """A process of that name on the node's network, in a cgroup of its own, below a /proc that shows this test's alone."""
+    """A process of that name on the node's network, in a cgroup of its own, below a /proc that shows this
+    test's alone."""
 
     def __init__(self, work, netns):
         self.work, self.netns, self.count = work, netns, 0

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The list of reasons is the only one: each entry is used, nothing is said beside it, and a test has seen each."""
+"""The list of reasons is the only one: each entry is used, nothing is said beside it, and a test has seen
+each."""
 
 import functools
 import os
 import re
 
 import pytest
+
 from support.system import run
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
@@ -36,7 +38,7 @@ def without_comments(text):
 
 
 ENTRIES = re.findall(r'^ +BRUMA_REASON\((\w+), "(\w+)"', read(LIST), re.M)
-REASONS = dict((name, entry) for entry, name in ENTRIES if name != "none")
+REASONS = {name: entry for entry, name in ENTRIES if name != "none"}
 CODE = {f: without_comments(read(f)) for f in tracked("*.c", "*.h") if f.startswith(PROGRAMS) and f != LIST}
 SCRIPTS = {
     f: re.sub(r"(?m)^\s*#.*$", "", read(f))
@@ -83,7 +85,7 @@ def words_of_tests():
     words = set()
     for file in tracked("tests/*.py", "tests/*.c"):
         base = os.path.basename(file)
-        if not re.match(r"test_\w+\.py|\w+_test(_run)?\.c", base) or base in SAMPLES + ("test_reasons.py",):
+        if not re.match(r"test_\w+\.py|\w+_test(_run)?\.c", base) or base in (*SAMPLES, "test_reasons.py"):
             continue
         text = read(file)
         text = without_comments(text) if file.endswith(".c") else re.sub(r"(?m)(^|\s)#.*$", "", text)

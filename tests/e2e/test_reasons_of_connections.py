@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections that fail in each way that a network, a peer or an application can make them fail: metrics and access log say why."""
+"""Connections that fail in each way that a network, a peer or an application can make them fail: metrics and
+access log say why."""
 
 import re
 import threading
@@ -77,7 +78,8 @@ def failures(mesh, reason, node=0):
 
 
 def fails(mesh, reason, address, *how, port=7000):
-    """A call of web that ends for this reason, once, by metrics and access log. Returns what the application saw."""
+    """A call of web that ends for this reason, once, by metrics and access log. Returns what the application
+    saw."""
     before, lines = failures(mesh, reason), len(mesh.nodes[0].access_log(f"{reason}: "))
     seen = mesh.web.python(CALL, address, port, *how).split()
     wait_for(lambda: failures(mesh, reason) == before + 1, f"one {reason} in the metrics")

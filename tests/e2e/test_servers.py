@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers of a node's agent and proxy (pages, metrics, readiness, built-in control plane) under clients that only hold
-connections: whoever has something to ask is answered, and a proxy that starts gets its state and its certificates."""
+"""The servers of a node's agent and proxy (pages, metrics, readiness, built-in control plane) under clients
+that only hold connections: whoever has something to ask is answered, and a proxy that starts gets its state
+and its certificates."""
 
 import contextlib
 import re
@@ -11,13 +12,15 @@ import pytest
 
 from mesh import Mesh, Process, sh, wait_for
 
-# Holds connections: TO PORT COUNT WHAT [SOURCE...]. Says how many are open at first; what the server closes is opened again.
+# Holds connections: TO PORT COUNT WHAT [SOURCE...]. Says how many are open at first; what the server closes
+# is opened again.
 HOLD = r"""
 import os, select, socket, sys, time
 uid, to, port, count, what = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 sources = sys.argv[6:] or [""]
 os.setuid(uid)
-SAID = {"nothing": b"", "half": b"GET /metrics HTTP/1.1\r\nHost: lo", "body": b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx",
+SAID = {"nothing": b"", "half": b"GET /metrics HTTP/1.1\r\nHost: lo",
+        "body": b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx",
         "reader": b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 600}[what]
 def one(i):
     s = socket.socket(socket.AF_INET)
@@ -99,7 +102,8 @@ def turned_away(node, port, server):
 @pytest.mark.parametrize("what", ["nothing", "half", "body"])
 @pytest.mark.parametrize("port", SERVERS)
 def test_who_only_holds_connections_keeps_nobody_out(mesh, port, what):
-    """An ordinary user of the node, from any address of the loopback; then somebody else's pod where the port is open to it."""
+    """An ordinary user of the node, from any address of the loopback; then somebody else's pod where the port
+    is open to it."""
     node = mesh.nodes[0]
     with held(
         mesh, node.netns, NOBODY, "127.0.0.1", port, 200, what, *(f"127.0.0.{i}" for i in range(2, 40))
@@ -150,8 +154,8 @@ def test_what_was_turned_away_is_counted_and_said(mesh):
 
 @pytest.mark.parametrize("what", ["nothing", "half"])
 def test_idle_connections_do_not_keep_a_proxy_from_its_control_plane(mesh, what):
-    """66 of an ordinary user at 127.0.0.1:15012, which it may open as everybody: a proxy that starts gets its state and the
-    certificates of its pods."""
+    """66 of an ordinary user at 127.0.0.1:15012, which it may open as everybody: a proxy that starts gets its
+    state and the certificates of its pods."""
     node = mesh.nodes[0]
     with held(mesh, node.netns, NOBODY, "127.0.0.1", 15012, 66, what):
         node.proxy.kill()
@@ -170,7 +174,8 @@ def test_idle_connections_do_not_keep_a_proxy_from_its_control_plane(mesh, what)
 
 
 def test_a_client_with_a_token_is_not_turned_away(mesh):
-    """The stream of a proxy that has shown its token lives through any number of others' connections, also of its own user."""
+    """The stream of a proxy that has shown its token lives through any number of others' connections, also of
+    its own user."""
     node = mesh.nodes[0]
     said = node.proxy.text().count("xds")
     with held(mesh, node.netns, 0, "127.0.0.1", 15012, 100, "nothing"):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Descriptors, memory and other things run short, at each step in turn: what fails is refused by name and tried again, nobody is
-taken for served who is not, nothing spins and no line is written again and again."""
+"""Descriptors, memory and other things run short, at each step in turn: what fails is refused by name and
+tried again, nobody is taken for served who is not, nothing spins and no line is written again and again."""
 
 import contextlib
 import errno
@@ -10,6 +10,7 @@ import socket
 import time
 
 import pytest
+
 from agent_node import Node, Plugin, Pod
 from faults import Faults
 from mesh import Mesh
@@ -45,8 +46,9 @@ def start(node, faults):
     )
 
 
-# What an ADD takes of the agent, and what it does not have then. Its return from a namespace cannot fail: it ends rather. With the
-# names that are among those by which it is refused: what runs short has one name at each step, else the step has its own.
+# What an ADD takes of the agent, and what it does not have then. Its return from a namespace cannot fail: it
+# ends rather. With the names that are among those by which it is refused: what runs short has one name at
+# each step, else the step has its own.
 STEPS = [
     ("socket", errno.EMFILE, {"out_of_resources"}),
     ("socket", errno.EACCES, {"route_setup_failed", "listener_open_failed"}),
@@ -66,9 +68,12 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize("call,error,names", STEPS, ids=[f"{c} {errno.errorcode[e]}" for c, e, _ in STEPS])
+@pytest.mark.parametrize(
+    ("call", "error", "names"), STEPS, ids=[f"{c} {errno.errorcode[e]}" for c, e, _ in STEPS]
+)
 def test_each_step_of_an_add(node, call, error, names):
-    """Fails once, the first, the second, and so on. The ADD is refused by a name and nothing is left of it, or the pod is whole."""
+    """Fails once, the first, the second, and so on. The ADD is refused by a name and nothing is left of it,
+    or the pod is whole."""
     faults = Faults(node.work.build, node.work.path("faults"))
     start(node, faults)
     node.proxy().serve()
@@ -221,7 +226,7 @@ def state(mesh, name):
     return [p for p in agent_client.ask(mesh.nodes[0].run_dir, "pods") if p["name"] == name]
 
 
-@pytest.mark.parametrize("more", range(0, 12))
+@pytest.mark.parametrize("more", range(12))
 def test_a_pod_added_while_the_proxys_descriptors_are_short(mesh, more):
     """Refused by name, and served once it can be; or served. Never taken for served and deaf."""
     node = mesh.nodes[0]
@@ -269,7 +274,7 @@ def test_a_proxy_without_descriptors_rests_and_says_so_now_and_then(mesh):
 
 
 @pytest.mark.parametrize(
-    "call,error",
+    ("call", "error"),
     [
         ("epoll add", errno.ENOSPC),
         ("epoll modify", errno.ENOMEM),
@@ -278,8 +283,8 @@ def test_a_proxy_without_descriptors_rests_and_says_so_now_and_then(mesh):
     ],
 )
 def test_each_step_of_the_proxy(call, error, tmp_path):
-    """A pod is added, and connections are made to and from it, while a call of one kind fails, the first one, the second, and so on:
-    afterwards all goes."""
+    """A pod is added, and connections are made to and from it, while a call of one kind fails, the first one,
+    the second, and so on: afterwards all goes."""
     faults = Faults(os.environ["BRUMA_BUILD"], str(tmp_path / "faults"))
     with Mesh(nodes=1, workers=1, proxy_env=faults.env) as mesh:
         web, shop = mesh.pod("web"), mesh.pod("shop")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What connect() has named is where a connection goes, by whatever option, message or protocol a process of a pod would have it
-otherwise: as an ordinary user it leaves the pod by a tunnel, or not at all. To its own pod, which is not captured, and to another."""
+"""What connect() has named is where a connection goes, by whatever option, message or protocol a process of a
+pod would have it otherwise: as an ordinary user it leaves the pod by a tunnel, or not at all. To its own pod,
+which is not captured, and to another."""
 
 import json
 import os
@@ -51,7 +52,7 @@ ABSENT = ("refused socket EPROTONOSUPPORT", "refused socket EAFNOSUPPORT", "refu
 
 def cases(ways):
     return pytest.mark.parametrize(
-        "way,family",
+        ("way", "family"),
         [(w, f) for w, families in ways.items() for f in families],
         ids=[f"{w}-{'v6' if f else 'v4'}" for w, families in ways.items() for f in families],
     )
@@ -139,7 +140,8 @@ def test_the_wire_is_read_behind_extension_headers():
 
 @cases(OTHER_WAY)
 def test_an_option_that_leads_elsewhere_is_refused(mesh, way, family):
-    """To one of this node, and to one of another: the option is refused by name, whether the connection lives or not."""
+    """To one of this node, and to one of another: the option is refused by name, whether the connection lives
+    or not."""
     before = counted(mesh)
     for to in own(mesh.web, family):
         for via in (addresses(mesh.near)[family], addresses(mesh.shop)[family]):
@@ -166,7 +168,8 @@ def test_to_another_pod_too(mesh, way, family):
 
 @cases(SAME_WAY)
 def test_an_option_that_does_not(mesh, way, family):
-    """Refused by the kernel or without effect on the way of TCP: the connection goes to whom connect() has named."""
+    """Refused by the kernel or without effect on the way of TCP: the connection goes to whom connect() has
+    named."""
     for to in (*own(mesh.web, family), addresses(mesh.shop)[family], addresses(mesh.near)[family]):
         said = ask(mesh.web, way, to, addresses(mesh.shop)[family])
         # a fast open to where none was before may not wait for its answer
@@ -177,7 +180,8 @@ def test_an_option_that_does_not(mesh, way, family):
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 @pytest.mark.parametrize("way", CARRIERS)
 def test_whatever_carries_it(mesh, way, family):
-    """By whatever call and protocol it is made, a connection is captured. What this kernel does not have it says."""
+    """By whatever call and protocol it is made, a connection is captured. What this kernel does not have it
+    says."""
     for to in (*own(mesh.web, family), addresses(mesh.shop)[family], addresses(mesh.near)[family]):
         said = ask(mesh.web, way, to)
         assert said == "out of the pod" or (way in ("sctp", "smc", "dccp") and said in ABSENT), (to, said)
@@ -228,7 +232,8 @@ except OSError as e:
 
 
 def test_others_are_let_alone(mesh):
-    """Pods outside the mesh, UDP, options that take the header away, other options of IPv4, and values longer than a page."""
+    """Pods outside the mesh, UDP, options that take the header away, other options of IPv4, and values longer
+    than a page."""
     code = """
 import socket
 rthdr = bytes([0, 2, 4, 0, 0, 0, 0, 0]) + socket.inet_pton(socket.AF_INET6, "fd00::9")
@@ -247,7 +252,8 @@ print("done")
         assert pod.run(*USER, "/usr/bin/python3", "-c", code).stdout.strip() == "done", pod.name
     outside = """
 import socket
-socket.socket(socket.AF_INET6).setsockopt(socket.IPPROTO_IPV6, 57, bytes([0, 2, 4, 0, 0, 0, 0, 0]) + socket.inet_pton(socket.AF_INET6, "fd00::9"))
+header = bytes([0, 2, 4, 0, 0, 0, 0, 0]) + socket.inet_pton(socket.AF_INET6, "fd00::9")
+socket.socket(socket.AF_INET6).setsockopt(socket.IPPROTO_IPV6, 57, header)
 print("done")
 """
     assert mesh.outside.python(outside).strip() == "done"

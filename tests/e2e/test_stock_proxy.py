@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stock node proxies under Bruma's steering: a proxy that opens its own listeners, and hears of pods on the workload discovery
-socket. What is carried, who is enrolled, and who is not believed."""
+"""Stock node proxies under Bruma's steering: a proxy that opens its own listeners, and hears of pods on the
+workload discovery socket. What is carried, who is enrolled, and who is not believed."""
 
 import os
 import re
@@ -34,7 +34,7 @@ def test_connections_of_all_kinds(running, six):
         ("between pods of the node", m.other, m.web),
         ("to itself", m.web, m.web),
     ):
-        word, seconds = ask(client, ip(server))
+        word, _seconds = ask(client, ip(server))
         assert word == ip(client), what
     log = stock.all[0][0].text()
     assert f"OUT {ip(m.web)} {ip(m.shop)} {PORT}" in log and f"IN {ip(m.shop)} {ip(m.web)} {PORT}" in log
@@ -90,7 +90,8 @@ print(good)
 
 
 def test_the_application_may_bind_a_port_that_was_dialled(running):
-    """What the proxy has accepted has the destination's port; with SO_REUSEADDR that is nobody's hindrance."""
+    """What the proxy has accepted has the destination's port; with SO_REUSEADDR that is nobody's
+    hindrance."""
     m, _ = running
     far = m.shop.server(SERVER, "9191")
     long = m.web.popen("/usr/bin/python3", "-u", "-c", LONG, m.shop.ip, "9191")
@@ -101,7 +102,8 @@ def test_the_application_may_bind_a_port_that_was_dialled(running):
 
 
 def test_what_the_proxy_dials_is_out_of_the_applications_way(running):
-    """Same address, same destination, and perhaps the same port: the one is bound to lo, the other to the pod's device."""
+    """Same address, same destination, and perhaps the same port: the one is bound to lo, the other to the
+    pod's device."""
     m, _ = running
     long = m.web.popen("/usr/bin/python3", "-u", "-c", LONG, m.shop.ip, str(PORT))
     wait_for(lambda: "WORD 1" in long.text(), "the long connection")
@@ -271,7 +273,7 @@ until_end()
 
 
 @pytest.mark.parametrize(
-    "what,seconds",
+    ("what", "seconds"),
     [
         ("silent", 5),
         ("bad hello", 0),

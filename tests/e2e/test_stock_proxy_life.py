@@ -151,7 +151,8 @@ def test_pods_that_come_and_go_leave_nothing():
         for turn in range(4):
             pods = [m.pod(f"t{turn}p{i}") for i in range(8)]  # the same addresses each turn
             m.write()
-            # Else they begin as "default", and a stock proxy is told of them anew as soon as their account is known.
+            # Else they begin as "default", and a stock proxy is told of them anew as soon as their account is
+            # known.
             wait_for(
                 lambda: agent_call(stock.node, {"op": "status"})[0]["workloads"] == 2 + len(pods),
                 "the agent to know of them",

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Applications' traffic through two nodes with real agents, plugins and proxies. Who survives whom: test_traffic_life.py."""
+"""Applications' traffic through two nodes with real agents, plugins and proxies. Who survives whom:
+test_traffic_life.py."""
 
 import re
 import time
@@ -99,8 +100,9 @@ print(sum(s.recv(1) == b"x" for s in all))
 
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 def test_the_application_and_the_proxy_may_have_one_port_to_one_destination(mesh, family):
-    """Connections that are passed on have the pod's address at both ends of the proxy. Both sockets may get the same port from the kernel, as
-    only the application's is bound to lo; with so few ports they do. Neither may hear what is meant for the other."""
+    """Connections that are passed on have the pod's address at both ends of the proxy. Both sockets may get
+    the same port from the kernel, as only the application's is bound to lo; with so few ports they do.
+    Neither may hear what is meant for the other."""
     ports = "/proc/sys/net/ipv4/ip_local_port_range"
     usual = mesh.web.run("cat", ports).stdout
     mesh.web.run("sh", "-c", f"echo 40000 40059 >{ports}")
@@ -352,7 +354,7 @@ def test_a_peer_that_never_reads_costs_bounded_memory(mesh, who, where):
         "what nobody reads piles up somewhere"
     )
     after = [resident_kib(n.proxy.p) for n in mesh.nodes]
-    assert max(b - a for a, b in zip(before, after)) < 4 * 16 * 1024, (before, after)
+    assert max(b - a for a, b in zip(before, after, strict=True)) < 4 * 16 * 1024, (before, after)
     assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "others go on") == "others go on"
     p.kill()
     server.kill()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic through two nodes while pods join and leave, and agents and proxies are killed, replaced and brought back."""
+"""Traffic through two nodes while pods join and leave, and agents and proxies are killed, replaced and
+brought back."""
 
 import contextlib
 import json
@@ -84,8 +85,8 @@ print(sum(s.recv(1) == b"y" for s in all), flush=True)
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 @pytest.mark.parametrize("direction", ["out", "in"])
 def test_connections_of_before_and_new_ones_may_have_the_same_ports(mesh, direction, family):
-    """What has lived since before the pod was enrolled, and what is captured or delivered now, over lo: with so few ports they meet, and
-    neither may hear what is meant for the other."""
+    """What has lived since before the pod was enrolled, and what is captured or delivered now, over lo: with
+    so few ports they meet, and neither may hear what is meant for the other."""
     pod, client, server = (
         (mesh.web, mesh.web, mesh.outside) if direction == "out" else (mesh.shop, mesh.outside, mesh.shop)
     )
@@ -151,7 +152,8 @@ def test_nothing_is_left_in_the_namespace_after_leaving(mesh):
     wait_for(lambda: "fwmark" in mesh.near.run("ip", "rule").stdout, "the rule to come back")
 
 
-# New connections at a steady rate, also if the machine is busy for a moment. For each: when it began, and what became of it.
+# New connections at a steady rate, also if the machine is busy for a moment. For each: when it began, and
+# what became of it.
 KNOCK = """
 import json, socket, sys, time, threading
 RATE, seconds = 200, float(sys.argv[2])
@@ -186,8 +188,8 @@ def knocked(p, count):
 @pytest.mark.parametrize("whose", ["the server's", "the client's"])
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 def test_sigkill_of_the_proxy_refuses_no_new_connection(mesh, whose, family):
-    """Connections that come while it is away wait, and each is answered. A client outside the mesh dials the server's node, one inside
-    has a proxy of its own to wait for."""
+    """Connections that come while it is away wait, and each is answered. A client outside the mesh dials the
+    server's node, one inside has a proxy of its own to wait for."""
     client, node = (mesh.outside, mesh.nodes[1]) if whose == "the server's" else (mesh.web, mesh.nodes[0])
     p = client.popen("/usr/bin/python3", "-u", "-c", KNOCK, addresses(mesh.shop)[family], "4")
     time.sleep(1)
@@ -200,7 +202,8 @@ def test_sigkill_of_the_proxy_refuses_no_new_connection(mesh, whose, family):
     lost = [(began - killed, what) for began, what in seen if what != "served"]
     meanwhile = [what for began, what in seen if killed < began < back]
     assert len(meanwhile) > 50, "the clients did not knock while it was away"
-    # Those that the killed process was just serving are lost with it, and nothing else: they had begun before.
+    # Those that the killed process was just serving are lost with it, and nothing else: they had begun
+    # before.
     assert (
         all(when <= 0 and what in ("ConnectionResetError", "end") for when, what in lost) and len(lost) <= 5
     ), lost
@@ -223,7 +226,8 @@ def become(node, *wanted):
 
 @contextlib.contextmanager
 def side_by_side(mesh):
-    """Proxies that start meanwhile stand each other, as in a cluster, where each has a network namespace of its own."""
+    """Proxies that start meanwhile stand each other, as in a cluster, where each has a network namespace of
+    its own."""
     usual = dict(mesh.proxy_env)
     mesh.proxy_env.update(
         BRUMA_REPLACED_LINGER="60s",
@@ -238,8 +242,9 @@ def side_by_side(mesh):
 
 
 def test_replaced_proxies_hold_on_and_serve_again(mesh):
-    """A roll-out that goes back and forth. A replaced proxy that idles stays for --replaced-linger, and when its successor dies or is told
-    to end, it serves: nobody waits until it has ended and something has started another one."""
+    """A roll-out that goes back and forth. A replaced proxy that idles stays for --replaced-linger, and when
+    its successor dies or is told to end, it serves: nobody waits until it has ended and something has started
+    another one."""
     node = mesh.nodes[1]
     former = node.proxy
     with side_by_side(mesh):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wall clock is set under running programs: after a suspend, when a machine is restored, by NTP; and some machines begin in 1970.
-Agents and proxies have a clock of the test's (other_clock.c), which nobody tells them is set; this machine's stays as it is."""
+"""The wall clock is set under running programs: after a suspend, when a machine is restored, by NTP; and some
+machines begin in 1970. Agents and proxies have a clock of the test's (other_clock.c), which nobody tells them
+is set; this machine's stays as it is."""
 
+import itertools
 import json
 import os
 import struct
@@ -19,7 +21,8 @@ from pod_programs import ECHO, ONE_SHOT
 HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
 LOOK = 5  # seconds after which a clock that was set has been noticed in any case
 
-# Connects again and again, for so many seconds, each time with what a client may wait; prints the failures and the slowest.
+# Connects again and again, for so many seconds, each time with what a client may wait; prints the failures
+# and the slowest.
 AGAIN = """
 import socket, sys, time
 failed, slowest, done, end = [], 0, 0, time.monotonic() + float(sys.argv[2])
@@ -100,7 +103,8 @@ def subprocess_time(text):
     ids=["+25h", "-25h", "+13h", "+60d", "-60d", "+20y"],
 )
 def test_connections_after_the_clock_was_set(mesh, ahead):
-    """Both nodes' clocks, as the NTP of a site does it. No connection fails: a certificate that is not good now is got anew first."""
+    """Both nodes' clocks, as the NTP of a site does it. No connection fails: a certificate that is not good
+    now is got anew first."""
     hold = mesh.web.popen(
         "/usr/bin/python3",
         "-u",
@@ -135,8 +139,9 @@ while True:
 
 
 def test_a_request_that_comes_before_a_clock_is_looked_at_is_refused_by_name(mesh):
-    """A tunnel lives on while its peer's certificate ends with a leap: its next request is judged by the clock as it is."""
-    for attempt in range(4):
+    """A tunnel lives on while its peer's certificate ends with a leap: its next request is judged by the
+    clock as it is."""
+    for _attempt in range(4):
         with inside(mesh.nodes[0].netns):
             c = hbone.Client((mesh.shop.ip, 15008), *leaf(mesh, mesh.web.identity))  # good for a day
         sid = c.connect(f"{mesh.shop.ip}:8080")
@@ -224,8 +229,8 @@ def test_certificates_of_a_short_life_are_renewed_in_time(life):
             for pod in (web, shop):
                 asked = plane.asked[pod.identity]
                 assert 3 <= len(asked) <= 12, "in time, and no more often than that"
-                assert all(b - a < 0.75 * life for a, b in zip(asked, asked[1:])), [
-                    round(b - a, 1) for a, b in zip(asked, asked[1:])
+                assert all(b - a < 0.75 * life for a, b in itertools.pairwise(asked)), [
+                    round(b - a, 1) for a, b in itertools.pairwise(asked)
                 ]
         finally:
             plane.stop()

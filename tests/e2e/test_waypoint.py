@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waypoints: a stock Envoy with the configuration of docs/waypoints.md, two nodes with real agents and proxies."""
+"""Waypoints: a stock Envoy with the configuration of docs/waypoints.md, two nodes with real agents and
+proxies."""
 
 import json
 import re
@@ -15,7 +16,8 @@ SHOP = "shop.demo.svc.cluster.local"
 WAYPOINT = "waypoint.demo.svc.cluster.local"
 VIP4, VIP6, WAYPOINT_VIP = "10.96.0.20", "fd00:96::20", "10.96.0.99"
 
-# Answers with its name; to a POST with the checksum of what it got; to /endless with bytes as long as anybody takes them.
+# Answers with its name; to a POST with the checksum of what it got; to /endless with bytes as long as anybody
+# takes them.
 APP = """
 import hashlib, http.server, socket, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -173,7 +175,8 @@ def set_waypoints(m, *pods, **fields):
 
 
 def publish(m, here=None):
-    """Writes the mesh file, and waits until the client's proxy shows what it now says of the service, or here(dump) is true."""
+    """Writes the mesh file, and waits until the client's proxy shows what it now says of the service, or
+    here(dump) is true."""
     m.write()
     service = m.services[0]
 
@@ -258,7 +261,8 @@ def as_it_was(request):
     for pod in m.pods:
         pod.more = {}
     publish(m)
-    # The services were perhaps as they are now all the time: what else a test changes has to be gone from both proxies, too.
+    # The services were perhaps as they are now all the time: what else a test changes has to be gone from
+    # both proxies, too.
     for node in m.nodes:
         wait_for(
             lambda node=node: untouched(m, node.config_dump()),
@@ -284,7 +288,8 @@ def failures(node):
 
 
 def test_an_early_answer_arrives_before_the_reset(mesh):
-    """Envoy refuses before it has the body (403); so does the application behind it, which does not know the method (501)."""
+    """Envoy refuses before it has the body (403); so does the application behind it, which does not know the
+    method (501)."""
     assert set(json.loads(mesh.web.python(UPLOAD, VIP4, 40, "DELETE", timeout=120))) == {
         "HTTP/1.1 403 Forbidden"
     }
@@ -334,7 +339,8 @@ def test_both_proxies_name_the_waypoint(mesh):
 
 
 def test_a_client_that_leaves_in_the_middle(mesh):
-    """Envoy resets the stream to the pod with INTERNAL_ERROR, which is nobody's failure here and reaches the application."""
+    """Envoy resets the stream to the pod with INTERNAL_ERROR, which is nobody's failure here and reaches the
+    application."""
     theirs = len(mesh.nodes[1].access_log())
     assert mesh.web.python(LEAVE, VIP4).strip() == str(1 << 20)
     wait_for(lambda: "ENDED" in mesh.v2.app.text(), "the application to see the end")
@@ -414,7 +420,8 @@ def test_a_workload_names_its_waypoint(mesh, how):
 
 
 def test_weighted_waypoints(mesh, program):
-    """Three of four connections to the second, the rest to the first; one without weight is never asked for."""
+    """Three of four connections to the second, the rest to the first; one without weight is never asked
+    for."""
     second = envoy(mesh, mesh.second, program)
     try:
         second.start()
@@ -618,7 +625,8 @@ def test_in_the_mesh_a_canary_split(inner):
 
 
 def test_in_the_mesh_its_own_connections_do_not_come_back_to_it(inner):
-    """The workloads have the waypoint too; Envoy calls them by their addresses, and they accept nobody else."""
+    """The workloads have the waypoint too; Envoy calls them by their addresses, and they accept nobody
+    else."""
     m = inner
     assert one(m.web, m.v1.ip, port=8080) == [200, "v1"]
     assert one(m.web, m.v1.ip, "DELETE", port=8080) == [403, "RBAC: access denied"]

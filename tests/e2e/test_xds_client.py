@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bruma-proxy against an independent control plane: what it asks, what it keeps, what it refuses (contract sections 1.7, 4, 6, 7;
-rows xDS, outbound, RBAC and CA of the conformance list)."""
+"""bruma-proxy against an independent control plane: what it asks, what it keeps, what it refuses (contract
+sections 1.7, 4, 6, 7; rows xDS, outbound, RBAC and CA of the conformance list)."""
 
 import re
 import threading
@@ -8,11 +8,12 @@ import time
 
 import grpc
 import pytest
-from control_plane import ADDRESS, AUTHORIZATION
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from control_plane import ADDRESS, AUTHORIZATION
 from mesh import Mesh, Process, wait_for
-from pod_programs import ECHO
 from plane import END, Authority, Plane, pem
+from pod_programs import ECHO
 
 POLICY_TIMEOUT = 4
 CLIENT = """
@@ -173,7 +174,8 @@ def failed_connects(site):
 
 
 def test_the_server_away_and_back(site):
-    """State and traffic stay; the server is asked for less and less often; what has changed meanwhile is learnt afterwards."""
+    """State and traffic stay; the server is asked for less and less often; what has changed meanwhile is
+    learnt afterwards."""
     before, began = failed_connects(site), time.monotonic()
     site.plane.stop()
     for _ in range(3):
@@ -204,7 +206,8 @@ def test_the_token_is_read_again(site):
 
 @pytest.fixture
 def patient():
-    """A proxy that waits for longer than any client does, and a pod that nobody but its runtime has told of."""
+    """A proxy that waits for longer than any client does, and a pod that nobody but its runtime has told
+    of."""
     s = Site()
     s.mesh.proxy_env["BRUMA_SOURCE_TIMEOUT"] = "120s"
     s.new = s.mesh.pod("new", node=0)
@@ -474,9 +477,9 @@ def test_a_certificate_that_comes_late_is_waited_for(site, fresh):
 
 
 BAD = {
-    "another identity": dict(identity="spiffe://cluster.local/ns/demo/sa/somebody-else"),
-    "another trust domain": dict(identity="spiffe://other.domain/ns/demo/sa/x"),
-    "expired": dict(begins=-7200, ends=-3600),
+    "another identity": {"identity": "spiffe://cluster.local/ns/demo/sa/somebody-else"},
+    "another trust domain": {"identity": "spiffe://other.domain/ns/demo/sa/x"},
+    "expired": {"begins": -7200, "ends": -3600},
     "root that did not sign": None,
 }
 
@@ -531,7 +534,8 @@ for i in range(6):
 
 @pytest.mark.parametrize("status", ["PERMISSION_DENIED", "UNAVAILABLE"])
 def test_a_ca_that_is_known_to_refuse_is_not_waited_for(site, fresh, status):
-    """The first connection finds it out; those that come next fail at once, with the CA's words; and once it signs, they work."""
+    """The first connection finds it out; those that come next fail at once, with the CA's words; and once it
+    signs, they work."""
     name = "refused-" + status[:4].lower()
     refused = grpc.StatusCode[status]
     site.plane.answer_certificate = lambda identity, csr: (
@@ -557,7 +561,8 @@ def test_a_ca_that_is_known_to_refuse_is_not_waited_for(site, fresh, status):
 
 
 def test_the_trust_domain_is_the_one_that_the_mesh_says(site):
-    """Whatever the agent has been told: the certificate is of the identity that the control plane knows the pod by."""
+    """Whatever the agent has been told: the certificate is of the identity that the control plane knows the
+    pod by."""
     pods = [site.mesh.pod(name, node=0, account=name) for name in ("moved", "moved2")]
     site.mesh.write()
     site.plane.set(*(site.of(p, trust_domain="second.domain") for p in pods))
@@ -646,7 +651,7 @@ def test_certificates_are_renewed_when_the_file_of_roots_changes(site, fresh):
     new, old = Authority("next root"), site.plane.authority
 
     def both(asked, csr):
-        return site.plane.good_certificate(asked, csr)[:1] + [pem(old.cert) + pem(new.cert)]
+        return [*site.plane.good_certificate(asked, csr)[:1], pem(old.cert) + pem(new.cert)]
 
     site.plane.answer_certificate = both
     with open(site.plane.root_file, "wb") as f:
@@ -701,7 +706,8 @@ def crowd(site):
 
 
 def test_a_waiting_connection_comes_before_prefetch(site, crowd):
-    """Eight calls may be under way. Of those that wait for their turn, the one that a connection waits for is the next."""
+    """Eight calls may be under way. Of those that wait for their turn, the one that a connection waits for is
+    the next."""
     ca = Held(site, "queue")
     pods = crowd("queue", 11)
     wait_for(lambda: len(ca.order) == 8, "eight calls", 8)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node that knows very many workloads, with names of real length: what it tells its control plane when a stream begins anew,
-what it keeps meanwhile and what it lets go; and peers that answer every PING and neither take nor give."""
+"""A node that knows very many workloads, with names of real length: what it tells its control plane when a
+stream begins anew, what it keeps meanwhile and what it lets go; and peers that answer every PING and neither
+take nor give."""
 
 import re
 import socket
@@ -12,6 +13,7 @@ import h2.connection
 import h2.events
 import h2.settings
 import pytest
+
 from control_plane import ADDRESS, AUTHORIZATION
 from mesh import inside, wait_for
 from plane import END
@@ -23,7 +25,8 @@ LET_GO = "let go what the control plane was not told of"
 
 
 def crowd(plane, count):
-    """(name, (version, bytes)): as a busy cluster has them. Made by hand, for protobuf's Python takes too long for 100,000."""
+    """(name, (version, bytes)): as a busy cluster has them. Made by hand, for protobuf's Python takes too
+    long for 100,000."""
     name, sample = plane.workload(
         "checkout-service-canary-europe-7c9d8b6f5d-00000000",
         "10.200.0.0",
@@ -49,7 +52,8 @@ def known(site):
 
 
 def wait_known(site, count, what, seconds=60):
-    """A page of very many is not asked for again and again: it is work for the proxy, and for this process."""
+    """A page of very many is not asked for again and again: it is work for the proxy, and for this
+    process."""
 
     def look():
         time.sleep(min(2, count / 50000))
@@ -155,8 +159,8 @@ def test_twenty_thousand_workloads_and_the_stream_ends(new_site):
 
 
 def test_a_hundred_thousand_workloads_and_the_stream_ends(new_site):
-    """The request stays below what istiod takes; what it does not name is known and served all the while, and only what has gone
-    goes."""
+    """The request stays below what istiod takes; what it does not name is known and served all the while, and
+    only what has gone goes."""
     site = new_site(BRUMA_XDS_SETTLE="4s")
     items = crowd(site.plane, 100000)
     add(site, items)
@@ -266,8 +270,8 @@ def test_a_control_plane_that_takes_less_is_told_less(new_site):
 
 
 class LazyPeer:
-    """A control plane without TLS: takes connections and answers PINGs. how: it "takes nothing" beyond the first windows, "answers
-    nothing", or "stops in the middle" of an answer."""
+    """A control plane without TLS: takes connections and answers PINGs. how: it "takes nothing" beyond the
+    first windows, "answers nothing", or "stops in the middle" of an answer."""
 
     def __init__(self, netns, port, how):
         self.how, self.connections, self.bytes = how, 0, []  # received by each
@@ -322,7 +326,8 @@ class LazyPeer:
 
 
 def lazy(site, how):
-    """Another proxy, whose control plane is such a peer. Both of its first requests are longer than a megabyte."""
+    """Another proxy, whose control plane is such a peer. Both of its first requests are longer than a
+    megabyte."""
     site.node.proxy.stop()
     site.mesh.proxy_env["XDS_ADDRESS"] = "http://127.0.0.1:17012"
     for i in range(12):
@@ -333,7 +338,8 @@ def lazy(site, how):
 
 
 def test_a_long_request_goes_to_its_end_by_itself(new_site):
-    """A window for all of it from the beginning on, a reader that is quick, and no frame that would wake up the sender."""
+    """A window for all of it from the beginning on, a reader that is quick, and no frame that would wake up
+    the sender."""
     peer = lazy(new_site(), "answers nothing")
     try:
         wait_for(lambda: peer.bytes and peer.bytes[0] > 2400000, "all of both requests", 10)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bruma-proxy under a stock CNI agent: pods named over ZDS, captured by the stock rules. Two such nodes, and one whose pods
-bruma-agent enrolls."""
+"""bruma-proxy under a stock CNI agent: pods named over ZDS, captured by the stock rules. Two such nodes, and
+one whose pods bruma-agent enrolls."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def source(pod, family):
 
 @FAMILIES
 @pytest.mark.parametrize(
-    "client,server", [("web", "shop"), ("web", "near"), ("web", "bruma"), ("bruma", "shop")]
+    ("client", "server"), [("web", "shop"), ("web", "near"), ("web", "bruma"), ("bruma", "shop")]
 )
 def test_hbone_between_pods(mesh, client, server, family):
     """Both ways between nodes of the two kinds, and within one: encrypted, and the server sees its client."""
@@ -144,7 +144,7 @@ print(f.readline().decode().strip())
         assert client.python(code, mesh.shop.ip).split("\n")[:2] == ["220 welcome", "250 helo"], client.name
 
 
-@pytest.mark.parametrize("client,server", [("web", "shop"), ("web", "bruma"), ("outside", "shop")])
+@pytest.mark.parametrize(("client", "server"), [("web", "shop"), ("web", "bruma"), ("outside", "shop")])
 def test_64_mebibytes_and_half_close(mesh, client, server):
     assert (
         getattr(mesh, client).python(SEND, getattr(mesh, server).ip, 9000, 64, timeout=120).strip() == "same"
@@ -200,9 +200,10 @@ for i in range(rounds):
 
 
 def test_plaintext_connections_never_meet_their_own_delivery(mesh):
-    """The delivery must not come from a port that a live connection of the same client has: conntrack, and the pod, would take the
-    one for the other. A narrow range of ports makes that likely instead of rare. (Not narrower: the kernel gives connect() and
-    bind() different halves of it, and connections that have ended hold their ports for a minute.)"""
+    """The delivery must not come from a port that a live connection of the same client has: conntrack, and
+    the pod, would take the one for the other. A narrow range of ports makes that likely instead of rare. (Not
+    narrower: the kernel gives connect() and bind() different halves of it, and connections that have ended
+    hold their ports for a minute.)"""
     for pod in (mesh.outside, mesh.shop):
         with inside(pod.netns), open("/proc/sys/net/ipv4/ip_local_port_range", "w") as f:
             f.write("40000 43999")
@@ -242,7 +243,8 @@ def test_probes_of_the_node_go_to_the_application(mesh):
 
 
 def test_a_destination_that_is_not_the_pods_is_not_delivered(mesh):
-    """A neighbour may send packets for anybody to the pod, and the rules redirect them. The pod is no way to others."""
+    """A neighbour may send packets for anybody to the pod, and the rules redirect them. The pod is no way to
+    others."""
     sh("ip", "-n", mesh.outside.netns, "route", "add", "203.0.113.7", "via", mesh.shop.ip)
     try:
         assert mesh.outside.python(REFUSED, "203.0.113.7", 8080).split()[0] in ("ConnectionResetError", "end")
@@ -257,7 +259,8 @@ def test_a_destination_that_is_not_the_pods_is_not_delivered(mesh):
 
 
 def test_policy_denies_tunnels_and_plaintext(mesh):
-    """Deny by identity and by address; then everybody is let in again. A live connection is cut by the change."""
+    """Deny by identity and by address; then everybody is let in again. A live connection is cut by the
+    change."""
     hold = mesh.web.popen(
         "/usr/bin/python3",
         "-u",

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both sides of ZDS in this tree against each other: bruma-proxy as the node proxy that bruma-agent's --zds-socket is for. Nobody
-needs the pair, but each side must do with any good partner. Its connections are not redirected by rules, so conntrack knows
-nothing of them, and the proxy must take the local address for the destination."""
+"""Both sides of ZDS in this tree against each other: bruma-proxy as the node proxy that bruma-agent's
+--zds-socket is for. Nobody needs the pair, but each side must do with any good partner. Its connections are
+not redirected by rules, so conntrack knows nothing of them, and the proxy must take the local address for the
+destination."""
 
 import pytest
 

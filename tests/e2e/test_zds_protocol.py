@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bruma-proxy does with the messages of a CNI agent (ZDS): the rows of the conformance list, bad messages, restarts of either
-side. One node; the pods' traffic is in test_zds_client.py."""
+"""What bruma-proxy does with the messages of a CNI agent (ZDS): the rows of the conformance list, bad
+messages, restarts of either side. One node; the pods' traffic is in test_zds_client.py."""
 
 import glob
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -67,7 +66,8 @@ def descriptors(process, of=None):
 
 
 def at_rest(node):
-    """The calls of the start are over, for certificates too, and connections to the readiness page have ended."""
+    """The calls of the start are over, for certificates too, and connections to the readiness page have
+    ended."""
 
     def quiet():
         certificates = node.config_dump()["certificates"]
@@ -84,7 +84,8 @@ def at_rest(node):
 
 
 def same_descriptors(process, before):
-    """No more than before, and as many network namespaces. Connections to the readiness page end a moment later."""
+    """No more than before, and as many network namespaces. Connections to the readiness page end a moment
+    later."""
     wait_for(lambda: len(descriptors(process)) <= len(before), "no descriptor more than before", 5)
     assert len(descriptors(process, "net:")) == len([x for x in before if x.startswith("net:")])
 
@@ -405,7 +406,8 @@ def test_bad_message(hostile, name):
 
 @pytest.mark.parametrize("case", ["no netns", "the proxy's own", "a slash in the account", "no name"])
 def test_add_that_can_never_work(hostile, case):
-    """Refused with the reason, the connection lives, readiness says so; forgotten when the agent takes it back."""
+    """Refused with the reason, the connection lives, readiness says so; forgotten when the agent takes it
+    back."""
     link, node = hostile.link, hostile.node
     before = descriptors(node.proxy)
     with inside(node.netns):
@@ -413,7 +415,7 @@ def test_add_that_can_never_work(hostile, case):
         fd = os.open(path, os.O_RDONLY)
     name, account = "" if case == "no name" else "x", "a/b" if "slash" in case else "x"
     try:
-        with pytest.raises(Refused, match="namespace|slash"):
+        with pytest.raises(Refused, match=r"namespace|slash"):
             link.ask(add_message("uid-x", name, "demo", account), [fd])
     finally:
         os.close(fd)
@@ -431,7 +433,7 @@ def test_an_agent_that_hangs_up_before_the_snapshot_is_not_stormed(hostile):
         try:
             agent.accept(0.5).close()
             count += 1
-        except socket.timeout:
+        except TimeoutError:
             pass
     assert 3 < count < 15, count
     agent.connections.clear()
@@ -456,7 +458,8 @@ def restart(mesh, **env):
 
 
 def test_settings_of_pods_sockets(mesh):
-    """Without spoofing the application sees its own pod; without IPv6 the listeners are IPv4's; another mark is used everywhere."""
+    """Without spoofing the application sees its own pod; without IPv6 the listeners are IPv4's; another mark
+    is used everywhere."""
     with inside(mesh.shop.netns), open("/proc/sys/net/core/somaxconn") as f:
         longest = f.read().strip()
     assert f" {longest} " in listener(mesh.shop, 15008).replace("  ", " ") + " ", listener(mesh.shop, 15008)
@@ -531,7 +534,8 @@ def test_dns_capture_is_warned_of(mesh):
 
 
 def test_sigterm_drains(mesh):
-    """It lets go of the agent, of the listeners and of idle connections at once, and lets the others end by themselves."""
+    """It lets go of the agent, of the listeners and of idle connections at once, and lets the others end by
+    themselves."""
     restart(mesh, TERMINATION_GRACE_PERIOD_SECONDS="12")
     mesh.shop.server(ECHO, "8080")
     old = hold(mesh.outside, mesh.shop)

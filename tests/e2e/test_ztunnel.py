@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real ztunnel under Bruma's steering, whose program BRUMA_ZTUNNEL names, and Bruma's proxy on the other node."""
+"""A real ztunnel under Bruma's steering, whose program BRUMA_ZTUNNEL names, and Bruma's proxy on the other
+node."""
 
 import re
 import signal
@@ -81,7 +82,7 @@ def test_ztunnel_and_a_closed_port(ztunnel, six):
 
 
 def test_ztunnel_and_policy(ztunnel):
-    m, zt = ztunnel
+    m, _zt = ztunnel
     rule = [[[{"principals": [{"Exact": m.shop.identity.removeprefix("spiffe://")}]}]]]
     m.policies = [
         {
@@ -152,7 +153,8 @@ print(len(good))
 
 
 def test_ztunnel_ports_of_the_application_and_of_its_proxy_never_meet(ztunnel):
-    """Passed on under the same address to the same place: each time one of them had the other's port it hung, once in thousands."""
+    """Passed on under the same address to the same place: each time one of them had the other's port it hung,
+    once in thousands."""
     m, _ = ztunnel
     for address in (m.far.ip, m.far.ip6):
         assert m.web.python(BURST, address, str(PORT), "800", timeout=200).strip() == "6400"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What passes a node: every TCP segment on every link of its namespace, so on the link between the nodes and at each pod's own.
+"""What passes a node: every TCP segment on every link of its namespace, so on the link between the nodes and
+at each pod's own.
 
 with Wire(node) as wire:
     ...
@@ -29,7 +30,8 @@ HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY = 0, 43, 44
 
 
 def skip_extensions(frame, at, protocol):
-    """Past the extension headers of IPv6: (offset, protocol) of what they stand before. Of a later fragment: (offset, None)."""
+    """Past the extension headers of IPv6: (offset, protocol) of what they stand before. Of a later fragment:
+    (offset, None)."""
     while (
         protocol in (HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY)
         and len(frame) >= at + 8
@@ -48,8 +50,8 @@ def skip_extensions(frame, at, protocol):
 
 
 def parse(frame):
-    """(protocol, Segment) of a frame without a VLAN tag; None if it is something else. With a routing header or a source route the
-    segment's destination is where the packet goes next."""
+    """(protocol, Segment) of a frame without a VLAN tag; None if it is something else. With a routing header
+    or a source route the segment's destination is where the packet goes next."""
     kind = int.from_bytes(frame[12:14], "big")
     if kind == ETH_P_IP:
         at, protocol = 14 + (frame[14] & 15) * 4, frame[23]
@@ -97,7 +99,8 @@ class Wire:
                 self.fences.add(found[1].payload.decode(errors="replace"))
 
     def fence(self, name=None):
-        """Waits until everything that has passed so far has been looked at: a datagram that comes after it was."""
+        """Waits until everything that has passed so far has been looked at: a datagram that comes after it
+        was."""
         self.count += 1
         name = name or f"fence-{os.getpid()}-{self.count}"
         self.sender.sendto(name.encode(), ("127.0.0.1", FENCE_PORT))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other side of bruma-proxy's ZDS: a CNI agent that a test drives message by message, and a node whose pods are captured by
-the stock rule set (tests/data/capture, as saved in a pod of a real cluster). Nothing here shares code with the proxy.
+"""The other side of bruma-proxy's ZDS: a CNI agent that a test drives message by message, and a node whose
+pods are captured by the stock rule set (tests/data/capture, as saved in a pod of a real cluster). Nothing
+here shares code with the proxy.
 
     with Mesh(nodes=2, node_kinds=[ZdsNode, ZdsNode]) as mesh: ...
 """
@@ -168,8 +169,9 @@ class CniAgent:
 
 
 class ZdsNode(Node):
-    """bruma-agent serves the mesh's state here and nothing else: it knows no pod of this node, so certificates come from a CA of
-    the tests that has the mesh's key. Pods come from the test, as from a stock CNI agent."""
+    """bruma-agent serves the mesh's state here and nothing else: it knows no pod of this node, so
+    certificates come from a CA of the tests that has the mesh's key. Pods come from the test, as from a stock
+    CNI agent."""
 
     def __init__(self, mesh, number):
         super().__init__(mesh, number)
@@ -202,7 +204,8 @@ class ZdsNode(Node):
         return self.proxy
 
     def start_second_proxy(self):
-        """Beside the first, with ports of its own for admin pages: (process, its connection). Nothing is told to it yet."""
+        """Beside the first, with ports of its own for admin pages: (process, its connection). Nothing is told
+        to it yet."""
         env = {
             **self.proxy_env(),
             "BRUMA_ADMIN_PORT": "0",

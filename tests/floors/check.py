@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Calls go one way: reads from the objects of a build who calls whom, and from the sources who includes whose headers, and holds it
-against floors.txt. Headers of a program's own folder, such as proxy/proxy.h, are everybody's: they say which parts there are.
+"""Calls go one way: reads from the objects of a build who calls whom, and from the sources who includes whose
+headers, and holds it against floors.txt. Headers of a program's own folder, such as proxy/proxy.h, are
+everybody's: they say which parts there are.
 
     tests/floors/check.py BUILD      prints what goes up or sideways, and circles among the files of lib; status 1 if any
 """
@@ -27,7 +28,7 @@ def floors():
                 program = found.setdefault(line.strip("[]"), {})
             elif line:
                 number = max(program.values(), default=-1) + 1
-                program.update({room: number for room in line.split()})
+                program.update(dict.fromkeys(line.split(), number))
     return found
 
 
@@ -57,7 +58,7 @@ def calls(build, program):
     for source, path in objects(build):
         if source.startswith(program + "/") and source.endswith(".c"):
             has, wants = symbols(path)
-            defined.update({name: source for name in has})
+            defined.update(dict.fromkeys(has, source))
             wanted[source] |= wants
     return sorted(
         (source, defined[name], name)
@@ -128,7 +129,7 @@ def main():
                 wrong.append(f"{source} calls {name}() of {target}: {b} is not below {a}")
         for source, header in taken:
             a, b = room(program, source), room(program, header)
-            if a != b and b != "." and floor[b] <= floor[a]:
+            if b not in (a, ".") and floor[b] <= floor[a]:
                 wrong.append(f"{source} includes {header}: {b} is not below {a}")
         if program == "lib":
             wrong += [

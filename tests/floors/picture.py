@@ -48,7 +48,7 @@ def read():
                 floors = found.setdefault(rooms[0].strip("[]"), [])
             elif rooms:
                 words = [w.strip() for w in words.split(";", len(rooms) - 1)]
-                floors.append(list(zip(rooms, words + [""] * len(rooms))))
+                floors.append(list(zip(rooms, words + [""] * len(rooms), strict=False)))
     return found
 
 

@@ -8,7 +8,8 @@ from support.system import Process, run, wait_for
 
 
 class Capture:
-    """with Capture(node, file) as c: ... ; then c.bytes, c.packets(filter), c.holds(text). link: of the namespace node.netns"""
+    """with Capture(node, file) as c: ... ; then c.bytes, c.packets(filter), c.holds(text). link: of the
+    namespace node.netns"""
 
     what = "tcp"
 
@@ -16,8 +17,8 @@ class Capture:
         self.node, self.path, self.link = node, path, link
 
     def __enter__(self):
-        # AppArmor, where it is on, lets the distributions' tcpdump write to files of certain names, and takes away an output
-        # that it inherits if its file has another one: *.pcap and *.pcap<digit>* pass.
+        # AppArmor, where it is on, lets the distributions' tcpdump write to files of certain names, and takes
+        # away an output that it inherits if its file has another one: *.pcap and *.pcap<digit>* pass.
         self.process = Process(
             [
                 "tcpdump",

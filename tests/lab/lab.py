@@ -5,16 +5,18 @@
 import argparse
 import os
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
 
 LAB = os.path.dirname(os.path.abspath(__file__))
 sys.path.append(os.path.dirname(LAB))
 
-import world  # noqa: E402
-from show import Show  # noqa: E402
-from steps import Steps  # noqa: E402
-from support import waypoint  # noqa: E402
+import world
+from show import Show
+from steps import Steps
+from support import waypoint
 
 GUIDE = """
 The lab is up. Things to try (build directory {build}):
@@ -37,11 +39,11 @@ The lab is up. Things to try (build directory {build}):
   metrics                            nsenter --net=/run/netns/bruma-lab-n1 curl -s localhost:15020/metrics
   break something                    nsenter --net=/run/netns/bruma-lab-web ip rule del pref 32764      (n1/agent.log tells)
                                      kill -9 {agent}          (n1's agent; traffic does not notice)
-"""
+"""  # noqa: E501
 
 WAYPOINT_GUIDE = """  through the waypoint               curl http://{books}/ in web, with -X DELETE too; {run}/waypoint/envoy.log has Envoy's view,
                                      {run}/waypoint/waypoint.yaml its configuration
-"""
+"""  # noqa: E501
 
 LAST_GUIDE = """
   take it all away                   {lab} down
@@ -146,9 +148,6 @@ def main():
 
 def keep_logs(show):
     """Of a lab that failed and is taken down."""
-    import shutil
-    import tempfile
-
     if not os.path.isdir(world.RUN):
         return
     target = tempfile.mkdtemp(prefix="bruma-lab-logs-")

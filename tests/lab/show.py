@@ -40,7 +40,8 @@ class Show:
             self.say(f"       | {line}")
 
     def step(self, title, function):
-        """Runs one step. It returns a short text of what was seen; an exception is its failure. True if it passed."""
+        """Runs one step. It returns a short text of what was seen; an exception is its failure. True if it
+        passed."""
         self.number += 1
         self.say(f"[{self.number:2}/{self.steps}] {title}")
         started = time.monotonic()

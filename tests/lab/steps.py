@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demonstrations. Each does something in the lab, prints what was seen, and returns that in a few words; what was
-not as it should be is a Failed that says what was seen instead."""
+"""The demonstrations. Each does something in the lab, prints what was seen, and returns that in a few words;
+what was not as it should be is a Failed that says what was seen instead."""
 
 import hashlib
 import json
@@ -10,10 +10,9 @@ import time
 
 from access_log import AccessLog
 from capture import Capture
-from world import BOOKS4, BOOKS6, DOWNLOAD_BYTES, HOST, RUN, VIP4, VIP6
-
 from support import agent
 from support.system import Failed, run, wait_for
+from world import BOOKS4, BOOKS6, DOWNLOAD_BYTES, HOST, RUN, VIP4, VIP6
 
 
 def url(ip, port=8080, path="/"):

@@ -4,9 +4,11 @@
     bruma-lab-n1   web (client), cart (redis), intruder        bruma-lab-n2   shop (nginx), outside (nginx, not in the mesh)
                    books-2 (nginx)                                            books-1 (nginx), waypoint (Envoy)
 
-Everything is in namespaces bruma-lab-*, in /run/bruma-lab, in a cgroup "bruma-lab" and in a pin directory "bruma-lab".
+Everything is in namespaces bruma-lab-*, in /run/bruma-lab, in a cgroup "bruma-lab" and in a pin directory
+"bruma-lab".
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -313,10 +315,8 @@ def _end(pids):
     """SIGTERM, then SIGKILL for those that take more than a few seconds."""
     for sig, patience in ((signal.SIGTERM, 4), (signal.SIGKILL, 4)):
         for pid in pids:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sig)
-            except ProcessLookupError:
-                pass
         deadline = time.monotonic() + patience
         while pids and time.monotonic() < deadline:
             pids = {pid for pid in pids if _alive(pid)}
@@ -327,10 +327,8 @@ def _end(pids):
 
 
 def _alive(pid):
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # one of ours, if the lab is still running
-    except ChildProcessError:
-        pass
     try:
         with open(f"/proc/{pid}/stat") as f:
             return f.read().rpartition(")")[2].split()[0] != "Z"

@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lab, the bench and the e2e tests share: namespaces, processes, cgroups, a CNI runtime, mesh nodes."""
+"""What the lab, the bench and the e2e tests share: namespaces, processes, cgroups, a CNI runtime, mesh
+nodes."""

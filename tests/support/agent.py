@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions to a running agent and proxy, over their own sockets (include/bruma/protocol.h), without brumactl."""
+"""Questions to a running agent and proxy, over their own sockets (include/bruma/protocol.h), without
+brumactl."""
 
 import json
 import socket

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every certificate of the tests carries, as a real CA's do: Python 3.13 and others that verify strictly refuse those
-without (VERIFY_X509_STRICT)."""
+"""What every certificate of the tests carries, as a real CA's do: Python 3.13 and others that verify strictly
+refuse those without (VERIFY_X509_STRICT)."""
 
 from cryptography import x509
 
@@ -20,7 +20,8 @@ def usage(*, ca):
 
 
 def usual(builder, key, issuer_key, *, ca):
-    """The builder with basic constraints, key usage and both key identifiers; keys are public ones. Of a root its own twice."""
+    """The builder with basic constraints, key usage and both key identifiers; keys are public ones. Of a root
+    its own twice."""
     return (
         builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(usage(ca=ca), critical=True)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small CNI runtime: runs a network's plugins one after another as container runtimes do.
 
-Each plugin gets the network's name and version, its own entry and the result of the plugin before it; what the last
-one answered is cached and given to CHECK and DEL, which runs the chain backwards. DEL always goes through the whole
-chain and tells of the first error at its end.
+Each plugin gets the network's name and version, its own entry and the result of the plugin before it; what
+the last one answered is cached and given to CHECK and DEL, which runs the chain backwards. DEL always goes
+through the whole chain and tells of the first error at its end.
 """
 
 import json
@@ -32,8 +32,8 @@ class Runtime:
         os.makedirs(cache, exist_ok=True)
 
     def add(self, container, netns, namespace="", name="", uid="", ips=(), ifname="eth0"):
-        """Returns the last plugin's result. If one fails, the chain is deleted again, as runtimes do. ips ("a.b.c.d/n")
-        are asked for through the capability of that name."""
+        """Returns the last plugin's result. If one fails, the chain is deleted again, as runtimes do. ips
+        ("a.b.c.d/n") are asked for through the capability of that name."""
         result = None
         try:
             for plugin in self.conflist["plugins"]:

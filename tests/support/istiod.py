@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stock istiod as a process beside a real API server. Its program is the one that BRUMA_ISTIOD names; the definitions of its
-resources are read from the charts that BRUMA_ISTIO_CHARTS names (manifests/charts of a source tree or of a release)."""
+"""A stock istiod as a process beside a real API server. Its program is the one that BRUMA_ISTIOD names; the
+definitions of its resources are read from the charts that BRUMA_ISTIO_CHARTS names (manifests/charts of a
+source tree or of a release)."""
 
 import base64
 import json

@@ -32,7 +32,8 @@ def cgroup2_root(fallback):
 
 
 def bpf_root(fallback):
-    """The BPF file system at /sys/fs/bpf, or one of our own at fallback. Returns (directory, mounted by us)."""
+    """The BPF file system at /sys/fs/bpf, or one of our own at fallback. Returns (directory, mounted by
+    us)."""
     if "/sys/fs/bpf" in mounts("bpf"):
         return "/sys/fs/bpf", False
     return mount("bpf", fallback), True

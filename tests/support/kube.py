@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Kubernetes API for tests: the real server on etcd, or a small one of our own that can misbehave (kube_small.py).
-Both run in a network namespace and are talked to over TLS with bearer tokens."""
+"""A Kubernetes API for tests: the real server on etcd, or a small one of our own that can misbehave
+(kube_small.py). Both run in a network namespace and are talked to over TLS with bearer tokens."""
 
 import contextlib
 import ctypes
@@ -156,7 +156,8 @@ class Server:
         self.merge(f"/api/v1/namespaces/{name}", labels=labels or {})
 
     def label_namespace(self, name, **labels):
-        """Values of None remove. Underlines stand for what Python does not allow: mode for istio.io/dataplane-mode."""
+        """Values of None remove. Underlines stand for what Python does not allow: mode for
+        istio.io/dataplane-mode."""
         return self.merge(f"/api/v1/namespaces/{name}", labels={dataplane(k): v for k, v in labels.items()})
 
     def create(self, path, kind, name, namespace=None, **fields):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the Kubernetes API that the agent uses, small enough to misbehave on demand: versions that are forgotten,
-streams that are cut, lines of garbage, answers that never come. What it keeps and answers follows the real one."""
+"""The part of the Kubernetes API that the agent uses, small enough to misbehave on demand: versions that are
+forgotten, streams that are cut, lines of garbage, answers that never come. What it keeps and answers follows
+the real one."""
 
 import collections
+import contextlib
 import http.server
 import json
 import re
@@ -90,10 +92,8 @@ class SmallServer(kube.Server):
             watchers, self.watchers = self.watchers, []
         for w in watchers:
             w.broken = True
-            try:
+            with contextlib.suppress(OSError):
                 w.connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def say(self, kind, data):
         """Raw bytes to all watches of "pods" or "namespaces"."""
@@ -187,11 +187,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if not self.allowed():
             return
-        if (
-            "/daemonsets/" in self.path
-            and self.fault("daemonset")
-            or "/nodes/" in self.path
-            and self.fault("node")
+        if ("/daemonsets/" in self.path and self.fault("daemonset")) or (
+            "/nodes/" in self.path and self.fault("node")
         ):
             return
         url = urllib.parse.urlsplit(self.path)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network namespaces and links. The caller chooses names; nothing here touches namespaces it was not told of."""
+"""Network namespaces and links. The caller chooses names; nothing here touches namespaces it was not told
+of."""
 
+import contextlib
 import os
 
 from . import kernel
@@ -35,10 +37,8 @@ def is_mounted():
 def unmount():
     """Undoes that. Does nothing if there are namespaces."""
     if run(["umount", "/run/netns"], check=False).returncode == 0:
-        try:
+        with contextlib.suppress(OSError):
             os.rmdir("/run/netns")
-        except OSError:
-            pass
 
 
 def exists(name):
@@ -80,8 +80,8 @@ def route(netns, destination, via):
 
 
 def rules_and_routes(netns):
-    """Text of all rules and routes, for comparing before and after. Not those of link-local addresses: they come by themselves,
-    a while after their device."""
+    """Text of all rules and routes, for comparing before and after. Not those of link-local addresses: they
+    come by themselves, a while after their device."""
     out = []
     for family in ("-4", "-6"):
         out.append(run(["ip", "-n", netns, family, "rule", "show"]).stdout)

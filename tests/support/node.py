@@ -3,7 +3,8 @@
 
     <prefix>n1 --uplink-- <prefix>n2      routed, IPv4 and IPv6; pods hang on each node's bridge "pods"
 
-Everything of a node is below its own directory, pin directory and cgroup, so that nodes do not know of each other.
+Everything of a node is below its own directory, pin directory and cgroup, so that nodes do not know of each
+other.
 """
 
 import os
@@ -83,8 +84,8 @@ class Pod:
 
 
 class Node:
-    """number tells addresses (1, 2, ...). directory, pin_dir and cgroup are its own; mesh_file and ca_key (a PEM file)
-    are those of the whole mesh."""
+    """number tells addresses (1, 2, ...). directory, pin_dir and cgroup are its own; mesh_file and ca_key (a
+    PEM file) are those of the whole mesh."""
 
     def __init__(
         self,

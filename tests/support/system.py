@@ -24,7 +24,8 @@ def inside(netns, argv):
 
 
 def run(argv, netns=None, check=True, timeout=60, **options):
-    """Runs to the end. Returns subprocess.CompletedProcess with text output; Failed with stderr if it fails."""
+    """Runs to the end. Returns subprocess.CompletedProcess with text output; Failed with stderr if it
+    fails."""
     argv = inside(netns, [str(a) for a in argv])
     try:
         r = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, **options)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stock Envoy as waypoint, run from what docs/waypoints.md tells people: its sample configuration and its commands."""
+"""A stock Envoy as waypoint, run from what docs/waypoints.md tells people: its sample configuration and its
+commands."""
 
 import os
 import re
@@ -56,7 +57,8 @@ def page_block(mark):
 
 
 def certificate(directory, control, ca_key, identities, account="waypoint"):
-    """cert.pem, key.pem and root.pem in the directory, by the commands of the page. identities: spiffe://.../ns/NAMESPACE/"""
+    """cert.pem, key.pem and root.pem in the directory, by the commands of the page. identities:
+    spiffe://.../ns/NAMESPACE/"""
     commands = (
         page_block("openssl x509")
         .replace(f"{EXAMPLE['control']}/ca-key.pem", ca_key)
@@ -72,7 +74,8 @@ def certificate(directory, control, ca_key, identities, account="waypoint"):
 
 
 class Waypoint:
-    """The program in one network namespace and cgroup. values: what the mesh has instead of EXAMPLE's vip4, v1 and so on."""
+    """The program in one network namespace and cgroup. values: what the mesh has instead of EXAMPLE's vip4,
+    v1 and so on."""
 
     def __init__(self, envoy, directory, netns, cgroup=None, tied=True, sample=SAMPLE, **values):
         self.envoy, self.directory, self.netns, self.cgroup, self.tied, self.sample = (
