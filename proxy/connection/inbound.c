@@ -18,12 +18,12 @@ static int describe(struct stream *s, const struct workload *local, const struct
 {
     struct worker *w = connection_worker(&s->c);
     const char *network = s->request->forwarded_network;
-    bool from_gateway = network && strcasecmp(network, w->proxy->settings.network) != 0;
+    bool from_gateway = network && strcasecmp(network, w->settings->network) != 0;
     const struct workload *source = NULL;
     int r;
 
     if (!from_gateway)
-        source = state_workload_by_address(w->proxy->state, &s->c.client.addr);
+        source = state_workload_by_address(w->state, &s->c.client.addr);
     if (source)
         workload_ref(source);
     workload_ref(local);
@@ -106,7 +106,7 @@ static void dialed(struct stream *s)
 static void dial(struct stream *s, const struct workload *local)
 {
     struct worker *w = connection_worker(&s->c);
-    const struct proxy_settings *set = &w->proxy->settings;
+    const struct proxy_settings *set = w->settings;
     struct endpoint target = s->c.destination;
     const struct addr *client = set->original_source ? &s->c.client.addr : NULL;
     bool connected;
@@ -167,7 +167,7 @@ static void judge(struct stream *s, const struct workload *local)
     char detail[256];
     int r;
 
-    route_inbound(connection_worker(&s->c)->proxy->state, local, &t->arrival, request->authority,
+    route_inbound(connection_worker(&s->c)->state, local, &t->arrival, request->authority,
                   request->authority ? strlen(request->authority) : 0, request->forwarded,
                   request->forwarded ? strlen(request->forwarded) : 0, &target);
     if (target.status == 200 && worker_pod_listens(s->c.wp, target.target.port)) {
@@ -190,7 +190,7 @@ static void judge(struct stream *s, const struct workload *local)
                       NULL);
         return;
     }
-    worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->proxy->settings.policy_timeout, decide);
+    worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->settings->policy_timeout, decide);
 }
 
 static bool check(struct waiter *waiter, bool timed_out)
@@ -226,7 +226,7 @@ static void requested(struct stream *s)
     } else if (count_headers(s) < 0) {
         stream_refuse(s, 503, BRUMA_REASON_MEMORY_BUDGET, NULL);
     } else {
-        worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->proxy->settings.source_timeout, check);
+        worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->settings->source_timeout, check);
     }
 }
 

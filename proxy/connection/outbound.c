@@ -35,7 +35,7 @@ static void request(struct stream *s, struct tunnel *t)
         tunnel_lost(s, BRUMA_REASON_HTTP2_ERROR, "CONNECT could not be sent");
     else
         loop_timer_set(connection_worker(&s->c)->loop, &s->timer,
-                       connection_worker(&s->c)->proxy->settings.answer_timeout);
+                       connection_worker(&s->c)->settings->answer_timeout);
 }
 
 static void find_tunnel(struct stream *s)
@@ -206,7 +206,7 @@ static bool check(struct waiter *waiter, bool timed_out)
     if (!s->routed && is_to_itself(s))
         s->route = (struct route){.kind = ROUTE_PASSTHROUGH, .target = s->c.destination};
     else if (!s->routed)
-        route_outbound(w->proxy->state, local, &s->c.destination, &w->random, &s->route);
+        route_outbound(w->state, local, &s->c.destination, &w->random, &s->route);
     s->routed = true;
     switch (s->route.kind) {
     case ROUTE_FAILED:
@@ -255,5 +255,5 @@ void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *clien
         stream_close(s, BRUMA_REASON_SELF_CALL, NULL, true);
         return;
     }
-    worker_wait(wp, &s->waiter, wp->worker->proxy->settings.source_timeout, check);
+    worker_wait(wp, &s->waiter, wp->worker->settings->source_timeout, check);
 }

@@ -46,7 +46,7 @@ static void go(struct plaintext_waiter *p, const struct workload *local)
         .client = p->c.client,
         .destination = p->c.destination,
         .target = p->c.destination,
-        .source = state_workload_by_address(w->proxy->state, &p->c.client.addr),
+        .source = state_workload_by_address(w->state, &p->c.client.addr),
         .upstream = local,
     };
     p->fd = -1;
@@ -83,7 +83,7 @@ static bool check(struct waiter *waiter, bool timed_out)
     struct worker_pod *wp = p->c.wp;
 
     if (worker_pod_workload(wp)) {
-        worker_wait(wp, &p->waiter, wp->worker->proxy->settings.policy_timeout, decide);
+        worker_wait(wp, &p->waiter, wp->worker->settings->policy_timeout, decide);
         return true;
     }
     if (timed_out)
@@ -132,5 +132,5 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
         return;
     }
     socket_bind_arrival(wp->worker, wp->pod, fd, client);
-    worker_wait(wp, &p->waiter, wp->worker->proxy->settings.source_timeout, check);
+    worker_wait(wp, &p->waiter, wp->worker->settings->source_timeout, check);
 }

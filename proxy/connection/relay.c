@@ -138,7 +138,7 @@ static size_t last_bytes(const struct relay *r)
 static void on_timer(struct loop_timer *timer)
 {
     struct relay *r = container_of(timer, struct relay, timer);
-    const struct proxy_settings *set = &connection_worker(&r->c)->proxy->settings;
+    const struct proxy_settings *set = connection_worker(&r->c)->settings;
     uint64_t limit = set->half_close_timeout, idle;
 
     if (!r->connected) {
@@ -204,7 +204,7 @@ static void hang_up(struct relay *r, int index, bool reset)
     free_unsent(r, side);
     side->unsent_len = 0;
     r->left = last_bytes(r);
-    loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->proxy->settings.linger_timeout);
+    loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->settings->linger_timeout);
 }
 
 /* Writes to a side; what it does not take is kept. -errno if the side is gone. */
@@ -317,7 +317,7 @@ static void pass_on_ends(struct relay *r)
         relay_close(r, BRUMA_REASON_NONE, NULL, false);
     } else if ((r->sides[FRONT].shut || r->sides[BACK].shut) && !loop_timer_armed(&r->timer)) {
         r->last_activity = loop_now(loop_of(r));
-        loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->proxy->settings.half_close_timeout);
+        loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->settings->half_close_timeout);
     }
 }
 
@@ -404,7 +404,7 @@ static bool registered(struct relay *r)
 static void dial(struct relay *r, const struct endpoint *target)
 {
     struct worker *w = connection_worker(&r->c);
-    const struct addr *client = w->proxy->settings.original_source ? &r->c.client.addr : NULL;
+    const struct addr *client = w->settings->original_source ? &r->c.client.addr : NULL;
     bool connected;
     int fd;
 
@@ -427,7 +427,7 @@ static void dial(struct relay *r, const struct endpoint *target)
         relay_close(r, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
         return;
     }
-    loop_timer_set(w->loop, &r->timer, w->proxy->settings.connect_timeout);
+    loop_timer_set(w->loop, &r->timer, w->settings->connect_timeout);
 }
 
 static void release(const struct relay_request *q)
@@ -455,7 +455,7 @@ void relay_start(const struct relay_request *q)
     r->sides[FRONT].fd = q->fd;
     loop_timer_init(&r->timer, on_timer);
     connection_init(&r->c, q->wp, q->inbound, &q->client, &q->destination, cut);
-    socket_keepalive(&q->wp->worker->proxy->settings, q->fd);
+    socket_keepalive(q->wp->worker->settings, q->fd);
     room_take(q->wp, NULL, &r->second);
     connection_describe(&r->c, q->source, q->upstream, q->service, NULL, NULL, NULL);
     connection_open(&r->c, q->inbound ? &q->destination : &q->target);

@@ -499,6 +499,8 @@ int worker_start(struct proxy *proxy, unsigned index, struct worker **ret)
     if (!w)
         return -ENOMEM;
     w->proxy = proxy;
+    w->settings = &proxy->settings;
+    w->state = proxy->state;
     w->index = index;
     list_init(&w->pods);
     list_init(&w->handshakes);
@@ -512,17 +514,17 @@ int worker_start(struct proxy *proxy, unsigned index, struct worker **ret)
         r = shared_buffer_init(&w->plain_out, "plain_out", WORKER_BUFFER);
     if (r == 0)
         r = tls_buffers_init(&w->tls, WORKER_BUFFER);
-    w->tls.max_certificate_list = (unsigned)proxy->settings.max_certificate_list;
-    w->tls.key_updates = (unsigned)proxy->settings.key_updates;
+    w->tls.max_certificate_list = (unsigned)w->settings->max_certificate_list;
+    w->tls.key_updates = (unsigned)w->settings->key_updates;
     if (r == 0)
         r = loop_new(&w->loop);
     if (r == 0)
-        r = telemetry_new(w->loop, STDOUT_FILENO, proxy->settings.log_json, &w->telemetry);
+        r = telemetry_new(w->loop, STDOUT_FILENO, w->settings->log_json, &w->telemetry);
     if (r < 0) {
         worker_free(w);
         return r;
     }
-    telemetry_limit_descriptions(w->telemetry, (unsigned)proxy->settings.peer_descriptions);
+    telemetry_limit_descriptions(w->telemetry, (unsigned)w->settings->peer_descriptions);
     loop_set_turn_end(w->loop, turn_end, w);
     loop_set_sleep_hooks(w->loop, before_sleep, after_sleep, w);
     r = -pthread_create(&w->thread, NULL, run, w);

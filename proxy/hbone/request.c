@@ -105,7 +105,7 @@ int request_respond(struct tunnel *t, struct stream *s, int status)
 
     snprintf(text, sizeof(text), "%03d", status);
     nv[0] = HEADER(":status", text, 3, NGHTTP2_NV_FLAG_NO_COPY_NAME);
-    if (status == 200 && t->wp->worker->proxy->settings.response_baggage && s->c.flow.destination) {
+    if (status == 200 && t->wp->worker->settings->response_baggage && s->c.flow.destination) {
         size_t n = baggage_format(s->c.flow.destination, baggage, sizeof(baggage));
 
         nv[len++] = HEADER("baggage", baggage, n, NGHTTP2_NV_FLAG_NO_COPY_NAME);

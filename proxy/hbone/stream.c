@@ -142,7 +142,7 @@ static void arm(struct stream *s, uint64_t limit)
 static void on_timer(struct loop_timer *timer)
 {
     struct stream *s = container_of(timer, struct stream, timer);
-    const struct proxy_settings *set = &s->c.wp->worker->proxy->settings;
+    const struct proxy_settings *set = s->c.wp->worker->settings;
     bool last_bytes = s->app_reset || !s->tunnel;
     uint64_t limit = last_bytes ? set->linger_timeout : set->half_close_timeout, idle;
 
@@ -173,7 +173,7 @@ static void on_timer(struct loop_timer *timer)
 /* Ends the stream once nothing is left to do in either direction. */
 static void finish(struct stream *s)
 {
-    const struct proxy_settings *settings = &s->c.wp->worker->proxy->settings;
+    const struct proxy_settings *settings = s->c.wp->worker->settings;
 
     if (s->remote_closed && !s->pending_len && !s->gathered_len && !s->write_closed) {
         s->write_closed = true;
@@ -215,7 +215,7 @@ static void application_reset(struct stream *s)
         aborted(s);
         return;
     }
-    arm(s, s->c.wp->worker->proxy->settings.linger_timeout);
+    arm(s, s->c.wp->worker->settings->linger_timeout);
     s->readable = s->read_hangup = true;
     tunnel_stream_readable(s->tunnel, s);
 }

@@ -151,7 +151,7 @@ static void deny_errno(struct tunnel *t, enum bruma_reason reason, int error)
  * by worker_clock_set(). */
 static void arm_ping(struct tunnel *t)
 {
-    uint64_t after = t->wp->worker->proxy->settings.ping_interval;
+    uint64_t after = t->wp->worker->settings->ping_interval;
 
     if (!t->expired) {
         int64_t left = tls_peer_time_left(&t->tls);
@@ -170,7 +170,7 @@ void tunnel_clock_set(struct tunnel *t)
 
 static void on_open_timer(struct tunnel *t)
 {
-    const struct proxy_settings *set = &t->wp->worker->proxy->settings;
+    const struct proxy_settings *set = t->wp->worker->settings;
     uint64_t now = loop_now(loop_of(t));
 
     tunnel_check_expired(t);
@@ -479,7 +479,7 @@ static void on_handshake(struct tunnel *t)
 
 static void begin_handshake(struct tunnel *t)
 {
-    const struct proxy_settings *set = &t->wp->worker->proxy->settings;
+    const struct proxy_settings *set = t->wp->worker->settings;
 
     t->state = TUNNEL_HANDSHAKING;
     /* A peer that restarts has us in its backlog, where we were accepted by its kernel alone. */
@@ -586,7 +586,7 @@ int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls
     pool_add(wp, t);
     room_take(wp, NULL, &t->room);
     worker_connection_begin(wp);
-    loop_timer_set(w->loop, &t->timer, w->proxy->settings.connect_timeout);
+    loop_timer_set(w->loop, &t->timer, w->settings->connect_timeout);
     *ret = t;
     return 0;
 }

@@ -83,5 +83,5 @@ void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, c
         return;
     }
     worker_connection_begin(wp);
-    worker_wait(wp, &a->waiter, wp->worker->proxy->settings.source_timeout, accept_check);
+    worker_wait(wp, &a->waiter, wp->worker->settings->source_timeout, accept_check);
 }

@@ -40,7 +40,7 @@ int tunnel_session_push(struct tunnel *tunnel)
  */
 static void announce_stream_limit(struct tunnel *tunnel, uint8_t *frame, size_t len)
 {
-    uint32_t limit = (uint32_t)tunnel->wp->worker->proxy->settings.max_streams;
+    uint32_t limit = (uint32_t)tunnel->wp->worker->settings->max_streams;
 
     for (size_t i = FRAME_HEADER; i + 6 <= len; i += 6) {
         if (frame[i] == 0 && frame[i + 1] == NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS) {
@@ -213,7 +213,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
         tunnel_wants_flush(tunnel);
         return 0;
     }
-    if (tunnel->streams_len >= tunnel->wp->worker->proxy->settings.max_streams) {
+    if (tunnel->streams_len >= tunnel->wp->worker->settings->max_streams) {
         nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
         tunnel_wants_flush(tunnel);
         return 0;
@@ -430,7 +430,7 @@ static int32_t at_most(unsigned long window, unsigned long most)
 
 static int32_t stream_window(const struct tunnel *tunnel)
 {
-    return at_most(tunnel->wp->worker->proxy->settings.stream_window,
+    return at_most(tunnel->wp->worker->settings->stream_window,
                    tunnel->small_windows ? SMALL_STREAM_WINDOW : INT32_MAX);
 }
 
@@ -439,7 +439,7 @@ static int set_connection_window(struct tunnel *tunnel, nghttp2_session *session
 {
     return nghttp2_session_set_local_window_size(
         session, NGHTTP2_FLAG_NONE, 0,
-        at_most(tunnel->wp->worker->proxy->settings.connection_window,
+        at_most(tunnel->wp->worker->settings->connection_window,
                 tunnel->small_windows ? SMALL_CONNECTION_WINDOW : INT32_MAX));
 }
 
@@ -460,7 +460,7 @@ void tunnel_session_windows(struct tunnel *tunnel)
 int tunnel_session_new(struct tunnel *tunnel)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    const struct proxy_settings *set = &tunnel->wp->worker->proxy->settings;
+    const struct proxy_settings *set = tunnel->wp->worker->settings;
     nghttp2_settings_entry client[] = {
         {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t)stream_window(tunnel)},

@@ -30,8 +30,7 @@ static void forget_stream(struct tunnel *t, struct stream *s)
 
 unsigned tunnel_capacity(const struct tunnel *t)
 {
-    unsigned cap = (unsigned)t->wp->worker->proxy->settings.pool_max_streams,
-             used = t->streams_len + t->queue_len;
+    unsigned cap = (unsigned)t->wp->worker->settings->pool_max_streams, used = t->streams_len + t->queue_len;
 
     if (t->state == TUNNEL_DEAD || t->closing || t->goaway || t->refused_streams ||
         (t->state == TUNNEL_OPEN && tls_peer_expired(&t->tls)))

@@ -87,7 +87,7 @@ static bool may_end(const struct parting_request *q)
 static void go(struct parting *p)
 {
     struct worker *w = p->q.wp->worker;
-    uint64_t limit = w->proxy->settings.linger_timeout, now = loop_now(w->loop);
+    uint64_t limit = w->settings->linger_timeout, now = loop_now(w->loop);
     size_t left = push(&p->q);
 
     if (!left && may_end(&p->q)) {

@@ -295,7 +295,7 @@ int socket_dial(struct worker *worker, struct pod *pod, const struct endpoint *t
 
     if (fd < 0)
         return fd;
-    socket_keepalive(&worker->proxy->settings, fd);
+    socket_keepalive(worker->settings, fd);
     r = exempt(worker->proxy, fd);
     if (r < 0)
         return r; /* never let our own socket be captured: it would come back to us */

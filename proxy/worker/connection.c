@@ -122,7 +122,7 @@ enum connection_verdict connection_judge(struct connection *c, bool final, enum 
     const struct workload *local = worker_pod_workload(c->wp);
     struct policy_verdict verdict;
 
-    policy_check(c->wp->worker->proxy->state, local ? local : c->flow.destination, &request, &verdict);
+    policy_check(c->wp->worker->state, local ? local : c->flow.destination, &request, &verdict);
     if (verdict.unknown && !final)
         return CONNECTION_UNDECIDED;
     if (verdict.allowed)

@@ -18,7 +18,7 @@ static unsigned share(const struct worker *w, unsigned long all)
 
 void handshake_begin(struct worker_pod *wp, struct handshake *h)
 {
-    const struct proxy_settings *s = &wp->worker->proxy->settings;
+    const struct proxy_settings *s = wp->worker->settings;
     struct worker *w = wp->worker;
     struct handshake *oldest;
 

@@ -36,7 +36,7 @@ void room_give(struct worker_pod *wp, const struct addr *peer, struct room *room
 
 bool room_is_left(const struct worker_pod *wp, const struct room *room, enum bruma_reason *ret_reason)
 {
-    const struct proxy_settings *s = &wp->worker->proxy->settings;
+    const struct proxy_settings *s = wp->worker->settings;
 
     if ((unsigned long)atomic_load_explicit(&wp->pod->descriptors, memory_order_relaxed) >
         s->max_pod_descriptors) {

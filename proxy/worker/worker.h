@@ -20,6 +20,8 @@ struct mnl_socket;
 
 struct worker {
     struct proxy *proxy;
+    const struct proxy_settings *settings;
+    const struct state *state; /* the mesh, read by RCU */
     unsigned index;
     pthread_t thread;
     struct loop *loop; /* loop_post() from any thread */

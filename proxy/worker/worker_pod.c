@@ -28,7 +28,7 @@ const struct workload *worker_pod_workload(struct worker_pod *wp)
     if (!wp->local_stale)
         return wp->local;
     wp->local_stale = false;
-    found = state_find_local(wp->worker->proxy->state, pod->namespace, pod->name, pod->service_account);
+    found = state_find_local(wp->worker->state, pod->namespace, pod->name, pod->service_account);
     if (found != wp->local) {
         if (found)
             workload_ref(found);

@@ -53,7 +53,7 @@ void worker_check_waiting(struct worker_pod *wp)
  * arrived yet, or one that went is still named. Returns how much longer it may live so. */
 static uint64_t patience(struct connection *c)
 {
-    uint64_t limit = c->wp->worker->proxy->settings.policy_timeout, now = loop_now(c->wp->worker->loop);
+    uint64_t limit = c->wp->worker->settings->policy_timeout, now = loop_now(c->wp->worker->loop);
     uint64_t waited = c->policy_missing_since ? now - c->policy_missing_since : 0;
 
     if (!c->policy_missing_since)
