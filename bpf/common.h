@@ -39,9 +39,9 @@ struct {
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } pod_counters SEC(".maps");
 
-/* A hash, so that a dump shows the reasons by name (keys of an array are numbers), and those alone that have
- * happened. Its size does not follow the list of reasons: it would not fit what an older version has pinned.
- */
+/* A hash, so that a dump shows the reasons by name (keys of an array are numbers), and those alone that
+ * have happened. Its size does not follow the list of reasons: it would not fit what an older version
+ * has pinned. */
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_HASH);
     __uint(max_entries, BRUMA_MAX_FAILURES);
@@ -50,6 +50,7 @@ struct {
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } failures SEC(".maps");
 
+/* One more of that reason, now, on this CPU. */
 static __always_inline void count_failure(enum bruma_reason reason)
 {
     enum bruma_reason key = reason;
@@ -91,6 +92,7 @@ static __always_inline void address_from_v4(struct bruma_address *a, __u32 v4)
     words[3] = v4;
 }
 
+/* The four words of an IPv6 address, each in network order. */
 static __always_inline void address_from_words(struct bruma_address *a, __u32 w0, __u32 w1, __u32 w2,
                                                __u32 w3)
 {
@@ -102,6 +104,7 @@ static __always_inline void address_from_words(struct bruma_address *a, __u32 w0
     words[3] = w3;
 }
 
+/* 1 if they are the same address, else 0. */
 static __always_inline int address_equal(const struct bruma_address *a, const struct bruma_address *b)
 {
     const __u64 *x = (const __u64 *)a->bytes, *y = (const __u64 *)b->bytes;
@@ -109,6 +112,7 @@ static __always_inline int address_equal(const struct bruma_address *a, const st
     return x[0] == y[0] && x[1] == y[1];
 }
 
+/* 1 for a mapped IPv4 address, else 0. */
 static __always_inline int address_is_v4(const struct bruma_address *a)
 {
     const __u32 *words = (const __u32 *)a->bytes;
@@ -116,7 +120,7 @@ static __always_inline int address_is_v4(const struct bruma_address *a)
     return !words[0] && !words[1] && words[2] == bpf_htonl(0xffff);
 }
 
-/* Loopback and unspecified (which means loopback to connect()), of both families. */
+/* 1 for loopback and unspecified (which means loopback to connect()), of both families, else 0. */
 static __always_inline int address_is_local_host(const struct bruma_address *a)
 {
     const __u32 *words = (const __u32 *)a->bytes;
@@ -126,12 +130,13 @@ static __always_inline int address_is_local_host(const struct bruma_address *a)
     return !words[0] && !words[1] && !words[2] && (!words[3] || words[3] == bpf_htonl(1));
 }
 
-/* fe80::/10 */
+/* 1 for fe80::/10, else 0. */
 static __always_inline int address_is_link_local6(const struct bruma_address *a)
 {
     return a->bytes[0] == 0xfe && (a->bytes[1] & 0xc0) == 0x80;
 }
 
+/* 1 if the address is one of the pod's, else 0; also 1 for all zero if the pod has an unused entry. */
 static __always_inline int pod_owns(const struct bruma_pod *pod, const struct bruma_address *a)
 {
 #pragma unroll

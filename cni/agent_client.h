@@ -5,7 +5,8 @@
 
 #include "cni/request.h"
 
-/* Each asks the agent and waits for its answer within the configured time. -errno with *error filled. */
+/* Each asks the agent and waits for its answer within the configured time. 0, or -errno with *error
+ * filled; error->unreachable is true where no agent has answered. */
 int agent_add(const struct cni_request *request, struct cni_error *error);
 int agent_del(const struct cni_request *request, struct cni_error *error);
 int agent_check(const struct cni_request *request, struct cni_error *error);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The file BRUMA_DECISIONS (bruma/protocol.h), for a node whose agent does not answer. */
 #ifndef CNI_DECISIONS_H
 #define CNI_DECISIONS_H
 

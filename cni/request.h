@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* CNI_COMMAND. */
 enum cni_command { CNI_ADD, CNI_DEL, CNI_CHECK, CNI_GC, CNI_STATUS, CNI_VERSION };
 
 /* Codes of error results (contract 14.3). */
@@ -23,12 +24,14 @@ enum cni_code {
     CNI_CAPTURE_BROKEN = 100, /* ours: CHECK found the pod's capture broken */
 };
 
+/* What the plugin answers with when it fails; zeroed at first. */
 struct cni_error {
     enum cni_code code;
     char message[256], details[256];
     bool unreachable; /* no agent has answered at all */
 };
 
+/* Who has it clears it (cni_request_clear()). The texts of the environment are the environment's. */
 struct cni_request {
     enum cni_command command;
     const char *container_id, *netns, *ifname; /* "" where the command has none */
@@ -48,17 +51,20 @@ struct cni_request {
 #define CNI_VERSIONS "0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"
 #define CNI_LATEST   "1.1.0"
 
+/* Whether version is one of CNI_VERSIONS. */
 bool cni_version_known(const char *version);
 
-/* Fills the request from the environment and text, which it takes (malloc'd, NUL-terminated; len without the
- * NUL). On failure *error says what and which. */
+/* Fills the request from the environment and text, which it takes, also on failure (malloc'd,
+ * NUL-terminated; len without the NUL). 0, or -EINVAL: *error says what and which. */
 int cni_request_parse(char *text, size_t len, struct cni_request *ret, struct cni_error *error);
+/* Frees what it owns, and empties it. */
 void cni_request_clear(struct cni_request *request);
 
-/* A namespace that the configuration leaves alone. */
+/* Whether the configuration leaves the pod's namespace alone. */
 bool cni_request_excluded(const struct cni_request *request);
 
-/* Addresses of prevResult, as they stand there ("10.0.0.2/24"), in a new array; empty if there are none. */
+/* Addresses of prevResult, as they stand there ("10.0.0.2/24"), in a new array, empty if there are
+ * none. The caller owns it; NULL without memory. */
 json_t *cni_request_addresses(const struct cni_request *request);
 
 #endif

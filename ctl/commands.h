@@ -1,23 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The commands of brumactl. Each prints and returns an exit code (source.h). */
+/* The commands of brumactl. Each prints to stdout, complaints to stderr, and returns an exit code
+ * (ctl/source.h). argv: what stands behind the command. */
 #ifndef CTL_COMMANDS_H
 #define CTL_COMMANDS_H
 
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 
+/* Options of all commands. */
 struct ctl_options {
-    const char *run_dir;
-    bool json;
+    const char *run_dir; /* where the sockets are */
+    bool json;           /* JSON instead of tables */
 };
 
+/* What the agent and the proxy say of themselves. */
 int command_status(const struct ctl_options *options, int argc, char **argv);
+/* The agent's pods. */
 int command_pods(const struct ctl_options *options, int argc, char **argv);
+/* The agent's checks; CTL_PROBLEM if one has found something. */
 int command_doctor(const struct ctl_options *options, int argc, char **argv);
 /* NAMESPACE/POD, NAMESPACE/POD IP:PORT, or the name of a reason. */
 int command_explain(const struct ctl_options *options, int argc, char **argv);
+/* The proxy's connections. */
 int command_connections(const struct ctl_options *options, int argc, char **argv);
+/* The policies that the proxy knows. */
 int command_policy(const struct ctl_options *options, int argc, char **argv);
+/* The certificates that the proxy has. */
 int command_identities(const struct ctl_options *options, int argc, char **argv);
 /* [--markdown]: the whole list of reasons. */
 int command_reasons(const struct ctl_options *options, int argc, char **argv);

@@ -8,20 +8,23 @@
 /* Exit codes of brumactl. */
 enum { CTL_OK = 0, CTL_PROBLEM = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3 };
 
-/* Asks the agent; *ret is an array of the items. argument: value of the key "pod", or NULL. Prints to stderr
- * what failed; CTL_OK, CTL_PROBLEM (the agent answered with an error) or CTL_UNREACHABLE. */
+/* Asks the agent; *ret is an array of the items, which the caller deletes. argument: value of the key
+ * "pod", or NULL. Prints to stderr what failed, and returns an exit code: CTL_OK, CTL_PROBLEM (the
+ * agent answered with an error) or CTL_UNREACHABLE. */
 int agent_query(const char *run_dir, const char *op, const char *argument, cJSON **ret);
 
-/* The proxy's config dump. CTL_OK or CTL_UNREACHABLE, with the reason on stderr. */
+/* The proxy's config dump, which the caller deletes. Exit code CTL_OK, or CTL_UNREACHABLE with the
+ * reason on stderr. */
 int proxy_dump(const char *run_dir, cJSON **ret);
 
 /* What the destination's policies say of a connection from ("IP:PORT") to ("IP:PORT"),
- * {"allowed","policy","text"}; identity "": without mutual TLS. CTL_PROBLEM, and nothing is printed, if the
- * proxy cannot tell. */
+ * {"allowed","policy","text"}, which the caller deletes; identity "": without mutual TLS. An exit code:
+ * CTL_OK, CTL_UNREACHABLE, or CTL_PROBLEM, and nothing is printed, if the proxy cannot tell. */
 int proxy_verdict(const char *run_dir, const char *identity, const char *from, const char *to, cJSON **ret);
 
-/* Text of a key, "" where there is none. */
+/* Text of a key, "" where there is none (never NULL); the object owns it. */
 const char *text_of(const cJSON *object, const char *key);
+/* Number of a key, 0 where there is none. */
 double number_of(const cJSON *object, const char *key);
 
 #endif

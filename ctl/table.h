@@ -6,16 +6,17 @@
 #include <stddef.h>
 #include <stdio.h>
 
-#define TABLE_COLUMNS_MAX 10
+#define TABLE_COLUMNS_MAX 10 /* columns */
 
 struct table;
 
-/* headers: columns of them, kept by pointer. NULL without memory. */
+/* headers: columns of them, kept by pointer. The caller frees it (table_free()); NULL without memory. */
 struct table *table_new(const char *const *headers, size_t columns);
 void table_free(struct table **table);
-/* One row; cells are copied, NULL and "" become "-". Control characters become "?" (names come from outside).
- */
+/* One row; cells are copied, NULL and "" become "-". Control characters become "?" (names come from
+ * outside). */
 void table_row(struct table *table, const char *const *cells);
+/* How many rows it has. */
 size_t table_rows(const struct table *table);
 /* Prints the rows in the order they came, or the sentence where there are none. */
 void table_print(const struct table *table, const char *empty, FILE *out);

@@ -19,6 +19,7 @@ struct accept_rest {
     struct log_rest line;
 };
 
+/* Nothing is armed yet; watch may be added later. Both pointers stay the caller's and outlive rest. */
 void accept_rest_init(struct accept_rest *rest, struct loop *loop, struct loop_watch *watch);
 /* Before the watch is removed for good. */
 void accept_rest_cancel(struct accept_rest *rest);

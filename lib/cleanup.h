@@ -10,11 +10,13 @@
 
 #define cleanup(fn) __attribute__((cleanup(fn)))
 
+/* p: the address of a pointer of any type, from malloc() or NULL. */
 static inline void cleanup_free_pointer(void *p)
 {
     free(*(void **)p);
 }
 
+/* A negative descriptor is none. errno stays as it was. */
 static inline void cleanup_close_fd(int *fd)
 {
     if (*fd >= 0) {
@@ -25,6 +27,7 @@ static inline void cleanup_close_fd(int *fd)
     }
 }
 
+/* NULL is none; errors of what was not written yet are lost. */
 static inline void cleanup_close_file(FILE **f)
 {
     if (*f)
@@ -35,7 +38,7 @@ static inline void cleanup_close_file(FILE **f)
 #define _cleanup_fd_   cleanup(cleanup_close_fd)
 #define _cleanup_file_ cleanup(cleanup_close_file)
 
-/* Moves a descriptor out of a variable that would close it. */
+/* Moves a descriptor out of a variable that would close it, and returns it; -1 if there is none. */
 static inline int take_fd(int *fd)
 {
     int r = *fd;
@@ -44,6 +47,7 @@ static inline int take_fd(int *fd)
     return r;
 }
 
+/* The same for a pointer: its value, and the variable is NULL. */
 #define take_pointer(p)             \
     ({                              \
         __typeof__(p) _taken = (p); \

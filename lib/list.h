@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Circular doubly linked list with the links inside the element. A removed node is linked to itself. */
+/* Circular doubly linked list with the links inside the element. A removed node is linked to itself.
+ * The list owns nothing: elements are their owner's. Not thread-safe. */
 #ifndef LIB_LIST_H
 #define LIB_LIST_H
 
@@ -12,16 +13,19 @@ struct list {
     struct list *next, *prev;
 };
 
+/* Makes a head of an empty list, or a node that is in none. */
 static inline void list_init(struct list *l)
 {
     l->next = l->prev = l;
 }
 
+/* Also true for a node that is in no list. */
 static inline bool list_empty(const struct list *l)
 {
     return l->next == l;
 }
 
+/* The node must be in no list. It becomes the last. */
 static inline void list_add_tail(struct list *head, struct list *node)
 {
     node->prev = head->prev;
@@ -30,6 +34,7 @@ static inline void list_add_tail(struct list *head, struct list *node)
     head->prev = node;
 }
 
+/* The node must be in no list. It becomes the first. */
 static inline void list_add_head(struct list *head, struct list *node)
 {
     list_add_tail(head->next, node);
@@ -59,8 +64,8 @@ static inline void list_splice(struct list *to, struct list *from)
 
 #define list_first(head, type, member) list_entry((head)->next, type, member)
 
-/* The current element may be removed and freed inside the loop; no other may. `it` is declared by the caller.
- */
+/* The current element may be removed and freed inside the loop; no other may. `it` is declared by the
+ * caller. */
 #define list_for_each(it, head, member)                                                      \
     for (struct list *it##_node = (head)->next, *it##_next = it##_node->next;                \
          it##_node != (head) && (it = list_entry(it##_node, __typeof__(*it), member), true); \

@@ -25,25 +25,31 @@ enum log_level {
  * plain text. Not thread-safe: call it before threads start. */
 void log_setup(int fd, bool json);
 
-/* "info", or "warn,xds=debug,agent::pod=trace": level for all, then for scopes that begin so. 0 or -EINVAL.
- */
+/* "info", or "warn,xds=debug,agent::pod=trace": level for all, then for scopes that begin so; the
+ * longest counts. Any thread. 0, or -EINVAL and the filter stays: no level, more than 16 scopes, or too
+ * long. */
 int log_set_filter(const char *filter);
-/* Copies the filter in force. */
+/* Copies the filter in force; cut at size bytes with the NUL. Any thread. */
 void log_get_filter(char *buf, size_t size);
 
+/* Whether the filter lets such a line through. Any thread. */
 bool log_enabled(enum log_level level, const char *scope);
+/* "warn" and so on: a static text, never NULL. */
 const char *log_level_name(enum log_level level);
 
+/* Writes one line of at most 4096 bytes, cut if it is longer, if the filter lets it through. Any
+ * thread; does not wait once log_setup() was called. */
 void log_write(enum log_level level, const char *scope, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* error: positive or negative errno; its text is added as error="...". Returns -|error|. */
+/* The same; error: positive or negative errno, whose text is added as error="...". Returns -|error|. */
 int log_write_errno(enum log_level level, const char *scope, int error, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
 /* Writes the timestamp of now in the form above (28 bytes with the NUL). */
 void log_timestamp(char buf[28]);
 
-/* Quotes and escapes text for use as a value; returns buf. */
+/* Quotes and escapes text for use as a value, cut to what fits; returns buf, or a static "" in quotes
+ * if size is under 12 bytes. */
 const char *log_quote(char *buf, size_t size, const char *text);
 
 /* A file defines LOG_SCOPE before it includes this header. */

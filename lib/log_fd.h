@@ -27,6 +27,7 @@ struct log_fd {
 
 /* fd stays the caller's. 0 or -errno. */
 int log_fd_open(int fd, struct log_fd *ret);
+/* Closes our own descriptor; harmless where it is closed. */
 void log_fd_close(struct log_fd *out);
 /* How many bytes were written, or -errno; -EAGAIN: the reader is behind. Any thread. */
 ssize_t log_fd_write(const struct log_fd *out, const char *bytes, size_t len);

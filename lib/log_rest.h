@@ -7,14 +7,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define LOG_REST 30000
+#define LOG_REST 30000 /* milliseconds */
 
+/* Of one kind of line. */
 struct log_rest {
-    uint64_t until; /* of the caller's clock, in milliseconds; 0: it was never written */
-    uint64_t unsaid;
+    uint64_t until;  /* of the caller's clock, in milliseconds; 0: it was never written */
+    uint64_t unsaid; /* lines since then */
 };
 
-/* True if the line is to be written now; *ret_unsaid: how many were not since the last one. */
+/* True if the line is to be written at now (milliseconds, the same clock each time); *ret_unsaid: how
+ * many were not since the last one. It is not written if false. */
 static inline bool log_rest_over(struct log_rest *rest, uint64_t now, uint64_t *ret_unsaid)
 {
     if (rest->until && now < rest->until) {

@@ -12,9 +12,8 @@
 #include "lib/addr.h"
 #include "lib/cleanup.h"
 
-#define MESSAGE_NAME_MAX                                                              \
-    253 /* bytes of a pod's, namespace's or container's name: the limit of Kubernetes \
-         */
+/* Bytes of a pod's, namespace's or container's name: the limit of Kubernetes. */
+#define MESSAGE_NAME_MAX 253
 
 static inline void message_free(cJSON **message)
 {
@@ -24,23 +23,27 @@ static inline void message_free(cJSON **message)
 
 /* The whole of data must be one JSON object with a string "op". -EBADMSG if not. The caller frees *ret. */
 int message_parse(const char *data, size_t len, cJSON **ret);
+/* The value of "op": lives as long as message. Never NULL for one that message_parse() has taken. */
 const char *message_op(const cJSON *message);
 
-/* Text of at most max bytes. -ENOENT: no such key, or null. -EBADMSG: something else than a string, or too
- * long. */
+/* Text of at most max bytes, which lives as long as message. -ENOENT: no such key, or null. -EBADMSG:
+ * something else than a string, or too long. */
 int message_text(const cJSON *message, const char *key, size_t max, const char **ret);
-/* Text fit for names of pods, namespaces, containers and files: letters, digits and ".", "_", "-", the first
- * one a letter or digit. -ENOENT also for the empty string. */
+/* Text fit for names of pods, namespaces, containers and files: at most MESSAGE_NAME_MAX letters,
+ * digits and ".", "_", "-", the first one a letter or digit; it lives as long as message. -ENOENT: no
+ * such key, null, or empty. -EBADMSG: anything else. */
 int message_name(const cJSON *message, const char *key, const char **ret);
-/* A number of 64 bits in a decimal string. */
+/* A number of 64 bits in a decimal string. -ENOENT or -EBADMSG, as message_text(). */
 int message_u64(const cJSON *message, const char *key, uint64_t *ret);
-/* A JSON number without fraction, from 0 to max. */
+/* A JSON number without fraction, from 0 to max. -ENOENT or -EBADMSG, as message_text(). */
 int message_number(const cJSON *message, const char *key, uint64_t max, uint64_t *ret);
 /* An array of "10.0.0.1" or "10.0.0.1/24" (the length is dropped). Duplicates are left out, and so are
- * those that there is no room for (see addr_list_add()). A missing key is an empty array. */
+ * those that there is no room for: max addresses (see addr_list_add()). A missing key is an empty
+ * array. 0, or -EBADMSG: then what ret holds means nothing. */
 int message_addresses(const cJSON *message, const char *key, struct addr *ret, int max, int *ret_len);
 
-/* New objects: NULL if there is no memory, and the add functions are harmless with a NULL object. */
+/* A new object, which the caller frees (message_free()); NULL without memory. All add functions are
+ * harmless with a NULL object, and leave the key out or empty if memory is short. */
 cJSON *message_new(const char *op);
 void message_add_u64(cJSON *message, const char *key, uint64_t value);
 void message_add_addresses(cJSON *message, const char *key, const struct addr *addresses, int len);

@@ -8,18 +8,20 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* Listens at path; a stale socket file is replaced by rename. mode: of the socket file. Returns a
- * non-blocking fd. */
+/* Listens at path; a stale socket file is replaced by rename. mode: of the socket file. A non-blocking
+ * fd, -ENAMETOOLONG, or -errno. */
 int seqpacket_listen(const char *path, mode_t mode);
 
-/* Connects, waiting for at most timeout_milliseconds. Returns an fd, blocking or not, or -errno. */
+/* Connects, waiting for at most timeout_milliseconds, which bounds each later send of a blocking fd
+ * too. Returns the fd, -ETIMEDOUT if the server does not accept, or -errno. */
 int seqpacket_connect(const char *path, int timeout_milliseconds, bool nonblocking);
 
-/* Accepts one connection; -EPERM (and closed) if the peer is not root, -EAGAIN if none waits. Non-blocking
- * fd. */
+/* Accepts one connection: a non-blocking fd; -EPERM (and closed) if the peer is not root, -EAGAIN if
+ * none waits, or -errno. ret_pid may be NULL. */
 int seqpacket_accept(int listener, pid_t *ret_pid);
 
-/* Sends one datagram, all or nothing. 0, -EAGAIN, or -errno. The descriptors stay with the caller. */
+/* Sends one datagram, all or nothing. 0, -EAGAIN, -EINVAL for more than BRUMA_MESSAGE_FDS_MAX
+ * descriptors, or -errno. The descriptors stay with the caller. */
 int seqpacket_send(int fd, const void *data, size_t len, const int *fds, size_t fds_len);
 
 /*
@@ -39,6 +41,7 @@ ssize_t seqpacket_receive_short(int fd, void *buf, size_t size, int *fds, size_t
 ssize_t seqpacket_receive_timeout(int fd, void *buf, size_t size, int *fds, size_t fds_max,
                                   size_t *ret_fds_len, int timeout_milliseconds);
 
+/* Closes those that are not negative, and makes all of them -1. */
 void close_fds(int *fds, size_t len);
 
 #endif

@@ -10,14 +10,15 @@
 #include <stddef.h>
 #include <stdio.h>
 
+/* What the field is. */
 enum setting_type {
     SETTING_STRING,   /* const char * */
     SETTING_BOOL,     /* bool: only "true" and "false" */
     SETTING_NUMBER,   /* unsigned long, decimal */
-    SETTING_DURATION, /* unsigned long, milliseconds: "10s", "5m", "1h30m", "250ms"; a bare number is seconds
-                       */
+    SETTING_DURATION, /* unsigned long, milliseconds; as duration_parse() */
 };
 
+/* One entry of a program's table, which is constant. */
 struct setting {
     const char *name; /* on the command line, without the dashes */
     const char *env;
@@ -31,15 +32,18 @@ struct setting {
 /*
  * Fills *config. Strings point into argv, the environment or the table, or are allocated for the life of the
  * program. Arguments that are not options stop the parsing; *ret_first is the index of the first one. Bad
- * input: a sentence that names the setting and the value is written to error, -EINVAL.
+ * input: a sentence that names the setting and the value is written to error, -EINVAL, and config is partly
+ * filled.
  */
 int settings_load(const struct setting *table, size_t count, void *config, int argc, char **argv,
                   int *ret_first, char *error, size_t error_size);
 
+/* The options, a paragraph each, for --help. */
 void settings_help(const struct setting *table, size_t count, FILE *out);
 /* The table as Markdown, for docs/settings.md. */
 void settings_markdown(const struct setting *table, size_t count, FILE *out);
 
+/* "10s", "5m", "1h30m", "250ms"; a bare number is seconds. 0, -EINVAL, or -ERANGE if it is too long. */
 int duration_parse(const char *text, unsigned long *ret_milliseconds);
 
 #endif

@@ -11,15 +11,17 @@
 
 #include "lib/loop.h"
 
-int64_t wall_seconds(void);
-int64_t wall_milliseconds(void);
+int64_t wall_seconds(void);      /* since 1970; any thread */
+int64_t wall_milliseconds(void); /* the same */
 
+/* Who follows the clock; embedded in its owner. */
 struct wall_clock {
     struct loop *loop;
     struct loop_watch set;  /* a timerfd that is cancelled when the clock is set; its fd is -1 without one */
     struct loop_timer look; /* for clocks that are changed in ways that the kernel does not tell */
     int64_t ahead;          /* of the loop's clock, milliseconds, when fn was called last */
-    void (*fn)(void *data, int64_t milliseconds);
+    void (*fn)(void *data,
+               int64_t milliseconds); /* called as wall_clock_follow() says, on the loop's thread */
     void *data;
 };
 

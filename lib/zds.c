@@ -180,12 +180,16 @@ int zds_hello_decode(const void *data, size_t len, unsigned *ret_version)
 {
     hello_message *m =
         len <= ZDS_MESSAGE_MAX ? istio__workload__zds__zds_hello__unpack(NULL, len, data) : NULL;
+    unsigned version;
 
     if (!m)
         return -EBADMSG;
-    *ret_version = (unsigned)m->version;
+    version = (unsigned)m->version;
     istio__workload__zds__zds_hello__free_unpacked(m, NULL);
-    return *ret_version >= ZDS_VERSION ? 0 : -EBADMSG;
+    if (version < ZDS_VERSION)
+        return -EBADMSG;
+    *ret_version = version;
+    return 0;
 }
 
 /* ---- responses ---- */

@@ -23,7 +23,7 @@ packages_format() {
 
 packages_lint() {
     tidy_program
-    echo python3
+    echo python3 python3-clang # reads headers
 }
 
 packages_shell() {

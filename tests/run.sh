@@ -6,7 +6,8 @@
 #   tests/run.sh [SECTION...]      without a section: all of them
 #
 #   format   clang-format, ruff       unit   unit tests                     fuzz   each fuzz target for 20 s
-#   lint     clang-tidy, floors       asan   unit tests, ASan and UBSan     e2e    programs, kernel, namespaces (pytest)
+#   lint     clang-tidy, floors,       asan   unit tests, ASan and UBSan     e2e    programs, kernel, namespaces (pytest)
+#            headers
 #   shell    shellcheck               tsan   tests with threads, TSan       lab    tests/lab.sh, twice
 #   cluster  in a real Kubernetes of two nodes on this machine (pytest; tests/cluster/README.md), and the chart with helm
 #
@@ -207,6 +208,12 @@ run_lint() {
     else
         fail "calls between folders go one way (docs/inside.md)"
     fi
+    "$python" "$root/tests/headers/check.py" "$build"
+    case $? in
+    0) pass ;;
+    77) skip "lint: what headers say" ;;
+    *) fail "headers say result, errors, units, owner and thread (CONTRIBUTING.md)" ;;
+    esac
     lint_all "${files[@]}"
     for file in "${files[@]}"; do
         if [ -e "$build/lint/${file//\//_}" ]; then

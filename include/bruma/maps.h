@@ -25,18 +25,20 @@
 
 #include "bruma/reasons.h"
 
-#define BRUMA_POD_ADDRESSES     4 /* addresses of one pod: IPv4, IPv6, and room for a second interface */
-#define BRUMA_POD_NAME_LEN      128
-#define BRUMA_MAX_PODS          4096
-#define BRUMA_MAX_FAILURES      256
-#define BRUMA_MAX_SANDBOXES     16384
+#define BRUMA_POD_ADDRESSES     4     /* addresses of one pod: IPv4, IPv6, and room for a second interface */
+#define BRUMA_POD_NAME_LEN      128   /* bytes, with the NUL; so is the next */
+#define BRUMA_MAX_PODS          4096  /* entries of the maps of pods */
+#define BRUMA_MAX_FAILURES      256   /* entries; more than there are reasons */
+#define BRUMA_MAX_SANDBOXES     16384 /* entries */
 #define BRUMA_IP_LEN            46
-#define BRUMA_MAX_PROXY_CGROUPS 64
+#define BRUMA_MAX_PROXY_CGROUPS 64 /* entries */
 
+/* Of an address of both families, in network order; all zero: none. */
 struct bruma_address {
     __u8 bytes[16];
 };
 
+/* The key of a slot in the map listeners of a pod. */
 enum bruma_listener {
     BRUMA_LISTENER_OUTBOUND = 0,
     BRUMA_LISTENER_INBOUND = 1, /* plaintext from outside, any port but 15008 */
@@ -44,6 +46,7 @@ enum bruma_listener {
     BRUMA_LISTENER_COUNT = 3,
 };
 
+/* Bits of the field flags below. */
 enum bruma_pod_flags {
     BRUMA_POD_CAPTURE_OUTBOUND = 1 << 0, /* new connect() calls are marked */
     BRUMA_POD_CAPTURE_INBOUND = 1 << 1,  /* new connections from outside go to the proxy */
@@ -60,8 +63,9 @@ enum bruma_pod_flags {
 /* The upper half of flags, under a proxy that opens its own sockets: index of the pod's only device beside
  * lo; 0: there are several. */
 #define BRUMA_POD_DEVICE_SHIFT 16
-#define BRUMA_POD_DEVICE_MAX   0xffff
+#define BRUMA_POD_DEVICE_MAX   0xffff /* the mask of its bits, and so the greatest index */
 
+/* One pod that is captured; the agent writes it, programs read it. */
 struct bruma_pod {
     struct bruma_address addresses[BRUMA_POD_ADDRESSES]; /* unused entries are all zero */
     __u32 flags;                                         /* enum bruma_pod_flags */
@@ -92,17 +96,20 @@ struct bruma_pod {
     BRUMA_POD_COUNTER(dropped_lookups, "Connections that got nowhere, without listener or entry; the failures say why.")
 /* clang-format on */
 
+/* All of them count from the pod's enrolment on; programs add to them at once on all CPUs. */
 struct bruma_pod_counters {
 #define BRUMA_POD_COUNTER_FIELD(name, what) __u64 name;
     BRUMA_POD_COUNTERS(BRUMA_POD_COUNTER_FIELD)
 #undef BRUMA_POD_COUNTER_FIELD
 };
 
+/* Of one reason on one CPU; the sum is what happened since the map was pinned. */
 struct bruma_failure_count {
     __u64 count;
     __u64 last_seen_nanoseconds; /* CLOCK_MONOTONIC */
 };
 
+/* Of one socket of the proxy, for its life. */
 struct bruma_proxy_socket {
     __u32 exempt; /* 1: connect() of this socket is never captured. Only holders of the map can write it. */
 };
@@ -112,9 +119,10 @@ struct bruma_proxy_cgroup {
     __u32 pid; /* of the process that was let in, as the agent sees it */
 };
 
+/* The address and port that a probe goes to. */
 struct bruma_endpoint {
     struct bruma_address address;
-    __u32 port;
+    __u32 port; /* host order */
 };
 
 struct bruma_probe_target {
@@ -140,6 +148,7 @@ struct bruma_sandbox {
     char pod[BRUMA_POD_NAME_LEN];    /* "namespace/name", for people */
 };
 
+/* A connection, seen from the pod. Ports in host order. */
 struct bruma_tuple {
     struct bruma_address remote_address;
     struct bruma_address local_address; /* the pod's */
@@ -147,6 +156,7 @@ struct bruma_tuple {
     __u32 local_port;
 };
 
+/* A probe that is under way. */
 struct bruma_probe_tuple {
     __u64 registered_nanoseconds; /* CLOCK_MONOTONIC */
 };
@@ -161,6 +171,7 @@ struct bruma_delivery {
     struct bruma_tuple tuple;
 };
 
+/* When the proxy wrote the entry. */
 struct bruma_delivery_made {
     __u64 registered_nanoseconds; /* CLOCK_MONOTONIC */
 };

@@ -87,8 +87,8 @@
 #define BRUMA_WITHOUT_AGENT_KNOWN      "known"
 #define BRUMA_WITHOUT_AGENT_NAMESPACES "namespaces"
 
-#define BRUMA_MESSAGE_MAX     (64 * 1024)
-#define BRUMA_MESSAGE_FDS_MAX 8
+#define BRUMA_MESSAGE_MAX     (64 * 1024) /* bytes of one datagram */
+#define BRUMA_MESSAGE_FDS_MAX 8           /* descriptors beside one */
 
 /* Order of the descriptors that go with pod-add and pod-held. The last three follow enum bruma_listener. */
 enum bruma_pod_fd {

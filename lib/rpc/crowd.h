@@ -31,13 +31,15 @@ struct crowd_member {
 struct crowd {
     const char *name; /* for the log */
     struct list members;
-    unsigned len, max, max_per_source;
+    unsigned len, max, max_per_source; /* connections */
+    /* Called from crowd_admit() for each member, on its thread: what it is worth now. */
     enum crowd_worth (*worth)(const struct crowd_member *member);
     uint64_t turned_away; /* closed or refused because there were too many */
     uint64_t said;        /* when the log was told last, 0: never */
 };
 
-/* 0 for max or max_per_source: the usual ones. */
+/* 0 connections for max or max_per_source: the usual ones (64, 16). worth: see the struct; called on
+ * the thread of crowd_admit(). name stays the caller's. */
 void crowd_init(struct crowd *crowd, const char *name, unsigned max, unsigned max_per_source,
                 enum crowd_worth (*worth)(const struct crowd_member *member));
 
@@ -45,7 +47,9 @@ void crowd_init(struct crowd *crowd, const char *name, unsigned max, unsigned ma
  * Counts and logs the last two; now: milliseconds. */
 int crowd_admit(struct crowd *crowd, const struct peer_source *source, uint64_t now,
                 struct crowd_member **ret_goes);
+/* It is in now, as the newest; its source is set. The member stays its owner's. */
 void crowd_add(struct crowd *crowd, struct crowd_member *member);
+/* It has closed. */
 void crowd_remove(struct crowd *crowd, struct crowd_member *member);
 /* It has just been served: others are older now. */
 void crowd_refresh(struct crowd *crowd, struct crowd_member *member);

@@ -11,6 +11,8 @@
 
 #include "lib/loop.h"
 
+/* Zeroed, then h2_connection_open(); the session is made by the owner. All of it, and both callbacks,
+ * on the loop's thread. */
 struct h2_connection {
     struct loop *loop;
     struct loop_watch watch;
@@ -25,17 +27,19 @@ struct h2_connection {
     unsigned busy;          /* inside nghttp2 */
     size_t key_debt;        /* TLS key updates of the peer, in bytes of data that would make up for them */
     char error[160];
-    /* The connection is up: TLS is done. May be NULL. */
+    /* Called once, when the connection is up: TLS is done. May be NULL. */
     void (*ready)(struct h2_connection *connection);
     /* The connection has ended by itself; error says why. The owner calls h2_connection_close(). Comes from
      * the loop, never from inside the functions below but h2_connection_fail(). */
     void (*down)(struct h2_connection *connection);
 };
 
-/* Takes fd and ssl (whose handshake has not begun) also when it fails. connecting: a TCP connect is under
- * way. */
+/* Takes fd and ssl (whose handshake has not begun) also when it fails: 0 or -errno, and
+ * h2_connection_close() in either case. connecting: a TCP connect is under way. Connect and handshake
+ * must be done within limit_milliseconds. */
 int h2_connection_open(struct h2_connection *c, struct loop *loop, int fd, SSL *ssl, bool connecting,
                        unsigned limit_milliseconds);
+/* Frees session and TLS and closes the socket; no callback follows. Harmless where it is closed. */
 void h2_connection_close(struct h2_connection *c);
 /* As if it had ended by itself. Inside callbacks of the session down() comes when they return. */
 void h2_connection_fail(struct h2_connection *c, const char *why);
@@ -43,7 +47,7 @@ void h2_connection_fail(struct h2_connection *c, const char *why);
 /* Sends what the session has to say. Call it after nghttp2_submit_*; harmless inside callbacks of the
  * session. */
 void h2_connection_send(struct h2_connection *c);
-/* Bytes that wait for the socket. */
+/* How many bytes wait for the socket, beside what the session holds. */
 size_t h2_connection_queued(const struct h2_connection *c);
 
 /* Both texts must live until the frame was made. */

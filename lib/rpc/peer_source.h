@@ -19,10 +19,12 @@ struct peer_source {
 };
 
 /* Asks the kernel about a socket of TCP or of AF_UNIX; does not wait. What cannot be found out leaves an
- * address (of loopback always the same one): it never makes somebody root. */
+ * address (of loopback always the same one): it never makes somebody root, and ret is
+ * always filled. */
 void peer_source_get(int fd, struct peer_source *ret);
+/* Whether they share a limit: the same user, or the same address. */
 bool peer_source_equal(const struct peer_source *a, const struct peer_source *b);
-/* "uid 1000" or an address. */
+/* "uid 1000" or an address; returns buf. */
 const char *peer_source_format(const struct peer_source *source, char buf[ADDR_TEXT_LEN]);
 
 #endif

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Comments of a C file, and which of them belongs to a declaration."""
 
+import itertools
 import re
 
 TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|/\*.*?\*/|//[^\n]*', re.S)
 # What a comment says of all the declarations below it, not of the first alone.
-OF_ALL = re.compile(r"\b(all|both|each|every|either|these|those|none|neither|them|they|functions|the others?|the rest)\b", re.I)
+OF_ALL = re.compile(
+    r"(^|[.:;] )(All|Both|Each|Every|Either|These|None|Neither|They|Functions)\b|\b(all|both|each) of (them|these)\b|"
+    r"\ball (add )?functions\b"
+)
 
 
 class Comment:
     def __init__(self, raw, line, alone, last):
         self.raw, self.first, self.last, self.alone = raw, line, last, alone
-        self.text = " ".join(re.sub(r"^\s*(/\*+|\*/|\*(?!/))|\*/\s*$", " ", part) for part in raw.splitlines())
+        self.text = " ".join(
+            re.sub(r"^\s*(/\*+|\*/|\*(?!/))|\*/\s*$", " ", part) for part in raw.splitlines()
+        )
         self.text = re.sub(r"\s+", " ", self.text.strip("/* ")).strip()
 
     def is_rule(self):
@@ -26,8 +32,14 @@ def comments(source):
         if match.group().startswith("/"):
             start = source.rfind("\n", 0, match.start()) + 1
             line = source.count("\n", 0, match.start()) + 1
-            found.append(Comment(match.group(), line, not source[start : match.start()].strip(),
-                                 line + match.group().count("\n")))
+            found.append(
+                Comment(
+                    match.group(),
+                    line,
+                    not source[start : match.start()].strip(),
+                    line + match.group().count("\n"),
+                )
+            )
     return found
 
 
@@ -47,14 +59,19 @@ def cut_up(comment):
         return "its end stands alone on a line"
     inside = [re.sub(r"^\s*(/\*+|\*(?!/))", "", part).rstrip("*/ ") for part in lines]
     width = max(len(part) for part in lines)
-    for n, (line, following) in enumerate(zip(inside, inside[1:])):
+    for n, (line, following) in enumerate(itertools.pairwise(inside)):
         if not line.strip() or not following.strip() or (n == 0 and opens_alone):
             continue
         word = following.split()[0]
         indented = len(following) - len(following.lstrip()) > len(line) - len(line.lstrip())
         listed = re.search(r"\S {2,}\S|\t", line) or re.search(r"\S {2,}\S|\t", following)
-        if len(lines[n]) + 1 + len(word) <= min(width, 100) - 12 and not indented and not listed \
-                and not re.search(r"[.:;,?!)}\]]$", line) and not re.match(r"[-*\d\"{[(<A-Z]", word):
+        if (
+            len(lines[n]) + 1 + len(word) <= min(width, 100) - 12
+            and not indented
+            and not listed
+            and not re.search(r"[.:;,?!)}\]]$", line)
+            and not re.match(r"[-*\d\"{[(<A-Z]", word)
+        ):
             return f"line {n + 1} of it ends before its time"
         if re.search(r"[^.,:;?!\w]? {1}\w+  +\S", line.strip()) and re.search(r"[.?!] \w+ {3,}\S", line):
             return f"line {n + 1} of it has an entry of a list in its middle"
@@ -69,7 +86,7 @@ class Documented:
         self.own, self.group = "", ""
 
     def text(self):
-        return self.own or self.group
+        return f"{self.own} {self.group}".strip()
 
 
 def words_of(name):
@@ -92,8 +109,10 @@ def attach(declarations, remarks):
     group, members = None, []
 
     def close():
-        for d in members[1:]:
-            if group and not d.own and (OF_ALL.search(group.text) or names(group.text, d.name, [m.name for m in members])):
+        for d in members[1:] if group else []:
+            if OF_ALL.search(group.text) or (
+                not d.own and names(group.text, d.name, [m.name for m in members])
+            ):
                 d.group = group.text
 
     previous = None

@@ -3,6 +3,7 @@
 """The check of the headers finds each fault, and none where there is none. check.py runs these before it looks at the tree."""
 
 import os
+import sys
 import tempfile
 import unittest
 
@@ -27,16 +28,36 @@ FAULTS = [
     ("struct a_thing { int x; };", "struct a_thing", "what it is"),
     ("/* A thing. */\nstruct a_thing {\n    unsigned timeout;\n};", "struct a_thing", "the unit of timeout"),
     ("/* A thing. */\nstruct a_thing {\n    void (*done)(void *data);\n};", "done", "when it is called"),
-    ("/* A thing. */\nstruct a_thing {\n    /* Called once. */\n    int (*done)(void *data);\n};", "done", "0 or -errno"),
+    (
+        "/* A thing. */\nstruct a_thing {\n    /* Called once. */\n    int (*done)(void *data);\n};",
+        "done",
+        "0 or -errno",
+    ),
     ("typedef void (*a_fn)(void *data);", "a_fn", "when it is called"),
-    ("/* Goes through them. */\nvoid a_each(void (*fn)(void *data), void *data);", "a_each(), fn", "when it is called"),
+    (
+        "/* Goes through them. */\nvoid a_each(void (*fn)(void *data), void *data);",
+        "a_each(), fn",
+        "when it is called",
+    ),
     ("enum a_kind { A_ONE };", "enum a_kind", "what it is"),
     ("#define A_TIMEOUT 30", "A_TIMEOUT", "its unit"),
     ("#define A_LIMIT (4 * 1024)", "A_LIMIT", "its unit"),
-    ("static inline int a_add(int x)\n{\n    return x; /* 0 or -errno */\n}", "a_add()", "a comment of its own"),
-    ("/* 0 or -errno, and this sentence is a long one up to here.\n */\nint a_make(int x);", "comment", "its end stands alone"),
-    ("/*\n * A sentence that goes on for a while, as far as the margin on the right, and that was cut\n * up so\n"
-     " * that the next line begins in its middle. 0 or -errno.\n */\nint a_make(int x);", "comment", "ends before its time"),
+    (
+        "static inline int a_add(int x)\n{\n    return x; /* 0 or -errno */\n}",
+        "a_add()",
+        "a comment of its own",
+    ),
+    (
+        "/* 0 or -errno, and this sentence is a long one up to here.\n */\nint a_make(int x);",
+        "comment",
+        "its end stands alone",
+    ),
+    (
+        "/*\n * A sentence that goes on for a while, as far as the margin on the right, and that was cut\n * up so\n"
+        " * that the next line begins in its middle. 0 or -errno.\n */\nint a_make(int x);",
+        "comment",
+        "ends before its time",
+    ),
     ("/* Undone by a_gone(). 0 or -errno. */\nint a_make(int x);", "comment", "a_gone() is nowhere"),
     ("/* See lib/gone.h. 0 or -errno. */\nint a_make(int x);", "comment", "lib/gone.h is nowhere"),
 ]
@@ -54,7 +75,7 @@ GOOD = [
     "/* 0 or -ENOMEM; the caller frees *ret_text. */\nint a_text(int x, char **ret_text);",
     "/* A thing. */\nstruct a_thing {\n    unsigned timeout; /* seconds */\n    int plain;\n};",
     "/* A thing. */\nstruct a_thing {\n    /* Called once, on the loop's thread. */\n    void (*done)(void *data);\n};",
-    "struct a_thing;\n/* Is it NULL, nothing happens. */\nvoid a_put(struct a_thing *thing);\nvoid a_thing_free(struct a_thing **thing);",
+    "struct a_thing;\n/* NULL is none. */\nvoid a_put(struct a_thing *thing);\nvoid a_thing_free(struct a_thing **thing);",
     "#define A_TIMEOUT 30 /* seconds */\n#define A_FLAG 4",
     "/* 0 or -errno, and this sentence is a long one up to here, where it ends.\n * So it does. */\nint a_make(int x);",
     "/*\n * A list:\n *   one    the first, which has a long line to explain itself, as far as to the margin\n"
@@ -64,7 +85,6 @@ GOOD = [
 
 
 def found(text, more=None):
-    cindex = check.libclang()
     with tempfile.TemporaryDirectory() as root:
         files = {"lib/a.h": GUARD % text, **(more or {})}
         for path, content in files.items():
@@ -72,7 +92,7 @@ def found(text, more=None):
             with open(os.path.join(root, path), "w") as f:
                 f.write(content)
         tree = check.Tree(root)
-        return list(tree.doubles()) + check.check_headers(cindex, root, ["lib/a.h"], check.resource_arguments(), tree)
+        return list(tree.doubles()) + check.check_headers(root, ["lib/a.h"], check.resource_arguments(), tree)
 
 
 class Headers(unittest.TestCase):
@@ -80,7 +100,9 @@ class Headers(unittest.TestCase):
         for text, name, what in FAULTS:
             with self.subTest(text):
                 said = found(text)
-                self.assertTrue(any(n == name and what in w for _, _, n, w in said), f"{name}, {what}: found {said}")
+                self.assertTrue(
+                    any(n == name and what in w for _, _, n, w in said), f"{name}, {what}: found {said}"
+                )
 
     def test_the_line_is_right(self):
         self.assertEqual([(p, n) for p, n, _, _ in found("\n\nint a_make(int x);")], [("lib/a.h", 6)])
@@ -94,7 +116,7 @@ class Headers(unittest.TestCase):
         with tempfile.TemporaryDirectory() as root:
             with open(os.path.join(root, "a.h"), "w") as f:
                 f.write("/* SPDX-License-Identifier: Apache-2.0 */\n#ifndef A_H\n#define A_H\n#endif\n")
-            said = check.check_headers(check.libclang(), root, ["a.h"], [], check.Tree(root))
+            said = check.check_headers(root, ["a.h"], [], check.Tree(root))
             self.assertEqual([(n, name) for _, n, name, _ in said], [(1, "the header")])
 
     def test_two_of_one_name(self):
@@ -108,4 +130,5 @@ class Headers(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    check.libclang()
+    unittest.main(argv=[sys.argv[0], "--quiet"])
