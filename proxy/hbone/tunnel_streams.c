@@ -186,9 +186,7 @@ void tunnel_drain(struct tunnel *t)
         t->goaway = !t->server;
         return;
     }
-    if (!t->server || !t->streams_len) {
-        if (t->server)
-            nghttp2_submit_shutdown_notice(t->session);
+    if (!t->server) {
         last_goaway(t);
         return;
     }

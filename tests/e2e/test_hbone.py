@@ -11,6 +11,7 @@ import time
 import h2.errors
 import h2.events
 import pytest
+from hyperframe.frame import PingFrame
 
 import hbone
 from mesh import Mesh, inside, leaf, sh, wait_for
@@ -338,6 +339,16 @@ def test_data_before_the_answer_is_not_lost(mesh, client):
     assert client.received(sid) == b"early and late"
 
 
+class LateClient(hbone.Client):
+    """Keeps what it would send, its answers to PING among it, while it is told to."""
+
+    send_nothing = False
+
+    def flush(self):
+        if not self.send_nothing:
+            super().flush()
+
+
 def test_sigterm_with_an_idle_tunnel(mesh):
     """Last: it ends the proxy of node 2 and starts another."""
     with inside(mesh.nodes[0].netns):
@@ -356,6 +367,28 @@ def test_sigterm_with_an_idle_tunnel(mesh):
     assert c.closed
     assert mesh.nodes[1].proxy.p.wait(15) == 0
     mesh.nodes[1].start_proxy()
+
+
+def test_sigterm_meets_a_request_on_an_idle_tunnel(mesh):
+    """The request left before the client heard of the end: it is served, and the last GOAWAY names it."""
+    node = mesh.nodes[1]
+    with inside(mesh.nodes[0].netns):
+        c = LateClient((mesh.shop.ip, 15008), *mesh.certificate)
+    assert c.pump(lambda: c.of(0, h2.events.RemoteSettingsChanged))
+    c.send_nothing = True
+    node.proxy.p.terminate()
+    assert c.pump(lambda: c.goaways) and c.goaways == [(0, 2**31 - 1)]
+    c.send_nothing = False
+    c.h2.clear_outbound_data_buffer()
+    sid = c.connect(f"{mesh.shop.ip}:8080")
+    assert c.status(sid) == 200
+    c.tls.sendall(PingFrame(0, opaque_data=bytes(8), flags=["ACK"]).serialize())
+    assert c.pump(lambda: len(c.goaways) == 2) and c.goaways[1] == (0, sid)
+    c.send(sid, b"served", end=True)
+    assert c.pump(lambda: c.ended(sid)) and c.received(sid) == b"served"
+    assert node.proxy.p.wait(15) == 0
+    c.close()
+    node.start_proxy()
 
 
 def test_sigterm_with_a_busy_tunnel(mesh):
