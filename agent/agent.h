@@ -5,7 +5,7 @@
 
 #include <dirent.h>
 
-#include "agent/config.h"
+#include "agent/agent_settings.h"
 #include "agent/enroll/decisions.h"
 #include "agent/enroll/pods.h"
 #include "agent/enroll/store.h"
@@ -22,7 +22,7 @@ struct guard;
 struct kubelet;
 
 struct agent {
-    const struct agent_config *config;
+    const struct agent_settings *settings;
     struct loop *loop;
     struct steer *steer;
     struct source *source;   /* see source.h */
@@ -50,7 +50,7 @@ struct agent {
 
     uint64_t plugin_successes, plugin_errors; /* answers to the CNI plugin */
     uint64_t captured_late;                   /* pods of the mesh that were found running and not captured */
-    uint32_t mends[BRUMA_REASON_COUNT];
+    uint32_t repairs[BRUMA_REASON_COUNT];
     enum bruma_reason cgroup_reason; /* NONE while the connect hooks are attached */
     char cgroup_error[256];
 };

@@ -26,10 +26,10 @@
 #include "agent/install/install.h"
 #include "agent/install/uninstall.h"
 #include "agent/kubernetes/kube_daemonset.h"
-#include "agent/kubernetes/kube_retire.h"
 #include "agent/kubernetes/kube_source.h"
-#include "agent/kubernetes/kube_uninstall.h"
 #include "agent/kubernetes/kubelet.h"
+#include "agent/kubernetes/uninstall_cluster.h"
+#include "agent/kubernetes/unmark_pods.h"
 #include "agent/local/server.h"
 #include "agent/proxies/proxy_server.h"
 #include "agent/proxies/zds_server.h"
@@ -74,12 +74,12 @@ static const struct server_role *route(void *data, const char *op, void **ret_da
     return *ret_data ? role : NULL;
 }
 
-static struct pod *on_held(void *data, const struct held_pod *offer)
+static struct pod *on_offer(void *data, const struct offered_pod *offer)
 {
-    return adopt_held(data, offer);
+    return adopt_offered(data, offer);
 }
 
-static void on_held_end(void *data)
+static void on_offers_end(void *data)
 {
     struct agent *agent = data;
     struct pod *pod;
@@ -185,8 +185,8 @@ static int own_cookie(uint64_t *ret)
 static int open_steering(struct agent *agent)
 {
     const struct steer_config sc = {
-        .pin_dir = agent->config->pin_dir,
-        .cgroup = agent->config->cgroup,
+        .pin_dir = agent->settings->pin_dir,
+        .cgroup = agent->settings->cgroup,
         .probe_cgroup = kubelet_cgroup(agent->kubelet),
     };
     struct steer_error error = {0};
@@ -200,8 +200,8 @@ static int open_steering(struct agent *agent)
 
 static int open_parts(struct agent *agent)
 {
-    const struct proxies_events events = {.held = on_held,
-                                          .held_end = on_held_end,
+    const struct proxies_events events = {.offered = on_offer,
+                                          .offers_end = on_offers_end,
                                           .listeners_opened = on_listeners_opened,
                                           .answered = on_answered,
                                           .drained = on_drained,
@@ -214,9 +214,9 @@ static int open_parts(struct agent *agent)
     bool guard_due;
     int r;
 
-    snprintf(path, sizeof(path), "%s/%s", agent->config->run_dir, BRUMA_AGENT_SOCKET);
+    snprintf(path, sizeof(path), "%s/%s", agent->settings->run_dir, BRUMA_AGENT_SOCKET);
     if (server_answers(path)) {
-        log_error("bruma-agent is running already\trun-dir=%s", agent->config->run_dir);
+        log_error("bruma-agent is running already\trun-dir=%s", agent->settings->run_dir);
         return -EBUSY;
     }
     r = loop_new(&agent->loop);
@@ -225,13 +225,13 @@ static int open_parts(struct agent *agent)
     r = loop_signals(agent->loop, signals, 2, on_signal, agent);
     if (r < 0)
         return log_error_errno(r, "signals cannot be taken");
-    r = store_open(agent->config->run_dir, NULL, &agent->store);
+    r = store_open(agent->settings->run_dir, NULL, &agent->store);
     if (r < 0)
-        return log_error_errno(r, "the run directory cannot be used\trun-dir=%s", agent->config->run_dir);
+        return log_error_errno(r, "the run directory cannot be used\trun-dir=%s", agent->settings->run_dir);
     r = own_cookie(&agent->own_cookie);
     if (r < 0)
         return log_error_errno(r, "the kernel tells no cookie of network namespaces");
-    guard_due = guard_is_due(agent->config, install_configured(agent->config));
+    guard_due = guard_is_due(agent->settings, install_configured(agent->settings));
     r = kubelet_open(agent, &agent->kubelet);
     if (r < 0)
         return log_error_errno(r, "no memory for the kubelet");
@@ -243,22 +243,22 @@ static int open_parts(struct agent *agent)
     r = guard_start(agent, guard_due, plugin_in_place, &agent->guard);
     if (r < 0)
         return log_error_errno(r, "no memory for the guard");
-    proxy_cgroups_open(&agent->proxy_cgroups, agent->loop, agent->steer, agent->config->cgroup);
-    if (*agent->config->zds_socket)
-        r = zds_server_new(agent->loop, agent->config, &agent->pods, &agent->proxy_cgroups, &events,
+    proxy_cgroups_open(&agent->proxy_cgroups, agent->loop, agent->steer, agent->settings->cgroup);
+    if (*agent->settings->zds_socket)
+        r = zds_server_new(agent->loop, agent->settings, &agent->pods, &agent->proxy_cgroups, &events,
                            &agent->proxies);
     else
-        r = proxy_server_new(agent->loop, agent->config, &agent->pods, steer_proxy_sockets_fd(agent->steer),
+        r = proxy_server_new(agent->loop, agent->settings, &agent->pods, steer_proxy_sockets_fd(agent->steer),
                              steer_deliveries_fd(agent->steer), &events, &agent->proxies);
     if (r < 0)
-        return log_error_errno(r, "proxies cannot be served\tsocket=\"%s\"", agent->config->zds_socket);
-    if (kube_source_configured(agent->config))
+        return log_error_errno(r, "proxies cannot be served\tsocket=\"%s\"", agent->settings->zds_socket);
+    if (kube_source_configured(agent->settings))
         r = kube_source_open(agent, &agent->source);
     else
-        r = mesh_source_open(agent->loop, agent->config, on_source_changed, agent, &agent->source);
+        r = mesh_source_open(agent->loop, agent->settings, on_source_changed, agent, &agent->source);
     if (r < 0)
         return r;
-    if (!kube_source_configured(agent->config)) {
+    if (!kube_source_configured(agent->settings)) {
         file_decisions_open(agent);
         agent->store.changed = on_pod_changed;
         agent->store.data = agent;
@@ -276,9 +276,9 @@ static int open_parts(struct agent *agent)
     if (r < 0)
         return r;
     /* Last: from here on the runtime calls the plugin, which wants an agent that answers. */
-    if (!install_configured(agent->config))
+    if (!install_configured(agent->settings))
         return 0;
-    return install_open(agent->loop, agent->config, on_entry_missing, agent, &agent->install);
+    return install_open(agent->loop, agent->settings, on_entry_missing, agent, &agent->install);
 }
 
 static void close_parts(struct agent *agent)
@@ -303,13 +303,13 @@ static void close_parts(struct agent *agent)
 }
 
 /* What it uses: docs/security.md says for what. Before there are threads. */
-static int give_up_capabilities(const struct agent_config *config)
+static int give_up_capabilities(const struct agent_settings *settings)
 {
     const uint64_t kept = PRIVILEGE(CAP_SYS_ADMIN) | PRIVILEGE(CAP_NET_ADMIN) | PRIVILEGE(CAP_NET_RAW) |
                           PRIVILEGE(CAP_BPF) | PRIVILEGE(CAP_PERFMON) | PRIVILEGE(CAP_SYS_PTRACE) |
                           PRIVILEGE(CAP_DAC_READ_SEARCH) | PRIVILEGE(CAP_DAC_OVERRIDE) |
                           PRIVILEGE(CAP_SYS_RESOURCE) | PRIVILEGE(CAP_CHOWN);
-    int r = config->core_dumps ? 0 : privileges_hide_memory();
+    int r = settings->core_dumps ? 0 : privileges_hide_memory();
 
     if (r < 0)
         return log_error_errno(r, "the memory cannot be kept out of core files");
@@ -318,18 +318,18 @@ static int give_up_capabilities(const struct agent_config *config)
 }
 
 /* Once what only the start needs is done: it mounts a BPF file system where there is none. */
-static int filter_calls(const struct agent_config *config)
+static int filter_calls(const struct agent_settings *settings)
 {
-    int r = config->syscall_filter ? privileges_filter(PRIVILEGES_AGENT) : 0;
+    int r = settings->syscall_filter ? privileges_filter(PRIVILEGES_AGENT) : 0;
 
     if (r == -ENOSYS)
         log_warn("system calls are not filtered: this kernel or architecture cannot");
     return r < 0 && r != -ENOSYS ? log_error_errno(r, "system calls cannot be filtered") : 0;
 }
 
-static int run(const struct agent_config *config)
+static int run(const struct agent_settings *settings)
 {
-    struct agent agent = {.config = config, .mounts_fd = -1, .started_at = (int64_t)time(NULL)};
+    struct agent agent = {.settings = settings, .mounts_fd = -1, .started_at = (int64_t)time(NULL)};
     int r;
 
     pods_init(&agent.pods);
@@ -337,28 +337,28 @@ static int run(const struct agent_config *config)
     loop_timer_init(&agent.searching, NULL);
     loop_timer_init(&agent.verify, NULL);
     loop_timer_init(&agent.forwards, NULL);
-    r = give_up_capabilities(config);
+    r = give_up_capabilities(settings);
     if (r == 0)
         r = open_parts(&agent);
     if (r == 0)
-        r = filter_calls(config);
+        r = filter_calls(settings);
     if (r == 0) {
-        log_info("ready\tversion=%s node=%s pin-dir=%s cgroup=%s", BRUMA_VERSION, config->node,
-                 config->pin_dir, config->cgroup);
+        log_info("ready\tversion=%s node=%s pin-dir=%s cgroup=%s", BRUMA_VERSION, settings->node,
+                 settings->pin_dir, settings->cgroup);
         if (notify("READY=1") < 0)
             log_warn("the service manager cannot be told that the agent is ready");
         r = loop_run(agent.loop);
     }
     close_parts(&agent);
-    if (r == 0 && kube_source_configured(config) && kube_node_leaves(config))
-        r = uninstall(config, kube_uninstall);
+    if (r == 0 && kube_source_configured(settings) && kube_node_leaves(settings))
+        r = uninstall(settings, unmark_pods);
     return r;
 }
 
 /* Of a service that runs before the kubelet. */
-static int close_guard(const struct agent_config *config)
+static int close_guard(const struct agent_settings *settings)
 {
-    struct agent agent = {.config = config, .mounts_fd = -1, .started_at = (int64_t)time(NULL)};
+    struct agent agent = {.settings = settings, .mounts_fd = -1, .started_at = (int64_t)time(NULL)};
     int r = loop_new(&agent.loop);
 
     pods_init(&agent.pods);
@@ -386,7 +386,7 @@ static void help(void)
          "until an agent has decided about them\n"
          "       bruma-agent --version | --help | --settings-markdown\n\n"
          "The node agent of Bruma. Settings, also taken from the environment:\n");
-    agent_config_help(stdout);
+    agent_settings_help(stdout);
 }
 
 /* Takes the word out of argv. */
@@ -404,7 +404,7 @@ static bool take_option(int *argc, char **argv, const char *option)
 
 int main(int argc, char **argv)
 {
-    struct agent_config config;
+    struct agent_settings settings;
     char error[256], host[HOST_NAME_MAX + 1];
     bool remove, retire, guard;
     int first, r;
@@ -414,7 +414,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (take_option(&argc, argv, "--settings-markdown")) {
-        agent_config_markdown(stdout);
+        agent_settings_markdown(stdout);
         return 0;
     }
     if (take_option(&argc, argv, "--version")) {
@@ -424,32 +424,33 @@ int main(int argc, char **argv)
     remove = take_option(&argc, argv, "--uninstall");
     retire = take_option(&argc, argv, "--retire");
     guard = take_option(&argc, argv, "--close-guard");
-    r = agent_config_load(&config, argc, argv, &first, error, sizeof(error));
+    r = agent_settings_load(&settings, argc, argv, &first, error, sizeof(error));
     if (r == 0 && first < argc) {
         snprintf(error, sizeof(error), "unexpected argument %.100s; see --help", argv[first]);
         r = -EINVAL;
     }
-    if (r == 0 && log_set_filter(config.log_level) < 0) {
-        snprintf(error, sizeof(error), "log-level: cannot use %.100s", config.log_level);
+    if (r == 0 && log_set_filter(settings.log_level) < 0) {
+        snprintf(error, sizeof(error), "log-level: cannot use %.100s", settings.log_level);
         r = -EINVAL;
     }
     if (r < 0) {
         fprintf(stderr, "bruma-agent: %s\n", error);
         return 2;
     }
-    log_setup(STDERR_FILENO, config.log_json);
-    if (!config.node || !*config.node) {
+    log_setup(STDERR_FILENO, settings.log_json);
+    if (!settings.node || !*settings.node) {
         if (gethostname(host, sizeof(host)) < 0)
             strcpy(host, "localhost");
         host[sizeof(host) - 1] = '\0';
-        config.node = host;
+        settings.node = host;
     }
     signal(SIGPIPE, SIG_IGN);
     if (retire)
-        return kube_retire(&config) < 0 ? 1 : 0;
+        return uninstall_cluster(&settings) < 0 ? 1 : 0;
     if (guard)
-        return close_guard(&config) < 0 ? 1 : 0;
+        return close_guard(&settings) < 0 ? 1 : 0;
     raise_descriptor_limit();
-    r = remove ? uninstall(&config, kube_source_configured(&config) ? kube_uninstall : NULL) : run(&config);
+    r = remove ? uninstall(&settings, kube_source_configured(&settings) ? unmark_pods : NULL)
+               : run(&settings);
     return r < 0 ? 1 : 0;
 }

@@ -22,7 +22,7 @@ static __always_inline int drop(struct bruma_pod_counters *counters, enum bruma_
 {
     /* Passing would hand a connection that nobody has authorized to the application. A peer outside gets a
      * reset. One of the pod itself does not: a reset from a foreign address finds no way over lo. It sends
-     * its SYN again, and is accepted late rather than refused if the agent has mended by then. */
+     * its SYN again, and is accepted late rather than refused if the agent has repaired by then. */
     COUNT(counters, dropped_lookups);
     count_failure(reason);
     return SK_DROP;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The one step of an enrolment that the plugin does itself, in place of the agent. */
+/* The one step of an enrollment that the plugin does itself, in place of the agent. */
 #ifndef CNI_ATTACH_H
 #define CNI_ATTACH_H
 

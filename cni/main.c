@@ -109,7 +109,7 @@ static bool concerns_us(const struct cni_request *q)
 }
 
 /* One that it leaves alone starts in any case. An agent that is there knows then that it belongs outside. */
-static void tell(const struct cni_request *q)
+static void inform_agent(const struct cni_request *q)
 {
     struct cni_request quick = *q;
     struct cni_error error = {};
@@ -131,7 +131,7 @@ static int run(const struct cni_request *q, struct cni_error *error)
             if (r < 0 && error->unreachable && decisions_outside(q))
                 r = 0;
         } else if (is_pod(q))
-            tell(q);
+            inform_agent(q);
         break;
     case CNI_DEL:
         /* An error would keep the main plugin from releasing the address. What is left behind the agent finds

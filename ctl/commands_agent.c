@@ -155,7 +155,7 @@ static void print_status(const cJSON *s)
         field("captured late", buf);
     }
     field("pins", text_of(s, "pinDir"));
-    field("mended", counts(cJSON_GetObjectItemCaseSensitive(s, "mends"), buf, sizeof(buf)));
+    field("repaired", counts(cJSON_GetObjectItemCaseSensitive(s, "mends"), buf, sizeof(buf)));
     field("kernel failures", counts(cJSON_GetObjectItemCaseSensitive(s, "failures"), buf, sizeof(buf)));
     print_problems(cJSON_GetObjectItemCaseSensitive(s, "problems"));
 }
@@ -205,14 +205,14 @@ static const char *state_of(const cJSON *pod)
 /* "2s ago", or what keeps the pod from being whole. */
 static const char *verification(const cJSON *pod, char *buf, size_t size)
 {
-    const cJSON *unmended = cJSON_GetObjectItemCaseSensitive(pod, "unmended");
+    const cJSON *unrepaired = cJSON_GetObjectItemCaseSensitive(pod, "unmended");
     char ago[32], reasons[256];
 
     if (!strcmp(text_of(pod, "state"), "outside"))
         return "-";
-    if (!cJSON_GetArraySize(unmended))
+    if (!cJSON_GetArraySize(unrepaired))
         return age(number_of(pod, "verifiedAt"), buf, size);
-    snprintf(buf, size, "no: %s; last %s", join(unmended, reasons, sizeof(reasons)),
+    snprintf(buf, size, "no: %s; last %s", join(unrepaired, reasons, sizeof(reasons)),
              age(number_of(pod, "verifiedAt"), ago, sizeof(ago)));
     return buf;
 }
@@ -234,7 +234,7 @@ int command_pods(const struct ctl_options *o, int argc, char **argv)
         return print_json(items);
     t = table_new(headers, array_size(headers));
     cJSON_ArrayForEach (p, items) {
-        char addresses[256], verified[320], mended[256];
+        char addresses[256], verified[320], repaired[256];
         bool enrolled = strcmp(text_of(p, "state"), "outside") != 0;
         const char *cells[] = {
             text_of(p, "namespace"),
@@ -247,7 +247,7 @@ int command_pods(const struct ctl_options *o, int argc, char **argv)
             : cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(p, "capturedSinceStart")) ? "yes"
                                                                                       : "no",
             verification(p, verified, sizeof(verified)),
-            counts(cJSON_GetObjectItemCaseSensitive(p, "mends"), mended, sizeof(mended)),
+            counts(cJSON_GetObjectItemCaseSensitive(p, "mends"), repaired, sizeof(repaired)),
             text_of(p, "cookie"),
         };
 

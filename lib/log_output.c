@@ -19,8 +19,8 @@ static struct {
     char *kept;
     size_t begin, end; /* of what is kept */
     bool writing;      /* the thread that writes it is there */
-    log_output_dropped_fn tell;
-    uint64_t dropped, told;
+    log_output_dropped_fn report;
+    uint64_t dropped, reported;
 } output = {.lock = PTHREAD_MUTEX_INITIALIZER, .out = {.fd = -1}};
 
 int log_output_open(int fd, log_output_dropped_fn dropped)
@@ -31,7 +31,7 @@ int log_output_open(int fd, log_output_dropped_fn dropped)
     log_fd_close(&output.out);
     if (!output.kept)
         output.kept = malloc(LOG_OUTPUT_LIMIT);
-    output.tell = dropped;
+    output.report = dropped;
     r = output.kept ? log_fd_open(fd, &output.out) : -ENOMEM;
     pthread_mutex_unlock(&output.lock);
     return r;
@@ -102,11 +102,11 @@ static void *write_later(void *unused)
         pthread_mutex_lock(&output.lock);
     }
     output.writing = false;
-    dropped = output.dropped - output.told;
-    output.told = output.dropped;
+    dropped = output.dropped - output.reported;
+    output.reported = output.dropped;
     pthread_mutex_unlock(&output.lock);
     if (dropped)
-        output.tell(dropped);
+        output.report(dropped);
     return NULL;
 }
 

@@ -59,10 +59,10 @@ int duration_parse(const char *text, unsigned long *ret_milliseconds)
     return 0;
 }
 
-static int store(const struct setting *s, void *config, const char *text, const char *origin, char *error,
+static int store(const struct setting *s, void *settings, const char *text, const char *origin, char *error,
                  size_t error_size)
 {
-    char *field = (char *)config + s->offset;
+    char *field = (char *)settings + s->offset;
     const char *expected = NULL;
     unsigned long n = 0;
 
@@ -111,7 +111,7 @@ static const struct setting *find(const struct setting *table, size_t count, con
     return NULL;
 }
 
-int settings_load(const struct setting *table, size_t count, void *config, int argc, char **argv,
+int settings_load(const struct setting *table, size_t count, void *settings, int argc, char **argv,
                   int *ret_first, char *error, size_t error_size)
 {
     int i, r;
@@ -121,7 +121,7 @@ int settings_load(const struct setting *table, size_t count, void *config, int a
 
         if (!value && !table[k].default_text)
             continue;
-        r = store(&table[k], config, value ? value : table[k].default_text,
+        r = store(&table[k], settings, value ? value : table[k].default_text,
                   value ? table[k].env : table[k].name, error, error_size);
         if (r < 0)
             return r;
@@ -147,7 +147,7 @@ int settings_load(const struct setting *table, size_t count, void *config, int a
             snprintf(error, error_size, "option --%s needs a value", s->name);
             return -EINVAL;
         }
-        r = store(s, config, value, s->name, error, error_size);
+        r = store(s, settings, value, s->name, error, error_size);
         if (r < 0)
             return r;
     }

@@ -30,12 +30,12 @@ struct setting {
 };
 
 /*
- * Fills *config. Strings point into argv, the environment or the table, or are allocated for the life of the
- * program. Arguments that are not options stop the parsing; *ret_first is the index of the first one. Bad
- * input: a sentence that names the setting and the value is written to error, -EINVAL, and config is partly
+ * Fills *settings. Strings point into argv, the environment or the table, or are allocated for the life of
+ * the program. Arguments that are not options stop the parsing; *ret_first is the index of the first one. Bad
+ * input: a sentence that names the setting and the value is written to error, -EINVAL, and settings is partly
  * filled.
  */
-int settings_load(const struct setting *table, size_t count, void *config, int argc, char **argv,
+int settings_load(const struct setting *table, size_t count, void *settings, int argc, char **argv,
                   int *ret_first, char *error, size_t error_size);
 
 /* The options, a paragraph each, for --help. */

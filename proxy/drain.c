@@ -33,15 +33,15 @@ static void on_drain_deadline(struct loop_timer *timer)
 {
     struct proxy *p = container_of(timer, struct proxy, drain_timer);
 
-    if (p->cut) {
+    if (p->aborted) {
         loop_stop(p->loop);
         return;
     }
     log_warn("drain deadline reached\tconnections=%d reason=%s", connections_left(p),
              reason_name(BRUMA_REASON_DRAIN_DEADLINE));
-    p->cut = true;
+    p->aborted = true;
     for (unsigned i = 0; i < p->workers_len; i++)
-        worker_cut(p->workers[i]);
+        worker_abort_connections(p->workers[i]);
     loop_timer_set(p->loop, timer, LAST_BYTES_MILLISECONDS);
 }
 
@@ -54,7 +54,7 @@ static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
     if (p->draining)
         return;
     p->draining = true;
-    p->cut = false;
+    p->aborted = false;
     log_info("draining\tconnections=%d deadline=%llums", connections_left(p),
              (unsigned long long)deadline_milliseconds);
     if (p->zds) {

@@ -50,7 +50,7 @@ struct proxy {
     int own_netns_fd;
     int exempt_map_fd, deliveries_map_fd; /* -1 until the agent gave them; atomic */
     bool draining;
-    bool cut;              /* the deadline has come, and all connections were ended */
+    bool aborted;          /* the deadline has come, and all connections were ended */
     bool ending;           /* draining, and not because of another proxy: for good */
     uint64_t linger_until; /* loop time; draining, and still a holder of listeners */
     int exit_status;

@@ -35,7 +35,7 @@ struct add_request {
 struct cni {
     struct agent *agent;
     struct connection *connection;
-    struct pod *pod; /* of the enrolment that this connection has begun; NULL otherwise */
+    struct pod *pod; /* of the enrollment that this connection has begun; NULL otherwise */
 
     /* an ADD that waits: the source has not told of the pod yet, or its address cannot be used yet */
     bool waits;
@@ -158,7 +158,7 @@ static int find_or_make(struct agent *agent, const struct add_request *q, struct
     return 0;
 }
 
-/* An enrolment that the plugin took part in has ended. */
+/* An enrollment that the plugin took part in has ended. */
 static void on_enrolled(void *data, struct pod *pod, int r, const struct steer_error *error)
 {
     struct cni *cni = data;
@@ -227,7 +227,7 @@ static void merge(struct cni *cni, struct pod *pod, const struct add_request *q,
     struct steer_pod p;
 
     enroll_describe(cni->agent, pod, &p);
-    pod->mend_at = 0;
+    pod->repair_at = 0;
     if (steer_pod_commit(cni->agent->steer, &p, &error) < 0 ||
         watchdog_verify(cni->agent, pod, true, &error) < 0) {
         if (enroll_address_wait(cni->agent, pod, &error)) {
@@ -258,7 +258,7 @@ static void begin(struct cni *cni, struct pod *pod, const struct add_request *q,
     }
     if (r < 0) {
         answer_error(cni, error.reason, error.text);
-        enroll_remove(cni->agent, pod, "its enrolment failed");
+        enroll_remove(cni->agent, pod, "its enrollment failed");
         return;
     }
     cni->pod = pod;
@@ -316,7 +316,7 @@ static void add_known(struct cni *cni, const struct add_request *q, int *netns)
         pod->netns_fd = fcntl(*netns, F_DUPFD_CLOEXEC, 3);
     if (pod->netns_fd < 0) {
         answer_error(cni, BRUMA_REASON_OUT_OF_RESOURCES, strerror(errno));
-        enroll_remove(agent, pod, "its enrolment failed");
+        enroll_remove(agent, pod, "its enrollment failed");
         return;
     }
     begin(cni, pod, q, netns);
@@ -557,7 +557,7 @@ static void on_closed(struct connection *connection)
     struct cni *cni = connection_data(connection);
 
     if (cni->pod)
-        give_up(cni, BRUMA_REASON_ATTACH_FAILED, "the plugin went away during the enrolment");
+        give_up(cni, BRUMA_REASON_ATTACH_FAILED, "the plugin went away during the enrollment");
     loop_timer_cancel(&cni->timer);
     source_wait_end(&cni->waiter);
     close_fds(&cni->netns_fd, 1);

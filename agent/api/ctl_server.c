@@ -26,13 +26,13 @@ static void send_item(struct connection *connection, cJSON *item)
     connection_send(connection, item, NULL, 0);
 }
 
-static void add_mends(cJSON *item, const uint32_t mends[BRUMA_REASON_COUNT])
+static void add_repairs(cJSON *item, const uint32_t repairs[BRUMA_REASON_COUNT])
 {
     cJSON *object = cJSON_AddObjectToObject(item, "mends");
 
     for (int i = 0; i < BRUMA_REASON_COUNT; i++) {
-        if (mends[i])
-            cJSON_AddNumberToObject(object, reason_name((enum bruma_reason)i), mends[i]);
+        if (repairs[i])
+            cJSON_AddNumberToObject(object, reason_name((enum bruma_reason)i), repairs[i]);
     }
 }
 
@@ -78,10 +78,10 @@ static void add_problems(const struct agent *agent, cJSON *item)
         add_problem(array, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(agent));
     if (agent->cgroup_reason)
         add_problem(array, agent->cgroup_reason, agent->cgroup_error);
-    reason = guard_trouble(agent->guard, &text);
+    reason = guard_failure(agent->guard, &text);
     if (reason)
         add_problem(array, reason, text);
-    reason = kubelet_trouble(agent->kubelet, &text);
+    reason = kubelet_failure(agent->kubelet, &text);
     if (reason)
         add_problem(array, reason, text);
     if (!proxies_serving(agent->proxies))
@@ -121,7 +121,7 @@ static void add_source_problems(cJSON *item)
 
 static void status(struct agent *agent, struct connection *connection)
 {
-    const struct agent_config *c = agent->config;
+    const struct agent_settings *c = agent->settings;
     cJSON *item = message_new("item"), *pods = cJSON_AddObjectToObject(item, "pods");
 
     cJSON_AddStringToObject(item, "version", BRUMA_VERSION);
@@ -141,7 +141,7 @@ static void status(struct agent *agent, struct connection *connection)
     cJSON_AddBoolToObject(item, "proxyConnected", proxies_serving(agent->proxies));
     cJSON_AddStringToObject(item, "proxyKind", proxies_kind(agent->proxies));
     cJSON_AddItemToObject(item, "proxies", proxies_report(agent->proxies));
-    add_mends(item, agent->mends);
+    add_repairs(item, agent->repairs);
     add_failures(agent, item);
     cJSON_AddNumberToObject(item, "verifyIntervalMilliseconds", (double)c->verify_interval);
     source_report(agent, item);
@@ -182,15 +182,15 @@ static void add_attachments(const struct pod *pod, cJSON *item)
 }
 
 /* What stands between the pod and a whole capture just now. */
-static void add_unmended(const struct pod *pod, cJSON *item)
+static void add_unrepaired(const struct pod *pod, cJSON *item)
 {
     cJSON *array = cJSON_AddArrayToObject(item, "unmended");
     bool enrolled = pod->state == POD_ENROLLED;
 
-    cJSON_AddBoolToObject(item, "verified", enrolled && pod->verified_at && !pod->unmended.len);
-    for (int i = 0; enrolled && i < pod->unmended.len; i++)
-        cJSON_AddItemToArray(array, cJSON_CreateString(reason_name(pod->unmended.reasons[i])));
-    cJSON_AddNumberToObject(item, "failedMends", enrolled ? pod->failed_mends : 0);
+    cJSON_AddBoolToObject(item, "verified", enrolled && pod->verified_at && !pod->unrepaired.len);
+    for (int i = 0; enrolled && i < pod->unrepaired.len; i++)
+        cJSON_AddItemToArray(array, cJSON_CreateString(reason_name(pod->unrepaired.reasons[i])));
+    cJSON_AddNumberToObject(item, "failedMends", enrolled ? pod->failed_repairs : 0);
 }
 
 static cJSON *pod_item(struct agent *agent, const struct pod *pod)
@@ -213,8 +213,8 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     cJSON_AddStringToObject(item, "why", why);
     if (known && source_service_account(agent, pod, account, sizeof(account)) == 0) {
         cJSON_AddStringToObject(item, "serviceAccount", account);
-        if (spiffe_format(identity, sizeof(identity), agent->config->trust_domain, pod->namespace, account) >
-            0)
+        if (spiffe_format(identity, sizeof(identity), agent->settings->trust_domain, pod->namespace,
+                          account) > 0)
             cJSON_AddStringToObject(item, "identity", identity);
     }
     cJSON_AddNumberToObject(item, "generation", pod->generation);
@@ -223,13 +223,13 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     cJSON_AddNumberToObject(item, "addedAt", (double)pod->added_at);
     cJSON_AddNumberToObject(item, "enrolledAt", (double)pod->enrolled_at);
     cJSON_AddNumberToObject(item, "verifiedAt", (double)pod->verified_at);
-    add_unmended(pod, item);
+    add_unrepaired(pod, item);
     cJSON_AddBoolToObject(item, "announced", forwards_announced(pod));
     cJSON_AddStringToObject(item, "forwards", pod->forwards);
-    cJSON_AddNumberToObject(item, "enrolMicroseconds", (double)pod->enrol_microseconds);
+    cJSON_AddNumberToObject(item, "enrolMicroseconds", (double)pod->enroll_microseconds);
     cJSON_AddStringToObject(item, "proxy",
                             pod->state == POD_OUTSIDE ? "-" : proxies_pod_state(agent->proxies, pod));
-    add_mends(item, pod->mends);
+    add_repairs(item, pod->repairs);
     cJSON_AddStringToObject(item, "lastReason", reason_name(pod->last_reason));
     cJSON_AddStringToObject(item, "lastError", pod->last_error);
     add_counters(agent, pod, item);

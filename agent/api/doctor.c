@@ -56,13 +56,13 @@ static void check_kernel(struct connection *c)
 static void check_filesystems(const struct agent *agent, struct connection *c)
 {
     struct statfs st;
-    bool ok = statfs(agent->config->cgroup, &st) == 0 && st.f_type == CGROUP2_SUPER_MAGIC;
+    bool ok = statfs(agent->settings->cgroup, &st) == 0 && st.f_type == CGROUP2_SUPER_MAGIC;
 
     ctl_finding(c, "cgroup", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_CGROUP_LINK_DETACHED, "%s %s",
-                agent->config->cgroup, ok ? "is a cgroup2 directory" : "is no cgroup2 directory");
-    ok = statfs(agent->config->pin_dir, &st) == 0 && st.f_type == BPF_FS_MAGIC;
+                agent->settings->cgroup, ok ? "is a cgroup2 directory" : "is no cgroup2 directory");
+    ok = statfs(agent->settings->pin_dir, &st) == 0 && st.f_type == BPF_FS_MAGIC;
     ctl_finding(c, "pins", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_MAP_UPDATE_FAILED, "%s %s",
-                agent->config->pin_dir, ok ? "is in a BPF file system" : "is not in a BPF file system");
+                agent->settings->pin_dir, ok ? "is in a BPF file system" : "is not in a BPF file system");
 }
 
 static bool is_own(const struct steer_hook *own, int own_len, __u32 id)
@@ -143,7 +143,7 @@ static void check_hooks(const struct agent *agent, struct connection *c)
                  {BPF_CGROUP_INET6_CONNECT, "connect6"},
                  {BPF_CGROUP_SETSOCKOPT, "setsockopt"},
                  {BPF_CGROUP_SOCK_OPS, "sock_ops"}};
-    _cleanup_fd_ int fd = open(agent->config->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    _cleanup_fd_ int fd = open(agent->settings->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     struct steer_hook own[STEER_HOOKS];
     int own_len = check_own_hooks(agent, c, own);
     char programs[600];
@@ -200,7 +200,7 @@ static void check_guard(const struct agent *agent, struct connection *c)
 
     if (!agent->guard)
         return;
-    reason = guard_trouble(agent->guard, &text);
+    reason = guard_failure(agent->guard, &text);
     ctl_finding(c, "guard", !reason, reason, "%s",
                 reason                          ? text
                 : guard_is_closed(agent->guard) ? "closed: pods that are undecided have no network"
@@ -213,7 +213,7 @@ static void check_guard(const struct agent *agent, struct connection *c)
 static void check_kubelet(const struct agent *agent, struct connection *c)
 {
     const char *text;
-    enum bruma_reason reason = kubelet_trouble(agent->kubelet, &text);
+    enum bruma_reason reason = kubelet_failure(agent->kubelet, &text);
 
     char chosen[1600];
 

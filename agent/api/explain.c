@@ -50,7 +50,7 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
 
     ctl_finding(c, "link", attached, attached ? BRUMA_REASON_NONE : BRUMA_REASON_LINK_DETACHED,
                 "the pinned link %s attached to the pod's network namespace", attached ? "is" : "is not");
-    (void)pins_listeners(agent->config->pin_dir, pod->cookie, slots);
+    (void)pins_listeners(agent->settings->pin_dir, pod->cookie, slots);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         ctl_finding(c, "listener", slots[i] != 0, slots[i] ? BRUMA_REASON_NONE : empty, "%s: %s", names[i],
                     slots[i] ? "a listener is registered" : "the slot is empty");
@@ -88,8 +88,8 @@ static void explain_since(struct connection *c, const struct pod *pod)
         ctl_finding(c, "since start", true, BRUMA_REASON_NONE,
                     "enrolled while it was running: connections of before go on outside the mesh");
     for (int i = 0; i < BRUMA_REASON_COUNT; i++) {
-        if (pod->mends[i])
-            ctl_finding(c, "mended", true, (enum bruma_reason)i, "%u times: %s", pod->mends[i],
+        if (pod->repairs[i])
+            ctl_finding(c, "repaired", true, (enum bruma_reason)i, "%u times: %s", pod->repairs[i],
                         reason_what((enum bruma_reason)i));
     }
 }

@@ -129,11 +129,11 @@ static void put_guard(FILE *f, const struct agent *agent)
 
 static void put_reasons(FILE *f, const struct agent *agent)
 {
-    head(f, "bruma_mends_total", "counter", "Parts of pods' capture that were found broken and mended.");
+    head(f, "bruma_mends_total", "counter", "Parts of pods' capture that were found broken and repaired.");
     for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
-        if (agent->mends[i])
+        if (agent->repairs[i])
             fprintf(f, "bruma_mends_total{reason=\"%s\"} %" PRIu32 "\n", reason_name((enum bruma_reason)i),
-                    agent->mends[i]);
+                    agent->repairs[i]);
     }
     head(f, "bruma_steering_failures_total", "counter",
          "Connections that the programs in the kernel refused or reset, since they were first loaded.");
@@ -340,7 +340,7 @@ static int open_ready(struct metrics *m, uint16_t port, const struct http_limits
 
 int metrics_open(struct agent *agent, struct metrics **ret)
 {
-    const struct agent_config *c = agent->config;
+    const struct agent_settings *c = agent->settings;
     const struct http_limits limits = {(unsigned)c->server_connections,
                                        (unsigned)c->server_connections_per_source};
     struct metrics *m;

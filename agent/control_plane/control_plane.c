@@ -140,8 +140,9 @@ static enum grpc_status certify(struct control_plane *plane,
     return GRPC_OK;
 }
 
-static enum grpc_status judge(struct control_plane *plane, const Istio__V1__Auth__IstioCertificateRequest *q,
-                              uint8_t **ret, size_t *ret_len, char *text, size_t text_size)
+static enum grpc_status authorize(struct control_plane *plane,
+                                  const Istio__V1__Auth__IstioCertificateRequest *q, uint8_t **ret,
+                                  size_t *ret_len, char *text, size_t text_size)
 {
     const char *identity = impersonated(q);
     struct spiffe spiffe;
@@ -184,7 +185,7 @@ enum grpc_status control_plane_sign(struct control_plane *plane, const uint8_t *
     } else {
         const char *identity = impersonated(q);
 
-        status = judge(plane, q, ret, ret_len, text, text_size);
+        status = authorize(plane, q, ret, ret_len, text, text_size);
         log_quote(quoted, sizeof(quoted), identity ? identity : "");
         if (status == GRPC_OK)
             log_info("certificate\tidentity=%s", quoted);
@@ -289,9 +290,9 @@ static void on_clock_set(void *data, int64_t milliseconds)
     renew(data);
 }
 
-static int open_port(struct control_plane *plane, const struct agent_config *config)
+static int open_port(struct control_plane *plane, const struct agent_settings *settings)
 {
-    struct endpoint endpoint = {.port = (uint16_t)config->xds_port};
+    struct endpoint endpoint = {.port = (uint16_t)settings->xds_port};
     int r;
 
     if (!endpoint.port)
@@ -308,14 +309,14 @@ static int open_port(struct control_plane *plane, const struct agent_config *con
         return r;
     endpoint_format(&endpoint, plane->address);
     r = grpc_server_open(plane->loop, &endpoint, plane->tls, services, array_size(services), plane,
-                         (unsigned)config->server_connections,
-                         (unsigned)config->server_connections_per_source, &plane->server);
+                         (unsigned)settings->server_connections,
+                         (unsigned)settings->server_connections_per_source, &plane->server);
     if (r < 0) {
         log_error_errno(r, "the control plane cannot listen\taddress=%s", plane->address);
         plane->address[0] = '\0';
         return r;
     }
-    grpc_server_set_stall(plane->server, (unsigned)config->stall_timeout);
+    grpc_server_set_stall(plane->server, (unsigned)settings->stall_timeout);
     loop_timer_set(plane->loop, &plane->renew, RENEW_MS);
     wall_clock_follow(plane->loop, &plane->wall, on_clock_set, plane);
     log_info("control plane\taddress=%s token=%s root=%s/root-cert.pem", plane->address, plane->token_path,
@@ -330,8 +331,8 @@ static int make_directory(const char *path, mode_t mode)
                : 0;
 }
 
-int control_plane_open(struct loop *loop, const struct agent_config *config, control_plane_allows_fn allows,
-                       void *data, struct control_plane **ret)
+int control_plane_open(struct loop *loop, const struct agent_settings *settings,
+                       control_plane_allows_fn allows, void *data, struct control_plane **ret)
 {
     struct control_plane *plane = calloc(1, sizeof(*plane));
     int r;
@@ -342,23 +343,23 @@ int control_plane_open(struct loop *loop, const struct agent_config *config, con
     plane->allows = allows;
     plane->data = data;
     loop_timer_init(&plane->renew, on_renew);
-    r = (size_t)snprintf(plane->directory, sizeof(plane->directory), "%s/control", config->run_dir) <
+    r = (size_t)snprintf(plane->directory, sizeof(plane->directory), "%s/control", settings->run_dir) <
                 sizeof(plane->directory)
             ? 0
             : log_error_errno(-ENAMETOOLONG, "run-dir is too long");
     snprintf(plane->token_path, sizeof(plane->token_path), "%s/token", plane->directory);
     if (r == 0)
-        r = make_directory(config->run_dir, 0755);
+        r = make_directory(settings->run_dir, 0755);
     if (r == 0)
         r = make_directory(plane->directory, 0755);
     if (r == 0 && (r = make_token(plane)) < 0)
         log_error_errno(r, "the token cannot be written\tpath=%s", plane->token_path);
     if (r == 0)
-        r = ca_open(plane->directory, config->ca_key_file, config->trust_domain, &plane->ca);
+        r = ca_open(plane->directory, settings->ca_key_file, settings->trust_domain, &plane->ca);
     if (r == 0)
         r = xds_server_new(loop, &xds_transport_grpc, &plane->xds);
     if (r == 0)
-        r = open_port(plane, config);
+        r = open_port(plane, settings);
     if (r < 0) {
         control_plane_close(&plane);
         return r;
@@ -384,17 +385,17 @@ void control_plane_close(struct control_plane **plane)
     *plane = NULL;
 }
 
-void control_plane_uninstall(const struct agent_config *config)
+void control_plane_uninstall(const struct agent_settings *settings)
 {
     static const char *const names[] = {"token", "root-cert.pem", "ca-key.pem"};
     char path[512];
 
     for (size_t i = 0; i < array_size(names); i++) {
-        snprintf(path, sizeof(path), "%s/control/%s", config->run_dir, names[i]);
+        snprintf(path, sizeof(path), "%s/control/%s", settings->run_dir, names[i]);
         if (unlink(path) < 0 && errno != ENOENT)
             log_warn_errno(errno, "a file cannot be removed\tpath=%s", path);
     }
-    snprintf(path, sizeof(path), "%s/control", config->run_dir);
+    snprintf(path, sizeof(path), "%s/control", settings->run_dir);
     if (rmdir(path) < 0 && errno != ENOENT)
         log_warn_errno(errno, "the directory cannot be removed\tpath=%s", path);
 }

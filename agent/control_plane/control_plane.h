@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "agent/config.h"
+#include "agent/agent_settings.h"
 #include "agent/control_plane/ca.h"
 #include "agent/control_plane/xds_server.h"
 #include "lib/loop.h"
@@ -25,12 +25,12 @@ struct control_plane;
 typedef bool (*control_plane_allows_fn)(void *data, const struct spiffe *identity, char *why,
                                         size_t why_size);
 
-/* Failures are logged. With config->xds_port 0 nothing listens. */
-int control_plane_open(struct loop *loop, const struct agent_config *config, control_plane_allows_fn allows,
-                       void *data, struct control_plane **ret);
+/* Failures are logged. With settings->xds_port 0 nothing listens. */
+int control_plane_open(struct loop *loop, const struct agent_settings *settings,
+                       control_plane_allows_fn allows, void *data, struct control_plane **ret);
 void control_plane_close(struct control_plane **plane);
 /* Removes the files that control_plane_open() makes. A CA's key that was given stays where it is. */
-void control_plane_uninstall(const struct agent_config *config);
+void control_plane_uninstall(const struct agent_settings *settings);
 
 struct xds_server *control_plane_xds(struct control_plane *plane);
 const struct ca *control_plane_ca(const struct control_plane *plane);

@@ -55,7 +55,7 @@ static void use_file(struct mesh *mesh, struct mesh_file *file)
     int r;
 
     list_for_each (pod, &mesh->pods, node)
-        pod->workload = mesh_file_workload(file, pod->namespace, pod->name, mesh->config->node);
+        pod->workload = mesh_file_workload(file, pod->namespace, pod->name, mesh->settings->node);
     r = announce_policies(mesh, file);
     if (r < 0)
         log_error_errno(r, "policies cannot be announced");
@@ -68,7 +68,7 @@ static void use_file(struct mesh *mesh, struct mesh_file *file)
     mesh->loaded_at = (int64_t)time(NULL);
     mesh->error[0] = '\0';
     log_info("mesh file read\tfile=%s namespaces=%zu workloads=%zu services=%zu policies=%zu",
-             mesh->config->mesh_file, file->namespaces_len, file->workloads_len, file->services_len,
+             mesh->settings->mesh_file, file->namespaces_len, file->workloads_len, file->services_len,
              file->policies_len);
     xds_server_ready(control_plane_xds(mesh->plane));
     /* What reading took beside what it left, and the file before. */
@@ -135,8 +135,8 @@ static void start_reading(struct mesh *mesh)
         return;
     reading->mesh = mesh;
     reading->loop = mesh->loop;
-    reading->path = mesh->config->mesh_file;
-    reading->trust_domain = mesh->config->trust_domain;
+    reading->path = mesh->settings->mesh_file;
+    reading->trust_domain = mesh->settings->trust_domain;
     r = pthread_create(&reading->thread, NULL, read_file, reading);
     if (r) {
         log_error_errno(r, "no thread to read the mesh file");
@@ -161,7 +161,7 @@ static bool is_text(const char *text, const char *part, size_t len)
 static bool allows(void *data, const struct spiffe *id, char *why, size_t why_size)
 {
     struct mesh *mesh = data;
-    const char *trust_domain = mesh->config->trust_domain;
+    const char *trust_domain = mesh->settings->trust_domain;
     const struct mesh_pod *pod;
     bool known = false;
 
@@ -189,7 +189,7 @@ static bool allows(void *data, const struct spiffe *id, char *why, size_t why_si
 
 /* ---- the interface ---- */
 
-int mesh_new(struct loop *loop, const struct agent_config *config, mesh_changed_fn changed, void *data,
+int mesh_new(struct loop *loop, const struct agent_settings *settings, mesh_changed_fn changed, void *data,
              struct mesh **ret)
 {
     struct mesh_file_error error;
@@ -200,21 +200,21 @@ int mesh_new(struct loop *loop, const struct agent_config *config, mesh_changed_
     if (!mesh)
         return log_error_errno(-ENOMEM, "no memory for the mesh");
     mesh->loop = loop;
-    mesh->config = config;
+    mesh->settings = settings;
     mesh->changed = changed;
     mesh->data = data;
     list_init(&mesh->pods);
     mesh->file = calloc(1, sizeof(*mesh->file));
-    r = mesh->file ? control_plane_open(loop, config, allows, mesh, &mesh->plane) : -ENOMEM;
+    r = mesh->file ? control_plane_open(loop, settings, allows, mesh, &mesh->plane) : -ENOMEM;
     if (r == 0 &&
-        (r = mesh_file_watch_open(loop, config->mesh_file, on_file_changed, mesh, &mesh->watch)) < 0)
-        log_error_errno(r, "the mesh file cannot be watched\tfile=%s", config->mesh_file);
+        (r = mesh_file_watch_open(loop, settings->mesh_file, on_file_changed, mesh, &mesh->watch)) < 0)
+        log_error_errno(r, "the mesh file cannot be watched\tfile=%s", settings->mesh_file);
     if (r < 0) {
         mesh_free(&mesh);
         return r;
     }
     /* The first time not beside the loop: whoever asks next wants an answer. */
-    if (mesh_file_load(config->mesh_file, config->trust_domain, &file, &error) == 0)
+    if (mesh_file_load(settings->mesh_file, settings->trust_domain, &file, &error) == 0)
         use_file(mesh, file);
     else
         refuse_file(mesh, &error);
@@ -246,9 +246,9 @@ void mesh_free(struct mesh **mesh)
     *mesh = NULL;
 }
 
-void mesh_uninstall(const struct agent_config *config)
+void mesh_uninstall(const struct agent_settings *settings)
 {
-    control_plane_uninstall(config);
+    control_plane_uninstall(settings);
 }
 
 bool mesh_ready(const struct mesh *mesh)
@@ -270,7 +270,7 @@ bool mesh_namespace_ambient(const struct mesh *mesh, const char *namespace)
 
 enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, const char *pod)
 {
-    const struct mesh_workload *w = mesh_file_workload(mesh->file, namespace, pod, mesh->config->node);
+    const struct mesh_workload *w = mesh_file_workload(mesh->file, namespace, pod, mesh->settings->node);
 
     return w ? w->mode : MESH_MODE_UNSET;
 }
@@ -298,7 +298,7 @@ void mesh_each_namespace(const struct mesh *mesh,
 int mesh_service_account(const struct mesh *mesh, const char *namespace, const char *pod, char *buf,
                          size_t size)
 {
-    const struct mesh_workload *w = mesh_file_workload(mesh->file, namespace, pod, mesh->config->node);
+    const struct mesh_workload *w = mesh_file_workload(mesh->file, namespace, pod, mesh->settings->node);
     const char *account = w ? w->service_account : "default";
 
     if (strlen(account) >= size)
@@ -309,7 +309,7 @@ int mesh_service_account(const struct mesh *mesh, const char *namespace, const c
 
 const char *mesh_trust_domain(const struct mesh *mesh)
 {
-    return mesh->config->trust_domain;
+    return mesh->settings->trust_domain;
 }
 
 uint64_t mesh_stalls(const struct mesh *mesh)
@@ -322,7 +322,7 @@ void mesh_report(const struct mesh *mesh, cJSON *object)
     struct xds_server *xds = control_plane_xds(mesh->plane);
     const struct ca *ca = control_plane_ca(mesh->plane);
 
-    cJSON_AddStringToObject(object, "meshFile", mesh->config->mesh_file);
+    cJSON_AddStringToObject(object, "meshFile", mesh->settings->mesh_file);
     cJSON_AddBoolToObject(object, "meshReady", mesh->ready);
     cJSON_AddStringToObject(object, "meshError", mesh->error);
     cJSON_AddNumberToObject(object, "meshLoadedAt", (double)mesh->loaded_at);

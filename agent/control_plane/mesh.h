@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "agent/config.h"
+#include "agent/agent_settings.h"
 #include "agent/mesh_file/mesh_file.h"
 #include "bruma/maps.h"
 #include "lib/addr.h"
@@ -33,11 +33,11 @@ struct mesh_local_pod {
 typedef void (*mesh_changed_fn)(void *data);
 
 /*
- * Reads the mesh file, follows its changes, opens the control plane on loopback. config stays the caller's
+ * Reads the mesh file, follows its changes, opens the control plane on loopback. settings stays the caller's
  * and outlives the mesh. A mesh file that is missing or wrong is not an error here: mesh_ready() is false
  * until a good one was read. Errors are those of sockets, of the CA's key, of memory; they are logged.
  */
-int mesh_new(struct loop *loop, const struct agent_config *config, mesh_changed_fn changed, void *data,
+int mesh_new(struct loop *loop, const struct agent_settings *settings, mesh_changed_fn changed, void *data,
              struct mesh **ret);
 void mesh_free(struct mesh **mesh);
 
@@ -73,7 +73,7 @@ uint64_t mesh_stalls(const struct mesh *mesh);
 
 /* For `bruma-agent --uninstall`: removes the files that mesh_new() has made in the run directory. No agent
  * runs. */
-void mesh_uninstall(const struct agent_config *config);
+void mesh_uninstall(const struct agent_settings *settings);
 
 /* Adds keys about the file, the control plane and the CA to the object of `brumactl status`:
  * meshFile, meshReady, meshError, meshLoadedAt, namespaces, workloads, services, policies, xdsAddress,

@@ -70,8 +70,8 @@ static int announce_workload(struct mesh *mesh, const struct mesh_file *file, co
 
     if (pod && pod->workload != w)
         pod = NULL; /* another workload of that name is the pod's */
-    content.tail_len = (uint32_t)mesh_workload_tail(file, w, pod, mesh->config->node, tail);
-    content.local = pod || !strcmp(w->node, mesh->config->node);
+    content.tail_len = (uint32_t)mesh_workload_tail(file, w, pod, mesh->settings->node, tail);
+    content.local = pod || !strcmp(w->node, mesh->settings->node);
     r = xds_resources_put(addresses_of(mesh), &content);
     return r < 0 ? r : 0;
 }
@@ -95,7 +95,7 @@ static int announce_generated(struct mesh *mesh, const struct mesh_file *file, s
     struct xds_content content = {.wrap = XDS_WORKLOAD, .local = true};
     char *uid = NULL;
     uint8_t *message = NULL;
-    int r = mesh_pod_generate(pod, mesh->config->trust_domain, mesh->config->node, &uid, &message,
+    int r = mesh_pod_generate(pod, mesh->settings->trust_domain, mesh->settings->node, &uid, &message,
                               &content.message_len);
 
     if (r < 0)
@@ -196,7 +196,7 @@ static struct mesh_pod *add_pod(struct mesh *mesh, const struct mesh_local_pod *
         return NULL;
     }
     pod->sequence = ++mesh->sequence;
-    pod->workload = mesh_file_workload(mesh->file, pod->namespace, pod->name, mesh->config->node);
+    pod->workload = mesh_file_workload(mesh->file, pod->namespace, pod->name, mesh->settings->node);
     list_add_tail(&mesh->pods, &pod->node);
     return pod;
 }

@@ -12,7 +12,7 @@ struct reading;
 
 struct mesh {
     struct loop *loop;
-    const struct agent_config *config;
+    const struct agent_settings *settings;
     mesh_changed_fn changed;
     void *data;
     struct control_plane *plane;

@@ -15,7 +15,7 @@
 
 struct mesh_source {
     struct source source;
-    const struct agent_config *config;
+    const struct agent_settings *settings;
     struct mesh *mesh;
 };
 
@@ -103,7 +103,7 @@ static void op_announce(struct source *source, const struct pod *pod)
 }
 
 /* Its own control plane tells the peers at once. */
-static bool op_told(const struct source *source, const struct pod *pod)
+static bool op_acked(const struct source *source, const struct pod *pod)
 {
     (void)source, (void)pod;
     return true;
@@ -115,8 +115,8 @@ static void op_forget(struct source *source, const char *uid)
 }
 
 /* Nobody beside the log, which has it already. */
-static void op_trouble(struct source *source, const struct pod *pod, enum bruma_reason reason,
-                       const char *text)
+static void op_report_failure(struct source *source, const struct pod *pod, enum bruma_reason reason,
+                              const char *text)
 {
     (void)source, (void)pod, (void)reason, (void)text;
 }
@@ -133,10 +133,10 @@ static enum bruma_reason op_check(const struct source *source, char *text, size_
     bool ready = mesh_ready(s->mesh);
 
     if (*error) {
-        snprintf(text, size, "%s: %s", s->config->mesh_file, error);
+        snprintf(text, size, "%s: %s", s->settings->mesh_file, error);
         return BRUMA_REASON_MESH_FILE_INVALID;
     }
-    snprintf(text, size, "%s %s", s->config->mesh_file, ready ? "has been read" : "has not been read yet");
+    snprintf(text, size, "%s %s", s->settings->mesh_file, ready ? "has been read" : "has not been read yet");
     return ready ? BRUMA_REASON_NONE : BRUMA_REASON_AGENT_NOT_READY;
 }
 
@@ -179,9 +179,9 @@ static const struct source_ops ops = {
     .probe_ports = op_probe_ports,
     .expect = op_expect,
     .announce = op_announce,
-    .told = op_told,
+    .acked = op_acked,
     .forget = op_forget,
-    .trouble = op_trouble,
+    .report_failure = op_report_failure,
     .report = op_report,
     .check = op_check,
     .serving = op_serving,
@@ -189,7 +189,7 @@ static const struct source_ops ops = {
     .close = op_close,
 };
 
-int mesh_source_open(struct loop *loop, const struct agent_config *config, mesh_changed_fn changed,
+int mesh_source_open(struct loop *loop, const struct agent_settings *settings, mesh_changed_fn changed,
                      void *data, struct source **ret)
 {
     struct mesh_source *s = calloc(1, sizeof(*s));
@@ -198,8 +198,8 @@ int mesh_source_open(struct loop *loop, const struct agent_config *config, mesh_
     if (!s)
         return log_error_errno(-ENOMEM, "no memory for the source");
     source_init(&s->source, &ops);
-    s->config = config;
-    r = mesh_new(loop, config, changed, data, &s->mesh);
+    s->settings = settings;
+    r = mesh_new(loop, settings, changed, data, &s->mesh);
     if (r < 0) {
         free(s);
         return r;

@@ -9,7 +9,7 @@ struct source;
 
 /* changed is called when another answer may be given about pods. Errors are those of mesh_new(); they are
  * logged. source_close() closes it. */
-int mesh_source_open(struct loop *loop, const struct agent_config *config, mesh_changed_fn changed,
+int mesh_source_open(struct loop *loop, const struct agent_settings *settings, mesh_changed_fn changed,
                      void *data, struct source **ret);
 
 #endif

@@ -30,7 +30,7 @@
  * does. 1, 0 or -errno. */
 static int find_by_process(const struct agent *agent, uint64_t cookie, char *path, size_t size)
 {
-    DIR *dir = opendir(agent->config->proc);
+    DIR *dir = opendir(agent->settings->proc);
     struct dirent *e;
     ino_t last = 0;
     int found = 0;
@@ -42,7 +42,7 @@ static int find_by_process(const struct agent *agent, uint64_t cookie, char *pat
         uint64_t other;
 
         if (!isdigit((unsigned char)*e->d_name) ||
-            snprintf(path, size, "%s/%s/ns/net", agent->config->proc, e->d_name) >= (int)size ||
+            snprintf(path, size, "%s/%s/ns/net", agent->settings->proc, e->d_name) >= (int)size ||
             stat(path, &st) < 0 || st.st_ino == last)
             continue;
         last = st.st_ino; /* neighbours mostly share one */
@@ -95,7 +95,7 @@ static int open_own_netns(struct pod *pod)
 }
 
 /* Of a failure that says nothing of the namespace: who has no descriptors left has not seen it go. */
-static bool cannot_tell(int r)
+static bool is_inconclusive(int r)
 {
     return r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -EACCES || r == -EPERM || r == -EIO;
 }
@@ -111,11 +111,11 @@ static int adopt(struct agent *agent, struct pod *pod)
         return 0;
     }
     r = open_own_netns(pod);
-    if (r < 0 && !cannot_tell(r)) {
+    if (r < 0 && !is_inconclusive(r)) {
         r = relocate(agent, pod);
         r = r == 0 ? -ENOENT : r < 0 ? r : open_own_netns(pod);
     }
-    if (r < 0 && cannot_tell(r))
+    if (r < 0 && is_inconclusive(r))
         return r;
     if (r < 0) {
         enroll_remove(agent, pod, "its network namespace went while the agent was away");
@@ -123,7 +123,7 @@ static int adopt(struct agent *agent, struct pod *pod)
     }
     /* Proxies that open listeners themselves have none of ours to give back. */
     if (proxies_open_listeners(agent->proxies))
-        (void)pins_listeners(agent->config->pin_dir, pod->cookie, pod->listener_cookies);
+        (void)pins_listeners(agent->settings->pin_dir, pod->cookie, pod->listener_cookies);
     else
         pod->awaits_listeners = pod->state == POD_ENROLLED || pod->state == POD_LEAVING;
     log_info("pod adopted\tpod=\"%s/%s\" cookie=%" PRIu64 " state=%s", pod->namespace, pod->name, pod->cookie,
@@ -204,7 +204,7 @@ static int adopt_pin(struct agent *agent, uint64_t cookie)
         (void)store_save(&agent->store, pod);
         return adopt(agent, pod);
     }
-    if (!pins_netns_dead(agent->config->pin_dir, cookie)) {
+    if (!pins_netns_dead(agent->settings->pin_dir, cookie)) {
         /* It stays steered: better refused by an empty slot than outside the mesh without a word. */
         log_error("a pinned pod has no record and its network namespace has no name; it is left as it "
                   "is\tcookie=%" PRIu64,
@@ -228,7 +228,7 @@ int adopt_all(struct agent *agent)
 
     if (n < 0)
         return log_error_errno(n, "the records of pods cannot be read\tdirectory=%s", agent->store.directory);
-    agent->adopt_until = loop_now(agent->loop) + agent->config->adopt_wait;
+    agent->adopt_until = loop_now(agent->loop) + agent->settings->adopt_wait;
     list_for_each (pod, &agent->pods.list, node) {
         pod->loop = agent->loop;
         pod->owner = agent;
@@ -265,7 +265,7 @@ static bool is_listener(int fd, uint64_t netns)
            socket_netns_cookie(fd, &cookie) == 0 && cookie == netns;
 }
 
-static bool offer_is_sound(const struct held_pod *offer)
+static bool offer_is_sound(const struct offered_pod *offer)
 {
     uint64_t cookie;
 
@@ -280,12 +280,12 @@ static bool offer_is_sound(const struct held_pod *offer)
 }
 
 /* Takes the offered listeners whose slot is theirs or empty. True if the pod has all three then. */
-static bool take_listeners(struct agent *agent, struct pod *pod, const struct held_pod *offer)
+static bool take_listeners(struct agent *agent, struct pod *pod, const struct offered_pod *offer)
 {
     uint64_t slots[BRUMA_LISTENER_COUNT], cookie;
     bool complete = true;
 
-    if (pins_listeners(agent->config->pin_dir, pod->cookie, slots) < 0)
+    if (pins_listeners(agent->settings->pin_dir, pod->cookie, slots) < 0)
         return false;
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
         int *fd = &offer->fds[BRUMA_POD_FD_OUTBOUND + i];
@@ -315,7 +315,7 @@ void adopt_uid(struct agent *agent, struct pod *pod, const char *uid)
     enroll_announce(agent, pod);
 }
 
-struct pod *adopt_held(struct agent *agent, const struct held_pod *offer)
+struct pod *adopt_offered(struct agent *agent, const struct offered_pod *offer)
 {
     struct pod *pod = pods_by_uid(&agent->pods, offer->uid);
     struct steer_error error = {0};
@@ -348,7 +348,7 @@ static bool may_open(const struct agent *agent, const struct pod *pod)
 {
     uint64_t slots[BRUMA_LISTENER_COUNT];
 
-    if (pins_listeners(agent->config->pin_dir, pod->cookie, slots) < 0)
+    if (pins_listeners(agent->settings->pin_dir, pod->cookie, slots) < 0)
         return true;
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
         if (!slots[i])
@@ -371,22 +371,22 @@ void adopt_check(struct agent *agent, struct pod *pod)
     r = steer_listeners_open(pod->netns_fd, pod->listeners, &error);
     if (r == 0) {
         enroll_describe(agent, pod, &p);
-        r = steer_pod_mend(agent->steer, &p, &findings, &error);
+        r = steer_pod_repair(agent->steer, &p, &findings, &error);
     }
     if (r < 0) {
         pod_set_error(pod, error.reason, error.text);
-        if (pod->told == error.reason)
+        if (pod->logged == error.reason)
             return;
-        pod->told = error.reason;
+        pod->logged = error.reason;
         log_error("new listeners cannot be opened; it is tried again, and told of once\tpod=\"%s/%s\" "
                   "reason=%s error=\"%s\"",
                   pod->namespace, pod->name, reason_name(error.reason), error.text);
         return;
     }
     pod->awaits_listeners = false;
-    pod->told = BRUMA_REASON_NONE;
-    pod->mends[BRUMA_REASON_LISTENER_CLOSED]++;
-    agent->mends[BRUMA_REASON_LISTENER_CLOSED]++;
+    pod->logged = BRUMA_REASON_NONE;
+    pod->repairs[BRUMA_REASON_LISTENER_CLOSED]++;
+    agent->repairs[BRUMA_REASON_LISTENER_CLOSED]++;
     log_warn("new listeners were opened: nobody holds the old ones\tpod=\"%s/%s\" reason=%s", pod->namespace,
              pod->name, reason_name(BRUMA_REASON_LISTENER_CLOSED));
     proxies_pod_add(agent->proxies, pod);

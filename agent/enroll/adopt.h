@@ -12,7 +12,7 @@
 /* Before the socket is opened. 0 or -errno. */
 int adopt_all(struct agent *agent);
 /* See struct proxies_events. */
-struct pod *adopt_held(struct agent *agent, const struct held_pod *offer);
+struct pod *adopt_offered(struct agent *agent, const struct offered_pod *offer);
 /* Gives a pod that was recovered without its record the uid that it really has. Others keep theirs. */
 void adopt_uid(struct agent *agent, struct pod *pod, const char *uid);
 /* Opens new listeners for a pod that awaits them, if it is time to. */

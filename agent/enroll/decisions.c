@@ -23,8 +23,8 @@ static cJSON *decisions_of(struct decisions *d)
     cJSON *o = cJSON_CreateObject(), *namespaces = cJSON_AddObjectToObject(o, "namespaces"),
           *pods = cJSON_AddObjectToObject(o, "pods");
 
-    cJSON_AddStringToObject(o, "withoutAgent", d->agent->config->without_agent);
-    cJSON_AddNumberToObject(o, "validSeconds", (double)(d->agent->config->decisions_age / 1000));
+    cJSON_AddStringToObject(o, "withoutAgent", d->agent->settings->without_agent);
+    cJSON_AddNumberToObject(o, "validSeconds", (double)(d->agent->settings->decisions_age / 1000));
     d->fill(d->data, namespaces, pods);
     return o;
 }
@@ -44,7 +44,7 @@ static int write_decisions(struct decisions *d)
     cJSON_AddNumberToObject(o, "revision", (double)d->revision);
     cJSON_AddNumberToObject(o, "writtenAt", (double)time(NULL));
     text = cJSON_PrintUnformatted(o);
-    return text ? store_write(d->agent->config->run_dir, BRUMA_DECISIONS, text) : -ENOMEM;
+    return text ? store_write(d->agent->settings->run_dir, BRUMA_DECISIONS, text) : -ENOMEM;
 }
 
 static void on_timer(struct loop_timer *timer)

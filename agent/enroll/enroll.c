@@ -70,14 +70,14 @@ static void retry_later(struct agent *agent, struct pod *pod)
 }
 
 /* Once, however often it is tried again. */
-static void tell(struct agent *agent, struct pod *pod, const struct steer_error *error)
+static void report_once(struct agent *agent, struct pod *pod, const struct steer_error *error)
 {
-    if (error->reason && pod->told == error->reason)
+    if (error->reason && pod->logged == error->reason)
         return;
-    pod->told = error->reason;
+    pod->logged = error->reason;
     log_error("a pod could not be enrolled\tpod=\"%s/%s\" reason=%s error=\"%s\"", pod->namespace, pod->name,
               reason_name(error->reason), error->text);
-    source_trouble(agent, pod, error->reason, error->text);
+    source_report_failure(agent, pod, error->reason, error->text);
 }
 
 bool enroll_address_wait(struct agent *agent, struct pod *pod, const struct steer_error *error)
@@ -104,11 +104,11 @@ static void roll_back(struct agent *agent, struct pod *pod, int r, const struct 
         enroll_set_state(agent, pod, POD_OUTSIDE);
     }
     enroll_announce(agent, pod);
-    tell(agent, pod, error);
+    report_once(agent, pod, error);
     enroll_end(pod, r, error);
     /* The runtime is told of the failure and tears the sandbox down, so nothing of it is kept. */
     if (pod->by_plugin)
-        enroll_remove(agent, pod, "its enrolment failed");
+        enroll_remove(agent, pod, "its enrollment failed");
     else
         retry_later(agent, pod);
 }
@@ -178,7 +178,7 @@ static void try_finish(struct agent *agent, struct pod *pod)
         if (r < 0)
             enroll_fail(&error, r, BRUMA_REASON_INTERNAL, "the capture cannot be verified: %s", strerror(-r));
         else if (findings.len > 0)
-            r = enroll_fail(&error, -EIO, findings.reasons[0], "right after enrolment: %s",
+            r = enroll_fail(&error, -EIO, findings.reasons[0], "right after enrollment: %s",
                             reason_what(findings.reasons[0]));
     }
     if (r < 0) {
@@ -186,11 +186,11 @@ static void try_finish(struct agent *agent, struct pod *pod)
         return;
     }
     pod->enrolled_at = pod->verified_at = (int64_t)time(NULL);
-    pod->enrol_microseconds = now_microseconds() - pod->begun_microseconds;
+    pod->enroll_microseconds = now_microseconds() - pod->begun_microseconds;
     pod->failed_tries = 0;
-    pod->failed_mends = 0;
-    pod->unmended.len = 0;
-    pod->told = BRUMA_REASON_NONE;
+    pod->failed_repairs = 0;
+    pod->unrepaired.len = 0;
+    pod->logged = BRUMA_REASON_NONE;
     pod_set_error(pod, BRUMA_REASON_NONE, "");
     forwards_look(agent, pod);
     enroll_set_state(agent, pod, POD_ENROLLED);
@@ -200,7 +200,7 @@ static void try_finish(struct agent *agent, struct pod *pod)
     enroll_announce(agent, pod);
     log_info("pod enrolled\tpod=\"%s/%s\" cookie=%lu generation=%u by=%s microseconds=%lu proxy=%s",
              pod->namespace, pod->name, (unsigned long)pod->cookie, pod->generation,
-             pod->by_plugin ? "plugin" : "agent", (unsigned long)pod->enrol_microseconds,
+             pod->by_plugin ? "plugin" : "agent", (unsigned long)pod->enroll_microseconds,
              proxies_pod_state(agent->proxies, pod));
     enroll_end(pod, 0, NULL);
     /* The labels may have changed while the transaction ran. */
@@ -227,8 +227,8 @@ static void on_timer(struct loop_timer *timer)
         try_finish(agent, pod);
         break;
     case POD_LEAVING:
-        if (!source_told(agent, pod) && loop_now(agent->loop) < pod->leave_until) {
-            loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
+        if (!source_acked(agent, pod) && loop_now(agent->loop) < pod->leave_until) {
+            loop_timer_set(agent->loop, &pod->timer, agent->settings->drain_grace);
             break;
         }
         enroll_note(pod, "detaching", steer_pod_detach(agent->steer, pod->cookie, &error), &error);
@@ -247,7 +247,7 @@ static void on_timer(struct loop_timer *timer)
     }
 }
 
-static void own(struct agent *agent, struct pod *pod)
+static void bind_pod(struct agent *agent, struct pod *pod)
 {
     pod->loop = agent->loop;
     pod->owner = agent;
@@ -263,7 +263,7 @@ static int prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, st
     if (proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies))
         return enroll_fail(error, -ENOTCONN, BRUMA_REASON_PROXY_NOT_CONNECTED,
                            "no node proxy is connected to %.150s that could serve the pod",
-                           agent->config->zds_socket);
+                           agent->settings->zds_socket);
     if (!pod->addresses_len)
         return enroll_fail(error, -EADDRNOTAVAIL, BRUMA_REASON_POD_ADDRESS_MISSING, "%s",
                            reason_what(BRUMA_REASON_POD_ADDRESS_MISSING));
@@ -293,7 +293,7 @@ int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled
     _cleanup_fd_ int program = -1;
     int r;
 
-    own(agent, pod);
+    bind_pod(agent, pod);
     pod->was_draining = pod->state == POD_DRAINING;
     pod->by_plugin = plugin;
     pod->begun_microseconds = now_microseconds();
@@ -410,7 +410,7 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
         if (r < 0 && enroll_address_wait(agent, pod, &error)) {
             loop_timer_set(agent->loop, &pod->timer, ADDRESS_LOOK);
         } else if (r < 0) {
-            tell(agent, pod, &error);
+            report_once(agent, pod, &error);
             retry_later(agent, pod);
             enroll_announce(agent, pod);
         }
@@ -492,7 +492,7 @@ int enroll_listeners_opened(struct agent *agent, struct pod *pod, const int list
 
 void enroll_proxy_gone(struct agent *agent)
 {
-    uint64_t until = loop_now(agent->loop) + agent->config->adopt_wait;
+    uint64_t until = loop_now(agent->loop) + agent->settings->adopt_wait;
     struct steer_error error = {0};
     struct pod *pod;
 
@@ -519,17 +519,17 @@ void enroll_resume(struct agent *agent, struct pod *pod)
 {
     struct steer_error error = {0};
 
-    own(agent, pod);
+    bind_pod(agent, pod);
     switch (pod->state) {
     case POD_ENROLLING:
         /* The plugin saw the agent die and reported failure; the runtime tears the sandbox down. */
         enroll_fail(&error, -ECANCELED, BRUMA_REASON_AGENT_NOT_READY,
-                    "the agent was restarted during the enrolment");
+                    "the agent was restarted during the enrollment");
         pod->by_plugin = true;
         roll_back(agent, pod, -ECANCELED, &error);
         break;
     case POD_LEAVING:
-        loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
+        loop_timer_set(agent->loop, &pod->timer, agent->settings->drain_grace);
         break;
     case POD_DRAINING:
         pod->clean_not_before = agent->adopt_until;

@@ -31,7 +31,7 @@ int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled
  * the pod's address is new to its device. Who gets true tries again, a few milliseconds later. */
 bool enroll_address_wait(struct agent *agent, struct pod *pod, const struct steer_error *error);
 void enroll_attached(struct agent *agent, struct pod *pod);
-/* Rolls an enrolment back that is under way; done is called with -ECANCELED. A pod whose enrolment by the
+/* Rolls an enrollment back that is under way; done is called with -ECANCELED. A pod whose enrollment by the
  * plugin failed, here or elsewhere, is removed and freed once done has returned. */
 void enroll_abort(struct agent *agent, struct pod *pod, enum bruma_reason reason, const char *text);
 

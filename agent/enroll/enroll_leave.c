@@ -23,7 +23,7 @@ void enroll_leave(struct agent *agent, struct pod *pod, const char *why)
     enroll_note(pod, "stopping outbound capture", steer_pod_stop_outbound(agent->steer, pod->cookie, &error),
                 &error);
     pod->leave_until = loop_now(agent->loop) + TOLD_WAIT;
-    loop_timer_set(agent->loop, &pod->timer, agent->config->drain_grace);
+    loop_timer_set(agent->loop, &pod->timer, agent->settings->drain_grace);
 }
 
 /* Outbound was stopped and nothing else yet. */
@@ -52,7 +52,7 @@ void enroll_drain(struct agent *agent, struct pod *pod)
     enroll_set_state(agent, pod, POD_DRAINING);
     proxies_pod_drain(agent->proxies, pod);
     if (!proxies_serving(agent->proxies))
-        pod->clean_not_before = loop_now(agent->loop) + agent->config->adopt_wait;
+        pod->clean_not_before = loop_now(agent->loop) + agent->settings->adopt_wait;
     enroll_drained(agent, pod);
 }
 

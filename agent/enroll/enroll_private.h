@@ -18,7 +18,7 @@ void enroll_note(const struct pod *pod, const char *step, int r, const struct st
 void enroll_undo_capture(struct agent *agent, struct pod *pod);
 /* Takes away what is left in the pod's namespace; netns_fd: -1 if that is gone. */
 void enroll_clean(struct agent *agent, struct pod *pod, int netns_fd);
-/* Tells who waits for the enrolment of its end, once. */
+/* Tells who waits for the enrollment of its end, once. */
 void enroll_end(struct pod *pod, int r, const struct steer_error *error);
 
 /* ---- enroll_leave.c ---- */

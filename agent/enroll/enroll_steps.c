@@ -30,7 +30,7 @@ void enroll_describe(const struct agent *agent, const struct pod *pod, struct st
     char identity[SPIFFE_MAX];
 
     snprintf(p.name, sizeof(p.name), "%.*s/%.*s", 63, pod->namespace, 63, pod->name);
-    if (spiffe_format(identity, sizeof(identity), agent->config->trust_domain, pod->namespace,
+    if (spiffe_format(identity, sizeof(identity), agent->settings->trust_domain, pod->namespace,
                       pod->service_account) < 0)
         identity[0] = '\0';
     snprintf(p.identity, sizeof(p.identity), "%.*s", (int)sizeof(p.identity) - 1, identity);

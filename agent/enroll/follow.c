@@ -36,7 +36,7 @@ static bool matters(struct pod *pod, const char *buf, size_t len)
         case RTM_DELRULE:
         case RTM_DELROUTE:
         case RTM_DELADDR: /* routes whose source it was go, or lose that, without a message */
-        case RTM_NEWADDR: /* perhaps the first of its family; or what was missing can be mended now */
+        case RTM_NEWADDR: /* perhaps the first of its family; or what was missing can be repaired now */
             return true;
         case RTM_NEWROUTE:
             if (h->nlmsg_flags & NLM_F_REPLACE || may_be_in_ours((const struct rtmsg *)NLMSG_DATA(h)))
@@ -84,8 +84,8 @@ static void on_routes(struct loop_watch *watch, uint32_t events)
     if (!read_hints(pod, HINTS_A_TURN))
         return;
     loop_watch_remove(agent->loop, watch);
-    if (pod->failed_mends)
-        pod->mend_at = 0;
+    if (pod->failed_repairs)
+        pod->repair_at = 0;
     watchdog_look(agent, pod);
 }
 
@@ -163,7 +163,7 @@ static void on_verify_soon(struct loop_timer *timer)
  * would. */
 void watchdog_look(struct agent *agent, struct pod *pod)
 {
-    uint64_t now = loop_now(agent->loop), slowest = agent->config->verify_interval;
+    uint64_t now = loop_now(agent->loop), slowest = agent->settings->verify_interval;
 
     if (loop_timer_armed(&pod->verify_soon))
         return;

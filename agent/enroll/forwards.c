@@ -25,7 +25,7 @@ static const char *first_device(const struct pod *pod)
     return "eth0"; /* found by its processes: nobody has said */
 }
 
-static void tell(struct agent *agent, struct pod *pod)
+static void report(struct agent *agent, struct pod *pod)
 {
     char text[256];
 
@@ -39,7 +39,7 @@ static void tell(struct agent *agent, struct pod *pod)
              pod->forwards);
     log_warn("a pod is not announced\tpod=\"%s/%s\" reason=%s detail=\"%s\"", pod->namespace, pod->name,
              reason_name(BRUMA_REASON_POD_FORWARDS), pod->forwards);
-    source_trouble(agent, pod, BRUMA_REASON_POD_FORWARDS, text);
+    source_report_failure(agent, pod, BRUMA_REASON_POD_FORWARDS, text);
 }
 
 void forwards_look(struct agent *agent, struct pod *pod)
@@ -47,7 +47,7 @@ void forwards_look(struct agent *agent, struct pod *pod)
     char why[sizeof(pod->forwards)] = "";
     bool before = *pod->forwards;
 
-    if (!agent->config->forwarding_look || pod->netns_fd < 0)
+    if (!agent->settings->forwarding_look || pod->netns_fd < 0)
         return;
     /* Where that cannot be told now it is as it was. */
     if (steer_pod_forwards(pod->netns_fd, first_device(pod), why, sizeof(why)) < 0)
@@ -55,7 +55,7 @@ void forwards_look(struct agent *agent, struct pod *pod)
     memcpy(pod->forwards, why, sizeof(why));
     if (before == (*why != '\0'))
         return;
-    tell(agent, pod);
+    report(agent, pod);
     if (pod->state == POD_ENROLLED)
         enroll_announce(agent, pod);
 }
@@ -69,14 +69,14 @@ static void on_look(struct loop_timer *timer)
         if (pod->state == POD_ENROLLED)
             forwards_look(agent, pod);
     }
-    loop_timer_set(agent->loop, &agent->forwards, agent->config->forwarding_look);
+    loop_timer_set(agent->loop, &agent->forwards, agent->settings->forwarding_look);
 }
 
 void forwards_start(struct agent *agent)
 {
     loop_timer_init(&agent->forwards, on_look);
-    if (agent->config->forwarding_look)
-        loop_timer_set(agent->loop, &agent->forwards, agent->config->forwarding_look);
+    if (agent->settings->forwarding_look)
+        loop_timer_set(agent->loop, &agent->forwards, agent->settings->forwarding_look);
 }
 
 void forwards_stop(struct agent *agent)

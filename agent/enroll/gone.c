@@ -46,7 +46,7 @@ static void look_at(struct agent *agent, const char *process)
 }
 
 /* All processes were looked at. */
-static void judge(struct agent *agent)
+static void remove_gone(struct agent *agent)
 {
     uint64_t now = loop_now(agent->loop);
     struct pod *pod;
@@ -80,7 +80,7 @@ static void on_searching(struct loop_timer *timer)
 
             end_search(agent);
             if (whole)
-                judge(agent);
+                remove_gone(agent);
             return;
         }
         if (isdigit((unsigned char)*e->d_name))
@@ -106,7 +106,7 @@ static bool mounts_changed(struct agent *agent)
 static bool is_named_by_process(const struct agent *agent, const struct pod *pod)
 {
     return !strncmp(pod->netns_path, "/proc/", 6) ||
-           !strncmp(pod->netns_path, agent->config->proc, strlen(agent->config->proc));
+           !strncmp(pod->netns_path, agent->settings->proc, strlen(agent->settings->proc));
 }
 
 static bool is_missing(struct agent *agent, struct pod *pod, bool changed)
@@ -151,7 +151,7 @@ void gone_look(struct agent *agent)
     }
     if (!any)
         return;
-    agent->search = opendir(agent->config->proc);
+    agent->search = opendir(agent->settings->proc);
     if (!agent->search)
         return; /* it cannot be told now */
     agent->searching.fn = on_searching;

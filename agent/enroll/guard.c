@@ -54,12 +54,12 @@ static uint64_t monotonic_nanoseconds(void)
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-static bool is_strict(const struct agent_config *c)
+static bool is_strict(const struct agent_settings *c)
 {
     return !strcmp(c->guard, "strict");
 }
 
-static void trouble(struct guard *g, enum bruma_reason reason, const char *text)
+static void report_failure(struct guard *g, enum bruma_reason reason, const char *text)
 {
     if (g->reason != reason || strcmp(g->error, text) != 0)
         log_error("the guard cannot do its work\treason=%s error=\"%s\"", reason_name(reason), text);
@@ -71,7 +71,7 @@ static void trouble(struct guard *g, enum bruma_reason reason, const char *text)
 
 static int place(struct guard *g)
 {
-    const struct agent_config *c = g->agent->config;
+    const struct agent_settings *c = g->agent->settings;
 
     if (strcmp(c->guard_cgroup, "auto") == 0)
         return guard_find_cgroup(c->cgroup, g->cgroup, sizeof(g->cgroup));
@@ -84,7 +84,7 @@ static int place(struct guard *g)
 static void attach(struct guard *g)
 {
     struct agent *agent = g->agent;
-    const struct agent_config *c = agent->config;
+    const struct agent_settings *c = agent->settings;
     struct steer_error error = {0};
     uint64_t until = UINT64_MAX, now = loop_now(agent->loop);
     int r = place(g);
@@ -95,15 +95,15 @@ static void attach(struct guard *g)
         return; /* no pod can run yet */
     }
     if (r < 0) {
-        trouble(g, BRUMA_REASON_GUARD_FAILED, strerror(-r));
+        report_failure(g, BRUMA_REASON_GUARD_FAILED, strerror(-r));
         return;
     }
     if (!g->strict)
         until = monotonic_nanoseconds() + (g->until > now ? g->until - now : 0) * 1000000;
     if (steer_sandbox_pass(agent->steer, agent->own_cookie, BRUMA_SANDBOX_NODE, c->node) < 0 ||
         steer_guard_close(agent->steer, g->cgroup, until, &error) < 0)
-        trouble(g, error.reason ? error.reason : BRUMA_REASON_GUARD_FAILED,
-                error.reason ? error.text : "the map of sandboxes cannot be written");
+        report_failure(g, error.reason ? error.reason : BRUMA_REASON_GUARD_FAILED,
+                       error.reason ? error.text : "the map of sandboxes cannot be written");
     else
         g->reason = BRUMA_REASON_NONE;
 }
@@ -122,7 +122,7 @@ static uint64_t limit(const struct guard *g)
     uint64_t until = steer_guard_closed_until(g->agent->steer), now = monotonic_nanoseconds(), left;
 
     left = until > now ? (until - now) / 1000000 : UINT64_MAX;
-    return left < g->agent->config->guard_limit ? left : g->agent->config->guard_limit;
+    return left < g->agent->settings->guard_limit ? left : g->agent->settings->guard_limit;
 }
 
 /* Its limit passed while no agent was there, or an earlier one gave up: who is undecided has had the network
@@ -172,7 +172,7 @@ void guard_close(struct guard *g, const char *why)
 static int count_undecided(const struct guard *g)
 {
     _cleanup_free_ uint64_t *cookies = NULL;
-    int n = *g->cgroup ? guard_namespaces(g->cgroup, g->agent->config->proc, &cookies) : 0, count = 0;
+    int n = *g->cgroup ? guard_namespaces(g->cgroup, g->agent->settings->proc, &cookies) : 0, count = 0;
 
     for (int i = 0; i < n; i++)
         count += !steer_sandbox_decided(g->agent->steer, cookies[i]);
@@ -185,7 +185,7 @@ static void sweep(struct guard *g)
 {
     _cleanup_free_ uint64_t *known = NULL, *living = NULL;
     int n = steer_sandboxes(g->agent->steer, &known);
-    int l = *g->cgroup ? guard_namespaces(g->cgroup, g->agent->config->proc, &living) : 0;
+    int l = *g->cgroup ? guard_namespaces(g->cgroup, g->agent->settings->proc, &living) : 0;
 
     for (int i = 0; l >= 0 && i < n; i++) {
         bool lives = known[i] == g->agent->own_cookie || pods_by_cookie(&g->agent->pods, known[i]);
@@ -221,7 +221,7 @@ static const char *what_is_missing(struct guard *g)
         if (!g->unseen)
             log_error(
                 "the guard cannot look at the processes of pods\treason=%s cgroup=%s proc=%s error=\"%s\"",
-                reason_name(BRUMA_REASON_GUARD_FAILED), g->cgroup, g->agent->config->proc,
+                reason_name(BRUMA_REASON_GUARD_FAILED), g->cgroup, g->agent->settings->proc,
                 strerror(-g->undecided));
         g->unseen = true;
         return "the processes of pods cannot be looked at";
@@ -305,12 +305,12 @@ static struct guard *make(struct agent *agent)
     if (!g)
         return NULL;
     g->agent = agent;
-    g->strict = is_strict(agent->config);
+    g->strict = is_strict(agent->settings);
     loop_timer_init(&g->timer, on_look);
     return g;
 }
 
-static bool is_pinned(const struct agent_config *c, const char *map)
+static bool is_pinned(const struct agent_settings *c, const char *map)
 {
     char path[600];
 
@@ -319,7 +319,7 @@ static bool is_pinned(const struct agent_config *c, const char *map)
 }
 
 /* Bruma was here before: a node's disk outlives a boot. */
-static bool has_plugin(const struct agent_config *c, bool installs)
+static bool has_plugin(const struct agent_settings *c, bool installs)
 {
     char path[600];
 
@@ -329,7 +329,7 @@ static bool has_plugin(const struct agent_config *c, bool installs)
     return access(path, F_OK) == 0;
 }
 
-bool guard_is_due(const struct agent_config *c, bool installs)
+bool guard_is_due(const struct agent_settings *c, bool installs)
 {
     struct timespec up;
 
@@ -343,7 +343,7 @@ bool guard_is_due(const struct agent_config *c, bool installs)
 
 int guard_start(struct agent *agent, bool due, guard_in_place_fn in_place, struct guard **ret)
 {
-    const struct agent_config *c = agent->config;
+    const struct agent_settings *c = agent->settings;
 
     if (!strcmp(c->guard, "off") || strcmp(c->source, "kubernetes") != 0) {
         steer_guard_open(agent->steer); /* an earlier agent's */
@@ -371,7 +371,7 @@ void guard_stop(struct guard **guard)
 
 int guard_close_before_boot(struct agent *agent)
 {
-    const struct agent_config *c = agent->config;
+    const struct agent_settings *c = agent->settings;
     struct guard *g;
     int r = 0;
 
@@ -403,7 +403,7 @@ unsigned guard_gave_up(const struct guard *g)
     return g ? g->gave_up : 0;
 }
 
-enum bruma_reason guard_trouble(const struct guard *g, const char **ret_text)
+enum bruma_reason guard_failure(const struct guard *g, const char **ret_text)
 {
     if (!g || (!g->reason && !g->gave_up))
         return BRUMA_REASON_NONE;
@@ -416,7 +416,7 @@ void guard_report(const struct agent *agent, cJSON *object)
     const struct guard *g = agent->guard;
     cJSON *o = cJSON_AddObjectToObject(object, "guard");
 
-    cJSON_AddStringToObject(o, "mode", g ? agent->config->guard : "off");
+    cJSON_AddStringToObject(o, "mode", g ? agent->settings->guard : "off");
     if (!g)
         return;
     cJSON_AddBoolToObject(o, "closed", g->closed);

@@ -21,7 +21,7 @@ struct guard;
  * just booted, or had Bruma before it booted, or whose pods an earlier agent has decided about; not one on
  * which Bruma is being installed while its pods run: those are as they were, and nobody shall lose a
  * connection. installs: this agent puts the plugin there, and not somebody before it. */
-bool guard_is_due(const struct agent_config *config, bool installs);
+bool guard_is_due(const struct agent_settings *settings, bool installs);
 
 /* The runtime would call the plugin for a new pod. */
 typedef bool (*guard_in_place_fn)(const struct agent *agent);
@@ -49,7 +49,7 @@ bool guard_is_closed(const struct guard *guard);
 /* How often it opened at its limit, or had opened at it before this agent came. */
 unsigned guard_gave_up(const struct guard *guard);
 /* The reason of trouble, and its text; NONE if there is none. */
-enum bruma_reason guard_trouble(const struct guard *guard, const char **ret_text);
+enum bruma_reason guard_failure(const struct guard *guard, const char **ret_text);
 
 /* The directory that the kubelet makes for pods below root: "kubepods", "kubepods.slice" and the like, at
  * most three levels deep. -ENOENT if there is none yet. */

@@ -101,7 +101,7 @@ int pod_new(struct pods *pods, const char *uid, const char *namespace, const cha
         return -ENOMEM;
     list_init(&pod->node);
     list_init(&pod->attachments);
-    list_init(&pod->views);
+    list_init(&pod->assignments);
     pod->netns_fd = -1;
     pod->routes.fd = pod->routes_fd = -1;
     steer_glance_init(&pod->glance);

@@ -33,13 +33,13 @@ struct attachment {
 struct pod;
 struct steer_error;
 
-/* Ends an enrolment that waited for someone. r: 0 or -errno with the reason in error. */
+/* Ends an enrollment that waited for someone. r: 0 or -errno with the reason in error. */
 typedef void (*pod_enrolled_fn)(void *data, struct pod *pod, int r, const struct steer_error *error);
 
 struct pod {
     struct list node; /* in struct pods */
     struct loop *loop;
-    void *owner; /* of the timer and the watch: the enrolment engine */
+    void *owner; /* of the timer and the watch: the enrollment engine */
 
     char *uid, *namespace, *name, *container_id, *netns_path;
     struct list attachments;
@@ -51,10 +51,10 @@ struct pod {
     int addresses_len;
 
     enum pod_state state;
-    uint32_t generation;                        /* of the last enrolment */
-    bool bypass_inbound;                        /* of the last enrolment */
+    uint32_t generation;                        /* of the last enrollment */
+    bool bypass_inbound;                        /* of the last enrollment */
     bool captured_since_start;                  /* enrolled by the CNI plugin, so before its first process */
-    char service_account[MESSAGE_NAME_MAX + 1]; /* of the last enrolment */
+    char service_account[MESSAGE_NAME_MAX + 1]; /* of the last enrollment */
 
     uint64_t held_inode, held_device; /* of netns_fd; 0: not asked yet */
     int netns_fd;                     /* -1 while outside the mesh: an open one keeps the namespace alive */
@@ -93,19 +93,19 @@ struct pod {
     uint64_t added;           /* loop time at which it was, also of an agent before this one */
     uint64_t leave_until;     /* loop time; while POD_LEAVING: it goes on then in any case */
     uint64_t clean_not_before; /* loop time; while POD_DRAINING */
-    struct list views;         /* of proxies, struct pod_view */
+    struct list assignments;   /* of proxies, struct pod_assignment */
 
     /* what an operator wants to know */
-    uint64_t enrol_microseconds;                /* that the last enrolment took */
+    uint64_t enroll_microseconds;               /* that the last enrollment took */
     int64_t added_at, enrolled_at, verified_at; /* CLOCK_REALTIME seconds, 0: never */
-    uint32_t mends[BRUMA_REASON_COUNT];         /* since the agent started */
+    uint32_t repairs[BRUMA_REASON_COUNT];       /* since the agent started */
 
     /* while verification finds something that cannot be put right */
-    struct steer_findings unmended; /* len 0: nothing */
-    unsigned failed_mends;          /* in a row */
-    uint64_t mend_at;               /* loop time; the same is not tried again before */
-    enum bruma_reason mend_reason;  /* of the last failure */
-    enum bruma_reason told;         /* that the log has told of; NONE: of none */
+    struct steer_findings unrepaired; /* len 0: nothing */
+    unsigned failed_repairs;          /* in a row */
+    uint64_t repair_at;               /* loop time; the same is not tried again before */
+    enum bruma_reason repair_reason;  /* of the last failure */
+    enum bruma_reason logged;         /* that is in the log; NONE: of none */
 
     enum bruma_reason last_reason; /* of the last failure; NONE after a success */
     char last_error[256];

@@ -87,9 +87,9 @@ void source_announce(struct agent *agent, const struct pod *pod)
     agent->source->ops->announce(agent->source, pod);
 }
 
-bool source_told(const struct agent *agent, const struct pod *pod)
+bool source_acked(const struct agent *agent, const struct pod *pod)
 {
-    return agent->source->ops->told(agent->source, pod);
+    return agent->source->ops->acked(agent->source, pod);
 }
 
 void source_forget(struct agent *agent, const char *uid)
@@ -97,9 +97,10 @@ void source_forget(struct agent *agent, const char *uid)
     agent->source->ops->forget(agent->source, uid);
 }
 
-void source_trouble(struct agent *agent, const struct pod *pod, enum bruma_reason reason, const char *text)
+void source_report_failure(struct agent *agent, const struct pod *pod, enum bruma_reason reason,
+                           const char *text)
 {
-    agent->source->ops->trouble(agent->source, pod, reason, text);
+    agent->source->ops->report_failure(agent->source, pod, reason, text);
 }
 
 void source_report(const struct agent *agent, cJSON *object)

@@ -30,9 +30,10 @@ struct source_ops {
     int (*probe_ports)(const struct source *source, const struct pod *pod, const uint16_t **ret);
     void (*expect)(struct source *source, const struct pod *pod);
     void (*announce)(struct source *source, const struct pod *pod);
-    bool (*told)(const struct source *source, const struct pod *pod);
+    bool (*acked)(const struct source *source, const struct pod *pod);
     void (*forget)(struct source *source, const char *uid);
-    void (*trouble)(struct source *source, const struct pod *pod, enum bruma_reason reason, const char *text);
+    void (*report_failure)(struct source *source, const struct pod *pod, enum bruma_reason reason,
+                           const char *text);
     void (*report)(const struct source *source, cJSON *object);
     enum bruma_reason (*check)(const struct source *source, char *text, size_t size);
     bool (*serving)(const struct source *source, struct source_serving *ret);
@@ -85,10 +86,11 @@ void source_announce(struct agent *agent, const struct pod *pod);
 /* The pod is being enrolled: whoever signs certificates here may do it for this one. */
 void source_expect(struct agent *agent, const struct pod *pod);
 /* What was announced has reached whoever tells the peers. */
-bool source_told(const struct agent *agent, const struct pod *pod);
+bool source_acked(const struct agent *agent, const struct pod *pod);
 void source_forget(struct agent *agent, const char *uid);
 /* It could not be enrolled. */
-void source_trouble(struct agent *agent, const struct pod *pod, enum bruma_reason reason, const char *text);
+void source_report_failure(struct agent *agent, const struct pod *pod, enum bruma_reason reason,
+                           const char *text);
 /* Adds its keys to the object of `brumactl status`. */
 void source_report(const struct agent *agent, cJSON *object);
 /* For `brumactl doctor`: NONE and what is well, or the reason of what is not and words about it. */

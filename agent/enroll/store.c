@@ -92,7 +92,7 @@ static cJSON *record_of(const struct store *store, const struct pod *pod)
     message_add_u64(o, "addedAt", (uint64_t)pod->added_at);
     message_add_u64(o, "added", pod->added); /* the same clock until the next boot */
     message_add_u64(o, "enrolledAt", (uint64_t)pod->enrolled_at);
-    message_add_u64(o, "enrolMicroseconds", pod->enrol_microseconds);
+    message_add_u64(o, "enrolMicroseconds", pod->enroll_microseconds);
     cJSON_AddStringToObject(o, "serviceAccount", pod->service_account);
     cJSON_AddBoolToObject(o, "bypassInbound", pod->bypass_inbound);
     runs = cJSON_AddArrayToObject(o, "attachments");
@@ -205,7 +205,7 @@ static int parse_times(const cJSON *record, struct pod *pod)
         return -EBADMSG;
     pod->added_at = (int64_t)added;
     pod->enrolled_at = (int64_t)enrolled;
-    pod->enrol_microseconds = took;
+    pod->enroll_microseconds = took;
     return 0;
 }
 

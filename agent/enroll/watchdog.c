@@ -43,7 +43,7 @@ static void verify_cgroup(struct agent *agent)
     if (agent->cgroup_reason == BRUMA_REASON_NONE)
         log_warn("the connect hooks are not attached\treason=%s error=\"%s\"",
                  reason_name(BRUMA_REASON_CGROUP_LINK_DETACHED), strerror(-r));
-    r = steer_cgroup_mend(agent->steer, &error);
+    r = steer_cgroup_repair(agent->steer, &error);
     if (r < 0) {
         /* It is tried again each time, and told of once. */
         if (agent->cgroup_reason != error.reason)
@@ -53,7 +53,7 @@ static void verify_cgroup(struct agent *agent)
         snprintf(agent->cgroup_error, sizeof(agent->cgroup_error), "%s", error.text);
         return;
     }
-    agent->mends[BRUMA_REASON_CGROUP_LINK_DETACHED]++;
+    agent->repairs[BRUMA_REASON_CGROUP_LINK_DETACHED]++;
     agent->cgroup_reason = BRUMA_REASON_NONE;
 }
 
@@ -61,15 +61,15 @@ static void verify_cgroup(struct agent *agent)
  * turn in time and never everybody's at once. */
 static int walk_share(const struct agent *agent)
 {
-    uint64_t enrolled = (uint64_t)pods_count(&agent->pods, POD_ENROLLED), walk = agent->config->verify_walk;
-    uint64_t share = (enrolled * agent->config->verify_interval + walk - 1) / walk;
+    uint64_t enrolled = (uint64_t)pods_count(&agent->pods, POD_ENROLLED), walk = agent->settings->verify_walk;
+    uint64_t share = (enrolled * agent->settings->verify_interval + walk - 1) / walk;
 
     return (int)(share < enrolled ? share : enrolled);
 }
 
 static bool is_due(const struct agent *agent, const struct pod *pod, int *share)
 {
-    if (*share <= 0 || loop_now(agent->loop) - pod->walked_at < agent->config->verify_walk)
+    if (*share <= 0 || loop_now(agent->loop) - pod->walked_at < agent->settings->verify_walk)
         return false;
     (*share)--;
     return true;
@@ -90,7 +90,7 @@ static void on_verify(struct loop_timer *timer)
             watchdog_verify_now(agent, pod);
     }
     probes_verify(agent);
-    loop_timer_set(agent->loop, &agent->verify, agent->config->verify_interval);
+    loop_timer_set(agent->loop, &agent->verify, agent->settings->verify_interval);
 }
 
 static void on_tick(struct loop_timer *timer)
@@ -112,7 +112,7 @@ void watchdog_start(struct agent *agent)
     loop_timer_init(&agent->tick, on_tick);
     loop_timer_init(&agent->verify, on_verify);
     loop_timer_set(agent->loop, &agent->tick, TICK);
-    loop_timer_set(agent->loop, &agent->verify, agent->config->verify_interval);
+    loop_timer_set(agent->loop, &agent->verify, agent->settings->verify_interval);
 }
 
 void watchdog_stop(struct agent *agent)

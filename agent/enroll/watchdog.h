@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Verifies what is captured, on a timer and when the kernel reports that rules or routes were deleted; mends,
- * counts and reports what is broken; finds pods whose network namespace is gone. */
+/* Verifies what is captured, on a timer and when the kernel reports that rules or routes were deleted;
+ * repairs, counts and reports what is broken; finds pods whose network namespace is gone. */
 #ifndef AGENT_ENROLL_WATCHDOG_H
 #define AGENT_ENROLL_WATCHDOG_H
 
@@ -10,12 +10,12 @@ void watchdog_start(struct agent *agent);
 void watchdog_stop(struct agent *agent);
 
 /*
- * Verifies one enrolled pod now. 0 if nothing was broken, 1 if all that was broken is mended, or -errno with
- * the first reason in error. With mend false nothing is put right: -EIO if anything is broken. What cannot be
- * put right is tried again after a while that grows from the interval of verification to a minute, or once
- * something changes, and told of once; until then -EAGAIN with the reason.
+ * Verifies one enrolled pod now. 0 if nothing was broken, 1 if all that was broken is repaired, or -errno
+ * with the first reason in error. With repair false nothing is put right: -EIO if anything is broken. What
+ * cannot be put right is tried again after a while that grows from the interval of verification to a minute,
+ * or once something changes, and told of once; until then -EAGAIN with the reason.
  */
-int watchdog_verify(struct agent *agent, struct pod *pod, bool mend, struct steer_error *error);
+int watchdog_verify(struct agent *agent, struct pod *pod, bool repair, struct steer_error *error);
 
 /* The same with all that goes with it, where the pod's state lets it. */
 void watchdog_verify_now(struct agent *agent, struct pod *pod);
@@ -24,7 +24,7 @@ void watchdog_verify_now(struct agent *agent, struct pod *pod);
  * false: verify it. */
 bool watchdog_glance(struct agent *agent, struct pod *pod);
 
-/* Something may be broken: the pod is verified a moment later (agent->verify_pod), and mended. */
+/* Something may be broken: the pod is verified a moment later (agent->verify_pod), and repaired. */
 void watchdog_look(struct agent *agent, struct pod *pod);
 
 /* Follows what happens to rules, routes, addresses and lo in the pod's namespace until its descriptors are

@@ -50,7 +50,7 @@ struct budget {
 struct round {
     struct install *install;
     struct loop *loop;
-    const struct agent_config *config;
+    const struct agent_settings *settings;
     pthread_t thread;
     uint64_t now; /* loop time when it began */
     struct budget budget;
@@ -64,7 +64,7 @@ struct round {
 
 struct install {
     struct loop *loop;
-    const struct agent_config *config;
+    const struct agent_settings *settings;
     char *entry;
     void (*missing)(void *data);
     void *missing_data;
@@ -87,9 +87,9 @@ struct install {
     uint64_t results[INSTALL_RESULT_COUNT];
 };
 
-bool install_configured(const struct agent_config *config)
+bool install_configured(const struct agent_settings *settings)
 {
-    return *config->cni_conf_dir;
+    return *settings->cni_conf_dir;
 }
 
 /* Without this key the plugin has a list of its own. */
@@ -110,23 +110,23 @@ static void add_excluded(cJSON *entry, const char *list)
     }
 }
 
-static char *make_entry(const struct agent_config *config)
+static char *make_entry(const struct agent_settings *settings)
 {
     cJSON *o = cJSON_CreateObject();
     char *text;
 
     cJSON_AddStringToObject(o, "type", CNI_PLUGIN_TYPE);
-    cJSON_AddStringToObject(o, "run_dir", config->run_dir);
-    if (!strcmp(config->source, "kubernetes"))
-        add_excluded(o, config->exclude_namespaces);
-    if (config->cni_status_gate)
+    cJSON_AddStringToObject(o, "run_dir", settings->run_dir);
+    if (!strcmp(settings->source, "kubernetes"))
+        add_excluded(o, settings->exclude_namespaces);
+    if (settings->cni_status_gate)
         cJSON_AddTrueToObject(o, "status_gate");
     text = cJSON_PrintUnformatted(o);
     cJSON_Delete(o);
     return text;
 }
 
-static void trouble(struct install *in, enum bruma_reason reason, const char *error)
+static void report_failure(struct install *in, enum bruma_reason reason, const char *error)
 {
     if (in->reason != reason || strcmp(in->error, error) != 0)
         log_error("bruma-cni is not installed\treason=%s error=\"%s\" check=\"%s\"", reason_name(reason),
@@ -159,7 +159,7 @@ static int may_write(void *data)
 
 static int put_program(struct round *round)
 {
-    const struct agent_config *c = round->config;
+    const struct agent_settings *c = round->settings;
     char path[512], why[64];
     int r;
 
@@ -187,7 +187,7 @@ static bool among(const int *list, int wd)
 /* The directories, by their names of now: they may have been replaced. A watch that is there stays. */
 static void watch(struct round *round)
 {
-    const char *paths[WATCHED] = {round->config->cni_conf_dir, round->config->cni_bin_dir, NULL};
+    const char *paths[WATCHED] = {round->settings->cni_conf_dir, round->settings->cni_bin_dir, NULL};
     char real[PATH_MAX];
     int now[WATCHED];
 
@@ -221,7 +221,7 @@ static struct round *new_round(struct install *in)
         return NULL;
     round->install = in;
     round->loop = in->loop;
-    round->config = in->config;
+    round->settings = in->settings;
     round->now = loop_now(in->loop);
     round->budget = in->budget;
     round->inotify = in->inotify;
@@ -243,8 +243,8 @@ static void busy(struct install *in)
     if (!in->busy_since)
         in->busy_since = now ? now : 1;
     if (now - in->busy_since >= BUSY_MILLISECONDS)
-        trouble(in, BRUMA_REASON_CNI_CONF_CONTESTED,
-                "somebody keeps a network configuration open for writing");
+        report_failure(in, BRUMA_REASON_CNI_CONF_CONTESTED,
+                       "somebody keeps a network configuration open for writing");
 }
 
 static void take_entry(struct install *in, int r)
@@ -264,7 +264,7 @@ static void take_entry(struct install *in, int r)
     }
     in->busy_since = 0;
     if (r < 0) {
-        trouble(in, n->reason, n->error);
+        report_failure(in, n->reason, n->error);
         in->results[INSTALL_NETWORK_FAILED]++;
     }
 }
@@ -294,7 +294,7 @@ static void take_back(struct install *in, struct round *round)
     in->budget = round->budget;
     memcpy(in->watches, round->watches, sizeof(in->watches));
     if (r < 0) {
-        trouble(in, BRUMA_REASON_CNI_INSTALL_FAILED, round->error);
+        report_failure(in, BRUMA_REASON_CNI_INSTALL_FAILED, round->error);
         in->results[INSTALL_PROGRAM_FAILED]++;
     } else {
         r = round->entry;
@@ -345,7 +345,7 @@ static void apply(struct install *in)
     r = round ? pthread_create(&round->thread, NULL, round_thread, round) : ENOMEM;
     if (r) {
         free(round);
-        trouble(in, BRUMA_REASON_OUT_OF_RESOURCES, "no thread or memory to look after it");
+        report_failure(in, BRUMA_REASON_OUT_OF_RESOURCES, "no thread or memory to look after it");
         loop_timer_set(in->loop, &in->look, TROUBLE_MILLISECONDS);
         return;
     }
@@ -377,7 +377,7 @@ static void on_events(struct loop_watch *watched, uint32_t events)
         loop_timer_set(in->loop, &in->soon, SOON_MILLISECONDS);
 }
 
-int install_open(struct loop *loop, const struct agent_config *config, void (*missing)(void *data),
+int install_open(struct loop *loop, const struct agent_settings *settings, void (*missing)(void *data),
                  void *data, struct install **ret)
 {
     struct install *in = calloc(1, sizeof(*in));
@@ -388,15 +388,15 @@ int install_open(struct loop *loop, const struct agent_config *config, void (*mi
         return -ENOMEM;
     signal(SIGIO, SIG_IGN); /* install_file.h */
     in->loop = loop;
-    in->config = config;
+    in->settings = settings;
     in->missing = missing;
     in->missing_data = data;
-    in->entry = make_entry(config);
-    in->network = (struct install_network){.directory = config->cni_conf_dir,
+    in->entry = make_entry(settings);
+    in->network = (struct install_network){.directory = settings->cni_conf_dir,
                                            .entry = in->entry,
                                            .may_write = may_write,
-                                           .own_name = config->cni_owned_conf_name,
-                                           .own = config->cni_owned_conf};
+                                           .own_name = settings->cni_owned_conf_name,
+                                           .own = settings->cni_owned_conf};
     memset(in->watches, 0xff, sizeof(in->watches));
     in->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     loop_timer_init(&in->soon, on_soon);
@@ -411,9 +411,9 @@ int install_open(struct loop *loop, const struct agent_config *config, void (*mi
         install_close(&in);
         return log_error_errno(r, "changes of network configurations cannot be followed");
     }
-    install_file_sweep(config->cni_conf_dir);
-    if (*config->cni_bin_dir)
-        install_file_sweep(config->cni_bin_dir);
+    install_file_sweep(settings->cni_conf_dir);
+    if (*settings->cni_bin_dir)
+        install_file_sweep(settings->cni_bin_dir);
     /* The first one here: it is before the loop runs, and the agent is ready once it is done. */
     round = new_round(in);
     if (!round) {
@@ -482,20 +482,20 @@ void install_report(const struct install *in, cJSON *object)
 
 /* CRI-O ends a pod with the chain that it was begun with, and fails if a program of it is missing. Without an
  * agent the plugin's DEL does nothing and succeeds. */
-static bool program_is_needed(const struct agent_config *config)
+static bool program_is_needed(const struct agent_settings *settings)
 {
-    return strstr(config->cri_socket, "crio") != NULL;
+    return strstr(settings->cri_socket, "crio") != NULL;
 }
 
-static int remove_program(const struct agent_config *config)
+static int remove_program(const struct agent_settings *settings)
 {
     char path[512];
 
-    if (!*config->cni_bin_dir)
+    if (!*settings->cni_bin_dir)
         return 0;
-    install_file_sweep(config->cni_bin_dir);
-    snprintf(path, sizeof(path), "%s/" CNI_PLUGIN_TYPE, config->cni_bin_dir);
-    if (program_is_needed(config)) {
+    install_file_sweep(settings->cni_bin_dir);
+    snprintf(path, sizeof(path), "%s/" CNI_PLUGIN_TYPE, settings->cni_bin_dir);
+    if (program_is_needed(settings)) {
         log_info("bruma-cni stays: CRI-O calls it when pods end that began with it\tfile=\"%s\"", path);
         return 0;
     }
@@ -504,13 +504,14 @@ static int remove_program(const struct agent_config *config)
     return 0;
 }
 
-int install_remove(const struct agent_config *config)
+int install_remove(const struct agent_settings *settings)
 {
-    struct install_network n = {.directory = config->cni_conf_dir, .own_name = config->cni_owned_conf_name};
+    struct install_network n = {.directory = settings->cni_conf_dir,
+                                .own_name = settings->cni_owned_conf_name};
     int r, tries = 0;
 
     signal(SIGIO, SIG_IGN);
-    install_file_sweep(config->cni_conf_dir);
+    install_file_sweep(settings->cni_conf_dir);
     while ((r = install_network_apply(&n)) == -EAGAIN && tries++ < 100)
         usleep(50000);
     if (r == -EAGAIN)
@@ -520,5 +521,5 @@ int install_remove(const struct agent_config *config)
                   n.error);
         return r; /* the program must stay for as long as the entry does */
     }
-    return remove_program(config);
+    return remove_program(settings);
 }

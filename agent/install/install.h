@@ -10,18 +10,18 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "agent/config.h"
+#include "agent/agent_settings.h"
 #include "lib/loop.h"
 
 struct install;
 
 /* True if the settings ask for it. */
-bool install_configured(const struct agent_config *config);
+bool install_configured(const struct agent_settings *settings);
 
 /* Installs now, and again whenever something has changed. missing is called when the runtime's network was
  * found without the entry, which it had before. Trouble is logged, reported and tried again, and is no error
  * here. */
-int install_open(struct loop *loop, const struct agent_config *config, void (*missing)(void *data),
+int install_open(struct loop *loop, const struct agent_settings *settings, void (*missing)(void *data),
                  void *data, struct install **ret);
 /* Leaves everything in place. */
 void install_close(struct install **install);
@@ -37,6 +37,6 @@ uint64_t install_result(const struct install *install, enum install_result resul
 void install_report(const struct install *install, cJSON *object);
 
 /* Takes the entry out of all files and removes the lists that were made, then the binary. */
-int install_remove(const struct agent_config *config);
+int install_remove(const struct agent_settings *settings);
 
 #endif

@@ -23,7 +23,7 @@ struct configuration {
     enum cni_conf_kind kind;
 };
 
-static int trouble(struct install_network *n, enum bruma_reason reason, const char *path, int r)
+static int report_failure(struct install_network *n, enum bruma_reason reason, const char *path, int r)
 {
     const char *text = r == -EBADMSG ? "its list of plugins cannot be edited safely"
                        : r == -EBUSY ? "somebody changes it again and again"
@@ -133,7 +133,7 @@ static int may_write(struct install_network *n, const char *path)
 {
     int r = n->may_write ? n->may_write(n->data) : 0;
 
-    return r < 0 ? trouble(n, BRUMA_REASON_CNI_CONF_CONTESTED, path, r) : 0;
+    return r < 0 ? report_failure(n, BRUMA_REASON_CNI_CONF_CONTESTED, path, r) : 0;
 }
 
 static int edit(struct install_network *n, const struct configuration *c, const char *text, size_t len)
@@ -143,7 +143,7 @@ static int edit(struct install_network *n, const struct configuration *c, const 
     if (r == 0) {
         r = install_file_replace(c->path, &c->file, text, len);
         if (r < 0 && r != -EAGAIN)
-            trouble(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
+            report_failure(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
     }
     if (r == 0)
         n->changes++;
@@ -159,7 +159,7 @@ static int add_to_list(struct install_network *n, const struct configuration *c)
     if (!cni_conf_has(c->file.text, c->file.len, n->entry)) {
         r = cni_conf_add(c->file.text, c->file.len, n->entry, &text, &len);
         if (r < 0)
-            return trouble(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
+            return report_failure(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
         r = edit(n, c, text, len);
         if (r < 0)
             return r;
@@ -203,7 +203,7 @@ static int make_list(struct install_network *n, const struct configuration *c)
     if (r == -EBUSY)
         return r; /* may_write() has said why */
     if (r < 0)
-        return trouble(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
+        return report_failure(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
     if (r == 1) {
         log_info("a list with bruma-cni was made of a network of one plugin\tfile=\"%s\" of=\"%s\"", path,
                  c->path);
@@ -229,7 +229,7 @@ static int make_own(struct install_network *n, const struct configuration *c)
     if (r == -EBUSY)
         return r; /* may_write() has said why */
     if (r < 0)
-        return trouble(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
+        return report_failure(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
     if (r == 1) {
         log_info("a list of our own was made, which comes first\tfile=\"%s\" of=\"%s\"", path, c->path);
         n->changes++;
@@ -287,7 +287,7 @@ static int drop_made(struct install_network *n, const char *name, const char *fi
     if (snprintf(path, sizeof(path), "%s/%s", n->directory, name) >= (int)sizeof(path))
         return 0;
     if (unlink(path) < 0 && errno != ENOENT)
-        return trouble(n, BRUMA_REASON_CNI_INSTALL_FAILED, path, -errno);
+        return report_failure(n, BRUMA_REASON_CNI_INSTALL_FAILED, path, -errno);
     n->changes++;
     log_info("a list of ours was removed\tfile=\"%s\"", path);
     return 0;
@@ -300,7 +300,7 @@ static int drop_own(struct install_network *n)
     if (snprintf(path, sizeof(path), "%s/%s", n->directory, n->own_name) >= (int)sizeof(path))
         return 0;
     if (unlink(path) < 0 && errno != ENOENT)
-        return trouble(n, BRUMA_REASON_CNI_INSTALL_FAILED, path, -errno);
+        return report_failure(n, BRUMA_REASON_CNI_INSTALL_FAILED, path, -errno);
     n->changes++;
     log_info("the list of our own was removed\tfile=\"%s\"", path);
     return 0;
@@ -357,7 +357,7 @@ int install_network_apply(struct install_network *n)
     n->changes = 0;
     n->orphaned = false;
     if (count < 0)
-        return trouble(n, BRUMA_REASON_CNI_CONF_MISSING, n->directory, -errno);
+        return report_failure(n, BRUMA_REASON_CNI_CONF_MISSING, n->directory, -errno);
     if (n->entry)
         first = find_first(n, names, count);
     if (first >= 0)

@@ -44,10 +44,10 @@ static int take_out(struct steer *steer, uint64_t cookie, int netns_fd, const ch
     return first ? first : r;
 }
 
-static int take_out_all(const struct agent_config *config, struct pods *pods)
+static int take_out_all(const struct agent_settings *settings, struct pods *pods)
 {
     const struct steer_config sc = {
-        .pin_dir = config->pin_dir, .cgroup = config->cgroup, .probe_cgroup = config->probe_cgroup};
+        .pin_dir = settings->pin_dir, .cgroup = settings->cgroup, .probe_cgroup = settings->probe_cgroup};
     struct steer_error error = {0};
     struct steer *steer = NULL;
     struct pod *pod;
@@ -57,7 +57,7 @@ static int take_out_all(const struct agent_config *config, struct pods *pods)
     if (r < 0 && error.reason == BRUMA_REASON_PINS_OTHER_VERSION) {
         /* Nothing can be read from them, and nothing has to: their removal detaches the pods, and what is
          * left is in the pods' namespaces. */
-        r = report("removing the pins", "-", steer_uninstall(config->pin_dir, &error), &error);
+        r = report("removing the pins", "-", steer_uninstall(settings->pin_dir, &error), &error);
         if (r == 0)
             r = steer_open(&sc, &steer, &error);
     }
@@ -83,46 +83,46 @@ static int take_out_all(const struct agent_config *config, struct pods *pods)
     return first;
 }
 
-int uninstall(const struct agent_config *config, int (*before)(const struct agent_config *config))
+int uninstall(const struct agent_settings *settings, int (*before)(const struct agent_settings *settings))
 {
     struct steer_error error = {0};
     struct store store;
     struct pods pods;
     char path[512];
-    int first = 0, told, r;
+    int first = 0, prepared, r;
 
-    snprintf(path, sizeof(path), "%s/%s", config->run_dir, BRUMA_AGENT_SOCKET);
+    snprintf(path, sizeof(path), "%s/%s", settings->run_dir, BRUMA_AGENT_SOCKET);
     if (server_answers(path)) {
-        log_error("bruma-agent is running; stop it first\trun-dir=%s", config->run_dir);
+        log_error("bruma-agent is running; stop it first\trun-dir=%s", settings->run_dir);
         return -EBUSY;
     }
-    told = before ? before(config) : 0;
+    prepared = before ? before(settings) : 0;
     /* The runtime must no longer call the plugin before pods are let go. */
-    first = install_configured(config) ? install_remove(config) : 0;
+    first = install_configured(settings) ? install_remove(settings) : 0;
     pods_init(&pods);
-    r = store_open(config->run_dir, NULL, &store);
+    r = store_open(settings->run_dir, NULL, &store);
     if (r < 0)
-        return log_error_errno(r, "the records of pods cannot be opened\trun-dir=%s", config->run_dir);
+        return log_error_errno(r, "the records of pods cannot be opened\trun-dir=%s", settings->run_dir);
     r = store_load(&store, &pods);
     if (r < 0)
         log_error_errno(r, "the records of pods cannot be read");
-    if (access(config->pin_dir, F_OK) == 0) {
-        r = take_out_all(config, &pods);
+    if (access(settings->pin_dir, F_OK) == 0) {
+        r = take_out_all(settings, &pods);
         if (r == -EBUSY) {
             pods_free(&pods);
             return r; /* of an agent that runs with another run directory */
         }
         first = first ? first : r;
-        r = report("removing the pins", "-", steer_uninstall(config->pin_dir, &error), &error);
+        r = report("removing the pins", "-", steer_uninstall(settings->pin_dir, &error), &error);
         first = first ? first : r;
     }
     pods_free(&pods);
     if (first == 0)
         store_wipe(&store); /* else a second try still knows the pods */
     unlink(path);
-    snprintf(path, sizeof(path), "%s/%s", config->run_dir, BRUMA_DECISIONS);
+    snprintf(path, sizeof(path), "%s/%s", settings->run_dir, BRUMA_DECISIONS);
     unlink(path);
-    mesh_uninstall(config);
-    rmdir(config->run_dir); /* fails where others keep something there */
-    return first ? first : told;
+    mesh_uninstall(settings);
+    rmdir(settings->run_dir); /* fails where others keep something there */
+    return first ? first : prepared;
 }

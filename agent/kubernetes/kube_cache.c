@@ -77,7 +77,7 @@ static void pod_forget(struct kube_pod *pod)
     list_del(&pod->node);
     guard_forget(pod->source->agent, pod->passed);
     kube_status_free(pod);
-    kube_place_free(pod);
+    locate_netns_free(pod);
     cJSON_Delete(pod->labels);
     free(pod->uid);
     free(pod->runtime_uid);
@@ -96,7 +96,7 @@ static struct kube_pod *pod_make(struct kube_source *s, const struct kube_pod_ob
     pod->source = s;
     list_init(&pod->node);
     kube_status_init(pod);
-    kube_place_init(pod);
+    locate_netns_init(pod);
     pod->uid = strdup(o->uid);
     pod->runtime_uid = strdup(o->runtime_uid);
     pod->namespace = strdup(o->namespace);

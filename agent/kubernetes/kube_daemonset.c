@@ -19,15 +19,15 @@ struct question {
     struct loop *loop;
     struct kube_client *client;
     struct kube_request *request;
-    const struct agent_config *config;
+    const struct agent_settings *settings;
     cJSON *daemonset;
     bool leaves;
 };
 
-int kube_daemonset_path(const struct agent_config *config, char *path, size_t size)
+int kube_daemonset_path(const struct agent_settings *settings, char *path, size_t size)
 {
-    return snprintf(path, size, "/apis/apps/v1/namespaces/%s/daemonsets/%s", config->pod_namespace,
-                    config->daemonset) >= (int)size
+    return snprintf(path, size, "/apis/apps/v1/namespaces/%s/daemonsets/%s", settings->pod_namespace,
+                    settings->daemonset) >= (int)size
                ? -ENAMETOOLONG
                : 0;
 }
@@ -75,7 +75,7 @@ static void ask_for_node(struct question *q, const struct kube_reply *reply)
 {
     char path[600] = "/api/v1/nodes/";
 
-    if (kube_append_encoded(path, sizeof(path), q->config->node) < 0 || ask(q, path, on_node) < 0)
+    if (kube_append_encoded(path, sizeof(path), q->settings->node) < 0 || ask(q, path, on_node) < 0)
         stay(q, "the DaemonSet is there, and the node cannot be asked for", reply);
 }
 
@@ -107,19 +107,19 @@ static void on_daemonset(void *data, const struct kube_reply *reply)
         ask_for_node(q, reply);
 }
 
-bool kube_node_leaves(const struct agent_config *config)
+bool kube_node_leaves(const struct agent_settings *settings)
 {
-    struct question q = {.config = config};
+    struct question q = {.settings = settings};
     char path[700];
     int r;
 
-    if (!*config->daemonset)
+    if (!*settings->daemonset)
         return false;
-    r = kube_daemonset_path(config, path, sizeof(path));
+    r = kube_daemonset_path(settings, path, sizeof(path));
     if (r == 0)
         r = loop_new(&q.loop);
     if (r == 0)
-        r = kube_open_client(q.loop, config, &q.client);
+        r = kube_open_client(q.loop, settings, &q.client);
     if (r == 0)
         r = ask(&q, path, on_daemonset);
     if (r == 0)

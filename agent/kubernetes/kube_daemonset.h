@@ -6,13 +6,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "agent/config.h"
+#include "agent/agent_settings.h"
 
 /* An annotation of the DaemonSet that only `bruma-agent --retire` sets, right before it deletes it. */
 #define KUBE_UNINSTALL_MARK "bruma/uninstall"
 
 /* The path of the DaemonSet (settings daemonset and pod-namespace) in the API. 0 or -ENAMETOOLONG. */
-int kube_daemonset_path(const struct agent_config *config, char *path, size_t size);
+int kube_daemonset_path(const struct agent_settings *settings, char *path, size_t size);
 
 /*
  * Asked when the agent has been told to end: does this node leave the mesh for good? Only if somebody has
@@ -21,6 +21,6 @@ int kube_daemonset_path(const struct agent_config *config, char *path, size_t si
  * silence and whatever else is not understood mean that everything stays and steers on. Takes 10 s at the
  * most.
  */
-bool kube_node_leaves(const struct agent_config *config);
+bool kube_node_leaves(const struct agent_settings *settings);
 
 #endif

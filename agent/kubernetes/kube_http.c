@@ -43,7 +43,7 @@ struct kube_request {
     char *body; /* that is sent */
     char *buf;  /* that has come and was not handed on */
     size_t len, size, max;
-    bool begun, told; /* the headers of a stream have come, and were handed on */
+    bool begun, delivered; /* the headers of a stream have come, and were handed on */
     bool too_big, finished;
     int result;
     kube_part_fn part;
@@ -285,7 +285,7 @@ static void hand_on(struct kube_request *q)
     size_t len = q->len;
 
     q->len = q->size = 0;
-    q->told = true;
+    q->delivered = true;
     q->part(q->data, bytes ? bytes : "", len);
 }
 
@@ -294,7 +294,7 @@ static struct kube_request *find_ready(struct kube_client *c)
     struct kube_request *q;
 
     list_for_each (q, &c->requests, node) {
-        if (q->finished || (q->len && streams(q)) || (q->begun && !q->told))
+        if (q->finished || (q->len && streams(q)) || (q->begun && !q->delivered))
             return q;
     }
     return NULL;
@@ -307,7 +307,7 @@ static void deliver(struct kube_client *c)
 
     take_finished(c);
     while ((q = find_ready(c))) {
-        if ((q->len && streams(q)) || (q->begun && !q->told))
+        if ((q->len && streams(q)) || (q->begun && !q->delivered))
             hand_on(q);
         else
             finish(q);

@@ -47,12 +47,12 @@ struct kube_pod {
     enum bruma_reason event_next; /* to be told once the one under way is; NONE: nothing */
     char event_next_text[256];
 
-    /* kube_place.c: where it runs */
-    bool wants_place; /* in the next search */
+    /* locate_netns.c: where it runs */
+    bool wants_netns; /* in the next search */
     bool searched;    /* in the one that runs */
-    unsigned place_tries;
-    struct loop_timer place_timer; /* of the next search for it */
-    char place_error[256];
+    unsigned locate_tries;
+    struct loop_timer locate_timer; /* of the next search for it */
+    char locate_error[256];
     uint64_t passed;  /* cookie of its namespace, where the guard lets it pass as one outside the mesh; 0:
                          nowhere */
     bool was_outside; /* it has not belonged to the mesh from the first word about it on */
@@ -69,13 +69,13 @@ struct kube_source {
     struct list pods, namespaces;
     struct index namespaces_by_name;
     unsigned pods_list, namespaces_list; /* numbers of the lists under way */
-    struct loop_timer place_soon;
+    struct loop_timer locate_soon;
     struct decisions decisions;
-    struct place_job *place_job; /* a search in a thread, or NULL */
+    struct locate_job *locate_job; /* a search in a thread, or NULL */
 };
 
 /* As the settings say; failures are logged. */
-int kube_open_client(struct loop *loop, const struct agent_config *config, struct kube_client **ret);
+int kube_open_client(struct loop *loop, const struct agent_settings *settings, struct kube_client **ret);
 
 bool kube_ready(const struct kube_source *s);
 /* kube_cache.c: what the watches tell is kept there and leads to kube_reconcile(). */
@@ -101,7 +101,7 @@ void kube_status_check(struct kube_pod *pod);
 /* The same a moment later. */
 void kube_status_soon(struct kube_pod *pod);
 /* It is what it should be, as far as the server has answered. */
-bool kube_status_is_told(struct kube_pod *pod);
+bool kube_status_is_acked(struct kube_pod *pod);
 /* The request that writes the annotation: its path, and a body that the caller frees, or NULL. */
 char *kube_status_patch(const char *namespace, const char *name, const char *uid,
                         enum kube_redirection redirection, char *path, size_t path_size);
@@ -109,14 +109,14 @@ void kube_status_event(struct kube_pod *pod, enum bruma_reason reason, const cha
 void kube_status_init(struct kube_pod *pod);
 void kube_status_free(struct kube_pod *pod);
 
-/* Looks for the network namespace of a running pod that the agent does not know, and enrols it there. */
-void kube_place(struct kube_pod *pod);
+/* Looks for the network namespace of a running pod that the agent does not know, and enrolls it there. */
+void locate_netns(struct kube_pod *pod);
 /* There is nothing to look for any more. */
-void kube_place_stop(struct kube_pod *pod);
-void kube_place_init(struct kube_pod *pod);
-void kube_place_free(struct kube_pod *pod);
-void kube_place_open(struct kube_source *s);
+void locate_netns_stop(struct kube_pod *pod);
+void locate_netns_init(struct kube_pod *pod);
+void locate_netns_free(struct kube_pod *pod);
+void locate_netns_open(struct kube_source *s);
 /* Waits for a search that is under way. */
-void kube_place_close(struct kube_source *s);
+void locate_netns_close(struct kube_source *s);
 
 #endif

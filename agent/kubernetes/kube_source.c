@@ -44,7 +44,7 @@ static bool is_node_proxy(const struct kube_source *s, const struct kube_pod *po
 {
     const char *app = kube_label(pod->labels, "app");
 
-    return app && !strcmp(app, "ztunnel") && !strcmp(pod->namespace, s->agent->config->system_namespace);
+    return app && !strcmp(app, "ztunnel") && !strcmp(pod->namespace, s->agent->settings->system_namespace);
 }
 
 /* Words for the default selectors; others are somebody's own. */
@@ -77,7 +77,7 @@ bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, co
         *ret_why = "the pod has a sidecar (annotation sidecar.istio.io/status)";
     else if (is_node_proxy(s, pod))
         *ret_why = "the pod is the mesh's own proxy";
-    else if (is_listed(s->agent->config->exclude_namespaces, pod->namespace))
+    else if (is_listed(s->agent->settings->exclude_namespaces, pod->namespace))
         *ret_why = "its namespace is excluded (EXCLUDE_NAMESPACES)";
     else if (pod->completed)
         *ret_why = "the pod has completed";
@@ -137,9 +137,9 @@ void kube_reconcile(struct kube_pod *pod)
     if (pod->passed && (p || kube_pod_wanted(s, pod, &why)))
         pass_no_more(pod);
     if (p || !must_be_found(pod))
-        kube_place_stop(pod);
+        locate_netns_stop(pod);
     else if (pod->addresses_len)
-        kube_place(pod);
+        locate_netns(pod);
     if (p) {
         adopt_uid(agent, p, pod->runtime_uid);
         if (!p->addresses_len)
@@ -175,7 +175,7 @@ static bool op_wanted(const struct source *source, const struct pod *p, const ch
 
 static bool op_excludes(const struct source *source, const char *namespace)
 {
-    return is_listed(container_of(source, struct kube_source, source)->agent->config->exclude_namespaces,
+    return is_listed(container_of(source, struct kube_source, source)->agent->settings->exclude_namespaces,
                      namespace);
 }
 
@@ -222,11 +222,11 @@ static void op_announce(struct source *source, const struct pod *p)
         kube_status_check(pod);
 }
 
-static bool op_told(const struct source *source, const struct pod *p)
+static bool op_acked(const struct source *source, const struct pod *p)
 {
     struct kube_pod *pod = of(source, p);
 
-    return !pod || kube_status_is_told(pod);
+    return !pod || kube_status_is_acked(pod);
 }
 
 static void op_forget(struct source *source, const char *uid)
@@ -243,7 +243,8 @@ static void op_forget(struct source *source, const char *uid)
     }
 }
 
-static void op_trouble(struct source *source, const struct pod *p, enum bruma_reason reason, const char *text)
+static void op_report_failure(struct source *source, const struct pod *p, enum bruma_reason reason,
+                              const char *text)
 {
     struct kube_pod *pod = of(source, p);
 
@@ -285,9 +286,9 @@ static void op_report(const struct source *source, cJSON *object)
         char text[800];
 
         pods++;
-        if (!*pod->place_error)
+        if (!*pod->locate_error)
             continue;
-        snprintf(text, sizeof(text), "%s/%s: %s", pod->namespace, pod->name, pod->place_error);
+        snprintf(text, sizeof(text), "%s/%s: %s", pod->namespace, pod->name, pod->locate_error);
         cJSON_AddItemToArray(lost, cJSON_CreateString(text));
     }
     cJSON_AddStringToObject(object, "source", source->ops->name);
@@ -326,7 +327,7 @@ static void op_close(struct source *source)
 {
     struct kube_source *s = container_of(source, struct kube_source, source);
 
-    kube_place_close(s);
+    locate_netns_close(s);
     kube_decisions_close(s);
     kube_watch_free(&s->watch_pods);
     kube_watch_free(&s->watch_namespaces);
@@ -354,9 +355,9 @@ static const struct source_ops ops = {
     .probe_ports = op_probe_ports,
     .expect = op_expect,
     .announce = op_announce,
-    .told = op_told,
+    .acked = op_acked,
     .forget = op_forget,
-    .trouble = op_trouble,
+    .report_failure = op_report_failure,
     .report = op_report,
     .check = op_check,
     .serving = op_serving,
@@ -366,20 +367,20 @@ static const struct source_ops ops = {
 
 /* ---- the source ---- */
 
-bool kube_source_configured(const struct agent_config *config)
+bool kube_source_configured(const struct agent_settings *settings)
 {
-    return !strcmp(config->source, "kubernetes");
+    return !strcmp(settings->source, "kubernetes");
 }
 
 /* A pod's environment names the server. */
-static int server_of(const struct agent_config *config, char *buf, size_t size)
+static int server_of(const struct agent_settings *settings, char *buf, size_t size)
 {
     const char *host = getenv("KUBERNETES_SERVICE_HOST"), *port = getenv("KUBERNETES_SERVICE_PORT");
     bool v6 = host && strchr(host, ':');
     int n;
 
-    if (config->kube_server)
-        n = snprintf(buf, size, "%s", config->kube_server);
+    if (settings->kube_server)
+        n = snprintf(buf, size, "%s", settings->kube_server);
     else if (host && *host)
         n = snprintf(buf, size, "https://%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "",
                      port && *port ? port : "443");
@@ -388,12 +389,12 @@ static int server_of(const struct agent_config *config, char *buf, size_t size)
     return n < (int)size ? 0 : -ENAMETOOLONG;
 }
 
-int kube_open_client(struct loop *loop, const struct agent_config *config, struct kube_client **ret)
+int kube_open_client(struct loop *loop, const struct agent_settings *settings, struct kube_client **ret)
 {
     char server[600];
     const struct kube_client_config c = {
-        .server = server, .ca_file = config->kube_ca, .token_file = config->kube_token_file};
-    int r = server_of(config, server, sizeof(server));
+        .server = server, .ca_file = settings->kube_ca, .token_file = settings->kube_token_file};
+    int r = server_of(settings, server, sizeof(server));
 
     if (r == -ENOENT) {
         log_error("no API server is named: neither kube-server nor KUBERNETES_SERVICE_HOST is set");
@@ -409,7 +410,7 @@ int kube_open_client(struct loop *loop, const struct agent_config *config, struc
 
 static int open_selectors(struct kube_source *s)
 {
-    const char *text = s->agent->config->enablement_selector;
+    const char *text = s->agent->settings->enablement_selector;
     char error[512], quoted[1100];
     int r = kube_selectors_parse(text, &s->selectors, error, sizeof(error));
 
@@ -430,7 +431,7 @@ static int open_watches(struct kube_source *s)
     const struct kube_watch_events namespaces_events = kube_cache_namespaces_events(s);
     int r;
 
-    snprintf(s->selector, sizeof(s->selector), "spec.nodeName=%s", s->agent->config->node);
+    snprintf(s->selector, sizeof(s->selector), "spec.nodeName=%s", s->agent->settings->node);
     r = kube_watch_new(s->agent->loop, s->client, &namespaces, &namespaces_events, &s->watch_namespaces);
     return r < 0 ? r : kube_watch_new(s->agent->loop, s->client, &pods, &pods_events, &s->watch_pods);
 }
@@ -446,12 +447,12 @@ int kube_source_open(struct agent *agent, struct source **ret)
     source_init(&s->source, &ops);
     s->agent = agent;
     kube_cache_init(s);
-    kube_place_open(s);
+    locate_netns_open(s);
     kube_decisions_open(s);
     source = &s->source;
     r = open_selectors(s);
     if (r == 0)
-        r = kube_open_client(agent->loop, agent->config, &s->client);
+        r = kube_open_client(agent->loop, agent->settings, &s->client);
     if (r == 0 && (r = open_watches(s)) < 0)
         log_error_errno(r, "no memory for the source");
     if (r < 0) {
@@ -459,7 +460,7 @@ int kube_source_open(struct agent *agent, struct source **ret)
         return r;
     }
     log_info("the Kubernetes API is the source\tserver=%s node=%s", kube_client_server(s->client),
-             agent->config->node);
+             agent->settings->node);
     *ret = source;
     return 0;
 }

@@ -11,7 +11,7 @@
 #include "agent/agent.h"
 
 /* True if the settings ask for it. */
-bool kube_source_configured(const struct agent_config *config);
+bool kube_source_configured(const struct agent_settings *settings);
 /* Errors are those of settings and memory; they are logged. A server that does not answer is none.
  * source_close() closes it. */
 int kube_source_open(struct agent *agent, struct source **ret);

@@ -50,7 +50,7 @@ static bool desired(struct kube_pod *pod, enum kube_redirection *ret)
     if (p && p->state != POD_OUTSIDE)
         pod->left = false;
     if (!p)
-        return !pod->deleting && (!wanted || pod->left || pod->place_tries > 0);
+        return !pod->deleting && (!wanted || pod->left || pod->locate_tries > 0);
     switch (p->state) {
     case POD_ENROLLING:
         return false;
@@ -161,7 +161,7 @@ void kube_status_check(struct kube_pod *pod)
         loop_timer_set(pod->source->agent->loop, &pod->patch_timer, PENDING_LOOK);
 }
 
-bool kube_status_is_told(struct kube_pod *pod)
+bool kube_status_is_acked(struct kube_pod *pod)
 {
     enum kube_redirection redirection;
 
@@ -211,7 +211,7 @@ static cJSON *event_of(struct kube_pod *pod, enum bruma_reason reason, const cha
     cJSON *o = cJSON_CreateObject(), *m = cJSON_AddObjectToObject(o, "metadata");
     cJSON *about = cJSON_AddObjectToObject(o, "involvedObject"),
           *source = cJSON_AddObjectToObject(o, "source");
-    const char *node = pod->source->agent->config->node;
+    const char *node = pod->source->agent->settings->node;
     uint64_t noise = 0;
 
     if (getrandom(&noise, sizeof(noise), GRND_NONBLOCK) < 0)

@@ -35,7 +35,7 @@ struct kube_watch {
     char *line; /* the part of a line that has come */
     size_t line_len, line_size;
     uint64_t began; /* loop time of the watch */
-    bool told;      /* it said something */
+    bool received;  /* it said something */
 };
 
 static void set_following(struct kube_watch *w, bool following)
@@ -132,7 +132,7 @@ static bool take_line(struct kube_watch *w, const char *text, size_t len)
             failed(w, "watch: error %d: %.180s", line.code, line.message);
         return false;
     }
-    w->told = true;
+    w->received = true;
     w->tries = w->expired = 0;
     if (line.type != KUBE_LINE_BOOKMARK)
         w->events.object(w->events.data, line.object, line.type == KUBE_LINE_DELETED);
@@ -207,7 +207,7 @@ static void on_part(void *data, const char *bytes, size_t len)
 static void on_watch_done(void *data, const struct kube_reply *reply)
 {
     struct kube_watch *w = data;
-    bool soon = loop_now(w->loop) - w->began < SHORT_WATCH_MS && !w->told;
+    bool soon = loop_now(w->loop) - w->began < SHORT_WATCH_MS && !w->received;
 
     w->request = NULL;
     if (reply->result == 0 && reply->status == 410) {
@@ -245,7 +245,7 @@ static int start_watch(struct kube_watch *w)
     if (r == 0)
         r = add_parameter(url, sizeof(url), "resourceVersion", w->version);
     w->began = loop_now(w->loop);
-    w->told = false;
+    w->received = false;
     w->line_len = 0;
     w->report.restarts++;
     return r < 0 ? r : kube_send(w->client, &call, &w->request);

@@ -26,7 +26,7 @@
 
 struct kubelet {
     struct agent *agent;
-    struct kubelet_place place;
+    struct kubelet_paths paths;
     char mount[512], cgroup[KUBELET_CGROUP_LEN];
     struct kubelet_choice choice;
     bool searched;  /* by its name; else the setting has named the directory */
@@ -128,7 +128,7 @@ static bool is_program_of_it(const char *path)
 
 /* NULL: it is the kubelet for all that can be seen; else why not, in words. A process is called what it likes
  * to be; its program is what root has installed. */
-static const char *what_is_wrong(const struct kubelet_place *place, pid_t pid, char exe[KUBELET_EXE_LEN],
+static const char *what_is_wrong(const struct kubelet_paths *paths, pid_t pid, char exe[KUBELET_EXE_LEN],
                                  unsigned *ret_uid)
 {
     char path[600];
@@ -136,9 +136,9 @@ static const char *what_is_wrong(const struct kubelet_place *place, pid_t pid, c
     ssize_t n;
 
     exe[0] = '\0';
-    if (!is_roots(place->proc, pid, ret_uid))
+    if (!is_roots(paths->proc, pid, ret_uid))
         return *ret_uid == UINT_MAX ? "its user cannot be told" : "it is not root's";
-    snprintf(path, sizeof(path), "%s/%d/exe", place->proc, pid);
+    snprintf(path, sizeof(path), "%s/%d/exe", paths->proc, pid);
     n = readlink(path, exe, KUBELET_EXE_LEN - 1);
     exe[n > 0 ? n : 0] = '\0';
     if (n <= 0 || stat(path, &st) < 0)
@@ -184,9 +184,9 @@ static void consider(struct kubelet_choice *c, const struct kubelet_choice *one,
     strcpy(c->exe, one->exe);
 }
 
-int kubelet_find(const struct kubelet_place *place, const char *known, struct kubelet_choice *ret)
+int kubelet_find(const struct kubelet_paths *paths, const char *known, struct kubelet_choice *ret)
 {
-    DIR *dir = opendir(place->proc);
+    DIR *dir = opendir(paths->proc);
     int r = -ENOENT, found;
     struct dirent *e;
 
@@ -209,13 +209,13 @@ int kubelet_find(const struct kubelet_place *place, const char *known, struct ku
         if (read_at(dirfd(dir), path, text, sizeof(text)) <= 0 || netns_cgroup_is_of_pod(text) ||
             !in_own_netns(dirfd(dir), e->d_name))
             continue;
-        wrong = what_is_wrong(place, one.pid, one.exe, &uid);
+        wrong = what_is_wrong(paths, one.pid, one.exe, &uid);
         if (wrong) {
             refuse(ret, one.pid, uid, wrong);
             continue;
         }
-        one.began = began_at(place->proc, one.pid);
-        found = take_group(text, place->mount, one.cgroup, sizeof(one.cgroup));
+        one.began = began_at(paths->proc, one.pid);
+        found = take_group(text, paths->mount, one.cgroup, sizeof(one.cgroup));
         if (found == 0)
             consider(ret, &one, known);
         else if (r == -ENOENT)
@@ -243,19 +243,19 @@ static pid_t parent_of(const char *proc, pid_t pid)
     return (pid_t)strtol(field + 3, NULL, 10);
 }
 
-static bool belongs(const struct kubelet_place *place, pid_t kubelet, pid_t pid, const char *comm)
+static bool belongs(const struct kubelet_paths *paths, pid_t kubelet, pid_t pid, const char *comm)
 {
     pid_t p = pid;
 
     for (int i = 0; p > 1 && i < DEPTH; i++) {
         if (p == kubelet)
             return true;
-        p = parent_of(place->proc, p);
+        p = parent_of(paths->proc, p);
     }
     return is_kubelet(comm) || !strncmp(comm, "containerd", 10);
 }
 
-static int look_into(const struct kubelet_place *place, pid_t kubelet, const char *directory, int depth,
+static int look_into(const struct kubelet_paths *paths, pid_t kubelet, const char *directory, int depth,
                      char *names, size_t size)
 {
     char path[1200], text[65536], comm[64];
@@ -271,8 +271,8 @@ static int look_into(const struct kubelet_place *place, pid_t kubelet, const cha
 
         end = strchrnul(line, '\n');
         /* 0: of a process id namespace that is not ours to see. */
-        if (pid && (read_of(place->proc, pid, "comm", comm, sizeof(comm)) <= 0 ||
-                    belongs(place, kubelet, pid, comm)))
+        if (pid && (read_of(paths->proc, pid, "comm", comm, sizeof(comm)) <= 0 ||
+                    belongs(paths, kubelet, pid, comm)))
             continue;
         comm[pid ? strcspn(comm, "\n") : 0] = '\0';
         snprintf(names + len, size - len, "%s%s", len ? ", " : "", *comm ? comm : "somebody");
@@ -283,18 +283,18 @@ static int look_into(const struct kubelet_place *place, pid_t kubelet, const cha
         if (e->d_type != DT_DIR || *e->d_name == '.' ||
             snprintf(path, sizeof(path), "%s/%s", directory, e->d_name) >= (int)sizeof(path))
             continue;
-        count += look_into(place, kubelet, path, depth - 1, names, size);
+        count += look_into(paths, kubelet, path, depth - 1, names, size);
     }
     if (dir)
         closedir(dir);
     return count;
 }
 
-int kubelet_strangers(const struct kubelet_place *place, pid_t pid, const char *directory, char *names,
+int kubelet_strangers(const struct kubelet_paths *paths, pid_t pid, const char *directory, char *names,
                       size_t size)
 {
     names[0] = '\0';
-    return look_into(place, pid, directory, DEPTH, names, size);
+    return look_into(paths, pid, directory, DEPTH, names, size);
 }
 
 /* ---- following ---- */
@@ -315,7 +315,7 @@ static int cgroup2_mount(char *buf, size_t size)
     return r;
 }
 
-static void trouble(struct kubelet *k, enum bruma_reason reason, const char *text)
+static void report_failure(struct kubelet *k, enum bruma_reason reason, const char *text)
 {
     if (reason && (reason != k->reason || strcmp(text, k->error) != 0))
         log_warn("%s\treason=%s error=\"%s\"", reason_what(reason), reason_name(reason), text);
@@ -362,14 +362,15 @@ static void watch(struct kubelet *k)
 static void look_for_strangers(struct kubelet *k)
 {
     char names[150], text[256];
-    int n = kubelet_strangers(&k->place, k->pid, k->cgroup, names, sizeof(names));
+    int n = kubelet_strangers(&k->paths, k->pid, k->cgroup, names, sizeof(names));
 
     if (!n) {
-        trouble(k, *k->choice.refused ? BRUMA_REASON_KUBELET_REFUSED : BRUMA_REASON_NONE, k->choice.refused);
+        report_failure(k, *k->choice.refused ? BRUMA_REASON_KUBELET_REFUSED : BRUMA_REASON_NONE,
+                       k->choice.refused);
         return;
     }
     snprintf(text, sizeof(text), "%.80s has %d more: %s", k->cgroup, n, names);
-    trouble(k, BRUMA_REASON_KUBELET_CGROUP_SHARED, text);
+    report_failure(k, BRUMA_REASON_KUBELET_CGROUP_SHARED, text);
 }
 
 /* It is where it was: the process could have been moved, and its number used again. */
@@ -378,13 +379,13 @@ static bool is_there(const struct kubelet *k)
     char text[8192], cgroup[sizeof(k->cgroup)], comm[64], exe[KUBELET_EXE_LEN];
     unsigned uid;
 
-    return k->pid && !what_is_wrong(&k->place, k->pid, exe, &uid) &&
-           read_of(k->place.proc, k->pid, "comm", comm, sizeof(comm)) > 0 && is_kubelet(comm) &&
-           read_of(k->place.proc, k->pid, "cgroup", text, sizeof(text)) > 0 &&
-           take_group(text, k->place.mount, cgroup, sizeof(cgroup)) == 0 && !strcmp(cgroup, k->cgroup);
+    return k->pid && !what_is_wrong(&k->paths, k->pid, exe, &uid) &&
+           read_of(k->paths.proc, k->pid, "comm", comm, sizeof(comm)) > 0 && is_kubelet(comm) &&
+           read_of(k->paths.proc, k->pid, "cgroup", text, sizeof(text)) > 0 &&
+           take_group(text, k->paths.mount, cgroup, sizeof(cgroup)) == 0 && !strcmp(cgroup, k->cgroup);
 }
 
-static void tell_steering(struct kubelet *k)
+static void update_steering(struct kubelet *k)
 {
     struct steer_error error = {0};
 
@@ -400,14 +401,14 @@ static void search(struct kubelet *k)
 
     lose(k);
     if (r == 0)
-        r = kubelet_find(&k->place, strcpy(known, k->cgroup), &k->choice);
+        r = kubelet_find(&k->paths, strcpy(known, k->cgroup), &k->choice);
     if (r < 0) {
         snprintf(text, sizeof(text), "%s%s%.150s",
                  r == -EXDEV    ? "the kubelet has no cgroup of its own that can be seen from here"
                  : r == -ENOENT ? "no kubelet runs on the node's network"
                                 : strerror(-r),
                  *k->choice.refused ? "; not taken for it: " : "", k->choice.refused);
-        trouble(k, BRUMA_REASON_KUBELET_NOT_FOUND, text);
+        report_failure(k, BRUMA_REASON_KUBELET_NOT_FOUND, text);
         return; /* the hook stays where it was: that cgroup may come back */
     }
     k->found++;
@@ -416,7 +417,7 @@ static void search(struct kubelet *k)
     log_info("the kubelet's probes go straight to applications\tpid=%d program=%s cgroup=%s why=\"%s\"",
              k->pid, k->choice.exe, k->cgroup, k->choice.why);
     watch(k);
-    tell_steering(k);
+    update_steering(k);
 }
 
 static void look(struct kubelet *k)
@@ -436,12 +437,12 @@ static void on_timer(struct loop_timer *timer)
     soon = !k->pid && k->soon;
     if (soon)
         k->soon--;
-    loop_timer_set(k->agent->loop, timer, soon ? SOON : k->agent->config->verify_interval);
+    loop_timer_set(k->agent->loop, timer, soon ? SOON : k->agent->settings->verify_interval);
 }
 
 int kubelet_open(struct agent *agent, struct kubelet **ret)
 {
-    const char *setting = agent->config->probe_cgroup;
+    const char *setting = agent->settings->probe_cgroup;
     struct kubelet *k;
 
     if (!setting)
@@ -451,7 +452,7 @@ int kubelet_open(struct agent *agent, struct kubelet **ret)
         return -ENOMEM;
     k->agent = agent;
     k->ended.fd = -1;
-    k->place = (struct kubelet_place){.proc = agent->config->proc, .mount = k->mount};
+    k->paths = (struct kubelet_paths){.proc = agent->settings->proc, .mount = k->mount};
     loop_timer_init(&k->timer, on_timer);
     k->searched = !strcmp(setting, KUBELET_AUTO);
     if (k->searched)
@@ -472,7 +473,7 @@ void kubelet_follow(struct kubelet *k)
     if (!k || !k->searched)
         return;
     k->following = true;
-    loop_timer_set(k->agent->loop, &k->timer, k->agent->config->verify_interval);
+    loop_timer_set(k->agent->loop, &k->timer, k->agent->settings->verify_interval);
 }
 
 void kubelet_close(struct kubelet **kubelet)
@@ -485,7 +486,7 @@ void kubelet_close(struct kubelet **kubelet)
     *kubelet = NULL;
 }
 
-enum bruma_reason kubelet_trouble(const struct kubelet *k, const char **ret_text)
+enum bruma_reason kubelet_failure(const struct kubelet *k, const char **ret_text)
 {
     if (!k || !k->reason)
         return BRUMA_REASON_NONE;

@@ -26,7 +26,7 @@ void kubelet_follow(struct kubelet *kubelet);
 void kubelet_close(struct kubelet **kubelet);
 
 /* KUBELET_NOT_FOUND, KUBELET_CGROUP_SHARED, KUBELET_REFUSED, or NONE; *ret_text in words. */
-enum bruma_reason kubelet_trouble(const struct kubelet *kubelet, const char **ret_text);
+enum bruma_reason kubelet_failure(const struct kubelet *kubelet, const char **ret_text);
 /* Who was chosen and why, in words. */
 void kubelet_explain(const struct kubelet *kubelet, char *buf, size_t size);
 void kubelet_report(const struct kubelet *kubelet, cJSON *object);
@@ -34,7 +34,7 @@ void kubelet_report(const struct kubelet *kubelet, cJSON *object);
 /* ---- for tests ---- */
 
 /* Where processes and control groups are looked up. */
-struct kubelet_place {
+struct kubelet_paths {
     const char *proc, *mount; /* a procfs; where the cgroup2 hierarchy is mounted */
 };
 
@@ -55,11 +55,11 @@ struct kubelet_choice {
  * several the one in the directory known ("": none is), then the one that has run longest. 0, -ENOENT if none
  * runs, or -EXDEV if it is in the root, which would exempt everybody, or outside of what this process may
  * see. */
-int kubelet_find(const struct kubelet_place *place, const char *known, struct kubelet_choice *ret);
+int kubelet_find(const struct kubelet_paths *paths, const char *known, struct kubelet_choice *ret);
 
 /* Names of processes in the directory or below it that do not belong to the kubelet: neither it, nor begun by
  * it, nor of the container runtime that k3s brings. Returns how many; names as far as there is room. */
-int kubelet_strangers(const struct kubelet_place *place, pid_t pid, const char *directory, char *names,
+int kubelet_strangers(const struct kubelet_paths *paths, pid_t pid, const char *directory, char *names,
                       size_t size);
 
 #endif

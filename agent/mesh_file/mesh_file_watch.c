@@ -33,8 +33,8 @@ struct mesh_file_watch {
     int own, target; /* inotify watches of the directories of path and of what it leads to; -1: none */
     struct loop_watch events;
     struct loop_timer quiet, poll;
-    struct look told; /* as it was when changed was called last */
-    struct look seen; /* at the last poll */
+    struct look notified; /* as it was when changed was called last */
+    struct look seen;     /* at the last poll */
 };
 
 static struct look look_at(const char *path)
@@ -76,7 +76,7 @@ static void watch_directories(struct mesh_file_watch *w)
     replace(w, &w->target, w->own, real ? inotify_add_watch(w->fd, dirname(real), EVENTS) : -1);
 }
 
-static void tell_soon(struct mesh_file_watch *w)
+static void notify_soon(struct mesh_file_watch *w)
 {
     loop_timer_set(w->loop, &w->quiet, MESH_FILE_QUIET_MS);
 }
@@ -86,7 +86,7 @@ static void on_quiet(struct loop_timer *timer)
     struct mesh_file_watch *w = container_of(timer, struct mesh_file_watch, quiet);
 
     watch_directories(w);
-    w->told = w->seen = look_at(w->path);
+    w->notified = w->seen = look_at(w->path);
     w->changed(w->data);
 }
 
@@ -97,8 +97,8 @@ static void on_poll(struct loop_timer *timer)
 
     watch_directories(w);
     /* Not told of, and the same at two looks: nobody is writing it. */
-    if (!same(&now, &w->told) && same(&now, &w->seen))
-        tell_soon(w);
+    if (!same(&now, &w->notified) && same(&now, &w->seen))
+        notify_soon(w);
     w->seen = now;
     loop_timer_set(w->loop, &w->poll, MESH_FILE_POLL_MS);
 }
@@ -117,15 +117,15 @@ static void handle(struct mesh_file_watch *w, const struct inotify_event *e)
     if (e->len && !strcmp(e->name, w->name) && e->wd == w->own) {
         /* What is made by open() is still empty; its close comes as an event of its own. */
         if (!(e->mask & IN_CREATE) || is_link(w->path))
-            tell_soon(w);
+            notify_soon(w);
         return;
     }
     /* Another name: a link on the way to the file may lead elsewhere now, or what it leads to was written. */
     if (e->mask & IN_CREATE)
         return;
     now = look_at(w->path);
-    if (!same(&now, &w->told))
-        tell_soon(w);
+    if (!same(&now, &w->notified))
+        notify_soon(w);
 }
 
 static void on_events(struct loop_watch *watch, uint32_t events)
@@ -169,7 +169,7 @@ int mesh_file_watch_open(struct loop *loop, const char *path, void (*changed)(vo
         return r;
     }
     watch_directories(w);
-    w->told = w->seen = look_at(path);
+    w->notified = w->seen = look_at(path);
     loop_timer_set(loop, &w->poll, MESH_FILE_POLL_MS);
     *ret = w;
     return 0;

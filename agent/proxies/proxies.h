@@ -14,13 +14,13 @@
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 
-#include "agent/config.h"
+#include "agent/agent_settings.h"
 #include "agent/enroll/pods.h"
 
 struct proxies;
 
 /* What a proxy offers in pod-held. Descriptors that are taken are set to -1. */
-struct held_pod {
+struct offered_pod {
     const char *uid;
     uint64_t cookie;
     uint32_t generation;
@@ -30,9 +30,9 @@ struct held_pod {
 
 struct proxies_events {
     /* Returns the pod that the offer belongs to, or NULL if there is none. */
-    struct pod *(*held)(void *data, const struct held_pod *offer);
+    struct pod *(*offered)(void *data, const struct offered_pod *offer);
     /* All offers of one proxy were taken; what is still missing will not come from it. */
-    void (*held_end)(void *data);
+    void (*offers_end)(void *data);
     /* A proxy has opened listeners in the pod and shall serve it by them; the descriptors stay with the
      * caller. */
     int (*listeners_opened)(void *data, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT],

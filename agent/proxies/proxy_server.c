@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "agent/enroll/process.h"
-#include "agent/proxies/proxy_views.h"
+#include "agent/proxies/proxy_assignments.h"
 #include "bruma/protocol.h"
 #include "lib/message.h"
 #include "lib/reasons.h"
@@ -49,7 +49,7 @@ void *proxy_server_accept(struct proxies *proxies)
         return NULL;
     p->server = container_of(proxies, struct proxy_server, proxies);
     list_init(&p->node);
-    pod_views_init(&p->views);
+    pod_assignments_init(&p->assignments);
     loop_timer_init(&p->answer, on_answer_timeout);
     return p;
 }
@@ -94,12 +94,12 @@ static void on_hello(struct proxy *p, struct connection *connection, const cJSON
     log_info("proxy connected\tpid=%d version=\"%s\"", (int)connection_pid(connection), p->version);
 }
 
-static void on_held(struct proxy *p, const cJSON *message, int *fds, size_t fds_len)
+static void on_offer(struct proxy *p, const cJSON *message, int *fds, size_t fds_len)
 {
-    struct held_pod offer = {.fds = fds};
+    struct offered_pod offer = {.fds = fds};
     uint64_t generation = 0;
     struct pod *pod;
-    struct view *v;
+    struct proxy_assignment *a;
 
     if (message_name(message, "uid", &offer.uid) < 0 || message_u64(message, "cookie", &offer.cookie) < 0 ||
         message_number(message, "generation", UINT32_MAX, &generation) < 0) {
@@ -113,10 +113,10 @@ static void on_held(struct proxy *p, const cJSON *message, int *fds, size_t fds_
     loop_timer_set(p->server->loop, &p->answer, PROXY_ANSWER_MAX);
     offer.generation = (uint32_t)generation;
     offer.draining = is_set(message, "draining");
-    pod = p->server->events.held(p->server->events.data, &offer);
-    v = pod ? view_get(p, pod) : NULL;
-    if (v)
-        v->state = offer.draining ? VIEW_DRAINING : VIEW_PENDING;
+    pod = p->server->events.offered(p->server->events.data, &offer);
+    a = pod ? assignment_get(p, pod) : NULL;
+    if (a)
+        a->state = offer.draining ? ASSIGNMENT_DRAINING : ASSIGNMENT_PENDING;
 }
 
 /* ---- who serves ---- */
@@ -148,38 +148,38 @@ static void resume_somebody(struct proxy_server *server, uint64_t after_millisec
         loop_timer_set(server->loop, &server->resume, after_milliseconds);
 }
 
-static void wish_pods(struct proxy *p)
+static void assign_pods(struct proxy *p)
 {
     bool replaced = p->state >= PROXY_REPLACED;
     struct pod *pod;
 
     list_for_each (pod, &p->server->pods->list, node) {
-        struct view *v = view_of(p, pod);
+        struct proxy_assignment *a = assignment_of(p, pod);
 
         if (pod->state == POD_DRAINING) {
-            if (v)
-                view_wish(v, WISH_DRAIN);
+            if (a)
+                assignment_set_pending(a, COMMAND_DRAIN);
         } else if (!pod_is_served(pod)) {
-            if (v)
-                pod_view_free(&v->base);
+            if (a)
+                pod_assignment_free(&a->base);
         } else if (replaced) {
-            if (v)
-                view_wish(v, WISH_KEEP);
+            if (a)
+                assignment_set_pending(a, COMMAND_KEEP);
         } else {
-            v = view_get(p, pod);
-            if (v)
-                view_wish(v, WISH_ADD);
+            a = assignment_get(p, pod);
+            if (a)
+                assignment_set_pending(a, COMMAND_ADD);
         }
     }
 }
 
-static void on_held_end(struct proxy *p, const cJSON *message)
+static void on_offers_end(struct proxy *p, const cJSON *message)
 {
     bool ending = is_set(message, "ending"), replaced = ending || is_set(message, "draining");
 
-    p->server->events.held_end(p->server->events.data);
+    p->server->events.offers_end(p->server->events.data);
     p->state = ending ? PROXY_ENDING : replaced ? PROXY_REPLACED : PROXY_SYNCING;
-    wish_pods(p);
+    assign_pods(p);
     if (replaced)
         resume_somebody(p->server, RESUME_PATIENCE);
 }
@@ -249,7 +249,7 @@ static void on_resumed(struct proxy *p, enum bruma_reason reason, const char *er
     if (p->state != PROXY_REPLACED)
         return;
     p->state = PROXY_SYNCING;
-    wish_pods(p);
+    assign_pods(p);
     take_over(p);
 }
 
@@ -268,20 +268,21 @@ static void on_ending(struct proxy *p)
     resume_somebody(server, 0);
 }
 
-static void on_view_answer(struct proxy *p, struct view *v, enum bruma_reason reason, const char *error)
+static void on_assignment_answer(struct proxy *p, struct proxy_assignment *a, enum bruma_reason reason,
+                                 const char *error)
 {
     struct proxy_server *server = p->server;
 
     if (error) {
         log_error("a proxy refused a pod\tpid=%d uid=%s reason=%s error=\"%s\"",
-                  (int)connection_pid(p->connection), v->base.uid, reason_name(reason), error);
-        snprintf(v->error, sizeof(v->error), "%s", error);
-        v->reason = reason;
+                  (int)connection_pid(p->connection), a->base.uid, reason_name(reason), error);
+        snprintf(a->error, sizeof(a->error), "%s", error);
+        a->reason = reason;
     }
-    if (v->state == VIEW_PENDING)
-        v->state = error ? VIEW_FAILED : VIEW_SERVING;
-    if (v->base.pod && p == proxy_server_find_serving(server) && v->wish == WISH_NOTHING)
-        server->events.answered(server->events.data, v->base.pod, reason, error);
+    if (a->state == ASSIGNMENT_PENDING)
+        a->state = error ? ASSIGNMENT_FAILED : ASSIGNMENT_SERVING;
+    if (a->base.pod && p == proxy_server_find_serving(server) && a->pending == COMMAND_NONE)
+        server->events.answered(server->events.data, a->base.pod, reason, error);
 }
 
 static void on_ack(struct proxy *p, const cJSON *message)
@@ -289,7 +290,7 @@ static void on_ack(struct proxy *p, const cJSON *message)
     const char *name = NULL, *error = NULL;
     enum bruma_reason reason = BRUMA_REASON_NONE;
     uint64_t seq;
-    struct view *v;
+    struct proxy_assignment *a;
 
     if (message_number(message, "seq", SEQ_MAX, &seq) < 0 || !seq || seq > p->seq ||
         message_text(message, "reason", 64, &name) == -EBADMSG ||
@@ -317,9 +318,9 @@ static void on_ack(struct proxy *p, const cJSON *message)
         on_resumed(p, reason, error);
         return;
     }
-    list_for_each (v, &p->views.all, base.of_proxy) {
-        if (v->seq == seq) {
-            on_view_answer(p, v, reason, error);
+    list_for_each (a, &p->assignments.all, base.of_proxy) {
+        if (a->seq == seq) {
+            on_assignment_answer(p, a, reason, error);
             return;
         }
     }
@@ -331,18 +332,18 @@ static void on_ack(struct proxy *p, const cJSON *message)
 static void on_drained(struct proxy *p, const cJSON *message)
 {
     const char *uid;
-    struct view *v;
+    struct proxy_assignment *a;
 
     if (message_name(message, "uid", &uid) < 0) {
         bad_message(p, "pod-drained: uid is missing or wrong");
         return;
     }
-    list_for_each (v, &p->views.all, base.of_proxy) {
-        if (strcmp(v->base.uid, uid) || v->state != VIEW_DRAINING || v->wish != WISH_NOTHING)
+    list_for_each (a, &p->assignments.all, base.of_proxy) {
+        if (strcmp(a->base.uid, uid) || a->state != ASSIGNMENT_DRAINING || a->pending != COMMAND_NONE)
             continue;
-        v->state = VIEW_DRAINED;
-        if (v->base.pod)
-            p->server->events.drained(p->server->events.data, v->base.pod);
+        a->state = ASSIGNMENT_DRAINED;
+        if (a->base.pod)
+            p->server->events.drained(p->server->events.data, a->base.pod);
         return;
     }
 }
@@ -350,15 +351,15 @@ static void on_drained(struct proxy *p, const cJSON *message)
 static void on_listener_closed(struct proxy *p, const cJSON *message)
 {
     const char *uid;
-    struct view *v;
+    struct proxy_assignment *a;
 
     if (message_name(message, "uid", &uid) < 0) {
         bad_message(p, "listener-closed: uid is missing or wrong");
         return;
     }
-    list_for_each (v, &p->views.all, base.of_proxy) {
-        if (v->base.pod && !strcmp(v->base.uid, uid)) {
-            p->server->events.listener_closed(p->server->events.data, v->base.pod);
+    list_for_each (a, &p->assignments.all, base.of_proxy) {
+        if (a->base.pod && !strcmp(a->base.uid, uid)) {
+            p->server->events.listener_closed(p->server->events.data, a->base.pod);
             return;
         }
     }
@@ -372,9 +373,9 @@ static void on_message(struct connection *connection, const cJSON *message, int 
     if (p->state == PROXY_NEW)
         on_hello(p, connection, message);
     else if (p->state == PROXY_OFFERING && !strcmp(op, "pod-held"))
-        on_held(p, message, fds, fds_len);
+        on_offer(p, message, fds, fds_len);
     else if (p->state == PROXY_OFFERING && !strcmp(op, "held-end"))
-        on_held_end(p, message);
+        on_offers_end(p, message);
     else if (p->state >= PROXY_SYNCING && !strcmp(op, "ack"))
         on_ack(p, message);
     else if (p->state >= PROXY_SYNCING && !strcmp(op, "pod-drained"))
@@ -401,13 +402,13 @@ static void on_closed(struct connection *connection)
 {
     struct proxy *p = connection_data(connection);
     struct proxy_server *server = p->server;
-    struct view *v;
+    struct proxy_assignment *a;
 
     log_info("proxy disconnected\tpid=%d", (int)connection_pid(connection));
     list_del(&p->node);
     loop_timer_cancel(&p->answer);
-    list_for_each (v, &p->views.all, base.of_proxy)
-        pod_view_free(&v->base);
+    list_for_each (a, &p->assignments.all, base.of_proxy)
+        pod_assignment_free(&a->base);
     free(p);
     server->events.gone(server->events.data);
     resume_somebody(server, 0);
@@ -416,7 +417,7 @@ static void on_closed(struct connection *connection)
 const struct server_role proxy_server_role = {
     .name = "proxy", .patient = true, .message = on_message, .drained = on_writable, .closed = on_closed};
 
-int proxy_server_new(struct loop *loop, const struct agent_config *config, const struct pods *pods,
+int proxy_server_new(struct loop *loop, const struct agent_settings *settings, const struct pods *pods,
                      int proxy_sockets_fd, int deliveries_fd, const struct proxies_events *events,
                      struct proxies **ret)
 {
@@ -426,7 +427,7 @@ int proxy_server_new(struct loop *loop, const struct agent_config *config, const
         return -ENOMEM;
     server->proxies.ops = &proxy_server_ops;
     server->loop = loop;
-    server->config = config;
+    server->settings = settings;
     server->pods = pods;
     server->proxy_sockets_fd = proxy_sockets_fd;
     server->deliveries_fd = deliveries_fd;
@@ -434,7 +435,7 @@ int proxy_server_new(struct loop *loop, const struct agent_config *config, const
     list_init(&server->list);
     loop_timer_init(&server->resume, on_resume);
     loop_timer_init(&server->adopted, proxy_server_adopted);
-    server->adopt_until = loop_now(loop) + config->adopt_wait;
+    server->adopt_until = loop_now(loop) + settings->adopt_wait;
     *ret = &server->proxies;
     return 0;
 }

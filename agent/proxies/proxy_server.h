@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The agent's side of bruma-proxy: takes back the listeners they hold, tells each which pods it serves, and
- * lets the newest one take over from the one before. What a proxy should know is kept as a wish for each pod
- * (a view) and sent whenever its socket takes it, so a slow proxy delays nobody and a later wish replaces an
- * unsent one.
+ * lets the newest one take over from the one before. What a proxy should know is kept as a pending command
+ * for each pod (an assignment) and sent whenever its socket takes it, so a slow proxy delays nobody and a
+ * later command replaces an unsent one.
  */
 #ifndef AGENT_PROXIES_PROXY_SERVER_H
 #define AGENT_PROXIES_PROXY_SERVER_H
@@ -11,7 +11,7 @@
 #include "agent/local/server.h"
 #include "agent/proxies/proxies.h"
 
-int proxy_server_new(struct loop *loop, const struct agent_config *config, const struct pods *pods,
+int proxy_server_new(struct loop *loop, const struct agent_settings *settings, const struct pods *pods,
                      int proxy_sockets_fd, int deliveries_fd, const struct proxies_events *events,
                      struct proxies **ret);
 extern const struct server_role proxy_server_role;

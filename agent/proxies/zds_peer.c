@@ -51,28 +51,28 @@ static int send_request(struct zds_peer *p, const struct zds_request *request, c
     return r;
 }
 
-static int send_about(struct zds_peer *p, struct zds_view *v, enum zds_wish wish)
+static int send_about(struct zds_peer *p, struct zds_assignment *a, enum zds_command command)
 {
-    struct zds_request request = {.kind = ZDS_DEL, .uid = v->base.uid};
+    struct zds_request request = {.kind = ZDS_DEL, .uid = a->base.uid};
     int r;
 
-    if (wish != ZDS_WISH_ADD) {
+    if (command != ZDS_COMMAND_ADD) {
         r = send_request(p, &request, NULL, 0);
     } else {
         request.kind = ZDS_ADD;
         request.has_info = true;
-        request.name = v->base.pod->name;
-        request.namespace = v->base.pod->namespace;
-        request.service_account = v->base.pod->service_account;
-        r = send_request(p, &request, &v->base.pod->netns_fd, ZDS_ADD_FDS);
-        v->told |= r == 0;
-        free(v->account);
-        v->account = strdup(v->base.pod->service_account);
-        v->state = ZDS_VIEW_PENDING;
+        request.name = a->base.pod->name;
+        request.namespace = a->base.pod->namespace;
+        request.service_account = a->base.pod->service_account;
+        r = send_request(p, &request, &a->base.pod->netns_fd, ZDS_ADD_FDS);
+        a->sent |= r == 0;
+        free(a->account);
+        a->account = strdup(a->base.pod->service_account);
+        a->state = ZDS_ASSIGNMENT_PENDING;
     }
     if (r == 0) {
-        p->asked_view = v;
-        p->asked_wish = wish;
+        p->asked_assignment = a;
+        p->asked_command = command;
     }
     return r;
 }
@@ -80,22 +80,22 @@ static int send_about(struct zds_peer *p, struct zds_view *v, enum zds_wish wish
 /* One message, or none. False: there is nothing to send, or it cannot be sent now. */
 static bool send_next(struct zds_peer *p)
 {
-    struct zds_view *v;
-    enum zds_wish wish;
+    struct zds_assignment *a;
+    enum zds_command command;
     int r;
 
-    if (list_empty(&p->views.wishes)) {
+    if (list_empty(&p->assignments.pending)) {
         if (p->state != ZDS_SYNCING)
             return false;
         r = send_request(p, &(struct zds_request){.kind = ZDS_SNAPSHOT_SENT}, NULL, 0);
         p->asked_snapshot = r == 0;
     } else {
-        v = list_first(&p->views.wishes, struct zds_view, base.wished);
-        wish = v->wish;
-        zds_view_wish(v, ZDS_WISH_NOTHING);
-        r = send_about(p, v, wish);
+        a = list_first(&p->assignments.pending, struct zds_assignment, base.pending);
+        command = a->pending;
+        zds_assignment_set_pending(a, ZDS_COMMAND_NONE);
+        r = send_about(p, a, command);
         if (r == -EMSGSIZE) {
-            zds_view_answered(v, wish, "its names are too long for a message");
+            zds_assignment_answered(a, command, "its names are too long for a message");
             return true;
         }
     }
@@ -127,7 +127,7 @@ static void on_hello(struct zds_peer *p, const void *data, size_t len)
     loop_timer_cancel(&p->deadline);
     p->state = ZDS_SYNCING;
     log_info("node proxy connected\tkind=ztunnel pid=%d", (int)p->process.pid);
-    zds_views_begin(p);
+    zds_assignments_begin(p);
 }
 
 static void on_snapshot_answer(struct zds_peer *p, const char *error)
@@ -144,14 +144,14 @@ static void on_snapshot_answer(struct zds_peer *p, const char *error)
     log_info("node proxy serves\tkind=ztunnel pid=%d%s", (int)p->process.pid,
              serving == p ? "" : " behind=younger");
     if (serving == p)
-        zds_views_take_over(p);
+        zds_assignments_take_over(p);
     if (p->server->events.serves)
         p->server->events.serves(p->server->events.data);
 }
 
 static void on_response(struct zds_peer *p, const void *data, size_t len)
 {
-    struct zds_view *v = p->asked_view;
+    struct zds_assignment *a = p->asked_assignment;
     char error[ZDS_MESSAGE_MAX];
 
     if (!p->asked) {
@@ -163,12 +163,12 @@ static void on_response(struct zds_peer *p, const void *data, size_t len)
         return;
     }
     p->asked = false;
-    p->asked_view = NULL;
+    p->asked_assignment = NULL;
     loop_timer_cancel(&p->deadline);
     if (p->asked_snapshot)
         on_snapshot_answer(p, error);
-    else if (v)
-        zds_view_answered(v, p->asked_wish, *error ? error : NULL);
+    else if (a)
+        zds_assignment_answered(a, p->asked_command, *error ? error : NULL);
 }
 
 static void on_socket(struct loop_watch *watch, uint32_t events)
@@ -226,9 +226,9 @@ struct zds_peer *zds_peer_new(struct zds_server *s, int fd, pid_t pid, int pidfd
     p->connected_at = loop_now(s->loop);
     p->born = process_start(pid);
     list_init(&p->node);
-    pod_views_init(&p->views);
+    pod_assignments_init(&p->assignments);
     loop_timer_init(&p->deadline, on_deadline);
-    loop_timer_init(&p->look_again, zds_views_look_again);
+    loop_timer_init(&p->look_again, zds_assignments_look_again);
     if (loop_watch_add(s->loop, &p->socket, fd, EPOLLIN, on_socket) < 0) {
         free(p);
         return NULL;
@@ -244,7 +244,7 @@ void zds_peer_close(struct zds_peer *p)
     struct zds_server *s = p->server;
     bool served = p == zds_find_serving(s);
     struct zds_peer *next;
-    struct zds_view *v;
+    struct zds_assignment *a;
     int fd = p->socket.fd;
 
     if (p->closed)
@@ -258,13 +258,13 @@ void zds_peer_close(struct zds_peer *p)
     loop_timer_cancel(&p->look_again);
     list_del(&p->node);
     s->peers_len--;
-    list_for_each (v, &p->views.all, base.of_proxy)
-        zds_view_free(v);
+    list_for_each (a, &p->assignments.all, base.of_proxy)
+        zds_assignment_free(a);
     loop_free_later(s->loop, p);
     next = zds_find_serving(s);
     if (served && next) {
         log_info("node proxy serves again\tkind=ztunnel pid=%d", (int)next->process.pid);
-        zds_views_take_over(next);
+        zds_assignments_take_over(next);
     }
     s->events.gone(s->events.data);
 }

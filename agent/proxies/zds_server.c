@@ -94,7 +94,7 @@ static void make_directory(const char *path)
         log_warn_errno(errno, "the directory cannot be made\tpath=%s", directory);
 }
 
-int zds_server_new(struct loop *loop, const struct agent_config *config, const struct pods *pods,
+int zds_server_new(struct loop *loop, const struct agent_settings *settings, const struct pods *pods,
                    struct proxy_cgroups *cgroups, const struct proxies_events *events, struct proxies **ret)
 {
     struct zds_server *s = calloc(1, sizeof(*s));
@@ -104,15 +104,15 @@ int zds_server_new(struct loop *loop, const struct agent_config *config, const s
         return -ENOMEM;
     s->proxies.ops = &zds_server_ops;
     s->loop = loop;
-    s->config = config;
+    s->settings = settings;
     s->pods = pods;
     s->cgroups = cgroups;
     s->events = *events;
     list_init(&s->peers);
     loop_timer_init(&s->accept_again, on_accept_again);
-    loop_timer_init(&s->drain_look, zds_views_drain_look);
-    make_directory(config->zds_socket);
-    r = seqpacket_listener_open(&s->listener, loop, config->zds_socket, 0600, on_listener);
+    loop_timer_init(&s->drain_look, zds_assignments_drain_look);
+    make_directory(settings->zds_socket);
+    r = seqpacket_listener_open(&s->listener, loop, settings->zds_socket, 0600, on_listener);
     if (r < 0) {
         free(s);
         return r;

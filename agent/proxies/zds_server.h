@@ -15,8 +15,8 @@
 #include "agent/proxies/proxies.h"
 #include "agent/proxies/proxy_cgroups.h"
 
-/* Listens at config->zds_socket. cgroups stays the caller's. */
-int zds_server_new(struct loop *loop, const struct agent_config *config, const struct pods *pods,
+/* Listens at settings->zds_socket. cgroups stays the caller's. */
+int zds_server_new(struct loop *loop, const struct agent_settings *settings, const struct pods *pods,
                    struct proxy_cgroups *cgroups, const struct proxies_events *events, struct proxies **ret);
 
 #endif

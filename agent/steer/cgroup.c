@@ -39,7 +39,8 @@ static int hooks(const struct steer *s, struct hook ret[STEER_HOOKS])
     }
     if (s->accepted_fd >= 0)
         ret[n++] = (struct hook){"accepted", BPF_CGROUP_SOCK_OPS, s->accepted_fd, s->cgroup, true};
-    /* A kubelet that is not running has no cgroup. Its probes fail by themselves; mending finds its next one.
+    /* A kubelet that is not running has no cgroup. Its probes fail by themselves; repairing finds its next
+     * one.
      */
     if (*s->probe_cgroup && stat(s->probe_cgroup, &st) == 0)
         ret[n++] = (struct hook){"probes", BPF_CGROUP_SOCK_OPS, s->probes_fd, s->probe_cgroup};
@@ -216,7 +217,7 @@ int steer_cgroup_hooks(struct steer *s, struct steer_hook ret[STEER_HOOKS])
     return count;
 }
 
-int steer_cgroup_mend(struct steer *s, struct steer_error *error)
+int steer_cgroup_repair(struct steer *s, struct steer_error *error)
 {
     return steer_cgroup_attach(s, error);
 }

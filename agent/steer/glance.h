@@ -22,7 +22,7 @@ struct steer_glance {
 };
 
 void steer_glance_init(struct steer_glance *glance);
-/* Closes what is kept; before anything is mended. May be repeated. */
+/* Closes what is kept; before anything is repaired. May be repeated. */
 void steer_glance_close(struct steer_glance *glance);
 
 /* To be called when a verification has just found nothing. 0, or -errno: glances are not to be had, for want

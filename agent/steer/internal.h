@@ -58,8 +58,8 @@ void steer_accepted_load(struct steer *steer);
 
 /* pin_dir.c: makes the directory with its parts, in a BPF file system and nowhere else. */
 int pin_dir_prepare(const char *pin_dir, struct steer_error *error);
-/* Two agents would open listeners and mend behind each other's back. The lock goes with the process, however
- * it ends. */
+/* Two agents would open listeners and repair behind each other's back. The lock goes with the process,
+ * however it ends. */
 int pin_dir_lock(struct steer *steer, struct steer_error *error);
 
 /* cgroup.c: attaches what is not attached, adopts and updates what is. */
@@ -82,7 +82,7 @@ uint32_t pod_no_family_here(void);
  * that say what was on before, added to it also on failure. -EAGAIN with POD_ADDRESS_UNUSABLE: all is set but
  * the route whose source cannot be used, perhaps not yet. */
 int pod_netns_setup(const struct steer_pod *pod, uint32_t *former, struct steer_error *error);
-/* Before the first enrolment: NUMBER_TAKEN where a rule of somebody else is for our mark. */
+/* Before the first enrollment: NUMBER_TAKEN where a rule of somebody else is for our mark. */
 int pod_netns_check_mark(const struct steer_pod *pod, struct steer_error *error);
 int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error);
 /* Sets the matching entries. -E2BIG: the pod has so many rules or routes that ours are not looked for. */

@@ -144,7 +144,7 @@ static int write_entry(struct steer *s, const struct steer_pod *pod, uint32_t fl
     return 0;
 }
 
-/* The program and SOCKMAP of an earlier enrolment are used again: connections in its listeners' queues stay.
+/* The program and SOCKMAP of an earlier enrollment are used again: connections in its listeners' queues stay.
  */
 static int program_of(struct steer *s, const struct steer_pod *pod, int *ret_program, int *ret_listeners,
                       struct steer_error *error)
@@ -212,7 +212,7 @@ int steer_pod_prepare(struct steer *s, const struct steer_pod *pod, int *ret_pro
     if (r < 0)
         return r;
     r = pod_netns_setup(pod, &former, error);
-    /* What was on before the first enrolment counts, not what that one has set. */
+    /* What was on before the first enrollment counts, not what that one has set. */
     if (known)
         former = entry.flags & FORMER_FLAGS;
     if (r == 0)
@@ -477,8 +477,8 @@ int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_
 
 /* Each step that can be taken is, whatever becomes of the others; and nothing is undone, as a pod of which a
  * part is broken is not to be let out. */
-int steer_pod_mend(struct steer *s, const struct steer_pod *pod, const struct steer_findings *findings,
-                   struct steer_error *error)
+int steer_pod_repair(struct steer *s, const struct steer_pod *pod, const struct steer_findings *findings,
+                     struct steer_error *error)
 {
     _cleanup_fd_ int program = -1, listeners = -1;
     struct bruma_pod entry;
@@ -490,7 +490,7 @@ int steer_pod_mend(struct steer *s, const struct steer_pod *pod, const struct st
     if (!findings->len)
         return 0;
     netns = pod_netns_setup(pod, &former, error);
-    /* what was on before the first enrolment counts, not what that one has set */
+    /* what was on before the first enrollment counts, not what that one has set */
     if (known)
         former = entry.flags & FORMER_FLAGS;
     if (netns < 0)

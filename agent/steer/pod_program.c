@@ -85,7 +85,7 @@ int steer_pod_program_update(struct steer *s, uint64_t cookie, struct steer_erro
     steer_pod_pin_path(s, cookie, "link", path, sizeof(path));
     link = bpf_obj_get(path);
     if (listeners < 0 || link < 0)
-        return 0; /* half an enrolment: verification finds and mends it */
+        return 0; /* half an enrollment: verification finds and repairs it */
     r = steer_pod_program_load(s, cookie, listeners, &program, &same, error);
     if (r < 0)
         return r;

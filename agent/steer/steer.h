@@ -74,7 +74,7 @@ int steer_pods_pinned(const struct steer *steer, uint64_t **ret);
 int steer_listeners_open(int netns_fd, int listeners[BRUMA_LISTENER_COUNT], struct steer_error *error);
 
 /*
- * Enrolment, in this order; each step undoes itself when it fails and can be repeated.
+ * Enrollment, in this order; each step undoes itself when it fails and can be repeated.
  *   prepare  verifies the listeners' netns, loads the pod's program with its own SOCKMAP, puts the listeners
  * in, sets sysctls, rules and routes. Nothing is steered yet. *ret_program_fd is the caller's (for the
  * plugin). attach   creates the netns link and pins it: inbound is steered. (The CNI plugin may do this
@@ -120,18 +120,18 @@ int steer_pod_clean(struct steer *steer, uint64_t cookie, int netns_fd, struct s
 bool steer_pod_attached(struct steer *steer, uint64_t cookie, int netns_fd);
 
 /* What verification found, by reason: LINK_DETACHED, RULE_MISSING, ROUTE_MISSING, SYSCTL_CHANGED,
- * LISTENER_CLOSED, MAP_ENTRY_MISSING. LOOPBACK_DOWN comes first and is nothing that mend can put right. */
+ * LISTENER_CLOSED, MAP_ENTRY_MISSING. LOOPBACK_DOWN comes first and is nothing that repair can put right. */
 struct steer_findings {
     enum bruma_reason reasons[8];
     int len;
-    bool closed_listeners[BRUMA_LISTENER_COUNT]; /* the caller opens new ones, then calls mend with them */
+    bool closed_listeners[BRUMA_LISTENER_COUNT]; /* the caller opens new ones, then calls repair with them */
 };
 
 int steer_pod_verify(struct steer *steer, const struct steer_pod *pod, struct steer_findings *ret);
 /* Puts right what verify found, as much of it as can be; listeners of pod are put into the SOCKMAP again
  * where they are missing. -EAGAIN with POD_ADDRESS_UNUSABLE as with prepare. */
-int steer_pod_mend(struct steer *steer, const struct steer_pod *pod, const struct steer_findings *findings,
-                   struct steer_error *error);
+int steer_pod_repair(struct steer *steer, const struct steer_pod *pod, const struct steer_findings *findings,
+                     struct steer_error *error);
 
 /* The kubelet is in that cgroup now ("": in none): its hook moves there. */
 int steer_probe_cgroup(struct steer *steer, const char *cgroup, struct steer_error *error);
@@ -171,10 +171,11 @@ int steer_proxy_cgroup_remove(struct steer *steer, uint64_t id);
 /* Allocates *ret; the caller frees it. Returns how many, or -errno. */
 int steer_proxy_cgroups(const struct steer *steer, struct steer_proxy_cgroup **ret);
 
-/* The cgroup hooks: 0 if attached, -ENOLINK if not, another -errno if it cannot be told; mend attaches again.
+/* The cgroup hooks: 0 if attached, -ENOLINK if not, another -errno if it cannot be told; repair attaches
+ * again.
  */
 int steer_cgroup_verify(struct steer *steer);
-int steer_cgroup_mend(struct steer *steer, struct steer_error *error);
+int steer_cgroup_repair(struct steer *steer, struct steer_error *error);
 
 #define STEER_HOOKS 7
 

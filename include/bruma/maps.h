@@ -69,7 +69,7 @@ enum bruma_pod_flags {
 struct bruma_pod {
     struct bruma_address addresses[BRUMA_POD_ADDRESSES]; /* unused entries are all zero */
     __u32 flags;                                         /* enum bruma_pod_flags */
-    __u32 generation;                                    /* of this enrolment; grows by one each time */
+    __u32 generation;                                    /* of this enrollment; grows by one each time */
     char pod[BRUMA_POD_NAME_LEN];                        /* "namespace/name", for people */
     char identity[BRUMA_POD_NAME_LEN];                   /* SPIFFE id, for people; cut if longer */
     char ips[BRUMA_POD_ADDRESSES][BRUMA_IP_LEN];         /* addresses, for people */
@@ -96,7 +96,7 @@ struct bruma_pod {
     BRUMA_POD_COUNTER(dropped_lookups, "Connections that got nowhere, without listener or entry; the failures say why.")
 /* clang-format on */
 
-/* All of them count from the pod's enrolment on; programs add to them at once on all CPUs. */
+/* All of them count from the pod's enrollment on; programs add to them at once on all CPUs. */
 struct bruma_pod_counters {
 #define BRUMA_POD_COUNTER_FIELD(name, what) __u64 name;
     BRUMA_POD_COUNTERS(BRUMA_POD_COUNTER_FIELD)

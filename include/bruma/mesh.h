@@ -35,6 +35,6 @@
 #define BRUMA_AGENT_SOCKET "agent.sock" /* in the run directory; see protocol.h */
 #define BRUMA_PROXY_SOCKET "proxy.sock" /* in the run directory; HTTP, the same pages as port 15000 */
 
-#define BRUMA_LABEL_DATAPLANE_MODE "istio.io/dataplane-mode" /* value "ambient" enrols, "none" opts out */
+#define BRUMA_LABEL_DATAPLANE_MODE "istio.io/dataplane-mode" /* value "ambient" enrolls, "none" opts out */
 
 #endif

@@ -21,9 +21,9 @@
     BRUMA_REASON(MARK_FAILED, "mark_failed", "CONNECT", "the connect hook could not mark the socket, so the connect() was refused", "kernel log; `bpftool map dump` of failures; try `brumactl doctor`") \
     BRUMA_REASON(REBIND_FAILED, "rebind_failed", "CONNECT", "the socket is bound to a device and could not be moved (to lo, or away from it once the pod has left), so the connect() was refused", "the application's SO_BINDTODEVICE: the kernel lets only privileged processes have a bound socket moved") \
     BRUMA_REASON(LISTENER_MISSING, "listener_missing", "CONNECT", "no proxy listener is registered for the pod: a connection from outside was reset, one of the pod itself waits and tries again until it times out", "is the agent or the proxy running? `brumactl pods`") \
-    BRUMA_REASON(POD_ENTRY_MISSING, "pod_entry_missing", "CONNECT", "the pod's capture is attached but its map entry is gone: its connect() was refused, or the connection from outside was reset", "the agent mends this within seconds; `brumactl explain POD`") \
+    BRUMA_REASON(POD_ENTRY_MISSING, "pod_entry_missing", "CONNECT", "the pod's capture is attached but its map entry is gone: its connect() was refused, or the connection from outside was reset", "the agent repairs this within seconds; `brumactl explain POD`") \
     BRUMA_REASON(ASSIGN_FAILED, "assign_failed", "CONNECT", "the kernel refused to hand the connection to the listener: from outside it was reset, one of the pod itself waits until it times out", "address family of the listener; `brumactl explain POD`") \
-    /* enrolment */ \
+    /* enrollment */ \
     BRUMA_REASON(AGENT_NOT_READY, "agent_not_ready", "-", "the agent cannot decide yet; the runtime tries again", "agent log; is the mesh file readable?") \
     BRUMA_REASON(AGENT_UNREACHABLE, "agent_unreachable", "-", "the plugin cannot reach the agent's socket; the runtime tries again", "is bruma-agent running? run directory in the plugin's configuration") \
     BRUMA_REASON(PROXY_NOT_CONNECTED, "proxy_not_connected", "-", "no proxy has taken the pod's listeners yet", "is the node proxy running: bruma-proxy, or ztunnel where the agent has --zds-socket? connections wait in bruma-proxy's backlog; without a ztunnel no pod is enrolled") \
@@ -36,7 +36,7 @@
     BRUMA_REASON(MAP_UPDATE_FAILED, "map_update_failed", "-", "a BPF map could not be written", "is the pods map full? `bpftool map show`") \
     BRUMA_REASON(CGROUP_OCCUPIED, "cgroup_occupied", "-", "another program holds the connect hook of a parent cgroup exclusively", "`bpftool cgroup tree`; it must be attached with multi") \
     BRUMA_REASON(POD_ADDRESS_MISSING, "pod_address_missing", "-", "the pod has no address", "is bruma-cni after the main plugin in the chain?") \
-    /* capture found broken by verification, then mended */ \
+    /* capture found broken by verification, then repaired */ \
     BRUMA_REASON(LINK_DETACHED, "link_detached", "-", "the pod's program was found detached", "who ran `bpftool link detach`? it has been attached again") \
     BRUMA_REASON(RULE_MISSING, "rule_missing", "-", "the pod's ip rule was found missing", "who changed the pod's rules? it has been put back") \
     BRUMA_REASON(ROUTE_MISSING, "route_missing", "-", "the pod's route table 100 was found incomplete", "who changed the pod's routes? it has been put back") \
@@ -113,7 +113,7 @@
     BRUMA_REASON(PROXY_CGROUP, "proxy_cgroup", "-", "the node proxy was refused: its connections could not be told from those of pods by its cgroup", "it needs a cgroup of its own below the agent's --cgroup, and the agent must see its process (hostPID)") \
     BRUMA_REASON(ZDS_PROTOCOL, "zds_protocol", "-", "the node proxy did not answer in time on the workload discovery socket, or not by its rules; it was disconnected", "the error text; load of the node; the proxy's log") \
     BRUMA_REASON(DNS_NOT_SERVED, "dns_not_served", "-", "the CNI agent may capture DNS in its pods for a proxy that answers it, and this proxy does not", "capture of DNS off: ambient.dnsCapture=false of istio-cni, then ISTIO_META_DNS_CAPTURE=false of the proxy") \
-    BRUMA_REASON(LOOPBACK_DOWN, "loopback_down", "-", "the pod's loopback device is down, and captured connections have no way; the runtime does that to a pod that it takes down", "if the pod is not leaving: `ip link set lo up` in its network namespace; what went with the device is mended then") \
+    BRUMA_REASON(LOOPBACK_DOWN, "loopback_down", "-", "the pod's loopback device is down, and captured connections have no way; the runtime does that to a pod that it takes down", "if the pod is not leaving: `ip link set lo up` in its network namespace; what went with the device is repaired then") \
     /* peers that break rules or want too much */ \
     BRUMA_REASON(KEY_UPDATE_FLOOD, "key_update_flood", "TLS_FAILURE", "the peer sent TLS key updates again and again with hardly any data between, so its tunnel was ended", "what runs on the peer's node; `--key-updates`") \
     BRUMA_REASON(PEER_IDENTITY_AMBIGUOUS, "peer_identity_ambiguous", "IDENTITY_ERROR", "the peer's certificate names more than one URI, and a SPIFFE certificate names one", "who signed it: the identity is in the error text") \

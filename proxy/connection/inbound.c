@@ -143,7 +143,7 @@ static bool decide(struct waiter *waiter, bool timed_out)
     enum bruma_reason reason;
     char detail[256];
 
-    switch (connection_judge(&s->c, timed_out, &reason, detail, sizeof(detail))) {
+    switch (connection_authorize(&s->c, timed_out, &reason, detail, sizeof(detail))) {
     case CONNECTION_UNDECIDED:
         telemetry_policy_wait(connection_worker(&s->c)->telemetry, &s->policy_waited);
         return false;
@@ -159,7 +159,7 @@ static bool decide(struct waiter *waiter, bool timed_out)
     return true;
 }
 
-static void judge(struct stream *s, const struct workload *local)
+static void authorize(struct stream *s, const struct workload *local)
 {
     struct request *request = s->request;
     struct tunnel *t = s->tunnel;
@@ -202,7 +202,7 @@ static bool check(struct waiter *waiter, bool timed_out)
         return false;
     s->state = STREAM_DIALING; /* no longer waiting */
     if (local)
-        judge(s, local);
+        authorize(s, local);
     else
         stream_refuse(s, 503, BRUMA_REASON_SOURCE_UNKNOWN, NULL);
     return true;

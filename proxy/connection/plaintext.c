@@ -28,7 +28,7 @@ static void finish(struct plaintext_waiter *p, enum bruma_reason reason)
     loop_free_later(loop, p);
 }
 
-static void cut(struct connection *c, enum bruma_reason reason, const char *detail)
+static void abort_connection(struct connection *c, enum bruma_reason reason, const char *detail)
 {
     (void)detail;
     finish(container_of(c, struct plaintext_waiter, c), reason);
@@ -69,7 +69,7 @@ static bool decide(struct waiter *waiter, bool timed_out)
         finish(p, BRUMA_REASON_SOURCE_UNKNOWN);
         return true;
     }
-    if (connection_judge(&p->c, timed_out, &reason, detail, sizeof(detail)) == CONNECTION_UNDECIDED) {
+    if (connection_authorize(&p->c, timed_out, &reason, detail, sizeof(detail)) == CONNECTION_UNDECIDED) {
         telemetry_policy_wait(connection_worker(&p->c)->telemetry, &p->policy_waited);
         return false;
     }
@@ -118,7 +118,7 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
     p->fd = fd;
     list_init(&p->waiter.node);
     loop_timer_init(&p->waiter.timer, NULL);
-    connection_init(&p->c, wp, true, client, destination, cut);
+    connection_init(&p->c, wp, true, client, destination, abort_connection);
     if (reserved(destination->port) || worker_pod_listens(wp, destination->port)) {
         finish(p, BRUMA_REASON_SELF_CALL);
         return;

@@ -77,7 +77,7 @@ static void see_tunnel(struct tunnel *t, void *data)
         v->most = t->tls.account.held;
 }
 
-static void cut_tunnel(struct tunnel *t, void *data)
+static void abort_tunnel(struct tunnel *t, void *data)
 {
     struct victims *v = data;
 
@@ -100,18 +100,18 @@ static void see(struct worker_pod *wp, struct victims *v)
     }
 }
 
-static void cut(struct worker_pod *wp, struct victims *v)
+static void abort_heaviest(struct worker_pod *wp, struct victims *v)
 {
     struct connection *c;
 
-    v->any = parting_cut(wp, v->at_least, v->until) || v->any;
+    v->any = parting_abort(wp, v->at_least, v->until) || v->any;
     list_for_each (c, &wp->connections, node) {
         if (c->account.held >= v->at_least && !enough(v->until)) {
-            c->cut(c, BRUMA_REASON_MEMORY_BUDGET, NULL);
+            c->abort(c, BRUMA_REASON_MEMORY_BUDGET, NULL);
             v->any = true;
         }
     }
-    each_tunnel(wp, cut_tunnel, v);
+    each_tunnel(wp, abort_tunnel, v);
 }
 
 /* only: a pod, or NULL for all of the worker's. Each round cuts all that hold at least half of what the
@@ -133,7 +133,7 @@ static bool shed(struct worker *w, struct worker_pod *only, const struct budget 
         v.at_least = v.most / 2 + 1;
         list_for_each (wp, &w->pods, node) {
             if (!only || wp == only)
-                cut(wp, &v);
+                abort_heaviest(wp, &v);
         }
         if (!v.any)
             break;
@@ -199,30 +199,30 @@ void pressure_look(struct worker *w)
 {
     struct proxy *p = w->proxy;
     enum budget_level level = budget_level(&p->memory, w->level);
-    bool told = w->memory_told, changed = level != w->level, tell = changed && !told;
+    bool notified = w->memory_notified, changed = level != w->level, notify = changed && !notified;
 
-    w->memory_told = false;
+    w->memory_notified = false;
     if (level < w->level)
         memory_was_freed(p);
     if (changed)
         say(w, level);
     w->level = level;
-    if (changed || told)
+    if (changed || notified)
         look_at_pods(w);
     while (!list_empty(&w->memory_news)) {
         struct worker_pod *wp = list_first(&w->memory_news, struct worker_pod, memory.node);
 
         list_del(&wp->memory.node);
-        tell = look_at_pod(wp) || tell;
-        tell = relieve_pod(wp) || tell;
+        notify = look_at_pod(wp) || notify;
+        notify = relieve_pod(wp) || notify;
     }
-    for (struct list *n = told ? w->pods.next : &w->pods; n != &w->pods; n = n->next)
-        tell = relieve_pod(list_entry(n, struct worker_pod, node)) || tell;
+    for (struct list *n = notified ? w->pods.next : &w->pods; n != &w->pods; n = n->next)
+        notify = relieve_pod(list_entry(n, struct worker_pod, node)) || notify;
     if (level == BUDGET_FULL && holds_its_part(w, own_share(w), &p->memory) && shed(w, NULL, &p->memory)) {
         w->level = budget_level(&p->memory, w->level);
         look_at_pods(w);
-        tell = true;
+        notify = true;
     }
-    if (tell && p->workers_len > 1)
+    if (notify && p->workers_len > 1)
         loop_post(p->loop, others_look, p);
 }

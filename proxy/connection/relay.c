@@ -108,7 +108,7 @@ static void relay_close(struct relay *r, enum bruma_reason reason, const char *d
     loop_free_later(loop, r);
 }
 
-static void cut(struct connection *c, enum bruma_reason reason, const char *detail)
+static void abort_connection(struct connection *c, enum bruma_reason reason, const char *detail)
 {
     relay_close(container_of(c, struct relay, c), reason, detail, true);
 }
@@ -454,12 +454,13 @@ void relay_start(const struct relay_request *q)
     }
     r->sides[FRONT].fd = q->fd;
     loop_timer_init(&r->timer, on_timer);
-    connection_init(&r->c, q->wp, q->inbound, &q->client, &q->destination, cut);
+    connection_init(&r->c, q->wp, q->inbound, &q->client, &q->destination, abort_connection);
     socket_keepalive(q->wp->worker->settings, q->fd);
     room_take(q->wp, NULL, &r->second);
     connection_describe(&r->c, q->source, q->upstream, q->service, NULL, NULL, NULL);
     connection_open(&r->c, q->inbound ? &q->destination : &q->target);
-    if (q->inbound && connection_judge(&r->c, true, &reason, detail, sizeof(detail)) == CONNECTION_DENIED) {
+    if (q->inbound &&
+        connection_authorize(&r->c, true, &reason, detail, sizeof(detail)) == CONNECTION_DENIED) {
         relay_close(r, reason, detail, true);
         return;
     }

@@ -33,7 +33,7 @@ struct message {
     void *data;
 };
 
-static void tell(struct worker *w, struct pod *pod, loop_post_fn fn, const struct message *fill)
+static void post(struct worker *w, struct pod *pod, loop_post_fn fn, const struct message *fill)
 {
     struct message *m = calloc(1, sizeof(*m));
 
@@ -81,7 +81,7 @@ static void do_add_pod(void *data)
     if (!wp) {
         wp = calloc(1, sizeof(*wp));
         if (!wp)
-            abort(); /* as in tell() */
+            abort(); /* as in post() */
         wp->worker = w;
         wp->pod = m->pod;
         pod_ref(wp->pod);
@@ -146,7 +146,7 @@ static void close_tunnels(struct list *tunnels, enum bruma_reason reason)
 }
 
 /* Tunnels first: their ends tell the peers that the streams have been cut off. */
-static void cut_connections(struct worker_pod *wp, enum bruma_reason reason)
+static void abort_connections(struct worker_pod *wp, enum bruma_reason reason)
 {
     close_tunnels(&wp->servers, reason);
     for (size_t i = 0; i < array_size(wp->clients); i++)
@@ -154,7 +154,7 @@ static void cut_connections(struct worker_pod *wp, enum bruma_reason reason)
     while (!list_empty(&wp->connections)) {
         struct connection *c = list_first(&wp->connections, struct connection, node);
 
-        c->cut(c, reason, NULL);
+        c->abort(c, reason, NULL);
     }
 }
 
@@ -166,14 +166,14 @@ static void remove_pod(struct worker_pod *wp, enum bruma_reason reason)
     loop_timer_cancel(&wp->policy_timer);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         acceptor_close(&wp->acceptors[i]);
-    cut_connections(wp, reason);
+    abort_connections(wp, reason);
     while (!list_empty(&wp->waiting)) {
         struct waiter *waiter = list_first(&wp->waiting, struct waiter, node);
 
         worker_wait_cancel(waiter);
         waiter->check(waiter, true);
     }
-    cut_connections(wp, reason); /* such as those that these waiters have begun */
+    abort_connections(wp, reason); /* such as those that these waiters have begun */
     parting_end_all(wp);
     /* A thread inside the namespace would keep it alive. */
     socket_leave(w, wp->pod);
@@ -265,7 +265,7 @@ static void do_look_at_memory(void *data)
 {
     struct message *m = data;
 
-    m->worker->memory_told = true; /* seen at the end of the turn */
+    m->worker->memory_notified = true; /* seen at the end of the turn */
     message_free(m);
 }
 
@@ -287,13 +287,13 @@ static void do_resume(void *data)
     message_free(m);
 }
 
-static void do_cut(void *data)
+static void do_abort_connections(void *data)
 {
     struct message *m = data;
     struct worker_pod *wp;
 
     list_for_each (wp, &m->worker->pods, node)
-        cut_connections(wp, BRUMA_REASON_DRAIN_DEADLINE);
+        abort_connections(wp, BRUMA_REASON_DRAIN_DEADLINE);
     message_free(m);
 }
 
@@ -361,7 +361,7 @@ static void do_note(void *data)
 
 void worker_serve(struct worker *w)
 {
-    tell(w, NULL, do_serve, NULL);
+    post(w, NULL, do_serve, NULL);
 }
 
 void worker_add_pod(struct worker *w, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT])
@@ -369,63 +369,63 @@ void worker_add_pod(struct worker *w, struct pod *pod, const int listeners[BRUMA
     struct message fill = {};
 
     memcpy(fill.listeners, listeners, sizeof(fill.listeners));
-    tell(w, pod, do_add_pod, &fill);
+    post(w, pod, do_add_pod, &fill);
 }
 
 void worker_drain_pod(struct worker *w, struct pod *pod)
 {
-    tell(w, pod, do_drain_pod, NULL);
+    post(w, pod, do_drain_pod, NULL);
 }
 
 void worker_delete_pod(struct worker *w, struct pod *pod)
 {
-    tell(w, pod, do_delete_pod, NULL);
+    post(w, pod, do_delete_pod, NULL);
 }
 
 void worker_state_changed(struct worker *w, bool policies)
 {
     struct message fill = {.policies = policies};
 
-    tell(w, NULL, do_state_changed, &fill);
+    post(w, NULL, do_state_changed, &fill);
 }
 
 void worker_set_revoked(struct worker *w, struct crl_set *set)
 {
     struct message fill = {.data = crl_ref(set)};
 
-    tell(w, NULL, do_set_revoked, &fill);
+    post(w, NULL, do_set_revoked, &fill);
 }
 
 void worker_clock_set(struct worker *w)
 {
-    tell(w, NULL, do_clock_set, NULL);
+    post(w, NULL, do_clock_set, NULL);
 }
 
 void worker_drain(struct worker *w)
 {
-    tell(w, NULL, do_drain, NULL);
+    post(w, NULL, do_drain, NULL);
 }
 
-void worker_cut(struct worker *w)
+void worker_abort_connections(struct worker *w)
 {
-    tell(w, NULL, do_cut, NULL);
+    post(w, NULL, do_abort_connections, NULL);
 }
 
 void worker_resume(struct worker *w)
 {
-    tell(w, NULL, do_resume, NULL);
+    post(w, NULL, do_resume, NULL);
 }
 
 void worker_look_at_memory(struct worker *w)
 {
-    tell(w, NULL, do_look_at_memory, NULL);
+    post(w, NULL, do_look_at_memory, NULL);
 }
 
 void worker_note(struct worker *w, struct pod_notes *notes, loop_post_fn done, void *data)
 {
     struct message fill = {.notes = notes, .done = done, .data = data};
 
-    tell(w, NULL, do_note, &fill);
+    post(w, NULL, do_note, &fill);
 }
 
 /* ---- the thread ---- */
@@ -439,7 +439,7 @@ static void turn_end(void *data)
     list_splice(&flush, &w->flush);
     while (!list_empty(&flush))
         tunnel_flush(list_first(&flush, struct tunnel, flush_node));
-    if (!list_empty(&w->memory_news) || w->memory_told)
+    if (!list_empty(&w->memory_news) || w->memory_notified)
         pressure_look(w);
     if (!list_empty(&w->flush))
         loop_again(w->loop);

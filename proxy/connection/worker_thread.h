@@ -25,7 +25,7 @@ void worker_clock_set(struct worker *worker);
 void worker_drain(struct worker *worker);
 void worker_resume(struct worker *worker); /* undoes it */
 /* The time to drain is over: ends all connections, which is told and logged. */
-void worker_cut(struct worker *worker);
+void worker_abort_connections(struct worker *worker);
 /* The process's budget is fuller, or less full. */
 void worker_look_at_memory(struct worker *worker);
 /* Notes down the worker's connections, then posts done(data) to the control loop. */

@@ -22,7 +22,7 @@ static struct loop *loop_of(const struct stream *s)
     return s->c.wp->worker->loop;
 }
 
-static void cut(struct connection *c, enum bruma_reason reason, const char *detail)
+static void abort_connection(struct connection *c, enum bruma_reason reason, const char *detail)
 {
     stream_close(container_of(c, struct stream, c), reason, detail, true);
 }
@@ -43,7 +43,7 @@ struct stream *stream_new(struct worker_pod *wp, bool inbound, int fd, const str
     list_init(&s->waiter.node);
     loop_timer_init(&s->waiter.timer, NULL);
     loop_timer_init(&s->timer, on_timer);
-    connection_init(&s->c, wp, inbound, client, destination, cut);
+    connection_init(&s->c, wp, inbound, client, destination, abort_connection);
     return s;
 }
 

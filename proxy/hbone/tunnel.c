@@ -52,12 +52,12 @@ static int fill(struct tunnel *t);
 
 /* The end must not overtake what was said before it: frames that wait, an alert. The peer may still be
  * sending, and would be answered by a reset that destroys them. cut: streams have ended with the tunnel. */
-static void part(struct tunnel *t, int fd, bool open, bool cut)
+static void part(struct tunnel *t, int fd, bool open, bool aborted)
 {
     struct parting_request q = {.wp = t->wp, .fd = fd, .end = true};
 
     if (open) {
-        if (cut || !t->goaway) /* also: no request leaves any more */
+        if (aborted || !t->goaway) /* also: no request leaves any more */
             nghttp2_session_terminate_session(t->session, NGHTTP2_NO_ERROR);
         (void)fill(t);
         tls_shutdown(&t->tls);
@@ -71,7 +71,7 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
 {
     struct worker *w = t->wp->worker;
     bool open = t->state == TUNNEL_OPEN, connected = open || t->state == TUNNEL_HANDSHAKING;
-    bool cut = t->streams_len > 0;
+    bool aborted = t->streams_len > 0;
     char text[160];
     int fd = t->watch.fd;
 
@@ -95,7 +95,7 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
     loop_watch_remove(w->loop, &t->watch);
     tunnel_end_streams(t, reason, text[0] ? text : NULL);
     if (fd >= 0 && connected && !t->lost && reason != BRUMA_REASON_MEMORY_BUDGET) {
-        part(t, fd, open, cut);
+        part(t, fd, open, aborted);
     } else if (fd >= 0 && reason == BRUMA_REASON_MEMORY_BUDGET) {
         socket_reset_on_close(fd); /* the kernel need not keep anything for it either */
         close(fd);

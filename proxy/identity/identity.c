@@ -51,7 +51,7 @@ struct identity {
     struct tls_context *context; /* NULL: none */
     int64_t received_at;         /* wall seconds; of the context */
     bool hopeless;               /* waiting for the CA will not help */
-    char trouble[240];           /* of the last failure by its name, "" after a success */
+    char failure[240];           /* of the last failure by its name, "" after a success */
 };
 
 struct identity_store {
@@ -109,7 +109,7 @@ bool identity_hopeless(struct identity *i, char *text, size_t size)
     bool hopeless;
 
     pthread_mutex_lock(&i->lock);
-    snprintf(text, size, "%s", i->trouble);
+    snprintf(text, size, "%s", i->failure);
     hopeless = i->hopeless && !usable(i);
     pthread_mutex_unlock(&i->lock);
     return hopeless;
@@ -192,7 +192,7 @@ static void failed(struct identity *i, enum bruma_reason reason, const char *tex
     if (!i->failures++)
         i->failing_since = i->last_request;
     pthread_mutex_lock(&i->lock);
-    snprintf(i->trouble, sizeof(i->trouble), "%s: %s", reason_name(reason), text);
+    snprintf(i->failure, sizeof(i->failure), "%s: %s", reason_name(reason), text);
     i->hopeless = (reason == BRUMA_REASON_CA_REFUSED && i->failures >= REFUSALS_KNOWN) ||
                   loop_now(i->store->loop) - i->failing_since >= i->store->config.patience;
     pthread_mutex_unlock(&i->lock);
@@ -266,7 +266,7 @@ static void on_end(void *data, enum grpc_status status, const char *text)
         i->failures = 0;
         pthread_mutex_lock(&i->lock);
         i->hopeless = false;
-        i->trouble[0] = '\0';
+        i->failure[0] = '\0';
         pthread_mutex_unlock(&i->lock);
         log_info("certificate received\tidentity=\"%s\" not_after=%lld", i->uri,
                  (long long)i->certificate.not_after);

@@ -36,7 +36,7 @@ enum budget_level budget_level(const struct budget *budget, enum budget_level be
     return level;
 }
 
-static void tell(struct budget_share *share)
+static void notify(struct budget_share *share)
 {
     if (list_empty(&share->node))
         list_add_tail(share->news, &share->node);
@@ -63,7 +63,7 @@ int budget_take(struct budget_account *account, size_t bytes)
 
     if (!share)
         return 0;
-    tell(share);
+    notify(share);
     if (!add(share->process, bytes))
         return -ENOBUFS;
     if (!add(share->pod, bytes)) {
@@ -81,7 +81,7 @@ void budget_give(struct budget_account *account, size_t bytes)
 
     if (!share)
         return;
-    tell(share);
+    notify(share);
     subtract(share->process, bytes);
     subtract(share->pod, bytes);
     account->held -= bytes;

@@ -426,7 +426,7 @@ void agent_client_ending(struct agent_client *client)
         disconnect(client);
 }
 
-static void tell_of_pod(struct agent_client *client, const char *op, const char *uid)
+static void report_pod(struct agent_client *client, const char *op, const char *uid)
 {
     cJSON *m;
 
@@ -441,11 +441,11 @@ static void tell_of_pod(struct agent_client *client, const char *op, const char 
 void agent_client_pod_drained(struct agent_client *client, const char *uid)
 {
     /* Not connected: the agent hears it by not being offered the pod when the connection is back. */
-    tell_of_pod(client, "pod-drained", uid);
+    report_pod(client, "pod-drained", uid);
 }
 
 void agent_client_listener_closed(struct agent_client *client, const char *uid)
 {
     /* Not connected: an agent that starts verifies every pod. */
-    tell_of_pod(client, "listener-closed", uid);
+    report_pod(client, "listener-closed", uid);
 }

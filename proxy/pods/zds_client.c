@@ -19,7 +19,7 @@
 /* Between attempts to connect, milliseconds, doubled: a pod that starts meanwhile waits for us. */
 #define RETRY_MIN 20
 #define RETRY_MAX 1000
-/* After connections that ended before their snapshot: something is wrong that trying does not mend. */
+/* After connections that ended before their snapshot: something is wrong that trying does not repair. */
 #define BROKEN_RETRY_MAX 15000
 
 #define MESSAGES_PER_TURN 64

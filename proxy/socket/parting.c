@@ -165,7 +165,7 @@ size_t parting_most(const struct worker_pod *wp)
     return most;
 }
 
-bool parting_cut(struct worker_pod *wp, size_t at_least, const struct budget *until)
+bool parting_abort(struct worker_pod *wp, size_t at_least, const struct budget *until)
 {
     struct parting *p;
     bool any = false;

@@ -30,7 +30,7 @@ struct parting_request {
 void parting_begin(const struct parting_request *request);
 
 /* Those that hold at least so much end now, until the budget is no longer full. True: some did. */
-bool parting_cut(struct worker_pod *wp, size_t at_least, const struct budget *until);
+bool parting_abort(struct worker_pod *wp, size_t at_least, const struct budget *until);
 /* What the one holds that holds most. */
 size_t parting_most(const struct worker_pod *wp);
 

@@ -25,9 +25,9 @@
 #define IPV6_FREEBIND 78
 #endif
 
-#define DELIVERY_PORT_TRIES 16
-#define SCARCE_MILLISECONDS 100
-#define TELL_MILLISECONDS   60000
+#define DELIVERY_PORT_TRIES    16
+#define SCARCE_MILLISECONDS    100
+#define LOG_AGAIN_MILLISECONDS 60000
 
 #ifndef IP_PKTOPTIONS
 #define IP_PKTOPTIONS 9
@@ -195,7 +195,7 @@ static void put_address(struct bruma_address *to, const struct addr *from)
  * to another one would be taken for one of the pod's own, and handed to us again: the program is told of it
  * before it begins.
  */
-static int tell_program(const struct pod *pod, int fd, const struct endpoint *target)
+static int register_delivery(const struct pod *pod, int fd, const struct endpoint *target)
 {
     struct bruma_delivery key = {.netns_cookie = pod->cookie};
     struct bruma_delivery_made value = {};
@@ -236,7 +236,7 @@ static int keep_off_lo(struct worker *worker, const struct pod *pod, int fd, con
 
     if (device)
         (void)option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, (int)device);
-    return local ? tell_program(pod, fd, target) : 0;
+    return local ? register_delivery(pod, fd, target) : 0;
 }
 
 /* The device that an accepted connection came by; 0: it cannot be told. */
@@ -376,7 +376,7 @@ static int deliver_once(const struct attempt *a, bool *ret_connected, uint16_t *
         return r;
     /* From the pod's own address it is a connection as the pod makes to itself, which its program lets pass.
      * Bound to lo it would never see the answer: that shows the index of eth0. */
-    r = tell_program(pod, fd, a->target);
+    r = register_delivery(pod, fd, a->target);
     if (r < 0)
         return r;
     r = start_connect(fd, a->target, ret_connected);
@@ -454,15 +454,15 @@ static int deliver_from(struct attempt *a, bool *ret_connected, uint16_t *ret_po
     return r == TAKEN ? -EADDRINUSE : r;
 }
 
-static void tell_hidden(struct worker_pod *wp, const struct endpoint *target, const struct addr *client)
+static void log_hidden(struct worker_pod *wp, const struct endpoint *target, const struct addr *client)
 {
     char to[ENDPOINT_TEXT_LEN], from[ADDR_TEXT_LEN];
     uint64_t now = loop_now(wp->worker->loop);
 
     telemetry_client_hidden(wp->worker->telemetry);
-    if (now < wp->hidden_told_until)
+    if (now < wp->hidden_logged_until)
         return;
-    wp->hidden_told_until = now + TELL_MILLISECONDS;
+    wp->hidden_logged_until = now + LOG_AGAIN_MILLISECONDS;
     log_warn("no port is left under a client's address: its connections come from the pod's own\t"
              "pod=\"%s/%s\" client=%s destination=%s reason=%s",
              wp->pod->namespace, wp->pod->name, addr_format(client, from), endpoint_format(target, to),
@@ -483,7 +483,7 @@ int socket_deliver(struct worker_pod *wp, const struct endpoint *target, const s
         a.client = NULL;
         r = deliver_from(&a, ret_connected, ret_port);
         if (r >= 0)
-            tell_hidden(wp, target, client);
+            log_hidden(wp, target, client);
     }
     if (r < 0)
         *ret_port = 0;

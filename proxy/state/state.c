@@ -171,7 +171,7 @@ static int workload_apply(struct state *state, struct workload_full *w)
 
     if (r < 0)
         return r;
-    w->told = ++state->told;
+    w->sequence = ++state->sequence;
     /* the checks of live connections depend on the workload's own list too */
     if (old && is_local(state, old) && !same_policies(old, w))
         state->policies_changed = true;

@@ -83,7 +83,7 @@ static bool comes_before(const struct workload_full *w, const struct workload_fu
 {
     int score = address_score(&w->public), other = best ? address_score(&best->public) : -1;
 
-    return score != other ? score > other : w->told > best->told;
+    return score != other ? score > other : w->sequence > best->sequence;
 }
 
 static const struct workload_full *search_workload(const struct state *state, const char *network,

@@ -45,7 +45,7 @@ struct workload_service {
 
 struct workload_full {
     struct workload public;
-    uint64_t told; /* grows with each workload that is told of, also again: decides between equals */
+    uint64_t sequence; /* grows with each workload that is told of, also again: decides between equals */
     uint16_t addresses_len, services_len, policies_len;
     bool application_tunnel; /* the message is there, whatever it says */
     struct workload_address *addresses;

@@ -66,7 +66,7 @@ struct state {
     struct index services;   /* by hostname: struct service_full */
     struct index vips;       /* by network, prefix and its length: struct service_address */
     uint64_t serial;         /* of the last new service */
-    uint64_t told;           /* of the last workload */
+    uint64_t sequence;       /* of the last workload */
     uint32_t prefixes[128];  /* how many VIPs have each prefix length; atomic */
     uint32_t prefixes_total; /* atomic */
 

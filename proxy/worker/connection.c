@@ -9,14 +9,14 @@
 
 void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, const struct endpoint *client,
                      const struct endpoint *destination,
-                     void (*cut)(struct connection *, enum bruma_reason, const char *))
+                     void (*abort)(struct connection *, enum bruma_reason, const char *))
 {
     memset(c, 0, sizeof(*c));
     c->wp = wp;
     c->inbound = inbound;
     c->client = *client;
     c->destination = *destination;
-    c->cut = cut;
+    c->abort = abort;
     c->account.share = &wp->memory;
     list_add_tail(&wp->connections, &c->node);
     room_take(wp, inbound ? &c->client.addr : NULL, &c->room);
@@ -113,8 +113,8 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     worker_connection_end(c->wp);
 }
 
-enum connection_verdict connection_judge(struct connection *c, bool final, enum bruma_reason *ret_reason,
-                                         char *detail, size_t size)
+enum connection_verdict connection_authorize(struct connection *c, bool final, enum bruma_reason *ret_reason,
+                                             char *detail, size_t size)
 {
     struct policy_request request = {.source = c->client,
                                      .destination = c->destination,

@@ -21,12 +21,12 @@ struct connection {
     const char *peer_identity;     /* verified, of the other node's side; NULL in plaintext */
     uint64_t policy_missing_since; /* inbound, live: loop_now(), 0: all its policies are known */
     /* Ends the connection now, from outside its own events. */
-    void (*cut)(struct connection *connection, enum bruma_reason reason, const char *detail);
+    void (*abort)(struct connection *connection, enum bruma_reason reason, const char *detail);
 };
 
 void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, const struct endpoint *client,
                      const struct endpoint *destination,
-                     void (*cut)(struct connection *, enum bruma_reason, const char *));
+                     void (*abort)(struct connection *, enum bruma_reason, const char *));
 
 /* What the flow is known by. Workloads and the service must be referenced for the connection, which gives
  * them back. peer_identity, baggage and authority are copied; each may be NULL. -ENOMEM leaves the connection
@@ -51,8 +51,8 @@ enum connection_verdict {
 
 /* Inbound: asks the policies. final: patience is over, the setting decides of what is undecided. If denied,
  * reason and detail say why. */
-enum connection_verdict connection_judge(struct connection *c, bool final, enum bruma_reason *ret_reason,
-                                         char *detail, size_t size);
+enum connection_verdict connection_authorize(struct connection *c, bool final, enum bruma_reason *ret_reason,
+                                             char *detail, size_t size);
 
 static inline struct worker *connection_worker(const struct connection *c)
 {

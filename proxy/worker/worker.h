@@ -40,7 +40,7 @@ struct worker {
     struct shared_buffer plain_out; /* frames of the tunnel that is being flushed */
     enum budget_level level;        /* of the process, as the worker last saw it */
     struct list memory_news;        /* worker_pod.memory.node: accounts have changed */
-    bool memory_told;               /* another worker saw the level change */
+    bool memory_notified;           /* another worker saw the level change */
     uint64_t memory_said;           /* loop_now(); 0: never */
     struct log_rest accept_line;    /* of all listeners */
     bool serving;                   /* the mesh state is known: accept */
@@ -81,7 +81,8 @@ struct worker_pod {
     bool local_stale;                    /* the mesh state has changed since local was looked up */
     struct delivery_ports ports;         /* of deliveries to the application that are over */
     struct ports_scarce ports_scarce[2]; /* of the pod's own address, and of a client */
-    uint64_t hidden_told_until; /* loop_now(): that no port is left under a client's address is in the log */
+    uint64_t
+        hidden_logged_until; /* loop_now(): that no port is left under a client's address is in the log */
     struct loop_timer policy_timer; /* live connections whose policies are missing are looked at again */
     /* Destinations that were none of the pod's own addresses when the kernel was asked last, by a hash. */
     struct {

@@ -74,18 +74,18 @@ void worker_check_policies(struct worker_pod *wp)
 
         if (!c->inbound || !c->opened)
             continue;
-        verdict = connection_judge(c, false, &reason, detail, sizeof(detail));
+        verdict = connection_authorize(c, false, &reason, detail, sizeof(detail));
         if (verdict != CONNECTION_UNDECIDED) {
             c->policy_missing_since = 0;
         } else if ((left = patience(c))) {
             again = !again || left < again ? left : again;
         } else {
-            verdict = connection_judge(c, true, &reason, detail, sizeof(detail));
+            verdict = connection_authorize(c, true, &reason, detail, sizeof(detail));
         }
         if (verdict == CONNECTION_DENIED && reason == BRUMA_REASON_POLICY_MISSING)
-            c->cut(c, reason, detail);
+            c->abort(c, reason, detail);
         else if (verdict == CONNECTION_DENIED)
-            c->cut(c, BRUMA_REASON_POLICY_CHANGED, "connection closed due to policy change");
+            c->abort(c, BRUMA_REASON_POLICY_CHANGED, "connection closed due to policy change");
     }
     if (again)
         loop_timer_set(wp->worker->loop, &wp->policy_timer, again);

@@ -120,20 +120,20 @@ static int subscribe(struct xds_client *c, enum state_type type)
 {
     struct telling t = {.bound = c->bound};
     struct wire_writer node = {};
-    size_t untold;
+    size_t unsent;
 
     xds_node_write(&node, &c->config);
     wire_put_message(&t.writer, REQUEST_NODE, &node);
     wire_put_string(&t.writer, REQUEST_TYPE, type_urls[type]);
-    xds_versions_tell(c->versions[type], put_version, &t);
-    untold = xds_versions_untold(c->versions[type]);
-    if (untold) {
+    xds_versions_each(c->versions[type], put_version, &t);
+    unsent = xds_versions_unsent(c->versions[type]);
+    if (unsent) {
         c->bounded++;
         log_info(
             "the first request does not name everything that is held\treason=%s type=%s bytes=%zu held=%zu "
             "untold=%zu",
             reason_name(BRUMA_REASON_XDS_REQUEST_BOUNDED), type_urls[type], t.writer.len,
-            xds_versions_count(c->versions[type]), untold);
+            xds_versions_count(c->versions[type]), unsent);
     }
     if (t.writer.len > c->longest)
         c->longest = t.writer.len;
@@ -339,11 +339,11 @@ static void on_message(void *data, const uint8_t *message, size_t len)
     type = type_of(&url);
     c->exhausted = 0;
     if (type < STATE_TYPES) {
-        size_t untold = xds_versions_untold(c->versions[type]);
+        size_t unsent = xds_versions_unsent(c->versions[type]);
 
         c->messages[type]++;
         take_response(c, type, message, len, nack, sizeof(nack));
-        xds_sweep_answered(&c->sweep, type, untold);
+        xds_sweep_answered(&c->sweep, type, unsent);
         c->answered[type] = true;
         if (all_answered(c))
             grpc_call_expect(c->call, false);

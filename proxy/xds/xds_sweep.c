@@ -39,7 +39,7 @@ static void let_go(struct xds_sweep *s, enum state_type type)
 
 static bool due(const struct xds_sweep *s, enum state_type type)
 {
-    return s->types[type].answered && xds_versions_untold(s->versions[type]);
+    return s->types[type].answered && xds_versions_unsent(s->versions[type]);
 }
 
 static void look_again(struct xds_sweep *s)
@@ -96,7 +96,7 @@ void xds_sweep_answered(struct xds_sweep *s, enum state_type type, size_t before
     bool first = !s->types[type].answered;
 
     s->types[type].answered = true;
-    if (first || xds_versions_untold(s->versions[type]) != before)
+    if (first || xds_versions_unsent(s->versions[type]) != before)
         s->types[type].quiet = 0;
     if (due(s, type) && !loop_timer_armed(&s->timer))
         look_again(s);

@@ -13,13 +13,13 @@ struct entry {
     struct entry *next;
     uint32_t hash;
     uint16_t name_len, version_len;
-    bool untold;
+    bool unsent;
     char text[]; /* name, then version */
 };
 
 struct xds_versions {
     struct entry **buckets;
-    size_t buckets_len, len, untold;
+    size_t buckets_len, len, unsent;
 };
 
 static uint32_t hash(const char *text, size_t len)
@@ -99,10 +99,10 @@ static void grow(struct xds_versions *v)
     v->buckets_len = len;
 }
 
-static void set_untold(struct xds_versions *v, struct entry *e, bool untold)
+static void set_unsent(struct xds_versions *v, struct entry *e, bool unsent)
 {
-    v->untold += (size_t)untold - (size_t)e->untold;
-    e->untold = untold;
+    v->unsent += (size_t)unsent - (size_t)e->unsent;
+    e->unsent = unsent;
 }
 
 int xds_versions_set(struct xds_versions *v, const char *name, size_t name_len, const char *version,
@@ -116,7 +116,7 @@ int xds_versions_set(struct xds_versions *v, const char *name, size_t name_len, 
     if (!version_len)
         version = ""; /* istiod gives policies none, and memcpy() wants a pointer */
     if (e)
-        set_untold(v, e, false);
+        set_unsent(v, e, false);
     if (e && e->version_len == version_len) {
         memcpy(e->text + name_len, version, version_len);
         return 0;
@@ -144,7 +144,7 @@ void xds_versions_remove(struct xds_versions *v, const char *name, size_t name_l
 
     if (!e)
         return;
-    set_untold(v, e, false);
+    set_unsent(v, e, false);
     *at = e->next;
     free(e);
     v->len--;
@@ -155,20 +155,20 @@ size_t xds_versions_count(const struct xds_versions *v)
     return v->len;
 }
 
-void xds_versions_tell(struct xds_versions *v,
-                       bool (*tell)(void *data, const char *name, size_t name_len, const char *version,
+void xds_versions_each(struct xds_versions *v,
+                       bool (*each)(void *data, const char *name, size_t name_len, const char *version,
                                     size_t version_len),
                        void *data)
 {
     for (size_t i = 0; i < v->buckets_len; i++) {
         for (struct entry *e = v->buckets[i]; e; e = e->next)
-            set_untold(v, e, !tell(data, e->text, e->name_len, e->text + e->name_len, e->version_len));
+            set_unsent(v, e, !each(data, e->text, e->name_len, e->text + e->name_len, e->version_len));
     }
 }
 
-size_t xds_versions_untold(const struct xds_versions *v)
+size_t xds_versions_unsent(const struct xds_versions *v)
 {
-    return v->untold;
+    return v->unsent;
 }
 
 void xds_versions_mention(struct xds_versions *v, const char *name, size_t name_len)
@@ -176,23 +176,23 @@ void xds_versions_mention(struct xds_versions *v, const char *name, size_t name_
     struct entry *e = *find(v, hash(name, name_len), name, name_len);
 
     if (e)
-        set_untold(v, e, false);
+        set_unsent(v, e, false);
 }
 
 void xds_versions_sweep(struct xds_versions *v, void (*gone)(void *data, const char *name, size_t name_len),
                         void *data)
 {
-    for (size_t i = 0; i < v->buckets_len && v->untold; i++) {
+    for (size_t i = 0; i < v->buckets_len && v->unsent; i++) {
         struct entry **at = &v->buckets[i];
 
         while (*at) {
             struct entry *e = *at;
 
-            if (!e->untold) {
+            if (!e->unsent) {
                 at = &e->next;
                 continue;
             }
-            set_untold(v, e, false);
+            set_unsent(v, e, false);
             *at = e->next;
             v->len--;
             gone(data, e->text, e->name_len);

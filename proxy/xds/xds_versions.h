@@ -16,16 +16,16 @@ int xds_versions_set(struct xds_versions *versions, const char *name, size_t nam
 void xds_versions_remove(struct xds_versions *versions, const char *name, size_t name_len);
 size_t xds_versions_count(const struct xds_versions *versions);
 
-/* Offers each to the control plane. Those for which tell() returns false are untold: it will not say that
+/* Offers each to the control plane. Those for which each() returns false are unsent: it will not say that
  * they are gone, so what its answer does not mention is to be swept out. */
-void xds_versions_tell(struct xds_versions *versions,
-                       bool (*tell)(void *data, const char *name, size_t name_len, const char *version,
+void xds_versions_each(struct xds_versions *versions,
+                       bool (*each)(void *data, const char *name, size_t name_len, const char *version,
                                     size_t version_len),
                        void *data);
-size_t xds_versions_untold(const struct xds_versions *versions);
+size_t xds_versions_unsent(const struct xds_versions *versions);
 /* The control plane has spoken of it. */
 void xds_versions_mention(struct xds_versions *versions, const char *name, size_t name_len);
-/* Removes all that are untold still; name has no NUL at its end. */
+/* Removes all that are unsent still; name has no NUL at its end. */
 void xds_versions_sweep(struct xds_versions *versions,
                         void (*gone)(void *data, const char *name, size_t name_len), void *data);
 

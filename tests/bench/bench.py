@@ -119,7 +119,7 @@ def parse():
         action="append",
         default=[],
         metavar="TEST",
-        help='tests whose name begins so; also "memory", "enrolment", "growth"; may be repeated',
+        help='tests whose name begins so; also "memory", "enrollment", "growth"; may be repeated',
     )
     parser.add_argument(
         "--leave-out",

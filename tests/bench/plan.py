@@ -16,7 +16,7 @@ STALLED = 1000  # connections that nobody reads from
 GROWTH = (1, 10, 100, 250)  # pods of one node
 
 # rounds and seconds of requests and connections; rounds and seconds of bulk; idle connections; workloads;
-# enrolments; seconds at rest
+# enrollments; seconds at rest
 PROFILES = {
     "smoke": {
         "rounds": 1,
@@ -25,7 +25,7 @@ PROFILES = {
         "bulk_seconds": 2,
         "hold": 1000,
         "workloads": 10000,
-        "enrolments": 5,
+        "enrollments": 5,
         "rest": 10,
     },
     "quick": {
@@ -35,7 +35,7 @@ PROFILES = {
         "bulk_seconds": 4,
         "hold": 10000,
         "workloads": 100000,
-        "enrolments": 20,
+        "enrollments": 20,
         "rest": 20,
     },
     "full": {
@@ -45,7 +45,7 @@ PROFILES = {
         "bulk_seconds": 10,
         "hold": 10000,
         "workloads": 100000,
-        "enrolments": 50,
+        "enrollments": 50,
         "rest": 60,
     },
 }
@@ -101,10 +101,10 @@ class Plan:
             for target in self.targets:
                 if target.client:
                     self._guarded("memory", target, 0, self._memory)
-        if wanted("enrolment"):
+        if wanted("enrollment"):
             for target in self.targets:
                 if target.plugin:
-                    self._guarded("enrolment", target, 0, self._enrolment)
+                    self._guarded("enrollment", target, 0, self._enrollment)
         if wanted("growth"):
             for target in self.targets:
                 if target.plugin:
@@ -309,11 +309,11 @@ class Plan:
         time.sleep(5)
         resident("stalled_after")
 
-    def _enrolment(self, target):
+    def _enrollment(self, target):
         target.stop()
         workloads.write_mesh(target.mesh_file, target.known_pods(), 0)
         target.start()
-        return target.enrolments(self.profile["enrolments"])
+        return target.enrollments(self.profile["enrollments"])
 
     def _growth(self, target):
         """What a node at rest costs as its pods become more: by number of pods."""

@@ -241,7 +241,7 @@ def memory_table(memory):
     )
 
 
-def enrolment_table(results):
+def enrollment_table(results):
     rows = [
         [r["target"], str(len(r["plugin_ms"]))]
         + [f"{median(r[k]):.1f} ({max(r[k]):.1f})" for k in ("agent_ms", "plugin_ms", "chain_ms")]
@@ -250,7 +250,7 @@ def enrolment_table(results):
     ]
     return (
         [
-            "## Enrolment of a pod",
+            "## Enrollment of a pod",
             "",
             "Milliseconds, median (greatest).",
             "",
@@ -322,7 +322,7 @@ def markdown(info, results):
             "",
             *costs_table(s),
         ]
-    out += memory_table(memory) + enrolment_table(results) + growth_table(results)
+    out += memory_table(memory) + enrollment_table(results) + growth_table(results)
     failed = [r for r in results if "failed" in r]
     if failed:
         out += ["## Failed", ""] + [

@@ -18,7 +18,7 @@ from support.system import Process, run, wait_for, wait_for_process
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PLACES = {"c": (1, 10), "s": (2, 10), "l": (1, 11), "x": (2, 12)}
-SPARE = 40  # host part of the pod that comes and goes for the enrolment figures
+SPARE = 40  # host part of the pod that comes and goes for the enrollment figures
 
 
 def congestion_control():
@@ -185,7 +185,7 @@ class Bruma(Target):
         self.client.append(self.nodes[1].start_proxy())
         return time.monotonic() - began
 
-    def enrolments(self, rounds):
+    def enrollments(self, rounds):
         """A spare pod comes and goes: lists of milliseconds, of the plugin, of the whole chain, as the agent
         says."""
         node = self.nodes[1]

@@ -83,4 +83,4 @@ def test_why_a_connection_was_refused(cluster, mesh, pods):
     assert not web.get(cart.ip4, check=False, seconds=2)
     more = {k: n - before.get(k, 0) for k, n in failures().items() if n > before.get(k, 0)}
     assert more.get("BRUMA_REASON_POD_ENTRY_MISSING", 0) >= 1, more
-    wait_for(lambda: web.get(cart.ip4, check=False), "the agent to have mended it", 15)
+    wait_for(lambda: web.get(cart.ip4, check=False), "the agent to have repaired it", 15)

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent/config.h"
+#include "agent/agent_settings.h"
 #include "agent/control_plane/mesh.h"
 #include "lib/cleanup.h"
 #include "lib/log.h"
@@ -113,12 +113,12 @@ static void on_input(struct loop_watch *watch, uint32_t events)
 
 int main(int argc, char **argv)
 {
-    struct agent_config config;
+    struct agent_settings config;
     struct host host = {.len = 0};
     char error[256];
     int first, r;
 
-    if (agent_config_load(&config, argc, argv, &first, error, sizeof(error)) < 0) {
+    if (agent_settings_load(&config, argc, argv, &first, error, sizeof(error)) < 0) {
         fprintf(stderr, "%s\n", error);
         return 2;
     }

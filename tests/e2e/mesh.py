@@ -167,9 +167,9 @@ class Pod:
         sh("ip", "-n", self.netns, "route", "add", "default", "via", node.gateway)
         sh("ip", "-n", self.netns, "-6", "route", "add", "default", "via", node.gateway6)
 
-    def enrol(self):
+    def enroll(self):
         """Into the mesh, as its node does it."""
-        self.node.enrol(self)
+        self.node.enroll(self)
 
     def addresses_of_result(self):
         """What the plugin before ours has given it."""
@@ -318,7 +318,7 @@ class Node:
                 with open("/proc/sys/" + key.replace(".", "/"), "w") as f:
                     f.write("1")
 
-    def enrol(self, pod):
+    def enroll(self, pod):
         pod.cni("ADD")
 
     def start_agent(self, *extra):
@@ -580,7 +580,7 @@ class Mesh:
             node.start_proxy()
         for pod in self.pods:
             if not getattr(pod, "outside", False):
-                pod.enrol()
+                pod.enroll()
         return self
 
     def stop(self):

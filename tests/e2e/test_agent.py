@@ -24,7 +24,7 @@ def node(work):
 # ---- CNI ----
 
 
-def test_add_enrols_and_del_leaves_nothing(node):
+def test_add_enrolls_and_del_leaves_nothing(node):
     pod, proxy = Pod(node, "web"), node.proxy().serve()
     assert pod.add() == "enrol"
     item = pod.item()
@@ -174,7 +174,7 @@ def test_check_fails_once_capture_is_broken(node):
     run(["bpftool", "link", "detach", "pinned", f"{node.pin_dir}/pods/{pod.item()['cookie']}/link"])
     answer = pod.ask("cni-check")
     assert answer["op"] == "error" and answer["reason"] == "link_detached"
-    assert pod.ask("cni-check")["op"] == "done", "the failed CHECK has it mended"
+    assert pod.ask("cni-check")["op"] == "done", "the failed CHECK has it repaired"
     pod.ask("cni-del")
     assert pod.ask("cni-check")["op"] == "error"
 

@@ -246,7 +246,7 @@ def test_a_pod_that_has_used_up_its_ports_is_enrolled(node):
         "map_entry_missing",
     ],
 )
-def test_what_is_broken_by_hand_is_mended_counted_and_reported(node, what):
+def test_what_is_broken_by_hand_is_repaired_counted_and_reported(node, what):
     pod, _ = Pod(node, "web"), node.proxy().serve()
     pod.add()
     breakage(node, pod, what)
@@ -256,7 +256,7 @@ def test_what_is_broken_by_hand_is_mended_counted_and_reported(node, what):
     assert pod.greeting() == "proxy inbound" and pod.dials_out() == "proxy outbound"
     assert pod.ask("cni-check")["op"] == "done"
     found = agent_client.ask(node.run_dir, "explain", pod=f"{pod.namespace}/{pod.name}")
-    assert what in [f.get("reason") for f in found if f["check"] == "mended"]
+    assert what in [f.get("reason") for f in found if f["check"] == "repaired"]
 
 
 def test_a_listener_that_a_proxy_finds_closed_is_replaced_at_once(work):

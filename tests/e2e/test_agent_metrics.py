@@ -119,14 +119,14 @@ def test_pods_in_metrics(node, pages):
     assert not any("outside" in name and "pods{" not in name for name in metrics)
 
 
-def test_what_was_mended_is_counted(node, pages):
+def test_what_was_repaired_is_counted(node, pages):
     node.start(*pages.options)
     node.proxy().serve()
     pod = Pod(node, "web")
     pod.add()
     run(["ip", "-n", pod.netns, "rule", "del", "pref", "32764"])
     wait_for(
-        lambda: pages.metrics().get('bruma_mends_total{reason="rule_missing"}'), "the mend to be counted"
+        lambda: pages.metrics().get('bruma_mends_total{reason="rule_missing"}'), "the repair to be counted"
     )
 
 

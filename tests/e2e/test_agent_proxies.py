@@ -225,8 +225,8 @@ def test_a_successor_comes_while_the_replaced_proxy_is_just_told_to_resume(node)
 
 def test_a_proxy_that_resumes_hears_what_has_become_of_its_pods(node):
     """One was deleted, one left and came back, one has new listeners."""
-    gone, back, mended = pods = [
-        Pod(node, name, number=10 + i) for i, name in enumerate(("gone", "back", "mended"))
+    gone, back, repaired = pods = [
+        Pod(node, name, number=10 + i) for i, name in enumerate(("gone", "back", "repaired"))
     ]
     first = node.proxy("first").serve()
     for pod in pods:
@@ -235,23 +235,23 @@ def test_a_proxy_that_resumes_hears_what_has_become_of_its_pods(node):
     first.wait(event="message", op="drain")
     gone.ask("cni-del")
     node.label(False)
-    for pod in (back, mended):
+    for pod in (back, repaired):
         pod.wait_state("outside")
     node.label(True)
-    for pod in (back, mended):
+    for pod in (back, repaired):
         pod.wait_state("enrolled")
-    breakage(node, mended, "listener_closed")
-    wait_for(lambda: mended.item()["mends"].get("listener_closed"), "new listeners")
+    breakage(node, repaired, "listener_closed")
+    wait_for(lambda: repaired.item()["mends"].get("listener_closed"), "new listeners")
     first.forget()
     second.kill()
-    for pod in (back, mended):
+    for pod in (back, repaired):
         wait_for(lambda pod=pod: pod.item()["proxy"] == "serving", "the first to serve the pod")
         assert (pod.greeting(), pod.greeting(15008), pod.dials_out()) == (
             "first inbound",
             "first hbone",
             "first outbound",
         )
-    assert {m["uid"] for m in first.seen(event="message", op="pod-add")} == {back.uid, mended.uid}
+    assert {m["uid"] for m in first.seen(event="message", op="pod-add")} == {back.uid, repaired.uid}
 
 
 def test_a_pod_drains_on_when_a_replaced_proxy_resumes(node):

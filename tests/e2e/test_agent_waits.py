@@ -30,11 +30,11 @@ def log_lines(node, *parts):
         return [line for line in f if all(part in line for part in parts)]
 
 
-def unmended(pod):
+def unrepaired(pod):
     return (pod.item() or {}).get("unmended")
 
 
-# ---- pods that cannot be mended ----
+# ---- pods that cannot be repaired ----
 
 
 def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
@@ -44,7 +44,7 @@ def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
     for pod in broken:
         pod.add()
         run(["ip", "-n", pod.netns, "-6", "address", "flush", "dev", "eth0"])
-    wait_for(lambda: all(unmended(p) for p in broken), "what is broken to be told")
+    wait_for(lambda: all(unrepaired(p) for p in broken), "what is broken to be told")
     for pod in broken:
         item = pod.item()
         assert (
@@ -64,7 +64,7 @@ def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
     wait_for(lambda: all(p.item()["failedMends"] >= 4 for p in broken), "it to be tried again and again")
     for pod in broken:
         assert len(log_lines(node, "\terror\t", f'shop/{pod.name}"')) == 1, log_lines(node, pod.name)
-        assert pod.item()["mends"].get("route_missing", 0) == 0, "nothing was mended"
+        assert pod.item()["mends"].get("route_missing", 0) == 0, "nothing was repaired"
     table = run([f"{node.work.build}/ctl/brumactl", "--run-dir", node.run_dir, "pods"]).stdout
     assert table.count("no: route_missing; last ") == 3, table
     for pod in broken:
@@ -80,15 +80,15 @@ def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
 
 
 @pytest.mark.parametrize("what", [b for b in BREAKABLE if b != "route_missing"])
-def test_what_else_is_broken_in_such_a_pod_is_mended(node, what):
+def test_what_else_is_broken_in_such_a_pod_is_repaired(node, what):
     """And nothing of its capture is taken back because a part of it cannot be put right."""
     pod = Pod(node, "web")
     pod.add()
     run(["ip", "-n", pod.netns, "-6", "address", "flush", "dev", "eth0"])
-    wait_for(lambda: unmended(pod) == ["route_missing"], "what is broken to be told")
+    wait_for(lambda: unrepaired(pod) == ["route_missing"], "what is broken to be told")
     breakage(node, pod, what)
-    wait_for(lambda: pod.item()["mends"].get(what), f"{what} to be mended")
-    wait_for(lambda: unmended(pod) == ["route_missing"], "nothing else to be left")
+    wait_for(lambda: pod.item()["mends"].get(what), f"{what} to be repaired")
+    wait_for(lambda: unrepaired(pod) == ["route_missing"], "nothing else to be left")
     assert len(pod.pins()) == 1
     node.proxy().serve()
     wait_for(
@@ -186,10 +186,10 @@ def test_pods_that_flood_their_own_tables_are_looked_at_now_and_then(node):
         print(f"{used:.2f} s of processor time in 3 s")
         assert used < 1.0, f"{used} s of 3"
         breakage(node, quiet, "rule_missing")
-        wait_for(lambda: quiet.item()["mends"].get("rule_missing"), "another pod to be mended meanwhile")
+        wait_for(lambda: quiet.item()["mends"].get("rule_missing"), "another pod to be repaired meanwhile")
         breakage(node, pods[0], "link_detached")
         wait_for(
-            lambda: pods[0].item()["mends"].get("link_detached"), "the pod itself to be mended meanwhile"
+            lambda: pods[0].item()["mends"].get("link_detached"), "the pod itself to be repaired meanwhile"
         )
     finally:
         for p in floods:
@@ -208,7 +208,7 @@ def test_a_pod_with_endless_rules_is_not_read_to_its_end(work):
         for i in range(40000)
     )
     run(["ip", "-n", pod.netns, "-batch", "-"], input=rules, timeout=300)
-    wait_for(lambda: unmended(pod) == ["capture_unverified"], "it to be told", 60)
+    wait_for(lambda: unrepaired(pod) == ["capture_unverified"], "it to be told", 60)
     assert not pod.item()["verified"] and other.item()["verified"]
     wait_for(lambda: pod.item()["failedMends"] >= 2, "it to be tried again", 60)
     assert len(log_lines(node, "\terror\t", 'shop/web"')) == 1
@@ -268,9 +268,9 @@ def test_no_call_on_the_agents_loop_can_wait(work):
         assert pod.add() == "enrol"
     for what in BREAKABLE:
         breakage(node, pods[0], what)
-        wait_for(lambda: pods[0].item()["mends"].get(what), f"{what} to be mended")
+        wait_for(lambda: pods[0].item()["mends"].get(what), f"{what} to be repaired")
     run(["ip", "-n", pods[1].netns, "-6", "address", "flush", "dev", "eth0"])
-    wait_for(lambda: unmended(pods[1]), "a pod that cannot be mended")
+    wait_for(lambda: unrepaired(pods[1]), "a pod that cannot be repaired")
     os.unlink(f"{conf}/10-pods.conflist")
     with open(f"{conf}/20-others.conflist", "w") as f:
         f.write('{"cniVersion": "1.0.0", "name": "others", "plugins": [{"type": "bridge"}]}')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each piece of a pod's capture is broken by hand, with real traffic: it is found, mended, counted and
+"""Each piece of a pod's capture is broken by hand, with real traffic: it is found, repaired, counted and
 reported, connections that live go on, and new ones pass the mesh again. (test_agent.py has the agent's side
 of it alone.)"""
 
@@ -161,7 +161,7 @@ BREAKAGES = {
 }
 
 
-def test_loopback_down_is_told_and_what_went_with_it_is_mended(mesh):
+def test_loopback_down_is_told_and_what_went_with_it_is_repaired(mesh):
     """The runtime takes lo down before it tells of a pod's end: no broken capture, and no error in the log. A
     pod that lives on without it is told of, its connections fail, and once the device is back so is its
     capture."""
@@ -199,7 +199,7 @@ def test_piece_of_a_pods_capture(mesh, what):
     assert f'pod="demo/web" reason={reason}' in node.agent.text()[said:]
     wait_for(lambda: reaches(mesh), "traffic after it")
     findings = json.loads(node.ctl("explain", "demo/web", "-o", "json").stdout)
-    assert reason in [f.get("reason") for f in findings if f["check"] == "mended"]
+    assert reason in [f.get("reason") for f in findings if f["check"] == "repaired"]
     assert all(f["ok"] for f in findings if f["check"] in ("link", "listener", "verified")), findings
     assert record(mesh)["state"] == "enrolled" and record(mesh)["proxy"] == "serving"
     for p in mesh.streams:
@@ -232,7 +232,7 @@ def test_connect_hook(mesh, hook, how):
 
 
 def test_while_the_entry_is_gone_nothing_leaves_the_pod(mesh):
-    """The agent is stopped, so nobody mends: connect() is refused, and what comes from outside is reset."""
+    """The agent is stopped, so nobody repairs: connect() is refused, and what comes from outside is reset."""
     node = mesh.nodes[0]
     os.kill(node.agent.pid, 19)
     try:

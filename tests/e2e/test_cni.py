@@ -171,7 +171,7 @@ def test_c4_del_succeeds_whatever_is_missing(node, alone, plugin, case):
 
 def test_c5_check_fails_once_capture_is_torn_down(work):
     node = Node(work)
-    node.start("--verify-interval", "1h")  # so that nobody mends it before CHECK has looked
+    node.start("--verify-interval", "1h")  # so that nobody repairs it before CHECK has looked
     plugin, pod, _ = Plugin(work, node.run_dir), Pod(node, "web"), node.proxy().serve()
     config = plugin.config(prevResult=result(pod))
     plugin.pod("ADD", pod, config).ok()
@@ -374,7 +374,7 @@ def test_chain_of_bridge_host_local_and_ours(node, work, plugin, version):
 
 
 def test_a_failing_add_leaves_no_trace_in_the_chain(node, work, plugin):
-    """The agent cannot enrol (its pin directory is gone): the runtime sees an error, deletes, and nothing is
+    """The agent cannot enroll (its pin directory is gone): the runtime sees an error, deletes, and nothing is
     left."""
     node.proxy().serve()
     netns = work.netns("chained")

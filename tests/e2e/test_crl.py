@@ -168,8 +168,8 @@ def test_without_lists_at_the_start_peers_are_refused_by_name_until_there_are_so
         node.start_agent()
         node.start_proxy(wait=False)
         wait_for(lambda: "proxy serves" in node.agent.text(), "the proxy to serve")
-        web.enrol()
-        shop.enrol()
+        web.enroll()
+        shop.enroll()
         shop.server(ECHO, "8080")
         wait_for(
             lambda: node.http(15021, "/healthz/ready") == (500, "not ready, pending: revocation lists\n"),

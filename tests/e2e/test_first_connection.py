@@ -52,7 +52,7 @@ def listed(mesh, listed_in_the_file):
 def test_a_jobs_first_connection(mesh, listed_in_the_file):
     times = []
     for job in listed(mesh, listed_in_the_file):
-        job.enrol()
+        job.enroll()
         times.append(float(job.python(ASK, mesh.shop.ip)))
         job.cni("DEL")
     # Not how fast this machine is: a certificate that was refused is asked for again after a second.
@@ -62,10 +62,10 @@ def test_a_jobs_first_connection(mesh, listed_in_the_file):
 
 
 def test_a_job_that_is_gone_has_no_certificate_any_more(mesh):
-    """What was allowed for the time of the enrolment is not allowed for ever."""
+    """What was allowed for the time of the enrollment is not allowed for ever."""
     job = mesh.pod("gone", node=0)
     write(mesh)
-    job.enrol()
+    job.enroll()
     assert float(job.python(ASK, mesh.shop.ip)) >= 0
     assert job.identity in str(mesh.nodes[0].config_dump()["certificates"])
     job.cni("DEL")

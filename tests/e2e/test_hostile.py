@@ -331,7 +331,7 @@ os._exit(0)
 
 
 @each_family
-def test_socket_opened_before_enrolment(mesh, family):
+def test_socket_opened_before_enrollment(mesh, family):
     late = mesh.pod(f"late{family}")
     known = len([p for p in mesh.pods if not getattr(p, "outside", False)])
     code = """
@@ -354,15 +354,15 @@ print("GOES ON", echo(open_before, b"still the same"), flush=True)
     mesh.wire.forget()
     to = addresses(mesh.shop)[family]
     p = late.popen(
-        "/usr/bin/python3", "-u", "-c", PRELUDE + code, to, 8080, "after enrolment", f"{mesh.dir}/go{family}"
+        "/usr/bin/python3", "-u", "-c", PRELUDE + code, to, 8080, "after enrollment", f"{mesh.dir}/go{family}"
     )
     wait_for(lambda: "READY outside the mesh" in p.text(), "the first connection")
     late.cni("ADD")
     with open(f"{mesh.dir}/go{family}", "w"):
         pass
     wait_for(lambda: "GOES ON" in p.text() or not p.alive(), "both connections")
-    assert "CAPTURED after enrolment" in p.text(), p.text()
-    assert not mesh.wire.holds(b"after enrolment")
+    assert "CAPTURED after enrollment" in p.text(), p.text()
+    assert not mesh.wire.holds(b"after enrollment")
     wait_for(
         lambda: [x for x in inbound(mesh, 1) if late.identity in x], "its own identity at the other side"
     )
@@ -706,12 +706,12 @@ def test_destroying_every_socket_of_the_pod(mesh, family):
         pod.run("ss", "-K", check=False)
         pod.run("ss", "-K", "-l", check=False)
         run(pod, TRY, to, "amid the ruins")
-    wait_for(lambda: run(pod, TRY, to, "mended") == "mended", "connections from the pod")
+    wait_for(lambda: run(pod, TRY, to, "repaired") == "repaired", "connections from the pod")
     for p in pod.processes:
         p.kill()
     pod.server(ECHO, "8080")  # the listener of the one before is destroyed too
     wait_for(
-        lambda: run(mesh.web, TRY, addresses(pod)[family], "mended") == "mended", "connections to the pod"
+        lambda: run(mesh.web, TRY, addresses(pod)[family], "repaired") == "repaired", "connections to the pod"
     )
 
 
@@ -772,4 +772,4 @@ def test_taking_the_way_to_the_proxy_apart(mesh, family, how):
             while pod.run(*undo, check=False).returncode == 0:
                 pass
     assert not mesh.wire.holds(b"unsteered")
-    wait_for(lambda: run(pod, TRY, to, "mended") == "mended", "the pod's connections after it")
+    wait_for(lambda: run(pod, TRY, to, "repaired") == "repaired", "the pod's connections after it")

@@ -33,7 +33,7 @@ def test_real_server_is_given():
 # ---- labels, annotation ----
 
 
-def test_namespace_label_enrols_running_pods_and_lets_them_go(world):
+def test_namespace_label_enrolls_running_pods_and_lets_them_go(world):
     world.server.make_namespace("shop")
     pod = world.sandbox("shop", "web", 10)
     world.write_cache(pod)

@@ -79,7 +79,7 @@ def test_what_holds_some_of_ours_keeps_them(mesh):
     mesh.write()
     held = {15001, 15006, 15008, 15084, 15085}
     pod.server(HOLD, *held)
-    pod.enrol()
+    pod.enroll()
     ours = listening(pod) - held
     assert len(ours) == 3 and ours <= set(OURS), ours
     pod.server(ECHO, "8080")
@@ -92,6 +92,6 @@ def test_a_pod_where_all_of_them_are_held_is_enrolled_all_the_same(mesh):
     pod = mesh.pod("squatter")
     mesh.write()
     pod.server(HOLD, *OURS)
-    pod.enrol()
+    pod.enroll()
     assert pod.captured()
     wait_for(lambda: says_hello(pod, mesh.shop.ip), "an answer")

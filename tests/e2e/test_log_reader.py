@@ -130,7 +130,7 @@ def test_the_proxy_goes_on(json):
         for _ in range(10):  # some lines of the control thread's each time
             late.cni("ADD")
             late.cni("DEL")
-        late.enrol()
+        late.enroll()
         wait_for(lambda: late.python(REACH, shop.ip).split() == ["yes"], "the control thread to go on")
         assert mesh.nodes[0].ready()
         assert count("bruma_log_dropped_lines_total") == 0, "what was said fits what is kept"

@@ -100,10 +100,10 @@ def test_traffic_with_what_is_left(mesh):
             if "Permission" in p or "not permitted" in p
         ]
         assert "Operation not permitted" not in node.proxy.text() + node.agent.text()
-    # And with a mended capture, and another proxy.
+    # And with a repaired capture, and another proxy.
     node = mesh.nodes[0]
     subprocess.run(["ip", "-n", mesh.web.netns, "rule", "del", "fwmark", "0x111/0xfff"], check=False)
-    wait_for(lambda: "rule_missing" in node.agent.text(), "the agent to mend the pod")
+    wait_for(lambda: "rule_missing" in node.agent.text(), "the agent to repair the pod")
     node.proxy.kill()
     node.start_proxy()
     wait_for(lambda: talks(mesh) == "word", "traffic by the next proxy", 30)

@@ -217,7 +217,7 @@ except OSError as e:
     )
     wait_for(lambda: "READY" in p.text() or not p.alive(), "the socket with the option")
     before = counted(mesh)
-    wait_for(lambda: late.cni("ADD", check=False).returncode == 0, "enrolment")
+    wait_for(lambda: late.cni("ADD", check=False).returncode == 0, "enrollment")
     mesh.wire.forget()
     with open(go, "w"):
         pass

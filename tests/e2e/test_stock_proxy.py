@@ -114,7 +114,7 @@ def test_what_the_proxy_dials_is_out_of_the_applications_way(running):
     assert sorted(re.findall(rf"{re.escape(m.web.ip)}%(\w+):", there)) == ["eth0", "lo"], there
 
 
-# ---- enrolment ----
+# ---- enrollment ----
 
 
 def test_without_a_proxy_no_pod_is_enrolled_and_none_is_harmed():

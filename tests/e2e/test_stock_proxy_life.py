@@ -24,7 +24,7 @@ def test_killed_it_fails_closed_and_comes_back():
         assert ask(m.web, m.shop.ip6)[0] == "TimeoutError"
         assert server.text().count("GOT") == got  # nothing went past the mesh
         pod = wait_for(lambda: (p := stock.pod(m.web))["lastReason"] == "proxy_away" and p, "the reason")
-        # nobody has broken the capture, and nothing of it was mended
+        # nobody has broken the capture, and nothing of it was repaired
         assert pod["state"] == "enrolled" and pod["proxy"] == "not_connected" and not pod["mends"]
         assert "proxy_away" in stock.node.ctl("explain", "demo/web", check=False).stdout
         assert m.web.cni("CHECK").returncode == 0

@@ -228,7 +228,7 @@ class ZdsNode(Node):
         connection.snapshot_sent()
         return connection
 
-    def enrol(self, pod):
+    def enroll(self, pod):
         capture(pod.netns)
         self.connection.add(pod)
         self.enrolled.append(pod)

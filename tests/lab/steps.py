@@ -83,7 +83,7 @@ class Steps:
             micros.append(s["enrolMicroseconds"])
             self.show.saw(
                 f"{pod.full_name} on {pod.node.name} {pod.ip4} {pod.ip6}: {s['state']} as {s['identity']}; "
-                f"enrolment {s['enrolMicroseconds'] / 1000:.1f} ms, bruma-cni {plugin * 1000:.0f} ms, "
+                f"enrollment {s['enrolMicroseconds'] / 1000:.1f} ms, bruma-cni {plugin * 1000:.0f} ms, "
                 f"whole chain {chain * 1000:.0f} ms"
             )
         outside = w.outside.state()
@@ -328,7 +328,7 @@ class Steps:
                 pod.node.agent_log,
             )
             self.show.saw(
-                f"label put back: {pod.name} {s['state']}, enrolment {s['enrolMicroseconds'] / 1000:.1f} ms, "
+                f"label put back: {pod.name} {s['state']}, enrollment {s['enrolMicroseconds'] / 1000:.1f} ms, "
                 f"{(time.monotonic() - t) * 1000:.0f} ms after the file was written"
             )
         with Capture(w.n1, f"{RUN}/labelled.pcap") as capture:

@@ -194,10 +194,10 @@ bool steer_glance_same(struct steer *steer, const struct steer_pod *pod, struct 
     return false;
 }
 
-int steer_pod_mend(struct steer *steer, const struct steer_pod *pod, const struct steer_findings *findings,
-                   struct steer_error *error)
+int steer_pod_repair(struct steer *steer, const struct steer_pod *pod, const struct steer_findings *findings,
+                     struct steer_error *error)
 {
-    return step("mend", error);
+    return step("repair", error);
 }
 
 int steer_guard_close(struct steer *steer, const char *cgroup, uint64_t until, struct steer_error *error)
@@ -256,9 +256,9 @@ int steer_cgroup_verify(struct steer *steer)
     return 0;
 }
 
-int steer_cgroup_mend(struct steer *steer, struct steer_error *error)
+int steer_cgroup_repair(struct steer *steer, struct steer_error *error)
 {
-    return step("mend_cgroup", error);
+    return step("repair_cgroup", error);
 }
 
 int steer_open(const struct steer_config *config, struct steer **ret, struct steer_error *error)
@@ -296,7 +296,7 @@ int steer_failure_count(struct steer *steer, enum bruma_reason reason, struct br
     return -ENOENT;
 }
 
-int mesh_new(struct loop *loop, const struct agent_config *config, mesh_changed_fn changed, void *data,
+int mesh_new(struct loop *loop, const struct agent_settings *settings, mesh_changed_fn changed, void *data,
              struct mesh **ret)
 {
     return 0;
@@ -378,7 +378,7 @@ void mesh_report(const struct mesh *mesh, cJSON *object)
 {
 }
 
-void mesh_uninstall(const struct agent_config *config)
+void mesh_uninstall(const struct agent_settings *settings)
 {
 }
 

@@ -153,7 +153,7 @@ Test(mesh, what_the_file_says_stays)
 
 static struct loop *loop;
 static struct mesh *mesh;
-static struct agent_config config;
+static struct agent_settings settings;
 static char directory[] = "/tmp/bruma-mesh-XXXXXX", run_dir[64], mesh_path[64];
 static int changes;
 
@@ -176,17 +176,17 @@ static void set_up(void)
     snprintf(run_dir, sizeof(run_dir), "%s/run", directory);
     snprintf(mesh_path, sizeof(mesh_path), "%s/mesh.yaml", directory);
     cr_assert(loop_new(&loop) == 0);
-    config.run_dir = run_dir;
-    config.mesh_file = mesh_path;
-    config.trust_domain = "example.org";
-    config.node = "node-a";
+    settings.run_dir = run_dir;
+    settings.mesh_file = mesh_path;
+    settings.trust_domain = "example.org";
+    settings.node = "node-a";
 }
 
 static void tear_down(void)
 {
     mesh_free(&mesh);
     loop_free(&loop);
-    mesh_uninstall(&config);
+    mesh_uninstall(&settings);
     cr_expect(rmdir(run_dir) == 0, "something is left in the run directory");
     unlink(mesh_path);
     rmdir(directory);
@@ -196,7 +196,7 @@ TestSuite(mesh_interface, .init = set_up, .fini = tear_down);
 
 static void open_mesh(void)
 {
-    cr_assert(mesh_new(loop, &config, on_changed, NULL, &mesh) == 0);
+    cr_assert(mesh_new(loop, &settings, on_changed, NULL, &mesh) == 0);
 }
 
 static const char *account(const char *pod)
@@ -282,7 +282,7 @@ Test(mesh_interface, a_file_in_a_directory_that_comes_later)
 
     snprintf(nested, sizeof(nested), "%s/later", directory);
     snprintf(path, sizeof(path), "%s/mesh.yaml", nested);
-    config.mesh_file = path;
+    settings.mesh_file = path;
     open_mesh();
     cr_assert(!mesh_ready(mesh));
     cr_assert(mkdir(nested, 0755) == 0);
@@ -295,10 +295,10 @@ Test(mesh_interface, a_file_in_a_directory_that_comes_later)
 
 Test(mesh_interface, keys_and_run_directories_that_cannot_be_used)
 {
-    config.ca_key_file = "/nonexistent/key.pem";
-    cr_assert(mesh_new(loop, &config, on_changed, NULL, &mesh) == -ENOENT && !mesh);
-    config.ca_key_file = NULL;
-    config.run_dir = "/proc/bruma-no-such-place";
-    cr_assert(mesh_new(loop, &config, on_changed, NULL, &mesh) < 0 && !mesh);
-    config.run_dir = run_dir;
+    settings.ca_key_file = "/nonexistent/key.pem";
+    cr_assert(mesh_new(loop, &settings, on_changed, NULL, &mesh) == -ENOENT && !mesh);
+    settings.ca_key_file = NULL;
+    settings.run_dir = "/proc/bruma-no-such-place";
+    cr_assert(mesh_new(loop, &settings, on_changed, NULL, &mesh) < 0 && !mesh);
+    settings.run_dir = run_dir;
 }

@@ -23,25 +23,25 @@
 #include "lib/seqpacket.h"
 #include "tests/unit/agent/agent_doubles.h"
 
-static struct agent_config config = {.node = "node-a",
-                                     .source = "file",
-                                     .pin_dir = "/nowhere",
-                                     .trust_domain = "cluster.local",
-                                     .verify_interval = 3600000,
-                                     .drain_grace = 100,
-                                     .adopt_wait = 100,
-                                     .proxy_drain = 1000};
+static struct agent_settings settings = {.node = "node-a",
+                                         .source = "file",
+                                         .pin_dir = "/nowhere",
+                                         .trust_domain = "cluster.local",
+                                         .verify_interval = 3600000,
+                                         .drain_grace = 100,
+                                         .adopt_wait = 100,
+                                         .proxy_drain = 1000};
 static struct agent agent;
 static struct pod *pod;
 static char directory[64];
 static int netns = -1;
 
-static struct pod *held(void *data, const struct held_pod *offer)
+static struct pod *offered(void *data, const struct offered_pod *offer)
 {
     return NULL;
 }
 
-static void held_end(void *data)
+static void offers_end(void *data)
 {
 }
 
@@ -85,8 +85,8 @@ static int new_netns(void)
 
 static void setup(void)
 {
-    const struct proxies_events events = {.held = held,
-                                          .held_end = held_end,
+    const struct proxies_events events = {.offered = offered,
+                                          .offers_end = offers_end,
                                           .answered = answered,
                                           .drained = drained,
                                           .listener_closed = listener_closed,
@@ -97,14 +97,14 @@ static void setup(void)
 
     strcpy(directory, "/tmp/bruma-unit-XXXXXX");
     cr_assert(mkdtemp(directory) != NULL);
-    config.run_dir = directory;
-    agent.config = &config;
+    settings.run_dir = directory;
+    agent.settings = &settings;
     agent.verify_pod = watchdog_verify_now;
     pods_init(&agent.pods);
     cr_assert(loop_new(&agent.loop) == 0);
-    cr_assert(mesh_source_open(agent.loop, &config, NULL, NULL, &agent.source) == 0);
+    cr_assert(mesh_source_open(agent.loop, &settings, NULL, NULL, &agent.source) == 0);
     cr_assert(store_open(directory, "boot-1", &agent.store) == 0);
-    cr_assert(proxy_server_new(agent.loop, &config, &agent.pods, 0, -1, &events, &agent.proxies) == 0);
+    cr_assert(proxy_server_new(agent.loop, &settings, &agent.pods, 0, -1, &events, &agent.proxies) == 0);
     netns = new_netns();
     cr_assert(netns_cookie(netns, &cookie) == 0);
     cr_assert(pod_new(&agent.pods, "uid-1", "shop", "web", &pod) == 0);
@@ -287,7 +287,7 @@ Test(enroll, nothing_is_decided_while_the_mesh_is_unknown)
     cr_expect(pod->state == POD_ENROLLED);
     mesh_is_ready = namespace_is_ambient = false;
     enroll_reconcile(&agent, pod);
-    cr_expect(pod->state == POD_ENROLLED, "a mesh file that cannot be read un-enrols nobody");
+    cr_expect(pod->state == POD_ENROLLED, "a mesh file that cannot be read un-enrolls nobody");
 }
 
 /* Runs the timer's function as the loop would. */
@@ -395,7 +395,7 @@ Test(enroll, removal_leaves_no_record_and_no_descriptor)
     cr_expect(open_descriptors() == before);
 }
 
-Test(enroll, what_is_found_broken_is_mended_and_counted)
+Test(enroll, what_is_found_broken_is_repaired_and_counted)
 {
     struct steer_error error;
 
@@ -407,11 +407,11 @@ Test(enroll, what_is_found_broken_is_mended_and_counted)
     expect_steps("verify");
     findings_to_report = 1;
     cr_expect(watchdog_verify(&agent, pod, true, &error) == 1);
-    expect_steps("verify mend verify");
-    cr_expect(pod->mends[BRUMA_REASON_RULE_MISSING] == 1);
+    expect_steps("verify repair verify");
+    cr_expect(pod->repairs[BRUMA_REASON_RULE_MISSING] == 1);
     cr_expect(watchdog_verify(&agent, pod, true, &error) == 0);
     findings_to_report = 2;
-    cr_expect(watchdog_verify(&agent, pod, true, &error) < 0, "mending that does not help is an error");
+    cr_expect(watchdog_verify(&agent, pod, true, &error) < 0, "repairing that does not help is an error");
     cr_expect(pod->last_reason == BRUMA_REASON_RULE_MISSING);
 }
 
@@ -541,7 +541,7 @@ static void make_kubelet(const char *root, const char *pid, const char *program,
 Test(enroll, the_kubelets_cgroup_is_found_by_its_name)
 {
     char root[] = "/tmp/bruma-proc-XXXXXX", command[100];
-    const struct kubelet_place place = {.proc = root, .mount = "/cg"};
+    const struct kubelet_paths place = {.proc = root, .mount = "/cg"};
     struct kubelet_choice c;
 
     cr_assert(mkdtemp(root) != NULL);
@@ -572,7 +572,7 @@ Test(enroll, a_pod_that_calls_itself_kubelet_is_none)
         /* hierarchies that disagree */
         "3:cpu:/kubepods/pod11111111-2222-3333-4444-555555555555/c\n0::/system.slice/kubelet.service\n"};
     char root[] = "/tmp/bruma-proc-XXXXXX", command[200];
-    const struct kubelet_place place = {.proc = root, .mount = "/cg"};
+    const struct kubelet_paths place = {.proc = root, .mount = "/cg"};
     struct kubelet_choice c;
 
     cr_assert(mkdtemp(root) != NULL);
@@ -603,7 +603,7 @@ Test(enroll, a_pod_that_calls_itself_kubelet_is_none)
 static void expect_refused(const char *root, const char *uid, const char *program, mode_t mode,
                            const char *why)
 {
-    const struct kubelet_place place = {.proc = root, .mount = "/cg"};
+    const struct kubelet_paths place = {.proc = root, .mount = "/cg"};
     struct kubelet_choice c;
 
     make_kubelet(root, "7", program, uid, mode, 1);
@@ -643,7 +643,7 @@ Test(enroll, who_calls_himself_kubelet_is_not_believed)
 Test(enroll, of_several_kubelets_the_known_one_is_taken)
 {
     char root[] = "/tmp/bruma-proc-XXXXXX", command[100];
-    const struct kubelet_place place = {.proc = root, .mount = "/cg"};
+    const struct kubelet_paths place = {.proc = root, .mount = "/cg"};
     static const char *const pids[] = {"31", "32", "33"};
     struct kubelet_choice c;
 
@@ -671,7 +671,7 @@ Test(enroll, of_several_kubelets_the_known_one_is_taken)
 Test(enroll, strangers_in_the_kubelets_cgroup_are_named)
 {
     char root[] = "/tmp/bruma-proc-XXXXXX", group[100], below[120], names[100], command[100];
-    const struct kubelet_place place = {.proc = root, .mount = "/cg"};
+    const struct kubelet_paths place = {.proc = root, .mount = "/cg"};
 
     cr_assert(mkdtemp(root) != NULL);
     snprintf(group, sizeof(group), "%s/group", root);

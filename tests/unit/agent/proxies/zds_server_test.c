@@ -26,14 +26,14 @@
 #include "lib/zds.h"
 #include "tests/unit/agent/agent_doubles.h"
 
-static struct agent_config config = {.node = "node-a",
-                                     .source = "file",
-                                     .pin_dir = "/nowhere",
-                                     .trust_domain = "cluster.local",
-                                     .verify_interval = 3600000,
-                                     .drain_grace = 50,
-                                     .adopt_wait = 50,
-                                     .proxy_drain = 5000};
+static struct agent_settings settings = {.node = "node-a",
+                                         .source = "file",
+                                         .pin_dir = "/nowhere",
+                                         .trust_domain = "cluster.local",
+                                         .verify_interval = 3600000,
+                                         .drain_grace = 50,
+                                         .adopt_wait = 50,
+                                         .proxy_drain = 5000};
 static struct agent agent;
 static struct zds_server *server;
 static struct pod *web;
@@ -98,18 +98,18 @@ static void setup(void)
     strcpy(directory, "/tmp/bruma-unit-XXXXXX");
     cr_assert(mkdtemp(directory) != NULL);
     snprintf(socket_path, sizeof(socket_path), "%s/made/ztunnel.sock", directory);
-    config.run_dir = directory;
-    config.zds_socket = socket_path;
-    config.cgroup = directory;
-    agent.config = &config;
+    settings.run_dir = directory;
+    settings.zds_socket = socket_path;
+    settings.cgroup = directory;
+    agent.settings = &settings;
     agent.verify_pod = watchdog_verify_now;
     pods_init(&agent.pods);
     cr_assert(loop_new(&agent.loop) == 0);
-    cr_assert(mesh_source_open(agent.loop, &config, NULL, NULL, &agent.source) == 0);
+    cr_assert(mesh_source_open(agent.loop, &settings, NULL, NULL, &agent.source) == 0);
     cr_assert(store_open(directory, "boot-1", &agent.store) == 0);
-    proxy_cgroups_open(&agent.proxy_cgroups, agent.loop, NULL, config.cgroup);
-    cr_assert(
-        zds_server_new(agent.loop, &config, &agent.pods, &agent.proxy_cgroups, &events, &agent.proxies) == 0);
+    proxy_cgroups_open(&agent.proxy_cgroups, agent.loop, NULL, settings.cgroup);
+    cr_assert(zds_server_new(agent.loop, &settings, &agent.pods, &agent.proxy_cgroups, &events,
+                             &agent.proxies) == 0);
     server = (struct zds_server *)agent.proxies;
     web = new_pod("uid-web", "web", "10.0.0.1");
 }
@@ -239,7 +239,7 @@ static struct proxy_end serving(int pid)
     return e;
 }
 
-/* ---- enrolment ---- */
+/* ---- enrollment ---- */
 
 Test(zds_server, without_a_proxy_no_pod_is_enrolled)
 {
@@ -535,8 +535,8 @@ Test(zds_server, without_a_proxy_the_capture_is_not_broken)
     steps_clear();
     cr_expect(watchdog_verify(&agent, web, false, &error) == 0, "%s", error.text);
     cr_expect(watchdog_verify(&agent, web, true, &error) == 0, "%s", error.text);
-    cr_expect(strcmp(steps, "verify verify") == 0, "nothing is to be mended: %s", steps);
-    cr_expect(web->last_reason == BRUMA_REASON_PROXY_AWAY && !web->mends[BRUMA_REASON_LISTENER_CLOSED]);
+    cr_expect(strcmp(steps, "verify verify") == 0, "nothing is to be repaired: %s", steps);
+    cr_expect(web->last_reason == BRUMA_REASON_PROXY_AWAY && !web->repairs[BRUMA_REASON_LISTENER_CLOSED]);
     e = proxy_new(2, true);
     foreign_live = true;
     obey(&e, 60);
@@ -557,7 +557,7 @@ Test(zds_server, listeners_that_somebody_closed_are_opened_anew)
     cr_expect(watchdog_verify(&agent, web, false, &error) < 0);
     cr_expect(error.reason == BRUMA_REASON_LISTENER_CLOSED);
     cr_expect(watchdog_verify(&agent, web, true, &error) == 0);
-    cr_expect(web->mends[BRUMA_REASON_LISTENER_CLOSED] == 1);
+    cr_expect(web->repairs[BRUMA_REASON_LISTENER_CLOSED] == 1);
     foreign_live = true;
     foreign_result = 0;
     obey(&e, 60);

@@ -44,7 +44,7 @@ static void keep(struct kept *kept, const struct workload *w)
     }
 }
 
-static void judge(const struct workload *local)
+static void authorize(const struct workload *local)
 {
     struct policy_request request = {.source = sample_endpoint("10.1.0.2:1"),
                                      .destination = sample_endpoint("10.1.0.1:8080"),
@@ -67,7 +67,7 @@ static void turn(uint64_t *random, struct kept *kept)
     struct route route;
 
     cr_assert(local != NULL);
-    judge(local);
+    authorize(local);
     route_outbound(state, local, &vip, random, &route);
     cr_assert(route.kind == ROUTE_HBONE && route.service && !strcmp(route.service->name, "cart"), "%s",
               route.detail);

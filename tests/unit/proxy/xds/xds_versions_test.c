@@ -22,7 +22,7 @@ static bool note(void *data, const char *name, size_t name_len, const char *vers
 static const char *all(struct xds_versions *v, struct seen *s)
 {
     *s = (struct seen){};
-    xds_versions_tell(v, note, s);
+    xds_versions_each(v, note, s);
     return s->text;
 }
 
@@ -60,7 +60,7 @@ Test(xds_versions, many)
     xds_versions_free(&v);
 }
 
-static bool tell_even(void *data, const char *name, size_t name_len, const char *version, size_t version_len)
+static bool take_even(void *data, const char *name, size_t name_len, const char *version, size_t version_len)
 {
     (void)data, (void)version, (void)version_len;
     return (name[name_len - 1] - '0') % 2 == 0;
@@ -83,21 +83,21 @@ Test(xds_versions, what_was_not_told_and_is_not_mentioned_goes)
     cr_assert(xds_versions_new(&v) == 0);
     for (int i = 0; i < 10; i++)
         cr_assert(xds_versions_set(v, name, (size_t)snprintf(name, sizeof(name), "n%d", i), "1", 1) == 0);
-    xds_versions_tell(v, tell_even, NULL);
-    cr_expect(xds_versions_untold(v) == 5);
+    xds_versions_each(v, take_even, NULL);
+    cr_expect(xds_versions_unsent(v) == 5);
     xds_versions_mention(v, "n1", 2);
     xds_versions_mention(v, "none", 4);
     cr_assert(xds_versions_set(v, "n3", 2, "1", 1) == 0);
     cr_assert(xds_versions_set(v, "n5", 2, "longer", 6) == 0);
     xds_versions_remove(v, "n7", 2);
-    cr_expect(xds_versions_untold(v) == 1);
+    cr_expect(xds_versions_unsent(v) == 1);
     xds_versions_sweep(v, note_gone, &s);
-    cr_expect(!strcmp(s.text, "n9;") && xds_versions_untold(v) == 0 && xds_versions_count(v) == 8, "%s",
+    cr_expect(!strcmp(s.text, "n9;") && xds_versions_unsent(v) == 0 && xds_versions_count(v) == 8, "%s",
               s.text);
     /* A new first request begins anew. */
-    xds_versions_tell(v, tell_even, NULL);
-    cr_expect(xds_versions_untold(v) == 3);
-    xds_versions_tell(v, note, &(struct seen){});
-    cr_expect(xds_versions_untold(v) == 0);
+    xds_versions_each(v, take_even, NULL);
+    cr_expect(xds_versions_unsent(v) == 3);
+    xds_versions_each(v, note, &(struct seen){});
+    cr_expect(xds_versions_unsent(v) == 0);
     xds_versions_free(&v);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/proxies/proxy_views.h"
+#include "agent/proxies/proxy_assignments.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,26 +10,28 @@
 static const char *const proxy_state_names[] = {"new",     "offering", "syncing", "not_ready",
                                                 "serving", "replaced", "ending"};
 
-_Static_assert(offsetof(struct view, base) == 0, "it is allocated, and freed, as a struct pod_view");
+_Static_assert(offsetof(struct proxy_assignment, base) == 0,
+               "it is allocated, and freed, as a struct pod_assignment");
 
-struct view *view_of(const struct proxy *proxy, const struct pod *pod)
+struct proxy_assignment *assignment_of(const struct proxy *proxy, const struct pod *pod)
 {
-    return (struct view *)pod_views_find(&proxy->views, pod);
+    return (struct proxy_assignment *)pod_assignments_find(&proxy->assignments, pod);
 }
 
-struct view *view_get(struct proxy *proxy, struct pod *pod)
+struct proxy_assignment *assignment_get(struct proxy *proxy, struct pod *pod)
 {
-    struct view *v = (struct view *)pod_views_get(&proxy->views, pod, sizeof(*v));
+    struct proxy_assignment *a =
+        (struct proxy_assignment *)pod_assignments_get(&proxy->assignments, pod, sizeof(*a));
 
-    if (v)
-        v->proxy = proxy;
-    return v;
+    if (a)
+        a->proxy = proxy;
+    return a;
 }
 
-void view_wish(struct view *v, enum wish wish)
+void assignment_set_pending(struct proxy_assignment *a, enum proxy_command command)
 {
-    v->wish = wish;
-    pod_view_wish(&v->base, wish != WISH_NOTHING);
+    a->pending = command;
+    pod_assignment_set_pending(&a->base, command != COMMAND_NONE);
 }
 
 /* The newest that has acknowledged its snapshot. */
@@ -59,16 +61,16 @@ static int send_setup(struct proxy *p)
 {
     cJSON *m = message_new("setup");
 
-    cJSON_AddStringToObject(m, "pinDir", p->server->config->pin_dir);
+    cJSON_AddStringToObject(m, "pinDir", p->server->settings->pin_dir);
     p->setup_sent = true;
     return send_message(p, m, (const int[]){p->server->proxy_sockets_fd, p->server->deliveries_fd},
                         p->takes_deliveries ? 2 : 1);
 }
 
-static int send_add(struct proxy *p, struct view *v)
+static int send_add(struct proxy *p, struct proxy_assignment *a)
 {
-    const struct agent_config *config = p->server->config;
-    const struct pod *pod = v->base.pod;
+    const struct agent_settings *settings = p->server->settings;
+    const struct pod *pod = a->base.pod;
     cJSON *m = message_new("pod-add");
     int fds[BRUMA_POD_FD_COUNT] = {pod->netns_fd, pod->listeners[0], pod->listeners[1], pod->listeners[2]};
 
@@ -79,48 +81,48 @@ static int send_add(struct proxy *p, struct view *v)
     cJSON_AddStringToObject(m, "namespace", pod->namespace);
     cJSON_AddStringToObject(m, "serviceAccount", pod->service_account);
     /* In a cluster the control plane knows the trust domain, and the proxy takes it from there. */
-    if (strcmp(config->source, "kubernetes") != 0)
-        cJSON_AddStringToObject(m, "trustDomain", config->trust_domain);
-    cJSON_AddStringToObject(m, "node", config->node);
+    if (strcmp(settings->source, "kubernetes") != 0)
+        cJSON_AddStringToObject(m, "trustDomain", settings->trust_domain);
+    cJSON_AddStringToObject(m, "node", settings->node);
     message_add_addresses(m, "ips", pod->addresses, pod->addresses_len);
     return send_message(p, m, fds, BRUMA_POD_FD_COUNT);
 }
 
-static int send_about(struct proxy *p, const struct view *v, const char *op)
+static int send_about(struct proxy *p, const struct proxy_assignment *a, const char *op)
 {
     cJSON *m = message_new(op);
 
-    cJSON_AddStringToObject(m, "uid", v->base.uid);
+    cJSON_AddStringToObject(m, "uid", a->base.uid);
     return send_message(p, m, NULL, 0);
 }
 
-static int send_wish(struct proxy *p, struct view *v)
+static int send_pending(struct proxy *p, struct proxy_assignment *a)
 {
-    enum wish wish = v->wish;
+    enum proxy_command command = a->pending;
     int r = 0;
 
-    view_wish(v, WISH_NOTHING);
-    switch (wish) {
-    case WISH_NOTHING:
+    assignment_set_pending(a, COMMAND_NONE);
+    switch (command) {
+    case COMMAND_NONE:
         return 0;
-    case WISH_ADD:
-        r = send_add(p, v);
-        v->state = VIEW_PENDING;
+    case COMMAND_ADD:
+        r = send_add(p, a);
+        a->state = ASSIGNMENT_PENDING;
         break;
-    case WISH_KEEP:
-        r = send_about(p, v, "pod-keep");
-        v->state = VIEW_SERVING;
+    case COMMAND_KEEP:
+        r = send_about(p, a, "pod-keep");
+        a->state = ASSIGNMENT_SERVING;
         break;
-    case WISH_DRAIN:
-        r = send_about(p, v, "pod-drain");
-        v->state = VIEW_DRAINING;
+    case COMMAND_DRAIN:
+        r = send_about(p, a, "pod-drain");
+        a->state = ASSIGNMENT_DRAINING;
         break;
-    case WISH_DELETE:
-        r = send_about(p, v, "pod-del");
-        pod_view_free(&v->base);
+    case COMMAND_DELETE:
+        r = send_about(p, a, "pod-del");
+        pod_assignment_free(&a->base);
         return r;
     }
-    v->seq = p->seq;
+    a->seq = p->seq;
     return r;
 }
 
@@ -129,7 +131,7 @@ static int send_drain(struct proxy *p)
     cJSON *m = message_new("drain");
 
     p->drain_wanted = false;
-    cJSON_AddNumberToObject(m, "deadlineMilliseconds", (double)p->server->config->proxy_drain);
+    cJSON_AddNumberToObject(m, "deadlineMilliseconds", (double)p->server->settings->proxy_drain);
     return send_message(p, m, NULL, 0);
 }
 
@@ -160,7 +162,7 @@ static bool snapshot_is_whole(struct proxy_server *server)
     return true;
 }
 
-/* Sends what is wished for as long as the socket takes it; connection_send() may queue one message at the
+/* Sends what is pending as long as the socket takes it; connection_send() may queue one message at the
  * most. */
 void proxy_push(struct proxy *p)
 {
@@ -171,8 +173,8 @@ void proxy_push(struct proxy *p)
 
         if (!p->setup_sent)
             r = send_setup(p);
-        else if (!list_empty(&p->views.wishes))
-            r = send_wish(p, list_first(&p->views.wishes, struct view, base.wished));
+        else if (!list_empty(&p->assignments.pending))
+            r = send_pending(p, list_first(&p->assignments.pending, struct proxy_assignment, base.pending));
         else if (!p->snapshot_seq) {
             if (!snapshot_is_whole(p->server))
                 return;
@@ -217,33 +219,33 @@ static bool serving(const struct proxies *proxies)
 static bool answer_pending(const struct proxies *proxies, const struct pod *pod)
 {
     const struct proxy *p = proxy_server_find_serving(server_of(proxies));
-    const struct view *v = p ? view_of(p, pod) : NULL;
+    const struct proxy_assignment *a = p ? assignment_of(p, pod) : NULL;
 
-    return v && (v->wish == WISH_ADD || v->state == VIEW_PENDING);
+    return a && (a->pending == COMMAND_ADD || a->state == ASSIGNMENT_PENDING);
 }
 
 static const char *pod_state(const struct proxies *proxies, const struct pod *pod)
 {
-    static const char *const names[] = {[VIEW_PENDING] = "pending",
-                                        [VIEW_SERVING] = "serving",
-                                        [VIEW_FAILED] = "failed",
-                                        [VIEW_DRAINING] = "draining",
-                                        [VIEW_DRAINED] = "drained"};
+    static const char *const names[] = {[ASSIGNMENT_PENDING] = "pending",
+                                        [ASSIGNMENT_SERVING] = "serving",
+                                        [ASSIGNMENT_FAILED] = "failed",
+                                        [ASSIGNMENT_DRAINING] = "draining",
+                                        [ASSIGNMENT_DRAINED] = "drained"};
     const struct proxy *p = proxy_server_find_serving(server_of(proxies));
-    const struct view *v = p ? view_of(p, pod) : NULL;
+    const struct proxy_assignment *a = p ? assignment_of(p, pod) : NULL;
 
     if (!p)
         return "not_connected";
-    return v ? names[v->state] : "pending";
+    return a ? names[a->state] : "pending";
 }
 
 static bool busy(const struct proxies *proxies, const struct pod *pod)
 {
-    const struct view *v;
+    const struct proxy_assignment *a;
 
     (void)proxies;
-    list_for_each (v, &pod->views, base.of_pod) {
-        if (v->state != VIEW_DRAINED || v->wish != WISH_NOTHING)
+    list_for_each (a, &pod->assignments, base.of_pod) {
+        if (a->state != ASSIGNMENT_DRAINED || a->pending != COMMAND_NONE)
             return true;
     }
     return false;
@@ -256,52 +258,52 @@ static void pod_add(struct proxies *proxies, struct pod *pod)
     if (!pod_is_served(pod))
         return;
     list_for_each (p, &server_of(proxies)->list, node) {
-        struct view *v;
+        struct proxy_assignment *a;
 
         if (p->state < PROXY_SYNCING || p->state > PROXY_SERVING)
             continue;
-        v = view_get(p, pod);
-        if (!v)
+        a = assignment_get(p, pod);
+        if (!a)
             continue;
-        view_wish(v, WISH_ADD);
+        assignment_set_pending(a, COMMAND_ADD);
         proxy_push(p);
     }
 }
 
 static void pod_retry(struct proxies *proxies, struct pod *pod)
 {
-    struct view *v;
+    struct proxy_assignment *a;
 
     (void)proxies;
-    list_for_each (v, &pod->views, base.of_pod) {
-        if (v->state != VIEW_FAILED || v->wish != WISH_NOTHING || !pod_is_served(pod))
+    list_for_each (a, &pod->assignments, base.of_pod) {
+        if (a->state != ASSIGNMENT_FAILED || a->pending != COMMAND_NONE || !pod_is_served(pod))
             continue;
-        view_wish(v, WISH_ADD);
-        proxy_push(v->proxy);
+        assignment_set_pending(a, COMMAND_ADD);
+        proxy_push(a->proxy);
     }
 }
 
 static void pod_drain(struct proxies *proxies, struct pod *pod)
 {
-    struct view *v;
+    struct proxy_assignment *a;
 
     (void)proxies;
-    list_for_each (v, &pod->views, base.of_pod) {
-        view_wish(v, WISH_DRAIN);
-        proxy_push(v->proxy);
+    list_for_each (a, &pod->assignments, base.of_pod) {
+        assignment_set_pending(a, COMMAND_DRAIN);
+        proxy_push(a->proxy);
     }
 }
 
 static void pod_delete(struct proxies *proxies, struct pod *pod)
 {
-    struct view *v;
+    struct proxy_assignment *a;
 
     (void)proxies;
-    list_for_each (v, &pod->views, base.of_pod) {
-        struct proxy *p = v->proxy;
+    list_for_each (a, &pod->assignments, base.of_pod) {
+        struct proxy *p = a->proxy;
 
-        pod_view_lose_pod(&v->base);
-        view_wish(v, WISH_DELETE);
+        pod_assignment_lose_pod(&a->base);
+        assignment_set_pending(a, COMMAND_DELETE);
         proxy_push(p);
     }
 }
@@ -313,21 +315,21 @@ static cJSON *report(const struct proxies *proxies)
 
     list_for_each (p, &server_of(proxies)->list, node) {
         cJSON *o = cJSON_CreateObject();
-        int counts[VIEW_DRAINED + 1] = {0};
-        struct view *v;
+        int counts[ASSIGNMENT_DRAINED + 1] = {0};
+        struct proxy_assignment *a;
 
-        list_for_each (v, &p->views.all, base.of_proxy)
-            counts[v->state]++;
+        list_for_each (a, &p->assignments.all, base.of_proxy)
+            counts[a->state]++;
         cJSON_AddStringToObject(o, "kind", proxy_server_ops.kind);
         cJSON_AddNumberToObject(o, "pid", connection_pid(p->connection));
         cJSON_AddStringToObject(o, "version", p->version);
         cJSON_AddStringToObject(o, "state", proxy_state_names[p->state]);
         cJSON_AddNumberToObject(o, "connectedSeconds",
                                 (double)((loop_now(server_of(proxies)->loop) - p->connected_at) / 1000));
-        cJSON_AddNumberToObject(o, "podsServing", counts[VIEW_SERVING]);
-        cJSON_AddNumberToObject(o, "podsPending", counts[VIEW_PENDING]);
-        cJSON_AddNumberToObject(o, "podsFailed", counts[VIEW_FAILED]);
-        cJSON_AddNumberToObject(o, "podsDraining", counts[VIEW_DRAINING]);
+        cJSON_AddNumberToObject(o, "podsServing", counts[ASSIGNMENT_SERVING]);
+        cJSON_AddNumberToObject(o, "podsPending", counts[ASSIGNMENT_PENDING]);
+        cJSON_AddNumberToObject(o, "podsFailed", counts[ASSIGNMENT_FAILED]);
+        cJSON_AddNumberToObject(o, "podsDraining", counts[ASSIGNMENT_DRAINING]);
         cJSON_AddItemToArray(array, o);
     }
     return array;

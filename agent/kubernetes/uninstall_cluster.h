@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* For `bruma-agent --retire`, which a cluster's uninstallation runs once. */
-#ifndef AGENT_KUBERNETES_KUBE_RETIRE_H
-#define AGENT_KUBERNETES_KUBE_RETIRE_H
+#ifndef AGENT_KUBERNETES_UNINSTALL_CLUSTER_H
+#define AGENT_KUBERNETES_UNINSTALL_CLUSTER_H
 
-#include "agent/config.h"
+#include "agent/agent_settings.h"
 
 /*
  * Marks the agents' DaemonSet (settings daemonset and pod-namespace) as uninstalled, deletes it and waits
@@ -11,6 +11,6 @@
  * account and role are still there. 0 when all are gone, or -errno, which was logged: -ETIMEDOUT if pods are
  * left after three minutes.
  */
-int kube_retire(const struct agent_config *config);
+int uninstall_cluster(const struct agent_settings *settings);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/kubernetes/kube_retire.h"
+#include "agent/kubernetes/uninstall_cluster.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -21,7 +21,7 @@
 #define MARKING  "{\"metadata\":{\"annotations\":{\"" KUBE_UNINSTALL_MARK "\":\"retired\"}}}"
 #define DELETION "{\"kind\":\"DeleteOptions\",\"apiVersion\":\"v1\",\"propagationPolicy\":\"Foreground\"}"
 
-struct retirement {
+struct cluster_uninstall {
     struct loop *loop;
     struct kube_client *client;
     struct kube_request *request;
@@ -32,15 +32,15 @@ struct retirement {
     int result;
 };
 
-static void ask(struct retirement *r);
+static void ask(struct cluster_uninstall *r);
 
-static void end(struct retirement *r, int result)
+static void end(struct cluster_uninstall *r, int result)
 {
     r->result = result;
     loop_stop(r->loop);
 }
 
-static void look_at(struct retirement *r, const struct kube_reply *reply)
+static void look_at(struct cluster_uninstall *r, const struct kube_reply *reply)
 {
     _cleanup_message_ cJSON *object = cJSON_ParseWithLength(reply->body, reply->len);
     const cJSON *status = cJSON_GetObjectItemCaseSensitive(object, "status");
@@ -54,7 +54,7 @@ static void look_at(struct retirement *r, const struct kube_reply *reply)
 
 static void on_answer(void *data, const struct kube_reply *reply)
 {
-    struct retirement *r = data;
+    struct cluster_uninstall *r = data;
     char text[200];
 
     r->request = NULL;
@@ -82,7 +82,7 @@ static void on_answer(void *data, const struct kube_reply *reply)
 }
 
 /* The mark first: without it the agents would stay. */
-static void ask(struct retirement *r)
+static void ask(struct cluster_uninstall *r)
 {
     static const struct {
         const char *method, *type, *body;
@@ -106,23 +106,23 @@ static void ask(struct retirement *r)
 
 static void on_again(struct loop_timer *timer)
 {
-    ask(container_of(timer, struct retirement, again));
+    ask(container_of(timer, struct cluster_uninstall, again));
 }
 
 static void on_limit(struct loop_timer *timer)
 {
-    struct retirement *r = container_of(timer, struct retirement, limit);
+    struct cluster_uninstall *r = container_of(timer, struct cluster_uninstall, limit);
 
     log_error("agents are left that have not ended; are their nodes down?\tleft=%d", r->left);
     end(r, -ETIMEDOUT);
 }
 
-static int run(struct retirement *r, const struct agent_config *config)
+static int run(struct cluster_uninstall *r, const struct agent_settings *settings)
 {
-    int e = kube_daemonset_path(config, r->path, sizeof(r->path));
+    int e = kube_daemonset_path(settings, r->path, sizeof(r->path));
 
     if (e == 0)
-        e = kube_open_client(r->loop, config, &r->client);
+        e = kube_open_client(r->loop, settings, &r->client);
     if (e < 0)
         return e;
     loop_timer_set(r->loop, &r->limit, TIME_LIMIT);
@@ -131,12 +131,12 @@ static int run(struct retirement *r, const struct agent_config *config)
     return e < 0 ? e : r->result;
 }
 
-int kube_retire(const struct agent_config *config)
+int uninstall_cluster(const struct agent_settings *settings)
 {
-    struct retirement r = {.left = -1};
+    struct cluster_uninstall r = {.left = -1};
     int e;
 
-    if (!*config->daemonset) {
+    if (!*settings->daemonset) {
         log_error("--retire needs --daemonset");
         return -EINVAL;
     }
@@ -145,7 +145,7 @@ int kube_retire(const struct agent_config *config)
     e = loop_new(&r.loop);
     if (e < 0)
         return log_error_errno(e, "no event loop");
-    e = run(&r, config);
+    e = run(&r, settings);
     if (e < 0 && !r.result)
         log_error_errno(e, "the API server cannot be asked");
     loop_timer_cancel(&r.again);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What each proxy is to know about each pod, and the sending of it. Private to proxy_server.c and
- * proxy_views.c. */
-#ifndef AGENT_PROXIES_PROXY_VIEWS_H
-#define AGENT_PROXIES_PROXY_VIEWS_H
+ * proxy_assignments.c. */
+#ifndef AGENT_PROXIES_PROXY_ASSIGNMENTS_H
+#define AGENT_PROXIES_PROXY_ASSIGNMENTS_H
 
-#include "agent/proxies/pod_view.h"
+#include "agent/proxies/pod_assignment.h"
 #include "agent/proxies/proxy_server.h"
 
 /* Milliseconds that a proxy may leave messages unacknowledged, or take to introduce itself. */
@@ -19,8 +19,14 @@ enum proxy_state {
     PROXY_REPLACED, /* got drain, and serves again if nobody else is left */
     PROXY_ENDING,   /* of its own accord */
 };
-enum wish { WISH_NOTHING, WISH_ADD, WISH_KEEP, WISH_DRAIN, WISH_DELETE };
-enum view_state { VIEW_PENDING, VIEW_SERVING, VIEW_FAILED, VIEW_DRAINING, VIEW_DRAINED };
+enum proxy_command { COMMAND_NONE, COMMAND_ADD, COMMAND_KEEP, COMMAND_DRAIN, COMMAND_DELETE };
+enum assignment_state {
+    ASSIGNMENT_PENDING,
+    ASSIGNMENT_SERVING,
+    ASSIGNMENT_FAILED,
+    ASSIGNMENT_DRAINING,
+    ASSIGNMENT_DRAINED
+};
 
 struct proxy {
     struct list node; /* oldest process first */
@@ -30,7 +36,7 @@ struct proxy {
     char version[64];
     uint64_t connected_at; /* loop time */
     uint64_t born;         /* start of its process, in clock ticks; 0: not known */
-    struct pod_views views;
+    struct pod_assignments assignments;
     uint64_t seq, snapshot_seq;
     uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
     bool setup_sent, drain_wanted, resume_wanted;
@@ -41,11 +47,11 @@ struct proxy {
     struct loop_timer answer;
 };
 
-struct view {
-    struct pod_view base;
+struct proxy_assignment {
+    struct pod_assignment base;
     struct proxy *proxy;
-    enum wish wish;
-    enum view_state state;
+    enum proxy_command pending;
+    enum assignment_state state;
     uint64_t seq; /* of the last message about it, 0: none was sent */
     enum bruma_reason reason;
     char error[256];
@@ -54,7 +60,7 @@ struct view {
 struct proxy_server {
     struct proxies proxies;
     struct loop *loop;
-    const struct agent_config *config;
+    const struct agent_settings *settings;
     const struct pods *pods;
     int proxy_sockets_fd, deliveries_fd;
     struct proxies_events events;
@@ -64,11 +70,11 @@ struct proxy_server {
     uint64_t adopt_until; /* loop time: a proxy of before may still bring listeners back */
 };
 
-struct view *view_of(const struct proxy *proxy, const struct pod *pod); /* or NULL */
-struct view *view_get(struct proxy *proxy, struct pod *pod);            /* NULL: no memory */
-void view_wish(struct view *view, enum wish wish);
+struct proxy_assignment *assignment_of(const struct proxy *proxy, const struct pod *pod); /* or NULL */
+struct proxy_assignment *assignment_get(struct proxy *proxy, struct pod *pod); /* NULL: no memory */
+void assignment_set_pending(struct proxy_assignment *assignment, enum proxy_command command);
 
-/* Sends what is wished for as long as the socket takes it. */
+/* Sends what is pending as long as the socket takes it. */
 void proxy_push(struct proxy *proxy);
 void proxy_server_adopted(struct loop_timer *timer); /* of proxy_server.adopted */
 /* The youngest process that has acknowledged its snapshot, or NULL. */

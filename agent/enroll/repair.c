@@ -12,7 +12,7 @@
 #define LOG_SCOPE "watchdog"
 #include "lib/log.h"
 
-#define MEND_WAIT_MAX 60000 /* milliseconds between two tries for a pod that cannot be mended */
+#define REPAIR_WAIT_MAX 60000 /* milliseconds between two tries for a pod that cannot be repaired */
 
 static bool among(const struct steer_findings *findings, enum bruma_reason reason)
 {
@@ -37,9 +37,9 @@ static void count(struct agent *agent, struct pod *pod, const struct steer_findi
 
         if (reason >= BRUMA_REASON_COUNT || among(left, reason))
             continue;
-        pod->mends[reason]++;
-        agent->mends[reason]++;
-        log_warn("capture of a pod was broken and is mended\tpod=\"%s/%s\" reason=%s detail=\"%s\"",
+        pod->repairs[reason]++;
+        agent->repairs[reason]++;
+        log_warn("capture of a pod was broken and is repaired\tpod=\"%s/%s\" reason=%s detail=\"%s\"",
                  pod->namespace, pod->name, reason_name(reason), reason_what(reason));
     }
 }
@@ -77,9 +77,9 @@ static void take_out(struct steer_findings *findings, enum bruma_reason reason)
 }
 
 /* Where proxies open the listeners, these are closed when the last proxy has gone: that is no broken capture,
- * and nothing that the agent could mend. */
-static void judge_listeners(struct agent *agent, struct pod *pod, bool may_mend,
-                            struct steer_findings *findings)
+ * and nothing that the agent could repair. */
+static void verify_listeners(struct agent *agent, struct pod *pod, bool may_repair,
+                             struct steer_findings *findings)
 {
     bool closed = any_closed(findings);
 
@@ -95,7 +95,7 @@ static void judge_listeners(struct agent *agent, struct pod *pod, bool may_mend,
             log_warn("nobody serves a pod: its connections are dropped\tpod=\"%s/%s\" reason=%s",
                      pod->namespace, pod->name, reason_name(BRUMA_REASON_PROXY_AWAY));
         pod_set_error(pod, BRUMA_REASON_PROXY_AWAY, reason_what(BRUMA_REASON_PROXY_AWAY));
-    } else if (!may_mend) {
+    } else if (!may_repair) {
         findings->reasons[findings->len++] = BRUMA_REASON_LISTENER_CLOSED;
     } else if (!strcmp(proxies_pod_state(agent->proxies, pod), "serving")) {
         const struct steer_findings lost = {.reasons = {BRUMA_REASON_LISTENER_CLOSED}, .len = 1}, none = {};
@@ -105,8 +105,8 @@ static void judge_listeners(struct agent *agent, struct pod *pod, bool may_mend,
     }
 }
 
-static int mend(struct agent *agent, struct pod *pod, const struct steer_findings *findings,
-                struct steer_findings *ret_left, struct steer_error *error)
+static int repair(struct agent *agent, struct pod *pod, const struct steer_findings *findings,
+                  struct steer_findings *ret_left, struct steer_error *error)
 {
     bool replaced = any_closed(findings);
     struct steer_error later;
@@ -116,9 +116,9 @@ static int mend(struct agent *agent, struct pod *pod, const struct steer_finding
     steer_glance_close(&pod->glance);
     if (r == 0 && replaced)
         proxies_pod_add(agent->proxies, pod);
-    /* What needs no listener is mended without. */
+    /* What needs no listener is repaired without. */
     enroll_describe(agent, pod, &p);
-    e = steer_pod_mend(agent->steer, &p, findings, r < 0 ? &later : error);
+    e = steer_pod_repair(agent->steer, &p, findings, r < 0 ? &later : error);
     r = r < 0 ? r : e;
     e = steer_pod_verify(agent->steer, &p, ret_left);
     if (e < 0)
@@ -133,7 +133,7 @@ static int mend(struct agent *agent, struct pod *pod, const struct steer_finding
     }
     if (r == 0 && ret_left->len > 0) {
         error->reason = ret_left->reasons[0];
-        snprintf(error->text, sizeof(error->text), "mended, and broken again at once: %s",
+        snprintf(error->text, sizeof(error->text), "repaired, and broken again at once: %s",
                  reason_what(error->reason));
         return -EIO;
     }
@@ -145,7 +145,8 @@ static bool is_going_down(const struct steer_findings *findings)
     return findings->len > 0 && findings->reasons[0] == BRUMA_REASON_LOOPBACK_DOWN;
 }
 
-/* The runtime takes the device down before it tells of the pod's end. Nobody's fault, and nothing to mend. */
+/* The runtime takes the device down before it tells of the pod's end. Nobody's fault, and nothing to repair.
+ */
 static int wait_for_loopback(struct pod *pod, struct steer_error *error)
 {
     error->reason = BRUMA_REASON_LOOPBACK_DOWN;
@@ -154,7 +155,7 @@ static int wait_for_loopback(struct pod *pod, struct steer_error *error)
         log_info("a pod's loopback device is down\tpod=\"%s/%s\" reason=%s", pod->namespace, pod->name,
                  reason_name(error->reason));
     pod_set_error(pod, error->reason, error->text);
-    pod->unmended = (struct steer_findings){.reasons = {error->reason}, .len = 1};
+    pod->unrepaired = (struct steer_findings){.reasons = {error->reason}, .len = 1};
     return -ENETDOWN;
 }
 
@@ -166,7 +167,7 @@ bool watchdog_glance(struct agent *agent, struct pod *pod)
     bool served =
         proxies_serving(agent->proxies) && !strcmp(proxies_pod_state(agent->proxies, pod), "serving");
 
-    if (!pod->glance.armed || pod->failed_mends || pod->unmended.len || !watchdog_follows(pod))
+    if (!pod->glance.armed || pod->failed_repairs || pod->unrepaired.len || !watchdog_follows(pod))
         return false;
     memcpy(p.addresses, pod->addresses, sizeof(p.addresses));
     p.addresses_len = pod->addresses_len;
@@ -179,15 +180,15 @@ bool watchdog_glance(struct agent *agent, struct pod *pod)
 
 static void verified(struct pod *pod)
 {
-    if (pod->told)
+    if (pod->logged)
         log_info("capture of a pod is whole again\tpod=\"%s/%s\" was=%s", pod->namespace, pod->name,
-                 reason_name(pod->told));
+                 reason_name(pod->logged));
     if (pod->last_reason == BRUMA_REASON_LOOPBACK_DOWN ||
-        (pod->failed_mends && pod->last_reason == pod->mend_reason))
+        (pod->failed_repairs && pod->last_reason == pod->repair_reason))
         pod_set_error(pod, BRUMA_REASON_NONE, "");
-    pod->failed_mends = 0;
-    pod->told = BRUMA_REASON_NONE;
-    pod->unmended.len = 0;
+    pod->failed_repairs = 0;
+    pod->logged = BRUMA_REASON_NONE;
+    pod->unrepaired.len = 0;
     pod->verified_at = (int64_t)time(NULL);
 }
 
@@ -195,49 +196,49 @@ static void verified(struct pod *pod)
 static void put_off(struct agent *agent, struct pod *pod, const struct steer_findings *left,
                     const struct steer_error *error)
 {
-    uint64_t wait = agent->config->verify_interval;
+    uint64_t wait = agent->settings->verify_interval;
     /* A new address is not to be used for a second or two. */
-    bool passing = error->reason == BRUMA_REASON_POD_ADDRESS_UNUSABLE && !pod->failed_mends;
+    bool passing = error->reason == BRUMA_REASON_POD_ADDRESS_UNUSABLE && !pod->failed_repairs;
 
-    for (unsigned i = 0; i < pod->failed_mends && wait < MEND_WAIT_MAX; i++)
+    for (unsigned i = 0; i < pod->failed_repairs && wait < REPAIR_WAIT_MAX; i++)
         wait *= 2;
-    if (wait > MEND_WAIT_MAX && wait > agent->config->verify_interval)
-        wait = MEND_WAIT_MAX;
-    pod->failed_mends++;
-    pod->mend_at = loop_now(agent->loop) + wait;
-    pod->mend_reason = error->reason;
-    pod->unmended = *left;
+    if (wait > REPAIR_WAIT_MAX && wait > agent->settings->verify_interval)
+        wait = REPAIR_WAIT_MAX;
+    pod->failed_repairs++;
+    pod->repair_at = loop_now(agent->loop) + wait;
+    pod->repair_reason = error->reason;
+    pod->unrepaired = *left;
     pod_set_error(pod, error->reason, error->text);
-    if (passing || pod->told == error->reason)
+    if (passing || pod->logged == error->reason)
         return;
-    pod->told = error->reason;
-    log_error("capture of a pod cannot be mended; it is tried again, and told of once\tpod=\"%s/%s\" "
+    pod->logged = error->reason;
+    log_error("capture of a pod cannot be repaired; it is tried again, and told of once\tpod=\"%s/%s\" "
               "reason=%s error=\"%s\"",
               pod->namespace, pod->name, reason_name(error->reason), error->text);
 }
 
 static int remembered(const struct pod *pod, struct steer_error *error)
 {
-    error->reason = pod->mend_reason;
+    error->reason = pod->repair_reason;
     snprintf(error->text, sizeof(error->text), "%s", pod->last_error);
     return -EAGAIN;
 }
 
-int watchdog_verify(struct agent *agent, struct pod *pod, bool may_mend, struct steer_error *error)
+int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struct steer_error *error)
 {
     struct steer_findings findings = {0}, left = {0};
-    bool early = pod->failed_mends && loop_now(agent->loop) < pod->mend_at;
+    bool early = pod->failed_repairs && loop_now(agent->loop) < pod->repair_at;
     struct steer_pod p;
     int r;
 
     /* What cannot even be looked at may take long to be looked at. */
-    if (early && may_mend && pod->mend_reason == BRUMA_REASON_CAPTURE_UNVERIFIED)
+    if (early && may_repair && pod->repair_reason == BRUMA_REASON_CAPTURE_UNVERIFIED)
         return remembered(pod, error);
     enroll_describe(agent, pod, &p);
     pod->walked_at = loop_now(agent->loop);
     r = steer_pod_verify(agent->steer, &p, &findings);
     if (r == 0)
-        judge_listeners(agent, pod, may_mend, &findings);
+        verify_listeners(agent, pod, may_repair, &findings);
     if (r < 0) {
         error->reason = BRUMA_REASON_CAPTURE_UNVERIFIED;
         snprintf(error->text, sizeof(error->text), "the capture cannot be verified: %s", strerror(-r));
@@ -249,14 +250,14 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_mend, struct 
         return 0;
     } else if (is_going_down(&findings)) {
         return wait_for_loopback(pod, error);
-    } else if (!may_mend) {
+    } else if (!may_repair) {
         error->reason = findings.reasons[0];
         snprintf(error->text, sizeof(error->text), "%s", reason_what(findings.reasons[0]));
         return -EIO;
-    } else if (early && same(&findings, &pod->unmended)) {
+    } else if (early && same(&findings, &pod->unrepaired)) {
         return remembered(pod, error);
     } else {
-        r = mend(agent, pod, &findings, &left, error);
+        r = repair(agent, pod, &findings, &left, error);
     }
     if (r < 0) {
         put_off(agent, pod, &left, error);

@@ -19,7 +19,7 @@
 #define GATHER      30 /* milliseconds in which pods of one search come together */
 #define TRIES_QUIET 3  /* a sandbox that is being recreated is found, or named by CNI, after a moment */
 
-struct place_job {
+struct locate_job {
     struct kube_source *source;
     struct loop *loop;
     pthread_t thread;
@@ -29,7 +29,7 @@ struct place_job {
     size_t len;
 };
 
-static void job_free(struct place_job *job)
+static void job_free(struct locate_job *job)
 {
     for (size_t i = 0; i < job->len; i++) {
         if (job->wanted[i].fd >= 0)
@@ -43,9 +43,9 @@ static void not_found(struct kube_pod *pod, const char *error)
 {
     struct loop *loop = pod->source->agent->loop;
 
-    snprintf(pod->place_error, sizeof(pod->place_error), "%s", error);
-    loop_timer_set(loop, &pod->place_timer, kube_backoff(pod->place_tries++));
-    if (pod->place_tries < TRIES_QUIET)
+    snprintf(pod->locate_error, sizeof(pod->locate_error), "%s", error);
+    loop_timer_set(loop, &pod->locate_timer, kube_backoff(pod->locate_tries++));
+    if (pod->locate_tries < TRIES_QUIET)
         return;
     log_warn("the network namespace of a running pod cannot be found\tpod=\"%s/%s\" reason=%s error=\"%s\"",
              pod->namespace, pod->name, reason_name(BRUMA_REASON_NETNS_NOT_FOUND), error);
@@ -97,8 +97,8 @@ static void pass(struct kube_pod *pod, const struct netns_wanted *w)
     struct agent *agent = pod->source->agent;
 
     if (w->fd < 0) {
-        if (++pod->place_tries < TRIES_QUIET)
-            loop_timer_set(agent->loop, &pod->place_timer, kube_backoff(pod->place_tries));
+        if (++pod->locate_tries < TRIES_QUIET)
+            loop_timer_set(agent->loop, &pod->locate_timer, kube_backoff(pod->locate_tries));
         else
             log_debug("the guard does not know where a pod outside the mesh is\tpod=\"%s/%s\" error=\"%s\"",
                       pod->namespace, pod->name, w->error);
@@ -111,7 +111,7 @@ static void pass(struct kube_pod *pod, const struct netns_wanted *w)
 }
 
 /* It has belonged to the mesh ever since it was heard of, and ran without. */
-static void tell_late(struct kube_pod *pod)
+static void report_late(struct kube_pod *pod)
 {
     if (pod->was_outside)
         return;
@@ -154,25 +154,25 @@ static void take(struct kube_source *s, struct netns_wanted *w)
     }
     log_info("the network namespace of a running pod was found\tpod=\"%s/%s\" by=%s netns=%s", pod->namespace,
              pod->name, w->how, w->path);
-    kube_place_stop(pod);
-    tell_late(pod);
+    locate_netns_stop(pod);
+    report_late(pod);
     enroll_reconcile(agent, p);
 }
 
 static void on_job_done(void *data)
 {
-    struct place_job *job = data;
+    struct locate_job *job = data;
     struct kube_source *s = job->source;
     struct kube_pod *pod;
 
     if (s) {
         (void)pthread_join(job->thread, NULL);
-        s->place_job = NULL;
+        s->locate_job = NULL;
         for (size_t i = 0; i < job->len; i++)
             take(s, &job->wanted[i]);
         list_for_each (pod, &s->pods, node) {
-            if (pod->wants_place)
-                loop_timer_set(s->agent->loop, &s->place_soon, GATHER);
+            if (pod->wants_netns)
+                loop_timer_set(s->agent->loop, &s->locate_soon, GATHER);
         }
     }
     job_free(job);
@@ -180,7 +180,7 @@ static void on_job_done(void *data)
 
 static void *run_job(void *data)
 {
-    struct place_job *job = data;
+    struct locate_job *job = data;
 
     (void)netns_find(&job->config, job->own, job->wanted, job->len);
     /* Without memory for this there is nothing else to do than to wait for some. */
@@ -189,17 +189,17 @@ static void *run_job(void *data)
     return NULL;
 }
 
-static struct place_job *make_job(struct kube_source *s)
+static struct locate_job *make_job(struct kube_source *s)
 {
-    const struct agent_config *c = s->agent->config;
-    struct place_job *job = calloc(1, sizeof(*job));
+    const struct agent_settings *c = s->agent->settings;
+    struct locate_job *job = calloc(1, sizeof(*job));
     struct kube_pod *pod;
     size_t n = 0;
 
     if (!job)
         return NULL;
     list_for_each (pod, &s->pods, node)
-        n += pod->wants_place;
+        n += pod->wants_netns;
     job->wanted = calloc(n ? n : 1, sizeof(*job->wanted));
     if (!job->wanted) {
         free(job);
@@ -215,9 +215,9 @@ static struct place_job *make_job(struct kube_source *s)
     list_for_each (pod, &s->pods, node) {
         struct netns_wanted *w = &job->wanted[job->len];
 
-        if (!pod->wants_place)
+        if (!pod->wants_netns)
             continue;
-        pod->wants_place = false;
+        pod->wants_netns = false;
         pod->searched = true;
         snprintf(w->uid, sizeof(w->uid), "%s", pod->runtime_uid);
         snprintf(w->key, sizeof(w->key), "%s", pod->uid);
@@ -229,13 +229,13 @@ static struct place_job *make_job(struct kube_source *s)
     return job;
 }
 
-static void on_place_soon(struct loop_timer *timer)
+static void on_locate_soon(struct loop_timer *timer)
 {
-    struct kube_source *s = container_of(timer, struct kube_source, place_soon);
-    struct place_job *job;
+    struct kube_source *s = container_of(timer, struct kube_source, locate_soon);
+    struct locate_job *job;
     int r;
 
-    if (s->place_job)
+    if (s->locate_job)
         return;
     job = make_job(s);
     if (job && !job->len) {
@@ -244,7 +244,7 @@ static void on_place_soon(struct loop_timer *timer)
     }
     r = job ? pthread_create(&job->thread, NULL, run_job, job) : ENOMEM;
     if (r == 0) {
-        s->place_job = job;
+        s->locate_job = job;
         return;
     }
     log_error_errno(r, "no thread to look for the network namespaces of pods");
@@ -260,51 +260,51 @@ static void on_place_soon(struct loop_timer *timer)
         job_free(job);
 }
 
-void kube_place(struct kube_pod *pod)
+void locate_netns(struct kube_pod *pod)
 {
     struct kube_source *s = pod->source;
 
-    if (pod->wants_place || pod->searched || loop_timer_armed(&pod->place_timer))
+    if (pod->wants_netns || pod->searched || loop_timer_armed(&pod->locate_timer))
         return;
-    pod->wants_place = true;
-    if (!s->place_job && !loop_timer_armed(&s->place_soon))
-        loop_timer_set(s->agent->loop, &s->place_soon, GATHER);
+    pod->wants_netns = true;
+    if (!s->locate_job && !loop_timer_armed(&s->locate_soon))
+        loop_timer_set(s->agent->loop, &s->locate_soon, GATHER);
 }
 
-void kube_place_stop(struct kube_pod *pod)
+void locate_netns_stop(struct kube_pod *pod)
 {
-    pod->wants_place = false;
-    pod->place_tries = 0;
-    pod->place_error[0] = '\0';
-    loop_timer_cancel(&pod->place_timer);
+    pod->wants_netns = false;
+    pod->locate_tries = 0;
+    pod->locate_error[0] = '\0';
+    loop_timer_cancel(&pod->locate_timer);
 }
 
-static void on_place_timer(struct loop_timer *timer)
+static void on_locate_timer(struct loop_timer *timer)
 {
-    kube_reconcile(container_of(timer, struct kube_pod, place_timer));
+    kube_reconcile(container_of(timer, struct kube_pod, locate_timer));
 }
 
-void kube_place_init(struct kube_pod *pod)
+void locate_netns_init(struct kube_pod *pod)
 {
-    loop_timer_init(&pod->place_timer, on_place_timer);
+    loop_timer_init(&pod->locate_timer, on_locate_timer);
 }
 
-void kube_place_free(struct kube_pod *pod)
+void locate_netns_free(struct kube_pod *pod)
 {
-    loop_timer_cancel(&pod->place_timer);
+    loop_timer_cancel(&pod->locate_timer);
 }
 
-void kube_place_open(struct kube_source *s)
+void locate_netns_open(struct kube_source *s)
 {
-    loop_timer_init(&s->place_soon, on_place_soon);
+    loop_timer_init(&s->locate_soon, on_locate_soon);
 }
 
-void kube_place_close(struct kube_source *s)
+void locate_netns_close(struct kube_source *s)
 {
-    loop_timer_cancel(&s->place_soon);
-    if (!s->place_job)
+    loop_timer_cancel(&s->locate_soon);
+    if (!s->locate_job)
         return;
-    (void)pthread_join(s->place_job->thread, NULL);
-    s->place_job->source = NULL; /* its last step frees it */
-    s->place_job = NULL;
+    (void)pthread_join(s->locate_job->thread, NULL);
+    s->locate_job->source = NULL; /* its last step frees it */
+    s->locate_job = NULL;
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Settings of bruma-agent; the table that fills this struct is in config.c. */
-#ifndef AGENT_CONFIG_H
-#define AGENT_CONFIG_H
+#ifndef AGENT_AGENT_SETTINGS_H
+#define AGENT_AGENT_SETTINGS_H
 
 #include <stdbool.h>
 #include <stdio.h>
 
-struct agent_config {
+struct agent_settings {
     const char *run_dir, *pin_dir;
     const char *cgroup, *probe_cgroup; /* see agent/steer/steer.h; probe_cgroup may be NULL */
     const char *node;                  /* NULL: the host name */
@@ -50,9 +50,9 @@ struct agent_config {
 };
 
 /* Returns 0, or -EINVAL with a sentence in error. *ret_first as in lib/settings.h. */
-int agent_config_load(struct agent_config *config, int argc, char **argv, int *ret_first, char *error,
-                      size_t error_size);
-void agent_config_help(FILE *out);
-void agent_config_markdown(FILE *out);
+int agent_settings_load(struct agent_settings *settings, int argc, char **argv, int *ret_first, char *error,
+                        size_t error_size);
+void agent_settings_help(FILE *out);
+void agent_settings_markdown(FILE *out);
 
 #endif

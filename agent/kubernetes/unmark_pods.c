@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/kubernetes/kube_uninstall.h"
+#include "agent/kubernetes/unmark_pods.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -16,7 +16,7 @@
 #define LIST_MAX   (256u * 1024 * 1024) /* bytes of all pods of a node */
 #define ANSWER_MAX (4u * 1024 * 1024)
 
-struct farewell {
+struct unmarking {
     struct loop *loop;
     struct kube_client *client;
     struct loop_timer limit;
@@ -25,7 +25,7 @@ struct farewell {
     int result;  /* of the first failure */
 };
 
-static void failed(struct farewell *f, int r, const char *what, const struct kube_reply *reply)
+static void failed(struct unmarking *f, int r, const char *what, const struct kube_reply *reply)
 {
     char text[200];
 
@@ -37,7 +37,7 @@ static void failed(struct farewell *f, int r, const char *what, const struct kub
 
 static void on_patched(void *data, const struct kube_reply *reply)
 {
-    struct farewell *f = data;
+    struct unmarking *f = data;
 
     if (reply->result)
         failed(f, reply->result, "a pod's annotation cannot be removed", reply);
@@ -47,7 +47,7 @@ static void on_patched(void *data, const struct kube_reply *reply)
         loop_stop(f->loop);
 }
 
-static int say_goodbye(struct farewell *f, const struct kube_pod_object *pod)
+static int say_goodbye(struct unmarking *f, const struct kube_pod_object *pod)
 {
     char path[700];
     _cleanup_free_ char *body =
@@ -68,7 +68,7 @@ static int say_goodbye(struct farewell *f, const struct kube_pod_object *pod)
     return r;
 }
 
-static void take_list(struct farewell *f, const struct kube_list *list)
+static void take_list(struct unmarking *f, const struct kube_list *list)
 {
     const cJSON *object;
 
@@ -85,7 +85,7 @@ static void take_list(struct farewell *f, const struct kube_list *list)
 
 static void on_listed(void *data, const struct kube_reply *reply)
 {
-    struct farewell *f = data;
+    struct unmarking *f = data;
     struct kube_list list;
     char why[256];
 
@@ -106,14 +106,14 @@ static void on_listed(void *data, const struct kube_reply *reply)
 
 static void on_limit(struct loop_timer *timer)
 {
-    struct farewell *f = container_of(timer, struct farewell, limit);
+    struct unmarking *f = container_of(timer, struct unmarking, limit);
 
     log_error("the API server does not answer in time");
     f->result = -ETIMEDOUT;
     loop_stop(f->loop);
 }
 
-static int run(struct farewell *f, const struct agent_config *config)
+static int run(struct unmarking *f, const struct agent_settings *settings)
 {
     char path[600] = "/api/v1/pods?fieldSelector=";
     char selector[300];
@@ -121,10 +121,10 @@ static int run(struct farewell *f, const struct agent_config *config)
         .path = path, .body_max = LIST_MAX, .deadline = TIME_LIMIT, .done = on_listed, .data = f};
     int r;
 
-    snprintf(selector, sizeof(selector), "spec.nodeName=%s", config->node);
+    snprintf(selector, sizeof(selector), "spec.nodeName=%s", settings->node);
     r = kube_append_encoded(path, sizeof(path), selector);
     if (r == 0)
-        r = kube_open_client(f->loop, config, &f->client);
+        r = kube_open_client(f->loop, settings, &f->client);
     if (r == 0)
         r = kube_send(f->client, &call, &f->list);
     if (r < 0)
@@ -134,16 +134,16 @@ static int run(struct farewell *f, const struct agent_config *config)
     return r < 0 ? r : f->result;
 }
 
-int kube_uninstall(const struct agent_config *config)
+int unmark_pods(const struct agent_settings *settings)
 {
-    struct farewell f = {0};
+    struct unmarking f = {0};
     int r;
 
     loop_timer_init(&f.limit, on_limit);
     r = loop_new(&f.loop);
     if (r < 0)
         return log_error_errno(r, "no event loop");
-    r = run(&f, config);
+    r = run(&f, settings);
     loop_timer_cancel(&f.limit);
     kube_client_free(&f.client);
     loop_free(&f.loop);
