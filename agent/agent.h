@@ -43,9 +43,9 @@ struct agent {
     struct loop_timer tick, verify, forwards;
     /* Verifies a pod of whose namespace something was heard; watchdog_start() sets it. */
     void (*verify_pod)(struct agent *agent, struct pod *pod);
-    DIR *search; /* /proc, while processes are looked for; see gone.c */
+    DIR *search; /* /proc, while processes are looked for; see reap.c */
     struct loop_timer searching;
-    int mounts_fd;         /* /proc/self/mountinfo; -1: not open. See gone.c */
+    int mounts_fd;         /* /proc/self/mountinfo; -1: not open. See reap.c */
     uint64_t mounts_until; /* loop time until which its word is enough */
 
     uint64_t plugin_successes, plugin_errors; /* answers to the CNI plugin */

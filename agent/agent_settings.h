@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Settings of bruma-agent; the table that fills this struct is in config.c. */
+/* Settings of bruma-agent; the table that fills this struct is in agent_settings.c. */
 #ifndef AGENT_AGENT_SETTINGS_H
 #define AGENT_AGENT_SETTINGS_H
 

@@ -154,7 +154,7 @@ static void on_signal(void *data, int sig)
 }
 
 /* Each pod in the mesh holds ten descriptors: its namespace, three listeners, a netlink socket, and five for
- * glances. */
+ * quick checks. */
 static void raise_descriptor_limit(void)
 {
     const rlim_t wanted = DESCRIPTORS_A_POD * BRUMA_MAX_PODS * 4 / 3 + 1024;

@@ -410,7 +410,7 @@ static int usage(const char *program)
     printf("usage: %s [proxy] [--OPTION VALUE ...]\n\n"
            "Carries the traffic of this node's mesh pods: HBONE, mutual TLS, L4 policy, telemetry.\n\n",
            program);
-    settings_help(proxy_settings_table, proxy_settings_count, stdout);
+    proxy_settings_help(stdout);
     return 0;
 }
 
@@ -459,7 +459,7 @@ int main(int argc, char **argv)
     if (argc > 1 && (!strcmp(argv[1], "help") || !strcmp(argv[1], "--help")))
         return usage(argv[0]);
     if (argc > 1 && !strcmp(argv[1], "--settings-markdown")) {
-        settings_markdown(proxy_settings_table, proxy_settings_count, stdout);
+        proxy_settings_markdown(stdout);
         return 0;
     }
     if (argc > 1 && !strcmp(argv[1], "proxy")) {

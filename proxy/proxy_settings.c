@@ -159,3 +159,13 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
     ret->metadata = mesh.metadata;
     return 0;
 }
+
+void proxy_settings_help(FILE *out)
+{
+    settings_help(proxy_settings_table, proxy_settings_count, out);
+}
+
+void proxy_settings_markdown(FILE *out)
+{
+    settings_markdown(proxy_settings_table, proxy_settings_count, out);
+}

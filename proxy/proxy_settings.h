@@ -5,6 +5,7 @@
 #define PROXY_PROXY_SETTINGS_H
 
 #include <stdbool.h>
+#include <stdio.h>
 
 #include <cjson/cJSON.h>
 
@@ -63,5 +64,8 @@ extern const size_t proxy_settings_count;
  */
 int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret, int argc, char **argv,
                         int *ret_first, char *error, size_t error_size);
+void proxy_settings_help(FILE *out);
+/* The table of docs/settings.md. */
+void proxy_settings_markdown(FILE *out);
 
 #endif

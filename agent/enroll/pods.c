@@ -104,7 +104,7 @@ int pod_new(struct pods *pods, const char *uid, const char *namespace, const cha
     list_init(&pod->assignments);
     pod->netns_fd = -1;
     pod->routes.fd = pod->routes_fd = -1;
-    steer_glance_init(&pod->glance);
+    steer_quick_check_init(&pod->quick_check);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         pod->listeners[i] = -1;
     loop_timer_init(&pod->timer, NULL);
@@ -202,7 +202,7 @@ void pod_close_descriptors(struct pod *pod)
     if (pod->routes.fd >= 0)
         loop_watch_remove(pod->loop, &pod->routes);
     close_fds(&pod->routes_fd, 1);
-    steer_glance_close(&pod->glance);
+    steer_quick_check_close(&pod->quick_check);
     close_fds(pod->listeners, BRUMA_LISTENER_COUNT);
     if (pod->netns_fd >= 0)
         close(pod->netns_fd);

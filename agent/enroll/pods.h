@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "agent/steer/glance.h"
+#include "agent/steer/quick_check.h"
 #include "bruma/maps.h"
 #include "lib/addr.h"
 #include "lib/list.h"
@@ -78,12 +78,12 @@ struct pod {
                         */
     bool links_changed; /* since that was looked at */
 
-    struct loop_timer timer;    /* of the state: acknowledgement, grace, next try */
-    int routes_fd;              /* netlink socket in the pod's namespace, which reports changes; -1: none */
-    struct loop_watch routes;   /* of it, but for the time between a hint and the look that it leads to */
-    bool unfollowed;            /* the last try to watch it failed */
-    struct steer_glance glance; /* between verifications in full */
-    uint64_t walked_at;         /* loop time of the last one of those */
+    struct loop_timer timer;  /* of the state: acknowledgement, grace, next try */
+    int routes_fd;            /* netlink socket in the pod's namespace, which reports changes; -1: none */
+    struct loop_watch routes; /* of it, but for the time between a hint and the look that it leads to */
+    bool unfollowed;          /* the last try to watch it failed */
+    struct steer_quick_check quick_check; /* between verifications in full */
+    uint64_t walked_at;                   /* loop time of the last one of those */
     struct loop_timer verify_soon;
     uint64_t look_wait,
         looked_at;            /* milliseconds to the next one; loop time of the last one that a hint led to */

@@ -113,7 +113,7 @@ static int repair(struct agent *agent, struct pod *pod, const struct steer_findi
     struct steer_pod p;
     int r = replaced ? reopen(pod, findings, error) : 0, e;
 
-    steer_glance_close(&pod->glance);
+    steer_quick_check_close(&pod->quick_check);
     if (r == 0 && replaced)
         proxies_pod_add(agent->proxies, pod);
     /* What needs no listener is repaired without. */
@@ -159,7 +159,7 @@ static int wait_for_loopback(struct pod *pod, struct steer_error *error)
     return -ENETDOWN;
 }
 
-bool watchdog_glance(struct agent *agent, struct pod *pod)
+bool watchdog_quick_check(struct agent *agent, struct pod *pod)
 {
     struct steer_pod p = {
         .netns_fd = pod->netns_fd, .cookie = pod->cookie, .bypass_inbound = pod->bypass_inbound};
@@ -167,12 +167,12 @@ bool watchdog_glance(struct agent *agent, struct pod *pod)
     bool served =
         proxies_serving(agent->proxies) && !strcmp(proxies_pod_state(agent->proxies, pod), "serving");
 
-    if (!pod->glance.armed || pod->failed_repairs || pod->unrepaired.len || !watchdog_follows(pod))
+    if (!pod->quick_check.armed || pod->failed_repairs || pod->unrepaired.len || !watchdog_follows(pod))
         return false;
     memcpy(p.addresses, pod->addresses, sizeof(p.addresses));
     p.addresses_len = pod->addresses_len;
     memcpy(p.listeners, pod->listeners, sizeof(p.listeners));
-    if (!steer_glance_same(agent->steer, &p, &pod->glance, !served))
+    if (!steer_quick_check_same(agent->steer, &p, &pod->quick_check, !served))
         return false;
     pod->verified_at = (int64_t)time(NULL);
     return true;
@@ -246,7 +246,7 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struc
     } else if (findings.len == 0) {
         verified(pod);
         /* Without it the next look is a verification again. */
-        (void)steer_glance_arm(agent->steer, &p, &pod->glance);
+        (void)steer_quick_check_arm(agent->steer, &p, &pod->quick_check);
         return 0;
     } else if (is_going_down(&findings)) {
         return wait_for_loopback(pod, error);

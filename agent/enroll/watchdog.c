@@ -4,8 +4,8 @@
 #include <errno.h>
 
 #include "agent/enroll/adopt.h"
-#include "agent/enroll/gone.h"
 #include "agent/enroll/probes.h"
+#include "agent/enroll/reap.h"
 #include "lib/reasons.h"
 
 #define LOG_SCOPE "watchdog"
@@ -57,8 +57,8 @@ static void verify_cgroup(struct agent *agent)
     agent->cgroup_reason = BRUMA_REASON_NONE;
 }
 
-/* How many pods are verified in full at this turn although a glance finds nothing, so that it is each one's
- * turn in time and never everybody's at once. */
+/* How many pods are verified in full at this turn although a quick check finds nothing, so that it is each
+ * one's turn in time and never everybody's at once. */
 static int walk_share(const struct agent *agent)
 {
     uint64_t enrolled = (uint64_t)pods_count(&agent->pods, POD_ENROLLED), walk = agent->settings->verify_walk;
@@ -84,7 +84,7 @@ static void on_verify(struct loop_timer *timer)
     verify_cgroup(agent);
     share = walk_share(agent);
     list_for_each (pod, &agent->pods.list, node) {
-        if (watchdog_glance(agent, pod) && !is_due(agent, pod, &share))
+        if (watchdog_quick_check(agent, pod) && !is_due(agent, pod, &share))
             proxies_pod_retry(agent->proxies, pod);
         else
             watchdog_verify_now(agent, pod);
@@ -98,7 +98,7 @@ static void on_tick(struct loop_timer *timer)
     struct agent *agent = container_of(timer, struct agent, tick);
     struct pod *pod;
 
-    gone_look(agent);
+    reap_pods(agent);
     list_for_each (pod, &agent->pods.list, node) {
         if (pod->awaits_listeners)
             adopt_check(agent, pod);
@@ -119,5 +119,5 @@ void watchdog_stop(struct agent *agent)
 {
     loop_timer_cancel(&agent->tick);
     loop_timer_cancel(&agent->verify);
-    gone_stop(agent);
+    reap_stop(agent);
 }

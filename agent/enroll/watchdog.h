@@ -22,7 +22,7 @@ void watchdog_verify_now(struct agent *agent, struct pod *pod);
 
 /* True if the pod is as whole as the last verification found it, as far as nothing would have told otherwise;
  * false: verify it. */
-bool watchdog_glance(struct agent *agent, struct pod *pod);
+bool watchdog_quick_check(struct agent *agent, struct pod *pod);
 
 /* Something may be broken: the pod is verified a moment later (agent->verify_pod), and repaired. */
 void watchdog_look(struct agent *agent, struct pod *pod);

@@ -290,8 +290,8 @@ static int look_into(const struct kubelet_paths *paths, pid_t kubelet, const cha
     return count;
 }
 
-int kubelet_strangers(const struct kubelet_paths *paths, pid_t pid, const char *directory, char *names,
-                      size_t size)
+int kubelet_other_processes(const struct kubelet_paths *paths, pid_t pid, const char *directory, char *names,
+                            size_t size)
 {
     names[0] = '\0';
     return look_into(paths, pid, directory, DEPTH, names, size);
@@ -359,10 +359,10 @@ static void watch(struct kubelet *k)
     }
 }
 
-static void look_for_strangers(struct kubelet *k)
+static void look_for_other_processes(struct kubelet *k)
 {
     char names[150], text[256];
-    int n = kubelet_strangers(&k->paths, k->pid, k->cgroup, names, sizeof(names));
+    int n = kubelet_other_processes(&k->paths, k->pid, k->cgroup, names, sizeof(names));
 
     if (!n) {
         report_failure(k, *k->choice.refused ? BRUMA_REASON_KUBELET_REFUSED : BRUMA_REASON_NONE,
@@ -425,7 +425,7 @@ static void look(struct kubelet *k)
     if (!is_there(k))
         search(k);
     if (k->pid)
-        look_for_strangers(k);
+        look_for_other_processes(k);
 }
 
 static void on_timer(struct loop_timer *timer)

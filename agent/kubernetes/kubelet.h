@@ -59,7 +59,7 @@ int kubelet_find(const struct kubelet_paths *paths, const char *known, struct ku
 
 /* Names of processes in the directory or below it that do not belong to the kubelet: neither it, nor begun by
  * it, nor of the container runtime that k3s brings. Returns how many; names as far as there is room. */
-int kubelet_strangers(const struct kubelet_paths *paths, pid_t pid, const char *directory, char *names,
-                      size_t size);
+int kubelet_other_processes(const struct kubelet_paths *paths, pid_t pid, const char *directory, char *names,
+                            size_t size);
 
 #endif

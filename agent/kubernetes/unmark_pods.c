@@ -47,7 +47,7 @@ static void on_patched(void *data, const struct kube_reply *reply)
         loop_stop(f->loop);
 }
 
-static int say_goodbye(struct unmarking *f, const struct kube_pod_object *pod)
+static int remove_annotation(struct unmarking *f, const struct kube_pod_object *pod)
 {
     char path[700];
     _cleanup_free_ char *body =
@@ -78,7 +78,7 @@ static void take_list(struct unmarking *f, const struct kube_list *list)
 
         if (kube_pod_decode(object, &pod, why, sizeof(why)) < 0 || pod.redirection == KUBE_REDIRECTION_NONE)
             continue;
-        if (say_goodbye(f, &pod) < 0 && !f->result)
+        if (remove_annotation(f, &pod) < 0 && !f->result)
             f->result = -ENOMEM;
     }
 }

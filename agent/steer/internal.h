@@ -92,7 +92,7 @@ struct pod_netns_state {
 };
 int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret);
 
-/* The path of one that is set, of those that glance.h counts. */
+/* The path of one that is set, of those that quick_check.h counts. */
 const char *pod_netns_sysctl(int index);
 
 /* pod.c: the entry and the counters are there, and say what they should. */

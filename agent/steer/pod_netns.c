@@ -13,10 +13,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "agent/steer/glance.h"
 #include "agent/steer/internal.h"
 #include "agent/steer/pod_netlink.h"
 #include "agent/steer/pod_numbers.h"
+#include "agent/steer/quick_check.h"
 #include "bruma/mesh.h"
 #include "lib/cleanup.h"
 #include "lib/netns.h"
@@ -33,7 +33,7 @@ static const struct {
     {"/proc/sys/net/ipv6/fwmark_reflect", BRUMA_POD_HAD_FWMARK_REFLECT6, true},
 };
 
-static_assert(array_size(sysctls) == GLANCE_SYSCTLS, "a glance would miss some");
+static_assert(array_size(sysctls) == QUICK_CHECK_SYSCTLS, "a quick check would miss some");
 
 const char *pod_netns_sysctl(int index)
 {

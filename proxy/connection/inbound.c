@@ -214,7 +214,7 @@ static void requested(struct stream *s)
     enum bruma_reason reason;
 
     s->state = STREAM_DIALING;
-    if (!room_is_left(s->c.wp, &s->c.room, &reason)) {
+    if (!quota_allows(s->c.wp, &s->c.quota, &reason)) {
         stream_refuse(s, 503, reason, NULL);
     } else if (request->too_large) {
         stream_refuse(s, 431, BRUMA_REASON_BAD_AUTHORITY, "the header list is larger than 64 KiB");

@@ -49,7 +49,7 @@ static void find_tunnel(struct stream *s)
     if (!context) {
         char why[256];
 
-        worker_pod_hopeless(wp, why, sizeof(why));
+        worker_pod_identity_failed(wp, why, sizeof(why));
         stream_close(s, BRUMA_REASON_IDENTITY_UNAVAILABLE, why[0] ? why : NULL, true);
         return;
     }
@@ -164,7 +164,7 @@ static bool worth_waiting(struct worker_pod *wp)
     char why[256];
 
     tls_context_unref(context);
-    return !context && !worker_pod_hopeless(wp, why, sizeof(why));
+    return !context && !worker_pod_identity_failed(wp, why, sizeof(why));
 }
 
 /*
@@ -245,7 +245,7 @@ void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *clien
         close(fd);
         return;
     }
-    if (!room_is_left(wp, &s->c.room, &reason)) {
+    if (!quota_allows(wp, &s->c.quota, &reason)) {
         stream_close(s, reason, NULL, true);
         return;
     }

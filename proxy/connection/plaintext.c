@@ -127,7 +127,7 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
         finish(p, BRUMA_REASON_NOT_OF_POD);
         return;
     }
-    if (!room_is_left(wp, &p->c.room, &reason)) {
+    if (!quota_allows(wp, &p->c.quota, &reason)) {
         finish(p, reason);
         return;
     }

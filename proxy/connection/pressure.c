@@ -6,7 +6,7 @@
 #include "proxy/connection/worker_thread.h"
 #include "proxy/hbone/tunnel.h"
 #include "proxy/memory/memory.h"
-#include "proxy/socket/parting.h"
+#include "proxy/socket/lingering.h"
 #include "proxy/worker/connection.h"
 #include "proxy/worker/worker.h"
 
@@ -82,7 +82,7 @@ static void abort_tunnel(struct tunnel *t, void *data)
     struct victims *v = data;
 
     if (t->tls.account.held >= v->at_least && !enough(v->until)) {
-        tunnel_close_with_a_word(t, BRUMA_REASON_MEMORY_BUDGET, "its peer does not read");
+        tunnel_close_reported(t, BRUMA_REASON_MEMORY_BUDGET, "its peer does not read");
         v->any = true;
     }
 }
@@ -91,8 +91,8 @@ static void see(struct worker_pod *wp, struct victims *v)
 {
     struct connection *c;
 
-    if (parting_most(wp) > v->most)
-        v->most = parting_most(wp);
+    if (lingering_most(wp) > v->most)
+        v->most = lingering_most(wp);
     each_tunnel(wp, see_tunnel, v);
     list_for_each (c, &wp->connections, node) {
         if (c->account.held > v->most)
@@ -104,7 +104,7 @@ static void abort_heaviest(struct worker_pod *wp, struct victims *v)
 {
     struct connection *c;
 
-    v->any = parting_abort(wp, v->at_least, v->until) || v->any;
+    v->any = lingering_abort(wp, v->at_least, v->until) || v->any;
     list_for_each (c, &wp->connections, node) {
         if (c->account.held >= v->at_least && !enough(v->until)) {
             c->abort(c, BRUMA_REASON_MEMORY_BUDGET, NULL);

@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 
 #include "proxy/pod/live_connections.h"
-#include "proxy/socket/parting.h"
+#include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
 
 #define COPY_SIZE         (128 * 1024)
@@ -34,8 +34,8 @@ struct relay {
     struct side sides[2];
     struct loop_timer timer; /* connect; then half-close, or the last bytes of a side that has reset */
     uint64_t last_activity;
-    size_t left;        /* of those last bytes, when the timer looked at them last */
-    struct room second; /* the descriptor of BACK */
+    size_t left;         /* of those last bytes, when the timer looked at them last */
+    struct quota second; /* the descriptor of BACK */
     bool connected, closed, is_live;
     uint16_t delivery_port; /* inbound: of BACK; see socket_deliver() */
 };
@@ -53,7 +53,7 @@ static void part(struct relay *r, int index, bool reset, bool drop)
 {
     struct side *side = &r->sides[index], *other = &r->sides[1 - index];
     bool owed = r->connected && !side->reset && reset && !drop;
-    struct parting_request q;
+    struct lingering_request q;
 
     if (!owed) {
         if (reset)
@@ -62,7 +62,7 @@ static void part(struct relay *r, int index, bool reset, bool drop)
         free(side->unsent);
         return;
     }
-    q = (struct parting_request){
+    q = (struct lingering_request){
         .wp = r->c.wp,
         .fd = side->fd,
         .unsent = side->unsent,
@@ -77,7 +77,7 @@ static void part(struct relay *r, int index, bool reset, bool drop)
         .port = r->c.destination.port,
     };
     budget_move(&r->c.account, &q.account, side->unsent_size);
-    parting_begin(&q);
+    lingering_begin(&q);
     if (index == FRONT)
         r->is_live = false;
     else
@@ -103,7 +103,7 @@ static void relay_close(struct relay *r, enum bruma_reason reason, const char *d
         socket_delivery_over(r->c.wp, r->delivery_port);
     if (r->is_live)
         live_connections_remove(r->c.wp->pod->live_connections, &r->c.client, r->c.destination.port);
-    room_give(r->c.wp, NULL, &r->second);
+    quota_release(r->c.wp, NULL, &r->second);
     connection_close(&r->c, reason, detail);
     loop_free_later(loop, r);
 }
@@ -456,7 +456,7 @@ void relay_start(const struct relay_request *q)
     loop_timer_init(&r->timer, on_timer);
     connection_init(&r->c, q->wp, q->inbound, &q->client, &q->destination, abort_connection);
     socket_keepalive(q->wp->worker->settings, q->fd);
-    room_take(q->wp, NULL, &r->second);
+    quota_take(q->wp, NULL, &r->second);
     connection_describe(&r->c, q->source, q->upstream, q->service, NULL, NULL, NULL);
     connection_open(&r->c, q->inbound ? &q->destination : &q->target);
     if (q->inbound &&

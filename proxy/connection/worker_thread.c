@@ -13,7 +13,7 @@
 #include "proxy/connection/acceptor.h"
 #include "proxy/connection/pressure.h"
 #include "proxy/hbone/tunnel.h"
-#include "proxy/socket/parting.h"
+#include "proxy/socket/lingering.h"
 #include "proxy/socket/route_device.h"
 #include "proxy/socket/socket.h"
 #include "proxy/state/rcu.h"
@@ -92,7 +92,7 @@ static void do_add_pod(void *data)
         wp->level = w->level;
         list_init(&wp->connections);
         list_init(&wp->servers);
-        list_init(&wp->partings);
+        list_init(&wp->lingering);
         list_init(&wp->handshakes);
         worker_pod_init_waiting(wp);
         for (size_t i = 0; i < array_size(wp->clients); i++)
@@ -174,7 +174,7 @@ static void remove_pod(struct worker_pod *wp, enum bruma_reason reason)
         waiter->check(waiter, true);
     }
     abort_connections(wp, reason); /* such as those that these waiters have begun */
-    parting_end_all(wp);
+    lingering_end_all(wp);
     /* A thread inside the namespace would keep it alive. */
     socket_leave(w, wp->pod);
     delivery_ports_free(&wp->ports);

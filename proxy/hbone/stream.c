@@ -7,7 +7,7 @@
 #include <sys/uio.h>
 
 #include "proxy/hbone/request.h"
-#include "proxy/socket/parting.h"
+#include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
 
 #define GATHERED_FIRST 4
@@ -62,7 +62,7 @@ static void part(struct stream *s, bool reset, bool owed)
     if (owed && deliver_gathered(s) < 0)
         owed = false;
     if (owed) {
-        struct parting_request q = {
+        struct lingering_request q = {
             .wp = s->c.wp,
             .fd = s->fd,
             .unsent = s->pending,
@@ -75,7 +75,7 @@ static void part(struct stream *s, bool reset, bool owed)
         };
 
         budget_move(&s->c.account, &q.account, s->pending_size);
-        parting_begin(&q);
+        lingering_begin(&q);
         s->pending = NULL;
         s->pending_size = 0;
     } else {

@@ -11,7 +11,7 @@
 #include "proxy/hbone/stream.h"
 #include "proxy/hbone/tunnel_frames.h"
 #include "proxy/hbone/tunnel_session.h"
-#include "proxy/socket/parting.h"
+#include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
 
 #define READS_PER_EVENT 4
@@ -54,7 +54,7 @@ static int fill(struct tunnel *t);
  * sending, and would be answered by a reset that destroys them. cut: streams have ended with the tunnel. */
 static void part(struct tunnel *t, int fd, bool open, bool aborted)
 {
-    struct parting_request q = {.wp = t->wp, .fd = fd, .end = true};
+    struct lingering_request q = {.wp = t->wp, .fd = fd, .end = true};
 
     if (open) {
         if (aborted || !t->goaway) /* also: no request leaves any more */
@@ -64,7 +64,7 @@ static void part(struct tunnel *t, int fd, bool open, bool aborted)
     }
     budget_move(&t->tls.account, &q.account, t->tls.account.held);
     q.unsent = tls_take_pending(&t->tls, &q.unsent_offset, &q.unsent_len);
-    parting_begin(&q);
+    lingering_begin(&q);
 }
 
 void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail)
@@ -88,7 +88,7 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
     snprintf(text, sizeof(text), "%s", detail ? detail : "");
     t->state = TUNNEL_DEAD;
     handshake_end(t->wp, &t->handshake);
-    room_give(t->wp, &t->peer.addr, &t->room);
+    quota_release(t->wp, &t->peer.addr, &t->quota);
     list_del(&t->node);
     list_del(&t->flush_node);
     loop_timer_cancel(&t->timer);
@@ -284,7 +284,7 @@ void tunnel_send_answers(struct tunnel *t)
     int r = fill(t);
 
     if (r == -ENOBUFS)
-        tunnel_close_with_a_word(t, BRUMA_REASON_MEMORY_BUDGET, "its peer does not read");
+        tunnel_close_reported(t, BRUMA_REASON_MEMORY_BUDGET, "its peer does not read");
     else if (r < 0)
         tunnel_wants_flush(t);
     else
@@ -324,7 +324,7 @@ static void close_if_over(struct tunnel *t)
     if (finished(t))
         tunnel_close(t, BRUMA_REASON_NONE, NULL);
     else if (broken(t))
-        tunnel_close_with_a_word(t, BRUMA_REASON_HTTP2_ERROR, "the peer broke the protocol of HTTP/2");
+        tunnel_close_reported(t, BRUMA_REASON_HTTP2_ERROR, "the peer broke the protocol of HTTP/2");
 }
 
 void tunnel_flush(struct tunnel *t)
@@ -350,7 +350,7 @@ void tunnel_flush(struct tunnel *t)
         if (r != -EPROTO && r != -ENOBUFS)
             read_rest(t);
         if (r == -ENOBUFS)
-            tunnel_close_with_a_word(t, BRUMA_REASON_MEMORY_BUDGET, "its peer does not read");
+            tunnel_close_reported(t, BRUMA_REASON_MEMORY_BUDGET, "its peer does not read");
         else
             tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
                          r == -EPROTO ? "HTTP/2 session failed" : strerror_r(-r, buf, sizeof(buf)));
@@ -408,7 +408,7 @@ static void on_readable(struct tunnel *t)
 
             t->lost = n != -EPROTO;
             if (n == -EPROTO && t->tls.reason != BRUMA_REASON_HTTP2_ERROR)
-                tunnel_close_with_a_word(t, t->tls.reason, t->tls.error);
+                tunnel_close_reported(t, t->tls.reason, t->tls.error);
             else
                 tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
                              n == -EPROTO ? t->tls.error : strerror_r((int)-n, buf, sizeof(buf)));
@@ -542,7 +542,7 @@ int tunnel_start_server(struct worker_pod *wp, int fd, const struct endpoint *pe
         return r;
     }
     list_add_tail(&wp->servers, &t->node);
-    room_take(wp, &peer->addr, &t->room);
+    quota_take(wp, &peer->addr, &t->quota);
     worker_connection_begin(wp);
     begin_handshake(t);
     handshake_begin(wp, &t->handshake);
@@ -584,7 +584,7 @@ int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls
     t->tls_ready = true;
     t->state = TUNNEL_CONNECTING;
     pool_add(wp, t);
-    room_take(wp, NULL, &t->room);
+    quota_take(wp, NULL, &t->quota);
     worker_connection_begin(wp);
     loop_timer_set(w->loop, &t->timer, w->settings->connect_timeout);
     *ret = t;

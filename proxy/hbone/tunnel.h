@@ -41,7 +41,7 @@ enum tunnel_state {
 struct tunnel {
     struct list node;       /* in worker_pod.servers or .clients */
     struct list flush_node; /* in worker.flush */
-    struct room room;
+    struct quota quota;
     struct handshake handshake; /* server, until it is open */
     struct worker_pod *wp;
     bool server;
@@ -153,6 +153,6 @@ void tunnel_close(struct tunnel *tunnel, enum bruma_reason reason, const char *d
 /* Of tunnel_close(): what the end means to its streams. */
 void tunnel_end_streams(struct tunnel *tunnel, enum bruma_reason reason, const char *detail);
 /* The same of an open one, with a line in the log and a count also where it has no stream. */
-void tunnel_close_with_a_word(struct tunnel *tunnel, enum bruma_reason reason, const char *detail);
+void tunnel_close_reported(struct tunnel *tunnel, enum bruma_reason reason, const char *detail);
 
 #endif

@@ -9,7 +9,7 @@
 struct accept_waiter {
     struct waiter waiter;
     struct handshake handshake;
-    struct room room;
+    struct quota quota;
     struct worker_pod *wp;
     int fd;
     struct endpoint peer, arrival;
@@ -23,7 +23,7 @@ static void evict_waiter(struct handshake *h)
 
     worker_wait_cancel(&a->waiter);
     handshake_end(wp, h);
-    room_give(wp, &a->peer.addr, &a->room);
+    quota_release(wp, &a->peer.addr, &a->quota);
     telemetry_early_deny(wp->worker->telemetry, REPORTER_DESTINATION, &a->peer, &a->arrival,
                          BRUMA_REASON_HANDSHAKE_EVICTED, NULL);
     close(a->fd);
@@ -40,14 +40,14 @@ static bool accept_check(struct waiter *waiter, bool timed_out)
     char why[256] = "";
     int r = 0;
 
-    if ((!context || !known) && !timed_out && !(known && worker_pod_hopeless(wp, why, sizeof(why)))) {
+    if ((!context || !known) && !timed_out && !(known && worker_pod_identity_failed(wp, why, sizeof(why)))) {
         tls_context_unref(context);
         if (list_empty(&a->handshake.node))
             handshake_begin(wp, &a->handshake);
         return false;
     }
     handshake_end(wp, &a->handshake);
-    room_give(wp, &a->peer.addr, &a->room);
+    quota_release(wp, &a->peer.addr, &a->quota);
     if (context && known)
         r = tunnel_start_server(wp, a->fd, &a->peer, &a->arrival, context, a->begin);
     else
@@ -74,10 +74,10 @@ void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, c
     }
     *a = (struct accept_waiter){.wp = wp, .fd = fd, .peer = *peer, .arrival = *arrival, .begin = begin};
     handshake_init(&a->handshake, evict_waiter);
-    room_take(wp, &peer->addr, &a->room);
-    if (!room_is_left(wp, &a->room, &reason)) {
+    quota_take(wp, &peer->addr, &a->quota);
+    if (!quota_allows(wp, &a->quota, &reason)) {
         telemetry_early_deny(wp->worker->telemetry, REPORTER_DESTINATION, peer, arrival, reason, NULL);
-        room_give(wp, &peer->addr, &a->room);
+        quota_release(wp, &peer->addr, &a->quota);
         close(fd);
         free(a);
         return;

@@ -5,7 +5,7 @@
 #include "lib/reasons.h"
 #include "proxy/hbone/tunnel.h"
 
-void tunnel_close_with_a_word(struct tunnel *t, enum bruma_reason reason, const char *detail)
+void tunnel_close_reported(struct tunnel *t, enum bruma_reason reason, const char *detail)
 {
     telemetry_early_deny(t->wp->worker->telemetry, t->server ? REPORTER_DESTINATION : REPORTER_SOURCE,
                          &t->peer, &t->arrival, reason, detail);
@@ -15,8 +15,8 @@ void tunnel_close_with_a_word(struct tunnel *t, enum bruma_reason reason, const 
 void tunnel_check_revoked(struct tunnel *t)
 {
     if (t->state == TUNNEL_OPEN && !t->closing && tls_peer_revoked(&t->tls))
-        tunnel_close_with_a_word(t, BRUMA_REASON_CERTIFICATE_REVOKED,
-                                 "peer certificate: revoked after the connection was made");
+        tunnel_close_reported(t, BRUMA_REASON_CERTIFICATE_REVOKED,
+                              "peer certificate: revoked after the connection was made");
 }
 
 void tunnel_refuse_expired(struct tunnel *t)

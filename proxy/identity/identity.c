@@ -50,7 +50,7 @@ struct identity {
     pthread_mutex_t lock;        /* guards what follows, which other threads read */
     struct tls_context *context; /* NULL: none */
     int64_t received_at;         /* wall seconds; of the context */
-    bool hopeless;               /* waiting for the CA will not help */
+    bool has_failed;             /* waiting for the CA will not help */
     char failure[240];           /* of the last failure by its name, "" after a success */
 };
 
@@ -104,15 +104,15 @@ struct tls_context *identity_context(struct identity *i)
     return context;
 }
 
-bool identity_hopeless(struct identity *i, char *text, size_t size)
+bool identity_has_failed(struct identity *i, char *text, size_t size)
 {
-    bool hopeless;
+    bool failed;
 
     pthread_mutex_lock(&i->lock);
     snprintf(text, size, "%s", i->failure);
-    hopeless = i->hopeless && !usable(i);
+    failed = i->has_failed && !usable(i);
     pthread_mutex_unlock(&i->lock);
-    return hopeless;
+    return failed;
 }
 
 const char *identity_uri(const struct identity *i)
@@ -193,8 +193,8 @@ static void failed(struct identity *i, enum bruma_reason reason, const char *tex
         i->failing_since = i->last_request;
     pthread_mutex_lock(&i->lock);
     snprintf(i->failure, sizeof(i->failure), "%s: %s", reason_name(reason), text);
-    i->hopeless = (reason == BRUMA_REASON_CA_REFUSED && i->failures >= REFUSALS_KNOWN) ||
-                  loop_now(i->store->loop) - i->failing_since >= i->store->config.patience;
+    i->has_failed = (reason == BRUMA_REASON_CA_REFUSED && i->failures >= REFUSALS_KNOWN) ||
+                    loop_now(i->store->loop) - i->failing_since >= i->store->config.patience;
     pthread_mutex_unlock(&i->lock);
     retry(i);
     i->store->config.changed(i->store->config.data, i);
@@ -265,7 +265,7 @@ static void on_end(void *data, enum grpc_status status, const char *text)
         i->backoff = BACKOFF_MIN;
         i->failures = 0;
         pthread_mutex_lock(&i->lock);
-        i->hopeless = false;
+        i->has_failed = false;
         i->failure[0] = '\0';
         pthread_mutex_unlock(&i->lock);
         log_info("certificate received\tidentity=\"%s\" not_after=%lld", i->uri,

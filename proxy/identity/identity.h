@@ -50,7 +50,7 @@ void identity_clock_set(struct identity_store *store);
 struct tls_context *identity_context(struct identity *identity);
 /* Any thread. There is none, and waiting will not bring one soon: the CA has refused it again, or has not
  * answered for longer than a connection waits. text: why, in any case; "" without a failure. */
-bool identity_hopeless(struct identity *identity, char *text, size_t size);
+bool identity_has_failed(struct identity *identity, char *text, size_t size);
 const char *identity_uri(const struct identity *identity);
 
 /* For the config dump. Control thread: calls fn for each until it fails, and returns that. */

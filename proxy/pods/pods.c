@@ -101,14 +101,14 @@ static int choose_identity(struct pod *pod)
     return 0;
 }
 
-static void put_stand_in(void *workload)
+static void put_placeholder(void *workload)
 {
     workload_unref(workload);
 }
 
 /* A pod is who the runtime's call says it is. Its own connections need not wait until the mesh says so too.
  */
-static int choose_stand_in(struct pod *pod)
+static int choose_placeholder(struct pod *pod)
 {
     struct state *state = pod->proxy->state;
     const char *trust_domain = *pod->trust_domain ? pod->trust_domain : state_local_trust_domain(state);
@@ -123,11 +123,11 @@ static int choose_stand_in(struct pod *pod)
 
     if (old && (!trust_domain || !strcmp(old->trust_domain, trust_domain)))
         return 0;
-    r = state_stand_in(state, &words, &next);
+    r = state_placeholder(state, &words, &next);
     if (r < 0)
         return r;
     rcu_publish(pod->stand_in, next);
-    reclaim_add(&reclaim, put_stand_in, (void *)(uintptr_t)old);
+    reclaim_add(&reclaim, put_placeholder, (void *)(uintptr_t)old);
     reclaim_flush(&reclaim);
     return 0;
 }
@@ -137,7 +137,7 @@ void pods_state_changed(struct proxy *proxy)
     struct pod *pod;
 
     list_for_each (pod, &proxy->pods, node) {
-        if (choose_identity(pod) < 0 || choose_stand_in(pod) < 0)
+        if (choose_identity(pod) < 0 || choose_placeholder(pod) < 0)
             log_error("out of memory: pod %s/%s gets no certificate", pod->namespace, pod->name);
     }
 }
@@ -209,7 +209,7 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
     if (r == 0)
         r = choose_identity(pod);
     if (r == 0)
-        r = choose_stand_in(pod);
+        r = choose_placeholder(pod);
     if (r < 0) {
         pod_free(pod);
         return r;

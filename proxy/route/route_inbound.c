@@ -146,8 +146,8 @@ static bool has_target_port(const struct workload_service *membership, const str
 }
 
 /* The service that telemetry names (end of section 5.1). */
-static const struct service_full *told_service(const struct workload_full *local, uint16_t port,
-                                               const char *host, size_t host_len)
+static const struct service_full *named_service(const struct workload_full *local, uint16_t port,
+                                                const char *host, size_t host_len)
 {
     const struct service_full *first = NULL;
 
@@ -196,7 +196,7 @@ void route_inbound(const struct state *state, const struct workload *local_workl
     if (local->public.application_tunnel_port)
         ret->target.port = local->public.application_tunnel_port;
     host_len = forwarded ? forwarded_host(forwarded, forwarded_len, &host) : 0;
-    service = told_service(local, ret->target.port, host, host_len);
+    service = named_service(local, ret->target.port, host, host_len);
     if (service) {
         service_ref(&service->public);
         ret->service = &service->public;

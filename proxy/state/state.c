@@ -378,10 +378,10 @@ size_t state_policy_count(const struct state *state)
     return __atomic_load_n(&state->counts[COUNT_POLICIES], __ATOMIC_RELAXED);
 }
 
-int state_stand_in(const struct state *state, const struct pod_words *pod, const struct workload **ret)
+int state_placeholder(const struct state *state, const struct pod_words *pod, const struct workload **ret)
 {
     struct workload_full *w;
-    int r = workload_stand_in(pod, state->network, state->node_name ? state->node_name : "", &w);
+    int r = workload_placeholder(pod, state->network, state->node_name ? state->node_name : "", &w);
 
     if (r == 0)
         *ret = &w->public;

@@ -85,7 +85,7 @@ struct pod_words {
 
 /* Any thread: such a pod as a workload of this node, for as long as the mesh does not know it. A reference
  * for the caller. 0 or -ENOMEM. */
-int state_stand_in(const struct state *state, const struct pod_words *pod, const struct workload **ret);
+int state_placeholder(const struct state *state, const struct pod_words *pod, const struct workload **ret);
 
 /* Writer's thread: the trust domain of some node-local workload, or NULL. A control plane has one. */
 const char *state_local_trust_domain(struct state *state);

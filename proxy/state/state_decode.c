@@ -266,8 +266,8 @@ static int workload_decode(const char *name, const Message *m, const struct node
     return 0;
 }
 
-int workload_stand_in(const struct pod_words *pod, const char *network, const char *node,
-                      struct workload_full **ret)
+int workload_placeholder(const struct pod_words *pod, const char *network, const char *node,
+                         struct workload_full **ret)
 {
     Message m = ISTIO__WORKLOAD__WORKLOAD__INIT;
     char error[128];

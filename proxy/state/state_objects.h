@@ -215,8 +215,8 @@ struct address_resource {
 
 /* A workload without addresses, services and policies: what the pod is to others while nobody else has told.
  */
-int workload_stand_in(const struct pod_words *pod, const char *network, const char *node,
-                      struct workload_full **ret);
+int workload_placeholder(const struct pod_words *pod, const char *network, const char *node,
+                         struct workload_full **ret);
 
 /* name: of the xDS resource, the key of a workload without uid. node(data, key) gives a reference on the node
  * of a service, key "namespace/hostname". */

@@ -19,7 +19,7 @@ void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, 
     c->abort = abort;
     c->account.share = &wp->memory;
     list_add_tail(&wp->connections, &c->node);
-    room_take(wp, inbound ? &c->client.addr : NULL, &c->room);
+    quota_take(wp, inbound ? &c->client.addr : NULL, &c->quota);
     worker_connection_begin(wp);
 }
 
@@ -109,7 +109,7 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     c->strings = NULL;
     memset(&c->flow, 0, sizeof(c->flow));
     budget_give_all(&c->account);
-    room_give(c->wp, &c->client.addr, &c->room);
+    quota_release(c->wp, &c->client.addr, &c->quota);
     worker_connection_end(c->wp);
 }
 

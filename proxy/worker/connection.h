@@ -5,14 +5,14 @@
 #define PROXY_WORKER_CONNECTION_H
 
 #include "proxy/route/policy.h"
-#include "proxy/worker/room.h"
+#include "proxy/worker/quota.h"
 #include "proxy/worker/worker.h"
 
 struct connection {
     struct list node; /* in worker_pod.connections */
     struct worker_pod *wp;
     bool inbound, opened;
-    struct room room;
+    struct quota quota;
     struct endpoint client;      /* who opened the connection */
     struct endpoint destination; /* as the client dialed it */
     struct flow flow;

@@ -70,9 +70,9 @@ struct worker_pod {
     struct worker *worker;
     struct pod *pod; /* referenced */
     struct acceptor acceptors[BRUMA_LISTENER_COUNT];
-    struct list connections;                    /* struct connection */
-    struct list partings;                       /* struct parting: sockets that take their last bytes */
-    struct list servers;                        /* tunnels that peers opened */
+    struct list connections; /* struct connection */
+    struct list lingering;   /* struct lingering_socket: sockets that take their last bytes */
+    struct list servers;     /* tunnels that peers opened */
     struct list clients[1 << WORKER_POOL_BITS]; /* tunnels that we opened, by destination: the pool */
     struct list handshakes;                     /* struct handshake */
     unsigned handshakes_len;
@@ -128,7 +128,7 @@ const struct workload *worker_pod_source(struct worker_pod *wp);
 /* The certificate of just that workload's identity, with a reference for the caller; NULL: none (yet). */
 struct tls_context *worker_pod_context(struct worker_pod *wp);
 /* There is none, and it is known that waiting is in vain. text: what the CA has said last, or "". */
-bool worker_pod_hopeless(struct worker_pod *wp, char *text, size_t size);
+bool worker_pod_identity_failed(struct worker_pod *wp, char *text, size_t size);
 
 /* The port is one that the pod's listeners are bound to. They are reached by the pod's program alone: a
  * connection that is delivered there would come straight back, and be delivered again. */

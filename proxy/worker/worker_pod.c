@@ -55,14 +55,14 @@ struct tls_context *worker_pod_context(struct worker_pod *wp)
     return identity_context(identity);
 }
 
-bool worker_pod_hopeless(struct worker_pod *wp, char *text, size_t size)
+bool worker_pod_identity_failed(struct worker_pod *wp, char *text, size_t size)
 {
     const struct workload *local = worker_pod_source(wp);
     struct identity *identity = rcu_read(wp->pod->identity);
 
     *text = '\0';
     if (!identity || !local || strcmp(identity_uri(identity), local->identity) != 0 ||
-        !identity_hopeless(identity, text, size))
+        !identity_has_failed(identity, text, size))
         return false;
     pod_certificate_wanted(wp->pod); /* by those who come next */
     return true;

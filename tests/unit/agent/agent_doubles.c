@@ -173,23 +173,23 @@ int steer_pod_verify(struct steer *steer, const struct steer_pod *pod, struct st
     return step("verify", NULL);
 }
 
-void steer_glance_init(struct steer_glance *glance)
+void steer_quick_check_init(struct steer_quick_check *check)
 {
-    memset(glance, 0, sizeof(*glance));
+    memset(check, 0, sizeof(*check));
 }
 
-void steer_glance_close(struct steer_glance *glance)
+void steer_quick_check_close(struct steer_quick_check *check)
 {
-    steer_glance_init(glance);
+    steer_quick_check_init(check);
 }
 
-int steer_glance_arm(struct steer *steer, const struct steer_pod *pod, struct steer_glance *glance)
+int steer_quick_check_arm(struct steer *steer, const struct steer_pod *pod, struct steer_quick_check *check)
 {
     return -EOPNOTSUPP;
 }
 
-bool steer_glance_same(struct steer *steer, const struct steer_pod *pod, struct steer_glance *glance,
-                       bool listeners)
+bool steer_quick_check_same(struct steer *steer, const struct steer_pod *pod, struct steer_quick_check *check,
+                            bool listeners)
 {
     return false;
 }

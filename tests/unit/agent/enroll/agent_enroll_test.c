@@ -676,7 +676,8 @@ Test(enroll, strangers_in_the_kubelets_cgroup_are_named)
     cr_assert(mkdtemp(root) != NULL);
     snprintf(group, sizeof(group), "%s/group", root);
     mkdir(group, 0700);
-    cr_expect_eq(kubelet_strangers(&place, 11, group, names, sizeof(names)), 0, "it has gone meanwhile");
+    cr_expect_eq(kubelet_other_processes(&place, 11, group, names, sizeof(names)), 0,
+                 "it has gone meanwhile");
     write_proc(root, "11", "comm", "kubelet\n");
     write_proc(root, "11", "stat", "11 (kubelet) S 1 11 11 0\n");
     write_proc(root, "12", "comm", "mount\n");
@@ -684,17 +685,17 @@ Test(enroll, strangers_in_the_kubelets_cgroup_are_named)
     write_proc(root, "13", "comm", "containerd-shim\n");
     write_proc(root, "13", "stat", "13 (containerd-shim) S 1 11 11 0\n");
     write_proc(root, "group", "cgroup.procs", "11\n12\n13\n99\n");
-    cr_expect_eq(kubelet_strangers(&place, 11, group, names, sizeof(names)), 0, "%s", names);
+    cr_expect_eq(kubelet_other_processes(&place, 11, group, names, sizeof(names)), 0, "%s", names);
     write_proc(root, "14", "comm", "sshd\n");
     write_proc(root, "14", "stat", "14 (sshd) S 1 14 14 0\n");
     write_proc(root, "15", "comm", "nc\n");
     write_proc(root, "15", "stat", "15 (nc) S 14 14 14 0\n");
     write_proc(root, "group", "cgroup.procs", "11\n14\n0\n");
     write_proc(group, "below", "cgroup.procs", "15\n");
-    cr_expect_eq(kubelet_strangers(&place, 11, group, names, sizeof(names)), 3);
+    cr_expect_eq(kubelet_other_processes(&place, 11, group, names, sizeof(names)), 3);
     cr_expect_str_eq(names, "sshd, somebody, nc");
     snprintf(below, sizeof(below), "%s/none", group);
-    cr_expect_eq(kubelet_strangers(&place, 11, below, names, sizeof(names)), 0);
+    cr_expect_eq(kubelet_other_processes(&place, 11, below, names, sizeof(names)), 0);
     snprintf(command, sizeof(command), "rm -r %s", root);
     cr_assert_eq(system(command), 0);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/steer/glance.h"
+#include "agent/steer/quick_check.h"
 
 #include <bpf/bpf.h>
 #include <errno.h>
@@ -20,10 +20,10 @@
  * what changed just before. */
 #define SETTLED (40 * 1000000ll) /* nanoseconds */
 
-void steer_glance_init(struct steer_glance *g)
+void steer_quick_check_init(struct steer_quick_check *g)
 {
-    *g = (struct steer_glance){.link = -1, .listeners = -1};
-    for (int i = 0; i < GLANCE_SYSCTLS; i++)
+    *g = (struct steer_quick_check){.link = -1, .listeners = -1};
+    for (int i = 0; i < QUICK_CHECK_SYSCTLS; i++)
         g->sysctls[i] = -1;
 }
 
@@ -33,13 +33,13 @@ static void let_go(int fd)
         close(fd);
 }
 
-void steer_glance_close(struct steer_glance *g)
+void steer_quick_check_close(struct steer_quick_check *g)
 {
     let_go(g->link);
     let_go(g->listeners);
-    for (int i = 0; i < GLANCE_SYSCTLS; i++)
+    for (int i = 0; i < QUICK_CHECK_SYSCTLS; i++)
         let_go(g->sysctls[i]);
-    steer_glance_init(g);
+    steer_quick_check_init(g);
 }
 
 /* ---- the parts ---- */
@@ -95,14 +95,14 @@ static int open_pin(const struct steer *s, uint64_t cookie, const char *name)
 }
 
 /* A descriptor shows the value of the namespace that it was opened in, wherever it is read. */
-static int open_sysctls(int netns_fd, int fds[GLANCE_SYSCTLS])
+static int open_sysctls(int netns_fd, int fds[QUICK_CHECK_SYSCTLS])
 {
     _cleanup_fd_ int own = netns_open_own();
     int r = own < 0 ? own : netns_enter(netns_fd);
 
     if (r < 0)
         return r;
-    for (int i = 0; i < GLANCE_SYSCTLS && r == 0; i++) {
+    for (int i = 0; i < QUICK_CHECK_SYSCTLS && r == 0; i++) {
         fds[i] = open(pod_netns_sysctl(i), O_RDONLY | O_CLOEXEC);
         if (fds[i] < 0 && errno != ENOENT)
             r = -errno;
@@ -113,17 +113,17 @@ static int open_sysctls(int netns_fd, int fds[GLANCE_SYSCTLS])
 }
 
 /* Glances are a saving, and not worth a pod that finds no descriptor. */
-static bool crowded(const struct steer_glance *g)
+static bool crowded(const struct steer_quick_check *g)
 {
     struct rlimit limit;
     int highest = g->link > g->listeners ? g->link : g->listeners;
 
-    for (int i = 0; i < GLANCE_SYSCTLS; i++)
+    for (int i = 0; i < QUICK_CHECK_SYSCTLS; i++)
         highest = g->sysctls[i] > highest ? g->sysctls[i] : highest;
     return getrlimit(RLIMIT_NOFILE, &limit) < 0 || (rlim_t)highest >= limit.rlim_cur - limit.rlim_cur / 4;
 }
 
-static int open_all(struct steer *s, const struct steer_pod *pod, struct steer_glance *g)
+static int open_all(struct steer *s, const struct steer_pod *pod, struct steer_quick_check *g)
 {
     int r;
 
@@ -143,7 +143,7 @@ static int64_t now(void)
     return nanoseconds(&ts);
 }
 
-static int remember(struct steer *s, const struct steer_pod *pod, struct steer_glance *g)
+static int remember(struct steer *s, const struct steer_pod *pod, struct steer_quick_check *g)
 {
     struct bpf_link_info link;
     struct stat pins = {0};
@@ -170,7 +170,7 @@ static int remember(struct steer *s, const struct steer_pod *pod, struct steer_g
     return 0;
 }
 
-int steer_glance_arm(struct steer *s, const struct steer_pod *pod, struct steer_glance *g)
+int steer_quick_check_arm(struct steer *s, const struct steer_pod *pod, struct steer_quick_check *g)
 {
     int r;
 
@@ -178,12 +178,12 @@ int steer_glance_arm(struct steer *s, const struct steer_pod *pod, struct steer_
         return -EOPNOTSUPP; /* what becomes of a listener that only its proxy holds is found by a verification
                              */
     /* What is kept may be of pins that were replaced since. */
-    steer_glance_close(g);
+    steer_quick_check_close(g);
     r = open_all(s, pod, g);
     if (r == 0)
         r = remember(s, pod, g);
     if (r < 0)
-        steer_glance_close(g);
+        steer_quick_check_close(g);
     else
         g->armed = true;
     return r;
@@ -191,7 +191,7 @@ int steer_glance_arm(struct steer *s, const struct steer_pod *pod, struct steer_
 
 /* ---- looking ---- */
 
-static bool is_same(struct steer *s, const struct steer_pod *pod, const struct steer_glance *g,
+static bool is_same(struct steer *s, const struct steer_pod *pod, const struct steer_quick_check *g,
                     bool listeners)
 {
     struct bpf_link_info link;
@@ -212,18 +212,19 @@ static bool is_same(struct steer *s, const struct steer_pod *pod, const struct s
             (listeners && !listens(pod->listeners[i])))
             return false;
     }
-    for (int i = 0; i < GLANCE_SYSCTLS; i++) {
+    for (int i = 0; i < QUICK_CHECK_SYSCTLS; i++) {
         if (!is_on(g->sysctls[i]))
             return false;
     }
     return true;
 }
 
-bool steer_glance_same(struct steer *s, const struct steer_pod *pod, struct steer_glance *g, bool listeners)
+bool steer_quick_check_same(struct steer *s, const struct steer_pod *pod, struct steer_quick_check *g,
+                            bool listeners)
 {
     if (g->armed && is_same(s, pod, g, listeners))
         return true;
     /* A link that lost its pin ends with the descriptor, and is not in the way of the next one. */
-    steer_glance_close(g);
+    steer_quick_check_close(g);
     return false;
 }

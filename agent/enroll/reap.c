@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/enroll/gone.h"
+#include "agent/enroll/reap.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -132,7 +132,7 @@ static void know_inode(struct pod *pod)
         pod->netns_inode = held.st_ino;
 }
 
-void gone_look(struct agent *agent)
+void reap_pods(struct agent *agent)
 {
     struct pod *pod;
     bool any = false, changed;
@@ -158,7 +158,7 @@ void gone_look(struct agent *agent)
     on_searching(&agent->searching);
 }
 
-void gone_stop(struct agent *agent)
+void reap_stop(struct agent *agent)
 {
     end_search(agent);
     if (agent->mounts_fd >= 0)

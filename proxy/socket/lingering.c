@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proxy/socket/parting.h"
+#include "proxy/socket/lingering.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 
 #include "proxy/pod/live_connections.h"
 #include "proxy/socket/socket.h"
-#include "proxy/worker/room.h"
+#include "proxy/worker/quota.h"
 
 /* Nothing tells when the kernel's queue has run empty, so it is looked at: milliseconds, the first time and
  * at most. A reader's kernel puts off its acknowledgement for up to 40. */
@@ -18,22 +18,22 @@
 /* Between the last bytes and the reset; on a wire they are apart too. */
 #define RESET_GAP 16
 
-struct parting {
-    struct list node; /* in worker_pod.partings */
-    struct parting_request q;
-    struct room room; /* its descriptor is the pod's still */
+struct lingering_socket {
+    struct list node; /* in worker_pod.lingering */
+    struct lingering_request q;
+    struct quota quota; /* its descriptor is the pod's still */
     struct loop_watch watch;
     struct loop_timer timer;
     uint64_t wait, last_progress;
     size_t left; /* bytes that had not arrived when it was last looked at */
 };
 
-static struct loop *loop_of(const struct parting *p)
+static struct loop *loop_of(const struct lingering_socket *p)
 {
     return p->q.wp->worker->loop;
 }
 
-static void close_socket(struct parting_request *q)
+static void close_socket(struct lingering_request *q)
 {
     if (q->reset)
         socket_reset_on_close(q->fd);
@@ -46,19 +46,19 @@ static void close_socket(struct parting_request *q)
         live_connections_remove(q->wp->pod->live_connections, &q->client, q->port);
 }
 
-static void finish(struct parting *p)
+static void finish(struct lingering_socket *p)
 {
     loop_timer_cancel(&p->timer);
     loop_watch_remove(loop_of(p), &p->watch);
     close_socket(&p->q);
     list_del(&p->node);
-    room_give(p->q.wp, NULL, &p->room);
+    quota_release(p->q.wp, NULL, &p->quota);
     worker_connection_end(p->q.wp);
     loop_free_later(loop_of(p), p);
 }
 
 /* Bytes that have not arrived yet, ours and the kernel's; 0: none, or nobody is there to take them. */
-static size_t push(struct parting_request *q)
+static size_t push(struct lingering_request *q)
 {
     while (q->unsent_len) {
         ssize_t n = send(q->fd, q->unsent + q->unsent_offset, q->unsent_len, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -79,12 +79,12 @@ static size_t push(struct parting_request *q)
     return q->unsent_len + socket_unacknowledged(q->fd);
 }
 
-static bool may_end(const struct parting_request *q)
+static bool may_end(const struct lingering_request *q)
 {
     return !q->reset || loop_now(q->wp->worker->loop) - q->last_activity >= RESET_GAP;
 }
 
-static void go(struct parting *p)
+static void go(struct lingering_socket *p)
 {
     struct worker *w = p->q.wp->worker;
     uint64_t limit = w->settings->linger_timeout, now = loop_now(w->loop);
@@ -109,7 +109,7 @@ static void go(struct parting *p)
 
 static void on_timer(struct loop_timer *timer)
 {
-    struct parting *p = container_of(timer, struct parting, timer);
+    struct lingering_socket *p = container_of(timer, struct lingering_socket, timer);
 
     p->wait = p->wait * 2 < LOOK_MAX ? p->wait * 2 : LOOK_MAX;
     go(p);
@@ -117,7 +117,7 @@ static void on_timer(struct loop_timer *timer)
 
 static void on_event(struct loop_watch *watch, uint32_t events)
 {
-    struct parting *p = container_of(watch, struct parting, watch);
+    struct lingering_socket *p = container_of(watch, struct lingering_socket, watch);
 
     /* Reset by the other side, or both sides have ended and the kernel does the rest by itself. */
     if (events & (EPOLLERR | EPOLLHUP))
@@ -126,13 +126,13 @@ static void on_event(struct loop_watch *watch, uint32_t events)
         go(p);
 }
 
-void parting_begin(const struct parting_request *request)
+void lingering_begin(const struct lingering_request *request)
 {
-    struct parting_request q = *request;
+    struct lingering_request q = *request;
     struct worker *w = q.wp->worker;
     size_t left = push(&q);
     bool wait = left || !may_end(&q);
-    struct parting *p;
+    struct lingering_socket *p;
 
     p = wait ? calloc(1, sizeof(*p)) : NULL;
     if (!p || loop_watch_add(w->loop, &p->watch, q.fd, q.unsent_len ? EPOLLOUT : 0, on_event) < 0) {
@@ -148,29 +148,29 @@ void parting_begin(const struct parting_request *request)
     p->last_progress = loop_now(w->loop);
     loop_timer_init(&p->timer, on_timer);
     loop_timer_set(w->loop, &p->timer, p->wait);
-    list_add_tail(&q.wp->partings, &p->node);
-    room_take(q.wp, NULL, &p->room);
+    list_add_tail(&q.wp->lingering, &p->node);
+    quota_take(q.wp, NULL, &p->quota);
     worker_connection_begin(q.wp);
 }
 
-size_t parting_most(const struct worker_pod *wp)
+size_t lingering_most(const struct worker_pod *wp)
 {
-    const struct parting *p;
+    const struct lingering_socket *p;
     size_t most = 0;
 
-    list_for_each (p, &wp->partings, node) {
+    list_for_each (p, &wp->lingering, node) {
         if (p->q.account.held > most)
             most = p->q.account.held;
     }
     return most;
 }
 
-bool parting_abort(struct worker_pod *wp, size_t at_least, const struct budget *until)
+bool lingering_abort(struct worker_pod *wp, size_t at_least, const struct budget *until)
 {
-    struct parting *p;
+    struct lingering_socket *p;
     bool any = false;
 
-    list_for_each (p, &wp->partings, node) {
+    list_for_each (p, &wp->lingering, node) {
         if (p->q.account.held < at_least || budget_level(until, BUDGET_FULL) < BUDGET_FULL)
             continue;
         telemetry_failure(wp->worker->telemetry, BRUMA_REASON_MEMORY_BUDGET);
@@ -181,10 +181,10 @@ bool parting_abort(struct worker_pod *wp, size_t at_least, const struct budget *
     return any;
 }
 
-void parting_end_all(struct worker_pod *wp)
+void lingering_end_all(struct worker_pod *wp)
 {
-    while (!list_empty(&wp->partings)) {
-        struct parting *p = list_first(&wp->partings, struct parting, node);
+    while (!list_empty(&wp->lingering)) {
+        struct lingering_socket *p = list_first(&wp->lingering, struct lingering_socket, node);
 
         if (push(&p->q)) {
             telemetry_failure(wp->worker->telemetry, BRUMA_REASON_LAST_BYTES_UNDELIVERED);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "proxy/worker/room.h"
+#include "proxy/worker/quota.h"
 
 #include "proxy/pod/live_connections.h"
 
@@ -8,11 +8,11 @@ static struct endpoint key_of(const struct addr *peer)
     return (struct endpoint){.addr = *peer};
 }
 
-void room_take(struct worker_pod *wp, const struct addr *peer, struct room *ret)
+void quota_take(struct worker_pod *wp, const struct addr *peer, struct quota *ret)
 {
     struct endpoint key;
 
-    *ret = (struct room){.of_pod = true};
+    *ret = (struct quota){.of_pod = true};
     atomic_fetch_add_explicit(&wp->pod->descriptors, 1, memory_order_relaxed);
     if (!peer)
         return;
@@ -21,20 +21,20 @@ void room_take(struct worker_pod *wp, const struct addr *peer, struct room *ret)
     ret->of_peer = ret->peer_connections > 0;
 }
 
-void room_give(struct worker_pod *wp, const struct addr *peer, struct room *room)
+void quota_release(struct worker_pod *wp, const struct addr *peer, struct quota *quota)
 {
     struct endpoint key;
 
-    if (room->of_pod)
+    if (quota->of_pod)
         atomic_fetch_sub_explicit(&wp->pod->descriptors, 1, memory_order_relaxed);
-    if (room->of_peer) {
+    if (quota->of_peer) {
         key = key_of(peer);
         live_connections_remove(wp->pod->peers, &key, 0);
     }
-    *room = (struct room){};
+    *quota = (struct quota){};
 }
 
-bool room_is_left(const struct worker_pod *wp, const struct room *room, enum bruma_reason *ret_reason)
+bool quota_allows(const struct worker_pod *wp, const struct quota *quota, enum bruma_reason *ret_reason)
 {
     const struct proxy_settings *s = wp->worker->settings;
 
@@ -43,7 +43,7 @@ bool room_is_left(const struct worker_pod *wp, const struct room *room, enum bru
         *ret_reason = BRUMA_REASON_POD_DESCRIPTORS;
         return false;
     }
-    if (room->of_peer && (unsigned long)room->peer_connections > s->max_peer_connections) {
+    if (quota->of_peer && (unsigned long)quota->peer_connections > s->max_peer_connections) {
         *ret_reason = BRUMA_REASON_PEER_CONNECTIONS;
         return false;
     }

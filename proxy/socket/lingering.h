@@ -4,12 +4,12 @@
  * of the kernel's, which a close with a reset, or with input that nobody has read, would destroy. It lives on
  * for them alone, and no longer than its reader takes some (linger_timeout).
  */
-#ifndef PROXY_SOCKET_PARTING_H
-#define PROXY_SOCKET_PARTING_H
+#ifndef PROXY_SOCKET_LINGERING_H
+#define PROXY_SOCKET_LINGERING_H
 
 #include "proxy/worker/worker.h"
 
-struct parting_request {
+struct lingering_request {
     struct worker_pod *wp;
     int fd;          /* taken; watched by nobody */
     uint8_t *unsent; /* taken; may be NULL */
@@ -27,14 +27,14 @@ struct parting_request {
 };
 
 /* Mostly there is nothing to wait for, and the socket is closed at once. */
-void parting_begin(const struct parting_request *request);
+void lingering_begin(const struct lingering_request *request);
 
 /* Those that hold at least so much end now, until the budget is no longer full. True: some did. */
-bool parting_abort(struct worker_pod *wp, size_t at_least, const struct budget *until);
+bool lingering_abort(struct worker_pod *wp, size_t at_least, const struct budget *until);
 /* What the one holds that holds most. */
-size_t parting_most(const struct worker_pod *wp);
+size_t lingering_most(const struct worker_pod *wp);
 
 /* The pod goes: what the sockets take now, and no more. */
-void parting_end_all(struct worker_pod *wp);
+void lingering_end_all(struct worker_pod *wp);
 
 #endif
