@@ -24,7 +24,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from support import kernel, network
 from support.cni import pod_args
-from support.node import Node
+from support.nodes.node import Node
 from support.system import run, wait_for
 
 MESH = """namespaces:

@@ -13,7 +13,7 @@ import capture
 import workloads
 from authority import Authority
 from support import agent, network
-from support.node import Node
+from support.nodes.node import Node
 from support.system import Process, run, wait_for, wait_for_process
 
 HERE = os.path.dirname(os.path.abspath(__file__))

@@ -12,12 +12,11 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path[:0] = [os.path.join(ROOT, "tests", "e2e"), os.path.join(ROOT, "tests")]
+sys.path.insert(0, os.path.join(ROOT, "tests"))
 
-from control_plane import ADDRESS
-from mesh import wait_for
-from test_xds_client import Site
-from test_xds_scale import add, crowd, end_stream, metric
+from support.nodes.mesh import wait_for
+from support.xds.control_plane import ADDRESS
+from support.xds.site import Site, add, crowd, end_stream, metric
 
 SETTLE = 4
 

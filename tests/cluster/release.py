@@ -6,10 +6,10 @@ import json
 import os
 
 import images
-from access_log import parse
 from plan import SYSTEM
 from support import agent
 from support.system import Failed, wait_for
+from support.wire.access_log import parse
 
 CHART = f"{images.ROOT}/charts/bruma"
 AGENT, PROXY = "istio-cni-node", "ztunnel"

@@ -5,7 +5,7 @@ import itertools
 import time
 
 import plan
-from capture import Capture
+from support.wire.capture import Capture
 
 _numbers = itertools.count(1)
 

@@ -3,27 +3,33 @@
 not.
 
     build       the meson build directory, from BRUMA_BUILD
-    work        a Workspace of this test: unique names, a directory, namespaces and processes that are cleaned up
+    work          a Workspace of this test: unique names, a directory, namespaces and processes that are cleaned up
+    node          a node with an agent alone (support/nodes/agent_node.py)
+    world, small  a node whose agent follows an API server, real if there is one, or the small one of the tests
+    new_site      makes nodes whose proxy listens to a control plane of the tests
+    mesh_of_two   two nodes with web, near, shop and outside, for a whole file
 
-A whole mesh is in mesh.py: `with Mesh() as mesh`.
+Other meshes are made where they are used: `with Mesh() as mesh`, support/nodes/mesh.py.
 
 Names contain this process's id, so that several runs do not meet.
 """
 
-import itertools
 import os
 import shutil
 import sys
-import tempfile
 
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from support import kernel, network
-from support.system import Process
-
-counter = itertools.count(1)
+from support.kube.server import RealServer
+from support.kube.small import SmallServer
+from support.kube.world import REAL, World
+from support.nodes.agent_node import Node
+from support.nodes.mesh import Mesh
+from support.nodes.pod_programs import ECHO, SERVER_FIRST, SINK
+from support.workspace import Workspace
+from support.xds.site import Site
 
 
 def pytest_configure(config):
@@ -38,69 +44,6 @@ def build():
     return os.path.abspath(os.environ["BRUMA_BUILD"])
 
 
-class Workspace:
-    """What a test makes: name() is fit for namespaces and links' prefixes, path() for files."""
-
-    def __init__(self, build):
-        self.build = build
-        self.prefix = f"bruma-{os.getpid()}-{next(counter)}-"
-        self.directory = tempfile.mkdtemp(prefix=self.prefix)
-        self._undo = []
-
-    def name(self, suffix):
-        return self.prefix + suffix
-
-    def path(self, *names):
-        return os.path.join(self.directory, *names)
-
-    def defer(self, function, *arguments):
-        """To be called at the end; the last one first."""
-        self._undo.append((function, arguments))
-
-    def netns(self, suffix):
-        name = self.name(suffix)
-        self.defer(network.delete, name)
-        network.create(name)
-        return name
-
-    def process(self, argv, log=None, **options):
-        p = Process(
-            argv, log or self.path(f"{os.path.basename(str(argv[0]))}-{next(counter)}.log"), **options
-        )
-        self.defer(p.stop)
-        return p
-
-    def bpf_root(self):
-        """A directory of our own in a BPF file system."""
-        root, mounted = kernel.bpf_root(self.path("bpf"))
-        if mounted:
-            self.defer(kernel.unmount, root)
-        directory = os.path.join(root, self.prefix + "pins")
-        self.defer(kernel.remove_pins, directory)
-        os.makedirs(directory)
-        return directory
-
-    def cgroup(self, suffix="cgroup"):
-        root, mounted = kernel.cgroup2_root(self.path("cgroup2"))
-        if mounted:
-            self.defer(kernel.unmount, root)
-        directory = os.path.join(root, self.name(suffix))
-        self.defer(kernel.cgroup_remove, directory)
-        return kernel.cgroup_create(directory)
-
-    def close(self):
-        errors = []
-        for function, arguments in reversed(self._undo):
-            try:
-                trouble = function(*arguments)
-                if isinstance(trouble, list):
-                    errors += trouble
-            except Exception as e:  # the rest must be cleaned up too
-                errors.append(f"{getattr(function, '__qualname__', function)}: {e}")
-        self._undo = []
-        return errors
-
-
 @pytest.fixture
 def work(request, build):
     w = Workspace(build)
@@ -111,3 +54,54 @@ def work(request, build):
     else:
         shutil.rmtree(w.directory, ignore_errors=True)
     assert not errors, errors
+
+
+@pytest.fixture
+def node(work):
+    n = Node(work)
+    n.start()
+    return n
+
+
+@pytest.fixture
+def small(work):
+    return World(work, SmallServer)
+
+
+@pytest.fixture(params=["small", "real"] if REAL else ["small"])
+def world(request, work):
+    if request.param == "real":
+        return World(work, lambda netns, directory: RealServer(REAL, netns, directory))
+    return World(work, SmallServer)
+
+
+@pytest.fixture
+def new_site():
+    """Makes a site with these settings of its proxy."""
+    sites = []
+
+    def make(**settings):
+        site = Site()
+        sites.append(site)
+        site.mesh.proxy_env.update(settings)
+        site.start()
+        return site
+
+    yield make
+    for site in sites:
+        site.plane.stop()
+        site.mesh.stop()
+
+
+@pytest.fixture(scope="module")
+def mesh_of_two():
+    with Mesh(nodes=2, workers=2) as m:
+        m.web, m.shop, m.near = m.pod("web", node=0), m.pod("shop", node=1), m.pod("near", node=0)
+        m.outside = m.pod("outside", node=1, namespace="outside")
+        m.outside.outside = True
+        m.start()
+        for pod in (m.shop, m.near, m.outside):
+            pod.server(ECHO, "8080")
+            pod.server(SINK, "9000")
+        m.shop.server(SERVER_FIRST, "2525")
+        yield m

@@ -6,9 +6,9 @@ behind the address."""
 
 import pytest
 
-from mesh import Mesh, wait_for
-from plane import Plane
-from pod_programs import ECHO
+from support.nodes.mesh import Mesh, wait_for
+from support.nodes.pod_programs import ECHO
+from support.xds.plane import Plane
 
 ASK = """
 import socket, sys

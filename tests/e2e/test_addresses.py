@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from mesh import Mesh, sh, wait_for
-from pod_programs import ECHO
-from wire import Wire
+from support.nodes.mesh import Mesh, sh, wait_for
+from support.nodes.pod_programs import ECHO, ask
+from support.wire.segments import Wire
 
 # What is given to the pod: (its address, IPv4 and IPv6, and by which device)
 PLACES = {
@@ -22,28 +22,6 @@ PLACES = {
 
 each_family = pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 each_place = pytest.mark.parametrize("place", PLACES)
-
-# Says what came back and from where it was, or how it ended.
-ASK = """
-import errno, socket, sys
-to, port, word, source = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode(), sys.argv[4]
-s = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET)
-s.settimeout(5)
-try:
-    if source:
-        s.bind((source, 0))
-    s.connect((to, port))
-    s.sendall(word)
-    got = b""
-    while len(got) < len(word):
-        d = s.recv(65536)
-        if not d:
-            break
-        got += d
-    print(got.decode() or "end", s.getpeername()[0])
-except OSError as e:
-    print(errno.errorcode.get(e.errno, type(e).__name__))
-"""
 
 
 def give_addresses(pod, places=PLACES):
@@ -102,10 +80,6 @@ def mesh():
         m.shop.server(ECHO, "8080")
         give_addresses(m.web)
         yield m
-
-
-def ask(pod, to, word="hello", source="", port=8080):
-    return pod.python(ASK, to, port, word, source).strip()
 
 
 def seen(mesh, skip):

@@ -9,17 +9,9 @@ import time
 
 import pytest
 
-from agent_node import Node, Plugin, Pod
 from support import agent as agent_client
+from support.nodes.agent_node import Node, Plugin, Pod
 from support.system import run, wait_for
-
-
-@pytest.fixture
-def node(work):
-    n = Node(work)
-    n.start()
-    return n
-
 
 # ---- CNI ----
 

@@ -11,11 +11,10 @@ import time
 
 import pytest
 
-from agent_node import Node, Plugin, Pod, breakage
 from support import agent as agent_client
 from support import network
+from support.nodes.agent_node import Node, Plugin, Pod, breakage
 from support.system import run, wait_for
-from test_agent import node  # noqa: F401
 
 # ---- deaths ----
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from agent_node import Node, Pod
 from support import network
+from support.nodes.agent_node import Node, Pod
 from support.system import run, wait_for
 
 LIST = json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]})

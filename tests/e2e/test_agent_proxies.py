@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bruma-agent and proxies that come and go, by a proxy that is spoken by hand (agent_proxy.py): who serves,
+"""bruma-agent and proxies that come and go, by a proxy that is spoken by hand (support/nodes/odd_proxy.py): who serves,
 who drains, who serves again."""
 
 import json
@@ -9,9 +9,8 @@ import time
 
 import pytest
 
-from agent_node import Plugin, Pod, breakage
+from support.nodes.agent_node import Plugin, Pod, breakage
 from support.system import wait_for
-from test_agent import node  # noqa: F401
 
 
 def states(node):

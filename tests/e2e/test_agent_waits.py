@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from agent_node import BREAKABLE, Node, Plugin, Pod, breakage
-from faults import waits_env
-from kube_world import AMBIENT, World
 from support import agent as agent_client
 from support import network
-from support.kube_small import SmallServer
+from support.faults import waits_env
+from support.kube.small import SmallServer
+from support.kube.world import AMBIENT, World
+from support.nodes.agent_node import BREAKABLE, Node, Plugin, Pod, breakage
 from support.system import run, wait_for
 
 

@@ -9,22 +9,9 @@ import sys
 
 import pytest
 
-from mesh import Mesh, program, sh, wait_for
-from pod_programs import ECHO, STREAM
-from test_traffic_life import goes_on
-
-REACH = """
-import socket, sys
-for to in sys.argv[1:]:
-    try:
-        s = socket.create_connection((to, 8080), timeout=2)
-        s.sendall(b"x")
-        print("yes" if s.recv(1) == b"x" else "end")
-    except OSError as e:
-        print(type(e).__name__)
-"""
-
-LISTENERS = ["outbound", "inbound", "hbone"]
+from support.nodes.mesh import LISTENERS, Mesh, sh, wait_for
+from support.nodes.pod_programs import ECHO, REACH, STREAM, goes_on
+from support.programs import program
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +58,6 @@ def key(mesh):
 
 def entry(mesh, name):
     return ["pinned", f"{mesh.nodes[0].pin_dir}/maps/{name}", "key", "hex", *key(mesh)]
-
-
-def listener_ports(mesh):
-    """Of the pod's own listeners, by the names of LISTENERS: each is in the agent's descriptors in this
-    order."""
-    lines = mesh.web.run("ss", "-Hltnpe").stdout.splitlines()
-    ours = [line for line in lines if 'users:(("bruma-' in line]
-    assert len(ours) == 3, lines
-    # The kernel numbers sockets as they are made.
-    inodes = sorted(
-        (int(line.split(" ino:")[1].split()[0]), int(line.split()[3].rsplit(":", 1)[1])) for line in ours
-    )
-    return dict(zip(LISTENERS, [port for _, port in inodes], strict=False))
 
 
 def flags_cleared(mesh):
@@ -144,7 +118,7 @@ BREAKAGES = {
         f"{name} listener destroyed": (
             "listener_closed",
             lambda m, name=name: m.web.run(
-                "ss", "-K", "state", "listening", "sport", "=", listener_ports(m)[name]
+                "ss", "-K", "state", "listening", "sport", "=", m.web.listener_ports()[name]
             ),
         )
         for name in LISTENERS
@@ -297,7 +271,7 @@ def test_while_a_slot_is_empty_outside_is_reset_and_the_pod_waits(mesh):
 def test_a_destroyed_listener_does_not_keep_the_proxy_busy(mesh):
     """An agent that cannot answer: the proxy lets go of the listener, tells the agent once, and waits."""
     node = mesh.nodes[0]
-    ports = listener_ports(mesh)
+    ports = mesh.web.listener_ports()
     os.kill(node.agent.pid, 19)
     try:
         before = node.proxy.text().count("a listener of a pod is closed")

@@ -9,8 +9,9 @@ import subprocess
 
 import pytest
 
-from mesh import Mesh, program, wait_for
-from pod_programs import ECHO, ONE_SHOT
+from support.nodes.mesh import Mesh, wait_for
+from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.programs import program
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

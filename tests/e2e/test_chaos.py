@@ -18,9 +18,10 @@ import time
 
 import hpack
 
-from hbone import context
-from mesh import BUILD, Mesh, inside, leaf, wait_for
-from pod_programs import ECHO
+from support.nodes.mesh import Mesh, inside, leaf, wait_for
+from support.nodes.pod_programs import ECHO
+from support.programs import BUILD
+from support.proxies.hbone import context
 
 SECONDS = float(os.environ.get("BRUMA_CHAOS_SECONDS", "10"))
 HBONE = 15008

@@ -15,7 +15,8 @@ import sys
 import pytest
 import yaml
 
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+from support.programs import ROOT
+
 CHART = os.path.join(ROOT, "charts", "bruma")
 KEPT = os.path.join(ROOT, "tests", "data", "chart", "default.yaml")
 HELM = os.environ.get("BRUMA_HELM") or shutil.which("helm")

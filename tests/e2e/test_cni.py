@@ -13,12 +13,11 @@ import threading
 
 import pytest
 
-from agent_node import Node, Pod
 from support import agent as agent_client
 from support import network
 from support.cni import Runtime, pod_args
+from support.nodes.agent_node import Node, Pod
 from support.system import run
-from test_agent import node  # noqa: F401
 
 VERSIONS = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 DATA = os.path.join(os.path.dirname(__file__), "..", "data", "cni")

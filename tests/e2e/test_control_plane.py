@@ -18,7 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from control_plane import (
+from support.system import Failed, wait_for
+from support.xds.control_plane import (
     ADDRESS,
     AUTHORIZATION,
     CA,
@@ -31,7 +32,6 @@ from control_plane import (
     load_messages,
     make_csr,
 )
-from support.system import Failed, wait_for
 
 CART, WEB = "lab//Pod/shop/cart-0", "Kubernetes//Pod/shop/web"
 

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-import hbone
-from mesh import Mesh, inside, leaf, sh, wait_for
-from pod_programs import ECHO, ONE_SHOT
+from support.nodes.mesh import Mesh, inside, leaf, sh, wait_for
+from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.proxies import hbone
 
 
 class Lists:

@@ -7,9 +7,9 @@ import subprocess
 
 import pytest
 
+from support.programs import ROOT
 from support.system import run
 
-ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 PAGES = sorted(
     [f"docs/{n}" for n in os.listdir(f"{ROOT}/docs") if n.endswith(".md")]
     + ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "tests/bench/README.md"]

@@ -13,9 +13,9 @@ import time
 import h2.errors
 import pytest
 
-import hbone
-from mesh import Mesh, inside, leaf, sh, wait_for
-from pod_programs import ECHO
+from support.nodes.mesh import Mesh, inside, leaf, sh, wait_for
+from support.nodes.pod_programs import ECHO
+from support.proxies import hbone
 
 TIMES = 40  # connections of each scene: it is a race
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from mesh import Mesh, wait_for
-from pod_programs import ECHO
+from support.nodes.mesh import Mesh, wait_for
+from support.nodes.pod_programs import ECHO
 
 ASK = """
 import socket, sys, time

@@ -7,9 +7,8 @@ import json
 
 import pytest
 
-from mesh import Mesh, sh, wait_for
-from pod_programs import ECHO
-from test_addresses import ask
+from support.nodes.mesh import Mesh, sh, wait_for
+from support.nodes.pod_programs import ECHO, ask
 
 
 def bridge(pod):

@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from kube_world import AMBIENT, small, world  # noqa: F401
 from support import agent as agent_client
 from support import kernel
+from support.kube.world import AMBIENT
 from support.system import Process, run, wait_for
 
 ECHO = (

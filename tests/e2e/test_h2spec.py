@@ -11,10 +11,9 @@ import xml.etree.ElementTree
 
 import pytest
 
-import hbone
-from mesh import Mesh, inside, leaf
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support.nodes.mesh import Mesh, inside, leaf
+from support.programs import ROOT
+from support.proxies import hbone
 
 # What a server that takes nothing but CONNECT cannot pass: these send a GET and want a body, wait while the
 # answer is small, or have streams wait that are refused at once.

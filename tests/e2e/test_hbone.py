@@ -13,9 +13,9 @@ import h2.events
 import pytest
 from hyperframe.frame import PingFrame
 
-import hbone
-from mesh import Mesh, inside, leaf, sh, wait_for
-from pod_programs import ECHO
+from support.nodes.mesh import Mesh, inside, leaf, sh, wait_for
+from support.nodes.pod_programs import ECHO
+from support.proxies import hbone
 
 
 @pytest.fixture(scope="module")
@@ -230,21 +230,8 @@ def test_rapid_reset_ends_the_tunnel_not_the_proxy(mesh):
     again.close()
 
 
-def alert_of(mesh, context):
-    """What the server says to a client that it does not take. In TLS 1.3 the client hears of it after its own
-    handshake."""
-    with inside(mesh.nodes[0].netns):
-        s = socket.create_connection((mesh.shop.ip, 15008), timeout=10)
-    try:
-        with s:
-            answer = context.wrap_socket(s).recv(100)
-    except ssl.SSLError as e:
-        return e.reason
-    raise AssertionError(f"the server answers with {answer!r}")
-
-
 def test_client_trust_domain_differs(mesh):
-    assert "ALERT" in alert_of(mesh, hbone.context(False, *mesh.foreign))
+    assert "ALERT" in hbone.alert_of(mesh, hbone.context(False, *mesh.foreign))
     wait_for(
         lambda: [
             x
@@ -277,7 +264,7 @@ def test_client_of_another_root(mesh):
         "-addext",
         f"subjectAltName=URI:{mesh.web.identity}",
     )
-    assert "ALERT" in alert_of(
+    assert "ALERT" in hbone.alert_of(
         mesh, hbone.context(False, f"{folder}/cert.pem", f"{folder}/key.pem", mesh.certificate[2])
     )
     wait_for(lambda: "peer_untrusted" in mesh.nodes[1].proxy.text(), "the reason in the log")
@@ -287,7 +274,7 @@ def test_no_client_certificate(mesh):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
-    assert alert_of(mesh, context) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    assert hbone.alert_of(mesh, context) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
 
 
 @pytest.mark.parametrize(

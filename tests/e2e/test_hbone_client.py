@@ -11,10 +11,10 @@ import time
 import h2.errors
 import pytest
 
-import hbone
-from mesh import Mesh, leaf, placed, wait_for
-from peer_place import place_of_a_peer
-from pod_programs import ONE_SHOT
+from support.nodes.mesh import Mesh, leaf, placed, wait_for
+from support.nodes.peer_place import place_of_a_peer
+from support.nodes.pod_programs import ONE_SHOT
+from support.proxies import hbone
 
 
 @pytest.fixture(scope="module")

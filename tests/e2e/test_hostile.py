@@ -11,49 +11,11 @@ import time
 
 import pytest
 
-from mesh import Mesh, inside, sh, wait_for
-from pod_programs import ECHO, ONE_SHOT
-from wire import HBONE, Wire
+from support.nodes.mesh import Mesh, inside, sh, wait_for
+from support.nodes.pod_programs import ECHO, ONE_SHOT, PRELUDE, TRY
+from support.wire.segments import HBONE, Wire
 
 VIP, VIP6 = "10.255.0.7", "fd00:ffff::7"
-
-# What the scripts of this file begin with. echo() says what came back, or how it ended.
-PRELUDE = """
-import errno, os, select, socket, struct, sys, time
-TO, PORT, SECRET = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode()
-V6 = ":" in TO
-SO_BINDTODEVICE, SO_MARK, IP_TRANSPARENT, IPV6_TRANSPARENT = 25, 36, 19, 75
-def tcp(family=None):
-    s = socket.socket(family or (socket.AF_INET6 if V6 else socket.AF_INET), socket.SOCK_STREAM)
-    s.settimeout(20)
-    return s
-def echo(s, message=SECRET):
-    try:
-        s.sendall(message)
-        got = b""
-        while len(got) < len(message):
-            c = s.recv(65536)
-            if not c:
-                return "end"
-            got += c
-        return got.decode()
-    except ConnectionResetError:
-        return "reset"
-    except OSError as e:
-        return errno.errorcode.get(e.errno, type(e).__name__)
-def attempt(s, to):
-    try:
-        s.connect(to)
-    except OSError as e:
-        return errno.errorcode.get(e.errno, type(e).__name__)
-    return "connected"
-"""
-
-TRY = """
-s = tcp(); s.settimeout(2)
-r = attempt(s, (TO, PORT))
-print(r if r != "connected" else echo(s))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +45,6 @@ def mesh():
             yield m
 
 
-def addresses(pod):
-    return [pod.ip, pod.ip6]
-
-
 EACH = """
 import socket, sys
 for to in sys.argv[1:]:
@@ -98,7 +56,7 @@ for to in sys.argv[1:]:
 
 def works(mesh):
     for client, servers in ((mesh.web, (mesh.shop, mesh.near)), (mesh.shop, (mesh.web,))):
-        to = [a for p in servers for a in addresses(p)]
+        to = [a for p in servers for a in p.ips]
         assert client.python(EACH, *to).split() == ["well"] * len(to), client.name
 
 
@@ -121,7 +79,7 @@ def oracle(mesh):
                 re.search(r"src\.addr=\[?([^\s\]]+?)\]?:\d+ ", line),
             )
             if who and address:
-                owner = [p for p in mesh.members if address.group(1) in addresses(p)]
+                owner = [p for p in mesh.members if address.group(1) in p.ips]
                 assert not owner or who.group(1) in (
                     owner[0].identity,
                     *mesh.former.get(owner[0].name, []),
@@ -145,17 +103,14 @@ def run(pod, code, to, secret, port=8080, *more):
 
 @each_family
 def test_the_capture_would_see_plaintext(mesh, family):
-    assert mesh.outside.python(ONE_SHOT, addresses(mesh.near)[family], 8080, "in the clear") == "in the clear"
+    assert mesh.outside.python(ONE_SHOT, mesh.near.ips[family], 8080, "in the clear") == "in the clear"
     assert mesh.wire.holds(b"in the clear")
     assert [s for s in mesh.wire.between([mesh.near, mesh.outside]) if s.destination_port == 8080]
 
 
 @each_family
 def test_a_tunnel_is_all_that_passes(mesh, family):
-    assert (
-        mesh.web.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "not in the clear")
-        == "not in the clear"
-    )
+    assert mesh.web.python(ONE_SHOT, mesh.shop.ips[family], 8080, "not in the clear") == "not in the clear"
     assert not mesh.wire.holds(b"not in the clear")
     assert [s for s in mesh.wire.between(mesh.members) if HBONE in (s.source_port, s.destination_port)]
 
@@ -167,7 +122,7 @@ def test_a_tunnel_is_all_that_passes(mesh, family):
 def test_own_address(mesh, family):
     code = "s = tcp(); s.connect((TO, PORT)); print(echo(s), s.getpeername()[0] == s.getsockname()[0] == TO)"
     before = len(mesh.nodes[0].access_log())
-    assert run(mesh.web, code, addresses(mesh.web)[family], "to myself") == "to myself True"
+    assert run(mesh.web, code, mesh.web.ips[family], "to myself") == "to myself True"
     assert not [x for x in mesh.nodes[0].access_log()[before:] if "src.workload=web" in x], (
         "no proxy is concerned"
     )
@@ -212,7 +167,7 @@ assert s.connect_ex((TO, PORT)) in (0, errno.EISCONN)
 s.settimeout(20)
 print(echo(s))
 """
-    assert run(mesh.web, code, addresses(mesh.shop)[family], "in no hurry") == "in no hurry"
+    assert run(mesh.web, code, mesh.shop.ips[family], "in no hurry") == "in no hurry"
 
 
 def test_v4_mapped(mesh):
@@ -237,13 +192,13 @@ s.settimeout(None)
 s.sendto(SECRET, socket.MSG_FASTOPEN, (TO, PORT))
 print(s.recv(100).decode())
 """
-    assert run(mesh.web, code, addresses(mesh.shop)[family], "at once") == "at once"
+    assert run(mesh.web, code, mesh.shop.ips[family], "at once") == "at once"
 
 
 @each_family
 def test_closed_port_resets(mesh, family):
     for pod in (mesh.shop, mesh.near, mesh.outside):
-        assert run(mesh.web, TRY, addresses(pod)[family], "x", 4444) in (
+        assert run(mesh.web, TRY, pod.ips[family], "x", 4444) in (
             "reset",
             "ECONNRESET",
             "ECONNREFUSED",
@@ -267,8 +222,8 @@ for to in sys.argv[4:]:
         disconnect(s)
         time.sleep(0.05)
 """
-    order = [addresses(p)[family] for p in (mesh.shop, mesh.web)] + [["127.0.0.1", "::1"][family]]
-    order += [addresses(p)[family] for p in (mesh.outside, mesh.near, mesh.web, mesh.shop)]
+    order = [p.ips[family] for p in (mesh.shop, mesh.web)] + [["127.0.0.1", "::1"][family]]
+    order += [p.ips[family] for p in (mesh.outside, mesh.near, mesh.web, mesh.shop)]
     assert run(mesh.web, code, order[0], "again", 8080, *order).split() == ["again"] * 14
 
 
@@ -286,7 +241,7 @@ for to in sys.argv[4:]:
     print(r if r != "connected" else echo(s))
     assert libc.connect(s.fileno(), b"\\0" * 28, 28) == 0, ctypes.get_errno()
 """
-    shop, near, own = (addresses(p)[family] for p in (mesh.shop, mesh.near, mesh.web))
+    shop, near, own = (p.ips[family] for p in (mesh.shop, mesh.near, mesh.web))
     refused = counted(mesh, "rebind_failed")
     said = run(
         mesh.web, code, shop, "again", 8080, shop, near, ["127.0.0.1", "::1"][family], own, shop
@@ -301,7 +256,7 @@ def test_multipath_tcp(mesh, family):
 s = socket.socket(socket.AF_INET6 if V6 else socket.AF_INET, socket.SOCK_STREAM, 262)
 s.settimeout(20); s.connect((TO, PORT)); print(echo(s))
 """
-    assert run(mesh.web, code, addresses(mesh.shop)[family], "one path") == "one path"
+    assert run(mesh.web, code, mesh.shop.ips[family], "one path") == "one path"
 
 
 @each_family
@@ -317,7 +272,7 @@ c, _ = out.accept(); c.sendall(c.recv(100))
 print("SERVED", echo(s), flush=True)
 os._exit(0)
 """
-    to = addresses(mesh.shop)[family]
+    to = mesh.shop.ips[family]
     for client in (
         mesh.outside,
         mesh.near,
@@ -325,7 +280,7 @@ os._exit(0)
     ):  # what the one before left behind is in the way of the next
         p = mesh.rogue.popen("/usr/bin/python3", "-u", "-c", PRELUDE + server, to, 8088, "goes on")
         wait_for(lambda: "READY" in p.text() or not p.alive(), "the server")
-        assert run(client, TRY, addresses(mesh.rogue)[family], "hello", 8088) == "hello", p.text()
+        assert run(client, TRY, mesh.rogue.ips[family], "hello", 8088) == "hello", p.text()
         wait_for(lambda: not p.alive(), "its end")
         assert "SERVED goes on" in p.text()
 
@@ -352,7 +307,7 @@ print("GOES ON", echo(open_before, b"still the same"), flush=True)
         "the mesh file",
     )
     mesh.wire.forget()
-    to = addresses(mesh.shop)[family]
+    to = mesh.shop.ips[family]
     p = late.popen(
         "/usr/bin/python3", "-u", "-c", PRELUDE + code, to, 8080, "after enrollment", f"{mesh.dir}/go{family}"
     )
@@ -387,7 +342,7 @@ s = socket.socket(kind, socket.SOCK_DGRAM); ask(s, lambda s: s.sendto(SECRET, (T
 s = socket.socket(kind, socket.SOCK_DGRAM); s.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, b"eth0")
 s.connect((TO, PORT)); ask(s, lambda s: s.send(SECRET))
 """
-    assert run(mesh.web, code, addresses(mesh.shop)[family], "datagram", 5353).split() == ["datagram"] * 3
+    assert run(mesh.web, code, mesh.shop.ips[family], "datagram", 5353).split() == ["datagram"] * 3
 
 
 def test_link_local_and_multicast(mesh):
@@ -463,7 +418,7 @@ def test_bound_to_a_device_first(mesh, family):
 s = tcp(); s.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, b"eth0"); s.connect((TO, PORT)); print(echo(s))
 s = tcp(); s.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, b"lo"); s.connect((TO, PORT)); print(echo(s))
 """
-    assert run(mesh.web, code, addresses(mesh.shop)[family], "by device") == "by device\nby device"
+    assert run(mesh.web, code, mesh.shop.ips[family], "by device") == "by device\nby device"
 
 
 @each_family
@@ -474,9 +429,9 @@ os.setuid(65534)
 s = tcp(); s.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, b"eth0"); print(attempt(s, (TO, PORT)))
 s = tcp(); s.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, b"eth0"); print(attempt(s, (sys.argv[4], PORT)))
 """
-    own = addresses(mesh.web)[family]
+    own = mesh.web.ips[family]
     refused = counted(mesh, "rebind_failed")
-    assert run(mesh.web, code, addresses(mesh.shop)[family], "x", 8080, own).split() == [
+    assert run(mesh.web, code, mesh.shop.ips[family], "x", 8080, own).split() == [
         "ECONNREFUSED",
         "connected",
     ]
@@ -504,7 +459,7 @@ if sys.argv[4] == "in progress":
     p = select.poll(); p.register(s, select.POLLOUT); p.poll(5000)
 print(echo(s))
 """
-    assert run(mesh.web, code, addresses(mesh.shop)[family], "elsewhere", 8080, when) == "refused\nelsewhere"
+    assert run(mesh.web, code, mesh.shop.ips[family], "elsewhere", 8080, when) == "refused\nelsewhere"
 
 
 @each_family
@@ -513,8 +468,8 @@ def test_own_mark_first(mesh, family, mark):
     code = """
 s = tcp(); s.setsockopt(socket.SOL_SOCKET, SO_MARK, int(sys.argv[4])); s.connect((TO, PORT)); print(echo(s))
 """
-    assert run(mesh.rogue, code, addresses(mesh.shop)[family], "marked", 8080, mark) == "marked"
-    assert run(mesh.rogue, code, addresses(mesh.rogue)[family], "marked self", 8080, mark) == "marked self"
+    assert run(mesh.rogue, code, mesh.shop.ips[family], "marked", 8080, mark) == "marked"
+    assert run(mesh.rogue, code, mesh.rogue.ips[family], "marked self", 8080, mark) == "marked self"
 
 
 @each_family
@@ -527,7 +482,7 @@ s.setsockopt(socket.SOL_SOCKET, SO_MARK, int(sys.argv[4]))
 s.settimeout(1)
 print(echo(s))
 """
-    run(mesh.rogue, code, addresses(mesh.shop)[family], "unmarked", 8080, mark)
+    run(mesh.rogue, code, mesh.shop.ips[family], "unmarked", 8080, mark)
     assert not mesh.wire.holds(b"unmarked")
 
 
@@ -540,10 +495,7 @@ s.bind((sys.argv[4], 0)); s.settimeout(5)
 r = attempt(s, (TO, PORT)); print(r if r != "connected" else echo(s))
 """
     before = len(mesh.nodes[1].access_log())
-    assert (
-        run(mesh.rogue, code, addresses(mesh.shop)[family], "as web", 8088, addresses(mesh.web)[family])
-        == "as web"
-    )
+    assert run(mesh.rogue, code, mesh.shop.ips[family], "as web", 8088, mesh.web.ips[family]) == "as web"
     lines = wait_for(lambda: [x for x in inbound(mesh, 1, before) if ":8088 " in x], "the inbound line")
     assert f'src.identity="{mesh.rogue.identity}"' in lines[0] and mesh.web.identity not in lines[0]
 
@@ -562,11 +514,11 @@ u = socket.socket(socket.AF_UNIX); u.connect(sys.argv[4])
 _, fds, _, _ = socket.recv_fds(u, 1, 1)
 s = socket.socket(fileno=fds[0]); s.settimeout(20); s.connect((TO, PORT)); print(echo(s), s.getsockname()[0])
 """
-    to = addresses(mesh.shop)[family]
+    to = mesh.shop.ips[family]
     giver = mesh.rogue.popen("/usr/bin/python3", "-u", "-c", PRELUDE + give, to, 8088, "x", path)
     wait_for(lambda: "READY" in giver.text(), "the socket to be handed over")
     before = len(mesh.nodes[1].access_log())
-    assert run(mesh.web, take, to, "borrowed", 8088, path) == f"borrowed {addresses(mesh.rogue)[family]}"
+    assert run(mesh.web, take, to, "borrowed", 8088, path) == f"borrowed {mesh.rogue.ips[family]}"
     lines = wait_for(lambda: [x for x in inbound(mesh, 1, before) if ":8088 " in x], "the inbound line")
     assert f'src.identity="{mesh.rogue.identity}"' in lines[0] and mesh.web.identity not in lines[0]
 
@@ -622,13 +574,13 @@ except OSError as e:
     r = errno.errorcode[e.errno]
 print(r)
 """
-    for to in (*addresses(mesh.rogue), "127.0.0.1", "::1"):
-        if to in addresses(mesh.rogue) and port == HBONE:
+    for to in (*mesh.rogue.ips, "127.0.0.1", "::1"):
+        if to in mesh.rogue.ips and port == HBONE:
             continue  # who asks for the tunnel port of a pod's address gets the tunnel
         assert run(mesh.rogue, ask, to, "x", port) == "mine", to
     before = server.text().count("FROM")
     for client in (mesh.shop, mesh.outside, mesh.web):
-        for to in addresses(mesh.rogue):
+        for to in mesh.rogue.ips:
             assert "mine" not in run(client, knock, to, "x", port), (client.name, to)
     assert server.text().count("FROM") == before, "nobody from outside got through"
     server.kill()
@@ -669,7 +621,7 @@ try:
 except TimeoutError:
     print("nothing")
 """
-    assert run(mesh.rogue, code, addresses(mesh.shop)[family], "to shop", 8088) == "to shop\nnothing"
+    assert run(mesh.rogue, code, mesh.shop.ips[family], "to shop", 8088) == "to shop\nnothing"
 
 
 REFUSED = ("reset", "ECONNRESET", "ECONNREFUSED", "EPIPE", "end")
@@ -681,7 +633,7 @@ def test_connecting_to_a_listener_itself(mesh, family):
     ever."""
     ports = listeners(mesh.rogue)
     before = [len(n.access_log()) for n in mesh.nodes]
-    own = addresses(mesh.rogue)[family]
+    own = mesh.rogue.ips[family]
     for port in ports:
         for client, to in (
             (mesh.rogue, own),
@@ -700,7 +652,7 @@ def test_connecting_to_a_listener_itself(mesh, family):
 
 @each_family
 def test_destroying_every_socket_of_the_pod(mesh, family):
-    pod, to = mesh.rogue, addresses(mesh.shop)[family]
+    pod, to = mesh.rogue, mesh.shop.ips[family]
     assert pod.python(ONE_SHOT, to, 8080, "before") == "before"
     for _ in range(3):
         pod.run("ss", "-K", check=False)
@@ -711,7 +663,7 @@ def test_destroying_every_socket_of_the_pod(mesh, family):
         p.kill()
     pod.server(ECHO, "8080")  # the listener of the one before is destroyed too
     wait_for(
-        lambda: run(mesh.web, TRY, addresses(pod)[family], "repaired") == "repaired", "connections to the pod"
+        lambda: run(mesh.web, TRY, pod.ips[family], "repaired") == "repaired", "connections to the pod"
     )
 
 
@@ -733,7 +685,7 @@ print(seen)
 @pytest.mark.parametrize("how", ["rules", "routes", "a rule before ours", "a route to the node", "sysctls"])
 def test_taking_the_way_to_the_proxy_apart(mesh, family, how):
     """Again and again, while it connects: what no longer gets to the proxy gets nowhere."""
-    pod, to = mesh.rogue, addresses(mesh.shop)[family]
+    pod, to = mesh.rogue, mesh.shop.ips[family]
     ip = ["ip", "-4"] if not family else ["ip", "-6"]
     gateway = [mesh.nodes[0].gateway, mesh.nodes[0].gateway6][family]
     undo = None
@@ -760,7 +712,7 @@ def test_taking_the_way_to_the_proxy_apart(mesh, family, how):
     if how in ("rules", "routes"):  # what its server answers, too
         others.append(
             mesh.shop.popen(
-                "/usr/bin/python3", "-c", PRELUDE + HAMMER, addresses(pod)[family], 8080, "unsteered", "1"
+                "/usr/bin/python3", "-c", PRELUDE + HAMMER, pod.ips[family], 8080, "unsteered", "1"
             )
         )
     try:

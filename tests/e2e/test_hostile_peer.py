@@ -8,27 +8,13 @@ import time
 
 import pytest
 
-import hbone
-from mesh import BUILD, Mesh, Process, inside, leaf, wait_for
-from pod_programs import ECHO
-from test_hbone import alert_of
+from support.nodes.mesh import Mesh, Process, inside, leaf, wait_for
+from support.nodes.pod_programs import ECHO, SOURCE
+from support.programs import BUILD
+from support.proxies import hbone
 
 ATTACKER = os.path.abspath(os.path.join(BUILD, "tests", "e2e", "hostile-peer"))
 
-# Sends without end to whoever comes.
-SOURCE = """
-import socket, sys, threading
-s = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)
-print("READY", flush=True)
-def serve(c):
-    try:
-        while True:
-            c.sendall(b"x" * 65536)
-    except OSError:
-        pass
-while True:
-    threading.Thread(target=serve, args=(s.accept()[0],), daemon=True).start()
-"""
 
 # So many requests, a connection each and on two addresses in turn: how many were answered, how many not.
 MANY = """
@@ -88,16 +74,6 @@ def attack(mesh, files, count, *options, at=None):
     return p
 
 
-def resident(process):
-    with open(f"/proc/{process.pid}/status") as f:
-        return int(re.search(r"VmRSS:\s+(\d+) kB", f.read()).group(1)) * 1024
-
-
-def failures(node, reason):
-    found = re.search(rf'bruma_failures_total{{reason="{reason}"}} (\d+)', node.metrics())
-    return int(found.group(1)) if found else 0
-
-
 @pytest.fixture(autouse=True)
 def the_same_proxies_serve_on(mesh):
     yield
@@ -120,12 +96,12 @@ def test_key_updates_that_one_peer_asks_for_harm_no_other(mesh):
 
 
 def test_key_updates_without_data_between_end_the_tunnel_by_name(mesh):
-    before = failures(mesh.nodes[1], "key_update_flood")
+    before = mesh.nodes[1].failures("key_update_flood")
     p = attack(mesh, mesh.rogues, 100000, "-d", 0)
     wait_for(lambda: not p.alive(), "the end of the attack", 60)
     ended = re.search(r"ENDED (\d+)", p.text())
     assert ended and int(ended.group(1)) < 100000, p.text()
-    wait_for(lambda: failures(mesh.nodes[1], "key_update_flood") == before + 1, "the count")
+    wait_for(lambda: mesh.nodes[1].failures("key_update_flood") == before + 1, "the count")
     wait_for(
         lambda: [x for x in mesh.nodes[1].proxy.text().splitlines() if "key_update_flood" in x],
         "the reason in the log",
@@ -134,10 +110,10 @@ def test_key_updates_without_data_between_end_the_tunnel_by_name(mesh):
 
 def test_who_asks_for_keys_and_does_not_read_is_read_no_more(mesh):
     """Its side of the connection fills up, and goes on once it reads. Nothing grows meanwhile."""
-    before = resident(mesh.nodes[1].proxy)
+    before = mesh.nodes[1].proxy.resident_bytes()
     p = attack(mesh, mesh.webs, 60000, "-u", "-d", 700, "-c", f"{mesh.shop.ip}:9090")
     wait_for(lambda: "BLOCKED" in p.text() or not p.alive(), "it to be blocked", 60)
-    grown = resident(mesh.nodes[1].proxy) - before
+    grown = mesh.nodes[1].proxy.resident_bytes() - before
     assert "BLOCKED" in p.text(), (p.text(), grown)
     assert grown < 8 << 20, f"{grown} bytes more"
     p.kill()
@@ -156,10 +132,10 @@ def test_who_was_blocked_and_reads_goes_on(mesh):
 def test_who_asks_the_control_plane_for_keys_and_does_not_read_is_read_no_more(mesh):
     """The agent's port on loopback is open to every user of the node."""
     agent = mesh.nodes[0].agent
-    before = resident(agent)
+    before = agent.resident_bytes()
     p = attack(mesh, mesh.webs, 250000, "-u", "-d", 700, at=("127.0.0.1", 15012))
     wait_for(lambda: "BLOCKED" in p.text() or not p.alive(), "it to be blocked", 120)
-    grown = resident(agent) - before
+    grown = agent.resident_bytes() - before
     p.kill()
     assert "BLOCKED" in p.text(), (p.text(), grown)
     assert agent.alive() and grown < 8 << 20, f"{grown} bytes more"
@@ -175,9 +151,9 @@ def test_key_updates_to_the_control_plane_have_a_bound(mesh):
 
 def test_certificate_with_two_identities(mesh):
     files = leaf(mesh, f"{mesh.web.identity},URI:{mesh.rogue.identity}")
-    before = failures(mesh.nodes[1], "peer_identity_ambiguous")
-    assert "ALERT" in alert_of(mesh, hbone.context(False, *files))
-    wait_for(lambda: failures(mesh.nodes[1], "peer_identity_ambiguous") == before + 1, "the count")
+    before = mesh.nodes[1].failures("peer_identity_ambiguous")
+    assert "ALERT" in hbone.alert_of(mesh, hbone.context(False, *files))
+    wait_for(lambda: mesh.nodes[1].failures("peer_identity_ambiguous") == before + 1, "the count")
     with inside(mesh.nodes[0].netns):
         c = hbone.Client((mesh.shop.ip, 15008), *mesh.webs)
     assert c.status(c.connect(f"{mesh.shop.ip}:8080")) == 200, "one of them alone is good"

@@ -9,9 +9,8 @@ import tarfile
 
 import pytest
 
+from support.programs import ROOT
 from support.system import run
-
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from agent_node import Node
 from support import agent as agent_client
 from support.cni import Runtime
+from support.nodes.agent_node import Node
 from support.system import run, wait_for
 
 LIST = """{

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from conftest import Workspace
-from istiod_world import AMBIENT, SECURITY, Cluster
-from support.istiod import SYSTEM, missing
+from support.kube.istiod import SYSTEM, missing
+from support.kube.istiod_world import AMBIENT, SECURITY, Cluster
 from support.system import Failed, run, wait_for
+from support.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 

@@ -8,12 +8,12 @@ import shutil
 
 import pytest
 
-from conftest import Workspace
-from istiod_world import AMBIENT, SECURITY, Cluster
-from support import waypoint
-from support.istiod import missing
+from support.kube.istiod import missing
+from support.kube.istiod_world import AMBIENT, SECURITY, Cluster
+from support.nodes.pod_programs import HTTP_APP, HTTP_REQUESTS
+from support.proxies import waypoint
 from support.system import wait_for
-from test_waypoint import APP, REQUESTS
+from support.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 VIP, VIP6, WAYPOINT_VIP = "10.96.60.1", "fd00:96::60", "10.96.60.2"
@@ -36,7 +36,7 @@ class Demo:
                 self.server_node, "demo", f"shop-{version}", host, account="shop", labels={"app": "shop"}
             )
             app = pod.start(
-                ["/usr/bin/python3", "-u", "-c", APP, version], cluster.work.path(f"{version}.log")
+                ["/usr/bin/python3", "-u", "-c", HTTP_APP, version], cluster.work.path(f"{version}.log")
             )
             cluster.work.defer(app.kill)
             app.wait_for_text("READY")
@@ -75,7 +75,16 @@ class Demo:
 
     def ask(self, method="GET", host=VIP, port=80, count=1, **headers):
         r = self.web.run(
-            ["/usr/bin/python3", "-c", REQUESTS, host, str(port), str(count), method, json.dumps(headers)],
+            [
+                "/usr/bin/python3",
+                "-c",
+                HTTP_REQUESTS,
+                host,
+                str(port),
+                str(count),
+                method,
+                json.dumps(headers),
+            ],
             timeout=120,
         )
         return json.loads(r.stdout)

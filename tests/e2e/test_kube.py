@@ -13,11 +13,11 @@ import uuid
 import grpc
 import pytest
 
-from control_plane import load_messages
-from kube_world import AMBIENT, REAL, small, world  # noqa: F401
 from support import agent as agent_client
 from support import kernel, network
+from support.kube.world import AMBIENT, REAL
 from support.system import run, wait_for
+from support.xds.control_plane import load_messages
 
 
 def test_real_server_is_given():

@@ -12,9 +12,9 @@ import uuid
 
 import pytest
 
-from kube_world import AMBIENT, small, world  # noqa: F401
 from support import agent as agent_client
 from support import cni
+from support.kube.world import AMBIENT
 from support.system import Failed, run, wait_for
 
 # ---- following the server ----

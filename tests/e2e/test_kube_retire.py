@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from kube_world import World
-from support.kube_small import SmallServer
+from support.kube.small import SmallServer
+from support.kube.world import World
 from support.system import wait_for
 
 DAEMONSET = "/apis/apps/v1/namespaces/mesh/daemonsets/agents"

@@ -4,11 +4,10 @@ source."""
 
 import os
 
-from kube_world import AMBIENT, small  # noqa: F401
 from support import kernel
+from support.kube.world import AMBIENT
+from support.proxies import stock_proxy
 from support.system import wait_for
-
-HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def test_the_annotation_follows_the_proxy(small, work):
@@ -29,7 +28,7 @@ def test_the_annotation_follows_the_proxy(small, work):
     cgroup = f"{small.node.cgroup}/ztunnel"
     os.makedirs(cgroup)
     work.defer(kernel.cgroup_remove, cgroup)
-    p = work.process(["/usr/bin/python3", "-u", f"{HERE}/stock_proxy.py", path], cgroup=cgroup)
+    p = work.process(["/usr/bin/python3", "-u", stock_proxy.__file__, path], cgroup=cgroup)
     small.wait_state("shop/web", "enrolled")
     small.wait_redirection("shop", "web", "enabled")
     p.kill()

@@ -12,8 +12,8 @@ import subprocess
 
 import pytest
 
-from mesh import Mesh, inside, leaf, sh, wait_for
-from pod_programs import ECHO, ONE_SHOT
+from support.nodes.mesh import Mesh, inside, leaf, sh, wait_for
+from support.nodes.pod_programs import ECHO, ONE_SHOT
 
 POD_HANDSHAKES, HANDSHAKES = 20, 30
 POD_DESCRIPTORS, PEER = 100, 40

@@ -5,16 +5,15 @@ one, such as gRPC's 50051, in one pod of ten thousand, and that pod's applicatio
 started. Here the range is so small that it would be met each time.)"""
 
 import glob
-import os
 import re
 
 import pytest
 
-from mesh import Mesh, wait_for
-from pod_programs import ECHO, ONE_SHOT
+from support.nodes.mesh import Mesh, wait_for
+from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.programs import ROOT
 
 FIRST, LAST = 50050, 50055
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 OURS = range(15056, 15086)
 
 LISTEN = """

@@ -7,11 +7,10 @@ import threading
 
 import pytest
 
-from agent_node import Node, Plugin, Pod
-from mesh import Mesh, wait_for
-from pod_programs import ECHO
+from support.nodes.agent_node import Node, Plugin, Pod
+from support.nodes.mesh import Mesh, wait_for
+from support.nodes.pod_programs import ECHO, REACH
 from support.system import run
-from test_breakage import REACH, listener_ports
 
 
 class Pipe:
@@ -89,7 +88,7 @@ def test_an_agent_that_nobody_reads_ends_when_it_is_told_to(work):
 
 def outbound_port(mesh):
     try:
-        return listener_ports(mesh)["outbound"]
+        return mesh.web.listener_ports()["outbound"]
     except AssertionError:
         return None  # one is missing just now
 
@@ -121,7 +120,7 @@ def test_the_proxy_goes_on(json):
 
         assert count("bruma_access_log_dropped_lines_total") > 0, "the pipe is full"
         for _ in range(3):
-            port = listener_ports(mesh)["outbound"]
+            port = web.listener_ports()["outbound"]
             web.run("ss", "-K", "state", "listening", "sport", "=", port)
             wait_for(lambda: outbound_port(mesh) not in (None, port), "the listener to be replaced")
         wait_for(lambda: web.python(REACH, shop.ip).split() == ["yes"], "the worker to go on")

@@ -5,7 +5,7 @@ of probes."""
 import os
 import re
 
-from mesh import cgroup_root
+from support.nodes.mesh import cgroup_root
 from support.system import run
 
 

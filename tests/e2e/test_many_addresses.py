@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from mesh import Mesh, Pod, sh, wait_for
-from pod_programs import ECHO, ONE_SHOT
+from support.nodes.mesh import Mesh, Pod, sh, wait_for
+from support.nodes.pod_programs import ECHO, ONE_SHOT
 
 
 class Many(Pod):

@@ -13,10 +13,10 @@ import h2.events
 import h2.settings
 import pytest
 
-import hbone
-from mesh import Mesh, Process, inside, leaf, program, wait_for
-from pod_programs import ECHO
-from test_hostile_peer import SOURCE, failures, resident
+from support.nodes.mesh import Mesh, Process, inside, leaf, wait_for
+from support.nodes.pod_programs import ECHO, SOURCE
+from support.programs import program
+from support.proxies import hbone
 
 MIB = 1 << 20
 BUDGET = 32 * MIB
@@ -115,12 +115,12 @@ def tunnel(mesh):
 @contextlib.contextmanager
 def watched(mesh, slack=SLACK):
     """The proxies' memory stays within the budget meanwhile, and is back afterwards."""
-    before = [resident(n.proxy) for n in mesh.nodes]
+    before = [n.proxy.resident_bytes() for n in mesh.nodes]
     peak = [0, 0]
 
     def look():
         for i, node in enumerate(mesh.nodes):
-            peak[i] = max(peak[i], resident(node.proxy) - before[i])
+            peak[i] = max(peak[i], node.proxy.resident_bytes() - before[i])
             assert gauge(node, "bruma_buffered_bytes") <= BUDGET
         return peak
 
@@ -130,7 +130,7 @@ def watched(mesh, slack=SLACK):
 
     def back():
         return all(
-            gauge(n, "bruma_buffered_bytes") == 0 and resident(n.proxy) - b < 10 * MIB
+            gauge(n, "bruma_buffered_bytes") == 0 and n.proxy.resident_bytes() - b < 10 * MIB
             for n, b in zip(mesh.nodes, before, strict=True)
         )
 
@@ -139,7 +139,7 @@ def watched(mesh, slack=SLACK):
     except AssertionError as e:
         raise AssertionError(
             [
-                (gauge(n, "bruma_buffered_bytes"), (resident(n.proxy) - b) // MIB)
+                (gauge(n, "bruma_buffered_bytes"), (n.proxy.resident_bytes() - b) // MIB)
                 for n, b in zip(mesh.nodes, before, strict=True)
             ]
         ) from e
@@ -210,7 +210,7 @@ def test_credit_and_windows_follow_what_is_held(mesh, deaf):
 def test_peers_that_send_and_never_obey(mesh, deaf):
     """Tunnels of a peer that goes on as long as it has credit, on every stream: who holds most is cut, by
     name."""
-    before = failures(mesh.nodes[1], "memory_budget")
+    before = mesh.nodes[1].failures("memory_budget")
     with watched(mesh) as look:
         tunnels = [tunnel(mesh) for _ in range(8)]
         streams = []
@@ -228,7 +228,7 @@ def test_peers_that_send_and_never_obey(mesh, deaf):
                         struct.pack(">I", len(frame))[1:] + b"\0\0" + struct.pack(">I", sid) + frame
                     )
             look()
-        wait_for(lambda: failures(mesh.nodes[1], "memory_budget") > before, "somebody to be cut")
+        wait_for(lambda: mesh.nodes[1].failures("memory_budget") > before, "somebody to be cut")
         assert mesh.web.python(ASK, mesh.other.ip, 20).strip() == "good"
         for c in tunnels:
             c.close()
@@ -259,7 +259,7 @@ def test_peers_that_take_no_answers(mesh):
 def test_data_in_frames_of_one_byte(mesh):
     """150 streams, and of each 52,000 such frames at once: the bookkeeping must not cost more than the
     bytes."""
-    before = resident(mesh.nodes[1].proxy)
+    before = mesh.nodes[1].proxy.resident_bytes()
     c = tunnel(mesh)
     sids = [c.connect(f"{mesh.shop.ip}:9091") for _ in range(150)]
     for sid in sids:
@@ -270,7 +270,7 @@ def test_data_in_frames_of_one_byte(mesh):
         c.h2.end_stream(sid)
         c.flush()
     assert c.status(c.connect(f"{mesh.shop.ip}:9091")) == 200, "all that was before it has been read"
-    grown = resident(mesh.nodes[1].proxy) - before
+    grown = mesh.nodes[1].proxy.resident_bytes() - before
     c.close()
     assert grown < 12 * MIB, f"{grown // MIB} MiB"
 

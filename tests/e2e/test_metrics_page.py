@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-import hbone
-from mesh import Mesh, Process, inside, leaf, wait_for
+from support.nodes.mesh import Mesh, Process, inside, leaf, wait_for
+from support.proxies import hbone
 
 READERS = r"""
 import os, socket, sys, threading, time

@@ -10,10 +10,9 @@ import subprocess
 
 import pytest
 
-from agent_node import BPF_LINK_CREATE, BPF_SK_LOOKUP, Node, Pod, bpf
 from support import agent as agent_client
+from support.nodes.agent_node import BPF_LINK_CREATE, BPF_SK_LOOKUP, Node, Pod, bpf
 from support.system import run, wait_for
-from test_agent import node  # noqa: F401
 
 # Counts, and lets everything pass. Nothing of it is shared with bpf/.
 OTHER = """

@@ -8,10 +8,10 @@ import re
 
 import pytest
 
-from mesh import Mesh, Process, program, sh, wait_for
-from pod_programs import ECHO
 from support.network import rules_and_routes
-from test_addresses import ask
+from support.nodes.mesh import Mesh, Process, sh, wait_for
+from support.nodes.pod_programs import ECHO, ask
+from support.programs import program
 
 each_family = pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 SECOND = ["10.98.2.5", "fd98:2::5"]

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from mesh import Mesh, Pod, sh, wait_for
+from support.nodes.mesh import Mesh, Pod, sh, wait_for
 
 HTTP = """
 import http.server, socket

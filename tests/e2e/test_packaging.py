@@ -10,9 +10,8 @@ import subprocess
 import pytest
 
 from support import agent
+from support.programs import ROOT
 from support.system import run, wait_for_process
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 EXPECTED = {
     "/usr/sbin/bruma-agent",

@@ -8,8 +8,8 @@ import re
 import socket
 import threading
 
-from mesh import inside, joined
-from test_xds_scale import add, crowd, new_site, wait_known  # noqa: F401
+from support.nodes.mesh import inside, joined
+from support.xds.site import add, crowd, wait_known
 
 COUNT = 100000
 READERS = 12

@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-import hbone
-from mesh import Mesh, inside, wait_for
-from plane import Authority, Plane, key_pem, pem
-from pod_programs import ECHO, ONE_SHOT
 from support.certificates import usual
+from support.nodes.mesh import Mesh, inside, wait_for
+from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.proxies import hbone
+from support.xds.plane import Authority, Plane, key_pem, pem
 
 LIFE = 6  # seconds
 

@@ -4,7 +4,7 @@ That they do not meet those of others: test_ports_meet.py."""
 
 import pytest
 
-from mesh import Mesh, wait_for
+from support.nodes.mesh import Mesh, wait_for
 
 # Few enough that a leak of any kind is seen within seconds; one client goes round them several times.
 PORTS = 256

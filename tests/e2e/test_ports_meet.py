@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from mesh import Mesh, placed, wait_for
+from support.nodes.mesh import Mesh, placed, wait_for
 
 PORTS = 256
 

@@ -9,12 +9,11 @@ import subprocess
 
 import pytest
 
-import mesh as mesh_module
-from mesh import Mesh, wait_for
-from pod_programs import ECHO
-from test_hostile import PRELUDE, TRY
+from support.nodes import mesh as mesh_module
+from support.nodes.mesh import Mesh, wait_for
+from support.nodes.pod_programs import ECHO, PRELUDE, TRY
+from support.programs import ROOT
 
-ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 NUMBERS = {
     "CHOWN": 0,
     "DAC_OVERRIDE": 1,

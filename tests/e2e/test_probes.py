@@ -10,8 +10,8 @@ import subprocess
 
 import pytest
 
-from kube_world import World
-from support.kube_small import SmallServer
+from support.kube.small import SmallServer
+from support.kube.world import World
 from support.system import run, wait_for
 
 SPEC = {

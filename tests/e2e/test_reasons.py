@@ -8,9 +8,9 @@ import re
 
 import pytest
 
+from support.programs import ROOT
 from support.system import run
 
-ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 LIST = "include/bruma/reasons.h"
 PROGRAMS = ("agent/", "bpf/", "cni/", "ctl/", "include/", "lib/", "proxy/")
 

@@ -8,9 +8,9 @@ import threading
 import h2.errors
 import pytest
 
-import hbone
-from mesh import Mesh, sh, wait_for
-from peer_place import place_of_a_peer
+from support.nodes.mesh import Mesh, sh, wait_for
+from support.nodes.peer_place import place_of_a_peer
+from support.proxies import hbone
 
 # They are waited for, so they are short here.
 LIMITS = {

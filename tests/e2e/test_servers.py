@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from mesh import Mesh, Process, sh, wait_for
+from support.nodes.mesh import Mesh, Process, sh, wait_for
 
 # Holds connections: TO PORT COUNT WHAT [SOURCE...]. Says how many are open at first; what the server closes
 # is opened again.

@@ -11,13 +11,12 @@ import time
 
 import pytest
 
-from agent_node import Node, Plugin, Pod
-from faults import Faults
-from mesh import Mesh
-from pod_programs import ECHO
 from support import agent as agent_client
+from support.faults import Faults
+from support.nodes.agent_node import Node, Plugin, Pod
+from support.nodes.mesh import Mesh
+from support.nodes.pod_programs import ECHO, REACH
 from support.system import run, wait_for
-from test_breakage import REACH
 
 
 def cpu_seconds(pid):

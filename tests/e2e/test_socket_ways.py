@@ -8,10 +8,10 @@ import os
 
 import pytest
 
-from mesh import BUILD, Mesh, wait_for
-from pod_programs import ECHO
-from test_hostile import addresses
-from wire import HBONE, Wire, parse
+from support.nodes.mesh import Mesh, wait_for
+from support.nodes.pod_programs import ECHO
+from support.programs import BUILD
+from support.wire.segments import HBONE, Wire, parse
 
 USER = [
     "setpriv",
@@ -89,7 +89,7 @@ def oracle(mesh):
 
 def left_in_plaintext(mesh):
     """Segments that a pod of the mesh has sent to anybody, or was sent, outside of a tunnel."""
-    members = [a for p in (mesh.web, mesh.near, mesh.shop) for a in addresses(p)]
+    members = [a for p in (mesh.web, mesh.near, mesh.shop) for a in p.ips]
     return [
         s
         for s in mesh.wire.seen()
@@ -111,7 +111,7 @@ def counted(mesh):
 
 def own(pod, family):
     """What is not captured: loopback, and the pod's own address."""
-    return [["127.0.0.1", "::1"][family], addresses(pod)[family]]
+    return [["127.0.0.1", "::1"][family], pod.ips[family]]
 
 
 def test_the_wire_is_read_behind_extension_headers():
@@ -144,7 +144,7 @@ def test_an_option_that_leads_elsewhere_is_refused(mesh, way, family):
     or not."""
     before = counted(mesh)
     for to in own(mesh.web, family):
-        for via in (addresses(mesh.near)[family], addresses(mesh.shop)[family]):
+        for via in (mesh.near.ips[family], mesh.shop.ips[family]):
             assert ask(mesh.web, way, to, via) == "refused option EPERM", (to, via)
     assert counted(mesh) >= before + 4
     assert not [s for s in mesh.wire.seen() if s.payload and b"out of the pod" in s.payload]
@@ -153,25 +153,21 @@ def test_an_option_that_leads_elsewhere_is_refused(mesh, way, family):
 @cases(OTHER_WAY)
 def test_by_root_of_the_pod_too(mesh, way, family):
     assert (
-        ask(mesh.web, way, own(mesh.web, family)[0], addresses(mesh.shop)[family], user=[])
-        == "refused option EPERM"
+        ask(mesh.web, way, own(mesh.web, family)[0], mesh.shop.ips[family], user=[]) == "refused option EPERM"
     )
 
 
 @cases(OTHER_WAY)
 def test_to_another_pod_too(mesh, way, family):
-    assert (
-        ask(mesh.web, way, addresses(mesh.shop)[family], addresses(mesh.near)[family])
-        == "refused option EPERM"
-    )
+    assert ask(mesh.web, way, mesh.shop.ips[family], mesh.near.ips[family]) == "refused option EPERM"
 
 
 @cases(SAME_WAY)
 def test_an_option_that_does_not(mesh, way, family):
     """Refused by the kernel or without effect on the way of TCP: the connection goes to whom connect() has
     named."""
-    for to in (*own(mesh.web, family), addresses(mesh.shop)[family], addresses(mesh.near)[family]):
-        said = ask(mesh.web, way, to, addresses(mesh.shop)[family])
+    for to in (*own(mesh.web, family), mesh.shop.ips[family], mesh.near.ips[family]):
+        said = ask(mesh.web, way, to, mesh.shop.ips[family])
         # a fast open to where none was before may not wait for its answer
         assert said == "out of the pod" or said.startswith("refused"), (to, said)
         assert "EPERM" not in said or way == "nexthop", (to, said)
@@ -182,7 +178,7 @@ def test_an_option_that_does_not(mesh, way, family):
 def test_whatever_carries_it(mesh, way, family):
     """By whatever call and protocol it is made, a connection is captured. What this kernel does not have it
     says."""
-    for to in (*own(mesh.web, family), addresses(mesh.shop)[family], addresses(mesh.near)[family]):
+    for to in (*own(mesh.web, family), mesh.shop.ips[family], mesh.near.ips[family]):
         said = ask(mesh.web, way, to)
         assert said == "out of the pod" or (way in ("sctp", "smc", "dccp") and said in ABSENT), (to, said)
         assert way in ("sctp", "smc", "dccp") or said == "out of the pod"
@@ -212,9 +208,7 @@ except OSError as e:
     print(errno.errorcode.get(e.errno, type(e).__name__))
 """
     mesh.write()
-    p = late.popen(
-        "/usr/bin/python3", "-u", "-c", code, own(late, family)[0], addresses(mesh.near)[family], go
-    )
+    p = late.popen("/usr/bin/python3", "-u", "-c", code, own(late, family)[0], mesh.near.ips[family], go)
     wait_for(lambda: "READY" in p.text() or not p.alive(), "the socket with the option")
     before = counted(mesh)
     wait_for(lambda: late.cni("ADD", check=False).returncode == 0, "enrollment")
@@ -227,7 +221,7 @@ except OSError as e:
     assert not [
         s
         for s in mesh.wire.seen()
-        if s.source in addresses(late) and HBONE not in (s.source_port, s.destination_port)
+        if s.source in late.ips and HBONE not in (s.source_port, s.destination_port)
     ]
 
 

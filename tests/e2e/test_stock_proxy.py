@@ -8,8 +8,9 @@ import subprocess
 
 import pytest
 
-from mesh import Process, program, sh, wait_for
-from stock_world import LONG, PORT, SERVER, ask, stock_mesh
+from support.nodes.mesh import Process, sh, wait_for
+from support.programs import program
+from support.proxies.stock_world import LONG, PORT, SERVER, ask, stock_mesh
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import os
 import signal
 import time
 
-from mesh import Mesh, sh, wait_for
-from stock_world import LONG, PORT, SERVER, STREAM, Stock, agent_call, ask, stock_mesh
+from support.nodes.mesh import Mesh, sh, wait_for
+from support.proxies.stock_world import LONG, PORT, SERVER, STREAM, Stock, agent_call, ask, stock_mesh
 
 # ---- proxies come and go ----
 

@@ -7,32 +7,19 @@ import time
 
 import pytest
 
-from mesh import Mesh, wait_for
-from pod_programs import ECHO, ONE_SHOT, SEND, SERVER_FIRST, SINK
 from support import network
+from support.nodes.mesh import wait_for
+from support.nodes.pod_programs import ONE_SHOT, SEND, TOGETHER
 
 
 @pytest.fixture(scope="module")
-def mesh():
-    with Mesh(nodes=2, workers=2) as m:
-        m.web, m.shop, m.near = m.pod("web", node=0), m.pod("shop", node=1), m.pod("near", node=0)
-        m.outside = m.pod("outside", node=1, namespace="outside")
-        m.outside.outside = True
-        m.start()
-        for pod in (m.shop, m.near, m.outside):
-            pod.server(ECHO, "8080")
-            pod.server(SINK, "9000")
-        m.shop.server(SERVER_FIRST, "2525")
-        yield m
-
-
-def addresses(pod):
-    return [pod.ip, pod.ip6]
+def mesh(mesh_of_two):
+    return mesh_of_two
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 def test_pod_to_pod_on_the_other_node(mesh, family):
-    assert mesh.web.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "ping") == "ping"
+    assert mesh.web.python(ONE_SHOT, mesh.shop.ips[family], 8080, "ping") == "ping"
     line = wait_for(
         lambda: [
             x
@@ -52,7 +39,7 @@ def test_pod_to_pod_on_the_other_node(mesh, family):
 
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 def test_pod_to_pod_on_the_same_node(mesh, family):
-    assert mesh.web.python(ONE_SHOT, addresses(mesh.near)[family], 8080, "ping") == "ping"
+    assert mesh.web.python(ONE_SHOT, mesh.near.ips[family], 8080, "ping") == "ping"
     wait_for(
         lambda: [
             x for x in mesh.nodes[0].access_log() if mesh.near.identity in x and 'direction="inbound"' in x
@@ -64,14 +51,14 @@ def test_pod_to_pod_on_the_same_node(mesh, family):
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 def test_the_server_sees_the_clients_address(mesh, family):
     echo = mesh.shop.processes[0]
-    mesh.web.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "x")
+    mesh.web.python(ONE_SHOT, mesh.shop.ips[family], 8080, "x")
     source = ["::ffff:" + mesh.web.ip, mesh.web.ip6][family]
     wait_for(lambda: f"FROM {source} " in echo.text(), f"{source} at the server")
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 def test_outside_to_mesh_in_plaintext(mesh, family):
-    assert mesh.outside.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "plain") == "plain"
+    assert mesh.outside.python(ONE_SHOT, mesh.shop.ips[family], 8080, "plain") == "plain"
     wait_for(
         lambda: [
             x
@@ -84,18 +71,7 @@ def test_outside_to_mesh_in_plaintext(mesh, family):
 
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 def test_mesh_to_outside_is_passed_through(mesh, family):
-    assert mesh.web.python(ONE_SHOT, addresses(mesh.outside)[family], 8080, "plain") == "plain"
-
-
-# Many connections to one place, all open at once; each asks and is answered.
-TOGETHER = """
-import socket, sys
-all = [socket.create_connection((sys.argv[1], 8080), timeout=10) for _ in range(int(sys.argv[2]))]
-for s in all:
-    s.settimeout(10)
-    s.sendall(b"x")
-print(sum(s.recv(1) == b"x" for s in all))
-"""
+    assert mesh.web.python(ONE_SHOT, mesh.outside.ips[family], 8080, "plain") == "plain"
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
@@ -107,7 +83,7 @@ def test_the_application_and_the_proxy_may_have_one_port_to_one_destination(mesh
     usual = mesh.web.run("cat", ports).stdout
     mesh.web.run("sh", "-c", f"echo 40000 40059 >{ports}")
     try:
-        assert mesh.web.python(TOGETHER, addresses(mesh.outside)[family], 45, timeout=60).strip() == "45"
+        assert mesh.web.python(TOGETHER, mesh.outside.ips[family], 45, timeout=60).strip() == "45"
     finally:
         mesh.web.run("sh", "-c", f"echo {usual.strip()} >{ports}")
 
@@ -126,7 +102,7 @@ def test_mesh_to_outside_leaves_by_the_device_that_leads_there(mesh, family):
             lambda: sum(f"{far}" in line for line in mesh.nodes[0].access_log()[before:]) == 20,
             "the proxy to have passed them on",
         )
-        assert mesh.web.python(TOGETHER, addresses(mesh.outside)[family], 20, timeout=60).strip() == "20"
+        assert mesh.web.python(TOGETHER, mesh.outside.ips[family], 20, timeout=60).strip() == "20"
     finally:
         network.run(["ip", "-n", mesh.web.netns, "link", "del", "second"])
 
@@ -150,7 +126,7 @@ f.write(b"helo\\n"); f.flush()
 print(f.readline().decode().strip())
 """
     for client in (mesh.web, mesh.outside):
-        assert client.python(code, addresses(mesh.shop)[family]).split("\n")[:2] == [
+        assert client.python(code, mesh.shop.ips[family]).split("\n")[:2] == [
             "220 welcome",
             "250 helo",
         ], client.name
@@ -193,7 +169,7 @@ print(sum(ok))
 @each_family
 def test_half_close_towards_the_server(mesh, family):
     for client, server in ((mesh.web, mesh.shop), (mesh.outside, mesh.shop), (mesh.web, mesh.outside)):
-        assert client.python(ONE_SHOT, addresses(server)[family], 8080, "half closed") == "half closed", (
+        assert client.python(ONE_SHOT, server.ips[family], 8080, "half closed") == "half closed", (
             client.name,
             server.name,
         )
@@ -234,7 +210,7 @@ s.close()
 print(d.decode())
 """
     for times, client in enumerate((mesh.web, mesh.outside), 1):
-        assert client.python(code, addresses(mesh.shop)[family], port).strip() == "first", client.name
+        assert client.python(code, mesh.shop.ips[family], port).strip() == "first", client.name
         wait_for(
             lambda times=times: p.text().count("GOT after the end") == times,
             "what was sent after the server's end",
@@ -253,7 +229,7 @@ s.close()
 """
     for client in (mesh.web, mesh.outside):
         before = echo.text().count("ERROR ConnectionResetError")
-        client.python(code, addresses(mesh.shop)[family])
+        client.python(code, mesh.shop.ips[family])
         wait_for(
             lambda before=before: echo.text().count("ERROR ConnectionResetError") > before,
             f"the reset of {client.name} at the server",
@@ -285,7 +261,7 @@ except ConnectionResetError:
     for pod in (mesh.shop, mesh.outside):
         pod.server(server, port)
     for client, to in ((mesh.web, mesh.shop), (mesh.outside, mesh.shop), (mesh.web, mesh.outside)):
-        assert client.python(code, addresses(to)[family], port).strip() == "reset", (client.name, to.name)
+        assert client.python(code, to.ips[family], port).strip() == "reset", (client.name, to.name)
 
 
 def test_closed_port_resets_the_client(mesh):

@@ -5,7 +5,6 @@ brought back."""
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -13,20 +12,13 @@ import time
 
 import pytest
 
-from mesh import placed, sh, wait_for
-from pod_programs import ONE_SHOT, STREAM
-from test_traffic import TOGETHER, addresses, mesh  # noqa: F401
+from support.nodes.mesh import placed, sh, wait_for
+from support.nodes.pod_programs import ONE_SHOT, STREAM, TOGETHER, goes_on
 
 
-def progress(p):
-    found = re.findall(r"N (\d+)", p.text())
-    return int(found[-1]) if found else 0
-
-
-def goes_on(p, what):
-    start = progress(p)
-    wait_for(lambda: progress(p) > start + 20 or not p.alive(), what)
-    assert p.alive(), f"{what}: {p.text()[-300:]}"
+@pytest.fixture(scope="module")
+def mesh(mesh_of_two):
+    return mesh_of_two
 
 
 def test_label_removed_and_put_back_breaks_no_connection(mesh):
@@ -92,7 +84,7 @@ def test_connections_of_before_and_new_ones_may_have_the_same_ports(mesh, direct
     )
     ports = "/proc/sys/net/ipv4/ip_local_port_range"
     usual = pod.run("cat", ports).stdout.strip()
-    to = addresses(server)[family]
+    to = server.ips[family]
     first = 41000 + 100 * family + 200 * (direction == "in")  # nothing of another test is in TIME_WAIT there
 
     def all_captured():
@@ -191,7 +183,7 @@ def test_sigkill_of_the_proxy_refuses_no_new_connection(mesh, whose, family):
     """Connections that come while it is away wait, and each is answered. A client outside the mesh dials the
     server's node, one inside has a proxy of its own to wait for."""
     client, node = (mesh.outside, mesh.nodes[1]) if whose == "the server's" else (mesh.web, mesh.nodes[0])
-    p = client.popen("/usr/bin/python3", "-u", "-c", KNOCK, addresses(mesh.shop)[family], "4")
+    p = client.popen("/usr/bin/python3", "-u", "-c", KNOCK, mesh.shop.ips[family], "4")
     time.sleep(1)
     killed = time.monotonic()
     node.proxy.kill()
@@ -375,16 +367,14 @@ def test_both_killed_fails_closed_and_heals(mesh, whose):
     node.proxy.kill()
     node.agent.kill()
     for client, server in pairs:
-        said = client.python(REACH, *addresses(server)).split()
+        said = client.python(REACH, *server.ips).split()
         assert len(said) == 2 and "served" not in said and "end" not in said, (client.name, server.name, said)
-    assert bystander[0].python(REACH, *addresses(bystander[1])).split() == ["served"] * 2, (
-        "others are not concerned"
-    )
+    assert bystander[0].python(REACH, *bystander[1].ips).split() == ["served"] * 2, "others are not concerned"
     node.start_agent()
     node.start_proxy()
     for client, server in pairs:
         wait_for(
-            lambda c=client, s=server: c.python(REACH, *addresses(s)).split() == ["served"] * 2,
+            lambda c=client, s=server: c.python(REACH, *s.ips).split() == ["served"] * 2,
             f"{client.name} to reach {server.name}",
             40,
         )

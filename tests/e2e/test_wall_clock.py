@@ -13,10 +13,11 @@ import time
 import pytest
 from cryptography import x509
 
-import hbone
-from mesh import BUILD, Mesh, Node, inside, leaf, wait_for
-from plane import Plane
-from pod_programs import ECHO, ONE_SHOT
+from support.nodes.mesh import Mesh, Node, inside, leaf, wait_for
+from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.programs import BUILD
+from support.proxies import hbone
+from support.xds.plane import Plane
 
 HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
 LOOK = 5  # seconds after which a clock that was set has been noticed in any case

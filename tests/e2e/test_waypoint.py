@@ -8,68 +8,14 @@ import tempfile
 
 import pytest
 
-from mesh import TRUST_DOMAIN, Mesh, wait_for
-from pod_programs import ECHO, ONE_SHOT
-from support import waypoint as support
+from support.nodes.mesh import TRUST_DOMAIN, Mesh, wait_for
+from support.nodes.pod_programs import ECHO, HTTP_APP, HTTP_REQUESTS, ONE_SHOT
+from support.proxies import waypoint as support
 
 SHOP = "shop.demo.svc.cluster.local"
 WAYPOINT = "waypoint.demo.svc.cluster.local"
 VIP4, VIP6, WAYPOINT_VIP = "10.96.0.20", "fd00:96::20", "10.96.0.99"
 
-# Answers with its name; to a POST with the checksum of what it got; to /endless with bytes as long as anybody
-# takes them.
-APP = """
-import hashlib, http.server, socket, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    def answer(self):
-        if self.path == "/endless":
-            return self.endless()
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        text = (hashlib.sha256(body).hexdigest() if self.command == "POST" else sys.argv[1]).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-        print("SERVED", self.client_address[0], self.command, flush=True)
-    def endless(self):
-        self.send_response(200)
-        self.send_header("content-length", str(1 << 50))
-        self.end_headers()
-        try:
-            while True:
-                self.wfile.write(bytes(65536))
-        except OSError as e:
-            print("ENDED", type(e).__name__, flush=True)
-            self.close_connection = True
-    do_GET = do_POST = do_DELETE = answer
-    def log_message(self, *arguments):
-        pass
-class Server(http.server.ThreadingHTTPServer):
-    address_family = socket.AF_INET6
-    request_queue_size = 256
-server = Server(("::", 8080), Handler)
-print("READY", flush=True)
-server.serve_forever()
-"""
-
-# So many requests, each on a connection of its own: a list of [status, body], or of [0, the error].
-REQUESTS = """
-import http.client, json, sys
-host, port, count, method, headers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], json.loads(sys.argv[5])
-answers = []
-for i in range(count):
-    connection = http.client.HTTPConnection(host, port, timeout=30)
-    try:
-        connection.request(method, "/", headers=headers)
-        answer = connection.getresponse()
-        answers.append([answer.status, answer.read().decode()])
-    except (OSError, http.client.HTTPException) as e:
-        answers.append([0, repr(e)])
-    connection.close()
-print(json.dumps(answers))
-"""
 
 POST = """
 import hashlib, http.client, os, sys
@@ -129,7 +75,7 @@ print(json.dumps(answers))
 
 
 def requests(pod, host, count=1, method="GET", port=80, **headers):
-    return json.loads(pod.python(REQUESTS, host, port, count, method, json.dumps(headers), timeout=120))
+    return json.loads(pod.python(HTTP_REQUESTS, host, port, count, method, json.dumps(headers), timeout=120))
 
 
 def one(pod, host, method="GET", port=80, **headers):
@@ -239,7 +185,7 @@ def mesh(program):
         set_services(m, waypoint=DESTINATION)
         set_waypoints(m, m.waypoint)
         m.start()
-        m.v1.app, m.v2.app = m.v1.server(APP, "v1"), m.v2.server(APP, "v2")
+        m.v1.app, m.v2.app = m.v1.server(HTTP_APP, "v1"), m.v2.server(HTTP_APP, "v2")
         m.envoy = envoy(m, m.waypoint, program)
         try:
             m.envoy.start()
@@ -586,7 +532,7 @@ def inner(program):
         m.policies.append(only_waypoint())
         set_services(m, waypoint=DESTINATION)
         m.start()
-        m.v1.app, m.v2.app = m.v1.server(APP, "v1"), m.v2.server(APP, "v2")
+        m.v1.app, m.v2.app = m.v1.server(HTTP_APP, "v1"), m.v2.server(HTTP_APP, "v2")
         m.envoy = support.Waypoint(
             program,
             tempfile.mkdtemp(dir=m.dir),

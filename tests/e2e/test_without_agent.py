@@ -9,9 +9,9 @@ import uuid
 
 import pytest
 
-from kube_world import AMBIENT, small  # noqa: F401
 from support import agent as agent_client
-from support.node import Node
+from support.kube.world import AMBIENT
+from support.nodes.node import Node
 from support.system import Failed, run, wait_for
 
 # A namespace that is named "never" cannot have pods in the mesh, whatever their labels are.

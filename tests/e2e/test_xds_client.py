@@ -10,63 +10,11 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from control_plane import ADDRESS, AUTHORIZATION
-from mesh import Mesh, Process, wait_for
-from plane import END, Authority, Plane, pem
-from pod_programs import ECHO
-
-POLICY_TIMEOUT = 4
-CLIENT = """
-import socket, sys
-s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
-s.settimeout(float(sys.argv[3]) if len(sys.argv) > 3 else 20)
-try:
-    s.connect((sys.argv[1], int(sys.argv[2])))
-    s.sendall(b"ping")
-    print(s.recv(4).decode() or "closed")
-except OSError as e:
-    print(type(e).__name__)
-"""
-
-
-class Site:
-    """A mesh of one node with two pods; the proxy listens to the plane alone."""
-
-    def __init__(self):
-        self.mesh = Mesh(nodes=1)
-        node = self.mesh.nodes[0]
-        self.plane = Plane(f"{self.mesh.dir}/plane", node.netns)
-        self.mesh.proxy_env.update(self.plane.env())
-        self.mesh.proxy_env["BRUMA_POLICY_TIMEOUT"] = f"{POLICY_TIMEOUT}s"
-        self.web, self.shop = self.mesh.pod("web", node=0), self.mesh.pod("shop", node=0)
-        self.node = node
-
-    def start(self):
-        self.plane.set(self.of(self.web), self.of(self.shop))
-        self.mesh.start()
-        self.shop.server(ECHO, "8080")
-
-    def of(self, pod, **fields):
-        """The pod as a workload, with HBONE."""
-        return self.plane.workload(
-            pod.name,
-            pod.ip,
-            pod.ip6,
-            **{"tunnel_protocol": 1, "node": self.node.name, "service_account": pod.account, **fields},
-        )
-
-    def ping(self, address=None, port=8080, seconds=20):
-        return self.web.python(CLIENT, address or self.shop.ip, port, seconds).strip()
-
-    def workloads(self):
-        return {w["name"]: w for w in self.node.config_dump()["workloads"]}
-
-    def logged(self, text):
-        """Lines of the access log may come a little later."""
-        wait_for(lambda: text in self.node.proxy.text(), f"{text} in the proxy's log")
-
-    def stream(self):
-        return self.plane.streams[-1]
+from support.nodes.mesh import Process, wait_for
+from support.nodes.pod_programs import ECHO
+from support.xds.control_plane import ADDRESS, AUTHORIZATION
+from support.xds.plane import END, Authority, pem
+from support.xds.site import CLIENT, POLICY_TIMEOUT, Site
 
 
 @pytest.fixture(scope="module")

@@ -14,57 +14,13 @@ import h2.events
 import h2.settings
 import pytest
 
-from control_plane import ADDRESS, AUTHORIZATION
-from mesh import inside, wait_for
-from plane import END
-from test_xds_client import Site
+from support.nodes.mesh import inside, wait_for
+from support.xds.control_plane import ADDRESS
+from support.xds.site import add, crowd, end_stream, known, metric, wait_known
 
 ISTIOD_TAKES = 4 * 1024 * 1024
 WINDOW = 16 << 20
 LET_GO = "let go what the control plane was not told of"
-
-
-def crowd(plane, count):
-    """(name, (version, bytes)): as a busy cluster has them. Made by hand, for protobuf's Python takes too
-    long for 100,000."""
-    name, sample = plane.workload(
-        "checkout-service-canary-europe-7c9d8b6f5d-00000000",
-        "10.200.0.0",
-        node="another-node-of-this-cluster",
-    )
-    data = sample.SerializeToString()
-    old, address = b"00000000", socket.inet_aton("10.200.0.0")
-    out = {}
-    for i in range(count):
-        tag = f"{i:08d}"
-        out[name.replace("00000000", tag)] = (
-            f"{i:016x}",
-            data.replace(old, tag.encode()).replace(
-                address, bytes([11 + (i >> 16), i >> 8 & 255, i & 255, 1])
-            ),
-        )
-    assert len(name) > 60
-    return out
-
-
-def known(site):
-    return len(site.node.config_dump()["workloads"])
-
-
-def wait_known(site, count, what, seconds=60):
-    """A page of very many is not asked for again and again: it is work for the proxy, and for this
-    process."""
-
-    def look():
-        time.sleep(min(2, count / 50000))
-        return known(site) == count
-
-    wait_for(look, what, seconds)
-
-
-def metric(site, name):
-    found = re.search(rf"^{name} (\d+)", site.node.metrics(), re.M)
-    return int(found[1]) if found else 0
 
 
 class Traffic:
@@ -89,30 +45,6 @@ class Traffic:
             assert set(self.answers) == {"ping"}, self.answers
 
 
-@pytest.fixture
-def new_site():
-    """Makes a site with these settings of its proxy."""
-    sites = []
-
-    def make(**settings):
-        site = Site()
-        sites.append(site)
-        site.mesh.proxy_env.update(settings)
-        site.start()
-        return site
-
-    yield make
-    for site in sites:
-        site.plane.stop()
-        site.mesh.stop()
-
-
-def add(site, items):
-    with site.plane.lock:
-        site.plane.resources[ADDRESS].update(items)
-        site.plane.respond(site.stream(), ADDRESS, items)
-
-
 def restart(site, options):
     site.plane.stop()
     site.plane.options = options
@@ -121,22 +53,6 @@ def restart(site, options):
     wait_for(
         lambda: len(site.plane.streams) > before and site.stream().first(ADDRESS), "the proxy to come back"
     )
-
-
-def end_stream(site, seconds=60):
-    """Ended by the server; returns the first request of the next one, once all of it has come."""
-    before = len(site.plane.streams)
-    site.stream().out.put(END)
-    wait_for(
-        lambda: (
-            len(site.plane.streams) > before
-            and site.stream().first(ADDRESS)
-            and site.stream().first(AUTHORIZATION)
-        ),
-        "the first requests of a new stream",
-        seconds,
-    )
-    return site.stream().first(ADDRESS)
 
 
 def test_twenty_thousand_workloads_and_the_stream_ends(new_site):

@@ -4,11 +4,10 @@ one whose pods bruma-agent enrolls."""
 
 import pytest
 
-from mesh import Mesh, Node, inside, sh, wait_for
-from pod_programs import ECHO, ONE_SHOT, SEND, SERVER_FIRST, SINK
-from test_traffic import addresses
-from wire import Wire
-from zds import ZdsNode
+from support.nodes.mesh import Mesh, Node, inside, sh, wait_for
+from support.nodes.pod_programs import ECHO, ONE_SHOT, SEND, SERVER_FIRST, SINK
+from support.proxies.zds import ZdsNode
+from support.wire.segments import Wire
 
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 
@@ -55,7 +54,7 @@ def test_hbone_between_pods(mesh, client, server, family):
     """Both ways between nodes of the two kinds, and within one: encrypted, and the server sees its client."""
     client, server = getattr(mesh, client), getattr(mesh, server)
     with Wire(server.node) as wire:
-        assert client.python(ONE_SHOT, addresses(server)[family], 8080, "ping") == "ping"
+        assert client.python(ONE_SHOT, server.ips[family], 8080, "ping") == "ping"
         assert not wire.plain([client, server]) and not wire.holds(b"ping")
     wait_for(
         lambda: f"FROM {source(client, family)} " in mesh.echo[server.name].text(),
@@ -81,7 +80,7 @@ def test_hbone_between_pods(mesh, client, server, family):
 
 @FAMILIES
 def test_outside_to_mesh_in_plaintext(mesh, family):
-    assert mesh.outside.python(ONE_SHOT, addresses(mesh.shop)[family], 8080, "plain") == "plain"
+    assert mesh.outside.python(ONE_SHOT, mesh.shop.ips[family], 8080, "plain") == "plain"
     wait_for(
         lambda: f"FROM {source(mesh.outside, family)} " in mesh.echo["shop"].text(),
         "the client's address at the server",
@@ -97,7 +96,7 @@ def test_outside_to_mesh_in_plaintext(mesh, family):
 
 @FAMILIES
 def test_mesh_to_outside_is_passed_through(mesh, family):
-    assert mesh.web.python(ONE_SHOT, addresses(mesh.outside)[family], 8080, "plain") == "plain"
+    assert mesh.web.python(ONE_SHOT, mesh.outside.ips[family], 8080, "plain") == "plain"
     wait_for(
         lambda: f"FROM {source(mesh.web, family)} " in mesh.echo["outside"].text(),
         "the pod's own address at the server",
@@ -112,7 +111,7 @@ def test_own_address_and_loopback(mesh):
 @FAMILIES
 @pytest.mark.parametrize("client", ["web", "bruma", "outside"])
 def test_a_closed_port_is_refused_quickly(mesh, client, family):
-    end, seconds = getattr(mesh, client).python(REFUSED, addresses(mesh.shop)[family], 9999).split()
+    end, seconds = getattr(mesh, client).python(REFUSED, mesh.shop.ips[family], 9999).split()
     assert end in ("ConnectionResetError", "end"), end
     assert float(seconds) < 3, seconds
 
@@ -120,7 +119,7 @@ def test_a_closed_port_is_refused_quickly(mesh, client, family):
 @FAMILIES
 def test_the_proxys_own_ports_are_no_destination(mesh, family):
     """From outside and from the pod itself: a connection that goes in circles would take all descriptors."""
-    address = addresses(mesh.shop)[family]
+    address = mesh.shop.ips[family]
     for client in (mesh.outside, mesh.web, mesh.shop):
         for port in (15001, 15006):
             end = client.python(REFUSED, address, port).split()[0]

@@ -6,8 +6,9 @@ destination."""
 
 import pytest
 
-import stock_world as stock
-from mesh import program, wait_for
+from support.nodes.mesh import wait_for
+from support.programs import program
+from support.proxies import stock_world as stock
 
 FAMILIES = pytest.mark.parametrize("six", [False, True], ids=["v4", "v6"])
 

@@ -12,9 +12,19 @@ import time
 
 import pytest
 
-from mesh import Mesh, Process, inside, program, sh, wait_for
-from pod_programs import ECHO, ONE_SHOT
-from zds import SNAPSHOT_SENT, Refused, ZdsNode, add_message, capture, del_message, field, keep_message
+from support.nodes.mesh import Mesh, Process, inside, sh, wait_for
+from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.programs import program
+from support.proxies.zds import (
+    SNAPSHOT_SENT,
+    Refused,
+    ZdsNode,
+    add_message,
+    capture,
+    del_message,
+    field,
+    keep_message,
+)
 
 # Opens a connection and holds it; "ENDED" when the other side ends it.
 HOLD = """

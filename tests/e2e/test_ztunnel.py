@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from mesh import Process, wait_for
-from stock_world import LONG, PORT, SERVER, STREAM, ZTUNNEL, ask, tunnelled, ztunnel_mesh
+from support.nodes.mesh import Process, wait_for
+from support.proxies.stock_world import LONG, PORT, SERVER, STREAM, ZTUNNEL, ask, tunnelled, ztunnel_mesh
 
 pytestmark = pytest.mark.skipif(not ZTUNNEL, reason="BRUMA_ZTUNNEL names no stock ztunnel")
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Whether the tree's Python is formatted and passes the linter (ruff.toml), by ruff.
+# Whether the tree's Python is formatted and passes the linter (ruff.toml), by ruff, and whether test files stand alone.
 #
 #   tests/format/python.sh BUILD [FILE...]     without files: all of them. Ends with 77 where ruff is not to be had
 #
@@ -24,5 +24,10 @@ fi
 bad=0
 "$BRUMA_RUFF" format --no-cache --quiet --check "${files[@]}" || bad=1
 "$BRUMA_RUFF" check --no-cache --quiet --output-format concise "${files[@]}" || bad=1
+# What two test files need is in tests/support, fixtures are in conftest.py.
+if grep -nE '^[[:space:]]*(from|import) (test_[a-z0-9_]+|conftest)\b' "${files[@]}"; then
+    echo "test files import nothing from test files"
+    bad=1
+fi
 echo "    ${#files[@]} files of Python"
 exit "$bad"

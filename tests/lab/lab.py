@@ -16,7 +16,7 @@ sys.path.append(os.path.dirname(LAB))
 import world
 from show import Show
 from steps import Steps
-from support import waypoint
+from support.proxies import waypoint
 
 GUIDE = """
 The lab is up. Things to try (build directory {build}):

@@ -8,10 +8,10 @@ import re
 import subprocess
 import time
 
-from access_log import AccessLog
-from capture import Capture
 from support import agent
 from support.system import Failed, run, wait_for
+from support.wire.access_log import AccessLog
+from support.wire.capture import Capture
 from world import BOOKS4, BOOKS6, DOWNLOAD_BYTES, HOST, RUN, VIP4, VIP6
 
 

@@ -16,9 +16,10 @@ import shutil
 import signal
 import time
 
-from support import kernel, network, waypoint
-from support.mesh import Mesh
-from support.node import Node
+from support import kernel, network
+from support.nodes.mesh_file import MeshFile
+from support.nodes.node import Node
+from support.proxies import waypoint
 from support.system import Failed, run, wait_for
 
 PREFIX = "bruma-lab-"
@@ -34,7 +35,7 @@ DOWNLOAD_BYTES = 48 * 1024 * 1024  # more than all buffers between server and cl
 
 class World:
     def __init__(self, build):
-        self.build, self.mesh, self.apps = build, Mesh(), []
+        self.build, self.mesh, self.apps = build, MeshFile(), []
         self.secret = "card-" + secrets.token_hex(16)  # what must not be seen between the nodes
         self.mesh_file = f"{RUN}/mesh.yaml"
         self.state = {

@@ -5,7 +5,7 @@ brumactl."""
 import json
 import socket
 
-from .system import Failed
+from support.system import Failed
 
 
 def ask(run_dir, op, timeout=10, **arguments):

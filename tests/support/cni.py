@@ -11,7 +11,7 @@ import os
 import subprocess
 import time
 
-from .system import Failed, inside
+from support.system import Failed, inside
 
 
 class PluginFailed(Failed):

@@ -4,7 +4,7 @@
 import os
 import time
 
-from .system import Failed, run
+from support.system import Failed, run
 
 
 def mounts(fs_type=None):

@@ -5,8 +5,8 @@ of."""
 import contextlib
 import os
 
-from . import kernel
-from .system import run
+from support import kernel
+from support.system import run
 
 
 def create(name):

@@ -7,13 +7,9 @@ import base64
 import json
 import os
 
-import pytest
-
 from support import agent as agent_client
 from support import cni
-from support.kube import RealServer
-from support.kube_small import SmallServer
-from support.node import Node
+from support.nodes.node import Node
 from support.system import wait_for
 
 AMBIENT = {"istio.io/dataplane-mode": "ambient"}
@@ -137,15 +133,3 @@ class World:
         content.update(changes)
         with open(f"{self.cache}/results/pods-{pod.container}-eth0", "w") as f:
             json.dump(content, f)
-
-
-@pytest.fixture(params=["small", "real"] if REAL else ["small"])
-def world(request, work):
-    if request.param == "real":
-        return World(work, lambda netns, directory: RealServer(REAL, netns, directory))
-    return World(work, SmallServer)
-
-
-@pytest.fixture
-def small(work):
-    return World(work, SmallServer)

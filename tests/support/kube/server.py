@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from .certificates import usual
-from .system import Failed, Process, wait_for_process
+from support.certificates import usual
+from support.system import Failed, Process, wait_for_process
 
 libc = ctypes.CDLL(None, use_errno=True)
 ADMIN, AGENT = "admin-of-the-test", "bruma-agent-of-the-test"

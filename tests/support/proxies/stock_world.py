@@ -8,9 +8,9 @@ import json
 import os
 import socket
 
-from mesh import Mesh, Process, inside, sh, wait_for
+from support.nodes.mesh import Mesh, Process, inside, sh, wait_for
+from support.proxies import stock_proxy
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 ZTUNNEL = os.environ.get("BRUMA_ZTUNNEL")
 PORT = 8080
 
@@ -139,7 +139,7 @@ class Stock:
         return p
 
     def start(self, *options, wait=True):
-        p = self.spawn(["/usr/bin/python3", "-u", f"{HERE}/stock_proxy.py", self.socket, *options])
+        p = self.spawn(["/usr/bin/python3", "-u", stock_proxy.__file__, self.socket, *options])
         if wait:
             wait_for(lambda: "SNAPSHOT" in p.text() or not p.alive(), "the proxy's snapshot")
             assert p.alive(), p.text()

@@ -9,7 +9,7 @@ import os
 
 import yaml
 
-from .system import Failed, Process, run, wait_for_process
+from support.system import Failed, Process, run, wait_for_process
 
 SYSTEM = "istio-system"
 NAME = f"istiod.{SYSTEM}.svc"

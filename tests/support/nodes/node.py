@@ -10,8 +10,8 @@ other.
 import os
 import subprocess
 
-from . import agent, cni, kernel, network
-from .system import Failed, Process, run, wait_for, wait_for_process
+from support import agent, cni, kernel, network
+from support.system import Failed, Process, run, wait_for, wait_for_process
 
 PLUGINS = "/usr/lib/cni"  # of the package containernetworking-plugins
 

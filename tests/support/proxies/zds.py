@@ -11,10 +11,10 @@ import contextlib
 import os
 import socket
 
-from mesh import Node, Process, program, sh, wait_for
-from plane import Authority, Plane
+from support.nodes.mesh import Node, Process, sh, wait_for
+from support.programs import DATA, program
+from support.xds.plane import Authority, Plane
 
-DATA = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data", "capture")
 HELLO = b"\x08\x01"
 ACKNOWLEDGED = b"\x0a\x00"
 SNAPSHOT_SENT = b"\x1a\x00"
@@ -27,7 +27,7 @@ def capture(netns):
         ("-4", "iptables-nft-restore", "iptables-save.txt", "0.0.0.0/0"),
         ("-6", "ip6tables-nft-restore", "ip6tables-save.txt", "::/0"),
     ):
-        with open(os.path.join(DATA, saved)) as rules:
+        with open(os.path.join(DATA, "capture", saved)) as rules:
             sh("nsenter", f"--net=/run/netns/{netns}", tool, stdin=rules)
         sh(
             "ip",

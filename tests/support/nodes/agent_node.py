@@ -14,7 +14,7 @@ import threading
 
 from support import agent as agent_client
 from support import network
-from support.mesh import Mesh
+from support.nodes.mesh_file import MeshFile
 from support.system import run, wait_for
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -115,14 +115,14 @@ def listener_port(pod):
 
 
 class OddProxy:
-    """The program agent_proxy.py, and what it has told."""
+    """The program odd_proxy.py, and what it has told."""
 
     def __init__(self, tag, run_dir, log):
         self.errors = open(log, "ab")
         self.p = subprocess.Popen(
             [
                 sys.executable,
-                os.path.join(os.path.dirname(__file__), "agent_proxy.py"),
+                os.path.join(os.path.dirname(__file__), "odd_proxy.py"),
                 tag,
                 f"{run_dir}/agent.sock",
             ],
@@ -292,7 +292,7 @@ class Node:
         self.run_dir, self.mesh_file = work.path("run"), work.path("mesh.yaml")
         self.pin_dir = f"{work.bpf_root()}/node"
         self.cgroup = work.cgroup()
-        self.mesh, self.agent, self.proxies = Mesh(), None, 0
+        self.mesh, self.agent, self.proxies = MeshFile(), None, 0
         # With an address of its own, which does not change as pods come: they would not find their gateway
         # for seconds.
         run(["ip", "-n", self.netns, "link", "add", "pods", "address", "02:00:00:00:00:01", "type", "bridge"])

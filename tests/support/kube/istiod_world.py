@@ -15,12 +15,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from control_plane import CA, load_messages
 from support import network
-from support.istiod import NAME, SYSTEM, XDS_PORT, Istiod
-from support.kube import RealServer, inside
-from support.node import Node
+from support.kube.istiod import NAME, SYSTEM, XDS_PORT, Istiod
+from support.kube.server import RealServer, inside
+from support.nodes.node import Node
 from support.system import run, wait_for
+from support.xds.control_plane import CA, load_messages
 
 AMBIENT = {"istio.io/dataplane-mode": "ambient"}
 CP = "10.79.{}.1"

@@ -30,7 +30,7 @@ _Dumper.add_representer(Prefix, lambda d, v: d.represent_scalar("!Prefix", str(v
 _Dumper.add_representer(_Quoted, lambda d, v: d.represent_scalar("tag:yaml.org,2002:str", str(v), style='"'))
 
 
-class Mesh:
+class MeshFile:
     """Namespaces, workloads, services and policies, written whole and by rename, as a careful editor does."""
 
     def __init__(self, trust_domain="cluster.local"):

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 
-from mesh import inside, wait_for
+from support.nodes.mesh import inside, wait_for
 
 ETH_P_ALL = 3
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD

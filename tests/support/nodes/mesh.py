@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,19 +26,13 @@ import time
 
 import yaml
 
-BUILD = os.environ.get("BRUMA_BUILD", "build")
+from support.programs import program
+
 TRUST_DOMAIN = "cluster.local"
+LISTENERS = ("outbound", "inbound", "hbone")
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _serial = iter(range(1, 1000))
-
-
-def program(name):
-    folder = {"bruma-agent": "agent", "bruma-proxy": "proxy", "bruma-cni": "cni", "brumactl": "ctl"}[name]
-    # The plugin is linked statically, which sanitizers do not like: it may be of another build than the rest.
-    return os.path.abspath(
-        os.path.join(os.environ.get("BRUMA_CNI_BUILD", BUILD) if folder == "cni" else BUILD, folder, name)
-    )
 
 
 def sh(*argv, **kw):
@@ -111,6 +106,10 @@ class Process:
         with open(self.log, errors="replace") as f:
             return f.read()
 
+    def resident_bytes(self):
+        with open(f"/proc/{self.pid}/status") as f:
+            return int(re.search(r"VmRSS:\s+(\d+) kB", f.read())[1]) * 1024
+
     def kill(self):
         if self.alive():
             self.p.kill()
@@ -140,6 +139,10 @@ class Pod:
     @property
     def identity(self):
         return f"spiffe://{TRUST_DOMAIN}/ns/{self.namespace}/sa/{self.account}"
+
+    @property
+    def ips(self):
+        return [self.ip, self.ip6]
 
     def create(self):
         node, link = self.node, f"v{self.name}"[:15]
@@ -253,6 +256,17 @@ class Pod:
             if value["pod"] == f"{self.namespace}/{self.name}":
                 return bool(value["flags"] & 1)
         return False
+
+    def listener_ports(self):
+        """Of the mesh's listeners in the pod, by LISTENERS: each is in the agent's descriptors in this order."""
+        lines = self.run("ss", "-Hltnpe").stdout.splitlines()
+        ours = [line for line in lines if 'users:(("bruma-' in line]
+        assert len(ours) == len(LISTENERS), lines
+        # The kernel numbers sockets as they are made.
+        inodes = sorted(
+            (int(line.split(" ino:")[1].split()[0]), int(line.split()[3].rsplit(":", 1)[1])) for line in ours
+        )
+        return dict(zip(LISTENERS, [port for _, port in inodes], strict=True))
 
     def destroy(self):
         for p in self.processes:
@@ -416,6 +430,10 @@ class Node:
 
     def metrics(self):
         return self.http(15020, "/metrics")[1]
+
+    def failures(self, reason):
+        found = re.search(rf'bruma_failures_total{{reason="{reason}"}} (\d+)', self.metrics())
+        return int(found[1]) if found else 0
 
     def config_dump(self):
         return json.loads(self.http(15000, "/config_dump")[1])

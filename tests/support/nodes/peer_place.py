@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import socket
 
-from mesh import inside, leaf, wait_for
+from support.nodes.mesh import inside, leaf, wait_for
 
 _peers = itertools.count(1)
 

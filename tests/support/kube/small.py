@@ -15,7 +15,7 @@ import time
 import urllib.parse
 import uuid
 
-from . import kube
+from support.kube import server as kube
 
 POD = re.compile(r"/api/v1/namespaces/([^/]+)/pods(?:/([^/]+))?(/status)?$")
 NAMESPACE = re.compile(r"/api/v1/namespaces(?:/([^/]+))?$")

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from control_plane import ADDRESS, AUTHORIZATION, CA, XDS, load_messages
-from mesh import inside, wait_for
 from support.certificates import usual
+from support.nodes.mesh import inside, wait_for
+from support.xds.control_plane import ADDRESS, AUTHORIZATION, CA, XDS, load_messages
 
 ONE_DAY = datetime.timedelta(days=1)
 END = object()

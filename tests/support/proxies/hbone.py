@@ -18,6 +18,8 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
+from support.nodes.mesh import inside
+
 
 def context(server, cert, key, root):
     c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
@@ -282,3 +284,16 @@ class Server:
         for c in self.connections:
             with contextlib.suppress(OSError):
                 c.tls.close()
+
+
+def alert_of(mesh, context):
+    """What the server says to a client that it does not take. In TLS 1.3 the client hears of it after its own
+    handshake."""
+    with inside(mesh.nodes[0].netns):
+        s = socket.create_connection((mesh.shop.ip, 15008), timeout=10)
+    try:
+        with s:
+            answer = context.wrap_socket(s).recv(100)
+    except ssl.SSLError as e:
+        return e.reason
+    raise AssertionError(f"the server answers with {answer!r}")

@@ -5,9 +5,9 @@ commands."""
 import os
 import re
 
-from .system import Failed, Process, run, wait_for_process
+from support.programs import ROOT
+from support.system import Failed, Process, run, wait_for_process
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SAMPLE = f"{ROOT}/packaging/waypoint.yaml"
 SAMPLE_IN_MESH = f"{ROOT}/packaging/waypoint-in-mesh.yaml"
 PAGE = f"{ROOT}/docs/waypoints.md"

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the tree and the programs under test are."""
+
+import os
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+DATA = f"{ROOT}/tests/data"
+BUILD = os.environ.get("BRUMA_BUILD", "build")  # a meson build directory
+
+
+def program(name):
+    folder = {"bruma-agent": "agent", "bruma-proxy": "proxy", "bruma-cni": "cni", "brumactl": "ctl"}[name]
+    # The plugin is linked statically, which sanitizers do not like: it may be of another build than the rest.
+    build = os.environ.get("BRUMA_CNI_BUILD", BUILD) if folder == "cni" else BUILD
+    return os.path.abspath(os.path.join(build, folder, name))

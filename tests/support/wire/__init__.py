@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What crosses links, and what the access log says of it."""
