@@ -24,7 +24,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from support import kernel, network
 from support.cni import pod_args
-from support.nodes.node import Node
+from support.nodes.cni_node import CniNode
 from support.system import run, wait_for
 
 MESH = """namespaces:
@@ -147,7 +147,7 @@ def main():
         undo.append(lambda: kernel.cgroup_remove(cgroup))
         with open(f"{directory}/mesh.yaml", "w") as f:
             f.write(MESH)
-        node = Node(
+        node = CniNode(
             "n1",
             1,
             prefix,

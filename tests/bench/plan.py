@@ -9,7 +9,7 @@ import time
 
 import workloads
 from meters import Meter, add_foreign, calibration
-from support.system import Failed, inside, run, wait_for
+from support.system import Failed, placed, run, wait_for
 
 HTTP, ECHO, BULK, DEAF = 8080, 9000, 5201, 9100
 STALLED = 1000  # connections that nobody reads from
@@ -145,9 +145,9 @@ class Plan:
         argv = [
             f"{self.bench.build}/tests/bench/bench-handshakes",
             "-a",
-            pod.ip4,
+            pod.ip,
             "-A",
-            f"{pod.ip4}:{ECHO}",
+            f"{pod.ip}:{ECHO}",
             "-r",
             target.roots,
             "-k",
@@ -168,7 +168,7 @@ class Plan:
             "-m",
             mode,
             "-a",
-            target.pods[to].ip4,
+            target.pods[to].ip,
             "-p",
             str(HTTP if mode == "http" else ECHO),
             "-c",
@@ -186,7 +186,7 @@ class Plan:
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "text": True}
         with errors:
             popen = target.pods["c"].popen
-            process = subprocess.Popen(inside(netns, argv), **options) if netns else popen(argv, **options)
+            process = subprocess.Popen(placed(argv, netns), **options) if netns else popen(argv, **options)
         line = process.stdout.readline()
         if line.strip() != "START":
             process.kill()
@@ -211,8 +211,17 @@ class Plan:
         pod = target.pods[to]
         meter = Meter(target, self.bench.sinks[target.name][to])
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        process = target.pods["c"].popen(
-            ["iperf3", "-J", "-c", pod.ip4, "-p", str(BULK), "-P", str(streams), "-t", str(seconds)],
+        process = target.pods["c"].pipe(
+            "iperf3",
+            "-J",
+            "-c",
+            pod.ip,
+            "-p",
+            str(BULK),
+            "-P",
+            str(streams),
+            "-t",
+            str(seconds),
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -288,7 +297,7 @@ class Plan:
         target.start()
         pod = target.pods["s"]
         stall = os.path.join(os.path.dirname(os.path.abspath(__file__)), "stall.py")
-        server = pod.start(["/usr/bin/python3", stall, "serve", str(DEAF)], f"{target.directory}/deaf.log")
+        server = pod.popen("/usr/bin/python3", stall, "serve", str(DEAF), log=f"{target.directory}/deaf.log")
         try:
             wait_for(
                 lambda: f":{DEAF} " in run(["ss", "-Hltn"], netns=pod.netns).stdout,
@@ -296,7 +305,7 @@ class Plan:
             )
             most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 500) // 2
             process = self._start_tool(
-                target, ["/usr/bin/python3", stall, "push", pod.ip4, str(DEAF), str(min(STALLED, most))]
+                target, ["/usr/bin/python3", stall, "push", pod.ip, str(DEAF), str(min(STALLED, most))]
             )
             result.update(json.loads(process.stdout.readline()))
             result["stalled_peak"] = [
@@ -327,12 +336,16 @@ def start_servers(bench, target):
     bench.servers[target.name], bench.sinks[target.name] = {}, {}
     for key in "slx":
         pod = target.pods[key]
-        bench.servers[target.name][key] = pod.start(
-            [f"{bench.build}/tests/bench/bench-server", "-w", str(HTTP), "-e", str(ECHO)],
-            f"{target.directory}/server-{key}.log",
+        bench.servers[target.name][key] = pod.popen(
+            f"{bench.build}/tests/bench/bench-server",
+            "-w",
+            str(HTTP),
+            "-e",
+            str(ECHO),
+            log=f"{target.directory}/server-{key}.log",
         )
-        bench.sinks[target.name][key] = pod.start(
-            ["iperf3", "-s", "-p", str(BULK)], f"{target.directory}/iperf3-{key}.log"
+        bench.sinks[target.name][key] = pod.popen(
+            "iperf3", "-s", "-p", str(BULK), log=f"{target.directory}/iperf3-{key}.log"
         )
         for port in (HTTP, ECHO, BULK):
             wait_for(

@@ -13,7 +13,7 @@ import capture
 import workloads
 from authority import Authority
 from support import agent, network
-from support.nodes.node import Node
+from support.nodes.cni_node import CniNode
 from support.system import Process, run, wait_for, wait_for_process
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -56,7 +56,7 @@ class Target:
         self.mesh_file, self.ca_key = f"{self.directory}/mesh.yaml", f"{self.directory}/ca-key.pem"
         os.makedirs(self.directory)
         self.nodes = {
-            i: Node(
+            i: CniNode(
                 f"node{i}",
                 i,
                 prefix,
@@ -97,7 +97,7 @@ class Target:
     def known_pods(self):
         """For workloads.write_*()."""
         return [
-            (key, workloads.ACCOUNTS[key], pod.ip4, pod.node.name)
+            (key, workloads.ACCOUNTS[key], pod.ip, pod.node.name)
             for key, pod in self.pods.items()
             if key in workloads.ACCOUNTS
         ]
@@ -207,7 +207,7 @@ class Bruma(Target):
         each step: milliseconds of processor time a second of agent and proxy, resident bytes, milliseconds of
         the last ADD of the plugin and of the agent's list of pods."""
         node, pods, rows, added = self.nodes[1], [], [], 0.0
-        taken = {int(p.ip4.rsplit(".", 1)[1]) for p in node.pods.values()}
+        taken = {int(p.ip.rsplit(".", 1)[1]) for p in node.pods.values()}
         free = iter(h for h in range(2, 255) if h not in taken)
 
         def processor_ms(process):

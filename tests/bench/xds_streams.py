@@ -14,7 +14,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests"))
 
-from support.nodes.mesh import wait_for
+from support.system import wait_for
 from support.xds.control_plane import ADDRESS
 from support.xds.site import Site, add, crowd, end_stream, metric
 

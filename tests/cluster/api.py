@@ -8,7 +8,7 @@ import socket
 import ssl
 
 from plan import API_PORT, CONTROL4
-from support.kube.server import inside
+from support.network import inside
 from support.system import Failed
 
 PLURALS = {

@@ -13,8 +13,8 @@ import plan
 from api import Api, Refused
 from groups import Groups
 from keys import Keys
-from machine import Folders, Node
-from pods import Pod
+from machine import Folders, Machine
+from pods import KubePod
 from support import network
 from support.system import Failed, Process, run, wait_for, wait_for_process
 
@@ -36,7 +36,7 @@ class Cluster:
         self.processes = {}
         self.watchers = []
         self.keys = self._make_keys()
-        self.nodes = {f"n{n}": Node(self, n) for n in self.numbers}
+        self.nodes = {f"n{n}": Machine(self, n) for n in self.numbers}
         self.kubeconfig = self.keys.path("admin.conf")
         self.api = Api(
             self.netns, self.keys.path("ca.crt"), self.keys.path("admin.crt"), self.keys.path("admin.key")
@@ -332,7 +332,7 @@ class Cluster:
 
     def pod(self, namespace, name, node, account="default", wait=True, **more):
         """A pod of the application; see pods.spec."""
-        pod = Pod(self, namespace, name, node, account)
+        pod = KubePod(self, namespace, name, node, account)
         pod.create(**more)
         return pod.wait_ready() if wait else pod
 

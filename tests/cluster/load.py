@@ -52,9 +52,12 @@ class Load:
         self.pod, self.addresses = pod, addresses
 
     def __enter__(self):
-        self.process = self.pod.start(
-            ["/usr/bin/python3", __file__, self.pod.name, *self.addresses],
-            f"{self.pod.cluster.directory}/load-{self.pod.name}.log",
+        self.process = self.pod.popen(
+            "/usr/bin/python3",
+            __file__,
+            self.pod.name,
+            *self.addresses,
+            log=f"{self.pod.cluster.directory}/load-{self.pod.name}.log",
         )
         return self
 

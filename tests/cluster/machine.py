@@ -82,13 +82,13 @@ class Folders:
                     raise
 
 
-class Node:
+class Machine:
     def __init__(self, cluster, number):
         self.cluster, self.number, self.name = cluster, number, f"n{number}"
         self.netns = f"{cluster.prefix}{self.name}"
         self.directory = f"{cluster.directory}/{self.name}"
         self.disk = f"{self.directory}/disk"
-        self.ip4, self.ip6 = plan.node4(number), plan.node6(number)
+        self.ip, self.ip6 = plan.node4(number), plan.node6(number)
         self.init = None
         self.pid = None  # of the first process of the node, as the machine sees it
         self.programs = {}
@@ -146,7 +146,7 @@ class Node:
         )
         run(["ip", "-n", control, "link", "set", f"to-{self.name}", "master", "wire", "up"])
         run(["ip", "-n", n, "link", "set", "eth0", "up"])
-        network.address(n, "eth0", f"{self.ip4}/24")
+        network.address(n, "eth0", f"{self.ip}/24")
         network.address(n, "eth0", f"{self.ip6}/64")
         network.route(n, "default", plan.CONTROL4)
         network.route(n, "default", plan.CONTROL6)
@@ -337,7 +337,7 @@ state = "/run/containerd"
                 "--hostname-override",
                 self.name,
                 "--node-ip",
-                f"{self.ip4},{self.ip6}",
+                f"{self.ip},{self.ip6}",
             ],
             cgroup=self.cluster.groups.of_program(self.name, group),
         )
@@ -353,7 +353,7 @@ state = "/run/containerd"
         config = {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            "address": self.ip4,
+            "address": self.ip,
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
             "authentication": {
                 "anonymous": {"enabled": False},

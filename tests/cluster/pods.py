@@ -3,7 +3,8 @@
 namespace and its control group, by which the kernel knows them."""
 
 import images
-from support.system import Failed, Process, run, wait_for
+from support.nodes.pod import Pod
+from support.system import Failed, wait_for
 
 PROBES = {
     "startupProbe": {"httpGet": {"path": "/", "port": "http"}, "periodSeconds": 1, "failureThreshold": 30},
@@ -12,23 +13,17 @@ PROBES = {
 }
 
 
-class Pod:
+class KubePod(Pod):
     def __init__(self, cluster, namespace, name, node, account="default"):
-        self.cluster, self.namespace, self.name, self.node, self.account = (
-            cluster,
-            namespace,
-            name,
-            cluster.nodes[node],
-            account,
-        )
-        self.uid, self.ips = None, []
+        super().__init__(cluster.nodes[node], namespace, name, account)
+        self.cluster, self.addresses = cluster, []
 
     @property
-    def full_name(self):
-        return f"{self.namespace}/{self.name}"
+    def ips(self):
+        return self.addresses
 
     @property
-    def ip4(self):
+    def ip(self):
         return next(ip for ip in self.ips if ":" not in ip)
 
     @property
@@ -80,7 +75,7 @@ class Pod:
         def there():
             status = self.object()["status"]
             if any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", [])):
-                self.ips = [ip["ip"] for ip in status["podIPs"]]
+                self.addresses = [ip["ip"] for ip in status["podIPs"]]
                 return True
             raise Failed(f"{status.get('phase')}, {self.last_event()}")
 
@@ -122,7 +117,7 @@ class Pod:
     def pid(self):
         return self.node.container_pid(self.uid)
 
-    def _inside(self, argv):
+    def placed(self, argv):
         pid = self.pid()
         group = next(line for line in open(f"/proc/{pid}/cgroup") if line.startswith("0::")).strip()[3:]
         root = self.cluster.groups.v2[: -len(self.cluster.groups.name) - 1]
@@ -138,16 +133,10 @@ class Pod:
             *map(str, argv),
         ]
 
-    def run(self, argv, **options):
-        return run(self._inside(argv), **options)
-
-    def start(self, argv, log):
-        return Process(self._inside(argv), log)
-
     def get(self, address, port=8080, path="/", seconds=5, check=True):
         """The body of an HTTP answer; check=False: empty if there is none."""
         host = f"[{address}]" if ":" in address else address
         r = self.run(
-            ["curl", "-sS", "--noproxy", "*", "-m", seconds, f"http://{host}:{port}{path}"], check=check
+            "curl", "-sS", "--noproxy", "*", "-m", seconds, f"http://{host}:{port}{path}", check=check
         )
         return r.stdout.strip() if r.returncode == 0 else ""

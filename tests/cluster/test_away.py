@@ -96,7 +96,7 @@ def test_a_minute_without_the_api_server(cluster, mesh, pods, report):
     began = time.monotonic()
     try:
         time.sleep(3)
-        assert client.get(server.ip4).startswith("server"), "what is there goes on"
+        assert client.get(server.ip).startswith("server"), "what is there goes on"
         # The sandbox of a static pod ends, and the kubelet makes another: ADD for a pod that the agent knows.
         before = enrolled(mesh, "away/static-n1")
         for _, pid in sandboxes(node, "static-n1"):

@@ -97,8 +97,8 @@ def test_who_slipped_through_is_captured_and_told_of(cluster, mesh, pods, report
     )
     with Tap(cluster) as wire:
         for pod in callers:
-            assert pod.get(server.ip4).startswith("server")
-        assert plain.get(server.ip4).startswith("server")
+            assert pod.get(server.ip).startswith("server")
+        assert plain.get(server.ip).startswith("server")
     assert wire.packets("tcp port 15008") > 0
 
 
@@ -132,7 +132,7 @@ def test_the_guard_closes_before_the_kubelet(cluster, mesh, pods, report):
     mesh.wait_in_mesh(*callers)
     wait_for(lambda: not guard(mesh)["closed"], "the guard to open", 60)
     assert guard(mesh)["gaveUp"] == 0
-    assert plain.get(server.ip4).startswith("server")
+    assert plain.get(server.ip).startswith("server")
 
 
 def test_an_own_list_needs_no_guard(cluster, mesh, pods, report):

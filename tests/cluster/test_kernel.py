@@ -63,7 +63,7 @@ def test_counters_move(mesh, pods):
         )
 
     before = counters(web).get("outbound_captured_connections", 0)
-    assert web.get(cart.ip4).startswith("cart")
+    assert web.get(cart.ip).startswith("cart")
     assert counters(web)["outbound_captured_connections"] == before + 1
     assert counters(cart)["inbound_hbone_lookups"] >= 1
 
@@ -80,7 +80,7 @@ def test_why_a_connection_was_refused(cluster, mesh, pods):
     before = failures()
     key = [str(b) for b in mesh.cookie(web).to_bytes(8, "little")]
     node.run(["bpftool", "map", "delete", "pinned", "/sys/fs/bpf/bruma/maps/pods", "key", *key])
-    assert not web.get(cart.ip4, check=False, seconds=2)
+    assert not web.get(cart.ip, check=False, seconds=2)
     more = {k: n - before.get(k, 0) for k, n in failures().items() if n > before.get(k, 0)}
     assert more.get("BRUMA_REASON_POD_ENTRY_MISSING", 0) >= 1, more
-    wait_for(lambda: web.get(cart.ip4, check=False), "the agent to have repaired it", 15)
+    wait_for(lambda: web.get(cart.ip, check=False), "the agent to have repaired it", 15)

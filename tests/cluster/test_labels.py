@@ -29,19 +29,17 @@ def shop(cluster, mesh):
 def download(cluster, shop):
     """One that takes 30 s, over all that happens to the namespace meanwhile."""
     size, rate = 6_000_000, 200_000
-    process = shop["web"].start(
-        [
-            "curl",
-            "-sS",
-            "--noproxy",
-            "*",
-            "-m",
-            "90",
-            "-o",
-            f"{cluster.directory}/download",
-            f"http://{shop['cart'].ip4}:8080/bytes/{size}/{rate}",
-        ],
-        f"{cluster.directory}/download.log",
+    process = shop["web"].popen(
+        "curl",
+        "-sS",
+        "--noproxy",
+        "*",
+        "-m",
+        "90",
+        "-o",
+        f"{cluster.directory}/download",
+        f"http://{shop['cart'].ip}:8080/bytes/{size}/{rate}",
+        log=f"{cluster.directory}/download.log",
     )
     path = f"{cluster.directory}/download"
     wait_for(lambda: os.path.exists(path) and os.path.getsize(path), "the first bytes")
@@ -126,7 +124,7 @@ def test_policies_are_enforced(cluster, mesh, shop):
             },
         }
     )
-    wait_for(lambda: not shop["thief"].get(shop["cart"].ip4, check=False), "the policy to count")
+    wait_for(lambda: not shop["thief"].get(shop["cart"].ip, check=False), "the policy to count")
     for ip in shop["cart"].ips:
         assert shop["web"].get(ip).startswith("cart sees")
         assert not shop["thief"].get(ip, check=False)
@@ -140,7 +138,7 @@ def test_policies_are_enforced(cluster, mesh, shop):
         error=lambda e: "policy" in e or "web-only" in e,
     )
     cluster.api.delete("AuthorizationPolicy", "web-only", "shop", "security.istio.io/v1")
-    wait_for(lambda: shop["thief"].get(shop["cart"].ip4, check=False), "the policy to be gone")
+    wait_for(lambda: shop["thief"].get(shop["cart"].ip, check=False), "the policy to be gone")
 
 
 def test_label_removed_lets_them_out_again(cluster, mesh, shop, download, report):

@@ -74,4 +74,4 @@ def test_power_is_cut_and_comes_back(cluster, mesh, pods, report):
         pod.wait_ready()
         mesh.wait_in_mesh(pod)
         assert mesh.known(pod)["capturedSinceStart"]
-        assert pod.get(server.ip4).startswith("server")
+        assert pod.get(server.ip).startswith("server")

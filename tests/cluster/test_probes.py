@@ -40,7 +40,7 @@ def foreign(cluster, ip, port):
 
 def test_probes_stay_green_under_strict(cluster, mesh, strict):
     pod, client = strict
-    assert client.get(pod.ip4).startswith("probed"), "the mesh itself is served"
+    assert client.get(pod.ip).startswith("probed"), "the mesh itself is served"
     before = {e["metadata"]["uid"] for e in cluster.api.list("Event", "strict") if e["reason"] == "Unhealthy"}
     time.sleep(6)
     assert pod.ready() and pod.restarts() == 0
@@ -81,7 +81,7 @@ def test_the_kubelet_may_come_back_in_another_cgroup(cluster, mesh, strict):
     before = probed()
     wait_for(lambda: probed() > before + 3, "its probes to pass", 60)
     cluster.wait_node("n1")
-    assert pod.restarts() == 0 and foreign(cluster, pod.ip4, 8080) == ""
+    assert pod.restarts() == 0 and foreign(cluster, pod.ip, 8080) == ""
     wait_for(pod.ready, "the pod to be ready", 30)
     # (The nsenter of this test run that waits for it shares its cgroup, and is named.)
     assert "kubelet_not_found" not in [p["reason"] for p in mesh.ask("n1", "status")[0]["problems"]]
@@ -99,4 +99,4 @@ def test_plaintext_from_a_pod_outside_the_mesh_is_refused(cluster, strict):
 def test_without_strict_the_node_is_let_in_again(cluster, strict):
     pod, _ = strict
     cluster.api.delete("PeerAuthentication", "default", "strict", "security.istio.io/v1")
-    wait_for(lambda: foreign(cluster, pod.ip4, 8080).startswith("probed"), "the policy to be gone")
+    wait_for(lambda: foreign(cluster, pod.ip, 8080).startswith("probed"), "the policy to be gone")

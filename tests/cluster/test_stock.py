@@ -75,7 +75,7 @@ def hbone_alone(cluster, mesh, client, server):
         30,
         0.2,
     )
-    for own, address in ((client.ip4, server.ip4), (client.ip6, server.ip6)):
+    for own, address in ((client.ip, server.ip), (client.ip6, server.ip6)):
         seen = {n: mesh.access(n) for n in cluster.nodes}
         with Tap(cluster) as wire:
             answer = client.get(address, path="/in-the-clear")

@@ -20,7 +20,7 @@ NETWORK = (
 def network(pod):
     """All of a pod's network namespace that Bruma could touch. Routes of the kernel come and go with
     addresses, not with us."""
-    return pod.run(["sh", "-c", NETWORK], check=False).stdout
+    return pod.run("sh", "-c", NETWORK, check=False).stdout
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def pods(cluster, mesh):
 
 def test_uninstall_leaves_no_trace(cluster, mesh, pods):
     (a, b), before = pods
-    assert a.get(b.ip4).startswith("last-n2")
+    assert a.get(b.ip).startswith("last-n2")
     assert network(a) != before[0], "there is something to be removed"
     mesh.uninstall()
     wait_for(lambda: not mesh.pods(PROXY) and not mesh.pods(AGENT), "its pods to go", 60, 0.2)
@@ -66,7 +66,7 @@ def test_pods_run_on_without_it(cluster, pods):
     (a, b), _ = pods
     for ip in b.ips:
         wait_for(lambda: a.get(ip, check=False).startswith("last-n2"), f"an answer from {ip}")
-    assert cluster.pod("last", "after", "n1").get(b.ip4).startswith("last-n2")
+    assert cluster.pod("last", "after", "n1").get(b.ip).startswith("last-n2")
 
 
 def test_the_api_holds_nothing_of_it(cluster, mesh):

@@ -25,7 +25,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from support.kube.server import RealServer
 from support.kube.small import SmallServer
 from support.kube.world import REAL, World
-from support.nodes.agent_node import Node
+from support.nodes.agent_node import AgentNode
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, SERVER_FIRST, SINK
 from support.workspace import Workspace
@@ -58,7 +58,7 @@ def work(request, build):
 
 @pytest.fixture
 def node(work):
-    n = Node(work)
+    n = AgentNode(work)
     n.start()
     return n
 

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from support.nodes.mesh import Mesh, sh, wait_for
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ask
+from support.system import sh, wait_for
 from support.wire.segments import Wire
 
 # What is given to the pod: (its address, IPv4 and IPv6, and by which device)

@@ -10,18 +10,18 @@ import time
 import pytest
 
 from support import agent as agent_client
-from support.nodes.agent_node import Node, Plugin, Pod
+from support.nodes.agent_node import AgentNode, Plugin
 from support.system import run, wait_for
 
 # ---- CNI ----
 
 
 def test_add_enrolls_and_del_leaves_nothing(node):
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     assert pod.add() == "enrol"
     item = pod.item()
     assert item["state"] == "enrolled" and item["proxy"] == "serving" and item["capturedSinceStart"]
-    assert item["ips"] == [pod.ip4, pod.ip6]
+    assert item["ips"] == [pod.ip, pod.ip6]
     assert item["identity"] == "spiffe://cluster.local/ns/shop/sa/default"
     assert not pod.untouched()
     assert pod.greeting() == "proxy inbound"
@@ -39,7 +39,7 @@ def test_add_enrolls_and_del_leaves_nothing(node):
 
 
 def test_a_pod_outside_the_mesh_is_let_pass_and_remembered(node):
-    pod = Pod(node, "other", "outside")
+    pod = node.pod("other", "outside")
     assert pod.add() == "pass"
     assert pod.item()["state"] == "outside"
     assert pod.untouched() and pod.pins() == []
@@ -47,7 +47,7 @@ def test_a_pod_outside_the_mesh_is_let_pass_and_remembered(node):
 
 
 def test_add_works_without_a_proxy_and_connections_wait_for_one(node):
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     assert pod.add() == "enrol"
     assert pod.item()["proxy"] == "not_connected"
     assert "proxy_not_connected" in [p["reason"] for p in node.status()["problems"]]
@@ -59,7 +59,7 @@ def test_add_works_without_a_proxy_and_connections_wait_for_one(node):
 
 @pytest.mark.parametrize("how", ["end of connection", "cni-failed", "a lie"])
 def test_an_add_that_fails_leaves_nothing(node, how):
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     plugin = Plugin(node.run_dir)
     decision = pod.begin(plugin)
     assert decision["decision"] == "enrol"
@@ -80,7 +80,7 @@ def test_an_add_that_fails_leaves_nothing(node, how):
 
 
 def test_a_plugin_that_dies_after_attaching_leaves_nothing(node):
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     plugin = Plugin(node.run_dir)
     pod.attach(pod.begin(plugin))
     plugin.close()
@@ -88,7 +88,7 @@ def test_a_plugin_that_dies_after_attaching_leaves_nothing(node):
 
 
 def test_a_proxy_that_refuses_fails_the_add(node):
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     proxy.do("set", refuse="listener_open_failed")
     with Plugin(node.run_dir) as plugin:
         decision = pod.begin(plugin)
@@ -101,14 +101,14 @@ def test_a_proxy_that_refuses_fails_the_add(node):
 
 
 def test_a_second_run_of_the_chain_adds_its_addresses(node):
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     pod.add()
     with Plugin(node.run_dir) as plugin:
         answer = pod.begin(plugin, ifname="net1", network="other", ips=["10.80.0.9/24"])
     assert answer["decision"] == "pass" and answer["enrolled"]
     item = pod.item()
     assert (
-        item["ips"] == [pod.ip4, pod.ip6, "10.80.0.9"]
+        item["ips"] == [pod.ip, pod.ip6, "10.80.0.9"]
         and item["state"] == "enrolled"
         and item["generation"] == 1
     )
@@ -118,7 +118,7 @@ def test_a_second_run_of_the_chain_adds_its_addresses(node):
         "a pod may have more addresses than are kept by name"
     )
     item = pod.item()
-    assert item["ips"] == [pod.ip4, pod.ip6, "10.80.0.9", "10.80.0.10"] and item["state"] == "enrolled"
+    assert item["ips"] == [pod.ip, pod.ip6, "10.80.0.9", "10.80.0.10"] and item["state"] == "enrolled"
     assert pod.ask("cni-del", ifname="net1")["op"] == "done"
     assert pod.item()["state"] == "enrolled", "one attachment is left"
     pod.ask("cni-del", ifname="net2")
@@ -128,9 +128,9 @@ def test_a_second_run_of_the_chain_adds_its_addresses(node):
 
 def test_a_recreated_sandbox_replaces_the_old_one(node):
     proxy = node.proxy().serve()
-    old = Pod(node, "web", number=10)
+    old = node.pod("web", number=10)
     old.add()
-    new = Pod(node, "web-2", number=11)
+    new = node.pod("web-2", number=11)
     new.name, new.uid = old.name, old.uid
     assert new.add() == "enrol"
     assert new.item()["containerId"] == new.container
@@ -143,7 +143,7 @@ def test_a_recreated_sandbox_replaces_the_old_one(node):
 
 
 def test_gc_drops_what_is_not_listed(node):
-    a, b, c = Pod(node, "a", number=10), Pod(node, "b", number=11), Pod(node, "c", "outside", number=12)
+    a, b, c = node.pod("a", number=10), node.pod("b", number=11), node.pod("c", "outside", number=12)
     for pod in (a, b, c):
         pod.add()
     with Plugin(node.run_dir) as plugin:
@@ -161,7 +161,7 @@ def test_gc_drops_what_is_not_listed(node):
 def test_check_fails_once_capture_is_broken(node):
     node.agent.stop()
     node.start("--verify-interval", "10m")
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     pod.add()
     run(["bpftool", "link", "detach", "pinned", f"{node.pin_dir}/pods/{pod.item()['cookie']}/link"])
     answer = pod.ask("cni-check")
@@ -172,11 +172,11 @@ def test_check_fails_once_capture_is_broken(node):
 
 
 def test_nothing_is_decided_before_a_mesh_file_was_read(work):
-    node = Node(work)
+    node = AgentNode(work)
     os.unlink(node.mesh_file)
     node.agent = work.process(node.argv(), work.path("agent.log"), netns=node.netns)
     wait_for(lambda: agent_client.status(node.run_dir)["pid"], "the agent to answer", log=node.agent.log)
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     with Plugin(node.run_dir) as plugin:
         assert plugin.ask({"op": "cni-status"})["reason"] == "agent_not_ready"
         assert pod.begin(plugin)["reason"] == "agent_not_ready"
@@ -221,7 +221,7 @@ def test_a_message_that_is_too_large_is_refused(node):
 
 
 def test_descriptors_that_are_no_namespaces_are_refused(node):
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     with Plugin(node.run_dir) as plugin, open("/dev/null") as null:
         assert plugin.ask(pod.request(), [null.fileno()])["reason"] == "netns_unusable"
         assert plugin.ask(pod.request())["reason"] == "message_invalid"
@@ -234,7 +234,7 @@ def test_descriptors_that_are_no_namespaces_are_refused(node):
 
 
 def test_a_pod_without_addresses_is_refused(node):
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     fd = os.open(pod.path, os.O_RDONLY)
     with Plugin(node.run_dir) as plugin:
         assert plugin.ask(pod.request(ips=[]), [fd])["reason"] == "pod_address_missing"
@@ -253,7 +253,7 @@ def test_descriptors_do_not_leak(node):
             with Plugin(node.run_dir) as plugin, open("/dev/null") as null:
                 plugin.ask(b'{"op":"cni-status"}', [null.fileno()] * 8)
 
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     come_and_go(2)  # what is opened once, when it is first wanted, is there then
     time.sleep(1)
     before = descriptors()
@@ -276,10 +276,10 @@ def test_only_root_is_answered(node):
 
 
 def test_a_namespaces_label_moves_its_running_pods(work):
-    node = Node(work)
+    node = AgentNode(work)
     node.label(False)
     node.start()
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     assert pod.add() == "pass"
     node.label(True)
     item = pod.wait_state("enrolled")
@@ -295,12 +295,12 @@ def test_a_namespaces_label_moves_its_running_pods(work):
 
 
 def test_a_pod_leaves_only_when_its_connections_have_ended(node):
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     proxy.do("set", keep=True, report_drained=False)
     pod.add()
     client = node.python(
         "import socket,time\n"
-        f"s = socket.create_connection(('{pod.ip4}', 8080), timeout=60)\n"
+        f"s = socket.create_connection(('{pod.ip}', 8080), timeout=60)\n"
         "print(s.recv(100).decode().strip(), flush=True)\n"
         "print(len(s.recv(100)), flush=True)"
     )
@@ -340,7 +340,7 @@ ODD_FILES = {
 
 @pytest.mark.parametrize("what", ODD_FILES)
 def test_a_mesh_file_that_breaks_changes_nothing(node, what):
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     pod.add()
     assert mesh_problems(node) == []
     os.unlink(node.mesh_file)

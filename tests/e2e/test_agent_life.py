@@ -13,14 +13,14 @@ import pytest
 
 from support import agent as agent_client
 from support import network
-from support.nodes.agent_node import Node, Plugin, Pod, breakage
+from support.nodes.agent_node import AgentNode, Plugin, breakage
 from support.system import run, wait_for
 
 # ---- deaths ----
 
 
 def test_connections_wait_while_there_is_no_proxy(node):
-    pod, proxy = Pod(node, "web"), node.proxy("first").serve()
+    pod, proxy = node.pod("web"), node.proxy("first").serve()
     pod.add()
     assert pod.greeting() == "first inbound"
     proxy.kill()
@@ -31,7 +31,7 @@ def test_connections_wait_while_there_is_no_proxy(node):
 
 
 def test_the_agent_killed_and_started_again_adopts(node):
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     pod.add()
     node.agent.kill()
     assert pod.greeting() == "proxy inbound", "traffic does not need the agent"
@@ -52,7 +52,7 @@ def test_the_agent_killed_and_started_again_adopts(node):
 
 
 def test_connections_that_wait_survive_a_restart_of_the_agent(node):
-    pod, proxy = Pod(node, "web"), node.proxy("holder")
+    pod, proxy = node.pod("web"), node.proxy("holder")
     proxy.do("set", accepting=False)
     proxy.serve()
     pod.add()
@@ -70,7 +70,7 @@ def test_connections_that_wait_survive_a_restart_of_the_agent(node):
 
 
 def test_both_killed_fails_closed_and_works_again_after_a_start(node):
-    pod, proxy = Pod(node, "web"), node.proxy("first").serve()
+    pod, proxy = node.pod("web"), node.proxy("first").serve()
     pod.add()
     server = node.python(
         "import socket\ns = socket.create_server(('10.79.0.1', 9999))\nprint('up', flush=True)\n"
@@ -91,7 +91,7 @@ def test_both_killed_fails_closed_and_works_again_after_a_start(node):
 
 
 def test_an_agent_killed_during_an_add_rolls_it_back(node):
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     plugin = Plugin(node.run_dir)
     pod.attach(pod.begin(plugin))
     node.agent.kill()
@@ -102,7 +102,7 @@ def test_an_agent_killed_during_an_add_rolls_it_back(node):
 
 
 def test_sigterm_leaves_everything_in_place(node):
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     pod.add()
     rules = network.rules_and_routes(pod.netns)
     assert node.agent.stop() == 0
@@ -110,8 +110,8 @@ def test_sigterm_leaves_everything_in_place(node):
 
 
 def test_a_pod_that_vanished_is_reaped(node):
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
-    other = Pod(node, "other", "outside", number=11)
+    pod, proxy = node.pod("web"), node.proxy().serve()
+    other = node.pod("other", "outside", number=11)
     pod.add()
     other.add()
     network.delete(pod.netns)
@@ -122,7 +122,7 @@ def test_a_pod_that_vanished_is_reaped(node):
 
 
 def test_a_namespace_without_a_name_stays_captured_while_a_process_lives_in_it(node):
-    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod, _ = node.pod("web"), node.proxy().serve()
     pod.add()
     process = subprocess.Popen(["nsenter", f"--net={pod.path}", "sleep", "60"])
     wait_for(
@@ -139,7 +139,7 @@ def test_a_namespace_without_a_name_stays_captured_while_a_process_lives_in_it(n
 
 def test_a_namespace_that_the_agent_does_not_see_where_the_runtime_has_it(node):
     """Its processes tell whether it lives, also to the next agent."""
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     with Plugin(node.run_dir) as plugin:
         decision = pod.begin(plugin, netns="/run/elsewhere/web")
         pod.attach(decision)
@@ -175,7 +175,7 @@ def test_a_namespace_that_the_agent_does_not_see_where_the_runtime_has_it(node):
 
 
 def test_a_pod_that_vanished_while_the_agent_was_away_is_reaped(node):
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     pod.add()
     node.agent.kill()
     network.delete(pod.netns)
@@ -185,7 +185,7 @@ def test_a_pod_that_vanished_while_the_agent_was_away_is_reaped(node):
 
 
 def test_a_lost_record_is_recovered_from_what_is_pinned(node):
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     pod.add()
     node.agent.kill()
     proxy.wait(event="disconnected")
@@ -197,12 +197,12 @@ def test_a_lost_record_is_recovered_from_what_is_pinned(node):
     proxy.do("connect")
     assert proxy.wait(event="message", op="pod-add")["uid"] == pod.uid
     assert pod.item()["uid"] == pod.uid, "the proxy remembers the uid"
-    assert pod.item()["ips"] == [pod.ip4, pod.ip6]
+    assert pod.item()["ips"] == [pod.ip, pod.ip6]
 
 
 def test_a_pod_that_has_used_up_its_ports_is_enrolled(node):
     """Its sysctl leaves two, and both are taken: by connections in TIME_WAIT, as a rule."""
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     node.proxy().serve()
     taken = subprocess.Popen(
         [
@@ -246,7 +246,7 @@ def test_a_pod_that_has_used_up_its_ports_is_enrolled(node):
     ],
 )
 def test_what_is_broken_by_hand_is_repaired_counted_and_reported(node, what):
-    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod, _ = node.pod("web"), node.proxy().serve()
     pod.add()
     breakage(node, pod, what)
     wait_for(lambda: pod.item()["mends"].get(what), f"{what} to be found")
@@ -259,9 +259,9 @@ def test_what_is_broken_by_hand_is_repaired_counted_and_reported(node, what):
 
 
 def test_a_listener_that_a_proxy_finds_closed_is_replaced_at_once(work):
-    node = Node(work)
+    node = AgentNode(work)
     node.start("--verify-interval", "1h")
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     pod.add()
     breakage(node, pod, "listener_closed")
     proxy.do("raw", text='{"op":"listener-closed","uid":"somebody-else"}')
@@ -278,7 +278,7 @@ def test_a_listener_that_a_proxy_finds_closed_is_replaced_at_once(work):
 
 
 def test_doctor_and_explain_answer(node):
-    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod, _ = node.pod("web"), node.proxy().serve()
     pod.add()
     wait_for(lambda: pod.item()["proxy"] == "serving", "the proxy to serve")
     checks = agent_client.ask(node.run_dir, "doctor")
@@ -305,7 +305,7 @@ def test_doctor_and_explain_answer(node):
 
 
 def test_uninstall_leaves_nothing(node):
-    pods = [Pod(node, "web", number=10), Pod(node, "other", "outside", number=11)]
+    pods = [node.pod("web", number=10), node.pod("other", "outside", number=11)]
     for pod in pods:
         pod.add()
     r = run(node.argv("--uninstall"), netns=node.netns, check=False)
@@ -330,7 +330,7 @@ def test_settings_and_bad_options(build):
 
 
 def test_the_service_manager_is_told(work):
-    node = Node(work)
+    node = AgentNode(work)
     s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     s.bind(work.path("notify"))
     s.settimeout(30)

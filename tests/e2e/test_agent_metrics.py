@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from support import network
-from support.nodes.agent_node import Node, Pod
+from support.nodes.agent_node import AgentNode
 from support.system import run, wait_for
 
 LIST = json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]})
@@ -58,7 +58,7 @@ class Pages:
 
 @pytest.fixture
 def node(work):
-    return Node(work)
+    return AgentNode(work)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_ready_when_the_entry_is_in_place_and_only_then(node, pages, work):
 
 def test_a_pod_that_has_trouble_does_not_make_the_agent_unready(node, pages):
     node.start(*pages.options)
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     assert pod.add() == "enrol"
     assert node.status()["problems"], "no proxy is there"
     assert pages.get(8000, "/readyz") == (200, "ready\n")
@@ -98,7 +98,7 @@ def test_pods_in_metrics(node, pages):
     node.start(*pages.options)
     assert pages.metrics()["bruma_proxy_serving"] == 0
     node.proxy().serve()
-    pod, other = Pod(node, "web"), Pod(node, "other", "outside", 11)
+    pod, other = node.pod("web"), node.pod("other", "outside", 11)
     assert (pod.add(), other.add()) == ("enrol", "pass")
     assert pod.greeting() == "proxy inbound" and pod.dials_out() == "proxy outbound"
     assert pod.ask("cni-check", containerId="unknown")["op"] == "error"
@@ -122,7 +122,7 @@ def test_pods_in_metrics(node, pages):
 def test_what_was_repaired_is_counted(node, pages):
     node.start(*pages.options)
     node.proxy().serve()
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     pod.add()
     run(["ip", "-n", pod.netns, "rule", "del", "pref", "32764"])
     wait_for(

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from support.nodes.agent_node import Plugin, Pod, breakage
+from support.nodes.agent_node import Plugin, breakage
 from support.system import wait_for
 
 
@@ -19,7 +19,7 @@ def states(node):
 
 def replaced(node):
     """An enrolled pod, and two proxies: the second has taken over from the first."""
-    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod, first = node.pod("web"), node.proxy("first").serve()
     pod.add()
     second = node.proxy("second").serve()
     first.wait(event="message", op="drain")
@@ -27,7 +27,7 @@ def replaced(node):
 
 
 def test_the_younger_proxy_takes_over_and_the_older_drains(node):
-    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod, first = node.pod("web"), node.proxy("first").serve()
     pod.add()
     second = node.proxy("second").serve()
     assert first.wait(event="message", op="drain")["deadlineMilliseconds"] == 30000
@@ -41,7 +41,7 @@ def test_a_younger_proxy_is_given_what_the_older_one_brings_back_after_it(node):
     """Agent and proxy are replaced together: the new proxy is quicker at the new agent's socket than the old
     one. It is not told that it has heard of all pods, which would make it ready and be the end of the old
     one, before that has given back what it alone holds."""
-    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod, first = node.pod("web"), node.proxy("first").serve()
     pod.add()
     node.agent.kill()
     first.wait(event="disconnected")
@@ -65,7 +65,7 @@ def test_a_younger_proxy_is_given_what_the_older_one_brings_back_after_it(node):
 
 def test_a_proxy_does_not_wait_for_ever_for_one_that_does_not_come(node):
     """What holds the pod's listeners is stuck, say: it neither connects nor dies."""
-    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod, first = node.pod("web"), node.proxy("first").serve()
     pod.add()
     node.agent.kill()
     first.wait(event="disconnected")
@@ -96,7 +96,7 @@ def test_a_replaced_proxy_that_connects_again_does_not_take_over(node):
 @pytest.mark.parametrize("how", ["killed", "told to end"])
 def test_a_replaced_proxy_serves_again_when_its_successor_is_gone(node, how):
     pod, first, second = replaced(node)
-    later = Pod(node, "late", number=11)  # which the first has never heard of
+    later = node.pod("late", number=11)  # which the first has never heard of
     later.add()
     assert (pod.greeting(), later.greeting()) == ("second inbound",) * 2
     if how == "killed":
@@ -119,7 +119,7 @@ def test_a_replaced_proxy_serves_again_when_its_successor_is_gone(node, how):
 def test_a_proxy_that_knows_nothing_of_the_mesh_takes_nothing_over(node):
     """A roll-out with a control plane that does not answer: the proxy of before serves on, and again if it
     had been replaced."""
-    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod, first = node.pod("web"), node.proxy("first").serve()
     pod.add()
     second = node.proxy("second")
     second.do("set", ready=False, accepting=False)
@@ -140,12 +140,12 @@ def test_a_proxy_that_knows_nothing_of_the_mesh_takes_nothing_over(node):
 
 
 def test_a_proxy_takes_over_when_it_knows_the_mesh(node):
-    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod, first = node.pod("web"), node.proxy("first").serve()
     pod.add()
     second = node.proxy("second")
     second.do("set", ready=False)
     second.serve()
-    later = Pod(node, "late", number=11)
+    later = node.pod("late", number=11)
     later.add()
     wait_for(
         lambda: second.seen(event="message", op="pod-add", uid=later.uid),
@@ -159,7 +159,7 @@ def test_a_proxy_takes_over_when_it_knows_the_mesh(node):
 
 def test_the_youngest_of_the_replaced_that_can_serves_again(node):
     """One that ends is not asked, and one of a version that does not know how refuses."""
-    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod, first = node.pod("web"), node.proxy("first").serve()
     pod.add()
     others = [node.proxy(tag) for tag in ("second", "third", "fourth")]
     for proxy in others:
@@ -225,7 +225,7 @@ def test_a_successor_comes_while_the_replaced_proxy_is_just_told_to_resume(node)
 def test_a_proxy_that_resumes_hears_what_has_become_of_its_pods(node):
     """One was deleted, one left and came back, one has new listeners."""
     gone, back, repaired = pods = [
-        Pod(node, name, number=10 + i) for i, name in enumerate(("gone", "back", "repaired"))
+        node.pod(name, number=10 + i) for i, name in enumerate(("gone", "back", "repaired"))
     ]
     first = node.proxy("first").serve()
     for pod in pods:
@@ -269,7 +269,7 @@ def test_a_pod_drains_on_when_a_replaced_proxy_resumes(node):
 
 
 def test_a_proxy_that_ends_does_not_take_over_from_a_new_agent(node):
-    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod, first = node.pod("web"), node.proxy("first").serve()
     pod.add()
     first.do("terminate")
     wait_for(lambda: states(node) == {first.pid: "ending"}, "it to end")
@@ -289,7 +289,7 @@ def test_a_proxy_that_ends_does_not_take_over_from_a_new_agent(node):
 
 
 def test_listeners_of_another_namespace_are_not_adopted(node):
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     pod.add()
     node.agent.kill()
     proxy.wait(event="disconnected")
@@ -319,7 +319,7 @@ def test_listeners_of_another_namespace_are_not_adopted(node):
     ],
 )
 def test_a_proxy_that_breaks_the_protocol_is_disconnected(node, text):
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     pod.add()
     proxy.do("raw", text=text)
     assert proxy.wait(event="message", op="error")["reason"] == "message_invalid"
@@ -332,7 +332,7 @@ def test_a_proxy_that_breaks_the_protocol_is_disconnected(node, text):
 
 @pytest.mark.parametrize("op", ["ready", "ending"])
 def test_who_has_not_introduced_itself_is_neither_ready_nor_ending(node, op):
-    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod, first = node.pod("web"), node.proxy("first").serve()
     pod.add()
     second = node.proxy("second")
     second.do("connect", hello=False)
@@ -344,7 +344,7 @@ def test_who_has_not_introduced_itself_is_neither_ready_nor_ending(node, op):
 
 
 def test_a_proxy_that_never_finishes_its_introduction_keeps_no_other_from_serving(node):
-    pod, first = Pod(node, "web"), node.proxy("first").serve()
+    pod, first = node.pod("web"), node.proxy("first").serve()
     pod.add()
     second, third = node.proxy("second").serve(), node.proxy("third")
     first.wait(event="message", op="drain")
@@ -359,7 +359,7 @@ def test_a_proxy_that_never_finishes_its_introduction_keeps_no_other_from_servin
 
 @pytest.mark.parametrize("how", ["killed", "told to end"])
 def test_a_pod_does_not_wait_for_the_answer_of_a_proxy_that_goes(node, how):
-    proxy, pod = node.proxy().serve(), Pod(node, "web")
+    proxy, pod = node.proxy().serve(), node.pod("web")
     wait_for(lambda: node.status()["proxyConnected"], "the proxy to serve")
     proxy.do("set", mute=True)
     with Plugin(node.run_dir) as plugin:
@@ -374,6 +374,6 @@ def test_a_silent_proxy_does_not_keep_pods_from_starting(node):
     proxy = node.proxy().serve()
     wait_for(lambda: node.status()["proxyConnected"], "the proxy to serve")
     proxy.do("set", mute=True)
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     assert pod.add() == "enrol"
     proxy.wait(event="disconnected", timeout=40)

@@ -14,13 +14,13 @@ from support import network
 from support.faults import waits_env
 from support.kube.small import SmallServer
 from support.kube.world import AMBIENT, World
-from support.nodes.agent_node import BREAKABLE, Node, Plugin, Pod, breakage
+from support.nodes.agent_node import BREAKABLE, AgentNode, Plugin, breakage
 from support.system import run, wait_for
 
 
 @pytest.fixture
 def node(work):
-    n = Node(work)
+    n = AgentNode(work)
     n.start()
     return n
 
@@ -40,7 +40,7 @@ def unrepaired(pod):
 def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
     """Its route cannot be set without. The others of the node are added and answered as ever, it is told of
     once, and is whole again when the address is back."""
-    broken = [Pod(node, f"broken{i}", number=20 + i) for i in range(3)]
+    broken = [node.pod(f"broken{i}", number=20 + i) for i in range(3)]
     for pod in broken:
         pod.add()
         run(["ip", "-n", pod.netns, "-6", "address", "flush", "dev", "eth0"])
@@ -56,7 +56,7 @@ def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
     slowest, pods = 0, []
     for i in range(10):
         before = time.monotonic()
-        pods.append(Pod(node, f"web{i}", number=40 + i))
+        pods.append(node.pod(f"web{i}", number=40 + i))
         assert pods[-1].add() == "enrol"
         assert len(agent_client.pods(node.run_dir)) == 3 + len(pods)
         slowest = max(slowest, time.monotonic() - before)
@@ -82,7 +82,7 @@ def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
 @pytest.mark.parametrize("what", [b for b in BREAKABLE if b != "route_missing"])
 def test_what_else_is_broken_in_such_a_pod_is_repaired(node, what):
     """And nothing of its capture is taken back because a part of it cannot be put right."""
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     pod.add()
     run(["ip", "-n", pod.netns, "-6", "address", "flush", "dev", "eth0"])
     wait_for(lambda: unrepaired(pod) == ["route_missing"], "what is broken to be told")
@@ -98,7 +98,7 @@ def test_what_else_is_broken_in_such_a_pod_is_repaired(node, what):
 
 
 def test_an_add_waits_for_duplicate_address_detection_and_nobody_waits_with_it(node):
-    slow, other = Pod(node, "slow", number=30), Pod(node, "other", number=31)
+    slow, other = node.pod("slow", number=30), node.pod("other", number=31)
     run(["ip", "-n", slow.netns, "-6", "address", "del", f"{slow.ip6}/64", "dev", "eth0"])
     network.sysctl(
         slow.netns,
@@ -129,7 +129,7 @@ def test_an_add_waits_for_duplicate_address_detection_and_nobody_waits_with_it(n
 
 
 def test_an_add_whose_address_never_comes_is_refused_by_name(node):
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     run(["ip", "-n", pod.netns, "-6", "address", "flush", "dev", "eth0"])
     pod.rules_before = network.rules_and_routes(pod.netns)
     with Plugin(node.run_dir) as plugin:
@@ -139,10 +139,10 @@ def test_an_add_whose_address_never_comes_is_refused_by_name(node):
 
 
 def test_a_running_pod_whose_address_is_gone_is_tried_again(work):
-    node = Node(work)
+    node = AgentNode(work)
     node.label(False)
     node.start()
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     assert pod.add() == "pass"
     run(["ip", "-n", pod.netns, "-6", "address", "flush", "dev", "eth0"])
     node.label(True)
@@ -170,10 +170,10 @@ def cpu_ticks(pid):
 
 
 def test_pods_that_flood_their_own_tables_are_looked_at_now_and_then(node):
-    pods = [Pod(node, f"web{i}", number=20 + i) for i in range(2)]
+    pods = [node.pod(f"web{i}", number=20 + i) for i in range(2)]
     for pod in pods:
         pod.add()
-    quiet = Pod(node, "quiet", number=30)
+    quiet = node.pod("quiet", number=30)
     quiet.add()
     floods = [flood(p, "rule add pref 5 lookup main\nrule del pref 5\n", 6) for p in pods]
     try:
@@ -198,9 +198,9 @@ def test_pods_that_flood_their_own_tables_are_looked_at_now_and_then(node):
 
 def test_a_pod_with_endless_rules_is_not_read_to_its_end(work):
     """It cannot be verified in full, which is told. Nobody else notices."""
-    node = Node(work)
+    node = AgentNode(work)
     node.start("--verify-walk", "300ms")
-    pod, other = Pod(node, "web", number=20), Pod(node, "other", number=21)
+    pod, other = node.pod("web", number=20), node.pod("other", number=21)
     pod.add()
     other.add()
     rules = "".join(
@@ -235,7 +235,7 @@ def waits(path):
 def test_no_call_on_the_agents_loop_can_wait(work):
     """Each call by which the loop's thread could wait takes three seconds here. Through a life of pods, with
     the API, the metrics, a mesh file that changes, an installed plugin and all that breaks, none is made."""
-    node = Node(work)
+    node = AgentNode(work)
     # In memory, as /run is.
     node.run_dir = f"/dev/shm/{work.name('run')}"
     work.defer(shutil.rmtree, node.run_dir, True)
@@ -263,7 +263,7 @@ def test_no_call_on_the_agents_loop_can_wait(work):
         lambda: agent_client.status(node.run_dir)["meshReady"], "the agent to answer", 60, log=node.agent.log
     )
     proxy = node.proxy().serve()
-    pods = [Pod(node, f"web{i}", number=20 + i) for i in range(3)]
+    pods = [node.pod(f"web{i}", number=20 + i) for i in range(3)]
     for pod in pods:
         assert pod.add() == "enrol"
     for what in BREAKABLE:

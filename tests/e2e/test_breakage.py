@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from support.nodes.mesh import LISTENERS, Mesh, sh, wait_for
+from support.nodes.mesh import LISTENERS, Mesh
 from support.nodes.pod_programs import ECHO, REACH, STREAM, goes_on
 from support.programs import program
+from support.system import sh, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ import subprocess
 
 import pytest
 
-from support.nodes.mesh import Mesh, wait_for
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.programs import program
+from support.system import Failed, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -139,7 +140,7 @@ def test_explain_says_what_the_policies_will_say(mesh, family):
         wait_for(lambda: not verdict()["ok"], "the policy")
         assert verdict()["reason"] == "policy_denied" and "demo/no-web" in verdict()["detail"]
         assert verdict(to.replace(":8080", ":8081"))["ok"], "another port is another question"
-        with pytest.raises(AssertionError):
+        with pytest.raises(Failed):
             mesh.web.python(ONE_SHOT, address, 8080, "x")
     finally:
         mesh.policies[:] = kept

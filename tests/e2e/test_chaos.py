@@ -18,10 +18,12 @@ import time
 
 import hpack
 
-from support.nodes.mesh import Mesh, inside, leaf, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO
 from support.programs import BUILD
 from support.proxies.hbone import context
+from support.system import wait_for
 
 SECONDS = float(os.environ.get("BRUMA_CHAOS_SECONDS", "10"))
 HBONE = 15008
@@ -265,8 +267,8 @@ class Chaos:
             time.sleep(r.random() * 3)
             p.kill()
             return
-        p.p.wait(30)
-        assert p.p.returncode == 0 and "RIGHT" in p.text(), p.text()[-2000:]
+        p.popen.wait(30)
+        assert p.popen.returncode == 0 and "RIGHT" in p.text(), p.text()[-2000:]
 
     # ---- what the operator does ----
 
@@ -320,22 +322,22 @@ class Chaos:
                 if r.random() < 0.5:
                     node.agent.kill()
                 elif node.agent.stop(60):
-                    raise AssertionError(f"exit {node.agent.p.returncode}: {node.agent.text()[-2000:]}")
+                    raise AssertionError(f"exit {node.agent.popen.returncode}: {node.agent.text()[-2000:]}")
                 node.start_agent()
             elif which == 1:
-                node.agent.p.send_signal(signal.SIGSTOP)
+                node.agent.popen.send_signal(signal.SIGSTOP)
                 time.sleep(r.random() / 2)
-                node.agent.p.send_signal(signal.SIGCONT)
+                node.agent.popen.send_signal(signal.SIGCONT)
             elif which == 2:
                 if r.random() < 0.5:
                     node.proxy.kill()
                 elif node.proxy.stop(90):
-                    raise AssertionError(f"exit {node.proxy.p.returncode}: {said(node.proxy)}")
+                    raise AssertionError(f"exit {node.proxy.popen.returncode}: {said(node.proxy)}")
                 node.start_proxy()
             else:
-                node.proxy.p.send_signal(signal.SIGSTOP)
+                node.proxy.popen.send_signal(signal.SIGSTOP)
                 time.sleep(r.random() / 2)
-                node.proxy.p.send_signal(signal.SIGCONT)
+                node.proxy.popen.send_signal(signal.SIGCONT)
 
     def wait(self):
         for t in self.threads:

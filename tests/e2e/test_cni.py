@@ -16,7 +16,7 @@ import pytest
 from support import agent as agent_client
 from support import network
 from support.cni import Runtime, pod_args
-from support.nodes.agent_node import Node, Pod
+from support.nodes.agent_node import AgentNode
 from support.system import run
 
 VERSIONS = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]
@@ -90,7 +90,7 @@ class Plugin:
 def result(pod, version="1.1.0"):
     """What a main plugin answered."""
     if version < "0.3.0":
-        return {"ip4": {"ip": f"{pod.ip4}/24"}, "ip6": {"ip": f"{pod.ip6}/64"}, "dns": {}}
+        return {"ip4": {"ip": f"{pod.ip}/24"}, "ip6": {"ip": f"{pod.ip6}/64"}, "dns": {}}
     ips = [{"address": ip, "interface": 0} for ip in pod.ips]
     if version < "1.0.0":
         for ip in ips:
@@ -169,9 +169,9 @@ def test_c4_del_succeeds_whatever_is_missing(node, alone, plugin, case):
 
 
 def test_c5_check_fails_once_capture_is_torn_down(work):
-    node = Node(work)
+    node = AgentNode(work)
     node.start("--verify-interval", "1h")  # so that nobody repairs it before CHECK has looked
-    plugin, pod, _ = Plugin(work, node.run_dir), Pod(node, "web"), node.proxy().serve()
+    plugin, pod, _ = Plugin(work, node.run_dir), node.pod("web"), node.proxy().serve()
     config = plugin.config(prevResult=result(pod))
     plugin.pod("ADD", pod, config).ok()
     plugin.pod("CHECK", pod, config).ok()
@@ -186,7 +186,7 @@ def network_links(netns):
 
 
 def test_c6_gc_drops_what_is_not_listed(node, plugin):
-    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod, _ = node.pod("web"), node.proxy().serve()
     plugin.pod("ADD", pod, plugin.config(prevResult=result(pod))).ok()
     keep = [{"containerID": pod.container, "ifname": "eth0"}]
     plugin.call("GC", plugin.config(**{"cni.dev/valid-attachments": keep})).ok()
@@ -262,7 +262,7 @@ def test_c8_each_failure_is_one_error_object(alone, text, changes, code):
 )
 def test_c8_an_agent_that_misbehaves_is_an_error_to_try_again(work, node, how):
     """In place of the agent somebody who speaks by hand; the pod's namespace stays as it was."""
-    pod, folder = Pod(node, "web"), work.path("odd")
+    pod, folder = node.pod("web"), work.path("odd")
     os.makedirs(folder)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.bind(f"{folder}/agent.sock")
@@ -300,7 +300,7 @@ def test_c8_an_agent_that_misbehaves_is_an_error_to_try_again(work, node, how):
 
 @pytest.mark.parametrize("level", ["debug", "error", "no such level"])
 def test_c9_stdout_has_nothing_but_the_result(node, plugin, level):
-    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod, _ = node.pod("web"), node.proxy().serve()
     config = plugin.config(prevResult=result(pod), log_level=level)
     assert plugin.pod("ADD", pod, config).ok() == result(pod)
     for command in ("CHECK", "DEL"):
@@ -310,7 +310,7 @@ def test_c9_stdout_has_nothing_but_the_result(node, plugin, level):
 
 
 def test_c10_unknown_keys_are_accepted(node, plugin):
-    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod, _ = node.pod("web"), node.proxy().serve()
     config = plugin.config(
         prevResult=result(pod),
         plugin_log_level="x",
@@ -406,7 +406,7 @@ def test_a_failing_add_leaves_no_trace_in_the_chain(node, work, plugin):
 
 def test_what_containerd_sent(node, plugin):
     """Recorded calls of a containerd, as they were, except for this test's paths, namespace and address."""
-    pod, _ = Pod(node, "t", "shop"), node.proxy().serve()
+    pod, _ = node.pod("t", "shop"), node.proxy().serve()
 
     def recorded(command):
         with open(f"{DATA}/containerd-{command}.json") as f:
@@ -491,7 +491,7 @@ def test_pods_of_the_host_network_are_refused(node, plugin):
 def test_two_adds_at_once(node, plugin):
     """Runtimes start pods side by side."""
     node.proxy().serve()
-    pods = [Pod(node, f"p{i}", number=20 + i) for i in range(8)]
+    pods = [node.pod(f"p{i}", number=20 + i) for i in range(8)]
     answers = [None] * len(pods)
 
     def add(i):

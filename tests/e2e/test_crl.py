@@ -6,9 +6,11 @@ import os
 
 import pytest
 
-from support.nodes.mesh import Mesh, inside, leaf, sh, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.proxies import hbone
+from support.system import sh, wait_for
 
 
 class Lists:

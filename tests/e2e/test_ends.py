@@ -13,9 +13,11 @@ import time
 import h2.errors
 import pytest
 
-from support.nodes.mesh import Mesh, inside, leaf, sh, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO
 from support.proxies import hbone
+from support.system import sh, wait_for
 
 TIMES = 40  # connections of each scene: it is a race
 
@@ -359,17 +361,11 @@ print("TOLD", json.dumps(sorted(told)), flush=True)
 """
 
 
-def processor_time(process):
-    with open(f"/proc/{process.pid}/stat") as f:
-        fields = f.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def busy(processes, seconds):
     """Processor time of each in so many seconds, as a share of them."""
-    before = [processor_time(p) for p in processes]
+    before = [p.cpu_seconds() for p in processes]
     time.sleep(seconds)
-    return [(processor_time(p) - b) / seconds for p, b in zip(processes, before, strict=True)]
+    return [(p.cpu_seconds() - b) / seconds for p, b in zip(processes, before, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -602,10 +598,10 @@ def test_connections_that_outlive_a_proxy_are_cut_by_name(tmp_path):
             assert p.alive(), p.text()
         c, _sid = push_pending(m, 7007, 200000)
         first, second = m.nodes[0].proxy, m.nodes[1].proxy
-        second.p.terminate()
+        second.popen.terminate()
         c.pump(lambda: c.closed)
         pipe.write_text("")
-        assert second.p.wait(15) == 0
+        assert second.popen.wait(15) == 0
         wait_for(lambda: "GOT" in app.text(), "the end at the application")
         assert "GOT 200000 ConnectionResetError" in app.text()
         lines = m.nodes[1].access_log()
@@ -614,8 +610,8 @@ def test_connections_that_outlive_a_proxy_are_cut_by_name(tmp_path):
         assert wait_for(
             lambda: [x for x in m.nodes[0].access_log() if "peer_reset" in x], "the other node's line"
         )
-        first.p.terminate()
-        assert first.p.wait(15) == 0
+        first.popen.terminate()
+        assert first.popen.wait(15) == 0
         lines = m.nodes[0].access_log()
         assert [x for x in lines if "drain_deadline" in x and f"{m.outside.ip}:8080" in x], lines
         assert "pod_removed" not in first.text()

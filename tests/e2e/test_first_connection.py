@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from support.nodes.mesh import Mesh, wait_for
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO
+from support.system import wait_for
 
 ASK = """
 import socket, sys, time

@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from support.nodes.mesh import Mesh, sh, wait_for
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ask
+from support.system import sh, wait_for
 
 
 def bridge(pod):

@@ -64,15 +64,15 @@ class Scene:
         world.settings["guard_cgroup"] = world.node.cgroup
 
     def serve(self, pod, port):
-        server = pod.start(
-            ["/usr/bin/python3", "-c", ECHO, str(port)], self.world.work.path(f"{pod.name}.log")
+        server = pod.popen(
+            "/usr/bin/python3", "-c", ECHO, str(port), log=self.world.work.path(f"{pod.name}.log")
         )
         self.world.work.defer(server.stop)
         wait_for(lambda: self.dial(pod, "127.0.0.1", port) == "ok", f"the server of {pod.name}")
 
     def dial(self, pod, ip=None, port=OUTSIDE, timeout=2):
         ip = ip or self.world.node.pod_addresses(1)[0]
-        return pod.run(["/usr/bin/python3", "-c", DIAL, ip, str(port), str(timeout)]).stdout.strip()
+        return pod.run("/usr/bin/python3", "-c", DIAL, ip, str(port), str(timeout)).stdout.strip()
 
     def node_dials(self, ip, port, timeout=1, cgroup=None):
         argv = ["/usr/bin/python3", "-c", DIAL, ip, str(port), str(timeout)]
@@ -141,7 +141,7 @@ def test_a_node_that_was_cut_off_comes_back(scene):
     world.wait_state("shop/web", "enrolled", 30)
     scene.wait_open()
     assert scene.hooks() == [], "nothing of the guard runs while it is open"
-    assert scene.dial(scene.plain) == "ok" and scene.node_dials(scene.plain.ip4, 8080) == "ok"
+    assert scene.dial(scene.plain) == "ok" and scene.node_dials(scene.plain.ip, 8080) == "ok"
     item = agent_client.pods(world.node.run_dir)["shop/web"]
     assert not item["capturedSinceStart"] and item["counters"]["outbound_captured_connections"] == 0
     assert world.state("other/plain") is None
@@ -268,7 +268,7 @@ def test_an_entry_that_was_missing_closes_it_again(scene):
         "shop",
         "sudden",
         pod.uid,
-        [f"{pod.ip4}/24", f"{pod.ip6}/64"],
+        [f"{pod.ip}/24", f"{pod.ip6}/64"],
     )
     world.work.defer(world.plain.delete, pod.container)
     scene.serve(pod, 8080)
@@ -580,7 +580,7 @@ def test_pods_that_cannot_be_looked_at_are_not_decided(scene, what):
     world.server.make_namespace("late", AMBIENT)
     lost = world.sandbox("late", "lost", 13)  # nothing says where it is: never decided
     if what == "a first thread that has ended":
-        p = lost.start(["/usr/bin/python3", "-c", THREADS], world.work.path("threads.log"))
+        p = lost.popen("/usr/bin/python3", "-c", THREADS, log=world.work.path("threads.log"))
         world.work.defer(p.kill)
         p.wait_for_text("threads")
         wait_for(lambda: state_of(p.popen.pid) == "Z", "the first thread to end")

@@ -11,7 +11,8 @@ import xml.etree.ElementTree
 
 import pytest
 
-from support.nodes.mesh import Mesh, inside, leaf
+from support.network import inside
+from support.nodes.mesh import Mesh, leaf
 from support.programs import ROOT
 from support.proxies import hbone
 

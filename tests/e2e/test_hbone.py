@@ -13,9 +13,11 @@ import h2.events
 import pytest
 from hyperframe.frame import PingFrame
 
-from support.nodes.mesh import Mesh, inside, leaf, sh, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO
 from support.proxies import hbone
+from support.system import sh, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -346,13 +348,13 @@ def test_sigterm_with_an_idle_tunnel(mesh):
         c = hbone.Client((mesh.shop.ip, 15008), *mesh.certificate)
     assert c.pump(lambda: c.of(0, h2.events.RemoteSettingsChanged))
     idle.close()
-    mesh.nodes[1].proxy.p.terminate()
+    mesh.nodes[1].proxy.popen.terminate()
     c.pump(lambda: c.closed)
     assert c.goaways == [(0, 2**31 - 1), (0, 0)], (
         "first none is refused, then the last one is named: there was none"
     )
     assert c.closed
-    assert mesh.nodes[1].proxy.p.wait(15) == 0
+    assert mesh.nodes[1].proxy.popen.wait(15) == 0
     mesh.nodes[1].start_proxy()
 
 
@@ -391,13 +393,13 @@ def test_sigterm_with_a_busy_tunnel(mesh):
         sid = c.connect(f"{mesh.shop.ip}:8080")
         assert c.status(sid) == 200
         started = time.monotonic()
-        node.proxy.p.terminate()
+        node.proxy.popen.terminate()
         c.pump(lambda: len(c.goaways) == 2)
         assert c.goaways == [(0, 2**31 - 1), (0, sid)]
         if ends:
             c.send(sid, b"still served", end=True)
             assert c.pump(lambda: c.ended(sid)) and c.received(sid) == b"still served"
-        assert node.proxy.p.wait(15) == 0
+        assert node.proxy.popen.wait(15) == 0
         assert ends or 0.9 < time.monotonic() - started < 4
         c.close()
     mesh.proxy_env = {}

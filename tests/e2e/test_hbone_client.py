@@ -11,10 +11,11 @@ import time
 import h2.errors
 import pytest
 
-from support.nodes.mesh import Mesh, leaf, placed, wait_for
+from support.nodes.mesh import Mesh, leaf
 from support.nodes.peer_place import place_of_a_peer
 from support.nodes.pod_programs import ONE_SHOT
 from support.proxies import hbone
+from support.system import placed, wait_for
 
 
 @pytest.fixture(scope="module")

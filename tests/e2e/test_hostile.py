@@ -11,8 +11,10 @@ import time
 
 import pytest
 
-from support.nodes.mesh import Mesh, inside, sh, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ONE_SHOT, PRELUDE, TRY
+from support.system import sh, wait_for
 from support.wire.segments import HBONE, Wire
 
 VIP, VIP6 = "10.255.0.7", "fd00:ffff::7"

@@ -8,10 +8,12 @@ import time
 
 import pytest
 
-from support.nodes.mesh import Mesh, Process, inside, leaf, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO, SOURCE
 from support.programs import BUILD
 from support.proxies import hbone
+from support.system import Process, wait_for
 
 ATTACKER = os.path.abspath(os.path.join(BUILD, "tests", "e2e", "hostile-peer"))
 

@@ -12,7 +12,7 @@ import pytest
 
 from support import agent as agent_client
 from support.cni import Runtime
-from support.nodes.agent_node import Node
+from support.nodes.agent_node import AgentNode
 from support.system import run, wait_for
 
 LIST = """{
@@ -76,7 +76,7 @@ def directory(work):
 
 @pytest.fixture
 def node(work, directory):
-    n = Node(work)
+    n = AgentNode(work)
     n.options = directory.options(work.build)
     return n
 

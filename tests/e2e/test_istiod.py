@@ -53,7 +53,7 @@ def shop(request):
 
 def answers(shop, expected, address=None, port=8080, seconds=20):
     wait_for(
-        lambda: shop.cluster.ping(shop.web, address or shop.cart.ip4, port) == expected,
+        lambda: shop.cluster.ping(shop.web, address or shop.cart.ip, port) == expected,
         f"web to get {expected}",
         seconds,
     )
@@ -64,7 +64,7 @@ REFUSED = ("closed", "ConnectionResetError")
 
 def refused(shop, address=None, port=8080, seconds=20):
     wait_for(
-        lambda: shop.cluster.ping(shop.web, address or shop.cart.ip4, port) in REFUSED,
+        lambda: shop.cluster.ping(shop.web, address or shop.cart.ip, port) in REFUSED,
         "web to be refused",
         seconds,
     )
@@ -97,7 +97,7 @@ def test_certificates_by_impersonation_of_pods_on_the_node_only(shop):
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_hbone_between_nodes(shop, family):
-    address = shop.cart.ip4 if family == 4 else shop.cart.ip6
+    address = shop.cart.ip if family == 4 else shop.cart.ip6
     assert shop.cluster.ping(shop.web, address) == "ping"
     shown = f"{address}:8080" if family == 4 else f"[{address}]:8080"
     for node, direction in zip(shop.nodes, ("outbound", "inbound"), strict=True):
@@ -109,7 +109,7 @@ def test_hbone_between_nodes(shop, family):
         )
         assert line["src.identity"] == "spiffe://cluster.local/ns/shop/sa/web"
         assert line["dst.identity"] == "spiffe://cluster.local/ns/shop/sa/cart"
-    source = shop.web.ip4 if family == 4 else shop.web.ip6
+    source = shop.web.ip if family == 4 else shop.web.ip6
     assert source in shop.echo.text(), "the server sees the client"
 
 
@@ -131,7 +131,7 @@ def test_strict_peer_authentication(shop):
             "import socket, sys\ns = socket.create_connection((sys.argv[1], 8080), 5)\n"
             "s.sendall(b'ping')\nprint(s.recv(4).decode() or 'closed')"
         ),
-        shop.cart.ip4,
+        shop.cart.ip,
     ]
 
     def ask():
@@ -142,7 +142,7 @@ def test_strict_peer_authentication(shop):
     shop.cluster.policy("PeerAuthentication", "shop", "strict", {"mtls": {"mode": "STRICT"}})
     try:
         wait_for(lambda: ask() in REFUSED, "plaintext to be refused")
-        assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping", "mutual TLS goes on"
+        assert shop.cluster.ping(shop.web, shop.cart.ip) == "ping", "mutual TLS goes on"
         assert wait_for(
             lambda: shop.cluster.access(shop.nodes[1], "istio_converted_static_strict"),
             "the policy's name in the log",
@@ -163,7 +163,7 @@ def test_authorization_policies_for_new_and_live_connections(shop):
     result = []
     live = threading.Thread(
         target=lambda: result.append(
-            shop.web.run(["/usr/bin/python3", "-c", code, shop.cart.ip4], timeout=90).stdout
+            shop.web.run("/usr/bin/python3", "-c", code, shop.cart.ip, timeout=90).stdout
         )
     )
     live.start()
@@ -199,7 +199,7 @@ def test_policies_that_come_and_go_break_nothing_that_they_allow(shop):
 
     def ping():
         while not stop.is_set():
-            r = shop.cluster.ping(shop.web, shop.cart.ip4)
+            r = shop.cluster.ping(shop.web, shop.cart.ip)
             if r != "ping":
                 bad.append(r)
 
@@ -242,21 +242,21 @@ def test_away_and_back(shop):
         wait_for(lambda n=n: "shop/goes" in shop.cluster.policies(n), "a policy")
     shop.cluster.istiod.stop()
     for _ in range(5):
-        assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping"
+        assert shop.cluster.ping(shop.web, shop.cart.ip) == "ping"
     late = shop.cluster.pod(shop.nodes[0], "shop", "late-1", 11, account="web", labels={"app": "late"})
     shop.cluster.server.delete_pod("shop", "late-1")
     second = shop.cluster.pod(shop.nodes[0], "shop", "second-1", 12, account="web", labels={"app": "web"})
     assert late.netns != second.netns
     shop.cluster.delete(f"/apis/{SECURITY}/namespaces/shop/authorizationpolicies/goes")
     time.sleep(3)
-    assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping"
+    assert shop.cluster.ping(shop.web, shop.cart.ip) == "ping"
     shop.cluster.istiod.start()
     shop.cluster.hbone(second, seconds=60)
-    assert shop.cluster.ping(second, shop.cart.ip4) == "ping"
+    assert shop.cluster.ping(second, shop.cart.ip) == "ping"
     assert shop.cluster.workload(shop.nodes[0], "late-1") is None
     for n in shop.nodes:
         wait_for(lambda n=n: "shop/goes" not in shop.cluster.policies(n), "the policy to be gone")
-    assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping"
+    assert shop.cluster.ping(shop.web, shop.cart.ip) == "ping"
 
 
 def test_the_token_is_read_for_each_call(shop):
@@ -270,7 +270,7 @@ def test_the_token_is_read_for_each_call(shop):
     shop.cluster.server.create("v1", "ServiceAccount", "third", "shop")
     third = shop.cluster.pod(node, "shop", "third-1", 13, account="third", labels={"app": "third"})
     shop.cluster.hbone(third)
-    assert shop.cluster.ping(third, shop.cart.ip4) == "ping"
+    assert shop.cluster.ping(third, shop.cart.ip) == "ping"
 
 
 def test_a_pod_that_is_deleted_is_forgotten(shop):
@@ -292,11 +292,11 @@ def test_a_namespace_leaves_the_mesh(shop):
                 lambda n=n: shop.cluster.workload(n, "cart-1")["protocol"] == "TCP",
                 "plaintext to be announced",
             )
-        assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping"
+        assert shop.cluster.ping(shop.web, shop.cart.ip) == "ping"
     finally:
         server.label_namespace("shop", mode="ambient")
     shop.cluster.hbone(shop.web, shop.cart)
-    assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping"
+    assert shop.cluster.ping(shop.web, shop.cart.ip) == "ping"
 
 
 def test_a_new_root(shop):
@@ -309,7 +309,7 @@ def test_a_new_root(shop):
     new = wait_for(
         lambda: shop.cluster.istiod.root() != old and shop.cluster.istiod.root(), "another root", 60
     )
-    assert shop.cluster.ping(shop.web, shop.cart.ip4) == "ping", "what there is serves on"
+    assert shop.cluster.ping(shop.web, shop.cart.ip) == "ping", "what there is serves on"
     with open(shop.cluster.root_file, "w") as f:
         f.write(new)
 

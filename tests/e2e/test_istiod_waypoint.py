@@ -35,8 +35,8 @@ class Demo:
             pod = cluster.pod(
                 self.server_node, "demo", f"shop-{version}", host, account="shop", labels={"app": "shop"}
             )
-            app = pod.start(
-                ["/usr/bin/python3", "-u", "-c", HTTP_APP, version], cluster.work.path(f"{version}.log")
+            app = pod.popen(
+                "/usr/bin/python3", "-u", "-c", HTTP_APP, version, log=cluster.work.path(f"{version}.log")
             )
             cluster.work.defer(app.kill)
             app.wait_for_text("READY")
@@ -67,24 +67,22 @@ class Demo:
             self.server_node.cgroup,
             vip4=VIP,
             vip6=VIP6,
-            v1=self.apps["v1"].ip4,
-            v2=self.apps["v2"].ip4,
+            v1=self.apps["v1"].ip,
+            v2=self.apps["v2"].ip,
         )
         cluster.work.defer(self.envoy.stop)
         self.envoy.start()
 
     def ask(self, method="GET", host=VIP, port=80, count=1, **headers):
         r = self.web.run(
-            [
-                "/usr/bin/python3",
-                "-c",
-                HTTP_REQUESTS,
-                host,
-                str(port),
-                str(count),
-                method,
-                json.dumps(headers),
-            ],
+            "/usr/bin/python3",
+            "-c",
+            HTTP_REQUESTS,
+            host,
+            str(port),
+            str(count),
+            method,
+            json.dumps(headers),
             timeout=120,
         )
         return json.loads(r.stdout)
@@ -157,8 +155,8 @@ def test_a_workloads_waypoint(demo, gateway):
         "the workload's waypoint",
         30,
     )
-    assert demo.one(host=pod.ip4, port=8080) == [200, "v1"]
-    assert demo.one("DELETE", host=pod.ip4, port=8080) == [403, "RBAC: access denied"]
+    assert demo.one(host=pod.ip, port=8080) == [200, "v1"]
+    assert demo.one("DELETE", host=pod.ip, port=8080) == [403, "RBAC: access denied"]
 
 
 def test_istiods_own_policy_lets_only_the_waypoint_in(demo, gateway):
@@ -171,7 +169,7 @@ def test_istiods_own_policy_lets_only_the_waypoint_in(demo, gateway):
     )
     assert demo.one()[0] == 200
     wait_for(
-        lambda: demo.one(host=demo.apps["v1"].ip4, port=8080)[0] == 0,
+        lambda: demo.one(host=demo.apps["v1"].ip, port=8080)[0] == 0,
         "requests past the waypoint to be refused",
     )
     assert demo.one()[0] == 200
@@ -222,7 +220,7 @@ def test_servers_that_accept_only_their_waypoint(demo, gateway):
         gateway(hostname=HOST)
         wait_for(demo.reference, "the service's waypoint", 30)
         assert demo.one()[0] == 200
-        assert demo.one(host=demo.apps["v1"].ip4, port=8080)[0] == 0
+        assert demo.one(host=demo.apps["v1"].ip, port=8080)[0] == 0
     finally:
         demo.cluster.delete(f"/apis/{SECURITY}/namespaces/demo/authorizationpolicies/only-waypoint")
     wait_for(lambda: demo.one()[0] == 200, "requests to pass again")

@@ -251,14 +251,14 @@ def test_bypass_annotation_is_applied_live(world):
     world.write_cache(pod)
     world.start().ready()
     world.wait_redirection("shop", "web", "enabled")
-    app = pod.start(
-        ["/usr/bin/python3", "-m", "http.server", "8080", "--bind", "::"], world.work.path("app.log")
+    app = pod.popen(
+        "/usr/bin/python3", "-m", "http.server", "8080", "--bind", "::", log=world.work.path("app.log")
     )
     world.work.defer(app.stop)
 
     def fetch():
         return run(
-            ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "5", f"http://{pod.ip4}:8080/"],
+            ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "5", f"http://{pod.ip}:8080/"],
             netns=world.node.netns,
             check=False,
         ).stdout
@@ -336,7 +336,7 @@ def test_hostile_files_in_the_cache_hide_nobody(small):
     kernel.cgroup_remove(lost.cgroup)
     lost.cgroup = f"{small.node.cgroup}/kubepods/pod{lost.uid}/{'ab' * 32}"
     kernel.cgroup_create(lost.cgroup)
-    pause = lost.start(["sleep", "600"], small.work.path("lost.log"))
+    pause = lost.popen("sleep", "600", log=small.work.path("lost.log"))
     small.work.defer(pause.stop)
     small.start().ready()
     for pod, how in ((web, "cni-cache"), (lost, "proc")):
@@ -383,7 +383,7 @@ def test_a_sandbox_that_the_plugin_never_saw_is_looked_for(small):
         "shop",
         "web",
         web.uid,
-        [f"{again.ip4}/24", f"{again.ip6}/64"],
+        [f"{again.ip}/24", f"{again.ip6}/64"],
     )
     small.work.defer(small.plain.delete, again.container)
     os.unlink(f"{small.cache}/results/pods-{web.container}-eth0")
@@ -477,7 +477,7 @@ def test_processes_tell_where_a_pod_runs(small):
         )
         pod.cgroup = f"{small.node.cgroup}/{part}"
         kernel.cgroup_create(pod.cgroup)
-        pause = pod.start(["sleep", "600"], small.work.path(f"{style}.log"))
+        pause = pod.popen("sleep", "600", log=small.work.path(f"{style}.log"))
         small.work.defer(pause.stop)
         pods.append(pod)
     small.start().ready()
@@ -494,11 +494,11 @@ def test_group_that_a_container_made_up_is_not_believed(small):
     small.server.make_namespace("shop", AMBIENT)
     small.server.make_namespace("plain")
     web, liar = small.sandbox("shop", "web", 10), small.sandbox("plain", "liar", 11)
-    network.address(liar.netns, "lo", f"{web.ip4}/32")
+    network.address(liar.netns, "lo", f"{web.ip}/32")
     kernel.cgroup_remove(liar.cgroup)
     liar.cgroup = f"{small.node.cgroup}/kubepods/pod{liar.uid}/{'ab' * 32}/pod{web.uid}/{'cd' * 32}"
     kernel.cgroup_create(liar.cgroup)
-    p = liar.start(["sleep", "600"], small.work.path("liar.log"))
+    p = liar.popen("sleep", "600", log=small.work.path("liar.log"))
     small.work.defer(p.stop)
     small.start().ready()
     wait_for(lambda: "cannot be found" in small.log(), "the search", log=small.node.agent_log)
@@ -519,7 +519,7 @@ def test_pod_that_goes_by_another_ones_uid_changes_nothing_there(small):
             "plain",
             f"a{i}",
             "n1",
-            [pod.ip4],
+            [pod.ip],
             account="evil",
             labels={"istio.io/dataplane-mode": "none"},
             annotations={"kubernetes.io/config.mirror": uid},
@@ -527,7 +527,7 @@ def test_pod_that_goes_by_another_ones_uid_changes_nothing_there(small):
     small.start().ready()
     small.wait_redirection("shop", "web", "enabled")
     small.server.make_pod(
-        "shop", "a2", "n1", [pod.ip4], account="evil", annotations={"kubernetes.io/config.mirror": static}
+        "shop", "a2", "n1", [pod.ip], account="evil", annotations={"kubernetes.io/config.mirror": static}
     )
     wait_for(lambda: "another pod" in small.log(), "the other pod not to be placed", log=small.node.agent_log)
     told = agent_client.pods(small.node.run_dir)

@@ -12,8 +12,10 @@ import subprocess
 
 import pytest
 
-from support.nodes.mesh import Mesh, inside, leaf, sh, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.system import sh, wait_for
 
 POD_HANDSHAKES, HANDSHAKES = 20, 30
 POD_DESCRIPTORS, PEER = 100, 40
@@ -298,7 +300,7 @@ def test_one_address_has_no_more_than_its_connections_to_a_pod(small, way):
         assert other.python(ONE_SHOT, small.shop.ip, 8080, "hello") == "hello", "others are served"
         assert client.python(ONE_SHOT, small.near.ip, 8080, "hello") == "hello", "and so is it by other pods"
     wait_for(
-        lambda: client.python(HELD, small.shop.ip, 1, stdin="").strip() == "1", "room, once they are gone"
+        lambda: client.python(HELD, small.shop.ip, 1, input="").strip() == "1", "room, once they are gone"
     )
 
 
@@ -314,5 +316,5 @@ def test_one_pod_has_no_more_than_its_descriptors(small):
         assert small.near.python(ONE_SHOT, small.far.ip, 8080, "hello") == "hello", "other pods are served"
         assert small.web.python(ONE_SHOT, small.near.ip, 8080, "hello") == "hello"
     wait_for(
-        lambda: small.shop.python(HELD, small.far.ip, 1, stdin="").strip() == "1", "room, once they are gone"
+        lambda: small.shop.python(HELD, small.far.ip, 1, input="").strip() == "1", "room, once they are gone"
     )

@@ -9,9 +9,10 @@ import re
 
 import pytest
 
-from support.nodes.mesh import Mesh, wait_for
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.programs import ROOT
+from support.system import wait_for
 
 FIRST, LAST = 50050, 50055
 OURS = range(15056, 15086)

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from support.nodes.agent_node import Node, Plugin, Pod
-from support.nodes.mesh import Mesh, wait_for
+from support.nodes.agent_node import AgentNode, Plugin
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, REACH
-from support.system import run
+from support.system import run, wait_for
 
 
 class Pipe:
@@ -44,14 +44,14 @@ def dropped(lines):
 
 def test_the_agent_goes_on_and_tells_of_it(work):
     pipe = Pipe(work.path("agent.log"))
-    node = Node(work)
+    node = AgentNode(work)
     node.start("--metrics-port", "15014")
     with Plugin(node.run_dir) as plugin:
         for _ in range(4000):
             assert plugin.ask({"op": "cni-attached"})["reason"] == "message_invalid"
     count = node.status()["logDroppedLines"]
     assert count > 0
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     assert pod.add() == "enrol" and pod.item()["verified"]
     page = run(
         [
@@ -76,7 +76,7 @@ def test_the_agent_goes_on_and_tells_of_it(work):
 
 def test_an_agent_that_nobody_reads_ends_when_it_is_told_to(work):
     pipe = Pipe(work.path("agent.log"))
-    node = Node(work)
+    node = AgentNode(work)
     node.start()
     with Plugin(node.run_dir) as plugin:
         for _ in range(4000):

@@ -5,7 +5,7 @@ of probes."""
 import os
 import re
 
-from support.nodes.mesh import cgroup_root
+from support import kernel
 from support.system import run
 
 
@@ -29,7 +29,7 @@ def test_it_is_small_enough_for_every_connection(build):
 
 def test_a_probe_that_cannot_be_registered_is_counted_and_made(build):
     """As probe_not_registered. The first leaves no room for the second."""
-    cgroup = f"{cgroup_root()}/bruma-{os.getpid()}-probes"
+    cgroup = f"{kernel.cgroup2_root('/sys/fs/cgroup')[0]}/bruma-{os.getpid()}-probes"
     os.mkdir(cgroup)
     try:
         said = run([f"{build}/tests/e2e/probes-test-run", cgroup]).stdout.splitlines()

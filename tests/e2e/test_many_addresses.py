@@ -7,11 +7,12 @@ import json
 
 import pytest
 
-from support.nodes.mesh import Mesh, Pod, sh, wait_for
+from support.nodes.mesh import Mesh, MeshPod
 from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.system import sh, wait_for
 
 
-class Many(Pod):
+class Many(MeshPod):
     count = 2
     first_v6 = False  # IPv6 comes behind all the others
 

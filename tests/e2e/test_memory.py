@@ -13,10 +13,12 @@ import h2.events
 import h2.settings
 import pytest
 
-from support.nodes.mesh import Mesh, Process, inside, leaf, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO, SOURCE
 from support.programs import program
 from support.proxies import hbone
+from support.system import Failed, Process, wait_for
 
 MIB = 1 << 20
 BUDGET = 32 * MIB
@@ -136,7 +138,7 @@ def watched(mesh, slack=SLACK):
 
     try:
         wait_for(back, "the memory to be given back", 40)
-    except AssertionError as e:
+    except Failed as e:
         raise AssertionError(
             [
                 (gauge(n, "bruma_buffered_bytes"), (n.proxy.resident_bytes() - b) // MIB)

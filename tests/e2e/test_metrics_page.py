@@ -8,8 +8,10 @@ import time
 
 import pytest
 
-from support.nodes.mesh import Mesh, Process, inside, leaf, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh, leaf
 from support.proxies import hbone
+from support.system import Process, wait_for
 
 READERS = r"""
 import os, socket, sys, threading, time

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from support import agent as agent_client
-from support.nodes.agent_node import BPF_LINK_CREATE, BPF_SK_LOOKUP, Node, Pod, bpf
+from support.nodes.agent_node import BPF_LINK_CREATE, BPF_SK_LOOKUP, AgentNode, bpf
 from support.system import run, wait_for
 
 # Counts, and lets everything pass. Nothing of it is shared with bpf/.
@@ -102,12 +102,12 @@ def attached(cgroup):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_programs_of_others_on_the_same_hooks_go_on(work, when):
-    node = Node(work)
+    node = AgentNode(work)
     other = Other(node)
     if when == "before":
         other.attach(node.cgroup)
     node.start()
-    proxy, pod = node.proxy().serve(), Pod(node, "web")
+    proxy, pod = node.proxy().serve(), node.pod("web")
     if when == "before":
         other.attach_to_netns(pod.path)
     pod.add()
@@ -138,7 +138,7 @@ def test_programs_of_others_on_the_same_hooks_go_on(work, when):
 @pytest.mark.parametrize("flags", ["", "override"])
 def test_a_hook_of_a_parent_that_is_not_shared_is_refused(work, flags):
     """Ours would be refused by the kernel, or, worse, switch the other's off, or be switched off."""
-    node = Node(work)
+    node = AgentNode(work)
     other = Other(node)
     other.attach(node.cgroup, flags)
     child = f"{node.cgroup}/pods"
@@ -153,7 +153,7 @@ def test_a_hook_of_a_parent_that_is_not_shared_is_refused(work, flags):
 
 
 def test_a_second_agent_is_refused(node, work):
-    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod, _ = node.pod("web"), node.proxy().serve()
     pod.add()
     r = run(node.argv(), netns=node.netns, check=False, timeout=20)
     assert r.returncode == 1 and "running already" in r.stderr, r.stderr
@@ -175,7 +175,7 @@ def test_a_second_agent_is_refused(node, work):
 def test_an_agent_that_does_not_know_a_pod_leaves_its_connections_alone(node, work):
     """Its hooks run after the others', on the same cgroup or further up: the node of a cluster that runs in
     containers."""
-    pod, _ = Pod(node, "web"), node.proxy().serve()
+    pod, _ = node.pod("web"), node.proxy().serve()
     pod.add()
     run_dir = work.path("other")
     other = work.process(
@@ -215,7 +215,7 @@ def other_layout(pin):
 
 @pytest.mark.parametrize("name", ["pods", "failures", "probe_targets"])
 def test_maps_of_another_layout_are_answered_and_can_be_removed(node, name):
-    pod, proxy = Pod(node, "web"), node.proxy().serve()
+    pod, proxy = node.pod("web"), node.proxy().serve()
     pod.add()
     node.agent.stop()
     other_layout(f"{node.pin_dir}/maps/{name}")
@@ -238,7 +238,7 @@ def test_maps_of_another_layout_are_answered_and_can_be_removed(node, name):
 
 
 def test_a_pin_directory_outside_of_a_bpf_file_system(work):
-    node = Node(work)
+    node = AgentNode(work)
     for place in (work.path("no", "pins"), work.path("mesh.yaml"), "relative/pins"):
         r = run(node.argv("--pin-dir", place), netns=node.netns, check=False, timeout=20, cwd=work.directory)
         assert r.returncode == 1 and "reason=pin_dir_unusable" in r.stderr and place in r.stderr, r.stderr
@@ -248,7 +248,7 @@ def test_a_pin_directory_outside_of_a_bpf_file_system(work):
 
 
 def test_a_cgroup_that_is_none(work):
-    node = Node(work)
+    node = AgentNode(work)
     for place in (work.path("nothing"), work.directory, "/proc"):
         r = run(node.argv("--cgroup", place), netns=node.netns, check=False, timeout=20)
         assert r.returncode == 1 and "reason=cgroup_unusable" in r.stderr and place in r.stderr, r.stderr
@@ -256,13 +256,13 @@ def test_a_cgroup_that_is_none(work):
 
 @pytest.mark.parametrize("domain", ["", "with space", "a/b", "ü", "x" * 256])
 def test_a_trust_domain_that_is_none(work, domain):
-    node = Node(work)
+    node = AgentNode(work)
     r = run(node.argv("--trust-domain", domain), netns=node.netns, check=False, timeout=20)
     assert r.returncode == 2 and re.search("trust-domain: .* is no trust domain", r.stderr), r.stderr
 
 
 def test_a_run_directory_that_cannot_be_used(work):
-    node = Node(work)
+    node = AgentNode(work)
     for place in (work.path("mesh.yaml"), work.path("mesh.yaml", "run"), "/proc/run"):
         r = run(node.argv("--run-dir", place), netns=node.netns, check=False, timeout=20)
         assert r.returncode == 1 and "the run directory cannot be used" in r.stderr, r.stderr
@@ -270,7 +270,7 @@ def test_a_run_directory_that_cannot_be_used(work):
 
 def test_without_rights_it_says_so(work):
     """An ordinary user's agent makes nothing and ends."""
-    node = Node(work)
+    node = AgentNode(work)
     os.chmod(work.directory, 0o755)
     r = subprocess.run(
         ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *node.argv()],

@@ -9,9 +9,10 @@ import re
 import pytest
 
 from support.network import rules_and_routes
-from support.nodes.mesh import Mesh, Process, sh, wait_for
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ask
 from support.programs import program
+from support.system import Process, sh, wait_for
 
 each_family = pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 SECOND = ["10.98.2.5", "fd98:2::5"]

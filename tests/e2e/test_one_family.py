@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from support.nodes.mesh import Mesh, Pod, sh, wait_for
+from support.nodes.mesh import Mesh, MeshPod
+from support.system import sh, wait_for
 
 HTTP = """
 import http.server, socket
@@ -44,7 +45,7 @@ for address in sys.argv[1:]:
 """
 
 
-class OneFamily(Pod):
+class OneFamily(MeshPod):
     """Its network has given it addresses of one family alone."""
 
     family = 0

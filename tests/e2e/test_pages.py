@@ -8,7 +8,8 @@ import re
 import socket
 import threading
 
-from support.nodes.mesh import inside, joined
+from support import pages
+from support.network import inside
 from support.xds.site import add, crowd, wait_known
 
 COUNT = 100000
@@ -43,8 +44,7 @@ class Reader(threading.Thread):
             while chunk := self.socket.recv(1 << 20):
                 got.append(chunk)
                 self.len += len(chunk)
-        head, _, body = b"".join(got).partition(b"\r\n\r\n")
-        self.body = joined(body) if b"chunked" in head else body
+        self.body = pages.answer(b"".join(got))[1]
 
 
 def test_dumps_of_a_hundred_thousand_workloads_at_once(new_site):

@@ -13,9 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from support.certificates import usual
-from support.nodes.mesh import Mesh, inside, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.proxies import hbone
+from support.system import wait_for
 from support.xds.plane import Authority, Plane, key_pem, pem
 
 LIFE = 6  # seconds

@@ -4,7 +4,8 @@ That they do not meet those of others: test_ports_meet.py."""
 
 import pytest
 
-from support.nodes.mesh import Mesh, wait_for
+from support.nodes.mesh import Mesh
+from support.system import wait_for
 
 # Few enough that a leak of any kind is seen within seconds; one client goes round them several times.
 PORTS = 256
@@ -183,7 +184,7 @@ while True:
         # With the ports back it is the client's address again.
         wait_for(lambda: not held_by(m.shop, "ESTAB"), "the connections' end")
         n = m.shop.processes[0].text().count(f"FROM ::ffff:{m.web.ip} ")
-        assert m.web.python(HOLD, m.shop.ip, 8080, 1, stdin="").strip() == "1"
+        assert m.web.python(HOLD, m.shop.ip, 8080, 1, input="").strip() == "1"
         wait_for(
             lambda: m.shop.processes[0].text().count(f"FROM ::ffff:{m.web.ip} ") == n + 1,
             "the client's address",

@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from support.nodes.mesh import Mesh, placed, wait_for
+from support.nodes.mesh import Mesh
+from support.system import placed, wait_for
 
 PORTS = 256
 

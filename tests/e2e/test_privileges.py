@@ -9,10 +9,10 @@ import subprocess
 
 import pytest
 
-from support.nodes import mesh as mesh_module
-from support.nodes.mesh import Mesh, wait_for
+from support.nodes.mesh import Mesh, MeshNode
 from support.nodes.pod_programs import ECHO, PRELUDE, TRY
 from support.programs import ROOT
+from support.system import wait_for
 
 NUMBERS = {
     "CHOWN": 0,
@@ -54,34 +54,30 @@ def page_capabilities(program):
     return set(re.findall(r"`([A-Z_]+)`", row))
 
 
-@pytest.fixture(scope="module", params=["as root", "as the units"])
-def mesh(request, tmp_path_factory):
-    """Everything that root has; or no more than what the units leave, as a container's runtime would."""
-    before = mesh_module.program
-    folder = str(tmp_path_factory.mktemp("wrapped"))
-    os.chmod(folder, 0o755)
+class LikeUnits(MeshNode):
+    """Its programs have no more than what the units leave, as a container's runtime would."""
 
-    def wrapped(name):
-        path = before(name)
-        if request.param == "as root" or name not in ("bruma-agent", "bruma-proxy"):
+    def program(self, name):
+        path = super().program(name)
+        if name not in ("bruma-agent", "bruma-proxy"):
             return path
         kept = ",".join(["-all", *(f"+{c.lower()}" for c in sorted(unit_capabilities(name)))])
-        script = f"{folder}/{name}"
+        script = f"{self.run_dir}/{name}-of-the-unit"
         with open(script, "w") as f:
             f.write(f'#!/bin/sh\nexec setpriv --bounding-set={kept} --inh-caps=-all {path} "$@"\n')
         os.chmod(script, stat.S_IRWXU)
         return script
 
-    mesh_module.program = wrapped
-    try:
-        with Mesh(nodes=2) as m:
-            m.kind = request.param
-            m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
-            m.start()
-            m.echo = m.shop.server(ECHO, "8080")
-            yield m
-    finally:
-        mesh_module.program = before
+
+@pytest.fixture(scope="module", params=["as root", "as the units"])
+def mesh(request):
+    kind = MeshNode if request.param == "as root" else LikeUnits
+    with Mesh(nodes=2, node_kinds=[kind] * 2) as m:
+        m.kind = request.param
+        m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
+        m.start()
+        m.echo = m.shop.server(ECHO, "8080")
+        yield m
 
 
 def talks(mesh):

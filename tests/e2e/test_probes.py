@@ -90,19 +90,19 @@ def node_address(world, ip):
 
 @pytest.mark.parametrize("port", [9001, 9002, 9003, 9004, 9005])
 def test_probes_of_declared_ports_pass_with_the_nodes_address(world, port):
-    for ip in (world.pod.ip4, world.pod.ip6):
+    for ip in (world.pod.ip, world.pod.ip6):
         assert dial(world, ip, port, world.kubelet) == f"app sees {node_address(world, ip)}"
 
 
 def test_other_processes_and_other_ports_do_not_pass(world):
-    for ip in (world.pod.ip4, world.pod.ip6):
+    for ip in (world.pod.ip, world.pod.ip6):
         assert not dial(world, ip, 9001).startswith("app"), "not from the kubelet"
         assert not dial(world, ip, 9000, world.kubelet).startswith("app"), "not declared"
-    assert dial(world, world.pod.ip4, 9001, world.kubelet).startswith("app")
+    assert dial(world, world.pod.ip, 9001, world.kubelet).startswith("app")
 
 
 def test_declared_ports_follow_the_pod(world):
-    assert dial(world, world.pod.ip4, 9001, world.kubelet).startswith("app")
+    assert dial(world, world.pod.ip, 9001, world.kubelet).startswith("app")
     world.server.label_pod("shop", "web", mode="none")
     world.wait_state("shop/web", "outside")
     maps = f"{world.node.pin_dir}/maps/probe_targets"
@@ -111,20 +111,20 @@ def test_declared_ports_follow_the_pod(world):
         return len(json.loads(run(["bpftool", "-j", "map", "dump", "pinned", maps]).stdout))
 
     wait_for(lambda: count() == 0, "the registrations of a pod that has left to go")
-    assert dial(world, world.pod.ip4, 9000).startswith("app"), "outside the mesh everybody reaches it"
+    assert dial(world, world.pod.ip, 9000).startswith("app"), "outside the mesh everybody reaches it"
     world.server.label_pod("shop", "web", mode="ambient")
     world.wait_state("shop/web", "enrolled")
-    assert dial(world, world.pod.ip4, 9001, world.kubelet).startswith("app")
+    assert dial(world, world.pod.ip, 9001, world.kubelet).startswith("app")
     assert count() == 10
 
 
 def test_agent_killed_and_started_again_keeps_probes_going(world):
     world.node.agent.kill()
-    assert dial(world, world.pod.ip4, 9001, world.kubelet).startswith("app"), "the kernel steers alone"
+    assert dial(world, world.pod.ip, 9001, world.kubelet).startswith("app"), "the kernel steers alone"
     world.node.start_agent(**{**world.settings, "probe_cgroup": world.kubelet, "verify_interval": "300ms"})
     world.ready()
-    assert dial(world, world.pod.ip4, 9001, world.kubelet).startswith("app")
-    assert not dial(world, world.pod.ip4, 9001).startswith("app")
+    assert dial(world, world.pod.ip, 9001, world.kubelet).startswith("app")
+    assert not dial(world, world.pod.ip, 9001).startswith("app")
 
 
 def test_a_kubelet_whose_cgroup_is_made_anew_is_found_again(world):
@@ -132,7 +132,7 @@ def test_a_kubelet_whose_cgroup_is_made_anew_is_found_again(world):
     os.rmdir(world.kubelet)
     os.mkdir(world.kubelet)
     wait_for(
-        lambda: dial(world, world.pod.ip4, 9001, world.kubelet).startswith("app"),
+        lambda: dial(world, world.pod.ip, 9001, world.kubelet).startswith("app"),
         "the hook on the new cgroup",
     )
 
@@ -194,7 +194,7 @@ def start(w):
 
 
 def passes(w, cgroup):
-    return dial(w, w.pod.ip4, 9001, cgroup).startswith("app")
+    return dial(w, w.pod.ip, 9001, cgroup).startswith("app")
 
 
 def problems(w):
@@ -322,7 +322,7 @@ def test_a_probe_of_another_host_declares_nothing(work):
     wait_for(lambda: "READY" in open(work.path("server.log")).read(), "the application", log=server.log)
     w.start(probe_cgroup=w.kubelet).ready()
     w.wait_state("shop/web", "enrolled")
-    assert [dial(w, w.pod.ip4, port, w.kubelet).startswith("app") for port in (9001, 9002, 9003, 9004)] == [
+    assert [dial(w, w.pod.ip, port, w.kubelet).startswith("app") for port in (9001, 9002, 9003, 9004)] == [
         False,
         False,
         True,

@@ -8,9 +8,10 @@ import threading
 import h2.errors
 import pytest
 
-from support.nodes.mesh import Mesh, sh, wait_for
+from support.nodes.mesh import Mesh
 from support.nodes.peer_place import place_of_a_peer
 from support.proxies import hbone
+from support.system import sh, wait_for
 
 # They are waited for, so they are short here.
 LIMITS = {

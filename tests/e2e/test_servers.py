@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from support.nodes.mesh import Mesh, Process, sh, wait_for
+from support.nodes.mesh import Mesh
+from support.system import Process, sh, wait_for
 
 # Holds connections: TO PORT COUNT WHAT [SOURCE...]. Says how many are open at first; what the server closes
 # is opened again.

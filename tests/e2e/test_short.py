@@ -13,7 +13,7 @@ import pytest
 
 from support import agent as agent_client
 from support.faults import Faults
-from support.nodes.agent_node import Node, Plugin, Pod
+from support.nodes.agent_node import AgentNode, Plugin
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, REACH
 from support.system import run, wait_for
@@ -33,7 +33,7 @@ def limit_descriptors(pid, more):
 
 @pytest.fixture
 def node(work):
-    return Node(work)
+    return AgentNode(work)
 
 
 def start(node, faults):
@@ -76,7 +76,7 @@ def test_each_step_of_an_add(node, call, error, names):
     faults = Faults(node.work.build, node.work.path("faults"))
     start(node, faults)
     node.proxy().serve()
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     refused, whole, reasons = 0, 0, set()
     for k in range(0, 400, 2 if call == "setns" else 1):
         faults.fail(call, error, skip=k, times=1)
@@ -118,7 +118,7 @@ def test_each_step_of_an_add(node, call, error, names):
 
 def test_an_agent_without_descriptors_rests_and_says_so_now_and_then(node):
     node.start()
-    kept = Pod(node, "kept", number=20)
+    kept = node.pod("kept", number=20)
     node.proxy().serve()
     kept.add()
     undo = limit_descriptors(node.agent.pid, 0)
@@ -145,14 +145,14 @@ def test_an_agent_without_descriptors_rests_and_says_so_now_and_then(node):
     wait_for(lambda: kept.item()["verified"], "the pod to be verified again")
     assert kept.item()["state"] == "enrolled" and sum(kept.item()["mends"].values()) == 0, kept.item()
     assert "out_of_resources" in node.agent.text() or "capture_unverified" in node.agent.text()
-    other = Pod(node, "other", number=21)
+    other = node.pod("other", number=21)
     assert other.add() == "enrol"
 
 
 def test_a_pod_is_not_taken_for_gone_because_nobody_can_look(node):
     """The agent does not see where the namespace is, and has no descriptor left to look for its processes."""
     node.start()
-    pod = Pod(node, "web")
+    pod = node.pod("web")
     pod.add()
     sleeper = node.python("import time; print('there', flush=True); time.sleep(60)", pod.netns)
     assert sleeper.stdout.readline().strip() == "there"
@@ -175,7 +175,7 @@ def test_pods_added_while_the_agents_descriptors_run_out(node, more):
     """Enrolled and whole, or refused by name and nothing left."""
     node.start()
     node.proxy().serve()
-    pods = [Pod(node, f"web{i}", number=20 + i) for i in range(4)]
+    pods = [node.pod(f"web{i}", number=20 + i) for i in range(4)]
     undo = limit_descriptors(node.agent.pid, more)
     added = []
     try:
@@ -268,7 +268,7 @@ def test_a_proxy_without_descriptors_rests_and_says_so_now_and_then(mesh):
     finally:
         undo()
         for p in clients:
-            p.p.wait(20)
+            p.popen.wait(20)
     wait_for(lambda: reaches(mesh.web, mesh.shop), "traffic again")
 
 

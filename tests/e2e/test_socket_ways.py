@@ -8,9 +8,10 @@ import os
 
 import pytest
 
-from support.nodes.mesh import Mesh, wait_for
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO
 from support.programs import BUILD
+from support.system import wait_for
 from support.wire.segments import HBONE, Wire, parse
 
 USER = [

@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-from support.nodes.mesh import Process, sh, wait_for
 from support.programs import program
 from support.proxies.stock_world import LONG, PORT, SERVER, ask, stock_mesh
+from support.system import Process, sh, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,10 @@ import os
 import signal
 import time
 
-from support.nodes.mesh import Mesh, sh, wait_for
-from support.proxies.stock_world import LONG, PORT, SERVER, STREAM, Stock, agent_call, ask, stock_mesh
+from support import agent
+from support.nodes.mesh import Mesh
+from support.proxies.stock_world import LONG, PORT, SERVER, STREAM, Stock, ask, stock_mesh
+from support.system import sh, wait_for
 
 # ---- proxies come and go ----
 
@@ -48,7 +50,7 @@ def test_upgrade_loses_nothing():
         wait_for(lambda: "WORD 1" in long.text(), "the long connection")
         for _ in range(2):
             new = stock.start()
-            old.p.send_signal(signal.SIGTERM)
+            old.popen.send_signal(signal.SIGTERM)
             n = len(old.text())
             wait_for(
                 lambda p=new: " ".join((m.shop.ip, m.web.ip, str(PORT))) in p.text(),
@@ -154,7 +156,7 @@ def test_pods_that_come_and_go_leave_nothing():
             # Else they begin as "default", and a stock proxy is told of them anew as soon as their account is
             # known.
             wait_for(
-                lambda: agent_call(stock.node, {"op": "status"})[0]["workloads"] == 2 + len(pods),
+                lambda: agent.ask(stock.node.run_dir, "status")[0]["workloads"] == 2 + len(pods),
                 "the agent to know of them",
             )
             for pod in pods:
@@ -171,10 +173,10 @@ def test_pods_that_come_and_go_leave_nothing():
             m.nodes[0].addresses -= len(pods)
             m.write()
             wait_for(
-                lambda: agent_call(stock.node, {"op": "status"})[0]["workloads"] == 2,
+                lambda: agent.ask(stock.node.run_dir, "status")[0]["workloads"] == 2,
                 "the agent to know that they went",
             )
-            wait_for(lambda: len(agent_call(stock.node, {"op": "pods"})) == 2, "the agent to forget them")
+            wait_for(lambda: len(agent.ask(stock.node.run_dir, "pods")) == 2, "the agent to forget them")
             for pod in pods:
                 wait_for(
                     lambda pod=pod: p.text().count(f"DEL {pod.uid}") == p.text().count(f"ADD {pod.uid}"),
@@ -216,7 +218,7 @@ def test_a_hundred_pods_in_the_snapshot():
             p = stock.start()
             took = time.monotonic() - begin
             assert p.text().count("ADD") == 100 and "SNAPSHOT 100" in p.text()
-            assert all(o["proxy"] == "serving" for o in agent_call(stock.node, {"op": "pods"}))
+            assert all(o["proxy"] == "serving" for o in agent.ask(stock.node.run_dir, "pods"))
             print(f"100 pods in {took:.2f} s, with the proxy's start")
 
 

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from support import network
-from support.nodes.mesh import wait_for
 from support.nodes.pod_programs import ONE_SHOT, SEND, TOGETHER
+from support.system import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -278,11 +278,6 @@ except ConnectionResetError:
         assert mesh.web.python(code, target).strip() == "reset", target
 
 
-def resident_kib(p):
-    with open(f"/proc/{p.pid}/status") as f:
-        return int(re.search(r"VmRSS:\s+(\d+)", f.read()).group(1))
-
-
 # Opens four connections and sends for as long as somebody takes it; or is the one who takes nothing.
 PUSH = """
 import socket, sys, time
@@ -322,14 +317,14 @@ def test_a_peer_that_never_reads_costs_bounded_memory(mesh, who, where):
         else ("server pushes", "client reads nothing")
     )
     server = mesh.shop.server(PUSH, roles[0], port, "-")
-    before = [resident_kib(n.proxy.p) for n in mesh.nodes]
+    before = [n.proxy.resident_bytes() // 1024 for n in mesh.nodes]
     p = client.popen("/usr/bin/python3", "-u", "-c", PUSH, roles[1], port, mesh.shop.ip)
     pusher = p if who == "client pushes" else server
     wait_for(lambda: "SENT" in pusher.text() or not pusher.alive(), "the one who sends", 40)
     assert int(re.search(r"SENT (\d+)", pusher.text()).group(1)) < 4 * 24 * (1 << 20), (
         "what nobody reads piles up somewhere"
     )
-    after = [resident_kib(n.proxy.p) for n in mesh.nodes]
+    after = [n.proxy.resident_bytes() // 1024 for n in mesh.nodes]
     assert max(b - a for a, b in zip(before, after, strict=True)) < 4 * 16 * 1024, (before, after)
     assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "others go on") == "others go on"
     p.kill()

@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from support.nodes.mesh import placed, sh, wait_for
 from support.nodes.pod_programs import ONE_SHOT, STREAM, TOGETHER, goes_on
+from support.system import placed, sh, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,7 @@ def test_replaced_proxies_hold_on_and_serve_again(mesh):
         goes_on(again, "the stream through the first, which has been replaced")
         held = mesh.outside.popen("/usr/bin/python3", "-u", "-c", STREAM, mesh.shop.ip6)
         goes_on(held, "the stream through the third")
-        third.p.terminate()
+        third.popen.terminate()
         become(node, (first, "serving"), (third, "ending"))
         goes_on(again, "the stream through the first, which serves again")
         assert third.alive(), "it has a connection to carry"
@@ -279,7 +279,7 @@ def test_replaced_proxies_hold_on_and_serve_again(mesh):
     become(node, (first, "replaced"), (last, "serving"))
     time.sleep(1)
     assert first.alive(), "idle, and lingering"
-    first.p.terminate()
+    first.popen.terminate()
     wait_for(lambda: not first.alive(), "SIGTERM to end one that lingers")
 
 
@@ -295,7 +295,7 @@ def test_a_proxy_that_cannot_reach_its_control_plane_displaces_none(mesh):
         assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "hello") == "hello"
     finally:
         node.proxy = serving
-        lost.p.terminate()
+        lost.popen.terminate()
     become(node, (serving, "serving"))
 
 
@@ -308,10 +308,10 @@ def test_the_first_sigint_drains_a_replaced_proxy_and_the_second_ends_it(mesh):
         goes_on(stream, "a stream through the first")
     last = node.start_proxy()
     become(node, (first, "replaced"), (last, "serving"))
-    first.p.send_signal(signal.SIGINT)
+    first.popen.send_signal(signal.SIGINT)
     become(node, (first, "ending"), (last, "serving"))
     goes_on(stream, "the stream through the first, which drains")
-    first.p.send_signal(signal.SIGINT)
+    first.popen.send_signal(signal.SIGINT)
     wait_for(lambda: not first.alive(), "the second SIGINT to end it")
     stream.kill()
 

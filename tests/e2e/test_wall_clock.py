@@ -13,10 +13,12 @@ import time
 import pytest
 from cryptography import x509
 
-from support.nodes.mesh import Mesh, Node, inside, leaf, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh, MeshNode, leaf
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.programs import BUILD
 from support.proxies import hbone
+from support.system import wait_for
 from support.xds.plane import Plane
 
 HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
@@ -42,7 +44,7 @@ print(len(failed), done, f"{slowest:.2f}", failed[:3])
 """
 
 
-class Elsewhen(Node):
+class Elsewhen(MeshNode):
     """A node with a clock of its own: set() to so many seconds ahead of the machine's."""
 
     def create(self):

@@ -8,9 +8,10 @@ import tempfile
 
 import pytest
 
-from support.nodes.mesh import TRUST_DOMAIN, Mesh, wait_for
+from support.nodes.mesh import TRUST_DOMAIN, Mesh
 from support.nodes.pod_programs import ECHO, HTTP_APP, HTTP_REQUESTS, ONE_SHOT
 from support.proxies import waypoint as support
+from support.system import wait_for
 
 SHOP = "shop.demo.svc.cluster.local"
 WAYPOINT = "waypoint.demo.svc.cluster.local"

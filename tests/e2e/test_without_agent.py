@@ -11,7 +11,7 @@ import pytest
 
 from support import agent as agent_client
 from support.kube.world import AMBIENT
-from support.nodes.node import Node
+from support.nodes.cni_node import CniNode
 from support.system import Failed, run, wait_for
 
 # A namespace that is named "never" cannot have pods in the mesh, whatever their labels are.
@@ -159,7 +159,7 @@ class File:
                 work.path("ca.pem"),
             ]
         )
-        self.node = Node(
+        self.node = CniNode(
             "n1",
             1,
             work.prefix,

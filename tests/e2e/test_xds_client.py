@@ -10,8 +10,8 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from support.nodes.mesh import Process, wait_for
 from support.nodes.pod_programs import ECHO
+from support.system import Process, wait_for
 from support.xds.control_plane import ADDRESS, AUTHORIZATION
 from support.xds.plane import END, Authority, pem
 from support.xds.site import CLIENT, POLICY_TIMEOUT, Site

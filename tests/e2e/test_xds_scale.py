@@ -14,7 +14,8 @@ import h2.events
 import h2.settings
 import pytest
 
-from support.nodes.mesh import inside, wait_for
+from support.network import inside
+from support.system import wait_for
 from support.xds.control_plane import ADDRESS
 from support.xds.site import add, crowd, end_stream, known, metric, wait_known
 

@@ -4,9 +4,11 @@ one whose pods bruma-agent enrolls."""
 
 import pytest
 
-from support.nodes.mesh import Mesh, Node, inside, sh, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh, MeshNode
 from support.nodes.pod_programs import ECHO, ONE_SHOT, SEND, SERVER_FIRST, SINK
 from support.proxies.zds import ZdsNode
+from support.system import sh, wait_for
 from support.wire.segments import Wire
 
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
@@ -29,7 +31,7 @@ print(end, time.monotonic() - begin)
 
 @pytest.fixture(scope="module")
 def mesh():
-    with Mesh(nodes=3, workers=2, node_kinds=[ZdsNode, ZdsNode, Node]) as m:
+    with Mesh(nodes=3, workers=2, node_kinds=[ZdsNode, ZdsNode, MeshNode]) as m:
         m.web, m.near = m.pod("web", node=0), m.pod("near", node=0)
         m.shop, m.bruma = m.pod("shop", node=1), m.pod("bruma", node=2)
         m.outside = m.pod("outside", node=1, namespace="outside")

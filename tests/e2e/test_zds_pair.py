@@ -6,9 +6,9 @@ destination."""
 
 import pytest
 
-from support.nodes.mesh import wait_for
 from support.programs import program
 from support.proxies import stock_world as stock
+from support.system import wait_for
 
 FAMILIES = pytest.mark.parametrize("six", [False, True], ids=["v4", "v6"])
 

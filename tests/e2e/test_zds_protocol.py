@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from support.nodes.mesh import Mesh, Process, inside, sh, wait_for
+from support.network import inside
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.programs import program
 from support.proxies.zds import (
@@ -25,6 +26,7 @@ from support.proxies.zds import (
     field,
     keep_message,
 )
+from support.system import Process, sh, wait_for
 
 # Opens a connection and holds it; "ENDED" when the other side ends it.
 HOLD = """
@@ -145,7 +147,7 @@ def test_keep_after_snapshot_sent(mesh, message):
             os.close(fd)
     assert "protocol error" in mesh.link.answer()
     wait_for(lambda: not mesh.node.proxy.alive(), "the proxy to end")
-    assert mesh.node.proxy.p.returncode == 1
+    assert mesh.node.proxy.popen.returncode == 1
     assert "reason=message_invalid" in mesh.node.proxy.text()
 
 
@@ -550,11 +552,11 @@ def test_sigterm_drains(mesh):
     mesh.shop.server(ECHO, "8080")
     old = hold(mesh.outside, mesh.shop)
     begin = time.monotonic()
-    mesh.node.proxy.p.send_signal(signal.SIGTERM)
+    mesh.node.proxy.popen.send_signal(signal.SIGTERM)
     assert mesh.node.connection.ended(3)
     wait_for(lambda: listening(mesh.shop) == [], "the listeners to be closed", 3)
     assert "ENDED" not in old.text()
-    assert mesh.node.proxy.p.wait(15) == 0
+    assert mesh.node.proxy.popen.wait(15) == 0
     assert 6 < time.monotonic() - begin < 10, "12 s of grace leave 7"
     wait_for(lambda: "ENDED" in old.text(), "the connection to be cut at the end")
 
@@ -593,8 +595,8 @@ print("RESULT", good, bad)
         mesh.node.introduce(link)
         assert listening(mesh.shop) == sorted([15001, 15006, 15008] * 2)
         time.sleep(1)
-        mesh.node.proxy.p.send_signal(signal.SIGTERM)
-        assert mesh.node.proxy.p.wait(15) == 0
+        mesh.node.proxy.popen.send_signal(signal.SIGTERM)
+        assert mesh.node.proxy.popen.wait(15) == 0
         for t in threads:
             t.join(60)
         for r in results:

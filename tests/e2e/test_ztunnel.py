@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from support.nodes.mesh import Process, wait_for
 from support.proxies.stock_world import LONG, PORT, SERVER, STREAM, ZTUNNEL, ask, tunnelled, ztunnel_mesh
+from support.system import Process, wait_for
 
 pytestmark = pytest.mark.skipif(not ZTUNNEL, reason="BRUMA_ZTUNNEL names no stock ztunnel")
 
@@ -199,7 +199,7 @@ def test_ztunnel_killed_restarted_and_upgraded():
         for s in streams:
             wait_for(lambda s=s: "READY" in s.text(), "the stream")
         second = zt.start()
-        first.p.send_signal(signal.SIGTERM)
+        first.popen.send_signal(signal.SIGTERM)
         wait_for(lambda: not first.alive(), "the first one to end", 40)
         time.sleep(1)
         for s in streams:

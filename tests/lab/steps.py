@@ -22,7 +22,7 @@ def url(ip, port=8080, path="/"):
 def curl(pod, target, *options, check=True):
     """(status, body, time in ms) of a GET from the pod."""
     r = pod.run(
-        ["curl", "-sS", "-m", "10", "-w", "\n%{http_code} %{time_total}", *options, target], check=False
+        "curl", "-sS", "-m", "10", "-w", "\n%{http_code} %{time_total}", *options, target, check=False
     )
     body, _, last = r.stdout.rpartition("\n")
     code, seconds = last.split() if last else ("000", "0")
@@ -47,7 +47,7 @@ class Steps:
         for node in (self.w.n1, self.w.n2):
             self.show.saw(
                 f'{node.netns}: bridge "pods" {node.subnet4}.{node.number}.0/24 '
-                f"{node.subnet6}:0:0:{node.number}::/64, uplink {node.ip4} {node.ip6}"
+                f"{node.subnet6}:0:0:{node.number}::/64, uplink {node.ip} {node.ip6}"
             )
         return "2 host namespaces, routed, IPv4 and IPv6"
 
@@ -82,18 +82,18 @@ class Steps:
             plugin = pod.node.runtime.times[pod.container, "bruma-cni"]
             micros.append(s["enrolMicroseconds"])
             self.show.saw(
-                f"{pod.full_name} on {pod.node.name} {pod.ip4} {pod.ip6}: {s['state']} as {s['identity']}; "
+                f"{pod.full_name} on {pod.node.name} {pod.ip} {pod.ip6}: {s['state']} as {s['identity']}; "
                 f"enrollment {s['enrolMicroseconds'] / 1000:.1f} ms, bruma-cni {plugin * 1000:.0f} ms, "
                 f"whole chain {chain * 1000:.0f} ms"
             )
-        outside = w.outside.state()
+        outside = w.outside.item()
         expect(
             outside is None or outside["state"] == "outside",
             f"the pod outside the mesh is {outside}",
             w.n2.agent_log,
         )
         self.show.saw(
-            f"{w.outside.full_name} on n2 {w.outside.ip4}: "
+            f"{w.outside.full_name} on n2 {w.outside.ip}: "
             f"{outside['state'] if outside else 'not known to the agent'}"
         )
         for pod in w.mesh_pods:
@@ -115,7 +115,7 @@ class Steps:
         logs = AccessLog(w.n1), AccessLog(w.n2)
         with Capture(w.n1, f"{RUN}/other-node.pcap") as capture:
             for ip, target, options in (
-                (w.shop.ip4, url(w.shop.ip4), ()),
+                (w.shop.ip, url(w.shop.ip), ()),
                 (w.shop.ip6, url(w.shop.ip6), ()),
                 (VIP4, f"http://{HOST}/", ("--resolve", f"{HOST}:80:{VIP4}")),
                 (VIP6, f"http://{HOST}/", ("--resolve", f"{HOST}:80:[{VIP6}]")),
@@ -161,8 +161,8 @@ class Steps:
     def same_node(self):
         w, log = self.w, AccessLog(self.w.n1)
         for ip in w.cart.ips:
-            w.web.run(["redis-cli", "-h", ip, "SET", "item", w.secret])
-            got = w.web.run(["redis-cli", "-h", ip, "GET", "item"]).stdout.strip()
+            w.web.run("redis-cli", "-h", ip, "SET", "item", w.secret)
+            got = w.web.run("redis-cli", "-h", ip, "GET", "item").stdout.strip()
             expect(got == w.secret, f"redis-cli GET item from {ip} gave {got!r}", w.n1.proxy_log)
             self.show.saw(f"web: redis-cli SET and GET on cart {ip} -> {got[:12]}...")
         line = log.wait("an inbound connection to cart", direction="inbound", dst__workload="cart")
@@ -199,7 +199,7 @@ class Steps:
 
     def untouched(self):
         w = self.w
-        counters = w.web.state().get("counters") or {}
+        counters = w.web.item().get("counters") or {}
         with Capture(w.n1, f"{RUN}/outside.pcap") as capture:
             for ip in w.outside.ips:
                 before = len(w.server_saw(w.outside))
@@ -224,18 +224,18 @@ class Steps:
             f"capture between the nodes: {plain} packets beside port 15008, and the payload is readable in "
             "them, as it should be for a destination without a mesh (and it shows that the capture works)"
         )
-        after = w.web.state().get("counters") or {}
+        after = w.web.item().get("counters") or {}
         grew = {k: after[k] - counters.get(k, 0) for k in after if after[k] != counters.get(k, 0)}
         self.show.saw(
             "web's counters meanwhile: " + (", ".join(f"{k} +{v}" for k, v in grew.items()) or "no change")
         )
-        code, _, _, r = curl(w.outside, url(w.shop.ip4), check=False)
+        code, _, _, r = curl(w.outside, url(w.shop.ip), check=False)
         expect(
             r.returncode != 0,
             f"outside got {code} from shop, whose policy wants a mesh identity",
             w.n2.proxy_log,
         )
-        self.show.saw(f"outside -> shop {w.shop.ip4}, without identity: {r.stderr.strip()}")
+        self.show.saw(f"outside -> shop {w.shop.ip}, without identity: {r.stderr.strip()}")
         return "v4 and v6 answered in plaintext with the client's own address"
 
     def label(self):
@@ -246,8 +246,12 @@ class Steps:
         started = time.monotonic()
         # What is not read here stays at the server, so the download lasts as long as the two changes take.
         with open(f"{RUN}/download.log", "w+") as log:
-            download = w.web.popen(
-                ["curl", "-sSN", "-m", "60", url(w.shop.ip4, path="/download")],
+            download = w.web.pipe(
+                "curl",
+                "-sSN",
+                "-m",
+                "60",
+                url(w.shop.ip, path="/download"),
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
@@ -288,24 +292,24 @@ class Steps:
         """go_on: takes some more of the download."""
         w = self.w
         pods = [p for p in w.mesh_pods if p.namespace == "store"]
-        generations = {p: p.state()["generation"] for p in pods}
+        generations = {p: p.item()["generation"] for p in pods}
         t = time.monotonic()
         w.mesh.namespace("store", ambient=False)
         w.mesh.write(w.mesh_file)
         for pod in pods:
             wait_for(
-                lambda pod=pod: pod.state()["state"] in ("draining", "outside"),
+                lambda pod=pod: pod.item()["state"] in ("draining", "outside"),
                 f"{pod.name} to leave the mesh",
                 20,
                 log=pod.node.agent_log,
             )
         self.show.saw(
-            f"label taken away: {', '.join(p.name + ' ' + p.state()['state'] for p in pods)} after "
+            f"label taken away: {', '.join(p.name + ' ' + p.item()['state'] for p in pods)} after "
             f"{(time.monotonic() - t) * 1000:.0f} ms"
         )
         go_on()
         with Capture(w.n1, f"{RUN}/unlabelled.pcap") as capture:
-            code, body, ms, _ = curl(w.web, url(w.shop.ip4))
+            code, body, ms, _ = curl(w.web, url(w.shop.ip))
         expect(
             code == "200" and w.secret in body, f"without the label, web -> shop gave {code}", w.n1.proxy_log
         )
@@ -333,7 +337,7 @@ class Steps:
             )
         with Capture(w.n1, f"{RUN}/labelled.pcap") as capture:
             wait_for(
-                lambda: curl(w.web, url(w.shop.ip4))[0] == "200",
+                lambda: curl(w.web, url(w.shop.ip))[0] == "200",
                 "web -> shop to work again",
                 log=w.n1.proxy_log,
             )
@@ -367,7 +371,7 @@ class Steps:
             found += len(names)
         counters = f"{w.n1.pin_dir}/maps/pod_counters"
         self.show.saw(f"bpftool map dump pinned {counters}")
-        cookie = w.web.state()["cookie"]
+        cookie = w.web.item()["cookie"]
         for entry in _entries(run(["bpftool", "map", "dump", "pinned", counters]).stdout):
             if str(entry["key"]) == cookie:
                 self.show.raw("  web: " + ", ".join(f"{k} {v}" for k, v in entry["value"].items() if v))
@@ -432,7 +436,7 @@ class Steps:
         )
         for pod in w.books:
             log = AccessLog(pod.node)
-            _, body, _, r = curl(w.web, url(pod.ip4), check=False)
+            _, body, _, r = curl(w.web, url(pod.ip), check=False)
             expect(
                 r.returncode != 0 and w.secret not in body,
                 f"web reached {pod.name} around the waypoint",
@@ -440,7 +444,7 @@ class Steps:
             )
             line = log.wait(f"a refused connection to {pod.name}", line=lambda text: "policy_denied" in text)
             self.show.saw(
-                f'web -> {pod.name} {pod.ip4}, around the waypoint: curl says "{r.stderr.strip()}"; '
+                f'web -> {pod.name} {pod.ip}, around the waypoint: curl says "{r.stderr.strip()}"; '
                 f"{pod.node.name} says: {line.get('error')}"
             )
         return f"GET 200, DELETE 403 by Envoy's RBAC, {split}; direct connections refused by policy"

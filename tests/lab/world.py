@@ -17,8 +17,8 @@ import signal
 import time
 
 from support import kernel, network
+from support.nodes.cni_node import CniNode
 from support.nodes.mesh_file import MeshFile
-from support.nodes.node import Node
 from support.proxies import waypoint
 from support.system import Failed, run, wait_for
 
@@ -63,7 +63,7 @@ class World:
         run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{RUN}/ca-key.pem"])
         os.chmod(f"{RUN}/ca-key.pem", 0o600)
         self.n1, self.n2 = (
-            Node(
+            CniNode(
                 f"n{i}",
                 i,
                 PREFIX,
@@ -128,26 +128,24 @@ class World:
             self._start_nginx(pod)
         log = f"{RUN}/redis.log"
         self.apps.append(
-            self.cart.start(
-                [
-                    "redis-server",
-                    "--bind",
-                    "0.0.0.0",
-                    "::",
-                    "--port",
-                    "6379",
-                    "--protected-mode",
-                    "no",
-                    "--save",
-                    "",
-                    "--appendonly",
-                    "no",
-                    "--dir",
-                    RUN,
-                    "--daemonize",
-                    "no",
-                ],
-                log,
+            self.cart.popen(
+                "redis-server",
+                "--bind",
+                "0.0.0.0",
+                "::",
+                "--port",
+                "6379",
+                "--protected-mode",
+                "no",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+                RUN,
+                "--daemonize",
+                "no",
+                log=log,
                 tied=False,
             )
         )
@@ -210,8 +208,8 @@ class World:
             identities=identities,
             vip4=BOOKS4,
             vip6=BOOKS6,
-            v1=self.books[0].ip4,
-            v2=self.books[1].ip4,
+            v1=self.books[0].ip,
+            v2=self.books[1].ip,
         )
         self.envoy.start()
 
@@ -236,9 +234,13 @@ class World:
                 f"  server {{ listen 8080; listen [::]:8080; root {directory}/www; }}\n}}\n"
             )
         self.apps.append(
-            pod.start(
-                ["nginx", "-c", f"{directory}/nginx.conf", "-e", "stderr"],
-                f"{RUN}/{pod.name}-nginx.log",
+            pod.popen(
+                "nginx",
+                "-c",
+                f"{directory}/nginx.conf",
+                "-e",
+                "stderr",
+                log=f"{RUN}/{pod.name}-nginx.log",
                 tied=False,
             )
         )

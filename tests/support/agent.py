@@ -5,6 +5,7 @@ brumactl."""
 import json
 import socket
 
+from support import pages
 from support.system import Failed
 
 
@@ -39,33 +40,18 @@ def status(run_dir):
     return ask(run_dir, "status")[0]
 
 
+def takes_pods(run_dir, timeout=2):
+    """Whether the agent would say to a container runtime that it is ready."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.settimeout(timeout)
+        s.connect(f"{run_dir}/agent.sock")
+        s.send(b'{"op":"cni-status"}')
+        return b'"done"' in s.recv(65536)
+
+
 def proxy_page(run_dir, path, timeout=10):
     """GET of a page of the proxy's admin server over its unix socket. Returns (status, body)."""
     s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     s.settimeout(timeout)
-    try:
-        s.connect(f"{run_dir}/proxy.sock")
-        s.sendall(f"GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n".encode())
-        data = b""
-        while True:
-            part = s.recv(65536)
-            if not part:
-                break
-            data += part
-    finally:
-        s.close()
-    head, _, body = data.partition(b"\r\n\r\n")
-    if b"transfer-encoding: chunked" in head.lower():
-        body = _unchunk(body)
-    return int(head.split(b" ", 2)[1]), body
-
-
-def _unchunk(body):
-    out = b""
-    while body:
-        size, _, rest = body.partition(b"\r\n")
-        n = int(size.split(b";")[0], 16)
-        if n == 0:
-            break
-        out, body = out + rest[:n], rest[n + 2 :]
-    return out
+    s.connect(f"{run_dir}/proxy.sock")
+    return pages.get(s, path, "proxy")

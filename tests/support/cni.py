@@ -11,7 +11,7 @@ import os
 import subprocess
 import time
 
-from support.system import Failed, inside
+from support.system import Failed, placed
 
 
 class PluginFailed(Failed):
@@ -148,7 +148,7 @@ def find_plugin(plugin, path):
 
 def call(plugin, path, command, config, env, netns=None, timeout=90):
     """One run of one plugin with exactly this environment. Returns its JSON answer, None if it gave none."""
-    argv = inside(netns, [find_plugin(plugin, path)])
+    argv = placed([find_plugin(plugin, path)], netns)
     try:
         r = subprocess.run(
             argv, input=json.dumps(config), env=env, capture_output=True, text=True, timeout=timeout

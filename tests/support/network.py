@@ -3,10 +3,28 @@
 of."""
 
 import contextlib
+import ctypes
 import os
 
 from support import kernel
-from support.system import run
+from support.system import run, wait_for
+
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def inside(netns):
+    """The calling thread is in this network namespace (a name of `ip netns`) for the time of the block: sockets that are made
+    there belong there."""
+    with open("/proc/thread-self/ns/net") as own, open(f"/run/netns/{netns}") as other:
+        if _libc.setns(other.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"cannot enter {netns}")
+        try:
+            yield
+        finally:
+            if _libc.setns(own.fileno(), CLONE_NEWNET):
+                os._exit(99)  # this process would go on in a pod
 
 
 def create(name):
@@ -73,6 +91,17 @@ def veth(netns_a, name_a, netns_b, name_b):
 def address(netns, link, value):
     options = ["nodad"] if ":" in value else []
     run(["ip", "-n", netns, "addr", "add", value, "dev", link, *options])
+
+
+def wait_addresses(netns, link, *addresses):
+    """Until they are in use. The kernel has a worker that adds the route by which a new IPv6 address is known as the machine's
+    own, whether or not it is looked for duplicates, and that may be late."""
+
+    def there():
+        routes = run(["ip", "-n", netns, "-6", "route", "show", "table", "local", "dev", link]).stdout
+        return all(f"local {a} " in routes for a in addresses)
+
+    wait_for(there, f"the addresses of {link} in {netns} to be in use")
 
 
 def route(netns, destination, via):

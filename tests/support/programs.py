@@ -8,8 +8,11 @@ DATA = f"{ROOT}/tests/data"
 BUILD = os.environ.get("BRUMA_BUILD", "build")  # a meson build directory
 
 
-def program(name):
-    folder = {"bruma-agent": "agent", "bruma-proxy": "proxy", "bruma-cni": "cni", "brumactl": "ctl"}[name]
+FOLDERS = {"bruma-agent": "agent", "bruma-proxy": "proxy", "bruma-cni": "cni", "brumactl": "ctl"}
+
+
+def program(name, build=BUILD):
+    folder = FOLDERS[name]
     # The plugin is linked statically, which sanitizers do not like: it may be of another build than the rest.
-    build = os.environ.get("BRUMA_CNI_BUILD", BUILD) if folder == "cni" else BUILD
+    build = os.environ.get("BRUMA_CNI_BUILD", build) if folder == "cni" else build
     return os.path.abspath(os.path.join(build, folder, name))

@@ -15,18 +15,20 @@ class Failed(RuntimeError):
         self.log = log
 
 
-def inside(netns, argv):
-    """argv as it runs in a network namespace (a name below /run/netns, or a path). Keeps the pid."""
-    if not netns:
-        return list(argv)
-    path = netns if netns.startswith("/") else f"/run/netns/{netns}"
-    return ["nsenter", f"--net={path}", *argv]
+def placed(argv, netns=None, cgroup=None):
+    """The command that runs argv in a network namespace (a name of `ip netns`, or a path) and in a cgroup. Its process is
+    argv's own. (Python's way, a function called in the forked child, can hang when other threads run, such as those of gRPC.)"""
+    argv = [str(a) for a in argv]
+    if cgroup:
+        argv = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(cgroup), *argv]
+    if netns:
+        argv = ["nsenter", f"--net={netns if netns.startswith('/') else f'/run/netns/{netns}'}", "--", *argv]
+    return argv
 
 
-def run(argv, netns=None, check=True, timeout=60, **options):
-    """Runs to the end. Returns subprocess.CompletedProcess with text output; Failed with stderr if it
-    fails."""
-    argv = inside(netns, [str(a) for a in argv])
+def run(argv, netns=None, cgroup=None, check=True, timeout=60, **options):
+    """Runs to the end. Returns subprocess.CompletedProcess with text output; Failed with stderr if it fails."""
+    argv = placed(argv, netns, cgroup)
     try:
         r = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, **options)
     except subprocess.TimeoutExpired as e:
@@ -37,6 +39,11 @@ def run(argv, netns=None, check=True, timeout=60, **options):
         said = (r.stderr.strip() or r.stdout.strip())[-2000:]
         raise Failed(f"`{' '.join(argv)}` ended with {r.returncode}: {said}")
     return r
+
+
+def sh(*argv, **options):
+    """The output of a command that succeeds."""
+    return run(argv, **options).stdout
 
 
 def wait_for(condition, what, timeout=20.0, interval=0.02, log=None):
@@ -63,20 +70,19 @@ def wait_for(condition, what, timeout=20.0, interval=0.02, log=None):
 class Process:
     """A program in the background, with its output in a file.
 
-    cgroup: directory that the program is put in before it starts. tied: it dies with this Python process.
+    cgroup: directory that the program is put in before it starts. tied: it dies with the thread of this process that has
+    started it.
     """
 
     def __init__(self, argv, log, netns=None, env=None, cgroup=None, tied=True, stdin=subprocess.DEVNULL):
-        argv = [str(a) for a in argv]
-        self.name = os.path.basename(argv[0])
+        self.name = os.path.basename(str(argv[0]))
         self.log = str(log)
-        if cgroup:
-            argv = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(cgroup), *argv]
+        argv = placed(argv, netns, cgroup)
         if tied:
             argv = ["setpriv", "--pdeathsig", "KILL", *argv]
         with open(self.log, "ab") as out:
             self.popen = subprocess.Popen(
-                inside(netns, argv),
+                argv,
                 stdin=stdin,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -148,6 +154,9 @@ class Process:
                 if line.startswith(("VmRSS", "VmHWM")):
                     values[line.split(":")[0]] = int(line.split()[1]) * 1024
         return values["VmRSS"], values["VmHWM"]
+
+    def resident_bytes(self):
+        return self.memory_bytes()[0]
 
 
 def wait_for_process(process, condition, what, timeout=20.0, interval=0.02):

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from support import network
 from support.kube.istiod import NAME, SYSTEM, XDS_PORT, Istiod
-from support.kube.server import RealServer, inside
-from support.nodes.node import Node
+from support.kube.server import RealServer
+from support.network import inside
+from support.nodes.cni_node import CniNode
 from support.system import run, wait_for
 from support.xds.control_plane import CA, load_messages
 
@@ -99,7 +100,7 @@ class Cluster:
 
     def _node(self, number):
         work = self.work
-        node = Node(
+        node = CniNode(
             f"n{number}",
             number,
             work.prefix,
@@ -180,8 +181,8 @@ class Cluster:
             node.delete_pod(pod)
 
     def server_in(self, pod, port=8080):
-        p = pod.start(
-            ["/usr/bin/python3", "-u", "-c", ECHO, str(port)], self.work.path(f"{pod.name}-{port}.log")
+        p = pod.popen(
+            "/usr/bin/python3", "-u", "-c", ECHO, str(port), log=self.work.path(f"{pod.name}-{port}.log")
         )
         self.work.defer(p.kill)
         p.wait_for_text("READY")
@@ -189,7 +190,7 @@ class Cluster:
 
     @staticmethod
     def ping(pod, address, port=8080):
-        return pod.run(["/usr/bin/python3", "-c", PING, address, str(port)]).stdout.strip()
+        return pod.run("/usr/bin/python3", "-c", PING, address, str(port)).stdout.strip()
 
     def service(self, namespace, name, vip, selector, ports):
         """With an EndpointSlice, which controllers would write."""

@@ -2,8 +2,6 @@
 """A Kubernetes API for tests: the real server on etcd, or a small one of our own that can misbehave
 (kube_small.py). Both run in a network namespace and are talked to over TLS with bearer tokens."""
 
-import contextlib
-import ctypes
 import datetime
 import http.client
 import ipaddress
@@ -20,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from support.certificates import usual
+from support.network import inside
 from support.system import Failed, Process, wait_for_process
 
-libc = ctypes.CDLL(None, use_errno=True)
 ADMIN, AGENT = "admin-of-the-test", "bruma-agent-of-the-test"
 
 # What the agent may do, and nothing else.
@@ -31,19 +29,6 @@ AGENT_RULES = [
     {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
 ]
-
-
-@contextlib.contextmanager
-def inside(netns):
-    """This thread in a network namespace: sockets that are made here belong there."""
-    with open("/proc/thread-self/ns/net", "rb") as own, open(f"/run/netns/{netns}", "rb") as other:
-        if libc.setns(other.fileno(), 0) < 0:
-            raise OSError(ctypes.get_errno(), f"cannot enter {netns}")
-        try:
-            yield
-        finally:
-            if libc.setns(own.fileno(), 0) < 0:
-                os.abort()
 
 
 def make_certificates(directory, addresses):
@@ -135,7 +120,7 @@ class Server:
         os.rename(self.token_file + ".new", self.token_file)
 
     def agent_settings(self):
-        """For Node.start_agent()."""
+        """For start_agent()."""
         return {
             "source": "kubernetes",
             "kube_server": self.url,

@@ -16,6 +16,7 @@ import urllib.parse
 import uuid
 
 from support.kube import server as kube
+from support.network import inside
 
 POD = re.compile(r"/api/v1/namespaces/([^/]+)/pods(?:/([^/]+))?(/status)?$")
 NAMESPACE = re.compile(r"/api/v1/namespaces(?:/([^/]+))?$")
@@ -61,7 +62,7 @@ class SmallServer(kube.Server):
         class Handler(_Handler):
             api = server
 
-        with kube.inside(self.netns):
+        with inside(self.netns):
             self.httpd = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(f"{self.directory}/server.crt", f"{self.directory}/server.key")

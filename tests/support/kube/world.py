@@ -9,7 +9,7 @@ import os
 
 from support import agent as agent_client
 from support import cni
-from support.nodes.node import Node
+from support.nodes.cni_node import CniNode
 from support.system import wait_for
 
 AMBIENT = {"istio.io/dataplane-mode": "ambient"}
@@ -21,7 +21,7 @@ class World:
 
     def __init__(self, work, server):
         self.work = work
-        self.node = Node(
+        self.node = CniNode(
             "n1",
             1,
             work.prefix,
@@ -103,7 +103,7 @@ class World:
                 namespace,
                 name,
                 pod.runtime_uid,
-                [f"{pod.ip4}/24", f"{pod.ip6}/64"],
+                [f"{pod.ip}/24", f"{pod.ip6}/64"],
             )
             self.work.defer(self.plain.delete, pod.container)
         return pod

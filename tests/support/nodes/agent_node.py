@@ -12,10 +12,11 @@ import subprocess
 import sys
 import threading
 
-from support import agent as agent_client
 from support import network
 from support.nodes.mesh_file import MeshFile
-from support.system import run, wait_for
+from support.nodes.node import Node
+from support.nodes.pod import Pod
+from support.system import placed, run, wait_for
 
 libc = ctypes.CDLL(None, use_errno=True)
 SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
@@ -173,18 +174,21 @@ class OddProxy:
         self.errors.close()
 
 
-class Pod:
+class AgentPod(Pod):
+    """CNI is spoken by hand for it."""
+
     def __init__(self, node, name, namespace="shop", number=10):
-        self.node, self.name, self.namespace = node, name, namespace
-        self.netns = node.work.netns(name)
+        super().__init__(node, namespace, name)
+        self.netns, self.cgroup = node.work.netns(name), node.cgroup
         self.path = f"/run/netns/{self.netns}"
         self.uid, self.container = f"uid-{self.netns}", f"sandbox-{self.netns}"
-        self.ip4, self.ip6 = f"10.79.0.{number}", f"fd79::{number}"
+        self.ip, self.ip6 = f"10.79.0.{number}", f"fd79::{number}"
         network.veth(node.netns, f"v{number}", self.netns, "eth0")
         run(["ip", "-n", node.netns, "link", "set", f"v{number}", "master", "pods"])
-        network.address(self.netns, "eth0", f"{self.ip4}/24")
+        network.address(self.netns, "eth0", f"{self.ip}/24")
         network.address(self.netns, "eth0", f"{self.ip6}/64")
-        self.ips = [f"{self.ip4}/24", f"{self.ip6}/64"]
+        network.wait_addresses(self.netns, "eth0", self.ip6)
+        self.given = [f"{self.ip}/24", f"{self.ip6}/64"]
         self.rules_before = network.rules_and_routes(self.netns)
 
     def request(self, **changes):
@@ -197,7 +201,7 @@ class Pod:
             "podName": self.name,
             "podNamespace": self.namespace,
             "podUid": self.uid,
-            "ips": self.ips,
+            "ips": self.given,
             **changes,
         }
 
@@ -241,16 +245,6 @@ class Pod:
                 }
             )
 
-    def item(self):
-        return agent_client.pods(self.node.run_dir).get(f"{self.namespace}/{self.name}")
-
-    def wait_state(self, state, timeout=20):
-        return wait_for(
-            lambda: (self.item() or {"state": "unknown"})["state"] == state and (self.item() or True),
-            f"{self.name} to be {state}",
-            timeout,
-        )
-
     def pins(self):
         directory = f"{self.node.pin_dir}/pods"
         return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
@@ -264,7 +258,7 @@ class Pod:
         return self.node.python(
             "import socket,sys\n"
             "try:\n"
-            f"  s = socket.create_connection(('{self.ip4}', {port}), timeout={timeout})\n"
+            f"  s = socket.create_connection(('{self.ip}', {port}), timeout={timeout})\n"
             "  print(s.recv(100).decode().strip())\n"
             "except OSError as e: print(type(e).__name__)"
         )
@@ -285,16 +279,24 @@ class Pod:
         return p.communicate(timeout=60)[0].strip()
 
 
-class Node:
+class AgentNode(Node):
+    """An agent alone, with a mesh file in which the namespace "shop" is of the mesh and "outside" is not."""
+
+    agent_defaults = ("--verify-interval", "300ms", "--drain-grace", "300ms", "--adopt-wait", "1s")
+
     def __init__(self, work):
-        self.work = work
-        self.netns = work.netns("node")
-        self.run_dir, self.mesh_file = work.path("run"), work.path("mesh.yaml")
-        self.pin_dir = f"{work.bpf_root()}/node"
-        self.cgroup = work.cgroup()
-        self.mesh, self.agent, self.proxies = MeshFile(), None, 0
-        # With an address of its own, which does not change as pods come: they would not find their gateway
-        # for seconds.
+        super().__init__(
+            "node-a",
+            work.netns("node"),
+            work.directory,
+            work.path("run"),
+            f"{work.bpf_root()}/node",
+            work.cgroup(),
+            work.build,
+            work.path("mesh.yaml"),
+        )
+        self.work, self.mesh = work, MeshFile()
+        # With an address of its own, which does not change as pods come: they would not find their gateway for seconds.
         run(["ip", "-n", self.netns, "link", "add", "pods", "address", "02:00:00:00:00:01", "type", "bridge"])
         run(["ip", "-n", self.netns, "link", "set", "pods", "up"])
         network.address(self.netns, "pods", "10.79.0.1/24")
@@ -305,33 +307,15 @@ class Node:
         self.mesh.namespace("outside", False)
         self.mesh.write(self.mesh_file)
 
-    def argv(self, *options):
-        return [
-            f"{self.work.build}/agent/bruma-agent",
-            "--run-dir",
-            self.run_dir,
-            "--pin-dir",
-            self.pin_dir,
-            "--cgroup",
-            self.cgroup,
-            "--mesh-file",
-            self.mesh_file,
-            "--node-name",
-            "node-a",
-            "--verify-interval",
-            "300ms",
-            "--drain-grace",
-            "300ms",
-            "--adopt-wait",
-            "1s",
-            *options,
-        ]
+    def pod(self, *arguments, **options):
+        return AgentPod(self, *arguments, **options)
+
+    def agent_answers(self):
+        return self.status()["meshReady"]
 
     def start(self, *options):
-        self.agent = self.work.process(self.argv(*options), self.work.path("agent.log"), netns=self.netns)
-        wait_for(
-            lambda: agent_client.status(self.run_dir)["meshReady"], "the agent to answer", log=self.agent.log
-        )
+        self.start_agent(*options)
+        self.work.defer(self.agent.stop)
         return self.agent
 
     def proxy(self, tag="proxy"):
@@ -341,21 +325,5 @@ class Node:
 
     def python(self, code, netns=None):
         """In the cgroup whose connect() calls are captured."""
-        return subprocess.Popen(
-            [
-                "sh",
-                "-c",
-                'echo $$ >"$0/cgroup.procs" && exec "$@"',
-                self.cgroup,
-                "nsenter",
-                f"--net=/run/netns/{netns or self.netns}",
-                sys.executable,
-                "-c",
-                code,
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def status(self):
-        return agent_client.status(self.run_dir)
+        argv = placed([sys.executable, "-c", code], netns or self.netns, self.cgroup)
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)

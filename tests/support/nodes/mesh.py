@@ -13,136 +13,33 @@ again, also after a failure. Programs are found in $BRUMA_BUILD (a meson build d
 """
 
 import contextlib
-import ctypes
 import json
 import os
-import re
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
-import time
 
 import yaml
 
-from support.programs import program
+from support import agent, kernel
+from support.network import inside
+from support.nodes.node import Node
+from support.nodes.pod import TRUST_DOMAIN, Pod
+from support.programs import BUILD, program
+from support.system import sh
 
-TRUST_DOMAIN = "cluster.local"
 LISTENERS = ("outbound", "inbound", "hbone")
-CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
 _serial = iter(range(1, 1000))
 
 
-def sh(*argv, **kw):
-    r = subprocess.run([str(a) for a in argv], capture_output=True, text=True, **kw)
-    if r.returncode:
-        raise RuntimeError(f"{' '.join(str(a) for a in argv)}: {r.stderr.strip() or r.stdout.strip()}")
-    return r.stdout
-
-
-def wait_for(condition, what, seconds=20.0):
-    """Polls until condition() is true; its last value is returned. What is waited for is named in the
-    failure."""
-    end = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def inside(netns):
-    """The calling thread is in this network namespace (a name of `ip netns`) for the time of the block."""
-    with open("/proc/thread-self/ns/net") as own, open(f"/run/netns/{netns}") as other:
-        if _libc.setns(other.fileno(), CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
-        try:
-            yield
-        finally:
-            if _libc.setns(own.fileno(), CLONE_NEWNET):
-                os._exit(99)  # this process would go on in a pod
-
-
-def cgroup_root():
-    with open("/proc/self/mounts") as f:
-        for line in f:
-            fields = line.split()
-            if fields[2] == "cgroup2":
-                return fields[1]
-    raise RuntimeError("no cgroup2 is mounted")
-
-
-def placed(argv, netns=None, cgroup=None):
-    """The command that runs argv in this namespace and cgroup. Its process is argv's own. (Python's way, a
-    function called in the forked child, can hang when other threads run, such as those of gRPC.)"""
-    argv = [str(a) for a in argv]
-    if netns:
-        argv = ["nsenter", f"--net=/run/netns/{netns}", "--", *argv]
-    if cgroup:
-        argv = ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', cgroup, *argv]
-    return argv
-
-
-class Process:
-    """A child; its output goes to a file. Ended by its own pid only."""
-
-    def __init__(self, argv, log, netns=None, cgroup=None, env=None, stdin=subprocess.DEVNULL):
-        self.log = log
-        with open(log, "ab") as out:
-            self.p = subprocess.Popen(
-                placed(argv, netns, cgroup), stdin=stdin, stdout=out, stderr=out, env=env
-            )
-        self.pid = self.p.pid
-
-    def alive(self):
-        return self.p.poll() is None
-
-    def text(self):
-        with open(self.log, errors="replace") as f:
-            return f.read()
-
-    def resident_bytes(self):
-        with open(f"/proc/{self.pid}/status") as f:
-            return int(re.search(r"VmRSS:\s+(\d+) kB", f.read())[1]) * 1024
-
-    def kill(self):
-        if self.alive():
-            self.p.kill()
-        self.p.wait(10)
-
-    def stop(self, seconds=10):
-        if self.alive():
-            self.p.send_signal(signal.SIGTERM)
-            try:
-                self.p.wait(seconds)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        return self.p.returncode
-
-
-class Pod:
+class MeshPod(Pod):
     def __init__(self, node, name, namespace, account, index):
-        self.node, self.name, self.namespace, self.account = node, name, namespace, account
-        mesh = node.mesh
-        self.netns = f"{node.netns}-{name}"
-        self.uid = f"uid-{name}"
-        self.ip = f"10.{mesh.net}.{node.number}.{10 + index}"
-        self.ip6 = f"fd00:{mesh.net:x}:{node.number}::{10 + index:x}"
-        self.processes = []
+        super().__init__(node, namespace, name, account)
+        net = node.mesh.net
+        self.netns, self.cgroup, self.uid = f"{node.netns}-{name}", node.cgroup, f"uid-{name}"
+        self.ip = f"10.{net}.{node.number}.{10 + index}"
+        self.ip6 = f"fd00:{net:x}:{node.number}::{10 + index:x}"
         self.enrolled = False
-
-    @property
-    def identity(self):
-        return f"spiffe://{TRUST_DOMAIN}/ns/{self.namespace}/sa/{self.account}"
-
-    @property
-    def ips(self):
-        return [self.ip, self.ip6]
 
     def create(self):
         node, link = self.node, f"v{self.name}"[:15]
@@ -211,41 +108,8 @@ class Pod:
         self.enrolled = command == "ADD" and r.returncode == 0
         return r
 
-    def popen(self, *argv):
-        """Starts a program as one of the pod's containers would: in its namespace and its cgroup."""
-        p = Process(
-            argv,
-            f"{self.node.mesh.dir}/{self.name}-{len(self.processes)}.log",
-            netns=self.netns,
-            cgroup=self.node.cgroup,
-        )
-        self.processes.append(p)
-        return p
-
-    def run(self, *argv, timeout=60, check=True, stdin=None):
-        r = subprocess.run(
-            placed(argv, self.netns, self.node.cgroup),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            input=stdin,
-        )
-        if check and r.returncode:
-            raise AssertionError(
-                f"in {self.name}: {argv[:3]}: exit {r.returncode}: {r.stdout[-500:]} {r.stderr[-2000:]}"
-            )
-        return r
-
-    def python(self, code, *argv, **kw):
-        """Runs a Python script in the pod and returns what it printed."""
-        return self.run("/usr/bin/python3", "-c", code, *argv, **kw).stdout
-
-    def server(self, code, *argv):
-        """Starts a Python server in the pod and waits until it prints READY."""
-        p = self.popen("/usr/bin/python3", "-u", "-c", code, *argv)
-        wait_for(lambda: "READY" in p.text() or not p.alive(), "the server's READY")
-        assert p.alive(), p.text()
-        return p
+    def popen(self, *argv, **options):
+        return super().popen(*argv, **{"tied": False, **options})
 
     def captured(self):
         """Whether the pods map says that new connect() calls are captured: bpftool is the witness."""
@@ -269,39 +133,33 @@ class Pod:
         return dict(zip(LISTENERS, [port for _, port in inodes], strict=True))
 
     def destroy(self):
-        for p in self.processes:
-            p.kill()
+        self.kill_programs()
         if self.enrolled:
             with contextlib.suppress(Exception):
                 self.cni("DEL", check=False)
         sh("ip", "netns", "del", self.netns)
 
 
-def joined(chunks):
-    """The body that came in these chunks, to its end."""
-    body, at = [], 0
-    while True:
-        line = chunks.index(b"\r\n", at)
-        length = int(chunks[at:line], 16)
-        if not length:
-            assert chunks[line:] == b"\r\n\r\n", "the body was cut"
-            return b"".join(body)
-        body.append(chunks[line + 2 : line + 2 + length])
-        at = line + 4 + length
+class MeshNode(Node):
+    agent_defaults = ("--verify-interval", "500ms", "--drain-grace", "300ms")
 
-
-class Node:
     def __init__(self, mesh, number):
+        super().__init__(
+            f"node{number}",
+            f"{mesh.prefix}-n{number}",
+            mesh.dir,
+            f"{mesh.dir}/run{number}",
+            f"/sys/fs/bpf/{mesh.prefix}/n{number}",
+            f"{mesh.cgroup}/n{number}",
+            BUILD,
+            mesh.file,
+            mesh.ca_key,
+            tied=False,
+        )
         self.mesh, self.number = mesh, number
-        self.name = f"node{number}"
-        self.netns = f"{mesh.prefix}-n{number}"
-        self.run_dir = f"{mesh.dir}/run{number}"
-        self.pin_dir = f"/sys/fs/bpf/{mesh.prefix}/n{number}"
-        self.cgroup = f"{mesh.cgroup}/n{number}"
+        self.agent_log, self.proxy_log = f"{mesh.dir}/agent{number}.log", f"{mesh.dir}/proxy{number}.log"
         self.gateway = f"10.{mesh.net}.{number}.1"
         self.gateway6 = f"fd00:{mesh.net:x}:{number}::1"
-        self.agent = self.proxy = None
-        self.proxies = []  # all that were started
         self.pods = []
         self.addresses = self.starts = 0
 
@@ -335,122 +193,20 @@ class Node:
     def enroll(self, pod):
         pod.cni("ADD")
 
-    def start_agent(self, *extra):
+    def start_agent(self, *options, **settings):
         self.starts += 1
-        argv = [
-            program("bruma-agent"),
-            "--run-dir",
-            self.run_dir,
-            "--pin-dir",
-            self.pin_dir,
-            "--cgroup",
-            self.cgroup,
-            "--node-name",
-            self.name,
-            "--mesh-file",
-            self.mesh.file,
-            "--ca-key-file",
-            self.mesh.ca_key,
-            "--verify-interval",
-            "500ms",
-            "--drain-grace",
-            "300ms",
-            *extra,
-        ]
-        self.agent = Process(
-            argv, f"{self.mesh.dir}/agent{self.number}.log", netns=self.netns, env=self.agent_env()
-        )
-        sock = f"{self.run_dir}/agent.sock"
+        return super().start_agent(*options, **settings)
 
-        def listening():
-            assert self.agent.alive(), self.agent.text()[-3000:]
-            s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            try:
-                s.connect(sock)
-                s.send(b'{"op":"cni-status"}')
-                s.settimeout(2)
-                return b'"done"' in s.recv(65536)
-            except OSError:
-                return False
-            finally:
-                s.close()
-
-        wait_for(listening, "the agent to be ready")
-
-    def agent_env(self):
-        return None
+    def agent_answers(self):
+        """It takes pods."""
+        return agent.takes_pods(self.run_dir)
 
     def proxy_env(self):
-        control = f"{self.run_dir}/control"
         return {
-            "PATH": os.environ["PATH"],
-            "BRUMA_RUN_DIR": self.run_dir,
-            "NODE_NAME": self.name,
-            "XDS_ADDRESS": "https://localhost:15012",
-            "XDS_ROOT_CA": f"{control}/root-cert.pem",
-            "CA_ADDRESS": "https://localhost:15012",
-            "CA_ROOT_CA": f"{control}/root-cert.pem",
-            "AUTH_TOKEN": f"{control}/token",
-            "ZTUNNEL_WORKER_THREADS": str(self.mesh.workers),
+            **super().proxy_env(),
+            "ZTUNNEL_WORKER_THREADS": self.mesh.workers,
             **self.mesh.proxy_env,
         }
-
-    def start_proxy(self, wait=True):
-        self.proxy = Process(
-            [program("bruma-proxy")],
-            f"{self.mesh.dir}/proxy{self.number}.log",
-            netns=self.netns,
-            env=self.proxy_env(),
-        )
-        self.proxies.append(self.proxy)
-        if wait:
-            wait_for(self.ready, f"the proxy of {self.name} to be ready")
-        return self.proxy
-
-    def http(self, port, path):
-        """GET from the node's own loopback: (status, body)."""
-        with inside(self.netns):
-            s = socket.create_connection(("127.0.0.1", port), timeout=5)
-        with s:
-            s.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-            chunks = []
-            while chunk := s.recv(1 << 20):
-                chunks.append(chunk)
-        head, _, body = b"".join(chunks).partition(b"\r\n\r\n")
-        if b"chunked" in head.lower():
-            body = joined(body)
-        return int(head.split()[1]), body.decode()
-
-    def ready(self):
-        assert self.proxy.alive(), self.proxy.text()[-3000:]
-        try:
-            return self.http(15021, "/healthz/ready")[0] == 200
-        except OSError:
-            return False
-
-    def metrics(self):
-        return self.http(15020, "/metrics")[1]
-
-    def failures(self, reason):
-        found = re.search(rf'bruma_failures_total{{reason="{reason}"}} (\d+)', self.metrics())
-        return int(found[1]) if found else 0
-
-    def config_dump(self):
-        return json.loads(self.http(15000, "/config_dump")[1])
-
-    def access_log(self, needle="connection complete"):
-        return [line for line in self.proxy.text().splitlines() if "\taccess\t" in line and needle in line]
-
-    def ctl(self, *argv, check=True):
-        r = subprocess.run(
-            [program("brumactl"), "--run-dir", self.run_dir, *argv],
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
-        if check and r.returncode:
-            raise AssertionError(f"brumactl {argv}: {r.stdout} {r.stderr}")
-        return r
 
     def destroy(self):
         for p in (*self.proxies, self.agent):
@@ -459,22 +215,7 @@ class Node:
         for pod in self.pods:
             pod.destroy()
         if os.path.exists(self.pin_dir):
-            subprocess.run(
-                [
-                    program("bruma-agent"),
-                    "--uninstall",
-                    "--run-dir",
-                    self.run_dir,
-                    "--pin-dir",
-                    self.pin_dir,
-                    "--cgroup",
-                    self.cgroup,
-                    "--mesh-file",
-                    self.mesh.file,
-                ],
-                capture_output=True,
-                timeout=60,
-            )
+            self.uninstall()
             shutil.rmtree(self.pin_dir, ignore_errors=True)
         sh("ip", "netns", "del", self.netns)
         with contextlib.suppress(OSError):
@@ -488,14 +229,15 @@ class Mesh:
         self.prefix = f"bruma-{os.getpid()}-m{serial}"  # apart from those of conftest.py
         self.net = 64 + (os.getpid() * 7 + serial) % 128
         self.dir = tempfile.mkdtemp(prefix=self.prefix + "-")
-        self.cgroup = f"{cgroup_root()}/{self.prefix}"
+        root, self.cgroup2_mounted = kernel.cgroup2_root(f"{self.dir}/cgroup2")
+        self.cgroup = f"{root}/{self.prefix}"
         self.file, self.ca_key = f"{self.dir}/mesh.yaml", f"{self.dir}/ca-key.pem"
         self.workers, self.proxy_env, self.agent_options = workers, dict(proxy_env or {}), agent_options
         self.labels = {"istio.io/dataplane-mode": "ambient"}
         self.services, self.policies, self.extra = [], [], []
         sh("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", self.ca_key)
         os.makedirs(self.cgroup)
-        self.nodes = [(node_kinds[i] if i < len(node_kinds) else Node)(self, i + 1) for i in range(nodes)]
+        self.nodes = [(node_kinds[i] if i < len(node_kinds) else MeshNode)(self, i + 1) for i in range(nodes)]
         for node in self.nodes:
             node.create()
         for a in self.nodes:
@@ -548,7 +290,7 @@ class Mesh:
                 f"{net6}:{n}",
             )
 
-    def pod(self, name, node=0, namespace="demo", account=None, kind=Pod):
+    def pod(self, name, node=0, namespace="demo", account=None, kind=MeshPod):
         """A pod; enrolled by start(), or at once if the mesh has been started."""
         node = self.nodes[node]
         node.addresses += 1
@@ -612,6 +354,8 @@ class Mesh:
             os.rmdir(self.cgroup)
         with contextlib.suppress(OSError):
             os.rmdir(f"/sys/fs/bpf/{self.prefix}")
+        if self.cgroup2_mounted:
+            kernel.unmount(f"{self.dir}/cgroup2")
         if not os.environ.get("BRUMA_KEEP_LOGS"):
             shutil.rmtree(self.dir, ignore_errors=True)
         if errors:

@@ -5,7 +5,9 @@ import contextlib
 import itertools
 import socket
 
-from support.nodes.mesh import inside, leaf, wait_for
+from support.network import inside
+from support.nodes.mesh import leaf
+from support.system import wait_for
 
 _peers = itertools.count(1)
 

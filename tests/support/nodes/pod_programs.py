@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Applications of the pods: small Python programs, run in a pod by mesh.Pod.server(), python() and
+"""Applications of the pods: small Python programs, run in a pod by its server(), python() and
 popen()."""
 
 import re
 
-from support.nodes.mesh import wait_for
+from support.system import wait_for
 
 # Sends back what it gets, on the port of its argument; tells who has come, and how it ended if not well.
 ECHO = """

@@ -18,7 +18,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-from support.nodes.mesh import inside
+from support.network import inside
 
 
 def context(server, cert, key, root):

@@ -67,7 +67,7 @@ def plain(address):
     return address[7:] if address.startswith("::ffff:") else address
 
 
-class Pod(threading.Thread):
+class Listeners(threading.Thread):
     """The listeners in one pod, opened by a thread that stays in its network namespace: so do those that it
     starts."""
 
@@ -218,7 +218,7 @@ class Client:
             return ""
         if old:
             old.leaves.set()
-        pod = Pod(uid, fds[0])
+        pod = Listeners(uid, fds[0])
         pod.start()
         pod.opened.wait(4)
         if not pod.error:

@@ -8,8 +8,11 @@ import json
 import os
 import socket
 
-from support.nodes.mesh import Mesh, Process, inside, sh, wait_for
+from support import agent, pages
+from support.network import inside
+from support.nodes.mesh import Mesh
 from support.proxies import stock_proxy
+from support.system import Process, sh, wait_for
 
 ZTUNNEL = os.environ.get("BRUMA_ZTUNNEL")
 PORT = 8080
@@ -157,10 +160,10 @@ class Stock:
         return self.status()["proxies"]
 
     def status(self):
-        return agent_call(self.node, {"op": "status"})[0]
+        return agent.ask(self.node.run_dir, "status")[0]
 
     def pod(self, pod):
-        return next((p for p in agent_call(self.node, {"op": "pods"}) if p["name"] == pod.name), None)
+        return next((p for p in agent.ask(self.node.run_dir, "pods") if p["name"] == pod.name), None)
 
     def exempt(self):
         """Process ids in the map of exempt cgroups, as bpftool sees it."""
@@ -180,19 +183,6 @@ def rmdir(path):
     with contextlib.suppress(OSError):
         os.rmdir(path)
     return not os.path.exists(path)
-
-
-def agent_call(node, request):
-    items = []
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
-        s.settimeout(10)
-        s.connect(f"{node.run_dir}/agent.sock")
-        s.send(json.dumps(request).encode())
-        while True:
-            m = json.loads(s.recv(65536))
-            if m["op"] != "item":
-                return items
-            items.append(m)
 
 
 def settle(*pods):
@@ -287,12 +277,8 @@ class Ztunnel(Stock):
     def http(self, p, port, path):
         with inside(self.namespaces[p.pid]):
             s = socket.create_connection(("127.0.0.1", port), timeout=5)
-        with s:
-            s.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-            data = b""
-            while chunk := s.recv(65536):
-                data += chunk
-        return int(data.split()[1]), data.decode()
+        status, body = pages.get(s, path)
+        return status, body.decode()
 
     def config_dump(self, p):
         return self.http(p, 15000, "/config_dump")[1]

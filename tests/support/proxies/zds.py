@@ -11,8 +11,9 @@ import contextlib
 import os
 import socket
 
-from support.nodes.mesh import Node, Process, sh, wait_for
+from support.nodes.mesh import MeshNode
 from support.programs import DATA, program
+from support.system import Process, sh, wait_for
 from support.xds.plane import Authority, Plane
 
 HELLO = b"\x08\x01"
@@ -168,7 +169,7 @@ class CniAgent:
         self.listener.close()
 
 
-class ZdsNode(Node):
+class ZdsNode(MeshNode):
     """bruma-agent serves the mesh's state here and nothing else: it knows no pod of this node, so
     certificates come from a CA of the tests that has the mesh's key. Pods come from the test, as from a stock
     CNI agent."""

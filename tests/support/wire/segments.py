@@ -13,7 +13,8 @@ import os
 import socket
 import threading
 
-from support.nodes.mesh import inside, wait_for
+from support.network import inside
+from support.system import wait_for
 
 ETH_P_ALL = 3
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD

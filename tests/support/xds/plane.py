@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from support.certificates import usual
-from support.nodes.mesh import inside, wait_for
+from support.network import inside
+from support.system import wait_for
 from support.xds.control_plane import ADDRESS, AUTHORIZATION, CA, XDS, load_messages
 
 ONE_DAY = datetime.timedelta(days=1)

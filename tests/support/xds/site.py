@@ -5,8 +5,9 @@ import re
 import socket
 import time
 
-from support.nodes.mesh import Mesh, wait_for
+from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO
+from support.system import wait_for
 from support.xds.control_plane import ADDRESS, AUTHORIZATION
 from support.xds.plane import END, Plane
 
