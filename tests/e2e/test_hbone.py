@@ -365,7 +365,7 @@ def test_sigterm_meets_a_request_on_an_idle_tunnel(mesh):
         c = LateClient((mesh.shop.ip, 15008), *mesh.certificate)
     assert c.pump(lambda: c.of(0, h2.events.RemoteSettingsChanged))
     c.send_nothing = True
-    node.proxy.p.terminate()
+    node.proxy.popen.terminate()
     assert c.pump(lambda: c.goaways) and c.goaways == [(0, 2**31 - 1)]
     c.send_nothing = False
     c.h2.clear_outbound_data_buffer()
@@ -375,7 +375,7 @@ def test_sigterm_meets_a_request_on_an_idle_tunnel(mesh):
     assert c.pump(lambda: len(c.goaways) == 2) and c.goaways[1] == (0, sid)
     c.send(sid, b"served", end=True)
     assert c.pump(lambda: c.ended(sid)) and c.received(sid) == b"served"
-    assert node.proxy.p.wait(15) == 0
+    assert node.proxy.popen.wait(15) == 0
     c.close()
     node.start_proxy()
 

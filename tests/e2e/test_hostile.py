@@ -664,9 +664,7 @@ def test_destroying_every_socket_of_the_pod(mesh, family):
     for p in pod.processes:
         p.kill()
     pod.server(ECHO, "8080")  # the listener of the one before is destroyed too
-    wait_for(
-        lambda: run(mesh.web, TRY, pod.ips[family], "repaired") == "repaired", "connections to the pod"
-    )
+    wait_for(lambda: run(mesh.web, TRY, pod.ips[family], "repaired") == "repaired", "connections to the pod")
 
 
 HAMMER = """
