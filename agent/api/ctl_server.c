@@ -144,6 +144,7 @@ static void status(struct agent *agent, struct connection *connection)
     add_repairs(item, agent->repairs);
     add_failures(agent, item);
     cJSON_AddNumberToObject(item, "verifyIntervalMilliseconds", (double)c->verify_interval);
+    cJSON_AddNumberToObject(item, "verifyRounds", (double)agent->verify_rounds);
     source_report(agent, item);
     install_report(agent->install, item);
     guard_report(agent, item);

@@ -129,6 +129,8 @@ static void put_guard(FILE *f, const struct agent *agent)
 
 static void put_reasons(FILE *f, const struct agent *agent)
 {
+    head(f, "bruma_verify_rounds_total", "counter", "Rounds in which the capture of each pod was looked at.");
+    fprintf(f, "bruma_verify_rounds_total %" PRIu64 "\n", agent->verify_rounds);
     head(f, "bruma_mends_total", "counter", "Parts of pods' capture that were found broken and repaired.");
     for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
         if (agent->repairs[i])

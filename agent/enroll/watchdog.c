@@ -90,6 +90,7 @@ static void on_verify(struct loop_timer *timer)
             watchdog_verify_now(agent, pod);
     }
     probes_verify(agent);
+    agent->verify_rounds++;
     loop_timer_set(agent->loop, &agent->verify, agent->settings->verify_interval);
 }
 

@@ -55,7 +55,7 @@
  *     proxyKind("bruma-proxy", or "ztunnel" with --zds-socket)
  *     proxies[{kind pid version state connectedSeconds podsServing podsPending podsFailed podsDraining}]
  *     mends{reason: count} failures{reason: {count,lastSeenSecondsAgo}} verifyIntervalMilliseconds
- *     problems[{reason,what,check,detail}], and of the mesh: meshFile meshReady meshError meshLoadedAt namespaces
+ *     verifyRounds problems[{reason,what,check,detail}], and of the mesh: meshFile meshReady meshError meshLoadedAt namespaces
  *     workloads services policies xdsAddress xdsClients caSubject caNotAfter
  *     With the Kubernetes API as source, instead of those of the mesh: source("kubernetes") apiServer sourceReady
  *     sourceError namespaces podsOfNode podsNotFound["namespace/name: why"]
