@@ -4,7 +4,7 @@
 
 #include "lib/log.h"
 #include "lib/reasons.h"
-#include "proxy/connection/worker_thread.h"
+#include "proxy/connection/worker_post.h"
 #include "proxy/proxy.h"
 
 static int connections_left(const struct proxy *p)

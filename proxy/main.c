@@ -19,6 +19,7 @@
 #include "proxy/admin/dump_maker.h"
 #include "proxy/admin/pods_pages.h"
 #include "proxy/admin/process_metrics.h"
+#include "proxy/connection/worker_post.h"
 #include "proxy/connection/worker_thread.h"
 #include "proxy/drain.h"
 #include "proxy/identity/credentials.h"

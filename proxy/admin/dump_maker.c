@@ -6,7 +6,7 @@
 
 #include "proxy/admin/config_dump.h"
 #include "proxy/admin/pods_pages.h"
-#include "proxy/connection/worker_thread.h"
+#include "proxy/connection/worker_post.h"
 #include "proxy/proxy.h"
 #include "proxy/worker/pod_notes.h"
 

@@ -5,12 +5,42 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "proxy/connection/admission.h"
 #include "proxy/connection/proxy_header.h"
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/socket/socket.h"
+
+/* A stream's request until it is answered. */
+struct inbound {
+    struct request request;
+    struct admission admission;
+    bool proxy_header;        /* the application expects a PROXY header */
+    struct endpoint original; /* the destination that it names */
+};
+
+static struct inbound *inbound_of(const struct stream *s)
+{
+    return container_of(s->request, struct inbound, request);
+}
+
+static struct stream *stream_of(const struct admission *a)
+{
+    return container_of(a->c, struct stream, c);
+}
+
+static void abandoned(struct stream *s)
+{
+    struct inbound *in = inbound_of(s);
+
+    worker_wait_cancel(&in->admission.waiter);
+    request_clear(&in->request);
+    free(in);
+    s->request = NULL;
+}
 
 /* The service's and the source's share of telemetry. A gateway's own address would say nothing about the
  * source. */
@@ -56,8 +86,7 @@ static int count_headers(struct stream *s)
 static void drop_request(struct stream *s)
 {
     budget_give(&s->c.account, s->request->counted);
-    request_free(s->request);
-    s->request = NULL;
+    abandoned(s);
 }
 
 static void answer(struct stream *s)
@@ -66,8 +95,8 @@ static void answer(struct stream *s)
     uint8_t header[PROXY_HEADER_MAX];
     size_t header_len = 0;
 
-    if (s->proxy_header)
-        header_len = proxy_header_format(&s->c.client, &s->original, s->c.peer_identity, header);
+    if (inbound_of(s)->proxy_header)
+        header_len = proxy_header_format(&s->c.client, &inbound_of(s)->original, s->c.peer_identity, header);
     stream_open(s);
     if (s->state != STREAM_OPEN)
         return;
@@ -134,40 +163,38 @@ static void dial(struct stream *s, const struct workload *local)
     loop_timer_set(w->loop, &s->timer, set->connect_timeout);
 }
 
-/* Waits a while for policies that the workload names and that are not there: denying at once would fail the
- * first connections of a new pod, and passing them would fail open. */
-static bool decide(struct waiter *waiter, bool timed_out)
+static void open_connection(struct admission *a)
 {
-    struct stream *s = container_of(waiter, struct stream, waiter);
-    const struct workload *local = worker_pod_workload(s->c.wp);
-    enum bruma_reason reason;
-    char detail[256];
-
-    switch (connection_authorize(&s->c, timed_out, &reason, detail, sizeof(detail))) {
-    case CONNECTION_UNDECIDED:
-        telemetry_policy_wait(connection_worker(&s->c)->telemetry, &s->policy_waited);
-        return false;
-    case CONNECTION_ALLOWED:
-        connection_open(&s->c, &s->tunnel->arrival);
-        dial(s, local ? local : s->c.flow.destination);
-        break;
-    case CONNECTION_DENIED:
-        connection_open(&s->c, &s->tunnel->arrival);
-        stream_refuse(s, 401, reason, detail);
-        break;
-    }
-    return true;
+    connection_open(a->c, &stream_of(a)->tunnel->arrival);
 }
 
-static void authorize(struct stream *s, const struct workload *local)
+static void allowed(struct admission *a)
 {
-    struct request *request = s->request;
-    struct tunnel *t = s->tunnel;
+    const struct workload *local = worker_pod_workload(a->c->wp);
+
+    dial(stream_of(a), local ? local : a->c->flow.destination);
+}
+
+static void refused(struct admission *a, int status, enum bruma_reason reason, const char *detail)
+{
+    stream_refuse(stream_of(a), status, reason, detail);
+}
+
+/* What the request asks for, and whose it is. */
+static enum admission_step place(struct admission *a, bool timed_out)
+{
+    struct stream *s = stream_of(a);
+    struct inbound *in = inbound_of(s);
+    const struct request *request = &in->request;
     struct inbound_target target = {};
+    const struct workload *local;
+    enum admission_step step;
     char detail[256];
     int r;
 
-    route_inbound(connection_worker(&s->c)->state, local, &t->arrival, request->authority,
+    if (!admission_needs_workload(a, timed_out, &local, &step))
+        return step;
+    route_inbound(connection_worker(&s->c)->state, local, &s->tunnel->arrival, request->authority,
                   request->authority ? strlen(request->authority) : 0, request->forwarded,
                   request->forwarded ? strlen(request->forwarded) : 0, &target);
     if (target.status == 200 && worker_pod_listens(s->c.wp, target.target.port)) {
@@ -179,41 +206,32 @@ static void authorize(struct stream *s, const struct workload *local)
                  request->authority ? request->authority : "");
         service_unref(target.service);
         stream_refuse(s, target.status, target.reason, detail);
-        return;
+        return ADMISSION_OVER;
     }
     s->c.destination = target.target;
-    s->proxy_header = target.proxy_header;
-    s->original = target.original;
+    in->proxy_header = target.proxy_header;
+    in->original = target.original;
     r = describe(s, local, &target);
     if (r < 0) {
         stream_refuse(s, 503, r == -ENOBUFS ? BRUMA_REASON_MEMORY_BUDGET : BRUMA_REASON_OUT_OF_RESOURCES,
                       NULL);
-        return;
+        return ADMISSION_OVER;
     }
-    worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->settings->policy_timeout, decide);
+    return ADMISSION_POLICIES;
 }
 
-static bool check(struct waiter *waiter, bool timed_out)
-{
-    struct stream *s = container_of(waiter, struct stream, waiter);
-    const struct workload *local = worker_pod_workload(s->c.wp);
-
-    if (!local && !timed_out)
-        return false;
-    s->state = STREAM_DIALING; /* no longer waiting */
-    if (local)
-        authorize(s, local);
-    else
-        stream_refuse(s, 503, BRUMA_REASON_SOURCE_UNKNOWN, NULL);
-    return true;
-}
+static const struct admission_ops ops = {
+    .place = place,
+    .open = open_connection,
+    .allowed = allowed,
+    .refused = refused,
+};
 
 static void requested(struct stream *s)
 {
     struct request *request = s->request;
     enum bruma_reason reason;
 
-    s->state = STREAM_DIALING;
     if (!quota_allows(s->c.wp, &s->c.quota, &reason)) {
         stream_refuse(s, 503, reason, NULL);
     } else if (request->too_large) {
@@ -226,23 +244,31 @@ static void requested(struct stream *s)
     } else if (count_headers(s) < 0) {
         stream_refuse(s, 503, BRUMA_REASON_MEMORY_BUDGET, NULL);
     } else {
-        worker_wait(s->c.wp, &s->waiter, connection_worker(&s->c)->settings->source_timeout, check);
+        struct admission *a = &inbound_of(s)->admission;
+
+        if (!admission_begin(a))
+            worker_wait(&a->waiter);
     }
 }
 
-static const struct stream_events events = {.requested = requested, .dialed = dialed};
+static const struct stream_events stream_events = {
+    .requested = requested,
+    .dialed = dialed,
+    .abandoned = abandoned,
+};
 
 struct stream *inbound_begin(struct tunnel *t, int32_t id)
 {
-    struct request *request = request_new();
-    struct stream *s = request ? stream_new(t->wp, true, -1, &t->peer, &t->arrival, &events) : NULL;
+    struct inbound *in = calloc(1, sizeof(*in));
+    struct stream *s = in ? stream_new(t->wp, &t->peer, &t->arrival, &stream_events) : NULL;
 
     if (!s) {
-        request_free(request);
+        free(in);
         return NULL;
     }
     s->id = id;
-    s->request = request;
+    s->request = &in->request;
+    admission_init(&in->admission, &s->c, &ops);
     tunnel_add_stream(t, s);
     return s;
 }

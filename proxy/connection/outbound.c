@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "proxy/connection/relay.h"
+#include "proxy/connection/pending.h"
 #include "proxy/hbone/pool.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/socket/socket.h"
@@ -38,11 +38,13 @@ static void request(struct stream *s, struct tunnel *t)
                        connection_worker(&s->c)->settings->answer_timeout);
 }
 
+/* To where the flow goes, which was found out before the connection was opened. */
 static void find_tunnel(struct stream *s)
 {
     struct worker_pod *wp = s->c.wp;
+    const struct endpoint *target = &s->c.flow.destination_address;
     struct tls_context *context = worker_pod_context(wp);
-    uint64_t hash = route_expected_hash(s->route.upstream, s->route.expected_service);
+    uint64_t hash = route_expected_hash(s->c.flow.destination, s->expected_service);
     struct tunnel *t;
     int r = 0;
 
@@ -55,14 +57,14 @@ static void find_tunnel(struct stream *s)
     }
     s->state = STREAM_WAITING;
     s->attempts++;
-    t = pool_find(wp, &s->route.target, hash, context->serial);
+    t = pool_find(wp, target, hash, context->serial);
     if (!t) {
-        struct tls_expected expected = {s->route.upstream, s->route.expected_service};
+        struct tls_expected expected = {s->c.flow.destination, s->expected_service};
 
         workload_ref(expected.upstream);
         if (expected.service)
             service_ref(expected.service);
-        r = tunnel_dial(wp, &s->route.target, context, &expected, hash, &t);
+        r = tunnel_dial(wp, target, context, &expected, hash, &t);
     }
     tls_context_unref(context);
     if (r < 0)
@@ -115,47 +117,54 @@ static void answered(struct stream *s, int status)
     stream_close(s, BRUMA_REASON_CONNECT_REJECTED, text, true);
 }
 
-/* Plain destinations leave the stream: two sockets and no tunnel. */
-static void go_plain(struct stream *s, const struct workload *local)
-{
-    struct relay_request request = {
-        .wp = s->c.wp,
-        .fd = s->fd,
-        .inbound = false,
-        .client = s->c.client,
-        .destination = s->c.destination,
-        .target = s->route.target,
-        .source = local,
-        .upstream = s->route.upstream,
-        .service = s->route.service,
-    };
+static const struct stream_events stream_events = {
+    .tunnel_ready = tunnel_ready,
+    .tunnel_lost = tunnel_lost,
+    .answered = answered,
+};
 
-    if (s->route.upstream)
-        workload_ref(s->route.upstream);
-    if (s->route.service)
-        service_ref(s->route.service);
+/* What the route refers to is the connection's from here on. */
+static int describe(struct pending *p, const struct workload *local, struct route *route)
+{
+    bool tunnel = route->kind == ROUTE_HBONE;
+    int r;
+
     workload_ref(local);
-    s->fd = -1;
-    stream_close(s, BRUMA_REASON_NONE, NULL, false);
-    relay_start(&request);
+    r = connection_describe(&p->c, local, route->upstream, route->service,
+                            tunnel ? route->upstream->identity : NULL, NULL,
+                            tunnel ? route->authority : NULL);
+    if (r < 0) {
+        workload_unref(local);
+        return r;
+    }
+    route->upstream = NULL;
+    route->service = NULL;
+    connection_open(&p->c, &route->target);
+    return 0;
 }
 
-static void go_tunnel(struct stream *s, const struct workload *local)
+static void go_tunnel(struct pending *p, struct route *route)
 {
-    workload_ref(local);
-    workload_ref(s->route.upstream);
-    if (s->route.service)
-        service_ref(s->route.service);
-    if (connection_describe(&s->c, local, s->route.upstream, s->route.service, s->route.upstream->identity,
-                            NULL, s->route.authority) < 0) {
-        workload_unref(local);
-        workload_unref(s->route.upstream);
-        service_unref(s->route.service);
-        stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+    struct stream *s = stream_take(&p->c, p->fd, &stream_events);
+
+    if (!s) {
+        pending_refuse(p, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
         return;
     }
-    connection_open(&s->c, &s->route.target);
+    pending_over(p);
+    s->expected_service = route->expected_service;
+    route->expected_service = NULL;
     find_tunnel(s);
+}
+
+static void go(struct pending *p, const struct workload *local, struct route *route)
+{
+    if (describe(p, local, route) < 0)
+        pending_refuse(p, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+    else if (route->kind == ROUTE_HBONE)
+        go_tunnel(p, route);
+    else
+        pending_relay(p, &route->target);
 }
 
 static bool worth_waiting(struct worker_pod *wp)
@@ -173,10 +182,10 @@ static bool worth_waiting(struct worker_pod *wp)
  * that had it before. The kernel is not asked for each connection: that an address is not the pod's holds for
  * a moment.
  */
-static bool is_to_itself(struct stream *s)
+static bool is_to_itself(const struct connection *c)
 {
-    const struct addr *to = &s->c.destination.addr;
-    struct worker_pod *wp = s->c.wp;
+    const struct addr *to = &c->destination.addr;
+    struct worker_pod *wp = c->wp;
     struct worker *w = wp->worker;
     uint32_t hash = 0;
     size_t at;
@@ -195,65 +204,58 @@ static bool is_to_itself(struct stream *s)
     return false;
 }
 
-/* Destinations outside the mesh wait for nothing, those in it for the pod's certificate alone. Who the pod is
- * the agent has told; the mesh may learn of it later. */
-static bool check(struct waiter *waiter, bool timed_out)
+static void find_route(const struct connection *c, const struct workload *local, struct route *ret)
 {
-    struct stream *s = container_of(waiter, struct stream, waiter);
-    const struct workload *local = worker_pod_source(s->c.wp);
-    struct worker *w = connection_worker(&s->c);
+    struct worker *w = connection_worker(c);
 
-    if (!s->routed && is_to_itself(s))
-        s->route = (struct route){.kind = ROUTE_PASSTHROUGH, .target = s->c.destination};
-    else if (!s->routed)
-        route_outbound(w->state, local, &s->c.destination, &w->random, &s->route);
-    s->routed = true;
-    switch (s->route.kind) {
-    case ROUTE_FAILED:
-        stream_close(s, s->route.reason, s->route.detail[0] ? s->route.detail : NULL, true);
-        break;
-    case ROUTE_PASSTHROUGH:
-    case ROUTE_TCP:
-        go_plain(s, local);
-        break;
-    case ROUTE_HBONE:
-        if (!timed_out && worth_waiting(s->c.wp))
-            return false;
-        if (!worker_pod_workload(s->c.wp) && !rcu_read(s->c.wp->pod->identity))
-            /* not even its trust domain is known, so nobody was asked for a certificate */
-            stream_close(s, BRUMA_REASON_SOURCE_UNKNOWN, NULL, true);
-        else
-            go_tunnel(s, local);
-        break;
-    }
-    return true;
+    if (is_to_itself(c))
+        *ret = (struct route){.kind = ROUTE_PASSTHROUGH, .target = c->destination};
+    else
+        route_outbound(w->state, local, &c->destination, &w->random, ret);
 }
 
-static const struct stream_events events = {
-    .tunnel_ready = tunnel_ready,
-    .tunnel_lost = tunnel_lost,
-    .answered = answered,
-};
+/* Destinations outside the mesh wait for nothing, those in it for the pod's certificate alone; where to is
+ * looked up again behind that. Who the pod is the agent has told; the mesh may learn of it later. */
+static enum admission_step place(struct admission *a, bool timed_out)
+{
+    struct pending *p = pending_of(a);
+    struct worker_pod *wp = p->c.wp;
+    const struct workload *local = worker_pod_source(wp);
+    struct route route;
+
+    if (p->waits && !timed_out && worth_waiting(wp))
+        return ADMISSION_WAITS;
+    find_route(&p->c, local, &route);
+    if (route.kind == ROUTE_HBONE && !p->waits && worth_waiting(wp)) {
+        route_release(&route);
+        return ADMISSION_WAITS;
+    }
+    if (route.kind == ROUTE_FAILED)
+        pending_refuse(p, route.reason, route.detail[0] ? route.detail : NULL);
+    else if (route.kind == ROUTE_HBONE && !worker_pod_workload(wp) && !rcu_read(wp->pod->identity))
+        /* not even its trust domain is known, so nobody was asked for a certificate */
+        pending_refuse(p, BRUMA_REASON_SOURCE_UNKNOWN, NULL);
+    else
+        go(p, local, &route);
+    route_release(&route);
+    return ADMISSION_OVER;
+}
+
+static const struct admission_ops ops = {.place = place, .refused = pending_refused};
 
 void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
                      const struct endpoint *destination)
 {
-    struct stream *s = stream_new(wp, false, fd, client, destination, &events);
     enum bruma_reason reason;
+    struct pending p;
 
-    if (!s) {
-        close(fd);
-        return;
-    }
-    if (!quota_allows(wp, &s->c.quota, &reason)) {
-        stream_close(s, reason, NULL, true);
-        return;
-    }
+    pending_init(&p, wp, &ops, false, fd, client, destination);
+    if (!quota_allows(wp, &p.c.quota, &reason))
+        pending_refuse(&p, reason, NULL);
     /* Captured connections carry their true destination; one that names this pod has dialed the listener
      * itself. */
-    if (addr_is_loopback(&destination->addr) || pod_has_address(wp->pod, &destination->addr)) {
-        stream_close(s, BRUMA_REASON_SELF_CALL, NULL, true);
-        return;
-    }
-    worker_wait(wp, &s->waiter, wp->worker->settings->source_timeout, check);
+    else if (addr_is_loopback(&destination->addr) || pod_has_address(wp->pod, &destination->addr))
+        pending_refuse(&p, BRUMA_REASON_SELF_CALL, NULL);
+    else
+        pending_decide(&p);
 }

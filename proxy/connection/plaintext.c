@@ -3,93 +3,41 @@
 #include "proxy/connection/plaintext.h"
 
 #include "bruma/mesh.h"
-#include "proxy/connection/relay.h"
+#include "proxy/connection/pending.h"
 #include "proxy/socket/socket.h"
-#include "proxy/worker/connection.h"
 
-/* A connection that waits for its pod to be known. */
-struct plaintext_waiter {
-    struct waiter waiter;
-    struct connection c;
-    int fd;
-    bool policy_waited;
-};
-
-static void finish(struct plaintext_waiter *p, enum bruma_reason reason)
+static enum admission_step place(struct admission *a, bool timed_out)
 {
-    struct loop *loop = connection_worker(&p->c)->loop;
+    const struct workload *local;
+    enum admission_step step;
 
-    worker_wait_cancel(&p->waiter);
-    if (p->fd >= 0) {
-        socket_reset_on_close(p->fd);
-        close(p->fd);
-    }
-    connection_close(&p->c, reason, NULL);
-    loop_free_later(loop, p);
+    return admission_needs_workload(a, timed_out, &local, &step) ? ADMISSION_POLICIES : step;
 }
 
-static void abort_connection(struct connection *c, enum bruma_reason reason, const char *detail)
+static void open_connection(struct admission *a)
 {
-    (void)detail;
-    finish(container_of(c, struct plaintext_waiter, c), reason);
-}
+    struct connection *c = a->c;
+    const struct workload *local = worker_pod_workload(c->wp),
+                          *source = state_workload_by_address(connection_worker(c)->state, &c->client.addr);
 
-static void go(struct plaintext_waiter *p, const struct workload *local)
-{
-    struct worker *w = connection_worker(&p->c);
-    struct relay_request request;
-
-    request = (struct relay_request){
-        .wp = p->c.wp,
-        .fd = p->fd,
-        .inbound = true,
-        .client = p->c.client,
-        .destination = p->c.destination,
-        .target = p->c.destination,
-        .source = state_workload_by_address(w->state, &p->c.client.addr),
-        .upstream = local,
-    };
-    p->fd = -1;
-    if (request.source)
-        workload_ref(request.source);
+    if (source)
+        workload_ref(source);
     workload_ref(local);
-    finish(p, BRUMA_REASON_NONE);
-    relay_start(&request);
+    connection_describe(c, source, local, NULL, NULL, NULL, NULL);
+    connection_open(c, &c->destination);
 }
 
-/* As in inbound.c; the relay asks the policies once more, and for good. */
-static bool decide(struct waiter *waiter, bool timed_out)
+static void allowed(struct admission *a)
 {
-    struct plaintext_waiter *p = container_of(waiter, struct plaintext_waiter, waiter);
-    const struct workload *local = worker_pod_workload(p->c.wp);
-    enum bruma_reason reason;
-    char detail[256];
-
-    if (!local) {
-        finish(p, BRUMA_REASON_SOURCE_UNKNOWN);
-        return true;
-    }
-    if (connection_authorize(&p->c, timed_out, &reason, detail, sizeof(detail)) == CONNECTION_UNDECIDED) {
-        telemetry_policy_wait(connection_worker(&p->c)->telemetry, &p->policy_waited);
-        return false;
-    }
-    go(p, local);
-    return true;
+    pending_relay(pending_of(a), &a->c->destination);
 }
 
-static bool check(struct waiter *waiter, bool timed_out)
-{
-    struct plaintext_waiter *p = container_of(waiter, struct plaintext_waiter, waiter);
-    struct worker_pod *wp = p->c.wp;
-
-    if (worker_pod_workload(wp)) {
-        worker_wait(wp, &p->waiter, wp->worker->settings->policy_timeout, decide);
-        return true;
-    }
-    if (timed_out)
-        finish(p, BRUMA_REASON_SOURCE_UNKNOWN);
-    return timed_out;
-}
+static const struct admission_ops ops = {
+    .place = place,
+    .open = open_connection,
+    .allowed = allowed,
+    .refused = pending_refused,
+};
 
 static bool reserved(uint16_t port)
 {
@@ -108,29 +56,22 @@ static bool is_for_pod(struct worker_pod *wp, const struct addr *destination, co
 void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
                       const struct endpoint *destination, const struct endpoint *arrival)
 {
-    struct plaintext_waiter *p = calloc(1, sizeof(*p));
     enum bruma_reason reason;
+    struct pending p;
 
-    if (!p) {
-        close(fd);
-        return;
-    }
-    p->fd = fd;
-    list_init(&p->waiter.node);
-    loop_timer_init(&p->waiter.timer, NULL);
-    connection_init(&p->c, wp, true, client, destination, abort_connection);
+    pending_init(&p, wp, &ops, true, fd, client, destination);
     if (reserved(destination->port) || worker_pod_listens(wp, destination->port)) {
-        finish(p, BRUMA_REASON_SELF_CALL);
+        pending_refuse(&p, BRUMA_REASON_SELF_CALL, NULL);
         return;
     }
     if (!is_for_pod(wp, &destination->addr, &arrival->addr)) {
-        finish(p, BRUMA_REASON_NOT_OF_POD);
+        pending_refuse(&p, BRUMA_REASON_NOT_OF_POD, NULL);
         return;
     }
-    if (!quota_allows(wp, &p->c.quota, &reason)) {
-        finish(p, reason);
+    if (!quota_allows(wp, &p.c.quota, &reason)) {
+        pending_refuse(&p, reason, NULL);
         return;
     }
     socket_bind_arrival(wp->worker, wp->pod, fd, client);
-    worker_wait(wp, &p->waiter, wp->worker->settings->source_timeout, check);
+    pending_decide(&p);
 }

@@ -3,7 +3,7 @@
 #include "proxy/connection/pressure.h"
 
 #include "lib/log.h"
-#include "proxy/connection/worker_thread.h"
+#include "proxy/connection/worker_post.h"
 #include "proxy/hbone/tunnel.h"
 #include "proxy/memory/memory.h"
 #include "proxy/socket/lingering.h"

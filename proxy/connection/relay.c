@@ -430,39 +430,21 @@ static void dial(struct relay *r, const struct endpoint *target)
     loop_timer_set(w->loop, &r->timer, w->settings->connect_timeout);
 }
 
-static void release(const struct relay_request *q)
-{
-    workload_unref(q->source);
-    workload_unref(q->upstream);
-    service_unref(q->service);
-}
-
-void relay_start(const struct relay_request *q)
+int relay_start(struct connection *c, int fd, const struct endpoint *target)
 {
     struct relay *r = calloc(1, sizeof(*r));
-    enum bruma_reason reason;
-    char detail[256];
 
-    if (!r) {
-        release(q);
-        close(q->fd);
-        return;
-    }
+    if (!r)
+        return -ENOMEM;
     for (int i = 0; i < 2; i++) {
         r->sides[i].fd = -1;
         r->sides[i].watch.fd = -1;
     }
-    r->sides[FRONT].fd = q->fd;
+    r->sides[FRONT].fd = fd;
     loop_timer_init(&r->timer, on_timer);
-    connection_init(&r->c, q->wp, q->inbound, &q->client, &q->destination, abort_connection);
-    socket_keepalive(q->wp->worker->settings, q->fd);
-    quota_take(q->wp, NULL, &r->second);
-    connection_describe(&r->c, q->source, q->upstream, q->service, NULL, NULL, NULL);
-    connection_open(&r->c, q->inbound ? &q->destination : &q->target);
-    if (q->inbound &&
-        connection_authorize(&r->c, true, &reason, detail, sizeof(detail)) == CONNECTION_DENIED) {
-        relay_close(r, reason, detail, true);
-        return;
-    }
-    dial(r, &q->target);
+    connection_move(&r->c, c, abort_connection);
+    socket_keepalive(connection_worker(&r->c)->settings, fd);
+    quota_take(r->c.wp, NULL, &r->second);
+    dial(r, target);
+    return 0;
 }

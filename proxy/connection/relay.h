@@ -5,19 +5,11 @@
 
 #include "proxy/worker/connection.h"
 
-struct relay_request {
-    struct worker_pod *wp;
-    int fd; /* accepted; taken */
-    bool inbound;
-    struct endpoint client, destination; /* as in struct connection */
-    struct endpoint target;              /* to dial */
-    /* referenced; taken */
-    const struct workload *source, *upstream;
-    const struct service *service;
-};
-
-/* inbound: asks the policies first, then connects to the pod's application; else dials target from the pod.
- * Both sockets are reset if that fails. */
-void relay_start(const struct relay_request *request);
+/*
+ * Takes over a connection that is open to telemetry, with its accepted socket, and connects to target:
+ * inbound to the pod's application, else from the pod. Both sockets are reset if that fails. -ENOMEM: nothing
+ * was taken.
+ */
+int relay_start(struct connection *c, int fd, const struct endpoint *target);
 
 #endif

@@ -10,20 +10,12 @@
 
 #define TRACEPARENT_LEN 56 /* with the NUL */
 
-struct request *request_new(void)
+void request_clear(struct request *request)
 {
-    return calloc(1, sizeof(struct request));
-}
-
-void request_free(struct request *request)
-{
-    if (!request)
-        return;
     free(request->authority);
     free(request->baggage);
     free(request->forwarded);
     free(request->forwarded_network);
-    free(request);
 }
 
 static nghttp2_nv header(const char *name, size_t name_len, const char *value, size_t value_len,
@@ -64,8 +56,8 @@ static size_t forwarded(const struct stream *s, char *buf, size_t size)
     int n;
 
     endpoint_format(&s->c.client, client);
-    if (s->route.service)
-        n = snprintf(buf, size, "for=\"%s\";host=%s", client, s->route.service->hostname);
+    if (s->c.flow.service)
+        n = snprintf(buf, size, "for=\"%s\";host=%s", client, s->c.flow.service->hostname);
     else
         n = snprintf(buf, size, "for=\"%s\"", client);
     return n < 0 ? 0 : (size_t)n < size ? (size_t)n : size - 1;
@@ -76,13 +68,13 @@ int request_submit(struct tunnel *t, struct stream *s)
     char baggage[1024], trace[TRACEPARENT_LEN], by[512];
     size_t baggage_len = baggage_format(s->c.flow.source, baggage, sizeof(baggage));
     size_t by_len = forwarded(s, by, sizeof(by));
+    const char *authority = s->c.flow.hbone_authority;
     nghttp2_nv nv[5];
     int32_t id;
 
     traceparent(t->wp->worker, trace);
     nv[0] = HEADER(":method", "CONNECT", 7, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE);
-    nv[1] =
-        HEADER(":authority", s->route.authority, strlen(s->route.authority), NGHTTP2_NV_FLAG_NO_COPY_NAME);
+    nv[1] = HEADER(":authority", authority, strlen(authority), NGHTTP2_NV_FLAG_NO_COPY_NAME);
     nv[2] = HEADER("baggage", baggage, baggage_len, NGHTTP2_NV_FLAG_NO_COPY_NAME);
     /* these two never come again: they would only push useful entries out of the header table */
     nv[3] = HEADER("forwarded", by, by_len, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_INDEX);

@@ -5,8 +5,8 @@
 
 #include "proxy/hbone/stream.h"
 
-struct request *request_new(void);
-void request_free(struct request *request); /* NULL is fine */
+/* Frees what was kept; the struct is the caller's. */
+void request_clear(struct request *request);
 
 /* Forwarded, traceparent and baggage beside method and authority, queued in the session. The stream's id is
  * set. 0 or -errno. */

@@ -6,7 +6,6 @@
 #include <string.h>
 #include <sys/uio.h>
 
-#include "proxy/hbone/request.h"
 #include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
 
@@ -27,8 +26,7 @@ static void abort_connection(struct connection *c, enum bruma_reason reason, con
     stream_close(container_of(c, struct stream, c), reason, detail, true);
 }
 
-struct stream *stream_new(struct worker_pod *wp, bool inbound, int fd, const struct endpoint *client,
-                          const struct endpoint *destination, const struct stream_events *events)
+static struct stream *stream_alloc(int fd, const struct stream_events *events)
 {
     struct stream *s = calloc(1, sizeof(*s));
 
@@ -40,10 +38,28 @@ struct stream *stream_new(struct worker_pod *wp, bool inbound, int fd, const str
     list_init(&s->tunnel_node);
     list_init(&s->held_node);
     list_init(&s->touched_node);
-    list_init(&s->waiter.node);
-    loop_timer_init(&s->waiter.timer, NULL);
     loop_timer_init(&s->timer, on_timer);
-    connection_init(&s->c, wp, inbound, client, destination, abort_connection);
+    return s;
+}
+
+struct stream *stream_new(struct worker_pod *wp, const struct endpoint *client,
+                          const struct endpoint *destination, const struct stream_events *events)
+{
+    struct stream *s = stream_alloc(-1, events);
+
+    if (!s)
+        return NULL;
+    s->state = STREAM_DIALING;
+    connection_init(&s->c, wp, true, client, destination, abort_connection);
+    return s;
+}
+
+struct stream *stream_take(struct connection *c, int fd, const struct stream_events *events)
+{
+    struct stream *s = stream_alloc(fd, events);
+
+    if (s)
+        connection_move(&s->c, c, abort_connection);
     return s;
 }
 
@@ -105,7 +121,6 @@ void stream_close(struct stream *s, enum bruma_reason reason, const char *detail
             tunnel_reset_stream(s->tunnel, s, NGHTTP2_CANCEL);
         }
     }
-    worker_wait_cancel(&s->waiter); /* inbound ones wait too, while their tunnel may go */
     s->state = STREAM_CLOSED;
     list_del(&s->held_node);
     list_del(&s->touched_node);
@@ -117,9 +132,9 @@ void stream_close(struct stream *s, enum bruma_reason reason, const char *detail
     free(s->pending);
     s->gathered = NULL;
     s->pending = NULL;
-    request_free(s->request);
-    s->request = NULL;
-    route_release(&s->route);
+    if (s->request)
+        s->events->abandoned(s);
+    service_unref(s->expected_service);
     connection_close(&s->c, reason, detail);
     loop_free_later(w->loop, s);
 }

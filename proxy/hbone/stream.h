@@ -9,9 +9,9 @@
 #include "proxy/worker/connection.h"
 
 enum stream_state {
-    STREAM_WAITING,   /* outbound: for the pod's workload or certificate, or for a tunnel */
+    STREAM_WAITING,   /* outbound: for a tunnel */
     STREAM_REQUESTED, /* outbound: CONNECT is on its way */
-    STREAM_DIALING,   /* inbound: connecting to the application */
+    STREAM_DIALING,   /* inbound: not answered yet; in the end, connecting to the application */
     STREAM_OPEN,
     STREAM_CLOSED, /* freed at the end of the turn */
 };
@@ -27,6 +27,8 @@ struct stream_events {
     /* Inbound: its request has arrived whole; the connect to the application has succeeded or failed. */
     void (*requested)(struct stream *stream);
     void (*dialed)(struct stream *stream);
+    /* Inbound: called when it ends before its request was answered, and needs stream.request no more. */
+    void (*abandoned)(struct stream *stream);
 };
 
 struct stream {
@@ -52,7 +54,8 @@ struct stream {
     bool write_closed;  /* shutdown(SHUT_WR) was done */
     bool app_reset;     /* the application has reset its connection: what it said before is still passed on */
     bool lingers;       /* the tunnel has let go of it: the application's last bytes have their time */
-    uint8_t attempts;   /* tunnels tried */
+    uint8_t attempts;   /* outbound: tunnels tried */
+    int status;         /* outbound: of the answer to CONNECT */
 
     struct iovec *gathered; /* bytes of this turn, in worker.plain_in */
     unsigned gathered_len, gathered_size;
@@ -61,14 +64,8 @@ struct stream {
     size_t credit;    /* of the tunnel, that is given back as the application reads */
     size_t uncounted; /* of the pending bytes, those that did not come from the peer (a PROXY header) */
 
-    struct route route; /* outbound, once routed */
-    bool routed;
-    struct waiter waiter;
-    int status;               /* outbound: of the answer to CONNECT */
-    struct request *request;  /* inbound, until it is answered */
-    bool proxy_header;        /* inbound: the application expects a PROXY header */
-    bool policy_waited;       /* inbound: it has waited for a policy, and is counted */
-    struct endpoint original; /* inbound: the destination that header names */
+    const struct service *expected_service; /* outbound: as in struct route; referenced, or NULL */
+    struct request *request;                /* inbound, until it is answered: of who began the stream */
 };
 
 /* A CONNECT request while its headers arrive. */
@@ -80,10 +77,12 @@ struct request {
     bool too_large;
 };
 
-/* Takes fd, the application's socket; -1: none yet. events: of its direction; kept, not copied. NULL without
- * memory, and fd is the caller's still. */
-struct stream *stream_new(struct worker_pod *wp, bool inbound, int fd, const struct endpoint *client,
+/* Inbound: a peer's request begins. events: kept, not copied. NULL without memory. */
+struct stream *stream_new(struct worker_pod *wp, const struct endpoint *client,
                           const struct endpoint *destination, const struct stream_events *events);
+/* Outbound: takes over a connection that is open to telemetry, with the application's socket. NULL without
+ * memory, and both are the caller's still. */
+struct stream *stream_take(struct connection *c, int fd, const struct stream_events *events);
 /* Bytes may flow from here on: watches the application's socket. */
 void stream_open(struct stream *s);
 

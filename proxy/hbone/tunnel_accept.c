@@ -14,6 +14,7 @@ struct accept_waiter {
     int fd;
     struct endpoint peer, arrival;
     tunnel_request_fn begin;
+    bool waits; /* and is on the heap for it */
 };
 
 static void evict_waiter(struct handshake *h)
@@ -42,8 +43,6 @@ static bool accept_check(struct waiter *waiter, bool timed_out)
 
     if ((!context || !known) && !timed_out && !(known && worker_pod_identity_failed(wp, why, sizeof(why)))) {
         tls_context_unref(context);
-        if (list_empty(&a->handshake.node))
-            handshake_begin(wp, &a->handshake);
         return false;
     }
     handshake_end(wp, &a->handshake);
@@ -58,30 +57,45 @@ static bool accept_check(struct waiter *waiter, bool timed_out)
         close(a->fd);
     tls_context_unref(context);
     worker_connection_end(wp);
-    free(a);
+    if (a->waits)
+        free(a);
     return true;
+}
+
+static void refuse(struct accept_waiter *a, enum bruma_reason reason)
+{
+    telemetry_early_deny(a->wp->worker->telemetry, REPORTER_DESTINATION, &a->peer, &a->arrival, reason, NULL);
+    quota_release(a->wp, &a->peer.addr, &a->quota);
+    close(a->fd);
 }
 
 void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, const struct endpoint *arrival,
                    tunnel_request_fn begin)
 {
-    struct accept_waiter *a = calloc(1, sizeof(*a));
+    struct accept_waiter now = {.wp = wp, .fd = fd, .peer = *peer, .arrival = *arrival, .begin = begin}, *a;
     enum bruma_reason reason;
 
-    if (!a) {
-        close(fd);
-        return;
-    }
-    *a = (struct accept_waiter){.wp = wp, .fd = fd, .peer = *peer, .arrival = *arrival, .begin = begin};
-    handshake_init(&a->handshake, evict_waiter);
-    quota_take(wp, &peer->addr, &a->quota);
-    if (!quota_allows(wp, &a->quota, &reason)) {
-        telemetry_early_deny(wp->worker->telemetry, REPORTER_DESTINATION, peer, arrival, reason, NULL);
-        quota_release(wp, &peer->addr, &a->quota);
-        close(fd);
-        free(a);
+    quota_take(wp, &peer->addr, &now.quota);
+    if (!quota_allows(wp, &now.quota, &reason)) {
+        refuse(&now, reason);
         return;
     }
     worker_connection_begin(wp);
-    worker_wait(wp, &a->waiter, wp->worker->settings->source_timeout, accept_check);
+    handshake_init(&now.handshake, evict_waiter);
+    waiter_init(&now.waiter, wp, accept_check);
+    if (accept_check(&now.waiter, false))
+        return;
+    a = malloc(sizeof(*a));
+    if (!a) {
+        refuse(&now, BRUMA_REASON_OUT_OF_RESOURCES);
+        worker_connection_end(wp);
+        return;
+    }
+    *a = now;
+    a->waits = true;
+    handshake_init(&a->handshake, evict_waiter);
+    waiter_init(&a->waiter, wp, accept_check);
+    waiter_set_time(&a->waiter, wp->worker->settings->source_timeout);
+    worker_wait(&a->waiter);
+    handshake_begin(wp, &a->handshake);
 }

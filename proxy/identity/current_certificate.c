@@ -41,15 +41,15 @@ struct tls_context *current_certificate_get(struct current_certificate *c)
     return context;
 }
 
-bool current_certificate_hopeless(struct current_certificate *c, char *text, size_t size)
+bool current_certificate_has_failed(struct current_certificate *c, char *text, size_t size)
 {
-    bool hopeless;
+    bool has_failed;
 
     pthread_mutex_lock(&c->lock);
     snprintf(text, size, "%s", c->failure);
-    hopeless = c->hopeless && !current_certificate_usable(c);
+    has_failed = c->has_failed && !current_certificate_usable(c);
     pthread_mutex_unlock(&c->lock);
-    return hopeless;
+    return has_failed;
 }
 
 void current_certificate_set(struct current_certificate *c, struct tls_context *context)
@@ -71,11 +71,11 @@ uint64_t current_certificate_time_left(const struct current_certificate *c)
     return left <= 0 ? 0 : left > INT64_MAX / 1000 ? INT64_MAX : (uint64_t)left * 1000;
 }
 
-void current_certificate_failed(struct current_certificate *c, bool hopeless, const char *failure)
+void current_certificate_failed(struct current_certificate *c, bool has_failed, const char *failure)
 {
     pthread_mutex_lock(&c->lock);
     snprintf(c->failure, sizeof(c->failure), "%s", failure);
-    c->hopeless = hopeless;
+    c->has_failed = has_failed;
     pthread_mutex_unlock(&c->lock);
 }
 

@@ -14,7 +14,7 @@ struct current_certificate {
     pthread_mutex_t lock;        /* guards what follows */
     struct tls_context *context; /* NULL: none */
     int64_t received_at;         /* wall seconds; of the context */
-    bool hopeless;               /* waiting for the CA will not help */
+    bool has_failed;             /* waiting for the CA will not help */
     char failure[240];           /* of the last one, by its name; "" after a success */
 };
 
@@ -25,7 +25,7 @@ void current_certificate_destroy(struct current_certificate *current);
 /* Any thread. A reference for the caller, or NULL while there is none that is good by the wall clock. */
 struct tls_context *current_certificate_get(struct current_certificate *current);
 /* Any thread. There is none, and waiting will not bring one soon. text: the last failure in any case. */
-bool current_certificate_hopeless(struct current_certificate *current, char *text, size_t size);
+bool current_certificate_has_failed(struct current_certificate *current, char *text, size_t size);
 
 /* Control thread, as all that follows. Takes the reference; NULL: there is none any more. */
 void current_certificate_set(struct current_certificate *current, struct tls_context *context);
@@ -33,7 +33,7 @@ void current_certificate_set(struct current_certificate *current, struct tls_con
 bool current_certificate_usable(const struct current_certificate *current);
 /* Milliseconds to the end of the one that there is; 0 if that has come. */
 uint64_t current_certificate_time_left(const struct current_certificate *current);
-void current_certificate_failed(struct current_certificate *current, bool hopeless, const char *failure);
+void current_certificate_failed(struct current_certificate *current, bool has_failed, const char *failure);
 /* The CA has answered as it should. */
 void current_certificate_succeeded(struct current_certificate *current);
 

@@ -55,7 +55,7 @@ struct tls_context *identity_context(struct identity *i)
 
 bool identity_has_failed(struct identity *i, char *text, size_t size)
 {
-    return current_certificate_hopeless(&i->current, text, size);
+    return current_certificate_has_failed(&i->current, text, size);
 }
 
 const char *identity_uri(const struct identity *i)
@@ -109,17 +109,17 @@ static void done(struct identity *i)
 static void failed(struct identity *i, enum bruma_reason reason, const char *text)
 {
     char failure[sizeof(i->current.failure)];
-    bool hopeless;
+    bool has_failed;
 
     snprintf(i->error, sizeof(i->error), "%s", text);
     log_warn("no certificate\tidentity=\"%s\" reason=\"%s\" error=\"%s\" retry=%llums", i->uri,
              reason_name(reason), text, (unsigned long long)i->backoff);
     if (!i->failures++)
         i->failing_since = i->last_request;
-    hopeless = (reason == BRUMA_REASON_CA_REFUSED && i->failures >= REFUSALS_KNOWN) ||
-               loop_now(i->store->loop) - i->failing_since >= i->store->config.patience;
+    has_failed = (reason == BRUMA_REASON_CA_REFUSED && i->failures >= REFUSALS_KNOWN) ||
+                 loop_now(i->store->loop) - i->failing_since >= i->store->config.patience;
     snprintf(failure, sizeof(failure), "%s: %s", reason_name(reason), text);
-    current_certificate_failed(&i->current, hopeless, failure);
+    current_certificate_failed(&i->current, has_failed, failure);
     retry(i);
     i->store->config.changed(i->store->config.data, i);
 }

@@ -13,7 +13,7 @@
 #include "lib/cleanup.h"
 #include "lib/log.h"
 #include "lib/seqpacket.h"
-#include "proxy/connection/worker_thread.h"
+#include "proxy/connection/worker_post.h"
 #include "proxy/memory/memory.h"
 #include "proxy/pod/live_connections.h"
 #include "proxy/pod/pod.h"

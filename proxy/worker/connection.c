@@ -23,6 +23,15 @@ void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, 
     worker_connection_begin(wp);
 }
 
+void connection_move(struct connection *to, struct connection *from,
+                     void (*abort)(struct connection *, enum bruma_reason, const char *))
+{
+    *to = *from;
+    to->abort = abort;
+    list_add_tail(&from->node, &to->node); /* in its place */
+    list_del(&from->node);
+}
+
 static char *append(char **at, const char *text)
 {
     char *begin = *at;

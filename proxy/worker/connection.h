@@ -28,6 +28,11 @@ void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, 
                      const struct endpoint *destination,
                      void (*abort)(struct connection *, enum bruma_reason, const char *));
 
+/* All that a connection is goes to another struct: what was accepted becomes a stream, for one. from is no
+ * connection any more. abort: as above. */
+void connection_move(struct connection *to, struct connection *from,
+                     void (*abort)(struct connection *, enum bruma_reason, const char *));
+
 /* What the flow is known by. Workloads and the service must be referenced for the connection, which gives
  * them back. peer_identity, baggage and authority are copied; each may be NULL. -ENOMEM leaves the connection
  * as it was (references included). */

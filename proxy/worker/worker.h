@@ -76,7 +76,7 @@ struct worker_pod {
     struct list clients[1 << WORKER_POOL_BITS]; /* tunnels that we opened, by destination: the pool */
     struct list handshakes;                     /* struct handshake */
     unsigned handshakes_len;
-    struct list waiting;                 /* struct waiter: need the pod's workload or certificate */
+    struct list waiting;                 /* struct waiter */
     const struct workload *local;        /* referenced; the pod's own workload, or NULL while unknown */
     bool local_stale;                    /* the mesh state has changed since local was looked up */
     struct delivery_ports ports;         /* of deliveries to the application that are over */
@@ -99,25 +99,34 @@ struct worker_pod {
 void worker_connection_begin(struct worker_pod *wp);
 void worker_connection_end(struct worker_pod *wp);
 
-/* Somebody who waits until the pod is known and has a certificate. Called again after each change, and with
- * timed_out when the time is over. */
+/* Somebody who waits for something of the pod: its workload, its certificate, its policies. Checked again
+ * after each change, and with timed_out when the time is over. */
 struct waiter {
-    struct list node;
+    struct list node; /* in worker_pod.waiting */
     struct loop_timer timer;
     struct worker_pod *pod;
-    /* True: done with waiting (the waiter may be gone). */
+    uint64_t until; /* loop_now() */
+    /* Called on the worker's own thread, when something has changed or the time is over. True: done with
+     * waiting (the waiter may be gone). False: it waits on; it has given itself a new time if the old one is
+     * over. */
     bool (*check)(struct waiter *waiter, bool timed_out);
 };
 
-/* Calls check at once, and waits only if it says false. check may begin another wait of the same waiter. */
-void worker_wait(struct worker_pod *wp, struct waiter *waiter, uint64_t milliseconds,
-                 bool (*check)(struct waiter *, bool));
+/* It waits for nothing yet. check: as in struct waiter. */
+void waiter_init(struct waiter *waiter, struct worker_pod *wp, bool (*check)(struct waiter *, bool));
+/* So long from now on; while it waits, for check alone to call. */
+void waiter_set_time(struct waiter *waiter, uint64_t milliseconds);
+/* It waits from here on. Who may not need to has called check before. */
+void worker_wait(struct waiter *waiter);
+/* May be repeated. */
 void worker_wait_cancel(struct waiter *waiter);
 
 /* Of worker_thread.c: the mesh state has changed. Who waits is asked again; live connections are judged
  * again. */
 void worker_pod_init_waiting(struct worker_pod *wp);
 void worker_check_waiting(struct worker_pod *wp);
+/* The pod goes: the time of all who wait is over. */
+void worker_end_waiting(struct worker_pod *wp);
 void worker_check_policies(struct worker_pod *wp);
 
 /* The pod's workload, or NULL while it is unknown; valid while the pod is. */

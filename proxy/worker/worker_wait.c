@@ -3,26 +3,41 @@
 #include "proxy/worker/connection.h"
 #include "proxy/worker/worker.h"
 
+static void enqueue(struct waiter *waiter)
+{
+    struct loop *loop = waiter->pod->worker->loop;
+    uint64_t now = loop_now(loop);
+
+    list_add_tail(&waiter->pod->waiting, &waiter->node);
+    loop_timer_set(loop, &waiter->timer, waiter->until > now ? waiter->until - now : 0);
+}
+
 static void on_wait_over(struct loop_timer *timer)
 {
     struct waiter *waiter = container_of(timer, struct waiter, timer);
 
     list_del(&waiter->node);
-    waiter->check(waiter, true);
+    if (!waiter->check(waiter, true))
+        enqueue(waiter);
 }
 
-void worker_wait(struct worker_pod *wp, struct waiter *waiter, uint64_t milliseconds,
-                 bool (*check)(struct waiter *, bool))
+void waiter_init(struct waiter *waiter, struct worker_pod *wp, bool (*check)(struct waiter *, bool))
 {
     list_init(&waiter->node);
     loop_timer_init(&waiter->timer, on_wait_over);
     waiter->pod = wp;
     waiter->check = check;
-    if (check(waiter, false))
-        return;
-    list_add_tail(&wp->waiting, &waiter->node);
-    loop_timer_set(wp->worker->loop, &waiter->timer, milliseconds);
-    pod_certificate_wanted(wp->pod);
+}
+
+void waiter_set_time(struct waiter *waiter, uint64_t milliseconds)
+{
+    waiter->until = loop_now(waiter->pod->worker->loop) + milliseconds;
+}
+
+void worker_wait(struct waiter *waiter)
+{
+    enqueue(waiter);
+    pod_certificate_wanted(waiter->pod->pod);
 }
 
 void worker_wait_cancel(struct waiter *waiter)
@@ -39,13 +54,21 @@ void worker_check_waiting(struct worker_pod *wp)
     list_splice(&waiting, &wp->waiting);
     while (!list_empty(&waiting)) {
         struct waiter *waiter = list_first(&waiting, struct waiter, node);
-        uint64_t due = waiter->timer.due, now = loop_now(wp->worker->loop);
 
         worker_wait_cancel(waiter);
-        if (waiter->check(waiter, false))
-            continue; /* the waiter may be gone */
-        list_add_tail(&wp->waiting, &waiter->node);
-        loop_timer_set(wp->worker->loop, &waiter->timer, due > now ? due - now : 0);
+        if (!waiter->check(waiter, false))
+            enqueue(waiter);
+    }
+}
+
+void worker_end_waiting(struct worker_pod *wp)
+{
+    while (!list_empty(&wp->waiting)) {
+        struct waiter *waiter = list_first(&wp->waiting, struct waiter, node);
+
+        worker_wait_cancel(waiter);
+        if (!waiter->check(waiter, true))
+            enqueue(waiter); /* for something else, of which the time is over too */
     }
 }
 

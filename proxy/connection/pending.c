@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/connection/pending.h"
+
+#include <stdlib.h>
+
+#include "proxy/connection/relay.h"
+#include "proxy/socket/socket.h"
+
+void pending_over(struct pending *p)
+{
+    if (p->waits)
+        loop_free_later(connection_worker(&p->c)->loop, p);
+}
+
+void pending_refuse(struct pending *p, enum bruma_reason reason, const char *detail)
+{
+    worker_wait_cancel(&p->admission.waiter);
+    socket_reset_on_close(p->fd);
+    close(p->fd);
+    connection_close(&p->c, reason, detail);
+    pending_over(p);
+}
+
+void pending_refused(struct admission *admission, int status, enum bruma_reason reason, const char *detail)
+{
+    (void)status;
+    pending_refuse(pending_of(admission), reason, detail);
+}
+
+static void abort_pending(struct connection *c, enum bruma_reason reason, const char *detail)
+{
+    pending_refuse(container_of(c, struct pending, c), reason, detail);
+}
+
+void pending_init(struct pending *p, struct worker_pod *wp, const struct admission_ops *ops, bool inbound,
+                  int fd, const struct endpoint *client, const struct endpoint *destination)
+{
+    p->fd = fd;
+    p->waits = false;
+    connection_init(&p->c, wp, inbound, client, destination, abort_pending);
+    admission_init(&p->admission, &p->c, ops);
+}
+
+void pending_decide(struct pending *now)
+{
+    struct pending *p;
+
+    if (admission_begin(&now->admission))
+        return;
+    p = malloc(sizeof(*p));
+    if (!p) {
+        pending_refuse(now, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+        return;
+    }
+    p->fd = now->fd;
+    p->waits = true;
+    connection_move(&p->c, &now->c, abort_pending);
+    admission_move(&p->admission, &now->admission, &p->c);
+    worker_wait(&p->admission.waiter);
+}
+
+void pending_relay(struct pending *p, const struct endpoint *target)
+{
+    if (relay_start(&p->c, p->fd, target) < 0)
+        pending_refuse(p, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+    else
+        pending_over(p);
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An accepted connection that is neither a stream nor a relay yet: it has a socket, and is decided upon. It
+ * lives on the stack of who accepted it, and on the heap only once it has to wait. Either it becomes a stream
+ * or a relay, which take over its socket and what it is (connection_move()), or it is refused.
+ */
+#ifndef PROXY_CONNECTION_PENDING_H
+#define PROXY_CONNECTION_PENDING_H
+
+#include "proxy/connection/admission.h"
+
+struct pending {
+    struct admission admission;
+    struct connection c;
+    int fd;
+    bool waits; /* and is on the heap for it */
+};
+
+/* Whose admission it is. Same lifetime. */
+static inline struct pending *pending_of(struct admission *admission)
+{
+    return container_of(admission, struct pending, admission);
+}
+
+/* Takes fd. ops: kept, not copied. */
+void pending_init(struct pending *pending, struct worker_pod *wp, const struct admission_ops *ops,
+                  bool inbound, int fd, const struct endpoint *client, const struct endpoint *destination);
+/* pending is over or elsewhere afterwards. */
+void pending_decide(struct pending *pending);
+
+/* Its end: the client sees a reset, the log the reason; NONE: nothing. detail may be NULL. */
+void pending_refuse(struct pending *pending, enum bruma_reason reason, const char *detail);
+/* The same, as admission_ops have it. */
+void pending_refused(struct admission *admission, int status, enum bruma_reason reason, const char *detail);
+/* Its end: described and open, it becomes a relay to target. */
+void pending_relay(struct pending *pending, const struct endpoint *target);
+/* Its end: what it became has its socket and its connection. */
+void pending_over(struct pending *pending);
+
+#endif
