@@ -42,7 +42,7 @@ struct agent {
     int64_t started_at;   /* CLOCK_REALTIME seconds */
     struct loop_timer tick, verify, forwards;
     uint64_t verify_rounds; /* in which the capture of each pod was looked at, since the start */
-    /* Verifies a pod of whose namespace something was heard; watchdog_start() sets it. */
+    /* Called on the loop: verifies a pod of whose namespace something was heard; watchdog_start() sets it. */
     void (*verify_pod)(struct agent *agent, struct pod *pod);
     DIR *search; /* /proc, while processes are looked for; see reap.c */
     struct loop_timer searching;

@@ -52,6 +52,7 @@ struct agent_settings {
 /* Returns 0, or -EINVAL with a sentence in error. *ret_first as in lib/settings.h. */
 int agent_settings_load(struct agent_settings *settings, int argc, char **argv, int *ret_first, char *error,
                         size_t error_size);
+/* Both write all settings: for --help, and for docs/settings.md. */
 void agent_settings_help(FILE *out);
 void agent_settings_markdown(FILE *out);
 

@@ -6,7 +6,7 @@
 #include "agent/agent.h"
 #include "agent/local/server.h"
 
-/* Data of a connection that begins with a cni- op, or NULL if there is no memory. */
+/* Data of a connection that begins with a cni- op; cni_role owns it. NULL if there is no memory. */
 void *cni_accept(struct agent *agent);
 extern const struct server_role cni_role;
 

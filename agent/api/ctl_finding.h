@@ -6,7 +6,7 @@
 #include "agent/agent.h"
 #include "agent/local/server.h"
 
-/* One finding of explain or doctor. reason NONE: neither reason nor advice. Returns ok. */
+/* One finding of explain or doctor. reason NONE: neither reason nor advice. Returns ok, true or false. */
 bool ctl_finding(struct connection *connection, const char *check, bool ok, enum bruma_reason reason,
                  const char *format, ...) __attribute__((format(printf, 5, 6)));
 

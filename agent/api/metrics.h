@@ -15,11 +15,11 @@ struct metrics;
 int metrics_open(struct agent *agent, struct metrics **ret);
 void metrics_close(struct metrics **metrics);
 
-/* NULL if the agent is ready: it can decide about pods, captures, and the runtime calls its plugin. Else why
- * not. */
+/* NULL if the agent is ready: it can decide about pods, captures, and the runtime calls its plugin.
+ * Else why not, valid until the loop goes on. */
 const char *agent_not_ready(const struct agent *agent);
 
-/* The page, allocated; NULL if there is no memory. */
+/* The page, which the caller frees, and its length in *ret_len; NULL if there is no memory. */
 char *metrics_page(const struct agent *agent, size_t *ret_len);
 
 #endif

@@ -34,6 +34,7 @@ struct grpc_client {
     bool gone;
 };
 
+/* A header of a request, as its client sent it. */
 struct header_copy {
     struct header_copy *next;
     char *value;

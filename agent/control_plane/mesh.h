@@ -28,8 +28,8 @@ struct mesh_local_pod {
     bool enrolled; /* its capture is verified: only then may HBONE be announced for it */
 };
 
-/* Called on the loop, never from inside a mesh_ function, when answers of the queries below may have changed.
- */
+/* Called on the loop, never from inside a mesh_ function, when answers of the queries below may have
+ * changed. */
 typedef void (*mesh_changed_fn)(void *data);
 
 /*

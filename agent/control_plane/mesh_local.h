@@ -29,8 +29,8 @@ struct mesh_pod {
     uint32_t generated_len;
 };
 
-/* The label of the workload, of its namespace, and for a namespace that the file does not list the protocol.
- */
+/* The label of the workload, of its namespace, and for a namespace that the file does not list the
+ * protocol. */
 bool mesh_workload_is_member(const struct mesh_file *file, const struct mesh_workload *workload);
 /* HBONE may be announced: a member that the file does not call TCP, and if it is a pod of this node (else
  * NULL), one whose capture is verified. */
@@ -43,8 +43,8 @@ size_t mesh_workload_tail(const struct mesh_file *file, const struct mesh_worklo
 /* The pod is in the mesh, or on its way out of it. */
 bool mesh_pod_is_member(const struct mesh_file *file, const struct mesh_pod *pod);
 
-/* The workload of a pod that the file does not name: uid and message, both freed by the caller. 0 or -ENOMEM.
- */
+/* The workload of a pod that the file does not name: uid and message, both freed by the caller. 0 or
+ * -ENOMEM. */
 int mesh_pod_generate(const struct mesh_pod *pod, const char *trust_domain, const char *node, char **ret_uid,
                       uint8_t **ret_message, uint32_t *ret_len);
 void mesh_pod_free(struct mesh_pod *pod);

@@ -7,8 +7,8 @@
 
 struct source;
 
-/* changed is called when another answer may be given about pods. Errors are those of mesh_new(); they are
- * logged. source_close() closes it. */
+/* changed is called when another answer may be given about pods. 0, -ENOMEM, or an error of mesh_new();
+ * they are logged. source_close() closes it. */
 int mesh_source_open(struct loop *loop, const struct agent_settings *settings, mesh_changed_fn changed,
                      void *data, struct source **ret);
 

@@ -38,35 +38,42 @@ struct xds_content {
 struct xds_resources;
 struct xds_subscriber;
 
+/* An empty store. 0 or -ENOMEM. */
 int xds_resources_new(struct xds_resources **ret);
 /* All subscribers are closed before. */
 void xds_resources_free(struct xds_resources **resources);
 
 /* Adds or replaces. 1 if something has changed for clients, 0 if not, -ENOMEM. */
 int xds_resources_put(struct xds_resources *resources, const struct xds_content *content);
-/* true if there was one. */
+/* True if there was one; subscribers that hold it are told. */
 bool xds_resources_remove(struct xds_resources *resources, const char *name);
 /* Two steps that replace a whole set: everything that is not put between them is removed. */
 void xds_resources_begin(struct xds_resources *resources);
+/* Here others are removed: 1 if any was, 0, or -ENOMEM: subscribers may not have heard of all. */
 int xds_resources_end(struct xds_resources *resources);
+/* How many there are, without those that were removed. */
 size_t xds_resources_count(const struct xds_resources *resources);
 
 /* ---- subscribers ---- */
 
-/* wildcard: everything; else only what xds_subscriber_add() names, and what is local. */
+/* wildcard: everything; else only what xds_subscriber_add() names, and what is local. 0 or -ENOMEM.
+ * Closed before the store is freed. */
 int xds_subscriber_open(struct xds_resources *resources, bool wildcard, struct xds_subscriber **ret);
 void xds_subscriber_close(struct xds_subscriber **subscriber);
+/* Whether it gets everything; it may be changed. 0 or -ENOMEM. */
 bool xds_subscriber_wildcard(const struct xds_subscriber *subscriber);
 int xds_subscriber_set_wildcard(struct xds_subscriber *subscriber, bool wildcard);
 
 /* The client holds this version from an earlier stream. A name that does not exist will be reported as
- * removed. */
+ * removed. 0 or -ENOMEM. */
 int xds_subscriber_holds(struct xds_subscriber *subscriber, const char *name, const char *version);
-/* The client asks for a resource by its name, by "network/address", or for a service with its endpoints. It
- * is answered even if the client has it already, or if there is no such thing. */
+/* The client asks for a resource by its name, by "network/address", or for a service with its
+ * endpoints. It is answered even if the client has it already, or if there is no such thing. 0 or
+ * -ENOMEM. */
 int xds_subscriber_add(struct xds_subscriber *subscriber, const char *key);
+/* It does not ask for that any more; what it holds it keeps hearing of. */
 void xds_subscriber_remove(struct xds_subscriber *subscriber, const char *key);
-/* Something is to be sent. */
+/* Whether there is something to send, or to say that there is no such thing. */
 bool xds_subscriber_pending(const struct xds_subscriber *subscriber);
 
 /* One resource to send. */
@@ -81,10 +88,12 @@ struct xds_entry {
 
 /* Frees what an entry holds. */
 void xds_entry_clear(struct xds_entry *entry);
-/* Takes up to max resources that the client should get; they count as sent. Returns how many, or -ENOMEM. */
+/* Takes up to max resources that the client should get; they count as sent. Returns how many entries
+ * are filled, which the caller clears, or -ENOMEM. */
 int xds_subscriber_take(struct xds_subscriber *subscriber, struct xds_entry *entries, size_t max);
-/* Takes up to max names of resources that the client should forget; freed by the caller. Only once there is
- * no resource left to take: a client must not lose what comes under another name before it has that. */
+/* Takes up to max names of resources that the client should forget; freed by the caller. Only once
+ * there is no resource left to take: a client must not lose what comes under another name before it has
+ * that. Returns how many, or -ENOMEM. */
 int xds_subscriber_take_removed(struct xds_subscriber *subscriber, char **names, size_t max);
 
 #endif

@@ -14,7 +14,7 @@
 struct xds_resource {
     char *name; /* NULL: the slot is free */
     uint64_t name_hash;
-    uint64_t version; /* of the content; see xds_version_format() */
+    uint64_t version; /* of the content; sent as 16 hexadecimal digits */
     const uint8_t *message;
     uint8_t *tail;
     uint32_t message_len, tail_len;
@@ -53,28 +53,31 @@ struct xds_subscriber {
     uint32_t absent_count;
 };
 
+/* The slot of that number, below resources->slots: never NULL, the store's. */
 static inline struct xds_resource *xds_slot(const struct xds_resources *resources, uint32_t slot)
 {
     return &resources->blocks[slot / XDS_BLOCK][slot % XDS_BLOCK];
 }
 
+/* The one of that name, also a removed one that somebody holds; NULL: none. The store's. */
 struct xds_resource *xds_find(const struct xds_resources *resources, const char *name);
-/* A slot for a name that is not there yet, not live. */
+/* A slot for a name that is not there yet, not live. 0 or -ENOMEM; *ret is the store's. */
 int xds_new_slot(struct xds_resources *resources, const char *name, struct xds_resource **ret);
 /* Frees the slot if the resource is gone and nobody holds it. */
 void xds_release(struct xds_resources *resources, struct xds_resource *resource);
 
-/* The value as it is sent; freed by the caller. */
+/* The value as it is sent; freed by the caller. 0 or -ENOMEM. */
 int xds_encode(const struct xds_resource *resource, uint8_t **ret, size_t *ret_len);
 
-/* Other names under which it can be asked for: addresses, and of a workload the services it belongs to. fn
- * returns true to stop. */
+/* Other names under which it can be asked for: addresses, and of a workload the services it belongs to.
+ * Called from xds_keys(), on its thread; key is valid during the call. True stops. */
 typedef bool (*xds_key_fn)(void *data, const struct xds_resource *resource, const char *key, bool address);
+/* Calls fn for each of them, before it returns. True if fn has stopped it. */
 bool xds_keys(const struct xds_resource *resource, xds_key_fn fn, void *data);
-/* From now on by_key is kept. */
+/* From now on by_key is kept. 0 or -ENOMEM. */
 int xds_resources_index_keys(struct xds_resources *resources);
 
-/* The subscriber shall look at it if it wants it or holds it. */
+/* The subscriber shall look at it if it wants it or holds it. 0 or -ENOMEM. */
 int xds_subscriber_notice(struct xds_subscriber *subscriber, const struct xds_resource *resource);
 
 #endif

@@ -16,8 +16,9 @@ struct install_file {
     struct stat st;
 };
 
-/* -EFBIG beyond INSTALL_FILE_MAX, -EINVAL if it is no file. */
+/* 0, -EFBIG beyond INSTALL_FILE_MAX, -EINVAL if it is no regular file, or -errno. */
 int install_file_read(const char *path, struct install_file *ret);
+/* Frees its text, and empties it. */
 void install_file_clear(struct install_file *file);
 
 /* Writes text beside path (behind symbolic links) and renames it there, with mode and owner of the file that
@@ -25,11 +26,11 @@ void install_file_clear(struct install_file *file);
  * be ignored: that is how a writer who comes in between is told. */
 int install_file_replace(const char *path, const struct install_file *read, const char *text, size_t len);
 
-/* Makes path of text, with the mode and owner of the file that was read from elsewhere. 1, or 0 if it says so
- * already. */
+/* Makes path of text, with the mode and owner of the file that was read from elsewhere. 1, 0 if it says so
+ * already, or -errno. */
 int install_file_make(const char *path, const struct install_file *like, const char *text, size_t len);
 
-/* Copies a program, mode 0755. 1 if it was another one before, 0 if it is there already. */
+/* Copies a program, mode 0755. 1 if it was another one before, 0 if it is there already, or -errno. */
 int install_file_copy(const char *from, const char *to);
 
 /* Removes what writers of ours have left in a directory when they were killed. */

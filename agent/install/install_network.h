@@ -19,8 +19,10 @@
 
 struct install_network {
     const char *directory;
-    const char *entry;            /* JSON; NULL: everything of ours goes */
-    int (*may_write)(void *data); /* asked before each write; -EBUSY: not now. NULL: always */
+    const char *entry; /* JSON; NULL: everything of ours goes */
+    /* Called before each write, on the thread of install_network_apply(). 0, or -EBUSY: not now. NULL:
+     * always. */
+    int (*may_write)(void *data);
     void *data;
     const char *own_name; /* of the list of our own, "02-bruma.conflist"; NULL: an earlier agent's is not
                              known either */

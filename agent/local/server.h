@@ -16,35 +16,40 @@
 struct server;
 struct connection;
 
+/* Who answers a connection: functions, all called on the loop's thread. */
 struct server_role {
     const char *name;
     bool patient; /* no time limit between messages */
-    /* Descriptors that are taken are set to -1 in fds; the others are closed afterwards. */
+    /* Called for each message, which is valid during the call. Descriptors that are taken are set to -1 in
+     * fds; the others are closed afterwards. */
     void (*message)(struct connection *connection, const cJSON *message, int *fds, size_t fds_len);
-    /* The queue was full and is empty again. May be NULL. */
+    /* Called when the queue is empty again after messages had to wait. May be NULL. */
     void (*drained)(struct connection *connection);
     /* The last call for this connection, at the peer's end or after connection_close(). May be NULL. */
     void (*closed)(struct connection *connection);
 };
 
-/* Says who answers a connection that begins with op; NULL: nobody. *ret_data becomes the connection's data.
- */
+/* Called on the loop's thread, once for each connection: says who answers one that begins with op.
+ * *ret_data becomes the connection's data. A static role; NULL: nobody. */
 typedef const struct server_role *(*server_route_fn)(void *data, const char *op, void **ret_data);
 
+/* Listens at path, for root alone. 0, -ENOMEM, or -errno: nothing is left at path. */
 int server_open(struct loop *loop, const char *path, server_route_fn route, void *data, struct server **ret);
 /* Whether somebody serves at path already. */
 bool server_answers(const char *path);
 /* Closes all connections and removes the socket file. */
 void server_close(struct server **server);
 
+/* What the role has set, which owns it; NULL at first. */
 void *connection_data(const struct connection *connection);
 void connection_set_data(struct connection *connection, void *data);
+/* The pid of the process that connected, as the agent's pid namespace sees it. */
 pid_t connection_pid(const struct connection *connection);
 
 /* Takes message (NULL counts as no memory). Descriptors stay with the caller. 0 once it is sent or queued; on
  * errors the connection is closed soon. */
 int connection_send(struct connection *connection, cJSON *message, const int *fds, size_t fds_len);
-/* Nothing is queued. */
+/* Whether everything is sent. */
 bool connection_flushed(const struct connection *connection);
 /* {"op":"error"} with reason and text. */
 void connection_send_error(struct connection *connection, enum bruma_reason reason, const char *text);

@@ -21,8 +21,8 @@ struct index {
 /* True if item has the key. */
 typedef bool (*index_match_fn)(const void *item, const void *key);
 
-/* FNV-1a, 64 bits. seed 0 begins; the result of one call is the seed of the next for a key of several parts.
- */
+/* FNV-1a, 64 bits. seed 0 begins; the result of one call is the seed of the next for a key of several
+ * parts. */
 uint64_t index_hash(uint64_t seed, const void *bytes, size_t len);
 /* The text and the NUL behind it, so that ("ab", "c") and ("a", "bc") differ. */
 uint64_t index_hash_text(uint64_t seed, const char *text);

@@ -8,6 +8,7 @@
 #include "lib/proto/authorization.pb-c.h"
 #include "lib/proto/workload.pb-c.h"
 
+/* A workload, and what the file says of it beside the message. */
 struct mesh_file_workload_item {
     Istio__Workload__Workload message;
     enum mesh_protocol protocol;
@@ -15,6 +16,9 @@ struct mesh_file_workload_item {
     const struct yaml_node *service_nodes, *policy_nodes; /* for errors about what they name; may be NULL */
 };
 
+/* Each of the four fills ret from one item of the file. What it points to is the decoder's (struct
+ * decode). 0, -EBADMSG with the place in the decoder's error, or -ENOMEM; then what ret holds means
+ * nothing. */
 int mesh_file_decode_namespace(struct decode *d, const struct yaml_node *node, struct mesh_namespace *ret);
 int mesh_file_decode_workload(struct decode *d, const struct yaml_node *node, const char *trust_domain,
                               struct mesh_file_workload_item *ret);
@@ -22,12 +26,12 @@ int mesh_file_decode_service(struct decode *d, const struct yaml_node *node, Ist
 int mesh_file_decode_policy(struct decode *d, const struct yaml_node *node,
                             Istio__Security__Authorization *ret);
 
-/* Readers that workloads and services share. */
-/* {80: 8080}. into: size_t * with the pointer to Istio__Workload__Port ** behind it. more not NULL: the
- * target may be 0, for each endpoint says its own. */
+/* Readers that workloads and services share; as decode_field says. {80: 8080}. into: size_t * with the
+ * pointer to Istio__Workload__Port ** behind it. more not NULL: the target may be 0, for each endpoint says
+ * its own. 0, -EBADMSG or -ENOMEM. */
 int mesh_file_read_ports(struct decode *d, const struct yaml_node *node, const struct decode_field *field,
                          void *into);
-/* {destination, hboneMtlsPort}. into: Istio__Workload__GatewayAddress ** */
+/* {destination, hboneMtlsPort}. into: Istio__Workload__GatewayAddress **. 0, -EBADMSG or -ENOMEM. */
 int mesh_file_read_gateway(struct decode *d, const struct yaml_node *node, const struct decode_field *field,
                            void *into);
 

@@ -16,8 +16,8 @@
 
 #define YAML_MAX_DEPTH   32       /* nested lists and maps, aliases expanded */
 #define YAML_MAX_VALUES  1000000u /* in one item, aliases expanded */
-#define YAML_MAX_ANCHORS 1000u
-#define YAML_MAX_SCALAR  8192u /* bytes */
+#define YAML_MAX_ANCHORS 1000u    /* defined in one file */
+#define YAML_MAX_SCALAR  8192u    /* bytes */
 
 enum yaml_kind { YAML_SCALAR, YAML_LIST, YAML_MAP };
 
@@ -48,14 +48,17 @@ struct yaml_source {
     struct mesh_file_error *error;
 };
 
-/* Reads text, which must outlive the source. origin names it in errors. */
+/* Reads text of len bytes, which must outlive the source, as must origin, which names it in errors. 0
+ * or -ENOMEM. */
 int yaml_source_open(struct yaml_source *source, const char *origin, const void *text, size_t len,
                      struct mesh_file_error *error);
+/* Frees all trees. Only after an open that succeeded. */
 void yaml_source_close(struct yaml_source *source);
 
 /* Steps to the next event. 0, -EBADMSG with error filled, -ENOMEM. */
 int yaml_source_next(struct yaml_source *source);
-/* Builds the tree that begins with the current event. It lives until yaml_source_item_done(). */
+/* Builds the tree that begins with the current event. It lives until yaml_source_item_done(). 0,
+ * -EBADMSG with error filled, or -ENOMEM. */
 int yaml_source_tree(struct yaml_source *source, struct yaml_node **ret);
 void yaml_source_item_done(struct yaml_source *source);
 

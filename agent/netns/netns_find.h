@@ -41,6 +41,7 @@ int netns_find(const struct netns_find_config *config, uint64_t own, struct netn
 
 /* ---- for its parts and their tests ---- */
 
+/* The one of that UID, out of the array; NULL: none wants it. The array owns it. */
 struct netns_wanted *netns_wanted_by_uid(struct netns_wanted *wanted, size_t len, const char *uid,
                                          size_t uid_len);
 /* Takes the namespace at path if it holds one of the pod's addresses. False, with the reason in error, if
@@ -48,8 +49,12 @@ struct netns_wanted *netns_wanted_by_uid(struct netns_wanted *wanted, size_t len
 bool netns_take(struct netns_wanted *w, uint64_t own, const char *path, const char *container_id,
                 const char *how);
 
+/* All three fill in what they find of those that have no namespace yet (fd -1), and leave the rest;
+ * they block. Of the results in the CNI cache below directory. */
 void netns_find_in_cache(const char *directory, uint64_t own, struct netns_wanted *wanted, size_t len);
+/* Asks the runtime at the Unix socket. */
 void netns_find_by_cri(const char *socket, uint64_t own, struct netns_wanted *wanted, size_t len);
+/* Processes of the pods, below proc (/proc of the node), the oldest first. */
 void netns_find_in_proc(const char *proc, uint64_t own, struct netns_wanted *wanted, size_t len);
 
 /* What a file of the cache says. -EBADMSG, or -ENOENT if it names no pod's UID or no namespace. */

@@ -31,71 +31,85 @@ struct steer {
 int steer_fail(struct steer_error *error, enum bruma_reason reason, int e, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* Every map that is pinned by name goes below PIN_DIR/maps; libbpf takes what is there if its layout is the
- * same. */
+/* Every map that is pinned by name goes below PIN_DIR/maps; libbpf takes what is there if its layout is
+ * the same. 0, -errno with *error; PINS_OTHER_VERSION for another layout. */
 struct bpf_object;
 int steer_pin_paths(const struct steer *steer, struct bpf_object *object, struct steer_error *error);
 
-/* PIN_DIR/pods/<cookie>[/name]; name NULL: the directory. -ENAMETOOLONG. */
+/* PIN_DIR/pods/<cookie>[/name]; name NULL: the directory. 0 or -ENAMETOOLONG. */
 int steer_pod_pin_path(const struct steer *steer, uint64_t cookie, const char *name, char *buf, size_t size);
 
 /* ---- the others ---- */
 
-/* cgroup.c: the link is attached to that cgroup. */
+/* cgroup.c: whether the link is attached to that cgroup. */
 bool steer_link_attached_to(int link_fd, const char *cgroup);
 
-/* guard.c */
+/* guard_program.c: maps and programs of the guard, attached to nothing yet; without the one for inbound
+ * where the kernel cannot. 0, or -errno with *error. Unload closes them. */
 int steer_guard_load(struct steer *steer, struct steer_error *error);
 void steer_guard_unload(struct steer *steer);
 
-/* options.c */
+/* options.c: programs that look at sockets' options, attached to nothing yet; without those that the
+ * kernel cannot run. 0, or -errno with *error. Unload closes them. */
 int steer_options_load(struct steer *steer, struct steer_error *error);
 void steer_options_unload(struct steer *steer);
 
-/* live.c: both do without where the kernel has not what they need, and say so. */
+/* live.c. Both do without where the kernel has not what they need, and say so. */
 void steer_live_load(struct steer *steer);
 void steer_accepted_load(struct steer *steer);
 
-/* pin_dir.c: makes the directory with its parts, in a BPF file system and nowhere else. */
+/* pin_dir.c: makes the directory with its parts, in a BPF file system and nowhere else. 0, or -errno
+ * with PIN_DIR_UNUSABLE. */
 int pin_dir_prepare(const char *pin_dir, struct steer_error *error);
 /* Two agents would open listeners and repair behind each other's back. The lock goes with the process,
- * however it ends. */
+ * however it ends. 0, -EBUSY with PINS_IN_USE, or -errno with PIN_DIR_UNUSABLE. */
 int pin_dir_lock(struct steer *steer, struct steer_error *error);
 
-/* cgroup.c: attaches what is not attached, adopts and updates what is. */
+/* cgroup.c: attaches what is not attached, adopts and updates what is. 0, or -errno with *error: what
+ * may not be done without is not attached. */
 int steer_cgroup_attach(struct steer *steer, struct steer_error *error);
 
-/* pod_program.c: loads an instance for the pod and puts it in place of the attached one. */
+/* pod_program.c: loads an instance for the pod and puts it in place of the attached one, if that is
+ * another. 0, also if half an enrolment is there; -errno with *error. */
 int steer_pod_program_update(struct steer *steer, uint64_t cookie, struct steer_error *error);
-/* Loads an instance; *ret_program and *ret_listeners are the caller's. listeners_fd -1: a new SOCKMAP. */
+/* Loads an instance; *ret_program and *ret_listeners are the caller's. listeners_fd -1: a new SOCKMAP.
+ * 0, or -errno with *error. */
 int steer_pod_program_load(struct steer *steer, uint64_t cookie, int listeners_fd, int *ret_program,
                            int *ret_listeners, struct steer_error *error);
+/* The kernel's digest of its instructions: two of one tag are the same program. 0 or -errno. */
 int steer_program_tag(int program_fd, uint8_t tag[8]);
 
-/* families.c: BRUMA_POD_NO_IPV4 and BRUMA_POD_NO_IPV6, where the pod has no address of the family beside
- * those that lead nowhere; 0 where that cannot be told. _here: of the namespace that the calling thread is
- * in. */
+/* families.c. Both: bits BRUMA_POD_NO_IPV4 and BRUMA_POD_NO_IPV6, where the pod has no address of the family
+ * beside those that lead nowhere; 0 where that cannot be told. _here: of the namespace that the calling
+ * thread is in. */
 uint32_t pod_no_family(int netns_fd);
 uint32_t pod_no_family_here(void);
 
-/* pod_netns.c: rules, routes and sysctls in the pod; nothing is waited for. former: flags BRUMA_POD_HAD_*
- * that say what was on before, added to it also on failure. -EAGAIN with POD_ADDRESS_UNUSABLE: all is set but
- * the route whose source cannot be used, perhaps not yet. */
+/* pod_netns.c: rules, routes and sysctls in the pod; nothing is waited for. former: flags
+ * BRUMA_POD_HAD_* that say what was on before, added to it also on failure. 0, -EAGAIN with
+ * POD_ADDRESS_UNUSABLE: all is set but the route whose source cannot be used, perhaps not yet; or
+ * -errno with *error. */
 int pod_netns_setup(const struct steer_pod *pod, uint32_t *former, struct steer_error *error);
-/* Before the first enrollment: NUMBER_TAKEN where a rule of somebody else is for our mark. */
+/* Before the first enrollment: 0, -EBUSY with NUMBER_TAKEN where a rule of somebody else is for our
+ * mark, or -errno. */
 int pod_netns_check_mark(const struct steer_pod *pod, struct steer_error *error);
+/* Takes out what setup has put in; sysctls that were off before (former) are off again. 0, or -errno
+ * with *error: of the last that failed. */
 int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error);
-/* Sets the matching entries. -E2BIG: the pod has so many rules or routes that ours are not looked for. */
+/* What is not as it should be. */
 struct pod_netns_state {
     uint32_t no_family; /* BRUMA_POD_NO_IPV4, BRUMA_POD_NO_IPV6 */
     bool loopback_down, rule_missing, route_missing, sysctl_changed;
 };
+/* What is missing in the pod. 0, -errno, or -E2BIG: it has so many rules or routes that ours are not
+ * looked for. */
 int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret);
 
-/* The path of one that is set, of those that quick_check.h counts. */
+/* The path of one that is set, of those that quick_check.h counts; index from 0 to QUICK_CHECK_SYSCTLS - 1. A
+ * static text, never NULL. */
 const char *pod_netns_sysctl(int index);
 
-/* pod.c: the entry and the counters are there, and say what they should. */
+/* pod.c: whether the entry and the counters are there, and say what they should. */
 bool pod_entry_fits(struct steer *steer, const struct steer_pod *pod);
 
 #endif

@@ -5,9 +5,10 @@
 
 #include <libmnl/libmnl.h>
 
-#define NETLINK_BUFFER 8192 /* for a request, and for a part of its answers */
+#define NETLINK_BUFFER 8192 /* bytes, for a request, and for a part of its answers */
 
-/* A socket that never blocks; mnl_socket_close() closes it. NULL with errno set. */
+/* A socket that never blocks, in the network namespace of the calling thread; the caller closes it
+ * (mnl_socket_close()). NULL with errno set. */
 struct mnl_socket *pod_netlink_open(void);
 /* One request and its answers, each of which goes to each, or NULL for one without answers. 0 or -errno;
  * -E2BIG: there are more answers than we read. */

@@ -219,6 +219,7 @@ static int choose_table(struct mnl_socket *nl, int family, const struct rules *r
 
 int pod_numbers_choose(struct mnl_socket *nl, int family, struct pod_numbers *ret, struct steer_error *error)
 {
+    struct pod_numbers numbers;
     const char *name = family == AF_INET ? "IPv4" : "IPv6";
     struct pod_numbers_seen seen = {};
     struct rules rules;
@@ -228,17 +229,18 @@ int pod_numbers_choose(struct mnl_socket *nl, int family, struct pod_numbers *re
         r = list_rules(nl, family, &rules);
     if (r < 0)
         return r;
-    *ret = seen.numbers;
+    numbers = seen.numbers;
     if (!seen.to_lo || !seen.in_front) {
         if (rules.first_other <= 2)
             return steer_fail(error, BRUMA_REASON_NUMBER_TAKEN, EBUSY,
                               "an %s rule of priority %u leaves no room before it", name, rules.first_other);
-        ret->preference = rules.first_other - 2;
+        numbers.preference = rules.first_other - 2;
     }
-    if ((!seen.to_lo || seen.table_shared) && choose_table(nl, family, &rules, &ret->table) < 0)
+    if ((!seen.to_lo || seen.table_shared) && choose_table(nl, family, &rules, &numbers.table) < 0)
         return steer_fail(error, BRUMA_REASON_NUMBER_TAKEN, EBUSY,
                           "%s routing tables %u to %u are all in use", name, BRUMA_ROUTE_TABLE,
                           BRUMA_ROUTE_TABLE + TABLE_TRIES - 1);
+    *ret = numbers;
     return 0;
 }
 

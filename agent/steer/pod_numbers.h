@@ -32,14 +32,16 @@ struct pod_numbers_seen {
 /* 0, also if nothing is there; -errno, -E2BIG: more rules or routes than are looked at. */
 int pod_numbers_see(struct mnl_socket *netlink, int family, struct pod_numbers_seen *ret);
 
-/* Those that are ours already, where nobody is in their way, or free ones. NUMBER_TAKEN if there are none. */
+/* Those that are ours already, where nobody is in their way, or free ones. 0, -EBUSY with NUMBER_TAKEN
+ * if there are none, or -errno as pod_numbers_see(), without *error. */
 int pod_numbers_choose(struct mnl_socket *netlink, int family, struct pod_numbers *ret,
                        struct steer_error *error);
 
-/* Removes what is ours and has other numbers; NULL: all that is ours. What others have stays. */
+/* Removes what is ours and has other numbers; NULL: all that is ours. What others have stays. 0, or
+ * -errno of the first that failed: the rest is tried all the same. */
 int pod_numbers_remove(struct mnl_socket *netlink, int family, const struct pod_numbers *except);
 
-/* Somebody else's rule is for packets with our mark: -EBUSY with NUMBER_TAKEN. */
+/* 0, -EBUSY with NUMBER_TAKEN if somebody else's rule is for packets with our mark, or -errno. */
 int pod_numbers_check_mark(struct mnl_socket *netlink, int family, struct steer_error *error);
 
 #endif

@@ -21,6 +21,7 @@ struct steer_quick_check {
     int64_t pins_changed; /* nanoseconds: when something was made or removed in the pod's pin directory */
 };
 
+/* Not armed, and without descriptors; before anything else. */
 void steer_quick_check_init(struct steer_quick_check *check);
 /* Closes what is kept; before anything is repaired. May be repeated. */
 void steer_quick_check_close(struct steer_quick_check *check);
@@ -30,8 +31,7 @@ void steer_quick_check_close(struct steer_quick_check *check);
 int steer_quick_check_arm(struct steer *steer, const struct steer_pod *pod, struct steer_quick_check *check);
 /* True if all is as it was then. False: verify, the quick check is no longer armed. listeners: it is also
  * asked whether they listen, which nobody else would tell of. Of pod: cookie, addresses, bypass_inbound,
- * listeners.
- */
+ * listeners. */
 bool steer_quick_check_same(struct steer *steer, const struct steer_pod *pod, struct steer_quick_check *check,
                             bool listeners);
 

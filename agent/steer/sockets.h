@@ -13,6 +13,7 @@ struct socket_seen {
     uint8_t family; /* AF_INET or AF_INET6 */
 };
 
+/* Called from sockets_list(), on its thread; socket is valid during the call. */
 typedef void (*socket_seen_fn)(const struct socket_seen *socket, void *data);
 
 /* Calls each for the sockets of both families in these states (bits 1 << TCP_...) whose local port is port;

@@ -2,16 +2,18 @@
 /*
  * Steering: the BPF programs and maps of this node and of each pod, and what the pod's network namespace
  * needs beside them (rule, route, sysctls). Everything is pinned below the pin directory, so that it outlives
- * the process, and is found again by steer_open() and steer_pod_adopt().
+ * the process, and is found again by steer_open().
  *
  *   PIN_DIR/maps/{pods,pod_counters,failures,proxy_sockets,proxy_cgroups,probe_targets,probe_tuples,
  *                 deliveries,guard,sandboxes}
- *   PIN_DIR/links/{connect4,connect6,setsockopt,options4,options6,accepted,probes}, and
- * guard-{connect4,connect6,inbound} while the guard is closed PIN_DIR/pods/<netns
- * cookie>/{program,listeners,link}
+ *   PIN_DIR/links/{connect4,connect6,setsockopt,options4,options6,accepted,probes}
+ *   PIN_DIR/links/guard-{connect4,connect6,inbound}    while the guard is closed
+ *   PIN_DIR/pods/<netns cookie>/{program,listeners,link}
  *
- * Functions return 0 or -errno. Where they take a struct steer_error it says which reason and, in words, what
- * failed.
+ * Functions return 0 or -errno, where nothing else is said. Where they take a struct steer_error it says
+ * which reason and, in words, what failed; it is only written then. None waits for anything but the kernel.
+ * Not thread-safe, but for those that take a netns_fd and no steer: they move the calling thread there and
+ * back.
  */
 #ifndef AGENT_STEER_STEER_H
 #define AGENT_STEER_STEER_H
@@ -76,12 +78,12 @@ int steer_listeners_open(int netns_fd, int listeners[BRUMA_LISTENER_COUNT], stru
 /*
  * Enrollment, in this order; each step undoes itself when it fails and can be repeated.
  *   prepare  verifies the listeners' netns, loads the pod's program with its own SOCKMAP, puts the listeners
- * in, sets sysctls, rules and routes. Nothing is steered yet. *ret_program_fd is the caller's (for the
- * plugin). attach   creates the netns link and pins it: inbound is steered. (The CNI plugin may do this
- * instead, by BPF_LINK_CREATE and a pin at steer_pod_link_path().) commit   writes the entry of the pods map
- * with flags: outbound is captured from here on. The sk_lookup program itself drops while the entry is
- * missing, so commit runs before attach is allowed to see traffic: prepare already writes the entry with
- * inbound capture alone.
+ *            in, sets sysctls, rules and routes, and writes the entry of the pods map with inbound capture
+ *            alone, since the sk_lookup program drops while there is none. Nothing is steered yet.
+ *            *ret_program_fd is the caller's (for the plugin).
+ *   attach   creates the netns link and pins it: inbound is steered. (The CNI plugin may do this instead, by
+ *            BPF_LINK_CREATE and a pin at steer_pod_link_path().)
+ *   commit   writes the entry with all flags: outbound is captured from here on.
  * Nothing is waited for: prepare fails with -EAGAIN and POD_ADDRESS_UNUSABLE while duplicate address
  * detection runs for the pod's address, and after that was taken away. The caller tries again.
  */
@@ -109,8 +111,8 @@ int steer_pod_link_path(const struct steer *steer, uint64_t cookie, char *buf, s
  *   stop_outbound  new connect() calls are no longer captured.
  *   detach         inbound is no longer steered; link, program and SOCKMAP are unpinned.
  *   clean          the pods entry, counters, rules, routes and sysctls (back to their former values) are
- * removed. To be called once no captured connection lives: they need the route. netns_fd -1: the namespace is
- * gone already.
+ *                  removed. To be called once no captured connection lives: they need the route. netns_fd -1:
+ *                  the namespace is gone already.
  */
 int steer_pod_stop_outbound(struct steer *steer, uint64_t cookie, struct steer_error *error);
 int steer_pod_detach(struct steer *steer, uint64_t cookie, struct steer_error *error);
@@ -127,6 +129,8 @@ struct steer_findings {
     bool closed_listeners[BRUMA_LISTENER_COUNT]; /* the caller opens new ones, then calls repair with them */
 };
 
+/* Looks at all of it. 0 and what was found, or -errno (-E2BIG: too many rules or routes): it is not
+ * known. */
 int steer_pod_verify(struct steer *steer, const struct steer_pod *pod, struct steer_findings *ret);
 /* Puts right what verify found, as much of it as can be; listeners of pod are put into the SOCKMAP again
  * where they are missing. -EAGAIN with POD_ADDRESS_UNUSABLE as with prepare. */
@@ -160,20 +164,20 @@ int steer_foreign_listeners_live(int netns_fd, const uint64_t cookies[BRUMA_LIST
 /* How many connections of the pod carry the mark, and so need the pod's rule and route; or -errno. */
 int steer_marked_connections(int netns_fd);
 
-/* A proxy that opens its own sockets: connect() calls of processes in this cgroup are not captured in pods.
- */
+/* A proxy that opens its own sockets: connect() calls of processes in this cgroup are not captured in
+ * pods. */
 struct steer_proxy_cgroup {
     uint64_t id;
     uint32_t pid;
 };
+/* Both: 0 or -errno; what is there already, or is not, is no failure. id: of the cgroup, its inode number. */
 int steer_proxy_cgroup_add(struct steer *steer, uint64_t id, uint32_t pid);
 int steer_proxy_cgroup_remove(struct steer *steer, uint64_t id);
 /* Allocates *ret; the caller frees it. Returns how many, or -errno. */
 int steer_proxy_cgroups(const struct steer *steer, struct steer_proxy_cgroup **ret);
 
 /* The cgroup hooks: 0 if attached, -ENOLINK if not, another -errno if it cannot be told; repair attaches
- * again.
- */
+ * again. */
 int steer_cgroup_verify(struct steer *steer);
 int steer_cgroup_repair(struct steer *steer, struct steer_error *error);
 
@@ -195,14 +199,17 @@ struct steer_hook {
     uint32_t program; /* the id of the one that is attached; 0: none */
 };
 
-int steer_cgroup_hooks(struct steer *steer, struct steer_hook ret[STEER_HOOKS]); /* how many */
+/* Fills ret and returns how many. */
+int steer_cgroup_hooks(struct steer *steer, struct steer_hook ret[STEER_HOOKS]);
 
+/* Both: 0, -ENOENT where the pod has no entry, or -errno. */
 int steer_pod_entry(struct steer *steer, uint64_t cookie, struct bruma_pod *ret);
 int steer_pod_counters(struct steer *steer, uint64_t cookie, struct bruma_pod_counters *ret);
-/* Sum over CPUs. */
+/* Sum over CPUs; all zero where it never happened. 0 or -errno. */
 int steer_failure_count(struct steer *steer, enum bruma_reason reason, struct bruma_failure_count *ret);
 
-/* A probe of the kubelet that goes straight to the app: declared by the pod, nobody else's. */
+/* Both: a probe of the kubelet that goes straight to the app: declared by the pod, nobody else's. 0 or
+ * -errno; removing what is not there is no failure. */
 int steer_probe_add(struct steer *steer, uint64_t cookie, const struct endpoint *target);
 int steer_probe_remove(struct steer *steer, const struct endpoint *target);
 
@@ -217,8 +224,10 @@ struct steer_probe {
  * which it counts as open in any case. open detaches; lapse too, and leaves the time at which it opened.
  */
 int steer_guard_close(struct steer *steer, const char *cgroup, uint64_t until, struct steer_error *error);
-/* Until when it was closed the last time, by whichever agent; 0: it was opened since, or never closed. */
+/* Until when it was closed the last time, by whichever agent, in CLOCK_MONOTONIC nanoseconds; 0: it was
+ * opened since, or never closed. */
 uint64_t steer_guard_closed_until(const struct steer *steer);
+/* As open, but that closed_until stays. */
 void steer_guard_lapse(struct steer *steer);
 void steer_guard_open(struct steer *steer);
 /* Connections to undecided pods are held back too; false: this kernel cannot. */
@@ -226,6 +235,7 @@ bool steer_guard_holds_inbound(const struct steer *steer);
 
 /* This namespace is known, and not captured. pod: "namespace/name", for people. */
 int steer_sandbox_pass(struct steer *steer, uint64_t cookie, enum bruma_sandbox_state state, const char *pod);
+/* Nothing is known of it any more, whether there was an entry or not. 0 or -errno. */
 int steer_sandbox_forget(struct steer *steer, uint64_t cookie);
 /* It is captured, or was passed. */
 bool steer_sandbox_decided(struct steer *steer, uint64_t cookie);
