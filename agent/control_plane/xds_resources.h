@@ -60,8 +60,9 @@ size_t xds_resources_count(const struct xds_resources *resources);
  * Closed before the store is freed. */
 int xds_subscriber_open(struct xds_resources *resources, bool wildcard, struct xds_subscriber **ret);
 void xds_subscriber_close(struct xds_subscriber **subscriber);
-/* Whether it gets everything; it may be changed. 0 or -ENOMEM. */
+/* Whether it gets everything. */
 bool xds_subscriber_wildcard(const struct xds_subscriber *subscriber);
+/* Changes that. 0, or -ENOMEM: not all that it wants now is marked. */
 int xds_subscriber_set_wildcard(struct xds_subscriber *subscriber, bool wildcard);
 
 /* The client holds this version from an earlier stream. A name that does not exist will be reported as

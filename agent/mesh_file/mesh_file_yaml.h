@@ -16,7 +16,7 @@
 
 #define YAML_MAX_DEPTH   32       /* nested lists and maps, aliases expanded */
 #define YAML_MAX_VALUES  1000000u /* in one item, aliases expanded */
-#define YAML_MAX_ANCHORS 1000u    /* defined in one file */
+#define YAML_MAX_ANCHORS 1000u    /* names, in one file */
 #define YAML_MAX_SCALAR  8192u    /* bytes */
 
 enum yaml_kind { YAML_SCALAR, YAML_LIST, YAML_MAP };
