@@ -15,20 +15,23 @@
 
 #define CA_DEFAULT_SECONDS (24 * 3600)
 #define CA_MAX_SECONDS     (90 * 24 * 3600)
-#define CA_SKEW_SECONDS    120 /* certificates begin this long ago, for clocks that are behind */
-#define CA_CSR_MAX         (16 * 1024)
+#define CA_SKEW_SECONDS    120         /* certificates begin this long ago, for clocks that are behind */
+#define CA_CSR_MAX         (16 * 1024) /* bytes of a certificate request */
 
 struct ca;
 
 /*
  * directory: where the root is written (root-cert.pem), and the key (ca-key.pem, 0600) if key_file is NULL;
- * an existing key is used again. Failures are logged. -EINVAL for a key that is no P-256 key.
+ * an existing key is used again. 0 or -errno, logged; -EINVAL for a key that is no P-256 key.
  */
 int ca_open(const char *directory, const char *key_file, const char *trust_domain, struct ca **ret);
 void ca_free(struct ca **ca);
 
+/* All three are of the root that there is now: the texts, never NULL, are the CA's until the next
+ * ca_renew(). */
 const char *ca_root_pem(const struct ca *ca);
 const char *ca_subject(const struct ca *ca);
+/* Seconds since 1970. */
 time_t ca_not_after(const struct ca *ca);
 
 /* Makes a new root, of the same key, where the one that there is has less than a year left or has not begun:
@@ -43,7 +46,8 @@ int ca_renew(struct ca *ca, time_t now);
 int ca_sign(const struct ca *ca, const char *csr, size_t csr_len, const char *identity, int64_t seconds,
             time_t now, char **ret_pem, char *error, size_t error_size);
 
-/* Gives tls a new key and certificate for localhost, 127.0.0.1 and ::1, good for 30 days. */
+/* Gives tls a new key and certificate for localhost, 127.0.0.1 and ::1, good for 30 days from now (seconds
+ * since 1970). 0, or -EIO, logged: tls keeps what it has. */
 int ca_serve(const struct ca *ca, SSL_CTX *tls, time_t now);
 
 #endif

@@ -21,29 +21,31 @@
 
 struct control_plane;
 
-/* May this node have a certificate for identity? If not, a sentence goes to why. */
+/* Called on the loop for each request: may this node have a certificate for identity? True, or a sentence in
+ * why. */
 typedef bool (*control_plane_allows_fn)(void *data, const struct spiffe *identity, char *why,
                                         size_t why_size);
 
-/* Failures are logged. With settings->xds_port 0 nothing listens. */
+/* 0 or -errno, logged. With settings->xds_port 0 nothing listens. */
 int control_plane_open(struct loop *loop, const struct agent_settings *settings,
                        control_plane_allows_fn allows, void *data, struct control_plane **ret);
 void control_plane_close(struct control_plane **plane);
 /* Removes the files that control_plane_open() makes. A CA's key that was given stays where it is. */
 void control_plane_uninstall(const struct agent_settings *settings);
 
+/* Both are the plane's, and never NULL. */
 struct xds_server *control_plane_xds(struct control_plane *plane);
 const struct ca *control_plane_ca(const struct control_plane *plane);
-/* Connections that were closed or refused because there were too many. */
+/* How many connections were closed or refused because there were too many. */
 uint64_t control_plane_turned_away(const struct control_plane *plane);
-/* "127.0.0.1:15012", or "" if nothing listens. */
+/* "127.0.0.1:15012", or "" if nothing listens (never NULL); the plane's. */
 const char *control_plane_address(const struct control_plane *plane);
 
-/* Calls that were reset since nothing moved (stall-timeout). */
+/* How many calls were reset since nothing moved (stall-timeout). */
 uint64_t control_plane_stalls(const struct control_plane *plane);
 
 /* What the CA answers to one request: GRPC_OK and an IstioCertificateResponse that the caller frees, or
- * another status and a sentence in text. */
+ * another status and a sentence in text; then *ret and *ret_len are not written. */
 enum grpc_status control_plane_sign(struct control_plane *plane, const uint8_t *message, size_t len,
                                     uint8_t **ret, size_t *ret_len, char *text, size_t text_size);
 

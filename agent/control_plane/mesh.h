@@ -35,7 +35,7 @@ typedef void (*mesh_changed_fn)(void *data);
 /*
  * Reads the mesh file, follows its changes, opens the control plane on loopback. settings stays the caller's
  * and outlives the mesh. A mesh file that is missing or wrong is not an error here: mesh_ready() is false
- * until a good one was read. Errors are those of sockets, of the CA's key, of memory; they are logged.
+ * until a good one was read. Returns 0, or -errno of sockets, of the CA's key, of memory, logged.
  */
 int mesh_new(struct loop *loop, const struct agent_settings *settings, mesh_changed_fn changed, void *data,
              struct mesh **ret);
@@ -43,14 +43,14 @@ void mesh_free(struct mesh **mesh);
 
 /* A good mesh file has been read; the last good one counts for as long as a newer one is wrong. */
 bool mesh_ready(const struct mesh *mesh);
-/* Of the last try to read the file; "" if it was good. The mesh's, until the next try. */
+/* Of the last try to read the file; "" if it was good (never NULL). The mesh's, until the next try. */
 const char *mesh_error(const struct mesh *mesh);
 /* The namespace carries istio.io/dataplane-mode=ambient. Unknown namespaces do not. */
 bool mesh_namespace_ambient(const struct mesh *mesh, const char *namespace);
 enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, const char *pod);
 
-/* Each namespace that the file names; has_ambient_pods: it names a pod there that is in the mesh by its own
- * label. */
+/* Calls fn for each namespace that the file names, before it returns; has_ambient_pods: it names a pod there
+ * that is in the mesh by its own label. */
 void mesh_each_namespace(const struct mesh *mesh,
                          void (*fn)(void *data, const char *name, bool ambient, bool has_ambient_pods),
                          void *data);
@@ -59,16 +59,18 @@ void mesh_each_namespace(const struct mesh *mesh,
  * not fit. */
 int mesh_service_account(const struct mesh *mesh, const char *namespace, const char *pod, char *buf,
                          size_t size);
+/* The setting, never NULL; it lives as long as the mesh. */
 const char *mesh_trust_domain(const struct mesh *mesh);
 
 /* Tells of a pod or of a change to it; repeating the same is harmless. 0 or -ENOMEM. */
 int mesh_set_local_pod(struct mesh *mesh, const struct mesh_local_pod *pod);
+/* Its pod is gone from the node, or was never there. */
 void mesh_remove_local_pod(struct mesh *mesh, const char *uid);
 /* The pod is being enrolled: the node may have its certificate from now on, so that it is there for the first
  * connection. Nothing is announced before mesh_set_local_pod(). 0 or -ENOMEM. */
 int mesh_expect_pod(struct mesh *mesh, const struct mesh_local_pod *pod);
 
-/* Calls of clients of the control plane that were reset since nothing moved. */
+/* How many calls of clients of the control plane were reset since nothing moved. */
 uint64_t mesh_stalls(const struct mesh *mesh);
 
 /* For `bruma-agent --uninstall`: removes the files that mesh_new() has made in the run directory. No agent
@@ -79,7 +81,7 @@ void mesh_uninstall(const struct agent_settings *settings);
  * meshFile, meshReady, meshError, meshLoadedAt, namespaces, workloads, services, policies, xdsAddress,
  * xdsClients, caSubject, caNotAfter. */
 void mesh_report(const struct mesh *mesh, cJSON *object);
-/* Connections to the control plane that were closed or refused because there were too many. */
+/* How many connections to the control plane were closed or refused because there were too many. */
 uint64_t mesh_turned_away(const struct mesh *mesh);
 
 #endif

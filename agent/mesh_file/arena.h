@@ -13,14 +13,15 @@ struct arena {
     size_t used;                /* bytes of that one */
 };
 
-/* Aligned for any type, zeroed; NULL if there is no memory. */
+/* The arena's: aligned for any type, zeroed; NULL if there is no memory. */
 void *arena_alloc(struct arena *arena, size_t size);
-/* A copy with a NUL behind it. */
+/* The arena's copy, with a NUL behind it; NULL if there is no memory. */
 char *arena_copy(struct arena *arena, const char *text, size_t len);
 /* Forgets everything but keeps one block for what comes next. */
 void arena_reset(struct arena *arena);
 /* Adds what from holds to what arena holds; from is empty then. */
 void arena_take(struct arena *arena, struct arena *from);
+/* Frees all of it; the arena is empty then. */
 void arena_free(struct arena *arena);
 
 #endif

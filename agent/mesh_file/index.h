@@ -18,7 +18,7 @@ struct index {
     size_t count;
 };
 
-/* True if item has the key. */
+/* Called from index_find() and index_next(), on their thread: true if item has the key. */
 typedef bool (*index_match_fn)(const void *item, const void *key);
 
 /* FNV-1a, 64 bits. seed 0 begins; the result of one call is the seed of the next for a key of several
@@ -28,12 +28,14 @@ uint64_t index_hash(uint64_t seed, const void *bytes, size_t len);
 uint64_t index_hash_text(uint64_t seed, const char *text);
 
 int index_add(struct index *index, uint64_t hash, void *item); /* 0 or -ENOMEM */
-/* The object that was added first among those that match, or NULL. */
+/* The object that was added first among those that match, or NULL. It stays its owner's. */
 void *index_find(const struct index *index, uint64_t hash, index_match_fn match, const void *key);
 /* *position 0 begins; returns the next object with this hash whose key matches, or NULL. */
 void *index_next(const struct index *index, uint64_t hash, index_match_fn match, const void *key,
                  size_t *position);
+/* item was added with that hash; if it was not, nothing happens. */
 void index_remove(struct index *index, uint64_t hash, const void *item);
+/* Frees the table; the index is empty then. Objects are their owners'. */
 void index_free(struct index *index);
 
 #endif

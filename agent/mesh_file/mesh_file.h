@@ -86,17 +86,18 @@ struct mesh_file {
  */
 int mesh_file_load(const char *path, const char *trust_domain, struct mesh_file **ret,
                    struct mesh_file_error *error);
-/* The same for text in memory; origin names it in errors. */
+/* As mesh_file_load(), for text in memory; origin names it in errors. */
 int mesh_file_parse(const char *origin, const void *text, size_t len, const char *trust_domain,
                     struct mesh_file **ret, struct mesh_file_error *error);
 void mesh_file_free(struct mesh_file **file);
 
-/* NULL if the file does not name it. */
+/* Of all three lookups: what they return is the file's; NULL if the file does not name it. */
 const struct mesh_namespace *mesh_file_namespace(const struct mesh_file *file, const char *name);
-/* The workload of a pod. Of several with this name (on other nodes, in other clusters) the one on node, else
- * the first that names no node, else the first. */
+/* The workload of a pod, the file's, or NULL. Of several with this name (on other nodes, in other clusters)
+ * the one on node, else the first that names no node, else the first. */
 const struct mesh_workload *mesh_file_workload(const struct mesh_file *file, const char *namespace,
                                                const char *name, const char *node);
+/* The file's, or NULL. */
 const struct mesh_workload *mesh_file_workload_by_uid(const struct mesh_file *file, const char *uid);
 
 #endif

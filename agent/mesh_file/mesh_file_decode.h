@@ -3,6 +3,7 @@
  * Decoding of YAML trees into protobuf messages, by tables: each field has a key, a reader and the place
  * where its value goes. A reader that does not get what it wants names the file, the line, the column, the
  * path of the field and what would have been right. Values live in the arena of the source's current item.
+ * All readers and decoders of values return 0, -EBADMSG with the error filled, or -ENOMEM.
  */
 #ifndef AGENT_MESH_FILE_MESH_FILE_DECODE_H
 #define AGENT_MESH_FILE_MESH_FILE_DECODE_H
@@ -20,7 +21,8 @@ struct decode {
 
 struct decode_field;
 
-/* Writes to into, the field's place. 0, -EBADMSG with the error filled, -ENOMEM. */
+/* Called from decode_map() and decode_list(), on their thread. Writes to into, the field's place. 0, -EBADMSG
+ * with the error filled, -ENOMEM. */
 typedef int (*decode_fn)(struct decode *d, const struct yaml_node *node, const struct decode_field *field,
                          void *into);
 
@@ -51,21 +53,27 @@ struct decode_elements {
     const void *more; /* of that reader */
 };
 
-/* "FILE:LINE:COLUMN: PATH: text" */
+/* Fills the error: "FILE:LINE:COLUMN: PATH: text". Returns -EBADMSG. */
 int decode_fail(struct decode *d, const struct yaml_node *node, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* The text fit to be shown in an error: short, no control characters. Good until the next call. */
+/* The text fit to be shown in an error: short, no control characters, never NULL. Valid until the next
+ * call. */
 const char *decode_show(struct decode *d, const char *text);
 
 /* Adds ".key" or "[index]" to the path; returns the length to go back to. */
 size_t decode_enter_key(struct decode *d, const char *key);
 size_t decode_enter_index(struct decode *d, size_t index);
+/* Back to that length of the path. */
 void decode_leave(struct decode *d, size_t len);
 
+/* Memory for the item that is read: arena_alloc(), NULL without memory. It lives as long as the item's
+ * tree. */
 void *decode_alloc(struct decode *d, size_t size);
+/* How many children a list has; of a map, keys and values. */
 size_t decode_count(const struct yaml_node *node);
 /* Nothing, ~ or null, without quotes. */
 bool decode_is_null(const struct yaml_node *node);
+/* 0, or -EBADMSG with the error filled: the node is of another kind, or tagged. what: "a list". */
 int decode_expect(struct decode *d, const struct yaml_node *node, enum yaml_kind kind, const char *what);
 
 /* Reads a map by a table. Unknown, repeated and missing keys are errors; null is the same as no key. */
@@ -91,7 +99,7 @@ int decode_message(struct decode *d, const struct yaml_node *node, const struct 
 int decode_list(struct decode *d, const struct yaml_node *node, const struct decode_field *field, void *into);
 extern const struct decode_elements decode_texts; /* for decode_list(): a list of text */
 
-/* For readers: a whole number between the limits; what names it in the error. */
+/* For readers: a whole number from minimum to maximum, both included; what names it in the error. */
 int decode_number(struct decode *d, const struct yaml_node *node, uint32_t minimum, uint32_t maximum,
                   const char *what, uint32_t *ret);
 /* For readers: an address as 4 or 16 bytes. */

@@ -57,7 +57,8 @@ struct grpc_channel_config {
 typedef void (*grpc_channel_down_fn)(void *data, const char *why);
 
 /* Starts to connect (time limit 5 s; TCP keepalive 300/75/9; HTTP/2 PING every 30 s, 10 s to answer, while a
- * call is open). */
+ * call is open). 0; -EINVAL for a host of no or too long a name, or roots that are none; -ENOMEM; or -errno:
+ * down does not come then. config is copied. */
 int grpc_channel_open(struct loop *loop, const struct grpc_channel_config *config, grpc_channel_down_fn down,
                       void *data, struct grpc_channel **ret);
 void grpc_channel_close(struct grpc_channel **channel);
@@ -66,18 +67,22 @@ void grpc_channel_ping(struct grpc_channel *channel);
 /* Grows with everything that comes from the server. */
 uint64_t grpc_channel_heard(const struct grpc_channel *channel);
 
+/* Called on the loop's thread. */
 struct grpc_call_events {
+    /* Called for each message of the server, which is valid during the call. */
     void (*message)(void *data, const uint8_t *message, size_t len);
     /* The last event of a call: status and its text. */
     void (*end)(void *data, enum grpc_status status, const char *text);
 };
 
-/* headers beyond the usual ones (authorization ...). deadline_milliseconds 0: none. Calls may be opened
- * before the channel is up. */
+/* headers beyond the usual ones (authorization ...), copied. deadline_milliseconds 0: none. Calls may be
+ * opened before the channel is up. 0; -E2BIG for more than 24 headers; -ENOTCONN where the channel goes
+ * down, or its server has said GOAWAY; -ECONNABORTED or -ENOMEM. No event follows then. */
 int grpc_call_open(struct grpc_channel *channel, const char *path, const struct grpc_header *headers,
                    size_t headers_len, unsigned deadline_milliseconds, const struct grpc_call_events *events,
                    void *data, struct grpc_call **ret);
-/* Queues one message; last closes our side. */
+/* Queues a copy of one message; last closes our side. 0, -ESHUTDOWN once the call or our side has ended,
+ * -EMSGSIZE, or -ENOMEM. */
 int grpc_call_send(struct grpc_call *call, const uint8_t *message, size_t len, bool last);
 /* Whether the server owes an answer: one that does not come counts as no progress. */
 void grpc_call_expect(struct grpc_call *call, bool answer);

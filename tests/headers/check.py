@@ -93,8 +93,8 @@ class Reader:
             file = cursor.location.file
             if cursor.kind in (cindex.CursorKind.FUNCTION_DECL, cindex.CursorKind.MACRO_DEFINITION):
                 self.functions.add(cursor.spelling)
-            if file and file.name in wanted:
-                self.cursors[wanted[file.name]].append(cursor)
+            if file and os.path.realpath(file.name) in wanted:
+                self.cursors[wanted[os.path.realpath(file.name)]].append(cursor)
 
     def shape(self, kind):
         """kind: a clang type."""
@@ -160,6 +160,8 @@ class Header:
                 self.tell(remark.first, "comment", f"what there is: {name} is nowhere")
         c = cindex.CursorKind
         level, seen = [], set()
+        if not self.reader.cursors[self.path]:
+            self.tell(1, "the header", "anything that clang has read")
         for cursor in self.reader.cursors[self.path]:
             if (
                 cursor.kind

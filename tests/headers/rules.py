@@ -6,7 +6,7 @@ import re
 ERRNO = re.compile(r"-E[A-Z0-9]+\b|-errno\b|errno\b")
 NUMBER = re.compile(
     r"\b([Hh]ow (many|much|long|far)|number of|count|index|length|bytes?|ids?|descriptor|fd|pid|cookie|percent|port|"
-    r"(milli|nano|micro)?seconds|sum|size|entries|lines|times|version|hash|code|[Rr]eturns|position|mask|bits?|"
+    r"([Mm]illi|[Nn]ano|[Mm]icro)?[Ss]econds|sum|size|entries|lines|times|version|hash|code|[Rr]eturns|position|mask|bits?|"
     r"generation|-1|0|1)\b"
 )
 INTEGER = re.compile(

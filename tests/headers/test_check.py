@@ -107,6 +107,18 @@ class Headers(unittest.TestCase):
     def test_the_line_is_right(self):
         self.assertEqual([(p, n) for p, n, _, _ in found("\n\nint a_make(int x);")], [("lib/a.h", 6)])
 
+    def test_a_header_that_another_includes_first(self):
+        """By a path of another spelling: -I of a build directory below the tree."""
+        with tempfile.TemporaryDirectory() as root:
+            os.makedirs(os.path.join(root, "lib"))
+            os.makedirs(os.path.join(root, "build"))
+            for name, text in (("a", '#include "lib/b.h"'), ("b", "int b_make(int x);")):
+                with open(os.path.join(root, "lib", f"{name}.h"), "w") as f:
+                    f.write((GUARD % text).replace("A_H", f"{name.upper()}_H"))
+            flags = [f"-I{root}/build/..", *check.resource_arguments()]
+            said = check.check_headers(root, ["lib/a.h", "lib/b.h"], flags, check.Tree(root))
+            self.assertEqual([name for _, _, name, _ in said], ["b_make()"])
+
     def test_what_is_good_passes(self):
         for text in GOOD:
             with self.subTest(text):
