@@ -40,7 +40,7 @@ packages_fuzz() {
 }
 
 packages_test() {
-    echo python3 python3-pytest python3-pytest-xdist python3-h2 python3-cryptography python3-yaml openssl strace
+    echo python3 python3-pytest python3-pytest-xdist python3-pytest-timeout python3-h2 python3-cryptography python3-yaml openssl strace
     echo curl redis-server # servers and clients that end connections in their own ways
     echo iptables                       # rules of a stock node agent
     echo python3-grpcio python3-protobuf # an independent client of the control plane
@@ -59,7 +59,7 @@ packages_bench() {
 }
 
 packages_cluster() {
-    echo python3 python3-pytest python3-cryptography python3-yaml python3-grpcio python3-protobuf protobuf-c-compiler
+    echo python3 python3-pytest python3-pytest-timeout python3-cryptography python3-yaml python3-grpcio python3-protobuf protobuf-c-compiler
     echo etcd-server runc dnsmasq-base nftables curl tcpdump gcc libc6-dev # libc6-dev: cgo
     echo python3-pip                                                      # gets Go, where there is none: tests/cluster/peers.sh
     packages_network

@@ -1,80 +1,145 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the results of a test runner, for tests/run.sh.
+"""Counts the single tests of a run of "meson test", for tests/run.sh.
 
-    report.py meson BUILD/meson-logs/testlog.json     programs that use Criterion count by their tests
-    report.py junit FILE.xml                          pytest --junitxml
+    report.py BUILD/meson-logs/NAME.json
 
-Prints each failure with what it said and each skip with its reason, then "N N N": passed, failed, skipped.
+meson's test is a program; it counts by what it says of its own tests: pytest by the file that its --junitxml names, checks by TAP,
+Criterion by the line at its end, and any other as one. Prints each failure with what it said, each skip with its reason, and what
+TAP says in comments between its results; then "N N N": passed, failed, skipped. A program that ends badly is a failure, also if all
+that it had to say was good.
 """
 
 import json
 import re
 import sys
 import xml.etree.ElementTree as ET
+from collections import Counter
 
 SYNTHESIS = re.compile(r"Synthesis: Tested: (\d+) \| Passing: (\d+) \| Failing: (\d+) \| Crashing: (\d+)")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+PLAN = re.compile(r"^1\.\.(\d+)(?: # SKIP ?(.*))?$", re.M)
+POINT = re.compile(r"^(not )?ok (\d+)(?: - (.*?))?( # SKIP ?(.*))?$")
+GOOD = ("OK", "SKIP", "EXPECTEDFAIL")
+SHOWN = 60
 
 
-def meson(path):
-    passed = failed = skipped = 0
-    with open(path) as f:
-        tests = [json.loads(line) for line in f]
-    for t in tests:
-        output = COLOURS.sub("", t.get("stdout", "") + t.get("stderr", ""))
-        skips = [line.strip() for line in output.splitlines() if line.startswith("[SKIP]")]
-        for line in skips:
-            print(f"skipped: {t['name']}: {line[6:].strip()}")
-        skipped += len(skips)
-        counts = SYNTHESIS.search(output)
-        good = t["result"] in ("OK", "SKIP")
-        if counts:
-            tested, passing, failing, crashing = map(int, counts.groups())
-            passed += passing
-            failed += failing + crashing
-            if good and (failing or crashing or not tested):
-                good = False
-                failed += not (failing or crashing)
-            elif not good and not failing and not crashing:
-                failed += 1  # died after its tests, or a sanitizer spoke at the end
-        elif t["result"] == "SKIP":
-            print(f"skipped: {t['name']}: the program said so: {output.strip()[-200:]}")
-            skipped += 1
-        elif good:
-            passed += 1
-        else:
-            failed += 1
-        if not good:
-            print(f"FAILED: {t['name']} ({t['result']}, exit {t.get('returncode')})")
-            print("\n".join("    " + line for line in output.strip().splitlines()[-60:]))
-    return passed, failed, skipped
+def skipped(name, why):
+    print(f"skipped: {name}: {why}")
 
 
-def junit(path):
-    passed = failed = skipped = 0
+def by_junit(name, path):
+    """Failures are shown by pytest itself."""
+    counts = Counter()
     for case in ET.parse(path).getroot().iter("testcase"):
-        name = f"{case.get('classname', '')}.{case.get('name', '')}"
         kinds = {child.tag: child for child in case}
-        if "failure" in kinds or "error" in kinds:
-            failed += 1
-        elif "skipped" in kinds:
-            skipped += 1
-            print(f"skipped: {name}: {kinds['skipped'].get('message', 'no reason given')}")
+        kind = (
+            "failed"
+            if "failure" in kinds or "error" in kinds
+            else "skipped"
+            if "skipped" in kinds
+            else "passed"
+        )
+        counts[kind] += 1
+        if kind == "skipped":
+            skipped(
+                f"{case.get('classname', '')}.{case.get('name', '')}",
+                kinds[kind].get("message", "no reason given"),
+            )
+    return counts
+
+
+def by_tap(name, output):
+    counts, plan = Counter(), PLAN.search(output)
+    if plan and plan[2] is not None:
+        skipped(name, plan[2] or "no reason given")
+        return Counter(skipped=1)
+    details = False
+    for line in output.splitlines():
+        point = POINT.match(line)
+        if point:
+            kind = "failed" if point[1] else "skipped" if point[4] else "passed"
+            counts[kind] += 1
+            details = kind == "failed"
+            if kind == "failed":
+                print(f"FAILED: {name}: {point[3]}")
+            elif kind == "skipped":
+                skipped(f"{name}: {point[3]}", point[5] or "no reason given")
+        elif line.startswith("#   ") and details:
+            print("    " + line[4:])
+        elif line.startswith("# "):
+            print("    " + line[2:])
+    if not plan or int(plan[1]) != sum(counts.values()):
+        print(f"FAILED: {name}: it did not come to the end of its list")
+        counts["failed"] += 1
+    return counts
+
+
+def by_criterion(name, output):
+    counts = Counter()
+    for line in (line.strip() for line in output.splitlines()):
+        if line.startswith("[SKIP]"):
+            skipped(name, line[6:].strip())
+            counts["skipped"] += 1
+    tested, passing, failing, crashing = map(int, SYNTHESIS.search(output).groups())
+    counts.update(passed=passing, failed=failing + crashing)
+    if not tested:
+        print(f"FAILED: {name}: it has no tests")
+        counts["failed"] += 1
+    return counts
+
+
+def by_itself(name, test, output):
+    if test["result"] == "SKIP":
+        skipped(name, output.strip()[-200:] or "the program said no more")
+        return Counter(skipped=1)
+    return Counter(passed=int(test["result"] in GOOD))
+
+
+def count(test):
+    name, output = test["name"], COLOURS.sub("", (test.get("stdout") or "") + (test.get("stderr") or ""))
+    junit = [a.partition("=")[2] for a in test.get("command", []) if a.startswith("--junitxml=")]
+    trouble = ""
+    try:
+        if junit and test["result"] != "SKIP":
+            counts = by_junit(name, junit[0])
+        elif test["result"] in ("SKIP", "EXPECTEDFAIL") and not PLAN.search(output):
+            counts = by_itself(name, test, output)
+        elif SYNTHESIS.search(output):
+            counts = by_criterion(name, output)
+        elif output.startswith("TAP version"):
+            counts = by_tap(name, output)
         else:
-            passed += 1
-    return passed, failed, skipped
+            counts = by_itself(name, test, output)
+    except (OSError, ET.ParseError) as e:
+        counts, trouble = Counter(), f": no results: {e}"
+    if test["result"] not in GOOD and not counts["failed"]:
+        counts["failed"] += 1  # killed, or died after its tests, or a sanitizer spoke at the end
+        trouble = trouble or ": all of its results are good" * bool(counts["passed"])
+    elif trouble:
+        counts["failed"] += 1
+    if test["result"] not in GOOD or trouble:
+        print(f"FAILED: {name} ({test['result']}, exit {test.get('returncode')}){trouble}")
+        if not output.startswith("TAP version") or test["result"] == "TIMEOUT":
+            print("\n".join("    " + line for line in output.strip().splitlines()[-SHOWN:]))
+    return counts
 
 
 def main():
-    if len(sys.argv) != 3 or sys.argv[1] not in ("meson", "junit"):
+    if len(sys.argv) != 2:
         sys.exit(__doc__)
+    counts = Counter()
     try:
-        counts = {"meson": meson, "junit": junit}[sys.argv[1]](sys.argv[2])
-    except (OSError, ValueError, KeyError, ET.ParseError) as e:
-        print(f"FAILED: {sys.argv[2]} cannot be read: {e}")
-        counts = (0, 1, 0)
-    print(*counts)
+        with open(sys.argv[1]) as f:
+            lines = f.readlines()
+        for line in lines:
+            counts.update(count(json.loads(line)))
+        if not lines:
+            raise ValueError("it has no tests")
+    except (OSError, ValueError, KeyError) as e:
+        print(f"FAILED: {sys.argv[1]} cannot be read: {e}")
+        counts["failed"] += 1
+    print(counts["passed"], counts["failed"], counts["skipped"])
 
 
 if __name__ == "__main__":
