@@ -4,10 +4,10 @@
 
     report.py BUILD/meson-logs/NAME.json
 
-meson's test is a program; it counts by what it says of its own tests: pytest by the file that its --junitxml names, checks by TAP,
-Criterion by the line at its end, and any other as one. Prints each failure with what it said, each skip with its reason, and what
-TAP says in comments between its results; then "N N N": passed, failed, skipped. A program that ends badly is a failure, also if all
-that it had to say was good.
+A test of meson's is a program, which counts by what it says of its own tests: pytest by the file that its --junitxml names,
+checks by TAP, Criterion by the line at its end, and any other as one. Prints each failure with what it said, each skip with its
+reason, and what TAP says in comments between its results; then "N N N": passed, failed, skipped. A program that ends badly is a
+failure, also if all that it had to say was good.
 """
 
 import json

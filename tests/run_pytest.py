@@ -9,8 +9,8 @@
 Environment: BRUMA_PYTEST (more arguments), BRUMA_JOBS (default: number of processors).
 Exit status: pytest's; 77, which meson takes for a skip, if this machine cannot run them.
 
-meson kills whom it has asked to end half a second later, which is too short to remove namespaces: pytest has a process group of its
-own and is interrupted, and finishes after this program if need be. FILE.group holds the group's id until then.
+meson kills whom it has asked to end half a second later, which is too short to remove namespaces: pytest has a process group of
+its own and is interrupted, and finishes after this program if need be. FILE.group holds the group's id until then.
 """
 
 import os

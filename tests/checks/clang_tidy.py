@@ -106,7 +106,7 @@ def main():
     tap, linter = Tap(), Linter(os.path.abspath(sys.argv[1]))
     files = sorted(linter.commands)
     with concurrent.futures.ThreadPoolExecutor(jobs()) as pool:
-        for file, wrong in zip(files, pool.map(linter.check, files)):
+        for file, wrong in zip(files, pool.map(linter.check, files), strict=True):
             tap.result(not wrong, file, wrong)
     tap.note(f"{len(files)} files by {linter.program}")
     tap.end()

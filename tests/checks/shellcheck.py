@@ -17,7 +17,7 @@ def check(file):
 def main():
     tap, files = Tap(), [*sources(".sh", folders=("ctl", "docs", "packaging", "tests")), ".ci/run"]
     with concurrent.futures.ThreadPoolExecutor(jobs()) as pool:
-        for file, run in zip(files, pool.map(check, files)):
+        for file, run in zip(files, pool.map(check, files), strict=True):
             tap.result(run.returncode == 0, file, run.stdout + run.stderr)
     tap.note(f"{len(files)} scripts")
     tap.end()

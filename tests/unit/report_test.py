@@ -58,56 +58,54 @@ class Report(unittest.TestCase):
     # ---- programs ----
 
     def test_program_passes(self):
-        self.assertEqual(self.report(self.meson()), ((1, 0, 0), ""))
+        assert self.report(self.meson()) == ((1, 0, 0), "")
 
     def test_program_fails_and_is_shown(self):
         counts, said = self.report(self.meson("FAIL", "what it said\n", 1))
-        self.assertEqual(counts, (0, 1, 0))
-        self.assertIn("FAILED: bruma:unit / x (FAIL, exit 1)", said)
-        self.assertIn("what it said", said)
+        assert counts == (0, 1, 0)
+        assert "FAILED: bruma:unit / x (FAIL, exit 1)" in said
+        assert "what it said" in said
 
     def test_program_crashes_hangs_or_is_broken_off(self):
         for result in ("FAIL", "ERROR", "TIMEOUT", "INTERRUPT", "UNEXPECTEDPASS"):
             counts, said = self.report(self.meson(result, "", -11), self.meson())
-            self.assertEqual(counts, (1, 1, 0), result)
-            self.assertIn(result, said)
+            assert counts == (1, 1, 0), result
+            assert result in said
 
     def test_program_skips_with_its_reason(self):
         counts, said = self.report(self.meson("SKIP", "no such kernel\n", 77))
-        self.assertEqual(counts, (0, 0, 1))
-        self.assertIn("no such kernel", said)
+        assert counts == (0, 0, 1)
+        assert "no such kernel" in said
 
     def test_program_that_shall_fail(self):
-        self.assertEqual(
-            self.report(self.meson("EXPECTEDFAIL", CRITERION.format(2, 1, 1, 0), 1))[0], (1, 0, 0)
-        )
+        assert self.report(self.meson("EXPECTEDFAIL", CRITERION.format(2, 1, 1, 0), 1))[0] == (1, 0, 0)
 
     # ---- Criterion ----
 
     def test_criterion_counts_its_tests(self):
-        self.assertEqual(self.report(self.meson(stderr=CRITERION.format(7, 7, 0, 0)))[0], (7, 0, 0))
-        self.assertEqual(self.report(self.meson("FAIL", CRITERION.format(7, 4, 2, 1), 1))[0], (4, 3, 0))
+        assert self.report(self.meson(stderr=CRITERION.format(7, 7, 0, 0)))[0] == (7, 0, 0)
+        assert self.report(self.meson("FAIL", CRITERION.format(7, 4, 2, 1), 1))[0] == (4, 3, 0)
 
     def test_criterion_skips(self):
         counts, said = self.report(
             self.meson(stderr="[SKIP] a::b: needs root\n" + CRITERION.format(2, 2, 0, 0))
         )
-        self.assertEqual(counts, (2, 0, 1))
-        self.assertIn("skipped: bruma:unit / x: a::b: needs root", said)
+        assert counts == (2, 0, 1)
+        assert "skipped: bruma:unit / x: a::b: needs root" in said
 
     def test_criterion_dies_after_its_tests(self):
         counts, said = self.report(self.meson("FAIL", CRITERION.format(3, 3, 0, 0) + "LeakSanitizer\n", 1))
-        self.assertEqual(counts, (3, 1, 0))
-        self.assertIn("LeakSanitizer", said)
+        assert counts == (3, 1, 0)
+        assert "LeakSanitizer" in said
 
     def test_criterion_fails_and_ends_well(self):
-        self.assertEqual(self.report(self.meson("OK", CRITERION.format(3, 2, 1, 0)))[0], (2, 1, 0))
+        assert self.report(self.meson("OK", CRITERION.format(3, 2, 1, 0)))[0] == (2, 1, 0)
 
     def test_criterion_without_tests(self):
-        self.assertEqual(self.report(self.meson("OK", CRITERION.format(0, 0, 0, 0)))[0], (0, 1, 0))
+        assert self.report(self.meson("OK", CRITERION.format(0, 0, 0, 0)))[0] == (0, 1, 0)
 
     def test_criterion_hangs(self):
-        self.assertEqual(self.report(self.meson("TIMEOUT", "[RUN ] a::b\n", -15))[0], (0, 1, 0))
+        assert self.report(self.meson("TIMEOUT", "[RUN ] a::b\n", -15))[0] == (0, 1, 0)
 
     # ---- TAP ----
 
@@ -127,27 +125,27 @@ class Report(unittest.TestCase):
             result="FAIL",
             status=1,
         )
-        self.assertEqual(counts, (1, 1, 1))
+        assert counts == (1, 1, 1)
         for line in (
             "FAILED: bruma:unit / x: b.c",
             "    b.c:1: bad",
             "skipped: bruma:unit / x: c: no c",
             "    3 files",
         ):
-            self.assertIn(line, said)
+            assert line in said
 
     def test_tap_skips_all(self):
         counts, said = self.tap("1..0 # SKIP there is no clang-format-14", result="SKIP")
-        self.assertEqual(counts, (0, 0, 1))
-        self.assertIn("there is no clang-format-14", said)
+        assert counts == (0, 0, 1)
+        assert "there is no clang-format-14" in said
 
     def test_tap_ends_early(self):
-        self.assertEqual(self.tap("ok 1 - a.c")[0], (1, 1, 0))
-        self.assertEqual(self.tap("1..2", "ok 1 - a.c")[0], (1, 1, 0))
+        assert self.tap("ok 1 - a.c")[0] == (1, 1, 0)
+        assert self.tap("1..2", "ok 1 - a.c")[0] == (1, 1, 0)
 
     def test_tap_is_killed(self):
-        self.assertEqual(self.tap("ok 1 - a.c", result="TIMEOUT", status=-15)[0], (1, 1, 0))
-        self.assertEqual(self.tap("ok 1 - a.c", "1..1", result="ERROR", status=-11)[0], (1, 1, 0))
+        assert self.tap("ok 1 - a.c", result="TIMEOUT", status=-15)[0] == (1, 1, 0)
+        assert self.tap("ok 1 - a.c", "1..1", result="ERROR", status=-11)[0] == (1, 1, 0)
 
     # ---- pytest ----
 
@@ -157,30 +155,30 @@ class Report(unittest.TestCase):
             "d", '<skipped message="no istiod"/>'
         )
         counts, said = self.report(self.pytest(cases, "FAIL", 1))
-        self.assertEqual(counts, (1, 2, 1))
-        self.assertIn("skipped: tests.e2e.test_x.d: no istiod", said)
+        assert counts == (1, 2, 1)
+        assert "skipped: tests.e2e.test_x.d: no istiod" in said
 
     def test_pytest_that_chooses_nothing(self):
-        self.assertEqual(self.report(self.pytest(""))[0], (0, 0, 0))
+        assert self.report(self.pytest(""))[0] == (0, 0, 0)
 
     def test_pytest_ends_badly_with_good_results(self):
-        self.assertEqual(self.report(self.pytest(CASE.format("a", ""), "FAIL", 3))[0], (1, 1, 0))
+        assert self.report(self.pytest(CASE.format("a", ""), "FAIL", 3))[0] == (1, 1, 0)
 
     def test_pytest_without_results(self):
         for result, status in (("OK", 0), ("FAIL", 4), ("TIMEOUT", -15)):
             counts, said = self.report(self.pytest(None, result, status))
-            self.assertEqual(counts, (0, 1, 0), result)
-            self.assertIn("e2e.xml", said)
+            assert counts == (0, 1, 0), result
+            assert "e2e.xml" in said
 
     def test_pytest_with_half_of_its_results(self):
         with open(self.xml, "w") as f:
             f.write("<testsuites><testsuite>")
-        self.assertEqual(self.report(self.pytest(None))[0], (0, 1, 0))
+        assert self.report(self.pytest(None))[0] == (0, 1, 0)
 
     def test_pytest_did_not_run(self):
         """What is there from another time is not counted."""
         test = self.pytest(CASE.format("a", ""), "SKIP", 77)
-        self.assertEqual(self.report({**test, "stdout": "[SKIP] this needs root\n"})[0], (0, 0, 1))
+        assert self.report({**test, "stdout": "[SKIP] this needs root\n"})[0] == (0, 0, 1)
 
     # ---- the log ----
 
@@ -191,11 +189,11 @@ class Report(unittest.TestCase):
             run = subprocess.run(
                 [sys.executable, REPORT, self.log], capture_output=True, text=True, check=True
             )
-            self.assertEqual(run.stdout.splitlines()[-1], "0 1 0")
+            assert run.stdout.splitlines()[-1] == "0 1 0"
         run = subprocess.run(
             [sys.executable, REPORT, self.log + "x"], capture_output=True, text=True, check=True
         )
-        self.assertEqual(run.stdout.splitlines()[-1], "0 1 0")
+        assert run.stdout.splitlines()[-1] == "0 1 0"
 
 
 if __name__ == "__main__":
