@@ -115,12 +115,13 @@ def count(test):
         counts, trouble = Counter(), f": no results: {e}"
     if test["result"] not in GOOD and not counts["failed"]:
         counts["failed"] += 1  # killed, or died after its tests, or a sanitizer spoke at the end
-        trouble = trouble or ": all of its results are good" * bool(counts["passed"])
+        trouble = trouble or ": it ended badly, whatever its results are"
     elif trouble:
         counts["failed"] += 1
     if test["result"] not in GOOD or trouble:
         print(f"FAILED: {name} ({test['result']}, exit {test.get('returncode')}){trouble}")
-        if not output.startswith("TAP version") or test["result"] == "TIMEOUT":
+        # What TAP says of a failure is shown already, and pytest shows its own.
+        if trouble or not (junit or output.startswith("TAP version")):
             print("\n".join("    " + line for line in output.strip().splitlines()[-SHOWN:]))
     return counts
 

@@ -164,6 +164,11 @@ class Report(unittest.TestCase):
     def test_pytest_ends_badly_with_good_results(self):
         assert self.report(self.pytest(CASE.format("a", ""), "FAIL", 3))[0] == (1, 1, 0)
 
+    def test_pytest_is_broken_off(self):
+        """As it writes its results when it is interrupted."""
+        cases = CASE.format("a", "") + '<testcase time="0.1"/>'
+        assert self.report(self.pytest(cases, "TIMEOUT", -9))[0] == (1, 1, 0)
+
     def test_pytest_without_results(self):
         for result, status in (("OK", 0), ("FAIL", 4), ("TIMEOUT", -15)):
             counts, said = self.report(self.pytest(None, result, status))
