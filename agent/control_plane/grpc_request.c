@@ -316,7 +316,7 @@ static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, 
     return 0;
 }
 
-int grpc_session_new(struct grpc_client *client)
+int grpc_server_session_new(struct grpc_client *client)
 {
     nghttp2_settings_entry settings[] = {{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, REQUESTS_MAX},
                                          {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HEADER_BYTES_MAX}};

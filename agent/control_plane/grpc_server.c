@@ -128,7 +128,7 @@ static void accept_one(struct grpc_server *s, int fd, const struct peer_source *
     list_init(&client->requests);
     client->member.source = *source;
     crowd_add(&s->crowd, &client->member);
-    if (grpc_session_new(client) < 0) {
+    if (grpc_server_session_new(client) < 0) {
         SSL_free(ssl);
         close(fd);
         client_free(client);

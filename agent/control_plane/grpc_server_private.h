@@ -59,7 +59,7 @@ struct grpc_request {
 };
 
 /* The session of a client whose connection is being opened. 0 or -ENOMEM. */
-int grpc_session_new(struct grpc_client *client);
+int grpc_server_session_new(struct grpc_client *client);
 /* The request's end, whoever it comes from: its service is told. */
 void grpc_request_free(struct grpc_request *request);
 

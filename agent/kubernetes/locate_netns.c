@@ -42,13 +42,15 @@ static void job_free(struct locate_job *job)
 static void not_found(struct kube_pod *pod, const char *error)
 {
     struct loop *loop = pod->source->agent->loop;
+    char quoted[600];
 
     snprintf(pod->locate_error, sizeof(pod->locate_error), "%s", error);
     loop_timer_set(loop, &pod->locate_timer, kube_backoff(pod->locate_tries++));
     if (pod->locate_tries < TRIES_QUIET)
         return;
-    log_warn("the network namespace of a running pod cannot be found\tpod=\"%s/%s\" reason=%s error=\"%s\"",
-             pod->namespace, pod->name, reason_name(BRUMA_REASON_NETNS_NOT_FOUND), error);
+    log_warn("the network namespace of a running pod cannot be found\tpod=\"%s/%s\" reason=%s error=%s",
+             pod->namespace, pod->name, reason_name(BRUMA_REASON_NETNS_NOT_FOUND),
+             log_quote(quoted, sizeof(quoted), error));
     kube_status_event(pod, BRUMA_REASON_NETNS_NOT_FOUND, error);
     kube_status_check(pod);
 }

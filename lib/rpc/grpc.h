@@ -41,6 +41,7 @@ struct grpc_call;
 struct grpc_channel_config {
     const char *host; /* name or address: SNI, :authority and the name that the certificate must carry */
     uint16_t port;
+    const char *unix_path; /* of a socket to connect to instead of host and port, or NULL; then without TLS */
     const char *alternate_host; /* accepted as the certificate's name too, or NULL */
     const char *roots_pem;      /* PEM text of the trusted roots; NULL: the system's */
     bool plaintext;             /* no TLS at all (istiod's port 15010) */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "lib/rpc/grpc_client.h"
@@ -196,18 +197,24 @@ static SSL *make_ssl(struct grpc_channel *ch)
 
 /* ---- the connection ---- */
 
-static int dial(const struct addrinfo *a, bool *ret_connecting)
+static void keep_alive(int fd)
 {
-    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1, r;
-
-    if (fd < 0)
-        return -errno;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){1}, sizeof(int));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &(int){300}, sizeof(int));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &(int){75}, sizeof(int));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &(int){9}, sizeof(int));
-    if (connect(fd, a->ai_addr, a->ai_addrlen) == 0) {
+}
+
+static int dial(const struct sockaddr *to, socklen_t len, bool *ret_connecting)
+{
+    int fd = socket(to->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), r;
+
+    if (fd < 0)
+        return -errno;
+    if (to->sa_family != AF_UNIX)
+        keep_alive(fd);
+    if (connect(fd, to, len) == 0) {
         *ret_connecting = false;
         return fd;
     }
@@ -220,14 +227,14 @@ static int dial(const struct addrinfo *a, bool *ret_connecting)
     return r;
 }
 
-static int connect_to(struct grpc_channel *ch, const struct addrinfo *a)
+static int connect_to(struct grpc_channel *ch, const struct sockaddr *to, socklen_t len)
 {
     SSL *ssl = ch->tls ? make_ssl(ch) : NULL;
     bool connecting = false;
     int fd = ch->tls && !ssl ? -ENOMEM : grpc_session_new(ch), r;
 
     if (fd == 0)
-        fd = dial(a, &connecting);
+        fd = dial(to, len, &connecting);
     if (fd < 0) {
         SSL_free(ssl);
         h2_connection_close(&ch->connection);
@@ -248,7 +255,7 @@ static int connect_next(struct grpc_channel *ch)
         const struct addrinfo *a = ch->next_address;
 
         ch->next_address = a->ai_next;
-        r = connect_to(ch, a);
+        r = connect_to(ch, a->ai_addr, a->ai_addrlen);
         if (r == 0)
             return 0;
     }
@@ -294,6 +301,17 @@ static void on_lookup_limit(struct loop_timer *timer)
     die(container_of(timer, struct grpc_channel, lookup_limit), "resolving the host's name timed out");
 }
 
+/* The kernel answers at once: a server with too many who wait is EAGAIN. */
+static int connect_to_unix(struct grpc_channel *ch, const char *path)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+
+    if (strlen(path) >= sizeof(to.sun_path))
+        return -ENAMETOOLONG;
+    strcpy(to.sun_path, path);
+    return connect_to(ch, (const struct sockaddr *)&to, sizeof(to));
+}
+
 static int find_server(struct grpc_channel *ch)
 {
     int r;
@@ -317,12 +335,12 @@ int grpc_channel_open(struct loop *loop, const struct grpc_channel_config *confi
                       void *data, struct grpc_channel **ret)
 {
     const char *alternate = config->alternate_host ? config->alternate_host : "";
+    const char *host = config->unix_path ? "localhost" : config->host;
     struct grpc_channel *ch;
     struct in6_addr ignored;
     int r;
 
-    if (!*config->host || strlen(config->host) >= sizeof(ch->host) ||
-        strlen(alternate) >= sizeof(ch->alternate_host))
+    if (!*host || strlen(host) >= sizeof(ch->host) || strlen(alternate) >= sizeof(ch->alternate_host))
         return -EINVAL;
     ch = calloc(1, sizeof(*ch));
     if (!ch)
@@ -331,7 +349,7 @@ int grpc_channel_open(struct loop *loop, const struct grpc_channel_config *confi
     ch->down = down;
     ch->data = data;
     ch->port = config->port;
-    strcpy(ch->host, config->host);
+    strcpy(ch->host, host);
     strcpy(ch->alternate_host, alternate);
     ch->host_is_address =
         inet_pton(AF_INET, ch->host, &ignored) == 1 || inet_pton(AF_INET6, ch->host, &ignored) == 1;
@@ -343,11 +361,14 @@ int grpc_channel_open(struct loop *loop, const struct grpc_channel_config *confi
     list_init(&ch->calls);
     loop_timer_init(&ch->ping, on_ping);
     loop_timer_init(&ch->lookup_limit, on_lookup_limit);
-    snprintf(ch->authority, sizeof(ch->authority), strchr(ch->host, ':') ? "[%s]:%u" : "%s:%u", ch->host,
-             ch->port);
-    r = config->plaintext ? 0 : make_context(ch, config->roots_pem);
+    if (config->unix_path)
+        strcpy(ch->authority, ch->host);
+    else
+        snprintf(ch->authority, sizeof(ch->authority), strchr(ch->host, ':') ? "[%s]:%u" : "%s:%u", ch->host,
+                 ch->port);
+    r = config->plaintext || config->unix_path ? 0 : make_context(ch, config->roots_pem);
     if (r == 0)
-        r = find_server(ch);
+        r = config->unix_path ? connect_to_unix(ch, config->unix_path) : find_server(ch);
     if (r < 0) {
         grpc_channel_close(&ch);
         return r;

@@ -2,22 +2,18 @@
 """bruma-agent with the Kubernetes API as its source: labels and selectors, the annotation, where running pods
 are found. What both servers can do is tested against both (kube_world.py)."""
 
-import concurrent.futures
-import json
 import os
 import re
 import socket
 import time
 import uuid
 
-import grpc
 import pytest
 
 from support import agent as agent_client
 from support import kernel, network
 from support.kube.world import AMBIENT, REAL
 from support.system import run, wait_for
-from support.xds.control_plane import load_messages
 
 
 def test_real_server_is_given():
@@ -533,65 +529,3 @@ def test_pod_that_goes_by_another_ones_uid_changes_nothing_there(small):
     told = agent_client.pods(small.node.run_dir)
     assert list(told) == ["shop/web"] and told["shop/web"]["serviceAccount"] == "good"
     assert [small.server.redirection("plain", "a0"), small.server.redirection("shop", "a2")] == [None, None]
-
-
-class Runtime:
-    """The part of a container runtime's CRI that is asked."""
-
-    def __init__(self, work, sandboxes):
-        self.messages, self.calls = load_messages(work.directory), []
-        self.sandboxes = sandboxes
-        self.path = work.path("cri.sock")
-        self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
-        self.server.add_generic_rpc_handlers((self,))
-        self.server.add_insecure_port(f"unix:{self.path}")
-        self.server.start()
-        work.defer(lambda: self.server.stop(None).wait() and None)
-
-    def service(self, details):
-        method = details.method.rpartition("/")[2]
-        self.calls.append(details.method)
-        return grpc.unary_unary_rpc_method_handler(
-            getattr(self, method),
-            self.messages[f"runtime.v1.{method}Request"].FromString,
-            lambda m: m.SerializeToString(),
-        )
-
-    def ListPodSandbox(self, request, _):
-        answer = self.messages["runtime.v1.ListPodSandboxResponse"]()
-        for pod in self.sandboxes:
-            answer.items.add(id=pod.container).metadata.uid = pod.runtime_uid
-        return answer
-
-    def PodSandboxStatus(self, request, context):
-        assert request.verbose
-        pod = next(p for p in self.sandboxes if p.container == request.pod_sandbox_id)
-        answer = self.messages["runtime.v1.PodSandboxStatusResponse"]()
-        answer.info.add(
-            key="info",
-            value=json.dumps(
-                {
-                    "pid": 1,
-                    "runtimeSpec": {
-                        "linux": {
-                            "namespaces": [
-                                {"type": "pid"},
-                                {"type": "network", "path": f"/run/netns/{pod.netns}"},
-                            ]
-                        }
-                    },
-                }
-            ),
-        )
-        return answer
-
-
-def test_container_runtime_is_asked(small):
-    small.server.make_namespace("shop", AMBIENT)
-    pods = [small.sandbox("shop", f"p{i}", 10 + i) for i in range(3)]
-    runtime = Runtime(small.work, pods)
-    small.start(cri_socket=runtime.path).ready()
-    for pod in pods:
-        small.wait_redirection("shop", pod.name, "enabled")
-    assert small.log().count("by=cri") == 3
-    assert runtime.calls.count("/runtime.v1.RuntimeService/ListPodSandbox") == 1
