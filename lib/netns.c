@@ -58,6 +58,26 @@ int netns_enter(int fd)
     return setns(fd, CLONE_NEWNET) < 0 ? -errno : 0;
 }
 
+int netns_visit(int fd)
+{
+    _cleanup_fd_ int home = netns_open_own();
+    int r = home < 0 ? home : netns_enter(fd);
+
+    return r < 0 ? r : take_fd(&home);
+}
+
+void netns_leave(int *home)
+{
+    int saved = errno;
+
+    if (*home < 0)
+        return;
+    if (netns_enter(*home) < 0)
+        abort();
+    close(take_fd(home));
+    errno = saved;
+}
+
 int socket_netns_cookie(int fd, uint64_t *ret)
 {
     socklen_t len = sizeof(*ret);
@@ -74,20 +94,13 @@ int socket_cookie(int fd, uint64_t *ret)
 
 int netns_cookie(int fd, uint64_t *ret)
 {
-    _cleanup_fd_ int own = netns_open_own(), sock = -1;
-    int r;
+    _cleanup_netns_ int home = netns_visit(fd);
 
-    if (own < 0)
-        return own;
-    r = netns_enter(fd);
-    if (r < 0)
-        return r;
-    sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    r = sock < 0 ? -errno : socket_netns_cookie(sock, ret);
-    /* A thread that cannot return would do its next work in a pod. */
-    if (netns_enter(own) < 0)
-        abort();
-    return r;
+    if (home < 0)
+        return home;
+    _cleanup_fd_ int sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    return sock < 0 ? -errno : socket_netns_cookie(sock, ret);
 }
 
 int netns_inode(int fd, uint64_t *ret)

@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "lib/cleanup.h"
+
 /* Opens path and makes sure that it is a network namespace: an fd, -EINVAL if it is something else, or
  * -errno. */
 int netns_open(const char *path);
@@ -17,8 +19,19 @@ int netns_open_own(void);
  * netns_open_own(). 0 or -errno. */
 int netns_enter(int fd);
 
-/* The kernel's cookie of the namespace: unique until the next boot, never used again. 0 or -errno. The
- * calling thread goes there and back; a process that cannot come back aborts. */
+/*
+ * A visit: the calling thread moves into the namespace, and back at the end of the scope or by netns_leave().
+ * Returns a descriptor of the namespace it was in, or -errno: then it has not moved. The end of a visit
+ * cannot fail: a thread that cannot return would do its next work in a pod, so the program ends. errno stays.
+ *     _cleanup_netns_ int home = netns_visit(netns_fd);
+ */
+int netns_visit(int fd);
+/* Closes *home and sets it to -1; nothing if it is negative. */
+void netns_leave(int *home);
+#define _cleanup_netns_ cleanup(netns_leave)
+
+/* The kernel's cookie of the namespace: unique until the next boot, never used again. 0 or -errno. A
+ * visit. */
 int netns_cookie(int fd, uint64_t *ret);
 /* The inode number, which `ip netns` and bpftool show. It is used again once the namespace is gone. 0
  * or -errno. */

@@ -12,7 +12,6 @@
 
 #include "agent/api/ctl_finding.h"
 #include "agent/enroll/guard.h"
-#include "agent/enroll/pins.h"
 #include "agent/enroll/source.h"
 #include "agent/kubernetes/kubelet.h"
 #include "lib/cleanup.h"

@@ -4,7 +4,6 @@
 
 #include "agent/api/ctl_finding.h"
 #include "agent/enroll/enroll.h"
-#include "agent/enroll/pins.h"
 #include "agent/enroll/source.h"
 #include "lib/reasons.h"
 
@@ -50,7 +49,7 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
 
     ctl_finding(c, "link", attached, attached ? BRUMA_REASON_NONE : BRUMA_REASON_LINK_DETACHED,
                 "the pinned link %s attached to the pod's network namespace", attached ? "is" : "is not");
-    (void)pins_listeners(agent->settings->pin_dir, pod->cookie, slots);
+    (void)steer_pod_pinned_listeners(agent->steer, pod->cookie, slots);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         ctl_finding(c, "listener", slots[i] != 0, slots[i] ? BRUMA_REASON_NONE : empty, "%s: %s", names[i],
                     slots[i] ? "a listener is registered" : "the slot is empty");

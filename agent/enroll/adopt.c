@@ -12,7 +12,6 @@
 
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/forwards.h"
-#include "agent/enroll/pins.h"
 #include "agent/enroll/source.h"
 #include "agent/enroll/watchdog.h"
 #include "bruma/protocol.h"
@@ -123,7 +122,7 @@ static int adopt(struct agent *agent, struct pod *pod)
     }
     /* Proxies that open listeners themselves have none of ours to give back. */
     if (proxies_open_listeners(agent->proxies))
-        (void)pins_listeners(agent->settings->pin_dir, pod->cookie, pod->listener_cookies);
+        (void)steer_pod_pinned_listeners(agent->steer, pod->cookie, pod->listener_cookies);
     else
         pod->awaits_listeners = pod->state == POD_ENROLLED || pod->state == POD_LEAVING;
     log_info("pod adopted\tpod=\"%s/%s\" cookie=%" PRIu64 " state=%s", pod->namespace, pod->name, pod->cookie,
@@ -204,7 +203,7 @@ static int adopt_pin(struct agent *agent, uint64_t cookie)
         (void)store_save(&agent->store, pod);
         return adopt(agent, pod);
     }
-    if (!pins_netns_dead(agent->settings->pin_dir, cookie)) {
+    if (!steer_pod_netns_dead(agent->steer, cookie)) {
         /* It stays steered: better refused by an empty slot than outside the mesh without a word. */
         log_error("a pinned pod has no record and its network namespace has no name; it is left as it "
                   "is\tcookie=%" PRIu64,
@@ -285,7 +284,7 @@ static bool take_listeners(struct agent *agent, struct pod *pod, const struct of
     uint64_t slots[BRUMA_LISTENER_COUNT], cookie;
     bool complete = true;
 
-    if (pins_listeners(agent->settings->pin_dir, pod->cookie, slots) < 0)
+    if (steer_pod_pinned_listeners(agent->steer, pod->cookie, slots) < 0)
         return false;
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
         int *fd = &offer->fds[BRUMA_POD_FD_OUTBOUND + i];
@@ -348,7 +347,7 @@ static bool may_open(const struct agent *agent, const struct pod *pod)
 {
     uint64_t slots[BRUMA_LISTENER_COUNT];
 
-    if (pins_listeners(agent->settings->pin_dir, pod->cookie, slots) < 0)
+    if (steer_pod_pinned_listeners(agent->steer, pod->cookie, slots) < 0)
         return true;
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
         if (!slots[i])

@@ -95,21 +95,14 @@ static int routes_socket(int netns_fd)
                                .nl_groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR |
                                             RTMGRP_IPV4_RULE | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE |
                                             (1u << (RTNLGRP_IPV6_RULE - 1))};
-    _cleanup_fd_ int own = netns_open_own(), fd = -1;
-    int r;
+    _cleanup_netns_ int home = netns_visit(netns_fd);
 
-    if (own < 0)
-        return own;
-    r = netns_enter(netns_fd);
-    if (r < 0)
-        return r;
-    fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
-    r = fd < 0 ? -errno : 0;
-    /* The agent must not go on inside a pod. */
-    if (netns_enter(own) < 0)
-        abort();
-    if (r < 0)
-        return r;
+    if (home < 0)
+        return home;
+    _cleanup_fd_ int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
+
+    if (fd < 0)
+        return -errno;
     if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
         return -errno;
     return take_fd(&fd);

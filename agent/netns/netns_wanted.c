@@ -36,16 +36,14 @@ static bool is_of_pod(const struct netns_wanted *w, const struct sockaddr *sa)
 /* 1 if an interface of the namespace has an address of the pod. The thread comes back. */
 static int holds_address(const struct netns_wanted *w, int fd)
 {
-    _cleanup_fd_ int own = netns_open_own();
+    _cleanup_netns_ int home = netns_visit(fd);
     struct ifaddrs *all = NULL;
-    int r = own < 0 ? own : netns_enter(fd), found = 0;
+    int r, found = 0;
 
-    if (r < 0)
-        return r;
+    if (home < 0)
+        return home;
     r = getifaddrs(&all) < 0 ? -errno : 0;
-    /* The thread must not go on inside a pod. */
-    if (netns_enter(own) < 0)
-        abort();
+    netns_leave(&home);
     for (struct ifaddrs *a = all; r == 0 && a && !found; a = a->ifa_next)
         found = is_of_pod(w, a->ifa_addr);
     if (all)

@@ -40,13 +40,7 @@ uint32_t pod_no_family_here(void)
 
 uint32_t pod_no_family(int netns_fd)
 {
-    _cleanup_fd_ int own = netns_open_own();
-    uint32_t missing;
+    _cleanup_netns_ int home = netns_visit(netns_fd);
 
-    if (own < 0 || netns_enter(netns_fd) < 0)
-        return 0;
-    missing = pod_no_family_here();
-    if (netns_enter(own) < 0)
-        abort(); /* the agent would go on in a pod */
-    return missing;
+    return home < 0 ? 0 : pod_no_family_here();
 }

@@ -38,6 +38,8 @@ int steer_pin_paths(const struct steer *steer, struct bpf_object *object, struct
 
 /* PIN_DIR/pods/<cookie>[/name]; name NULL: the directory. 0 or -ENAMETOOLONG. */
 int steer_pod_pin_path(const struct steer *steer, uint64_t cookie, const char *name, char *buf, size_t size);
+/* A descriptor of what is pinned there, or -errno. */
+int steer_pod_pin_open(const struct steer *steer, uint64_t cookie, const char *name);
 
 /* ---- the others ---- */
 

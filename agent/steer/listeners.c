@@ -94,14 +94,12 @@ static int open_listener(enum bruma_listener which, int *ret)
 
 int steer_listeners_open(int netns_fd, int listeners[BRUMA_LISTENER_COUNT], struct steer_error *error)
 {
-    _cleanup_fd_ int own = netns_open_own();
-    int r;
+    _cleanup_netns_ int home = netns_visit(netns_fd);
+    int r = 0;
 
-    if (own < 0)
-        return steer_fail(error, BRUMA_REASON_INTERNAL, own, "own network namespace");
-    r = netns_enter(netns_fd);
-    if (r < 0)
-        return steer_fail(error, BRUMA_REASON_NETNS_UNUSABLE, r, "cannot enter the pod's network namespace");
+    if (home < 0)
+        return steer_fail(error, BRUMA_REASON_NETNS_UNUSABLE, home,
+                          "cannot enter the pod's network namespace");
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
         if (listeners[i] >= 0)
             continue;
@@ -112,7 +110,5 @@ int steer_listeners_open(int netns_fd, int listeners[BRUMA_LISTENER_COUNT], stru
             break;
         }
     }
-    if (netns_enter(own) < 0)
-        abort(); /* the agent would go on in a pod */
     return r;
 }

@@ -68,17 +68,9 @@ static int run(int program)
 
 int steer_pod_bind_live(struct steer *s, int netns_fd)
 {
-    _cleanup_fd_ int own = -1;
-    int r;
-
     if (s->live_fd < 0)
         return -EOPNOTSUPP;
-    own = netns_open_own();
-    r = own < 0 ? own : netns_enter(netns_fd);
-    if (r < 0)
-        return r;
-    r = run(s->live_fd);
-    if (netns_enter(own) < 0)
-        abort(); /* the agent would go on in a pod */
-    return r;
+    _cleanup_netns_ int home = netns_visit(netns_fd);
+
+    return home < 0 ? home : run(s->live_fd);
 }

@@ -33,6 +33,17 @@ int steer_pod_pin_path(const struct steer *s, uint64_t cookie, const char *name,
     return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
 }
 
+int steer_pod_pin_open(const struct steer *s, uint64_t cookie, const char *name)
+{
+    char path[PATH_MAX / 4];
+    int fd;
+
+    if (steer_pod_pin_path(s, cookie, name, path, sizeof(path)) < 0)
+        return -ENAMETOOLONG;
+    fd = bpf_obj_get(path);
+    return fd < 0 ? -errno : fd;
+}
+
 /* Another version may have pinned the map with another layout. Its programs read it, so it can be neither
  * taken nor replaced. */
 static int check_layout(const struct bpf_map *map, const char *path, struct steer_error *error)
@@ -72,6 +83,30 @@ int steer_pin_paths(const struct steer *s, struct bpf_object *object, struct ste
             return r;
     }
     return 0;
+}
+
+int steer_pod_pinned_listeners(const struct steer *s, uint64_t cookie, uint64_t ret[BRUMA_LISTENER_COUNT])
+{
+    _cleanup_fd_ int map = steer_pod_pin_open(s, cookie, "listeners");
+
+    if (map < 0)
+        return map;
+    for (uint32_t i = 0; i < BRUMA_LISTENER_COUNT; i++) {
+        uint64_t socket;
+
+        ret[i] = bpf_map_lookup_elem(map, &i, &socket) == 0 ? socket : 0;
+    }
+    return 0;
+}
+
+bool steer_pod_netns_dead(const struct steer *s, uint64_t cookie)
+{
+    _cleanup_fd_ int link = steer_pod_pin_open(s, cookie, "link");
+    struct bpf_link_info info = {0};
+    __u32 len = sizeof(info);
+
+    return link >= 0 && bpf_obj_get_info_by_fd(link, &info, &len) == 0 && info.type == BPF_LINK_TYPE_NETNS &&
+           !info.netns.netns_ino;
 }
 
 int steer_pod_entry(struct steer *s, uint64_t cookie, struct bruma_pod *ret)

@@ -27,17 +27,6 @@ int steer_pod_link_path(const struct steer *s, uint64_t cookie, char *buf, size_
     return steer_pod_pin_path(s, cookie, "link", buf, size);
 }
 
-static int open_pin(const struct steer *s, uint64_t cookie, const char *name)
-{
-    char path[PATH_MAX / 4];
-    int fd;
-
-    if (steer_pod_pin_path(s, cookie, name, path, sizeof(path)) < 0)
-        return -ENAMETOOLONG;
-    fd = bpf_obj_get(path);
-    return fd < 0 ? -errno : fd;
-}
-
 /* Says that there is no pin, and not merely that it cannot be had now. */
 static bool is_missing(int r)
 {
@@ -94,17 +83,17 @@ static int fill_listeners(int map, const struct steer_pod *pod, struct steer_err
  * told. */
 static uint32_t only_device(int netns_fd)
 {
-    _cleanup_fd_ int own = netns_open_own(), fd = -1;
+    _cleanup_netns_ int home = netns_visit(netns_fd);
+    _cleanup_fd_ int fd = -1;
     struct if_nameindex *all = NULL;
     uint32_t found = 0;
     int n = 0;
 
-    if (own < 0 || netns_enter(netns_fd) < 0)
+    if (home < 0)
         return 0;
     fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     all = fd < 0 ? NULL : if_nameindex();
-    if (netns_enter(own) < 0)
-        abort(); /* the agent would go on in a pod */
+    netns_leave(&home);
     for (struct if_nameindex *i = all; i && i->if_index; i++) {
         struct ifreq request = {};
 
@@ -149,8 +138,8 @@ static int write_entry(struct steer *s, const struct steer_pod *pod, uint32_t fl
 static int program_of(struct steer *s, const struct steer_pod *pod, int *ret_program, int *ret_listeners,
                       struct steer_error *error)
 {
-    _cleanup_fd_ int program = open_pin(s, pod->cookie, "program"),
-                     listeners = open_pin(s, pod->cookie, "listeners");
+    _cleanup_fd_ int program = steer_pod_pin_open(s, pod->cookie, "program"),
+                     listeners = steer_pod_pin_open(s, pod->cookie, "listeners");
     char path[PATH_MAX / 4];
     int r;
 
@@ -271,8 +260,9 @@ static bool pins_belong_together(int link, int program, int listeners)
 /* 1, 0, or -errno: it cannot be told. */
 static int is_attached(struct steer *s, uint64_t cookie, int netns_fd)
 {
-    _cleanup_fd_ int link = open_pin(s, cookie, "link"), program = open_pin(s, cookie, "program"),
-                     listeners = open_pin(s, cookie, "listeners");
+    _cleanup_fd_ int link = steer_pod_pin_open(s, cookie, "link"),
+                     program = steer_pod_pin_open(s, cookie, "program"),
+                     listeners = steer_pod_pin_open(s, cookie, "listeners");
     const int all[] = {link, program, listeners};
 
     for (size_t i = 0; i < array_size(all); i++) {
@@ -295,10 +285,10 @@ int steer_pod_attach(struct steer *s, const struct steer_pod *pod, struct steer_
 
     if (r > 0)
         return 0;
-    program = open_pin(s, pod->cookie, "program");
+    program = steer_pod_pin_open(s, pod->cookie, "program");
     if (program < 0)
         return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, program, "the pod's program is not pinned");
-    link = open_pin(s, pod->cookie, "link");
+    link = steer_pod_pin_open(s, pod->cookie, "link");
     /* A second link must not be made because the first cannot be seen. */
     if (r == 0 && link < 0 && !is_missing(link))
         r = link;
@@ -318,7 +308,7 @@ int steer_pod_attach(struct steer *s, const struct steer_pod *pod, struct steer_
 
 int steer_pod_set_listeners(struct steer *s, const struct steer_pod *pod, struct steer_error *error)
 {
-    _cleanup_fd_ int map = open_pin(s, pod->cookie, "listeners");
+    _cleanup_fd_ int map = steer_pod_pin_open(s, pod->cookie, "listeners");
     int r = check_listeners(pod, error);
 
     if (r < 0)
@@ -350,7 +340,7 @@ int steer_pod_stop_outbound(struct steer *s, uint64_t cookie, struct steer_error
 
 int steer_pod_detach(struct steer *s, uint64_t cookie, struct steer_error *error)
 {
-    _cleanup_fd_ int link = open_pin(s, cookie, "link");
+    _cleanup_fd_ int link = steer_pod_pin_open(s, cookie, "link");
 
     /* Somebody may hold the link's descriptor, so it is detached before its pin goes. */
     if (link >= 0 && bpf_link_detach(link) < 0 && errno != ENOLINK && errno != EOPNOTSUPP)
@@ -429,7 +419,7 @@ static void renew_families(struct steer *s, uint64_t cookie, uint32_t no_family)
 
 int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_findings *ret)
 {
-    _cleanup_fd_ int map = open_pin(s, pod->cookie, "listeners");
+    _cleanup_fd_ int map = steer_pod_pin_open(s, pod->cookie, "listeners");
     struct steer_findings f = {};
     struct pod_netns_state state;
     bool closed = false;

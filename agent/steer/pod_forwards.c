@@ -141,14 +141,9 @@ static int list_links(struct search *s)
 int steer_pod_forwards(int netns_fd, const char *own_device, char *why, size_t size)
 {
     struct search s = {.own = own_device, .own_namespace = NO_NAMESPACE};
-    _cleanup_fd_ int own = netns_open_own();
-    int r = own < 0 ? own : netns_enter(netns_fd);
+    _cleanup_netns_ int home = netns_visit(netns_fd);
+    int r = home < 0 ? home : list_links(&s);
 
-    if (r < 0)
-        return r;
-    r = list_links(&s);
-    if (netns_enter(own) < 0)
-        abort(); /* the agent would go on in a pod */
     if (r < 0)
         return r;
     compare_veths(&s);

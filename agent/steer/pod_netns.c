@@ -223,23 +223,16 @@ static int setup_family(struct mnl_socket *nl, const struct steer_pod *pod, int 
 /* ---- inside the pod ---- */
 
 struct inside {
-    int own;
+    int home;
     struct mnl_socket *nl;
 };
 
 static int enter(int netns_fd, struct inside *in)
 {
-    int r;
-
     in->nl = NULL;
-    in->own = netns_open_own();
-    if (in->own < 0)
-        return in->own;
-    r = netns_enter(netns_fd);
-    if (r < 0) {
-        close(in->own);
-        return r;
-    }
+    in->home = netns_visit(netns_fd);
+    if (in->home < 0)
+        return in->home;
     in->nl = pod_netlink_open();
     return 0;
 }
@@ -248,9 +241,7 @@ static void leave(struct inside *in)
 {
     if (in->nl)
         mnl_socket_close(in->nl);
-    if (netns_enter(in->own) < 0)
-        abort(); /* the agent would go on in a pod */
-    close(in->own);
+    netns_leave(&in->home);
 }
 
 static int set_sysctls(uint32_t *former, struct steer_error *error)

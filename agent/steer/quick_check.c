@@ -83,32 +83,19 @@ static bool listens(int fd)
 
 /* ---- arming ---- */
 
-static int open_pin(const struct steer *s, uint64_t cookie, const char *name)
-{
-    char path[PATH_MAX / 4];
-    int fd;
-
-    if (steer_pod_pin_path(s, cookie, name, path, sizeof(path)) < 0)
-        return -ENAMETOOLONG;
-    fd = bpf_obj_get(path);
-    return fd < 0 ? -errno : fd;
-}
-
 /* A descriptor shows the value of the namespace that it was opened in, wherever it is read. */
 static int open_sysctls(int netns_fd, int fds[QUICK_CHECK_SYSCTLS])
 {
-    _cleanup_fd_ int own = netns_open_own();
-    int r = own < 0 ? own : netns_enter(netns_fd);
+    _cleanup_netns_ int home = netns_visit(netns_fd);
+    int r = 0;
 
-    if (r < 0)
-        return r;
+    if (home < 0)
+        return home;
     for (int i = 0; i < QUICK_CHECK_SYSCTLS && r == 0; i++) {
         fds[i] = open(pod_netns_sysctl(i), O_RDONLY | O_CLOEXEC);
         if (fds[i] < 0 && errno != ENOENT)
             r = -errno;
     }
-    if (netns_enter(own) < 0)
-        abort(); /* the agent would go on in a pod */
     return r;
 }
 
@@ -127,8 +114,8 @@ static int open_all(struct steer *s, const struct steer_pod *pod, struct steer_q
 {
     int r;
 
-    g->link = open_pin(s, pod->cookie, "link");
-    g->listeners = open_pin(s, pod->cookie, "listeners");
+    g->link = steer_pod_pin_open(s, pod->cookie, "link");
+    g->listeners = steer_pod_pin_open(s, pod->cookie, "listeners");
     if (g->link < 0 || g->listeners < 0)
         return g->link < 0 ? g->link : g->listeners;
     r = open_sysctls(pod->netns_fd, g->sysctls);

@@ -72,22 +72,17 @@ static int dump(struct mnl_socket *nl, int family, uint32_t states, uint16_t por
 
 static struct mnl_socket *open_inside(int netns_fd)
 {
-    _cleanup_fd_ int own = netns_open_own();
+    _cleanup_netns_ int home = netns_visit(netns_fd);
     struct mnl_socket *nl;
     int r;
 
-    errno = own < 0 ? -own : 0;
-    if (own < 0)
-        return NULL;
-    r = netns_enter(netns_fd);
-    if (r < 0) {
-        errno = -r;
+    if (home < 0) {
+        errno = -home;
         return NULL;
     }
     nl = mnl_socket_open2(NETLINK_SOCK_DIAG, SOCK_CLOEXEC);
     r = nl && mnl_socket_bind(nl, 0, MNL_SOCKET_AUTOPID) < 0 ? errno : 0;
-    if (netns_enter(own) < 0)
-        abort(); /* the agent would go on in a pod */
+    netns_leave(&home);
     if (r) {
         mnl_socket_close(nl);
         errno = r;

@@ -281,6 +281,16 @@ int steer_pods_pinned(const struct steer *steer, uint64_t **ret)
     return 0;
 }
 
+int steer_pod_pinned_listeners(const struct steer *steer, uint64_t cookie, uint64_t ret[BRUMA_LISTENER_COUNT])
+{
+    return -ENOENT;
+}
+
+bool steer_pod_netns_dead(const struct steer *steer, uint64_t cookie)
+{
+    return false;
+}
+
 int steer_pod_entry(struct steer *steer, uint64_t cookie, struct bruma_pod *ret)
 {
     return -ENOENT;
