@@ -16,6 +16,7 @@
 
 #include "agent/control_plane/control_files.h"
 #include "lib/cleanup.h"
+#include "lib/file.h"
 
 #define LOG_SCOPE "ca"
 #include "lib/log.h"
@@ -144,7 +145,7 @@ static int load_or_make_key(const char *directory, const char *key_file, EVP_PKE
         snprintf(path, sizeof(path), "%s", key_file);
     else
         snprintf(path, sizeof(path), "%s/%s", directory, KEY_NAME);
-    r = control_file_read(path, PEM_FILE_MAX, &text, &len);
+    r = file_read(AT_FDCWD, path, 0, PEM_FILE_MAX, &text, &len);
     if (r == 0) {
         r = parse_key(path, text, len, ret);
         OPENSSL_cleanse(text, len);
@@ -262,7 +263,7 @@ static X509 *load_root(const char *path, EVP_PKEY *key, const char *trust_domain
     char organization[256];
     size_t len;
 
-    if (control_file_read(path, PEM_FILE_MAX, &text, &len) < 0)
+    if (file_read(AT_FDCWD, path, 0, PEM_FILE_MAX, &text, &len) < 0)
         return NULL;
     bio = BIO_new_mem_buf(text, (int)len);
     cert = bio ? PEM_read_bio_X509(bio, NULL, NULL, NULL) : NULL;

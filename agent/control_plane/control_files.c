@@ -9,37 +9,6 @@
 
 #include "lib/cleanup.h"
 
-int control_file_read(const char *path, size_t max, char **ret, size_t *ret_len)
-{
-    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    _cleanup_free_ char *text = NULL;
-    struct stat st;
-    size_t len = 0;
-
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return -errno;
-    if (!S_ISREG(st.st_mode))
-        return -EINVAL;
-    text = malloc(max + 2);
-    if (!text)
-        return -ENOMEM;
-    while (len <= max) {
-        ssize_t n = read(fd, text + len, max + 1 - len);
-
-        if (n < 0 && errno != EINTR)
-            return -errno;
-        if (n == 0)
-            break;
-        len += n > 0 ? (size_t)n : 0;
-    }
-    if (len > max)
-        return -EFBIG;
-    text[len] = '\0';
-    *ret = take_pointer(text);
-    *ret_len = len;
-    return 0;
-}
-
 static int write_all(int fd, const char *text, size_t len)
 {
     while (len) {

@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Small files of the control plane in RUN_DIR/control: keys, the root, the token. */
+/* Writes small files of the control plane in RUN_DIR/control: keys, the root, the token. */
 #ifndef AGENT_CONTROL_PLANE_CONTROL_FILES_H
 #define AGENT_CONTROL_PLANE_CONTROL_FILES_H
 
 #include <stddef.h>
 #include <sys/types.h>
 
-/* Reads a whole regular file of at most max bytes into *ret, which the caller frees; a NUL is behind
- * them. 0, -EFBIG, -EINVAL for other kinds of file, or -errno. */
-int control_file_read(const char *path, size_t max, char **ret, size_t *ret_len);
 /* Replaces the file by rename: no reader sees a part of it. 0 or -errno, and the file is as it was. */
 int control_file_write(const char *path, const char *text, size_t len, mode_t mode);
 

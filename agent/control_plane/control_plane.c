@@ -2,6 +2,7 @@
 #include "agent/control_plane/control_plane.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/rand.h>
@@ -13,6 +14,7 @@
 #include "agent/control_plane/control_files.h"
 #include "agent/control_plane/grpc_server.h"
 #include "lib/cleanup.h"
+#include "lib/file.h"
 #include "lib/proto/ca.pb-c.h"
 #include "lib/wall.h"
 
@@ -72,7 +74,7 @@ static enum grpc_status authenticate(const struct control_plane *plane, struct g
     *text = "no bearer token; it is in RUN_DIR/control/token";
     if (!header || strncmp(header, scheme, sizeof(scheme) - 1) != 0)
         return GRPC_UNAUTHENTICATED;
-    r = control_file_read(plane->token_path, TOKEN_MAX, &token, &len);
+    r = file_read(AT_FDCWD, plane->token_path, 0, TOKEN_MAX, &token, &len);
     while (r == 0 && len && (token[len - 1] == '\n' || token[len - 1] == ' '))
         len--;
     if (r < 0 || !len) {

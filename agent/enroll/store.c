@@ -9,41 +9,21 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "lib/cleanup.h"
+#include "lib/file.h"
+
 #define LOG_SCOPE "store"
 #include "lib/log.h"
 
 #define RECORD_MAX (64 * 1024)
 #define PATH_TEXT  1024
 
-static int read_file(int directory, const char *name, char *buf, size_t size, size_t *ret_len)
-{
-    _cleanup_fd_ int fd = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    size_t len = 0;
-
-    if (fd < 0)
-        return -errno;
-    while (len < size) {
-        ssize_t n = read(fd, buf + len, size - len);
-
-        if (n < 0)
-            return -errno;
-        if (n == 0) {
-            *ret_len = len;
-            return 0;
-        }
-        len += (size_t)n;
-    }
-    return -EFBIG;
-}
-
 static int read_boot_id(char *buf, size_t size)
 {
-    size_t len;
-    int r = read_file(AT_FDCWD, "/proc/sys/kernel/random/boot_id", buf, size - 1, &len);
+    ssize_t n = file_read_text(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 0, buf, size);
 
-    if (r < 0)
-        return r;
-    buf[len] = '\0';
+    if (n < 0)
+        return (int)n;
     buf[strcspn(buf, "\n")] = '\0';
     return 0;
 }
@@ -271,15 +251,12 @@ int store_parse(const struct store *store, const char *text, size_t len, struct 
 
 static int load_one(const struct store *store, int directory, const char *file, struct pods *pods)
 {
-    _cleanup_free_ char *text = malloc(RECORD_MAX);
+    _cleanup_free_ char *text = NULL;
     struct pod *pod = NULL;
     char expected[MESSAGE_NAME_MAX + 8];
     size_t len = 0;
-    int r;
+    int r = file_read(directory, file, O_NOFOLLOW, RECORD_MAX, &text, &len);
 
-    if (!text)
-        return -ENOMEM;
-    r = read_file(directory, file, text, RECORD_MAX, &len);
     if (r == 0)
         r = store_parse(store, text, len, pods, &pod);
     if (r < 0 || !pod)

@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 
 #include "lib/cleanup.h"
+#include "lib/file.h"
 
 #define LOG_SCOPE "kube"
 #include "lib/log.h"
@@ -319,13 +320,10 @@ static void deliver(struct kube_client *c)
 /* One line of printable characters. */
 static int read_token(const char *path, char *buf, size_t size)
 {
-    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    ssize_t n = fd < 0 ? -1 : read(fd, buf, size);
+    ssize_t n = file_read_text(AT_FDCWD, path, O_NONBLOCK, buf, size);
 
     if (n < 0)
-        return -errno;
-    if ((size_t)n == size)
-        return -EFBIG;
+        return (int)n;
     while (n > 0 && isspace((unsigned char)buf[n - 1]))
         n--;
     buf[n] = '\0';

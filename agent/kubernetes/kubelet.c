@@ -17,7 +17,9 @@
 
 #include "agent/netns/netns_find.h"
 #include "lib/cleanup.h"
+#include "lib/file.h"
 #include "lib/log.h"
+#include "lib/proc.h"
 #include "lib/reasons.h"
 
 #define SOON    100 /* milliseconds between looks after it has ended: its successor's probes come at once */
@@ -43,13 +45,12 @@ struct kubelet {
 
 /* ---- reading ---- */
 
+/* As much as there is room for. */
 static ssize_t read_at(int directory, const char *path, char *buf, size_t size)
 {
-    _cleanup_fd_ int fd = openat(directory, path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
+    ssize_t n = file_read_text(directory, path, 0, buf, size);
 
-    buf[n > 0 ? n : 0] = '\0';
-    return n;
+    return n == -EFBIG ? (ssize_t)size - 1 : n;
 }
 
 static ssize_t read_of(const char *proc, pid_t pid, const char *name, char *buf, size_t size)
@@ -63,15 +64,10 @@ static ssize_t read_of(const char *proc, pid_t pid, const char *name, char *buf,
 /* The line of cgroup2 in /proc/PID/cgroup: "0::/system.slice/kubelet.service". */
 static int take_group(char *text, const char *mount, char *buf, size_t size)
 {
-    char *line = strncmp(text, "0::/", 4) ? strstr(text, "\n0::/") : text - 1;
-    char *path, *end;
+    const char *path = proc_cgroup2(text);
 
-    if (!line)
+    if (!path)
         return -ENOENT;
-    path = line + 1 + 3;
-    end = strchr(path, '\n');
-    if (end)
-        *end = '\0';
     if (!strcmp(path, "/") || !strncmp(path, "/..", 3)) /* above the root of our own cgroup namespace */
         return -EXDEV;
     return snprintf(buf, size, "%s%s", mount, path) >= (int)size ? -ENAMETOOLONG : 0;
@@ -150,16 +146,14 @@ static const char *what_is_wrong(const struct kubelet_paths *paths, pid_t pid, c
     return NULL;
 }
 
-/* Field 22 of /proc/PID/stat: when it began. */
 static uint64_t began_at(const char *proc, pid_t pid)
 {
-    char text[1024], *field;
+    char text[PROC_STAT_TEXT];
+    uint64_t start;
 
-    if (read_of(proc, pid, "stat", text, sizeof(text)) <= 0 || !(field = strrchr(text, ')')))
+    if (read_of(proc, pid, "stat", text, sizeof(text)) <= 0 || proc_stat_start(text, &start) < 0)
         return UINT64_MAX;
-    for (int i = 2; field && i < 22; i++)
-        field = strchr(field + 1, ' ');
-    return field ? strtoull(field, NULL, 10) : UINT64_MAX;
+    return start;
 }
 
 static void refuse(struct kubelet_choice *c, pid_t pid, unsigned uid, const char *why)
@@ -232,15 +226,14 @@ int kubelet_find(const struct kubelet_paths *paths, const char *known, struct ku
 
 /* ---- who else is there ---- */
 
-/* The fourth field of /proc/PID/stat, counted behind the name. */
 static pid_t parent_of(const char *proc, pid_t pid)
 {
-    char text[1024], *field;
+    char text[PROC_STAT_TEXT];
+    const char *field;
 
-    if (read_of(proc, pid, "stat", text, sizeof(text)) <= 0 || !(field = strrchr(text, ')')) ||
-        strlen(field) < 4)
+    if (read_of(proc, pid, "stat", text, sizeof(text)) <= 0 || !(field = proc_stat_field(text, 4)))
         return 0;
-    return (pid_t)strtol(field + 3, NULL, 10);
+    return (pid_t)strtol(field, NULL, 10);
 }
 
 static bool belongs(const struct kubelet_paths *paths, pid_t kubelet, pid_t pid, const char *comm)

@@ -10,6 +10,7 @@
 
 #include "agent/netns/netns_find.h"
 #include "lib/cleanup.h"
+#include "lib/file.h"
 #include "lib/message.h"
 
 #define FILE_MAX (1024 * 1024)
@@ -69,21 +70,6 @@ int netns_cache_parse(const char *text, size_t text_len, char uid[129], char pat
     return 0;
 }
 
-static char *read_whole(int directory, const char *name, size_t *ret_len)
-{
-    _cleanup_fd_ int fd = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    _cleanup_free_ char *text = fd < 0 ? NULL : malloc(FILE_MAX);
-    size_t len = 0;
-    ssize_t n = 1;
-
-    while (text && len < FILE_MAX && (n = read(fd, text + len, FILE_MAX - len)) > 0)
-        len += (size_t)n;
-    if (!text || n != 0)
-        return NULL;
-    *ret_len = len;
-    return take_pointer(text);
-}
-
 void netns_find_in_cache(const char *directory, uint64_t own, struct netns_wanted *wanted, size_t len)
 {
     char path[512], uid[129], netns[512], container[254];
@@ -93,11 +79,13 @@ void netns_find_in_cache(const char *directory, uint64_t own, struct netns_wante
     snprintf(path, sizeof(path), "%s/results", directory);
     dir = opendir(path);
     while (dir && (e = readdir(dir))) {
+        _cleanup_free_ char *text = NULL;
         size_t text_len = 0;
-        _cleanup_free_ char *text = *e->d_name == '.' ? NULL : read_whole(dirfd(dir), e->d_name, &text_len);
         struct netns_wanted *w = NULL;
 
-        if (text && netns_cache_parse(text, text_len, uid, netns, container) == 0)
+        if (*e->d_name != '.' &&
+            file_read(dirfd(dir), e->d_name, O_NOFOLLOW, FILE_MAX, &text, &text_len) == 0 &&
+            netns_cache_parse(text, text_len, uid, netns, container) == 0)
             w = netns_wanted_by_uid(wanted, len, uid, strlen(uid));
         if (w && w->fd < 0)
             (void)netns_take(w, own, netns, container, "cni-cache");

@@ -11,6 +11,8 @@
 
 #include "agent/netns/netns_find.h"
 #include "lib/cleanup.h"
+#include "lib/file.h"
+#include "lib/proc.h"
 
 #define CGROUP_TEXT 8192
 
@@ -29,37 +31,11 @@ struct candidates {
     size_t len, size;
 };
 
-static int read_text(int directory, const char *name, char *buf, size_t size)
-{
-    _cleanup_fd_ int fd = openat(directory, name, O_RDONLY | O_CLOEXEC);
-    size_t len = 0;
-    ssize_t n = 1;
-
-    buf[0] = '\0';
-    if (fd < 0)
-        return -errno;
-    while (len < size - 1 && (n = read(fd, buf + len, size - 1 - len)) > 0)
-        len += (size_t)n;
-    if (n < 0)
-        return -errno;
-    buf[len] = '\0';
-    return 0;
-}
-
-/* Field 22 of /proc/PID/stat, counted behind the name, which may contain anything. */
 static int start_time(int process, uint64_t *ret)
 {
-    char text[4096], *field;
+    char text[PROC_STAT_TEXT];
 
-    if (read_text(process, "stat", text, sizeof(text)) < 0 || !(field = strrchr(text, ')')))
-        return -ENOENT;
-    for (int i = 0; i < 20; i++) {
-        field = strchr(field + 1, ' ');
-        if (!field)
-            return -EBADMSG;
-    }
-    *ret = strtoull(field + 1, NULL, 10);
-    return 0;
+    return file_read_text(process, "stat", 0, text, sizeof(text)) < 0 ? -ENOENT : proc_stat_start(text, ret);
 }
 
 static int add(struct candidates *c, const struct candidate *one)
@@ -100,7 +76,7 @@ static void look_at(const char *proc, int directory, const char *pid, struct net
     char text[CGROUP_TEXT], uid[129];
     struct stat st;
 
-    if (process < 0 || read_text(process, "cgroup", text, sizeof(text)) < 0 ||
+    if (process < 0 || file_read_text(process, "cgroup", 0, text, sizeof(text)) < 0 ||
         netns_cgroup_parse(text, uid, one.container) < 0)
         return;
     one.pod = netns_wanted_by_uid(wanted, len, uid, strlen(uid));

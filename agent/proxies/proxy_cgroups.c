@@ -13,6 +13,8 @@
 #include <sys/vfs.h>
 
 #include "lib/cleanup.h"
+#include "lib/file.h"
+#include "lib/proc.h"
 #include "lib/reasons.h"
 
 #define LOG_SCOPE "proxies"
@@ -44,27 +46,8 @@ static int read_cgroup(const char *proc, pid_t pid, char *buf, size_t size)
     ssize_t n;
 
     snprintf(path, sizeof(path), "%s/%d/cgroup", proc, (int)pid);
-    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-    if (fd < 0)
-        return -errno;
-    n = read(fd, buf, size - 1);
-    if (n < 0)
-        return -errno;
-    buf[n] = '\0';
-    return 0;
-}
-
-/* The line of cgroup2, "0::/path", without what is before the path. */
-static char *unified_path(char *text)
-{
-    char *line = strncmp(text, "0::/", 4) ? strstr(text, "\n0::/") : text - 1;
-
-    if (!line)
-        return NULL;
-    line += 1 + 3;
-    line[strcspn(line, "\n")] = '\0';
-    return line;
+    n = file_read_text(AT_FDCWD, path, 0, buf, size);
+    return n < 0 ? (int)n : 0;
 }
 
 static bool is_cgroup2(const char *path)
@@ -118,7 +101,7 @@ int proxy_cgroups_find(const char *proc, pid_t pid, const char *pods_cgroup, uin
 
     if (r < 0)
         return refuse(error, r, "the cgroup of process %d cannot be read: %s", (int)pid, strerror(-r));
-    path = unified_path(text);
+    path = proc_cgroup2(text);
     if (!path)
         return refuse(error, -EXDEV, "process %d is in no cgroup2", (int)pid);
     r = root_of(pods_cgroup, root, sizeof(root));

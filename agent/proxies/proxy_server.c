@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent/enroll/process.h"
 #include "agent/proxies/proxy_assignments.h"
 #include "bruma/protocol.h"
 #include "lib/message.h"
+#include "lib/proc.h"
 #include "lib/reasons.h"
 
 #define LOG_SCOPE "proxies"
@@ -59,7 +59,7 @@ static void insert_by_age(struct proxy_server *server, struct proxy *p)
 {
     struct proxy *other;
 
-    p->born = process_start(connection_pid(p->connection));
+    p->born = proc_start(connection_pid(p->connection));
     list_for_each (other, &server->list, node) {
         if (p->born && other->born > p->born) {
             list_add_tail(&other->node, &p->node);

@@ -4,8 +4,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "agent/enroll/process.h"
 #include "agent/proxies/zds_peers.h"
+#include "lib/proc.h"
 #include "lib/reasons.h"
 #include "lib/seqpacket.h"
 #include "lib/zds.h"
@@ -224,7 +224,7 @@ struct zds_peer *zds_peer_new(struct zds_server *s, int fd, pid_t pid, int pidfd
     p->server = s;
     p->process = (struct steer_process){.pid = pid, .pidfd = pidfd};
     p->connected_at = loop_now(s->loop);
-    p->born = process_start(pid);
+    p->born = proc_start(pid);
     list_init(&p->node);
     pod_assignments_init(&p->assignments);
     loop_timer_init(&p->deadline, on_deadline);

@@ -4,6 +4,7 @@
 
 #include "bruma/mesh.h"
 #include "proxy/connection/pending.h"
+#include "proxy/route/route.h"
 #include "proxy/socket/socket.h"
 
 static enum admission_step place(struct admission *a, bool timed_out)
@@ -39,11 +40,6 @@ static const struct admission_ops ops = {
     .refused = pending_refused,
 };
 
-static bool reserved(uint16_t port)
-{
-    return port == BRUMA_PORT_OUTBOUND || port == BRUMA_PORT_PLAINTEXT || port == BRUMA_PORT_HBONE;
-}
-
 /* What a rule redirects may be for anybody whose packets pass here. Only the pod's own connections are
  * delivered, or the pod would be a way to others that their policies do not see. Its own is what its kernel
  * has as local, whether its network has named it or not. */
@@ -60,7 +56,7 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
     struct pending p;
 
     pending_init(&p, wp, &ops, true, fd, client, destination);
-    if (reserved(destination->port) || worker_pod_listens(wp, destination->port)) {
+    if (route_is_own_port(destination->port) || worker_pod_listens(wp, destination->port)) {
         pending_refuse(&p, BRUMA_REASON_SELF_CALL, NULL);
         return;
     }

@@ -7,11 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bruma/mesh.h"
 #include "lib/cleanup.h"
+#include "lib/file.h"
 
 #define FILE_MAX (1024 * 1024)
 
@@ -60,32 +60,9 @@ int server_address_parse(const char *text, struct server_address *ret)
 
 static int read_file(const char *path, char **ret)
 {
-    _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-    _cleanup_free_ char *text = NULL;
-    size_t len = 0;
-    struct stat st;
+    size_t len;
 
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return -errno;
-    if (!S_ISREG(st.st_mode))
-        return -EINVAL;
-    text = malloc(FILE_MAX + 1);
-    if (!text)
-        return -ENOMEM;
-    while (len < FILE_MAX) {
-        ssize_t n = read(fd, text + len, FILE_MAX - len);
-
-        if (n < 0)
-            return -errno;
-        if (!n)
-            break;
-        len += (size_t)n;
-    }
-    if (len == FILE_MAX)
-        return -EFBIG;
-    text[len] = '\0';
-    *ret = take_pointer(text);
-    return 0;
+    return file_read(AT_FDCWD, path, 0, FILE_MAX, ret, &len);
 }
 
 static bool is_path(const char *setting)

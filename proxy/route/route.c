@@ -242,11 +242,6 @@ static void select_upstream(struct decision *d, const struct service_full *known
         passthrough(d);
 }
 
-static bool own_port(uint16_t port)
-{
-    return port == BRUMA_PORT_OUTBOUND || port == BRUMA_PORT_PLAINTEXT || port == BRUMA_PORT_HBONE;
-}
-
 void route_outbound(const struct state *state, const struct workload *source,
                     const struct endpoint *destination, uint64_t *random, struct route *ret)
 {
@@ -259,7 +254,7 @@ void route_outbound(const struct state *state, const struct workload *source,
                          .route = ret};
 
     *ret = (struct route){};
-    if (addr_is_loopback(&destination->addr) && own_port(destination->port)) {
+    if (addr_is_loopback(&destination->addr) && route_is_own_port(destination->port)) {
         fail(&d, BRUMA_REASON_SELF_CALL, "port %u is the proxy's own", destination->port);
         return;
     }

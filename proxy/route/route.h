@@ -4,6 +4,7 @@
 #ifndef PROXY_ROUTE_ROUTE_H
 #define PROXY_ROUTE_ROUTE_H
 
+#include "bruma/mesh.h"
 #include "bruma/reasons.h"
 #include "proxy/state/state.h"
 
@@ -28,6 +29,12 @@ struct route {
     bool via_waypoint;
     char detail[128]; /* for ROUTE_FAILED: names the service, waypoint ... */
 };
+
+/* A port that the proxy has for itself in each pod, and that no connection may have as its destination. */
+static inline bool route_is_own_port(uint16_t port)
+{
+    return port == BRUMA_PORT_OUTBOUND || port == BRUMA_PORT_PLAINTEXT || port == BRUMA_PORT_HBONE;
+}
 
 /* source: the local workload of the pod. random: state of a cheap generator owned by the worker (xorshift).
  */

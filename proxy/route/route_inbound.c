@@ -80,11 +80,6 @@ static void refused(struct inbound_target *ret, int status, enum bruma_reason re
     ret->reason = reason;
 }
 
-static bool own_port(uint16_t port)
-{
-    return port == BRUMA_PORT_OUTBOUND || port == BRUMA_PORT_PLAINTEXT || port == BRUMA_PORT_HBONE;
-}
-
 static void resolve_hostname(const struct state *state, const struct workload_full *local,
                              const struct authority *authority, struct inbound_target *ret)
 {
@@ -189,7 +184,7 @@ void route_inbound(const struct state *state, const struct workload *local_workl
     } else {
         refused(ret, 400, BRUMA_REASON_BAD_AUTHORITY);
     }
-    if (ret->status == 200 && own_port(ret->target.port))
+    if (ret->status == 200 && route_is_own_port(ret->target.port))
         refused(ret, 503, BRUMA_REASON_SELF_CALL);
     if (ret->status != 200)
         return;
