@@ -17,6 +17,7 @@
 
 struct admin;
 
+/* Ports, and who makes the pages: functions, called on the loop's thread where nothing else is said. */
 struct admin_config {
     uint16_t admin_port, metrics_port, ready_port; /* 0: not opened */
     const char *unix_socket;                       /* or NULL */
@@ -26,26 +27,30 @@ struct admin_config {
     /* Fills the config dump. May finish later: it calls admin_dump_done() with the same token (from this
      * loop's thread). */
     void (*config_dump)(void *data, struct admin *admin, void *token);
-    /* Append metrics, together the whole page but the "# EOF": what is short, and may only be read on this
-     * loop's thread; and what may be long, on another thread, or NULL. */
+    /* Called for each page of metrics; append, together the whole page but the "# EOF": what is short, and
+     * may only be read on this loop's thread; and what may be long, on another thread, or NULL. */
     void (*metrics)(void *data, FILE *out);
-    void (*large_metrics)(void *data, FILE *out);
-    /* Names of what is pending, comma separated; empty: ready. */
+    void (*large_metrics)(void *data, FILE *out); /* called on a thread of its own */
+    /* Called for each question whether we are ready: names of what is pending, comma separated; empty:
+     * ready. */
     void (*pending)(void *data, char *buf, size_t size);
-    void (*quit)(void *data); /* POST /quitquitquit */
-    /* The Unix socket's path is to be this process's, whoever has taken it or removed it meanwhile. */
+    void (*quit)(void *data); /* called once for POST /quitquitquit */
+    /* Called now and then. True: the Unix socket's path is to be this process's, whoever has taken it or
+     * removed it meanwhile. */
     bool (*owns_socket)(void *data);
-    /* What the policies of the destination say of a connection; identity "": without mutual TLS. NULL: nobody
-     * knows the destination, or no memory. */
+    /* Called for each question of that kind: what the policies of the destination say of a connection;
+     * identity "": without mutual TLS. The caller owns it; NULL: nobody knows the destination, or no
+     * memory. */
     cJSON *(*verdict)(void *data, const char *identity, const struct endpoint *from,
                       const struct endpoint *to);
     void *data;
 };
 
+/* config is copied; its data and texts must live as long. 0, -ENOMEM, or -errno of a listener, logged. */
 int admin_open(struct loop *loop, const struct admin_config *config, struct admin **ret);
 void admin_close(struct admin **admin);
-/* Opens the dump for each who waits for it: open(data, source) is 0 or -errno. open NULL: the answer is 500.
- */
+/* Opens the dump for each who waits for it: open(data, source) is 0 or -errno. open NULL: the answer is
+ * 500. */
 void admin_dump_done(struct admin *admin, void *token, int (*open)(void *data, struct http_source *ret),
                      void *data);
 

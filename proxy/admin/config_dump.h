@@ -33,13 +33,14 @@ int config_dump_new(const struct config_dump_source *source, struct pod_notes *n
                     struct config_dump **ret);
 /* Any thread, before the first reader. */
 void config_dump_sort(struct config_dump *dump);
+/* One more reference; returns dump, never NULL. */
 struct config_dump *config_dump_ref(struct config_dump *dump);
 void config_dump_unref(struct config_dump **dump);
-/* For one who reads it, with a reference of its own. */
+/* For one who reads it, with a reference of its own, which the source's done gives back. 0 or -ENOMEM. */
 int config_dump_open(struct config_dump *dump, struct http_source *ret);
 /* How many there are that somebody reads or will. */
 unsigned config_dumps(void);
-/* The one that was made last of them, or NULL. */
+/* The one that was made last of them, or NULL; without a reference for the caller. */
 struct config_dump *config_dump_newest(void);
 
 #endif

@@ -20,6 +20,7 @@ struct metrics_page_source {
     void *data;
 };
 
+/* source is copied. 0, -ENOMEM, or -errno of a descriptor. */
 int metrics_page_new(struct loop *loop, const struct metrics_page_source *source, struct metrics_page **ret);
 /* Waits for the thread. Requests that wait are answered with 503. */
 void metrics_page_free(struct metrics_page **page);

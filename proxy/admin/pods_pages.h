@@ -8,7 +8,9 @@
 struct proxy;
 struct pod_notes;
 
+/* Notes all pods that are served, and those that cannot be yet. */
 void pods_note(struct proxy *proxy, struct pod_notes *notes);
+/* Appends OpenMetrics text. */
 void pods_write_metrics(struct proxy *proxy, FILE *out);
 
 #endif

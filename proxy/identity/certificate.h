@@ -12,26 +12,27 @@
 #include "proxy/tls/tls_context.h"
 #include "proxy/wire/wire.h"
 
-#define CERTIFICATE_CHAIN_MAX 8
+#define CERTIFICATE_CHAIN_MAX 8 /* certificates of a chain */
 
 /* A fresh P-256 key and IstioCertificateRequest: CSR with the identity as critical URI SAN,
- * ImpersonatedIdentity in the metadata. 0 or -ENOMEM. */
+ * ImpersonatedIdentity in the metadata. Both are the caller's. 0 or -ENOMEM. */
 int certificate_request(const char *identity, uint64_t ttl_seconds, EVP_PKEY **ret_key,
                         struct wire_writer *ret_message);
 
+/* Zeroed is none; certificate_clear(). */
 struct certificate {
     char *chain[CERTIFICATE_CHAIN_MAX]; /* PEM, leaf first, without roots */
     size_t chain_len;
-    char *roots; /* PEM, any number */
-    time_t not_before, not_after;
+    char *roots;                  /* PEM, any number */
+    time_t not_before, not_after; /* wall seconds, of the whole chain */
 };
 
 /* Decodes IstioCertificateResponse and makes sure that it is what was asked for: the key, the identity as
  * first SPIFFE name, dates that make sense and are not over, and a chain to the roots that come with it.
- * -EBADMSG with the reason in error.
- */
+ * 0; -EBADMSG with the reason in error; -ENOMEM. */
 int certificate_response(const uint8_t *message, size_t len, const char *identity, EVP_PKEY *key,
                          struct certificate *ret, char *error, size_t error_size);
+/* Frees what it has, and empties it. */
 void certificate_clear(struct certificate *certificate);
 
 #endif

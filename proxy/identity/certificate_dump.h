@@ -7,7 +7,8 @@
 
 #include "proxy/identity/certificate.h"
 
-/* certificate: NULL while there is none; error: why ("" : not asked yet). */
+/* An object that the caller owns; NULL without memory. certificate: NULL while there is none; error: why ("":
+ * not asked yet). */
 cJSON *certificate_dump(const char *identity, const struct certificate *certificate, const char *error);
 
 #endif

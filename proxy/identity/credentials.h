@@ -10,6 +10,7 @@
 
 #include "lib/rpc/grpc.h"
 
+/* Where a server of the control plane is. */
 struct server_address {
     char host[256];
     uint16_t port;
@@ -20,12 +21,13 @@ struct server_address {
  * -EINVAL. */
 int server_address_parse(const char *text, struct server_address *ret);
 
-/* A path, literal PEM, or "SYSTEM". Allocates *ret_pem (NULL for SYSTEM). -errno if the path cannot be read.
- */
+/* A path, literal PEM, or "SYSTEM". The caller frees *ret_pem (NULL for SYSTEM). 0, -ENOMEM, or -errno if
+ * the path cannot be read. */
 int roots_load(const char *setting, char **ret_pem);
 
-#define CREDENTIAL_HEADERS_MAX 20
+#define CREDENTIAL_HEADERS_MAX 20 /* headers */
 
+/* Zeroed is none. */
 struct credential_headers {
     struct grpc_header headers[CREDENTIAL_HEADERS_MAX];
     size_t len;
@@ -37,6 +39,7 @@ struct credential_headers {
  * -errno if a token file cannot be read, -ENODATA if it is empty. */
 int credential_headers_load(const char *token, const char *token_file, const char *cluster_id,
                             const char *prefix, struct credential_headers *ret);
+/* Wipes the token. The other texts are the environment's. */
 void credential_headers_free(struct credential_headers *headers);
 
 #endif

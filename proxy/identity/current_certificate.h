@@ -20,6 +20,7 @@ struct current_certificate {
 
 /* Zeroed before. */
 void current_certificate_init(struct current_certificate *current);
+/* No thread uses it any more; gives its context back. */
 void current_certificate_destroy(struct current_certificate *current);
 
 /* Any thread. A reference for the caller, or NULL while there is none that is good by the wall clock. */
@@ -29,10 +30,11 @@ bool current_certificate_has_failed(struct current_certificate *current, char *t
 
 /* Control thread, as all that follows. Takes the reference; NULL: there is none any more. */
 void current_certificate_set(struct current_certificate *current, struct tls_context *context);
-/* There is one, and it is good by the wall clock. */
+/* Whether there is one that is good by the wall clock. */
 bool current_certificate_usable(const struct current_certificate *current);
 /* Milliseconds to the end of the one that there is; 0 if that has come. */
 uint64_t current_certificate_time_left(const struct current_certificate *current);
+/* A request has failed; failure: why, copied. The context stays. */
 void current_certificate_failed(struct current_certificate *current, bool has_failed, const char *failure);
 /* The CA has answered as it should. */
 void current_certificate_succeeded(struct current_certificate *current);

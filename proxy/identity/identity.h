@@ -25,18 +25,20 @@ struct identity_config {
     unsigned long ttl_seconds; /* asked for */
     uint64_t patience; /* milliseconds: how long a connection waits; a CA that fails for longer is not waited
                           for */
-    /* A certificate arrived, or the state of an identity changed. Control thread. */
+    /* Called when a certificate arrived, or the state of an identity changed. Control thread. */
     void (*changed)(void *data, struct identity *identity);
     void *data;
 };
 
+/* Texts of config must outlive the store. 0, -EINVAL for an address that is none, or -ENOMEM. */
 int identity_store_new(struct loop *loop, const struct identity_config *config, struct identity_store **ret);
 void identity_store_free(struct identity_store **store);
 
+/* Whose request to the CA goes first. */
 enum identity_priority { IDENTITY_REALTIME, IDENTITY_WARMUP, IDENTITY_BACKGROUND };
 
 /* Control thread. Asks for the certificate if there is none; the same id again shares the state and may raise
- * the priority. */
+ * the priority. *ret is a reference for the caller, by identity_put(). 0 or -ENOMEM. */
 int identity_get(struct identity_store *store, const char *uri, enum identity_priority priority,
                  struct identity **ret);
 void identity_put(struct identity *identity); /* control thread; NULL is fine */
@@ -51,11 +53,12 @@ struct tls_context *identity_context(struct identity *identity);
 /* Any thread. There is none, and waiting will not bring one soon: the CA has refused it again, or has not
  * answered for longer than a connection waits. text: why, in any case; "" without a failure. */
 bool identity_has_failed(struct identity *identity, char *text, size_t size);
+/* Its SPIFFE id, never NULL; valid as long as the identity. Any thread. */
 const char *identity_uri(const struct identity *identity);
 
 /* For the config dump. Control thread: calls fn for each until it fails, and returns that. */
 int identity_each(struct identity_store *store, int (*fn)(void *data, const char *uri), void *data);
-/* One of "certificates" (contract 9.3), or NULL: there is no such identity. */
+/* One of "certificates" (contract 9.3), the caller's; or NULL: there is no such identity, or no memory. */
 cJSON *identity_dump(struct identity_store *store, const char *uri);
 
 #endif

@@ -13,9 +13,10 @@
 
 #include "lib/list.h"
 
+/* Any thread takes and gives. */
 struct budget {
     atomic_size_t used;
-    size_t limit; /* 0: none */
+    size_t limit; /* bytes; 0: none */
 };
 
 enum budget_level {
@@ -30,7 +31,7 @@ enum budget_level budget_level(const struct budget *budget, enum budget_level be
 
 struct budget_share {
     struct budget *process, *pod;
-    size_t held;       /* of all its accounts */
+    size_t held;       /* bytes of all its accounts */
     struct list node;  /* in news, since something has changed */
     struct list *news; /* of the worker */
 };
@@ -40,16 +41,19 @@ struct budget_account {
     size_t held;
 };
 
-/* 0, or -ENOBUFS: a budget does not hold so much more. */
+/* 0, or -ENOBUFS: a budget does not hold so much more, and nothing is taken. */
 int budget_take(struct budget_account *account, size_t bytes);
+/* bytes of what the account holds are held no more. */
 void budget_give(struct budget_account *account, size_t bytes);
-/* What was held by the one is held by the other, of the same share. */
+/* bytes that were held by the one are held by the other, of the same share. */
 static inline void budget_move(struct budget_account *from, struct budget_account *to, size_t bytes)
 {
     to->share = from->share;
     from->held -= from->share ? bytes : 0;
     to->held += from->share ? bytes : 0;
 }
+
+/* The account holds nothing any more. */
 static inline void budget_give_all(struct budget_account *account)
 {
     if (account->held)

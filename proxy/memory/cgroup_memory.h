@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* What the process's cgroup lets it have. */
 #ifndef PROXY_MEMORY_CGROUP_MEMORY_H
 #define PROXY_MEMORY_CGROUP_MEMORY_H
 

@@ -18,6 +18,7 @@ struct policy_verdict {
     char text[256];   /* for logs: "denied by policy ns/name", "ALLOW policies exist, none matched" ... */
 };
 
+/* Fills ret whole. local: the workload that the connection goes to. */
 void policy_check(const struct state *state, const struct workload *local,
                   const struct policy_request *request, struct policy_verdict *ret);
 

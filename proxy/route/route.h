@@ -36,10 +36,11 @@ static inline bool route_is_own_port(uint16_t port)
     return port == BRUMA_PORT_OUTBOUND || port == BRUMA_PORT_PLAINTEXT || port == BRUMA_PORT_HBONE;
 }
 
-/* source: the local workload of the pod. random: state of a cheap generator owned by the worker (xorshift).
- */
+/* Fills ret whole; the caller gives it back by route_release(). source: the local workload of the pod.
+ * random: state of a cheap generator owned by the worker (xorshift). */
 void route_outbound(const struct state *state, const struct workload *source,
                     const struct endpoint *destination, uint64_t *random, struct route *ret);
+/* Drops its references; harmless a second time, and for a zeroed one. */
 void route_release(struct route *route);
 
 /* True if the certificate's identity is one that the route expects. */
@@ -61,7 +62,8 @@ struct inbound_target {
  * Contract 5.1 steps 3, 5 and 6: authority as received, arrival: local address of the tunnel's connection.
  * Sets status 400 for an authority that cannot be parsed or names another pod (an IPv4-mapped form too), 503
  * for an unknown hostname, an unresolvable port or one of the proxy's own ports. forwarded: value of the
- * header or NULL (its host= chooses the service for telemetry).
+ * header or NULL (its host= chooses the service for telemetry). Fills ret whole; its service is a reference
+ * for the caller.
  */
 void route_inbound(const struct state *state, const struct workload *local, const struct endpoint *arrival,
                    const char *authority, size_t authority_len, const char *forwarded, size_t forwarded_len,

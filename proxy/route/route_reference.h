@@ -13,6 +13,8 @@ struct reference_target {
     const char *why;    /* not resolved: a few words */
 };
 
+/* Fills ret whole; what it points to is the state's, valid until the next quiescent state. random: see
+ * route.h. */
 void reference_resolve(const struct state *state, const struct gateway_reference *reference,
                        const struct workload *source, uint64_t *random, struct reference_target *ret);
 

@@ -32,8 +32,8 @@ void socket_bind_arrival(struct worker *worker, struct pod *pod, int fd, const s
  * what is left of it. */
 void socket_delivery_over(struct worker_pod *wp, uint16_t port);
 
-/* The calling worker thread leaves the pod, if it is in it, and keeps nothing that would keep the namespace.
- */
+/* The calling worker thread leaves the pod, if it is in it, and keeps nothing that would keep the
+ * namespace. */
 void socket_leave(struct worker *worker, const struct pod *pod);
 
 /* Whether the pod's kernel has the address as its own: one that its network has named, or any other. False
@@ -49,11 +49,13 @@ static inline bool socket_was_reset(int connect_result)
     return connect_result == -ECONNRESET || connect_result == -EPIPE;
 }
 
-/* Bytes that were written and that the other side's kernel has not acknowledged. */
+/* How many bytes were written that the other side's kernel has not acknowledged; 0 where it cannot be
+ * told. */
 size_t socket_unacknowledged(int fd);
 
 /* close() makes the kernel send a reset instead of a FIN. */
 void socket_reset_on_close(int fd);
+/* Sets keepalive as the settings want it, or leaves it off; failures are not told. */
 void socket_keepalive(const struct proxy_settings *settings, int fd);
 
 enum bruma_reason socket_reason(int error); /* of a failed connect; error: positive or negative errno */

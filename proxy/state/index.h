@@ -18,7 +18,7 @@ struct index {
     struct index_table *table;           /* NULL: empty */
     size_t count;                        /* entries; writer's */
     size_t removals;                     /* so far; atomic */
-    uint64_t (*hash)(const void *entry); /* of an entry's key */
+    uint64_t (*hash)(const void *entry); /* called on the writer's thread: the hash of an entry's key */
 };
 
 struct index_cursor {
@@ -33,10 +33,12 @@ void index_insert(struct index *index, void *entry);
  * a remove it might, in between, find neither. */
 void index_replace(struct index *index, const void *entry, void *new_entry);
 void index_remove(struct index *index, const void *entry);
+/* Without readers: frees the table; the entries are their owner's. */
 void index_free(struct index *index);
 
 /* Candidates for a key with this hash: each has to be compared, NULL is the end. */
 struct index_cursor index_cursor(const struct index *index, uint64_t hash);
+/* The next one, the owner's: valid until the reader's next quiescent state. NULL is the end. */
 void *index_next(struct index_cursor *cursor);
 
 /*

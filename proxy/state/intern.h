@@ -10,14 +10,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A reference on the shared form of text, or NULL without memory. */
+/* Both: a reference on the shared form of text, which the caller gives back, or NULL without memory. */
 const char *intern_get(const char *text);
-const char *intern_get_len(const char *text, size_t len); /* the text has no NUL inside */
-/* One more reference; text is a shared string. */
+const char *intern_get_len(const char *text, size_t len); /* the same; the text has no NUL inside */
+/* One more reference; text is a shared string, and returned (never NULL). */
 const char *intern_ref(const char *text);
 void intern_put(const char *text); /* NULL is fine */
 
-/* hash_text() of a shared string, without computing it. */
+/* The hash of a shared string, as hash_text(), without computing it. */
 uint64_t intern_hash(const char *text);
 
 /* How many texts are held; for tests and measurements. */

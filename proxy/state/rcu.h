@@ -30,8 +30,8 @@ void __tsan_release(void *address);
 #define rcu_tsan_acquire() ((void)0)
 #endif
 
-/* A registered reader holds no pointer into the state any more (but for those that it took a reference on).
- */
+/* A registered reader holds no pointer into the state any more (but for those that it took a reference
+ * on). */
 static inline void reader_quiescent(void)
 {
     rcu_tsan_release();
@@ -45,18 +45,21 @@ static inline void reader_offline(void)
     rcu_thread_offline();
 }
 
+/* The wait is over: pointers of before are not valid any more. */
 static inline void reader_online(void)
 {
     rcu_thread_online();
     rcu_tsan_acquire();
 }
 
+/* A thread begins to be a reader: online. */
 static inline void reader_register(void)
 {
     rcu_register_thread();
     rcu_tsan_acquire();
 }
 
+/* It ends to be one. The state may not be read any more. */
 static inline void reader_unregister(void)
 {
     rcu_tsan_release();

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The parts of state_decode.c that are about services. Writer's thread. */
 #ifndef PROXY_STATE_SERVICE_DECODE_H
 #define PROXY_STATE_SERVICE_DECODE_H
 
@@ -7,12 +8,16 @@
 #include "lib/proto/workload.pb-c.h"
 #include "proxy/state/state_objects.h"
 
+/* 0, -EBADMSG with the reason in error, or -ENOMEM. *ret is the caller's: service_unref() of its public
+ * part. */
 int service_decode(const Istio__Workload__Service *message, const struct node_source *nodes,
                    struct service_full **ret, char *error, size_t error_size);
 
-/* References to waypoints and gateways: NULL is fine for the check, fill takes checked ones. */
+/* Whether a reference to a waypoint or gateway can be used; NULL is fine. 0, or -EBADMSG with what and why in
+ * error. */
 int reference_check(const Istio__Workload__GatewayAddress *reference, const char *what, char *error,
                     size_t error_size);
+/* Takes a checked one. 0, or -ENOMEM: ret is partly filled, and holds references all the same. */
 int reference_fill(struct gateway_reference *ret, const Istio__Workload__GatewayAddress *reference);
 
 #endif

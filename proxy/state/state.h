@@ -19,6 +19,7 @@
 
 #include "lib/addr.h"
 
+/* How a workload is reached. The numbers of both are those of the messages. */
 enum tunnel_protocol { TUNNEL_NONE = 0, TUNNEL_HBONE = 1 };
 enum workload_type { WORKLOAD_DEPLOYMENT = 0, WORKLOAD_CRONJOB = 1, WORKLOAD_POD = 2, WORKLOAD_JOB = 3 };
 
@@ -47,15 +48,17 @@ struct service {
     size_t subject_alt_names_len;
 };
 
+/* Each ref is one more reference, which an unref gives back; any thread. */
 void workload_ref(const struct workload *workload);
 void workload_unref(const struct workload *workload); /* NULL is fine */
 void service_ref(const struct service *service);
-void service_unref(const struct service *service);
+void service_unref(const struct service *service); /* NULL is fine */
 
 enum state_type { STATE_ADDRESS = 0, STATE_AUTHORIZATION = 1, STATE_TYPES = 2 };
 
-/* node_name: "" means that every workload counts as local. network: of this node. changed(data) is called on
- * the writer's thread after each commit that changed something. */
+/* node_name: "" means that every workload counts as local. network: of this node. changed(data,
+ * policies) is called on the writer's thread after each commit that changed something; policies: policies
+ * too. 0 or -ENOMEM. */
 int state_new(const char *node_name, const char *network, void (*changed)(void *data, bool policies),
               void *data, struct state **ret);
 /* No reader is left. Referenced workloads and services live on. */
@@ -67,15 +70,18 @@ void state_set_unknown_policy(struct state *state, bool deny);
 
 /* ---- writer (control thread). One response = any number of apply/remove, then commit. ---- */
 
-/* Decodes one resource (istio.workload.Address or istio.security.Authorization) and publishes it. A resource
- * that cannot be used is refused whole: -EBADMSG and the reason in error; what was known under that name
- * stays. */
+/* Decodes one resource (istio.workload.Address or istio.security.Authorization) and publishes it. 0;
+ * -EBADMSG: a resource that cannot be used is refused whole, with the reason in error; -ENOMEM. What was
+ * known under that name stays then. */
 int state_apply(struct state *state, enum state_type type, const char *name, const uint8_t *value, size_t len,
                 char *error, size_t error_size);
+/* Takes back what was applied under that name; harmless if there is nothing. */
 void state_remove(struct state *state, enum state_type type, const char *name);
+/* Readers see the endpoints and policies as they are now; what went is freed once none sees it. */
 void state_commit(struct state *state);
 
-/* Writer's thread: the node-local workload of a pod, or NULL (for certificates). */
+/* Writer's thread: the node-local workload of a pod, or NULL (for certificates); valid until the next
+ * apply or remove. */
 const struct workload *state_local_workload(struct state *state, const char *namespace, const char *name,
                                             const char *service_account);
 /* What the agent says of a pod. trust_domain "": nobody has said it. */
@@ -87,9 +93,11 @@ struct pod_words {
  * for the caller. 0 or -ENOMEM. */
 int state_placeholder(const struct state *state, const struct pod_words *pod, const struct workload **ret);
 
-/* Writer's thread: the trust domain of some node-local workload, or NULL. A control plane has one. */
+/* Writer's thread: the trust domain of some node-local workload, valid until the next apply, or NULL. A
+ * control plane has one. */
 const char *state_local_trust_domain(struct state *state);
 
+/* Each is how many there are now. Any thread. */
 size_t state_workload_count(const struct state *state);
 size_t state_service_count(const struct state *state);
 size_t state_policy_count(const struct state *state);
@@ -99,8 +107,8 @@ size_t state_policy_count(const struct state *state);
 
 /* The workload with this address in the node's network, or NULL. */
 const struct workload *state_workload_by_address(const struct state *state, const struct addr *addr);
-/* The node-local workload of a pod: name, namespace and service account must match ("" service account: any).
- */
+/* The node-local workload of a pod, valid as said above, or NULL: name, namespace and service account must
+ * match ("" service account: any). */
 const struct workload *state_find_local(const struct state *state, const char *namespace, const char *name,
                                         const char *service_account);
 

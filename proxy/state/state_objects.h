@@ -43,6 +43,7 @@ struct workload_service {
     uint32_t ports_len;
 };
 
+/* A workload with all that readers need of it. */
 struct workload_full {
     struct workload public;
     uint64_t sequence; /* grows with each workload that is told of, also again: decides between equals */
@@ -61,13 +62,17 @@ struct service_address {
     uint32_t offset; /* from the service */
 };
 
+/* One of several waypoints, which gets weight of weights. */
 struct weighted_waypoint {
     struct gateway_reference reference;
     uint32_t weight;
 };
 
+/* Which endpoints a service prefers. The numbers of these three are those of the messages. */
 enum balance_mode { BALANCE_STANDARD = 0, BALANCE_STRICT = 1, BALANCE_FAILOVER = 2, BALANCE_PASSTHROUGH = 3 };
+/* Of which families the addresses of a service are. */
 enum ip_families { FAMILIES_AUTOMATIC = 0, FAMILIES_IPV4 = 1, FAMILIES_IPV6 = 2, FAMILIES_DUAL = 3 };
+/* What client and endpoint must have in common to be preferred. */
 enum balance_scope {
     SCOPE_REGION = 1,
     SCOPE_ZONE = 2,
@@ -115,6 +120,7 @@ struct cidr_match {
     uint8_t kind; /* STRING_EXACT: compare; STRING_ALWAYS or STRING_NEVER as above */
 };
 
+/* A service account; namespace and name are parts of the policy's memory. */
 struct account_match {
     const char *namespace, *name;
 };
@@ -136,6 +142,7 @@ enum match_list {
     MATCH_LISTS
 };
 
+/* Holds if each of its lists that is not empty does; an empty one never does. */
 struct match {
     union {
         const struct string_match *strings;
@@ -147,11 +154,13 @@ struct match {
     uint32_t len[MATCH_LISTS];
 };
 
+/* Holds if one of its matches does, or if it has none. */
 struct clause {
     const struct match *matches;
     uint32_t len;
 };
 
+/* Holds if all of its clauses do. */
 struct rule {
     const struct clause *clauses;
     uint32_t len;
@@ -168,26 +177,31 @@ struct policy {
     uint32_t len;
 };
 
+/* The whole object of a part that is published; it lives as long, and is never NULL. */
 static inline const struct workload_full *workload_full(const struct workload *workload)
 {
     return (const struct workload_full *)(const void *)workload;
 }
 
+/* As workload_full(). */
 static inline const struct service_full *service_full(const struct service *service)
 {
     return (const struct service_full *)(const void *)service;
 }
 
+/* As workload_full(), by the offset. */
 static inline struct workload_full *workload_of_address(const struct workload_address *address)
 {
     return (struct workload_full *)((char *)(uintptr_t)address - address->offset);
 }
 
+/* As workload_full(), by the offset. */
 static inline struct workload_full *workload_of_service(const struct workload_service *membership)
 {
     return (struct workload_full *)((char *)(uintptr_t)membership - membership->offset);
 }
 
+/* As workload_full(), by the offset. */
 static inline struct service_full *service_of_address(const struct service_address *address)
 {
     return (struct service_full *)((char *)(uintptr_t)address - address->offset);
@@ -195,40 +209,43 @@ static inline struct service_full *service_of_address(const struct service_addre
 
 /* The target port that an endpoint maps a service's port to, or 0. */
 uint16_t workload_service_port(const struct workload_service *membership, uint16_t port);
-/* The service's entry for a port, or NULL. */
+/* The service's own entry for a port, or NULL. */
 const struct port_map *service_port(const struct service_full *service, uint16_t port);
+/* Whether addr is one of its addresses, in whatever network. */
 bool workload_has_address(const struct workload_full *workload, const struct addr *addr);
 /* The service's own entry for the same prefix of the same network, or NULL. */
 const struct service_address *service_same_address(const struct service_full *service,
                                                    const struct service_address *address);
-/* The same workload, maybe another version of it. */
+/* Whether it is the same workload, maybe another version of it. */
 bool workload_same(const struct workload_full *a, const struct workload_full *b);
 
-/*
- * Decoding. The result belongs to the caller: workload_unref(), service_unref(), policy_free().
- * 0; -EBADMSG: refused, the reason is in error; -ENOMEM.
- */
+/* What a message was: the caller's, by workload_unref() or service_unref(). */
 struct address_resource {
     struct workload_full *workload; /* one of the two */
     struct service_full *service;
 };
 
-/* A workload without addresses, services and policies: what the pod is to others while nobody else has told.
- */
+/* A workload without addresses, services and policies, the caller's: what the pod is to others while
+ * nobody else has told. 0 or -ENOMEM. */
 int workload_placeholder(const struct pod_words *pod, const char *network, const char *node,
                          struct workload_full **ret);
 
-/* name: of the xDS resource, the key of a workload without uid. node(data, key) gives a reference on the node
- * of a service, key "namespace/hostname". */
+/* Where decoders find the nodes of services. */
 struct node_source {
+    /* Called on the writer's thread while a message is decoded: a reference on the node of a service, for the
+     * caller; NULL without memory. */
     struct service_node *(*get)(void *data, const char *namespace, const char *hostname);
     void *data;
 };
 
+/* name: of the xDS resource, the key of a workload without uid. 0, -EBADMSG with the reason in error, or
+ * -ENOMEM; the caller owns the one of the two that is there. */
 int address_decode(const char *name, const uint8_t *value, size_t len, const struct node_source *nodes,
                    struct address_resource *ret, char *error, size_t error_size);
+/* The same for a policy: policy_free(). 0, -EBADMSG with the reason in error, or -ENOMEM. */
 int policy_decode(const char *name, const uint8_t *value, size_t len, struct policy **ret, char *error,
                   size_t error_size);
+/* For reclaim_add(): of a struct policy that no reader sees; NULL is fine. */
 void policy_free(void *policy);
 
 #endif

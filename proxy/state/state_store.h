@@ -25,13 +25,13 @@ struct endpoints {
 };
 
 struct service_node {
-    uint32_t references;               /* atomic: the index, each workload and each service of it */
-    bool indexed, dirty;               /* writer's, as the rest but for service and endpoints */
-    const char *namespace, *hostname;  /* shared */
-    struct service_full *service;      /* published; NULL: not known */
-    struct endpoints *endpoints;       /* published; NULL: none */
-    struct workload_service **members; /* of all workloads that name the service, usable or not */
-    uint32_t members_len, members_capacity;
+    uint32_t references;                    /* atomic: the index, each workload and each service of it */
+    bool indexed, dirty;                    /* writer's, as the rest but for service and endpoints */
+    const char *namespace, *hostname;       /* shared */
+    struct service_full *service;           /* published; NULL: not known */
+    struct endpoints *endpoints;            /* published; NULL: none */
+    struct workload_service **members;      /* of all workloads that name the service, usable or not */
+    uint32_t members_len, members_capacity; /* entries */
     struct service_node *next_dirty;
 };
 
@@ -45,7 +45,7 @@ struct policy_set {
     const char *namespace;    /* shared */
     struct policy_list *list; /* published; NULL: empty */
     struct policy **members;
-    size_t members_len, members_capacity;
+    size_t members_len, members_capacity; /* entries */
     bool dirty;
     struct policy_set *next_dirty;
 };
@@ -53,7 +53,8 @@ struct policy_set {
 struct state {
     char *node_name;
     const char *network; /* shared */
-    void (*changed)(void *data, bool policies);
+    void (*changed)(void *data,
+                    bool policies); /* called as state_new() says, on the writer's thread; or NULL */
     void *data;
     bool unknown_policy_denies; /* atomic */
 
@@ -84,6 +85,7 @@ enum { COUNT_WORKLOADS, COUNT_SERVICES, COUNT_POLICIES };
 
 /* ---- parts of the writer ---- */
 
+/* Each is the hash of the key under which the index of that name has the entry; any thread. */
 uint64_t workload_uid_hash(const void *workload);
 uint64_t workload_address_hash(const void *address);
 uint64_t workload_name_hash(const void *workload);
@@ -94,24 +96,36 @@ uint64_t service_address_hash(const void *address);
 uint64_t policy_hash(const void *policy);
 uint64_t policy_set_hash(const void *set);
 
+/* A reference on the node, for the caller, made if there is none yet; NULL without memory. */
 struct service_node *service_node_get(struct state *state, const char *namespace, const char *hostname);
+/* Gives a reference back; any thread; NULL is fine. */
 void service_node_put(struct service_node *node);
+/* The next commit publishes its endpoints anew. */
 void service_node_touch(struct state *state, struct service_node *node);
-int service_node_reserve(struct service_node *node, size_t n); /* room for n more members */
+/* Room for n more members, so that joining cannot fail: 0 or -ENOMEM. */
+int service_node_reserve(struct service_node *node, size_t n);
+/* The workload names the service from now on (there is room); touches the node. */
 void service_node_join(struct state *state, struct workload_service *membership);
+/* It does so no more. */
 void service_node_leave(struct state *state, struct workload_service *membership);
 /* Publishes the endpoints of all nodes that were touched, forgets those that nobody needs. */
 void service_nodes_commit(struct state *state);
+/* At the end, without readers. */
 void service_nodes_free(struct state *state);
 
-int policies_apply(struct state *state, struct policy *policy); /* takes the policy if it succeeds */
+/* Puts it in the place of the one with its key. 0, and the policy is taken; or -ENOMEM. */
+int policies_apply(struct state *state, struct policy *policy);
+/* True if there was one. key: any text. */
 bool policies_remove(struct state *state, const char *key);
+/* Publishes the lists of all sets that have changed, forgets empty ones. */
 void policies_commit(struct state *state);
+/* At the end, without readers. */
 void policies_free(struct state *state);
 
 /* ---- lookups, for readers ---- */
 
-/* Strings named network are shared ones. */
+/* All of these return what is valid until the reader's next quiescent state, or NULL. Strings named network
+ * are shared ones. Of several: the one that comes first. */
 const struct workload_full *find_workload(const struct state *state, const char *network,
                                           const struct addr *addr);
 const struct workload_full *find_workload_by_uid(const struct state *state, const char *uid);
@@ -120,20 +134,23 @@ const struct workload_full *find_workload_by_hostname(const struct state *state,
 struct service_node *find_node(const struct state *state, const char *namespace, const char *hostname);
 const struct service_full *find_service(const struct state *state, const char *namespace,
                                         const char *hostname);
-/* The best service with this hostname or VIP for a client in namespace. */
+/* Both: the best service with this hostname or VIP for a client in namespace, or NULL; valid as above. */
 const struct service_full *find_service_by_hostname(const struct state *state, const char *hostname,
                                                     const char *namespace);
 const struct service_full *find_service_by_vip(const struct state *state, const char *network,
                                                const struct addr *addr, const char *namespace);
-/* Calls fn for each service with this VIP, exact or by prefix, until it returns true. */
+/* Calls fn, on this thread, for each service with this VIP, exact or by prefix, until it returns true. True
+ * if it did. */
 bool each_service_by_vip(const struct state *state, const char *network, const struct addr *addr,
                          bool (*fn)(void *data, const struct service_full *service), void *data);
 
-/* The workload's membership in a service, or NULL. */
+/* The workload's membership in a service, a part of the workload; or NULL. */
 const struct workload_service *workload_membership(const struct workload_full *workload,
                                                    const struct service_full *service);
 
-const struct policy *find_policy(const struct state *state, const char *key);              /* key: shared */
-const struct policy_list *find_policies(const struct state *state, const char *namespace); /* shared */
+/* Both texts are shared ones. What is found is valid until the next quiescent state; NULL: there is none. */
+const struct policy *find_policy(const struct state *state, const char *key);
+/* Those that hold for a namespace; "": for all. NULL: none; valid as find_policy() says. */
+const struct policy_list *find_policies(const struct state *state, const char *namespace);
 
 #endif

@@ -23,15 +23,15 @@ struct baggage {
     char values[BAGGAGE_KEYS][BAGGAGE_VALUE_MAX]; /* "" if absent */
 };
 
-/* Takes any text; what it does not understand is skipped. Several header lines are joined with commas before.
- */
+/* Takes any text, and fills ret whole; what it does not understand is skipped. Several header lines are
+ * joined with commas before. */
 void baggage_parse(const char *text, struct baggage *ret);
 
 struct flow;
 
 /* What the flow's baggage says of its peer, if the peer's verified identity vouches for it: it is of the
  * namespace that the baggage names. What else is in there is the peer's word about a workload of its own
- * namespace. False: there is none, or it is not to be believed. */
+ * namespace. False: there is none, or it is not to be believed, and what ret holds means nothing. */
 bool baggage_vouched(const struct flow *flow, struct baggage *ret);
 
 #endif

@@ -6,8 +6,8 @@
 #include "proxy/telemetry/telemetry.h"
 #include "proxy/telemetry/text.h"
 
-/* Room for the longest label set: 24 values of at most LABEL_VALUE_MAX bytes, each of which may become three.
- */
+/* Room for the longest label set: 24 values of at most LABEL_VALUE_MAX bytes, each of which may become
+ * three. */
 #define LABELS_MAX      (40 * 1024)
 #define LABEL_VALUE_MAX 512
 

@@ -13,17 +13,18 @@
 
 #include "lib/loop.h"
 
-#define LOG_SINK_LINE  4096 /* longest line with its newline; PIPE_BUF */
-#define LOG_SINK_LIMIT (256 * 1024)
+#define LOG_SINK_LINE  4096         /* longest line with its newline; PIPE_BUF */
+#define LOG_SINK_LIMIT (256 * 1024) /* bytes that are kept */
 
 struct log_sink;
 
-/* fd stays the caller's. */
+/* fd stays the caller's. 0, -ENOMEM, or -errno of the descriptor. */
 int log_sink_new(struct loop *loop, int fd, struct log_sink **ret);
 /* Writes what is left; gives a reader that is behind half a second. */
 void log_sink_free(struct log_sink **sink);
 
-/* Room for LOG_SINK_LINE bytes, or NULL: the line is dropped and has been counted. */
+/* Room for LOG_SINK_LINE bytes in the sink's buffer, until log_sink_end(); or NULL: the line is dropped and
+ * has been counted. */
 char *log_sink_begin(struct log_sink *sink);
 /* The line is there: len bytes, the last one a newline. */
 void log_sink_end(struct log_sink *sink, size_t len);

@@ -21,8 +21,8 @@ struct metric_series; /* one label set */
 
 enum telemetry_reporter { REPORTER_SOURCE, REPORTER_DESTINATION };
 
-/* All a connection's telemetry is made of. Pointers must live until telemetry_close(); NULL where not known.
- */
+/* All a connection's telemetry is made of. Pointers must live until telemetry_close(); NULL where not
+ * known. */
 struct flow {
     enum telemetry_reporter reporter; /* outbound connections: source; inbound: destination */
     bool mutual_tls;
@@ -42,7 +42,8 @@ struct flow {
 };
 
 /* log_fd: where access log lines go (stdout). Lines are gathered and written at the latest 100 ms later,
- * never blocking: what cannot be written beyond 256 KiB is dropped and counted. loop: the worker's. */
+ * never blocking: what cannot be written beyond 256 KiB is dropped and counted. loop: the worker's. 0,
+ * -ENOMEM, or -errno of log_fd. */
 int telemetry_new(struct loop *loop, int log_fd, bool json, struct telemetry **ret);
 void telemetry_free(struct telemetry **telemetry);
 /* Of one peer's descriptions of itself (baggage) only so many become labels. Before the first connection. */

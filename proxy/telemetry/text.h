@@ -16,11 +16,13 @@
 #include "lib/addr.h"
 #include "lib/utf8.h"
 
+/* The buffer is the caller's. */
 struct text {
     char *at;
     size_t len, size;
 };
 
+/* Appends bytes as they are. */
 static inline void text_put(struct text *t, const char *bytes, size_t len)
 {
     if (len > t->size - t->len)
@@ -32,11 +34,13 @@ static inline void text_put(struct text *t, const char *bytes, size_t len)
 /* A literal. */
 #define text_literal(t, literal) text_put(t, literal, sizeof(literal) - 1)
 
+/* Appends a string as it is. */
 static inline void text_string(struct text *t, const char *string)
 {
     text_put(t, string, strlen(string));
 }
 
+/* Appends it in decimal. */
 void text_number(struct text *t, uint64_t number);
 
 /* "10.0.0.1:80" or "[fd00::1]:80" */

@@ -17,30 +17,34 @@
 
 struct crl_set; /* read-only, counted */
 
-/* An empty file is an empty set. -ENOENT and others of the file; -EBADMSG for what is no list, or one without
- * a CRLNumber; error: why. */
+/* A set with one reference, for the caller; an empty file is an empty set. 0, -ENOENT and others of the
+ * file; -EBADMSG for what is no list, or one without a CRLNumber; -ENOMEM; error: why. */
 int crl_load(const char *path, struct crl_set **ret, char *error, size_t error_size);
+/* One more reference; returns set, which may be NULL. Any thread, as unref. */
 struct crl_set *crl_ref(struct crl_set *set);
+/* Gives one back; NULL is fine. */
 void crl_unref(struct crl_set *set);
+/* How many lists it has. */
 size_t crl_count(const struct crl_set *set);
 /* No two sets of this process have the same; never 0. */
 uint64_t crl_generation(const struct crl_set *set);
 
 /* There were none to be read, and they are required: no certificate can be said to be good. */
 bool crl_missing(const struct crl_set *set);
-/* Is a certificate of this verified chain (leaf first, root last) revoked by a list that its issuer signed?
- */
+/* Whether a certificate of this verified chain (leaf first, root last) revoked by a list that its issuer
+ * signed? */
 bool crl_revokes(const struct crl_set *set, STACK_OF(X509) * chain);
 
 struct crl_watch;
 
-/* Reads the file now and whenever it has changed; looks each two seconds, which survives every way to replace
- * a file. changed() is called with each set that could be read, at first with one in any case: where the file
- * is bad or not there, with one that is missing if it is required, else with an empty one. If it is bad or
- * gone later, the last set stays. */
+/* Reads the file now and whenever it has changed; looks each two seconds, which survives every way to
+ * replace a file. changed() is called on the loop's thread, the first time from inside this function, with
+ * each set that could be read, at first with one in any case: where the file is bad or not there, with one
+ * that is missing if it is required, else with an empty one. If it is bad or gone later, the last set
+ * stays. changed() takes a reference if it keeps the set. 0 or -ENOMEM. */
 int crl_watch_new(struct loop *loop, const char *path, bool required,
                   void (*changed)(void *data, struct crl_set *set), void *data, struct crl_watch **ret);
-/* The file could be read once. */
+/* Whether the file could be read once. */
 bool crl_watch_usable(const struct crl_watch *watch);
 /* bruma_crl_lists and bruma_crl_unusable, in OpenMetrics text. */
 void crl_watch_write_metrics(const struct crl_watch *watch, FILE *out);

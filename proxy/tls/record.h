@@ -13,19 +13,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* All of them in bytes. */
 #define RECORD_HEADER     5
-#define RECORD_PLAIN_MAX  16384
+#define RECORD_PLAIN_MAX  16384 /* bytes of plaintext in a record */
 #define RECORD_TAG        16
 #define RECORD_OVERHEAD   (RECORD_HEADER + 1 + RECORD_TAG)
 #define RECORD_CIPHER_MAX (RECORD_PLAIN_MAX + 256) /* body, as the RFC bounds it */
-#define RECORD_SECRET_MAX 48
+#define RECORD_SECRET_MAX 48                       /* bytes */
 
+/* Types of content, by their numbers on the wire. */
 enum record_type {
     RECORD_ALERT = 21,
     RECORD_HANDSHAKE = 22,
     RECORD_DATA = 23,
 };
 
+/* One direction; zeroed is none. */
 struct record_key {
     EVP_CIPHER_CTX *cipher;
     const EVP_MD *digest;
@@ -36,12 +39,13 @@ struct record_key {
     bool seals;
 };
 
-/* secret: an application traffic secret; cipher_suite: its TLS 1.3 name. -ENOTSUP for suites that are not
+/* secret: an application traffic secret; cipher_suite: its TLS 1.3 name. 0, -ENOTSUP for suites that are not
  * AES-GCM, -ENOMEM. */
 int record_key_init(struct record_key *key, const char *cipher_suite, const uint8_t *secret,
                     size_t secret_len, bool seals);
+/* Wipes it; harmless for one that is zeroed. */
 void record_key_clear(struct record_key *key);
-/* The next generation of keys (RFC 8446 section 7.2). */
+/* The next generation of keys (RFC 8446 section 7.2). 0, or -errno: the key is not to be used any more. */
 int record_key_update(struct record_key *key);
 /* True once so many records were protected that the key must be updated. */
 bool record_key_worn(const struct record_key *key);

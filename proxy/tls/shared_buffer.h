@@ -11,17 +11,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Of one worker, and so of one thread. */
 struct shared_buffer {
     uint8_t *data;
-    size_t size, len;  /* of len the meaning is the owner's */
+    size_t size, len;  /* bytes; of len the meaning is the owner's */
     const void *owner; /* NULL: nobody's, and empty */
     const char *name;
 };
 
-/* -ENOMEM. name: a literal. */
+/* Of size bytes. 0 or -ENOMEM. name: a literal. */
 int shared_buffer_init(struct shared_buffer *buffer, const char *name, size_t size);
+/* Frees it, and empties the struct. */
 void shared_buffer_destroy(struct shared_buffer *buffer);
 
+/* Logs what was done to it, and aborts. */
 _Noreturn void shared_buffer_breach(const struct shared_buffer *buffer, const char *what);
 
 /* From here on it is owner's; it may be so already. */

@@ -65,8 +65,9 @@ struct tls {
     char error[256];
 };
 
-/* Takes a reference on context. 0 or -ENOMEM. */
+/* Takes a reference on context; fd stays the caller's, buffers too. 0 or -ENOMEM. */
 int tls_init(struct tls *tls, struct tls_context *context, struct tls_buffers *buffers, int fd, bool server);
+/* Frees what it holds and gives its bytes back to the budget; sends nothing. */
 void tls_destroy(struct tls *tls);
 
 /* Goes on with the handshake: 1 done (call tls_read() at once: data may have come along), 0 wait for the
@@ -79,6 +80,7 @@ int tls_handshake(struct tls *tls);
  * tls_wants_flush(). */
 ssize_t tls_read(struct tls *tls, uint8_t *buf, size_t size, bool *ret_more);
 
+/* Whether tls_read() has something to do without waiting for the socket. */
 static inline bool tls_holds_input(const struct tls *tls)
 {
     /* of an end that has been read the socket will not tell again either */
@@ -91,13 +93,15 @@ int tls_write(struct tls *tls, const uint8_t *data, size_t len);
 /* Sends what is gathered. 0: all gone. 1: the socket is full, tls_blocked() until a later tls_flush() returns
  * 0. Or -errno. */
 int tls_flush(struct tls *tls);
+
+/* Whether ciphertext waits for the socket to take more. */
 static inline bool tls_blocked(const struct tls *tls)
 {
     return tls->pending != NULL;
 }
 
-/* Reading has left something to be sent: call tls_flush() in this turn (or when the socket takes more again).
- */
+/* Reading has left something to be sent: call tls_flush() in this turn (or when the socket takes more
+ * again). */
 static inline bool tls_wants_flush(const struct tls *tls)
 {
     return tls->answer_owed;
@@ -108,22 +112,25 @@ static inline bool tls_unanswerable(const struct tls *tls)
     return tls->asked_again && tls_blocked(tls);
 }
 
-/* Has the peer's certificate been revoked since the handshake? */
+/* Whether the peer's certificate has been revoked since the handshake. */
 bool tls_peer_revoked(const struct tls *tls);
-/* Is it, or one that it stands on, out of date by now? Only once the handshake is done. */
+/* Whether it, or one that it stands on, is out of date by now. Only once the handshake is done. */
 bool tls_peer_expired(const struct tls *tls);
 /* Milliseconds until then, by the wall clock as it goes now; 0 or less: it is. */
 int64_t tls_peer_time_left(const struct tls *tls);
 
 /* Sends close_notify, behind what the socket has not taken yet. */
 void tls_shutdown(struct tls *tls);
-/* Gives away what the socket did not take: the caller's, from *ret_offset on. NULL: nothing. */
+/* Gives away what the socket did not take: the caller's to free, *ret_len bytes from *ret_offset on. NULL:
+ * nothing, and *ret_len is 0. Its account stays behind, and is for the caller to move. */
 uint8_t *tls_take_pending(struct tls *tls, size_t *ret_offset, size_t *ret_len);
 
 /* For SSL_CTX_set_keylog_callback() of both contexts. */
 void tls_take_secret(const SSL *ssl, const char *line);
 
+/* Both buffers of size bytes each. 0 or -ENOMEM. */
 int tls_buffers_init(struct tls_buffers *buffers, size_t size);
+/* Frees them, and gives revoked back; harmless where all is zero. */
 void tls_buffers_destroy(struct tls_buffers *buffers);
 
 #endif

@@ -21,11 +21,13 @@ struct tls_context {
 };
 
 /* chain_pem: leaf and intermediates, one PEM string each. roots_pem: any number of certificates. *ret has one
- * reference. error: what is wrong. */
+ * reference. 0, -EINVAL with what is wrong in error, or -ENOMEM. */
 int tls_context_new(const char *identity, EVP_PKEY *key, const char *const *chain_pem, size_t chain_len,
                     const char *const *roots_pem, size_t roots_len, struct tls_context **ret, char *error,
                     size_t error_size);
+/* One more reference, of any thread; returns context, never NULL. */
 struct tls_context *tls_context_ref(struct tls_context *context);
+/* Gives one back, on any thread; NULL is fine. */
 void tls_context_unref(struct tls_context *context);
 
 #endif

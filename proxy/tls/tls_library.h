@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* OpenSSL as a library of this process. */
 #ifndef PROXY_TLS_TLS_LIBRARY_H
 #define PROXY_TLS_TLS_LIBRARY_H
 

@@ -19,6 +19,7 @@ enum tls_message {
     TLS_MESSAGE_KEYS_ASKED /* the same, and it asks for new ones of ours */
 };
 
+/* Of one direction; zeroed at first. */
 struct tls_messages {
     uint8_t head[4];
     unsigned head_len; /* of the message that is being read; 0: none is */
@@ -27,8 +28,8 @@ struct tls_messages {
 };
 
 /* A record's plaintext, which its sender's role decides about: from_server. most: messages that may come with
- * no data between. *ret says what follows from it. 0, or -EPROTO with a text, and *ret_flood if there were
- * too many. */
+ * no data between. *ret says what follows from it. 0, or -EPROTO with a static text, and *ret_flood if there
+ * were too many. */
 int tls_messages_take(struct tls_messages *m, const uint8_t *data, size_t len, bool from_server,
                       unsigned most, enum tls_message *ret, const char **ret_error, bool *ret_flood);
 
@@ -44,6 +45,7 @@ static inline bool tls_messages_in_pieces(const struct tls_messages *m)
  */
 #define TLS_MESSAGE_WORTH 512
 
+/* So many bytes of data have come. */
 static inline void tls_messages_data(struct tls_messages *m, size_t bytes)
 {
     m->debt = m->debt > bytes ? m->debt - (unsigned)bytes : 0;

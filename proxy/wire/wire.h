@@ -24,6 +24,7 @@ struct wire_reader {
     const uint8_t *at, *end;
 };
 
+/* Reads len bytes of data, which must outlive it. */
 static inline struct wire_reader wire_reader(const uint8_t *data, size_t len)
 {
     return (struct wire_reader){data, data + len};
@@ -32,13 +33,15 @@ static inline struct wire_reader wire_reader(const uint8_t *data, size_t len)
 /* 1: *ret is the next field, 0: the end, -EBADMSG: cut off or malformed (groups too). */
 int wire_next(struct wire_reader *reader, struct wire_field *ret);
 
-/* Grows as it is written. After the first failed allocation nothing more is written, and failed is true. */
+/* Zeroed is empty. Grows as it is written. After the first failed allocation nothing more is written, and
+ * failed is true. */
 struct wire_writer {
     uint8_t *data;
     size_t len, size;
     bool failed;
 };
 
+/* Each put appends one field. */
 void wire_put_varint(struct wire_writer *writer, uint32_t field, uint64_t value);
 void wire_put_double(struct wire_writer *writer, uint32_t field, double value);
 void wire_put_bytes(struct wire_writer *writer, uint32_t field, const void *data, size_t len);

@@ -10,7 +10,7 @@
 #include <stddef.h>
 
 #define MESH_CONFIG_FILE "etc/istio/config/mesh"
-#define MESH_CONFIG_MAX  (1024 * 1024)
+#define MESH_CONFIG_MAX  (1024 * 1024) /* bytes */
 
 /* NULL: not given. */
 struct mesh_config {

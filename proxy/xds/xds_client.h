@@ -26,14 +26,18 @@ struct xds_config {
     unsigned long settle_milliseconds; /* see xds_sweep.h */
     unsigned stall_milliseconds;       /* see grpc.h */
     struct state *state;
-    /* Each wildcard type has been acked once. */
+    /* Called on the loop's thread, once: each wildcard type has been acked. */
     void (*ready)(void *data);
     void *data;
 };
 
+/* Connects, and again whenever that was in vain or is over. config is copied, its texts must live as long. 0,
+ * -EINVAL for an address that is none, or -ENOMEM. */
 int xds_client_new(struct loop *loop, const struct xds_config *config, struct xds_client **ret);
 void xds_client_free(struct xds_client **client);
+/* Whether there is a stream now. */
 bool xds_client_connected(const struct xds_client *client);
+/* Whether ready() has been called. */
 bool xds_client_ready(const struct xds_client *client);
 /* istio_xds_* families. */
 void xds_client_write_metrics(const struct xds_client *client, FILE *out);

@@ -22,7 +22,7 @@ struct xds_sweep {
     unsigned long settle;                 /* milliseconds */
     const struct grpc_call *call;         /* NULL while there is no stream */
     struct grpc_channel *channel;
-    uint64_t heard;
+    uint64_t heard; /* grpc_channel_heard() at the last look */
     struct {
         bool answered;
         unsigned quiet; /* half settling times without a mention */
@@ -30,11 +30,11 @@ struct xds_sweep {
     uint64_t let_go; /* resources so far */
 };
 
+/* settle: milliseconds. All pointers must live as long. */
 void xds_sweep_init(struct xds_sweep *sweep, struct loop *loop, struct state *state,
                     struct xds_versions *const *versions, unsigned long settle);
 /* A stream begins; the versions know what it was not told. Both must outlive the next call of
- * xds_sweep_end().
- */
+ * xds_sweep_end(). */
 void xds_sweep_begin(struct xds_sweep *sweep, struct grpc_channel *channel, const struct grpc_call *call);
 /* The stream is over, settled or not. */
 void xds_sweep_end(struct xds_sweep *sweep);
