@@ -5,7 +5,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 
-#define CRI_ERROR_SIZE 300
+#define CRI_ERROR_SIZE 300 /* bytes, with the NUL */
 
 /*
  * Sends request to the method at path ("/runtime.v1.RuntimeService/...") and waits for its answer, 3 s at

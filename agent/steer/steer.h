@@ -202,12 +202,11 @@ struct steer_hook {
 /* Fills ret and returns how many. */
 int steer_cgroup_hooks(struct steer *steer, struct steer_hook ret[STEER_HOOKS]);
 
-/* The SO_COOKIE of the socket in each of the pod's slots, 0 for an empty one. 0, -ENOENT if
- * nothing is pinned, or -errno.
- */
+/* The SO_COOKIE of the socket in each of the pod's slots, 0 for an empty one. 0, -ENOENT if nothing is
+ * pinned, or -errno. */
 int steer_pod_pinned_listeners(const struct steer *steer, uint64_t cookie,
                                uint64_t ret[BRUMA_LISTENER_COUNT]);
-/* The pod's link is pinned, and its network namespace has ceased to exist. */
+/* True if the pod's link is pinned and its network namespace has ceased to exist. */
 bool steer_pod_netns_dead(const struct steer *steer, uint64_t cookie);
 /* Both: 0, -ENOENT where the pod has no entry, or -errno. */
 int steer_pod_entry(struct steer *steer, uint64_t cookie, struct bruma_pod *ret);
