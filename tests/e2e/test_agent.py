@@ -255,7 +255,7 @@ def test_descriptors_do_not_leak(node):
 
     pod = node.pod("web")
     come_and_go(2)  # what is opened once, when it is first wanted, is there then
-    time.sleep(1)
+    node.wait_rounds(2)
     before = descriptors()
     come_and_go(5)
     wait_for(lambda: descriptors() <= before, "all descriptors to be closed")

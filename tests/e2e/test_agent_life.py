@@ -61,7 +61,7 @@ def test_connections_that_wait_survive_a_restart_of_the_agent(node):
     node.agent.kill()
     proxy.wait(event="disconnected")
     node.start()
-    time.sleep(2)  # longer than adopt-wait: the slots are occupied, so the agent goes on waiting
+    node.wait_rounds(5)  # longer than adopt-wait: the slots are occupied, so the agent goes on waiting
     assert pod.item()["mends"] == {}
     proxy.do("set", accepting=True)
     proxy.do("connect")
@@ -130,7 +130,7 @@ def test_a_namespace_without_a_name_stays_captured_while_a_process_lives_in_it(n
         "the process to be inside",
     )
     network.delete(pod.netns)
-    time.sleep(2)
+    node.wait_rounds(4)  # a namespace that is gone is missed within two looks, 400 ms apart
     assert pod.item()["state"] == "enrolled"
     process.kill()
     process.wait()
@@ -146,7 +146,7 @@ def test_a_namespace_that_the_agent_does_not_see_where_the_runtime_has_it(node):
         assert plugin.ask({"op": "cni-attached"})["op"] == "done"
     with open(node.agent.log) as f:
         assert "does not see a network namespace" in f.read()
-    time.sleep(2)
+    node.wait_rounds(4)
     assert pod.item()["state"] == "enrolled", "its first process has not come yet"
     process = subprocess.Popen(["nsenter", f"--net={pod.path}", "sleep", "600"])
     try:

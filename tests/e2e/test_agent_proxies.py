@@ -201,7 +201,7 @@ def test_a_replaced_proxy_that_finds_a_new_agent_first_waits_for_its_successor(n
     first.wait(event="message", op="snapshot-end")
     second.serve()
     wait_for(lambda: states(node) == {first.pid: "replaced", second.pid: "serving"}, "the second to serve")
-    time.sleep(2.5)  # longer than a replaced one waits
+    node.wait_rounds(8)  # longer than a replaced one waits, which is 2 s
     assert not first.seen(event="message", op="resume") and not second.seen(event="message", op="drain")
     assert pod.greeting() == "second inbound"
 
@@ -261,7 +261,7 @@ def test_a_pod_drains_on_when_a_replaced_proxy_resumes(node):
     pod.wait_state("draining")
     second.kill()
     wait_for(lambda: states(node) == {first.pid: "serving"}, "the first to serve again")
-    time.sleep(1.5)  # longer than a proxy that went is waited for
+    node.wait_rounds(5)  # longer than a proxy that went is waited for
     assert pod.item()["state"] == "draining" and not pod.untouched(), "the first has a connection of it"
     first.do("drained", uid=pod.uid)
     pod.wait_state("outside")
@@ -282,7 +282,7 @@ def test_a_proxy_that_ends_does_not_take_over_from_a_new_agent(node):
     first.wait(event="message", op="snapshot-end")
     assert states(node) == {first.pid: "ending"}
     client = pod.client()
-    time.sleep(2.5)
+    node.wait_rounds(8)
     assert not first.seen(event="message", op="resume")
     node.proxy("second").serve()
     assert client.communicate(timeout=60)[0].strip() == "second inbound", "the client has waited"

@@ -165,7 +165,7 @@ def test_decisions_outlive_the_agent(scene):
     stranger = world.sandbox("other", "stranger", 12)
     world.server.stop_api()
     world.start(proxy=False, guard="strict")
-    time.sleep(1.5)
+    wait_for(lambda: world.status()["sourceError"], "the agent to ask in vain")
     assert scene.guard()["closed"], "it has heard of nothing yet"
     assert scene.dial(scene.plain) == "ok" and scene.undecided() == 0
     item = agent_client.pods(world.node.run_dir)["shop/web"]
@@ -209,8 +209,8 @@ def test_the_limit_counts_without_an_agent(scene):
 def test_a_strict_guard_does_not_give_up(scene):
     world = scene.world
     world.server.stop_api()
-    world.start(guard="strict", guard_limit="500ms")
-    time.sleep(2)
+    world.start(guard="strict", guard_limit="500ms", verify_interval="300ms")
+    world.node.wait_rounds(4)  # twice the limit
     assert scene.guard()["closed"] and scene.dial(scene.web) == "refused"
 
 
@@ -590,6 +590,7 @@ def test_pods_that_cannot_be_looked_at_are_not_decided(scene, what):
     os.makedirs(world.work.path("empty"))
     world.start(
         guard="strict",
+        verify_interval="300ms",
         **options,
         **(
             {"wrap": ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]}
@@ -597,13 +598,14 @@ def test_pods_that_cannot_be_looked_at_are_not_decided(scene, what):
             else {}
         ),
     ).ready()
-    time.sleep(2.5)
-    assert scene.guard()["closed"] and scene.dial(lost) == "refused"
     if what == "a first thread that has ended":
-        assert scene.guard()["undecided"] == 1
+        wait_for(lambda: scene.guard()["undecided"] == 1, "it to be seen")
     else:
-        assert "cannot be looked at" in scene.guard()["waitsFor"]
+        wait_for(lambda: "cannot be looked at" in scene.guard()["waitsFor"], "the guard to say so")
         assert "reason=guard_failed" in world.log()
+    world.node.wait_rounds(3)
+    assert scene.guard()["closed"] and scene.dial(lost) == "refused"
+    assert scene.guard()["undecided"] == 1 or what != "a first thread that has ended"
 
 
 def test_a_bound_that_has_passed_is_not_given_again(scene):

@@ -5,7 +5,6 @@ are found. What both servers can do is tested against both (kube_world.py)."""
 import os
 import re
 import socket
-import time
 import uuid
 
 import pytest
@@ -368,7 +367,7 @@ def test_a_sandbox_that_the_plugin_never_saw_is_looked_for(small):
     small.server.make_namespace("shop", AMBIENT)
     web = small.sandbox("shop", "web", 10)
     small.write_cache(web)
-    small.start().ready()
+    small.start(verify_interval="300ms").ready()
     small.wait_redirection("shop", "web", "enabled")
     again = small.node.create_pod("shop", "again", host=11, add=False)
     small.work.defer(small.node.delete_pod, again)
@@ -386,7 +385,7 @@ def test_a_sandbox_that_the_plugin_never_saw_is_looked_for(small):
     small.write_cache(again)
     small.server.set_status("shop", "web", again.ips)
     before = len(small.server.asked("PATCH", "/pods/"))
-    time.sleep(1)
+    small.node.wait_rounds(3)
     old = agent_client.pods(small.node.run_dir)["shop/web"]
     assert old["state"] == "enrolled" and sorted(old["ips"]) == sorted(web.ips)
     small.plain.delete(web.container)

@@ -514,6 +514,12 @@ def test_whatever_else_the_server_says_everything_stays(installed, how):
         assert agent_client.pods(installed.node.run_dir)["shop/web"]["generation"] == 1
 
 
+def asked_again(small):
+    """The agent has been refused twice since now."""
+    before = len(small.server.asked("GET", "/pods"))
+    wait_for(lambda: len(small.server.asked("GET", "/pods")) >= before + 3, "it to ask again and again", 30)
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_an_agent_whose_token_is_refused_lets_nobody_go(small, status):
     """While it runs, and after it has begun anew."""
@@ -530,11 +536,11 @@ def test_an_agent_whose_token_is_refused_lets_nobody_go(small, status):
         "the refusals",
         log=small.node.agent_log,
     )
-    time.sleep(1)
+    asked_again(small)
     assert small.state("shop/web") == "enrolled"
     small.node.agent.stop()
     small.node.start_agent(**small.settings)
-    time.sleep(1.5)
+    asked_again(small)
     assert small.state("shop/web") == "enrolled"
     small.server.faults.clear()
     small.ready()

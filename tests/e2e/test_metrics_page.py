@@ -133,7 +133,7 @@ def test_readiness_while_everybody_reads_a_large_page():
         )
         try:
             wait_for(lambda: "READY" in readers.text(), "the readers")
-            time.sleep(1)
+            wait_for(lambda: int(readers.text().split()[-1]) >= 48, "each reader to have had a page", 60)
             late = 0
             for _ in range(20):
                 try:

@@ -159,8 +159,10 @@ def test_idle_connections_do_not_keep_a_proxy_from_its_control_plane(mesh, what)
     state and the certificates of its pods."""
     node = mesh.nodes[0]
     with held(mesh, node.netns, NOBODY, "127.0.0.1", 15012, 66, what):
+        before = turned_away(node, 15014, "control-plane")
         node.proxy.kill()
-        time.sleep(1)  # whose places are taken at once
+        # Its places are taken at once, and the next ones turned away again.
+        wait_for(lambda: turned_away(node, 15014, "control-plane") > before, "its places to be taken")
         node.start_proxy(wait=False)
         wait_for(node.ready, "the proxy to be ready", 20)
         wait_for(

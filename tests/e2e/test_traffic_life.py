@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from support.nodes.pod_programs import ONE_SHOT, STREAM, TOGETHER, goes_on
+from support.nodes.pod_programs import ONE_SHOT, STREAM, TOGETHER, goes_on, served
 from support.system import placed, sh, wait_for
 
 
@@ -32,7 +32,7 @@ def test_label_removed_and_put_back_breaks_no_connection(mesh):
     mesh.write()
 
     wait_for(lambda: not mesh.web.captured(), "web to leave the mesh")
-    time.sleep(1.5)  # past the grace period
+    mesh.nodes[0].wait_rounds(2)  # past the grace period
     goes_on(out, "outbound after the label was removed")
     goes_on(inn, "inbound after the label was removed")
     before = len(mesh.nodes[0].access_log())
@@ -184,7 +184,7 @@ def test_sigkill_of_the_proxy_refuses_no_new_connection(mesh, whose, family):
     server's node, one inside has a proxy of its own to wait for."""
     client, node = (mesh.outside, mesh.nodes[1]) if whose == "the server's" else (mesh.web, mesh.nodes[0])
     p = client.popen("/usr/bin/python3", "-u", "-c", KNOCK, mesh.shop.ips[family], "4")
-    time.sleep(1)
+    served(mesh.shop, 50)
     killed = time.monotonic()
     node.proxy.kill()
     time.sleep(0.5)
@@ -277,7 +277,7 @@ def test_replaced_proxies_hold_on_and_serve_again(mesh):
         wait_for(lambda: not third.alive(), "the third to end once it is idle")
     last = node.start_proxy()
     become(node, (first, "replaced"), (last, "serving"))
-    time.sleep(1)
+    node.wait_rounds(2)
     assert first.alive(), "idle, and lingering"
     first.popen.terminate()
     wait_for(lambda: not first.alive(), "SIGTERM to end one that lingers")
@@ -334,7 +334,7 @@ def test_sigkill_of_the_agent_is_not_noticed(mesh):
     knock = mesh.web.popen("/usr/bin/python3", "-u", "-c", KNOCK, mesh.shop.ip, "4")
     for node in mesh.nodes:
         node.agent.kill()
-    time.sleep(1)
+    served(mesh.shop, 100)
     for node in mesh.nodes:
         node.start_agent()
     goes_on(p, "the stream after the agents' restart")

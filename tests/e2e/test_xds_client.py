@@ -10,11 +10,11 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from support.nodes.pod_programs import ECHO
+from support.nodes.pod_programs import ECHO, served
 from support.system import Process, wait_for
 from support.xds.control_plane import ADDRESS, AUTHORIZATION
 from support.xds.plane import END, Authority, pem
-from support.xds.site import CLIENT, POLICY_TIMEOUT, Site
+from support.xds.site import CLIENT, POLICY_TIMEOUT, Site, failed_connects
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +110,6 @@ def test_garbage_from_the_control_plane_costs_the_stream_and_nothing_else(site):
     site.stream().out.put(b"\xff\xff\xff\xff garbage")
     wait_for(lambda: len(site.plane.streams) > streams, "a new stream")
     assert site.workloads() == before and site.ping() == "ping"
-
-
-def failed_connects(site):
-    count = re.search(
-        r'^istio_xds_connection_terminations_total\{reason="ConnectionError"\} (\d+)',
-        site.node.metrics(),
-        re.M,
-    )
-    return int(count[1]) if count else 0
 
 
 def test_the_server_away_and_back(site):
@@ -376,7 +367,7 @@ def test_a_live_connection_outlives_a_policy_that_is_late_and_not_one_that_never
         "        time.sleep(0.1)\nexcept (OSError, AssertionError):\n    pass\nprint(time.monotonic() - begin)\n"
     )
     live = Waiting(lambda: float(site.web.python(code, site.shop.ip, timeout=120)))
-    time.sleep(1)
+    served(site.shop, 1)
     unguarded()
     time.sleep(POLICY_TIMEOUT / 2)
     late(site)

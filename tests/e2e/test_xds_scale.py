@@ -17,7 +17,7 @@ import pytest
 from support.network import inside
 from support.system import wait_for
 from support.xds.control_plane import ADDRESS
-from support.xds.site import add, crowd, end_stream, known, metric, wait_known
+from support.xds.site import add, crowd, end_stream, failed_connects, known, metric, wait_known
 
 ISTIOD_TAKES = 4 * 1024 * 1024
 WINDOW = 16 << 20
@@ -154,8 +154,10 @@ def test_a_control_plane_that_dies_while_it_answers_costs_nothing(new_site):
     end_stream(site)
     site.plane.page = None
     time.sleep(0.5)
+    refused = failed_connects(site)
     site.plane.stop()
-    time.sleep(4)  # longer than it takes to settle
+    # The ninth is 2.6 s after the first: longer than it takes to settle.
+    wait_for(lambda: failed_connects(site) >= refused + 9, "the proxy to ask again and again", 30)
     assert known(site) == 42 and site.ping() == "ping"
     with site.plane.lock:
         for n in [n for n in site.plane.resources[ADDRESS] if "checkout" in n][:5]:

@@ -14,7 +14,7 @@ import pytest
 
 from support.network import inside
 from support.nodes.mesh import Mesh
-from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.nodes.pod_programs import ECHO, ONE_SHOT, served
 from support.programs import program
 from support.proxies.zds import (
     SNAPSHOT_SENT,
@@ -289,18 +289,21 @@ def test_a_pending_pod_survives_a_keep(mesh):
 
 
 def test_a_pending_pod_that_is_deleted_is_not_tried_again(mesh):
-    pod = mesh.pod("late")
-    occupier = occupy(mesh, pod, 15008)
+    pod, other = mesh.pod("late"), mesh.pod("other")
+    occupiers = [occupy(mesh, p, 15008) for p in (pod, other)]
     try:
-        with pytest.raises(Refused):
-            mesh.link.add(pod)
+        for p in (pod, other):
+            with pytest.raises(Refused):
+                mesh.link.add(p)
         assert not_ready(mesh.node)
         mesh.link.delete(pod.uid)
-        assert mesh.node.ready()
+        assert not_ready(mesh.node), "the other one still waits"
     finally:
-        occupier.kill()
-    time.sleep(5.5)
-    assert listening(pod) == []
+        for occupier in occupiers:
+            occupier.kill()
+    wait_for(mesh.node.ready, "the other one to be tried again", 6)
+    assert listening(other) and listening(pod) == []
+    mesh.link.delete(other.uid)
     assert not descriptors(mesh.node.proxy, f"net:\\[{netns_inode(pod)}\\]")
 
 
@@ -589,12 +592,12 @@ print("RESULT", good, bad)
     threads = [threading.Thread(target=load, args=(c,)) for c in (mesh.outside, mesh.outside, mesh.web)]
     for t in threads:
         t.start()
-    time.sleep(1)
+    served(mesh.shop, 50)
     second, link = mesh.node.start_second_proxy()
     try:
         mesh.node.introduce(link)
         assert listening(mesh.shop) == sorted([15001, 15006, 15008] * 2)
-        time.sleep(1)
+        served(mesh.shop, 50)
         mesh.node.proxy.popen.send_signal(signal.SIGTERM)
         assert mesh.node.proxy.popen.wait(15) == 0
         for t in threads:

@@ -63,6 +63,18 @@ class Node:
     def status(self):
         return agent.status(self.run_dir)
 
+    def wait_rounds(self, count):
+        """Until the agent has looked after all pods so many times more; each takes its verify interval. What it does by itself
+        within that time it has done then."""
+        before = self.status()["verifyRounds"]
+        timeout = 20 + count * self.status()["verifyIntervalMilliseconds"] / 1000
+        wait_for(
+            lambda: self.status()["verifyRounds"] >= before + count,
+            f"the agent of {self.name} to look {count} times",
+            timeout,
+            log=self.agent_log,
+        )
+
     def uninstall(self):
         """By an agent, as the chart does it."""
         return run(self.argv("--uninstall"), check=False)

@@ -279,6 +279,16 @@ def ask(pod, to, word="hello", source="", port=8080):
     return pod.python(ASK, to, port, word, source).strip()
 
 
+def served(pod, count):
+    """Until ECHO in the pod has got so many connections more."""
+
+    def seen():
+        return sum(p.text().count("FROM ") for p in pod.processes)
+
+    before = seen()
+    wait_for(lambda: seen() >= before + count, f"{pod.name} to get {count} connections", 60)
+
+
 def progress(p):
     """Of a STREAM."""
     found = re.findall(r"N (\d+)", p.text())

@@ -128,3 +128,13 @@ def end_stream(site, seconds=60):
         seconds,
     )
     return site.stream().first(ADDRESS)
+
+
+def failed_connects(site):
+    """Of the proxy to the control plane."""
+    count = re.search(
+        r'^istio_xds_connection_terminations_total\{reason="ConnectionError"\} (\d+)',
+        site.node.metrics(),
+        re.M,
+    )
+    return int(count[1]) if count else 0
