@@ -26,10 +26,13 @@ from support.kube.server import RealServer
 from support.kube.small import SmallServer
 from support.kube.world import REAL, World
 from support.nodes.agent_node import AgentNode
-from support.nodes.mesh import Mesh
+from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO, SERVER_FIRST, SINK
+from support.proxies import waypoint
 from support.workspace import Workspace
+from support.xds.control_plane import Client, ControlPlane, load_messages
 from support.xds.site import Site
+from support.xds.small_mesh import MESH
 
 
 def pytest_configure(config):
@@ -104,4 +107,61 @@ def mesh_of_two():
             pod.server(ECHO, "8080")
             pod.server(SINK, "9000")
         m.shop.server(SERVER_FIRST, "2525")
+        yield m
+
+
+@pytest.fixture(scope="module")
+def messages(tmp_path_factory):
+    return load_messages(str(tmp_path_factory.mktemp("messages")))
+
+
+@pytest.fixture
+def plane(work, build):
+    p = ControlPlane(build, work.directory, MESH)
+    yield p
+    assert p.stop() == 0, p.log
+
+
+@pytest.fixture
+def client(plane, messages):
+    c = Client(plane, messages)
+    yield c
+    c.close()
+
+
+@pytest.fixture
+def stream(client):
+    s = client.stream()
+    yield s
+    s.close()
+
+
+@pytest.fixture(scope="module")
+def site():
+    s = Site()
+    with s.mesh:
+        s.start()
+        yield s
+        s.plane.stop()
+
+
+@pytest.fixture(scope="module")
+def program(build):
+    """Envoy's."""
+    path, why = waypoint.program(build)
+    if not path:
+        pytest.skip(why)
+    return path
+
+
+@pytest.fixture(scope="module")
+def impatient():
+    """Here readers sleep, and that is not waited for as long as by default."""
+    with Mesh(nodes=2, proxy_env={"BRUMA_LINGER_TIMEOUT": "1s"}) as m:
+        m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
+        m.outside = m.pod("outside", node=0, namespace="outside")
+        m.outside.outside = True
+        m.start()
+        m.certificate = leaf(m, m.web.identity)
+        m.ports = iter(range(7100, 7200))
         yield m

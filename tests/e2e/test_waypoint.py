@@ -4,27 +4,30 @@ proxies."""
 
 import json
 import re
-import tempfile
 
 import pytest
 
 from support.nodes.mesh import TRUST_DOMAIN, Mesh
-from support.nodes.pod_programs import ECHO, HTTP_APP, HTTP_REQUESTS, ONE_SHOT
+from support.nodes.pod_programs import HTTP_APP
 from support.proxies import waypoint as support
+from support.proxies.waypoint_shop import (
+    DESTINATION,
+    POST,
+    SHOP,
+    VIP4,
+    VIP6,
+    WAYPOINT,
+    WAYPOINT_VIP,
+    envoy,
+    named,
+    one,
+    only_waypoint,
+    publish,
+    requests,
+    set_services,
+    set_waypoints,
+)
 from support.system import wait_for
-
-SHOP = "shop.demo.svc.cluster.local"
-WAYPOINT = "waypoint.demo.svc.cluster.local"
-VIP4, VIP6, WAYPOINT_VIP = "10.96.0.20", "fd00:96::20", "10.96.0.99"
-
-
-POST = """
-import hashlib, http.client, os, sys
-body = os.urandom(4 << 20)
-connection = http.client.HTTPConnection(sys.argv[1], 80, timeout=60)
-connection.request("POST", "/", body)
-print("same" if connection.getresponse().read().decode() == hashlib.sha256(body).hexdigest() else "DIFFERENT")
-"""
 
 # All connections are open at once; the requests come after the last has been opened.
 PARALLEL = """
@@ -73,103 +76,6 @@ for i in range(int(sys.argv[2])):
     answers.append(got.partition(b"\\r\\n")[0].decode())
 print(json.dumps(answers))
 """
-
-
-def requests(pod, host, count=1, method="GET", port=80, **headers):
-    return json.loads(pod.python(HTTP_REQUESTS, host, port, count, method, json.dumps(headers), timeout=120))
-
-
-def one(pod, host, method="GET", port=80, **headers):
-    return requests(pod, host, 1, method, port, **headers)[0]
-
-
-def set_services(m, **shop):
-    """The service that has the waypoint, with these fields; the waypoint's own service."""
-    m.services[:] = [
-        {
-            "name": "shop",
-            "namespace": "demo",
-            "hostname": SHOP,
-            "vips": [f"/{VIP4}", f"/{VIP6}"],
-            "ports": {80: 8080},
-            **shop,
-        },
-        {
-            "name": "waypoint",
-            "namespace": "demo",
-            "hostname": WAYPOINT,
-            "vips": [f"/{WAYPOINT_VIP}"],
-            "ports": {15008: 15008},
-        },
-    ]
-
-
-def set_waypoints(m, *pods, **fields):
-    """The waypoints' workloads: in the mesh's file, and not in the mesh."""
-    m.extra[:] = [
-        {
-            "name": p.name,
-            "namespace": "demo",
-            "serviceAccount": p.account,
-            "workloadIps": [p.ip, p.ip6],
-            "node": p.node.name,
-            "labels": {"istio.io/dataplane-mode": "none"},
-            "services": {f"demo/{WAYPOINT}": {15008: 15008}},
-            **fields,
-        }
-        for p in pods
-    ]
-
-
-def publish(m, here=None):
-    """Writes the mesh file, and waits until the client's proxy shows what it now says of the service, or
-    here(dump) is true."""
-    m.write()
-    service = m.services[0]
-
-    def same(dump):
-        found = next((s for s in dump["services"] if s["hostname"] == SHOP), {})
-        return all(
-            json.dumps(found.get(k)) == json.dumps(service.get(k)) for k in ("waypoint", "weightedWaypoints")
-        )
-
-    wait_for(lambda: (here or same)(m.nodes[0].config_dump()), "the proxy to know of the change")
-
-
-DESTINATION = {"destination": f"demo/{WAYPOINT}", "hboneMtlsPort": 15008}
-
-
-def named(destination):
-    return {"destination": destination, "hboneMtlsPort": 15008}
-
-
-def only_waypoint():
-    return {
-        "name": "only-waypoint",
-        "namespace": "demo",
-        "scope": "WorkloadSelector",
-        "action": "Allow",
-        "dryRun": False,
-        "rules": [[[{"principals": [{"Exact": f"{TRUST_DOMAIN}/ns/demo/sa/waypoint"}]}]]],
-    }
-
-
-def envoy(m, pod, program, account="waypoint"):
-    directory = tempfile.mkdtemp(prefix=pod.name, dir=m.dir)
-    support.certificate(
-        directory, f"{m.nodes[0].run_dir}/control", m.ca_key, f"spiffe://{TRUST_DOMAIN}/ns/demo/", account
-    )
-    return support.Waypoint(
-        program, directory, pod.netns, pod.node.cgroup, vip4=VIP4, vip6=VIP6, v1=m.v1.ip, v2=m.v2.ip
-    )
-
-
-@pytest.fixture(scope="module")
-def program(build):
-    path, why = support.program(build)
-    if not path:
-        pytest.skip(why)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -514,125 +420,3 @@ def test_samples_say_what_is_to_be_changed(sample):
     head = "".join(re.match(r"(#.*\n)+", text).group())
     own = set(re.findall(r"\b10\.[0-9.]+[0-9]\b|\bfd[0-9a-f]{2}:[0-9a-f:]+|/etc/[a-z]+", text[len(head) :]))
     assert own and not [x for x in own if x not in head], head
-
-
-# ---- a waypoint that is in the mesh itself ----
-
-
-@pytest.fixture(scope="module")
-def inner(program):
-    """Envoy behind its node's proxy: it gets PROXY headers on loopback, and what it opens is captured."""
-    with Mesh(nodes=2) as m:
-        m.web, m.other, m.waypoint = m.pod("web"), m.pod("other"), m.pod("waypoint", node=1)
-        m.v1, m.v2 = m.pod("shop-v1", node=1, account="shop"), m.pod("shop-v2", node=0, account="shop")
-        for pod in (m.v1, m.v2):
-            pod.services = {f"demo/{SHOP}": {80: 8080}}
-            pod.more = {"waypoint": DESTINATION, "authorizationPolicies": ["demo/only-waypoint"]}
-        m.waypoint.services = {f"demo/{WAYPOINT}": {15008: 15008}}
-        m.waypoint.more = {"applicationTunnel": {"protocol": "PROXY", "port": 15088}}
-        m.policies.append(only_waypoint())
-        set_services(m, waypoint=DESTINATION)
-        m.start()
-        m.v1.app, m.v2.app = m.v1.server(HTTP_APP, "v1"), m.v2.server(HTTP_APP, "v2")
-        m.envoy = support.Waypoint(
-            program,
-            tempfile.mkdtemp(dir=m.dir),
-            m.waypoint.netns,
-            m.waypoint.node.cgroup,
-            sample=support.SAMPLE_IN_MESH,
-            vip4=VIP4,
-            vip6=VIP6,
-            v1=m.v1.ip,
-            v2=m.v2.ip,
-        )
-        try:
-            m.envoy.start()
-            yield m
-        finally:
-            m.envoy.stop()
-
-
-@pytest.mark.parametrize("vip", [VIP4, VIP6], ids=["v4", "v6"])
-def test_in_the_mesh_get_is_allowed_and_delete_is_refused(inner, vip):
-    m = inner
-    assert one(m.web, vip)[0] == 200
-    assert one(m.web, vip, "DELETE") == [403, "RBAC: access denied"]
-    assert one(m.other, vip) == [403, "RBAC: access denied"]
-    wait_for(
-        lambda: [x for x in m.envoy.lines() if x.startswith(f"{m.other.identity} GET") and "403" in x],
-        "the identity in Envoy's log",
-    )
-
-
-def test_in_the_mesh_a_canary_split(inner):
-    answers = requests(inner.web, VIP4, 100)
-    assert {status for status, _ in answers} == {200} and {body for _, body in answers} == {"v1", "v2"}
-    assert requests(inner.web, VIP4, 20, **{"x-version": "v2"}) == [[200, "v2"]] * 20
-    assert inner.web.python(POST, VIP4, timeout=90).strip() == "same"
-
-
-def test_in_the_mesh_its_own_connections_do_not_come_back_to_it(inner):
-    """The workloads have the waypoint too; Envoy calls them by their addresses, and they accept nobody
-    else."""
-    m = inner
-    assert one(m.web, m.v1.ip, port=8080) == [200, "v1"]
-    assert one(m.web, m.v1.ip, "DELETE", port=8080) == [403, "RBAC: access denied"]
-    assert f"SERVED ::ffff:{m.waypoint.ip} GET" in m.v1.app.text()
-    m.envoy.stop()  # it kept its connections
-    m.envoy.start()
-    lines = wait_for(
-        lambda: [
-            x
-            for x in m.nodes[1].access_log()
-            if 'src.workload="waypoint"' in x and 'direction="outbound"' in x
-        ],
-        "the waypoint's own connections",
-    )
-    for line in lines:
-        assert f'dst.identity="{m.v1.identity}"' in line and re.search(
-            rf"dst.addr=({m.v1.ip}|{m.v2.ip}):15008", line
-        ), line
-
-
-# ---- without Envoy ----
-
-
-@pytest.fixture(scope="module")
-def sandwich():
-    """A waypoint that is itself in the mesh: its application is behind its node's proxy."""
-    with Mesh(nodes=2) as m:
-        m.web, m.gate, m.shop = m.pod("web"), m.pod("gate", node=1), m.pod("shop", node=1)
-        m.shop.more = {"waypoint": named(f"/{m.gate.ip}")}
-        m.start()
-        m.gate.server(ECHO, "8080")
-        m.shop.server(ECHO, "8080")
-        m.shop.server(ECHO, "9090")
-        yield m
-
-
-def test_a_waypoint_in_the_mesh_reaches_its_workloads_directly(sandwich):
-    m = sandwich
-    assert m.web.python(ONE_SHOT, m.shop.ip, 8080, "from web") == "from web"
-    wait_for(
-        lambda: [
-            x
-            for x in m.nodes[0].access_log()
-            if f"dst.addr={m.gate.ip}:15008" in x and f"dst.hbone_addr={m.shop.ip}:8080" in x
-        ],
-        "web's connection at the waypoint",
-    )
-    assert "FROM" not in m.shop.processes[0].text()
-    # 9090 is nowhere but at the workload
-    assert m.gate.python(ONE_SHOT, m.shop.ip, 9090, "from gate") == "from gate"
-    wait_for(
-        lambda: f"FROM ::ffff:{m.gate.ip} " in m.shop.processes[1].text(),
-        "the waypoint's connection at the workload",
-    )
-    wait_for(
-        lambda: [
-            x
-            for x in m.nodes[1].access_log()
-            if f"dst.addr={m.shop.ip}:15008" in x and 'direction="outbound"' in x
-        ],
-        "the waypoint's connection in the log",
-    )

@@ -388,3 +388,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if o:
                 api.put(kind, key, "DELETED", o)
         self.answer(200 if o else 404, {})
+
+
+def refused(status):
+    """An answer, for faults."""
+    return [lambda handler: handler.status(status, "no")]
