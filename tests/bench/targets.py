@@ -9,11 +9,11 @@ import os
 import sys
 import time
 
-import capture
 import workloads
 from authority import Authority
 from support import agent, network
 from support.nodes.cni_node import CniNode
+from support.proxies import stock_capture
 from support.system import Process, run, wait_for, wait_for_process
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -88,7 +88,7 @@ class Target:
         for pod in self.pods.values():
             pod.node.add(pod)
             if self.captured and not self.plugin and pod.name != "x":
-                capture.install(pod.netns)
+                stock_capture.install(pod.netns)
 
     def destroy(self):
         self.stop()
@@ -161,7 +161,7 @@ class Bruma(Target):
         super().add_pods()
         for key in workloads.ACCOUNTS:
             self.pods[key].wait_enrolled()
-        authority = Authority.load(self.ca_key, f"{self.nodes[1].run_dir}/control/root-cert.pem")
+        authority = Authority.load(f"{self.nodes[1].run_dir}/control/root-cert.pem", self.ca_key)
         authority.issue(f"spiffe://cluster.local/ns/{workloads.NAMESPACE}/sa/peer", f"{self.directory}/peer")
         self.roots = f"{self.nodes[1].run_dir}/control/root-cert.pem"
 

@@ -9,46 +9,30 @@ Each proxy that connects is told of all pods and then that this was all; then th
 LISTENING, and SNAPSHOT N with the number of pods that were acknowledged.
 """
 
-import array
 import os
 import select
 import socket
 import sys
 
-import wire
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-HELLO = b"\x08\x01"  # version 1
-ACKNOWLEDGED = b"\x0a\x00"  # an empty Ack
-SNAPSHOT_SENT = b"\x1a\x00"
-PATIENCE = 10  # seconds for an answer
-
-
-def added(uid, name, namespace, account):
-    info = wire.text(1, name) + wire.text(2, namespace) + wire.text(3, account)
-    return wire.text(1, wire.text(1, uid) + wire.text(2, info))
+from support.proxies.zds import Connection, Refused, add_message
 
 
 def introduce(connection, pods):
     """Tells a proxy of the pods. Returns how many it acknowledged."""
-    connection.settimeout(PATIENCE)
-    hello = connection.recv(1024)
-    if hello != HELLO:
-        print(f"unexpected hello {hello!r}", flush=True)
+    connection.hello()
     good = 0
     for uid, name, namespace, account, path in pods:
         netns = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [netns]))]
-            connection.sendmsg([added(uid, name, namespace, account)], rights)
+            connection.ask(add_message(uid, name, namespace, account), [netns])
+            good += 1
+        except Refused as e:
+            print(f"{uid} was refused: {e}", flush=True)
         finally:
             os.close(netns)
-        answer = connection.recv(1024)
-        if answer == ACKNOWLEDGED:
-            good += 1
-        else:
-            print(f"{uid} was refused: {answer!r}", flush=True)
-    connection.send(SNAPSHOT_SENT)
-    connection.recv(1024)
+    connection.snapshot_sent()
     return good
 
 
@@ -66,9 +50,9 @@ def serve(path, pods):
             if ready is listener:
                 connection, _ = listener.accept()
                 try:
-                    print(f"SNAPSHOT {introduce(connection, pods)}", flush=True)
+                    print(f"SNAPSHOT {introduce(Connection(connection), pods)}", flush=True)
                     connections.append(connection)
-                except OSError as e:
+                except (OSError, AssertionError) as e:
                     print(f"lost a proxy: {e}", flush=True)
                     connection.close()
             elif not ready.recv(1024):

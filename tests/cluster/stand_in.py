@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import plan
 from api import Refused
+from support.certificates import key_pem, pem
 from support.network import inside
 from support.system import Failed
 from support.xds.control_plane import ADDRESS, AUTHORIZATION, CA, XDS
-from support.xds.plane import Plane, key_pem, packed, pem
+from support.xds.plane import Plane, packed
 
 STRICT = f"{plan.SYSTEM}/istio_converted_static_strict"
 REDIRECTION = "ambient.istio.io/redirection"

@@ -9,10 +9,10 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from support.certificates import Authority, pem
 from support.nodes.pod_programs import ECHO
 from support.nodes.waiting import Waiting
 from support.system import wait_for
-from support.xds.plane import Authority, pem
 from support.xds.site import CLIENT
 
 

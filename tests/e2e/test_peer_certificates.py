@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from support.certificates import usual
+from support.certificates import Authority, key_pem, pem, usual
 from support.network import inside
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.proxies import hbone
 from support.system import wait_for
-from support.xds.plane import Authority, Plane, key_pem, pem
+from support.xds.plane import Plane
 
 LIFE = 6  # seconds
 

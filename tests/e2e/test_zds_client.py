@@ -7,7 +7,7 @@ import pytest
 from support.network import inside
 from support.nodes.mesh import Mesh, MeshNode
 from support.nodes.pod_programs import ECHO, ONE_SHOT, SEND, SERVER_FIRST, SINK
-from support.proxies.zds import ZdsNode
+from support.nodes.zds_node import ZdsNode
 from support.system import sh, wait_for
 from support.wire.segments import Wire
 

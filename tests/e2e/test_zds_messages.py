@@ -8,16 +8,10 @@ import pytest
 
 from support.network import inside
 from support.nodes.mesh import Mesh
+from support.nodes.zds_node import ZdsNode
+from support.protobuf import text
 from support.proxies.at_rest import at_rest, descriptors, listening, not_ready, same_descriptors
-from support.proxies.zds import (
-    SNAPSHOT_SENT,
-    Refused,
-    ZdsNode,
-    add_message,
-    del_message,
-    field,
-    keep_message,
-)
+from support.proxies.zds import SNAPSHOT_SENT, Refused, add_message, del_message, keep_message
 from support.system import wait_for
 
 
@@ -26,7 +20,7 @@ def bad_messages():
     return {
         "not protobuf": (b"\xff\xff\xff", 0),
         "no payload": (b"\x38\x01", 0),
-        "unknown payload": (field(4, b""), 0),
+        "unknown payload": (text(4, b""), 0),
         "cut": (ok[:-3], 1),
         "add without a descriptor": (ok, 0),
         "add with two descriptors": (ok, 2),
@@ -38,7 +32,7 @@ def bad_messages():
         "too long": (add_message("uid-x", "x" * 1100, "demo", "x"), 1),
         "a line break in a name": (add_message("uid-x", "x\ninfo\tzds\tforged", "demo", "x"), 1),
         "a quote in a name": (add_message("uid-x", 'x" level="info', "demo", "x"), 1),
-        "not UTF-8": (field(1, field(1, "uid-x") + field(2, field(1, b"\xc3\x28"))), 1),
+        "not UTF-8": (text(1, text(1, "uid-x") + text(2, text(1, b"\xc3\x28"))), 1),
     }
 
 

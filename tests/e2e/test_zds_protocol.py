@@ -15,17 +15,12 @@ import pytest
 from support.network import inside
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ONE_SHOT, served
+from support.nodes.zds_node import ZdsNode
 from support.programs import program
+from support.protobuf import text
+from support.proxies import stock_capture
 from support.proxies.at_rest import descriptors, listening, not_ready
-from support.proxies.zds import (
-    SNAPSHOT_SENT,
-    Refused,
-    ZdsNode,
-    add_message,
-    capture,
-    field,
-    keep_message,
-)
+from support.proxies.zds import SNAPSHOT_SENT, Refused, add_message, keep_message
 from support.system import Process, sh, wait_for
 
 # Opens a connection and holds it; "ENDED" when the other side ends it.
@@ -97,7 +92,7 @@ def test_keep_after_snapshot_sent(mesh, message):
     fds = [os.open(f"/run/netns/{mesh.web.netns}", os.O_RDONLY)] if message.startswith("add") else []
     try:
         sent = {"keep": keep_message(mesh.web.uid), "second snapshot": SNAPSHOT_SENT}.get(
-            message, field(1, field(1, "uid-x"))
+            message, text(1, text(1, "uid-x"))
         )
         mesh.link.send(sent, fds)
     finally:
@@ -130,7 +125,7 @@ def test_del_of_a_running_pod(mesh):
 
 def test_del_of_nobody(mesh):
     mesh.link.delete("uid-unknown")
-    mesh.link.ask(field(2, field(1, mesh.web.uid)))  # the uid in a field that has none: says nothing
+    mesh.link.ask(text(2, text(1, mesh.web.uid)))  # the uid in a field that has none: says nothing
     assert listening(mesh.web) == [15001, 15006, 15008]
 
 
@@ -139,7 +134,7 @@ def test_add_that_cannot_bind_after_the_snapshot(mesh, port):
     """Refused, and shown at once: not ready, one pod pending. It heals by itself when the port is free."""
     pod = mesh.pod("late")
     mesh.write()
-    capture(pod.netns)
+    stock_capture.install(pod.netns)
     occupier = occupy(mesh, pod, port)
     try:
         with pytest.raises(Refused, match=f"port {port}: Address already in use"):

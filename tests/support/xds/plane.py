@@ -8,7 +8,6 @@ resources in and takes them out, and may make either service misbehave.
 
 import collections
 import contextlib
-import datetime
 import os
 import queue
 import socket
@@ -18,75 +17,14 @@ from concurrent import futures
 
 import grpc
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from support.certificates import usual
+from support.certificates import Authority, key_pem, pem
 from support.network import inside
 from support.system import wait_for
 from support.xds.control_plane import ADDRESS, AUTHORIZATION, CA, XDS, load_messages
 
-ONE_DAY = datetime.timedelta(days=1)
 END = object()
-
-
-def pem(thing):
-    return thing.public_bytes(serialization.Encoding.PEM)
-
-
-def key_pem(key):
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-class Authority:
-    """A root that signs what it is told to."""
-
-    def __init__(self, name="test root"):
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])
-        now = datetime.datetime.utcnow()
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(self.name)
-            .issuer_name(self.name)
-            .public_key(self.key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - ONE_DAY)
-            .not_valid_after(now + 365 * ONE_DAY)
-        )
-        self.cert = usual(builder, self.key.public_key(), self.key.public_key(), ca=True).sign(
-            self.key, hashes.SHA256()
-        )
-
-    @classmethod
-    def load(cls, cert_path, key_path):
-        """One that exists already."""
-        authority = cls.__new__(cls)
-        with open(cert_path, "rb") as f:
-            authority.cert = x509.load_pem_x509_certificate(f.read())
-        with open(key_path, "rb") as f:
-            authority.key = serialization.load_pem_private_key(f.read(), None)
-        authority.name = authority.cert.subject
-        return authority
-
-    def sign(self, public_key, names, begins=-60, ends=3600, usage=None):
-        now = datetime.datetime.utcnow()
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
-            .issuer_name(self.name)
-            .public_key(public_key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now + datetime.timedelta(seconds=begins))
-            .not_valid_after(now + datetime.timedelta(seconds=ends))
-            .add_extension(x509.SubjectAlternativeName(names), True)
-        )
-        if usage:
-            builder = builder.add_extension(x509.ExtendedKeyUsage(usage), False)
-        return usual(builder, public_key, self.key.public_key(), ca=False).sign(self.key, hashes.SHA256())
 
 
 class Stream:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As much of protobuf's encoding as two small servers need."""
+"""As much of protobuf's encoding as small servers need, and those that break it."""
 
 
 def varint(number):
@@ -45,3 +45,10 @@ def fields(data):
             raise ValueError(f"wire type {kind}")
         out.append((tag >> 3, value))
     return out
+
+
+def only(field, data):
+    """The value of a message's only field."""
+    ((number, value),) = fields(data)
+    assert number == field, data
+    return value
