@@ -27,8 +27,9 @@ from support.kube.small import SmallServer
 from support.kube.world import REAL, World
 from support.nodes.agent_node import AgentNode
 from support.nodes.mesh import Mesh, leaf
+from support.nodes.peer_place import place_of_a_peer
 from support.nodes.pod_programs import ECHO, SERVER_FIRST, SINK
-from support.proxies import waypoint
+from support.proxies import hbone, waypoint
 from support.workspace import Workspace
 from support.xds.control_plane import Client, ControlPlane, load_messages
 from support.xds.site import Site
@@ -165,3 +166,13 @@ def impatient():
         m.certificate = leaf(m, m.web.identity)
         m.ports = iter(range(7100, 7200))
         yield m
+
+
+@pytest.fixture
+def peer(mesh):
+    """An HBONE server there."""
+    with place_of_a_peer(mesh) as (pod, listener, cert):
+        server = hbone.Server(listener, *cert)
+        server.pod = pod
+        yield server
+        server.stop()

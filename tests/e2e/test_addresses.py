@@ -173,16 +173,7 @@ def test_policies_hold_there(mesh, place, family):
     """One that wants an identity keeps strangers out of all addresses; the pod itself is let alone, as with
     its first address."""
     to = PLACES[place][0][family]
-    mesh.policies.append(
-        {
-            "name": "strict",
-            "namespace": "demo",
-            "scope": "Namespace",
-            "action": "Deny",
-            "dryRun": False,
-            "rules": [[[{"notPrincipals": [{"Presence": []}]}]]],
-        }
-    )
+    mesh.deny_strangers()
     mesh.write()
     try:
         wait_for(lambda: ask(mesh.outside, mesh.web.ip) == "ECONNRESET", "the policy")

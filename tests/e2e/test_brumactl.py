@@ -116,25 +116,7 @@ def test_explain_says_what_the_policies_will_say(mesh, family):
 
     kept = list(mesh.policies)
     assert verdict()["ok"] and mesh.web.python(ONE_SHOT, address, 8080, "x") == "x"
-    mesh.policies.append(
-        {
-            "name": "no-web",
-            "namespace": "demo",
-            "scope": "Namespace",
-            "action": "Deny",
-            "dryRun": False,
-            "rules": [
-                [
-                    [
-                        {
-                            "principals": [{"Exact": mesh.web.identity.removeprefix("spiffe://")}],
-                            "destinationPorts": [8080],
-                        }
-                    ]
-                ]
-            ],
-        }
-    )
+    mesh.deny(mesh.web.rule(destinationPorts=[8080]))
     mesh.write()
     try:
         wait_for(lambda: not verdict()["ok"], "the policy")

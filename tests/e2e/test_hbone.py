@@ -135,25 +135,7 @@ def policy(mesh):
     """Denies web, on one port alone."""
 
     def deny(port):
-        mesh.policies.append(
-            {
-                "name": "no-web",
-                "namespace": "demo",
-                "scope": "Namespace",
-                "action": "Deny",
-                "dryRun": False,
-                "rules": [
-                    [
-                        [
-                            {
-                                "principals": [{"Exact": mesh.web.identity.removeprefix("spiffe://")}],
-                                "destinationPorts": [port],
-                            }
-                        ]
-                    ]
-                ],
-            }
-        )
+        mesh.deny(mesh.web.rule(destinationPorts=[port]))
         mesh.write()
         wait_for(lambda: mesh.nodes[1].config_dump()["policies"], "the policy")
 

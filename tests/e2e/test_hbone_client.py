@@ -26,16 +26,6 @@ def mesh():
         yield m
 
 
-@pytest.fixture
-def peer(mesh):
-    """An HBONE server there."""
-    with place_of_a_peer(mesh) as (pod, listener, cert):
-        server = hbone.Server(listener, *cert)
-        server.pod = pod
-        yield server
-        server.stop()
-
-
 def test_what_the_proxy_sends(mesh, peer):
     assert mesh.web.python(ONE_SHOT, peer.pod.ip, 7000, "ping") == "ping"
     request = peer.requests[0]

@@ -320,16 +320,7 @@ s = tcp(); r = attempt(s, (TO, PORT, 0, socket.if_nametoindex("eth0"))); print(r
         r"inet6 (fe80::\S+)/", mesh.near.run("ip", "-6", "addr", "show", "dev", "eth0").stdout
     ).group(1)
     assert run(mesh.web, code, local, "x") == "x"
-    mesh.policies.append(
-        {
-            "name": "strict",
-            "namespace": "demo",
-            "scope": "Namespace",
-            "action": "Deny",
-            "dryRun": False,
-            "rules": [[[{"notPrincipals": [{"Presence": []}]}]]],
-        }
-    )
+    mesh.deny_strangers()
     mesh.write()
     try:
         wait_for(lambda: run(mesh.web, code, local, "x") in ("reset", "ECONNRESET"), "the refusal")

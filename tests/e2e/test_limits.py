@@ -4,7 +4,6 @@ bounds on a pod and on one address. Whoever behaves goes on working meanwhile.""
 
 import contextlib
 import os
-import re
 import select
 import socket
 import ssl
@@ -77,11 +76,6 @@ class Silent:
         return [s not in readable for s in self.all]
 
 
-def failures(m, reason, node=1):
-    found = re.search(rf'bruma_failures_total{{reason="{reason}"}} (\d+)', m.nodes[node].metrics())
-    return int(found.group(1)) if found else 0
-
-
 def descriptors(process):
     return len(os.listdir(f"/proc/{process.pid}/fd"))
 
@@ -95,12 +89,12 @@ def open_at(m, client):
 
 
 def test_of_too_many_handshakes_with_one_pod_the_oldest_goes(mesh):
-    before, fds = failures(mesh, "handshake_evicted"), descriptors(mesh.nodes[1].proxy)
+    before, fds = mesh.nodes[1].failures("handshake_evicted"), descriptors(mesh.nodes[1].proxy)
     with Silent(mesh.far) as silent:
         silent.more(mesh.shop.ip, 60).more(mesh.shop.ip6, 60)
         wait_for(lambda: sum(silent.alive()) == POD_HANDSHAKES, "only the bound to be left")
         assert silent.alive() == [False] * (120 - POD_HANDSHAKES) + [True] * POD_HANDSHAKES
-        assert failures(mesh, "handshake_evicted") == before + 120 - POD_HANDSHAKES
+        assert mesh.nodes[1].failures("handshake_evicted") == before + 120 - POD_HANDSHAKES
         assert descriptors(mesh.nodes[1].proxy) <= fds + POD_HANDSHAKES + 3
         line = [x for x in mesh.nodes[1].proxy.text().splitlines() if "handshake_evicted" in x][-1]
         assert f"{mesh.shop.ip}]:15008" in line or f"{mesh.shop.ip}:15008" in line or mesh.shop.ip6 in line
@@ -132,7 +126,7 @@ def test_handshakes_that_have_ended_are_not_counted(mesh):
             with inside(mesh.far.netns):
                 s = socket.create_connection((mesh.side.ip, 15008), timeout=10)
             stack.enter_context(context.wrap_socket(s))
-        before = failures(mesh, "handshake_evicted")
+        before = mesh.nodes[1].failures("handshake_evicted")
         for _ in range(3):
             with Silent(mesh.far) as silent:
                 silent.more(mesh.side.ip, POD_HANDSHAKES)
@@ -144,7 +138,7 @@ def test_handshakes_that_have_ended_are_not_counted(mesh):
             assert mesh.web.python(ONE_SHOT, mesh.side.ip, 8080, "hello") == "hello"
             assert sum(silent.alive()) >= POD_HANDSHAKES - 1
         # web's own may have been one too much.
-        assert failures(mesh, "handshake_evicted") <= before + 1
+        assert mesh.nodes[1].failures("handshake_evicted") <= before + 1
 
 
 def test_those_that_wait_for_the_pods_certificate_are_bounded_too():
@@ -158,7 +152,7 @@ def test_those_that_wait_for_the_pods_certificate_are_bounded_too():
             silent.more(m.shop.ip, 50)
             wait_for(lambda: sum(silent.alive()) == POD_HANDSHAKES, "only the bound to be left")
             assert silent.alive() == [False] * (50 - POD_HANDSHAKES) + [True] * POD_HANDSHAKES
-            assert failures(m, "handshake_evicted") == 50 - POD_HANDSHAKES
+            assert m.nodes[1].failures("handshake_evicted") == 50 - POD_HANDSHAKES
 
 
 def chain(m, length, folder):
@@ -225,9 +219,9 @@ def test_a_peers_certificates_are_bounded_in_number_and_bytes(mesh):
     few, key = chain(mesh, 4, f"{mesh.dir}/few")
     assert hello(mesh, few, key), "three authorities between"
     many, key = chain(mesh, 12, f"{mesh.dir}/many")
-    before = failures(mesh, "peer_untrusted")
+    before = mesh.nodes[1].failures("peer_untrusted")
     assert not hello(mesh, many, key)
-    wait_for(lambda: failures(mesh, "peer_untrusted") == before + 1, "its count")
+    wait_for(lambda: mesh.nodes[1].failures("peer_untrusted") == before + 1, "its count")
     wait_for(
         lambda: [
             x for x in mesh.nodes[1].proxy.text().splitlines() if "peer_untrusted" in x and "chain" in x
@@ -239,9 +233,9 @@ def test_a_peers_certificates_are_bounded_in_number_and_bytes(mesh):
     with open(f"{mesh.dir}/long.pem", "w") as f:
         f.write(text + open(many).read() * 12)
     key = f"{mesh.dir}/few/3.key"
-    before = failures(mesh, "tls_handshake_failed")
+    before = mesh.nodes[1].failures("tls_handshake_failed")
     assert not hello(mesh, f"{mesh.dir}/long.pem", key)
-    wait_for(lambda: failures(mesh, "tls_handshake_failed") == before + 1, "its count")
+    wait_for(lambda: mesh.nodes[1].failures("tls_handshake_failed") == before + 1, "its count")
 
 
 # Connections that are held: how many of them serve, and how the others ended.
@@ -291,12 +285,12 @@ def held(pod, to, count):
 @pytest.mark.parametrize("way", ["plaintext", "hbone"])
 def test_one_address_has_no_more_than_its_connections_to_a_pod(small, way):
     client, other = (small.far, small.web) if way == "plaintext" else (small.web, small.far)
-    before = failures(small, "peer_connections")
+    before = small.nodes[1].failures("peer_connections")
     with held(client, small.shop.ip, PEER + 20) as (good, *how):
         # The tunnel is one of them.
         assert int(good) == (PEER if way == "plaintext" else PEER - 1) and how == ["ConnectionResetError"]
         refused = PEER + 20 - int(good)
-        assert failures(small, "peer_connections") == before + refused
+        assert small.nodes[1].failures("peer_connections") == before + refused
         assert other.python(ONE_SHOT, small.shop.ip, 8080, "hello") == "hello", "others are served"
         assert client.python(ONE_SHOT, small.near.ip, 8080, "hello") == "hello", "and so is it by other pods"
     wait_for(
@@ -306,13 +300,13 @@ def test_one_address_has_no_more_than_its_connections_to_a_pod(small, way):
 
 def test_one_pod_has_no_more_than_its_descriptors(small):
     """A relay has two of them. The pod's own connections count like those to it."""
-    before = failures(small, "pod_descriptors", node=1)
+    before = small.nodes[1].failures("pod_descriptors")
     small.far.server(ECHO, "8080")
     with held(small.shop, small.far.ip, POD_DESCRIPTORS) as (good, *how):
         assert POD_DESCRIPTORS // 2 - 3 <= int(good) <= POD_DESCRIPTORS // 2 and how == [
             "ConnectionResetError"
         ]
-        assert failures(small, "pod_descriptors") == before + POD_DESCRIPTORS - int(good)
+        assert small.nodes[1].failures("pod_descriptors") == before + POD_DESCRIPTORS - int(good)
         assert small.near.python(ONE_SHOT, small.far.ip, 8080, "hello") == "hello", "other pods are served"
         assert small.web.python(ONE_SHOT, small.near.ip, 8080, "hello") == "hello"
     wait_for(

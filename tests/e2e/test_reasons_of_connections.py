@@ -2,15 +2,12 @@
 """Connections that fail in each way that a network, a peer or an application can make them fail: metrics and
 access log say why."""
 
-import re
 import threading
 
 import h2.errors
 import pytest
 
 from support.nodes.mesh import Mesh
-from support.nodes.peer_place import place_of_a_peer
-from support.proxies import hbone
 from support.system import sh, wait_for
 
 # They are waited for, so they are short here.
@@ -64,26 +61,12 @@ def mesh():
         yield m
 
 
-@pytest.fixture
-def peer(mesh):
-    with place_of_a_peer(mesh) as (pod, listener, cert):
-        server = hbone.Server(listener, *cert)
-        server.pod = pod
-        yield server
-        server.stop()
-
-
-def failures(mesh, reason, node=0):
-    found = re.search(rf'bruma_failures_total{{reason="{reason}"}} (\d+)', mesh.nodes[node].metrics())
-    return int(found[1]) if found else 0
-
-
 def fails(mesh, reason, address, *how, port=7000):
     """A call of web that ends for this reason, once, by metrics and access log. Returns what the application
     saw."""
-    before, lines = failures(mesh, reason), len(mesh.nodes[0].access_log(f"{reason}: "))
+    before, lines = mesh.nodes[0].failures(reason), len(mesh.nodes[0].access_log(f"{reason}: "))
     seen = mesh.web.python(CALL, address, port, *how).split()
-    wait_for(lambda: failures(mesh, reason) == before + 1, f"one {reason} in the metrics")
+    wait_for(lambda: mesh.nodes[0].failures(reason) == before + 1, f"one {reason} in the metrics")
     wait_for(lambda: len(mesh.nodes[0].access_log(f"{reason}: ")) == lines + 1, f"{reason} in the access log")
     return seen
 
@@ -193,10 +176,10 @@ def test_a_half_closed_connection_on_which_nothing_comes(mesh):
 
 def test_a_half_closed_connection_in_a_tunnel_on_which_nothing_comes(mesh):
     """Both proxies wait for as long; who is the first tells the other."""
-    before = [failures(mesh, "idle_half_closed", node) for node in (0, 1)]
+    before = [n.failures("idle_half_closed") for n in mesh.nodes]
     assert mesh.web.python(CALL, mesh.shop.ip, 7000, "end").split() == ["ConnectionResetError"]
     wait_for(
-        lambda: [failures(mesh, "idle_half_closed", node) for node in (0, 1)] != before,
+        lambda: [n.failures("idle_half_closed") for n in mesh.nodes] != before,
         "the reason in the metrics of one",
     )
     assert any("idle_half_closed: " in line for node in mesh.nodes for line in node.access_log(""))

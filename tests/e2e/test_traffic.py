@@ -387,16 +387,7 @@ def test_policy_denies_by_identity_and_names_itself(mesh, policies):
 
 
 def test_plaintext_is_refused_under_strict(mesh, policies):
-    policies.append(
-        {
-            "name": "strict",
-            "namespace": "demo",
-            "scope": "Namespace",
-            "action": "Deny",
-            "dryRun": False,
-            "rules": [[[{"notPrincipals": [{"Presence": []}]}]]],
-        }
-    )
+    mesh.deny_strangers()
     mesh.write()
     wait_for(lambda: mesh.outside.python(TRY, mesh.shop.ip).strip() == "refused", "the refusal of plaintext")
     assert mesh.web.python(TRY, mesh.shop.ip).strip() == "allowed"
@@ -440,16 +431,7 @@ except ConnectionResetError:
         mesh.outside.popen("/usr/bin/python3", "-u", "-c", code, mesh.shop.ip6, port) for port in (8080, 9000)
     )
     wait_for(lambda: "OPEN" in p.text() and "OPEN" in other.text(), "the connections")
-    policies.append(
-        {
-            "name": "strict",
-            "namespace": "demo",
-            "scope": "Namespace",
-            "action": "Deny",
-            "dryRun": False,
-            "rules": [[[{"notPrincipals": [{"Presence": []}], "destinationPorts": [8080]}]]],
-        }
-    )
+    mesh.deny_strangers(destinationPorts=[8080])
     mesh.write()
     wait_for(lambda: "CUT" in p.text(), "the cut")
     time.sleep(0.3)

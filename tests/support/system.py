@@ -159,6 +159,15 @@ class Process:
         return self.memory_bytes()[0]
 
 
+def seconds_in_queue(pid):
+    """How long the first thread of a process, ready to run, has waited for a processor that others had."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/schedstat") as f:
+            return int(f.read().split()[1]) / 1e9
+    except FileNotFoundError:  # a kernel without
+        return 0.0
+
+
 def wait_for_process(process, condition, what, timeout=20.0, interval=0.02):
     """As wait_for, but gives up as soon as the process has ended."""
 

@@ -41,6 +41,10 @@ class MeshPod(Pod):
         self.ip6 = f"fd00:{net:x}:{node.number}::{10 + index:x}"
         self.enrolled = False
 
+    def rule(self, **more):
+        """Of a policy: connections of this pod's identity; what else must be so."""
+        return [[{"principals": [{"Exact": self.identity.removeprefix("spiffe://")}], **more}]]
+
     def create(self):
         node, link = self.node, f"v{self.name}"[:15]
         sh("ip", "netns", "add", self.netns)
@@ -332,6 +336,23 @@ class Mesh:
         with open(self.file + ".new", "w") as f:
             yaml.safe_dump(mesh, f)
         os.rename(self.file + ".new", self.file)
+
+    def deny(self, *rules, name="no-web"):
+        """A policy of the namespace. write() makes it count."""
+        self.policies.append(
+            {
+                "name": name,
+                "namespace": "demo",
+                "scope": "Namespace",
+                "action": "Deny",
+                "dryRun": False,
+                "rules": list(rules),
+            }
+        )
+
+    def deny_strangers(self, **more):
+        """Those without an identity; what else must be so."""
+        self.deny([[{"notPrincipals": [{"Presence": []}], **more}]], name="strict")
 
     def start(self):
         self.write()
