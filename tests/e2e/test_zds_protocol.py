@@ -70,7 +70,7 @@ def hold(client, server, port=8080):
 def occupy(mesh, pod, port):
     p = Process(
         ["/usr/bin/python3", "-u", "-c", OCCUPY, str(port)],
-        f"{mesh.dir}/occupier.log",
+        f"{mesh.dir}/occupier-{time.monotonic_ns()}.log",
         netns=pod.netns,
         stdin=subprocess.PIPE,
     )
