@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
-#include <urcu-qsbr.h>
 
 #include "bruma/mesh.h"
 #include "lib/log.h"
@@ -26,6 +25,7 @@
 #include "proxy/memory/memory.h"
 #include "proxy/proxy.h"
 #include "proxy/route/policy.h"
+#include "proxy/state/rcu.h"
 #include "proxy/tls/tls_library.h"
 #include "proxy/xds/mesh_config.h"
 
@@ -503,8 +503,8 @@ int main(int argc, char **argv)
     mallopt(M_ARENA_MAX, 2);
     list_init(&p.pods);
     p.exempt_map_fd = p.deliveries_map_fd = -1;
-    rcu_register_thread();
-    rcu_thread_offline(); /* the only writer: it waits for readers and reads without their protection */
+    reader_register();
+    reader_offline(); /* the only writer: it waits for readers and reads without their protection */
     if (give_up_privileges(&p.settings) < 0 || start(&p) < 0)
         return 1;
     log_info("started\tversion=%s workers=%u node=\"%s\"", BRUMA_VERSION, p.workers_len,

@@ -30,19 +30,6 @@ static void turn_end(void *data)
     shared_buffer_check_free(&w->plain_out);
     shared_buffer_check_free(&w->tls.received);
     shared_buffer_check_free(&w->tls.gathered);
-    rcu_quiescent_state();
-}
-
-static void before_sleep(void *data)
-{
-    (void)data;
-    rcu_thread_offline();
-}
-
-static void after_sleep(void *data)
-{
-    (void)data;
-    rcu_thread_online();
 }
 
 static void *run(void *data)
@@ -53,12 +40,12 @@ static void *run(void *data)
 
     snprintf(name, sizeof(name), "worker-%u", w->index);
     pthread_setname_np(pthread_self(), name);
-    rcu_register_thread();
+    reader_register();
     r = loop_run(w->loop);
     if (r < 0)
         log_error_errno(r, "worker %u ends", w->index);
     worker_pods_end(w);
-    rcu_unregister_thread();
+    reader_unregister();
     return NULL;
 }
 
@@ -107,8 +94,7 @@ int worker_new(struct proxy *proxy, unsigned index, struct worker **ret)
         return r;
     }
     telemetry_limit_descriptions(w->telemetry, (unsigned)w->settings->peer_descriptions);
-    loop_set_turn_end(w->loop, turn_end, w);
-    loop_set_sleep_hooks(w->loop, before_sleep, after_sleep, w);
+    reader_loop(&w->reader, w->loop, turn_end, w);
     *ret = w;
     return 0;
 }

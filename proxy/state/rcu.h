@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The few RCU words that the proxy uses: liburcu, QSBR flavour.
+ * The few RCU words that the proxy uses: liburcu, QSBR flavour. Nothing else of the tree calls liburcu.
  *
  * ThreadSanitizer does not see the synchronisation inside liburcu (a library that is not built for it), so
- * under that sanitizer the wrappers tell it what a grace period means: all that a reader did before its
- * quiescent state happened before the reclaiming. In every other build they are the plain calls.
+ * under that sanitizer the wrappers tell it what a grace period means, and no more than that: all that a
+ * reader did before its quiescent state happened before the reclaiming. What a reader does with a pointer
+ * after that is a race. In every other build they are the plain calls.
  */
 #ifndef PROXY_STATE_RCU_H
 #define PROXY_STATE_RCU_H
 
+#include <stdbool.h>
 #include <urcu-qsbr.h>
 
 #if defined(__SANITIZE_THREAD__)
@@ -49,14 +51,12 @@ static inline void reader_offline(void)
 static inline void reader_online(void)
 {
     rcu_thread_online();
-    rcu_tsan_acquire();
 }
 
 /* A thread begins to be a reader: online. */
 static inline void reader_register(void)
 {
     rcu_register_thread();
-    rcu_tsan_acquire();
 }
 
 /* It ends to be one. The state may not be read any more. */
@@ -66,8 +66,45 @@ static inline void reader_unregister(void)
     rcu_unregister_thread();
 }
 
+/* Whether the calling thread, a registered one, is online. */
+static inline bool reader_is_online(void)
+{
+    return rcu_read_ongoing();
+}
+
+/* fn(head) is called on liburcu's thread after a grace period, and begins with rcu_deferred(). The caller is
+ * registered, and online: liburcu wants it so. */
+static inline void rcu_defer(struct rcu_head *head, void (*fn)(struct rcu_head *head))
+{
+    rcu_tsan_release();
+    call_rcu(head, fn);
+}
+
+static inline void rcu_deferred(void)
+{
+    rcu_tsan_acquire();
+}
+
 /* Pointers that a writer publishes and readers follow. */
 #define rcu_publish(pointer, value) __atomic_store_n(&(pointer), value, __ATOMIC_RELEASE)
 #define rcu_read(pointer)           __atomic_load_n(&(pointer), __ATOMIC_ACQUIRE)
+
+/* Past the wrappers ThreadSanitizer would take sound code for a race, or the other way round. */
+#undef rcu_quiescent_state
+#undef rcu_thread_offline
+#undef rcu_thread_online
+#undef rcu_register_thread
+#undef rcu_unregister_thread
+#undef rcu_read_ongoing
+#undef rcu_read_lock
+#undef rcu_read_unlock
+#undef rcu_dereference
+#undef rcu_assign_pointer
+#undef synchronize_rcu
+#undef rcu_barrier
+#undef call_rcu
+#pragma GCC poison rcu_quiescent_state rcu_thread_offline rcu_thread_online rcu_register_thread
+#pragma GCC poison rcu_unregister_thread rcu_read_ongoing rcu_read_lock rcu_read_unlock rcu_dereference
+#pragma GCC poison rcu_assign_pointer synchronize_rcu rcu_barrier call_rcu
 
 #endif

@@ -23,7 +23,8 @@ struct reclaim_batch {
     struct reclaim_item items[];
 };
 
-/* Batches that wait for their grace period. rcu_barrier() would do, but ThreadSanitizer cannot follow it. */
+/* Batches that wait for their grace period. liburcu's barrier would do, but ThreadSanitizer cannot follow it.
+ */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t all_released = PTHREAD_COND_INITIALIZER;
 static size_t in_flight;
@@ -51,7 +52,7 @@ static void release(struct rcu_head *head)
 {
     struct reclaim_batch *batch = container_of(head, struct reclaim_batch, head);
 
-    rcu_tsan_acquire();
+    rcu_deferred();
     for (size_t i = 0; i < batch->len; i++)
         batch->items[i].fn(batch->items[i].object);
     free(batch);
@@ -63,26 +64,25 @@ static void release(struct rcu_head *head)
 
 void reclaim_flush(struct reclaim *reclaim)
 {
-    bool online = rcu_read_ongoing();
+    bool online = reader_is_online();
 
     if (!reclaim->batch)
         return;
     pthread_mutex_lock(&lock);
     in_flight++;
     pthread_mutex_unlock(&lock);
-    /* liburcu wants callers of call_rcu() online; the control thread is not while it waits and writes */
+    /* the control thread is offline while it waits and writes */
     if (!online)
-        rcu_thread_online();
-    rcu_tsan_release();
-    call_rcu(&reclaim->batch->head, release);
+        reader_online();
+    rcu_defer(&reclaim->batch->head, release);
     if (!online)
-        rcu_thread_offline();
+        reader_offline();
     reclaim->batch = NULL;
 }
 
 void reclaim_wait(void)
 {
-    bool online = rcu_read_ongoing();
+    bool online = reader_is_online();
 
     if (online)
         reader_offline(); /* or the grace period would wait for this thread */

@@ -8,6 +8,7 @@
 #include "lib/log_rest.h"
 #include "proxy/pod/pod.h"
 #include "proxy/proxy.h"
+#include "proxy/state/reader.h"
 #include "proxy/tls/tls.h"
 #include "proxy/worker/delivery_ports.h"
 
@@ -22,6 +23,7 @@ struct worker {
     struct proxy *proxy;
     const struct proxy_settings *settings;
     const struct state *state; /* the mesh, read by RCU */
+    struct reader reader;      /* which the thread's loop is of it */
     unsigned index;
     pthread_t thread;
     struct loop *loop; /* loop_post() from any thread */
