@@ -5,9 +5,11 @@
 
 struct kube_source;
 
+/* Begins to write the file, and ends it; the file stays. All of it on the loop. */
 void kube_decisions_open(struct kube_source *s);
 /* Something has changed that decisions come from; the file follows soon. */
 void kube_decisions_touch(struct kube_source *s);
+/* See kube_decisions_open(); harmless where it was not. */
 void kube_decisions_close(struct kube_source *s);
 
 #endif

@@ -11,9 +11,9 @@
 
 #include "lib/loop.h"
 
-#define KUBE_URL_MAX     2048
-#define KUBE_TOKEN_MAX   (16 * 1024)
-#define KUBE_DEADLINE_MS 15000 /* of a request that asks for no other */
+#define KUBE_URL_MAX     2048        /* bytes with the NUL */
+#define KUBE_TOKEN_MAX   (16 * 1024) /* bytes */
+#define KUBE_DEADLINE_MS 15000       /* of a request that asks for no other */
 
 struct kube_client;
 struct kube_request;
@@ -32,10 +32,10 @@ struct kube_reply {
     const char *error; /* words for the log if result is not 0 */
 };
 
-/* Part of a streamed answer with status 200; the first one is empty and tells that it has begun. The request
- * may be cancelled inside. */
+/* Called on the loop's thread with each part of a streamed answer with status 200; the first one is empty and
+ * tells that it has begun. The request may be cancelled inside. */
 typedef void (*kube_part_fn)(void *data, const char *bytes, size_t len);
-/* The last event of a request; it is gone then. */
+/* Called once on the loop's thread, as the last event of a request; it is gone then. */
 typedef void (*kube_done_fn)(void *data, const struct kube_reply *reply);
 
 struct kube_call {
@@ -54,6 +54,7 @@ int kube_client_new(struct loop *loop, const struct kube_client_config *config, 
 /* Cancels what is under way. */
 void kube_client_free(struct kube_client **client);
 
+/* The server's URL, never NULL; the client's. */
 const char *kube_client_server(const struct kube_client *client);
 
 /* 0 or -ENOMEM; everything else is told by done, never from inside this function. */

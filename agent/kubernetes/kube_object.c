@@ -360,10 +360,12 @@ int kube_namespace_decode(const cJSON *object, const char **ret_name, const cJSO
                           size_t why_size)
 {
     const cJSON *metadata = get(object, "metadata");
+    const char *name;
 
-    if (message_name(metadata, "name", ret_name) < 0)
+    if (message_name(metadata, "name", &name) < 0)
         return bad(why, why_size, "a namespace without a good metadata.name");
     if (labels_of(metadata, ret_labels) < 0)
-        return bad(why, why_size, "namespace %s with wrong metadata.labels", *ret_name);
+        return bad(why, why_size, "namespace %s with wrong metadata.labels", name);
+    *ret_name = name;
     return 0;
 }

@@ -44,6 +44,7 @@ struct kube_list {
     const char *version, *continue_token; /* "" if there is none */
 };
 
+/* The same as kube_line_decode() for the body of a list: 0 or -EBADMSG. */
 int kube_list_decode(const char *body, size_t len, struct kube_list *ret, char *why, size_t why_size);
 
 /* The message of a Status, for the log; what is no Status is cut short. */
@@ -74,12 +75,14 @@ struct kube_pod_object {
     const char *wrong_annotation;          /* the key of one whose value is none; NULL */
 };
 
-/* -EBADMSG with a sentence in why. */
+/* 0, or -EBADMSG with a sentence in why. What ret points to is object's. */
 int kube_pod_decode(const cJSON *object, struct kube_pod_object *ret, char *why, size_t why_size);
+/* The same for a namespace: 0 or -EBADMSG. *ret_labels is NULL where it has none; both point into object and
+ * are valid as long. */
 int kube_namespace_decode(const cJSON *object, const char **ret_name, const cJSON **ret_labels, char *why,
                           size_t why_size);
 
-/* The value of a label, NULL if there is none. */
+/* The value of a label, which labels owns; NULL if there is none. */
 const char *kube_label(const cJSON *labels, const char *key);
 
 #endif

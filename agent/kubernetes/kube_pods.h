@@ -74,22 +74,29 @@ struct kube_source {
     struct locate_job *locate_job; /* a search in a thread, or NULL */
 };
 
-/* As the settings say; failures are logged. */
+/* As the settings say. 0, -EINVAL for no server or one that is no https URL, or -ENOMEM; failures are
+ * logged. */
 int kube_open_client(struct loop *loop, const struct agent_settings *settings, struct kube_client **ret);
 
+/* Whether both lists have been complete once. */
 bool kube_ready(const struct kube_source *s);
 /* kube_cache.c: what the watches tell is kept there and leads to kube_reconcile(). */
 void kube_cache_init(struct kube_source *s);
+/* Forgets all pods and namespaces. */
 void kube_cache_free(struct kube_source *s);
+/* Both are what a watch needs to tell the cache; s outlives it. */
 struct kube_watch_events kube_cache_pods_events(struct kube_source *s);
 struct kube_watch_events kube_cache_namespaces_events(struct kube_source *s);
 /* By the UID that the runtime knows, and its names. Without a UID of its own (it is the container's id) the
- * pod is known by its name. */
+ * pod is known by its name. It is the cache's, until the watch says that it is gone; NULL: it knows none. */
 struct kube_pod *kube_pod_find(const struct kube_source *s, const char *uid, const char *container_id,
                                const char *namespace, const char *name);
+/* The same by metadata.uid: the cache's, or NULL. */
 struct kube_pod *kube_pod_by_api_uid(const struct kube_source *s, const char *uid);
-/* Whether it belongs to the mesh; its namespace must be known. */
+/* Whether it belongs to the mesh; its namespace must be known. *ret_why says why or why not in any case: a
+ * static text. */
 bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, const char **ret_why);
+/* The cache's, or NULL. */
 struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const char *name);
 /* The pod of the agent's own list, or NULL. */
 struct pod *kube_agent_pod(const struct kube_pod *pod);
@@ -105,16 +112,23 @@ bool kube_status_is_acked(struct kube_pod *pod);
 /* The request that writes the annotation: its path, and a body that the caller frees, or NULL. */
 char *kube_status_patch(const char *namespace, const char *name, const char *uid,
                         enum kube_redirection redirection, char *path, size_t path_size);
+/* Tells of a failure by an Event of the pod; the same reason again counts up, and not too often. text is
+ * copied. */
 void kube_status_event(struct kube_pod *pod, enum bruma_reason reason, const char *text);
+/* Of a pod that is new to the cache. */
 void kube_status_init(struct kube_pod *pod);
+/* Of one that leaves it: requests under way are cancelled. */
 void kube_status_free(struct kube_pod *pod);
 
 /* Looks for the network namespace of a running pod that the agent does not know, and enrolls it there. */
 void locate_netns(struct kube_pod *pod);
 /* There is nothing to look for any more. */
 void locate_netns_stop(struct kube_pod *pod);
+/* Of a pod that is new to the cache. */
 void locate_netns_init(struct kube_pod *pod);
+/* Of one that leaves it. */
 void locate_netns_free(struct kube_pod *pod);
+/* At the source's start, before there are pods. */
 void locate_netns_open(struct kube_source *s);
 /* Waits for a search that is under way. */
 void locate_netns_close(struct kube_source *s);

@@ -12,8 +12,8 @@
 
 /* True if the settings ask for it. */
 bool kube_source_configured(const struct agent_settings *settings);
-/* Errors are those of settings and memory; they are logged. A server that does not answer is none.
- * source_close() closes it. */
+/* 0, -EINVAL for settings that cannot be used, or -ENOMEM; logged. A server that does not answer is no
+ * failure. source_close() closes it. */
 int kube_source_open(struct agent *agent, struct source **ret);
 
 #endif

@@ -25,10 +25,12 @@ struct kube_watch_config {
     unsigned page;        /* objects of a page */
 };
 
+/* All are called on the loop's thread. */
 struct kube_watch_events {
-    void (*list_begins)(void *data); /* also when a list begins anew */
+    void (*list_begins)(void *data); /* called when a list begins, also anew */
+    /* Called for each object of a list, and once it changes or goes; object is valid during the call. */
     void (*object)(void *data, const cJSON *object, bool deleted);
-    void (*list_complete)(void *data);
+    void (*list_complete)(void *data); /* called once all objects of a list were told */
     void *data;
 };
 
@@ -44,6 +46,7 @@ struct kube_watch_report {
 int kube_watch_new(struct loop *loop, struct kube_client *client, const struct kube_watch_config *config,
                    const struct kube_watch_events *events, struct kube_watch **ret);
 void kube_watch_free(struct kube_watch **watch);
+/* How it goes, as of now: the watch's, never NULL. */
 const struct kube_watch_report *kube_watch_report(const struct kube_watch *watch);
 
 #endif

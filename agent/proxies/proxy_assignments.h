@@ -20,6 +20,7 @@ enum proxy_state {
     PROXY_ENDING,   /* of its own accord */
 };
 enum proxy_command { COMMAND_NONE, COMMAND_ADD, COMMAND_KEEP, COMMAND_DRAIN, COMMAND_DELETE };
+/* What a proxy makes of its pod. */
 enum assignment_state {
     ASSIGNMENT_PENDING,
     ASSIGNMENT_SERVING,
@@ -67,17 +68,20 @@ struct proxy_server {
     struct list list;
     struct loop_timer resume; /* nobody may be serving any more */
     struct loop_timer adopted;
-    uint64_t adopt_until; /* loop time: a proxy of before may still bring listeners back */
+    uint64_t adopt_until; /* loop_now(): a proxy of before may still bring listeners back */
 };
 
-struct proxy_assignment *assignment_of(const struct proxy *proxy, const struct pod *pod); /* or NULL */
-struct proxy_assignment *assignment_get(struct proxy *proxy, struct pod *pod); /* NULL: no memory */
+/* The proxy's, or NULL: it has none for the pod. */
+struct proxy_assignment *assignment_of(const struct proxy *proxy, const struct pod *pod);
+/* The proxy's own, made if there is none; NULL: no memory. */
+struct proxy_assignment *assignment_get(struct proxy *proxy, struct pod *pod);
+/* What is to be sent of it, in place of what was not sent yet; NONE: nothing. */
 void assignment_set_pending(struct proxy_assignment *assignment, enum proxy_command command);
 
 /* Sends what is pending as long as the socket takes it. */
 void proxy_push(struct proxy *proxy);
 void proxy_server_adopted(struct loop_timer *timer); /* of proxy_server.adopted */
-/* The youngest process that has acknowledged its snapshot, or NULL. */
+/* The youngest process that has acknowledged its snapshot: the server's; or NULL. */
 struct proxy *proxy_server_find_serving(const struct proxy_server *server);
 /* The pod is one that a proxy shall serve now. */
 bool pod_is_served(const struct pod *pod);

@@ -25,12 +25,12 @@ void proxy_cgroups_open(struct proxy_cgroups *cgroups, struct loop *loop, struct
 /* Stops following processes; the entries stay. */
 void proxy_cgroups_close(struct proxy_cgroups *cgroups);
 
-/* Exempts the process. -EXDEV where its cgroup is not its own, or not below the one of pods; error says more.
- */
+/* Exempts the process. 0, -EXDEV where its cgroup is not its own, or not below the one of pods, or -errno;
+ * error says more. */
 int proxy_cgroups_add(struct proxy_cgroups *cgroups, pid_t pid, struct steer_error *error);
 
-/* The id of the process's cgroup: its directory must be below pods_cgroup (a cgroup2 directory) and not that
- * itself. proc: "/proc". */
+/* The id of the process's cgroup: its directory must be below pods_cgroup (a cgroup2 directory) and not
+ * that itself. proc: "/proc". 0, -EXDEV as above, or -errno; error says more. */
 int proxy_cgroups_find(const char *proc, pid_t pid, const char *pods_cgroup, uint64_t *ret,
                        struct steer_error *error);
 

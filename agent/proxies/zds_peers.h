@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What each stock proxy is to know about each pod. Private to zds_server.c, zds_peer.c and zds_assignments.c.
- */
+/* What each stock proxy is to know about each pod. Private to zds_server.c, zds_peer.c and
+ * zds_assignments.c. */
 #ifndef AGENT_PROXIES_ZDS_PEERS_H
 #define AGENT_PROXIES_ZDS_PEERS_H
 
@@ -59,26 +59,32 @@ struct zds_assignment {
     bool sent;            /* an add was sent */
     bool looking;         /* for its listeners: not all were there, or some twice */
     unsigned looks;       /* in a row that found them so */
-    uint64_t drain_until; /* loop time */
+    uint64_t drain_until; /* loop_now() */
     enum bruma_reason reason;
     char error[256];
 };
 
 extern const struct proxies_ops zds_server_ops;
+/* Closes the socket and all peers. */
 void zds_server_free(struct zds_server *server);
 
 /* ---- zds_peer.c: the conversation with one proxy ---- */
 
-/* Takes the connected socket. NULL: no memory. */
+/* Takes the connected socket and pidfd, but not on failure, which is NULL: no memory, or no room in epoll.
+ * The server owns it. */
 struct zds_peer *zds_peer_new(struct zds_server *server, int fd, pid_t pid, int pidfd);
 /* Sends the next message unless one waits for its answer. */
 void zds_peer_push(struct zds_peer *peer);
+/* Disconnects it; it is freed at the end of the turn. */
 void zds_peer_close(struct zds_peer *peer);
 
 /* ---- zds_assignments.c ---- */
 
-struct zds_assignment *zds_assignment_get(struct zds_peer *peer, struct pod *pod); /* NULL: no memory */
+/* The peer's own, made if there is none; NULL: no memory. */
+struct zds_assignment *zds_assignment_get(struct zds_peer *peer, struct pod *pod);
+/* Forgets it; an answer about it that is still to come counts for nothing. */
 void zds_assignment_free(struct zds_assignment *assignment);
+/* What is to be sent of it, in place of what was not sent yet; NONE: nothing. */
 void zds_assignment_set_pending(struct zds_assignment *assignment, enum zds_command command);
 /* All pods that the proxy should know: it has greeted. */
 void zds_assignments_begin(struct zds_peer *peer);
@@ -89,7 +95,7 @@ void zds_assignments_take_over(struct zds_peer *peer);
 void zds_assignments_look_again(struct loop_timer *timer); /* of peer->look_again */
 void zds_assignments_drain_look(struct loop_timer *timer); /* of server->drain_look */
 
-/* The youngest process that has acknowledged its snapshot, or NULL. */
+/* The youngest process that has acknowledged its snapshot: the server's; or NULL. */
 struct zds_peer *zds_find_serving(const struct zds_server *server);
 
 #endif

@@ -195,5 +195,6 @@ Test(zds, reads_hellos)
     cr_assert(zds_hello_decode("\x08\x02", 2, &version) == 0, "a later one");
     cr_expect(version == 2);
     cr_expect(zds_hello_decode("", 0, &version) == -EBADMSG, "none");
+    cr_expect(version == 2, "a greeting that is refused leaves no number behind");
     cr_expect(zds_hello_decode("GET / HTTP/1.1", 14, &version) == -EBADMSG);
 }

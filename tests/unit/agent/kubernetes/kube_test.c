@@ -171,6 +171,20 @@ Test(kube_object, wrong_pods_are_named)
     }
 }
 
+Test(kube_object, a_wrong_namespace_leaves_nothing_behind)
+{
+    cJSON *json = cJSON_Parse("{\"metadata\":{\"name\":\"shop\",\"labels\":{\"a\":1}}}");
+    const char *name = "before";
+    const cJSON *labels = NULL;
+    char why[200] = "";
+
+    cr_expect_eq(kube_namespace_decode(json, &name, &labels, why, sizeof(why)), -EBADMSG);
+    cr_expect_str_eq(name, "before");
+    cr_expect_null(labels);
+    cr_expect(strstr(why, "shop"), "%s", why);
+    cJSON_Delete(json);
+}
+
 static int line(const char *text, struct kube_line *ret)
 {
     return kube_line_decode(text, strlen(text), ret, why, sizeof(why));
