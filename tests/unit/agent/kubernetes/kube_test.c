@@ -176,7 +176,6 @@ Test(kube_object, a_wrong_namespace_leaves_nothing_behind)
     cJSON *json = cJSON_Parse("{\"metadata\":{\"name\":\"shop\",\"labels\":{\"a\":1}}}");
     const char *name = "before";
     const cJSON *labels = NULL;
-    char why[200] = "";
 
     cr_expect_eq(kube_namespace_decode(json, &name, &labels, why, sizeof(why)), -EBADMSG);
     cr_expect_str_eq(name, "before");
