@@ -3,9 +3,9 @@
  * Who is who in the proxy process.
  *
  *   struct proxy       the process: settings, mesh state, identities, control loop, workers
- *   struct pod         one pod (pod/pod.h); made by the control thread, shared read-only with the workers,
- * counted struct worker      one thread; a connection lives on one worker from accept to close struct
- * worker_pod  a worker's view of a pod: its acceptors, connections and tunnels
+ *   struct pod         one pod (pod/pod.h); made by the control thread, shared read-only with the workers
+ *   struct worker      one thread; a connection lives on one worker from accept to close
+ *   struct worker_pod  a worker's view of a pod: its acceptors, connections and tunnels
  */
 #ifndef PROXY_PROXY_H
 #define PROXY_PROXY_H
@@ -52,7 +52,7 @@ struct proxy {
     bool draining;
     bool aborted;          /* the deadline has come, and all connections were ended */
     bool ending;           /* draining, and not because of another proxy: for good */
-    uint64_t linger_until; /* loop time; draining, and still a holder of listeners */
+    uint64_t linger_until; /* loop_now(); draining, and still a holder of listeners */
     int exit_status;
     struct loop_timer drain_timer, drain_check;
     struct wall_clock wall;

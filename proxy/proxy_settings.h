@@ -60,10 +60,11 @@ extern const size_t proxy_settings_count;
  * Like settings_load(), with what the surroundings say where nothing is set: in a cluster
  * (KUBERNETES_SERVICE_HOST) istiod and what its pods mount, else the agent of this machine; Istio's mesh
  * configuration (mesh_config.h); names of the node proxy contract that are second ones. Valid
- * until the next call.
+ * until the next call. 0, or a negative errno with a sentence in error.
  */
 int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret, int argc, char **argv,
                         int *ret_first, char *error, size_t error_size);
+/* The options, for --help. */
 void proxy_settings_help(FILE *out);
 /* The table of docs/settings.md. */
 void proxy_settings_markdown(FILE *out);

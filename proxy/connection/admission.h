@@ -20,11 +20,12 @@ enum admission_step {
 
 /* What the ways in differ in. */
 struct admission_ops {
-    /* Finds out who the pod is and where the connection goes. timed_out: nothing is waited for any longer. */
+    /* Called until it is placed: finds out who the pod is and where the connection goes. timed_out: nothing
+     * is waited for any longer. */
     enum admission_step (*place)(struct admission *admission, bool timed_out);
     /* Where policies are asked, they have decided: telemetry is told of the connection, once described. */
     void (*open)(struct admission *admission);
-    /* ... and let it pass. */
+    /* Called when they let it pass. */
     void (*allowed)(struct admission *admission);
     /* status: what a request is answered with. detail: NULL, or valid for this call. */
     void (*refused)(struct admission *admission, int status, enum bruma_reason reason, const char *detail);
@@ -45,7 +46,8 @@ bool admission_begin(struct admission *admission);
 void admission_move(struct admission *to, const struct admission *from, struct connection *c);
 
 /* For place(): the pod's workload is needed, and nothing more is done where the pod stays unknown. True: it
- * is there, or *ret_step says what place() returns. */
+ * is there, in *ret, valid while the pod is. False: *ret_step says what place() returns, and *ret is not
+ * written. */
 bool admission_needs_workload(struct admission *admission, bool timed_out, const struct workload **ret,
                               enum admission_step *ret_step);
 

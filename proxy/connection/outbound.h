@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Connections of the pod's own applications. */
 #ifndef PROXY_CONNECTION_OUTBOUND_H
 #define PROXY_CONNECTION_OUTBOUND_H
 

@@ -16,7 +16,7 @@ struct pending {
     bool waits; /* and is on the heap for it */
 };
 
-/* Whose admission it is. Same lifetime. */
+/* Whose admission it is: never NULL, and it lives as long. */
 static inline struct pending *pending_of(struct admission *admission)
 {
     return container_of(admission, struct pending, admission);

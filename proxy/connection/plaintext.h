@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Connections that come to the pod in plaintext. */
 #ifndef PROXY_CONNECTION_PLAINTEXT_H
 #define PROXY_CONNECTION_PLAINTEXT_H
 

@@ -14,11 +14,13 @@ void worker_serve(struct worker *worker);
 /* Takes the listeners. Also for a pod that is known: its listeners are taken anew, and it serves again if it
  * was draining. */
 void worker_add_pod(struct worker *worker, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT]);
+/* The pod takes no new connections; live ones go on. */
 void worker_drain_pod(struct worker *worker, struct pod *pod);
+/* The pod goes, and its connections with it. */
 void worker_delete_pod(struct worker *worker, struct pod *pod);
 /* The mesh state has changed. policies: some of them too, so that live connections are authorized again. */
 void worker_state_changed(struct worker *worker, bool policies);
-/* New lists of revoked certificates; tunnels of such peers are cut. */
+/* New lists of revoked certificates; tunnels of such peers are closed. The worker takes a reference. */
 void worker_set_revoked(struct worker *worker, struct crl_set *set);
 /* The wall clock has been set: certificates may have come to their end. */
 void worker_clock_set(struct worker *worker);

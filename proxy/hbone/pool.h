@@ -6,9 +6,10 @@
 
 #include "proxy/hbone/tunnel.h"
 
+/* The tunnel is one that streams may be given to, until it leaves worker_pod.clients. */
 void pool_add(struct worker_pod *wp, struct tunnel *tunnel);
 
-/* An open tunnel, or one that is being opened, with room for one more stream; NULL: dial. */
+/* An open tunnel, or one that is being opened, with room for one more stream: the pool's. NULL: dial. */
 struct tunnel *pool_find(struct worker_pod *wp, const struct endpoint *target, uint64_t expected_hash,
                          uint64_t context_serial);
 

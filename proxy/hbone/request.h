@@ -12,8 +12,8 @@ void request_clear(struct request *request);
  * set. 0 or -errno. */
 int request_submit(struct tunnel *tunnel, struct stream *stream);
 
-/* Answers with a status; 200 carries our baggage and begins the stream's DATA, anything else ends the stream.
- */
+/* Answers with a status; 200 carries our baggage and begins the stream's DATA, anything else ends the
+ * stream. 0, or -ECONNRESET: the session does not take it any more. */
 int request_respond(struct tunnel *tunnel, struct stream *stream, int status);
 
 #endif

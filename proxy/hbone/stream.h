@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One application connection as a stream of a tunnel: bytes between the application's socket and DATA frames.
- */
+/* One application connection as a stream of a tunnel: bytes between the application's socket and DATA
+ * frames. */
 #ifndef PROXY_HBONE_STREAM_H
 #define PROXY_HBONE_STREAM_H
 
@@ -18,14 +18,16 @@ enum stream_state {
 
 struct stream;
 
-/* What becomes of a stream, told to whoever it was made for. */
+/* What becomes of a stream, told to whoever it was made for. All on the worker's own thread. */
 struct stream_events {
-    /* Outbound: the tunnel that it waited for is open, or cannot be used; the answer to CONNECT is here. */
+    /* Outbound: called when the tunnel that it waited for is open, or cannot be used, or the answer to
+     * CONNECT is here (status: of HTTP). */
     void (*tunnel_ready)(struct stream *stream);
     void (*tunnel_lost)(struct stream *stream, enum bruma_reason reason, const char *detail);
     void (*answered)(struct stream *stream, int status);
-    /* Inbound: its request has arrived whole; the connect to the application has succeeded or failed. */
+    /* Inbound: called when its request has arrived whole. */
     void (*requested)(struct stream *stream);
+    /* Inbound: called when the connect to the application has succeeded or failed. */
     void (*dialed)(struct stream *stream);
     /* Inbound: called when it ends before its request was answered, and needs stream.request no more. */
     void (*abandoned)(struct stream *stream);
@@ -86,16 +88,19 @@ struct stream *stream_take(struct connection *c, int fd, const struct stream_eve
 /* Bytes may flow from here on: watches the application's socket. */
 void stream_open(struct stream *s);
 
-/* Watches the application's socket while it is being connected. */
+/* Watches the application's socket while it is being connected. 0 or -errno of epoll_ctl(). */
 int stream_watch(struct stream *s, uint32_t events);
 /* Right after stream_open(): bytes of our own (a PROXY header), then whatever the peer sent ahead of the
  * answer. */
 void stream_send_first(struct stream *s, const uint8_t *data, size_t len);
 
-/* Called by the tunnel. */
-ssize_t stream_read(struct stream *s, uint8_t *buf, size_t size, bool *ret_end); /* -EAGAIN: nothing now */
+/* These four are called by the tunnel. How many bytes of the application were read, 0 with *ret_end at its
+ * end; -EAGAIN: nothing now. */
+ssize_t stream_read(struct stream *s, uint8_t *buf, size_t size, bool *ret_end);
+/* Bytes of the peer have come: kept where they are until the end of the turn. */
 void stream_gather(struct stream *s, const uint8_t *data, size_t len);
 void stream_deliver(struct stream *s); /* what was gathered, to the application */
+/* The peer has ended its side. */
 void stream_remote_end(struct stream *s);
 /* The connect to the application succeeded, and was followed by a reset. */
 void stream_application_reset(struct stream *s);

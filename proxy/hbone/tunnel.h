@@ -20,8 +20,8 @@ struct stream;
 #define TUNNEL_CLOSED_KEPT   32
 #define TUNNEL_UNSENT_FRAMES 1000 /* answers, mostly; as many as nghttp2 lets one kind of them be */
 
-/* A peer's request begins: the stream that it becomes, added to the tunnel by tunnel_add_stream(). NULL
- * without memory. */
+/* Called on the worker's thread when a peer's request begins: the stream that it becomes, added to the tunnel
+ * by tunnel_add_stream(). NULL without memory. */
 typedef struct stream *(*tunnel_request_fn)(struct tunnel *tunnel, int32_t id);
 
 /* A stream that is over. Data may still be under way to one that we have ended; to one that the peer has
@@ -106,7 +106,8 @@ int tunnel_request(struct tunnel *tunnel, struct stream *stream);
 void tunnel_enqueue(struct tunnel *tunnel, struct stream *stream);
 /* Server: a peer's request began. */
 void tunnel_add_stream(struct tunnel *tunnel, struct stream *stream);
-/* Answers; anything but 200 takes the stream off the tunnel. */
+/* Answers; anything but 200 takes the stream off the tunnel. 0, or -ECONNRESET: the session does not take
+ * it. */
 int tunnel_respond(struct tunnel *tunnel, struct stream *stream, int status);
 void tunnel_reset_stream(struct tunnel *tunnel, struct stream *stream, uint32_t code);
 /* The stream's application has bytes (or its end) to read. */
@@ -117,7 +118,7 @@ void tunnel_stream_consumed(struct tunnel *tunnel, struct stream *stream, size_t
 void tunnel_stream_received(struct tunnel *tunnel, struct stream *stream, size_t bytes);
 /* Credit of the tunnel that the stream still has; call it before the stream leaves. */
 void tunnel_stream_credit(struct tunnel *tunnel, struct stream *stream);
-/* The client's side: DATA may flow (the answer was 200). */
+/* The client's side: DATA may flow (the answer was 200). 0, or -ECONNRESET: the session does not take it. */
 int tunnel_stream_start(struct tunnel *tunnel, struct stream *stream);
 
 /* The end of the peer's certificate may have come. From then on the tunnel takes no new streams; those that
@@ -135,6 +136,7 @@ void tunnel_adapt(struct tunnel *tunnel);
 
 /* Something is queued in the session: flush at the end of this turn. */
 void tunnel_wants_flush(struct tunnel *tunnel);
+/* Sends what is queued, at the end of a turn; may close the tunnel. */
 void tunnel_flush(struct tunnel *tunnel);
 /* While its frames are being received, and not inside of nghttp2: sends what waits. */
 void tunnel_send_answers(struct tunnel *tunnel);
@@ -142,6 +144,7 @@ void tunnel_send_answers(struct tunnel *tunnel);
 /* Streams that a client tunnel can still take. */
 unsigned tunnel_capacity(const struct tunnel *tunnel);
 
+/* The answer to our PING is here. */
 void tunnel_ping_answered(struct tunnel *tunnel);
 
 /* GOAWAY; closed once its streams have ended. */

@@ -14,7 +14,7 @@ int tunnel_frames_receive(struct tunnel *tunnel, const uint8_t *data, size_t len
 
 /* A stream is over. */
 void tunnel_frames_closed(struct tunnel *tunnel, int32_t id, bool by_peer);
-/* NULL: it is not one of the last ones. */
+/* In the tunnel's ring, valid until another stream closes; NULL: it is not one of the last ones. */
 const struct closed_stream *tunnel_frames_find_closed(const struct tunnel *tunnel, int32_t id);
 
 #endif

@@ -10,9 +10,10 @@ struct pod;
 
 /* What is told of a pod, on the control thread. Given by who makes it. */
 struct pod_events {
-    /* It has no connection just now; if it is draining, that is the end of it. */
+    /* Called when it has no connection just now; if it is draining, that is the end of it. */
     void (*idle)(struct pod *pod);
-    /* One of its listeners was destroyed; the agent opens a new one. Not told once it is deleted. */
+    /* Called when one of its listeners was destroyed; the agent opens a new one. Not told once it is
+     * deleted. */
     void (*listener_closed)(struct pod *pod);
 };
 
@@ -51,11 +52,13 @@ struct pod {
 
 /* Any thread. */
 void pod_ref(struct pod *pod);
+/* Any thread; the last one has the control thread free it. */
 void pod_unref(struct pod *pod);
 /* Control thread: frees one that is not whole, or that nobody refers to. */
 void pod_free(void *pod);
 /* Any thread: its events, posted to the control thread. */
 void pod_is_idle(struct pod *pod);
+/* The same: one of its listeners was destroyed. */
 void pod_listener_closed(struct pod *pod);
 /* Any thread: a connection waits for the pod's certificate. */
 void pod_certificate_wanted(struct pod *pod);

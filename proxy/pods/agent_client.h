@@ -14,9 +14,9 @@ struct proxy;
 
 /* What the agent has to say to the process. */
 struct agent_client_events {
-    /* Another proxy has taken over: end when idle, or after so many milliseconds. */
+    /* Called when another proxy has taken over: end when idle, or after so many milliseconds. */
     void (*replaced)(struct proxy *proxy, uint64_t deadline_milliseconds);
-    /* That proxy is gone. */
+    /* Called when that proxy is gone. */
     void (*resumed)(struct proxy *proxy);
 };
 

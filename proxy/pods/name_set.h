@@ -8,12 +8,15 @@
 
 struct name_set {
     char **names;
-    size_t len, room;
+    size_t len, room; /* names that are there, and that there is room for */
 };
 
 int name_set_add(struct name_set *set, const char *name); /* 0, also if it was there; -ENOMEM */
+/* Harmless if it is not there. */
 void name_set_remove(struct name_set *set, const char *name);
+/* Whether the name is in it. */
 bool name_set_has(const struct name_set *set, const char *name);
+/* Empties it. */
 void name_set_clear(struct name_set *set);
 
 #endif

@@ -21,13 +21,14 @@ struct pod_listener_options {
 
 /*
  * Opens those of fds that are -1 (enum bruma_listener), in the namespace. The calling thread is back in
- * own_netns_fd's afterwards. On failure nothing is open that was not before, and error says which step
+ * own_netns_fd's afterwards. 0, or -errno: nothing is open that was not before, and error says which step
  * failed.
  */
 int pod_listeners_open(const struct pod_listener_options *options, int netns_fd, int own_netns_fd,
                        int fds[BRUMA_LISTENER_COUNT], char *error, size_t error_size);
 
-/* Whether this process may enter network namespaces and mark sockets at all. */
+/* Whether this process may enter network namespaces and mark sockets at all: 0, or -errno with what failed in
+ * error. */
 int pod_listeners_possible(const struct pod_listener_options *options, int own_netns_fd, char *error,
                            size_t error_size);
 

@@ -25,24 +25,25 @@ struct pod_info {
 };
 
 /* Takes the descriptors (enum bruma_pod_fd), also when it fails. A pod with the same uid gets the new
- * listeners; its connections live on. A draining pod that is added again serves again. reason/error are for
- * the nack. */
+ * listeners; its connections live on. A draining pod that is added again serves again. 0, or -errno with
+ * reason and error for the nack. */
 int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD_FD_COUNT],
              enum bruma_reason *reason, char *error, size_t error_size);
 /* The pod leaves the mesh: no new connections, GOAWAY on its tunnels, live ones go on; proxy->pod_drained is
  * called when none is left. Unknown uid: reported drained at once. */
 void pods_drain(struct proxy *proxy, const char *uid);
-/* Everything of the pod is cut. */
+/* Everything of the pod is aborted; an unknown uid is fine. */
 void pods_delete(struct proxy *proxy, const char *uid);
 /* The same for all pods that are not in the set. */
 void pods_delete_unnamed(struct proxy *proxy, const struct name_set *named);
-/* The pod is served already, in this namespace and with this identity, so adding it again would change
- * nothing. */
+/* Whether the pod is served already, in this namespace and with this identity, so adding it again would
+ * change nothing. */
 bool pods_serves(struct proxy *proxy, const struct pod_info *info);
 
-/* For pod-held messages: descriptors stay with the pod. */
+/* Called from pods_each(), on its thread: info is valid during the call, descriptors stay with the pod. */
 typedef void (*pods_each_fn)(void *data, const struct pod_info *info, bool draining,
                              const int fds[BRUMA_POD_FD_COUNT]);
+/* Calls fn for each pod that is served or draining, for pod-held messages. */
 void pods_each(struct proxy *proxy, pods_each_fn fn, void *data);
 
 /* The mesh state has changed: pods may have got the identity that the mesh knows them by. */

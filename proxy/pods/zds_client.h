@@ -15,8 +15,8 @@
 struct zds_client;
 struct proxy;
 
-/* own_netns_fd: the proxy's own namespace, to come back to. failed: the agent breaks the protocol, and the
- * process should end. */
+/* own_netns_fd: the proxy's own namespace, to come back to. failed: called on the loop when the agent
+ * breaks the protocol, and the process should end. 0, -ENOMEM, or -errno if own_netns_fd is none. */
 int zds_client_new(struct loop *loop, struct proxy *proxy, const char *socket_path,
                    const struct pod_listener_options *options, int own_netns_fd,
                    void (*failed)(struct proxy *), struct zds_client **ret);
@@ -29,6 +29,7 @@ void zds_client_stop(struct zds_client *client);
 /* A listener of the pod was destroyed. */
 void zds_client_listener_closed(struct zds_client *client, const char *uid);
 
+/* The client's, never NULL. */
 const struct zds_pods *zds_client_pods(const struct zds_client *client);
 
 #endif

@@ -80,6 +80,7 @@ static inline void rcu_defer(struct rcu_head *head, void (*fn)(struct rcu_head *
     call_rcu(head, fn);
 }
 
+/* The first thing that such a function does: all that readers did happened before it. */
 static inline void rcu_deferred(void)
 {
     rcu_tsan_acquire();

@@ -20,16 +20,18 @@ struct connection {
     char *strings;                 /* identity, baggage and authority that flow points to; one allocation */
     const char *peer_identity;     /* verified, of the other node's side; NULL in plaintext */
     uint64_t policy_missing_since; /* inbound, live: loop_now(), 0: all its policies are known */
-    /* Ends the connection now, from outside its own events. */
+    /* Called on the worker's own thread: ends the connection now, from outside its own events. */
     void (*abort)(struct connection *connection, enum bruma_reason reason, const char *detail);
 };
 
+/* A new one of the pod, counted in its quota (and for inbound in the client's). abort: called as in the
+ * struct, on the worker's own thread. */
 void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, const struct endpoint *client,
                      const struct endpoint *destination,
                      void (*abort)(struct connection *, enum bruma_reason, const char *));
 
 /* All that a connection is goes to another struct: what was accepted becomes a stream, for one. from is no
- * connection any more. abort: as above. */
+ * connection any more. abort: as above, on the worker's own thread. */
 void connection_move(struct connection *to, struct connection *from,
                      void (*abort)(struct connection *, enum bruma_reason, const char *));
 
@@ -55,10 +57,11 @@ enum connection_verdict {
 };
 
 /* Inbound: asks the policies. final: patience is over, the setting decides of what is undecided. If denied,
- * reason and detail say why. */
+ * *ret_reason and detail say why; else they are not written. */
 enum connection_verdict connection_authorize(struct connection *c, bool final, enum bruma_reason *ret_reason,
                                              char *detail, size_t size);
 
+/* The worker that it lives on, never NULL; valid as long as the connection. */
 static inline struct worker *connection_worker(const struct connection *c)
 {
     return c->wp->worker;

@@ -22,8 +22,10 @@ struct delivery_ports {
 /* A port that has rested for long enough that its next connection is newer than its last by every clock of
  * TCP; 0: none. now: loop_now(). */
 uint16_t delivery_ports_take(struct delivery_ports *ports, uint64_t now);
-/* The connection of that port is over on both sides. Without memory for it the port is forgotten. */
+/* The connection of that port is over on both sides. Without memory for it the port is forgotten. now:
+ * loop_now(). */
 void delivery_ports_give(struct delivery_ports *ports, uint16_t port, uint64_t now);
+/* Frees the ring, and leaves none. */
 void delivery_ports_free(struct delivery_ports *ports);
 
 #endif

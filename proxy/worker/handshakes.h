@@ -12,11 +12,13 @@
 struct handshake {
     struct list node;     /* in worker.handshakes, the oldest first */
     struct list pod_node; /* in worker_pod.handshakes, likewise */
-    /* Closes it; must call handshake_end(). */
+    /* Called from handshake_begin() of another one: closes it; must call handshake_end(). */
     void (*evict)(struct handshake *handshake);
 };
 
+/* It is none yet. evict: called as in the struct, on the worker's own thread. */
 void handshake_init(struct handshake *h, void (*evict)(struct handshake *));
+/* It begins; the oldest may have to go for it, which may be this one. */
 void handshake_begin(struct worker_pod *wp, struct handshake *h);
 /* It is through, or closed. May be repeated. */
 void handshake_end(struct worker_pod *wp, struct handshake *h);

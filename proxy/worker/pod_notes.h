@@ -24,16 +24,17 @@ struct connection_note {
 struct pod_notes;
 struct pod_note;
 
-/* One thread at a time. */
+/* One thread at a time. 0 or -ENOMEM. */
 int pod_notes_new(struct pod_notes **ret);
 void pod_notes_free(struct pod_notes **notes);
-/* The pod's place, made if there is none yet; NULL without memory. */
+/* The pod's place, made if there is none yet; the notes own it. NULL without memory. */
 struct pod_note *pod_notes_pod(struct pod_notes *notes, const char *uid);
 /* state: static. What was said before is replaced. 0 or -ENOMEM */
 int pod_note_describe(struct pod_note *pod, const char *state, const char *name, const char *namespace,
                       const char *service_account);
 /* It is served, with these connections or with none. */
 void pod_note_serves(struct pod_note *pod);
+/* One more of them, copied. 0 or -ENOMEM. */
 int pod_note_connection(struct pod_note *pod, const struct connection_note *connection);
 
 /* Where a reader is: zeroed at first. */

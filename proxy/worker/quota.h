@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Bounds on the connections of a pod and of a peer. */
 #ifndef PROXY_WORKER_QUOTA_H
 #define PROXY_WORKER_QUOTA_H
 
@@ -13,12 +14,12 @@ struct quota {
     int peer_connections; /* how many the peer had with it, when it came */
 };
 
-/* peer NULL: nobody's but the pod's. */
+/* Fills ret. peer NULL: nobody's but the pod's. */
 void quota_take(struct worker_pod *wp, const struct addr *peer, struct quota *ret);
 /* May be repeated. */
 void quota_release(struct worker_pod *wp, const struct addr *peer, struct quota *quota);
-/* To be asked right after it was taken. False: there is more than there may be, and ret_reason says of what.
- */
+/* To be asked right after it was taken. False: there is more than there may be, and ret_reason says of
+ * what. */
 bool quota_allows(const struct worker_pod *wp, const struct quota *quota, enum bruma_reason *ret_reason);
 
 #endif

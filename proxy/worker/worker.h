@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a worker thread has, and what it knows of each pod (the thread itself: connection/worker_thread.h).
- * Fields are the worker's own unless a comment says otherwise.
- */
+ * Fields and functions are the worker's own thread's unless a comment says otherwise. */
 #ifndef PROXY_WORKER_WORKER_H
 #define PROXY_WORKER_WORKER_H
 
@@ -12,7 +11,7 @@
 #include "proxy/tls/tls.h"
 #include "proxy/worker/delivery_ports.h"
 
-#define WORKER_BUFFER    (512 * 1024)
+#define WORKER_BUFFER    (512 * 1024) /* bytes */
 #define WORKER_POOL_BITS 6
 #define WORKER_FOREIGN   64 /* a power of two */
 
@@ -50,6 +49,7 @@ struct worker {
     atomic_int connections;         /* read by the control thread */
 };
 
+/* Which listener of the pod. */
 enum acceptor_kind { ACCEPT_OUTBOUND, ACCEPT_PLAINTEXT, ACCEPT_HBONE };
 
 struct acceptor {
@@ -114,7 +114,7 @@ struct waiter {
     bool (*check)(struct waiter *waiter, bool timed_out);
 };
 
-/* It waits for nothing yet. check: as in struct waiter. */
+/* It waits for nothing yet. check: called as in struct waiter. */
 void waiter_init(struct waiter *waiter, struct worker_pod *wp, bool (*check)(struct waiter *, bool));
 /* So long from now on; while it waits, for check alone to call. */
 void waiter_set_time(struct waiter *waiter, uint64_t milliseconds);
@@ -123,12 +123,13 @@ void worker_wait(struct waiter *waiter);
 /* May be repeated. */
 void worker_wait_cancel(struct waiter *waiter);
 
-/* Of worker_thread.c: the mesh state has changed. Who waits is asked again; live connections are judged
- * again. */
+/* Of worker_thread.c. Once, for a pod that is new to the worker. */
 void worker_pod_init_waiting(struct worker_pod *wp);
+/* The mesh state or the certificate has changed: who waits is asked again. */
 void worker_check_waiting(struct worker_pod *wp);
 /* The pod goes: the time of all who wait is over. */
 void worker_end_waiting(struct worker_pod *wp);
+/* The mesh state has changed: live connections from outside are authorized again, and aborted if denied. */
 void worker_check_policies(struct worker_pod *wp);
 
 /* The pod's workload, or NULL while it is unknown; valid while the pod is. */
@@ -138,13 +139,14 @@ const struct workload *worker_pod_workload(struct worker_pod *wp);
 const struct workload *worker_pod_source(struct worker_pod *wp);
 /* The certificate of just that workload's identity, with a reference for the caller; NULL: none (yet). */
 struct tls_context *worker_pod_context(struct worker_pod *wp);
-/* There is none, and it is known that waiting is in vain. text: what the CA has said last, or "". */
+/* True if there is none, and it is known that waiting is in vain. text: what the CA has said last, or "". */
 bool worker_pod_identity_failed(struct worker_pod *wp, char *text, size_t size);
 
-/* The port is one that the pod's listeners are bound to. They are reached by the pod's program alone: a
- * connection that is delivered there would come straight back, and be delivered again. */
+/* Whether the port is one that the pod's listeners are bound to. They are reached by the pod's program alone:
+ * a connection that is delivered there would come straight back, and be delivered again. */
 bool worker_pod_listens(const struct worker_pod *wp, uint16_t port);
 
+/* A number of 64 bits, good enough to choose by. */
 uint64_t worker_random(struct worker *worker);
 
 #endif

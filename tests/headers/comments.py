@@ -73,8 +73,9 @@ def cut_up(comment):
             and not re.match(r"[-*\d\"{[(<A-Z]", word)
         ):
             return f"line {n + 1} of it ends before its time"
-        if re.search(r"[^.,:;?!\w]? {1}\w+  +\S", line.strip()) and re.search(r"[.?!] \w+ {3,}\S", line):
-            return f"line {n + 1} of it has an entry of a list in its middle"
+    entries = [len(line) - len(line.lstrip()) for line in inside if re.match(r"\s*\S+( \S+)* {2,}\S", line)]
+    if entries and len(set(entries)) > 1 and min(entries) <= 1:
+        return "an entry of a list in it begins in the middle of a line"
     return None
 
 

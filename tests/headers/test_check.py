@@ -58,6 +58,12 @@ FAULTS = [
         "comment",
         "ends before its time",
     ),
+    (
+        "/*\n * Who is who:\n *   one    the first, of which there is a lot to say, as it seems, and that goes\n"
+        " * on, two    the second\n * 0 or -errno.\n */\nint a_make(int x);",
+        "comment",
+        "begins in the middle",
+    ),
     ("/* Undone by a_gone(). 0 or -errno. */\nint a_make(int x);", "comment", "a_gone() is nowhere"),
     ("/* See lib/gone.h. 0 or -errno. */\nint a_make(int x);", "comment", "lib/gone.h is nowhere"),
 ]
