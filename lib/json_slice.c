@@ -5,18 +5,18 @@
 #include <stdbool.h>
 #include <string.h>
 
-struct cursor {
+struct slice_cursor {
     const char *at, *end;
 };
 
-static void skip_space(struct cursor *c)
+static void skip_space(struct slice_cursor *c)
 {
     while (c->at < c->end && strchr(" \t\r\n", *c->at) && *c->at)
         c->at++;
 }
 
 /* From the opening quote to behind the closing one. */
-static void skip_string(struct cursor *c)
+static void skip_string(struct slice_cursor *c)
 {
     for (c->at++; c->at < c->end && *c->at != '"'; c->at++) {
         if (*c->at == '\\')
@@ -27,7 +27,7 @@ static void skip_string(struct cursor *c)
 }
 
 /* Brackets are counted, strings stepped over; anything else runs up to the next comma or bracket. */
-static void skip_value(struct cursor *c)
+static void skip_value(struct slice_cursor *c)
 {
     size_t depth = 0;
 
@@ -58,7 +58,7 @@ static void skip_value(struct cursor *c)
 
 int json_slice_find(const char *text, size_t len, const char *key, const char **ret, size_t *ret_len)
 {
-    struct cursor c = {text, text + len};
+    struct slice_cursor c = {text, text + len};
     size_t key_len = strlen(key);
 
     skip_space(&c);
@@ -97,7 +97,7 @@ int json_slice_find(const char *text, size_t len, const char *key, const char **
 void json_slice_elements(const char *text, size_t len,
                          void (*each)(void *data, const char *begin, size_t len), void *data)
 {
-    struct cursor c = {text, text + len};
+    struct slice_cursor c = {text, text + len};
 
     if (c.at == c.end || *c.at != '[')
         return;

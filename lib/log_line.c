@@ -8,14 +8,14 @@
 
 #define END_BYTES 8 /* kept free for what closes a line */
 
-struct writer {
+struct log_writer {
     char *buf;
     size_t len, size;
 };
 
 /* ---- pieces ---- */
 
-static void put(struct writer *w, const char *text, size_t len)
+static void put(struct log_writer *w, const char *text, size_t len)
 {
     if (len > w->size - w->len)
         len = w->size - w->len;
@@ -23,7 +23,7 @@ static void put(struct writer *w, const char *text, size_t len)
     w->len += len;
 }
 
-static void put_string(struct writer *w, const char *text)
+static void put_string(struct log_writer *w, const char *text)
 {
     put(w, text, strlen(text));
 }
@@ -54,12 +54,12 @@ size_t log_line_escape(char *buf, size_t size, size_t len, const char *text, siz
     return len;
 }
 
-static void put_escaped(struct writer *w, const char *text, size_t limit)
+static void put_escaped(struct log_writer *w, const char *text, size_t limit)
 {
     w->len = log_line_escape(w->buf, w->size, w->len, text, limit);
 }
 
-static void put_quoted(struct writer *w, const char *text)
+static void put_quoted(struct log_writer *w, const char *text)
 {
     put(w, "\"", 1);
     put_escaped(w, text, strlen(text));
@@ -68,7 +68,7 @@ static void put_quoted(struct writer *w, const char *text)
 
 /* ---- pairs ---- */
 
-struct pair {
+struct log_pair {
     const char *key, *value; /* the value without its quotes */
     size_t key_len, value_len;
     bool quoted;
@@ -98,10 +98,10 @@ static size_t quoted_length(const char *at)
 }
 
 /* Takes the pair at *at and the space behind it. False if there is none. */
-static bool take_pair(const char **at, struct pair *ret)
+static bool take_pair(const char **at, struct log_pair *ret)
 {
     static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
-    struct pair p = {.key = *at, .key_len = strspn(*at, letters)};
+    struct log_pair p = {.key = *at, .key_len = strspn(*at, letters)};
     const char *end;
 
     if (!p.key_len || p.key[p.key_len] != '=')
@@ -124,7 +124,7 @@ static bool take_pair(const char **at, struct pair *ret)
     return true;
 }
 
-static bool is_number(const struct pair *p)
+static bool is_number(const struct log_pair *p)
 {
     size_t digits = strspn(p->value, "0123456789");
 
@@ -132,7 +132,7 @@ static bool is_number(const struct pair *p)
            (digits == 1 || *p->value != '0');
 }
 
-static void put_member(struct writer *w, const struct pair *p)
+static void put_member(struct log_writer *w, const struct log_pair *p)
 {
     put(w, ",\"", 2);
     put(w, p->key, p->key_len);
@@ -156,17 +156,17 @@ static void put_member(struct writer *w, const struct pair *p)
 }
 
 /* Room for the pair whatever its bytes are: one that is cut would be no JSON. */
-static bool fits(const struct writer *w, const struct pair *p)
+static bool fits(const struct log_writer *w, const struct log_pair *p)
 {
     return w->size - w->len > p->key_len + 6 * p->value_len + 16;
 }
 
 /* ---- lines ---- */
 
-static void json_line(struct writer *w, const struct log_line *line)
+static void json_line(struct log_writer *w, const struct log_line *line)
 {
     const char *pairs = strchr(line->message, '\t'), *at = pairs ? pairs + 1 : "";
-    struct pair p;
+    struct log_pair p;
 
     /* What somebody's text has broken stays in the message as it is. */
     while (*at && take_pair(&at, &p))
@@ -186,7 +186,7 @@ static void json_line(struct writer *w, const struct log_line *line)
         if (fits(w, &p))
             put_member(w, &p);
     }
-    p = (struct pair){.key = "error", .key_len = 5, .value = line->error ? line->error : ""};
+    p = (struct log_pair){.key = "error", .key_len = 5, .value = line->error ? line->error : ""};
     p.value_len = strlen(p.value);
     if (line->error && fits(w, &p)) {
         put_string(w, ",\"error\":");
@@ -197,7 +197,7 @@ static void json_line(struct writer *w, const struct log_line *line)
 }
 
 /* Control characters would end the line, or reach somebody's terminal. Tabs are ours. */
-static void put_readable(struct writer *w, const char *text)
+static void put_readable(struct log_writer *w, const char *text)
 {
     for (; *text && w->len + 7 < w->size; text++) {
         unsigned char c = (unsigned char)*text;
@@ -211,7 +211,7 @@ static void put_readable(struct writer *w, const char *text)
     }
 }
 
-static void plain_line(struct writer *w, const struct log_line *line)
+static void plain_line(struct log_writer *w, const struct log_line *line)
 {
     put_string(w, line->when);
     put(w, "\t", 1);
@@ -230,7 +230,7 @@ static void plain_line(struct writer *w, const struct log_line *line)
 
 size_t log_line_format(const struct log_line *line, bool json, char *buf, size_t size)
 {
-    struct writer w = {buf, 0, size - END_BYTES};
+    struct log_writer w = {buf, 0, size - END_BYTES};
 
     if (json)
         json_line(&w, line);

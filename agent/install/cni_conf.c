@@ -141,12 +141,12 @@ bool cni_conf_has(const char *text, size_t len, const char *entry)
            !memcmp(e.list[e.len - 1].begin, entry, strlen(entry));
 }
 
-struct text {
+struct conf_text {
     char *data;
     size_t len;
 };
 
-static int put(struct text *t, const char *data, size_t len)
+static int put(struct conf_text *t, const char *data, size_t len)
 {
     char *grown = realloc(t->data, t->len + len + 1);
 
@@ -164,7 +164,7 @@ static int put(struct text *t, const char *data, size_t len)
 static int remove_one(const char *text, size_t len, char **ret, size_t *ret_len)
 {
     const char *open, *begin, *end;
-    struct text out = {};
+    struct conf_text out = {};
     struct elements e;
     int i, r = find_elements(text, len, &e, &open);
 
@@ -212,7 +212,7 @@ int cni_conf_add(const char *text, size_t len, const char *entry, char **ret, si
 {
     _cleanup_free_ char *without = NULL;
     const char *open, *space, *end;
-    struct text out = {};
+    struct conf_text out = {};
     struct elements e;
     size_t n;
     int r = cni_conf_remove(text, len, &without, &n);
@@ -256,7 +256,7 @@ int cni_conf_wrap(const char *text, size_t len, const char *entry, char **ret, s
     _cleanup_message_ cJSON *o = parse(text, len);
     const char *name = text_at(o, "name"), *version = text_at(o, "cniVersion");
     cJSON *list = cJSON_CreateObject();
-    struct text out = {};
+    struct conf_text out = {};
     char *head;
     int r = -ENOMEM;
 

@@ -38,7 +38,7 @@
 #define ERROR_TEXT 400
 
 /* The changes that were made of late. */
-struct budget {
+struct write_budget {
     unsigned spent;
     uint64_t spent_at, contested_until; /* loop time */
 };
@@ -53,7 +53,7 @@ struct round {
     const struct agent_settings *settings;
     pthread_t thread;
     uint64_t now; /* loop time when it began */
-    struct budget budget;
+    struct write_budget budget;
     struct install_network network;
     int inotify, watches[WATCHED];
 
@@ -83,7 +83,7 @@ struct install {
 
     uint64_t orphaned_since; /* loop time; 0: there is something that our own list is made of */
 
-    struct budget budget;
+    struct write_budget budget;
     uint64_t results[INSTALL_RESULT_COUNT];
 };
 
@@ -141,7 +141,7 @@ static void report_failure(struct install *in, enum bruma_reason reason, const c
 static int may_write(void *data)
 {
     struct round *round = data;
-    struct budget *b = &round->budget;
+    struct write_budget *b = &round->budget;
 
     while (b->spent && round->now - b->spent_at >= CHANGE_MILLISECONDS) {
         b->spent--;

@@ -23,8 +23,8 @@ struct term {
     bool one;
 };
 
-struct pair {
-    struct pair *next;
+struct selector_pair {
+    struct selector_pair *next;
     struct term *pod, *namespace;
 };
 
@@ -32,24 +32,25 @@ struct pair {
 struct kube_selectors {
     struct yaml_source source;
     struct mesh_file_error error;
-    struct pair *pairs;
+    struct selector_pair *pairs;
 };
 
-struct parse {
+struct selector_parse {
     struct kube_selectors *selectors;
     struct mesh_file_error *error;
 };
 
 #define fail(p, node, ...) yaml_fail((p)->error, ORIGIN, (node)->line, (node)->column, __VA_ARGS__)
 
-static int expect(struct parse *p, const struct yaml_node *node, enum yaml_kind kind, const char *what)
+static int expect(struct selector_parse *p, const struct yaml_node *node, enum yaml_kind kind,
+                  const char *what)
 {
     static const char *const names[] = {[YAML_SCALAR] = "text", [YAML_LIST] = "a list", [YAML_MAP] = "a map"};
 
     return node->kind == kind ? 0 : fail(p, node, "%s must be %s", what, names[kind]);
 }
 
-static int add_term(struct parse *p, struct term **terms, enum op op, const char *key,
+static int add_term(struct selector_parse *p, struct term **terms, enum op op, const char *key,
                     const struct yaml_node *values, bool one)
 {
     struct term *t = calloc(1, sizeof(*t));
@@ -61,7 +62,7 @@ static int add_term(struct parse *p, struct term **terms, enum op op, const char
     return 0;
 }
 
-static int read_labels(struct parse *p, const struct yaml_node *map, struct term **terms)
+static int read_labels(struct selector_parse *p, const struct yaml_node *map, struct term **terms)
 {
     int r = expect(p, map, YAML_MAP, "matchLabels");
 
@@ -75,7 +76,7 @@ static int read_labels(struct parse *p, const struct yaml_node *map, struct term
     return r;
 }
 
-static int read_operator(struct parse *p, const struct yaml_node *node, enum op *ret)
+static int read_operator(struct selector_parse *p, const struct yaml_node *node, enum op *ret)
 {
     static const char *const names[OPERATOR_COUNT] = {"In", "NotIn", "Exists", "DoesNotExist"};
     int r = expect(p, node, YAML_SCALAR, "operator");
@@ -91,7 +92,7 @@ static int read_operator(struct parse *p, const struct yaml_node *node, enum op 
     return fail(p, node, "operator must be In, NotIn, Exists or DoesNotExist");
 }
 
-static int read_values(struct parse *p, const struct yaml_node *list)
+static int read_values(struct selector_parse *p, const struct yaml_node *list)
 {
     int r = expect(p, list, YAML_LIST, "values");
 
@@ -100,7 +101,7 @@ static int read_values(struct parse *p, const struct yaml_node *list)
     return r;
 }
 
-static int read_expression(struct parse *p, const struct yaml_node *map, struct term **terms)
+static int read_expression(struct selector_parse *p, const struct yaml_node *map, struct term **terms)
 {
     const struct yaml_node *key = NULL, *word = NULL, *values = NULL;
     enum op op = IN;
@@ -132,7 +133,7 @@ static int read_expression(struct parse *p, const struct yaml_node *map, struct 
     return r < 0 ? r : add_term(p, terms, op, key->text, values ? values->child : NULL, false);
 }
 
-static int read_expressions(struct parse *p, const struct yaml_node *list, struct term **terms)
+static int read_expressions(struct selector_parse *p, const struct yaml_node *list, struct term **terms)
 {
     int r = expect(p, list, YAML_LIST, "matchExpressions");
 
@@ -148,7 +149,7 @@ static bool is_null(const struct yaml_node *node)
            (!*node->text || !strcmp(node->text, "null") || !strcmp(node->text, "~"));
 }
 
-static int read_selector(struct parse *p, const struct yaml_node *map, struct term **terms)
+static int read_selector(struct selector_parse *p, const struct yaml_node *map, struct term **terms)
 {
     int r = is_null(map) ? 0 : expect(p, map, YAML_MAP, "a selector");
 
@@ -163,7 +164,7 @@ static int read_selector(struct parse *p, const struct yaml_node *map, struct te
     return r;
 }
 
-static int read_pair(struct parse *p, const struct yaml_node *map, struct pair *pair)
+static int read_pair(struct selector_parse *p, const struct yaml_node *map, struct selector_pair *pair)
 {
     int r = expect(p, map, YAML_MAP, "an entry");
 
@@ -178,9 +179,9 @@ static int read_pair(struct parse *p, const struct yaml_node *map, struct pair *
     return r;
 }
 
-static int read_pairs(struct parse *p, const struct yaml_node *list)
+static int read_pairs(struct selector_parse *p, const struct yaml_node *list)
 {
-    struct pair **tail = &p->selectors->pairs;
+    struct selector_pair **tail = &p->selectors->pairs;
     int r = is_null(list) ? 0 : expect(p, list, YAML_LIST, "the whole");
 
     for (const struct yaml_node *e = list->child; r == 0 && e; e = e->next) {
@@ -193,7 +194,7 @@ static int read_pairs(struct parse *p, const struct yaml_node *list)
     return r;
 }
 
-static int read_document(struct parse *p)
+static int read_document(struct selector_parse *p)
 {
     struct yaml_source *s = &p->selectors->source;
     struct yaml_node *root = NULL;
@@ -212,7 +213,7 @@ static int read_document(struct parse *p)
 int kube_selectors_parse(const char *text, struct kube_selectors **ret, char *error, size_t error_size)
 {
     struct kube_selectors *s = calloc(1, sizeof(*s));
-    struct parse p = {.selectors = s, .error = s ? &s->error : NULL};
+    struct selector_parse p = {.selectors = s, .error = s ? &s->error : NULL};
     int r = -ENOMEM;
 
     if (s && yaml_source_open(&s->source, ORIGIN, text, strlen(text), &s->error) == 0)
@@ -246,7 +247,7 @@ void kube_selectors_free(struct kube_selectors **selectors)
     if (!s)
         return;
     while (s->pairs) {
-        struct pair *next = s->pairs->next;
+        struct selector_pair *next = s->pairs->next;
 
         free_terms(s->pairs->pod);
         free_terms(s->pairs->namespace);
@@ -285,7 +286,7 @@ int kube_selectors_match(const struct kube_selectors *selectors, const cJSON *po
 {
     int i = 0;
 
-    for (const struct pair *p = selectors->pairs; p; p = p->next, i++) {
+    for (const struct selector_pair *p = selectors->pairs; p; p = p->next, i++) {
         if (terms_match(p->pod, pod_labels) && terms_match(p->namespace, namespace_labels))
             return i;
     }
@@ -294,7 +295,7 @@ int kube_selectors_match(const struct kube_selectors *selectors, const cJSON *po
 
 bool kube_selectors_possible(const struct kube_selectors *selectors, const cJSON *namespace_labels)
 {
-    for (const struct pair *p = selectors->pairs; p; p = p->next) {
+    for (const struct selector_pair *p = selectors->pairs; p; p = p->next) {
         if (terms_match(p->namespace, namespace_labels))
             return true;
     }

@@ -24,7 +24,7 @@ struct references {
     size_t len, room;
 };
 
-struct parse {
+struct file_parse {
     struct mesh_file *file;
     struct decode decode;
     struct yaml_source source;
@@ -42,7 +42,7 @@ static bool word_is(const void *item, const void *key)
 }
 
 /* Namespaces, accounts and nodes are few, workloads many. */
-static int keep_word(struct parse *p, const char *text, const char **ret)
+static int keep_word(struct file_parse *p, const char *text, const char **ret)
 {
     uint64_t hash = index_hash_text(0, text);
     char *known = index_find(&p->words, hash, word_is, text);
@@ -56,13 +56,13 @@ static int keep_word(struct parse *p, const char *text, const char **ret)
     return 0;
 }
 
-static int keep_text(struct parse *p, const char *text, const char **ret)
+static int keep_text(struct file_parse *p, const char *text, const char **ret)
 {
     *ret = arena_copy(&p->file->arena, text, strlen(text));
     return *ret ? 0 : -ENOMEM;
 }
 
-static int keep_pair(struct parse *p, const char *namespace, const char *name, const char **ret)
+static int keep_pair(struct file_parse *p, const char *namespace, const char *name, const char **ret)
 {
     size_t size = strlen(namespace) + strlen(name) + 2;
     char *text = arena_alloc(&p->file->arena, size);
@@ -74,7 +74,7 @@ static int keep_pair(struct parse *p, const char *namespace, const char *name, c
     return 0;
 }
 
-static int keep_message(struct parse *p, const ProtobufCMessage *message, const uint8_t **ret,
+static int keep_message(struct file_parse *p, const ProtobufCMessage *message, const uint8_t **ret,
                         uint32_t *ret_len)
 {
     size_t len = protobuf_c_message_get_packed_size(message);
@@ -89,7 +89,7 @@ static int keep_message(struct parse *p, const ProtobufCMessage *message, const 
 }
 
 /* Room for one more element, zeroed. */
-static void *grow(struct parse *p, void *list_pointer, size_t *len, size_t size)
+static void *grow(struct file_parse *p, void *list_pointer, size_t *len, size_t size)
 {
     void *list;
 
@@ -109,7 +109,7 @@ static void *grow(struct parse *p, void *list_pointer, size_t *len, size_t size)
 
 /* ---- items of the four lists ---- */
 
-static int add_namespace(struct parse *p, const struct yaml_node *node)
+static int add_namespace(struct file_parse *p, const struct yaml_node *node)
 {
     struct mesh_file *f = p->file;
     struct mesh_namespace n = {.name = ""}, *kept;
@@ -125,7 +125,7 @@ static int add_namespace(struct parse *p, const struct yaml_node *node)
     return keep_word(p, n.name, &kept->name);
 }
 
-static int add_reference(struct parse *p, struct references *references, const struct yaml_node *node)
+static int add_reference(struct file_parse *p, struct references *references, const struct yaml_node *node)
 {
     struct reference *r;
 
@@ -145,7 +145,7 @@ static int add_reference(struct parse *p, struct references *references, const s
     return keep_word(p, node->text, &r->name);
 }
 
-static int add_references(struct parse *p, const struct mesh_file_workload_item *item)
+static int add_references(struct file_parse *p, const struct mesh_file_workload_item *item)
 {
     const struct yaml_node *c = item->service_nodes ? item->service_nodes->child : NULL;
     int r = 0;
@@ -157,7 +157,7 @@ static int add_references(struct parse *p, const struct mesh_file_workload_item 
     return r;
 }
 
-static int add_workload(struct parse *p, const struct yaml_node *node)
+static int add_workload(struct file_parse *p, const struct yaml_node *node)
 {
     struct mesh_file *f = p->file;
     struct mesh_file_workload_item item;
@@ -182,7 +182,7 @@ static int add_workload(struct parse *p, const struct yaml_node *node)
     return keep_message(p, &item.message.base, &w->message, &w->message_len);
 }
 
-static int add_service(struct parse *p, const struct yaml_node *node)
+static int add_service(struct file_parse *p, const struct yaml_node *node)
 {
     struct mesh_file *f = p->file;
     Istio__Workload__Service message;
@@ -199,7 +199,7 @@ static int add_service(struct parse *p, const struct yaml_node *node)
     return r < 0 ? r : keep_message(p, &message.base, &s->message, &s->message_len);
 }
 
-static int add_policy(struct parse *p, const struct yaml_node *node)
+static int add_policy(struct file_parse *p, const struct yaml_node *node)
 {
     struct mesh_file *f = p->file;
     Istio__Security__Authorization message;
@@ -251,7 +251,8 @@ static uint64_t workload_hash(const char *namespace, const char *name)
     return index_hash_text(index_hash_text(0, namespace), name);
 }
 
-static int twice(struct parse *p, const char *list, size_t i, const char *what, uint32_t line, uint32_t other)
+static int twice(struct file_parse *p, const char *list, size_t i, const char *what, uint32_t line,
+                 uint32_t other)
 {
     return yaml_fail(p->source.error, p->source.origin, line, 1, "%s[%zu]: %.300s is already at line %u",
                      list, i, what, other);
@@ -267,7 +268,7 @@ static int add_unique(struct index *index, index_match_fn match, const char *key
     return *ret_other ? -EEXIST : index_add(index, hash, item);
 }
 
-static int index_namespaces_and_workloads(struct parse *p)
+static int index_namespaces_and_workloads(struct file_parse *p)
 {
     struct mesh_file *f = p->file;
     void *other;
@@ -296,7 +297,7 @@ static int index_namespaces_and_workloads(struct parse *p)
     return 0;
 }
 
-static int index_services_and_policies(struct parse *p)
+static int index_services_and_policies(struct file_parse *p)
 {
     struct mesh_file *f = p->file;
     void *other;
@@ -324,8 +325,9 @@ static int index_services_and_policies(struct parse *p)
 }
 
 /* A policy that is named but does not exist would protect nothing, a service would have no endpoint. */
-static int check_references(struct parse *p, const struct references *references, const struct index *index,
-                            index_match_fn match, const char *field, const char *what)
+static int check_references(struct file_parse *p, const struct references *references,
+                            const struct index *index, index_match_fn match, const char *field,
+                            const char *what)
 {
     for (size_t i = 0; i < references->len; i++) {
         const struct reference *r = &references->list[i];
@@ -338,9 +340,9 @@ static int check_references(struct parse *p, const struct references *references
     return 0;
 }
 
-typedef int (*add_fn)(struct parse *p, const struct yaml_node *node);
+typedef int (*add_fn)(struct file_parse *p, const struct yaml_node *node);
 
-static int read_list(struct parse *p, const char *name, add_fn add)
+static int read_list(struct file_parse *p, const char *name, add_fn add)
 {
     struct yaml_source *s = &p->source;
     struct yaml_node *node = NULL;
@@ -377,7 +379,7 @@ static int read_list(struct parse *p, const char *name, add_fn add)
     return r;
 }
 
-static int read_document(struct parse *p)
+static int read_document(struct file_parse *p)
 {
     static const struct {
         const char *name;
@@ -418,7 +420,7 @@ static int read_document(struct parse *p)
     return r;
 }
 
-static int read_stream(struct parse *p)
+static int read_stream(struct file_parse *p)
 {
     struct yaml_source *s = &p->source;
     int r = yaml_source_next(s); /* the stream's start */
@@ -446,7 +448,7 @@ static int read_stream(struct parse *p)
 int mesh_file_parse(const char *origin, const void *text, size_t len, const char *trust_domain,
                     struct mesh_file **ret, struct mesh_file_error *error)
 {
-    struct parse p = {.trust_domain = trust_domain};
+    struct file_parse p = {.trust_domain = trust_domain};
     int r;
 
     memset(error, 0, sizeof(*error));

@@ -17,7 +17,7 @@
 #define CGROUP_TEXT 8192
 
 /* A process of a wanted pod. */
-struct candidate {
+struct process_candidate {
     struct netns_wanted *pod;
     uint64_t start; /* in ticks since boot */
     char container[254];
@@ -26,8 +26,8 @@ struct candidate {
     ino_t inode;
 };
 
-struct candidates {
-    struct candidate *list;
+struct process_candidates {
+    struct process_candidate *list;
     size_t len, size;
 };
 
@@ -38,11 +38,11 @@ static int start_time(int process, uint64_t *ret)
     return file_read_text(process, "stat", 0, text, sizeof(text)) < 0 ? -ENOENT : proc_stat_start(text, ret);
 }
 
-static int add(struct candidates *c, const struct candidate *one)
+static int add(struct process_candidates *c, const struct process_candidate *one)
 {
     if (c->len == c->size) {
         size_t size = c->size ? 2 * c->size : 64;
-        struct candidate *list = realloc(c->list, size * sizeof(*list));
+        struct process_candidate *list = realloc(c->list, size * sizeof(*list));
 
         if (!list)
             return -ENOMEM;
@@ -54,10 +54,10 @@ static int add(struct candidates *c, const struct candidate *one)
 }
 
 /* Of several processes in one namespace the oldest is enough. */
-static bool is_known(struct candidates *c, const struct candidate *one)
+static bool is_known(struct process_candidates *c, const struct process_candidate *one)
 {
     for (size_t i = 0; i < c->len; i++) {
-        struct candidate *other = &c->list[i];
+        struct process_candidate *other = &c->list[i];
 
         if (other->pod != one->pod || other->inode != one->inode || other->device != one->device)
             continue;
@@ -69,10 +69,10 @@ static bool is_known(struct candidates *c, const struct candidate *one)
 }
 
 static void look_at(const char *proc, int directory, const char *pid, struct netns_wanted *wanted, size_t len,
-                    struct candidates *c)
+                    struct process_candidates *c)
 {
     _cleanup_fd_ int process = openat(directory, pid, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    struct candidate one = {0};
+    struct process_candidate one = {0};
     char text[CGROUP_TEXT], uid[129];
     struct stat st;
 
@@ -93,14 +93,14 @@ static void look_at(const char *proc, int directory, const char *pid, struct net
 
 static int oldest_first(const void *a, const void *b)
 {
-    const struct candidate *x = a, *y = b;
+    const struct process_candidate *x = a, *y = b;
 
     return x->start < y->start ? -1 : x->start > y->start;
 }
 
 void netns_find_in_proc(const char *proc, uint64_t own, struct netns_wanted *wanted, size_t len)
 {
-    struct candidates c = {0};
+    struct process_candidates c = {0};
     DIR *dir = opendir(proc);
     struct dirent *e;
 
@@ -113,7 +113,7 @@ void netns_find_in_proc(const char *proc, uint64_t own, struct netns_wanted *wan
     if (c.len)
         qsort(c.list, c.len, sizeof(*c.list), oldest_first);
     for (size_t i = 0; i < c.len; i++) {
-        struct candidate *one = &c.list[i];
+        struct process_candidate *one = &c.list[i];
 
         if (one->pod->fd < 0)
             (void)netns_take(one->pod, own, one->path, *one->container ? one->container : "unknown", "proc");

@@ -34,27 +34,27 @@ static const uint16_t ports[BRUMA_LISTENER_COUNT] = {
     [BRUMA_LISTENER_HBONE] = BRUMA_PORT_HBONE,
 };
 
-struct candidate {
+struct listener_candidate {
     uint64_t inode, cookie;
     int slot;
 };
 
-struct candidates {
-    struct candidate list[CANDIDATES_MAX];
+struct listener_candidates {
+    struct listener_candidate list[CANDIDATES_MAX];
     int len, slot, of_slot[BRUMA_LISTENER_COUNT];
 };
 
 static void consider(const struct socket_seen *s, void *data)
 {
-    struct candidates *c = data;
+    struct listener_candidates *c = data;
 
     if (c->len == CANDIDATES_MAX)
         return;
-    c->list[c->len++] = (struct candidate){.inode = s->inode, .cookie = s->cookie, .slot = c->slot};
+    c->list[c->len++] = (struct listener_candidate){.inode = s->inode, .cookie = s->cookie, .slot = c->slot};
     c->of_slot[c->slot]++;
 }
 
-static const struct candidate *by_inode(const struct candidates *c, uint64_t inode)
+static const struct listener_candidate *by_inode(const struct listener_candidates *c, uint64_t inode)
 {
     for (int i = 0; i < c->len; i++) {
         if (c->list[i].inode == inode)
@@ -64,7 +64,7 @@ static const struct candidate *by_inode(const struct candidates *c, uint64_t ino
 }
 
 /* The number of the entry in /proc/PID/fd is the descriptor. */
-static int take(const struct steer_process *process, const struct candidate *c, int number, int *ret)
+static int take(const struct steer_process *process, const struct listener_candidate *c, int number, int *ret)
 {
     _cleanup_fd_ int fd = pidfd_getfd(process->pidfd, number, 0);
     uint64_t cookie;
@@ -81,8 +81,8 @@ static int take(const struct steer_process *process, const struct candidate *c, 
 }
 
 /* Looks through the process's descriptors from number first on, up to end. */
-static int search(const struct steer_process *process, const struct candidates *c, bool all, int first,
-                  int end, int found[BRUMA_LISTENER_COUNT], int *last)
+static int search(const struct steer_process *process, const struct listener_candidates *c, bool all,
+                  int first, int end, int found[BRUMA_LISTENER_COUNT], int *last)
 {
     char path[64];
     struct dirent *e;
@@ -100,7 +100,7 @@ static int search(const struct steer_process *process, const struct candidates *
     while (r == 0 && (all || missing) && (e = readdir(dir))) {
         char target[64], *stop;
         long number = strtol(e->d_name, &stop, 10);
-        const struct candidate *one;
+        const struct listener_candidate *one;
         uint64_t inode;
         ssize_t n;
 
@@ -152,7 +152,7 @@ int steer_foreign_listeners(struct steer_process *process, int netns_fd, int ret
                             struct steer_error *error)
 {
     int found[BRUMA_LISTENER_COUNT] = {-1, -1, -1}, first = process->first_fd, last = -1, r = 0;
-    struct candidates c = {0};
+    struct listener_candidates c = {0};
     bool all = false;
 
     for (c.slot = 0; r == 0 && c.slot < BRUMA_LISTENER_COUNT; c.slot++)

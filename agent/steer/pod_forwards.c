@@ -29,7 +29,7 @@ struct device {
     bool up;
 };
 
-struct search {
+struct device_search {
     const char *own;   /* the device that the network has given */
     int own_namespace; /* where its other end is */
     char why[64];
@@ -89,7 +89,7 @@ static const char *what_it_is(const struct device *d)
 
 static int on_link(const struct nlmsghdr *h, void *data)
 {
-    struct search *s = data;
+    struct device_search *s = data;
     const struct ifinfomsg *link = mnl_nlmsg_get_payload(h);
     struct device d = {.namespace = NO_NAMESPACE};
     const char *what;
@@ -111,7 +111,7 @@ static int on_link(const struct nlmsghdr *h, void *data)
 }
 
 /* Another network of the pod has its end where the first one has it. */
-static void compare_veths(struct search *s)
+static void compare_veths(struct device_search *s)
 {
     for (int i = 0; i < s->veths_len && !*s->why && s->own_namespace != NO_NAMESPACE; i++) {
         const struct device *d = &s->veths[i];
@@ -121,7 +121,7 @@ static void compare_veths(struct search *s)
     }
 }
 
-static int list_links(struct search *s)
+static int list_links(struct device_search *s)
 {
     char buf[BUFFER];
     struct mnl_socket *nl = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -140,7 +140,7 @@ static int list_links(struct search *s)
 
 int steer_pod_forwards(int netns_fd, const char *own_device, char *why, size_t size)
 {
-    struct search s = {.own = own_device, .own_namespace = NO_NAMESPACE};
+    struct device_search s = {.own = own_device, .own_namespace = NO_NAMESPACE};
     _cleanup_netns_ int home = netns_visit(netns_fd);
     int r = home < 0 ? home : list_links(&s);
 

@@ -16,13 +16,13 @@
 #define TABLE_TRIES 64
 #define LAST_FREE   (BRUMA_RULE_PREFERENCE + 2) /* of the main table: ours stand before it */
 
-struct rule {
+struct seen_rule {
     uint32_t preference, table, mark, mask;
     uint8_t action, protocol;
 };
 
 struct rules {
-    struct rule ours[OURS_MAX];
+    struct seen_rule ours[OURS_MAX];
     int len;
     uint32_t first_other;           /* the least priority of others' rules, but that of the local table */
     uint8_t named[TABLE_TRIES / 8]; /* tables that others' rules name, from BRUMA_ROUTE_TABLE on */
@@ -57,7 +57,7 @@ static struct nlmsghdr *message(char *buf, uint16_t type, uint16_t flags, size_t
 }
 
 /* Earlier versions gave theirs no protocol, and always the same numbers. */
-static bool is_ours(const struct rule *r)
+static bool is_ours(const struct seen_rule *r)
 {
     bool to_lo = r->action == FR_ACT_TO_TBL, prohibit = r->action == FR_ACT_PROHIBIT;
 
@@ -68,12 +68,12 @@ static bool is_ours(const struct rule *r)
             (prohibit || r->table == BRUMA_ROUTE_TABLE));
 }
 
-static void parse_rule(const struct nlmsghdr *h, struct rule *ret)
+static void parse_rule(const struct nlmsghdr *h, struct seen_rule *ret)
 {
     const struct fib_rule_hdr *header = mnl_nlmsg_get_payload(h);
     const struct nlattr *a;
 
-    *ret = (struct rule){.table = header->table, .action = header->action};
+    *ret = (struct seen_rule){.table = header->table, .action = header->action};
     mnl_attr_for_each(a, h, sizeof(*header))
     {
         uint16_t type = mnl_attr_get_type(a), len = mnl_attr_get_payload_len(a);
@@ -96,7 +96,7 @@ static void parse_rule(const struct nlmsghdr *h, struct rule *ret)
 static int on_rule(const struct nlmsghdr *h, void *data)
 {
     struct rules *rules = data;
-    struct rule r;
+    struct seen_rule r;
 
     if (h->nlmsg_type != RTM_NEWRULE || mnl_nlmsg_get_payload_len(h) < sizeof(struct fib_rule_hdr))
         return MNL_CB_OK;
@@ -174,7 +174,7 @@ static bool has_other_routes(struct mnl_socket *nl, int family, uint32_t table)
 static void see_ours(const struct rules *rules, struct pod_numbers_seen *ret)
 {
     for (int i = 0; i < rules->len; i++) {
-        const struct rule *r = &rules->ours[i];
+        const struct seen_rule *r = &rules->ours[i];
         struct pod_numbers_seen seen = {.numbers = {r->table, r->preference}, .to_lo = true};
 
         if (r->action != FR_ACT_TO_TBL)
@@ -244,7 +244,7 @@ int pod_numbers_choose(struct mnl_socket *nl, int family, struct pod_numbers *re
     return 0;
 }
 
-static int remove_rule(struct mnl_socket *nl, int family, const struct rule *rule)
+static int remove_rule(struct mnl_socket *nl, int family, const struct seen_rule *rule)
 {
     char buf[BUFFER];
     struct nlmsghdr *h = message(buf, RTM_DELRULE, NLM_F_ACK, sizeof(struct fib_rule_hdr));
@@ -286,7 +286,7 @@ int pod_numbers_remove(struct mnl_socket *nl, int family, const struct pod_numbe
     int r = list_rules(nl, family, &rules), first = r;
 
     for (int i = 0; r == 0 && i < rules.len; i++) {
-        const struct rule *rule = &rules.ours[i];
+        const struct seen_rule *rule = &rules.ours[i];
         bool to_lo = rule->action == FR_ACT_TO_TBL;
         int e = 0;
 

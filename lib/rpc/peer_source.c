@@ -10,7 +10,7 @@
 
 #include "lib/cleanup.h"
 
-struct request {
+struct diag_request {
     struct nlmsghdr header;
     struct inet_diag_req_v2 body;
 };
@@ -29,7 +29,7 @@ static int ask(const struct endpoint *peer, const struct endpoint *own, int fami
 {
     _cleanup_fd_ int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
     struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
-    struct request q = {
+    struct diag_request q = {
         .header = {.nlmsg_len = sizeof(q), .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST},
         .body = {.sdiag_family = (uint8_t)family, .sdiag_protocol = IPPROTO_TCP}};
 

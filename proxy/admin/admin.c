@@ -21,11 +21,11 @@
 /* A dump that is being made, and who waits for it. Those who ask meanwhile get one of their own: theirs must
  * tell of everything that was before they asked. */
 struct dump {
-    struct waiting *first;
+    struct dump_waiter *first;
 };
 
-struct waiting {
-    struct waiting *next;
+struct dump_waiter {
+    struct dump_waiter *next;
     struct http_request *request;
 };
 
@@ -49,7 +49,7 @@ static void answer_waiting(struct dump *dump, int (*open)(void *data, struct htt
 {
     while (dump->first) {
         struct http_answer answer = {.status = 200, .type = "application/json", .compress = true};
-        struct waiting *w = dump->first;
+        struct dump_waiter *w = dump->first;
         struct http_source source;
 
         dump->first = w->next;
@@ -82,7 +82,7 @@ void admin_dump_done(struct admin *admin, void *token, int (*open)(void *data, s
 
 static void config_dump(struct admin *admin, struct http_request *request)
 {
-    struct waiting *w = malloc(sizeof(*w));
+    struct dump_waiter *w = malloc(sizeof(*w));
 
     if (!w) {
         http_respond_text(request, 503, "out of memory\n");

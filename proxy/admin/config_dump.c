@@ -144,7 +144,7 @@ struct config_dump {
 
 enum part { PART_PODS, PART_STATE, PART_CERTIFICATES, PART_REST, PARTS };
 
-struct reader {
+struct dump_reader {
     struct config_dump *dump;
     int part;
     struct pod_notes_cursor pods;
@@ -254,7 +254,7 @@ static int put(FILE *out, cJSON *item)
 }
 
 /* Readers expect the keys even when there is nothing behind them. */
-static int next_of_pods(struct reader *r, FILE *out)
+static int next_of_pods(struct dump_reader *r, FILE *out)
 {
     int more;
 
@@ -270,7 +270,7 @@ static int next_of_pods(struct reader *r, FILE *out)
     return more;
 }
 
-static int next_of_state(struct reader *r, FILE *out)
+static int next_of_state(struct dump_reader *r, FILE *out)
 {
     if (!r->dump->state) {
         fputs("\"workloads\":[],\n\"services\":[],\n\"policies\":[],\n\"stagedServices\":{}", out);
@@ -279,7 +279,7 @@ static int next_of_state(struct reader *r, FILE *out)
     return state_reader_next(r->state, out);
 }
 
-static int next_of_certificates(struct reader *r, FILE *out)
+static int next_of_certificates(struct dump_reader *r, FILE *out)
 {
     struct config_dump *d = r->dump;
     cJSON *item;
@@ -298,7 +298,7 @@ static int next_of_certificates(struct reader *r, FILE *out)
     return put(out, item) < 0 ? -ENOMEM : 1;
 }
 
-static int next_of_rest(struct reader *r, FILE *out)
+static int next_of_rest(struct dump_reader *r, FILE *out)
 {
     const struct config_dump_source *s = &r->dump->source;
 
@@ -317,13 +317,13 @@ static int next_of_rest(struct reader *r, FILE *out)
 
 static int reader_next(void *data, FILE *out)
 {
-    static int (*const parts[PARTS])(struct reader * r, FILE * out) = {
+    static int (*const parts[PARTS])(struct dump_reader * r, FILE * out) = {
         [PART_PODS] = next_of_pods,
         [PART_STATE] = next_of_state,
         [PART_CERTIFICATES] = next_of_certificates,
         [PART_REST] = next_of_rest,
     };
-    struct reader *r = data;
+    struct dump_reader *r = data;
     int more = parts[r->part](r, out);
 
     if (more)
@@ -334,7 +334,7 @@ static int reader_next(void *data, FILE *out)
 
 static void reader_done(void *data)
 {
-    struct reader *r = data;
+    struct dump_reader *r = data;
 
     state_reader_free(&r->state);
     config_dump_unref(&r->dump);
@@ -343,7 +343,7 @@ static void reader_done(void *data)
 
 int config_dump_open(struct config_dump *d, struct http_source *ret)
 {
-    struct reader *r = calloc(1, sizeof(*r));
+    struct dump_reader *r = calloc(1, sizeof(*r));
 
     if (!r)
         return -ENOMEM;

@@ -11,14 +11,14 @@
 #define ENTRIES_MAX 17 /* scopes that lib/log.c takes, and the level for all others */
 #define PREFIX      "ztunnel::"
 
-struct entry {
+struct level_entry {
     const char *scope; /* len 0: the level for all that has none of its own */
     size_t scope_len;
     const char *level; /* a literal */
 };
 
-struct entries {
-    struct entry list[ENTRIES_MAX];
+struct level_entries {
+    struct level_entry list[ENTRIES_MAX];
     size_t len;
 };
 
@@ -38,7 +38,7 @@ static bool is_scope(const char *text, size_t len)
     return len && strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:") >= len;
 }
 
-static int put(struct entries *all, const struct entry *e)
+static int put(struct level_entries *all, const struct level_entry *e)
 {
     for (size_t i = 0; i < all->len; i++) {
         if (all->list[i].scope_len == e->scope_len && !strncmp(all->list[i].scope, e->scope, e->scope_len)) {
@@ -52,10 +52,10 @@ static int put(struct entries *all, const struct entry *e)
     return 0;
 }
 
-static int take_element(struct entries *all, const char *text, size_t len)
+static int take_element(struct level_entries *all, const char *text, size_t len)
 {
     const char *sign = memchr(text, '=', len);
-    struct entry e = {text, 0, NULL};
+    struct level_entry e = {text, 0, NULL};
 
     if (!sign)
         sign = memrchr(text, ':', len);
@@ -74,7 +74,7 @@ static int take_element(struct entries *all, const char *text, size_t len)
     return put(all, &e);
 }
 
-static int take_list(struct entries *all, const char *list)
+static int take_list(struct level_entries *all, const char *list)
 {
     while (*list) {
         size_t len = strcspn(list, ",");
@@ -90,14 +90,14 @@ static int take_list(struct entries *all, const char *list)
 int log_levels_merge(const char *filter, const char *more, char ret[LOG_LEVELS_MAX])
 {
     char text[LOG_LEVELS_MAX];
-    struct entries all = {};
+    struct level_entries all = {};
     size_t len = 0;
     int r = take_list(&all, filter);
 
     if (r == 0)
         r = take_list(&all, more);
     for (size_t i = 0; r == 0 && i < all.len; i++) {
-        const struct entry *e = &all.list[i];
+        const struct level_entry *e = &all.list[i];
         size_t level_len = strlen(e->level);
 
         if (len + e->scope_len + level_len + 3 > sizeof(text))

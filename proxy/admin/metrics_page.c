@@ -15,8 +15,8 @@
 
 #define REST 3 /* times what a page took, before the next one is begun */
 
-struct waiting {
-    struct waiting *next;
+struct page_waiter {
+    struct page_waiter *next;
     struct http_request *request;
 };
 
@@ -24,8 +24,8 @@ struct metrics_page {
     struct loop *loop;
     struct metrics_page_source source;
     struct loop_timer again;
-    struct loop_watch made;         /* an eventfd */
-    struct waiting *running, *next; /* who waits for the one that is made, and for the one after */
+    struct loop_watch made;             /* an eventfd */
+    struct page_waiter *running, *next; /* who waits for the one that is made, and for the one after */
     bool is_running;
     uint64_t rests_until; /* milliseconds of CLOCK_MONOTONIC */
 
@@ -48,14 +48,14 @@ static uint64_t milliseconds(void)
 
 static void start(struct metrics_page *p);
 
-static void answer(struct waiting **list, struct http_body *body)
+static void answer(struct page_waiter **list, struct http_body *body)
 {
     const struct http_answer plain = {.status = 200, .type = "text/plain; charset=utf-8", .compress = true};
     const struct http_answer openmetrics = {
         .status = 200, .type = "application/openmetrics-text;charset=utf-8;version=1.0.0", .compress = true};
 
     while (*list) {
-        struct waiting *w = *list;
+        struct page_waiter *w = *list;
         bool wants = http_list_accepts(http_head_find(http_request_head(w->request), "accept"),
                                        "application/openmetrics-text", NULL);
 
@@ -115,7 +115,7 @@ static void *make(void *data)
     return NULL;
 }
 
-static bool wants_gzip(const struct waiting *list)
+static bool wants_gzip(const struct page_waiter *list)
 {
     for (; list; list = list->next) {
         if (http_request_accepts_gzip(list->request))
@@ -163,7 +163,7 @@ static void on_again(struct loop_timer *timer)
 
 void metrics_page_ask(struct metrics_page *p, struct http_request *request)
 {
-    struct waiting *w = malloc(sizeof(*w));
+    struct page_waiter *w = malloc(sizeof(*w));
 
     if (!w) {
         http_respond_text(request, 503, "out of memory\n");

@@ -17,7 +17,7 @@
 
 enum { FRONT = 0, BACK = 1 }; /* who connected to us, and whom we connected to */
 
-struct side {
+struct relay_side {
     struct loop_watch watch;
     int fd;
     bool ended;      /* nothing more comes from it: all was read */
@@ -31,7 +31,7 @@ struct side {
 
 struct relay {
     struct connection c;
-    struct side sides[2];
+    struct relay_side sides[2];
     struct loop_timer timer; /* connect; then half-close, or the last bytes of a side that has reset */
     uint64_t last_activity;
     size_t left;         /* of those last bytes, when the timer looked at them last */
@@ -51,7 +51,7 @@ static struct loop *loop_of(const struct relay *r)
 /* What was read for a side is still delivered to it, unless it has gone. */
 static void part(struct relay *r, int index, bool reset, bool drop)
 {
-    struct side *side = &r->sides[index], *other = &r->sides[1 - index];
+    struct relay_side *side = &r->sides[index], *other = &r->sides[1 - index];
     bool owed = r->connected && !side->reset && reset && !drop;
     struct lingering_request q;
 
@@ -93,7 +93,7 @@ static void relay_close(struct relay *r, enum bruma_reason reason, const char *d
     r->closed = true;
     loop_timer_cancel(&r->timer);
     for (int i = 0; i < 2; i++) {
-        struct side *side = &r->sides[i];
+        struct relay_side *side = &r->sides[i];
 
         loop_watch_remove(loop, &side->watch);
         if (side->fd >= 0)
@@ -126,7 +126,7 @@ static size_t last_bytes(const struct relay *r)
     size_t left = 0;
 
     for (int i = 0; i < 2; i++) {
-        const struct side *from = &r->sides[i], *to = &r->sides[1 - i];
+        const struct relay_side *from = &r->sides[i], *to = &r->sides[1 - i];
         int unread = 0;
 
         if (from->reset && ioctl(from->fd, FIONREAD, &unread) == 0)
@@ -170,7 +170,7 @@ static void on_timer(struct loop_timer *timer)
 static void set_interest(struct relay *r)
 {
     for (int i = 0; i < 2; i++) {
-        struct side *side = &r->sides[i], *other = &r->sides[1 - i];
+        struct relay_side *side = &r->sides[i], *other = &r->sides[1 - i];
         uint32_t events = 0;
 
         if (side->hung_up)
@@ -183,7 +183,7 @@ static void set_interest(struct relay *r)
     }
 }
 
-static void free_unsent(struct relay *r, struct side *side)
+static void free_unsent(struct relay *r, struct relay_side *side)
 {
     free(side->unsent);
     side->unsent = NULL;
@@ -193,7 +193,7 @@ static void free_unsent(struct relay *r, struct side *side)
 
 static void hang_up(struct relay *r, int index, bool reset)
 {
-    struct side *side = &r->sides[index];
+    struct relay_side *side = &r->sides[index];
 
     if (!side->hung_up)
         loop_watch_remove(loop_of(r), &side->watch);
@@ -208,7 +208,7 @@ static void hang_up(struct relay *r, int index, bool reset)
 }
 
 /* Writes to a side; what it does not take is kept. -errno if the side is gone. */
-static int write_to(struct relay *r, struct side *to, const uint8_t *data, size_t len)
+static int write_to(struct relay *r, struct relay_side *to, const uint8_t *data, size_t len)
 {
     ssize_t n;
     int e;
@@ -234,7 +234,7 @@ static int write_to(struct relay *r, struct side *to, const uint8_t *data, size_
     return 0;
 }
 
-static int write_unsent(struct relay *r, struct side *to)
+static int write_unsent(struct relay *r, struct relay_side *to)
 {
     while (to->unsent_len) {
         ssize_t n = send(to->fd, to->unsent + to->unsent_offset, to->unsent_len, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -252,7 +252,7 @@ static int write_unsent(struct relay *r, struct side *to)
 
 static int copy_through(struct relay *r, int from_index, uint8_t *buf)
 {
-    struct side *from = &r->sides[from_index], *to = &r->sides[1 - from_index];
+    struct relay_side *from = &r->sides[from_index], *to = &r->sides[1 - from_index];
 
     /* When much is held already, little of each. */
     size_t size = r->c.wp->level == BUDGET_CALM ? COPY_SIZE : PRESSED_COPY_SIZE;
@@ -301,7 +301,7 @@ static int copy(struct relay *r, int from_index)
 static void pass_on_ends(struct relay *r)
 {
     for (int i = 0; i < 2; i++) {
-        struct side *from = &r->sides[i], *to = &r->sides[1 - i];
+        struct relay_side *from = &r->sides[i], *to = &r->sides[1 - i];
 
         /* All is told that was said before the reset, or there is nobody to tell it. */
         if (from->reset && (from->ended || to->reset)) {
@@ -323,7 +323,7 @@ static void pass_on_ends(struct relay *r)
 
 static void serve(struct relay *r, int index, uint32_t events)
 {
-    struct side *side = &r->sides[index], *other = &r->sides[1 - index];
+    struct relay_side *side = &r->sides[index], *other = &r->sides[1 - index];
     int e = 0;
 
     /* The kernel reports a hang-up without an error where the error was told to a send(): our own FIN has not

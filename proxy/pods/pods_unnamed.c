@@ -4,14 +4,14 @@
 #include "proxy/pods/name_set.h"
 #include "proxy/pods/pods.h"
 
-struct search {
+struct unnamed_search {
     const struct name_set *named;
     struct name_set gone;
 };
 
 static void collect(void *data, const struct pod_info *info, bool draining, const int fds[BRUMA_POD_FD_COUNT])
 {
-    struct search *s = data;
+    struct unnamed_search *s = data;
 
     (void)draining;
     (void)fds;
@@ -22,7 +22,7 @@ static void collect(void *data, const struct pod_info *info, bool draining, cons
 
 void pods_delete_unnamed(struct proxy *proxy, const struct name_set *named)
 {
-    struct search s = {.named = named};
+    struct unnamed_search s = {.named = named};
 
     pods_each(proxy, collect, &s);
     for (size_t i = 0; i < s.gone.len; i++) {

@@ -16,14 +16,14 @@
 #include "lib/log.h"
 #include "lib/log_rest.h"
 
-struct pending {
+struct pending_pod {
     struct list node;
     char *uid, *name, *namespace, *service_account;
     int netns_fd;
     struct log_rest line; /* that it still cannot be served */
 };
 
-static struct pod_info info_of(const struct pending *p)
+static struct pod_info info_of(const struct pending_pod *p)
 {
     return (struct pod_info){
         .uid = p->uid, .name = p->name, .namespace = p->namespace, .service_account = p->service_account};
@@ -31,7 +31,7 @@ static struct pod_info info_of(const struct pending *p)
 
 /* ---- what is pending ---- */
 
-static void pending_free(struct zds_pods *pods, struct pending *p)
+static void pending_free(struct zds_pods *pods, struct pending_pod *p)
 {
     list_del(&p->node);
     pods->pending_len--;
@@ -44,9 +44,9 @@ static void pending_free(struct zds_pods *pods, struct pending *p)
     free(p);
 }
 
-static struct pending *find(const struct zds_pods *pods, const char *uid)
+static struct pending_pod *find(const struct zds_pods *pods, const char *uid)
 {
-    struct pending *p;
+    struct pending_pod *p;
 
     list_for_each (p, &pods->pending, node) {
         if (!strcmp(p->uid, uid))
@@ -58,7 +58,7 @@ static struct pending *find(const struct zds_pods *pods, const char *uid)
 /* Takes the descriptor. Without memory the agent's own repetition is all that is left. */
 static void put_pending(struct zds_pods *pods, const struct pod_info *info, int netns_fd)
 {
-    struct pending *p = calloc(1, sizeof(*p));
+    struct pending_pod *p = calloc(1, sizeof(*p));
 
     if (!p) {
         close(netns_fd);
@@ -81,7 +81,7 @@ static void put_pending(struct zds_pods *pods, const struct pod_info *info, int 
 
 void zds_pods_forget(struct zds_pods *pods, const char *uid)
 {
-    struct pending *p = find(pods, uid);
+    struct pending_pod *p = find(pods, uid);
 
     if (p)
         pending_free(pods, p);
@@ -89,7 +89,7 @@ void zds_pods_forget(struct zds_pods *pods, const char *uid)
 
 void zds_pods_forget_unnamed(struct zds_pods *pods, const struct name_set *named)
 {
-    struct pending *p;
+    struct pending_pod *p;
 
     list_for_each (p, &pods->pending, node) {
         if (!name_set_has(named, p->uid))
@@ -99,7 +99,7 @@ void zds_pods_forget_unnamed(struct zds_pods *pods, const struct name_set *named
 
 void zds_pods_each_pending(const struct zds_pods *pods, zds_pending_fn fn, void *data)
 {
-    struct pending *p;
+    struct pending_pod *p;
 
     list_for_each (p, &pods->pending, node) {
         struct pod_info info = info_of(p);
@@ -259,7 +259,7 @@ int zds_pods_add(struct zds_pods *pods, const struct pod_info *info, int netns_f
 static void on_retry(struct loop_timer *timer)
 {
     struct zds_pods *pods = container_of(timer, struct zds_pods, retry);
-    struct pending *p;
+    struct pending_pod *p;
 
     list_for_each (p, &pods->pending, node) {
         enum bruma_reason reason = BRUMA_REASON_INTERNAL;
@@ -319,5 +319,5 @@ void zds_pods_clear(struct zds_pods *pods)
 {
     loop_timer_cancel(&pods->retry);
     while (!list_empty(&pods->pending))
-        pending_free(pods, list_first(&pods->pending, struct pending, node));
+        pending_free(pods, list_first(&pods->pending, struct pending_pod, node));
 }

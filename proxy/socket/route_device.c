@@ -12,14 +12,14 @@
 #define REQUEST_SIZE 256
 #define ANSWER_SIZE  4096
 
-struct answer {
+struct route_answer {
     unsigned char type;
     uint32_t device;
 };
 
 static int on_attribute(const struct nlattr *attribute, void *data)
 {
-    struct answer *answer = data;
+    struct route_answer *answer = data;
 
     if (mnl_attr_get_type(attribute) == RTA_OIF && mnl_attr_validate(attribute, MNL_TYPE_U32) >= 0)
         answer->device = mnl_attr_get_u32(attribute);
@@ -28,7 +28,7 @@ static int on_attribute(const struct nlattr *attribute, void *data)
 
 static int on_route(const struct nlmsghdr *h, void *data)
 {
-    struct answer *answer = data;
+    struct route_answer *answer = data;
     const struct rtmsg *route = mnl_nlmsg_get_payload(h);
 
     if (h->nlmsg_type != RTM_NEWROUTE || mnl_nlmsg_get_payload_len(h) < sizeof(*route))
@@ -79,7 +79,7 @@ unsigned route_device(struct mnl_socket **netlink, const struct endpoint *target
 {
     char out[REQUEST_SIZE], in[ANSWER_SIZE];
     struct nlmsghdr *h = request(out, target);
-    struct answer answer = {.type = RTN_UNSPEC};
+    struct route_answer answer = {.type = RTN_UNSPEC};
     ssize_t n;
 
     *ret_local = false;

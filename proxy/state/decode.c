@@ -10,14 +10,14 @@
 
 #define BLOCK_SIZE 65536
 
-struct arena_block {
-    struct arena_block *next;
+struct decode_block {
+    struct decode_block *next;
     char bytes[] __attribute__((aligned(16)));
 };
 
 static void *arena_alloc(void *data, size_t size)
 {
-    struct arena *arena = data;
+    struct decode_arena *arena = data;
     char *at;
 
     if (size > SIZE_MAX / 2)
@@ -25,7 +25,7 @@ static void *arena_alloc(void *data, size_t size)
     size = (size + 15) & ~(size_t)15;
     if ((size_t)(arena->end - arena->at) < size) {
         size_t room = size > BLOCK_SIZE ? size : BLOCK_SIZE;
-        struct arena_block *block = malloc(sizeof(*block) + room);
+        struct decode_block *block = malloc(sizeof(*block) + room);
 
         if (!block)
             return NULL;
@@ -43,7 +43,7 @@ static void arena_free_one(void *data, void *pointer)
 {
 }
 
-void arena_init(struct arena *arena)
+void arena_init(struct decode_arena *arena)
 {
     arena->allocator = (ProtobufCAllocator){arena_alloc, arena_free_one, arena};
     arena->blocks = NULL;
@@ -51,18 +51,18 @@ void arena_init(struct arena *arena)
     arena->end = arena->first + sizeof(arena->first);
 }
 
-void arena_release(struct arena *arena)
+void arena_release(struct decode_arena *arena)
 {
-    struct arena_block *next;
+    struct decode_block *next;
 
-    for (struct arena_block *block = arena->blocks; block; block = next) {
+    for (struct decode_block *block = arena->blocks; block; block = next) {
         next = block->next;
         free(block);
     }
     arena->blocks = NULL;
 }
 
-ProtobufCMessage *arena_decode(struct arena *arena, const ProtobufCMessageDescriptor *type,
+ProtobufCMessage *arena_decode(struct decode_arena *arena, const ProtobufCMessageDescriptor *type,
                                const uint8_t *value, size_t len)
 {
     return protobuf_c_message_unpack(type, &arena->allocator, len, value);

@@ -10,23 +10,23 @@
 
 #include "lib/addr.h"
 
-struct arena_block;
+struct decode_block;
 
 /* Memory of one decoded message: released as a whole. */
-struct arena {
+struct decode_arena {
     ProtobufCAllocator allocator;
-    struct arena_block *blocks;
+    struct decode_block *blocks;
     char *at, *end;
     char first[8192] __attribute__((aligned(16)));
 };
 
 /* Empty, with the first 8 KiB in the struct itself: it must not move. */
-void arena_init(struct arena *arena);
+void arena_init(struct decode_arena *arena);
 /* Frees all that was decoded into it. */
-void arena_release(struct arena *arena);
+void arena_release(struct decode_arena *arena);
 
 /* The decoded message, in the arena and valid until its release, or NULL if the bytes are none. */
-ProtobufCMessage *arena_decode(struct arena *arena, const ProtobufCMessageDescriptor *type,
+ProtobufCMessage *arena_decode(struct decode_arena *arena, const ProtobufCMessageDescriptor *type,
                                const uint8_t *value, size_t len);
 
 /* Places parts of an object one behind the other. With base NULL it only counts. */

@@ -224,7 +224,7 @@ int policy_decode(const char *name, const uint8_t *value, size_t len, struct pol
                   size_t error_size)
 {
     const Message *m;
-    struct arena arena;
+    struct decode_arena arena;
     int r;
 
     if (len > STATE_RESOURCE_MAX)

@@ -287,7 +287,7 @@ int address_decode(const char *name, const uint8_t *value, size_t len, const str
 {
     struct address_resource decoded = {};
     const Istio__Workload__Address *m;
-    struct arena arena;
+    struct decode_arena arena;
     int r;
 
     if (len > STATE_RESOURCE_MAX)

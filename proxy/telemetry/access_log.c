@@ -8,7 +8,7 @@
 #define VALUE_MAX 512 /* bytes of a string that are shown */
 #define TAIL      640 /* kept free for keys and numbers, which every line has, however long its strings are */
 
-struct writer {
+struct line_writer {
     struct text text;
     bool json, first;
     size_t strings; /* end of the room for strings */
@@ -16,7 +16,7 @@ struct writer {
 
 /* ---- keys and values ---- */
 
-static void key_text(struct writer *w, const char *key, size_t len)
+static void key_text(struct line_writer *w, const char *key, size_t len)
 {
     if (w->json) {
         text_literal(&w->text, ",\"");
@@ -33,19 +33,19 @@ static void key_text(struct writer *w, const char *key, size_t len)
 #define key(w, literal) key_text(w, literal, sizeof(literal) - 1)
 
 /* Bytes of the next string that fit; each may become three. */
-static size_t room(const struct writer *w)
+static size_t room(const struct line_writer *w)
 {
     size_t limit = w->text.len < w->strings ? (w->strings - w->text.len) / 3 : 0;
 
     return limit < VALUE_MAX ? limit : VALUE_MAX;
 }
 
-static void string(struct writer *w, const char *value)
+static void string(struct line_writer *w, const char *value)
 {
     text_quoted(&w->text, value, room(w));
 }
 
-static void address(struct writer *w, const struct endpoint *value)
+static void address(struct line_writer *w, const struct endpoint *value)
 {
     if (w->json)
         text_literal(&w->text, "\"");
@@ -55,7 +55,7 @@ static void address(struct writer *w, const struct endpoint *value)
 }
 
 /* The authority is the peer's text: quoted unless it looks like one. */
-static void authority(struct writer *w, const char *value)
+static void authority(struct line_writer *w, const char *value)
 {
     size_t len = strspn(value, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_:[]*");
 
@@ -65,7 +65,7 @@ static void authority(struct writer *w, const char *value)
         text_put(&w->text, value, len);
 }
 
-static void number(struct writer *w, uint64_t value)
+static void number(struct line_writer *w, uint64_t value)
 {
     text_number(&w->text, value);
 }
@@ -81,7 +81,7 @@ static void number(struct writer *w, uint64_t value)
 
 /* ---- parts of a line ---- */
 
-static void begin(struct writer *w, struct access_log *log, const struct access_line *line)
+static void begin(struct line_writer *w, struct access_log *log, const struct access_line *line)
 {
     static const char *const messages[] = {
         [ACCESS_OPENED] = "connection opened",
@@ -137,7 +137,7 @@ static void describe(struct described *d, const struct workload *w, const struct
     }
 }
 
-static void both_sides(struct writer *w, const struct flow *f)
+static void both_sides(struct line_writer *w, const struct flow *f)
 {
     struct described source = {}, destination = {};
     struct baggage baggage;
@@ -165,7 +165,7 @@ static void both_sides(struct writer *w, const struct flow *f)
     string_if(w, "dst.cluster", destination.cluster);
 }
 
-static void direction(struct writer *w, const struct flow *f)
+static void direction(struct line_writer *w, const struct flow *f)
 {
     key(w, "direction");
     if (f->reporter == REPORTER_SOURCE)
@@ -176,7 +176,7 @@ static void direction(struct writer *w, const struct flow *f)
 
 /* Seen from the local workload: outbound, what the initiator sent is sent; inbound, what the application
  * answered. */
-static void volume(struct writer *w, const struct access_line *line)
+static void volume(struct line_writer *w, const struct access_line *line)
 {
     const struct flow *f = line->flow;
     bool outbound = f->reporter == REPORTER_SOURCE;
@@ -192,7 +192,7 @@ static void volume(struct writer *w, const struct access_line *line)
 }
 
 /* The name of the reason first: it is what the metrics, the docs and `brumactl` know it by. */
-static void error(struct writer *w, const struct access_line *line)
+static void error(struct line_writer *w, const struct access_line *line)
 {
     const char *detail = line->detail && *line->detail ? line->detail : reason_what(line->reason);
 
@@ -206,7 +206,7 @@ static void error(struct writer *w, const struct access_line *line)
 
 size_t access_log_format(struct access_log *log, const struct access_line *line, char *buf, size_t size)
 {
-    struct writer w = {.text = {buf, 0, size}, .json = log->json, .first = true, .strings = size - TAIL};
+    struct line_writer w = {.text = {buf, 0, size}, .json = log->json, .first = true, .strings = size - TAIL};
 
     begin(&w, log, line);
     if (line->event == ACCESS_FAILED) {

@@ -4,12 +4,12 @@
 #include "proxy/telemetry/baggage.h"
 
 /* One side of a connection; "" or NULL: unknown. */
-struct side {
+struct label_side {
     bool known;
     const char *workload, *service, *revision, *namespace, *principal, *app, *cluster, *region, *zone;
 };
 
-static void from_workload(struct side *side, const struct workload *w)
+static void from_workload(struct label_side *side, const struct workload *w)
 {
     side->known = true;
     side->workload = w->workload_name;
@@ -22,7 +22,7 @@ static void from_workload(struct side *side, const struct workload *w)
 }
 
 /* app is the workload's name here, as in the labels that the contract is taken from. */
-static void from_baggage(struct side *side, const struct baggage *b)
+static void from_baggage(struct label_side *side, const struct baggage *b)
 {
     side->known = true;
     side->workload = side->app = b->values[BAGGAGE_WORKLOAD];
@@ -50,7 +50,7 @@ static void value(struct text *t, const char *string)
 
 void labels_format(const struct flow *flow, struct text *t, size_t *ret_flags)
 {
-    struct side source = {}, destination = {};
+    struct label_side source = {}, destination = {};
     struct baggage baggage;
     bool vouched = (!flow->source || !flow->destination) && baggage_vouched(flow, &baggage);
 

@@ -12,14 +12,14 @@
 
 #define META "ISTIO_META_"
 
-struct source {
+struct config_source {
     yaml_document_t document;
     const char *origin;
     char *error;
     size_t error_size;
 };
 
-static int fail(const struct source *s, size_t line, const char *what)
+static int fail(const struct config_source *s, size_t line, const char *what)
 {
     snprintf(s->error, s->error_size, "%s:%zu: %s", s->origin, line + 1, what);
     return -EBADMSG;
@@ -40,7 +40,7 @@ static bool is_nothing(const yaml_node_t *node)
                      (!*text || !strcmp(text, "~") || !strcmp(text, "null")));
 }
 
-static yaml_node_t *member(struct source *s, const yaml_node_t *map, const char *name)
+static yaml_node_t *member(struct config_source *s, const yaml_node_t *map, const char *name)
 {
     for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++) {
         const char *key = text_of(yaml_document_get_node(&s->document, p->key));
@@ -51,7 +51,7 @@ static yaml_node_t *member(struct source *s, const yaml_node_t *map, const char 
     return NULL;
 }
 
-static int take_text(struct source *s, const yaml_node_t *map, const char *name, char **field)
+static int take_text(struct config_source *s, const yaml_node_t *map, const char *name, char **field)
 {
     const yaml_node_t *value = member(s, map, name);
     const char *text = text_of(value);
@@ -69,7 +69,7 @@ static int take_text(struct source *s, const yaml_node_t *map, const char *name,
     return 0;
 }
 
-static int take_metadata(struct source *s, const yaml_node_t *map, cJSON *metadata)
+static int take_metadata(struct config_source *s, const yaml_node_t *map, cJSON *metadata)
 {
     const yaml_node_t *all = member(s, map, "proxyMetadata");
 
@@ -93,7 +93,7 @@ static int take_metadata(struct source *s, const yaml_node_t *map, cJSON *metada
 }
 
 /* The fields of ProxyConfig; what was there before gives way. */
-static int take(struct source *s, const yaml_node_t *map, struct mesh_config *config)
+static int take(struct config_source *s, const yaml_node_t *map, struct mesh_config *config)
 {
     int r = take_text(s, map, "discoveryAddress", &config->discovery_address);
 
@@ -109,7 +109,7 @@ static int take(struct source *s, const yaml_node_t *map, struct mesh_config *co
 static int parse(const char *origin, const char *text, size_t len, const char *below,
                  struct mesh_config *config, char *error, size_t error_size)
 {
-    struct source s = {.origin = origin, .error = error, .error_size = error_size};
+    struct config_source s = {.origin = origin, .error = error, .error_size = error_size};
     const yaml_node_t *root;
     yaml_parser_t parser;
     int r = 0;

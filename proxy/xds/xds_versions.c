@@ -9,8 +9,8 @@
 #define BUCKETS_MIN 64
 
 /* One allocation each: a hundred thousand of them are held. */
-struct entry {
-    struct entry *next;
+struct version_entry {
+    struct version_entry *next;
     uint32_t hash;
     uint16_t name_len, version_len;
     bool unsent;
@@ -18,7 +18,7 @@ struct entry {
 };
 
 struct xds_versions {
-    struct entry **buckets;
+    struct version_entry **buckets;
     size_t buckets_len, len, unsent;
 };
 
@@ -38,7 +38,7 @@ int xds_versions_new(struct xds_versions **ret)
     if (!v)
         return -ENOMEM;
     v->buckets_len = BUCKETS_MIN;
-    v->buckets = calloc(v->buckets_len, sizeof(struct entry *));
+    v->buckets = calloc(v->buckets_len, sizeof(struct version_entry *));
     if (!v->buckets) {
         free(v);
         return -ENOMEM;
@@ -55,7 +55,7 @@ void xds_versions_free(struct xds_versions **ptr)
         return;
     for (size_t i = 0; i < v->buckets_len; i++) {
         while (v->buckets[i]) {
-            struct entry *e = v->buckets[i];
+            struct version_entry *e = v->buckets[i];
 
             v->buckets[i] = e->next;
             free(e);
@@ -66,9 +66,9 @@ void xds_versions_free(struct xds_versions **ptr)
     *ptr = NULL;
 }
 
-static struct entry **find(const struct xds_versions *v, uint32_t h, const char *name, size_t len)
+static struct version_entry **find(const struct xds_versions *v, uint32_t h, const char *name, size_t len)
 {
-    struct entry **at = &v->buckets[h & (v->buckets_len - 1)];
+    struct version_entry **at = &v->buckets[h & (v->buckets_len - 1)];
 
     while (*at && ((*at)->hash != h || (*at)->name_len != len || memcmp((*at)->text, name, len) != 0))
         at = &(*at)->next;
@@ -78,16 +78,16 @@ static struct entry **find(const struct xds_versions *v, uint32_t h, const char 
 static void grow(struct xds_versions *v)
 {
     size_t len = v->buckets_len * 2;
-    struct entry **buckets;
+    struct version_entry **buckets;
 
     if (v->len < v->buckets_len)
         return;
-    buckets = calloc(len, sizeof(struct entry *));
+    buckets = calloc(len, sizeof(struct version_entry *));
     if (!buckets)
         return; /* longer chains, that is all */
     for (size_t i = 0; i < v->buckets_len; i++) {
         while (v->buckets[i]) {
-            struct entry *e = v->buckets[i];
+            struct version_entry *e = v->buckets[i];
 
             v->buckets[i] = e->next;
             e->next = buckets[e->hash & (len - 1)];
@@ -99,7 +99,7 @@ static void grow(struct xds_versions *v)
     v->buckets_len = len;
 }
 
-static void set_unsent(struct xds_versions *v, struct entry *e, bool unsent)
+static void set_unsent(struct xds_versions *v, struct version_entry *e, bool unsent)
 {
     v->unsent += (size_t)unsent - (size_t)e->unsent;
     e->unsent = unsent;
@@ -109,7 +109,7 @@ int xds_versions_set(struct xds_versions *v, const char *name, size_t name_len, 
                      size_t version_len)
 {
     uint32_t h = hash(name, name_len);
-    struct entry **at = find(v, h, name, name_len), *e = *at, *fresh;
+    struct version_entry **at = find(v, h, name, name_len), *e = *at, *fresh;
 
     if (name_len > UINT16_MAX || version_len > UINT16_MAX)
         return -EINVAL;
@@ -124,7 +124,8 @@ int xds_versions_set(struct xds_versions *v, const char *name, size_t name_len, 
     fresh = malloc(sizeof(*fresh) + name_len + version_len);
     if (!fresh)
         return -ENOMEM;
-    *fresh = (struct entry){.hash = h, .name_len = (uint16_t)name_len, .version_len = (uint16_t)version_len};
+    *fresh = (struct version_entry){
+        .hash = h, .name_len = (uint16_t)name_len, .version_len = (uint16_t)version_len};
     memcpy(fresh->text, name, name_len);
     memcpy(fresh->text + name_len, version, version_len);
     fresh->next = e ? e->next : NULL;
@@ -140,7 +141,7 @@ int xds_versions_set(struct xds_versions *v, const char *name, size_t name_len, 
 
 void xds_versions_remove(struct xds_versions *v, const char *name, size_t name_len)
 {
-    struct entry **at = find(v, hash(name, name_len), name, name_len), *e = *at;
+    struct version_entry **at = find(v, hash(name, name_len), name, name_len), *e = *at;
 
     if (!e)
         return;
@@ -161,7 +162,7 @@ void xds_versions_each(struct xds_versions *v,
                        void *data)
 {
     for (size_t i = 0; i < v->buckets_len; i++) {
-        for (struct entry *e = v->buckets[i]; e; e = e->next)
+        for (struct version_entry *e = v->buckets[i]; e; e = e->next)
             set_unsent(v, e, !each(data, e->text, e->name_len, e->text + e->name_len, e->version_len));
     }
 }
@@ -173,7 +174,7 @@ size_t xds_versions_unsent(const struct xds_versions *v)
 
 void xds_versions_mention(struct xds_versions *v, const char *name, size_t name_len)
 {
-    struct entry *e = *find(v, hash(name, name_len), name, name_len);
+    struct version_entry *e = *find(v, hash(name, name_len), name, name_len);
 
     if (e)
         set_unsent(v, e, false);
@@ -183,10 +184,10 @@ void xds_versions_sweep(struct xds_versions *v, void (*gone)(void *data, const c
                         void *data)
 {
     for (size_t i = 0; i < v->buckets_len && v->unsent; i++) {
-        struct entry **at = &v->buckets[i];
+        struct version_entry **at = &v->buckets[i];
 
         while (*at) {
-            struct entry *e = *at;
+            struct version_entry *e = *at;
 
             if (!e->unsent) {
                 at = &e->next;
