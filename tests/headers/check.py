@@ -358,7 +358,8 @@ class Tree:
     def doubles(self):
         """Structs of one name, and files of one program with one basename."""
         for name, paths in sorted(self.structs.items()):
-            if len(paths) > 1:
+            programs = [path.split("/")[0] for path in paths]
+            if len(paths) > 1 and not (name in OF_BOTH and sorted(programs) == ["agent", "proxy"]):
                 yield (
                     paths[-1],
                     1,

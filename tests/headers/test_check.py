@@ -141,6 +141,9 @@ class Headers(unittest.TestCase):
         thing = "struct thing {\n    int x;\n};\n"
         said = found("", {"agent/b.c": thing, "agent/c.c": thing, "agent/x/b.c": "", "proxy/b.c": ""})
         self.assertEqual([name for _, _, name, _ in said], ["struct thing", "b.c"])
+        pod = thing.replace("thing", "pod")
+        self.assertEqual(found("", {"agent/b.c": pod, "proxy/c.c": pod}), [])
+        self.assertEqual(len(found("", {"proxy/b.c": pod, "proxy/c.c": pod})), 1)
 
     def test_what_cannot_be_read_is_no_pass(self):
         with self.assertRaises(SystemExit):
