@@ -231,8 +231,15 @@ void world_end_worker(void)
     world.wp = NULL;
 }
 
+static void stop(void *data)
+{
+    loop_stop(data);
+}
+
 void world_end(void)
 {
+    struct proxy *p = &world.proxy;
+
     if (world.wp)
         world_delete_pod();
     world_run(LOOK_MILLISECONDS);
@@ -244,5 +251,12 @@ void world_end(void)
     cr_expect(atomic_load(&world.proxy.memory.used) == 0);
     pod_unref(world.pod);
     worker_free(world.worker);
+    /* The control thread's turn: what was posted to it, such as the end of the pod. */
+    loop_post(p->loop, stop, p->loop);
+    cr_assert(loop_run(p->loop) == 0);
+    identity_store_free(&p->identities);
+    state_free(&p->state);
+    loop_free(&p->loop);
+    close(p->own_netns_fd);
     reader_unregister();
 }
