@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "proxy/hbone/tunnel_session.h"
+#include "proxy/hbone/tunnel_data.h"
 
 #define TRACEPARENT_LEN 56 /* with the NUL */
 
@@ -16,6 +16,54 @@ void request_clear(struct request *request)
     free(request->baggage);
     free(request->forwarded);
     free(request->forwarded_network);
+}
+
+static bool is(const uint8_t *name, size_t len, const char *text)
+{
+    return len == strlen(text) && !memcmp(name, text, len);
+}
+
+/* The first value counts, but for baggage, whose lines are joined. */
+static void keep_header(char **at, const uint8_t *value, size_t len, bool join)
+{
+    size_t had = *at ? strlen(*at) : 0;
+    char *grown;
+
+    if (memchr(value, '\0', len) || (had && !join))
+        return;
+    grown = realloc(*at, had + len + 2);
+    if (!grown)
+        return;
+    if (had)
+        grown[had++] = ',';
+    memcpy(grown + had, value, len);
+    grown[had + len] = '\0';
+    *at = grown;
+}
+
+void request_keep_header(struct request *r, const uint8_t *name, size_t name_len, const uint8_t *value,
+                         size_t value_len)
+{
+    r->header_bytes += name_len + value_len + 32; /* as RFC 9113 section 6.5.2 counts */
+    if (r->header_bytes > REQUEST_HEADERS_MAX) {
+        r->too_large = true;
+        return;
+    }
+    if (is(name, name_len, ":method")) {
+        size_t n = value_len < sizeof(r->method) - 1 ? value_len : sizeof(r->method) - 1;
+
+        memcpy(r->method, value, n);
+        r->method[n] = '\0';
+    } else if (is(name, name_len, ":authority")) {
+        keep_header(&r->authority, value, value_len, false);
+    } else if (is(name, name_len, "baggage")) {
+        keep_header(&r->baggage, value, value_len, true);
+    } else if (is(name, name_len, "forwarded")) {
+        keep_header(&r->forwarded, value, value_len, false);
+    } else if (is(name, name_len, "x-forwarded-network")) {
+        keep_header(&r->forwarded_network, value, value_len, false);
+    }
+    /* traceparent is not looked at: it is forwarded nowhere */
 }
 
 static nghttp2_nv header(const char *name, size_t name_len, const char *value, size_t value_len,
@@ -91,7 +139,7 @@ int request_respond(struct tunnel *t, struct stream *s, int status)
 {
     char text[4], baggage[1024];
     nghttp2_nv nv[2];
-    nghttp2_data_provider provider = tunnel_session_data(s);
+    nghttp2_data_provider provider = tunnel_data_provider(s);
     size_t len = 1;
     int r;
 

@@ -5,6 +5,12 @@
 
 #include "proxy/hbone/stream.h"
 
+#define REQUEST_HEADERS_MAX 65536 /* bytes of a header list, as RFC 9113 section 6.5.2 counts */
+
+/* One header of a peer's request: what is of use is copied. Without memory it is as if it had not been there;
+ * a list that is too large sets too_large. */
+void request_keep_header(struct request *request, const uint8_t *name, size_t name_len, const uint8_t *value,
+                         size_t value_len);
 /* Frees what was kept; the struct is the caller's. */
 void request_clear(struct request *request);
 

@@ -3,18 +3,12 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/uio.h>
 
+#include "proxy/hbone/stream_internal.h"
 #include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
 
-#define GATHERED_FIRST 4
-#define GATHERED_KEEP  16  /* pieces that a stream has room for between turns */
-#define GATHERED_MAX   256 /* then they are delivered: frames may be of one byte */
-
 static void on_timer(struct loop_timer *timer);
-static int deliver_gathered(struct stream *s);
 
 static struct loop *loop_of(const struct stream *s)
 {
@@ -63,19 +57,11 @@ struct stream *stream_take(struct connection *c, int fd, const struct stream_eve
     return s;
 }
 
-static void free_pending(struct stream *s)
-{
-    free(s->pending);
-    budget_give(&s->c.account, s->pending_size);
-    s->pending = NULL;
-    s->pending_len = s->pending_offset = s->pending_size = 0;
-}
-
 /* Both sides have said all, or nothing was ever to be said: close() is enough. Else the application is owed
  * what the peer had sent, and has the end or the reset behind it. */
 static void part(struct stream *s, bool reset, bool owed)
 {
-    if (owed && deliver_gathered(s) < 0)
+    if (owed && stream_send_gathered(s) < 0)
         owed = false;
     if (owed) {
         struct lingering_request q = {
@@ -141,7 +127,7 @@ void stream_close(struct stream *s, enum bruma_reason reason, const char *detail
 
 /* ---- the application's side ---- */
 
-static void set_interest(struct stream *s, bool writable)
+void stream_set_interest(struct stream *s, bool writable)
 {
     uint32_t events = EPOLLIN | EPOLLRDHUP | EPOLLET;
 
@@ -186,7 +172,7 @@ static void on_timer(struct loop_timer *timer)
 }
 
 /* Ends the stream once nothing is left to do in either direction. */
-static void finish(struct stream *s)
+void stream_finish_if_over(struct stream *s)
 {
     const struct proxy_settings *settings = s->c.wp->worker->settings;
 
@@ -224,7 +210,7 @@ static void application_reset(struct stream *s)
     if (s->tunnel)
         tunnel_stream_consumed(s->tunnel, s,
                                s->pending_len - (s->uncounted < s->pending_len ? s->uncounted : 0));
-    free_pending(s);
+    stream_free_pending(s);
     s->uncounted = 0;
     if (s->read_closed || !s->tunnel) {
         aborted(s);
@@ -272,209 +258,6 @@ ssize_t stream_read(struct stream *s, uint8_t *buf, size_t size, bool *ret_end)
     return n;
 }
 
-/* keep() has failed with this. */
-static void cannot_hold(struct stream *s, int error)
-{
-    stream_close(s, error == -ENOBUFS ? BRUMA_REASON_MEMORY_BUDGET : BRUMA_REASON_OUT_OF_RESOURCES, NULL,
-                 true);
-}
-
-static int keep(struct stream *s, const uint8_t *data, size_t len)
-{
-    if (s->pending_offset + s->pending_len + len > s->pending_size) {
-        size_t size = s->pending_len + len;
-        uint8_t *grown;
-        int r;
-
-        size = size < 4096 ? 4096 : size + size / 2;
-        r = budget_take(&s->c.account, size);
-        if (r < 0)
-            return r;
-        grown = malloc(size);
-        if (!grown) {
-            budget_give(&s->c.account, size);
-            return -ENOMEM;
-        }
-        budget_give(&s->c.account, s->pending_size);
-        if (s->pending_len)
-            memcpy(grown, s->pending + s->pending_offset, s->pending_len);
-        free(s->pending);
-        s->pending = grown;
-        s->pending_size = size;
-        s->pending_offset = 0;
-    }
-    memcpy(s->pending + s->pending_offset + s->pending_len, data, len);
-    s->pending_len += len;
-    return 0;
-}
-
-static void took(struct stream *s, size_t bytes)
-{
-    s->last_activity = loop_now(loop_of(s));
-    if (s->tunnel && bytes)
-        tunnel_stream_consumed(s->tunnel, s, bytes);
-}
-
-/* Bytes that the peer never asked credit for, such as a PROXY header, are not counted as taken. */
-static void write_pending(struct stream *s)
-{
-    size_t total = 0;
-
-    while (s->pending_len) {
-        ssize_t n = send(s->fd, s->pending + s->pending_offset, s->pending_len, MSG_DONTWAIT | MSG_NOSIGNAL);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno != EAGAIN) {
-            application_reset(s);
-            return;
-        }
-        if (n < 0)
-            break;
-        s->pending_offset += (size_t)n;
-        s->pending_len -= (size_t)n;
-        total += (size_t)n;
-    }
-    if (!s->pending_len) {
-        free_pending(s);
-        set_interest(s, false);
-    }
-    if (total > s->uncounted) {
-        took(s, total - s->uncounted);
-        s->uncounted = 0;
-    } else {
-        s->uncounted -= total;
-    }
-    finish(s);
-}
-
-void stream_gather(struct stream *s, const uint8_t *data, size_t len)
-{
-    if (s->state == STREAM_DIALING && s->tunnel) {
-        /* A peer that does not wait for the answer: its window bounds what it can send so. */
-        int r = keep(s, data, len);
-
-        if (r < 0)
-            cannot_hold(s, r);
-        return;
-    }
-    if (s->state != STREAM_OPEN) {
-        /* bytes behind a refused request: nobody wants them */
-        if (s->tunnel)
-            tunnel_stream_consumed(s->tunnel, s, len);
-        return;
-    }
-    if (s->gathered_len == GATHERED_MAX) {
-        stream_deliver(s);
-        if (s->state != STREAM_OPEN)
-            return;
-    }
-    if (s->gathered_len == s->gathered_size) {
-        unsigned size = s->gathered_size ? s->gathered_size * 2 : GATHERED_FIRST;
-        struct iovec *grown = realloc(s->gathered, size * sizeof(*grown));
-
-        if (!grown) {
-            stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
-            return;
-        }
-        s->gathered = grown;
-        s->gathered_size = size;
-    }
-    s->gathered[s->gathered_len++] = (struct iovec){.iov_base = (void *)data, .iov_len = len};
-    if (list_empty(&s->touched_node))
-        list_add_tail(&s->c.wp->worker->touched, &s->touched_node);
-    if (s->c.inbound)
-        telemetry_bytes(&s->c.flow, len, 0);
-    else
-        telemetry_bytes(&s->c.flow, 0, len);
-}
-
-/* Sends the gathered pieces; returns how many bytes the socket took, or -errno. */
-static ssize_t send_gathered(struct stream *s)
-{
-    struct msghdr msg = {.msg_iov = s->gathered,
-                         .msg_iovlen = s->gathered_len < IOV_MAX ? s->gathered_len : IOV_MAX};
-    ssize_t n;
-
-    do
-        n = sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return errno == EAGAIN ? 0 : -errno;
-    return n;
-}
-
-static void drop_gathered(struct stream *s)
-{
-    size_t total = 0;
-
-    for (unsigned i = 0; i < s->gathered_len; i++)
-        total += s->gathered[i].iov_len;
-    s->gathered_len = 0;
-    took(s, total);
-}
-
-/* What the socket does not take is kept. -EPIPE: the application has reset the connection. */
-static int deliver_gathered(struct stream *s)
-{
-    size_t skip = 0;
-    int r;
-
-    if (!s->pending_len && s->gathered_len) {
-        ssize_t n = send_gathered(s);
-
-        if (n < 0)
-            return -EPIPE;
-        skip = (size_t)n;
-        took(s, skip);
-    }
-    for (unsigned i = 0; i < s->gathered_len; i++) {
-        const struct iovec *v = &s->gathered[i];
-
-        if (skip >= v->iov_len) {
-            skip -= v->iov_len;
-            continue;
-        }
-        r = keep(s, (const uint8_t *)v->iov_base + skip, v->iov_len - skip);
-        if (r < 0)
-            return r;
-        skip = 0;
-    }
-    s->gathered_len = 0;
-    return 0;
-}
-
-void stream_deliver(struct stream *s)
-{
-    int r;
-
-    if (s->state != STREAM_OPEN)
-        return;
-    if (s->app_reset) {
-        drop_gathered(s);
-        return;
-    }
-    r = deliver_gathered(s);
-    if (r == -EPIPE) {
-        drop_gathered(s);
-        application_reset(s);
-        return;
-    }
-    if (r < 0) {
-        s->gathered_len = 0;
-        cannot_hold(s, r);
-        return;
-    }
-    if (s->gathered_size > GATHERED_KEEP) {
-        free(s->gathered);
-        s->gathered = NULL;
-        s->gathered_size = 0;
-    }
-    if (s->pending_len)
-        set_interest(s, true);
-    finish(s);
-}
-
 static void on_event(struct loop_watch *watch, uint32_t events)
 {
     struct stream *s = container_of(watch, struct stream, watch);
@@ -484,7 +267,7 @@ static void on_event(struct loop_watch *watch, uint32_t events)
         return;
     }
     if (events & EPOLLOUT) {
-        write_pending(s);
+        stream_write_pending(s);
         if (s->state != STREAM_OPEN)
             return;
     }
@@ -517,40 +300,12 @@ void stream_open(struct stream *s)
      * event. */
     s->readable = true;
     if (s->watch.fd >= 0) {
-        set_interest(s, false);
+        stream_set_interest(s, false);
         return;
     }
     r = stream_watch(s, EPOLLIN | EPOLLRDHUP | EPOLLET);
     if (r < 0)
         stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
-}
-
-void stream_send_first(struct stream *s, const uint8_t *data, size_t len)
-{
-    if (len) {
-        struct iovec ahead = {.iov_base = s->pending, .iov_len = s->pending_len};
-        size_t at = s->pending_offset, size = s->pending_size;
-        int r;
-
-        s->pending = NULL;
-        s->pending_len = s->pending_offset = s->pending_size = 0;
-        r = keep(s, data, len);
-        if (r == 0 && ahead.iov_len)
-            r = keep(s, (const uint8_t *)ahead.iov_base + at, ahead.iov_len);
-        free(ahead.iov_base);
-        budget_give(&s->c.account, size);
-        if (r < 0) {
-            cannot_hold(s, r);
-            return;
-        }
-        s->uncounted = len;
-    }
-    if (s->pending_len)
-        write_pending(s);
-    else if (s->remote_closed)
-        finish(s);
-    if (s->state == STREAM_OPEN && s->pending_len)
-        set_interest(s, true);
 }
 
 /* ---- the tunnel's side ---- */
@@ -564,7 +319,7 @@ void stream_remote_end(struct stream *s)
 {
     s->remote_closed = true;
     if (s->state == STREAM_OPEN && list_empty(&s->touched_node))
-        finish(s);
+        stream_finish_if_over(s);
 }
 
 void stream_detached(struct stream *s, uint32_t code)
@@ -598,7 +353,7 @@ void stream_detached(struct stream *s, uint32_t code)
         if (code == NGHTTP2_NO_ERROR || code == NGHTTP2_CONNECT_ERROR) {
             s->remote_closed = true;
             if (list_empty(&s->touched_node))
-                finish(s);
+                stream_finish_if_over(s);
         } else if (code == NGHTTP2_CANCEL || code == NGHTTP2_INTERNAL_ERROR) {
             stream_close(s, BRUMA_REASON_NONE, NULL, true);
         } else {

@@ -7,14 +7,11 @@
 #include <string.h>
 
 #include "proxy/hbone/pool.h"
-#include "proxy/hbone/request.h"
 #include "proxy/hbone/stream.h"
-#include "proxy/hbone/tunnel_frames.h"
+#include "proxy/hbone/tunnel_internal.h"
 #include "proxy/hbone/tunnel_session.h"
 #include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
-
-#define READS_PER_EVENT 4
 
 static void on_event(struct loop_watch *watch, uint32_t events);
 static void on_timer(struct loop_timer *timer);
@@ -48,8 +45,6 @@ static struct tunnel *tunnel_new(struct worker_pod *wp, bool server)
 
 /* ---- end ---- */
 
-static int fill(struct tunnel *t);
-
 /* The end must not overtake what was said before it: frames that wait, an alert. The peer may still be
  * sending, and would be answered by a reset that destroys them. cut: streams have ended with the tunnel. */
 static void part(struct tunnel *t, int fd, bool open, bool aborted)
@@ -59,7 +54,7 @@ static void part(struct tunnel *t, int fd, bool open, bool aborted)
     if (open) {
         if (aborted || !t->goaway) /* also: no request leaves any more */
             nghttp2_session_terminate_session(t->session, NGHTTP2_NO_ERROR);
-        (void)fill(t);
+        (void)tunnel_fill(t);
         tls_shutdown(&t->tls);
     }
     budget_move(&t->tls.account, &q.account, t->tls.account.held);
@@ -115,7 +110,7 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
     loop_free_later(w->loop, t);
 }
 
-static void leave(struct tunnel *t)
+void tunnel_leave(struct tunnel *t)
 {
     if (--t->busy == 0 && t->closing)
         tunnel_close(t, t->close_reason, t->close_detail[0] ? t->close_detail : NULL);
@@ -145,51 +140,7 @@ static void deny_errno(struct tunnel *t, enum bruma_reason reason, int error)
     deny(t, reason, strerror_r(error < 0 ? -error : error, buf, sizeof(buf)));
 }
 
-/* ---- timers ---- */
-
-/* To the next look, or to the end of the peer's certificate. The end is a date: a clock that is set is told
- * by worker_clock_set(). */
-static void arm_ping(struct tunnel *t)
-{
-    uint64_t after = t->wp->worker->settings->ping_interval;
-
-    if (!t->expired) {
-        int64_t left = tls_peer_time_left(&t->tls);
-
-        after = left < (int64_t)after ? (uint64_t)(left > 0 ? left : 0) : after;
-    }
-    loop_timer_set(loop_of(t), &t->timer, after);
-}
-
-void tunnel_clock_set(struct tunnel *t)
-{
-    tunnel_check_expired(t);
-    if (t->state == TUNNEL_OPEN && !t->closing)
-        arm_ping(t);
-}
-
-static void on_open_timer(struct tunnel *t)
-{
-    const struct proxy_settings *set = t->wp->worker->settings;
-    uint64_t now = loop_now(loop_of(t));
-
-    tunnel_check_expired(t);
-    if (!t->server && !t->streams_len && !t->queue_len && now - t->idle_since >= set->pool_idle_timeout) {
-        tunnel_drain(t);
-        return;
-    }
-    if (t->ping_sent && now - t->ping_sent >= set->ping_timeout) {
-        tunnel_close(t, BRUMA_REASON_TUNNEL_PING_TIMEOUT, NULL);
-        return;
-    }
-    /* A tunnel that has just received something is alive: no need to ask. */
-    if (!t->ping_sent && now - t->last_received >= set->ping_interval) {
-        t->ping_sent = now;
-        nghttp2_submit_ping(t->session, NGHTTP2_FLAG_NONE, NULL);
-        tunnel_wants_flush(t);
-    }
-    arm_ping(t);
-}
+/* ---- until it is open ---- */
 
 static void on_timer(struct loop_timer *timer)
 {
@@ -203,236 +154,11 @@ static void on_timer(struct loop_timer *timer)
         deny(t, BRUMA_REASON_TLS_HANDSHAKE_TIMEOUT, NULL);
         break;
     case TUNNEL_OPEN:
-        on_open_timer(t);
+        tunnel_look_at_peer(t);
         break;
     case TUNNEL_DEAD:
         break;
     }
-}
-
-/* ---- sending ---- */
-
-void tunnel_wants_flush(struct tunnel *t)
-{
-    if (t->state == TUNNEL_OPEN && list_empty(&t->flush_node))
-        list_add_tail(&t->wp->worker->flush, &t->flush_node);
-}
-
-static void release_held(struct tunnel *t)
-{
-    while (!list_empty(&t->held)) {
-        struct stream *s = list_first(&t->held, struct stream, held_node);
-
-        list_del(&s->held_node);
-        tunnel_stream_readable(t, s);
-    }
-}
-
-static int fill_frames(struct tunnel *t)
-{
-    const uint8_t *data;
-    ssize_t n;
-    int r;
-
-    t->turn_bytes = 0;
-    t->out_error = 0;
-    while ((n = nghttp2_session_mem_send(t->session, &data)) > 0) {
-        r = tunnel_session_append(t, data, (size_t)n);
-        if (r < 0)
-            return r;
-    }
-    if (n < 0)
-        return t->out_error ? t->out_error : -EPROTO;
-    r = tunnel_session_push(t);
-    return r < 0 ? r : tls_flush(&t->tls);
-}
-
-static int fill(struct tunnel *t)
-{
-    struct shared_buffer *out = &t->wp->worker->plain_out;
-    int r;
-
-    shared_buffer_take(out, t);
-    r = fill_frames(t);
-    shared_buffer_leave(out, t); /* after an error it may hold something */
-    return r;
-}
-
-/*
- * Reading goes on while writing is blocked: of two ends that both wait until the other reads, neither ever
- * would. It stops where a peer does not read and what it sends only makes more answers for it.
- */
-static void watch_open(struct tunnel *t)
-{
-    bool blocked = tls_blocked(&t->tls),
-         stop = blocked && (tls_unanswerable(&t->tls) ||
-                            nghttp2_session_get_outbound_queue_size(t->session) > TUNNEL_UNSENT_FRAMES);
-
-    loop_watch_modify(loop_of(t), &t->watch, (stop ? 0u : EPOLLIN) | (blocked ? (uint32_t)EPOLLOUT : 0u));
-}
-
-/* Everything is said and both sides know: nothing keeps the connection open. */
-static bool finished(const struct tunnel *t)
-{
-    return t->goaway && !t->streams_len && !t->queue_len && !t->shutting_down;
-}
-
-/* In the middle of what was read. Where the socket fails, the flush at the end of the turn finds the same:
- * what was read before counts. */
-void tunnel_send_answers(struct tunnel *t)
-{
-    int r = fill(t);
-
-    if (r == -ENOBUFS)
-        tunnel_close_reported(t, BRUMA_REASON_MEMORY_BUDGET, "its peer does not read");
-    else if (r < 0)
-        tunnel_wants_flush(t);
-    else
-        watch_open(t);
-}
-
-static void deliver_touched(struct worker *w);
-
-/* The peer has gone, and we heard of it by writing: what it had sent before is still there. */
-static void read_rest(struct tunnel *t)
-{
-    struct worker *w = t->wp->worker;
-    bool more = true;
-
-    t->lost = true;
-    shared_buffer_take(&w->plain_in, t);
-    while (more && !t->closing) {
-        ssize_t n = tls_read(&t->tls, w->plain_in.data, w->plain_in.size, &more);
-
-        if (n < 0 || (n > 0 && tunnel_frames_receive(t, w->plain_in.data, (size_t)n) < 0))
-            more = false;
-        deliver_touched(w);
-    }
-    shared_buffer_leave(&w->plain_in, t);
-}
-
-/* The peer has broken the protocol: nghttp2 has told it so, and takes no more. */
-static bool broken(const struct tunnel *t)
-{
-    return !t->shutting_down && !nghttp2_session_want_read(t->session);
-}
-
-static void close_if_over(struct tunnel *t)
-{
-    if (nghttp2_session_want_write(t->session) || tls_blocked(&t->tls))
-        return;
-    if (finished(t))
-        tunnel_close(t, BRUMA_REASON_NONE, NULL);
-    else if (broken(t))
-        tunnel_close_reported(t, BRUMA_REASON_HTTP2_ERROR, "the peer broke the protocol of HTTP/2");
-}
-
-void tunnel_flush(struct tunnel *t)
-{
-    int r;
-
-    list_del(&t->flush_node);
-    if (t->state != TUNNEL_OPEN)
-        return;
-    t->busy++;
-    if (tls_blocked(&t->tls)) {
-        r = tls_flush(&t->tls);
-        if (r == 0)
-            release_held(t);
-    } else {
-        r = 0;
-    }
-    if (r == 0)
-        r = fill(t);
-    if (r < 0) {
-        char buf[128];
-
-        if (r != -EPROTO && r != -ENOBUFS)
-            read_rest(t);
-        if (r == -ENOBUFS)
-            tunnel_close_reported(t, BRUMA_REASON_MEMORY_BUDGET, "its peer does not read");
-        else
-            tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
-                         r == -EPROTO ? "HTTP/2 session failed" : strerror_r(-r, buf, sizeof(buf)));
-    } else if (r == 1) {
-        watch_open(t);
-    } else {
-        watch_open(t);
-        if (!list_empty(&t->held)) {
-            /* Stopped for fairness, not by the socket: go on in the next turn. */
-            release_held(t);
-            tunnel_wants_flush(t);
-            loop_again(loop_of(t));
-        }
-        close_if_over(t);
-    }
-    leave(t);
-}
-
-/* ---- receiving ---- */
-
-static void deliver_touched(struct worker *w)
-{
-    while (!list_empty(&w->touched)) {
-        struct stream *s = list_first(&w->touched, struct stream, touched_node);
-
-        list_del(&s->touched_node);
-        stream_deliver(s);
-    }
-}
-
-static void on_readable(struct tunnel *t)
-{
-    struct worker *w = t->wp->worker;
-    bool more = true;
-
-    t->busy++;
-    shared_buffer_take(&w->plain_in, t);
-    for (int i = 0; more && (i < READS_PER_EVENT || tls_holds_input(&t->tls)) && !t->closing; i++) {
-        ssize_t n = tls_read(&t->tls, w->plain_in.data, w->plain_in.size, &more), used;
-
-        if (n == 0)
-            break;
-        if (n == -EPIPE) {
-            t->lost = true;
-            /* After its GOAWAY it may, but streams that were still open have been cut off. */
-            tunnel_close(t,
-                         !t->goaway       ? BRUMA_REASON_HTTP2_ERROR
-                         : t->streams_len ? BRUMA_REASON_PEER_RESET
-                                          : BRUMA_REASON_NONE,
-                         "the peer closed the tunnel");
-            break;
-        }
-        if (n < 0) {
-            char buf[128];
-
-            t->lost = n != -EPROTO;
-            if (n == -EPROTO && t->tls.reason != BRUMA_REASON_HTTP2_ERROR)
-                tunnel_close_reported(t, t->tls.reason, t->tls.error);
-            else
-                tunnel_close(t, BRUMA_REASON_HTTP2_ERROR,
-                             n == -EPROTO ? t->tls.error : strerror_r((int)-n, buf, sizeof(buf)));
-            break;
-        }
-        t->last_received = loop_now(w->loop);
-        used = tunnel_frames_receive(t, w->plain_in.data, (size_t)n);
-        deliver_touched(w);
-        if (used < 0) {
-            char text[160];
-
-            snprintf(text, sizeof(text), "HTTP/2: %s", nghttp2_strerror((int)used));
-            tunnel_close(t, BRUMA_REASON_HTTP2_ERROR, text);
-            break;
-        }
-    }
-    shared_buffer_leave(&w->plain_in, t);
-    if (!t->closing) {
-        if (nghttp2_session_want_write(t->session) || tls_wants_flush(&t->tls))
-            tunnel_wants_flush(t);
-        else
-            close_if_over(t);
-    }
-    leave(t);
 }
 
 static void open_tunnel(struct tunnel *t)
@@ -445,7 +171,7 @@ static void open_tunnel(struct tunnel *t)
     t->state = TUNNEL_OPEN;
     handshake_end(t->wp, &t->handshake);
     t->idle_since = loop_now(loop_of(t));
-    arm_ping(t);
+    tunnel_arm_ping(t);
     tunnel_wants_flush(t);
     if (t->server && (t->wp->draining || t->wp->worker->draining))
         tunnel_drain(t);
@@ -458,7 +184,7 @@ static void open_tunnel(struct tunnel *t)
         s->tunnel = NULL;
         s->events->tunnel_ready(s);
     }
-    on_readable(t); /* data may have come with the last message of the handshake */
+    tunnel_read(t); /* data may have come with the last message of the handshake */
 }
 
 static void on_handshake(struct tunnel *t)
@@ -509,7 +235,7 @@ static void on_event(struct loop_watch *watch, uint32_t events)
         if (events & EPOLLOUT)
             tunnel_wants_flush(t);
         if (events & ~(uint32_t)EPOLLOUT)
-            on_readable(t);
+            tunnel_read(t);
         break;
     case TUNNEL_DEAD:
         break;

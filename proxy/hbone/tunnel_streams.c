@@ -5,6 +5,7 @@
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/hbone/tunnel.h"
+#include "proxy/hbone/tunnel_data.h"
 #include "proxy/hbone/tunnel_session.h"
 
 void tunnel_stream_credit(struct tunnel *t, struct stream *s)
@@ -79,7 +80,7 @@ void tunnel_add_stream(struct tunnel *t, struct stream *s)
 
 int tunnel_stream_start(struct tunnel *t, struct stream *s)
 {
-    nghttp2_data_provider provider = tunnel_session_data(s);
+    nghttp2_data_provider provider = tunnel_data_provider(s);
 
     if (nghttp2_submit_data(t->session, NGHTTP2_FLAG_END_STREAM, s->id, &provider))
         return -ECONNRESET;

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Between the files of struct stream. A worker's own thread. */
+#ifndef PROXY_HBONE_STREAM_INTERNAL_H
+#define PROXY_HBONE_STREAM_INTERNAL_H
+
+#include "proxy/hbone/stream.h"
+
+/* stream.c: the application's socket is watched; writable: also for that. */
+void stream_set_interest(struct stream *stream, bool writable);
+/* stream.c: passes on an end that is due, and ends the stream once nothing is left to do in either direction.
+ */
+void stream_finish_if_over(struct stream *stream);
+
+/* stream_deliver.c: bytes that wait for the application are forgotten. */
+void stream_free_pending(struct stream *stream);
+/* stream_deliver.c: the socket takes bytes again. */
+void stream_write_pending(struct stream *stream);
+/* stream_deliver.c: what was gathered goes to the socket; what that does not take is kept. 0, -EPIPE: the
+ * application has reset the connection, or -errno of keeping. */
+int stream_send_gathered(struct stream *stream);
+
+#endif

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Between the files of struct tunnel. A worker's own thread. */
+#ifndef PROXY_HBONE_TUNNEL_INTERNAL_H
+#define PROXY_HBONE_TUNNEL_INTERNAL_H
+
+#include "proxy/hbone/tunnel.h"
+
+/* tunnel.c: behind tunnel.busy++. A close that had to wait is done now. */
+void tunnel_leave(struct tunnel *tunnel);
+
+/* tunnel_send.c: all frames that are due, through TLS to the socket. As tls_flush(), or -EPROTO. */
+int tunnel_fill(struct tunnel *tunnel);
+/* tunnel_send.c: closes it where everything is said, or the peer has broken the protocol. */
+void tunnel_close_if_over(struct tunnel *tunnel);
+
+/* tunnel_receive.c: the socket of an open tunnel has bytes. May close it. */
+void tunnel_read(struct tunnel *tunnel);
+/* tunnel_receive.c: the peer has gone, and we heard of it by writing: what it had sent before is still there.
+ */
+void tunnel_read_rest(struct tunnel *tunnel);
+
+/* tunnel_ping.c: sets the timer of an open tunnel to the next look, or to the end of the peer's certificate.
+ */
+void tunnel_arm_ping(struct tunnel *tunnel);
+/* tunnel_ping.c: that timer. */
+void tunnel_look_at_peer(struct tunnel *tunnel);
+
+#endif
