@@ -5,6 +5,7 @@
 
 #include "lib/spiffe.h"
 #include "proxy/state/decode.h"
+#include "proxy/state/gateway_reference.h"
 #include "proxy/state/intern.h"
 
 typedef Istio__Workload__Service Message;
@@ -35,11 +36,12 @@ static int check(const Message *m, char *error, size_t error_size)
     for (size_t i = 0; i < m->n_weighted_waypoints; i++) {
         if (!m->weighted_waypoints[i]->destination)
             return refuse(error, error_size, "weighted waypoint %zu without a destination", i);
-        r = reference_check(m->weighted_waypoints[i]->destination, "weighted waypoint", error, error_size);
+        r = gateway_reference_check(m->weighted_waypoints[i]->destination, "weighted waypoint", error,
+                                    error_size);
         if (r < 0)
             return r;
     }
-    return reference_check(m->waypoint, "waypoint", error, error_size);
+    return gateway_reference_check(m->waypoint, "waypoint", error, error_size);
 }
 
 /* Sets the pointers to the parts behind the struct; with s NULL it counts. Returns the size of all. */
@@ -147,10 +149,11 @@ static int fill_lists(struct service_full *s, const Message *m)
         s->weighted_len++; /* counted first: a half-filled one is released too */
         weighted[i].weight = m->weighted_waypoints[i]->weight;
         s->weights += weighted[i].weight;
-        if (reference_fill(&weighted[i].reference, m->weighted_waypoints[i]->destination) < 0)
+        if (gateway_reference_fill(&weighted[i].reference, m->weighted_waypoints[i]->destination) < 0)
             return -ENOMEM;
     }
-    if (s->waypoint && reference_fill((struct gateway_reference *)(uintptr_t)s->waypoint, m->waypoint) < 0)
+    if (s->waypoint &&
+        gateway_reference_fill((struct gateway_reference *)(uintptr_t)s->waypoint, m->waypoint) < 0)
         return -ENOMEM;
     return fill_alternative_names(s, m);
 }

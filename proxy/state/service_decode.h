@@ -13,11 +13,4 @@
 int service_decode(const Istio__Workload__Service *message, const struct node_source *nodes,
                    struct service_full **ret, char *error, size_t error_size);
 
-/* Whether a reference to a waypoint or gateway can be used; NULL is fine. 0, or -EBADMSG with what and why in
- * error. */
-int reference_check(const Istio__Workload__GatewayAddress *reference, const char *what, char *error,
-                    size_t error_size);
-/* Takes a checked one. 0, or -ENOMEM: ret is partly filled, and holds references all the same. */
-int reference_fill(struct gateway_reference *ret, const Istio__Workload__GatewayAddress *reference);
-
 #endif

@@ -8,6 +8,7 @@
 #include "lib/proto/workload.pb-c.h"
 #include "lib/spiffe.h"
 #include "proxy/state/decode.h"
+#include "proxy/state/gateway_reference.h"
 #include "proxy/state/intern.h"
 #include "proxy/state/service_decode.h"
 #include "proxy/state/state_store.h"
@@ -15,41 +16,6 @@
 #include <stdlib.h>
 
 typedef Istio__Workload__Workload Message;
-
-static bool usable_reference(const Istio__Workload__GatewayAddress *reference)
-{
-    switch ((int)reference->destination_case) {
-    case ISTIO__WORKLOAD__GATEWAY_ADDRESS__DESTINATION_HOSTNAME:
-        return true;
-    case ISTIO__WORKLOAD__GATEWAY_ADDRESS__DESTINATION_ADDRESS:
-        return reference->address->address.len == 4 || reference->address->address.len == 16;
-    default:
-        return false;
-    }
-}
-
-int reference_check(const Istio__Workload__GatewayAddress *reference, const char *what, char *error,
-                    size_t error_size)
-{
-    if (!reference || usable_reference(reference))
-        return 0;
-    return refuse(error, error_size, "%s without a usable destination", what);
-}
-
-int reference_fill(struct gateway_reference *ret, const Istio__Workload__GatewayAddress *reference)
-{
-    ret->port = port_decode(reference->hbone_mtls_port);
-    if (!ret->port)
-        ret->port = BRUMA_PORT_HBONE;
-    if (reference->destination_case == ISTIO__WORKLOAD__GATEWAY_ADDRESS__DESTINATION_HOSTNAME) {
-        ret->namespace = intern_get(reference->hostname->namespace_);
-        ret->hostname = intern_get(reference->hostname->hostname);
-        return ret->namespace && ret->hostname ? 0 : -ENOMEM;
-    }
-    addr_from_bytes(reference->address->address.data, reference->address->address.len, &ret->addr);
-    ret->network = intern_get(reference->address->network);
-    return ret->network ? 0 : -ENOMEM;
-}
 
 static int check(const Message *m, char *error, size_t error_size)
 {
@@ -70,9 +36,9 @@ static int check(const Message *m, char *error, size_t error_size)
             return refuse(error, error_size, "service key \"%.128s\" is not namespace/hostname",
                           m->services[i]->key);
     }
-    r = reference_check(m->waypoint, "waypoint", error, error_size);
+    r = gateway_reference_check(m->waypoint, "waypoint", error, error_size);
     if (r == 0)
-        r = reference_check(m->network_gateway, "network_gateway", error, error_size);
+        r = gateway_reference_check(m->network_gateway, "network_gateway", error, error_size);
     return r;
 }
 
@@ -227,10 +193,11 @@ static int fill_lists(struct workload_full *w, const Message *m, const struct no
             ports[n] = (struct port_map){port_decode(m->services[i]->value->ports[n]->service_port),
                                          port_decode(m->services[i]->value->ports[n]->target_port)};
     }
-    if (w->waypoint && reference_fill((struct gateway_reference *)(uintptr_t)w->waypoint, m->waypoint) < 0)
+    if (w->waypoint &&
+        gateway_reference_fill((struct gateway_reference *)(uintptr_t)w->waypoint, m->waypoint) < 0)
         return -ENOMEM;
     if (w->gateway &&
-        reference_fill((struct gateway_reference *)(uintptr_t)w->gateway, m->network_gateway) < 0)
+        gateway_reference_fill((struct gateway_reference *)(uintptr_t)w->gateway, m->network_gateway) < 0)
         return -ENOMEM;
     return 0;
 }

@@ -11,7 +11,8 @@
 #include "lib/reasons.h"
 #include "proxy/identity/credentials.h"
 #include "proxy/wire/wire.h"
-#include "proxy/xds/xds_node.h"
+#include "proxy/xds/xds_request.h"
+#include "proxy/xds/xds_response.h"
 #include "proxy/xds/xds_sweep.h"
 #include "proxy/xds/xds_versions.h"
 
@@ -26,16 +27,8 @@
     3 /* refusals in a row, after which it is the request that is believed to be too long \
        */
 
-/* Fields of DeltaDiscoveryRequest, DeltaDiscoveryResponse and Resource. */
-enum { REQUEST_NODE = 1, REQUEST_TYPE = 2, REQUEST_VERSIONS = 5, REQUEST_NONCE = 6, REQUEST_ERROR = 7 };
-enum { RESPONSE_RESOURCE = 2, RESPONSE_TYPE = 4, RESPONSE_NONCE = 5, RESPONSE_REMOVED = 6 };
-enum { RESOURCE_VERSION = 1, RESOURCE_ANY = 2, RESOURCE_NAME = 3, ANY_VALUE = 2 };
-enum { STATUS_MESSAGE = 2 };
-
-static const char *const type_urls[STATE_TYPES] = {
-    [STATE_ADDRESS] = "type.googleapis.com/istio.workload.Address",
-    [STATE_AUTHORIZATION] = "type.googleapis.com/istio.security.Authorization",
-};
+/* Fields of DeltaDiscoveryResponse; the others are in xds_response.c. */
+enum { RESPONSE_TYPE = 4, RESPONSE_NONCE = 5 };
 
 enum termination { CONNECTION_ERROR, ERROR, RECONNECT, COMPLETE, TERMINATIONS };
 
@@ -87,187 +80,24 @@ static void hang_up(struct xds_client *c)
     grpc_channel_close(&c->channel);
 }
 
-/* ---- requests ---- */
-
-struct telling {
-    struct wire_writer writer;
-    size_t bound;
-};
-
-static bool put_version(void *data, const char *name, size_t name_len, const char *version,
-                        size_t version_len)
-{
-    struct telling *t = data;
-
-    /* Five varints of at most five bytes come with the texts. */
-    if (t->writer.len + name_len + version_len + 25 > t->bound)
-        return false;
-    wire_put_entry(&t->writer, REQUEST_VERSIONS, name, name_len, version, version_len);
-    return true;
-}
-
-static int send_request(struct xds_client *c, struct wire_writer *w)
-{
-    int r = w->failed ? -ENOMEM : grpc_call_send(c->call, w->data, w->len, false);
-
-    wire_writer_clear(w);
-    return r;
-}
-
-/* An empty list of names subscribes to everything. Servers take no messages of any length (istiod's default
- * is 4 MiB), so only what fits is told; the rest comes anew, or is swept out. */
 static int subscribe(struct xds_client *c, enum state_type type)
 {
-    struct telling t = {.bound = c->bound};
-    struct wire_writer node = {};
-    size_t unsent;
+    struct xds_versions *versions = c->versions[type];
+    size_t len, unsent;
+    int r = xds_request_first(c->call, &c->config, type, versions, c->bound, &len);
 
-    xds_node_write(&node, &c->config);
-    wire_put_message(&t.writer, REQUEST_NODE, &node);
-    wire_put_string(&t.writer, REQUEST_TYPE, type_urls[type]);
-    xds_versions_each(c->versions[type], put_version, &t);
-    unsent = xds_versions_unsent(c->versions[type]);
+    unsent = xds_versions_unsent(versions);
     if (unsent) {
         c->bounded++;
         log_info(
             "the first request does not name everything that is held\treason=%s type=%s bytes=%zu held=%zu "
             "untold=%zu",
-            reason_name(BRUMA_REASON_XDS_REQUEST_BOUNDED), type_urls[type], t.writer.len,
-            xds_versions_count(c->versions[type]), unsent);
+            reason_name(BRUMA_REASON_XDS_REQUEST_BOUNDED), xds_type_urls[type], len,
+            xds_versions_count(versions), unsent);
     }
-    if (t.writer.len > c->longest)
-        c->longest = t.writer.len;
-    return send_request(c, &t.writer);
-}
-
-static void acknowledge(struct xds_client *c, const struct wire_field *type, const struct wire_field *nonce,
-                        const char *error)
-{
-    struct wire_writer w = {}, status = {};
-
-    wire_put_bytes(&w, REQUEST_TYPE, type->bytes, type->len);
-    if (nonce->bytes)
-        wire_put_bytes(&w, REQUEST_NONCE, nonce->bytes, nonce->len);
-    if (*error) {
-        wire_put_string(&status, STATUS_MESSAGE, error);
-        wire_put_message(&w, REQUEST_ERROR, &status);
-    }
-    send_request(c, &w);
-}
-
-/* ---- responses ---- */
-
-struct resource {
-    struct wire_field version, name, value;
-    bool has_any;
-};
-
-static int read_resource(const struct wire_field *field, struct resource *ret)
-{
-    struct wire_reader r = wire_reader(field->bytes, field->len);
-    struct wire_field f;
-    int more;
-
-    memset(ret, 0, sizeof(*ret));
-    while ((more = wire_next(&r, &f)) > 0) {
-        if (f.type != WIRE_BYTES)
-            continue;
-        if (f.number == RESOURCE_VERSION) {
-            ret->version = f;
-        } else if (f.number == RESOURCE_NAME) {
-            ret->name = f;
-        } else if (f.number == RESOURCE_ANY) {
-            struct wire_reader any = wire_reader(f.bytes, f.len);
-            struct wire_field g;
-            int any_more;
-
-            ret->has_any = true;
-            while ((any_more = wire_next(&any, &g)) > 0) {
-                if (g.number == ANY_VALUE && g.type == WIRE_BYTES)
-                    ret->value = g;
-            }
-            if (any_more < 0)
-                return any_more;
-        }
-    }
-    return more;
-}
-
-/* A name as a C string: names with a NUL in them are nobody's. */
-static char *name_of(const struct wire_field *f)
-{
-    return f->len && !memchr(f->bytes, '\0', f->len) ? strndup((const char *)f->bytes, f->len) : NULL;
-}
-
-static void note_rejection(char *text, size_t size, const char *name, const char *why)
-{
-    size_t len = strlen(text);
-    char quoted[512];
-
-    log_warn("resource rejected\tname=%s reason=\"%s\" error=\"%s\"", log_quote(quoted, sizeof(quoted), name),
-             reason_name(BRUMA_REASON_XDS_RESOURCE_REJECTED), why);
-    if (len + 8 >= size)
-        return;
-    snprintf(text + len, size - len, "%s%s: %s", len ? "; " : "", name, why);
-    /* The field must be UTF-8, and the end may be cut off in the middle of a character. */
-    for (; text[len]; len++) {
-        if (text[len] < 0x20 || text[len] > 0x7e)
-            text[len] = '?';
-    }
-}
-
-static void apply(struct xds_client *c, enum state_type type, const struct wire_field *field, char *nack,
-                  size_t size)
-{
-    static const uint8_t nothing[1];
-    struct resource resource;
-    char error[256], *name;
-
-    if (read_resource(field, &resource) < 0) {
-        note_rejection(nack, size, "(unnamed)", "the resource is cut off or malformed");
-        return;
-    }
-    name = name_of(&resource.name);
-    if (!name) {
-        note_rejection(nack, size, "(unnamed)", "the resource has no usable name");
-        return;
-    }
-    c->message_bytes[type] += resource.value.len;
-    /* It lives, even if it cannot be used. */
-    xds_versions_mention(c->versions[type], name, resource.name.len);
-    if (resource.name.len > UINT16_MAX || resource.version.len > UINT16_MAX) {
-        note_rejection(nack, size, "(too long)", "name or version are longer than 65535 bytes");
-    } else if (!resource.has_any) {
-        note_rejection(nack, size, name, "the resource is empty");
-    } else if (state_apply(c->config.state, type, name, resource.value.bytes ? resource.value.bytes : nothing,
-                           resource.value.len, error, sizeof(error)) < 0) {
-        /* Its version is not remembered, so that the next connection gets it again. */
-        note_rejection(nack, size, name, error);
-    } else {
-        xds_versions_set(c->versions[type], (const char *)resource.name.bytes, resource.name.len,
-                         (const char *)resource.version.bytes, resource.version.len);
-    }
-    free(name);
-}
-
-static void withdraw(struct xds_client *c, enum state_type type, const struct wire_field *field)
-{
-    char *name = name_of(field);
-
-    if (!name)
-        return;
-    state_remove(c->config.state, type, name);
-    xds_versions_remove(c->versions[type], name, field->len);
-    free(name);
-}
-
-static enum state_type type_of(const struct wire_field *url)
-{
-    for (int i = 0; i < STATE_TYPES; i++) {
-        if (url->len == strlen(type_urls[i]) && !memcmp(url->bytes, type_urls[i], url->len))
-            return (enum state_type)i;
-    }
-    return STATE_TYPES;
+    if (len > c->longest)
+        c->longest = len;
+    return r;
 }
 
 /* Whether the control plane has answered all that this stream asked first. */
@@ -292,32 +122,13 @@ static void check_ready(struct xds_client *c)
     }
 }
 
-/* Resources first, then removals, each in its order; type and nonce come behind the resources on the wire. */
-static void take_response(struct xds_client *c, enum state_type type, const uint8_t *message, size_t len,
-                          char *nack, size_t nack_size)
-{
-    for (int pass = 0; pass < 2; pass++) {
-        struct wire_reader r = wire_reader(message, len);
-        struct wire_field f;
-
-        while (wire_next(&r, &f) > 0) {
-            if (f.type != WIRE_BYTES)
-                continue;
-            if (pass == 0 && f.number == RESPONSE_RESOURCE)
-                apply(c, type, &f, nack, nack_size);
-            else if (pass == 1 && f.number == RESPONSE_REMOVED)
-                withdraw(c, type, &f);
-        }
-    }
-    state_commit(c->config.state);
-}
-
 static void on_message(void *data, const uint8_t *message, size_t len)
 {
     struct xds_client *c = data;
     struct wire_field url = {}, nonce = {}, f;
     struct wire_reader r = wire_reader(message, len);
     char nack[NACK_TEXT_MAX] = "";
+    struct xds_response response;
     enum state_type type;
     int more;
 
@@ -336,19 +147,20 @@ static void on_message(void *data, const uint8_t *message, size_t len)
     }
     c->connected = true;
     c->backoff = BACKOFF_MIN;
-    type = type_of(&url);
+    type = xds_response_type(&url);
     c->exhausted = 0;
     if (type < STATE_TYPES) {
         size_t unsent = xds_versions_unsent(c->versions[type]);
 
         c->messages[type]++;
-        take_response(c, type, message, len, nack, sizeof(nack));
+        response = (struct xds_response){type, c->config.state, c->versions[type], &c->message_bytes[type]};
+        xds_response_take(&response, message, len, nack, sizeof(nack));
         xds_sweep_answered(&c->sweep, type, unsent);
         c->answered[type] = true;
         if (all_answered(c))
             grpc_call_expect(c->call, false);
     }
-    acknowledge(c, &url, &nonce, nack);
+    xds_request_acknowledge(c->call, &url, &nonce, nack);
     if (len > TRIM_ABOVE)
         malloc_trim(0);
     if (type < STATE_TYPES) {
@@ -560,10 +372,10 @@ void xds_client_write_metrics(const struct xds_client *c, FILE *out)
         return;
     family(out, "istio_xds_message", "Responses of the control plane.");
     for (int i = 0; i < STATE_TYPES; i++)
-        fprintf(out, "istio_xds_message_total{url=\"%s\"} %llu\n", type_urls[i],
+        fprintf(out, "istio_xds_message_total{url=\"%s\"} %llu\n", xds_type_urls[i],
                 (unsigned long long)c->messages[i]);
     family(out, "istio_xds_message_bytes", "Bytes of resources in these responses.");
     for (int i = 0; i < STATE_TYPES; i++)
-        fprintf(out, "istio_xds_message_bytes_total{url=\"%s\"} %llu\n", type_urls[i],
+        fprintf(out, "istio_xds_message_bytes_total{url=\"%s\"} %llu\n", xds_type_urls[i],
                 (unsigned long long)c->message_bytes[i]);
 }

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Messages to the control plane: DeltaDiscoveryRequest (contract 1.6). Control thread. */
+#ifndef PROXY_XDS_XDS_REQUEST_H
+#define PROXY_XDS_XDS_REQUEST_H
+
+#include "lib/rpc/grpc.h"
+#include "proxy/state/state.h"
+#include "proxy/wire/wire.h"
+#include "proxy/xds/xds_client.h"
+#include "proxy/xds/xds_versions.h"
+
+/* By enum state_type. */
+extern const char *const xds_type_urls[STATE_TYPES];
+
+/*
+ * The first one of a stream: subscribes to everything of the type, and names what is held. Servers take no
+ * messages of any length (istiod's default is 4 MiB), so only what fits into bound bytes is named; the rest,
+ * which xds_versions_unsent() counts, comes anew, or is swept out. *ret_len: bytes. 0 or -errno.
+ */
+int xds_request_first(struct grpc_call *call, const struct xds_config *config, enum state_type type,
+                      struct xds_versions *versions, size_t bound, size_t *ret_len);
+
+/* Answers a response of that type and nonce, with what was wrong in it; "": nothing. 0 or -errno. */
+int xds_request_acknowledge(struct grpc_call *call, const struct wire_field *type,
+                            const struct wire_field *nonce, const char *error);
+
+#endif
