@@ -294,8 +294,25 @@ static int open_control_plane(struct proxy *p)
 
 /* ---- who names the pods ---- */
 
+static void agent_pod_drained(struct proxy *p, const char *uid)
+{
+    agent_client_pod_drained(p->agent, uid);
+}
+
+static void agent_listener_closed(struct proxy *p, const char *uid)
+{
+    agent_client_listener_closed(p->agent, uid);
+}
+
+static void zds_listener_closed(struct proxy *p, const char *uid)
+{
+    zds_client_listener_closed(p->zds, uid);
+}
+
 static int open_agent_client(struct proxy *p)
 {
+    static const struct pods_events pods_events = {.drained = agent_pod_drained,
+                                                   .listener_closed = agent_listener_closed};
     static const struct agent_client_events events = {.replaced = proxy_replaced, .resumed = proxy_resume};
     const char *chosen = p->settings.agent_socket;
     char socket[108];
@@ -305,6 +322,7 @@ static int open_agent_client(struct proxy *p)
                  : snprintf(socket, sizeof(socket), "%s/%s", p->settings.run_dir, BRUMA_AGENT_SOCKET)) >=
         (int)sizeof(socket))
         return log_error_errno(ENAMETOOLONG, "the agent's socket");
+    p->pods_events = &pods_events;
     r = agent_client_new(p->loop, p, socket, &events, &p->agent);
     if (r < 0)
         return log_error_errno(r, "cannot set up the agent's connection");
@@ -315,6 +333,7 @@ static int open_agent_client(struct proxy *p)
 
 static int open_zds_client(struct proxy *p)
 {
+    static const struct pods_events pods_events = {.listener_closed = zds_listener_closed};
     const struct pod_listener_options options = {
         .mark = (uint32_t)p->settings.packet_mark,
         .ipv6 = p->settings.ipv6,
@@ -333,6 +352,7 @@ static int open_zds_client(struct proxy *p)
         log_warn("there is no DNS proxy here; names may not be resolved in the CNI agent's pods	reason=%s "
                  "check=\"%s\"",
                  reason_name(BRUMA_REASON_DNS_NOT_SERVED), reason_check(BRUMA_REASON_DNS_NOT_SERVED));
+    p->pods_events = &pods_events;
     r = zds_client_new(p->loop, p, p->settings.zds_socket, &options, p->own_netns_fd, proxy_fail, &p->zds);
     return r < 0 ? log_error_errno(r, "cannot set up the CNI agent's connection") : 0;
 }

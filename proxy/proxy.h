@@ -46,6 +46,7 @@ struct proxy {
     struct worker **workers;
     unsigned workers_len;
     struct list pods; /* struct pod; control thread only */
+    const struct pods_events *pods_events;
     unsigned long pods_started, pods_stopped;
     int own_netns_fd;
     int exempt_map_fd, deliveries_map_fd; /* -1 until the agent gave them; atomic */

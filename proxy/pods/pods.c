@@ -163,16 +163,13 @@ static void on_idle(struct pod *pod)
     if (!pod->draining || pod->deleted || atomic_load(&pod->connections))
         return;
     log_info("pod drained\tpod=\"%s/%s\"", pod->namespace, pod->name);
-    agent_client_pod_drained(proxy->agent, pod->uid);
+    proxy->pods_events->drained(proxy, pod->uid);
     remove_pod(pod);
 }
 
 static void on_listener_closed(struct pod *pod)
 {
-    if (pod->proxy->zds)
-        zds_client_listener_closed(pod->proxy->zds, pod->uid);
-    else
-        agent_client_listener_closed(pod->proxy->agent, pod->uid);
+    pod->proxy->pods_events->listener_closed(pod->proxy, pod->uid);
 }
 
 static const struct pod_events events = {.idle = on_idle, .listener_closed = on_listener_closed};
@@ -300,7 +297,7 @@ void pods_drain(struct proxy *proxy, const char *uid)
     struct pod *pod = find(proxy, uid);
 
     if (!pod) {
-        agent_client_pod_drained(proxy->agent, uid);
+        proxy->pods_events->drained(proxy, uid);
         return;
     }
     log_info("pod leaves the mesh\tpod=\"%s/%s\" connections=%d", pod->namespace, pod->name,

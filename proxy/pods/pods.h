@@ -15,6 +15,15 @@ struct proxy;
 struct pod;
 struct name_set;
 
+/* What is told of pods to who names them, on the control thread. Given by main.c. */
+struct pods_events {
+    /* Called when the last connection of a draining pod has ended, or it has none. Not for who never drains
+     * one. */
+    void (*drained)(struct proxy *proxy, const char *uid);
+    /* Called when a listener of the pod was destroyed: it needs a new one. */
+    void (*listener_closed)(struct proxy *proxy, const char *uid);
+};
+
 struct pod_info {
     const char *uid, *name, *namespace, *service_account;
     const char *trust_domain; /* NULL: as the mesh state says, once it knows the pod */
@@ -29,8 +38,8 @@ struct pod_info {
  * reason and error for the nack. */
 int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD_FD_COUNT],
              enum bruma_reason *reason, char *error, size_t error_size);
-/* The pod leaves the mesh: no new connections, GOAWAY on its tunnels, live ones go on; proxy->pod_drained is
- * called when none is left. Unknown uid: reported drained at once. */
+/* The pod leaves the mesh: no new connections, GOAWAY on its tunnels, live ones go on; pods_events.drained
+ * is called when none is left. Unknown uid: it is called at once. */
 void pods_drain(struct proxy *proxy, const char *uid);
 /* Everything of the pod is aborted; an unknown uid is fine. */
 void pods_delete(struct proxy *proxy, const char *uid);
