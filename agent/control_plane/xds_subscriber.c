@@ -68,89 +68,6 @@ bool xds_subscriber_wildcard(const struct xds_subscriber *subscriber)
     return subscriber->wildcard;
 }
 
-/* ---- what it wants ---- */
-
-static bool key_is(const void *item, const void *text)
-{
-    return !strcmp(item, text);
-}
-
-static bool find_key(const struct xds_subscriber *s, const char *text)
-{
-    return index_find(&s->key_index, index_hash_text(0, text), key_is, text) != NULL;
-}
-
-static bool key_wanted(void *data, const struct xds_resource *resource, const char *key, bool address)
-{
-    return find_key(data, key);
-}
-
-static bool wants(struct xds_subscriber *s, const struct xds_resource *resource)
-{
-    return s->wildcard || resource->local || find_key(s, resource->name) || xds_keys(resource, key_wanted, s);
-}
-
-/* ---- marks ---- */
-
-static int make_room(struct xds_subscriber *s)
-{
-    uint32_t room = s->resources->slots;
-    uint64_t *p;
-
-    if (s->room >= room)
-        return 0;
-    p = reallocarray(s->sent, room, sizeof(*p));
-    if (!p)
-        return -ENOMEM;
-    memset(p + s->room, 0, (room - s->room) * sizeof(*p));
-    s->sent = p;
-    p = reallocarray(s->dirty, room / 64, sizeof(*p));
-    if (!p)
-        return -ENOMEM;
-    memset(p + s->room / 64, 0, (room - s->room) / 64 * sizeof(*p));
-    s->dirty = p;
-    s->room = room;
-    return 0;
-}
-
-static void mark(struct xds_subscriber *s, uint32_t slot)
-{
-    uint64_t bit = 1ull << slot % 64;
-
-    s->dirty_count += !(s->dirty[slot / 64] & bit);
-    s->dirty[slot / 64] |= bit;
-}
-
-static void unmark(struct xds_subscriber *s, uint32_t slot)
-{
-    uint64_t bit = 1ull << slot % 64;
-
-    s->dirty_count -= !!(s->dirty[slot / 64] & bit);
-    s->dirty[slot / 64] &= ~bit;
-}
-
-static void set_sent(struct xds_subscriber *s, struct xds_resource *resource, uint64_t version)
-{
-    uint64_t before = s->sent[resource->slot];
-
-    s->sent[resource->slot] = version;
-    resource->holders += (version != XDS_HOLDS_NOTHING) - (before != XDS_HOLDS_NOTHING);
-}
-
-int xds_subscriber_notice(struct xds_subscriber *subscriber, const struct xds_resource *resource)
-{
-    int r = make_room(subscriber);
-
-    if (r < 0)
-        return r;
-    if (subscriber->sent[resource->slot] != XDS_HOLDS_NOTHING ||
-        (resource->live && wants(subscriber, resource)))
-        mark(subscriber, resource->slot);
-    else
-        unmark(subscriber, resource->slot); /* of a resource that came and went unsent */
-    return 0;
-}
-
 bool xds_subscriber_pending(const struct xds_subscriber *subscriber)
 {
     return subscriber->dirty_count > 0 || subscriber->absent_count > 0;
@@ -182,16 +99,16 @@ int xds_subscriber_holds(struct xds_subscriber *subscriber, const char *name, co
     if (!resource)
         r = xds_new_slot(subscriber->resources, name, &resource);
     if (r == 0)
-        r = make_room(subscriber);
+        r = xds_marks_grow(subscriber);
     if (r < 0)
         return r;
     snprintf(ours, sizeof(ours), "%016llx", (unsigned long long)resource->version);
     if (resource->live && !strcmp(ours, version)) {
-        set_sent(subscriber, resource, resource->version);
-        unmark(subscriber, resource->slot);
+        xds_set_sent(subscriber, resource, resource->version);
+        xds_unmark(subscriber, resource->slot);
     } else {
-        set_sent(subscriber, resource, XDS_HOLDS_OTHER);
-        mark(subscriber, resource->slot);
+        xds_set_sent(subscriber, resource, XDS_HOLDS_OTHER);
+        xds_mark(subscriber, resource->slot);
     }
     return 0;
 }
@@ -200,7 +117,7 @@ static int add_key(struct xds_subscriber *s, const char *text)
 {
     char *key, **more;
 
-    if (find_key(s, text))
+    if (xds_subscriber_asked(s, text))
         return 0;
     if (s->keys_len == s->keys_room) {
         size_t room = s->keys_room ? s->keys_room * 2 : 16;
@@ -237,7 +154,7 @@ static int mark_key(struct xds_subscriber *s, const char *key, bool again, bool 
     struct xds_resource *resource = xds_find(s->resources, key);
     uint64_t hash = index_hash_text(0, key);
     size_t position = 0;
-    int r = make_room(s);
+    int r = xds_marks_grow(s);
 
     if (r < 0)
         return r;
@@ -247,11 +164,11 @@ static int mark_key(struct xds_subscriber *s, const char *key, bool again, bool 
     for (; resource; resource = index_next(&s->resources->by_key, hash, has_key, key, &position)) {
         *ret_found = true;
         if (s->sent[resource->slot] != XDS_HOLDS_NOTHING && again)
-            set_sent(s, resource, XDS_HOLDS_OTHER);
-        mark(s, resource->slot);
+            xds_set_sent(s, resource, XDS_HOLDS_OTHER);
+        xds_mark(s, resource->slot);
         /* Asked for by its address: its endpoints come with it, now and later. */
         if (resource->wrap == XDS_SERVICE && strcmp(resource->name, key) != 0 &&
-            !find_key(s, resource->name)) {
+            !xds_subscriber_asked(s, resource->name)) {
             bool found;
 
             r = add_key(s, resource->name);
@@ -336,8 +253,8 @@ static int take_one(struct xds_subscriber *s, struct xds_resource *resource, str
     uint64_t before = s->sent[resource->slot];
     int r;
 
-    if (before == resource->version || (before == XDS_HOLDS_NOTHING && !wants(s, resource))) {
-        unmark(s, resource->slot);
+    if (before == resource->version || (before == XDS_HOLDS_NOTHING && !xds_subscriber_wants(s, resource))) {
+        xds_unmark(s, resource->slot);
         return 0;
     }
     memset(entry, 0, sizeof(*entry));
@@ -350,8 +267,8 @@ static int take_one(struct xds_subscriber *s, struct xds_resource *resource, str
     }
     entry->name = resource->name;
     snprintf(entry->version, sizeof(entry->version), "%016llx", (unsigned long long)resource->version);
-    set_sent(s, resource, resource->version);
-    unmark(s, resource->slot);
+    xds_set_sent(s, resource, resource->version);
+    xds_unmark(s, resource->slot);
     return 1;
 }
 
@@ -395,8 +312,8 @@ int xds_subscriber_take_removed(struct xds_subscriber *subscriber, char **names,
             if (!names[n])
                 return n ? (int)n : -ENOMEM;
             n++;
-            unmark(subscriber, slot);
-            set_sent(subscriber, resource, XDS_HOLDS_NOTHING);
+            xds_unmark(subscriber, slot);
+            xds_set_sent(subscriber, resource, XDS_HOLDS_NOTHING);
             xds_release(subscriber->resources, resource);
         }
     }
