@@ -77,14 +77,15 @@ bool xds_keys(const struct xds_resource *resource, xds_key_fn fn, void *data);
 /* From now on by_key is kept. 0 or -ENOMEM. */
 int xds_resources_index_keys(struct xds_resources *resources);
 
-/* The client has asked for that key by name. */
+/* True if the client has asked for that key by name. */
 bool xds_subscriber_asked(const struct xds_subscriber *subscriber, const char *key);
 /* The client is to have the resource while it lives. */
 bool xds_subscriber_wants(struct xds_subscriber *subscriber, const struct xds_resource *resource);
 /* The subscriber can mark all slots that there are. 0 or -ENOMEM. */
 int xds_marks_grow(struct xds_subscriber *subscriber);
-/* The subscriber shall look at the slot, or need not; for a slot that it can mark. */
+/* The subscriber shall look at the slot, which it can mark. */
 void xds_mark(struct xds_subscriber *subscriber, uint32_t slot);
+/* ... or need not. */
 void xds_unmark(struct xds_subscriber *subscriber, uint32_t slot);
 /* The client has that version of the resource; or XDS_HOLDS_NOTHING, XDS_HOLDS_OTHER. For a slot that it can
  * mark. */

@@ -7,8 +7,7 @@
 
 /* stream.c: the application's socket is watched; writable: also for that. */
 void stream_set_interest(struct stream *stream, bool writable);
-/* stream.c: passes on an end that is due, and ends the stream once nothing is left to do in either direction.
- */
+/* stream.c: passes on an end that is due, and ends the stream if nothing is left to do. */
 void stream_finish_if_over(struct stream *stream);
 
 /* stream_deliver.c: bytes that wait for the application are forgotten. */

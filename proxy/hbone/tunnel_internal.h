@@ -15,12 +15,10 @@ void tunnel_close_if_over(struct tunnel *tunnel);
 
 /* tunnel_receive.c: the socket of an open tunnel has bytes. May close it. */
 void tunnel_read(struct tunnel *tunnel);
-/* tunnel_receive.c: the peer has gone, and we heard of it by writing: what it had sent before is still there.
- */
+/* tunnel_receive.c: the peer has gone, which a write has told: what it sent before is still there. */
 void tunnel_read_rest(struct tunnel *tunnel);
 
-/* tunnel_ping.c: sets the timer of an open tunnel to the next look, or to the end of the peer's certificate.
- */
+/* tunnel_ping.c: sets the timer of an open tunnel: the next look, or the end of the peer's certificate. */
 void tunnel_arm_ping(struct tunnel *tunnel);
 /* tunnel_ping.c: that timer. */
 void tunnel_look_at_peer(struct tunnel *tunnel);

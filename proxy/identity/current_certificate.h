@@ -34,7 +34,8 @@ void current_certificate_set(struct current_certificate *current, struct tls_con
 bool current_certificate_usable(const struct current_certificate *current);
 /* Milliseconds to the end of the one that there is; 0 if that has come. */
 uint64_t current_certificate_time_left(const struct current_certificate *current);
-/* A request has failed; failure: why, copied. The context stays. */
+/* A request has failed; failure: why, copied; has_failed: waiting will not help.
+ * The context stays. */
 void current_certificate_failed(struct current_certificate *current, bool has_failed, const char *failure);
 /* The CA has answered as it should. */
 void current_certificate_succeeded(struct current_certificate *current);

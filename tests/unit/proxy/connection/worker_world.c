@@ -177,9 +177,18 @@ static void add_pod(void)
     world.wp = worker_pod_find(world.worker, world.pod);
 }
 
+static void on_identity_changed(void *data, struct identity *identity)
+{
+    (void)data;
+    (void)identity;
+    if (world.worker)
+        worker_state_changed(world.worker, false);
+}
+
 void world_begin(void)
 {
-    const struct identity_config ca = {.ca_address = "http://127.0.0.1:1", .cluster_id = ""};
+    const struct identity_config ca = {
+        .ca_address = "http://127.0.0.1:1", .cluster_id = "", .changed = on_identity_changed};
     char *argv[] = {(char *)(uintptr_t) "test", NULL};
     struct proxy *p = &world.proxy;
     char error[256];
@@ -251,6 +260,7 @@ void world_end(void)
     cr_expect(atomic_load(&world.proxy.memory.used) == 0);
     pod_unref(world.pod);
     worker_free(world.worker);
+    world.worker = NULL;
     /* The control thread's turn: what was posted to it, such as the end of the pod. */
     loop_post(p->loop, stop, p->loop);
     cr_assert(loop_run(p->loop) == 0);
