@@ -23,7 +23,7 @@ from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO
 from support.programs import BUILD
 from support.proxies.hbone import context
-from support.system import wait_for
+from support.system import Failed, wait_for
 
 SECONDS = float(os.environ.get("BRUMA_CHAOS_SECONDS", "10"))
 HBONE = 15008
@@ -308,7 +308,8 @@ class Chaos:
 
     def pages(self, r, node):
         for port, path in ((15020, "/metrics"), (15000, "/config_dump"), (15021, "/healthz/ready")):
-            with contextlib.suppress(IndexError):  # an answer without a status: of a proxy that was killed
+            # an answer without a status, or without its end: of a proxy that was killed, or has ended
+            with contextlib.suppress(IndexError, Failed):
                 node.http(port, path)
         node.ctl("pods", check=False)
         node.ctl("status", check=False)
