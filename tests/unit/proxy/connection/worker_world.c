@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "bruma/mesh.h"
 #include "lib/log.h"
 #include "proxy/connection/worker_pods.h"
 #include "proxy/connection/worker_post.h"
@@ -28,9 +29,9 @@ struct world world;
 
 /* ---- sockets ---- */
 
-int world_listen(const char *address, struct endpoint *ret)
+int world_listen(const char *address, uint16_t port, struct endpoint *ret)
 {
-    struct endpoint at = {};
+    struct endpoint at = {.port = port};
     struct sockaddr_storage sa;
     socklen_t len;
     int fd;
@@ -52,7 +53,7 @@ int world_connect(int *ret_fd, struct endpoint *ret_client)
     struct sockaddr_storage sa;
     socklen_t len;
 
-    listener = world_listen(WORLD_POD, &to);
+    listener = world_listen(WORLD_POD, 0, &to);
     cr_assert(addr_parse(WORLD_CLIENT, &from.addr) == 0);
     len = (socklen_t)endpoint_to_sockaddr(&from, AF_UNSPEC, &sa);
     cr_assert(bind(client, (struct sockaddr *)&sa, len) == 0);
@@ -168,7 +169,7 @@ static void add_pod(void)
 
     fds[BRUMA_POD_FD_NETNS] = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
     for (int i = BRUMA_POD_FD_OUTBOUND; i < BRUMA_POD_FD_COUNT; i++)
-        fds[i] = world_listen(WORLD_POD, &any);
+        fds[i] = world_listen(WORLD_POD, i == BRUMA_POD_FD_HBONE ? BRUMA_PORT_HBONE : 0, &any);
     cr_assert(pods_add(&world.proxy, &info, fds, &reason, error, sizeof(error)) == 0, "%s", error);
     world.pod = list_first(&world.proxy.pods, struct pod, node);
     pod_ref(world.pod);

@@ -7,7 +7,9 @@
  *     192.0.2.1  a client           192.0.2.2  the pod           192.0.2.3  somebody outside the mesh
  *
  * and what is not among them is silent, as if it were far away. The pod, shop/web, is one of a CNI agent's:
- * its address is not named, and no program captures its sockets.
+ * its address is not named, and no program captures its sockets. Its listener for tunnels is that of port
+ * 15008, so that a connection to itself goes through the mesh, with both ends of the tunnel on the one
+ * worker.
  */
 #ifndef TESTS_UNIT_PROXY_CONNECTION_WORKER_WORLD_H
 #define TESTS_UNIT_PROXY_CONNECTION_WORKER_WORLD_H
@@ -33,8 +35,8 @@ void world_begin(void);
 /* All that was taken has been given back, or the test fails. */
 void world_end(void);
 
-/* A listening socket: its port is in ret. */
-int world_listen(const char *address, struct endpoint *ret);
+/* A listening socket. port 0: any; it is in ret. */
+int world_listen(const char *address, uint16_t port, struct endpoint *ret);
 /* A connection of the client's to a listener of the pod's. Returns the client's end; *ret_fd: the accepted
  * one, *ret_client: whose it is. */
 int world_connect(int *ret_fd, struct endpoint *ret_client);
