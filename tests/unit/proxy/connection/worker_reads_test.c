@@ -98,7 +98,7 @@ static void change_mesh(int round)
 Test(worker_reads, what_is_changed_meanwhile)
 {
     struct endpoint far, application, service = sample_endpoint("10.96.0.20:80");
-    int listeners[] = {world_listen(WORLD_FAR, &far), world_listen(WORLD_POD, &application)};
+    int listeners[] = {world_listen(WORLD_FAR, 0, &far), world_listen(WORLD_POD, 0, &application)};
     pthread_t thread;
 
     log_set_filter("off");
