@@ -185,8 +185,10 @@ class Plan:
         errors = open(f"{target.directory}/tools.log", "ab")
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "text": True}
         with errors:
-            popen = target.pods["c"].popen
-            process = subprocess.Popen(placed(argv, netns), **options) if netns else popen(argv, **options)
+            if netns:
+                process = subprocess.Popen(placed(argv, netns), **options)
+            else:
+                process = target.pods["c"].pipe(*argv, **options)
         line = process.stdout.readline()
         if line.strip() != "START":
             process.kill()
