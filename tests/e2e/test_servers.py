@@ -180,10 +180,16 @@ def test_a_client_with_a_token_is_not_turned_away(mesh):
     """The stream of a proxy that has shown its token lives through any number of others' connections, also of
     its own user."""
     node = mesh.nodes[0]
-    said = node.proxy.text().count("xds")
+    said = len(node.proxy.text())
     with held(mesh, node.netns, 0, "127.0.0.1", 15012, 100, "nothing"):
-        time.sleep(2)
+        mesh.extra.append({"name": "news", "namespace": "demo", "workloadIps": ["10.255.0.9"]})
+        mesh.write()
+        wait_for(
+            lambda: any(w["name"] == "news" for w in node.config_dump()["workloads"]), "news by that stream"
+        )
         assert node.http(15021, "/healthz/ready")[0] == 200
+    mesh.extra.clear()
+    mesh.write()
     ended = [
         line for line in node.proxy.text()[said:].splitlines() if "\txds\t" in line and "\twarn\t" in line
     ]
