@@ -112,7 +112,7 @@ class Node:
     def http(self, port, path):
         """GET from the node's own loopback: (status, body)."""
         with inside(self.netns):
-            s = socket.create_connection(("127.0.0.1", port), timeout=5)
+            s = socket.create_connection(("127.0.0.1", port), timeout=20)
         status, body = pages.get(s, path)
         return status, body.decode()
 
