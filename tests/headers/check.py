@@ -35,19 +35,19 @@ def libclang():
     """clang.cindex with a library that it can load, or None."""
     if not cindex:
         return None
-    try:
-        cindex.Index.create()
-    except cindex.LibclangError:
-        found = sorted(glob.glob("/usr/lib/llvm-*/lib/libclang*.so*") + glob.glob("/usr/lib/*/libclang*.so*"))
-        if not found:
-            return None
-        cindex.Config.loaded = False
-        cindex.Config.set_library_file(found[-1])
+    found = [None]  # what the bindings look for by themselves
+    for place in ("/usr/lib/llvm-*/lib", "/usr/lib/*-linux-gnu"):
+        found += sorted(glob.glob(f"{place}/libclang-[0-9]*.so*") + glob.glob(f"{place}/libclang.so*"))
+    for path in found:
+        if path:
+            cindex.Config.loaded = False
+            cindex.Config.library_file = path
         try:
             cindex.Index.create()
+            return cindex
         except cindex.LibclangError:
-            return None
-    return cindex
+            continue
+    return None
 
 
 def resource_arguments():
@@ -205,7 +205,7 @@ class Header:
             self.callback(d, self.reader.pointed_function(d.cursor.underlying_typedef_type), self.head)
         elif kind in (c.STRUCT_DECL, c.UNION_DECL) and d.cursor.is_definition():
             self.record(d)
-        elif kind == c.ENUM_DECL and d.cursor.is_definition() and d.cursor.spelling:
+        elif kind == c.ENUM_DECL and d.cursor.is_definition() and "(" not in (d.name or "("):
             if not d.text() and not comments.names(self.head, d.name, [d.name]) and not self.inside(d):
                 self.tell(d.first, "enum " + d.name, "what it is")
         elif kind == c.MACRO_DEFINITION:

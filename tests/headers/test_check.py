@@ -134,7 +134,7 @@ class Headers(unittest.TestCase):
         with tempfile.TemporaryDirectory() as root:
             with open(os.path.join(root, "a.h"), "w") as f:
                 f.write("/* SPDX-License-Identifier: Apache-2.0 */\n#ifndef A_H\n#define A_H\n#endif\n")
-            said = check.check_headers(root, ["a.h"], [], check.Tree(root))
+            said = check.check_headers(root, ["a.h"], check.resource_arguments(), check.Tree(root))
             self.assertEqual([(n, name) for _, n, name, _ in said], [(1, "the header")])
 
     def test_two_of_one_name(self):
