@@ -47,6 +47,7 @@ bool mesh_ready(const struct mesh *mesh);
 const char *mesh_error(const struct mesh *mesh);
 /* The namespace carries istio.io/dataplane-mode=ambient. Unknown namespaces do not. */
 bool mesh_namespace_ambient(const struct mesh *mesh, const char *namespace);
+/* The mode that the file gives the pod by a label of its own; UNSET for one that it does not name. */
 enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, const char *pod);
 
 /* Calls fn for each namespace that the file names, before it returns; has_ambient_pods: it names a pod there

@@ -47,6 +47,7 @@ bool mesh_pod_is_member(const struct mesh_file *file, const struct mesh_pod *pod
  * -ENOMEM. */
 int mesh_pod_generate(const struct mesh_pod *pod, const char *trust_domain, const char *node, char **ret_uid,
                       uint8_t **ret_message, uint32_t *ret_len);
+/* Frees it with all that it has; it is in no list any more. */
 void mesh_pod_free(struct mesh_pod *pod);
 
 #endif

@@ -42,6 +42,7 @@ void server_close(struct server **server);
 
 /* What the role has set, which owns it; NULL at first. */
 void *connection_data(const struct connection *connection);
+/* In place of what was set before. */
 void connection_set_data(struct connection *connection, void *data);
 /* The pid of the process that connected, as the agent's pid namespace sees it. */
 pid_t connection_pid(const struct connection *connection);

@@ -47,13 +47,15 @@ int steer_pod_pin_open(const struct steer *steer, uint64_t cookie, const char *n
 bool steer_link_attached_to(int link_fd, const char *cgroup);
 
 /* guard_program.c: maps and programs of the guard, attached to nothing yet; without the one for inbound
- * where the kernel cannot. 0, or -errno with *error. Unload closes them. */
+ * where the kernel cannot. 0, or -errno with *error. */
 int steer_guard_load(struct steer *steer, struct steer_error *error);
+/* Closes what the load has opened, of which some may be missing. */
 void steer_guard_unload(struct steer *steer);
 
 /* options.c: programs that look at sockets' options, attached to nothing yet; without those that the
- * kernel cannot run. 0, or -errno with *error. Unload closes them. */
+ * kernel cannot run. 0, or -errno with *error. */
 int steer_options_load(struct steer *steer, struct steer_error *error);
+/* Closes what the load has opened, of which some may be missing. */
 void steer_options_unload(struct steer *steer);
 
 /* live.c. Both do without where the kernel has not what they need, and say so. */

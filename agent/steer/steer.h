@@ -176,9 +176,9 @@ int steer_proxy_cgroup_remove(struct steer *steer, uint64_t id);
 /* Allocates *ret; the caller frees it. Returns how many, or -errno. */
 int steer_proxy_cgroups(const struct steer *steer, struct steer_proxy_cgroup **ret);
 
-/* The cgroup hooks: 0 if attached, -ENOLINK if not, another -errno if it cannot be told; repair attaches
- * again. */
+/* The cgroup hooks: 0 if attached, -ENOLINK if not, another -errno if it cannot be told. */
 int steer_cgroup_verify(struct steer *steer);
+/* Attaches them again. 0, or -errno with *error. */
 int steer_cgroup_repair(struct steer *steer, struct steer_error *error);
 
 #define STEER_HOOKS 7
@@ -235,6 +235,7 @@ int steer_guard_close(struct steer *steer, const char *cgroup, uint64_t until, s
 uint64_t steer_guard_closed_until(const struct steer *steer);
 /* As open, but that closed_until stays. */
 void steer_guard_lapse(struct steer *steer);
+/* Detaches it, and closed_until is 0 from then on. A failure is not told: its time comes to an end anyway. */
 void steer_guard_open(struct steer *steer);
 /* Connections to undecided pods are held back too; false: this kernel cannot. */
 bool steer_guard_holds_inbound(const struct steer *steer);

@@ -109,6 +109,7 @@ void tunnel_add_stream(struct tunnel *tunnel, struct stream *stream);
 /* Answers; anything but 200 takes the stream off the tunnel. 0, or -ECONNRESET: the session does not take
  * it. */
 int tunnel_respond(struct tunnel *tunnel, struct stream *stream, int status);
+/* RST_STREAM with this code of HTTP/2; the stream is off the tunnel then. */
 void tunnel_reset_stream(struct tunnel *tunnel, struct stream *stream, uint32_t code);
 /* The stream's application has bytes (or its end) to read. */
 void tunnel_stream_readable(struct tunnel *tunnel, struct stream *stream);

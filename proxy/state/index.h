@@ -28,10 +28,12 @@ struct index_cursor {
 
 /* Makes room for n more entries: the next n inserts cannot fail. 0 or -ENOMEM. */
 int index_reserve(struct index *index, size_t n, struct reclaim *reclaim);
+/* There must be room (index_reserve()). The entry stays its owner's. */
 void index_insert(struct index *index, void *entry);
 /* entry is in the index; new has the same key. A reader finds one of the two at any time; after an insert and
  * a remove it might, in between, find neither. */
 void index_replace(struct index *index, const void *entry, void *new_entry);
+/* entry is in the index; a reader may find it until its next quiescent state. */
 void index_remove(struct index *index, const void *entry);
 /* Without readers: frees the table; the entries are their owner's. */
 void index_free(struct index *index);

@@ -99,6 +99,7 @@ struct worker_pod {
 
 /* Worker's own thread: a connection of the pod began or ended. */
 void worker_connection_begin(struct worker_pod *wp);
+/* The last one of a draining pod on all workers makes it idle (pod_is_idle()). */
 void worker_connection_end(struct worker_pod *wp);
 
 /* Somebody who waits for something of the pod: its workload, its certificate, its policies. Checked again

@@ -25,6 +25,7 @@ struct mesh_config {
  */
 int mesh_config_load(const char *file, const char *proxy_config, struct mesh_config *ret, char *error,
                      size_t error_size);
+/* Frees what a load has filled, and empties it. */
 void mesh_config_free(struct mesh_config *config);
 
 #endif

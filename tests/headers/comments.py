@@ -110,10 +110,13 @@ def attach(declarations, remarks):
     group, members = None, []
 
     def close():
+        every = [m.name for m in members]
         for d in members[1:] if group else []:
-            if OF_ALL.search(group.text) or (
-                not d.own and names(group.text, d.name, [m.name for m in members])
-            ):
+            # By its name, or as one of several, of which the first is named too.
+            named = d.name in re.findall(r"\w+", group.text) or (
+                names(group.text, d.name, every) and names(group.text, members[0].name, every)
+            )
+            if OF_ALL.search(group.text) or (not d.own and named):
                 d.group = group.text
 
     previous = None
