@@ -1,23 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private to the HTTP server: one connection, from accept to close. */
-#ifndef LIB_HTTP_CONNECTION_H
-#define LIB_HTTP_CONNECTION_H
+/*
+ * Private to the HTTP server: one connection, from accept to close. libmicrohttpd reads, parses and writes,
+ * and closes the descriptor; who is let in, how long a thing may take and what is refused is decided here.
+ */
+#ifndef LIB_RPC_HTTP_CONNECTION_H
+#define LIB_RPC_HTTP_CONNECTION_H
+
+#include <microhttpd.h>
 
 #include "lib/rpc/crowd.h"
 #include "lib/rpc/http_server.h"
 
-#define HTTP_HEAD_TIME   2000  /* milliseconds for a whole head, from the connect or from its first byte on */
-#define HTTP_IDLE_TIME   90000 /* between two requests: longer than usual scrape intervals */
+#define HTTP_HEAD_TIME   2000  /* milliseconds for the first head, from the connect on, and for a body */
+#define HTTP_IDLE_TIME   90000 /* from an answer to the next whole head: longer than usual scrape intervals */
 #define HTTP_ANSWER_TIME 60000 /* for the handler to answer, and again for the client to take the answer */
 #define HTTP_LINGER_TIME 1000
 #define HTTP_BODY_MAX    (64 * 1024)
-
-struct http_body {
-    unsigned references;
-    char *text, *gzip; /* gzip may be NULL */
-    size_t text_len, gzip_len;
-    struct http_server *server; /* whose queued counts it; NULL: nobody's */
-};
+#define HTTP_MEMORY      (16 * 1024) /* of a connection: the head of a request, then that of its answer */
 
 struct http_server {
     struct loop *loop;
@@ -25,49 +24,73 @@ struct http_server {
     void *data;
     struct list listeners;
     struct crowd crowd;
-    size_t queued; /* bytes of answers that clients have not taken yet */
+    struct list connections; /* all that the library has, also those that are shut */
+    size_t queued;           /* bytes of answers that clients have not taken yet */
+
+    /* Of http_daemon.c. */
+    struct MHD_Daemon *daemon;
+    struct loop_watch events; /* the library's epoll */
+    struct loop_watch wake;   /* an eventfd, for what that does not tell */
+    bool running;             /* inside the library, which cannot be stopped from there */
+    bool closed;
 };
 
 enum http_state {
-    HTTP_READING,   /* a head, or nothing of it yet */
-    HTTP_BODY,      /* skipping the request's body */
-    HTTP_HANDLING,  /* the handler has the request */
-    HTTP_WRITING,   /* an answer */
-    HTTP_LINGERING, /* said all; the client's last bytes are read, or the close would destroy the answer */
+    HTTP_READING,  /* the first head, or nothing of it yet */
+    HTTP_IDLE,     /* has been served; the next head may have begun */
+    HTTP_BODY,     /* skipping the request's body */
+    HTTP_HANDLING, /* the handler has the request */
+    HTTP_WRITING,  /* an answer */
 };
 
 struct http_connection {
+    struct list node; /* in the server's connections */
     struct crowd_member member;
     struct http_server *server;
-    struct loop_watch watch;
+    struct MHD_Connection *mhd; /* NULL: the library has not taken it up yet */
     struct loop_timer timer;
+    struct loop_watch hangup; /* what the library may not see: its epoll is edge-triggered */
     int fd;
     enum http_state state;
+    bool suspended;               /* the library leaves it alone until there is an answer */
+    bool told;                    /* that it was too slow; its last bytes are not looked at */
+    bool half_closed;             /* the client says no more */
+    bool shut;                    /* no member of the crowd any more; the library will find out */
     struct http_request *request; /* HTTP_BODY, HTTP_HANDLING */
-    char in[HTTP_HEAD_MAX];
-    size_t in_len;
-    uint64_t body_left;         /* of the request, to be skipped */
-    bool started;               /* bytes of the next head have come */
-    bool busy;                  /* inside http_connection_go(): answers are sent from there */
-    bool closed;                /* freed at the end of the turn */
-    bool last;                  /* close after the answer */
-    bool chunked;               /* pieces are framed */
-    bool resume;                /* the timer is for the requests that are in the buffer */
-    char *head, *body;          /* of the answer */
-    struct http_pieces *pieces; /* body is one of them; or NULL */
-    struct http_body *shared;   /* whose text body is; or NULL, and body is the connection's own */
-    size_t head_len, body_len, sent;
+    struct MHD_Response *answer;  /* to be given to the library, with the status */
+    unsigned status;
 };
 
 struct http_request {
     struct http_connection *connection; /* NULL: nobody waits any more */
-    struct http_head head;              /* points into text */
-    char text[];
+    const char *method, *target;        /* the library's; target is decoded and has no query */
 };
+
+/* 0 or -errno. To be called once. */
+int http_daemon_start(struct http_server *server);
+/* The library has something to do that its epoll does not tell. */
+void http_daemon_wake(struct http_server *server);
+/* Closes all connections; frees the server once nothing can name it. */
+void http_daemon_stop(struct http_server *server);
 
 /* Takes the descriptor, also on failure. */
 int http_connection_new(struct http_server *server, int fd, const struct peer_source *source);
-void http_connection_close(struct http_connection *c);
+/* The client sees the end now; the library lets go of it in a later turn. */
+void http_connection_shut(struct http_connection *c);
+void http_connection_free(struct http_connection *c);
+/* The library has done what it can: the end of a client that says no more and waits for nothing. */
+void http_connection_look(struct http_connection *c);
 enum crowd_worth http_connection_worth(const struct crowd_member *member);
+/* Takes the request and the answer. NULL: there is none, and the client sees the end. */
+void http_connection_answer(struct http_request *request, int status, struct MHD_Response *answer);
+
+/* What libmicrohttpd calls; data is the server. */
+void http_connection_notified(void *data, struct MHD_Connection *mhd, void **context,
+                              enum MHD_ConnectionNotificationCode what);
+void http_connection_completed(void *data, struct MHD_Connection *mhd, void **context,
+                               enum MHD_RequestTerminationCode how);
+enum MHD_Result http_connection_request(void *data, struct MHD_Connection *mhd, const char *target,
+                                        const char *method, const char *version, const char *upload,
+                                        size_t *upload_len, void **context);
 
 #endif

@@ -2,6 +2,7 @@
 #include "lib/rpc/http_gzip.h"
 
 #include <errno.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <zlib.h>
 
@@ -9,17 +10,6 @@
 #define GZIP_WINDOW   31 /* 15 bits and the gzip wrapper */
 #define MEMORY        8
 #define LARGEST_INPUT (1u << 30)
-
-bool http_accepts_gzip(struct http_span list)
-{
-    bool listed;
-
-    if (!list.at)
-        return false;
-    if (http_list_accepts(list, "gzip", &listed) || listed)
-        return http_list_accepts(list, "gzip", NULL);
-    return http_list_accepts(list, "*", NULL);
-}
 
 int http_gzip(const char *body, size_t len, char **ret, size_t *ret_len)
 {

@@ -2,6 +2,8 @@
 #include "lib/rpc/http_pieces.h"
 
 #include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -13,15 +15,13 @@
 #define WINDOW (13 + 16) /* 8 KiB, and the gzip wrapper */
 #define MEMORY 6
 
-#define FRAME_ROOM 24 /* a chunk's length in hex and its line end */
-
 struct http_pieces {
     struct http_source source;
-    bool chunked, gzip;
+    bool gzip;
     z_stream z;
 };
 
-int http_pieces_new(const struct http_source *source, bool chunked, bool gzip, struct http_pieces **ret)
+int http_pieces_new(const struct http_source *source, bool gzip, struct http_pieces **ret)
 {
     struct http_pieces *p = calloc(1, sizeof(*p));
 
@@ -31,7 +31,6 @@ int http_pieces_new(const struct http_source *source, bool chunked, bool gzip, s
         return -ENOMEM;
     }
     p->source = *source;
-    p->chunked = chunked;
     p->gzip = gzip;
     *ret = p;
     return 0;
@@ -86,28 +85,6 @@ static int compressed(struct http_pieces *p, char **text, size_t *len, bool last
     return fclose(out) == 0 ? r : -ENOMEM;
 }
 
-/* An empty chunk would be the end. */
-static int framed(char **text, size_t *len, bool last)
-{
-    _cleanup_free_ char *plain = *text;
-    size_t size = *len + FRAME_ROOM + sizeof("\r\n0\r\n\r\n"), n = 0;
-
-    *text = malloc(size);
-    if (!*text)
-        return -ENOMEM;
-    if (*len) {
-        n = (size_t)snprintf(*text, size, "%zx\r\n", *len);
-        memcpy(*text + n, plain, *len);
-        n += *len;
-        memcpy(*text + n, "\r\n", 2);
-        n += 2;
-    }
-    if (last)
-        n += (size_t)snprintf(*text + n, size - n, "0\r\n\r\n");
-    *len = n;
-    return 0;
-}
-
 int http_pieces_next(struct http_pieces *p, char **ret, size_t *ret_len)
 {
     FILE *out = open_memstream(ret, ret_len);
@@ -122,7 +99,5 @@ int http_pieces_next(struct http_pieces *p, char **ret, size_t *ret_len)
     if (failed || more < 0)
         return more < 0 ? more : -ENOMEM;
     r = p->gzip ? compressed(p, ret, ret_len, more == 0) : 0;
-    if (r == 0 && p->chunked)
-        r = framed(ret, ret_len, more == 0);
     return r < 0 ? r : more;
 }

@@ -35,6 +35,7 @@ int http_server_new(struct loop *loop, const char *name, http_request_fn fn, voi
                     const struct http_limits *limits, struct http_server **ret)
 {
     struct http_server *s = calloc(1, sizeof(*s));
+    int r;
 
     if (!s)
         return -ENOMEM;
@@ -44,6 +45,11 @@ int http_server_new(struct loop *loop, const char *name, http_request_fn fn, voi
     list_init(&s->listeners);
     crowd_init(&s->crowd, name, limits ? limits->connections : 0, limits ? limits->per_source : 0,
                http_connection_worth);
+    r = http_daemon_start(s);
+    if (r < 0) {
+        free(s);
+        return r;
+    }
     *ret = s;
     return 0;
 }
@@ -76,9 +82,7 @@ void http_server_close(struct http_server **ptr)
         return;
     while (!list_empty(&s->listeners))
         listener_close(list_first(&s->listeners, struct listener, node));
-    while (!list_empty(&s->crowd.members))
-        http_connection_close(list_first(&s->crowd.members, struct http_connection, member.node));
-    loop_free_later(s->loop, s);
+    http_daemon_stop(s);
     *ptr = NULL;
 }
 
@@ -98,7 +102,7 @@ static void take(struct http_server *s, int fd)
     peer_source_get(fd, &source);
     r = crowd_admit(&s->crowd, &source, loop_now(s->loop), &goes);
     if (r > 0)
-        http_connection_close(container_of(goes, struct http_connection, member));
+        http_connection_shut(container_of(goes, struct http_connection, member));
     if (r < 0) { /* never: none of its connections is worth being kept for ever */
         close(fd);
         return;

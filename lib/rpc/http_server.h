@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A small HTTP/1.1 server on a struct loop, for admin pages, metrics and readiness: plaintext, keep-alive,
- * pipelined requests one after another. Nothing blocks. What a client may cost is bounded: 8 KiB of headers
- * within 2 s, a body of at most 64 KiB (read and thrown away), 60 s to take the answer, a number of
- * connections and of those of one source: what goes when there are too many is said in crowd.h.
+ * HTTP/1.1 on a struct loop, for admin pages, metrics and readiness: plaintext, keep-alive, pipelined
+ * requests one after another. libmicrohttpd speaks it; listeners, limits and times are ours. Nothing blocks.
+ * What a client may cost is bounded: 16 KiB of headers within 2 s (90 s after another request), a body of at
+ * most 64 KiB (read and thrown away), 60 s to take the answer, a number of connections and of those of one
+ * source: what goes when there are too many is said in crowd.h.
  *
  * All calls on the loop's thread.
  */
@@ -17,7 +18,6 @@
 
 #include "lib/addr.h"
 #include "lib/loop.h"
-#include "lib/rpc/http_parse.h"
 #include "lib/rpc/peer_source.h"
 
 struct http_server;
@@ -55,12 +55,19 @@ bool http_server_holds_unix(const struct http_server *server, const char *path);
 
 /* ---- requests ---- */
 
-const struct http_head *http_request_head(const struct http_request *request);
+/* All of these know nothing of a request that nobody waits for any more. */
 bool http_method_is(const struct http_request *request, const char *method);
+/* Without the query, and decoded. */
 bool http_path_is(const struct http_request *request, const char *path);
-/* Who asks. NULL: nobody waits any more. */
+/* Who asks, or NULL. */
 const struct peer_source *http_request_source(const struct http_request *request);
-/* See http_query_find(). */
+/* Value of the first header with this name, any case, or NULL. The library's, until the answer. There is at
+ * most one Host. */
+const char *http_header(const struct http_request *request, const char *name);
+bool http_request_accepts_gzip(const struct http_request *request);
+bool http_has_query(const struct http_request *request);
+/* One parameter of "level=info&reset", decoded. Its length, -ENOENT if it is not there, -EINVAL if it does
+ * not fit (with the NUL) or has a NUL inside. A parameter without "=" is empty. */
 int http_query(const struct http_request *request, const char *name, char *buf, size_t size);
 
 struct http_answer {
@@ -83,7 +90,6 @@ void http_body_unref(struct http_body **body);
 /* The caller keeps its reference. */
 void http_respond_body(struct http_request *request, const struct http_answer *answer,
                        struct http_body *body);
-bool http_request_accepts_gzip(const struct http_request *request);
 
 /*
  * A body that is made as the client takes it, however long it is: one piece is held at a time, and one is

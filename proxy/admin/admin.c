@@ -124,7 +124,7 @@ static void logging(struct admin *admin, struct http_request *request)
     int level_len = http_query(request, "level", more, sizeof(more));
     bool has_reset = http_query(request, "reset", reset, sizeof(reset)) != -ENOENT;
 
-    if (!http_request_head(request)->query.len) {
+    if (!http_has_query(request)) {
         say_level(request);
         return;
     }

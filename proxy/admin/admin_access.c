@@ -11,35 +11,29 @@
 #include "lib/log.h"
 #include "lib/reasons.h"
 
-static bool span_is(struct http_span span, const char *text)
-{
-    return span.at && span.len == strlen(text) && !strncasecmp(span.at, text, span.len);
-}
-
-/* There is one such header: http_parse() sees to it. Another name that leads here has been made to (DNS
- * rebinding): the page that asks is somebody else's. */
-static bool names_loopback(const struct http_head *head)
+/* There is one such header. Another name that leads here has been made to (DNS rebinding): the page that asks
+ * is somebody else's. */
+static bool names_loopback(const struct http_request *request)
 {
     static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
-    struct http_span host = http_head_find(head, "host");
+    const char *host = http_header(request, "Host");
 
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    for (size_t i = 0; host && i < array_size(names); i++) {
         size_t len = strlen(names[i]);
 
-        if (host.at && host.len >= len && !strncasecmp(host.at, names[i], len) &&
-            (host.len == len || host.at[len] == ':'))
+        if (!strncasecmp(host, names[i], len) && (!host[len] || host[len] == ':'))
             return true;
     }
     return false;
 }
 
 /* Browsers say for whom they ask. A tool of an operator sends neither of the two. */
-static bool is_of_another_page(const struct http_head *head)
+static bool is_of_another_page(const struct http_request *request)
 {
-    struct http_span site = http_head_find(head, "sec-fetch-site");
+    const char *site = http_header(request, "Sec-Fetch-Site");
 
-    return http_head_find(head, "origin").at ||
-           (site.at && !span_is(site, "none") && !span_is(site, "same-origin"));
+    return http_header(request, "Origin") ||
+           (site && strcasecmp(site, "none") != 0 && strcasecmp(site, "same-origin") != 0);
 }
 
 static bool is_roots(const struct http_request *request)
@@ -52,16 +46,15 @@ static bool is_roots(const struct http_request *request)
 bool admin_may_ask(struct http_request *request, bool local_only, const char *socket,
                    struct admin_refusals *refusals, uint64_t now)
 {
-    const struct http_head *head = http_request_head(request);
     bool reads = http_method_is(request, "GET") || http_method_is(request, "HEAD"), is_index;
     const char *why = NULL;
     char text[256];
     uint64_t unsaid;
 
     is_index = reads && http_path_is(request, "/");
-    if (!names_loopback(head))
+    if (!names_loopback(request))
         why = "the Host header is not localhost, 127.0.0.1 or [::1]";
-    else if (is_of_another_page(head))
+    else if (is_of_another_page(request))
         why = "a page of somebody else asks";
     else if (!reads && local_only)
         why = "on a single machine only the Unix socket takes this";

@@ -12,6 +12,7 @@
 
 #include "lib/cleanup.h"
 #include "lib/log.h"
+#include "lib/rpc/http_accept.h"
 
 #define REST 3 /* times what a page took, before the next one is begun */
 
@@ -56,8 +57,7 @@ static void answer(struct page_waiter **list, struct http_body *body)
 
     while (*list) {
         struct page_waiter *w = *list;
-        bool wants = http_list_accepts(http_head_find(http_request_head(w->request), "accept"),
-                                       "application/openmetrics-text", NULL);
+        bool wants = http_accepts(http_header(w->request, "Accept"), "application/openmetrics-text", NULL);
 
         *list = w->next;
         if (body)
