@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -17,11 +18,17 @@ static void enter(struct http_connection *c, enum http_state state, uint64_t mil
     loop_timer_set(c->server->loop, &c->timer, milliseconds);
 }
 
+void http_connection_wake(struct http_server *s)
+{
+    if (!s->running && !s->closed)
+        eventfd_write(s->wake.fd, 1);
+}
+
 static void resume(struct http_connection *c)
 {
     c->suspended = false;
     MHD_resume_connection(c->mhd);
-    http_daemon_wake(c->server);
+    http_connection_wake(c->server);
 }
 
 /* Nobody waits for it any more. */

@@ -68,12 +68,12 @@ struct http_request {
 
 /* 0 or -errno. To be called once. */
 int http_daemon_start(struct http_server *server);
-/* The library has something to do that its epoll does not tell. */
-void http_daemon_wake(struct http_server *server);
 /* Closes all connections; frees the server once nothing can name it. */
 void http_daemon_stop(struct http_server *server);
 
-/* Takes the descriptor, also on failure. */
+/* The library has something to do that its epoll does not tell. */
+void http_connection_wake(struct http_server *server);
+/* Takes the descriptor, also on failure: 0 or -errno. */
 int http_connection_new(struct http_server *server, int fd, const struct peer_source *source);
 /* The client sees the end now; the library lets go of it in a later turn. */
 void http_connection_shut(struct http_connection *c);

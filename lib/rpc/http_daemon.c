@@ -27,12 +27,6 @@ static void finish(struct http_server *s)
     loop_free_later(s->loop, s);
 }
 
-void http_daemon_wake(struct http_server *s)
-{
-    if (!s->running && !s->closed)
-        eventfd_write(s->wake.fd, 1);
-}
-
 static void run(struct http_server *s)
 {
     MHD_UNSIGNED_LONG_LONG timeout;
@@ -49,7 +43,7 @@ static void run(struct http_server *s)
     if (s->closed)
         finish(s);
     else if (more)
-        http_daemon_wake(s);
+        http_connection_wake(s);
     else
         list_for_each (c, &s->connections, node)
             http_connection_look(c);
