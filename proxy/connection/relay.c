@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include "proxy/connection/relay_side.h"
 #include "proxy/pod/live_connections.h"
 #include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
@@ -16,18 +17,6 @@
 #define COPIES_PER_TURN   8
 
 enum { FRONT = 0, BACK = 1 }; /* who connected to us, and whom we connected to */
-
-struct relay_side {
-    struct loop_watch watch;
-    int fd;
-    bool ended;      /* nothing more comes from it: all was read */
-    bool fin;        /* up to its FIN */
-    bool hung_up;    /* all that will ever come from it is in its queue; no longer watched */
-    bool reset;      /* by its other end: nothing more is written to it */
-    bool shut;       /* FIN was sent to it */
-    uint8_t *unsent; /* bytes for it that it did not take */
-    size_t unsent_len, unsent_offset, unsent_size;
-};
 
 struct relay {
     struct connection c;
@@ -183,14 +172,6 @@ static void set_interest(struct relay *r)
     }
 }
 
-static void free_unsent(struct relay *r, struct relay_side *side)
-{
-    free(side->unsent);
-    side->unsent = NULL;
-    budget_give(&r->c.account, side->unsent_size);
-    side->unsent_size = 0;
-}
-
 static void hang_up(struct relay *r, int index, bool reset)
 {
     struct relay_side *side = &r->sides[index];
@@ -201,53 +182,10 @@ static void hang_up(struct relay *r, int index, bool reset)
     if (!reset || side->reset)
         return;
     side->reset = true;
-    free_unsent(r, side);
+    relay_side_free_unsent(&r->c.account, side);
     side->unsent_len = 0;
     r->left = last_bytes(r);
     loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->settings->linger_timeout);
-}
-
-/* Writes to a side; what it does not take is kept. -errno if the side is gone. */
-static int write_to(struct relay *r, struct relay_side *to, const uint8_t *data, size_t len)
-{
-    ssize_t n;
-    int e;
-
-    do
-        n = send(to->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    if (n < 0 && errno != EAGAIN)
-        return -errno;
-    if (n < 0)
-        n = 0;
-    if ((size_t)n == len)
-        return 0;
-    e = budget_take(&r->c.account, len - (size_t)n);
-    if (e < 0)
-        return e;
-    to->unsent = malloc(len - (size_t)n);
-    if (!to->unsent)
-        return -ENOMEM;
-    memcpy(to->unsent, data + n, len - (size_t)n);
-    to->unsent_len = to->unsent_size = len - (size_t)n;
-    to->unsent_offset = 0;
-    return 0;
-}
-
-static int write_unsent(struct relay *r, struct relay_side *to)
-{
-    while (to->unsent_len) {
-        ssize_t n = send(to->fd, to->unsent + to->unsent_offset, to->unsent_len, MSG_DONTWAIT | MSG_NOSIGNAL);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return errno == EAGAIN ? 0 : -errno;
-        to->unsent_offset += (size_t)n;
-        to->unsent_len -= (size_t)n;
-    }
-    free_unsent(r, to);
-    return 0;
 }
 
 static int copy_through(struct relay *r, int from_index, uint8_t *buf)
@@ -275,7 +213,7 @@ static int copy_through(struct relay *r, int from_index, uint8_t *buf)
         r->last_activity = loop_now(loop_of(r));
         telemetry_bytes(&r->c.flow, from_index == FRONT ? (uint64_t)n : 0,
                         from_index == BACK ? (uint64_t)n : 0);
-        e = write_to(r, to, buf, (size_t)n);
+        e = relay_side_write(&r->c.account, to, buf, (size_t)n);
         if (e == -ENOMEM || e == -ENOBUFS)
             return e;
         if (e < 0)
@@ -330,7 +268,7 @@ static void serve(struct relay *r, int index, uint32_t events)
      * been sent, so it is a reset. */
     if (events & (EPOLLHUP | EPOLLERR))
         hang_up(r, index, (events & EPOLLERR) || !side->shut);
-    else if ((events & EPOLLOUT) && write_unsent(r, side) < 0)
+    else if ((events & EPOLLOUT) && relay_side_write_unsent(&r->c.account, side) < 0)
         hang_up(r, index, true);
     if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
         e = copy(r, index);
