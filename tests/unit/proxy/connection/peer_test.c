@@ -49,14 +49,14 @@ static void is_a_stream(void)
     cr_expect(CLOSED == 2 && world_metric("bruma_failures_total") == 0);
 }
 
-Test(peer, request_becomes_an_open_stream)
+WORLD_TEST(peer, request_becomes_an_open_stream)
 {
     ask_for_a_stream(NULL);
     is_a_stream();
     cr_expect(POLICY_WAITS == 0);
 }
 
-Test(peer, request_waits_for_a_policy)
+WORLD_TEST(peer, request_waits_for_a_policy)
 {
     ask_for_a_stream("shop/rule");
     world_until(request_waits, "the request waits");
@@ -65,7 +65,7 @@ Test(peer, request_waits_for_a_policy)
     is_a_stream();
 }
 
-Test(peer, request_waits_for_a_policy_that_denies)
+WORLD_TEST(peer, request_waits_for_a_policy_that_denies)
 {
     ask_for_a_stream("shop/rule");
     world_until(request_waits, "the request waits");
@@ -75,14 +75,14 @@ Test(peer, request_waits_for_a_policy_that_denies)
     cr_expect(OPENED == 2 && CLOSED == 2);
 }
 
-Test(peer, request_waits_for_a_policy_in_vain)
+WORLD_TEST(peer, request_waits_for_a_policy_in_vain)
 {
     ask_for_a_stream("shop/rule");
     is_refused();
     cr_expect(FAILURES("policy_missing") == 1 && FAILURES("connect_rejected") == 1);
 }
 
-Test(peer, request_is_one_too_many)
+WORLD_TEST(peer, request_is_one_too_many)
 {
     world.proxy.settings.max_peer_connections = 1; /* that is its tunnel */
     ask_for_a_stream(NULL);
@@ -90,7 +90,7 @@ Test(peer, request_is_one_too_many)
     cr_expect(FAILURES("peer_connections") == 1 && FAILURES("connect_rejected") == 1);
 }
 
-Test(peer, request_has_an_application_that_refuses)
+WORLD_TEST(peer, request_has_an_application_that_refuses)
 {
     mesh_knows_the_pod(NULL);
     pods_state_changed(&world.proxy);
@@ -100,7 +100,7 @@ Test(peer, request_has_an_application_that_refuses)
     cr_expect(FAILURES("connect_refused") == 1 && FAILURES("connect_rejected") == 1);
 }
 
-Test(peer, request_has_a_tunnel_that_ends_while_it_waits)
+WORLD_TEST(peer, request_has_a_tunnel_that_ends_while_it_waits)
 {
     ask_for_a_stream("shop/rule");
     world_until(request_waits, "the request waits");
@@ -111,7 +111,7 @@ Test(peer, request_has_a_tunnel_that_ends_while_it_waits)
     world_until(served, "the application has a connection");
 }
 
-Test(peer, request_has_a_pod_that_goes_while_it_waits)
+WORLD_TEST(peer, request_has_a_pod_that_goes_while_it_waits)
 {
     ask_for_a_stream("shop/rule");
     world_until(request_waits, "the request waits");
@@ -120,7 +120,7 @@ Test(peer, request_has_a_pod_that_goes_while_it_waits)
     cr_expect(FAILURES("pod_removed") == 2);
 }
 
-Test(peer, request_has_a_worker_that_ends_while_it_waits)
+WORLD_TEST(peer, request_has_a_worker_that_ends_while_it_waits)
 {
     ask_for_a_stream("shop/rule");
     world_until(request_waits, "the request waits");
@@ -152,7 +152,7 @@ static bool nobody_waits(void)
     return world_waiting() == 0;
 }
 
-Test(peer, waits_for_the_pod_in_vain)
+WORLD_TEST(peer, waits_for_the_pod_in_vain)
 {
     client = call();
     world_until(one_waits, "it waits");
@@ -160,7 +160,7 @@ Test(peer, waits_for_the_pod_in_vain)
     cr_expect(FAILURES("source_unknown") == 1 && world.wp->handshakes_len == 0);
 }
 
-Test(peer, waits_for_the_certificate)
+WORLD_TEST(peer, waits_for_the_certificate)
 {
     knows_who_it_is();
     client = call();
@@ -171,7 +171,7 @@ Test(peer, waits_for_the_certificate)
     cr_expect(nobody_waits() && world.wp->handshakes_len == 1);
 }
 
-Test(peer, makes_room_for_the_next)
+WORLD_TEST(peer, makes_room_for_the_next)
 {
     int first = call();
 
@@ -183,7 +183,7 @@ Test(peer, makes_room_for_the_next)
     close(first);
 }
 
-Test(peer, is_one_too_many)
+WORLD_TEST(peer, is_one_too_many)
 {
     world.proxy.settings.max_peer_connections = 0;
     client = call();
@@ -191,7 +191,7 @@ Test(peer, is_one_too_many)
     cr_expect(nobody_waits() && FAILURES("peer_connections") == 1);
 }
 
-Test(peer, has_a_pod_that_goes_while_it_waits)
+WORLD_TEST(peer, has_a_pod_that_goes_while_it_waits)
 {
     client = call();
     world_until(one_waits, "it waits");

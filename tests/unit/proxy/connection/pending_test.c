@@ -22,7 +22,7 @@ static struct tunnel *only_tunnel(void)
 
 /* ---- of the pod's applications ---- */
 
-Test(pending, becomes_a_relay_at_once)
+WORLD_TEST(pending, becomes_a_relay_at_once)
 {
     go_out(WORLD_FAR, 0);
     cr_expect(world_waiting() == 0, "what needs nothing is not kept");
@@ -30,7 +30,7 @@ Test(pending, becomes_a_relay_at_once)
     cr_expect(world_metric("bruma_failures_total") == 0);
 }
 
-Test(pending, becomes_a_relay_that_nobody_answers)
+WORLD_TEST(pending, becomes_a_relay_that_nobody_answers)
 {
     world.proxy.settings.connect_timeout = 100;
     go_out(WORLD_SILENT, 9);
@@ -39,7 +39,7 @@ Test(pending, becomes_a_relay_that_nobody_answers)
     cr_expect(FAILURES("connect_timeout") == 1 && OPENED == 1 && CLOSED == 1);
 }
 
-Test(pending, waits_for_its_certificate_in_vain)
+WORLD_TEST(pending, waits_for_its_certificate_in_vain)
 {
     mesh_knows_the_pod(NULL);
     mesh_knows_a_peer();
@@ -52,7 +52,7 @@ Test(pending, waits_for_its_certificate_in_vain)
     cr_expect(FAILURES("identity_unavailable") == 1 && OPENED == 1 && CLOSED == 1);
 }
 
-Test(pending, waits_while_nobody_knows_who_it_is)
+WORLD_TEST(pending, waits_while_nobody_knows_who_it_is)
 {
     mesh_knows_a_peer();
     go_out(WORLD_SILENT, 8080);
@@ -61,7 +61,7 @@ Test(pending, waits_while_nobody_knows_who_it_is)
     cr_expect(FAILURES("source_unknown") == 1 && OPENED == 0);
 }
 
-Test(pending, becomes_a_stream_at_once)
+WORLD_TEST(pending, becomes_a_stream_at_once)
 {
     knows_who_it_is();
     certificate_comes();
@@ -70,7 +70,7 @@ Test(pending, becomes_a_stream_at_once)
     cr_assert(only_tunnel() && only_tunnel()->queue_len == 1);
 }
 
-Test(pending, becomes_a_stream_once_its_certificate_is_there)
+WORLD_TEST(pending, becomes_a_stream_once_its_certificate_is_there)
 {
     knows_who_it_is();
     go_out(WORLD_SILENT, 8080);
@@ -82,7 +82,7 @@ Test(pending, becomes_a_stream_once_its_certificate_is_there)
     cr_expect(only_tunnel()->peer.port == BRUMA_PORT_HBONE);
 }
 
-Test(pending, goes_where_the_mesh_says_when_it_has_waited)
+WORLD_TEST(pending, goes_where_the_mesh_says_when_it_has_waited)
 {
     knows_who_it_is();
     go_out(WORLD_FAR, 0);
@@ -98,14 +98,14 @@ Test(pending, goes_where_the_mesh_says_when_it_has_waited)
     world_until(served, "it is plain by now");
 }
 
-Test(pending, is_one_of_the_listeners_own)
+WORLD_TEST(pending, is_one_of_the_listeners_own)
 {
     go_out("127.0.0.1", 8080);
     is_refused();
     cr_expect(FAILURES("self_call") == 1);
 }
 
-Test(pending, is_one_too_many)
+WORLD_TEST(pending, is_one_too_many)
 {
     world.proxy.settings.max_pod_descriptors = 0;
     go_out(WORLD_FAR, 0);
@@ -115,7 +115,7 @@ Test(pending, is_one_too_many)
 
 /* ---- from outside, without a tunnel ---- */
 
-Test(pending, waits_for_its_pod_to_be_known)
+WORLD_TEST(pending, waits_for_its_pod_to_be_known)
 {
     come_in(0);
     waits();
@@ -124,7 +124,7 @@ Test(pending, waits_for_its_pod_to_be_known)
     is_a_relay();
 }
 
-Test(pending, waits_for_its_pod_in_vain)
+WORLD_TEST(pending, waits_for_its_pod_in_vain)
 {
     come_in(0);
     waits();
@@ -132,7 +132,7 @@ Test(pending, waits_for_its_pod_in_vain)
     cr_expect(FAILURES("source_unknown") == 1 && OPENED == 0);
 }
 
-Test(pending, waits_for_the_pod_then_for_a_policy)
+WORLD_TEST(pending, waits_for_the_pod_then_for_a_policy)
 {
     come_in(0);
     waits();
@@ -146,7 +146,7 @@ Test(pending, waits_for_the_pod_then_for_a_policy)
     is_a_relay();
 }
 
-Test(pending, waits_for_a_policy_that_denies)
+WORLD_TEST(pending, waits_for_a_policy_that_denies)
 {
     mesh_knows_the_pod("shop/rule");
     come_in(0);
@@ -156,7 +156,7 @@ Test(pending, waits_for_a_policy_that_denies)
     cr_expect(FAILURES("policy_denied") == 1 && OPENED == 1 && CLOSED == 1);
 }
 
-Test(pending, waits_for_a_policy_in_vain)
+WORLD_TEST(pending, waits_for_a_policy_in_vain)
 {
     mesh_knows_the_pod("shop/rule");
     come_in(0);
@@ -165,7 +165,7 @@ Test(pending, waits_for_a_policy_in_vain)
     cr_expect(FAILURES("policy_missing") == 1 && OPENED == 1 && CLOSED == 1);
 }
 
-Test(pending, waits_for_a_policy_for_as_long_as_is_set)
+WORLD_TEST(pending, waits_for_a_policy_for_as_long_as_is_set)
 {
     world.proxy.settings.source_timeout = 1;
     world.proxy.settings.policy_timeout = 60000;
@@ -177,7 +177,7 @@ Test(pending, waits_for_a_policy_for_as_long_as_is_set)
     is_a_relay();
 }
 
-Test(pending, passes_without_a_policy_that_is_missing_if_that_is_set)
+WORLD_TEST(pending, passes_without_a_policy_that_is_missing_if_that_is_set)
 {
     state_set_unknown_policy(world.proxy.state, false);
     mesh_knows_the_pod("shop/rule");
@@ -186,7 +186,7 @@ Test(pending, passes_without_a_policy_that_is_missing_if_that_is_set)
     is_a_relay();
 }
 
-Test(pending, waits_for_a_policy_of_a_pod_that_goes_from_the_mesh)
+WORLD_TEST(pending, waits_for_a_policy_of_a_pod_that_goes_from_the_mesh)
 {
     mesh_knows_the_pod("shop/rule");
     come_in(0);
@@ -197,7 +197,7 @@ Test(pending, waits_for_a_policy_of_a_pod_that_goes_from_the_mesh)
     cr_expect(FAILURES("source_unknown") == 1 && OPENED == 0);
 }
 
-Test(pending, is_allowed_or_denied_at_once)
+WORLD_TEST(pending, is_allowed_or_denied_at_once)
 {
     mesh_knows_the_pod("shop/rule");
     mesh_has_policy(true);
@@ -212,14 +212,14 @@ Test(pending, is_allowed_or_denied_at_once)
     cr_expect(FAILURES("policy_denied") == 1);
 }
 
-Test(pending, is_for_a_port_of_the_proxy)
+WORLD_TEST(pending, is_for_a_port_of_the_proxy)
 {
     come_in(BRUMA_PORT_HBONE);
     is_refused();
     cr_expect(FAILURES("self_call") == 1);
 }
 
-Test(pending, is_not_for_the_pod)
+WORLD_TEST(pending, is_not_for_the_pod)
 {
     struct endpoint from, to = sample_endpoint(WORLD_SILENT ":80"),
                           arrival = sample_endpoint(WORLD_POD ":80");
@@ -233,7 +233,7 @@ Test(pending, is_not_for_the_pod)
 
 /* ---- ends while it waits ---- */
 
-Test(pending, has_a_client_that_goes_while_it_waits)
+WORLD_TEST(pending, has_a_client_that_goes_while_it_waits)
 {
     come_in(0);
     waits();
@@ -248,7 +248,7 @@ Test(pending, has_a_client_that_goes_while_it_waits)
     world_until(none_left, "the relay ends");
 }
 
-Test(pending, has_a_client_that_goes_and_waits_in_vain)
+WORLD_TEST(pending, has_a_client_that_goes_and_waits_in_vain)
 {
     come_in(0);
     waits();
@@ -258,7 +258,7 @@ Test(pending, has_a_client_that_goes_and_waits_in_vain)
     cr_expect(FAILURES("source_unknown") == 1);
 }
 
-Test(pending, has_a_pod_that_goes_while_it_waits)
+WORLD_TEST(pending, has_a_pod_that_goes_while_it_waits)
 {
     come_in(0);
     waits();
@@ -267,7 +267,7 @@ Test(pending, has_a_pod_that_goes_while_it_waits)
     cr_expect(FAILURES("pod_removed") == 1 && OPENED == 0);
 }
 
-Test(pending, has_a_worker_that_ends_while_it_waits)
+WORLD_TEST(pending, has_a_worker_that_ends_while_it_waits)
 {
     mesh_knows_a_peer();
     go_out(WORLD_SILENT, 8080);
@@ -277,7 +277,7 @@ Test(pending, has_a_worker_that_ends_while_it_waits)
     cr_expect(FAILURES("drain_deadline") == 1 && OPENED == 0);
 }
 
-Test(pending, has_a_drain_that_ends_while_it_waits)
+WORLD_TEST(pending, has_a_drain_that_ends_while_it_waits)
 {
     come_in(0);
     waits();
@@ -289,7 +289,7 @@ Test(pending, has_a_drain_that_ends_while_it_waits)
     cr_expect(FAILURES("drain_deadline") == 1 && OPENED == 0);
 }
 
-Test(pending, is_many)
+WORLD_TEST(pending, is_many)
 {
     int clients[100];
 

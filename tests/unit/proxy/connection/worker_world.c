@@ -241,6 +241,21 @@ void world_end_worker(void)
     world.wp = NULL;
 }
 
+void world_nothing_left(void)
+{
+    struct proxy *p = &world.proxy;
+
+    if (world.wp)
+        world_delete_pod();
+    world_run(LOOK_MILLISECONDS);
+    cr_assert(atomic_load(&world.pod->descriptors) == 0, "descriptors that are counted: %d",
+              atomic_load(&world.pod->descriptors));
+    cr_assert(atomic_load(&world.pod->connections) == 0, "connections that are counted: %d",
+              atomic_load(&world.pod->connections));
+    cr_assert(atomic_load(&world.worker->connections) == 0);
+    cr_assert(atomic_load(&p->memory.used) == 0);
+}
+
 static void stop(void *data)
 {
     loop_stop(data);
@@ -250,15 +265,6 @@ void world_end(void)
 {
     struct proxy *p = &world.proxy;
 
-    if (world.wp)
-        world_delete_pod();
-    world_run(LOOK_MILLISECONDS);
-    cr_expect(atomic_load(&world.pod->descriptors) == 0, "descriptors that are counted: %d",
-              atomic_load(&world.pod->descriptors));
-    cr_expect(atomic_load(&world.pod->connections) == 0, "connections that are counted: %d",
-              atomic_load(&world.pod->connections));
-    cr_expect(atomic_load(&world.worker->connections) == 0);
-    cr_expect(atomic_load(&world.proxy.memory.used) == 0);
     pod_unref(world.pod);
     worker_free(world.worker);
     world.worker = NULL;

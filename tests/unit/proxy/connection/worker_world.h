@@ -32,8 +32,18 @@ extern struct world world;
 
 /* Needs root. source_timeout and policy_timeout are 200 ms. */
 void world_begin(void);
-/* All that was taken has been given back, or the test fails. */
 void world_end(void);
+/* At the end of a test: the pod goes, and all that was taken has been given back. (What fails in a suite's
+ * fini is not counted by Criterion.) */
+void world_nothing_left(void);
+#define WORLD_TEST(suite, name)       \
+    static void suite##_##name(void); \
+    Test(suite, name)                 \
+    {                                 \
+        suite##_##name();             \
+        world_nothing_left();         \
+    }                                 \
+    static void suite##_##name(void)
 
 /* A listening socket. port 0: any; it is in ret. */
 int world_listen(const char *address, uint16_t port, struct endpoint *ret);
