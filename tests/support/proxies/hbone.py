@@ -128,7 +128,7 @@ class Client:
             n = min(self.h2.local_flow_control_window(sid), self.h2.max_outbound_frame_size, len(data) - at)
             if n == 0:
                 before = self.h2.local_flow_control_window(sid)
-                assert self.pump(lambda: self.h2.local_flow_control_window(sid) > before), "no credit"
+                assert self.pump(lambda: self.h2.local_flow_control_window(sid) > before, 60), "no credit"
                 continue
             self.h2.send_data(sid, data[at : at + n])
             at += n
