@@ -176,14 +176,7 @@ def test_an_anchor_that_is_not_self_signed(control_plane):
         m.proxy_env.update(plane.env())
         try:
             web, shop = m.pod("web"), m.pod("shop")
-            plane.set(
-                *(
-                    plane.workload(
-                        p.name, p.ip, p.ip6, tunnel_protocol=1, node=node.name, service_account=p.account
-                    )
-                    for p in (web, shop)
-                )
-            )
+            plane.set(plane.of(web), plane.of(shop))
             m.start()
             shop.server(ECHO, "8080")
             assert web.python(ONE_SHOT, shop.ip, 8080, "hello") == "hello", node.proxy.text()[-700:]

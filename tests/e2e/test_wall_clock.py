@@ -213,14 +213,7 @@ def test_certificates_of_a_short_life_are_renewed_in_time(life):
         m.proxy_env.update(plane.env())
         try:
             web, shop = m.pod("web"), m.pod("shop")
-            plane.set(
-                *(
-                    plane.workload(
-                        p.name, p.ip, p.ip6, tunnel_protocol=1, node=node.name, service_account=p.account
-                    )
-                    for p in (web, shop)
-                )
-            )
+            plane.set(plane.of(web), plane.of(shop))
             m.start()
             shop.server(ECHO, "8080")
             web.python(ONE_SHOT, shop.ip, 8080, "first")

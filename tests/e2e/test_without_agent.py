@@ -159,19 +159,7 @@ class File:
                 work.path("ca.pem"),
             ]
         )
-        self.node = CniNode(
-            "n1",
-            1,
-            work.prefix,
-            work.path("n1"),
-            work.bpf_root(),
-            work.cgroup(),
-            work.build,
-            self.path,
-            work.path("ca.pem"),
-        )
-        work.defer(self.node.destroy)
-        self.node.create()
+        self.node = CniNode.alone(work, self.path, work.path("ca.pem"))
         self.write()
 
     def write(self, plain=False):

@@ -21,19 +21,7 @@ class World:
 
     def __init__(self, work, server):
         self.work = work
-        self.node = CniNode(
-            "n1",
-            1,
-            work.prefix,
-            work.path("n1"),
-            work.bpf_root(),
-            work.cgroup(),
-            work.build,
-            work.path("none.yaml"),
-            work.path("none.pem"),
-        )
-        work.defer(self.node.destroy)
-        self.node.create()
+        self.node = CniNode.alone(work, work.path("none.yaml"), work.path("none.pem"))
         self.server = server(self.node.netns, work.path("kube"))
         work.defer(self.server.stop)
         self.server.start()

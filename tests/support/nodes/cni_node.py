@@ -57,6 +57,17 @@ class CniNode(Node):
         self.ip, self.ip6 = f"{subnet4}.0.{number}", f"{subnet6}::{number}"
         self.pods, self.runtime = {}, None
 
+    @classmethod
+    def alone(cls, work, mesh_file, ca_key):
+        """The one node of a test's Workspace, made, and taken down with it."""
+        directory = work.path("n1")
+        node = cls(
+            "n1", 1, work.prefix, directory, work.bpf_root(), work.cgroup(), work.build, mesh_file, ca_key
+        )
+        work.defer(node.destroy)
+        node.create()
+        return node
+
     # ---- the machine ----
 
     def create(self):

@@ -208,6 +208,11 @@ class Plane:
                 setattr(w, key, value)
         return w.uid, m
 
+    def of(self, pod, **fields):
+        """A pod as a workload, with HBONE."""
+        usual = {"tunnel_protocol": 1, "node": pod.node.name, "service_account": pod.account}
+        return self.workload(pod.name, *pod.ips, **{**usual, **fields})
+
     def service(self, hostname, *vips, ports=((80, 8080),), **fields):
         m = self.messages["istio.workload.Address"]()
         s = m.service

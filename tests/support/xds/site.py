@@ -43,13 +43,7 @@ class Site:
         self.shop.server(ECHO, "8080")
 
     def of(self, pod, **fields):
-        """The pod as a workload, with HBONE."""
-        return self.plane.workload(
-            pod.name,
-            pod.ip,
-            pod.ip6,
-            **{"tunnel_protocol": 1, "node": self.node.name, "service_account": pod.account, **fields},
-        )
+        return self.plane.of(pod, **fields)
 
     def ping(self, address=None, port=8080, seconds=20):
         return self.web.python(CLIENT, address or self.shop.ip, port, seconds).strip()
