@@ -17,8 +17,8 @@
 
 static const struct setting table[] = {
     {"run-dir", "BRUMA_RUN_DIR", SETTING_STRING, BRUMA_DEFAULT_RUN_DIR,
-     "directory of the agent's socket and of what it remembers about pods",
-     offsetof(struct agent_settings, run_dir), 0, 0},
+     "directory of the agent's socket and of its records of pods", offsetof(struct agent_settings, run_dir),
+     0, 0},
     {"pin-dir", "BRUMA_PIN_DIR", SETTING_STRING, BRUMA_DEFAULT_PIN_DIR,
      "directory in a BPF file system for programs, maps and links", offsetof(struct agent_settings, pin_dir),
      0, 0},
@@ -27,65 +27,63 @@ static const struct setting table[] = {
      offsetof(struct agent_settings, cgroup), 0, 0},
     {"probe-cgroup", "BRUMA_PROBE_CGROUP", SETTING_STRING, NULL,
      "cgroup2 directory of the kubelet, whose declared probes go straight to the application; auto: found by "
-     "its name; unset: none do",
+     "its name; unset: probes are connections like any other",
      offsetof(struct agent_settings, probe_cgroup), 0, 0},
     {"node-name", "NODE_NAME", SETTING_STRING, NULL, "name of this node; unset: the host name",
      offsetof(struct agent_settings, node), 0, 0},
     {"log-level", "BRUMA_LOG", SETTING_STRING, "info",
      "off, error, warn, info, debug or trace; then scope=level pairs, separated by commas",
      offsetof(struct agent_settings, log_level), 0, 0},
-    {"log-json", "BRUMA_LOG_JSON", SETTING_BOOL, "false", "one JSON object a log line",
+    {"log-json", "BRUMA_LOG_JSON", SETTING_BOOL, "false", "write the log as JSON, one object a line",
      offsetof(struct agent_settings, log_json), 0, 0},
     {"verify-interval", "BRUMA_VERIFY_INTERVAL", SETTING_DURATION, "5s",
-     "how often the capture of each pod is looked at: what has changed there is verified and repaired",
+     "how often each pod's capture is checked; what has changed is verified and repaired",
      offsetof(struct agent_settings, verify_interval), 100, 3600000},
     {"forwarding-look", "BRUMA_FORWARDING_LOOK", SETTING_DURATION, "1m",
-     "how often pods are looked at, beside when a device of theirs changes, for devices behind which others "
-     "are (a bridge, the tap of a virtual "
-     "machine); "
-     "what those send is not captured, and such a pod is not announced as one of the mesh. 0: never, it is "
-     "announced like others",
+     "how often pods are checked for devices with others behind them (a bridge, the tap of a virtual "
+     "machine), in addition to when a device changes; what those send is not captured, and such a pod is not "
+     "announced as part of the mesh. 0: never, such pods are announced like others",
      offsetof(struct agent_settings, forwarding_look), 0, 3600000},
     {"verify-walk", "BRUMA_VERIFY_WALK", SETTING_DURATION, "2m",
-     "how often it is verified in full although no change was seen or reported",
+     "how often each pod is verified in full although no change was seen or reported",
      offsetof(struct agent_settings, verify_walk), 100, 86400000},
     {"drain-grace", "BRUMA_DRAIN_GRACE", SETTING_DURATION, "2s",
      "time between the end of outbound and of inbound capture when a pod leaves the mesh",
      offsetof(struct agent_settings, drain_grace), 0, 3600000},
     {"adopt-wait", "BRUMA_ADOPT_WAIT", SETTING_DURATION, "3s",
-     "after a start: how long a running proxy may take to give back the listeners it holds",
+     "after a start: how long a running proxy has to give back the listeners it holds",
      offsetof(struct agent_settings, adopt_wait), 0, 60000},
     {"proxy-drain", "BRUMA_PROXY_DRAIN", SETTING_DURATION, "30s",
-     "how long a proxy that another one has replaced may finish its connections",
-     offsetof(struct agent_settings, proxy_drain), 0, 86400000},
+     "how long a replaced proxy has to finish its connections", offsetof(struct agent_settings, proxy_drain),
+     0, 86400000},
     {"guard", "BRUMA_GUARD", SETTING_STRING, "bounded",
-     "in a cluster: what keeps TCP connections from and to pods that nobody has decided about when the agent "
-     "starts, or finds the plugin's entry missing: off, bounded (until they are captured or known to belong "
-     "outside, at most for guard-limit) or strict (without a limit)",
+     "in a cluster: whether pods are kept from TCP connections while the agent has not decided about them, "
+     "from when it starts or finds the plugin's entry missing: off, bounded (until they are captured or "
+     "known to be outside the mesh, at most for guard-limit) or strict (without a limit)",
      offsetof(struct agent_settings, guard), 0, 0},
     {"guard-limit", "BRUMA_GUARD_LIMIT", SETTING_DURATION, "1m",
-     "how long a bounded guard stays closed at the most", offsetof(struct agent_settings, guard_limit), 100,
+     "how long a bounded guard stays closed at most", offsetof(struct agent_settings, guard_limit), 100,
      3600000},
     {"guard-cgroup", "BRUMA_GUARD_CGROUP", SETTING_STRING, "auto",
-     "cgroup2 directory of all pods and nobody else; auto: kubepods or kubepods.slice, found below cgroup",
+     "cgroup2 directory that contains all pods and nothing else; auto: kubepods or kubepods.slice, found "
+     "below cgroup",
      offsetof(struct agent_settings, guard_cgroup), 0, 0},
 
     {"zds-socket", "ZTUNNEL_UDS_ADDRESS", SETTING_STRING, "",
-     "socket for stock node proxies (ztunnel looks for it at /var/run/ztunnel/ztunnel.sock), which serve the "
-     "pods then, and bruma-proxy does not; empty: bruma-proxy does",
+     "socket on which stock node proxies are served (ztunnel expects /var/run/ztunnel/ztunnel.sock); they "
+     "serve the pods then, instead of bruma-proxy; empty: bruma-proxy does",
      offsetof(struct agent_settings, zds_socket), 0, 0},
 
     {"source", "BRUMA_SOURCE", SETTING_STRING, "file",
-     "where pods' labels come from: file (the mesh file; the agent is control plane and CA of this machine) "
-     "or "
-     "kubernetes (the Kubernetes API; istiod is control plane and CA)",
+     "where pods' labels come from: file (the mesh file; the agent is this machine's control plane and CA) "
+     "or kubernetes (the Kubernetes API; istiod is control plane and CA)",
      offsetof(struct agent_settings, source), 0, 0},
     {"kube-server", "BRUMA_KUBE_SERVER", SETTING_STRING, NULL,
      "https URL of the API server; unset: KUBERNETES_SERVICE_HOST and _PORT, which every pod has",
      offsetof(struct agent_settings, kube_server), 0, 0},
     {"kube-ca", "KUBE_CA_FILE", SETTING_STRING, SERVICE_ACCOUNT "ca.crt",
-     "certificates (PEM) that the API server's is checked with", offsetof(struct agent_settings, kube_ca), 0,
-     0},
+     "certificates (PEM) by which the API server's certificate is verified",
+     offsetof(struct agent_settings, kube_ca), 0, 0},
     {"kube-token-file", "BRUMA_KUBE_TOKEN_FILE", SETTING_STRING, SERVICE_ACCOUNT "token",
      "bearer token for the API server, read for each request",
      offsetof(struct agent_settings, kube_token_file), 0, 0},
@@ -100,72 +98,67 @@ static const struct setting table[] = {
      "namespace of the node proxies (label app=ztunnel), which stay outside the mesh",
      offsetof(struct agent_settings, system_namespace), 0, 0},
     {"cni-cache", "BRUMA_CNI_CACHE", SETTING_STRING, "/var/lib/cni",
-     "directory of the CNI library's results, where network namespaces of running pods are looked up; empty: "
-     "not",
+     "directory of the CNI library's results, where network namespaces of running pods are looked up first; "
+     "empty: not used",
      offsetof(struct agent_settings, cni_cache), 0, 0},
     {"cri-socket", "BRUMA_CRI_SOCKET", SETTING_STRING, "/run/containerd/containerd.sock",
-     "socket of the container runtime, which is asked for them next; empty: not",
+     "socket of the container runtime, which is asked for them next; empty: not used",
      offsetof(struct agent_settings, cri_socket), 0, 0},
     {"proc", "BRUMA_PROC", SETTING_STRING, "/proc",
-     "the node's /proc, where they are looked for last, by the control groups of processes",
+     "the node's /proc, where they are looked up last, by the cgroups of processes",
      offsetof(struct agent_settings, proc), 0, 0},
 
     {"cni-conf-dir", "BRUMA_CNI_CONF_DIR", SETTING_STRING, "",
-     "directory of the container runtime's network configurations, whose first one gets an entry of "
-     "bruma-cni; empty: nothing is installed",
+     "directory of the container runtime's network configurations; bruma-cni is added to the first one; "
+     "empty: nothing is installed",
      offsetof(struct agent_settings, cni_conf_dir), 0, 0},
     {"cni-bin-dir", "BRUMA_CNI_BIN_DIR", SETTING_STRING, "/opt/cni/bin",
-     "directory of the container runtime's plugins, where bruma-cni is put; empty: it is there already",
+     "directory of the container runtime's plugins, where bruma-cni is installed; empty: it is there already",
      offsetof(struct agent_settings, cni_bin_dir), 0, 0},
-    {"cni-plugin", "BRUMA_CNI_PLUGIN", SETTING_STRING, BRUMA_CNI_PLUGIN_PATH, "the program that is put there",
-     offsetof(struct agent_settings, cni_plugin), 0, 0},
+    {"cni-plugin", "BRUMA_CNI_PLUGIN", SETTING_STRING, BRUMA_CNI_PLUGIN_PATH,
+     "the program that is installed there", offsetof(struct agent_settings, cni_plugin), 0, 0},
     {"cni-status-gate", "BRUMA_CNI_STATUS_GATE", SETTING_BOOL, "false",
-     "the entry asks STATUS to fail while the agent does not answer, which keeps new pods off the node",
+     "have CNI STATUS fail while the agent does not answer, which keeps new pods off the node",
      offsetof(struct agent_settings, cni_status_gate), 0, 0},
 
     {"cni-owned-conf", "ISTIO_OWNED_CNI_CONFIG", SETTING_BOOL, "false",
-     "files of others stay as they are, and the entry is in a list of Bruma's own that is made of the first "
-     "one and comes "
-     "before it: others may write theirs anew at a boot",
+     "leave other files as they are, and add the entry to a list of Bruma's own, which is made from the "
+     "first one and sorts before it: others may rewrite theirs at boot",
      offsetof(struct agent_settings, cni_owned_conf), 0, 0},
     {"cni-owned-conf-name", "ISTIO_OWNED_CNI_CONFIG_FILENAME", SETTING_STRING, "02-bruma.conflist",
      "name of that list; it must sort before the main plugin's file",
      offsetof(struct agent_settings, cni_owned_conf_name), 0, 0},
 
     {"without-agent", "BRUMA_WITHOUT_AGENT", SETTING_STRING, BRUMA_WITHOUT_AGENT_KNOWN,
-     "which pods start while no agent answers, besides those of excluded namespaces: wait "
-     "(none), known "
-     "(those that the last agent knew to be outside the mesh, and all of namespaces whose pods cannot belong "
-     "to it) or "
-     "namespaces (also those of namespaces that are not in the mesh, although a pod's own label could say "
-     "otherwise)",
+     "which pods may start while no agent answers, besides those of excluded namespaces: wait (none), known "
+     "(those that the last agent knew to be outside the mesh, and all in namespaces whose pods cannot belong "
+     "to it) or namespaces (also all in namespaces that are not in the mesh, although a pod's own label "
+     "could say otherwise)",
      offsetof(struct agent_settings, without_agent), 0, 0},
     {"decisions-age", "BRUMA_DECISIONS_AGE", SETTING_DURATION, "24h",
-     "how old the last agent's word on that may be", offsetof(struct agent_settings, decisions_age), 1000, 0},
+     "how old the last agent's decisions may be for that", offsetof(struct agent_settings, decisions_age),
+     1000, 0},
 
-    {"metrics-port", "MONITORING_PORT", SETTING_NUMBER, "0", "metrics, on every address; 0: none",
+    {"metrics-port", "MONITORING_PORT", SETTING_NUMBER, "0", "metrics, on all addresses; 0: none",
      offsetof(struct agent_settings, metrics_port), 0, 65535},
     {"ready-port", "BRUMA_AGENT_READY_PORT", SETTING_NUMBER, "0",
      "/readyz and /healthz, on loopback; 0: none", offsetof(struct agent_settings, ready_port), 0, 65535},
     {"server-connections", "BRUMA_AGENT_CONNECTIONS", SETTING_NUMBER, "64",
-     "connections to each of the agent's servers: metrics, readiness, built-in control plane; with more, one "
-     "that "
-     "has asked for nothing goes",
+     "connections to each of the agent's servers (metrics, readiness, built-in control plane); beyond that, "
+     "idle ones are closed for new ones",
      offsetof(struct agent_settings, server_connections), 2, 1000},
     {"server-connections-per-source", "BRUMA_AGENT_CONNECTIONS_PER_SOURCE", SETTING_NUMBER, "16",
-     "the same of one source: a user of this machine, an IPv4 address, an IPv6 network of 64 bits",
+     "the same for one source: a user of this machine, an IPv4 address, an IPv6 /64",
      offsetof(struct agent_settings, server_connections_per_source), 1, 1000},
     {"core-dumps", "BRUMA_AGENT_CORE_DUMPS", SETTING_BOOL, "false",
-     "let the kernel write the agent's memory, which holds the built-in CA's key, to a core file, and "
-     "debuggers look at "
-     "it",
+     "allow core files and debuggers for the agent, whose memory holds the built-in CA's key",
      offsetof(struct agent_settings, core_dumps), 0, 0},
     {"syscall-filter", "BRUMA_AGENT_SYSCALL_FILTER", SETTING_BOOL, "true",
      "refuse system calls that the agent never makes once it is ready (seccomp)",
      offsetof(struct agent_settings, syscall_filter), 0, 0},
     {"daemonset", "BRUMA_DAEMONSET", SETTING_STRING, "",
-     "name of the DaemonSet that the agent is a pod of: if --retire deletes it, or it no longer wants this "
-     "node, the agent uninstalls everything from the node when it ends; empty: everything stays",
+     "name of the DaemonSet that the agent belongs to: if --retire deletes it, or it no longer selects this "
+     "node, the agent removes everything from the node when it ends; empty: everything stays",
      offsetof(struct agent_settings, daemonset), 0, 0},
     {"pod-namespace", "POD_NAMESPACE", SETTING_STRING, "istio-system", "namespace of that DaemonSet",
      offsetof(struct agent_settings, pod_namespace), 0, 0},
@@ -181,8 +174,8 @@ static const struct setting table[] = {
     {"xds-port", "BRUMA_XDS_PORT", SETTING_NUMBER, TEXT(BRUMA_PORT_XDS),
      "port on loopback of the built-in control plane", offsetof(struct agent_settings, xds_port), 0, 65535},
     {"stall-timeout", "BRUMA_STALL_TIMEOUT", SETTING_DURATION, "60s",
-     "a call to the built-in control plane, of which nothing moves for so long although its client owes or "
-     "does not take something, is reset",
+     "a call to the built-in control plane is reset if it makes no progress for so long although its client "
+     "owes data or does not read",
      offsetof(struct agent_settings, stall_timeout), 1000, 3600000},
 };
 

@@ -47,7 +47,7 @@
 static void on_unwanted_proxy(struct connection *connection, const cJSON *message, int *fds, size_t fds_len)
 {
     (void)message, (void)fds, (void)fds_len;
-    log_warn("a bruma-proxy is sent away: pods are served by way of the workload discovery socket\tpid=%d",
+    log_warn("a bruma-proxy is rejected: pods are served over the workload discovery socket\tpid=%d",
              (int)connection_pid(connection));
     connection_send_error(connection, BRUMA_REASON_PROXY_NOT_CONNECTED,
                           "pods of this node are served by another proxy (--zds-socket of the agent)");
@@ -148,7 +148,7 @@ static void on_signal(void *data, int sig)
 {
     struct agent *agent = data;
 
-    log_info("ends; what is pinned steers on\tsignal=%s", sigabbrev_np(sig));
+    log_info("the agent ends; what is pinned stays in force\tsignal=%s", sigabbrev_np(sig));
     (void)notify("STOPPING=1");
     loop_stop(agent->loop);
 }
@@ -224,13 +224,13 @@ static int open_parts(struct agent *agent)
         return log_error_errno(r, "no event loop");
     r = loop_signals(agent->loop, signals, 2, on_signal, agent);
     if (r < 0)
-        return log_error_errno(r, "signals cannot be taken");
+        return log_error_errno(r, "signals cannot be handled");
     r = store_open(agent->settings->run_dir, NULL, &agent->store);
     if (r < 0)
         return log_error_errno(r, "the run directory cannot be used\trun-dir=%s", agent->settings->run_dir);
     r = own_cookie(&agent->own_cookie);
     if (r < 0)
-        return log_error_errno(r, "the kernel tells no cookie of network namespaces");
+        return log_error_errno(r, "the kernel does not report cookies of network namespaces");
     guard_due = guard_is_due(agent->settings, install_configured(agent->settings));
     r = kubelet_open(agent, &agent->kubelet);
     if (r < 0)
@@ -323,7 +323,7 @@ static int filter_calls(const struct agent_settings *settings)
     int r = settings->syscall_filter ? privileges_filter(PRIVILEGES_AGENT) : 0;
 
     if (r == -ENOSYS)
-        log_warn("system calls are not filtered: this kernel or architecture cannot");
+        log_warn("system calls are not filtered: this kernel or architecture does not support it");
     return r < 0 && r != -ENOSYS ? log_error_errno(r, "system calls cannot be filtered") : 0;
 }
 
@@ -346,7 +346,7 @@ static int run(const struct agent_settings *settings)
         log_info("ready\tversion=%s node=%s pin-dir=%s cgroup=%s", BRUMA_VERSION, settings->node,
                  settings->pin_dir, settings->cgroup);
         if (notify("READY=1") < 0)
-            log_warn("the service manager cannot be told that the agent is ready");
+            log_warn("the service manager cannot be notified that the agent is ready");
         r = loop_run(agent.loop);
     }
     close_parts(&agent);

@@ -117,7 +117,8 @@ static void inform_agent(const struct cni_request *q)
     if (quick.timeout_seconds > EXCLUDED_TIMEOUT)
         quick.timeout_seconds = EXCLUDED_TIMEOUT;
     if (agent_add(&quick, &error) < 0)
-        log_debug("the agent was not told of a pod of an excluded namespace\terror=\"%s\"", error.message);
+        log_debug("a pod of an excluded namespace could not be reported to the agent\terror=\"%s\"",
+                  error.message);
 }
 
 static int run(const struct cni_request *q, struct cni_error *error)

@@ -206,14 +206,14 @@ static void explain_workload(cJSON *lines, const struct ctl_options *o, const cJ
     else if (hbone)
         say(lines, "way", NULL, "through HBONE to %s port 15008, encrypted", addr_format(&e->addr, text));
     else
-        say(lines, "way", NULL, "in plaintext: the destination is known and not in the mesh");
+        say(lines, "way", NULL, "in plaintext: the destination is known and is not in the mesh");
     if (hbone)
         say_identity(lines, waypoint ? "behind the waypoint" : "expected at the other end", w);
     say_policies(lines, dump, w);
     if (!waypoint) /* else they judge the waypoint */
         say_verdict(lines, o, source, hbone, e);
     if (!strcmp(text_of(w, "status"), "Unhealthy"))
-        say(lines, "health", &no_upstream, "the control plane says that the workload is not healthy");
+        say(lines, "health", &no_upstream, "the control plane reports the workload as unhealthy");
 }
 
 static void explain(cJSON *lines, const struct ctl_options *o, const cJSON *dump, const char *pod,

@@ -15,15 +15,15 @@ static const struct {
     int (*run)(const struct ctl_options *, int, char **);
     const char *arguments, *help;
 } commands[] = {
-    {"status", command_status, "", "agent, proxy, mesh, and what is wrong"},
-    {"pods", command_pods, "", "the pods of this node and how they are captured"},
+    {"status", command_status, "", "state of agent, proxy and mesh, and problems"},
+    {"pods", command_pods, "", "the pods of this node and their capture"},
     {"connections", command_connections, "", "connections that the proxy carries now"},
-    {"policy", command_policy, "", "authorization policies as the proxy has them"},
+    {"policy", command_policy, "", "authorization policies in the proxy"},
     {"identities", command_identities, "", "certificates of this node's pods"},
     {"explain", command_explain, "NAMESPACE/POD [IP:PORT] | REASON",
-     "why a pod, a connection or a refusal is as it is"},
-    {"doctor", command_doctor, "", "checks the kernel, the hooks, the pins and the processes"},
-    {"reasons", command_reasons, "[--markdown]", "every failure reason there is"},
+     "why a pod or a connection is in its state, or what a reason means"},
+    {"doctor", command_doctor, "", "checks of kernel, hooks, pins and processes"},
+    {"reasons", command_reasons, "[--markdown]", "all failure reasons"},
 };
 
 static int usage(FILE *out, int code)
@@ -33,9 +33,9 @@ static int usage(FILE *out, int code)
         fprintf(out, "  %-12s %-34s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
     fprintf(out,
             "\n  --run-dir DIR   run directory of agent and proxy (BRUMA_RUN_DIR; default %s)\n"
-            "  -o json         for programs; the default is for people\n"
+            "  -o json         output for programs; the default is for people\n"
             "  --version, --help\n\n"
-            "exit code: 0 all is well, 1 something is wrong, 2 usage, 3 agent or proxy cannot be reached\n",
+            "exit code: 0 no problem, 1 problems found, 2 usage error, 3 agent or proxy cannot be reached\n",
             BRUMA_DEFAULT_RUN_DIR);
     return code;
 }

@@ -195,7 +195,7 @@ int proxy_dump(const char *run_dir, cJSON **ret)
         return CTL_OK;
     /* curl's own words would name the host of the URL, which is not asked. */
     if (code == CURLE_COULDNT_CONNECT)
-        return unreachable("proxy", path, access(path, W_OK) < 0 ? strerror(errno) : "nobody listens there");
+        return unreachable("proxy", path, access(path, W_OK) < 0 ? strerror(errno) : "nothing listens there");
     if (code != CURLE_OK)
         return unreachable("proxy", path, *error ? error : curl_easy_strerror(code));
     return unreachable("proxy", path, status == 200 ? "its answer is not JSON" : "it answered with an error");

@@ -9,8 +9,8 @@ cat <<'TEXT'
 # Settings
 
 Each setting can be given on the command line (`--name value`) or in the environment; the command line wins. Durations are
-written as `10s`, `5m`, `1h30m` or `250ms`; a bare number is seconds. A wrong value ends the start with a message that names
-it. This page is printed by the programs: `docs/settings.sh`.
+written as `10s`, `5m`, `1h30m` or `250ms`; a bare number is seconds. With an invalid value the program does not start and
+says which it is. This page is generated from the programs by `docs/settings.sh`.
 
 ## bruma-agent
 
@@ -20,22 +20,22 @@ cat <<'TEXT'
 
 ## bruma-proxy
 
-Names without `BRUMA_` are those of the node proxy contract, so that an existing deployment's environment works as it is.
+Names without `BRUMA_` are those of ztunnel, so that the environment of an existing deployment works unchanged.
 
 TEXT
 "$build/proxy/bruma-proxy" --settings-markdown
 cat <<'TEXT'
 
-More of the environment is read, by the names of the node proxy contract:
+These variables are read as well:
 
 | variable | meaning |
 |---|---|
-| `KUBERNETES_SERVICE_HOST` | every pod has it; where it is set, unset addresses, roots and token are those of a cluster |
-| `PROXY_CONFIG`, and the file `etc/istio/config/mesh` below `defaultConfig` | YAML: `discoveryAddress`, `proxyAdminPort`, `statsPort`, `concurrency`, `proxyMetadata`. The variable comes over the file, and settings over both |
-| `ISTIO_META_*`, `ISTIO_METAJSON_*` | metadata of the node that the control plane is told, as text or as JSON, over `proxyMetadata` |
-| `ISTIO_META_CLUSTER_ID` | before `CLUSTER_ID` |
-| `XDS_HEADER_*`, `CA_HEADER_*` | further headers of calls to the control plane and to the certificate authority; names become lower case |
-| `TERMINATION_GRACE_PERIOD_SECONDS` | the default of `--drain-deadline`: 5 s less, of 10 s and below 1 s less |
+| `KUBERNETES_SERVICE_HOST` | set in every pod; if it is set, defaults of addresses, roots and token are those of a cluster |
+| `PROXY_CONFIG`, and the file `etc/istio/config/mesh` below `defaultConfig` | YAML: `discoveryAddress`, `proxyAdminPort`, `statsPort`, `concurrency`, `proxyMetadata`. The variable overrides the file, and settings override both |
+| `ISTIO_META_*`, `ISTIO_METAJSON_*` | node metadata for the control plane, as text or as JSON, overriding `proxyMetadata` |
+| `ISTIO_META_CLUSTER_ID` | overrides `CLUSTER_ID` |
+| `XDS_HEADER_*`, `CA_HEADER_*` | additional headers of calls to the control plane and the certificate authority; names are converted to lower case |
+| `TERMINATION_GRACE_PERIOD_SECONDS` | default of `--drain-deadline`: 5 s less than this, or 1 s less if it is at most 10 s |
 | `LOG_FORMAT` | `json`, as `--log-json` |
-| `XDS_ON_DEMAND` | not built; `true` is warned about, and everything is subscribed to |
+| `XDS_ON_DEMAND` | not supported; with `true` there is a warning, and everything is subscribed to |
 TEXT

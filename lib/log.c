@@ -50,7 +50,7 @@ static void flush_at_exit(void)
 static void on_dropped(uint64_t lines)
 {
     log_write(LOG_LEVEL_WARN, "log",
-              "lines of the log were dropped, as nobody read them\tlines=%" PRIu64 " reason=%s", lines,
+              "log lines were dropped because nothing read them\tlines=%" PRIu64 " reason=%s", lines,
               reason_name(BRUMA_REASON_LOG_NOT_READ));
 }
 

@@ -449,7 +449,7 @@ static int give_up_privileges(const struct proxy_settings *s)
         return log_error_errno(r, "capabilities cannot be given up");
     r = s->syscall_filter ? privileges_filter(PRIVILEGES_PROXY) : 0;
     if (r == -ENOSYS)
-        log_warn("system calls are not filtered: this kernel or architecture cannot");
+        log_warn("system calls are not filtered: this kernel or architecture does not support it");
     else if (r < 0)
         return log_error_errno(r, "system calls cannot be filtered");
     return 0;
@@ -461,7 +461,8 @@ static bool address_is_good(const char *setting, const char *value, bool may_be_
 
     if ((may_be_empty && !*value) || server_address_parse(value, &ignored) == 0)
         return true;
-    fprintf(stderr, "bruma-proxy: %s: \"%.100s\" is no address such as https://HOST:PORT\n", setting, value);
+    fprintf(stderr, "bruma-proxy: %s: \"%.100s\" is not an address such as https://HOST:PORT\n", setting,
+            value);
     return false;
 }
 

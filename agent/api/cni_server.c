@@ -73,7 +73,7 @@ static void answer_done(struct cni *cni)
 static void answer_error(struct cni *cni, enum bruma_reason reason, const char *text)
 {
     cni->agent->plugin_errors++;
-    log_warn("the plugin is told of an error\treason=%s error=\"%s\"", reason_name(reason), text);
+    log_warn("the plugin gets an error\treason=%s error=\"%s\"", reason_name(reason), text);
     connection_send_error(cni->connection, reason, text);
 }
 
@@ -200,7 +200,7 @@ static void wait_for_source(struct cni *cni, const struct add_request *q, int *n
 
     if (cni->waits_until && now >= cni->waits_until) {
         cni->waits_until = 0;
-        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, "nothing has told of the pod yet");
+        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, "the agent does not know the pod yet");
         return;
     }
     if (keep(cni, q, netns) < 0)
@@ -298,7 +298,7 @@ static void add_known(struct cni *cni, const struct add_request *q, int *netns)
         return;
     }
     if (pod->state == POD_ENROLLING || pod->state == POD_LEAVING) {
-        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, "the pod is being enrolled or leaves just now");
+        answer_error(cni, BRUMA_REASON_AGENT_NOT_READY, "the pod is being enrolled or is leaving the mesh");
         return;
     }
     if (!enroll_wanted(agent, pod, &why)) {
@@ -557,7 +557,7 @@ static void on_closed(struct connection *connection)
     struct cni *cni = connection_data(connection);
 
     if (cni->pod)
-        give_up(cni, BRUMA_REASON_ATTACH_FAILED, "the plugin went away during the enrollment");
+        give_up(cni, BRUMA_REASON_ATTACH_FAILED, "the plugin disconnected during enrollment");
     loop_timer_cancel(&cni->timer);
     source_wait_end(&cni->waiter);
     close_fds(&cni->netns_fd, 1);

@@ -196,7 +196,7 @@ static void add_unrepaired(const struct pod *pod, cJSON *item)
 
 static cJSON *pod_item(struct agent *agent, const struct pod *pod)
 {
-    const char *why = source_ready(agent) ? "nothing has told of the pod yet" : source_not_ready(agent);
+    const char *why = source_ready(agent) ? "the agent does not know the pod yet" : source_not_ready(agent);
     bool known = source_knows_pod(agent, pod), wanted = known && enroll_wanted(agent, pod, &why);
     char account[MESSAGE_NAME_MAX + 1], identity[SPIFFE_MAX] = "";
     cJSON *item = message_new("item");

@@ -58,7 +58,7 @@ static void check_filesystems(const struct agent *agent, struct connection *c)
     bool ok = statfs(agent->settings->cgroup, &st) == 0 && st.f_type == CGROUP2_SUPER_MAGIC;
 
     ctl_finding(c, "cgroup", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_CGROUP_LINK_DETACHED, "%s %s",
-                agent->settings->cgroup, ok ? "is a cgroup2 directory" : "is no cgroup2 directory");
+                agent->settings->cgroup, ok ? "is a cgroup2 directory" : "is not a cgroup2 directory");
     ok = statfs(agent->settings->pin_dir, &st) == 0 && st.f_type == BPF_FS_MAGIC;
     ctl_finding(c, "pins", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_MAP_UPDATE_FAILED, "%s %s",
                 agent->settings->pin_dir, ok ? "is in a BPF file system" : "is not in a BPF file system");
@@ -105,11 +105,11 @@ static const char *hook_words(enum steer_hook_state state)
     case STEER_HOOK_MISSING:
         return "not attached to";
     case STEER_HOOK_UNKNOWN:
-        return "it cannot be told whether it is attached to";
+        return "unknown whether it is attached to";
     case STEER_HOOK_FOREGONE:
-        return "could not be attached (the log says why), and is done without at";
+        return "could not be attached (see the log); the agent runs without it at";
     case STEER_HOOK_NO_KERNEL:
-        return "this kernel cannot run it, and it is done without";
+        return "this kernel cannot run it; the agent runs without it";
     }
     return "";
 }

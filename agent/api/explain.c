@@ -12,8 +12,8 @@ static void explain_labels(struct agent *agent, struct connection *c, const stru
     const char *why;
 
     if (!source_knows_pod(agent, pod)) {
-        ctl_finding(c, "labels", false, BRUMA_REASON_AGENT_NOT_READY, "%s, so nobody can say",
-                    source_ready(agent) ? "nothing has told of the pod" : source_not_ready(agent));
+        ctl_finding(c, "labels", false, BRUMA_REASON_AGENT_NOT_READY, "%s, so this is unknown",
+                    source_ready(agent) ? "the agent does not know the pod" : source_not_ready(agent));
         return;
     }
     bool wanted = enroll_wanted(agent, pod, &why);
@@ -25,11 +25,11 @@ static void explain_labels(struct agent *agent, struct connection *c, const stru
 static void explain_state(struct connection *c, const struct pod *pod)
 {
     static const char *const words[POD_STATE_COUNT] = {
-        [POD_OUTSIDE] = "not in the mesh; nothing of it is captured",
-        [POD_ENROLLING] = "being enrolled just now",
+        [POD_OUTSIDE] = "not in the mesh; not captured",
+        [POD_ENROLLING] = "being enrolled",
         [POD_ENROLLED] = "in the mesh",
         [POD_LEAVING] = "leaving the mesh: outbound is no longer captured, inbound still is",
-        [POD_DRAINING] = "has left the mesh; connections of before are let finish",
+        [POD_DRAINING] = "has left the mesh; earlier connections may finish",
     };
 
     ctl_finding(c, "state", true, BRUMA_REASON_NONE, "%s", words[pod->state]);
@@ -63,7 +63,7 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
         ctl_finding(c, "verified", false, BRUMA_REASON_CAPTURE_UNVERIFIED, "the capture cannot be verified");
     else if (!findings.len)
         ctl_finding(c, "verified", true, BRUMA_REASON_NONE,
-                    "rules, routes, sysctls, listeners and map entry are as they should be just now");
+                    "rules, routes, sysctls, listeners and map entry are as they should be");
     for (int i = 0; i < findings.len; i++)
         ctl_finding(c, "verified", false,
                     away && findings.reasons[i] == BRUMA_REASON_LISTENER_CLOSED ? empty : findings.reasons[i],
@@ -75,7 +75,7 @@ static void explain_announced(struct connection *c, const struct pod *pod)
     if (pod->state == POD_ENROLLED && *pod->forwards)
         ctl_finding(
             c, "announced", false, BRUMA_REASON_POD_FORWARDS,
-            "%s: what is behind it is not captured, so others are not told that the pod is in the mesh",
+            "%s: traffic from behind it is not captured, so the pod is not announced as part of the mesh",
             pod->forwards);
 }
 
@@ -85,7 +85,7 @@ static void explain_since(struct connection *c, const struct pod *pod)
         ctl_finding(c, "since start", true, BRUMA_REASON_NONE, "captured before its first process ran");
     else
         ctl_finding(c, "since start", true, BRUMA_REASON_NONE,
-                    "enrolled while it was running: connections of before go on outside the mesh");
+                    "enrolled while it was running: earlier connections continue outside the mesh");
     for (int i = 0; i < BRUMA_REASON_COUNT; i++) {
         if (pod->repairs[i])
             ctl_finding(c, "repaired", true, (enum bruma_reason)i, "%u times: %s", pod->repairs[i],
@@ -102,7 +102,7 @@ static void explain_proxy(struct agent *agent, struct connection *c, const struc
                 strcmp(state, "not_connected") != 0      ? BRUMA_REASON_NONE
                 : proxies_open_listeners(agent->proxies) ? BRUMA_REASON_PROXY_AWAY
                                                          : BRUMA_REASON_PROXY_NOT_CONNECTED,
-                "the proxy's view of the pod: %s", state);
+                "the pod's state in the proxy: %s", state);
 }
 
 /* The counters of the pod that begin with "outbound", or the others: "3 inbound hbone lookups, ...". */

@@ -79,7 +79,7 @@ static void put_install(FILE *f, const struct agent *agent)
     };
 
     head(f, "istio_cni_installs_total", "counter",
-         "Rounds in which the CNI plugin or its entry was written, or could not be.");
+         "Attempts to write the CNI plugin or its entry, by result.");
     for (int i = 0; i < INSTALL_RESULT_COUNT; i++)
         fprintf(f, "istio_cni_installs_total{result=\"%s\"} %" PRIu64 "\n", results[i],
                 install_result(agent->install, (enum install_result)i));
@@ -93,19 +93,19 @@ static void put_agent(FILE *f, const struct agent *agent)
     cJSON *proxies = proxies_report(agent->proxies);
     struct source_serving serving;
 
-    head(f, "istio_cni_plugin_requests_total", "counter", "Answers to the CNI plugin, but for STATUS.");
+    head(f, "istio_cni_plugin_requests_total", "counter", "Answers to the CNI plugin, except STATUS.");
     fprintf(f, "istio_cni_plugin_requests_total{response_code=\"200\"} %" PRIu64 "\n",
             agent->plugin_successes);
     fprintf(f, "istio_cni_plugin_requests_total{response_code=\"500\"} %" PRIu64 "\n", agent->plugin_errors);
     head(f, "bruma_agent_log_dropped_lines_total", "counter",
-         "Lines of the log that were dropped because nobody read them.");
+         "Log lines that were dropped because nothing read them.");
     fprintf(f, "bruma_agent_log_dropped_lines_total %" PRIu64 "\n", log_output_dropped());
-    head(f, "ztunnel_connected", "gauge", "Proxies that are connected.");
+    head(f, "ztunnel_connected", "gauge", "Connected proxies.");
     fprintf(f, "ztunnel_connected %d\n", cJSON_GetArraySize(proxies));
     cJSON_Delete(proxies);
     if (source_serving(agent, &serving)) {
         head(f, "bruma_control_plane_stalls_total", "counter",
-             "Calls to the built-in control plane that were reset since nothing moved.");
+             "Calls to the built-in control plane that were reset because they made no progress.");
         fprintf(f, "bruma_control_plane_stalls_total %" PRIu64 "\n", serving.stalls);
     }
     head(f, "bruma_agent_ready", "gauge", "1 if the agent can decide, captures, and is installed.");
@@ -116,14 +116,13 @@ static void put_agent(FILE *f, const struct agent *agent)
 
 static void put_guard(FILE *f, const struct agent *agent)
 {
-    head(f, "bruma_guard_closed", "gauge",
-         "1 while pods that nobody has decided about are kept off the network.");
+    head(f, "bruma_guard_closed", "gauge", "1 while undecided pods are kept off the network.");
     fprintf(f, "bruma_guard_closed %d\n", guard_is_closed(agent->guard));
     head(f, "bruma_guard_gave_up_total", "counter",
-         "How often the guard opened at its limit although pods were not decided about.");
+         "How often the guard opened at its time limit although pods were undecided.");
     fprintf(f, "bruma_guard_gave_up_total %u\n", guard_gave_up(agent->guard));
     head(f, "bruma_pods_captured_late_total", "counter",
-         "Pods of the mesh that were found running and not captured.");
+         "Pods of the mesh that were found running uncaptured.");
     fprintf(f, "bruma_pods_captured_late_total %" PRIu64 "\n", agent->captured_late);
 }
 
@@ -156,7 +155,7 @@ static void put_states(FILE *f, const struct agent *agent)
     list_for_each (pod, &agent->pods.list, node)
         forwarding += pod->state == POD_ENROLLED && *pod->forwards;
     head(f, "bruma_pods_not_announced", "gauge",
-         "Pods that are captured and not announced: they pass on what others send.");
+         "Pods that are captured but not announced, because they forward traffic of others.");
     fprintf(f, "bruma_pods_not_announced %d\n", forwarding);
     head(f, "bruma_pods", "gauge", "Pods of this node by what was verified in their network namespaces.");
     for (int i = 0; i < POD_STATE_COUNT; i++)

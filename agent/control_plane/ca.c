@@ -126,7 +126,7 @@ static int parse_key(const char *path, const char *text, size_t len, EVP_PKEY **
 
     ERR_clear_error();
     if (!key || !is_p256(key)) {
-        log_error("the CA's key is no private key of ECDSA P-256 in PEM\tpath=%s", path);
+        log_error("the CA's key is not an ECDSA P-256 private key in PEM\tpath=%s", path);
         return -EINVAL;
     }
     *ret = take_pointer(key);
@@ -451,7 +451,8 @@ int ca_sign(const struct ca *ca, const char *csr, size_t csr_len, const char *id
     int r;
 
     if (seconds < 0 || seconds > CA_MAX_SECONDS) {
-        snprintf(error, error_size, "a validity of %lld seconds is asked for; 1 second to 90 days can be had",
+        snprintf(error, error_size,
+                 "a lifetime of %lld seconds was requested; it must be 1 second to 90 days",
                  (long long)seconds);
         return -EINVAL;
     }

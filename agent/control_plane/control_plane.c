@@ -150,12 +150,13 @@ static enum grpc_status authorize(struct control_plane *plane,
     struct spiffe spiffe;
 
     if (!identity) {
-        snprintf(text, text_size, "metadata." IDENTITY_KEY " is missing: for whom is the certificate?");
+        snprintf(text, text_size, "metadata." IDENTITY_KEY " is missing: whom is the certificate for?");
         return GRPC_INVALID_ARGUMENT;
     }
     for (const char *p = identity; *p; p++) {
         if ((unsigned char)*p <= ' ' || (unsigned char)*p >= 0x7f) {
-            snprintf(text, text_size, IDENTITY_KEY " holds characters that no identity has");
+            snprintf(text, text_size,
+                     IDENTITY_KEY " contains characters that are not allowed in an identity");
             return GRPC_INVALID_ARGUMENT;
         }
     }
@@ -182,7 +183,7 @@ enum grpc_status control_plane_sign(struct control_plane *plane, const uint8_t *
     if (!q) {
         snprintf(text, text_size, "%s",
                  len > REQUEST_MAX ? "a request of more than 65536 bytes"
-                                   : "the request is no IstioCertificateRequest");
+                                   : "the request is not an IstioCertificateRequest");
         status = GRPC_INVALID_ARGUMENT;
     } else {
         const char *identity = impersonated(q);

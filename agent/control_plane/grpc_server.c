@@ -52,7 +52,7 @@ static void end_stalled(struct grpc_client *client)
         log_warn(
             "a call makes no progress and is reset\treason=%s call=\"%s\" waiting=\"%s\" milliseconds=%llu",
             reason_name(BRUMA_REASON_CALL_STALLED), q->service ? q->service->path : "-",
-            q->writer.queued ? "the client takes nothing" : "the client says no more",
+            q->writer.queued ? "the client does not read" : "the client sends nothing",
             (unsigned long long)(now - q->moved));
         s->stalls++;
         nghttp2_submit_rst_stream(client->connection.session, NGHTTP2_FLAG_NONE, q->id, NGHTTP2_CANCEL);
@@ -144,11 +144,11 @@ static void listen_again(struct grpc_server *s)
     int fd = s->watch.fd;
 
     if (listen(fd, BACKLOG) == 0) {
-        log_warn("a listener was closed by somebody else, and listens again\treason=%s",
+        log_warn("a listener was closed from outside; it was opened again\treason=%s",
                  reason_name(BRUMA_REASON_LISTENER_CLOSED));
         return;
     }
-    log_error_errno(errno, "a listener was closed by somebody else, and cannot listen again\treason=%s",
+    log_error_errno(errno, "a listener was closed from outside and cannot be opened again\treason=%s",
                     reason_name(BRUMA_REASON_LISTENER_CLOSED));
     loop_watch_remove(s->loop, &s->watch);
     close(fd);

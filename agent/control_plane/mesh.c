@@ -83,7 +83,7 @@ static void refuse_file(struct mesh *mesh, const struct mesh_file_error *error)
         return;
     snprintf(mesh->error, sizeof(mesh->error), "%s", error->text);
     log_error("the mesh file cannot be used; %s\terror=%s",
-              mesh->ready ? "the last good one stays" : "pods wait until it can",
+              mesh->ready ? "the last good one stays in use" : "pods wait until it can be",
               log_quote(quoted, sizeof(quoted), error->text));
 }
 
@@ -166,7 +166,7 @@ static bool allows(void *data, const struct spiffe *id, char *why, size_t why_si
     bool known = false;
 
     if (!is_text(trust_domain, id->trust_domain, id->trust_domain_len)) {
-        snprintf(why, why_size, "trust domain %.*s is not ours, which is %.100s",
+        snprintf(why, why_size, "trust domain %.*s is not this mesh's, which is %.100s",
                  (int)(id->trust_domain_len < 100 ? id->trust_domain_len : 100), id->trust_domain,
                  trust_domain);
         return false;

@@ -82,8 +82,7 @@ static void op_expect(struct source *source, const struct pod *pod)
     int r = mesh_expect_pod(mesh_of(source), &local);
 
     if (r < 0)
-        log_warn_errno(r, "a pod gets its certificate a little later\tpod=\"%s/%s\"", pod->namespace,
-                       pod->name);
+        log_warn_errno(r, "a pod's certificate is delayed\tpod=\"%s/%s\"", pod->namespace, pod->name);
 }
 
 static void op_announce(struct source *source, const struct pod *pod)
@@ -98,7 +97,7 @@ static void op_announce(struct source *source, const struct pod *pod)
     memcpy(local.addresses, pod->addresses, sizeof(local.addresses));
     r = mesh_set_local_pod(mesh_of(source), &local);
     if (r < 0)
-        log_error_errno(r, "the control plane was not told of a pod\tpod=\"%s/%s\"", pod->namespace,
+        log_error_errno(r, "a pod could not be announced to the control plane\tpod=\"%s/%s\"", pod->namespace,
                         pod->name);
 }
 

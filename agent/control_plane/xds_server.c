@@ -345,7 +345,7 @@ void xds_stream_message(struct xds_stream *stream, const uint8_t *message, size_
         return;
     q = envoy__service__discovery__v3__delta_discovery_request__unpack(NULL, len, message);
     if (!q) {
-        end_stream(stream, GRPC_INVALID_ARGUMENT, "the request is no DeltaDiscoveryRequest");
+        end_stream(stream, GRPC_INVALID_ARGUMENT, "the request is not a DeltaDiscoveryRequest");
         return;
     }
     if (!*stream->node_id && q->node && *q->node->id) {

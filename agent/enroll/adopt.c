@@ -106,7 +106,7 @@ static int adopt(struct agent *agent, struct pod *pod)
 
     if (pod->state == POD_OUTSIDE) {
         if (pod_netns_present(pod) == 0 && relocate(agent, pod) == 0 && pod_netns_present(pod) == 0)
-            enroll_remove(agent, pod, "its network namespace went while the agent was away");
+            enroll_remove(agent, pod, "its network namespace was removed while the agent was down");
         return 0;
     }
     r = open_own_netns(pod);
@@ -117,7 +117,7 @@ static int adopt(struct agent *agent, struct pod *pod)
     if (r < 0 && is_inconclusive(r))
         return r;
     if (r < 0) {
-        enroll_remove(agent, pod, "its network namespace went while the agent was away");
+        enroll_remove(agent, pod, "its network namespace was removed while the agent was down");
         return 0;
     }
     /* Proxies that open listeners themselves have none of ours to give back. */
@@ -377,7 +377,7 @@ void adopt_check(struct agent *agent, struct pod *pod)
         if (pod->logged == error.reason)
             return;
         pod->logged = error.reason;
-        log_error("new listeners cannot be opened; it is tried again, and told of once\tpod=\"%s/%s\" "
+        log_error("new listeners cannot be opened; retrying, logged once\tpod=\"%s/%s\" "
                   "reason=%s error=\"%s\"",
                   pod->namespace, pod->name, reason_name(error.reason), error.text);
         return;
@@ -386,7 +386,7 @@ void adopt_check(struct agent *agent, struct pod *pod)
     pod->logged = BRUMA_REASON_NONE;
     pod->repairs[BRUMA_REASON_LISTENER_CLOSED]++;
     agent->repairs[BRUMA_REASON_LISTENER_CLOSED]++;
-    log_warn("new listeners were opened: nobody holds the old ones\tpod=\"%s/%s\" reason=%s", pod->namespace,
-             pod->name, reason_name(BRUMA_REASON_LISTENER_CLOSED));
+    log_warn("new listeners were opened: no process holds the old ones\tpod=\"%s/%s\" reason=%s",
+             pod->namespace, pod->name, reason_name(BRUMA_REASON_LISTENER_CLOSED));
     proxies_pod_add(agent->proxies, pod);
 }

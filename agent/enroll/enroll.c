@@ -333,7 +333,7 @@ void enroll_attached(struct agent *agent, struct pod *pod)
         return;
     if (!steer_pod_attached(agent->steer, pod->cookie, pod->netns_fd)) {
         enroll_fail(&error, -ENOLINK, BRUMA_REASON_ATTACH_FAILED,
-                    "the plugin says attached, but no link is pinned");
+                    "the plugin reported success, but no link is pinned");
         give_up(agent, pod, -ENOLINK, &error);
         return;
     }
@@ -505,7 +505,7 @@ void enroll_proxy_gone(struct agent *agent)
         } else if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
             if (proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies)) {
                 enroll_fail(&error, -ENOTCONN, BRUMA_REASON_PROXY_AWAY, "%s",
-                            "the node proxy went away meanwhile");
+                            "the node proxy disconnected in the meantime");
                 refuse(agent, pod, -ENOTCONN, &error);
                 continue;
             }

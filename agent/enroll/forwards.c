@@ -30,12 +30,12 @@ static void report(struct agent *agent, struct pod *pod)
     char text[256];
 
     if (!*pod->forwards) {
-        log_info("a pod passes nothing on any more, and is announced again\tpod=\"%s/%s\"", pod->namespace,
-                 pod->name);
+        log_info("a pod no longer forwards traffic of others and is announced again\tpod=\"%s/%s\"",
+                 pod->namespace, pod->name);
         return;
     }
     snprintf(text, sizeof(text),
-             "the pod passes on what others send (%s), which is not captured: it is not announced",
+             "the pod forwards traffic of others (%s), which is not captured: it is not announced",
              pod->forwards);
     log_warn("a pod is not announced\tpod=\"%s/%s\" reason=%s detail=\"%s\"", pod->namespace, pod->name,
              reason_name(BRUMA_REASON_POD_FORWARDS), pod->forwards);

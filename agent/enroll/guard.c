@@ -220,11 +220,11 @@ static const char *what_is_missing(struct guard *g)
     if (g->undecided < 0) {
         if (!g->unseen)
             log_error(
-                "the guard cannot look at the processes of pods\treason=%s cgroup=%s proc=%s error=\"%s\"",
+                "the guard cannot inspect the processes of pods\treason=%s cgroup=%s proc=%s error=\"%s\"",
                 reason_name(BRUMA_REASON_GUARD_FAILED), g->cgroup, g->agent->settings->proc,
                 strerror(-g->undecided));
         g->unseen = true;
-        return "the processes of pods cannot be looked at";
+        return "the processes of pods cannot be inspected";
     }
     return g->undecided ? "pods that run are not captured, and not known to belong outside the mesh" : NULL;
 }
@@ -385,7 +385,7 @@ int guard_close_before_boot(struct agent *agent)
         return -ENOMEM;
     guard_close(g, "the node boots");
     if (g->closed && !*g->cgroup)
-        r = log_error_errno(-ENOENT, "there is no cgroup of pods below %s yet; name it by --guard-cgroup",
+        r = log_error_errno(-ENOENT, "there is no cgroup of pods below %s yet; set --guard-cgroup",
                             c->cgroup);
     else if (g->reason)
         r = -EIO;

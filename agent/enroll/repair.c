@@ -39,7 +39,7 @@ static void count(struct agent *agent, struct pod *pod, const struct steer_findi
             continue;
         pod->repairs[reason]++;
         agent->repairs[reason]++;
-        log_warn("capture of a pod was broken and is repaired\tpod=\"%s/%s\" reason=%s detail=\"%s\"",
+        log_warn("capture of a pod was broken and has been repaired\tpod=\"%s/%s\" reason=%s detail=\"%s\"",
                  pod->namespace, pod->name, reason_name(reason), reason_what(reason));
     }
 }
@@ -92,7 +92,7 @@ static void verify_listeners(struct agent *agent, struct pod *pod, bool may_repa
         return;
     if (!proxies_serving(agent->proxies)) {
         if (pod->last_reason != BRUMA_REASON_PROXY_AWAY)
-            log_warn("nobody serves a pod: its connections are dropped\tpod=\"%s/%s\" reason=%s",
+            log_warn("no proxy serves a pod: its connections are dropped\tpod=\"%s/%s\" reason=%s",
                      pod->namespace, pod->name, reason_name(BRUMA_REASON_PROXY_AWAY));
         pod_set_error(pod, BRUMA_REASON_PROXY_AWAY, reason_what(BRUMA_REASON_PROXY_AWAY));
     } else if (!may_repair) {
@@ -212,7 +212,7 @@ static void put_off(struct agent *agent, struct pod *pod, const struct steer_fin
     if (passing || pod->logged == error->reason)
         return;
     pod->logged = error->reason;
-    log_error("capture of a pod cannot be repaired; it is tried again, and told of once\tpod=\"%s/%s\" "
+    log_error("capture of a pod cannot be repaired; retrying, logged once\tpod=\"%s/%s\" "
               "reason=%s error=\"%s\"",
               pod->namespace, pod->name, reason_name(error->reason), error->text);
 }

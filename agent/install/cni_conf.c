@@ -68,7 +68,7 @@ enum cni_conf_kind cni_conf_kind(const char *text, size_t len, char *why, size_t
         return CNI_CONF_BAD;
     }
     if (count_plugins_keys(o) > 1 || !cJSON_IsArray(plugins) || !cJSON_GetArraySize(plugins)) {
-        snprintf(why, why_size, "plugins is not one list with something in it");
+        snprintf(why, why_size, "plugins is not a non-empty list");
         return CNI_CONF_BAD;
     }
     cJSON_ArrayForEach (plugin, plugins) {

@@ -244,7 +244,7 @@ static void busy(struct install *in)
         in->busy_since = now ? now : 1;
     if (now - in->busy_since >= BUSY_MILLISECONDS)
         report_failure(in, BRUMA_REASON_CNI_CONF_CONTESTED,
-                       "somebody keeps a network configuration open for writing");
+                       "another program keeps a network configuration open for writing");
 }
 
 static void take_entry(struct install *in, int r)
@@ -345,7 +345,7 @@ static void apply(struct install *in)
     r = round ? pthread_create(&round->thread, NULL, round_thread, round) : ENOMEM;
     if (r) {
         free(round);
-        report_failure(in, BRUMA_REASON_OUT_OF_RESOURCES, "no thread or memory to look after it");
+        report_failure(in, BRUMA_REASON_OUT_OF_RESOURCES, "no thread or memory to check it");
         loop_timer_set(in->loop, &in->look, TROUBLE_MILLISECONDS);
         return;
     }
@@ -515,7 +515,7 @@ int install_remove(const struct agent_settings *settings)
     while ((r = install_network_apply(&n)) == -EAGAIN && tries++ < 100)
         usleep(50000);
     if (r == -EAGAIN)
-        return log_error_errno(r, "somebody keeps a network configuration open for writing");
+        return log_error_errno(r, "another program keeps a network configuration open for writing");
     if (r < 0 && n.reason != BRUMA_REASON_CNI_CONF_MISSING) {
         log_error("the entry of bruma-cni cannot be taken out\treason=%s error=\"%s\"", reason_name(n.reason),
                   n.error);

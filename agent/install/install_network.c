@@ -26,7 +26,7 @@ struct configuration {
 static int report_failure(struct install_network *n, enum bruma_reason reason, const char *path, int r)
 {
     const char *text = r == -EBADMSG ? "its list of plugins cannot be edited safely"
-                       : r == -EBUSY ? "somebody changes it again and again"
+                       : r == -EBUSY ? "another program keeps changing it"
                                      : strerror(-r);
 
     n->reason = reason;
@@ -289,7 +289,7 @@ static int drop_made(struct install_network *n, const char *name, const char *fi
     if (unlink(path) < 0 && errno != ENOENT)
         return report_failure(n, BRUMA_REASON_CNI_INSTALL_FAILED, path, -errno);
     n->changes++;
-    log_info("a list of ours was removed\tfile=\"%s\"", path);
+    log_info("a list that Bruma had written was removed\tfile=\"%s\"", path);
     return 0;
 }
 

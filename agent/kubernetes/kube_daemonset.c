@@ -34,7 +34,7 @@ int kube_daemonset_path(const struct agent_settings *settings, char *path, size_
 
 static void stay(struct question *q, const char *why, const struct kube_reply *reply)
 {
-    log_info("everything stays and steers on\twhy=\"%s\" status=%d error=\"%s\"", why, reply->status,
+    log_info("everything stays in place\twhy=\"%s\" status=%d error=\"%s\"", why, reply->status,
              reply->result ? reply->error : "");
     loop_stop(q->loop);
 }
@@ -61,14 +61,14 @@ static void on_node(void *data, const struct kube_reply *reply)
 
     q->request = NULL;
     if (reply->result || reply->status != 200) {
-        stay(q, "the DaemonSet is there, and the node cannot be asked for", reply);
+        stay(q, "the DaemonSet exists, and the node cannot be read", reply);
         return;
     }
     node = cJSON_ParseWithLength(reply->body, reply->len);
     if (kube_daemonset_wants(q->daemonset, node) == KUBE_WANTS_OTHERS)
-        leave(q, "the DaemonSet is there and does not want this node any more");
+        leave(q, "the DaemonSet exists and no longer selects this node");
     else
-        stay(q, "the DaemonSet is there", reply);
+        stay(q, "the DaemonSet exists", reply);
 }
 
 static void ask_for_node(struct question *q, const struct kube_reply *reply)
@@ -76,7 +76,7 @@ static void ask_for_node(struct question *q, const struct kube_reply *reply)
     char path[600] = "/api/v1/nodes/";
 
     if (kube_append_encoded(path, sizeof(path), q->settings->node) < 0 || ask(q, path, on_node) < 0)
-        stay(q, "the DaemonSet is there, and the node cannot be asked for", reply);
+        stay(q, "the DaemonSet exists, and the node cannot be read", reply);
 }
 
 static void on_daemonset(void *data, const struct kube_reply *reply)
@@ -88,9 +88,8 @@ static void on_daemonset(void *data, const struct kube_reply *reply)
     q->request = NULL;
     if (reply->result || reply->status != 200) {
         stay(q,
-             reply->status == 404
-                 ? "the DaemonSet is gone, and nobody has said that this is an uninstallation"
-                 : "the API server does not say how the DaemonSet is",
+             reply->status == 404 ? "the DaemonSet is gone, but it was not marked as being uninstalled"
+                                  : "the state of the DaemonSet cannot be read",
              reply);
         return;
     }
@@ -102,7 +101,7 @@ static void on_daemonset(void *data, const struct kube_reply *reply)
     if (going && marked)
         leave(q, "the DaemonSet is being uninstalled");
     else if (going)
-        stay(q, "the DaemonSet is being deleted, and nobody has said that this is an uninstallation", reply);
+        stay(q, "the DaemonSet is being deleted, but it is not marked as being uninstalled", reply);
     else
         ask_for_node(q, reply);
 }
@@ -125,7 +124,7 @@ bool kube_node_leaves(const struct agent_settings *settings)
     if (r == 0)
         r = loop_run(q.loop);
     if (r < 0)
-        log_error_errno(r, "the API server cannot be asked after the DaemonSet; everything stays");
+        log_error_errno(r, "the DaemonSet cannot be read from the API server; everything stays");
     kube_client_free(&q.client);
     loop_free(&q.loop);
     cJSON_Delete(q.daemonset);

@@ -18,7 +18,7 @@ int kube_daemonset_path(const struct agent_settings *settings, char *path, size_
  * Asked when the agent has been told to end: does this node leave the mesh for good? Only if somebody has
  * said so: the DaemonSet is being deleted and has the mark of --retire, or it is there and its node selector
  * or affinity do not want this node any more. A DaemonSet that is gone or goes without the mark, 401, 403,
- * silence and whatever else is not understood mean that everything stays and steers on. Takes 10 s at the
+ * silence and whatever else is not understood mean that everything stays in place. Takes 10 s at the
  * most.
  */
 bool kube_node_leaves(const struct agent_settings *settings);

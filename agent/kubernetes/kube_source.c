@@ -169,7 +169,7 @@ static bool op_wanted(const struct source *source, const struct pod *p, const ch
 {
     const struct kube_pod *pod = of(source, p);
 
-    *ret_why = "the API server has not told of the pod";
+    *ret_why = "the pod is not known from the API server";
     return pod && kube_pod_wanted(pod->source, pod, ret_why);
 }
 
@@ -311,7 +311,7 @@ static enum bruma_reason op_check(const struct source *source, char *text, size_
         snprintf(text, size, "%s", error);
     else
         snprintf(text, size, "%s",
-                 ready ? "has told of all pods and namespaces and is followed" : source->ops->not_ready);
+                 ready ? "all pods and namespaces are known and watched" : source->ops->not_ready);
     if (*error)
         return BRUMA_REASON_API_UNREACHABLE;
     return ready ? BRUMA_REASON_NONE : BRUMA_REASON_AGENT_NOT_READY;
@@ -345,7 +345,7 @@ static void op_outside(const struct source *source, cJSON *namespaces)
 
 static const struct source_ops ops = {
     .name = "kubernetes",
-    .not_ready = "the Kubernetes API server has not told of all pods and namespaces yet",
+    .not_ready = "the pods and namespaces have not all been read from the API server yet",
     .ready = op_ready,
     .knows = op_knows,
     .wanted = op_wanted,

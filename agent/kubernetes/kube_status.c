@@ -193,8 +193,9 @@ static void timestamp(char *buf, size_t size)
 static const char *what_it_says(enum bruma_reason reason)
 {
     if (reason == BRUMA_REASON_CAPTURED_LATE)
-        return "belongs to the mesh and has run outside of it";
-    return reason == BRUMA_REASON_POD_FORWARDS ? "is captured in part" : "cannot be enrolled in the mesh";
+        return "belongs to the mesh and ran outside of it";
+    return reason == BRUMA_REASON_POD_FORWARDS ? "is captured only in part"
+                                               : "cannot be enrolled in the mesh";
 }
 
 static void add_message(cJSON *o, enum bruma_reason reason, const char *text)

@@ -62,8 +62,8 @@ __attribute__((format(printf, 2, 3))) static void failed(struct kube_watch *w, c
     vsnprintf(w->report.error, sizeof(w->report.error), format, ap);
     va_end(ap);
     try_later(w);
-    log_warn("the API server cannot be followed; it is tried again\twhat=%s tries=%u error=%s",
-             w->config.what, w->tries, log_quote(quoted, sizeof(quoted), w->report.error));
+    log_warn("the API server cannot be watched; retrying\twhat=%s tries=%u error=%s", w->config.what,
+             w->tries, log_quote(quoted, sizeof(quoted), w->report.error));
 }
 
 static void failed_reply(struct kube_watch *w, const char *step, const struct kube_reply *reply)
@@ -82,7 +82,7 @@ static void failed_reply(struct kube_watch *w, const char *step, const struct ku
 static void expired(struct kube_watch *w)
 {
     w->relist = true;
-    log_info("the API server has forgotten the version; everything is listed again\twhat=%s", w->config.what);
+    log_info("the watched version has expired; listing again\twhat=%s", w->config.what);
     if (w->expired++)
         try_later(w);
     else
@@ -269,7 +269,7 @@ static void take_page(struct kube_watch *w, const struct kube_list *list)
     w->relist = false;
     set_following(w, true);
     if (!w->report.synced)
-        log_info("the API server has told everything\twhat=%s version=%s", w->config.what, w->version);
+        log_info("the list from the API server is complete\twhat=%s version=%s", w->config.what, w->version);
     w->report.synced = true;
     w->events.list_complete(w->events.data);
 }

@@ -133,16 +133,16 @@ static const char *what_is_wrong(const struct kubelet_paths *paths, pid_t pid, c
 
     exe[0] = '\0';
     if (!is_roots(paths->proc, pid, ret_uid))
-        return *ret_uid == UINT_MAX ? "its user cannot be told" : "it is not root's";
+        return *ret_uid == UINT_MAX ? "its user cannot be determined" : "it does not run as root";
     snprintf(path, sizeof(path), "%s/%d/exe", paths->proc, pid);
     n = readlink(path, exe, KUBELET_EXE_LEN - 1);
     exe[n > 0 ? n : 0] = '\0';
     if (n <= 0 || stat(path, &st) < 0)
-        return "its program cannot be looked at";
+        return "its program cannot be inspected";
     if (!is_program_of_it(exe))
-        return "its program is another";
+        return "its program has another name";
     if (!S_ISREG(st.st_mode) || st.st_uid || st.st_mode & 022)
-        return "its program may be written by others than root";
+        return "its program is writable by others than root";
     return NULL;
 }
 
@@ -218,9 +218,9 @@ int kubelet_find(const struct kubelet_paths *paths, const char *known, struct ku
     closedir(dir);
     if (!ret->pid)
         return r;
-    ret->why = ret->candidates == 1                    ? "the only one that fits"
-               : *known && !strcmp(ret->cgroup, known) ? "in the cgroup where it was before"
-                                                       : "the one that has run longest";
+    ret->why = ret->candidates == 1                    ? "the only candidate"
+               : *known && !strcmp(ret->cgroup, known) ? "in the same cgroup as before"
+                                                       : "the longest-running one";
     return 0;
 }
 
@@ -501,8 +501,8 @@ void kubelet_explain(const struct kubelet *k, char *buf, size_t size)
     if (!k->searched)
         snprintf(buf, size, "%s, which --probe-cgroup names", k->cgroup);
     else if (k->pid)
-        snprintf(buf, size, "pid %d (%s), %s: root's, its program root's alone to write; %s", (int)k->pid,
-                 k->choice.exe, k->cgroup, k->choice.why);
+        snprintf(buf, size, "pid %d (%s), %s: runs as root, and only root may write its program; %s",
+                 (int)k->pid, k->choice.exe, k->cgroup, k->choice.why);
     else
         snprintf(buf, size, "none");
 }

@@ -54,7 +54,7 @@ struct kubelet_choice {
 
 /* The process: kubelet, kubelite (MicroK8s) or k3s, in the network namespace of this process, and in no pod;
  * root's, with a program of that name that only root may write, for anybody may call a process anything. Of
- * several the one in the directory known ("": none is), then the one that has run longest. 0, -ENOENT if none
+ * several the one in the directory known ("": none is), then the longest-running one. 0, -ENOENT if none
  * runs, or -EXDEV if it is in the root, which would exempt everybody, or outside of what this process may
  * see. */
 int kubelet_find(const struct kubelet_paths *paths, const char *known, struct kubelet_choice *ret);

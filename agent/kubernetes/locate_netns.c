@@ -102,7 +102,8 @@ static void pass(struct kube_pod *pod, const struct netns_wanted *w)
         if (++pod->locate_tries < TRIES_QUIET)
             loop_timer_set(agent->loop, &pod->locate_timer, kube_backoff(pod->locate_tries));
         else
-            log_debug("the guard does not know where a pod outside the mesh is\tpod=\"%s/%s\" error=\"%s\"",
+            log_debug("the guard cannot find the network namespace of a pod outside the mesh\tpod=\"%s/%s\" "
+                      "error=\"%s\"",
                       pod->namespace, pod->name, w->error);
         return;
     }
@@ -151,7 +152,7 @@ static void take(struct kube_source *s, struct netns_wanted *w)
         return;
     }
     if (make_pod(pod, w, &p) < 0) {
-        not_found(pod, "no memory, or another pod goes by its UID");
+        not_found(pod, "no memory, or another pod has its UID");
         return;
     }
     log_info("the network namespace of a running pod was found\tpod=\"%s/%s\" by=%s netns=%s", pod->namespace,
@@ -249,13 +250,13 @@ static void on_locate_soon(struct loop_timer *timer)
         s->locate_job = job;
         return;
     }
-    log_error_errno(r, "no thread to look for the network namespaces of pods");
+    log_error_errno(r, "no thread to search for the network namespaces of pods");
     for (size_t i = 0; job && i < job->len; i++) {
         struct kube_pod *pod = kube_pod_by_api_uid(s, job->wanted[i].key);
 
         if (pod) {
             pod->searched = false;
-            not_found(pod, "no thread to look for it");
+            not_found(pod, "no thread to search for it");
         }
     }
     if (job)

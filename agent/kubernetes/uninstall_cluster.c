@@ -59,9 +59,9 @@ static void on_answer(void *data, const struct kube_reply *reply)
 
     r->request = NULL;
     if (reply->result) {
-        log_warn("the API server does not answer; it is asked again\terror=\"%s\"", reply->error);
+        log_warn("the API server does not answer; retrying\terror=\"%s\"", reply->error);
     } else if (reply->status == 404) {
-        log_info("the DaemonSet and all its pods are gone");
+        log_info("the DaemonSet and all its pods have been removed");
         end(r, 0);
         return;
     } else if (reply->status == 401 || reply->status == 403) {
@@ -113,7 +113,7 @@ static void on_limit(struct loop_timer *timer)
 {
     struct cluster_uninstall *r = container_of(timer, struct cluster_uninstall, limit);
 
-    log_error("agents are left that have not ended; are their nodes down?\tleft=%d", r->left);
+    log_error("some agents have not ended; are their nodes down?\tleft=%d", r->left);
     end(r, -ETIMEDOUT);
 }
 

@@ -334,7 +334,7 @@ static int check_references(struct file_parse *p, const struct references *refer
 
         if (!index_find(index, index_hash_text(0, r->name), match, r->name))
             return yaml_fail(p->source.error, p->source.origin, r->line, r->column,
-                             "workloads[%u].%s: \"%.300s\" is no %s of this file", r->workload, field,
+                             "workloads[%u].%s: \"%.300s\" is not a %s of this file", r->workload, field,
                              r->name, what);
     }
     return 0;
@@ -430,8 +430,7 @@ static int read_stream(struct file_parse *p)
     if (r < 0)
         return r;
     if (s->event.type == YAML_STREAM_END_EVENT)
-        return yaml_fail(s->error, s->origin, 1, 1,
-                         "the file is empty; write {} for a mesh without anything");
+        return yaml_fail(s->error, s->origin, 1, 1, "the file is empty; write {} for an empty mesh");
     r = yaml_source_next(s); /* behind the document's start */
     if (r == 0)
         r = read_document(p);

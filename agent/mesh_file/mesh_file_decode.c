@@ -316,7 +316,7 @@ int decode_ip(struct decode *d, const struct yaml_node *node, const char *text, 
     if (addr_parse(text, &addr) < 0)
         return decode_fail(d, node, "\"%s\" is not an IP address", decode_show(d, text));
     if (addr_is_none(&addr) || (addr_is_v4(&addr) && !memcmp(addr.bytes + 12, "\0\0\0", 4)))
-        return decode_fail(d, node, "\"%s\" is no address that anything can have", decode_show(d, text));
+        return decode_fail(d, node, "\"%s\" is not a usable address", decode_show(d, text));
     return copy_addr(d, &addr, ret);
 }
 

@@ -106,7 +106,7 @@ int proxy_cgroups_find(const char *proc, pid_t pid, const char *pods_cgroup, uin
         return refuse(error, -EXDEV, "process %d is in no cgroup2", (int)pid);
     r = root_of(pods_cgroup, root, sizeof(root));
     if (r < 0)
-        return refuse(error, r, "%.100s is no cgroup2 directory", pods_cgroup);
+        return refuse(error, r, "%.100s is not a cgroup2 directory", pods_cgroup);
     if (snprintf(full, sizeof(full), "%s%s", root, path) >= (int)sizeof(full))
         return refuse(error, -ENAMETOOLONG, "the path of the cgroup of process %d is too long", (int)pid);
     /* A path that is seen as "/../..." is above the agent's own cgroup namespace. */

@@ -134,7 +134,7 @@ static void on_resume(struct loop_timer *timer)
     }
     if (!youngest)
         return;
-    log_info("no other proxy is left; the one that was replaced is told to serve again\tpid=%d",
+    log_info("no other proxy is left; the replaced one is asked to serve again\tpid=%d",
              (int)connection_pid(youngest->connection));
     youngest->drain_wanted = false;
     youngest->resume_wanted = true;
@@ -240,7 +240,7 @@ static void on_resumed(struct proxy *p, enum bruma_reason reason, const char *er
 {
     p->resume_seq = 0;
     if (error) {
-        log_error("a proxy that was replaced does not serve again\tpid=%d reason=%s error=\"%s\"",
+        log_error("a replaced proxy cannot serve again\tpid=%d reason=%s error=\"%s\"",
                   (int)connection_pid(p->connection), reason_name(reason), error);
         p->cannot_resume = true;
         resume_somebody(p->server, 0);
@@ -325,7 +325,7 @@ static void on_ack(struct proxy *p, const cJSON *message)
         }
     }
     if (error)
-        log_error("a proxy could not obey\tpid=%d seq=%lu reason=%s error=\"%s\"",
+        log_error("a proxy could not carry out a command\tpid=%d seq=%lu reason=%s error=\"%s\"",
                   (int)connection_pid(p->connection), (unsigned long)seq, reason_name(reason), error);
 }
 
@@ -389,7 +389,7 @@ static void on_message(struct connection *connection, const cJSON *message, int 
     else if (!strcmp(op, "error"))
         log_error("a proxy reports an error\tpid=%d", (int)connection_pid(connection));
     else
-        bad_message(p, "unknown op, or not at this time");
+        bad_message(p, "unknown op, or out of order");
     proxy_push(p);
 }
 

@@ -194,7 +194,7 @@ void zds_assignment_answered(struct zds_assignment *a, enum zds_command asked, c
 {
     if (asked == ZDS_COMMAND_DEL) {
         if (error)
-            log_error("a node proxy could not let a pod go\tpid=%d uid=%s error=\"%s\"",
+            log_error("a node proxy could not remove a pod\tpid=%d uid=%s error=\"%s\"",
                       (int)a->peer->process.pid, a->base.uid, error);
         if (a->pending == ZDS_COMMAND_NONE)
             on_deleted(a);
@@ -361,7 +361,7 @@ static void pod_reopen(struct proxies *proxies, struct pod *pod)
         a->state != ZDS_ASSIGNMENT_SERVING || take_listeners(a, &error) == 0)
         return;
     /* It has to let go of it first, see pod_add(). */
-    log_warn("a node proxy has lost its listeners in a pod; it opens them anew\tpod=\"%s/%s\" pid=%d",
+    log_warn("a node proxy has lost its listeners in a pod and opens new ones\tpod=\"%s/%s\" pid=%d",
              pod->namespace, pod->name, (int)p->process.pid);
     zds_assignment_set_pending(a, ZDS_COMMAND_RESTART);
     zds_peer_push(p);

@@ -155,7 +155,7 @@ static void on_response(struct zds_peer *p, const void *data, size_t len)
     char error[ZDS_MESSAGE_MAX];
 
     if (!p->asked) {
-        end_badly(p, "a message that nobody has asked for");
+        end_badly(p, "an unexpected message");
         return;
     }
     if (zds_response_decode(data, len, error, sizeof(error)) < 0) {

@@ -44,7 +44,7 @@ static void admit(struct zds_server *s, int *fd, pid_t pid)
     /* 0: in a PID namespace that cannot be seen from here */
     pidfd = pid > 0 ? pidfd_open(pid, 0) : -1;
     if (pidfd < 0) {
-        refuse(s, pid, BRUMA_REASON_PROXY_CGROUP, "its process cannot be seen");
+        refuse(s, pid, BRUMA_REASON_PROXY_CGROUP, "its process is not visible");
         return;
     }
     if (proxy_cgroups_add(s->cgroups, pid, &error) < 0) {
@@ -67,7 +67,7 @@ static void on_listener(struct loop_watch *watch, uint32_t events)
     if (fd < 0 && accept_rest(&s->rest, fd, "the workload discovery socket"))
         return;
     if (fd == -EPERM)
-        refuse(s, pid, BRUMA_REASON_ZDS_PROTOCOL, "it is not root");
+        refuse(s, pid, BRUMA_REASON_ZDS_PROTOCOL, "it does not run as root");
     else if (fd >= 0)
         admit(s, &fd, pid);
     loop_watch_modify(s->loop, watch, 0);

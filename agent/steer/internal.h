@@ -74,7 +74,7 @@ int pin_dir_lock(struct steer *steer, struct steer_error *error);
 int steer_cgroup_attach(struct steer *steer, struct steer_error *error);
 
 /* pod_program.c: loads an instance for the pod and puts it in place of the attached one, if that is
- * another. 0, also if half an enrolment is there; -errno with *error. */
+ * another. 0, also if half an enrollment is there; -errno with *error. */
 int steer_pod_program_update(struct steer *steer, uint64_t cookie, struct steer_error *error);
 /* Loads an instance; *ret_program and *ret_listeners are the caller's. listeners_fd -1: a new SOCKMAP.
  * 0, or -errno with *error. */

@@ -55,7 +55,7 @@ static int check_layout(const struct bpf_map *map, const char *path, struct stee
     if (fd < 0)
         return errno == ENOENT ? 0 : steer_fail(error, BRUMA_REASON_INTERNAL, errno, "cannot open %s", path);
     if (bpf_obj_get_info_by_fd(fd, &info, &len) < 0)
-        return steer_fail(error, BRUMA_REASON_INTERNAL, errno, "%s is no map", path);
+        return steer_fail(error, BRUMA_REASON_INTERNAL, errno, "%s is not a map", path);
     if (info.type == (__u32)bpf_map__type(map) && info.key_size == bpf_map__key_size(map) &&
         info.value_size == bpf_map__value_size(map) && info.max_entries == bpf_map__max_entries(map) &&
         info.map_flags == bpf_map__map_flags(map))

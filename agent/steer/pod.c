@@ -293,7 +293,7 @@ int steer_pod_attach(struct steer *s, const struct steer_pod *pod, struct steer_
     if (r == 0 && link < 0 && !is_missing(link))
         r = link;
     if (r < 0)
-        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, r, "the pod's link cannot be looked at");
+        return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, r, "the pod's link cannot be inspected");
     /* Attached, but with a program whose pin is gone: replaced in one step. */
     if (link >= 0 && link_fits(link, pod->netns_fd) && bpf_link_update(link, program, NULL) == 0)
         return 0;

@@ -3,12 +3,12 @@
 complete -c brumactl -f
 complete -c brumactl -l run-dir -r -a '(__fish_complete_directories)' -d 'run directory of agent and proxy'
 complete -c brumactl -s o -l output -x -a 'json table' -d 'form of the output'
-complete -c brumactl -n __fish_use_subcommand -a status -d 'agent, proxy, mesh, and what is wrong'
+complete -c brumactl -n __fish_use_subcommand -a status -d 'state of agent, proxy and mesh, and problems'
 complete -c brumactl -n __fish_use_subcommand -a pods -d 'the pods of this node'
-complete -c brumactl -n __fish_use_subcommand -a connections -d 'what the proxy carries now'
+complete -c brumactl -n __fish_use_subcommand -a connections -d 'open connections'
 complete -c brumactl -n __fish_use_subcommand -a policy -d 'authorization policies'
 complete -c brumactl -n __fish_use_subcommand -a identities -d certificates
-complete -c brumactl -n __fish_use_subcommand -a explain -d 'why something is as it is'
+complete -c brumactl -n __fish_use_subcommand -a explain -d 'why a pod or a connection is in its state'
 complete -c brumactl -n __fish_use_subcommand -a doctor -d checks
-complete -c brumactl -n __fish_use_subcommand -a reasons -d 'every failure reason'
+complete -c brumactl -n __fish_use_subcommand -a reasons -d 'all failure reasons'
 complete -c brumactl -n '__fish_seen_subcommand_from explain' -a '(brumactl pods 2>/dev/null | awk "NR > 1 { print \\$1 \"/\" \\$2 }"; brumactl reasons 2>/dev/null | awk "NR > 1 { print \\$1 }")'

@@ -87,13 +87,13 @@ struct bruma_pod {
 #define BRUMA_POD_COUNTERS(BRUMA_POD_COUNTER) \
     BRUMA_POD_COUNTER(outbound_captured_connections, "Connections of the pod that were captured in connect().") \
     BRUMA_POD_COUNTER(outbound_passed_connections, "Connections of the pod to loopback or to itself, which are left alone.") \
-    BRUMA_POD_COUNTER(outbound_denied_connections, "Connections of the pod that were refused: they could not be captured, or had no way.") \
+    BRUMA_POD_COUNTER(outbound_denied_connections, "Connections of the pod that were refused: they could not be captured, or had no route.") \
     BRUMA_POD_COUNTER(outbound_steered_lookups, "Captured connections that were handed to the outbound listener.") \
     BRUMA_POD_COUNTER(inbound_plaintext_lookups, "Connections to the pod that came in plaintext and were handed to the plaintext listener.") \
     BRUMA_POD_COUNTER(inbound_hbone_lookups, "Tunnels to the pod that were handed to the HBONE listener.") \
     BRUMA_POD_COUNTER(inbound_passed_lookups, "Connections to the pod that were left alone: its own, the proxy's deliveries, bypassed ones.") \
     BRUMA_POD_COUNTER(inbound_probe_lookups, "Probes of the kubelet that went straight to the application.") \
-    BRUMA_POD_COUNTER(dropped_lookups, "Connections that got nowhere, without listener or entry; the failures say why.")
+    BRUMA_POD_COUNTER(dropped_lookups, "Connections that were dropped for lack of a listener or an entry; the failures say why.")
 /* clang-format on */
 
 /* All of them count from the pod's enrollment on; programs add to them at once on all CPUs. */

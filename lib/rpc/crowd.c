@@ -64,7 +64,7 @@ static void say(struct crowd *c, const struct peer_source *source, const char *w
     if (c->said && now - c->said < SAY_AGAIN)
         return;
     c->said = now ? now : 1;
-    log_warn("a connection is turned away\tserver=%s source=%s reason=%s why=\"%s\" so-far=%" PRIu64, c->name,
+    log_warn("a connection is rejected\tserver=%s source=%s reason=%s why=\"%s\" so-far=%" PRIu64, c->name,
              peer_source_format(source, text), reason_name(BRUMA_REASON_SERVER_CROWDED), why, c->turned_away);
 }
 

@@ -54,7 +54,7 @@ struct http_connection {
     enum http_state state;
     bool suspended;               /* the library leaves it alone until there is an answer */
     bool told;                    /* that it was too slow; its last bytes are not looked at */
-    bool half_closed;             /* the client says no more */
+    bool half_closed;             /* the client sends nothing */
     bool shut;                    /* no member of the crowd any more; the library will find out */
     struct http_request *request; /* HTTP_BODY, HTTP_HANDLING */
     struct MHD_Response *answer;  /* to be given to the library, with the status */

@@ -116,11 +116,11 @@ static void take(struct http_server *s, int fd)
 static void listen_again(struct listener *l)
 {
     if (listen(l->fd, BACKLOG) == 0) {
-        log_warn("a listener was closed by somebody else, and listens again\treason=%s",
+        log_warn("a listener was closed from outside; it was opened again\treason=%s",
                  reason_name(BRUMA_REASON_LISTENER_CLOSED));
         return;
     }
-    log_error_errno(errno, "a listener was closed by somebody else, and cannot listen again\treason=%s",
+    log_error_errno(errno, "a listener was closed from outside and cannot be opened again\treason=%s",
                     reason_name(BRUMA_REASON_LISTENER_CLOSED));
     loop_watch_remove(l->server->loop, &l->watch);
 }

@@ -55,7 +55,7 @@ bool admin_may_ask(struct http_request *request, bool local_only, const char *so
     if (!names_loopback(request))
         why = "the Host header is not localhost, 127.0.0.1 or [::1]";
     else if (is_of_another_page(request))
-        why = "a page of somebody else asks";
+        why = "the request comes from a foreign web page";
     else if (!reads && local_only)
         why = "on a single machine only the Unix socket takes this";
     else if (!is_index && (!reads || local_only) && !is_roots(request))

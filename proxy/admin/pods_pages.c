@@ -69,6 +69,6 @@ void pods_write_metrics(struct proxy *p, FILE *out)
     gauge(out, "workload_manager_active_proxy_count", "Pods that are served.", active);
     gauge(out, "workload_manager_pending_proxy_count", "Pods that cannot be served yet.",
           p->zds ? zds_client_pods(p->zds)->pending_len : 0);
-    counter(out, "workload_manager_proxies_started", "Pods that began to be served.", p->pods_started);
-    counter(out, "workload_manager_proxies_stopped", "Pods that ceased to be served.", p->pods_stopped);
+    counter(out, "workload_manager_proxies_started", "Pods that the proxy began to serve.", p->pods_started);
+    counter(out, "workload_manager_proxies_stopped", "Pods that the proxy ceased to serve.", p->pods_stopped);
 }

@@ -160,8 +160,8 @@ static void say(struct worker *w, enum budget_level level)
     if (level < BUDGET_SMALL_WINDOWS || (w->memory_said && now - w->memory_said < SAY_AGAIN_MILLISECONDS))
         return;
     w->memory_said = now;
-    log_warn("much is buffered for those who do not read: %s\tbuffered=%zu budget=%zu",
-             level == BUDGET_FULL ? "who holds most is cut" : "peers may send less ahead",
+    log_warn("much data is buffered for slow readers: %s\tbuffered=%zu budget=%zu",
+             level == BUDGET_FULL ? "the largest holders are closed" : "peers get less credit",
              atomic_load(&b->used), b->limit);
 }
 

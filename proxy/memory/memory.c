@@ -103,10 +103,10 @@ void memory_write_metrics(struct proxy *p, FILE *out)
 {
     unsigned long trims = atomic_load(&p->memory_trims);
 
-    gauge(out, "bruma_buffered_bytes", "Bytes held for those who do not read.", atomic_load(&p->memory.used));
-    gauge(out, "bruma_buffered_budget_bytes", "How many may be held.", p->memory.limit);
+    gauge(out, "bruma_buffered_bytes", "Bytes buffered for slow readers.", atomic_load(&p->memory.used));
+    gauge(out, "bruma_buffered_budget_bytes", "Limit of these bytes.", p->memory.limit);
     gauge(out, "bruma_memory_pressure",
-          "0: none; 1: no credit ahead of readers; 2: small windows; 3: who holds most is cut.",
+          "0: none; 1: no credit ahead of readers; 2: small windows; 3: the largest holders are closed.",
           budget_level(&p->memory, BUDGET_CALM));
     if (trims)
         fprintf(out,

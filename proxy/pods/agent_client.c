@@ -243,10 +243,9 @@ static bool handle(struct agent_client *client, size_t len, int *fds, size_t fds
     if (r == 0)
         r = obey(client, &order, &reason, error, sizeof(error));
     if (r < 0) {
-        log_error(
-            "a message of the agent cannot be used; the connection begins anew\treason=%s op=%s error=\"%s\"",
-            reason_name(r == -ENOMEM ? BRUMA_REASON_OUT_OF_RESOURCES : BRUMA_REASON_MESSAGE_INVALID),
-            order.op ? order.op : "-", strerror(-r));
+        log_error("a message of the agent cannot be used; reconnecting\treason=%s op=%s error=\"%s\"",
+                  reason_name(r == -ENOMEM ? BRUMA_REASON_OUT_OF_RESOURCES : BRUMA_REASON_MESSAGE_INVALID),
+                  order.op ? order.op : "-", strerror(-r));
         return false;
     }
     if (r > 0)
@@ -270,7 +269,7 @@ static void receive(struct agent_client *client)
         if (n == -EAGAIN)
             return;
         if (n == -EMSGSIZE)
-            log_error("a message of the agent is too large; the connection begins anew\treason=%s",
+            log_error("a message of the agent is too large; reconnecting\treason=%s",
                       reason_name(BRUMA_REASON_MESSAGE_INVALID));
         else if (n <= 0)
             log_warn("the agent is gone; the last known pods are served on");
@@ -355,7 +354,7 @@ static void on_retry(struct loop_timer *timer)
             close(fd);
         client->watch.fd = -1;
         if (!client->complained)
-            log_warn_errno(r, "cannot reach the agent; trying on\tsocket=%s", client->path);
+            log_warn_errno(r, "cannot reach the agent; retrying\tsocket=%s", client->path);
         client->complained = true;
         loop_timer_set(client->loop, &client->retry, client->retry_after);
         return;

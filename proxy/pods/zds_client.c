@@ -149,7 +149,7 @@ static enum outcome obey(struct zds_client *client, size_t len, int *fds, size_t
     int r = zds_request_decode(client->buf, len, &q);
 
     if (r < 0) {
-        snprintf(error, size, "cannot read the message: it is no request of this protocol's version 1");
+        snprintf(error, size, "cannot read the message: it is not a request of version 1 of this protocol");
         return BROKEN;
     }
     if (fds_len != (q.kind == ZDS_ADD ? ZDS_ADD_FDS : 0)) {
@@ -180,9 +180,8 @@ static bool conclude(struct zds_client *client, enum outcome outcome, const char
     case REFUSED:
         break;
     case BROKEN:
-        log_error(
-            "a message of the CNI agent cannot be used; the connection begins anew\treason=%s error=\"%s\"",
-            reason_name(BRUMA_REASON_MESSAGE_INVALID), error);
+        log_error("a message of the CNI agent cannot be used; reconnecting\treason=%s error=\"%s\"",
+                  reason_name(BRUMA_REASON_MESSAGE_INVALID), error);
         sent = false;
         break;
     case FATAL:
@@ -213,7 +212,7 @@ static void receive(struct zds_client *client)
             snprintf(error, sizeof(error), "no file descriptors are left for those of the message");
         if (n == 0 || (n < 0 && n != -EMSGSIZE && n != -EMFILE)) {
             close_fds(fds, fds_len);
-            log_warn("the CNI agent is gone; the last known pods are served on");
+            log_warn("the CNI agent is gone; the last known pods stay served");
             disconnect(client);
             return;
         }
@@ -252,7 +251,7 @@ static void on_retry(struct loop_timer *timer)
     if (r < 0) {
         client->watch.fd = -1;
         if (!client->complained)
-            log_warn_errno(r, "cannot reach the CNI agent; trying on\tsocket=%s", client->path);
+            log_warn_errno(r, "cannot reach the CNI agent; retrying\tsocket=%s", client->path);
         client->complained = true;
         loop_timer_set(client->loop, timer, client->retry_after);
         client->retry_after = client->retry_after < RETRY_MAX / 2 ? 2 * client->retry_after : RETRY_MAX;

@@ -131,7 +131,7 @@ static int check(const struct zds_pods *pods, struct pod_info *info, int netns_f
     *reason = BRUMA_REASON_NETNS_UNUSABLE;
     r = netns_check(netns_fd);
     if (r < 0) {
-        snprintf(error, size, "the descriptor is no network namespace");
+        snprintf(error, size, "the descriptor is not a network namespace");
         return r;
     }
     r = netns_cookie(netns_fd, &info->cookie);
@@ -250,7 +250,7 @@ int zds_pods_add(struct zds_pods *pods, const struct pod_info *info, int netns_f
         close(netns_fd);
         return 0;
     }
-    log_error("a pod cannot be served; it is tried again\tpod=\"%s/%s\" uid=\"%s\" reason=%s error=\"%s\"",
+    log_error("a pod cannot be served; retrying\tpod=\"%s/%s\" uid=\"%s\" reason=%s error=\"%s\"",
               info->namespace, info->name, info->uid, reason_name(reason), error);
     put_pending(pods, info, netns_fd);
     return r;

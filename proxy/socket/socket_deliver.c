@@ -176,7 +176,7 @@ static void log_hidden(struct worker_pod *wp, const struct endpoint *target, con
     if (now < wp->hidden_logged_until)
         return;
     wp->hidden_logged_until = now + LOG_AGAIN_MILLISECONDS;
-    log_warn("no port is left under a client's address: its connections come from the pod's own\t"
+    log_warn("no port is left for a client's address: its connections come from the pod's own address\t"
              "pod=\"%s/%s\" client=%s destination=%s reason=%s",
              wp->pod->namespace, wp->pod->name, addr_format(client, from), endpoint_format(target, to),
              reason_name(BRUMA_REASON_CLIENT_ADDRESS_HIDDEN));

@@ -221,7 +221,7 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
     }
     counter(out, "bruma_access_log_dropped_lines",
             "Lines of the access log that were dropped because they could not be written in time.", dropped);
-    counter(out, "bruma_log_dropped_lines", "Lines of the log that were dropped because nobody read them.",
+    counter(out, "bruma_log_dropped_lines", "Log lines that were dropped because nothing read them.",
             log_output_dropped());
     counter(out, "bruma_policy_waits",
             "Connections that waited for a policy that their workload names and that had not arrived.",
@@ -231,10 +231,10 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
         "Connections that reached their application from the pod's own address, for want of a port under the "
         "client's.",
         hidden);
-    family(out, "bruma_telemetry_series", "gauge", "Label sets that are held, counted in each worker.");
+    family(out, "bruma_telemetry_series", "gauge", "Label sets in memory, counted in each worker.");
     fprintf(out, "bruma_telemetry_series %" PRIu64 "\n", sum.series);
-    counter(out, "bruma_telemetry_series_evicted", "Label sets that were dropped because nobody used them.",
-            sum.evicted);
+    counter(out, "bruma_telemetry_series_evicted",
+            "Label sets that were dropped because they were no longer used.", sum.evicted);
     counter(out, "bruma_telemetry_overflow_connections",
             "Connections that were counted under unknown labels because there were too many label sets.",
             sum.overflowed);

@@ -232,9 +232,9 @@ static void load(struct crl_watch *w, bool first)
     w->failed = r < 0;
     if (r < 0) {
         log_error("the revocation lists cannot be used; %s\tpath=\"%s\" reason=\"%s\" error=\"%s\"",
-                  w->usable     ? "the last ones stay"
-                  : w->required ? "peers are refused until they can (--crl-required)"
-                                : "nothing counts as revoked (--crl-required=false)",
+                  w->usable     ? "the last ones stay in force"
+                  : w->required ? "peers are refused until they can be (--crl-required)"
+                                : "no certificate counts as revoked (--crl-required=false)",
                   w->path, reason_name(BRUMA_REASON_CRL_INVALID), error);
         if (!first)
             return;
@@ -304,7 +304,7 @@ bool crl_watch_usable(const struct crl_watch *w)
 void crl_watch_write_metrics(const struct crl_watch *w, FILE *out)
 {
     fprintf(out,
-            "# HELP bruma_crl_lists Revocation lists that peers are held against.\n"
+            "# HELP bruma_crl_lists Revocation lists that peers' certificates are checked against.\n"
             "# TYPE bruma_crl_lists gauge\n"
             "bruma_crl_lists %zu\n"
             "# HELP bruma_crl_unusable The file of revocation lists could not be read the last time (1).\n"

@@ -82,7 +82,7 @@ static int take_metadata(struct config_source *s, const yaml_node_t *map, cJSON 
         const char *value = text_of(yaml_document_get_node(&s->document, p->value));
 
         if (!key || !value)
-            return fail(s, all->start_mark.line, "proxyMetadata has something that is not a text");
+            return fail(s, all->start_mark.line, "proxyMetadata has a value that is not a string");
         if (!strncmp(key, META, strlen(META)))
             key += strlen(META);
         cJSON_DeleteItemFromObjectCaseSensitive(metadata, key);

@@ -89,11 +89,11 @@ static int subscribe(struct xds_client *c, enum state_type type)
     unsent = xds_versions_unsent(versions);
     if (unsent) {
         c->bounded++;
-        log_info(
-            "the first request does not name everything that is held\treason=%s type=%s bytes=%zu held=%zu "
-            "untold=%zu",
-            reason_name(BRUMA_REASON_XDS_REQUEST_BOUNDED), xds_type_urls[type], len,
-            xds_versions_count(versions), unsent);
+        log_info("the first request does not list every resource that the proxy has\treason=%s type=%s "
+                 "bytes=%zu held=%zu "
+                 "untold=%zu",
+                 reason_name(BRUMA_REASON_XDS_REQUEST_BOUNDED), xds_type_urls[type], len,
+                 xds_versions_count(versions), unsent);
     }
     if (len > c->longest)
         c->longest = len;
@@ -139,7 +139,7 @@ static void on_message(void *data, const uint8_t *message, size_t len)
             nonce = f;
     }
     if (more < 0 || !url.bytes) {
-        log_error("a response of the control plane is malformed; connecting anew\tbytes=%zu", len);
+        log_error("a response of the control plane is malformed; reconnecting\tbytes=%zu", len);
         c->terminations[ERROR]++;
         hang_up(c);
         back_off(c);
@@ -206,9 +206,8 @@ static void on_end(void *data, enum grpc_status status, const char *text)
     xds_sweep_end(&c->sweep);
     check_bound(c, status, text);
     if (status == GRPC_ABORTED && !strcmp(text, GRPC_STALLED)) {
-        log_warn(
-            "the control plane neither takes nor gives; the stream begins anew\treason=%s milliseconds=%u",
-            reason_name(BRUMA_REASON_CALL_STALLED), c->config.stall_milliseconds);
+        log_warn("the control plane makes no progress; opening a new stream\treason=%s milliseconds=%u",
+                 reason_name(BRUMA_REASON_CALL_STALLED), c->config.stall_milliseconds);
         c->stalls++;
     }
     if (had_stream && status == GRPC_OK) {
@@ -222,7 +221,7 @@ static void on_end(void *data, enum grpc_status status, const char *text)
         c->backoff = BACKOFF_MIN;
         retry_after(c, BACKOFF_MIN);
     } else {
-        log_warn("the control plane is away; the last known state serves on\treason=\"%s\" "
+        log_warn("the control plane is away; the last known state stays in use\treason=\"%s\" "
                  "status=%d error=\"%s\" retry=%llums",
                  reason_name(BRUMA_REASON_XDS_UNREACHABLE), status, text, (unsigned long long)c->backoff);
         c->terminations[had_stream ? ERROR : CONNECTION_ERROR]++;
@@ -357,16 +356,20 @@ void xds_client_write_metrics(const struct xds_client *c, FILE *out)
         if (!c->terminations[i])
             continue;
         if (!any)
-            family(out, "istio_xds_connection_terminations", "Ends of the connection to the control plane.");
+            family(out, "istio_xds_connection_terminations",
+                   "Terminations of the connection to the control plane.");
         any = true;
         fprintf(out, "istio_xds_connection_terminations_total{reason=\"%s\"} %llu\n", termination_names[i],
                 (unsigned long long)c->terminations[i]);
     }
-    family(out, "bruma_xds_stalls", "Streams of the control plane that were ended since nothing moved.");
+    family(out, "bruma_xds_stalls",
+           "Streams of the control plane that were closed because they made no progress.");
     fprintf(out, "bruma_xds_stalls_total %llu\n", (unsigned long long)c->stalls);
-    family(out, "bruma_xds_requests_bounded", "First requests that did not name everything that is held.");
+    family(out, "bruma_xds_requests_bounded",
+           "First requests that did not list every resource that the proxy has.");
     fprintf(out, "bruma_xds_requests_bounded_total %llu\n", (unsigned long long)c->bounded);
-    family(out, "bruma_xds_let_go", "Resources that no answer mentioned after such a request.");
+    family(out, "bruma_xds_let_go",
+           "Resources that were removed because no answer mentioned them after such a request.");
     fprintf(out, "bruma_xds_let_go_total %llu\n", (unsigned long long)c->sweep.let_go);
     if (c->messages[0] + c->messages[1] == 0)
         return;

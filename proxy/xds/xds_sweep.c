@@ -33,7 +33,8 @@ static void let_go(struct xds_sweep *s, enum state_type type)
     xds_versions_sweep(s->versions[type], take_out, &gone);
     state_commit(s->state);
     s->let_go += gone.len;
-    log_info("let go what the control plane was not told of and does not mention\ttype=%s resources=%llu",
+    log_info("removed resources that the first request had not listed and the control plane does not "
+             "mention\ttype=%s resources=%llu",
              type == STATE_ADDRESS ? "addresses" : "policies", (unsigned long long)gone.len);
 }
 

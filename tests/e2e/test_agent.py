@@ -34,7 +34,7 @@ def test_add_enrolls_and_del_leaves_nothing(node):
     assert pod.pins() == []
     assert pod.untouched()
     assert os.listdir(f"{node.run_dir}/pods") == []
-    assert pod.greeting() == "ConnectionRefusedError"  # nobody listens there, and nobody steers
+    assert pod.greeting() == "ConnectionRefusedError"  # nothing listens there, and nobody steers
     assert pod.ask("cni-del")["op"] == "done", "DEL twice"
 
 

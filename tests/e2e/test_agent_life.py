@@ -290,7 +290,7 @@ def test_doctor_and_explain_answer(node):
     hooks = dict(c["detail"].split(": ", 1) for c in checks if c["check"] == "hook")
     assert {"connect4", "connect6", "setsockopt", "options4", "options6", "accepted"} <= set(hooks), hooks
     assert all(
-        text.startswith(f"attached to {node.cgroup}") or "done without" in text for text in hooks.values()
+        text.startswith(f"attached to {node.cgroup}") or "runs without it" in text for text in hooks.values()
     ), hooks
     programs = {
         c["detail"].split(",")[0]: c["detail"] for c in checks if c["check"] == "programs on the hook"

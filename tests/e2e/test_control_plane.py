@@ -315,7 +315,9 @@ def test_a_wrong_file_changes_nothing(plane, stream):
     plane.write(wrong)
     expected = f'{plane.mesh_file}:{line}:17: workloads[2].workloadIps[0]: "10.1.1" is not an IP address'
     wait_for(lambda: plane.report()["meshError"] == expected, "the error to be reported")
-    plane.wait_logged("the mesh file cannot be used", "the last good one stays", "is not an IP address")
+    plane.wait_logged(
+        "the mesh file cannot be used", "the last good one stays in use", "is not an IP address"
+    )
     assert plane.report()["meshReady"] and plane.report()["workloads"] == 3
     assert stream.silent() and not plane.events
     plane.write("")

@@ -59,7 +59,7 @@ def test_a_node_that_was_cut_off_comes_back(scene):
     events = wait_for(lambda: world.server.events("shop", "web"), "an Event")
     assert events[0]["reason"] == "captured_late" and events[0]["type"] == "Warning"
     assert events[0]["message"].startswith(
-        "belongs to the mesh and has run outside of it: it was found running and is captured now"
+        "belongs to the mesh and ran outside of it: it was found running and is captured now"
     )
     assert not world.server.events("other", "plain")
     assert scene.guard()["gaveUp"] == 0 and "guard_gave_up" not in scene.problems()
@@ -411,7 +411,13 @@ def test_brumactl_tells(scene):
             [f"{world.work.build}/ctl/brumactl", "--run-dir", world.node.run_dir, command], check=False
         ).stdout
 
-    wait_for(lambda: "waits for: the Kubernetes API server" in brumactl("status"), "the reason in words")
+    wait_for(
+        lambda: (
+            "waits for: the pods and namespaces have not all been read from the API server"
+            in brumactl("status")
+        ),
+        "the reason in words",
+    )
     assert "bounded, closed for" in brumactl("status") and "undecided have no network" in brumactl("doctor")
     world.server.start_api()
     world.wait_state("shop/web", "enrolled", 30)
@@ -510,7 +516,7 @@ def test_pods_that_cannot_be_looked_at_are_not_decided(scene, what):
     if what == "a first thread that has ended":
         wait_for(lambda: scene.guard()["undecided"] == 1, "it to be seen")
     else:
-        wait_for(lambda: "cannot be looked at" in scene.guard()["waitsFor"], "the guard to say so")
+        wait_for(lambda: "cannot be inspected" in scene.guard()["waitsFor"], "the guard to say so")
         assert "reason=guard_failed" in world.log()
     world.node.wait_rounds(3)
     assert scene.guard()["closed"] and scene.dial(lost) == "refused"

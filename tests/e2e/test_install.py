@@ -298,7 +298,7 @@ def test_a_read_only_directory_is_told_and_tried_again(node, directory):
         ("File too large", LIST.replace('"odd"', '"long": "' + "x" * (1 << 20) + '", "odd"')),
         ("not a JSON object", ""),
         ("not a JSON object", LIST + "}"),
-        ("not one list", '{"name": "pods", "plugins": []}'),
+        ("not a non-empty list", '{"name": "pods", "plugins": []}'),
         ("neither a type nor plugins", '{"name": "pods"}'),
     ],
     ids=["huge", "empty", "broken", "no plugins", "nothing of a network"],

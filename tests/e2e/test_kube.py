@@ -444,7 +444,7 @@ def test_a_pod_that_forwards_is_not_announced(small):
     )[0]
     assert (
         event["type"] == "Warning"
-        and event["message"].startswith("is captured in part: ")
+        and event["message"].startswith("is captured only in part: ")
         and "k6t-eth0" in event["message"]
     )
     run(["ip", "-n", pod.netns, "link", "del", "k6t-eth0"])

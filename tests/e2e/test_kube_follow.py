@@ -211,7 +211,7 @@ def test_server_away_what_is_known_counts(world):
     assert [p for p in world.status()["problems"] if p["reason"] == "api_unreachable"]
     unknown = world.node.create_pod("shop", "unknown", host=11, add=False)
     world.work.defer(world.node.delete_pod, unknown)
-    with pytest.raises(cni.PluginFailed, match="nothing has told of the pod"):
+    with pytest.raises(cni.PluginFailed, match="the agent does not know the pod"):
         world.node.add(unknown)
     world.server.start_api()
     world.wait_redirection("shop", "known", "enabled", 60)
@@ -224,7 +224,7 @@ def test_before_the_server_has_spoken_nothing_is_decided(small):
     small.start(proxy=False)
     pod = small.node.create_pod("shop", "web", host=10, add=False)
     small.work.defer(small.node.delete_pod, pod)
-    with pytest.raises(Failed, match="has not told of all pods"):
+    with pytest.raises(Failed, match="have not all been read"):
         small.node.add(pod)
     assert [p for p in small.status()["problems"] if p["reason"] == "agent_not_ready"]
 
@@ -310,7 +310,7 @@ def test_server_with_another_ca_is_refused(small):
     )
     small.start(proxy=False, kube_ca=other)
     wait_for(
-        lambda: "the API server cannot be followed" in small.log() and "certificate" in small.log(),
+        lambda: "the API server cannot be watched" in small.log() and "certificate" in small.log(),
         "the refusal",
         log=small.node.agent_log,
     )
@@ -378,7 +378,7 @@ def test_status_in_words(small):
     said = run(
         [f"{small.work.build}/ctl/brumactl", "--run-dir", small.node.run_dir, "doctor"], check=False
     ).stdout
-    assert "kubernetes" in said and "is followed" in said
+    assert "kubernetes" in said and "watched" in said
 
 
 def test_pods_that_come_and_go_leave_nothing(small):

@@ -39,7 +39,7 @@ class Pipe:
 
 
 def dropped(lines):
-    return [line for line in lines if b"lines of the log were dropped" in line]
+    return [line for line in lines if b"log lines were dropped" in line]
 
 
 def test_the_agent_goes_on_and_tells_of_it(work):

@@ -224,7 +224,7 @@ def test_maps_of_another_layout_are_answered_and_can_be_removed(node, name):
         r.stderr
     )
     assert pod.greeting() == "proxy inbound" and pod.dials_out() == "proxy outbound", (
-        "what is pinned steers on"
+        "what is pinned stays in force"
     )
     run(node.argv("--uninstall"), netns=node.netns)
     assert pod.untouched() and not (os.path.exists(node.pin_dir) and os.listdir(node.pin_dir))

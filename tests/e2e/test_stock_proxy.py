@@ -362,7 +362,7 @@ def test_a_proxy_of_ours_is_sent_away(running):
     m, stock = running
     p = stock.node.start_proxy(wait=False)
     try:
-        wait_for(lambda: "a bruma-proxy is sent away" in stock.node.agent.text(), "the agent's word")
+        wait_for(lambda: "a bruma-proxy is rejected" in stock.node.agent.text(), "the agent's word")
         assert ask(m.web, m.shop.ip)[0] == m.web.ip
         assert [o["kind"] for o in stock.proxies()] == ["ztunnel"]
     finally:

@@ -21,7 +21,7 @@ from support.xds.site import add, crowd, end_stream, failed_connects, known, met
 
 ISTIOD_TAKES = 4 * 1024 * 1024
 WINDOW = 16 << 20
-LET_GO = "let go what the control plane was not told of"
+LET_GO = "removed resources that the first request had not listed"
 
 
 class Traffic:

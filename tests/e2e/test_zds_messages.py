@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of a CNI agent that break the rules of ZDS: refused, and the connection begins anew; no descriptor is left."""
+"""Messages of a CNI agent that break the rules of ZDS: refused, and reconnecting; no descriptor is left."""
 
 import os
 import time

@@ -110,7 +110,7 @@ static void expect_refused(const char *root, const char *uid, const char *progra
     write_proc(root, "20", "cgroup", "0::/system.slice/kubelet.service\n");
     cr_expect_eq(kubelet_find(&place, "", &c), 0);
     cr_expect_eq(c.pid, 20, "%s", why);
-    cr_expect_str_eq(c.why, "the only one that fits");
+    cr_expect_str_eq(c.why, "the only candidate");
     cr_expect(strstr(c.refused, why) != NULL);
     write_proc(root, "20", "comm", "gone\n");
 }
@@ -124,13 +124,13 @@ Test(kubelet, who_calls_himself_kubelet_is_not_believed)
     cr_assert(mkdtemp(root) != NULL);
     write_proc(root, "7", "comm", "kubelet\n");
     write_proc(root, "7", "cgroup", "0::/user.slice\n");
-    expect_refused(root, "Uid:\t1000\t1000\t1000\t1000\n", "kubelet", 0755, "not root's (uid 1000)");
+    expect_refused(root, "Uid:\t1000\t1000\t1000\t1000\n", "kubelet", 0755, "as root (uid 1000)");
     /* Of a program that is set-uid: sudo, by a link that is called kubelet. */
-    expect_refused(root, "Uid:\t1000\t0\t0\t0\n", "kubelet", 0755, "not root's (uid 1000)");
-    expect_refused(root, ROOTS, "sudo", 0755, "its program is another");
-    expect_refused(root, ROOTS, "kubelet", 0775, "may be written by others");
-    expect_refused(root, ROOTS, "kubelet", 0757, "may be written by others");
-    expect_refused(root, "Gid:\t0\t0\t0\t0\n", "kubelet", 0755, "cannot be told");
+    expect_refused(root, "Uid:\t1000\t0\t0\t0\n", "kubelet", 0755, "as root (uid 1000)");
+    expect_refused(root, ROOTS, "sudo", 0755, "its program has another name");
+    expect_refused(root, ROOTS, "kubelet", 0775, "writable by others");
+    expect_refused(root, ROOTS, "kubelet", 0757, "writable by others");
+    expect_refused(root, "Gid:\t0\t0\t0\t0\n", "kubelet", 0755, "cannot be determined");
     snprintf(command, sizeof(command), "rm -r %s", root);
     cr_assert_eq(system(command), 0);
 }
@@ -158,7 +158,7 @@ Test(kubelet, of_several_kubelets_the_known_one_is_taken)
     cr_expect_eq(c.candidates, 3);
     cr_expect_eq(kubelet_find(&place, "/cg/group1", &c), 0);
     cr_expect_eq(c.pid, 32, "where it was");
-    cr_expect_str_eq(c.why, "in the cgroup where it was before");
+    cr_expect_str_eq(c.why, "in the same cgroup as before");
     snprintf(command, sizeof(command), "rm -r %s", root);
     cr_assert_eq(system(command), 0);
 }

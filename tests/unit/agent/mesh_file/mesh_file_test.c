@@ -238,8 +238,8 @@ struct wrong {
 };
 
 static const struct wrong wrongs[] = {
-    {"", "mesh.yaml:1:1: the file is empty; write {} for a mesh without anything"},
-    {"# nothing\n", "mesh.yaml:1:1: the file is empty; write {} for a mesh without anything"},
+    {"", "mesh.yaml:1:1: the file is empty; write {} for an empty mesh"},
+    {"# nothing\n", "mesh.yaml:1:1: the file is empty; write {} for an empty mesh"},
     {"- a\n", "mesh.yaml:1:1: expected a map with the keys namespaces, workloads, services, policies"},
     {"workload: []\n",
      "mesh.yaml:1:1: unknown field \"workload\"; known here: namespaces, workloads, services, policies"},
@@ -265,7 +265,7 @@ static const struct wrong wrongs[] = {
     {W "workloadIps: [\"10.1.1\"]}\n",
      "mesh.yaml:2:49: workloads[0].workloadIps[0]: \"10.1.1\" is not an IP address"},
     {W "workloadIps: [10.0.0.1, 0.0.0.0]}\n",
-     "mesh.yaml:2:59: workloads[0].workloadIps[1]: \"0.0.0.0\" is no address that anything can have"},
+     "mesh.yaml:2:59: workloads[0].workloadIps[1]: \"0.0.0.0\" is not a usable address"},
     {W "workloadIps: 10.0.0.1}\n", "mesh.yaml:2:48: workloads[0].workloadIps: expected a list, found text"},
     {W "protocol: hbone}\n", "mesh.yaml:2:45: workloads[0].protocol: \"hbone\" is not one of HBONE, TCP"},
     {W "networkMode: Host}\n", "workloads[0].networkMode: \"Host\" is not one of Standard, HostNetwork"},
@@ -292,9 +292,9 @@ static const struct wrong wrongs[] = {
     {W "services: {n/h: {http: 80}}}\n", "workloads[0].services.n/h: \"http\" is not a port (1 to 65535)"},
     {W "services: {n/h: {80: 1, 80: 2}}}\n", "workloads[0].services.n/h: port 80 is given twice"},
     {W "services: {n/h: {80: 80}}}\n",
-     "mesh.yaml:2:46: workloads[0].services: \"n/h\" is no service of this file"},
+     "mesh.yaml:2:46: workloads[0].services: \"n/h\" is not a service of this file"},
     {W "authorizationPolicies: [n/p]}\n",
-     "mesh.yaml:2:59: workloads[0].authorizationPolicies: \"n/p\" is no policy of this file"},
+     "mesh.yaml:2:59: workloads[0].authorizationPolicies: \"n/p\" is not a policy of this file"},
     {W "authorizationPolicies: [p]}\n", "workloads[0].authorizationPolicies[0]: \"p\" is not NAMESPACE/NAME"},
     {W "}\n- {uid: u, name: b, namespace: n}\n", "mesh.yaml:3:1: workloads[1]: u is already at line 2"},
     {"namespaces: [{name: a}, {name: a}]\n", "mesh.yaml:1:1: namespaces[1]: a is already at line 1"},

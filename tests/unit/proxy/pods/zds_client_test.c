@@ -454,7 +454,7 @@ Test(zds_client, what_is_pending_and_not_wanted_is_forgotten)
 
 Test(zds_client, an_add_that_never_works_is_pending_too)
 {
-    PLAY({ACCEPT}, SNAPSHOT_DONE, {ADD, "a", "/dev/null"}, {NO, "no network namespace"}, {NOT_READY},
+    PLAY({ACCEPT}, SNAPSHOT_DONE, {ADD, "a", "/dev/null"}, {NO, "not a network namespace"}, {NOT_READY},
          {DEL, "a"}, {YES}, {READY});
     EXPECT_CALLS("");
 }

@@ -81,7 +81,7 @@ Test(access_log, an_error_begins_with_the_reasons_name)
     line.detail = NULL;
     cr_expect(
         strstr(format(false, &line),
-               "error=\"policy_changed: the connection was allowed once and a policy change ended it\"\n") !=
+               "error=\"policy_changed: a policy change ended a connection that had been allowed\"\n") !=
         NULL);
 }
 

@@ -19,7 +19,7 @@ static void expect_metrics(const char *want)
 
 Test(telemetry, nothing_happened_yet)
 {
-    expect_metrics("# HELP bruma_telemetry_series Label sets that are held, counted in each worker.\n"
+    expect_metrics("# HELP bruma_telemetry_series Label sets in memory, counted in each worker.\n"
                    "# TYPE bruma_telemetry_series gauge\nbruma_telemetry_series 0\n");
 }
 
@@ -54,7 +54,7 @@ Test(telemetry, the_whole_text)
                    "# HELP bruma_failures Connections that failed or were ended, by reason.\n"
                    "# TYPE bruma_failures counter\n"
                    "bruma_failures_total{reason=\"connect_refused\"} 1\n"
-                   "# HELP bruma_telemetry_series Label sets that are held, counted in each worker.\n"
+                   "# HELP bruma_telemetry_series Label sets in memory, counted in each worker.\n"
                    "# TYPE bruma_telemetry_series gauge\n"
                    "bruma_telemetry_series 1\n");
     telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
