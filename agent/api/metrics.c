@@ -16,6 +16,7 @@
 #include "lib/cleanup.h"
 #include "lib/log.h"
 #include "lib/log_output.h"
+#include "lib/metrics_text.h"
 #include "lib/reasons.h"
 #include "lib/rpc/http_server.h"
 
@@ -43,30 +44,12 @@ const char *agent_not_ready(const struct agent *agent)
 
 /* ---- the page ---- */
 
-static void head(FILE *f, const char *name, const char *type, const char *help)
-{
-    fprintf(f, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
-/* A single machine's pods may be called anything. */
-static void value_of_label(FILE *f, const char *text)
-{
-    for (; *text; text++) {
-        if (*text == '\n')
-            fputs("\\n", f);
-        else if (*text == '"' || *text == '\\')
-            fprintf(f, "\\%c", *text);
-        else
-            fputc(*text, f);
-    }
-}
-
 static void of_pod(FILE *f, const char *name, const struct pod *pod, uint64_t value)
 {
     fprintf(f, "%s{namespace=\"", name);
-    value_of_label(f, pod->namespace);
+    metric_label_text(f, pod->namespace);
     fputs("\",pod=\"", f);
-    value_of_label(f, pod->name);
+    metric_label_text(f, pod->name);
     fprintf(f, "\"} %" PRIu64 "\n", value);
 }
 
@@ -78,14 +61,14 @@ static void put_install(FILE *f, const struct agent *agent)
         [INSTALL_NETWORK_FAILED] = "CREATE_CNI_CONFIG_FAILURE",
     };
 
-    head(f, "istio_cni_installs_total", "counter",
-         "Attempts to write the CNI plugin or its entry, by result.");
+    metric_family(f, "istio_cni_installs_total", "counter",
+                  "Attempts to write the CNI plugin or its entry, by result.");
     for (int i = 0; i < INSTALL_RESULT_COUNT; i++)
-        fprintf(f, "istio_cni_installs_total{result=\"%s\"} %" PRIu64 "\n", results[i],
-                install_result(agent->install, (enum install_result)i));
-    head(f, "istio_cni_install_ready", "gauge",
-         "1 while the runtime would call the CNI plugin for a new pod.");
-    fprintf(f, "istio_cni_install_ready %d\n", install_in_place(agent->install));
+        metric_labelled(f, "istio_cni_installs_total", "result", results[i],
+                        install_result(agent->install, (enum install_result)i));
+    metric_family(f, "istio_cni_install_ready", "gauge",
+                  "1 while the runtime would call the CNI plugin for a new pod.");
+    metric_sample(f, "istio_cni_install_ready", install_in_place(agent->install));
 }
 
 static void put_agent(FILE *f, const struct agent *agent)
@@ -93,57 +76,60 @@ static void put_agent(FILE *f, const struct agent *agent)
     cJSON *proxies = proxies_report(agent->proxies);
     struct source_serving serving;
 
-    head(f, "istio_cni_plugin_requests_total", "counter", "Answers to the CNI plugin, except STATUS.");
-    fprintf(f, "istio_cni_plugin_requests_total{response_code=\"200\"} %" PRIu64 "\n",
-            agent->plugin_successes);
-    fprintf(f, "istio_cni_plugin_requests_total{response_code=\"500\"} %" PRIu64 "\n", agent->plugin_errors);
-    head(f, "bruma_agent_log_dropped_lines_total", "counter",
-         "Log lines that were dropped because nothing read them.");
-    fprintf(f, "bruma_agent_log_dropped_lines_total %" PRIu64 "\n", log_output_dropped());
-    head(f, "ztunnel_connected", "gauge", "Connected proxies.");
-    fprintf(f, "ztunnel_connected %d\n", cJSON_GetArraySize(proxies));
+    metric_family(f, "istio_cni_plugin_requests_total", "counter",
+                  "Answers to the CNI plugin, except STATUS.");
+    metric_labelled(f, "istio_cni_plugin_requests_total", "response_code", "200", agent->plugin_successes);
+    metric_labelled(f, "istio_cni_plugin_requests_total", "response_code", "500", agent->plugin_errors);
+    metric_family(f, "bruma_agent_log_dropped_lines_total", "counter",
+                  "Log lines that were dropped because nothing read them.");
+    metric_sample(f, "bruma_agent_log_dropped_lines_total", log_output_dropped());
+    metric_family(f, "ztunnel_connected", "gauge", "Connected proxies.");
+    metric_sample(f, "ztunnel_connected", (uint64_t)cJSON_GetArraySize(proxies));
     cJSON_Delete(proxies);
     if (source_serving(agent, &serving)) {
-        head(f, "bruma_control_plane_stalls_total", "counter",
-             "Calls to the built-in control plane that were reset because they made no progress.");
-        fprintf(f, "bruma_control_plane_stalls_total %" PRIu64 "\n", serving.stalls);
+        metric_family(f, "bruma_control_plane_stalls_total", "counter",
+                      "Calls to the built-in control plane that were reset because they made no progress.");
+        metric_sample(f, "bruma_control_plane_stalls_total", serving.stalls);
     }
-    head(f, "bruma_agent_ready", "gauge", "1 if the agent can decide, captures, and is installed.");
-    fprintf(f, "bruma_agent_ready %d\n", !agent_not_ready(agent));
-    head(f, "bruma_proxy_serving", "gauge", "1 while a proxy serves this node's pods.");
-    fprintf(f, "bruma_proxy_serving %d\n", proxies_serving(agent->proxies));
+    metric_family(f, "bruma_agent_ready", "gauge", "1 if the agent can decide, captures, and is installed.");
+    metric_sample(f, "bruma_agent_ready", !agent_not_ready(agent));
+    metric_family(f, "bruma_proxy_serving", "gauge", "1 while a proxy serves this node's pods.");
+    metric_sample(f, "bruma_proxy_serving", proxies_serving(agent->proxies));
 }
 
 static void put_guard(FILE *f, const struct agent *agent)
 {
-    head(f, "bruma_guard_closed", "gauge", "1 while undecided pods are kept off the network.");
-    fprintf(f, "bruma_guard_closed %d\n", guard_is_closed(agent->guard));
-    head(f, "bruma_guard_gave_up_total", "counter",
-         "How often the guard opened at its time limit although pods were undecided.");
-    fprintf(f, "bruma_guard_gave_up_total %u\n", guard_gave_up(agent->guard));
-    head(f, "bruma_pods_captured_late_total", "counter",
-         "Pods of the mesh that were found running uncaptured.");
-    fprintf(f, "bruma_pods_captured_late_total %" PRIu64 "\n", agent->captured_late);
+    metric_family(f, "bruma_guard_closed", "gauge", "1 while undecided pods are kept off the network.");
+    metric_sample(f, "bruma_guard_closed", guard_is_closed(agent->guard));
+    metric_family(f, "bruma_guard_gave_up_total", "counter",
+                  "How often the guard opened at its time limit although pods were undecided.");
+    metric_sample(f, "bruma_guard_gave_up_total", guard_gave_up(agent->guard));
+    metric_family(f, "bruma_pods_captured_late_total", "counter",
+                  "Pods of the mesh that were found running uncaptured.");
+    metric_sample(f, "bruma_pods_captured_late_total", agent->captured_late);
 }
 
 static void put_reasons(FILE *f, const struct agent *agent)
 {
-    head(f, "bruma_verify_rounds_total", "counter", "Rounds in which the capture of each pod was looked at.");
-    fprintf(f, "bruma_verify_rounds_total %" PRIu64 "\n", agent->verify_rounds);
-    head(f, "bruma_mends_total", "counter", "Parts of pods' capture that were found broken and repaired.");
+    metric_family(f, "bruma_verify_rounds_total", "counter",
+                  "Rounds in which the capture of each pod was looked at.");
+    metric_sample(f, "bruma_verify_rounds_total", agent->verify_rounds);
+    metric_family(f, "bruma_mends_total", "counter",
+                  "Parts of pods' capture that were found broken and repaired.");
     for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
         if (agent->repairs[i])
-            fprintf(f, "bruma_mends_total{reason=\"%s\"} %" PRIu32 "\n", reason_name((enum bruma_reason)i),
-                    agent->repairs[i]);
+            metric_labelled(f, "bruma_mends_total", "reason", reason_name((enum bruma_reason)i),
+                            agent->repairs[i]);
     }
-    head(f, "bruma_steering_failures_total", "counter",
-         "Connections that the programs in the kernel refused or reset, since they were first loaded.");
+    metric_family(
+        f, "bruma_steering_failures_total", "counter",
+        "Connections that the programs in the kernel refused or reset, since they were first loaded.");
     for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
         struct bruma_failure_count c;
 
         if (steer_failure_count(agent->steer, (enum bruma_reason)i, &c) == 0 && c.count)
-            fprintf(f, "bruma_steering_failures_total{reason=\"%s\"} %" PRIu64 "\n",
-                    reason_name((enum bruma_reason)i), (uint64_t)c.count);
+            metric_labelled(f, "bruma_steering_failures_total", "reason", reason_name((enum bruma_reason)i),
+                            c.count);
     }
 }
 
@@ -154,20 +140,22 @@ static void put_states(FILE *f, const struct agent *agent)
 
     list_for_each (pod, &agent->pods.list, node)
         forwarding += pod->state == POD_ENROLLED && *pod->forwards;
-    head(f, "bruma_pods_not_announced", "gauge",
-         "Pods that are captured but not announced, because they forward traffic of others.");
-    fprintf(f, "bruma_pods_not_announced %d\n", forwarding);
-    head(f, "bruma_pods", "gauge", "Pods of this node by what was verified in their network namespaces.");
+    metric_family(f, "bruma_pods_not_announced", "gauge",
+                  "Pods that are captured but not announced, because they forward traffic of others.");
+    metric_sample(f, "bruma_pods_not_announced", (uint64_t)forwarding);
+    metric_family(f, "bruma_pods", "gauge",
+                  "Pods of this node by what was verified in their network namespaces.");
     for (int i = 0; i < POD_STATE_COUNT; i++)
-        fprintf(f, "bruma_pods{state=\"%s\"} %d\n", pod_state_name((enum pod_state)i),
-                pods_count(&agent->pods, (enum pod_state)i));
-    head(f, "bruma_pod_captured_since_start", "gauge",
-         "1 if the pod in the mesh was captured before its first process, 0 if later.");
+        metric_labelled(f, "bruma_pods", "state", pod_state_name((enum pod_state)i),
+                        (uint64_t)pods_count(&agent->pods, (enum pod_state)i));
+    metric_family(f, "bruma_pod_captured_since_start", "gauge",
+                  "1 if the pod in the mesh was captured before its first process, 0 if later.");
     list_for_each (pod, &agent->pods.list, node) {
         if (pod->state == POD_ENROLLED)
             of_pod(f, "bruma_pod_captured_since_start", pod, pod->captured_since_start);
     }
-    head(f, "bruma_pod_failed", "gauge", "1 if the last step for the pod failed; brumactl explain says why.");
+    metric_family(f, "bruma_pod_failed", "gauge",
+                  "1 if the last step for the pod failed; brumactl explain says why.");
     list_for_each (pod, &agent->pods.list, node) {
         if (pod->last_reason)
             of_pod(f, "bruma_pod_failed", pod, 1);
@@ -189,7 +177,7 @@ static void put_counters(FILE *f, const struct agent *agent)
     const struct pod *pod;
 
     for (size_t i = 0; i < array_size(counters); i++) {
-        head(f, counters[i].name, "counter", counters[i].help);
+        metric_family(f, counters[i].name, "counter", counters[i].help);
         list_for_each (pod, &agent->pods.list, node) {
             struct bruma_pod_counters c;
             __u64 value;
@@ -207,17 +195,18 @@ static void put_turned_away(FILE *f, const struct agent *agent)
     const struct metrics *m = agent->metrics;
     struct source_serving serving;
 
-    head(f, "bruma_connections_turned_away_total", "counter",
-         "Connections to the agent's servers that were closed or refused because there were too many.");
+    metric_family(
+        f, "bruma_connections_turned_away_total", "counter",
+        "Connections to the agent's servers that were closed or refused because there were too many.");
     if (m && m->pages)
-        fprintf(f, "bruma_connections_turned_away_total{server=\"metrics\"} %" PRIu64 "\n",
-                http_server_turned_away(m->pages));
+        metric_labelled(f, "bruma_connections_turned_away_total", "server", "metrics",
+                        http_server_turned_away(m->pages));
     if (m && m->ready)
-        fprintf(f, "bruma_connections_turned_away_total{server=\"readiness\"} %" PRIu64 "\n",
-                http_server_turned_away(m->ready));
+        metric_labelled(f, "bruma_connections_turned_away_total", "server", "readiness",
+                        http_server_turned_away(m->ready));
     if (source_serving(agent, &serving))
-        fprintf(f, "bruma_connections_turned_away_total{server=\"control-plane\"} %" PRIu64 "\n",
-                serving.turned_away);
+        metric_labelled(f, "bruma_connections_turned_away_total", "server", "control-plane",
+                        serving.turned_away);
 }
 
 char *metrics_page(const struct agent *agent, size_t *ret_len)

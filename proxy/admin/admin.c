@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "lib/log.h"
+#include "lib/metrics_text.h"
 #include "lib/rpc/http_server.h"
 #include "lib/spiffe.h"
 #include "proxy/admin/admin_access.h"
@@ -201,7 +202,7 @@ static void turned_away(const struct http_server *server, const char *name, FILE
     uint64_t n = http_server_turned_away(server);
 
     if (n)
-        fprintf(out, "bruma_connections_turned_away_total{server=\"%s\"} %" PRIu64 "\n", name, n);
+        metric_labelled(out, "bruma_connections_turned_away_total", "server", name, n);
 }
 
 static void turned_away_metrics(const struct admin *admin, FILE *out)
@@ -209,11 +210,9 @@ static void turned_away_metrics(const struct admin *admin, FILE *out)
     if (!http_server_turned_away(admin->pages) && !http_server_turned_away(admin->metrics) &&
         !http_server_turned_away(admin->ready) && !http_server_turned_away(admin->local))
         return;
-    fputs(
-        "# HELP bruma_connections_turned_away Connections to the proxy's servers that were closed or refused "
-        "because there were too many.\n"
-        "# TYPE bruma_connections_turned_away counter\n",
-        out);
+    metric_family(
+        out, "bruma_connections_turned_away", "counter",
+        "Connections to the proxy's servers that were closed or refused because there were too many.");
     turned_away(admin->pages, "admin", out);
     turned_away(admin->metrics, "metrics", out);
     turned_away(admin->ready, "readiness", out);
@@ -226,13 +225,8 @@ static void own_metrics(void *data, FILE *out)
 
     admin->config.metrics(admin->config.data, out);
     turned_away_metrics(admin, out);
-    if (admin->refusals.count)
-        fprintf(
-            out,
-            "# HELP bruma_admin_requests_refused Requests to the admin pages on loopback that were refused.\n"
-            "# TYPE bruma_admin_requests_refused counter\n"
-            "bruma_admin_requests_refused_total %" PRIu64 "\n",
-            admin->refusals.count);
+    metric_counter(out, "bruma_admin_requests_refused",
+                   "Requests to the admin pages on loopback that were refused.", admin->refusals.count);
 }
 
 static void large_metrics(void *data, FILE *out)

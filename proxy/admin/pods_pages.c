@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proxy/admin/pods_pages.h"
 
+#include "lib/metrics_text.h"
 #include "proxy/proxy.h"
 #include "proxy/worker/pod_notes.h"
 
@@ -41,34 +42,16 @@ static void count(void *data, const struct pod_info *info, bool draining, const 
     ++*(unsigned long *)data;
 }
 
-static void family(FILE *out, const char *name, const char *type, const char *help)
-{
-    fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
-static void gauge(FILE *out, const char *name, const char *help, unsigned long value)
-{
-    family(out, name, "gauge", help);
-    fprintf(out, "%s %lu\n", name, value);
-}
-
-/* As with all counters, one that has not counted yet is not shown. */
-static void counter(FILE *out, const char *name, const char *help, unsigned long value)
-{
-    if (!value)
-        return;
-    family(out, name, "counter", help);
-    fprintf(out, "%s_total %lu\n", name, value);
-}
-
 void pods_write_metrics(struct proxy *p, FILE *out)
 {
     unsigned long active = 0;
 
     pods_each(p, count, &active);
-    gauge(out, "workload_manager_active_proxy_count", "Pods that are served.", active);
-    gauge(out, "workload_manager_pending_proxy_count", "Pods that cannot be served yet.",
-          p->zds ? zds_client_pods(p->zds)->pending_len : 0);
-    counter(out, "workload_manager_proxies_started", "Pods that the proxy began to serve.", p->pods_started);
-    counter(out, "workload_manager_proxies_stopped", "Pods that the proxy ceased to serve.", p->pods_stopped);
+    metric_gauge(out, "workload_manager_active_proxy_count", "Pods that are served.", active);
+    metric_gauge(out, "workload_manager_pending_proxy_count", "Pods that cannot be served yet.",
+                 p->zds ? zds_client_pods(p->zds)->pending_len : 0);
+    metric_counter(out, "workload_manager_proxies_started", "Pods that the proxy began to serve.",
+                   p->pods_started);
+    metric_counter(out, "workload_manager_proxies_stopped", "Pods that the proxy ceased to serve.",
+                   p->pods_stopped);
 }

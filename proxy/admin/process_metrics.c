@@ -11,18 +11,8 @@
 #include <unistd.h>
 
 #include "lib/cleanup.h"
+#include "lib/metrics_text.h"
 #include "proxy/telemetry/text.h"
-
-static void head(FILE *out, const char *name, const char *type, const char *help)
-{
-    fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
-static void gauge(FILE *out, const char *name, const char *help, uint64_t value)
-{
-    head(out, name, "gauge", help);
-    fprintf(out, "%s %" PRIu64 "\n", name, value);
-}
 
 static void build(FILE *out)
 {
@@ -31,9 +21,9 @@ static void build(FILE *out)
     struct text text = {escaped, 0, sizeof(escaped)};
 
     text_escaped(&text, tag && *tag ? tag : "unknown", 64);
-    head(out, "istio_build", "gauge", "What is running.");
+    metric_family(out, "istio_build", "gauge", "What is running.");
     fprintf(out, "istio_build{component=\"ztunnel\",tag=\"%.*s\"} 1\n", (int)text.len, escaped);
-    head(out, "bruma_build", "gauge", "Version of Bruma.");
+    metric_family(out, "bruma_build", "gauge", "Version of Bruma.");
     fputs("bruma_build{version=\"" BRUMA_VERSION "\"} 1\n", out);
 }
 
@@ -50,10 +40,10 @@ static void descriptors(FILE *out)
             count += entry->d_name[0] != '.';
         closedir(directory);
         /* The one that was needed for looking is gone. */
-        gauge(out, "process_open_fds", "File descriptors that are open.", count - 1);
+        metric_gauge(out, "process_open_fds", "File descriptors that are open.", count - 1);
     }
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
-        gauge(out, "process_max_fds", "Limit of open file descriptors.", limit.rlim_cur);
+        metric_gauge(out, "process_max_fds", "Limit of open file descriptors.", limit.rlim_cur);
 }
 
 /* Seconds since the epoch at which the machine started, from the line "btime". */
@@ -99,7 +89,7 @@ static void memory_and_time(FILE *out)
     long long pages;
 
     if (getrusage(RUSAGE_SELF, &usage) == 0) {
-        head(out, "process_cpu_seconds", "counter", "Processor time, user and system.");
+        metric_family(out, "process_cpu_seconds", "counter", "Processor time, user and system.");
         fprintf(out, "process_cpu_seconds_total %lld.%06ld\n",
                 (long long)usage.ru_utime.tv_sec + usage.ru_stime.tv_sec +
                     (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000000,
@@ -107,11 +97,12 @@ static void memory_and_time(FILE *out)
     }
     if (!own_stat(&threads, &start, &size, &pages) || ticks <= 0 || page <= 0)
         return;
-    gauge(out, "process_resident_memory_bytes", "Memory in use.", (uint64_t)pages * (uint64_t)page);
-    gauge(out, "process_virtual_memory_bytes", "Address space in use.", size);
-    gauge(out, "process_threads", "Threads.", threads);
+    metric_gauge(out, "process_resident_memory_bytes", "Memory in use.", (uint64_t)pages * (uint64_t)page);
+    metric_gauge(out, "process_virtual_memory_bytes", "Address space in use.", size);
+    metric_gauge(out, "process_threads", "Threads.", threads);
     if (boot_time(&boot)) {
-        head(out, "process_start_time_seconds", "gauge", "When the process started, since the epoch.");
+        metric_family(out, "process_start_time_seconds", "gauge",
+                      "When the process started, since the epoch.");
         fprintf(out, "process_start_time_seconds %llu.%02llu\n",
                 (unsigned long long)boot + start / (unsigned long long)ticks,
                 start % (unsigned long long)ticks * 100 / (unsigned long long)ticks);

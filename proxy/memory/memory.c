@@ -8,6 +8,7 @@
 
 #include "lib/cleanup.h"
 #include "lib/log.h"
+#include "lib/metrics_text.h"
 #include "proxy/memory/cgroup_memory.h"
 #include "proxy/memory/memory.h"
 #include "proxy/proxy.h"
@@ -94,23 +95,16 @@ void memory_was_freed(struct proxy *p)
 
 /* ---- metrics ---- */
 
-static void gauge(FILE *out, const char *name, const char *help, uint64_t value)
-{
-    fprintf(out, "# HELP %s %s\n# TYPE %s gauge\n%s %" PRIu64 "\n", name, help, name, name, value);
-}
-
 void memory_write_metrics(struct proxy *p, FILE *out)
 {
     unsigned long trims = atomic_load(&p->memory_trims);
 
-    gauge(out, "bruma_buffered_bytes", "Bytes buffered for slow readers.", atomic_load(&p->memory.used));
-    gauge(out, "bruma_buffered_budget_bytes", "Limit of these bytes.", p->memory.limit);
-    gauge(out, "bruma_memory_pressure",
-          "0: none; 1: no credit ahead of readers; 2: small windows; 3: the largest holders are closed.",
-          budget_level(&p->memory, BUDGET_CALM));
-    if (trims)
-        fprintf(out,
-                "# HELP bruma_memory_trims Times that free memory was given back to the system.\n"
-                "# TYPE bruma_memory_trims counter\nbruma_memory_trims_total %lu\n",
-                trims);
+    metric_gauge(out, "bruma_buffered_bytes", "Bytes buffered for slow readers.",
+                 atomic_load(&p->memory.used));
+    metric_gauge(out, "bruma_buffered_budget_bytes", "Limit of these bytes.", p->memory.limit);
+    metric_gauge(
+        out, "bruma_memory_pressure",
+        "0: none; 1: no credit ahead of readers; 2: small windows; 3: the largest holders are closed.",
+        budget_level(&p->memory, BUDGET_CALM));
+    metric_counter(out, "bruma_memory_trims", "Times that free memory was given back to the system.", trims);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "lib/log_output.h"
+#include "lib/metrics_text.h"
 #include "lib/reasons.h"
 #include "proxy/telemetry/log_sink.h"
 #include "proxy/telemetry/telemetry_internal.h"
@@ -71,11 +72,6 @@ static int append(struct metric_series ***all, size_t *len, struct telemetry *t)
     return r;
 }
 
-static void family(FILE *out, const char *name, const char *type, const char *help)
-{
-    fprintf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
-}
-
 static void sample(FILE *out, const char *name, const struct metric_series *labels, unsigned flag,
                    uint64_t value)
 {
@@ -91,7 +87,7 @@ static void plain_family(FILE *out, const struct scrape *scrape, size_t offset, 
 {
     if (!scrape->len)
         return;
-    family(out, name, "counter", help);
+    metric_family(out, name, "counter", help);
     for (size_t i = 0; i < scrape->len; i++) {
         const struct total *t = &scrape->totals[i];
 
@@ -110,7 +106,7 @@ static void closed_family(FILE *out, const struct scrape *scrape, unsigned first
             if (!scrape->totals[i].closed[f])
                 continue;
             if (!any)
-                family(out, name, "counter", help);
+                metric_family(out, name, "counter", help);
             any = true;
             sample(out, name, scrape->totals[i].labels, f, scrape->totals[i].closed[f]);
         }
@@ -148,10 +144,9 @@ static void sockets(struct telemetry *const *all, size_t count, FILE *out)
         if (!opened)
             continue;
         if (!any)
-            family(out, "istio_tcp_sockets_open", "gauge", "TCP connections that are open now.");
+            metric_family(out, "istio_tcp_sockets_open", "gauge", "TCP connections that are open now.");
         any = true;
-        fprintf(out, "istio_tcp_sockets_open{reporter=\"%s\"} %" PRIu64 "\n", reporters[reporter],
-                opened - closed);
+        metric_labelled(out, "istio_tcp_sockets_open", "reporter", reporters[reporter], opened - closed);
     }
 }
 
@@ -167,10 +162,10 @@ static void failures(struct telemetry *const *all, size_t count, FILE *out)
         if (!n)
             continue;
         if (!any)
-            family(out, "bruma_failures", "counter", "Connections that failed or were ended, by reason.");
+            metric_family(out, "bruma_failures", "counter",
+                          "Connections that failed or were ended, by reason.");
         any = true;
-        fprintf(out, "bruma_failures_total{reason=\"%s\"} %" PRIu64 "\n",
-                reason_name((enum bruma_reason)reason), n);
+        metric_labelled(out, "bruma_failures_total", "reason", reason_name((enum bruma_reason)reason), n);
     }
 }
 
@@ -186,20 +181,11 @@ static void revocations(struct telemetry *const *all, size_t count, FILE *out)
         if (!n)
             continue;
         if (!any)
-            family(out, "istio_crl_policy_rejections", "counter",
-                   "Connections that were refused or ended because a certificate is revoked.");
+            metric_family(out, "istio_crl_policy_rejections", "counter",
+                          "Connections that were refused or ended because a certificate is revoked.");
         any = true;
-        fprintf(out, "istio_crl_policy_rejections_total{reporter=\"%s\"} %" PRIu64 "\n", reporters[reporter],
-                n);
+        metric_labelled(out, "istio_crl_policy_rejections_total", "reporter", reporters[reporter], n);
     }
-}
-
-static void counter(FILE *out, const char *name, const char *help, uint64_t value)
-{
-    if (!value)
-        return;
-    family(out, name, "counter", help);
-    fprintf(out, "%s_total %" PRIu64 "\n", name, value);
 }
 
 static void about_ourselves(struct telemetry *const *all, size_t count, FILE *out)
@@ -219,29 +205,31 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
         waits += counter_read(&all[i]->policy_waits);
         hidden += counter_read(&all[i]->hidden_clients);
     }
-    counter(out, "bruma_access_log_dropped_lines",
-            "Lines of the access log that were dropped because they could not be written in time.", dropped);
-    counter(out, "bruma_log_dropped_lines", "Log lines that were dropped because nothing read them.",
-            log_output_dropped());
-    counter(out, "bruma_policy_waits",
-            "Connections that waited for a policy that their workload names and that had not arrived.",
-            waits);
-    counter(
+    metric_counter(out, "bruma_access_log_dropped_lines",
+                   "Lines of the access log that were dropped because they could not be written in time.",
+                   dropped);
+    metric_counter(out, "bruma_log_dropped_lines", "Log lines that were dropped because nothing read them.",
+                   log_output_dropped());
+    metric_counter(out, "bruma_policy_waits",
+                   "Connections that waited for a policy that their workload names and that had not arrived.",
+                   waits);
+    metric_counter(
         out, "bruma_client_addresses_hidden",
         "Connections that reached their application from the pod's own address, for want of a port under the "
         "client's.",
         hidden);
-    family(out, "bruma_telemetry_series", "gauge", "Label sets in memory, counted in each worker.");
-    fprintf(out, "bruma_telemetry_series %" PRIu64 "\n", sum.series);
-    counter(out, "bruma_telemetry_series_evicted",
-            "Label sets that were dropped because they were no longer used.", sum.evicted);
-    counter(out, "bruma_telemetry_overflow_connections",
-            "Connections that were counted under unknown labels because there were too many label sets.",
-            sum.overflowed);
-    counter(out, "bruma_telemetry_undescribed_connections",
-            "Connections that were counted without what their peer says of itself, since it had said too "
-            "much else.",
-            sum.undescribed);
+    metric_gauge(out, "bruma_telemetry_series", "Label sets in memory, counted in each worker.", sum.series);
+    metric_counter(out, "bruma_telemetry_series_evicted",
+                   "Label sets that were dropped because they were no longer used.", sum.evicted);
+    metric_counter(
+        out, "bruma_telemetry_overflow_connections",
+        "Connections that were counted under unknown labels because there were too many label sets.",
+        sum.overflowed);
+    metric_counter(
+        out, "bruma_telemetry_undescribed_connections",
+        "Connections that were counted without what their peer says of itself, since it had said too "
+        "much else.",
+        sum.undescribed);
 }
 
 void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *out)

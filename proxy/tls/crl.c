@@ -14,6 +14,7 @@
 #include "bruma/reasons.h"
 #include "lib/cleanup.h"
 #include "lib/log.h"
+#include "lib/metrics_text.h"
 #include "lib/reasons.h"
 
 #define LOOK_MILLISECONDS 2000
@@ -303,14 +304,10 @@ bool crl_watch_usable(const struct crl_watch *w)
 
 void crl_watch_write_metrics(const struct crl_watch *w, FILE *out)
 {
-    fprintf(out,
-            "# HELP bruma_crl_lists Revocation lists that peers' certificates are checked against.\n"
-            "# TYPE bruma_crl_lists gauge\n"
-            "bruma_crl_lists %zu\n"
-            "# HELP bruma_crl_unusable The file of revocation lists could not be read the last time (1).\n"
-            "# TYPE bruma_crl_unusable gauge\n"
-            "bruma_crl_unusable %d\n",
-            w->lists, w->failed);
+    metric_gauge(out, "bruma_crl_lists", "Revocation lists that peers' certificates are checked against.",
+                 w->lists);
+    metric_gauge(out, "bruma_crl_unusable",
+                 "The file of revocation lists could not be read the last time (1).", w->failed);
 }
 
 void crl_watch_free(struct crl_watch **watch)

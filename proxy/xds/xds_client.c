@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "lib/log.h"
+#include "lib/metrics_text.h"
 #include "lib/reasons.h"
 #include "proxy/identity/credentials.h"
 #include "proxy/wire/wire.h"
@@ -343,11 +344,6 @@ bool xds_client_ready(const struct xds_client *c)
     return c->ready;
 }
 
-static void family(FILE *out, const char *name, const char *help)
-{
-    fprintf(out, "# HELP %s %s\n# TYPE %s counter\n", name, help, name);
-}
-
 void xds_client_write_metrics(const struct xds_client *c, FILE *out)
 {
     bool any = false;
@@ -356,29 +352,27 @@ void xds_client_write_metrics(const struct xds_client *c, FILE *out)
         if (!c->terminations[i])
             continue;
         if (!any)
-            family(out, "istio_xds_connection_terminations",
-                   "Terminations of the connection to the control plane.");
+            metric_family(out, "istio_xds_connection_terminations", "counter",
+                          "Terminations of the connection to the control plane.");
         any = true;
-        fprintf(out, "istio_xds_connection_terminations_total{reason=\"%s\"} %llu\n", termination_names[i],
-                (unsigned long long)c->terminations[i]);
+        metric_labelled(out, "istio_xds_connection_terminations_total", "reason", termination_names[i],
+                        c->terminations[i]);
     }
-    family(out, "bruma_xds_stalls",
-           "Streams of the control plane that were closed because they made no progress.");
-    fprintf(out, "bruma_xds_stalls_total %llu\n", (unsigned long long)c->stalls);
-    family(out, "bruma_xds_requests_bounded",
-           "First requests that did not list every resource that the proxy has.");
-    fprintf(out, "bruma_xds_requests_bounded_total %llu\n", (unsigned long long)c->bounded);
-    family(out, "bruma_xds_let_go",
-           "Resources that were removed because no answer mentioned them after such a request.");
-    fprintf(out, "bruma_xds_let_go_total %llu\n", (unsigned long long)c->sweep.let_go);
+    metric_family(out, "bruma_xds_stalls", "counter",
+                  "Streams of the control plane that were closed because they made no progress.");
+    metric_sample(out, "bruma_xds_stalls_total", c->stalls);
+    metric_family(out, "bruma_xds_requests_bounded", "counter",
+                  "First requests that did not list every resource that the proxy has.");
+    metric_sample(out, "bruma_xds_requests_bounded_total", c->bounded);
+    metric_family(out, "bruma_xds_let_go", "counter",
+                  "Resources that were removed because no answer mentioned them after such a request.");
+    metric_sample(out, "bruma_xds_let_go_total", c->sweep.let_go);
     if (c->messages[0] + c->messages[1] == 0)
         return;
-    family(out, "istio_xds_message", "Responses of the control plane.");
+    metric_family(out, "istio_xds_message", "counter", "Responses of the control plane.");
     for (int i = 0; i < STATE_TYPES; i++)
-        fprintf(out, "istio_xds_message_total{url=\"%s\"} %llu\n", xds_type_urls[i],
-                (unsigned long long)c->messages[i]);
-    family(out, "istio_xds_message_bytes", "Bytes of resources in these responses.");
+        metric_labelled(out, "istio_xds_message_total", "url", xds_type_urls[i], c->messages[i]);
+    metric_family(out, "istio_xds_message_bytes", "counter", "Bytes of resources in these responses.");
     for (int i = 0; i < STATE_TYPES; i++)
-        fprintf(out, "istio_xds_message_bytes_total{url=\"%s\"} %llu\n", xds_type_urls[i],
-                (unsigned long long)c->message_bytes[i]);
+        metric_labelled(out, "istio_xds_message_bytes_total", "url", xds_type_urls[i], c->message_bytes[i]);
 }
