@@ -471,7 +471,7 @@ int main(int argc, char **argv)
     static struct proxy p;
     const char *format, *on_demand;
     char error[256];
-    int first;
+    int first, r;
 
     /* The command word of the node proxy contract: "proxy" (the default), "version", "help". */
     if (argc > 1 && (!strcmp(argv[1], "version") || !strcmp(argv[1], "--version"))) {
@@ -530,7 +530,11 @@ int main(int argc, char **argv)
         return 1;
     log_info("started\tversion=%s workers=%u node=\"%s\"", BRUMA_VERSION, p.workers_len,
              p.settings.node_name);
-    loop_run(p.loop);
+    r = loop_run(p.loop);
+    if (r < 0) {
+        log_error_errno(r, "the control thread cannot go on");
+        p.exit_status = 1;
+    }
     stop(&p);
     log_info("ended");
     return p.exit_status;

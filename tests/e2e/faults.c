@@ -5,7 +5,8 @@
  *   FAULTS_WAITS=FILE     every call by which the thread of an event loop (one that has called epoll_wait())
  *                         could wait is made to wait: it takes FAULTS_WAIT milliseconds more, and is written
  *                         to FILE, a line each. What cannot wait, such as a read of a non-blocking
- * descriptor, is left alone. FAULTS_DNS: so many milliseconds does each name take in any thread.
+ *                         descriptor, is left alone. FAULTS_DNS: so many milliseconds does each name take in
+ *                         any thread.
  *   FAULTS_CONTROL=FILE   a struct control, shared with the test: calls of one kind fail while it says so.
  */
 #include <dirent.h>
@@ -53,8 +54,11 @@ enum call {
     CALL_SETSOCKOPT,
     CALL_DUP,
     CALL_PIDFD,
+    CALL_EPOLL_WAIT,
     CALLS,
 };
+
+static bool fails(enum call call);
 
 struct control {
     uint32_t call;  /* enum call that fails */
@@ -185,7 +189,7 @@ int epoll_wait(int fd, struct epoll_event *events, int max, int timeout)
 {
     NEXT(epoll_wait);
     is_loop = true;
-    return next(fd, events, max, timeout);
+    return fails(CALL_EPOLL_WAIT) ? -1 : next(fd, events, max, timeout);
 }
 
 int nanosleep(const struct timespec *a, struct timespec *b)

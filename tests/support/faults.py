@@ -21,6 +21,7 @@ CALLS = [
     "setsockopt",
     "dup",
     "pidfd",
+    "epoll wait",
 ]
 HEAD = struct.Struct("IiII")
 ALL = 0xFFFFFFFF
