@@ -120,7 +120,7 @@ void http_respond_text(struct http_request *request, int status, const char *tex
 
 /* ---- made as the client takes it ---- */
 
-struct stream {
+struct answer_stream {
     struct http_pieces *pieces;
     char *piece;
     size_t len, sent; /* of the piece */
@@ -129,7 +129,7 @@ struct stream {
 
 static ssize_t read_stream(void *data, uint64_t position, char *buf, size_t max)
 {
-    struct stream *s = data;
+    struct answer_stream *s = data;
     size_t n;
 
     (void)position;
@@ -154,7 +154,7 @@ static ssize_t read_stream(void *data, uint64_t position, char *buf, size_t max)
 
 static void free_stream(void *data)
 {
-    struct stream *s = data;
+    struct answer_stream *s = data;
 
     http_pieces_free(&s->pieces);
     free(s->piece);
@@ -165,7 +165,7 @@ void http_respond_source(struct http_request *request, const struct http_answer 
                          const struct http_source *source)
 {
     bool gzip = answer->compress && http_request_accepts_gzip(request);
-    struct stream *s = calloc(1, sizeof(*s));
+    struct answer_stream *s = calloc(1, sizeof(*s));
     struct MHD_Response *response;
 
     /* Some versions of the library end the answer to HEAD with an empty chunk, which is no part of it. */

@@ -11,12 +11,14 @@
 #include "lib/rpc/crowd.h"
 #include "lib/rpc/http_server.h"
 
-#define HTTP_HEAD_TIME   2000  /* milliseconds for the first head, from the connect on, and for a body */
-#define HTTP_IDLE_TIME   90000 /* from an answer to the next whole head: longer than usual scrape intervals */
-#define HTTP_ANSWER_TIME 60000 /* for the handler to answer, and again for the client to take the answer */
-#define HTTP_LINGER_TIME 1000
-#define HTTP_BODY_MAX    (64 * 1024)
-#define HTTP_MEMORY      (16 * 1024) /* of a connection: the head of a request, then that of its answer */
+#define HTTP_HEAD_TIME 2000 /* milliseconds for the first head, from the connect on, and for a body */
+#define HTTP_IDLE_TIME \
+    90000 /* milliseconds from an answer to the next whole head: longer than usual scrape intervals */
+#define HTTP_ANSWER_TIME \
+    60000 /* milliseconds for the handler to answer, and again for the client to take the answer */
+#define HTTP_LINGER_TIME 1000        /* milliseconds for the last bytes of a client that was told to go */
+#define HTTP_BODY_MAX    (64 * 1024) /* bytes of a request, read and thrown away */
+#define HTTP_MEMORY      (16 * 1024) /* bytes of a connection: the head of a request, then that of its answer */
 
 struct http_server {
     struct loop *loop;
@@ -77,14 +79,16 @@ void http_connection_wake(struct http_server *server);
 int http_connection_new(struct http_server *server, int fd, const struct peer_source *source);
 /* The client sees the end now; the library lets go of it in a later turn. */
 void http_connection_shut(struct http_connection *c);
+/* The library has let go of it, or never had it: the struct goes at the end of the turn. */
 void http_connection_free(struct http_connection *c);
 /* The library has done what it can: the end of a client that says no more and waits for nothing. */
 void http_connection_look(struct http_connection *c);
+/* What the server's crowd asks. */
 enum crowd_worth http_connection_worth(const struct crowd_member *member);
 /* Takes the request and the answer. NULL: there is none, and the client sees the end. */
 void http_connection_answer(struct http_request *request, int status, struct MHD_Response *answer);
 
-/* What libmicrohttpd calls; data is the server. */
+/* All three are what libmicrohttpd calls, on the loop's thread; data is the server. */
 void http_connection_notified(void *data, struct MHD_Connection *mhd, void **context,
                               enum MHD_ConnectionNotificationCode what);
 void http_connection_completed(void *data, struct MHD_Connection *mhd, void **context,

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Bodies of HTTP in the form of gzip. */
 #ifndef LIB_HTTP_GZIP_H
 #define LIB_HTTP_GZIP_H
 

@@ -32,25 +32,28 @@ struct http_limits {
     unsigned connections, per_source;
 };
 
+/* fn: called for each request, on the loop's thread. limits may be NULL. 0, -ENOMEM, or -errno of a
+ * descriptor. */
 int http_server_new(struct loop *loop, const char *name, http_request_fn fn, void *data,
                     const struct http_limits *limits, struct http_server **ret);
-/* Connections that were closed or refused because there were too many. */
+/* How many connections were closed or refused because there were too many. */
 uint64_t http_server_turned_away(const struct http_server *server);
-/* Closes listeners and connections. Requests that wait for an answer may be answered still; nobody hears it.
- */
+/* Closes listeners and connections. Requests that wait for an answer may be answered still; nobody hears
+ * it. */
 void http_server_close(struct http_server **server);
 
 /* Any number of listeners. only_v6: for an IPv6 wildcard, do not take IPv4 too. ret_bound, if not NULL: with
- * the port that was chosen for port 0. */
+ * the port that was chosen for port 0. 0 or -errno. */
 int http_server_listen(struct http_server *server, const struct endpoint *at, bool only_v6,
                        struct endpoint *ret_bound);
 /* Every address of the machine: both families by one socket, or IPv4 alone if ipv6 is false or there is no
- * IPv6. */
+ * IPv6. 0 or -errno. */
 int http_server_listen_any(struct http_server *server, uint16_t port, bool ipv6, struct endpoint *ret_bound);
 /* Takes the place of a socket that is there (the one of a process before, or an own one that another process
- * has moved away); it is removed at the end if it is still ours. */
+ * has moved away); it is removed at the end if it is still ours. 0, -ENAMETOOLONG, or
+ * -errno. */
 int http_server_listen_unix(struct http_server *server, const char *path, mode_t mode);
-/* The socket at this path is this server's. */
+/* Whether the socket at this path is this server's. */
 bool http_server_holds_unix(const struct http_server *server, const char *path);
 
 /* ---- requests ---- */
@@ -59,12 +62,14 @@ bool http_server_holds_unix(const struct http_server *server, const char *path);
 bool http_method_is(const struct http_request *request, const char *method);
 /* Without the query, and decoded. */
 bool http_path_is(const struct http_request *request, const char *path);
-/* Who asks, or NULL. */
+/* Who asks, valid until the answer; or NULL. */
 const struct peer_source *http_request_source(const struct http_request *request);
 /* Value of the first header with this name, any case, or NULL. The library's, until the answer. There is at
  * most one Host. */
 const char *http_header(const struct http_request *request, const char *name);
+/* Whether Accept-Encoding has gzip, by name or by "*". */
 bool http_request_accepts_gzip(const struct http_request *request);
+/* Whether the target has parameters. */
 bool http_has_query(const struct http_request *request);
 /* One parameter of "level=info&reset", decoded. Its length, -ENOENT if it is not there, -EINVAL if it does
  * not fit (with the NUL) or has a NUL inside. A parameter without "=" is empty. */
@@ -77,14 +82,15 @@ struct http_answer {
     bool compress;     /* gzip, if the client takes it */
 };
 
-/* Takes the body, which was allocated with malloc(); NULL with len 0 is fine. The request is gone afterwards.
- */
+/* Takes the body, which was allocated with malloc(); NULL with len 0 is fine. The request is gone
+ * afterwards. */
 void http_respond(struct http_request *request, const struct http_answer *answer, char *body, size_t len);
-/* A body that several answers share, compressed once. Its functions but http_body_new() on the loop's thread.
- */
+/* A body that several answers share, compressed once. Its functions but http_body_new() on the loop's
+ * thread. */
 struct http_body;
 
-/* Takes the text, also on failure, which is NULL. gzip: keep a compressed form too. */
+/* Takes the text, also on failure, which is NULL. The result is a reference for the caller. gzip: keep a
+ * compressed form too. */
 struct http_body *http_body_new(char *text, size_t len, bool gzip);
 void http_body_unref(struct http_body **body);
 /* The caller keeps its reference. */
@@ -96,9 +102,8 @@ void http_respond_body(struct http_request *request, const struct http_answer *a
  * made a turn. All on the loop's thread.
  */
 struct http_source {
-    /* Appends a piece. 1: there is more; 0: that was all; -errno: the client sees the answer end in the
-     * middle.
-     */
+    /* Called as the client takes it: appends a piece. 1: there is more; 0: that was all; -errno: the
+     * client sees the answer end in the middle. */
     int (*next)(void *data, FILE *out);
     void (*done)(void *data); /* called once, whatever the end */
     void *data;
