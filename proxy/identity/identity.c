@@ -21,7 +21,6 @@
     10000 /* a certificate that is past its half life at once must not be asked for again at once */
 #define PACE_FLOOR     1000  /* one that ends before that is, but no faster than this */
 #define REFUSALS_KNOWN 2     /* the first may be about a pod that the CA has not heard of yet */
-#define ROOTS_CHECK    5000  /* how often the file of the CA's roots is looked at */
 #define ROOTS_SPREAD   20000 /* within which certificates are renewed after it has changed */
 #define REALTIME_FLOOR 1000  /* a waiting connection may shorten a back-off to this, but no further */
 
@@ -244,8 +243,9 @@ static uint64_t up_to(uint64_t milliseconds)
 
 /* Peers' roots come with the pod's own certificate, which is good for half a day more: without this, a node
  * would not know a new root until then. */
-static void renew_all(struct identity_store *s)
+static void renew_all(void *data)
 {
+    struct identity_store *s = data;
     struct identity *i;
 
     log_info("the CA's roots have changed; certificates are renewed");
@@ -272,20 +272,6 @@ void identity_clock_set(struct identity_store *s)
     }
 }
 
-static void on_roots_check(struct loop_timer *timer)
-{
-    struct identity_store *s = container_of(timer, struct identity_store, roots_check);
-    char *roots = NULL;
-
-    loop_timer_set(s->loop, timer, ROOTS_CHECK);
-    if (roots_load(s->config.ca_roots, &roots) < 0 || !roots)
-        return; /* whoever needs them says so */
-    if (s->roots && strcmp(s->roots, roots) != 0)
-        renew_all(s);
-    free(s->roots);
-    s->roots = roots;
-}
-
 /* ---- the store ---- */
 
 int identity_store_new(struct loop *loop, const struct identity_config *config, struct identity_store **ret)
@@ -302,8 +288,7 @@ int identity_store_new(struct loop *loop, const struct identity_config *config, 
         free(s);
         return r;
     }
-    loop_timer_init(&s->roots_check, on_roots_check);
-    loop_timer_set(loop, &s->roots_check, 0);
+    ca_roots_follow(&s->roots, loop, s->config.ca_roots, renew_all, s);
     list_init(&s->all);
     for (int i = 0; i < 3; i++)
         list_init(&s->queues[i]);
@@ -334,8 +319,7 @@ void identity_store_free(struct identity_store **ptr)
         return;
     while (!list_empty(&s->all))
         identity_free(list_first(&s->all, struct identity, node));
-    loop_timer_cancel(&s->roots_check);
-    free(s->roots);
+    ca_roots_clear(&s->roots);
     ca_client_close(&s->ca);
     free(s);
     *ptr = NULL;

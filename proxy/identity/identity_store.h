@@ -4,6 +4,7 @@
 #define PROXY_IDENTITY_IDENTITY_STORE_H
 
 #include "proxy/identity/ca_client.h"
+#include "proxy/identity/ca_roots.h"
 #include "proxy/identity/certificate.h"
 #include "proxy/identity/current_certificate.h"
 #include "proxy/identity/identity.h"
@@ -32,8 +33,7 @@ struct identity_store {
     struct loop *loop;
     struct identity_config config;
     struct ca_client ca;
-    struct loop_timer roots_check;
-    char *roots; /* as they were read last; NULL: not yet, or the system's */
+    struct ca_roots roots;
     struct list all, queues[3];
 };
 
