@@ -84,7 +84,7 @@ class Report(unittest.TestCase):
 
     def test_criterion_counts_its_tests(self):
         assert self.report(self.meson(stderr=CRITERION.format(7, 7, 0, 0)))[0] == (7, 0, 0)
-        assert self.report(self.meson("FAIL", CRITERION.format(7, 4, 2, 1), 1))[0] == (4, 3, 0)
+        assert self.report(self.meson("FAIL", CRITERION.format(7, 4, 3, 1), 1))[0] == (4, 3, 0)
 
     def test_criterion_skips(self):
         counts, said = self.report(
@@ -92,6 +92,10 @@ class Report(unittest.TestCase):
         )
         assert counts == (2, 0, 1)
         assert "skipped: bruma:unit / x: a::b: needs root" in said
+
+    def test_criterion_skips_all(self):
+        said = "[SKIP] a::b: needs root\n" + CRITERION.format(0, 0, 0, 0)
+        assert self.report(self.meson(stdout=said))[0] == (0, 0, 1)
 
     def test_criterion_dies_after_its_tests(self):
         counts, said = self.report(self.meson("FAIL", CRITERION.format(3, 3, 0, 0) + "LeakSanitizer\n", 1))
