@@ -111,15 +111,13 @@ def count(test):
             counts = by_itself(name, test, output)
     except (OSError, ET.ParseError) as e:
         counts, trouble = Counter(), f": no results: {e}"
-    if test["result"] not in GOOD and not counts["failed"]:
+    unexplained = trouble or (test["result"] not in GOOD and not counts["failed"])
+    if unexplained:
         counts["failed"] += 1  # killed, or died after its tests, or a sanitizer spoke at the end
-        trouble = trouble or ": it ended badly, whatever its results are"
-    elif trouble:
-        counts["failed"] += 1
-    if test["result"] not in GOOD or trouble:
+    if unexplained or test["result"] not in GOOD:
         print(f"FAILED: {name} ({test['result']}, exit {test.get('returncode')}){trouble}")
         # What TAP says of a failure is shown already, and pytest shows its own.
-        if trouble or not (junit or output.startswith("TAP version")):
+        if unexplained or not (junit or output.startswith("TAP version")):
             print("\n".join("    " + line for line in output.strip().splitlines()[-SHOWN:]))
     return counts
 
