@@ -132,7 +132,7 @@ def test_c2_add_of_nobodys_pod_echoes_the_result(alone, work, version):
             "P",
             (),
             {
-                "ip4": "10.0.0.2",
+                "ip": "10.0.0.2",
                 "ip6": "fd00::2",
                 "path": f"/run/netns/{name}",
                 "ips": ["10.0.0.2/24", "fd00::2/64"],

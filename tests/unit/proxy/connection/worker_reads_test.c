@@ -61,6 +61,9 @@ static int arrive(bool outbound, const struct endpoint *to)
 
     cr_assert(a != NULL);
     client = world_connect(&a->fd, &a->from);
+    /* Its end is a reset. */
+    cr_assert(setsockopt(client, SOL_SOCKET, SO_LINGER, &(struct linger){.l_onoff = 1},
+                         sizeof(struct linger)) == 0);
     a->outbound = outbound;
     a->to = *to;
     cr_assert(loop_post(world.worker->loop, accept_one, a) == 0);
@@ -95,6 +98,25 @@ static void change_mesh(int round)
     worker_state_changed(world.worker, true);
 }
 
+static void close_arrivals(const int *listeners)
+{
+    for (size_t i = 0; i < 2; i++) {
+        for (int fd; (fd = accept(listeners[i], NULL, NULL)) >= 0;)
+            close(fd);
+    }
+}
+
+/* No connection has a reference then: what the worker has found before goes with the next change. */
+static void wait_for_ends(const int *listeners)
+{
+    for (int tries = 0; atomic_load(&world.worker->connections) && tries < 5000; tries++) {
+        close_arrivals(listeners);
+        usleep(1000);
+    }
+    cr_assert(atomic_load(&world.worker->connections) == 0, "%d connections do not end",
+              atomic_load(&world.worker->connections));
+}
+
 Test(worker_reads, what_is_changed_meanwhile)
 {
     struct endpoint far, application, service = sample_endpoint("10.96.0.20:80");
@@ -102,7 +124,8 @@ Test(worker_reads, what_is_changed_meanwhile)
     pthread_t thread;
 
     log_set_filter("off");
-    reader_offline(); /* the only writer, as the control thread */
+    world.proxy.settings.connect_timeout = 300; /* of the addresses that are silent */
+    reader_offline();                           /* the only writer, as the control thread */
     cr_assert(pthread_create(&thread, NULL, run_worker, NULL) == 0);
     for (int round = 0; round < ROUNDS; round++) {
         int clients[] = {arrive(true, &far), arrive(true, &service), arrive(false, &application)};
@@ -112,9 +135,11 @@ Test(worker_reads, what_is_changed_meanwhile)
             usleep(1000);
         for (size_t i = 0; i < array_size(clients); i++)
             close(clients[i]);
-        for (size_t i = 0; i < array_size(listeners); i++) {
-            for (int fd; (fd = accept(listeners[i], NULL, NULL)) >= 0;)
-                close(fd);
+        close_arrivals(listeners);
+        if (round % 8 == 7) {
+            wait_for_ends(listeners);
+            change_mesh(round + 1);
+            reclaim_wait();
         }
     }
     loop_stop(world.worker->loop);
