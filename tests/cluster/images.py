@@ -7,9 +7,9 @@ import json
 import os
 import tarfile
 
+from support.programs import ROOT
 from support.system import run
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PAUSE, APP = "bruma.test/pause:1", "bruma.test/app:1"
 BRUMA = "bruma.test/bruma"
 

@@ -287,7 +287,8 @@ def test_a_waiting_connection_comes_before_prefetch(site, crowd):
     time.sleep(0.3)
     assert sorted(ca.order) == sorted(f"queue{i}" for i in range(8)), "no more than eight at once"
     ping = Waiting(lambda: reach(site, pods[10]))
-    time.sleep(0.5)
+    wait_for(lambda: f"{site.shop.ip}:8080" in pods[10].run("ss", "-Htn").stdout, "the connection")
+    time.sleep(0.5)  # the proxy has accepted it
     ca.let_go()
     wait_for(lambda: len(ca.order) == 9, "the ninth call")
     assert ca.order[8] == "queue10"

@@ -91,7 +91,7 @@ def result(pod, version="1.1.0"):
     """What a main plugin answered."""
     if version < "0.3.0":
         return {"ip4": {"ip": f"{pod.ip}/24"}, "ip6": {"ip": f"{pod.ip6}/64"}, "dns": {}}
-    ips = [{"address": ip, "interface": 0} for ip in pod.ips]
+    ips = [{"address": ip, "interface": 0} for ip in pod.given]
     if version < "1.0.0":
         for ip in ips:
             ip["version"] = "6" if ":" in ip["address"] else "4"
@@ -135,7 +135,7 @@ def test_c2_add_of_nobodys_pod_echoes_the_result(alone, work, version):
                 "ip": "10.0.0.2",
                 "ip6": "fd00::2",
                 "path": f"/run/netns/{name}",
-                "ips": ["10.0.0.2/24", "fd00::2/64"],
+                "given": ["10.0.0.2/24", "fd00::2/64"],
             },
         ),
         version,
@@ -416,7 +416,7 @@ def test_what_containerd_sent(node, plugin):
         if env["CNI_NETNS"]:
             env["CNI_NETNS"] = pod.path
             env["CNI_ARGS"] = env["CNI_ARGS"].replace("K8S_POD_NAMESPACE=bk-spy", "K8S_POD_NAMESPACE=shop")
-            config["prevResult"]["ips"][0]["address"] = pod.ips[0]
+            config["prevResult"]["ips"][0]["address"] = pod.given[0]
         return config, env
 
     plugin.call("", recorded("STATUS")[0], env=recorded("STATUS")[1]).ok()

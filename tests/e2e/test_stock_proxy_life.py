@@ -148,7 +148,7 @@ def descriptors(p):
 
 def test_pods_that_come_and_go_leave_nothing():
     with stock_mesh() as (m, stock):
-        p, agent = stock.all[0][0], stock.node.agent
+        p, ours = stock.all[0][0], stock.node.agent
         before = None
         for turn in range(4):
             pods = [m.pod(f"t{turn}p{i}") for i in range(8)]  # the same addresses each turn
@@ -185,14 +185,14 @@ def test_pods_that_come_and_go_leave_nothing():
             if before is None:
                 before = wait_for(
                     lambda: (
-                        (n := (descriptors(agent), descriptors(p)))
-                        and (time.sleep(0.5) or n == (descriptors(agent), descriptors(p)))
+                        (n := (descriptors(ours), descriptors(p)))
+                        and (time.sleep(0.5) or n == (descriptors(ours), descriptors(p)))
                         and n
                     ),
                     "both to be at rest",
                 )
         wait_for(
-            lambda: descriptors(agent) <= before[0] and descriptors(p) <= before[1],
+            lambda: descriptors(ours) <= before[0] and descriptors(p) <= before[1],
             "no descriptor to be left",
         )
         assert (

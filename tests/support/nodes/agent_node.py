@@ -188,6 +188,7 @@ class AgentPod(Pod):
         network.address(self.netns, "eth0", f"{self.ip}/24")
         network.address(self.netns, "eth0", f"{self.ip6}/64")
         network.wait_addresses(self.netns, "eth0", self.ip6)
+        # As the plugin before ours gave them.
         self.given = [f"{self.ip}/24", f"{self.ip6}/64"]
         self.rules_before = network.rules_and_routes(self.netns)
 

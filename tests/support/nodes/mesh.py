@@ -208,7 +208,7 @@ class MeshNode(Node):
     def proxy_env(self):
         return {
             **super().proxy_env(),
-            "ZTUNNEL_WORKER_THREADS": self.mesh.workers,
+            "ZTUNNEL_WORKER_THREADS": str(self.mesh.workers),
             **self.mesh.proxy_env,
         }
 

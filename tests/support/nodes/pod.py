@@ -76,8 +76,9 @@ class Pod:
         """None if it knows no such pod."""
         return agent.pods(self.node.run_dir).get(self.full_name)
 
-    def wait_state(self, *states, timeout=20):
-        """Until it is in one of these; a pod that is not known is "unknown"."""
+    def wait_state(self, state, timeout=20):
+        """One of these states, if it is a tuple. A pod that is not known is "unknown"."""
+        states = (state,) if isinstance(state, str) else state
         return wait_for(
             lambda: ((self.item() or {}).get("state", "unknown") in states) and (self.item() or True),
             f"pod {self.full_name} to be {' or '.join(states)}",
@@ -97,4 +98,4 @@ class Pod:
         )
 
     def wait_outside(self, timeout=20):
-        self.wait_state("unknown", "outside", timeout=timeout)
+        self.wait_state(("unknown", "outside"), timeout)
