@@ -11,7 +11,8 @@
 
 /* Before the socket is opened. 0 or -errno. */
 int adopt_all(struct agent *agent);
-/* See struct proxies_events. */
+/* See struct proxies_events: the pod that the offer belongs to, the agent's, whether its listeners were taken
+ * or not; NULL: there is none. */
 struct pod *adopt_offered(struct agent *agent, const struct offered_pod *offer);
 /* Gives a pod that was recovered without its record the uid that it really has. Others keep theirs. */
 void adopt_uid(struct agent *agent, struct pod *pod, const char *uid);

@@ -18,8 +18,10 @@ struct decisions {
     struct loop_timer timer;
     char *last; /* as last written, without time and revision; NULL: not yet */
     uint64_t revision;
-    bool (*ready)(void *data); /* before that the ones of an earlier agent stay */
-    /* Adds to the objects "namespaces" and "pods". */
+    /* Both are called on the loop's thread before the file is written. True once the source is known: before
+     * that the decisions of an earlier agent stay. */
+    bool (*ready)(void *data);
+    /* Called after ready, on the same thread: adds to the objects "namespaces" and "pods". */
     void (*fill)(void *data, cJSON *namespaces, cJSON *pods);
     void *data;
 };
@@ -28,6 +30,7 @@ struct decisions {
 void decisions_open(struct decisions *decisions);
 /* Something has changed that decisions come from; the file follows soon. Also before the open: nothing. */
 void decisions_touch(struct decisions *decisions);
+/* The file stays. Harmless where there was no open, if all is zero. */
 void decisions_close(struct decisions *decisions);
 
 /* Those of the mesh file. */

@@ -23,15 +23,17 @@ struct guard;
  * connection. installs: this agent puts the plugin there, and not somebody before it. */
 bool guard_is_due(const struct agent_settings *settings, bool installs);
 
-/* The runtime would call the plugin for a new pod. */
+/* Called on the loop before the guard opens: true if the runtime would call the plugin for a new pod. */
 typedef bool (*guard_in_place_fn)(const struct agent *agent);
 
 /* Closes the guard, if the settings want one and due says so. Trouble is logged, reported and tried again,
- * and is no error. in_place is asked before it opens. */
+ * and is no error. in_place is asked before it opens. 0, and *ret is not written where the settings want
+ * none; or -ENOMEM. */
 int guard_start(struct agent *agent, bool due, guard_in_place_fn in_place, struct guard **ret);
 /* Frees; what is closed stays closed until its limit. */
 void guard_stop(struct guard **guard);
-/* For a service that runs before the kubelet: closes and leaves it to the agent to open. */
+/* For a service that runs before the kubelet: closes and leaves it to the agent to open. 0, -ENOENT where
+ * there is no cgroup of pods, -EIO where it could not be closed, or -errno; logged. */
 int guard_close_before_boot(struct agent *agent);
 /* The entry was missing: a pod may have started without the plugin. */
 void guard_close(struct guard *guard, const char *why);
@@ -45,10 +47,12 @@ void guard_forget(const struct agent *agent, uint64_t cookie);
 
 /* For status, metrics and doctor. */
 void guard_report(const struct agent *agent, cJSON *object);
+/* Whether it is closed now; NULL: there is none, and false. */
 bool guard_is_closed(const struct guard *guard);
 /* How often it opened at its limit, or had opened at it before this agent came. */
 unsigned guard_gave_up(const struct guard *guard);
-/* The reason of trouble, and its text; NONE if there is none. */
+/* The reason why it cannot be closed, or that it gave up, and a text that lives as long as the guard;
+ * NONE, and *ret_text is not written, if there is nothing of the kind. */
 enum bruma_reason guard_failure(const struct guard *guard, const char **ret_text);
 
 /* The directory that the kubelet makes for pods below root: "kubepods", "kubepods.slice" and the like, at

@@ -15,12 +15,13 @@ struct source_serving {
     uint64_t turned_away; /* connections that were closed or refused because there were too many */
 };
 
-/* A source has all of them. What each answers is said at the functions below. */
+/* A source has all of them. */
 struct source_ops {
     const char *name;      /* "mesh file", "kubernetes" */
     const char *not_ready; /* a sentence */
+    /* Each is called on the loop's thread by the function below that has its name, and returns what that
+     * says: true or false, 0 or -errno, how many; texts are static. */
     bool (*ready)(const struct source *source);
-    /* container_id equal to uid means that nobody has told the UID. */
     bool (*knows)(const struct source *source, const char *uid, const char *container_id,
                   const char *namespace, const char *name);
     bool (*wanted)(const struct source *source, const struct pod *pod, const char **ret_why);
@@ -37,11 +38,14 @@ struct source_ops {
     void (*report)(const struct source *source, cJSON *object);
     enum bruma_reason (*check)(const struct source *source, char *text, size_t size);
     bool (*serving)(const struct source *source, struct source_serving *ret);
-    /* Adds namespaces of which it is known how much of them is outside: see decisions.h. */
+    /* Called on the loop's thread when decisions are written: adds namespaces of which it is known how much
+     * of them is outside, see decisions.h. */
     void (*outside)(const struct source *source, cJSON *namespaces);
+    /* Called once on the loop's thread, by source_close(): frees the source. */
     void (*close)(struct source *source);
 };
 
+/* A source begins with it. */
 struct source {
     const struct source_ops *ops;
     struct list waiters;
@@ -51,17 +55,20 @@ struct source {
 struct source_waiter {
     struct list node;
     const char *namespace, *name;
-    /* Once, in the middle of what the source does: look at it later. It does not wait any more then. */
+    /* Called once on the loop's thread, in the middle of what the source does: look at it later. It does not
+     * wait any more then. */
     void (*heard)(struct source_waiter *waiter);
 };
 
 /* It can be asked at all. */
 bool source_ready(const struct agent *agent);
-/* Why not, in words, while it cannot. */
+/* Why not, while it cannot: a static text, never NULL. */
 const char *source_not_ready(const struct agent *agent);
-/* It has heard of the pod, so that the questions below have an answer. */
+/* Whether it has heard of the pod, so that the questions below have an answer. container_id equal to uid:
+ * nobody has told the UID. */
 bool source_knows(const struct agent *agent, const char *uid, const char *container_id, const char *namespace,
                   const char *name);
+/* The same of a pod that the agent has; false while the source is not ready. */
 bool source_knows_pod(const struct agent *agent, const struct pod *pod);
 /* Waits until source_knows() may be true of the pod: it, or its namespace, was heard of. */
 void source_wait(struct agent *agent, struct source_waiter *waiter);
@@ -71,10 +78,11 @@ void source_wait_end(struct source_waiter *waiter);
 /* Its pods stay outside by the settings, whatever else is known: not even the source has to be there. */
 bool source_excludes(const struct agent *agent, const char *namespace);
 
+/* Whether the pod belongs to the mesh; *ret_why says why or why not in any case, a static text. */
 bool source_wanted(const struct agent *agent, const struct pod *pod, const char **ret_why);
-/* -ENAMETOOLONG if it does not fit. */
+/* Writes it to buf. 0, or -ENAMETOOLONG if it does not fit. */
 int source_service_account(const struct agent *agent, const struct pod *pod, char *buf, size_t size);
-/* Plaintext from outside goes straight to the application. */
+/* Whether plaintext from outside goes straight to the application. */
 bool source_bypass_inbound(const struct agent *agent, const struct pod *pod);
 
 /* Ports that the kubelet may call past policy: those that the pod declares probes for. Returns how many; they
@@ -85,8 +93,9 @@ int source_probe_ports(const struct agent *agent, const struct pod *pod, const u
 void source_announce(struct agent *agent, const struct pod *pod);
 /* The pod is being enrolled: whoever signs certificates here may do it for this one. */
 void source_expect(struct agent *agent, const struct pod *pod);
-/* What was announced has reached whoever tells the peers. */
+/* Whether what was announced has reached whoever tells the peers. */
 bool source_acked(const struct agent *agent, const struct pod *pod);
+/* The pod is gone from the node. */
 void source_forget(struct agent *agent, const char *uid);
 /* It could not be enrolled. */
 void source_report_failure(struct agent *agent, const struct pod *pod, enum bruma_reason reason,
@@ -95,11 +104,12 @@ void source_report_failure(struct agent *agent, const struct pod *pod, enum brum
 void source_report(const struct agent *agent, cJSON *object);
 /* For `brumactl doctor`: NONE and what is well, or the reason of what is not and words about it. */
 enum bruma_reason source_check(const struct agent *agent, char *text, size_t size);
-/* False if proxies have their control plane from somebody else. */
+/* False, and ret is not written, if proxies have their control plane from somebody else. */
 bool source_serving(const struct agent *agent, struct source_serving *ret);
 
-/* For sources: one begins; it has heard of a pod. */
+/* For sources: one begins. */
 void source_init(struct source *source, const struct source_ops *ops);
+/* For sources: one has heard of a pod, or of its namespace (name NULL). Who waits for that is called. */
 void source_heard(struct source *source, const char *namespace, const char *name);
 
 /* Frees it; NULL is fine. Nobody waits any more. */
