@@ -188,7 +188,7 @@ static int check(const struct agent_settings *settings, char *error, size_t erro
     /* It becomes part of every identity. */
     if (!len || len > 255 || settings->trust_domain[strspn(settings->trust_domain, letters)]) {
         snprintf(error, error_size,
-                 "trust-domain: \"%.100s\" is no trust domain: letters, digits, '.', '-' and '_'",
+                 "trust-domain: \"%.100s\" is not a trust domain: letters, digits, '.', '-' and '_'",
                  settings->trust_domain);
         return -EINVAL;
     }
@@ -199,7 +199,7 @@ static int check(const struct agent_settings *settings, char *error, size_t erro
     if (strchr(settings->cni_owned_conf_name, '/') || *settings->cni_owned_conf_name == '.' ||
         !(end = strrchr(settings->cni_owned_conf_name, '.')) || strcmp(end, ".conflist") != 0 ||
         strlen(settings->cni_owned_conf_name) > 200) {
-        snprintf(error, error_size, "cni-owned-conf-name: %.100s is no name of a file that ends in .conflist",
+        snprintf(error, error_size, "cni-owned-conf-name: %.100s is not a file name that ends in .conflist",
                  settings->cni_owned_conf_name);
         return -EINVAL;
     }

@@ -66,7 +66,7 @@ static void print_problems(const cJSON *problems)
         if (*text_of(p, "detail"))
             printf("  seen:    %s\n", text_of(p, "detail"));
         if (*text_of(p, "check"))
-            printf("  look at: %s\n", text_of(p, "check"));
+            printf("  check: %s\n", text_of(p, "check"));
     }
 }
 
@@ -106,7 +106,7 @@ static void print_source(const cJSON *s)
         return;
     }
     snprintf(buf, sizeof(buf), "%s, %s; %.0f namespaces, %.0f pods of this node", text_of(s, "apiServer"),
-             *text_of(s, "sourceError")                                         ? "not followed just now"
+             *text_of(s, "sourceError")                                         ? "not watched at the moment"
              : cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(s, "sourceReady")) ? "followed"
                                                                                 : "has not answered yet",
              number_of(s, "namespaces"), number_of(s, "podsOfNode"));
@@ -277,7 +277,7 @@ int print_checks(const struct ctl_options *o, cJSON *items)
         if (!ok && *text_of(c, "reason"))
             printf("      reason: %s\n", text_of(c, "reason"));
         if (!ok && *text_of(c, "advice"))
-            printf("      look at: %s\n", text_of(c, "advice"));
+            printf("      check: %s\n", text_of(c, "advice"));
     }
     cJSON_Delete(items);
     return problems ? CTL_PROBLEM : CTL_OK;
@@ -306,7 +306,7 @@ static int explain_reason(const struct ctl_options *o, enum bruma_reason reason)
     }
     printf("%s: %s\n", reason_name(reason), reason_what(reason));
     if (*reason_check(reason))
-        printf("look at: %s\n", reason_check(reason));
+        printf("check: %s\n", reason_check(reason));
     if (strcmp(reason_response_flag(reason), "-") != 0)
         printf("response_flags in the metrics: %s\n", reason_response_flag(reason));
     return CTL_OK;

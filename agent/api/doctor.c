@@ -159,7 +159,7 @@ static void check_hooks(const struct agent *agent, struct connection *c)
             ctl_finding(c, "programs on the hook", n > others || hooks[i].type == BPF_CGROUP_SOCK_OPS,
                         n > others ? BRUMA_REASON_NONE : BRUMA_REASON_CGROUP_LINK_DETACHED,
                         "%s, in the order they run: %s%s", hooks[i].name, n ? programs : "none",
-                        others ? " (more than ours: do the others rewrite addresses before it?)" : "");
+                        others ? " (not only Bruma's: do others rewrite addresses before it?)" : "");
     }
 }
 

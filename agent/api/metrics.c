@@ -112,7 +112,7 @@ static void put_guard(FILE *f, const struct agent *agent)
 static void put_reasons(FILE *f, const struct agent *agent)
 {
     metric_family(f, "bruma_verify_rounds_total", "counter",
-                  "Rounds in which the capture of each pod was looked at.");
+                  "Rounds in which the capture of all pods was checked.");
     metric_sample(f, "bruma_verify_rounds_total", agent->verify_rounds);
     metric_family(f, "bruma_mends_total", "counter",
                   "Parts of pods' capture that were found broken and repaired.");

@@ -286,7 +286,7 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     /* The client has said all it wanted. A stream that lives on messages ends with it; a unary call was
      * answered in message(). */
     if (grpc_reader_partial(&q->reader))
-        grpc_request_end(q, GRPC_INVALID_ARGUMENT, "the message is cut off");
+        grpc_request_end(q, GRPC_INVALID_ARGUMENT, "the message is truncated");
     else
         grpc_request_end(q, GRPC_OK, NULL);
     return 0;

@@ -27,7 +27,7 @@ static void client_free(struct grpc_client *client)
     loop_timer_cancel(&client->check);
     while (!list_empty(&client->requests))
         grpc_request_free(list_first(&client->requests, struct grpc_request, node));
-    crowd_remove(&client->server->crowd, &client->member);
+    client_limits_remove(&client->server->clients, &client->member);
     h2_connection_close(&client->connection);
     loop_free_later(client->server->loop, client);
 }
@@ -90,18 +90,18 @@ static void on_check(struct loop_timer *timer)
 }
 
 /* Whoever has had a call accepted has shown a token. */
-static enum crowd_worth worth_of(const struct crowd_member *member)
+static enum client_worth worth_of(const struct limited_client *member)
 {
     const struct grpc_client *client = container_of(member, struct grpc_client, member);
 
     if (client->accepted)
-        return CROWD_KEPT;
-    return client->accepted_ever ? CROWD_BUSY : CROWD_UNPROVEN;
+        return CLIENT_KEPT;
+    return client->accepted_ever ? CLIENT_BUSY : CLIENT_UNPROVEN;
 }
 
 uint64_t grpc_server_turned_away(const struct grpc_server *s)
 {
-    return s->crowd.turned_away;
+    return s->clients.turned_away;
 }
 
 static void accept_one(struct grpc_server *s, int fd, const struct peer_source *source)
@@ -127,7 +127,7 @@ static void accept_one(struct grpc_server *s, int fd, const struct peer_source *
     loop_timer_set(s->loop, &client->check, check_after(s));
     list_init(&client->requests);
     client->member.source = *source;
-    crowd_add(&s->crowd, &client->member);
+    client_limits_add(&s->clients, &client->member);
     if (grpc_server_session_new(client) < 0) {
         SSL_free(ssl);
         close(fd);
@@ -161,7 +161,7 @@ static void on_acceptable(struct loop_watch *watch, uint32_t events)
     (void)events;
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
         int fd = accept4(watch->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), r;
-        struct crowd_member *goes;
+        struct limited_client *goes;
         struct peer_source source;
 
         if (fd < 0 && errno == EINVAL) {
@@ -173,7 +173,7 @@ static void on_acceptable(struct loop_watch *watch, uint32_t events)
             return;
         }
         peer_source_get(fd, &source);
-        r = crowd_admit(&s->crowd, &source, loop_now(s->loop), &goes);
+        r = client_limits_admit(&s->clients, &source, loop_now(s->loop), &goes);
         if (r > 0)
             client_free(container_of(goes, struct grpc_client, member));
         if (r < 0)
@@ -205,7 +205,7 @@ int grpc_server_open(struct loop *loop, const struct endpoint *listen_at, SSL_CT
     s->services = services;
     s->services_len = services_len;
     s->data = data;
-    crowd_init(&s->crowd, "control-plane", connections, per_source, worth_of);
+    client_limits_init(&s->clients, "control-plane", connections, per_source, worth_of);
     accept_rest_init(&s->rest, loop, &s->watch);
     r = loop_watch_add(loop, &s->watch, fd, EPOLLIN, on_acceptable);
     if (r < 0) {
@@ -243,8 +243,8 @@ void grpc_server_close(struct grpc_server **ptr)
     accept_rest_cancel(&s->rest);
     loop_watch_remove(s->loop, &s->watch);
     close(fd);
-    while (!list_empty(&s->crowd.members))
-        client_free(list_first(&s->crowd.members, struct grpc_client, member.node));
+    while (!list_empty(&s->clients.members))
+        client_free(list_first(&s->clients.members, struct grpc_client, member.node));
     SSL_CTX_free(s->tls);
     loop_free_later(s->loop, s);
 }

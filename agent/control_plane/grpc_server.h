@@ -31,7 +31,7 @@ struct grpc_service {
 
 /* Listens on host:port (an address) with this TLS context, or in plaintext if it is NULL. services is kept by
  * pointer. connections, per_source: limits, 0: the usual ones; who goes when there are too many is said in
- * crowd.h, and who has a call that begin() has accepted is not among them. 0 or -errno. */
+ * client_limits.h, and who has a call that begin() has accepted is not among them. 0 or -errno. */
 int grpc_server_open(struct loop *loop, const struct endpoint *listen, SSL_CTX *tls,
                      const struct grpc_service *services, size_t services_len, void *data,
                      unsigned connections, unsigned per_source, struct grpc_server **ret);

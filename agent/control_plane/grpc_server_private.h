@@ -5,7 +5,7 @@
 
 #include "agent/control_plane/grpc_server.h"
 #include "lib/accept_rest.h"
-#include "lib/rpc/crowd.h"
+#include "lib/rpc/client_limits.h"
 #include "lib/rpc/grpc_message.h"
 #include "lib/rpc/h2_connection.h"
 
@@ -17,14 +17,14 @@ struct grpc_server {
     const struct grpc_service *services;
     size_t services_len;
     void *data;
-    struct crowd crowd;
+    struct client_limits clients;
     unsigned stall; /* milliseconds, 0: none */
     uint64_t stalls;
 };
 
 struct grpc_client {
     struct h2_connection connection;
-    struct crowd_member member;
+    struct limited_client member;
     struct list requests;
     unsigned accepted, accepted_ever; /* calls that a service has begun */
     struct grpc_server *server;

@@ -417,7 +417,7 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
         break;
     case POD_ENROLLING:
         if (!wanted && !pod->by_plugin)
-            enroll_abort(agent, pod, BRUMA_REASON_NONE, "the pod is no longer wanted in the mesh");
+            enroll_abort(agent, pod, BRUMA_REASON_NONE, "the pod is no longer to be in the mesh");
         break;
     case POD_ENROLLED:
         if (!wanted) {

@@ -203,7 +203,7 @@ static void add_message(cJSON *o, enum bruma_reason reason, const char *text)
     const char *what = what_it_says(reason);
     char message[1000];
 
-    snprintf(message, sizeof(message), "%s: %.400s; look at: %.400s", what, text, reason_check(reason));
+    snprintf(message, sizeof(message), "%s: %.400s; check: %.400s", what, text, reason_check(reason));
     cJSON_AddStringToObject(o, "message", message);
 }
 

@@ -268,7 +268,7 @@ static int look_into(const struct kubelet_paths *paths, pid_t kubelet, const cha
                     belongs(paths, kubelet, pid, comm)))
             continue;
         comm[pid ? strcspn(comm, "\n") : 0] = '\0';
-        snprintf(names + len, size - len, "%s%s", len ? ", " : "", *comm ? comm : "somebody");
+        snprintf(names + len, size - len, "%s%s", len ? ", " : "", *comm ? comm : "unknown");
         count++;
     }
     dir = depth ? opendir(directory) : NULL;

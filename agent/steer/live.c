@@ -23,7 +23,7 @@ void steer_live_load(struct steer *s)
     s->live_fd = skeleton ? fcntl(bpf_program__fd(skeleton->progs.bind_live), F_DUPFD_CLOEXEC, 3) : -1;
     if (s->live_fd < 0)
         log_warn_errno(
-            -errno, "this kernel does not let live connections of pods be bound to their devices; in a pod "
+            -errno, "this kernel does not allow binding open connections of pods to their devices; in a pod "
                     "that is enrolled while it runs, new connections may now and then get the port of an "
                     "older one, and hang");
     live_bpf__destroy(skeleton);
@@ -43,8 +43,8 @@ void steer_accepted_load(struct steer *s)
     }
     if (r < 0)
         log_warn_errno(
-            r, "this kernel does not let connections that pods accept be bound to their devices; where a "
-               "client chooses its ports by itself, now and then one of its connections may hang");
+            r, "this kernel does not allow binding accepted connections of pods to their devices; if a "
+               "client chooses its own ports, one of its connections may occasionally hang");
     accept_bpf__destroy(skeleton);
 }
 

@@ -50,7 +50,7 @@ int steer_options_load(struct steer *s, struct steer_error *error)
 
     if (load(s, true, &why) == 0)
         return 0;
-    log_warn("this kernel does not let a socket's options be looked at when it connects: one that has had a "
+    log_warn("this kernel does not allow checking a socket's options when it connects: one that has had a "
              "routing header since before its pod was enrolled is not refused\terror=\"%s\"",
              why.text);
     steer_options_unload(s);

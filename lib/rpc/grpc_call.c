@@ -408,7 +408,7 @@ static void conclude(struct grpc_call *call, uint32_t code)
     char text[128];
 
     if (call->grpc_status == GRPC_OK && grpc_reader_partial(&call->reader)) {
-        finish(call, GRPC_INTERNAL, "a message is cut off");
+        finish(call, GRPC_INTERNAL, "a message is truncated");
     } else if (call->grpc_status >= 0) {
         finish(call, (enum grpc_status)call->grpc_status, call->text);
     } else if (code) {

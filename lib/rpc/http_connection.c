@@ -50,7 +50,7 @@ void http_connection_shut(struct http_connection *c)
     leave_request(c);
     loop_timer_cancel(&c->timer);
     loop_watch_remove(c->server->loop, &c->hangup);
-    crowd_remove(&c->server->crowd, &c->member);
+    client_limits_remove(&c->server->clients, &c->member);
     shutdown(c->fd, SHUT_RDWR);
     if (c->suspended)
         resume(c);
@@ -88,18 +88,18 @@ static void on_hangup(struct loop_watch *watch, uint32_t events)
     http_connection_look(c);
 }
 
-enum crowd_worth http_connection_worth(const struct crowd_member *member)
+enum client_worth http_connection_worth(const struct limited_client *member)
 {
     const struct http_connection *c = container_of(member, struct http_connection, member);
 
     switch (c->state) {
     case HTTP_IDLE:
-        return CROWD_IDLE;
+        return CLIENT_IDLE;
     case HTTP_READING:
     case HTTP_BODY:
-        return CROWD_UNPROVEN;
+        return CLIENT_UNPROVEN;
     default:
-        return CROWD_BUSY;
+        return CLIENT_BUSY;
     }
 }
 
@@ -270,7 +270,7 @@ void http_connection_completed(void *data, struct MHD_Connection *mhd, void **co
         return;
     leave_request(c);
     enter(c, HTTP_IDLE, HTTP_IDLE_TIME);
-    crowd_refresh(&c->server->crowd, &c->member);
+    client_limits_refresh(&c->server->clients, &c->member);
 }
 
 /* ---- its beginning ---- */
@@ -324,7 +324,7 @@ int http_connection_new(struct http_server *s, int fd, const struct peer_source 
     c->member.source = *source;
     loop_timer_init(&c->timer, on_time);
     list_add_tail(&s->connections, &c->node);
-    crowd_add(&s->crowd, &c->member);
+    client_limits_add(&s->clients, &c->member);
     enter(c, HTTP_READING, HTTP_HEAD_TIME);
     if (MHD_add_connection(s->daemon, fd, (const struct sockaddr *)&nobody, sizeof(nobody)) == MHD_YES) {
         r = loop_watch_add(s->loop, &c->hangup, fd, EPOLLRDHUP, on_hangup);
@@ -337,7 +337,7 @@ int http_connection_new(struct http_server *s, int fd, const struct peer_source 
     if (is_there(s, c)) {
         c->shut = true;
         loop_timer_cancel(&c->timer);
-        crowd_remove(&s->crowd, &c->member);
+        client_limits_remove(&s->clients, &c->member);
         http_connection_free(c);
     }
     return r;

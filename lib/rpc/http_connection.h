@@ -8,7 +8,7 @@
 
 #include <microhttpd.h>
 
-#include "lib/rpc/crowd.h"
+#include "lib/rpc/client_limits.h"
 #include "lib/rpc/http_server.h"
 
 #define HTTP_HEAD_TIME 2000 /* milliseconds for the first head, from the connect on, and for a body */
@@ -25,7 +25,7 @@ struct http_server {
     http_request_fn fn;
     void *data;
     struct list listeners;
-    struct crowd crowd;
+    struct client_limits clients;
     struct list connections; /* all that the library has, also those that are shut */
     size_t queued;           /* bytes of answers that clients have not taken yet */
 
@@ -47,7 +47,7 @@ enum http_state {
 
 struct http_connection {
     struct list node; /* in the server's connections */
-    struct crowd_member member;
+    struct limited_client member;
     struct http_server *server;
     struct MHD_Connection *mhd; /* NULL: the library has not taken it up yet */
     struct loop_timer timer;
@@ -57,7 +57,7 @@ struct http_connection {
     bool suspended;               /* the library leaves it alone until there is an answer */
     bool told;                    /* that it was too slow; its last bytes are not looked at */
     bool half_closed;             /* the client sends nothing */
-    bool shut;                    /* no member of the crowd any more; the library will find out */
+    bool shut;                    /* no longer counted by clients; the library will find out */
     struct http_request *request; /* HTTP_BODY, HTTP_HANDLING */
     struct MHD_Response *answer;  /* to be given to the library, with the status */
     unsigned status;
@@ -83,8 +83,8 @@ void http_connection_shut(struct http_connection *c);
 void http_connection_free(struct http_connection *c);
 /* The library has done what it can: the end of a client that says no more and waits for nothing. */
 void http_connection_look(struct http_connection *c);
-/* What the server's crowd asks. */
-enum crowd_worth http_connection_worth(const struct crowd_member *member);
+/* What the limits of the server ask: what closing it would cost. */
+enum client_worth http_connection_worth(const struct limited_client *member);
 /* Takes the request and the answer. NULL: there is none, and the client sees the end. */
 void http_connection_answer(struct http_request *request, int status, struct MHD_Response *answer);
 

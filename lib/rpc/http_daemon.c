@@ -11,7 +11,7 @@
 #include "lib/rpc/http_connection.h"
 
 #define TURNS 16 /* of the library in one of the loop's */
-#define SPARE 64 /* connections that are shut and not closed yet, beside those of the crowd */
+#define SPARE 64 /* connections that are shut and not closed yet, beside those that the limits count */
 
 static void finish(struct http_server *s)
 {
@@ -77,7 +77,7 @@ static struct MHD_Daemon *start(struct http_server *s)
     return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME, 0, NULL,
                             NULL, http_connection_request, s, MHD_OPTION_NOTIFY_CONNECTION,
                             http_connection_notified, s, MHD_OPTION_NOTIFY_COMPLETED,
-                            http_connection_completed, s, MHD_OPTION_CONNECTION_LIMIT, s->crowd.max + SPARE,
+                            http_connection_completed, s, MHD_OPTION_CONNECTION_LIMIT, s->clients.max + SPARE,
                             MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_MEMORY,
                             MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
 }

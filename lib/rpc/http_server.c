@@ -43,8 +43,8 @@ int http_server_new(struct loop *loop, const char *name, http_request_fn fn, voi
     s->fn = fn;
     s->data = data;
     list_init(&s->listeners);
-    crowd_init(&s->crowd, name, limits ? limits->connections : 0, limits ? limits->per_source : 0,
-               http_connection_worth);
+    client_limits_init(&s->clients, name, limits ? limits->connections : 0, limits ? limits->per_source : 0,
+                       http_connection_worth);
     r = http_daemon_start(s);
     if (r < 0) {
         free(s);
@@ -90,17 +90,17 @@ void http_server_close(struct http_server **ptr)
 
 uint64_t http_server_turned_away(const struct http_server *s)
 {
-    return s->crowd.turned_away;
+    return s->clients.turned_away;
 }
 
 static void take(struct http_server *s, int fd)
 {
-    struct crowd_member *goes;
+    struct limited_client *goes;
     struct peer_source source;
     int r;
 
     peer_source_get(fd, &source);
-    r = crowd_admit(&s->crowd, &source, loop_now(s->loop), &goes);
+    r = client_limits_admit(&s->clients, &source, loop_now(s->loop), &goes);
     if (r > 0)
         http_connection_shut(container_of(goes, struct http_connection, member));
     if (r < 0) { /* never: none of its connections is worth being kept for ever */
@@ -137,7 +137,7 @@ static void on_accept(struct loop_watch *watch, uint32_t events)
             take(l->server, fd);
             continue;
         }
-        if (accept_rest(&l->rest, -errno, l->path ? l->path : "an HTTP server of ours"))
+        if (accept_rest(&l->rest, -errno, l->path ? l->path : "an HTTP server"))
             return;
         if (errno == EINVAL)
             listen_again(l);

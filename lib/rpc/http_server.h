@@ -4,7 +4,7 @@
  * requests one after another. libmicrohttpd speaks it; listeners, limits and times are ours. Nothing blocks.
  * What a client may cost is bounded: 16 KiB of headers within 2 s (90 s after another request), a body of at
  * most 64 KiB (read and thrown away), 60 s to take the answer, a number of connections and of those of one
- * source: what goes when there are too many is said in crowd.h.
+ * source: what goes when there are too many is said in client_limits.h.
  *
  * All calls on the loop's thread.
  */

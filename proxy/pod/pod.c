@@ -14,7 +14,7 @@ void pod_free(void *data)
     struct pod *pod = data;
 
     identity_put(pod->identity);
-    workload_unref(pod->stand_in);
+    workload_unref(pod->placeholder);
     live_connections_free(&pod->live_connections);
     live_connections_free(&pod->peers);
     close_fds(pod->fds, BRUMA_POD_FD_COUNT);

@@ -40,7 +40,7 @@ struct pod {
      * the last worker let go. */
     struct identity *identity;
     /* Its workload's place while the mesh does not know the pod; replaced in the same way. */
-    const struct workload *stand_in;
+    const struct workload *placeholder;
     struct live_connections *live_connections;
     struct budget memory;           /* its part of the process's */
     struct live_connections *peers; /* connections by the client's address alone */

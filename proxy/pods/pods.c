@@ -117,7 +117,7 @@ static int choose_placeholder(struct pod *pod)
                                     .namespace = pod->namespace,
                                     .service_account = pod->service_account,
                                     .trust_domain = trust_domain ? trust_domain : ""};
-    const struct workload *old = pod->stand_in, *next;
+    const struct workload *old = pod->placeholder, *next;
     struct reclaim reclaim = {};
     int r;
 
@@ -126,7 +126,7 @@ static int choose_placeholder(struct pod *pod)
     r = state_placeholder(state, &words, &next);
     if (r < 0)
         return r;
-    rcu_publish(pod->stand_in, next);
+    rcu_publish(pod->placeholder, next);
     reclaim_add(&reclaim, put_placeholder, (void *)(uintptr_t)old);
     reclaim_flush(&reclaim);
     return 0;

@@ -215,7 +215,7 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
                    waits);
     metric_counter(
         out, "bruma_client_addresses_hidden",
-        "Connections that reached their application from the pod's own address, for want of a port under the "
+        "Connections that reached their application from the pod's own address, for lack of a port for the "
         "client's.",
         hidden);
     metric_gauge(out, "bruma_telemetry_series", "Label sets in memory, counted in each worker.", sum.series);

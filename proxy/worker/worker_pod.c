@@ -42,7 +42,7 @@ const struct workload *worker_pod_source(struct worker_pod *wp)
 {
     const struct workload *local = worker_pod_workload(wp);
 
-    return local ? local : rcu_read(wp->pod->stand_in);
+    return local ? local : rcu_read(wp->pod->placeholder);
 }
 
 struct tls_context *worker_pod_context(struct worker_pod *wp)

@@ -90,7 +90,7 @@ static void apply(const struct xds_response *response, const struct wire_field *
     char error[256], *name;
 
     if (read_resource(field, &resource) < 0) {
-        note_rejection(nack, size, "(unnamed)", "the resource is cut off or malformed");
+        note_rejection(nack, size, "(unnamed)", "the resource is truncated or malformed");
         return;
     }
     name = name_of(&resource.name);

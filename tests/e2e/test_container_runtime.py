@@ -239,8 +239,8 @@ REFUSALS = {
     "no message": (answer_of(), "gRPC status 0: no message"),
     "two messages": (answer_of(message(b""), message(b"")), "gRPC status 0: more than one message"),
     "not protobuf": (answer_of(message(b"\xff\xff\xff")), "gRPC status 0: no message of its kind"),
-    "cut, and OK": (answer_of(message(b"abc", length=9)), "gRPC status 13: a message is cut off"),
-    "cut in its prefix, and OK": (answer_of(b"\0\0\0"), "gRPC status 13: a message is cut off"),
+    "cut, and OK": (answer_of(message(b"abc", length=9)), "gRPC status 13: a message is truncated"),
+    "cut in its prefix, and OK": (answer_of(b"\0\0\0"), "gRPC status 13: a message is truncated"),
     "cut, and the end": (
         answer_of(message(b"abc", length=9), then="close"),
         "gRPC status 14: the peer closed the connection",

@@ -258,7 +258,7 @@ def test_a_cgroup_that_is_none(work):
 def test_a_trust_domain_that_is_none(work, domain):
     node = AgentNode(work)
     r = run(node.argv("--trust-domain", domain), netns=node.netns, check=False, timeout=20)
-    assert r.returncode == 2 and re.search("trust-domain: .* is no trust domain", r.stderr), r.stderr
+    assert r.returncode == 2 and re.search("trust-domain: .* is not a trust domain", r.stderr), r.stderr
 
 
 def test_a_run_directory_that_cannot_be_used(work):

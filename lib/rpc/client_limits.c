@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define LOG_SCOPE "server"
-#include "lib/rpc/crowd.h"
+#include "lib/rpc/client_limits.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -12,19 +12,19 @@
 
 #define SAY_AGAIN 10000 /* milliseconds between two lines about one server */
 
-void crowd_init(struct crowd *c, const char *name, unsigned max, unsigned max_per_source,
-                enum crowd_worth (*worth)(const struct crowd_member *member))
+void client_limits_init(struct client_limits *c, const char *name, unsigned max, unsigned max_per_source,
+                        enum client_worth (*worth)(const struct limited_client *member))
 {
-    *c = (struct crowd){.name = name,
-                        .max = max ? max : CROWD_MAX,
-                        .max_per_source = max_per_source ? max_per_source : CROWD_PER_SOURCE,
-                        .worth = worth};
+    *c = (struct client_limits){.name = name,
+                                .max = max ? max : CLIENTS_MAX,
+                                .max_per_source = max_per_source ? max_per_source : CLIENTS_PER_SOURCE,
+                                .worth = worth};
     list_init(&c->members);
 }
 
-static unsigned count_of(const struct crowd *c, const struct peer_source *source)
+static unsigned count_of(const struct client_limits *c, const struct peer_source *source)
 {
-    const struct crowd_member *m;
+    const struct limited_client *m;
     unsigned n = 0;
 
     list_for_each (m, &c->members, node)
@@ -36,16 +36,17 @@ static unsigned count_of(const struct crowd *c, const struct peer_source *source
  * only_its: of the newcomer's source alone. Called when it is full, and then a walk for each member is little
  * beside the accept.
  */
-static struct crowd_member *cheapest(struct crowd *c, const struct peer_source *newcomer, bool only_its)
+static struct limited_client *cheapest(struct client_limits *c, const struct peer_source *newcomer,
+                                       bool only_its)
 {
-    struct crowd_member *m, *best = NULL;
+    struct limited_client *m, *best = NULL;
     unsigned best_count = 0;
 
     list_for_each (m, &c->members, node) {
         bool is_its = peer_source_equal(&m->source, newcomer);
         unsigned count;
 
-        if (c->worth(m) == CROWD_KEPT || (only_its && !is_its))
+        if (c->worth(m) == CLIENT_KEPT || (only_its && !is_its))
             continue;
         count = only_its ? 0 : count_of(c, &m->source) + is_its;
         if (!best || count > best_count || (count == best_count && c->worth(m) < c->worth(best))) {
@@ -56,7 +57,7 @@ static struct crowd_member *cheapest(struct crowd *c, const struct peer_source *
     return best;
 }
 
-static void say(struct crowd *c, const struct peer_source *source, const char *why, uint64_t now)
+static void say(struct client_limits *c, const struct peer_source *source, const char *why, uint64_t now)
 {
     char text[ADDR_TEXT_LEN];
 
@@ -68,11 +69,11 @@ static void say(struct crowd *c, const struct peer_source *source, const char *w
              peer_source_format(source, text), reason_name(BRUMA_REASON_SERVER_CROWDED), why, c->turned_away);
 }
 
-int crowd_admit(struct crowd *c, const struct peer_source *source, uint64_t now,
-                struct crowd_member **ret_goes)
+int client_limits_admit(struct client_limits *c, const struct peer_source *source, uint64_t now,
+                        struct limited_client **ret_goes)
 {
     bool full = c->len >= c->max, many = count_of(c, source) >= c->max_per_source;
-    struct crowd_member *goes;
+    struct limited_client *goes;
 
     if (!full && !many)
         return 0;
@@ -81,26 +82,26 @@ int crowd_admit(struct crowd *c, const struct peer_source *source, uint64_t now,
         say(c, source, many ? "too many of one source" : "too many", now);
         return -EBUSY;
     }
-    /* One that waits for its next request goes by right. */
-    if (c->worth(goes) != CROWD_IDLE)
+    /* One that waits for its next request may be closed silently. */
+    if (c->worth(goes) != CLIENT_IDLE)
         say(c, &goes->source, many ? "too many of one source" : "too many", now);
     *ret_goes = goes;
     return 1;
 }
 
-void crowd_add(struct crowd *c, struct crowd_member *member)
+void client_limits_add(struct client_limits *c, struct limited_client *member)
 {
     list_add_tail(&c->members, &member->node);
     c->len++;
 }
 
-void crowd_remove(struct crowd *c, struct crowd_member *member)
+void client_limits_remove(struct client_limits *c, struct limited_client *member)
 {
     list_del(&member->node);
     c->len--;
 }
 
-void crowd_refresh(struct crowd *c, struct crowd_member *member)
+void client_limits_refresh(struct client_limits *c, struct limited_client *member)
 {
     list_del(&member->node);
     list_add_tail(&c->members, &member->node);
