@@ -20,6 +20,7 @@
 #include "proxy/admin/process_metrics.h"
 #include "proxy/connection/worker_post.h"
 #include "proxy/connection/worker_thread.h"
+#include "proxy/contract_settings.h"
 #include "proxy/drain.h"
 #include "proxy/identity/credentials.h"
 #include "proxy/memory/memory.h"
@@ -213,15 +214,6 @@ static void derive_limits(struct proxy_settings *s)
         s->max_peer_connections = s->max_pod_descriptors - s->max_pod_descriptors / 4;
 }
 
-static unsigned worker_count(const struct proxy_settings *s)
-{
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-
-    if (s->workers)
-        return (unsigned)s->workers;
-    return cpus > 4 ? (unsigned)(cpus + 3) / 4 : 1;
-}
-
 static int open_admin(struct proxy *p, const char *unix_socket)
 {
     struct admin_config config = {
@@ -367,7 +359,7 @@ static int start(struct proxy *p)
 {
     static const int signals[] = {SIGTERM, SIGINT};
     char admin_socket[108];
-    unsigned count = worker_count(&p->settings);
+    unsigned count = p->settings.workers;
     int r;
 
     p->own_netns_fd = netns_open_own();
@@ -469,7 +461,7 @@ static bool address_is_good(const char *setting, const char *value, bool may_be_
 int main(int argc, char **argv)
 {
     static struct proxy p;
-    const char *format, *on_demand;
+    const char *format;
     char error[256];
     int first, r;
 
@@ -487,6 +479,8 @@ int main(int argc, char **argv)
     if (argc > 1 && !strcmp(argv[1], "proxy")) {
         argv++;
         argc--;
+        if (argc > 1 && !strcmp(argv[1], "--help"))
+            return usage("bruma-proxy");
     } else if (argc > 1 && strncmp(argv[1], "--", 2) != 0) {
         fprintf(stderr, "bruma-proxy: unknown command \"%s\"; see --help\n", argv[1]);
         return 1;
@@ -512,9 +506,6 @@ int main(int argc, char **argv)
         fprintf(stderr, "bruma-proxy: log: \"%s\" is not a list of levels\n", p.settings.log_filter);
         return 1;
     }
-    on_demand = getenv("XDS_ON_DEMAND");
-    if (on_demand && !strcmp(on_demand, "true"))
-        log_warn("XDS_ON_DEMAND is not built: all workloads and services are subscribed to");
     signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
     derive_limits(&p.settings);
@@ -526,6 +517,7 @@ int main(int argc, char **argv)
     p.exempt_map_fd = p.deliveries_map_fd = -1;
     reader_register();
     reader_offline(); /* the only writer: it waits for readers and reads without their protection */
+    contract_settings_log();
     if (give_up_privileges(&p.settings) < 0 || start(&p) < 0)
         return 1;
     log_info("started\tversion=%s workers=%u node=\"%s\"", BRUMA_VERSION, p.workers_len,

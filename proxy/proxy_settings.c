@@ -4,8 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bruma/mesh.h"
+#include "proxy/contract_settings.h"
+#include "proxy/worker_count.h"
 #include "proxy/xds/mesh_config.h"
 
 #define FIELD(name) offsetof(struct proxy_settings, name)
@@ -33,7 +36,9 @@ const struct setting proxy_settings_table[] = {
     {"crl-path", "CRL_PATH", SETTING_STRING, "", "certificate revocation lists, PEM or DER, reloaded when they change; empty: none", FIELD(crl_path), 0, 0},
     {"crl-required", "BRUMA_CRL_REQUIRED", SETTING_BOOL, "true", "only with crl-path: refuse all peers, and do not become ready, until revocation lists have been read once; false: serve meanwhile, with no certificate revoked", FIELD(crl_required), 0, 0},
     {"secret-ttl", "SECRET_TTL", SETTING_DURATION, "24h", "lifetime that is requested for certificates", FIELD(secret_ttl), 60000, 0},
-    {"workers", "ZTUNNEL_WORKER_THREADS", SETTING_NUMBER, "0", "worker threads; 0: a quarter of the processors, at least one", FIELD(workers), 0, 256},
+    {"workers", "ZTUNNEL_WORKER_THREADS", SETTING_STRING, "auto", "worker threads: a number (0: as many as processors), a share of the processors such as 50%, or auto: cpu-limit, without one a quarter of the processors, and at least cpu-request", FIELD(workers_text), 0, 0},
+    {"cpu-limit", "ZTUNNEL_RESOURCE_CPU_LIMIT", SETTING_NUMBER, "0", "whole processors that the proxy's container may use; 0: not known", FIELD(cpu_limit), 0, 0},
+    {"cpu-request", "ZTUNNEL_RESOURCE_CPU_REQUEST", SETTING_NUMBER, "0", "whole processors that the proxy's container is granted; 0: not known", FIELD(cpu_request), 0, 0},
     {"admin-port", "BRUMA_ADMIN_PORT", SETTING_NUMBER, "15000", "admin pages, on loopback; 0: none", FIELD(admin_port), 0, 65535},
     {"metrics-port", "BRUMA_METRICS_PORT", SETTING_NUMBER, "15020", "metrics; 0: none", FIELD(metrics_port), 0, 65535},
     {"ready-port", "BRUMA_READY_PORT", SETTING_NUMBER, "15021", "readiness; 0: none", FIELD(ready_port), 0, 65535},
@@ -75,6 +80,7 @@ const struct setting proxy_settings_table[] = {
     {"keepalive-time", "KEEPALIVE_TIME", SETTING_DURATION, "180s", "idle time before the first probe", FIELD(keepalive_time), 1000, 0},
     {"keepalive-interval", "KEEPALIVE_INTERVAL", SETTING_DURATION, "180s", "time between probes", FIELD(keepalive_interval), 1000, 0},
     {"keepalive-retries", "KEEPALIVE_RETRIES", SETTING_NUMBER, "9", "probes without an answer before the connection is dead", FIELD(keepalive_retries), 1, 127},
+    {"user-timeout", "USER_TIMEOUT_ENABLED", SETTING_BOOL, "false", "end a connection also if what was sent to the other side is not acknowledged for keepalive-time and keepalive-retries times keepalive-interval", FIELD(user_timeout), 0, 0},
     {"response-baggage", "ENABLE_RESPONSE_BAGGAGE", SETTING_BOOL, "true", "describe the destination in the answer to CONNECT", FIELD(response_baggage), 0, 0},
     {"original-source", "ENABLE_ORIG_SRC", SETTING_BOOL, "true", "connect to applications from the client's address", FIELD(original_source), 0, 0},
     {"localhost-app-tunnel", "LOCALHOST_APP_TUNNEL", SETTING_BOOL, "true", "reach applications that ask for a PROXY tunnel on loopback", FIELD(localhost_application_tunnel), 0, 0},
@@ -99,6 +105,27 @@ static void set_default(struct setting *table, const char *name, const char *tex
         if (!strcmp(table[i].name, name))
             table[i].default_text = text;
     }
+}
+
+/* The contract's other name for a setting counts, if it is there. */
+static void set_name(struct setting *table, const char *name, const char *env)
+{
+    for (size_t i = 0; getenv(env) && i < proxy_settings_count; i++) {
+        if (!strcmp(table[i].name, name))
+            table[i].env = env;
+    }
+}
+
+static int count_workers(struct proxy_settings *s, char *error, size_t error_size)
+{
+    const struct worker_share share = {s->cpu_limit, s->cpu_request};
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    int r = worker_count(s->workers_text, cpus > 0 ? (unsigned long)cpus : 1, &share, &s->workers);
+
+    if (r < 0)
+        snprintf(error, error_size, "workers: \"%.100s\" is not auto, a number or a percentage",
+                 s->workers_text);
+    return r;
 }
 
 /* Time to end in is a little less than what the kubelet grants. */
@@ -146,12 +173,13 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
     set_default(table, "drain-deadline", drain_default(drain, sizeof(drain)));
     if (cluster)
         set_default(table, "replaced-linger", "15s");
-    /* The contract's first name for it; CLUSTER_ID is the second. */
-    for (size_t i = 0; getenv("ISTIO_META_CLUSTER_ID") && i < proxy_settings_count; i++) {
-        if (!strcmp(table[i].name, "cluster-id"))
-            table[i].env = "ISTIO_META_CLUSTER_ID";
-    }
-    r = settings_load(table, proxy_settings_count, ret, argc, argv, ret_first, error, error_size);
+    set_name(table, "cluster-id", "ISTIO_META_CLUSTER_ID");
+    set_name(table, "cpu-limit", "ZTUNNEL_CPU_LIMIT");
+    r = contract_settings_check(error, error_size);
+    if (r == 0)
+        r = settings_load(table, proxy_settings_count, ret, argc, argv, ret_first, error, error_size);
+    if (r == 0)
+        r = count_workers(ret, error, error_size);
     if (r < 0)
         return r;
     ret->cluster = cluster;
@@ -168,4 +196,9 @@ void proxy_settings_help(FILE *out)
 void proxy_settings_markdown(FILE *out)
 {
     settings_markdown(proxy_settings_table, proxy_settings_count, out);
+    fputs("\nOf these variables of ztunnel one value means what is done anyway, or none does; with another "
+          "one the "
+          "proxy does not start:\n\n| variable | accepted | why |\n|---|---|---|\n",
+          out);
+    contract_settings_markdown(out);
 }

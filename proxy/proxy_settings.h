@@ -27,7 +27,9 @@ struct proxy_settings {
     const char *crl_path;
     unsigned long secret_ttl; /* milliseconds, as all durations */
 
-    unsigned long workers; /* 0: a quarter of the processors, at least one */
+    const char *workers_text;
+    unsigned workers;                     /* what that amounts to: worker_count.h */
+    unsigned long cpu_limit, cpu_request; /* whole processors; 0: not known */
     unsigned long admin_port, metrics_port, ready_port;
     unsigned long page_connections, page_connections_per_source;
     unsigned long peer_descriptions;
@@ -46,7 +48,7 @@ struct proxy_settings {
     unsigned long drain_deadline;
     unsigned long replaced_linger;
     unsigned long keepalive_time, keepalive_interval, keepalive_retries;
-    bool keepalive;
+    bool keepalive, user_timeout;
     bool response_baggage, original_source, localhost_application_tunnel;
     bool unknown_policy_denies;
     bool crl_required;

@@ -2,6 +2,7 @@
 #include "proxy/socket/socket.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/sockios.h>
 #include <netinet/tcp.h>
 #include <sys/ioctl.h>
@@ -43,6 +44,10 @@ void socket_leave(struct worker *worker, const struct pod *pod)
 
 void socket_keepalive(const struct proxy_settings *s, int fd)
 {
+    uint64_t patience = s->keepalive_time + s->keepalive_retries * s->keepalive_interval;
+
+    if (s->user_timeout)
+        socket_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, patience < INT_MAX ? (int)patience : INT_MAX);
     if (!s->keepalive)
         return;
     socket_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);

@@ -141,3 +141,22 @@ def test_the_readme_stops_what_it_has_started_before_it_uninstalls():
     stopped = re.search(r"^    systemctl disable --now (.*)$", page[:uninstalls], re.M)[1].split()
     units = [f[: -len(".service.in")] for f in os.listdir(f"{ROOT}/packaging") if f.endswith(".service.in")]
     assert sorted(stopped) == sorted(units)
+
+
+def test_the_proxy_takes_its_command_word_in_front_of_help(build):
+    program = f"{build}/proxy/bruma-proxy"
+    assert (
+        run([program, "proxy", "--help"]).stdout.splitlines()[2:]
+        == run([program, "--help"]).stdout.splitlines()[2:]
+    )
+
+
+def test_a_variable_of_ztunnel_that_cannot_be_served_is_named(build):
+    r = subprocess.run(
+        [f"{build}/proxy/bruma-proxy", "proxy"],
+        env={"PROXY_MODE": "dedicated"},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert r.returncode == 1 and "PROXY_MODE" in r.stderr and "dedicated" in r.stderr

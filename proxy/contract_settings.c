@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "proxy"
+#include "proxy/contract_settings.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/cleanup.h"
+#include "lib/log.h"
+
+#define ACCEPTED_MAX 2
+
+static const struct contract_setting {
+    const char *name;
+    const char *accepted[ACCEPTED_MAX]; /* beside the empty value, if that is none of a kind */
+    bool not_empty;
+    const char *why;
+} settings[] = {
+    {"ENABLE_PROXY", {"true"}, true, "this program is nothing but the proxy"},
+    {"PROXY_MODE", {"shared"}, true, "the proxy serves the pods of a node"},
+    {"PROXY_WORKLOAD_INFO", {}, false, "it belongs to PROXY_MODE=dedicated"},
+    {"FAKE_CA", {"false"}, true, "certificates come from CA_ADDRESS"},
+    {"XDS_ON_DEMAND", {"false"}, true, "all workloads and services are subscribed to"},
+    {"LOCAL_XDS_PATH", {}, false, "without istiod, bruma-agent serves a mesh file"},
+    {"LOCAL_XDS", {}, false, "without istiod, bruma-agent serves a mesh file"},
+    {"ISTIO_META_DNS_PROXY_ADDR", {"localhost:15053"}, false, "the port in pods is fixed"},
+    {"UNSTABLE_ENABLE_SOCKS5", {"false"}, true, "there is no SOCKS5 server"},
+    {"AUTHZ_POLICY_INFO_LOGGING", {"false"}, true, "brumactl explain tells of policies"},
+    {"TLS12_ENABLED", {"false"}, true, "TLS is 1.3 alone"},
+    {"COMPLIANCE_POLICY", {}, false, "the cipher suites are fixed"},
+    {"INPOD_ENABLED", {"true"}, false, "the proxy serves the pods of a node"},
+    {"LOG_FORMAT", {"plain", "json"}, false, "there are plain and json"},
+};
+
+static const struct {
+    const char *name, *why;
+} without_effect[] = {
+    {"SERVICE_ACCOUNT", "the proxy has no listener for its own pod"},
+    {"TRUST_DOMAIN", "the proxy has no identity of its own; the control plane tells those of pods"},
+};
+
+static bool is_accepted(const struct contract_setting *s, const char *value)
+{
+    for (size_t i = 0; i < ACCEPTED_MAX && s->accepted[i]; i++) {
+        if (!strcmp(value, s->accepted[i]))
+            return true;
+    }
+    return !*value && !s->not_empty;
+}
+
+int contract_settings_check(char *error, size_t error_size)
+{
+    for (size_t i = 0; i < array_size(settings); i++) {
+        const char *value = getenv(settings[i].name);
+
+        if (value && !is_accepted(&settings[i], value)) {
+            snprintf(error, error_size, "%s: \"%.100s\" is not supported: %s", settings[i].name, value,
+                     settings[i].why);
+            return -EINVAL;
+        }
+    }
+    return 0;
+}
+
+void contract_settings_log(void)
+{
+    for (size_t i = 0; i < array_size(without_effect); i++) {
+        if (getenv(without_effect[i].name))
+            log_info("a setting has no effect: %s\tsetting=%s", without_effect[i].why,
+                     without_effect[i].name);
+    }
+}
+
+void contract_settings_markdown(FILE *out)
+{
+    for (size_t i = 0; i < array_size(settings); i++) {
+        const struct contract_setting *s = &settings[i];
+
+        fprintf(out, "| `%s` | ", s->name);
+        for (size_t k = 0; k < ACCEPTED_MAX && s->accepted[k]; k++)
+            fprintf(out, "%s`%s`", k ? ", " : "", s->accepted[k]);
+        fprintf(out, "%s | %s |\n", s->accepted[0] ? "" : "none", s->why);
+    }
+    for (size_t i = 0; i < array_size(without_effect); i++)
+        fprintf(out, "| `%s` | any, without effect | %s |\n", without_effect[i].name, without_effect[i].why);
+}
