@@ -67,7 +67,7 @@ def test_label_takes_running_pods_in_without_a_restart(cluster, mesh, shop, down
     assert all(p.restarts() == 0 for p in shop.values())
 
 
-@pytest.mark.parametrize("family", ["ip4", "ip6"])
+@pytest.mark.parametrize("family", ["ip", "ip6"])
 def test_between_nodes_there_is_hbone_alone(cluster, mesh, shop, family):
     wait_for(lambda: mesh.plane_knows(*shop.values()), "both proxies to know that the pods take HBONE")
     seen = {n: len(mesh.access(n)) for n in cluster.nodes}
