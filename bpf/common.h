@@ -18,6 +18,7 @@
 #define SO_BINDTOIFINDEX 62
 #define SOCK_STREAM      1
 #define IPPROTO_TCP      6
+#define IPPROTO_UDP      17
 
 #define EPERM        1
 #define ENETUNREACH  101

@@ -12,6 +12,7 @@
  */
 #include "bpf/common.h"
 #include "bpf/deliveries.h"
+#include "bpf/dns_sockets.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);

@@ -6,6 +6,7 @@
  */
 #include "bpf/common.h"
 #include "bpf/deliveries.h"
+#include "bpf/dns_sockets.h"
 #include "bpf/probe_tuples.h"
 
 struct {
@@ -68,6 +69,36 @@ static __always_inline int is_delivery(const struct bruma_tuple *tuple)
     return made && bpf_ktime_get_ns() - made->registered_nanoseconds < BRUMA_DELIVERY_NANOSECONDS;
 }
 
+/*
+ * A question to DNS, which a rule of the pod has led to lo with the address that it was sent to. Without a
+ * socket for it, nobody takes it, and the kernel says so to who has asked. A question that the proxy itself
+ * sends to an address of the pod is a delivery.
+ */
+static __always_inline int lookup_udp(struct bpf_sk_lookup *ctx, __u32 ifindex)
+{
+    __u64 cookie = netns_cookie;
+    struct bruma_tuple tuple;
+    struct bruma_pod *pod;
+    struct bpf_sock *sk;
+
+    if (ifindex != BRUMA_LOOPBACK_IFINDEX || ctx->local_port != BRUMA_PORT_DNS)
+        return SK_PASS;
+    pod = bpf_map_lookup_elem(&pods, &cookie);
+    if (!pod || !(pod->flags & BRUMA_POD_CAPTURE_DNS))
+        return SK_PASS;
+    read_tuple(ctx, &tuple);
+    if (pod_owns(pod, &tuple.local_address) || address_is_local_host(&tuple.local_address) ||
+        is_delivery(&tuple))
+        return SK_PASS;
+    sk = bpf_map_lookup_elem(&dns_sockets, &cookie);
+    if (!sk)
+        return SK_PASS;
+    if (bpf_sk_assign(ctx, sk, BPF_SK_LOOKUP_F_NO_REUSEPORT))
+        count_failure(BRUMA_REASON_ASSIGN_FAILED);
+    bpf_sk_release(sk);
+    return SK_PASS;
+}
+
 SEC("sk_lookup")
 int lookup(struct bpf_sk_lookup *ctx)
 {
@@ -77,6 +108,8 @@ int lookup(struct bpf_sk_lookup *ctx)
     struct bruma_pod *pod;
     __u64 cookie = netns_cookie;
 
+    if (ctx->protocol == IPPROTO_UDP)
+        return lookup_udp(ctx, ifindex);
     if (ctx->protocol != IPPROTO_TCP)
         return SK_PASS;
     /* A lookup by another program's helper or by sock_diag, not by a packet. */

@@ -326,13 +326,14 @@ static int open_agent_client(struct proxy *p)
 static int open_zds_client(struct proxy *p)
 {
     static const struct pods_events pods_events = {.listener_closed = zds_listener_closed};
+    const char *dns = getenv("ISTIO_META_DNS_CAPTURE");
     const struct pod_listener_options options = {
+        .dns = !dns || !strcasecmp(dns, "true"),
         .mark = (uint32_t)p->settings.packet_mark,
         .ipv6 = p->settings.ipv6,
         .reuse_port = p->settings.port_reuse,
         .transparent = p->settings.original_source,
     };
-    const char *dns = getenv("ISTIO_META_DNS_CAPTURE");
     char error[256] = "";
     int r = pod_listeners_possible(&options, p->own_netns_fd, error, sizeof(error));
 
@@ -340,8 +341,8 @@ static int open_zds_client(struct proxy *p)
         log_error("%s", error);
         return r;
     }
-    if (!dns || !strcasecmp(dns, "true"))
-        log_warn("there is no DNS proxy here; names may not be resolved in the CNI agent's pods	reason=%s "
+    if (!options.dns)
+        log_warn("DNS is not answered; names may not be resolved in the CNI agent's pods	reason=%s "
                  "check=\"%s\"",
                  reason_name(BRUMA_REASON_DNS_NOT_SERVED), reason_check(BRUMA_REASON_DNS_NOT_SERVED));
     p->pods_events = &pods_events;

@@ -52,6 +52,8 @@ struct proxy_settings {
     bool response_baggage, original_source, localhost_application_tunnel;
     bool unknown_policy_denies;
     bool crl_required;
+    const char *cluster_domain, *preferred_namespace;
+    unsigned long dns_timeout, max_dns_queries, max_pod_dns_queries;
     unsigned long policy_timeout, stall_timeout, xds_request_max, xds_settle;
 };
 

@@ -70,6 +70,12 @@ static bool op_bypass_inbound(const struct source *source, const struct pod *pod
     return false;
 }
 
+static bool op_dns_capture(const struct source *source, const struct pod *pod, bool otherwise)
+{
+    (void)source, (void)pod;
+    return otherwise;
+}
+
 static int op_probe_ports(const struct source *source, const struct pod *pod, const uint16_t **ret)
 {
     (void)source, (void)pod, (void)ret;
@@ -175,6 +181,7 @@ static const struct source_ops ops = {
     .excludes = op_excludes,
     .service_account = op_service_account,
     .bypass_inbound = op_bypass_inbound,
+    .dns_capture = op_dns_capture,
     .probe_ports = op_probe_ports,
     .expect = op_expect,
     .announce = op_announce,

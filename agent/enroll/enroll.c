@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/enroll/dns_capture.h"
 #include "agent/enroll/enroll_private.h"
 
 #include <errno.h>
@@ -94,6 +95,7 @@ static void roll_back(struct agent *agent, struct pod *pod, int r, const struct 
     pod_set_error(pod, error->reason, error->text);
     loop_timer_cancel(&pod->timer);
     pod->awaits_plugin = pod->awaits_proxy = false;
+    dns_end(agent, pod);
     enroll_undo_capture(agent, pod);
     if (pod->was_draining) {
         enroll_drain(agent, pod);
@@ -196,6 +198,7 @@ static void try_finish(struct agent *agent, struct pod *pod)
     enroll_set_state(agent, pod, POD_ENROLLED);
     guard_forget(agent, pod->cookie);
     probes_register(agent, pod);
+    dns_follow(agent, pod);
     watchdog_follow(agent, pod);
     enroll_announce(agent, pod);
     log_info("pod enrolled\tpod=\"%s/%s\" cookie=%lu generation=%u by=%s microseconds=%lu proxy=%s",
@@ -426,6 +429,7 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
             update_bypass(agent, pod);
             update_identity(agent, pod);
             probes_register(agent, pod);
+            dns_follow(agent, pod);
         }
         break;
     case POD_LEAVING:

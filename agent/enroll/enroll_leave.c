@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "agent/enroll/dns_capture.h"
 #include "agent/enroll/enroll_private.h"
 #include "agent/enroll/guard.h"
 #include "agent/enroll/source.h"
@@ -22,6 +23,7 @@ void enroll_leave(struct agent *agent, struct pod *pod, const char *why)
     enroll_announce(agent, pod);
     enroll_note(pod, "stopping outbound capture", steer_pod_stop_outbound(agent->steer, pod->cookie, &error),
                 &error);
+    dns_end(agent, pod);
     pod->leave_until = loop_now(agent->loop) + TOLD_WAIT;
     loop_timer_set(agent->loop, &pod->timer, agent->settings->drain_grace);
 }
@@ -43,6 +45,7 @@ void enroll_come_back(struct agent *agent, struct pod *pod)
     loop_timer_cancel(&pod->timer);
     enroll_set_state(agent, pod, POD_ENROLLED);
     guard_forget(agent, pod->cookie);
+    dns_follow(agent, pod);
     enroll_announce(agent, pod);
     log_info("pod stays in the mesh\tpod=\"%s/%s\"", pod->namespace, pod->name);
 }
@@ -84,6 +87,7 @@ void enroll_remove(struct agent *agent, struct pod *pod, const char *why)
     snprintf(error.text, sizeof(error.text), "%s", why);
     source_forget(agent, pod->uid);
     if (pod->state != POD_OUTSIDE) {
+        dns_end(agent, pod);
         enroll_undo_capture(agent, pod);
         enroll_clean(agent, pod, present ? pod->netns_fd : -1);
     }

@@ -102,7 +102,7 @@ int pod_new(struct pods *pods, const char *uid, const char *namespace, const cha
     list_init(&pod->node);
     list_init(&pod->attachments);
     list_init(&pod->assignments);
-    pod->netns_fd = -1;
+    pod->netns_fd = pod->dns_socket = -1;
     pod->routes.fd = pod->routes_fd = -1;
     steer_quick_check_init(&pod->quick_check);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
@@ -204,6 +204,7 @@ void pod_close_descriptors(struct pod *pod)
     close_fds(&pod->routes_fd, 1);
     steer_quick_check_close(&pod->quick_check);
     close_fds(pod->listeners, BRUMA_LISTENER_COUNT);
+    close_fds(&pod->dns_socket, 1);
     if (pod->netns_fd >= 0)
         close(pod->netns_fd);
     pod->netns_fd = -1;

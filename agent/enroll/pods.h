@@ -61,7 +61,9 @@ struct pod {
     int listeners[BRUMA_LISTENER_COUNT];
     /* of the listeners in its slots, where proxies open them; 0: none */
     uint64_t listener_cookies[BRUMA_LISTENER_COUNT];
-    bool awaits_listeners; /* adopted after a restart; somebody else holds the listeners */
+    int dns_socket;               /* that its questions to DNS are captured by; -1: they are not */
+    enum bruma_reason dns_reason; /* why they are not, although they should be, as it was logged; or NONE */
+    bool awaits_listeners;        /* adopted after a restart; somebody else holds the listeners */
 
     /* while POD_ENROLLING */
     pod_enrolled_fn done; /* NULL: nobody waits */

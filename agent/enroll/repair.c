@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/enroll/dns_capture.h"
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/watchdog.h"
 #include "lib/reasons.h"
@@ -246,6 +247,7 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struc
     } else if (findings.len == 0) {
         verified(pod);
         /* Without it the next look is a verification again. */
+        dns_follow(agent, pod);
         (void)steer_quick_check_arm(agent->steer, &p, &pod->quick_check);
         return 0;
     } else if (is_going_down(&findings)) {
@@ -264,5 +266,6 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struc
         return r;
     }
     verified(pod);
+    dns_follow(agent, pod);
     return 1;
 }

@@ -72,6 +72,11 @@ bool source_bypass_inbound(const struct agent *agent, const struct pod *pod)
     return agent->source->ops->bypass_inbound(agent->source, pod);
 }
 
+bool source_dns_capture(const struct agent *agent, const struct pod *pod)
+{
+    return agent->source->ops->dns_capture(agent->source, pod, agent->settings->dns_capture);
+}
+
 int source_probe_ports(const struct agent *agent, const struct pod *pod, const uint16_t **ret)
 {
     return agent->source->ops->probe_ports(agent->source, pod, ret);

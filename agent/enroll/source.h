@@ -28,6 +28,7 @@ struct source_ops {
     bool (*excludes)(const struct source *source, const char *namespace);
     int (*service_account)(const struct source *source, const struct pod *pod, char *buf, size_t size);
     bool (*bypass_inbound)(const struct source *source, const struct pod *pod);
+    bool (*dns_capture)(const struct source *source, const struct pod *pod, bool otherwise);
     int (*probe_ports)(const struct source *source, const struct pod *pod, const uint16_t **ret);
     void (*expect)(struct source *source, const struct pod *pod);
     void (*announce)(struct source *source, const struct pod *pod);
@@ -84,6 +85,8 @@ bool source_wanted(const struct agent *agent, const struct pod *pod, const char 
 int source_service_account(const struct agent *agent, const struct pod *pod, char *buf, size_t size);
 /* Whether plaintext from outside goes straight to the application. */
 bool source_bypass_inbound(const struct agent *agent, const struct pod *pod);
+/* Questions of the pod to DNS are captured: the pod says so, or where it says nothing the settings do. */
+bool source_dns_capture(const struct agent *agent, const struct pod *pod);
 
 /* Ports that the kubelet may call past policy: those that the pod declares probes for. Returns how many; they
  * are the source's. */

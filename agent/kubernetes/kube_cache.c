@@ -133,6 +133,7 @@ static int pod_update(struct kube_pod *pod, const struct kube_pod_object *o)
     pod->completed = o->completed;
     pod->deleting = o->deleting;
     pod->bypass_inbound = o->bypass_inbound;
+    pod->dns_capture = o->dns_capture;
     memcpy(pod->probe_ports, o->probe_ports, sizeof(pod->probe_ports));
     pod->probe_ports_len = o->probe_ports_len;
     pod->redirection = o->redirection;

@@ -209,8 +209,8 @@ static void take_annotations(const cJSON *annotations, struct kube_pod_object *p
     pod->sidecar = get(annotations, SIDECAR_ANNOTATION) != NULL;
     if (dns && parse_bool(dns, &capture_dns) < 0)
         pod->wrong_annotation = DNS_ANNOTATION;
-    else if (capture_dns)
-        pod->unknown_annotation = DNS_ANNOTATION;
+    else if (dns)
+        pod->dns_capture = capture_dns ? KUBE_DNS_ON : KUBE_DNS_OFF;
     if (reroute && *reroute)
         pod->unknown_annotation = REROUTE_ANNOTATION;
     if (bypass && parse_bool(bypass, &pod->bypass_inbound) < 0)

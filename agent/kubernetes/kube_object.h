@@ -50,6 +50,7 @@ int kube_list_decode(const char *body, size_t len, struct kube_list *ret, char *
 /* The message of a Status, for the log; what is no Status is cut short. */
 void kube_status_text(const char *body, size_t len, char *text, size_t size);
 
+enum kube_dns { KUBE_DNS_UNSAID, KUBE_DNS_ON, KUBE_DNS_OFF };
 enum kube_redirection {
     KUBE_REDIRECTION_NONE,
     KUBE_REDIRECTION_PENDING,
@@ -69,6 +70,7 @@ struct kube_pod_object {
     bool deleting; /* in its grace period */
     enum kube_redirection redirection;
     bool bypass_inbound;
+    enum kube_dns dns_capture;
     uint16_t probe_ports[KUBE_PROBES_MAX]; /* that the kubelet may call: probes and lifecycle hooks */
     int probe_ports_len;                   /* more than KUBE_PROBES_MAX are left out */
     const char *unknown_annotation;        /* the key of one that asks for what Bruma does not do; NULL */

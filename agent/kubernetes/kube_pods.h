@@ -30,6 +30,7 @@ struct kube_pod {
     uint16_t probe_ports[KUBE_PROBES_MAX];
     int probe_ports_len;
     bool host_network, sidecar, completed, deleting, bypass_inbound;
+    enum kube_dns dns_capture;
     bool warned; /* of an annotation that cannot be followed */
     unsigned list;
 

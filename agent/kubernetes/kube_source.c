@@ -198,6 +198,16 @@ static bool op_bypass_inbound(const struct source *source, const struct pod *p)
     return pod ? pod->bypass_inbound : p->bypass_inbound;
 }
 
+/* Of a pod that was deleted from the API and is still here nothing changes. */
+static bool op_dns_capture(const struct source *source, const struct pod *p, bool otherwise)
+{
+    const struct kube_pod *pod = of(source, p);
+
+    if (!pod)
+        return p->dns_socket >= 0;
+    return pod->dns_capture == KUBE_DNS_UNSAID ? otherwise : pod->dns_capture == KUBE_DNS_ON;
+}
+
 static int op_probe_ports(const struct source *source, const struct pod *p, const uint16_t **ret)
 {
     const struct kube_pod *pod = of(source, p);
@@ -352,6 +362,7 @@ static const struct source_ops ops = {
     .excludes = op_excludes,
     .service_account = op_service_account,
     .bypass_inbound = op_bypass_inbound,
+    .dns_capture = op_dns_capture,
     .probe_ports = op_probe_ports,
     .expect = op_expect,
     .announce = op_announce,

@@ -61,6 +61,8 @@ struct proxies_ops {
     void (*pod_retry)(struct proxies *proxies, struct pod *pod);
     void (*pod_drain)(struct proxies *proxies, struct pod *pod);
     void (*pod_delete)(struct proxies *proxies, struct pod *pod);
+    bool (*take_dns)(const struct proxies *proxies); /* NULL: never, and pod_dns too */
+    void (*pod_dns)(struct proxies *proxies, struct pod *pod);
     void (*pod_reopen)(struct proxies *proxies, struct pod *pod); /* NULL unless opens_listeners */
     cJSON *(*report)(const struct proxies *proxies);
     void (*free)(struct proxies *proxies);
@@ -126,6 +128,19 @@ static inline void proxies_pod_drain(struct proxies *proxies, struct pod *pod)
 static inline void proxies_pod_delete(struct proxies *proxies, struct pod *pod)
 {
     proxies->ops->pod_delete(proxies, pod);
+}
+
+/* Pods' questions to DNS may be captured: the proxy that serves answers them, or there is none just now. */
+static inline bool proxies_take_dns(const struct proxies *proxies)
+{
+    return proxies->ops->take_dns && proxies->ops->take_dns(proxies);
+}
+
+/* The pod's socket for questions to DNS is another one, or none any more. */
+static inline void proxies_pod_dns(struct proxies *proxies, struct pod *pod)
+{
+    if (proxies->ops->pod_dns)
+        proxies->ops->pod_dns(proxies, pod);
 }
 
 /* Listeners that proxies have opened are no longer in the pod's slots, or no longer open. */

@@ -96,6 +96,15 @@ static int send_about(struct proxy *p, const struct proxy_assignment *a, const c
     return send_message(p, m, NULL, 0);
 }
 
+static int send_dns(struct proxy *p, const struct proxy_assignment *a)
+{
+    cJSON *m = message_new("pod-dns");
+    int fd = a->base.pod->dns_socket;
+
+    cJSON_AddStringToObject(m, "uid", a->base.uid);
+    return send_message(p, m, &fd, fd >= 0);
+}
+
 static int send_pending(struct proxy *p, struct proxy_assignment *a)
 {
     enum proxy_command command = a->pending;
@@ -108,7 +117,11 @@ static int send_pending(struct proxy *p, struct proxy_assignment *a)
     case COMMAND_ADD:
         r = send_add(p, a);
         a->state = ASSIGNMENT_PENDING;
+        if (a->base.pod->dns_socket >= 0 && p->takes_dns)
+            assignment_set_pending(a, COMMAND_DNS);
         break;
+    case COMMAND_DNS:
+        return send_dns(p, a);
     case COMMAND_KEEP:
         r = send_about(p, a, "pod-keep");
         a->state = ASSIGNMENT_SERVING;
@@ -308,6 +321,27 @@ static void pod_delete(struct proxies *proxies, struct pod *pod)
     }
 }
 
+static bool take_dns(const struct proxies *proxies)
+{
+    const struct proxy *p = proxy_server_find_serving(server_of(proxies));
+
+    return !p || p->takes_dns;
+}
+
+static void pod_dns(struct proxies *proxies, struct pod *pod)
+{
+    struct proxy_assignment *a;
+
+    (void)proxies;
+    list_for_each (a, &pod->assignments, base.of_pod) {
+        /* With an addition it is told anyway; who is to drain or to forget the pod need not know. */
+        if (a->pending != COMMAND_NONE || !a->proxy->takes_dns || a->proxy->state > PROXY_SERVING)
+            continue;
+        assignment_set_pending(a, COMMAND_DNS);
+        proxy_push(a->proxy);
+    }
+}
+
 static cJSON *report(const struct proxies *proxies)
 {
     cJSON *array = cJSON_CreateArray();
@@ -352,6 +386,8 @@ const struct proxies_ops proxy_server_ops = {
     .pod_retry = pod_retry,
     .pod_drain = pod_drain,
     .pod_delete = pod_delete,
+    .take_dns = take_dns,
+    .pod_dns = pod_dns,
     .report = report,
     .free = destroy,
 };

@@ -19,7 +19,7 @@ enum proxy_state {
     PROXY_REPLACED, /* got drain, and serves again if nobody else is left */
     PROXY_ENDING,   /* of its own accord */
 };
-enum proxy_command { COMMAND_NONE, COMMAND_ADD, COMMAND_KEEP, COMMAND_DRAIN, COMMAND_DELETE };
+enum proxy_command { COMMAND_NONE, COMMAND_ADD, COMMAND_DNS, COMMAND_KEEP, COMMAND_DRAIN, COMMAND_DELETE };
 /* What a proxy makes of its pod. */
 enum assignment_state {
     ASSIGNMENT_PENDING,
@@ -42,7 +42,7 @@ struct proxy {
     uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
     bool setup_sent, drain_wanted, resume_wanted;
     bool cannot_resume; /* it has refused to */
-    bool takes_deliveries;
+    bool takes_deliveries, takes_dns;
     bool not_ready;
     unsigned unanswered;
     struct loop_timer answer;

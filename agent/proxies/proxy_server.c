@@ -81,6 +81,7 @@ static void on_hello(struct proxy *p, struct connection *connection, const cJSON
     }
     snprintf(p->version, sizeof(p->version), "%s", version);
     p->takes_deliveries = is_set(message, "deliveries");
+    p->takes_dns = is_set(message, "dns");
     p->state = PROXY_OFFERING;
     p->connected_at = loop_now(p->server->loop);
     /* The same process again: its former connection is about to end anyway, and must not be told to drain. */

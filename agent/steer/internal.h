@@ -13,7 +13,7 @@ struct steer {
     char probe_cgroup[PATH_MAX / 8]; /* "" : none */
     int lock_fd;                     /* the pin directory, locked */
     int pods_fd, pod_counters_fd, failures_fd, proxy_sockets_fd, proxy_cgroups_fd, probe_targets_fd,
-        probe_tuples_fd, deliveries_fd;
+        probe_tuples_fd, deliveries_fd, dns_sockets_fd;
     int connect_fds[2];    /* programs of connect4 and connect6 */
     int accepted_fd;       /* program, -1: the kernel has not what it needs */
     bool accepted_refused; /* it cannot be attached, and that is in the log */
@@ -100,6 +100,11 @@ int pod_netns_check_mark(const struct steer_pod *pod, struct steer_error *error)
 /* Takes out what setup has put in; sysctls that were off before (former) are off again. 0, or -errno
  * with *error: of the last that failed. */
 int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error);
+/* The rules for the pod's questions to DNS, in each family in which the others are; or without them. 0 or
+ * -errno. */
+int pod_netns_dns(const struct steer_pod *pod, bool on, struct steer_error *error);
+/* 1: such a rule is missing where the others are, 0: none is, -errno: it cannot be told. */
+int pod_netns_dns_lacks(const struct steer_pod *pod);
 /* What is not as it should be. */
 struct pod_netns_state {
     uint32_t no_family; /* BRUMA_POD_NO_IPV4, BRUMA_POD_NO_IPV6 */

@@ -20,6 +20,8 @@
 #define MAPS_MAX 16 /* of the pod's program */
 #define FORMER_FLAGS \
     (BRUMA_POD_HAD_FWMARK_ACCEPT | BRUMA_POD_HAD_FWMARK_REFLECT4 | BRUMA_POD_HAD_FWMARK_REFLECT6)
+/* What other steps than writing the entry decide about. */
+#define KEPT_FLAGS   (FORMER_FLAGS | BRUMA_POD_CAPTURE_DNS)
 #define FAMILY_FLAGS (BRUMA_POD_NO_IPV4 | BRUMA_POD_NO_IPV6)
 
 int steer_pod_link_path(const struct steer *s, uint64_t cookie, char *buf, size_t size)
@@ -179,6 +181,7 @@ static void remove_entries(struct steer *s, uint64_t cookie)
     /* In this order: counters without an entry are the sign of an entry that somebody else has removed. */
     bpf_map_delete_elem(s->pod_counters_fd, &cookie);
     bpf_map_delete_elem(s->pods_fd, &cookie);
+    bpf_map_delete_elem(s->dns_sockets_fd, &cookie);
 }
 
 static uint32_t inbound_flags(const struct steer_pod *pod)
@@ -203,7 +206,7 @@ int steer_pod_prepare(struct steer *s, const struct steer_pod *pod, int *ret_pro
     r = pod_netns_setup(pod, &former, error);
     /* What was on before the first enrollment counts, not what that one has set. */
     if (known)
-        former = entry.flags & FORMER_FLAGS;
+        former = entry.flags & KEPT_FLAGS;
     if (r == 0)
         r = program_of(s, pod, &program, &listeners, error);
     if (r == 0 && !pod->foreign_listeners)
@@ -321,7 +324,7 @@ int steer_pod_set_listeners(struct steer *s, const struct steer_pod *pod, struct
 int steer_pod_commit(struct steer *s, const struct steer_pod *pod, struct steer_error *error)
 {
     struct bruma_pod entry;
-    uint32_t former = steer_pod_entry(s, pod->cookie, &entry) == 0 ? entry.flags & FORMER_FLAGS : 0;
+    uint32_t former = steer_pod_entry(s, pod->cookie, &entry) == 0 ? entry.flags & KEPT_FLAGS : 0;
 
     return write_entry(s, pod, former | inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND, error);
 }
@@ -352,7 +355,7 @@ int steer_pod_detach(struct steer *s, uint64_t cookie, struct steer_error *error
 int steer_pod_clean(struct steer *s, uint64_t cookie, int netns_fd, struct steer_error *error)
 {
     struct bruma_pod entry;
-    uint32_t former = steer_pod_entry(s, cookie, &entry) == 0 ? entry.flags & FORMER_FLAGS : 0;
+    uint32_t former = steer_pod_entry(s, cookie, &entry) == 0 ? entry.flags & KEPT_FLAGS : 0;
     int r = 0;
 
     remove_pins(s, cookie);
@@ -396,7 +399,7 @@ bool pod_entry_fits(struct steer *s, const struct steer_pod *pod)
     struct bruma_pod_counters counters;
 
     if (steer_pod_entry(s, pod->cookie, &entry) < 0 || steer_pod_counters(s, pod->cookie, &counters) < 0 ||
-        (entry.flags & BRUMA_POD_DEVICE_MAX & ~(FORMER_FLAGS | FAMILY_FLAGS)) !=
+        (entry.flags & BRUMA_POD_DEVICE_MAX & ~(KEPT_FLAGS | FAMILY_FLAGS)) !=
             (inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND))
         return false;
     for (int i = 0; i < pod->addresses_len; i++) {
@@ -482,7 +485,7 @@ int steer_pod_repair(struct steer *s, const struct steer_pod *pod, const struct 
     netns = pod_netns_setup(pod, &former, error);
     /* what was on before the first enrollment counts, not what that one has set */
     if (known)
-        former = entry.flags & FORMER_FLAGS;
+        former = entry.flags & KEPT_FLAGS;
     if (netns < 0)
         error = &later;
     r = pod->foreign_listeners ? 0 : check_listeners(pod, error);

@@ -71,7 +71,7 @@ struct route_seen {
 
 /* The second rule is for when the first one or the route is missing: what carries the mark would leave the
  * pod in plaintext then, such as an application's answers to what the proxy has delivered. */
-enum rule { RULE_TO_LO, RULE_PROHIBIT, RULES };
+enum rule { RULE_TO_LO, RULE_PROHIBIT, RULES, RULE_DNS };
 
 static struct nlmsghdr *rule_message(char *buf, int family, const struct pod_numbers *n, enum rule which)
 {
@@ -84,12 +84,16 @@ static struct nlmsghdr *rule_message(char *buf, int family, const struct pod_num
     rule->family = (uint8_t)family;
     mnl_attr_put_u32(h, FRA_PRIORITY, n->preference + (which == RULE_PROHIBIT));
     mnl_attr_put_u8(h, FRA_PROTOCOL, BRUMA_ROUTE_PROTOCOL);
-    mnl_attr_put_u32(h, FRA_FWMARK, BRUMA_MARK);
+    /* Of questions to DNS those that have no mark: the proxy's have one, and so may those of a process that
+     * sends packets by a way of its own. */
+    mnl_attr_put_u32(h, FRA_FWMARK, which == RULE_DNS ? 0 : BRUMA_MARK);
     mnl_attr_put_u32(h, FRA_FWMASK, BRUMA_MARK_MASK);
     rule->action = which == RULE_PROHIBIT ? FR_ACT_PROHIBIT : FR_ACT_TO_TBL;
     if (which == RULE_PROHIBIT)
         return h;
     mnl_attr_put_u32(h, FRA_TABLE, n->table);
+    if (which == RULE_DNS)
+        pod_numbers_put_dns(h);
     return h;
 }
 
@@ -212,6 +216,8 @@ static int setup_family(struct mnl_socket *nl, const struct steer_pod *pod, int 
                        ? 0
                        : steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s rule", name);
     }
+    if (numbers.dns)
+        (void)pod_netlink_transact(nl, rule_message(buf, family, &numbers, RULE_DNS), NULL, NULL);
     /* Those of before, where they had to move: nothing was without a rule meanwhile. */
     (void)pod_numbers_remove(nl, family, &numbers);
     if (route == -EAGAIN)
@@ -357,6 +363,59 @@ int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret)
         ret->sysctl_changed |= read_sysctl(sysctls[i].path) == 0;
     leave(&in);
     return r;
+}
+
+/* ---- questions to DNS ---- */
+
+static int dns_family(struct mnl_socket *nl, const struct steer_pod *pod, int family, bool on)
+{
+    struct pod_numbers_seen seen = {};
+    char buf[NETLINK_BUFFER];
+    int r = pod_numbers_see(nl, family, &seen);
+
+    if (r < 0)
+        return family_absent(pod, family, r) ? 0 : r;
+    if (!seen.to_lo || seen.numbers.dns == on)
+        return 0;
+    seen.numbers.dns = on;
+    if (!on)
+        return pod_numbers_remove(nl, family, &seen.numbers);
+    r = pod_netlink_transact(nl, rule_message(buf, family, &seen.numbers, RULE_DNS), NULL, NULL);
+    return r == -EEXIST ? 0 : r;
+}
+
+int pod_netns_dns(const struct steer_pod *pod, bool on, struct steer_error *error)
+{
+    struct inside in;
+    int r = enter(pod->netns_fd, &in);
+
+    if (r < 0)
+        return steer_fail(error, BRUMA_REASON_NETNS_UNUSABLE, r, "cannot enter the pod's network namespace");
+    r = in.nl ? 0 : -errno;
+    for (size_t i = 0; i < array_size(families) && r == 0; i++)
+        r = dns_family(in.nl, pod, families[i], on);
+    leave(&in);
+    return r < 0 ? steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "the rule for questions to DNS") : 0;
+}
+
+int pod_netns_dns_lacks(const struct steer_pod *pod)
+{
+    struct inside in;
+    int r = enter(pod->netns_fd, &in), lacks = 0;
+
+    if (r < 0)
+        return r;
+    r = in.nl ? 0 : -errno;
+    for (size_t i = 0; i < array_size(families) && r == 0; i++) {
+        struct pod_numbers_seen seen = {};
+
+        r = pod_numbers_see(in.nl, families[i], &seen);
+        lacks += r == 0 && seen.to_lo && !seen.numbers.dns;
+        if (r < 0 && family_absent(pod, families[i], r))
+            r = 0;
+    }
+    leave(&in);
+    return r < 0 ? r : lacks > 0;
 }
 
 int pod_netns_check_mark(const struct steer_pod *pod, struct steer_error *error)

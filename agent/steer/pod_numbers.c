@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <linux/fib_rules.h>
 #include <linux/rtnetlink.h>
+#include <netinet/in.h>
 #include <string.h>
 
 #include "agent/steer/internal.h"
@@ -12,13 +13,14 @@
 #include "lib/cleanup.h"
 
 #define BUFFER      512
-#define OURS_MAX    16 /* rules of ours that are looked at; there are two, and four while they move */
+#define OURS_MAX    16 /* rules of ours that are looked at; there are three, and six while they move */
 #define TABLE_TRIES 64
 #define LAST_FREE   (BRUMA_RULE_PREFERENCE + 2) /* of the main table: ours stand before it */
 
 struct seen_rule {
     uint32_t preference, table, mark, mask;
     uint8_t action, protocol;
+    bool dns; /* for questions to DNS */
 };
 
 struct rules {
@@ -61,6 +63,8 @@ static bool is_ours(const struct seen_rule *r)
 {
     bool to_lo = r->action == FR_ACT_TO_TBL, prohibit = r->action == FR_ACT_PROHIBIT;
 
+    if (r->dns)
+        return to_lo && r->protocol == BRUMA_ROUTE_PROTOCOL;
     if (r->mark != BRUMA_MARK || r->mask != BRUMA_MARK_MASK || (!to_lo && !prohibit))
         return false;
     return r->protocol == BRUMA_ROUTE_PROTOCOL ||
@@ -71,6 +75,8 @@ static bool is_ours(const struct seen_rule *r)
 static void parse_rule(const struct nlmsghdr *h, struct seen_rule *ret)
 {
     const struct fib_rule_hdr *header = mnl_nlmsg_get_payload(h);
+    struct fib_rule_port_range ports = {0};
+    uint8_t ip_protocol = 0;
     const struct nlattr *a;
 
     *ret = (struct seen_rule){.table = header->table, .action = header->action};
@@ -80,6 +86,10 @@ static void parse_rule(const struct nlmsghdr *h, struct seen_rule *ret)
 
         if (type == FRA_PROTOCOL && len == 1)
             ret->protocol = mnl_attr_get_u8(a);
+        else if (type == FRA_IP_PROTO && len == 1)
+            ip_protocol = mnl_attr_get_u8(a);
+        else if (type == FRA_DPORT_RANGE && len == sizeof(ports))
+            memcpy(&ports, mnl_attr_get_payload(a), sizeof(ports));
         if (len != sizeof(uint32_t))
             continue;
         if (type == FRA_PRIORITY)
@@ -91,6 +101,7 @@ static void parse_rule(const struct nlmsghdr *h, struct seen_rule *ret)
         else if (type == FRA_FWMASK)
             ret->mask = mnl_attr_get_u32(a);
     }
+    ret->dns = ip_protocol == IPPROTO_UDP && ports.start == BRUMA_PORT_DNS && ports.end == BRUMA_PORT_DNS;
 }
 
 static int on_rule(const struct nlmsghdr *h, void *data)
@@ -177,11 +188,14 @@ static void see_ours(const struct rules *rules, struct pod_numbers_seen *ret)
         const struct seen_rule *r = &rules->ours[i];
         struct pod_numbers_seen seen = {.numbers = {r->table, r->preference}, .to_lo = true};
 
-        if (r->action != FR_ACT_TO_TBL)
+        if (r->action != FR_ACT_TO_TBL || r->dns)
             continue;
-        for (int k = 0; k < rules->len; k++)
-            seen.prohibit |=
-                rules->ours[k].action == FR_ACT_PROHIBIT && rules->ours[k].preference == r->preference + 1;
+        for (int k = 0; k < rules->len; k++) {
+            const struct seen_rule *other = &rules->ours[k];
+
+            seen.prohibit |= other->action == FR_ACT_PROHIBIT && other->preference == r->preference + 1;
+            seen.numbers.dns |= other->dns && other->preference == r->preference && other->table == r->table;
+        }
         if (!ret->to_lo || (seen.prohibit && !ret->prohibit))
             *ret = seen;
     }
@@ -244,6 +258,15 @@ int pod_numbers_choose(struct mnl_socket *nl, int family, struct pod_numbers *re
     return 0;
 }
 
+void pod_numbers_put_dns(struct nlmsghdr *h)
+{
+    const struct fib_rule_port_range ports = {BRUMA_PORT_DNS, BRUMA_PORT_DNS};
+
+    mnl_attr_put_strz(h, FRA_IIFNAME, "lo"); /* what the pod itself sends */
+    mnl_attr_put_u8(h, FRA_IP_PROTO, IPPROTO_UDP);
+    mnl_attr_put(h, FRA_DPORT_RANGE, sizeof(ports), &ports);
+}
+
 static int remove_rule(struct mnl_socket *nl, int family, const struct seen_rule *rule)
 {
     char buf[BUFFER];
@@ -259,6 +282,8 @@ static int remove_rule(struct mnl_socket *nl, int family, const struct seen_rule
     mnl_attr_put_u8(h, FRA_PROTOCOL, rule->protocol);
     if (rule->action == FR_ACT_TO_TBL)
         mnl_attr_put_u32(h, FRA_TABLE, rule->table);
+    if (rule->dns)
+        pod_numbers_put_dns(h);
     r = pod_netlink_transact(nl, h, NULL, NULL);
     return r == -ENOENT ? 0 : r;
 }
@@ -290,11 +315,11 @@ int pod_numbers_remove(struct mnl_socket *nl, int family, const struct pod_numbe
         bool to_lo = rule->action == FR_ACT_TO_TBL;
         int e = 0;
 
-        if (except && rule->protocol == BRUMA_ROUTE_PROTOCOL &&
+        if (except && (except->dns || !rule->dns) && rule->protocol == BRUMA_ROUTE_PROTOCOL &&
             rule->preference == except->preference + !to_lo && (!to_lo || rule->table == except->table))
             continue;
         e = remove_rule(nl, family, rule);
-        if (e == 0 && to_lo && !(except && rule->table == except->table))
+        if (e == 0 && to_lo && !rule->dns && !(except && rule->table == except->table))
             e = remove_route(nl, family, rule->table,
                              rule->protocol == BRUMA_ROUTE_PROTOCOL ? BRUMA_ROUTE_PROTOCOL : RTPROT_STATIC);
         first = first ? first : e;

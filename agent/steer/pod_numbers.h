@@ -19,6 +19,7 @@
 struct pod_numbers {
     uint32_t table;
     uint32_t preference; /* of the rule that leads to lo; the one that prohibits has the next */
+    bool dns;            /* there is a rule for questions to DNS too, with the preference of the first */
 };
 
 /* What is ours in one family. */
@@ -40,6 +41,9 @@ int pod_numbers_choose(struct mnl_socket *netlink, int family, struct pod_number
 /* Removes what is ours and has other numbers; NULL: all that is ours. What others have stays. 0, or
  * -errno of the first that failed: the rest is tried all the same. */
 int pod_numbers_remove(struct mnl_socket *netlink, int family, const struct pod_numbers *except);
+
+/* Appends to a rule's message what makes it one for questions to DNS. */
+void pod_numbers_put_dns(struct nlmsghdr *message);
 
 /* 0, -EBUSY with NUMBER_TAKEN if somebody else's rule is for packets with our mark, or -errno. */
 int pod_numbers_check_mark(struct mnl_socket *netlink, int family, struct steer_error *error);

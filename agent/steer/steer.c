@@ -61,11 +61,13 @@ static int load_connect(struct steer *s, struct steer_error *error)
         s->failures_fd = duplicate(bpf_map__fd(skeleton->maps.failures));
         s->proxy_sockets_fd = duplicate(bpf_map__fd(skeleton->maps.proxy_sockets));
         s->proxy_cgroups_fd = duplicate(bpf_map__fd(skeleton->maps.proxy_cgroups));
+        s->dns_sockets_fd = duplicate(bpf_map__fd(skeleton->maps.dns_sockets));
         s->deliveries_fd = duplicate(bpf_map__fd(skeleton->maps.deliveries));
         s->connect_fds[0] = duplicate(bpf_program__fd(skeleton->progs.connect4));
         s->connect_fds[1] = duplicate(bpf_program__fd(skeleton->progs.connect6));
         if (s->pods_fd < 0 || s->pod_counters_fd < 0 || s->failures_fd < 0 || s->proxy_sockets_fd < 0 ||
-            s->proxy_cgroups_fd < 0 || s->deliveries_fd < 0 || s->connect_fds[0] < 0 || s->connect_fds[1] < 0)
+            s->proxy_cgroups_fd < 0 || s->deliveries_fd < 0 || s->dns_sockets_fd < 0 ||
+            s->connect_fds[0] < 0 || s->connect_fds[1] < 0)
             r = steer_fail(error, BRUMA_REASON_OUT_OF_RESOURCES, EMFILE, "descriptors");
     }
     connect_bpf__destroy(skeleton);
@@ -123,7 +125,8 @@ static int update_pods(struct steer *s, struct steer_error *error)
 static void init_fds(struct steer *s)
 {
     s->lock_fd = s->pods_fd = s->pod_counters_fd = s->failures_fd = s->proxy_sockets_fd =
-        s->proxy_cgroups_fd = s->probe_targets_fd = s->probe_tuples_fd = s->deliveries_fd = -1;
+        s->proxy_cgroups_fd = s->probe_targets_fd = s->probe_tuples_fd = s->deliveries_fd =
+            s->dns_sockets_fd = -1;
     s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = s->accepted_fd = -1;
     s->option_fds[0] = s->option_fds[1] = s->option_fds[2] = -1;
     s->live_fd = s->guard_fd = s->sandboxes_fd = s->guard_fds[0] = s->guard_fds[1] = s->guard_fds[2] = -1;
@@ -181,7 +184,7 @@ void steer_close(struct steer **ptr)
     const int fds[] = {s->lock_fd,          s->pods_fd,          s->pod_counters_fd,  s->failures_fd,
                        s->proxy_sockets_fd, s->proxy_cgroups_fd, s->probe_targets_fd, s->probe_tuples_fd,
                        s->connect_fds[0],   s->connect_fds[1],   s->probes_fd,        s->live_fd,
-                       s->deliveries_fd,    s->accepted_fd};
+                       s->deliveries_fd,    s->accepted_fd,      s->dns_sockets_fd};
 
     for (size_t i = 0; i < array_size(fds); i++) {
         if (fds[i] >= 0)

@@ -118,6 +118,19 @@ int steer_pod_stop_outbound(struct steer *steer, uint64_t cookie, struct steer_e
 int steer_pod_detach(struct steer *steer, uint64_t cookie, struct steer_error *error);
 int steer_pod_clean(struct steer *steer, uint64_t cookie, int netns_fd, struct steer_error *error);
 
+/*
+ * Questions to DNS by UDP, of a pod that is attached and committed. open: a socket for them, which the caller
+ * gives to the proxy; nothing comes to it yet. start: they go there from here on; may be repeated, with
+ * another socket too. stop: they go to the servers of the pod again. verify: 1 if all is in place, 0 if not,
+ * or -errno. Nothing is waited for.
+ */
+int steer_dns_open(int netns_fd, int *ret_fd, struct steer_error *error);
+int steer_dns_start(struct steer *steer, const struct steer_pod *pod, int fd, struct steer_error *error);
+int steer_dns_stop(struct steer *steer, const struct steer_pod *pod, struct steer_error *error);
+int steer_dns_verify(struct steer *steer, const struct steer_pod *pod, int fd);
+/* True if the pod's entry says that they are captured, as an agent before may have left it. */
+bool steer_dns_started(struct steer *steer, uint64_t cookie);
+
 /* True if the pod is pinned and its link is attached to this namespace. */
 bool steer_pod_attached(struct steer *steer, uint64_t cookie, int netns_fd);
 

@@ -20,6 +20,12 @@
 /* The same to every rule; tells sockets that the connect hook has captured from those that the proxy delivers
  * by. */
 #define BRUMA_MARK_CAPTURED 0x1111u
+/* Of the proxy's own questions to DNS servers: the rule that captures those of the pod is for packets that
+ * have no mark. The value is the one that rules of other ambient agents exempt. */
+#define BRUMA_MARK_QUESTION 0x539u
+
+#define BRUMA_PORT_DNS        53
+#define BRUMA_PORT_DNS_LISTEN 15053 /* where netfilter rules of other agents redirect it to, on loopback */
 
 /* The first choice. Where they are somebody else's, the next table that is free, and priorities before
  * everybody else's: see steer/pod_numbers.h. */

@@ -26,13 +26,15 @@
  *   any of them <- {"op":"error","reason":R,"error":TEXT}
  *
  * Proxy -> agent, in this order after connecting
- *   proxy-hello  pid version [deliveries]    deliveries: it takes the second descriptor of setup
+ *   proxy-hello  pid version [deliveries] [dns]    deliveries: it takes the second descriptor of setup; dns: and pod-dns
  *   pod-held     uid cookie generation draining   fds: netns outbound inbound hbone   once for each pod it serves already
  *   held-end     draining [ending]            draining: it was told to drain and must not take over again; ending: nor resume
  * Agent -> proxy; each has a "seq" that the proxy's ack names
  *   setup        pinDir                                           fds: map proxy_sockets [deliveries]
  *   pod-add      uid cookie generation name namespace serviceAccount trustDomain(where the agent knows it) node ips[]
  *                fds: netns outbound inbound hbone                the same uid again replaces listeners
+ *   pod-dns      uid    after pod-add                                 fd: UDP socket that takes the pod's questions to DNS
+ *                without: they are not captured any more
  *   pod-keep     uid    still there, nothing changes (to a proxy that is being replaced)
  *   pod-drain    uid    the pod leaves the mesh: no new connections, GOAWAY, live ones go on
  *   pod-del      uid    the pod is gone: everything is cut

@@ -112,7 +112,7 @@
     BRUMA_REASON(PROXY_LISTENERS_MISSING, "proxy_listeners_missing", "-", "the node proxy says that it serves the pod, but its listeners were not found there", "ENABLE_PROXY of the node proxy; does the agent see its process (hostPID), and may it inspect it (CAP_SYS_PTRACE)?") \
     BRUMA_REASON(PROXY_CGROUP, "proxy_cgroup", "-", "the node proxy was refused: its cgroup does not distinguish its connections from those of pods", "it needs a cgroup of its own below the agent's `--cgroup`, and the agent must see its process (hostPID)") \
     BRUMA_REASON(ZDS_PROTOCOL, "zds_protocol", "-", "the node proxy broke the protocol on the workload discovery socket, or did not answer in time; it was disconnected", "the error text; load of the node; the proxy's log") \
-    BRUMA_REASON(DNS_NOT_SERVED, "dns_not_served", "-", "the CNI agent may capture DNS in its pods, which this proxy does not answer", "turn DNS capture off: ambient.dnsCapture=false for istio-cni, then ISTIO_META_DNS_CAPTURE=false for the proxy") \
+    BRUMA_REASON(DNS_NOT_SERVED, "dns_not_served", "-", "the CNI agent may capture DNS in its pods, and this proxy is configured not to answer it (ISTIO_META_DNS_CAPTURE)", "turn DNS capture off: ambient.dnsCapture=false for istio-cni; or unset ISTIO_META_DNS_CAPTURE for the proxy") \
     BRUMA_REASON(LOOPBACK_DOWN, "loopback_down", "-", "the pod's loopback device is down, so captured connections cannot pass; the runtime does that when it tears a pod down", "if the pod is not being removed: `ip link set lo up` in its network namespace; the agent then repairs what was lost with the device") \
     /* peers that break rules or want too much */ \
     BRUMA_REASON(KEY_UPDATE_FLOOD, "key_update_flood", "TLS_FAILURE", "the peer sent many TLS key updates with hardly any data in between, so its tunnel was closed", "what runs on the peer's node; `--key-updates`") \
@@ -143,7 +143,14 @@
     BRUMA_REASON(FAMILY_UNREACHABLE, "family_unreachable", "-", "the pod has no address of the destination's family, so connect() failed at once with ENETUNREACH, as it does outside the mesh", "nothing, if clients try IPv6 first in an IPv4 cluster; otherwise the pod's addresses") \
     BRUMA_REASON(HANDSHAKE_EVICTED, "handshake_evicted", "TLS_FAILURE", "too many TLS handshakes were under way at once, and this was the oldest", "who connects to port 15008 and sends nothing? `--max-pod-handshakes`, `--max-handshakes`") \
     BRUMA_REASON(POD_DESCRIPTORS, "pod_descriptors", "CONNECT", "the pod has reached the limit of connections for one pod", "who holds them? `brumactl connections`; `--max-pod-descriptors`, the descriptor limit of bruma-proxy") \
-    BRUMA_REASON(PEER_CONNECTIONS, "peer_connections", "CONNECT", "the client has reached the limit of connections to the pod from one address", "`brumactl connections`; `--max-peer-connections`")
+    BRUMA_REASON(PEER_CONNECTIONS, "peer_connections", "CONNECT", "the client has reached the limit of connections to the pod from one address", "`brumactl connections`; `--max-peer-connections`") \
+    /* DNS queries, in the proxy */ \
+    BRUMA_REASON(DNS_SERVER_SILENT, "dns_server_silent", "-", "a DNS server that a pod queried did not answer in time; the pod got SERVFAIL", "the servers in the pod's /etc/resolv.conf; network policies for port 53; `--dns-timeout`") \
+    BRUMA_REASON(DNS_SERVER_UNREACHABLE, "dns_server_unreachable", "-", "a DNS server that a pod queried is unreachable (ICMP, or no route); the pod got SERVFAIL", "the error text (log scope dns=debug); the servers in the pod's /etc/resolv.conf") \
+    BRUMA_REASON(DNS_SERVER_UNKNOWN, "dns_server_unknown", "-", "netfilter rules redirected a DNS query and conntrack does not know its destination; the proxy's own server is queried", "kernel module nf_conntrack_netlink; rules of the CNI agent") \
+    BRUMA_REASON(DNS_POD_QUERIES, "dns_pod_queries", "-", "the pod has reached the limit of forwarded DNS queries for one pod; it got SERVFAIL", "who sends that many, or does its server not answer? `--max-pod-dns-queries`") \
+    BRUMA_REASON(DNS_QUERIES, "dns_queries", "-", "a worker has reached its limit of forwarded DNS queries; the pod got SERVFAIL", "who sends that many? istio_dns_requests_total; `--max-dns-queries`") \
+    BRUMA_REASON(DNS_ANSWER_LOST, "dns_answer_lost", "-", "a DNS answer could not be sent to the pod", "the error text (log scope dns=debug); kernel memory for sockets")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

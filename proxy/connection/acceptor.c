@@ -128,6 +128,9 @@ static void begin(struct acceptor *a, int fd, const struct sockaddr *from)
     case ACCEPT_PLAINTEXT:
         plaintext_accept(a->pod, fd, &client, &destination, &arrival);
         break;
+    case ACCEPT_DNS:
+        outbound_accept_dns(a->pod, fd, &client, &destination);
+        break;
     case ACCEPT_HBONE:
         tunnel_accept(a->pod, fd, &client, &arrival, inbound_begin);
         break;

@@ -5,7 +5,9 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bruma/mesh.h"
 #include "proxy/connection/pending.h"
+#include "proxy/dns/dns.h"
 #include "proxy/hbone/pool.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/socket/socket.h"
@@ -243,8 +245,9 @@ static enum admission_step place(struct admission *a, bool timed_out)
 
 static const struct admission_ops ops = {.place = place, .refused = pending_refused};
 
-void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
-                     const struct endpoint *destination)
+/* fd: the application's connection, or one end of a pair of sockets whose other end asks DNS for it. */
+static void begin(struct worker_pod *wp, int fd, const struct endpoint *client,
+                  const struct endpoint *destination)
 {
     enum bruma_reason reason;
     struct pending p;
@@ -258,4 +261,23 @@ void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *clien
         pending_refuse(&p, BRUMA_REASON_SELF_CALL, NULL);
     else
         pending_decide(&p);
+}
+
+void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
+                     const struct endpoint *destination)
+{
+    if (destination->port == BRUMA_PORT_DNS && dns_pod_serves(wp->dns))
+        dns_stream_accept(wp->dns, fd, client, destination, begin);
+    else
+        begin(wp, fd, client, destination);
+}
+
+void outbound_accept_dns(struct worker_pod *wp, int fd, const struct endpoint *client,
+                         const struct endpoint *destination)
+{
+    if (destination->port == BRUMA_PORT_DNS_LISTEN || !wp->dns) {
+        close(fd); /* it has dialed the listener itself */
+        return;
+    }
+    dns_stream_accept(wp->dns, fd, client, destination, begin);
 }

@@ -8,5 +8,8 @@
 /* A connection captured on the outbound listener. Takes fd. destination: as the application dialed it. */
 void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
                      const struct endpoint *destination);
+/* The same on the listener that a redirected pod's connections to port 53 come to. */
+void outbound_accept_dns(struct worker_pod *wp, int fd, const struct endpoint *client,
+                         const struct endpoint *destination);
 
 #endif

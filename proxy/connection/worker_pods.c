@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "proxy/connection/acceptor.h"
+#include "proxy/connection/worker_dns.h"
 #include "proxy/hbone/tunnel.h"
 #include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
@@ -63,6 +64,7 @@ int worker_pod_add(struct worker *w, struct pod *pod, const int listeners[BRUMA_
         if (w->serving && !w->draining)
             acceptor_start(&wp->acceptors[i]);
     }
+    worker_dns_start(wp);
     return 0;
 }
 
@@ -85,6 +87,7 @@ void worker_pod_drain(struct worker_pod *wp)
     wp->draining = true;
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         acceptor_stop(&wp->acceptors[i]);
+    worker_dns_stop(wp);
     drain_tunnels(wp);
 }
 
@@ -115,6 +118,7 @@ void worker_pod_remove(struct worker_pod *wp, enum bruma_reason reason)
     loop_timer_cancel(&wp->policy_timer);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         acceptor_close(&wp->acceptors[i]);
+    worker_dns_free(wp);
     worker_pod_abort(wp, reason);
     worker_end_waiting(wp);
     worker_pod_abort(wp, reason); /* such as those that these waiters have begun */
@@ -144,6 +148,7 @@ void worker_pods_accept(struct worker *w)
     list_for_each (wp, &w->pods, node) {
         for (int i = 0; i < BRUMA_LISTENER_COUNT && w->serving && !w->draining && !wp->draining; i++)
             acceptor_start(&wp->acceptors[i]);
+        worker_dns_start(wp);
     }
 }
 
@@ -158,6 +163,7 @@ void worker_pods_drain(struct worker *w)
             else
                 acceptor_stop(&wp->acceptors[i]);
         }
+        worker_dns_drain(wp);
         drain_tunnels(wp);
     }
 }

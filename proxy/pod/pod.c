@@ -18,6 +18,7 @@ void pod_free(void *data)
     live_connections_free(&pod->live_connections);
     live_connections_free(&pod->peers);
     close_fds(pod->fds, BRUMA_POD_FD_COUNT);
+    close_fds(pod->dns_fds, array_size(pod->dns_fds));
     free(pod->uid);
     free(pod->name);
     free(pod->namespace);

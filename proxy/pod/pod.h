@@ -32,6 +32,7 @@ struct pod {
     struct addr addresses[BRUMA_POD_ADDRESSES];
     int addresses_len;
     int fds[BRUMA_POD_FD_COUNT];
+    int dns_fds[2]; /* UDP, and TCP of a redirected pod; -1: none. Control thread */
     /* Captured by netfilter rules that redirect to the pod's listeners, instead of by our programs: the
      * original destination is asked of conntrack, and the rules exempt what has packet_mark. */
     bool redirected;
@@ -46,6 +47,7 @@ struct pod {
     struct live_connections *peers; /* connections by the client's address alone */
     atomic_int descriptors;         /* of all its connections, on all workers */
     atomic_int connections;         /* on all workers */
+    atomic_int questions;           /* to DNS servers, that are on their way; on all workers */
     atomic_int workers_attached;    /* workers that have a view of it */
     bool draining, deleted;         /* control thread */
 };

@@ -145,6 +145,22 @@ static int pod_add(struct agent_client *client, const struct order *o, enum brum
     return r < 0 ? 1 : 0;
 }
 
+static int pod_dns(struct agent_client *client, const struct order *o, enum bruma_reason *reason, char *error,
+                   size_t error_size)
+{
+    int r;
+
+    if (o->fds_len > 1)
+        return -EBADMSG;
+    r = o->is_short ? -EMFILE
+                    : pods_set_dns(client->proxy, o->uid, o->fds_len ? take_fd(&o->fds[0]) : -1, -1);
+    if (r == 0)
+        return 0;
+    *reason = BRUMA_REASON_OUT_OF_RESOURCES;
+    snprintf(error, error_size, "the socket for the pod's questions: %s", strerror(-r));
+    return 1;
+}
+
 static int setup(struct agent_client *client, const struct order *o)
 {
     /* An agent of before has no map of deliveries. */
@@ -198,7 +214,7 @@ static int obey(struct agent_client *client, const struct order *o, enum bruma_r
     if (!strcmp(o->op, "resume"))
         return resume(client);
     if (strcmp(o->op, "pod-add") && strcmp(o->op, "pod-keep") && strcmp(o->op, "pod-drain") &&
-        strcmp(o->op, "pod-del")) {
+        strcmp(o->op, "pod-del") && strcmp(o->op, "pod-dns")) {
         /* A newer agent may know more; it is told, and nothing else is at stake. */
         *reason = BRUMA_REASON_MESSAGE_INVALID;
         snprintf(error, error_size, "unknown op");
@@ -212,6 +228,8 @@ static int obey(struct agent_client *client, const struct order *o, enum bruma_r
         pods_delete(client->proxy, o->uid);
         return 0;
     }
+    if (!strcmp(o->op, "pod-dns"))
+        return pod_dns(client, o, reason, error, error_size);
     if (!strcmp(o->op, "pod-drain"))
         pods_drain(client->proxy, o->uid);
     return remember_name(client, o->uid);
@@ -331,6 +349,7 @@ static int introduce(struct agent_client *client)
     cJSON_AddNumberToObject(m, "pid", getpid());
     cJSON_AddStringToObject(m, "version", BRUMA_VERSION);
     cJSON_AddTrueToObject(m, "deliveries");
+    cJSON_AddTrueToObject(m, "dns");
     offer.r = send_message(client, m, NULL, 0);
     pods_each(client->proxy, offer_pod, &offer);
     if (offer.r < 0)

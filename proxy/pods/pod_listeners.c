@@ -13,6 +13,10 @@
 #include "lib/cleanup.h"
 #include "lib/netns.h"
 
+#ifndef SO_BINDTOIFINDEX
+#define SO_BINDTOIFINDEX 62
+#endif
+
 #define BACKLOG_MAX 65535 /* the kernel cuts it to the pod's somaxconn */
 
 static const struct {
@@ -37,33 +41,40 @@ static int option(int fd, int level, int name, int value)
     return setsockopt(fd, level, name, &value, sizeof(value)) < 0 ? -errno : 0;
 }
 
-static int new_socket(bool *ipv6)
+static int new_socket(bool *ipv6, int type)
 {
     int fd = -1;
 
     if (*ipv6)
-        fd = socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        fd = socket(AF_INET6, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     /* A kernel without IPv6 has pods without it too. */
     if (fd < 0 && (!*ipv6 || errno == EAFNOSUPPORT)) {
         *ipv6 = false;
-        fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        fd = socket(AF_INET, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     }
     return fd < 0 ? -errno : fd;
 }
 
 /* Accepted sockets inherit the mark: it keeps their answers out of the redirecting rules. */
+static int prepare_any(const struct pod_listener_options *o, int fd, bool ipv6)
+{
+    int r = o->reuse_port ? option(fd, SOL_SOCKET, SO_REUSEPORT, 1) : 0;
+
+    if (r == 0 && o->mark)
+        r = option(fd, SOL_SOCKET, SO_MARK, (int)o->mark);
+    if (r == 0 && ipv6)
+        r = option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
+    return r;
+}
+
 static int prepare(const struct pod_listener_options *o, int fd, bool ipv6)
 {
     int r = option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
 
-    if (r == 0 && o->reuse_port)
-        r = option(fd, SOL_SOCKET, SO_REUSEPORT, 1);
-    if (r == 0 && o->mark)
-        r = option(fd, SOL_SOCKET, SO_MARK, (int)o->mark);
+    if (r == 0)
+        r = prepare_any(o, fd, ipv6);
     if (r == 0 && o->transparent)
         r = option(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
-    if (r == 0 && ipv6)
-        r = option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
     if (r == 0)
         r = option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     return r;
@@ -74,7 +85,7 @@ static int open_listener(const struct pod_listener_options *o, uint16_t port, in
     struct sockaddr_in6 any6 = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
     struct sockaddr_in any4 = {.sin_family = AF_INET, .sin_port = htons(port)};
     bool ipv6 = o->ipv6;
-    _cleanup_fd_ int fd = new_socket(&ipv6);
+    _cleanup_fd_ int fd = new_socket(&ipv6, SOCK_STREAM);
     int r = fd < 0 ? fd : prepare(o, fd, ipv6);
 
     if (r < 0)
@@ -140,6 +151,53 @@ int pod_listeners_open(const struct pod_listener_options *options, int netns_fd,
     return r;
 }
 
+/*
+ * Datagrams are taken on the device lo alone: from outside nobody reaches the socket, whatever rules say.
+ * With TCP that would keep the answer to a SYN from IPv6 addresses of the pod, which are not on lo; who dials
+ * such a listener itself is seen by the original destination.
+ */
+static int open_dns_socket(const struct pod_listener_options *o, int type, int *ret)
+{
+    struct sockaddr_in6 any6 = {.sin6_family = AF_INET6, .sin6_port = htons(BRUMA_PORT_DNS_LISTEN)};
+    struct sockaddr_in any4 = {.sin_family = AF_INET, .sin_port = htons(BRUMA_PORT_DNS_LISTEN)};
+    bool ipv6 = o->ipv6;
+    _cleanup_fd_ int fd = new_socket(&ipv6, type);
+    int r = fd < 0 ? fd : prepare_any(o, fd, ipv6);
+
+    if (r == 0 && type == SOCK_DGRAM)
+        r = option(fd, SOL_SOCKET, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX);
+    if (r == 0 && type == SOCK_DGRAM)
+        r = ipv6 ? option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1) : option(fd, IPPROTO_IP, IP_PKTINFO, 1);
+    if (r < 0)
+        return r;
+    r = ipv6 ? bind(fd, (struct sockaddr *)&any6, sizeof(any6))
+             : bind(fd, (struct sockaddr *)&any4, sizeof(any4));
+    if (r < 0 || (type == SOCK_STREAM && listen(fd, BACKLOG_MAX) < 0))
+        return -errno;
+    *ret = take_fd(&fd);
+    return 0;
+}
+
+int pod_listeners_open_dns(const struct pod_listener_options *options, int netns_fd, int own_netns_fd,
+                           int *ret_udp, int *ret_tcp, char *error, size_t error_size)
+{
+    _cleanup_fd_ int udp = -1, tcp = -1;
+    int r = netns_enter(netns_fd);
+
+    if (r < 0)
+        return fail(r, error, error_size, "cannot enter the pod's network namespace", "");
+    r = open_dns_socket(options, SOCK_DGRAM, &udp);
+    if (r == 0)
+        r = open_dns_socket(options, SOCK_STREAM, &tcp);
+    if (netns_enter(own_netns_fd) < 0)
+        abort(); /* the control thread would go on in a pod */
+    if (r < 0)
+        return fail(r, error, error_size, "cannot open the pod's sockets for DNS on port 15053", "");
+    *ret_udp = take_fd(&udp);
+    *ret_tcp = take_fd(&tcp);
+    return 0;
+}
+
 int pod_listeners_possible(const struct pod_listener_options *options, int own_netns_fd, char *error,
                            size_t error_size)
 {
@@ -149,7 +207,7 @@ int pod_listeners_possible(const struct pod_listener_options *options, int own_n
 
     if (r < 0)
         return fail(r, error, error_size, "cannot enter a network namespace (CAP_SYS_ADMIN)", "");
-    fd = new_socket(&ipv6);
+    fd = new_socket(&ipv6, SOCK_STREAM);
     r = fd < 0 ? fd : prepare(options, fd, ipv6);
     return r < 0 ? fail(r, error, error_size, "cannot mark sockets (CAP_NET_ADMIN)", "") : 0;
 }

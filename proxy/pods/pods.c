@@ -188,6 +188,7 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
     pod->memory.limit = memory_pod_limit(proxy);
     for (int i = 0; i < BRUMA_POD_FD_COUNT; i++)
         pod->fds[i] = -1;
+    pod->dns_fds[0] = pod->dns_fds[1] = -1;
     list_init(&pod->node);
     pod->uid = copy(info->uid);
     pod->name = copy(info->name);
@@ -328,8 +329,10 @@ void pods_close_listeners(struct proxy *proxy)
 {
     struct pod *pod;
 
-    list_for_each (pod, &proxy->pods, node)
+    list_for_each (pod, &proxy->pods, node) {
         close_fds(pod->fds + BRUMA_POD_FD_OUTBOUND, BRUMA_LISTENER_COUNT);
+        close_fds(pod->dns_fds, array_size(pod->dns_fds));
+    }
 }
 
 void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)

@@ -41,6 +41,12 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
 /* The pod leaves the mesh: no new connections, GOAWAY on its tunnels, live ones go on; pods_events.drained
  * is called when none is left. Unknown uid: it is called at once. */
 void pods_drain(struct proxy *proxy, const char *uid);
+/*
+ * The sockets that the pod's questions to DNS come to; udp -1: they are not captured any more. tcp: of pods
+ * that netfilter rules capture; else -1. Takes both, also when it fails: -ENOENT, there is no such pod;
+ * -EMFILE or -ENOMEM, and what was there stays. Control thread.
+ */
+int pods_set_dns(struct proxy *proxy, const char *uid, int udp, int tcp);
 /* Everything of the pod is aborted; an unknown uid is fine. */
 void pods_delete(struct proxy *proxy, const char *uid);
 /* The same for all pods that are not in the set. */

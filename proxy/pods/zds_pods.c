@@ -207,6 +207,27 @@ static int open_missing(struct zds_pods *pods, int netns_fd, int fds[BRUMA_POD_F
     return r;
 }
 
+/* A pod whose questions would be redirected to nobody is not served. */
+static int serve_dns(struct zds_pods *pods, const struct pod_info *info, int netns_fd,
+                     enum bruma_reason *reason, char *error, size_t size)
+{
+    int udp, tcp, r;
+
+    if (!pods->options.dns)
+        return 0;
+    *reason = BRUMA_REASON_LISTENER_OPEN_FAILED;
+    r = pod_listeners_open_dns(&pods->options, netns_fd, pods->own_netns_fd, &udp, &tcp, error, size);
+    if (r == 0) {
+        *reason = BRUMA_REASON_OUT_OF_RESOURCES;
+        r = pods_set_dns(pods->proxy, info->uid, udp, tcp);
+        if (r < 0)
+            snprintf(error, size, "%s", strerror(-r));
+    }
+    if (r < 0)
+        pods_delete(pods->proxy, info->uid);
+    return r;
+}
+
 static int serve(struct zds_pods *pods, struct pod_info *info, int netns_fd, enum bruma_reason *reason,
                  char *error, size_t size)
 {
@@ -234,7 +255,8 @@ static int serve(struct zds_pods *pods, struct pod_info *info, int netns_fd, enu
         close_fds(fds, BRUMA_POD_FD_COUNT);
         return r;
     }
-    return pods_add(pods->proxy, info, fds, reason, error, size);
+    r = pods_add(pods->proxy, info, fds, reason, error, size);
+    return r < 0 ? r : serve_dns(pods, info, netns_fd, reason, error, size);
 }
 
 int zds_pods_add(struct zds_pods *pods, const struct pod_info *info, int netns_fd, char *error,

@@ -249,6 +249,19 @@ const struct service_full *find_service_by_hostname(const struct state *state, c
     return choice.best;
 }
 
+bool each_service_by_hostname(const struct state *state, const char *hostname,
+                              bool (*fn)(void *data, const struct service_full *service), void *data)
+{
+    struct index_cursor cursor = index_cursor(&state->services, hash_text(hostname));
+    const struct service_full *s;
+
+    while ((s = index_next(&cursor))) {
+        if (!strcmp(s->public.hostname, hostname) && fn(data, s))
+            return true;
+    }
+    return false;
+}
+
 /* The services whose address is exactly this prefix. */
 static struct index_cursor prefix_cursor(const struct state *state, const char *network,
                                          const struct cidr *cidr)

@@ -139,6 +139,10 @@ const struct service_full *find_service_by_hostname(const struct state *state, c
                                                     const char *namespace);
 const struct service_full *find_service_by_vip(const struct state *state, const char *network,
                                                const struct addr *addr, const char *namespace);
+/* Calls fn, on this thread, for each service with this hostname, whoever may see it, until it returns true.
+ * True if it did. */
+bool each_service_by_hostname(const struct state *state, const char *hostname,
+                              bool (*fn)(void *data, const struct service_full *service), void *data);
 /* Calls fn, on this thread, for each service with this VIP, exact or by prefix, until it returns true. True
  * if it did. */
 bool each_service_by_vip(const struct state *state, const char *network, const struct addr *addr,

@@ -20,6 +20,8 @@ int telemetry_new(struct loop *loop, int log_fd, bool json, struct telemetry **r
     t->log.json = json;
     r = metric_series_table_new(&t->table);
     if (r == 0)
+        r = dns_metrics_new(&t->dns);
+    if (r == 0)
         r = log_sink_new(loop, log_fd, &t->sink);
     if (r < 0) {
         telemetry_free(&t);
@@ -37,6 +39,7 @@ void telemetry_free(struct telemetry **ptr)
         return;
     log_sink_free(&t->sink);
     metric_series_table_free(&t->table);
+    dns_metrics_free(&t->dns);
     free(t);
     *ptr = NULL;
 }

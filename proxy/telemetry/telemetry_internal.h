@@ -4,6 +4,7 @@
 #define PROXY_TELEMETRY_TELEMETRY_INTERNAL_H
 
 #include "proxy/telemetry/access_log.h"
+#include "proxy/telemetry/dns_metrics.h"
 #include "proxy/telemetry/metric_series.h"
 #include "proxy/telemetry/telemetry.h"
 
@@ -14,6 +15,7 @@ struct telemetry {
     struct log_sink *sink;
     struct access_log log;
     struct metric_series_table *table;
+    struct dns_metrics *dns;
     /* Relaxed atomics, written by the worker, read by scrapes. */
     uint64_t opened[2], closed[2]; /* by reporter */
     uint64_t failures[BRUMA_REASON_COUNT];

@@ -232,6 +232,18 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
         sum.undescribed);
 }
 
+static void questions(struct telemetry *const *all, size_t count, FILE *out)
+{
+    struct dns_metrics **dns = calloc(count + 1, sizeof(struct dns_metrics *));
+
+    if (!dns)
+        return;
+    for (size_t i = 0; i < count; i++)
+        dns[i] = all[i]->dns;
+    dns_metrics_write(dns, count, out);
+    free(dns);
+}
+
 void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *out)
 {
     struct metric_series **list = NULL;
@@ -255,5 +267,6 @@ void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *o
     sockets(all, count, out);
     failures(all, count, out);
     revocations(all, count, out);
+    questions(all, count, out);
     about_ourselves(all, count, out);
 }

@@ -16,6 +16,7 @@
 #define WORKER_FOREIGN   64 /* a power of two */
 
 struct crl_set;
+struct dns_pod;
 struct mnl_socket;
 
 struct worker {
@@ -46,11 +47,12 @@ struct worker {
     struct log_rest accept_line;    /* of all listeners */
     bool serving;                   /* the mesh state is known: accept */
     bool draining;                  /* no new connections */
+    unsigned long questions;        /* to DNS servers, that are on their way */
     atomic_int connections;         /* read by the control thread */
 };
 
 /* Which listener of the pod. */
-enum acceptor_kind { ACCEPT_OUTBOUND, ACCEPT_PLAINTEXT, ACCEPT_HBONE };
+enum acceptor_kind { ACCEPT_OUTBOUND, ACCEPT_PLAINTEXT, ACCEPT_HBONE, ACCEPT_DNS };
 
 struct acceptor {
     struct loop_watch watch;
@@ -91,6 +93,8 @@ struct worker_pod {
         struct addr addr;
         uint64_t until; /* loop time */
     } foreign[WORKER_FOREIGN];
+    struct dns_pod *dns;          /* NULL: none was needed yet */
+    struct acceptor dns_acceptor; /* with dns: of questions by TCP, where they have a listener of their own */
     struct budget_share memory;
     enum budget_level level,
         pod_level; /* what it lives under: the worse of the pod's own and the process's */

@@ -390,6 +390,12 @@ def test_wrong_values_are_refused(helm, setting):
     assert r.returncode != 0 and "schema" in r.stderr
 
 
+@pytest.mark.parametrize("wanted", ["true", "false"])
+def test_whether_dns_is_captured_reaches_the_agent(helm, wanted):
+    out = call("template", "bruma", CHART, "--set", f"cni.ambient.dnsCapture={wanted}").stdout
+    assert f'{{name: AMBIENT_DNS_CAPTURE, value: "{wanted}"}}' in out
+
+
 @pytest.mark.parametrize(
     ("setting", "why"),
     [
@@ -399,7 +405,7 @@ def test_wrong_values_are_refused(helm, setting):
         ("cni.repair.enabled=true", "no sidecars"),
         ("cni.ambient.enabled=false", "nothing else"),
         ("cni.ambient.ipv6=false", "a way around the mesh"),
-        ("cni.ambient.dnsCapture=true", "DNS is not captured"),
+        ("cni.ambient.dnsCapture=true,ztunnel.enabled=false", "own proxy alone"),
         ("cni.ambient.shareHostNetworkNamespace=false", "node's network"),
         ("cni.ambient.enableAmbientDetectionRetry=false", "tried again"),
         ("global.variant=distroless", "one image"),

@@ -140,6 +140,36 @@ int steer_pod_stop_outbound(struct steer *steer, uint64_t cookie, struct steer_e
     return step("stop_outbound", error);
 }
 
+static bool dns_started;
+
+int steer_dns_open(int netns_fd, int *ret_fd, struct steer_error *error)
+{
+    *ret_fd = dup(netns_fd);
+    return *ret_fd < 0 ? -errno : 0;
+}
+
+int steer_dns_start(struct steer *steer, const struct steer_pod *pod, int fd, struct steer_error *error)
+{
+    dns_started = true;
+    return step("dns_start", error);
+}
+
+int steer_dns_stop(struct steer *steer, const struct steer_pod *pod, struct steer_error *error)
+{
+    dns_started = false;
+    return step("dns_stop", error);
+}
+
+int steer_dns_verify(struct steer *steer, const struct steer_pod *pod, int fd)
+{
+    return dns_started;
+}
+
+bool steer_dns_started(struct steer *steer, uint64_t cookie)
+{
+    return dns_started;
+}
+
 int steer_pod_detach(struct steer *steer, uint64_t cookie, struct steer_error *error)
 {
     return step("detach", error);

@@ -113,7 +113,7 @@ Test(kube_object, annotations_that_are_not_followed)
         const char *key, *value;
         bool unknown, wrong;
     } cases[] = {
-        {"ambient.istio.io/dns-capture", "true", true, false},
+        {"ambient.istio.io/dns-capture", "true", false, false},
         {"ambient.istio.io/dns-capture", "false", false, false},
         {"ambient.istio.io/dns-capture", "maybe", false, true},
         {"istio.io/reroute-virtual-interfaces", "tap0", true, false},
@@ -134,6 +134,29 @@ Test(kube_object, annotations_that_are_not_followed)
         cJSON_Delete(json);
         cr_expect_eq(pod.unknown_annotation != NULL, cases[i].unknown, "%s", text);
         cr_expect_eq(pod.wrong_annotation != NULL, cases[i].wrong, "%s", text);
+    }
+}
+
+Test(kube_object, a_pod_says_whether_its_questions_are_captured)
+{
+    static const struct {
+        const char *value;
+        enum kube_dns expected;
+    } cases[] = {{"true", KUBE_DNS_ON}, {"1", KUBE_DNS_ON},       {"false", KUBE_DNS_OFF},
+                 {"F", KUBE_DNS_OFF},   {"yes", KUBE_DNS_UNSAID}, {"", KUBE_DNS_UNSAID}};
+
+    for (size_t i = 0; i < array_size(cases); i++) {
+        struct kube_pod_object pod;
+        char text[256];
+        cJSON *json;
+
+        snprintf(text, sizeof(text),
+                 "{\"metadata\": {\"name\": \"w\", \"namespace\": \"n\", \"uid\": \"u\", \"annotations\": "
+                 "{\"ambient.istio.io/dns-capture\": \"%s\"}}}",
+                 cases[i].value);
+        pod = pod_of(text, &json);
+        cJSON_Delete(json);
+        cr_expect_eq(pod.dns_capture, cases[i].expected, "%s", text);
     }
 }
 

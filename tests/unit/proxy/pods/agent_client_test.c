@@ -46,6 +46,15 @@ void pods_drain(struct proxy *proxy, const char *uid)
     agent_client_pod_drained(link_, uid);
 }
 
+int pods_set_dns(struct proxy *proxy, const char *uid, int udp, int tcp)
+{
+    cr_assert_eq(tcp, -1);
+    note(udp >= 0 ? "dns" : "no-dns", uid);
+    if (udp >= 0)
+        close(udp);
+    return 0;
+}
+
 void pods_delete(struct proxy *proxy, const char *uid)
 {
     note("delete", uid);

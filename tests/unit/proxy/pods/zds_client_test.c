@@ -123,6 +123,19 @@ int pod_listeners_open(const struct pod_listener_options *options, int netns_fd,
     return 0;
 }
 
+int pod_listeners_open_dns(const struct pod_listener_options *options, int netns_fd, int own_netns_fd,
+                           int *ret_udp, int *ret_tcp, char *error, size_t error_size)
+{
+    cr_assert_fail("no socket for DNS is wanted");
+    return -EOPNOTSUPP;
+}
+
+int pods_set_dns(struct proxy *proxy, const char *uid, int udp, int tcp)
+{
+    cr_assert_fail("no socket for DNS is wanted");
+    return -EOPNOTSUPP;
+}
+
 bool pod_listener_dead(int fd)
 {
     return fd == dead_fd;

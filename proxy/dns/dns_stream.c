@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Questions by TCP (RFC 7766): messages behind their length, as many as the client likes, answered in any
+ * order. What the server says goes through as it is, message by message, so that a transfer of a zone does,
+ * too.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "proxy/dns/dns_private.h"
+#include "proxy/worker/connection.h"
+
+#define PREFIX            2 /* bytes of a message's length */
+#define HELD_MAX          (128 * 1024)
+#define READ_SIZE         16384
+#define IDLE_MILLISECONDS 10000  /* nobody asks, and nothing is waited for */
+#define WAIT_MILLISECONDS 120000 /* the server is silent, and the client waits */
+
+struct bytes {
+    uint8_t *data;
+    size_t begin, end, room;
+};
+
+/* One of the two connections. */
+struct side {
+    struct loop_watch watch;
+    int fd;           /* -1: none */
+    struct bytes in;  /* the beginning of a message */
+    struct bytes out; /* what it has not taken yet */
+    bool ended, told; /* it says nothing more; it was told that we do not */
+};
+
+struct dns_stream {
+    struct list node; /* in dns_pod.streams */
+    struct dns_pod *pod;
+    struct side client, server;
+    struct endpoint client_address, server_address;
+    dns_connect_fn connect;
+    struct loop_timer timer;
+    bool server_over; /* it has ended the connection */
+    struct quota quota;
+};
+
+/* ---- bytes ---- */
+
+static size_t held(const struct bytes *b)
+{
+    return b->end - b->begin;
+}
+
+/* Room for len bytes behind the last; NULL without memory. */
+static uint8_t *more(struct bytes *b, size_t len)
+{
+    size_t room = b->room ? b->room : 1024;
+    uint8_t *grown;
+
+    if (b->begin == b->end)
+        b->begin = b->end = 0;
+    if (b->room - b->end >= len)
+        return b->data + b->end;
+    if (b->begin) {
+        memmove(b->data, b->data + b->begin, held(b));
+        b->end -= b->begin;
+        b->begin = 0;
+    }
+    while (room - b->end < len)
+        room *= 2;
+    grown = room > b->room ? realloc(b->data, room) : b->data;
+    if (!grown)
+        return NULL;
+    b->data = grown;
+    b->room = room;
+    return b->data + b->end;
+}
+
+static int append(struct bytes *b, const uint8_t *data, size_t len)
+{
+    uint8_t *to = more(b, len);
+
+    if (!to)
+        return -ENOMEM;
+    memcpy(to, data, len);
+    b->end += len;
+    return 0;
+}
+
+/* The length of the whole message that comes first, with its prefix; 0: it is not whole. */
+static size_t whole(const struct bytes *b)
+{
+    const uint8_t *p = b->data + b->begin;
+    size_t len;
+
+    if (held(b) < PREFIX)
+        return 0;
+    len = PREFIX + (size_t)(p[0] << 8 | p[1]);
+    return held(b) >= len ? len : 0;
+}
+
+/* ---- ends ---- */
+
+static void side_close(struct dns_stream *s, struct side *side)
+{
+    loop_watch_remove(s->pod->wp->worker->loop, &side->watch);
+    if (side->fd >= 0)
+        close(side->fd);
+    side->fd = -1;
+    free(side->in.data);
+    free(side->out.data);
+    side->in = side->out = (struct bytes){};
+}
+
+static void stream_end(struct dns_stream *s)
+{
+    struct worker_pod *wp = s->pod->wp;
+
+    list_del(&s->node);
+    loop_timer_cancel(&s->timer);
+    side_close(s, &s->client);
+    side_close(s, &s->server);
+    quota_release(wp, NULL, &s->quota);
+    worker_connection_end(wp);
+    loop_free_later(wp->worker->loop, s);
+}
+
+void dns_streams_end(struct dns_pod *d)
+{
+    while (!list_empty(&d->streams))
+        stream_end(list_first(&d->streams, struct dns_stream, node));
+}
+
+static void on_idle(struct loop_timer *timer)
+{
+    stream_end(container_of(timer, struct dns_stream, timer));
+}
+
+/* ---- reading and writing ---- */
+
+/* 0, also at the end; -errno. */
+static int side_read(struct side *side)
+{
+    while (!side->ended && held(&side->in) < HELD_MAX) {
+        uint8_t *to = more(&side->in, READ_SIZE);
+        ssize_t n = to ? recv(side->fd, to, READ_SIZE, MSG_DONTWAIT) : -1;
+
+        if (!to)
+            return -ENOMEM;
+        if (n < 0)
+            return errno == EAGAIN ? 0 : -errno;
+        side->ended = n == 0;
+        side->in.end += (size_t)n;
+        if (n < READ_SIZE && n > 0)
+            return 0;
+    }
+    return 0;
+}
+
+static int side_write(struct side *side)
+{
+    while (held(&side->out)) {
+        ssize_t n =
+            send(side->fd, side->out.data + side->out.begin, held(&side->out), MSG_DONTWAIT | MSG_NOSIGNAL);
+
+        if (n < 0)
+            return errno == EAGAIN ? 0 : -errno;
+        side->out.begin += (size_t)n;
+    }
+    return 0;
+}
+
+static void on_client(struct loop_watch *watch, uint32_t events);
+static void on_server(struct loop_watch *watch, uint32_t events);
+
+/* One that takes nothing is not read from either. */
+static void side_watch(struct dns_stream *s, struct side *side, const struct side *other)
+{
+    uint32_t events = held(&side->out) ? EPOLLOUT : 0;
+
+    if (side->fd < 0)
+        return;
+    if (!side->ended && held(&side->out) < HELD_MAX && held(&other->out) < HELD_MAX)
+        events |= EPOLLIN;
+    (void)loop_watch_modify(s->pod->wp->worker->loop, &side->watch, events);
+}
+
+/* ---- questions ---- */
+
+static int connect_server(struct dns_stream *s)
+{
+    struct worker_pod *wp = s->pod->wp;
+    int pair[2], r;
+
+    if (s->server.fd >= 0)
+        return 0;
+    if (s->server_over)
+        return -ECONNRESET;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
+        return -errno;
+    s->server.fd = pair[0];
+    r = loop_watch_add(wp->worker->loop, &s->server.watch, pair[0], EPOLLIN, on_server);
+    if (r < 0) {
+        close(pair[1]);
+        return r;
+    }
+    s->connect(wp, pair[1], &s->client_address, &s->server_address);
+    return 0;
+}
+
+static int answer(struct dns_stream *s, const struct decided *decided)
+{
+    const uint8_t prefix[PREFIX] = {(uint8_t)(decided->answer_len >> 8), (uint8_t)decided->answer_len};
+    int r = append(&s->client.out, prefix, PREFIX);
+
+    return r < 0 ? r : append(&s->client.out, decided->answer, decided->answer_len);
+}
+
+/* len: with the prefix. */
+static int take(struct dns_stream *s, const uint8_t *message, size_t len)
+{
+    struct decided decided;
+    int r = 0;
+
+    decide(s->pod->wp, message + PREFIX, len - PREFIX, true, &decided);
+    switch (decided.what) {
+    case DECISION_IGNORE:
+        break;
+    case DECISION_ANSWER:
+        r = answer(s, &decided);
+        free(decided.answer);
+        break;
+    case DECISION_FORWARD:
+        r = connect_server(s);
+        if (r == 0) {
+            dns_metrics_upstream(decided.series);
+            r = append(&s->server.out, message, len);
+        }
+        break;
+    }
+    return r;
+}
+
+static int take_all(struct dns_stream *s)
+{
+    size_t len;
+    int r = 0;
+
+    while (r == 0 && (len = whole(&s->client.in))) {
+        r = take(s, s->client.in.data + s->client.in.begin, len);
+        s->client.in.begin += len;
+    }
+    while (r == 0 && s->server.fd >= 0 && (len = whole(&s->server.in))) {
+        r = append(&s->client.out, s->server.in.data + s->server.in.begin, len);
+        s->server.in.begin += len;
+    }
+    return r;
+}
+
+/* A server that ends the connection ends ours: the client asks again what was not answered. */
+static bool is_over(const struct dns_stream *s)
+{
+    if (held(&s->client.out))
+        return false;
+    return s->server_over || (s->client.ended && s->server.fd < 0);
+}
+
+static void go_on(struct dns_stream *s)
+{
+    int r = take_all(s);
+
+    if (r == 0)
+        r = side_write(&s->client);
+    if (s->server.fd >= 0 && s->server.ended) {
+        s->server_over = true;
+        side_close(s, &s->server);
+    }
+    if (r == 0 && s->server.fd >= 0)
+        r = side_write(&s->server);
+    if (r < 0 || is_over(s)) {
+        stream_end(s);
+        return;
+    }
+    if (s->client.ended && s->server.fd >= 0 && !held(&s->server.out) && !s->server.told) {
+        s->server.told = true;
+        shutdown(s->server.fd, SHUT_WR);
+    }
+    side_watch(s, &s->client, &s->server);
+    side_watch(s, &s->server, &s->client);
+    loop_timer_set(s->pod->wp->worker->loop, &s->timer,
+                   s->server.fd >= 0 ? WAIT_MILLISECONDS : IDLE_MILLISECONDS);
+}
+
+static void on_client(struct loop_watch *watch, uint32_t events)
+{
+    struct dns_stream *s = container_of(watch, struct dns_stream, client.watch);
+
+    if (events & EPOLLERR || (events & (EPOLLIN | EPOLLHUP) && side_read(&s->client) < 0))
+        stream_end(s);
+    else
+        go_on(s);
+}
+
+static void on_server(struct loop_watch *watch, uint32_t events)
+{
+    struct dns_stream *s = container_of(watch, struct dns_stream, server.watch);
+
+    /* What it said before a reset goes to the client. */
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && side_read(&s->server) < 0)
+        s->server.ended = true;
+    go_on(s);
+}
+
+void dns_stream_accept(struct dns_pod *d, int fd, const struct endpoint *client,
+                       const struct endpoint *server, dns_connect_fn connect)
+{
+    struct dns_stream *s = calloc(1, sizeof(*s));
+    struct worker *w = d->wp->worker;
+    enum bruma_reason reason = BRUMA_REASON_OUT_OF_RESOURCES;
+
+    if (!s) {
+        close(fd);
+        return;
+    }
+    *s = (struct dns_stream){.pod = d,
+                             .client = {.fd = fd, .watch.fd = -1},
+                             .server = {.fd = -1, .watch.fd = -1},
+                             .client_address = *client,
+                             .server_address = *server,
+                             .connect = connect};
+    loop_timer_init(&s->timer, on_idle);
+    list_add_tail(&d->streams, &s->node);
+    worker_connection_begin(d->wp);
+    quota_take(d->wp, NULL, &s->quota);
+    if (!quota_allows(d->wp, &s->quota, &reason) ||
+        loop_watch_add(w->loop, &s->client.watch, fd, EPOLLIN, on_client) < 0) {
+        telemetry_early_deny(w->telemetry, REPORTER_SOURCE, client, server, reason, NULL);
+        stream_end(s);
+        return;
+    }
+    loop_timer_set(w->loop, &s->timer, IDLE_MILLISECONDS);
+}
