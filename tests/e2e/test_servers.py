@@ -150,7 +150,9 @@ def test_what_was_turned_away_is_counted_and_said(mesh):
     before = turned_away(node, 15020, "readiness")
     with held(mesh, node.netns, NOBODY, "127.0.0.1", 15021, 100, "half"):
         assert turned_away(node, 15020, "readiness") >= before + 84
-    assert re.search(rf"turned away\tserver=\S+ source=uid-{NOBODY} reason=server_crowded", node.proxy.text())
+    assert re.search(
+        rf"a connection is rejected\tserver=\S+ source=uid-{NOBODY} reason=server_crowded", node.proxy.text()
+    )
 
 
 @pytest.mark.parametrize("what", ["nothing", "half"])
@@ -172,7 +174,8 @@ def test_idle_connections_do_not_keep_a_proxy_from_its_control_plane(mesh, what)
         )
     assert turned_away(node, 15014, "control-plane") >= 50
     assert re.search(
-        r"turned away\tserver=control-plane source=uid-65534 reason=server_crowded", node.agent.text()
+        r"a connection is rejected\tserver=control-plane source=uid-65534 reason=server_crowded",
+        node.agent.text(),
     )
 
 
