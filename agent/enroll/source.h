@@ -112,7 +112,7 @@ bool source_serving(const struct agent *agent, struct source_serving *ret);
 
 /* For sources: one begins. */
 void source_init(struct source *source, const struct source_ops *ops);
-/* For sources: one has heard of a pod, or of its namespace (name NULL). Who waits for that is called. */
+/* For sources: one has heard of the pod of that name. Who waits for it is called. */
 void source_heard(struct source *source, const char *namespace, const char *name);
 
 /* Frees it; NULL is fine. Nobody waits any more. */
