@@ -3,7 +3,7 @@
 #ifndef PROXY_WORKER_COUNT_H
 #define PROXY_WORKER_COUNT_H
 
-#define WORKERS_MAX 256
+#define WORKERS_MAX 256 /* threads */
 
 /* What a container is given, in whole processors; 0: not known. */
 struct worker_share {

@@ -85,7 +85,8 @@ bool source_wanted(const struct agent *agent, const struct pod *pod, const char 
 int source_service_account(const struct agent *agent, const struct pod *pod, char *buf, size_t size);
 /* Whether plaintext from outside goes straight to the application. */
 bool source_bypass_inbound(const struct agent *agent, const struct pod *pod);
-/* Questions of the pod to DNS are captured: the pod says so, or where it says nothing the settings do. */
+/* Whether questions of the pod to DNS are captured: the pod says so, or where it says nothing the settings
+ * do. */
 bool source_dns_capture(const struct agent *agent, const struct pod *pod);
 
 /* Ports that the kubelet may call past policy: those that the pod declares probes for. Returns how many; they
