@@ -157,3 +157,15 @@ void message_add_addresses(cJSON *message, const char *key, const struct addr *a
     for (int i = 0; i < len; i++)
         cJSON_AddItemToArray(array, cJSON_CreateString(addr_format(&addresses[i], text)));
 }
+
+int message_print(FILE *out, cJSON *item)
+{
+    char *text = item ? cJSON_PrintUnformatted(item) : NULL;
+
+    cJSON_Delete(item);
+    if (!text)
+        return -ENOMEM;
+    fputs(text, out);
+    cJSON_free(text);
+    return 0;
+}

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "lib/addr.h"
 #include "lib/cleanup.h"
@@ -47,5 +48,9 @@ int message_addresses(const cJSON *message, const char *key, struct addr *ret, i
 cJSON *message_new(const char *op);
 void message_add_u64(cJSON *message, const char *key, uint64_t value);
 void message_add_addresses(cJSON *message, const char *key, const struct addr *addresses, int len);
+
+/* Any JSON on one line; takes the item. 0, or -ENOMEM, also if the item is NULL; other errors stay in the
+ * stream. */
+int message_print(FILE *out, cJSON *item);
 
 #endif

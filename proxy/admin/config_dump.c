@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lib/message.h"
 #include "proxy/admin/state_dump.h"
 #include "proxy/identity/identity.h"
 #include "proxy/worker/pod_notes.h"
@@ -240,19 +241,6 @@ void config_dump_unref(struct config_dump **dump)
     free(d);
 }
 
-/* Takes the item. */
-static int put(FILE *out, cJSON *item)
-{
-    char *text = item ? cJSON_PrintUnformatted(item) : NULL;
-
-    cJSON_Delete(item);
-    if (!text)
-        return -ENOMEM;
-    fputs(text, out);
-    cJSON_free(text);
-    return 0;
-}
-
 /* Readers expect the keys even when there is nothing behind them. */
 static int next_of_pods(struct dump_reader *r, FILE *out)
 {
@@ -295,7 +283,7 @@ static int next_of_certificates(struct dump_reader *r, FILE *out)
         return 1; /* it has gone meanwhile */
     fputs(r->some ? ",\n" : "\n", out);
     r->some = true;
-    return put(out, item) < 0 ? -ENOMEM : 1;
+    return message_print(out, item) < 0 ? -ENOMEM : 1;
 }
 
 static int next_of_rest(struct dump_reader *r, FILE *out)
@@ -303,13 +291,13 @@ static int next_of_rest(struct dump_reader *r, FILE *out)
     const struct config_dump_source *s = &r->dump->source;
 
     fputs("\"staticConfig\":", out);
-    if (put(out, static_config()) < 0)
+    if (message_print(out, static_config()) < 0)
         return -ENOMEM;
     fputs(",\n\"version\":", out);
-    if (put(out, version()) < 0)
+    if (message_print(out, version()) < 0)
         return -ENOMEM;
     fputs(",\n\"config\":", out);
-    if (put(out, config(s->table, s->count, s->settings)) < 0)
+    if (message_print(out, config(s->table, s->count, s->settings)) < 0)
         return -ENOMEM;
     fputs("}\n", out);
     return 0;

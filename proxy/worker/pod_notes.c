@@ -8,6 +8,7 @@
 
 #include "lib/cleanup.h"
 #include "lib/list.h"
+#include "lib/message.h"
 
 #define PIECE_CONNECTIONS 64 /* a piece is so many, or one pod */
 
@@ -143,19 +144,6 @@ int pod_note_connection(struct pod_note *p, const struct connection_note *c)
 
 /* ---- as JSON ---- */
 
-/* Takes the item. */
-static int put(FILE *out, cJSON *item)
-{
-    char *text = item ? cJSON_PrintUnformatted(item) : NULL;
-
-    cJSON_Delete(item);
-    if (!text)
-        return -ENOMEM;
-    fputs(text, out);
-    cJSON_free(text);
-    return 0;
-}
-
 static const char *text_of(const struct kept *k, int which)
 {
     return k->texts[which] ? (const char *)k + k->texts[which] : "";
@@ -184,7 +172,7 @@ static int put_pod(FILE *out, const struct pod_note *p)
 {
     cJSON *o;
 
-    if (put(out, cJSON_CreateString(p->uid)) < 0)
+    if (message_print(out, cJSON_CreateString(p->uid)) < 0)
         return -ENOMEM;
     fputs(":{", out);
     if (p->state) {
@@ -193,7 +181,7 @@ static int put_pod(FILE *out, const struct pod_note *p)
         cJSON_AddStringToObject(o, "namespace", p->namespace);
         cJSON_AddStringToObject(o, "serviceAccount", p->service_account);
         fprintf(out, "\"state\":\"%s\",\"info\":", p->state);
-        if (put(out, o) < 0)
+        if (message_print(out, o) < 0)
             return -ENOMEM;
     }
     if (p->serves)
@@ -214,7 +202,7 @@ static int put_connections(FILE *out, const struct pod_note *p, struct pod_notes
             continue;
         fputs(c->some ? ",\n" : "\n", out);
         c->some = true;
-        if (put(out, connection_item(k)) < 0)
+        if (message_print(out, connection_item(k)) < 0)
             return -ENOMEM;
     }
     return c->at >= p->len;

@@ -151,3 +151,17 @@ Test(message, addresses)
     cr_expect(message_addresses(m, "long", a, 2, &len) == 0 && len == 2,
               "what there is no room for is left out");
 }
+
+Test(message, printing)
+{
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+
+    cr_assert(out != NULL);
+    cr_expect(message_print(out, cJSON_CreateString("a\"b")) == 0);
+    cr_expect(message_print(out, NULL) == -ENOMEM);
+    cr_assert(fclose(out) == 0);
+    cr_expect(!strcmp(text, "\"a\\\"b\""), "%s", text);
+    free(text);
+}
