@@ -7,9 +7,10 @@
 
 #include "agent/agent_settings.h"
 #include "agent/enroll/decisions.h"
-#include "agent/enroll/pods.h"
+#include "agent/enroll/enrollment.h"
+#include "agent/enroll/proxies.h"
 #include "agent/enroll/store.h"
-#include "agent/proxies/proxies.h"
+#include "agent/pod/pods.h"
 #include "agent/proxies/proxy_cgroups.h"
 #include "agent/steer/steer.h"
 #include "lib/loop.h"

@@ -294,7 +294,7 @@ static void close_parts(struct agent *agent)
     proxies_free(&agent->proxies);
     if (agent->proxy_cgroups.loop)
         proxy_cgroups_close(&agent->proxy_cgroups);
-    pods_free(&agent->pods);
+    enroll_pods_free(&agent->pods);
     decisions_close(&agent->decisions);
     source_close(&agent->source);
     if (agent->steer)

@@ -90,10 +90,11 @@ static void add_problems(const struct agent *agent, cJSON *item)
                         ? "new connections of enrolled pods are dropped, and no pod is enrolled"
                         : "new connections of enrolled pods wait");
     list_for_each (pod, &agent->pods.list, node) {
-        if (!pod->last_reason || cJSON_GetArraySize(array) >= PROBLEMS_MAX)
+        if (!pod->enrollment->last_reason || cJSON_GetArraySize(array) >= PROBLEMS_MAX)
             continue;
-        snprintf(detail, sizeof(detail), "%.120s/%.120s: %s", pod->namespace, pod->name, pod->last_error);
-        add_problem(array, pod->last_reason, detail);
+        snprintf(detail, sizeof(detail), "%.120s/%.120s: %s", pod->namespace, pod->name,
+                 pod->enrollment->last_error);
+        add_problem(array, pod->enrollment->last_reason, detail);
     }
 }
 
@@ -137,7 +138,7 @@ static void status(struct agent *agent, struct connection *connection)
     cJSON_AddStringToObject(item, "trustDomain", c->trust_domain);
     for (int i = 0; i < POD_STATE_COUNT; i++)
         cJSON_AddNumberToObject(pods, pod_state_name((enum pod_state)i),
-                                pods_count(&agent->pods, (enum pod_state)i));
+                                enroll_count(&agent->pods, (enum pod_state)i));
     cJSON_AddBoolToObject(item, "proxyConnected", proxies_serving(agent->proxies));
     cJSON_AddStringToObject(item, "proxyKind", proxies_kind(agent->proxies));
     cJSON_AddItemToObject(item, "proxies", proxies_report(agent->proxies));
@@ -160,7 +161,7 @@ static void add_counters(const struct agent *agent, const struct pod *pod, cJSON
     struct bruma_pod_counters c;
     cJSON *o;
 
-    if (pod->state == POD_OUTSIDE || steer_pod_counters(agent->steer, pod->cookie, &c) < 0)
+    if (pod->enrollment->state == POD_OUTSIDE || steer_pod_counters(agent->steer, pod->cookie, &c) < 0)
         return;
     o = cJSON_AddObjectToObject(item, "counters");
 #define COUNTER(name, what) cJSON_AddNumberToObject(o, #name, (double)c.name);
@@ -186,12 +187,13 @@ static void add_attachments(const struct pod *pod, cJSON *item)
 static void add_unrepaired(const struct pod *pod, cJSON *item)
 {
     cJSON *array = cJSON_AddArrayToObject(item, "unmended");
-    bool enrolled = pod->state == POD_ENROLLED;
+    bool enrolled = pod->enrollment->state == POD_ENROLLED;
 
-    cJSON_AddBoolToObject(item, "verified", enrolled && pod->verified_at && !pod->unrepaired.len);
-    for (int i = 0; enrolled && i < pod->unrepaired.len; i++)
-        cJSON_AddItemToArray(array, cJSON_CreateString(reason_name(pod->unrepaired.reasons[i])));
-    cJSON_AddNumberToObject(item, "failedMends", enrolled ? pod->failed_repairs : 0);
+    cJSON_AddBoolToObject(item, "verified",
+                          enrolled && pod->health->verified_at && !pod->health->unrepaired.len);
+    for (int i = 0; enrolled && i < pod->health->unrepaired.len; i++)
+        cJSON_AddItemToArray(array, cJSON_CreateString(reason_name(pod->health->unrepaired.reasons[i])));
+    cJSON_AddNumberToObject(item, "failedMends", enrolled ? pod->health->failed_repairs : 0);
 }
 
 static cJSON *pod_item(struct agent *agent, const struct pod *pod)
@@ -209,7 +211,7 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     message_add_u64(item, "cookie", pod->cookie);
     message_add_addresses(item, "ips", pod->addresses, pod->addresses_len);
     add_attachments(pod, item);
-    cJSON_AddStringToObject(item, "state", pod_state_name(pod->state));
+    cJSON_AddStringToObject(item, "state", pod_state_name(pod->enrollment->state));
     cJSON_AddBoolToObject(item, "wanted", wanted);
     cJSON_AddStringToObject(item, "why", why);
     if (known && source_service_account(agent, pod, account, sizeof(account)) == 0) {
@@ -218,21 +220,21 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
                           account) > 0)
             cJSON_AddStringToObject(item, "identity", identity);
     }
-    cJSON_AddNumberToObject(item, "generation", pod->generation);
+    cJSON_AddNumberToObject(item, "generation", pod->enrollment->generation);
     cJSON_AddBoolToObject(item, "capturedSinceStart",
-                          pod->state == POD_ENROLLED && pod->captured_since_start);
+                          pod->enrollment->state == POD_ENROLLED && pod->enrollment->captured_since_start);
     cJSON_AddNumberToObject(item, "addedAt", (double)pod->added_at);
-    cJSON_AddNumberToObject(item, "enrolledAt", (double)pod->enrolled_at);
-    cJSON_AddNumberToObject(item, "verifiedAt", (double)pod->verified_at);
+    cJSON_AddNumberToObject(item, "enrolledAt", (double)pod->enrollment->enrolled_at);
+    cJSON_AddNumberToObject(item, "verifiedAt", (double)pod->health->verified_at);
     add_unrepaired(pod, item);
     cJSON_AddBoolToObject(item, "announced", forwards_announced(pod));
-    cJSON_AddStringToObject(item, "forwards", pod->forwards);
-    cJSON_AddNumberToObject(item, "enrolMicroseconds", (double)pod->enroll_microseconds);
-    cJSON_AddStringToObject(item, "proxy",
-                            pod->state == POD_OUTSIDE ? "-" : proxies_pod_state(agent->proxies, pod));
-    add_repairs(item, pod->repairs);
-    cJSON_AddStringToObject(item, "lastReason", reason_name(pod->last_reason));
-    cJSON_AddStringToObject(item, "lastError", pod->last_error);
+    cJSON_AddStringToObject(item, "forwards", forwards_by(pod));
+    cJSON_AddNumberToObject(item, "enrolMicroseconds", (double)pod->enrollment->took_microseconds);
+    cJSON_AddStringToObject(
+        item, "proxy", pod->enrollment->state == POD_OUTSIDE ? "-" : proxies_pod_state(agent->proxies, pod));
+    add_repairs(item, pod->health->repairs);
+    cJSON_AddStringToObject(item, "lastReason", reason_name(pod->enrollment->last_reason));
+    cJSON_AddStringToObject(item, "lastError", pod->enrollment->last_error);
     add_counters(agent, pod, item);
     return item;
 }

@@ -167,14 +167,14 @@ static void check_hooks(const struct agent *agent, struct connection *c)
 static void check_pods(const struct agent *agent, struct connection *c)
 {
     _cleanup_free_ uint64_t *pinned = NULL;
-    int n = steer_pods_pinned(agent->steer, &pinned), enrolled = pods_count(&agent->pods, POD_ENROLLED);
+    int n = steer_pods_pinned(agent->steer, &pinned), enrolled = enroll_count(&agent->pods, POD_ENROLLED);
     const struct pod *pod;
     char programs[600];
     int others = 0;
 
     for (int i = 0; i < n; i++) {
         pod = pods_by_cookie(&agent->pods, pinned[i]);
-        if (!pod || pod->state == POD_OUTSIDE)
+        if (!pod || pod->enrollment->state == POD_OUTSIDE)
             ctl_finding(c, "pins", false, BRUMA_REASON_NONE,
                         "network namespace cookie %llu is pinned and no pod of this agent has it",
                         (unsigned long long)pinned[i]);
@@ -184,12 +184,12 @@ static void check_pods(const struct agent *agent, struct connection *c)
             list_programs(pod->netns_fd, BPF_SK_LOOKUP, 0, NULL, 0, programs, sizeof(programs), &others) > 1)
             ctl_finding(c, "programs in a pod", false, BRUMA_REASON_NONE,
                         "%s/%s has more than one sk_lookup program: %s", pod->namespace, pod->name, programs);
-        if (pod->last_reason)
-            ctl_finding(c, "pod", false, pod->last_reason, "%s/%s: %s", pod->namespace, pod->name,
-                        pod->last_error);
+        if (pod->enrollment->last_reason)
+            ctl_finding(c, "pod", false, pod->enrollment->last_reason, "%s/%s: %s", pod->namespace, pod->name,
+                        pod->enrollment->last_error);
     }
     ctl_finding(c, "pods", true, BRUMA_REASON_NONE, "%d in the mesh, %d outside", enrolled,
-                pods_count(&agent->pods, POD_OUTSIDE));
+                enroll_count(&agent->pods, POD_OUTSIDE));
 }
 
 static void check_guard(const struct agent *agent, struct connection *c)

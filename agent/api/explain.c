@@ -4,6 +4,7 @@
 
 #include "agent/api/ctl_finding.h"
 #include "agent/enroll/enroll.h"
+#include "agent/enroll/forwards.h"
 #include "agent/enroll/source.h"
 #include "lib/reasons.h"
 
@@ -32,9 +33,10 @@ static void explain_state(struct connection *c, const struct pod *pod)
         [POD_DRAINING] = "has left the mesh; earlier connections may finish",
     };
 
-    ctl_finding(c, "state", true, BRUMA_REASON_NONE, "%s", words[pod->state]);
-    if (pod->last_reason)
-        ctl_finding(c, "last failure", false, pod->last_reason, "%s", pod->last_error);
+    ctl_finding(c, "state", true, BRUMA_REASON_NONE, "%s", words[pod->enrollment->state]);
+    if (pod->enrollment->last_reason)
+        ctl_finding(c, "last failure", false, pod->enrollment->last_reason, "%s",
+                    pod->enrollment->last_error);
 }
 
 static void explain_capture(struct agent *agent, struct connection *c, const struct pod *pod)
@@ -53,10 +55,10 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         ctl_finding(c, "listener", slots[i] != 0, slots[i] ? BRUMA_REASON_NONE : empty, "%s: %s", names[i],
                     slots[i] ? "a listener is registered" : "the slot is empty");
-    if (pod->awaits_listeners)
+    if (pod->enrollment->awaits_listeners)
         ctl_finding(c, "listeners held", false, BRUMA_REASON_PROXY_NOT_CONNECTED,
                     "after its restart the agent waits for a proxy to give the listeners back");
-    if (pod->state != POD_ENROLLED || pod->awaits_listeners)
+    if (pod->enrollment->state != POD_ENROLLED || pod->enrollment->awaits_listeners)
         return;
     enroll_describe(agent, pod, &p);
     if (steer_pod_verify(agent->steer, &p, &findings) < 0)
@@ -72,23 +74,23 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
 
 static void explain_announced(struct connection *c, const struct pod *pod)
 {
-    if (pod->state == POD_ENROLLED && *pod->forwards)
+    if (pod->enrollment->state == POD_ENROLLED && *forwards_by(pod))
         ctl_finding(
             c, "announced", false, BRUMA_REASON_POD_FORWARDS,
             "%s: traffic from behind it is not captured, so the pod is not announced as part of the mesh",
-            pod->forwards);
+            forwards_by(pod));
 }
 
 static void explain_since(struct connection *c, const struct pod *pod)
 {
-    if (pod->captured_since_start)
+    if (pod->enrollment->captured_since_start)
         ctl_finding(c, "since start", true, BRUMA_REASON_NONE, "captured before its first process ran");
     else
         ctl_finding(c, "since start", true, BRUMA_REASON_NONE,
                     "enrolled while it was running: earlier connections continue outside the mesh");
     for (int i = 0; i < BRUMA_REASON_COUNT; i++) {
-        if (pod->repairs[i])
-            ctl_finding(c, "repaired", true, (enum bruma_reason)i, "%u times: %s", pod->repairs[i],
+        if (pod->health->repairs[i])
+            ctl_finding(c, "repaired", true, (enum bruma_reason)i, "%u times: %s", pod->health->repairs[i],
                         reason_what((enum bruma_reason)i));
     }
 }
@@ -149,9 +151,9 @@ void explain_run(struct agent *agent, struct connection *connection, const char 
                 "uid %s, network namespace %s (cookie %" PRIu64 ")", pod->uid, pod->netns_path, pod->cookie);
     explain_labels(agent, connection, pod);
     explain_state(connection, pod);
-    if (pod->state == POD_OUTSIDE)
+    if (pod->enrollment->state == POD_OUTSIDE)
         return;
-    if (pod->state != POD_DRAINING)
+    if (pod->enrollment->state != POD_DRAINING)
         explain_capture(agent, connection, pod);
     explain_announced(connection, pod);
     explain_since(connection, pod);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "agent/enroll/forwards.h"
 #include "agent/enroll/guard.h"
 #include "agent/enroll/source.h"
 #include "agent/install/install.h"
@@ -139,7 +140,7 @@ static void put_states(FILE *f, const struct agent *agent)
     int forwarding = 0;
 
     list_for_each (pod, &agent->pods.list, node)
-        forwarding += pod->state == POD_ENROLLED && *pod->forwards;
+        forwarding += pod->enrollment->state == POD_ENROLLED && *forwards_by(pod);
     metric_family(f, "bruma_pods_not_announced", "gauge",
                   "Pods that are captured but not announced, because they forward traffic of others.");
     metric_sample(f, "bruma_pods_not_announced", (uint64_t)forwarding);
@@ -147,17 +148,17 @@ static void put_states(FILE *f, const struct agent *agent)
                   "Pods of this node by what was verified in their network namespaces.");
     for (int i = 0; i < POD_STATE_COUNT; i++)
         metric_labelled(f, "bruma_pods", "state", pod_state_name((enum pod_state)i),
-                        (uint64_t)pods_count(&agent->pods, (enum pod_state)i));
+                        (uint64_t)enroll_count(&agent->pods, (enum pod_state)i));
     metric_family(f, "bruma_pod_captured_since_start", "gauge",
                   "1 if the pod in the mesh was captured before its first process, 0 if later.");
     list_for_each (pod, &agent->pods.list, node) {
-        if (pod->state == POD_ENROLLED)
-            of_pod(f, "bruma_pod_captured_since_start", pod, pod->captured_since_start);
+        if (pod->enrollment->state == POD_ENROLLED)
+            of_pod(f, "bruma_pod_captured_since_start", pod, pod->enrollment->captured_since_start);
     }
     metric_family(f, "bruma_pod_failed", "gauge",
                   "1 if the last step for the pod failed; brumactl explain says why.");
     list_for_each (pod, &agent->pods.list, node) {
-        if (pod->last_reason)
+        if (pod->enrollment->last_reason)
             of_pod(f, "bruma_pod_failed", pod, 1);
     }
 }
@@ -182,7 +183,8 @@ static void put_counters(FILE *f, const struct agent *agent)
             struct bruma_pod_counters c;
             __u64 value;
 
-            if (pod->state == POD_OUTSIDE || steer_pod_counters(agent->steer, pod->cookie, &c) < 0)
+            if (pod->enrollment->state == POD_OUTSIDE ||
+                steer_pod_counters(agent->steer, pod->cookie, &c) < 0)
                 continue;
             memcpy(&value, (const char *)&c + counters[i].offset, sizeof(value));
             of_pod(f, counters[i].name, pod, value);

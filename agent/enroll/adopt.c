@@ -10,8 +10,9 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include "agent/enroll/enroll.h"
+#include "agent/enroll/enroll_private.h"
 #include "agent/enroll/forwards.h"
+#include "agent/enroll/member.h"
 #include "agent/enroll/source.h"
 #include "agent/enroll/watchdog.h"
 #include "bruma/protocol.h"
@@ -104,7 +105,7 @@ static int adopt(struct agent *agent, struct pod *pod)
 {
     int r;
 
-    if (pod->state == POD_OUTSIDE) {
+    if (pod->enrollment->state == POD_OUTSIDE) {
         if (pod_netns_present(pod) == 0 && relocate(agent, pod) == 0 && pod_netns_present(pod) == 0)
             enroll_remove(agent, pod, "its network namespace was removed while the agent was down");
         return 0;
@@ -122,12 +123,13 @@ static int adopt(struct agent *agent, struct pod *pod)
     }
     /* Proxies that open listeners themselves have none of ours to give back. */
     if (proxies_open_listeners(agent->proxies))
-        (void)steer_pod_pinned_listeners(agent->steer, pod->cookie, pod->listener_cookies);
+        (void)steer_pod_pinned_listeners(agent->steer, pod->cookie, enrollment_of(pod)->listener_cookies);
     else
-        pod->awaits_listeners = pod->state == POD_ENROLLED || pod->state == POD_LEAVING;
+        enrollment_of(pod)->awaits_listeners =
+            pod->enrollment->state == POD_ENROLLED || pod->enrollment->state == POD_LEAVING;
     log_info("pod adopted\tpod=\"%s/%s\" cookie=%" PRIu64 " state=%s", pod->namespace, pod->name, pod->cookie,
-             pod_state_name(pod->state));
-    if (pod->state == POD_ENROLLED)
+             pod_state_name(pod->enrollment->state));
+    if (pod->enrollment->state == POD_ENROLLED)
         watchdog_follow(agent, pod);
     enroll_resume(agent, pod);
     return 0;
@@ -171,10 +173,10 @@ static struct pod *recover(struct agent *agent, uint64_t cookie, const char *pat
         return NULL;
     *slash = '\0';
     snprintf(uid, sizeof(uid), RECOVERED "%" PRIu64, cookie);
-    if (pod_new(&agent->pods, uid, name, slash + 1, &pod) < 0)
+    if (enroll_pod_new(&agent->pods, uid, name, slash + 1, &pod) < 0)
         return NULL;
     if (pod_set_sandbox(pod, uid, path, cookie) < 0) {
-        pod_free(pod);
+        enroll_pod_free(pod);
         return NULL;
     }
     for (int i = 0; i < BRUMA_POD_ADDRESSES; i++) {
@@ -184,8 +186,8 @@ static struct pod *recover(struct agent *agent, uint64_t cookie, const char *pat
         if (!addr_is_none(&a))
             pod->addresses[pod->addresses_len++] = a;
     }
-    pod->generation = entry.generation;
-    pod->state = POD_ENROLLED;
+    enrollment_of(pod)->generation = entry.generation;
+    enrollment_of(pod)->state = POD_ENROLLED;
     return pod;
 }
 
@@ -229,8 +231,7 @@ int adopt_all(struct agent *agent)
         return log_error_errno(n, "the records of pods cannot be read\tdirectory=%s", agent->store.directory);
     agent->adopt_until = loop_now(agent->loop) + agent->settings->adopt_wait;
     list_for_each (pod, &agent->pods.list, node) {
-        pod->loop = agent->loop;
-        pod->owner = agent;
+        enroll_bind(agent, pod);
         r = adopt(agent, pod);
         if (r < 0)
             return log_error_errno(r, "a pod cannot be adopted; it stays as it is\tpod=\"%s/%s\"",
@@ -241,7 +242,7 @@ int adopt_all(struct agent *agent)
         return log_error_errno(n, "the pinned pods cannot be listed");
     for (int i = 0; i < n; i++) {
         pod = pods_by_cookie(&agent->pods, pinned[i]);
-        r = !pod || pod->state == POD_OUTSIDE ? adopt_pin(agent, pinned[i]) : 0;
+        r = !pod || pod->enrollment->state == POD_OUTSIDE ? adopt_pin(agent, pinned[i]) : 0;
         if (r < 0)
             return log_error_errno(r, "a pinned pod cannot be adopted; it stays as it is");
     }
@@ -289,10 +290,10 @@ static bool take_listeners(struct agent *agent, struct pod *pod, const struct of
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
         int *fd = &offer->fds[BRUMA_POD_FD_OUTBOUND + i];
 
-        if (pod->listeners[i] >= 0)
+        if (pod->enrollment->listeners[i] >= 0)
             continue;
         if (socket_cookie(*fd, &cookie) == 0 && (!slots[i] || slots[i] == cookie))
-            pod->listeners[i] = take_fd(fd);
+            enrollment_of(pod)->listeners[i] = take_fd(fd);
         else
             complete = false;
     }
@@ -324,7 +325,7 @@ struct pod *adopt_offered(struct agent *agent, const struct offered_pod *offer)
         if (pod)
             adopt_uid(agent, pod, offer->uid);
     }
-    if (!pod || pod->cookie != offer->cookie || pod->state == POD_OUTSIDE)
+    if (!pod || pod->cookie != offer->cookie || pod->enrollment->state == POD_OUTSIDE)
         return NULL;
     if (!offer_is_sound(offer)) {
         log_error(
@@ -332,13 +333,13 @@ struct pod *adopt_offered(struct agent *agent, const struct offered_pod *offer)
             pod->namespace, pod->name, reason_name(BRUMA_REASON_MESSAGE_INVALID));
         return pod;
     }
-    if (!pod->awaits_listeners || !take_listeners(agent, pod, offer))
+    if (!pod->enrollment->awaits_listeners || !take_listeners(agent, pod, offer))
         return pod;
-    pod->awaits_listeners = false;
+    enrollment_of(pod)->awaits_listeners = false;
     log_info("listeners adopted from a proxy\tpod=\"%s/%s\"", pod->namespace, pod->name);
     /* A younger proxy may have connected before, when there was nothing to give it. */
     proxies_pod_add(agent->proxies, pod);
-    if (pod->state == POD_ENROLLED)
+    if (pod->enrollment->state == POD_ENROLLED)
         (void)watchdog_verify(agent, pod, true, &error);
     return pod;
 }
@@ -363,28 +364,28 @@ void adopt_check(struct agent *agent, struct pod *pod)
     struct steer_pod p;
     int r;
 
-    if (!pod->awaits_listeners || !may_open(agent, pod))
+    if (!pod->enrollment->awaits_listeners || !may_open(agent, pod))
         return;
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
-        findings.closed_listeners[i] = pod->listeners[i] < 0;
-    r = steer_listeners_open(pod->netns_fd, pod->listeners, &error);
+        findings.closed_listeners[i] = pod->enrollment->listeners[i] < 0;
+    r = steer_listeners_open(pod->netns_fd, enrollment_of(pod)->listeners, &error);
     if (r == 0) {
         enroll_describe(agent, pod, &p);
         r = steer_pod_repair(agent->steer, &p, &findings, &error);
     }
     if (r < 0) {
-        pod_set_error(pod, error.reason, error.text);
-        if (pod->logged == error.reason)
+        enroll_set_error(pod, error.reason, error.text);
+        if (pod->enrollment->logged == error.reason)
             return;
-        pod->logged = error.reason;
+        enrollment_of(pod)->logged = error.reason;
         log_error("new listeners cannot be opened; retrying, logged once\tpod=\"%s/%s\" "
                   "reason=%s error=\"%s\"",
                   pod->namespace, pod->name, reason_name(error.reason), error.text);
         return;
     }
-    pod->awaits_listeners = false;
-    pod->logged = BRUMA_REASON_NONE;
-    pod->repairs[BRUMA_REASON_LISTENER_CLOSED]++;
+    enrollment_of(pod)->awaits_listeners = false;
+    enrollment_of(pod)->logged = BRUMA_REASON_NONE;
+    health_of(pod)->repairs[BRUMA_REASON_LISTENER_CLOSED]++;
     agent->repairs[BRUMA_REASON_LISTENER_CLOSED]++;
     log_warn("new listeners were opened: no process holds the old ones\tpod=\"%s/%s\" reason=%s",
              pod->namespace, pod->name, reason_name(BRUMA_REASON_LISTENER_CLOSED));

@@ -12,9 +12,9 @@
 
 static void fail(struct pod *pod, const struct steer_error *error)
 {
-    if (pod->dns_reason == error->reason)
+    if (pod->enrollment->dns_reason == error->reason)
         return;
-    pod->dns_reason = error->reason;
+    enrollment_of(pod)->dns_reason = error->reason;
     log_error(
         "questions of a pod to DNS are not captured; it is tried again, and told of once\tpod=\"%s/%s\" "
         "reason=%s error=\"%s\"",
@@ -35,8 +35,8 @@ static void begin(struct agent *agent, struct pod *pod, const struct steer_pod *
         fail(pod, &error);
         return;
     }
-    pod->dns_socket = fd;
-    pod->dns_reason = BRUMA_REASON_NONE;
+    enrollment_of(pod)->dns_socket = fd;
+    enrollment_of(pod)->dns_reason = BRUMA_REASON_NONE;
     proxies_pod_dns(agent->proxies, pod);
     log_info("questions of a pod to DNS are captured\tpod=\"%s/%s\"", pod->namespace, pod->name);
 }
@@ -46,14 +46,14 @@ static void check(struct agent *agent, struct pod *pod, const struct steer_pod *
 {
     struct steer_error error = {0};
 
-    if (steer_dns_verify(agent->steer, p, pod->dns_socket) != 0)
+    if (steer_dns_verify(agent->steer, p, pod->enrollment->dns_socket) != 0)
         return; /* in place, or it cannot be told */
-    if (steer_dns_start(agent->steer, p, pod->dns_socket, &error) < 0) {
+    if (steer_dns_start(agent->steer, p, pod->enrollment->dns_socket, &error) < 0) {
         fail(pod, &error);
         return;
     }
-    pod->dns_reason = BRUMA_REASON_NONE;
-    pod->repairs[BRUMA_REASON_RULE_MISSING]++;
+    enrollment_of(pod)->dns_reason = BRUMA_REASON_NONE;
+    health_of(pod)->repairs[BRUMA_REASON_RULE_MISSING]++;
     agent->repairs[BRUMA_REASON_RULE_MISSING]++;
     log_warn("the capture of a pod's questions to DNS was broken and is repaired\tpod=\"%s/%s\" reason=%s",
              pod->namespace, pod->name, reason_name(BRUMA_REASON_RULE_MISSING));
@@ -64,15 +64,16 @@ void dns_end(struct agent *agent, struct pod *pod)
     struct steer_error error = {0};
     struct steer_pod p;
 
-    if (pod->netns_fd < 0 || (pod->dns_socket < 0 && !steer_dns_started(agent->steer, pod->cookie)))
+    if (pod->netns_fd < 0 ||
+        (pod->enrollment->dns_socket < 0 && !steer_dns_started(agent->steer, pod->cookie)))
         return;
     enroll_describe(agent, pod, &p);
     enroll_note(pod, "ending the capture of questions to DNS", steer_dns_stop(agent->steer, &p, &error),
                 &error);
-    if (pod->dns_socket < 0)
+    if (pod->enrollment->dns_socket < 0)
         return;
-    close(pod->dns_socket);
-    pod->dns_socket = -1;
+    close(pod->enrollment->dns_socket);
+    enrollment_of(pod)->dns_socket = -1;
     proxies_pod_dns(agent->proxies, pod);
 }
 
@@ -80,14 +81,15 @@ void dns_follow(struct agent *agent, struct pod *pod)
 {
     struct steer_pod p;
 
-    if (pod->netns_fd < 0 || pod->awaits_listeners)
+    if (pod->netns_fd < 0 || pod->enrollment->awaits_listeners)
         return;
-    if (pod->state != POD_ENROLLED || !proxies_take_dns(agent->proxies) || !source_dns_capture(agent, pod)) {
+    if (pod->enrollment->state != POD_ENROLLED || !proxies_take_dns(agent->proxies) ||
+        !source_dns_capture(agent, pod)) {
         dns_end(agent, pod);
         return;
     }
     enroll_describe(agent, pod, &p);
-    if (pod->dns_socket < 0)
+    if (pod->enrollment->dns_socket < 0)
         begin(agent, pod, &p);
     else
         check(agent, pod, &p);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/enroll/dns_capture.h"
 #include "agent/enroll/enroll_private.h"
 
 #include <errno.h>
 #include <string.h>
 #include <time.h>
 
+#include "agent/enroll/dns_capture.h"
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/guard.h"
 #include "agent/enroll/probes.h"
@@ -31,32 +31,22 @@ static uint64_t now_microseconds(void)
     return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
+int enroll_pod_add(struct agent *agent, const char *uid, const char *namespace, const char *name,
+                   struct pod **ret)
+{
+    int r = enroll_pod_new(&agent->pods, uid, namespace, name, ret);
+
+    if (r < 0)
+        return r;
+    enroll_bind(agent, *ret);
+    (*ret)->added_at = (int64_t)time(NULL);
+    (*ret)->added = loop_now(agent->loop);
+    return 0;
+}
+
 bool enroll_wanted(const struct agent *agent, const struct pod *pod, const char **ret_why)
 {
     return source_wanted(agent, pod, ret_why);
-}
-
-static int open_netns(struct pod *pod, struct steer_error *error)
-{
-    uint64_t cookie;
-    int r;
-
-    if (pod->netns_fd >= 0)
-        return 0;
-    _cleanup_fd_ int fd = netns_open(pod->netns_path);
-
-    if (fd < 0)
-        return enroll_fail(error, fd, BRUMA_REASON_NETNS_UNUSABLE, "cannot open %.100s: %s", pod->netns_path,
-                           strerror(-fd));
-    r = netns_cookie(fd, &cookie);
-    if (r < 0)
-        return enroll_fail(error, r, BRUMA_REASON_NETNS_UNUSABLE, "cannot enter %.100s: %s", pod->netns_path,
-                           strerror(-r));
-    if (cookie != pod->cookie)
-        return enroll_fail(error, -ESTALE, BRUMA_REASON_NETNS_UNUSABLE,
-                           "%.100s is another network namespace now", pod->netns_path);
-    pod->netns_fd = take_fd(&fd);
-    return 0;
 }
 
 /* A failed try is repeated, less and less often. */
@@ -64,18 +54,18 @@ static void retry_later(struct agent *agent, struct pod *pod)
 {
     uint64_t wait = 500;
 
-    for (unsigned i = 0; i < pod->failed_tries && wait < RETRY_MAX; i++)
+    for (unsigned i = 0; i < pod->enrollment->failed_tries && wait < RETRY_MAX; i++)
         wait *= 2;
-    pod->failed_tries++;
-    loop_timer_set(agent->loop, &pod->timer, wait < RETRY_MAX ? wait : RETRY_MAX);
+    enrollment_of(pod)->failed_tries++;
+    loop_timer_set(agent->loop, &transition_of(pod)->timer, wait < RETRY_MAX ? wait : RETRY_MAX);
 }
 
 /* Once, however often it is tried again. */
 static void report_once(struct agent *agent, struct pod *pod, const struct steer_error *error)
 {
-    if (error->reason && pod->logged == error->reason)
+    if (error->reason && pod->enrollment->logged == error->reason)
         return;
-    pod->logged = error->reason;
+    enrollment_of(pod)->logged = error->reason;
     log_error("a pod could not be enrolled\tpod=\"%s/%s\" reason=%s error=\"%s\"", pod->namespace, pod->name,
               reason_name(error->reason), error->text);
     source_report_failure(agent, pod, error->reason, error->text);
@@ -83,33 +73,40 @@ static void report_once(struct agent *agent, struct pod *pod, const struct steer
 
 bool enroll_address_wait(struct agent *agent, struct pod *pod, const struct steer_error *error)
 {
+    struct transition *t = transition_of(pod);
     if (error->reason != BRUMA_REASON_POD_ADDRESS_UNUSABLE)
         return false;
-    if (!pod->address_until)
-        pod->address_until = loop_now(agent->loop) + ENROLL_ADDRESS_WAIT;
-    return loop_now(agent->loop) < pod->address_until;
+    if (!t->address_until)
+        t->address_until = loop_now(agent->loop) + ENROLL_ADDRESS_WAIT;
+    return loop_now(agent->loop) < t->address_until;
+}
+
+void enroll_address_settled(struct pod *pod)
+{
+    transition_of(pod)->address_until = 0;
 }
 
 static void roll_back(struct agent *agent, struct pod *pod, int r, const struct steer_error *error)
 {
-    pod_set_error(pod, error->reason, error->text);
-    loop_timer_cancel(&pod->timer);
-    pod->awaits_plugin = pod->awaits_proxy = false;
+    struct transition *t = transition_of(pod);
+    enroll_set_error(pod, error->reason, error->text);
+    loop_timer_cancel(&t->timer);
+    t->awaits_plugin = t->awaits_proxy = false;
     dns_end(agent, pod);
     enroll_undo_capture(agent, pod);
-    if (pod->was_draining) {
+    if (t->was_draining) {
         enroll_drain(agent, pod);
     } else {
         enroll_clean(agent, pod, pod->netns_fd);
         proxies_pod_delete(agent->proxies, pod);
-        pod_close_descriptors(pod);
+        enroll_close_descriptors(pod);
         enroll_set_state(agent, pod, POD_OUTSIDE);
     }
     enroll_announce(agent, pod);
     report_once(agent, pod, error);
     enroll_end(pod, r, error);
     /* The runtime is told of the failure and tears the sandbox down, so nothing of it is kept. */
-    if (pod->by_plugin)
+    if (t->by_plugin)
         enroll_remove(agent, pod, "its enrollment failed");
     else
         retry_later(agent, pod);
@@ -118,22 +115,24 @@ static void roll_back(struct agent *agent, struct pod *pod, int r, const struct 
 /* While the plugin attaches nothing is taken from under it: it would report that, and not what has failed. */
 static void refuse(struct agent *agent, struct pod *pod, int r, const struct steer_error *error)
 {
-    pod->awaits_proxy = false;
-    if (!pod->awaits_plugin) {
+    struct transition *t = transition_of(pod);
+    t->awaits_proxy = false;
+    if (!t->awaits_plugin) {
         roll_back(agent, pod, r, error);
         return;
     }
-    loop_timer_cancel(&pod->timer);
-    pod->refusal = r;
-    pod_set_error(pod, error->reason, error->text);
+    loop_timer_cancel(&t->timer);
+    t->refusal = r;
+    enroll_set_error(pod, error->reason, error->text);
 }
 
 /* By what was refused before, if something was. */
 static void give_up(struct agent *agent, struct pod *pod, int r, struct steer_error *error)
 {
-    if (pod->refusal) {
-        r = pod->refusal;
-        enroll_fail(error, r, pod->last_reason, "%s", pod->last_error);
+    struct transition *t = transition_of(pod);
+    if (t->refusal) {
+        r = t->refusal;
+        enroll_fail(error, r, pod->enrollment->last_reason, "%s", pod->enrollment->last_error);
     }
     roll_back(agent, pod, r, error);
 }
@@ -153,20 +152,22 @@ static void bind_live(struct agent *agent, const struct pod *pod)
 /* Goes on once nobody is waited for any more. */
 static void try_finish(struct agent *agent, struct pod *pod)
 {
+    struct transition *t = transition_of(pod);
+    struct health *h = health_of(pod);
     struct steer_error error = {0};
     struct steer_findings findings = {0};
     struct steer_pod p;
     int r = 0;
 
-    if (pod->state != POD_ENROLLING || pod->awaits_plugin || pod->awaits_proxy)
+    if (pod->enrollment->state != POD_ENROLLING || t->awaits_plugin || t->awaits_proxy)
         return;
-    loop_timer_cancel(&pod->timer);
-    if (pod->refusal) {
-        give_up(agent, pod, pod->refusal, &error);
+    loop_timer_cancel(&t->timer);
+    if (t->refusal) {
+        give_up(agent, pod, t->refusal, &error);
         return;
     }
     enroll_describe(agent, pod, &p);
-    if (!pod->by_plugin) {
+    if (!t->by_plugin) {
         bind_live(agent, pod);
         r = steer_pod_attach(agent->steer, &p, &error);
     }
@@ -174,7 +175,7 @@ static void try_finish(struct agent *agent, struct pod *pod)
         r = steer_pod_commit(agent->steer, &p, &error);
     if (r == 0) {
         /* those that have begun since */
-        if (!pod->by_plugin)
+        if (!t->by_plugin)
             bind_live(agent, pod);
         r = steer_pod_verify(agent->steer, &p, &findings);
         if (r < 0)
@@ -187,13 +188,13 @@ static void try_finish(struct agent *agent, struct pod *pod)
         roll_back(agent, pod, r, &error);
         return;
     }
-    pod->enrolled_at = pod->verified_at = (int64_t)time(NULL);
-    pod->enroll_microseconds = now_microseconds() - pod->begun_microseconds;
-    pod->failed_tries = 0;
-    pod->failed_repairs = 0;
-    pod->unrepaired.len = 0;
-    pod->logged = BRUMA_REASON_NONE;
-    pod_set_error(pod, BRUMA_REASON_NONE, "");
+    enrollment_of(pod)->enrolled_at = h->verified_at = (int64_t)time(NULL);
+    enrollment_of(pod)->took_microseconds = now_microseconds() - t->begun_microseconds;
+    enrollment_of(pod)->failed_tries = 0;
+    h->failed_repairs = 0;
+    h->unrepaired.len = 0;
+    enrollment_of(pod)->logged = BRUMA_REASON_NONE;
+    enroll_set_error(pod, BRUMA_REASON_NONE, "");
     forwards_look(agent, pod);
     enroll_set_state(agent, pod, POD_ENROLLED);
     guard_forget(agent, pod->cookie);
@@ -202,8 +203,8 @@ static void try_finish(struct agent *agent, struct pod *pod)
     watchdog_follow(agent, pod);
     enroll_announce(agent, pod);
     log_info("pod enrolled\tpod=\"%s/%s\" cookie=%lu generation=%u by=%s microseconds=%lu proxy=%s",
-             pod->namespace, pod->name, (unsigned long)pod->cookie, pod->generation,
-             pod->by_plugin ? "plugin" : "agent", (unsigned long)pod->enroll_microseconds,
+             pod->namespace, pod->name, (unsigned long)pod->cookie, pod->enrollment->generation,
+             t->by_plugin ? "plugin" : "agent", (unsigned long)pod->enrollment->took_microseconds,
              proxies_pod_state(agent->proxies, pod));
     enroll_end(pod, 0, NULL);
     /* The labels may have changed while the transaction ran. */
@@ -212,11 +213,13 @@ static void try_finish(struct agent *agent, struct pod *pod)
 
 static void on_timer(struct loop_timer *timer)
 {
-    struct pod *pod = container_of(timer, struct pod, timer);
-    struct agent *agent = pod->owner;
+    struct member *m = container_of(timer, struct member, transition.timer);
+    struct transition *t = &m->transition;
+    struct agent *agent = m->agent;
+    struct pod *pod = &m->pod;
     struct steer_error error = {0};
 
-    switch (pod->state) {
+    switch (pod->enrollment->state) {
     case POD_ENROLLING:
         if (proxies_open_listeners(agent->proxies)) {
             enroll_fail(&error, -ETIMEDOUT, BRUMA_REASON_ZDS_PROTOCOL,
@@ -226,12 +229,12 @@ static void on_timer(struct loop_timer *timer)
         }
         log_warn("the proxy did not answer for a pod in time; it is enrolled without\tpod=\"%s/%s\"",
                  pod->namespace, pod->name);
-        pod->awaits_proxy = false;
+        t->awaits_proxy = false;
         try_finish(agent, pod);
         break;
     case POD_LEAVING:
-        if (!source_acked(agent, pod) && loop_now(agent->loop) < pod->leave_until) {
-            loop_timer_set(agent->loop, &pod->timer, agent->settings->drain_grace);
+        if (!source_acked(agent, pod) && loop_now(agent->loop) < t->leave_until) {
+            loop_timer_set(agent->loop, &t->timer, agent->settings->drain_grace);
             break;
         }
         enroll_note(pod, "detaching", steer_pod_detach(agent->steer, pod->cookie, &error), &error);
@@ -239,7 +242,7 @@ static void on_timer(struct loop_timer *timer)
         break;
     case POD_DRAINING:
         enroll_drained(agent, pod);
-        if (pod->state == POD_DRAINING)
+        if (pod->enrollment->state == POD_DRAINING)
             enroll_reconcile(agent, pod);
         break;
     case POD_OUTSIDE:
@@ -250,77 +253,45 @@ static void on_timer(struct loop_timer *timer)
     }
 }
 
-static void bind_pod(struct agent *agent, struct pod *pod)
+void enroll_bind(struct agent *agent, struct pod *pod)
 {
     pod->loop = agent->loop;
-    pod->owner = agent;
-    pod->timer.fn = on_timer;
-}
-
-static int prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, struct steer_error *error)
-{
-    struct steer_pod p;
-    int r;
-
-    /* Steered to nobody it would be cut off. */
-    if (proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies))
-        return enroll_fail(error, -ENOTCONN, BRUMA_REASON_PROXY_NOT_CONNECTED,
-                           "no node proxy is connected to %.150s that could serve the pod",
-                           agent->settings->zds_socket);
-    if (!pod->addresses_len)
-        return enroll_fail(error, -EADDRNOTAVAIL, BRUMA_REASON_POD_ADDRESS_MISSING, "%s",
-                           reason_what(BRUMA_REASON_POD_ADDRESS_MISSING));
-    r = source_service_account(agent, pod, pod->service_account, sizeof(pod->service_account));
-    if (r < 0)
-        return enroll_fail(error, r, BRUMA_REASON_INTERNAL, "the pod's service account: %s", strerror(-r));
-    pod->bypass_inbound = source_bypass_inbound(agent, pod);
-    r = open_netns(pod, error);
-    if (r < 0)
-        return r;
-    if (pod->cookie == agent->own_cookie)
-        return enroll_fail(error, -EINVAL, BRUMA_REASON_NETNS_IS_HOST, "%s",
-                           reason_what(BRUMA_REASON_NETNS_IS_HOST));
-    memset(pod->listener_cookies, 0, sizeof(pod->listener_cookies));
-    if (!proxies_open_listeners(agent->proxies))
-        r = steer_listeners_open(pod->netns_fd, pod->listeners, error);
-    if (r < 0)
-        return r;
-    pod->generation++;
-    enroll_describe(agent, pod, &p);
-    return steer_pod_prepare(agent->steer, &p, ret_program_fd, error);
+    member_of(pod)->agent = agent;
+    transition_of(pod)->timer.fn = on_timer;
 }
 
 int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled_fn done, void *data,
                  int *ret_program_fd, struct steer_error *error)
 {
+    struct transition *t = transition_of(pod);
     _cleanup_fd_ int program = -1;
     int r;
 
-    bind_pod(agent, pod);
-    pod->was_draining = pod->state == POD_DRAINING;
-    pod->by_plugin = plugin;
-    pod->begun_microseconds = now_microseconds();
-    r = prepare(agent, pod, &program, error);
+    enroll_bind(agent, pod);
+    t->was_draining = pod->enrollment->state == POD_DRAINING;
+    t->by_plugin = plugin;
+    t->begun_microseconds = now_microseconds();
+    r = enroll_prepare(agent, pod, &program, error);
     if (r < 0) {
-        pod_set_error(pod, error->reason, error->text);
-        if (!pod->was_draining)
-            pod_close_descriptors(pod);
+        enroll_set_error(pod, error->reason, error->text);
+        if (!t->was_draining)
+            enroll_close_descriptors(pod);
         return r;
     }
-    pod->captured_since_start = plugin;
-    pod->awaits_listeners = false;
-    pod->address_until = 0;
+    enrollment_of(pod)->captured_since_start = plugin;
+    enrollment_of(pod)->awaits_listeners = false;
+    t->address_until = 0;
     enroll_set_state(agent, pod, POD_ENROLLING);
     source_expect(agent, pod); /* the proxy asks for its certificate at once */
     proxies_pod_add(agent->proxies, pod);
-    pod->done = done;
-    pod->done_data = data;
-    pod->refusal = 0;
-    pod->awaits_plugin = plugin;
-    pod->awaits_proxy = proxies_answer_pending(agent->proxies, pod);
-    loop_timer_cancel(&pod->timer);
-    if (pod->awaits_proxy)
-        loop_timer_set(agent->loop, &pod->timer,
+    t->done = done;
+    t->done_data = data;
+    t->refusal = 0;
+    t->awaits_plugin = plugin;
+    t->awaits_proxy = proxies_answer_pending(agent->proxies, pod);
+    loop_timer_cancel(&t->timer);
+    if (t->awaits_proxy)
+        loop_timer_set(agent->loop, &t->timer,
                        proxies_open_listeners(agent->proxies) ? OPENED_WAIT : ANSWER_WAIT);
     if (ret_program_fd)
         *ret_program_fd = take_fd(&program);
@@ -330,9 +301,10 @@ int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled
 
 void enroll_attached(struct agent *agent, struct pod *pod)
 {
+    struct transition *t = transition_of(pod);
     struct steer_error error = {0};
 
-    if (pod->state != POD_ENROLLING || !pod->awaits_plugin)
+    if (pod->enrollment->state != POD_ENROLLING || !t->awaits_plugin)
         return;
     if (!steer_pod_attached(agent->steer, pod->cookie, pod->netns_fd)) {
         enroll_fail(&error, -ENOLINK, BRUMA_REASON_ATTACH_FAILED,
@@ -340,7 +312,7 @@ void enroll_attached(struct agent *agent, struct pod *pod)
         give_up(agent, pod, -ENOLINK, &error);
         return;
     }
-    pod->awaits_plugin = false;
+    t->awaits_plugin = false;
     try_finish(agent, pod);
 }
 
@@ -348,50 +320,20 @@ void enroll_abort(struct agent *agent, struct pod *pod, enum bruma_reason reason
 {
     struct steer_error error = {0};
 
-    if (pod->state != POD_ENROLLING)
+    if (pod->enrollment->state != POD_ENROLLING)
         return;
     enroll_fail(&error, -ECANCELED, reason, "%s", text);
     give_up(agent, pod, -ECANCELED, &error);
 }
 
-/* What the source says otherwise than before of a pod that stays in the mesh. */
-static void update_bypass(struct agent *agent, struct pod *pod)
+void enroll_forget_waiter(struct pod *pod)
 {
-    bool bypass = source_bypass_inbound(agent, pod);
-    struct steer_error error = {0};
-    struct steer_pod p;
-
-    if (bypass == pod->bypass_inbound)
-        return;
-    log_info("plaintext from outside %s\tpod=\"%s/%s\"",
-             bypass ? "goes straight to the application now" : "goes to the proxy again", pod->namespace,
-             pod->name);
-    pod->bypass_inbound = bypass;
-    enroll_set_state(agent, pod, POD_ENROLLED);
-    enroll_describe(agent, pod, &p);
-    enroll_note(pod, "writing the pod's entry", steer_pod_commit(agent->steer, &p, &error), &error);
-}
-
-static void update_identity(struct agent *agent, struct pod *pod)
-{
-    char account[sizeof(pod->service_account)];
-    struct steer_error error = {0};
-    struct steer_pod p;
-
-    if (source_service_account(agent, pod, account, sizeof(account)) < 0 ||
-        !strcmp(account, pod->service_account))
-        return;
-    log_info("a pod's service account changed\tpod=\"%s/%s\" from=%s to=%s", pod->namespace, pod->name,
-             pod->service_account, account);
-    strcpy(pod->service_account, account);
-    enroll_set_state(agent, pod, POD_ENROLLED);
-    enroll_describe(agent, pod, &p);
-    enroll_note(pod, "writing the pod's entry", steer_pod_commit(agent->steer, &p, &error), &error);
-    proxies_pod_add(agent->proxies, pod);
+    transition_of(pod)->done = NULL;
 }
 
 void enroll_reconcile(struct agent *agent, struct pod *pod)
 {
+    struct transition *t = transition_of(pod);
     struct steer_error error = {0};
     const char *why;
     bool wanted;
@@ -401,17 +343,17 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
     if (!source_knows_pod(agent, pod))
         return;
     wanted = enroll_wanted(agent, pod, &why);
-    switch (pod->state) {
+    switch (pod->enrollment->state) {
     case POD_OUTSIDE:
     case POD_DRAINING:
         if (!wanted) {
-            pod->failed_tries = 0;
+            enrollment_of(pod)->failed_tries = 0;
             guard_pass(agent, pod->cookie, pod->namespace, pod->name);
             break;
         }
         r = enroll_begin(agent, pod, false, NULL, NULL, NULL, &error);
         if (r < 0 && enroll_address_wait(agent, pod, &error)) {
-            loop_timer_set(agent->loop, &pod->timer, ADDRESS_LOOK);
+            loop_timer_set(agent->loop, &t->timer, ADDRESS_LOOK);
         } else if (r < 0) {
             report_once(agent, pod, &error);
             retry_later(agent, pod);
@@ -419,15 +361,14 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
         }
         break;
     case POD_ENROLLING:
-        if (!wanted && !pod->by_plugin)
+        if (!wanted && !t->by_plugin)
             enroll_abort(agent, pod, BRUMA_REASON_NONE, "the pod is no longer to be in the mesh");
         break;
     case POD_ENROLLED:
         if (!wanted) {
             enroll_leave(agent, pod, why);
         } else {
-            update_bypass(agent, pod);
-            update_identity(agent, pod);
+            enroll_update(agent, pod);
             probes_register(agent, pod);
             dns_follow(agent, pod);
         }
@@ -447,51 +388,32 @@ void enroll_reconcile_all(struct agent *agent)
 
     list_for_each (pod, &agent->pods.list, node) {
         /* New labels are a reason to try at once what failed before. */
-        pod->failed_tries = 0;
+        enrollment_of(pod)->failed_tries = 0;
         enroll_reconcile(agent, pod);
     }
 }
 
 void enroll_answered(struct agent *agent, struct pod *pod, enum bruma_reason reason, const char *text)
 {
+    struct transition *t = transition_of(pod);
     struct steer_error error = {0};
 
-    if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
+    if (pod->enrollment->state == POD_ENROLLING && t->awaits_proxy) {
         if (text) {
             enroll_fail(&error, -EPROTO, reason, "the proxy refused the pod: %.200s", text);
             refuse(agent, pod, -EPROTO, &error);
             return;
         }
-        pod->awaits_proxy = false;
-        if (!pod->awaits_plugin)
-            loop_timer_cancel(&pod->timer);
+        t->awaits_proxy = false;
+        if (!t->awaits_plugin)
+            loop_timer_cancel(&t->timer);
         try_finish(agent, pod);
         return;
     }
     if (text)
-        pod_set_error(pod, reason, text);
-    else if (pod->state == POD_ENROLLED)
-        pod_set_error(pod, BRUMA_REASON_NONE, "");
-}
-
-int enroll_listeners_opened(struct agent *agent, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT],
-                            struct steer_error *error)
-{
-    uint64_t cookies[BRUMA_LISTENER_COUNT];
-    struct steer_pod p;
-    int r = 0;
-
-    enroll_describe(agent, pod, &p);
-    memcpy(p.listeners, listeners, sizeof(p.listeners));
-    for (int i = 0; r == 0 && i < BRUMA_LISTENER_COUNT; i++)
-        r = socket_cookie(listeners[i], &cookies[i]);
-    if (r < 0)
-        return enroll_fail(error, r, BRUMA_REASON_PROXY_LISTENERS_MISSING, "a listener of the proxy: %s",
-                           strerror(-r));
-    r = steer_pod_set_listeners(agent->steer, &p, error);
-    if (r == 0)
-        memcpy(pod->listener_cookies, cookies, sizeof(cookies));
-    return r;
+        enroll_set_error(pod, reason, text);
+    else if (pod->enrollment->state == POD_ENROLLED)
+        enroll_set_error(pod, BRUMA_REASON_NONE, "");
 }
 
 void enroll_proxy_gone(struct agent *agent)
@@ -501,19 +423,19 @@ void enroll_proxy_gone(struct agent *agent)
     struct pod *pod;
 
     list_for_each (pod, &agent->pods.list, node) {
-        if (pod->state == POD_DRAINING) {
+        if (pod->enrollment->state == POD_DRAINING) {
             /* Its connections live on if only the link broke: a proxy that comes back offers the pod again.
              */
-            pod->clean_not_before = until;
+            transition_of(pod)->clean_not_before = until;
             enroll_drained(agent, pod);
-        } else if (pod->state == POD_ENROLLING && pod->awaits_proxy) {
+        } else if (pod->enrollment->state == POD_ENROLLING && transition_of(pod)->awaits_proxy) {
             if (proxies_open_listeners(agent->proxies) && !proxies_serving(agent->proxies)) {
                 enroll_fail(&error, -ENOTCONN, BRUMA_REASON_PROXY_AWAY, "%s",
                             "the node proxy disconnected in the meantime");
                 refuse(agent, pod, -ENOTCONN, &error);
                 continue;
             }
-            pod->awaits_proxy = proxies_answer_pending(agent->proxies, pod);
+            transition_of(pod)->awaits_proxy = proxies_answer_pending(agent->proxies, pod);
             try_finish(agent, pod);
         }
     }
@@ -521,22 +443,23 @@ void enroll_proxy_gone(struct agent *agent)
 
 void enroll_resume(struct agent *agent, struct pod *pod)
 {
+    struct transition *t = transition_of(pod);
     struct steer_error error = {0};
 
-    bind_pod(agent, pod);
-    switch (pod->state) {
+    enroll_bind(agent, pod);
+    switch (pod->enrollment->state) {
     case POD_ENROLLING:
         /* The plugin saw the agent die and reported failure; the runtime tears the sandbox down. */
         enroll_fail(&error, -ECANCELED, BRUMA_REASON_AGENT_NOT_READY,
                     "the agent was restarted during the enrollment");
-        pod->by_plugin = true;
+        t->by_plugin = true;
         roll_back(agent, pod, -ECANCELED, &error);
         break;
     case POD_LEAVING:
-        loop_timer_set(agent->loop, &pod->timer, agent->settings->drain_grace);
+        loop_timer_set(agent->loop, &t->timer, agent->settings->drain_grace);
         break;
     case POD_DRAINING:
-        pod->clean_not_before = agent->adopt_until;
+        t->clean_not_before = agent->adopt_until;
         enroll_drained(agent, pod);
         break;
     default:

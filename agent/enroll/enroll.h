@@ -15,6 +15,14 @@
 
 #define ENROLL_ADDRESS_WAIT 2500 /* milliseconds; duplicate address detection takes one to two seconds */
 
+/* Ends an enrollment that waited for someone. r: 0, or -errno with the reason in error. */
+typedef void (*pod_enrolled_fn)(void *data, struct pod *pod, int r, const struct steer_error *error);
+
+/* A pod that was heard of just now, in state POD_OUTSIDE and without a sandbox; see enroll_pod_new(). 0 or
+ * -ENOMEM. */
+int enroll_pod_add(struct agent *agent, const char *uid, const char *namespace, const char *name,
+                   struct pod **ret);
+
 /* The labels say that the pod belongs to the mesh; *ret_why says how that was decided. Only when
  * source_ready(). */
 bool enroll_wanted(const struct agent *agent, const struct pod *pod, const char **ret_why);
@@ -30,10 +38,15 @@ int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled
 /* What enroll_begin() or watchdog_verify() failed for may pass within ENROLL_ADDRESS_WAIT of its first time:
  * the pod's address is new to its device. Who gets true tries again, a few milliseconds later. */
 bool enroll_address_wait(struct agent *agent, struct pod *pod, const struct steer_error *error);
+/* The address can be used: another one that is new is waited for afresh. */
+void enroll_address_settled(struct pod *pod);
 void enroll_attached(struct agent *agent, struct pod *pod);
 /* Rolls an enrollment back that is under way; done is called with -ECANCELED. A pod whose enrollment by the
  * plugin failed, here or elsewhere, is removed and freed once done has returned. */
 void enroll_abort(struct agent *agent, struct pod *pod, enum bruma_reason reason, const char *text);
+
+/* Whoever waited for the enrollment's end does not any more: done is not called. */
+void enroll_forget_waiter(struct pod *pod);
 
 /* Moves the pod, or all pods, where the labels want them. */
 void enroll_reconcile(struct agent *agent, struct pod *pod);

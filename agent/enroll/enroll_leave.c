@@ -15,6 +15,7 @@
 
 void enroll_leave(struct agent *agent, struct pod *pod, const char *why)
 {
+    struct transition *t = transition_of(pod);
     struct steer_error error = {0};
 
     log_info("pod leaves the mesh\tpod=\"%s/%s\" why=\"%s\"", pod->namespace, pod->name, why);
@@ -24,8 +25,8 @@ void enroll_leave(struct agent *agent, struct pod *pod, const char *why)
     enroll_note(pod, "stopping outbound capture", steer_pod_stop_outbound(agent->steer, pod->cookie, &error),
                 &error);
     dns_end(agent, pod);
-    pod->leave_until = loop_now(agent->loop) + TOLD_WAIT;
-    loop_timer_set(agent->loop, &pod->timer, agent->settings->drain_grace);
+    t->leave_until = loop_now(agent->loop) + TOLD_WAIT;
+    loop_timer_set(agent->loop, &t->timer, agent->settings->drain_grace);
 }
 
 /* Outbound was stopped and nothing else yet. */
@@ -42,7 +43,7 @@ void enroll_come_back(struct agent *agent, struct pod *pod)
         enroll_note(pod, "starting outbound capture again", r, &error);
         return;
     }
-    loop_timer_cancel(&pod->timer);
+    loop_timer_cancel(&transition_of(pod)->timer);
     enroll_set_state(agent, pod, POD_ENROLLED);
     guard_forget(agent, pod->cookie);
     dns_follow(agent, pod);
@@ -55,24 +56,25 @@ void enroll_drain(struct agent *agent, struct pod *pod)
     enroll_set_state(agent, pod, POD_DRAINING);
     proxies_pod_drain(agent->proxies, pod);
     if (!proxies_serving(agent->proxies))
-        pod->clean_not_before = loop_now(agent->loop) + agent->settings->adopt_wait;
+        transition_of(pod)->clean_not_before = loop_now(agent->loop) + agent->settings->adopt_wait;
     enroll_drained(agent, pod);
 }
 
 void enroll_drained(struct agent *agent, struct pod *pod)
 {
+    struct transition *t = transition_of(pod);
     uint64_t now = loop_now(agent->loop);
 
-    if (pod->state != POD_DRAINING || proxies_busy(agent->proxies, pod))
+    if (pod->enrollment->state != POD_DRAINING || proxies_busy(agent->proxies, pod))
         return;
-    if (now < pod->clean_not_before) {
-        loop_timer_set(agent->loop, &pod->timer, pod->clean_not_before - now);
+    if (now < t->clean_not_before) {
+        loop_timer_set(agent->loop, &t->timer, t->clean_not_before - now);
         return;
     }
-    loop_timer_cancel(&pod->timer);
+    loop_timer_cancel(&t->timer);
     enroll_clean(agent, pod, pod->netns_fd);
     proxies_pod_delete(agent->proxies, pod);
-    pod_close_descriptors(pod);
+    enroll_close_descriptors(pod);
     enroll_set_state(agent, pod, POD_OUTSIDE);
     log_info("pod has left the mesh\tpod=\"%s/%s\"", pod->namespace, pod->name);
 }
@@ -83,10 +85,10 @@ void enroll_remove(struct agent *agent, struct pod *pod, const char *why)
     struct steer_error error = {.reason = BRUMA_REASON_POD_REMOVED};
 
     log_info("pod removed\tpod=\"%s/%s\" state=%s why=\"%s\"", pod->namespace, pod->name,
-             pod_state_name(pod->state), why);
+             pod_state_name(pod->enrollment->state), why);
     snprintf(error.text, sizeof(error.text), "%s", why);
     source_forget(agent, pod->uid);
-    if (pod->state != POD_OUTSIDE) {
+    if (pod->enrollment->state != POD_OUTSIDE) {
         dns_end(agent, pod);
         enroll_undo_capture(agent, pod);
         enroll_clean(agent, pod, present ? pod->netns_fd : -1);
@@ -95,5 +97,5 @@ void enroll_remove(struct agent *agent, struct pod *pod, const char *why)
     proxies_pod_delete(agent->proxies, pod);
     store_remove(&agent->store, pod->uid);
     enroll_end(pod, -ECANCELED, &error);
-    pod_free(pod);
+    enroll_pod_free(pod);
 }

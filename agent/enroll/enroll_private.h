@@ -4,6 +4,7 @@
 #define AGENT_ENROLL_ENROLL_PRIVATE_H
 
 #include "agent/enroll/enroll.h"
+#include "agent/enroll/member.h"
 
 /* ---- enroll_steps.c ---- */
 
@@ -20,6 +21,19 @@ void enroll_undo_capture(struct agent *agent, struct pod *pod);
 void enroll_clean(struct agent *agent, struct pod *pod, int netns_fd);
 /* Tells who waits for the enrollment of its end, once. */
 void enroll_end(struct pod *pod, int r, const struct steer_error *error);
+
+/* ---- enroll_prepare.c ---- */
+
+/* Opens the pod's namespace and listeners and tells steering of it; nothing is captured yet. *ret_program_fd
+ * is the caller's. 0, or -errno with the reason in error: what was opened stays open. */
+int enroll_prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, struct steer_error *error);
+/* Takes over what the source says otherwise than before of a pod that stays in the mesh. */
+void enroll_update(struct agent *agent, struct pod *pod);
+
+/* ---- enroll.c ---- */
+
+/* Before the pod's timer is set, or it is followed. */
+void enroll_bind(struct agent *agent, struct pod *pod);
 
 /* ---- enroll_leave.c ---- */
 

@@ -26,20 +26,21 @@ int enroll_fail(struct steer_error *error, int r, enum bruma_reason reason, cons
 
 void enroll_describe(const struct agent *agent, const struct pod *pod, struct steer_pod *ret)
 {
-    struct steer_pod p = {.netns_fd = pod->netns_fd, .cookie = pod->cookie, .generation = pod->generation};
+    struct steer_pod p = {
+        .netns_fd = pod->netns_fd, .cookie = pod->cookie, .generation = pod->enrollment->generation};
     char identity[SPIFFE_MAX];
 
     snprintf(p.name, sizeof(p.name), "%.*s/%.*s", 63, pod->namespace, 63, pod->name);
     if (spiffe_format(identity, sizeof(identity), agent->settings->trust_domain, pod->namespace,
-                      pod->service_account) < 0)
+                      pod->enrollment->service_account) < 0)
         identity[0] = '\0';
     snprintf(p.identity, sizeof(p.identity), "%.*s", (int)sizeof(p.identity) - 1, identity);
     memcpy(p.addresses, pod->addresses, sizeof(p.addresses));
     p.addresses_len = pod->addresses_len;
-    p.bypass_inbound = pod->bypass_inbound;
-    memcpy(p.listeners, pod->listeners, sizeof(p.listeners));
+    p.bypass_inbound = pod->enrollment->bypass_inbound;
+    memcpy(p.listeners, pod->enrollment->listeners, sizeof(p.listeners));
     p.foreign_listeners = proxies_open_listeners(agent->proxies);
-    memcpy(p.listener_cookies, pod->listener_cookies, sizeof(p.listener_cookies));
+    memcpy(p.listener_cookies, pod->enrollment->listener_cookies, sizeof(p.listener_cookies));
     *ret = p;
 }
 
@@ -50,7 +51,7 @@ void enroll_announce(struct agent *agent, struct pod *pod)
 
 void enroll_set_state(struct agent *agent, struct pod *pod, enum pod_state state)
 {
-    pod->state = state;
+    enrollment_of(pod)->state = state;
     /* Without its record the pod is recovered from what is pinned; the failure was logged. */
     (void)store_save(&agent->store, pod);
 }
@@ -81,9 +82,10 @@ void enroll_clean(struct agent *agent, struct pod *pod, int netns_fd)
 
 void enroll_end(struct pod *pod, int r, const struct steer_error *error)
 {
-    pod_enrolled_fn done = pod->done;
+    struct transition *t = transition_of(pod);
+    pod_enrolled_fn done = t->done;
 
-    pod->done = NULL;
+    t->done = NULL;
     if (done)
-        done(pod->done_data, pod, r, error);
+        done(t->done_data, pod, r, error);
 }

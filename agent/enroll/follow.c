@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "agent/enroll/forwards.h"
+#include "agent/enroll/member.h"
 #include "agent/enroll/watchdog.h"
 #include "bruma/mesh.h"
 #include "lib/netns.h"
@@ -44,7 +45,7 @@ static bool matters(struct pod *pod, const char *buf, size_t len)
             break;
         case RTM_NEWLINK:
         case RTM_DELLINK: /* its routes go with lo, without a message; others may be what it forwards by */
-            pod->links_changed = true;
+            following_of(pod)->links_changed = true;
             return true;
         default:
             break;
@@ -60,7 +61,7 @@ static bool read_hints(struct pod *pod, int limit)
     bool look = false;
 
     for (int i = 0; i < limit; i++) {
-        ssize_t n = recv(pod->routes_fd, buf, sizeof(buf), MSG_DONTWAIT);
+        ssize_t n = recv(following_of(pod)->routes_fd, buf, sizeof(buf), MSG_DONTWAIT);
 
         if (n < 0 && errno == ENOBUFS) {
             look = true; /* some were lost */
@@ -77,16 +78,14 @@ static bool read_hints(struct pod *pod, int limit)
 /* Nothing is read between a hint and the look that it leads to. */
 static void on_routes(struct loop_watch *watch, uint32_t events)
 {
-    struct pod *pod = container_of(watch, struct pod, routes);
-    struct agent *agent = pod->owner;
+    struct member *m = container_of(watch, struct member, following.routes);
 
     (void)events;
-    if (!read_hints(pod, HINTS_A_TURN))
+    if (!read_hints(&m->pod, HINTS_A_TURN))
         return;
-    loop_watch_remove(agent->loop, watch);
-    if (pod->failed_repairs)
-        pod->repair_at = 0;
-    watchdog_look(agent, pod);
+    loop_watch_remove(m->agent->loop, watch);
+    watchdog_try_again(&m->pod);
+    watchdog_look(m->agent, &m->pod);
 }
 
 static int routes_socket(int netns_fd)
@@ -110,44 +109,47 @@ static int routes_socket(int netns_fd)
 
 void watchdog_follow(struct agent *agent, struct pod *pod)
 {
+    struct following *f = following_of(pod);
     int r = 0;
 
-    if (pod->routes.fd >= 0 || loop_timer_armed(&pod->verify_soon))
+    if (f->routes.fd >= 0 || loop_timer_armed(&f->verify_soon))
         return;
-    if (pod->routes_fd < 0) {
+    if (f->routes_fd < 0) {
         r = routes_socket(pod->netns_fd);
         if (r >= 0) {
-            pod->routes_fd = r;
+            f->routes_fd = r;
             r = 0;
         }
     }
     if (r == 0)
-        r = loop_watch_add(agent->loop, &pod->routes, pod->routes_fd, EPOLLIN, on_routes);
-    if (r < 0 && !pod->unfollowed)
+        r = loop_watch_add(agent->loop, &f->routes, f->routes_fd, EPOLLIN, on_routes);
+    if (r < 0 && !f->unfollowed)
         log_warn_errno(
             r,
             "rules and routes of a pod cannot be followed; the timer verifies them, and it is tried "
             "again\tpod=\"%s/%s\"",
             pod->namespace, pod->name);
-    pod->unfollowed = r < 0;
+    f->unfollowed = r < 0;
 }
 
 bool watchdog_follows(const struct pod *pod)
 {
-    return pod->routes.fd >= 0;
+    return following_of(pod)->routes.fd >= 0;
 }
 
 static void on_verify_soon(struct loop_timer *timer)
 {
-    struct pod *pod = container_of(timer, struct pod, verify_soon);
-    struct agent *agent = pod->owner;
+    struct member *m = container_of(timer, struct member, following.verify_soon);
+    struct following *f = &m->following;
+    struct agent *agent = m->agent;
+    struct pod *pod = &m->pod;
 
-    pod->looked_at = loop_now(agent->loop);
-    if (pod->routes_fd >= 0)
+    f->looked_at = loop_now(agent->loop);
+    if (f->routes_fd >= 0)
         (void)read_hints(pod, HINTS_A_LOOK);
     agent->verify_pod(agent, pod);
-    if (pod->links_changed && pod->state == POD_ENROLLED) {
-        pod->links_changed = false;
+    if (f->links_changed && pod->enrollment->state == POD_ENROLLED) {
+        f->links_changed = false;
         forwards_look(agent, pod);
     }
 }
@@ -156,13 +158,14 @@ static void on_verify_soon(struct loop_timer *timer)
  * would. */
 void watchdog_look(struct agent *agent, struct pod *pod)
 {
+    struct following *f = following_of(pod);
     uint64_t now = loop_now(agent->loop), slowest = agent->settings->verify_interval;
 
-    if (loop_timer_armed(&pod->verify_soon))
+    if (loop_timer_armed(&f->verify_soon))
         return;
-    if (!pod->looked_at || now - pod->looked_at > slowest || !pod->look_wait)
-        pod->look_wait = LOOK_SOON;
-    pod->verify_soon.fn = on_verify_soon;
-    loop_timer_set(agent->loop, &pod->verify_soon, pod->look_wait < slowest ? pod->look_wait : slowest);
-    pod->look_wait *= 2;
+    if (!f->looked_at || now - f->looked_at > slowest || !f->look_wait)
+        f->look_wait = LOOK_SOON;
+    f->verify_soon.fn = on_verify_soon;
+    loop_timer_set(agent->loop, &f->verify_soon, f->look_wait < slowest ? f->look_wait : slowest);
+    f->look_wait *= 2;
 }

@@ -16,7 +16,7 @@ static const struct pod *pod_of(const struct agent *agent, uint64_t cookie)
     const struct pod *pod;
 
     list_for_each (pod, &agent->pods.list, node) {
-        if (pod->cookie == cookie && pod->state == POD_ENROLLED)
+        if (pod->cookie == cookie && pod->enrollment->state == POD_ENROLLED)
             return pod;
     }
     return NULL;
@@ -74,7 +74,7 @@ void probes_verify(struct agent *agent)
             steer_probe_remove(agent->steer, &list[i].target);
     }
     list_for_each (pod, &agent->pods.list, node) {
-        if (pod->state == POD_ENROLLED)
+        if (pod->enrollment->state == POD_ENROLLED)
             probes_register(agent, pod);
     }
 }

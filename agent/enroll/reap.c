@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "agent/enroll/enroll.h"
+#include "agent/enroll/member.h"
 
 #define LOOK          2000 /* milliseconds between looks for processes of a namespace whose name is not there */
 #define FIRST_PROCESS 60000 /* milliseconds that a sandbox may take to get one */
@@ -29,7 +30,8 @@ static void end_search(struct agent *agent)
 
 static bool lives_in(const struct pod *pod, const struct stat *st)
 {
-    return pod->searched && !pod->inhabited && pod->netns_inode == st->st_ino;
+    struct presence *seen = presence_of(pod);
+    return seen->searched && !seen->inhabited && pod->netns_inode == st->st_ino;
 }
 
 static void look_at(struct agent *agent, const char *process)
@@ -42,7 +44,7 @@ static void look_at(struct agent *agent, const char *process)
     if (fstatat(dirfd(agent->search), path, &st, 0) < 0)
         return; /* it has ended meanwhile */
     list_for_each (pod, &agent->pods.list, node)
-        pod->inhabited |= lives_in(pod, &st);
+        presence_of(pod)->inhabited |= lives_in(pod, &st);
 }
 
 /* All processes were looked at. */
@@ -52,14 +54,14 @@ static void remove_gone(struct agent *agent)
     struct pod *pod;
 
     list_for_each (pod, &agent->pods.list, node) {
-        if (!pod->searched)
+        if (!presence_of(pod)->searched)
             continue;
-        pod->searched = false;
+        presence_of(pod)->searched = false;
         /* It must stay captured. And a pod's first process comes a while after its sandbox. */
-        if (pod->inhabited || (pod->netns_unseen && now - pod->added < FIRST_PROCESS)) {
-            pod->netns_missing = 0;
-            pod->netns_look = now + LOOK;
-        } else if (pod->netns_missing++ > 0) {
+        if (presence_of(pod)->inhabited || (pod->netns_unseen && now - pod->added < FIRST_PROCESS)) {
+            presence_of(pod)->missing = 0;
+            presence_of(pod)->look_at = now + LOOK;
+        } else if (presence_of(pod)->missing++ > 0) {
             /* Twice in a row: a runtime may still be busy mounting the name. */
             enroll_remove(agent, pod, "its network namespace is gone");
         }
@@ -111,16 +113,17 @@ static bool is_named_by_process(const struct agent *agent, const struct pod *pod
 
 static bool is_missing(struct agent *agent, struct pod *pod, bool changed)
 {
+    struct presence *seen = presence_of(pod);
     int present;
 
-    if (!changed && pod->netns_seen && !is_named_by_process(agent, pod))
+    if (!changed && seen->named && !is_named_by_process(agent, pod))
         return false;
     present = pod_netns_present(pod);
-    pod->netns_seen = present > 0;
+    seen->named = present > 0;
     if (present > 0)
-        pod->netns_missing = 0;
+        seen->missing = 0;
     /* Who cannot tell has not seen it go. */
-    return present == 0 && loop_now(agent->loop) >= pod->netns_look;
+    return present == 0 && loop_now(agent->loop) >= seen->look_at;
 }
 
 /* Of the namespace that is looked for. */
@@ -143,11 +146,11 @@ void reap_pods(struct agent *agent)
     if (changed)
         agent->mounts_until = loop_now(agent->loop) + MOUNTS_TRUSTED;
     list_for_each (pod, &agent->pods.list, node) {
-        pod->inhabited = false;
-        pod->searched = is_missing(agent, pod, changed);
-        if (pod->searched)
+        presence_of(pod)->inhabited = false;
+        presence_of(pod)->searched = is_missing(agent, pod, changed);
+        if (presence_of(pod)->searched)
             know_inode(pod);
-        any |= pod->searched;
+        any |= presence_of(pod)->searched;
     }
     if (!any)
         return;

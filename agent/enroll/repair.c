@@ -7,6 +7,7 @@
 
 #include "agent/enroll/dns_capture.h"
 #include "agent/enroll/enroll.h"
+#include "agent/enroll/member.h"
 #include "agent/enroll/watchdog.h"
 #include "lib/reasons.h"
 
@@ -38,7 +39,7 @@ static void count(struct agent *agent, struct pod *pod, const struct steer_findi
 
         if (reason >= BRUMA_REASON_COUNT || among(left, reason))
             continue;
-        pod->repairs[reason]++;
+        health_of(pod)->repairs[reason]++;
         agent->repairs[reason]++;
         log_warn("capture of a pod was broken and has been repaired\tpod=\"%s/%s\" reason=%s detail=\"%s\"",
                  pod->namespace, pod->name, reason_name(reason), reason_what(reason));
@@ -48,12 +49,12 @@ static void count(struct agent *agent, struct pod *pod, const struct steer_findi
 static int reopen(struct pod *pod, const struct steer_findings *findings, struct steer_error *error)
 {
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
-        if (!findings->closed_listeners[i] || pod->listeners[i] < 0)
+        if (!findings->closed_listeners[i] || pod->enrollment->listeners[i] < 0)
             continue;
-        close(pod->listeners[i]);
-        pod->listeners[i] = -1;
+        close(pod->enrollment->listeners[i]);
+        enrollment_of(pod)->listeners[i] = -1;
     }
-    return steer_listeners_open(pod->netns_fd, pod->listeners, error);
+    return steer_listeners_open(pod->netns_fd, enrollment_of(pod)->listeners, error);
 }
 
 static bool any_closed(const struct steer_findings *findings)
@@ -87,15 +88,15 @@ static void verify_listeners(struct agent *agent, struct pod *pod, bool may_repa
     if (!proxies_open_listeners(agent->proxies))
         return;
     if (!closed)
-        closed = steer_foreign_listeners_live(pod->netns_fd, pod->listener_cookies) == 0;
+        closed = steer_foreign_listeners_live(pod->netns_fd, pod->enrollment->listener_cookies) == 0;
     take_out(findings, BRUMA_REASON_LISTENER_CLOSED);
     if (!closed)
         return;
     if (!proxies_serving(agent->proxies)) {
-        if (pod->last_reason != BRUMA_REASON_PROXY_AWAY)
+        if (pod->enrollment->last_reason != BRUMA_REASON_PROXY_AWAY)
             log_warn("no proxy serves a pod: its connections are dropped\tpod=\"%s/%s\" reason=%s",
                      pod->namespace, pod->name, reason_name(BRUMA_REASON_PROXY_AWAY));
-        pod_set_error(pod, BRUMA_REASON_PROXY_AWAY, reason_what(BRUMA_REASON_PROXY_AWAY));
+        enroll_set_error(pod, BRUMA_REASON_PROXY_AWAY, reason_what(BRUMA_REASON_PROXY_AWAY));
     } else if (!may_repair) {
         findings->reasons[findings->len++] = BRUMA_REASON_LISTENER_CLOSED;
     } else if (!strcmp(proxies_pod_state(agent->proxies, pod), "serving")) {
@@ -114,7 +115,7 @@ static int repair(struct agent *agent, struct pod *pod, const struct steer_findi
     struct steer_pod p;
     int r = replaced ? reopen(pod, findings, error) : 0, e;
 
-    steer_quick_check_close(&pod->quick_check);
+    steer_quick_check_close(&health_of(pod)->quick_check);
     if (r == 0 && replaced)
         proxies_pod_add(agent->proxies, pod);
     /* What needs no listener is repaired without. */
@@ -152,91 +153,100 @@ static int wait_for_loopback(struct pod *pod, struct steer_error *error)
 {
     error->reason = BRUMA_REASON_LOOPBACK_DOWN;
     snprintf(error->text, sizeof(error->text), "%s", reason_what(error->reason));
-    if (pod->last_reason != error->reason)
+    if (pod->enrollment->last_reason != error->reason)
         log_info("a pod's loopback device is down\tpod=\"%s/%s\" reason=%s", pod->namespace, pod->name,
                  reason_name(error->reason));
-    pod_set_error(pod, error->reason, error->text);
-    pod->unrepaired = (struct steer_findings){.reasons = {error->reason}, .len = 1};
+    enroll_set_error(pod, error->reason, error->text);
+    health_of(pod)->unrepaired = (struct steer_findings){.reasons = {error->reason}, .len = 1};
     return -ENETDOWN;
 }
 
 bool watchdog_quick_check(struct agent *agent, struct pod *pod)
 {
+    struct health *h = health_of(pod);
     struct steer_pod p = {
-        .netns_fd = pod->netns_fd, .cookie = pod->cookie, .bypass_inbound = pod->bypass_inbound};
+        .netns_fd = pod->netns_fd, .cookie = pod->cookie, .bypass_inbound = pod->enrollment->bypass_inbound};
     /* Its proxy tells of a listener that somebody has destroyed. */
     bool served =
         proxies_serving(agent->proxies) && !strcmp(proxies_pod_state(agent->proxies, pod), "serving");
 
-    if (!pod->quick_check.armed || pod->failed_repairs || pod->unrepaired.len || !watchdog_follows(pod))
+    if (!h->quick_check.armed || h->failed_repairs || h->unrepaired.len)
         return false;
     memcpy(p.addresses, pod->addresses, sizeof(p.addresses));
     p.addresses_len = pod->addresses_len;
-    memcpy(p.listeners, pod->listeners, sizeof(p.listeners));
-    if (!steer_quick_check_same(agent->steer, &p, &pod->quick_check, !served))
+    memcpy(p.listeners, pod->enrollment->listeners, sizeof(p.listeners));
+    if (!steer_quick_check_same(agent->steer, &p, &h->quick_check, !served))
         return false;
-    pod->verified_at = (int64_t)time(NULL);
+    h->verified_at = (int64_t)time(NULL);
     return true;
 }
 
 static void verified(struct pod *pod)
 {
-    if (pod->logged)
+    struct health *h = health_of(pod);
+    if (pod->enrollment->logged)
         log_info("capture of a pod is whole again\tpod=\"%s/%s\" was=%s", pod->namespace, pod->name,
-                 reason_name(pod->logged));
-    if (pod->last_reason == BRUMA_REASON_LOOPBACK_DOWN ||
-        (pod->failed_repairs && pod->last_reason == pod->repair_reason))
-        pod_set_error(pod, BRUMA_REASON_NONE, "");
-    pod->failed_repairs = 0;
-    pod->logged = BRUMA_REASON_NONE;
-    pod->unrepaired.len = 0;
-    pod->verified_at = (int64_t)time(NULL);
+                 reason_name(pod->enrollment->logged));
+    if (pod->enrollment->last_reason == BRUMA_REASON_LOOPBACK_DOWN ||
+        (h->failed_repairs && pod->enrollment->last_reason == h->repair_reason))
+        enroll_set_error(pod, BRUMA_REASON_NONE, "");
+    h->failed_repairs = 0;
+    enrollment_of(pod)->logged = BRUMA_REASON_NONE;
+    h->unrepaired.len = 0;
+    h->verified_at = (int64_t)time(NULL);
 }
 
 /* Tried again less and less often, or once something changes, and told of once. */
 static void put_off(struct agent *agent, struct pod *pod, const struct steer_findings *left,
                     const struct steer_error *error)
 {
+    struct health *h = health_of(pod);
     uint64_t wait = agent->settings->verify_interval;
     /* A new address is not to be used for a second or two. */
-    bool passing = error->reason == BRUMA_REASON_POD_ADDRESS_UNUSABLE && !pod->failed_repairs;
+    bool passing = error->reason == BRUMA_REASON_POD_ADDRESS_UNUSABLE && !h->failed_repairs;
 
-    for (unsigned i = 0; i < pod->failed_repairs && wait < REPAIR_WAIT_MAX; i++)
+    for (unsigned i = 0; i < h->failed_repairs && wait < REPAIR_WAIT_MAX; i++)
         wait *= 2;
     if (wait > REPAIR_WAIT_MAX && wait > agent->settings->verify_interval)
         wait = REPAIR_WAIT_MAX;
-    pod->failed_repairs++;
-    pod->repair_at = loop_now(agent->loop) + wait;
-    pod->repair_reason = error->reason;
-    pod->unrepaired = *left;
-    pod_set_error(pod, error->reason, error->text);
-    if (passing || pod->logged == error->reason)
+    h->failed_repairs++;
+    h->repair_at = loop_now(agent->loop) + wait;
+    h->repair_reason = error->reason;
+    h->unrepaired = *left;
+    enroll_set_error(pod, error->reason, error->text);
+    if (passing || pod->enrollment->logged == error->reason)
         return;
-    pod->logged = error->reason;
+    enrollment_of(pod)->logged = error->reason;
     log_error("capture of a pod cannot be repaired; retrying, logged once\tpod=\"%s/%s\" "
               "reason=%s error=\"%s\"",
               pod->namespace, pod->name, reason_name(error->reason), error->text);
 }
 
+void watchdog_try_again(struct pod *pod)
+{
+    health_of(pod)->repair_at = 0;
+}
+
 static int remembered(const struct pod *pod, struct steer_error *error)
 {
-    error->reason = pod->repair_reason;
-    snprintf(error->text, sizeof(error->text), "%s", pod->last_error);
+    error->reason = health_of(pod)->repair_reason;
+    snprintf(error->text, sizeof(error->text), "%s", pod->enrollment->last_error);
     return -EAGAIN;
 }
 
 int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struct steer_error *error)
 {
+    struct health *h = health_of(pod);
     struct steer_findings findings = {0}, left = {0};
-    bool early = pod->failed_repairs && loop_now(agent->loop) < pod->repair_at;
+    bool early = h->failed_repairs && loop_now(agent->loop) < h->repair_at;
     struct steer_pod p;
     int r;
 
     /* What cannot even be looked at may take long to be looked at. */
-    if (early && may_repair && pod->repair_reason == BRUMA_REASON_CAPTURE_UNVERIFIED)
+    if (early && may_repair && h->repair_reason == BRUMA_REASON_CAPTURE_UNVERIFIED)
         return remembered(pod, error);
     enroll_describe(agent, pod, &p);
-    pod->walked_at = loop_now(agent->loop);
+    h->walked_at = loop_now(agent->loop);
     r = steer_pod_verify(agent->steer, &p, &findings);
     if (r == 0)
         verify_listeners(agent, pod, may_repair, &findings);
@@ -248,7 +258,7 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struc
         verified(pod);
         /* Without it the next look is a verification again. */
         dns_follow(agent, pod);
-        (void)steer_quick_check_arm(agent->steer, &p, &pod->quick_check);
+        (void)steer_quick_check_arm(agent->steer, &p, &h->quick_check);
         return 0;
     } else if (is_going_down(&findings)) {
         return wait_for_loopback(pod, error);
@@ -256,7 +266,7 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struc
         error->reason = findings.reasons[0];
         snprintf(error->text, sizeof(error->text), "%s", reason_what(findings.reasons[0]));
         return -EIO;
-    } else if (early && same(&findings, &pod->unrepaired)) {
+    } else if (early && same(&findings, &h->unrepaired)) {
         return remembered(pod, error);
     } else {
         r = repair(agent, pod, &findings, &left, error);

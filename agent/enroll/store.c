@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/enroll/store.h"
+#include "agent/enroll/member.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -66,15 +67,15 @@ static cJSON *record_of(const struct store *store, const struct pod *pod)
     cJSON_AddStringToObject(o, "netns", pod->netns_path);
     message_add_u64(o, "cookie", pod->cookie);
     message_add_addresses(o, "ips", pod->addresses, pod->addresses_len);
-    cJSON_AddStringToObject(o, "state", pod_state_name(pod->state));
-    cJSON_AddNumberToObject(o, "generation", pod->generation);
-    cJSON_AddBoolToObject(o, "capturedSinceStart", pod->captured_since_start);
+    cJSON_AddStringToObject(o, "state", pod_state_name(pod->enrollment->state));
+    cJSON_AddNumberToObject(o, "generation", pod->enrollment->generation);
+    cJSON_AddBoolToObject(o, "capturedSinceStart", pod->enrollment->captured_since_start);
     message_add_u64(o, "addedAt", (uint64_t)pod->added_at);
     message_add_u64(o, "added", pod->added); /* the same clock until the next boot */
-    message_add_u64(o, "enrolledAt", (uint64_t)pod->enrolled_at);
-    message_add_u64(o, "enrolMicroseconds", pod->enroll_microseconds);
-    cJSON_AddStringToObject(o, "serviceAccount", pod->service_account);
-    cJSON_AddBoolToObject(o, "bypassInbound", pod->bypass_inbound);
+    message_add_u64(o, "enrolledAt", (uint64_t)pod->enrollment->enrolled_at);
+    message_add_u64(o, "enrolMicroseconds", pod->enrollment->took_microseconds);
+    cJSON_AddStringToObject(o, "serviceAccount", pod->enrollment->service_account);
+    cJSON_AddBoolToObject(o, "bypassInbound", pod->enrollment->bypass_inbound);
     runs = cJSON_AddArrayToObject(o, "attachments");
     list_for_each (a, &pod->attachments, node) {
         cJSON *run = cJSON_CreateObject();
@@ -184,8 +185,8 @@ static int parse_times(const cJSON *record, struct pod *pod)
         message_u64(record, "enrolMicroseconds", &took) == -EBADMSG)
         return -EBADMSG;
     pod->added_at = (int64_t)added;
-    pod->enrolled_at = (int64_t)enrolled;
-    pod->enroll_microseconds = took;
+    enrollment_of(pod)->enrolled_at = (int64_t)enrolled;
+    enrollment_of(pod)->took_microseconds = took;
     return 0;
 }
 
@@ -203,13 +204,15 @@ static int parse_into(const cJSON *record, struct pod *pod)
         return -EBADMSG;
     if (message_addresses(record, "ips", pod->addresses, BRUMA_POD_ADDRESSES, &pod->addresses_len) < 0)
         return -EBADMSG;
-    pod->state = pod_state_from_name(state);
-    if (pod->state == POD_STATE_COUNT)
+    enrollment_of(pod)->state = pod_state_from_name(state);
+    if (pod->enrollment->state == POD_STATE_COUNT)
         return -EBADMSG;
-    pod->generation = (uint32_t)generation;
-    pod->captured_since_start = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(record, "capturedSinceStart"));
-    pod->bypass_inbound = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(record, "bypassInbound"));
-    snprintf(pod->service_account, sizeof(pod->service_account), "%s", account);
+    enrollment_of(pod)->generation = (uint32_t)generation;
+    enrollment_of(pod)->captured_since_start =
+        cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(record, "capturedSinceStart"));
+    enrollment_of(pod)->bypass_inbound =
+        cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(record, "bypassInbound"));
+    snprintf(enrollment_of(pod)->service_account, sizeof(pod->enrollment->service_account), "%s", account);
     r = parse_times(record, pod);
     if (r < 0)
         return r;
@@ -237,12 +240,12 @@ int store_parse(const struct store *store, const char *text, size_t len, struct 
         return -EBADMSG;
     if (pods_by_uid(pods, uid))
         return -EBADMSG;
-    r = pod_new(pods, uid, namespace, name, &pod);
+    r = enroll_pod_new(pods, uid, namespace, name, &pod);
     if (r < 0)
         return r;
     r = parse_into(record, pod);
     if (r < 0) {
-        pod_free(pod);
+        enroll_pod_free(pod);
         return r;
     }
     *ret = pod;
@@ -263,7 +266,7 @@ static int load_one(const struct store *store, int directory, const char *file, 
         return r < 0 ? r : -EBADMSG;
     snprintf(expected, sizeof(expected), "%s.json", pod->uid);
     if (strcmp(expected, file)) {
-        pod_free(pod);
+        enroll_pod_free(pod);
         return -EBADMSG;
     }
     return 0;

@@ -7,7 +7,7 @@
 #ifndef AGENT_ENROLL_STORE_H
 #define AGENT_ENROLL_STORE_H
 
-#include "agent/enroll/pods.h"
+#include "agent/enroll/enrollment.h"
 
 struct store {
     char directory[512];

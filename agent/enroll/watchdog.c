@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "agent/enroll/adopt.h"
+#include "agent/enroll/member.h"
 #include "agent/enroll/probes.h"
 #include "agent/enroll/reap.h"
 #include "lib/reasons.h"
@@ -17,12 +18,12 @@ void watchdog_verify_now(struct agent *agent, struct pod *pod)
 {
     struct steer_error error = {0};
 
-    if (pod->awaits_listeners)
+    if (pod->enrollment->awaits_listeners)
         adopt_check(agent, pod);
-    if (pod->state != POD_ENROLLED)
+    if (pod->enrollment->state != POD_ENROLLED)
         return;
     watchdog_follow(agent, pod);
-    if (pod->awaits_listeners)
+    if (pod->enrollment->awaits_listeners)
         return;
     /* Its outcome was logged and is in the pod's record. */
     (void)watchdog_verify(agent, pod, true, &error);
@@ -61,7 +62,8 @@ static void verify_cgroup(struct agent *agent)
  * one's turn in time and never everybody's at once. */
 static int walk_share(const struct agent *agent)
 {
-    uint64_t enrolled = (uint64_t)pods_count(&agent->pods, POD_ENROLLED), walk = agent->settings->verify_walk;
+    uint64_t enrolled = (uint64_t)enroll_count(&agent->pods, POD_ENROLLED),
+             walk = agent->settings->verify_walk;
     uint64_t share = (enrolled * agent->settings->verify_interval + walk - 1) / walk;
 
     return (int)(share < enrolled ? share : enrolled);
@@ -69,7 +71,7 @@ static int walk_share(const struct agent *agent)
 
 static bool is_due(const struct agent *agent, const struct pod *pod, int *share)
 {
-    if (*share <= 0 || loop_now(agent->loop) - pod->walked_at < agent->settings->verify_walk)
+    if (*share <= 0 || loop_now(agent->loop) - health_of(pod)->walked_at < agent->settings->verify_walk)
         return false;
     (*share)--;
     return true;
@@ -84,7 +86,7 @@ static void on_verify(struct loop_timer *timer)
     verify_cgroup(agent);
     share = walk_share(agent);
     list_for_each (pod, &agent->pods.list, node) {
-        if (watchdog_quick_check(agent, pod) && !is_due(agent, pod, &share))
+        if (watchdog_follows(pod) && watchdog_quick_check(agent, pod) && !is_due(agent, pod, &share))
             proxies_pod_retry(agent->proxies, pod);
         else
             watchdog_verify_now(agent, pod);
@@ -101,7 +103,7 @@ static void on_tick(struct loop_timer *timer)
 
     reap_pods(agent);
     list_for_each (pod, &agent->pods.list, node) {
-        if (pod->awaits_listeners)
+        if (pod->enrollment->awaits_listeners)
             adopt_check(agent, pod);
     }
     loop_timer_set(agent->loop, &agent->tick, TICK);

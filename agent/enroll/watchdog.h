@@ -17,6 +17,9 @@ void watchdog_stop(struct agent *agent);
  */
 int watchdog_verify(struct agent *agent, struct pod *pod, bool repair, struct steer_error *error);
 
+/* The pod has changed: what could not be repaired is tried again with the next verification. */
+void watchdog_try_again(struct pod *pod);
+
 /* The same with all that goes with it, where the pod's state lets it. */
 void watchdog_verify_now(struct agent *agent, struct pod *pod);
 

@@ -17,6 +17,7 @@
 #include "agent/install/cni_conf.h"
 #include "agent/install/install_file.h"
 #include "agent/install/install_network.h"
+#include "agent/install/install_round.h"
 #include "bruma/reasons.h"
 #include "lib/cleanup.h"
 #include "lib/log.h"
@@ -26,41 +27,7 @@
 #define TROUBLE_MILLISECONDS 1000  /* between looks while something is wrong */
 #define SOON_MILLISECONDS    20    /* after an event; others follow it mostly */
 #define BUSY_MILLISECONDS    10000 /* so long may a writer take before he is told of */
-#define BURST                6     /* changes at once; after that, so that nobody is kept busy, */
-#define CHANGE_MILLISECONDS  10000 /* one in that time */
 #define ORPHAN_MILLISECONDS  10000 /* so long a list of our own outlives what it was made of */
-#define CONTEST_MILLISECONDS 60000 /* after such a quarrel it is told of for so long */
-#define WATCHED              3
-#define EVENTS                                                                                              \
-    (IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_CREATE | IN_DELETE_SELF | IN_MOVE_SELF | \
-     IN_ONLYDIR)
-
-#define ERROR_TEXT 400
-
-/* The changes that were made of late. */
-struct write_budget {
-    unsigned spent;
-    uint64_t spent_at, contested_until; /* loop time */
-};
-
-/*
- * One round. It has a thread of its own, since a disk may take its time to write, and works on copies of what
- * the agent's thread has; that one takes them back when it has ended.
- */
-struct round {
-    struct install *install;
-    struct loop *loop;
-    const struct agent_settings *settings;
-    pthread_t thread;
-    uint64_t now; /* loop time when it began */
-    struct write_budget budget;
-    struct install_network network;
-    int inotify, watches[WATCHED];
-
-    bool watch_failed;
-    int program, entry;     /* results; entry only if program is not negative */
-    char error[ERROR_TEXT]; /* of program */
-};
 
 struct install {
     struct loop *loop;
@@ -70,20 +37,20 @@ struct install {
     void *missing_data;
     struct loop_watch events;
     struct loop_timer soon, look;
-    int inotify, watches[WATCHED];
-    struct round *round; /* that is under way */
-    bool again;          /* something has changed since it began */
+    int inotify, watches[INSTALL_WATCHED];
+    struct install_round *round; /* that is under way */
+    bool again;                  /* something has changed since it began */
 
     struct install_network network;
     char unusable[sizeof(((struct install_network *)0)->unusable)]; /* as last logged */
     bool in_place;
     enum bruma_reason reason;
-    char error[ERROR_TEXT];
+    char error[INSTALL_ERROR_TEXT];
     uint64_t busy_since; /* loop time; 0: nobody is writing */
 
     uint64_t orphaned_since; /* loop time; 0: there is something that our own list is made of */
 
-    struct write_budget budget;
+    struct install_budget budget;
     uint64_t results[INSTALL_RESULT_COUNT];
 };
 
@@ -135,87 +102,11 @@ static void report_failure(struct install *in, enum bruma_reason reason, const c
     snprintf(in->error, sizeof(in->error), "%s", error);
 }
 
-/* ---- one round, in a thread of its own ---- */
+/* ---- rounds ---- */
 
-/* A burst is free, then one change at a time: who fights with us gets an answer, but no race. */
-static int may_write(void *data)
+static struct install_round *new_round(struct install *in)
 {
-    struct round *round = data;
-    struct write_budget *b = &round->budget;
-
-    while (b->spent && round->now - b->spent_at >= CHANGE_MILLISECONDS) {
-        b->spent--;
-        b->spent_at += CHANGE_MILLISECONDS;
-    }
-    if (!b->spent)
-        b->spent_at = round->now;
-    if (b->spent == BURST) {
-        b->contested_until = round->now + CONTEST_MILLISECONDS;
-        return -EBUSY;
-    }
-    b->spent++;
-    return 0;
-}
-
-static int put_program(struct round *round)
-{
-    const struct agent_settings *c = round->settings;
-    char path[512], why[64];
-    int r;
-
-    if (!*c->cni_bin_dir)
-        return 0;
-    snprintf(path, sizeof(path), "%s/" CNI_PLUGIN_TYPE, c->cni_bin_dir);
-    r = install_file_copy(c->cni_plugin, path);
-    if (r == 1)
-        log_info("bruma-cni was installed\tfile=\"%s\"", path);
-    if (r < 0)
-        snprintf(round->error, sizeof(round->error), "%.150s to %.150s: %.60s", c->cni_plugin, path,
-                 strerror_r(-r, why, sizeof(why)));
-    return r;
-}
-
-static bool among(const int *list, int wd)
-{
-    for (int i = 0; i < WATCHED; i++) {
-        if (list[i] == wd)
-            return true;
-    }
-    return false;
-}
-
-/* The directories, by their names of now: they may have been replaced. A watch that is there stays. */
-static void watch(struct round *round)
-{
-    const char *paths[WATCHED] = {round->settings->cni_conf_dir, round->settings->cni_bin_dir, NULL};
-    char real[PATH_MAX];
-    int now[WATCHED];
-
-    if (*round->network.file && realpath(round->network.file, real))
-        paths[2] = dirname(real);
-    round->watch_failed = false;
-    for (int i = 0; i < WATCHED; i++) {
-        now[i] = paths[i] && *paths[i] ? inotify_add_watch(round->inotify, paths[i], EVENTS) : -1;
-        round->watch_failed |= now[i] < 0 && paths[i] && *paths[i];
-    }
-    for (int i = 0; i < WATCHED; i++) {
-        if (round->watches[i] >= 0 && !among(now, round->watches[i]))
-            (void)inotify_rm_watch(round->inotify, round->watches[i]);
-    }
-    memcpy(round->watches, now, sizeof(now));
-}
-
-static void run_round(struct round *round)
-{
-    round->program = put_program(round);
-    if (round->program >= 0)
-        round->entry = install_network_apply(&round->network);
-    watch(round); /* the file may have led elsewhere before */
-}
-
-static struct round *new_round(struct install *in)
-{
-    struct round *round = calloc(1, sizeof(*round));
+    struct install_round *round = calloc(1, sizeof(*round));
 
     if (!round)
         return NULL;
@@ -286,7 +177,7 @@ static void finish(struct install *in, int r, bool changed)
     in->error[0] = '\0';
 }
 
-static void take_back(struct install *in, struct round *round)
+static void take_back(struct install *in, struct install_round *round)
 {
     bool changed = round->program == 1;
     int r = round->program;
@@ -312,7 +203,7 @@ static void apply(struct install *in);
 
 static void on_round_done(void *data)
 {
-    struct round *round = data;
+    struct install_round *round = data;
     struct install *in = round->install;
 
     (void)pthread_join(round->thread, NULL);
@@ -324,9 +215,9 @@ static void on_round_done(void *data)
 
 static void *round_thread(void *data)
 {
-    struct round *round = data;
+    struct install_round *round = data;
 
-    run_round(round);
+    install_round_run(round);
     /* Without memory for this there is nothing else to do than to wait for some. */
     while (loop_post(round->loop, on_round_done, round) < 0)
         nanosleep(&(const struct timespec){.tv_nsec = 100000000}, NULL);
@@ -335,7 +226,7 @@ static void *round_thread(void *data)
 
 static void apply(struct install *in)
 {
-    struct round *round;
+    struct install_round *round;
     int r;
 
     in->again = in->round != NULL;
@@ -381,7 +272,7 @@ int install_open(struct loop *loop, const struct agent_settings *settings, void 
                  void *data, struct install **ret)
 {
     struct install *in = calloc(1, sizeof(*in));
-    struct round *round;
+    struct install_round *round;
     int r = 0;
 
     if (!in)
@@ -394,7 +285,7 @@ int install_open(struct loop *loop, const struct agent_settings *settings, void 
     in->entry = make_entry(settings);
     in->network = (struct install_network){.directory = settings->cni_conf_dir,
                                            .entry = in->entry,
-                                           .may_write = may_write,
+                                           .may_write = install_round_may_write,
                                            .own_name = settings->cni_owned_conf_name,
                                            .own = settings->cni_owned_conf};
     memset(in->watches, 0xff, sizeof(in->watches));
@@ -420,8 +311,8 @@ int install_open(struct loop *loop, const struct agent_settings *settings, void 
         install_close(&in);
         return -ENOMEM;
     }
-    watch(round); /* before looking, so that nothing falls in between */
-    run_round(round);
+    install_round_watch(round); /* before looking, so that nothing falls in between */
+    install_round_run(round);
     take_back(in, round);
     *ret = in;
     return 0;
@@ -476,50 +367,4 @@ void install_report(const struct install *in, cJSON *object)
     cJSON_AddStringToObject(object, "cniFile", in->network.file);
     cJSON_AddStringToObject(object, "cniReason", reason ? reason_name(reason) : "");
     cJSON_AddStringToObject(object, "cniError", error);
-}
-
-/* ---- removal ---- */
-
-/* CRI-O ends a pod with the chain that it was begun with, and fails if a program of it is missing. Without an
- * agent the plugin's DEL does nothing and succeeds. */
-static bool program_is_needed(const struct agent_settings *settings)
-{
-    return strstr(settings->cri_socket, "crio") != NULL;
-}
-
-static int remove_program(const struct agent_settings *settings)
-{
-    char path[512];
-
-    if (!*settings->cni_bin_dir)
-        return 0;
-    install_file_sweep(settings->cni_bin_dir);
-    snprintf(path, sizeof(path), "%s/" CNI_PLUGIN_TYPE, settings->cni_bin_dir);
-    if (program_is_needed(settings)) {
-        log_info("bruma-cni stays: CRI-O calls it when pods end that began with it\tfile=\"%s\"", path);
-        return 0;
-    }
-    if (unlink(path) < 0 && errno != ENOENT)
-        return log_error_errno(errno, "the plugin cannot be removed\tfile=\"%s\"", path);
-    return 0;
-}
-
-int install_remove(const struct agent_settings *settings)
-{
-    struct install_network n = {.directory = settings->cni_conf_dir,
-                                .own_name = settings->cni_owned_conf_name};
-    int r, tries = 0;
-
-    signal(SIGIO, SIG_IGN);
-    install_file_sweep(settings->cni_conf_dir);
-    while ((r = install_network_apply(&n)) == -EAGAIN && tries++ < 100)
-        usleep(50000);
-    if (r == -EAGAIN)
-        return log_error_errno(r, "another program keeps a network configuration open for writing");
-    if (r < 0 && n.reason != BRUMA_REASON_CNI_CONF_MISSING) {
-        log_error("the entry of bruma-cni cannot be taken out\treason=%s error=\"%s\"", reason_name(n.reason),
-                  n.error);
-        return r; /* the program must stay for as long as the entry does */
-    }
-    return remove_program(settings);
 }

@@ -188,14 +188,12 @@ static int put_made(struct install_network *n, const char *path, const struct co
     return same || r < 0 ? r : install_file_make(path, &c->file, text, len);
 }
 
-static int make_list(struct install_network *n, const struct configuration *c)
+/* r: how text, the content, was made. */
+static int put_list(struct install_network *n, const char *name, const struct configuration *c, int r,
+                    const char *text, size_t len, const char *words)
 {
-    _cleanup_free_ char *text = NULL;
-    char name[300], path[512];
-    size_t len;
-    int r = cni_conf_wrap(c->file.text, c->file.len, n->entry, &text, &len);
+    char path[512];
 
-    made_name(c->name, name, sizeof(name));
     if (r == 0 && snprintf(path, sizeof(path), "%s/%s", n->directory, name) >= (int)sizeof(path))
         r = -ENAMETOOLONG;
     if (r == 0)
@@ -205,37 +203,33 @@ static int make_list(struct install_network *n, const struct configuration *c)
     if (r < 0)
         return report_failure(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
     if (r == 1) {
-        log_info("a list with bruma-cni was made of a network of one plugin\tfile=\"%s\" of=\"%s\"", path,
-                 c->path);
+        log_info("%s\tfile=\"%s\" of=\"%s\"", words, path, c->path);
         n->changes++;
     }
     snprintf(n->file, sizeof(n->file), "%s", path);
     return 0;
 }
 
+static int make_list(struct install_network *n, const struct configuration *c)
+{
+    _cleanup_free_ char *text = NULL;
+    char name[300];
+    size_t len = 0;
+    int r = cni_conf_wrap(c->file.text, c->file.len, n->entry, &text, &len);
+
+    made_name(c->name, name, sizeof(name));
+    return put_list(n, name, c, r, text, len, "a list with bruma-cni was made of a network of one plugin");
+}
+
 static int make_own(struct install_network *n, const struct configuration *c)
 {
     _cleanup_free_ char *text = NULL, *entry = cni_conf_copy_entry(n->entry, c->name);
-    char path[512];
-    size_t len;
+    size_t len = 0;
     int r = !entry                       ? -ENOMEM
             : c->kind == CNI_CONF_SINGLE ? cni_conf_wrap(c->file.text, c->file.len, entry, &text, &len)
                                          : cni_conf_add(c->file.text, c->file.len, entry, &text, &len);
 
-    if (r == 0 && snprintf(path, sizeof(path), "%s/%s", n->directory, n->own_name) >= (int)sizeof(path))
-        r = -ENAMETOOLONG;
-    if (r == 0)
-        r = put_made(n, path, c, text, len);
-    if (r == -EBUSY)
-        return r; /* may_write() has said why */
-    if (r < 0)
-        return report_failure(n, BRUMA_REASON_CNI_INSTALL_FAILED, c->path, r);
-    if (r == 1) {
-        log_info("a list of our own was made, which comes first\tfile=\"%s\" of=\"%s\"", path, c->path);
-        n->changes++;
-    }
-    snprintf(n->file, sizeof(n->file), "%s", path);
-    return 0;
+    return put_list(n, n->own_name, c, r, text, len, "a list of our own was made, which comes first");
 }
 
 static int take_out(struct install_network *n, const struct configuration *c)

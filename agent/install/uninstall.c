@@ -8,10 +8,10 @@
 #include <unistd.h>
 
 #include "agent/control_plane/mesh.h"
-#include "agent/enroll/pods.h"
 #include "agent/enroll/store.h"
 #include "agent/install/install.h"
 #include "agent/local/server.h"
+#include "agent/pod/pods.h"
 #include "agent/steer/steer.h"
 #include "bruma/mesh.h"
 #include "bruma/protocol.h"
@@ -67,7 +67,7 @@ static int take_out_all(const struct agent_settings *settings, struct pods *pods
         char name[2 * MESSAGE_NAME_MAX + 2];
         uint64_t cookie;
 
-        if (pod->state == POD_OUTSIDE)
+        if (pod->enrollment->state == POD_OUTSIDE)
             continue;
         _cleanup_fd_ int fd = netns_open(pod->netns_path);
 
@@ -109,14 +109,14 @@ int uninstall(const struct agent_settings *settings, int (*before)(const struct 
     if (access(settings->pin_dir, F_OK) == 0) {
         r = take_out_all(settings, &pods);
         if (r == -EBUSY) {
-            pods_free(&pods);
+            enroll_pods_free(&pods);
             return r; /* of an agent that runs with another run directory */
         }
         first = first ? first : r;
         r = report("removing the pins", "-", steer_uninstall(settings->pin_dir, &error), &error);
         first = first ? first : r;
     }
-    pods_free(&pods);
+    enroll_pods_free(&pods);
     if (first == 0)
         store_wipe(&store); /* else a second try still knows the pods */
     unlink(path);

@@ -13,53 +13,6 @@
 #define LOG_SCOPE "kube"
 #include "lib/log.h"
 
-static bool named(const void *item, const void *key)
-{
-    return !strcmp(((const struct kube_namespace *)item)->name, key);
-}
-
-struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const char *name)
-{
-    return index_find(&s->namespaces_by_name, index_hash_text(0, name), named, name);
-}
-
-struct kube_pod *kube_pod_by_api_uid(const struct kube_source *s, const char *uid)
-{
-    struct kube_pod *pod;
-
-    list_for_each (pod, &s->pods, node) {
-        if (!strcmp(pod->uid, uid))
-            return pod;
-    }
-    return NULL;
-}
-
-static struct kube_pod *pod_by_name(const struct kube_source *s, const char *namespace, const char *name)
-{
-    struct kube_pod *pod;
-
-    list_for_each (pod, &s->pods, node) {
-        if (!strcmp(pod->name, name) && !strcmp(pod->namespace, namespace))
-            return pod;
-    }
-    return NULL;
-}
-
-/* Without a UID of its own the pod is known by its name. */
-struct kube_pod *kube_pod_find(const struct kube_source *s, const char *uid, const char *container_id,
-                               const char *namespace, const char *name)
-{
-    struct kube_pod *pod;
-
-    if (!strcmp(uid, container_id))
-        return pod_by_name(s, namespace, name);
-    list_for_each (pod, &s->pods, node) {
-        if (!strcmp(pod->runtime_uid, uid) && !strcmp(pod->name, name) && !strcmp(pod->namespace, namespace))
-            return pod;
-    }
-    return NULL;
-}
-
 static void reconcile_namespace(struct kube_source *s, const char *name)
 {
     struct kube_pod *pod;

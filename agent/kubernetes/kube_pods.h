@@ -73,14 +73,21 @@ struct kube_source {
     struct loop_timer locate_soon;
     struct decisions decisions;
     struct locate_job *locate_job; /* a search in a thread, or NULL */
+    /* Called by kube_reconcile(); of kube_source.c. */
+    void (*reconcile)(struct kube_pod *pod);
 };
+
+/* Something was heard of the pod, or of what it depends on: moves it to where it belongs, and tells the
+ * server. */
+static inline void kube_reconcile(struct kube_pod *pod)
+{
+    pod->source->reconcile(pod);
+}
 
 /* As the settings say. 0, -EINVAL for no server or one that is no https URL, or -ENOMEM; failures are
  * logged. */
 int kube_open_client(struct loop *loop, const struct agent_settings *settings, struct kube_client **ret);
 
-/* Whether both lists have been complete once. */
-bool kube_ready(const struct kube_source *s);
 /* kube_cache.c: what the watches tell is kept there and leads to kube_reconcile(). */
 void kube_cache_init(struct kube_source *s);
 /* Forgets all pods and namespaces. */
@@ -88,6 +95,11 @@ void kube_cache_free(struct kube_source *s);
 /* Both are what a watch needs to tell the cache; s outlives it. */
 struct kube_watch_events kube_cache_pods_events(struct kube_source *s);
 struct kube_watch_events kube_cache_namespaces_events(struct kube_source *s);
+
+/* ---- kube_pods.c ---- */
+
+/* Whether both lists have been complete once. */
+bool kube_ready(const struct kube_source *s);
 /* By the UID that the runtime knows, and its names. Without a UID of its own (it is the container's id) the
  * pod is known by its name. It is the cache's, until the watch says that it is gone; NULL: it knows none. */
 struct kube_pod *kube_pod_find(const struct kube_source *s, const char *uid, const char *container_id,
@@ -97,12 +109,12 @@ struct kube_pod *kube_pod_by_api_uid(const struct kube_source *s, const char *ui
 /* Whether it belongs to the mesh; its namespace must be known. *ret_why says why or why not in any case: a
  * static text. */
 bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, const char **ret_why);
+/* True if the settings keep the namespace's pods outside, whatever is known of them. */
+bool kube_excludes(const struct kube_source *s, const char *namespace);
 /* The cache's, or NULL. */
 struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const char *name);
 /* The pod of the agent's own list, or NULL. */
 struct pod *kube_agent_pod(const struct kube_pod *pod);
-/* Moves the pod to where it belongs, and tells the server. */
-void kube_reconcile(struct kube_pod *pod);
 
 /* Writes the annotation if it is not what it should be. */
 void kube_status_check(struct kube_pod *pod);

@@ -19,90 +19,12 @@
 
 #define PAGE 250 /* objects of a page of a list */
 
-/* ---- decisions ---- */
-
-bool kube_ready(const struct kube_source *s)
-{
-    return kube_watch_report(s->watch_pods)->synced && kube_watch_report(s->watch_namespaces)->synced;
-}
-
-static bool is_listed(const char *list, const char *word)
-{
-    size_t len = strlen(word);
-
-    while (list && *list) {
-        size_t n = strcspn(list, ", ");
-
-        if (n == len && !memcmp(list, word, len))
-            return true;
-        list += n + strspn(list + n, ", ");
-    }
-    return false;
-}
-
-static bool is_node_proxy(const struct kube_source *s, const struct kube_pod *pod)
-{
-    const char *app = kube_label(pod->labels, "app");
-
-    return app && !strcmp(app, "ztunnel") && !strcmp(pod->namespace, s->agent->settings->system_namespace);
-}
-
-/* Words for the default selectors; others are somebody's own. */
-static const char *why_of(const struct kube_source *s, const struct kube_pod *pod, int match)
-{
-    const char *mode = kube_label(pod->labels, BRUMA_LABEL_DATAPLANE_MODE);
-
-    if (!s->default_selectors)
-        return match < 0 ? "no enablement selector matches the pod and its namespace"
-                         : "an enablement selector matches the pod and its namespace";
-    if (match >= 0)
-        return match == 0 ? "the pod has istio.io/dataplane-mode=ambient"
-                          : "the namespace has istio.io/dataplane-mode=ambient";
-    return mode && !strcmp(mode, "none")
-               ? "the pod has istio.io/dataplane-mode=none"
-               : "neither the pod nor its namespace has istio.io/dataplane-mode=ambient";
-}
-
-bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, const char **ret_why)
-{
-    const struct kube_namespace *n = kube_namespace_by_name(s, pod->namespace);
-    int match = kube_selectors_match(s->selectors, pod->labels, n ? n->labels : NULL);
-
-    *ret_why = why_of(s, pod, match);
-    if (match < 0)
-        return false;
-    if (pod->host_network)
-        *ret_why = "the pod uses the node's network (hostNetwork)";
-    else if (pod->sidecar)
-        *ret_why = "the pod has a sidecar (annotation sidecar.istio.io/status)";
-    else if (is_node_proxy(s, pod))
-        *ret_why = "the pod is the mesh's own proxy";
-    else if (is_listed(s->agent->settings->exclude_namespaces, pod->namespace))
-        *ret_why = "its namespace is excluded (EXCLUDE_NAMESPACES)";
-    else if (pod->completed)
-        *ret_why = "the pod has completed";
-    else
-        return true;
-    return false;
-}
-
 /* ---- moving pods ---- */
 
 static struct kube_pod *of(const struct source *source, const struct pod *pod)
 {
     return kube_pod_find(container_of(source, struct kube_source, source), pod->uid, pod->container_id,
                          pod->namespace, pod->name);
-}
-
-struct pod *kube_agent_pod(const struct kube_pod *pod)
-{
-    const struct pods *pods = &pod->source->agent->pods;
-    struct pod *p = pods_by_uid(pods, pod->runtime_uid);
-
-    if (p && !strcmp(p->name, pod->name) && !strcmp(p->namespace, pod->namespace))
-        return p;
-    p = pods_by_name(pods, pod->namespace, pod->name);
-    return p && !strcmp(p->uid, p->container_id) ? p : NULL;
 }
 
 /* Of the mesh; or, for the guard, of the pods that may use the network without it. */
@@ -121,7 +43,7 @@ static void pass_no_more(struct kube_pod *pod)
     pod->passed = 0;
 }
 
-void kube_reconcile(struct kube_pod *pod)
+static void reconcile(struct kube_pod *pod)
 {
     struct kube_source *s = pod->source;
     struct agent *agent = s->agent;
@@ -175,14 +97,13 @@ static bool op_wanted(const struct source *source, const struct pod *p, const ch
 
 static bool op_excludes(const struct source *source, const char *namespace)
 {
-    return is_listed(container_of(source, struct kube_source, source)->agent->settings->exclude_namespaces,
-                     namespace);
+    return kube_excludes(container_of(source, struct kube_source, source), namespace);
 }
 
 static int op_service_account(const struct source *source, const struct pod *p, char *buf, size_t size)
 {
     const struct kube_pod *pod = of(source, p);
-    const char *account = pod ? pod->service_account : p->service_account;
+    const char *account = pod ? pod->service_account : p->enrollment->service_account;
 
     if (strlen(account) >= size)
         return -ENAMETOOLONG;
@@ -195,7 +116,7 @@ static bool op_bypass_inbound(const struct source *source, const struct pod *p)
 {
     const struct kube_pod *pod = of(source, p);
 
-    return pod ? pod->bypass_inbound : p->bypass_inbound;
+    return pod ? pod->bypass_inbound : p->enrollment->bypass_inbound;
 }
 
 /* Of a pod that was deleted from the API and is still here nothing changes. */
@@ -204,7 +125,7 @@ static bool op_dns_capture(const struct source *source, const struct pod *p, boo
     const struct kube_pod *pod = of(source, p);
 
     if (!pod)
-        return p->dns_socket >= 0;
+        return p->enrollment->dns_socket >= 0;
     return pod->dns_capture == KUBE_DNS_UNSAID ? otherwise : pod->dns_capture == KUBE_DNS_ON;
 }
 
@@ -457,6 +378,7 @@ int kube_source_open(struct agent *agent, struct source **ret)
         return log_error_errno(-ENOMEM, "no memory for the source");
     source_init(&s->source, &ops);
     s->agent = agent;
+    s->reconcile = reconcile;
     kube_cache_init(s);
     locate_netns_open(s);
     kube_decisions_open(s);

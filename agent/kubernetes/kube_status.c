@@ -30,10 +30,11 @@ static const char *value_of(enum kube_redirection redirection)
 
 static bool waits_for_proxy(const struct pod *p)
 {
-    return p->last_reason == BRUMA_REASON_PROXY_NOT_CONNECTED || p->last_reason == BRUMA_REASON_PROXY_AWAY ||
-           p->last_reason == BRUMA_REASON_PROXY_REFUSED_POD ||
-           p->last_reason == BRUMA_REASON_PROXY_LISTENERS_MISSING ||
-           p->last_reason == BRUMA_REASON_ZDS_PROTOCOL;
+    return p->enrollment->last_reason == BRUMA_REASON_PROXY_NOT_CONNECTED ||
+           p->enrollment->last_reason == BRUMA_REASON_PROXY_AWAY ||
+           p->enrollment->last_reason == BRUMA_REASON_PROXY_REFUSED_POD ||
+           p->enrollment->last_reason == BRUMA_REASON_PROXY_LISTENERS_MISSING ||
+           p->enrollment->last_reason == BRUMA_REASON_ZDS_PROTOCOL;
 }
 
 /* What it should be. False: as it is, something is under way. */
@@ -47,28 +48,28 @@ static bool desired(struct kube_pod *pod, enum kube_redirection *ret)
         return false;
     wanted = kube_pod_wanted(pod->source, pod, &why);
     *ret = KUBE_REDIRECTION_NONE;
-    if (p && p->state != POD_OUTSIDE)
+    if (p && p->enrollment->state != POD_OUTSIDE)
         pod->left = false;
     if (!p)
         return !pod->deleting && (!wanted || pod->left || pod->locate_tries > 0);
-    switch (p->state) {
+    switch (p->enrollment->state) {
     case POD_ENROLLING:
         return false;
     case POD_ENROLLED:
         if (!forwards_announced(p))
-            return !p->awaits_listeners;
+            return !p->enrollment->awaits_listeners;
         /* While nobody serves it, peers that know that it is in the mesh would wait. Once they know, they go
          * on. */
         *ret = pod->redirection == KUBE_REDIRECTION_ENABLED ||
                        !strcmp(proxies_pod_state(pod->source->agent->proxies, p), "serving")
                    ? KUBE_REDIRECTION_ENABLED
                    : KUBE_REDIRECTION_PENDING;
-        return !p->awaits_listeners;
+        return !p->enrollment->awaits_listeners;
     case POD_OUTSIDE:
         /* Peers that ask why see that it waits for a proxy, as they do with stock agents. */
         if (wanted && proxies_open_listeners(pod->source->agent->proxies) && waits_for_proxy(p))
             *ret = KUBE_REDIRECTION_PENDING;
-        return !wanted || p->failed_tries > 0;
+        return !wanted || p->enrollment->failed_tries > 0;
     default:
         return true;
     }

@@ -74,19 +74,14 @@ static int make_pod(struct kube_pod *pod, struct netns_wanted *w, struct pod **r
     int r = pods_by_uid(&agent->pods, pod->runtime_uid) ? -EEXIST : 0;
 
     if (r == 0)
-        r = pod_new(&agent->pods, pod->runtime_uid, pod->namespace, pod->name, &p);
-
+        r = enroll_pod_add(agent, pod->runtime_uid, pod->namespace, pod->name, &p);
     if (r < 0)
         return r;
-    p->loop = agent->loop;
-    p->owner = agent;
-    p->added_at = (int64_t)time(NULL);
-    p->added = loop_now(agent->loop);
     r = pod_set_sandbox(p, w->container_id, w->path, w->cookie);
     if (r == 0)
         r = pod_merge_addresses(p, pod->addresses, pod->addresses_len);
     if (r < 0) {
-        pod_free(p);
+        enroll_pod_free(p);
         return r;
     }
     *ret = p;

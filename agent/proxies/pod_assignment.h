@@ -4,7 +4,7 @@
 #ifndef AGENT_PROXIES_POD_ASSIGNMENT_H
 #define AGENT_PROXIES_POD_ASSIGNMENT_H
 
-#include "agent/enroll/pods.h"
+#include "agent/enroll/enrollment.h"
 
 /* What one proxy is to know of the pods. */
 struct pod_assignments {

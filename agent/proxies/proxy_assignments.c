@@ -72,14 +72,15 @@ static int send_add(struct proxy *p, struct proxy_assignment *a)
     const struct agent_settings *settings = p->server->settings;
     const struct pod *pod = a->base.pod;
     cJSON *m = message_new("pod-add");
-    int fds[BRUMA_POD_FD_COUNT] = {pod->netns_fd, pod->listeners[0], pod->listeners[1], pod->listeners[2]};
+    int fds[BRUMA_POD_FD_COUNT] = {pod->netns_fd, pod->enrollment->listeners[0],
+                                   pod->enrollment->listeners[1], pod->enrollment->listeners[2]};
 
     cJSON_AddStringToObject(m, "uid", pod->uid);
     message_add_u64(m, "cookie", pod->cookie);
-    cJSON_AddNumberToObject(m, "generation", pod->generation);
+    cJSON_AddNumberToObject(m, "generation", pod->enrollment->generation);
     cJSON_AddStringToObject(m, "name", pod->name);
     cJSON_AddStringToObject(m, "namespace", pod->namespace);
-    cJSON_AddStringToObject(m, "serviceAccount", pod->service_account);
+    cJSON_AddStringToObject(m, "serviceAccount", pod->enrollment->service_account);
     /* In a cluster the control plane knows the trust domain, and the proxy takes it from there. */
     if (strcmp(settings->source, "kubernetes") != 0)
         cJSON_AddStringToObject(m, "trustDomain", settings->trust_domain);
@@ -99,7 +100,7 @@ static int send_about(struct proxy *p, const struct proxy_assignment *a, const c
 static int send_dns(struct proxy *p, const struct proxy_assignment *a)
 {
     cJSON *m = message_new("pod-dns");
-    int fd = a->base.pod->dns_socket;
+    int fd = a->base.pod->enrollment->dns_socket;
 
     cJSON_AddStringToObject(m, "uid", a->base.uid);
     return send_message(p, m, &fd, fd >= 0);
@@ -117,7 +118,7 @@ static int send_pending(struct proxy *p, struct proxy_assignment *a)
     case COMMAND_ADD:
         r = send_add(p, a);
         a->state = ASSIGNMENT_PENDING;
-        if (a->base.pod->dns_socket >= 0 && p->takes_dns)
+        if (a->base.pod->enrollment->dns_socket >= 0 && p->takes_dns)
             assignment_set_pending(a, COMMAND_DNS);
         break;
     case COMMAND_DNS:
@@ -167,7 +168,7 @@ static bool snapshot_is_whole(struct proxy_server *server)
     if (now >= server->adopt_until)
         return true;
     list_for_each (pod, &server->pods->list, node) {
-        if (pod->awaits_listeners) {
+        if (pod->enrollment->awaits_listeners) {
             loop_timer_set(server->loop, &server->adopted, server->adopt_until - now);
             return false;
         }
@@ -206,8 +207,9 @@ void proxy_push(struct proxy *p)
 
 bool pod_is_served(const struct pod *pod)
 {
-    return (pod->state == POD_ENROLLING || pod->state == POD_ENROLLED || pod->state == POD_LEAVING) &&
-           !pod->awaits_listeners && pod->netns_fd >= 0;
+    return (pod->enrollment->state == POD_ENROLLING || pod->enrollment->state == POD_ENROLLED ||
+            pod->enrollment->state == POD_LEAVING) &&
+           !pod->enrollment->awaits_listeners && pod->netns_fd >= 0;
 }
 
 void proxy_server_adopted(struct loop_timer *timer)

@@ -157,7 +157,7 @@ static void assign_pods(struct proxy *p)
     list_for_each (pod, &p->server->pods->list, node) {
         struct proxy_assignment *a = assignment_of(p, pod);
 
-        if (pod->state == POD_DRAINING) {
+        if (pod->enrollment->state == POD_DRAINING) {
             if (a)
                 assignment_set_pending(a, COMMAND_DRAIN);
         } else if (!pod_is_served(pod)) {

@@ -8,8 +8,8 @@
 #ifndef AGENT_PROXIES_PROXY_SERVER_H
 #define AGENT_PROXIES_PROXY_SERVER_H
 
+#include "agent/enroll/proxies.h"
 #include "agent/local/server.h"
-#include "agent/proxies/proxies.h"
 
 int proxy_server_new(struct loop *loop, const struct agent_settings *settings, const struct pods *pods,
                      int proxy_sockets_fd, int deliveries_fd, const struct proxies_events *events,

@@ -27,7 +27,7 @@ void zds_assignment_free(struct zds_assignment *a)
     pod_assignment_free(&a->base);
 }
 
-static struct zds_assignment *assignment_of(const struct zds_peer *p, const struct pod *pod)
+struct zds_assignment *zds_assignment_find(const struct zds_peer *p, const struct pod *pod)
 {
     return (struct zds_assignment *)pod_assignments_find(&p->assignments, pod);
 }
@@ -41,13 +41,7 @@ struct zds_assignment *zds_assignment_get(struct zds_peer *p, struct pod *pod)
     return a;
 }
 
-void zds_assignment_set_pending(struct zds_assignment *a, enum zds_command command)
-{
-    a->pending = command;
-    pod_assignment_set_pending(&a->base, command != ZDS_COMMAND_NONE);
-}
-
-static void command_add(struct zds_assignment *a)
+void zds_assignment_add(struct zds_assignment *a)
 {
     a->looks = 0;
     a->looking = false;
@@ -56,38 +50,11 @@ static void command_add(struct zds_assignment *a)
     zds_assignment_set_pending(a, ZDS_COMMAND_ADD);
 }
 
-static bool is_served(const struct pod *pod)
+bool zds_is_served(const struct pod *pod)
 {
     return pod->netns_fd >= 0 &&
-           (pod->state == POD_ENROLLING || pod->state == POD_ENROLLED || pod->state == POD_LEAVING);
-}
-
-void zds_assignments_begin(struct zds_peer *p)
-{
-    struct pod *pod;
-
-    list_for_each (pod, &p->server->pods->list, node) {
-        struct zds_assignment *a;
-
-        /* Of one that drains the proxy may still carry connections, and would cut them if it was not named.
-         */
-        if (!is_served(pod) && (pod->state != POD_DRAINING || pod->netns_fd < 0))
-            continue;
-        a = zds_assignment_get(p, pod);
-        if (a)
-            command_add(a);
-    }
-}
-
-struct zds_peer *zds_find_serving(const struct zds_server *s)
-{
-    struct zds_peer *p, *found = NULL;
-
-    list_for_each (p, &s->peers, node) {
-        if (p->state == ZDS_SERVING)
-            found = p;
-    }
-    return found;
+           (pod->enrollment->state == POD_ENROLLING || pod->enrollment->state == POD_ENROLLED ||
+            pod->enrollment->state == POD_LEAVING);
 }
 
 /* Its listeners are to be in the slots: it serves, or nobody does yet. */
@@ -116,7 +83,7 @@ static void settle(struct zds_assignment *a, enum bruma_reason reason, const cha
         events->answered(events->data, a->base.pod, reason, error);
 }
 
-static int take_listeners(struct zds_assignment *a, struct steer_error *error)
+int zds_assignment_take_listeners(struct zds_assignment *a, struct steer_error *error)
 {
     const struct proxies_events *events = &a->peer->server->events;
     int fds[BRUMA_LISTENER_COUNT];
@@ -133,7 +100,7 @@ static int take_listeners(struct zds_assignment *a, struct steer_error *error)
 static void look(struct zds_assignment *a)
 {
     struct steer_error error = {0};
-    int r = take_listeners(a, &error);
+    int r = zds_assignment_take_listeners(a, &error);
 
     a->looks++;
     a->looking = (r == -ENOENT && a->looks < LOOKS_NONE) || (r == -EBUSY && a->looks < LOOKS_TWICE);
@@ -143,7 +110,7 @@ static void look(struct zds_assignment *a)
         settle(a, error.reason, r < 0 ? error.text : NULL);
 }
 
-void zds_assignments_look_again(struct loop_timer *timer)
+static void on_look_again(struct loop_timer *timer)
 {
     struct zds_peer *p = container_of(timer, struct zds_peer, look_again);
     struct zds_assignment *a;
@@ -156,20 +123,38 @@ void zds_assignments_look_again(struct loop_timer *timer)
     zds_peer_push(p);
 }
 
-void zds_assignments_take_over(struct zds_peer *p)
+static void begin(struct zds_peer *p)
+{
+    struct pod *pod;
+
+    p->look_again.fn = on_look_again;
+    list_for_each (pod, &p->server->pods->list, node) {
+        struct zds_assignment *a;
+
+        /* Of one that drains the proxy may still carry connections, and would cut them if it was not named.
+         */
+        if (!zds_is_served(pod) && (pod->enrollment->state != POD_DRAINING || pod->netns_fd < 0))
+            continue;
+        a = zds_assignment_get(p, pod);
+        if (a)
+            zds_assignment_add(a);
+    }
+}
+
+static void take_over(struct zds_peer *p)
 {
     struct zds_assignment *a;
 
     list_for_each (a, &p->assignments.all, base.of_proxy) {
         if (a->state == ZDS_ASSIGNMENT_SERVING && a->base.pod && a->pending == ZDS_COMMAND_NONE &&
-            is_served(a->base.pod))
+            zds_is_served(a->base.pod))
             look(a);
     }
 }
 
 /* ---- answers ---- */
 
-static void drain(struct zds_assignment *a)
+void zds_assignment_drain(struct zds_assignment *a)
 {
     struct zds_server *s = a->peer->server;
 
@@ -190,7 +175,7 @@ static void on_deleted(struct zds_assignment *a)
         events->drained(events->data, pod);
 }
 
-void zds_assignment_answered(struct zds_assignment *a, enum zds_command asked, const char *error)
+static void answered(struct zds_assignment *a, enum zds_command asked, const char *error)
 {
     if (asked == ZDS_COMMAND_DEL) {
         if (error)
@@ -203,11 +188,11 @@ void zds_assignment_answered(struct zds_assignment *a, enum zds_command asked, c
     if (a->pending != ZDS_COMMAND_NONE || !a->base.pod || a->state == ZDS_ASSIGNMENT_DRAINING)
         return;
     if (asked == ZDS_COMMAND_RESTART)
-        command_add(a);
+        zds_assignment_add(a);
     else if (error)
         settle(a, BRUMA_REASON_PROXY_REFUSED_POD, error);
-    else if (a->base.pod->state == POD_DRAINING)
-        drain(a);
+    else if (a->base.pod->enrollment->state == POD_DRAINING)
+        zds_assignment_drain(a);
     else if (is_to_serve(a->peer))
         look(a);
     else
@@ -215,7 +200,7 @@ void zds_assignment_answered(struct zds_assignment *a, enum zds_command asked, c
 }
 
 /* A stock proxy cuts a pod's connections when it is told to let it go, so it is told when there are none. */
-void zds_assignments_drain_look(struct loop_timer *timer)
+static void on_drain_look(struct loop_timer *timer)
 {
     struct zds_server *s = container_of(timer, struct zds_server, drain_look);
     uint64_t now = loop_now(s->loop);
@@ -239,182 +224,22 @@ void zds_assignments_drain_look(struct loop_timer *timer)
         loop_timer_set(s->loop, &s->drain_look, DRAIN_LOOK);
 }
 
-/* ---- what the agent asks for ---- */
-
-static struct zds_server *server_of(const struct proxies *proxies)
-{
-    return container_of(proxies, struct zds_server, proxies);
-}
-
-static bool serving(const struct proxies *proxies)
-{
-    return zds_find_serving(server_of(proxies)) != NULL;
-}
-
-static const struct zds_assignment *serving_assignment(const struct proxies *proxies, const struct pod *pod)
-{
-    const struct zds_peer *p = zds_find_serving(server_of(proxies));
-
-    return p ? assignment_of(p, pod) : NULL;
-}
-
-static bool answer_pending(const struct proxies *proxies, const struct pod *pod)
-{
-    const struct zds_assignment *a = serving_assignment(proxies, pod);
-
-    return a && a->state == ZDS_ASSIGNMENT_PENDING;
-}
-
-static const char *pod_state(const struct proxies *proxies, const struct pod *pod)
-{
-    static const char *const names[] = {[ZDS_ASSIGNMENT_PENDING] = "pending",
-                                        [ZDS_ASSIGNMENT_SERVING] = "serving",
-                                        [ZDS_ASSIGNMENT_FAILED] = "failed",
-                                        [ZDS_ASSIGNMENT_DRAINING] = "draining"};
-    const struct zds_assignment *a = serving_assignment(proxies, pod);
-
-    if (!serving(proxies))
-        return "not_connected";
-    return a ? names[a->state] : "pending";
-}
-
-static bool busy(const struct proxies *proxies, const struct pod *pod)
-{
-    (void)proxies;
-    return !list_empty(&pod->assignments);
-}
-
-static void pod_add(struct proxies *proxies, struct pod *pod)
-{
-    struct zds_peer *p;
-
-    if (!is_served(pod))
-        return;
-    list_for_each (p, &server_of(proxies)->peers, node) {
-        struct zds_assignment *a = p->state == ZDS_GREETING ? NULL : zds_assignment_get(p, pod);
-
-        if (!a)
-            continue;
-        a->state = ZDS_ASSIGNMENT_PENDING;
-        command_add(a);
-        /* To be told of a pod that it has already is nothing to the proxy. As somebody else it has to begin
-         * anew. */
-        if (a->sent && a->account && strcmp(a->account, pod->service_account) != 0)
-            zds_assignment_set_pending(a, ZDS_COMMAND_RESTART);
-        zds_peer_push(p);
-    }
-}
-
-static void pod_retry(struct proxies *proxies, struct pod *pod)
+static void forget_all(struct zds_peer *p)
 {
     struct zds_assignment *a;
 
-    (void)proxies;
-    list_for_each (a, &pod->assignments, base.of_pod) {
-        if (a->state != ZDS_ASSIGNMENT_FAILED || a->pending != ZDS_COMMAND_NONE ||
-            a->peer->asked_assignment == a || !is_served(pod))
-            continue;
-        command_add(a);
-        zds_peer_push(a->peer);
-    }
+    list_for_each (a, &p->assignments.all, base.of_proxy)
+        zds_assignment_free(a);
 }
 
-static void pod_drain(struct proxies *proxies, struct pod *pod)
-{
-    struct zds_assignment *a;
-
-    (void)proxies;
-    list_for_each (a, &pod->assignments, base.of_pod) {
-        zds_assignment_set_pending(a, ZDS_COMMAND_NONE);
-        if (a->sent)
-            drain(a);
-        else
-            zds_assignment_free(a);
-    }
-}
-
-static void pod_delete(struct proxies *proxies, struct pod *pod)
-{
-    struct zds_assignment *a;
-
-    (void)proxies;
-    list_for_each (a, &pod->assignments, base.of_pod) {
-        struct zds_peer *p = a->peer;
-
-        pod_assignment_lose_pod(&a->base);
-        a->looking = false;
-        if (a->sent)
-            zds_assignment_set_pending(a, ZDS_COMMAND_DEL);
-        else
-            zds_assignment_free(a);
-        zds_peer_push(p);
-    }
-}
-
-static void pod_reopen(struct proxies *proxies, struct pod *pod)
-{
-    struct zds_peer *p = zds_find_serving(server_of(proxies));
-    struct zds_assignment *a = p ? assignment_of(p, pod) : NULL;
-    struct steer_error error = {0};
-
-    if (!a || a->pending != ZDS_COMMAND_NONE || a->looking || p->asked_assignment == a ||
-        a->state != ZDS_ASSIGNMENT_SERVING || take_listeners(a, &error) == 0)
-        return;
-    /* It has to let go of it first, see pod_add(). */
-    log_warn("a node proxy has lost its listeners in a pod and opens new ones\tpod=\"%s/%s\" pid=%d",
-             pod->namespace, pod->name, (int)p->process.pid);
-    zds_assignment_set_pending(a, ZDS_COMMAND_RESTART);
-    zds_peer_push(p);
-}
-
-static cJSON *report(const struct proxies *proxies)
-{
-    static const char *const names[] = {"greeting", "syncing", "serving"};
-    const struct zds_server *s = server_of(proxies);
-    const struct zds_peer *serves = zds_find_serving(s);
-    cJSON *array = cJSON_CreateArray();
-    struct zds_peer *p;
-
-    list_for_each (p, &s->peers, node) {
-        cJSON *o = cJSON_CreateObject();
-        int counts[ZDS_ASSIGNMENT_DRAINING + 1] = {0};
-        struct zds_assignment *a;
-
-        list_for_each (a, &p->assignments.all, base.of_proxy)
-            counts[a->state]++;
-        cJSON_AddStringToObject(o, "kind", s->proxies.ops->kind);
-        cJSON_AddNumberToObject(o, "pid", p->process.pid);
-        cJSON_AddStringToObject(o, "version", "");
-        cJSON_AddStringToObject(o, "state",
-                                p->state == ZDS_SERVING && p != serves ? "replaced" : names[p->state]);
-        cJSON_AddNumberToObject(o, "connectedSeconds",
-                                (double)((loop_now(s->loop) - p->connected_at) / 1000));
-        cJSON_AddNumberToObject(o, "podsServing", counts[ZDS_ASSIGNMENT_SERVING]);
-        cJSON_AddNumberToObject(o, "podsPending", counts[ZDS_ASSIGNMENT_PENDING]);
-        cJSON_AddNumberToObject(o, "podsFailed", counts[ZDS_ASSIGNMENT_FAILED]);
-        cJSON_AddNumberToObject(o, "podsDraining", counts[ZDS_ASSIGNMENT_DRAINING]);
-        cJSON_AddItemToArray(array, o);
-    }
-    return array;
-}
-
-static void destroy(struct proxies *proxies)
-{
-    zds_server_free(server_of(proxies));
-}
-
-const struct proxies_ops zds_server_ops = {
-    .kind = "ztunnel",
-    .opens_listeners = true,
-    .serving = serving,
-    .answer_pending = answer_pending,
-    .pod_state = pod_state,
-    .busy = busy,
-    .pod_add = pod_add,
-    .pod_retry = pod_retry,
-    .pod_drain = pod_drain,
-    .pod_delete = pod_delete,
-    .pod_reopen = pod_reopen,
-    .report = report,
-    .free = destroy,
+const struct zds_peer_events zds_assignments_events = {
+    .greeted = begin,
+    .answered = answered,
+    .took_over = take_over,
+    .closed = forget_all,
 };
+
+void zds_assignments_init(struct zds_server *s)
+{
+    loop_timer_init(&s->drain_look, on_drain_look);
+}

@@ -15,6 +15,23 @@
 
 #define ANSWER_MAX 5000 /* milliseconds for the greeting and for each answer */
 
+struct zds_peer *zds_find_serving(const struct zds_server *s)
+{
+    struct zds_peer *p, *found = NULL;
+
+    list_for_each (p, &s->peers, node) {
+        if (p->state == ZDS_SERVING)
+            found = p;
+    }
+    return found;
+}
+
+void zds_assignment_set_pending(struct zds_assignment *a, enum zds_command command)
+{
+    a->pending = command;
+    pod_assignment_set_pending(&a->base, command != ZDS_COMMAND_NONE);
+}
+
 static void end_badly(struct zds_peer *p, const char *what)
 {
     log_error("a node proxy is disconnected\tpid=%d reason=%s error=\"%s\"", (int)p->process.pid,
@@ -63,11 +80,11 @@ static int send_about(struct zds_peer *p, struct zds_assignment *a, enum zds_com
         request.has_info = true;
         request.name = a->base.pod->name;
         request.namespace = a->base.pod->namespace;
-        request.service_account = a->base.pod->service_account;
+        request.service_account = a->base.pod->enrollment->service_account;
         r = send_request(p, &request, &a->base.pod->netns_fd, ZDS_ADD_FDS);
         a->sent |= r == 0;
         free(a->account);
-        a->account = strdup(a->base.pod->service_account);
+        a->account = strdup(a->base.pod->enrollment->service_account);
         a->state = ZDS_ASSIGNMENT_PENDING;
     }
     if (r == 0) {
@@ -95,7 +112,7 @@ static bool send_next(struct zds_peer *p)
         zds_assignment_set_pending(a, ZDS_COMMAND_NONE);
         r = send_about(p, a, command);
         if (r == -EMSGSIZE) {
-            zds_assignment_answered(a, command, "its names are too long for a message");
+            p->server->peer_events->answered(a, command, "its names are too long for a message");
             return true;
         }
     }
@@ -127,7 +144,7 @@ static void on_hello(struct zds_peer *p, const void *data, size_t len)
     loop_timer_cancel(&p->deadline);
     p->state = ZDS_SYNCING;
     log_info("node proxy connected\tkind=ztunnel pid=%d", (int)p->process.pid);
-    zds_assignments_begin(p);
+    p->server->peer_events->greeted(p);
 }
 
 static void on_snapshot_answer(struct zds_peer *p, const char *error)
@@ -144,7 +161,7 @@ static void on_snapshot_answer(struct zds_peer *p, const char *error)
     log_info("node proxy serves\tkind=ztunnel pid=%d%s", (int)p->process.pid,
              serving == p ? "" : " behind=younger");
     if (serving == p)
-        zds_assignments_take_over(p);
+        p->server->peer_events->took_over(p);
     if (p->server->events.serves)
         p->server->events.serves(p->server->events.data);
 }
@@ -168,7 +185,7 @@ static void on_response(struct zds_peer *p, const void *data, size_t len)
     if (p->asked_snapshot)
         on_snapshot_answer(p, error);
     else if (a)
-        zds_assignment_answered(a, p->asked_command, *error ? error : NULL);
+        p->server->peer_events->answered(a, p->asked_command, *error ? error : NULL);
 }
 
 static void on_socket(struct loop_watch *watch, uint32_t events)
@@ -228,7 +245,7 @@ struct zds_peer *zds_peer_new(struct zds_server *s, int fd, pid_t pid, int pidfd
     list_init(&p->node);
     pod_assignments_init(&p->assignments);
     loop_timer_init(&p->deadline, on_deadline);
-    loop_timer_init(&p->look_again, zds_assignments_look_again);
+    loop_timer_init(&p->look_again, NULL);
     if (loop_watch_add(s->loop, &p->socket, fd, EPOLLIN, on_socket) < 0) {
         free(p);
         return NULL;
@@ -244,7 +261,6 @@ void zds_peer_close(struct zds_peer *p)
     struct zds_server *s = p->server;
     bool served = p == zds_find_serving(s);
     struct zds_peer *next;
-    struct zds_assignment *a;
     int fd = p->socket.fd;
 
     if (p->closed)
@@ -258,13 +274,12 @@ void zds_peer_close(struct zds_peer *p)
     loop_timer_cancel(&p->look_again);
     list_del(&p->node);
     s->peers_len--;
-    list_for_each (a, &p->assignments.all, base.of_proxy)
-        zds_assignment_free(a);
+    s->peer_events->closed(p);
     loop_free_later(s->loop, p);
     next = zds_find_serving(s);
     if (served && next) {
         log_info("node proxy serves again\tkind=ztunnel pid=%d", (int)next->process.pid);
-        zds_assignments_take_over(next);
+        s->peer_events->took_over(next);
     }
     s->events.gone(s->events.data);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What each stock proxy is to know about each pod. Private to zds_server.c, zds_peer.c and
- * zds_assignments.c. */
+/* Stock proxies, and what each is to know of each pod: shared by the files zds_*.c of this folder, each of
+ * which calls only those below it: zds_server.c, zds_accept.c, zds_assignments.c, zds_peer.c. */
 #ifndef AGENT_PROXIES_ZDS_PEERS_H
 #define AGENT_PROXIES_ZDS_PEERS_H
 
@@ -25,6 +25,7 @@ struct zds_server {
     const struct pods *pods;
     struct proxy_cgroups *cgroups;
     struct proxies_events events;
+    const struct zds_peer_events *peer_events;
     struct seqpacket_listener listener;
     struct accept_rest rest;
     struct loop_timer accept_again, drain_look;
@@ -64,11 +65,19 @@ struct zds_assignment {
     char error[256];
 };
 
-extern const struct proxies_ops zds_server_ops;
-/* Closes the socket and all peers. */
-void zds_server_free(struct zds_server *server);
+/* ---- zds_peer.c: the conversation with one proxy. It tells by the functions of struct zds_peer_events. ----
+ */
 
-/* ---- zds_peer.c: the conversation with one proxy ---- */
+struct zds_peer_events {
+    /* It wants to hear of pods. */
+    void (*greeted)(struct zds_peer *peer);
+    /* The answer to the last message about the assignment; error is NULL for yes. */
+    void (*answered)(struct zds_assignment *assignment, enum zds_command asked, const char *error);
+    /* It has become the one that serves. */
+    void (*took_over)(struct zds_peer *peer);
+    /* Its assignments are to be freed; it is itself, later. */
+    void (*closed)(struct zds_peer *peer);
+};
 
 /* Takes the connected socket and pidfd, but not on failure, which is NULL: no memory, or no room in epoll.
  * The server owns it. */
@@ -77,25 +86,38 @@ struct zds_peer *zds_peer_new(struct zds_server *server, int fd, pid_t pid, int 
 void zds_peer_push(struct zds_peer *peer);
 /* Disconnects it; it is freed at the end of the turn. */
 void zds_peer_close(struct zds_peer *peer);
-
-/* ---- zds_assignments.c ---- */
-
-/* The peer's own, made if there is none; NULL: no memory. */
-struct zds_assignment *zds_assignment_get(struct zds_peer *peer, struct pod *pod);
-/* Forgets it; an answer about it that is still to come counts for nothing. */
-void zds_assignment_free(struct zds_assignment *assignment);
 /* What is to be sent of it, in place of what was not sent yet; NONE: nothing. */
 void zds_assignment_set_pending(struct zds_assignment *assignment, enum zds_command command);
-/* All pods that the proxy should know: it has greeted. */
-void zds_assignments_begin(struct zds_peer *peer);
-/* The answer to the last message about the assignment; error is NULL for yes. */
-void zds_assignment_answered(struct zds_assignment *assignment, enum zds_command asked, const char *error);
-/* Puts the listeners of all pods that the peer serves into their slots: it has become the serving one. */
-void zds_assignments_take_over(struct zds_peer *peer);
-void zds_assignments_look_again(struct loop_timer *timer); /* of peer->look_again */
-void zds_assignments_drain_look(struct loop_timer *timer); /* of server->drain_look */
-
 /* The youngest process that has acknowledged its snapshot: the server's; or NULL. */
 struct zds_peer *zds_find_serving(const struct zds_server *server);
+
+/* ---- zds_assignments.c: what each proxy is to know of each pod, and what becomes of it ---- */
+
+extern const struct zds_peer_events zds_assignments_events;
+
+/* The timer of the server that looks whether pods which leave have connections; not armed. */
+void zds_assignments_init(struct zds_server *server);
+/* What the proxy is to know of the pod: finds it or makes it; NULL: no memory. It lives until it is freed,
+ * with its peer at the latest. */
+struct zds_assignment *zds_assignment_get(struct zds_peer *peer, struct pod *pod);
+/* The same, if it is there; or NULL. */
+struct zds_assignment *zds_assignment_find(const struct zds_peer *peer, const struct pod *pod);
+/* Forgets it; an answer about it that is still to come counts for nothing. */
+void zds_assignment_free(struct zds_assignment *assignment);
+/* True if proxies are to serve the pod as it stands. */
+bool zds_is_served(const struct pod *pod);
+/* The proxy shall be told of the pod, with the next push. */
+void zds_assignment_add(struct zds_assignment *assignment);
+/* The pod leaves; the proxy is told once nothing lives there. */
+void zds_assignment_drain(struct zds_assignment *assignment);
+/* Puts the listeners that the proxy has in the pod into its slots. 0, -ENOENT: not all are there, -EBUSY:
+ * there are two of one kind, or -errno; with the reason in error. */
+int zds_assignment_take_listeners(struct zds_assignment *assignment, struct steer_error *error);
+
+/* ---- zds_accept.c: who connects ---- */
+
+/* Opens the socket that the settings name. 0 or -errno. */
+int zds_accept_open(struct zds_server *server);
+void zds_accept_close(struct zds_server *server);
 
 #endif

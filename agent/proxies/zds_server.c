@@ -1,98 +1,200 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* What the agent asks of stock proxies, as a whole and about a pod. */
 #include "agent/proxies/zds_server.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/pidfd.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "agent/proxies/zds_peers.h"
-#include "lib/reasons.h"
-#include "lib/seqpacket.h"
 
 #define LOG_SCOPE "proxies"
 #include "lib/log.h"
 
-#define PEERS_MAX 16
-#define BETWEEN_PEERS \
-    200 /* milliseconds between two connections: a stock proxy that was refused dials again at once */
-#define REFUSAL_REST 30000 /* milliseconds between two lines about refusals */
-
-static void refuse(struct zds_server *s, pid_t pid, enum bruma_reason reason, const char *text)
+static struct zds_server *server_of(const struct proxies *proxies)
 {
-    uint64_t now = loop_now(s->loop);
-
-    if (s->refused_at && now < s->refused_at + REFUSAL_REST)
-        return;
-    s->refused_at = now;
-    log_error("a node proxy is refused\tpid=%d reason=%s error=\"%s\" check=\"%s\"", (int)pid,
-              reason_name(reason), text, reason_check(reason));
+    return container_of(proxies, struct zds_server, proxies);
 }
 
-static void admit(struct zds_server *s, int *fd, pid_t pid)
+static bool serving(const struct proxies *proxies)
 {
+    return zds_find_serving(server_of(proxies)) != NULL;
+}
+
+static const struct zds_assignment *serving_assignment(const struct proxies *proxies, const struct pod *pod)
+{
+    const struct zds_peer *p = zds_find_serving(server_of(proxies));
+
+    return p ? zds_assignment_find(p, pod) : NULL;
+}
+
+static bool answer_pending(const struct proxies *proxies, const struct pod *pod)
+{
+    const struct zds_assignment *a = serving_assignment(proxies, pod);
+
+    return a && a->state == ZDS_ASSIGNMENT_PENDING;
+}
+
+static const char *pod_state(const struct proxies *proxies, const struct pod *pod)
+{
+    static const char *const names[] = {[ZDS_ASSIGNMENT_PENDING] = "pending",
+                                        [ZDS_ASSIGNMENT_SERVING] = "serving",
+                                        [ZDS_ASSIGNMENT_FAILED] = "failed",
+                                        [ZDS_ASSIGNMENT_DRAINING] = "draining"};
+    const struct zds_assignment *a = serving_assignment(proxies, pod);
+
+    if (!serving(proxies))
+        return "not_connected";
+    return a ? names[a->state] : "pending";
+}
+
+static bool busy(const struct proxies *proxies, const struct pod *pod)
+{
+    (void)proxies;
+    return !list_empty(&pod->assignments);
+}
+
+static void pod_add(struct proxies *proxies, struct pod *pod)
+{
+    struct zds_peer *p;
+
+    if (!zds_is_served(pod))
+        return;
+    list_for_each (p, &server_of(proxies)->peers, node) {
+        struct zds_assignment *a = p->state == ZDS_GREETING ? NULL : zds_assignment_get(p, pod);
+
+        if (!a)
+            continue;
+        a->state = ZDS_ASSIGNMENT_PENDING;
+        zds_assignment_add(a);
+        /* To be told of a pod that it has already is nothing to the proxy. As somebody else it has to begin
+         * anew. */
+        if (a->sent && a->account && strcmp(a->account, pod->enrollment->service_account) != 0)
+            zds_assignment_set_pending(a, ZDS_COMMAND_RESTART);
+        zds_peer_push(p);
+    }
+}
+
+static void pod_retry(struct proxies *proxies, struct pod *pod)
+{
+    struct zds_assignment *a;
+
+    (void)proxies;
+    list_for_each (a, &pod->assignments, base.of_pod) {
+        if (a->state != ZDS_ASSIGNMENT_FAILED || a->pending != ZDS_COMMAND_NONE ||
+            a->peer->asked_assignment == a || !zds_is_served(pod))
+            continue;
+        zds_assignment_add(a);
+        zds_peer_push(a->peer);
+    }
+}
+
+static void pod_drain(struct proxies *proxies, struct pod *pod)
+{
+    struct zds_assignment *a;
+
+    (void)proxies;
+    list_for_each (a, &pod->assignments, base.of_pod) {
+        zds_assignment_set_pending(a, ZDS_COMMAND_NONE);
+        if (a->sent)
+            zds_assignment_drain(a);
+        else
+            zds_assignment_free(a);
+    }
+}
+
+static void pod_delete(struct proxies *proxies, struct pod *pod)
+{
+    struct zds_assignment *a;
+
+    (void)proxies;
+    list_for_each (a, &pod->assignments, base.of_pod) {
+        struct zds_peer *p = a->peer;
+
+        pod_assignment_lose_pod(&a->base);
+        a->looking = false;
+        if (a->sent)
+            zds_assignment_set_pending(a, ZDS_COMMAND_DEL);
+        else
+            zds_assignment_free(a);
+        zds_peer_push(p);
+    }
+}
+
+static void pod_reopen(struct proxies *proxies, struct pod *pod)
+{
+    struct zds_peer *p = zds_find_serving(server_of(proxies));
+    struct zds_assignment *a = p ? zds_assignment_find(p, pod) : NULL;
     struct steer_error error = {0};
-    _cleanup_fd_ int pidfd = -1;
 
-    if (s->peers_len >= PEERS_MAX) {
-        refuse(s, pid, BRUMA_REASON_ZDS_PROTOCOL, "too many are connected");
+    if (!a || a->pending != ZDS_COMMAND_NONE || a->looking || p->asked_assignment == a ||
+        a->state != ZDS_ASSIGNMENT_SERVING || zds_assignment_take_listeners(a, &error) == 0)
         return;
-    }
-    /* 0: in a PID namespace that cannot be seen from here */
-    pidfd = pid > 0 ? pidfd_open(pid, 0) : -1;
-    if (pidfd < 0) {
-        refuse(s, pid, BRUMA_REASON_PROXY_CGROUP, "its process is not visible");
-        return;
-    }
-    if (proxy_cgroups_add(s->cgroups, pid, &error) < 0) {
-        refuse(s, pid, error.reason, error.text);
-        return;
-    }
-    if (!zds_peer_new(s, *fd, pid, pidfd))
-        return;
-    take_fd(fd);
-    take_fd(&pidfd);
+    /* It has to let go of it first, see pod_add(). */
+    log_warn("a node proxy has lost its listeners in a pod and opens new ones\tpod=\"%s/%s\" pid=%d",
+             pod->namespace, pod->name, (int)p->process.pid);
+    zds_assignment_set_pending(a, ZDS_COMMAND_RESTART);
+    zds_peer_push(p);
 }
 
-static void on_listener(struct loop_watch *watch, uint32_t events)
+static cJSON *report(const struct proxies *proxies)
 {
-    struct zds_server *s = container_of(watch, struct zds_server, listener.watch);
-    pid_t pid = 0;
-    _cleanup_fd_ int fd = seqpacket_accept(watch->fd, &pid);
+    static const char *const names[] = {"greeting", "syncing", "serving"};
+    const struct zds_server *s = server_of(proxies);
+    const struct zds_peer *serves = zds_find_serving(s);
+    cJSON *array = cJSON_CreateArray();
+    struct zds_peer *p;
 
-    (void)events;
-    if (fd < 0 && accept_rest(&s->rest, fd, "the workload discovery socket"))
-        return;
-    if (fd == -EPERM)
-        refuse(s, pid, BRUMA_REASON_ZDS_PROTOCOL, "it does not run as root");
-    else if (fd >= 0)
-        admit(s, &fd, pid);
-    loop_watch_modify(s->loop, watch, 0);
-    loop_timer_set(s->loop, &s->accept_again, BETWEEN_PEERS);
+    list_for_each (p, &s->peers, node) {
+        cJSON *o = cJSON_CreateObject();
+        int counts[ZDS_ASSIGNMENT_DRAINING + 1] = {0};
+        struct zds_assignment *a;
+
+        list_for_each (a, &p->assignments.all, base.of_proxy)
+            counts[a->state]++;
+        cJSON_AddStringToObject(o, "kind", s->proxies.ops->kind);
+        cJSON_AddNumberToObject(o, "pid", p->process.pid);
+        cJSON_AddStringToObject(o, "version", "");
+        cJSON_AddStringToObject(o, "state",
+                                p->state == ZDS_SERVING && p != serves ? "replaced" : names[p->state]);
+        cJSON_AddNumberToObject(o, "connectedSeconds",
+                                (double)((loop_now(s->loop) - p->connected_at) / 1000));
+        cJSON_AddNumberToObject(o, "podsServing", counts[ZDS_ASSIGNMENT_SERVING]);
+        cJSON_AddNumberToObject(o, "podsPending", counts[ZDS_ASSIGNMENT_PENDING]);
+        cJSON_AddNumberToObject(o, "podsFailed", counts[ZDS_ASSIGNMENT_FAILED]);
+        cJSON_AddNumberToObject(o, "podsDraining", counts[ZDS_ASSIGNMENT_DRAINING]);
+        cJSON_AddItemToArray(array, o);
+    }
+    return array;
 }
 
-static void on_accept_again(struct loop_timer *timer)
+static void destroy(struct proxies *proxies)
 {
-    struct zds_server *s = container_of(timer, struct zds_server, accept_again);
+    struct zds_server *s = server_of(proxies);
+    struct zds_peer *p;
 
-    loop_watch_modify(s->loop, &s->listener.watch, EPOLLIN);
+    list_for_each (p, &s->peers, node)
+        zds_peer_close(p);
+    zds_accept_close(s);
+    loop_timer_cancel(&s->drain_look);
+    free(s);
 }
 
-/* The directory is the node's, and mounted into both pods. */
-static void make_directory(const char *path)
-{
-    _cleanup_free_ char *directory = strdup(path);
-    char *slash = directory ? strrchr(directory, '/') : NULL;
-
-    if (!slash || slash == directory)
-        return;
-    *slash = '\0';
-    if (mkdir(directory, 0755) < 0 && errno != EEXIST)
-        log_warn_errno(errno, "the directory cannot be made\tpath=%s", directory);
-}
+static const struct proxies_ops ops = {
+    .kind = "ztunnel",
+    .opens_listeners = true,
+    .serving = serving,
+    .answer_pending = answer_pending,
+    .pod_state = pod_state,
+    .busy = busy,
+    .pod_add = pod_add,
+    .pod_retry = pod_retry,
+    .pod_drain = pod_drain,
+    .pod_delete = pod_delete,
+    .pod_reopen = pod_reopen,
+    .report = report,
+    .free = destroy,
+};
 
 int zds_server_new(struct loop *loop, const struct agent_settings *settings, const struct pods *pods,
                    struct proxy_cgroups *cgroups, const struct proxies_events *events, struct proxies **ret)
@@ -102,35 +204,20 @@ int zds_server_new(struct loop *loop, const struct agent_settings *settings, con
 
     if (!s)
         return -ENOMEM;
-    s->proxies.ops = &zds_server_ops;
+    s->proxies.ops = &ops;
     s->loop = loop;
     s->settings = settings;
     s->pods = pods;
     s->cgroups = cgroups;
     s->events = *events;
     list_init(&s->peers);
-    loop_timer_init(&s->accept_again, on_accept_again);
-    loop_timer_init(&s->drain_look, zds_assignments_drain_look);
-    make_directory(settings->zds_socket);
-    r = seqpacket_listener_open(&s->listener, loop, settings->zds_socket, 0600, on_listener);
+    s->peer_events = &zds_assignments_events;
+    zds_assignments_init(s);
+    r = zds_accept_open(s);
     if (r < 0) {
         free(s);
         return r;
     }
-    accept_rest_init(&s->rest, loop, &s->listener.watch);
     *ret = &s->proxies;
     return 0;
-}
-
-void zds_server_free(struct zds_server *s)
-{
-    struct zds_peer *p;
-
-    list_for_each (p, &s->peers, node)
-        zds_peer_close(p);
-    loop_timer_cancel(&s->accept_again);
-    accept_rest_cancel(&s->rest);
-    loop_timer_cancel(&s->drain_look);
-    seqpacket_listener_close(&s->listener);
-    free(s);
 }

@@ -12,7 +12,7 @@
 #ifndef AGENT_PROXIES_ZDS_SERVER_H
 #define AGENT_PROXIES_ZDS_SERVER_H
 
-#include "agent/proxies/proxies.h"
+#include "agent/enroll/proxies.h"
 #include "agent/proxies/proxy_cgroups.h"
 
 /* Listens at settings->zds_socket. cgroups stays the caller's. */

@@ -89,6 +89,19 @@ int steer_program_tag(int program_fd, uint8_t tag[8]);
 uint32_t pod_no_family(int netns_fd);
 uint32_t pod_no_family_here(void);
 
+/* pod.c, for who looks at what it has done. Flags of a pod's entry: what was on before, and addresses. */
+#define FORMER_FLAGS \
+    (BRUMA_POD_HAD_FWMARK_ACCEPT | BRUMA_POD_HAD_FWMARK_REFLECT4 | BRUMA_POD_HAD_FWMARK_REFLECT6)
+/* What other steps than writing the entry decide about. */
+#define KEPT_FLAGS   (FORMER_FLAGS | BRUMA_POD_CAPTURE_DNS)
+#define FAMILY_FLAGS (BRUMA_POD_NO_IPV4 | BRUMA_POD_NO_IPV6)
+/* True if r says that there is no pin, and not merely that it cannot be had now. */
+bool steer_pin_missing(int r);
+/* The bits BRUMA_POD_* of how inbound is captured. */
+uint32_t pod_inbound_flags(const struct steer_pod *pod);
+/* 1, 0, or -errno: it cannot be told. */
+int pod_link_attached(struct steer *steer, uint64_t cookie, int netns_fd);
+
 /* pod_netns.c: rules, routes and sysctls in the pod; nothing is waited for. former: flags
  * BRUMA_POD_HAD_* that say what was on before, added to it also on failure. 0, -EAGAIN with
  * POD_ADDRESS_UNUSABLE: all is set but the route whose source cannot be used, perhaps not yet; or

@@ -18,19 +18,13 @@
 #include "lib/netns.h"
 
 #define MAPS_MAX 16 /* of the pod's program */
-#define FORMER_FLAGS \
-    (BRUMA_POD_HAD_FWMARK_ACCEPT | BRUMA_POD_HAD_FWMARK_REFLECT4 | BRUMA_POD_HAD_FWMARK_REFLECT6)
-/* What other steps than writing the entry decide about. */
-#define KEPT_FLAGS   (FORMER_FLAGS | BRUMA_POD_CAPTURE_DNS)
-#define FAMILY_FLAGS (BRUMA_POD_NO_IPV4 | BRUMA_POD_NO_IPV6)
 
 int steer_pod_link_path(const struct steer *s, uint64_t cookie, char *buf, size_t size)
 {
     return steer_pod_pin_path(s, cookie, "link", buf, size);
 }
 
-/* Says that there is no pin, and not merely that it cannot be had now. */
-static bool is_missing(int r)
+bool steer_pin_missing(int r)
 {
     return r == -ENOENT || r == -ENOTDIR;
 }
@@ -145,7 +139,7 @@ static int program_of(struct steer *s, const struct steer_pod *pod, int *ret_pro
     char path[PATH_MAX / 4];
     int r;
 
-    if ((program < 0 && !is_missing(program)) || (listeners < 0 && !is_missing(listeners)))
+    if ((program < 0 && !steer_pin_missing(program)) || (listeners < 0 && !steer_pin_missing(listeners)))
         return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, program < 0 ? program : listeners,
                           "what is pinned for the pod cannot be opened");
     if (program < 0 || listeners < 0) {
@@ -184,7 +178,7 @@ static void remove_entries(struct steer *s, uint64_t cookie)
     bpf_map_delete_elem(s->dns_sockets_fd, &cookie);
 }
 
-static uint32_t inbound_flags(const struct steer_pod *pod)
+uint32_t pod_inbound_flags(const struct steer_pod *pod)
 {
     return BRUMA_POD_CAPTURE_INBOUND | (pod->bypass_inbound ? BRUMA_POD_BYPASS_INBOUND : 0);
 }
@@ -212,7 +206,7 @@ int steer_pod_prepare(struct steer *s, const struct steer_pod *pod, int *ret_pro
     if (r == 0 && !pod->foreign_listeners)
         r = fill_listeners(listeners, pod, error);
     if (r == 0)
-        r = write_entry(s, pod, former | inbound_flags(pod) | (entry.flags & BRUMA_POD_CAPTURE_OUTBOUND),
+        r = write_entry(s, pod, former | pod_inbound_flags(pod) | (entry.flags & BRUMA_POD_CAPTURE_OUTBOUND),
                         error);
     if (r < 0) {
         if (!known) {
@@ -260,8 +254,7 @@ static bool pins_belong_together(int link, int program, int listeners)
            p.nr_map_ids <= MAPS_MAX && program_uses(&p, m.id);
 }
 
-/* 1, 0, or -errno: it cannot be told. */
-static int is_attached(struct steer *s, uint64_t cookie, int netns_fd)
+int pod_link_attached(struct steer *s, uint64_t cookie, int netns_fd)
 {
     _cleanup_fd_ int link = steer_pod_pin_open(s, cookie, "link"),
                      program = steer_pod_pin_open(s, cookie, "program"),
@@ -269,7 +262,7 @@ static int is_attached(struct steer *s, uint64_t cookie, int netns_fd)
     const int all[] = {link, program, listeners};
 
     for (size_t i = 0; i < array_size(all); i++) {
-        if (all[i] < 0 && !is_missing(all[i]))
+        if (all[i] < 0 && !steer_pin_missing(all[i]))
             return all[i];
     }
     return link >= 0 && program >= 0 && listeners >= 0 && link_fits(link, netns_fd) &&
@@ -278,13 +271,13 @@ static int is_attached(struct steer *s, uint64_t cookie, int netns_fd)
 
 bool steer_pod_attached(struct steer *s, uint64_t cookie, int netns_fd)
 {
-    return is_attached(s, cookie, netns_fd) > 0;
+    return pod_link_attached(s, cookie, netns_fd) > 0;
 }
 
 int steer_pod_attach(struct steer *s, const struct steer_pod *pod, struct steer_error *error)
 {
     _cleanup_fd_ int program = -1, link = -1;
-    int r = is_attached(s, pod->cookie, pod->netns_fd);
+    int r = pod_link_attached(s, pod->cookie, pod->netns_fd);
 
     if (r > 0)
         return 0;
@@ -293,7 +286,7 @@ int steer_pod_attach(struct steer *s, const struct steer_pod *pod, struct steer_
         return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, program, "the pod's program is not pinned");
     link = steer_pod_pin_open(s, pod->cookie, "link");
     /* A second link must not be made because the first cannot be seen. */
-    if (r == 0 && link < 0 && !is_missing(link))
+    if (r == 0 && link < 0 && !steer_pin_missing(link))
         r = link;
     if (r < 0)
         return steer_fail(error, BRUMA_REASON_ATTACH_FAILED, r, "the pod's link cannot be inspected");
@@ -326,7 +319,7 @@ int steer_pod_commit(struct steer *s, const struct steer_pod *pod, struct steer_
     struct bruma_pod entry;
     uint32_t former = steer_pod_entry(s, pod->cookie, &entry) == 0 ? entry.flags & KEPT_FLAGS : 0;
 
-    return write_entry(s, pod, former | inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND, error);
+    return write_entry(s, pod, former | pod_inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND, error);
 }
 
 int steer_pod_stop_outbound(struct steer *s, uint64_t cookie, struct steer_error *error)
@@ -366,108 +359,6 @@ int steer_pod_clean(struct steer *s, uint64_t cookie, int netns_fd, struct steer
     return r;
 }
 
-/* ---- verification ---- */
-
-static void found(struct steer_findings *f, enum bruma_reason reason)
-{
-    if (f->len < (int)array_size(f->reasons))
-        f->reasons[f->len++] = reason;
-}
-
-/* In its slot, and still listening: SOCK_DESTROY closes a listener while everybody holds its descriptor. */
-static bool listener_lives(int map, __u32 slot, int fd)
-{
-    uint64_t registered, own;
-    int listening = 0;
-    socklen_t len = sizeof(listening);
-
-    return map >= 0 && bpf_map_lookup_elem(map, &slot, &registered) == 0 && socket_cookie(fd, &own) == 0 &&
-           registered == own && getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && listening;
-}
-
-/* Of a proxy that has its listeners for itself, only the slot can be looked at. */
-static bool slot_holds(int map, __u32 slot, uint64_t cookie)
-{
-    uint64_t registered;
-
-    return cookie && map >= 0 && bpf_map_lookup_elem(map, &slot, &registered) == 0 && registered == cookie;
-}
-
-bool pod_entry_fits(struct steer *s, const struct steer_pod *pod)
-{
-    struct bruma_pod entry;
-    struct bruma_pod_counters counters;
-
-    if (steer_pod_entry(s, pod->cookie, &entry) < 0 || steer_pod_counters(s, pod->cookie, &counters) < 0 ||
-        (entry.flags & BRUMA_POD_DEVICE_MAX & ~(KEPT_FLAGS | FAMILY_FLAGS)) !=
-            (inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND))
-        return false;
-    for (int i = 0; i < pod->addresses_len; i++) {
-        if (memcmp(entry.addresses[i].bytes, pod->addresses[i].bytes, sizeof(entry.addresses[i].bytes)) != 0)
-            return false;
-    }
-    return true;
-}
-
-/* Addresses come and go; that is no fault of the entry. */
-static void renew_families(struct steer *s, uint64_t cookie, uint32_t no_family)
-{
-    struct bruma_pod entry;
-
-    if (steer_pod_entry(s, cookie, &entry) < 0 || (entry.flags & FAMILY_FLAGS) == no_family)
-        return;
-    entry.flags = (entry.flags & ~(__u32)FAMILY_FLAGS) | no_family;
-    (void)bpf_map_update_elem(s->pods_fd, &cookie, &entry, BPF_EXIST);
-}
-
-int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_findings *ret)
-{
-    _cleanup_fd_ int map = steer_pod_pin_open(s, pod->cookie, "listeners");
-    struct steer_findings f = {};
-    struct pod_netns_state state;
-    bool closed = false;
-    int r = pod_netns_verify(pod, &state), attached;
-
-    if (r < 0)
-        return r;
-    if (map < 0 && !is_missing(map))
-        return map;
-    attached = is_attached(s, pod->cookie, pod->netns_fd);
-    if (attached < 0)
-        return attached;
-    renew_families(s, pod->cookie, state.no_family);
-    if (state.loopback_down)
-        found(&f, BRUMA_REASON_LOOPBACK_DOWN);
-    if (!attached)
-        found(&f, BRUMA_REASON_LINK_DETACHED);
-    if (!pod_entry_fits(s, pod))
-        found(&f, BRUMA_REASON_MAP_ENTRY_MISSING);
-    for (__u32 i = 0; i < BRUMA_LISTENER_COUNT; i++) {
-        int listening = 0;
-        socklen_t len = sizeof(listening);
-
-        if (pod->foreign_listeners ? slot_holds(map, i, pod->listener_cookies[i])
-                                   : listener_lives(map, i, pod->listeners[i]))
-            continue;
-        closed = true;
-        if (pod->foreign_listeners)
-            f.closed_listeners[i] = true;
-        else
-            f.closed_listeners[i] =
-                getsockopt(pod->listeners[i], SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0 || !listening;
-    }
-    if (closed)
-        found(&f, BRUMA_REASON_LISTENER_CLOSED);
-    if (state.rule_missing)
-        found(&f, BRUMA_REASON_RULE_MISSING);
-    if (state.route_missing)
-        found(&f, BRUMA_REASON_ROUTE_MISSING);
-    if (state.sysctl_changed)
-        found(&f, BRUMA_REASON_SYSCTL_CHANGED);
-    *ret = f;
-    return 0;
-}
-
 /* Each step that can be taken is, whatever becomes of the others; and nothing is undone, as a pod of which a
  * part is broken is not to be let out. */
 int steer_pod_repair(struct steer *s, const struct steer_pod *pod, const struct steer_findings *findings,
@@ -494,7 +385,7 @@ int steer_pod_repair(struct steer *s, const struct steer_pod *pod, const struct 
     if (r == 0 && !pod->foreign_listeners)
         r = fill_listeners(listeners, pod, error);
     if (r == 0)
-        r = write_entry(s, pod, former | inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND, error);
+        r = write_entry(s, pod, former | pod_inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND, error);
     if (r == 0)
         r = steer_pod_attach(s, pod, error);
     return netns < 0 ? netns : r;

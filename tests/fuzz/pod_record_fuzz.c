@@ -13,9 +13,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     pods_init(&pods);
     if (store_parse(&store, (const char *)data, size, &pods, &pod) == 0) {
         if (!*pod->uid || pod->addresses_len < 0 || pod->addresses_len > BRUMA_POD_ADDRESSES ||
-            pod->state >= POD_STATE_COUNT)
+            pod->enrollment->state >= POD_STATE_COUNT)
             abort();
     }
-    pods_free(&pods);
+    enroll_pods_free(&pods);
     return 0;
 }

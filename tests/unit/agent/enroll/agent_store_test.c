@@ -9,6 +9,8 @@
 
 #include "agent/enroll/store.h"
 
+#include "agent/enroll/member.h"
+
 static struct store store;
 static struct pods pods;
 static char directory[64];
@@ -23,7 +25,7 @@ static void setup(void)
 
 static void teardown(void)
 {
-    pods_free(&pods);
+    enroll_pods_free(&pods);
     store_wipe(&store);
     rmdir(directory);
 }
@@ -34,17 +36,17 @@ static struct pod *example(void)
 {
     struct pod *pod;
 
-    cr_assert(pod_new(&pods, "uid-1", "shop", "web-0", &pod) == 0);
+    cr_assert(enroll_pod_new(&pods, "uid-1", "shop", "web-0", &pod) == 0);
     cr_assert(pod_set_sandbox(pod, "abc", "/run/netns/with \"quotes\" and \\", UINT64_MAX) == 0);
     cr_assert(addr_parse("10.0.0.1", &pod->addresses[0]) == 0);
     cr_assert(addr_parse("fd00::1", &pod->addresses[1]) == 0);
     pod->addresses_len = 2;
-    pod->state = POD_LEAVING;
-    pod->generation = UINT32_MAX;
-    pod->captured_since_start = true;
+    enrollment_of(pod)->state = POD_LEAVING;
+    enrollment_of(pod)->generation = UINT32_MAX;
+    enrollment_of(pod)->captured_since_start = true;
     pod->added_at = 1700000000;
     pod->added = 123456789012;
-    strcpy(pod->service_account, "web");
+    strcpy(enrollment_of(pod)->service_account, "web");
     cr_assert(pod_attach(pod, "net-a", "eth0") == 0);
     cr_assert(pod_attach(pod, "", "net1") == 0);
     return pod;
@@ -66,14 +68,14 @@ Test(store, what_is_saved_is_loaded)
     cr_expect(strcmp(pod->netns_path, "/run/netns/with \"quotes\" and \\") == 0);
     cr_expect(pod->cookie == UINT64_MAX);
     cr_expect(pod->addresses_len == 2 && addr_is_v4(&pod->addresses[0]) && !addr_is_v4(&pod->addresses[1]));
-    cr_expect(pod->state == POD_LEAVING);
-    cr_expect(pod->generation == UINT32_MAX);
-    cr_expect(pod->captured_since_start);
+    cr_expect(pod->enrollment->state == POD_LEAVING);
+    cr_expect(pod->enrollment->generation == UINT32_MAX);
+    cr_expect(pod->enrollment->captured_since_start);
     cr_expect(pod->added_at == 1700000000 && pod->added == 123456789012);
-    cr_expect(strcmp(pod->service_account, "web") == 0);
+    cr_expect(strcmp(pod->enrollment->service_account, "web") == 0);
     cr_expect(!pod_detach(pod, "eth0"));
     cr_expect(pod_detach(pod, "net1"));
-    pods_free(&loaded);
+    enroll_pods_free(&loaded);
 }
 
 Test(store, records_of_another_boot_are_removed)
@@ -155,7 +157,7 @@ Test(store, bad_files_do_not_stop_the_good_ones)
     static char huge[128 * 1024];
 
     cr_assert(store_save(&store, example()) == 0);
-    pods_free(&pods);
+    enroll_pods_free(&pods);
     memset(huge, ' ', sizeof(huge));
     write_file("huge.json", huge, sizeof(huge));
     write_file("empty.json", "", 0);
@@ -163,7 +165,7 @@ Test(store, bad_files_do_not_stop_the_good_ones)
     write_file(".uid-2.fresh", "{", 1);
     cr_expect(store_load(&store, &pods) == 1);
     cr_expect(pods_by_uid(&pods, "uid-1") != NULL);
-    pods_free(&pods);
+    enroll_pods_free(&pods);
     cr_expect(store_load(&store, &pods) == 1, "the bad ones were removed, the good one was not");
 }
 
@@ -175,7 +177,7 @@ Test(store, a_record_under_another_name_is_not_believed)
     cr_assert(store_save(&store, example()) == 0);
     len = read_record(text, sizeof(text));
     store_remove(&store, "uid-1");
-    pods_free(&pods);
+    enroll_pods_free(&pods);
     write_file("uid-7.json", text, len);
     cr_expect(store_load(&store, &pods) == 0);
     cr_expect(list_empty(&pods.list));

@@ -89,7 +89,7 @@ Test(enroll, a_live_pod_waits_for_the_proxys_answer, .timeout = 20)
     run_with_proxy(false);
     cr_expect(proxies_serving(agent.proxies));
     cr_expect(script.adds == 1);
-    cr_expect(pod->state == POD_ENROLLED);
+    cr_expect(pod->enrollment->state == POD_ENROLLED);
     cr_expect(strcmp(proxies_pod_state(agent.proxies, pod), "serving") == 0);
     expect_steps("listen prepare attach commit verify");
 }
@@ -98,8 +98,8 @@ Test(enroll, a_proxy_that_refuses_keeps_the_pod_out, .timeout = 20)
 {
     run_with_proxy(true);
     cr_expect(script.adds >= 1);
-    cr_expect(pod->state == POD_OUTSIDE);
-    cr_expect(pod->last_reason == BRUMA_REASON_LISTENER_OPEN_FAILED);
+    cr_expect(pod->enrollment->state == POD_OUTSIDE);
+    cr_expect(pod->enrollment->last_reason == BRUMA_REASON_LISTENER_OPEN_FAILED);
     cr_expect(strncmp(steps, "listen prepare stop_outbound detach clean",
                       strlen("listen prepare stop_outbound detach clean")) == 0,
               "%s", steps);

@@ -96,7 +96,7 @@ void enroll_setup(void)
     cr_assert(proxy_server_new(agent.loop, &settings, &agent.pods, 0, -1, &events, &agent.proxies) == 0);
     netns = new_netns();
     cr_assert(netns_cookie(netns, &cookie) == 0);
-    cr_assert(pod_new(&agent.pods, "uid-1", "shop", "web", &pod) == 0);
+    cr_assert(enroll_pod_new(&agent.pods, "uid-1", "shop", "web", &pod) == 0);
     snprintf(path, sizeof(path), "/proc/self/fd/%d", netns);
     cr_assert(pod_set_sandbox(pod, "container-1", path, cookie) == 0);
     cr_assert(addr_parse("10.0.0.1", &pod->addresses[0]) == 0);
@@ -108,7 +108,7 @@ void enroll_teardown(void)
 {
     if (agent.server)
         server_close(&agent.server);
-    pods_free(&agent.pods);
+    enroll_pods_free(&agent.pods);
     source_close(&agent.source);
     proxies_free(&agent.proxies);
     store_wipe(&agent.store);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "agent/enroll/enroll.h"
+#include "agent/enroll/member.h"
 #include "agent/enroll/probes.h"
 #include "agent/enroll/watchdog.h"
 #include "agent/proxies/proxy_server.h"
@@ -18,9 +19,9 @@ TestSuite(enroll, .init = enroll_setup, .fini = enroll_teardown);
 Test(enroll, a_running_pod_is_listened_for_before_it_is_captured)
 {
     enroll_reconcile(&agent, pod);
-    cr_expect(pod->state == POD_ENROLLED);
+    cr_expect(pod->enrollment->state == POD_ENROLLED);
     cr_expect(announced_enrolled);
-    cr_expect(!pod->captured_since_start);
+    cr_expect(!pod->enrollment->captured_since_start);
     expect_steps("listen prepare attach commit verify");
 }
 
@@ -31,13 +32,13 @@ Test(enroll, the_plugin_attaches_and_commit_follows)
 
     cr_assert(enroll_begin(&agent, pod, true, NULL, NULL, &program, &error) == 0);
     cr_expect(program >= 0);
-    cr_expect(pod->state == POD_ENROLLING);
+    cr_expect(pod->enrollment->state == POD_ENROLLING);
     cr_expect(!announced_enrolled, "HBONE must not be announced before the capture is verified");
     expect_steps("listen prepare");
     link_attached = true;
     enroll_attached(&agent, pod);
-    cr_expect(pod->state == POD_ENROLLED);
-    cr_expect(pod->captured_since_start);
+    cr_expect(pod->enrollment->state == POD_ENROLLED);
+    cr_expect(pod->enrollment->captured_since_start);
     expect_steps("commit verify");
     close(program);
 }
@@ -84,27 +85,28 @@ Test(enroll, whatever_fails_is_undone_in_reverse_order)
         int before = open_descriptors();
 
         failing_step = cases[i].failing;
-        loop_timer_cancel(&pod->timer);
+        loop_timer_cancel(&transition_of(pod)->timer);
         enroll_reconcile(&agent, pod);
         expect_steps(cases[i].steps);
-        cr_expect(pod->state == POD_OUTSIDE);
-        cr_expect(pod->last_reason != BRUMA_REASON_NONE && *pod->last_error, "%s", cases[i].failing);
+        cr_expect(pod->enrollment->state == POD_OUTSIDE);
+        cr_expect(pod->enrollment->last_reason != BRUMA_REASON_NONE && *pod->enrollment->last_error, "%s",
+                  cases[i].failing);
         cr_expect(!announced_enrolled);
         cr_expect(open_descriptors() == before, "%s: descriptors leak", cases[i].failing);
-        cr_expect(loop_timer_armed(&pod->timer), "%s: nobody tries again", cases[i].failing);
+        cr_expect(loop_timer_armed(&transition_of(pod)->timer), "%s: nobody tries again", cases[i].failing);
     }
     failing_step = NULL;
     enroll_reconcile(&agent, pod);
-    cr_expect(pod->state == POD_ENROLLED);
-    cr_expect(pod->last_reason == BRUMA_REASON_NONE);
+    cr_expect(pod->enrollment->state == POD_ENROLLED);
+    cr_expect(pod->enrollment->last_reason == BRUMA_REASON_NONE);
 }
 
 Test(enroll, a_capture_that_is_broken_at_once_is_not_called_enrolled)
 {
     findings_to_report = 1;
     enroll_reconcile(&agent, pod);
-    cr_expect(pod->state == POD_OUTSIDE);
-    cr_expect(pod->last_reason == BRUMA_REASON_RULE_MISSING);
+    cr_expect(pod->enrollment->state == POD_OUTSIDE);
+    cr_expect(pod->enrollment->last_reason == BRUMA_REASON_RULE_MISSING);
 }
 
 Test(enroll, a_pod_without_address_is_refused_by_name)
@@ -142,13 +144,13 @@ Test(enroll, nothing_is_decided_while_the_mesh_is_unknown)
     mesh_is_ready = false;
     enroll_reconcile(&agent, pod);
     expect_steps("");
-    cr_expect(pod->state == POD_OUTSIDE);
+    cr_expect(pod->enrollment->state == POD_OUTSIDE);
     mesh_is_ready = true;
     enroll_reconcile(&agent, pod);
-    cr_expect(pod->state == POD_ENROLLED);
+    cr_expect(pod->enrollment->state == POD_ENROLLED);
     mesh_is_ready = namespace_is_ambient = false;
     enroll_reconcile(&agent, pod);
-    cr_expect(pod->state == POD_ENROLLED, "a mesh file that cannot be read un-enrolls nobody");
+    cr_expect(pod->enrollment->state == POD_ENROLLED, "a mesh file that cannot be read un-enrolls nobody");
 }
 
 Test(enroll, labels_of_the_pod_win_over_its_namespace)
@@ -181,9 +183,9 @@ Test(enroll, what_is_found_broken_is_repaired_and_counted)
     findings_to_report = 1;
     cr_expect(watchdog_verify(&agent, pod, true, &error) == 1);
     expect_steps("verify repair verify");
-    cr_expect(pod->repairs[BRUMA_REASON_RULE_MISSING] == 1);
+    cr_expect(pod->health->repairs[BRUMA_REASON_RULE_MISSING] == 1);
     cr_expect(watchdog_verify(&agent, pod, true, &error) == 0);
     findings_to_report = 2;
     cr_expect(watchdog_verify(&agent, pod, true, &error) < 0, "repairing that does not help is an error");
-    cr_expect(pod->last_reason == BRUMA_REASON_RULE_MISSING);
+    cr_expect(pod->enrollment->last_reason == BRUMA_REASON_RULE_MISSING);
 }

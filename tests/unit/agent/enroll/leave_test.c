@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "agent/enroll/enroll.h"
+#include "agent/enroll/member.h"
 #include "agent/proxies/proxy_server.h"
 #include "tests/unit/agent/agent_doubles.h"
 #include "tests/unit/agent/enroll/enroll_site.h"
@@ -18,16 +19,16 @@ Test(leave, leaving_stops_outbound_first_and_cleans_last)
     steps_clear();
     namespace_is_ambient = false;
     enroll_reconcile(&agent, pod);
-    cr_expect(pod->state == POD_LEAVING);
+    cr_expect(pod->enrollment->state == POD_LEAVING);
     cr_expect(!announced_enrolled, "peers must stop using HBONE before it goes");
     expect_steps("stop_outbound");
-    fire(&pod->timer);
-    cr_expect(pod->state == POD_DRAINING);
+    fire(&transition_of(pod)->timer);
+    cr_expect(pod->enrollment->state == POD_DRAINING);
     expect_steps("detach");
-    pod->clean_not_before = 0;
-    fire(&pod->timer);
-    cr_expect(pod->state == POD_OUTSIDE);
-    cr_expect(pod->netns_fd < 0 && pod->listeners[0] < 0);
+    transition_of(pod)->clean_not_before = 0;
+    fire(&transition_of(pod)->timer);
+    cr_expect(pod->enrollment->state == POD_OUTSIDE);
+    cr_expect(pod->netns_fd < 0 && pod->enrollment->listeners[0] < 0);
     expect_steps("clean");
 }
 
@@ -39,9 +40,9 @@ Test(leave, a_pod_that_is_wanted_again_while_it_leaves_stays)
     steps_clear();
     namespace_is_ambient = true;
     enroll_reconcile(&agent, pod);
-    cr_expect(pod->state == POD_ENROLLED);
+    cr_expect(pod->enrollment->state == POD_ENROLLED);
     cr_expect(announced_enrolled);
-    cr_expect(!loop_timer_armed(&pod->timer));
+    cr_expect(!loop_timer_armed(&transition_of(pod)->timer));
     expect_steps("commit");
 }
 
@@ -50,16 +51,16 @@ Test(leave, a_pod_that_is_wanted_again_while_it_drains_keeps_its_listeners)
     int outbound;
 
     enroll_reconcile(&agent, pod);
-    outbound = pod->listeners[BRUMA_LISTENER_OUTBOUND];
+    outbound = pod->enrollment->listeners[BRUMA_LISTENER_OUTBOUND];
     namespace_is_ambient = false;
     enroll_reconcile(&agent, pod);
-    fire(&pod->timer);
-    cr_assert(pod->state == POD_DRAINING);
+    fire(&transition_of(pod)->timer);
+    cr_assert(pod->enrollment->state == POD_DRAINING);
     steps_clear();
     namespace_is_ambient = true;
     enroll_reconcile(&agent, pod);
-    cr_expect(pod->state == POD_ENROLLED);
-    cr_expect(pod->listeners[BRUMA_LISTENER_OUTBOUND] == outbound);
+    cr_expect(pod->enrollment->state == POD_ENROLLED);
+    cr_expect(pod->enrollment->listeners[BRUMA_LISTENER_OUTBOUND] == outbound);
     expect_steps("prepare attach commit verify");
 }
 
@@ -68,12 +69,12 @@ Test(leave, a_failure_to_come_back_from_draining_keeps_the_route_of_live_connect
     enroll_reconcile(&agent, pod);
     namespace_is_ambient = false;
     enroll_reconcile(&agent, pod);
-    fire(&pod->timer);
+    fire(&transition_of(pod)->timer);
     steps_clear();
     namespace_is_ambient = true;
     failing_step = "attach";
     enroll_reconcile(&agent, pod);
-    cr_expect(pod->state == POD_DRAINING);
+    cr_expect(pod->enrollment->state == POD_DRAINING);
     expect_steps("prepare attach stop_outbound detach");
 }
 

@@ -8,7 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "agent/kubernetes/kubelet.h"
+#include "agent/kubernetes/kubelet_find.h"
+#include "lib/cleanup.h"
 #include "tests/unit/agent/proc_files.h"
 
 #define ROOTS "Uid:\t0\t0\t0\t0\n"

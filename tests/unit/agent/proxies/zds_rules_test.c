@@ -27,7 +27,7 @@ Test(zds_rules, a_message_that_is_too_long)
     run(1);
     cr_assert(seqpacket_send(e.fd, huge, sizeof(huge), NULL, 0) == 0);
     expect_ended(&e);
-    cr_expect(web->state == POD_OUTSIDE);
+    cr_expect(web->enrollment->state == POD_OUTSIDE);
     close(e.fd);
 }
 
@@ -69,9 +69,9 @@ Test(zds_rules, no_answer_in_time)
 
     enroll_reconcile(&agent, web);
     run(4500);
-    cr_expect(web->state == POD_ENROLLING && server->peers_len == 1);
+    cr_expect(web->enrollment->state == POD_ENROLLING && server->peers_len == 1);
     run(700);
-    cr_expect(web->state == POD_OUTSIDE && server->peers_len == 0);
+    cr_expect(web->enrollment->state == POD_OUTSIDE && server->peers_len == 0);
     close(e.fd);
 }
 

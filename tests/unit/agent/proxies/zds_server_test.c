@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "agent/enroll/enroll.h"
+#include "agent/enroll/member.h"
 #include "agent/enroll/watchdog.h"
 #include "lib/netns.h"
 #include "lib/seqpacket.h"
@@ -25,16 +26,17 @@ Test(zds_server, without_a_proxy_no_pod_is_enrolled)
     cr_expect(error.reason == BRUMA_REASON_PROXY_NOT_CONNECTED);
     cr_expect(strcmp(steps, "") == 0, "%s", steps);
     enroll_reconcile(&agent, web);
-    cr_expect(web->state == POD_OUTSIDE && web->last_reason == BRUMA_REASON_PROXY_NOT_CONNECTED);
+    cr_expect(web->enrollment->state == POD_OUTSIDE &&
+              web->enrollment->last_reason == BRUMA_REASON_PROXY_NOT_CONNECTED);
     /* and at once when there is one, whenever the next try would be */
-    web->failed_tries = 20;
-    loop_timer_cancel(&web->timer);
+    enrollment_of(web)->failed_tries = 20;
+    loop_timer_cancel(&transition_of(web)->timer);
     told[0] = '\0';
     struct proxy_end e = proxy_new(1, true);
 
     obey(&e, 60);
     expect_told("snapshot-sent add=uid-web");
-    cr_expect(web->state == POD_ENROLLED);
+    cr_expect(web->enrollment->state == POD_ENROLLED);
     close(e.fd);
 }
 
@@ -45,14 +47,15 @@ Test(zds_server, a_pod_is_captured_once_it_is_listened_for)
     expect_told("snapshot-sent");
     enroll_reconcile(&agent, web);
     run(1);
-    cr_expect(web->state == POD_ENROLLING);
+    cr_expect(web->enrollment->state == POD_ENROLLING);
     cr_expect(strcmp(steps, "prepare") == 0, "%s", steps);
     cr_assert(answer(&e, ""));
     run(20);
     expect_told("add=uid-web");
-    cr_expect(web->state == POD_ENROLLED && foreign_pid == 1);
+    cr_expect(web->enrollment->state == POD_ENROLLED && foreign_pid == 1);
     cr_expect(strcmp(steps, "prepare set_listeners attach commit verify") == 0, "%s", steps);
-    cr_expect(web->listener_cookies[0] && web->listeners[0] < 0, "no descriptor of a listener may be kept");
+    cr_expect(web->enrollment->listener_cookies[0] && web->enrollment->listeners[0] < 0,
+              "no descriptor of a listener may be kept");
     cr_expect(strcmp(proxies_pod_state(agent.proxies, web), "serving") == 0);
     close(e.fd);
 }
@@ -65,14 +68,16 @@ Test(zds_server, a_pod_that_is_refused_is_rolled_back)
     enroll_reconcile(&agent, web);
     cr_assert(answer(&e, "address in use"));
     run(20);
-    cr_expect(web->state == POD_OUTSIDE && web->last_reason == BRUMA_REASON_PROXY_REFUSED_POD);
-    cr_expect(strstr(web->last_error, "address in use") != NULL, "%s", web->last_error);
+    cr_expect(web->enrollment->state == POD_OUTSIDE &&
+              web->enrollment->last_reason == BRUMA_REASON_PROXY_REFUSED_POD);
+    cr_expect(strstr(web->enrollment->last_error, "address in use") != NULL, "%s",
+              web->enrollment->last_error);
     cr_expect(strstr(steps, "clean") != NULL, "%s", steps);
     cr_assert(answer(&e, ""));
     expect_told("add=uid-web del=uid-web");
     /* it is tried again by itself, and then goes */
     obey(&e, 1500);
-    cr_expect(web->state == POD_ENROLLED);
+    cr_expect(web->enrollment->state == POD_ENROLLED);
     close(e.fd);
 }
 
@@ -99,7 +104,7 @@ Test(zds_server, what_the_plugin_attaches_to_is_not_taken_from_under_it)
         run(1);
         cr_assert(answer(&e, "address in use"));
         run(20);
-        cr_expect(web->state == POD_ENROLLING);
+        cr_expect(web->enrollment->state == POD_ENROLLING);
         cr_expect(strcmp(steps, "prepare") == 0, "%s", steps);
         link_attached = true;
         /* whatever it says, the proxy's refusal is the reason */
@@ -141,7 +146,8 @@ Test(zds_server, a_proxy_that_has_no_listeners_gets_no_pod)
     enroll_reconcile(&agent, web);
     cr_assert(answer(&e, ""));
     run(700); /* looked for several times, and not tried again yet */
-    cr_expect(web->state == POD_OUTSIDE && web->last_reason == BRUMA_REASON_PROXY_LISTENERS_MISSING);
+    cr_expect(web->enrollment->state == POD_OUTSIDE &&
+              web->enrollment->last_reason == BRUMA_REASON_PROXY_LISTENERS_MISSING);
     close(e.fd);
 }
 
@@ -153,10 +159,10 @@ Test(zds_server, of_two_listeners_the_older_is_waited_for_to_go)
     enroll_reconcile(&agent, web);
     cr_assert(answer(&e, ""));
     run(800);
-    cr_expect(web->state == POD_ENROLLING);
+    cr_expect(web->enrollment->state == POD_ENROLLING);
     foreign_result = 0;
     run(200);
-    cr_expect(web->state == POD_ENROLLED);
+    cr_expect(web->enrollment->state == POD_ENROLLED);
     close(e.fd);
 }
 
@@ -168,7 +174,8 @@ Test(zds_server, a_proxy_that_dies_meanwhile)
     run(1);
     close(e.fd);
     run(20);
-    cr_expect(web->state == POD_OUTSIDE && web->last_reason == BRUMA_REASON_PROXY_AWAY);
+    cr_expect(web->enrollment->state == POD_OUTSIDE &&
+              web->enrollment->last_reason == BRUMA_REASON_PROXY_AWAY);
     cr_expect(server->peers_len == 0);
 }
 
@@ -213,7 +220,7 @@ Test(zds_server, the_same_uid_in_a_new_sandbox_is_let_go_first)
     enroll_reconcile(&agent, web);
     obey(&e, 100);
     expect_told("add=uid-web del=uid-web add=uid-web");
-    cr_expect(web->state == POD_ENROLLED);
+    cr_expect(web->enrollment->state == POD_ENROLLED);
     close(e.fd);
 }
 
@@ -228,22 +235,22 @@ Test(zds_server, a_pod_leaves_when_nothing_of_it_lives)
     namespace_is_ambient = false;
     enroll_reconcile(&agent, web);
     obey(&e, 700);
-    cr_expect(web->state == POD_DRAINING);
+    cr_expect(web->enrollment->state == POD_DRAINING);
     expect_told("");
     /* wanted again: told of again, which is nothing to the proxy */
     namespace_is_ambient = true;
     enroll_reconcile(&agent, web);
     obey(&e, 60);
-    cr_expect(web->state == POD_ENROLLED);
+    cr_expect(web->enrollment->state == POD_ENROLLED);
     expect_told("add=uid-web");
     namespace_is_ambient = false;
     enroll_reconcile(&agent, web);
     obey(&e, 500);
-    cr_expect(web->state == POD_DRAINING);
+    cr_expect(web->enrollment->state == POD_DRAINING);
     marked_connections = 0;
     obey(&e, 700);
     expect_told("del=uid-web");
-    cr_expect(web->state == POD_OUTSIDE && web->netns_fd < 0);
+    cr_expect(web->enrollment->state == POD_OUTSIDE && web->netns_fd < 0);
     close(e.fd);
 }
 
@@ -271,7 +278,7 @@ Test(zds_server, the_youngest_serves_once_it_knows_all_and_the_older_one_after_i
     run(20);
     cr_expect(!proxies_serving(agent.proxies));
     cr_expect(strcmp(proxies_pod_state(agent.proxies, web), "not_connected") == 0);
-    cr_expect(web->state == POD_ENROLLED, "what is captured stays captured");
+    cr_expect(web->enrollment->state == POD_ENROLLED, "what is captured stays captured");
 }
 
 Test(zds_server, while_nobody_serves_each_answer_counts)
@@ -311,11 +318,12 @@ Test(zds_server, without_a_proxy_the_capture_is_not_broken)
     cr_expect(watchdog_verify(&agent, web, false, &error) == 0, "%s", error.text);
     cr_expect(watchdog_verify(&agent, web, true, &error) == 0, "%s", error.text);
     cr_expect(strcmp(steps, "verify verify") == 0, "nothing is to be repaired: %s", steps);
-    cr_expect(web->last_reason == BRUMA_REASON_PROXY_AWAY && !web->repairs[BRUMA_REASON_LISTENER_CLOSED]);
+    cr_expect(web->enrollment->last_reason == BRUMA_REASON_PROXY_AWAY &&
+              !web->health->repairs[BRUMA_REASON_LISTENER_CLOSED]);
     e = proxy_new(2, true);
     foreign_live = true;
     obey(&e, 60);
-    cr_expect(web->last_reason == BRUMA_REASON_NONE);
+    cr_expect(web->enrollment->last_reason == BRUMA_REASON_NONE);
     close(e.fd);
 }
 
@@ -332,7 +340,7 @@ Test(zds_server, listeners_that_somebody_closed_are_opened_anew)
     cr_expect(watchdog_verify(&agent, web, false, &error) < 0);
     cr_expect(error.reason == BRUMA_REASON_LISTENER_CLOSED);
     cr_expect(watchdog_verify(&agent, web, true, &error) == 0);
-    cr_expect(web->repairs[BRUMA_REASON_LISTENER_CLOSED] == 1);
+    cr_expect(web->health->repairs[BRUMA_REASON_LISTENER_CLOSED] == 1);
     foreign_live = true;
     foreign_result = 0;
     obey(&e, 60);

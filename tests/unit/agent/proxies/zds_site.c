@@ -73,7 +73,7 @@ struct pod *new_pod(const char *uid, const char *name, const char *ip)
     cr_assert(netns_enter(own) == 0);
     close(own);
     cr_assert(netns_cookie(fd, &cookie) == 0);
-    cr_assert(pod_new(&agent.pods, uid, "shop", name, &pod) == 0);
+    cr_assert(enroll_pod_new(&agent.pods, uid, "shop", name, &pod) == 0);
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     cr_assert(pod_set_sandbox(pod, uid, path, cookie) == 0);
     cr_assert(addr_parse(ip, &pod->addresses[0]) == 0);
@@ -116,7 +116,7 @@ void zds_teardown(void)
     proxies_free(&agent.proxies);
     cr_expect(access(socket_path, F_OK) < 0, "the socket's file must go");
     proxy_cgroups_close(&agent.proxy_cgroups);
-    pods_free(&agent.pods);
+    enroll_pods_free(&agent.pods);
     source_close(&agent.source);
     store_wipe(&agent.store);
     loop_free(&agent.loop);

@@ -8,14 +8,14 @@
  *   zds_server.h     a stock node proxy (ztunnel). It opens the listeners itself, so a pod is enrolled once a
  *                    proxy has said that it serves it.
  */
-#ifndef AGENT_PROXIES_PROXIES_H
-#define AGENT_PROXIES_PROXIES_H
+#ifndef AGENT_ENROLL_PROXIES_H
+#define AGENT_ENROLL_PROXIES_H
 
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 
 #include "agent/agent_settings.h"
-#include "agent/enroll/pods.h"
+#include "agent/enroll/enrollment.h"
 
 struct proxies;
 

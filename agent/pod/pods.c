@@ -1,31 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/enroll/pods.h"
+#include "agent/pod/pods.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "lib/netns.h"
-#include "lib/seqpacket.h"
-
-static const char *const state_names[POD_STATE_COUNT] = {
-    [POD_OUTSIDE] = "outside", [POD_ENROLLING] = "enrolling", [POD_ENROLLED] = "enrolled",
-    [POD_LEAVING] = "leaving", [POD_DRAINING] = "draining",
-};
 
 void pods_init(struct pods *pods)
 {
     list_init(&pods->list);
-}
-
-void pods_free(struct pods *pods)
-{
-    struct pod *pod;
-
-    list_for_each (pod, &pods->list, node)
-        pod_free(pod);
 }
 
 struct pod *pods_by_uid(const struct pods *pods, const char *uid)
@@ -72,16 +58,6 @@ struct pod *pods_by_name(const struct pods *pods, const char *namespace, const c
     return NULL;
 }
 
-int pods_count(const struct pods *pods, enum pod_state state)
-{
-    struct pod *pod;
-    int n = 0;
-
-    list_for_each (pod, &pods->list, node)
-        n += pod->state == state;
-    return n;
-}
-
 static int set_text(char **field, const char *text)
 {
     char *copy = strdup(text);
@@ -93,31 +69,18 @@ static int set_text(char **field, const char *text)
     return 0;
 }
 
-int pod_new(struct pods *pods, const char *uid, const char *namespace, const char *name, struct pod **ret)
+int pod_init(struct pod *pod, const char *uid, const char *namespace, const char *name)
 {
-    struct pod *pod = calloc(1, sizeof(*pod));
-
-    if (!pod)
-        return -ENOMEM;
     list_init(&pod->node);
     list_init(&pod->attachments);
     list_init(&pod->assignments);
-    pod->netns_fd = pod->dns_socket = -1;
-    pod->routes.fd = pod->routes_fd = -1;
-    steer_quick_check_init(&pod->quick_check);
-    for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
-        pod->listeners[i] = -1;
-    loop_timer_init(&pod->timer, NULL);
-    loop_timer_init(&pod->verify_soon, NULL);
-    if (set_text(&pod->uid, uid) < 0 || set_text(&pod->namespace, namespace) < 0 ||
-        set_text(&pod->name, name) < 0 || set_text(&pod->container_id, "") < 0 ||
-        set_text(&pod->netns_path, "") < 0) {
-        pod_free(pod);
-        return -ENOMEM;
-    }
-    list_add_tail(&pods->list, &pod->node);
-    *ret = pod;
-    return 0;
+    pod->netns_fd = -1;
+    if (set_text(&pod->uid, uid) == 0 && set_text(&pod->namespace, namespace) == 0 &&
+        set_text(&pod->name, name) == 0 && set_text(&pod->container_id, "") == 0 &&
+        set_text(&pod->netns_path, "") == 0)
+        return 0;
+    pod_release(pod);
+    return -ENOMEM;
 }
 
 static void attachment_free(struct attachment *a)
@@ -128,14 +91,11 @@ static void attachment_free(struct attachment *a)
     free(a);
 }
 
-void pod_free(struct pod *pod)
+void pod_release(struct pod *pod)
 {
     struct attachment *a;
 
-    list_del(&pod->node);
-    loop_timer_cancel(&pod->timer);
-    loop_timer_cancel(&pod->verify_soon);
-    pod_close_descriptors(pod);
+    pod_close_netns(pod);
     list_for_each (a, &pod->attachments, node)
         attachment_free(a);
     free(pod->uid);
@@ -143,10 +103,6 @@ void pod_free(struct pod *pod)
     free(pod->name);
     free(pod->container_id);
     free(pod->netns_path);
-    if (pod->loop)
-        loop_free_later(pod->loop, pod);
-    else
-        free(pod);
 }
 
 int pod_set_sandbox(struct pod *pod, const char *container_id, const char *netns_path, uint64_t cookie)
@@ -197,14 +153,8 @@ int pod_merge_addresses(struct pod *pod, const struct addr *addresses, int len)
     return added;
 }
 
-void pod_close_descriptors(struct pod *pod)
+void pod_close_netns(struct pod *pod)
 {
-    if (pod->routes.fd >= 0)
-        loop_watch_remove(pod->loop, &pod->routes);
-    close_fds(&pod->routes_fd, 1);
-    steer_quick_check_close(&pod->quick_check);
-    close_fds(pod->listeners, BRUMA_LISTENER_COUNT);
-    close_fds(&pod->dns_socket, 1);
     if (pod->netns_fd >= 0)
         close(pod->netns_fd);
     pod->netns_fd = -1;
@@ -259,24 +209,4 @@ int pod_netns_present(struct pod *pod)
         return 0;
     pod->netns_inode = path.st_ino;
     return 1;
-}
-
-void pod_set_error(struct pod *pod, enum bruma_reason reason, const char *text)
-{
-    pod->last_reason = reason;
-    snprintf(pod->last_error, sizeof(pod->last_error), "%s", text);
-}
-
-const char *pod_state_name(enum pod_state state)
-{
-    return state_names[state];
-}
-
-enum pod_state pod_state_from_name(const char *name)
-{
-    int i;
-
-    for (i = 0; i < POD_STATE_COUNT && strcmp(state_names[i], name); i++)
-        ;
-    return (enum pod_state)i;
 }

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How a pod stands to the mesh, and what verification has found of its capture: the records of enrollment
+ * about a pod, which everybody reads by pod->enrollment and pod->health. Only agent/enroll writes them
+ * (member.h); what is done with a pod is in enroll.h. All on the loop's thread.
+ */
+#ifndef AGENT_ENROLL_ENROLLMENT_H
+#define AGENT_ENROLL_ENROLLMENT_H
+
+#include "agent/pod/pods.h"
+#include "agent/steer/quick_check.h"
+#include "lib/message.h"
+
+enum pod_state {
+    POD_OUTSIDE,   /* not in the mesh; nothing of ours is in its namespace */
+    POD_ENROLLING, /* prepared; the plugin or the proxy has not answered yet */
+    POD_ENROLLED,  /* verified */
+    POD_LEAVING,   /* outbound is no longer captured, inbound still is */
+    POD_DRAINING,  /* nothing is captured; live connections still need the rule and the route */
+    POD_STATE_COUNT,
+};
+
+struct enrollment {
+    enum pod_state state;
+    bool captured_since_start; /* enrolled by the CNI plugin, so before its first process */
+
+    /* of the last enrollment */
+    uint32_t generation;
+    bool bypass_inbound;
+    char service_account[MESSAGE_NAME_MAX + 1];
+    uint64_t took_microseconds;
+    int64_t enrolled_at; /* CLOCK_REALTIME seconds, 0: never */
+
+    /* The agent's own, -1: none; or where proxies open them, the cookies of those in the pod's slots, 0:
+     * none. */
+    int listeners[BRUMA_LISTENER_COUNT];
+    uint64_t listener_cookies[BRUMA_LISTENER_COUNT];
+    int dns_socket;               /* that its questions to DNS are captured by; -1: they are not */
+    enum bruma_reason dns_reason; /* why they are not, although they should be, as it was logged; or NONE */
+    bool awaits_listeners;        /* adopted after a restart; somebody else holds the listeners */
+
+    unsigned failed_tries;         /* to enroll it, in a row, of the agent's own */
+    enum bruma_reason logged;      /* that is in the log; NONE: of none */
+    enum bruma_reason last_reason; /* of the last failure; NONE after a success */
+    char last_error[256];
+};
+
+/* While verification finds something that cannot be put right, unrepaired.len is not 0. */
+struct health {
+    struct steer_quick_check quick_check; /* between verifications in full */
+    uint64_t walked_at;                   /* loop time of the last one of those */
+    int64_t verified_at;                  /* CLOCK_REALTIME seconds, 0: never */
+    uint32_t repairs[BRUMA_REASON_COUNT]; /* since the agent started */
+    struct steer_findings unrepaired;
+    unsigned failed_repairs;         /* in a row */
+    uint64_t repair_at;              /* loop time; the same is not tried again before */
+    enum bruma_reason repair_reason; /* of the last failure */
+};
+
+/* Makes a pod in state POD_OUTSIDE and adds it; strings are copied. 0 or -ENOMEM. */
+int enroll_pod_new(struct pods *pods, const char *uid, const char *namespace, const char *name,
+                   struct pod **ret);
+/* Takes the pod out, closes its descriptors and frees it, at the end of the loop's turn if it has a loop.
+ * Nothing in the kernel is changed. */
+void enroll_pod_free(struct pod *pod);
+/* The same for all. */
+void enroll_pods_free(struct pods *pods);
+
+/* How many pods are in this state. */
+int enroll_count(const struct pods *pods, enum pod_state state);
+
+/* The word for logs, records and the protocol; static. */
+const char *pod_state_name(enum pod_state state);
+/* POD_STATE_COUNT if there is none of that name. */
+enum pod_state pod_state_from_name(const char *name);
+
+#endif

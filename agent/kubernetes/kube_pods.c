@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Finding pods and namespaces among those that the API server has told of, and whether one belongs to the
+ * mesh. */
+#include "agent/kubernetes/kube_pods.h"
+
+#include <string.h>
+
+#include "bruma/mesh.h"
+
+/* ---- finding ---- */
+
+static bool named(const void *item, const void *key)
+{
+    return !strcmp(((const struct kube_namespace *)item)->name, key);
+}
+
+struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const char *name)
+{
+    return index_find(&s->namespaces_by_name, index_hash_text(0, name), named, name);
+}
+
+struct kube_pod *kube_pod_by_api_uid(const struct kube_source *s, const char *uid)
+{
+    struct kube_pod *pod;
+
+    list_for_each (pod, &s->pods, node) {
+        if (!strcmp(pod->uid, uid))
+            return pod;
+    }
+    return NULL;
+}
+
+static struct kube_pod *pod_by_name(const struct kube_source *s, const char *namespace, const char *name)
+{
+    struct kube_pod *pod;
+
+    list_for_each (pod, &s->pods, node) {
+        if (!strcmp(pod->name, name) && !strcmp(pod->namespace, namespace))
+            return pod;
+    }
+    return NULL;
+}
+
+/* Without a UID of its own the pod is known by its name. */
+struct kube_pod *kube_pod_find(const struct kube_source *s, const char *uid, const char *container_id,
+                               const char *namespace, const char *name)
+{
+    struct kube_pod *pod;
+
+    if (!strcmp(uid, container_id))
+        return pod_by_name(s, namespace, name);
+    list_for_each (pod, &s->pods, node) {
+        if (!strcmp(pod->runtime_uid, uid) && !strcmp(pod->name, name) && !strcmp(pod->namespace, namespace))
+            return pod;
+    }
+    return NULL;
+}
+
+struct pod *kube_agent_pod(const struct kube_pod *pod)
+{
+    const struct pods *pods = &pod->source->agent->pods;
+    struct pod *p = pods_by_uid(pods, pod->runtime_uid);
+
+    if (p && !strcmp(p->name, pod->name) && !strcmp(p->namespace, pod->namespace))
+        return p;
+    p = pods_by_name(pods, pod->namespace, pod->name);
+    return p && !strcmp(p->uid, p->container_id) ? p : NULL;
+}
+
+/* ---- belonging ---- */
+
+bool kube_ready(const struct kube_source *s)
+{
+    return kube_watch_report(s->watch_pods)->synced && kube_watch_report(s->watch_namespaces)->synced;
+}
+
+static bool is_listed(const char *list, const char *word)
+{
+    size_t len = strlen(word);
+
+    while (list && *list) {
+        size_t n = strcspn(list, ", ");
+
+        if (n == len && !memcmp(list, word, len))
+            return true;
+        list += n + strspn(list + n, ", ");
+    }
+    return false;
+}
+
+bool kube_excludes(const struct kube_source *s, const char *namespace)
+{
+    return is_listed(s->agent->settings->exclude_namespaces, namespace);
+}
+
+static bool is_node_proxy(const struct kube_source *s, const struct kube_pod *pod)
+{
+    const char *app = kube_label(pod->labels, "app");
+
+    return app && !strcmp(app, "ztunnel") && !strcmp(pod->namespace, s->agent->settings->system_namespace);
+}
+
+/* Words for the default selectors; others are somebody's own. */
+static const char *why_of(const struct kube_source *s, const struct kube_pod *pod, int match)
+{
+    const char *mode = kube_label(pod->labels, BRUMA_LABEL_DATAPLANE_MODE);
+
+    if (!s->default_selectors)
+        return match < 0 ? "no enablement selector matches the pod and its namespace"
+                         : "an enablement selector matches the pod and its namespace";
+    if (match >= 0)
+        return match == 0 ? "the pod has istio.io/dataplane-mode=ambient"
+                          : "the namespace has istio.io/dataplane-mode=ambient";
+    return mode && !strcmp(mode, "none")
+               ? "the pod has istio.io/dataplane-mode=none"
+               : "neither the pod nor its namespace has istio.io/dataplane-mode=ambient";
+}
+
+bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, const char **ret_why)
+{
+    const struct kube_namespace *n = kube_namespace_by_name(s, pod->namespace);
+    int match = kube_selectors_match(s->selectors, pod->labels, n ? n->labels : NULL);
+
+    *ret_why = why_of(s, pod, match);
+    if (match < 0)
+        return false;
+    if (pod->host_network)
+        *ret_why = "the pod uses the node's network (hostNetwork)";
+    else if (pod->sidecar)
+        *ret_why = "the pod has a sidecar (annotation sidecar.istio.io/status)";
+    else if (is_node_proxy(s, pod))
+        *ret_why = "the pod is the mesh's own proxy";
+    else if (kube_excludes(s, pod->namespace))
+        *ret_why = "its namespace is excluded (EXCLUDE_NAMESPACES)";
+    else if (pod->completed)
+        *ret_why = "the pod has completed";
+    else
+        return true;
+    return false;
+}
