@@ -69,7 +69,7 @@ void enroll_pods_free(struct pods *pods);
 /* How many pods are in this state. */
 int enroll_count(const struct pods *pods, enum pod_state state);
 
-/* The word for logs, records and the protocol; static. */
+/* The word for logs, records and the protocol; static, never NULL. */
 const char *pod_state_name(enum pod_state state);
 /* POD_STATE_COUNT if there is none of that name. */
 enum pod_state pod_state_from_name(const char *name);

@@ -11,14 +11,15 @@
 
 /* Looks at the pod now, and announces it anew if that has changed and the pod is enrolled. */
 void forwards_look(struct agent *agent, struct pod *pod);
-/* It is enrolled, and others may be told. */
-/* The device by which the pod passes on what others send, in words; "": it does not. Until it is looked at
- * again. */
+/* The device by which the pod passes on what others send, in words; "": it does not (never NULL). Valid until
+ * it is looked at again. */
 const char *forwards_by(const struct pod *pod);
+/* Whether it is enrolled, and others may be told. */
 bool forwards_announced(const struct pod *pod);
 
 /* Looks at all pods from time to time. */
 void forwards_start(struct agent *agent);
+/* At the agent's end. */
 void forwards_stop(struct agent *agent);
 
 #endif

@@ -58,32 +58,37 @@ struct member {
     char forwards[96]; /* forwards.c */
 };
 
+/* Never NULL: each pod of the agent is the beginning of one, and these are parts of it; they live as long. */
 static inline struct member *member_of(const struct pod *pod)
 {
     return container_of((struct pod *)pod, struct member, pod);
 }
 
-/* To write what everybody reads. */
+/* A part of the member, never NULL, that lives as long: to write what everybody reads. */
 static inline struct enrollment *enrollment_of(const struct pod *pod)
 {
     return &member_of(pod)->enrollment;
 }
 
+/* A part of the member, never NULL: it lives as long. */
 static inline struct health *health_of(const struct pod *pod)
 {
     return &member_of(pod)->health;
 }
 
+/* A part of the member, never NULL: it lives as long. */
 static inline struct transition *transition_of(const struct pod *pod)
 {
     return &member_of(pod)->transition;
 }
 
+/* A part of the member, never NULL: it lives as long. */
 static inline struct following *following_of(const struct pod *pod)
 {
     return &member_of(pod)->following;
 }
 
+/* A part of the member, never NULL: it lives as long. */
 static inline struct presence *presence_of(const struct pod *pod)
 {
     return &member_of(pod)->presence;

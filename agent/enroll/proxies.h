@@ -28,31 +28,37 @@ struct offered_pod {
     int *fds; /* enum bruma_pod_fd */
 };
 
+/* What proxies have to say. All are called on the loop's thread. */
 struct proxies_events {
-    /* Returns the pod that the offer belongs to, or NULL if there is none. */
+    /* Called for each pod that a proxy holds: returns the one that the offer belongs to, the agent's, or NULL
+     * if there is none. */
     struct pod *(*offered)(void *data, const struct offered_pod *offer);
-    /* All offers of one proxy were taken; what is still missing will not come from it. */
+    /* Called once all offers of one proxy were taken; what is still missing will not come from it. */
     void (*offers_end)(void *data);
-    /* A proxy has opened listeners in the pod and shall serve it by them; the descriptors stay with the
-     * caller. */
+    /* Called when a proxy has opened listeners in the pod and shall serve it by them; the descriptors stay
+     * with the caller. 0, or -errno with *error. */
     int (*listeners_opened)(void *data, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT],
                             struct steer_error *error);
-    /* The serving proxy answered for the pod's last pod-add; error is NULL if it serves it. */
+    /* Called when the serving proxy has answered for the pod's last pod-add; error is NULL if it serves
+     * it. */
     void (*answered)(void *data, struct pod *pod, enum bruma_reason reason, const char *error);
-    /* Something that proxies_busy() looks at has changed for the pod. */
+    /* Called when something that proxies_busy() looks at has changed for the pod. */
     void (*drained)(void *data, struct pod *pod);
-    /* A proxy has found that one of the pod's listeners is closed. */
+    /* Called when a proxy has found that one of the pod's listeners is closed. */
     void (*listener_closed)(void *data, struct pod *pod);
-    /* Pods that waited for a proxy need not wait any more. May be NULL. */
+    /* Called when pods that waited for a proxy need not wait any more. May be NULL. */
     void (*serves)(void *data);
-    /* A proxy is gone. */
+    /* Called when a proxy is gone. */
     void (*gone)(void *data);
     void *data;
 };
 
+/* One implementation. */
 struct proxies_ops {
     const char *kind;     /* "bruma-proxy", "ztunnel" */
     bool opens_listeners; /* the proxy does, not the agent */
+    /* Each is called on the loop's thread by the function below that has its name, and returns what that
+     * says: true or false, or a static text; what it makes is the caller's. */
     bool (*serving)(const struct proxies *proxies);
     bool (*answer_pending)(const struct proxies *proxies, const struct pod *pod);
     const char *(*pod_state)(const struct proxies *proxies, const struct pod *pod);
@@ -63,7 +69,7 @@ struct proxies_ops {
     void (*pod_delete)(struct proxies *proxies, struct pod *pod);
     bool (*take_dns)(const struct proxies *proxies); /* NULL: never, and pod_dns too */
     void (*pod_dns)(struct proxies *proxies, struct pod *pod);
-    void (*pod_reopen)(struct proxies *proxies, struct pod *pod); /* NULL unless opens_listeners */
+    void (*pod_reopen)(struct proxies *proxies, struct pod *pod); /* or NULL unless opens_listeners */
     cJSON *(*report)(const struct proxies *proxies);
     void (*free)(struct proxies *proxies);
 };
@@ -72,36 +78,37 @@ struct proxies {
     const struct proxies_ops *ops;
 };
 
+/* "bruma-proxy" or "ztunnel": static, never NULL. */
 static inline const char *proxies_kind(const struct proxies *proxies)
 {
     return proxies->ops->kind;
 }
 
-/* Proxies open the listeners in pods, not the agent. */
+/* Whether proxies open the listeners in pods, and not the agent. */
 static inline bool proxies_open_listeners(const struct proxies *proxies)
 {
     return proxies->ops->opens_listeners;
 }
 
-/* A proxy has acknowledged its snapshot and serves. */
+/* Whether a proxy has acknowledged its snapshot and serves. */
 static inline bool proxies_serving(const struct proxies *proxies)
 {
     return proxies->ops->serving(proxies);
 }
 
-/* The serving proxy has not answered for this pod yet. */
+/* Whether the serving proxy has not answered for this pod yet. */
 static inline bool proxies_answer_pending(const struct proxies *proxies, const struct pod *pod)
 {
     return proxies->ops->answer_pending(proxies, pod);
 }
 
-/* "serving", "pending", "failed", "draining", or "not_connected". */
+/* "serving", "pending", "failed", "draining", or "not_connected": static, never NULL. */
 static inline const char *proxies_pod_state(const struct proxies *proxies, const struct pod *pod)
 {
     return proxies->ops->pod_state(proxies, pod);
 }
 
-/* Some proxy still holds live connections of the draining pod, as far as anybody knows. */
+/* Whether some proxy still holds live connections of the draining pod, as far as anybody knows. */
 static inline bool proxies_busy(const struct proxies *proxies, const struct pod *pod)
 {
     return proxies->ops->busy(proxies, pod);
@@ -125,12 +132,14 @@ static inline void proxies_pod_drain(struct proxies *proxies, struct pod *pod)
     proxies->ops->pod_drain(proxies, pod);
 }
 
+/* The pod is gone: everything of it goes. */
 static inline void proxies_pod_delete(struct proxies *proxies, struct pod *pod)
 {
     proxies->ops->pod_delete(proxies, pod);
 }
 
-/* Pods' questions to DNS may be captured: the proxy that serves answers them, or there is none just now. */
+/* Whether pods' questions to DNS may be captured: the proxy that serves answers them, or there is none just
+ * now. */
 static inline bool proxies_take_dns(const struct proxies *proxies)
 {
     return proxies->ops->take_dns && proxies->ops->take_dns(proxies);
@@ -149,7 +158,7 @@ static inline void proxies_pod_reopen(struct proxies *proxies, struct pod *pod)
     proxies->ops->pod_reopen(proxies, pod);
 }
 
-/* An array with an object for each proxy, for `brumactl status`. */
+/* An array with an object for each proxy, for `brumactl status`; the caller owns it. NULL without memory. */
 static inline cJSON *proxies_report(const struct proxies *proxies)
 {
     return proxies->ops->report(proxies);

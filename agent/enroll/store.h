@@ -12,13 +12,16 @@
 struct store {
     char directory[512];
     char boot_id[64];
-    void (*changed)(void *data); /* NULL: nobody is told that a record was written or removed */
+    void (*changed)(
+        void *data); /* called on the loop's thread once a record was written or removed; or NULL */
     void *data;
 };
 
-/* Makes the directory. boot_id NULL: the kernel's. */
+/* Makes the directory. boot_id NULL: the kernel's. 0, -ENAMETOOLONG, or -errno. */
 int store_open(const char *run_dir, const char *boot_id, struct store *ret);
+/* Writes the pod's record in place of the one before. 0, or -errno, logged: that one stays. */
 int store_save(const struct store *store, const struct pod *pod);
+/* 0, also if there is none; or -errno, logged. */
 int store_remove(const struct store *store, const char *uid);
 /* Adds a pod for each good record of this boot; bad ones are reported and removed. Returns how many. */
 int store_load(const struct store *store, struct pods *pods);

@@ -6,7 +6,9 @@
 
 #include "agent/agent.h"
 
+/* Begins to look at all pods from time to time. */
 void watchdog_start(struct agent *agent);
+/* At the agent's end. */
 void watchdog_stop(struct agent *agent);
 
 /*

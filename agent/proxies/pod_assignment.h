@@ -18,12 +18,15 @@ struct pod_assignment {
     char *uid;
 };
 
+/* Makes it empty. */
 void pod_assignments_init(struct pod_assignments *assignments);
-struct pod_assignment *pod_assignments_find(const struct pod_assignments *assignments,
-                                            const struct pod *pod); /* or NULL */
-/* Finds it or makes a new one: size bytes, zero behind struct pod_assignment. NULL: no memory. */
+/* The one of that pod, which assignments own; NULL: there is none. */
+struct pod_assignment *pod_assignments_find(const struct pod_assignments *assignments, const struct pod *pod);
+/* Finds it or makes a new one: size bytes, zero behind struct pod_assignment. assignments own it. NULL: no
+ * memory. */
 struct pod_assignment *pod_assignments_get(struct pod_assignments *assignments, struct pod *pod, size_t size);
 
+/* Takes it out of all lists, and frees it. */
 void pod_assignment_free(struct pod_assignment *assignment);
 /* Moves it to the end of the pending ones, or out of them. */
 void pod_assignment_set_pending(struct pod_assignment *assignment, bool pending);

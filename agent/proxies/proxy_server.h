@@ -11,11 +11,14 @@
 #include "agent/enroll/proxies.h"
 #include "agent/local/server.h"
 
+/* Descriptors of maps stay the caller's; settings and pods outlive it. 0 or -ENOMEM; proxies_free() frees
+ * it. */
 int proxy_server_new(struct loop *loop, const struct agent_settings *settings, const struct pods *pods,
                      int proxy_sockets_fd, int deliveries_fd, const struct proxies_events *events,
                      struct proxies **ret);
 extern const struct server_role proxy_server_role;
-/* Data of a connection that begins with proxy-hello, or NULL if there is no memory. */
+/* Data of a connection that begins with proxy-hello, which proxy_server_role owns; NULL if there is no
+ * memory. */
 void *proxy_server_accept(struct proxies *proxies);
 
 #endif

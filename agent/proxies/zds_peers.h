@@ -65,17 +65,18 @@ struct zds_assignment {
     char error[256];
 };
 
-/* ---- zds_peer.c: the conversation with one proxy. It tells by the functions of struct zds_peer_events. ----
- */
+/* ---- zds_peer.c: the conversation with one proxy. It tells by the functions of struct zds_peer_events.
+ * ---- */
 
+/* All are called on the loop's thread, from inside what the peer does. */
 struct zds_peer_events {
-    /* It wants to hear of pods. */
+    /* Called once it wants to hear of pods. */
     void (*greeted)(struct zds_peer *peer);
-    /* The answer to the last message about the assignment; error is NULL for yes. */
+    /* Called with the answer to the last message about the assignment; error is NULL for yes. */
     void (*answered)(struct zds_assignment *assignment, enum zds_command asked, const char *error);
-    /* It has become the one that serves. */
+    /* Called once it has become the one that serves. */
     void (*took_over)(struct zds_peer *peer);
-    /* Its assignments are to be freed; it is itself, later. */
+    /* Called at its end: its assignments are to be freed; it is itself, later. */
     void (*closed)(struct zds_peer *peer);
 };
 
@@ -100,7 +101,7 @@ void zds_assignments_init(struct zds_server *server);
 /* What the proxy is to know of the pod: finds it or makes it; NULL: no memory. It lives until it is freed,
  * with its peer at the latest. */
 struct zds_assignment *zds_assignment_get(struct zds_peer *peer, struct pod *pod);
-/* The same, if it is there; or NULL. */
+/* The same, the peer's own, if it is there; or NULL. */
 struct zds_assignment *zds_assignment_find(const struct zds_peer *peer, const struct pod *pod);
 /* Forgets it; an answer about it that is still to come counts for nothing. */
 void zds_assignment_free(struct zds_assignment *assignment);
@@ -118,6 +119,7 @@ int zds_assignment_take_listeners(struct zds_assignment *assignment, struct stee
 
 /* Opens the socket that the settings name. 0 or -errno. */
 int zds_accept_open(struct zds_server *server);
+/* Stops accepting, and removes the socket. */
 void zds_accept_close(struct zds_server *server);
 
 #endif

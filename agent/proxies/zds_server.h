@@ -15,7 +15,8 @@
 #include "agent/enroll/proxies.h"
 #include "agent/proxies/proxy_cgroups.h"
 
-/* Listens at settings->zds_socket. cgroups stays the caller's. */
+/* Listens at settings->zds_socket. cgroups stays the caller's. 0, -ENOMEM, or -errno of the socket;
+ * proxies_free() frees it. */
 int zds_server_new(struct loop *loop, const struct agent_settings *settings, const struct pods *pods,
                    struct proxy_cgroups *cgroups, const struct proxies_events *events, struct proxies **ret);
 
