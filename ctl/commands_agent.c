@@ -319,7 +319,7 @@ int command_explain(const struct ctl_options *o, int argc, char **argv)
     int r;
 
     if (argc < 1 || argc > 2) {
-        fprintf(stderr, "brumactl: explain NAMESPACE/POD [IP:PORT], or explain REASON\n");
+        fprintf(stderr, "brumactl: explain NAMESPACE/POD [IP:PORT | HOSTNAME], or explain REASON\n");
         return CTL_USAGE;
     }
     reason = reason_from_name(argv[0]);

@@ -236,6 +236,63 @@ static void explain(cJSON *lines, const struct ctl_options *o, const cJSON *dump
         say(lines, "destination", NULL, "outside the mesh; it is passed through as it is");
 }
 
+static void join(const cJSON *list, char *buf, size_t size)
+{
+    const cJSON *item;
+    size_t n = 0;
+
+    buf[0] = '\0';
+    cJSON_ArrayForEach (item, list) {
+        if (n < size)
+            n += (size_t)snprintf(buf + n, size - n, "%s%s", n ? ", " : "", item->valuestring);
+    }
+    if (!n)
+        snprintf(buf, size, "none");
+}
+
+static void say_answer(cJSON *lines, const cJSON *answer)
+{
+    static const struct {
+        const char *form, *words;
+    } forms[] = {{"asked", "the host name itself"},
+                 {"expanded", "a short form of the host name"},
+                 {"searched", "the host name with a search domain appended"}};
+    char a[512], aaaa[512];
+    const char *words = "";
+
+    for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
+        if (!strcmp(text_of(answer, "form"), forms[i].form))
+            words = forms[i].words;
+    }
+    join(get(answer, "a"), a, sizeof(a));
+    join(get(answer, "aaaa"), aaaa, sizeof(aaaa));
+    say(lines, "answer", NULL, "by the proxy: service %s in namespace %s", text_of(answer, "service"),
+        text_of(answer, "namespace"));
+    say(lines, "because", NULL, "%s%s", words,
+        cJSON_IsTrue(get(answer, "wildcard")) ? ", by a wildcard" : "");
+    say(lines, "addresses", NULL, "A: %s; AAAA: %s", a, aaaa);
+}
+
+static int explain_name(const struct ctl_options *o, const char *pod, const char *name)
+{
+    cJSON *answer, *lines = cJSON_CreateArray();
+
+    if (proxy_name(o->run_dir, pod, name, &answer) != CTL_OK) {
+        say(lines, "source", &no_source, "the proxy does not serve %s, or does not answer", pod);
+        return print_checks(o, lines);
+    }
+    if (!cJSON_IsTrue(get(answer, "captured")))
+        say(lines, "capture", NULL,
+            "DNS queries of the pod over UDP are not captured: its servers answer all of them");
+    else if (cJSON_IsTrue(get(answer, "answered")))
+        say_answer(lines, answer);
+    else
+        say(lines, "answer", NULL,
+            "the mesh does not know the name: the server that the pod queries answers it");
+    cJSON_Delete(answer);
+    return print_checks(o, lines);
+}
+
 int explain_connection(const struct ctl_options *o, const char *pod, const char *target)
 {
     struct endpoint e;
@@ -243,8 +300,11 @@ int explain_connection(const struct ctl_options *o, const char *pod, const char 
     int r;
 
     if (endpoint_parse(target, &e) < 0) {
-        fprintf(stderr, "brumactl: \"%s\" is not IP:PORT\n", target);
-        return CTL_USAGE;
+        if (strpbrk(target, ":/") || addr_parse(target, &e.addr) == 0) {
+            fprintf(stderr, "brumactl: \"%s\" is neither IP:PORT nor a host name\n", target);
+            return CTL_USAGE;
+        }
+        return explain_name(o, pod, target);
     }
     r = proxy_dump(o->run_dir, &dump);
     if (r != CTL_OK)

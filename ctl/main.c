@@ -20,7 +20,7 @@ static const struct {
     {"connections", command_connections, "", "connections that the proxy carries now"},
     {"policy", command_policy, "", "authorization policies in the proxy"},
     {"identities", command_identities, "", "certificates of this node's pods"},
-    {"explain", command_explain, "NAMESPACE/POD [IP:PORT] | REASON",
+    {"explain", command_explain, "NAMESPACE/POD [IP:PORT | HOSTNAME] | REASON",
      "why a pod or a connection is in its state, or what a reason means"},
     {"doctor", command_doctor, "", "checks of kernel, hooks, pins and processes"},
     {"reasons", command_reasons, "[--markdown]", "all failure reasons"},

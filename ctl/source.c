@@ -148,30 +148,45 @@ static CURLcode get(CURL *curl, const char *path, const char *url, struct body *
     return code;
 }
 
-int proxy_verdict(const char *run_dir, const char *identity, const char *from, const char *to, cJSON **ret)
+/* GET of PAGE?name=text&..., escaped. An exit code. */
+static int ask(const char *run_dir, const char *page, const char *const names[], const char *const texts[],
+               size_t len, cJSON **ret)
 {
     struct body body = {};
     char path[256], error[CURL_ERROR_SIZE] = "", url[4096];
     CURL *curl = curl_easy_init();
-    char *parts[3] = {};
-    const char *const texts[3] = {identity, from, to};
+    int n = snprintf(url, sizeof(url), "http://localhost/%s", page);
+    bool fits = curl != NULL;
     long status = 0;
 
-    for (int i = 0; curl && i < 3; i++)
-        parts[i] = curl_easy_escape(curl, texts[i], 0);
-    if (parts[0] && parts[1] && parts[2] &&
-        socket_path(run_dir, BRUMA_PROXY_SOCKET, path, sizeof(path)) == 0 &&
-        snprintf(url, sizeof(url), "http://localhost/verdict?identity=%s&from=%s&to=%s", parts[0], parts[1],
-                 parts[2]) < (int)sizeof(url) &&
+    for (size_t i = 0; fits && i < len; i++) {
+        char *part = curl_easy_escape(curl, texts[i], 0);
+
+        n += part ? snprintf(url + n, sizeof(url) - (size_t)n, "%c%s=%s", i ? '&' : '?', names[i], part) : 0;
+        fits = part && n < (int)sizeof(url);
+        curl_free(part);
+    }
+    *ret = NULL;
+    if (fits && socket_path(run_dir, BRUMA_PROXY_SOCKET, path, sizeof(path)) == 0 &&
         get(curl, path, url, &body, &status, error) == CURLE_OK && status == 200)
         *ret = cJSON_ParseWithLength(body.data, body.len);
-    else
-        *ret = NULL;
-    for (int i = 0; i < 3; i++)
-        curl_free(parts[i]);
     curl_easy_cleanup(curl);
     free(body.data);
     return *ret ? CTL_OK : CTL_PROBLEM;
+}
+
+int proxy_verdict(const char *run_dir, const char *identity, const char *from, const char *to, cJSON **ret)
+{
+    const char *const names[] = {"identity", "from", "to"}, *const texts[] = {identity, from, to};
+
+    return ask(run_dir, "verdict", names, texts, 3, ret);
+}
+
+int proxy_name(const char *run_dir, const char *pod, const char *name, cJSON **ret)
+{
+    const char *const names[] = {"pod", "name"}, *const texts[] = {pod, name};
+
+    return ask(run_dir, "name", names, texts, 2, ret);
 }
 
 int proxy_dump(const char *run_dir, cJSON **ret)

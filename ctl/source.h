@@ -22,6 +22,11 @@ int proxy_dump(const char *run_dir, cJSON **ret);
  * CTL_OK, CTL_UNREACHABLE, or CTL_PROBLEM, and nothing is printed, if the proxy cannot tell. */
 int proxy_verdict(const char *run_dir, const char *identity, const char *from, const char *to, cJSON **ret);
 
+/* How a DNS query of the pod ("NAMESPACE/NAME") for the name is answered: the object of the page /name, which
+ * the caller deletes. An exit code: CTL_OK, or CTL_PROBLEM, and nothing is printed, if the proxy cannot
+ * tell. */
+int proxy_name(const char *run_dir, const char *pod, const char *name, cJSON **ret);
+
 /* Text of a key, "" where there is none (never NULL); the object owns it. */
 const char *text_of(const cJSON *object, const char *key);
 /* Number of a key, 0 where there is none. */

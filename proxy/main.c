@@ -16,6 +16,7 @@
 #include "lib/reasons.h"
 #include "proxy/admin/config_dump.h"
 #include "proxy/admin/dump_maker.h"
+#include "proxy/admin/name_dump.h"
 #include "proxy/admin/pods_pages.h"
 #include "proxy/admin/process_metrics.h"
 #include "proxy/connection/worker_post.h"
@@ -175,6 +176,11 @@ static cJSON *verdict(void *data, const char *identity, const struct endpoint *f
     return o;
 }
 
+static cJSON *name(void *data, const char *pod, const char *asked)
+{
+    return name_dump(data, pod, asked);
+}
+
 static void quit(void *data)
 {
     struct proxy *p = data;
@@ -232,6 +238,7 @@ static int open_admin(struct proxy *p, const char *unix_socket)
         .quit = quit,
         .owns_socket = owns_socket,
         .verdict = verdict,
+        .name = name,
         .data = p,
     };
 

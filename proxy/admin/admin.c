@@ -291,6 +291,29 @@ static bool serve_verdict(struct admin *admin, struct http_request *request)
     return true;
 }
 
+static bool serve_name(struct admin *admin, struct http_request *request)
+{
+    static const struct http_answer answer = {.status = 200, .type = "application/json"};
+    char pod[512], name[512], *body;
+    cJSON *found;
+
+    if (!admin->config.name || !http_path_is(request, "/name"))
+        return false;
+    if (http_query(request, "pod", pod, sizeof(pod)) < 0 ||
+        http_query(request, "name", name, sizeof(name)) < 0) {
+        http_respond_text(request, 400, "usage: GET /name?pod=NAMESPACE/NAME&name=NAME\n");
+        return true;
+    }
+    found = admin->config.name(admin->config.data, pod, name);
+    body = found ? cJSON_PrintUnformatted(found) : NULL;
+    cJSON_Delete(found);
+    if (body)
+        http_respond(request, &answer, body, strlen(body));
+    else
+        http_respond_text(request, 404, "no such pod\n");
+    return true;
+}
+
 static void not_found(struct http_request *request)
 {
     http_respond_text(request, 404, "not found\n");
@@ -322,7 +345,7 @@ static void on_ready(void *data, struct http_request *request)
 static void on_local(void *data, struct http_request *request)
 {
     if (!serve_pages(data, request) && !serve_metrics(data, request) && !serve_ready(data, request) &&
-        !serve_verdict(data, request))
+        !serve_verdict(data, request) && !serve_name(data, request))
         not_found(request);
 }
 

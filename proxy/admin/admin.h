@@ -43,6 +43,9 @@ struct admin_config {
      * memory. */
     cJSON *(*verdict)(void *data, const char *identity, const struct endpoint *from,
                       const struct endpoint *to);
+    /* Called for each question of that kind: how a name that a pod asks DNS for is answered (name_dump.h).
+     * The caller owns it; NULL: nobody knows the pod, or no memory. */
+    cJSON *(*name)(void *data, const char *pod, const char *name);
     void *data;
 };
 

@@ -652,6 +652,24 @@ def test_metrics(mesh):
     assert value("istio_dns_upstream_failures_total", udp) == 1
 
 
+def explained(mesh, pod, name):
+    out = mesh.nodes[0].ctl("explain", pod, name, "-o", "json", check=False).stdout
+    return {line["check"]: line["detail"] for line in json.loads(out)}
+
+
+def test_brumactl_says_how_a_name_is_answered(mesh):
+    short_form = explained(mesh, "demo/web", "WEB.demo.")
+    assert short_form["answer"] == f"by the proxy: service {WEB} in namespace demo"
+    assert short_form["because"] == "a short form of the host name"
+    assert short_form["addresses"] == "A: 10.96.0.1; AAAA: fd00:96::1"
+    wild = explained(mesh, "demo/web", "x.wild.example.com.demo.svc.cluster.local")
+    assert wild["because"] == "the host name with a search domain appended, by a wildcard"
+    assert explained(mesh, "demo/web", "old.demo")["addresses"] == "A: 10.96.0.2; AAAA: none"
+    assert "the mesh does not know the name" in explained(mesh, "demo/web", "hidden.example.com")["answer"]
+    assert "10.96.0.5" in explained(mesh, "other/other", "hidden.example.com")["addresses"]
+    assert "does not serve" in explained(mesh, "demo/nobody", "web")["source"]
+
+
 def test_questions_are_in_the_log_at_debug(mesh):
     dig(mesh.web, mesh.resolver.ip, "web.demo", "A")
     line = [
@@ -775,6 +793,7 @@ def test_without_the_setting_nothing_is_captured():
         assert not rules(web.netns) and not flags(m, web) & 32
         assert "NXDOMAIN" in dig(web, resolver.ip, WEB, "A")
         assert "NXDOMAIN" in dig(web, resolver.ip, "+tcp", WEB, "A")
+        assert "not captured" in explained(m, "demo/web", WEB)["capture"]
         # and what an agent before has captured is let go by one that shall not
         m.nodes[0].agent.kill()
         m.nodes[0].start_agent("--dns-capture=true")
