@@ -219,8 +219,8 @@ static const char *verification(const cJSON *pod, char *buf, size_t size)
 
 int command_pods(const struct ctl_options *o, int argc, char **argv)
 {
-    static const char *const headers[] = {"NAMESPACE", "POD",         "STATE",    "PROXY",  "IDENTITY",
-                                          "ADDRESSES", "SINCE START", "VERIFIED", "MENDED", "NETNS COOKIE"};
+    static const char *const headers[] = {"NAMESPACE", "POD",         "STATE",    "PROXY",    "IDENTITY",
+                                          "ADDRESSES", "SINCE START", "VERIFIED", "REPAIRED", "NETNS COOKIE"};
     struct table *t;
     cJSON *items;
     const cJSON *p;

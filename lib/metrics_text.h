@@ -12,7 +12,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* The lines in front of a family's samples. type: "counter" or "gauge"; help is printed as it is. */
+/* The lines in front of a family's samples. type: "counter", "gauge" or "histogram"; help is printed as it
+ * is. */
 void metric_family(FILE *out, const char *name, const char *type, const char *help);
 /* One sample; name is the sample's. */
 void metric_sample(FILE *out, const char *name, uint64_t value);

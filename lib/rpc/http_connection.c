@@ -105,7 +105,7 @@ enum client_worth http_connection_worth(const struct limited_client *member)
 
 /* Who is slow with a request is told; a connection that was kept and not used is not. The library has nothing
  * to say meanwhile. */
-static bool tell_slow(struct http_connection *c)
+static bool answer_slow(struct http_connection *c)
 {
     static const char text[] =
         "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
@@ -123,7 +123,7 @@ static void on_time(struct loop_timer *timer)
 {
     struct http_connection *c = container_of(timer, struct http_connection, timer);
 
-    if (!tell_slow(c))
+    if (!answer_slow(c))
         http_connection_shut(c);
 }
 

@@ -88,8 +88,8 @@ static int find_server(struct dns_pod *d, const struct endpoint *client, const s
     return 0;
 }
 
-static void tell_failure(struct dns_pod *d, const struct endpoint *client, const struct endpoint *arrival,
-                         const uint8_t *data, size_t len)
+static void answer_failure(struct dns_pod *d, const struct endpoint *client, const struct endpoint *arrival,
+                           const uint8_t *data, size_t len)
 {
     uint8_t *answer;
     size_t answer_len;
@@ -119,7 +119,7 @@ static void take(struct dns_pod *d, const struct endpoint *client, const struct 
         break;
     case DECISION_FORWARD:
         if (r < 0)
-            tell_failure(d, client, arrival, data, len);
+            answer_failure(d, client, arrival, data, len);
         else
             question_ask(d, client, &server, arrival, decided.series, data, len);
         break;

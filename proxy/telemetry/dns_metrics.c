@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "lib/cleanup.h"
+#include "lib/metrics_text.h"
 #include "proxy/telemetry/labels.h"
 #include "proxy/telemetry/metric_series.h"
 #include "proxy/telemetry/telemetry_internal.h"
@@ -270,7 +271,7 @@ static void write_counter(const struct sums *sums, size_t offset, const char *na
         if (!value)
             continue;
         if (!any)
-            fprintf(out, "# HELP %s %s\n# TYPE %s counter\n", name, help, name);
+            metric_family(out, name, "counter", help);
         any = true;
         fprintf(out, "%s_total{%s} %" PRIu64 "\n", name, sums->items[i].labels, value);
     }
@@ -288,7 +289,7 @@ static void write_durations(const struct sums *sums, FILE *out)
         if (!s->answers)
             continue;
         if (!any)
-            fprintf(out, "# HELP %s Time until the server answered.\n# TYPE %s histogram\n", name, name);
+            metric_family(out, name, "histogram", "Time until the server answered.");
         any = true;
         for (size_t b = 0; b < BUCKETS; b++) {
             below += s->in_bucket[b];

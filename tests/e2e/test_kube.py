@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """bruma-agent with the Kubernetes API as its source: labels and selectors, the annotation, where running pods
-are found. What both servers can do is tested against both (kube_world.py)."""
+are found. What both servers can do is tested against both (support/kube/world.py)."""
 
 import os
 import re

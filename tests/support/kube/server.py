@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Kubernetes API for tests: the real server on etcd, or a small one of our own that can misbehave
-(kube_small.py). Both run in a network namespace and are talked to over TLS with bearer tokens."""
+(small.py). Both run in a network namespace and are talked to over TLS with bearer tokens."""
 
 import datetime
 import http.client

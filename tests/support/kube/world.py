@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node whose agent has the Kubernetes API as its source. The API server is the small one of
-tests/support/kube_small.py, or the real one where BRUMA_KUBE names a directory with kube-apiserver and
+tests/support/kube/small.py, or the real one where BRUMA_KUBE names a directory with kube-apiserver and
 etcd."""
 
 import base64
