@@ -273,6 +273,31 @@ def test_bypass_annotation_is_applied_live(world):
     assert fetch() == "200" and counters()["inbound_plaintext_lookups"] == before
 
 
+def test_dns_annotation_is_applied_live(world):
+    """Off by the setting: the annotation alone captures the pod's queries, and lets them go again."""
+    annotation = "ambient.istio.io/dns-capture"
+    world.server.make_namespace("shop", AMBIENT)
+    pod = world.sandbox("shop", "web", 10, annotations={annotation: "true"})
+    other = world.sandbox("shop", "cart", 11)
+    for p in (pod, other):
+        world.write_cache(p)
+    world.start().ready()
+
+    def captured(p):
+        return "dport 53" in run(["ip", "rule"], netns=p.netns).stdout
+
+    for p in ("web", "cart"):
+        world.wait_redirection("shop", p, "enabled")
+    wait_for(lambda: captured(pod), "the rule of the pod that asks for it")
+    assert not captured(other)
+    world.server.annotate_pod("shop", "cart", {annotation: "T"})
+    world.server.annotate_pod("shop", "web", {annotation: "false"})
+    wait_for(lambda: captured(other) and not captured(pod), "the rules to follow the annotations")
+    world.server.annotate_pod("shop", "cart", {annotation: None})
+    wait_for(lambda: not captured(other), "the rule to go with the annotation")
+    assert world.state("shop/web") == world.state("shop/cart") == "enrolled" and not world.status()["mends"]
+
+
 # ---- network namespaces of running pods ----
 
 
