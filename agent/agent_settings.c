@@ -30,9 +30,8 @@ static const struct setting table[] = {
      "its name; unset: probes are connections like any other",
      offsetof(struct agent_settings, probe_cgroup), 0, 0},
     {"dns-capture", "AMBIENT_DNS_CAPTURE", SETTING_BOOL, "false",
-     "capture questions of pods to DNS (UDP port 53; TCP is captured in any case), so that the proxy answers "
-     "names "
-     "of the mesh; the annotation ambient.istio.io/dns-capture of a pod says otherwise",
+     "capture DNS queries of pods (UDP port 53; TCP is captured in any case), so that the proxy answers "
+     "names of the mesh; the annotation ambient.istio.io/dns-capture of a pod says otherwise",
      offsetof(struct agent_settings, dns_capture), 0, 0},
     {"node-name", "NODE_NAME", SETTING_STRING, NULL, "name of this node; unset: the host name",
      offsetof(struct agent_settings, node), 0, 0},

@@ -44,7 +44,8 @@
 #define DESCRIPTORS_A_POD 10
 
 /* A bruma-proxy where stock ones serve. */
-static void on_unwanted_proxy(struct connection *connection, const cJSON *message, int *fds, size_t fds_len)
+static void on_unwanted_proxy(struct local_connection *connection, const cJSON *message, int *fds,
+                              size_t fds_len)
 {
     (void)message, (void)fds, (void)fds_len;
     log_warn("a bruma-proxy is rejected: pods are served over the workload discovery socket\tpid=%d",

@@ -18,7 +18,7 @@ struct add_request {
 /* One connection of the plugin. */
 struct cni {
     struct agent *agent;
-    struct connection *connection;
+    struct local_connection *connection;
     struct pod *pod; /* of the enrollment that this connection has begun; NULL otherwise */
 
     /* an ADD that waits: the source has not told of the pod yet, or its address cannot be used yet */

@@ -183,7 +183,7 @@ static void on_status(struct cni *cni)
         connection_send_error(cni->connection, BRUMA_REASON_AGENT_NOT_READY, source_not_ready(cni->agent));
 }
 
-static void on_message(struct connection *connection, const cJSON *m, int *fds, size_t fds_len)
+static void on_message(struct local_connection *connection, const cJSON *m, int *fds, size_t fds_len)
 {
     struct cni *cni = connection_data(connection);
     const char *op = message_op(m);
@@ -207,7 +207,7 @@ static void on_message(struct connection *connection, const cJSON *m, int *fds, 
         cni_answer_error(cni, BRUMA_REASON_MESSAGE_INVALID, "unknown op");
 }
 
-static void on_closed(struct connection *connection)
+static void on_closed(struct local_connection *connection)
 {
     struct cni *cni = connection_data(connection);
 

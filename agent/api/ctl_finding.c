@@ -7,7 +7,7 @@
 #include "lib/message.h"
 #include "lib/reasons.h"
 
-bool ctl_finding(struct connection *connection, const char *check, bool ok, enum bruma_reason reason,
+bool ctl_finding(struct local_connection *connection, const char *check, bool ok, enum bruma_reason reason,
                  const char *format, ...)
 {
     cJSON *item = message_new("item");

@@ -7,12 +7,13 @@
 #include "agent/local/server.h"
 
 /* One finding of explain or doctor. reason NONE: neither reason nor advice. Returns ok, true or false. */
-bool ctl_finding(struct connection *connection, const char *check, bool ok, enum bruma_reason reason,
+bool ctl_finding(struct local_connection *connection, const char *check, bool ok, enum bruma_reason reason,
                  const char *format, ...) __attribute__((format(printf, 5, 6)));
 
 /* Sends the findings of `brumactl doctor`. */
-void doctor_run(struct agent *agent, struct connection *connection);
+void doctor_run(struct agent *agent, struct local_connection *connection);
 /* Sends what is known about why the pod is or is not in the mesh. */
-void explain_run(struct agent *agent, struct connection *connection, const char *namespace, const char *name);
+void explain_run(struct agent *agent, struct local_connection *connection, const char *namespace,
+                 const char *name);
 
 #endif

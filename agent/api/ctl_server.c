@@ -21,7 +21,7 @@
 
 #define PROBLEMS_MAX 32 /* in one message; `brumactl pods` names them all */
 
-static void send_item(struct connection *connection, cJSON *item)
+static void send_item(struct local_connection *connection, cJSON *item)
 {
     connection_send(connection, item, NULL, 0);
 }
@@ -120,7 +120,7 @@ static void add_source_problems(cJSON *item)
     }
 }
 
-static void status(struct agent *agent, struct connection *connection)
+static void status(struct agent *agent, struct local_connection *connection)
 {
     const struct agent_settings *c = agent->settings;
     cJSON *item = message_new("item"), *pods = cJSON_AddObjectToObject(item, "pods");
@@ -239,7 +239,7 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     return item;
 }
 
-static void explain(struct agent *agent, struct connection *connection, const cJSON *message)
+static void explain(struct agent *agent, struct local_connection *connection, const cJSON *message)
 {
     char text[2 * MESSAGE_NAME_MAX + 2], *slash;
     const char *pod;
@@ -255,7 +255,7 @@ static void explain(struct agent *agent, struct connection *connection, const cJ
     explain_run(agent, connection, text, slash + 1);
 }
 
-static void on_message(struct connection *connection, const cJSON *message, int *fds, size_t fds_len)
+static void on_message(struct local_connection *connection, const cJSON *message, int *fds, size_t fds_len)
 {
     struct agent *agent = connection_data(connection);
     const char *op = message_op(message);

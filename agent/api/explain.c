@@ -8,7 +8,7 @@
 #include "agent/enroll/source.h"
 #include "lib/reasons.h"
 
-static void explain_labels(struct agent *agent, struct connection *c, const struct pod *pod)
+static void explain_labels(struct agent *agent, struct local_connection *c, const struct pod *pod)
 {
     const char *why;
 
@@ -23,7 +23,7 @@ static void explain_labels(struct agent *agent, struct connection *c, const stru
                 wanted ? "belongs to the mesh" : "stays outside the mesh", why);
 }
 
-static void explain_state(struct connection *c, const struct pod *pod)
+static void explain_state(struct local_connection *c, const struct pod *pod)
 {
     static const char *const words[POD_STATE_COUNT] = {
         [POD_OUTSIDE] = "not in the mesh; not captured",
@@ -39,7 +39,7 @@ static void explain_state(struct connection *c, const struct pod *pod)
                     pod->enrollment->last_error);
 }
 
-static void explain_capture(struct agent *agent, struct connection *c, const struct pod *pod)
+static void explain_capture(struct agent *agent, struct local_connection *c, const struct pod *pod)
 {
     static const char *const names[] = {"outbound", "inbound", "hbone"};
     uint64_t slots[BRUMA_LISTENER_COUNT] = {0};
@@ -72,7 +72,7 @@ static void explain_capture(struct agent *agent, struct connection *c, const str
                     "%s", reason_what(findings.reasons[i]));
 }
 
-static void explain_announced(struct connection *c, const struct pod *pod)
+static void explain_announced(struct local_connection *c, const struct pod *pod)
 {
     if (pod->enrollment->state == POD_ENROLLED && *forwards_by(pod))
         ctl_finding(
@@ -81,7 +81,7 @@ static void explain_announced(struct connection *c, const struct pod *pod)
             forwards_by(pod));
 }
 
-static void explain_since(struct connection *c, const struct pod *pod)
+static void explain_since(struct local_connection *c, const struct pod *pod)
 {
     if (pod->enrollment->captured_since_start)
         ctl_finding(c, "since start", true, BRUMA_REASON_NONE, "captured before its first process ran");
@@ -95,7 +95,7 @@ static void explain_since(struct connection *c, const struct pod *pod)
     }
 }
 
-static void explain_proxy(struct agent *agent, struct connection *c, const struct pod *pod)
+static void explain_proxy(struct agent *agent, struct local_connection *c, const struct pod *pod)
 {
     const char *state = proxies_pod_state(agent->proxies, pod);
     bool ok = !strcmp(state, "serving");
@@ -123,7 +123,7 @@ static void counters_text(char *text, size_t size, const struct bruma_pod_counte
         *text = *text == '_' ? ' ' : *text;
 }
 
-static void explain_counters(struct agent *agent, struct connection *c, const struct pod *pod)
+static void explain_counters(struct agent *agent, struct local_connection *c, const struct pod *pod)
 {
     struct bruma_pod_counters n;
     char text[512];
@@ -136,7 +136,8 @@ static void explain_counters(struct agent *agent, struct connection *c, const st
     ctl_finding(c, "inbound", n.dropped_lookups == 0, BRUMA_REASON_NONE, "%s", text);
 }
 
-void explain_run(struct agent *agent, struct connection *connection, const char *namespace, const char *name)
+void explain_run(struct agent *agent, struct local_connection *connection, const char *namespace,
+                 const char *name)
 {
     struct pod *pod = pods_by_name(&agent->pods, namespace, name);
 

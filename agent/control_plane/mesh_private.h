@@ -24,7 +24,7 @@ struct mesh {
     struct reading *reading;                                    /* in a thread, or NULL */
     bool read_again;
     struct list pods; /* struct mesh_pod */
-    struct index pods_by_name;
+    struct item_index pods_by_name;
     uint64_t sequence;
 };
 

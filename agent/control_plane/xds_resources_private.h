@@ -31,9 +31,9 @@ struct xds_resources {
     uint32_t *free; /* slots without a resource */
     size_t live;
     uint32_t generation;
-    struct index by_name; /* removed ones too while somebody holds them */
-    struct index by_key;  /* live ones, by what xds_keys() says, while keyed */
-    bool keyed;           /* some client has asked by name */
+    struct item_index by_name; /* removed ones too while somebody holds them */
+    struct item_index by_key;  /* live ones, by what xds_keys() says, while keyed */
+    bool keyed;                /* some client has asked by name */
     struct list subscribers;
 };
 
@@ -48,8 +48,8 @@ struct xds_subscriber {
     uint32_t cursor; /* the word of dirty where the last search ended */
     char **keys;     /* what was asked for by name */
     size_t keys_len, keys_room;
-    struct index key_index; /* the same */
-    struct list absent;     /* names to be answered with "no such thing" */
+    struct item_index key_index; /* the same */
+    struct list absent;          /* names to be answered with "no such thing" */
     uint32_t absent_count;
 };
 

@@ -15,10 +15,9 @@ static void fail(struct pod *pod, const struct steer_error *error)
     if (pod->enrollment->dns_reason == error->reason)
         return;
     enrollment_of(pod)->dns_reason = error->reason;
-    log_error(
-        "questions of a pod to DNS are not captured; it is tried again, and told of once\tpod=\"%s/%s\" "
-        "reason=%s error=\"%s\"",
-        pod->namespace, pod->name, reason_name(error->reason), error->text);
+    log_error("DNS queries of a pod are not captured; this is retried, and logged once\tpod=\"%s/%s\" "
+              "reason=%s error=\"%s\"",
+              pod->namespace, pod->name, reason_name(error->reason), error->text);
 }
 
 static void begin(struct agent *agent, struct pod *pod, const struct steer_pod *p)
@@ -38,7 +37,7 @@ static void begin(struct agent *agent, struct pod *pod, const struct steer_pod *
     enrollment_of(pod)->dns_socket = fd;
     enrollment_of(pod)->dns_reason = BRUMA_REASON_NONE;
     proxies_pod_dns(agent->proxies, pod);
-    log_info("questions of a pod to DNS are captured\tpod=\"%s/%s\"", pod->namespace, pod->name);
+    log_info("DNS queries of a pod are captured\tpod=\"%s/%s\"", pod->namespace, pod->name);
 }
 
 /* The rule is what others can take away. */
@@ -55,7 +54,7 @@ static void check(struct agent *agent, struct pod *pod, const struct steer_pod *
     enrollment_of(pod)->dns_reason = BRUMA_REASON_NONE;
     health_of(pod)->repairs[BRUMA_REASON_RULE_MISSING]++;
     agent->repairs[BRUMA_REASON_RULE_MISSING]++;
-    log_warn("the capture of a pod's questions to DNS was broken and is repaired\tpod=\"%s/%s\" reason=%s",
+    log_warn("the capture of a pod's DNS queries was broken and is repaired\tpod=\"%s/%s\" reason=%s",
              pod->namespace, pod->name, reason_name(BRUMA_REASON_RULE_MISSING));
 }
 
@@ -68,8 +67,7 @@ void dns_end(struct agent *agent, struct pod *pod)
         (pod->enrollment->dns_socket < 0 && !steer_dns_started(agent->steer, pod->cookie)))
         return;
     enroll_describe(agent, pod, &p);
-    enroll_note(pod, "ending the capture of questions to DNS", steer_dns_stop(agent->steer, &p, &error),
-                &error);
+    enroll_note(pod, "ending the capture of DNS queries", steer_dns_stop(agent->steer, &p, &error), &error);
     if (pod->enrollment->dns_socket < 0)
         return;
     close(pod->enrollment->dns_socket);

@@ -68,7 +68,7 @@ struct kube_source {
     struct kube_watch *watch_pods, *watch_namespaces;
     char selector[300]; /* of the pods of this node */
     struct list pods, namespaces;
-    struct index namespaces_by_name;
+    struct item_index namespaces_by_name;
     unsigned pods_list, namespaces_list; /* numbers of the lists under way */
     struct loop_timer locate_soon;
     struct decisions decisions;

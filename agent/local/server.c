@@ -22,7 +22,7 @@
 #define LINGER_MAX        5000  /* milliseconds for the rest of the queue of a connection that ends */
 #define MESSAGES_PER_TURN 64    /* of one connection, so that no peer keeps the others waiting */
 
-struct connection {
+struct local_connection {
     struct list node;
     struct server *server;
     struct loop_watch watch;
@@ -45,7 +45,7 @@ struct server {
     char buf[BRUMA_MESSAGE_MAX + 1];
 };
 
-static void connection_end(struct connection *c)
+static void connection_end(struct local_connection *c)
 {
     int fd = c->watch.fd;
 
@@ -65,13 +65,13 @@ static void connection_end(struct connection *c)
 }
 
 /* Soon rather than now: callers are in the middle of something. */
-static void abandon(struct connection *c)
+static void abandon(struct local_connection *c)
 {
     c->closing = true;
     loop_timer_set(c->server->loop, &c->quiet, 0);
 }
 
-int connection_send(struct connection *c, cJSON *message, const int *fds, size_t fds_len)
+int connection_send(struct local_connection *c, cJSON *message, const int *fds, size_t fds_len)
 {
     char *text = message ? cJSON_PrintUnformatted(message) : NULL;
     size_t len = text ? strlen(text) : 0;
@@ -95,12 +95,12 @@ int connection_send(struct connection *c, cJSON *message, const int *fds, size_t
     return r;
 }
 
-bool connection_flushed(const struct connection *c)
+bool connection_flushed(const struct local_connection *c)
 {
     return outbox_empty(&c->outbox);
 }
 
-void connection_send_error(struct connection *c, enum bruma_reason reason, const char *text)
+void connection_send_error(struct local_connection *c, enum bruma_reason reason, const char *text)
 {
     cJSON *message = message_new("error");
 
@@ -109,28 +109,28 @@ void connection_send_error(struct connection *c, enum bruma_reason reason, const
     connection_send(c, message, NULL, 0);
 }
 
-void connection_close(struct connection *c)
+void connection_close(struct local_connection *c)
 {
     c->closing = true;
     loop_timer_set(c->server->loop, &c->quiet, outbox_empty(&c->outbox) ? 0 : LINGER_MAX);
 }
 
-void *connection_data(const struct connection *c)
+void *connection_data(const struct local_connection *c)
 {
     return c->data;
 }
 
-void connection_set_data(struct connection *c, void *data)
+void connection_set_data(struct local_connection *c, void *data)
 {
     c->data = data;
 }
 
-pid_t connection_pid(const struct connection *c)
+pid_t connection_pid(const struct local_connection *c)
 {
     return c->pid;
 }
 
-static void refuse(struct connection *c, const char *what)
+static void refuse(struct local_connection *c, const char *what)
 {
     log_warn("message refused\tpid=%d peer=%s reason=%s error=\"%s\"", (int)c->pid,
              c->role ? c->role->name : "unknown", reason_name(BRUMA_REASON_MESSAGE_INVALID), what);
@@ -138,7 +138,7 @@ static void refuse(struct connection *c, const char *what)
     connection_close(c);
 }
 
-static void handle(struct connection *c, size_t len, int *fds, size_t fds_len)
+static void handle(struct local_connection *c, size_t len, int *fds, size_t fds_len)
 {
     _cleanup_message_ cJSON *message = NULL;
     struct server *s = c->server;
@@ -161,7 +161,7 @@ static void handle(struct connection *c, size_t len, int *fds, size_t fds_len)
     c->role->message(c, message, fds, fds_len);
 }
 
-static void receive(struct connection *c)
+static void receive(struct local_connection *c)
 {
     for (int i = 0; i < MESSAGES_PER_TURN && !c->closing; i++) {
         int fds[BRUMA_MESSAGE_FDS_MAX];
@@ -195,7 +195,7 @@ static void receive(struct connection *c)
 
 static void on_connection(struct loop_watch *watch, uint32_t events)
 {
-    struct connection *c = container_of(watch, struct connection, watch);
+    struct local_connection *c = container_of(watch, struct local_connection, watch);
     int r;
 
     if (events & EPOLLOUT) {
@@ -228,7 +228,7 @@ static void on_connection(struct loop_watch *watch, uint32_t events)
 
 static void on_quiet(struct loop_timer *timer)
 {
-    struct connection *c = container_of(timer, struct connection, quiet);
+    struct local_connection *c = container_of(timer, struct local_connection, quiet);
 
     if (!c->closing)
         log_warn("a silent peer is disconnected\tpid=%d peer=%s", (int)c->pid,
@@ -243,7 +243,7 @@ static void on_listener(struct loop_watch *watch, uint32_t events)
 
     for (int i = 0; i < MESSAGES_PER_TURN; i++) {
         _cleanup_fd_ int fd = seqpacket_accept(watch->fd, &pid);
-        struct connection *c;
+        struct local_connection *c;
 
         if (fd == -EPERM) {
             log_warn("a peer that is not root was refused");
@@ -306,7 +306,7 @@ bool server_answers(const char *path)
 void server_close(struct server **ptr)
 {
     struct server *s = *ptr;
-    struct connection *c;
+    struct local_connection *c;
 
     if (!s)
         return;

@@ -14,7 +14,7 @@
 #include "lib/loop.h"
 
 struct server;
-struct connection;
+struct local_connection;
 
 /* Who answers a connection: functions, all called on the loop's thread. */
 struct server_role {
@@ -22,11 +22,11 @@ struct server_role {
     bool patient; /* no time limit between messages */
     /* Called for each message, which is valid during the call. Descriptors that are taken are set to -1 in
      * fds; the others are closed afterwards. */
-    void (*message)(struct connection *connection, const cJSON *message, int *fds, size_t fds_len);
+    void (*message)(struct local_connection *connection, const cJSON *message, int *fds, size_t fds_len);
     /* Called when the queue is empty again after messages had to wait. May be NULL. */
-    void (*drained)(struct connection *connection);
+    void (*drained)(struct local_connection *connection);
     /* The last call for this connection, at the peer's end or after connection_close(). May be NULL. */
-    void (*closed)(struct connection *connection);
+    void (*closed)(struct local_connection *connection);
 };
 
 /* Called on the loop's thread, once for each connection: says who answers one that begins with op.
@@ -41,20 +41,20 @@ bool server_answers(const char *path);
 void server_close(struct server **server);
 
 /* What the role has set, which owns it; NULL at first. */
-void *connection_data(const struct connection *connection);
+void *connection_data(const struct local_connection *connection);
 /* In place of what was set before. */
-void connection_set_data(struct connection *connection, void *data);
+void connection_set_data(struct local_connection *connection, void *data);
 /* The pid of the process that connected, as the agent's pid namespace sees it. */
-pid_t connection_pid(const struct connection *connection);
+pid_t connection_pid(const struct local_connection *connection);
 
 /* Takes message (NULL counts as no memory). Descriptors stay with the caller. 0 once it is sent or queued; on
  * errors the connection is closed soon. */
-int connection_send(struct connection *connection, cJSON *message, const int *fds, size_t fds_len);
+int connection_send(struct local_connection *connection, cJSON *message, const int *fds, size_t fds_len);
 /* Whether everything is sent. */
-bool connection_flushed(const struct connection *connection);
+bool connection_flushed(const struct local_connection *connection);
 /* {"op":"error"} with reason and text. */
-void connection_send_error(struct connection *connection, enum bruma_reason reason, const char *text);
+void connection_send_error(struct local_connection *connection, enum bruma_reason reason, const char *text);
 /* Ends the connection once everything queued is sent. */
-void connection_close(struct connection *connection);
+void connection_close(struct local_connection *connection);
 
 #endif

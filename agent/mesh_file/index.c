@@ -31,12 +31,12 @@ uint64_t index_hash_text(uint64_t seed, const char *text)
 }
 
 /* The low bits of FNV are its weakest. */
-static size_t slot_of(const struct index *index, uint64_t hash)
+static size_t slot_of(const struct item_index *index, uint64_t hash)
 {
     return (size_t)(hash ^ hash >> 32) & (index->size - 1);
 }
 
-static void place(struct index *index, uint64_t hash, void *item)
+static void place(struct item_index *index, uint64_t hash, void *item)
 {
     size_t i = slot_of(index, hash);
 
@@ -47,9 +47,9 @@ static void place(struct index *index, uint64_t hash, void *item)
     index->used++;
 }
 
-static int resize(struct index *index)
+static int resize(struct item_index *index)
 {
-    struct index old = *index, grown = {0};
+    struct item_index old = *index, grown = {0};
     size_t begin = 0;
 
     grown.size = 16;
@@ -73,7 +73,7 @@ static int resize(struct index *index)
     return 0;
 }
 
-int index_add(struct index *index, uint64_t hash, void *item)
+int index_add(struct item_index *index, uint64_t hash, void *item)
 {
     if ((index->used + 1) * 4 > index->size * 3) {
         int r = resize(index);
@@ -86,7 +86,7 @@ int index_add(struct index *index, uint64_t hash, void *item)
     return 0;
 }
 
-void *index_next(const struct index *index, uint64_t hash, index_match_fn match, const void *key,
+void *index_next(const struct item_index *index, uint64_t hash, index_match_fn match, const void *key,
                  size_t *position)
 {
     size_t i;
@@ -105,14 +105,14 @@ void *index_next(const struct index *index, uint64_t hash, index_match_fn match,
     return NULL;
 }
 
-void *index_find(const struct index *index, uint64_t hash, index_match_fn match, const void *key)
+void *index_find(const struct item_index *index, uint64_t hash, index_match_fn match, const void *key)
 {
     size_t position = 0;
 
     return index_next(index, hash, match, key, &position);
 }
 
-void index_remove(struct index *index, uint64_t hash, const void *item)
+void index_remove(struct item_index *index, uint64_t hash, const void *item)
 {
     if (!index->size)
         return;
@@ -125,7 +125,7 @@ void index_remove(struct index *index, uint64_t hash, const void *item)
     }
 }
 
-void index_free(struct index *index)
+void index_free(struct item_index *index)
 {
     free(index->slots);
     memset(index, 0, sizeof(*index));

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 /* Zeroed is empty. */
-struct index {
+struct item_index {
     struct index_slot *slots;
     size_t size; /* a power of two, or 0 */
     size_t used; /* with the slots of removed objects */
@@ -27,15 +27,15 @@ uint64_t index_hash(uint64_t seed, const void *bytes, size_t len);
 /* The text and the NUL behind it, so that ("ab", "c") and ("a", "bc") differ. */
 uint64_t index_hash_text(uint64_t seed, const char *text);
 
-int index_add(struct index *index, uint64_t hash, void *item); /* 0 or -ENOMEM */
+int index_add(struct item_index *index, uint64_t hash, void *item); /* 0 or -ENOMEM */
 /* The object that was added first among those that match, or NULL. It stays its owner's. */
-void *index_find(const struct index *index, uint64_t hash, index_match_fn match, const void *key);
+void *index_find(const struct item_index *index, uint64_t hash, index_match_fn match, const void *key);
 /* *position 0 begins; returns the next object with this hash whose key matches, or NULL. */
-void *index_next(const struct index *index, uint64_t hash, index_match_fn match, const void *key,
+void *index_next(const struct item_index *index, uint64_t hash, index_match_fn match, const void *key,
                  size_t *position);
 /* item was added with that hash; if it was not, nothing happens. */
-void index_remove(struct index *index, uint64_t hash, const void *item);
+void index_remove(struct item_index *index, uint64_t hash, const void *item);
 /* Frees the table; the index is empty then. Objects are their owners'. */
-void index_free(struct index *index);
+void index_free(struct item_index *index);
 
 #endif

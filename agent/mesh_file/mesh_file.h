@@ -77,7 +77,8 @@ struct mesh_file {
 
     /* private */
     struct arena arena;
-    struct index namespaces_by_name, workloads_by_uid, workloads_by_name, services_by_name, policies_by_name;
+    struct item_index namespaces_by_name, workloads_by_uid, workloads_by_name, services_by_name,
+        policies_by_name;
 };
 
 /*

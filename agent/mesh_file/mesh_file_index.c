@@ -47,7 +47,7 @@ static int twice(struct mesh_file_parse *p, const char *list, size_t i, const ch
 }
 
 /* Adds item under key, unless one is there. */
-static int add_unique(struct index *index, index_match_fn match, const char *key, void *item,
+static int add_unique(struct item_index *index, index_match_fn match, const char *key, void *item,
                       void **ret_other)
 {
     uint64_t hash = index_hash_text(0, key);
@@ -114,7 +114,7 @@ static int index_services_and_policies(struct mesh_file_parse *p)
 
 /* A policy that is named but does not exist would protect nothing, a service would have no endpoint. */
 static int check_references(struct mesh_file_parse *p, const struct mesh_file_references *references,
-                            const struct index *index, index_match_fn match, const char *field,
+                            const struct item_index *index, index_match_fn match, const char *field,
                             const char *what)
 {
     for (size_t i = 0; i < references->len; i++) {

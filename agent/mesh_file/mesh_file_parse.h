@@ -22,8 +22,8 @@ struct mesh_file_parse {
     struct decode decode;
     struct yaml_source source;
     const char *trust_domain;
-    struct index words; /* strings in the file's arena that many items share */
-    size_t room;        /* elements of the list that is being read */
+    struct item_index words; /* strings in the file's arena that many items share */
+    size_t room;             /* elements of the list that is being read */
     struct mesh_file_references services, policies;
 };
 

@@ -13,12 +13,12 @@ static const char *const proxy_state_names[] = {"new",     "offering", "syncing"
 _Static_assert(offsetof(struct proxy_assignment, base) == 0,
                "it is allocated, and freed, as a struct pod_assignment");
 
-struct proxy_assignment *assignment_of(const struct proxy *proxy, const struct pod *pod)
+struct proxy_assignment *assignment_of(const struct local_proxy *proxy, const struct pod *pod)
 {
     return (struct proxy_assignment *)pod_assignments_find(&proxy->assignments, pod);
 }
 
-struct proxy_assignment *assignment_get(struct proxy *proxy, struct pod *pod)
+struct proxy_assignment *assignment_get(struct local_proxy *proxy, struct pod *pod)
 {
     struct proxy_assignment *a =
         (struct proxy_assignment *)pod_assignments_get(&proxy->assignments, pod, sizeof(*a));
@@ -35,9 +35,9 @@ void assignment_set_pending(struct proxy_assignment *a, enum proxy_command comma
 }
 
 /* The newest that has acknowledged its snapshot. */
-struct proxy *proxy_server_find_serving(const struct proxy_server *server)
+struct local_proxy *proxy_server_find_serving(const struct proxy_server *server)
 {
-    struct proxy *p, *found = NULL;
+    struct local_proxy *p, *found = NULL;
 
     list_for_each (p, &server->list, node) {
         if (p->state == PROXY_SERVING)
@@ -46,7 +46,7 @@ struct proxy *proxy_server_find_serving(const struct proxy_server *server)
     return found;
 }
 
-static int send_message(struct proxy *p, cJSON *message, const int *fds, size_t fds_len)
+static int send_message(struct local_proxy *p, cJSON *message, const int *fds, size_t fds_len)
 {
     int r;
 
@@ -57,7 +57,7 @@ static int send_message(struct proxy *p, cJSON *message, const int *fds, size_t 
     return r;
 }
 
-static int send_setup(struct proxy *p)
+static int send_setup(struct local_proxy *p)
 {
     cJSON *m = message_new("setup");
 
@@ -67,7 +67,7 @@ static int send_setup(struct proxy *p)
                         p->takes_deliveries ? 2 : 1);
 }
 
-static int send_add(struct proxy *p, struct proxy_assignment *a)
+static int send_add(struct local_proxy *p, struct proxy_assignment *a)
 {
     const struct agent_settings *settings = p->server->settings;
     const struct pod *pod = a->base.pod;
@@ -89,7 +89,7 @@ static int send_add(struct proxy *p, struct proxy_assignment *a)
     return send_message(p, m, fds, BRUMA_POD_FD_COUNT);
 }
 
-static int send_about(struct proxy *p, const struct proxy_assignment *a, const char *op)
+static int send_about(struct local_proxy *p, const struct proxy_assignment *a, const char *op)
 {
     cJSON *m = message_new(op);
 
@@ -97,7 +97,7 @@ static int send_about(struct proxy *p, const struct proxy_assignment *a, const c
     return send_message(p, m, NULL, 0);
 }
 
-static int send_dns(struct proxy *p, const struct proxy_assignment *a)
+static int send_dns(struct local_proxy *p, const struct proxy_assignment *a)
 {
     cJSON *m = message_new("pod-dns");
     int fd = a->base.pod->enrollment->dns_socket;
@@ -106,7 +106,7 @@ static int send_dns(struct proxy *p, const struct proxy_assignment *a)
     return send_message(p, m, &fd, fd >= 0);
 }
 
-static int send_pending(struct proxy *p, struct proxy_assignment *a)
+static int send_pending(struct local_proxy *p, struct proxy_assignment *a)
 {
     enum proxy_command command = a->pending;
     int r = 0;
@@ -140,7 +140,7 @@ static int send_pending(struct proxy *p, struct proxy_assignment *a)
     return r;
 }
 
-static int send_drain(struct proxy *p)
+static int send_drain(struct local_proxy *p)
 {
     cJSON *m = message_new("drain");
 
@@ -149,7 +149,7 @@ static int send_drain(struct proxy *p)
     return send_message(p, m, NULL, 0);
 }
 
-static int send_resume(struct proxy *p)
+static int send_resume(struct local_proxy *p)
 {
     p->resume_wanted = false;
     p->resume_seq = p->seq + 1;
@@ -178,7 +178,7 @@ static bool snapshot_is_whole(struct proxy_server *server)
 
 /* Sends what is pending as long as the socket takes it; connection_send() may queue one message at the
  * most. */
-void proxy_push(struct proxy *p)
+void proxy_push(struct local_proxy *p)
 {
     if (p->state < PROXY_SYNCING)
         return;
@@ -215,7 +215,7 @@ bool pod_is_served(const struct pod *pod)
 void proxy_server_adopted(struct loop_timer *timer)
 {
     struct proxy_server *server = container_of(timer, struct proxy_server, adopted);
-    struct proxy *p;
+    struct local_proxy *p;
 
     list_for_each (p, &server->list, node)
         proxy_push(p);
@@ -233,7 +233,7 @@ static bool serving(const struct proxies *proxies)
 
 static bool answer_pending(const struct proxies *proxies, const struct pod *pod)
 {
-    const struct proxy *p = proxy_server_find_serving(server_of(proxies));
+    const struct local_proxy *p = proxy_server_find_serving(server_of(proxies));
     const struct proxy_assignment *a = p ? assignment_of(p, pod) : NULL;
 
     return a && (a->pending == COMMAND_ADD || a->state == ASSIGNMENT_PENDING);
@@ -246,7 +246,7 @@ static const char *pod_state(const struct proxies *proxies, const struct pod *po
                                         [ASSIGNMENT_FAILED] = "failed",
                                         [ASSIGNMENT_DRAINING] = "draining",
                                         [ASSIGNMENT_DRAINED] = "drained"};
-    const struct proxy *p = proxy_server_find_serving(server_of(proxies));
+    const struct local_proxy *p = proxy_server_find_serving(server_of(proxies));
     const struct proxy_assignment *a = p ? assignment_of(p, pod) : NULL;
 
     if (!p)
@@ -268,7 +268,7 @@ static bool busy(const struct proxies *proxies, const struct pod *pod)
 
 static void pod_add(struct proxies *proxies, struct pod *pod)
 {
-    struct proxy *p;
+    struct local_proxy *p;
 
     if (!pod_is_served(pod))
         return;
@@ -315,7 +315,7 @@ static void pod_delete(struct proxies *proxies, struct pod *pod)
 
     (void)proxies;
     list_for_each (a, &pod->assignments, base.of_pod) {
-        struct proxy *p = a->proxy;
+        struct local_proxy *p = a->proxy;
 
         pod_assignment_lose_pod(&a->base);
         assignment_set_pending(a, COMMAND_DELETE);
@@ -325,7 +325,7 @@ static void pod_delete(struct proxies *proxies, struct pod *pod)
 
 static bool take_dns(const struct proxies *proxies)
 {
-    const struct proxy *p = proxy_server_find_serving(server_of(proxies));
+    const struct local_proxy *p = proxy_server_find_serving(server_of(proxies));
 
     return !p || p->takes_dns;
 }
@@ -347,7 +347,7 @@ static void pod_dns(struct proxies *proxies, struct pod *pod)
 static cJSON *report(const struct proxies *proxies)
 {
     cJSON *array = cJSON_CreateArray();
-    struct proxy *p;
+    struct local_proxy *p;
 
     list_for_each (p, &server_of(proxies)->list, node) {
         cJSON *o = cJSON_CreateObject();

@@ -29,10 +29,10 @@ enum assignment_state {
     ASSIGNMENT_DRAINED
 };
 
-struct proxy {
+struct local_proxy {
     struct list node; /* oldest process first */
     struct proxy_server *server;
-    struct connection *connection;
+    struct local_connection *connection;
     enum proxy_state state;
     char version[64];
     uint64_t connected_at; /* loop time */
@@ -50,7 +50,7 @@ struct proxy {
 
 struct proxy_assignment {
     struct pod_assignment base;
-    struct proxy *proxy;
+    struct local_proxy *proxy;
     enum proxy_command pending;
     enum assignment_state state;
     uint64_t seq; /* of the last message about it, 0: none was sent */
@@ -72,17 +72,17 @@ struct proxy_server {
 };
 
 /* The proxy's, or NULL: it has none for the pod. */
-struct proxy_assignment *assignment_of(const struct proxy *proxy, const struct pod *pod);
+struct proxy_assignment *assignment_of(const struct local_proxy *proxy, const struct pod *pod);
 /* The proxy's own, made if there is none; NULL: no memory. */
-struct proxy_assignment *assignment_get(struct proxy *proxy, struct pod *pod);
+struct proxy_assignment *assignment_get(struct local_proxy *proxy, struct pod *pod);
 /* What is to be sent of it, in place of what was not sent yet; NONE: nothing. */
 void assignment_set_pending(struct proxy_assignment *assignment, enum proxy_command command);
 
 /* Sends what is pending as long as the socket takes it. */
-void proxy_push(struct proxy *proxy);
+void proxy_push(struct local_proxy *proxy);
 void proxy_server_adopted(struct loop_timer *timer); /* of proxy_server.adopted */
 /* The youngest process that has acknowledged its snapshot: the server's; or NULL. */
-struct proxy *proxy_server_find_serving(const struct proxy_server *server);
+struct local_proxy *proxy_server_find_serving(const struct proxy_server *server);
 /* The pod is one that a proxy shall serve now. */
 bool pod_is_served(const struct pod *pod);
 

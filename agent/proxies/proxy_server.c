@@ -24,7 +24,7 @@ static bool is_set(const cJSON *message, const char *key)
     return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(message, key));
 }
 
-static void bad_message(struct proxy *p, const char *what)
+static void bad_message(struct local_proxy *p, const char *what)
 {
     log_error("a message of a proxy cannot be used; it is disconnected\tpid=%d reason=%s error=\"%s\"",
               (int)connection_pid(p->connection), reason_name(BRUMA_REASON_MESSAGE_INVALID), what);
@@ -34,7 +34,7 @@ static void bad_message(struct proxy *p, const char *what)
 
 static void on_answer_timeout(struct loop_timer *timer)
 {
-    struct proxy *p = container_of(timer, struct proxy, answer);
+    struct local_proxy *p = container_of(timer, struct local_proxy, answer);
 
     log_error("a proxy does not answer; it is disconnected\tpid=%d unanswered=%u",
               (int)connection_pid(p->connection), p->unanswered);
@@ -43,7 +43,7 @@ static void on_answer_timeout(struct loop_timer *timer)
 
 void *proxy_server_accept(struct proxies *proxies)
 {
-    struct proxy *p = calloc(1, sizeof(*p));
+    struct local_proxy *p = calloc(1, sizeof(*p));
 
     if (!p)
         return NULL;
@@ -55,9 +55,9 @@ void *proxy_server_accept(struct proxies *proxies)
 }
 
 /* Connections come in any order after a restart of the agent; the youngest process is the one to serve. */
-static void insert_by_age(struct proxy_server *server, struct proxy *p)
+static void insert_by_age(struct proxy_server *server, struct local_proxy *p)
 {
-    struct proxy *other;
+    struct local_proxy *other;
 
     p->born = proc_start(connection_pid(p->connection));
     list_for_each (other, &server->list, node) {
@@ -69,10 +69,10 @@ static void insert_by_age(struct proxy_server *server, struct proxy *p)
     list_add_tail(&server->list, &p->node);
 }
 
-static void on_hello(struct proxy *p, struct connection *connection, const cJSON *message)
+static void on_hello(struct local_proxy *p, struct local_connection *connection, const cJSON *message)
 {
     const char *version = "";
-    struct proxy *other;
+    struct local_proxy *other;
 
     p->connection = connection;
     if (message_text(message, "version", sizeof(p->version) - 1, &version) == -EBADMSG) {
@@ -95,7 +95,7 @@ static void on_hello(struct proxy *p, struct connection *connection, const cJSON
     log_info("proxy connected\tpid=%d version=\"%s\"", (int)connection_pid(connection), p->version);
 }
 
-static void on_offer(struct proxy *p, const cJSON *message, int *fds, size_t fds_len)
+static void on_offer(struct local_proxy *p, const cJSON *message, int *fds, size_t fds_len)
 {
     struct offered_pod offer = {.fds = fds};
     uint64_t generation = 0;
@@ -125,7 +125,7 @@ static void on_offer(struct proxy *p, const cJSON *message, int *fds, size_t fds
 static void on_resume(struct loop_timer *timer)
 {
     struct proxy_server *server = container_of(timer, struct proxy_server, resume);
-    struct proxy *p, *youngest = NULL;
+    struct local_proxy *p, *youngest = NULL;
 
     list_for_each (p, &server->list, node) {
         if ((p->state < PROXY_REPLACED && p->state != PROXY_NOT_READY) || p->resume_wanted || p->resume_seq)
@@ -149,7 +149,7 @@ static void resume_somebody(struct proxy_server *server, uint64_t after_millisec
         loop_timer_set(server->loop, &server->resume, after_milliseconds);
 }
 
-static void assign_pods(struct proxy *p)
+static void assign_pods(struct local_proxy *p)
 {
     bool replaced = p->state >= PROXY_REPLACED;
     struct pod *pod;
@@ -174,7 +174,7 @@ static void assign_pods(struct proxy *p)
     }
 }
 
-static void on_offers_end(struct proxy *p, const cJSON *message)
+static void on_offers_end(struct local_proxy *p, const cJSON *message)
 {
     bool ending = is_set(message, "ending"), replaced = ending || is_set(message, "draining");
 
@@ -185,7 +185,7 @@ static void on_offers_end(struct proxy *p, const cJSON *message)
         resume_somebody(p->server, RESUME_PATIENCE);
 }
 
-static void replace(struct proxy *p, const struct proxy *by)
+static void replace(struct local_proxy *p, const struct local_proxy *by)
 {
     log_info("proxy is replaced\tpid=%d by=%d", (int)connection_pid(p->connection),
              (int)connection_pid(by->connection));
@@ -194,9 +194,9 @@ static void replace(struct proxy *p, const struct proxy *by)
     proxy_push(p);
 }
 
-static void take_over(struct proxy *p)
+static void take_over(struct local_proxy *p)
 {
-    struct proxy *other;
+    struct local_proxy *other;
     bool younger = false;
 
     p->state = PROXY_SERVING;
@@ -214,7 +214,7 @@ static void take_over(struct proxy *p)
 }
 
 /* One that would accept nothing yet takes nothing from one that does: its control plane may never answer. */
-static void on_snapshot_taken(struct proxy *p, const cJSON *ack)
+static void on_snapshot_taken(struct local_proxy *p, const cJSON *ack)
 {
     p->not_ready = cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(ack, "ready"));
     if (p->state != PROXY_SYNCING)
@@ -228,7 +228,7 @@ static void on_snapshot_taken(struct proxy *p, const cJSON *ack)
     resume_somebody(p->server, RESUME_PATIENCE);
 }
 
-static void on_ready(struct proxy *p)
+static void on_ready(struct local_proxy *p)
 {
     p->not_ready = false;
     if (p->state == PROXY_NOT_READY)
@@ -237,7 +237,7 @@ static void on_ready(struct proxy *p)
         resume_somebody(p->server, 0);
 }
 
-static void on_resumed(struct proxy *p, enum bruma_reason reason, const char *error)
+static void on_resumed(struct local_proxy *p, enum bruma_reason reason, const char *error)
 {
     p->resume_seq = 0;
     if (error) {
@@ -254,7 +254,7 @@ static void on_resumed(struct proxy *p, enum bruma_reason reason, const char *er
     take_over(p);
 }
 
-static void on_ending(struct proxy *p)
+static void on_ending(struct local_proxy *p)
 {
     struct proxy_server *server = p->server;
     bool served = p->state == PROXY_SERVING;
@@ -269,7 +269,7 @@ static void on_ending(struct proxy *p)
     resume_somebody(server, 0);
 }
 
-static void on_assignment_answer(struct proxy *p, struct proxy_assignment *a, enum bruma_reason reason,
+static void on_assignment_answer(struct local_proxy *p, struct proxy_assignment *a, enum bruma_reason reason,
                                  const char *error)
 {
     struct proxy_server *server = p->server;
@@ -286,7 +286,7 @@ static void on_assignment_answer(struct proxy *p, struct proxy_assignment *a, en
         server->events.answered(server->events.data, a->base.pod, reason, error);
 }
 
-static void on_ack(struct proxy *p, const cJSON *message)
+static void on_ack(struct local_proxy *p, const cJSON *message)
 {
     const char *name = NULL, *error = NULL;
     enum bruma_reason reason = BRUMA_REASON_NONE;
@@ -330,7 +330,7 @@ static void on_ack(struct proxy *p, const cJSON *message)
                   (int)connection_pid(p->connection), (unsigned long)seq, reason_name(reason), error);
 }
 
-static void on_drained(struct proxy *p, const cJSON *message)
+static void on_drained(struct local_proxy *p, const cJSON *message)
 {
     const char *uid;
     struct proxy_assignment *a;
@@ -349,7 +349,7 @@ static void on_drained(struct proxy *p, const cJSON *message)
     }
 }
 
-static void on_listener_closed(struct proxy *p, const cJSON *message)
+static void on_listener_closed(struct local_proxy *p, const cJSON *message)
 {
     const char *uid;
     struct proxy_assignment *a;
@@ -366,9 +366,9 @@ static void on_listener_closed(struct proxy *p, const cJSON *message)
     }
 }
 
-static void on_message(struct connection *connection, const cJSON *message, int *fds, size_t fds_len)
+static void on_message(struct local_connection *connection, const cJSON *message, int *fds, size_t fds_len)
 {
-    struct proxy *p = connection_data(connection);
+    struct local_proxy *p = connection_data(connection);
     const char *op = message_op(message);
 
     if (p->state == PROXY_NEW)
@@ -394,14 +394,14 @@ static void on_message(struct connection *connection, const cJSON *message, int 
     proxy_push(p);
 }
 
-static void on_writable(struct connection *connection)
+static void on_writable(struct local_connection *connection)
 {
     proxy_push(connection_data(connection));
 }
 
-static void on_closed(struct connection *connection)
+static void on_closed(struct local_connection *connection)
 {
-    struct proxy *p = connection_data(connection);
+    struct local_proxy *p = connection_data(connection);
     struct proxy_server *server = p->server;
     struct proxy_assignment *a;
 

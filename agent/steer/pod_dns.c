@@ -64,8 +64,7 @@ int steer_dns_open(int netns_fd, int *ret_fd, struct steer_error *error)
     r = open_here(ret_fd);
     if (netns_enter(own) < 0)
         abort(); /* the agent would go on in a pod */
-    return r < 0 ? steer_fail(error, BRUMA_REASON_LISTENER_OPEN_FAILED, r, "the socket for questions to DNS")
-                 : 0;
+    return r < 0 ? steer_fail(error, BRUMA_REASON_LISTENER_OPEN_FAILED, r, "the socket for DNS queries") : 0;
 }
 
 static int set_flag(struct steer *s, uint64_t cookie, bool on, struct steer_error *error)
@@ -95,7 +94,7 @@ int steer_dns_start(struct steer *s, const struct steer_pod *pod, int fd, struct
     if (r == 0 && bpf_map_update_elem(s->dns_sockets_fd, &pod->cookie, &value, BPF_ANY) < 0)
         r = -errno;
     if (r < 0)
-        return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, r, "the socket for questions to DNS");
+        return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, r, "the socket for DNS queries");
     r = set_flag(s, pod->cookie, true, error);
     if (r == 0)
         r = pod_netns_dns(pod, true, error);

@@ -395,7 +395,7 @@ int pod_netns_dns(const struct steer_pod *pod, bool on, struct steer_error *erro
     for (size_t i = 0; i < array_size(families) && r == 0; i++)
         r = dns_family(in.nl, pod, families[i], on);
     leave(&in);
-    return r < 0 ? steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "the rule for questions to DNS") : 0;
+    return r < 0 ? steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "the rule for DNS queries") : 0;
 }
 
 int pod_netns_dns_lacks(const struct steer_pod *pod)

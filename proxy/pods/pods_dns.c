@@ -59,7 +59,7 @@ int pods_set_dns(struct proxy *proxy, const char *uid, int udp, int tcp)
     memcpy(found->dns_fds, sockets, sizeof(sockets));
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_set_dns(proxy->workers[i], found, copies[i * SOCKETS + UDP], copies[i * SOCKETS + TCP]);
-    log_info("questions of a pod to DNS %s\tpod=\"%s/%s\"", udp >= 0 ? "are answered" : "are its own again",
+    log_info("DNS queries of a pod %s\tpod=\"%s/%s\"", udp >= 0 ? "are answered" : "are its own again",
              found->namespace, found->name);
     return 0;
 }

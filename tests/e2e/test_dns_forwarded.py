@@ -299,7 +299,7 @@ def test_a_rule_that_somebody_takes_away_is_put_back(mesh):
     assert not rules(mesh.web.netns)
     wait_for(lambda: rules(mesh.web.netns), "the rule")
     assert short(mesh.web, mesh.resolver.ip, WEB, "A") == ["10.96.0.1"]
-    assert "the capture of a pod's questions to DNS was broken and is repaired" in mesh.nodes[0].agent.text()
+    assert "the capture of a pod's DNS queries was broken and is repaired" in mesh.nodes[0].agent.text()
 
 
 def test_questions_wait_for_the_next_proxy(mesh):

@@ -26,8 +26,8 @@ except ImportError:
 ROOT = os.path.realpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 FOLDERS = ("include", "lib", "bpf", "cni", "ctl", "agent", "proxy")
 SKIPPED = 77
-# Structs of agent and proxy that may have one name: both programs have pods, and are about them.
-OF_BOTH = ("pod", "proxy", "connection", "index")
+# The struct of agent and proxy that may have one name: both programs have pods, and are about them.
+OF_BOTH = ("pod",)
 Function = collections.namedtuple("Function", "name result parameters")
 
 
