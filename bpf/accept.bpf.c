@@ -8,43 +8,7 @@
  * hears what is meant for the other, and the newer one's SYN does not end in the older one.
  */
 #include "bpf/common.h"
-
-/* What is used of the kernel's structs; the loader finds where it is. */
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct net_device {
-    int ifindex;
-};
-
-struct dst_entry {
-    struct net_device *dev;
-};
-
-struct sock {
-    struct dst_entry *sk_dst_cache;
-    int sk_rx_dst_ifindex;
-};
-
-struct tcp_sock;
-
-#pragma clang attribute pop
-
-/* The device that a connection comes and goes by; 0: it comes by another one than it goes, or over lo. */
-static __always_inline __u32 device_of(struct bpf_sock *common)
-{
-    struct tcp_sock *tcp = bpf_skc_to_tcp_sock(common);
-    struct sock *sk = (struct sock *)tcp;
-    struct dst_entry *way;
-    int device;
-
-    if (!tcp)
-        return 0;
-    way = sk->sk_dst_cache;
-    if (!way || !way->dev)
-        return 0;
-    device = way->dev->ifindex;
-    return device == BRUMA_LOOPBACK_IFINDEX || device != sk->sk_rx_dst_ifindex ? 0 : (__u32)device;
-}
+#include "bpf/tcp_device.h"
 
 /* The proxy delivers under a foreign address. An application may have our mark for a call of its own pod,
  * too, which shows the index of its device over lo. */
@@ -65,6 +29,13 @@ static __always_inline int is_delivery(struct bpf_sock_ops *ctx, struct bpf_sock
                            READ(ctx->local_ip6[3]));
     }
     return !address_equal(&remote, &local) && !address_is_local_host(&remote) && !pod_owns(pod, &remote);
+}
+
+static __always_inline __u32 device_of(struct bpf_sock *sk)
+{
+    struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+
+    return tcp ? tcp_device(tcp) : 0;
 }
 
 SEC("sockops")
