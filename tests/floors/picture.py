@@ -7,9 +7,11 @@ tests/floors/picture.py >docs/pictures/floors.svg
 
 import html
 import os
+import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 WIDTH, HEIGHT, GAP, TITLE, MARGIN = 400, 34, 6, 30, 24
+LETTER = 5.4  # the width of a small one, in a wide font
 
 STYLE = """\
   <style>
@@ -66,6 +68,8 @@ def column(program, floors, x, y):
         top, width = y + TITLE + number * (HEIGHT + GAP), (WIDTH - GAP * (len(rooms) - 1)) // len(rooms)
         for place, (room, words) in enumerate(rooms):
             left = x + place * (width + GAP)
+            if 8 + len(words) * LETTER > width - 8:
+                sys.exit(f"floors.txt: {program}/{room}: {words!r} does not fit into its box")
             lines += [
                 f'  <rect class="room" x="{left}" y="{top}" width="{width}" height="{HEIGHT}" rx="4"/>',
                 text(left + 8, top + 14, "its own files" if room == "." else room, "name"),
