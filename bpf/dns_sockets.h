@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The map of the sockets that take questions to DNS. As with deliveries.h, connect.bpf.c has it made with the
+/* The map of the sockets that take DNS queries. As with deliveries.h, connect.bpf.c has it made with the
  * agent's start, and the pods' programs share it: a pod's own map of listeners has the layout that earlier
  * versions have pinned. */
 #ifndef BPF_DNS_SOCKETS_H

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which pods' questions to DNS are captured. All on the loop's thread; what fails is in the log, and tried
+/* Which pods' DNS queries are captured. All on the loop's thread; what fails is in the log, and tried
  * again with the pod's next verification: a pod whose questions are not captured asks its servers itself. */
 #ifndef AGENT_ENROLL_DNS_CAPTURE_H
 #define AGENT_ENROLL_DNS_CAPTURE_H

@@ -35,7 +35,7 @@ struct enrollment {
      * none. */
     int listeners[BRUMA_LISTENER_COUNT];
     uint64_t listener_cookies[BRUMA_LISTENER_COUNT];
-    int dns_socket;               /* that its questions to DNS are captured by; -1: they are not */
+    int dns_socket;               /* that its DNS queries are captured by; -1: they are not */
     enum bruma_reason dns_reason; /* why they are not, although they should be, as it was logged; or NONE */
     bool awaits_listeners;        /* adopted after a restart; somebody else holds the listeners */
 

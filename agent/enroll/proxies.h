@@ -138,14 +138,14 @@ static inline void proxies_pod_delete(struct proxies *proxies, struct pod *pod)
     proxies->ops->pod_delete(proxies, pod);
 }
 
-/* Whether pods' questions to DNS may be captured: the proxy that serves answers them, or there is none just
+/* Whether pods' DNS queries may be captured: the proxy that serves answers them, or there is none just
  * now. */
 static inline bool proxies_take_dns(const struct proxies *proxies)
 {
     return proxies->ops->take_dns && proxies->ops->take_dns(proxies);
 }
 
-/* The pod's socket for questions to DNS is another one, or none any more. */
+/* The pod's socket for DNS queries is another one, or none any more. */
 static inline void proxies_pod_dns(struct proxies *proxies, struct pod *pod)
 {
     if (proxies->ops->pod_dns)

@@ -113,7 +113,7 @@ int pod_netns_check_mark(const struct steer_pod *pod, struct steer_error *error)
 /* Takes out what setup has put in; sysctls that were off before (former) are off again. 0, or -errno
  * with *error: of the last that failed. */
 int pod_netns_clean(int netns_fd, uint32_t former, struct steer_error *error);
-/* The rules for the pod's questions to DNS, in each family in which the others are; or without them. 0 or
+/* The rules for the pod's DNS queries, in each family in which the others are; or without them. 0 or
  * -errno. */
 int pod_netns_dns(const struct steer_pod *pod, bool on, struct steer_error *error);
 /* 1: such a rule is missing where the others are, 0: none is, -errno: it cannot be told. */

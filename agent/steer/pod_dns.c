@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A pod's questions to DNS. A rule leads them to lo with the address that they are sent to, and the pod's
+ * A pod's DNS queries. A rule leads them to lo with the address that they are sent to, and the pod's
  * program hands them to the socket. Nothing of the application's socket or of the addresses is changed: it
  * may be connected or not, and ask one server or several.
  */

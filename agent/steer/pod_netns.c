@@ -84,7 +84,7 @@ static struct nlmsghdr *rule_message(char *buf, int family, const struct pod_num
     rule->family = (uint8_t)family;
     mnl_attr_put_u32(h, FRA_PRIORITY, n->preference + (which == RULE_PROHIBIT));
     mnl_attr_put_u8(h, FRA_PROTOCOL, BRUMA_ROUTE_PROTOCOL);
-    /* Of questions to DNS those that have no mark: the proxy's have one, and so may those of a process that
+    /* Of DNS queries those that have no mark: the proxy's have one, and so may those of a process that
      * sends packets by a way of its own. */
     mnl_attr_put_u32(h, FRA_FWMARK, which == RULE_DNS ? 0 : BRUMA_MARK);
     mnl_attr_put_u32(h, FRA_FWMASK, BRUMA_MARK_MASK);
@@ -365,7 +365,7 @@ int pod_netns_verify(const struct steer_pod *pod, struct pod_netns_state *ret)
     return r;
 }
 
-/* ---- questions to DNS ---- */
+/* ---- DNS queries ---- */
 
 static int dns_family(struct mnl_socket *nl, const struct steer_pod *pod, int family, bool on)
 {

@@ -20,7 +20,7 @@
 struct seen_rule {
     uint32_t preference, table, mark, mask;
     uint8_t action, protocol;
-    bool dns; /* for questions to DNS */
+    bool dns; /* for DNS queries */
 };
 
 struct rules {

@@ -19,7 +19,7 @@
 struct pod_numbers {
     uint32_t table;
     uint32_t preference; /* of the rule that leads to lo; the one that prohibits has the next */
-    bool dns;            /* there is a rule for questions to DNS too, with the preference of the first */
+    bool dns;            /* there is a rule for DNS queries too, with the preference of the first */
 };
 
 /* What is ours in one family. */
@@ -42,7 +42,7 @@ int pod_numbers_choose(struct mnl_socket *netlink, int family, struct pod_number
  * -errno of the first that failed: the rest is tried all the same. */
 int pod_numbers_remove(struct mnl_socket *netlink, int family, const struct pod_numbers *except);
 
-/* Appends to a rule's message what makes it one for questions to DNS. */
+/* Appends to a rule's message what makes it one for DNS queries. */
 void pod_numbers_put_dns(struct nlmsghdr *message);
 
 /* 0, -EBUSY with NUMBER_TAKEN if somebody else's rule is for packets with our mark, or -errno. */

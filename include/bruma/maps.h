@@ -12,7 +12,7 @@
  *   probe_targets   hash         struct bruma_endpoint -> struct bruma_probe_target
  *   probe_tuples    LRU hash     struct bruma_tuple    -> struct bruma_probe_tuple
  *   deliveries      LRU hash     struct bruma_delivery  -> struct bruma_delivery_made
- *   dns_sockets     SOCKHASH     u64 netns cookie       -> the socket that takes the pod's questions to DNS
+ *   dns_sockets     SOCKHASH     u64 netns cookie       -> the socket that takes the pod's DNS queries
  *   guard           array        0                     -> struct bruma_guard
  *   sandboxes       hash         u64 netns cookie      -> struct bruma_sandbox
  *   listeners       SOCKMAP, one for each pod: enum bruma_listener -> socket
@@ -55,7 +55,7 @@ enum bruma_pod_flags {
     /* The pod has no address of that family, so there is no way to any: connect() says so at once. */
     BRUMA_POD_NO_IPV4 = 1 << 3,
     BRUMA_POD_NO_IPV6 = 1 << 4,
-    BRUMA_POD_CAPTURE_DNS = 1 << 5, /* its questions to DNS by UDP go to the proxy */
+    BRUMA_POD_CAPTURE_DNS = 1 << 5, /* its DNS queries by UDP go to the proxy */
     /* sysctls of the pod that were on before it was enrolled, and so stay on when it leaves */
     BRUMA_POD_HAD_FWMARK_ACCEPT = 1 << 8,
     BRUMA_POD_HAD_FWMARK_REFLECT4 = 1 << 9,

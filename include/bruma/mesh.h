@@ -20,7 +20,7 @@
 /* The same to every rule; tells sockets that the connect hook has captured from those that the proxy delivers
  * by. */
 #define BRUMA_MARK_CAPTURED 0x1111u
-/* Of the proxy's own questions to DNS servers: the rule that captures those of the pod is for packets that
+/* Of the proxy's own queries to DNS servers: the rule that captures those of the pod is for packets that
  * have no mark. The value is the one that rules of other ambient agents exempt. */
 #define BRUMA_MARK_QUESTION 0x539u
 

@@ -33,7 +33,7 @@
  *   setup        pinDir                                           fds: map proxy_sockets [deliveries]
  *   pod-add      uid cookie generation name namespace serviceAccount trustDomain(where the agent knows it) node ips[]
  *                fds: netns outbound inbound hbone                the same uid again replaces listeners
- *   pod-dns      uid    after pod-add                                 fd: UDP socket that takes the pod's questions to DNS
+ *   pod-dns      uid    after pod-add                                 fd: UDP socket that takes the pod's DNS queries
  *                without: they are not captured any more
  *   pod-keep     uid    still there, nothing changes (to a proxy that is being replaced)
  *   pod-drain    uid    the pod leaves the mesh: no new connections, GOAWAY, live ones go on

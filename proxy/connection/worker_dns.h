@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The sockets by which a worker takes a pod's questions to DNS. */
+/* The sockets by which a worker takes a pod's DNS queries. */
 #ifndef PROXY_CONNECTION_WORKER_DNS_H
 #define PROXY_CONNECTION_WORKER_DNS_H
 

@@ -17,7 +17,7 @@ struct pod_listener_options {
     bool ipv6;
     bool reuse_port;  /* another proxy may listen beside this one, as during an upgrade */
     bool transparent; /* the applications see their clients' addresses */
-    bool dns;         /* questions to DNS are answered */
+    bool dns;         /* DNS queries are answered */
 };
 
 /*
@@ -34,7 +34,7 @@ int pod_listeners_possible(const struct pod_listener_options *options, int own_n
                            size_t error_size);
 
 /*
- * Opens the sockets that questions to DNS are redirected to, by UDP, on the device lo alone, and by TCP. The
+ * Opens the sockets that DNS queries are redirected to, by UDP, on the device lo alone, and by TCP. The
  * same thread rules; on failure neither is open. 0 or -errno. The caller's to close.
  */
 int pod_listeners_open_dns(const struct pod_listener_options *options, int netns_fd, int own_netns_fd,

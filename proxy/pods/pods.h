@@ -42,7 +42,7 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
  * is called when none is left. Unknown uid: it is called at once. */
 void pods_drain(struct proxy *proxy, const char *uid);
 /*
- * The sockets that the pod's questions to DNS come to; udp -1: they are not captured any more. tcp: of pods
+ * The sockets that the pod's DNS queries come to; udp -1: they are not captured any more. tcp: of pods
  * that netfilter rules capture; else -1. Takes both, also when it fails: -ENOENT, there is no such pod;
  * -EMFILE or -ENOMEM, and what was there stays. Control thread.
  */

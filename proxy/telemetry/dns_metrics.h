@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Metrics of questions to DNS: contract section 8.1. A worker is the only one that adds and counts; scrapes
+/* Metrics of DNS queries: contract section 8.1. A worker is the only one that adds and counts; scrapes
  * read (counters are relaxed atomics, the table is locked only where a series is added or listed). */
 #ifndef PROXY_TELEMETRY_DNS_METRICS_H
 #define PROXY_TELEMETRY_DNS_METRICS_H

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Contract section 8.1: the metrics of questions to DNS. */
+/* Contract section 8.1: the metrics of DNS queries. */
 #include "proxy/telemetry/dns_metrics.h"
 
 #include <criterion/criterion.h>
