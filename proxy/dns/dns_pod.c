@@ -13,6 +13,7 @@
 #include "proxy/socket/route_device.h"
 
 #define DATAGRAMS_PER_TURN 64
+#define DATAGRAMS_AT_END   1024 /* about what a socket holds by default; a pod may send without end */
 
 int dns_pod_new(struct worker_pod *wp, struct dns_pod **ret)
 {
@@ -168,7 +169,7 @@ static void close_socket(struct dns_pod *d)
     if (d->watch.fd >= 0) {
         dns_pod_stop(d);
         /* what came before another socket took its place */
-        while (take_one(d))
+        for (int i = 0; i < DATAGRAMS_AT_END && take_one(d); i++)
             ;
     }
     close(d->fd);

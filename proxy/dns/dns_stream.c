@@ -12,8 +12,8 @@
 #include "proxy/dns/dns_private.h"
 #include "proxy/worker/connection.h"
 
-#define PREFIX            2 /* bytes of a message's length */
-#define HELD_MAX          (128 * 1024)
+#define PREFIX            2            /* bytes of a message's length */
+#define HELD_MAX          (128 * 1024) /* bytes of one direction; a message may go beyond */
 #define READ_SIZE         16384
 #define IDLE_MILLISECONDS 10000  /* nobody asks, and nothing is waited for */
 #define WAIT_MILLISECONDS 120000 /* the server is silent, and the client waits */
@@ -41,6 +41,7 @@ struct dns_stream {
     struct loop_timer timer;
     bool server_over; /* it has ended the connection */
     struct quota quota;
+    struct budget_account account; /* the room of all four */
 };
 
 /* ---- bytes ---- */
@@ -89,13 +90,36 @@ static int append(struct bytes *b, const uint8_t *data, size_t len)
 /* The length of the whole message that comes first, with its prefix; 0: it is not whole. */
 static size_t whole(const struct bytes *b)
 {
-    const uint8_t *p = b->data + b->begin;
+    const uint8_t *p;
     size_t len;
 
     if (held(b) < PREFIX)
         return 0;
+    p = b->data + b->begin;
     len = PREFIX + (size_t)(p[0] << 8 | p[1]);
     return held(b) >= len ? len : 0;
+}
+
+/* Nothing is kept for those who are silent. */
+static size_t bytes_settle(struct bytes *b)
+{
+    if (b->begin == b->end) {
+        free(b->data);
+        *b = (struct bytes){};
+    }
+    return b->room;
+}
+
+/* -ENOBUFS: neither the pod nor the proxy may hold so much more. */
+static int settle(struct dns_stream *s)
+{
+    size_t room = bytes_settle(&s->client.in) + bytes_settle(&s->client.out) + bytes_settle(&s->server.in) +
+                  bytes_settle(&s->server.out);
+
+    if (room > s->account.held)
+        return budget_take(&s->account, room - s->account.held);
+    budget_give(&s->account, s->account.held - room);
+    return 0;
 }
 
 /* ---- ends ---- */
@@ -119,6 +143,7 @@ static void stream_end(struct dns_stream *s)
     loop_timer_cancel(&s->timer);
     side_close(s, &s->client);
     side_close(s, &s->server);
+    budget_give_all(&s->account);
     quota_release(wp, NULL, &s->quota);
     worker_connection_end(wp);
     loop_free_later(wp->worker->loop, s);
@@ -172,14 +197,16 @@ static int side_write(struct side *side)
 static void on_client(struct loop_watch *watch, uint32_t events);
 static void on_server(struct loop_watch *watch, uint32_t events);
 
-/* One that takes nothing is not read from either. */
+/* One that takes nothing is not read from either. What it has said already is gone on with once it takes
+ * something. */
 static void side_watch(struct dns_stream *s, struct side *side, const struct side *other)
 {
-    uint32_t events = held(&side->out) ? EPOLLOUT : 0;
+    uint32_t events = held(&side->out) || whole(&side->in) ? EPOLLOUT : 0;
 
     if (side->fd < 0)
         return;
-    if (!side->ended && held(&side->out) < HELD_MAX && held(&other->out) < HELD_MAX)
+    if (!side->ended && held(&side->in) < HELD_MAX && held(&side->out) < HELD_MAX &&
+        held(&other->out) < HELD_MAX)
         events |= EPOLLIN;
     (void)loop_watch_modify(s->pod->wp->worker->loop, &side->watch, events);
 }
@@ -240,12 +267,14 @@ static int take(struct dns_stream *s, const uint8_t *message, size_t len)
     return r;
 }
 
+/* An answer may be a thousand times as long as its question: those of a client that takes nothing wait. What
+ * the server has said is no longer than what was read. */
 static int take_all(struct dns_stream *s)
 {
     size_t len;
     int r = 0;
 
-    while (r == 0 && (len = whole(&s->client.in))) {
+    while (r == 0 && held(&s->client.out) < HELD_MAX && (len = whole(&s->client.in))) {
         r = take(s, s->client.in.data + s->client.in.begin, len);
         s->client.in.begin += len;
     }
@@ -259,7 +288,7 @@ static int take_all(struct dns_stream *s)
 /* A server that ends the connection ends ours: the client asks again what was not answered. */
 static bool is_over(const struct dns_stream *s)
 {
-    if (held(&s->client.out))
+    if (held(&s->client.out) || whole(&s->client.in))
         return false;
     return s->server_over || (s->client.ended && s->server.fd < 0);
 }
@@ -280,7 +309,13 @@ static void go_on(struct dns_stream *s)
         stream_end(s);
         return;
     }
-    if (s->client.ended && s->server.fd >= 0 && !held(&s->server.out) && !s->server.told) {
+    if (settle(s) < 0) {
+        dns_pod_failed(s->pod, &s->server_address, BRUMA_REASON_MEMORY_BUDGET, "");
+        stream_end(s);
+        return;
+    }
+    if (s->client.ended && s->server.fd >= 0 && !whole(&s->client.in) && !held(&s->server.out) &&
+        !s->server.told) {
         s->server.told = true;
         shutdown(s->server.fd, SHUT_WR);
     }
@@ -326,7 +361,8 @@ void dns_stream_accept(struct dns_pod *d, int fd, const struct endpoint *client,
                              .server = {.fd = -1, .watch.fd = -1},
                              .client_address = *client,
                              .server_address = *server,
-                             .connect = connect};
+                             .connect = connect,
+                             .account.share = &d->wp->memory};
     loop_timer_init(&s->timer, on_idle);
     list_add_tail(&d->streams, &s->node);
     worker_connection_begin(d->wp);

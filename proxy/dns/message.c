@@ -70,6 +70,32 @@ static bool is_plain(const ldns_pkt *p)
            !ldns_pkt_nscount(p) && !ldns_pkt_tsig(p) && ldns_rr_list_rr_count(ldns_pkt_question(p)) == 1;
 }
 
+/* With its end; 0: it does not end, or a pointer is in it. */
+static size_t plain_name_len(const uint8_t *data, size_t len)
+{
+    for (size_t at = 0; at < len && data[at] < 64; at += 1 + (size_t)data[at]) {
+        if (!data[at])
+            return at + 1;
+    }
+    return 0;
+}
+
+/*
+ * One question, and behind it the record of EDNS or nothing. Nothing else is given to the library: it follows
+ * 65,535 pointers in a row, for each name anew, and so is busy for milliseconds with a message that a pod has
+ * made for that.
+ */
+static bool is_simple(const uint8_t *data, size_t len)
+{
+    static const uint8_t counts[] = {0, 1, 0, 0, 0, 0, 0}, edns[] = {0, 0, LDNS_RR_TYPE_OPT};
+    size_t at = MESSAGE_HEADER, name = plain_name_len(data + at, len - at);
+
+    at += name + 4; /* type and class */
+    if (!name || at > len || memcmp(data + 4, counts, sizeof(counts)) != 0 || data[11] > 1)
+        return false;
+    return !data[11] || (len - at >= sizeof(edns) && !memcmp(data + at, edns, sizeof(edns)));
+}
+
 void message_read(const uint8_t *data, size_t len, struct message_question *ret)
 {
     struct message_question q = {.kind = MESSAGE_OPAQUE, .type = "other", .udp_size = MESSAGE_UDP_MIN};
@@ -81,10 +107,13 @@ void message_read(const uint8_t *data, size_t len, struct message_question *ret)
         ret->kind = MESSAGE_NONE;
         return;
     }
-    if (len > MESSAGE_READ_MAX || ldns_wire2pkt(&q.packet, data, len) != LDNS_STATUS_OK)
+    if (len > MESSAGE_READ_MAX || !is_simple(data, len) ||
+        ldns_wire2pkt(&q.packet, data, len) != LDNS_STATUS_OK)
         return;
     if (ldns_pkt_edns(q.packet) && ldns_pkt_edns_udp_size(q.packet) > q.udp_size)
         q.udp_size = ldns_pkt_edns_udp_size(q.packet);
+    if (q.udp_size > MESSAGE_UDP_MAX)
+        q.udp_size = MESSAGE_UDP_MAX;
     if (is_plain(q.packet)) {
         asked = ldns_rr_list_rr(ldns_pkt_question(q.packet), 0);
         type = ldns_rr_get_type(asked);

@@ -11,6 +11,7 @@
 
 #define MESSAGE_HEADER   12    /* bytes */
 #define MESSAGE_UDP_MIN  512   /* what everybody takes by UDP */
+#define MESSAGE_UDP_MAX  65507 /* what fits a datagram, whatever the client says that it takes */
 #define MESSAGE_TCP_MAX  65535 /* the length of a message in a stream has 16 bits */
 #define MESSAGE_READ_MAX 4096  /* a longer question is never read, and goes on as it is */
 
@@ -24,7 +25,7 @@ struct ldns_struct_pkt;
 
 struct message_question {
     enum message_kind kind;
-    struct ldns_struct_pkt *packet; /* as it was read, or NULL; of ADDRESS never */
+    struct ldns_struct_pkt *packet; /* as it was read, or NULL: not one question alone; of ADDRESS never */
     const char *type;               /* in lower case, of a list that is short: "a", "srv", ... "other" */
     bool ipv6;                      /* ADDRESS: AAAA */
     size_t udp_size;                /* bytes that the client takes by UDP */

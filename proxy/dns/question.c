@@ -11,6 +11,8 @@
 #include "proxy/dns/dns_private.h"
 #include "proxy/worker/connection.h"
 
+#define FOREIGN_PER_TURN 16 /* datagrams that are no answer: others have their turn too */
+
 struct dns_question {
     struct list node; /* in dns_pod.questions */
     struct dns_pod *pod;
@@ -87,7 +89,12 @@ static void on_answer(struct loop_watch *watch, uint32_t events)
     ssize_t n;
 
     (void)events;
-    while ((n = recv(q->fd, buf, sizeof(buf), MSG_DONTWAIT)) >= 0) {
+    for (int i = 0; i < FOREIGN_PER_TURN; i++) {
+        n = recv(q->fd, buf, sizeof(buf), MSG_DONTWAIT);
+        if (n < 0 && errno != EAGAIN && errno != EINTR)
+            fail_errno(q, errno);
+        if (n < 0)
+            return;
         if (!message_answers(buf, (size_t)n, message_id(q->data)))
             continue;
         dns_metrics_answered(q->series, nanoseconds() - q->sent);
@@ -95,8 +102,6 @@ static void on_answer(struct loop_watch *watch, uint32_t events)
         question_end(q);
         return;
     }
-    if (errno != EAGAIN && errno != EINTR)
-        fail_errno(q, errno);
 }
 
 /* Taken together they bound descriptors and memory, whoever asks how much. */

@@ -64,6 +64,43 @@ Test(message, what_is_none_of_ours)
         read_all(plain, len, len < MESSAGE_HEADER ? MESSAGE_NONE : MESSAGE_OPAQUE);
 }
 
+static void expect_unread(const uint8_t *data, size_t len)
+{
+    struct message_question q;
+
+    message_read(data, len, &q);
+    cr_expect_eq(q.kind, MESSAGE_OPAQUE);
+    cr_expect_null(q.packet);
+    message_release(&q);
+}
+
+/* The library is busy for milliseconds with each of these. */
+Test(message, what_would_take_long_is_not_read)
+{
+    enum { POINTERS = 1000, QUESTIONS = 300 };
+    static const uint8_t pointers[] =
+        "\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0\x0e\xc0\x0c\x00\x01",
+                         behind[] = "\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01\x01"
+                                    "a\x00\x00\x01\x00\x01\xc0\x13\x00\x29\x02\x00\x00\x00\x00\x00\x00\x00",
+                         alias[] =
+                             "\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x01\x01"
+                             "a\x00\x00\x01\x00\x01\x00\x00\x05\x00\x01\x00\x00\x00\x00\x00\x02\xc0\x1e";
+    uint8_t data[MESSAGE_READ_MAX] = {0, 1, 1, 0, QUESTIONS >> 8, QUESTIONS & 255};
+    size_t chain = sizeof(data) - 2 * POINTERS;
+
+    expect_unread(pointers, sizeof(pointers) - 1);
+    expect_unread(behind, sizeof(behind) - 1);
+    expect_unread(alias, sizeof(alias) - 1);
+    for (size_t i = 0; i < QUESTIONS; i++)
+        memcpy(data + MESSAGE_HEADER + 6 * i,
+               (uint8_t[]){(uint8_t)(0xc0 | chain >> 8), (uint8_t)chain, 0, 1, 0, 1}, 6);
+    for (size_t at = chain; at < sizeof(data) - 2; at += 2) {
+        data[at] = (uint8_t)(0xc0 | (at + 2) >> 8);
+        data[at + 1] = (uint8_t)(at + 2);
+    }
+    expect_unread(data, sizeof(data));
+}
+
 Test(message, what_answers_a_question)
 {
     uint8_t data[] = "\x12\x34\x81\x80\x00\x00\x00\x00\x00\x00\x00\x00";
@@ -193,6 +230,19 @@ Test(message, edns)
     cr_expect_eq(ldns_pkt_edns_udp_size(p), 1024);
     cr_expect(!ldns_pkt_rd(p));
     ldns_pkt_free(p);
+    message_release(&q);
+}
+
+Test(message, more_than_a_datagram_holds)
+{
+    static const uint8_t asked[] = "\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x01\x01"
+                                   "a\x00\x00\x1c\x00\x01"
+                                   "\x00\x00\x29\xff\xff\x00\x00\x80\x00\x00\x00";
+    struct message_question q;
+
+    message_read(asked, sizeof(asked) - 1, &q);
+    cr_assert_eq(q.kind, MESSAGE_ADDRESS);
+    cr_expect_eq(q.udp_size, MESSAGE_UDP_MAX);
     message_release(&q);
 }
 
