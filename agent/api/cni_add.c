@@ -19,7 +19,6 @@
 
 #define UID_MAX_LEN 128  /* it names a file */
 #define KNOWN_WAIT  5000 /* milliseconds that an ADD waits for the source to tell of the pod */
-#define RETRY_WAIT  20   /* milliseconds between tries while an address is new to its device */
 
 /* Returns what is wrong with the message, or NULL. */
 static const char *parse_add(const cJSON *m, struct add_request *ret)
@@ -116,11 +115,12 @@ static int keep(struct cni *cni, const struct add_request *q, int *netns)
     return 0;
 }
 
-/* Nothing tells of an address that its device has got used to before its pod is followed. */
+/* The kernel reports when its device has got used to an address; at the limit it is tried once more, and
+ * fails. */
 static void wait_for_address(struct cni *cni, const struct add_request *q, int *netns)
 {
     if (keep(cni, q, netns) == 0)
-        loop_timer_set(cni->agent->loop, &cni->timer, RETRY_WAIT);
+        address_watch_wait(&cni->address, cni->netns_fd, ENROLL_ADDRESS_WAIT);
 }
 
 /* The runtime and the agent hear of a pod at the same time, from the same server. */
@@ -306,8 +306,10 @@ static void on_wait(struct loop_timer *timer)
     source_wait_end(&cni->waiter);
     try_add(cni, &cni->request, &fd);
     close_fds(&fd, 1);
-    if (!cni->waits)
+    if (!cni->waits) {
+        address_watch_end(&cni->address);
         cJSON_Delete(take_pointer(cni->kept));
+    }
 }
 
 void cni_add_init(struct cni *cni)
@@ -316,12 +318,14 @@ void cni_add_init(struct cni *cni)
     list_init(&cni->waiter.node);
     cni->waiter.heard = on_heard;
     loop_timer_init(&cni->timer, on_wait);
+    address_watch_init(&cni->address, cni->agent->loop, &cni->timer);
 }
 
 void cni_add_forget(struct cni *cni)
 {
     loop_timer_cancel(&cni->timer);
     source_wait_end(&cni->waiter);
+    address_watch_end(&cni->address);
     close_fds(&cni->netns_fd, 1);
     cJSON_Delete(cni->kept);
     cni->kept = NULL;

@@ -4,6 +4,7 @@
 #define AGENT_API_CNI_CONNECTION_H
 
 #include "agent/agent.h"
+#include "agent/api/address_watch.h"
 #include "agent/enroll/source.h"
 #include "agent/local/server.h"
 
@@ -28,7 +29,8 @@ struct cni {
     int netns_fd;
     uint64_t waits_until; /* loop time in milliseconds; for the source; 0: not for that */
     struct source_waiter waiter;
-    struct loop_timer timer;
+    struct address_watch address;
+    struct loop_timer timer; /* it is tried again, or its wait ends */
 };
 
 /* ---- cni_add.c ---- */

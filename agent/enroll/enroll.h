@@ -36,7 +36,7 @@ bool enroll_wanted(const struct agent *agent, const struct pod *pod, const char 
 int enroll_begin(struct agent *agent, struct pod *pod, bool plugin, pod_enrolled_fn done, void *data,
                  int *ret_program_fd, struct steer_error *error);
 /* What enroll_begin() or watchdog_verify() failed for may pass within ENROLL_ADDRESS_WAIT of its first time:
- * the pod's address is new to its device. Who gets true tries again, a few milliseconds later. */
+ * the pod's address is new to its device. Who gets true tries again once something has changed, or soon. */
 bool enroll_address_wait(struct agent *agent, struct pod *pod, const struct steer_error *error);
 /* The address can be used: another one that is new is waited for afresh. */
 void enroll_address_settled(struct pod *pod);
