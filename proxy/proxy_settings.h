@@ -11,6 +11,8 @@
 
 #include "lib/settings.h"
 
+#define PROXY_RETRIES_MAX 8 /* of outbound_retries */
+
 struct proxy_settings {
     bool cluster; /* the surroundings say so: KUBERNETES_SERVICE_HOST */
     const char *run_dir;
@@ -44,6 +46,7 @@ struct proxy_settings {
     unsigned long pool_max_streams, pool_idle_timeout;
     unsigned long connect_timeout, handshake_timeout, peer_handshake_timeout, answer_timeout, source_timeout,
         half_close_timeout, linger_timeout;
+    unsigned long outbound_retries, ejection_time;
     unsigned long ping_interval, ping_timeout;
     unsigned long drain_deadline;
     unsigned long replaced_linger;

@@ -7,6 +7,7 @@
 
 #include "bruma/mesh.h"
 #include "proxy/connection/pending.h"
+#include "proxy/connection/retry.h"
 #include "proxy/dns/dns.h"
 #include "proxy/hbone/pool.h"
 #include "proxy/hbone/stream.h"
@@ -16,10 +17,17 @@
 #define ATTEMPTS_MAX         3
 #define FOREIGN_MILLISECONDS 500
 
+static enum admission_step place(struct admission *a, bool timed_out);
+static bool stream_elsewhere(struct stream *s, enum bruma_reason reason);
+
+static const struct admission_ops ops = {.place = place, .refused = pending_refused};
+
 static void fail_errno(struct stream *s, enum bruma_reason reason, int error)
 {
     char buf[128];
 
+    if (stream_elsewhere(s, reason))
+        return;
     stream_close(s, reason, strerror_r(error < 0 ? -error : error, buf, sizeof(buf)), true);
 }
 
@@ -73,8 +81,11 @@ static void find_tunnel(struct stream *s)
         fail_errno(s, socket_reason(r), r);
     else if (t->state == TUNNEL_OPEN)
         request(s, t);
-    else
+    else {
         tunnel_enqueue(t, s);
+        if (retry_patience(&s->c) && !loop_timer_armed(&s->timer))
+            loop_timer_set(connection_worker(&s->c)->loop, &s->timer, retry_patience(&s->c));
+    }
 }
 
 static void tunnel_ready(struct stream *s)
@@ -86,7 +97,7 @@ static void tunnel_ready(struct stream *s)
 /*
  * Nothing of the application has been sent before the answer, so another tunnel may be tried: the peer may
  * just have closed the pooled one. Failures of a fresh tunnel (refused, untrusted ...) would only repeat
- * themselves.
+ * themselves; some of them would not at another endpoint.
  */
 static void tunnel_lost(struct stream *s, enum bruma_reason reason, const char *detail)
 {
@@ -98,8 +109,18 @@ static void tunnel_lost(struct stream *s, enum bruma_reason reason, const char *
         find_tunnel(s);
         return;
     }
+    if (stream_elsewhere(s, reason == BRUMA_REASON_NONE ? BRUMA_REASON_HTTP2_ERROR : reason))
+        return;
     s->state = STREAM_REQUESTED;
     stream_close(s, reason == BRUMA_REASON_NONE ? BRUMA_REASON_HTTP2_ERROR : reason, detail, true);
+}
+
+/* Its own time is over: another endpoint is tried if there is one, and if not, it waits on. */
+static void tunnel_late(struct stream *s)
+{
+    stream_elsewhere(s, s->tunnel && s->tunnel->state == TUNNEL_HANDSHAKING
+                            ? BRUMA_REASON_TLS_HANDSHAKE_TIMEOUT
+                            : BRUMA_REASON_HBONE_BLOCKED);
 }
 
 static void answered(struct stream *s, int status)
@@ -108,12 +129,16 @@ static void answered(struct stream *s, int status)
     char text[64];
 
     if (status == 200) {
+        retry_over(&s->c);
         stream_open(s);
         if (s->state == STREAM_OPEN && tunnel_stream_start(t, s) < 0)
             stream_close(s, BRUMA_REASON_HTTP2_ERROR, NULL, true);
         return;
     }
     if (status >= 100 && status < 200)
+        return;
+    /* 503 is said before the application was reached; everything else is a decision. */
+    if (status == 503 && stream_elsewhere(s, BRUMA_REASON_CONNECT_REJECTED))
         return;
     snprintf(text, sizeof(text), "the peer answered CONNECT with status %d", status);
     stream_close(s, BRUMA_REASON_CONNECT_REJECTED, text, true);
@@ -123,6 +148,7 @@ static const struct stream_events stream_events = {
     .tunnel_ready = tunnel_ready,
     .tunnel_lost = tunnel_lost,
     .answered = answered,
+    .tunnel_late = tunnel_late,
 };
 
 /* What the route refers to is the connection's from here on. */
@@ -141,6 +167,7 @@ static int describe(struct pending *p, const struct workload *local, struct rout
     }
     route->upstream = NULL;
     route->service = NULL;
+    p->c.endpoint = route->endpoint;
     connection_open(&p->c, &route->target);
     return 0;
 }
@@ -159,6 +186,8 @@ static void go_tunnel(struct pending *p, struct route *route)
     find_tunnel(s);
 }
 
+static bool relay_elsewhere(struct connection *c, int fd, enum bruma_reason reason);
+
 static void go(struct pending *p, const struct workload *local, struct route *route)
 {
     if (describe(p, local, route) < 0)
@@ -166,7 +195,43 @@ static void go(struct pending *p, const struct workload *local, struct route *ro
     else if (route->kind == ROUTE_HBONE)
         go_tunnel(p, route);
     else
-        pending_relay(p, &route->target);
+        pending_relay(p, &route->target, relay_elsewhere);
+}
+
+/* ---- another endpoint ---- */
+
+/* route was chosen by retry_elsewhere(). */
+static void go_again(struct pending *p, struct route *route)
+{
+    go(p, worker_pod_source(p->c.wp), route);
+    route_release(route);
+}
+
+static bool stream_elsewhere(struct stream *s, enum bruma_reason reason)
+{
+    int fd = s->fd;
+    struct route route;
+    struct pending p;
+
+    if (!retry_elsewhere(&s->c, reason, &route))
+        return false;
+    stream_abandon(s);
+    pending_again(&p, &ops, fd, &s->c);
+    loop_free_later(p.c.wp->worker->loop, s);
+    go_again(&p, &route);
+    return true;
+}
+
+static bool relay_elsewhere(struct connection *c, int fd, enum bruma_reason reason)
+{
+    struct route route;
+    struct pending p;
+
+    if (!retry_elsewhere(c, reason, &route))
+        return false;
+    pending_again(&p, &ops, fd, c);
+    go_again(&p, &route);
+    return true;
 }
 
 static bool worth_waiting(struct worker_pod *wp)
@@ -206,14 +271,14 @@ static bool is_to_itself(const struct connection *c)
     return false;
 }
 
+/* ---- where to ---- */
+
 static void find_route(const struct connection *c, const struct workload *local, struct route *ret)
 {
-    struct worker *w = connection_worker(c);
-
     if (is_to_itself(c))
         *ret = (struct route){.kind = ROUTE_PASSTHROUGH, .target = c->destination};
     else
-        route_outbound(w->state, local, &c->destination, &w->random, ret);
+        retry_route(c, local, ret);
 }
 
 /* Destinations outside the mesh wait for nothing, those in it for the pod's certificate alone; where to is
@@ -242,8 +307,6 @@ static enum admission_step place(struct admission *a, bool timed_out)
     route_release(&route);
     return ADMISSION_OVER;
 }
-
-static const struct admission_ops ops = {.place = place, .refused = pending_refused};
 
 /* fd: the application's connection, or one end of a pair of sockets whose other end asks DNS for it. */
 static void begin(struct worker_pod *wp, int fd, const struct endpoint *client,

@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 
-#include "proxy/connection/relay.h"
 #include "proxy/socket/socket.h"
 
 void pending_over(struct pending *p)
@@ -41,6 +40,14 @@ void pending_init(struct pending *p, struct worker_pod *wp, const struct admissi
     admission_init(&p->admission, &p->c, ops);
 }
 
+void pending_again(struct pending *p, const struct admission_ops *ops, int fd, struct connection *c)
+{
+    p->fd = fd;
+    p->waits = false;
+    connection_move(&p->c, c, abort_pending);
+    admission_init(&p->admission, &p->c, ops);
+}
+
 void pending_decide(struct pending *now)
 {
     struct pending *p;
@@ -59,9 +66,9 @@ void pending_decide(struct pending *now)
     worker_wait(&p->admission.waiter);
 }
 
-void pending_relay(struct pending *p, const struct endpoint *target)
+void pending_relay(struct pending *p, const struct endpoint *target, relay_failed_fn failed)
 {
-    if (relay_start(&p->c, p->fd, target) < 0)
+    if (relay_start(&p->c, p->fd, target, failed) < 0)
         pending_refuse(p, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
     else
         pending_over(p);

@@ -8,6 +8,7 @@
 #define PROXY_CONNECTION_PENDING_H
 
 #include "proxy/connection/admission.h"
+#include "proxy/connection/relay.h"
 
 struct pending {
     struct admission admission;
@@ -25,6 +26,9 @@ static inline struct pending *pending_of(struct admission *admission)
 /* Takes fd. ops: kept, not copied. */
 void pending_init(struct pending *pending, struct worker_pod *wp, const struct admission_ops *ops,
                   bool inbound, int fd, const struct endpoint *client, const struct endpoint *destination);
+/* What has been decided upon, and had become something else, is pending again: takes connection and fd. */
+void pending_again(struct pending *pending, const struct admission_ops *ops, int fd,
+                   struct connection *connection);
 /* pending is over or elsewhere afterwards. */
 void pending_decide(struct pending *pending);
 
@@ -32,8 +36,8 @@ void pending_decide(struct pending *pending);
 void pending_refuse(struct pending *pending, enum bruma_reason reason, const char *detail);
 /* The same, as admission_ops have it. */
 void pending_refused(struct admission *admission, int status, enum bruma_reason reason, const char *detail);
-/* Its end: described and open, it becomes a relay to target. */
-void pending_relay(struct pending *pending, const struct endpoint *target);
+/* Its end: described and open, it becomes a relay to target. failed: of relay_start(). */
+void pending_relay(struct pending *pending, const struct endpoint *target, relay_failed_fn failed);
 /* Its end: what it became has its socket and its connection. */
 void pending_over(struct pending *pending);
 

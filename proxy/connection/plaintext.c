@@ -30,7 +30,7 @@ static void open_connection(struct admission *a)
 
 static void allowed(struct admission *a)
 {
-    pending_relay(pending_of(a), &a->c->destination);
+    pending_relay(pending_of(a), &a->c->destination, NULL);
 }
 
 static const struct admission_ops ops = {

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "proxy/connection/relay_side.h"
+#include "proxy/connection/retry.h"
 #include "proxy/pod/live_connections.h"
 #include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
@@ -26,6 +27,8 @@ struct relay {
     size_t left;         /* of those last bytes, when the timer looked at them last */
     struct quota second; /* the descriptor of BACK */
     bool connected, closed, is_live;
+    bool patient;           /* the timer is to try another endpoint, and not yet the limit */
+    relay_failed_fn failed; /* or NULL */
     uint16_t delivery_port; /* inbound: of BACK; see socket_deliver() */
 };
 
@@ -73,11 +76,29 @@ static void part(struct relay *r, int index, bool reset, bool drop)
         r->delivery_port = 0;
 }
 
+/* The connection goes on without this relay, if another endpoint is found for it. */
+static bool given_away(struct relay *r, enum bruma_reason reason)
+{
+    struct worker_pod *wp = r->c.wp;
+    struct loop *loop = wp->worker->loop;
+
+    if (!r->failed || !r->failed(&r->c, r->sides[FRONT].fd, reason))
+        return false;
+    r->closed = true;
+    loop_timer_cancel(&r->timer);
+    loop_watch_remove(loop, &r->sides[BACK].watch);
+    if (r->sides[BACK].fd >= 0)
+        close(r->sides[BACK].fd);
+    quota_release(wp, NULL, &r->second);
+    loop_free_later(loop, r);
+    return true;
+}
+
 static void relay_close(struct relay *r, enum bruma_reason reason, const char *detail, bool reset)
 {
     struct loop *loop = loop_of(r);
 
-    if (r->closed)
+    if (r->closed || (!r->connected && given_away(r, reason)))
         return;
     r->closed = true;
     loop_timer_cancel(&r->timer);
@@ -130,6 +151,12 @@ static void on_timer(struct loop_timer *timer)
     const struct proxy_settings *set = connection_worker(&r->c)->settings;
     uint64_t limit = set->half_close_timeout, idle;
 
+    if (!r->connected && r->patient) {
+        r->patient = false;
+        loop_timer_set(loop_of(r), timer, set->connect_timeout - retry_patience(&r->c));
+        given_away(r, BRUMA_REASON_CONNECT_TIMEOUT);
+        return;
+    }
     if (!r->connected) {
         relay_close(r, BRUMA_REASON_CONNECT_TIMEOUT, NULL, true);
         return;
@@ -291,6 +318,7 @@ static void established(struct relay *r)
     int e;
 
     r->connected = true;
+    retry_over(&r->c);
     if (!r->sides[BACK].reset)
         loop_timer_cancel(&r->timer);
     r->sides[FRONT].watch.fd = -1;
@@ -365,10 +393,11 @@ static void dial(struct relay *r, const struct endpoint *target)
         relay_close(r, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
         return;
     }
-    loop_timer_set(w->loop, &r->timer, w->settings->connect_timeout);
+    r->patient = r->failed && retry_patience(&r->c);
+    loop_timer_set(w->loop, &r->timer, r->patient ? retry_patience(&r->c) : w->settings->connect_timeout);
 }
 
-int relay_start(struct connection *c, int fd, const struct endpoint *target)
+int relay_start(struct connection *c, int fd, const struct endpoint *target, relay_failed_fn failed)
 {
     struct relay *r = calloc(1, sizeof(*r));
 
@@ -379,6 +408,7 @@ int relay_start(struct connection *c, int fd, const struct endpoint *target)
         r->sides[i].watch.fd = -1;
     }
     r->sides[FRONT].fd = fd;
+    r->failed = failed;
     loop_timer_init(&r->timer, on_timer);
     connection_move(&r->c, c, abort_connection);
     socket_keepalive(connection_worker(&r->c)->settings, fd);

@@ -90,6 +90,33 @@ static void part(struct stream *s, bool reset, bool owed)
     s->fd = -1;
 }
 
+static void leave_tunnel(struct stream *s)
+{
+    if (!s->tunnel)
+        return;
+    if (s->state == STREAM_WAITING) {
+        list_del(&s->tunnel_node);
+        s->tunnel->queue_len--;
+        s->tunnel = NULL;
+    } else {
+        tunnel_reset_stream(s->tunnel, s, NGHTTP2_CANCEL);
+    }
+}
+
+void stream_abandon(struct stream *s)
+{
+    leave_tunnel(s);
+    s->state = STREAM_CLOSED;
+    s->fd = -1;
+    list_del(&s->held_node);
+    list_del(&s->touched_node);
+    loop_timer_cancel(&s->timer);
+    free(s->gathered);
+    s->gathered = NULL;
+    stream_free_pending(s);
+    service_unref(s->expected_service);
+}
+
 void stream_close(struct stream *s, enum bruma_reason reason, const char *detail, bool reset)
 {
     struct worker *w = s->c.wp->worker;
@@ -98,15 +125,7 @@ void stream_close(struct stream *s, enum bruma_reason reason, const char *detail
 
     if (s->state == STREAM_CLOSED)
         return;
-    if (s->tunnel) {
-        if (s->state == STREAM_WAITING) {
-            list_del(&s->tunnel_node);
-            s->tunnel->queue_len--;
-            s->tunnel = NULL;
-        } else {
-            tunnel_reset_stream(s->tunnel, s, NGHTTP2_CANCEL);
-        }
-    }
+    leave_tunnel(s);
     s->state = STREAM_CLOSED;
     list_del(&s->held_node);
     list_del(&s->touched_node);
@@ -166,6 +185,8 @@ static void on_timer(struct loop_timer *timer)
         }
         break;
     case STREAM_WAITING:
+        s->events->tunnel_late(s);
+        break;
     case STREAM_CLOSED:
         break;
     }

@@ -25,6 +25,9 @@ struct stream_events {
     void (*tunnel_ready)(struct stream *stream);
     void (*tunnel_lost)(struct stream *stream, enum bruma_reason reason, const char *detail);
     void (*answered)(struct stream *stream, int status);
+    /* Outbound: called when the tunnel that it waits for is not open within the time that stream.timer was
+     * set to. */
+    void (*tunnel_late)(struct stream *stream);
     /* Inbound: called when its request has arrived whole. */
     void (*requested)(struct stream *stream);
     /* Inbound: called when the connect to the application has succeeded or failed. */
@@ -85,6 +88,9 @@ struct stream *stream_new(struct worker_pod *wp, const struct endpoint *client,
 /* Outbound: takes over a connection that is open to telemetry, with the application's socket. NULL without
  * memory, and both are the caller's still. */
 struct stream *stream_take(struct connection *c, int fd, const struct stream_events *events);
+/* Outbound, not open yet: it leaves its tunnel. The caller moves its connection, takes its socket, and frees
+ * it by loop_free_later(). */
+void stream_abandon(struct stream *s);
 /* Bytes may flow from here on: watches the application's socket. */
 void stream_open(struct stream *s);
 

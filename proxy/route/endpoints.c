@@ -90,10 +90,21 @@ static int rank(const struct service_full *s, const struct workload *source, con
     return s->mode == BALANCE_STRICT && found < n ? -1 : found + bonus;
 }
 
+static bool is_left_out(const struct endpoint_filter *f, const struct endpoint *endpoint)
+{
+    if (f->ejected && ejected_has(f->ejected, endpoint, f->now))
+        return true;
+    for (unsigned i = 0; i < f->tried_len; i++) {
+        if (endpoint_equal(&f->tried[i], endpoint))
+            return true;
+    }
+    return false;
+}
+
 /* Fills what a look at one endpoint tells. True: it is a candidate. */
 static bool candidate(const struct workload_service *membership, const struct workload *source,
                       const struct port_map *of_service, uint16_t port, enum balance_purpose purpose,
-                      struct choice_of_endpoint *ret)
+                      const struct endpoint_filter *filter, struct choice_of_endpoint *ret)
 {
     const struct workload_full *w = workload_of_service(membership);
 
@@ -108,6 +119,11 @@ static bool candidate(const struct workload_service *membership, const struct wo
         ret->no_address |= *w->public.hostname != '\0';
         return false;
     }
+    ret->endpoint = (struct endpoint){w->addresses[0].addr, ret->port};
+    if (filter && is_left_out(filter, &ret->endpoint)) {
+        ret->left_out = true;
+        return false;
+    }
     ret->workload = w;
     return true;
 }
@@ -119,7 +135,8 @@ static bool candidate(const struct workload_service *membership, const struct wo
  */
 static bool choose_quickly(const struct service_full *s, const struct endpoints *e,
                            const struct workload *source, const struct port_map *of_service, uint16_t port,
-                           enum balance_purpose purpose, uint64_t *random, struct choice_of_endpoint *ret)
+                           enum balance_purpose purpose, uint64_t *random,
+                           const struct endpoint_filter *filter, struct choice_of_endpoint *ret)
 {
     int best = best_rank(s);
 
@@ -127,7 +144,7 @@ static bool choose_quickly(const struct service_full *s, const struct endpoints 
         const struct workload_service *m = e->items[random_below(random, e->len)];
 
         if (random_below(random, e->capacity_max) < workload_of_service(m)->public.capacity &&
-            candidate(m, source, of_service, port, purpose, ret) &&
+            candidate(m, source, of_service, port, purpose, filter, ret) &&
             rank(s, source, &ret->workload->public) == best)
             return true;
     }
@@ -137,7 +154,8 @@ static bool choose_quickly(const struct service_full *s, const struct endpoints 
 
 static void choose_ranked(const struct service_full *s, const struct endpoints *e,
                           const struct workload *source, const struct port_map *of_service, uint16_t port,
-                          enum balance_purpose purpose, uint64_t *random, struct choice_of_endpoint *ret)
+                          enum balance_purpose purpose, uint64_t *random,
+                          const struct endpoint_filter *filter, struct choice_of_endpoint *ret)
 {
     struct choice_of_endpoint best = {};
     uint64_t total = 0;
@@ -148,9 +166,10 @@ static void choose_ranked(const struct service_full *s, const struct endpoints *
         uint32_t capacity;
         int r;
 
-        if (!candidate(e->items[i], source, of_service, port, purpose, &now)) {
+        if (!candidate(e->items[i], source, of_service, port, purpose, filter, &now)) {
             ret->other_network |= now.other_network;
             ret->no_address |= now.no_address;
+            ret->left_out |= now.left_out;
             continue;
         }
         r = rank(s, source, &now.workload->public);
@@ -169,10 +188,20 @@ static void choose_ranked(const struct service_full *s, const struct endpoints *
     }
     ret->workload = best.workload;
     ret->port = best.port;
+    ret->endpoint = best.endpoint;
+}
+
+static void choose(const struct service_full *s, const struct endpoints *e, const struct workload *source,
+                   const struct port_map *of_service, uint16_t port, enum balance_purpose purpose,
+                   uint64_t *random, const struct endpoint_filter *filter, struct choice_of_endpoint *ret)
+{
+    if (!choose_quickly(s, e, source, of_service, port, purpose, random, filter, ret))
+        choose_ranked(s, e, source, of_service, port, purpose, random, filter, ret);
 }
 
 void endpoints_choose(const struct service_full *service, const struct workload *source, uint16_t port,
-                      enum balance_purpose purpose, uint64_t *random, struct choice_of_endpoint *ret)
+                      enum balance_purpose purpose, uint64_t *random, const struct endpoint_filter *filter,
+                      struct choice_of_endpoint *ret)
 {
     const struct endpoints *e = rcu_read(service->node->endpoints);
     const struct port_map *of_service = service_port(service, port);
@@ -180,6 +209,11 @@ void endpoints_choose(const struct service_full *service, const struct workload 
     *ret = (struct choice_of_endpoint){.no_port = !of_service && purpose == BALANCE_FOR_TRAFFIC};
     if (!e || ret->no_port || !e->capacity_max)
         return;
-    if (!choose_quickly(service, e, source, of_service, port, purpose, random, ret))
-        choose_ranked(service, e, source, of_service, port, purpose, random, ret);
+    choose(service, e, source, of_service, port, purpose, random, filter, ret);
+    if (!ret->workload && ret->left_out && filter->ejected) {
+        struct endpoint_filter all_in = *filter;
+
+        all_in.ejected = NULL;
+        choose(service, e, source, of_service, port, purpose, random, &all_in, ret);
+    }
 }

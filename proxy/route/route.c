@@ -15,6 +15,7 @@ struct decision {
     const struct workload_full *source;
     const struct endpoint *destination;
     uint64_t *random;
+    const struct endpoint_filter *filter;
     struct route *route;
 };
 
@@ -121,7 +122,7 @@ static void through_waypoint(struct decision *d, const struct gateway_reference 
     struct reference_target target;
     char name[160];
 
-    reference_resolve(d->state, reference, &d->source->public, d->random, &target);
+    reference_resolve(d->state, reference, &d->source->public, d->random, d->filter, &target);
     if (!target.workload) {
         reference_format(reference, name, sizeof(name));
         if (target.other_network)
@@ -141,6 +142,7 @@ static void through_waypoint(struct decision *d, const struct gateway_reference 
     }
     d->route->kind = ROUTE_HBONE;
     d->route->via_waypoint = true;
+    d->route->endpoint = target.endpoint;
     d->route->target = (struct endpoint){*addr, target.port};
     endpoint_format(d->destination, d->route->authority);
     keep_upstream(d, target.workload);
@@ -225,11 +227,14 @@ static void select_upstream(struct decision *d, const struct service_full *known
         return;
     }
     if (service) {
-        endpoints_choose(service, source, d->destination->port, BALANCE_FOR_TRAFFIC, d->random, &choice);
-        if (choice.workload)
+        endpoints_choose(service, source, d->destination->port, BALANCE_FOR_TRAFFIC, d->random, d->filter,
+                         &choice);
+        if (choice.workload) {
+            d->route->endpoint = choice.endpoint;
             direct(d, service, choice.workload, choice.port, known != NULL);
-        else
+        } else {
             fail_no_upstream(d, service, &choice);
+        }
         return;
     }
     workload = find_workload(d->state, source->network, &d->destination->addr);
@@ -243,7 +248,8 @@ static void select_upstream(struct decision *d, const struct service_full *known
 }
 
 void route_outbound(const struct state *state, const struct workload *source,
-                    const struct endpoint *destination, uint64_t *random, struct route *ret)
+                    const struct endpoint *destination, uint64_t *random,
+                    const struct endpoint_filter *filter, struct route *ret)
 {
     const struct gateway_reference *waypoint = NULL;
     const struct service_full *service = NULL;
@@ -251,6 +257,7 @@ void route_outbound(const struct state *state, const struct workload *source,
                          .source = workload_full(source),
                          .destination = destination,
                          .random = random,
+                         .filter = filter,
                          .route = ret};
 
     *ret = (struct route){};

@@ -10,6 +10,8 @@
 
 #define ROUTE_AUTHORITY_LEN 300
 
+struct endpoint_filter;
+
 enum route_kind {
     ROUTE_FAILED,      /* reason says why: close the connection (early deny) */
     ROUTE_PASSTHROUGH, /* plain TCP to the original destination, nothing known about it */
@@ -27,6 +29,8 @@ struct route {
     const struct service
         *expected_service; /* whose SANs are accepted beside the upstream's identity; referenced, or NULL */
     bool via_waypoint;
+    struct endpoint
+        endpoint;     /* which of a service's (or of a waypoint's); port 0: it was not chosen among such */
     char detail[128]; /* for ROUTE_FAILED: names the service, waypoint ... */
 };
 
@@ -37,9 +41,10 @@ static inline bool route_is_own_port(uint16_t port)
 }
 
 /* Fills ret whole; the caller gives it back by route_release(). source: the local workload of the pod.
- * random: state of a cheap generator owned by the worker (xorshift). */
+ * random: state of a cheap generator owned by the worker (xorshift). filter: of endpoints.h, or NULL. */
 void route_outbound(const struct state *state, const struct workload *source,
-                    const struct endpoint *destination, uint64_t *random, struct route *ret);
+                    const struct endpoint *destination, uint64_t *random,
+                    const struct endpoint_filter *filter, struct route *ret);
 /* Drops its references; harmless a second time, and for a zeroed one. */
 void route_release(struct route *route);
 

@@ -34,7 +34,8 @@ static const struct workload_full *reference_workload(const struct state *state,
 }
 
 void reference_resolve(const struct state *state, const struct gateway_reference *reference,
-                       const struct workload *source, uint64_t *random, struct reference_target *ret)
+                       const struct workload *source, uint64_t *random, const struct endpoint_filter *filter,
+                       struct reference_target *ret)
 {
     const struct service_full *service = reference_service(state, reference, source->namespace);
     struct choice_of_endpoint choice;
@@ -45,9 +46,11 @@ void reference_resolve(const struct state *state, const struct gateway_reference
         ret->why = "neither a service nor a workload has that name";
         return;
     }
-    endpoints_choose(service, source, reference->port, BALANCE_FOR_WAYPOINT, random, &choice);
+    endpoints_choose(service, source, reference->port, BALANCE_FOR_WAYPOINT, random, filter, &choice);
     ret->workload = choice.workload;
     ret->port = choice.port;
+    if (choice.workload)
+        ret->endpoint = choice.endpoint;
     ret->other_network = choice.other_network;
     ret->why = choice.no_address ? "its endpoints have a hostname only" : "it has no usable endpoint";
 }

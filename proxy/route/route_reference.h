@@ -3,20 +3,22 @@
 #ifndef PROXY_ROUTE_ROUTE_REFERENCE_H
 #define PROXY_ROUTE_ROUTE_REFERENCE_H
 
-#include "proxy/state/state_objects.h"
+#include "proxy/route/endpoints.h"
 
 struct reference_target {
     const struct workload_full *workload; /* NULL: not resolved */
     const struct service_full *service;   /* through which it was found, or NULL */
     uint16_t port;
-    bool other_network; /* of what was found, nothing is in the source's network */
-    const char *why;    /* not resolved: a few words */
+    struct endpoint endpoint; /* as in struct route */
+    bool other_network;       /* of what was found, nothing is in the source's network */
+    const char *why;          /* not resolved: a few words */
 };
 
-/* Fills ret whole; what it points to is the state's, valid until the next quiescent state. random: see
- * route.h. */
+/* Fills ret whole; what it points to is the state's, valid until the next quiescent state. random and
+ * filter: see route.h. */
 void reference_resolve(const struct state *state, const struct gateway_reference *reference,
-                       const struct workload *source, uint64_t *random, struct reference_target *ret);
+                       const struct workload *source, uint64_t *random, const struct endpoint_filter *filter,
+                       struct reference_target *ret);
 
 /* True if the reference stands for this workload: it owns the address, or is an endpoint of the service.
  * arrival: one of its addresses that counts, NULL: any. */

@@ -191,6 +191,17 @@ static void volume(struct line_writer *w, const struct access_line *line)
     text_literal(&w->text, "ms\"");
 }
 
+/* Endpoints that failed before this one, and why the last of them did. */
+static void retries(struct line_writer *w, const struct flow *f)
+{
+    key(w, "retries");
+    number(w, f->retries);
+    key(w, "retry_reason");
+    text_literal(&w->text, "\"");
+    text_string(&w->text, reason_name(f->retry_reason));
+    text_literal(&w->text, "\"");
+}
+
 /* The name of the reason first: it is what the metrics, the docs and `brumactl` know it by. */
 static void error(struct line_writer *w, const struct access_line *line)
 {
@@ -220,6 +231,8 @@ size_t access_log_format(struct access_log *log, const struct access_line *line,
     direction(&w, line->flow);
     if (line->event == ACCESS_COMPLETE)
         volume(&w, line);
+    if (line->flow->retries)
+        retries(&w, line->flow);
     if (line->reason != BRUMA_REASON_NONE)
         error(&w, line);
     if (w.json)

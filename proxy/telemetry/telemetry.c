@@ -79,7 +79,8 @@ void telemetry_open(struct telemetry *t, struct flow *flow)
     counter_add(&s->opened, 1);
     counter_add(&t->opened[flow->reporter], 1);
     flow->series = s;
-    flow->opened = clock_nanoseconds();
+    if (!flow->retries)
+        flow->opened = clock_nanoseconds();
     flow->received = flow->sent = 0;
     write_line(t, &line);
 }
@@ -107,6 +108,17 @@ void telemetry_failure(struct telemetry *t, enum bruma_reason reason)
     count_failure(t, REPORTER_SOURCE, reason);
 }
 
+static void count_closed(struct telemetry *t, struct flow *flow, enum bruma_reason reason)
+{
+    struct metric_series *s = flow->series;
+
+    s->open--;
+    s->touched = loop_now(t->loop);
+    counter_add(&s->closed[flag_of_reason(reason)], 1);
+    __atomic_store_n(&t->closed[flow->reporter], t->closed[flow->reporter] + 1, __ATOMIC_RELEASE);
+    flow->series = NULL;
+}
+
 void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason reason, const char *detail)
 {
     struct metric_series *s = flow->series;
@@ -121,13 +133,23 @@ void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason r
 
     if (!s)
         return;
-    s->open--;
-    s->touched = loop_now(t->loop);
-    counter_add(&s->closed[flag_of_reason(reason)], 1);
-    __atomic_store_n(&t->closed[flow->reporter], t->closed[flow->reporter] + 1, __ATOMIC_RELEASE);
+    count_closed(t, flow, reason);
     count_failure(t, flow->reporter, reason);
     write_line(t, &line);
-    flow->series = NULL;
+}
+
+void telemetry_retry(struct telemetry *t, struct flow *flow, enum bruma_reason reason)
+{
+    if (flow->series)
+        count_closed(t, flow, reason);
+    counter_add(&t->retries[(unsigned)reason < BRUMA_REASON_COUNT ? reason : BRUMA_REASON_INTERNAL], 1);
+    flow->retries++;
+    flow->retry_reason = reason;
+}
+
+void telemetry_ejected(struct telemetry *t)
+{
+    counter_add(&t->ejections, 1);
 }
 
 void telemetry_early_deny(struct telemetry *t, enum telemetry_reporter reporter,

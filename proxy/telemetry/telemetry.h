@@ -35,10 +35,13 @@ struct flow {
 
     /* set by telemetry_open() */
     struct metric_series *series;
-    uint64_t opened; /* nanoseconds, CLOCK_MONOTONIC */
+    uint64_t opened; /* nanoseconds, CLOCK_MONOTONIC; of the first endpoint that was tried */
     /* counted with telemetry_bytes() */
     uint64_t received; /* from the initiator of the connection */
     uint64_t sent;     /* back to it */
+    /* counted with telemetry_retry() */
+    unsigned retries;
+    enum bruma_reason retry_reason; /* of the last one */
 };
 
 /* log_fd: where access log lines go (stdout). Lines are gathered and written at the latest 100 ms later,
@@ -57,6 +60,11 @@ void telemetry_bytes(struct flow *flow, uint64_t received, uint64_t sent);
  * NULL: the reason's own words. */
 void telemetry_close(struct telemetry *telemetry, struct flow *flow, enum bruma_reason reason,
                      const char *detail);
+/* An endpoint of a service has failed, and another one is tried: the series of the first one count it as
+ * opened, closed and failed, and the connection is opened again. The log has one line for all. */
+void telemetry_retry(struct telemetry *telemetry, struct flow *flow, enum bruma_reason reason);
+/* An endpoint is left out of the choice for a moment. */
+void telemetry_ejected(struct telemetry *telemetry);
 /* "connection failed" line of an early deny (contract 8.3) and the failure counter of the reason; no traffic
  * metrics. */
 void telemetry_early_deny(struct telemetry *telemetry, enum telemetry_reporter reporter,

@@ -19,6 +19,8 @@ struct telemetry {
     /* Relaxed atomics, written by the worker, read by scrapes. */
     uint64_t opened[2], closed[2]; /* by reporter */
     uint64_t failures[BRUMA_REASON_COUNT];
+    uint64_t retries[BRUMA_REASON_COUNT]; /* by what the endpoint before has failed for */
+    uint64_t ejections;
     uint64_t revoked[2]; /* of the failures: revoked certificates, by reporter */
     uint64_t policy_waits;
     uint64_t hidden_clients;

@@ -150,22 +150,26 @@ static void sockets(struct telemetry *const *all, size_t count, FILE *out)
     }
 }
 
-static void failures(struct telemetry *const *all, size_t count, FILE *out)
+/* A counter for each reason; offset: of its array in struct telemetry. */
+static void by_reason(struct telemetry *const *all, size_t count, size_t offset, const char *name,
+                      const char *help, FILE *out)
 {
+    char sample_name[64];
     bool any = false;
+
+    snprintf(sample_name, sizeof(sample_name), "%s_total", name);
 
     for (unsigned reason = 0; reason < BRUMA_REASON_COUNT; reason++) {
         uint64_t n = 0;
 
         for (size_t i = 0; i < count; i++)
-            n += counter_read(&all[i]->failures[reason]);
+            n += counter_read((const uint64_t *)(const void *)((const char *)all[i] + offset) + reason);
         if (!n)
             continue;
         if (!any)
-            metric_family(out, "bruma_failures", "counter",
-                          "Connections that failed or were ended, by reason.");
+            metric_family(out, name, "counter", help);
         any = true;
-        metric_labelled(out, "bruma_failures_total", "reason", reason_name((enum bruma_reason)reason), n);
+        metric_labelled(out, sample_name, "reason", reason_name((enum bruma_reason)reason), n);
     }
 }
 
@@ -191,7 +195,7 @@ static void revocations(struct telemetry *const *all, size_t count, FILE *out)
 static void about_ourselves(struct telemetry *const *all, size_t count, FILE *out)
 {
     struct metric_series_statistics sum = {};
-    uint64_t dropped = 0, waits = 0, hidden = 0;
+    uint64_t dropped = 0, waits = 0, hidden = 0, ejections = 0;
 
     for (size_t i = 0; i < count; i++) {
         struct metric_series_statistics one;
@@ -204,6 +208,7 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
         dropped += log_sink_dropped(all[i]->sink);
         waits += counter_read(&all[i]->policy_waits);
         hidden += counter_read(&all[i]->hidden_clients);
+        ejections += counter_read(&all[i]->ejections);
     }
     metric_counter(out, "bruma_access_log_dropped_lines",
                    "Lines of the access log that were dropped because they could not be written in time.",
@@ -218,6 +223,10 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
         "Connections that reached their application from the pod's own address, for lack of a port for the "
         "client's.",
         hidden);
+    metric_counter(
+        out, "bruma_endpoint_ejections",
+        "Times that a worker left an endpoint out of the choice for a moment, since it had failed.",
+        ejections);
     metric_gauge(out, "bruma_telemetry_series", "Label sets in memory, counted in each worker.", sum.series);
     metric_counter(out, "bruma_telemetry_series_evicted",
                    "Label sets that were dropped because they were no longer used.", sum.evicted);
@@ -265,7 +274,12 @@ void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *o
     free(scrape.totals);
     free(list);
     sockets(all, count, out);
-    failures(all, count, out);
+    by_reason(all, count, offsetof(struct telemetry, failures), "bruma_failures",
+              "Connections that failed or were ended, by reason.", out);
+    by_reason(
+        all, count, offsetof(struct telemetry, retries), "bruma_outbound_retries",
+        "Connections to a service that were tried on another endpoint, by what the one before failed for.",
+        out);
     revocations(all, count, out);
     questions(all, count, out);
     about_ourselves(all, count, out);

@@ -114,6 +114,8 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     workload_unref(c->flow.source);
     workload_unref(c->flow.destination);
     service_unref(c->flow.service);
+    free(c->tried);
+    c->tried = NULL;
     free(c->strings);
     c->strings = NULL;
     memset(&c->flow, 0, sizeof(c->flow));

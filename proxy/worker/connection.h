@@ -8,13 +8,17 @@
 #include "proxy/worker/quota.h"
 #include "proxy/worker/worker.h"
 
+struct tried_endpoints;
+
 struct connection {
     struct list node; /* in worker_pod.connections */
     struct worker_pod *wp;
     bool inbound, opened;
     struct quota quota;
-    struct endpoint client;      /* who opened the connection */
-    struct endpoint destination; /* as the client dialed it */
+    struct endpoint client;        /* who opened the connection */
+    struct endpoint destination;   /* as the client dialed it */
+    struct endpoint endpoint;      /* outbound: that of a service which was chosen; port 0: none was */
+    struct tried_endpoints *tried; /* outbound: before it, until one serves; of connection/retry.c; or NULL */
     struct flow flow;
     struct budget_account account; /* bytes that one side has not taken */
     char *strings;                 /* identity, baggage and authority that flow points to; one allocation */

@@ -7,6 +7,7 @@
 #include "lib/log_rest.h"
 #include "proxy/pod/pod.h"
 #include "proxy/proxy.h"
+#include "proxy/route/ejected.h"
 #include "proxy/state/reader.h"
 #include "proxy/tls/tls.h"
 #include "proxy/worker/delivery_ports.h"
@@ -29,6 +30,7 @@ struct worker {
     struct loop *loop; /* loop_post() from any thread */
     struct telemetry *telemetry;
     uint64_t random;
+    struct ejected ejected;     /* endpoints of services */
     struct pod *in_pod;         /* whose netns the thread is in; referenced; NULL: the proxy's own */
     struct mnl_socket *netlink; /* of in_pod's netns, for route_device(); NULL until it is needed */
     struct list pods;           /* struct worker_pod */

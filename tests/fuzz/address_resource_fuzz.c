@@ -26,7 +26,7 @@ static void route_to_all(struct state *state, const cJSON *workloads)
             self = state_workload_by_address(state, &destination.addr);
             if (!self)
                 continue;
-            route_outbound(state, self, &destination, &random, &route);
+            route_outbound(state, self, &destination, &random, NULL, &route);
             route_release(&route);
         }
     }

@@ -153,7 +153,7 @@ static void route_many(struct state *state, unsigned services, unsigned odd)
         struct route route;
 
         addr_from_bytes(v4, 4, &destination.addr);
-        route_outbound(state, source, &destination, &random, &route);
+        route_outbound(state, source, &destination, &random, NULL, &route);
         if (route.kind != ROUTE_HBONE) {
             fprintf(stderr, "not routed: %s\n", route.detail);
             exit(1);

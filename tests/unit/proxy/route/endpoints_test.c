@@ -44,7 +44,7 @@ static void count(int seen[5])
     for (int i = 0; i < 2000; i++) {
         struct route route;
 
-        route_outbound(state, source, &destination, &random, &route);
+        route_outbound(state, source, &destination, &random, NULL, &route);
         seen[route.kind == ROUTE_FAILED ? 4 : route.upstream->name[0] - 'a']++;
         route_release(&route);
     }

@@ -36,7 +36,7 @@ static const struct route *go_from(const char *namespace, const char *name, cons
     source = state_find_local(state, namespace, name, "");
     cr_assert(source != NULL, "no local workload %s", name);
     route_release(&route);
-    route_outbound(state, source, &destination, &random, &route);
+    route_outbound(state, source, &destination, &random, NULL, &route);
     return &route;
 }
 

@@ -102,7 +102,7 @@ Test(state_fixtures, to_the_waypoint)
 
     apply_response(state, "stream-policy-1.bin");
     apply_response(state, "stream-workload-1.bin");
-    route_outbound(state, state_workload_by_address(state, &client), &destination, &random, &route);
+    route_outbound(state, state_workload_by_address(state, &client), &destination, &random, NULL, &route);
     cr_assert(route.kind == ROUTE_HBONE && route.via_waypoint, "%s", route.detail);
     cr_expect(!strcmp(endpoint_format(&route.target, target), "10.78.2.5:15008"), "%s", target);
     cr_expect(!strcmp(route.authority, "10.96.48.176:80"), "%s", route.authority);
@@ -131,7 +131,7 @@ Test(state_fixtures, to_a_waypoint_and_its_canary)
         struct route route;
         bool canary;
 
-        route_outbound(state, state_workload_by_address(state, &client), &destination, &random, &route);
+        route_outbound(state, state_workload_by_address(state, &client), &destination, &random, NULL, &route);
         cr_assert(route.kind == ROUTE_HBONE && route.via_waypoint, "%s", route.detail);
         endpoint_format(&route.target, target);
         canary = !strcmp(target, "10.78.2.24:15008");

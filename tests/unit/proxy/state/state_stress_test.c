@@ -68,19 +68,19 @@ static void turn(uint64_t *random, struct kept *kept)
 
     cr_assert(local != NULL);
     authorize(local);
-    route_outbound(state, local, &vip, random, &route);
+    route_outbound(state, local, &vip, random, NULL, &route);
     cr_assert(route.kind == ROUTE_HBONE && route.service && !strcmp(route.service->name, "cart"), "%s",
               route.detail);
     keep(&kept[*random % KEPT], route.upstream);
     route_release(&route);
-    route_outbound(state, local, &prefix, random, &route);
+    route_outbound(state, local, &prefix, random, NULL, &route);
     cr_assert(route.kind == ROUTE_HBONE, "%s", route.detail);
     route_release(&route);
-    route_outbound(state, local, &pod, random, &route);
+    route_outbound(state, local, &pod, random, NULL, &route);
     cr_assert(route.kind == ROUTE_HBONE && !strcmp(route.upstream->name, "always"));
     route_release(&route);
     /* an address that goes from one workload to another and is never without */
-    route_outbound(state, local, &moving, random, &route);
+    route_outbound(state, local, &moving, random, NULL, &route);
     cr_assert(route.kind == ROUTE_HBONE && !strncmp(route.upstream->name, "taker-", 6), "%d", route.kind);
     route_release(&route);
     /* with a workload that may be of an earlier version, as connections have it */

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Endpoints of services that have failed, and are left out of the choice for a moment (outlier ejection).
+ * Each worker has its own; its own thread. */
+#ifndef PROXY_ROUTE_EJECTED_H
+#define PROXY_ROUTE_EJECTED_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lib/addr.h"
+
+#define EJECTED_BITS     6
+#define EJECTED_WAYS     4
+#define EJECTED_TIME_MAX 30000 /* milliseconds; a setting above is kept */
+
+struct ejected_endpoint {
+    struct endpoint endpoint; /* port 0: none */
+    uint64_t time;            /* milliseconds that it is out this time */
+    uint64_t until;           /* loop_now() */
+};
+
+/* Zeroed: none. In a full bucket the newest takes the place of the one that would be back first. */
+struct ejected {
+    struct ejected_endpoint slots[1 << EJECTED_BITS][EJECTED_WAYS];
+    uint64_t until; /* loop_now(): all are back by then */
+};
+
+/* It has failed: out for time milliseconds (0: not at all), twice as long as the last time if it fails again
+ * soon after it came back. now: loop_now(). True: it was not out already. */
+bool ejected_add(struct ejected *ejected, const struct endpoint *endpoint, uint64_t now, uint64_t time);
+/* It serves: in again, and what was is forgotten. */
+void ejected_forget(struct ejected *ejected, const struct endpoint *endpoint);
+/* Whether it is out. */
+bool ejected_has(const struct ejected *ejected, const struct endpoint *endpoint, uint64_t now);
+
+#endif
