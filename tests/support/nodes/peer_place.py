@@ -39,9 +39,11 @@ def place_of_a_peer(mesh):
         lambda: any(w["uid"].endswith(pod.name + "-hbone") for w in mesh.nodes[0].config_dump()["workloads"]),
         "the peer as an HBONE workload",
     )
-    yield pod, listener, leaf(mesh, pod.identity)
-    listener.close()
-    mesh.extra.pop()
-    mesh.nodes[1].pods.remove(pod)
-    mesh.write()
-    pod.destroy()
+    try:
+        yield pod, listener, leaf(mesh, pod.identity)
+    finally:
+        listener.close()
+        mesh.extra.pop()
+        mesh.nodes[1].pods.remove(pod)
+        mesh.write()
+        pod.destroy()
