@@ -281,6 +281,8 @@ def test_questions_are_in_the_log_at_debug(mesh):
 
 
 def test_a_rule_that_somebody_takes_away_is_put_back(mesh):
+    repaired = "the capture of a pod's DNS queries was broken and is repaired"
+    before = mesh.nodes[0].agent.text().count(repaired)
     sh(
         "ip",
         "-n",
@@ -296,10 +298,9 @@ def test_a_rule_that_somebody_takes_away_is_put_back(mesh):
         "dport",
         "53",
     )
-    assert not rules(mesh.web.netns)
-    wait_for(lambda: rules(mesh.web.netns), "the rule")
+    wait_for(lambda: mesh.nodes[0].agent.text().count(repaired) > before, "the repair")
+    assert rules(mesh.web.netns)
     assert short(mesh.web, mesh.resolver.ip, WEB, "A") == ["10.96.0.1"]
-    assert "the capture of a pod's DNS queries was broken and is repaired" in mesh.nodes[0].agent.text()
 
 
 def test_questions_wait_for_the_next_proxy(mesh):

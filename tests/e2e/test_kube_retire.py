@@ -73,7 +73,7 @@ def test_it_waits_until_the_last_agent_has_ended(small):
     assert r.p.poll() is None
     del small.server.daemonsets[DAEMONSET]
     status, log = r.wait()
-    assert status == 0 and "left=2" in log and "left=1" in log and "gone" in log
+    assert status == 0 and "left=2" in log and "left=1" in log and "have been removed" in log
     assert asked(small, "DELETE") == [DAEMONSET], "once"
     assert asked(small, "PATCH") == [DAEMONSET], "marked before: else the agents would stay"
     methods = [m for _, m, path in small.server.requests if path == DAEMONSET]

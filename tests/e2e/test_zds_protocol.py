@@ -290,8 +290,14 @@ def test_a_pod_whose_namespace_is_gone_leaves_nothing(mesh):
     wait_for(
         lambda: not descriptors(mesh.node.proxy, f"net:\\[{inode}\\]"), "the descriptors to be closed", 5
     )
-    tasks = [os.stat(f"{t}/ns/net").st_ino for t in glob.glob(f"/proc/{mesh.node.proxy.pid}/task/*")]
-    assert inode not in tasks, "no thread is left inside"
+    wait_for(
+        lambda: (
+            inode
+            not in [os.stat(f"{t}/ns/net").st_ino for t in glob.glob(f"/proc/{mesh.node.proxy.pid}/task/*")]
+        ),
+        "the last thread to leave",
+        5,
+    )
 
 
 def test_a_listener_that_was_destroyed_is_opened_again(mesh):
