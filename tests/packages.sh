@@ -31,7 +31,7 @@ packages_shell() {
 }
 
 packages_unit() {
-    echo python3 openssl util-linux # util-linux: setarch
+    echo python3 openssl util-linux iproute2 # util-linux: setarch; iproute2: devices and routes of worker_world.c
 }
 
 packages_fuzz() {
