@@ -44,6 +44,7 @@ struct loop {
     struct loop_watch wake;
     pthread_mutex_t post_lock; /* guards posted and posted_last */
     struct posted *posted, **posted_last;
+    struct posted *running; /* those that were taken from there for this turn, and are still to run */
 
     struct loop_watch signals;
     loop_signal_fn signal_fn;
@@ -73,23 +74,22 @@ static struct loop *loop_of_wake(struct loop_watch *watch)
 static void run_posted(struct loop_watch *watch, uint32_t events)
 {
     struct loop *loop = loop_of_wake(watch);
-    struct posted *p;
     uint64_t count;
 
     (void)events;
     while (read(watch->fd, &count, sizeof(count)) > 0)
         ;
     pthread_mutex_lock(&loop->post_lock);
-    p = loop->posted;
+    loop->running = loop->posted;
     loop->posted = NULL;
     loop->posted_last = &loop->posted;
     pthread_mutex_unlock(&loop->post_lock);
-    while (p) {
-        struct posted *next = p->next;
+    while (loop->running) {
+        struct posted *p = loop->running;
 
+        loop->running = p->next;
         p->fn(p->data);
         free(p);
-        p = next;
     }
 }
 
@@ -342,6 +342,34 @@ int loop_post(struct loop *loop, loop_post_fn fn, void *data)
     if (was_empty && write(loop->wake.fd, &one, sizeof(one)) < 0)
         return -errno;
     return 0;
+}
+
+static bool take_back(struct posted **at, loop_post_fn fn, void *data)
+{
+    struct posted *p;
+
+    while (*at && ((*at)->fn != fn || (*at)->data != data))
+        at = &(*at)->next;
+    p = *at;
+    if (!p)
+        return false;
+    *at = p->next;
+    free(p);
+    return true;
+}
+
+bool loop_unpost(struct loop *loop, loop_post_fn fn, void *data)
+{
+    bool found = take_back(&loop->running, fn, data);
+
+    pthread_mutex_lock(&loop->post_lock);
+    if (!found)
+        found = take_back(&loop->posted, fn, data);
+    loop->posted_last = &loop->posted;
+    while (*loop->posted_last)
+        loop->posted_last = &(*loop->posted_last)->next;
+    pthread_mutex_unlock(&loop->post_lock);
+    return found;
 }
 
 void loop_stop(struct loop *loop)

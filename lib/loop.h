@@ -77,6 +77,9 @@ bool loop_timer_armed(const struct loop_timer *timer);
 
 /* Runs fn(data) on the loop's thread, in order. Any thread. 0, or -ENOMEM: it is not queued. */
 int loop_post(struct loop *loop, loop_post_fn fn, void *data);
+/* Takes back the oldest such one that has not run: whoever posted it is gone. False: there is none. The
+ * loop's own thread, or any while it does not run. */
+bool loop_unpost(struct loop *loop, loop_post_fn fn, void *data);
 
 /* Calls fn once all events of this turn are handled: batches are flushed there. One hook a loop. */
 void loop_set_turn_end(struct loop *loop, loop_turn_fn fn, void *data);

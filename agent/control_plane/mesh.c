@@ -19,7 +19,7 @@
 
 /* A file that is read beside the loop. */
 struct reading {
-    struct mesh *mesh; /* NULL: the mesh is gone */
+    struct mesh *mesh;
     struct loop *loop;
     pthread_t thread;
     const char *path, *trust_domain;
@@ -94,10 +94,6 @@ static void reading_done(void *data)
     struct reading *reading = data;
     struct mesh *mesh = reading->mesh;
 
-    if (!mesh) {
-        free(reading);
-        return;
-    }
     (void)pthread_join(reading->thread, NULL);
     mesh->reading = NULL;
     if (reading->result == 0)
@@ -232,8 +228,9 @@ void mesh_free(struct mesh **mesh)
     mesh_file_watch_close(&m->watch);
     if (m->reading) {
         (void)pthread_join(m->reading->thread, NULL);
+        loop_unpost(m->loop, reading_done, m->reading);
         mesh_file_free(&m->reading->file);
-        m->reading->mesh = NULL; /* its last step frees it */
+        free(m->reading);
     }
     control_plane_close(&m->plane);
     list_for_each (pod, &m->pods, node) {

@@ -328,6 +328,7 @@ void install_close(struct install **ptr)
     loop_timer_cancel(&in->look);
     if (in->round) {
         (void)pthread_join(in->round->thread, NULL);
+        loop_unpost(in->loop, on_round_done, in->round);
         free(in->round);
     }
     if (in->inotify >= 0) {

@@ -163,15 +163,13 @@ static void on_job_done(void *data)
     struct kube_source *s = job->source;
     struct kube_pod *pod;
 
-    if (s) {
-        (void)pthread_join(job->thread, NULL);
-        s->locate_job = NULL;
-        for (size_t i = 0; i < job->len; i++)
-            take(s, &job->wanted[i]);
-        list_for_each (pod, &s->pods, node) {
-            if (pod->wants_netns)
-                loop_timer_set(s->agent->loop, &s->locate_soon, GATHER);
-        }
+    (void)pthread_join(job->thread, NULL);
+    s->locate_job = NULL;
+    for (size_t i = 0; i < job->len; i++)
+        take(s, &job->wanted[i]);
+    list_for_each (pod, &s->pods, node) {
+        if (pod->wants_netns)
+            loop_timer_set(s->agent->loop, &s->locate_soon, GATHER);
     }
     job_free(job);
 }
@@ -303,6 +301,7 @@ void locate_netns_close(struct kube_source *s)
     if (!s->locate_job)
         return;
     (void)pthread_join(s->locate_job->thread, NULL);
-    s->locate_job->source = NULL; /* its last step frees it */
+    loop_unpost(s->agent->loop, on_job_done, s->locate_job);
+    job_free(s->locate_job);
     s->locate_job = NULL;
 }

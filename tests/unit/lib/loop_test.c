@@ -163,6 +163,37 @@ static void *poster(void *data)
     return NULL;
 }
 
+static struct loop *unposting;
+
+static void unpost_others(void *data)
+{
+    in_order(data);
+    cr_expect(loop_unpost(unposting, in_order, (void *)2), "of this turn");
+    cr_expect(!loop_unpost(unposting, in_order, (void *)2));
+    cr_assert(loop_post(unposting, in_order, (void *)2) == 0);
+    cr_assert(loop_post(unposting, in_order, (void *)5) == 0);
+    cr_expect(loop_unpost(unposting, in_order, (void *)5), "the last of the next");
+    cr_assert(loop_post(unposting, (loop_post_fn)(void (*)(void))loop_stop, unposting) == 0);
+}
+
+Test(loop, what_was_taken_back_does_not_run)
+{
+    cr_assert(loop_new(&unposting) == 0);
+    cr_assert(loop_post(unposting, unpost_others, (void *)0) == 0);
+    cr_assert(loop_post(unposting, in_order, (void *)2) == 0);
+    cr_assert(loop_post(unposting, in_order, (void *)1) == 0);
+    cr_expect(!loop_unpost(unposting, in_order, (void *)0));
+    cr_expect(!loop_unpost(unposting, unpost_others, (void *)1));
+    cr_expect(loop_unpost(unposting, in_order, (void *)1));
+    cr_assert(loop_post(unposting, in_order, (void *)1) == 0);
+    cr_expect(loop_unpost(unposting, in_order, (void *)1));
+    cr_assert(loop_post(unposting, in_order, (void *)1) == 0);
+    next_expected = 0;
+    cr_assert(loop_run(unposting) == 0);
+    cr_expect(next_expected == 3);
+    loop_free(&unposting);
+}
+
 Test(loop, posts_from_another_thread_run_in_order)
 {
     struct loop *loop;
