@@ -7,6 +7,7 @@ say their result, errors, units, owner or thread. CONTRIBUTING.md has the rules 
 """
 
 import collections
+import functools
 import glob
 import json
 import os
@@ -50,10 +51,19 @@ def libclang():
     return None
 
 
+@functools.cache
 def resource_arguments():
-    """libclang without clang's own headers (stddef.h) finds none by itself."""
+    """Where clang's own headers (stddef.h) are, if libclang does not know. Those of another version, which may be beside it,
+    hide the C library's, so what is chosen is tried."""
     found = sorted(glob.glob("/usr/lib/llvm-*/lib/clang/*/include") + glob.glob("/usr/lib/clang/*/include"))
-    return ["-isystem", found[0]] if found else []
+    sample = (
+        "#include <stddef.h>\n#include <stdint.h>\n#include <stdarg.h>\nsize_t a;\nuint64_t b;\nva_list c;\n"
+    )
+    for flags in [[], *(["-isystem", path] for path in found)]:
+        unit = cindex.Index.create().parse("sample.c", flags, [("sample.c", sample)])
+        if not any(d.severity >= cindex.Diagnostic.Error for d in unit.diagnostics):
+            return flags
+    sys.exit("no headers of clang's go with libclang")
 
 
 def arguments(build, program):
