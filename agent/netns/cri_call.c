@@ -45,14 +45,14 @@ static int start(struct call *call, const char *socket, const char *path, const 
     struct grpc_channel_config config = {.unix_path = socket, .max_message = MESSAGE_MAX};
     size_t len = protobuf_c_message_get_packed_size(request);
     _cleanup_free_ uint8_t *message = malloc(len + 1);
-    struct grpc_call *opened;
+    struct grpc_call *opened = NULL;
     int r = message ? loop_new(&call->loop) : -ENOMEM;
 
     if (r == 0)
         r = grpc_channel_open(call->loop, &config, NULL, NULL, &call->channel);
     if (r == 0)
         r = grpc_call_open(call->channel, path, NULL, 0, CALL_MS, &events, call, &opened);
-    if (r < 0)
+    if (r != 0)
         return r;
     protobuf_c_message_pack(request, message);
     return grpc_call_send(opened, message, len, true);

@@ -19,7 +19,7 @@ enum { UDP, TCP, SOCKETS };
 static int *for_workers(const struct proxy *proxy, const int sockets[SOCKETS])
 {
     size_t n = (size_t)proxy->workers_len * SOCKETS;
-    int *copies = malloc((n ? n : 1) * sizeof(*copies));
+    int *copies = calloc(n ? n : 1, sizeof(*copies));
 
     for (size_t i = 0; copies && i < n; i++) {
         int fd = sockets[i % SOCKETS];
