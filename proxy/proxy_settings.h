@@ -11,7 +11,7 @@
 
 #include "lib/settings.h"
 
-#define PROXY_RETRIES_MAX 8 /* of outbound_retries */
+#define PROXY_RETRIES_MAX 8 /* endpoints more than the first that a connection tries: outbound_retries */
 
 struct proxy_settings {
     bool cluster; /* the surroundings say so: KUBERNETES_SERVICE_HOST */

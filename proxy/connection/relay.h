@@ -6,7 +6,7 @@
 #include "proxy/worker/connection.h"
 
 /* Called when an outbound connection could not be made. True: it has taken the connection and its accepted
- * socket, which were not touched. May be NULL. */
+ * socket, which were not touched. May be NULL. On the worker's thread. */
 typedef bool (*relay_failed_fn)(struct connection *connection, int fd, enum bruma_reason reason);
 
 /*
