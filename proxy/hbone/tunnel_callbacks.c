@@ -100,6 +100,7 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
         break;
     case NGHTTP2_RST_STREAM:
         tunnel->reset_stream = frame->hd.stream_id;
+        tunnel_frames_reset(tunnel, frame->hd.stream_id);
         break;
     case NGHTTP2_SETTINGS:
         tunnel->settings_received |= !(frame->hd.flags & NGHTTP2_FLAG_ACK);

@@ -19,6 +19,14 @@ const struct closed_stream *tunnel_frames_find_closed(const struct tunnel *t, in
     return NULL;
 }
 
+void tunnel_frames_reset(struct tunnel *t, int32_t id)
+{
+    for (unsigned i = 0; i < TUNNEL_CLOSED_KEPT; i++) {
+        if (t->closed[i].id == id)
+            t->closed[i].by_peer = true;
+    }
+}
+
 static void check_data(struct tunnel *t, int32_t id)
 {
     const struct closed_stream *closed =

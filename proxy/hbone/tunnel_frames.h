@@ -14,6 +14,9 @@ int tunnel_frames_receive(struct tunnel *tunnel, const uint8_t *data, size_t len
 
 /* A stream is over. */
 void tunnel_frames_closed(struct tunnel *tunnel, int32_t id, bool by_peer);
+/* The peer has reset the stream. Where it was over already, by an answer that the reset has crossed, the peer
+ * has ended it too now. */
+void tunnel_frames_reset(struct tunnel *tunnel, int32_t id);
 /* In the tunnel's ring, valid until another stream closes; NULL: it is not one of the last ones. */
 const struct closed_stream *tunnel_frames_find_closed(const struct tunnel *tunnel, int32_t id);
 

@@ -2,7 +2,7 @@
 """The Helm chart. What it renders with its own values is kept in tests/data/chart/default.yaml, so that most
 of this works where helm is not; a change of the chart asks for a new one:
 
-    BRUMA_HELM=HELM /usr/bin/python3 tests/e2e/test_chart.py
+    BRUMA_HELM=HELM PYTHONPATH=tests /usr/bin/python3 tests/e2e/test_chart.py
 """
 
 import hashlib
@@ -95,7 +95,7 @@ def host_paths(objects, name="istio-cni-node"):
 def test_what_is_kept_was_rendered_from_this_chart():
     with open(KEPT) as f:
         assert f.readline() == f"# charts/bruma {sources()}\n", (
-            "BRUMA_HELM=HELM /usr/bin/python3 tests/e2e/test_chart.py"
+            "BRUMA_HELM=HELM PYTHONPATH=tests /usr/bin/python3 tests/e2e/test_chart.py"
         )
 
 

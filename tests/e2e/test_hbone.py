@@ -11,7 +11,7 @@ import time
 import h2.errors
 import h2.events
 import pytest
-from hyperframe.frame import PingFrame
+from hyperframe.frame import HeadersFrame, PingFrame, RstStreamFrame
 
 from support.network import inside
 from support.nodes.mesh import Mesh, leaf
@@ -308,6 +308,17 @@ def test_data_before_the_answer_is_not_lost(mesh, client):
     client.send(sid, b" and late", end=True)
     assert client.pump(lambda: client.ended(sid))
     assert client.received(sid) == b"early and late"
+
+
+def test_headers_behind_a_reset_that_crossed_our_answer(mesh, client):
+    """RFC 9113, section 5.1: the peer has ended the stream, whichever end of it came first."""
+    sid = client.request([(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")])
+    assert client.status(sid) in (400, 404, 405, 501)
+    assert client.pump(lambda: client.of(sid, h2.events.StreamReset))
+    reset = RstStreamFrame(sid, error_code=h2.errors.ErrorCodes.CANCEL).serialize()
+    client.tls.sendall(reset + HeadersFrame(sid, data=b"\x82\x84\x86", flags=["END_HEADERS"]).serialize())
+    assert client.pump(lambda: client.goaways or client.closed)
+    assert client.goaways[0][0] == h2.errors.ErrorCodes.STREAM_CLOSED
 
 
 class LateClient(hbone.Client):
