@@ -284,20 +284,15 @@ def test_the_same_uid_in_another_namespace_is_a_new_sandbox(mesh):
 def test_a_pod_whose_namespace_is_gone_leaves_nothing(mesh):
     """The namespace ends when the last descriptor is closed, and the last thread has left."""
     inode = netns_inode(mesh.shop)
+    assert descriptors(mesh.node.proxy, f"net:\\[{inode}\\]"), "it has the namespace while it has the pod"
     mesh.shop.server(ECHO, "8080")
     assert mesh.outside.python(ONE_SHOT, mesh.shop.ip, 8080, "x") == "x"
     mesh.link.delete(mesh.shop.uid)
     wait_for(
         lambda: not descriptors(mesh.node.proxy, f"net:\\[{inode}\\]"), "the descriptors to be closed", 5
     )
-    wait_for(
-        lambda: (
-            inode
-            not in [os.stat(f"{t}/ns/net").st_ino for t in glob.glob(f"/proc/{mesh.node.proxy.pid}/task/*")]
-        ),
-        "the last thread to leave",
-        5,
-    )
+    tasks = [os.stat(f"{t}/ns/net").st_ino for t in glob.glob(f"/proc/{mesh.node.proxy.pid}/task/*")]
+    assert inode not in tasks, "no thread is left inside"
 
 
 def test_a_listener_that_was_destroyed_is_opened_again(mesh):

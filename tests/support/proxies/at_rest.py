@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a proxy holds, and whether it is at rest."""
 
+import contextlib
 import glob
 import os
 import re
@@ -17,8 +18,14 @@ def listening(pod):
 
 
 def descriptors(process, of=None):
-    links = [os.readlink(f) for f in glob.glob(f"/proc/{process.pid}/fd/*") if os.path.islink(f)]
-    return [x for x in links if not of or re.match(of, x)]
+    """What each descriptor of the process leads to, as /proc shows it; a network namespace is always "net:[INODE]",
+    also one that was opened by its name below /run/netns, which /proc shows by that."""
+    own, found = os.stat("/proc/self/ns/net"), []
+    for fd in glob.glob(f"/proc/{process.pid}/fd/*"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            link, what = os.readlink(fd), os.stat(fd)
+            found.append(f"net:[{what.st_ino}]" if what.st_dev == own.st_dev else link)
+    return [x for x in found if not of or re.match(of, x)]
 
 
 def at_rest(node):
