@@ -2,6 +2,7 @@
 """DNS of pods in the mesh: forwarded queries are not changed, failures are counted, nothing else is captured, and the
 capture outlives its programs. What is captured, and what is not, shows in what the server has seen."""
 
+import itertools
 import re
 import time
 
@@ -77,13 +78,35 @@ def test_questions_and_answers_are_not_changed(mesh, server, question):
 
 def test_forged_answers_do_not_count(mesh, server):
     address = mesh.second.ip6 if ":" in server else mesh.second.ip
-    with served(mesh.second, SERVER, address, "forged") as p:
+    with served(mesh.second, SERVER, address, "forged"):
         for _ in range(20):
             _, _, data = mesh.web.python(RAW, address, QUESTIONS["ANY"]).split()
             assert data[4:8] == "8400"
-        ports = re.findall(r"ASKED \S+ (\d+)", p.text())
-        # Chosen at random by the kernel, of 28,000: two may be one now and then, and three are not.
-        assert len(ports) == 20 and len(set(ports)) >= 18, f"the ports of queries can be guessed: {ports}"
+
+
+ONE_BY_ONE = r"""
+import socket, sys
+for i in range(int(sys.argv[3])):
+    s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(4)
+    s.sendto(bytes.fromhex(sys.argv[2]), (sys.argv[1], 53))
+    s.recvfrom(65535)
+    s.close()
+"""
+
+
+def test_ports_of_queries_cannot_be_guessed(mesh, server):
+    """Each of 28,000 ports is as likely as any other: of 500 queries four or five have a port that was seen before, and
+    25 practically never."""
+    address, n = mesh.second.ip6 if ":" in server else mesh.second.ip, 500
+    with served(mesh.second, SERVER, address, "answers") as p:
+        mesh.web.python(ONE_BY_ONE, address, QUESTIONS["ANY"], n)
+        ports = [int(port) for port in re.findall(r"ASKED \S+ (\d+)", p.text())]
+    low, high = (int(x) for x in mesh.web.run("sysctl", "-n", "net.ipv4.ip_local_port_range").stdout.split())
+    tenth = (high - low) // 10
+    assert len(ports) == n and len(set(ports)) > n - 25, ports
+    assert min(ports) < low + tenth and max(ports) > high - tenth, "from all of the range"
+    assert len({b - a for a, b in itertools.pairwise(ports)}) > n - 50, "no port follows from the one before"
 
 
 def test_a_server_that_refuses_is_told_of_at_once(mesh, server):
