@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "lib/rpc/http_connection.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -131,14 +132,36 @@ static void on_time(struct loop_timer *timer)
 
 struct headers {
     unsigned hosts, lengths, encodings;
-    bool too_long, expects_other;
+    bool too_long, expects_other, malformed;
 };
 
-static enum MHD_Result count_header(void *data, enum MHD_ValueKind kind, const char *name, const char *value)
+/* RFC 9110, section 5.6.2. */
+static bool is_token(const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (!isalnum((unsigned char)text[i]) && (!text[i] || !strchr("!#$%&'*+-.^_`|~", text[i])))
+            return false;
+    }
+    return len > 0;
+}
+
+/* Section 5.5: nothing of a value controls anything. */
+static bool is_printable(const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (((unsigned char)text[i] < ' ' && text[i] != '\t') || text[i] == 0x7f)
+            return false;
+    }
+    return true;
+}
+
+static enum MHD_Result look_at_header(void *data, enum MHD_ValueKind kind, const char *name, size_t name_len,
+                                      const char *value, size_t value_len)
 {
     struct headers *h = data;
 
     (void)kind;
+    h->malformed |= !is_token(name, name_len) || !is_printable(value, value_len);
     if (!strcasecmp(name, "host"))
         h->hosts++;
     else if (!strcasecmp(name, "transfer-encoding"))
@@ -152,13 +175,20 @@ static enum MHD_Result count_header(void *data, enum MHD_ValueKind kind, const c
     return MHD_YES;
 }
 
-/* 0, or what is said to a head that the library would take: it sees no harm in two answers to one question.
- */
-static int refusal(struct MHD_Connection *mhd)
+static bool is_target(const char *target)
+{
+    return *target == '/' || !strcmp(target, "*") || !strncasecmp(target, "http://", 7);
+}
+
+/* 0, or what is said to a head that the library would take: it sees no harm in two answers to one question,
+ * nor in what RFC 9110 has no form for. */
+static int refusal(struct MHD_Connection *mhd, const char *target, const char *method)
 {
     struct headers h = {0};
 
-    MHD_get_connection_values(mhd, MHD_HEADER_KIND, count_header, &h);
+    MHD_get_connection_values_n(mhd, MHD_HEADER_KIND, look_at_header, &h);
+    if (h.malformed || !is_target(target) || !is_token(method, strlen(method)))
+        return MHD_HTTP_BAD_REQUEST;
     if (h.hosts > 1 || h.lengths > 1 || (h.lengths && h.encodings))
         return MHD_HTTP_BAD_REQUEST;
     if (h.encodings)
@@ -185,7 +215,7 @@ static enum MHD_Result send_answer(struct http_connection *c)
 
 static enum MHD_Result begin(struct http_connection *c, const char *target, const char *method)
 {
-    int status = refusal(c->mhd);
+    int status = refusal(c->mhd, target, method);
 
     if (status == 0)
         c->request = malloc(sizeof(*c->request));

@@ -48,6 +48,11 @@ Test(http_hostile, bad_forms)
         {"POST /hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "411"},
         {"POST /hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", NULL},
         {"POST /hello HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\n\r\n", "417"},
+        {"GET hello HTTP/1.1\r\nHost: a\r\n\r\n", "400"},
+        {"G(T /hello HTTP/1.1\r\nHost: a\r\n\r\n", "400"},
+        {"GET /hello HTTP/1.1\r\nHost: a\x01\r\n\r\n", "400"},
+        {"GET /hello HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n", "400"},
+        {"GET /hello HTTP/1.1\r\nHost: a\r\nX(: a\r\n\r\n", "400"},
     };
 
     for (size_t i = 0; i < array_size(cases); i++) {

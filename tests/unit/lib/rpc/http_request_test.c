@@ -48,7 +48,7 @@ Test(http_request, headers_and_targets)
     free(answer);
     http_expect_status("GET http://h:1/hello?y HTTP/1.1\r\nHost: a\r\n\r\n", "200");
     http_expect_status("GET http://h HTTP/1.1\r\nHost: a\r\n\r\n", "404");
-    http_expect_status("GET hello HTTP/1.1\r\nHost: a\r\n\r\n", "404");
+    http_expect_status("GET hello HTTP/1.1\r\nHost: a\r\n\r\n", "400");
     http_expect_status("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "404");
     http_expect_status("GET /hello/ HTTP/1.1\r\nHost: a\r\n\r\n", "404");
     http_expect_status("GET /hello HTTP/1.0\r\n\r\n", "200");
