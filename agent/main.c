@@ -349,6 +349,8 @@ static int run(const struct agent_settings *settings)
         if (notify("READY=1") < 0)
             log_warn("the service manager cannot be notified that the agent is ready");
         r = loop_run(agent.loop);
+        if (r < 0)
+            log_error_errno(r, "the agent cannot go on");
     }
     close_parts(&agent);
     if (r == 0 && kube_source_configured(settings) && kube_node_leaves(settings))

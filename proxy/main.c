@@ -468,7 +468,7 @@ static bool address_is_good(const char *setting, const char *value, bool may_be_
 
 int main(int argc, char **argv)
 {
-    static struct proxy p;
+    static struct proxy p = {.fail = proxy_fail};
     const char *format;
     char error[256];
     int first, r;

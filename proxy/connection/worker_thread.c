@@ -32,6 +32,16 @@ static void turn_end(void *data)
     shared_buffer_check_free(&w->tls.gathered);
 }
 
+static void fail(void *data)
+{
+    struct proxy *p = data;
+
+    if (p->fail)
+        p->fail(p);
+}
+
+/* Without this thread its share of every pod's connections would wait in listeners that nobody accepts from.
+ */
 static void *run(void *data)
 {
     struct worker *w = data;
@@ -42,8 +52,11 @@ static void *run(void *data)
     pthread_setname_np(pthread_self(), name);
     reader_register();
     r = loop_run(w->loop);
-    if (r < 0)
-        log_error_errno(r, "worker %u ends", w->index);
+    if (r < 0) {
+        log_error_errno(r, "worker %u cannot go on", w->index);
+        if (loop_post(w->proxy->loop, fail, w->proxy) < 0)
+            loop_stop(w->proxy->loop);
+    }
     worker_pods_end(w);
     reader_unregister();
     return NULL;

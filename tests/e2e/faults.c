@@ -29,6 +29,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -55,6 +56,7 @@ enum call {
     CALL_DUP,
     CALL_PIDFD,
     CALL_EPOLL_WAIT,
+    CALL_EPOLL_WAIT_OF_A_WORKER,
     CALLS,
 };
 
@@ -185,11 +187,20 @@ static bool slow_file(int directory, const char *path)
     }
 }
 
+static bool is_worker(void)
+{
+    char name[16] = "";
+
+    return prctl(PR_GET_NAME, name) == 0 && !strncmp(name, "worker-", 7);
+}
+
 int epoll_wait(int fd, struct epoll_event *events, int max, int timeout)
 {
     NEXT(epoll_wait);
     is_loop = true;
-    return fails(CALL_EPOLL_WAIT) ? -1 : next(fd, events, max, timeout);
+    if (fails(CALL_EPOLL_WAIT) || (is_worker() && fails(CALL_EPOLL_WAIT_OF_A_WORKER)))
+        return -1;
+    return next(fd, events, max, timeout);
 }
 
 int nanosleep(const struct timespec *a, struct timespec *b)

@@ -309,16 +309,31 @@ def test_each_step_of_the_proxy(call, error, tmp_path):
                 break
 
 
-def test_a_proxy_whose_loop_cannot_go_on_ends_with_an_error(tmp_path):
+def test_an_agent_whose_loop_cannot_go_on_ends_with_an_error(node):
+    faults = Faults(node.work.build, node.work.path("faults"))
+    start(node, faults)
+    faults.fail("epoll wait", errno.EBADF)
+    assert node.agent.wait() == 1
+    assert "the agent cannot go on" in node.agent.text()
+
+
+@pytest.mark.parametrize(
+    "what, line",
+    [
+        ("epoll wait", "the control thread cannot go on"),
+        ("epoll wait of a worker", "worker 0 cannot go on"),
+    ],
+)
+def test_a_proxy_whose_loop_cannot_go_on_ends_with_an_error(tmp_path, what, line):
     """And does not count as one that was told to end: whoever starts it starts it again."""
     faults = Faults(os.environ["BRUMA_BUILD"], str(tmp_path / "faults"))
     with Mesh(nodes=1, workers=1, proxy_env=faults.env) as mesh:
         mesh.pod("web")
         mesh.start()
         proxy = mesh.nodes[0].proxy
-        faults.fail("epoll wait", errno.EBADF)
+        faults.fail(what, errno.EBADF)
         assert proxy.wait() == 1
-        assert "the control thread cannot go on" in proxy.text()
+        assert line in proxy.text()
 
 
 def test_agents_that_come_and_go_leave_no_descriptors_with_the_proxy():

@@ -22,6 +22,7 @@ CALLS = [
     "dup",
     "pidfd",
     "epoll wait",
+    "epoll wait of a worker",
 ]
 HEAD = struct.Struct("IiII")
 ALL = 0xFFFFFFFF
