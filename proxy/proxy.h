@@ -45,8 +45,8 @@ struct proxy {
     struct dump_maker *dump_maker; /* the dump that is being made, or NULL */
     struct worker **workers;
     unsigned workers_len;
-    /* The process is to end with an error: a thread cannot go on. Control thread only. NULL: nobody is told.
-     */
+    /* The process is to end with an error: a thread cannot go on. On the control thread. NULL: nobody
+     * is told. */
     void (*fail)(struct proxy *proxy);
     struct list pods; /* struct pod; control thread only */
     const struct pods_events *pods_events;

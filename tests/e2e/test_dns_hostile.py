@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from support.dns import WEB, failed, rules, service, short
+from support.dns import WEB, failed, rules, served, service, short
 from support.nodes.mesh import Mesh
 from support.system import wait_for
 
@@ -48,6 +48,25 @@ for _ in range(int(sys.argv[2])):
     held.append(s)
 print("READY", flush=True)
 sys.stdin.readline()
+"""
+
+# Sends without end what is no answer, once it is asked.
+FLOOD = r"""
+import os, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((sys.argv[1], 53))
+print("READY", flush=True)
+data, peer = s.recvfrom(65535)
+for _ in range(3):
+    if not os.fork():
+        end, sent = time.monotonic() + 8, 0
+        while time.monotonic() < end:
+            s.sendto(bytes([data[0] ^ 1]) + data[1:], peer)
+            sent += 1
+        os._exit(0 if sent > 10000 else 1)
+for _ in range(3):
+    assert os.wait()[1] == 0
+print("SENT", flush=True)
 """
 
 
@@ -105,3 +124,18 @@ def test_halves_of_messages_count_for_the_pod(mesh):
     wait_for(
         lambda: short(mesh.web, mesh.second.ip, "+tcp", WEB, "A") == ["10.96.0.1"], "the pod to be served"
     )
+
+
+def test_a_server_that_sends_without_end_what_is_no_answer(mesh):
+    """The query fails in its time, and others are answered meanwhile by the same worker."""
+    before = failed(mesh, "dns_server_silent")
+    with served(mesh.second, FLOOD, mesh.second.ip) as p:
+        asking = mesh.web.popen("dig", "+tries=1", "+time=10", f"@{mesh.second.ip}", "outside.test", "A")
+        answered = 0
+        while failed(mesh, "dns_server_silent") == before:
+            assert p.alive() and "SENT" not in p.text(), "the flood is over, and the query still waits"
+            assert short(mesh.shop, mesh.second.ip, WEB, "A") == ["10.96.0.1"]
+            answered += 1
+        wait_for(lambda: "status: SERVFAIL" in asking.text(), "the failure to be told")
+        assert answered > 3
+        wait_for(lambda: "SENT" in p.text(), "the end of the flood", 30)

@@ -318,7 +318,7 @@ def test_an_agent_whose_loop_cannot_go_on_ends_with_an_error(node):
 
 
 @pytest.mark.parametrize(
-    "what, line",
+    ("what", "line"),
     [
         ("epoll wait", "the control thread cannot go on"),
         ("epoll wait of a worker", "worker 0 cannot go on"),
