@@ -29,7 +29,7 @@ static const struct setting table[] = {
      "cgroup2 directory of the kubelet, whose declared probes go straight to the application; auto: found by "
      "its name; unset: probes are connections like any other",
      offsetof(struct agent_settings, probe_cgroup), 0, 0},
-    {"dns-capture", "AMBIENT_DNS_CAPTURE", SETTING_BOOL, "false",
+    {"dns-capture", "AMBIENT_DNS_CAPTURE", SETTING_BOOL, "true",
      "capture DNS queries of pods (UDP port 53; TCP is captured in any case), so that the proxy answers "
      "names of the mesh; the annotation ambient.istio.io/dns-capture of a pod says otherwise",
      offsetof(struct agent_settings, dns_capture), 0, 0},

@@ -245,6 +245,8 @@ static int open_parts(struct agent *agent)
     if (r < 0)
         return log_error_errno(r, "no memory for the guard");
     proxy_cgroups_open(&agent->proxy_cgroups, agent->loop, agent->steer, agent->settings->cgroup);
+    if (*agent->settings->zds_socket && agent->settings->dns_capture)
+        log_info("DNS queries of pods are not captured: a stock ztunnel serves the pods");
     if (*agent->settings->zds_socket)
         r = zds_server_new(agent->loop, agent->settings, &agent->pods, &agent->proxy_cgroups, &events,
                            &agent->proxies);

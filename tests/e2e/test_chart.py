@@ -396,6 +396,24 @@ def test_whether_dns_is_captured_reaches_the_agent(helm, wanted):
     assert f'{{name: AMBIENT_DNS_CAPTURE, value: "{wanted}"}}' in out
 
 
+def notes(tmp_path, setting):
+    """What helm says after an installation, which it tells without a cluster only as a part of an object."""
+    chart = tmp_path / setting
+    shutil.copytree(CHART, chart)
+    (chart / "templates" / "NOTES.txt").rename(chart / "notes.txt")
+    (chart / "templates" / "notes.yaml").write_text('notes: {{ tpl (.Files.Get "notes.txt") . | quote }}')
+    r = call("template", "bruma", str(chart), "--show-only", "templates/notes.yaml", "--set", setting)
+    assert r.returncode == 0, r.stderr
+    return " ".join(yaml.safe_load(r.stdout)["notes"].split())
+
+
+def test_who_has_dns_captured_without_effect_is_told(helm, tmp_path):
+    said = "DNS queries of pods are not captured for it"
+    assert said in notes(tmp_path, "ztunnel.enabled=false")
+    assert said not in notes(tmp_path, "ztunnel.enabled=true")
+    assert said not in notes(tmp_path, "ztunnel.enabled=false,cni.ambient.dnsCapture=false")
+
+
 @pytest.mark.parametrize(
     ("setting", "why"),
     [
@@ -405,7 +423,6 @@ def test_whether_dns_is_captured_reaches_the_agent(helm, wanted):
         ("cni.repair.enabled=true", "no sidecars"),
         ("cni.ambient.enabled=false", "nothing else"),
         ("cni.ambient.ipv6=false", "a way around the mesh"),
-        ("cni.ambient.dnsCapture=true,ztunnel.enabled=false", "own proxy alone"),
         ("cni.ambient.shareHostNetworkNamespace=false", "node's network"),
         ("cni.ambient.enableAmbientDetectionRetry=false", "tried again"),
         ("global.variant=distroless", "one image"),

@@ -173,7 +173,7 @@ def test_a_worker_has_a_bound_too(own_bounds):
 @pytest.fixture
 def own_bounds():
     env = {"BRUMA_DNS_TIMEOUT": "1500ms", "BRUMA_MAX_DNS_QUERIES": "10"}
-    with Mesh(nodes=1, workers=1, agent_options=["--dns-capture=true"], proxy_env=env) as m:
+    with Mesh(nodes=1, workers=1, proxy_env=env) as m:
         m.web, m.second = m.pod("web"), m.pod("second", namespace="outside")
         m.second.outside = True
         m.start()
@@ -402,7 +402,7 @@ def test_a_pod_that_leaves_asks_its_servers_itself(mesh):
 
 
 def test_without_the_setting_nothing_is_captured():
-    with Mesh(nodes=1) as m:
+    with Mesh(nodes=1, agent_options=["--dns-capture=false"]) as m:
         web, resolver = m.pod("web"), m.pod("resolver", namespace="outside")
         resolver.outside = True
         m.services = SERVICES[:1]
@@ -413,11 +413,15 @@ def test_without_the_setting_nothing_is_captured():
         assert "NXDOMAIN" in dig(web, resolver.ip, WEB, "A")
         assert "NXDOMAIN" in dig(web, resolver.ip, "+tcp", WEB, "A")
         assert "not captured" in explained(m, "demo/web", WEB)["capture"]
-        # and what an agent before has captured is let go by one that shall not
         m.nodes[0].agent.kill()
-        m.nodes[0].start_agent("--dns-capture=true")
+        m.nodes[0].start_agent()
         wait_for(lambda: rules(web.netns), "the rule")
         assert short(web, resolver.ip, WEB, "A") == ["10.96.0.1"]
+        # and what an agent before has captured is let go by one that shall not
+        m.nodes[0].agent.kill()
+        m.nodes[0].start_agent("--dns-capture=false")
+        wait_for(lambda: not rules(web.netns), "the end of the rule")
+        assert "NXDOMAIN" in dig(web, resolver.ip, WEB, "A")
         m.nodes[0].agent.kill()
         m.nodes[0].start_agent()
         wait_for(lambda: not rules(web.netns) and not rules(web.netns, "-6"), "the end of the rules")

@@ -73,7 +73,7 @@ print("SENT", flush=True)
 @pytest.fixture(scope="module")
 def mesh():
     env = {"BRUMA_POD_MEMORY_BUDGET": str(POD_BUDGET)}
-    with Mesh(nodes=1, workers=1, agent_options=["--dns-capture=true"], proxy_env=env) as m:
+    with Mesh(nodes=1, workers=1, proxy_env=env) as m:
         m.web, m.shop = m.pod("web"), m.pod("shop")
         m.second = m.pod("second", namespace="outside")
         m.second.outside = True

@@ -273,19 +273,39 @@ def test_bypass_annotation_is_applied_live(world):
     assert fetch() == "200" and counters()["inbound_plaintext_lookups"] == before
 
 
+DNS_CAPTURE = "ambient.istio.io/dns-capture"
+
+
+def captured(pod):
+    """Whether its DNS queries are."""
+    return "dport 53" in run(["ip", "rule"], netns=pod.netns).stdout
+
+
+def test_dns_is_captured_unless_the_pod_says_otherwise(world):
+    world.server.make_namespace("shop", AMBIENT)
+    pod = world.sandbox("shop", "web", 10)
+    without = world.sandbox("shop", "cart", 11, annotations={DNS_CAPTURE: "false"})
+    wrong = world.sandbox("shop", "pay", 12, annotations={DNS_CAPTURE: "perhaps"})
+    for p in (pod, without, wrong):
+        world.write_cache(p)
+    world.start().ready()
+    wait_for(lambda: captured(pod) and captured(wrong), "the rules of the pods that have not said no")
+    world.wait_redirection("shop", "cart", "enabled")
+    assert not captured(without)
+    world.server.annotate_pod("shop", "web", {DNS_CAPTURE: "0"})
+    world.server.annotate_pod("shop", "cart", {DNS_CAPTURE: None})
+    wait_for(lambda: captured(without) and not captured(pod), "the rules to follow the annotations")
+
+
 def test_dns_annotation_is_applied_live(world):
     """Off by the setting: the annotation alone captures the pod's queries, and lets them go again."""
-    annotation = "ambient.istio.io/dns-capture"
+    annotation = DNS_CAPTURE
     world.server.make_namespace("shop", AMBIENT)
     pod = world.sandbox("shop", "web", 10, annotations={annotation: "true"})
     other = world.sandbox("shop", "cart", 11)
     for p in (pod, other):
         world.write_cache(p)
-    world.start().ready()
-
-    def captured(p):
-        return "dport 53" in run(["ip", "rule"], netns=p.netns).stdout
-
+    world.start(dns_capture="false").ready()
     for p in ("web", "cart"):
         world.wait_redirection("shop", p, "enabled")
     wait_for(lambda: captured(pod), "the rule of the pod that asks for it")

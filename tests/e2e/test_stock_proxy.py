@@ -48,6 +48,13 @@ def test_connections_of_all_kinds(running, six):
     assert f"IN {ip(m.web)} {ip(m.web)}" not in log
 
 
+def test_dns_is_not_captured_for_it(running):
+    m, _ = running
+    assert "DNS queries of pods are not captured" in m.nodes[0].agent.text()
+    for pod in (m.web, m.other):
+        assert "dport 53" not in sh("ip", "-n", pod.netns, "rule")
+
+
 @pytest.mark.parametrize("six", [False, True])
 def test_a_closed_port_is_refused_quickly(running, six):
     m, _ = running

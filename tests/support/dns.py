@@ -84,7 +84,7 @@ def dns_mesh():
     """A mesh of one node that captures queries, and in it a server (dnsmasq) outside the mesh."""
     # the limits are low, so that they can be met
     env = {"BRUMA_DNS_TIMEOUT": "1500ms", "BRUMA_MAX_POD_DNS_QUERIES": "40", "RUST_LOG": "info,dns=debug"}
-    with Mesh(nodes=1, workers=2, agent_options=["--dns-capture=true"], proxy_env=env) as m:
+    with Mesh(nodes=1, workers=2, proxy_env=env) as m:
         m.web, m.shop, m.two = m.pod("web"), m.pod("shop"), m.pod("two")
         m.other = m.pod("other", namespace="other")
         m.resolver, m.second = m.pod("resolver", namespace="outside"), m.pod("second", namespace="outside")

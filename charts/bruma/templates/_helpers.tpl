@@ -70,7 +70,6 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if $c.repair.enabled }}{{ fail "cni.repair.enabled=true: there are no sidecars to repair; pods that started uncaptured are always found and captured" }}{{ end -}}
 {{- if not $c.ambient.enabled }}{{ fail "cni.ambient.enabled=false: Bruma is an ambient mesh and nothing else" }}{{ end -}}
 {{- if not $c.ambient.ipv6 }}{{ fail "cni.ambient.ipv6=false: a pod that has IPv6 is captured on IPv6; it would have a way around the mesh otherwise" }}{{ end -}}
-{{- if and $c.ambient.dnsCapture (not .Values.ztunnel.enabled) }}{{ fail "cni.ambient.dnsCapture=true with ztunnel.enabled=false: DNS queries are captured for Bruma's own proxy alone; set it to false" }}{{ end -}}
 {{- if not $c.ambient.shareHostNetworkNamespace }}{{ fail "cni.ambient.shareHostNetworkNamespace=false: the agent is always in the node's network, so that it does not depend on the plugin that it serves" }}{{ end -}}
 {{- if not $c.ambient.enableAmbientDetectionRetry }}{{ fail "cni.ambient.enableAmbientDetectionRetry=false: a pod about which nobody can decide is always tried again, never let run outside the mesh" }}{{ end -}}
 {{- if .Values.global.variant }}{{ fail "global.variant: there is one image, without a distribution in it" }}{{ end -}}
