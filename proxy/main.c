@@ -26,6 +26,7 @@
 #include "proxy/identity/credentials.h"
 #include "proxy/memory/memory.h"
 #include "proxy/proxy.h"
+#include "proxy/resolve/resolver.h"
 #include "proxy/route/policy.h"
 #include "proxy/state/rcu.h"
 #include "proxy/tls/tls_library.h"
@@ -67,6 +68,15 @@ static void on_identity_changed(void *data, struct identity *identity)
     (void)identity;
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_state_changed(p->workers[i], false);
+}
+
+/* Who waits for a hostname looks again. */
+static void on_names_changed(void *data)
+{
+    struct proxy *p = data;
+
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_check_all(p->workers[i]);
 }
 
 static void on_xds_ready(void *data)
@@ -130,6 +140,7 @@ static void metrics(void *data, FILE *out)
     if (p->xds)
         xds_client_write_metrics(p->xds, out);
     pods_write_metrics(p, out);
+    resolver_write_metrics(p->resolver, out);
     memory_write_metrics(p, out);
     if (p->revoked)
         crl_watch_write_metrics(p->revoked, out);
@@ -291,6 +302,27 @@ static int open_control_plane(struct proxy *p)
     return r < 0 ? log_error_errno(r, "cannot set up the xDS client") : 0;
 }
 
+static int open_resolver(struct proxy *p)
+{
+    const struct resolver_config config = {
+        .loop = p->loop,
+        .query = {.servers = p->settings.name_servers,
+                  .ipv6 = p->settings.ipv6,
+                  .timeout = p->settings.name_timeout},
+        .max_names = p->settings.max_names,
+        .max_queries = p->settings.max_name_queries,
+        .changed = on_names_changed,
+        .data = p,
+    };
+    int r = resolver_new(&config, &p->resolver);
+
+    if (r == -EINVAL)
+        log_error("name-servers: \"%s\" is not a list of ADDRESS or ADDRESS:PORT", p->settings.name_servers);
+    else if (r < 0)
+        log_error_errno(r, "cannot set up the resolver of hostnames");
+    return r;
+}
+
 /* ---- who names the pods ---- */
 
 static void agent_pod_drained(struct proxy *p, const char *uid)
@@ -389,6 +421,9 @@ static int start(struct proxy *p)
         return log_error_errno(r, "cannot make the mesh state");
     memory_init(p);
     state_set_unknown_policy(p->state, p->settings.unknown_policy_denies);
+    r = open_resolver(p);
+    if (r < 0)
+        return r;
     p->workers = calloc(count, sizeof(*p->workers));
     if (!p->workers)
         return log_error_errno(ENOMEM, "workers");
@@ -423,6 +458,7 @@ static void stop(struct proxy *p)
     wall_clock_forget(&p->wall);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_stop(p->workers[i]);
+    resolver_free(&p->resolver);
     dump_stop(p);
 }
 

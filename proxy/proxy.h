@@ -28,6 +28,7 @@
 #include "proxy/xds/xds_client.h"
 
 struct dump_maker;
+struct resolver;
 struct worker;
 struct worker_pod;
 struct tunnel;
@@ -37,6 +38,7 @@ struct proxy {
     struct loop *loop; /* control thread */
     struct state *state;
     struct identity_store *identities;
+    struct resolver *resolver; /* of hostnames of workloads */
     struct crl_watch *revoked; /* NULL: no lists are configured */
     struct xds_client *xds;
     struct agent_client *agent; /* NULL: a CNI agent names the pods */

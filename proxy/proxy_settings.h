@@ -57,6 +57,8 @@ struct proxy_settings {
     bool crl_required;
     const char *cluster_domain, *preferred_namespace;
     unsigned long dns_timeout, max_dns_queries, max_pod_dns_queries;
+    const char *name_servers;
+    unsigned long name_timeout, max_names, max_name_queries;
     unsigned long policy_timeout, stall_timeout, xds_request_max, xds_settle;
 };
 

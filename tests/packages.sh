@@ -7,7 +7,7 @@
 packages_build() {
     echo gcc libc6-dev make pkg-config meson ninja-build clang llvm
     echo linux-libc-dev libbpf-dev libelf-dev zlib1g-dev libcjson-dev libssl-dev libnghttp2-dev
-    echo libprotobuf-c-dev protobuf-c-compiler libcurl4-openssl-dev libjansson-dev libldns-dev libmnl-dev liburcu-dev libyaml-dev libmicrohttpd-dev
+    echo libprotobuf-c-dev protobuf-c-compiler libcurl4-openssl-dev libjansson-dev libldns-dev libc-ares-dev libmnl-dev liburcu-dev libyaml-dev libmicrohttpd-dev
     echo libcriterion-dev
     if is_ubuntu; then
         echo linux-tools-common linux-tools-generic # bpftool

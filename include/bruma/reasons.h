@@ -150,7 +150,13 @@
     BRUMA_REASON(DNS_SERVER_UNKNOWN, "dns_server_unknown", "-", "netfilter rules redirected a DNS query and conntrack does not know its destination; the proxy's own server is queried", "kernel module nf_conntrack_netlink; rules of the CNI agent") \
     BRUMA_REASON(DNS_POD_QUERIES, "dns_pod_queries", "-", "the pod has reached the limit of forwarded DNS queries for one pod; it got SERVFAIL", "who sends that many, or does its server not answer? `--max-pod-dns-queries`") \
     BRUMA_REASON(DNS_QUERIES, "dns_queries", "-", "a worker has reached its limit of forwarded DNS queries; the pod got SERVFAIL", "who sends that many? istio_dns_requests_total; `--max-dns-queries`") \
-    BRUMA_REASON(DNS_ANSWER_LOST, "dns_answer_lost", "-", "a DNS answer could not be sent to the pod", "the error text (log scope dns=debug); kernel memory for sockets")
+    BRUMA_REASON(DNS_ANSWER_LOST, "dns_answer_lost", "-", "a DNS answer could not be sent to the pod", "the error text (log scope dns=debug); kernel memory for sockets") \
+    /* hostnames of workloads, in the proxy */ \
+    BRUMA_REASON(NAME_NOT_FOUND, "name_not_found", "CONNECT", "the destination's workload has a hostname, and DNS has no address for it", "`dig` from the proxy's network namespace; the ServiceEntry's host and endpoints; DNS servers of the proxy (`--name-servers`, /etc/resolv.conf)") \
+    BRUMA_REASON(NAME_SERVER_FAILED, "name_server_failed", "CONNECT", "the destination's workload has a hostname, and the DNS servers refused the query, failed or cannot be reached", "the error text; DNS servers of the proxy (`--name-servers`, /etc/resolv.conf)") \
+    BRUMA_REASON(NAME_TIMEOUT, "name_timeout", "CONNECT", "the destination's workload has a hostname, and no DNS server answered in time", "DNS servers of the proxy (`--name-servers`, /etc/resolv.conf); network policies for port 53; `--name-timeout`") \
+    BRUMA_REASON(NAME_QUERIES, "name_queries", "CONNECT", "too many hostnames of workloads are being resolved at once", "do the DNS servers answer? `--max-name-queries`") \
+    BRUMA_REASON(NAME_ADDRESS_REFUSED, "name_address_refused", "CONNECT", "the hostname of the destination's workload has only addresses that are never used: loopback, link-local, multicast", "who answers for that name? `dig` from the proxy's network namespace")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -6,12 +6,14 @@
 #include <string.h>
 
 #include "bruma/mesh.h"
+#include "proxy/connection/hostname.h"
 #include "proxy/connection/pending.h"
 #include "proxy/connection/retry.h"
 #include "proxy/dns/dns.h"
 #include "proxy/hbone/pool.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/socket/socket.h"
+#include "proxy/state/hash.h"
 #include "proxy/state/rcu.h"
 
 #define ATTEMPTS_MAX         3
@@ -200,11 +202,17 @@ static void go(struct pending *p, const struct workload *local, struct route *ro
 
 /* ---- another endpoint ---- */
 
-/* route was chosen by retry_elsewhere(). */
+/* route was chosen by retry_elsewhere(). One with a hostname may have to wait for its address: it is decided
+ * upon as at first, still without those that have failed. */
 static void go_again(struct pending *p, struct route *route)
 {
-    go(p, worker_pod_source(p->c.wp), route);
+    bool has_name = route->hostname != NULL;
+
+    if (!has_name)
+        go(p, worker_pod_source(p->c.wp), route);
     route_release(route);
+    if (has_name)
+        pending_decide(p);
 }
 
 static bool stream_elsewhere(struct stream *s, enum bruma_reason reason)
@@ -273,12 +281,17 @@ static bool is_to_itself(const struct connection *c)
 
 /* ---- where to ---- */
 
-static void find_route(const struct connection *c, const struct workload *local, struct route *ret)
+static void find_route(struct pending *p, const struct workload *local, struct route *ret)
 {
-    if (is_to_itself(c))
-        *ret = (struct route){.kind = ROUTE_PASSTHROUGH, .target = c->destination};
+    uint64_t random;
+
+    if (!p->choice)
+        p->choice = hash_pair(worker_random(connection_worker(&p->c)), 1) | 1; /* a sequence of its own */
+    random = p->choice;
+    if (is_to_itself(&p->c))
+        *ret = (struct route){.kind = ROUTE_PASSTHROUGH, .target = p->c.destination};
     else
-        retry_route(c, local, ret);
+        retry_route(&p->c, local, &random, ret);
 }
 
 /* Destinations outside the mesh wait for nothing, those in it for the pod's certificate alone; where to is
@@ -288,11 +301,12 @@ static enum admission_step place(struct admission *a, bool timed_out)
     struct pending *p = pending_of(a);
     struct worker_pod *wp = p->c.wp;
     const struct workload *local = worker_pod_source(wp);
+    enum admission_step step = ADMISSION_OVER;
     struct route route;
 
-    if (p->waits && !timed_out && worth_waiting(wp))
+    if (p->waits && !p->names && !timed_out && worth_waiting(wp))
         return ADMISSION_WAITS;
-    find_route(&p->c, local, &route);
+    find_route(p, local, &route);
     if (route.kind == ROUTE_HBONE && !p->waits && worth_waiting(wp)) {
         route_release(&route);
         return ADMISSION_WAITS;
@@ -302,10 +316,10 @@ static enum admission_step place(struct admission *a, bool timed_out)
     else if (route.kind == ROUTE_HBONE && !worker_pod_workload(wp) && !rcu_read(wp->pod->identity))
         /* not even its trust domain is known, so nobody was asked for a certificate */
         pending_refuse(p, BRUMA_REASON_SOURCE_UNKNOWN, NULL);
-    else
+    else if (!route.hostname || hostname_resolve(p, local, &route, timed_out, &step))
         go(p, local, &route);
     route_release(&route);
-    return ADMISSION_OVER;
+    return step;
 }
 
 /* fd: the application's connection, or one end of a pair of sockets whose other end asks DNS for it. */

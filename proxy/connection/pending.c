@@ -35,7 +35,8 @@ void pending_init(struct pending *p, struct worker_pod *wp, const struct admissi
                   int fd, const struct endpoint *client, const struct endpoint *destination)
 {
     p->fd = fd;
-    p->waits = false;
+    p->waits = p->names = false;
+    p->choice = 0;
     connection_init(&p->c, wp, inbound, client, destination, abort_pending);
     admission_init(&p->admission, &p->c, ops);
 }
@@ -43,7 +44,8 @@ void pending_init(struct pending *p, struct worker_pod *wp, const struct admissi
 void pending_again(struct pending *p, const struct admission_ops *ops, int fd, struct connection *c)
 {
     p->fd = fd;
-    p->waits = false;
+    p->waits = p->names = false;
+    p->choice = 0;
     connection_move(&p->c, c, abort_pending);
     admission_init(&p->admission, &p->c, ops);
 }
@@ -61,6 +63,8 @@ void pending_decide(struct pending *now)
     }
     p->fd = now->fd;
     p->waits = true;
+    p->names = now->names;
+    p->choice = now->choice;
     connection_move(&p->c, &now->c, abort_pending);
     admission_move(&p->admission, &now->admission, &p->c);
     worker_wait(&p->admission.waiter);

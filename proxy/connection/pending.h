@@ -14,7 +14,9 @@ struct pending {
     struct admission admission;
     struct connection c;
     int fd;
-    bool waits; /* and is on the heap for it */
+    bool waits;      /* and is on the heap for it */
+    bool names;      /* outbound: the address of a hostname has been looked up */
+    uint64_t choice; /* outbound: one of several endpoints is chosen by it, the same each time it is asked */
 };
 
 /* Whose admission it is: never NULL, and it lives as long. */

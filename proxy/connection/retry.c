@@ -35,7 +35,8 @@ static bool is_of_endpoint(enum bruma_reason reason)
     }
 }
 
-void retry_route(const struct connection *c, const struct workload *local, struct route *ret)
+void retry_route(const struct connection *c, const struct workload *local, uint64_t *random,
+                 struct route *ret)
 {
     struct worker *w = connection_worker(c);
     struct endpoint_filter filter = {.ejected = &w->ejected, .now = loop_now(w->loop)};
@@ -44,7 +45,7 @@ void retry_route(const struct connection *c, const struct workload *local, struc
         filter.tried = c->tried->all;
         filter.tried_len = c->tried->len;
     }
-    route_outbound(w->state, local, &c->destination, &w->random, &filter, ret);
+    route_outbound(w->state, local, &c->destination, random, &filter, ret);
 }
 
 uint64_t retry_patience(const struct connection *c)
@@ -89,7 +90,7 @@ bool retry_elsewhere(struct connection *c, enum bruma_reason reason, struct rout
         telemetry_ejected(w->telemetry);
     if (!may_try(c) || !remember(c))
         return false;
-    retry_route(c, worker_pod_source(c->wp), &route);
+    retry_route(c, worker_pod_source(c->wp), &w->random, &route);
     /* A destination that is no service's any more, or only a failure, is not what was dialed. */
     if (!route.endpoint.port || (route.kind != ROUTE_HBONE && route.kind != ROUTE_TCP)) {
         c->tried->len--;

@@ -10,8 +10,9 @@
 #include "proxy/worker/connection.h"
 
 /* Of a pod's application to its destination, without endpoints that are left out, or that have failed this
- * connection already. local: as for route_outbound(). Fills ret whole; see route_release(). */
-void retry_route(const struct connection *c, const struct workload *local, struct route *ret);
+ * connection already. local and random: as for route_outbound(). Fills ret whole; see route_release(). */
+void retry_route(const struct connection *c, const struct workload *local, uint64_t *random,
+                 struct route *ret);
 
 /* How long an endpoint may take before another one is tried, in milliseconds; 0: none would be. */
 uint64_t retry_patience(const struct connection *c);

@@ -95,6 +95,16 @@ static void do_state_changed(void *data)
     message_free(m);
 }
 
+static void do_check_all(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp;
+
+    list_for_each (wp, &m->worker->pods, node)
+        worker_check_waiting(wp);
+    message_free(m);
+}
+
 static void do_set_revoked(void *data)
 {
     struct message *m = data;
@@ -250,6 +260,11 @@ void worker_state_changed(struct worker *w, bool policies)
     struct message fill = {.policies = policies};
 
     post(w, NULL, do_state_changed, &fill);
+}
+
+void worker_check_all(struct worker *w)
+{
+    post(w, NULL, do_check_all, NULL);
 }
 
 void worker_set_revoked(struct worker *w, struct crl_set *set)

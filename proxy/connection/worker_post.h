@@ -20,6 +20,8 @@ void worker_drain_pod(struct worker *worker, struct pod *pod);
 void worker_delete_pod(struct worker *worker, struct pod *pod);
 /* The mesh state has changed. policies: some of them too, so that live connections are authorized again. */
 void worker_state_changed(struct worker *worker, bool policies);
+/* Connections that wait look again whether they must. */
+void worker_check_all(struct worker *worker);
 /* New lists of revoked certificates; tunnels of such peers are closed. The worker takes a reference. */
 void worker_set_revoked(struct worker *worker, struct crl_set *set);
 /* The wall clock has been set: certificates may have come to their end. */

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proxy/route/endpoints.h"
 
+#include <string.h>
+
+#include "proxy/state/hash.h"
 #include "proxy/state/state_store.h"
 
 #define TRIES 16 /* random picks before all endpoints are looked at */
@@ -101,6 +104,21 @@ static bool is_left_out(const struct endpoint_filter *f, const struct endpoint *
     return false;
 }
 
+/* What a filter knows the workload by: its first address; or, where a hostname stands for it, a hash of that.
+ */
+static struct addr endpoint_name(const struct workload_full *w)
+{
+    struct addr name;
+    uint64_t hash[2];
+
+    if (w->addresses_len)
+        return w->addresses[0].addr;
+    hash[0] = hash_text(w->public.hostname);
+    hash[1] = hash_pair(hash[0], 1);
+    memcpy(name.bytes, hash, sizeof(name.bytes));
+    return name;
+}
+
 /* Fills what a look at one endpoint tells. True: it is a candidate. */
 static bool candidate(const struct workload_service *membership, const struct workload *source,
                       const struct port_map *of_service, uint16_t port, enum balance_purpose purpose,
@@ -115,11 +133,9 @@ static bool candidate(const struct workload_service *membership, const struct wo
         ret->other_network |= w->gateway || w->addresses_len || *w->public.hostname;
         return false;
     }
-    if (!w->addresses_len) {
-        ret->no_address |= *w->public.hostname != '\0';
+    if (!w->addresses_len && !*w->public.hostname)
         return false;
-    }
-    ret->endpoint = (struct endpoint){w->addresses[0].addr, ret->port};
+    ret->endpoint = (struct endpoint){endpoint_name(w), ret->port};
     if (filter && is_left_out(filter, &ret->endpoint)) {
         ret->left_out = true;
         return false;
@@ -168,7 +184,6 @@ static void choose_ranked(const struct service_full *s, const struct endpoints *
 
         if (!candidate(e->items[i], source, of_service, port, purpose, filter, &now)) {
             ret->other_network |= now.other_network;
-            ret->no_address |= now.no_address;
             ret->left_out |= now.left_out;
             continue;
         }

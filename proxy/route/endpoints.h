@@ -11,7 +11,8 @@ enum balance_purpose {
     BALANCE_FOR_WAYPOINT, /* the service is a waypoint: application tunnels need no port of the service */
 };
 
-/* Endpoints that are left out. They are known by the first address of their workload, and their port. */
+/* Endpoints that are left out. They are known by the first address of their workload, or a hash of its
+ * hostname, and their port. */
 struct endpoint_filter {
     const struct ejected *ejected; /* not if all others are out too; NULL: none */
     uint64_t now;                  /* loop_now() */
@@ -27,14 +28,13 @@ struct choice_of_endpoint {
     /* why there is none, the most telling one: */
     bool no_port;       /* the service has no such port */
     bool other_network; /* endpoints exist, but only behind a gateway of another network */
-    bool no_address;    /* endpoints exist, but they have a hostname in place of an address */
 };
 
 /*
- * port: of the service. Endpoints in the source's network that have an address are preferred to all others,
- * since the others cannot be reached; if there are only such, none is chosen and the result says why. Among
- * the usable ones the service's preferences rank and capacities weigh. random: xorshift state of the caller,
- * not 0. filter: NULL for none.
+ * port: of the service. Endpoints in the source's network that have an address, or a hostname in its place,
+ * are preferred to all others, since the others cannot be reached; if there are only such, none is chosen and
+ * the result says why. Among the usable ones the service's preferences rank and capacities weigh. random:
+ * xorshift state of the caller, not 0. filter: NULL for none.
  */
 void endpoints_choose(const struct service_full *service, const struct workload *source, uint16_t port,
                       enum balance_purpose purpose, uint64_t *random, const struct endpoint_filter *filter,

@@ -60,7 +60,7 @@ static bool family_allowed(const struct service_full *service, const struct addr
 
 /* The workload's address to use: the wanted one if it has it, else one of its family, else any that the
  * service allows. NULL: none. */
-static const struct addr *choose_address(const struct workload_full *w, const struct service_full *service,
+static const struct addr *listed_address(const struct workload_full *w, const struct service_full *service,
                                          const struct addr *wanted)
 {
     const struct addr *other = NULL;
@@ -80,14 +80,26 @@ static const struct addr *choose_address(const struct workload_full *w, const st
     return other;
 }
 
-static void fail_no_address(struct decision *d, const struct workload_full *w)
+/* Where the workload is reached, at that port. One with a hostname in place of addresses is asked of DNS by
+ * the caller. False: it has no address that may be used. */
+static bool set_target(struct decision *d, const struct workload_full *w, const struct service_full *service,
+                       const struct addr *wanted, uint16_t port)
 {
-    if (*w->public.hostname && !w->addresses_len)
-        fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM, "workload %s/%s has only the hostname %.40s, no address",
-             w->public.namespace, w->public.name, w->public.hostname);
-    else
+    const struct addr *addr = listed_address(w, service, wanted);
+
+    d->route->target = (struct endpoint){.port = port};
+    if (addr) {
+        d->route->target.addr = *addr;
+        return true;
+    }
+    if (w->addresses_len || !*w->public.hostname) {
         fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM, "workload %s/%s has no address of a usable family",
              w->public.namespace, w->public.name);
+        return false;
+    }
+    d->route->hostname = w->public.hostname;
+    d->route->prefers_ipv4 = addr_is_v4(wanted);
+    return true;
 }
 
 static void fail_other_network(struct decision *d, const struct workload_full *w)
@@ -118,7 +130,7 @@ static const struct gateway_reference *waypoint_of_service(const struct service_
  */
 static void through_waypoint(struct decision *d, const struct gateway_reference *reference)
 {
-    const struct addr *hint = reference->network ? &reference->addr : &d->destination->addr, *addr;
+    const struct addr *hint = reference->network ? &reference->addr : &d->destination->addr;
     struct reference_target target;
     char name[160];
 
@@ -135,15 +147,11 @@ static void through_waypoint(struct decision *d, const struct gateway_reference 
         fail_other_network(d, target.workload);
         return;
     }
-    addr = choose_address(target.workload, target.service, hint);
-    if (!addr) {
-        fail_no_address(d, target.workload);
+    if (!set_target(d, target.workload, target.service, hint, target.port))
         return;
-    }
     d->route->kind = ROUTE_HBONE;
     d->route->via_waypoint = true;
     d->route->endpoint = target.endpoint;
-    d->route->target = (struct endpoint){*addr, target.port};
     endpoint_format(d->destination, d->route->authority);
     keep_upstream(d, target.workload);
     keep_service(&d->route->expected_service, target.service);
@@ -161,10 +169,6 @@ static void fail_no_upstream(struct decision *d, const struct service_full *s,
         fail(d, BRUMA_REASON_GATEWAY_UNRESOLVED,
              "service %s/%s has endpoints in other networks only, and double HBONE is not supported",
              s->public.namespace, s->public.hostname);
-    else if (choice->no_address)
-        fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM,
-             "service %s/%s has endpoints with a hostname only, which is not resolved", s->public.namespace,
-             s->public.hostname);
     else
         fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM, "service %s/%s has no usable endpoint for port %u",
              s->public.namespace, s->public.hostname, d->destination->port);
@@ -182,29 +186,31 @@ static bool is_own_waypoint(struct decision *d, const struct workload_full *upst
     return upstream->waypoint && reference_names(d->state, upstream->waypoint, d->source, NULL);
 }
 
+/* The target is reached by a tunnel to its own pod or node. */
+static void tunnel_to_target(struct route *route)
+{
+    endpoint_format(&route->target, route->authority);
+    route->target.port = BRUMA_PORT_HBONE;
+}
+
 static void direct(struct decision *d, const struct service_full *service,
                    const struct workload_full *upstream, uint16_t port, bool service_addressed)
 {
-    const struct addr *addr;
-
     if (upstream->public.network != d->source->public.network) {
         fail_other_network(d, upstream);
         return;
     }
-    addr = choose_address(upstream, service, &d->destination->addr);
-    if (!addr) {
-        fail_no_address(d, upstream);
+    if (!set_target(d, upstream, service, &d->destination->addr, port))
         return;
-    }
     if (!service_addressed && upstream->waypoint && !is_own_waypoint(d, upstream)) {
+        d->route->hostname = NULL; /* the waypoint's, if it has one */
         through_waypoint(d, upstream->waypoint);
         return;
     }
-    d->route->target = (struct endpoint){*addr, port};
     if (upstream->public.protocol == TUNNEL_HBONE) {
         d->route->kind = ROUTE_HBONE;
-        endpoint_format(&d->route->target, d->route->authority);
-        d->route->target.port = BRUMA_PORT_HBONE;
+        if (!d->route->hostname)
+            tunnel_to_target(d->route);
         keep_service(&d->route->expected_service, service);
     } else {
         d->route->kind = ROUTE_TCP;
@@ -276,6 +282,14 @@ void route_outbound(const struct state *state, const struct workload *source,
     } else {
         select_upstream(&d, service);
     }
+}
+
+void route_resolved(struct route *route, const struct addr *addr)
+{
+    route->target.addr = *addr;
+    route->hostname = NULL;
+    if (route->kind == ROUTE_HBONE && !route->via_waypoint)
+        tunnel_to_target(route);
 }
 
 void route_release(struct route *route)

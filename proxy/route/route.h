@@ -29,6 +29,9 @@ struct route {
     const struct service
         *expected_service; /* whose SANs are accepted beside the upstream's identity; referenced, or NULL */
     bool via_waypoint;
+    const char
+        *hostname;     /* the upstream's, if target has no address yet: route_resolved() follows; or NULL */
+    bool prefers_ipv4; /* of several addresses of the hostname, those of this family */
     struct endpoint
         endpoint;     /* which of a service's (or of a waypoint's); port 0: it was not chosen among such */
     char detail[128]; /* for ROUTE_FAILED: names the service, waypoint ... */
@@ -41,10 +44,13 @@ static inline bool route_is_own_port(uint16_t port)
 }
 
 /* Fills ret whole; the caller gives it back by route_release(). source: the local workload of the pod.
- * random: state of a cheap generator owned by the worker (xorshift). filter: of endpoints.h, or NULL. */
+ * random: state of a cheap generator owned by the caller (xorshift); the same one leads to the same route,
+ * while the mesh stays the same. filter: of endpoints.h, or NULL. */
 void route_outbound(const struct state *state, const struct workload *source,
                     const struct endpoint *destination, uint64_t *random,
                     const struct endpoint_filter *filter, struct route *ret);
+/* The route had a hostname: it goes to this address of it. */
+void route_resolved(struct route *route, const struct addr *addr);
 /* Drops its references; harmless a second time, and for a zeroed one. */
 void route_release(struct route *route);
 

@@ -52,7 +52,7 @@ void reference_resolve(const struct state *state, const struct gateway_reference
     if (choice.workload)
         ret->endpoint = choice.endpoint;
     ret->other_network = choice.other_network;
-    ret->why = choice.no_address ? "its endpoints have a hostname only" : "it has no usable endpoint";
+    ret->why = "it has no usable endpoint";
 }
 
 bool reference_names(const struct state *state, const struct gateway_reference *reference,

@@ -22,6 +22,8 @@ int telemetry_new(struct loop *loop, int log_fd, bool json, struct telemetry **r
     if (r == 0)
         r = dns_metrics_new(&t->dns);
     if (r == 0)
+        r = name_metrics_new(&t->names);
+    if (r == 0)
         r = log_sink_new(loop, log_fd, &t->sink);
     if (r < 0) {
         telemetry_free(&t);
@@ -40,6 +42,7 @@ void telemetry_free(struct telemetry **ptr)
     log_sink_free(&t->sink);
     metric_series_table_free(&t->table);
     dns_metrics_free(&t->dns);
+    name_metrics_free(&t->names);
     free(t);
     *ptr = NULL;
 }

@@ -6,6 +6,7 @@
 #include "proxy/telemetry/access_log.h"
 #include "proxy/telemetry/dns_metrics.h"
 #include "proxy/telemetry/metric_series.h"
+#include "proxy/telemetry/name_metrics.h"
 #include "proxy/telemetry/telemetry.h"
 
 struct log_sink;
@@ -16,6 +17,7 @@ struct telemetry {
     struct access_log log;
     struct metric_series_table *table;
     struct dns_metrics *dns;
+    struct name_metrics *names;
     /* Relaxed atomics, written by the worker, read by scrapes. */
     uint64_t opened[2], closed[2]; /* by reporter */
     uint64_t failures[BRUMA_REASON_COUNT];

@@ -253,6 +253,18 @@ static void questions(struct telemetry *const *all, size_t count, FILE *out)
     free(dns);
 }
 
+static void hostnames(struct telemetry *const *all, size_t count, FILE *out)
+{
+    struct name_metrics **names = calloc(count + 1, sizeof(struct name_metrics *));
+
+    if (!names)
+        return;
+    for (size_t i = 0; i < count; i++)
+        names[i] = all[i]->names;
+    name_metrics_write(names, count, out);
+    free(names);
+}
+
 void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *out)
 {
     struct metric_series **list = NULL;
@@ -282,5 +294,6 @@ void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *o
         out);
     revocations(all, count, out);
     questions(all, count, out);
+    hostnames(all, count, out);
     about_ourselves(all, count, out);
 }

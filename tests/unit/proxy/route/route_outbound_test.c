@@ -408,11 +408,81 @@ Test(route_outbound, waypoint_in_another_network)
     expect_failure("10.96.0.20:80", BRUMA_REASON_GATEWAY_UNRESOLVED, "another network");
 }
 
-Test(route_outbound, endpoint_with_a_hostname_only)
+static void expect_hostname(const char *to, const char *hostname, bool prefers_ipv4, const char *address,
+                            const char *wanted)
 {
-    SERVICE(state, .name = "cart", .addresses = {"10.96.0.20"}, .ports = {{80, 8080}});
+    const struct route *r = go(to);
+    struct endpoint e = sample_endpoint(address);
+
+    cr_assert(r->hostname != NULL, "%s: %s (%s)", to, told(r), r->detail);
+    cr_expect_str_eq(r->hostname, hostname);
+    cr_expect(r->prefers_ipv4 == prefers_ipv4 && addr_is_none(&r->target.addr));
+    route_resolved(&route, &e.addr);
+    cr_expect(!route.hostname && !strcmp(told(&route), wanted), "%s: \"%s\", not \"%s\"", to, told(&route),
+              wanted);
+}
+
+Test(route_outbound, endpoint_with_a_hostname)
+{
+    SERVICE(state, .name = "cart", .addresses = {"10.96.0.20", "fd00:96::20"}, .ports = {{80, 8080}});
+    WORKLOAD(state, .name = "named", .hostname = "db.example.com", .services = {{CART}}, .plain = true);
+    expect_hostname("10.96.0.20:80", "db.example.com", true, "192.0.2.1:1",
+                    "TCP 192.0.2.1:8080 - named cart");
+    expect_hostname("[fd00:96::20]:80", "db.example.com", false, "[2001:db8::1]:1",
+                    "TCP [2001:db8::1]:8080 - named cart");
     WORKLOAD(state, .name = "named", .hostname = "db.example.com", .services = {{CART}});
-    expect_failure("10.96.0.20:80", BRUMA_REASON_NO_HEALTHY_UPSTREAM, "hostname");
+    expect_hostname("10.96.0.20:80", "db.example.com", true, "192.0.2.1:1",
+                    "HBONE 192.0.2.1:15008 192.0.2.1:8080 named cart");
+    /* addresses are not asked for where there are some */
+    WORKLOAD(state, .name = "named", .hostname = "db.example.com", .addresses = {"192.0.2.7"},
+             .services = {{CART}}, .plain = true);
+    expect_route("10.96.0.20:80", "TCP 192.0.2.7:8080 - named cart");
+    cr_expect(!route.hostname);
+}
+
+Test(route_outbound, waypoint_with_a_hostname)
+{
+    SERVICE(state, .name = "cart", .addresses = {"10.96.0.20"}, .ports = {{80, 8080}},
+            .waypoint = "shop/wp.example.com:15008");
+    WORKLOAD(state, .name = "cart-0", .addresses = {"10.1.0.9"}, .services = {{CART}});
+    WORKLOAD(state, .name = "wp-1", .hostname = "wp.example.com");
+    expect_hostname("10.96.0.20:80", "wp.example.com", true, "192.0.2.9:1",
+                    "HBONE 192.0.2.9:15008 10.96.0.20:80 wp-1 cart waypoint");
+    /* the destination has one too: the waypoint's counts */
+    WORKLOAD(state, .name = "far", .addresses = {"10.1.0.44"}, .hostname = "far.example.com",
+             .waypoint = "shop/wp.example.com:15008");
+    expect_hostname("10.1.0.44:80", "wp.example.com", true, "192.0.2.9:1",
+                    "HBONE 192.0.2.9:15008 10.1.0.44:80 wp-1 - waypoint");
+}
+
+Test(route_outbound, the_same_random_state_leads_to_the_same_endpoint)
+{
+    struct endpoint destination = sample_endpoint("10.96.0.20:80");
+    const struct workload *source;
+    int changes = 0;
+    char first[64];
+
+    SERVICE(state, .name = "cart", .addresses = {"10.96.0.20"}, .ports = {{80, 8080}});
+    WORKLOAD(state, .name = "a", .hostname = "a.example.com", .services = {{CART}});
+    WORKLOAD(state, .name = "b", .hostname = "b.example.com", .services = {{CART}});
+    WORKLOAD(state, .name = "c", .addresses = {"10.1.0.9"}, .services = {{CART}});
+    state_commit(state);
+    source = state_find_local(state, "shop", "web", "");
+    for (uint64_t seed = 1; seed <= 100; seed++) {
+        for (int i = 0; i < 3; i++) {
+            uint64_t random = seed * 0x9e3779b97f4a7c15u;
+
+            route_release(&route);
+            route_outbound(state, source, &destination, &random, NULL, &route);
+            cr_assert_not_null(route.upstream);
+            if (i == 0)
+                changes += seed > 1 && strcmp(first, route.upstream->name) != 0;
+            if (i == 0)
+                snprintf(first, sizeof(first), "%s", route.upstream->name);
+            cr_assert_str_eq(first, route.upstream->name);
+        }
+    }
+    cr_expect(changes > 40, "%d", changes);
 }
 
 Test(route_outbound, expected_hash)
