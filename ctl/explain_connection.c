@@ -170,6 +170,9 @@ static void say_verdict(cJSON *lines, const struct ctl_options *o, const cJSON *
         say(lines, "verdict", NULL, "the policies allow it");
     else
         say(lines, "verdict", &denied, "the policies refuse it: %s", text_of(verdict, "text"));
+    if (*text_of(verdict, "dryRun"))
+        say(lines, "dry run", NULL, "%s%s%s", text_of(verdict, "dryRunText"),
+            *text_of(verdict, "dryRunPolicy") ? "; policy " : "", text_of(verdict, "dryRunPolicy"));
     cJSON_Delete(verdict);
 }
 

@@ -27,7 +27,6 @@ static const struct contract_setting {
     {"LOCAL_XDS", {}, false, "without istiod, bruma-agent serves a mesh file"},
     {"ISTIO_META_DNS_PROXY_ADDR", {"localhost:15053"}, false, "the port in pods is fixed"},
     {"UNSTABLE_ENABLE_SOCKS5", {"false"}, true, "there is no SOCKS5 server"},
-    {"AUTHZ_POLICY_INFO_LOGGING", {"false"}, true, "brumactl explain tells of policies"},
     {"TLS12_ENABLED", {"false"}, true, "TLS is 1.3 alone"},
     {"COMPLIANCE_POLICY", {}, false, "the cipher suites are fixed"},
     {"INPOD_ENABLED", {"true"}, false, "the proxy serves the pods of a node"},

@@ -184,6 +184,9 @@ static cJSON *verdict(void *data, const char *identity, const struct endpoint *f
     cJSON_AddBoolToObject(o, "allowed", v.allowed);
     cJSON_AddStringToObject(o, "policy", v.policy);
     cJSON_AddStringToObject(o, "text", v.text);
+    cJSON_AddStringToObject(o, "dryRun", policy_dry_run_name(v.dry_run));
+    cJSON_AddStringToObject(o, "dryRunPolicy", v.dry_run_policy);
+    cJSON_AddStringToObject(o, "dryRunText", policy_dry_run_text(v.dry_run));
     return o;
 }
 

@@ -87,6 +87,7 @@ const struct setting proxy_settings_table[] = {
     {"original-source", "ENABLE_ORIG_SRC", SETTING_BOOL, "true", "connect to applications from the client's address", FIELD(original_source), 0, 0},
     {"localhost-app-tunnel", "LOCALHOST_APP_TUNNEL", SETTING_BOOL, "true", "reach applications that ask for a PROXY tunnel on loopback", FIELD(localhost_application_tunnel), 0, 0},
     {"unknown-policy-denies", "BRUMA_UNKNOWN_POLICY_DENIES", SETTING_BOOL, "true", "refuse if a policy that a workload names has not arrived in time", FIELD(unknown_policy_denies), 0, 0},
+    {"dry-run-info", "AUTHZ_POLICY_INFO_LOGGING", SETTING_BOOL, "false", "log at level info, and not debug, what dry-run policies would have made of a connection", FIELD(dry_run_info), 0, 0},
     {"policy-timeout", "BRUMA_POLICY_TIMEOUT", SETTING_DURATION, "5s", "how long a connection waits for a policy that its workload names and that has not arrived", FIELD(policy_timeout), 0, 0},
     {"cluster-domain", "CLUSTER_DOMAIN", SETTING_STRING, "cluster.local", "domain of the cluster's services, for the names that pods query", FIELD(cluster_domain), 0, 0},
     {"preferred-service-namespace", "PREFERED_SERVICE_NAMESPACE", SETTING_STRING, "", "namespace whose service answers a DNS query if several services have the host name and none is in the pod's own namespace; empty: none is preferred", FIELD(preferred_namespace), 0, 0},

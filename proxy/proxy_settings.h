@@ -54,6 +54,7 @@ struct proxy_settings {
     bool keepalive, user_timeout;
     bool response_baggage, original_source, localhost_application_tunnel;
     bool unknown_policy_denies;
+    bool dry_run_info;
     bool crl_required;
     const char *cluster_domain, *preferred_namespace;
     unsigned long dns_timeout, max_dns_queries, max_pod_dns_queries;

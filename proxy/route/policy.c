@@ -3,8 +3,6 @@
 
 #include <stdio.h>
 
-#define LOG_SCOPE "rbac"
-#include "lib/log.h"
 #include "lib/spiffe.h"
 #include "proxy/state/state_store.h"
 
@@ -177,23 +175,32 @@ struct tally {
     const struct policy *denied_by;
     const char *unknown; /* key of a policy that has not arrived */
     bool allow_exists, allowed;
-    bool dry_allow_exists, dry_allowed;
+    bool dry_allow_exists;
+    const struct policy *dry_denied_by, *dry_allowed_by; /* of the dry-run ones */
 };
+
+static void weigh_dry_run(struct tally *t, const struct policy *p, const struct subject *s)
+{
+    const struct policy **matched = p->deny ? &t->dry_denied_by : &t->dry_allowed_by;
+
+    t->dry_allow_exists |= !p->deny;
+    if (!*matched && policy_holds(p, s))
+        *matched = p;
+}
 
 static void weigh(struct tally *t, const struct policy *p, const struct subject *s)
 {
     bool holds;
 
+    if (p->dry_run) {
+        weigh_dry_run(t, p, s);
+        return;
+    }
     /* a decision that stands needs no more reading */
-    if (!p->dry_run && (t->denied_by || (!p->deny && t->allowed)))
+    if (t->denied_by || (!p->deny && t->allowed))
         return;
     holds = policy_holds(p, s);
-    if (p->dry_run) {
-        t->dry_allow_exists |= !p->deny;
-        t->dry_allowed |= !p->deny && holds;
-        if (p->deny && holds)
-            log_debug("a dry-run policy would deny\tpolicy=%s", p->key);
-    } else if (p->deny) {
+    if (p->deny) {
         t->denied_by = holds ? p : NULL;
     } else {
         t->allow_exists = true;
@@ -214,13 +221,50 @@ static void deny(struct policy_verdict *ret, const char *policy, const char *tex
     snprintf(ret->text, sizeof(ret->text), "%s", text);
 }
 
+const char *policy_dry_run_name(enum policy_dry_run dry_run)
+{
+    static const char *const names[POLICY_DRY_RUN_COUNT] = {
+        [POLICY_DRY_RUN_NONE] = "",
+        [POLICY_DRY_RUN_ALLOWED] = "allowed",
+        [POLICY_DRY_RUN_DENIED] = "denied",
+        [POLICY_DRY_RUN_UNMATCHED] = "unmatched",
+    };
+
+    return names[dry_run];
+}
+
+const char *policy_dry_run_text(enum policy_dry_run dry_run)
+{
+    static const char *const texts[POLICY_DRY_RUN_COUNT] = {
+        [POLICY_DRY_RUN_NONE] = "",
+        [POLICY_DRY_RUN_ALLOWED] = "an ALLOW policy matches the connection",
+        [POLICY_DRY_RUN_DENIED] = "a DENY policy matches: the connection would be denied",
+        [POLICY_DRY_RUN_UNMATCHED] = "no ALLOW policy matches: the connection would be denied",
+    };
+
+    return texts[dry_run];
+}
+
+static void conclude_dry_run(const struct tally *t, struct policy_verdict *ret)
+{
+    const struct policy *matched = t->dry_denied_by ? t->dry_denied_by : t->dry_allowed_by;
+
+    if (t->dry_denied_by)
+        ret->dry_run = POLICY_DRY_RUN_DENIED;
+    else if (t->dry_allowed_by)
+        ret->dry_run = POLICY_DRY_RUN_ALLOWED;
+    else if (t->dry_allow_exists && !t->allow_exists)
+        ret->dry_run = POLICY_DRY_RUN_UNMATCHED;
+    if (matched)
+        snprintf(ret->dry_run_policy, sizeof(ret->dry_run_policy), "%s", matched->key);
+}
+
 static void conclude(const struct state *state, const struct tally *t, struct policy_verdict *ret)
 {
     char text[sizeof(ret->text)];
 
     *ret = (struct policy_verdict){.allowed = true};
-    if (t->dry_allow_exists && !t->allow_exists)
-        log_debug("dry-run ALLOW policies exist\tmatched=%s", t->dry_allowed ? "true" : "false");
+    conclude_dry_run(t, ret);
     if (t->denied_by) {
         snprintf(text, sizeof(text), "denied by policy %.200s", t->denied_by->key);
         deny(ret, t->denied_by->key, text);

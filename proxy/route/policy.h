@@ -10,13 +10,29 @@ struct policy_request {
     const char *identity; /* whole SPIFFE URI of the peer, NULL without mutual TLS */
 };
 
+/* What the dry-run policies would have made of a connection, had they been in force. */
+enum policy_dry_run {
+    POLICY_DRY_RUN_NONE,      /* nothing else than was decided, as far as they say */
+    POLICY_DRY_RUN_ALLOWED,   /* one of the ALLOW policies matches */
+    POLICY_DRY_RUN_DENIED,    /* one of the DENY policies matches */
+    POLICY_DRY_RUN_UNMATCHED, /* there are ALLOW policies, all of them dry-run, and none matches */
+    POLICY_DRY_RUN_COUNT
+};
+
 struct policy_verdict {
     bool allowed;
     bool unknown;     /* a policy that the workload names has not arrived, and the others do not deny */
     char policy[192]; /* "namespace/name" that denied; "" if allowed, or if ALLOW policies exist and none
                          matched */
     char text[256];   /* for logs: "denied by policy ns/name", "ALLOW policies exist, none matched" ... */
+    enum policy_dry_run dry_run;
+    char dry_run_policy[192]; /* "namespace/name" that matched; "" if none did */
 };
+
+/* What dry_run says, for logs and users: "denied", "allowed" or "unmatched", "" for NONE. Static. */
+const char *policy_dry_run_name(enum policy_dry_run dry_run);
+/* The same as words: "one would deny the connection"; "" for NONE. Static. */
+const char *policy_dry_run_text(enum policy_dry_run dry_run);
 
 /* Fills ret whole. local: the workload that the connection goes to. */
 void policy_check(const struct state *state, const struct workload *local,

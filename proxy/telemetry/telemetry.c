@@ -43,6 +43,7 @@ void telemetry_free(struct telemetry **ptr)
     metric_series_table_free(&t->table);
     dns_metrics_free(&t->dns);
     name_metrics_free(&t->names);
+    dry_run_metrics_clear(&t->dry_run);
     free(t);
     *ptr = NULL;
 }
@@ -182,4 +183,9 @@ void telemetry_policy_wait(struct telemetry *t, bool *waited)
 void telemetry_client_hidden(struct telemetry *t)
 {
     counter_add(&t->hidden_clients, 1);
+}
+
+void telemetry_dry_run(struct telemetry *t, enum policy_dry_run dry_run, const char *policy)
+{
+    dry_run_metrics_count(&t->dry_run, dry_run, policy);
 }

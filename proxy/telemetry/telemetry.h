@@ -14,6 +14,7 @@
 #include "bruma/reasons.h"
 #include "lib/addr.h"
 #include "lib/loop.h"
+#include "proxy/route/policy.h"
 #include "proxy/state/state.h"
 
 struct telemetry;
@@ -76,6 +77,10 @@ void telemetry_failure(struct telemetry *telemetry, enum bruma_reason reason);
 
 /* A connection waits for a policy to arrive; counted once, *waited remembers it. */
 void telemetry_policy_wait(struct telemetry *telemetry, bool *waited);
+
+/* What dry-run policies would have made of a connection; not NONE. policy: "namespace/name" of the one that
+ * matched, "": none did. */
+void telemetry_dry_run(struct telemetry *telemetry, enum policy_dry_run dry_run, const char *policy);
 
 /* A connection reached its application from the pod's own address, for want of a port under the client's. */
 void telemetry_client_hidden(struct telemetry *telemetry);

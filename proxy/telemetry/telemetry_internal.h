@@ -5,6 +5,7 @@
 
 #include "proxy/telemetry/access_log.h"
 #include "proxy/telemetry/dns_metrics.h"
+#include "proxy/telemetry/dry_run_metrics.h"
 #include "proxy/telemetry/metric_series.h"
 #include "proxy/telemetry/name_metrics.h"
 #include "proxy/telemetry/telemetry.h"
@@ -26,6 +27,7 @@ struct telemetry {
     uint64_t revoked[2]; /* of the failures: revoked certificates, by reporter */
     uint64_t policy_waits;
     uint64_t hidden_clients;
+    struct dry_run_metrics dry_run;
 };
 
 #endif

@@ -265,6 +265,18 @@ static void hostnames(struct telemetry *const *all, size_t count, FILE *out)
     free(names);
 }
 
+static void dry_runs(struct telemetry *const *all, size_t count, FILE *out)
+{
+    struct dry_run_metrics **parts = calloc(count + 1, sizeof(struct dry_run_metrics *));
+
+    if (!parts)
+        return;
+    for (size_t i = 0; i < count; i++)
+        parts[i] = &all[i]->dry_run;
+    dry_run_metrics_write(parts, count, out);
+    free(parts);
+}
+
 void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *out)
 {
     struct metric_series **list = NULL;
@@ -293,6 +305,7 @@ void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *o
         "Connections to a service that were tried on another endpoint, by what the one before failed for.",
         out);
     revocations(all, count, out);
+    dry_runs(all, count, out);
     questions(all, count, out);
     hostnames(all, count, out);
     about_ourselves(all, count, out);

@@ -5,6 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LOG_SCOPE "rbac"
+#include "lib/log.h"
+#include "lib/spiffe.h"
+
 #define STRINGS_FREE 4096 /* what usual baggage takes is not counted */
 
 void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, const struct endpoint *client,
@@ -124,6 +128,28 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     worker_connection_end(c->wp);
 }
 
+/* Says once, and again when it changes, what dry-run policies would have made of the connection. */
+static void tell_dry_run(struct connection *c, const struct policy_verdict *v)
+{
+    enum log_level level = connection_worker(c)->settings->dry_run_info ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG;
+    char from[ENDPOINT_TEXT_LEN], to[ENDPOINT_TEXT_LEN], identity[SPIFFE_MAX + 64] = "";
+
+    if (c->dry_run == v->dry_run)
+        return;
+    c->dry_run = v->dry_run;
+    if (v->dry_run == POLICY_DRY_RUN_NONE)
+        return;
+    telemetry_dry_run(connection_worker(c)->telemetry, v->dry_run, v->dry_run_policy);
+    if (!log_enabled(level, LOG_SCOPE))
+        return;
+    if (c->flow.mutual_tls)
+        snprintf(identity, sizeof(identity), " src.identity=\"%s\"", c->peer_identity);
+    log_write(level, LOG_SCOPE, "dry-run policies: %s\tdry_run=%s%s%s src.addr=%s%s dst.addr=%s",
+              policy_dry_run_text(v->dry_run), policy_dry_run_name(v->dry_run),
+              *v->dry_run_policy ? " policy=" : "", v->dry_run_policy, endpoint_format(&c->client, from),
+              identity, endpoint_format(&c->destination, to));
+}
+
 enum connection_verdict connection_authorize(struct connection *c, bool final, enum bruma_reason *ret_reason,
                                              char *detail, size_t size)
 {
@@ -136,6 +162,7 @@ enum connection_verdict connection_authorize(struct connection *c, bool final, e
     policy_check(c->wp->worker->state, local ? local : c->flow.destination, &request, &verdict);
     if (verdict.unknown && !final)
         return CONNECTION_UNDECIDED;
+    tell_dry_run(c, &verdict);
     if (verdict.allowed)
         return CONNECTION_ALLOWED;
     *ret_reason = verdict.unknown ? BRUMA_REASON_POLICY_MISSING : BRUMA_REASON_POLICY_DENIED;

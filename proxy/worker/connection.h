@@ -23,6 +23,7 @@ struct connection {
     struct budget_account account; /* bytes that one side has not taken */
     char *strings;                 /* identity, baggage and authority that flow points to; one allocation */
     const char *peer_identity;     /* verified, of the other node's side; NULL in plaintext */
+    enum policy_dry_run dry_run;   /* inbound: what was last said of dry-run policies */
     uint64_t policy_missing_since; /* inbound, live: loop_now(), 0: all its policies are known */
     /* Called on the worker's own thread: ends the connection now, from outside its own events. */
     void (*abort)(struct connection *connection, enum bruma_reason reason, const char *detail);

@@ -78,7 +78,7 @@ static const struct {
     {"LOCAL_XDS", REFUSED, "", "workloads: []"},
     {"PREFERED_SERVICE_NAMESPACE", SETTING, "a", NULL},
     {"UNSTABLE_ENABLE_SOCKS5", REFUSED, "false", "true"},
-    {"AUTHZ_POLICY_INFO_LOGGING", REFUSED, "false", "true"},
+    {"AUTHZ_POLICY_INFO_LOGGING", SETTING, "true", "yes"},
     {"TLS12_ENABLED", REFUSED, "false", "true"},
     {"COMPLIANCE_POLICY", REFUSED, "", "fips-140-2"},
     {"RUST_LOG", SETTING, "debug", NULL},

@@ -260,6 +260,38 @@ Test(policy, dry_run_has_no_effect)
     cr_expect(allowed(WEB) && allowed(NULL));
 }
 
+/* What the dry-run policies say of a connection. */
+static bool would_be(const char *identity, enum policy_dry_run wanted, const char *policy)
+{
+    allowed(identity);
+    return verdict.dry_run == wanted && !strcmp(verdict.dry_run_policy, policy);
+}
+
+Test(policy, dry_run_is_told)
+{
+    cr_expect(would_be(WEB, POLICY_DRY_RUN_NONE, ""), "there is none");
+    POLICY(state, .name = "a", .scope = NAMESPACE, .action = ALLOW, .dry_run = true,
+           MATCH(.namespaces = {"=shop"}));
+    cr_expect(would_be(WEB, POLICY_DRY_RUN_ALLOWED, "shop/a") && verdict.allowed);
+    cr_expect(would_be(EVIL, POLICY_DRY_RUN_UNMATCHED, "") && verdict.allowed);
+    POLICY(state, .name = "d", .scope = NAMESPACE, .action = DENY, .dry_run = true,
+           MATCH(.accounts = {"shop/web"}));
+    cr_expect(would_be(WEB, POLICY_DRY_RUN_DENIED, "shop/d") && verdict.allowed, "DENY counts for more");
+    cr_expect(would_be(EVIL, POLICY_DRY_RUN_UNMATCHED, ""));
+    /* ALLOW policies in force decide whether one must match: the dry-run ones change nothing then */
+    POLICY(state, .name = "real", .scope = NAMESPACE, .action = ALLOW, MATCH(.namespaces = {"=evil"}));
+    cr_expect(would_be(EVIL, POLICY_DRY_RUN_NONE, "") && verdict.allowed);
+    cr_expect(would_be(WEB, POLICY_DRY_RUN_DENIED, "shop/d") && !verdict.allowed);
+    state_remove(state, STATE_AUTHORIZATION, "shop/d");
+    cr_expect(would_be(WEB, POLICY_DRY_RUN_ALLOWED, "shop/a") && !verdict.allowed);
+    /* a decision in force ends the reading of policies, not that of the dry-run ones behind it */
+    POLICY(state, .name = "p", .scope = WORKLOAD_ONLY, .action = DENY, .dry_run = true,
+           MATCH(.namespaces = {"=evil"}));
+    POLICY(state, .name = "0", .scope = GLOBAL, .namespace = "root", .action = DENY,
+           MATCH(.namespaces = {"=evil"}));
+    cr_expect(would_be(EVIL, POLICY_DRY_RUN_DENIED, "shop/p") && !verdict.allowed);
+}
+
 Test(policy, many_in_one_namespace)
 {
     for (int i = 0; i < 100; i++) {
