@@ -29,9 +29,10 @@ struct policy_verdict {
     char dry_run_policy[192]; /* "namespace/name" that matched; "" if none did */
 };
 
-/* What dry_run says, for logs and users: "denied", "allowed" or "unmatched", "" for NONE. Static. */
+/* What dry_run says, for logs and users: "denied", "allowed" or "unmatched", "" for NONE. Static, never
+ * NULL. */
 const char *policy_dry_run_name(enum policy_dry_run dry_run);
-/* The same as words: "one would deny the connection"; "" for NONE. Static. */
+/* The same as words: "one would deny the connection"; "" for NONE. Static, never NULL. */
 const char *policy_dry_run_text(enum policy_dry_run dry_run);
 
 /* Fills ret whole. local: the workload that the connection goes to. */
