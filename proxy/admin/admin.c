@@ -125,11 +125,12 @@ static void logging(struct admin *admin, struct http_request *request)
     int level_len = http_query(request, "level", more, sizeof(more));
     bool has_reset = http_query(request, "reset", reset, sizeof(reset)) != -ENOENT;
 
-    if (!http_has_query(request)) {
+    /* An empty level asks as well: so does istioctl. */
+    if (!http_has_query(request) || (level_len == 0 && !has_reset)) {
         say_level(request);
         return;
     }
-    if ((level_len < 0 && level_len != -ENOENT) || (level_len <= 0 && !has_reset)) {
+    if (level_len < 0 && (level_len != -ENOENT || !has_reset)) {
         logging_usage(request);
         return;
     }

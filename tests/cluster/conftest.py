@@ -30,6 +30,7 @@ from stand_in import StandIn
 SCENES = [
     "test_install",
     "test_labels",
+    "test_istioctl",
     "test_probes",
     "test_kernel",
     "test_replay",

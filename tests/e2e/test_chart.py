@@ -8,6 +8,7 @@ of this works where helm is not; a change of the chart asks for a new one:
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -239,44 +240,59 @@ def test_helm_lint(helm):
     assert r.returncode == 0, r.stdout + r.stderr
 
 
-@pytest.mark.parametrize(
-    ("platform", "changed"),
-    [
-        ("eks", {}),
-        ("gke", {"cni-bin": "/home/kubernetes/bin"}),
-        (
-            "k3d",
-            {
-                "cni-conf": "/var/lib/rancher/k3s/agent/etc/cni/net.d",
-                "cni-bin": "/bin",
-                "cri": "/run/k3s/containerd",
-            },
-        ),
-        (
-            "k3s",
-            {
-                "cni-conf": "/var/lib/rancher/k3s/agent/etc/cni/net.d",
-                "cni-bin": "/var/lib/rancher/k3s/data/cni",
-                "cri": "/run/k3s/containerd",
-            },
-        ),
-        (
-            "microk8s",
-            {
-                "cni-conf": "/var/snap/microk8s/current/args/cni-network",
-                "cni-bin": "/var/snap/microk8s/current/opt/cni/bin",
-                "cri": "/var/snap/microk8s/common/run",
-            },
-        ),
-        ("minikube", {"netns": "/var/run/docker/netns", "cri": "/run"}),
-        (
-            "openshift",
-            {"cni-conf": "/etc/kubernetes/cni/net.d", "cni-bin": "/var/lib/cni/bin", "cri": "/run/crio"},
-        ),
-    ],
-)
-def test_platforms(helm, default, platform, changed):
-    assert host_paths(rendered(f"global.platform={platform}")) == {**host_paths(default), **changed}
+# What each platform's nodes have elsewhere than others, as their makers say: conf_dir and bin_dir of its runtime, its socket.
+K3S = {"cni-conf": "/var/lib/rancher/k3s/agent/etc/cni/net.d", "cri": "/run/k3s/containerd"}
+PLATFORMS = {
+    "aks": {},
+    "eks": {},
+    "gke": {"cni-bin": "/home/kubernetes/bin"},
+    "k0s": {"cri": "/run/k0s"},
+    "k3d": {**K3S, "cni-bin": "/bin"},
+    "k3s": {**K3S, "cni-bin": "/var/lib/rancher/k3s/data/cni"},
+    "kind": {},
+    "microk8s": {
+        "cni-conf": "/var/snap/microk8s/current/args/cni-network",
+        "cni-bin": "/var/snap/microk8s/current/opt/cni/bin",
+        "cri": "/var/snap/microk8s/common/run",
+    },
+    "minikube": {"netns": "/var/run/docker/netns", "cri": "/run"},
+    "openshift": {"cni-conf": "/etc/kubernetes/cni/net.d", "cni-bin": "/var/lib/cni/bin", "cri": "/run/crio"},
+    "rke2": {"cri": "/run/k3s/containerd"},
+    "talos": {},
+}
+SOCKETS = {"minikube": "cri-dockerd.sock", "openshift": "crio.sock"}
+
+
+@pytest.mark.parametrize("name", ["platform", "global.platform"])
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_platforms(helm, default, platform, name):
+    o = rendered(f"{name}={platform}")
+    assert host_paths(o) == {**host_paths(default), **PLATFORMS[platform]}
+    assert agent_args(o)["cri-socket"] == f"/host/cri/{SOCKETS.get(platform, 'containerd.sock')}"
+    mounts = {m["name"]: m["mountPath"] for m in pod(o, "istio-cni-node")["containers"][0]["volumeMounts"]}
+    assert mounts["cni-conf"] == "/host/etc/cni/net.d" and mounts["cni-bin"] == "/host/opt/cni/bin"
+    # Nothing of what another platform asks for.
+    assert any(kind == "ResourceQuota" for kind, _ in o) == (platform == "gke")
+    assert (("RoleBinding", "bruma-proxy-privileged") in o) == (platform == "openshift")
+
+
+@pytest.mark.parametrize("name", ["platform", "global.platform"])
+def test_an_unknown_platform_is_refused_with_the_list(helm, name):
+    r = template(f"{name}=moon")
+    assert r.returncode != 0 and '"moon" is not known' in r.stderr
+    assert f"known are {', '.join(sorted(PLATFORMS))}." in r.stderr
+
+
+def test_platforms_are_the_same_everywhere():
+    with open(f"{CHART}/files/platforms.yaml") as f:
+        known = yaml.safe_load(f)
+    assert sorted(known) == sorted(PLATFORMS)
+    with open(f"{CHART}/values.yaml") as f:
+        values = f.read()
+    with open(os.path.join(ROOT, "docs", "install.md")) as f:
+        page = f.read()
+    for platform in known:
+        assert re.search(rf"\b{platform}\b", values) and f"`{platform}`" in page, platform
 
 
 def test_a_path_that_is_set_wins_over_the_platforms(helm):
@@ -370,7 +386,6 @@ def test_room_for_a_stock_ztunnel(helm, default):
 @pytest.mark.parametrize(
     "setting",
     [
-        "global.platform=moon",
         "ztunnel.terminationGracePeriodSeconds=soon",
         "cni.noSuchThing=1",
         "cni.cniConfDir=relative",

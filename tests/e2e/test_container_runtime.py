@@ -2,9 +2,7 @@
 """bruma-agent asks the container runtime where pods run. The runtimes here are Python's grpcio and, for what no
 library would send, h2."""
 
-import concurrent.futures
 import contextlib
-import json
 import socket
 import threading
 import time
@@ -14,72 +12,18 @@ import h2.config
 import h2.connection
 import h2.events
 
+from support.container_runtime import ContainerRuntime
 from support.kube.world import AMBIENT
 from support.system import wait_for
-from support.xds.control_plane import load_messages
 
 LIST = "/runtime.v1.RuntimeService/ListPodSandbox"
 STATUS = "/runtime.v1.RuntimeService/PodSandboxStatus"
 
 
-class Runtime:
-    """The part of a container runtime's CRI that is asked. refusals: container -> (status, text) instead of its status."""
-
-    def __init__(self, work, sandboxes, refusals=None):
-        self.messages, self.calls = load_messages(work.directory), []
-        self.sandboxes, self.refusals = sandboxes, refusals or {}
-        self.path = work.path("cri.sock")
-        self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(16))
-        self.server.add_generic_rpc_handlers((self,))
-        self.server.add_insecure_port(f"unix:{self.path}")
-        self.server.start()
-        work.defer(lambda: self.server.stop(None).wait() and None)
-
-    def service(self, details):
-        method = details.method.rpartition("/")[2]
-        self.calls.append(details.method)
-        return grpc.unary_unary_rpc_method_handler(
-            getattr(self, method),
-            self.messages[f"runtime.v1.{method}Request"].FromString,
-            lambda m: m.SerializeToString(),
-        )
-
-    def ListPodSandbox(self, request, _):
-        assert request.filter.HasField("state") and request.filter.state.state == 0
-        answer = self.messages["runtime.v1.ListPodSandboxResponse"]()
-        for pod in self.sandboxes:
-            answer.items.add(id=pod.container).metadata.uid = pod.runtime_uid
-        return answer
-
-    def PodSandboxStatus(self, request, context):
-        assert request.verbose
-        if request.pod_sandbox_id in self.refusals:
-            context.abort(*self.refusals[request.pod_sandbox_id])
-        pod = next(p for p in self.sandboxes if p.container == request.pod_sandbox_id)
-        answer = self.messages["runtime.v1.PodSandboxStatusResponse"]()
-        answer.info.add(
-            key="info",
-            value=json.dumps(
-                {
-                    "pid": 1,
-                    "runtimeSpec": {
-                        "linux": {
-                            "namespaces": [
-                                {"type": "pid"},
-                                {"type": "network", "path": f"/run/netns/{pod.netns}"},
-                            ]
-                        }
-                    },
-                }
-            ),
-        )
-        return answer
-
-
 def test_container_runtime_is_asked(small):
     small.server.make_namespace("shop", AMBIENT)
     pods = [small.sandbox("shop", f"p{i}", 10 + i) for i in range(3)]
-    runtime = Runtime(small.work, pods)
+    runtime = ContainerRuntime(small.work, pods)
     small.start(cri_socket=runtime.path).ready()
     for pod in pods:
         small.wait_redirection("shop", pod.name, "enabled")
@@ -91,7 +35,7 @@ def test_runtime_that_knows_many_pods(small):
     """An answer of several megabytes comes in many frames, and needs more credit than a stream begins with."""
     small.server.make_namespace("shop", AMBIENT)
     pod = small.sandbox("shop", "web", 10)
-    runtime = Runtime(small.work, [pod])
+    runtime = ContainerRuntime(small.work, [pod])
     ask = runtime.ListPodSandbox
 
     def many(request, context):
@@ -116,7 +60,7 @@ def test_what_the_runtime_says_of_a_pod_is_told(small):
         pods[1].container: (grpc.StatusCode.UNAVAILABLE, "going away"),
         pods[2].container: (grpc.StatusCode.NOT_FOUND, ""),
     }
-    runtime = Runtime(small.work, pods, refusals)
+    runtime = ContainerRuntime(small.work, pods, refusals)
     small.start(cri_socket=runtime.path).ready()
     small.wait_redirection("shop", "p3", "enabled")
 
@@ -135,7 +79,7 @@ def test_runtime_that_hangs_is_asked_once_a_search(small):
     """Each question takes its three seconds; a node with hundreds of pods would not see the control groups for many minutes."""
     small.server.make_namespace("shop", AMBIENT)
     pods = [small.sandbox("shop", f"p{i}", 10 + i) for i in range(8)]
-    runtime = Runtime(small.work, pods)
+    runtime = ContainerRuntime(small.work, pods)
     over = threading.Event()
     small.work.defer(over.set)
     runtime.PodSandboxStatus = lambda request, context: (

@@ -11,23 +11,33 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{/* Paths of a platform. What the user has set to something else than the default wins. */}}
-{{- define "bruma.paths" -}}
-{{- $conf := dict "k3d" "/var/lib/rancher/k3s/agent/etc/cni/net.d" "k3s" "/var/lib/rancher/k3s/agent/etc/cni/net.d" "microk8s" "/var/snap/microk8s/current/args/cni-network" "openshift" "/etc/kubernetes/cni/net.d" -}}
-{{- $bin := dict "gke" "/home/kubernetes/bin" "k3d" "/bin" "k3s" "/var/lib/rancher/k3s/data/cni" "microk8s" "/var/snap/microk8s/current/opt/cni/bin" "openshift" "/var/lib/cni/bin" -}}
-{{- $netns := dict "minikube" "/var/run/docker/netns" -}}
-{{- $cri := dict "k3d" "/run/k3s/containerd/containerd.sock" "k3s" "/run/k3s/containerd/containerd.sock" "microk8s" "/var/snap/microk8s/common/run/containerd.sock" "minikube" "/run/cri-dockerd.sock" "openshift" "/run/crio/crio.sock" -}}
-{{- $p := .Values.global.platform -}}
-{{- $c := .Values.cni -}}
-conf: {{ ternary (get $conf $p | default $c.cniConfDir) $c.cniConfDir (eq $c.cniConfDir "/etc/cni/net.d") }}
-bin: {{ ternary (get $bin $p | default $c.cniBinDir) $c.cniBinDir (eq $c.cniBinDir "/opt/cni/bin") }}
-netns: {{ ternary (get $netns $p | default $c.cniNetnsDir) $c.cniNetnsDir (eq $c.cniNetnsDir "/var/run/netns") }}
-cri: {{ ternary (get $cri $p | default $c.criSocket) $c.criSocket (eq $c.criSocket "/run/containerd/containerd.sock") }}
+{{/* The platform, by either of the names that Istio's charts have for it. */}}
+{{- define "bruma.platform" -}}
+{{- coalesce .Values.platform .Values.global.platform | default "" -}}
 {{- end -}}
 
-{{/* GKE admits pods of this priority outside kube-system only where a quota says how many. */}}
+{{/* What files/platforms.yaml says of it; a platform that is not there is refused. */}}
+{{- define "bruma.ofPlatform" -}}
+{{- $known := .Files.Get "files/platforms.yaml" | fromYaml -}}
+{{- $platform := include "bruma.platform" . -}}
+{{- if and $platform (not (hasKey $known $platform)) -}}
+{{- fail (printf "platform: %q is not known; known are %s. For others set cni.cniConfDir, cni.cniBinDir, cni.cniNetnsDir and cni.criSocket" $platform (keys $known | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- get $known $platform | default dict | toYaml -}}
+{{- end -}}
+
+{{/* Paths of the nodes: what the user has set to something else than the default, then the platform's, then the default. */}}
+{{- define "bruma.paths" -}}
+{{- $of := include "bruma.ofPlatform" . | fromYaml -}}
+{{- $c := .Values.cni -}}
+conf: {{ ternary ($of.cniConfDir | default $c.cniConfDir) $c.cniConfDir (eq $c.cniConfDir "/etc/cni/net.d") }}
+bin: {{ ternary ($of.cniBinDir | default $c.cniBinDir) $c.cniBinDir (eq $c.cniBinDir "/opt/cni/bin") }}
+netns: {{ ternary ($of.cniNetnsDir | default $c.cniNetnsDir) $c.cniNetnsDir (eq $c.cniNetnsDir "/var/run/netns") }}
+cri: {{ ternary ($of.criSocket | default $c.criSocket) $c.criSocket (eq $c.criSocket "/run/containerd/containerd.sock") }}
+{{- end -}}
+
 {{- define "bruma.quota" -}}
-{{- if or .quotas.enabled (eq .root.Values.global.platform "gke") }}
+{{- if or .quotas.enabled (include "bruma.ofPlatform" .root | fromYaml).resourceQuotas }}
 ---
 apiVersion: v1
 kind: ResourceQuota

@@ -538,13 +538,16 @@ Test(admin, log_levels)
     expect(&pages, "POST /logging?reset", 200, "current log level is warn\n");
     expect(&pages, "POST /logging?reset&level=a%3A%3Ab%3Ddebug", 200,
            "current log level is warn,a::b=debug\n");
+    expect(&pages, "POST /logging?level=", 200, "current log level is warn,a::b=debug\n");
+    expect(&pages, "POST /logging?level", 200, "current log level is warn,a::b=debug\n");
+    expect(&pages, "POST /logging?level=&reset", 200, "current log level is warn\n");
 }
 
 Test(admin, bad_log_levels)
 {
     static const char *const bad[] = {
-        "level=loud", "level=a=b=c",       "level==debug", "level=",    "level",           "other=1",
-        "level=%zz",  "level=a%0Ab=debug", "level=a=",     "level=,,x", "level=a%22=info",
+        "level=loud",        "level=a=b=c", "level==debug", "other=1",         "level=%zz",
+        "level=a%0Ab=debug", "level=a=",    "level=,,x",    "level=a%22=info",
     };
     char request[1024];
 
