@@ -24,11 +24,14 @@ struct level_entries {
 
 static const char *level_named(const char *name, size_t len)
 {
-    static const char *const names[] = {"off", "error", "warn", "info", "debug", "trace"};
+    /* The last two are istioctl's. */
+    static const char *const names[][2] = {{"off", "off"},      {"error", "error"},   {"warn", "warn"},
+                                           {"info", "info"},    {"debug", "debug"},   {"trace", "trace"},
+                                           {"warning", "warn"}, {"critical", "error"}};
 
     for (size_t i = 0; i < array_size(names); i++) {
-        if (strlen(names[i]) == len && !strncasecmp(names[i], name, len))
-            return names[i];
+        if (strlen(names[i][0]) == len && !strncasecmp(names[i][0], name, len))
+            return names[i][1];
     }
     return NULL;
 }

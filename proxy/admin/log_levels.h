@@ -10,7 +10,8 @@
 /*
  * Adds levels ("level", "scope=level" or "scope:level", comma separated) to a filter: the last word on a
  * scope counts, so that a filter does not grow with each change. A "ztunnel::" in front of a scope is left
- * out: tools that know other node proxies send it. 0; -EINVAL: not such a list; -ENOSPC: too long.
+ * out: tools that know other node proxies send it, as they do "warning" and "critical". 0; -EINVAL: not such
+ * a list; -ENOSPC: too long.
  */
 int log_levels_merge(const char *filter, const char *more, char ret[LOG_LEVELS_MAX]);
 

@@ -118,11 +118,14 @@ def test_istioctl_shows_certificates(istioctl, mesh, desk):
 
 
 def test_istioctl_shows_open_connections(istioctl, mesh, desk):
-    for node, direction in (("n1", "Outbound"), ("n2", "Inbound")):
+    for node, direction, ends in (
+        ("n1", "Outbound", ("web.desk:", "cart.desk:15008", "cart.desk:8080")),
+        ("n2", "Inbound", ("cart.desk:15008", "web.desk:", f"{desk['cart'].ip}:8080")),
+    ):
         text = istioctl("ztunnel-config", "connections", "--node", node).stdout
         found = [line.split() for line in text.splitlines() if f" {direction} " in line]
         assert any(
-            line[-1] == "HBONE" and "web.desk:" in " ".join(line) and "cart.desk:8080" in " ".join(line)
+            line[-1] == "HBONE" and all(c.startswith(e) for c, e in zip(line[2:5], ends, strict=True))
             for line in found
         ), text
 

@@ -80,9 +80,9 @@ class Node:
         words = [w for source, target in mounts for w in (self.root + source, target)]
         read_only = " ".join(self.root + p for p in self.read_only)
         self.world.settings["cri_socket"] = f"{MOUNTED['cri']}/{posixpath.basename(self.given['criSocket'])}"
+        unshare = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", CONTAINER, "container"]
         self.world.start(
-            wrap=["unshare", "--mount", "--propagation", "slave", "sh", "-c", CONTAINER, "container"]
-            + [self.root + self.paths["cniNetnsDir"], read_only, *words, "--"],
+            wrap=[*unshare, self.root + self.paths["cniNetnsDir"], read_only, *words, "--"],
             cni_conf_dir=MOUNTED["cniConfDir"],
             cni_bin_dir=MOUNTED["cniBinDir"],
             cni_plugin=f"{self.world.work.build}/cni/bruma-cni",

@@ -10,10 +10,10 @@ import pytest
 
 from support import agent as agent_client
 from support.cni import Runtime
+from support.cni_directory import Directory, problems, uninstall
 from support.nodes.agent_node import AgentNode
 from support.programs import ROOT
 from support.system import run, wait_for
-from test_install import Directory, problems, uninstall
 
 # As the daemon of Multus ("thick") keeps it: made anew, in place, whenever the main plugin's file changes.
 MULTUS = """{

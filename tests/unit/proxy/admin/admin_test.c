@@ -571,6 +571,8 @@ Test(log_levels, the_last_word_counts)
     cr_expect(!strcmp(filter, "warn,xds=debug"), "%s", filter);
     cr_assert(log_levels_merge("info", "ztunnel::xds=debug,hickory_server::server=off", merged) == 0);
     cr_expect(!strcmp(merged, "info,xds=debug,hickory_server::server=off"), "%s", merged);
+    cr_assert(log_levels_merge("info", "access:warning,xds=critical", merged) == 0);
+    cr_expect(!strcmp(merged, "info,access=warn,xds=error"), "%s", merged);
 }
 
 Test(log_levels, limits)
