@@ -41,6 +41,15 @@ void questions_end(struct dns_pod *pod);
 void dns_streams_end(struct dns_pod *pod);
 
 /*
+ * flight.c: a question is on its way to a server, until flight_end(). False: there are as many as there may
+ * be, and *ret_reason says whose.
+ */
+bool flight_begin(struct dns_pod *pod, enum bruma_reason *ret_reason);
+void flight_end(struct dns_pod *pod);
+/* Of CLOCK_MONOTONIC. */
+uint64_t dns_nanoseconds(void);
+
+/*
  * conntrack.c: which server the sender of a datagram that netfilter has redirected to arrival had asked. 0,
  * -ENOENT: conntrack knows no such datagram; another -errno.
  */

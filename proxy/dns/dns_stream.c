@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "proxy/dns/asked.h"
 #include "proxy/dns/dns_private.h"
 #include "proxy/worker/connection.h"
 
@@ -38,8 +39,11 @@ struct dns_stream {
     struct side client, server;
     struct endpoint client_address, server_address;
     dns_connect_fn connect;
-    struct loop_timer timer;
-    bool server_over; /* it has ended the connection */
+    struct loop_timer timer; /* nobody says anything */
+    struct loop_timer due;   /* the oldest question has waited for its answer */
+    struct asked asked;
+    bool server_over; /* it has answered, and then ended the connection */
+    bool heard;       /* it has said something */
     struct quota quota;
     struct budget_account account; /* the room of all four */
 };
@@ -114,7 +118,7 @@ static size_t bytes_settle(struct bytes *b)
 static int settle(struct dns_stream *s)
 {
     size_t room = bytes_settle(&s->client.in) + bytes_settle(&s->client.out) + bytes_settle(&s->server.in) +
-                  bytes_settle(&s->server.out);
+                  bytes_settle(&s->server.out) + s->asked.bytes;
 
     if (room > s->account.held)
         return budget_take(&s->account, room - s->account.held);
@@ -141,8 +145,10 @@ static void stream_end(struct dns_stream *s)
 
     list_del(&s->node);
     loop_timer_cancel(&s->timer);
+    loop_timer_cancel(&s->due);
     side_close(s, &s->client);
     side_close(s, &s->server);
+    asked_end(s->pod, &s->asked);
     budget_give_all(&s->account);
     quota_release(wp, NULL, &s->quota);
     worker_connection_end(wp);
@@ -220,8 +226,6 @@ static int connect_server(struct dns_stream *s)
 
     if (s->server.fd >= 0)
         return 0;
-    if (s->server_over)
-        return -ECONNRESET;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0)
         return -errno;
     s->server.fd = pair[0];
@@ -234,12 +238,41 @@ static int connect_server(struct dns_stream *s)
     return 0;
 }
 
-static int answer(struct dns_stream *s, const struct decided *decided)
+static int answer(struct dns_stream *s, const uint8_t *data, size_t len)
 {
-    const uint8_t prefix[PREFIX] = {(uint8_t)(decided->answer_len >> 8), (uint8_t)decided->answer_len};
+    const uint8_t prefix[PREFIX] = {(uint8_t)(len >> 8), (uint8_t)len};
     int r = append(&s->client.out, prefix, PREFIX);
 
-    return r < 0 ? r : append(&s->client.out, decided->answer, decided->answer_len);
+    return r < 0 ? r : append(&s->client.out, data, len);
+}
+
+/* Without memory for it the client hears nothing, and waits as for any lost answer. */
+static void tell(void *data, const uint8_t *message, size_t len)
+{
+    (void)answer(data, message, len);
+}
+
+/* message: without the prefix. */
+static int forward(struct dns_stream *s, struct dns_series *series, const uint8_t *message, size_t len)
+{
+    enum bruma_reason reason = BRUMA_REASON_OUT_OF_RESOURCES;
+    uint8_t *failure;
+    size_t failure_len;
+    int r = connect_server(s);
+
+    if (r == 0)
+        r = asked_add(s->pod, &s->asked, series, message, len, &reason);
+    if (r == 0) {
+        dns_metrics_upstream(series);
+        return append(&s->server.out, message - PREFIX, PREFIX + len);
+    }
+    dns_metrics_failed(series);
+    dns_pod_failed(s->pod, &s->server_address, reason, "");
+    if (decide_failure(message, len, &failure, &failure_len) == 0) {
+        tell(s, failure, failure_len);
+        free(failure);
+    }
+    return 0;
 }
 
 /* len: with the prefix. */
@@ -253,15 +286,11 @@ static int take(struct dns_stream *s, const uint8_t *message, size_t len)
     case DECISION_IGNORE:
         break;
     case DECISION_ANSWER:
-        r = answer(s, &decided);
+        r = answer(s, decided.answer, decided.answer_len);
         free(decided.answer);
         break;
     case DECISION_FORWARD:
-        r = connect_server(s);
-        if (r == 0) {
-            dns_metrics_upstream(decided.series);
-            r = append(&s->server.out, message, len);
-        }
+        r = forward(s, decided.series, message + PREFIX, len - PREFIX);
         break;
     }
     return r;
@@ -274,12 +303,16 @@ static int take_all(struct dns_stream *s)
     size_t len;
     int r = 0;
 
-    while (r == 0 && held(&s->client.out) < HELD_MAX && (len = whole(&s->client.in))) {
+    while (r == 0 && !s->server_over && held(&s->client.out) < HELD_MAX && (len = whole(&s->client.in))) {
         r = take(s, s->client.in.data + s->client.in.begin, len);
         s->client.in.begin += len;
     }
     while (r == 0 && s->server.fd >= 0 && (len = whole(&s->server.in))) {
-        r = append(&s->client.out, s->server.in.data + s->server.in.begin, len);
+        const uint8_t *message = s->server.in.data + s->server.in.begin;
+
+        s->heard = true;
+        if (asked_answered(s->pod, &s->asked, message + PREFIX, len - PREFIX))
+            r = append(&s->client.out, message, len);
         s->server.in.begin += len;
     }
     return r;
@@ -288,21 +321,42 @@ static int take_all(struct dns_stream *s)
 /* A server that ends the connection ends ours: the client asks again what was not answered. */
 static bool is_over(const struct dns_stream *s)
 {
-    if (held(&s->client.out) || whole(&s->client.in))
+    if (held(&s->client.out))
         return false;
-    return s->server_over || (s->client.ended && s->server.fd < 0);
+    return s->server_over || (s->client.ended && s->server.fd < 0 && !whole(&s->client.in));
+}
+
+/* Where it was never there the client is told so, as by UDP, and keeps its connection: asking again on
+ * another one would not help. Its next question tries anew. */
+static void server_ends(struct dns_stream *s)
+{
+    side_close(s, &s->server);
+    s->server_over = s->heard;
+    s->server.ended = s->server.told = false;
+    if (!s->heard)
+        asked_give_up(s->pod, &s->asked, &s->server_address, 0, BRUMA_REASON_DNS_SERVER_UNREACHABLE,
+                      "no connection to it, or none that it answers", tell, s);
+}
+
+static void watch_due(struct dns_stream *s)
+{
+    struct worker *w = s->pod->wp->worker;
+    uint64_t left;
+
+    if (asked_waits(&s->asked, w->settings->dns_timeout, &left))
+        loop_timer_set(w->loop, &s->due, left);
+    else
+        loop_timer_cancel(&s->due);
 }
 
 static void go_on(struct dns_stream *s)
 {
     int r = take_all(s);
 
+    if (s->server.fd >= 0 && s->server.ended)
+        server_ends(s);
     if (r == 0)
         r = side_write(&s->client);
-    if (s->server.fd >= 0 && s->server.ended) {
-        s->server_over = true;
-        side_close(s, &s->server);
-    }
     if (r == 0 && s->server.fd >= 0)
         r = side_write(&s->server);
     if (r < 0 || is_over(s)) {
@@ -323,6 +377,16 @@ static void go_on(struct dns_stream *s)
     side_watch(s, &s->server, &s->client);
     loop_timer_set(s->pod->wp->worker->loop, &s->timer,
                    s->server.fd >= 0 ? WAIT_MILLISECONDS : IDLE_MILLISECONDS);
+    watch_due(s);
+}
+
+static void on_due(struct loop_timer *timer)
+{
+    struct dns_stream *s = container_of(timer, struct dns_stream, due);
+
+    asked_give_up(s->pod, &s->asked, &s->server_address, s->pod->wp->worker->settings->dns_timeout,
+                  BRUMA_REASON_DNS_SERVER_SILENT, "", tell, s);
+    go_on(s);
 }
 
 static void on_client(struct loop_watch *watch, uint32_t events)
@@ -364,6 +428,8 @@ void dns_stream_accept(struct dns_pod *d, int fd, const struct endpoint *client,
                              .connect = connect,
                              .account.share = &d->wp->memory};
     loop_timer_init(&s->timer, on_idle);
+    loop_timer_init(&s->due, on_due);
+    asked_init(&s->asked);
     list_add_tail(&d->streams, &s->node);
     worker_connection_begin(d->wp);
     quota_take(d->wp, NULL, &s->quota);

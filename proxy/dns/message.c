@@ -31,6 +31,11 @@ static const char *type_name(ldns_rr_type type)
     return "other";
 }
 
+size_t message_kept(size_t len)
+{
+    return len <= MESSAGE_READ_MAX ? len : MESSAGE_HEADER;
+}
+
 uint16_t message_id(const uint8_t *data)
 {
     return (uint16_t)(data[0] << 8 | data[1]);

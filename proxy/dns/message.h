@@ -47,6 +47,9 @@ int message_answer(const struct message_question *question, const struct names_f
  * -EINVAL: it could not. */
 int message_failure(const struct message_question *question, uint8_t **ret, size_t *ret_len);
 
+/* How many bytes of a message are enough to fail it: all of one that can be read, the header of another. */
+size_t message_kept(size_t len);
+
 /* True if data may be an answer to a question with this id. */
 bool message_answers(const uint8_t *data, size_t len, uint16_t id);
 /* The id of a message of at least MESSAGE_HEADER bytes: 16 bits that the client has drawn. */

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "proxy/dns/dns_private.h"
 #include "proxy/worker/connection.h"
@@ -22,18 +21,12 @@ struct dns_question {
     struct endpoint client, server, arrival;
     struct dns_series *series;
     struct quota quota;
-    uint64_t sent; /* nanoseconds of CLOCK_MONOTONIC */
+    struct budget_account account;
+    bool in_flight;
+    uint64_t sent; /* dns_nanoseconds() */
     size_t len;
-    uint8_t data[]; /* as it came, to say that it has failed */
+    uint8_t data[]; /* to say that it has failed */
 };
-
-static uint64_t nanoseconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 static void question_end(struct dns_question *q)
 {
@@ -45,8 +38,9 @@ static void question_end(struct dns_question *q)
     if (q->fd >= 0)
         close(q->fd);
     quota_release(wp, NULL, &q->quota);
-    atomic_fetch_sub_explicit(&wp->pod->questions, 1, memory_order_relaxed);
-    wp->worker->questions--;
+    budget_give_all(&q->account);
+    if (q->in_flight)
+        flight_end(q->pod);
     worker_connection_end(wp);
     loop_free_later(wp->worker->loop, q);
 }
@@ -97,7 +91,7 @@ static void on_answer(struct loop_watch *watch, uint32_t events)
             return;
         if (!message_answers(buf, (size_t)n, message_id(q->data)))
             continue;
-        dns_metrics_answered(q->series, nanoseconds() - q->sent);
+        dns_metrics_answered(q->series, dns_nanoseconds() - q->sent);
         dns_pod_answer(q->pod, &q->client, &q->server, &q->arrival, buf, (size_t)n);
         question_end(q);
         return;
@@ -107,15 +101,12 @@ static void on_answer(struct loop_watch *watch, uint32_t events)
 /* Taken together they bound descriptors and memory, whoever asks how much. */
 static bool has_room(struct dns_question *q, enum bruma_reason *ret)
 {
-    const struct worker *w = q->pod->wp->worker;
-
-    if (w->questions > w->settings->max_dns_queries)
-        *ret = BRUMA_REASON_DNS_QUERIES;
-    else if ((unsigned long)atomic_load_explicit(&q->pod->wp->pod->questions, memory_order_relaxed) >
-             w->settings->max_pod_dns_queries)
-        *ret = BRUMA_REASON_DNS_POD_QUERIES;
-    else
-        return quota_allows(q->pod->wp, &q->quota, ret);
+    q->in_flight = flight_begin(q->pod, ret);
+    if (!q->in_flight || !quota_allows(q->pod->wp, &q->quota, ret))
+        return false;
+    if (budget_take(&q->account, sizeof(*q) + q->len) == 0)
+        return true;
+    *ret = BRUMA_REASON_MEMORY_BUDGET;
     return false;
 }
 
@@ -123,7 +114,8 @@ void question_ask(struct dns_pod *d, const struct endpoint *client, const struct
                   const struct endpoint *arrival, struct dns_series *series, const uint8_t *data, size_t len)
 {
     struct worker *w = d->wp->worker;
-    struct dns_question *q = calloc(1, sizeof(*q) + len);
+    size_t kept = message_kept(len);
+    struct dns_question *q = calloc(1, sizeof(*q) + kept);
     enum bruma_reason reason;
     int r;
 
@@ -138,14 +130,13 @@ void question_ask(struct dns_pod *d, const struct endpoint *client, const struct
                                .series = series,
                                .fd = -1,
                                .watch.fd = -1,
-                               .sent = nanoseconds(),
-                               .len = len};
-    memcpy(q->data, data, len);
+                               .sent = dns_nanoseconds(),
+                               .account.share = &d->wp->memory,
+                               .len = kept};
+    memcpy(q->data, data, kept);
     loop_timer_init(&q->timer, on_timeout);
     list_add_tail(&d->questions, &q->node);
     worker_connection_begin(d->wp);
-    atomic_fetch_add_explicit(&d->wp->pod->questions, 1, memory_order_relaxed);
-    w->questions++;
     quota_take(d->wp, NULL, &q->quota);
     if (!has_room(q, &reason)) {
         fail(q, reason, "");

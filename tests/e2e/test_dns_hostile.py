@@ -27,14 +27,16 @@ for s in held:
     s.sendall(message * count)
 print("READY", flush=True)
 sys.stdin.readline()
+files = [s.makefile("rb") for s in held]
 for s in held:
     s.shutdown(socket.SHUT_WR)
-    f = s.makefile("rb")
-    for _ in range(count):
+# in turn: who takes nothing for ten seconds is not waited for
+for _ in range(count):
+    for f in files:
         answer = f.read(int.from_bytes(f.read(2), "big"))
         assert answer[:2] == b"\0\7" and answer[2] & 0x82 == 0x80, answer[:12]
         assert int.from_bytes(answer[6:8], "big") == int(sys.argv[5])
-    assert f.read(1) == b""
+assert all(f.read(1) == b"" for f in files)
 print("ALL", flush=True)
 """
 
