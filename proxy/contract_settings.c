@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#define LOG_SCOPE "proxy"
 #include "proxy/contract_settings.h"
 
 #include <errno.h>
@@ -8,7 +7,6 @@
 #include <string.h>
 
 #include "lib/cleanup.h"
-#include "lib/log.h"
 
 #define ACCEPTED_MAX 2
 
@@ -31,13 +29,6 @@ static const struct contract_setting {
     {"COMPLIANCE_POLICY", {}, false, "the cipher suites are fixed"},
     {"INPOD_ENABLED", {"true"}, false, "the proxy serves the pods of a node"},
     {"LOG_FORMAT", {"plain", "json"}, false, "there are plain and json"},
-};
-
-static const struct {
-    const char *name, *why;
-} without_effect[] = {
-    {"SERVICE_ACCOUNT", "the proxy has no listener for its own pod"},
-    {"TRUST_DOMAIN", "the proxy has no identity of its own; the control plane tells those of pods"},
 };
 
 static bool is_accepted(const struct contract_setting *s, const char *value)
@@ -63,15 +54,6 @@ int contract_settings_check(char *error, size_t error_size)
     return 0;
 }
 
-void contract_settings_log(void)
-{
-    for (size_t i = 0; i < array_size(without_effect); i++) {
-        if (getenv(without_effect[i].name))
-            log_info("a setting has no effect: %s\tsetting=%s", without_effect[i].why,
-                     without_effect[i].name);
-    }
-}
-
 void contract_settings_markdown(FILE *out)
 {
     for (size_t i = 0; i < array_size(settings); i++) {
@@ -82,6 +64,4 @@ void contract_settings_markdown(FILE *out)
             fprintf(out, "%s`%s`", k ? ", " : "", s->accepted[k]);
         fprintf(out, "%s | %s |\n", s->accepted[0] ? "" : "none", s->why);
     }
-    for (size_t i = 0; i < array_size(without_effect); i++)
-        fprintf(out, "| `%s` | any, without effect | %s |\n", without_effect[i].name, without_effect[i].why);
 }

@@ -13,8 +13,6 @@
 /* Looks at the environment. 0, or -EINVAL with a sentence in error that names the variable. Before threads
  * start. */
 int contract_settings_check(char *error, size_t error_size);
-/* Says which are set that have no effect here. */
-void contract_settings_log(void);
 /* Rows of a table of docs/settings.md. */
 void contract_settings_markdown(FILE *out);
 

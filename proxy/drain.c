@@ -57,10 +57,10 @@ static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
     p->aborted = false;
     log_info("draining\tconnections=%d deadline=%llums", connections_left(p),
              (unsigned long long)deadline_milliseconds);
-    if (p->zds) {
+    if (p->zds)
         zds_client_stop(p->zds);
-        pods_close_listeners(p);
-    }
+    own_pod_stop(p->own);
+    pods_close_listeners(p);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_drain(p->workers[i]);
     loop_timer_set(p->loop, &p->drain_check, DRAIN_CHECK_MILLISECONDS);
@@ -94,6 +94,7 @@ void proxy_resume(struct proxy *p)
     p->linger_until = 0;
     loop_timer_cancel(&p->drain_timer);
     loop_timer_cancel(&p->drain_check);
+    own_pod_start(p->own);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_resume(p->workers[i]);
 }

@@ -21,10 +21,10 @@
 #include "proxy/admin/process_metrics.h"
 #include "proxy/connection/worker_post.h"
 #include "proxy/connection/worker_thread.h"
-#include "proxy/contract_settings.h"
 #include "proxy/drain.h"
 #include "proxy/identity/credentials.h"
 #include "proxy/memory/memory.h"
+#include "proxy/pod_sources.h"
 #include "proxy/proxy.h"
 #include "proxy/resolve/resolver.h"
 #include "proxy/route/policy.h"
@@ -326,72 +326,6 @@ static int open_resolver(struct proxy *p)
     return r;
 }
 
-/* ---- who names the pods ---- */
-
-static void agent_pod_drained(struct proxy *p, const char *uid)
-{
-    agent_client_pod_drained(p->agent, uid);
-}
-
-static void agent_listener_closed(struct proxy *p, const char *uid)
-{
-    agent_client_listener_closed(p->agent, uid);
-}
-
-static void zds_listener_closed(struct proxy *p, const char *uid)
-{
-    zds_client_listener_closed(p->zds, uid);
-}
-
-static int open_agent_client(struct proxy *p)
-{
-    static const struct pods_events pods_events = {.drained = agent_pod_drained,
-                                                   .listener_closed = agent_listener_closed};
-    static const struct agent_client_events events = {.replaced = proxy_replaced, .resumed = proxy_resume};
-    const char *chosen = p->settings.agent_socket;
-    char socket[108];
-    int r;
-
-    if ((*chosen ? snprintf(socket, sizeof(socket), "%s", chosen)
-                 : snprintf(socket, sizeof(socket), "%s/%s", p->settings.run_dir, BRUMA_AGENT_SOCKET)) >=
-        (int)sizeof(socket))
-        return log_error_errno(ENAMETOOLONG, "the agent's socket");
-    p->pods_events = &pods_events;
-    r = agent_client_new(p->loop, p, socket, &events, &p->agent);
-    if (r < 0)
-        return log_error_errno(r, "cannot set up the agent's connection");
-    if (!p->xds) /* nobody to ask; otherwise on_xds_ready() says it */
-        agent_client_serves(p->agent);
-    return 0;
-}
-
-static int open_zds_client(struct proxy *p)
-{
-    static const struct pods_events pods_events = {.listener_closed = zds_listener_closed};
-    const char *dns = getenv("ISTIO_META_DNS_CAPTURE");
-    const struct pod_listener_options options = {
-        .dns = !dns || !strcasecmp(dns, "true"),
-        .mark = (uint32_t)p->settings.packet_mark,
-        .ipv6 = p->settings.ipv6,
-        .reuse_port = p->settings.port_reuse,
-        .transparent = p->settings.original_source,
-    };
-    char error[256] = "";
-    int r = pod_listeners_possible(&options, p->own_netns_fd, error, sizeof(error));
-
-    if (r < 0) {
-        log_error("%s", error);
-        return r;
-    }
-    if (!options.dns)
-        log_warn("DNS is not answered; names may not be resolved in the CNI agent's pods	reason=%s "
-                 "check=\"%s\"",
-                 reason_name(BRUMA_REASON_DNS_NOT_SERVED), reason_check(BRUMA_REASON_DNS_NOT_SERVED));
-    p->pods_events = &pods_events;
-    r = zds_client_new(p->loop, p, p->settings.zds_socket, &options, p->own_netns_fd, proxy_fail, &p->zds);
-    return r < 0 ? log_error_errno(r, "cannot set up the CNI agent's connection") : 0;
-}
-
 /* brumactl's. Beside another agent's proxy there may be no such directory, and nobody who would ask. */
 static bool wants_admin_socket(const struct proxy *p)
 {
@@ -448,13 +382,14 @@ static int start(struct proxy *p)
     r = open_admin(p, wants_admin_socket(p) ? admin_socket : NULL);
     if (r < 0)
         return log_error_errno(r, "cannot open the admin, metrics and readiness servers");
-    return *p->settings.zds_socket ? open_zds_client(p) : open_agent_client(p);
+    return pod_sources_open(p);
 }
 
 static void stop(struct proxy *p)
 {
     agent_client_free(&p->agent);
     zds_client_free(&p->zds);
+    own_pod_free(&p->own);
     admin_close(&p->admin);
     xds_client_free(&p->xds);
     crl_watch_free(&p->revoked);
@@ -564,7 +499,6 @@ int main(int argc, char **argv)
     p.exempt_map_fd = p.deliveries_map_fd = -1;
     reader_register();
     reader_offline(); /* the only writer: it waits for readers and reads without their protection */
-    contract_settings_log();
     if (give_up_privileges(&p.settings) < 0 || start(&p) < 0)
         return 1;
     log_info("started\tversion=%s workers=%u node=\"%s\"", BRUMA_VERSION, p.workers_len,

@@ -19,6 +19,7 @@
 #include "proxy/identity/identity.h"
 #include "proxy/memory/budget.h"
 #include "proxy/pods/agent_client.h"
+#include "proxy/pods/own_pod.h"
 #include "proxy/pods/pods.h"
 #include "proxy/pods/zds_client.h"
 #include "proxy/proxy_settings.h"
@@ -43,6 +44,7 @@ struct proxy {
     struct xds_client *xds;
     struct agent_client *agent; /* NULL: a CNI agent names the pods */
     struct zds_client *zds;     /* NULL: bruma-agent does */
+    struct own_pod *own;        /* NULL: the process's own namespace is no pod's */
     struct admin *admin;
     struct dump_maker *dump_maker; /* the dump that is being made, or NULL */
     struct worker **workers;

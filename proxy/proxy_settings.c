@@ -8,6 +8,7 @@
 
 #include "bruma/mesh.h"
 #include "proxy/contract_settings.h"
+#include "proxy/own_settings.h"
 #include "proxy/worker_count.h"
 #include "proxy/xds/mesh_config.h"
 
@@ -24,8 +25,10 @@ const struct setting proxy_settings_table[] = {
     {"network", "NETWORK", SETTING_STRING, "", "network ID of this node", FIELD(network), 0, 0},
     {"cluster-id", "CLUSTER_ID", SETTING_STRING, "Kubernetes", "cluster ID, sent to the control plane", FIELD(cluster_id), 0, 0},
     {"instance-ip", "INSTANCE_IP", SETTING_STRING, "1.1.1.1", "address in the node ID", FIELD(instance_ip), 0, 0},
-    {"pod-name", "POD_NAME", SETTING_STRING, "bruma-proxy", "name in the node ID", FIELD(pod_name), 0, 0},
-    {"pod-namespace", "POD_NAMESPACE", SETTING_STRING, "istio-system", "namespace in the node ID", FIELD(pod_namespace), 0, 0},
+    {"pod-name", "POD_NAME", SETTING_STRING, "", "name in the node ID; empty: bruma-proxy", FIELD(pod_name), 0, 0},
+    {"pod-namespace", "POD_NAMESPACE", SETTING_STRING, "", "namespace in the node ID; empty: istio-system", FIELD(pod_namespace), 0, 0},
+    {"service-account", "SERVICE_ACCOUNT", SETTING_STRING, "", "service account of the proxy's own pod; with pod-name and pod-namespace set as well, the proxy takes HBONE on port 15008 of its own network namespace, so that the mesh reaches its metrics by mutual TLS; empty: it does not", FIELD(service_account), 0, 0},
+    {"trust-domain", "TRUST_DOMAIN", SETTING_STRING, "", "trust domain of the pod in the proxy's own network namespace until the control plane says it; empty: that of the node's other pods", FIELD(trust_domain), 0, 0},
     {"xds-address", "XDS_ADDRESS", SETTING_STRING, NULL, "control plane; empty: none; unset: discoveryAddress of the mesh configuration, else istiod.istio-system.svc in a cluster, else the agent of this machine", FIELD(xds_address), 0, 0},
     {"xds-root-ca", "XDS_ROOT_CA", SETTING_STRING, NULL, "roots of the control plane's certificate: a path, PEM text, or SYSTEM; unset: istio/root-cert.pem in /var/run/secrets in a cluster, else control/root-cert.pem of the agent's run directory", FIELD(xds_roots), 0, 0},
     {"alt-xds-hostname", "ALT_XDS_HOSTNAME", SETTING_STRING, NULL, "another name that the control plane's certificate may carry", FIELD(xds_alternate_host), 0, 0},
@@ -190,6 +193,8 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
     r = contract_settings_check(error, error_size);
     if (r == 0)
         r = settings_load(table, proxy_settings_count, ret, argc, argv, ret_first, error, error_size);
+    if (r == 0)
+        r = own_settings_derive(ret, error, error_size);
     if (r == 0)
         r = count_workers(ret, error, error_size);
     if (r < 0)

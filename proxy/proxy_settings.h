@@ -21,6 +21,11 @@ struct proxy_settings {
     bool port_reuse;
     unsigned long packet_mark;
     const char *node_name, *network, *cluster_id, *instance_ip, *pod_name, *pod_namespace;
+    /* own_settings.h makes of these what follows them */
+    const char *proxy_mode, *workload_info, *service_account, *trust_domain;
+    bool dedicated;     /* the process's own network namespace is all that is served */
+    bool own_hbone;     /* HBONE is taken there for the proxy's own pod, beside the pods of the node */
+    const char *own[3]; /* namespace, name and service account of the pod that is served there */
     const char *xds_address, *xds_roots, *xds_alternate_host;
     const char *ca_address, *ca_roots, *ca_alternate_host;
     const char *auth_token; /* NULL: not given */

@@ -30,6 +30,7 @@ static void note_pending(void *data, const struct pod_info *info)
 void pods_note(struct proxy *p, struct pod_notes *notes)
 {
     pods_each(p, note_pod, notes);
+    pods_each_own(p, note_pod, notes);
     if (p->zds)
         zds_pods_each_pending(zds_client_pods(p->zds), note_pending, notes);
 }

@@ -37,6 +37,8 @@ struct pod {
      * original destination is asked of conntrack, and the rules exempt what has packet_mark. */
     bool redirected;
     uint32_t packet_mark; /* of our sockets in the pod; 0: none */
+    bool own;             /* its network namespace is the process's */
+    bool hides_clients;   /* deliveries come from the pod's own address, whatever original-source says */
     /* NULL while nobody knows the pod's trust domain. The control thread replaces it (RCU), and puts it after
      * the last worker let go. */
     struct identity *identity;

@@ -119,7 +119,7 @@ static int open_all(const struct pod_listener_options *o, int fds[BRUMA_LISTENER
     int r = 0;
 
     for (int i = 0; i < BRUMA_LISTENER_COUNT && r == 0; i++) {
-        if (fds[i] >= 0)
+        if (fds[i] >= 0 || (o->hbone_only && i != BRUMA_LISTENER_HBONE))
             continue;
         r = open_listener(o, listeners[i].port, &fds[i]);
         opened[i] = r == 0;
@@ -136,18 +136,30 @@ static int open_all(const struct pod_listener_options *o, int fds[BRUMA_LISTENER
     return r;
 }
 
+static int visit(int netns_fd, int own_netns_fd, char *error, size_t size)
+{
+    int r = netns_fd == own_netns_fd ? 0 : netns_enter(netns_fd);
+
+    return r < 0 ? fail(r, error, size, "cannot enter the pod's network namespace", "") : 0;
+}
+
+static void leave(int netns_fd, int own_netns_fd)
+{
+    if (netns_fd != own_netns_fd && netns_enter(own_netns_fd) < 0)
+        abort(); /* the control thread would go on in a pod */
+}
+
 int pod_listeners_open(const struct pod_listener_options *options, int netns_fd, int own_netns_fd,
                        int fds[BRUMA_LISTENER_COUNT], char *error, size_t error_size)
 {
-    int r = netns_enter(netns_fd);
+    int r = visit(netns_fd, own_netns_fd, error, error_size);
 
     if (r < 0)
-        return fail(r, error, error_size, "cannot enter the pod's network namespace", "");
+        return r;
     if (options->reuse_port)
         let_migrate();
     r = open_all(options, fds, error, error_size);
-    if (netns_enter(own_netns_fd) < 0)
-        abort(); /* the control thread would go on in a pod */
+    leave(netns_fd, own_netns_fd);
     return r;
 }
 
@@ -182,15 +194,14 @@ int pod_listeners_open_dns(const struct pod_listener_options *options, int netns
                            int *ret_udp, int *ret_tcp, char *error, size_t error_size)
 {
     _cleanup_fd_ int udp = -1, tcp = -1;
-    int r = netns_enter(netns_fd);
+    int r = visit(netns_fd, own_netns_fd, error, error_size);
 
     if (r < 0)
-        return fail(r, error, error_size, "cannot enter the pod's network namespace", "");
+        return r;
     r = open_dns_socket(options, SOCK_DGRAM, &udp);
     if (r == 0)
         r = open_dns_socket(options, SOCK_STREAM, &tcp);
-    if (netns_enter(own_netns_fd) < 0)
-        abort(); /* the control thread would go on in a pod */
+    leave(netns_fd, own_netns_fd);
     if (r < 0)
         return fail(r, error, error_size, "cannot open the pod's sockets for DNS on port 15053", "");
     *ret_udp = take_fd(&udp);

@@ -18,12 +18,13 @@ struct pod_listener_options {
     bool reuse_port;  /* another proxy may listen beside this one, as during an upgrade */
     bool transparent; /* the applications see their clients' addresses */
     bool dns;         /* DNS queries are answered */
+    bool hbone_only;  /* nothing is captured: there is no listener but that for HBONE */
 };
 
 /*
- * Opens those of fds that are -1 (enum bruma_listener), in the namespace. The calling thread is back in
- * own_netns_fd's afterwards. 0, or -errno: nothing is open that was not before, and error says which step
- * failed.
+ * Opens those of fds that are -1 (enum bruma_listener), in the namespace, in which the calling thread is
+ * already if both descriptors are the same. It is back in own_netns_fd's afterwards. 0, or -errno: nothing is
+ * open that was not before, and error says which step failed.
  */
 int pod_listeners_open(const struct pod_listener_options *options, int netns_fd, int own_netns_fd,
                        int fds[BRUMA_LISTENER_COUNT], char *error, size_t error_size);

@@ -23,15 +23,21 @@
 
 #define DEFAULT_ACCOUNT "default"
 
-static struct pod *find(struct proxy *proxy, const char *uid)
+/* The own pod is not an agent's, whatever uid it may say. */
+static struct pod *find_of(struct proxy *proxy, const char *uid, bool own)
 {
     struct pod *pod;
 
     list_for_each (pod, &proxy->pods, node) {
-        if (!strcmp(pod->uid, uid))
+        if (pod->own == own && !strcmp(pod->uid, uid))
             return pod;
     }
     return NULL;
+}
+
+static struct pod *find(struct proxy *proxy, const char *uid)
+{
+    return find_of(proxy, uid, false);
 }
 
 /* Accepted sockets inherit it, which saves a system call for each connection. */
@@ -150,7 +156,7 @@ static void remove_pod(struct pod *pod)
 
     pod->deleted = true;
     list_del(&pod->node);
-    proxy->pods_stopped++;
+    proxy->pods_stopped += !pod->own;
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_delete_pod(proxy->workers[i], pod);
     pod_unref(pod);
@@ -169,7 +175,12 @@ static void on_idle(struct pod *pod)
 
 static void on_listener_closed(struct pod *pod)
 {
-    pod->proxy->pods_events->listener_closed(pod->proxy, pod->uid);
+    const struct pods_events *told = pod->proxy->pods_events;
+
+    if (pod->own)
+        told->own_listener_closed(pod->proxy);
+    else
+        told->listener_closed(pod->proxy, pod->uid);
 }
 
 static const struct pod_events events = {.idle = on_idle, .listener_closed = on_listener_closed};
@@ -196,8 +207,10 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
     pod->service_account = copy(account);
     pod->trust_domain = copy(info->trust_domain);
     pod->cookie = info->cookie;
-    pod->redirected = proxy->zds != NULL;
-    pod->packet_mark = pod->redirected ? (uint32_t)proxy->settings.packet_mark : 0;
+    pod->own = info->own;
+    pod->hides_clients = info->hides_clients;
+    pod->redirected = info->own || proxy->zds;
+    pod->packet_mark = info->own ? info->mark : pod->redirected ? (uint32_t)proxy->settings.packet_mark : 0;
     if (!pod->uid || !pod->name || !pod->namespace || !pod->service_account || !pod->trust_domain)
         r = -ENOMEM;
     else
@@ -213,7 +226,7 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
         return r;
     }
     list_add_tail(&proxy->pods, &pod->node);
-    proxy->pods_started++;
+    proxy->pods_started += !pod->own;
     *ret = pod;
     return 0;
 }
@@ -226,8 +239,10 @@ static int *for_workers(const struct proxy *proxy, const int fds[BRUMA_POD_FD_CO
     int *copies = malloc((n ? n : 1) * sizeof(*copies));
 
     for (size_t i = 0; copies && i < n; i++) {
-        copies[i] = fcntl(fds[BRUMA_POD_FD_OUTBOUND + i % BRUMA_LISTENER_COUNT], F_DUPFD_CLOEXEC, 0);
-        if (copies[i] < 0) {
+        int fd = fds[BRUMA_POD_FD_OUTBOUND + i % BRUMA_LISTENER_COUNT];
+
+        copies[i] = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        if (fd >= 0 && copies[i] < 0) {
             int e = errno;
 
             close_fds(copies, i);
@@ -251,7 +266,7 @@ static int refuse(int r, const char *uid, int fds[BRUMA_POD_FD_COUNT], enum brum
 int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD_FD_COUNT],
              enum bruma_reason *reason, char *error, size_t error_size)
 {
-    struct pod *pod = find(proxy, info->uid);
+    struct pod *pod = find_of(proxy, info->uid, info->own);
     _cleanup_free_ int *copies = for_workers(proxy, fds);
     int r;
 
@@ -330,12 +345,14 @@ void pods_close_listeners(struct proxy *proxy)
     struct pod *pod;
 
     list_for_each (pod, &proxy->pods, node) {
+        if (!pod->redirected)
+            continue;
         close_fds(pod->fds + BRUMA_POD_FD_OUTBOUND, BRUMA_LISTENER_COUNT);
         close_fds(pod->dns_fds, array_size(pod->dns_fds));
     }
 }
 
-void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)
+static void each(struct proxy *proxy, bool own, pods_each_fn fn, void *data)
 {
     struct pod *pod;
 
@@ -352,8 +369,19 @@ void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)
         };
 
         memcpy(info.addresses, pod->addresses, sizeof(info.addresses));
-        fn(data, &info, pod->draining, pod->fds);
+        if (pod->own == own)
+            fn(data, &info, pod->draining, pod->fds);
     }
+}
+
+void pods_each(struct proxy *proxy, pods_each_fn fn, void *data)
+{
+    each(proxy, false, fn, data);
+}
+
+void pods_each_own(struct proxy *proxy, pods_each_fn fn, void *data)
+{
+    each(proxy, true, fn, data);
 }
 
 static void close_map(void *object)

@@ -22,10 +22,15 @@ struct pods_events {
     void (*drained)(struct proxy *proxy, const char *uid);
     /* Called when a listener of the pod was destroyed: it needs a new one. */
     void (*listener_closed)(struct proxy *proxy, const char *uid);
+    /* Called when a listener of the own pod was destroyed. NULL: there is no such pod. */
+    void (*own_listener_closed)(struct proxy *proxy);
 };
 
 struct pod_info {
     const char *uid, *name, *namespace, *service_account;
+    bool own;                 /* the pod that the proxy itself runs in: nobody else names or removes it */
+    bool hides_clients;       /* own: its applications see connections from its own address */
+    uint32_t mark;            /* own: of our sockets in it; 0: none */
     const char *trust_domain; /* NULL: as the mesh state says, once it knows the pod */
     uint64_t cookie;
     uint32_t generation;
@@ -33,9 +38,9 @@ struct pod_info {
     int addresses_len;
 };
 
-/* Takes the descriptors (enum bruma_pod_fd), also when it fails. A pod with the same uid gets the new
- * listeners; its connections live on. A draining pod that is added again serves again. 0, or -errno with
- * reason and error for the nack. */
+/* Takes the descriptors (enum bruma_pod_fd), also when it fails; -1 for a listener that an own pod does not
+ * have. A pod with the same uid gets the new listeners; its connections live on. A draining pod that is added
+ * again serves again. 0, or -errno with reason and error for the nack. */
 int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD_FD_COUNT],
              enum bruma_reason *reason, char *error, size_t error_size);
 /* The pod leaves the mesh: no new connections, GOAWAY on its tunnels, live ones go on; pods_events.drained
@@ -58,8 +63,10 @@ bool pods_serves(struct proxy *proxy, const struct pod_info *info);
 /* Called from pods_each(), on its thread: info is valid during the call, descriptors stay with the pod. */
 typedef void (*pods_each_fn)(void *data, const struct pod_info *info, bool draining,
                              const int fds[BRUMA_POD_FD_COUNT]);
-/* Calls fn for each pod that is served or draining, for pod-held messages. */
+/* Calls fn for each pod that was named and is served or draining, for pod-held messages. */
 void pods_each(struct proxy *proxy, pods_each_fn fn, void *data);
+/* The same for the own pod, if there is one. */
+void pods_each_own(struct proxy *proxy, pods_each_fn fn, void *data);
 
 /* The mesh state has changed: pods may have got the identity that the mesh knows them by. */
 void pods_state_changed(struct proxy *proxy);
@@ -67,7 +74,8 @@ void pods_state_changed(struct proxy *proxy);
 /* The map by which sockets are exempted from capture, and the one of deliveries (-1: the agent has none);
  * takes both. */
 void pods_set_maps(struct proxy *proxy, int exempt, int deliveries);
-/* The control thread's descriptors of all listeners. They end with the workers' own. */
+/* The control thread's descriptors of all listeners that the proxy has opened itself. They end with the
+ * workers' own. */
 void pods_close_listeners(struct proxy *proxy);
 
 #endif

@@ -21,6 +21,12 @@ int socket_enter(struct worker *worker, struct pod *pod)
 
     if (worker->in_pod == pod)
         return 0;
+    if (pod->own) {
+        /* It needs no privilege as long as there is no other. */
+        if (worker->in_pod)
+            socket_leave(worker, worker->in_pod);
+        return worker->in_pod ? -EPERM : 0;
+    }
     r = netns_enter(pod->fds[BRUMA_POD_FD_NETNS]);
     if (r < 0)
         return r;

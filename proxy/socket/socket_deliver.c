@@ -188,8 +188,8 @@ int socket_deliver(struct worker_pod *wp, const struct endpoint *target, const s
     struct attempt a = {.wp = wp, .target = target, .client = client};
     int r;
 
-    if (client && (addr_is_v4(client) != addr_is_v4(&target->addr) || addr_equal(client, &target->addr) ||
-                   pod_has_address(wp->pod, client)))
+    if (client && (wp->pod->hides_clients || addr_is_v4(client) != addr_is_v4(&target->addr) ||
+                   addr_equal(client, &target->addr) || pod_has_address(wp->pod, client)))
         a.client = NULL;
     r = deliver_from(&a, ret_connected, ret_port);
     if (r == -EADDRINUSE && a.client) {

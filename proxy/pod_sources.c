@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "main"
+#include "proxy/pod_sources.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+
+#include "bruma/mesh.h"
+#include "lib/log.h"
+#include "lib/reasons.h"
+#include "proxy/drain.h"
+#include "proxy/proxy.h"
+
+static void agent_pod_drained(struct proxy *p, const char *uid)
+{
+    agent_client_pod_drained(p->agent, uid);
+}
+
+static void agent_listener_closed(struct proxy *p, const char *uid)
+{
+    agent_client_listener_closed(p->agent, uid);
+}
+
+static void zds_listener_closed(struct proxy *p, const char *uid)
+{
+    zds_client_listener_closed(p->zds, uid);
+}
+
+static void own_listener_closed(struct proxy *p)
+{
+    own_pod_listener_closed(p->own);
+}
+
+static int open_agent_client(struct proxy *p)
+{
+    static const struct pods_events pods_events = {.drained = agent_pod_drained,
+                                                   .listener_closed = agent_listener_closed,
+                                                   .own_listener_closed = own_listener_closed};
+    static const struct agent_client_events events = {.replaced = proxy_replaced, .resumed = proxy_resume};
+    const char *chosen = p->settings.agent_socket;
+    char socket[108];
+    int r;
+
+    if ((*chosen ? snprintf(socket, sizeof(socket), "%s", chosen)
+                 : snprintf(socket, sizeof(socket), "%s/%s", p->settings.run_dir, BRUMA_AGENT_SOCKET)) >=
+        (int)sizeof(socket))
+        return log_error_errno(ENAMETOOLONG, "the agent's socket");
+    p->pods_events = &pods_events;
+    r = agent_client_new(p->loop, p, socket, &events, &p->agent);
+    if (r < 0)
+        return log_error_errno(r, "cannot set up the agent's connection");
+    if (!p->xds) /* nobody to ask; otherwise on_xds_ready() says it */
+        agent_client_serves(p->agent);
+    return 0;
+}
+
+static int open_zds_client(struct proxy *p)
+{
+    static const struct pods_events pods_events = {.listener_closed = zds_listener_closed,
+                                                   .own_listener_closed = own_listener_closed};
+    const char *dns = getenv("ISTIO_META_DNS_CAPTURE");
+    const struct pod_listener_options options = {
+        .dns = !dns || !strcasecmp(dns, "true"),
+        .mark = (uint32_t)p->settings.packet_mark,
+        .ipv6 = p->settings.ipv6,
+        .reuse_port = p->settings.port_reuse,
+        .transparent = p->settings.original_source,
+    };
+    char error[256] = "";
+    int r = pod_listeners_possible(&options, p->own_netns_fd, error, sizeof(error));
+
+    if (r < 0) {
+        log_error("%s", error);
+        return r;
+    }
+    if (!options.dns)
+        log_warn("DNS is not answered; names may not be resolved in the CNI agent's pods	reason=%s "
+                 "check=\"%s\"",
+                 reason_name(BRUMA_REASON_DNS_NOT_SERVED), reason_check(BRUMA_REASON_DNS_NOT_SERVED));
+    p->pods_events = &pods_events;
+    r = zds_client_new(p->loop, p, p->settings.zds_socket, &options, p->own_netns_fd, p->fail, &p->zds);
+    return r < 0 ? log_error_errno(r, "cannot set up the CNI agent's connection") : 0;
+}
+
+/* HBONE for the proxy's own pod: so that the mesh reaches its metrics. */
+static int open_own_pod(struct proxy *p)
+{
+    const struct proxy_settings *s = &p->settings;
+    const struct own_pod_config config = {
+        .namespace = s->own[0],
+        .name = s->own[1],
+        .service_account = s->own[2],
+        .trust_domain = s->trust_domain,
+        .hides_clients = true,
+        .options = {.ipv6 = s->ipv6, .reuse_port = s->port_reuse, .hbone_only = true},
+    };
+    int r = s->own_hbone ? own_pod_new(p->loop, p, &config, p->own_netns_fd, &p->own) : 0;
+
+    return r < 0 ? log_error_errno(r, "cannot set up the proxy's own pod") : 0;
+}
+
+int pod_sources_open(struct proxy *p)
+{
+    int r = *p->settings.zds_socket ? open_zds_client(p) : open_agent_client(p);
+
+    return r < 0 ? r : open_own_pod(p);
+}
