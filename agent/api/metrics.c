@@ -98,6 +98,18 @@ static void put_agent(FILE *f, const struct agent *agent)
     metric_sample(f, "bruma_proxy_serving", proxies_serving(agent->proxies));
 }
 
+static void put_source(FILE *f, const struct agent *agent)
+{
+    static const char *const types[SOURCE_EVENT_COUNT] = {
+        [SOURCE_EVENT_ADD] = "add", [SOURCE_EVENT_UPDATE] = "update", [SOURCE_EVENT_DELETE] = "delete"};
+
+    metric_family(f, "nodeagent_reconcile_events_total", "counter",
+                  "Events of pods that the API server reported, and that were handled.");
+    for (int i = 0; i < SOURCE_EVENT_COUNT; i++)
+        metric_labelled(f, "nodeagent_reconcile_events_total", "type", types[i],
+                        source_events(agent, (enum source_event)i));
+}
+
 static void put_guard(FILE *f, const struct agent *agent)
 {
     metric_family(f, "bruma_guard_closed", "gauge", "1 while undecided pods are kept off the network.");
@@ -220,6 +232,7 @@ char *metrics_page(const struct agent *agent, size_t *ret_len)
         return NULL;
     put_install(f, agent);
     put_agent(f, agent);
+    put_source(f, agent);
     put_guard(f, agent);
     put_states(f, agent);
     put_counters(f, agent);

@@ -34,6 +34,11 @@ void source_wait_end(struct source_waiter *waiter)
     list_del(&waiter->node);
 }
 
+uint64_t source_events(const struct agent *agent, enum source_event event)
+{
+    return agent->source->events[event];
+}
+
 void source_init(struct source *source, const struct source_ops *ops)
 {
     source->ops = ops;

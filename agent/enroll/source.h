@@ -46,10 +46,14 @@ struct source_ops {
     void (*close)(struct source *source);
 };
 
+/* What a source that is told of pods one by one was told. */
+enum source_event { SOURCE_EVENT_ADD, SOURCE_EVENT_UPDATE, SOURCE_EVENT_DELETE, SOURCE_EVENT_COUNT };
+
 /* A source begins with it. */
 struct source {
     const struct source_ops *ops;
     struct list waiters;
+    uint64_t events[SOURCE_EVENT_COUNT]; /* of pods, handled */
 };
 
 /* Somebody who waits for the source to hear of a pod. The strings are the waiter's. */
@@ -113,6 +117,9 @@ bool source_serving(const struct agent *agent, struct source_serving *ret);
 
 /* For sources: one begins. */
 void source_init(struct source *source, const struct source_ops *ops);
+/* How many it has handled; 0 for a source that reads all pods at once. */
+uint64_t source_events(const struct agent *agent, enum source_event event);
+
 /* For sources: one has heard of the pod of that name. Who waits for it is called. */
 void source_heard(struct source *source, const char *namespace, const char *name);
 

@@ -13,13 +13,20 @@
 #define LOG_SCOPE "kube"
 #include "lib/log.h"
 
+static void count(struct kube_source *s, enum source_event event)
+{
+    s->source.events[event]++;
+}
+
 static void reconcile_namespace(struct kube_source *s, const char *name)
 {
     struct kube_pod *pod;
 
     list_for_each (pod, &s->pods, node) {
-        if (!name || !strcmp(pod->namespace, name))
+        if (!name || !strcmp(pod->namespace, name)) {
+            count(s, SOURCE_EVENT_UPDATE);
             kube_reconcile(pod);
+        }
     }
 }
 
@@ -122,10 +129,12 @@ static void on_pod(void *data, const cJSON *object, bool deleted)
     pod = kube_pod_by_api_uid(s, o.uid);
     if (deleted) {
         /* Its capture lasts as long as its network namespace. */
+        count(s, SOURCE_EVENT_DELETE);
         if (pod)
             pod_forget(pod);
         return;
     }
+    count(s, pod ? SOURCE_EVENT_UPDATE : SOURCE_EVENT_ADD);
     if (!pod)
         pod = pod_make(s, &o);
     if (!pod || pod_update(pod, &o) < 0) {
@@ -149,8 +158,10 @@ static void on_pods_complete(void *data)
 
     kube_decisions_touch(s);
     list_for_each (pod, &s->pods, node) {
-        if (pod->list != s->pods_list)
+        if (pod->list != s->pods_list) {
+            count(s, SOURCE_EVENT_DELETE);
             pod_forget(pod);
+        }
     }
     reconcile_namespace(s, NULL);
 }

@@ -308,6 +308,11 @@ void crl_watch_write_metrics(const struct crl_watch *w, FILE *out)
                  w->lists);
     metric_gauge(out, "bruma_crl_unusable",
                  "The file of revocation lists could not be read the last time (1).", w->failed);
+    /* verify.c refuses a peer whose chain cannot be kept for the next lists: there are none of these. */
+    metric_family(out, "istio_crl_untracked_connections", "counter",
+                  "Connections that new revocation lists do not reach: none.");
+    metric_labelled(out, "istio_crl_untracked_connections_total", "reporter", "source", 0);
+    metric_labelled(out, "istio_crl_untracked_connections_total", "reporter", "destination", 0);
 }
 
 void crl_watch_free(struct crl_watch **watch)

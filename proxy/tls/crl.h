@@ -46,7 +46,7 @@ int crl_watch_new(struct loop *loop, const char *path, bool required,
                   void (*changed)(void *data, struct crl_set *set), void *data, struct crl_watch **ret);
 /* Whether the file could be read once. */
 bool crl_watch_usable(const struct crl_watch *watch);
-/* bruma_crl_lists and bruma_crl_unusable, in OpenMetrics text. */
+/* bruma_crl_lists, bruma_crl_unusable and istio_crl_untracked_connections, in OpenMetrics text. */
 void crl_watch_write_metrics(const struct crl_watch *watch, FILE *out);
 void crl_watch_free(struct crl_watch **watch);
 
