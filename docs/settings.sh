@@ -31,7 +31,7 @@ These variables are read as well:
 | variable | meaning |
 |---|---|
 | `KUBERNETES_SERVICE_HOST` | set in every pod; if it is set, defaults of addresses, roots and token are those of a cluster |
-| `PROXY_CONFIG`, and the file `etc/istio/config/mesh` below `defaultConfig` | YAML: `discoveryAddress`, `proxyAdminPort`, `statsPort`, `concurrency`, `proxyMetadata`. The variable overrides the file, and settings override both |
+| `PROXY_CONFIG`, and the file `etc/istio/config/mesh` below `defaultConfig` | YAML: `discoveryAddress`, `proxyAdminPort`, `statsPort`, `concurrency`, `proxyMetadata`. The variable overrides the file, and settings override both. The file's `outboundTrafficPolicy`, at its top, is used too |
 | `ISTIO_META_*`, `ISTIO_METAJSON_*` | node metadata for the control plane, as text or as JSON, overriding `proxyMetadata` |
 | `ISTIO_META_CLUSTER_ID` | overrides `CLUSTER_ID` |
 | `XDS_HEADER_*`, `CA_HEADER_*` | additional headers of calls to the control plane and the certificate authority; names are converted to lower case |

@@ -92,6 +92,7 @@ const struct setting proxy_settings_table[] = {
     {"unknown-policy-denies", "BRUMA_UNKNOWN_POLICY_DENIES", SETTING_BOOL, "true", "refuse if a policy that a workload names has not arrived in time", FIELD(unknown_policy_denies), 0, 0},
     {"dry-run-info", "AUTHZ_POLICY_INFO_LOGGING", SETTING_BOOL, "false", "log at level info, and not debug, what dry-run policies would have made of a connection", FIELD(dry_run_info), 0, 0},
     {"policy-timeout", "BRUMA_POLICY_TIMEOUT", SETTING_DURATION, "5s", "how long a connection waits for a policy that its workload names and that has not arrived", FIELD(policy_timeout), 0, 0},
+    {"outbound-traffic-policy", "BRUMA_OUTBOUND_TRAFFIC_POLICY", SETTING_STRING, "ALLOW_ANY", "destinations outside the mesh, of pods of which the agent does not say it: ALLOW_ANY passes connections to them through, REGISTRY_ONLY refuses them; default: outboundTrafficPolicy of the mesh configuration", FIELD(outbound_policy_text), 0, 0},
     {"cluster-domain", "CLUSTER_DOMAIN", SETTING_STRING, "cluster.local", "domain of the cluster's services, for the names that pods query", FIELD(cluster_domain), 0, 0},
     {"preferred-service-namespace", "PREFERED_SERVICE_NAMESPACE", SETTING_STRING, "", "namespace whose service answers a DNS query if several services have the host name and none is in the pod's own namespace; empty: none is preferred", FIELD(preferred_namespace), 0, 0},
     {"dns-timeout", "BRUMA_DNS_TIMEOUT", SETTING_DURATION, "4s", "how long a DNS server that a pod queries may take to answer; then the pod gets SERVFAIL", FIELD(dns_timeout), 100, 60000},
@@ -143,6 +144,17 @@ static int count_workers(struct proxy_settings *s, char *error, size_t error_siz
     return r;
 }
 
+static int choose_policy(struct proxy_settings *s, char *error, size_t error_size)
+{
+    int r = outbound_policy_parse(s->outbound_policy_text, &s->outbound_policy);
+
+    if (r < 0)
+        snprintf(error, error_size,
+                 "outbound-traffic-policy: \"%.100s\" is neither ALLOW_ANY nor REGISTRY_ONLY",
+                 s->outbound_policy_text);
+    return r;
+}
+
 /* Time to end in is a little less than what the kubelet grants. */
 static const char *drain_default(char *buf, size_t size)
 {
@@ -185,6 +197,8 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
     set_default(table, "admin-port", mesh.admin_port);
     set_default(table, "metrics-port", mesh.stats_port);
     set_default(table, "workers", mesh.concurrency);
+    if (mesh.outbound_policy != OUTBOUND_UNSAID)
+        set_default(table, "outbound-traffic-policy", outbound_policy_name(mesh.outbound_policy));
     set_default(table, "drain-deadline", drain_default(drain, sizeof(drain)));
     if (cluster)
         set_default(table, "replaced-linger", "15s");
@@ -197,6 +211,8 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
         r = own_settings_derive(ret, error, error_size);
     if (r == 0)
         r = count_workers(ret, error, error_size);
+    if (r == 0)
+        r = choose_policy(ret, error, error_size);
     if (r < 0)
         return r;
     ret->cluster = cluster;

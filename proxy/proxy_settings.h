@@ -9,6 +9,7 @@
 
 #include <cjson/cJSON.h>
 
+#include "lib/outbound_policy.h"
 #include "lib/settings.h"
 
 #define PROXY_RETRIES_MAX 8 /* endpoints more than the first that a connection tries: outbound_retries */
@@ -61,6 +62,8 @@ struct proxy_settings {
     bool unknown_policy_denies;
     bool dry_run_info;
     bool crl_required;
+    const char *outbound_policy_text;
+    enum outbound_policy outbound_policy; /* never UNSAID */
     const char *cluster_domain, *preferred_namespace;
     unsigned long dns_timeout, max_dns_queries, max_pod_dns_queries;
     const char *name_servers;

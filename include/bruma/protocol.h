@@ -32,6 +32,7 @@
  * Agent -> proxy; each has a "seq" that the proxy's ack names
  *   setup        pinDir                                           fds: map proxy_sockets [deliveries]
  *   pod-add      uid cookie generation name namespace serviceAccount trustDomain(where the agent knows it) node ips[]
+ *                [outboundPolicy: REGISTRY_ONLY or ALLOW_ANY; without: as the proxy's settings say]
  *                fds: netns outbound inbound hbone                the same uid again replaces listeners
  *   pod-dns      uid    after pod-add                                 fd: UDP socket that takes the pod's DNS queries
  *                without: they are not captured any more

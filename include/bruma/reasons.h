@@ -156,7 +156,9 @@
     BRUMA_REASON(NAME_SERVER_FAILED, "name_server_failed", "CONNECT", "the destination's workload has a hostname, and the DNS servers refused the query, failed or cannot be reached", "the error text; DNS servers of the proxy (`--name-servers`, /etc/resolv.conf)") \
     BRUMA_REASON(NAME_TIMEOUT, "name_timeout", "CONNECT", "the destination's workload has a hostname, and no DNS server answered in time", "DNS servers of the proxy (`--name-servers`, /etc/resolv.conf); network policies for port 53; `--name-timeout`") \
     BRUMA_REASON(NAME_QUERIES, "name_queries", "CONNECT", "too many hostnames of workloads are being resolved at once", "do the DNS servers answer? `--max-name-queries`") \
-    BRUMA_REASON(NAME_ADDRESS_REFUSED, "name_address_refused", "CONNECT", "the hostname of the destination's workload has only addresses that are never used: loopback, link-local, multicast", "who answers for that name? `dig` from the proxy's network namespace")
+    BRUMA_REASON(NAME_ADDRESS_REFUSED, "name_address_refused", "CONNECT", "the hostname of the destination's workload has only addresses that are never used: loopback, link-local, multicast", "who answers for that name? `dig` from the proxy's network namespace") \
+    /* the outbound traffic policy */ \
+    BRUMA_REASON(DESTINATION_UNKNOWN, "destination_unknown", "DENY", "the mesh does not know the destination, and the outbound traffic policy of the pod is REGISTRY_ONLY", "a ServiceEntry for the destination, or the annotation bruma.io/outbound-traffic-policy of the pod or its namespace; `brumactl explain POD IP:PORT`")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -7,6 +7,7 @@
 
 #include "bruma/mesh.h"
 #include "proxy/connection/hostname.h"
+#include "proxy/connection/outbound_policy.h"
 #include "proxy/connection/pending.h"
 #include "proxy/connection/retry.h"
 #include "proxy/dns/dns.h"
@@ -303,6 +304,7 @@ static enum admission_step place(struct admission *a, bool timed_out)
     const struct workload *local = worker_pod_source(wp);
     enum admission_step step = ADMISSION_OVER;
     struct route route;
+    char detail[160];
 
     if (p->waits && !p->names && !timed_out && worth_waiting(wp))
         return ADMISSION_WAITS;
@@ -313,6 +315,8 @@ static enum admission_step place(struct admission *a, bool timed_out)
     }
     if (route.kind == ROUTE_FAILED)
         pending_refuse(p, route.reason, route.detail[0] ? route.detail : NULL);
+    else if (route.kind == ROUTE_PASSTHROUGH && outbound_policy_refuses(&p->c, local, detail, sizeof(detail)))
+        pending_refuse(p, BRUMA_REASON_DESTINATION_UNKNOWN, detail);
     else if (route.kind == ROUTE_HBONE && !worker_pod_workload(wp) && !rcu_read(wp->pod->identity))
         /* not even its trust domain is known, so nobody was asked for a certificate */
         pending_refuse(p, BRUMA_REASON_SOURCE_UNKNOWN, NULL);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "proxy/connection/acceptor.h"
+#include "proxy/connection/outbound_policy.h"
 #include "proxy/connection/worker_dns.h"
 #include "proxy/hbone/tunnel.h"
 #include "proxy/socket/lingering.h"
@@ -65,6 +66,7 @@ int worker_pod_add(struct worker *w, struct pod *pod, const int listeners[BRUMA_
             acceptor_start(&wp->acceptors[i]);
     }
     worker_dns_start(wp);
+    outbound_policy_check(wp);
     return 0;
 }
 

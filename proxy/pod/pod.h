@@ -51,6 +51,7 @@ struct pod {
     atomic_int connections;         /* on all workers */
     atomic_int questions;           /* to DNS servers, that are on their way; on all workers */
     atomic_int workers_attached;    /* workers that have a view of it */
+    atomic_int outbound_policy;     /* enum outbound_policy, never UNSAID; the control thread writes it */
     bool draining, deleted;         /* control thread */
 };
 

@@ -103,6 +103,20 @@ static int send_ack(struct agent_client *client, const char *op, uint64_t seq, e
 
 /* ---- orders: 0 done, 1 refused (reason and error are sent), -EBADMSG the message is malformed ---- */
 
+/* An agent of before, and one whom nobody tells, says nothing. What a newer one says and is not known here
+ * fails closed. */
+static int parse_policy(const cJSON *message, enum outbound_policy *ret)
+{
+    const char *text;
+    int r = message_text(message, "outboundPolicy", 64, &text);
+
+    if (r < 0)
+        return r == -ENOENT ? 0 : r;
+    if (outbound_policy_parse(text, ret) < 0)
+        *ret = OUTBOUND_REGISTRY_ONLY;
+    return 0;
+}
+
 static int parse_pod(const struct order *o, struct pod_info *ret)
 {
     struct pod_info info = {.uid = o->uid, .service_account = "", .trust_domain = ""};
@@ -114,7 +128,8 @@ static int parse_pod(const struct order *o, struct pod_info *ret)
         message_name(o->message, "namespace", &info.namespace) < 0 ||
         message_text(o->message, "serviceAccount", MESSAGE_NAME_MAX, &info.service_account) == -EBADMSG ||
         message_text(o->message, "trustDomain", MESSAGE_NAME_MAX, &info.trust_domain) == -EBADMSG ||
-        message_addresses(o->message, "ips", info.addresses, BRUMA_POD_ADDRESSES, &info.addresses_len) < 0)
+        message_addresses(o->message, "ips", info.addresses, BRUMA_POD_ADDRESSES, &info.addresses_len) < 0 ||
+        parse_policy(o->message, &info.outbound_policy) < 0)
         return -EBADMSG;
     info.generation = (uint32_t)generation;
     *ret = info;

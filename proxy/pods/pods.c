@@ -263,6 +263,19 @@ static int refuse(int r, const char *uid, int fds[BRUMA_POD_FD_COUNT], enum brum
     return r;
 }
 
+/* Workers look at it when they are told of the pod, and at each connection. */
+static void set_outbound_policy(struct pod *pod, enum outbound_policy policy)
+{
+    int before;
+
+    if (policy == OUTBOUND_UNSAID)
+        policy = pod->proxy->settings.outbound_policy;
+    before = atomic_exchange(&pod->outbound_policy, (int)policy);
+    if (before != (int)policy)
+        log_info("outbound traffic policy of a pod\tpod=\"%s/%s\" policy=%s", pod->namespace, pod->name,
+                 outbound_policy_name(policy));
+}
+
 int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD_FD_COUNT],
              enum bruma_reason *reason, char *error, size_t error_size)
 {
@@ -301,6 +314,7 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
     memcpy(pod->addresses, info->addresses, sizeof(pod->addresses));
     pod->addresses_len = info->addresses_len;
     pod->draining = false;
+    set_outbound_policy(pod, info->outbound_policy);
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_add_pod(proxy->workers[i], pod, copies + (size_t)i * BRUMA_LISTENER_COUNT);
     log_info("pod added\tpod=\"%s/%s\" uid=\"%s\" cookie=%llu", pod->namespace, pod->name, pod->uid,
@@ -366,6 +380,7 @@ static void each(struct proxy *proxy, bool own, pods_each_fn fn, void *data)
             .cookie = pod->cookie,
             .generation = pod->generation,
             .addresses_len = pod->addresses_len,
+            .outbound_policy = (enum outbound_policy)atomic_load(&pod->outbound_policy),
         };
 
         memcpy(info.addresses, pod->addresses, sizeof(info.addresses));

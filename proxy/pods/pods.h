@@ -10,6 +10,7 @@
 #include "bruma/maps.h"
 #include "bruma/protocol.h"
 #include "lib/addr.h"
+#include "lib/outbound_policy.h"
 
 struct proxy;
 struct pod;
@@ -36,6 +37,7 @@ struct pod_info {
     uint32_t generation;
     struct addr addresses[BRUMA_POD_ADDRESSES];
     int addresses_len;
+    enum outbound_policy outbound_policy; /* UNSAID: as the settings say */
 };
 
 /* Takes the descriptors (enum bruma_pod_fd), also when it fails; -1 for a listener that an own pod does not

@@ -24,6 +24,7 @@ int state_new(const char *node_name, const char *network, void (*changed)(void *
     state->unknown_policy_denies = true;
     state->workloads.hash = workload_uid_hash;
     state->addresses.hash = workload_address_hash;
+    state->node_addresses.hash = workload_address_hash;
     state->locals.hash = workload_name_hash;
     state->hostnames.hash = workload_hostname_hash;
     state->nodes.hash = service_node_hash;
@@ -56,6 +57,7 @@ void state_free(struct state **state)
         service_unref(&service->public);
     index_free(&s->workloads);
     index_free(&s->addresses);
+    index_free(&s->node_addresses);
     index_free(&s->locals);
     index_free(&s->hostnames);
     index_free(&s->services);
@@ -92,6 +94,11 @@ static bool is_local(const struct state *state, const struct workload_full *w)
     return !*state->node_name || !strcmp(w->public.node, state->node_name);
 }
 
+static struct index *address_index(struct state *state, const struct workload_full *w)
+{
+    return w->public.host_network ? &state->node_addresses : &state->addresses;
+}
+
 static bool same_policies(const struct workload_full *a, const struct workload_full *b)
 {
     return a->public.namespace == b->public.namespace && a->policies_len == b->policies_len &&
@@ -102,7 +109,7 @@ static bool same_policies(const struct workload_full *a, const struct workload_f
 static int workload_reserve(struct state *state, const struct workload_full *w)
 {
     if (index_reserve(&state->workloads, 1, &state->reclaim) < 0 ||
-        index_reserve(&state->addresses, w->addresses_len, &state->reclaim) < 0 ||
+        index_reserve(address_index(state, w), w->addresses_len, &state->reclaim) < 0 ||
         index_reserve(&state->locals, 1, &state->reclaim) < 0 ||
         index_reserve(&state->hostnames, 1, &state->reclaim) < 0)
         return -ENOMEM;
@@ -113,11 +120,12 @@ static int workload_reserve(struct state *state, const struct workload_full *w)
     return 0;
 }
 
-/* What the address index has of a workload that has this address, or NULL. */
+/* What the owner's address index has of w, if that has this address too; or NULL. */
 static struct workload_address *indexed_address(const struct workload_full *w,
                                                 const struct workload_full *owner, const struct addr *addr)
 {
-    if (!w || w->public.host_network || w->public.network != owner->public.network)
+    if (!w || w->public.host_network != owner->public.host_network ||
+        w->public.network != owner->public.network)
         return NULL;
     for (size_t i = 0; i < w->addresses_len; i++) {
         if (addr_equal(&w->addresses[i].addr, addr))
@@ -143,12 +151,12 @@ static void index_change(struct index *index, void *old, void *next)
 /* next takes the place of old; one of them may be NULL. */
 static void workload_change(struct state *state, struct workload_full *old, struct workload_full *next)
 {
-    for (size_t i = 0; next && !next->public.host_network && i < next->addresses_len; i++)
-        index_change(&state->addresses, indexed_address(old, next, &next->addresses[i].addr),
+    for (size_t i = 0; next && i < next->addresses_len; i++)
+        index_change(address_index(state, next), indexed_address(old, next, &next->addresses[i].addr),
                      &next->addresses[i]);
-    for (size_t i = 0; old && !old->public.host_network && i < old->addresses_len; i++) {
+    for (size_t i = 0; old && i < old->addresses_len; i++) {
         if (!indexed_address(next, old, &old->addresses[i].addr))
-            index_remove(&state->addresses, &old->addresses[i]);
+            index_remove(address_index(state, old), &old->addresses[i]);
     }
     index_change(&state->locals, old && is_local(state, old) ? old : NULL,
                  next && is_local(state, next) ? next : NULL);

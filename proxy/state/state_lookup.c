@@ -86,10 +86,10 @@ static bool comes_before(const struct workload_full *w, const struct workload_fu
     return score != other ? score > other : w->sequence > best->sequence;
 }
 
-static const struct workload_full *search_workload(const struct state *state, const char *network,
+static const struct workload_full *search_workload(const struct index *index, const char *network,
                                                    const struct addr *addr)
 {
-    struct index_cursor cursor = index_cursor(&state->addresses, address_hash(network, addr));
+    struct index_cursor cursor = index_cursor(index, address_hash(network, addr));
     const struct workload_full *best = NULL, *w;
     const struct workload_address *a;
 
@@ -103,18 +103,29 @@ static const struct workload_full *search_workload(const struct state *state, co
     return best;
 }
 
-const struct workload_full *find_workload(const struct state *state, const char *network,
-                                          const struct addr *addr)
+static const struct workload_full *find_in(const struct index *index, const char *network,
+                                           const struct addr *addr)
 {
     const struct workload_full *found;
     size_t removals;
 
     /* an address that one workload takes over from another is never without */
     do {
-        removals = index_removals(&state->addresses);
-        found = search_workload(state, network, addr);
-    } while (!found && removals != index_removals(&state->addresses));
+        removals = index_removals(index);
+        found = search_workload(index, network, addr);
+    } while (!found && removals != index_removals(index));
     return found;
+}
+
+const struct workload_full *find_workload(const struct state *state, const char *network,
+                                          const struct addr *addr)
+{
+    return find_in(&state->addresses, network, addr);
+}
+
+bool is_node_address(const struct state *state, const char *network, const struct addr *addr)
+{
+    return find_in(&state->node_addresses, network, addr) != NULL;
 }
 
 const struct workload_full *find_workload_by_hostname(const struct state *state, const char *namespace,

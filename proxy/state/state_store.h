@@ -61,15 +61,16 @@ struct state {
     struct index workloads; /* by uid: struct workload_full */
     struct index
         addresses; /* by network and address: struct workload_address, not those of host-network workloads */
-    struct index locals;     /* by namespace and name: struct workload_full on this node */
-    struct index hostnames;  /* by namespace and hostname: struct workload_full that have one */
-    struct index nodes;      /* by namespace and hostname: struct service_node */
-    struct index services;   /* by hostname: struct service_full */
-    struct index vips;       /* by network, prefix and its length: struct service_address */
-    uint64_t serial;         /* of the last new service */
-    uint64_t sequence;       /* of the last workload */
-    uint32_t prefixes[128];  /* how many VIPs have each prefix length; atomic */
-    uint32_t prefixes_total; /* atomic */
+    struct index node_addresses; /* the same, those of host-network workloads: several have one */
+    struct index locals;         /* by namespace and name: struct workload_full on this node */
+    struct index hostnames;      /* by namespace and hostname: struct workload_full that have one */
+    struct index nodes;          /* by namespace and hostname: struct service_node */
+    struct index services;       /* by hostname: struct service_full */
+    struct index vips;           /* by network, prefix and its length: struct service_address */
+    uint64_t serial;             /* of the last new service */
+    uint64_t sequence;           /* of the last workload */
+    uint32_t prefixes[128];      /* how many VIPs have each prefix length; atomic */
+    uint32_t prefixes_total;     /* atomic */
 
     struct index policies;    /* by key: struct policy */
     struct index policy_sets; /* by namespace: struct policy_set */
@@ -134,6 +135,8 @@ const struct workload_full *find_workload_by_hostname(const struct state *state,
 struct service_node *find_node(const struct state *state, const char *namespace, const char *hostname);
 const struct service_full *find_service(const struct state *state, const char *namespace,
                                         const char *hostname);
+/* Whether a host-network workload has the address, which is its node's. */
+bool is_node_address(const struct state *state, const char *network, const struct addr *addr);
 /* Both: the best service with this hostname or VIP for a client in namespace, or NULL; valid as above. */
 const struct service_full *find_service_by_hostname(const struct state *state, const char *hostname,
                                                     const char *namespace);

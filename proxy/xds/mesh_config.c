@@ -134,6 +134,17 @@ static int parse(const char *origin, const char *text, size_t len, const char *b
     return r;
 }
 
+static int take_policy(const char *path, const char *text, size_t len, struct mesh_config *config,
+                       char *error, size_t error_size)
+{
+    char why[200] = "";
+    int r = outbound_policy_of_mesh(text, len, &config->outbound_policy, why, sizeof(why));
+
+    if (r < 0)
+        snprintf(error, error_size, "%s: %s", path, why);
+    return r;
+}
+
 static int load_file(const char *path, struct mesh_config *config, char *error, size_t error_size)
 {
     FILE *f = fopen(path, "re");
@@ -159,7 +170,8 @@ static int load_file(const char *path, struct mesh_config *config, char *error, 
         snprintf(error, error_size, "%s: %s", path, strerror(-r));
         return r;
     }
-    return parse(path, text, len, "defaultConfig", config, error, error_size);
+    r = parse(path, text, len, "defaultConfig", config, error, error_size);
+    return r < 0 ? r : take_policy(path, text, len, config, error, error_size);
 }
 
 int mesh_config_load(const char *file, const char *proxy_config, struct mesh_config *ret, char *error,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The part of Istio's mesh configuration that a node proxy takes settings from (contract section 10): the
- * YAML file ./etc/istio/config/mesh, below defaultConfig, and over it the environment's PROXY_CONFIG.
+ * YAML file ./etc/istio/config/mesh, below defaultConfig, and over it the environment's PROXY_CONFIG; and the
+ * file's outboundTrafficPolicy.
  */
 #ifndef PROXY_XDS_MESH_CONFIG_H
 #define PROXY_XDS_MESH_CONFIG_H
@@ -9,12 +10,15 @@
 #include <cjson/cJSON.h>
 #include <stddef.h>
 
+#include "lib/outbound_policy.h"
+
 #define MESH_CONFIG_FILE "etc/istio/config/mesh"
 #define MESH_CONFIG_MAX  (1024 * 1024) /* bytes */
 
 /* NULL: not given. */
 struct mesh_config {
     char *discovery_address, *admin_port, *stats_port, *concurrency;
+    enum outbound_policy outbound_policy; /* of the file; UNSAID: it says nothing */
     cJSON *metadata; /* proxyMetadata: strings by name, "ISTIO_META_" taken off; never NULL after a load */
 };
 

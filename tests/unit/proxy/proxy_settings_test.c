@@ -130,6 +130,19 @@ Test(proxy_settings, mesh_configuration)
               !strcmp(meta("THREE"), "three"));
 }
 
+Test(proxy_settings, outbound_traffic_policy)
+{
+    cr_assert(load(NULL) == 0 && settings.outbound_policy == OUTBOUND_ALLOW_ANY, "%s", error);
+    write_file("outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n");
+    cr_assert(load(NULL) == 0 && settings.outbound_policy == OUTBOUND_REGISTRY_ONLY, "%s", error);
+    cr_assert(load("--outbound-traffic-policy=ALLOW_ANY") == 0, "%s", error);
+    cr_expect(settings.outbound_policy == OUTBOUND_ALLOW_ANY, "what is set counts more");
+    cr_expect(load("--outbound-traffic-policy=allow") < 0 && strstr(error, "outbound-traffic-policy"), "%s",
+              error);
+    write_file("outboundTrafficPolicy: {mode: REGISTRY}\n");
+    cr_expect(load(NULL) < 0 && strstr(error, file) && strstr(error, "mode is neither"), "%s", error);
+}
+
 Test(proxy_settings, what_is_set_counts_more_than_the_mesh_configuration)
 {
     write_file("defaultConfig: {discoveryAddress: \"elsewhere:1\", proxyAdminPort: 1}\n");

@@ -32,6 +32,8 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
              enum bruma_reason *reason, char *error, size_t error_size)
 {
     note("add", info->uid);
+    if (info->outbound_policy)
+        note(outbound_policy_name(info->outbound_policy), info->uid);
     close_fds(fds, BRUMA_POD_FD_COUNT);
     if (!refused)
         return 0;
@@ -203,11 +205,12 @@ static void play(const struct step *steps, int len)
         play(steps, array_size(steps));                   \
     } while (0)
 
-#define POD(uid)                                                                                          \
+#define POD(uid) POD_WITH(uid, "")
+#define POD_WITH(uid, more)                                                                               \
     "{\"op\":\"pod-add\",\"seq\":2,\"uid\":\"" uid                                                        \
     "\",\"cookie\":\"4101\",\"generation\":1,\"name\":\"web\","                                           \
     "\"namespace\":\"shop\",\"serviceAccount\":\"web\",\"trustDomain\":\"cluster.local\",\"node\":\"n\"," \
-    "\"ips\":[\"10.0.0.1\"],\"unknown\":{}}"
+    "\"ips\":[\"10.0.0.1\"]," more "\"unknown\":{}}"
 #define HELLO                 \
     {ACCEPT},                 \
     {                         \
@@ -230,6 +233,19 @@ Test(agent_client, a_snapshot_is_taken_and_acknowledged)
          END);
     cr_expect(agent_client_ready(link_));
     cr_expect(strcmp(calls, "map() add(a)") == 0, "%s", calls);
+}
+
+#define POLICY(policy) "\"outboundPolicy\":" policy ","
+
+Test(agent_client, the_outbound_policy_is_the_agents_and_fails_closed)
+{
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, POD_WITH("a", POLICY("\"ALLOW_ANY\"")), 4},
+         {EXPECT, "\"seq\":2}"}, {SEND, POD_WITH("b", POLICY("\"REGISTRY_ONLY\"")), 4},
+         {EXPECT, "\"seq\":2}"}, {SEND, POD_WITH("c", POLICY("\"OF_A_NEWER_AGENT\"")), 4},
+         {EXPECT, "\"seq\":2}"}, {SEND, POD_WITH("d", POLICY("null")), 4}, {EXPECT, "\"seq\":2}"}, END);
+    cr_expect(strcmp(calls, "map() add(a) ALLOW_ANY(a) add(b) REGISTRY_ONLY(b) add(c) REGISTRY_ONLY(c) "
+                            "add(d)") == 0,
+              "%s", calls);
 }
 
 Test(agent_client, it_is_not_ready_before_the_end_of_the_snapshot)
@@ -346,4 +362,5 @@ BAD(few_descriptors, POD("a"), 3)
 BAD(many_descriptors, POD("a"), 5)
 BAD(setup_without_map, "{\"op\":\"setup\",\"seq\":4}", 0)
 BAD(no_cookie, "{\"op\":\"pod-add\",\"seq\":4,\"uid\":\"a\",\"generation\":1}", 4)
+BAD(odd_policy, POD_WITH("a", POLICY("1")), 4)
 BAD(drain_without_deadline, "{\"op\":\"drain\",\"seq\":4}", 0)
