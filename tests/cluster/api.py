@@ -16,6 +16,8 @@ PLURALS = {
     "AuthorizationPolicy": "authorizationpolicies",
     "Gateway": "gateways",
     "Endpoints": "endpoints",
+    "ServiceEntry": "serviceentries",
+    "WorkloadEntry": "workloadentries",
 }
 OF_THE_CLUSTER = ("Namespace", "Node", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding")
 

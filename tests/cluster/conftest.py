@@ -31,6 +31,7 @@ SCENES = [
     "test_install",
     "test_labels",
     "test_istioctl",
+    "test_scenarios",
     "test_probes",
     "test_kernel",
     "test_replay",
