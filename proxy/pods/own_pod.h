@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The pod that the proxy itself runs in, whose listeners are in the process's own network namespace. Either
- * it only takes HBONE for itself, so that the mesh reaches its metrics (contract section 13.7), or it is all
+ * it only takes HBONE for itself, so that the mesh reaches its metrics (contract section 13.4), or it is all
  * that the proxy serves: a machine, or a single pod, whose own rules capture its connections. No agent names
  * it. Control thread.
  */

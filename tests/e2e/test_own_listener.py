@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The proxy's own listener (contract section 13.7): HBONE on port 15008 of the namespace that the proxy runs in, for its own
+"""The proxy's own listener (contract section 13.4): HBONE on port 15008 of the namespace that the proxy runs in, for its own
 identity, so that the mesh reaches its metrics by mutual TLS. Under bruma-agent and under a CNI agent of another kind."""
 
 import re
