@@ -21,8 +21,6 @@ static const struct contract_setting {
     {"PROXY_WORKLOAD_INFO", {}, false, "it belongs to PROXY_MODE=dedicated"},
     {"FAKE_CA", {"false"}, true, "certificates come from CA_ADDRESS"},
     {"XDS_ON_DEMAND", {"false"}, true, "all workloads and services are subscribed to"},
-    {"LOCAL_XDS_PATH", {}, false, "without istiod, bruma-agent serves a mesh file"},
-    {"LOCAL_XDS", {}, false, "without istiod, bruma-agent serves a mesh file"},
     {"ISTIO_META_DNS_PROXY_ADDR", {"localhost:15053"}, false, "the port in pods is fixed"},
     {"UNSTABLE_ENABLE_SOCKS5", {"false"}, true, "there is no SOCKS5 server"},
     {"TLS12_ENABLED", {"false"}, true, "TLS is 1.3 alone"},

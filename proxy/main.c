@@ -30,6 +30,7 @@
 #include "proxy/route/policy.h"
 #include "proxy/state/rcu.h"
 #include "proxy/tls/tls_library.h"
+#include "proxy/xds/local_xds.h"
 #include "proxy/xds/mesh_config.h"
 
 /* ---- the end ---- */
@@ -259,6 +260,22 @@ static int open_admin(struct proxy *p, const char *unix_socket)
     return admin_open(p->loop, &config, &p->admin);
 }
 
+static int load_local_xds(struct proxy *p)
+{
+    const struct proxy_settings *s = &p->settings;
+    const struct local_xds local = {
+        .path = s->local_xds_path,
+        .text = s->local_xds,
+        .trust_domain = *s->trust_domain ? s->trust_domain : "cluster.local",
+    };
+    char error[1200];
+    int r = local_xds_load(p->state, &local, error, sizeof(error));
+
+    if (r < 0)
+        log_error("%s", error);
+    return r;
+}
+
 static int open_control_plane(struct proxy *p)
 {
     const struct proxy_settings *s = &p->settings;
@@ -376,7 +393,9 @@ static int start(struct proxy *p)
         if (r < 0)
             return log_error_errno(r, "cannot follow %s", p->settings.crl_path);
     }
-    r = open_control_plane(p);
+    r = load_local_xds(p);
+    if (r == 0)
+        r = open_control_plane(p);
     if (r < 0)
         return r;
     r = open_admin(p, wants_admin_socket(p) ? admin_socket : NULL);
@@ -435,8 +454,8 @@ static bool address_is_good(const char *setting, const char *value, bool may_be_
 
     if ((may_be_empty && !*value) || server_address_parse(value, &ignored) == 0)
         return true;
-    fprintf(stderr, "bruma-proxy: %s: \"%.100s\" is not an address such as https://HOST:PORT\n", setting,
-            value);
+    fprintf(stderr, "bruma-proxy: %s: \"%.100s\" is not an address such as https://HOST:PORT%s\n", setting,
+            value, *value ? "" : "; without a certificate authority there is no mesh, and none is built in");
     return false;
 }
 
@@ -474,6 +493,10 @@ int main(int argc, char **argv)
     if (*p.settings.zds_socket && *p.settings.agent_socket) {
         fprintf(stderr, "bruma-proxy: inpod-uds and agent-socket exclude each other: a CNI agent or "
                         "bruma-agent names the pods\n");
+        return 1;
+    }
+    if (*p.settings.local_xds_path && *p.settings.local_xds) {
+        fprintf(stderr, "bruma-proxy: LOCAL_XDS_PATH and LOCAL_XDS exclude each other\n");
         return 1;
     }
     if (!address_is_good("XDS_ADDRESS", p.settings.xds_address, true) ||

@@ -32,6 +32,8 @@ const struct setting proxy_settings_table[] = {
     {"xds-address", "XDS_ADDRESS", SETTING_STRING, NULL, "control plane; empty: none; unset: discoveryAddress of the mesh configuration, else istiod.istio-system.svc in a cluster, else the agent of this machine", FIELD(xds_address), 0, 0},
     {"xds-root-ca", "XDS_ROOT_CA", SETTING_STRING, NULL, "roots of the control plane's certificate: a path, PEM text, or SYSTEM; unset: istio/root-cert.pem in /var/run/secrets in a cluster, else control/root-cert.pem of the agent's run directory", FIELD(xds_roots), 0, 0},
     {"alt-xds-hostname", "ALT_XDS_HOSTNAME", SETTING_STRING, NULL, "another name that the control plane's certificate may carry", FIELD(xds_alternate_host), 0, 0},
+    {"local-xds-path", "LOCAL_XDS_PATH", SETTING_STRING, "", "YAML file of workloads, services and policies that are known beside those of the control plane, or with XDS_ADDRESS empty instead of them; the form is that of the mesh file; read once, at start", FIELD(local_xds_path), 0, 0},
+    {"local-xds", "LOCAL_XDS", SETTING_STRING, "", "the same, the text itself", FIELD(local_xds), 0, 0},
     {"ca-address", "CA_ADDRESS", SETTING_STRING, NULL, "certificate authority; unset: istiod.istio-system.svc in a cluster, else the agent of this machine", FIELD(ca_address), 0, 0},
     {"ca-root-ca", "CA_ROOT_CA", SETTING_STRING, NULL, "roots of the certificate authority's certificate: a path, PEM text, or SYSTEM; unset: as for xds-root-ca", FIELD(ca_roots), 0, 0},
     {"alt-ca-hostname", "ALT_CA_HOSTNAME", SETTING_STRING, NULL, "another name that the certificate authority's certificate may carry", FIELD(ca_alternate_host), 0, 0},

@@ -27,6 +27,7 @@ struct proxy_settings {
     bool dedicated;     /* the process's own network namespace is all that is served */
     bool own_hbone;     /* HBONE is taken there for the proxy's own pod, beside the pods of the node */
     const char *own[3]; /* namespace, name and service account of the pod that is served there */
+    const char *local_xds_path, *local_xds; /* local_xds.h; "": not given */
     const char *xds_address, *xds_roots, *xds_alternate_host;
     const char *ca_address, *ca_roots, *ca_alternate_host;
     const char *auth_token; /* NULL: not given */

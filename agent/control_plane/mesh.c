@@ -9,8 +9,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "agent/control_plane/mesh_file_watch.h"
 #include "agent/control_plane/mesh_private.h"
-#include "agent/mesh_file/mesh_file_watch.h"
 #include "bruma/mesh.h"
 #include "lib/cleanup.h"
 
@@ -237,7 +237,7 @@ void mesh_free(struct mesh **mesh)
         list_del(&pod->node);
         mesh_pod_free(pod);
     }
-    index_free(&m->pods_by_name);
+    item_index_free(&m->pods_by_name);
     mesh_file_free(&m->file);
     free(m);
     *mesh = NULL;

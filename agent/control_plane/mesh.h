@@ -13,10 +13,10 @@
 #include <stdint.h>
 
 #include "agent/agent_settings.h"
-#include "agent/mesh_file/mesh_file.h"
 #include "bruma/maps.h"
 #include "lib/addr.h"
 #include "lib/loop.h"
+#include "lib/mesh_file/mesh_file.h"
 
 struct mesh;
 

@@ -6,10 +6,10 @@
 #ifndef AGENT_CONTROL_PLANE_MESH_LOCAL_H
 #define AGENT_CONTROL_PLANE_MESH_LOCAL_H
 
-#include "agent/mesh_file/mesh_file.h"
 #include "bruma/maps.h"
 #include "lib/addr.h"
 #include "lib/list.h"
+#include "lib/mesh_file/mesh_file.h"
 
 #define MESH_NODE_MAX 253 /* bytes of a node's name; a longer one is not announced */
 #define MESH_TAIL_MAX (2 + BRUMA_POD_ADDRESSES * 18 + 3 + MESH_NODE_MAX)

@@ -22,7 +22,7 @@ static bool pod_named(const void *item, const void *key)
 
 static uint64_t pod_hash(const char *namespace, const char *name)
 {
-    return index_hash_text(index_hash_text(0, namespace), name);
+    return item_index_hash_text(item_index_hash_text(0, namespace), name);
 }
 
 /* The newest that is announced: a pod's successor comes before the pod is gone. */
@@ -32,7 +32,8 @@ static struct mesh_pod *pod_by_name(const struct mesh *mesh, const char *namespa
     struct mesh_pod *pod, *newest = NULL;
     size_t position = 0;
 
-    while ((pod = index_next(&mesh->pods_by_name, pod_hash(namespace, name), pod_named, key, &position))) {
+    while (
+        (pod = item_index_next(&mesh->pods_by_name, pod_hash(namespace, name), pod_named, key, &position))) {
         if (!pod->expected && (!newest || pod->sequence > newest->sequence))
             newest = pod;
     }
@@ -191,7 +192,7 @@ static struct mesh_pod *add_pod(struct mesh *mesh, const struct mesh_local_pod *
     pod->namespace = strdup(local->namespace);
     pod->name = strdup(local->name);
     if (!pod->uid || !pod->namespace || !pod->name ||
-        index_add(&mesh->pods_by_name, pod_hash(local->namespace, local->name), pod) < 0) {
+        item_index_add(&mesh->pods_by_name, pod_hash(local->namespace, local->name), pod) < 0) {
         mesh_pod_free(pod);
         return NULL;
     }
@@ -208,8 +209,8 @@ static void forget_others(struct mesh *mesh, const struct mesh_pod *pod)
     struct mesh_pod *other;
     size_t position = 0;
 
-    while ((other = index_next(&mesh->pods_by_name, pod_hash(pod->namespace, pod->name), pod_named, key,
-                               &position))) {
+    while ((other = item_index_next(&mesh->pods_by_name, pod_hash(pod->namespace, pod->name), pod_named, key,
+                                    &position))) {
         if (other != pod)
             forget_generated(mesh, other);
     }
@@ -265,7 +266,7 @@ void mesh_remove_local_pod(struct mesh *mesh, const char *uid)
 
     if (!pod)
         return;
-    index_remove(&mesh->pods_by_name, pod_hash(pod->namespace, pod->name), pod);
+    item_index_remove(&mesh->pods_by_name, pod_hash(pod->namespace, pod->name), pod);
     list_del(&pod->node);
     forget_generated(mesh, pod);
     other = pod_by_name(mesh, pod->namespace, pod->name);

@@ -5,8 +5,8 @@
 
 #include "agent/control_plane/control_plane.h"
 #include "agent/control_plane/mesh.h"
+#include "agent/control_plane/mesh_file_watch.h"
 #include "agent/control_plane/mesh_local.h"
-#include "agent/mesh_file/mesh_file_watch.h"
 
 struct reading;
 

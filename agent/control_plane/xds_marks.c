@@ -13,7 +13,7 @@ static bool key_is(const void *item, const void *text)
 
 bool xds_subscriber_asked(const struct xds_subscriber *s, const char *text)
 {
-    return index_find(&s->key_index, index_hash_text(0, text), key_is, text) != NULL;
+    return item_index_find(&s->key_index, item_index_hash_text(0, text), key_is, text) != NULL;
 }
 
 static bool key_wanted(void *data, const struct xds_resource *resource, const char *key, bool address)

@@ -32,8 +32,8 @@ void xds_resources_free(struct xds_resources **resources)
         free(all->blocks[i]);
     free(all->blocks);
     free(all->free);
-    index_free(&all->by_name);
-    index_free(&all->by_key);
+    item_index_free(&all->by_name);
+    item_index_free(&all->by_key);
     free(all);
     *resources = NULL;
 }
@@ -45,7 +45,7 @@ static bool name_is(const void *item, const void *key)
 
 struct xds_resource *xds_find(const struct xds_resources *resources, const char *name)
 {
-    return index_find(&resources->by_name, index_hash_text(0, name), name_is, name);
+    return item_index_find(&resources->by_name, item_index_hash_text(0, name), name_is, name);
 }
 
 /* ---- slots ---- */
@@ -79,7 +79,7 @@ static int add_block(struct xds_resources *resources)
 
 int xds_new_slot(struct xds_resources *resources, const char *name, struct xds_resource **ret)
 {
-    uint64_t hash = index_hash_text(0, name);
+    uint64_t hash = item_index_hash_text(0, name);
     struct xds_resource *resource;
     int r = resources->free_len ? 0 : add_block(resources);
 
@@ -87,7 +87,7 @@ int xds_new_slot(struct xds_resources *resources, const char *name, struct xds_r
         return r;
     resource = xds_slot(resources, resources->free[resources->free_len - 1]);
     resource->name = strdup(name);
-    r = resource->name ? index_add(&resources->by_name, hash, resource) : -ENOMEM;
+    r = resource->name ? item_index_add(&resources->by_name, hash, resource) : -ENOMEM;
     if (r < 0) {
         free(resource->name);
         resource->name = NULL;
@@ -105,7 +105,7 @@ void xds_release(struct xds_resources *resources, struct xds_resource *resource)
 
     if (resource->live || resource->holders)
         return;
-    index_remove(&resources->by_name, resource->name_hash, resource);
+    item_index_remove(&resources->by_name, resource->name_hash, resource);
     free(resource->name);
     free(resource->tail);
     memset(resource, 0, sizeof(*resource));
@@ -119,14 +119,14 @@ static bool add_key(void *data, const struct xds_resource *resource, const char 
 {
     struct xds_resources *resources = data;
 
-    return index_add(&resources->by_key, index_hash_text(0, key), (void *)resource) < 0;
+    return item_index_add(&resources->by_key, item_index_hash_text(0, key), (void *)resource) < 0;
 }
 
 static bool remove_key(void *data, const struct xds_resource *resource, const char *key, bool address)
 {
     struct xds_resources *resources = data;
 
-    index_remove(&resources->by_key, index_hash_text(0, key), resource);
+    item_index_remove(&resources->by_key, item_index_hash_text(0, key), resource);
     return false;
 }
 
@@ -136,7 +136,7 @@ int xds_resources_index_keys(struct xds_resources *resources)
         return 0;
     for (uint32_t i = 0; i < resources->slots; i++) {
         if (xds_slot(resources, i)->live && xds_keys(xds_slot(resources, i), add_key, resources)) {
-            index_free(&resources->by_key);
+            item_index_free(&resources->by_key);
             return -ENOMEM;
         }
     }
@@ -149,10 +149,10 @@ int xds_resources_index_keys(struct xds_resources *resources)
 static uint64_t content_version(const struct xds_content *c)
 {
     uint8_t head[2] = {(uint8_t)c->wrap, c->local};
-    uint64_t h = index_hash(0, head, sizeof(head));
+    uint64_t h = item_index_hash(0, head, sizeof(head));
 
-    h = index_hash(h, c->message, c->message_len);
-    h = index_hash(h, c->tail, c->tail_len);
+    h = item_index_hash(h, c->message, c->message_len);
+    h = item_index_hash(h, c->tail, c->tail_len);
     return h > XDS_HOLDS_OTHER ? h : h + XDS_HOLDS_OTHER + 1;
 }
 

@@ -13,8 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "agent/mesh_file/index.h"
 #include "lib/list.h"
+#include "lib/mesh_file/index.h"
 
 /* How a resource's message becomes the value that is sent. */
 enum xds_wrap {

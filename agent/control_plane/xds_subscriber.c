@@ -56,7 +56,7 @@ void xds_subscriber_close(struct xds_subscriber **subscriber)
     for (size_t i = 0; i < s->keys_len; i++)
         free(s->keys[i]);
     free(s->keys);
-    index_free(&s->key_index);
+    item_index_free(&s->key_index);
     free(s->sent);
     free(s->dirty);
     free(s);
@@ -129,7 +129,7 @@ static int add_key(struct xds_subscriber *s, const char *text)
         s->keys_room = room;
     }
     key = strdup(text);
-    if (!key || index_add(&s->key_index, index_hash_text(0, text), key) < 0) {
+    if (!key || item_index_add(&s->key_index, item_index_hash_text(0, text), key) < 0) {
         free(key);
         return -ENOMEM;
     }
@@ -152,7 +152,7 @@ static bool has_key(const void *item, const void *key)
 static int mark_key(struct xds_subscriber *s, const char *key, bool again, bool *ret_found)
 {
     struct xds_resource *resource = xds_find(s->resources, key);
-    uint64_t hash = index_hash_text(0, key);
+    uint64_t hash = item_index_hash_text(0, key);
     size_t position = 0;
     int r = xds_marks_grow(s);
 
@@ -160,8 +160,8 @@ static int mark_key(struct xds_subscriber *s, const char *key, bool again, bool 
         return r;
     *ret_found = resource && resource->live;
     if (!*ret_found)
-        resource = index_next(&s->resources->by_key, hash, has_key, key, &position);
-    for (; resource; resource = index_next(&s->resources->by_key, hash, has_key, key, &position)) {
+        resource = item_index_next(&s->resources->by_key, hash, has_key, key, &position);
+    for (; resource; resource = item_index_next(&s->resources->by_key, hash, has_key, key, &position)) {
         *ret_found = true;
         if (s->sent[resource->slot] != XDS_HOLDS_NOTHING && again)
             xds_set_sent(s, resource, XDS_HOLDS_OTHER);
@@ -211,7 +211,7 @@ void xds_subscriber_remove(struct xds_subscriber *subscriber, const char *key)
 
         if (strcmp(k, key) != 0)
             continue;
-        index_remove(&subscriber->key_index, index_hash_text(0, key), k);
+        item_index_remove(&subscriber->key_index, item_index_hash_text(0, key), k);
         subscriber->keys[i] = subscriber->keys[--subscriber->keys_len];
         free(k);
         return;

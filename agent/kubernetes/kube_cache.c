@@ -171,7 +171,7 @@ static void on_pods_complete(void *data)
 static void namespace_forget(struct kube_source *s, struct kube_namespace *n)
 {
     if (n->name)
-        index_remove(&s->namespaces_by_name, index_hash_text(0, n->name), n);
+        item_index_remove(&s->namespaces_by_name, item_index_hash_text(0, n->name), n);
     list_del(&n->node);
     cJSON_Delete(n->labels);
     free(n->name);
@@ -186,7 +186,7 @@ static struct kube_namespace *namespace_make(struct kube_source *s, const char *
         return NULL;
     list_init(&n->node);
     n->name = strdup(name);
-    if (!n->name || index_add(&s->namespaces_by_name, index_hash_text(0, name), n) < 0) {
+    if (!n->name || item_index_add(&s->namespaces_by_name, item_index_hash_text(0, name), n) < 0) {
         namespace_forget(s, n);
         return NULL;
     }
@@ -279,5 +279,5 @@ void kube_cache_free(struct kube_source *s)
         pod_forget(pod);
     list_for_each (n, &s->namespaces, node)
         namespace_forget(s, n);
-    index_free(&s->namespaces_by_name);
+    item_index_free(&s->namespaces_by_name);
 }

@@ -16,7 +16,7 @@ static bool named(const void *item, const void *key)
 
 struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const char *name)
 {
-    return index_find(&s->namespaces_by_name, index_hash_text(0, name), named, name);
+    return item_index_find(&s->namespaces_by_name, item_index_hash_text(0, name), named, name);
 }
 
 struct kube_pod *kube_pod_by_api_uid(const struct kube_source *s, const char *uid)

@@ -10,8 +10,8 @@
 #include "agent/kubernetes/kube_object.h"
 #include "agent/kubernetes/kube_selector.h"
 #include "agent/kubernetes/kube_watch.h"
-#include "agent/mesh_file/index.h"
 #include "agent/netns/netns_find.h"
+#include "lib/mesh_file/index.h"
 
 struct kube_namespace {
     struct list node;

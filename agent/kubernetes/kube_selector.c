@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "agent/kubernetes/kube_object.h"
-#include "agent/mesh_file/mesh_file_yaml.h"
 #include "lib/cleanup.h"
+#include "lib/mesh_file/mesh_file_yaml.h"
 
 #define ORIGIN "enablement-selector"
 

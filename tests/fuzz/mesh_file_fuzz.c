@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent/mesh_file/mesh_file.h"
+#include "lib/mesh_file/mesh_file.h"
 #include "lib/proto/authorization.pb-c.h"
 #include "lib/proto/workload.pb-c.h"
 

@@ -10,9 +10,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/control_plane/mesh_file_watch.h"
 #include "agent/control_plane/mesh_local.h"
-#include "agent/mesh_file/mesh_file.h"
-#include "agent/mesh_file/mesh_file_watch.h"
+#include "lib/mesh_file/mesh_file.h"
 #include "lib/proto/workload.pb-c.h"
 
 static struct mesh_file *parse(const char *text)

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent/mesh_file/mesh_file_parse.h"
+#include "lib/mesh_file/mesh_file_parse.h"
 
 static bool word_is(const void *item, const void *key)
 {
@@ -13,12 +13,12 @@ static bool word_is(const void *item, const void *key)
 
 int mesh_file_keep_word(struct mesh_file_parse *p, const char *text, const char **ret)
 {
-    uint64_t hash = index_hash_text(0, text);
-    char *known = index_find(&p->words, hash, word_is, text);
+    uint64_t hash = item_index_hash_text(0, text);
+    char *known = item_index_find(&p->words, hash, word_is, text);
 
     if (!known) {
         known = arena_copy(&p->file->arena, text, strlen(text));
-        if (!known || index_add(&p->words, hash, known) < 0)
+        if (!known || item_index_add(&p->words, hash, known) < 0)
             return -ENOMEM;
     }
     *ret = known;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/mesh_file/arena.h"
+#include "lib/mesh_file/arena.h"
 
 #include <stdalign.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/mesh_file/mesh_file_watch.h"
+#include "agent/control_plane/mesh_file_watch.h"
 
 #include <errno.h>
 #include <libgen.h>

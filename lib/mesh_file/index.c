@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/mesh_file/index.h"
+#include "lib/mesh_file/index.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* Open addressing with linear probing. item NULL: never used; item == &removed: its object is gone. */
-struct index_slot {
+struct item_index_slot {
     uint64_t hash;
     void *item;
 };
 
 static char removed;
 
-uint64_t index_hash(uint64_t seed, const void *bytes, size_t len)
+uint64_t item_index_hash(uint64_t seed, const void *bytes, size_t len)
 {
     const unsigned char *p = bytes;
     uint64_t h = seed ? seed : 0xcbf29ce484222325u;
@@ -25,9 +25,9 @@ uint64_t index_hash(uint64_t seed, const void *bytes, size_t len)
     return h;
 }
 
-uint64_t index_hash_text(uint64_t seed, const char *text)
+uint64_t item_index_hash_text(uint64_t seed, const char *text)
 {
-    return index_hash(seed, text, strlen(text) + 1);
+    return item_index_hash(seed, text, strlen(text) + 1);
 }
 
 /* The low bits of FNV are its weakest. */
@@ -63,7 +63,7 @@ static int resize(struct item_index *index)
     while (begin < old.size && old.slots[begin].item)
         begin++;
     for (size_t k = 0; k < old.size; k++) {
-        const struct index_slot *s = &old.slots[(begin + k) & (old.size - 1)];
+        const struct item_index_slot *s = &old.slots[(begin + k) & (old.size - 1)];
 
         if (s->item && s->item != &removed)
             place(&grown, s->hash, s->item);
@@ -73,7 +73,7 @@ static int resize(struct item_index *index)
     return 0;
 }
 
-int index_add(struct item_index *index, uint64_t hash, void *item)
+int item_index_add(struct item_index *index, uint64_t hash, void *item)
 {
     if ((index->used + 1) * 4 > index->size * 3) {
         int r = resize(index);
@@ -86,8 +86,8 @@ int index_add(struct item_index *index, uint64_t hash, void *item)
     return 0;
 }
 
-void *index_next(const struct item_index *index, uint64_t hash, index_match_fn match, const void *key,
-                 size_t *position)
+void *item_index_next(const struct item_index *index, uint64_t hash, item_index_match_fn match,
+                      const void *key, size_t *position)
 {
     size_t i;
 
@@ -96,7 +96,7 @@ void *index_next(const struct item_index *index, uint64_t hash, index_match_fn m
     /* position counts slots from the hash's own. */
     for (i = (slot_of(index, hash) + *position) & (index->size - 1); index->slots[i].item;
          i = (i + 1) & (index->size - 1)) {
-        const struct index_slot *s = &index->slots[i];
+        const struct item_index_slot *s = &index->slots[i];
 
         ++*position;
         if (s->hash == hash && s->item != &removed && match(s->item, key))
@@ -105,14 +105,15 @@ void *index_next(const struct item_index *index, uint64_t hash, index_match_fn m
     return NULL;
 }
 
-void *index_find(const struct item_index *index, uint64_t hash, index_match_fn match, const void *key)
+void *item_index_find(const struct item_index *index, uint64_t hash, item_index_match_fn match,
+                      const void *key)
 {
     size_t position = 0;
 
-    return index_next(index, hash, match, key, &position);
+    return item_index_next(index, hash, match, key, &position);
 }
 
-void index_remove(struct item_index *index, uint64_t hash, const void *item)
+void item_index_remove(struct item_index *index, uint64_t hash, const void *item)
 {
     if (!index->size)
         return;
@@ -125,7 +126,7 @@ void index_remove(struct item_index *index, uint64_t hash, const void *item)
     }
 }
 
-void index_free(struct item_index *index)
+void item_index_free(struct item_index *index)
 {
     free(index->slots);
     memset(index, 0, sizeof(*index));

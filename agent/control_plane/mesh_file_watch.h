@@ -5,8 +5,8 @@
  * directories are watched, not the file, and the file is looked at every two seconds, for file systems that
  * report nothing.
  */
-#ifndef AGENT_MESH_FILE_MESH_FILE_WATCH_H
-#define AGENT_MESH_FILE_MESH_FILE_WATCH_H
+#ifndef AGENT_CONTROL_PLANE_MESH_FILE_WATCH_H
+#define AGENT_CONTROL_PLANE_MESH_FILE_WATCH_H
 
 #include "lib/loop.h"
 

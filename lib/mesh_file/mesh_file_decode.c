@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/mesh_file/mesh_file_decode.h"
+#include "lib/mesh_file/mesh_file_decode.h"
 
 #include <errno.h>
 #include <limits.h>

@@ -5,15 +5,15 @@
  * and policy is kept as the protobuf message that goes to the proxies, beside the few fields that the agent
  * itself asks for.
  */
-#ifndef AGENT_MESH_FILE_MESH_FILE_H
-#define AGENT_MESH_FILE_MESH_FILE_H
+#ifndef LIB_MESH_FILE_MESH_FILE_H
+#define LIB_MESH_FILE_MESH_FILE_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#include "agent/mesh_file/arena.h"
-#include "agent/mesh_file/index.h"
+#include "lib/mesh_file/arena.h"
+#include "lib/mesh_file/index.h"
 
 #define MESH_FILE_MAX_BYTES (256u * 1024 * 1024)
 
@@ -90,6 +90,13 @@ int mesh_file_load(const char *path, const char *trust_domain, struct mesh_file 
 /* As mesh_file_load(), for text in memory; origin names it in errors. */
 int mesh_file_parse(const char *origin, const void *text, size_t len, const char *trust_domain,
                     struct mesh_file **ret, struct mesh_file_error *error);
+/* As mesh_file_load(), 0 or -errno, for what is only a part of a mesh: services and policies that a workload
+ * names may be elsewhere. */
+int mesh_file_load_part(const char *path, const char *trust_domain, struct mesh_file **ret,
+                        struct mesh_file_error *error);
+/* As mesh_file_parse(), 0 or -errno, for such a part. */
+int mesh_file_parse_part(const char *origin, const void *text, size_t len, const char *trust_domain,
+                         struct mesh_file **ret, struct mesh_file_error *error);
 void mesh_file_free(struct mesh_file **file);
 
 /* Of all three lookups: what they return is the file's; NULL if the file does not name it. */

@@ -5,12 +5,12 @@
  * path of the field and what would have been right. Values live in the arena of the source's current item.
  * All readers and decoders of values return 0, -EBADMSG with the error filled, or -ENOMEM.
  */
-#ifndef AGENT_MESH_FILE_MESH_FILE_DECODE_H
-#define AGENT_MESH_FILE_MESH_FILE_DECODE_H
+#ifndef LIB_MESH_FILE_MESH_FILE_DECODE_H
+#define LIB_MESH_FILE_MESH_FILE_DECODE_H
 
 #include <protobuf-c/protobuf-c.h>
 
-#include "agent/mesh_file/mesh_file_yaml.h"
+#include "lib/mesh_file/mesh_file_yaml.h"
 
 struct decode {
     struct yaml_source *source;

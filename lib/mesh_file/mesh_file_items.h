@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The items of the mesh file's lists. Each function decodes one and writes the fields that the file keeps of
  * it; what they point to is still in the arena of the source's current item. */
-#ifndef AGENT_MESH_FILE_MESH_FILE_ITEMS_H
-#define AGENT_MESH_FILE_MESH_FILE_ITEMS_H
+#ifndef LIB_MESH_FILE_MESH_FILE_ITEMS_H
+#define LIB_MESH_FILE_MESH_FILE_ITEMS_H
 
-#include "agent/mesh_file/mesh_file_decode.h"
+#include "lib/mesh_file/mesh_file_decode.h"
 #include "lib/proto/authorization.pb-c.h"
 #include "lib/proto/workload.pb-c.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Memory that is given back all at once: many small objects of one origin, such as what a mesh file says. */
-#ifndef AGENT_MESH_FILE_ARENA_H
-#define AGENT_MESH_FILE_ARENA_H
+#ifndef LIB_MESH_FILE_ARENA_H
+#define LIB_MESH_FILE_ARENA_H
 
 #include <stddef.h>
 

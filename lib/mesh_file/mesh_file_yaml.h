@@ -3,16 +3,16 @@
  * YAML as small trees, one item of a list at a time, so that a file of 100,000 workloads is never in memory
  * as a whole. Anchors and aliases work; what they expand to is counted before anyone walks it.
  */
-#ifndef AGENT_MESH_FILE_MESH_FILE_YAML_H
-#define AGENT_MESH_FILE_MESH_FILE_YAML_H
+#ifndef LIB_MESH_FILE_MESH_FILE_YAML_H
+#define LIB_MESH_FILE_MESH_FILE_YAML_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <yaml.h>
 
-#include "agent/mesh_file/arena.h"
-#include "agent/mesh_file/mesh_file.h"
+#include "lib/mesh_file/arena.h"
+#include "lib/mesh_file/mesh_file.h"
 
 #define YAML_MAX_DEPTH   32       /* nested lists and maps, aliases expanded */
 #define YAML_MAX_VALUES  1000000u /* in one item, aliases expanded */

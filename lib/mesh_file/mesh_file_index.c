@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent/mesh_file/mesh_file_parse.h"
+#include "lib/mesh_file/mesh_file_parse.h"
 
 static bool namespace_is(const void *item, const void *key)
 {
@@ -36,7 +36,7 @@ static bool workload_is(const void *item, const void *key)
 
 static uint64_t workload_hash(const char *namespace, const char *name)
 {
-    return index_hash_text(index_hash_text(0, namespace), name);
+    return item_index_hash_text(item_index_hash_text(0, namespace), name);
 }
 
 static int twice(struct mesh_file_parse *p, const char *list, size_t i, const char *what, uint32_t line,
@@ -47,13 +47,13 @@ static int twice(struct mesh_file_parse *p, const char *list, size_t i, const ch
 }
 
 /* Adds item under key, unless one is there. */
-static int add_unique(struct item_index *index, index_match_fn match, const char *key, void *item,
+static int add_unique(struct item_index *index, item_index_match_fn match, const char *key, void *item,
                       void **ret_other)
 {
-    uint64_t hash = index_hash_text(0, key);
+    uint64_t hash = item_index_hash_text(0, key);
 
-    *ret_other = index_find(index, hash, match, key);
-    return *ret_other ? -EEXIST : index_add(index, hash, item);
+    *ret_other = item_index_find(index, hash, match, key);
+    return *ret_other ? -EEXIST : item_index_add(index, hash, item);
 }
 
 static int index_namespaces_and_workloads(struct mesh_file_parse *p)
@@ -78,7 +78,7 @@ static int index_namespaces_and_workloads(struct mesh_file_parse *p)
         if (r == -EEXIST)
             return twice(p, "workloads", i, w->uid, w->line, ((struct mesh_workload *)other)->line);
         if (r == 0)
-            r = index_add(&f->workloads_by_name, workload_hash(w->namespace, w->name), w);
+            r = item_index_add(&f->workloads_by_name, workload_hash(w->namespace, w->name), w);
         if (r < 0)
             return r;
     }
@@ -114,13 +114,13 @@ static int index_services_and_policies(struct mesh_file_parse *p)
 
 /* A policy that is named but does not exist would protect nothing, a service would have no endpoint. */
 static int check_references(struct mesh_file_parse *p, const struct mesh_file_references *references,
-                            const struct item_index *index, index_match_fn match, const char *field,
+                            const struct item_index *index, item_index_match_fn match, const char *field,
                             const char *what)
 {
     for (size_t i = 0; i < references->len; i++) {
         const struct mesh_file_reference *r = &references->list[i];
 
-        if (!index_find(index, index_hash_text(0, r->name), match, r->name))
+        if (!item_index_find(index, item_index_hash_text(0, r->name), match, r->name))
             return yaml_fail(p->source.error, p->source.origin, r->line, r->column,
                              "workloads[%u].%s: \"%.300s\" is not a %s of this file", r->workload, field,
                              r->name, what);
@@ -134,6 +134,8 @@ int mesh_file_index(struct mesh_file_parse *p)
 
     if (r == 0)
         r = index_services_and_policies(p);
+    if (p->part)
+        return r;
     if (r == 0)
         r = check_references(p, &p->services, &p->file->services_by_name, service_is, "services", "service");
     if (r == 0)
@@ -148,11 +150,11 @@ void mesh_file_free(struct mesh_file **file)
 
     if (!f)
         return;
-    index_free(&f->namespaces_by_name);
-    index_free(&f->workloads_by_uid);
-    index_free(&f->workloads_by_name);
-    index_free(&f->services_by_name);
-    index_free(&f->policies_by_name);
+    item_index_free(&f->namespaces_by_name);
+    item_index_free(&f->workloads_by_uid);
+    item_index_free(&f->workloads_by_name);
+    item_index_free(&f->services_by_name);
+    item_index_free(&f->policies_by_name);
     free(f->namespaces);
     free(f->workloads);
     free(f->services);
@@ -164,7 +166,7 @@ void mesh_file_free(struct mesh_file **file)
 
 const struct mesh_namespace *mesh_file_namespace(const struct mesh_file *file, const char *name)
 {
-    return index_find(&file->namespaces_by_name, index_hash_text(0, name), namespace_is, name);
+    return item_index_find(&file->namespaces_by_name, item_index_hash_text(0, name), namespace_is, name);
 }
 
 const struct mesh_workload *mesh_file_workload(const struct mesh_file *file, const char *namespace,
@@ -174,8 +176,8 @@ const struct mesh_workload *mesh_file_workload(const struct mesh_file *file, con
     const struct mesh_workload *w, *anywhere = NULL, *first = NULL;
     size_t position = 0;
 
-    while ((w = index_next(&file->workloads_by_name, workload_hash(namespace, name), workload_is, key,
-                           &position))) {
+    while ((w = item_index_next(&file->workloads_by_name, workload_hash(namespace, name), workload_is, key,
+                                &position))) {
         if (*w->node && !strcmp(w->node, node))
             return w;
         if (!*w->node && !anywhere)
@@ -188,5 +190,5 @@ const struct mesh_workload *mesh_file_workload(const struct mesh_file *file, con
 
 const struct mesh_workload *mesh_file_workload_by_uid(const struct mesh_file *file, const char *uid)
 {
-    return index_find(&file->workloads_by_uid, index_hash_text(0, uid), uid_is, uid);
+    return item_index_find(&file->workloads_by_uid, item_index_hash_text(0, uid), uid_is, uid);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/mesh_file/mesh_file.h"
+#include "lib/mesh_file/mesh_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,9 +10,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "agent/mesh_file/mesh_file_items.h"
-#include "agent/mesh_file/mesh_file_parse.h"
 #include "lib/cleanup.h"
+#include "lib/mesh_file/mesh_file_items.h"
+#include "lib/mesh_file/mesh_file_parse.h"
 
 /* ---- items of the four lists ---- */
 
@@ -231,10 +231,16 @@ static int read_stream(struct mesh_file_parse *p)
     return r;
 }
 
-int mesh_file_parse(const char *origin, const void *text, size_t len, const char *trust_domain,
-                    struct mesh_file **ret, struct mesh_file_error *error)
+/* By which rules. */
+struct reading_rules {
+    const char *trust_domain;
+    bool part;
+};
+
+static int parse(const struct reading_rules *how, const char *origin, const void *text, size_t len,
+                 struct mesh_file **ret, struct mesh_file_error *error)
 {
-    struct mesh_file_parse p = {.trust_domain = trust_domain};
+    struct mesh_file_parse p = {.trust_domain = how->trust_domain, .part = how->part};
     int r;
 
     memset(error, 0, sizeof(*error));
@@ -247,7 +253,7 @@ int mesh_file_parse(const char *origin, const void *text, size_t len, const char
             r = mesh_file_index(&p);
         yaml_source_close(&p.source);
     }
-    index_free(&p.words);
+    item_index_free(&p.words);
     free(p.services.list);
     free(p.policies.list);
     if (r < 0) {
@@ -267,8 +273,8 @@ static int load_error(struct mesh_file_error *error, const char *path, int r, co
     return r;
 }
 
-int mesh_file_load(const char *path, const char *trust_domain, struct mesh_file **ret,
-                   struct mesh_file_error *error)
+static int load(const struct reading_rules *how, const char *path, struct mesh_file **ret,
+                struct mesh_file_error *error)
 {
     _cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     _cleanup_free_ char *text = NULL;
@@ -296,5 +302,29 @@ int mesh_file_load(const char *path, const char *trust_domain, struct mesh_file 
     }
     if (len > (size_t)st.st_size)
         return load_error(error, path, -EAGAIN, "grows while it is read");
-    return mesh_file_parse(path, text, len, trust_domain, ret, error);
+    return parse(how, path, text, len, ret, error);
+}
+
+int mesh_file_load(const char *path, const char *trust_domain, struct mesh_file **ret,
+                   struct mesh_file_error *error)
+{
+    return load(&(struct reading_rules){trust_domain, false}, path, ret, error);
+}
+
+int mesh_file_load_part(const char *path, const char *trust_domain, struct mesh_file **ret,
+                        struct mesh_file_error *error)
+{
+    return load(&(struct reading_rules){trust_domain, true}, path, ret, error);
+}
+
+int mesh_file_parse(const char *origin, const void *text, size_t len, const char *trust_domain,
+                    struct mesh_file **ret, struct mesh_file_error *error)
+{
+    return parse(&(struct reading_rules){trust_domain, false}, origin, text, len, ret, error);
+}
+
+int mesh_file_parse_part(const char *origin, const void *text, size_t len, const char *trust_domain,
+                         struct mesh_file **ret, struct mesh_file_error *error)
+{
+    return parse(&(struct reading_rules){trust_domain, true}, origin, text, len, ret, error);
 }

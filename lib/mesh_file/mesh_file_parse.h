@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A mesh file that is being read. Shared by mesh_file.c, which reads it, mesh_file_keep.c and
  * mesh_file_index.c; on the thread that reads. */
-#ifndef AGENT_MESH_FILE_MESH_FILE_PARSE_H
-#define AGENT_MESH_FILE_MESH_FILE_PARSE_H
+#ifndef LIB_MESH_FILE_MESH_FILE_PARSE_H
+#define LIB_MESH_FILE_MESH_FILE_PARSE_H
 
-#include "agent/mesh_file/mesh_file_decode.h"
+#include "lib/mesh_file/mesh_file_decode.h"
 
 /* A name that an item gives for another one; whether it exists is known at the end of the file. */
 struct mesh_file_reference {
@@ -22,6 +22,7 @@ struct mesh_file_parse {
     struct decode decode;
     struct yaml_source source;
     const char *trust_domain;
+    bool part;               /* of a mesh: what is named may be elsewhere */
     struct item_index words; /* strings in the file's arena that many items share */
     size_t room;             /* elements of the list that is being read */
     struct mesh_file_references services, policies;

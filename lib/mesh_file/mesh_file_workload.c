@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "agent/mesh_file/mesh_file_items.h"
+#include "lib/mesh_file/mesh_file_items.h"
 
 #include <errno.h>
 #include <stdio.h>
