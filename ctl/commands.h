@@ -35,5 +35,7 @@ int command_reasons(const struct ctl_options *options, int argc, char **argv);
 int print_checks(const struct ctl_options *options, cJSON *items);
 /* explain_connection.c: how the proxy would treat a connection of a pod to an endpoint, by what it knows. */
 int explain_connection(const struct ctl_options *options, const char *pod, const char *target);
+/* explain_name.c: how a DNS query of the pod for the name is answered, and why. */
+int explain_name(const struct ctl_options *options, const char *pod, const char *name);
 
 #endif

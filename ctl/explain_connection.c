@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* "Why is this connection as it is": what the proxy knows of both ends, in words. */
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "ctl/commands.h"
+#include "ctl/say.h"
 #include "ctl/source.h"
 #include "lib/addr.h"
 #include "lib/reasons.h"
@@ -59,27 +59,6 @@ static const cJSON *find_pod(const cJSON *dump, const char *pod)
             return w;
     }
     return NULL;
-}
-
-/* One line of the answer; reason NULL: nothing is wrong. */
-__attribute__((format(printf, 4, 5))) static void
-say(cJSON *lines, const char *check, const enum bruma_reason *reason, const char *format, ...)
-{
-    cJSON *line = cJSON_CreateObject();
-    char detail[1024];
-    va_list ap;
-
-    va_start(ap, format);
-    vsnprintf(detail, sizeof(detail), format, ap);
-    va_end(ap);
-    cJSON_AddStringToObject(line, "check", check);
-    cJSON_AddBoolToObject(line, "ok", !reason);
-    cJSON_AddStringToObject(line, "detail", detail);
-    if (reason) {
-        cJSON_AddStringToObject(line, "reason", reason_name(*reason));
-        cJSON_AddStringToObject(line, "advice", reason_check(*reason));
-    }
-    cJSON_AddItemToArray(lines, line);
 }
 
 static const enum bruma_reason no_upstream = BRUMA_REASON_NO_HEALTHY_UPSTREAM;
@@ -237,63 +216,6 @@ static void explain(cJSON *lines, const struct ctl_options *o, const cJSON *dump
         explain_service(lines, found, e);
     else
         say(lines, "destination", NULL, "outside the mesh; it is passed through as it is");
-}
-
-static void join(const cJSON *list, char *buf, size_t size)
-{
-    const cJSON *item;
-    size_t n = 0;
-
-    buf[0] = '\0';
-    cJSON_ArrayForEach (item, list) {
-        if (n < size)
-            n += (size_t)snprintf(buf + n, size - n, "%s%s", n ? ", " : "", item->valuestring);
-    }
-    if (!n)
-        snprintf(buf, size, "none");
-}
-
-static void say_answer(cJSON *lines, const cJSON *answer)
-{
-    static const struct {
-        const char *form, *words;
-    } forms[] = {{"asked", "the host name itself"},
-                 {"expanded", "a short form of the host name"},
-                 {"searched", "the host name with a search domain appended"}};
-    char a[512], aaaa[512];
-    const char *words = "";
-
-    for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
-        if (!strcmp(text_of(answer, "form"), forms[i].form))
-            words = forms[i].words;
-    }
-    join(get(answer, "a"), a, sizeof(a));
-    join(get(answer, "aaaa"), aaaa, sizeof(aaaa));
-    say(lines, "answer", NULL, "by the proxy: service %s in namespace %s", text_of(answer, "service"),
-        text_of(answer, "namespace"));
-    say(lines, "because", NULL, "%s%s", words,
-        cJSON_IsTrue(get(answer, "wildcard")) ? ", by a wildcard" : "");
-    say(lines, "addresses", NULL, "A: %s; AAAA: %s", a, aaaa);
-}
-
-static int explain_name(const struct ctl_options *o, const char *pod, const char *name)
-{
-    cJSON *answer, *lines = cJSON_CreateArray();
-
-    if (proxy_name(o->run_dir, pod, name, &answer) != CTL_OK) {
-        say(lines, "source", &no_source, "the proxy does not serve %s, or does not answer", pod);
-        return print_checks(o, lines);
-    }
-    if (!cJSON_IsTrue(get(answer, "captured")))
-        say(lines, "capture", NULL,
-            "DNS queries of the pod over UDP are not captured: its servers answer all of them");
-    else if (cJSON_IsTrue(get(answer, "answered")))
-        say_answer(lines, answer);
-    else
-        say(lines, "answer", NULL,
-            "the mesh does not know the name: the server that the pod queries answers it");
-    cJSON_Delete(answer);
-    return print_checks(o, lines);
 }
 
 int explain_connection(const struct ctl_options *o, const char *pod, const char *target)

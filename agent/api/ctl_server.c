@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "agent/api/ctl_finding.h"
+#include "agent/enroll/dns_capture.h"
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/guard.h"
@@ -233,6 +234,7 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     cJSON_AddStringToObject(
         item, "proxy", pod->enrollment->state == POD_OUTSIDE ? "-" : proxies_pod_state(agent->proxies, pod));
     add_repairs(item, pod->health->repairs);
+    cJSON_AddStringToObject(item, "dnsCapture", dns_capture_text(agent, pod));
     cJSON_AddStringToObject(item, "lastReason", reason_name(pod->enrollment->last_reason));
     cJSON_AddStringToObject(item, "lastError", pod->enrollment->last_error);
     add_counters(agent, pod, item);

@@ -75,6 +75,20 @@ void dns_end(struct agent *agent, struct pod *pod)
     proxies_pod_dns(agent->proxies, pod);
 }
 
+const char *dns_capture_text(const struct agent *agent, const struct pod *pod)
+{
+    if (pod->enrollment->dns_socket >= 0)
+        return "captured";
+    if (pod->enrollment->state != POD_ENROLLED)
+        return "as it is not in the mesh";
+    if (!proxies_take_dns(agent->proxies))
+        return "as its proxy does not answer them";
+    if (source_dns_capture(agent, pod))
+        return pod->enrollment->dns_reason ? reason_name(pod->enrollment->dns_reason) : "not yet";
+    return agent->settings->dns_capture ? "by the pod's annotation ambient.istio.io/dns-capture"
+                                        : "by AMBIENT_DNS_CAPTURE=false";
+}
+
 void dns_follow(struct agent *agent, struct pod *pod)
 {
     struct steer_pod p;

@@ -9,6 +9,8 @@
 /* Begins or ends the capture as settings, the pod's annotation and the proxy want it, and repairs it. Of a
  * pod that is not enrolled nothing is captured. */
 void dns_follow(struct agent *agent, struct pod *pod);
+/* "captured", or why it is not, in words that follow a comma. Static text, or a reason's name; never NULL. */
+const char *dns_capture_text(const struct agent *agent, const struct pod *pod);
 /* Ends it, if it was begun; the pod leaves, or is rolled back. */
 void dns_end(struct agent *agent, struct pod *pod);
 

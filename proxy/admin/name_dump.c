@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <string.h>
+#include <time.h>
 
 #include "proxy/dns/names.h"
 #include "proxy/pod/pod.h"
@@ -44,6 +45,48 @@ static void add_addresses(cJSON *o, const char *key, const struct names_found *f
         cJSON_AddItemToArray(list, cJSON_CreateString(addr_format(&found->addresses[i], text)));
 }
 
+static void add_empty(cJSON *o, const char *key, const struct names_found *found)
+{
+    static const char *const words[] = {[NAMES_OTHER_FAMILY] = "family",
+                                        [NAMES_IPV6_OFF] = "ipv6",
+                                        [NAMES_OTHER_NETWORK] = "network",
+                                        [NAMES_NO_ADDRESSES] = "none"};
+
+    if (found->empty != NAMES_HAS_ADDRESSES)
+        cJSON_AddStringToObject(o, key, words[found->empty]);
+}
+
+static void add_passed_over(cJSON *o, const struct names_passed_over *passed)
+{
+    cJSON *p;
+
+    if (!passed->service)
+        return;
+    p = cJSON_AddObjectToObject(o, "passedOver");
+    cJSON_AddStringToObject(p, "service", passed->service->hostname);
+    cJSON_AddStringToObject(p, "namespace", passed->service->namespace);
+    cJSON_AddBoolToObject(p, "hidden", passed->hidden);
+}
+
+static void add_servers(cJSON *o, struct pod *pod)
+{
+    struct dns_server servers[DNS_SERVERS_MAX];
+    size_t len = dns_servers_list(&pod->dns_servers, servers);
+    cJSON *list = cJSON_AddArrayToObject(o, "servers");
+    char text[ENDPOINT_TEXT_LEN];
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    for (size_t i = 0; i < len; i++) {
+        cJSON *s = cJSON_CreateObject();
+
+        cJSON_AddStringToObject(s, "address", endpoint_format(&servers[i].address, text));
+        cJSON_AddNumberToObject(s, "queries", (double)servers[i].queries);
+        cJSON_AddNumberToObject(s, "secondsAgo", (double)now.tv_sec - (double)(servers[i].last / 1000000000));
+        cJSON_AddItemToArray(list, s);
+    }
+}
+
 static void describe(cJSON *o, const struct names_found *found)
 {
     static const char *const forms[] = {
@@ -57,7 +100,7 @@ static void describe(cJSON *o, const struct names_found *found)
 
 cJSON *name_dump(struct proxy *p, const char *pod_name, const char *name)
 {
-    const struct pod *pod = find_pod(p, pod_name);
+    struct pod *pod = find_pod(p, pod_name);
     char asked[NAME_LEN];
     const struct workload *source;
     struct names_asker asker;
@@ -73,9 +116,11 @@ cJSON *name_dump(struct proxy *p, const char *pod_name, const char *name)
                                  .ipv6 = p->settings.ipv6};
     o = cJSON_CreateObject();
     cJSON_AddBoolToObject(o, "captured", pod->dns_fds[0] >= 0);
+    add_servers(o, pod);
     for (int ipv6 = 0; ipv6 < 2; ipv6++) {
+        struct names_passed_over passed_over;
         struct names_found found;
-        int r = names_find(p->state, &asker, asked, ipv6, &found);
+        int r = names_explain(p->state, &asker, asked, ipv6, &found, &passed_over);
 
         if (r < 0) {
             cJSON_Delete(o);
@@ -83,11 +128,14 @@ cJSON *name_dump(struct proxy *p, const char *pod_name, const char *name)
         }
         if (!ipv6)
             cJSON_AddBoolToObject(o, "answered", r > 0);
+        if (!r && !ipv6)
+            add_passed_over(o, &passed_over);
         if (!r)
             continue;
         if (!ipv6)
             describe(o, &found);
         add_addresses(o, ipv6 ? "aaaa" : "a", &found);
+        add_empty(o, ipv6 ? "aaaaEmpty" : "aEmpty", &found);
         names_release(&found);
     }
     return o;

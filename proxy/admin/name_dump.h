@@ -9,9 +9,11 @@ struct proxy;
 
 /*
  * pod: "namespace/name", name: as it is asked for. {"captured": whether the pod's questions come to us,
- * "answered": by us, "service", "namespace", "form", "wildcard", "a", "aaaa"}, the last six of what is
- * answered. NULL: no such pod is served, the name is too long, or no memory. The caller owns it. Control
- * thread.
+ * "answered": by us, "servers": [{"address", "queries", "secondsAgo"}], to which the pod's questions went of
+ * late, the last one first}; of what is answered "service", "namespace", "form", "wildcard", "a", "aaaa", and
+ * for a family without addresses "aEmpty", "aaaaEmpty", why; of what is not, "passedOver": {"service",
+ * "namespace", "hidden"} if there is such a service. NULL: no such pod is served, the name is too long, or no
+ * memory. The caller owns it. Control thread.
  */
 cJSON *name_dump(struct proxy *proxy, const char *pod, const char *name);
 

@@ -264,6 +264,7 @@ static int forward(struct dns_stream *s, struct dns_series *series, const uint8_
         r = asked_add(s->pod, &s->asked, series, message, len, &reason);
     if (r == 0) {
         dns_metrics_upstream(series);
+        dns_servers_note(&s->pod->wp->pod->dns_servers, &s->server_address, dns_nanoseconds());
         return append(&s->server.out, message - PREFIX, PREFIX + len);
     }
     dns_metrics_failed(series);

@@ -15,6 +15,7 @@ struct name_choice {
     const struct names_asker *asker;
     const struct service_full *best;
     int best_score;
+    struct names_passed_over *passed_over;
 };
 
 static bool has_address(const struct service_full *s)
@@ -49,8 +50,13 @@ static bool consider(void *data, const struct service_full *s)
     int score = (same ? 4 : 0) + (s->canonical ? 2 : 0) +
                 (!strcmp(c->asker->preferred_namespace, s->public.namespace) ? 1 : 0);
 
-    if ((!has_address(s) && !is_headless(c->asker, s)) || (s->namespace_only && !same))
+    bool hidden = s->namespace_only && !same;
+
+    if (hidden || (!has_address(s) && !is_headless(c->asker, s))) {
+        if (!c->passed_over->service)
+            *c->passed_over = (struct names_passed_over){.service = &s->public, .hidden = hidden};
         return false;
+    }
     if (!c->best || score > c->best_score || (score == c->best_score && s->serial < c->best->serial)) {
         c->best = s;
         c->best_score = score;
@@ -60,9 +66,10 @@ static bool consider(void *data, const struct service_full *s)
 
 /* The name itself, then *.REST of it, without one label more each time. */
 static const struct service_full *search(const struct state *state, const struct names_asker *asker,
-                                         const char *name, bool *ret_wildcard)
+                                         const char *name, bool *ret_wildcard,
+                                         struct names_passed_over *passed_over)
 {
-    struct name_choice choice = {.asker = asker};
+    struct name_choice choice = {.asker = asker, .passed_over = passed_over};
     char wildcard[NAME_LEN + 2];
     const char *rest = name;
 
@@ -82,11 +89,12 @@ struct candidate {
     const struct state *state;
     const struct names_asker *asker;
     struct names_found *found;
+    struct names_passed_over *passed_over;
 };
 
 static bool try_name(const struct candidate *c, const char *name, enum names_form form)
 {
-    const struct service_full *s = search(c->state, c->asker, name, &c->found->wildcard);
+    const struct service_full *s = search(c->state, c->asker, name, &c->found->wildcard, c->passed_over);
 
     if (!s)
         return false;
@@ -165,6 +173,7 @@ static int collect(const struct names_asker *asker, const struct service_full *s
 {
     const struct endpoints *e = has_address(s) ? NULL : rcu_read(s->node->endpoints);
     size_t most = e ? e->len : s->addresses_len;
+    bool elsewhere = false;
 
     ret->addresses = calloc(most ? most : 1, sizeof(*ret->addresses));
     if (!ret->addresses)
@@ -172,42 +181,64 @@ static int collect(const struct names_asker *asker, const struct service_full *s
     for (uint32_t i = 0; !e && i < s->addresses_len; i++) {
         const struct service_address *a = &s->addresses[i];
 
-        if (a->cidr.length == 128 && addr_is_v4(&a->cidr.addr) != v6 && !strcmp(a->network, asker->network))
+        if (a->cidr.length != 128 || addr_is_v4(&a->cidr.addr) == v6)
+            continue;
+        if (!strcmp(a->network, asker->network))
             ret->addresses[ret->addresses_len++] = a->cidr.addr;
+        else
+            elsewhere = true;
     }
     /* An endpoint in another network cannot be reached by its address. */
     for (uint32_t i = 0; e && i < e->len; i++) {
         const struct workload_full *w = workload_of_service(e->items[i]);
 
-        for (size_t k = 0; k < w->addresses_len && !strcmp(w->public.network, asker->network); k++) {
+        bool here = !strcmp(w->public.network, asker->network);
+
+        for (size_t k = 0; k < w->addresses_len; k++) {
             if (addr_is_v4(&w->addresses[k].addr) == v6)
                 continue;
-            ret->addresses[ret->addresses_len++] = w->addresses[k].addr;
+            if (here)
+                ret->addresses[ret->addresses_len++] = w->addresses[k].addr;
+            elsewhere = elsewhere || !here;
             break;
         }
     }
+    if (!ret->addresses_len)
+        ret->empty = elsewhere ? NAMES_OTHER_NETWORK : NAMES_NO_ADDRESSES;
     return 0;
 }
 
-int names_find(const struct state *state, const struct names_asker *asker, const char *name, bool ipv6,
-               struct names_found *ret)
+int names_explain(const struct state *state, const struct names_asker *asker, const char *name, bool ipv6,
+                  struct names_found *ret, struct names_passed_over *ret_passed_over)
 {
     struct names_found found = {};
-    const struct candidate candidate = {.state = state, .asker = asker, .found = &found};
+    const struct candidate candidate = {
+        .state = state, .asker = asker, .found = &found, .passed_over = ret_passed_over};
     const struct service_full *s;
-    bool suppressed;
     int r = 0;
 
+    *ret_passed_over = (struct names_passed_over){};
     if (!try_all(&candidate, name))
         return 0;
     s = service_full(found.service);
-    suppressed = s->families == (ipv6 ? FAMILIES_IPV4 : FAMILIES_IPV6) || (ipv6 && !asker->ipv6);
-    if (!suppressed)
+    if (ipv6 && !asker->ipv6)
+        found.empty = NAMES_IPV6_OFF;
+    else if (s->families == (ipv6 ? FAMILIES_IPV4 : FAMILIES_IPV6))
+        found.empty = NAMES_OTHER_FAMILY;
+    else
         r = collect(asker, s, ipv6, &found);
     if (r < 0)
         return r;
     *ret = found;
     return 1;
+}
+
+int names_find(const struct state *state, const struct names_asker *asker, const char *name, bool ipv6,
+               struct names_found *ret)
+{
+    struct names_passed_over passed_over;
+
+    return names_explain(state, asker, name, ipv6, ret, &passed_over);
 }
 
 void names_release(struct names_found *found)

@@ -143,6 +143,7 @@ void question_ask(struct dns_pod *d, const struct endpoint *client, const struct
         return;
     }
     dns_metrics_upstream(series);
+    dns_servers_note(&d->wp->pod->dns_servers, server, q->sent);
     q->fd = datagram_dial(w, d->wp->pod, server);
     if (q->fd < 0) {
         fail_errno(q, -q->fd);

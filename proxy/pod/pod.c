@@ -17,6 +17,7 @@ void pod_free(void *data)
     workload_unref(pod->placeholder);
     live_connections_free(&pod->live_connections);
     live_connections_free(&pod->peers);
+    dns_servers_destroy(&pod->dns_servers);
     close_fds(pod->fds, BRUMA_POD_FD_COUNT);
     close_fds(pod->dns_fds, array_size(pod->dns_fds));
     free(pod->uid);

@@ -4,6 +4,7 @@
 #ifndef PROXY_POD_POD_H
 #define PROXY_POD_POD_H
 
+#include "proxy/pod/dns_servers.h"
 #include "proxy/proxy.h"
 
 struct pod;
@@ -50,6 +51,7 @@ struct pod {
     atomic_int descriptors;         /* of all its connections, on all workers */
     atomic_int connections;         /* on all workers */
     atomic_int questions;           /* to DNS servers, that are on their way; on all workers */
+    struct dns_servers dns_servers; /* that its queries went on to */
     atomic_int workers_attached;    /* workers that have a view of it */
     atomic_int outbound_policy;     /* enum outbound_policy, never UNSAID; the control thread writes it */
     bool draining, deleted;         /* control thread */

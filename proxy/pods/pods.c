@@ -200,6 +200,7 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
     for (int i = 0; i < BRUMA_POD_FD_COUNT; i++)
         pod->fds[i] = -1;
     pod->dns_fds[0] = pod->dns_fds[1] = -1;
+    dns_servers_init(&pod->dns_servers);
     list_init(&pod->node);
     pod->uid = copy(info->uid);
     pod->name = copy(info->name);

@@ -2,6 +2,7 @@
 """DNS of pods in the mesh: names that it knows are answered by the proxy, and every other query reaches the
 server that the pod asked. The clients are dig, kdig, dnspython, glibc and musl."""
 
+import json
 import re
 import time
 
@@ -292,7 +293,38 @@ def test_brumactl_says_how_a_name_is_answered(mesh):
     assert short_form["addresses"] == "A: 10.96.0.1; AAAA: fd00:96::1"
     wild = explained(mesh, "demo/web", "x.wild.example.com.demo.svc.cluster.local")
     assert wild["because"] == "the host name with a search domain appended, by a wildcard"
-    assert explained(mesh, "demo/web", "old.demo")["addresses"] == "A: 10.96.0.2; AAAA: none"
-    assert "the mesh does not know the name" in explained(mesh, "demo/web", "hidden.example.com")["answer"]
+    of_ipv4 = explained(mesh, "demo/web", "old.demo")["addresses"]
+    assert of_ipv4 == "A: 10.96.0.2; AAAA: none, the service is of the other IP family alone"
+    hidden = explained(mesh, "demo/web", "hidden.example.com")
+    assert "forwarded" in hidden["answer"]
+    assert hidden["because"] == (
+        "service hidden.example.com in namespace other is visible in its own namespace alone"
+    )
+    vipless = explained(mesh, "demo/web", "vipless.example.com")["because"]
+    assert vipless == (
+        "service vipless.example.com in namespace demo has no virtual address, and is not headless"
+    )
+    unknown = explained(mesh, "demo/web", "outside.test")
+    assert "the mesh does not know the name" in unknown["because"]
     assert "10.96.0.5" in explained(mesh, "other/other", "hidden.example.com")["addresses"]
     assert "does not serve" in explained(mesh, "demo/nobody", "web")["source"]
+
+
+def test_brumactl_says_which_servers_are_asked(mesh):
+    def servers():
+        out = mesh.nodes[0].ctl("explain", "demo/two", "outside.test", "-o", "json").stdout
+        return [line["detail"] for line in json.loads(out) if line["check"] == "server"]
+
+    assert servers() == ["no query of the pod was forwarded yet; its /etc/resolv.conf names the servers"], (
+        "of this pod nothing may have been asked before"
+    )
+    short(mesh.two, mesh.resolver.ip, WEB, "A")
+    assert len(servers()) == 1 and "no query" in servers()[0], "what is answered here goes nowhere"
+    short(mesh.two, mesh.resolver.ip, "outside.test", "A")
+    dig(mesh.two, mesh.second.ip6, "outside.test", "A")
+    short(mesh.two, mesh.resolver.ip, "+tcp", "outside.test", "A")
+    said = servers()
+    assert re.fullmatch(
+        rf"{mesh.resolver.ip}:53: 2 queries of the pod forwarded, the last one [0-9] s ago", said[0]
+    )
+    assert said[1].startswith(f"[{mesh.second.ip6}]:53: 1 queries") and len(said) == 2

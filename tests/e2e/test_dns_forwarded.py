@@ -412,7 +412,7 @@ def test_without_the_setting_nothing_is_captured():
         assert not rules(web.netns) and not flags(m, web) & 32
         assert "NXDOMAIN" in dig(web, resolver.ip, WEB, "A")
         assert "NXDOMAIN" in dig(web, resolver.ip, "+tcp", WEB, "A")
-        assert "not captured" in explained(m, "demo/web", WEB)["capture"]
+        assert "not captured, by AMBIENT_DNS_CAPTURE=false" in explained(m, "demo/web", WEB)["capture"]
         m.nodes[0].agent.kill()
         m.nodes[0].start_agent()
         wait_for(lambda: rules(web.netns), "the rule")

@@ -292,6 +292,9 @@ def test_dns_is_captured_unless_the_pod_says_otherwise(world):
     wait_for(lambda: captured(pod) and captured(wrong), "the rules of the pods that have not said no")
     world.wait_redirection("shop", "cart", "enabled")
     assert not captured(without)
+    said = {name: p["dnsCapture"] for name, p in agent_client.pods(world.node.run_dir).items()}
+    assert said["shop/web"] == "captured"
+    assert said["shop/cart"] == "by the pod's annotation ambient.istio.io/dns-capture"
     world.server.annotate_pod("shop", "web", {DNS_CAPTURE: "0"})
     world.server.annotate_pod("shop", "cart", {DNS_CAPTURE: None})
     wait_for(lambda: captured(without) and not captured(pod), "the rules to follow the annotations")

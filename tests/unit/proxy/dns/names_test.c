@@ -183,3 +183,53 @@ Test(names, long_names_do_no_harm)
     memset(name, 'a', sizeof(name) - 1);
     EXPECT(name, "none");
 }
+
+/* "why" of a name without addresses, or "passed over NAMESPACE/HOSTNAME: why". */
+static const char *explain(const char *name, bool ipv6)
+{
+    static const char *const empty[] = {"has", "family", "ipv6 off", "network", "none"};
+    static char text[600];
+    struct names_passed_over passed;
+    struct names_found found;
+    int r;
+
+    state_commit(state);
+    r = names_explain(state, &asker, name, ipv6, &found, &passed);
+    cr_assert_geq(r, 0);
+    if (r) {
+        names_release(&found);
+        return empty[found.empty];
+    }
+    if (!passed.service)
+        return "unknown";
+    snprintf(text, sizeof(text), "%s/%s: %s", passed.service->namespace, passed.service->hostname,
+             passed.hidden ? "hidden" : "no address");
+    return text;
+}
+
+#define EXPLAIN(name, ipv6, expected) \
+    cr_expect_str_eq(explain(name, ipv6), expected, "%s: %s", name, explain(name, ipv6))
+
+Test(names, why_there_is_no_answer)
+{
+    SERVICE(state, .name = "four", .addresses = {"10.96.0.1", "fd00::1"}, .families = 1);
+    SERVICE(state, .name = "far", .addresses = {"n2@10.96.0.2"});
+    SERVICE(state, .name = "set", .ports = {{80, 80}});
+    SERVICE(state, .name = "entry", .hostname = "entry.example.com", .ports = {{80, 80}});
+    SERVICE(state, .name = "hidden", .namespace = "other", .hostname = "hidden.example.com",
+            .addresses = {"10.96.0.3"}, .visibility = 1);
+    WORKLOAD(state, .name = "a", .network = "n2", .addresses = {"10.1.0.1"},
+             .services = {{"shop/set.shop.svc.cluster.local"}});
+    EXPLAIN("four", false, "has");
+    EXPLAIN("four", true, "family");
+    EXPLAIN("far", false, "network");
+    EXPLAIN("far", true, "none");
+    EXPLAIN("set", false, "network");
+    EXPLAIN("set", true, "none");
+    EXPLAIN("entry.example.com", false, "shop/entry.example.com: no address");
+    EXPLAIN("hidden.example.com", false, "other/hidden.example.com: hidden");
+    EXPLAIN("hidden.example.com.shop.svc.cluster.local", false, "other/hidden.example.com: hidden");
+    EXPLAIN("other.example.com", false, "unknown");
+    asker.ipv6 = false;
+    EXPLAIN("set", true, "ipv6 off");
+}
