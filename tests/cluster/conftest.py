@@ -19,6 +19,7 @@ TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 for folder in (f"{TESTS}/lab", f"{TESTS}/e2e", TESTS, f"{TESTS}/cluster"):
     sys.path.insert(0, folder)
 
+import layout
 from churn import Churn
 from cluster import Cluster
 from istiod import Istiod
@@ -49,6 +50,8 @@ SCENES = [
 def pytest_configure(config):
     if os.geteuid() != 0:
         pytest.exit("the cluster needs root: it makes namespaces and loads BPF programs", 3)
+    if not layout.POSSIBLE:
+        pytest.exit(f"BRUMA_PLATFORM: nodes of {layout.PLATFORM} cannot be made here", 3)
     for name, inside in (("BRUMA_BUILD", "build.ninja"), ("BRUMA_PEERS_READY", "complete")):
         if not os.path.exists(os.path.join(os.environ.get(name, ""), inside)):
             pytest.exit(

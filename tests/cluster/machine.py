@@ -10,28 +10,27 @@ import re
 import signal
 
 import images
+import layout
 import plan
 from support import network
 from support.system import Failed, Process, run, wait_for
 
 # Directories that a node has of its own, kept over a boot. /run is not kept.
 DISK = [
-    "/etc/cni",
-    "/opt/cni",
+    *dict.fromkeys(("/etc/cni", "/opt/cni", layout.CONF, layout.BIN)),
     "/var/lib/cni",
     "/var/lib/kubelet",
     "/var/lib/containerd",
     "/var/log/pods",
     "/var/log/containers",
 ]
-CONFLIST = "/etc/cni/net.d/10-test.conflist"
 
 # The first process of a node. /run is a new file system at each boot, as on a real machine; the BPF file
 # system as well.
 INIT = """
 set -e
-disk=$1 name=$2 app=$3 group=$4 own_group=$5
-shift 5
+disk=$1 name=$2 app=$3 group=$4 own_group=$5 socket=$6
+shift 6
 hostname "$name"
 # Copies of other people's namespaces would keep those alive.
 umount -R -l /run/netns 2>/dev/null || true
@@ -41,7 +40,7 @@ for d; do
     mount --make-rshared "$d"
 done
 mount -t tmpfs -o mode=755 bruma /run
-mkdir -p /run/netns /run/containerd /run/lock
+mkdir -p /run/netns /run/containerd /run/lock "$(dirname "$socket")"
 mount --make-rshared /run
 mount -t bpf bpf /sys/fs/bpf
 mount --bind "$group" "$own_group"
@@ -56,7 +55,7 @@ PTP = """#!/bin/sh
 if [ "$CNI_COMMAND" = ADD ]; then
     nsenter --net="$CNI_NETNS" sh -c 'echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad'
 fi
-exec /opt/cni/bin/ptp.program
+exec "${0%/*}/ptp.program"
 """
 
 
@@ -102,7 +101,7 @@ class Machine:
         self._link()
         self.cluster.groups.create(self.name)
         self._start_init()
-        if not os.path.exists(self.disk + CONFLIST):
+        if not os.path.exists(self.disk + layout.CONFLIST):
             self._install()
         if before:
             before()
@@ -193,6 +192,7 @@ class Machine:
                 app,
                 f"{self.cluster.groups.v2}/{self.name}",
                 self.cluster.groups.of_node,
+                layout.SOCKET,
                 *DISK,
             ],
             f"{self.directory}/init.log",
@@ -240,21 +240,23 @@ class Machine:
     # ---- containerd ----
 
     def _install(self):
-        os.makedirs(f"{self.disk}/opt/cni/bin")
-        os.makedirs(f"{self.disk}/opt/cni/first")  # empty, but for wrappers that measure a plugin
-        os.makedirs(f"{self.disk}/etc/cni/net.d")
+        os.makedirs(f"{self.disk}{layout.BIN}", exist_ok=True)
+        os.makedirs(
+            f"{self.disk}/opt/cni/first", exist_ok=True
+        )  # empty, but for wrappers that measure a plugin
+        os.makedirs(f"{self.disk}{layout.CONF}", exist_ok=True)
         for plugin, name in (
             ("ptp", "ptp.program"),
             ("host-local", "host-local"),
             ("portmap", "portmap"),
             ("loopback", "loopback"),
         ):
-            run(["cp", f"{self.cluster.peers}/cni/{plugin}", f"{self.disk}/opt/cni/bin/{name}"])
-        with open(f"{self.disk}/opt/cni/bin/ptp", "w") as f:
+            run(["cp", f"{self.cluster.peers}/cni/{plugin}", f"{self.disk}{layout.BIN}/{name}"])
+        with open(f"{self.disk}{layout.BIN}/ptp", "w") as f:
             f.write(PTP)
-        os.chmod(f"{self.disk}/opt/cni/bin/ptp", 0o755)
+        os.chmod(f"{self.disk}{layout.BIN}/ptp", 0o755)
         n = self.number
-        with open(self.disk + CONFLIST, "w") as f:
+        with open(self.disk + layout.CONFLIST, "w") as f:
             # ptp and not bridge: pods of a node reach each other through its routing, so Services need no
             # br_netfilter.
             json.dump(
@@ -278,7 +280,7 @@ class Machine:
                 f,
                 indent=2,
             )
-        with open(self.disk + CONFLIST, "rb") as f:
+        with open(self.disk + layout.CONFLIST, "rb") as f:
             self.conflist = f.read()
 
     def start_containerd(self):
@@ -289,7 +291,7 @@ class Machine:
 root = "/var/lib/containerd"
 state = "/run/containerd"
 [grpc]
-  address = "/run/containerd/containerd.sock"
+  address = "{layout.SOCKET}"
 [plugins."io.containerd.internal.v1.opt"]
   path = "/var/lib/containerd/opt"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -299,8 +301,8 @@ state = "/run/containerd"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "{"native" if fs in ("overlayfs", "tmpfs") else "overlayfs"}"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dirs = ["/opt/cni/first", "/opt/cni/bin"]
-    conf_dir = "/etc/cni/net.d"
+    bin_dirs = ["/opt/cni/first", "{layout.BIN}"]
+    conf_dir = "{layout.CONF}"
 """)
         self.start(
             "containerd",
@@ -317,7 +319,9 @@ state = "/run/containerd"
         )
 
     def ctr(self, *argv):
-        return self.run([f"{self.cluster.peers}/ctr", "-n", "k8s.io", *argv], timeout=120).stdout
+        return self.run(
+            [f"{self.cluster.peers}/ctr", "-a", layout.SOCKET, "-n", "k8s.io", *argv], timeout=120
+        ).stdout
 
     def load(self, *archives):
         for archive in archives:
@@ -354,7 +358,7 @@ state = "/run/containerd"
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "address": self.ip,
-            "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+            "containerRuntimeEndpoint": f"unix://{layout.SOCKET}",
             "authentication": {
                 "anonymous": {"enabled": False},
                 "webhook": {"enabled": True},

@@ -6,6 +6,7 @@ import json
 import os
 
 import images
+import layout
 from plan import SYSTEM
 from support import agent
 from support.system import Failed, wait_for
@@ -32,6 +33,7 @@ class Release:
                 "global.hub": images.BRUMA.rpartition("/")[0],
                 "global.imagePullPolicy": "Never",
                 "cni.cgroup": self.cluster.groups.of_node,
+                "platform": layout.PLATFORM,
             }
         )
         self.values.update({k.replace("__", "."): v for k, v in values.items()})

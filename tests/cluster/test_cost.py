@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 
+from layout import BIN
 from support.system import wait_for
 
 COUNT = 12
@@ -15,12 +16,12 @@ GOAL = {"none": 5.9, "ambient": 9.4}  # milliseconds, a tenth of the stock plugi
 # Stands before the real plugin in the runtime's list of directories.
 WRAPPER = """#!/bin/bash
 began=${EPOCHREALTIME/./}
-/opt/cni/bin/"${0##*/}"
+BIN/"${0##*/}"
 status=$?
 ended=${EPOCHREALTIME/./}
 echo "$CNI_COMMAND ${0##*/} $((ended - began)) $status" >>/opt/cni/first/times
 exit $status
-"""
+""".replace("BIN", BIN)
 
 
 @pytest.fixture

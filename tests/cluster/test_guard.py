@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from layout import CONF, CONFLIST
 from support.system import run, wait_for
 from tap import Tap
 
@@ -41,7 +42,7 @@ def calls_since_the_cut(pod):
 def cut(node, before=None):
     """Off and on again, with the configuration that the main plugin's installer writes."""
     node.power_off()
-    with open(f"{node.disk}/etc/cni/net.d/10-test.conflist", "wb") as f:
+    with open(node.disk + CONFLIST, "wb") as f:
         f.write(node.conflist)
     node.boot(before)
 
@@ -142,7 +143,7 @@ def test_an_own_list_needs_no_guard(cluster, mesh, pods, report):
     node = cluster.nodes["n1"]
     mesh.install(cni__istioOwnedCNIConfig="true")
     mesh.wait_rolled_out()
-    conf = f"{node.disk}/etc/cni/net.d"
+    conf = f"{node.disk}{CONF}"
     wait_for(
         lambda: run(["ls", conf]).stdout.split() == ["02-bruma.conflist", "10-test.conflist"], "the own list"
     )

@@ -3,7 +3,7 @@
 
 import json
 
-from machine import CONFLIST
+from layout import BIN, CONFLIST
 from release import AGENT, PROXY
 from support.system import wait_for
 
@@ -27,7 +27,7 @@ def test_the_plugin_is_in_the_chain(cluster, mesh):
     for node in cluster.nodes.values():
         with open(node.disk + CONFLIST) as f:
             assert [p["type"] for p in json.load(f)["plugins"]] == ["ptp", "portmap", "bruma-cni"]
-        assert node.run(["test", "-x", "/opt/cni/bin/bruma-cni"], check=False).returncode == 0
+        assert node.run(["test", "-x", f"{BIN}/bruma-cni"], check=False).returncode == 0
 
 
 def test_nobody_is_in_the_mesh_yet(cluster, mesh):

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from api import Refused
-from machine import CONFLIST
+from layout import BIN, CONF, CONFLIST
 from plan import SYSTEM
 from release import AGENT, PINS, PROXY, RUN
 from support.system import wait_for
@@ -45,8 +45,8 @@ def test_uninstall_leaves_no_trace(cluster, mesh, pods):
     for node in cluster.nodes.values():
         with open(node.disk + CONFLIST, "rb") as f:
             assert f.read() == node.conflist, "byte for byte"
-        assert os.listdir(f"{node.disk}/etc/cni/net.d") == [os.path.basename(CONFLIST)]
-        assert sorted(os.listdir(f"{node.disk}/opt/cni/bin")) == [
+        assert os.listdir(f"{node.disk}{CONF}") == [os.path.basename(CONFLIST)]
+        assert sorted(os.listdir(f"{node.disk}{BIN}")) == [
             "host-local",
             "loopback",
             "portmap",
