@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "ctl/commands.h"
+#include "ctl/explain.h"
 #include "ctl/say.h"
 #include "ctl/source.h"
 #include "lib/addr.h"
@@ -155,7 +155,8 @@ static void say_verdict(cJSON *lines, const struct ctl_options *o, const cJSON *
     cJSON_Delete(verdict);
 }
 
-static void explain_service(cJSON *lines, const cJSON *s, const struct endpoint *e)
+static void explain_service(cJSON *lines, const struct ctl_options *o, const cJSON *dump, const cJSON *s,
+                            const struct endpoint *e)
 {
     char port[8];
     const cJSON *waypoint = get(s, "waypoint");
@@ -172,6 +173,10 @@ static void explain_service(cJSON *lines, const cJSON *s, const struct endpoint 
         say(lines, "way", &no_upstream, "refused: the service has no endpoint");
     else
         say(lines, "way", NULL, "one of the endpoints is chosen for each connection");
+    if (waypoint)
+        say_waypoint_hostname(lines, o, dump, waypoint);
+    else
+        say_hostnames(lines, o, dump, s);
 }
 
 static void explain_workload(cJSON *lines, const struct ctl_options *o, const cJSON *dump,
@@ -213,7 +218,7 @@ static void explain(cJSON *lines, const struct ctl_options *o, const cJSON *dump
     else if (found)
         explain_workload(lines, o, dump, source, found, e);
     else if ((found = find_service(dump, &e->addr)))
-        explain_service(lines, found, e);
+        explain_service(lines, o, dump, found, e);
     else
         say(lines, "destination", NULL, "outside the mesh; it is passed through as it is");
 }

@@ -189,6 +189,13 @@ int proxy_name(const char *run_dir, const char *pod, const char *name, cJSON **r
     return ask(run_dir, "name", names, texts, 2, ret);
 }
 
+int proxy_hostname(const char *run_dir, const char *hostname, cJSON **ret)
+{
+    const char *const names[] = {"name"}, *const texts[] = {hostname};
+
+    return ask(run_dir, "hostname", names, texts, 1, ret);
+}
+
 int proxy_dump(const char *run_dir, cJSON **ret)
 {
     struct body body = {};

@@ -27,6 +27,10 @@ int proxy_verdict(const char *run_dir, const char *identity, const char *from, c
  * tell. */
 int proxy_name(const char *run_dir, const char *pod, const char *name, cJSON **ret);
 
+/* What the proxy knows of a hostname of a workload: the object of the page /hostname, which the caller
+ * deletes. An exit code: CTL_OK, or CTL_PROBLEM, and nothing is printed, if the proxy cannot tell. */
+int proxy_hostname(const char *run_dir, const char *hostname, cJSON **ret);
+
 /* Text of a key, "" where there is none (never NULL); the object owns it. */
 const char *text_of(const cJSON *object, const char *key);
 /* Number of a key, 0 where there is none. */

@@ -16,6 +16,7 @@
 #include "lib/reasons.h"
 #include "proxy/admin/config_dump.h"
 #include "proxy/admin/dump_maker.h"
+#include "proxy/admin/hostname_dump.h"
 #include "proxy/admin/name_dump.h"
 #include "proxy/admin/pods_pages.h"
 #include "proxy/admin/process_metrics.h"
@@ -196,6 +197,13 @@ static cJSON *name(void *data, const char *pod, const char *asked)
     return name_dump(data, pod, asked);
 }
 
+static cJSON *hostname(void *data, const char *asked)
+{
+    struct proxy *p = data;
+
+    return hostname_dump(p->resolver, asked, loop_now(p->loop));
+}
+
 static void quit(void *data)
 {
     struct proxy *p = data;
@@ -254,6 +262,7 @@ static int open_admin(struct proxy *p, const char *unix_socket)
         .owns_socket = owns_socket,
         .verdict = verdict,
         .name = name,
+        .hostname = hostname,
         .data = p,
     };
 

@@ -267,13 +267,24 @@ static bool query_endpoint(struct http_request *request, const char *name, struc
     return http_query(request, name, text, sizeof(text)) > 0 && endpoint_parse(text, ret) == 0;
 }
 
+/* Takes the object. what: is said where there is none. */
+static void answer_object(struct http_request *request, cJSON *object, const char *what)
+{
+    static const struct http_answer answer = {.status = 200, .type = "application/json"};
+    char *body = object ? cJSON_PrintUnformatted(object) : NULL;
+
+    cJSON_Delete(object);
+    if (body)
+        http_respond(request, &answer, body, strlen(body));
+    else
+        http_respond_text(request, 404, what);
+}
+
 /* For `brumactl explain`: it takes the same way through the policies as a connection would. */
 static bool serve_verdict(struct admin *admin, struct http_request *request)
 {
-    struct http_answer answer = {.status = 200, .type = "application/json"};
-    char identity[SPIFFE_MAX], *body;
+    char identity[SPIFFE_MAX];
     struct endpoint from, to;
-    cJSON *verdict;
 
     if (!http_path_is(request, "/verdict"))
         return false;
@@ -282,21 +293,27 @@ static bool serve_verdict(struct admin *admin, struct http_request *request)
         http_respond_text(request, 400, "usage: GET /verdict?identity=URI&from=IP:PORT&to=IP:PORT\n");
         return true;
     }
-    verdict = admin->config.verdict(admin->config.data, identity, &from, &to);
-    body = verdict ? cJSON_PrintUnformatted(verdict) : NULL;
-    cJSON_Delete(verdict);
-    if (body)
-        http_respond(request, &answer, body, strlen(body));
+    answer_object(request, admin->config.verdict(admin->config.data, identity, &from, &to),
+                  "no such destination\n");
+    return true;
+}
+
+static bool serve_hostname(struct admin *admin, struct http_request *request)
+{
+    char name[512];
+
+    if (!admin->config.hostname || !http_path_is(request, "/hostname"))
+        return false;
+    if (http_query(request, "name", name, sizeof(name)) < 0)
+        http_respond_text(request, 400, "usage: GET /hostname?name=NAME\n");
     else
-        http_respond_text(request, 404, "no such destination\n");
+        answer_object(request, admin->config.hostname(admin->config.data, name), "out of memory\n");
     return true;
 }
 
 static bool serve_name(struct admin *admin, struct http_request *request)
 {
-    static const struct http_answer answer = {.status = 200, .type = "application/json"};
-    char pod[512], name[512], *body;
-    cJSON *found;
+    char pod[512], name[512];
 
     if (!admin->config.name || !http_path_is(request, "/name"))
         return false;
@@ -305,13 +322,7 @@ static bool serve_name(struct admin *admin, struct http_request *request)
         http_respond_text(request, 400, "usage: GET /name?pod=NAMESPACE/NAME&name=NAME\n");
         return true;
     }
-    found = admin->config.name(admin->config.data, pod, name);
-    body = found ? cJSON_PrintUnformatted(found) : NULL;
-    cJSON_Delete(found);
-    if (body)
-        http_respond(request, &answer, body, strlen(body));
-    else
-        http_respond_text(request, 404, "no such pod\n");
+    answer_object(request, admin->config.name(admin->config.data, pod, name), "no such pod\n");
     return true;
 }
 
@@ -346,7 +357,7 @@ static void on_ready(void *data, struct http_request *request)
 static void on_local(void *data, struct http_request *request)
 {
     if (!serve_pages(data, request) && !serve_metrics(data, request) && !serve_ready(data, request) &&
-        !serve_verdict(data, request) && !serve_name(data, request))
+        !serve_verdict(data, request) && !serve_name(data, request) && !serve_hostname(data, request))
         not_found(request);
 }
 

@@ -46,6 +46,9 @@ struct admin_config {
     /* Called for each question of that kind: how a name that a pod asks DNS for is answered (name_dump.h).
      * The caller owns it; NULL: nobody knows the pod, or no memory. */
     cJSON *(*name)(void *data, const char *pod, const char *name);
+    /* Called for each question of that kind: what is known of the hostname of a workload (hostname_dump.h).
+     * The caller owns it; NULL: no memory. */
+    cJSON *(*hostname)(void *data, const char *hostname);
     void *data;
 };
 

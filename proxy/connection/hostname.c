@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "proxy/connection/retry.h"
 #include "proxy/resolve/resolver.h"
 #include "proxy/route/endpoints.h"
 #include "proxy/telemetry/name_metrics.h"
@@ -23,18 +24,31 @@ static const struct addr *choose_address(const struct name_answer *answer, bool 
     return len ? preferred[random_below(random, len)] : &answer->addresses[random_below(random, answer->len)];
 }
 
-static void refuse_name(struct pending *p, const struct route *route, enum bruma_reason reason,
-                        const char *why)
+/* The name has no address for us: another endpoint of the service may have one, or the connection is over. */
+static enum hostname_step name_failed(struct pending *p, const struct route *route, enum bruma_reason reason,
+                                      const char *why)
 {
     char detail[400];
 
+    p->c.endpoint = route->endpoint;
+    if (retry_possible(&p->c, reason)) {
+        p->names = false; /* the next one may have a name too, and time of its own */
+        return HOSTNAME_ELSEWHERE;
+    }
     snprintf(detail, sizeof(detail), "hostname %.255s of workload %s/%s: %s", route->hostname,
              route->upstream->namespace, route->upstream->name, why);
     pending_refuse(p, reason, detail);
+    return HOSTNAME_OVER;
 }
 
-bool hostname_resolve(struct pending *p, const struct workload *source, struct route *route, bool timed_out,
-                      enum admission_step *ret_step)
+static bool is_own_listener(const struct pending *p, const struct route *route)
+{
+    return route->kind == ROUTE_TCP && worker_pod_listens(p->c.wp, route->target.port) &&
+           pod_has_address(p->c.wp->pod, &route->target.addr);
+}
+
+enum hostname_step hostname_resolve(struct pending *p, const struct workload *source, struct route *route,
+                                    bool timed_out)
 {
     struct worker *w = connection_worker(&p->c);
     bool asked = p->names;
@@ -44,28 +58,19 @@ bool hostname_resolve(struct pending *p, const struct workload *source, struct r
     if (!asked)
         telemetry_name_lookup(w->telemetry, source, route->hostname);
     if (!resolver_look(w->proxy->resolver, route->hostname, loop_now(w->loop), &answer)) {
-        if (asked && timed_out) {
-            refuse_name(p, route, BRUMA_REASON_NAME_TIMEOUT, "no answer in time");
-            *ret_step = ADMISSION_OVER;
-            return false;
-        }
+        if (asked && timed_out)
+            return name_failed(p, route, BRUMA_REASON_NAME_TIMEOUT, "no answer in time");
         /* the query ends by itself, and tells; this is for one that does not even begin */
         if (!asked)
             waiter_set_time(&p->admission.waiter, w->settings->name_timeout + SLACK_MILLISECONDS);
-        *ret_step = ADMISSION_WAITS;
-        return false;
+        return HOSTNAME_WAITS;
     }
-    if (answer.reason != BRUMA_REASON_NONE) {
-        refuse_name(p, route, answer.reason, answer.detail);
-        *ret_step = ADMISSION_OVER;
-        return false;
-    }
+    if (answer.reason != BRUMA_REASON_NONE)
+        return name_failed(p, route, answer.reason, answer.detail);
     route_resolved(route, choose_address(&answer, route->prefers_ipv4, &w->random));
-    if (route->kind == ROUTE_TCP && worker_pod_listens(p->c.wp, route->target.port) &&
-        pod_has_address(p->c.wp->pod, &route->target.addr)) {
+    if (is_own_listener(p, route)) {
         pending_refuse(p, BRUMA_REASON_SELF_CALL, NULL);
-        *ret_step = ADMISSION_OVER;
-        return false;
+        return HOSTNAME_OVER;
     }
-    return true;
+    return HOSTNAME_KNOWN;
 }

@@ -6,12 +6,16 @@
 #include "proxy/connection/pending.h"
 #include "proxy/route/route.h"
 
-/*
- * For place(): the route, which has a hostname, gets an address of it. True: it has. False: *ret_step says
- * what place() returns: the name is being asked and the connection waits, or it is refused and gone. ret_step
- * is not written where it is true. Worker's own thread.
- */
-bool hostname_resolve(struct pending *pending, const struct workload *source, struct route *route,
-                      bool timed_out, enum admission_step *ret_step);
+enum hostname_step {
+    HOSTNAME_KNOWN,     /* the route has an address */
+    HOSTNAME_WAITS,     /* it is being asked for; the connection waits */
+    HOSTNAME_ELSEWHERE, /* it has failed, and another endpoint is there: the route is to be found again */
+    HOSTNAME_OVER,      /* refused; the connection is gone */
+};
+
+/* For place(): the route, which has a hostname, gets an address of it. timed_out: it is waited for no longer.
+ * Worker's own thread. */
+enum hostname_step hostname_resolve(struct pending *pending, const struct workload *source,
+                                    struct route *route, bool timed_out);
 
 #endif

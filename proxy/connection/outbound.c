@@ -295,6 +295,48 @@ static void find_route(struct pending *p, const struct workload *local, struct r
         retry_route(&p->c, local, &random, ret);
 }
 
+enum look {
+    LOOK_FIRST, /* at this endpoint */
+    LOOK_AGAIN, /* something that was waited for may be there */
+    LOOK_LAST,  /* nothing is waited for any longer */
+};
+
+/* Where the route says, if nothing is missing. True: it has to be found again, without what has failed. */
+static bool follow(struct pending *p, const struct workload *local, struct route *route, enum look look,
+                   enum admission_step *ret_step)
+{
+    struct worker_pod *wp = p->c.wp;
+    enum hostname_step name = HOSTNAME_KNOWN;
+    char detail[160];
+
+    *ret_step = ADMISSION_OVER;
+    if (route->kind == ROUTE_HBONE && look == LOOK_FIRST && worth_waiting(wp)) {
+        waiter_set_time(&p->admission.waiter, wp->worker->settings->source_timeout);
+        *ret_step = ADMISSION_WAITS;
+        return false;
+    }
+    if (route->kind == ROUTE_FAILED) {
+        pending_refuse(p, route->reason, route->detail[0] ? route->detail : NULL);
+        return false;
+    }
+    if (route->kind == ROUTE_PASSTHROUGH && outbound_policy_refuses(&p->c, local, detail, sizeof(detail))) {
+        pending_refuse(p, BRUMA_REASON_DESTINATION_UNKNOWN, detail);
+        return false;
+    }
+    if (route->kind == ROUTE_HBONE && !worker_pod_workload(wp) && !rcu_read(wp->pod->identity)) {
+        /* not even its trust domain is known, so nobody was asked for a certificate */
+        pending_refuse(p, BRUMA_REASON_SOURCE_UNKNOWN, NULL);
+        return false;
+    }
+    if (route->hostname)
+        name = hostname_resolve(p, local, route, look == LOOK_LAST);
+    if (name == HOSTNAME_KNOWN)
+        go(p, local, route);
+    else if (name == HOSTNAME_WAITS)
+        *ret_step = ADMISSION_WAITS;
+    return name == HOSTNAME_ELSEWHERE;
+}
+
 /* Destinations outside the mesh wait for nothing, those in it for the pod's certificate alone; where to is
  * looked up again behind that. Who the pod is the agent has told; the mesh may learn of it later. */
 static enum admission_step place(struct admission *a, bool timed_out)
@@ -302,27 +344,20 @@ static enum admission_step place(struct admission *a, bool timed_out)
     struct pending *p = pending_of(a);
     struct worker_pod *wp = p->c.wp;
     const struct workload *local = worker_pod_source(wp);
-    enum admission_step step = ADMISSION_OVER;
-    struct route route;
-    char detail[160];
+    enum look look = timed_out ? LOOK_LAST : p->waits ? LOOK_AGAIN : LOOK_FIRST;
+    enum admission_step step;
+    bool again = true;
 
     if (p->waits && !p->names && !timed_out && worth_waiting(wp))
         return ADMISSION_WAITS;
-    find_route(p, local, &route);
-    if (route.kind == ROUTE_HBONE && !p->waits && worth_waiting(wp)) {
+    while (again) {
+        struct route route;
+
+        find_route(p, local, &route);
+        again = follow(p, local, &route, look, &step);
+        look = LOOK_FIRST;
         route_release(&route);
-        return ADMISSION_WAITS;
     }
-    if (route.kind == ROUTE_FAILED)
-        pending_refuse(p, route.reason, route.detail[0] ? route.detail : NULL);
-    else if (route.kind == ROUTE_PASSTHROUGH && outbound_policy_refuses(&p->c, local, detail, sizeof(detail)))
-        pending_refuse(p, BRUMA_REASON_DESTINATION_UNKNOWN, detail);
-    else if (route.kind == ROUTE_HBONE && !worker_pod_workload(wp) && !rcu_read(wp->pod->identity))
-        /* not even its trust domain is known, so nobody was asked for a certificate */
-        pending_refuse(p, BRUMA_REASON_SOURCE_UNKNOWN, NULL);
-    else if (!route.hostname || hostname_resolve(p, local, &route, timed_out, &step))
-        go(p, local, &route);
-    route_release(&route);
     return step;
 }
 

@@ -25,6 +25,10 @@ static bool is_of_endpoint(enum bruma_reason reason)
     case BRUMA_REASON_CONNECT_REJECTED: /* by 503 */
     case BRUMA_REASON_HBONE_BLOCKED:
     case BRUMA_REASON_HTTP2_ERROR:
+    case BRUMA_REASON_NAME_ADDRESS_REFUSED:
+    case BRUMA_REASON_NAME_NOT_FOUND:
+    case BRUMA_REASON_NAME_SERVER_FAILED:
+    case BRUMA_REASON_NAME_TIMEOUT:
     case BRUMA_REASON_PEER_RESET:
     case BRUMA_REASON_TLS_HANDSHAKE_FAILED:
     case BRUMA_REASON_TLS_HANDSHAKE_TIMEOUT:
@@ -68,12 +72,13 @@ static bool may_try(const struct connection *c)
 static bool remember(struct connection *c)
 {
     struct worker *w = connection_worker(c);
+    uint64_t first = c->opened ? c->flow.opened / 1000000 : loop_now(w->loop);
 
     if (!c->tried) {
         c->tried = calloc(1, sizeof(*c->tried));
         if (!c->tried)
             return false;
-        c->tried->until = c->flow.opened / 1000000 + w->settings->connect_timeout;
+        c->tried->until = first + w->settings->connect_timeout;
     }
     c->tried->all[c->tried->len++] = c->endpoint;
     return true;
@@ -100,6 +105,16 @@ bool retry_elsewhere(struct connection *c, enum bruma_reason reason, struct rout
     telemetry_retry(w->telemetry, &c->flow, reason);
     c->opened = false;
     *ret = route;
+    return true;
+}
+
+bool retry_possible(struct connection *c, enum bruma_reason reason)
+{
+    struct route route;
+
+    if (!retry_elsewhere(c, reason, &route))
+        return false;
+    route_release(&route);
     return true;
 }
 

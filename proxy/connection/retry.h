@@ -23,6 +23,10 @@ uint64_t retry_patience(const struct connection *c);
  * other, or it is too late. */
 bool retry_elsewhere(struct connection *c, enum bruma_reason reason, struct route *ret);
 
+/* The same, where the caller finds the route by itself, by retry_route(): the endpoint has failed before the
+ * connection was opened to it. True if another one is there. */
+bool retry_possible(struct connection *c, enum bruma_reason reason);
+
 /* The endpoint serves. */
 void retry_over(struct connection *c);
 

@@ -70,15 +70,29 @@ static bool make_room(struct name_cache *c)
     return false;
 }
 
-struct name_entry *name_cache_get(struct name_cache *c, const char *name)
+static struct name_entry *find(const struct list *slot, const char *name)
 {
-    struct list *slot = &c->slots[hash_text(name) & c->mask];
-    size_t len = strlen(name);
     struct name_entry *e;
 
     list_for_each (e, slot, slot) {
-        if (strcmp(e->name, name) != 0)
-            continue;
+        if (!strcmp(e->name, name))
+            return e;
+    }
+    return NULL;
+}
+
+const struct name_entry *name_cache_peek(const struct name_cache *c, const char *name)
+{
+    return find(&c->slots[hash_text(name) & c->mask], name);
+}
+
+struct name_entry *name_cache_get(struct name_cache *c, const char *name)
+{
+    struct list *slot = &c->slots[hash_text(name) & c->mask];
+    struct name_entry *e = find(slot, name);
+    size_t len = strlen(name);
+
+    if (e) {
         list_del(&e->use);
         list_add_tail(&c->use, &e->use);
         return e;

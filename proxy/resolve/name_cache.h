@@ -36,6 +36,8 @@ void name_cache_free(struct name_cache **cache);
 /* The entry of the name, made if there is none: it has no answer then. It counts as used. Valid until another
  * one is got, and while it is asking. NULL: no memory, or all entries are asking. */
 struct name_entry *name_cache_get(struct name_cache *cache, const char *name);
+/* The same, if it is there, and it does not count as used; valid until one is got. NULL: it is not. */
+const struct name_entry *name_cache_peek(const struct name_cache *cache, const char *name);
 /* Whether the entry's answer is good. */
 bool name_entry_good(const struct name_entry *entry, uint64_t now);
 /* The query is over. ttl: seconds, as the answer said; of no meaning where there is a reason. */

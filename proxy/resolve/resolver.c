@@ -151,6 +151,23 @@ bool resolver_look(struct resolver *r, const char *name, uint64_t now, struct na
     return known;
 }
 
+bool resolver_peek(struct resolver *r, const char *name, uint64_t now, struct name_answer *ret,
+                   uint64_t *ret_left)
+{
+    const struct name_entry *e;
+    bool good;
+
+    pthread_mutex_lock(&r->lock);
+    e = name_cache_peek(r->cache, name);
+    good = e && name_entry_good(e, now);
+    if (good) {
+        *ret = e->answer;
+        *ret_left = e->until - now;
+    }
+    pthread_mutex_unlock(&r->lock);
+    return good;
+}
+
 int resolver_new(const struct resolver_config *config, struct resolver **ret)
 {
     struct resolver *r;

@@ -36,6 +36,12 @@ void resolver_free(struct resolver **resolver);
  * changed is called after that, and ret is not written. */
 bool resolver_look(struct resolver *resolver, const char *name, uint64_t now, struct name_answer *ret);
 
+/* What is known of a name now, for who only wants to see: nobody is asked for it. Any thread. True: ret has
+ * the answer, and *ret_left how many milliseconds it is good for. False: there is none, or it is too old;
+ * neither is written. */
+bool resolver_peek(struct resolver *resolver, const char *name, uint64_t now, struct name_answer *ret,
+                   uint64_t *ret_left);
+
 /* Appends its families in OpenMetrics text. Control thread. */
 void resolver_write_metrics(struct resolver *resolver, FILE *out);
 

@@ -2,6 +2,8 @@
 """Destinations whose workload has a hostname in place of an address: resolved on demand, by both families, for their time,
 once for all who wait; each failure has a name, and none leads around."""
 
+import contextlib
+import json
 import re
 import time
 
@@ -146,6 +148,28 @@ def test_a_silent_server_is_waited_for_and_no_longer(mesh):
     assert first > 1.4 and second < 0.7, "it was asked again at once"
 
 
+def explained(mesh, name):
+    """What `brumactl explain` says of the hostnames of a connection: [(ok, words)]."""
+    target = f"{vips(name)[0]}:80"
+    said = json.loads(mesh.nodes[0].ctl("explain", "demo/web", target, "-o", "json", check=False).stdout)
+    return [(line["ok"], line["detail"]) for line in said if line["check"] == "hostname"]
+
+
+def test_explain_says_what_a_name_is_now(mesh):
+    queries = mesh.hosts.queries("short.test", "A")
+    (unknown,) = explained(mesh, "short.test")
+    assert unknown[0] and "the next connection asks DNS for it" in unknown[1]
+    assert mesh.hosts.queries("short.test", "A") == queries, "to explain asks nobody"
+    assert echo(mesh, "short.test") == "hello"
+    (known,) = explained(mesh, "short.test")
+    assert known[0] and re.search(
+        rf"short\.test of entry-\d+ is {re.escape(mesh.one.ip)}, for [0-2] s", known[1]
+    )
+    refused(mesh, "fail.test", "name_server_failed")
+    (failed,) = explained(mesh, "fail.test")
+    assert not failed[0] and "fail.test of entry-" in failed[1]
+
+
 def test_an_address_that_is_none_is_refused(mesh):
     with_server = mesh.web.popen("/usr/bin/python3", "-m", "http.server", "8080", "--bind", "127.0.0.1")
     try:
@@ -243,6 +267,61 @@ def test_an_endpoint_whose_address_refuses_is_left_for_another_name(mesh):
     assert counted(mesh, "dead.test") >= 1 and counted(mesh, "retry.test") == 30
     mesh.extra.remove(dead)
     mesh.write()
+
+
+@contextlib.contextmanager
+def second_endpoint(mesh, hostname, **more):
+    """Of the service of retry.test, chosen nearly always."""
+    number = next(i for i, w in enumerate(mesh.extra) if w["hostname"] == "retry.test")
+    other = {**mesh.extra[number], "name": "other", "uid": "Kubernetes//other", "capacity": 1000000, **more}
+    mesh.extra.append({**other, "hostname": hostname})
+    mesh.write()
+    wait_for(lambda: hostname in str(mesh.nodes[0].config_dump()["workloads"]), "the endpoint")
+    try:
+        yield
+    finally:
+        mesh.extra.pop()
+        mesh.write()
+        wait_for(lambda: "Kubernetes//other" not in str(mesh.nodes[0].config_dump()["workloads"]), "it to go")
+
+
+@pytest.mark.parametrize(
+    ("hostname", "reason"),
+    [
+        ("nowhere.test", "name_not_found"),
+        ("nothing.fail.test", "name_server_failed"),
+        ("nothing.silent.test", "name_timeout"),
+        ("nothing.localhost", "name_address_refused"),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["TCP", "HBONE"])
+def test_an_endpoint_whose_name_fails_is_left_for_another(mesh, hostname, reason, protocol):
+    """It is said in the line of the connection; no connection has failed."""
+    node = mesh.nodes[0]
+    lines, failures = len(node.access_log(f'retry_reason="{reason}"')), node.failures(reason)
+    with second_endpoint(mesh, hostname, protocol=protocol):
+        before = len(came(mesh.one))
+        assert echo(mesh, "retry.test") == "hello"
+        assert len(came(mesh.one)) == before + 1
+        wait_for(lambda: len(node.access_log(f'retry_reason="{reason}"')) > lines, "the line")
+        line = node.access_log(f'retry_reason="{reason}"')[-1]
+        assert "retries=1" in line and f"dst.addr={mesh.one.ip}:8080" in line
+        assert node.failures(reason) == failures
+        assert f'bruma_outbound_retries_total{{reason="{reason}"}}' in node.metrics()
+
+
+def test_if_all_names_fail_the_last_one_is_named(mesh):
+    with second_endpoint(mesh, "nowhere.test"):
+        held = mesh.hosts.names.pop("retry.test")
+        mesh.hosts.set()
+        time.sleep(2.1)  # what was known of it
+        try:
+            before = mesh.nodes[0].failures("name_not_found")
+            assert echo(mesh, "retry.test") == ""
+            assert mesh.nodes[0].failures("name_not_found") == before + 1
+        finally:
+            mesh.hosts.set(retry_test=held)
+        wait_for(lambda: echo(mesh, "retry.test") == "hello", "the name that is there again")
 
 
 def test_names_and_queries_are_bounded():

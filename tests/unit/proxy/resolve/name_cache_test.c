@@ -75,6 +75,17 @@ Test(name_cache, a_new_name_takes_the_place_of_the_longest_unused)
     cr_expect(name_cache_len(cache) == 4 && name_cache_replaced(cache) == 2);
 }
 
+Test(name_cache, to_peek_is_not_to_use)
+{
+    for (const char *const *n = (const char *const[]){"a", "b", "c", "d", NULL}; *n; n++)
+        name_entry_answer(name_cache_get(cache, *n), &good, 60, 0);
+    cr_expect_null(name_cache_peek(cache, "e"));
+    cr_expect_eq(name_cache_len(cache), 4);
+    cr_assert_not_null(name_cache_peek(cache, "a"));
+    name_cache_get(cache, "e"); /* a is the longest unused all the same */
+    cr_expect_null(name_cache_peek(cache, "a"));
+}
+
 Test(name_cache, what_is_being_asked_stays)
 {
     struct name_entry *e[4];

@@ -137,6 +137,22 @@ Test(resolver, answers)
     stop();
 }
 
+Test(resolver, to_peek_asks_nobody)
+{
+    struct name_answer a;
+    uint64_t left = 0;
+
+    start(100, 10, true);
+    cr_expect(!resolver_peek(resolver, "v4-a.test", now(), &a, &left));
+    usleep(50000);
+    cr_expect(!resolver_peek(resolver, "v4-a.test", now(), &a, &left), "nobody was asked");
+    EXPECT("v4-a.test", "192.0.2.1");
+    cr_assert(resolver_peek(resolver, "v4-a.test", now(), &a, &left));
+    cr_expect(a.reason == BRUMA_REASON_NONE && a.len == 1 && left > 0);
+    cr_expect(!resolver_peek(resolver, "v4-a.test", now() + left + 1000, &a, &left));
+    stop();
+}
+
 Test(resolver, of_many_addresses_some_of_each_family_are_kept)
 {
     struct name_answer a;
