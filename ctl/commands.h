@@ -17,6 +17,8 @@ struct ctl_options {
 int command_status(const struct ctl_options *options, int argc, char **argv);
 /* The agent's pods. */
 int command_pods(const struct ctl_options *options, int argc, char **argv);
+/* NAMESPACE/POD: tells the agent that the pod is about to end. */
+int command_end(const struct ctl_options *options, int argc, char **argv);
 /* The agent's checks; CTL_PROBLEM if one has found something. */
 int command_doctor(const struct ctl_options *options, int argc, char **argv);
 /* NAMESPACE/POD, NAMESPACE/POD IP:PORT, or the name of a reason. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the agent knows: status, pods, explain, doctor. */
+/* What the agent knows: status, pods, explain, doctor; and what it is told: end. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,11 +194,13 @@ static const char *join(const cJSON *array, char *buf, size_t size)
     return buf;
 }
 
-/* Enrolled, and others are not told: see reason pod_forwards. */
+/* Ending is what matters most then. Or enrolled, and others are not told: see reason pod_forwards. */
 static const char *state_of(const cJSON *pod)
 {
     const char *state = text_of(pod, "state");
 
+    if (strcmp(state, "outside") != 0 && number_of(pod, "endingAt") > 0)
+        return "ending";
     return !strcmp(state, "enrolled") && *text_of(pod, "forwards") ? "enrolled, not announced" : state;
 }
 
@@ -257,6 +259,21 @@ int command_pods(const struct ctl_options *o, int argc, char **argv)
     table_free(&t);
     cJSON_Delete(items);
     return CTL_OK;
+}
+
+int command_end(const struct ctl_options *o, int argc, char **argv)
+{
+    cJSON *items;
+    int r;
+
+    if (argc != 1 || !strchr(argv[0], '/')) {
+        fprintf(stderr, "brumactl: end NAMESPACE/POD\n");
+        return CTL_USAGE;
+    }
+    r = agent_query(o->run_dir, "pod-end", argv[0], &items);
+    if (r == CTL_OK)
+        cJSON_Delete(items);
+    return r;
 }
 
 int print_checks(const struct ctl_options *o, cJSON *items)

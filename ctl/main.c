@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* brumactl: shows what is going on. It changes nothing. */
+/* brumactl: shows what is going on. It changes nothing, but for what the agent is told by "end". */
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +22,7 @@ static const struct {
     {"identities", command_identities, "", "certificates of this node's pods"},
     {"explain", command_explain, "NAMESPACE/POD [IP:PORT | HOSTNAME] | REASON",
      "why a pod or a connection is in its state, or what a reason means"},
+    {"end", command_end, "NAMESPACE/POD", "say that a pod is about to end (without Kubernetes)"},
     {"doctor", command_doctor, "", "checks of kernel, hooks, pins and processes"},
     {"reasons", command_reasons, "[--markdown]", "all failure reasons"},
 };

@@ -6,6 +6,7 @@
 
 #include "agent/api/ctl_finding.h"
 #include "agent/enroll/dns_capture.h"
+#include "agent/enroll/ending.h"
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/guard.h"
@@ -21,6 +22,7 @@
 #include "lib/log.h"
 
 #define PROBLEMS_MAX 32 /* in one message; `brumactl pods` names them all */
+#define NAMES_SIZE   (2 * MESSAGE_NAME_MAX + 2)
 
 static void send_item(struct local_connection *connection, cJSON *item)
 {
@@ -233,6 +235,7 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     cJSON_AddNumberToObject(item, "enrolMicroseconds", (double)pod->enrollment->took_microseconds);
     cJSON_AddStringToObject(
         item, "proxy", pod->enrollment->state == POD_OUTSIDE ? "-" : proxies_pod_state(agent->proxies, pod));
+    cJSON_AddNumberToObject(item, "endingAt", (double)pod->enrollment->ending_at);
     add_repairs(item, pod->health->repairs);
     cJSON_AddStringToObject(item, "dnsCapture", dns_capture_text(agent, pod));
     cJSON_AddStringToObject(item, "lastReason", reason_name(pod->enrollment->last_reason));
@@ -241,20 +244,52 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     return item;
 }
 
+/* The pod's namespace and name, in buf. False, and answered, if the message names none. */
+static bool names_of(struct local_connection *connection, const cJSON *message, char *buf, size_t size,
+                     const char **ret_name)
+{
+    const char *pod, *slash;
+
+    if (message_text(message, "pod", size - 1, &pod) < 0 || !(slash = strchr(pod, '/'))) {
+        connection_send_error(connection, BRUMA_REASON_MESSAGE_INVALID, "pod must be \"namespace/name\"");
+        return false;
+    }
+    snprintf(buf, size, "%s", pod);
+    buf[slash - pod] = '\0';
+    *ret_name = buf + (slash - pod) + 1;
+    return true;
+}
+
 static void explain(struct agent *agent, struct local_connection *connection, const cJSON *message)
 {
-    char text[2 * MESSAGE_NAME_MAX + 2], *slash;
-    const char *pod;
+    char text[NAMES_SIZE];
+    const char *name;
 
-    if (message_text(message, "pod", sizeof(text) - 1, &pod) < 0 || !(slash = strchr(pod, '/'))) {
+    if (names_of(connection, message, text, sizeof(text), &name))
+        explain_run(agent, connection, text, name);
+}
+
+/* False: answered with an error. */
+static bool end_pod(struct agent *agent, struct local_connection *connection, const cJSON *message)
+{
+    char text[NAMES_SIZE];
+    const char *name;
+    struct pod *pod;
+
+    if (!names_of(connection, message, text, sizeof(text), &name))
+        return false;
+    pod = pods_by_name(&agent->pods, text, name);
+    if (source_tells_endings(agent))
         connection_send_error(connection, BRUMA_REASON_MESSAGE_INVALID,
-                              "explain: pod must be \"namespace/name\"");
-        return;
+                              "the API server says which pods end; delete the pod there");
+    else if (!pod || pod->enrollment->state == POD_OUTSIDE)
+        connection_send_error(connection, BRUMA_REASON_MESSAGE_INVALID,
+                              "no pod of the mesh has that name here");
+    else {
+        ending_set(agent, pod, true, "brumactl end");
+        return true;
     }
-    snprintf(text, sizeof(text), "%s", pod);
-    slash = text + (slash - pod);
-    *slash = '\0';
-    explain_run(agent, connection, text, slash + 1);
+    return false;
 }
 
 static void on_message(struct local_connection *connection, const cJSON *message, int *fds, size_t fds_len)
@@ -272,6 +307,9 @@ static void on_message(struct local_connection *connection, const cJSON *message
             send_item(connection, pod_item(agent, pod));
     } else if (!strcmp(op, "explain")) {
         explain(agent, connection, message);
+    } else if (!strcmp(op, "pod-end")) {
+        if (!end_pod(agent, connection, message))
+            return;
     } else if (!strcmp(op, "doctor")) {
         doctor_run(agent, connection);
     } else {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
 
 #include "agent/api/ctl_finding.h"
 #include "agent/enroll/enroll.h"
@@ -34,6 +35,11 @@ static void explain_state(struct local_connection *c, const struct pod *pod)
     };
 
     ctl_finding(c, "state", true, BRUMA_REASON_NONE, "%s", words[pod->enrollment->state]);
+    if (pod->enrollment->ending_at)
+        ctl_finding(c, "ending", true, BRUMA_REASON_NONE,
+                    "told to end %lld seconds ago: peers are asked to go elsewhere, and it is served until "
+                    "it is gone",
+                    (long long)(time(NULL) - pod->enrollment->ending_at));
     if (pod->enrollment->last_reason)
         ctl_finding(c, "last failure", false, pod->enrollment->last_reason, "%s",
                     pod->enrollment->last_error);

@@ -149,10 +149,15 @@ static void put_reasons(FILE *f, const struct agent *agent)
 static void put_states(FILE *f, const struct agent *agent)
 {
     const struct pod *pod;
-    int forwarding = 0;
+    int forwarding = 0, ending = 0;
 
-    list_for_each (pod, &agent->pods.list, node)
+    list_for_each (pod, &agent->pods.list, node) {
         forwarding += pod->enrollment->state == POD_ENROLLED && *forwards_by(pod);
+        ending += pod->enrollment->state != POD_OUTSIDE && pod->enrollment->ending_at;
+    }
+    metric_family(f, "bruma_pods_ending", "gauge",
+                  "Pods in the mesh that were told to end: their peers are asked to go elsewhere.");
+    metric_sample(f, "bruma_pods_ending", (uint64_t)ending);
     metric_family(f, "bruma_pods_not_announced", "gauge",
                   "Pods that are captured but not announced, because they forward traffic of others.");
     metric_sample(f, "bruma_pods_not_announced", (uint64_t)forwarding);

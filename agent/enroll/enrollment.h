@@ -31,6 +31,8 @@ struct enrollment {
     uint64_t took_microseconds;
     int64_t enrolled_at; /* CLOCK_REALTIME seconds, 0: never */
 
+    int64_t ending_at; /* CLOCK_REALTIME seconds at which it was known that the pod ends; 0: it does not */
+
     /* The agent's own, -1: none; or where proxies open them, the cookies of those in the pod's slots, 0:
      * none. */
     int listeners[BRUMA_LISTENER_COUNT];

@@ -67,7 +67,8 @@ struct proxies_ops {
     void (*pod_retry)(struct proxies *proxies, struct pod *pod);
     void (*pod_drain)(struct proxies *proxies, struct pod *pod);
     void (*pod_delete)(struct proxies *proxies, struct pod *pod);
-    bool (*take_dns)(const struct proxies *proxies); /* NULL: never, and pod_dns too */
+    void (*pod_ending)(struct proxies *proxies, struct pod *pod); /* NULL: they cannot be told */
+    bool (*take_dns)(const struct proxies *proxies);              /* NULL: never, and pod_dns too */
     void (*pod_dns)(struct proxies *proxies, struct pod *pod);
     void (*pod_reopen)(struct proxies *proxies, struct pod *pod); /* or NULL unless opens_listeners */
     cJSON *(*report)(const struct proxies *proxies);
@@ -136,6 +137,13 @@ static inline void proxies_pod_drain(struct proxies *proxies, struct pod *pod)
 static inline void proxies_pod_delete(struct proxies *proxies, struct pod *pod)
 {
     proxies->ops->pod_delete(proxies, pod);
+}
+
+/* The pod was told to end: peers shall go elsewhere, and all of it is served until it is gone. */
+static inline void proxies_pod_ending(struct proxies *proxies, struct pod *pod)
+{
+    if (proxies->ops->pod_ending)
+        proxies->ops->pod_ending(proxies, pod);
 }
 
 /* Whether pods' DNS queries may be captured: the proxy that serves answers them, or there is none just

@@ -57,6 +57,11 @@ void source_heard(struct source *source, const char *namespace, const char *name
     }
 }
 
+bool source_tells_endings(const struct agent *agent)
+{
+    return agent->source->ops->tells_endings;
+}
+
 bool source_excludes(const struct agent *agent, const char *namespace)
 {
     return agent->source->ops->excludes(agent->source, namespace);

@@ -19,6 +19,7 @@ struct source_serving {
 struct source_ops {
     const char *name;      /* "mesh file", "kubernetes" */
     const char *not_ready; /* a sentence */
+    bool tells_endings;    /* it says itself when pods are told to end */
     /* Each is called on the loop's thread by the function below that has its name, and returns what that
      * says: true or false, 0 or -errno, how many; texts are static. */
     bool (*ready)(const struct source *source);
@@ -108,6 +109,8 @@ void source_forget(struct agent *agent, const char *uid);
 /* It could not be enrolled. */
 void source_report_failure(struct agent *agent, const struct pod *pod, enum bruma_reason reason,
                            const char *text);
+/* Whether it says itself when pods are told to end (ending.h), so that nobody else need. */
+bool source_tells_endings(const struct agent *agent);
 /* Adds its keys to the object of `brumactl status`. */
 void source_report(const struct agent *agent, cJSON *object);
 /* For `brumactl doctor`: NONE and what is well, or the reason of what is not and words about it. */

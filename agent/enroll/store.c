@@ -74,6 +74,7 @@ static cJSON *record_of(const struct store *store, const struct pod *pod)
     message_add_u64(o, "added", pod->added); /* the same clock until the next boot */
     message_add_u64(o, "enrolledAt", (uint64_t)pod->enrollment->enrolled_at);
     message_add_u64(o, "enrolMicroseconds", pod->enrollment->took_microseconds);
+    message_add_u64(o, "endingAt", (uint64_t)pod->enrollment->ending_at);
     cJSON_AddStringToObject(o, "serviceAccount", pod->enrollment->service_account);
     cJSON_AddBoolToObject(o, "bypassInbound", pod->enrollment->bypass_inbound);
     runs = cJSON_AddArrayToObject(o, "attachments");
@@ -175,18 +176,20 @@ static int parse_attachments(const cJSON *record, struct pod *pod)
 
 static int parse_times(const cJSON *record, struct pod *pod)
 {
-    uint64_t added = 0, enrolled = 0, took = 0;
+    uint64_t added = 0, enrolled = 0, took = 0, ending = 0;
 
     pod->added = 0;
 
     if (message_u64(record, "addedAt", &added) == -EBADMSG ||
         message_u64(record, "added", &pod->added) == -EBADMSG ||
         message_u64(record, "enrolledAt", &enrolled) == -EBADMSG ||
-        message_u64(record, "enrolMicroseconds", &took) == -EBADMSG)
+        message_u64(record, "enrolMicroseconds", &took) == -EBADMSG ||
+        message_u64(record, "endingAt", &ending) == -EBADMSG)
         return -EBADMSG;
     pod->added_at = (int64_t)added;
     enrollment_of(pod)->enrolled_at = (int64_t)enrolled;
     enrollment_of(pod)->took_microseconds = took;
+    enrollment_of(pod)->ending_at = (int64_t)ending;
     return 0;
 }
 

@@ -130,8 +130,10 @@ static void on_pod(void *data, const cJSON *object, bool deleted)
     if (deleted) {
         /* Its capture lasts as long as its network namespace. */
         count(s, SOURCE_EVENT_DELETE);
-        if (pod)
+        if (pod) {
+            kube_ending_check(pod, true);
             pod_forget(pod);
+        }
         return;
     }
     count(s, pod ? SOURCE_EVENT_UPDATE : SOURCE_EVENT_ADD);
@@ -163,6 +165,7 @@ static void on_pods_complete(void *data)
             pod_forget(pod);
         }
     }
+    kube_ending_check_unlisted(s);
     reconcile_namespace(s, NULL);
 }
 

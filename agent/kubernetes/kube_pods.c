@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "agent/enroll/ending.h"
 #include "bruma/mesh.h"
 
 /* ---- finding ---- */
@@ -65,6 +66,33 @@ struct pod *kube_agent_pod(const struct kube_pod *pod)
         return p;
     p = pods_by_name(pods, pod->namespace, pod->name);
     return p && !strcmp(p->uid, p->container_id) ? p : NULL;
+}
+
+/* ---- the end ---- */
+
+/* Of a static pod the server's copy alone is deleted: the kubelet runs it on, and makes another copy. */
+void kube_ending_check(const struct kube_pod *pod, bool deleted)
+{
+    struct pod *p = kube_agent_pod(pod);
+    bool is_static = strcmp(pod->uid, pod->runtime_uid) != 0;
+
+    if (p)
+        ending_set(pod->source->agent, p, (pod->deleting || deleted) && !is_static,
+                   deleted         ? "it was deleted"
+                   : pod->deleting ? "it has a deletionTimestamp"
+                                   : "it has no deletionTimestamp");
+}
+
+/* Who is enrolled was known once. */
+void kube_ending_check_unlisted(const struct kube_source *s)
+{
+    struct pod *p;
+
+    list_for_each (p, &s->agent->pods.list, node) {
+        if (p->enrollment->state == POD_ENROLLED &&
+            !kube_pod_find(s, p->uid, p->container_id, p->namespace, p->name))
+            ending_set(s->agent, p, true, "the API server does not know it any more");
+    }
 }
 
 /* ---- belonging ---- */

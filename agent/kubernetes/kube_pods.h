@@ -115,6 +115,10 @@ bool kube_excludes(const struct kube_source *s, const char *namespace);
 struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const char *name);
 /* The pod of the agent's own list, or NULL. */
 struct pod *kube_agent_pod(const struct kube_pod *pod);
+/* Whether the pod ends, for the agent's own of it if there is one. deleted: the server has it no longer. */
+void kube_ending_check(const struct kube_pod *pod, bool deleted);
+/* The same for those that the server, which has listed all, does not know. */
+void kube_ending_check_unlisted(const struct kube_source *s);
 
 /* Writes the annotation if it is not what it should be. */
 void kube_status_check(struct kube_pod *pod);

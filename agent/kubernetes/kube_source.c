@@ -67,6 +67,7 @@ static void reconcile(struct kube_pod *pod)
         if (!p->addresses_len)
             (void)pod_merge_addresses(p, pod->addresses, pod->addresses_len);
         enroll_reconcile(agent, p);
+        kube_ending_check(pod, false);
     }
     kube_status_check(pod);
 }
@@ -149,8 +150,10 @@ static void op_announce(struct source *source, const struct pod *p)
 {
     struct kube_pod *pod = of(source, p);
 
-    if (pod)
-        kube_status_check(pod);
+    if (!pod)
+        return;
+    kube_ending_check(pod, false);
+    kube_status_check(pod);
 }
 
 static bool op_acked(const struct source *source, const struct pod *p)
@@ -277,6 +280,7 @@ static void op_outside(const struct source *source, cJSON *namespaces)
 static const struct source_ops ops = {
     .name = "kubernetes",
     .not_ready = "the pods and namespaces have not all been read from the API server yet",
+    .tells_endings = true,
     .ready = op_ready,
     .knows = op_knows,
     .wanted = op_wanted,

@@ -106,6 +106,18 @@ static int send_dns(struct local_proxy *p, const struct proxy_assignment *a)
     return send_message(p, m, &fd, fd >= 0);
 }
 
+/* What has to be said behind an addition: one thing after the other. */
+static void follow_up(struct proxy_assignment *a, bool dns)
+{
+    const struct local_proxy *p = a->proxy;
+    const struct enrollment *e = a->base.pod->enrollment;
+
+    if (dns && e->dns_socket >= 0 && p->takes_dns)
+        assignment_set_pending(a, COMMAND_DNS);
+    else if (e->ending_at && p->takes_endings && !a->told_ending)
+        assignment_set_pending(a, COMMAND_ENDING);
+}
+
 static int send_pending(struct local_proxy *p, struct proxy_assignment *a)
 {
     enum proxy_command command = a->pending;
@@ -118,11 +130,16 @@ static int send_pending(struct local_proxy *p, struct proxy_assignment *a)
     case COMMAND_ADD:
         r = send_add(p, a);
         a->state = ASSIGNMENT_PENDING;
-        if (a->base.pod->enrollment->dns_socket >= 0 && p->takes_dns)
-            assignment_set_pending(a, COMMAND_DNS);
+        a->told_ending = false;
+        follow_up(a, true);
         break;
     case COMMAND_DNS:
-        return send_dns(p, a);
+        r = send_dns(p, a);
+        follow_up(a, false);
+        return r;
+    case COMMAND_ENDING:
+        a->told_ending = true;
+        return send_about(p, a, "pod-ending");
     case COMMAND_KEEP:
         r = send_about(p, a, "pod-keep");
         a->state = ASSIGNMENT_SERVING;
@@ -344,6 +361,20 @@ static void pod_dns(struct proxies *proxies, struct pod *pod)
     }
 }
 
+static void pod_ending(struct proxies *proxies, struct pod *pod)
+{
+    struct proxy_assignment *a;
+
+    (void)proxies;
+    list_for_each (a, &pod->assignments, base.of_pod) {
+        /* As for DNS: what is pending is followed by it, or makes it needless. */
+        if (a->pending != COMMAND_NONE || a->proxy->state > PROXY_SERVING)
+            continue;
+        follow_up(a, false);
+        proxy_push(a->proxy);
+    }
+}
+
 static cJSON *report(const struct proxies *proxies)
 {
     cJSON *array = cJSON_CreateArray();
@@ -390,6 +421,7 @@ const struct proxies_ops proxy_server_ops = {
     .pod_delete = pod_delete,
     .take_dns = take_dns,
     .pod_dns = pod_dns,
+    .pod_ending = pod_ending,
     .report = report,
     .free = destroy,
 };

@@ -19,7 +19,15 @@ enum proxy_state {
     PROXY_REPLACED, /* got drain, and serves again if nobody else is left */
     PROXY_ENDING,   /* of its own accord */
 };
-enum proxy_command { COMMAND_NONE, COMMAND_ADD, COMMAND_DNS, COMMAND_KEEP, COMMAND_DRAIN, COMMAND_DELETE };
+enum proxy_command {
+    COMMAND_NONE,
+    COMMAND_ADD,
+    COMMAND_DNS,
+    COMMAND_ENDING,
+    COMMAND_KEEP,
+    COMMAND_DRAIN,
+    COMMAND_DELETE
+};
 /* What a proxy makes of its pod. */
 enum assignment_state {
     ASSIGNMENT_PENDING,
@@ -42,7 +50,7 @@ struct local_proxy {
     uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
     bool setup_sent, drain_wanted, resume_wanted;
     bool cannot_resume; /* it has refused to */
-    bool takes_deliveries, takes_dns;
+    bool takes_deliveries, takes_dns, takes_endings;
     bool not_ready;
     unsigned unanswered;
     struct loop_timer answer;
@@ -53,7 +61,8 @@ struct proxy_assignment {
     struct local_proxy *proxy;
     enum proxy_command pending;
     enum assignment_state state;
-    uint64_t seq; /* of the last message about it, 0: none was sent */
+    bool told_ending; /* since the last addition */
+    uint64_t seq;     /* of the last message about it, 0: none was sent */
     enum bruma_reason reason;
     char error[256];
 };

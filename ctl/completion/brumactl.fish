@@ -9,6 +9,8 @@ complete -c brumactl -n __fish_use_subcommand -a connections -d 'open connection
 complete -c brumactl -n __fish_use_subcommand -a policy -d 'authorization policies'
 complete -c brumactl -n __fish_use_subcommand -a identities -d certificates
 complete -c brumactl -n __fish_use_subcommand -a explain -d 'why a pod or a connection is in its state'
+complete -c brumactl -n __fish_use_subcommand -a end -d 'a pod is about to end'
 complete -c brumactl -n __fish_use_subcommand -a doctor -d checks
 complete -c brumactl -n __fish_use_subcommand -a reasons -d 'all failure reasons'
+complete -c brumactl -n '__fish_seen_subcommand_from end' -a '(brumactl pods 2>/dev/null | awk "NR > 1 { print \$1 \"/\" \$2 }")'
 complete -c brumactl -n '__fish_seen_subcommand_from explain' -a '(brumactl pods 2>/dev/null | awk "NR > 1 { print \\$1 \"/\" \\$2 }"; brumactl reasons 2>/dev/null | awk "NR > 1 { print \\$1 }")'

@@ -26,7 +26,8 @@
  *   any of them <- {"op":"error","reason":R,"error":TEXT}
  *
  * Proxy -> agent, in this order after connecting
- *   proxy-hello  pid version [deliveries] [dns]    deliveries: it takes the second descriptor of setup; dns: and pod-dns
+ *   proxy-hello  pid version [deliveries] [dns] [endings]
+ *                deliveries: it takes the second descriptor of setup; dns: and pod-dns; endings: and pod-ending
  *   pod-held     uid cookie generation draining   fds: netns outbound inbound hbone   once for each pod it serves already
  *   held-end     draining [ending]            draining: it was told to drain and must not take over again; ending: nor resume
  * Agent -> proxy; each has a "seq" that the proxy's ack names
@@ -36,6 +37,8 @@
  *                fds: netns outbound inbound hbone                the same uid again replaces listeners
  *   pod-dns      uid    after pod-add                                 fd: UDP socket that takes the pod's DNS queries
  *                without: they are not captured any more
+ *   pod-ending   uid    after pod-add, to who takes it: the pod was told to end. GOAWAY on the tunnels of its peers, and everything
+ *                of it is served on until pod-del. Another pod-add: it was not
  *   pod-keep     uid    still there, nothing changes (to a proxy that is being replaced)
  *   pod-drain    uid    the pod leaves the mesh: no new connections, GOAWAY, live ones go on
  *   pod-del      uid    the pod is gone: everything is cut
@@ -68,8 +71,10 @@
  *     identity serviceAccount generation capturedSinceStart addedAt enrolledAt verifiedAt enrolMicroseconds
  *     proxy("serving","pending","failed","draining","drained","not_connected") mends{reason: count}
  *     announced forwards("": nothing; else the device by which it passes on what others send)
- *     lastReason lastError, and where it is pinned: counters{name: count} in the names of struct bruma_pod_counters
+ *     endingAt(when it was told to end) lastReason lastError, and where it is pinned: counters{name: count} in the
+ *     names of struct bruma_pod_counters
  *   explain      pod: "namespace/name"  <- item {"check","ok","detail"[,"reason","advice"]} for each finding, end
+ *   pod-end      pod: "namespace/name"  <- end, or error. The pod was told to end; not where the Kubernetes API says so
  *   doctor       <- item {"check","ok","detail"[,"reason","advice"]} for each check, end
  * Times are seconds since 1970, 0: never.
  */

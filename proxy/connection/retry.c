@@ -43,7 +43,8 @@ void retry_route(const struct connection *c, const struct workload *local, uint6
                  struct route *ret)
 {
     struct worker *w = connection_worker(c);
-    struct endpoint_filter filter = {.ejected = &w->ejected, .now = loop_now(w->loop)};
+    struct endpoint_filter filter = {
+        .leaving = &w->leaving, .ejected = &w->ejected, .now = loop_now(w->loop)};
 
     if (c->tried) {
         filter.tried = c->tried->all;

@@ -12,6 +12,12 @@
 #include "proxy/socket/socket.h"
 #include "proxy/worker/connection.h"
 
+/* A peer that dials an ending pod again has nowhere else to go. It is told again at this interval, and not by
+ * each tunnel at once, which would cost a handshake for each connection. */
+#define ENDING_MILLISECONDS 1000
+
+static void on_ending(struct loop_timer *timer);
+
 struct worker_pod *worker_pod_find(struct worker *w, const struct pod *pod)
 {
     struct worker_pod *wp;
@@ -42,6 +48,7 @@ static struct worker_pod *worker_pod_new(struct worker *w, struct pod *pod)
     list_init(&wp->lingering);
     list_init(&wp->handshakes);
     worker_pod_init_waiting(wp);
+    loop_timer_init(&wp->ending, on_ending);
     for (size_t i = 0; i < array_size(wp->clients); i++)
         list_init(&wp->clients[i]);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
@@ -60,6 +67,7 @@ int worker_pod_add(struct worker *w, struct pod *pod, const int listeners[BRUMA_
     if (!wp)
         return -ENOMEM;
     wp->draining = false;
+    loop_timer_cancel(&wp->ending);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++) {
         acceptor_set(&wp->acceptors[i], listeners[i]);
         if (w->serving && !w->draining)
@@ -70,12 +78,30 @@ int worker_pod_add(struct worker *w, struct pod *pod, const int listeners[BRUMA_
     return 0;
 }
 
-static void drain_tunnels(struct worker_pod *wp)
+static void drain_servers(struct worker_pod *wp)
 {
     struct tunnel *t;
 
     list_for_each (t, &wp->servers, node)
         tunnel_drain(t);
+}
+
+void worker_pod_end(struct worker_pod *wp)
+{
+    drain_servers(wp);
+    loop_timer_set(wp->worker->loop, &wp->ending, ENDING_MILLISECONDS);
+}
+
+static void on_ending(struct loop_timer *timer)
+{
+    worker_pod_end(container_of(timer, struct worker_pod, ending));
+}
+
+static void drain_tunnels(struct worker_pod *wp)
+{
+    struct tunnel *t;
+
+    drain_servers(wp);
     for (size_t i = 0; i < array_size(wp->clients); i++) {
         list_for_each (t, &wp->clients[i], node)
             tunnel_drain(t);
@@ -118,6 +144,7 @@ void worker_pod_remove(struct worker_pod *wp, enum bruma_reason reason)
 
     wp->deleted = true;
     loop_timer_cancel(&wp->policy_timer);
+    loop_timer_cancel(&wp->ending);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         acceptor_close(&wp->acceptors[i]);
     worker_dns_free(wp);

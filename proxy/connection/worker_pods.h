@@ -8,8 +8,11 @@
 /* Valid until it is removed. NULL: the worker does not serve the pod. */
 struct worker_pod *worker_pod_find(struct worker *worker, const struct pod *pod);
 /* Takes the listeners, one of each enum acceptor_kind. A pod that is known gets them in place of its own, and
- * serves again if it was draining. 0 or -ENOMEM, and the listeners are the caller's still. */
+ * serves again if it was draining, and does not end. 0, or -ENOMEM: the listeners are the caller's still. */
 int worker_pod_add(struct worker *worker, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT]);
+/* GOAWAY on its peers' tunnels, now and on new ones a moment after they were opened, so that peers look
+ * elsewhere. Everything is served on; the pod's own connections notice nothing. */
+void worker_pod_end(struct worker_pod *wp);
 /* No new connections, GOAWAY on its tunnels. */
 void worker_pod_drain(struct worker_pod *wp);
 /* Ends its connections and tunnels. */

@@ -59,6 +59,16 @@ static void do_add_pod(void *data)
     message_free(m);
 }
 
+static void do_end_pod(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp = worker_pod_find(m->worker, m->pod);
+
+    if (wp)
+        worker_pod_end(wp);
+    message_free(m);
+}
+
 static void do_drain_pod(void *data)
 {
     struct message *m = data;
@@ -243,6 +253,11 @@ void worker_add_pod(struct worker *w, struct pod *pod, const int listeners[BRUMA
 
     memcpy(fill.listeners, listeners, sizeof(fill.listeners));
     post(w, pod, do_add_pod, &fill);
+}
+
+void worker_end_pod(struct worker *w, struct pod *pod)
+{
+    post(w, pod, do_end_pod, NULL);
 }
 
 void worker_drain_pod(struct worker *w, struct pod *pod)

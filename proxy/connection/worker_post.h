@@ -12,8 +12,10 @@ struct pod_notes;
 /* The mesh state is known: it accepts connections. */
 void worker_serve(struct worker *worker);
 /* Takes the listeners. Also for a pod that is known: its listeners are taken anew, and it serves again if it
- * was draining. */
+ * was draining, and does not end. */
 void worker_add_pod(struct worker *worker, struct pod *pod, const int listeners[BRUMA_LISTENER_COUNT]);
+/* The pod was told to end: its peers shall go elsewhere, and it is served on. */
+void worker_end_pod(struct worker *worker, struct pod *pod);
 /* The pod takes no new connections; live ones go on. */
 void worker_drain_pod(struct worker *worker, struct pod *pod);
 /* The pod goes, and its connections with it. */

@@ -71,6 +71,17 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
     return 0;
 }
 
+/* Its pod, or its proxy, is about to end. While it is among several, connections go to the others for a
+ * moment; it serves whoever comes nevertheless. */
+static void peer_leaves(struct tunnel *t)
+{
+    struct worker *w = t->wp->worker;
+    struct endpoint host = ejected_host(&t->peer.addr);
+
+    if (ejected_add(&w->leaving, &host, loop_now(w->loop), w->settings->ejection_time))
+        telemetry_leaving(w->telemetry);
+}
+
 static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, void *user_data)
 {
     struct tunnel *tunnel = user_data;
@@ -96,6 +107,8 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
             stream_remote_end(s);
         break;
     case NGHTTP2_GOAWAY:
+        if (!tunnel->server && !tunnel->goaway && frame->goaway.error_code == NGHTTP2_NO_ERROR)
+            peer_leaves(tunnel);
         tunnel->goaway = true;
         break;
     case NGHTTP2_RST_STREAM:

@@ -229,7 +229,7 @@ static int obey(struct agent_client *client, const struct order *o, enum bruma_r
     if (!strcmp(o->op, "resume"))
         return resume(client);
     if (strcmp(o->op, "pod-add") && strcmp(o->op, "pod-keep") && strcmp(o->op, "pod-drain") &&
-        strcmp(o->op, "pod-del") && strcmp(o->op, "pod-dns")) {
+        strcmp(o->op, "pod-del") && strcmp(o->op, "pod-dns") && strcmp(o->op, "pod-ending")) {
         /* A newer agent may know more; it is told, and nothing else is at stake. */
         *reason = BRUMA_REASON_MESSAGE_INVALID;
         snprintf(error, error_size, "unknown op");
@@ -245,6 +245,10 @@ static int obey(struct agent_client *client, const struct order *o, enum bruma_r
     }
     if (!strcmp(o->op, "pod-dns"))
         return pod_dns(client, o, reason, error, error_size);
+    if (!strcmp(o->op, "pod-ending")) {
+        pods_ending(client->proxy, o->uid);
+        return 0;
+    }
     if (!strcmp(o->op, "pod-drain"))
         pods_drain(client->proxy, o->uid);
     return remember_name(client, o->uid);
@@ -365,6 +369,7 @@ static int introduce(struct agent_client *client)
     cJSON_AddStringToObject(m, "version", BRUMA_VERSION);
     cJSON_AddTrueToObject(m, "deliveries");
     cJSON_AddTrueToObject(m, "dns");
+    cJSON_AddTrueToObject(m, "endings");
     offer.r = send_message(client, m, NULL, 0);
     pods_each(client->proxy, offer_pod, &offer);
     if (offer.r < 0)

@@ -338,6 +338,17 @@ void pods_drain(struct proxy *proxy, const char *uid)
         worker_drain_pod(proxy->workers[i], pod);
 }
 
+void pods_ending(struct proxy *proxy, const char *uid)
+{
+    struct pod *pod = find(proxy, uid);
+
+    if (!pod)
+        return;
+    log_info("pod ends\tpod=\"%s/%s\" connections=%d", pod->namespace, pod->name, pod->connections);
+    for (unsigned i = 0; i < proxy->workers_len; i++)
+        worker_end_pod(proxy->workers[i], pod);
+}
+
 void pods_delete(struct proxy *proxy, const char *uid)
 {
     struct pod *pod = find(proxy, uid);

@@ -48,6 +48,9 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
 /* The pod leaves the mesh: no new connections, GOAWAY on its tunnels, live ones go on; pods_events.drained
  * is called when none is left. Unknown uid: it is called at once. */
 void pods_drain(struct proxy *proxy, const char *uid);
+/* The pod was told to end: GOAWAY on its peers' tunnels, and it is served on. Adding it again takes that
+ * back; an unknown uid is fine. */
+void pods_ending(struct proxy *proxy, const char *uid);
 /*
  * The sockets that the pod's DNS queries come to; udp -1: they are not captured any more. tcp: of pods
  * that netfilter rules capture; else -1. Takes both, also when it fails: -ENOENT, there is no such pod;

@@ -69,6 +69,11 @@ void ejected_forget(struct ejected *ejected, const struct endpoint *endpoint)
         *e = (struct ejected_endpoint){};
 }
 
+struct endpoint ejected_host(const struct addr *addr)
+{
+    return (struct endpoint){.addr = *addr, .port = UINT16_MAX};
+}
+
 bool ejected_has(const struct ejected *ejected, const struct endpoint *endpoint, uint64_t now)
 {
     const struct ejected_endpoint *e;

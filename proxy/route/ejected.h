@@ -30,6 +30,8 @@ struct ejected {
 bool ejected_add(struct ejected *ejected, const struct endpoint *endpoint, uint64_t now, uint64_t time);
 /* It serves: in again, and what was is forgotten. */
 void ejected_forget(struct ejected *ejected, const struct endpoint *endpoint);
+/* What stands for all endpoints at an address. */
+struct endpoint ejected_host(const struct addr *addr);
 /* Whether it is out. now: loop_now(). */
 bool ejected_has(const struct ejected *ejected, const struct endpoint *endpoint, uint64_t now);
 

@@ -95,6 +95,10 @@ static int rank(const struct service_full *s, const struct workload *source, con
 
 static bool is_left_out(const struct endpoint_filter *f, const struct endpoint *endpoint)
 {
+    struct endpoint host = ejected_host(&endpoint->addr);
+
+    if (f->leaving && ejected_has(f->leaving, &host, f->now))
+        return true;
     if (f->ejected && ejected_has(f->ejected, endpoint, f->now))
         return true;
     for (unsigned i = 0; i < f->tried_len; i++) {
@@ -220,15 +224,21 @@ void endpoints_choose(const struct service_full *service, const struct workload 
 {
     const struct endpoints *e = rcu_read(service->node->endpoints);
     const struct port_map *of_service = service_port(service, port);
+    struct endpoint_filter use = {};
 
     *ret = (struct choice_of_endpoint){.no_port = !of_service && purpose == BALANCE_FOR_TRAFFIC};
     if (!e || ret->no_port || !e->capacity_max)
         return;
-    choose(service, e, source, of_service, port, purpose, random, filter, ret);
-    if (!ret->workload && ret->left_out && filter->ejected) {
-        struct endpoint_filter all_in = *filter;
-
-        all_in.ejected = NULL;
-        choose(service, e, source, of_service, port, purpose, random, &all_in, ret);
+    if (filter)
+        use = *filter;
+    choose(service, e, source, of_service, port, purpose, random, &use, ret);
+    /* One that leaves serves still. */
+    if (!ret->workload && ret->left_out && use.leaving) {
+        use.leaving = NULL;
+        choose(service, e, source, of_service, port, purpose, random, &use, ret);
+    }
+    if (!ret->workload && ret->left_out && use.ejected) {
+        use.ejected = NULL;
+        choose(service, e, source, of_service, port, purpose, random, &use, ret);
     }
 }

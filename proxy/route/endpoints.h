@@ -14,7 +14,8 @@ enum balance_purpose {
 /* Endpoints that are left out. They are known by the first address of their workload, or a hash of its
  * hostname, and their port. */
 struct endpoint_filter {
-    const struct ejected *ejected; /* not if all others are out too; NULL: none */
+    const struct ejected *leaving; /* by ejected_host(), not if all others are out too; NULL: none */
+    const struct ejected *ejected; /* not if all others are out, or leaving; NULL: none */
     uint64_t now;                  /* loop_now() */
     const struct endpoint *tried;  /* by the same connection: in no case */
     unsigned tried_len;

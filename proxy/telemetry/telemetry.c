@@ -156,6 +156,11 @@ void telemetry_ejected(struct telemetry *t)
     counter_add(&t->ejections, 1);
 }
 
+void telemetry_leaving(struct telemetry *t)
+{
+    counter_add(&t->leaving, 1);
+}
+
 void telemetry_early_deny(struct telemetry *t, enum telemetry_reporter reporter,
                           const struct endpoint *source, const struct endpoint *destination,
                           enum bruma_reason reason, const char *detail)

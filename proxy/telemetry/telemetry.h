@@ -66,6 +66,8 @@ void telemetry_close(struct telemetry *telemetry, struct flow *flow, enum bruma_
 void telemetry_retry(struct telemetry *telemetry, struct flow *flow, enum bruma_reason reason);
 /* An endpoint is left out of the choice for a moment. */
 void telemetry_ejected(struct telemetry *telemetry);
+/* The same of one that has said GOAWAY: while there are others. */
+void telemetry_leaving(struct telemetry *telemetry);
 /* "connection failed" line of an early deny (contract 8.3) and the failure counter of the reason; no traffic
  * metrics. */
 void telemetry_early_deny(struct telemetry *telemetry, enum telemetry_reporter reporter,

@@ -23,7 +23,7 @@ struct telemetry {
     uint64_t opened[2], closed[2]; /* by reporter */
     uint64_t failures[BRUMA_REASON_COUNT];
     uint64_t retries[BRUMA_REASON_COUNT]; /* by what the endpoint before has failed for */
-    uint64_t ejections;
+    uint64_t ejections, leaving;
     uint64_t revoked[2]; /* of the failures: revoked certificates, by reporter */
     uint64_t policy_waits;
     uint64_t hidden_clients;

@@ -195,7 +195,7 @@ static void revocations(struct telemetry *const *all, size_t count, FILE *out)
 static void about_ourselves(struct telemetry *const *all, size_t count, FILE *out)
 {
     struct metric_series_statistics sum = {};
-    uint64_t dropped = 0, waits = 0, hidden = 0, ejections = 0;
+    uint64_t dropped = 0, waits = 0, hidden = 0, ejections = 0, leaving = 0;
 
     for (size_t i = 0; i < count; i++) {
         struct metric_series_statistics one;
@@ -209,6 +209,7 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
         waits += counter_read(&all[i]->policy_waits);
         hidden += counter_read(&all[i]->hidden_clients);
         ejections += counter_read(&all[i]->ejections);
+        leaving += counter_read(&all[i]->leaving);
     }
     metric_counter(out, "bruma_access_log_dropped_lines",
                    "Lines of the access log that were dropped because they could not be written in time.",
@@ -227,6 +228,10 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
         out, "bruma_endpoint_ejections",
         "Times that a worker left an endpoint out of the choice for a moment, since it had failed.",
         ejections);
+    metric_counter(
+        out, "bruma_endpoints_leaving",
+        "Times that a worker preferred others to an endpoint for a moment, since it had said GOAWAY.",
+        leaving);
     metric_gauge(out, "bruma_telemetry_series", "Label sets in memory, counted in each worker.", sum.series);
     metric_counter(out, "bruma_telemetry_series_evicted",
                    "Label sets that were dropped because they were no longer used.", sum.evicted);

@@ -31,6 +31,7 @@ struct worker {
     struct telemetry *telemetry;
     uint64_t random;
     struct ejected ejected;     /* endpoints of services */
+    struct ejected leaving;     /* the same by address alone, which have said GOAWAY */
     struct pod *in_pod;         /* whose netns the thread is in; referenced; NULL: the proxy's own */
     struct mnl_socket *netlink; /* of in_pod's netns, for route_device(); NULL until it is needed */
     struct list pods;           /* struct worker_pod */
@@ -99,7 +100,8 @@ struct worker_pod {
     struct acceptor dns_acceptor; /* with dns: of questions by TCP, where they have a listener of their own */
     struct budget_share memory;
     enum budget_level level,
-        pod_level; /* what it lives under: the worse of the pod's own and the process's */
+        pod_level;            /* what it lives under: the worse of the pod's own and the process's */
+    struct loop_timer ending; /* armed: the pod was told to end, and new tunnels of peers are told then */
     bool draining, deleted;
 };
 

@@ -232,6 +232,10 @@ class Server:
     def delete_pod(self, namespace, name):
         self.api("DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}", {"gracePeriodSeconds": 0})
 
+    def end_pod(self, namespace, name, seconds):
+        """It is told to end, and has so long for it; whoever runs it deletes it then."""
+        self.api("DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}", {"gracePeriodSeconds": seconds})
+
     def merge(self, path, **metadata):
         return self.api("PATCH", path, {"metadata": metadata}, "application/merge-patch+json")
 

@@ -385,7 +385,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         kind, key = ("pods", (pod[1], pod[2])) if pod else ("namespaces", namespace[1])
         with api.condition:
             o = api.objects[kind].get(key)
-            if o:
+            if o and pod and self.body.get("gracePeriodSeconds"):
+                o = json.loads(json.dumps(o))
+                o["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+                api.put(kind, key, "MODIFIED", o)
+            elif o:
                 api.put(kind, key, "DELETED", o)
         self.answer(200 if o else 404, {})
 

@@ -44,6 +44,7 @@ static struct pod *example(void)
     enrollment_of(pod)->state = POD_LEAVING;
     enrollment_of(pod)->generation = UINT32_MAX;
     enrollment_of(pod)->captured_since_start = true;
+    enrollment_of(pod)->ending_at = 1790000000;
     pod->added_at = 1700000000;
     pod->added = 123456789012;
     strcpy(enrollment_of(pod)->service_account, "web");
@@ -71,6 +72,7 @@ Test(store, what_is_saved_is_loaded)
     cr_expect(pod->enrollment->state == POD_LEAVING);
     cr_expect(pod->enrollment->generation == UINT32_MAX);
     cr_expect(pod->enrollment->captured_since_start);
+    cr_expect(pod->enrollment->ending_at == 1790000000);
     cr_expect(pod->added_at == 1700000000 && pod->added == 123456789012);
     cr_expect(strcmp(pod->enrollment->service_account, "web") == 0);
     cr_expect(!pod_detach(pod, "eth0"));

@@ -2,9 +2,11 @@
 /* What becomes of a peer's connection to port 15008, and of its requests; and what they wait for until then.
  * The peer is the pod itself: both ends of the tunnel are on the one worker. */
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "proxy/connection/worker_pods.h"
 #include "proxy/hbone/tunnel.h"
 #include "tests/unit/proxy/connection/pending_scene.h"
 
@@ -80,6 +82,85 @@ WORLD_TEST(peer, request_waits_for_a_policy_in_vain)
     ask_for_a_stream("shop/rule");
     is_refused();
     cr_expect(FAILURES("policy_missing") == 1 && FAILURES("connect_rejected") == 1);
+}
+
+/* ---- the pod was told to end ---- */
+
+static bool newest_is_told(void)
+{
+    struct tunnel *newest = NULL, *t;
+
+    list_for_each (t, &world.wp->servers, node)
+        newest = t;
+    return newest && newest->goaway && world_metric("bruma_endpoints_leaving_total") > 0;
+}
+
+static bool ends(void)
+{
+    return loop_timer_armed(&world.wp->ending);
+}
+
+static bool ends_not(void)
+{
+    return !ends();
+}
+
+static unsigned tunnels_of_peers(void)
+{
+    unsigned n = 0;
+    struct tunnel *t;
+
+    list_for_each (t, &world.wp->servers, node)
+        n++;
+    return n;
+}
+
+WORLD_TEST(peer, is_asked_to_go_elsewhere_and_served)
+{
+    struct endpoint host = sample_endpoint(WORLD_POD ":1");
+    int first;
+
+    ask_for_a_stream(NULL);
+    world_until(served, "the application has a connection");
+    worker_pod_end(world.wp);
+    world_until(newest_is_told, "GOAWAY has been said and heard");
+    host = ejected_host(&host.addr);
+    cr_expect(ejected_has(&world.worker->leaving, &host, loop_now(world.worker->loop)));
+    cr_assert(send(client, "x", 1, MSG_NOSIGNAL) == 1);
+    world_until(passes, "what is open is served");
+    first = client;
+    close(server);
+    close(listener);
+    server = -1;
+    go_out(WORLD_POD, 0);
+    world_until(served, "and so is who comes, by another tunnel");
+    cr_expect(tunnels_of_peers() == 2 && !newest_is_told());
+    cr_assert(send(client, "x", 1, MSG_NOSIGNAL) == 1);
+    world_until(passes, "a byte goes there and back");
+    world_until(newest_is_told, "which is told too");
+    close(first);
+    close(client);
+    close(server);
+    client = server = -1;
+    world_until(none_left, "all of it ends");
+    cr_expect(tunnels_of_peers() == 0 && world_metric("bruma_failures_total") == 0);
+}
+
+WORLD_TEST(peer, is_asked_by_a_pod_that_does_not_end_after_all)
+{
+    const struct pod_info info = {.uid = "1", .name = "web", .namespace = "shop", .cookie = 1};
+    int fds[BRUMA_POD_FD_COUNT] = {open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)};
+    enum bruma_reason reason;
+    struct endpoint any;
+    char error[256];
+
+    pods_ending(&world.proxy, "unknown");
+    pods_ending(&world.proxy, "1");
+    world_until(ends, "the worker knows");
+    for (int i = BRUMA_POD_FD_OUTBOUND; i < BRUMA_POD_FD_COUNT; i++)
+        fds[i] = world_listen(WORLD_POD, 0, &any);
+    cr_assert(pods_add(&world.proxy, &info, fds, &reason, error, sizeof(error)) == 0, "%s", error);
+    world_until(ends_not, "the worker knows");
 }
 
 WORLD_TEST(peer, request_is_one_too_many)

@@ -14,6 +14,7 @@
 #include "tests/unit/certificates.h"
 
 int client = -1, server = -1, listener = -1;
+static bool echoed; /* by the connection of now */
 
 void scene_begin(void)
 {
@@ -42,6 +43,7 @@ void go_out(const char *address, uint16_t port)
     else
         cr_assert(addr_parse(address, &to.addr) == 0);
     client = world_connect(&fd, &from);
+    echoed = false;
     outbound_accept(world.wp, fd, &from, &to);
 }
 
@@ -77,8 +79,6 @@ bool none_left(void)
 {
     return world_connections() == 0;
 }
-
-static bool echoed;
 
 bool passes(void)
 {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "bruma/mesh.h"
+#include "proxy/connection/retry.h"
 #include "tests/unit/proxy/connection/pending_scene.h"
 
 #define CART            "shop/cart.shop.svc.cluster.local"
@@ -150,6 +151,49 @@ WORLD_TEST(retry, is_switched_off)
     call();
     is_refused();
     cr_expect(RETRIES("connect_refused") == 0 && EJECTIONS == 0 && FAILURES("connect_refused") == 1);
+}
+
+/* ---- endpoints that have said GOAWAY ---- */
+
+static void leaves(const char *address)
+{
+    struct endpoint host = {};
+
+    cr_assert(addr_parse(address, &host.addr) == 0);
+    host = ejected_host(&host.addr);
+    cr_expect(ejected_add(&world.worker->leaving, &host, loop_now(world.worker->loop), 60000));
+}
+
+static const char *chosen(void)
+{
+    struct connection c = {.wp = world.wp, .destination = {.port = 80}};
+    static char text[ADDR_TEXT_LEN];
+    struct route route;
+
+    cr_assert(addr_parse(VIP, &c.destination.addr) == 0);
+    retry_route(&c, worker_pod_source(world.wp), &world.worker->random, &route);
+    addr_format(&route.target.addr, text);
+    route_release(&route);
+    return text;
+}
+
+WORLD_TEST(retry, is_not_needed_where_endpoints_leave)
+{
+    struct endpoint bad = sample_endpoint(WORLD_CLIENT ":1");
+
+    service();
+    bad.port = (uint16_t)target_port;
+    BAD("bad", WORLD_CLIENT, .plain = true);
+    good();
+    world_commit(false);
+    pods_state_changed(&world.proxy);
+    cr_expect_str_eq(chosen(), WORLD_CLIENT);
+    leaves(WORLD_CLIENT);
+    cr_expect_str_eq(chosen(), WORLD_FAR, "one that stays is preferred");
+    leaves(WORLD_FAR);
+    cr_expect_str_eq(chosen(), WORLD_CLIENT, "if all leave, all serve");
+    ejected_add(&world.worker->ejected, &bad, loop_now(world.worker->loop), 60000);
+    cr_expect_str_eq(chosen(), WORLD_FAR, "one that leaves is preferred to one that has failed");
 }
 
 WORLD_TEST(retry, is_not_of_a_pod_by_its_own_address)

@@ -48,6 +48,11 @@ void pods_drain(struct proxy *proxy, const char *uid)
     agent_client_pod_drained(link_, uid);
 }
 
+void pods_ending(struct proxy *proxy, const char *uid)
+{
+    note("ending", uid);
+}
+
 int pods_set_dns(struct proxy *proxy, const char *uid, int udp, int tcp)
 {
     cr_assert_eq(tcp, -1);
@@ -276,6 +281,14 @@ Test(agent_client, orders_after_the_snapshot)
          {SEND, "{\"op\":\"pod-del\",\"seq\":5,\"uid\":\"a\"}"}, {EXPECT, "\"seq\":5}"},
          {SEND, "{\"op\":\"drain\",\"seq\":6,\"deadlineMilliseconds\":1234}"}, {EXPECT, "\"seq\":6}"});
     cr_expect(strcmp(calls, "map() add(a) drain(a) delete(a) replaced(1234)") == 0, "%s", calls);
+}
+
+Test(agent_client, a_pod_that_was_told_to_end)
+{
+    PLAY({ACCEPT}, {EXPECT, "\"endings\":true"}, {EXPECT, "held-end"}, SETUP, {SEND, POD("a"), 4},
+         {EXPECT, "\"seq\":2}"}, {SEND, "{\"op\":\"pod-ending\",\"seq\":4,\"uid\":\"a\"}"},
+         {EXPECT, "{\"op\":\"ack\",\"seq\":4}"}, END);
+    cr_expect(strcmp(calls, "map() add(a) ending(a)") == 0, "%s", calls);
 }
 
 Test(agent_client, a_refusal_names_its_reason_and_the_connection_goes_on)

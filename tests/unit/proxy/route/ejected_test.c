@@ -88,6 +88,16 @@ Test(ejected, one_that_serves_is_in_at_once_and_begins_anew)
     cr_expect(out_for(&e, 5100) == 1000);
 }
 
+Test(ejected, a_host_is_none_of_its_endpoints)
+{
+    struct endpoint e = endpoint(7, 80), host = ejected_host(&e.addr), other = endpoint(8, 80);
+
+    cr_expect(ejected_add(&ejected, &host, 5000, 1000));
+    cr_expect(ejected_has(&ejected, &host, 5000) && !ejected_has(&ejected, &e, 5000));
+    host = ejected_host(&other.addr);
+    cr_expect(!ejected_has(&ejected, &host, 5000));
+}
+
 Test(ejected, no_time_and_no_endpoint_are_none)
 {
     struct endpoint e = endpoint(7, 80), none = endpoint(7, 0);
