@@ -72,7 +72,7 @@ def of_graph(metric, namespace):
         "incoming": f'reporter="destination",destination_workload_namespace="{namespace}"',
         "outgoing": f'reporter="source",source_workload_namespace="{namespace}"',
         "lost": f'reporter="source",source_workload_namespace!="{namespace}",{lost}',
-    }, f"sum(rate({metric}{{%s}}[60s])) by ({','.join(EDGE)}) > 0"
+    }, f"sum(rate({metric}{{%s}}[10m])) by ({','.join(EDGE)}) > 0"
 
 
 class Prometheus:
@@ -211,7 +211,7 @@ def traffic(mesh, prometheus):
     def seen():
         for pod, address, port in calls:
             ask(pod, address, port=port)
-        opened = prometheus.query('rate(istio_tcp_connections_opened_total{job="annotations"}[60s]) > 0')
+        opened = prometheus.query('rate(istio_tcp_connections_opened_total{job="annotations"}[10m]) > 0')
         return len(opened) >= 8
 
     wait_for(seen, "rates of every kind of connection", 60)
@@ -272,14 +272,14 @@ def test_both_ends_tell_the_same_bytes(traffic, prometheus):
         selector = f'job="annotations",source_workload="web",destination_service="{SHOP}"'
         for reporter in ("source", "destination"):
             (series,) = prometheus.query(
-                f'sum(rate({metric}{{{selector},reporter="{reporter}"}}[60s])) by (reporter) > 0'
+                f'sum(rate({metric}{{{selector},reporter="{reporter}"}}[10m])) by (reporter) > 0'
             )
             assert series["reporter"] == reporter
 
 
 def test_edges_are_locked_where_they_are_encrypted(traffic, prometheus):
     """The padlock, and both principals."""
-    text = f"sum(rate({METRICS[0]}{{%s}}[60s])) by ({','.join(SECURITY)}) > 0"
+    text = f"sum(rate({METRICS[0]}{{%s}}[10m])) by ({','.join(SECURITY)}) > 0"
     found = prometheus.query(
         text % 'job="annotations",reporter="destination",destination_service_namespace="demo"'
     )
@@ -299,7 +299,7 @@ def test_edges_are_locked_where_they_are_encrypted(traffic, prometheus):
 def test_a_refused_connection_is_red(traffic, prometheus):
     """It is none of the graph's edges, but the tables of a workload have it, with the reason."""
     found = prometheus.query(
-        'sum(rate(istio_tcp_connections_failed_total{job="annotations"}[60s])) by '
+        'sum(rate(istio_tcp_connections_failed_total{job="annotations"}[10m])) by '
         "(reporter,source_workload,destination_workload,response_flags) > 0"
     )
     refused = {
@@ -318,7 +318,7 @@ def test_the_page_of_the_node_proxies(mesh, traffic, prometheus):
     pods = {f"ztunnel-{n.name}" for n in mesh.nodes}
     for metric in ("istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total", *METRICS):
         found = prometheus.query(
-            f'sum(rate({metric}{{job="annotations",pod=~"ztunnel-.*"}}[60s])) by (pod) > 0'
+            f'sum(rate({metric}{{job="annotations",pod=~"ztunnel-.*"}}[10m])) by (pod) > 0'
         )
         assert {s["pod"] for s in found} == pods, metric
     served = prometheus.query(
