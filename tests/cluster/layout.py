@@ -21,5 +21,7 @@ def _value(name):
 
 CONF, BIN, SOCKET = _value("cniConfDir"), _value("cniBinDir"), _value("criSocket")
 CONFLIST = f"{CONF}/10-test.conflist"
+# Its directory, where that is not new at each boot anyway.
+SOCKET_DISK = [] if SOCKET.startswith("/run/") else [os.path.dirname(SOCKET)]
 # Nodes here are directories of their own over this machine's, with containerd and its way to name namespaces.
 POSSIBLE = BIN != "/bin" and SOCKET.endswith("containerd.sock")

@@ -17,7 +17,7 @@ from support.system import Failed, Process, run, wait_for
 
 # Directories that a node has of its own, kept over a boot. /run is not kept.
 DISK = [
-    *dict.fromkeys(("/etc/cni", "/opt/cni", layout.CONF, layout.BIN)),
+    *dict.fromkeys(("/etc/cni", "/opt/cni", layout.CONF, layout.BIN, *layout.SOCKET_DISK)),
     "/var/lib/cni",
     "/var/lib/kubelet",
     "/var/lib/containerd",
