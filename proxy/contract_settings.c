@@ -17,8 +17,6 @@ static const struct contract_setting {
     const char *why;
 } settings[] = {
     {"ENABLE_PROXY", {"true"}, true, "this program is nothing but the proxy"},
-    {"PROXY_MODE", {"shared"}, true, "the proxy serves the pods of a node"},
-    {"PROXY_WORKLOAD_INFO", {}, false, "it belongs to PROXY_MODE=dedicated"},
     {"FAKE_CA", {"false"}, true, "certificates come from CA_ADDRESS"},
     {"XDS_ON_DEMAND", {"false"}, true, "all workloads and services are subscribed to"},
     {"ISTIO_META_DNS_PROXY_ADDR", {"localhost:15053"}, false, "the port in pods is fixed"},

@@ -149,6 +149,13 @@ static void metrics(void *data, FILE *out)
     process_metrics_write(out);
 }
 
+static bool workloads_ready(const struct proxy *p)
+{
+    if (p->settings.dedicated)
+        return own_pod_ready(p->own);
+    return p->zds ? zds_client_ready(p->zds) : agent_client_ready(p->agent);
+}
+
 static void pending(void *data, char *buf, size_t size)
 {
     struct proxy *p = data;
@@ -157,7 +164,7 @@ static void pending(void *data, char *buf, size_t size)
         bool ready;
     } parts[] = {
         {"state manager", !p->xds || xds_client_ready(p->xds)},
-        {"workload proxy manager", p->zds ? zds_client_ready(p->zds) : agent_client_ready(p->agent)},
+        {"workload proxy manager", workloads_ready(p)},
         {"revocation lists", !p->revoked || !p->settings.crl_required || crl_watch_usable(p->revoked)},
     };
     size_t len = 0;
@@ -296,6 +303,7 @@ static int open_control_plane(struct proxy *p)
         .token_file = s->token_file,
         .cluster_id = s->cluster_id,
         .ttl_seconds = s->secret_ttl / 1000,
+        .for_itself = s->dedicated,
         .patience = s->source_timeout,
         .changed = on_identity_changed,
         .data = p,
@@ -355,7 +363,7 @@ static int open_resolver(struct proxy *p)
 /* brumactl's. Beside another agent's proxy there may be no such directory, and nobody who would ask. */
 static bool wants_admin_socket(const struct proxy *p)
 {
-    return !*p->settings.zds_socket || access(p->settings.run_dir, W_OK) == 0;
+    return (!*p->settings.zds_socket && !p->settings.dedicated) || access(p->settings.run_dir, W_OK) == 0;
 }
 
 static int start(struct proxy *p)
@@ -379,7 +387,8 @@ static int start(struct proxy *p)
         return log_error_errno(r, "cannot take signals");
     wall_clock_follow(p->loop, &p->wall, on_clock_set, p);
     drain_init(p);
-    r = state_new(p->settings.node_name, p->settings.network, on_state_changed, p, &p->state);
+    r = state_new(p->settings.dedicated ? "" : p->settings.node_name, p->settings.network, on_state_changed,
+                  p, &p->state);
     if (r < 0)
         return log_error_errno(r, "cannot make the mesh state");
     memory_init(p);

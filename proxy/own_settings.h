@@ -8,8 +8,8 @@
 
 #include "proxy/proxy_settings.h"
 
-/* Sets own_hbone and own, and the node ID's defaults. 0, or -EINVAL with a sentence in error that names the
- * setting. Before threads start. */
+/* Sets dedicated, own_hbone and own, and the node ID's defaults. 0, or -EINVAL with a sentence in error that
+ * names the setting. Before threads start. */
 int own_settings_derive(struct proxy_settings *settings, char *error, size_t error_size);
 
 #endif

@@ -12,6 +12,7 @@
 #include "lib/reasons.h"
 #include "proxy/drain.h"
 #include "proxy/proxy.h"
+#include "proxy/search_domains.h"
 
 static void agent_pod_drained(struct proxy *p, const char *uid)
 {
@@ -101,9 +102,44 @@ static int open_own_pod(struct proxy *p)
     return r < 0 ? log_error_errno(r, "cannot set up the proxy's own pod") : 0;
 }
 
+/* The machine, or the pod, that the proxy runs in: its rules are made by others. */
+static int open_dedicated(struct proxy *p)
+{
+    static const struct pods_events pods_events = {.own_listener_closed = own_listener_closed};
+    const struct proxy_settings *s = &p->settings;
+    const char *dns = getenv("ISTIO_META_DNS_CAPTURE");
+    const struct own_pod_config config = {
+        .namespace = s->own[0],
+        .name = s->own[1],
+        .service_account = s->own[2],
+        .trust_domain = s->trust_domain,
+        .hides_clients = !s->original_source,
+        .options =
+            {
+                .dns = !dns || !strcasecmp(dns, "true"),
+                .mark = (uint32_t)s->packet_mark,
+                .ipv6 = s->ipv6,
+                .reuse_port = s->port_reuse,
+                .transparent = s->original_source,
+                .diverted = true,
+            },
+    };
+    int r;
+
+    p->pods_events = &pods_events;
+    r = search_domains_load(&p->settings.search_domains);
+    if (r == 0)
+        r = own_pod_new(p->loop, p, &config, p->own_netns_fd, &p->own);
+    return r < 0 ? log_error_errno(r, "cannot set up the proxy's own pod") : 0;
+}
+
 int pod_sources_open(struct proxy *p)
 {
-    int r = *p->settings.zds_socket ? open_zds_client(p) : open_agent_client(p);
+    int r;
+
+    if (p->settings.dedicated)
+        return open_dedicated(p);
+    r = *p->settings.zds_socket ? open_zds_client(p) : open_agent_client(p);
 
     return r < 0 ? r : open_own_pod(p);
 }

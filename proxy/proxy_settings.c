@@ -20,7 +20,7 @@ const struct setting proxy_settings_table[] = {
     {"agent-socket", "BRUMA_AGENT_SOCKET", SETTING_STRING, "", "the agent's socket; empty: agent.sock in the run directory", FIELD(agent_socket), 0, 0},
     {"inpod-uds", "INPOD_UDS", SETTING_STRING, "", "socket of a CNI agent that replaces bruma-agent: it announces pods over ZDS and captures their traffic with netfilter rules (istio-cni: /var/run/ztunnel/ztunnel.sock); empty: bruma-agent", FIELD(zds_socket), 0, 0},
     {"inpod-port-reuse", "INPOD_PORT_REUSE", SETTING_BOOL, "true", "only with inpod-uds: allow another proxy to listen in the same pods, as during an upgrade", FIELD(port_reuse), 0, 0},
-    {"packet-mark", "PACKET_MARK", SETTING_NUMBER, "1337", "only with inpod-uds: mark of the proxy's sockets in pods, which the agent's rules exempt; 0: none", FIELD(packet_mark), 0, 4294967295},
+    {"packet-mark", "PACKET_MARK", SETTING_NUMBER, "1337", "only with inpod-uds: mark of the proxy's sockets in pods, which the agent's rules exempt; 0: none, which is the default with proxy-mode dedicated", FIELD(packet_mark), 0, 4294967295},
     {"node-name", "NODE_NAME", SETTING_STRING, "", "name of this node; only its workloads are local", FIELD(node_name), 0, 0},
     {"network", "NETWORK", SETTING_STRING, "", "network ID of this node", FIELD(network), 0, 0},
     {"cluster-id", "CLUSTER_ID", SETTING_STRING, "Kubernetes", "cluster ID, sent to the control plane", FIELD(cluster_id), 0, 0},
@@ -28,6 +28,8 @@ const struct setting proxy_settings_table[] = {
     {"pod-name", "POD_NAME", SETTING_STRING, "", "name in the node ID; empty: bruma-proxy", FIELD(pod_name), 0, 0},
     {"pod-namespace", "POD_NAMESPACE", SETTING_STRING, "", "namespace in the node ID; empty: istio-system", FIELD(pod_namespace), 0, 0},
     {"service-account", "SERVICE_ACCOUNT", SETTING_STRING, "", "service account of the proxy's own pod; with pod-name and pod-namespace set as well, the proxy takes HBONE on port 15008 of its own network namespace, so that the mesh reaches its metrics by mutual TLS; empty: it does not", FIELD(service_account), 0, 0},
+    {"proxy-mode", "PROXY_MODE", SETTING_STRING, "shared", "shared: the pods of a node, that an agent names; dedicated: only the machine or pod that the proxy runs in, captured by rules that it does not make", FIELD(proxy_mode), 0, 0},
+    {"workload-info", "PROXY_WORKLOAD_INFO", SETTING_STRING, "", "only with proxy-mode dedicated: NAMESPACE/NAME/SERVICEACCOUNT of the workload", FIELD(workload_info), 0, 0},
     {"trust-domain", "TRUST_DOMAIN", SETTING_STRING, "", "trust domain of the pod in the proxy's own network namespace until the control plane says it; empty: that of the node's other pods", FIELD(trust_domain), 0, 0},
     {"xds-address", "XDS_ADDRESS", SETTING_STRING, NULL, "control plane; empty: none; unset: discoveryAddress of the mesh configuration, else istiod.istio-system.svc in a cluster, else the agent of this machine", FIELD(xds_address), 0, 0},
     {"xds-root-ca", "XDS_ROOT_CA", SETTING_STRING, NULL, "roots of the control plane's certificate: a path, PEM text, or SYSTEM; unset: istio/root-cert.pem in /var/run/secrets in a cluster, else control/root-cert.pem of the agent's run directory", FIELD(xds_roots), 0, 0},
@@ -89,7 +91,7 @@ const struct setting proxy_settings_table[] = {
     {"keepalive-retries", "KEEPALIVE_RETRIES", SETTING_NUMBER, "9", "probes without an answer before the connection is dead", FIELD(keepalive_retries), 1, 127},
     {"user-timeout", "USER_TIMEOUT_ENABLED", SETTING_BOOL, "false", "end a connection also if what was sent to the other side is not acknowledged for keepalive-time and keepalive-retries times keepalive-interval", FIELD(user_timeout), 0, 0},
     {"response-baggage", "ENABLE_RESPONSE_BAGGAGE", SETTING_BOOL, "true", "describe the destination in the answer to CONNECT", FIELD(response_baggage), 0, 0},
-    {"original-source", "ENABLE_ORIG_SRC", SETTING_BOOL, "true", "connect to applications from the client's address", FIELD(original_source), 0, 0},
+    {"original-source", "ENABLE_ORIG_SRC", SETTING_BOOL, "true", "connect to applications from the client's address; with proxy-mode dedicated false by default", FIELD(original_source), 0, 0},
     {"localhost-app-tunnel", "LOCALHOST_APP_TUNNEL", SETTING_BOOL, "true", "reach applications that ask for a PROXY tunnel on loopback", FIELD(localhost_application_tunnel), 0, 0},
     {"unknown-policy-denies", "BRUMA_UNKNOWN_POLICY_DENIES", SETTING_BOOL, "true", "refuse if a policy that a workload names has not arrived in time", FIELD(unknown_policy_denies), 0, 0},
     {"dry-run-info", "AUTHZ_POLICY_INFO_LOGGING", SETTING_BOOL, "false", "log at level info, and not debug, what dry-run policies would have made of a connection", FIELD(dry_run_info), 0, 0},
@@ -209,6 +211,13 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
     r = contract_settings_check(error, error_size);
     if (r == 0)
         r = settings_load(table, proxy_settings_count, ret, argc, argv, ret_first, error, error_size);
+    if (r == 0 && !strcmp(ret->proxy_mode, "dedicated")) {
+        /* Who makes the rules says which packets they leave alone, and whether answers to clients come back.
+         */
+        set_default(table, "packet-mark", "0");
+        set_default(table, "original-source", "false");
+        r = settings_load(table, proxy_settings_count, ret, argc, argv, ret_first, error, error_size);
+    }
     if (r == 0)
         r = own_settings_derive(ret, error, error_size);
     if (r == 0)

@@ -24,8 +24,9 @@ struct proxy_settings {
     const char *node_name, *network, *cluster_id, *instance_ip, *pod_name, *pod_namespace;
     /* own_settings.h makes of these what follows them */
     const char *proxy_mode, *workload_info, *service_account, *trust_domain;
-    bool dedicated;     /* the process's own network namespace is all that is served */
-    bool own_hbone;     /* HBONE is taken there for the proxy's own pod, beside the pods of the node */
+    bool dedicated; /* the process's own network namespace is all that is served */
+    bool own_hbone; /* HBONE is taken there for the proxy's own pod, beside the pods of the node */
+    const char *const *search_domains; /* dedicated: of resolv.conf, NULL at the end; else NULL */
     const char *own[3]; /* namespace, name and service account of the pod that is served there */
     const char *local_xds_path, *local_xds; /* local_xds.h; "": not given */
     const char *xds_address, *xds_roots, *xds_alternate_host;

@@ -113,7 +113,8 @@ cJSON *name_dump(struct proxy *p, const char *pod_name, const char *name)
                                  .network = source ? source->network : pod->placeholder->network,
                                  .domain = p->settings.cluster_domain,
                                  .preferred_namespace = p->settings.preferred_namespace,
-                                 .ipv6 = p->settings.ipv6};
+                                 .ipv6 = p->settings.ipv6,
+                                 .search = p->settings.search_domains};
     o = cJSON_CreateObject();
     cJSON_AddBoolToObject(o, "captured", pod->dns_fds[0] >= 0);
     add_servers(o, pod);

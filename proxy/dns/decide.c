@@ -25,7 +25,8 @@ static int answer(struct worker_pod *wp, const struct message_question *q, size_
                                       .network = source->network,
                                       .domain = wp->worker->settings->cluster_domain,
                                       .preferred_namespace = wp->worker->settings->preferred_namespace,
-                                      .ipv6 = wp->worker->settings->ipv6};
+                                      .ipv6 = wp->worker->settings->ipv6,
+                                      .search = wp->worker->settings->search_domains};
     struct names_found found;
     int r = names_find(wp->worker->state, &asker, q->name, q->ipv6, &found);
 

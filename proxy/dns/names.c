@@ -153,12 +153,15 @@ static bool try_search_domain(const struct candidate *c, const char *name, const
     return try_name(c, stripped, NAMES_SEARCHED) || try_expansions(c, stripped, NAMES_SEARCHED);
 }
 
-/* The search domains are those that Kubernetes gives a pod. */
 static bool try_all(const struct candidate *c, const char *name)
 {
     char domain[2 * NAME_LEN];
     bool found = try_name(c, name, NAMES_ASKED) || try_expansions(c, name, NAMES_EXPANDED);
 
+    for (const char *const *s = c->asker->search; s && *s && !found; s++)
+        found = try_search_domain(c, name, *s);
+    if (c->asker->search)
+        return found;
     snprintf(domain, sizeof(domain), "%s.svc.%s", c->asker->namespace, c->asker->domain);
     found = found || try_search_domain(c, name, domain);
     snprintf(domain, sizeof(domain), "svc.%s", c->asker->domain);

@@ -17,6 +17,7 @@ struct names_asker {
     const char *domain;              /* of the cluster, "cluster.local" */
     const char *preferred_namespace; /* decides between services of one hostname */
     bool ipv6;                       /* AAAA has answers at all */
+    const char *const *search;       /* domains, NULL at the end; NULL: those that Kubernetes gives a pod */
 };
 
 /* How a name was understood. */

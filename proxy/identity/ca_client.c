@@ -81,7 +81,7 @@ int ca_client_request(struct ca_client *c, const char *identity, const struct gr
         r = credential_headers_load(c->config->auth_token, c->config->token_file, c->config->cluster_id,
                                     "CA_HEADER_", &headers);
     if (r == 0)
-        r = certificate_request(identity, c->config->ttl_seconds, &key, &message);
+        r = certificate_request(identity, c->config->for_itself, c->config->ttl_seconds, &key, &message);
     if (r == 0)
         r = grpc_call_open(c->channel, METHOD, headers.headers, headers.len, CALL_MILLISECONDS, events, data,
                            &call);

@@ -61,7 +61,7 @@ static char *csr_pem(EVP_PKEY *key, const char *identity)
     return text;
 }
 
-int certificate_request(const char *identity, uint64_t ttl_seconds, EVP_PKEY **ret_key,
+int certificate_request(const char *identity, bool for_itself, uint64_t ttl_seconds, EVP_PKEY **ret_key,
                         struct wire_writer *ret)
 {
     struct wire_writer w = {}, metadata = {}, entry = {}, value = {};
@@ -72,13 +72,15 @@ int certificate_request(const char *identity, uint64_t ttl_seconds, EVP_PKEY **r
         EVP_PKEY_free(key);
         return -ENOMEM;
     }
-    wire_put_string(&value, VALUE_STRING, identity);
-    wire_put_string(&entry, ENTRY_KEY, IMPERSONATED);
-    wire_put_message(&entry, ENTRY_VALUE, &value);
-    wire_put_message(&metadata, STRUCT_FIELDS, &entry);
     wire_put_string(&w, REQUEST_CSR, csr);
     wire_put_varint(&w, REQUEST_VALIDITY, ttl_seconds);
-    wire_put_message(&w, REQUEST_METADATA, &metadata);
+    if (!for_itself) {
+        wire_put_string(&value, VALUE_STRING, identity);
+        wire_put_string(&entry, ENTRY_KEY, IMPERSONATED);
+        wire_put_message(&entry, ENTRY_VALUE, &value);
+        wire_put_message(&metadata, STRUCT_FIELDS, &entry);
+        wire_put_message(&w, REQUEST_METADATA, &metadata);
+    }
     if (w.failed) {
         wire_writer_clear(&w);
         EVP_PKEY_free(key);

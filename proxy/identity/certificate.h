@@ -14,9 +14,9 @@
 
 #define CERTIFICATE_CHAIN_MAX 8 /* certificates of a chain */
 
-/* A fresh P-256 key and IstioCertificateRequest: CSR with the identity as critical URI SAN,
- * ImpersonatedIdentity in the metadata. Both are the caller's. 0 or -ENOMEM. */
-int certificate_request(const char *identity, uint64_t ttl_seconds, EVP_PKEY **ret_key,
+/* A fresh P-256 key and IstioCertificateRequest: CSR with the identity as critical URI SAN, and
+ * unless for_itself ImpersonatedIdentity in the metadata. Both are the caller's. 0 or -ENOMEM. */
+int certificate_request(const char *identity, bool for_itself, uint64_t ttl_seconds, EVP_PKEY **ret_key,
                         struct wire_writer *ret_message);
 
 /* Zeroed is none; certificate_clear(). */

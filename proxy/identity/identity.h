@@ -23,6 +23,7 @@ struct identity_config {
     const char *token_file;     /* not given: this one is read if it is there; or NULL */
     const char *cluster_id;
     unsigned long ttl_seconds; /* asked for */
+    bool for_itself;           /* the token's own identity is asked for, nobody else's */
     uint64_t patience; /* milliseconds: how long a connection waits; a CA that fails for longer is not waited
                           for */
     /* Called when a certificate arrived, or the state of an identity changed. Control thread. */

@@ -75,6 +75,8 @@ static int prepare(const struct pod_listener_options *o, int fd, bool ipv6)
         r = prepare_any(o, fd, ipv6);
     if (r == 0 && o->transparent)
         r = option(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
+    else if (r == 0 && o->diverted)
+        (void)option(fd, IPPROTO_IP, IP_TRANSPARENT, 1); /* who has no privilege for it does without */
     if (r == 0)
         r = option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     return r;

@@ -17,6 +17,7 @@ struct pod_listener_options {
     bool ipv6;
     bool reuse_port;  /* another proxy may listen beside this one, as during an upgrade */
     bool transparent; /* the applications see their clients' addresses */
+    bool diverted;    /* rules may hand over what is for other addresses, unchanged (TPROXY) */
     bool dns;         /* DNS queries are answered */
     bool hbone_only;  /* nothing is captured: there is no listener but that for HBONE */
 };

@@ -51,6 +51,7 @@ class Plane:
         self.streams, self.tokens, self.asked = [], [], collections.defaultdict(list)
         self.answer_certificate = self.good_certificate
         self.server, self.nonce, self.lock = None, 0, threading.RLock()
+        self.token_identity = None  # of requests that impersonate nobody
         self.options = []  # of the gRPC server; by default it takes messages of up to 4 MiB, as istiod does
         self.page, self.pause = (
             None,
@@ -243,7 +244,11 @@ class Plane:
 
     def _ca(self, data, context):
         q = self.messages["istio.v1.auth.IstioCertificateRequest"].FromString(data)
-        identity = next(f.value.string_value for f in q.metadata.fields if f.key == "ImpersonatedIdentity")
+        fields = q.metadata.fields
+        asked = [f.value.string_value for f in fields if f.key == "ImpersonatedIdentity"]
+        if not asked and not self.token_identity:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "for whom?")
+        identity = asked[0] if asked else self.token_identity
         with self.lock:
             self.asked[identity].append(time.monotonic())
             self.tokens.append(dict(context.invocation_metadata()).get("authorization"))

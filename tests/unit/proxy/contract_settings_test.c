@@ -48,8 +48,8 @@ static const struct {
     {"ISTIO_META_ISTIO_VERSION", READ, "1.2.3", NULL},
     {"PROXY_CONFIG", READ, "{}", "{statsPort: [1]}"},
     {"ENABLE_PROXY", REFUSED, "true", "false"},
-    {"PROXY_MODE", REFUSED, "shared", "dedicated"},
-    {"PROXY_WORKLOAD_INFO", REFUSED, "", "a/b/c"},
+    {"PROXY_MODE", SETTING, "shared", "sidecar"},
+    {"PROXY_WORKLOAD_INFO", SETTING, "", "a/b/c"}, /* with that mode alone */
     {"INPOD_UDS", SETTING, "/a", NULL},
     {"INPOD_PORT_REUSE", SETTING, "false", "no"},
     {"PACKET_MARK", SETTING, "0", "x"},

@@ -233,3 +233,23 @@ Test(names, why_there_is_no_answer)
     asker.ipv6 = false;
     EXPLAIN("set", true, "ipv6 off");
 }
+
+/* Where the machine's own search list counts, that of Kubernetes does not. */
+Test(names, search_domains_of_a_machine)
+{
+    static const char *const search[] = {"corp.example", "lab.corp.example", NULL}, *const none[] = {NULL};
+
+    SERVICE(state, .name = "cart", .addresses = {"10.96.0.1"}, .ports = {{80, 80}});
+    asker.search = search;
+    EXPECT("cart.shop.svc.cluster.local", "asked 10.96.0.1");
+    EXPECT("cart", "expanded 10.96.0.1");
+    EXPECT("cart.shop.corp.example", "searched(cart.shop) 10.96.0.1");
+    EXPECT("cart.shop.lab.corp.example", "searched(cart.shop) 10.96.0.1");
+    EXPECT("cart.shop.svc.cluster.local.lab.corp.example", "searched(cart.shop.svc.cluster.local) 10.96.0.1");
+    EXPECT("cart.shop.svc.cluster.local.svc.cluster.local", "none");
+    EXPECT("cart.shop.corp.example.com", "none");
+    asker.search = none;
+    EXPECT("cart.shop", "expanded 10.96.0.1");
+    EXPECT("cart.shop.corp.example", "none");
+    EXPECT("cart.shop.svc.cluster.local.cluster.local", "none");
+}
