@@ -393,6 +393,7 @@ static int start(struct proxy *p)
         return log_error_errno(r, "cannot make the mesh state");
     memory_init(p);
     state_set_unknown_policy(p->state, p->settings.unknown_policy_denies);
+    state_set_trust_domains(p->state, &p->settings.trust_domains);
     r = open_resolver(p);
     if (r < 0)
         return r;

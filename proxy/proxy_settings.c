@@ -97,6 +97,7 @@ const struct setting proxy_settings_table[] = {
     {"dry-run-info", "AUTHZ_POLICY_INFO_LOGGING", SETTING_BOOL, "false", "log at level info, and not debug, what dry-run policies would have made of a connection", FIELD(dry_run_info), 0, 0},
     {"policy-timeout", "BRUMA_POLICY_TIMEOUT", SETTING_DURATION, "5s", "how long a connection waits for a policy that its workload names and that has not arrived", FIELD(policy_timeout), 0, 0},
     {"outbound-traffic-policy", "BRUMA_OUTBOUND_TRAFFIC_POLICY", SETTING_STRING, "ALLOW_ANY", "destinations outside the mesh, of pods of which the agent does not say it: ALLOW_ANY passes connections to them through, REGISTRY_ONLY refuses them; default: outboundTrafficPolicy of the mesh configuration", FIELD(outbound_policy_text), 0, 0},
+    {"trust-domain-aliases", "BRUMA_TRUST_DOMAIN_ALIASES", SETTING_STRING, "", "trust domains, separated by commas, whose identities count as those of the pod's own one, for peers and for principals in policies; unset: trustDomainAliases of the mesh configuration, and its trustDomain", FIELD(trust_domains_text), 0, 0},
     {"cluster-domain", "CLUSTER_DOMAIN", SETTING_STRING, "cluster.local", "domain of the cluster's services, for the names that pods query", FIELD(cluster_domain), 0, 0},
     {"preferred-service-namespace", "PREFERED_SERVICE_NAMESPACE", SETTING_STRING, "", "namespace whose service answers a DNS query if several services have the host name and none is in the pod's own namespace; empty: none is preferred", FIELD(preferred_namespace), 0, 0},
     {"dns-timeout", "BRUMA_DNS_TIMEOUT", SETTING_DURATION, "4s", "how long a DNS server that a pod queries may take to answer; then the pod gets SERVFAIL", FIELD(dns_timeout), 100, 60000},
@@ -159,6 +160,21 @@ static int choose_policy(struct proxy_settings *s, char *error, size_t error_siz
     return r;
 }
 
+static int read_trust_domains(struct proxy_settings *s, char *error, size_t error_size)
+{
+    static struct trust_domains aliases; /* the settings point into it */
+    int r;
+
+    trust_domains_free(&aliases);
+    r = trust_domains_parse(s->trust_domains_text, &aliases);
+    s->trust_domains = aliases;
+    if (r < 0)
+        snprintf(error, error_size,
+                 "trust-domain-aliases: \"%.100s\" is not a list of at most %d trust domains",
+                 s->trust_domains_text, TRUST_DOMAINS_MAX);
+    return r;
+}
+
 /* Time to end in is a little less than what the kubelet grants. */
 static const char *drain_default(char *buf, size_t size)
 {
@@ -203,6 +219,7 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
     set_default(table, "workers", mesh.concurrency);
     if (mesh.outbound_policy != OUTBOUND_UNSAID)
         set_default(table, "outbound-traffic-policy", outbound_policy_name(mesh.outbound_policy));
+    set_default(table, "trust-domain-aliases", mesh.trust_domain_aliases);
     set_default(table, "drain-deadline", drain_default(drain, sizeof(drain)));
     if (cluster)
         set_default(table, "replaced-linger", "15s");
@@ -224,6 +241,8 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
         r = count_workers(ret, error, error_size);
     if (r == 0)
         r = choose_policy(ret, error, error_size);
+    if (r == 0)
+        r = read_trust_domains(ret, error, error_size);
     if (r < 0)
         return r;
     ret->cluster = cluster;

@@ -11,6 +11,7 @@
 
 #include "lib/outbound_policy.h"
 #include "lib/settings.h"
+#include "lib/trust_domains.h"
 
 #define PROXY_RETRIES_MAX 8 /* endpoints more than the first that a connection tries: outbound_retries */
 
@@ -61,6 +62,8 @@ struct proxy_settings {
     unsigned long keepalive_time, keepalive_interval, keepalive_retries;
     bool keepalive, user_timeout;
     bool response_baggage, original_source, localhost_application_tunnel;
+    const char *trust_domains_text;
+    struct trust_domains trust_domains; /* as the text says; lives as long as the process */
     bool unknown_policy_denies;
     bool dry_run_info;
     bool crl_required;

@@ -97,6 +97,7 @@ int worker_new(struct proxy *proxy, unsigned index, struct worker **ret)
     if (r == 0)
         r = tls_buffers_init(&w->tls, WORKER_BUFFER);
     w->tls.max_certificate_list = (unsigned)w->settings->max_certificate_list;
+    w->tls.trust_domains = &w->settings->trust_domains;
     w->tls.key_updates = (unsigned)w->settings->key_updates;
     if (r == 0)
         r = loop_new(&w->loop);

@@ -15,9 +15,13 @@ struct subject {
     size_t principal_len;
     bool identified;
     struct spiffe parts; /* identified */
+    /* identified, and in a trust domain that counts as one with others: NULL otherwise */
+    const struct trust_domains *aliases;
+    const char *own; /* with aliases: the mesh's own trust domain */
 };
 
-static void describe(struct subject *s, const struct policy_request *request)
+static void describe(struct subject *s, const struct policy_request *request,
+                     const struct trust_domains *aliases, const char *own)
 {
     size_t len = request->identity ? strlen(request->identity) : 0;
 
@@ -27,6 +31,10 @@ static void describe(struct subject *s, const struct policy_request *request)
     s->identified = true;
     s->principal = request->identity + SCHEME_LEN;
     s->principal_len = len - SCHEME_LEN;
+    s->own = own;
+    if (aliases &&
+        trust_domains_same(aliases, own, s->parts.trust_domain, s->parts.trust_domain_len, own, strlen(own)))
+        s->aliases = aliases;
 }
 
 static bool string_matches(const struct string_match *m, const char *text, size_t len)
@@ -56,14 +64,35 @@ static bool any_string(const struct match *m, enum match_list list, const char *
     return false;
 }
 
+/* The same principal, but in that trust domain. */
+static bool matches_in(const struct string_match *wanted, const struct subject *s, const char *trust_domain)
+{
+    char text[2 * SPIFFE_MAX];
+    int len = snprintf(text, sizeof(text), "%s%s", trust_domain, s->principal + s->parts.trust_domain_len);
+
+    return len > 0 && (size_t)len < sizeof(text) && string_matches(wanted, text, (size_t)len);
+}
+
+static bool principal_matches(const struct string_match *wanted, const struct subject *s)
+{
+    if (string_matches(wanted, s->principal, s->principal_len))
+        return true;
+    if (!s->aliases)
+        return false;
+    for (size_t i = 0; i < s->aliases->len; i++) {
+        if (matches_in(wanted, s, s->aliases->names[i]))
+            return true;
+    }
+    return matches_in(wanted, s, s->own);
+}
+
 static bool any_principal(const struct match *m, enum match_list list, const struct subject *s)
 {
     for (uint32_t i = 0; i < m->len[list]; i++) {
         const struct string_match *wanted = &m->list[list].strings[i];
 
         /* nobody has no principal, whatever is asked of it */
-        if ((s->identified || wanted->kind == STRING_ALWAYS) &&
-            string_matches(wanted, s->principal, s->principal_len))
+        if ((s->identified || wanted->kind == STRING_ALWAYS) && principal_matches(wanted, s))
             return true;
     }
     return false;
@@ -286,7 +315,7 @@ void policy_check(const struct state *state, const struct workload *local,
     struct tally tally = {};
     struct subject subject;
 
-    describe(&subject, request);
+    describe(&subject, request, state->trust_domains, local->trust_domain);
     weigh_list(&tally, find_policies(state, ""), &subject);
     if (*local->namespace)
         weigh_list(&tally, find_policies(state, local->namespace), &subject);

@@ -302,14 +302,14 @@ void route_release(struct route *route)
 }
 
 bool route_expects(const struct workload *upstream, const struct service *expected_service,
-                   const char *identity)
+                   const struct trust_domains *aliases, const char *own, const char *identity)
 {
     if (!identity || !*identity)
         return false;
-    if (upstream && !strcmp(upstream->identity, identity))
+    if (upstream && trust_domains_same_identity(aliases, own, upstream->identity, identity))
         return true;
     for (size_t i = 0; expected_service && i < expected_service->subject_alt_names_len; i++) {
-        if (!strcmp(expected_service->subject_alt_names[i], identity))
+        if (trust_domains_same_identity(aliases, own, expected_service->subject_alt_names[i], identity))
             return true;
     }
     return false;

@@ -54,9 +54,10 @@ void route_resolved(struct route *route, const struct addr *addr);
 /* Drops its references; harmless a second time, and for a zeroed one. */
 void route_release(struct route *route);
 
-/* True if the certificate's identity is one that the route expects. */
+/* True if the certificate's identity is one that the route expects. aliases: trust domains that are one with
+ * `own`, the mesh's; or NULL. */
 bool route_expects(const struct workload *upstream, const struct service *expected_service,
-                   const char *identity);
+                   const struct trust_domains *aliases, const char *own, const char *identity);
 /* Equal for routes that expect the same identities: part of the pool's key. */
 uint64_t route_expected_hash(const struct workload *upstream, const struct service *expected_service);
 

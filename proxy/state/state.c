@@ -67,6 +67,11 @@ void state_free(struct state **state)
     free(s);
 }
 
+void state_set_trust_domains(struct state *state, const struct trust_domains *aliases)
+{
+    state->trust_domains = aliases;
+}
+
 void state_set_unknown_policy(struct state *state, bool deny)
 {
     __atomic_store_n(&state->unknown_policy_denies, deny, __ATOMIC_RELAXED);

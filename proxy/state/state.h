@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "lib/addr.h"
+#include "lib/trust_domains.h"
 
 /* How a workload is reached. The numbers of both are those of the messages. */
 enum tunnel_protocol { TUNNEL_NONE = 0, TUNNEL_HBONE = 1 };
@@ -63,6 +64,10 @@ int state_new(const char *node_name, const char *network, void (*changed)(void *
               void *data, struct state **ret);
 /* No reader is left. Referenced workloads and services live on. */
 void state_free(struct state **state);
+
+/* Trust domains beside the mesh's own in which identities are the same to policies. Kept, not copied; before
+ * the first policy_check(). */
+void state_set_trust_domains(struct state *state, const struct trust_domains *aliases);
 
 /* What policy_check() does when a workload names a policy that has not arrived: deny (the default) or skip
  * it. */

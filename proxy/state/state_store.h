@@ -56,7 +56,8 @@ struct state {
     void (*changed)(void *data,
                     bool policies); /* called as state_new() says, on the writer's thread; or NULL */
     void *data;
-    bool unknown_policy_denies; /* atomic */
+    bool unknown_policy_denies;                /* atomic */
+    const struct trust_domains *trust_domains; /* the caller's, or NULL */
 
     struct index workloads; /* by uid: struct workload_full */
     struct index

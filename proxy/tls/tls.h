@@ -27,7 +27,8 @@ struct tls_buffers {
     unsigned max_certificate_list; /* bytes of certificates that a peer may send; 0: as OpenSSL has it */
     unsigned key_updates;          /* that a peer may send with no data between */
     struct verified_cache *verified;
-    struct crl_set *revoked; /* referenced; NULL: no lists are configured */
+    struct crl_set *revoked;                   /* referenced; NULL: no lists are configured */
+    const struct trust_domains *trust_domains; /* one with the mesh's own; not owned; NULL: none */
 };
 
 /* Whom a client expects at the other end; referenced by the owner of struct tls. */

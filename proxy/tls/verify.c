@@ -169,8 +169,10 @@ static bool chain_verifies(struct tls *tls, X509_STORE_CTX *store_context, X509 
 
 static bool same_trust_domain(const struct tls *tls, const struct spiffe *s)
 {
-    return s->trust_domain_len == strlen(tls->context->trust_domain) &&
-           !memcmp(s->trust_domain, tls->context->trust_domain, s->trust_domain_len);
+    const char *own = tls->context->trust_domain;
+
+    return trust_domains_same(tls->buffers->trust_domains, own, s->trust_domain, s->trust_domain_len, own,
+                              strlen(own));
 }
 
 /* A certificate is of one identity: it has one URI among its names, and that is it. The text is the last
@@ -211,7 +213,8 @@ static enum bruma_reason check_name(struct tls *tls, const GENERAL_NAMES *names)
         return BRUMA_REASON_PEER_IDENTITY_MISMATCH;
     if (tls->server)
         return same_trust_domain(tls, &s) ? BRUMA_REASON_NONE : BRUMA_REASON_PEER_TRUST_DOMAIN;
-    return route_expects(tls->expected.upstream, tls->expected.service, tls->peer_identity)
+    return route_expects(tls->expected.upstream, tls->expected.service, tls->buffers->trust_domains,
+                         tls->context->trust_domain, tls->peer_identity)
                ? BRUMA_REASON_NONE
                : BRUMA_REASON_PEER_IDENTITY_MISMATCH;
 }

@@ -92,6 +92,39 @@ static int take_metadata(struct config_source *s, const yaml_node_t *map, cJSON 
     return 0;
 }
 
+/* trustDomainAliases, at the top of the file; trustDomain is one of those that are one with it. */
+static int take_aliases(struct config_source *s, const yaml_node_t *map, struct mesh_config *config)
+{
+    const yaml_node_t *all = member(s, map, "trustDomainAliases");
+    const char *own = text_of(member(s, map, "trustDomain"));
+    _cleanup_free_ char *list = NULL;
+    size_t len = 0;
+    FILE *out;
+
+    if (is_nothing(all))
+        return 0;
+    if (all->type != YAML_SEQUENCE_NODE)
+        return fail(s, all->start_mark.line, "trustDomainAliases is not a list");
+    out = open_memstream(&list, &len);
+    if (!out)
+        return -ENOMEM;
+    for (yaml_node_item_t *i = all->data.sequence.items.start; i < all->data.sequence.items.top; i++) {
+        const char *name = text_of(yaml_document_get_node(&s->document, *i));
+
+        if (!name || strchr(name, ',')) {
+            fclose(out);
+            return fail(s, all->start_mark.line, "trustDomainAliases has a value that is not a name");
+        }
+        fprintf(out, "%s,", name);
+    }
+    fputs(own && all->data.sequence.items.start < all->data.sequence.items.top ? own : "", out);
+    if (fclose(out) != 0)
+        return -ENOMEM;
+    config->trust_domain_aliases = list;
+    list = NULL;
+    return 0;
+}
+
 /* The fields of ProxyConfig; what was there before gives way. */
 static int take(struct config_source *s, const yaml_node_t *map, struct mesh_config *config)
 {
@@ -106,8 +139,9 @@ static int take(struct config_source *s, const yaml_node_t *map, struct mesh_con
     return r < 0 ? r : take_metadata(s, map, config->metadata);
 }
 
-static int parse(const char *origin, const char *text, size_t len, const char *below,
-                 struct mesh_config *config, char *error, size_t error_size)
+/* whole: a mesh configuration, which has a ProxyConfig as its defaultConfig; else the text is one. */
+static int parse(const char *origin, const char *text, size_t len, bool whole, struct mesh_config *config,
+                 char *error, size_t error_size)
 {
     struct config_source s = {.origin = origin, .error = error, .error_size = error_size};
     const yaml_node_t *root;
@@ -124,9 +158,11 @@ static int parse(const char *origin, const char *text, size_t len, const char *b
         return -EBADMSG;
     }
     root = yaml_document_get_root_node(&s.document);
-    if (below && root && root->type == YAML_MAPPING_NODE)
-        root = member(&s, root, below);
-    if (!is_nothing(root))
+    if (whole && root && root->type == YAML_MAPPING_NODE) {
+        r = take_aliases(&s, root, config);
+        root = member(&s, root, "defaultConfig");
+    }
+    if (r == 0 && !is_nothing(root))
         r = root->type == YAML_MAPPING_NODE ? take(&s, root, config)
                                             : fail(&s, root->start_mark.line, "a map is expected");
     yaml_document_delete(&s.document);
@@ -170,7 +206,7 @@ static int load_file(const char *path, struct mesh_config *config, char *error, 
         snprintf(error, error_size, "%s: %s", path, strerror(-r));
         return r;
     }
-    r = parse(path, text, len, "defaultConfig", config, error, error_size);
+    r = parse(path, text, len, true, config, error, error_size);
     return r < 0 ? r : take_policy(path, text, len, config, error, error_size);
 }
 
@@ -181,7 +217,7 @@ int mesh_config_load(const char *file, const char *proxy_config, struct mesh_con
     int r = config.metadata ? load_file(file, &config, error, error_size) : -ENOMEM;
 
     if (r == 0 && proxy_config)
-        r = parse("PROXY_CONFIG", proxy_config, strlen(proxy_config), NULL, &config, error, error_size);
+        r = parse("PROXY_CONFIG", proxy_config, strlen(proxy_config), false, &config, error, error_size);
     if (r < 0) {
         if (r == -ENOMEM)
             snprintf(error, error_size, "out of memory");
@@ -198,6 +234,7 @@ void mesh_config_free(struct mesh_config *config)
     free(config->admin_port);
     free(config->stats_port);
     free(config->concurrency);
+    free(config->trust_domain_aliases);
     cJSON_Delete(config->metadata);
     memset(config, 0, sizeof(*config));
 }

@@ -2,7 +2,7 @@
 /*
  * The part of Istio's mesh configuration that a node proxy takes settings from (contract section 10): the
  * YAML file ./etc/istio/config/mesh, below defaultConfig, and over it the environment's PROXY_CONFIG; and the
- * file's outboundTrafficPolicy.
+ * file's outboundTrafficPolicy and trustDomainAliases.
  */
 #ifndef PROXY_XDS_MESH_CONFIG_H
 #define PROXY_XDS_MESH_CONFIG_H
@@ -19,6 +19,7 @@
 struct mesh_config {
     char *discovery_address, *admin_port, *stats_port, *concurrency;
     enum outbound_policy outbound_policy; /* of the file; UNSAID: it says nothing */
+    char *trust_domain_aliases;           /* with commas between them */
     cJSON *metadata; /* proxyMetadata: strings by name, "ISTIO_META_" taken off; never NULL after a load */
 };
 

@@ -16,11 +16,10 @@ import sys
 import pytest
 import yaml
 
+from support.chart import CHART, HELM, call, template
 from support.programs import ROOT
 
-CHART = os.path.join(ROOT, "charts", "bruma")
 KEPT = os.path.join(ROOT, "tests", "data", "chart", "default.yaml")
-HELM = os.environ.get("BRUMA_HELM") or shutil.which("helm")
 
 
 def sources():
@@ -33,16 +32,6 @@ def sources():
             with open(path, "rb") as f:
                 h.update(f.read() + b"\0")
     return h.hexdigest()
-
-
-def call(*argv):
-    return subprocess.run([HELM, *argv], capture_output=True, text=True, timeout=60)
-
-
-def template(*settings):
-    return call(
-        "template", "bruma", CHART, "-n", "istio-system", *[a for s in settings for a in ("--set", s)]
-    )
 
 
 def objects(text):
@@ -320,6 +309,27 @@ def test_what_gke_and_openshift_ask_for(helm, default):
     assert "seLinuxOptions" not in pod(default, "ztunnel")["containers"][0]["securityContext"]
 
 
+def test_what_istiod_distributes_is_mounted_by_its_names(helm):
+    """Revocation lists and roots, as istiod writes them into each namespace; trust domains as it has them."""
+    o = rendered(
+        "ztunnel.peerCaCrl.enabled=true",
+        "ztunnel.trustBundleName=other-root",
+        "meshConfig.trustDomain=new.example",
+        "meshConfig.trustDomainAliases={old.example,older.example}",
+    )
+    env = {e["name"]: e.get("value") for e in pod(o, "ztunnel")["containers"][0]["env"]}
+    assert env["CRL_PATH"] == "/var/run/secrets/crl/ca-crl.pem"
+    assert env["BRUMA_TRUST_DOMAIN_ALIASES"] == "old.example,older.example,new.example"
+    volumes = {v["name"]: v for v in pod(o, "ztunnel")["volumes"]}
+    assert volumes["crl"]["configMap"] == {"name": "istio-ca-crl", "optional": True}
+    assert volumes["istiod-ca-cert"]["configMap"] == {"name": "other-root"}
+    o = rendered("ztunnel.env.ENABLE_CLUSTER_TRUST_BUNDLE_API=true")
+    volumes = {v["name"]: v for v in pod(o, "ztunnel")["volumes"]}
+    assert volumes["istiod-ca-cert"]["projected"]["sources"] == [
+        {"clusterTrustBundle": {"name": "istio.io:istiod-ca:root-cert", "path": "root-cert.pem"}}
+    ]
+
+
 def test_settings_reach_the_programs(helm):
     o = rendered(
         "revision=canary",
@@ -342,6 +352,7 @@ def test_settings_reach_the_programs(helm):
         and env["ZTUNNEL_WORKER_THREADS"] == "2"
     )
     assert env["CRL_PATH"] == "/var/run/secrets/crl/crl.pem"
+    assert {"name": "crl", "configMap": {"name": "crl", "optional": True}} in pod(o, "ztunnel")["volumes"]
     agent = pod(o, "istio-cni-node")
     env = {e["name"]: e.get("value") for e in agent["containers"][0]["env"]}
     assert env["BRUMA_VERIFY_INTERVAL"] == "1s" and env["EXCLUDE_NAMESPACES"] == "a,b"
@@ -524,43 +535,6 @@ def test_more_of_the_names_of_istios_charts(helm):
     env = {e["name"]: e.get("value") for e in spec["containers"][0]["env"]}
     assert (env["A"], env["B"]) == ("1", "2")
     assert agent_args(rendered("global.logging.level=debug", "cni.logging.level=warn"))["log-level"] == "warn"
-
-
-def test_the_page_names_every_value_of_istios_charts():
-    """Implemented, refused or without meaning: each is in the chart or on the page."""
-    istio = {
-        "cni": """affinity ambient.configDir ambient.dnsCapture ambient.enabled ambient.enablementSelectors
-        ambient.enableAmbientDetectionRetry ambient.ipv6 ambient.reconcileIptablesOnStartup ambient.shareHostNetworkNamespace
-        chained cniBinDir cniConfDir cniConfFileName cniNetnsDir daemonSetLabels env excludeNamespaces hub image
-        istioOwnedCNIConfig istioOwnedCNIConfigFileName logging.level ownerName podAnnotations podLabels provider pullPolicy
-        repair.enabled resourceQuotas.enabled resourceQuotas.pods resources revision seLinuxOptions seccompProfile tag
-        terminationGracePeriodSeconds tolerations updateStrategy useAppArmorAnnotation variant""",
-        "ztunnel": """affinity annotations caAddress dnsConfig dnsPolicy env hub image imagePullPolicy imagePullSecrets
-        istioNamespace labels logAsJson logLevel meshConfig.defaultConfig.proxyMetadata multiCluster.clusterName network
-        nodeSelector peerCaCrl podAnnotations podLabels resourceName resourceQuotas.enabled resources revision
-        seLinuxOptions tag terminationGracePeriodSeconds tolerations updateStrategy variant volumeMounts volumes xdsAddress""",
-        "global": """hub imagePullPolicy imagePullSecrets logAsJson logging.level nativeNftables networkPolicy.enabled
-        platform resourceScope tag variant""",
-    }
-    with open(f"{CHART}/values.yaml") as f:
-        values = yaml.safe_load(f)
-    with open(os.path.join(ROOT, "docs", "install.md")) as f:
-        page = f.read()
-
-    def there(value, path):
-        for name in path.split("."):
-            if not isinstance(value, dict) or name not in value:
-                return False
-            value = value[name]
-        return True
-
-    missing = [
-        f"{part}.{name}"
-        for part, names in istio.items()
-        for name in names.split()
-        if not there(values[part], name) and f"`{name}`" not in page
-    ]
-    assert missing == []
 
 
 if __name__ == "__main__":

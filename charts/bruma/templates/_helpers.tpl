@@ -82,6 +82,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if not $c.ambient.ipv6 }}{{ fail "cni.ambient.ipv6=false: a pod that has IPv6 is captured on IPv6; it would have a way around the mesh otherwise" }}{{ end -}}
 {{- if not $c.ambient.shareHostNetworkNamespace }}{{ fail "cni.ambient.shareHostNetworkNamespace=false: the agent is always in the node's network, so that it does not depend on the plugin that it serves" }}{{ end -}}
 {{- if not $c.ambient.enableAmbientDetectionRetry }}{{ fail "cni.ambient.enableAmbientDetectionRetry=false: a pod about which nobody can decide is always tried again, never let run outside the mesh" }}{{ end -}}
+{{- if .Values.global.defaultResources }}{{ fail "global.defaultResources: each DaemonSet has its own, cni.resources and ztunnel.resources" }}{{ end -}}
 {{- if .Values.global.variant }}{{ fail "global.variant: there is one image, without a distribution in it" }}{{ end -}}
 {{- end -}}
 

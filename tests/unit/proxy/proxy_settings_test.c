@@ -126,6 +126,7 @@ Test(proxy_settings, mesh_configuration)
     cr_expect(!strcmp(settings.xds_address, "istiod-canary.mesh.svc:15012"));
     cr_expect(!strcmp(settings.ca_address, "https://localhost:15012"), "it is not for the CA");
     cr_expect(settings.admin_port == 15999 && settings.metrics_port == 16000 && settings.workers == 3);
+    cr_expect(settings.trust_domains.len == 0);
     cr_expect(!strcmp(meta("ONE"), "environment") && !strcmp(meta("TWO"), "2") &&
               !strcmp(meta("THREE"), "three"));
 }
@@ -141,6 +142,25 @@ Test(proxy_settings, outbound_traffic_policy)
               error);
     write_file("outboundTrafficPolicy: {mode: REGISTRY}\n");
     cr_expect(load(NULL) < 0 && strstr(error, file) && strstr(error, "mode is neither"), "%s", error);
+}
+
+Test(proxy_settings, trust_domain_aliases)
+{
+    write_file(
+        "trustDomain: new.example\ntrustDomainAliases:\n- old.example\n- older.example\ndefaultConfig: {}\n");
+    cr_assert(load(NULL) == 0, "%s", error);
+    cr_assert(settings.trust_domains.len == 3);
+    cr_expect_str_eq(settings.trust_domains.names[1], "older.example");
+    cr_expect_str_eq(settings.trust_domains.names[2], "new.example");
+    setenv("BRUMA_TRUST_DOMAIN_ALIASES", "one", 1);
+    cr_assert(load(NULL) == 0, "%s", error);
+    cr_expect(settings.trust_domains.len == 1 && !strcmp(settings.trust_domains.names[0], "one"));
+    setenv("BRUMA_TRUST_DOMAIN_ALIASES", "a/b", 1);
+    cr_expect(load(NULL) == -EINVAL && strstr(error, "trust-domain-aliases"), "%s", error);
+    write_file("trustDomainAliases: old.example\n");
+    cr_expect(load(NULL) == -EBADMSG && strstr(error, "trustDomainAliases"), "%s", error);
+    write_file("trustDomainAliases: [\"a,b\"]\n");
+    cr_expect(load(NULL) == -EBADMSG && strstr(error, "trustDomainAliases"), "%s", error);
 }
 
 Test(proxy_settings, what_is_set_counts_more_than_the_mesh_configuration)

@@ -292,6 +292,32 @@ Test(policy, dry_run_is_told)
     cr_expect(would_be(EVIL, POLICY_DRY_RUN_DENIED, "shop/p") && !verdict.allowed);
 }
 
+Test(policy, trust_domain_aliases)
+{
+    struct trust_domains aliases = {};
+
+    cr_assert(trust_domains_parse("old.example,older.example", &aliases) == 0);
+    POLICY(state, .name = "p", .scope = WORKLOAD_ONLY, .action = ALLOW,
+           MATCH(.principals = {"=old.example/ns/shop/sa/web"}));
+    cr_expect(!allowed(WEB), "without aliases another trust domain is another identity");
+    state_set_trust_domains(state, &aliases);
+    cr_expect(allowed(WEB) && allowed("spiffe://old.example/ns/shop/sa/web"));
+    cr_expect(allowed("spiffe://older.example/ns/shop/sa/web"));
+    cr_expect(!allowed("spiffe://other/ns/shop/sa/web") && !allowed("spiffe://old.example/ns/shop/sa/eve"));
+    cr_expect(!allowed(NULL));
+    POLICY(state, .name = "p", .scope = WORKLOAD_ONLY, .action = ALLOW,
+           MATCH(.principals = {"=cluster.local/ns/shop/sa/web"}));
+    cr_expect(allowed(WEB) && allowed("spiffe://old.example/ns/shop/sa/web"), "the own one is one of them");
+    POLICY(state, .name = "p", .scope = WORKLOAD_ONLY, .action = ALLOW,
+           MATCH(.principals = {"old.example/ns/shop/*"}));
+    cr_expect(allowed(WEB) && !allowed(EVIL));
+    POLICY(state, .name = "p", .scope = WORKLOAD_ONLY, .action = DENY,
+           MATCH(.not_principals = {"=old.example/ns/shop/sa/web"}));
+    cr_expect(allowed(WEB) && allowed("spiffe://older.example/ns/shop/sa/web"));
+    cr_expect(!allowed(EVIL) && !allowed("spiffe://other/ns/shop/sa/web"));
+    trust_domains_free(&aliases);
+}
+
 Test(policy, many_in_one_namespace)
 {
     for (int i = 0; i < 100; i++) {

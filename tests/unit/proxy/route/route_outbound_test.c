@@ -114,13 +114,14 @@ Test(route_outbound, service_to_endpoint)
     WORKLOAD(state, .name = "cart-0", .addresses = {"10.1.0.9"}, .account = "cart",
              .services = {{CART, {{80, 8080}}}});
     expect_route("10.96.0.20:80", "HBONE 10.1.0.9:15008 10.1.0.9:8080 cart-0 cart");
+    cr_expect(route_expects(route.upstream, route.expected_service, NULL, "",
+                            "spiffe://cluster.local/ns/shop/sa/cart"));
+    cr_expect(route_expects(route.upstream, route.expected_service, NULL, "",
+                            "spiffe://cluster.local/ns/shop/sa/other"));
+    cr_expect(!route_expects(route.upstream, route.expected_service, NULL, "", "not-an-identity"));
     cr_expect(
-        route_expects(route.upstream, route.expected_service, "spiffe://cluster.local/ns/shop/sa/cart"));
-    cr_expect(
-        route_expects(route.upstream, route.expected_service, "spiffe://cluster.local/ns/shop/sa/other"));
-    cr_expect(!route_expects(route.upstream, route.expected_service, "not-an-identity"));
-    cr_expect(!route_expects(route.upstream, route.expected_service, "spiffe://other/ns/shop/sa/cart"));
-    cr_expect(!route_expects(route.upstream, route.expected_service, ""));
+        !route_expects(route.upstream, route.expected_service, NULL, "", "spiffe://other/ns/shop/sa/cart"));
+    cr_expect(!route_expects(route.upstream, route.expected_service, NULL, "", ""));
     /* no mapping of the endpoint: the service's own */
     expect_route("10.96.0.20:81", "HBONE 10.1.0.9:15008 10.1.0.9:9090 cart-0 cart");
     expect_failure("10.96.0.20:82", BRUMA_REASON_NO_HEALTHY_UPSTREAM, "has no port 82");
@@ -271,12 +272,12 @@ Test(route_outbound, service_with_waypoint)
     expect_route("10.96.0.20:80", "HBONE 10.1.0.99:15018 10.96.0.20:80 wp-0 cart waypoint");
     expect_route("10.96.0.20:81", "HBONE 10.1.0.99:15018 10.96.0.20:81 wp-0 cart waypoint");
     expect_route("[fd96::20]:80", "HBONE [fd01::99]:15018 [fd96::20]:80 wp-0 cart waypoint");
-    cr_expect(
-        route_expects(route.upstream, route.expected_service, "spiffe://cluster.local/ns/shop/sa/waypoint"));
-    cr_expect(route_expects(route.upstream, route.expected_service,
+    cr_expect(route_expects(route.upstream, route.expected_service, NULL, "",
+                            "spiffe://cluster.local/ns/shop/sa/waypoint"));
+    cr_expect(route_expects(route.upstream, route.expected_service, NULL, "",
                             "spiffe://cluster.local/ns/shop/sa/waypoint-extra"));
-    cr_expect(
-        !route_expects(route.upstream, route.expected_service, "spiffe://cluster.local/ns/shop/sa/cart"));
+    cr_expect(!route_expects(route.upstream, route.expected_service, NULL, "",
+                             "spiffe://cluster.local/ns/shop/sa/cart"));
 }
 
 Test(route_outbound, waypoint_by_address)
@@ -288,7 +289,7 @@ Test(route_outbound, waypoint_by_address)
     SERVICE(state, .name = "cart", .addresses = {"10.96.0.20"}, .ports = {{80, 8080}},
             .waypoint = "@/fd01::99:15009");
     expect_route("10.96.0.20:80", "HBONE [fd01::99]:15009 10.96.0.20:80 wp-0 cart waypoint");
-    cr_expect(!route_expects(route.upstream, route.expected_service,
+    cr_expect(!route_expects(route.upstream, route.expected_service, NULL, "",
                              "spiffe://cluster.local/ns/shop/sa/waypoint-extra"));
 }
 

@@ -107,10 +107,10 @@ Test(state_fixtures, to_the_waypoint)
     cr_expect(!strcmp(endpoint_format(&route.target, target), "10.78.2.5:15008"), "%s", target);
     cr_expect(!strcmp(route.authority, "10.96.48.176:80"), "%s", route.authority);
     cr_expect(!strcmp(route.service->hostname, "cart.shop.svc.cluster.local"));
-    cr_expect(
-        route_expects(route.upstream, route.expected_service, "spiffe://cluster.local/ns/shop/sa/waypoint"));
-    cr_expect(
-        !route_expects(route.upstream, route.expected_service, "spiffe://cluster.local/ns/shop/sa/cart"));
+    cr_expect(route_expects(route.upstream, route.expected_service, NULL, "",
+                            "spiffe://cluster.local/ns/shop/sa/waypoint"));
+    cr_expect(!route_expects(route.upstream, route.expected_service, NULL, "",
+                             "spiffe://cluster.local/ns/shop/sa/cart"));
     route_release(&route);
     state_free(&state);
 }

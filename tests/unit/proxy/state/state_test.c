@@ -140,7 +140,8 @@ Test(state, identities_that_are_none)
     longest[sizeof(longest) - 1] = '\0';
     WORKLOAD(state, .name = "a", .namespace = "", .addresses = {"10.1.0.9"});
     w = by_address("10.1.0.9");
-    cr_expect(w && !*w->identity && !route_expects(w, NULL, "") && !route_expects(w, NULL, NULL));
+    cr_expect(w && !*w->identity && !route_expects(w, NULL, NULL, "", "") &&
+              !route_expects(w, NULL, NULL, "", NULL));
     WORKLOAD(state, .name = "b", .account = "x/y", .addresses = {"10.1.0.10"});
     w = by_address("10.1.0.10");
     cr_expect(w && !*w->identity);

@@ -66,6 +66,38 @@ Test(tls, a_client_of_another_trust_domain_is_refused)
     test_ca_free(&ca);
 }
 
+/* Each side takes the other's old trust domain for its own; expected: what the client is told to meet. */
+static bool meet_by_alias(const struct test_ca *ca, const char *client_identity, const char *expected)
+{
+    struct tls_context *c = good(ca, client_identity), *s = good(ca, "spiffe://old.domain/ns/shop/sa/cart");
+    struct trust_domains aliases = {};
+    struct pair p = {};
+    int client, server;
+
+    cr_assert(trust_domains_parse("old.domain,cluster.local", &aliases) == 0);
+    start(&p, c, s, expected);
+    p.buffers[0].trust_domains = p.buffers[1].trust_domains = &aliases;
+    handshake(&p, &client, &server);
+    if (client == 1 && server == 1)
+        cr_expect_str_eq(p.server.peer_identity, client_identity, "as it is, not as an alias");
+    end(&p);
+    tls_context_unref(c);
+    tls_context_unref(s);
+    trust_domains_free(&aliases);
+    return client == 1 && server == 1;
+}
+
+Test(tls, an_alias_of_the_trust_domain_counts_as_it)
+{
+    struct test_ca ca = test_ca();
+
+    cr_expect(meet_by_alias(&ca, CLIENT, SERVER));
+    cr_expect(!meet_by_alias(&ca, CLIENT, "spiffe://cluster.local/ns/shop/sa/other"));
+    cr_expect(!meet_by_alias(&ca, CLIENT, "spiffe://other.domain/ns/shop/sa/cart"));
+    cr_expect(!meet_by_alias(&ca, "spiffe://other.domain/ns/shop/sa/web", SERVER));
+    test_ca_free(&ca);
+}
+
 Test(tls, a_certificate_of_another_root_is_refused)
 {
     struct test_ca ca = test_ca(), other = test_ca();
