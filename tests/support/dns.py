@@ -155,3 +155,17 @@ def explained(mesh, pod, name):
     """What `brumactl explain` says of the name, by check."""
     out = mesh.nodes[0].ctl("explain", pod, name, "-o", "json", check=False).stdout
     return {line["check"]: line["detail"] for line in json.loads(out)}
+
+
+def resolving(pod, config, *argv):
+    """Runs argv in the pod with this resolv.conf."""
+    path = f"{pod.node.mesh.dir}/resolv.conf"
+    with open(path, "w") as f:
+        f.write(config)
+    hosts = f"{pod.node.mesh.dir}/nsswitch.conf"
+    with open(hosts, "w") as f:
+        f.write("hosts: dns\n")
+    script = (
+        'mount --bind "$0" /etc/resolv.conf && mount --bind "$1" /etc/nsswitch.conf && shift && exec "$@"'
+    )
+    return pod.run("unshare", "-m", "sh", "-c", script, path, hosts, *argv).stdout
