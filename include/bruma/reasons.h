@@ -158,7 +158,9 @@
     BRUMA_REASON(NAME_QUERIES, "name_queries", "CONNECT", "too many hostnames of workloads are being resolved at once", "do the DNS servers answer? `--max-name-queries`") \
     BRUMA_REASON(NAME_ADDRESS_REFUSED, "name_address_refused", "CONNECT", "the hostname of the destination's workload has only addresses that are never used: loopback, link-local, multicast", "who answers for that name? `dig` from the proxy's network namespace") \
     /* the outbound traffic policy */ \
-    BRUMA_REASON(DESTINATION_UNKNOWN, "destination_unknown", "DENY", "the mesh does not know the destination, and the outbound traffic policy of the pod is REGISTRY_ONLY", "a ServiceEntry for the destination, or the annotation bruma.io/outbound-traffic-policy of the pod or its namespace; `brumactl explain POD IP:PORT`")
+    BRUMA_REASON(DESTINATION_UNKNOWN, "destination_unknown", "DENY", "the mesh does not know the destination, and the outbound traffic policy of the pod is REGISTRY_ONLY", "a ServiceEntry for the destination, or the annotation bruma.io/outbound-traffic-policy of the pod or its namespace; `brumactl explain POD IP:PORT`") \
+    /* pods with sidecars beside the mesh */ \
+    BRUMA_REASON(PLAINTEXT_RESET, "plaintext_reset", "CONNECT", "the destination, a workload that is not spoken HBONE to, reset a plaintext connection without answering: it may accept mutual TLS only (a sidecar under PeerAuthentication STRICT)", "the destination's PeerAuthentication; a sidecar accepts HBONE if its pod has the label networking.istio.io/tunnel=http")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -263,6 +263,17 @@ static int copy(struct relay *r, int from_index)
     return e;
 }
 
+/* Of a connection that has been reset. A workload of the mesh's that takes no tunnels, and that drops what
+ * comes in plaintext, is told from an application that ends. */
+static enum bruma_reason reset_reason(const struct relay *r)
+{
+    const struct flow *flow = &r->c.flow;
+    bool unanswered = r->sides[BACK].reset && flow->received && !flow->sent;
+
+    return unanswered && !r->c.inbound && flow->destination ? BRUMA_REASON_PLAINTEXT_RESET
+                                                            : BRUMA_REASON_NONE;
+}
+
 static void pass_on_ends(struct relay *r)
 {
     for (int i = 0; i < 2; i++) {
@@ -270,7 +281,7 @@ static void pass_on_ends(struct relay *r)
 
         /* All is told that was said before the reset, or there is nobody to tell it. */
         if (from->reset && (from->ended || to->reset)) {
-            relay_close(r, BRUMA_REASON_NONE, NULL, true);
+            relay_close(r, reset_reason(r), NULL, true);
             return;
         }
         if (from->ended && !to->unsent_len && !to->shut && !to->reset) {

@@ -330,6 +330,27 @@ def test_what_istiod_distributes_is_mounted_by_its_names(helm):
     ]
 
 
+def test_beside_a_stock_agent(helm):
+    """Nothing is called as in Istio's chart, so that it can be in the same namespace."""
+    o = rendered("cni.resourceName=bruma")
+    names = {name for kind, name in o if kind in ("DaemonSet", "ServiceAccount", "Role", "Job")}
+    assert "bruma-node" in names and not [n for n in names if n.startswith("istio-cni")]
+    agent = o["DaemonSet", "bruma-node"]["spec"]
+    assert agent["selector"]["matchLabels"] == {"k8s-app": "bruma-node"}
+    assert agent["template"]["metadata"]["labels"]["k8s-app"] == "bruma-node"
+    assert agent["template"]["spec"]["serviceAccountName"] == "bruma" and ("ServiceAccount", "bruma") in o
+    env = {e["name"]: e.get("value") for e in pod(o, "bruma-node")["containers"][0]["env"]}
+    assert env["BRUMA_DAEMONSET"] == "bruma-node"
+    for role in ("bruma-agent", "bruma-retire"):
+        assert o["Role", role]["rules"][0]["resourceNames"] == ["bruma-node"]
+    assert o["RoleBinding", "bruma-agent"]["subjects"][0]["name"] == "bruma"
+    args = o["Job", "bruma-retire"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert "--daemonset=bruma-node" in args
+    assert not [
+        line for line in template("cni.resourceName=bruma").stdout.splitlines() if "istio-cni" in line
+    ]
+
+
 def test_settings_reach_the_programs(helm):
     o = rendered(
         "revision=canary",
