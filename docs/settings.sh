@@ -35,7 +35,6 @@ These variables are read as well:
 | `ISTIO_META_*`, `ISTIO_METAJSON_*` | node metadata for the control plane, as text or as JSON, overriding `proxyMetadata` |
 | `ISTIO_META_CLUSTER_ID` | overrides `CLUSTER_ID` |
 | `XDS_HEADER_*`, `CA_HEADER_*` | additional headers of calls to the control plane and the certificate authority; names are converted to lower case |
-| `ZTUNNEL_CPU_LIMIT` | overrides `ZTUNNEL_RESOURCE_CPU_LIMIT` |
 | `TERMINATION_GRACE_PERIOD_SECONDS` | default of `--drain-deadline`: 5 s less than this, or 1 s less if it is at most 10 s |
 | `LOG_FORMAT` | `json`, as `--log-json` |
 TEXT

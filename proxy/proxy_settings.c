@@ -44,6 +44,7 @@ const struct setting proxy_settings_table[] = {
     {"crl-required", "BRUMA_CRL_REQUIRED", SETTING_BOOL, "true", "only with crl-path: refuse all peers, and do not become ready, until revocation lists have been read once; false: serve meanwhile, with no certificate revoked", FIELD(crl_required), 0, 0},
     {"secret-ttl", "SECRET_TTL", SETTING_DURATION, "24h", "lifetime that is requested for certificates", FIELD(secret_ttl), 60000, 0},
     {"workers", "ZTUNNEL_WORKER_THREADS", SETTING_STRING, "auto", "worker threads: a number (0: as many as processors), a share of the processors such as 50%, or auto: cpu-limit, without one a quarter of the processors, and at least cpu-request", FIELD(workers_text), 0, 0},
+    {"cpus", "ZTUNNEL_CPU_LIMIT", SETTING_NUMBER, "0", "processors that workers is a share of; 0: those of the node", FIELD(cpus), 0, 1000000},
     {"cpu-limit", "ZTUNNEL_RESOURCE_CPU_LIMIT", SETTING_NUMBER, "0", "whole processors that the proxy's container may use; 0: not known", FIELD(cpu_limit), 0, 0},
     {"cpu-request", "ZTUNNEL_RESOURCE_CPU_REQUEST", SETTING_NUMBER, "0", "whole processors that the proxy's container is granted; 0: not known", FIELD(cpu_request), 0, 0},
     {"admin-port", "BRUMA_ADMIN_PORT", SETTING_NUMBER, "15000", "admin pages, on loopback; 0: none", FIELD(admin_port), 0, 65535},
@@ -140,8 +141,9 @@ static void set_name(struct setting *table, const char *name, const char *env)
 static int count_workers(struct proxy_settings *s, char *error, size_t error_size)
 {
     const struct worker_share share = {s->cpu_limit, s->cpu_request};
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    int r = worker_count(s->workers_text, cpus > 0 ? (unsigned long)cpus : 1, &share, &s->workers);
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned long cpus = s->cpus ? s->cpus : online > 0 ? (unsigned long)online : 1;
+    int r = worker_count(s->workers_text, cpus, &share, &s->workers);
 
     if (r < 0)
         snprintf(error, error_size, "workers: \"%.100s\" is not auto, a number or a percentage",
@@ -224,7 +226,6 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
     if (cluster)
         set_default(table, "replaced-linger", "15s");
     set_name(table, "cluster-id", "ISTIO_META_CLUSTER_ID");
-    set_name(table, "cpu-limit", "ZTUNNEL_CPU_LIMIT");
     r = contract_settings_check(error, error_size);
     if (r == 0)
         r = settings_load(table, proxy_settings_count, ret, argc, argv, ret_first, error, error_size);

@@ -39,8 +39,8 @@ struct proxy_settings {
     unsigned long secret_ttl; /* milliseconds, as all durations */
 
     const char *workers_text;
-    unsigned workers;                     /* what that amounts to: worker_count.h */
-    unsigned long cpu_limit, cpu_request; /* whole processors; 0: not known */
+    unsigned workers;                           /* what that amounts to: worker_count.h */
+    unsigned long cpus, cpu_limit, cpu_request; /* whole processors; 0: not known */
     unsigned long admin_port, metrics_port, ready_port;
     unsigned long page_connections, page_connections_per_source;
     unsigned long peer_descriptions;

@@ -330,6 +330,22 @@ def test_what_istiod_distributes_is_mounted_by_its_names(helm):
     ]
 
 
+def test_the_proxy_is_told_its_processors(helm):
+    """It has as many workers as it may use processors, not as many as the node has."""
+
+    def told(*settings):
+        env = pod(rendered(*settings), "ztunnel")["containers"][0]["env"]
+        return {e["name"]: e["valueFrom"]["resourceFieldRef"] for e in env if "CPU" in e["name"]}
+
+    request = {"resource": "requests.cpu", "divisor": "1"}
+    assert told() == {"ZTUNNEL_RESOURCE_CPU_REQUEST": request}
+    assert told("ztunnel.resources.limits.cpu=3") == {
+        "ZTUNNEL_RESOURCE_CPU_REQUEST": request,
+        "ZTUNNEL_RESOURCE_CPU_LIMIT": {"resource": "limits.cpu", "divisor": "1"},
+    }
+    assert told("ztunnel.resources.requests.cpu=null") == {}
+
+
 def test_beside_a_stock_agent(helm):
     """Nothing is called as in Istio's chart, so that it can be in the same namespace."""
     o = rendered("cni.resourceName=bruma")

@@ -85,7 +85,7 @@ static const struct {
     {"ZTUNNEL_WORKER_THREADS", SETTING, "50%", "half"},
     {"ZTUNNEL_RESOURCE_CPU_LIMIT", SETTING, "2", "x"},
     {"ZTUNNEL_RESOURCE_CPU_REQUEST", SETTING, "2", "x"},
-    {"ZTUNNEL_CPU_LIMIT", READ, "2", "x"},
+    {"ZTUNNEL_CPU_LIMIT", SETTING, "2", "x"},
     {"INPOD_ENABLED", REFUSED, "true", "false"},
 };
 

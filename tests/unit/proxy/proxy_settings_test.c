@@ -163,6 +163,17 @@ Test(proxy_settings, trust_domain_aliases)
     cr_expect(load(NULL) == -EBADMSG && strstr(error, "trustDomainAliases"), "%s", error);
 }
 
+/* As the stock chart sets them: without a limit the first is what the node has. */
+Test(proxy_settings, workers_are_a_share_of_the_processors_that_there_are)
+{
+    setenv("ZTUNNEL_CPU_LIMIT", "12", 1);
+    cr_assert(load(NULL) == 0 && settings.workers == 3, "auto: a quarter, not all: %u", settings.workers);
+    cr_assert(load("--workers=50%") == 0 && settings.workers == 6);
+    cr_assert(load("--workers=0") == 0 && settings.workers == 12);
+    setenv("ZTUNNEL_RESOURCE_CPU_LIMIT", "2", 1);
+    cr_assert(load(NULL) == 0 && settings.workers == 2);
+}
+
 Test(proxy_settings, what_is_set_counts_more_than_the_mesh_configuration)
 {
     write_file("defaultConfig: {discoveryAddress: \"elsewhere:1\", proxyAdminPort: 1}\n");
