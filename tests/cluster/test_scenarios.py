@@ -13,6 +13,19 @@ from support.system import Process, run, wait_for
 pytestmark = pytest.mark.skipif(not os.environ.get("BRUMA_ISTIOD"), reason="not given: BRUMA_ISTIOD")
 METADATA_SERVER = "169.254.169.254"
 
+# An A record of the name, as the server at that address answers.
+RESOLVE = r"""
+import socket, struct, sys
+name, server = sys.argv[1:3]
+labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(5)
+s.sendto(struct.pack(">6H", 1, 0x100, 1, 0, 0, 0) + labels + b"\0\0\1\0\1", (server, 53))
+answer = s.recv(4096)
+flags, _, count = struct.unpack(">3H", answer[2:8])
+print(socket.inet_ntoa(answer[-4:]) if count else f"none, code {flags & 15}")
+"""
+
 
 class Objects:
     """Of istiod's API, in the namespace of the scenarios; deleted when the scenario ends."""
@@ -137,6 +150,36 @@ def test_an_entry_that_selects_a_pod_outside(mesh, field, make):
     """TestServiceEntrySelectsUncapturedPod"""
     make.entry("uncaptured", "10.200.7.4", workloadSelector={"labels": {"app": "plain"}})
     assert answers(field["client"], "10.200.7.4").startswith("plain sees")
+
+
+def test_an_entry_by_names_alone(cluster, mesh, field, make):
+    """TestServiceEntryDNSWithAutoAssign: istiod gives it an address, the client learns it by asking its own server for the
+    name, and the endpoint is a name that the proxy looks up."""
+    with open(f"{cluster.names}/backend", "w") as f:
+        f.write(f"{field['plain'].ip} backend.auto.example\n")
+    make(
+        "ServiceEntry",
+        "auto",
+        {
+            "hosts": ["auto.example"],
+            "ports": [{"number": 80, "name": "http", "protocol": "TCP", "targetPort": 8080}],
+            "resolution": "DNS",
+            "endpoints": [{"address": "backend.auto.example"}],
+        },
+    )
+
+    def address():
+        text = field["client"].python(RESOLVE, "auto.example", CONTROL4).strip()
+        return text if text.startswith("240.240.") else None
+
+    vip = wait_for(address, "the name to have an address of istiod's", 30)
+    assert field["plain"].python(RESOLVE, "auto.example", CONTROL4).startswith("none"), (
+        "the server does not know it"
+    )
+    seen = len(mesh.access("n1"))
+    assert answers(field["client"], vip).startswith("plain sees")
+    carried(mesh, "n1", seen, direction="outbound", dst__service="auto.example")
+    os.unlink(f"{cluster.names}/backend")
 
 
 @pytest.fixture
