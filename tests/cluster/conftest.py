@@ -31,6 +31,7 @@ from stand_in import StandIn
 SCENES = [
     "test_install",
     "test_labels",
+    "test_names",
     "test_istioctl",
     "test_scenarios",
     "test_probes",
