@@ -29,6 +29,8 @@ int command_connections(const struct ctl_options *options, int argc, char **argv
 int command_policy(const struct ctl_options *options, int argc, char **argv);
 /* The certificates that the proxy has. */
 int command_identities(const struct ctl_options *options, int argc, char **argv);
+/* Endpoints of services that the proxy leaves out of its choice for a moment. */
+int command_endpoints(const struct ctl_options *options, int argc, char **argv);
 /* [--markdown]: the whole list of reasons. */
 int command_reasons(const struct ctl_options *options, int argc, char **argv);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the proxy knows: connections, policies, certificates. */
+/* What the proxy knows: connections, policies, certificates, endpoints that have failed. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,4 +145,88 @@ int command_identities(const struct ctl_options *o, int argc, char **argv)
     table_free(&t);
     cJSON_Delete(dump);
     return bad ? CTL_PROBLEM : CTL_OK;
+}
+
+/* "shop/cart-0": the workload at the address, or NULL. */
+static const cJSON *workload_at(const cJSON *dump, const char *address)
+{
+    const cJSON *w, *ip;
+
+    cJSON_ArrayForEach (w, get(dump, "workloads")) {
+        cJSON_ArrayForEach (ip, get(w, "workloadIps")) {
+            if (cJSON_IsString(ip) && !strcmp(ip->valuestring, address))
+                return w;
+        }
+    }
+    return NULL;
+}
+
+/* Without the port and what surrounds an IPv6 address. */
+static void address_of(const char *endpoint, bool leaving, char *buf, size_t size)
+{
+    const char *colon = leaving ? NULL : strrchr(endpoint, ':');
+    bool v6 = !leaving && *endpoint == '[';
+
+    snprintf(buf, size, "%.*s", colon ? (int)(colon - endpoint) - 2 * v6 : (int)strlen(endpoint),
+             endpoint + v6);
+}
+
+/* Each worker chooses for itself: how many leave this one out, and for how long the last one does. */
+static int workers_of(const cJSON *all, const cJSON *endpoint, double *ret_milliseconds)
+{
+    const cJSON *e;
+    int n = 0;
+
+    *ret_milliseconds = 0;
+    cJSON_ArrayForEach (e, all) {
+        if (strcmp(text_of(e, "endpoint"), text_of(endpoint, "endpoint")) != 0 ||
+            strcmp(text_of(e, "why"), text_of(endpoint, "why")) != 0)
+            continue;
+        if (e == endpoint && n)
+            return 0; /* an earlier one has told it */
+        n++;
+        if (number_of(e, "milliseconds") > *ret_milliseconds)
+            *ret_milliseconds = number_of(e, "milliseconds");
+    }
+    return n;
+}
+
+int command_endpoints(const struct ctl_options *o, int argc, char **argv)
+{
+    static const char *const headers[] = {"ENDPOINT", "WORKLOAD", "WHY", "REASON", "FOR", "WORKERS"};
+    struct table *t;
+    cJSON *dump;
+    const cJSON *e, *all;
+    int r = proxy_dump(o->run_dir, &dump);
+
+    (void)argc;
+    (void)argv;
+    if (r != CTL_OK)
+        return r;
+    if (o->json)
+        return print_part(dump, "endpointsLeftOut");
+    all = get(dump, "endpointsLeftOut");
+    t = table_new(headers, array_size(headers));
+    cJSON_ArrayForEach (e, all) {
+        bool leaving = !strcmp(text_of(e, "why"), "leaving");
+        char address[64], name[600] = "", time[32], workers[16];
+        const cJSON *workload;
+        double milliseconds;
+        int n = workers_of(all, e, &milliseconds);
+
+        if (!n)
+            continue;
+        address_of(text_of(e, "endpoint"), leaving, address, sizeof(address));
+        workload = workload_at(dump, address);
+        if (workload)
+            snprintf(name, sizeof(name), "%s/%s", text_of(workload, "namespace"), text_of(workload, "name"));
+        snprintf(time, sizeof(time), "%.1fs", milliseconds / 1000);
+        snprintf(workers, sizeof(workers), "%d", n);
+        table_row(t, (const char *const[]){text_of(e, "endpoint"), name, text_of(e, "why"),
+                                           text_of(e, "reason"), time, workers});
+    }
+    table_print(t, "No endpoint is left out.", stdout);
+    table_free(&t);
+    cJSON_Delete(dump);
+    return CTL_OK;
 }

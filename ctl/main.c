@@ -20,6 +20,7 @@ static const struct {
     {"connections", command_connections, "", "connections that the proxy carries now"},
     {"policy", command_policy, "", "authorization policies in the proxy"},
     {"identities", command_identities, "", "certificates of this node's pods"},
+    {"endpoints", command_endpoints, "", "endpoints of services that are left out for a moment"},
     {"explain", command_explain, "NAMESPACE/POD [IP:PORT | HOSTNAME] | REASON",
      "why a pod or a connection is in its state, or what a reason means"},
     {"end", command_end, "NAMESPACE/POD", "say that a pod is about to end (without Kubernetes)"},

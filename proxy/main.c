@@ -31,6 +31,7 @@
 #include "proxy/route/policy.h"
 #include "proxy/state/rcu.h"
 #include "proxy/tls/tls_library.h"
+#include "proxy/worker/endpoint_notes.h"
 #include "proxy/xds/local_xds.h"
 #include "proxy/xds/mesh_config.h"
 
@@ -133,6 +134,7 @@ static void large_metrics(void *data, FILE *out)
     for (unsigned i = 0; i < p->workers_len; i++)
         all[i] = p->workers[i]->telemetry;
     telemetry_write_metrics(all, p->workers_len, out);
+    endpoint_write_metrics(p, out);
 }
 
 static void metrics(void *data, FILE *out)

@@ -75,7 +75,7 @@ const struct setting proxy_settings_table[] = {
     {"pool-idle-timeout", "POOL_UNUSED_RELEASE_TIMEOUT", SETTING_DURATION, "5m", "an unused tunnel is closed after this", FIELD(pool_idle_timeout), 100, 0},
     {"connect-timeout", "BRUMA_CONNECT_TIMEOUT", SETTING_DURATION, "10s", "limit of a TCP connect", FIELD(connect_timeout), 1, 0},
     {"outbound-retries", "BRUMA_OUTBOUND_RETRIES", SETTING_NUMBER, "3", "how often a connection to a service is tried on another endpoint, when one fails before the connection is made, all within connect-timeout; 0: never", FIELD(outbound_retries), 0, PROXY_RETRIES_MAX},
-    {"ejection-time", "BRUMA_EJECTION_TIME", SETTING_DURATION, "1s", "how long a service's endpoint that failed so is left out of the choice, twice as long each time that it fails again, up to 30s; 0: not at all", FIELD(ejection_time), 0, 0},
+    {"ejection-time", "BRUMA_EJECTION_TIME", SETTING_DURATION, "1s", "how long a service's endpoint that failed so, or has said GOAWAY, is left out of the choice, twice as long each time that it happens again, up to 30s; 0: not at all", FIELD(ejection_time), 0, 0},
     {"handshake-timeout", "BRUMA_HANDSHAKE_TIMEOUT", SETTING_DURATION, "10s", "limit of a TLS handshake that a peer begins", FIELD(handshake_timeout), 1, 0},
     {"peer-handshake-timeout", "BRUMA_PEER_HANDSHAKE_TIMEOUT", SETTING_DURATION, "60s", "limit of a TLS handshake with the proxy of another node, long enough for it to restart", FIELD(peer_handshake_timeout), 1, 0},
     {"answer-timeout", "BRUMA_ANSWER_TIMEOUT", SETTING_DURATION, "20s", "limit of the wait for the answer to CONNECT", FIELD(answer_timeout), 1, 0},

@@ -8,6 +8,7 @@ complete -c brumactl -n __fish_use_subcommand -a pods -d 'the pods of this node'
 complete -c brumactl -n __fish_use_subcommand -a connections -d 'open connections'
 complete -c brumactl -n __fish_use_subcommand -a policy -d 'authorization policies'
 complete -c brumactl -n __fish_use_subcommand -a identities -d certificates
+complete -c brumactl -n __fish_use_subcommand -a endpoints -d 'endpoints that are left out for a moment'
 complete -c brumactl -n __fish_use_subcommand -a explain -d 'why a pod or a connection is in its state'
 complete -c brumactl -n __fish_use_subcommand -a end -d 'a pod is about to end'
 complete -c brumactl -n __fish_use_subcommand -a doctor -d checks

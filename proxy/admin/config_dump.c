@@ -10,6 +10,7 @@
 #include "lib/message.h"
 #include "proxy/admin/state_dump.h"
 #include "proxy/identity/identity.h"
+#include "proxy/worker/endpoint_notes.h"
 #include "proxy/worker/pod_notes.h"
 
 #define NAME_MAX_BYTES 64
@@ -290,6 +291,12 @@ static int next_of_rest(struct dump_reader *r, FILE *out)
 {
     const struct config_dump_source *s = &r->dump->source;
 
+    if (r->dump->notes) {
+        fputs("\"endpointsLeftOut\":", out);
+        if (endpoint_notes_print(pod_notes_endpoints(r->dump->notes), out) < 0)
+            return -ENOMEM;
+        fputs(",\n", out);
+    }
     fputs("\"staticConfig\":", out);
     if (message_print(out, static_config()) < 0)
         return -ENOMEM;

@@ -92,7 +92,7 @@ bool retry_elsewhere(struct connection *c, enum bruma_reason reason, struct rout
 
     if (!c->endpoint.port || !is_of_endpoint(reason))
         return false;
-    if (ejected_add(&w->ejected, &c->endpoint, loop_now(w->loop), w->settings->ejection_time))
+    if (ejected_add(&w->ejected, &c->endpoint, loop_now(w->loop), w->settings->ejection_time, reason))
         telemetry_ejected(w->telemetry);
     if (!may_try(c) || !remember(c))
         return false;
@@ -121,6 +121,7 @@ bool retry_possible(struct connection *c, enum bruma_reason reason)
 
 void retry_over(struct connection *c)
 {
+    telemetry_settle(connection_worker(c)->telemetry, &c->flow);
     if (c->endpoint.port)
         ejected_forget(&connection_worker(c)->ejected, &c->endpoint);
     free(c->tried);

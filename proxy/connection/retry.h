@@ -27,7 +27,7 @@ bool retry_elsewhere(struct connection *c, enum bruma_reason reason, struct rout
  * connection was opened to it. True if another one is there. */
 bool retry_possible(struct connection *c, enum bruma_reason reason);
 
-/* The endpoint serves. */
+/* The endpoint serves: the connection is one to it from here on. */
 void retry_over(struct connection *c);
 
 #endif

@@ -10,6 +10,7 @@
 #include "proxy/hbone/tunnel.h"
 #include "proxy/tls/crl.h"
 #include "proxy/worker/connection.h"
+#include "proxy/worker/endpoint_notes.h"
 #include "proxy/worker/pod_notes.h"
 
 struct message {
@@ -236,6 +237,7 @@ static void do_note(void *data)
                 break;
         }
     }
+    (void)endpoint_notes_take(pod_notes_endpoints(m->notes), m->worker);
     loop_post(m->worker->proxy->loop, m->done, m->data);
     message_free(m);
 }

@@ -78,7 +78,7 @@ static void peer_leaves(struct tunnel *t)
     struct worker *w = t->wp->worker;
     struct endpoint host = ejected_host(&t->peer.addr);
 
-    if (ejected_add(&w->leaving, &host, loop_now(w->loop), w->settings->ejection_time))
+    if (ejected_add(&w->leaving, &host, loop_now(w->loop), w->settings->ejection_time, BRUMA_REASON_NONE))
         telemetry_leaving(w->telemetry);
 }
 

@@ -45,7 +45,14 @@ static uint64_t time_of(const struct ejected_endpoint *e, uint64_t now, uint64_t
     return 2 * e->time < longest ? 2 * e->time : longest;
 }
 
-bool ejected_add(struct ejected *ejected, const struct endpoint *endpoint, uint64_t now, uint64_t time)
+/* Others may be counting. */
+static void set_until(struct ejected_endpoint *e, uint64_t until)
+{
+    __atomic_store_n(&e->until, until, __ATOMIC_RELAXED);
+}
+
+bool ejected_add(struct ejected *ejected, const struct endpoint *endpoint, uint64_t now, uint64_t time,
+                 enum bruma_reason reason)
 {
     struct ejected_endpoint *e = find(ejected, endpoint);
 
@@ -55,7 +62,10 @@ bool ejected_add(struct ejected *ejected, const struct endpoint *endpoint, uint6
     time = time_of(e, now, time);
     if (!e)
         e = first_back(ejected, endpoint);
-    *e = (struct ejected_endpoint){.endpoint = *endpoint, .time = time, .until = now + time};
+    e->endpoint = *endpoint;
+    e->time = time;
+    e->reason = reason;
+    set_until(e, now + time);
     if (e->until > ejected->until)
         ejected->until = e->until;
     return true;
@@ -65,8 +75,24 @@ void ejected_forget(struct ejected *ejected, const struct endpoint *endpoint)
 {
     struct ejected_endpoint *e = find(ejected, endpoint);
 
-    if (e)
-        *e = (struct ejected_endpoint){};
+    if (!e)
+        return;
+    e->endpoint = (struct endpoint){};
+    set_until(e, 0);
+}
+
+const struct ejected_endpoint *ejected_at(const struct ejected *ejected, unsigned index)
+{
+    return &ejected->slots[index / EJECTED_WAYS][index % EJECTED_WAYS];
+}
+
+unsigned ejected_count(const struct ejected *ejected, uint64_t now)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < EJECTED_MAX; i++)
+        n += now < __atomic_load_n(&ejected_at(ejected, i)->until, __ATOMIC_RELAXED);
+    return n;
 }
 
 struct endpoint ejected_host(const struct addr *addr)

@@ -74,15 +74,28 @@ static uint64_t clock_nanoseconds(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+static void count_opened(struct telemetry *t, struct flow *flow)
+{
+    counter_add(&flow->series->opened, 1);
+    counter_add(&t->opened[flow->reporter], 1);
+}
+
+void telemetry_settle(struct telemetry *t, struct flow *flow)
+{
+    if (flow->tentative && flow->series)
+        count_opened(t, flow);
+    flow->tentative = false;
+}
+
 void telemetry_open(struct telemetry *t, struct flow *flow)
 {
     struct metric_series *s = metric_series_get(t->table, flow, loop_now(t->loop));
     struct access_line line = {.level = LOG_LEVEL_DEBUG, .event = ACCESS_OPENED, .flow = flow};
 
     s->open++;
-    counter_add(&s->opened, 1);
-    counter_add(&t->opened[flow->reporter], 1);
     flow->series = s;
+    if (!flow->tentative)
+        count_opened(t, flow);
     if (!flow->retries)
         flow->opened = clock_nanoseconds();
     flow->received = flow->sent = 0;
@@ -112,15 +125,23 @@ void telemetry_failure(struct telemetry *t, enum bruma_reason reason)
     count_failure(t, REPORTER_SOURCE, reason);
 }
 
-static void count_closed(struct telemetry *t, struct flow *flow, enum bruma_reason reason)
+/* Returns what was its series. */
+static struct metric_series *leave_series(struct telemetry *t, struct flow *flow)
 {
     struct metric_series *s = flow->series;
 
     s->open--;
     s->touched = loop_now(t->loop);
+    flow->series = NULL;
+    return s;
+}
+
+static void count_closed(struct telemetry *t, struct flow *flow, enum bruma_reason reason)
+{
+    struct metric_series *s = leave_series(t, flow);
+
     counter_add(&s->closed[flag_of_reason(reason)], 1);
     __atomic_store_n(&t->closed[flow->reporter], t->closed[flow->reporter] + 1, __ATOMIC_RELEASE);
-    flow->series = NULL;
 }
 
 void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason reason, const char *detail)
@@ -137,6 +158,7 @@ void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason r
 
     if (!s)
         return;
+    telemetry_settle(t, flow);
     count_closed(t, flow, reason);
     count_failure(t, flow->reporter, reason);
     write_line(t, &line);
@@ -145,7 +167,7 @@ void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason r
 void telemetry_retry(struct telemetry *t, struct flow *flow, enum bruma_reason reason)
 {
     if (flow->series)
-        count_closed(t, flow, reason);
+        (void)leave_series(t, flow);
     counter_add(&t->retries[(unsigned)reason < BRUMA_REASON_COUNT ? reason : BRUMA_REASON_INTERNAL], 1);
     flow->retries++;
     flow->retry_reason = reason;

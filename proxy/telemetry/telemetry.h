@@ -33,6 +33,9 @@ struct flow {
     const char *baggage; /* of the peer, where the workload is not known by address; or NULL */
     struct endpoint source_address, destination_address;
     const char *hbone_authority; /* or NULL */
+    /* Another endpoint may be tried instead: it counts as a connection with telemetry_settle(), or at its
+     * end. */
+    bool tentative;
 
     /* set by telemetry_open() */
     struct metric_series *series;
@@ -53,7 +56,8 @@ void telemetry_free(struct telemetry **telemetry);
 /* Of one peer's descriptions of itself (baggage) only so many become labels. Before the first connection. */
 void telemetry_limit_descriptions(struct telemetry *telemetry, unsigned limit);
 
-/* opened_total + debug line; call it when everything in flow is known (contract 8.1: before dialing). */
+/* opened_total (unless flow is tentative) + debug line; call it when everything in flow is known
+ * (contract 8.1: before dialing). */
 void telemetry_open(struct telemetry *telemetry, struct flow *flow);
 /* Adds to flow and to the byte counters. */
 void telemetry_bytes(struct flow *flow, uint64_t received, uint64_t sent);
@@ -61,8 +65,10 @@ void telemetry_bytes(struct flow *flow, uint64_t received, uint64_t sent);
  * NULL: the reason's own words. */
 void telemetry_close(struct telemetry *telemetry, struct flow *flow, enum bruma_reason reason,
                      const char *detail);
-/* An endpoint of a service has failed, and another one is tried: the series of the first one count it as
- * opened, closed and failed, and the connection is opened again. The log has one line for all. */
+/* A tentative one is at its endpoint: it is counted there. Harmless for others. */
+void telemetry_settle(struct telemetry *telemetry, struct flow *flow);
+/* The endpoint of a tentative one has failed, and another one is tried: its series count nothing of it, and
+ * the connection is opened again. The log has one line for all. */
 void telemetry_retry(struct telemetry *telemetry, struct flow *flow, enum bruma_reason reason);
 /* An endpoint is left out of the choice for a moment. */
 void telemetry_ejected(struct telemetry *telemetry);

@@ -100,6 +100,7 @@ void connection_open(struct connection *c, const struct endpoint *actual)
     c->flow.reporter = c->inbound ? REPORTER_DESTINATION : REPORTER_SOURCE;
     c->flow.source_address = c->client;
     c->flow.destination_address = *actual;
+    c->flow.tentative = c->endpoint.port != 0;
     telemetry_open(connection_worker(c)->telemetry, &c->flow);
     c->opened = true;
 }

@@ -9,11 +9,13 @@
 #include "lib/cleanup.h"
 #include "lib/list.h"
 #include "lib/message.h"
+#include "proxy/worker/endpoint_notes.h"
 
 #define PIECE_CONNECTIONS 64 /* a piece is so many, or one pod */
 
 struct pod_notes {
     struct list pods;
+    struct endpoint_notes endpoints;
 };
 
 /* What a note of a connection is kept as; its strings follow, each with its NUL. */
@@ -59,8 +61,14 @@ void pod_notes_free(struct pod_notes **notes)
         free(p->connections);
         free(p);
     }
+    endpoint_notes_clear(&(*notes)->endpoints);
     free(*notes);
     *notes = NULL;
+}
+
+struct endpoint_notes *pod_notes_endpoints(struct pod_notes *notes)
+{
+    return &notes->endpoints;
 }
 
 struct pod_note *pod_notes_pod(struct pod_notes *notes, const char *uid)

@@ -21,6 +21,7 @@ struct connection_note {
     bool inbound, mutual_tls;
 };
 
+struct endpoint_notes;
 struct pod_notes;
 struct pod_note;
 
@@ -36,6 +37,9 @@ int pod_note_describe(struct pod_note *pod, const char *state, const char *name,
 void pod_note_serves(struct pod_note *pod);
 /* One more of them, copied. 0 or -ENOMEM. */
 int pod_note_connection(struct pod_note *pod, const struct connection_note *connection);
+
+/* Endpoints of services that workers leave out just now: the notes' own, never NULL. */
+struct endpoint_notes *pod_notes_endpoints(struct pod_notes *notes);
 
 /* Where a reader is: zeroed at first. */
 struct pod_notes_cursor {

@@ -3,6 +3,7 @@
 anything of the application was sent another one is tried, and nothing is tried again that was denied."""
 
 import contextlib
+import json
 import re
 import signal
 import threading
@@ -104,6 +105,32 @@ def test_one_that_refuses(mesh):
     with bad_endpoint(mesh) as (_, listener, _):
         listener.close()
         served_elsewhere(mesh, "connect_refused")
+
+
+def left_out(mesh, why):
+    return int(re.search(rf'bruma_endpoints_left_out{{why="{why}"}} (\d+)', mesh.nodes[0].metrics())[1])
+
+
+def test_it_is_shown_while_it_is_left_alone():
+    with (
+        mesh_with_a_good_endpoint(BRUMA_EJECTION_TIME="60s") as mesh,
+        bad_endpoint(mesh) as (pod, listener, _),
+    ):
+        ctl = mesh.nodes[0].ctl
+        assert "No endpoint is left out." in ctl("endpoints").stdout
+        assert left_out(mesh, "failed") == left_out(mesh, "leaving") == 0
+        listener.close()
+        opened = mesh.nodes[0].metrics().count("istio_tcp_connections_opened_total{")
+        assert mesh.web.python(ONE_SHOT, VIP, 7000, "ping") == "ping"
+        assert left_out(mesh, "failed") == 1
+        line = ctl("endpoints").stdout.splitlines()[1].split()
+        assert line[:4] == [f"{pod.ip}:7000", f"demo/{pod.name}-hbone", "failed", "connect_refused"]
+        assert 30 < float(line[4].rstrip("s")) <= 60 and line[5] == "1"
+        (item,) = json.loads(ctl("endpoints", "-o", "json").stdout)
+        assert item["reason"] == "connect_refused" and item["worker"] == 0
+        # In Istio's metrics it is one connection, to the endpoint that serves.
+        assert mesh.nodes[0].metrics().count("istio_tcp_connections_opened_total{") == opened + 1
+        assert f'destination_workload="{pod.name}' not in mesh.nodes[0].metrics()
 
 
 def test_one_that_refuses_without_a_tunnel(mesh):

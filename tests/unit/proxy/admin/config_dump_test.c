@@ -8,6 +8,7 @@
 
 #include "proxy/admin/state_dump.h"
 #include "proxy/identity/identity.h"
+#include "proxy/worker/endpoint_notes.h"
 #include "proxy/worker/pod_notes.h"
 
 struct settings {
@@ -158,6 +159,30 @@ static void add_connections(struct pod_note *pod, int n, bool inbound)
     }
 }
 
+static const struct endpoint_note *left_out(unsigned i)
+{
+    static struct endpoint_note note;
+
+    note = (struct endpoint_note){.endpoint = {.port = (uint16_t)(80 + i)},
+                                  .leaving = i == 4,
+                                  .reason = BRUMA_REASON_CONNECT_REFUSED,
+                                  .milliseconds = 1000 + i,
+                                  .worker = i};
+    addr_parse("10.0.0.1", &note.endpoint.addr);
+    return &note;
+}
+
+static void expect_item(const cJSON *item, const char *endpoint, const char *why, const char *reason,
+                        double milliseconds)
+{
+    const char *has = cJSON_GetStringValue(cJSON_GetObjectItem(item, "reason"));
+
+    cr_expect_str_eq(cJSON_GetStringValue(cJSON_GetObjectItem(item, "endpoint")), endpoint);
+    cr_expect_str_eq(cJSON_GetStringValue(cJSON_GetObjectItem(item, "why")), why);
+    cr_expect(reason ? has && !strcmp(has, reason) : !has);
+    cr_expect(cJSON_GetNumberValue(cJSON_GetObjectItem(item, "milliseconds")) == milliseconds);
+}
+
 Test(config_dump, parts_come_from_their_owners)
 {
     struct pod_notes *notes;
@@ -174,7 +199,13 @@ Test(config_dump, parts_come_from_their_owners)
     cr_assert(pod_note_describe(pod, "Up", "shop", "demo", "b") == 0);
     cr_assert(pod_note_describe(pod_notes_pod(notes, "2"), "Pending", "shop", "demo", "b") == 0);
     pod_note_serves(pod_notes_pod(notes, "3"));
+    for (unsigned i = 0; i < 5; i++)
+        cr_assert(endpoint_notes_add(pod_notes_endpoints(notes), left_out(i)) == 0);
     o = dump(&failing, &failing, notes);
+    list = cJSON_GetObjectItem(o, "endpointsLeftOut");
+    cr_expect(cJSON_GetArraySize(list) == 5);
+    expect_item(cJSON_GetArrayItem(list, 3), "10.0.0.1:83", "failed", "connect_refused", 1003);
+    expect_item(cJSON_GetArrayItem(list, 4), "10.0.0.1", "leaving", NULL, 1004);
     cr_expect(!strcmp(cJSON_GetStringValue(cJSON_GetObjectItem(o, "workloads")), "from the state"));
     certificates = cJSON_GetObjectItem(o, "certificates");
     cr_expect(cJSON_GetArraySize(certificates) == 2 &&

@@ -62,6 +62,47 @@ Test(telemetry, the_whole_text)
     cr_expect(metrics_have("istio_tcp_sockets_open{reporter=\"source\"} 0\n"));
 }
 
+/* It goes from the first endpoint to another one, of another workload. */
+Test(telemetry, a_connection_that_is_tried_elsewhere_is_one_connection_to_where_it_came)
+{
+    struct flow flow = sample_flow();
+
+    flow.tentative = true;
+    flow.destination = &sample_cart;
+    telemetry_open(t, &flow);
+    cr_expect(!metrics_have("istio_tcp_sockets_open{"));
+    telemetry_retry(t, &flow, BRUMA_REASON_CONNECT_REFUSED);
+    flow.destination = &sample_redis;
+    telemetry_open(t, &flow);
+    cr_expect(!metrics_have("istio_tcp_connections_opened_total{"));
+    telemetry_settle(t, &flow);
+    telemetry_settle(t, &flow);
+    cr_expect(metrics_have("istio_tcp_connections_opened_total" BEFORE_FLAGS "-" AFTER_FLAGS "1\n"));
+    cr_expect(metrics_have("istio_tcp_sockets_open{reporter=\"source\"} 1\n"));
+    telemetry_close(t, &flow, BRUMA_REASON_NONE, NULL);
+    cr_expect(metrics_have("istio_tcp_connections_closed_total" BEFORE_FLAGS "-" AFTER_FLAGS "1\n"));
+    cr_expect(metrics_have("bruma_outbound_retries_total{reason=\"connect_refused\"} 1\n"));
+    cr_expect(!metrics_have("destination_workload=\"cart-deploy\"") &&
+              !metrics_have("bruma_failures_total{"));
+}
+
+Test(telemetry, a_connection_that_fails_everywhere_is_one_to_the_last_endpoint)
+{
+    struct flow flow = sample_flow();
+
+    flow.tentative = true;
+    flow.destination = &sample_cart;
+    telemetry_open(t, &flow);
+    telemetry_retry(t, &flow, BRUMA_REASON_CONNECT_REFUSED);
+    flow.destination = &sample_redis;
+    telemetry_open(t, &flow);
+    telemetry_close(t, &flow, BRUMA_REASON_CONNECT_REFUSED, NULL);
+    cr_expect(metrics_have("istio_tcp_connections_opened_total" BEFORE_FLAGS "-" AFTER_FLAGS "1\n"));
+    cr_expect(metrics_have("istio_tcp_connections_closed_total" BEFORE_FLAGS "CONNECT" AFTER_FLAGS "1\n"));
+    cr_expect(metrics_have("istio_tcp_connections_failed_total" BEFORE_FLAGS "CONNECT" AFTER_FLAGS "1\n"));
+    cr_expect(!metrics_have("destination_workload=\"cart-deploy\""));
+}
+
 Test(telemetry, nothing_known)
 {
     struct flow flow = {.reporter = REPORTER_DESTINATION};
