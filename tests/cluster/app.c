@@ -3,13 +3,16 @@
  * What runs in the pods of the test cluster. Linked statically: its images hold this file and nothing else.
  *
  *     app pause      the first process of a pod: keeps the namespaces, reaps
- *     app serve      an application: HTTP on 8080, a line of text on 9000, gRPC health on 9090, each on IPv4
- * and IPv6
+ *     app serve      an application: HTTP on 8080, a line of text on 9000, gRPC health on 9090, and on 7000
+ * its name and then each line back, each on IPv4 and IPv6
  *
  * HTTP: /bytes/COUNT/RATE is a body of COUNT bytes at RATE bytes a second; anything else is answered with the
  * pod's name and the address of the peer. If CALL is "ADDRESS PORT", the application also talks, from its
  * first moment on: a request every 50 ms, named after the pod so that a packet capture would show it, and a
  * line of output whenever the outcome changes.
+ *
+ * If END is "patient SECONDS" or "hasty SECONDS", it takes so long to end when it is told to, and serves
+ * until then; a hasty one takes no new connections on 7000.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -120,6 +123,18 @@ static void serve_http(int fd)
         send_all(fd, body, strlen(body));
 }
 
+static void serve_words(int fd)
+{
+    char buf[512];
+    ssize_t n;
+
+    snprintf(buf, sizeof(buf), "%s\n", name);
+    if (send_all(fd, buf, strlen(buf)))
+        return;
+    while ((n = recv(fd, buf, sizeof(buf), 0)) > 0 && send_all(fd, buf, (size_t)n) == 0)
+        ;
+}
+
 static void serve_text(int fd)
 {
     char line[300];
@@ -192,6 +207,7 @@ static void serve_health(int fd)
 struct service {
     int port, listener;
     void (*serve)(int fd);
+    volatile sig_atomic_t closed;
 };
 
 struct guest {
@@ -234,12 +250,14 @@ static void *accept_guests(void *arg)
             fail("memory");
         g->fd = accept(s->listener, NULL, NULL);
         g->serve = s->serve;
-        if (g->fd < 0)
+        if (g->fd < 0) {
             free(g);
-        else
+            if (s->closed)
+                return NULL;
+        } else {
             spawn(serve_guest, g);
+        }
     }
-    return NULL;
 }
 
 static void listen_on(struct service *s)
@@ -309,10 +327,22 @@ static void *caller(void *arg)
 
 /* ---- the two programs ---- */
 
+static struct service services[] = {
+    {8080, -1, serve_http}, {9000, -1, serve_text}, {9090, -1, serve_health}, {7000, -1, serve_words}};
+static unsigned linger; /* seconds */
+static int hasty;
+
 static void end(int number)
 {
-    (void)number;
-    _exit(0);
+    struct service *words = &services[3];
+
+    if (!linger || number == SIGALRM)
+        _exit(0);
+    if (hasty && !words->closed) {
+        words->closed = 1;
+        shutdown(words->listener, SHUT_RDWR);
+    }
+    alarm(linger);
 }
 
 static void reap(int number)
@@ -324,10 +354,14 @@ static void reap(int number)
 
 static void serve(void)
 {
-    static struct service services[] = {
-        {8080, -1, serve_http}, {9000, -1, serve_text}, {9090, -1, serve_health}};
-    char *target = getenv("CALL");
+    char *target = getenv("CALL"), *ending = getenv("END"), how[16];
 
+    if (ending) {
+        if (sscanf(ending, "%15s %u", how, &linger) != 2)
+            fail("END");
+        hasty = !strcmp(how, "hasty");
+        signal(SIGALRM, end);
+    }
     gethostname(name, sizeof(name) - 1);
     if (target)
         spawn(caller, target);

@@ -266,7 +266,8 @@ class StandIn(Plane):
             w.addresses.extend(packed(ip["ip"]) for ip in status["podIPs"])
         if meta.get("annotations", {}).get(REDIRECTION) == "enabled":
             w.tunnel_protocol = 1
-        if not any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", [])):
+        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", []))
+        if not ready or meta.get("deletionTimestamp"):
             w.status = 1
         for s in services:
             selector = s["spec"].get("selector")

@@ -9,6 +9,7 @@ import os
 import pytest
 import yaml
 
+import rolling
 import stock
 from images import BRUMA, ROOT
 from plan import SYSTEM
@@ -124,6 +125,10 @@ def test_a_stock_ztunnel_under_our_agent(cluster, mesh, parts, report):
     pods = [p.wait_ready() for p in pods_of(cluster, "with-ztunnel")]
     mesh.wait_in_mesh(*pods)
     hbone_alone(cluster, mesh, *pods)
+    for how in ("patient", "hasty"):
+        figures, _ = rolling.restarts(cluster, None, f"rolling-{how}-ztunnel", how)
+        rolling.told(report, "a stock ztunnel", how, figures)
+        assert figures["made"] - len(figures["failed"]) > rolling.RATE
     # And back.
     parts.uninstall("ztunnel")
     mesh.install(ztunnel__enabled="true")

@@ -106,12 +106,12 @@ def ask(pod, address, *more, port=PORT):
 
 
 class Stock:
-    """Proxies on the first node of a mesh, each in a cgroup of its own below the one whose connect() is
+    """Proxies on one node of a mesh, the first where none is said, each in a cgroup of its own below the one whose connect() is
     captured. As a context it shows what they said if the test failed, and ends them and what runs in pods."""
 
-    def __init__(self, mesh):
-        self.mesh, self.node, self.all = mesh, mesh.nodes[0], []
-        self.socket = f"{mesh.dir}/ztunnel/ztunnel.sock"
+    def __init__(self, mesh, node=0):
+        self.mesh, self.node, self.all = mesh, mesh.nodes[node], []
+        self.socket = f"{mesh.dir}/ztunnel{node or ''}/ztunnel.sock"
 
     def __enter__(self):
         return self
@@ -133,7 +133,7 @@ class Stock:
         os.makedirs(cgroup)
         p = Process(
             argv,
-            f"{self.mesh.dir}/stock{len(self.all)}.log",
+            f"{self.mesh.dir}/stock{self.node.number}-{len(self.all)}.log",
             netns=netns or self.node.netns,
             cgroup=cgroup,
             env=env,
@@ -249,8 +249,8 @@ class Ztunnel(Stock):
     """Each in a network namespace of its own, as a pod has one: two of them want the same ports. Control
     plane and certificate authority are those of the agent of the node."""
 
-    def __init__(self, mesh, program):
-        super().__init__(mesh)
+    def __init__(self, mesh, program, node=0):
+        super().__init__(mesh, node)
         self.program, self.namespaces, self.relays = program, {}, []
 
     def stop(self):
@@ -261,7 +261,7 @@ class Ztunnel(Stock):
             sh("ip", "netns", "del", name)
 
     def place(self):
-        name = f"{self.mesh.prefix}-zt{len(self.all)}"
+        name = f"{self.node.netns}-zt{len(self.all)}"
         sh("ip", "netns", "add", name)
         sh("ip", "-n", name, "link", "set", "lo", "up")
         relay = Process(

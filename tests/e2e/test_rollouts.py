@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rolling restarts of a service under load: no new connection fails, and what is kept is served until its pod is gone.
+
+Here, and in CI, two restarts of four pods under 100 connections a second and 12 that are kept. BRUMA_ROLLOUTS=full: ten
+restarts of ten pods under 500 a second and 50 that are kept, which takes four minutes. Each pod of a restart comes as a
+rollout with a surge has it: the new one serves and is an endpoint, then the old one is told to end, the mesh hears of it a
+moment later, and its sandbox goes. Every second application takes no new connections from when it is told to end.
+
+With BRUMA_ZTUNNEL the same runs with stock ztunnels on all nodes, and says how many fail there."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from support.nodes.mesh import Mesh, MeshPod
+from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.programs import ROOT
+from support.proxies.stock_world import ZTUNNEL, Ztunnel
+from support.system import wait_for
+
+VIP = "10.96.0.61"
+MEMBER = {"demo/cart.demo.svc.cluster.local": {7000: 7000}}
+FULL = os.environ.get("BRUMA_ROLLOUTS") == "full"
+RESTARTS, PODS, RATE, KEPT = (10, 10, 500, 50) if FULL else (2, 4, 100, 12)
+MESH_HEARS, GRACE = 0.3, 1.0  # seconds from when a pod is told to end
+
+# Says its name, then sends back each line. Told to end it serves what it has, and new ones only if it is "patient".
+SERVER = """
+import asyncio, signal, sys
+async def serve(r, w):
+    try:
+        w.write(sys.argv[2].encode() + b"\\n")
+        while line := await r.readline():
+            w.write(line)
+            await w.drain()
+    except OSError:
+        pass
+    w.close()
+async def main():
+    server = await asyncio.start_server(serve, None, int(sys.argv[1]), backlog=1024)
+    end = server.close if sys.argv[3] == "hasty" else lambda: None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+    print("READY", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+class Shop:
+    """A client on node 1, and the service's pods on the others."""
+
+    def __init__(self, mesh):
+        self.mesh, self.gone, self.made = mesh, {}, 0
+        mesh.services.append(
+            {
+                "name": "cart",
+                "namespace": "demo",
+                "hostname": "cart.demo.svc.cluster.local",
+                "vips": [f"/{VIP}"],
+                "ports": {7000: 7000},
+            }
+        )
+        self.web = mesh.pod("web")
+        self.pods = [self.place() for _ in range(PODS)]
+
+    def place(self):
+        self.made += 1
+        pod = self.mesh.pod(
+            f"cart-{self.made}", node=1 + self.made % (len(self.mesh.nodes) - 1), account="cart"
+        )
+        pod.services = MEMBER
+        pod.enrolled_by = None
+        return pod
+
+    def serve(self, pod):
+        kind = "hasty" if int(pod.name.rsplit("-")[1]) % 2 else "patient"
+        pod.app = pod.server(SERVER, 7000, pod.name, kind)
+
+    def replace(self, old, told):
+        """told: whether the proxies hear of the end as Bruma's do. Returns the new one."""
+        new = self.place()
+        new.services = {}
+        self.serve(new)
+        self.mesh.write()
+        new.enroll()
+        new.services = MEMBER
+        self.mesh.write()
+        time.sleep(MESH_HEARS)
+        if told:
+            old.node.ctl("end", old.full_name)
+        old.app.kill(signal.SIGTERM)
+        time.sleep(MESH_HEARS)
+        old.services = {}
+        self.mesh.write()
+        time.sleep(GRACE - MESH_HEARS)
+        self.gone[old.name] = time.monotonic()
+        old.node.pods.remove(old)
+        old.destroy()
+        self.mesh.write()
+        return new
+
+    def restart(self, told=True):
+        for i, old in enumerate(self.pods):
+            self.pods[i] = self.replace(old, told)
+
+    @contextlib.contextmanager
+    def load(self, rate, kept):
+        """Yields where its figures are once it is over."""
+        p = self.web.popen("/usr/bin/python3", f"{ROOT}/tests/support/steady_load.py", VIP, 7000, rate, kept)
+        p.wait_for_text("READY")
+        figures = {}
+        try:
+            yield figures
+        finally:
+            p.kill(signal.SIGTERM)
+        p.wait(60)
+        figures.update(json.loads(p.text().splitlines()[-1]))
+
+
+def metric(node, name):
+    return sum(float(n) for n in re.findall(rf"^{name}(?:{{.*}})? (\d+)", node.metrics(), re.M))
+
+
+def said(figures):
+    return {k: v if k in ("made", "words", "slowest", "late", "rate") else len(v) for k, v in figures.items()}
+
+
+def test_rolling_restarts_under_load(record_property):
+    with Mesh(nodes=3, workers=2) as mesh:
+        shop = Shop(mesh)
+        mesh.start()
+        for pod in shop.pods:
+            shop.serve(pod)
+        wait_for(lambda: shop.web.python(ONE_SHOT, VIP, 7000, "word\n").startswith("cart-"), "the service")
+        opened = metric(mesh.nodes[0], "istio_tcp_connections_opened_total")
+        with shop.load(RATE, KEPT) as figures:
+            time.sleep(2)
+            for _ in range(RESTARTS):
+                shop.restart()
+            time.sleep(2)
+        print("restarts:", RESTARTS, "pods:", PODS, said(figures), figures["failed"][:5], figures["cut"][:5])
+        client = mesh.nodes[0]
+        print("retries:", metric(client, "bruma_outbound_retries_total"), end=" ")
+        print("leaving:", metric(client, "bruma_endpoints_leaving_total"))
+        record_property("rollouts", json.dumps(said(figures)))
+        assert figures["failed"] == []
+        assert figures["made"] > 5 * RESTARTS * PODS + KEPT and figures["cut"], "there was load all the time"
+        for at, name, how in figures["cut"]:
+            assert at >= shop.gone.get(name, at + 1), f"{name} was cut while it was there: {how}"
+        assert len(shop.gone) == RESTARTS * PODS
+        assert metric(client, "bruma_endpoints_leaving_total") > 0
+        assert client.failures("connect_refused") == client.failures("connect_rejected") == 0
+        opened = metric(client, "istio_tcp_connections_opened_total") - opened
+        assert opened == figures["made"], "one connection in Istio's metrics for each of the application's"
+
+
+@pytest.mark.skipif(not ZTUNNEL, reason="BRUMA_ZTUNNEL names no stock ztunnel")
+def test_rolling_restarts_under_load_with_stock_ztunnels(record_property):
+    with Mesh(nodes=3, workers=2) as mesh, contextlib.ExitStack() as stack:
+        shop = Shop(mesh)
+        mesh.write()
+        for number in range(len(mesh.nodes)):
+            proxy = stack.enter_context(Ztunnel(mesh, ZTUNNEL, number))
+            proxy.start_agent(*mesh.agent_options)
+            proxy.start()
+        for pod in mesh.pods:
+            pod.enroll()
+        for pod in shop.pods:
+            shop.serve(pod)
+        wait_for(
+            lambda: shop.web.python(ONE_SHOT, VIP, 7000, "word\n").startswith("cart-"), "the service", 60
+        )
+        with shop.load(RATE, KEPT) as figures:
+            time.sleep(2)
+            for _ in range(RESTARTS):
+                shop.restart(told=False)
+            time.sleep(2)
+        print("stock ztunnel, restarts:", RESTARTS, "pods:", PODS, said(figures), figures["failed"][:5])
+        record_property("rollouts_ztunnel", json.dumps(said(figures)))
+        assert figures["made"] - len(figures["failed"]) > 5 * RESTARTS * PODS + KEPT
+
+
+# ---- the last window: the pod is gone, the mesh does not know it yet, and its address is another one's ----
+
+
+def successor(of):
+    """A kind of pod that gets the addresses of one that was there."""
+
+    class Successor(MeshPod):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.ip, self.ip6 = of.ip, of.ip6
+
+    return Successor
+
+
+def stale(pod):
+    """As the mesh has it still."""
+    return {
+        "uid": f"Kubernetes//Pod/demo/{pod.name}",
+        "name": pod.name,
+        "namespace": "demo",
+        "serviceAccount": pod.account,
+        "workloadIps": [pod.ip, pod.ip6],
+        "protocol": "HBONE",
+        "node": pod.node.name,
+        "workloadName": pod.name,
+        "canonicalName": pod.name,
+        "services": MEMBER,
+    }
+
+
+def test_what_has_its_address_next_gets_nothing():
+    with Mesh(nodes=2, workers=1, proxy_env={"BRUMA_EJECTION_TIME": "0s"}) as mesh:
+        shop = Shop(mesh)
+        mesh.start()
+        for pod in shop.pods:
+            shop.serve(pod)
+        old = shop.pods[0]
+        kept = shop.web.server(KEPT_OPEN, old.ip, 7000)
+        mesh.extra.append(stale(old))
+        mesh.nodes[1].pods.remove(old)
+        old.destroy()
+        new = mesh.pod("bank", node=1, kind=successor(old))
+        new.more = {"protocol": "HBONE"}
+        app = new.server(ECHO, 7000)
+        mesh.write()
+        new.enroll()
+        wait_for(lambda: "end b''" in kept.text() or "Error" in kept.text(), "what was kept to be over")
+        refused = mesh.nodes[0].failures("peer_identity_mismatch")
+        answers = [shop.web.python(CALL, VIP).strip() for _ in range(60)]
+        served = [a for a in answers if a.startswith("cart-")]
+        assert old.name not in served and set(answers) - set(served) == {"ConnectionResetError"}, answers
+        assert mesh.nodes[0].failures("peer_identity_mismatch") - refused == len(answers) - len(served) > 0
+        assert "FROM" not in app.text(), "nothing reached its application"
+        assert shop.web.python(ONE_SHOT, new.ip, 7000, "ping") == "ping", "who means it reaches it"
+        mesh.extra.pop()
+        mesh.write()
+        wait_for(
+            lambda: all(shop.web.python(CALL, VIP).startswith("cart-") for _ in range(10)),
+            "the mesh to know, and none to fail any more",
+        )
+
+
+# One connection; says how it ends.
+KEPT_OPEN = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60)
+s.recv(100)
+print("READY", flush=True)
+try:
+    print("end", s.recv(1), flush=True)
+except OSError as e:
+    print(type(e).__name__, flush=True)
+"""
+
+CALL = """
+import socket, sys
+try:
+    s = socket.create_connection((sys.argv[1], 7000), timeout=30)
+    print(s.makefile().readline())
+except OSError as e:
+    print(type(e).__name__)
+"""
