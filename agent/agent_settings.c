@@ -101,6 +101,16 @@ static const struct setting table[] = {
     {"system-namespace", "SYSTEM_NAMESPACE", SETTING_STRING, "istio-system",
      "namespace of the node proxies (label app=ztunnel), which stay outside the mesh",
      offsetof(struct agent_settings, system_namespace), 0, 0},
+    {"mesh-config", "BRUMA_MESH_CONFIG", SETTING_STRING, "istio",
+     "ConfigMap with Istio's mesh configuration, NAME (in system-namespace) or NAMESPACE/NAME, of which "
+     "outboundTrafficPolicy is followed; no pods are enrolled before the API server has answered; empty: it "
+     "is "
+     "not read",
+     offsetof(struct agent_settings, mesh_config), 0, 0},
+    {"outbound-overrides", "BRUMA_OUTBOUND_OVERRIDES", SETTING_BOOL, "true",
+     "whether annotations of pods and namespaces may relax the outbound traffic policy; false: they can only "
+     "make it stricter",
+     offsetof(struct agent_settings, outbound_overrides), 0, 0},
     {"cni-cache", "BRUMA_CNI_CACHE", SETTING_STRING, "/var/lib/cni",
      "directory of the CNI library's results, where network namespaces of running pods are looked up first; "
      "empty: not used",

@@ -22,8 +22,10 @@ struct agent_settings {
     const char *guard;         /* "off", "bounded" or "strict": agent/enroll/guard.h */
     unsigned long guard_limit; /* milliseconds; of "bounded" */
     const char *guard_cgroup;  /* "auto": found below cgroup */
-    bool dns_capture;          /* of pods that say nothing themselves */
-    const char *zds_socket;    /* of stock node proxies; "": bruma-proxy serves */
+    const char *mesh_config;
+    bool outbound_overrides;
+    bool dns_capture;       /* of pods that say nothing themselves */
+    const char *zds_socket; /* of stock node proxies; "": bruma-proxy serves */
 
     const char *source; /* "file" or "kubernetes" */
 

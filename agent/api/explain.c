@@ -87,6 +87,19 @@ static void explain_announced(struct local_connection *c, const struct pod *pod)
             forwards_by(pod));
 }
 
+static void explain_outbound_policy(struct agent *agent, struct local_connection *c, const struct pod *pod)
+{
+    const char *why;
+    enum outbound_policy policy = source_outbound_policy(agent, pod, &why);
+
+    if (policy == OUTBOUND_REGISTRY_ONLY && proxies_open_listeners(agent->proxies))
+        ctl_finding(c, "outbound policy", false, BRUMA_REASON_NONE,
+                    "REGISTRY_ONLY by %s, which ztunnel does not know: nothing is refused", why);
+    else
+        ctl_finding(c, "outbound policy", true, BRUMA_REASON_NONE, "%s%s%s", outbound_policy_name(policy),
+                    policy == OUTBOUND_UNSAID ? "" : " by ", why);
+}
+
 static void explain_since(struct local_connection *c, const struct pod *pod)
 {
     if (pod->enrollment->captured_since_start)
@@ -163,6 +176,7 @@ void explain_run(struct agent *agent, struct local_connection *connection, const
     if (pod->enrollment->state != POD_DRAINING)
         explain_capture(agent, connection, pod);
     explain_announced(connection, pod);
+    explain_outbound_policy(agent, connection, pod);
     explain_since(connection, pod);
     explain_proxy(agent, connection, pod);
     explain_counters(agent, connection, pod);

@@ -272,6 +272,25 @@ enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, con
     return w ? w->mode : MESH_MODE_UNSET;
 }
 
+enum outbound_policy mesh_outbound_policy(const struct mesh *mesh, const char *namespace, const char *pod,
+                                          const char **ret_why)
+{
+    const struct mesh_workload *w = mesh_file_workload(mesh->file, namespace, pod, mesh->settings->node);
+    const struct mesh_namespace *n = mesh_file_namespace(mesh->file, namespace);
+
+    *ret_why = "the annotation of the pod's workload";
+    if (w && w->outbound_policy)
+        return w->outbound_policy;
+    *ret_why = "its namespace's annotation";
+    if (n && n->outbound_policy)
+        return n->outbound_policy;
+    *ret_why = "outboundTrafficPolicy of the mesh file";
+    if (mesh->file->outbound_policy)
+        return mesh->file->outbound_policy;
+    *ret_why = "nobody says it, so the proxy's settings do";
+    return OUTBOUND_UNSAID;
+}
+
 static bool has_ambient_pods(const struct mesh_file *file, const char *namespace)
 {
     for (size_t i = 0; i < file->workloads_len; i++) {

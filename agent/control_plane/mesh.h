@@ -50,6 +50,11 @@ bool mesh_namespace_ambient(const struct mesh *mesh, const char *namespace);
 /* The mode that the file gives the pod by a label of its own; UNSET for one that it does not name. */
 enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, const char *pod);
 
+/* Of the pod's annotation, else its namespace's, else of the mesh: UNSAID if the file says nothing. *ret_why
+ * says by what, in any case: a static text. */
+enum outbound_policy mesh_outbound_policy(const struct mesh *mesh, const char *namespace, const char *pod,
+                                          const char **ret_why);
+
 /* Calls fn for each namespace that the file names, before it returns; has_ambient_pods: it names a pod there
  * that is in the mesh by its own label. */
 void mesh_each_namespace(const struct mesh *mesh,

@@ -76,6 +76,12 @@ static bool op_dns_capture(const struct source *source, const struct pod *pod, b
     return otherwise;
 }
 
+static enum outbound_policy op_outbound_policy(const struct source *source, const struct pod *pod,
+                                               const char **ret_why)
+{
+    return mesh_outbound_policy(mesh_of(source), pod->namespace, pod->name, ret_why);
+}
+
 static int op_probe_ports(const struct source *source, const struct pod *pod, const uint16_t **ret)
 {
     (void)source, (void)pod, (void)ret;
@@ -182,6 +188,7 @@ static const struct source_ops ops = {
     .service_account = op_service_account,
     .bypass_inbound = op_bypass_inbound,
     .dns_capture = op_dns_capture,
+    .outbound_policy = op_outbound_policy,
     .probe_ports = op_probe_ports,
     .expect = op_expect,
     .announce = op_announce,

@@ -37,6 +37,7 @@ static int open_netns(struct pod *pod, struct steer_error *error)
 int enroll_prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, struct steer_error *error)
 {
     struct steer_pod p;
+    const char *ignored;
     int r;
 
     /* Steered to nobody it would be cut off. */
@@ -52,6 +53,7 @@ int enroll_prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, st
     if (r < 0)
         return enroll_fail(error, r, BRUMA_REASON_INTERNAL, "the pod's service account: %s", strerror(-r));
     enrollment_of(pod)->bypass_inbound = source_bypass_inbound(agent, pod);
+    enrollment_of(pod)->outbound_policy = source_outbound_policy(agent, pod, &ignored);
     r = open_netns(pod, error);
     if (r < 0)
         return r;
@@ -123,8 +125,27 @@ static void update_identity(struct agent *agent, struct pod *pod)
     proxies_pod_add(agent->proxies, pod);
 }
 
+static void update_outbound_policy(struct agent *agent, struct pod *pod)
+{
+    const char *why;
+    enum outbound_policy policy = source_outbound_policy(agent, pod, &why);
+
+    if (policy == pod->enrollment->outbound_policy)
+        return;
+    log_info("outbound traffic policy of a pod\tpod=\"%s/%s\" policy=%s by=\"%s\"", pod->namespace, pod->name,
+             policy == OUTBOUND_UNSAID ? "-" : outbound_policy_name(policy), why);
+    enrollment_of(pod)->outbound_policy = policy;
+    enroll_set_state(agent, pod, POD_ENROLLED);
+    if (!proxies_open_listeners(agent->proxies))
+        proxies_pod_add(agent->proxies, pod);
+    else if (policy == OUTBOUND_REGISTRY_ONLY)
+        log_warn("ztunnel knows no outbound traffic policy: nothing is refused\tpod=\"%s/%s\"",
+                 pod->namespace, pod->name);
+}
+
 void enroll_update(struct agent *agent, struct pod *pod)
 {
     update_bypass(agent, pod);
     update_identity(agent, pod);
+    update_outbound_policy(agent, pod);
 }

@@ -10,6 +10,7 @@
 #include "agent/pod/pods.h"
 #include "agent/steer/quick_check.h"
 #include "lib/message.h"
+#include "lib/outbound_policy.h"
 
 enum pod_state {
     POD_OUTSIDE,   /* not in the mesh; nothing of ours is in its namespace */
@@ -27,6 +28,7 @@ struct enrollment {
     /* of the last enrollment */
     uint32_t generation;
     bool bypass_inbound;
+    enum outbound_policy outbound_policy;
     char service_account[MESSAGE_NAME_MAX + 1];
     uint64_t took_microseconds;
     int64_t enrolled_at; /* CLOCK_REALTIME seconds, 0: never */

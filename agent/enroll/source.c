@@ -87,6 +87,12 @@ bool source_dns_capture(const struct agent *agent, const struct pod *pod)
     return agent->source->ops->dns_capture(agent->source, pod, agent->settings->dns_capture);
 }
 
+enum outbound_policy source_outbound_policy(const struct agent *agent, const struct pod *pod,
+                                            const char **ret_why)
+{
+    return agent->source->ops->outbound_policy(agent->source, pod, ret_why);
+}
+
 int source_probe_ports(const struct agent *agent, const struct pod *pod, const uint16_t **ret)
 {
     return agent->source->ops->probe_ports(agent->source, pod, ret);

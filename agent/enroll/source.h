@@ -30,6 +30,8 @@ struct source_ops {
     int (*service_account)(const struct source *source, const struct pod *pod, char *buf, size_t size);
     bool (*bypass_inbound)(const struct source *source, const struct pod *pod);
     bool (*dns_capture)(const struct source *source, const struct pod *pod, bool otherwise);
+    enum outbound_policy (*outbound_policy)(const struct source *source, const struct pod *pod,
+                                            const char **ret_why);
     int (*probe_ports)(const struct source *source, const struct pod *pod, const uint16_t **ret);
     void (*expect)(struct source *source, const struct pod *pod);
     void (*announce)(struct source *source, const struct pod *pod);
@@ -93,6 +95,11 @@ bool source_bypass_inbound(const struct agent *agent, const struct pod *pod);
 /* Whether questions of the pod to DNS are captured: the pod says so, or where it says nothing the settings
  * do. */
 bool source_dns_capture(const struct agent *agent, const struct pod *pod);
+
+/* What the source says of connections of the pod to destinations that the mesh does not know; UNSAID:
+ * nothing, so the proxy's settings do. *ret_why says by what, in any case: a static text. */
+enum outbound_policy source_outbound_policy(const struct agent *agent, const struct pod *pod,
+                                            const char **ret_why);
 
 /* Ports that the kubelet may call past policy: those that the pod declares probes for. Returns how many; they
  * are the source's. */

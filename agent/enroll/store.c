@@ -77,6 +77,7 @@ static cJSON *record_of(const struct store *store, const struct pod *pod)
     message_add_u64(o, "endingAt", (uint64_t)pod->enrollment->ending_at);
     cJSON_AddStringToObject(o, "serviceAccount", pod->enrollment->service_account);
     cJSON_AddBoolToObject(o, "bypassInbound", pod->enrollment->bypass_inbound);
+    cJSON_AddStringToObject(o, "outboundPolicy", outbound_policy_name(pod->enrollment->outbound_policy));
     runs = cJSON_AddArrayToObject(o, "attachments");
     list_for_each (a, &pod->attachments, node) {
         cJSON *run = cJSON_CreateObject();
@@ -174,6 +175,17 @@ static int parse_attachments(const cJSON *record, struct pod *pod)
     return 0;
 }
 
+/* "" and no key: nobody said it. */
+static int parse_policy(const cJSON *record, enum outbound_policy *ret)
+{
+    const char *text = "";
+
+    if (message_text(record, "outboundPolicy", 64, &text) == -EBADMSG)
+        return -EBADMSG;
+    *ret = OUTBOUND_UNSAID;
+    return *text && outbound_policy_parse(text, ret) < 0 ? -EBADMSG : 0;
+}
+
 static int parse_times(const cJSON *record, struct pod *pod)
 {
     uint64_t added = 0, enrolled = 0, took = 0, ending = 0;
@@ -216,7 +228,9 @@ static int parse_into(const cJSON *record, struct pod *pod)
     enrollment_of(pod)->bypass_inbound =
         cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(record, "bypassInbound"));
     snprintf(enrollment_of(pod)->service_account, sizeof(pod->enrollment->service_account), "%s", account);
-    r = parse_times(record, pod);
+    r = parse_policy(record, &enrollment_of(pod)->outbound_policy);
+    if (r == 0)
+        r = parse_times(record, pod);
     if (r < 0)
         return r;
     r = parse_attachments(record, pod);

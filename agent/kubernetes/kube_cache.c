@@ -9,6 +9,7 @@
 #include "agent/kubernetes/kube_decisions.h"
 #include "agent/kubernetes/kube_pods.h"
 #include "lib/message.h"
+#include "lib/reasons.h"
 
 #define LOG_SCOPE "kube"
 #include "lib/log.h"
@@ -28,6 +29,11 @@ static void reconcile_namespace(struct kube_source *s, const char *name)
             kube_reconcile(pod);
         }
     }
+}
+
+void kube_cache_reconcile_all(struct kube_source *s)
+{
+    reconcile_namespace(s, NULL);
 }
 
 /* ---- pods ---- */
@@ -94,24 +100,34 @@ static int pod_update(struct kube_pod *pod, const struct kube_pod_object *o)
     pod->deleting = o->deleting;
     pod->bypass_inbound = o->bypass_inbound;
     pod->dns_capture = o->dns_capture;
+    pod->outbound_policy = o->outbound_policy;
     memcpy(pod->probe_ports, o->probe_ports, sizeof(pod->probe_ports));
     pod->probe_ports_len = o->probe_ports_len;
     pod->redirection = o->redirection;
     return 0;
 }
 
-/* Once, as long as there is something to warn of: pods are told of again and again. */
+/* Once, as long as it is so: pods are told of again and again. Of a pod that stays outside only the log
+ * tells. */
 static void warn_of_annotations(struct kube_pod *pod, const struct kube_pod_object *o)
 {
-    bool wrong = o->wrong_annotation || o->unknown_annotation;
+    char quoted[540];
+    const char *why;
 
-    if (o->wrong_annotation && !pod->warned)
-        log_warn("the value of an annotation is neither true nor false\tpod=\"%s/%s\" annotation=%s",
-                 pod->namespace, pod->name, o->wrong_annotation);
     if (o->unknown_annotation && !pod->warned)
         log_warn("an annotation asks for what is not supported yet\tpod=\"%s/%s\" annotation=%s",
                  pod->namespace, pod->name, o->unknown_annotation);
-    pod->warned = wrong;
+    pod->warned = o->unknown_annotation;
+    if (!strcmp(pod->wrong_annotation, o->wrong_annotation))
+        return;
+    snprintf(pod->wrong_annotation, sizeof(pod->wrong_annotation), "%s", o->wrong_annotation);
+    if (!*pod->wrong_annotation)
+        return;
+    log_warn("an annotation has a value that cannot be used\tpod=\"%s/%s\" reason=%s error=%s",
+             pod->namespace, pod->name, reason_name(BRUMA_REASON_ANNOTATION_INVALID),
+             log_quote(quoted, sizeof(quoted), pod->wrong_annotation));
+    if (kube_pod_wanted(pod->source, pod, &why))
+        kube_status_event(pod, BRUMA_REASON_ANNOTATION_INVALID, pod->wrong_annotation);
 }
 
 static void on_pod(void *data, const cJSON *object, bool deleted)
@@ -202,8 +218,9 @@ static void on_namespace(void *data, const cJSON *object, bool deleted)
     struct kube_source *s = data;
     struct kube_namespace *n;
     const cJSON *labels;
+    enum outbound_policy policy;
     const char *name;
-    char why[256];
+    char why[256], wrong[256], quoted[540];
     cJSON *copy;
     bool changed;
 
@@ -218,7 +235,11 @@ static void on_namespace(void *data, const cJSON *object, bool deleted)
             namespace_forget(s, n);
         return;
     }
-    changed = !n || !cJSON_Compare(n->labels, labels, true);
+    policy = kube_namespace_policy(object, wrong, sizeof(wrong));
+    changed = !n || n->outbound_policy != policy || !cJSON_Compare(n->labels, labels, true);
+    if (changed && *wrong)
+        log_error("an annotation has a value that cannot be used\tnamespace=%s reason=%s error=%s", name,
+                  reason_name(BRUMA_REASON_ANNOTATION_INVALID), log_quote(quoted, sizeof(quoted), wrong));
     if (!n)
         n = namespace_make(s, name);
     copy = labels ? cJSON_Duplicate(labels, true) : NULL;
@@ -228,6 +249,7 @@ static void on_namespace(void *data, const cJSON *object, bool deleted)
     }
     cJSON_Delete(n->labels);
     n->labels = copy;
+    n->outbound_policy = policy;
     n->list = s->namespaces_list;
     if (changed)
         reconcile_namespace(s, n->name);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "lib/cleanup.h"
+#include "lib/log.h"
 #include "lib/message.h"
 
 #define UID_MAX_LEN 128 /* it names a file */
@@ -198,8 +199,36 @@ static int parse_bool(const char *text, bool *ret)
     return -EINVAL;
 }
 
+/* The first one counts. */
+static void say_wrong(char *wrong, size_t size, const char *key, const char *value, const char *what)
+{
+    char shown[80];
+
+    if (!*wrong)
+        snprintf(wrong, size, "%s: %s is %s", key, log_quote(shown, sizeof(shown), value), what);
+}
+
+static enum outbound_policy policy_of(const cJSON *annotations, char *wrong, size_t size)
+{
+    const char *text = text_of(annotations, OUTBOUND_POLICY_ANNOTATION);
+    enum outbound_policy policy = OUTBOUND_UNSAID;
+
+    if (text && outbound_policy_parse(text, &policy) < 0) {
+        say_wrong(wrong, size, OUTBOUND_POLICY_ANNOTATION, text, "neither ALLOW_ANY nor REGISTRY_ONLY");
+        return OUTBOUND_REGISTRY_ONLY;
+    }
+    return policy;
+}
+
+enum outbound_policy kube_namespace_policy(const cJSON *object, char *wrong, size_t wrong_size)
+{
+    wrong[0] = '\0';
+    return policy_of(get(get(object, "metadata"), "annotations"), wrong, wrong_size);
+}
+
 static void take_annotations(const cJSON *annotations, struct kube_pod_object *pod)
 {
+    static const char neither[] = "neither true nor false";
     const char *redirection = text_of(annotations, REDIRECTION_ANNOTATION);
     const char *bypass = text_of(annotations, BYPASS_ANNOTATION);
     const char *reroute = text_of(annotations, REROUTE_ANNOTATION);
@@ -208,13 +237,14 @@ static void take_annotations(const cJSON *annotations, struct kube_pod_object *p
 
     pod->sidecar = get(annotations, SIDECAR_ANNOTATION) != NULL;
     if (dns && parse_bool(dns, &capture_dns) < 0)
-        pod->wrong_annotation = DNS_ANNOTATION;
+        say_wrong(pod->wrong_annotation, sizeof(pod->wrong_annotation), DNS_ANNOTATION, dns, neither);
     else if (dns)
         pod->dns_capture = capture_dns ? KUBE_DNS_ON : KUBE_DNS_OFF;
     if (reroute && *reroute)
         pod->unknown_annotation = REROUTE_ANNOTATION;
     if (bypass && parse_bool(bypass, &pod->bypass_inbound) < 0)
-        pod->wrong_annotation = BYPASS_ANNOTATION;
+        say_wrong(pod->wrong_annotation, sizeof(pod->wrong_annotation), BYPASS_ANNOTATION, bypass, neither);
+    pod->outbound_policy = policy_of(annotations, pod->wrong_annotation, sizeof(pod->wrong_annotation));
     if (!redirection)
         pod->redirection = KUBE_REDIRECTION_NONE;
     else if (!strcmp(redirection, "enabled"))

@@ -12,6 +12,7 @@
 
 #include "bruma/maps.h"
 #include "lib/addr.h"
+#include "lib/outbound_policy.h"
 
 #define KUBE_VERSION_MAX  128  /* bytes of a resourceVersion */
 #define KUBE_PROBES_MAX   64   /* ports of one pod */
@@ -71,10 +72,11 @@ struct kube_pod_object {
     enum kube_redirection redirection;
     bool bypass_inbound;
     enum kube_dns dns_capture;
+    enum outbound_policy outbound_policy;  /* REGISTRY_ONLY also for a value that is none */
     uint16_t probe_ports[KUBE_PROBES_MAX]; /* that the kubelet may call: probes and lifecycle hooks */
     int probe_ports_len;                   /* more than KUBE_PROBES_MAX are left out */
     const char *unknown_annotation;        /* the key of one that asks for what Bruma does not do; NULL */
-    const char *wrong_annotation;          /* the key of one whose value is none; NULL */
+    char wrong_annotation[256];            /* about the first whose value is none; "": none is wrong */
 };
 
 /* 0, or -EBADMSG with a sentence in why. What ret points to is object's. */
@@ -83,6 +85,10 @@ int kube_pod_decode(const cJSON *object, struct kube_pod_object *ret, char *why,
  * are valid as long. */
 int kube_namespace_decode(const cJSON *object, const char **ret_name, const cJSON **ret_labels, char *why,
                           size_t why_size);
+
+/* Of a namespace's annotation: UNSAID if there is none. A value that is none is told in wrong, "" else, and
+ * counts as REGISTRY_ONLY. */
+enum outbound_policy kube_namespace_policy(const cJSON *object, char *wrong, size_t wrong_size);
 
 /* The value of a label, which labels owns; NULL if there is none. */
 const char *kube_label(const cJSON *labels, const char *key);

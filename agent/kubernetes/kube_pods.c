@@ -99,7 +99,8 @@ void kube_ending_check_unlisted(const struct kube_source *s)
 
 bool kube_ready(const struct kube_source *s)
 {
-    return kube_watch_report(s->watch_pods)->synced && kube_watch_report(s->watch_namespaces)->synced;
+    return kube_watch_report(s->watch_pods)->synced && kube_watch_report(s->watch_namespaces)->synced &&
+           kube_mesh_config_synced(&s->mesh_config);
 }
 
 static bool is_listed(const char *list, const char *word)
@@ -165,4 +166,30 @@ bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, co
     else
         return true;
     return false;
+}
+
+/* ---- what annotations and the mesh configuration say ---- */
+
+enum outbound_policy kube_outbound_policy(const struct kube_source *s, const struct kube_pod *pod,
+                                          const char **ret_why)
+{
+    const struct kube_namespace *n = kube_namespace_by_name(s, pod->namespace);
+    const struct {
+        enum outbound_policy policy;
+        bool may_relax;
+        const char *why;
+    } said[] = {{pod->outbound_policy, s->agent->settings->outbound_overrides, "the pod's annotation"},
+                {n ? n->outbound_policy : OUTBOUND_UNSAID, s->agent->settings->outbound_overrides,
+                 "its namespace's annotation"},
+                {s->mesh_config.policy, true, "the mesh configuration"}};
+
+    for (size_t i = 0; i < array_size(said); i++) {
+        if (said[i].policy == OUTBOUND_REGISTRY_ONLY ||
+            (said[i].policy == OUTBOUND_ALLOW_ANY && said[i].may_relax)) {
+            *ret_why = said[i].why;
+            return said[i].policy;
+        }
+    }
+    *ret_why = "nobody says it, so the proxy's settings do";
+    return OUTBOUND_UNSAID;
 }

@@ -7,6 +7,7 @@
 
 #include "agent/enroll/source.h"
 #include "agent/kubernetes/kube_http.h"
+#include "agent/kubernetes/kube_mesh_config.h"
 #include "agent/kubernetes/kube_object.h"
 #include "agent/kubernetes/kube_selector.h"
 #include "agent/kubernetes/kube_watch.h"
@@ -17,6 +18,7 @@ struct kube_namespace {
     struct list node;
     char *name;
     cJSON *labels; /* or NULL */
+    enum outbound_policy outbound_policy;
     unsigned list; /* number of the list that last named it */
 };
 
@@ -31,7 +33,9 @@ struct kube_pod {
     int probe_ports_len;
     bool host_network, sidecar, completed, deleting, bypass_inbound;
     enum kube_dns dns_capture;
-    bool warned; /* of an annotation that cannot be followed */
+    enum outbound_policy outbound_policy;
+    bool warned;                /* of an annotation that cannot be followed */
+    char wrong_annotation[256]; /* as in the object; it has been told */
     unsigned list;
 
     /* kube_status.c: what the API server is told of it */
@@ -66,6 +70,7 @@ struct kube_source {
     struct kube_selectors *selectors;
     bool default_selectors;
     struct kube_watch *watch_pods, *watch_namespaces;
+    struct kube_mesh_config mesh_config;
     char selector[300]; /* of the pods of this node */
     struct list pods, namespaces;
     struct item_index namespaces_by_name;
@@ -92,13 +97,15 @@ int kube_open_client(struct loop *loop, const struct agent_settings *settings, s
 void kube_cache_init(struct kube_source *s);
 /* Forgets all pods and namespaces. */
 void kube_cache_free(struct kube_source *s);
+/* kube_reconcile() of all pods; for what all depend on. */
+void kube_cache_reconcile_all(struct kube_source *s);
 /* Both are what a watch needs to tell the cache; s outlives it. */
 struct kube_watch_events kube_cache_pods_events(struct kube_source *s);
 struct kube_watch_events kube_cache_namespaces_events(struct kube_source *s);
 
 /* ---- kube_pods.c ---- */
 
-/* Whether both lists have been complete once. */
+/* What was asked for has been complete once: both lists, and the mesh configuration. */
 bool kube_ready(const struct kube_source *s);
 /* By the UID that the runtime knows, and its names. Without a UID of its own (it is the container's id) the
  * pod is known by its name. It is the cache's, until the watch says that it is gone; NULL: it knows none. */
@@ -111,6 +118,10 @@ struct kube_pod *kube_pod_by_api_uid(const struct kube_source *s, const char *ui
 bool kube_pod_wanted(const struct kube_source *s, const struct kube_pod *pod, const char **ret_why);
 /* True if the settings keep the namespace's pods outside, whatever is known of them. */
 bool kube_excludes(const struct kube_source *s, const char *namespace);
+/* Of the pod's annotation, else its namespace's, else the mesh configuration's; *ret_why says which, in any
+ * case: a static text. */
+enum outbound_policy kube_outbound_policy(const struct kube_source *s, const struct kube_pod *pod,
+                                          const char **ret_why);
 /* The cache's, or NULL. */
 struct kube_namespace *kube_namespace_by_name(const struct kube_source *s, const char *name);
 /* The pod of the agent's own list, or NULL. */

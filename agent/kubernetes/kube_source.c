@@ -130,6 +130,16 @@ static bool op_dns_capture(const struct source *source, const struct pod *p, boo
     return pod->dns_capture == KUBE_DNS_UNSAID ? otherwise : pod->dns_capture == KUBE_DNS_ON;
 }
 
+/* Of a pod that was deleted from the API and is still here nothing changes. */
+static enum outbound_policy op_outbound_policy(const struct source *source, const struct pod *p,
+                                               const char **ret_why)
+{
+    const struct kube_pod *pod = of(source, p);
+
+    *ret_why = "as it was: the pod is not known from the API server";
+    return pod ? kube_outbound_policy(pod->source, pod, ret_why) : p->enrollment->outbound_policy;
+}
+
 static int op_probe_ports(const struct source *source, const struct pod *p, const uint16_t **ret)
 {
     const struct kube_pod *pod = of(source, p);
@@ -203,7 +213,9 @@ static const char *source_error(const struct kube_source *s)
 {
     const char *error = kube_watch_report(s->watch_pods)->error;
 
-    return *error ? error : kube_watch_report(s->watch_namespaces)->error;
+    if (!*error)
+        error = kube_watch_report(s->watch_namespaces)->error;
+    return *error || !s->mesh_config.watch ? error : kube_watch_report(s->mesh_config.watch)->error;
 }
 
 static void op_report(const struct source *source, cJSON *object)
@@ -233,6 +245,10 @@ static void op_report(const struct source *source, cJSON *object)
     cJSON_AddNumberToObject(object, "podsOfNode", pods);
     report_watch(object, "watchPods", s->watch_pods);
     report_watch(object, "watchNamespaces", s->watch_namespaces);
+    if (s->mesh_config.watch)
+        report_watch(object, "watchMeshConfig", s->mesh_config.watch);
+    cJSON_AddStringToObject(object, "outboundTrafficPolicy", outbound_policy_name(s->mesh_config.policy));
+    cJSON_AddStringToObject(object, "meshConfigError", s->mesh_config.error);
 }
 
 static enum bruma_reason op_check(const struct source *source, char *text, size_t size)
@@ -248,6 +264,10 @@ static enum bruma_reason op_check(const struct source *source, char *text, size_
                  ready ? "all pods and namespaces are known and watched" : source->ops->not_ready);
     if (*error)
         return BRUMA_REASON_API_UNREACHABLE;
+    if (*s->mesh_config.error) {
+        snprintf(text, size, "%s: %s", s->mesh_config.selector, s->mesh_config.error);
+        return BRUMA_REASON_MESH_CONFIG_INVALID;
+    }
     return ready ? BRUMA_REASON_NONE : BRUMA_REASON_AGENT_NOT_READY;
 }
 
@@ -265,6 +285,7 @@ static void op_close(struct source *source)
     kube_decisions_close(s);
     kube_watch_free(&s->watch_pods);
     kube_watch_free(&s->watch_namespaces);
+    kube_mesh_config_close(&s->mesh_config);
     kube_cache_free(s);
     kube_client_free(&s->client);
     kube_selectors_free(&s->selectors);
@@ -279,7 +300,7 @@ static void op_outside(const struct source *source, cJSON *namespaces)
 
 static const struct source_ops ops = {
     .name = "kubernetes",
-    .not_ready = "the pods and namespaces have not all been read from the API server yet",
+    .not_ready = "pods, namespaces and the mesh configuration have not all been read from the API server yet",
     .tells_endings = true,
     .ready = op_ready,
     .knows = op_knows,
@@ -288,6 +309,7 @@ static const struct source_ops ops = {
     .service_account = op_service_account,
     .bypass_inbound = op_bypass_inbound,
     .dns_capture = op_dns_capture,
+    .outbound_policy = op_outbound_policy,
     .probe_ports = op_probe_ports,
     .expect = op_expect,
     .announce = op_announce,
@@ -357,6 +379,25 @@ static int open_selectors(struct kube_source *s)
     return r;
 }
 
+static void on_mesh_config(void *data)
+{
+    kube_cache_reconcile_all(data);
+}
+
+static int open_mesh_config(struct kube_source *s)
+{
+    const struct agent_settings *set = s->agent->settings;
+    int r = kube_mesh_config_open(&s->mesh_config, s->agent->loop, s->client, set->mesh_config,
+                                  set->system_namespace, on_mesh_config, s);
+
+    if (r < 0)
+        log_error_errno(r,
+                        "the mesh configuration cannot be followed; it must be NAME or NAMESPACE/NAME\t"
+                        "mesh-config=%s",
+                        set->mesh_config);
+    return r;
+}
+
 static int open_watches(struct kube_source *s)
 {
     const struct kube_watch_config pods = {
@@ -392,6 +433,8 @@ int kube_source_open(struct agent *agent, struct source **ret)
         r = kube_open_client(agent->loop, agent->settings, &s->client);
     if (r == 0 && (r = open_watches(s)) < 0)
         log_error_errno(r, "no memory for the source");
+    if (r == 0)
+        r = open_mesh_config(s);
     if (r < 0) {
         source_close(&source);
         return r;

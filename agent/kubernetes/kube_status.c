@@ -195,6 +195,8 @@ static const char *what_it_says(enum bruma_reason reason)
 {
     if (reason == BRUMA_REASON_CAPTURED_LATE)
         return "belongs to the mesh and ran outside of it";
+    if (reason == BRUMA_REASON_ANNOTATION_INVALID)
+        return "has an annotation that cannot be used";
     return reason == BRUMA_REASON_POD_FORWARDS ? "is captured only in part"
                                                : "cannot be enrolled in the mesh";
 }

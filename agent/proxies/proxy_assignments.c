@@ -86,6 +86,8 @@ static int send_add(struct local_proxy *p, struct proxy_assignment *a)
         cJSON_AddStringToObject(m, "trustDomain", settings->trust_domain);
     cJSON_AddStringToObject(m, "node", settings->node);
     message_add_addresses(m, "ips", pod->addresses, pod->addresses_len);
+    if (pod->enrollment->outbound_policy != OUTBOUND_UNSAID)
+        cJSON_AddStringToObject(m, "outboundPolicy", outbound_policy_name(pod->enrollment->outbound_policy));
     return send_message(p, m, fds, BRUMA_POD_FD_COUNT);
 }
 

@@ -160,7 +160,9 @@
     /* the outbound traffic policy */ \
     BRUMA_REASON(DESTINATION_UNKNOWN, "destination_unknown", "DENY", "the mesh does not know the destination, and the outbound traffic policy of the pod is REGISTRY_ONLY", "a ServiceEntry for the destination, or the annotation bruma.io/outbound-traffic-policy of the pod or its namespace; `brumactl explain POD IP:PORT`") \
     /* pods with sidecars beside the mesh */ \
-    BRUMA_REASON(PLAINTEXT_RESET, "plaintext_reset", "CONNECT", "the destination, a workload that is not spoken HBONE to, reset a plaintext connection without answering: it may accept mutual TLS only (a sidecar under PeerAuthentication STRICT)", "the destination's PeerAuthentication; a sidecar accepts HBONE if its pod has the label networking.istio.io/tunnel=http")
+    BRUMA_REASON(PLAINTEXT_RESET, "plaintext_reset", "CONNECT", "the destination, a workload that is not spoken HBONE to, reset a plaintext connection without answering: it may accept mutual TLS only (a sidecar under PeerAuthentication STRICT)", "the destination's PeerAuthentication; a sidecar accepts HBONE if its pod has the label networking.istio.io/tunnel=http") \
+    BRUMA_REASON(MESH_CONFIG_INVALID, "mesh_config_invalid", "-", "Istio's mesh configuration could not be read; the last good one stays in force, and without one REGISTRY_ONLY", "the error text; key mesh of the ConfigMap istio (`--mesh-config`)") \
+    BRUMA_REASON(ANNOTATION_INVALID, "annotation_invalid", "-", "an annotation has a value that cannot be used: it excludes nothing from capture, and an outbound traffic policy that is no policy counts as REGISTRY_ONLY", "the error text names the annotation and the value")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

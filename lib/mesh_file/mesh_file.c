@@ -28,6 +28,7 @@ static int add_namespace(struct mesh_file_parse *p, const struct yaml_node *node
     if (!kept)
         return -ENOMEM;
     kept->mode = n.mode;
+    kept->outbound_policy = n.outbound_policy;
     kept->line = node->line;
     return mesh_file_keep_word(p, n.name, &kept->name);
 }
@@ -80,6 +81,7 @@ static int add_workload(struct mesh_file_parse *p, const struct yaml_node *node)
     w->line = node->line;
     w->protocol = item.protocol;
     w->mode = item.mode;
+    w->outbound_policy = item.outbound_policy;
     w->has_addresses = item.message.n_addresses > 0;
     if (mesh_file_keep_text(p, item.message.uid, &w->uid) < 0 ||
         mesh_file_keep_text(p, item.message.name, &w->name) < 0 ||
@@ -166,22 +168,36 @@ static int read_list(struct mesh_file_parse *p, const char *name, add_fn add)
     return r;
 }
 
+static int read_outbound_policy(struct mesh_file_parse *p)
+{
+    struct yaml_node *node = NULL;
+    int r = yaml_source_next(&p->source);
+
+    if (r == 0)
+        r = yaml_source_tree(&p->source, &node);
+    if (r < 0 || decode_is_null(node))
+        return r;
+    return mesh_file_decode_outbound_policy(&p->decode, node, &p->file->outbound_policy);
+}
+
 static int read_document(struct mesh_file_parse *p)
 {
     static const struct {
         const char *name;
         add_fn add;
-    } lists[] = {{"namespaces", add_namespace},
-                 {"workloads", add_workload},
-                 {"services", add_service},
-                 {"policies", add_policy}};
+    } keys[] = {{"namespaces", add_namespace},
+                {"workloads", add_workload},
+                {"services", add_service},
+                {"policies", add_policy},
+                {"outboundTrafficPolicy", NULL}}; /* the only one that is no list */
     struct yaml_source *s = &p->source;
     unsigned seen = 0;
     int r;
 
     if (s->event.type != YAML_MAPPING_START_EVENT)
         return yaml_fail(s->error, s->origin, s->event.start_mark.line + 1, s->event.start_mark.column + 1,
-                         "expected a map with the keys namespaces, workloads, services, policies");
+                         "expected a map with the keys namespaces, workloads, services, policies, "
+                         "outboundTrafficPolicy");
     while ((r = yaml_source_next(s)) == 0 && s->event.type != YAML_MAPPING_END_EVENT) {
         struct yaml_node *key = NULL;
         size_t i = 0;
@@ -189,17 +205,17 @@ static int read_document(struct mesh_file_parse *p)
         r = yaml_source_tree(s, &key);
         if (r < 0)
             return r;
-        while (i < array_size(lists) && (key->kind != YAML_SCALAR || strcmp(lists[i].name, key->text) != 0))
+        while (i < array_size(keys) && (key->kind != YAML_SCALAR || strcmp(keys[i].name, key->text) != 0))
             i++;
-        if (i == array_size(lists))
+        if (i == array_size(keys))
             return decode_fail(&p->decode, key,
                                "unknown field \"%s\"; known here: namespaces, workloads, services, "
-                               "policies",
+                               "policies, outboundTrafficPolicy",
                                key->kind == YAML_SCALAR ? decode_show(&p->decode, key->text) : "");
         if (seen & 1u << i)
-            return decode_fail(&p->decode, key, "\"%s\" is given twice", lists[i].name);
+            return decode_fail(&p->decode, key, "\"%s\" is given twice", keys[i].name);
         seen |= 1u << i;
-        r = read_list(p, lists[i].name, lists[i].add);
+        r = keys[i].add ? read_list(p, keys[i].name, keys[i].add) : read_outbound_policy(p);
         if (r < 0)
             return r;
         yaml_source_item_done(s);

@@ -14,6 +14,7 @@
 
 #include "lib/mesh_file/arena.h"
 #include "lib/mesh_file/index.h"
+#include "lib/outbound_policy.h"
 
 #define MESH_FILE_MAX_BYTES (256u * 1024 * 1024)
 
@@ -41,6 +42,7 @@ enum mesh_protocol {
 struct mesh_namespace {
     const char *name;
     enum mesh_mode mode;
+    enum outbound_policy outbound_policy; /* of its annotation */
     uint32_t line;
 };
 
@@ -50,7 +52,8 @@ struct mesh_workload {
     uint32_t message_len;
     uint32_t line; /* where its item begins */
     enum mesh_protocol protocol;
-    enum mesh_mode mode; /* of its own label */
+    enum mesh_mode mode;                  /* of its own label */
+    enum outbound_policy outbound_policy; /* of its own annotation */
     bool has_addresses;
 };
 
@@ -73,6 +76,7 @@ struct mesh_file {
     struct mesh_workload *workloads;
     struct mesh_service *services;
     struct mesh_policy *policies;
+    enum outbound_policy outbound_policy; /* of the mesh */
     size_t namespaces_len, workloads_len, services_len, policies_len;
 
     /* private */

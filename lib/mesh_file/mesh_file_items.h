@@ -13,6 +13,7 @@ struct mesh_file_workload_item {
     Istio__Workload__Workload message;
     enum mesh_protocol protocol;
     enum mesh_mode mode;
+    enum outbound_policy outbound_policy;
     const struct yaml_node *service_nodes, *policy_nodes; /* for errors about what they name; may be NULL */
 };
 
@@ -26,6 +27,14 @@ int mesh_file_decode_service(struct decode *d, const struct yaml_node *node, Ist
 int mesh_file_decode_policy(struct decode *d, const struct yaml_node *node,
                             Istio__Security__Authorization *ret);
 
+/* {mode: REGISTRY_ONLY}. 0, -EBADMSG with the place in the decoder's error, or -ENOMEM. */
+int mesh_file_decode_outbound_policy(struct decode *d, const struct yaml_node *node,
+                                     enum outbound_policy *ret);
+
+/* Any names and values; one of them is ours. into: enum outbound_policy *, which stays without it. 0,
+ * -EBADMSG or -ENOMEM. */
+int mesh_file_read_annotations(struct decode *d, const struct yaml_node *node,
+                               const struct decode_field *field, void *into);
 /* Readers that workloads and services share; as decode_field says. {80: 8080}. into: size_t * with the
  * pointer to Istio__Workload__Port ** behind it. more not NULL: the target may be 0, for each endpoint says
  * its own. 0, -EBADMSG or -ENOMEM. */

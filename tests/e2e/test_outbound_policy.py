@@ -2,7 +2,10 @@
 """The outbound traffic policy: REGISTRY_ONLY refuses what the mesh does not know, ALLOW_ANY passes it
 through."""
 
+import os
+
 import pytest
+import yaml
 
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, STREAM, ask, goes_on
@@ -129,6 +132,46 @@ def test_link_local_metadata_is_not_known_and_its_dns_is(mesh):
     assert ask(mesh.web, "169.254.20.10", port=53) == "ECONNRESET"
     wait_for(lambda: node.failures("connect_unreachable"), "an attempt to connect")
     assert node.failures("destination_unknown") == refused + 1
+
+
+def write_policy(mesh, policy=None, annotations=None, of_pod=None):
+    """Into the mesh file: of the mesh, of the namespace demo, of the pod web."""
+    mesh.write()
+    with open(mesh.file) as f:
+        content = yaml.safe_load(f)
+    if policy:
+        content["outboundTrafficPolicy"] = {"mode": policy}
+    for n in content["namespaces"]:
+        n["annotations"] = annotations or {}
+    for w in content["workloads"]:
+        if w["name"] == "web":
+            w["annotations"] = of_pod or {}
+    with open(mesh.file + ".new", "w") as f:
+        yaml.safe_dump(content, f)
+    os.rename(mesh.file + ".new", mesh.file)
+
+
+def becomes(mesh, answer):
+    to = mesh.outside.ip
+    wait_for(lambda: ask(mesh.web, to) == (answer or f"hello {to}"), f"the answer {answer or 'of outside'}")
+
+
+def test_the_mesh_file_says_it_for_one_machine(mesh):
+    """Of the mesh, of a namespace, of a pod: the nearest counts, and all before the proxy's setting."""
+    key = "bruma.io/outbound-traffic-policy"
+    node = mesh.nodes[0]
+    write_policy(mesh, "ALLOW_ANY")
+    becomes(mesh, None)
+    write_policy(mesh, "ALLOW_ANY", {key: "REGISTRY_ONLY"})
+    becomes(mesh, "ECONNRESET")
+    write_policy(mesh, "ALLOW_ANY", {key: "REGISTRY_ONLY"}, {key: "ALLOW_ANY"})
+    becomes(mesh, None)
+    assert "ALLOW_ANY by the annotation of the pod's workload" in node.ctl("explain", "demo/web").stdout
+    write_policy(mesh, "ALLOW_ANY", {}, {key: "maybe"})
+    wait_for(lambda: "is not one of ALLOW_ANY" in node.status()["meshError"], "the refusal of the file")
+    assert ask(mesh.web, mesh.outside.ip) == f"hello {mesh.outside.ip}", "the last good file counts"
+    mesh.write()
+    becomes(mesh, "ECONNRESET")
 
 
 def test_a_proxy_that_is_replaced_gives_the_same_answer(mesh):

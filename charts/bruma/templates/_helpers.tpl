@@ -88,3 +88,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{- define "bruma.clusterScope" -}}{{ if has .Values.global.resourceScope (list "all" "cluster") }}yes{{ end }}{{- end -}}
 {{- define "bruma.namespaceScope" -}}{{ if has .Values.global.resourceScope (list "all" "namespace") }}yes{{ end }}{{- end -}}
+
+{{/* The ConfigMap with Istio's mesh configuration, as istiod's chart names it. */}}
+{{- define "bruma.meshConfig" -}}
+istio{{ with .Values.revision }}-{{ . }}{{ end }}
+{{- end }}

@@ -27,6 +27,12 @@ ADMIN, AGENT = "admin-of-the-test", "bruma-agent-of-the-test"
 AGENT_RULES = [
     {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]},
     {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
+    {
+        "apiGroups": [""],
+        "resources": ["configmaps"],
+        "resourceNames": ["istio"],
+        "verbs": ["list", "watch"],
+    },
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
 ]
 
@@ -144,6 +150,30 @@ class Server:
         """Values of None remove. Underlines stand for what Python does not allow: mode for
         istio.io/dataplane-mode."""
         return self.merge(f"/api/v1/namespaces/{name}", labels={dataplane(k): v for k, v in labels.items()})
+
+    def annotate_namespace(self, name, annotations):
+        return self.merge(f"/api/v1/namespaces/{name}", annotations=annotations)
+
+    def set_mesh_config(self, text, name="istio", namespace="istio-system"):
+        """Istio's ConfigMap; None: it is deleted. text: of its key mesh, or None within a dict of keys."""
+        where = f"/api/v1/namespaces/{namespace}/configmaps"
+        if text is None:
+            self.api("DELETE", f"{where}/{name}")
+            return
+        data = text if isinstance(text, dict) else {"mesh": text}
+        self.make_namespace(namespace)
+        self.api(
+            "POST",
+            where,
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": name, "namespace": namespace},
+                "data": {},
+            },
+            check=False,
+        )
+        self.api("PATCH", f"{where}/{name}", {"data": data}, "application/merge-patch+json")
 
     def create(self, path, kind, name, namespace=None, **fields):
         """path: "v1" or "GROUP/v1". Returns the object as the server made it."""

@@ -20,6 +20,7 @@ from support.network import inside
 
 POD = re.compile(r"/api/v1/namespaces/([^/]+)/pods(?:/([^/]+))?(/status)?$")
 NAMESPACE = re.compile(r"/api/v1/namespaces(?:/([^/]+))?$")
+CONFIGMAP = re.compile(r"/api/v1/namespaces/([^/]+)/configmaps(?:/([^/]+))?$")
 EVENTS = re.compile(r"/api/v1/namespaces/([^/]+)/events(?:/([^/]+))?$")
 
 
@@ -43,14 +44,14 @@ class SmallServer(kube.Server):
         self.bookmarked = {}  # the newest version that a watch of that kind was told of by a bookmark
         self.faults = collections.defaultdict(
             list
-        )  # "list", "watch", "patch", "event" -> functions of the handler
+        )  # "list", "watch", "patch", "event", "configmaps" -> functions of the handler
         self.requests = []  # (who, method, path)
         self.condition = threading.Condition()
         self.version, self.oldest = 100, 0
-        self.objects = {"pods": {}, "namespaces": {}, "events": {}}
+        self.objects = {"pods": {}, "namespaces": {}, "events": {}, "configmaps": {}}
         self.daemonsets = {}  # path -> object
         self.nodes = {}  # path -> object
-        self.log = {"pods": [], "namespaces": []}  # (version, type, object)
+        self.log = {"pods": [], "namespaces": [], "configmaps": []}  # (version, type, object)
         self.watchers = []
         self.httpd = None
 
@@ -212,8 +213,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             else:
                 found = self.api.daemonsets.get(url.path) or self.api.nodes.get(url.path)
             found = json.loads(json.dumps(found))
-        if url.path in ("/api/v1/pods", "/api/v1/namespaces"):
+        configmap = CONFIGMAP.match(url.path)
+        if url.path in ("/api/v1/pods", "/api/v1/namespaces") or (configmap and not configmap[2]):
             kind = url.path.rpartition("/")[2]
+            if configmap:
+                query["namespace"] = configmap[1]
             self.watch(kind, query) if query.get("watch") else self.list(kind, query)
         elif found:
             self.answer(200, found)
@@ -222,12 +226,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def selected(self, kind, query, o):
         field, _, value = query.get("fieldSelector", "").partition("=")
+        if kind == "configmaps":
+            assert field == "metadata.name", "the role names one ConfigMap, so others cannot be listed"
+            return o["metadata"]["name"] == value and o["metadata"]["namespace"] == query["namespace"]
         return (
             kind != "pods" or not field or (field == "spec.nodeName" and o["spec"].get("nodeName") == value)
         )
 
     def list(self, kind, query):
-        if self.fault("list"):
+        if self.fault("configmaps" if kind == "configmaps" else "list"):
             return
         api = self.api
         with api.condition:
@@ -255,7 +262,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def watch(self, kind, query):
-        if self.fault("watch"):
+        if kind != "configmaps" and self.fault("watch"):
             return
         api, seen = self.api, int(query["resourceVersion"])
         end = time.monotonic() + float(query.get("timeoutSeconds", 300))
@@ -301,10 +308,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         api, o = self.api, self.body
         pod, namespace, events = POD.match(self.path), NAMESPACE.match(self.path), EVENTS.match(self.path)
+        configmap = CONFIGMAP.match(self.path)
         if events and self.fault("event"):
             return
-        kind = "pods" if pod else "namespaces" if namespace else "events"
-        where = (pod or events)[1] if pod or events else None
+        kind = "pods" if pod else "namespaces" if namespace else "configmaps" if configmap else "events"
+        where = None if namespace else (pod or configmap or events)[1]
         name = o["metadata"]["name"]
         key = name if namespace else (where, name)
         with api.condition:
@@ -326,10 +334,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.patch_daemonset()
             return
         pod, namespace, events = POD.match(self.path), NAMESPACE.match(self.path), EVENTS.match(self.path)
+        configmap = CONFIGMAP.match(self.path)
         if (pod and self.fault("patch")) or (events and self.fault("event")):
             return
-        kind = "pods" if pod else "namespaces" if namespace else "events"
-        key = namespace[1] if namespace else (pod or events).groups()[:2]
+        kind = "pods" if pod else "namespaces" if namespace else "configmaps" if configmap else "events"
+        key = namespace[1] if namespace else (pod or configmap or events).groups()[:2]
         uid = self.body.get("metadata", {}).get("uid")
         with api.condition:
             old = api.objects[kind].get(key)
@@ -381,8 +390,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if "/daemonsets/" in self.path:
             self.delete_daemonset()
             return
-        pod, namespace = POD.match(self.path), NAMESPACE.match(self.path)
-        kind, key = ("pods", (pod[1], pod[2])) if pod else ("namespaces", namespace[1])
+        pod, namespace, configmap = (p.match(self.path) for p in (POD, NAMESPACE, CONFIGMAP))
+        kind, key = (
+            ("namespaces", namespace[1])
+            if namespace
+            else (
+                "pods" if pod else "configmaps",
+                (pod or configmap).groups()[:2],
+            )
+        )
         with api.condition:
             o = api.objects[kind].get(key)
             if o and pod and self.body.get("gracePeriodSeconds"):

@@ -384,6 +384,13 @@ enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, con
                                       : MESH_MODE_UNSET;
 }
 
+enum outbound_policy mesh_outbound_policy(const struct mesh *mesh, const char *namespace, const char *pod,
+                                          const char **ret_why)
+{
+    *ret_why = "";
+    return OUTBOUND_UNSAID;
+}
+
 int mesh_service_account(const struct mesh *mesh, const char *namespace, const char *pod, char *buf,
                          size_t size)
 {

@@ -48,6 +48,7 @@ static struct pod *example(void)
     pod->added_at = 1700000000;
     pod->added = 123456789012;
     strcpy(enrollment_of(pod)->service_account, "web");
+    enrollment_of(pod)->outbound_policy = OUTBOUND_REGISTRY_ONLY;
     cr_assert(pod_attach(pod, "net-a", "eth0") == 0);
     cr_assert(pod_attach(pod, "", "net1") == 0);
     return pod;
@@ -75,6 +76,7 @@ Test(store, what_is_saved_is_loaded)
     cr_expect(pod->enrollment->ending_at == 1790000000);
     cr_expect(pod->added_at == 1700000000 && pod->added == 123456789012);
     cr_expect(strcmp(pod->enrollment->service_account, "web") == 0);
+    cr_expect(pod->enrollment->outbound_policy == OUTBOUND_REGISTRY_ONLY);
     cr_expect(!pod_detach(pod, "eth0"));
     cr_expect(pod_detach(pod, "net1"));
     enroll_pods_free(&loaded);

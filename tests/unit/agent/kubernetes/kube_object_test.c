@@ -45,7 +45,8 @@ Test(kube_object, pod)
     cr_expect_eq(pod.addresses_len, 2, "the same address is one");
     cr_expect_eq(pod.redirection, KUBE_REDIRECTION_ENABLED);
     cr_expect(pod.bypass_inbound && !pod.host_network && !pod.sidecar && !pod.completed && !pod.deleting);
-    cr_expect_null(pod.wrong_annotation);
+    cr_expect_str_eq(pod.wrong_annotation, "");
+    cr_expect_eq(pod.outbound_policy, OUTBOUND_UNSAID);
 }
 
 Test(kube_object, pod_with_the_least)
@@ -80,7 +81,9 @@ Test(kube_object, odd_pods)
     cr_expect(pod.host_network && pod.sidecar && pod.completed && pod.deleting);
     cr_expect(pod.addresses_len == 1 && addr_equal(&pod.addresses[0], &v4));
     cr_expect_eq(pod.redirection, KUBE_REDIRECTION_OTHER, "values are exact");
-    cr_expect(!pod.bypass_inbound && pod.wrong_annotation, "neither true nor false");
+    cr_expect(!pod.bypass_inbound);
+    cr_expect_str_eq(pod.wrong_annotation,
+                     "ambient.istio.io/bypass-inbound-capture: \"yes\" is neither true nor false");
 }
 
 Test(kube_object, nobody_takes_another_uid)
@@ -129,7 +132,7 @@ Test(kube_object, annotations_that_are_not_followed)
         pod = pod_of(text, &json);
         cJSON_Delete(json);
         cr_expect_eq(pod.unknown_annotation != NULL, cases[i].unknown, "%s", text);
-        cr_expect_eq(pod.wrong_annotation != NULL, cases[i].wrong, "%s", text);
+        cr_expect_eq(*pod.wrong_annotation != '\0', cases[i].wrong, "%s", text);
     }
 }
 
@@ -307,5 +310,38 @@ Test(kube_object, probe_ports)
         for (int k = 0; k < 5; k++)
             found |= pod.probe_ports[k] == expected[i];
         cr_expect(found, "port %u", expected[i]);
+    }
+}
+
+/* Of a pod and of a namespace alike. What is no policy is the strict one, and is told. */
+Test(kube_object, outbound_policy)
+{
+    static const struct {
+        const char *value;
+        enum outbound_policy policy;
+        bool wrong;
+    } cases[] = {
+        {"\"REGISTRY_ONLY\"", OUTBOUND_REGISTRY_ONLY, false},
+        {"\"ALLOW_ANY\"", OUTBOUND_ALLOW_ANY, false},
+        {"\"allow_any\"", OUTBOUND_REGISTRY_ONLY, true},
+        {"\"\"", OUTBOUND_REGISTRY_ONLY, true},
+        {"null", OUTBOUND_UNSAID, false},
+    };
+
+    for (size_t i = 0; i < array_size(cases); i++) {
+        char text[512], wrong[256];
+        struct kube_pod_object pod;
+        cJSON *json;
+
+        snprintf(text, sizeof(text),
+                 "{\"metadata\": {\"name\": \"w\", \"namespace\": \"n\", \"uid\": \"u\", \"annotations\": "
+                 "{\"" OUTBOUND_POLICY_ANNOTATION "\": %s}}}",
+                 cases[i].value);
+        pod = pod_of(text, &json);
+        cr_expect_eq(pod.outbound_policy, cases[i].policy, "%s", text);
+        cr_expect_eq(*pod.wrong_annotation != '\0', cases[i].wrong, "%s: %s", text, pod.wrong_annotation);
+        cr_expect_eq(kube_namespace_policy(json, wrong, sizeof(wrong)), cases[i].policy, "%s", text);
+        cr_expect_str_eq(wrong, pod.wrong_annotation);
+        cJSON_Delete(json);
     }
 }

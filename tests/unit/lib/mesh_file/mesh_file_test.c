@@ -105,6 +105,26 @@ Test(mesh_file, queries)
     cr_assert(!file);
 }
 
+Test(mesh_file, outbound_policy)
+{
+    struct mesh_file *file = parse("outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n"
+                                   "namespaces:\n"
+                                   "- {name: a, annotations: {bruma.io/outbound-traffic-policy: ALLOW_ANY}}\n"
+                                   "- {name: b, annotations: {other: x}}\n"
+                                   "workloads:\n"
+                                   "- {name: w, namespace: a, annotations: {x: y, "
+                                   "\"bruma.io/outbound-traffic-policy\": REGISTRY_ONLY}}\n");
+
+    cr_expect(file->outbound_policy == OUTBOUND_REGISTRY_ONLY);
+    cr_expect(mesh_file_namespace(file, "a")->outbound_policy == OUTBOUND_ALLOW_ANY);
+    cr_expect(mesh_file_namespace(file, "b")->outbound_policy == OUTBOUND_UNSAID);
+    cr_expect(mesh_file_workload(file, "a", "w", "")->outbound_policy == OUTBOUND_REGISTRY_ONLY);
+    mesh_file_free(&file);
+    file = parse("outboundTrafficPolicy: ~\n");
+    cr_expect(file->outbound_policy == OUTBOUND_UNSAID);
+    mesh_file_free(&file);
+}
+
 Test(mesh_file, workload_message)
 {
     struct mesh_file *file = parse(good);
@@ -240,9 +260,11 @@ struct wrong {
 static const struct wrong wrongs[] = {
     {"", "mesh.yaml:1:1: the file is empty; write {} for an empty mesh"},
     {"# nothing\n", "mesh.yaml:1:1: the file is empty; write {} for an empty mesh"},
-    {"- a\n", "mesh.yaml:1:1: expected a map with the keys namespaces, workloads, services, policies"},
+    {"- a\n", "mesh.yaml:1:1: expected a map with the keys namespaces, workloads, services, policies, "
+              "outboundTrafficPolicy"},
     {"workload: []\n",
-     "mesh.yaml:1:1: unknown field \"workload\"; known here: namespaces, workloads, services, policies"},
+     "mesh.yaml:1:1: unknown field \"workload\"; known here: namespaces, workloads, services, policies, "
+     "outboundTrafficPolicy"},
     {"workloads: []\nworkloads: []\n", "mesh.yaml:2:1: \"workloads\" is given twice"},
     {"workloads: {}\n", "mesh.yaml:1:12: workloads: expected a list, found a map"},
     {"workloads: text\n", "mesh.yaml:1:12: workloads: expected a list, found text"},
@@ -285,6 +307,16 @@ static const struct wrong wrongs[] = {
     {W "waypoint: {hboneMtlsPort: 1}}\n", "workloads[0].waypoint: \"destination\" is missing"},
     {W "networkGateway: {destination: a/b, hboneMtlsPort: 65536}}\n",
      "workloads[0].networkGateway.hboneMtlsPort: \"65536\" is not a port (1 to 65535)"},
+    {W "annotations: [a]}\n", "workloads[0].annotations: expected a map of annotations, found a list"},
+    {W "annotations: {a: {}}}\n", "workloads[0].annotations.a: expected text, found a map"},
+    {W "annotations: {bruma.io/outbound-traffic-policy: any}}\n",
+     "workloads[0].annotations.bruma.io/outbound-traffic-policy: \"any\" is not one of ALLOW_ANY, "
+     "REGISTRY_ONLY"},
+    {"outboundTrafficPolicy: REGISTRY_ONLY\n",
+     "mesh.yaml:1:24: outboundTrafficPolicy: expected a map, found text"},
+    {"outboundTrafficPolicy: {mode: registry_only}\n",
+     "mesh.yaml:1:31: outboundTrafficPolicy.mode: \"registry_only\" is not one of ALLOW_ANY, REGISTRY_ONLY"},
+    {"outboundTrafficPolicy: {}\n", "outboundTrafficPolicy: \"mode\" is missing"},
     {W "labels: [a]}\n", "workloads[0].labels: expected a map of labels, found a list"},
     {W "labels: {a: {}}}\n", "workloads[0].labels.a: expected text, found a map"},
     {W "services: {cart: {80: 80}}}\n", "workloads[0].services: \"cart\" is not NAMESPACE/HOSTNAME"},
