@@ -111,6 +111,11 @@ static const struct setting table[] = {
      "whether annotations of pods and namespaces may relax the outbound traffic policy; false: they can only "
      "make it stricter",
      offsetof(struct agent_settings, outbound_overrides), 0, 0},
+    {"exclusions", "BRUMA_EXCLUSIONS", SETTING_BOOL, "true",
+     "whether pods may exclude addresses and ports from capture by the annotations "
+     "traffic.sidecar.istio.io/..., "
+     "as with sidecars; false: these have no effect",
+     offsetof(struct agent_settings, exclusions), 0, 0},
     {"cni-cache", "BRUMA_CNI_CACHE", SETTING_STRING, "/var/lib/cni",
      "directory of the CNI library's results, where network namespaces of running pods are looked up first; "
      "empty: not used",

@@ -23,7 +23,7 @@ struct agent_settings {
     unsigned long guard_limit; /* milliseconds; of "bounded" */
     const char *guard_cgroup;  /* "auto": found below cgroup */
     const char *mesh_config;
-    bool outbound_overrides;
+    bool outbound_overrides, exclusions;
     bool dns_capture;       /* of pods that say nothing themselves */
     const char *zds_socket; /* of stock node proxies; "": bruma-proxy serves */
 

@@ -13,6 +13,7 @@
 #include "bpf/common.h"
 #include "bpf/deliveries.h"
 #include "bpf/dns_sockets.h"
+#include "bpf/exclusions.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -165,6 +166,7 @@ static __always_inline int connect_without_entry(struct bpf_sock_addr *ctx, stru
 
 static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma_address *destination)
 {
+    __u16 port = bpf_ntohs((__u16)ctx->user_port);
     __u64 cookie = bpf_get_netns_cookie(ctx);
     struct bruma_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
     struct bruma_pod_counters *counters;
@@ -193,6 +195,8 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma
         COUNT(counters, outbound_passed_connections);
         return release(ctx, sk, counters);
     }
+    if (is_excluded_outbound(pod, cookie, destination, port))
+        return release(ctx, sk, counters);
     if (pod->flags & (address_is_v4(destination) ? BRUMA_POD_NO_IPV4 : BRUMA_POD_NO_IPV6))
         return deny_family(counters);
     if (sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX &&

@@ -7,6 +7,7 @@
 #include "bpf/common.h"
 #include "bpf/deliveries.h"
 #include "bpf/dns_sockets.h"
+#include "bpf/exclusions.h"
 #include "bpf/probe_tuples.h"
 
 struct {
@@ -145,7 +146,7 @@ int lookup(struct bpf_sk_lookup *ctx)
         COUNT(counters, inbound_passed_lookups);
         return SK_PASS;
     }
-    if (pod->flags & BRUMA_POD_BYPASS_INBOUND) {
+    if (pod->flags & BRUMA_POD_BYPASS_INBOUND || is_excluded_inbound(pod, cookie, (__u16)tuple.local_port)) {
         COUNT(counters, inbound_passed_lookups);
         return SK_PASS;
     }

@@ -8,6 +8,7 @@
 #include "ctl/say.h"
 #include "ctl/source.h"
 #include "lib/addr.h"
+#include "lib/outbound_policy.h"
 #include "lib/reasons.h"
 #include "lib/spiffe.h"
 
@@ -48,6 +49,22 @@ static const cJSON *find_service(const cJSON *dump, const struct addr *addr)
     return NULL;
 }
 
+/* The hostname of a service of which a range has the address, which the dump owns; NULL: none. */
+static const char *in_range(const cJSON *dump, const struct addr *addr)
+{
+    const cJSON *s, *range;
+
+    cJSON_ArrayForEach (s, get(dump, "services")) {
+        cJSON_ArrayForEach (range, get(s, "cidrVips")) {
+            struct cidr c;
+
+            if (cidr_parse(text_of(range, "cidr"), &c) == 0 && cidr_contains(&c, addr))
+                return text_of(s, "hostname");
+        }
+    }
+    return NULL;
+}
+
 static const cJSON *find_pod(const cJSON *dump, const char *pod)
 {
     const cJSON *w;
@@ -63,6 +80,7 @@ static const cJSON *find_pod(const cJSON *dump, const char *pod)
 
 static const enum bruma_reason no_upstream = BRUMA_REASON_NO_HEALTHY_UPSTREAM;
 static const enum bruma_reason no_source = BRUMA_REASON_SOURCE_UNKNOWN;
+static const enum bruma_reason unknown = BRUMA_REASON_DESTINATION_UNKNOWN;
 static const enum bruma_reason denied = BRUMA_REASON_POLICY_DENIED;
 
 static void identity_of(const cJSON *w, char *buf, size_t size)
@@ -155,6 +173,37 @@ static void say_verdict(cJSON *lines, const struct ctl_options *o, const cJSON *
     cJSON_Delete(verdict);
 }
 
+/* What the proxy has been told of the pod; "" if it does not serve it. */
+static const char *outbound_policy_of(const cJSON *dump, const char *pod)
+{
+    const cJSON *one;
+    char name[600];
+
+    cJSON_ArrayForEach (one, get(dump, "workloadState")) {
+        const cJSON *info = get(one, "info");
+
+        snprintf(name, sizeof(name), "%s/%s", text_of(info, "namespace"), text_of(info, "name"));
+        if (!strcmp(name, pod))
+            return text_of(info, "outboundPolicy");
+    }
+    return "";
+}
+
+/* No workload and no service has the address as one of its own. */
+static void explain_outside(cJSON *lines, const cJSON *dump, const char *pod, const struct endpoint *e)
+{
+    bool refused = !strcmp(outbound_policy_of(dump, pod), outbound_policy_name(OUTBOUND_REGISTRY_ONLY));
+
+    if (in_range(dump, &e->addr))
+        say(lines, "destination", NULL, "in the range of service %s: it is passed through as it is",
+            in_range(dump, &e->addr));
+    else if (refused)
+        say(lines, "destination", &unknown,
+            "outside the mesh, and refused: the outbound traffic policy of the pod is REGISTRY_ONLY");
+    else
+        say(lines, "destination", NULL, "outside the mesh; it is passed through as it is");
+}
+
 static void explain_service(cJSON *lines, const struct ctl_options *o, const cJSON *dump, const cJSON *s,
                             const struct endpoint *e)
 {
@@ -167,6 +216,8 @@ static void explain_service(cJSON *lines, const struct ctl_options *o, const cJS
         text_of(s, "namespace"), endpoints);
     if (waypoint)
         say(lines, "way", NULL, "to the waypoint %s, through HBONE", text_of(waypoint, "destination"));
+    else if (!strcmp(text_of(get(s, "loadBalancer"), "mode"), "Passthrough"))
+        say(lines, "way", NULL, "to the address itself, passed through as it is");
     else if (!get(get(s, "ports"), port))
         say(lines, "way", &no_upstream, "refused: the service has no port %s", port);
     else if (!endpoints)
@@ -220,7 +271,7 @@ static void explain(cJSON *lines, const struct ctl_options *o, const cJSON *dump
     else if ((found = find_service(dump, &e->addr)))
         explain_service(lines, o, dump, found, e);
     else
-        say(lines, "destination", NULL, "outside the mesh; it is passed through as it is");
+        explain_outside(lines, dump, pod, e);
 }
 
 int explain_connection(const struct ctl_options *o, const char *pod, const char *target)

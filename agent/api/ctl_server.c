@@ -13,6 +13,7 @@
 #include "agent/enroll/source.h"
 #include "agent/install/install.h"
 #include "agent/kubernetes/kubelet.h"
+#include "agent/steer/exclusions.h"
 #include "lib/log_output.h"
 #include "lib/message.h"
 #include "lib/reasons.h"
@@ -161,6 +162,7 @@ static void status(struct agent *agent, struct local_connection *connection)
 
 static void add_counters(const struct agent *agent, const struct pod *pod, cJSON *item)
 {
+    struct bruma_exclusion_counters excluded = {0};
     struct bruma_pod_counters c;
     cJSON *o;
 
@@ -169,6 +171,10 @@ static void add_counters(const struct agent *agent, const struct pod *pod, cJSON
     o = cJSON_AddObjectToObject(item, "counters");
 #define COUNTER(name, what) cJSON_AddNumberToObject(o, #name, (double)c.name);
     BRUMA_POD_COUNTERS(COUNTER)
+#undef COUNTER
+    (void)steer_exclusion_counters(agent->steer, pod->cookie, &excluded);
+#define COUNTER(name, what) cJSON_AddNumberToObject(o, #name, (double)excluded.name);
+    BRUMA_EXCLUSION_COUNTERS(COUNTER)
 #undef COUNTER
 }
 

@@ -7,6 +7,7 @@
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/source.h"
+#include "agent/steer/exclusions.h"
 #include "lib/reasons.h"
 
 static void explain_labels(struct agent *agent, struct local_connection *c, const struct pod *pod)
@@ -100,6 +101,39 @@ static void explain_outbound_policy(struct agent *agent, struct local_connection
                     policy == OUTBOUND_UNSAID ? "" : " by ", why);
 }
 
+static const char *exclusion_word(enum bruma_exclusion exclusion)
+{
+    return exclusion == BRUMA_EXCLUDED ? "not " : exclusion == BRUMA_NOT_INCLUDED ? "others not " : "";
+}
+
+/* The rules as they are in force, at most as many as fit. */
+static void explain_exclusions(struct agent *agent, struct local_connection *c, const struct pod *pod)
+{
+    const struct steer_exclusions *e = pod->enrollment->exclusions;
+    struct bruma_exclusion_counters n = {0};
+    char text[900], range[ADDR_TEXT_LEN + 4];
+    size_t len = 0;
+
+    if (pod->enrollment->exclusions_reason)
+        ctl_finding(c, "exclusions", false, pod->enrollment->exclusions_reason,
+                    "what the annotations exclude could not be written");
+    if (!e)
+        return;
+    text[0] = '\0';
+    for (size_t i = 0; i < e->ranges_len && len < sizeof(text); i++)
+        len += (size_t)snprintf(text + len, sizeof(text) - len, "to %s %scaptured, ",
+                                cidr_format(&e->ranges[i].cidr, range, sizeof(range)),
+                                exclusion_word(e->ranges[i].exclusion));
+    for (size_t i = 0; i < e->ports_len && len < sizeof(text); i++)
+        len += (size_t)snprintf(text + len, sizeof(text) - len, "%s port %u %scaptured, ",
+                                e->ports[i].inbound ? "at" : "to", e->ports[i].port,
+                                exclusion_word(e->ports[i].exclusion));
+    (void)steer_exclusion_counters(agent->steer, pod->cookie, &n);
+    ctl_finding(c, "exclusions", true, BRUMA_REASON_NONE, "%s%llu connections and %llu lookups left alone",
+                text, (unsigned long long)n.outbound_excluded_connections,
+                (unsigned long long)n.inbound_excluded_lookups);
+}
+
 static void explain_since(struct local_connection *c, const struct pod *pod)
 {
     if (pod->enrollment->captured_since_start)
@@ -177,6 +211,7 @@ void explain_run(struct agent *agent, struct local_connection *connection, const
         explain_capture(agent, connection, pod);
     explain_announced(connection, pod);
     explain_outbound_policy(agent, connection, pod);
+    explain_exclusions(agent, connection, pod);
     explain_since(connection, pod);
     explain_proxy(agent, connection, pod);
     explain_counters(agent, connection, pod);

@@ -14,6 +14,7 @@
 #include "agent/enroll/guard.h"
 #include "agent/enroll/source.h"
 #include "agent/install/install.h"
+#include "agent/steer/exclusions.h"
 #include "lib/cleanup.h"
 #include "lib/log.h"
 #include "lib/log_output.h"
@@ -189,6 +190,36 @@ static const struct {
 #undef COUNTER
 };
 
+static const struct {
+    const char *name, *help;
+    size_t offset;
+} exclusion_counters[] = {
+#define COUNTER(name, what) \
+    {"bruma_pod_" #name "_total", what, offsetof(struct bruma_exclusion_counters, name)},
+    BRUMA_EXCLUSION_COUNTERS(COUNTER)
+#undef COUNTER
+};
+
+/* Of pods that exclude something, or have. */
+static void put_exclusion_counters(FILE *f, const struct agent *agent)
+{
+    const struct pod *pod;
+
+    for (size_t i = 0; i < array_size(exclusion_counters); i++) {
+        metric_family(f, exclusion_counters[i].name, "counter", exclusion_counters[i].help);
+        list_for_each (pod, &agent->pods.list, node) {
+            struct bruma_exclusion_counters c;
+            __u64 value;
+
+            if (pod->enrollment->state == POD_OUTSIDE ||
+                steer_exclusion_counters(agent->steer, pod->cookie, &c) < 0)
+                continue;
+            memcpy(&value, (const char *)&c + exclusion_counters[i].offset, sizeof(value));
+            of_pod(f, exclusion_counters[i].name, pod, value);
+        }
+    }
+}
+
 /* Pods outside the mesh have none. */
 static void put_counters(FILE *f, const struct agent *agent)
 {
@@ -241,6 +272,7 @@ char *metrics_page(const struct agent *agent, size_t *ret_len)
     put_guard(f, agent);
     put_states(f, agent);
     put_counters(f, agent);
+    put_exclusion_counters(f, agent);
     put_reasons(f, agent);
     put_turned_away(f, agent);
     if (fclose(f) == 0)

@@ -82,6 +82,15 @@ static enum outbound_policy op_outbound_policy(const struct source *source, cons
     return mesh_outbound_policy(mesh_of(source), pod->namespace, pod->name, ret_why);
 }
 
+/* The file has no annotations for them. */
+static bool op_exclusions(const struct source *source, const struct pod *pod,
+                          const struct steer_exclusions **ret)
+{
+    (void)source, (void)pod;
+    *ret = NULL;
+    return true;
+}
+
 static int op_probe_ports(const struct source *source, const struct pod *pod, const uint16_t **ret)
 {
     (void)source, (void)pod, (void)ret;
@@ -189,6 +198,7 @@ static const struct source_ops ops = {
     .bypass_inbound = op_bypass_inbound,
     .dns_capture = op_dns_capture,
     .outbound_policy = op_outbound_policy,
+    .exclusions = op_exclusions,
     .probe_ports = op_probe_ports,
     .expect = op_expect,
     .announce = op_announce,

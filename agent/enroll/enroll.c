@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "agent/enroll/dns_capture.h"
+#include "agent/enroll/exclude.h"
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/guard.h"
 #include "agent/enroll/probes.h"
@@ -199,6 +200,7 @@ static void try_finish(struct agent *agent, struct pod *pod)
     enroll_set_state(agent, pod, POD_ENROLLED);
     guard_forget(agent, pod->cookie);
     probes_register(agent, pod);
+    exclusions_follow(agent, pod);
     dns_follow(agent, pod);
     watchdog_follow(agent, pod);
     enroll_announce(agent, pod);
@@ -370,6 +372,7 @@ void enroll_reconcile(struct agent *agent, struct pod *pod)
         } else {
             enroll_update(agent, pod);
             probes_register(agent, pod);
+            exclusions_follow(agent, pod);
             dns_follow(agent, pod);
         }
         break;

@@ -66,6 +66,7 @@ int enroll_prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, st
     if (r < 0)
         return r;
     enrollment_of(pod)->generation++;
+    enrollment_of(pod)->exclusions_set = false;
     enroll_describe(agent, pod, &p);
     return steer_pod_prepare(agent->steer, &p, ret_program_fd, error);
 }

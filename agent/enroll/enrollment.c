@@ -61,6 +61,7 @@ void enroll_pod_free(struct pod *pod)
     loop_timer_cancel(&m->transition.timer);
     loop_timer_cancel(&m->following.verify_soon);
     enroll_close_descriptors(pod);
+    free(m->enrollment.exclusions);
     pod_release(pod);
     if (loop)
         loop_free_later(loop, m);

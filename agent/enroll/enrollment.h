@@ -39,7 +39,10 @@ struct enrollment {
      * none. */
     int listeners[BRUMA_LISTENER_COUNT];
     uint64_t listener_cookies[BRUMA_LISTENER_COUNT];
-    int dns_socket;               /* that its DNS queries are captured by; -1: they are not */
+    struct steer_exclusions *exclusions; /* from capture, that were set last; NULL: none */
+    bool exclusions_set;                 /* by this agent, since it has prepared or adopted the pod */
+    enum bruma_reason exclusions_reason; /* why they could not be, as it was logged; or NONE */
+    int dns_socket;                      /* that its DNS queries are captured by; -1: they are not */
     enum bruma_reason dns_reason; /* why they are not, although they should be, as it was logged; or NONE */
     bool awaits_listeners;        /* adopted after a restart; somebody else holds the listeners */
 

@@ -7,6 +7,7 @@
 
 #include "agent/enroll/dns_capture.h"
 #include "agent/enroll/enroll.h"
+#include "agent/enroll/exclude.h"
 #include "agent/enroll/member.h"
 #include "agent/enroll/watchdog.h"
 #include "lib/reasons.h"
@@ -257,6 +258,7 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struc
     } else if (findings.len == 0) {
         verified(pod);
         /* Without it the next look is a verification again. */
+        exclusions_follow(agent, pod);
         dns_follow(agent, pod);
         (void)steer_quick_check_arm(agent->steer, &p, &h->quick_check);
         return 0;
@@ -276,6 +278,7 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struc
         return r;
     }
     verified(pod);
+    exclusions_follow(agent, pod);
     dns_follow(agent, pod);
     return 1;
 }

@@ -9,6 +9,8 @@
 
 #include "agent/agent.h"
 
+struct steer_exclusions;
+
 /* What a control plane that is ours has had to do. */
 struct source_serving {
     uint64_t stalls;      /* calls that were reset since nothing moved */
@@ -32,6 +34,8 @@ struct source_ops {
     bool (*dns_capture)(const struct source *source, const struct pod *pod, bool otherwise);
     enum outbound_policy (*outbound_policy)(const struct source *source, const struct pod *pod,
                                             const char **ret_why);
+    bool (*exclusions)(const struct source *source, const struct pod *pod,
+                       const struct steer_exclusions **ret);
     int (*probe_ports)(const struct source *source, const struct pod *pod, const uint16_t **ret);
     void (*expect)(struct source *source, const struct pod *pod);
     void (*announce)(struct source *source, const struct pod *pod);
@@ -100,6 +104,10 @@ bool source_dns_capture(const struct agent *agent, const struct pod *pod);
  * nothing, so the proxy's settings do. *ret_why says by what, in any case: a static text. */
 enum outbound_policy source_outbound_policy(const struct agent *agent, const struct pod *pod,
                                             const char **ret_why);
+
+/* What the pod excludes from capture: *ret is the source's, NULL for nothing. False, and *ret is not written,
+ * if it does not know the pod. */
+bool source_exclusions(const struct agent *agent, const struct pod *pod, const struct steer_exclusions **ret);
 
 /* Ports that the kubelet may call past policy: those that the pod declares probes for. Returns how many; they
  * are the source's. */

@@ -45,6 +45,7 @@ static void pod_forget(struct kube_pod *pod)
     kube_status_free(pod);
     locate_netns_free(pod);
     cJSON_Delete(pod->labels);
+    free(pod->exclusions);
     free(pod->uid);
     free(pod->runtime_uid);
     free(pod->namespace);
@@ -75,16 +76,23 @@ static struct kube_pod *pod_make(struct kube_source *s, const struct kube_pod_ob
     return pod;
 }
 
-static int pod_update(struct kube_pod *pod, const struct kube_pod_object *o)
+static int pod_update(struct kube_pod *pod, struct kube_pod_object *o)
 {
     cJSON *labels = o->labels ? cJSON_Duplicate(o->labels, true) : NULL;
-    char *account = strdup(o->service_account);
+    char *account = strdup(o->service_account), wrong[sizeof(o->wrong_annotation)];
+    struct steer_exclusions *exclusions = NULL;
+    int r = exclusion_rules_parse(o->exclusions, &exclusions, wrong, sizeof(wrong));
 
-    if (!account || (o->labels && !labels)) {
+    if (!account || (o->labels && !labels) || r < 0) {
         free(account);
+        free(exclusions);
         cJSON_Delete(labels);
         return -ENOMEM;
     }
+    if (!*o->wrong_annotation)
+        memcpy(o->wrong_annotation, wrong, sizeof(wrong));
+    free(pod->exclusions);
+    pod->exclusions = exclusions;
     free(pod->service_account);
     cJSON_Delete(pod->labels);
     pod->service_account = account;

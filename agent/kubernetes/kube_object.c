@@ -17,6 +17,7 @@
 #define SIDECAR_ANNOTATION     "sidecar.istio.io/status"
 #define REDIRECTION_ANNOTATION "ambient.istio.io/redirection"
 #define REROUTE_ANNOTATION     "istio.io/reroute-virtual-interfaces"
+#define DEVICES_ANNOTATION     "traffic.sidecar.istio.io/excludeInterfaces"
 #define DNS_ANNOTATION         "ambient.istio.io/dns-capture"
 #define BYPASS_ANNOTATION      "ambient.istio.io/bypass-inbound-capture"
 /* On the API server's copy of a static pod: the UID by which the kubelet runs it. */
@@ -231,6 +232,7 @@ static void take_annotations(const cJSON *annotations, struct kube_pod_object *p
     static const char neither[] = "neither true nor false";
     const char *redirection = text_of(annotations, REDIRECTION_ANNOTATION);
     const char *bypass = text_of(annotations, BYPASS_ANNOTATION);
+    const char *devices = text_of(annotations, DEVICES_ANNOTATION);
     const char *reroute = text_of(annotations, REROUTE_ANNOTATION);
     const char *dns = text_of(annotations, DNS_ANNOTATION);
     bool capture_dns = false;
@@ -242,8 +244,12 @@ static void take_annotations(const cJSON *annotations, struct kube_pod_object *p
         pod->dns_capture = capture_dns ? KUBE_DNS_ON : KUBE_DNS_OFF;
     if (reroute && *reroute)
         pod->unknown_annotation = REROUTE_ANNOTATION;
+    if (devices && *devices)
+        pod->unknown_annotation = DEVICES_ANNOTATION;
     if (bypass && parse_bool(bypass, &pod->bypass_inbound) < 0)
         say_wrong(pod->wrong_annotation, sizeof(pod->wrong_annotation), BYPASS_ANNOTATION, bypass, neither);
+    for (int i = 0; i < EXCLUSION_ANNOTATIONS; i++)
+        pod->exclusions[i] = text_of(annotations, exclusion_annotation_key((enum exclusion_annotation)i));
     pod->outbound_policy = policy_of(annotations, pod->wrong_annotation, sizeof(pod->wrong_annotation));
     if (!redirection)
         pod->redirection = KUBE_REDIRECTION_NONE;

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "agent/enroll/exclusion_rules.h"
 #include "bruma/maps.h"
 #include "lib/addr.h"
 #include "lib/outbound_policy.h"
@@ -72,11 +73,12 @@ struct kube_pod_object {
     enum kube_redirection redirection;
     bool bypass_inbound;
     enum kube_dns dns_capture;
-    enum outbound_policy outbound_policy;  /* REGISTRY_ONLY also for a value that is none */
-    uint16_t probe_ports[KUBE_PROBES_MAX]; /* that the kubelet may call: probes and lifecycle hooks */
-    int probe_ports_len;                   /* more than KUBE_PROBES_MAX are left out */
-    const char *unknown_annotation;        /* the key of one that asks for what Bruma does not do; NULL */
-    char wrong_annotation[256];            /* about the first whose value is none; "": none is wrong */
+    enum outbound_policy outbound_policy;          /* REGISTRY_ONLY also for a value that is none */
+    uint16_t probe_ports[KUBE_PROBES_MAX];         /* that the kubelet may call: probes and lifecycle hooks */
+    int probe_ports_len;                           /* more than KUBE_PROBES_MAX are left out */
+    const char *exclusions[EXCLUSION_ANNOTATIONS]; /* values of those annotations, or NULL */
+    const char *unknown_annotation; /* the key of one that asks for what Bruma does not do; NULL */
+    char wrong_annotation[256];     /* about the first whose value is none; "": none is wrong */
 };
 
 /* 0, or -EBADMSG with a sentence in why. What ret points to is object's. */

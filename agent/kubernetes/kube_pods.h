@@ -34,8 +34,9 @@ struct kube_pod {
     bool host_network, sidecar, completed, deleting, bypass_inbound;
     enum kube_dns dns_capture;
     enum outbound_policy outbound_policy;
-    bool warned;                /* of an annotation that cannot be followed */
-    char wrong_annotation[256]; /* as in the object; it has been told */
+    struct steer_exclusions *exclusions; /* or NULL */
+    bool warned;                         /* of an annotation that cannot be followed */
+    char wrong_annotation[256];          /* as in the object; it has been told */
     unsigned list;
 
     /* kube_status.c: what the API server is told of it */

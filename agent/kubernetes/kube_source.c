@@ -140,6 +140,16 @@ static enum outbound_policy op_outbound_policy(const struct source *source, cons
     return pod ? kube_outbound_policy(pod->source, pod, ret_why) : p->enrollment->outbound_policy;
 }
 
+static bool op_exclusions(const struct source *source, const struct pod *p,
+                          const struct steer_exclusions **ret)
+{
+    const struct kube_pod *pod = of(source, p);
+
+    if (pod)
+        *ret = pod->exclusions;
+    return pod != NULL;
+}
+
 static int op_probe_ports(const struct source *source, const struct pod *p, const uint16_t **ret)
 {
     const struct kube_pod *pod = of(source, p);
@@ -310,6 +320,7 @@ static const struct source_ops ops = {
     .bypass_inbound = op_bypass_inbound,
     .dns_capture = op_dns_capture,
     .outbound_policy = op_outbound_policy,
+    .exclusions = op_exclusions,
     .probe_ports = op_probe_ports,
     .expect = op_expect,
     .announce = op_announce,

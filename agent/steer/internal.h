@@ -13,7 +13,8 @@ struct steer {
     char probe_cgroup[PATH_MAX / 8]; /* "" : none */
     int lock_fd;                     /* the pin directory, locked */
     int pods_fd, pod_counters_fd, failures_fd, proxy_sockets_fd, proxy_cgroups_fd, probe_targets_fd,
-        probe_tuples_fd, deliveries_fd, dns_sockets_fd;
+        probe_tuples_fd, deliveries_fd, dns_sockets_fd, excluded_ranges_fd, excluded_ports_fd,
+        exclusion_counters_fd;
     int connect_fds[2];    /* programs of connect4 and connect6 */
     int accepted_fd;       /* program, -1: the kernel has not what it needs */
     bool accepted_refused; /* it cannot be attached, and that is in the log */
@@ -93,7 +94,9 @@ uint32_t pod_no_family_here(void);
 #define FORMER_FLAGS \
     (BRUMA_POD_HAD_FWMARK_ACCEPT | BRUMA_POD_HAD_FWMARK_REFLECT4 | BRUMA_POD_HAD_FWMARK_REFLECT6)
 /* What other steps than writing the entry decide about. */
-#define KEPT_FLAGS   (FORMER_FLAGS | BRUMA_POD_CAPTURE_DNS)
+#define KEPT_FLAGS                                                                                     \
+    (FORMER_FLAGS | BRUMA_POD_CAPTURE_DNS | BRUMA_POD_EXCLUDES_OUTBOUND | BRUMA_POD_EXCLUDES_INBOUND | \
+     BRUMA_POD_SECOND_SET)
 #define FAMILY_FLAGS (BRUMA_POD_NO_IPV4 | BRUMA_POD_NO_IPV6)
 /* True if r says that there is no pin, and not merely that it cannot be had now. */
 bool steer_pin_missing(int r);

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent/steer/exclusions.h"
 #include "agent/steer/internal.h"
 #include "bruma/mesh.h"
 #include "lib/cleanup.h"
@@ -176,6 +177,7 @@ static void remove_entries(struct steer *s, uint64_t cookie)
     bpf_map_delete_elem(s->pod_counters_fd, &cookie);
     bpf_map_delete_elem(s->pods_fd, &cookie);
     bpf_map_delete_elem(s->dns_sockets_fd, &cookie);
+    steer_exclusions_remove(s, cookie);
 }
 
 uint32_t pod_inbound_flags(const struct steer_pod *pod)

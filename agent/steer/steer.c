@@ -62,11 +62,15 @@ static int load_connect(struct steer *s, struct steer_error *error)
         s->proxy_sockets_fd = duplicate(bpf_map__fd(skeleton->maps.proxy_sockets));
         s->proxy_cgroups_fd = duplicate(bpf_map__fd(skeleton->maps.proxy_cgroups));
         s->dns_sockets_fd = duplicate(bpf_map__fd(skeleton->maps.dns_sockets));
+        s->excluded_ranges_fd = duplicate(bpf_map__fd(skeleton->maps.excluded_ranges));
+        s->excluded_ports_fd = duplicate(bpf_map__fd(skeleton->maps.excluded_ports));
+        s->exclusion_counters_fd = duplicate(bpf_map__fd(skeleton->maps.exclusion_counters));
         s->deliveries_fd = duplicate(bpf_map__fd(skeleton->maps.deliveries));
         s->connect_fds[0] = duplicate(bpf_program__fd(skeleton->progs.connect4));
         s->connect_fds[1] = duplicate(bpf_program__fd(skeleton->progs.connect6));
         if (s->pods_fd < 0 || s->pod_counters_fd < 0 || s->failures_fd < 0 || s->proxy_sockets_fd < 0 ||
             s->proxy_cgroups_fd < 0 || s->deliveries_fd < 0 || s->dns_sockets_fd < 0 ||
+            s->excluded_ranges_fd < 0 || s->excluded_ports_fd < 0 || s->exclusion_counters_fd < 0 ||
             s->connect_fds[0] < 0 || s->connect_fds[1] < 0)
             r = steer_fail(error, BRUMA_REASON_OUT_OF_RESOURCES, EMFILE, "descriptors");
     }
@@ -126,7 +130,7 @@ static void init_fds(struct steer *s)
 {
     s->lock_fd = s->pods_fd = s->pod_counters_fd = s->failures_fd = s->proxy_sockets_fd =
         s->proxy_cgroups_fd = s->probe_targets_fd = s->probe_tuples_fd = s->deliveries_fd =
-            s->dns_sockets_fd = -1;
+            s->dns_sockets_fd = s->excluded_ranges_fd = s->excluded_ports_fd = s->exclusion_counters_fd = -1;
     s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = s->accepted_fd = -1;
     s->option_fds[0] = s->option_fds[1] = s->option_fds[2] = -1;
     s->live_fd = s->guard_fd = s->sandboxes_fd = s->guard_fds[0] = s->guard_fds[1] = s->guard_fds[2] = -1;
@@ -181,10 +185,15 @@ void steer_close(struct steer **ptr)
 
     if (!s)
         return;
-    const int fds[] = {s->lock_fd,          s->pods_fd,          s->pod_counters_fd,  s->failures_fd,
-                       s->proxy_sockets_fd, s->proxy_cgroups_fd, s->probe_targets_fd, s->probe_tuples_fd,
-                       s->connect_fds[0],   s->connect_fds[1],   s->probes_fd,        s->live_fd,
-                       s->deliveries_fd,    s->accepted_fd,      s->dns_sockets_fd};
+    const int fds[] = {s->lock_fd,           s->pods_fd,
+                       s->pod_counters_fd,   s->failures_fd,
+                       s->proxy_sockets_fd,  s->proxy_cgroups_fd,
+                       s->probe_targets_fd,  s->probe_tuples_fd,
+                       s->connect_fds[0],    s->connect_fds[1],
+                       s->probes_fd,         s->live_fd,
+                       s->deliveries_fd,     s->accepted_fd,
+                       s->dns_sockets_fd,    s->excluded_ranges_fd,
+                       s->excluded_ports_fd, s->exclusion_counters_fd};
 
     for (size_t i = 0; i < array_size(fds); i++) {
         if (fds[i] >= 0)

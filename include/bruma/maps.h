@@ -13,6 +13,9 @@
  *   probe_tuples    LRU hash     struct bruma_tuple    -> struct bruma_probe_tuple
  *   deliveries      LRU hash     struct bruma_delivery  -> struct bruma_delivery_made
  *   dns_sockets     SOCKHASH     u64 netns cookie       -> the socket that takes the pod's DNS queries
+ *   excluded_ranges LPM trie     struct bruma_range_key  -> struct bruma_excluded_range
+ *   excluded_ports  hash         struct bruma_port_key   -> struct bruma_excluded_port
+ *   exclusion_counters hash      u64 netns cookie        -> struct bruma_exclusion_counters
  *   guard           array        0                     -> struct bruma_guard
  *   sandboxes       hash         u64 netns cookie      -> struct bruma_sandbox
  *   listeners       SOCKMAP, one for each pod: enum bruma_listener -> socket
@@ -24,6 +27,7 @@
 
 #include <linux/types.h>
 
+#include "bruma/outbound.h"
 #include "bruma/reasons.h"
 
 #define BRUMA_POD_ADDRESSES     4     /* addresses of one pod: IPv4, IPv6, and room for a second interface */
@@ -32,7 +36,9 @@
 #define BRUMA_MAX_FAILURES      256   /* entries; more than there are reasons */
 #define BRUMA_MAX_SANDBOXES     16384 /* entries */
 #define BRUMA_IP_LEN            46
-#define BRUMA_MAX_PROXY_CGROUPS 64 /* entries */
+#define BRUMA_MAX_PROXY_CGROUPS 64    /* entries */
+#define BRUMA_MAX_EXCLUSIONS    65536 /* entries of each of both maps; they take memory as they are needed */
+#define BRUMA_RANGE_LEN         52    /* bytes, with the NUL */
 
 /* Of an address of both families, in network order; all zero: none. */
 struct bruma_address {
@@ -55,7 +61,10 @@ enum bruma_pod_flags {
     /* The pod has no address of that family, so there is no way to any: connect() says so at once. */
     BRUMA_POD_NO_IPV4 = 1 << 3,
     BRUMA_POD_NO_IPV6 = 1 << 4,
-    BRUMA_POD_CAPTURE_DNS = 1 << 5, /* its DNS queries by UDP go to the proxy */
+    BRUMA_POD_CAPTURE_DNS = 1 << 5,       /* its DNS queries by UDP go to the proxy */
+    BRUMA_POD_EXCLUDES_OUTBOUND = 1 << 6, /* what excluded_ranges and excluded_ports have is left alone */
+    BRUMA_POD_EXCLUDES_INBOUND = 1 << 7,
+    BRUMA_POD_SECOND_SET = 1 << 11, /* their entries with the number 1 count, and not those with 0 */
     /* sysctls of the pod that were on before it was enrolled, and so stay on when it leaves */
     BRUMA_POD_HAD_FWMARK_ACCEPT = 1 << 8,
     BRUMA_POD_HAD_FWMARK_REFLECT4 = 1 << 9,
@@ -103,6 +112,46 @@ struct bruma_pod_counters {
 #define BRUMA_POD_COUNTER_FIELD(name, what) __u64 name;
     BRUMA_POD_COUNTERS(BRUMA_POD_COUNTER_FIELD)
 #undef BRUMA_POD_COUNTER_FIELD
+};
+
+/*
+ * What a pod excludes from capture, or includes alone. The agent writes a new set of entries beside the one
+ * that counts, and then switches by BRUMA_POD_SECOND_SET.
+ */
+struct bruma_range_key {
+    __u32 prefix_length; /* bits of what follows that count: 96, and those of the address */
+    __u32 set;           /* 0 or 1 */
+    __u64 netns_cookie;
+    struct bruma_address address;
+};
+
+struct bruma_excluded_range {
+    enum bruma_exclusion exclusion;
+    char range[BRUMA_RANGE_LEN]; /* for people */
+};
+
+struct bruma_port_key {
+    __u64 netns_cookie;
+    __u32 set;     /* 0 or 1 */
+    __u16 port;    /* host order; 0: all that have no entry */
+    __u16 inbound; /* 1: of the pod; 0: of destinations */
+};
+
+struct bruma_excluded_port {
+    enum bruma_exclusion exclusion;
+};
+
+/* clang-format off */
+/* The one list, as BRUMA_POD_COUNTERS. They have a map of their own, so that the layout of pod_counters stays. */
+#define BRUMA_EXCLUSION_COUNTERS(BRUMA_EXCLUSION_COUNTER) \
+    BRUMA_EXCLUSION_COUNTER(outbound_excluded_connections, "Connections of the pod that were left alone, because its annotations exclude their destination.") \
+    BRUMA_EXCLUSION_COUNTER(inbound_excluded_lookups, "Connections to the pod that were left alone, because its annotations exclude their port.")
+/* clang-format on */
+
+struct bruma_exclusion_counters {
+#define BRUMA_EXCLUSION_COUNTER_FIELD(name, what) __u64 name;
+    BRUMA_EXCLUSION_COUNTERS(BRUMA_EXCLUSION_COUNTER_FIELD)
+#undef BRUMA_EXCLUSION_COUNTER_FIELD
 };
 
 /* Of one reason on one CPU; the sum is what happened since the map was pinned. */

@@ -2,8 +2,8 @@
 /* The outbound traffic policy: of the mesh, and in annotations. */
 #include <string.h>
 
-#include "lib/mesh_file/mesh_file_items.h"
 #include "lib/cleanup.h"
+#include "lib/mesh_file/mesh_file_items.h"
 
 static const struct decode_name policies[] = {
     {"ALLOW_ANY", OUTBOUND_ALLOW_ANY}, {"REGISTRY_ONLY", OUTBOUND_REGISTRY_ONLY}, {NULL, 0}};

@@ -17,8 +17,12 @@ static void describe(struct pod_notes *notes, const struct pod_info *info, const
 static void note_pod(void *data, const struct pod_info *info, bool draining,
                      const int fds[BRUMA_POD_FD_COUNT])
 {
+    struct pod_note *pod = pod_notes_pod(data, info->uid);
+
     (void)fds;
     describe(data, info, draining ? "Draining" : "Up");
+    if (pod)
+        pod_note_policy(pod, outbound_policy_name(info->outbound_policy));
 }
 
 /* One that is served and lacks a listener is both; then this is what people must see. */

@@ -29,8 +29,9 @@ struct kept {
 struct pod_note {
     struct list node;
     char *uid, *name, *namespace, *service_account;
-    const char *state; /* NULL: not described */
-    char *connections; /* struct kept, one behind the other */
+    const char *state;  /* NULL: not described */
+    const char *policy; /* NULL: not told */
+    char *connections;  /* struct kept, one behind the other */
     size_t len, size;
     bool serves;
 };
@@ -107,6 +108,11 @@ int pod_note_describe(struct pod_note *p, const char *state, const char *name, c
         return -ENOMEM;
     p->state = state;
     return 0;
+}
+
+void pod_note_policy(struct pod_note *p, const char *policy)
+{
+    p->policy = policy;
 }
 
 void pod_note_serves(struct pod_note *p)
@@ -188,6 +194,8 @@ static int put_pod(FILE *out, const struct pod_note *p)
         cJSON_AddStringToObject(o, "name", p->name);
         cJSON_AddStringToObject(o, "namespace", p->namespace);
         cJSON_AddStringToObject(o, "serviceAccount", p->service_account);
+        if (p->policy)
+            cJSON_AddStringToObject(o, "outboundPolicy", p->policy);
         fprintf(out, "\"state\":\"%s\",\"info\":", p->state);
         if (message_print(out, o) < 0)
             return -ENOMEM;

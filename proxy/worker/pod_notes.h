@@ -33,6 +33,8 @@ struct pod_note *pod_notes_pod(struct pod_notes *notes, const char *uid);
 /* state: static. What was said before is replaced. 0 or -ENOMEM */
 int pod_note_describe(struct pod_note *pod, const char *state, const char *name, const char *namespace,
                       const char *service_account);
+/* Its outbound traffic policy, a static text; of one that is not served there is none. */
+void pod_note_policy(struct pod_note *pod, const char *policy);
 /* It is served, with these connections or with none. */
 void pod_note_serves(struct pod_note *pod);
 /* One more of them, copied. 0 or -ENOMEM. */

@@ -150,7 +150,7 @@ def test_rights_are_the_least(default):
         "bruma-retire": [(["daemonsets"], ["istio-cni-node"], ["get", "patch", "delete"])],
     }
     bound = [s["name"] for (kind, _), d in default.items() if kind.endswith("Binding") for s in d["subjects"]]
-    assert sorted(bound) == ["bruma-retire", "istio-cni", "istio-cni"], "the proxy has none"
+    assert sorted(bound) == ["bruma-retire", "istio-cni", "istio-cni", "istio-cni"], "the proxy has none"
     assert pod(default, "ztunnel")["automountServiceAccountToken"] is False
     for name in ("istio-cni-node", "ztunnel"):
         assert all(c["securityContext"]["readOnlyRootFilesystem"] for c in pod(default, name)["containers"])
@@ -458,23 +458,6 @@ def test_wrong_values_are_refused(helm, setting):
 def test_whether_dns_is_captured_reaches_the_agent(helm, wanted):
     out = call("template", "bruma", CHART, "--set", f"cni.ambient.dnsCapture={wanted}").stdout
     assert f'{{name: AMBIENT_DNS_CAPTURE, value: "{wanted}"}}' in out
-
-
-def test_the_mesh_configuration_may_be_read_where_istiod_has_it(helm):
-    """Its ConfigMap alone, in istiod's namespace; or none, and then there is no such role."""
-    where = ["istioNamespace=mesh-system", "revision=canary"]
-    o = objects(template(*where).stdout)
-    role, binding = (o[kind, "bruma-agent-mesh-config"] for kind in ("Role", "RoleBinding"))
-    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "mesh-system"
-    assert [r["resourceNames"] for r in role["rules"]] == [["istio-canary"]]
-    assert binding["subjects"][0]["namespace"] == "istio-system"
-    env = {e["name"]: e.get("value") for e in pod(o, "istio-cni-node")["containers"][0]["env"]}
-    assert (env["BRUMA_MESH_CONFIG"], env["BRUMA_OUTBOUND_OVERRIDES"]) == ("mesh-system/istio-canary", "true")
-    off = ["cni.outboundTrafficPolicy.followMeshConfig=false", "cni.outboundTrafficPolicy.overrides=false"]
-    o = objects(template(*where, *off).stdout)
-    assert not [name for kind, name in o if "mesh-config" in name]
-    env = {e["name"]: e.get("value") for e in pod(o, "istio-cni-node")["containers"][0]["env"]}
-    assert (env["BRUMA_MESH_CONFIG"], env["BRUMA_OUTBOUND_OVERRIDES"]) == ("", "false")
 
 
 def notes(tmp_path, setting):

@@ -56,6 +56,8 @@ def test_what_is_unknown_is_refused_by_name(mesh, family):
     assert ask(mesh.web, to) == "ECONNRESET"
     wait_for(lambda: node.failures("destination_unknown") == before + 1, "the metric")
     line = wait_for(lambda: node.access_log("destination_unknown")[lines:], "the log line")[0]
+    said = node.ctl("explain", "demo/web", f"[{to}]:8080" if family == 6 else f"{to}:8080", check=False)
+    assert "REGISTRY_ONLY" in said.stdout and "destination_unknown" in said.stdout
     assert 'direction="outbound"' in line and to in line and "REGISTRY_ONLY" in line
 
 
@@ -86,9 +88,13 @@ def test_a_service_entry_makes_it_known(mesh, describe, family):
     describe([{**entry, "vips": [f"/{to}"]}])
     assert ask(mesh.web, to) == f"hello {to}"
     assert ask(mesh.web, addresses(mesh.outside)[10 - family]) == "ECONNRESET"
+    target = f"[{to}]:8080" if family == 6 else f"{to}:8080"
+    assert "to the address itself" in mesh.nodes[0].ctl("explain", "demo/web", target).stdout
     cidr = to.rsplit(".", 1)[0] + ".0/24" if family == 4 else to.rsplit("::", 1)[0] + "::/64"
-    describe([{**entry, "cidrVips": [{"network": "", "cidr": cidr}]}])
+    describe([{**entry, "hostname": "range.example.com", "cidrVips": [{"network": "", "cidr": cidr}]}])
     assert ask(mesh.web, to) == f"hello {to}"
+    said = mesh.nodes[0].ctl("explain", "demo/web", target)
+    assert "in the range of service range.example.com" in said.stdout
 
 
 def test_a_service_of_another_namespace_that_is_private_to_it(mesh, describe):

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/agent/agent_doubles.h"
 
+#include "agent/steer/exclusions.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -141,6 +143,17 @@ int steer_pod_stop_outbound(struct steer *steer, uint64_t cookie, struct steer_e
 }
 
 static bool dns_started;
+
+bool steer_exclusions_active(struct steer *steer, uint64_t cookie)
+{
+    return false;
+}
+
+int steer_exclusions_set(struct steer *steer, uint64_t cookie, const struct steer_exclusions *exclusions,
+                         struct steer_error *error)
+{
+    return 0;
+}
 
 int steer_dns_open(int netns_fd, int *ret_fd, struct steer_error *error)
 {

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the chart says of destinations outside the mesh: docs/egress.md."""
+
+import pytest
+import yaml
+
+from support.chart import HELM, template
+
+
+def objects(*settings):
+    """(kind, name) -> object"""
+    return {
+        (d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(template(*settings).stdout) if d
+    }
+
+
+def agent_env(o):
+    spec = o["DaemonSet", "istio-cni-node"]["spec"]["template"]["spec"]
+    return {e["name"]: e.get("value") for e in spec["containers"][0]["env"]}
+
+
+@pytest.mark.skipif(not HELM, reason="helm is not here: BRUMA_HELM names a program, or it is on PATH")
+def test_the_mesh_configuration_may_be_read_where_istiod_has_it():
+    """Its ConfigMap alone, in istiod's namespace; or none, and then there is no such role."""
+    where = ["istioNamespace=mesh-system", "revision=canary"]
+    o = objects(*where)
+    role, binding = (o[kind, "bruma-agent-mesh-config"] for kind in ("Role", "RoleBinding"))
+    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "mesh-system"
+    assert [r["resourceNames"] for r in role["rules"]] == [["istio-canary"]]
+    assert binding["subjects"][0]["namespace"] == "istio-system"
+    env = agent_env(o)
+    assert (env["BRUMA_MESH_CONFIG"], env["BRUMA_OUTBOUND_OVERRIDES"]) == ("mesh-system/istio-canary", "true")
+    assert env["BRUMA_EXCLUSIONS"] == "true"
+    off = [
+        "cni.exclusions=false",
+        "cni.outboundTrafficPolicy.followMeshConfig=false",
+        "cni.outboundTrafficPolicy.overrides=false",
+    ]
+    o = objects(*where, *off)
+    assert not [name for kind, name in o if "mesh-config" in name]
+    env = agent_env(o)
+    assert (env["BRUMA_MESH_CONFIG"], env["BRUMA_OUTBOUND_OVERRIDES"]) == ("", "false")
+    assert env["BRUMA_EXCLUSIONS"] == "false"
