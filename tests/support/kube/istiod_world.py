@@ -91,7 +91,7 @@ class Cluster:
                 node.name,
                 [CP.format(node.number)[:-1] + "2"],
                 account="ztunnel",
-                labels={"app": "ztunnel"},
+                labels={"app": "ztunnel", "networking.istio.io/tunnel": "http"},  # as the chart has them
             )
         self.istiod.start()
         self.root_file = work.path("root.pem")

@@ -179,7 +179,7 @@ class Server:
         """path: "v1" or "GROUP/v1". Returns the object as the server made it."""
         prefix = f"/api/{path}" if "/" not in path else f"/apis/{path}"
         plural = kind.lower() + ("es" if kind.endswith("s") else "s")
-        if kind.endswith("cy"):
+        if kind.endswith(("cy", "try")):
             plural = kind.lower()[:-1] + "ies"
         where = f"{prefix}/namespaces/{namespace}/{plural}" if namespace else f"{prefix}/{plural}"
         meta = {"name": name, **({"namespace": namespace} if namespace else {}), **fields.pop("metadata", {})}
