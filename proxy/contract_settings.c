@@ -20,7 +20,6 @@ static const struct contract_setting {
     {"FAKE_CA", {"false"}, true, "certificates come from CA_ADDRESS"},
     {"XDS_ON_DEMAND", {"false"}, true, "all workloads and services are subscribed to"},
     {"ISTIO_META_DNS_PROXY_ADDR", {"localhost:15053"}, false, "the port in pods is fixed"},
-    {"UNSTABLE_ENABLE_SOCKS5", {"false"}, true, "there is no SOCKS5 server"},
     {"TLS12_ENABLED", {"false"}, true, "TLS is 1.3 alone"},
     {"COMPLIANCE_POLICY", {}, false, "the cipher suites are fixed"},
     {"INPOD_ENABLED", {"true"}, false, "the proxy serves the pods of a node"},

@@ -60,6 +60,7 @@ static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
     if (p->zds)
         zds_client_stop(p->zds);
     own_pod_stop(p->own);
+    pods_close_socks(p);
     pods_close_listeners(p);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_drain(p->workers[i]);
@@ -95,6 +96,7 @@ void proxy_resume(struct proxy *p)
     loop_timer_cancel(&p->drain_timer);
     loop_timer_cancel(&p->drain_check);
     own_pod_start(p->own);
+    pods_open_socks(p);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_resume(p->workers[i]);
 }

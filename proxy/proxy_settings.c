@@ -28,6 +28,7 @@ const struct setting proxy_settings_table[] = {
     {"pod-name", "POD_NAME", SETTING_STRING, "", "name in the node ID; empty: bruma-proxy", FIELD(pod_name), 0, 0},
     {"pod-namespace", "POD_NAMESPACE", SETTING_STRING, "", "namespace in the node ID; empty: istio-system", FIELD(pod_namespace), 0, 0},
     {"service-account", "SERVICE_ACCOUNT", SETTING_STRING, "", "service account of the proxy's own pod; with pod-name and pod-namespace set as well, the proxy takes HBONE on port 15008 of its own network namespace, so that the mesh reaches its metrics by mutual TLS; empty: it does not", FIELD(service_account), 0, 0},
+    {"socks", "UNSTABLE_ENABLE_SOCKS5", SETTING_BOOL, "false", "a SOCKS5 server on port 15080 of each pod's loopback, for applications that are to say by name where to", FIELD(socks), 0, 0},
     {"proxy-mode", "PROXY_MODE", SETTING_STRING, "shared", "shared: the pods of a node, that an agent names; dedicated: only the machine or pod that the proxy runs in, captured by rules that it does not make", FIELD(proxy_mode), 0, 0},
     {"workload-info", "PROXY_WORKLOAD_INFO", SETTING_STRING, "", "only with proxy-mode dedicated: NAMESPACE/NAME/SERVICEACCOUNT of the workload", FIELD(workload_info), 0, 0},
     {"trust-domain", "TRUST_DOMAIN", SETTING_STRING, "", "trust domain of the pod in the proxy's own network namespace until the control plane says it; empty: that of the node's other pods", FIELD(trust_domain), 0, 0},

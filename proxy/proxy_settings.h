@@ -24,6 +24,7 @@ struct proxy_settings {
     unsigned long packet_mark;
     const char *node_name, *network, *cluster_id, *instance_ip, *pod_name, *pod_namespace;
     /* own_settings.h makes of these what follows them */
+    bool socks;
     const char *proxy_mode, *workload_info, *service_account, *trust_domain;
     bool dedicated; /* the process's own network namespace is all that is served */
     bool own_hbone; /* HBONE is taken there for the proxy's own pod, beside the pods of the node */

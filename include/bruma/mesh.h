@@ -13,6 +13,7 @@
 #define BRUMA_PORT_ADMIN     15000 /* loopback */
 #define BRUMA_PORT_METRICS   15020
 #define BRUMA_PORT_READY     15021
+#define BRUMA_PORT_SOCKS     15080 /* in pods, on loopback, where it is asked for */
 
 /* Packets that carry this mark are delivered to the pod's own loopback device (route table 100). */
 #define BRUMA_MARK      0x111u

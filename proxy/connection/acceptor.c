@@ -13,6 +13,7 @@
 #include "proxy/connection/inbound.h"
 #include "proxy/connection/outbound.h"
 #include "proxy/connection/plaintext.h"
+#include "proxy/connection/socks.h"
 #include "proxy/hbone/tunnel.h"
 
 #define ACCEPTS_PER_TURN   256
@@ -131,6 +132,9 @@ static void begin(struct acceptor *a, int fd, const struct sockaddr *from)
     case ACCEPT_DNS:
         outbound_accept_dns(a->pod, fd, &client, &destination);
         break;
+    case ACCEPT_SOCKS:
+        socks_accept(a->pod, fd, &client);
+        break;
     case ACCEPT_HBONE:
         tunnel_accept(a->pod, fd, &client, &arrival, inbound_begin);
         break;
@@ -162,6 +166,8 @@ static bool accept_some(struct acceptor *a)
         if (errno == EINVAL || errno == EBADF) {
             /* No longer a listener: somebody has destroyed it (ss -K). It would be acceptable for ever. */
             acceptor_stop(a);
+            if (a->kind == ACCEPT_SOCKS)
+                return false;
             log_warn("a listener of a pod is closed\tpod=\"%s/%s\" reason=%s", a->pod->pod->namespace,
                      a->pod->pod->name, reason_name(BRUMA_REASON_LISTENER_CLOSED));
             pod_listener_closed(a->pod->pod);

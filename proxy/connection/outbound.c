@@ -133,6 +133,7 @@ static void answered(struct stream *s, int status)
 
     if (status == 200) {
         retry_over(&s->c);
+        connection_served(&s->c);
         stream_open(s);
         if (s->state == STREAM_OPEN && tunnel_stream_start(t, s) < 0)
             stream_close(s, BRUMA_REASON_HTTP2_ERROR, NULL, true);
@@ -362,13 +363,14 @@ static enum admission_step place(struct admission *a, bool timed_out)
 }
 
 /* fd: the application's connection, or one end of a pair of sockets whose other end asks DNS for it. */
-static void begin(struct worker_pod *wp, int fd, const struct endpoint *client,
-                  const struct endpoint *destination)
+static void begin_for(struct worker_pod *wp, int fd, const struct endpoint *client,
+                      const struct endpoint *destination, struct connection_news *news)
 {
     enum bruma_reason reason;
     struct pending p;
 
     pending_init(&p, wp, &ops, false, fd, client, destination);
+    p.c.news = news;
     if (!quota_allows(wp, &p.c.quota, &reason))
         pending_refuse(&p, reason, NULL);
     /* Captured connections carry their true destination; one that names this pod has dialed the listener
@@ -377,6 +379,18 @@ static void begin(struct worker_pod *wp, int fd, const struct endpoint *client,
         pending_refuse(&p, BRUMA_REASON_SELF_CALL, NULL);
     else
         pending_decide(&p);
+}
+
+static void begin(struct worker_pod *wp, int fd, const struct endpoint *client,
+                  const struct endpoint *destination)
+{
+    begin_for(wp, fd, client, destination, NULL);
+}
+
+void outbound_accept_told(struct worker_pod *wp, int fd, const struct endpoint *client,
+                          const struct endpoint *destination, struct connection_news *news)
+{
+    begin_for(wp, fd, client, destination, news);
 }
 
 void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *client,

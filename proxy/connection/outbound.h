@@ -12,4 +12,10 @@ void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *clien
 void outbound_accept_dns(struct worker_pod *wp, int fd, const struct endpoint *client,
                          const struct endpoint *destination);
 
+struct connection_news;
+/* A connection whose destination its client has said in another way. Takes fd; news is told what becomes of
+ * it, during the call at the earliest. */
+void outbound_accept_told(struct worker_pod *wp, int fd, const struct endpoint *client,
+                          const struct endpoint *destination, struct connection_news *news);
+
 #endif

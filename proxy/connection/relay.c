@@ -330,6 +330,7 @@ static void established(struct relay *r)
 
     r->connected = true;
     retry_over(&r->c);
+    connection_served(&r->c);
     if (!r->sides[BACK].reset)
         loop_timer_cancel(&r->timer);
     r->sides[FRONT].watch.fd = -1;

@@ -7,6 +7,7 @@
 #include "proxy/connection/acceptor.h"
 #include "proxy/connection/outbound_policy.h"
 #include "proxy/connection/worker_dns.h"
+#include "proxy/connection/worker_socks.h"
 #include "proxy/hbone/tunnel.h"
 #include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
@@ -46,6 +47,7 @@ static struct worker_pod *worker_pod_new(struct worker *w, struct pod *pod)
     list_init(&wp->connections);
     list_init(&wp->servers);
     list_init(&wp->lingering);
+    list_init(&wp->socks);
     list_init(&wp->handshakes);
     worker_pod_init_waiting(wp);
     loop_timer_init(&wp->ending, on_ending);
@@ -53,6 +55,7 @@ static struct worker_pod *worker_pod_new(struct worker *w, struct pod *pod)
         list_init(&wp->clients[i]);
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         acceptor_init(&wp->acceptors[i], wp, (enum acceptor_kind)i);
+    worker_socks_init(wp);
     list_add_tail(&w->pods, &wp->node);
     atomic_fetch_add(&pod->workers_attached, 1);
     return wp;
@@ -74,6 +77,7 @@ int worker_pod_add(struct worker *w, struct pod *pod, const int listeners[BRUMA_
             acceptor_start(&wp->acceptors[i]);
     }
     worker_dns_start(wp);
+    worker_socks_start(wp);
     outbound_policy_check(wp);
     return 0;
 }
@@ -116,6 +120,7 @@ void worker_pod_drain(struct worker_pod *wp)
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         acceptor_stop(&wp->acceptors[i]);
     worker_dns_stop(wp);
+    worker_socks_stop(wp);
     drain_tunnels(wp);
 }
 
@@ -148,6 +153,7 @@ void worker_pod_remove(struct worker_pod *wp, enum bruma_reason reason)
     for (int i = 0; i < BRUMA_LISTENER_COUNT; i++)
         acceptor_close(&wp->acceptors[i]);
     worker_dns_free(wp);
+    worker_socks_close(wp);
     worker_pod_abort(wp, reason);
     worker_end_waiting(wp);
     worker_pod_abort(wp, reason); /* such as those that these waiters have begun */
@@ -178,6 +184,7 @@ void worker_pods_accept(struct worker *w)
         for (int i = 0; i < BRUMA_LISTENER_COUNT && w->serving && !w->draining && !wp->draining; i++)
             acceptor_start(&wp->acceptors[i]);
         worker_dns_start(wp);
+        worker_socks_start(wp);
     }
 }
 
@@ -193,6 +200,7 @@ void worker_pods_drain(struct worker *w)
                 acceptor_stop(&wp->acceptors[i]);
         }
         worker_dns_drain(wp);
+        worker_socks_drain(wp);
         drain_tunnels(wp);
     }
 }

@@ -20,6 +20,7 @@ void pod_free(void *data)
     dns_servers_destroy(&pod->dns_servers);
     close_fds(pod->fds, BRUMA_POD_FD_COUNT);
     close_fds(pod->dns_fds, array_size(pod->dns_fds));
+    close_fds(pod->socks_fds, array_size(pod->socks_fds));
     free(pod->uid);
     free(pod->name);
     free(pod->namespace);

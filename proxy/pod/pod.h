@@ -33,7 +33,8 @@ struct pod {
     struct addr addresses[BRUMA_POD_ADDRESSES];
     int addresses_len;
     int fds[BRUMA_POD_FD_COUNT];
-    int dns_fds[2]; /* UDP, and TCP of a redirected pod; -1: none. Control thread */
+    int socks_fds[2]; /* IPv4 and IPv6; -1: none. Control thread */
+    int dns_fds[2];   /* UDP, and TCP of a redirected pod; -1: none. Control thread */
     /* Captured by netfilter rules that redirect to the pod's listeners, instead of by our programs: the
      * original destination is asked of conntrack, and the rules exempt what has packet_mark. */
     bool redirected;

@@ -211,6 +211,52 @@ int pod_listeners_open_dns(const struct pod_listener_options *options, int netns
     return 0;
 }
 
+static int open_loopback(const struct pod_listener_options *o, bool ipv6, int *ret)
+{
+    struct sockaddr_in6 at6 = {.sin6_family = AF_INET6, .sin6_port = htons(BRUMA_PORT_SOCKS)};
+    struct sockaddr_in at4 = {.sin_family = AF_INET, .sin_port = htons(BRUMA_PORT_SOCKS)};
+    _cleanup_fd_ int fd = socket(ipv6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int r = fd < 0 ? -errno : option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+
+    at6.sin6_addr = in6addr_loopback;
+    at4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (r == 0)
+        r = prepare_any(o, fd, ipv6);
+    if (r == 0 && ipv6)
+        r = option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+    if (r < 0)
+        return r;
+    r = ipv6 ? bind(fd, (struct sockaddr *)&at6, sizeof(at6))
+             : bind(fd, (struct sockaddr *)&at4, sizeof(at4));
+    if (r < 0 || listen(fd, BACKLOG_MAX) < 0)
+        return -errno;
+    *ret = take_fd(&fd);
+    return 0;
+}
+
+int pod_listeners_open_socks(const struct pod_listener_options *options, int netns_fd, int own_netns_fd,
+                             int ret_fds[2], char *error, size_t error_size)
+{
+    _cleanup_fd_ int v4 = -1, v6 = -1;
+    int r = visit(netns_fd, own_netns_fd, error, error_size);
+
+    if (r < 0)
+        return r;
+    r = open_loopback(options, false, &v4);
+    /* A pod without IPv6 has no such address. */
+    if (r == 0 && options->ipv6) {
+        r = open_loopback(options, true, &v6);
+        if (r == -EAFNOSUPPORT || r == -EADDRNOTAVAIL)
+            r = 0;
+    }
+    leave(netns_fd, own_netns_fd);
+    if (r < 0)
+        return fail(r, error, error_size, "cannot open the pod's SOCKS listener on port 15080", "");
+    ret_fds[0] = take_fd(&v4);
+    ret_fds[1] = take_fd(&v6);
+    return 0;
+}
+
 int pod_listeners_possible(const struct pod_listener_options *options, int own_netns_fd, char *error,
                            size_t error_size)
 {

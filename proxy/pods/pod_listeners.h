@@ -42,6 +42,11 @@ int pod_listeners_possible(const struct pod_listener_options *options, int own_n
 int pod_listeners_open_dns(const struct pod_listener_options *options, int netns_fd, int own_netns_fd,
                            int *ret_udp, int *ret_tcp, char *error, size_t error_size);
 
+/* Opens the listeners for SOCKS, on IPv4's loopback and IPv6's (-1 where there is none). The same thread
+ * rules; on failure none is open. 0 or -errno. The caller's to close. */
+int pod_listeners_open_socks(const struct pod_listener_options *options, int netns_fd, int own_netns_fd,
+                             int ret_fds[2], char *error, size_t error_size);
+
 /* The socket does not listen any more: somebody has destroyed it. */
 bool pod_listener_dead(int fd);
 

@@ -199,7 +199,7 @@ static int pod_new(struct proxy *proxy, const struct pod_info *info, struct pod 
     pod->memory.limit = memory_pod_limit(proxy);
     for (int i = 0; i < BRUMA_POD_FD_COUNT; i++)
         pod->fds[i] = -1;
-    pod->dns_fds[0] = pod->dns_fds[1] = -1;
+    pod->dns_fds[0] = pod->dns_fds[1] = pod->socks_fds[0] = pod->socks_fds[1] = -1;
     dns_servers_init(&pod->dns_servers);
     list_init(&pod->node);
     pod->uid = copy(info->uid);
@@ -318,6 +318,7 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
     set_outbound_policy(pod, info->outbound_policy);
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_add_pod(proxy->workers[i], pod, copies + (size_t)i * BRUMA_LISTENER_COUNT);
+    pods_open_socks(proxy);
     log_info("pod added\tpod=\"%s/%s\" uid=\"%s\" cookie=%llu", pod->namespace, pod->name, pod->uid,
              (unsigned long long)pod->cookie);
     return 0;

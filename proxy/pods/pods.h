@@ -57,6 +57,11 @@ void pods_ending(struct proxy *proxy, const char *uid);
  * -EMFILE or -ENOMEM, and what was there stays. Control thread.
  */
 int pods_set_dns(struct proxy *proxy, const char *uid, int udp, int tcp);
+/* Of all pods that have none: the listeners for SOCKS, where the settings ask for it. Who gets none is served
+ * all the same. Control thread. */
+void pods_open_socks(struct proxy *proxy);
+/* The control thread's descriptors of these. They end with the workers' own. */
+void pods_close_socks(struct proxy *proxy);
 /* Everything of the pod is aborted; an unknown uid is fine. */
 void pods_delete(struct proxy *proxy, const char *uid);
 /* The same for all pods that are not in the set. */

@@ -105,6 +105,15 @@ void connection_open(struct connection *c, const struct endpoint *actual)
     c->opened = true;
 }
 
+void connection_served(struct connection *c)
+{
+    struct connection_news *news = c->news;
+
+    c->news = NULL;
+    if (news)
+        news->served(news);
+}
+
 void connection_close(struct connection *c, enum bruma_reason reason, const char *detail)
 {
     struct telemetry *t = connection_worker(c)->telemetry;
@@ -114,6 +123,9 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     else if (reason != BRUMA_REASON_NONE)
         telemetry_early_deny(t, c->inbound ? REPORTER_DESTINATION : REPORTER_SOURCE, &c->client,
                              &c->destination, reason, detail);
+    if (c->news)
+        c->news->failed(c->news, reason);
+    c->news = NULL;
     c->opened = false;
     list_del(&c->node);
     workload_unref(c->flow.source);

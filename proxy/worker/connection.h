@@ -9,6 +9,16 @@
 #include "proxy/worker/worker.h"
 
 struct tried_endpoints;
+struct connection_news;
+
+/* Who waits for what becomes of a connection before it carries bytes. One of the two is called, once, on the
+ * worker's own thread. */
+struct connection_news {
+    /* Called when the other side is there, before bytes go either way. */
+    void (*served)(struct connection_news *news);
+    /* Called when it has ended before that. */
+    void (*failed)(struct connection_news *news, enum bruma_reason reason);
+};
 
 struct connection {
     struct list node; /* in worker_pod.connections */
@@ -19,6 +29,7 @@ struct connection {
     struct endpoint destination;   /* as the client dialed it */
     struct endpoint endpoint;      /* outbound: that of a service which was chosen; port 0: none was */
     struct tried_endpoints *tried; /* outbound: before it, until one serves; of connection/retry.c; or NULL */
+    struct connection_news *news;  /* NULL: nobody waits, or it was told */
     struct flow flow;
     struct budget_account account; /* bytes that one side has not taken */
     char *strings;                 /* identity, baggage and authority that flow points to; one allocation */
@@ -54,6 +65,9 @@ void connection_open(struct connection *c, const struct endpoint *actual);
 /* Leaves the lists, writes the log line (an early deny if it was never opened and a reason is given). The
  * memory stays with the caller. */
 void connection_close(struct connection *c, enum bruma_reason reason, const char *detail);
+
+/* The other side is there: tells who waits for it. */
+void connection_served(struct connection *c);
 
 enum connection_verdict {
     CONNECTION_ALLOWED,

@@ -55,7 +55,7 @@ struct worker {
 };
 
 /* Which listener of the pod. */
-enum acceptor_kind { ACCEPT_OUTBOUND, ACCEPT_PLAINTEXT, ACCEPT_HBONE, ACCEPT_DNS };
+enum acceptor_kind { ACCEPT_OUTBOUND, ACCEPT_PLAINTEXT, ACCEPT_HBONE, ACCEPT_DNS, ACCEPT_SOCKS };
 
 struct acceptor {
     struct loop_watch watch;
@@ -98,6 +98,8 @@ struct worker_pod {
     } foreign[WORKER_FOREIGN];
     struct dns_pod *dns;          /* NULL: none was needed yet */
     struct acceptor dns_acceptor; /* with dns: of questions by TCP, where they have a listener of their own */
+    struct acceptor socks_acceptors[2]; /* of SOCKS, on IPv4's loopback and IPv6's */
+    struct list socks;                  /* struct socks: they have not said where to, or wait for it */
     struct budget_share memory;
     enum budget_level level,
         pod_level;            /* what it lives under: the worse of the pod's own and the process's */

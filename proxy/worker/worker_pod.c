@@ -74,6 +74,8 @@ bool worker_pod_listens(const struct worker_pod *wp, uint16_t port)
         if (wp->acceptors[i].port == port)
             return true;
     }
+    if (wp->socks_acceptors[0].port && wp->socks_acceptors[0].port == port)
+        return true;
     return false;
 }
 

@@ -76,7 +76,7 @@ static const struct {
     {"LOCAL_XDS_PATH", SETTING, "/a", NULL},
     {"LOCAL_XDS", SETTING, "workloads: []", NULL},
     {"PREFERED_SERVICE_NAMESPACE", SETTING, "a", NULL},
-    {"UNSTABLE_ENABLE_SOCKS5", REFUSED, "false", "true"},
+    {"UNSTABLE_ENABLE_SOCKS5", SETTING, "true", "yes"},
     {"AUTHZ_POLICY_INFO_LOGGING", SETTING, "true", "yes"},
     {"TLS12_ENABLED", REFUSED, "false", "true"},
     {"COMPLIANCE_POLICY", REFUSED, "", "fips-140-2"},
