@@ -44,7 +44,7 @@ packages_test() {
     echo curl redis-server # servers and clients that end connections in their own ways
     echo tcpdump # what a stock ztunnel puts on the wire
     echo prometheus # with promtool: the graph that others draw of the metrics
-    echo iptables                       # rules of a stock node agent
+    echo iptables nftables              # rules of a stock node agent, and of a machine with a proxy of its own
     echo python3-grpcio python3-protobuf # an independent client of the control plane
     echo python3-pip                    # gets Envoy, below
     echo dnsmasq-base bind9-dnsutils knot-dnsutils python3-dnspython musl-tools # servers and clients of DNS
