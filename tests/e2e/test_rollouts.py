@@ -21,7 +21,7 @@ from support.nodes.mesh import Mesh, MeshPod
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.programs import ROOT
 from support.proxies.stock_world import ZTUNNEL, Ztunnel
-from support.system import wait_for
+from support.system import sh, wait_for
 
 VIP = "10.96.0.61"
 MEMBER = {"demo/cart.demo.svc.cluster.local": {7000: 7000}}
@@ -195,6 +195,11 @@ def successor(of):
         def __init__(self, *args):
             super().__init__(*args)
             self.ip, self.ip6 = of.ip, of.ip6
+
+        def create(self):
+            super().create()
+            # A CNI plugin announces the address; else its neighbours go on with what had it for half a minute.
+            sh("ip", "-n", self.node.netns, "neigh", "flush", "dev", "br0")
 
     return Successor
 
