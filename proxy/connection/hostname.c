@@ -6,6 +6,7 @@
 #include "proxy/connection/retry.h"
 #include "proxy/resolve/resolver.h"
 #include "proxy/route/endpoints.h"
+#include "proxy/socket/socket.h"
 #include "proxy/telemetry/name_metrics.h"
 
 #define SLACK_MILLISECONDS 1000
@@ -44,7 +45,7 @@ static enum hostname_step name_failed(struct pending *p, const struct route *rou
 static bool is_own_listener(const struct pending *p, const struct route *route)
 {
     return route->kind == ROUTE_TCP && worker_pod_listens(p->c.wp, route->target.port) &&
-           pod_has_address(p->c.wp->pod, &route->target.addr);
+           socket_address_is_local(p->c.wp->worker, p->c.wp->pod, &route->target.addr);
 }
 
 enum hostname_step hostname_resolve(struct pending *p, const struct workload *source, struct route *route,

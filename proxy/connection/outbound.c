@@ -362,6 +362,19 @@ static enum admission_step place(struct admission *a, bool timed_out)
     return step;
 }
 
+/*
+ * Captured connections carry their true destination; one that names this pod has dialed the listener itself.
+ * An address that nobody has named, such as a second network's, is the pod's if its kernel says so: we would
+ * come to ourselves, in a circle that ends with the last descriptor.
+ */
+static bool is_self_call(struct worker_pod *wp, const struct endpoint *destination)
+{
+    const struct addr *to = &destination->addr;
+
+    return addr_is_loopback(to) || pod_has_address(wp->pod, to) ||
+           (worker_pod_listens(wp, destination->port) && socket_address_is_local(wp->worker, wp->pod, to));
+}
+
 /* fd: the application's connection, or one end of a pair of sockets whose other end asks DNS for it. */
 static void begin_for(struct worker_pod *wp, int fd, const struct endpoint *client,
                       const struct endpoint *destination, struct connection_news *news)
@@ -373,9 +386,7 @@ static void begin_for(struct worker_pod *wp, int fd, const struct endpoint *clie
     p.c.news = news;
     if (!quota_allows(wp, &p.c.quota, &reason))
         pending_refuse(&p, reason, NULL);
-    /* Captured connections carry their true destination; one that names this pod has dialed the listener
-     * itself. */
-    else if (addr_is_loopback(&destination->addr) || pod_has_address(wp->pod, &destination->addr))
+    else if (is_self_call(wp, destination))
         pending_refuse(&p, BRUMA_REASON_SELF_CALL, NULL);
     else
         pending_decide(&p);

@@ -26,6 +26,7 @@ from support.xds.plane import Plane
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 GROUP = "1337"
 VIP, VIP6 = "10.255.9.20", "fd00:255:9::20"
+UNNAMED = ("203.0.113.7", "fd00:203:113::7")  # the machine's, but the mesh does not know them
 
 REDIRECT = """
 table inet mesh {
@@ -265,11 +266,12 @@ except OSError as e:
         for port in (15001, 15006, 15053):
             end = client.python(code, mesh.vm.ips[family], port).strip()
             assert end in ("ConnectionResetError", "ConnectionRefusedError", "end"), (client.name, port, end)
-    for port in (15001, 15006):
-        assert mesh.vm.python(code, ["127.0.0.1", "::1"][family], port).strip() in (
-            "ConnectionResetError",
-            "end",
-        )
+    sh("ip", "-n", mesh.vm.netns, "addr", "add", UNNAMED[family], "dev", "lo")
+    for address in (("127.0.0.1", "::1")[family], UNNAMED[family]):
+        for port in (15001, 15006):
+            end = mesh.vm.python(code, address, port).strip()
+            assert end in ("ConnectionResetError", "end"), (address, port, end)
+    assert not mesh.vm.access_log(UNNAMED[family]), "it came to itself"
     found = re.search(r"process_open_fds (\d+)", mesh.vm.page(15020, "/metrics")[1])
     assert int(found[1]) < 200
 
