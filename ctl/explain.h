@@ -13,5 +13,10 @@ void say_hostnames(cJSON *lines, const struct ctl_options *options, const cJSON 
 /* The same for a waypoint, if its destination is the hostname of a workload. */
 void say_waypoint_hostname(cJSON *lines, const struct ctl_options *options, const cJSON *dump,
                            const cJSON *waypoint);
+/* The same for each that is in another network than source, a workload: by which gateway it is reached, and
+ * who is expected on both layers; or why it is not. */
+void say_networks(cJSON *lines, const cJSON *dump, const cJSON *source, const cJSON *service);
+/* The SPIFFE identity of a workload of the dump; "?" if it has none. */
+void workload_identity(const cJSON *workload, char *buf, size_t size);
 
 #endif

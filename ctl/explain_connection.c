@@ -17,11 +17,14 @@ static const cJSON *get(const cJSON *object, const char *key)
     return cJSON_GetObjectItemCaseSensitive(object, key);
 }
 
-static const cJSON *find_workload(const cJSON *dump, const struct addr *addr)
+/* In this network: elsewhere the address is another one's. */
+static const cJSON *find_workload(const cJSON *dump, const char *network, const struct addr *addr)
 {
     const cJSON *w, *ip;
 
     cJSON_ArrayForEach (w, get(dump, "workloads")) {
+        if (strcmp(text_of(w, "network"), network) != 0)
+            continue;
         cJSON_ArrayForEach (ip, get(w, "workloadIps")) {
             struct addr a;
 
@@ -83,7 +86,7 @@ static const enum bruma_reason no_source = BRUMA_REASON_SOURCE_UNKNOWN;
 static const enum bruma_reason unknown = BRUMA_REASON_DESTINATION_UNKNOWN;
 static const enum bruma_reason denied = BRUMA_REASON_POLICY_DENIED;
 
-static void identity_of(const cJSON *w, char *buf, size_t size)
+void workload_identity(const cJSON *w, char *buf, size_t size)
 {
     const char *trust_domain = text_of(w, "trustDomain"), *account = text_of(w, "serviceAccount");
 
@@ -96,7 +99,7 @@ static void say_identity(cJSON *lines, const char *check, const cJSON *w)
 {
     char identity[SPIFFE_MAX];
 
-    identity_of(w, identity, sizeof(identity));
+    workload_identity(w, identity, sizeof(identity));
     say(lines, check, NULL, "%s", identity);
 }
 
@@ -158,7 +161,7 @@ static void say_verdict(cJSON *lines, const struct ctl_options *o, const cJSON *
     cJSON *verdict;
 
     if (hbone)
-        identity_of(source, identity, sizeof(identity));
+        workload_identity(source, identity, sizeof(identity));
     endpoint_format(to, target);
     if (!source_endpoint(source, to, from) ||
         proxy_verdict(o->run_dir, identity, from, target, &verdict) != CTL_OK)
@@ -204,8 +207,8 @@ static void explain_outside(cJSON *lines, const cJSON *dump, const char *pod, co
         say(lines, "destination", NULL, "outside the mesh; it is passed through as it is");
 }
 
-static void explain_service(cJSON *lines, const struct ctl_options *o, const cJSON *dump, const cJSON *s,
-                            const struct endpoint *e)
+static void explain_service(cJSON *lines, const struct ctl_options *o, const cJSON *dump, const cJSON *source,
+                            const cJSON *s, const struct endpoint *e)
 {
     char port[8];
     const cJSON *waypoint = get(s, "waypoint");
@@ -226,8 +229,10 @@ static void explain_service(cJSON *lines, const struct ctl_options *o, const cJS
         say(lines, "way", NULL, "one of the endpoints is chosen for each connection");
     if (waypoint)
         say_waypoint_hostname(lines, o, dump, waypoint);
-    else
-        say_hostnames(lines, o, dump, s);
+    if (waypoint)
+        return;
+    say_hostnames(lines, o, dump, s);
+    say_networks(lines, dump, source, s);
 }
 
 static void explain_workload(cJSON *lines, const struct ctl_options *o, const cJSON *dump,
@@ -257,19 +262,20 @@ static void explain_workload(cJSON *lines, const struct ctl_options *o, const cJ
 static void explain(cJSON *lines, const struct ctl_options *o, const cJSON *dump, const char *pod,
                     const struct endpoint *e)
 {
-    const cJSON *source = find_pod(dump, pod), *found = find_workload(dump, &e->addr);
+    const cJSON *source = find_pod(dump, pod), *found;
 
     if (!source) {
         say(lines, "source", &no_source, "%s is not known to the control plane", pod);
         return;
     }
+    found = find_workload(dump, text_of(source, "network"), &e->addr);
     say_identity(lines, "source", source);
     if (addr_is_loopback(&e->addr) || found == source)
         say(lines, "destination", NULL, "the pod itself: it is not captured");
     else if (found)
         explain_workload(lines, o, dump, source, found, e);
     else if ((found = find_service(dump, &e->addr)))
-        explain_service(lines, o, dump, found, e);
+        explain_service(lines, o, dump, source, found, e);
     else
         explain_outside(lines, dump, pod, e);
 }

@@ -74,6 +74,7 @@ const struct setting proxy_settings_table[] = {
     {"max-peer-connections", "BRUMA_MAX_PEER_CONNECTIONS", SETTING_NUMBER, "0", "connections, tunnels included, that one address may have to one pod; 0: three quarters of the pod's limit", FIELD(max_peer_connections), 0, 100000000},
     {"pool-max-streams", "POOL_MAX_STREAMS_PER_CONNECTION", SETTING_NUMBER, "100", "streams that are opened on one tunnel to a peer", FIELD(pool_max_streams), 1, 10000},
     {"pool-idle-timeout", "POOL_UNUSED_RELEASE_TIMEOUT", SETTING_DURATION, "5m", "an unused tunnel is closed after this", FIELD(pool_idle_timeout), 100, 0},
+    {"gateway-tunnels", "BRUMA_GATEWAY_TUNNELS", SETTING_NUMBER, "8", "tunnels to a service in another network, among which a pod's connections are spread; the gateway chooses an endpoint for each tunnel", FIELD(gateway_tunnels), 1, 10000},
     {"connect-timeout", "BRUMA_CONNECT_TIMEOUT", SETTING_DURATION, "10s", "limit of a TCP connect", FIELD(connect_timeout), 1, 0},
     {"outbound-retries", "BRUMA_OUTBOUND_RETRIES", SETTING_NUMBER, "3", "how often a connection to a service is tried on another endpoint, when one fails before the connection is made, all within connect-timeout; 0: never", FIELD(outbound_retries), 0, PROXY_RETRIES_MAX},
     {"ejection-time", "BRUMA_EJECTION_TIME", SETTING_DURATION, "1s", "how long a service's endpoint that failed so, or has said GOAWAY, is left out of the choice, twice as long each time that it happens again, up to 30s; 0: not at all", FIELD(ejection_time), 0, 0},

@@ -162,7 +162,11 @@
     /* pods with sidecars beside the mesh */ \
     BRUMA_REASON(PLAINTEXT_RESET, "plaintext_reset", "CONNECT", "the destination, a workload that is not spoken HBONE to, reset a plaintext connection without answering: it may accept mutual TLS only (a sidecar under PeerAuthentication STRICT)", "the destination's PeerAuthentication; a sidecar accepts HBONE if its pod has the label networking.istio.io/tunnel=http") \
     BRUMA_REASON(MESH_CONFIG_INVALID, "mesh_config_invalid", "-", "Istio's mesh configuration could not be read; the last good one stays in force, and without one REGISTRY_ONLY", "the error text; key mesh of the ConfigMap istio (`--mesh-config`)") \
-    BRUMA_REASON(ANNOTATION_INVALID, "annotation_invalid", "-", "an annotation has a value that cannot be used: it excludes nothing from capture, and an outbound traffic policy that is no policy counts as REGISTRY_ONLY", "the error text names the annotation and the value")
+    BRUMA_REASON(ANNOTATION_INVALID, "annotation_invalid", "-", "an annotation has a value that cannot be used: it excludes nothing from capture, and an outbound traffic policy that is no policy counts as REGISTRY_ONLY", "the error text names the annotation and the value") \
+    /* destinations in other networks, in the proxy */ \
+    BRUMA_REASON(GATEWAY_NAMES_MISSING, "gateway_names_missing", "IDENTITY_ERROR", "the destination is in another network, and its service does not say which identities to expect there", "subject alternative names of the service, which the control plane takes from the other cluster: does it see that cluster?") \
+    BRUMA_REASON(GATEWAY_REJECTED, "gateway_rejected", "CONNECT", "the east-west gateway refused the connection: its answer to CONNECT was 400, 401 or 403", "policies of the gateway, which judge the calling pod; the gateway's log") \
+    BRUMA_REASON(GATEWAY_UNAVAILABLE, "gateway_unavailable", "CONNECT", "the east-west gateway could not pass the connection on: it does not know the service, or no endpoint of it answered", "is the service global (istio.io/global) in both clusters, with endpoints there? The gateway's log")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -7,10 +7,12 @@
 
 #include "bruma/mesh.h"
 #include "proxy/connection/hostname.h"
+#include "proxy/connection/outbound_gateway.h"
 #include "proxy/connection/outbound_policy.h"
 #include "proxy/connection/pending.h"
 #include "proxy/connection/retry.h"
 #include "proxy/dns/dns.h"
+#include "proxy/hbone/inner.h"
 #include "proxy/hbone/pool.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/socket/socket.h"
@@ -51,15 +53,29 @@ static void request(struct stream *s, struct tunnel *t)
                        connection_worker(&s->c)->settings->answer_timeout);
 }
 
+static int find_direct(struct stream *s, const struct endpoint *target, struct tls_context *context,
+                       struct tunnel **ret)
+{
+    uint64_t hash = route_expected_hash(s->c.flow.destination, s->expected_service);
+    struct tls_expected expected = {s->c.flow.destination, s->expected_service};
+
+    *ret = pool_find(s->c.wp, target, hash, context->serial);
+    if (*ret)
+        return 0;
+    workload_ref(expected.upstream);
+    if (expected.service)
+        service_ref(expected.service);
+    return tunnel_dial(s->c.wp, target, context, &expected, hash, ret);
+}
+
 /* To where the flow goes, which was found out before the connection was opened. */
 static void find_tunnel(struct stream *s)
 {
     struct worker_pod *wp = s->c.wp;
     const struct endpoint *target = &s->c.flow.destination_address;
     struct tls_context *context = worker_pod_context(wp);
-    uint64_t hash = route_expected_hash(s->c.flow.destination, s->expected_service);
     struct tunnel *t;
-    int r = 0;
+    int r;
 
     if (!context) {
         char why[256];
@@ -70,15 +86,7 @@ static void find_tunnel(struct stream *s)
     }
     s->state = STREAM_WAITING;
     s->attempts++;
-    t = pool_find(wp, target, hash, context->serial);
-    if (!t) {
-        struct tls_expected expected = {s->c.flow.destination, s->expected_service};
-
-        workload_ref(expected.upstream);
-        if (expected.service)
-            service_ref(expected.service);
-        r = tunnel_dial(wp, target, context, &expected, hash, &t);
-    }
+    r = s->gateway ? inner_find(s, target, context, &t) : find_direct(s, target, context, &t);
     tls_context_unref(context);
     if (r < 0)
         fail_errno(s, socket_reason(r), r);
@@ -132,6 +140,10 @@ static void answered(struct stream *s, int status)
     char text[64];
 
     if (status == 200) {
+        if (s->gateway && outbound_gateway_answered(s) < 0) {
+            stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+            return;
+        }
         retry_over(&s->c);
         connection_served(&s->c);
         stream_open(s);
@@ -161,6 +173,8 @@ static int describe(struct pending *p, const struct workload *local, struct rout
     bool tunnel = route->kind == ROUTE_HBONE;
     int r;
 
+    if (route->gateway)
+        return outbound_gateway_describe(&p->c, local, route);
     workload_ref(local);
     r = connection_describe(&p->c, local, route->upstream, route->service,
                             tunnel ? route->upstream->identity : NULL, NULL,
@@ -187,6 +201,8 @@ static void go_tunnel(struct pending *p, struct route *route)
     pending_over(p);
     s->expected_service = route->expected_service;
     route->expected_service = NULL;
+    if (route->gateway)
+        outbound_gateway_take(s, route);
     find_tunnel(s);
 }
 

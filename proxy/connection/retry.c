@@ -23,6 +23,7 @@ static bool is_of_endpoint(enum bruma_reason reason)
     case BRUMA_REASON_CONNECT_UNREACHABLE:
     case BRUMA_REASON_CONNECT_FAILED:
     case BRUMA_REASON_CONNECT_REJECTED: /* by 503 */
+    case BRUMA_REASON_GATEWAY_UNAVAILABLE:
     case BRUMA_REASON_HBONE_BLOCKED:
     case BRUMA_REASON_HTTP2_ERROR:
     case BRUMA_REASON_NAME_ADDRESS_REFUSED:
@@ -104,7 +105,7 @@ bool retry_elsewhere(struct connection *c, enum bruma_reason reason, struct rout
         return false;
     }
     telemetry_retry(w->telemetry, &c->flow, reason);
-    c->opened = false;
+    c->opened = c->opens_late = false;
     *ret = route;
     return true;
 }

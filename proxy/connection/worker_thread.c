@@ -9,22 +9,32 @@
 #include "lib/log.h"
 #include "proxy/connection/pressure.h"
 #include "proxy/connection/worker_pods.h"
+#include "proxy/hbone/inner.h"
 #include "proxy/hbone/tunnel.h"
 #include "proxy/socket/route_device.h"
 #include "proxy/state/rcu.h"
 
-static void turn_end(void *data)
+static void flush_tunnels(struct worker *w)
 {
-    struct worker *w = data;
     struct list flush;
 
     list_init(&flush);
     list_splice(&flush, &w->flush);
     while (!list_empty(&flush))
         tunnel_flush(list_first(&flush, struct tunnel, flush_node));
+}
+
+static void turn_end(void *data)
+{
+    struct worker *w = data;
+
+    inner_turn(w);
+    flush_tunnels(w);
+    if (w->inside_len) /* what tunnels inside of others have said is in those by now */
+        flush_tunnels(w);
     if (!list_empty(&w->memory_news) || w->memory_notified)
         pressure_look(w);
-    if (!list_empty(&w->flush))
+    if (!list_empty(&w->flush) || !list_empty(&w->inside))
         loop_again(w->loop);
     shared_buffer_check_free(&w->plain_in);
     shared_buffer_check_free(&w->plain_out);
@@ -87,6 +97,7 @@ int worker_new(struct proxy *proxy, unsigned index, struct worker **ret)
     list_init(&w->pods);
     list_init(&w->handshakes);
     list_init(&w->flush);
+    list_init(&w->inside);
     list_init(&w->touched);
     list_init(&w->memory_news);
     if (getrandom(&w->random, sizeof(w->random), 0) != sizeof(w->random) || !w->random)

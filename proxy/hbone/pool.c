@@ -33,14 +33,39 @@ void pool_add(struct worker_pod *wp, struct tunnel *tunnel)
     list_add_head(bucket(wp, &tunnel->peer), &tunnel->node);
 }
 
+static bool is_usable(const struct tunnel *t, const struct endpoint *target, uint64_t expected_hash,
+                      uint64_t context_serial)
+{
+    return t->expected_hash == expected_hash && t->context_serial == context_serial &&
+           endpoint_equal(&t->peer, target) && tunnel_capacity(t);
+}
+
+struct tunnel *pool_find_spread(struct worker_pod *wp, const struct endpoint *target, uint64_t expected_hash,
+                                uint64_t context_serial, unsigned spread)
+{
+    struct tunnel *t, *best = NULL;
+    unsigned found = 0, load, least = 0;
+
+    list_for_each (t, bucket(wp, target), node) {
+        if (!is_usable(t, target, expected_hash, context_serial))
+            continue;
+        found++;
+        load = t->streams_len + t->queue_len;
+        if (!best || load < least) {
+            best = t;
+            least = load;
+        }
+    }
+    return found < spread && least ? NULL : best;
+}
+
 struct tunnel *pool_find(struct worker_pod *wp, const struct endpoint *target, uint64_t expected_hash,
                          uint64_t context_serial)
 {
     struct tunnel *t, *best = NULL;
 
     list_for_each (t, bucket(wp, target), node) {
-        if (t->expected_hash != expected_hash || t->context_serial != context_serial ||
-            !endpoint_equal(&t->peer, target) || !tunnel_capacity(t))
+        if (!is_usable(t, target, expected_hash, context_serial))
             continue;
         if (t->state == TUNNEL_OPEN)
             return t;

@@ -12,5 +12,9 @@ void pool_add(struct worker_pod *wp, struct tunnel *tunnel);
 /* An open tunnel, or one that is being opened, with room for one more stream: the pool's. NULL: dial. */
 struct tunnel *pool_find(struct worker_pod *wp, const struct endpoint *target, uint64_t expected_hash,
                          uint64_t context_serial);
+/* The same of tunnels inside of a gateway's, each of which ends at one endpoint: the connections are spread
+ * among as many. NULL: dial. */
+struct tunnel *pool_find_spread(struct worker_pod *wp, const struct endpoint *target, uint64_t expected_hash,
+                                uint64_t context_serial, unsigned spread);
 
 #endif

@@ -66,6 +66,17 @@ void request_keep_header(struct request *r, const uint8_t *name, size_t name_len
     /* traceparent is not looked at: it is forwarded nowhere */
 }
 
+#define ANSWER_BAGGAGE_MAX 4096
+
+void request_keep_answer(char **baggage, const uint8_t *name, size_t name_len, const uint8_t *value,
+                         size_t value_len)
+{
+    size_t had = *baggage ? strlen(*baggage) : 0;
+
+    if (is(name, name_len, "baggage") && had + value_len < ANSWER_BAGGAGE_MAX)
+        keep_header(baggage, value, value_len, true);
+}
+
 static nghttp2_nv header(const char *name, size_t name_len, const char *value, size_t value_len,
                          uint8_t flags)
 {
@@ -117,7 +128,9 @@ int request_submit(struct tunnel *t, struct stream *s)
     size_t baggage_len = baggage_format(s->c.flow.source, baggage, sizeof(baggage));
     size_t by_len = forwarded(s, by, sizeof(by));
     const char *authority = s->c.flow.hbone_authority;
-    nghttp2_nv nv[5];
+    const char *network = t->wp->worker->settings->network;
+    nghttp2_nv nv[6];
+    size_t len = 5;
     int32_t id;
 
     traceparent(t->wp->worker, trace);
@@ -128,7 +141,9 @@ int request_submit(struct tunnel *t, struct stream *s)
     nv[3] = HEADER("forwarded", by, by_len, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_INDEX);
     nv[4] = HEADER("traceparent", trace, TRACEPARENT_LEN - 1,
                    NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_INDEX);
-    id = nghttp2_submit_headers(t->session, NGHTTP2_FLAG_NONE, -1, NULL, nv, array_size(nv), s);
+    if (t->inner)
+        nv[len++] = HEADER("x-forwarded-network", network, strlen(network), NGHTTP2_NV_FLAG_NO_COPY_NAME);
+    id = nghttp2_submit_headers(t->session, NGHTTP2_FLAG_NONE, -1, NULL, nv, len, s);
     if (id < 0)
         return id == NGHTTP2_ERR_NOMEM ? -ENOMEM : -ECONNRESET;
     s->id = id;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "proxy/hbone/inner.h"
 #include "proxy/hbone/stream_internal.h"
 #include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
@@ -55,6 +56,30 @@ struct stream *stream_take(struct connection *c, int fd, const struct stream_eve
     if (s)
         connection_move(&s->c, c, abort_connection);
     return s;
+}
+
+struct stream *stream_new_carrier(struct worker_pod *wp, const struct endpoint *client, struct inner *inner,
+                                  const struct stream_events *events)
+{
+    struct stream *s = stream_alloc(-1, events);
+
+    if (!s)
+        return NULL;
+    s->inner = inner;
+    s->state = STREAM_WAITING;
+    connection_init(&s->c, wp, false, client, client, abort_connection);
+    quota_release(wp, NULL, &s->c.quota); /* no descriptor is its own */
+    return s;
+}
+
+/* What its route referred to. */
+static void drop_route(struct stream *s)
+{
+    service_unref(s->expected_service);
+    service_unref(s->gateway_service);
+    workload_unref(s->gateway);
+    free(s->answer_baggage);
+    s->answer_baggage = NULL;
 }
 
 /* Both sides have said all, or nothing was ever to be said: close() is enough. Else the application is owed
@@ -114,7 +139,7 @@ void stream_abandon(struct stream *s)
     free(s->gathered);
     s->gathered = NULL;
     stream_free_pending(s);
-    service_unref(s->expected_service);
+    drop_route(s);
 }
 
 void stream_close(struct stream *s, enum bruma_reason reason, const char *detail, bool reset)
@@ -126,6 +151,8 @@ void stream_close(struct stream *s, enum bruma_reason reason, const char *detail
     if (s->state == STREAM_CLOSED)
         return;
     leave_tunnel(s);
+    if (s->inner)
+        inner_lost(s, reason, detail);
     s->state = STREAM_CLOSED;
     list_del(&s->held_node);
     list_del(&s->touched_node);
@@ -139,8 +166,8 @@ void stream_close(struct stream *s, enum bruma_reason reason, const char *detail
     s->pending = NULL;
     if (s->request)
         s->events->abandoned(s);
-    service_unref(s->expected_service);
-    connection_close(&s->c, reason, detail);
+    drop_route(s);
+    connection_close(&s->c, s->inner ? BRUMA_REASON_NONE : reason, detail);
     loop_free_later(w->loop, s);
 }
 
@@ -163,7 +190,7 @@ static void on_timer(struct loop_timer *timer)
 {
     struct stream *s = container_of(timer, struct stream, timer);
     const struct proxy_settings *set = s->c.wp->worker->settings;
-    bool last_bytes = s->app_reset || !s->tunnel;
+    bool last_bytes = s->app_reset || !s->tunnel || s->inner;
     uint64_t limit = last_bytes ? set->linger_timeout : set->half_close_timeout, idle;
 
     switch (s->state) {
@@ -199,6 +226,8 @@ void stream_finish_if_over(struct stream *s)
 
     if (s->remote_closed && !s->pending_len && !s->gathered_len && !s->write_closed) {
         s->write_closed = true;
+        if (s->inner)
+            inner_ended(s->inner);
         if (s->fd >= 0)
             shutdown(s->fd, SHUT_WR);
     }
@@ -225,6 +254,10 @@ static void aborted(struct stream *s)
  */
 static void application_reset(struct stream *s)
 {
+    if (s->inner) { /* which takes everything, but for want of memory */
+        stream_close(s, BRUMA_REASON_MEMORY_BUDGET, NULL, true);
+        return;
+    }
     if (s->app_reset)
         return;
     s->app_reset = true;
@@ -254,6 +287,10 @@ ssize_t stream_read(struct stream *s, uint8_t *buf, size_t size, bool *ret_end)
 
     if (!s->readable || s->state != STREAM_OPEN)
         return -EAGAIN;
+    if (s->inner) {
+        s->last_activity = loop_now(loop_of(s));
+        return inner_take(s->inner, buf, size, ret_end);
+    }
     do
         n = recv(s->fd, buf, size, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
@@ -320,6 +357,8 @@ void stream_open(struct stream *s)
     /* Whoever connected has mostly something to say already: the first read is tried without waiting for an
      * event. */
     s->readable = true;
+    if (s->inner)
+        return;
     if (s->watch.fd >= 0) {
         stream_set_interest(s, false);
         return;

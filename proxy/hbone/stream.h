@@ -16,6 +16,7 @@ enum stream_state {
     STREAM_CLOSED, /* freed at the end of the turn */
 };
 
+struct inner;
 struct stream;
 
 /* What becomes of a stream, told to whoever it was made for. All on the worker's own thread. */
@@ -69,8 +70,13 @@ struct stream {
     size_t credit;    /* of the tunnel, that is given back as the application reads */
     size_t uncounted; /* of the pending bytes, those that did not come from the peer (a PROXY header) */
 
-    const struct service *expected_service; /* outbound: as in struct route; referenced, or NULL */
-    struct request *request;                /* inbound, until it is answered: of who began the stream */
+    /* outbound: as in struct route, all referenced, or NULL */
+    const struct service *expected_service, *gateway_service;
+    const struct workload *gateway;
+    unsigned spread;         /* with a gateway: among how many tunnels inside of its, see inner.h */
+    char *answer_baggage;    /* with a gateway: of the answer, or NULL */
+    struct inner *inner;     /* what is carried in place of an application's bytes: a tunnel; or NULL */
+    struct request *request; /* inbound, until it is answered: of who began the stream */
 };
 
 /* A CONNECT request while its headers arrive. */
@@ -91,11 +97,17 @@ struct stream *stream_take(struct connection *c, int fd, const struct stream_eve
 /* Outbound, not open yet: it leaves its tunnel. The caller moves its connection, takes its socket, and frees
  * it by loop_free_later(). */
 void stream_abandon(struct stream *s);
+/* Outbound: one that carries the tunnel inside of a gateway's, for which it is the connection of the pod that
+ * client names. It counts as none. events: kept. NULL without memory. */
+struct stream *stream_new_carrier(struct worker_pod *wp, const struct endpoint *client, struct inner *inner,
+                                  const struct stream_events *events);
 /* Bytes may flow from here on: watches the application's socket. */
 void stream_open(struct stream *s);
 
 /* Watches the application's socket while it is being connected. 0 or -errno of epoll_ctl(). */
 int stream_watch(struct stream *s, uint32_t events);
+/* What it carries takes bytes again. */
+void stream_write_pending(struct stream *s);
 /* Right after stream_open(): bytes of our own (a PROXY header), then whatever the peer sent ahead of the
  * answer. */
 void stream_send_first(struct stream *s, const uint8_t *data, size_t len);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/uio.h>
 
+#include "proxy/hbone/inner.h"
 #include "proxy/hbone/stream_internal.h"
 
 #define GATHERED_FIRST 4
@@ -62,21 +63,37 @@ static void took(struct stream *s, size_t bytes)
         tunnel_stream_consumed(s->tunnel, s, bytes);
 }
 
+/* To the socket, or to the tunnel that is carried. Returns how many bytes it took (0: none now), or -errno.
+ */
+static ssize_t put(struct stream *s, struct iovec *pieces, unsigned len)
+{
+    struct msghdr msg = {.msg_iov = pieces, .msg_iovlen = len < IOV_MAX ? len : IOV_MAX};
+    ssize_t n;
+
+    if (s->inner)
+        return inner_put(s->inner, pieces, len);
+    do
+        n = sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return errno == EAGAIN ? 0 : -errno;
+    return n;
+}
+
 /* Bytes that the peer never asked credit for, such as a PROXY header, are not counted as taken. */
 void stream_write_pending(struct stream *s)
 {
     size_t total = 0;
 
     while (s->pending_len) {
-        ssize_t n = send(s->fd, s->pending + s->pending_offset, s->pending_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        struct iovec all = {.iov_base = s->pending + s->pending_offset, .iov_len = s->pending_len};
+        ssize_t n = put(s, &all, 1);
 
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno != EAGAIN) {
+        if (n < 0) {
             stream_application_reset(s);
             return;
         }
-        if (n < 0)
+        if (n == 0)
             break;
         s->pending_offset += (size_t)n;
         s->pending_len -= (size_t)n;
@@ -136,21 +153,6 @@ void stream_gather(struct stream *s, const uint8_t *data, size_t len)
         telemetry_bytes(&s->c.flow, 0, len);
 }
 
-/* Sends the gathered pieces; returns how many bytes the socket took, or -errno. */
-static ssize_t send_gathered(struct stream *s)
-{
-    struct msghdr msg = {.msg_iov = s->gathered,
-                         .msg_iovlen = s->gathered_len < IOV_MAX ? s->gathered_len : IOV_MAX};
-    ssize_t n;
-
-    do
-        n = sendmsg(s->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return errno == EAGAIN ? 0 : -errno;
-    return n;
-}
-
 static void drop_gathered(struct stream *s)
 {
     size_t total = 0;
@@ -168,7 +170,7 @@ int stream_send_gathered(struct stream *s)
     int r;
 
     if (!s->pending_len && s->gathered_len) {
-        ssize_t n = send_gathered(s);
+        ssize_t n = put(s, s->gathered, s->gathered_len);
 
         if (n < 0)
             return -EPIPE;

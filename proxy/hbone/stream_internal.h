@@ -12,8 +12,6 @@ void stream_finish_if_over(struct stream *stream);
 
 /* stream_deliver.c: bytes that wait for the application are forgotten. */
 void stream_free_pending(struct stream *stream);
-/* stream_deliver.c: the socket takes bytes again. */
-void stream_write_pending(struct stream *stream);
 /* stream_deliver.c: what was gathered goes to the socket; what that does not take is kept. 0, -EPIPE: the
  * application has reset the connection, or -errno of keeping. */
 int stream_send_gathered(struct stream *stream);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/hbone/inner.h"
 #include "proxy/hbone/pool.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/hbone/tunnel_internal.h"
@@ -23,7 +24,7 @@ static struct loop *loop_of(const struct tunnel *t)
 
 static void evict_tunnel(struct handshake *h);
 
-static struct tunnel *tunnel_new(struct worker_pod *wp, bool server)
+struct tunnel *tunnel_new(struct worker_pod *wp, bool server)
 {
     struct tunnel *t = calloc(1, sizeof(*t));
 
@@ -80,7 +81,7 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
         }
         return;
     }
-    snprintf(text, sizeof(text), "%s", detail ? detail : "");
+    inner_describe_end(t, reason, detail, text, sizeof(text));
     t->state = TUNNEL_DEAD;
     handshake_end(t->wp, &t->handshake);
     quota_release(t->wp, &t->peer.addr, &t->quota);
@@ -89,7 +90,9 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
     loop_timer_cancel(&t->timer);
     loop_watch_remove(w->loop, &t->watch);
     tunnel_end_streams(t, reason, text[0] ? text : NULL);
-    if (fd >= 0 && connected && !t->lost && reason != BRUMA_REASON_MEMORY_BUDGET) {
+    if (t->inner) {
+        inner_part(t, open, aborted, reason == BRUMA_REASON_MEMORY_BUDGET);
+    } else if (fd >= 0 && connected && !t->lost && reason != BRUMA_REASON_MEMORY_BUDGET) {
         part(t, fd, open, aborted);
     } else if (fd >= 0 && reason == BRUMA_REASON_MEMORY_BUDGET) {
         socket_reset_on_close(fd); /* the kernel need not keep anything for it either */
@@ -203,7 +206,7 @@ static void on_handshake(struct tunnel *t)
     }
 }
 
-static void begin_handshake(struct tunnel *t)
+void tunnel_begin_handshake(struct tunnel *t)
 {
     const struct proxy_settings *set = t->wp->worker->settings;
 
@@ -215,18 +218,17 @@ static void begin_handshake(struct tunnel *t)
         on_handshake(t);
 }
 
-static void on_event(struct loop_watch *watch, uint32_t events)
+void tunnel_on_event(struct tunnel *t, uint32_t events)
 {
-    struct tunnel *t = container_of(watch, struct tunnel, watch);
     int r;
 
     switch (t->state) {
     case TUNNEL_CONNECTING:
-        r = socket_connect_result(watch->fd);
+        r = socket_connect_result(t->watch.fd);
         if (r < 0 && r != -EINPROGRESS)
             deny_errno(t, r == -ETIMEDOUT ? BRUMA_REASON_HBONE_BLOCKED : socket_reason(r), r);
         else if (events & EPOLLOUT)
-            begin_handshake(t);
+            tunnel_begin_handshake(t);
         break;
     case TUNNEL_HANDSHAKING:
         on_handshake(t);
@@ -240,6 +242,11 @@ static void on_event(struct loop_watch *watch, uint32_t events)
     case TUNNEL_DEAD:
         break;
     }
+}
+
+static void on_event(struct loop_watch *watch, uint32_t events)
+{
+    tunnel_on_event(container_of(watch, struct tunnel, watch), events);
 }
 
 /* ---- begin ---- */
@@ -270,7 +277,7 @@ int tunnel_start_server(struct worker_pod *wp, int fd, const struct endpoint *pe
     list_add_tail(&wp->servers, &t->node);
     quota_take(wp, &peer->addr, &t->quota);
     worker_connection_begin(wp);
-    begin_handshake(t);
+    tunnel_begin_handshake(t);
     handshake_begin(wp, &t->handshake);
     return 0;
 }

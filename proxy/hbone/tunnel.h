@@ -15,6 +15,7 @@
 #include "proxy/worker/handshakes.h"
 #include "proxy/worker/worker.h"
 
+struct inner;
 struct stream;
 
 #define TUNNEL_CLOSED_KEPT   32
@@ -32,7 +33,7 @@ struct closed_stream {
 };
 
 enum tunnel_state {
-    TUNNEL_CONNECTING,  /* client: TCP */
+    TUNNEL_CONNECTING,  /* client: TCP; inside of a gateway's tunnel: the gateway */
     TUNNEL_HANDSHAKING, /* TLS */
     TUNNEL_OPEN,
     TUNNEL_DEAD, /* closed; freed at the end of the turn */
@@ -88,6 +89,7 @@ struct tunnel {
     unsigned
         announced_streams; /* by the same peer on another tunnel, until it says it on this one; 0: unknown */
     bool settings_received;
+    struct inner *inner; /* what it goes through inside of a gateway's tunnel; NULL: its own socket */
 };
 
 /* Peers' connections, whose requests begin makes streams of. Takes fd. */

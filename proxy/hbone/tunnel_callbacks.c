@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "proxy/hbone/inner.h"
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/hbone/tunnel_frames.h"
@@ -67,6 +68,8 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
     } else if (s->state == STREAM_REQUESTED && name_len == 7 && !memcmp(name, ":status", 7) &&
                value_len == 3) {
         s->status = (value[0] - '0') * 100 + (value[1] - '0') * 10 + (value[2] - '0');
+    } else if (tunnel->inner && s->state == STREAM_REQUESTED) {
+        request_keep_answer(&s->answer_baggage, name, name_len, value, value_len);
     }
     return 0;
 }
@@ -107,9 +110,11 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
             stream_remote_end(s);
         break;
     case NGHTTP2_GOAWAY:
-        if (!tunnel->server && !tunnel->goaway && frame->goaway.error_code == NGHTTP2_NO_ERROR)
+        if (!tunnel->server && !tunnel->inner && !tunnel->goaway &&
+            frame->goaway.error_code == NGHTTP2_NO_ERROR)
             peer_leaves(tunnel);
         tunnel->goaway = true;
+        inner_drain_carried(tunnel);
         break;
     case NGHTTP2_RST_STREAM:
         tunnel->reset_stream = frame->hd.stream_id;

@@ -5,6 +5,13 @@
 
 #include "proxy/hbone/tunnel.h"
 
+/* tunnel.c: a new one, of no socket and in no list; the caller's to free() until it is in one. NULL without
+ * memory. */
+struct tunnel *tunnel_new(struct worker_pod *wp, bool server);
+/* tunnel.c: what it goes through is connected. */
+void tunnel_begin_handshake(struct tunnel *tunnel);
+/* tunnel.c: what it goes through has bytes, or takes some (EPOLLIN, EPOLLOUT). */
+void tunnel_on_event(struct tunnel *tunnel, uint32_t events);
 /* tunnel.c: behind tunnel.busy++. A close that had to wait is done now. */
 void tunnel_leave(struct tunnel *tunnel);
 

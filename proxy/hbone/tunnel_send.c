@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "proxy/hbone/inner.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/hbone/tunnel_data.h"
 #include "proxy/hbone/tunnel_internal.h"
@@ -68,7 +69,10 @@ static void watch_open(struct tunnel *t)
          stop = blocked && (tls_unanswerable(&t->tls) ||
                             nghttp2_session_get_outbound_queue_size(t->session) > TUNNEL_UNSENT_FRAMES);
 
-    loop_watch_modify(loop_of(t), &t->watch, (stop ? 0u : EPOLLIN) | (blocked ? (uint32_t)EPOLLOUT : 0u));
+    if (t->inner)
+        inner_set_stopped(t->inner, stop);
+    else
+        loop_watch_modify(loop_of(t), &t->watch, (stop ? 0u : EPOLLIN) | (blocked ? (uint32_t)EPOLLOUT : 0u));
 }
 
 /* Everything is said and both sides know: nothing keeps the connection open. */

@@ -2,6 +2,7 @@
 /* What streams ask of their tunnel, and its orderly end. */
 #include <errno.h>
 
+#include "proxy/hbone/inner.h"
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/hbone/tunnel.h"
@@ -34,7 +35,7 @@ unsigned tunnel_capacity(const struct tunnel *t)
     unsigned cap = (unsigned)t->wp->worker->settings->pool_max_streams, used = t->streams_len + t->queue_len;
 
     if (t->state == TUNNEL_DEAD || t->closing || t->goaway || t->refused_streams ||
-        (t->state == TUNNEL_OPEN && tls_peer_expired(&t->tls)))
+        (t->state == TUNNEL_OPEN && tls_peer_expired(&t->tls)) || (t->inner && inner_is_leaving(t->inner)))
         return 0;
     /* What it says itself comes behind the handshake, with the first requests on their way already. */
     if (!t->settings_received && t->announced_streams && t->announced_streams < cap)

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "proxy/route/gateway.h"
 #include "proxy/state/hash.h"
 #include "proxy/state/state_store.h"
 
@@ -93,54 +94,93 @@ static int rank(const struct service_full *s, const struct workload *source, con
     return s->mode == BALANCE_STRICT && found < n ? -1 : found + bonus;
 }
 
-static bool is_left_out(const struct endpoint_filter *f, const struct endpoint *endpoint)
+bool endpoint_is_left_out(const struct endpoint_filter *f, const struct endpoint *endpoint)
 {
-    struct endpoint host = ejected_host(&endpoint->addr);
+    struct endpoint host, known = *endpoint;
 
+    if (!f)
+        return false;
+    host = ejected_host(&endpoint->addr);
     if (f->leaving && ejected_has(f->leaving, &host, f->now))
         return true;
     if (f->ejected && ejected_has(f->ejected, endpoint, f->now))
         return true;
+    if (f->behind) {
+        known = gateway_endpoint(f->behind, endpoint);
+        if (f->ejected && ejected_has(f->ejected, &known, f->now))
+            return true;
+    }
     for (unsigned i = 0; i < f->tried_len; i++) {
-        if (endpoint_equal(&f->tried[i], endpoint))
+        if (endpoint_equal(&f->tried[i], &known))
             return true;
     }
     return false;
 }
 
-/* What a filter knows the workload by: its first address; or, where a hostname stands for it, a hash of that.
- */
-static struct addr endpoint_name(const struct workload_full *w)
+struct endpoint endpoint_of_workload(const struct workload_full *w, uint16_t port)
 {
-    struct addr name;
+    struct endpoint name = {.port = port};
     uint64_t hash[2];
 
-    if (w->addresses_len)
-        return w->addresses[0].addr;
-    hash[0] = hash_text(w->public.hostname);
-    hash[1] = hash_pair(hash[0], 1);
-    memcpy(name.bytes, hash, sizeof(name.bytes));
+    if (w->addresses_len) {
+        name.addr = w->addresses[0].addr;
+    } else {
+        hash[0] = hash_text(w->public.hostname);
+        hash[1] = hash_pair(hash[0], 1);
+        memcpy(name.addr.bytes, hash, sizeof(name.addr.bytes));
+    }
     return name;
 }
 
+/* What a choice is made of: whose endpoints, for whom, by which rules. */
+struct choosing {
+    const struct state *state;
+    const struct service_full *service;
+    const struct endpoints *endpoints;
+    const struct workload *source;
+    const struct port_map *of_service;
+    uint16_t port;
+    enum balance_purpose purpose;
+    uint64_t *random;
+    const struct endpoint_filter *filter;
+};
+
+/* Behind a gateway, which is chosen with it: of several, another one may be tried later. */
+static bool remote_candidate(const struct choosing *c, const struct workload_full *w,
+                             struct choice_of_endpoint *ret)
+{
+    bool left_out = false;
+
+    if (!c->service->public.subject_alt_names_len) {
+        ret->no_names = true;
+        return false;
+    }
+    if (!gateway_resolve(c->state, w, c->source, c->random, c->filter, &ret->gateway, &ret->endpoint,
+                         &left_out)) {
+        ret->left_out |= left_out;
+        ret->no_gateway |= !left_out;
+        return false;
+    }
+    ret->workload = w;
+    return true;
+}
+
 /* Fills what a look at one endpoint tells. True: it is a candidate. */
-static bool candidate(const struct workload_service *membership, const struct workload *source,
-                      const struct port_map *of_service, uint16_t port, enum balance_purpose purpose,
-                      const struct endpoint_filter *filter, struct choice_of_endpoint *ret)
+static bool candidate(const struct choosing *c, const struct workload_service *membership,
+                      struct choice_of_endpoint *ret)
 {
     const struct workload_full *w = workload_of_service(membership);
 
-    ret->port = endpoint_port(membership, of_service, port, purpose);
+    ret->gateway.workload = NULL;
+    ret->port = endpoint_port(membership, c->of_service, c->port, c->purpose);
     if (!ret->port)
         return false;
-    if (w->public.network != source->network) {
-        ret->other_network |= w->gateway || w->addresses_len || *w->public.hostname;
-        return false;
-    }
+    if (w->public.network != c->source->network && c->purpose != BALANCE_FOR_GATEWAY)
+        return remote_candidate(c, w, ret);
     if (!w->addresses_len && !*w->public.hostname)
         return false;
-    ret->endpoint = (struct endpoint){endpoint_name(w), ret->port};
-    if (filter && is_left_out(filter, &ret->endpoint)) {
+    ret->endpoint = endpoint_of_workload(w, ret->port);
+    if (endpoint_is_left_out(c->filter, &ret->endpoint)) {
         ret->left_out = true;
         return false;
     }
@@ -153,30 +193,25 @@ static bool candidate(const struct workload_service *membership, const struct wo
  * All such endpoints stand in the right proportion to each other, and where they are not few, a service of
  * thousands costs no more than one of two.
  */
-static bool choose_quickly(const struct service_full *s, const struct endpoints *e,
-                           const struct workload *source, const struct port_map *of_service, uint16_t port,
-                           enum balance_purpose purpose, uint64_t *random,
-                           const struct endpoint_filter *filter, struct choice_of_endpoint *ret)
+static bool choose_quickly(const struct choosing *c, struct choice_of_endpoint *ret)
 {
-    int best = best_rank(s);
+    const struct endpoints *e = c->endpoints;
+    int best = best_rank(c->service);
 
     for (int i = 0; i < TRIES; i++) {
-        const struct workload_service *m = e->items[random_below(random, e->len)];
+        const struct workload_service *m = e->items[random_below(c->random, e->len)];
 
-        if (random_below(random, e->capacity_max) < workload_of_service(m)->public.capacity &&
-            candidate(m, source, of_service, port, purpose, filter, ret) &&
-            rank(s, source, &ret->workload->public) == best)
+        if (random_below(c->random, e->capacity_max) < workload_of_service(m)->public.capacity &&
+            candidate(c, m, ret) && rank(c->service, c->source, &ret->workload->public) == best)
             return true;
     }
     ret->workload = NULL;
     return false;
 }
 
-static void choose_ranked(const struct service_full *s, const struct endpoints *e,
-                          const struct workload *source, const struct port_map *of_service, uint16_t port,
-                          enum balance_purpose purpose, uint64_t *random,
-                          const struct endpoint_filter *filter, struct choice_of_endpoint *ret)
+static void choose_ranked(const struct choosing *c, struct choice_of_endpoint *ret)
 {
+    const struct endpoints *e = c->endpoints;
     struct choice_of_endpoint best = {};
     uint64_t total = 0;
     int highest = -1;
@@ -186,12 +221,13 @@ static void choose_ranked(const struct service_full *s, const struct endpoints *
         uint32_t capacity;
         int r;
 
-        if (!candidate(e->items[i], source, of_service, port, purpose, filter, &now)) {
-            ret->other_network |= now.other_network;
+        if (!candidate(c, e->items[i], &now)) {
+            ret->no_gateway |= now.no_gateway;
+            ret->no_names |= now.no_names;
             ret->left_out |= now.left_out;
             continue;
         }
-        r = rank(s, source, &now.workload->public);
+        r = rank(c->service, c->source, &now.workload->public);
         if (r < 0 || r < highest)
             continue;
         if (r > highest) {
@@ -202,43 +238,54 @@ static void choose_ranked(const struct service_full *s, const struct endpoints *
         /* each newcomer takes the place with a chance in proportion to its weight */
         capacity = now.workload->public.capacity;
         total += capacity;
-        if (capacity && random_below(random, total) < capacity)
+        if (capacity && random_below(c->random, total) < capacity)
             best = now;
     }
     ret->workload = best.workload;
     ret->port = best.port;
     ret->endpoint = best.endpoint;
+    ret->gateway = best.gateway;
 }
 
-static void choose(const struct service_full *s, const struct endpoints *e, const struct workload *source,
-                   const struct port_map *of_service, uint16_t port, enum balance_purpose purpose,
-                   uint64_t *random, const struct endpoint_filter *filter, struct choice_of_endpoint *ret)
-{
-    if (!choose_quickly(s, e, source, of_service, port, purpose, random, filter, ret))
-        choose_ranked(s, e, source, of_service, port, purpose, random, filter, ret);
-}
-
-void endpoints_choose(const struct service_full *service, const struct workload *source, uint16_t port,
-                      enum balance_purpose purpose, uint64_t *random, const struct endpoint_filter *filter,
-                      struct choice_of_endpoint *ret)
+void endpoints_choose_strictly(const struct state *state, const struct service_full *service,
+                               const struct workload *source, uint16_t port, enum balance_purpose purpose,
+                               uint64_t *random, const struct endpoint_filter *filter,
+                               struct choice_of_endpoint *ret)
 {
     const struct endpoints *e = rcu_read(service->node->endpoints);
-    const struct port_map *of_service = service_port(service, port);
-    struct endpoint_filter use = {};
+    struct choosing c = {
+        .state = state,
+        .service = service,
+        .endpoints = e,
+        .source = source,
+        .of_service = service_port(service, port),
+        .port = port,
+        .purpose = purpose,
+        .random = random,
+        .filter = filter,
+    };
 
-    *ret = (struct choice_of_endpoint){.no_port = !of_service && purpose == BALANCE_FOR_TRAFFIC};
+    *ret = (struct choice_of_endpoint){.no_port = !c.of_service && purpose == BALANCE_FOR_TRAFFIC};
     if (!e || ret->no_port || !e->capacity_max)
         return;
-    if (filter)
-        use = *filter;
-    choose(service, e, source, of_service, port, purpose, random, &use, ret);
+    if (!choose_quickly(&c, ret))
+        choose_ranked(&c, ret);
+}
+
+void endpoints_choose(const struct state *state, const struct service_full *service,
+                      const struct workload *source, uint16_t port, enum balance_purpose purpose,
+                      uint64_t *random, const struct endpoint_filter *filter, struct choice_of_endpoint *ret)
+{
+    struct endpoint_filter use = filter ? *filter : (struct endpoint_filter){};
+
+    endpoints_choose_strictly(state, service, source, port, purpose, random, &use, ret);
     /* One that leaves serves still. */
     if (!ret->workload && ret->left_out && use.leaving) {
         use.leaving = NULL;
-        choose(service, e, source, of_service, port, purpose, random, &use, ret);
+        endpoints_choose_strictly(state, service, source, port, purpose, random, &use, ret);
     }
     if (!ret->workload && ret->left_out && use.ejected) {
         use.ejected = NULL;
-        choose(service, e, source, of_service, port, purpose, random, &use, ret);
+        endpoints_choose_strictly(state, service, source, port, purpose, random, &use, ret);
     }
 }

@@ -39,10 +39,15 @@ static void keep_service(const struct service **field, const struct service_full
     *field = &service->public;
 }
 
+static const struct workload *keep_workload(const struct workload_full *w)
+{
+    workload_ref(&w->public);
+    return &w->public;
+}
+
 static void keep_upstream(struct decision *d, const struct workload_full *upstream)
 {
-    workload_ref(&upstream->public);
-    d->route->upstream = &upstream->public;
+    d->route->upstream = keep_workload(upstream);
 }
 
 /* ---- addresses (section 4.5) ---- */
@@ -102,11 +107,43 @@ static bool set_target(struct decision *d, const struct workload_full *w, const 
     return true;
 }
 
-static void fail_other_network(struct decision *d, const struct workload_full *w)
+/* ---- other networks (section 4.4) ---- */
+
+/* Neither without a gateway nor without knowing whom to expect behind it. */
+static void fail_other_network(struct decision *d, const struct service_full *s, bool no_names)
 {
-    fail(d, BRUMA_REASON_GATEWAY_UNRESOLVED,
-         "%s/%s is in network \"%.32s\": tunnels through a gateway (double HBONE) are not supported",
-         w->public.namespace, w->public.name, w->public.network);
+    if (no_names)
+        fail(d, BRUMA_REASON_GATEWAY_NAMES_MISSING,
+             "service %.30s/%.50s is in other networks only, without subject alternative names",
+             s->public.namespace, s->public.hostname);
+    else
+        fail(d, BRUMA_REASON_GATEWAY_UNRESOLVED,
+             "service %.30s/%.50s is in other networks only, without a gateway", s->public.namespace,
+             s->public.hostname);
+}
+
+/* service: the one that was dialed. expected: whose names the other end may have. */
+static void through_gateway(struct decision *d, const struct service_full *service,
+                            const struct service_full *expected, const struct workload_full *upstream,
+                            const struct gateway_target *gateway)
+{
+    const struct addr *wanted = gateway->hint ? gateway->hint : &d->destination->addr;
+
+    if (!service || !gateway->workload) {
+        fail(d, BRUMA_REASON_GATEWAY_UNRESOLVED, "%.40s/%.40s is in network \"%.24s\", and %s",
+             upstream->public.namespace, upstream->public.name, upstream->public.network,
+             service ? "no gateway is known to it" : "not called by a service");
+        return;
+    }
+    if (!set_target(d, gateway->workload, gateway->service, wanted, gateway->port))
+        return;
+    d->route->kind = ROUTE_HBONE;
+    snprintf(d->route->authority, ROUTE_AUTHORITY_LEN, "%s:%u", service->public.hostname,
+             d->destination->port);
+    d->route->gateway = keep_workload(gateway->workload);
+    keep_service(&d->route->gateway_service, gateway->service);
+    keep_upstream(d, upstream);
+    keep_service(&d->route->expected_service, expected);
 }
 
 /* ---- waypoints ---- */
@@ -126,32 +163,50 @@ static const struct gateway_reference *waypoint_of_service(const struct service_
     return s->waypoint;
 }
 
+static void fail_waypoint(struct decision *d, const struct gateway_reference *reference,
+                          const struct reference_target *target)
+{
+    char name[160];
+
+    reference_format(reference, name, sizeof(name));
+    if (target->no_names)
+        fail(d, BRUMA_REASON_GATEWAY_NAMES_MISSING,
+             "waypoint %.60s is in another network, and its service has no subject alternative names", name);
+    else if (target->no_gateway)
+        fail(d, BRUMA_REASON_GATEWAY_UNRESOLVED, "waypoint %.60s is in another network, without a gateway",
+             name);
+    else
+        fail(d, BRUMA_REASON_WAYPOINT_UNRESOLVED, "waypoint %.80s: %s", name, target->why);
+}
+
 /* The waypoint becomes the upstream; the original destination stays the authority. There is no way around it.
- */
-static void through_waypoint(struct decision *d, const struct gateway_reference *reference)
+ * service: the one that was dialed, or NULL. */
+static void through_waypoint(struct decision *d, const struct gateway_reference *reference,
+                             const struct service_full *service)
 {
     const struct addr *hint = reference->network ? &reference->addr : &d->destination->addr;
     struct reference_target target;
-    char name[160];
 
-    reference_resolve(d->state, reference, &d->source->public, d->random, d->filter, &target);
+    reference_resolve(d->state, reference, &d->source->public, BALANCE_FOR_WAYPOINT, d->random, d->filter,
+                      &target);
     if (!target.workload) {
-        reference_format(reference, name, sizeof(name));
-        if (target.other_network)
-            fail(d, BRUMA_REASON_GATEWAY_UNRESOLVED, "waypoint %.80s is in another network", name);
-        else
-            fail(d, BRUMA_REASON_WAYPOINT_UNRESOLVED, "waypoint %.80s: %s", name, target.why);
+        fail_waypoint(d, reference, &target);
         return;
     }
+    d->route->via_waypoint = true;
+    d->route->endpoint = target.endpoint;
     if (target.workload->public.network != d->source->public.network) {
-        fail_other_network(d, target.workload);
+        if (!target.service) /* and so no names to expect */
+            target.no_names = true;
+        if (target.no_names)
+            fail_waypoint(d, reference, &target);
+        else
+            through_gateway(d, service, target.service, target.workload, &target.gateway);
         return;
     }
     if (!set_target(d, target.workload, target.service, hint, target.port))
         return;
     d->route->kind = ROUTE_HBONE;
-    d->route->via_waypoint = true;
-    d->route->endpoint = target.endpoint;
     endpoint_format(d->destination, d->route->authority);
     keep_upstream(d, target.workload);
     keep_service(&d->route->expected_service, target.service);
@@ -165,10 +220,8 @@ static void fail_no_upstream(struct decision *d, const struct service_full *s,
     if (choice->no_port)
         fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM, "service %s/%s has no port %u", s->public.namespace,
              s->public.hostname, d->destination->port);
-    else if (choice->other_network)
-        fail(d, BRUMA_REASON_GATEWAY_UNRESOLVED,
-             "service %s/%s has endpoints in other networks only, and double HBONE is not supported",
-             s->public.namespace, s->public.hostname);
+    else if (choice->no_names || choice->no_gateway)
+        fail_other_network(d, s, choice->no_names);
     else
         fail(d, BRUMA_REASON_NO_HEALTHY_UPSTREAM, "service %s/%s has no usable endpoint for port %u",
              s->public.namespace, s->public.hostname, d->destination->port);
@@ -196,15 +249,11 @@ static void tunnel_to_target(struct route *route)
 static void direct(struct decision *d, const struct service_full *service,
                    const struct workload_full *upstream, uint16_t port, bool service_addressed)
 {
-    if (upstream->public.network != d->source->public.network) {
-        fail_other_network(d, upstream);
-        return;
-    }
     if (!set_target(d, upstream, service, &d->destination->addr, port))
         return;
     if (!service_addressed && upstream->waypoint && !is_own_waypoint(d, upstream)) {
         d->route->hostname = NULL; /* the waypoint's, if it has one */
-        through_waypoint(d, upstream->waypoint);
+        through_waypoint(d, upstream->waypoint, NULL);
         return;
     }
     if (upstream->public.protocol == TUNNEL_HBONE) {
@@ -233,10 +282,15 @@ static void select_upstream(struct decision *d, const struct service_full *known
         return;
     }
     if (service) {
-        endpoints_choose(service, source, d->destination->port, BALANCE_FOR_TRAFFIC, d->random, d->filter,
-                         &choice);
+        endpoints_choose(d->state, service, source, d->destination->port, BALANCE_FOR_TRAFFIC, d->random,
+                         d->filter, &choice);
         if (choice.workload) {
             d->route->endpoint = choice.endpoint;
+            if (choice.workload->public.network != source->network) {
+                through_gateway(d, known ? service : NULL, service, choice.workload, &choice.gateway);
+                keep_service(&d->route->service, service);
+                return;
+            }
             direct(d, service, choice.workload, choice.port, known != NULL);
         } else {
             fail_no_upstream(d, service, &choice);
@@ -276,7 +330,7 @@ void route_outbound(const struct state *state, const struct workload *source,
     if (service)
         waypoint = waypoint_of_service(service, random);
     if (waypoint) {
-        through_waypoint(&d, waypoint);
+        through_waypoint(&d, waypoint, service);
         if (ret->kind == ROUTE_HBONE)
             keep_service(&ret->service, service);
     } else {
@@ -288,7 +342,7 @@ void route_resolved(struct route *route, const struct addr *addr)
 {
     route->target.addr = *addr;
     route->hostname = NULL;
-    if (route->kind == ROUTE_HBONE && !route->via_waypoint)
+    if (route->kind == ROUTE_HBONE && !route->via_waypoint && !route->gateway)
         tunnel_to_target(route);
 }
 
@@ -297,30 +351,8 @@ void route_release(struct route *route)
     workload_unref(route->upstream);
     service_unref(route->service);
     service_unref(route->expected_service);
-    route->upstream = NULL;
-    route->service = route->expected_service = NULL;
-}
-
-bool route_expects(const struct workload *upstream, const struct service *expected_service,
-                   const struct trust_domains *aliases, const char *own, const char *identity)
-{
-    if (!identity || !*identity)
-        return false;
-    if (upstream && trust_domains_same_identity(aliases, own, upstream->identity, identity))
-        return true;
-    for (size_t i = 0; expected_service && i < expected_service->subject_alt_names_len; i++) {
-        if (trust_domains_same_identity(aliases, own, expected_service->subject_alt_names[i], identity))
-            return true;
-    }
-    return false;
-}
-
-uint64_t route_expected_hash(const struct workload *upstream, const struct service *expected_service)
-{
-    uint64_t sum = upstream ? hash_text(upstream->identity) : 0;
-
-    /* a sum: the order of the names does not matter. The hash is keyed, so nobody can aim at an equal one. */
-    for (size_t i = 0; expected_service && i < expected_service->subject_alt_names_len; i++)
-        sum += hash_pair(1, hash_text(expected_service->subject_alt_names[i]));
-    return hash_pair(sum, 2);
+    workload_unref(route->gateway);
+    service_unref(route->gateway_service);
+    route->upstream = route->gateway = NULL;
+    route->service = route->expected_service = route->gateway_service = NULL;
 }

@@ -22,12 +22,16 @@ enum route_kind {
 struct route {
     enum route_kind kind;
     enum bruma_reason reason;
-    struct endpoint target;              /* what to dial: ip:15008, waypoint:port, or the plain endpoint */
-    char authority[ROUTE_AUTHORITY_LEN]; /* of the CONNECT request */
-    const struct workload *upstream;     /* referenced for the caller; NULL for ROUTE_PASSTHROUGH */
-    const struct service *service;       /* the destination service, referenced, or NULL */
+    struct endpoint target;                 /* what to dial: ip:15008, waypoint:port, or the plain endpoint */
+    char authority[ROUTE_AUTHORITY_LEN];    /* of the CONNECT request, and of both where there is a gateway */
+    const struct workload *upstream;        /* referenced for the caller; NULL for ROUTE_PASSTHROUGH */
+    const struct service *service;          /* the destination service, referenced, or NULL */
+    const struct service *expected_service; /* whose SANs are accepted beside the upstream's identity (behind
+                                               a gateway these alone); referenced, or NULL */
+    const struct workload *gateway; /* the upstream is in another network, and target is this gateway to it;
+                                       referenced, or NULL */
     const struct service
-        *expected_service; /* whose SANs are accepted beside the upstream's identity; referenced, or NULL */
+        *gateway_service; /* whose SANs are accepted beside the gateway's identity; referenced, or NULL */
     bool via_waypoint;
     const char
         *hostname;     /* the upstream's, if target has no address yet: route_resolved() follows; or NULL */
@@ -60,6 +64,9 @@ bool route_expects(const struct workload *upstream, const struct service *expect
                    const struct trust_domains *aliases, const char *own, const char *identity);
 /* Equal for routes that expect the same identities: part of the pool's key. */
 uint64_t route_expected_hash(const struct workload *upstream, const struct service *expected_service);
+/* The same of tunnels inside of a gateway's: the service's identities, the authority that is asked for, and
+ * outer, the hash of what the gateway's own tunnel expects. */
+uint64_t route_inner_hash(const struct service *expected_service, const char *authority, uint64_t outer);
 
 struct inbound_target {
     struct endpoint target;        /* to connect to: always the arrival address */

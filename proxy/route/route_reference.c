@@ -34,8 +34,8 @@ static const struct workload_full *reference_workload(const struct state *state,
 }
 
 void reference_resolve(const struct state *state, const struct gateway_reference *reference,
-                       const struct workload *source, uint64_t *random, const struct endpoint_filter *filter,
-                       struct reference_target *ret)
+                       const struct workload *source, enum balance_purpose purpose, uint64_t *random,
+                       const struct endpoint_filter *filter, struct reference_target *ret)
 {
     const struct service_full *service = reference_service(state, reference, source->namespace);
     struct choice_of_endpoint choice;
@@ -46,12 +46,18 @@ void reference_resolve(const struct state *state, const struct gateway_reference
         ret->why = "neither a service nor a workload has that name";
         return;
     }
-    endpoints_choose(service, source, reference->port, BALANCE_FOR_WAYPOINT, random, filter, &choice);
+    if (purpose == BALANCE_FOR_GATEWAY)
+        endpoints_choose_strictly(state, service, source, reference->port, purpose, random, filter, &choice);
+    else
+        endpoints_choose(state, service, source, reference->port, purpose, random, filter, &choice);
     ret->workload = choice.workload;
     ret->port = choice.port;
     if (choice.workload)
         ret->endpoint = choice.endpoint;
-    ret->other_network = choice.other_network;
+    ret->gateway = choice.gateway;
+    ret->no_gateway = choice.no_gateway;
+    ret->no_names = choice.no_names;
+    ret->left_out = choice.left_out;
     ret->why = "it has no usable endpoint";
 }
 

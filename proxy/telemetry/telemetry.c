@@ -87,6 +87,12 @@ void telemetry_settle(struct telemetry *t, struct flow *flow)
     flow->tentative = false;
 }
 
+void telemetry_begin(struct flow *flow)
+{
+    if (!flow->opened)
+        flow->opened = clock_nanoseconds();
+}
+
 void telemetry_open(struct telemetry *t, struct flow *flow)
 {
     struct metric_series *s = metric_series_get(t->table, flow, loop_now(t->loop));
@@ -96,8 +102,7 @@ void telemetry_open(struct telemetry *t, struct flow *flow)
     flow->series = s;
     if (!flow->tentative)
         count_opened(t, flow);
-    if (!flow->retries)
-        flow->opened = clock_nanoseconds();
+    telemetry_begin(flow);
     flow->received = flow->sent = 0;
     write_line(t, &line);
 }

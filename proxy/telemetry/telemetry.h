@@ -39,7 +39,7 @@ struct flow {
 
     /* set by telemetry_open() */
     struct metric_series *series;
-    uint64_t opened; /* nanoseconds, CLOCK_MONOTONIC; of the first endpoint that was tried */
+    uint64_t opened; /* nanoseconds, CLOCK_MONOTONIC; of the first endpoint that was tried; 0: not yet */
     /* counted with telemetry_bytes() */
     uint64_t received; /* from the initiator of the connection */
     uint64_t sent;     /* back to it */
@@ -59,6 +59,8 @@ void telemetry_limit_descriptions(struct telemetry *telemetry, unsigned limit);
 /* opened_total (unless flow is tentative) + debug line; call it when everything in flow is known
  * (contract 8.1: before dialing). */
 void telemetry_open(struct telemetry *telemetry, struct flow *flow);
+/* The connection's time begins, where telemetry_open() comes later than that. */
+void telemetry_begin(struct flow *flow);
 /* Adds to flow and to the byte counters. */
 void telemetry_bytes(struct flow *flow, uint64_t received, uint64_t sent);
 /* closed_total (and failed_total), access log line. reason NONE: a normal end. detail: text for error="...";

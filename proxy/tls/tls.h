@@ -37,8 +37,19 @@ struct tls_expected {
     const struct service *service;
 };
 
+/* What a connection goes through in place of a socket. */
+struct tls_carrier {
+    /* Called on the worker's own thread for up to size bytes of ciphertext: how many, 0 at the end, -EAGAIN:
+     * none now, or another -errno. */
+    ssize_t (*receive)(struct tls_carrier *carrier, uint8_t *buf, size_t size);
+    /* Called on the worker's own thread with ciphertext to be sent: how many bytes it took, -EAGAIN: none
+     * now, or another -errno. */
+    ssize_t (*send)(struct tls_carrier *carrier, const uint8_t *data, size_t len);
+};
+
 struct tls {
     int fd;
+    struct tls_carrier *carrier; /* the owner's, in place of fd; or NULL */
     SSL *ssl;                    /* NULL once the handshake is done */
     struct tls_context *context; /* referenced */
     struct tls_buffers *buffers;

@@ -16,6 +16,18 @@ void tls_drop_input(struct tls *tls)
     shared_buffer_leave(&tls->buffers->received, tls);
 }
 
+static ssize_t receive(struct tls *tls, uint8_t *buf, size_t size)
+{
+    ssize_t n;
+
+    if (tls->carrier)
+        return tls->carrier->receive(tls->carrier, buf, size);
+    do
+        n = recv(tls->fd, buf, size, MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
 /* One recv() into the shared buffer, behind the rest of the last one. Returns what recv() does, with -errno
  * for errors. */
 ssize_t tls_receive(struct tls *tls)
@@ -27,11 +39,8 @@ ssize_t tls_receive(struct tls *tls)
     shared_buffer_take(b, tls);
     if (had)
         memcpy(b->data, tls->partial, had);
-    do
-        n = recv(tls->fd, b->data + had, b->size - had, MSG_DONTWAIT);
-    while (n < 0 && errno == EINTR);
+    n = receive(tls, b->data + had, b->size - had);
     if (n < 0) {
-        n = -errno;
         tls_drop_input(tls);
         return n;
     }

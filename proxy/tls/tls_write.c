@@ -32,12 +32,17 @@ static int keep(struct tls *tls, const uint8_t *data, size_t len)
 }
 
 /* Sends len bytes; returns how many the socket took, or -errno. */
-static ssize_t send_all(int fd, const uint8_t *data, size_t len)
+static ssize_t send_all(struct tls *tls, const uint8_t *data, size_t len)
 {
     size_t sent = 0;
 
+    if (tls->carrier) {
+        ssize_t n = len ? tls->carrier->send(tls->carrier, data, len) : 0;
+
+        return n == -EAGAIN ? 0 : n;
+    }
     while (sent < len) {
-        ssize_t n = send(fd, data + sent, len - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n = send(tls->fd, data + sent, len - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -55,7 +60,7 @@ static int send_or_keep(struct tls *tls, const uint8_t *data, size_t len)
     int r;
 
     if (tls->pending) {
-        n = send_all(tls->fd, tls->pending + tls->pending_offset, tls->pending_len - tls->pending_offset);
+        n = send_all(tls, tls->pending + tls->pending_offset, tls->pending_len - tls->pending_offset);
         if (n < 0)
             return (int)n;
         tls->pending_offset += (size_t)n;
@@ -70,7 +75,7 @@ static int send_or_keep(struct tls *tls, const uint8_t *data, size_t len)
     }
     if (!len)
         return 0;
-    n = send_all(tls->fd, data, len);
+    n = send_all(tls, data, len);
     if (n < 0)
         return (int)n;
     if ((size_t)n == len)

@@ -95,11 +95,24 @@ int connection_describe(struct connection *c, const struct workload *source,
     return 0;
 }
 
-void connection_open(struct connection *c, const struct endpoint *actual)
+static void set_addresses(struct connection *c, const struct endpoint *actual)
 {
     c->flow.reporter = c->inbound ? REPORTER_DESTINATION : REPORTER_SOURCE;
     c->flow.source_address = c->client;
     c->flow.destination_address = *actual;
+}
+
+void connection_dial(struct connection *c, const struct endpoint *actual)
+{
+    set_addresses(c, actual);
+    telemetry_begin(&c->flow);
+    c->opens_late = true;
+}
+
+void connection_open(struct connection *c, const struct endpoint *actual)
+{
+    set_addresses(c, actual);
+    c->opens_late = false;
     c->flow.tentative = c->endpoint.port != 0;
     telemetry_open(connection_worker(c)->telemetry, &c->flow);
     c->opened = true;
@@ -118,6 +131,10 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
 {
     struct telemetry *t = connection_worker(c)->telemetry;
 
+    if (c->opens_late) {
+        telemetry_open(t, &c->flow);
+        c->opened = true;
+    }
     if (c->opened)
         telemetry_close(t, &c->flow, reason, detail);
     else if (reason != BRUMA_REASON_NONE)
@@ -126,7 +143,7 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     if (c->news)
         c->news->failed(c->news, reason);
     c->news = NULL;
-    c->opened = false;
+    c->opened = c->opens_late = false;
     list_del(&c->node);
     workload_unref(c->flow.source);
     workload_unref(c->flow.destination);

@@ -24,6 +24,7 @@ struct connection {
     struct list node; /* in worker_pod.connections */
     struct worker_pod *wp;
     bool inbound, opened;
+    bool opens_late; /* to telemetry, once the other end has said who it is; at the latest as it closes */
     struct quota quota;
     struct endpoint client;        /* who opened the connection */
     struct endpoint destination;   /* as the client dialed it */
@@ -61,6 +62,9 @@ int connection_describe(struct connection *c, const struct workload *source,
 /* opened_total; after connection_describe(). actual: what is dialed (outbound) or arrived at (inbound
  * tunnel). */
 void connection_open(struct connection *c, const struct endpoint *actual);
+
+/* In place of connection_open(), where it comes later: what is dialed. */
+void connection_dial(struct connection *c, const struct endpoint *actual);
 
 /* Leaves the lists, writes the log line (an early deny if it was never opened and a reason is given). The
  * memory stays with the caller. */

@@ -38,6 +38,9 @@ struct worker {
     struct list handshakes;     /* struct handshake */
     unsigned handshakes_len;
     struct list flush;   /* tunnels with something to send at the end of the turn */
+    unsigned inside_len; /* tunnels inside of tunnels */
+    struct list
+        inside; /* struct inner: tunnels inside of tunnels, with something to do at the end of the turn */
     struct list touched; /* streams with bytes for their application, gathered in this turn */
     struct tls_buffers tls;
     struct shared_buffer

@@ -89,15 +89,18 @@ class Waypoint:
         self.values, self.process = values, None
         self.log = f"{directory}/envoy.log"
 
-    def start(self):
-        path = f"{self.directory}/waypoint.yaml"
+    def text(self):
+        """Its configuration."""
         with open(self.sample) as f:
             text = f.read()
         if self.sample == SAMPLE:
             text = replace(text, {"directory": self.directory})
-        text = replace(text, self.values)
+        return replace(text, self.values)
+
+    def start(self):
+        path = f"{self.directory}/waypoint.yaml"
         with open(path, "w") as f:
-            f.write(text)
+            f.write(self.text())
         # Without hot restart it needs no shared memory, which is the machine's.
         self.process = Process(
             [

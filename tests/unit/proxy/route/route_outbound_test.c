@@ -377,38 +377,6 @@ Test(route_outbound, waypoint_reaches_its_workloads_directly)
     cr_expect(!strcmp(told(&route), "HBONE 10.1.0.99:15008 10.1.0.9:80 wp-0 - waypoint"), "%s", told(&route));
 }
 
-/* ---- other networks ---- */
-
-Test(route_outbound, other_networks_fail_with_the_reason)
-{
-    SERVICE(state, .name = "cart", .addresses = {"10.96.0.20"}, .ports = {{80, 8080}});
-    WORKLOAD(state, .name = "remote", .uid = "net-2/SplitHorizonWorkload/gw/shop/cart", .network = "net-2",
-             .services = {{CART}}, .gateway = "@net-2/198.51.100.1:15008", .capacity = 7);
-    expect_failure("10.96.0.20:80", BRUMA_REASON_GATEWAY_UNRESOLVED, "other networks");
-    /* an endpoint here is chosen whatever the weights are */
-    WORKLOAD(state, .name = "cart-0", .addresses = {"10.1.0.9"}, .services = {{CART}});
-    for (int i = 0; i < 50; i++)
-        expect_route("10.96.0.20:80", "HBONE 10.1.0.9:15008 10.1.0.9:8080 cart-0 cart");
-    /* the same address in another network is another address */
-    WORKLOAD(state, .name = "far", .network = "net-2", .addresses = {"10.7.7.7"});
-    expect_route("10.7.7.7:80", "PASSTHROUGH 10.7.7.7:80 - - -");
-}
-
-Test(route_outbound, waypoint_in_another_network)
-{
-    WORKLOAD(state, .name = "wp-9", .network = "net-2", .addresses = {"10.7.7.9"},
-             .hostname = "wp.example.com");
-    SERVICE(state, .name = "cart", .addresses = {"10.96.0.20"}, .ports = {{80, 8080}},
-            .waypoint = "shop/wp.example.com:15008");
-    expect_failure("10.96.0.20:80", BRUMA_REASON_GATEWAY_UNRESOLVED, "net-2");
-    SERVICE(state, .name = "waypoint", .addresses = {"10.96.0.99"}, .ports = {{15008, 15008}});
-    WORKLOAD(state, .name = "wp-8", .network = "net-2", .addresses = {"10.7.7.8"},
-             .services = {{WAYPOINT_SERVICE}});
-    SERVICE(state, .name = "cart", .addresses = {"10.96.0.20"}, .ports = {{80, 8080}},
-            .waypoint = WAYPOINT_SERVICE ":15008");
-    expect_failure("10.96.0.20:80", BRUMA_REASON_GATEWAY_UNRESOLVED, "another network");
-}
-
 static void expect_hostname(const char *to, const char *hostname, bool prefers_ipv4, const char *address,
                             const char *wanted)
 {
