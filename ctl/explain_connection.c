@@ -227,10 +227,10 @@ static void explain_service(cJSON *lines, const struct ctl_options *o, const cJS
         say(lines, "way", &no_upstream, "refused: the service has no endpoint");
     else
         say(lines, "way", NULL, "one of the endpoints is chosen for each connection");
-    if (waypoint)
+    if (waypoint) {
         say_waypoint_hostname(lines, o, dump, waypoint);
-    if (waypoint)
         return;
+    }
     say_hostnames(lines, o, dump, s);
     say_networks(lines, dump, source, s);
 }

@@ -228,7 +228,7 @@ def test_many_at_once_on_few_tunnels(two):
 def test_a_port_that_the_gateway_does_not_know(two):
     """It answers 404."""
     assert set(PORTS) == {80, 81, 82}
-    before = len(two.nodes[0].access_log())
+    before = len(two.nodes[0].access_log("error="))
     two.home.services[0]["ports"] = {**PORTS, 83: 8080}
     two.home.extra[0]["services"] = {f"demo/{HOST}": {**PORTS, 83: 8080}}
     two.home.write()
@@ -238,7 +238,7 @@ def test_a_port_that_the_gateway_does_not_know(two):
             "the port to be known",
         )
         assert two.web.python(CLIENT, VIP4, 83).strip() == "ConnectionResetError"
-        line = wait_for(lambda: two.nodes[0].access_log()[before:], "the line")[-1]
+        line = wait_for(lambda: two.nodes[0].access_log("error=")[before:], "the line")[-1]
         assert "gateway_unavailable: east-west gateway" in line and "status 404" in line, line
     finally:
         two.write()
