@@ -88,6 +88,7 @@ def ask(two, vip=VIP4, port=80):
 
 def failed(two, *reasons):
     """A connection fails in time, and says why."""
+    time.sleep(0.3)  # lines are written within 100 ms: those of others are there
     before, began = len(two.nodes[0].access_log("error=")), time.monotonic()
     assert ask(two) in ("ConnectionResetError", "closed")
     assert time.monotonic() - began < 15
