@@ -44,6 +44,7 @@ def server(two, behaviour=None, **options):
     try:
         yield s
     finally:
+        hang_up(c.tls for c in s.connections)  # close() would leave it to threads that wait
         s.stop()
 
 
