@@ -72,7 +72,9 @@ static void say_forwarded(cJSON *lines, const cJSON *answer)
     const cJSON *passed = get(answer, "passedOver");
 
     say(lines, "answer", NULL, "by the server that the pod queries: the query is forwarded unchanged");
-    if (!passed)
+    if (cJSON_IsTrue(get(answer, "off")))
+        say(lines, "because", NULL, "the proxy answers no names: ISTIO_META_DNS_CAPTURE is not true for it");
+    else if (!passed)
         say(lines, "because", NULL, "the mesh does not know the name, nor a wildcard or a longer form of it");
     else if (cJSON_IsTrue(get(passed, "hidden")))
         say(lines, "because", NULL, "service %s in namespace %s is visible in its own namespace alone",

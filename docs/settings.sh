@@ -34,6 +34,8 @@ These variables are read as well:
 | `PROXY_CONFIG`, and the file `etc/istio/config/mesh` below `defaultConfig` | YAML: `discoveryAddress`, `proxyAdminPort`, `statsPort`, `concurrency`, `proxyMetadata`. The variable overrides the file, and settings override both. The file's `outboundTrafficPolicy`, at its top, is used too |
 | `ISTIO_META_*`, `ISTIO_METAJSON_*` | node metadata for the control plane, as text or as JSON, overriding `proxyMetadata` |
 | `ISTIO_META_CLUSTER_ID` | overrides `CLUSTER_ID` |
+| `ISTIO_META_DNS_CAPTURE` | any value but `true`: the proxy answers no DNS queries. With `INPOD_UDS` or `PROXY_MODE=dedicated` nothing listens on 15053; with bruma-agent, whose `AMBIENT_DNS_CAPTURE` says what is captured, all queries are forwarded |
+| `ISTIO_META_ISTIO_VERSION` | the version that metrics and the config dump show |
 | `XDS_HEADER_*`, `CA_HEADER_*` | additional headers of calls to the control plane and the certificate authority; names are converted to lower case |
 | `TERMINATION_GRACE_PERIOD_SECONDS` | default of `--drain-deadline`: 5 s less than this, or 1 s less if it is at most 10 s |
 | `LOG_FORMAT` | `json`, as `--log-json` |

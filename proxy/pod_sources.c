@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <strings.h>
 
 #include "bruma/mesh.h"
 #include "lib/log.h"
@@ -61,9 +60,8 @@ static int open_zds_client(struct proxy *p)
 {
     static const struct pods_events pods_events = {.listener_closed = zds_listener_closed,
                                                    .own_listener_closed = own_listener_closed};
-    const char *dns = getenv("ISTIO_META_DNS_CAPTURE");
     const struct pod_listener_options options = {
-        .dns = !dns || !strcasecmp(dns, "true"),
+        .dns = p->settings.answers_dns,
         .mark = (uint32_t)p->settings.packet_mark,
         .ipv6 = p->settings.ipv6,
         .reuse_port = p->settings.port_reuse,
@@ -107,7 +105,6 @@ static int open_dedicated(struct proxy *p)
 {
     static const struct pods_events pods_events = {.own_listener_closed = own_listener_closed};
     const struct proxy_settings *s = &p->settings;
-    const char *dns = getenv("ISTIO_META_DNS_CAPTURE");
     const struct own_pod_config config = {
         .namespace = s->own[0],
         .name = s->own[1],
@@ -116,7 +113,7 @@ static int open_dedicated(struct proxy *p)
         .hides_clients = !s->original_source,
         .options =
             {
-                .dns = !dns || !strcasecmp(dns, "true"),
+                .dns = s->answers_dns,
                 .mark = (uint32_t)s->packet_mark,
                 .ipv6 = s->ipv6,
                 .reuse_port = s->port_reuse,

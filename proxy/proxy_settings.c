@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "bruma/mesh.h"
@@ -198,6 +199,14 @@ static const char *drain_default(char *buf, size_t size)
     return buf;
 }
 
+/* ISTIO_META_DNS_CAPTURE, which is metadata of the node at the same time: any word but "true" is a no. */
+static bool answers_dns(void)
+{
+    const char *dns = getenv("ISTIO_META_DNS_CAPTURE");
+
+    return !dns || !strcasecmp(dns, "true");
+}
+
 int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret, int argc, char **argv,
                         int *ret_first, char *error, size_t error_size)
 {
@@ -248,6 +257,7 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
         r = read_trust_domains(ret, error, error_size);
     if (r < 0)
         return r;
+    ret->answers_dns = answers_dns();
     ret->cluster = cluster;
     ret->token_file = cluster ? CLUSTER_SECRETS "/tokens/istio-token" : LOCAL_CONTROL "/token";
     ret->metadata = mesh.metadata;

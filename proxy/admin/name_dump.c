@@ -118,7 +118,8 @@ cJSON *name_dump(struct proxy *p, const char *pod_name, const char *name)
     o = cJSON_CreateObject();
     cJSON_AddBoolToObject(o, "captured", pod->dns_fds[0] >= 0);
     add_servers(o, pod);
-    for (int ipv6 = 0; ipv6 < 2; ipv6++) {
+    cJSON_AddBoolToObject(o, "off", !p->settings.answers_dns);
+    for (int ipv6 = 0; ipv6 < 2 && p->settings.answers_dns; ipv6++) {
         struct names_passed_over passed_over;
         struct names_found found;
         int r = names_explain(p->state, &asker, asked, ipv6, &found, &passed_over);

@@ -28,7 +28,9 @@ static int answer(struct worker_pod *wp, const struct message_question *q, size_
                                       .ipv6 = wp->worker->settings->ipv6,
                                       .search = wp->worker->settings->search_domains};
     struct names_found found;
-    int r = names_find(wp->worker->state, &asker, q->name, q->ipv6, &found);
+    int r = wp->worker->settings->answers_dns
+                ? names_find(wp->worker->state, &asker, q->name, q->ipv6, &found)
+                : 0;
 
     if (r <= 0)
         return r;

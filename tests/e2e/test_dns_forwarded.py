@@ -426,3 +426,23 @@ def test_without_the_setting_nothing_is_captured():
         m.nodes[0].start_agent()
         wait_for(lambda: not rules(web.netns) and not rules(web.netns, "-6"), "the end of the rules")
         assert "NXDOMAIN" in dig(web, resolver.ip, WEB, "A")
+
+
+def test_a_proxy_that_shall_not_answer_forwards_everything():
+    """ISTIO_META_DNS_CAPTURE, which is ztunnel's; what is captured is the agent's affair."""
+    with Mesh(nodes=1, proxy_env={"ISTIO_META_DNS_CAPTURE": "false"}) as m:
+        web, resolver = m.pod("web"), m.pod("resolver", namespace="outside")
+        resolver.outside = True
+        m.services = SERVICES[:1]
+        m.start()
+        wait_for(lambda: rules(web.netns), "the rule of the pod")
+        with dnsmasq(resolver) as p:
+            for transport in ("+notcp", "+tcp"):
+                seen = p.text().count(f"query[A] {WEB}")
+                out = dig(web, resolver.ip, transport, WEB, "A")
+                assert "NXDOMAIN" in out and f"SERVER: {resolver.ip}#53" in out
+                assert p.text().count(f"query[A] {WEB}") == seen + 1, "the server was not asked"
+                assert short(web, resolver.ip, transport, "outside.test", "A") == ["192.0.2.1"]
+        said = explained(m, "demo/web", WEB)
+        assert said["answer"].startswith("by the server that the pod queries")
+        assert "ISTIO_META_DNS_CAPTURE" in said["because"]
