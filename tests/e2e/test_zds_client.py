@@ -320,7 +320,12 @@ def test_what_the_pages_say(mesh):
     node = mesh.nodes[0]
     state = node.config_dump()["workloadState"]
     assert state[mesh.web.uid]["state"] == "Up"
-    assert state[mesh.web.uid]["info"] == {"name": "web", "namespace": "demo", "serviceAccount": "web"}
+    assert state[mesh.web.uid]["info"] == {
+        "name": "web",
+        "namespace": "demo",
+        "serviceAccount": "web",
+        "outboundPolicy": "ALLOW_ANY",
+    }
     metrics = node.metrics()
     assert (
         "workload_manager_active_proxy_count 2\n" in metrics
