@@ -420,12 +420,12 @@ def test_without_the_setting_nothing_is_captured():
         # and what an agent before has captured is let go by one that shall not
         m.nodes[0].agent.kill()
         m.nodes[0].start_agent("--dns-capture=false")
-        wait_for(lambda: not rules(web.netns), "the end of the rule")
+        wait_for(lambda: not rules(web.netns) and not rules(web.netns, "-6"), "the end of the rules")
         assert "NXDOMAIN" in dig(web, resolver.ip, WEB, "A")
         m.nodes[0].agent.kill()
         m.nodes[0].start_agent()
-        wait_for(lambda: not rules(web.netns) and not rules(web.netns, "-6"), "the end of the rules")
-        assert "NXDOMAIN" in dig(web, resolver.ip, WEB, "A")
+        wait_for(lambda: rules(web.netns) and rules(web.netns, "-6"), "the rules to be there again")
+        assert short(web, resolver.ip, WEB, "A") == ["10.96.0.1"]
 
 
 def test_a_proxy_that_shall_not_answer_forwards_everything():
