@@ -381,13 +381,16 @@ static enum admission_step place(struct admission *a, bool timed_out)
 /*
  * Captured connections carry their true destination; one that names this pod has dialed the listener itself.
  * An address that nobody has named, such as a second network's, is the pod's if its kernel says so: we would
- * come to ourselves, in a circle that ends with the last descriptor.
+ * come to ourselves, in a circle that ends with the last descriptor. "Any address", which a client can say
+ * where it is asked for one, is loopback to connect().
  */
 static bool is_self_call(struct worker_pod *wp, const struct endpoint *destination)
 {
+    static const struct addr any4 = {{[10] = 0xff, [11] = 0xff}};
     const struct addr *to = &destination->addr;
 
-    return addr_is_loopback(to) || pod_has_address(wp->pod, to) ||
+    return addr_is_loopback(to) || addr_is_none(to) || addr_equal(to, &any4) ||
+           pod_has_address(wp->pod, to) ||
            (worker_pod_listens(wp, destination->port) && socket_address_is_local(wp->worker, wp->pod, to));
 }
 

@@ -81,6 +81,7 @@ def connect(address, port=80):
     return (head + struct.pack(">H", port)).hex()
 
 
+NAMED_ANY = (b"\x05\x01\x00\x03\x070.0.0.0" + struct.pack(">H", 8080)).hex()  # as a name
 GREETING, CHOSEN, DONE = "050100", "0500", "05000001000000000000"
 
 
@@ -136,6 +137,17 @@ def test_the_answer_comes_after_the_dial(mesh, client):
     assert status(pod, connect("nowhere.invalid")) == 4
     assert status(pod, connect("127.0.0.1", 8080)) == 2
     assert status(pod, connect("::1", 8080)) == 2
+
+
+@CLIENTS
+def test_loopback_has_no_other_name(mesh, client):
+    """The kernel takes "any address" for loopback: what listens there would see the proxy as its client, a root's."""
+    pod = getattr(mesh, client)
+    before = pod.node.failures("self_call")
+    for address in ("0.0.0.0", "::", "::ffff:0.0.0.0", "::ffff:127.0.0.1"):
+        assert status(pod, connect(address, 15021)) == 2, address
+    assert status(pod, NAMED_ANY) == 2
+    assert pod.node.failures("self_call") == before + 5
 
 
 def test_protocol_errors(mesh):
