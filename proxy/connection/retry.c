@@ -105,7 +105,7 @@ bool retry_elsewhere(struct connection *c, enum bruma_reason reason, struct rout
         return false;
     }
     telemetry_retry(w->telemetry, &c->flow, reason);
-    c->opened = c->opens_late = false;
+    c->opened = c->opens_late = c->gateway = false;
     *ret = route;
     return true;
 }

@@ -214,6 +214,7 @@ static int note(struct pod_note *pod, const struct connection *c)
         .destination_identity = c->flow.destination_identity,
         .inbound = c->inbound,
         .mutual_tls = c->flow.mutual_tls,
+        .gateway = c->gateway,
     };
 
     return pod_note_connection(pod, &n);

@@ -106,7 +106,7 @@ void connection_dial(struct connection *c, const struct endpoint *actual)
 {
     set_addresses(c, actual);
     telemetry_begin(&c->flow);
-    c->opens_late = true;
+    c->opens_late = c->gateway = true;
 }
 
 void connection_open(struct connection *c, const struct endpoint *actual)
@@ -143,7 +143,7 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     if (c->news)
         c->news->failed(c->news, reason);
     c->news = NULL;
-    c->opened = c->opens_late = false;
+    c->opened = c->opens_late = c->gateway = false;
     list_del(&c->node);
     workload_unref(c->flow.source);
     workload_unref(c->flow.destination);

@@ -24,6 +24,7 @@ struct connection {
     struct list node; /* in worker_pod.connections */
     struct worker_pod *wp;
     bool inbound, opened;
+    bool gateway;    /* it goes through one: the other end is in another network */
     bool opens_late; /* to telemetry, once the other end has said who it is; at the latest as it closes */
     struct quota quota;
     struct endpoint client;        /* who opened the connection */

@@ -23,7 +23,7 @@ struct kept {
     struct endpoint client, destination, actual;
     uint64_t received, sent;
     uint32_t size, texts[3]; /* the whole; where each string is, 0: NULL */
-    bool inbound, mutual_tls;
+    bool inbound, mutual_tls, gateway;
 };
 
 struct pod_note {
@@ -129,7 +129,8 @@ int pod_note_connection(struct pod_note *p, const struct connection_note *c)
                         .received = c->received,
                         .sent = c->sent,
                         .inbound = c->inbound,
-                        .mutual_tls = c->mutual_tls};
+                        .mutual_tls = c->mutual_tls,
+                        .gateway = c->gateway};
     size_t size = sizeof(kept);
 
     for (int i = 0; i < 3; i++) {
@@ -172,7 +173,7 @@ static cJSON *connection_item(const struct kept *k)
     cJSON_AddStringToObject(
         o, "originalDst", k->inbound && k->texts[0] ? text_of(k, 0) : endpoint_format(&k->destination, buf));
     cJSON_AddStringToObject(o, "actualDst", endpoint_format(&k->actual, buf));
-    cJSON_AddStringToObject(o, "protocol", k->mutual_tls ? "HBONE" : "TCP");
+    cJSON_AddStringToObject(o, "protocol", k->gateway ? "DOUBLEHBONE" : k->mutual_tls ? "HBONE" : "TCP");
     if (k->mutual_tls) {
         cJSON_AddStringToObject(o, "srcIdentity", text_of(k, 1));
         cJSON_AddStringToObject(o, "dstIdentity", text_of(k, 2));

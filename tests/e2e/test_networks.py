@@ -225,6 +225,34 @@ def test_many_at_once_on_few_tunnels(two):
     assert [x for x in lines(two, before)[0] + theirs if "error=" in x] == []
 
 
+STAY = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 80), timeout=60)
+s.sendall(b"ping")
+s.recv(4)
+print("OPEN", flush=True)
+s.recv(4)
+"""
+
+
+def test_open_connections_are_shown_as_what_they_are(two):
+    """Under the names that istioctl knows; at the other node it is one that comes in like any other."""
+    p = two.web.popen("/usr/bin/python3", "-u", "-c", STAY, VIP4)
+    try:
+        p.wait_for_text("OPEN")
+
+        def protocols(node, direction):
+            pods = node.config_dump()["workloadState"].values()
+            return [c["protocol"] for pod in pods for c in pod.get("connections", {}).get(direction, [])]
+
+        ours, theirs = two.nodes
+        wait_for(lambda: protocols(ours, "outbound") == ["DOUBLEHBONE"], "the connection in the dump")
+        wait_for(lambda: protocols(theirs, "inbound") == ["HBONE"], "the same at the other node")
+        assert "DOUBLEHBONE" in ours.ctl("connections").stdout
+    finally:
+        p.kill()
+
+
 def test_a_port_that_the_gateway_does_not_know(two):
     """It answers 404."""
     assert set(PORTS) == {80, 81, 82}
