@@ -33,9 +33,37 @@ struct socks {
     struct quota quota;
     struct endpoint client, target;
     int fd;
-    bool names; /* the waiter waits */
+    bool names; /* it counts in pod.socks_names */
     struct socks_message message;
 };
+
+/*
+ * What is being resolved is bounded for the whole proxy, and a pod can ask for names that nobody answers: it
+ * has a part of it, on all workers, or others' names would be refused.
+ */
+#define NAMES_PART 4
+
+static bool names_take(struct socks *s)
+{
+    atomic_int *names = &s->wp->pod->socks_names;
+    unsigned long most = s->wp->worker->settings->max_name_queries / NAMES_PART;
+
+    if (s->names)
+        return true;
+    if ((unsigned long)atomic_fetch_add_explicit(names, 1, memory_order_relaxed) >= (most ? most : 1)) {
+        atomic_fetch_sub_explicit(names, 1, memory_order_relaxed);
+        return false;
+    }
+    s->names = true;
+    return true;
+}
+
+static void names_give(struct socks *s)
+{
+    if (s->names)
+        atomic_fetch_sub_explicit(&s->wp->pod->socks_names, 1, memory_order_relaxed);
+    s->names = false;
+}
 
 /* ---- ends ---- */
 
@@ -43,6 +71,7 @@ static void forget(struct socks *s)
 {
     struct loop *loop = s->wp->worker->loop;
 
+    names_give(s);
     loop_timer_cancel(&s->timer);
     worker_wait_cancel(&s->waiter);
     loop_watch_remove(loop, &s->watch);
@@ -118,6 +147,7 @@ static void give_away(struct socks *s)
 {
     int fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
 
+    names_give(s);
     loop_timer_cancel(&s->timer);
     list_del(&s->node);
     if (fd < 0) {
@@ -183,6 +213,10 @@ static bool resolve(struct socks *s, bool timed_out)
     if (r < 0) {
         refuse(s, SOCKS_HOST_UNREACHABLE,
                r == -ENOENT ? BRUMA_REASON_NAME_NOT_FOUND : BRUMA_REASON_OUT_OF_RESOURCES, s->message.host);
+        return true;
+    }
+    if (r == 0 && !names_take(s)) {
+        refuse(s, SOCKS_FAILED, BRUMA_REASON_NAME_QUERIES, s->message.host);
         return true;
     }
     if (r == 0 && !resolver_look(w->proxy->resolver, s->message.host, loop_now(w->loop), &answer)) {

@@ -52,6 +52,7 @@ struct pod {
     atomic_int descriptors;         /* of all its connections, on all workers */
     atomic_int connections;         /* on all workers */
     atomic_int questions;           /* to DNS servers, that are on their way; on all workers */
+    atomic_int socks_names;         /* of SOCKS clients, that are being resolved; on all workers */
     struct dns_servers dns_servers; /* that its queries went on to */
     atomic_int workers_attached;    /* workers that have a view of it */
     atomic_int outbound_policy;     /* enum outbound_policy, never UNSAID; the control thread writes it */

@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from support.network import inside
 from support.nodes.mesh import Mesh, MeshNode
 from support.nodes.pod_programs import ECHO, ONE_SHOT, SERVER_FIRST
 from support.nodes.zds_node import ZdsNode
@@ -209,3 +210,38 @@ def test_the_proxy_is_restarted(mesh, client):
 
     wait_for(again, "the SOCKS server")
     assert pod.python(ONE_SHOT, mesh.stranger.ip, 8080, "plain") == "plain"
+
+
+MANY_NAMES = """
+import socket, struct, sys, time
+held = []
+for i in range(int(sys.argv[1])):
+    s = socket.create_connection(("127.0.0.1", 15080), timeout=20)
+    host = f"{sys.argv[2]}{i}.silent.test".encode()
+    s.sendall(b"\\x05\\x01\\x00\\x05\\x01\\x00\\x03" + bytes([len(host)]) + host + struct.pack(">H", 80))
+    held.append(s)
+print("HELD", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_pod_has_a_part_of_the_names_that_are_resolved_at_once():
+    """Names that nobody answers: another pod's are asked for nevertheless."""
+    env = {
+        "UNSTABLE_ENABLE_SOCKS5": "true",
+        "BRUMA_NAME_TIMEOUT": "20s",
+        "BRUMA_MAX_NAME_QUERIES": "8",
+        "BRUMA_NAME_SERVERS": "127.0.0.1:5302",
+    }
+    with Mesh(nodes=1, workers=2, proxy_env=env) as m:
+        greedy, other, node = m.pod("greedy", node=0), m.pod("other", node=0), m.nodes[0]
+        m.start()
+        with inside(node.netns):
+            silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with silent:
+            silent.bind(("127.0.0.1", 5302))
+            greedy.popen("/usr/bin/python3", "-c", MANY_NAMES, "20", "a").wait_for_text("HELD")
+            wait_for(lambda: node.failures("name_queries") == 18, "the refusals")
+            other.popen("/usr/bin/python3", "-c", MANY_NAMES, "2", "b").wait_for_text("HELD")
+            wait_for(lambda: "bruma_name_queries_total 4\n" in node.metrics(), "the other pod's queries")
+            assert node.failures("name_queries") == 18
