@@ -8,6 +8,7 @@ import pytest
 
 from support.nodes.mesh import Mesh
 from support.nodes.zds_node import ZdsNode
+from support.programs import ROOT
 from support.system import sh, wait_for
 
 WEB = "web.demo.svc.cluster.local"
@@ -167,5 +168,10 @@ print("ASKED", n, "LOST", lost)
     second.kill()
 
 
-def test_the_rules_are_those_of_the_stock_agent(mesh):
-    assert "--dport 53" in sh("ip", "netns", "exec", mesh.web.netns, "iptables-nft-save")
+@pytest.mark.parametrize("program", ["iptables", "ip6tables"])
+def test_the_rules_are_those_of_the_stock_agent(mesh, program):
+    """As they were recorded of one."""
+    with open(f"{ROOT}/tests/data/capture/{program}-save.txt") as f:
+        recorded = [line.strip() for line in f if " 53 " in line]
+    rules = sh("ip", "netns", "exec", mesh.web.netns, f"{program}-nft-save").splitlines()
+    assert len(recorded) >= 4 and [line for line in recorded if line not in map(str.strip, rules)] == []
