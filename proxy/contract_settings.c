@@ -18,7 +18,6 @@ static const struct contract_setting {
 } settings[] = {
     {"ENABLE_PROXY", {"true"}, true, "this program is nothing but the proxy"},
     {"FAKE_CA", {"false"}, true, "certificates come from CA_ADDRESS"},
-    {"XDS_ON_DEMAND", {"false"}, true, "all workloads and services are subscribed to"},
     {"ISTIO_META_DNS_PROXY_ADDR", {"localhost:15053"}, false, "the port in pods is fixed"},
     {"TLS12_ENABLED", {"false"}, true, "TLS is 1.3 alone"},
     {"COMPLIANCE_POLICY", {}, false, "the cipher suites are fixed"},

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -34,6 +35,7 @@
 #include "proxy/worker/endpoint_notes.h"
 #include "proxy/xds/local_xds.h"
 #include "proxy/xds/mesh_config.h"
+#include "proxy/xds/on_demand.h"
 
 /* ---- the end ---- */
 
@@ -73,7 +75,7 @@ static void on_identity_changed(void *data, struct identity *identity)
         worker_state_changed(p->workers[i], false);
 }
 
-/* Who waits for a hostname looks again. */
+/* Who waits for a hostname, or for something of the mesh, looks again. */
 static void on_names_changed(void *data)
 {
     struct proxy *p = data;
@@ -325,6 +327,8 @@ static int open_control_plane(struct proxy *p)
         .request_max = s->xds_request_max,
         .settle_milliseconds = s->xds_settle,
         .stall_milliseconds = (unsigned)s->stall_timeout,
+        .on_demand = p->on_demand,
+        .idle = s->lookup_idle,
         .state = p->state,
         .ready = on_xds_ready,
         .data = p,
@@ -339,6 +343,36 @@ static int open_control_plane(struct proxy *p)
     }
     r = xds_client_new(p->loop, &xds, &p->xds);
     return r < 0 ? log_error_errno(r, "cannot set up the xDS client") : 0;
+}
+
+/* DNS would be answered from the part of the mesh that happens to be known: as with ztunnel, it is said at
+ * the start. */
+static int open_on_demand(struct proxy *p)
+{
+    const char *dns = getenv("ISTIO_META_DNS_CAPTURE");
+    const struct on_demand_config config = {
+        .loop = p->loop,
+        .max = p->settings.max_lookups,
+        .absent = p->settings.lookup_absent,
+        .fresh = p->settings.lookup_refresh,
+        .idle = p->settings.lookup_idle,
+        .changed = on_names_changed,
+        .data = p,
+    };
+
+    if (!p->settings.xds_on_demand || !*p->settings.xds_address)
+        return 0;
+    if (!dns || strcasecmp(dns, "false") != 0) {
+        log_error(
+            "XDS_ON_DEMAND: the proxy cannot answer DNS too; set ISTIO_META_DNS_CAPTURE=false, and switch "
+            "DNS capture off where pods are captured (AMBIENT_DNS_CAPTURE=false)");
+        return -EINVAL;
+    }
+    if (!*p->settings.node_name) {
+        log_error("XDS_ON_DEMAND: NODE_NAME is not set; by it the control plane knows which pods are ours");
+        return -EINVAL;
+    }
+    return on_demand_new(&config, &p->on_demand);
 }
 
 static int open_resolver(struct proxy *p)
@@ -397,6 +431,8 @@ static int start(struct proxy *p)
     state_set_unknown_policy(p->state, p->settings.unknown_policy_denies);
     state_set_trust_domains(p->state, &p->settings.trust_domains);
     r = open_resolver(p);
+    if (r == 0)
+        r = open_on_demand(p);
     if (r < 0)
         return r;
     p->workers = calloc(count, sizeof(*p->workers));
@@ -437,6 +473,7 @@ static void stop(struct proxy *p)
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_stop(p->workers[i]);
     resolver_free(&p->resolver);
+    on_demand_free(&p->on_demand);
     dump_stop(p);
 }
 

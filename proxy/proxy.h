@@ -29,6 +29,7 @@
 #include "proxy/xds/xds_client.h"
 
 struct dump_maker;
+struct on_demand;
 struct resolver;
 struct worker;
 struct worker_pod;
@@ -39,8 +40,9 @@ struct proxy {
     struct loop *loop; /* control thread */
     struct state *state;
     struct identity_store *identities;
-    struct resolver *resolver; /* of hostnames of workloads */
-    struct crl_watch *revoked; /* NULL: no lists are configured */
+    struct resolver *resolver;   /* of hostnames of workloads */
+    struct crl_watch *revoked;   /* NULL: no lists are configured */
+    struct on_demand *on_demand; /* NULL: the whole mesh is subscribed to */
     struct xds_client *xds;
     struct agent_client *agent; /* NULL: a CNI agent names the pods */
     struct zds_client *zds;     /* NULL: bruma-agent does */

@@ -75,6 +75,8 @@ struct proxy_settings {
     unsigned long dns_timeout, max_dns_queries, max_pod_dns_queries;
     const char *name_servers;
     unsigned long name_timeout, max_names, max_name_queries;
+    bool xds_on_demand;
+    unsigned long lookup_timeout, lookup_absent, lookup_refresh, lookup_idle, max_lookups;
     unsigned long policy_timeout, stall_timeout, xds_request_max, xds_settle;
 };
 

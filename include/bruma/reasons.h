@@ -157,6 +157,8 @@
     BRUMA_REASON(NAME_TIMEOUT, "name_timeout", "CONNECT", "the destination's workload has a hostname, and no DNS server answered in time", "DNS servers of the proxy (`--name-servers`, /etc/resolv.conf); network policies for port 53; `--name-timeout`") \
     BRUMA_REASON(NAME_QUERIES, "name_queries", "CONNECT", "too many hostnames of workloads are being resolved at once", "do the DNS servers answer? `--max-name-queries`") \
     BRUMA_REASON(NAME_ADDRESS_REFUSED, "name_address_refused", "CONNECT", "the hostname of the destination's workload has only addresses that are never used: loopback, link-local, multicast", "who answers for that name? `dig` from the proxy's network namespace") \
+    BRUMA_REASON(LOOKUP_TIMEOUT, "lookup_timeout", "CONNECT", "the destination or its waypoint was asked of the control plane (XDS_ON_DEMAND), and no answer came in time", "is the control plane there? `xds_unreachable` in the log; `--lookup-timeout`") \
+    BRUMA_REASON(LOOKUP_LIMIT, "lookup_limit", "CONNECT", "too many addresses and names are being asked of the control plane at once (XDS_ON_DEMAND)", "does the control plane answer? `--max-lookups`") \
     /* the outbound traffic policy */ \
     BRUMA_REASON(DESTINATION_UNKNOWN, "destination_unknown", "DENY", "the mesh does not know the destination, and the outbound traffic policy of the pod is REGISTRY_ONLY", "a ServiceEntry for the destination, or the annotation bruma.io/outbound-traffic-policy of the pod or its namespace; `brumactl explain POD IP:PORT`") \
     /* pods with sidecars beside the mesh */ \

@@ -36,6 +36,7 @@ struct admission {
     struct connection *c; /* of whoever has the admission */
     const struct admission_ops *ops;
     bool placed, policy_waited;
+    bool looks; /* something of the mesh has been asked for: demand.h */
 };
 
 /* ops: kept, not copied. */

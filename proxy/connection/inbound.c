@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "proxy/connection/admission.h"
+#include "proxy/connection/demand.h"
 #include "proxy/connection/proxy_header.h"
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/stream.h"
@@ -194,6 +195,9 @@ static enum admission_step place(struct admission *a, bool timed_out)
 
     if (!admission_needs_workload(a, timed_out, &local, &step))
         return step;
+    if (!demand_inbound(a, local, &s->tunnel->arrival, request->authority ? request->authority : "",
+                        timed_out))
+        return ADMISSION_WAITS;
     route_inbound(connection_worker(&s->c)->state, local, &s->tunnel->arrival, request->authority,
                   request->authority ? strlen(request->authority) : 0, request->forwarded,
                   request->forwarded ? strlen(request->forwarded) : 0, &target);

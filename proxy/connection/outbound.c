@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bruma/mesh.h"
+#include "proxy/connection/demand.h"
 #include "proxy/connection/hostname.h"
 #include "proxy/connection/outbound_gateway.h"
 #include "proxy/connection/outbound_policy.h"
@@ -361,17 +362,23 @@ static enum admission_step place(struct admission *a, bool timed_out)
     struct pending *p = pending_of(a);
     struct worker_pod *wp = p->c.wp;
     const struct workload *local = worker_pod_source(wp);
-    enum look look = timed_out ? LOOK_LAST : p->waits ? LOOK_AGAIN : LOOK_FIRST;
+    enum look look = timed_out ? LOOK_LAST : p->waits && !a->looks ? LOOK_AGAIN : LOOK_FIRST;
     enum admission_step step;
     bool again = true;
 
-    if (p->waits && !p->names && !timed_out && worth_waiting(wp))
+    if (p->waits && !p->names && !a->looks && !timed_out && worth_waiting(wp))
         return ADMISSION_WAITS;
+    if (!demand_destination(p, local, timed_out, &step))
+        return step;
     while (again) {
         struct route route;
 
         find_route(p, local, &route);
-        again = follow(p, local, &route, look, &step);
+        again = false;
+        if (demand_route(p, &route, timed_out, &step)) {
+            a->looks = false;
+            again = follow(p, local, &route, look, &step);
+        }
         look = LOOK_FIRST;
         route_release(&route);
     }

@@ -3,6 +3,7 @@
 #include "proxy/connection/plaintext.h"
 
 #include "bruma/mesh.h"
+#include "proxy/connection/demand.h"
 #include "proxy/connection/pending.h"
 #include "proxy/route/route.h"
 #include "proxy/socket/socket.h"
@@ -12,7 +13,9 @@ static enum admission_step place(struct admission *a, bool timed_out)
     const struct workload *local;
     enum admission_step step;
 
-    return admission_needs_workload(a, timed_out, &local, &step) ? ADMISSION_POLICIES : step;
+    if (!admission_needs_workload(a, timed_out, &local, &step))
+        return step;
+    return demand_inbound(a, local, NULL, NULL, timed_out) ? ADMISSION_POLICIES : ADMISSION_WAITS;
 }
 
 static void open_connection(struct admission *a)

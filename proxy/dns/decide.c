@@ -56,7 +56,8 @@ void decide(struct worker_pod *wp, const uint8_t *data, size_t len, bool tcp, st
     ret->series = dns_metrics_of(wp->worker->telemetry, q.type, tcp, worker_pod_source(wp));
     dns_metrics_request(ret->series);
     ret->what = DECISION_FORWARD;
-    if (q.kind == MESSAGE_ADDRESS)
+    /* on demand the mesh is known in part: what is answered would depend on who has asked for what before */
+    if (q.kind == MESSAGE_ADDRESS && !wp->worker->proxy->on_demand)
         r = answer(wp, &q, tcp ? MESSAGE_TCP_MAX : q.udp_size, ret);
     if (r != 0)
         ret->what = r > 0 ? DECISION_ANSWER : DECISION_IGNORE;

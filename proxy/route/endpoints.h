@@ -6,6 +6,8 @@
 #include "proxy/route/ejected.h"
 #include "proxy/state/state_objects.h"
 
+struct route_needs;
+
 enum balance_purpose {
     BALANCE_FOR_TRAFFIC,
     BALANCE_FOR_WAYPOINT, /* the service is a waypoint: application tunnels need no port of the service */
@@ -21,6 +23,7 @@ struct endpoint_filter {
     const struct endpoint *tried;  /* by the same connection: in no case */
     unsigned tried_len;
     uint64_t behind; /* choosing a gateway for an endpoint in another network: see gateway_endpoint(); or 0 */
+    struct route_needs *needs; /* what has been looked for is noted there; NULL: it is not */
 };
 
 /* The gateway to an endpoint in another network. */

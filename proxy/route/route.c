@@ -313,13 +313,15 @@ void route_outbound(const struct state *state, const struct workload *source,
 {
     const struct gateway_reference *waypoint = NULL;
     const struct service_full *service = NULL;
+    struct endpoint_filter noting = filter ? *filter : (struct endpoint_filter){};
     struct decision d = {.state = state,
                          .source = workload_full(source),
                          .destination = destination,
                          .random = random,
-                         .filter = filter,
+                         .filter = &noting,
                          .route = ret};
 
+    noting.needs = &ret->needs;
     *ret = (struct route){};
     if (addr_is_loopback(&destination->addr) && route_is_own_port(destination->port)) {
         fail(&d, BRUMA_REASON_SELF_CALL, "port %u is the proxy's own", destination->port);

@@ -11,12 +11,19 @@
 #define ROUTE_AUTHORITY_LEN 300
 
 struct endpoint_filter;
+struct gateway_reference;
 
 enum route_kind {
     ROUTE_FAILED,      /* reason says why: close the connection (early deny) */
     ROUTE_PASSTHROUGH, /* plain TCP to the original destination, nothing known about it */
     ROUTE_TCP,         /* plain TCP to a known workload that speaks no HBONE */
     ROUTE_HBONE,       /* tunnel to target */
+};
+
+/* The waypoints and gateways that a decision has looked for, valid until the next quiescent state. */
+struct route_needs {
+    const struct gateway_reference *all[4];
+    unsigned len;
 };
 
 struct route {
@@ -37,7 +44,8 @@ struct route {
         *hostname;     /* the upstream's, if target has no address yet: route_resolved() follows; or NULL */
     bool prefers_ipv4; /* of several addresses of the hostname, those of this family */
     struct endpoint
-        endpoint;     /* which of a service's (or of a waypoint's); port 0: it was not chosen among such */
+        endpoint; /* which of a service's (or of a waypoint's); port 0: it was not chosen among such */
+    struct route_needs needs;
     char detail[128]; /* for ROUTE_FAILED: names the service, waypoint ... */
 };
 

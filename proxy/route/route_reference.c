@@ -3,7 +3,9 @@
 
 #include <stdio.h>
 
+#include "lib/cleanup.h"
 #include "proxy/route/endpoints.h"
+#include "proxy/route/route.h"
 #include "proxy/state/state_store.h"
 
 const char *reference_format(const struct gateway_reference *reference, char *buf, size_t size)
@@ -40,6 +42,8 @@ void reference_resolve(const struct state *state, const struct gateway_reference
     const struct service_full *service = reference_service(state, reference, source->namespace);
     struct choice_of_endpoint choice;
 
+    if (filter && filter->needs && filter->needs->len < array_size(filter->needs->all))
+        filter->needs->all[filter->needs->len++] = reference;
     *ret = (struct reference_target){.service = service, .port = reference->port};
     if (!service) {
         ret->workload = reference_workload(state, reference);

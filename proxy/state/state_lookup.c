@@ -339,6 +339,20 @@ const struct service_full *find_service_by_vip(const struct state *state, const 
     return found;
 }
 
+bool each_service_by_address(const struct state *state, const char *network, const struct addr *addr,
+                             bool (*fn)(void *data, const struct service_full *service), void *data)
+{
+    struct cidr cidr = {.addr = *addr, .length = 128};
+    struct index_cursor cursor = prefix_cursor(state, network, &cidr);
+    const struct service_full *s;
+
+    while ((s = prefix_next(&cursor, network, &cidr))) {
+        if (fn(data, s))
+            return true;
+    }
+    return false;
+}
+
 bool each_service_by_vip(const struct state *state, const char *network, const struct addr *addr,
                          bool (*fn)(void *data, const struct service_full *service), void *data)
 {

@@ -147,8 +147,10 @@ const struct service_full *find_service_by_vip(const struct state *state, const 
  * True if it did. */
 bool each_service_by_hostname(const struct state *state, const char *hostname,
                               bool (*fn)(void *data, const struct service_full *service), void *data);
-/* Calls fn, on this thread, for each service with this VIP, exact or by prefix, until it returns true. True
- * if it did. */
+/* Calls fn, on this thread, for each service with this VIP, exact alone (by address), or by prefix too, until
+ * it returns true. True if it did. */
+bool each_service_by_address(const struct state *state, const char *network, const struct addr *addr,
+                             bool (*fn)(void *data, const struct service_full *service), void *data);
 bool each_service_by_vip(const struct state *state, const char *network, const struct addr *addr,
                          bool (*fn)(void *data, const struct service_full *service), void *data);
 

@@ -12,6 +12,7 @@
 #include "lib/reasons.h"
 #include "proxy/identity/credentials.h"
 #include "proxy/wire/wire.h"
+#include "proxy/xds/xds_on_demand.h"
 #include "proxy/xds/xds_request.h"
 #include "proxy/xds/xds_response.h"
 #include "proxy/xds/xds_sweep.h"
@@ -49,6 +50,7 @@ struct xds_client {
     bool acked[STATE_TYPES];    /* ever */
     bool answered[STATE_TYPES]; /* on this stream */
     struct xds_sweep sweep;
+    struct xds_on_demand on_demand;
     size_t bound, longest; /* bytes of a first request: at the most; of this stream's */
     unsigned exhausted;
     uint64_t bounded, stalls;
@@ -77,15 +79,22 @@ static void back_off(struct xds_client *c)
 static void hang_up(struct xds_client *c)
 {
     xds_sweep_end(&c->sweep);
+    xds_on_demand_hang_up(&c->on_demand);
     grpc_call_cancel(&c->call);
     grpc_channel_close(&c->channel);
+}
+
+static void on_demand_more(void *data, struct wire_writer *writer, size_t bound)
+{
+    xds_on_demand_first(data, writer, bound);
 }
 
 static int subscribe(struct xds_client *c, enum state_type type)
 {
     struct xds_versions *versions = c->versions[type];
     size_t len, unsent;
-    int r = xds_request_first(c->call, &c->config, type, versions, c->bound, &len);
+    int r = xds_request_first(c->call, &c->config, type, versions, c->bound,
+                              type == STATE_ADDRESS ? on_demand_more : NULL, &c->on_demand, &len);
 
     unsent = xds_versions_unsent(versions);
     if (unsent) {
@@ -157,6 +166,8 @@ static void on_message(void *data, const uint8_t *message, size_t len)
         response = (struct xds_response){type, c->config.state, c->versions[type], &c->message_bytes[type]};
         xds_response_take(&response, message, len, nack, sizeof(nack));
         xds_sweep_answered(&c->sweep, type, unsent);
+        if (type == STATE_ADDRESS)
+            xds_on_demand_answered(&c->on_demand, message, len);
         c->answered[type] = true;
         if (all_answered(c))
             grpc_call_expect(c->call, false);
@@ -205,6 +216,7 @@ static void on_end(void *data, enum grpc_status status, const char *text)
 
     c->call = NULL;
     xds_sweep_end(&c->sweep);
+    xds_on_demand_hang_up(&c->on_demand);
     check_bound(c, status, text);
     if (status == GRPC_ABORTED && !strcmp(text, GRPC_STALLED)) {
         log_warn("the control plane makes no progress; opening a new stream\treason=%s milliseconds=%u",
@@ -236,6 +248,7 @@ static void on_down(void *data, const char *why)
 
     (void)why; /* the call's end has said it */
     xds_sweep_end(&c->sweep);
+    xds_on_demand_hang_up(&c->on_demand);
     grpc_channel_close(&c->channel);
     if (!loop_timer_armed(&c->retry))
         back_off(c);
@@ -260,6 +273,8 @@ static int open_stream(struct xds_client *c)
     grpc_call_expect(c->call, true);
     for (int i = 0; i < STATE_TYPES && r == 0; i++)
         r = subscribe(c, (enum state_type)i);
+    if (r == 0)
+        xds_on_demand_begin(&c->on_demand, c->call);
     return r;
 }
 
@@ -312,6 +327,8 @@ int xds_client_new(struct loop *loop, const struct xds_config *config, struct xd
     c->backoff = BACKOFF_MIN;
     c->bound = config->request_max;
     xds_sweep_init(&c->sweep, loop, config->state, c->versions, config->settle_milliseconds);
+    xds_on_demand_init(&c->on_demand, config->on_demand, loop, config->state, c->versions[STATE_ADDRESS],
+                       config->node_name, config->idle);
     loop_timer_init(&c->retry, on_retry);
     loop_timer_set(loop, &c->retry, 0);
     *ret = c;
@@ -326,8 +343,10 @@ void xds_client_free(struct xds_client **ptr)
         return;
     if (c->retry.node.next)
         loop_timer_cancel(&c->retry);
-    if (c->sweep.loop)
+    if (c->sweep.loop) {
         hang_up(c);
+        xds_on_demand_end(&c->on_demand);
+    }
     for (int i = 0; i < STATE_TYPES; i++)
         xds_versions_free(&c->versions[i]);
     free(c);
@@ -367,6 +386,11 @@ void xds_client_write_metrics(const struct xds_client *c, FILE *out)
     metric_family(out, "bruma_xds_let_go", "counter",
                   "Resources that were removed because no answer mentioned them after such a request.");
     metric_sample(out, "bruma_xds_let_go_total", c->sweep.let_go);
+    if (c->config.on_demand) {
+        on_demand_write_metrics(c->config.on_demand, out);
+        metric_counter(out, "bruma_xds_left", "Resources that were left because nobody has used them lately.",
+                       c->on_demand.left);
+    }
     if (c->messages[0] + c->messages[1] == 0)
         return;
     metric_family(out, "istio_xds_message", "counter", "Responses of the control plane.");

@@ -11,6 +11,7 @@
 #include "lib/loop.h"
 #include "proxy/state/state.h"
 
+struct on_demand;
 struct xds_client;
 
 struct xds_config {
@@ -25,6 +26,8 @@ struct xds_config {
     size_t request_max;                /* bytes of a stream's first requests */
     unsigned long settle_milliseconds; /* see xds_sweep.h */
     unsigned stall_milliseconds;       /* see grpc.h */
+    struct on_demand *on_demand;       /* NULL: every address is subscribed to */
+    unsigned long idle;                /* milliseconds: of its keys */
     struct state *state;
     /* Called on the loop's thread, once: each wildcard type has been acked. */
     void (*ready)(void *data);

@@ -151,6 +151,11 @@ void xds_versions_remove(struct xds_versions *v, const char *name, size_t name_l
     v->len--;
 }
 
+bool xds_versions_has(const struct xds_versions *v, const char *name, size_t name_len)
+{
+    return *find(v, hash(name, name_len), name, name_len) != NULL;
+}
+
 size_t xds_versions_count(const struct xds_versions *v)
 {
     return v->len;

@@ -16,6 +16,8 @@ int xds_versions_set(struct xds_versions *versions, const char *name, size_t nam
                      size_t version_len);
 /* It is held no more; harmless if it was not. */
 void xds_versions_remove(struct xds_versions *versions, const char *name, size_t name_len);
+/* Whether it is held. */
+bool xds_versions_has(const struct xds_versions *versions, const char *name, size_t name_len);
 /* How many are held. */
 size_t xds_versions_count(const struct xds_versions *versions);
 

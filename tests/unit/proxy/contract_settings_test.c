@@ -72,7 +72,7 @@ static const struct {
     {"SECRET_TTL", SETTING, "1h", "x"},
     {"FAKE_CA", REFUSED, "false", "true"},
     {"CRL_PATH", SETTING, "/a", NULL},
-    {"XDS_ON_DEMAND", REFUSED, "false", "true"},
+    {"XDS_ON_DEMAND", SETTING, "true", "x"},
     {"LOCAL_XDS_PATH", SETTING, "/a", NULL},
     {"LOCAL_XDS", SETTING, "workloads: []", NULL},
     {"PREFERED_SERVICE_NAMESPACE", SETTING, "a", NULL},
