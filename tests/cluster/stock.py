@@ -84,8 +84,6 @@ class Stock:
             f"image={INSTALL_CNI}",
             "--set",
             "pullPolicy=Never",
-            "--set",
-            "ambient.dnsCapture=false",
         )
 
     def uninstall(self, name):

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from dig import ask, flags
 from plan import CONTROL4
 from support.system import wait_for
 
@@ -24,14 +25,6 @@ def names(cluster, mesh):
     mesh.wait_in_mesh(*pods)
     yield pods, vips
     cluster.delete_namespace("names")
-
-
-def ask(pod, *question):
-    return pod.run("dig", "+time=3", "+tries=1", f"@{CONTROL4}", *question, check=False).stdout
-
-
-def flags(out):
-    return re.search(r"flags: ([^;]*);", out)[1].split() if "flags: " in out else []
 
 
 @pytest.mark.parametrize("transport", ["+notcp", "+tcp"])

@@ -5,12 +5,14 @@ not restarted."""
 
 import json
 import os
+import re
 
 import pytest
 import yaml
 
 import rolling
 import stock
+from dig import ask, flags
 from images import BRUMA, ROOT
 from plan import SYSTEM
 from release import AGENT, PROXY
@@ -102,6 +104,26 @@ def hbone_alone(cluster, mesh, client, server):
             )
 
 
+def names_are_answered(cluster, client):
+    """By the rules of the stock plugin, which redirect to port 15053: a Service by the proxy, with its flag and
+    time to live; what the mesh does not know by the cluster's server."""
+    vips = cluster.service(client.namespace, "server", {"app": "server"})
+    name = f"server.{client.namespace}.svc.cluster.local"
+    for transport in ("+notcp", "+tcp"):
+        for vip in vips:
+            kind = "AAAA" if ":" in vip else "A"
+            wait_for(
+                lambda vip=vip, kind=kind, transport=transport: vip in ask(client, transport, name, kind),
+                f"{name} {kind} to be answered",
+                20,
+            )
+            out = ask(client, transport, name, kind)
+            assert re.search(rf"\s30\s+IN\s+{kind}\s+{re.escape(vip)}$", out, re.M), out
+            assert "aa" in flags(out), out
+        out = ask(client, transport, f"nobody.{client.namespace}.svc.cluster.local", "A")
+        assert "status: NXDOMAIN" in out, out
+
+
 def served_by(mesh, node, kind):
     """The kind of the node's proxies as the agent sees it; one of them serves."""
     status = mesh.ask(node, "status")[0]
@@ -167,6 +189,7 @@ def test_our_proxy_under_a_stock_istio_cni(cluster, mesh, parts, report):
     mesh.wait_rolled_out(120)
     assert all(p["spec"]["containers"][0]["image"] == image for p in mesh.pods(PROXY))
     hbone_alone(cluster, mesh, *pods)
+    names_are_answered(cluster, pods[0])
     assert all(p.restarts() == 0 for p in pods)
     cluster.delete_namespace("with-istio-cni")
-    report("bruma-proxy under a stock istio-cni: HBONE by IPv4 and IPv6")
+    report("bruma-proxy under a stock istio-cni: HBONE by IPv4 and IPv6, names answered")
