@@ -130,6 +130,13 @@ def entry(mesh, resolution, waypoint, **of_waypoint):
     if workload:
         mesh.extra.append(workload)
 
+    def waypoint_known(dump):
+        own = next((s for s in dump["services"] if s["name"] == "waypoint"), {})
+        (workload,) = [w for w in dump["workloads"] if w["name"] == "waypoint"]
+        return bool(own.get("endpoints")) == ("services" not in of_waypoint) and workload.get(
+            "hostname"
+        ) == of_waypoint.get("hostname")
+
     def known(dump):
         services = [s for s in dump["services"] if s["name"] == "shop"]
         return (
@@ -139,6 +146,7 @@ def entry(mesh, resolution, waypoint, **of_waypoint):
             and ("Passthrough" in str(services[0])) == ("loadBalancer" in service)
             and ("external" in str(dump["workloads"])) == bool(workload)
             and services[0]["waypoint"]["destination"] == waypoint["destination"]
+            and waypoint_known(dump)
         )
 
     publish(mesh, known)
