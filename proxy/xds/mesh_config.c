@@ -9,6 +9,7 @@
 #include <yaml.h>
 
 #include "lib/cleanup.h"
+#include "lib/yaml_node.h"
 
 #define META "ISTIO_META_"
 
@@ -25,39 +26,13 @@ static int fail(const struct config_source *s, size_t line, const char *what)
     return -EBADMSG;
 }
 
-static const char *text_of(const yaml_node_t *node)
-{
-    const char *text = node && node->type == YAML_SCALAR_NODE ? (const char *)node->data.scalar.value : NULL;
-
-    return text && strlen(text) == node->data.scalar.length ? text : NULL;
-}
-
-static bool is_nothing(const yaml_node_t *node)
-{
-    const char *text = text_of(node);
-
-    return !node || (text && node->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
-                     (!*text || !strcmp(text, "~") || !strcmp(text, "null")));
-}
-
-static yaml_node_t *member(struct config_source *s, const yaml_node_t *map, const char *name)
-{
-    for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++) {
-        const char *key = text_of(yaml_document_get_node(&s->document, p->key));
-
-        if (key && !strcmp(key, name))
-            return yaml_document_get_node(&s->document, p->value);
-    }
-    return NULL;
-}
-
 static int take_text(struct config_source *s, const yaml_node_t *map, const char *name, char **field)
 {
-    const yaml_node_t *value = member(s, map, name);
-    const char *text = text_of(value);
+    const yaml_node_t *value = yaml_node_member(&s->document, map, name, NULL);
+    const char *text = yaml_node_text(value);
     char *copy;
 
-    if (is_nothing(value))
+    if (yaml_node_is_nothing(value))
         return 0;
     if (!text)
         return fail(s, value->start_mark.line, "a single value is expected");
@@ -71,15 +46,15 @@ static int take_text(struct config_source *s, const yaml_node_t *map, const char
 
 static int take_metadata(struct config_source *s, const yaml_node_t *map, cJSON *metadata)
 {
-    const yaml_node_t *all = member(s, map, "proxyMetadata");
+    const yaml_node_t *all = yaml_node_member(&s->document, map, "proxyMetadata", NULL);
 
-    if (is_nothing(all))
+    if (yaml_node_is_nothing(all))
         return 0;
     if (all->type != YAML_MAPPING_NODE)
         return fail(s, all->start_mark.line, "proxyMetadata is not a map");
     for (yaml_node_pair_t *p = all->data.mapping.pairs.start; p < all->data.mapping.pairs.top; p++) {
-        const char *key = text_of(yaml_document_get_node(&s->document, p->key));
-        const char *value = text_of(yaml_document_get_node(&s->document, p->value));
+        const char *key = yaml_node_text(yaml_document_get_node(&s->document, p->key));
+        const char *value = yaml_node_text(yaml_document_get_node(&s->document, p->value));
 
         if (!key || !value)
             return fail(s, all->start_mark.line, "proxyMetadata has a value that is not a string");
@@ -95,13 +70,13 @@ static int take_metadata(struct config_source *s, const yaml_node_t *map, cJSON 
 /* trustDomainAliases, at the top of the file; trustDomain is one of those that are one with it. */
 static int take_aliases(struct config_source *s, const yaml_node_t *map, struct mesh_config *config)
 {
-    const yaml_node_t *all = member(s, map, "trustDomainAliases");
-    const char *own = text_of(member(s, map, "trustDomain"));
+    const yaml_node_t *all = yaml_node_member(&s->document, map, "trustDomainAliases", NULL);
+    const char *own = yaml_node_text(yaml_node_member(&s->document, map, "trustDomain", NULL));
     _cleanup_free_ char *list = NULL;
     size_t len = 0;
     FILE *out;
 
-    if (is_nothing(all))
+    if (yaml_node_is_nothing(all))
         return 0;
     if (all->type != YAML_SEQUENCE_NODE)
         return fail(s, all->start_mark.line, "trustDomainAliases is not a list");
@@ -109,7 +84,7 @@ static int take_aliases(struct config_source *s, const yaml_node_t *map, struct 
     if (!out)
         return -ENOMEM;
     for (yaml_node_item_t *i = all->data.sequence.items.start; i < all->data.sequence.items.top; i++) {
-        const char *name = text_of(yaml_document_get_node(&s->document, *i));
+        const char *name = yaml_node_text(yaml_document_get_node(&s->document, *i));
 
         if (!name || strchr(name, ',')) {
             fclose(out);
@@ -162,7 +137,7 @@ static int parse(const char *origin, const char *text, size_t len, bool whole, s
         r = take_aliases(&s, root, config);
         root = member(&s, root, "defaultConfig");
     }
-    if (r == 0 && !is_nothing(root))
+    if (r == 0 && !yaml_node_is_nothing(root))
         r = root->type == YAML_MAPPING_NODE ? take(&s, root, config)
                                             : fail(&s, root->start_mark.line, "a map is expected");
     yaml_document_delete(&s.document);
