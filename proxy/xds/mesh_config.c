@@ -135,7 +135,7 @@ static int parse(const char *origin, const char *text, size_t len, bool whole, s
     root = yaml_document_get_root_node(&s.document);
     if (whole && root && root->type == YAML_MAPPING_NODE) {
         r = take_aliases(&s, root, config);
-        root = member(&s, root, "defaultConfig");
+        root = yaml_node_member(&s.document, root, "defaultConfig", NULL);
     }
     if (r == 0 && !yaml_node_is_nothing(root))
         r = root->type == YAML_MAPPING_NODE ? take(&s, root, config)

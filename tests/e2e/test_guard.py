@@ -413,7 +413,7 @@ def test_brumactl_tells(scene):
 
     wait_for(
         lambda: (
-            "waits for: the pods and namespaces have not all been read from the API server"
+            "waits for: pods, namespaces and the mesh configuration have not all been read from the API server"
             in brumactl("status")
         ),
         "the reason in words",

@@ -110,6 +110,7 @@ def test_a_destination_in_another_network(mesh):
             "hostname": "far.demo.svc.cluster.local",
             "vips": ["/10.96.0.77"],
             "ports": {7000: 7000},
+            "subjectAltNames": ["spiffe://cluster.local/ns/demo/sa/far"],
         }
     )
     mesh.extra.append(
