@@ -211,8 +211,12 @@ def traffic(mesh, prometheus):
     def seen():
         for pod, address, port in calls:
             ask(pod, address, port=port)
-        opened = prometheus.query('rate(istio_tcp_connections_opened_total{job="annotations"}[10m]) > 0')
-        return len(opened) >= 8
+        # Each job has a pace of its own, and shows a rate only of what went on between two of its visits.
+        return all(
+            len(prometheus.query(f'rate({metric}{{job="{job}"}}[10m]) > 0')) >= series
+            for job in ("annotations", "pod-monitor")
+            for metric, series in (("istio_tcp_connections_opened_total", 8), *((m, 6) for m in METRICS))
+        )
 
     wait_for(seen, "rates of every kind of connection", 60)
 
