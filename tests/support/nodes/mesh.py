@@ -185,6 +185,8 @@ class MeshNode(Node):
             f"02:00:00:00:00:{self.number:02x}",
             "type",
             "bridge",
+            "mcast_snooping",  # neighbours ask by multicast, and nobody here tells the bridge who listens
+            "0",
         )
         sh("ip", "-n", self.netns, "addr", "add", f"{self.gateway}/24", "dev", "br0")
         sh("ip", "-n", self.netns, "addr", "add", f"{self.gateway6}/64", "dev", "br0", "nodad")
