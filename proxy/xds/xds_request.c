@@ -81,6 +81,9 @@ int xds_request_names(struct grpc_call *call, bool subscribe, char *const names[
     struct wire_writer w = {};
 
     wire_put_string(&w, REQUEST_TYPE, xds_type_urls[STATE_ADDRESS]);
+    /* To a request that subscribes to nothing istiod answers that all the rest has been removed. */
+    if (!subscribe)
+        wire_put_string(&w, REQUEST_SUBSCRIBE, XDS_NO_NAME);
     for (size_t i = 0; i < len; i++)
         wire_put_string(&w, subscribe ? REQUEST_SUBSCRIBE : REQUEST_UNSUBSCRIBE, names[i]);
     return send_request(call, &w);

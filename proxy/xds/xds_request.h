@@ -30,7 +30,10 @@ bool xds_request_put_version(struct wire_writer *writer, size_t bound, const cha
 /* For it: subscribes to nothing, where no names mean everything. */
 void xds_request_put_nothing(struct wire_writer *writer);
 
-/* Subscribes to these addresses, or to them no longer. 0 or -errno. */
+/* Looks like a key, and neither an address nor a hostname is it. */
+#define XDS_NO_NAME "/nothing"
+
+/* Subscribes to these addresses, or to them no longer, and to XDS_NO_NAME instead. 0 or -errno. */
 int xds_request_names(struct grpc_call *call, bool subscribe, char *const names[], size_t len);
 
 /* Answers a response of that type and nonce, with what was wrong in it; "": nothing. 0 or -errno. */

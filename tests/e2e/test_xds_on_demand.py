@@ -129,6 +129,23 @@ def test_changes_come_by_themselves_and_new_endpoints_by_asking_again(site):
     site.plane.remove("Kubernetes//Pod/demo/change-2")
 
 
+def test_what_is_left_takes_nothing_else_with_it(site):
+    """To be asked for again it is left first; to who only leaves istiod says that all else is removed."""
+    one, other = site.vip(), site.vip()
+    site.service("one", one)
+    site.service("other", other)
+    assert site.ping(one) == "ping" and site.ping(other) == "ping"
+    before = set(site.workloads())
+    assert before >= {"web", "shop", "one-away", "other-away"}
+    left = len(site.plane.left())
+    wait_for(lambda: site.ping(one) == "ping" and site.plane.keys().count(f"/{one}") >= 2, "another look-up")
+    assert len(site.plane.left()) > left
+    site.plane.set(site.of(site.shop, workload_name="changed"))
+    wait_for(lambda: site.workloads()["shop"].get("workloadName") == "changed", "an answer behind that one")
+    assert set(site.workloads()) >= before
+    site.plane.set(site.of(site.shop))
+
+
 def test_a_workload_is_looked_up_by_its_address(site):
     site.plane.set(site.plane.workload("by-address", site.alone.ip6, node="elsewhere"))
     assert site.ping(site.alone.ip6) == "ping"

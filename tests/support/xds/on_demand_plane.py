@@ -8,6 +8,9 @@ from support.system import wait_for
 from support.xds.control_plane import ADDRESS
 from support.xds.plane import Plane
 
+# What a proxy subscribes to where it only leaves something.
+NO_NAME = "/nothing"
+
 
 def text(address):
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
@@ -49,7 +52,7 @@ class OnDemandPlane(Plane):
         ]
 
     def subscribed(self):
-        return self.names.get(self.streams[-1], set())
+        return self.names.get(self.streams[-1], set()) - {NO_NAME}
 
     def look_up(self, key):
         """Names of resources."""
@@ -85,11 +88,15 @@ class OnDemandPlane(Plane):
             assert list(request.resource_names_unsubscribe) == ["*"], "it wants everything"
             wanted = set(held)
         else:
-            wanted = set(request.resource_names_subscribe)
-            assert wanted.isdisjoint(names), f"asked for again without having been left: {wanted & names}"
-            assert wanted.isdisjoint(request.resource_names_unsubscribe)
+            wanted, left = set(request.resource_names_subscribe), set(request.resource_names_unsubscribe)
+            again = wanted & names
+            assert not again or (left and again == {NO_NAME}), f"asked for again, and not left: {again}"
+            assert wanted.isdisjoint(left)
         names |= wanted
         names -= set(request.resource_names_unsubscribe)
+        if not first and not wanted:
+            self.respond(stream, ADDRESS, {}, sorted(names))  # as istiod does
+            return
         if not self.answers and not first:
             return
         self._answer(stream, wanted, held)
