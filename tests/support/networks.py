@@ -24,16 +24,22 @@ PORTS = {80: 8080, 81: 9000, 82: 7000}
 GATEWAY_HOST = "gateway.demo.svc.cluster.local"
 
 
-class Gateway(waypoint.Waypoint):
-    """pods: (address, port) of the endpoints. identity: of its certificate."""
+def certificates(pod, mesh, identity):
+    """A directory with cert.pem, key.pem and root.pem."""
+    directory = tempfile.mkdtemp(prefix=pod.name, dir=mesh.dir)
+    cert, key, root = leaf(mesh, identity)
+    for source, name in ((cert, "cert"), (key, "key"), (root, "root")):
+        shutil.copy(source, f"{directory}/{name}.pem")
+    return directory
 
-    def __init__(self, program, pod, mesh, identity, endpoints):
-        directory = tempfile.mkdtemp(prefix=pod.name, dir=mesh.dir)
-        cert, key, root = leaf(mesh, identity)
-        for source, name in ((cert, "cert"), (key, "key"), (root, "root")):
-            shutil.copy(source, f"{directory}/{name}.pem")
+
+class Gateway(waypoint.Waypoint):
+    """In a pod, for one service: its hostname, its ports, and (address, port) of its endpoints. directory: where cert.pem,
+    key.pem and root.pem are."""
+
+    def __init__(self, program, pod, directory, endpoints, host=HOST, ports=PORTS):
         super().__init__(program, directory, pod.netns, pod.node.cgroup, sample=SAMPLE)
-        self.endpoints = endpoints
+        self.endpoints, self.host, self.ports = endpoints, host, ports
 
     def text(self):
         with open(SAMPLE) as f:
@@ -41,7 +47,9 @@ class Gateway(waypoint.Waypoint):
         if "/etc/gateway" not in text:
             raise Failed(f"{SAMPLE} names no directory of certificates")
         text = text.replace("/etc/gateway", self.directory)
-        domains = ", ".join(f'"{HOST}:{port}"' for port in PORTS)
+        domains = ", ".join(f'"{self.host}:{port}"' for port in self.ports)
+        if f'domains: ["{HOST}:80"]' not in text:
+            raise Failed(f"{SAMPLE} has no domains")
         text = text.replace(f'domains: ["{HOST}:80"]', f"domains: [{domains}]")
         head, mark, _ = text.partition("      - lb_endpoints:\n")
         if not mark:
@@ -186,11 +194,11 @@ class Networks:
         )
 
     def gateway(self, n=0, endpoints=None, account="gateway"):
+        identity = f"spiffe://{TRUST_DOMAIN}/ns/demo/sa/{account}"
         return Gateway(
             self.program,
             self.pods[n],
-            self.away,
-            f"spiffe://{TRUST_DOMAIN}/ns/demo/sa/{account}",
+            certificates(self.pods[n], self.away, identity),
             endpoints or [(self.shop.ip, 15008), (self.shop2.ip, 15008)],
         )
 

@@ -13,6 +13,7 @@ from support.system import Failed, Process, run, wait_for_process
 
 SYSTEM = "istio-system"
 NAME = f"istiod.{SYSTEM}.svc"
+CA_KEY = f"/api/v1/namespaces/{SYSTEM}/secrets/istio-ca-secret"
 XDS_PORT, READY_PORT = 15012, 8080
 DEFINITIONS = ["base/files/crd-all.gen.yaml", "base/crds/crd-all.gen.yaml"]
 
@@ -75,12 +76,29 @@ def gateway_definition(kind, plural, scope, version):
     }
 
 
+def kubeconfig(server, url=None):
+    """Of somebody who may do everything. url: where the server is reached, if not from its own namespace."""
+    with open(server.ca, "rb") as f:
+        ca = base64.b64encode(f.read()).decode()
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "t",
+        "clusters": [
+            {"name": "t", "cluster": {"server": url or server.url, "certificate-authority-data": ca}}
+        ],
+        "users": [{"name": "t", "user": {"token": server.api.token}}],
+        "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
+    }
+
+
 class Istiod:
     """program: of pilot-discovery. server: support.kube.RealServer, in the same network namespace."""
 
     def __init__(self, program, charts, server, directory, **env):
         self.program, self.charts, self.server, self.directory = program, charts, server, directory
         self.env, self.process, self.starts = env, None, 0
+        self.cluster_id = env.get("CLUSTER_ID", "Kubernetes")
         os.makedirs(f"{directory}/cwd", exist_ok=True)
 
     def install(self):
@@ -91,26 +109,36 @@ class Istiod:
                 self.server.api("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", d)
         self.server.make_namespace(SYSTEM)
         self.server.create("v1", "ServiceAccount", "istiod", SYSTEM)
-        kubeconfig = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "t",
-            "clusters": [
-                {
-                    "name": "t",
-                    "cluster": {
-                        "server": self.server.url,
-                        "certificate-authority-data": base64.b64encode(
-                            open(self.server.ca, "rb").read()
-                        ).decode(),
-                    },
-                }
-            ],
-            "users": [{"name": "t", "user": {"token": self.server.api.token}}],
-            "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
-        }
         with open(f"{self.directory}/kubeconfig", "w") as f:
-            json.dump(kubeconfig, f)
+            json.dump(kubeconfig(self.server), f)
+
+    def set_mesh_config(self, text):
+        """Before it starts."""
+        folder = f"{self.directory}/cwd/etc/istio/config"
+        os.makedirs(folder, exist_ok=True)
+        with open(f"{folder}/mesh", "w") as f:
+            f.write(text)
+
+    def take_key(self, other):
+        """Before it starts: the CA of another istiod's, so that both have one root."""
+        secret = other.server.api("GET", CA_KEY)
+        self.server.create(
+            "v1", "Secret", CA_KEY.rsplit("/", 1)[1], SYSTEM, type=secret["type"], data=secret["data"]
+        )
+
+    def read_cluster(self, name, server, url):
+        """Pods and services of another cluster, from its API server, as `istioctl create-remote-secret` has it."""
+        self.server.create(
+            "v1",
+            "Secret",
+            f"istio-remote-secret-{name}",
+            SYSTEM,
+            metadata={
+                "labels": {"istio/multiCluster": "true"},
+                "annotations": {"networking.istio.io/cluster": name},
+            },
+            stringData={name: json.dumps(kubeconfig(server, url))},
+        )
 
     def start(self):
         # It makes its own root in an empty working directory, and keeps it as a Secret.
@@ -121,7 +149,7 @@ class Istiod:
             "POD_NAMESPACE": SYSTEM,
             "SERVICE_ACCOUNT": "istiod",
             "REVISION": "default",
-            "CLUSTER_ID": "Kubernetes",
+            "CLUSTER_ID": self.cluster_id,
             "PILOT_CERT_PROVIDER": "istiod",
             "PILOT_ENABLE_AMBIENT": "true",
             "CA_TRUSTED_NODE_ACCOUNTS": f"{SYSTEM}/ztunnel",

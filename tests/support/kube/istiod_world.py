@@ -4,6 +4,8 @@ kubelets do not. Agents follow the API, proxies get state and certificates from 
 
     <prefix>n1, <prefix>n2     nodes, joined by "uplink"
     <prefix>cp                 etcd, API server and istiod; a link to each node
+
+A test may have several such clusters in one mesh: each has a name and nodes of its own, and no link to the others.
 """
 
 import json
@@ -58,18 +60,22 @@ except OSError as e:
 
 
 class Cluster:
-    def __init__(self, work, nodes=2, **istiod_env):
-        self.work = work
-        self.cp = work.netns("cp")
-        self.pins = work.bpf_root()
-        self.nodes = [self._node(n) for n in range(1, nodes + 1)]
+    def __init__(self, work, nodes=2, name="", beside=None, mesh=None, **istiod_env):
+        """beside: another cluster of the same mesh; the name tells them apart, and the key of its CA is this one's too. mesh:
+        text of the mesh configuration."""
+        self.work, self.name = work, name
+        self.cp = work.netns(f"{name}cp")
+        self.pins = beside.pins if beside else work.bpf_root()
+        first = beside.nodes[-1].number + 1 if beside else 1
+        self.nodes = [self._node(n) for n in range(first, first + nodes)]
         for i, a in enumerate(self.nodes):
             for b in self.nodes[i + 1 :]:
                 a.connect(b)
-        os.makedirs(work.path("kube"), exist_ok=True)
-        os.makedirs(work.path("istiod"), exist_ok=True)
+        kube, istiod = work.path(f"{name}kube"), work.path(f"{name}istiod")
+        os.makedirs(kube, exist_ok=True)
+        os.makedirs(istiod, exist_ok=True)
         self.server = RealServer(
-            os.environ["BRUMA_KUBE"], self.cp, work.path("kube"), [CP.format(n.number) for n in self.nodes]
+            os.environ["BRUMA_KUBE"], self.cp, kube, [CP.format(n.number) for n in self.nodes]
         )
         work.defer(self.server.stop)
         self.server.start()
@@ -77,11 +83,15 @@ class Cluster:
             os.environ["BRUMA_ISTIOD"],
             os.environ["BRUMA_ISTIO_CHARTS"],
             self.server,
-            work.path("istiod"),
+            istiod,
             **istiod_env,
         )
+        if mesh:
+            self.istiod.set_mesh_config(mesh)
         work.defer(self.istiod.stop)
         self.istiod.install()
+        if beside:
+            self.istiod.take_key(beside.istiod)
         self.server.create("v1", "ServiceAccount", "ztunnel", SYSTEM)
         for node in self.nodes:
             self.server.create("v1", "Node", node.name)
@@ -94,7 +104,7 @@ class Cluster:
                 labels={"app": "ztunnel", "networking.istio.io/tunnel": "http"},  # as the chart has them
             )
         self.istiod.start()
-        self.root_file = work.path("root.pem")
+        self.root_file = work.path(f"{name}root.pem")
         with open(self.root_file, "w") as f:
             f.write(wait_for(self.istiod.root, "istiod's root", 30))
 
@@ -147,7 +157,7 @@ class Cluster:
             "POD_NAME": self.proxy_pod(node),
             "POD_NAMESPACE": SYSTEM,
             "INSTANCE_IP": f"10.79.{node.number}.2",
-            "CLUSTER_ID": "Kubernetes",
+            "CLUSTER_ID": self.istiod.cluster_id,
         }
 
     def start_node(self, node, agent=True, **env):
@@ -192,13 +202,14 @@ class Cluster:
     def ping(pod, address, port=8080):
         return pod.run("/usr/bin/python3", "-c", PING, address, str(port)).stdout.strip()
 
-    def service(self, namespace, name, vip, selector, ports):
+    def service(self, namespace, name, vip, selector, ports, labels=None):
         """With an EndpointSlice, which controllers would write."""
         self.server.create(
             "v1",
             "Service",
             name,
             namespace,
+            metadata={"labels": labels or {}},
             spec={
                 "clusterIP": vip,
                 "selector": selector,
@@ -214,7 +225,7 @@ class Cluster:
 
     def certificate(self, namespace, account, pod, directory):
         """cert.pem, key.pem and root.pem of a pod's own identity, as istiod gives them to a proxy inside the
-        pod."""
+        pod. pod: its name, or None for a token of the account alone."""
         messages = load_messages(self.work.directory)
         key = ec.generate_private_key(ec.SECP256R1())
         csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())

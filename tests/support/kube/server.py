@@ -238,12 +238,12 @@ class Server:
         self.set_status(namespace, name, ips, phase)
         return made["metadata"]["uid"]
 
-    def set_status(self, namespace, name, ips, phase="Running"):
+    def set_status(self, namespace, name, ips, phase="Running", ready=True):
         status = {"phase": phase}
         if ips:
             status.update(podIP=ips[0], podIPs=[{"ip": ip} for ip in ips])
         if ips and phase == "Running":
-            status["conditions"] = [{"type": "Ready", "status": "True"}]
+            status["conditions"] = [{"type": "Ready", "status": str(ready)}]
         self.api(
             "PATCH",
             f"/api/v1/namespaces/{namespace}/pods/{name}/status",
