@@ -26,7 +26,7 @@ struct key {
     uint64_t used;  /* loop_now() */
     bool again;     /* answered, and to be asked for again all the same */
     uint64_t until; /* loop_now(): that there is none of it is good for so long */
-    uint64_t fresh; /* loop_now(): what there is of it is as it is for so long */
+    uint64_t fresh; /* loop_now(): what there is of it is as it is, or its answer may come, for so long */
     char name[];
 };
 
@@ -187,6 +187,8 @@ enum on_demand_answer on_demand_look(struct on_demand *d, const char *name, bool
             k->state = KEY_NEW;
         else if (d->away)
             answer = ON_DEMAND_AWAY;
+        else if (k->state == KEY_ASKED && now >= k->fresh)
+            k->state = KEY_NEW; /* the question or its answer was lost: without memory for it, for one */
         k->again |= answer == ON_DEMAND_ANSWERED && here && now >= k->fresh;
         if (k->state == KEY_NEW || k->again)
             post(d);
@@ -251,6 +253,7 @@ void on_demand_begin(struct on_demand *d, bool (*each)(void *data, const char *k
     free_keys(&d->left); /* the new stream has not heard of them */
     list_for_each (k, &d->use, use) {
         k->told = each(data, k->name);
+        k->fresh = loop_now(d->config.loop) + d->config.fresh;
         if (k->state == KEY_NEW && k->told) {
             k->state = KEY_ASKED;
             d->asked++;

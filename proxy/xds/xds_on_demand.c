@@ -93,7 +93,7 @@ static void names_add(struct names *names, const char *name, size_t len)
         char **more = reallocarray(names->all, room, sizeof(*more));
 
         if (!more)
-            return; /* the next look finds it again */
+            return; /* what is not asked for has no answer, and is asked for again; the rest is found again */
         names->all = more;
         names->room = room;
     }

@@ -143,6 +143,24 @@ Test(on_demand, that_there_is_none_is_good_for_a_while_and_what_is_there_is_refr
     stop();
 }
 
+/* Or who dials it is refused for as long as somebody does. */
+Test(on_demand, a_question_that_is_not_answered_is_asked_again)
+{
+    start(10);
+    begin();
+    cr_expect_eq(look("/10.0.0.1", false, 0), ON_DEMAND_ASKED);
+    cr_expect_str_eq(take(), "+/10.0.0.1 ");
+    cr_expect_eq(look("/10.0.0.1", false, 350), ON_DEMAND_ASKED);
+    cr_expect_str_eq(take(), "", "its answer may come");
+    cr_expect_eq(look("/10.0.0.1", false, 450), ON_DEMAND_ASKED);
+    cr_expect_str_eq(take(), "=/10.0.0.1 ");
+    cr_expect_eq(look("/10.0.0.1", false, 0), ON_DEMAND_ASKED);
+    cr_expect_str_eq(take(), "", "once");
+    answer("uid", "/10.0.0.1", NULL);
+    cr_expect_eq(look("/10.0.0.1", true, 0), ON_DEMAND_ANSWERED);
+    stop();
+}
+
 Test(on_demand, a_new_stream_is_told_of_every_key_and_asked_again_for_what_waits)
 {
     start(10);
