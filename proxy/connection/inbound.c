@@ -181,6 +181,12 @@ static void refused(struct admission *a, int status, enum bruma_reason reason, c
     stream_refuse(stream_of(a), status, reason, detail);
 }
 
+/* What listens there sees the proxy as its client, and the admin pages trust it. */
+static bool asks_for_our_loopback(const struct stream *s)
+{
+    return s->c.wp->pod->own && addr_is_loopback(&s->tunnel->arrival.addr);
+}
+
 /* What the request asks for, and whose it is. */
 static enum admission_step place(struct admission *a, bool timed_out)
 {
@@ -201,7 +207,8 @@ static enum admission_step place(struct admission *a, bool timed_out)
     route_inbound(connection_worker(&s->c)->state, local, &s->tunnel->arrival, request->authority,
                   request->authority ? strlen(request->authority) : 0, request->forwarded,
                   request->forwarded ? strlen(request->forwarded) : 0, &target);
-    if (target.status == 200 && worker_pod_listens(s->c.wp, target.target.port)) {
+    if (target.status == 200 &&
+        (worker_pod_listens(s->c.wp, target.target.port) || asks_for_our_loopback(s))) {
         target.status = 503;
         target.reason = BRUMA_REASON_SELF_CALL;
     }

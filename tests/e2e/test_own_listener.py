@@ -154,6 +154,18 @@ def test_an_independent_client_gets_metrics_and_nothing_else(mesh, number, famil
     client.close()
 
 
+@FAMILIES
+@NODES
+def test_loopback_is_not_reached_by_a_tunnel_from_there(mesh, number, family):
+    """The admin pages take the proxy, which is root, for root."""
+    node, address = mesh.nodes[number], ("127.0.0.1", "::1")[family]
+    with inside(node.netns):
+        client = hbone.Client((address, 15008), *mesh.certificate)
+    for port in (15000, 15020):
+        assert ask(client, f"{address}:{port}" if family == 0 else f"[{address}]:{port}")[0] == 503
+    client.close()
+
+
 @NODES
 def test_strangers_do_not_get_in(mesh, number):
     _, address, _ = place(mesh, number, 0)
