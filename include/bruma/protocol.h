@@ -26,14 +26,18 @@
  *   any of them <- {"op":"error","reason":R,"error":TEXT}
  *
  * Proxy -> agent, in this order after connecting
- *   proxy-hello  pid version [deliveries] [dns] [endings]
- *                deliveries: it takes the second descriptor of setup; dns: and pod-dns; endings: and pod-ending
+ *   proxy-hello  pid version [deliveries] [dns] [endings] [direct]
+ *                deliveries: it takes the second descriptor of setup; dns: and pod-dns; endings: and pod-ending; direct: and direct
  *   pod-held     uid cookie generation draining   fds: netns outbound inbound hbone   once for each pod it serves already
  *   held-end     draining [ending]            draining: it was told to drain and must not take over again; ending: nor resume
  * Agent -> proxy; each has a "seq" that the proxy's ack names
  *   setup        pinDir                                           fds: map proxy_sockets [deliveries]
+ *   direct       outside inbound sameNode(hbone, relay or kernel)    after setup, to who takes it; again when something changes
+ *                outside, inbound: whether those ways of bruma/direct.h are on. fds: maps direct_control direct_proxies direct_pods mesh_addresses mesh_prefixes flows flow_events
  *   pod-add      uid cookie generation name namespace serviceAccount trustDomain(where the agent knows it) node ips[]
  *                [outboundPolicy: REGISTRY_ONLY or ALLOW_ANY; without: as the proxy's settings say]
+ *                [directOutside: false] [directInbound: false] [sameNode] as the pod's annotations say, over those of direct
+ *                [bypassInbound: true] plaintext from outside goes straight to the application, and is accounted
  *                fds: netns outbound inbound hbone                the same uid again replaces listeners
  *   pod-dns      uid    after pod-add                                 fd: UDP socket that takes the pod's DNS queries
  *                without: they are not captured any more
@@ -97,6 +101,18 @@
 
 #define BRUMA_MESSAGE_MAX     (64 * 1024) /* bytes of one datagram */
 #define BRUMA_MESSAGE_FDS_MAX 8           /* descriptors beside one */
+
+/* Order of the descriptors that go with direct: maps of bruma/direct.h. */
+enum bruma_direct_fd {
+    BRUMA_DIRECT_FD_CONTROL = 0,
+    BRUMA_DIRECT_FD_PROXIES = 1,
+    BRUMA_DIRECT_FD_PODS = 2,
+    BRUMA_DIRECT_FD_ADDRESSES = 3,
+    BRUMA_DIRECT_FD_PREFIXES = 4,
+    BRUMA_DIRECT_FD_FLOWS = 5,
+    BRUMA_DIRECT_FD_EVENTS = 6,
+    BRUMA_DIRECT_FD_COUNT = 7,
+};
 
 /* Order of the descriptors that go with pod-add and pod-held. The last three follow enum bruma_listener. */
 enum bruma_pod_fd {
