@@ -8,10 +8,13 @@
 
 #define SCHEME_LEN 9 /* "spiffe://" */
 
+/* What can be said of a condition: of a connection whose addresses are not known, not always enough. */
+enum truth { NO, YES, DEPENDS };
+
 /* The request in the words of the policies. */
 struct subject {
-    const struct policy_request *request;
-    const char *principal; /* identity without the scheme; "" without identity */
+    const struct policy_request *request; /* NULL: some connection without identity, from and to anywhere */
+    const char *principal;                /* identity without the scheme; "" without identity */
     size_t principal_len;
     bool identified;
     struct spiffe parts; /* identified */
@@ -19,6 +22,16 @@ struct subject {
     const struct trust_domains *aliases;
     const char *own; /* with aliases: the mesh's own trust domain */
 };
+
+static enum truth truth(bool value)
+{
+    return value ? YES : NO;
+}
+
+static enum truth negate(enum truth t)
+{
+    return t == DEPENDS ? DEPENDS : truth(t == NO);
+}
 
 static void describe(struct subject *s, const struct policy_request *request,
                      const struct trust_domains *aliases, const char *own)
@@ -98,25 +111,37 @@ static bool any_principal(const struct match *m, enum match_list list, const str
     return false;
 }
 
-static bool any_cidr(const struct match *m, enum match_list list, const struct addr *addr)
+/* endpoint NULL: of an address that is not known. */
+static enum truth any_cidr(const struct match *m, enum match_list list, const struct endpoint *endpoint)
 {
+    enum truth t = NO;
+
     for (uint32_t i = 0; i < m->len[list]; i++) {
         const struct cidr_match *wanted = &m->list[list].cidrs[i];
 
         if (wanted->kind == STRING_ALWAYS ||
-            (wanted->kind == STRING_EXACT && cidr_contains(&wanted->cidr, addr)))
-            return true;
+            (wanted->kind == STRING_EXACT && endpoint && cidr_contains(&wanted->cidr, &endpoint->addr)))
+            return YES;
+        if (wanted->kind == STRING_EXACT && !endpoint)
+            t = DEPENDS;
     }
-    return false;
+    return t;
 }
 
-static bool any_port(const struct match *m, enum match_list list, uint16_t port)
+/* The same for its port. A policy may name numbers that no port has. */
+static enum truth any_port(const struct match *m, enum match_list list, const struct endpoint *endpoint)
 {
+    enum truth t = NO;
+
     for (uint32_t i = 0; i < m->len[list]; i++) {
-        if (m->list[list].ports[i] == port)
-            return true;
+        uint32_t wanted = m->list[list].ports[i];
+
+        if (endpoint && wanted == endpoint->port)
+            return YES;
+        if (!endpoint && wanted <= UINT16_MAX)
+            t = DEPENDS;
     }
-    return false;
+    return t;
 }
 
 static bool part_equals(const char *part, size_t len, const char *text)
@@ -136,67 +161,92 @@ static bool any_account(const struct match *m, enum match_list list, const struc
     return false;
 }
 
-static bool any(const struct match *m, enum match_list list, const struct subject *s)
+static enum truth any(const struct match *m, enum match_list list, const struct subject *s)
 {
+    const struct policy_request *r = s->request;
+
     switch (list) {
     case MATCH_NAMESPACES:
     case MATCH_NOT_NAMESPACES:
-        return any_string(m, list, s->identified ? s->parts.namespace : "",
-                          s->identified ? s->parts.namespace_len : 0);
+        return truth(any_string(m, list, s->identified ? s->parts.namespace : "",
+                                s->identified ? s->parts.namespace_len : 0));
     case MATCH_PRINCIPALS:
     case MATCH_NOT_PRINCIPALS:
-        return any_principal(m, list, s);
+        return truth(any_principal(m, list, s));
     case MATCH_SOURCE_IPS:
     case MATCH_NOT_SOURCE_IPS:
-        return any_cidr(m, list, &s->request->source.addr);
+        return any_cidr(m, list, r ? &r->source : NULL);
     case MATCH_DESTINATION_IPS:
     case MATCH_NOT_DESTINATION_IPS:
-        return any_cidr(m, list, &s->request->destination.addr);
+        return any_cidr(m, list, r ? &r->destination : NULL);
     case MATCH_DESTINATION_PORTS:
     case MATCH_NOT_DESTINATION_PORTS:
-        return any_port(m, list, s->request->destination.port);
+        return any_port(m, list, r ? &r->destination : NULL);
     default:
-        return any_account(m, list, s);
+        return truth(any_account(m, list, s));
     }
 }
 
-static bool match_holds(const struct match *m, const struct subject *s)
+static enum truth match_holds(const struct match *m, const struct subject *s)
 {
+    enum truth all = YES;
     bool empty = true;
 
     for (int list = 0; list < MATCH_LISTS; list++) {
         bool negative = list % 2;
+        enum truth t;
 
         if (!m->len[list])
             continue;
         empty = false;
-        if (any(m, (enum match_list)list, s) == negative)
-            return false;
+        t = any(m, (enum match_list)list, s);
+        if (negative)
+            t = negate(t);
+        if (t == NO)
+            return NO;
+        if (t == DEPENDS)
+            all = DEPENDS;
     }
-    return !empty;
+    return empty ? NO : all;
 }
 
-static bool clause_holds(const struct clause *c, const struct subject *s)
+static enum truth clause_holds(const struct clause *c, const struct subject *s)
 {
-    for (uint32_t i = 0; i < c->len; i++) {
-        if (match_holds(&c->matches[i], s))
-            return true;
+    enum truth some = NO;
+
+    for (uint32_t i = 0; i < c->len && some != YES; i++) {
+        enum truth t = match_holds(&c->matches[i], s);
+
+        if (t != NO)
+            some = t;
     }
-    return c->len == 0;
+    return c->len ? some : YES;
 }
 
-static bool policy_holds(const struct policy *p, const struct subject *s)
+static enum truth rule_holds(const struct rule *rule, const struct subject *s)
 {
-    for (uint32_t i = 0; i < p->len; i++) {
-        const struct rule *rule = &p->rules[i];
-        uint32_t n = 0;
+    enum truth all = YES;
 
-        while (n < rule->len && clause_holds(&rule->clauses[n], s))
-            n++;
-        if (n == rule->len)
-            return true;
+    for (uint32_t i = 0; i < rule->len && all != NO; i++) {
+        enum truth t = clause_holds(&rule->clauses[i], s);
+
+        if (t != YES)
+            all = t;
     }
-    return false;
+    return all;
+}
+
+static enum truth policy_holds(const struct policy *p, const struct subject *s)
+{
+    enum truth some = NO;
+
+    for (uint32_t i = 0; i < p->len && some != YES; i++) {
+        enum truth t = rule_holds(&p->rules[i], s);
+
+        if (t != NO)
+            some = t;
+    }
+    return some;
 }
 
 /* What the policies seen so far say. */
@@ -206,6 +256,8 @@ struct tally {
     bool allow_exists, allowed;
     bool dry_allow_exists;
     const struct policy *dry_denied_by, *dry_allowed_by; /* of the dry-run ones */
+    /* Without a request: the first that there is of the kind. */
+    const struct policy *dry_run, *deny_depends, *allow_depends;
 };
 
 static void weigh_dry_run(struct tally *t, const struct policy *p, const struct subject *s)
@@ -213,15 +265,22 @@ static void weigh_dry_run(struct tally *t, const struct policy *p, const struct 
     const struct policy **matched = p->deny ? &t->dry_denied_by : &t->dry_allowed_by;
 
     t->dry_allow_exists |= !p->deny;
-    if (!*matched && policy_holds(p, s))
+    if (!*matched && policy_holds(p, s) == YES)
         *matched = p;
+}
+
+static void first(const struct policy **ret, const struct policy *p)
+{
+    if (!*ret)
+        *ret = p;
 }
 
 static void weigh(struct tally *t, const struct policy *p, const struct subject *s)
 {
-    bool holds;
+    enum truth holds;
 
     if (p->dry_run) {
+        first(&t->dry_run, p);
         weigh_dry_run(t, p, s);
         return;
     }
@@ -229,11 +288,13 @@ static void weigh(struct tally *t, const struct policy *p, const struct subject 
     if (t->denied_by || (!p->deny && t->allowed))
         return;
     holds = policy_holds(p, s);
+    if (holds == DEPENDS)
+        first(p->deny ? &t->deny_depends : &t->allow_depends, p);
     if (p->deny) {
-        t->denied_by = holds ? p : NULL;
+        t->denied_by = holds == YES ? p : NULL;
     } else {
         t->allow_exists = true;
-        t->allowed = holds;
+        t->allowed = holds == YES;
     }
 }
 
@@ -308,24 +369,61 @@ static void conclude(const struct state *state, const struct tally *t, struct po
     }
 }
 
-void policy_check(const struct state *state, const struct workload *local,
-                  const struct policy_request *request, struct policy_verdict *ret)
+static void weigh_all(const struct state *state, const struct workload *local, struct tally *t,
+                      const struct subject *s)
 {
     const struct workload_full *w = workload_full(local);
-    struct tally tally = {};
-    struct subject subject;
 
-    describe(&subject, request, state->trust_domains, local->trust_domain);
-    weigh_list(&tally, find_policies(state, ""), &subject);
+    weigh_list(t, find_policies(state, ""), s);
     if (*local->namespace)
-        weigh_list(&tally, find_policies(state, local->namespace), &subject);
+        weigh_list(t, find_policies(state, local->namespace), s);
     for (size_t i = 0; i < w->policies_len; i++) {
         const struct policy *p = find_policy(state, w->policies[i]);
 
         if (p)
-            weigh(&tally, p, &subject);
+            weigh(t, p, s);
         else
-            tally.unknown = w->policies[i];
+            t->unknown = w->policies[i];
     }
+}
+
+void policy_check(const struct state *state, const struct workload *local,
+                  const struct policy_request *request, struct policy_verdict *ret)
+{
+    struct tally tally = {};
+    struct subject subject;
+
+    describe(&subject, request, state->trust_domains, local->trust_domain);
+    weigh_all(state, local, &tally, &subject);
     conclude(state, &tally, ret);
+}
+
+static void answer(struct policy_anyone *ret, enum policy_answer answer, const char *policy)
+{
+    ret->answer = answer;
+    snprintf(ret->policy, sizeof(ret->policy), "%s", policy);
+}
+
+/* A policy that has not arrived may deny, and is waited for. So it counts for more than all that would let
+ * through, and for less than what refuses in any case. */
+void policy_check_anyone(const struct state *state, const struct workload *local, struct policy_anyone *ret)
+{
+    const struct subject subject = {.principal = ""};
+    struct tally t = {};
+
+    weigh_all(state, local, &t, &subject);
+    if (t.dry_run)
+        answer(ret, POLICY_ANSWER_DRY_RUN, t.dry_run->key);
+    else if (t.denied_by)
+        answer(ret, POLICY_ANSWER_DENIED, t.denied_by->key);
+    else if (t.unknown)
+        answer(ret, POLICY_ANSWER_MISSING, t.unknown);
+    else if (t.deny_depends)
+        answer(ret, POLICY_ANSWER_DEPENDS, t.deny_depends->key);
+    else if (!t.allow_exists || t.allowed)
+        answer(ret, POLICY_ANSWER_ALLOWED, "");
+    else if (t.allow_depends)
+        answer(ret, POLICY_ANSWER_DEPENDS, t.allow_depends->key);
+    else
+        answer(ret, POLICY_ANSWER_DENIED, "");
 }

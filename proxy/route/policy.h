@@ -39,4 +39,23 @@ const char *policy_dry_run_text(enum policy_dry_run dry_run);
 void policy_check(const struct state *state, const struct workload *local,
                   const struct policy_request *request, struct policy_verdict *ret);
 
+/* What the policies of a workload say of connections without identity, whoever makes them, and to whatever
+ * port: the kernel can give such an answer. */
+enum policy_answer {
+    POLICY_ANSWER_ALLOWED, /* all of them */
+    POLICY_ANSWER_DENIED,  /* all of them */
+    POLICY_ANSWER_DEPENDS, /* on addresses or the port */
+    POLICY_ANSWER_MISSING, /* a policy that the workload names has not arrived */
+    POLICY_ANSWER_DRY_RUN, /* there is a dry-run policy, which wants to see each connection */
+};
+
+struct policy_anyone {
+    enum policy_answer answer;
+    char policy[192]; /* "namespace/name" of the one that made the answer; "": none alone has */
+};
+
+/* Fills ret whole. ALLOWED and DENIED are what policy_check() says of every request without identity; of some
+ * for which that holds too the answer is DEPENDS. local: as above. */
+void policy_check_anyone(const struct state *state, const struct workload *local, struct policy_anyone *ret);
+
 #endif
