@@ -152,9 +152,18 @@ static size_t put_proxys(struct sock_filter *f)
         REFUSE(EPERM),
         UNLESS(SYS_pidfd_getfd, 1), /* the agent takes listeners of other node proxies so */
         REFUSE(EPERM),
-        UNLESS(SYS_bpf, 4),
+        /* Maps that it was given are read and written; none is opened or made. */
+        UNLESS(SYS_bpf, 12),
         LOAD(LOW(0)),
         UNLESS(BPF_MAP_UPDATE_ELEM, 1),
+        RETURN(SECCOMP_RET_ALLOW),
+        UNLESS(BPF_MAP_DELETE_ELEM, 1),
+        RETURN(SECCOMP_RET_ALLOW),
+        UNLESS(BPF_MAP_LOOKUP_ELEM, 1),
+        RETURN(SECCOMP_RET_ALLOW),
+        UNLESS(BPF_MAP_GET_NEXT_KEY, 1),
+        RETURN(SECCOMP_RET_ALLOW),
+        UNLESS(BPF_MAP_LOOKUP_BATCH, 1),
         RETURN(SECCOMP_RET_ALLOW),
         REFUSE(EPERM),
     };
@@ -165,7 +174,7 @@ static size_t put_proxys(struct sock_filter *f)
 
 int privileges_filter(enum privileges_role role)
 {
-    struct sock_filter filter[32 + 2 * sizeof(refused) / sizeof(refused[0])];
+    struct sock_filter filter[48 + 2 * sizeof(refused) / sizeof(refused[0])];
     struct sock_fprog program = {.filter = filter};
     size_t n = put_common(filter);
     long r;

@@ -61,7 +61,10 @@ struct bruma_direct_control {
     __u32 ways;                    /* enum bruma_direct_way: those that are on */
     __u32 prefixes; /* entries that this proxy has in mesh_prefixes; 0: nobody need look there */
     __u32 why;      /* enum bruma_long_way: why there is no proxy, or not all ways are on */
-    __u32 polling;  /* 1: the reader of flow_events comes by itself, and need not be woken */
+    /* 1: the reader of flow_events comes by itself, and is woken only where the ring fills. Written by the
+     * one process that holds the reader's lock, whichever proxy is in charge. */
+    __u32 polling;
+    __u64 lost_events; /* added to in the kernel: events of all pods that found no room in the ring */
 };
 
 /*

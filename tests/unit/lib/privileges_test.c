@@ -73,9 +73,13 @@ static int refuses(enum privileges_role role)
     if (role == PRIVILEGES_PROXY) {
         EXPECT_REFUSED(syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr)));
         EXPECT_REFUSED(syscall(SYS_bpf, BPF_OBJ_GET, &attr, sizeof(attr)));
+        EXPECT_REFUSED(syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof(attr)));
     }
     return 0;
 }
+
+static const int of_maps[] = {BPF_MAP_UPDATE_ELEM, BPF_MAP_DELETE_ELEM, BPF_MAP_LOOKUP_ELEM,
+                              BPF_MAP_GET_NEXT_KEY, BPF_MAP_LOOKUP_BATCH};
 
 static int allows(enum privileges_role role)
 {
@@ -98,9 +102,13 @@ static int allows(enum privileges_role role)
     if (netns_enter(own) < 0)
         return 5;
     /* Not refused for being bpf(2): there is no such map. */
-    attr.map_fd = 9999;
-    if (syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &attr, sizeof(attr)) != -1 || errno != EBADF)
-        return 6;
+    for (size_t i = 0; i < array_size(of_maps); i++) {
+        attr = (union bpf_attr){.map_fd = 9999};
+        if (of_maps[i] == BPF_MAP_LOOKUP_BATCH)
+            attr = (union bpf_attr){.batch = {.map_fd = 9999}};
+        if (syscall(SYS_bpf, of_maps[i], &attr, sizeof(attr)) != -1 || errno != EBADF)
+            return 6 + (int)i;
+    }
     return 0;
 }
 
