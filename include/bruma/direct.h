@@ -52,6 +52,7 @@ enum bruma_direct_way {
     BRUMA_DIRECT_REFUSE = 1 << 2,  /* inbound plaintext: refused whoever asks */
     BRUMA_DIRECT_BYPASS = 1 << 3,  /* inbound plaintext of a pod that wants it uncaptured; accounted only */
     BRUMA_DIRECT_NODE = 1 << 4,    /* between two pods of this node, in the kernel */
+    BRUMA_DIRECT_NODE_INBOUND = 1 << 5, /* of a flow alone: the same, as the pod that was called has it */
 };
 
 /* One for the node. The proxy that it names maps it and writes each field in one piece. */

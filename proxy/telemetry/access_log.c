@@ -233,6 +233,8 @@ size_t access_log_format(struct access_log *log, const struct access_line *line,
         volume(&w, line);
     if (line->flow->retries)
         retries(&w, line->flow);
+    if (line->flow->direct)
+        string_if(&w, "way", "direct");
     if (line->reason != BRUMA_REASON_NONE)
         error(&w, line);
     if (w.json)

@@ -419,6 +419,15 @@ struct metric_series *metric_series_get(struct metric_series_table *t, const str
 
 /* ---- scrape ---- */
 
+bool metric_series_is_used(const struct metric_series *s)
+{
+    uint64_t any = counter_read(&s->opened) | counter_read(&s->received) | counter_read(&s->sent);
+
+    for (unsigned f = 0; f < flag_count(); f++)
+        any |= counter_read(&s->closed[f]);
+    return any;
+}
+
 int metric_series_list(struct metric_series_table *t, struct metric_series ***ret, size_t *ret_len)
 {
     struct metric_series **all;
@@ -437,7 +446,7 @@ int metric_series_list(struct metric_series_table *t, struct metric_series ***re
     t->scrapes++;
     pthread_mutex_unlock(&t->lock);
     for (int i = 0; i < OVERFLOWS; i++) {
-        if (counter_read(&t->overflow[i]->opened))
+        if (metric_series_is_used(t->overflow[i]))
             all[len++] = t->overflow[i];
     }
     *ret = all;

@@ -51,6 +51,10 @@ struct metric_series *metric_series_get(struct metric_series_table *table, const
  * then. */
 void metric_series_sweep(struct metric_series_table *table, uint64_t now, uint64_t idle);
 
+/* Whether anything is counted in it; not in one that an endpoint was tried under, and no more. Of connections
+ * that another process has opened there may be everything but that. Any thread. */
+bool metric_series_is_used(const struct metric_series *series);
+
 /* Scrape, any thread: pointers to all series, which stay valid until metric_series_release(). The array is
  * the caller's to free. 0 or -ENOMEM: nothing is to be released then. */
 int metric_series_list(struct metric_series_table *table, struct metric_series ***ret, size_t *ret_len);

@@ -53,7 +53,29 @@ void telemetry_limit_descriptions(struct telemetry *t, unsigned limit)
     metric_series_limit_descriptions(t->table, limit);
 }
 
-static void write_line(struct telemetry *t, struct access_line *line)
+static uint64_t clock_nanoseconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* The wall clock at a moment of before, as it goes now. */
+static void wall_time(uint64_t then, struct timespec *ret)
+{
+    uint64_t now = clock_nanoseconds(), ago = now > then ? now - then : 0;
+
+    ret->tv_sec -= (time_t)(ago / 1000000000u);
+    ret->tv_nsec -= (long)(ago % 1000000000u);
+    if (ret->tv_nsec < 0) {
+        ret->tv_sec--;
+        ret->tv_nsec += 1000000000;
+    }
+}
+
+/* then: when it happened (CLOCK_MONOTONIC); 0: now. */
+static void write_line(struct telemetry *t, struct access_line *line, uint64_t then)
 {
     char *at;
 
@@ -63,15 +85,9 @@ static void write_line(struct telemetry *t, struct access_line *line)
     if (!at)
         return;
     clock_gettime(CLOCK_REALTIME, &line->now);
+    if (then)
+        wall_time(then, &line->now);
     log_sink_end(t->sink, access_log_format(&t->log, line, at, LOG_SINK_LINE));
-}
-
-static uint64_t clock_nanoseconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static void count_opened(struct telemetry *t, struct flow *flow)
@@ -93,18 +109,36 @@ void telemetry_begin(struct flow *flow)
         flow->opened = clock_nanoseconds();
 }
 
+static void enter_series(struct telemetry *t, struct flow *flow)
+{
+    flow->series = metric_series_get(t->table, flow, loop_now(t->loop));
+    flow->series->open++;
+    flow->received = flow->sent = 0;
+}
+
 void telemetry_open(struct telemetry *t, struct flow *flow)
 {
-    struct metric_series *s = metric_series_get(t->table, flow, loop_now(t->loop));
     struct access_line line = {.level = LOG_LEVEL_DEBUG, .event = ACCESS_OPENED, .flow = flow};
 
-    s->open++;
-    flow->series = s;
+    enter_series(t, flow);
     if (!flow->tentative)
         count_opened(t, flow);
     telemetry_begin(flow);
-    flow->received = flow->sent = 0;
-    write_line(t, &line);
+    write_line(t, &line, 0);
+}
+
+void telemetry_open_since(struct telemetry *t, struct flow *flow, uint64_t opened, bool counted)
+{
+    struct access_line line = {.level = LOG_LEVEL_DEBUG, .event = ACCESS_OPENED, .flow = flow};
+
+    flow->opened = opened;
+    enter_series(t, flow);
+    if (counted) {
+        counter_add(&t->opened[flow->reporter], 1);
+        return;
+    }
+    count_opened(t, flow);
+    write_line(t, &line, opened);
 }
 
 void telemetry_bytes(struct flow *flow, uint64_t received, uint64_t sent)
@@ -117,17 +151,18 @@ void telemetry_bytes(struct flow *flow, uint64_t received, uint64_t sent)
     counter_add(&flow->series->sent, sent);
 }
 
-static void count_failure(struct telemetry *t, enum telemetry_reporter reporter, enum bruma_reason reason)
+static void count_failure(struct telemetry *t, enum telemetry_reporter reporter, enum bruma_reason reason,
+                          uint64_t n)
 {
     if (reason == BRUMA_REASON_CERTIFICATE_REVOKED)
-        counter_add(&t->revoked[reporter], 1);
+        counter_add(&t->revoked[reporter], n);
     if (reason != BRUMA_REASON_NONE)
-        counter_add(&t->failures[(unsigned)reason < BRUMA_REASON_COUNT ? reason : BRUMA_REASON_INTERNAL], 1);
+        counter_add(&t->failures[(unsigned)reason < BRUMA_REASON_COUNT ? reason : BRUMA_REASON_INTERNAL], n);
 }
 
 void telemetry_failure(struct telemetry *t, enum bruma_reason reason)
 {
-    count_failure(t, REPORTER_SOURCE, reason);
+    count_failure(t, REPORTER_SOURCE, reason, 1);
 }
 
 /* Returns what was its series. */
@@ -141,22 +176,29 @@ static struct metric_series *leave_series(struct telemetry *t, struct flow *flow
     return s;
 }
 
+static void count_end(struct telemetry *t, const struct flow *flow, uint64_t n)
+{
+    __atomic_store_n(&t->closed[flow->reporter], t->closed[flow->reporter] + n, __ATOMIC_RELEASE);
+}
+
 static void count_closed(struct telemetry *t, struct flow *flow, enum bruma_reason reason)
 {
     struct metric_series *s = leave_series(t, flow);
 
     counter_add(&s->closed[flag_of_reason(reason)], 1);
-    __atomic_store_n(&t->closed[flow->reporter], t->closed[flow->reporter] + 1, __ATOMIC_RELEASE);
+    count_end(t, flow, 1);
 }
 
-void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason reason, const char *detail)
+/* at: 0 is now. */
+static void end(struct telemetry *t, struct flow *flow, enum bruma_reason reason, const char *detail,
+                uint64_t at)
 {
     struct metric_series *s = flow->series;
     struct access_line line = {
         .level = reason == BRUMA_REASON_NONE ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR,
         .event = ACCESS_COMPLETE,
         .flow = flow,
-        .milliseconds = (clock_nanoseconds() - flow->opened) / 1000000,
+        .milliseconds = ((at ? at : clock_nanoseconds()) - flow->opened) / 1000000,
         .reason = reason,
         .detail = detail,
     };
@@ -165,8 +207,42 @@ void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason r
         return;
     telemetry_settle(t, flow);
     count_closed(t, flow, reason);
-    count_failure(t, flow->reporter, reason);
-    write_line(t, &line);
+    count_failure(t, flow->reporter, reason, 1);
+    write_line(t, &line, at);
+}
+
+void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason reason, const char *detail)
+{
+    end(t, flow, reason, detail, 0);
+}
+
+void telemetry_close_at(struct telemetry *t, struct flow *flow, enum bruma_reason reason, const char *detail,
+                        uint64_t at)
+{
+    end(t, flow, reason, detail, at > flow->opened ? at : flow->opened);
+}
+
+void telemetry_repeat(struct telemetry *t, struct flow *flow, enum bruma_reason reason, uint64_t more)
+{
+    if (!flow->series)
+        return;
+    counter_add(&flow->series->opened, more);
+    counter_add(&flow->series->closed[flag_of_reason(reason)], more);
+    counter_add(&t->opened[flow->reporter], more);
+    count_end(t, flow, more);
+    count_failure(t, flow->reporter, reason, more);
+}
+
+void telemetry_forget(struct telemetry *t, struct flow *flow, bool closed)
+{
+    if (!flow->series)
+        return;
+    if (closed) {
+        count_closed(t, flow, BRUMA_REASON_NONE);
+    } else {
+        (void)leave_series(t, flow);
+        count_end(t, flow, 1);
+    }
 }
 
 void telemetry_retry(struct telemetry *t, struct flow *flow, enum bruma_reason reason)
@@ -201,8 +277,8 @@ void telemetry_early_deny(struct telemetry *t, enum telemetry_reporter reporter,
         .detail = detail,
     };
 
-    count_failure(t, reporter, reason);
-    write_line(t, &line);
+    count_failure(t, reporter, reason, 1);
+    write_line(t, &line, 0);
 }
 
 void telemetry_policy_wait(struct telemetry *t, bool *waited)

@@ -36,6 +36,7 @@ struct flow {
     /* Another endpoint may be tried instead: it counts as a connection with telemetry_settle(), or at its
      * end. */
     bool tentative;
+    bool direct; /* it goes past the proxy, in the kernel */
 
     /* set by telemetry_open() */
     struct metric_series *series;
@@ -59,6 +60,9 @@ void telemetry_limit_descriptions(struct telemetry *telemetry, unsigned limit);
 /* opened_total (unless flow is tentative) + debug line; call it when everything in flow is known
  * (contract 8.1: before dialing). */
 void telemetry_open(struct telemetry *telemetry, struct flow *flow);
+/* The same of a connection that goes past the proxy, told later: opened is its time (nanoseconds,
+ * CLOCK_MONOTONIC). counted: another process has counted and told it, so here it only is one that is open. */
+void telemetry_open_since(struct telemetry *telemetry, struct flow *flow, uint64_t opened, bool counted);
 /* The connection's time begins, where telemetry_open() comes later than that. */
 void telemetry_begin(struct flow *flow);
 /* Adds to flow and to the byte counters. */
@@ -67,6 +71,16 @@ void telemetry_bytes(struct flow *flow, uint64_t received, uint64_t sent);
  * NULL: the reason's own words. */
 void telemetry_close(struct telemetry *telemetry, struct flow *flow, enum bruma_reason reason,
                      const char *detail);
+/* The same, told later: at is the time of the end (nanoseconds, CLOCK_MONOTONIC). */
+void telemetry_close_at(struct telemetry *telemetry, struct flow *flow, enum bruma_reason reason,
+                        const char *detail, uint64_t at);
+/* So many more connections were like this one, which is still open, and ended for that reason: they are
+ * counted, and have no lines. */
+void telemetry_repeat(struct telemetry *telemetry, struct flow *flow, enum bruma_reason reason,
+                      uint64_t more);
+/* The connection lives on, or its end cannot be told: it is not open here any more, without a line. closed:
+ * it counts as one that has ended. */
+void telemetry_forget(struct telemetry *telemetry, struct flow *flow, bool closed);
 /* A tentative one is at its endpoint: it is counted there. Harmless for others. */
 void telemetry_settle(struct telemetry *telemetry, struct flow *flow);
 /* The endpoint of a tentative one has failed, and another one is tried: its series count nothing of it, and

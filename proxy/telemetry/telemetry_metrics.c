@@ -38,8 +38,8 @@ static void add_up(struct scrape *scrape, struct metric_series **all, size_t len
     struct total *t = NULL;
 
     for (size_t i = 0; i < len; i++) {
-        if (!counter_read(&all[i]->opened))
-            continue; /* of an endpoint that was tried only */
+        if (!metric_series_is_used(all[i]))
+            continue;
         if (!t || compare(&t->labels, &all[i]) != 0) {
             t = &scrape->totals[scrape->len++];
             memset(t, 0, sizeof(*t));

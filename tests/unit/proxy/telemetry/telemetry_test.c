@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "lib/log.h"
 #include "tests/unit/proxy/telemetry/telemetry_site.h"
@@ -356,4 +357,101 @@ Test(telemetry, workers_are_added_up)
     telemetry_close(second, &there, BRUMA_REASON_NONE, NULL);
     telemetry_close(second, &inbound, BRUMA_REASON_NONE, NULL);
     telemetry_free(&second);
+}
+
+/* ---- connections that go past the proxy ---- */
+
+static bool log_has(const char *part)
+{
+    char *text;
+    bool found;
+
+    run_for(loop, 150);
+    text = file_text(log_fd);
+    found = strstr(text, part) != NULL;
+    free(text);
+    return found;
+}
+
+static uint64_t monotonic(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+Test(telemetry, one_that_is_told_later_has_its_own_times)
+{
+    struct flow flow = sample_flow();
+    uint64_t now = monotonic();
+    struct tm at = {};
+    char *text;
+
+    flow.direct = true;
+    telemetry_open_since(t, &flow, now - 12000000000u, false);
+    telemetry_bytes(&flow, 1, 2);
+    telemetry_close_at(t, &flow, BRUMA_REASON_NONE, NULL, now - 10000000000u);
+    cr_expect(log_has(" duration=\"2000ms\" way=\"direct\"\n"));
+    text = file_text(log_fd);
+    cr_assert(sscanf(text, "%d-%d-%dT%d:%d:%d", &at.tm_year, &at.tm_mon, &at.tm_mday, &at.tm_hour, &at.tm_min,
+                     &at.tm_sec) == 6);
+    at.tm_year -= 1900;
+    at.tm_mon--;
+    cr_expect(time(NULL) - timegm(&at) >= 10 && time(NULL) - timegm(&at) < 300);
+    free(text);
+    cr_expect(metrics_have("istio_tcp_connections_opened_total" BEFORE_FLAGS "-" AFTER_FLAGS "1\n"));
+    cr_expect(metrics_have("istio_tcp_sockets_open{reporter=\"source\"} 0\n"));
+}
+
+Test(telemetry, an_end_before_the_beginning_takes_no_time)
+{
+    struct flow flow = sample_flow();
+
+    telemetry_open_since(t, &flow, monotonic(), false);
+    telemetry_close_at(t, &flow, BRUMA_REASON_NONE, NULL, 1);
+    cr_expect(log_has(" duration=\"0ms\"\n"));
+}
+
+Test(telemetry, one_that_another_process_has_counted_is_open_and_ends_here)
+{
+    struct flow flow = sample_flow();
+
+    telemetry_open_since(t, &flow, monotonic(), true);
+    cr_expect(metrics_have("istio_tcp_sockets_open{reporter=\"source\"} 1\n"));
+    cr_expect(!metrics_have("istio_tcp_connections_opened_total{"));
+    telemetry_bytes(&flow, 5, 6);
+    cr_expect(metrics_have("istio_tcp_received_bytes_total" BEFORE_FLAGS "-" AFTER_FLAGS "5\n"));
+    telemetry_close_at(t, &flow, BRUMA_REASON_NONE, NULL, monotonic());
+    cr_expect(metrics_have("istio_tcp_connections_opened_total" BEFORE_FLAGS "-" AFTER_FLAGS "0\n"));
+    cr_expect(metrics_have("istio_tcp_connections_closed_total" BEFORE_FLAGS "-" AFTER_FLAGS "1\n"));
+    cr_expect(metrics_have("istio_tcp_sockets_open{reporter=\"source\"} 0\n"));
+}
+
+Test(telemetry, one_that_is_forgotten_has_no_line_and_is_not_open)
+{
+    struct flow lives = sample_flow(), lost = sample_flow();
+
+    telemetry_open_since(t, &lives, monotonic(), false);
+    telemetry_open_since(t, &lost, monotonic(), false);
+    telemetry_forget(t, &lives, false);
+    telemetry_forget(t, &lost, true);
+    telemetry_forget(t, &lost, true);
+    cr_expect(metrics_have("istio_tcp_sockets_open{reporter=\"source\"} 0\n"));
+    cr_expect(metrics_have("istio_tcp_connections_closed_total" BEFORE_FLAGS "-" AFTER_FLAGS "1\n"));
+    cr_expect(!log_has("connection complete"));
+}
+
+Test(telemetry, those_that_are_repeated_are_counted)
+{
+    struct flow flow = sample_flow();
+
+    telemetry_open_since(t, &flow, monotonic(), false);
+    telemetry_repeat(t, &flow, BRUMA_REASON_POLICY_DENIED, 41);
+    telemetry_close_at(t, &flow, BRUMA_REASON_POLICY_DENIED, NULL, monotonic());
+    cr_expect(metrics_have("istio_tcp_connections_opened_total" BEFORE_FLAGS "-" AFTER_FLAGS "42\n"));
+    cr_expect(metrics_have("istio_tcp_connections_closed_total" BEFORE_FLAGS "DENY" AFTER_FLAGS "42\n"));
+    cr_expect(metrics_have("istio_tcp_connections_failed_total" BEFORE_FLAGS "DENY" AFTER_FLAGS "42\n"));
+    cr_expect(metrics_have("bruma_failures_total{reason=\"policy_denied\"} 42\n"));
+    cr_expect(metrics_have("istio_tcp_sockets_open{reporter=\"source\"} 0\n"));
 }
