@@ -279,16 +279,25 @@ enum outbound_policy mesh_outbound_policy(const struct mesh *mesh, const char *n
     const struct mesh_namespace *n = mesh_file_namespace(mesh->file, namespace);
 
     *ret_why = "the annotation of the pod's workload";
-    if (w && w->outbound_policy)
-        return w->outbound_policy;
+    if (w && w->annotations.outbound_policy)
+        return w->annotations.outbound_policy;
     *ret_why = "its namespace's annotation";
-    if (n && n->outbound_policy)
-        return n->outbound_policy;
+    if (n && n->annotations.outbound_policy)
+        return n->annotations.outbound_policy;
     *ret_why = "outboundTrafficPolicy of the mesh file";
     if (mesh->file->outbound_policy)
         return mesh->file->outbound_policy;
     *ret_why = "nobody says it, so the proxy's settings do";
     return OUTBOUND_UNSAID;
+}
+
+struct direct_switches mesh_direct(const struct mesh *mesh, const char *namespace, const char *pod)
+{
+    const struct mesh_workload *w = mesh_file_workload(mesh->file, namespace, pod, mesh->settings->node);
+    const struct mesh_namespace *n = mesh_file_namespace(mesh->file, namespace);
+    const struct direct_switches none = {0};
+
+    return direct_switches_join(w ? w->annotations.direct : none, n ? n->annotations.direct : none);
 }
 
 static bool has_ambient_pods(const struct mesh_file *file, const char *namespace)

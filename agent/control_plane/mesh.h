@@ -54,6 +54,8 @@ enum mesh_mode mesh_pod_mode(const struct mesh *mesh, const char *namespace, con
  * says by what, in any case: a static text. */
 enum outbound_policy mesh_outbound_policy(const struct mesh *mesh, const char *namespace, const char *pod,
                                           const char **ret_why);
+/* What the pod's annotations say of direct ways, else its namespace's. */
+struct direct_switches mesh_direct(const struct mesh *mesh, const char *namespace, const char *pod);
 
 /* Calls fn for each namespace that the file names, before it returns; has_ambient_pods: it names a pod there
  * that is in the mesh by its own label. */

@@ -82,6 +82,11 @@ static enum outbound_policy op_outbound_policy(const struct source *source, cons
     return mesh_outbound_policy(mesh_of(source), pod->namespace, pod->name, ret_why);
 }
 
+static struct direct_switches op_direct(const struct source *source, const struct pod *pod)
+{
+    return mesh_direct(mesh_of(source), pod->namespace, pod->name);
+}
+
 /* The file has no annotations for them. */
 static bool op_exclusions(const struct source *source, const struct pod *pod,
                           const struct steer_exclusions **ret)
@@ -198,6 +203,7 @@ static const struct source_ops ops = {
     .bypass_inbound = op_bypass_inbound,
     .dns_capture = op_dns_capture,
     .outbound_policy = op_outbound_policy,
+    .direct = op_direct,
     .exclusions = op_exclusions,
     .probe_ports = op_probe_ports,
     .expect = op_expect,

@@ -54,6 +54,7 @@ int enroll_prepare(struct agent *agent, struct pod *pod, int *ret_program_fd, st
         return enroll_fail(error, r, BRUMA_REASON_INTERNAL, "the pod's service account: %s", strerror(-r));
     enrollment_of(pod)->bypass_inbound = source_bypass_inbound(agent, pod);
     enrollment_of(pod)->outbound_policy = source_outbound_policy(agent, pod, &ignored);
+    enrollment_of(pod)->direct = source_direct(agent, pod);
     r = open_netns(pod, error);
     if (r < 0)
         return r;
@@ -106,6 +107,8 @@ static void update_bypass(struct agent *agent, struct pod *pod)
     enroll_set_state(agent, pod, POD_ENROLLED);
     enroll_describe(agent, pod, &p);
     enroll_note(pod, "writing the pod's entry", steer_pod_commit(agent->steer, &p, &error), &error);
+    if (!proxies_open_listeners(agent->proxies))
+        proxies_pod_add(agent->proxies, pod);
 }
 
 static void update_identity(struct agent *agent, struct pod *pod)
@@ -144,9 +147,26 @@ static void update_outbound_policy(struct agent *agent, struct pod *pod)
                  pod->namespace, pod->name);
 }
 
+static void update_direct(struct agent *agent, struct pod *pod)
+{
+    static const char *const words[] = {"-", "false", "true"};
+    struct direct_switches direct = source_direct(agent, pod);
+
+    if (direct_switches_equal(direct, pod->enrollment->direct))
+        return;
+    log_info("annotations about direct ways of a pod\tpod=\"%s/%s\" outside=%s inbound=%s same-node=%s",
+             pod->namespace, pod->name, words[direct.outside], words[direct.inbound],
+             direct.same_node == SAME_NODE_UNSAID ? "-" : same_node_name(direct.same_node));
+    enrollment_of(pod)->direct = direct;
+    enroll_set_state(agent, pod, POD_ENROLLED);
+    if (!proxies_open_listeners(agent->proxies))
+        proxies_pod_add(agent->proxies, pod);
+}
+
 void enroll_update(struct agent *agent, struct pod *pod)
 {
     update_bypass(agent, pod);
     update_identity(agent, pod);
     update_outbound_policy(agent, pod);
+    update_direct(agent, pod);
 }

@@ -9,6 +9,7 @@
 
 #include "agent/pod/pods.h"
 #include "agent/steer/quick_check.h"
+#include "lib/direct_ways.h"
 #include "lib/message.h"
 #include "lib/outbound_policy.h"
 
@@ -29,6 +30,7 @@ struct enrollment {
     uint32_t generation;
     bool bypass_inbound;
     enum outbound_policy outbound_policy;
+    struct direct_switches direct; /* of annotations */
     char service_account[MESSAGE_NAME_MAX + 1];
     uint64_t took_microseconds;
     int64_t enrolled_at; /* CLOCK_REALTIME seconds, 0: never */

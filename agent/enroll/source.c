@@ -93,6 +93,11 @@ enum outbound_policy source_outbound_policy(const struct agent *agent, const str
     return agent->source->ops->outbound_policy(agent->source, pod, ret_why);
 }
 
+struct direct_switches source_direct(const struct agent *agent, const struct pod *pod)
+{
+    return agent->source->ops->direct(agent->source, pod);
+}
+
 bool source_exclusions(const struct agent *agent, const struct pod *pod, const struct steer_exclusions **ret)
 {
     return agent->source->ops->exclusions(agent->source, pod, ret);

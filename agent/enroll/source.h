@@ -34,6 +34,7 @@ struct source_ops {
     bool (*dns_capture)(const struct source *source, const struct pod *pod, bool otherwise);
     enum outbound_policy (*outbound_policy)(const struct source *source, const struct pod *pod,
                                             const char **ret_why);
+    struct direct_switches (*direct)(const struct source *source, const struct pod *pod);
     bool (*exclusions)(const struct source *source, const struct pod *pod,
                        const struct steer_exclusions **ret);
     int (*probe_ports)(const struct source *source, const struct pod *pod, const uint16_t **ret);
@@ -104,6 +105,8 @@ bool source_dns_capture(const struct agent *agent, const struct pod *pod);
  * nothing, so the proxy's settings do. *ret_why says by what, in any case: a static text. */
 enum outbound_policy source_outbound_policy(const struct agent *agent, const struct pod *pod,
                                             const char **ret_why);
+/* What its annotations, else its namespace's, say of direct ways. */
+struct direct_switches source_direct(const struct agent *agent, const struct pod *pod);
 
 /* What the pod excludes from capture: *ret is the source's, NULL for nothing. False, and *ret is not written,
  * if it does not know the pod. */

@@ -78,6 +78,11 @@ static cJSON *record_of(const struct store *store, const struct pod *pod)
     cJSON_AddStringToObject(o, "serviceAccount", pod->enrollment->service_account);
     cJSON_AddBoolToObject(o, "bypassInbound", pod->enrollment->bypass_inbound);
     cJSON_AddStringToObject(o, "outboundPolicy", outbound_policy_name(pod->enrollment->outbound_policy));
+    if (pod->enrollment->direct.outside != DIRECT_UNSAID)
+        cJSON_AddBoolToObject(o, "directOutside", pod->enrollment->direct.outside == DIRECT_ON);
+    if (pod->enrollment->direct.inbound != DIRECT_UNSAID)
+        cJSON_AddBoolToObject(o, "directInbound", pod->enrollment->direct.inbound == DIRECT_ON);
+    cJSON_AddStringToObject(o, "sameNode", same_node_name(pod->enrollment->direct.same_node));
     runs = cJSON_AddArrayToObject(o, "attachments");
     list_for_each (a, &pod->attachments, node) {
         cJSON *run = cJSON_CreateObject();
@@ -186,6 +191,29 @@ static int parse_policy(const cJSON *record, enum outbound_policy *ret)
     return *text && outbound_policy_parse(text, ret) < 0 ? -EBADMSG : 0;
 }
 
+static int parse_switch(const cJSON *record, const char *key, enum direct_switch *ret)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(record, key);
+
+    if (item && !cJSON_IsBool(item))
+        return -EBADMSG;
+    *ret = !item ? DIRECT_UNSAID : cJSON_IsTrue(item) ? DIRECT_ON : DIRECT_OFF;
+    return 0;
+}
+
+/* What is not there, as in records of an agent that did not know it: nobody said it. */
+static int parse_direct(const cJSON *record, struct direct_switches *ret)
+{
+    const char *text = "";
+
+    if (parse_switch(record, "directOutside", &ret->outside) < 0 ||
+        parse_switch(record, "directInbound", &ret->inbound) < 0 ||
+        message_text(record, "sameNode", 64, &text) == -EBADMSG)
+        return -EBADMSG;
+    ret->same_node = SAME_NODE_UNSAID;
+    return *text && same_node_parse(text, &ret->same_node) < 0 ? -EBADMSG : 0;
+}
+
 static int parse_times(const cJSON *record, struct pod *pod)
 {
     uint64_t added = 0, enrolled = 0, took = 0, ending = 0;
@@ -229,6 +257,8 @@ static int parse_into(const cJSON *record, struct pod *pod)
         cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(record, "bypassInbound"));
     snprintf(enrollment_of(pod)->service_account, sizeof(pod->enrollment->service_account), "%s", account);
     r = parse_policy(record, &enrollment_of(pod)->outbound_policy);
+    if (r == 0)
+        r = parse_direct(record, &enrollment_of(pod)->direct);
     if (r == 0)
         r = parse_times(record, pod);
     if (r < 0)

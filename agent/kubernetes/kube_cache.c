@@ -109,6 +109,7 @@ static int pod_update(struct kube_pod *pod, struct kube_pod_object *o)
     pod->bypass_inbound = o->bypass_inbound;
     pod->dns_capture = o->dns_capture;
     pod->outbound_policy = o->outbound_policy;
+    pod->direct = o->direct;
     memcpy(pod->probe_ports, o->probe_ports, sizeof(pod->probe_ports));
     pod->probe_ports_len = o->probe_ports_len;
     pod->redirection = o->redirection;
@@ -227,6 +228,7 @@ static void on_namespace(void *data, const cJSON *object, bool deleted)
     struct kube_namespace *n;
     const cJSON *labels;
     enum outbound_policy policy;
+    struct direct_switches direct;
     const char *name;
     char why[256], wrong[256], quoted[540];
     cJSON *copy;
@@ -244,7 +246,9 @@ static void on_namespace(void *data, const cJSON *object, bool deleted)
         return;
     }
     policy = kube_namespace_policy(object, wrong, sizeof(wrong));
-    changed = !n || n->outbound_policy != policy || !cJSON_Compare(n->labels, labels, true);
+    direct = kube_namespace_direct(object, wrong, sizeof(wrong));
+    changed = !n || n->outbound_policy != policy || !direct_switches_equal(n->direct, direct) ||
+              !cJSON_Compare(n->labels, labels, true);
     if (changed && *wrong)
         log_error("an annotation has a value that cannot be used\tnamespace=%s reason=%s error=%s", name,
                   reason_name(BRUMA_REASON_ANNOTATION_INVALID), log_quote(quoted, sizeof(quoted), wrong));
@@ -258,6 +262,7 @@ static void on_namespace(void *data, const cJSON *object, bool deleted)
     cJSON_Delete(n->labels);
     n->labels = copy;
     n->outbound_policy = policy;
+    n->direct = direct;
     n->list = s->namespaces_list;
     if (changed)
         reconcile_namespace(s, n->name);

@@ -185,6 +185,8 @@ static int labels_of(const cJSON *metadata, const cJSON **ret)
     return 0;
 }
 
+static const char neither[] = "neither true nor false";
+
 /* As Go's strconv.ParseBool. */
 static int parse_bool(const char *text, bool *ret)
 {
@@ -227,9 +229,40 @@ enum outbound_policy kube_namespace_policy(const cJSON *object, char *wrong, siz
     return policy_of(get(get(object, "metadata"), "annotations"), wrong, wrong_size);
 }
 
+static enum direct_switch switch_of(const cJSON *annotations, const char *key, char *wrong, size_t size)
+{
+    const char *text = text_of(annotations, key);
+    bool on = false;
+
+    if (!text)
+        return DIRECT_UNSAID;
+    if (parse_bool(text, &on) < 0)
+        say_wrong(wrong, size, key, text, neither);
+    return on ? DIRECT_ON : DIRECT_OFF;
+}
+
+static struct direct_switches direct_of(const cJSON *annotations, char *wrong, size_t size)
+{
+    const char *text = text_of(annotations, SAME_NODE_ANNOTATION);
+    struct direct_switches direct = {
+        .outside = switch_of(annotations, DIRECT_OUTSIDE_ANNOTATION, wrong, size),
+        .inbound = switch_of(annotations, DIRECT_INBOUND_ANNOTATION, wrong, size),
+    };
+
+    if (text && same_node_parse(text, &direct.same_node) < 0) {
+        say_wrong(wrong, size, SAME_NODE_ANNOTATION, text, "neither hbone nor relay nor kernel");
+        direct.same_node = SAME_NODE_HBONE;
+    }
+    return direct;
+}
+
+struct direct_switches kube_namespace_direct(const cJSON *object, char *wrong, size_t wrong_size)
+{
+    return direct_of(get(get(object, "metadata"), "annotations"), wrong, wrong_size);
+}
+
 static void take_annotations(const cJSON *annotations, struct kube_pod_object *pod)
 {
-    static const char neither[] = "neither true nor false";
     const char *redirection = text_of(annotations, REDIRECTION_ANNOTATION);
     const char *bypass = text_of(annotations, BYPASS_ANNOTATION);
     const char *devices = text_of(annotations, DEVICES_ANNOTATION);
@@ -251,6 +284,7 @@ static void take_annotations(const cJSON *annotations, struct kube_pod_object *p
     for (int i = 0; i < EXCLUSION_ANNOTATIONS; i++)
         pod->exclusions[i] = text_of(annotations, exclusion_annotation_key((enum exclusion_annotation)i));
     pod->outbound_policy = policy_of(annotations, pod->wrong_annotation, sizeof(pod->wrong_annotation));
+    pod->direct = direct_of(annotations, pod->wrong_annotation, sizeof(pod->wrong_annotation));
     if (!redirection)
         pod->redirection = KUBE_REDIRECTION_NONE;
     else if (!strcmp(redirection, "enabled"))

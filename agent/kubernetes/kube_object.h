@@ -13,6 +13,7 @@
 #include "agent/enroll/exclusion_rules.h"
 #include "bruma/maps.h"
 #include "lib/addr.h"
+#include "lib/direct_ways.h"
 #include "lib/outbound_policy.h"
 
 #define KUBE_VERSION_MAX  128  /* bytes of a resourceVersion */
@@ -74,6 +75,7 @@ struct kube_pod_object {
     bool bypass_inbound;
     enum kube_dns dns_capture;
     enum outbound_policy outbound_policy;          /* REGISTRY_ONLY also for a value that is none */
+    struct direct_switches direct;                 /* the long way also for values that are none */
     uint16_t probe_ports[KUBE_PROBES_MAX];         /* that the kubelet may call: probes and lifecycle hooks */
     int probe_ports_len;                           /* more than KUBE_PROBES_MAX are left out */
     const char *exclusions[EXCLUSION_ANNOTATIONS]; /* values of those annotations, or NULL */
@@ -91,6 +93,10 @@ int kube_namespace_decode(const cJSON *object, const char **ret_name, const cJSO
 /* Of a namespace's annotation: UNSAID if there is none. A value that is none is told in wrong, "" else, and
  * counts as REGISTRY_ONLY. */
 enum outbound_policy kube_namespace_policy(const cJSON *object, char *wrong, size_t wrong_size);
+
+/* The same of its annotations about direct ways; a value that is none counts as the long way. wrong may say
+ * something already, which stays then. */
+struct direct_switches kube_namespace_direct(const cJSON *object, char *wrong, size_t wrong_size);
 
 /* The value of a label, which labels owns; NULL if there is none. */
 const char *kube_label(const cJSON *labels, const char *key);

@@ -19,6 +19,7 @@ struct kube_namespace {
     char *name;
     cJSON *labels; /* or NULL */
     enum outbound_policy outbound_policy;
+    struct direct_switches direct;
     unsigned list; /* number of the list that last named it */
 };
 
@@ -34,6 +35,7 @@ struct kube_pod {
     bool host_network, sidecar, completed, deleting, bypass_inbound;
     enum kube_dns dns_capture;
     enum outbound_policy outbound_policy;
+    struct direct_switches direct;
     struct steer_exclusions *exclusions; /* or NULL */
     bool warned;                         /* of an annotation that cannot be followed */
     char wrong_annotation[256];          /* as in the object; it has been told */

@@ -140,6 +140,16 @@ static enum outbound_policy op_outbound_policy(const struct source *source, cons
     return pod ? kube_outbound_policy(pod->source, pod, ret_why) : p->enrollment->outbound_policy;
 }
 
+/* Of a pod that was deleted from the API and is still here nothing changes. */
+static struct direct_switches op_direct(const struct source *source, const struct pod *p)
+{
+    const struct kube_pod *pod = of(source, p);
+    const struct kube_namespace *n = pod ? kube_namespace_by_name(pod->source, pod->namespace) : NULL;
+    const struct direct_switches none = {0};
+
+    return pod ? direct_switches_join(pod->direct, n ? n->direct : none) : p->enrollment->direct;
+}
+
 static bool op_exclusions(const struct source *source, const struct pod *p,
                           const struct steer_exclusions **ret)
 {
@@ -320,6 +330,7 @@ static const struct source_ops ops = {
     .bypass_inbound = op_bypass_inbound,
     .dns_capture = op_dns_capture,
     .outbound_policy = op_outbound_policy,
+    .direct = op_direct,
     .exclusions = op_exclusions,
     .probe_ports = op_probe_ports,
     .expect = op_expect,

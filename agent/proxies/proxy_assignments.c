@@ -67,6 +67,19 @@ static int send_setup(struct local_proxy *p)
                         p->takes_deliveries ? 2 : 1);
 }
 
+/* Annotations only switch off, or lengthen: what they say beyond that need not be told. */
+static void add_direct(cJSON *m, const struct enrollment *e)
+{
+    if (e->direct.outside == DIRECT_OFF)
+        cJSON_AddFalseToObject(m, "directOutside");
+    if (e->direct.inbound == DIRECT_OFF)
+        cJSON_AddFalseToObject(m, "directInbound");
+    if (e->direct.same_node != SAME_NODE_UNSAID)
+        cJSON_AddStringToObject(m, "sameNode", same_node_name(e->direct.same_node));
+    if (e->bypass_inbound)
+        cJSON_AddTrueToObject(m, "bypassInbound");
+}
+
 static int send_add(struct local_proxy *p, struct proxy_assignment *a)
 {
     const struct agent_settings *settings = p->server->settings;
@@ -88,6 +101,7 @@ static int send_add(struct local_proxy *p, struct proxy_assignment *a)
     message_add_addresses(m, "ips", pod->addresses, pod->addresses_len);
     if (pod->enrollment->outbound_policy != OUTBOUND_UNSAID)
         cJSON_AddStringToObject(m, "outboundPolicy", outbound_policy_name(pod->enrollment->outbound_policy));
+    add_direct(m, pod->enrollment);
     return send_message(p, m, fds, BRUMA_POD_FD_COUNT);
 }
 

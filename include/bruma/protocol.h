@@ -36,7 +36,7 @@
  *                outside, inbound: whether those ways of bruma/direct.h are on. fds: maps direct_control direct_proxies direct_pods mesh_addresses mesh_prefixes flows flow_events
  *   pod-add      uid cookie generation name namespace serviceAccount trustDomain(where the agent knows it) node ips[]
  *                [outboundPolicy: REGISTRY_ONLY or ALLOW_ANY; without: as the proxy's settings say]
- *                [directOutside: false] [directInbound: false] [sameNode] as the pod's annotations say, over those of direct
+ *                [directOutside: false] [directInbound: false] [sameNode] by the pod's annotations; of sameNode here and in direct the longer way counts
  *                [bypassInbound: true] plaintext from outside goes straight to the application, and is accounted
  *                fds: netns outbound inbound hbone                the same uid again replaces listeners
  *   pod-dns      uid    after pod-add                                 fd: UDP socket that takes the pod's DNS queries

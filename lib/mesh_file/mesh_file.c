@@ -28,7 +28,7 @@ static int add_namespace(struct mesh_file_parse *p, const struct yaml_node *node
     if (!kept)
         return -ENOMEM;
     kept->mode = n.mode;
-    kept->outbound_policy = n.outbound_policy;
+    kept->annotations = n.annotations;
     kept->line = node->line;
     return mesh_file_keep_word(p, n.name, &kept->name);
 }
@@ -81,7 +81,7 @@ static int add_workload(struct mesh_file_parse *p, const struct yaml_node *node)
     w->line = node->line;
     w->protocol = item.protocol;
     w->mode = item.mode;
-    w->outbound_policy = item.outbound_policy;
+    w->annotations = item.annotations;
     w->has_addresses = item.message.n_addresses > 0;
     if (mesh_file_keep_text(p, item.message.uid, &w->uid) < 0 ||
         mesh_file_keep_text(p, item.message.name, &w->name) < 0 ||

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "lib/direct_ways.h"
 #include "lib/mesh_file/arena.h"
 #include "lib/mesh_file/index.h"
 #include "lib/outbound_policy.h"
@@ -38,11 +39,17 @@ enum mesh_protocol {
     MESH_PROTOCOL_TCP,
 };
 
+/* What annotations of a pod (its workload) or of a namespace say. */
+struct mesh_annotations {
+    enum outbound_policy outbound_policy;
+    struct direct_switches direct;
+};
+
 /* All strings are never NULL. They and the messages live as long as the struct mesh_file. */
 struct mesh_namespace {
     const char *name;
     enum mesh_mode mode;
-    enum outbound_policy outbound_policy; /* of its annotation */
+    struct mesh_annotations annotations;
     uint32_t line;
 };
 
@@ -52,8 +59,8 @@ struct mesh_workload {
     uint32_t message_len;
     uint32_t line; /* where its item begins */
     enum mesh_protocol protocol;
-    enum mesh_mode mode;                  /* of its own label */
-    enum outbound_policy outbound_policy; /* of its own annotation */
+    enum mesh_mode mode; /* of its own label */
+    struct mesh_annotations annotations;
     bool has_addresses;
 };
 

@@ -13,7 +13,7 @@ struct mesh_file_workload_item {
     Istio__Workload__Workload message;
     enum mesh_protocol protocol;
     enum mesh_mode mode;
-    enum outbound_policy outbound_policy;
+    struct mesh_annotations annotations;
     const struct yaml_node *service_nodes, *policy_nodes; /* for errors about what they name; may be NULL */
 };
 
@@ -31,8 +31,8 @@ int mesh_file_decode_policy(struct decode *d, const struct yaml_node *node,
 int mesh_file_decode_outbound_policy(struct decode *d, const struct yaml_node *node,
                                      enum outbound_policy *ret);
 
-/* Any names and values; one of them is ours. into: enum outbound_policy *, which stays without it. 0,
- * -EBADMSG or -ENOMEM. */
+/* Any names and values; some of them are ours. into: struct mesh_annotations *, of which stays what none
+ * says. 0, -EBADMSG or -ENOMEM. */
 int mesh_file_read_annotations(struct decode *d, const struct yaml_node *node,
                                const struct decode_field *field, void *into);
 /* Readers that workloads and services share; as decode_field says. {80: 8080}. into: size_t * with the

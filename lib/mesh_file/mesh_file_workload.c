@@ -47,7 +47,7 @@ int mesh_file_decode_namespace(struct decode *d, const struct yaml_node *node, s
     static const struct decode_field fields[] = {
         {"name", decode_word, offsetof(struct mesh_namespace, name), true, NULL},
         {"labels", read_labels, offsetof(struct mesh_namespace, mode), false, NULL},
-        {"annotations", mesh_file_read_annotations, offsetof(struct mesh_namespace, outbound_policy), false,
+        {"annotations", mesh_file_read_annotations, offsetof(struct mesh_namespace, annotations), false,
          NULL},
     };
 
@@ -282,7 +282,7 @@ static const struct decode_field fields[] = {
     {"name", decode_word, FIELD(name), true, NULL},
     {"namespace", decode_word, FIELD(namespace_), true, NULL},
     {"labels", read_labels, offsetof(item, mode), false, NULL},
-    {"annotations", mesh_file_read_annotations, offsetof(item, outbound_policy), false, NULL},
+    {"annotations", mesh_file_read_annotations, offsetof(item, annotations), false, NULL},
     {"serviceAccount", decode_word, FIELD(service_account), false, NULL},
     {"trustDomain", decode_word, FIELD(trust_domain), false, NULL},
     {"workloadIps", decode_list, FIELD(n_addresses), false, &addresses},

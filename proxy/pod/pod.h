@@ -56,7 +56,10 @@ struct pod {
     struct dns_servers dns_servers; /* that its queries went on to */
     atomic_int workers_attached;    /* workers that have a view of it */
     atomic_int outbound_policy;     /* enum outbound_policy, never UNSAID; the control thread writes it */
-    bool draining, deleted;         /* control thread */
+    atomic_int same_node;           /* enum same_node, KERNEL: no wish; the control thread writes it */
+    enum direct_switch direct_outside, direct_inbound; /* as the agent says; control thread */
+    bool bypass_inbound;                               /* the same */
+    bool draining, deleted;                            /* control thread */
 };
 
 /* Any thread. */

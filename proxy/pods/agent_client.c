@@ -117,6 +117,34 @@ static int parse_policy(const cJSON *message, enum outbound_policy *ret)
     return 0;
 }
 
+static int parse_switch(const cJSON *message, const char *key, enum direct_switch *ret)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(message, key);
+
+    if (item && !cJSON_IsBool(item))
+        return -EBADMSG;
+    if (item)
+        *ret = cJSON_IsTrue(item) ? DIRECT_ON : DIRECT_OFF;
+    return 0;
+}
+
+/* The same as for the policy: what a newer agent says is the long way. */
+static int parse_direct(const cJSON *message, struct pod_info *info)
+{
+    enum direct_switch bypass = DIRECT_UNSAID;
+    const char *text;
+    int r = message_text(message, "sameNode", 64, &text);
+
+    if (r == 0 && same_node_parse(text, &info->direct.same_node) < 0)
+        info->direct.same_node = SAME_NODE_HBONE;
+    if ((r < 0 && r != -ENOENT) || parse_switch(message, "directOutside", &info->direct.outside) < 0 ||
+        parse_switch(message, "directInbound", &info->direct.inbound) < 0 ||
+        parse_switch(message, "bypassInbound", &bypass) < 0)
+        return -EBADMSG;
+    info->bypass_inbound = bypass == DIRECT_ON;
+    return 0;
+}
+
 static int parse_pod(const struct order *o, struct pod_info *ret)
 {
     struct pod_info info = {.uid = o->uid, .service_account = "", .trust_domain = ""};
@@ -129,7 +157,7 @@ static int parse_pod(const struct order *o, struct pod_info *ret)
         message_text(o->message, "serviceAccount", MESSAGE_NAME_MAX, &info.service_account) == -EBADMSG ||
         message_text(o->message, "trustDomain", MESSAGE_NAME_MAX, &info.trust_domain) == -EBADMSG ||
         message_addresses(o->message, "ips", info.addresses, BRUMA_POD_ADDRESSES, &info.addresses_len) < 0 ||
-        parse_policy(o->message, &info.outbound_policy) < 0)
+        parse_policy(o->message, &info.outbound_policy) < 0 || parse_direct(o->message, &info) < 0)
         return -EBADMSG;
     info.generation = (uint32_t)generation;
     *ret = info;

@@ -316,6 +316,10 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
     pod->addresses_len = info->addresses_len;
     pod->draining = false;
     set_outbound_policy(pod, info->outbound_policy);
+    atomic_store(&pod->same_node, (int)same_node_longer(info->direct.same_node, SAME_NODE_KERNEL));
+    pod->direct_outside = info->direct.outside;
+    pod->direct_inbound = info->direct.inbound;
+    pod->bypass_inbound = info->bypass_inbound;
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_add_pod(proxy->workers[i], pod, copies + (size_t)i * BRUMA_LISTENER_COUNT);
     pods_open_socks(proxy);

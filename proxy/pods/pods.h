@@ -10,6 +10,7 @@
 #include "bruma/maps.h"
 #include "bruma/protocol.h"
 #include "lib/addr.h"
+#include "lib/direct_ways.h"
 #include "lib/outbound_policy.h"
 
 struct proxy;
@@ -38,6 +39,8 @@ struct pod_info {
     struct addr addresses[BRUMA_POD_ADDRESSES];
     int addresses_len;
     enum outbound_policy outbound_policy; /* UNSAID: as the settings say */
+    struct direct_switches direct;        /* UNSAID: as the agent says for all pods */
+    bool bypass_inbound;                  /* plaintext from outside goes straight to the application */
 };
 
 /* Takes the descriptors (enum bruma_pod_fd), also when it fails; -1 for a listener that an own pod does not

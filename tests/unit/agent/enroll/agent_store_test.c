@@ -49,6 +49,8 @@ static struct pod *example(void)
     pod->added = 123456789012;
     strcpy(enrollment_of(pod)->service_account, "web");
     enrollment_of(pod)->outbound_policy = OUTBOUND_REGISTRY_ONLY;
+    enrollment_of(pod)->direct =
+        (struct direct_switches){.outside = DIRECT_OFF, .inbound = DIRECT_ON, .same_node = SAME_NODE_RELAY};
     cr_assert(pod_attach(pod, "net-a", "eth0") == 0);
     cr_assert(pod_attach(pod, "", "net1") == 0);
     return pod;
@@ -77,6 +79,8 @@ Test(store, what_is_saved_is_loaded)
     cr_expect(pod->added_at == 1700000000 && pod->added == 123456789012);
     cr_expect(strcmp(pod->enrollment->service_account, "web") == 0);
     cr_expect(pod->enrollment->outbound_policy == OUTBOUND_REGISTRY_ONLY);
+    cr_expect(pod->enrollment->direct.outside == DIRECT_OFF && pod->enrollment->direct.inbound == DIRECT_ON);
+    cr_expect(pod->enrollment->direct.same_node == SAME_NODE_RELAY);
     cr_expect(!pod_detach(pod, "eth0"));
     cr_expect(pod_detach(pod, "net1"));
     enroll_pods_free(&loaded);

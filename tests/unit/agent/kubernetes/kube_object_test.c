@@ -313,6 +313,50 @@ Test(kube_object, probe_ports)
     }
 }
 
+/* Of a pod and of a namespace alike. What is no value is the long way, and is told. */
+Test(kube_object, direct_ways)
+{
+    static const struct {
+        const char *annotations;
+        struct direct_switches direct;
+        const char *wrong;
+    } cases[] = {
+        {"\"" DIRECT_OUTSIDE_ANNOTATION "\": \"false\"", {.outside = DIRECT_OFF}, ""},
+        {"\"" DIRECT_OUTSIDE_ANNOTATION "\": \"True\"", {.outside = DIRECT_ON}, ""},
+        {"\"" DIRECT_OUTSIDE_ANNOTATION "\": \"off\"",
+         {.outside = DIRECT_OFF},
+         DIRECT_OUTSIDE_ANNOTATION ": \"off\" is neither true nor false"},
+        {"\"" DIRECT_OUTSIDE_ANNOTATION "\": null", {.outside = DIRECT_UNSAID}, ""},
+        {"\"" DIRECT_INBOUND_ANNOTATION "\": \"0\"", {.inbound = DIRECT_OFF}, ""},
+        {"\"" DIRECT_INBOUND_ANNOTATION "\": \"\"", {.inbound = DIRECT_OFF}, DIRECT_INBOUND_ANNOTATION},
+        {"\"" SAME_NODE_ANNOTATION "\": \"hbone\"", {.same_node = SAME_NODE_HBONE}, ""},
+        {"\"" SAME_NODE_ANNOTATION "\": \"relay\"", {.same_node = SAME_NODE_RELAY}, ""},
+        {"\"" SAME_NODE_ANNOTATION "\": \"kernel\"", {.same_node = SAME_NODE_KERNEL}, ""},
+        {"\"" SAME_NODE_ANNOTATION "\": \"Kernel\"",
+         {.same_node = SAME_NODE_HBONE},
+         SAME_NODE_ANNOTATION ": \"Kernel\" is neither hbone nor relay nor kernel"},
+        {"\"x\": \"y\"", {0}, ""},
+    };
+
+    for (size_t i = 0; i < array_size(cases); i++) {
+        char text[512], wrong[256] = "";
+        struct kube_pod_object pod;
+        cJSON *json;
+
+        snprintf(text, sizeof(text),
+                 "{\"metadata\": {\"name\": \"w\", \"namespace\": \"n\", \"uid\": \"u\", \"annotations\": "
+                 "{%s}}}",
+                 cases[i].annotations);
+        pod = pod_of(text, &json);
+        cr_expect(direct_switches_equal(pod.direct, cases[i].direct), "%s", text);
+        cr_expect(direct_switches_equal(kube_namespace_direct(json, wrong, sizeof(wrong)), cases[i].direct),
+                  "%s", text);
+        cr_expect(*cases[i].wrong ? strstr(wrong, cases[i].wrong) == wrong : !*wrong, "%s: %s", text, wrong);
+        cr_expect_str_eq(wrong, pod.wrong_annotation);
+        cJSON_Delete(json);
+    }
+}
+
 /* Of a pod and of a namespace alike. What is no policy is the strict one, and is told. */
 Test(kube_object, outbound_policy)
 {

@@ -116,12 +116,32 @@ Test(mesh_file, outbound_policy)
                                    "\"bruma.io/outbound-traffic-policy\": REGISTRY_ONLY}}\n");
 
     cr_expect(file->outbound_policy == OUTBOUND_REGISTRY_ONLY);
-    cr_expect(mesh_file_namespace(file, "a")->outbound_policy == OUTBOUND_ALLOW_ANY);
-    cr_expect(mesh_file_namespace(file, "b")->outbound_policy == OUTBOUND_UNSAID);
-    cr_expect(mesh_file_workload(file, "a", "w", "")->outbound_policy == OUTBOUND_REGISTRY_ONLY);
+    cr_expect(mesh_file_namespace(file, "a")->annotations.outbound_policy == OUTBOUND_ALLOW_ANY);
+    cr_expect(mesh_file_namespace(file, "b")->annotations.outbound_policy == OUTBOUND_UNSAID);
+    cr_expect(mesh_file_workload(file, "a", "w", "")->annotations.outbound_policy == OUTBOUND_REGISTRY_ONLY);
     mesh_file_free(&file);
     file = parse("outboundTrafficPolicy: ~\n");
     cr_expect(file->outbound_policy == OUTBOUND_UNSAID);
+    mesh_file_free(&file);
+}
+
+Test(mesh_file, direct_ways)
+{
+    struct mesh_file *file = parse("namespaces:\n"
+                                   "- {name: a, annotations: {bruma.io/direct-outside: false}}\n"
+                                   "workloads:\n"
+                                   "- {name: w, namespace: a, annotations: {bruma.io/direct-outside: 'true', "
+                                   "bruma.io/direct-inbound: 'false', bruma.io/same-node: relay}}\n"
+                                   "- {name: v, namespace: a, annotations: {x: y}}\n");
+    struct direct_switches direct = mesh_file_namespace(file, "a")->annotations.direct;
+
+    cr_expect(direct.outside == DIRECT_OFF && direct.inbound == DIRECT_UNSAID &&
+              direct.same_node == SAME_NODE_UNSAID);
+    direct = mesh_file_workload(file, "a", "w", "")->annotations.direct;
+    cr_expect(direct.outside == DIRECT_ON && direct.inbound == DIRECT_OFF &&
+              direct.same_node == SAME_NODE_RELAY);
+    direct = mesh_file_workload(file, "a", "v", "")->annotations.direct;
+    cr_expect(direct_switches_equal(direct, (struct direct_switches){0}));
     mesh_file_free(&file);
 }
 
@@ -312,6 +332,11 @@ static const struct wrong wrongs[] = {
     {W "annotations: {bruma.io/outbound-traffic-policy: any}}\n",
      "workloads[0].annotations.bruma.io/outbound-traffic-policy: \"any\" is not one of ALLOW_ANY, "
      "REGISTRY_ONLY"},
+    {W "annotations: {bruma.io/direct-outside: 'no'}}\n",
+     "workloads[0].annotations.bruma.io/direct-outside: \"no\" is not one of false, true"},
+    {W "annotations: {bruma.io/direct-inbound: []}}\n", "workloads[0].annotations.bruma.io/direct-inbound: "},
+    {W "annotations: {bruma.io/same-node: Kernel}}\n",
+     "workloads[0].annotations.bruma.io/same-node: \"Kernel\" is not one of hbone, relay, kernel"},
     {"outboundTrafficPolicy: REGISTRY_ONLY\n",
      "mesh.yaml:1:24: outboundTrafficPolicy: expected a map, found text"},
     {"outboundTrafficPolicy: {mode: registry_only}\n",

@@ -34,6 +34,14 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
     note("add", info->uid);
     if (info->outbound_policy)
         note(outbound_policy_name(info->outbound_policy), info->uid);
+    if (info->direct.outside)
+        note(info->direct.outside == DIRECT_ON ? "outside" : "no-outside", info->uid);
+    if (info->direct.inbound)
+        note(info->direct.inbound == DIRECT_ON ? "inbound" : "no-inbound", info->uid);
+    if (info->direct.same_node)
+        note(same_node_name(info->direct.same_node), info->uid);
+    if (info->bypass_inbound)
+        note("bypass", info->uid);
     close_fds(fds, BRUMA_POD_FD_COUNT);
     if (!refused)
         return 0;
@@ -253,6 +261,21 @@ Test(agent_client, the_outbound_policy_is_the_agents_and_fails_closed)
               "%s", calls);
 }
 
+/* What is not known is the long way. */
+Test(agent_client, direct_ways_of_a_pod)
+{
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP,
+         {SEND, POD_WITH("a", "\"directOutside\":false,\"sameNode\":\"relay\","), 4}, {EXPECT, "\"seq\":2}"},
+         {SEND, POD_WITH("b", "\"directInbound\":false,\"sameNode\":\"of_a_newer_agent\","), 4},
+         {EXPECT, "\"seq\":2}"}, {SEND, POD_WITH("c", "\"bypassInbound\":true,"), 4}, {EXPECT, "\"seq\":2}"},
+         {SEND, POD_WITH("d", "\"directOutside\":true,\"bypassInbound\":false,"), 4}, {EXPECT, "\"seq\":2}"},
+         END);
+    cr_expect(strcmp(calls,
+                     "map() add(a) no-outside(a) relay(a) add(b) no-inbound(b) hbone(b) add(c) bypass(c) "
+                     "add(d) outside(d)") == 0,
+              "%s", calls);
+}
+
 Test(agent_client, it_is_not_ready_before_the_end_of_the_snapshot)
 {
     PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, POD("a"), 4}, {EXPECT, "\"seq\":2}"});
@@ -376,4 +399,8 @@ BAD(many_descriptors, POD("a"), 5)
 BAD(setup_without_map, "{\"op\":\"setup\",\"seq\":4}", 0)
 BAD(no_cookie, "{\"op\":\"pod-add\",\"seq\":4,\"uid\":\"a\",\"generation\":1}", 4)
 BAD(odd_policy, POD_WITH("a", POLICY("1")), 4)
+BAD(odd_outside, POD_WITH("a", "\"directOutside\":\"false\","), 4)
+BAD(odd_inbound, POD_WITH("a", "\"directInbound\":null,"), 4)
+BAD(odd_same_node, POD_WITH("a", "\"sameNode\":1,"), 4)
+BAD(odd_bypass, POD_WITH("a", "\"bypassInbound\":1,"), 4)
 BAD(drain_without_deadline, "{\"op\":\"drain\",\"seq\":4}", 0)
