@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "proxy/state/mesh_ranges.h"
 #include "proxy/state/state_store.h"
 
 int state_new(const char *node_name, const char *network, void (*changed)(void *data, bool policies),
@@ -156,6 +157,7 @@ static void index_change(struct index *index, void *old, void *next)
 /* next takes the place of old; one of them may be NULL. */
 static void workload_change(struct state *state, struct workload_full *old, struct workload_full *next)
 {
+    workload_ranges_enter(state, old, next);
     for (size_t i = 0; next && i < next->addresses_len; i++)
         index_change(address_index(state, next), indexed_address(old, next, &next->addresses[i].addr),
                      &next->addresses[i]);
@@ -172,6 +174,7 @@ static void workload_change(struct state *state, struct workload_full *old, stru
     for (size_t i = 0; old && i < old->services_len; i++)
         service_node_leave(state, &old->services[i]);
     index_change(&state->workloads, old, next);
+    workload_ranges_leave(state, old, next);
     reclaim_add(&state->reclaim, release_workload, old);
     count(state, COUNT_WORKLOADS, state->workloads.count);
 }
@@ -231,6 +234,7 @@ static void service_change(struct state *state, struct service_full *old, struct
         count_prefix(state, &old->addresses[i], -1);
     }
     index_change(&state->services, old, next);
+    service_ranges_leave(state, old, next);
     reclaim_add(&state->reclaim, release_service, old);
     count(state, COUNT_SERVICES, state->services.count);
 }
@@ -245,6 +249,7 @@ static int service_apply(struct state *state, struct service_full *s)
         index_reserve(&state->vips, s->addresses_len, &state->reclaim) < 0)
         return -ENOMEM;
     s->serial = old ? old->serial : ++state->serial;
+    service_ranges_enter(state, old, s);
     rcu_publish(node->service, s);
     service_node_touch(state, node);
     service_change(state, old, s);

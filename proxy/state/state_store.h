@@ -50,12 +50,15 @@ struct policy_set {
     struct policy_set *next_dirty;
 };
 
+struct mesh_watch;
+
 struct state {
     char *node_name;
     const char *network; /* shared */
     void (*changed)(void *data,
                     bool policies); /* called as state_new() says, on the writer's thread; or NULL */
     void *data;
+    const struct mesh_watch *watch;            /* the caller's, or NULL */
     bool unknown_policy_denies;                /* atomic */
     const struct trust_domains *trust_domains; /* the caller's, or NULL */
 
