@@ -138,7 +138,7 @@ static void tunnel_late(struct stream *s)
 static void answered(struct stream *s, int status)
 {
     struct tunnel *t = s->tunnel;
-    char text[64];
+    char text[REJECTED_TEXT_LEN];
 
     if (status == 200) {
         if (s->gateway && outbound_gateway_answered(s) < 0) {
@@ -157,8 +157,7 @@ static void answered(struct stream *s, int status)
     /* 503 is said before the application was reached; everything else is a decision. */
     if (status == 503 && stream_elsewhere(s, BRUMA_REASON_CONNECT_REJECTED))
         return;
-    snprintf(text, sizeof(text), "the peer answered CONNECT with status %d", status);
-    stream_close(s, BRUMA_REASON_CONNECT_REJECTED, text, true);
+    stream_close(s, BRUMA_REASON_CONNECT_REJECTED, retry_rejected_text(status, text), true);
 }
 
 static const struct stream_events stream_events = {

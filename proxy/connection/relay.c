@@ -28,8 +28,10 @@ struct relay {
     struct quota second; /* the descriptor of BACK */
     bool connected, closed, is_live;
     bool patient;           /* the timer is to try another endpoint, and not yet the limit */
+    bool paired;            /* BACK is another pod's: the connection is that pod's too */
     relay_failed_fn failed; /* or NULL */
     uint16_t delivery_port; /* inbound: of BACK; see socket_deliver() */
+    struct connection in[]; /* paired: one, of BACK's pod */
 };
 
 static void on_front(struct loop_watch *watch, uint32_t events);
@@ -38,6 +40,17 @@ static void on_back(struct loop_watch *watch, uint32_t events);
 static struct loop *loop_of(const struct relay *r)
 {
     return r->c.wp->worker->loop;
+}
+
+/* Whose the side is, with its account. */
+static struct connection *of_side(struct relay *r, int index)
+{
+    return r->paired && index == BACK ? r->in : &r->c;
+}
+
+static struct budget_account *account_of(struct relay *r, int index)
+{
+    return &of_side(r, index)->account;
 }
 
 /* What was read for a side is still delivered to it, unless it has gone. */
@@ -55,7 +68,7 @@ static void part(struct relay *r, int index, bool reset, bool drop)
         return;
     }
     q = (struct lingering_request){
-        .wp = r->c.wp,
+        .wp = of_side(r, index)->wp,
         .fd = side->fd,
         .unsent = side->unsent,
         .unsent_offset = side->unsent_offset,
@@ -68,7 +81,7 @@ static void part(struct relay *r, int index, bool reset, bool drop)
         .client = r->c.client,
         .port = r->c.destination.port,
     };
-    budget_move(&r->c.account, &q.account, side->unsent_size);
+    budget_move(account_of(r, index), &q.account, side->unsent_size);
     lingering_begin(&q);
     if (index == FRONT)
         r->is_live = false;
@@ -94,12 +107,24 @@ static bool given_away(struct relay *r, enum bruma_reason reason)
     return true;
 }
 
-static void relay_close(struct relay *r, enum bruma_reason reason, const char *detail, bool reset)
+enum bruma_reason relay_other_reason(enum bruma_reason reason)
+{
+    return reason == BRUMA_REASON_POD_REMOVED || reason == BRUMA_REASON_DRAIN_DEADLINE
+               ? BRUMA_REASON_PEER_RESET
+               : BRUMA_REASON_NONE;
+}
+
+/* How it is to end for one of the pods. */
+struct relay_end {
+    enum bruma_reason reason;
+    const char *detail;
+};
+
+static void end(struct relay *r, const struct relay_end *client, const struct relay_end *other, bool reset)
 {
     struct loop *loop = loop_of(r);
+    bool drop = client->reason == BRUMA_REASON_MEMORY_BUDGET || other->reason == BRUMA_REASON_MEMORY_BUDGET;
 
-    if (r->closed || (!r->connected && given_away(r, reason)))
-        return;
     r->closed = true;
     loop_timer_cancel(&r->timer);
     for (int i = 0; i < 2; i++) {
@@ -107,20 +132,81 @@ static void relay_close(struct relay *r, enum bruma_reason reason, const char *d
 
         loop_watch_remove(loop, &side->watch);
         if (side->fd >= 0)
-            part(r, i, reset, reason == BRUMA_REASON_MEMORY_BUDGET);
+            part(r, i, reset, drop);
     }
     if (reset || (r->sides[BACK].ended && r->sides[BACK].shut))
-        socket_delivery_over(r->c.wp, r->delivery_port);
+        socket_delivery_over(of_side(r, BACK)->wp, r->delivery_port);
     if (r->is_live)
         live_connections_remove(r->c.wp->pod->live_connections, &r->c.client, r->c.destination.port);
     quota_release(r->c.wp, NULL, &r->second);
-    connection_close(&r->c, reason, detail);
+    if (r->paired)
+        connection_close(r->in, other->reason, other->detail);
+    connection_close(&r->c, client->reason, client->detail);
     loop_free_later(loop, r);
+}
+
+/* The other pod's application has not taken it: that pod's connection is over, and the client's may go
+ * elsewhere. */
+static void pair_refused(struct relay *r, const struct relay_end *client, const struct relay_end *other)
+{
+    struct relay_side *back = &r->sides[BACK];
+
+    r->closed = true;
+    loop_timer_cancel(&r->timer);
+    loop_watch_remove(loop_of(r), &back->watch);
+    if (back->fd >= 0)
+        part(r, BACK, true, true);
+    else
+        free(back->unsent);
+    socket_delivery_over(r->in->wp, r->delivery_port);
+    connection_close(r->in, other->reason, other->detail);
+    loop_free_later(loop_of(r), r);
+    if (r->failed && r->failed(&r->c, r->sides[FRONT].fd, client->reason))
+        return;
+    part(r, FRONT, true, true);
+    connection_close(&r->c, client->reason, client->detail);
+}
+
+static void relay_close(struct relay *r, enum bruma_reason reason, const char *detail, bool reset)
+{
+    struct relay_end own = {reason, detail};
+    char text[REJECTED_TEXT_LEN];
+
+    if (r->closed)
+        return;
+    if (r->paired && !r->connected) {
+        const struct relay_end client = {BRUMA_REASON_CONNECT_REJECTED, retry_rejected_text(503, text)};
+
+        pair_refused(r, &client, &own);
+    } else if (r->connected || !given_away(r, reason)) {
+        end(r, &own, &own, reset);
+    }
 }
 
 static void abort_connection(struct connection *c, enum bruma_reason reason, const char *detail)
 {
-    relay_close(container_of(c, struct relay, c), reason, detail, true);
+    struct relay *r = container_of(c, struct relay, c);
+    const struct relay_end own = {reason, detail}, other = {relay_other_reason(reason), NULL};
+
+    if (!r->paired)
+        relay_close(r, reason, detail, true);
+    else if (!r->closed)
+        end(r, &own, &other, true);
+}
+
+/* The same on behalf of the other pod. */
+static void abort_other(struct connection *in, enum bruma_reason reason, const char *detail)
+{
+    struct relay *r = container_of(in, struct relay, in[0]);
+    const struct relay_end own = {reason, detail}, client = {relay_other_reason(reason), NULL},
+                           unserved = {BRUMA_REASON_PEER_RESET, NULL};
+
+    if (r->closed)
+        return;
+    if (r->connected)
+        end(r, &client, &own, true);
+    else
+        pair_refused(r, &unserved, &own);
 }
 
 static void fail_errno(struct relay *r, int error)
@@ -209,10 +295,19 @@ static void hang_up(struct relay *r, int index, bool reset)
     if (!reset || side->reset)
         return;
     side->reset = true;
-    relay_side_free_unsent(&r->c.account, side);
+    relay_side_free_unsent(account_of(r, index), side);
     side->unsent_len = 0;
     r->left = last_bytes(r);
     loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->settings->linger_timeout);
+}
+
+static void count_bytes(struct relay *r, int from_index, uint64_t n)
+{
+    uint64_t received = from_index == FRONT ? n : 0, sent = n - received;
+
+    telemetry_bytes(&r->c.flow, received, sent);
+    if (r->paired)
+        telemetry_bytes(&r->in->flow, received, sent);
 }
 
 static int copy_through(struct relay *r, int from_index, uint8_t *buf)
@@ -220,7 +315,7 @@ static int copy_through(struct relay *r, int from_index, uint8_t *buf)
     struct relay_side *from = &r->sides[from_index], *to = &r->sides[1 - from_index];
 
     /* When much is held already, little of each. */
-    size_t size = r->c.wp->level == BUDGET_CALM ? COPY_SIZE : PRESSED_COPY_SIZE;
+    size_t size = of_side(r, 1 - from_index)->wp->level == BUDGET_CALM ? COPY_SIZE : PRESSED_COPY_SIZE;
 
     for (int i = 0; i < COPIES_PER_TURN && !to->unsent_len && !to->reset && !from->ended; i++) {
         ssize_t n = recv(from->fd, buf, size, MSG_DONTWAIT);
@@ -238,9 +333,8 @@ static int copy_through(struct relay *r, int from_index, uint8_t *buf)
             return 0;
         }
         r->last_activity = loop_now(loop_of(r));
-        telemetry_bytes(&r->c.flow, from_index == FRONT ? (uint64_t)n : 0,
-                        from_index == BACK ? (uint64_t)n : 0);
-        e = relay_side_write(&r->c.account, to, buf, (size_t)n);
+        count_bytes(r, from_index, (uint64_t)n);
+        e = relay_side_write(account_of(r, 1 - from_index), to, buf, (size_t)n);
         if (e == -ENOMEM || e == -ENOBUFS)
             return e;
         if (e < 0)
@@ -270,8 +364,8 @@ static enum bruma_reason reset_reason(const struct relay *r)
     const struct flow *flow = &r->c.flow;
     bool unanswered = r->sides[BACK].reset && flow->received && !flow->sent;
 
-    return unanswered && !r->c.inbound && flow->destination ? BRUMA_REASON_PLAINTEXT_RESET
-                                                            : BRUMA_REASON_NONE;
+    return unanswered && !r->c.inbound && !r->paired && flow->destination ? BRUMA_REASON_PLAINTEXT_RESET
+                                                                          : BRUMA_REASON_NONE;
 }
 
 static void pass_on_ends(struct relay *r)
@@ -306,7 +400,7 @@ static void serve(struct relay *r, int index, uint32_t events)
      * been sent, so it is a reset. */
     if (events & (EPOLLHUP | EPOLLERR))
         hang_up(r, index, (events & EPOLLERR) || !side->shut);
-    else if ((events & EPOLLOUT) && relay_side_write_unsent(&r->c.account, side) < 0)
+    else if ((events & EPOLLOUT) && relay_side_write_unsent(account_of(r, index), side) < 0)
         hang_up(r, index, true);
     if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
         e = copy(r, index);
@@ -379,10 +473,18 @@ static bool registered(struct relay *r)
     return r->is_live;
 }
 
-static void dial(struct relay *r, const struct endpoint *target)
+static int open_back(struct relay *r, const struct relay_delivery *to, bool *ret_connected)
+{
+    struct worker_pod *wp = of_side(r, BACK)->wp;
+
+    return r->c.inbound || r->paired
+               ? socket_deliver(wp, &to->target, to->client, ret_connected, &r->delivery_port)
+               : socket_dial(wp->worker, wp->pod, &to->target, ret_connected);
+}
+
+static void dial(struct relay *r, const struct relay_delivery *to)
 {
     struct worker *w = connection_worker(&r->c);
-    const struct addr *client = w->settings->original_source ? &r->c.client.addr : NULL;
     bool connected;
     int fd;
 
@@ -390,8 +492,7 @@ static void dial(struct relay *r, const struct endpoint *target)
         relay_close(r, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
         return;
     }
-    fd = r->c.inbound ? socket_deliver(r->c.wp, target, client, &connected, &r->delivery_port)
-                      : socket_dial(w, r->c.wp->pod, target, &connected);
+    fd = open_back(r, to, &connected);
     if (fd < 0) {
         fail_errno(r, fd);
         return;
@@ -405,16 +506,17 @@ static void dial(struct relay *r, const struct endpoint *target)
         relay_close(r, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
         return;
     }
-    r->patient = r->failed && retry_patience(&r->c);
+    r->patient = r->failed && !r->paired && retry_patience(&r->c);
     loop_timer_set(w->loop, &r->timer, r->patient ? retry_patience(&r->c) : w->settings->connect_timeout);
 }
 
-int relay_start(struct connection *c, int fd, const struct endpoint *target, relay_failed_fn failed)
+static struct relay *relay_new(int fd, bool paired, relay_failed_fn failed)
 {
-    struct relay *r = calloc(1, sizeof(*r));
+    struct relay *r = calloc(1, sizeof(*r) + (paired ? sizeof(struct connection) : 0));
 
     if (!r)
-        return -ENOMEM;
+        return NULL;
+    r->paired = paired;
     for (int i = 0; i < 2; i++) {
         r->sides[i].fd = -1;
         r->sides[i].watch.fd = -1;
@@ -422,9 +524,56 @@ int relay_start(struct connection *c, int fd, const struct endpoint *target, rel
     r->sides[FRONT].fd = fd;
     r->failed = failed;
     loop_timer_init(&r->timer, on_timer);
+    return r;
+}
+
+int relay_start(struct connection *c, int fd, const struct endpoint *target, relay_failed_fn failed)
+{
+    struct relay *r = relay_new(fd, false, failed);
+    struct relay_delivery to = {.target = *target};
+
+    if (!r)
+        return -ENOMEM;
     connection_move(&r->c, c, abort_connection);
+    if (connection_worker(&r->c)->settings->original_source)
+        to.client = &r->c.client.addr;
     socket_keepalive(connection_worker(&r->c)->settings, fd);
     quota_take(r->c.wp, NULL, &r->second);
-    dial(r, target);
+    dial(r, &to);
+    return 0;
+}
+
+/* It waits as what the application has not taken yet. */
+static int put_first(struct relay *r, struct budget_account *account, const struct relay_delivery *to)
+{
+    struct relay_side *back = &r->sides[BACK];
+
+    if (!to->first_len)
+        return 0;
+    back->unsent = malloc(to->first_len);
+    if (!back->unsent)
+        return -ENOMEM;
+    if (budget_take(account, to->first_len) < 0) {
+        free(back->unsent);
+        return -ENOMEM;
+    }
+    memcpy(back->unsent, to->first, to->first_len);
+    back->unsent_len = back->unsent_size = to->first_len;
+    return 0;
+}
+
+int relay_start_pair(struct connection *c, struct connection *in, int fd,
+                     const struct relay_delivery *delivery, relay_failed_fn failed)
+{
+    struct relay *r = relay_new(fd, true, failed);
+
+    if (!r || put_first(r, &in->account, delivery) < 0) {
+        free(r);
+        return -ENOMEM;
+    }
+    connection_move(&r->c, c, abort_connection);
+    connection_move(r->in, in, abort_other);
+    socket_keepalive(connection_worker(&r->c)->settings, fd);
+    dial(r, delivery);
     return 0;
 }

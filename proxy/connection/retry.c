@@ -120,6 +120,12 @@ bool retry_possible(struct connection *c, enum bruma_reason reason)
     return true;
 }
 
+const char *retry_rejected_text(int status, char buf[REJECTED_TEXT_LEN])
+{
+    snprintf(buf, REJECTED_TEXT_LEN, "the peer answered CONNECT with status %d", status);
+    return buf;
+}
+
 void retry_over(struct connection *c)
 {
     telemetry_settle(connection_worker(c)->telemetry, &c->flow);

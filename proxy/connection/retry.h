@@ -27,6 +27,11 @@ bool retry_elsewhere(struct connection *c, enum bruma_reason reason, struct rout
  * connection was opened to it. True if another one is there. */
 bool retry_possible(struct connection *c, enum bruma_reason reason);
 
+#define REJECTED_TEXT_LEN 64 /* bytes, with the NUL */
+
+/* What the log says of a pod that has answered with the status of HTTP. Returns buf. */
+const char *retry_rejected_text(int status, char buf[REJECTED_TEXT_LEN]);
+
 /* The endpoint serves: the connection is one to it from here on. */
 void retry_over(struct connection *c);
 

@@ -214,6 +214,7 @@ static int note(struct pod_note *pod, const struct connection *c)
         .destination_identity = c->flow.destination_identity,
         .inbound = c->inbound,
         .mutual_tls = c->flow.mutual_tls,
+        .same_node = c->flow.same_node,
         .gateway = c->gateway,
     };
 

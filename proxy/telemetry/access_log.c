@@ -150,7 +150,7 @@ static void both_sides(struct line_writer *w, const struct flow *f)
     address(w, &f->source_address);
     string_if(w, "src.workload", source.workload);
     string_if(w, "src.namespace", source.namespace);
-    string_if(w, "src.identity", f->mutual_tls ? f->source_identity : NULL);
+    string_if(w, "src.identity", flow_authenticated(f) ? f->source_identity : NULL);
     string_if(w, "src.cluster", source.cluster);
     key(w, "dst.addr");
     address(w, &f->destination_address);
@@ -161,7 +161,7 @@ static void both_sides(struct line_writer *w, const struct flow *f)
     string_if(w, "dst.service", f->service ? f->service->hostname : NULL);
     string_if(w, "dst.workload", destination.workload);
     string_if(w, "dst.namespace", destination.namespace);
-    string_if(w, "dst.identity", f->mutual_tls ? f->destination_identity : NULL);
+    string_if(w, "dst.identity", flow_authenticated(f) ? f->destination_identity : NULL);
     string_if(w, "dst.cluster", destination.cluster);
 }
 

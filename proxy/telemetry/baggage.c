@@ -55,7 +55,8 @@ bool baggage_vouched(const struct flow *flow, struct baggage *ret)
         flow->reporter == REPORTER_DESTINATION ? flow->source_identity : flow->destination_identity;
     struct spiffe identity;
 
-    if (!flow->baggage || !flow->mutual_tls || !peer || spiffe_parse(peer, strlen(peer), &identity) < 0)
+    if (!flow->baggage || !flow_authenticated(flow) || !peer ||
+        spiffe_parse(peer, strlen(peer), &identity) < 0)
         return false;
     baggage_parse(flow->baggage, ret);
     return strlen(ret->values[BAGGAGE_NAMESPACE]) == identity.namespace_len &&

@@ -62,11 +62,11 @@ void labels_format(const struct flow *flow, struct text *t, size_t *ret_flags)
         from_workload(&destination, flow->destination);
     else if (vouched && flow->reporter == REPORTER_SOURCE)
         from_baggage(&destination, &baggage);
-    source.principal = flow->mutual_tls ? flow->source_identity : NULL;
+    source.principal = flow_authenticated(flow) ? flow->source_identity : NULL;
     if (flow->destination)
         destination.principal = flow->destination->identity;
     else
-        destination.principal = flow->mutual_tls ? flow->destination_identity : NULL;
+        destination.principal = flow_authenticated(flow) ? flow->destination_identity : NULL;
 
     text_literal(t, "reporter=\"");
     text_string(t, flow->reporter == REPORTER_SOURCE ? "source" : "destination");

@@ -358,9 +358,9 @@ static uint64_t hash_texts(const struct flow *flow)
     const char *peer = flow->destination ? NULL : flow->destination_identity;
     uint64_t hash = 0;
 
-    if (flow->mutual_tls && flow->source_identity)
+    if (flow_authenticated(flow) && flow->source_identity)
         hash = hash_text(flow->source_identity);
-    if (flow->mutual_tls && peer)
+    if (flow_authenticated(flow) && peer)
         hash = hash_pair(hash, hash_text(peer));
     if (flow->baggage && (!flow->source || !flow->destination))
         hash = hash_pair(hash, hash_text(flow->baggage));
@@ -383,7 +383,8 @@ static void remember(struct cached *c, const struct flow_key *key, struct metric
 
 struct metric_series *metric_series_get(struct metric_series_table *t, const struct flow *flow, uint64_t now)
 {
-    uint64_t kind = (flow->reporter == REPORTER_DESTINATION ? 1 : 0) | (flow->mutual_tls ? 2 : 0);
+    uint64_t kind = (flow->reporter == REPORTER_DESTINATION ? 1 : 0) | (flow->mutual_tls ? 2 : 0) |
+                    (flow->same_node ? 4 : 0);
     struct flow_key key = {flow->source, flow->destination, flow->service, hash_texts(flow), kind};
     uint64_t hash = hash_pair((uintptr_t)key.source, (uintptr_t)key.destination);
     struct flow described = *flow;

@@ -27,6 +27,9 @@ enum telemetry_reporter { REPORTER_SOURCE, REPORTER_DESTINATION };
 struct flow {
     enum telemetry_reporter reporter; /* outbound connections: source; inbound: destination */
     bool mutual_tls;
+    /* Between two pods of this process, without a tunnel: the identities are those that it holds
+     * certificates of, and nothing is encrypted. */
+    bool same_node;
     const struct workload *source, *destination;
     const struct service *service;
     const char *source_identity, *destination_identity; /* as verified; whole SPIFFE URIs */
@@ -48,6 +51,12 @@ struct flow {
     unsigned retries;
     enum bruma_reason retry_reason; /* of the last one */
 };
+
+/* Whether its identities are proven: policies, labels and the log may go by them. */
+static inline bool flow_authenticated(const struct flow *flow)
+{
+    return flow->mutual_tls || flow->same_node;
+}
 
 /* log_fd: where access log lines go (stdout). Lines are gathered and written at the latest 100 ms later,
  * never blocking: what cannot be written beyond 256 KiB is dropped and counted. loop: the worker's. 0,

@@ -84,7 +84,7 @@ int connection_describe(struct connection *c, const struct workload *source,
     c->flow.service = service;
     c->flow.baggage = append(&at, baggage);
     c->flow.hbone_authority = append(&at, authority);
-    c->flow.mutual_tls = peer_identity != NULL;
+    c->flow.mutual_tls = peer_identity && !c->flow.same_node;
     c->flow.source_identity = c->flow.destination_identity = NULL;
     if (peer_identity) {
         const char *own = local ? local->identity : NULL;
@@ -172,7 +172,7 @@ static void tell_dry_run(struct connection *c, const struct policy_verdict *v)
     telemetry_dry_run(connection_worker(c)->telemetry, v->dry_run, v->dry_run_policy);
     if (!log_enabled(level, LOG_SCOPE))
         return;
-    if (c->flow.mutual_tls)
+    if (flow_authenticated(&c->flow))
         snprintf(identity, sizeof(identity), " src.identity=\"%s\"", c->peer_identity);
     log_write(level, LOG_SCOPE, "dry-run policies: %s\tdry_run=%s%s%s src.addr=%s%s dst.addr=%s",
               policy_dry_run_text(v->dry_run), policy_dry_run_name(v->dry_run),
@@ -185,7 +185,7 @@ enum connection_verdict connection_authorize(struct connection *c, bool final, e
 {
     struct policy_request request = {.source = c->client,
                                      .destination = c->destination,
-                                     .identity = c->flow.mutual_tls ? c->peer_identity : NULL};
+                                     .identity = flow_authenticated(&c->flow) ? c->peer_identity : NULL};
     const struct workload *local = worker_pod_workload(c->wp);
     struct policy_verdict verdict;
 

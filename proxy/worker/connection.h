@@ -35,7 +35,7 @@ struct connection {
     struct flow flow;
     struct budget_account account; /* bytes that one side has not taken */
     char *strings;                 /* identity, baggage and authority that flow points to; one allocation */
-    const char *peer_identity;     /* verified, of the other node's side; NULL in plaintext */
+    const char *peer_identity;     /* verified, of the other side; NULL in plaintext */
     enum policy_dry_run dry_run;   /* inbound: what was last said of dry-run policies */
     uint64_t policy_missing_since; /* inbound, live: loop_now(), 0: all its policies are known */
     /* Called on the worker's own thread: ends the connection now, from outside its own events. */
@@ -53,9 +53,9 @@ void connection_init(struct connection *c, struct worker_pod *wp, bool inbound, 
 void connection_move(struct connection *to, struct connection *from,
                      void (*abort)(struct connection *, enum bruma_reason, const char *));
 
-/* What the flow is known by. Workloads and the service must be referenced for the connection, which gives
- * them back. peer_identity, baggage and authority are copied; each may be NULL. -ENOMEM leaves the connection
- * as it was (references included). */
+/* What the flow is known by; flow.same_node is set before. Workloads and the service must be referenced for
+ * the connection, which gives them back. peer_identity, baggage and authority are copied; each may be NULL.
+ * -ENOMEM leaves the connection as it was (references included). */
 int connection_describe(struct connection *c, const struct workload *source,
                         const struct workload *destination, const struct service *service,
                         const char *peer_identity, const char *baggage, const char *authority);

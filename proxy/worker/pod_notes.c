@@ -23,7 +23,7 @@ struct kept {
     struct endpoint client, destination, actual;
     uint64_t received, sent;
     uint32_t size, texts[3]; /* the whole; where each string is, 0: NULL */
-    bool inbound, mutual_tls, gateway;
+    bool inbound, mutual_tls, same_node, gateway;
 };
 
 struct pod_note {
@@ -130,6 +130,7 @@ int pod_note_connection(struct pod_note *p, const struct connection_note *c)
                         .sent = c->sent,
                         .inbound = c->inbound,
                         .mutual_tls = c->mutual_tls,
+                        .same_node = c->same_node,
                         .gateway = c->gateway};
     size_t size = sizeof(kept);
 
@@ -164,6 +165,16 @@ static const char *text_of(const struct kept *k, int which)
     return k->texts[which] ? (const char *)k + k->texts[which] : "";
 }
 
+/* What carries it. */
+static const char *protocol(const struct kept *k)
+{
+    if (k->gateway)
+        return "DOUBLEHBONE";
+    if (k->mutual_tls)
+        return "HBONE";
+    return k->same_node ? "RELAY" : "TCP";
+}
+
 static cJSON *connection_item(const struct kept *k)
 {
     char buf[ENDPOINT_TEXT_LEN];
@@ -173,8 +184,8 @@ static cJSON *connection_item(const struct kept *k)
     cJSON_AddStringToObject(
         o, "originalDst", k->inbound && k->texts[0] ? text_of(k, 0) : endpoint_format(&k->destination, buf));
     cJSON_AddStringToObject(o, "actualDst", endpoint_format(&k->actual, buf));
-    cJSON_AddStringToObject(o, "protocol", k->gateway ? "DOUBLEHBONE" : k->mutual_tls ? "HBONE" : "TCP");
-    if (k->mutual_tls) {
+    cJSON_AddStringToObject(o, "protocol", protocol(k));
+    if (k->mutual_tls || k->same_node) {
         cJSON_AddStringToObject(o, "srcIdentity", text_of(k, 1));
         cJSON_AddStringToObject(o, "dstIdentity", text_of(k, 2));
     }

@@ -18,7 +18,7 @@ struct connection_note {
     struct endpoint client, destination, actual;
     uint64_t received, sent;
     const char *authority, *source_identity, *destination_identity;
-    bool inbound, mutual_tls, gateway;
+    bool inbound, mutual_tls, same_node, gateway;
 };
 
 struct endpoint_notes;
