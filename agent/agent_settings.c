@@ -33,6 +33,18 @@ static const struct setting table[] = {
      "capture DNS queries of pods (UDP port 53; TCP is captured in any case), so that the proxy answers "
      "names of the mesh; the annotation ambient.istio.io/dns-capture of a pod says otherwise",
      offsetof(struct agent_settings, dns_capture), 0, 0},
+    {"direct-outside", "BRUMA_DIRECT_OUTSIDE", SETTING_BOOL, "false",
+     "whether connections of pods to destinations outside the mesh go directly, past the proxy, which still "
+     "accounts for them",
+     offsetof(struct agent_settings, direct_outside), 0, 0},
+    {"direct-inbound", "BRUMA_DIRECT_INBOUND", SETTING_BOOL, "false",
+     "whether plaintext connections to pods are passed or refused in the kernel where the answer is the same "
+     "for everybody; the proxy still accounts for them",
+     offsetof(struct agent_settings, direct_inbound), 0, 0},
+    {"same-node", "BRUMA_SAME_NODE", SETTING_STRING, "relay",
+     "the shortest way that connections between two pods of this node may take: hbone (a tunnel), relay (the "
+     "proxy authorizes and relays them) or kernel (the proxy authorizes them, and they go past it)",
+     offsetof(struct agent_settings, same_node), 0, 0},
     {"node-name", "NODE_NAME", SETTING_STRING, NULL, "name of this node; unset: the host name",
      offsetof(struct agent_settings, node), 0, 0},
     {"log-level", "BRUMA_LOG", SETTING_STRING, "info",
@@ -225,6 +237,12 @@ static int check(const struct agent_settings *settings, char *error, size_t erro
     if (strcmp(settings->guard, "off") != 0 && strcmp(settings->guard, "bounded") != 0 &&
         strcmp(settings->guard, "strict") != 0) {
         snprintf(error, error_size, "guard: %.100s is neither off nor bounded nor strict", settings->guard);
+        return -EINVAL;
+    }
+    if (strcmp(settings->same_node, "hbone") != 0 && strcmp(settings->same_node, "relay") != 0 &&
+        strcmp(settings->same_node, "kernel") != 0) {
+        snprintf(error, error_size, "same-node: %.100s is neither hbone nor relay nor kernel",
+                 settings->same_node);
         return -EINVAL;
     }
     if (strcmp(settings->without_agent, BRUMA_WITHOUT_AGENT_WAIT) != 0 &&

@@ -24,8 +24,10 @@ struct agent_settings {
     const char *guard_cgroup;  /* "auto": found below cgroup */
     const char *mesh_config;
     bool outbound_overrides, exclusions;
-    bool dns_capture;       /* of pods that say nothing themselves */
-    const char *zds_socket; /* of stock node proxies; "": bruma-proxy serves */
+    bool dns_capture;                    /* of pods that say nothing themselves */
+    bool direct_outside, direct_inbound; /* ways of bruma/direct.h */
+    const char *same_node;               /* "hbone", "relay" or "kernel" */
+    const char *zds_socket;              /* of stock node proxies; "": bruma-proxy serves */
 
     const char *source; /* "file" or "kubernetes" */
 

@@ -33,6 +33,7 @@
 #include "agent/local/server.h"
 #include "agent/proxies/proxy_server.h"
 #include "agent/proxies/zds_server.h"
+#include "agent/steer/direct.h"
 #include "bruma/mesh.h"
 #include "lib/netns.h"
 #include "lib/privileges.h"
@@ -199,6 +200,15 @@ static int open_steering(struct agent *agent)
     return r;
 }
 
+static int serve_proxies(struct agent *agent, const struct proxies_events *events)
+{
+    struct proxy_maps maps = {.proxy_sockets = steer_proxy_sockets_fd(agent->steer),
+                              .deliveries = steer_deliveries_fd(agent->steer)};
+
+    steer_direct_fds(agent->steer, maps.direct);
+    return proxy_server_new(agent->loop, agent->settings, &agent->pods, &maps, events, &agent->proxies);
+}
+
 static int open_parts(struct agent *agent)
 {
     const struct proxies_events events = {.offered = on_offer,
@@ -251,8 +261,7 @@ static int open_parts(struct agent *agent)
         r = zds_server_new(agent->loop, agent->settings, &agent->pods, &agent->proxy_cgroups, &events,
                            &agent->proxies);
     else
-        r = proxy_server_new(agent->loop, agent->settings, &agent->pods, steer_proxy_sockets_fd(agent->steer),
-                             steer_deliveries_fd(agent->steer), &events, &agent->proxies);
+        r = serve_proxies(agent, &events);
     if (r < 0)
         return log_error_errno(r, "proxies cannot be served\tsocket=\"%s\"", agent->settings->zds_socket);
     if (kube_source_configured(agent->settings))

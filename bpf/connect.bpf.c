@@ -12,6 +12,7 @@
  */
 #include "bpf/common.h"
 #include "bpf/deliveries.h"
+#include "bpf/direct.h"
 #include "bpf/dns_sockets.h"
 #include "bpf/exclusions.h"
 

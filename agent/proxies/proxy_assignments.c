@@ -63,7 +63,7 @@ static int send_setup(struct local_proxy *p)
 
     cJSON_AddStringToObject(m, "pinDir", p->server->settings->pin_dir);
     p->setup_sent = true;
-    return send_message(p, m, (const int[]){p->server->proxy_sockets_fd, p->server->deliveries_fd},
+    return send_message(p, m, (const int[]){p->server->maps.proxy_sockets, p->server->maps.deliveries},
                         p->takes_deliveries ? 2 : 1);
 }
 
@@ -78,6 +78,22 @@ static void add_direct(cJSON *m, const struct enrollment *e)
         cJSON_AddStringToObject(m, "sameNode", same_node_name(e->direct.same_node));
     if (e->bypass_inbound)
         cJSON_AddTrueToObject(m, "bypassInbound");
+}
+
+static int send_direct(struct local_proxy *p)
+{
+    const struct agent_settings *settings = p->server->settings;
+    const int *maps = p->server->maps.direct;
+    bool able = maps[0] >= 0;
+    cJSON *m = message_new("direct");
+
+    cJSON_AddBoolToObject(m, "outside", able && settings->direct_outside);
+    cJSON_AddBoolToObject(m, "inbound", able && settings->direct_inbound);
+    cJSON_AddStringToObject(m, "sameNode", settings->same_node);
+    if (!able)
+        cJSON_AddBoolToObject(m, "noKernel", true);
+    p->direct_wanted = false;
+    return send_message(p, m, maps, able ? BRUMA_DIRECT_FD_COUNT : 0);
 }
 
 static int send_add(struct local_proxy *p, struct proxy_assignment *a)
@@ -220,6 +236,8 @@ void proxy_push(struct local_proxy *p)
 
         if (!p->setup_sent)
             r = send_setup(p);
+        else if (p->direct_wanted)
+            r = send_direct(p);
         else if (!list_empty(&p->assignments.pending))
             r = send_pending(p, list_first(&p->assignments.pending, struct proxy_assignment, base.pending));
         else if (!p->snapshot_seq) {

@@ -51,6 +51,7 @@ struct local_proxy {
     bool setup_sent, drain_wanted, resume_wanted;
     bool cannot_resume; /* it has refused to */
     bool takes_deliveries, takes_dns, takes_endings;
+    bool direct_wanted; /* it takes direct, and has not got it, or not the last word */
     bool not_ready;
     unsigned unanswered;
     struct loop_timer answer;
@@ -72,7 +73,7 @@ struct proxy_server {
     struct loop *loop;
     const struct agent_settings *settings;
     const struct pods *pods;
-    int proxy_sockets_fd, deliveries_fd;
+    struct proxy_maps maps;
     struct proxies_events events;
     struct list list;
     struct loop_timer resume; /* nobody may be serving any more */

@@ -83,6 +83,7 @@ static void on_hello(struct local_proxy *p, struct local_connection *connection,
     p->takes_deliveries = is_set(message, "deliveries");
     p->takes_dns = is_set(message, "dns");
     p->takes_endings = is_set(message, "endings");
+    p->direct_wanted = is_set(message, "direct");
     p->state = PROXY_OFFERING;
     p->connected_at = loop_now(p->server->loop);
     /* The same process again: its former connection is about to end anyway, and must not be told to drain. */
@@ -420,8 +421,7 @@ const struct server_role proxy_server_role = {
     .name = "proxy", .patient = true, .message = on_message, .drained = on_writable, .closed = on_closed};
 
 int proxy_server_new(struct loop *loop, const struct agent_settings *settings, const struct pods *pods,
-                     int proxy_sockets_fd, int deliveries_fd, const struct proxies_events *events,
-                     struct proxies **ret)
+                     const struct proxy_maps *maps, const struct proxies_events *events, struct proxies **ret)
 {
     struct proxy_server *server = calloc(1, sizeof(*server));
 
@@ -431,8 +431,7 @@ int proxy_server_new(struct loop *loop, const struct agent_settings *settings, c
     server->loop = loop;
     server->settings = settings;
     server->pods = pods;
-    server->proxy_sockets_fd = proxy_sockets_fd;
-    server->deliveries_fd = deliveries_fd;
+    server->maps = *maps;
     server->events = *events;
     list_init(&server->list);
     loop_timer_init(&server->resume, on_resume);

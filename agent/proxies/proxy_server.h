@@ -10,11 +10,17 @@
 
 #include "agent/enroll/proxies.h"
 #include "agent/local/server.h"
+#include "bruma/protocol.h"
 
-/* Descriptors of maps stay the caller's; settings and pods outlive it. 0 or -ENOMEM; proxies_free() frees
- * it. */
+/* Descriptors of the maps that a proxy is given. They stay the caller's. */
+struct proxy_maps {
+    int proxy_sockets, deliveries;
+    int direct[BRUMA_DIRECT_FD_COUNT]; /* [0] -1: this kernel cannot account for direct connections */
+};
+
+/* Settings and pods outlive it. 0 or -ENOMEM; proxies_free() frees it. */
 int proxy_server_new(struct loop *loop, const struct agent_settings *settings, const struct pods *pods,
-                     int proxy_sockets_fd, int deliveries_fd, const struct proxies_events *events,
+                     const struct proxy_maps *maps, const struct proxies_events *events,
                      struct proxies **ret);
 extern const struct server_role proxy_server_role;
 /* Data of a connection that begins with proxy-hello, which proxy_server_role owns; NULL if there is no

@@ -6,6 +6,10 @@
 #include <limits.h>
 
 #include "agent/steer/steer.h"
+#include "bruma/protocol.h"
+
+/* Maps of direct ways: those of enum bruma_direct_fd, and these. */
+enum { DIRECT_MAP_COUNTERS = BRUMA_DIRECT_FD_COUNT, DIRECT_MAP_FLOWS_FULL, DIRECT_MAPS };
 
 struct steer {
     char pin_dir[PATH_MAX / 8];
@@ -15,6 +19,7 @@ struct steer {
     int pods_fd, pod_counters_fd, failures_fd, proxy_sockets_fd, proxy_cgroups_fd, probe_targets_fd,
         probe_tuples_fd, deliveries_fd, dns_sockets_fd, excluded_ranges_fd, excluded_ports_fd,
         exclusion_counters_fd;
+    int direct_fds[DIRECT_MAPS];
     int connect_fds[2];    /* programs of connect4 and connect6 */
     int accepted_fd;       /* program, -1: the kernel has not what it needs */
     bool accepted_refused; /* it cannot be attached, and that is in the log */
@@ -43,6 +48,17 @@ int steer_pod_pin_path(const struct steer *steer, uint64_t cookie, const char *n
 int steer_pod_pin_open(const struct steer *steer, uint64_t cookie, const char *name);
 
 /* ---- the others ---- */
+
+/* direct.c: keeps descriptors of its maps, from an object that has all of them. 0 or -errno. */
+int steer_direct_take(struct steer *steer, const struct bpf_object *object);
+/* Has an object that is not loaded yet use them, as far as it knows them. 0 or -errno. */
+int steer_direct_share(const struct steer *steer, struct bpf_object *object);
+/* Closes what steer_direct_take() has opened, of which some may be missing. */
+void steer_direct_release(struct steer *steer);
+/* Adds the pod's counters, all zero, unless they are there. 0 or -errno. */
+int steer_direct_add(struct steer *steer, uint64_t cookie);
+/* Removes what there is of the pod in all these maps. */
+void steer_direct_remove(struct steer *steer, uint64_t cookie);
 
 /* cgroup.c: whether the link is attached to that cgroup. */
 bool steer_link_attached_to(int link_fd, const char *cgroup);

@@ -18,7 +18,7 @@
 #include "lib/cleanup.h"
 #include "lib/netns.h"
 
-#define MAPS_MAX 16 /* of the pod's program */
+#define MAPS_MAX 32 /* of the pod's program */
 
 int steer_pod_link_path(const struct steer *s, uint64_t cookie, char *buf, size_t size)
 {
@@ -111,6 +111,7 @@ static int write_entry(struct steer *s, const struct steer_pod *pod, uint32_t fl
 {
     struct bruma_pod entry = {.flags = flags, .generation = pod->generation};
     struct bruma_pod_counters counters = {};
+    int r;
 
     entry.flags |= pod_no_family(pod->netns_fd);
     if (pod->foreign_listeners)
@@ -127,6 +128,9 @@ static int write_entry(struct steer *s, const struct steer_pod *pod, uint32_t fl
         return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, errno, "cannot write the pods map");
     if (bpf_map_update_elem(s->pod_counters_fd, &pod->cookie, &counters, BPF_NOEXIST) < 0 && errno != EEXIST)
         return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, errno, "cannot write the counters map");
+    r = steer_direct_add(s, pod->cookie);
+    if (r < 0)
+        return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, r, "cannot write the map direct_counters");
     return 0;
 }
 
@@ -178,6 +182,7 @@ static void remove_entries(struct steer *s, uint64_t cookie)
     bpf_map_delete_elem(s->pods_fd, &cookie);
     bpf_map_delete_elem(s->dns_sockets_fd, &cookie);
     steer_exclusions_remove(s, cookie);
+    steer_direct_remove(s, cookie);
 }
 
 uint32_t pod_inbound_flags(const struct steer_pod *pod)

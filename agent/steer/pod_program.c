@@ -43,6 +43,8 @@ static int share_maps(const struct steer *s, struct lookup_bpf *skeleton, int li
         r = bpf_map__reuse_fd(skeleton->maps.excluded_ports, s->excluded_ports_fd);
     if (r == 0)
         r = bpf_map__reuse_fd(skeleton->maps.exclusion_counters, s->exclusion_counters_fd);
+    if (r == 0)
+        r = steer_direct_share(s, skeleton->obj);
     if (r == 0 && listeners_fd >= 0)
         r = bpf_map__reuse_fd(skeleton->maps.listeners, listeners_fd);
     return r;

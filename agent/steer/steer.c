@@ -73,6 +73,11 @@ static int load_connect(struct steer *s, struct steer_error *error)
             s->excluded_ranges_fd < 0 || s->excluded_ports_fd < 0 || s->exclusion_counters_fd < 0 ||
             s->connect_fds[0] < 0 || s->connect_fds[1] < 0)
             r = steer_fail(error, BRUMA_REASON_OUT_OF_RESOURCES, EMFILE, "descriptors");
+        if (r == 0) {
+            r = steer_direct_take(s, skeleton->obj);
+            if (r < 0)
+                r = steer_fail(error, BRUMA_REASON_OUT_OF_RESOURCES, r, "maps of direct ways");
+        }
     }
     connect_bpf__destroy(skeleton);
     return r;
@@ -119,6 +124,7 @@ static int update_pods(struct steer *s, struct steer_error *error)
     for (int i = 0; r >= 0 && cookies && i < n; i++) {
         struct steer_error ignored;
 
+        (void)steer_direct_add(s, cookies[i]); /* an older version has not */
         if (steer_pod_program_update(s, cookies[i], &ignored) < 0)
             log_warn("the program of a pod could not be renewed\tcookie=%llu error=\"%s\"",
                      (unsigned long long)cookies[i], ignored.text);
@@ -133,6 +139,8 @@ static void init_fds(struct steer *s)
             s->dns_sockets_fd = s->excluded_ranges_fd = s->excluded_ports_fd = s->exclusion_counters_fd = -1;
     s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = s->accepted_fd = -1;
     s->option_fds[0] = s->option_fds[1] = s->option_fds[2] = -1;
+    for (size_t i = 0; i < DIRECT_MAPS; i++)
+        s->direct_fds[i] = -1;
     s->live_fd = s->guard_fd = s->sandboxes_fd = s->guard_fds[0] = s->guard_fds[1] = s->guard_fds[2] = -1;
 }
 
@@ -201,6 +209,7 @@ void steer_close(struct steer **ptr)
     }
     steer_guard_unload(s);
     steer_options_unload(s);
+    steer_direct_release(s);
     free(s);
     *ptr = NULL;
 }

@@ -12,6 +12,7 @@
  *   mesh_prefixes    LPM trie        struct bruma_mesh_prefix -> struct bruma_mesh_objects
  *   flows            hash            u64 socket cookie        -> struct bruma_flow; those that live
  *   flow_events      ring            struct bruma_flow_event
+ *   flows_full       array           0                        -> u64 nanoseconds: when flows had no room
  *
  * The rule of all of it: who is not sure takes the long way, through the proxy. A connection goes directly
  * only while all of this holds, asked in this order in the kernel:

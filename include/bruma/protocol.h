@@ -33,6 +33,7 @@
  * Agent -> proxy; each has a "seq" that the proxy's ack names
  *   setup        pinDir                                           fds: map proxy_sockets [deliveries]
  *   direct       outside inbound sameNode(hbone, relay or kernel)    after setup, to who takes it; again when something changes
+ *                [noKernel: true] this kernel cannot account for direct connections; no descriptors then
  *                outside, inbound: whether those ways of bruma/direct.h are on. fds: maps direct_control direct_proxies direct_pods mesh_addresses mesh_prefixes flows flow_events
  *   pod-add      uid cookie generation name namespace serviceAccount trustDomain(where the agent knows it) node ips[]
  *                [outboundPolicy: REGISTRY_ONLY or ALLOW_ANY; without: as the proxy's settings say]

@@ -81,6 +81,7 @@ void enroll_setup(void)
                                           .listener_closed = listener_closed,
                                           .gone = gone,
                                           .data = &agent};
+    const struct proxy_maps maps = {.deliveries = -1, .direct = {-1}};
     char path[64];
     uint64_t cookie;
 
@@ -93,7 +94,7 @@ void enroll_setup(void)
     cr_assert(loop_new(&agent.loop) == 0);
     cr_assert(mesh_source_open(agent.loop, &settings, NULL, NULL, &agent.source) == 0);
     cr_assert(store_open(directory, "boot-1", &agent.store) == 0);
-    cr_assert(proxy_server_new(agent.loop, &settings, &agent.pods, 0, -1, &events, &agent.proxies) == 0);
+    cr_assert(proxy_server_new(agent.loop, &settings, &agent.pods, &maps, &events, &agent.proxies) == 0);
     netns = new_netns();
     cr_assert(netns_cookie(netns, &cookie) == 0);
     cr_assert(enroll_pod_new(&agent.pods, "uid-1", "shop", "web", &pod) == 0);

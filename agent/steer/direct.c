@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/steer/direct.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "agent/steer/internal.h"
+#include "lib/cleanup.h"
+
+static const char *const names[DIRECT_MAPS] = {
+    [BRUMA_DIRECT_FD_CONTROL] = "direct_control", [BRUMA_DIRECT_FD_PROXIES] = "direct_proxies",
+    [BRUMA_DIRECT_FD_PODS] = "direct_pods",       [BRUMA_DIRECT_FD_ADDRESSES] = "mesh_addresses",
+    [BRUMA_DIRECT_FD_PREFIXES] = "mesh_prefixes", [BRUMA_DIRECT_FD_FLOWS] = "flows",
+    [BRUMA_DIRECT_FD_EVENTS] = "flow_events",     [DIRECT_MAP_COUNTERS] = "direct_counters",
+    [DIRECT_MAP_FLOWS_FULL] = "flows_full",
+};
+
+int steer_direct_take(struct steer *s, const struct bpf_object *object)
+{
+    for (size_t i = 0; i < DIRECT_MAPS; i++) {
+        int fd = bpf_object__find_map_fd_by_name(object, names[i]);
+
+        if (fd < 0)
+            return -ENOENT;
+        s->direct_fds[i] = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        if (s->direct_fds[i] < 0)
+            return -errno;
+    }
+    return 0;
+}
+
+int steer_direct_share(const struct steer *s, struct bpf_object *object)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < DIRECT_MAPS; i++) {
+        struct bpf_map *map = bpf_object__find_map_by_name(object, names[i]);
+
+        r = map ? bpf_map__reuse_fd(map, s->direct_fds[i]) : 0;
+    }
+    return r;
+}
+
+void steer_direct_release(struct steer *s)
+{
+    for (size_t i = 0; i < DIRECT_MAPS; i++) {
+        if (s->direct_fds[i] >= 0)
+            close(s->direct_fds[i]);
+        s->direct_fds[i] = -1;
+    }
+}
+
+void steer_direct_fds(const struct steer *s, int ret[BRUMA_DIRECT_FD_COUNT])
+{
+    for (int i = 0; i < BRUMA_DIRECT_FD_COUNT; i++)
+        ret[i] = s->direct_fds[i];
+}
+
+/* ---- of one pod ---- */
+
+int steer_direct_counters(struct steer *s, uint64_t cookie, struct bruma_direct_counters *ret)
+{
+    return bpf_map_lookup_elem(s->direct_fds[DIRECT_MAP_COUNTERS], &cookie, ret) < 0 ? -errno : 0;
+}
+
+int steer_direct_add(struct steer *s, uint64_t cookie)
+{
+    static const struct bruma_direct_counters zero;
+
+    return bpf_map_update_elem(s->direct_fds[DIRECT_MAP_COUNTERS], &cookie, &zero, BPF_NOEXIST) < 0 &&
+                   errno != EEXIST
+               ? -errno
+               : 0;
+}
+
+#define BATCH 1024 /* entries */
+
+struct flow_batch {
+    uint64_t sockets[BATCH];
+    struct bruma_flow flows[BATCH];
+};
+
+/* What is looked for stays in the map until the walk is over: it does not survive what it deletes. */
+static void remove_flows(const struct steer *s, uint64_t cookie)
+{
+    int map = s->direct_fds[BRUMA_DIRECT_FD_FLOWS];
+    _cleanup_free_ struct flow_batch *batch = malloc(sizeof(*batch));
+    _cleanup_free_ uint64_t *found = NULL;
+    uint32_t position = 0, count;
+    size_t len = 0, room = 0;
+    bool first = true;
+    int r = 0;
+
+    while (batch && r == 0) {
+        count = BATCH;
+        r = bpf_map_lookup_batch(map, first ? NULL : &position, &position, batch->sockets, batch->flows,
+                                 &count, NULL);
+        if (r < 0 && r != -ENOENT)
+            break;
+        first = false;
+        for (uint32_t i = 0; i < count; i++) {
+            if (batch->flows[i].netns_cookie != cookie)
+                continue;
+            if (!found || len == room) {
+                uint64_t *grown = reallocarray(found, room = room ? 2 * room : 64, sizeof(*found));
+
+                if (!grown)
+                    break;
+                found = grown;
+            }
+            found[len++] = batch->sockets[i];
+        }
+    }
+    for (size_t i = 0; found && i < len; i++)
+        bpf_map_delete_elem(map, &found[i]);
+}
+
+void steer_direct_remove(struct steer *s, uint64_t cookie)
+{
+    bpf_map_delete_elem(s->direct_fds[BRUMA_DIRECT_FD_PODS], &cookie);
+    bpf_map_delete_elem(s->direct_fds[DIRECT_MAP_COUNTERS], &cookie);
+    remove_flows(s, cookie);
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Connections that need no proxy: the maps of bruma/direct.h, and what all ways ask before they are taken. */
+#ifndef BPF_DIRECT_H
+#define BPF_DIRECT_H
+
+#include "bpf/common.h"
+#include "bruma/direct.h"
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __type(key, __u32);
+    __type(value, struct bruma_direct_control);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} direct_control SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_SOCKHASH);
+    __uint(max_entries, BRUMA_MAX_DIRECT_PROXIES);
+    __type(key, __u64); /* proxy */
+    __type(value, __u64);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} direct_proxies SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, BRUMA_MAX_PODS);
+    __type(key, __u64); /* netns cookie */
+    __type(value, struct bruma_direct_pod);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} direct_pods SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, BRUMA_MAX_PODS);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, __u64); /* netns cookie */
+    __type(value, struct bruma_direct_counters);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} direct_counters SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, BRUMA_MAX_MESH_ADDRESSES);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct bruma_mesh_key);
+    __type(value, struct bruma_mesh_objects);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} mesh_addresses SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(max_entries, BRUMA_MAX_MESH_PREFIXES);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct bruma_mesh_prefix);
+    __type(value, struct bruma_mesh_objects);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} mesh_prefixes SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, BRUMA_MAX_FLOWS);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, __u64); /* socket cookie */
+    __type(value, struct bruma_flow);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} flows SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_RINGBUF);
+    __uint(max_entries, BRUMA_FLOW_RING);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} flow_events SEC(".maps");
+
+/* When flows had no room the last time. */
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u64); /* CLOCK_MONOTONIC nanoseconds; 0: never */
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} flows_full SEC(".maps");
+
+#define FLOWS_FULL_NANOSECONDS 1000000000ull
+
+/* The map's only entry, valid for as long as the program runs; never NULL, but the verifier does not know. */
+static __always_inline struct bruma_direct_control *direct_control_of(void)
+{
+    __u32 zero = 0;
+
+    return bpf_map_lookup_elem(&direct_control, &zero);
+}
+
+/* 1 if the process still holds its socket, else 0. */
+static __always_inline int direct_proxy_lives(__u64 proxy)
+{
+    struct bpf_sock *sk = bpf_map_lookup_elem(&direct_proxies, &proxy);
+
+    if (!sk)
+        return 0;
+    bpf_sk_release(sk);
+    return 1;
+}
+
+/*
+ * Whether a connection of the pod may go one of these ways, as far as that does not depend on the connection
+ * itself. Returns NONE with *ret, which has one of them, or why not. Who is not sure takes the long way.
+ * proxy is control->proxy, read once by the caller.
+ */
+static __always_inline enum bruma_long_way direct_ask(const struct bruma_direct_control *control, __u64 proxy,
+                                                      const struct bruma_pod *pod, __u64 cookie, __u32 ways,
+                                                      struct bruma_direct_pod **ret)
+{
+    struct bruma_direct_pod *entry;
+    __u32 why = ways & BRUMA_DIRECT_OUTSIDE ? BRUMA_LONG_WAY_POD_UNKNOWN : BRUMA_LONG_WAY_POLICY_DEPENDS;
+
+    if (!proxy)
+        return control->why ? control->why : BRUMA_LONG_WAY_NO_PROXY;
+    if (!direct_proxy_lives(proxy))
+        return BRUMA_LONG_WAY_PROXY_GONE;
+    if (bpf_ktime_get_ns() >= control->valid_until_nanoseconds)
+        return BRUMA_LONG_WAY_PROXY_SILENT;
+    if (!(control->ways & ways))
+        return control->why ? control->why : BRUMA_LONG_WAY_SWITCHED_OFF;
+    entry = bpf_map_lookup_elem(&direct_pods, &cookie);
+    if (!entry || entry->proxy != proxy || entry->generation != pod->generation)
+        return BRUMA_LONG_WAY_POD_UNKNOWN;
+    if (!(entry->ways & control->ways & ways)) {
+        if (entry->ways & ways)
+            return control->why ? control->why : BRUMA_LONG_WAY_SWITCHED_OFF;
+        if (ways & BRUMA_DIRECT_OUTSIDE && entry->outside_why)
+            why = entry->outside_why;
+        if (!(ways & BRUMA_DIRECT_OUTSIDE) && entry->inbound_why)
+            why = entry->inbound_why;
+        return why;
+    }
+    *ret = entry;
+    return BRUMA_LONG_WAY_NONE;
+}
+
+/* 1 if the address is not to be dialed past the proxy, else 0. */
+static __always_inline int direct_is_in_mesh(const struct bruma_direct_control *control, __u64 proxy,
+                                             const struct bruma_address *address)
+{
+    struct bruma_mesh_key key = {.address = *address, .proxy = proxy};
+    struct bruma_mesh_prefix prefix = {.prefix_length = 8 * (sizeof(prefix) - sizeof(prefix.prefix_length)),
+                                       .proxy = proxy,
+                                       .address = *address};
+
+    return bpf_map_lookup_elem(&mesh_addresses, &key) ||
+           (control->prefixes && bpf_map_lookup_elem(&mesh_prefixes, &prefix));
+}
+
+/* 1 if there was room for new flows up to now; 0: there was none a moment ago. */
+static __always_inline int flows_have_room(void)
+{
+    __u32 zero = 0;
+    __u64 *full = bpf_map_lookup_elem(&flows_full, &zero);
+
+    return full && (!*full || bpf_ktime_get_ns() - *full >= FLOWS_FULL_NANOSECONDS);
+}
+
+/* From now on the connection is accounted for. 0, or another number: there is no room. */
+static __always_inline long flow_add(__u64 socket, const struct bruma_flow *flow)
+{
+    __u32 zero = 0;
+    __u64 *full;
+    long r = bpf_map_update_elem(&flows, &socket, flow, BPF_ANY);
+
+    if (r) {
+        full = bpf_map_lookup_elem(&flows_full, &zero);
+        if (full)
+            *full = bpf_ktime_get_ns();
+    }
+    return r;
+}
+
+/* Sends the event to the reader. One that finds no room in the ring is counted. */
+static __always_inline void flow_tell(const struct bruma_flow_event *event,
+                                      struct bruma_direct_counters *counters)
+{
+    const struct bruma_direct_control *control = direct_control_of();
+    __u64 flags = 0;
+
+    /* A reader that comes by itself need not be woken, until there is a reason to hurry. */
+    if (control && control->polling)
+        flags = bpf_ringbuf_query(&flow_events, BPF_RB_AVAIL_DATA) > BRUMA_FLOW_RING / 4 ? BPF_RB_FORCE_WAKEUP
+                                                                                         : BPF_RB_NO_WAKEUP;
+    if (bpf_ringbuf_output(&flow_events, (void *)event, sizeof(*event), flags))
+        COUNT(counters, direct_lost_events);
+}
+
+#endif
