@@ -99,7 +99,8 @@ struct bruma_direct_control {
     BRUMA_LONG_WAY(PROXY_HEADER, proxy_header, "the application wants a PROXY protocol header") \
     BRUMA_LONG_WAY(OTHER_ADDRESS, other_address, "the destination is an address of the pod that its network has not named, or a port of the proxy") \
     BRUMA_LONG_WAY(ENDING, ending, "the pod or the proxy is draining") \
-    BRUMA_LONG_WAY(NO_KERNEL, no_kernel, "this kernel cannot run the programs that account for it")
+    BRUMA_LONG_WAY(NO_KERNEL, no_kernel, "this kernel cannot run the programs that account for it") \
+    BRUMA_LONG_WAY(POLICY_CHANGING, policy_changing, "policies are changing at this moment")
 /* clang-format on */
 
 enum bruma_long_way {

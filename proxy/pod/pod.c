@@ -15,6 +15,7 @@ void pod_free(void *data)
 
     identity_put(pod->identity);
     workload_unref(pod->placeholder);
+    workload_unref(pod->inbound.workload);
     live_connections_free(&pod->live_connections);
     live_connections_free(&pod->peers);
     dns_servers_destroy(&pod->dns_servers);

@@ -4,6 +4,7 @@
 #ifndef PROXY_POD_POD_H
 #define PROXY_POD_POD_H
 
+#include "bruma/direct.h"
 #include "proxy/pod/dns_servers.h"
 #include "proxy/proxy.h"
 
@@ -21,6 +22,16 @@ struct pod_events {
 /* Live plaintext connections of a pod by (client address, client port, pod port). Deliveries to the app with
  * the client's address must not use such a port: the packets would belong to the live connection. */
 struct live_connections;
+
+/* What the kernel is told of plaintext from outside. Control thread. */
+struct pod_inbound {
+    uint32_t ways; /* BRUMA_DIRECT_PASS, BRUMA_DIRECT_REFUSE, BRUMA_DIRECT_BYPASS or none */
+    enum bruma_long_way why;
+    uint32_t changes; /* of ways */
+    bool answered;    /* ways and why have been found out */
+    const struct workload
+        *workload; /* that they are about, or the last that was known; referenced, or NULL */
+};
 
 struct pod {
     atomic_int references;
@@ -59,7 +70,8 @@ struct pod {
     atomic_int same_node;           /* enum same_node, KERNEL: no wish; the control thread writes it */
     enum direct_switch direct_outside, direct_inbound; /* as the agent says; control thread */
     bool bypass_inbound;                               /* the same */
-    bool draining, deleted;                            /* control thread */
+    struct pod_inbound inbound;
+    bool draining, deleted, ending; /* control thread */
 };
 
 /* Any thread. */

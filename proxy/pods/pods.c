@@ -314,7 +314,7 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
     pod->generation = info->generation;
     memcpy(pod->addresses, info->addresses, sizeof(pod->addresses));
     pod->addresses_len = info->addresses_len;
-    pod->draining = false;
+    pod->draining = pod->ending = false;
     set_outbound_policy(pod, info->outbound_policy);
     atomic_store(&pod->same_node, (int)same_node_longer(info->direct.same_node, SAME_NODE_KERNEL));
     pod->direct_outside = info->direct.outside;
@@ -349,6 +349,7 @@ void pods_ending(struct proxy *proxy, const char *uid)
 
     if (!pod)
         return;
+    pod->ending = true;
     log_info("pod ends\tpod=\"%s/%s\" connections=%d", pod->namespace, pod->name, pod->connections);
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_end_pod(proxy->workers[i], pod);

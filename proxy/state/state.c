@@ -78,6 +78,21 @@ void state_set_unknown_policy(struct state *state, bool deny)
     __atomic_store_n(&state->unknown_policy_denies, deny, __ATOMIC_RELAXED);
 }
 
+void state_watch_policies(struct state *state, void (*changing)(void *data), void *data)
+{
+    state->changing = changing;
+    state->changing_data = data;
+}
+
+/* Before readers see it. Nothing may come of it; the commit takes it back all the same. */
+static void announce_policies(struct state *state)
+{
+    if (!state->changing || state->policies_announced)
+        return;
+    state->policies_announced = true;
+    state->changing(state->changing_data);
+}
+
 static void count(struct state *state, int which, size_t value)
 {
     __atomic_store_n(&state->counts[which], value, __ATOMIC_RELAXED);
@@ -189,8 +204,10 @@ static int workload_apply(struct state *state, struct workload_full *w)
         return r;
     w->sequence = ++state->sequence;
     /* the checks of live connections depend on the workload's own list too */
-    if (old && is_local(state, old) && !same_policies(old, w))
+    if (old && is_local(state, old) && !same_policies(old, w)) {
+        announce_policies(state);
         state->policies_changed = true;
+    }
     workload_change(state, old, w);
     return 0;
 }
@@ -201,8 +218,10 @@ static bool workload_remove(struct state *state, const char *uid)
 
     if (!w)
         return false;
-    if (is_local(state, w))
+    if (is_local(state, w)) {
+        announce_policies(state);
         state->policies_changed = true;
+    }
     workload_change(state, w, NULL);
     return true;
 }
@@ -304,6 +323,7 @@ static int apply_authorization(struct state *state, const char *name, const uint
 
     if (r < 0)
         return r;
+    announce_policies(state);
     r = policies_apply(state, policy);
     if (r < 0) {
         policy_free(policy);
@@ -351,6 +371,7 @@ void state_remove(struct state *state, enum state_type type, const char *name)
     bool removed;
 
     if (type == STATE_AUTHORIZATION) {
+        announce_policies(state);
         removed = policies_remove(state, name);
         state->policies_changed |= removed;
         count(state, COUNT_POLICIES, state->policies.count);
@@ -362,12 +383,13 @@ void state_remove(struct state *state, enum state_type type, const char *name)
 
 void state_commit(struct state *state)
 {
-    bool some = state->some_changed, policies = state->policies_changed;
+    bool announced = state->policies_announced, some = state->some_changed || announced,
+         policies = state->policies_changed || announced;
 
     service_nodes_commit(state);
     policies_commit(state);
     reclaim_flush(&state->reclaim);
-    state->some_changed = state->policies_changed = false;
+    state->some_changed = state->policies_changed = state->policies_announced = false;
     if (some && state->changed)
         state->changed(state->data, policies);
 }

@@ -73,6 +73,11 @@ void state_set_trust_domains(struct state *state, const struct trust_domains *al
  * it. */
 void state_set_unknown_policy(struct state *state, bool deny);
 
+/* Whoever keeps answers of policies outside of RCU is told that they are about to change: called on the
+ * writer's thread before readers see the first change of a response, once; the commit tells when it is over.
+ * NULL: nobody. */
+void state_watch_policies(struct state *state, void (*changing)(void *data), void *data);
+
 /* ---- writer (control thread). One response = any number of apply/remove, then commit. ---- */
 
 /* Decodes one resource (istio.workload.Address or istio.security.Authorization) and publishes it. 0;

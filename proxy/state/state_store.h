@@ -83,7 +83,11 @@ struct state {
     struct policy_set *dirty_sets;
     struct reclaim reclaim;
     bool some_changed, policies_changed; /* since the last commit */
-    size_t counts[3];                    /* workloads, services, policies; atomic */
+    bool policies_announced;             /* changing was called since */
+    /* called as state_watch_policies() says, on the writer's thread; or NULL */
+    void (*changing)(void *data);
+    void *changing_data;
+    size_t counts[3]; /* workloads, services, policies; atomic */
 };
 
 enum { COUNT_WORKLOADS, COUNT_SERVICES, COUNT_POLICIES };
