@@ -33,6 +33,7 @@
 #include "proxy/state/rcu.h"
 #include "proxy/tls/tls_library.h"
 #include "proxy/worker/endpoint_notes.h"
+#include "proxy/worker/pipes.h"
 #include "proxy/xds/local_xds.h"
 #include "proxy/xds/mesh_config.h"
 #include "proxy/xds/on_demand.h"
@@ -148,6 +149,7 @@ static void metrics(void *data, FILE *out)
     pods_write_metrics(p, out);
     resolver_write_metrics(p->resolver, out);
     memory_write_metrics(p, out);
+    pipes_write_metrics(p, out);
     if (p->revoked)
         crl_watch_write_metrics(p->revoked, out);
     process_metrics_write(out);
@@ -246,12 +248,16 @@ static void raise_descriptor_limit(void)
 static void derive_limits(struct proxy_settings *s)
 {
     struct rlimit limit = {.rlim_cur = 1024};
+    unsigned long pipes;
 
     getrlimit(RLIMIT_NOFILE, &limit);
     if (!s->max_pod_descriptors)
         s->max_pod_descriptors = limit.rlim_cur - limit.rlim_cur / 4;
     if (!s->max_peer_connections)
         s->max_peer_connections = s->max_pod_descriptors - s->max_pod_descriptors / 4;
+    pipes = limit.rlim_cur / 16 / 2 / s->workers;
+    if (s->relay_pipes > pipes)
+        s->relay_pipes = pipes;
 }
 
 static int open_admin(struct proxy *p, const char *unix_socket)

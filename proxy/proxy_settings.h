@@ -53,6 +53,7 @@ struct proxy_settings {
     unsigned long memory_limit, memory_budget, pod_memory_budget; /* bytes; 0: derived */
     unsigned long max_handshakes, max_pod_handshakes, max_certificate_list;
     unsigned long max_pod_descriptors, max_peer_connections; /* never 0 once the proxy has started */
+    unsigned long relay_pipes;                               /* of each worker */
     unsigned long pool_max_streams, pool_idle_timeout, gateway_tunnels;
     unsigned long connect_timeout, handshake_timeout, peer_handshake_timeout, answer_timeout, source_timeout,
         half_close_timeout, linger_timeout;

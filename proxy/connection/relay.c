@@ -60,11 +60,15 @@ static void part(struct relay *r, int index, bool reset, bool drop)
     bool owed = r->connected && !side->reset && reset && !drop;
     struct lingering_request q;
 
+    if (owed && relay_side_take_unsent(of_side(r, index), side) < 0) {
+        telemetry_failure(connection_worker(&r->c)->telemetry, BRUMA_REASON_OUT_OF_RESOURCES);
+        owed = false;
+    }
     if (!owed) {
         if (reset)
             socket_reset_on_close(side->fd);
         close(side->fd);
-        free(side->unsent);
+        relay_side_free_unsent(of_side(r, index), side);
         return;
     }
     q = (struct lingering_request){
@@ -295,8 +299,7 @@ static void hang_up(struct relay *r, int index, bool reset)
     if (!reset || side->reset)
         return;
     side->reset = true;
-    relay_side_free_unsent(account_of(r, index), side);
-    side->unsent_len = 0;
+    relay_side_free_unsent(of_side(r, index), side);
     r->left = last_bytes(r);
     loop_timer_set(loop_of(r), &r->timer, connection_worker(&r->c)->settings->linger_timeout);
 }
@@ -310,7 +313,7 @@ static void count_bytes(struct relay *r, int from_index, uint64_t n)
         telemetry_bytes(&r->in->flow, received, sent);
 }
 
-static int copy_through(struct relay *r, int from_index, uint8_t *buf)
+static int copy_through(struct relay *r, int from_index, struct pipe *pipe, uint8_t *buf)
 {
     struct relay_side *from = &r->sides[from_index], *to = &r->sides[1 - from_index];
 
@@ -318,12 +321,10 @@ static int copy_through(struct relay *r, int from_index, uint8_t *buf)
     size_t size = of_side(r, 1 - from_index)->wp->level == BUDGET_CALM ? COPY_SIZE : PRESSED_COPY_SIZE;
 
     for (int i = 0; i < COPIES_PER_TURN && !to->unsent_len && !to->reset && !from->ended; i++) {
-        ssize_t n = recv(from->fd, buf, size, MSG_DONTWAIT);
+        ssize_t n = relay_side_read(from, pipe, buf, size);
         int e;
 
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno == EAGAIN)
+        if (n == -EAGAIN)
             return 0;
         if (n <= 0) {
             from->ended = true;
@@ -334,13 +335,15 @@ static int copy_through(struct relay *r, int from_index, uint8_t *buf)
         }
         r->last_activity = loop_now(loop_of(r));
         count_bytes(r, from_index, (uint64_t)n);
-        e = relay_side_write(account_of(r, 1 - from_index), to, buf, (size_t)n);
+        e = pipe->in >= 0 ? relay_side_splice(of_side(r, 1 - from_index), to, pipe, (size_t)n)
+                          : relay_side_write(of_side(r, 1 - from_index), to, buf, (size_t)n);
         if (e == -ENOMEM || e == -ENOBUFS)
             return e;
         if (e < 0)
             hang_up(r, 1 - from_index, true);
-        if ((size_t)n < size && !from->hung_up)
-            return 0; /* drained */
+        /* Drained; a pipe may be full before it has so many bytes. */
+        if ((size_t)n < (pipe->in >= 0 ? size / 4 : size) && !from->hung_up)
+            return 0;
     }
     return 0;
 }
@@ -348,12 +351,15 @@ static int copy_through(struct relay *r, int from_index, uint8_t *buf)
 /* Moves what is there from one side to the other. -errno: there is no memory. */
 static int copy(struct relay *r, int from_index)
 {
-    struct shared_buffer *buffer = &connection_worker(&r->c)->plain_in;
+    struct worker *w = connection_worker(&r->c);
+    struct pipe pipe = relay_side_pipe(of_side(r, 1 - from_index), &r->sides[from_index]);
     int e;
 
-    shared_buffer_take(buffer, r);
-    e = copy_through(r, from_index, buffer->data);
-    shared_buffer_leave(buffer, r);
+    shared_buffer_take(&w->plain_in, r);
+    e = copy_through(r, from_index, &pipe, w->plain_in.data);
+    shared_buffer_leave(&w->plain_in, r);
+    if (pipe.in >= 0)
+        pipes_give(&w->pipes, &pipe);
     return e;
 }
 
@@ -400,7 +406,7 @@ static void serve(struct relay *r, int index, uint32_t events)
      * been sent, so it is a reset. */
     if (events & (EPOLLHUP | EPOLLERR))
         hang_up(r, index, (events & EPOLLERR) || !side->shut);
-    else if ((events & EPOLLOUT) && relay_side_write_unsent(account_of(r, index), side) < 0)
+    else if ((events & EPOLLOUT) && relay_side_write_unsent(of_side(r, index), side) < 0)
         hang_up(r, index, true);
     if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
         e = copy(r, index);
@@ -520,6 +526,7 @@ static struct relay *relay_new(int fd, bool paired, relay_failed_fn failed)
     for (int i = 0; i < 2; i++) {
         r->sides[i].fd = -1;
         r->sides[i].watch.fd = -1;
+        r->sides[i].pipe = PIPE_IS_NONE;
     }
     r->sides[FRONT].fd = fd;
     r->failed = failed;

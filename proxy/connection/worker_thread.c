@@ -80,6 +80,7 @@ void worker_free(struct worker *w)
     tls_buffers_destroy(&w->tls);
     shared_buffer_destroy(&w->plain_in);
     shared_buffer_destroy(&w->plain_out);
+    pipes_destroy(&w->pipes);
     free(w);
 }
 
@@ -100,6 +101,7 @@ int worker_new(struct proxy *proxy, unsigned index, struct worker **ret)
     list_init(&w->inside);
     list_init(&w->touched);
     list_init(&w->memory_news);
+    pipes_init(&w->pipes, (unsigned)w->settings->relay_pipes);
     if (getrandom(&w->random, sizeof(w->random), 0) != sizeof(w->random) || !w->random)
         w->random = 0x9e3779b97f4a7c15u + index;
     r = shared_buffer_init(&w->plain_in, "plain_in", WORKER_BUFFER);

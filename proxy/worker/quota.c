@@ -49,3 +49,18 @@ bool quota_allows(const struct worker_pod *wp, const struct quota *quota, enum b
     }
     return true;
 }
+
+bool quota_take_more(struct worker_pod *wp, unsigned descriptors)
+{
+    int had = atomic_fetch_add_explicit(&wp->pod->descriptors, (int)descriptors, memory_order_relaxed);
+
+    if ((unsigned long)had + descriptors <= wp->worker->settings->max_pod_descriptors)
+        return true;
+    quota_release_more(wp, descriptors);
+    return false;
+}
+
+void quota_release_more(struct worker_pod *wp, unsigned descriptors)
+{
+    atomic_fetch_sub_explicit(&wp->pod->descriptors, (int)descriptors, memory_order_relaxed);
+}

@@ -22,4 +22,10 @@ void quota_release(struct worker_pod *wp, const struct addr *peer, struct quota 
  * what. */
 bool quota_allows(const struct worker_pod *wp, const struct quota *quota, enum bruma_reason *ret_reason);
 
+/* Descriptors that a connection of the pod needs for a while, beside those above. False: there is more than
+ * there may be, and none was taken. */
+bool quota_take_more(struct worker_pod *wp, unsigned descriptors);
+/* Gives them back. */
+void quota_release_more(struct worker_pod *wp, unsigned descriptors);
+
 #endif

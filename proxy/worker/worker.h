@@ -11,6 +11,7 @@
 #include "proxy/state/reader.h"
 #include "proxy/tls/tls.h"
 #include "proxy/worker/delivery_ports.h"
+#include "proxy/worker/pipes.h"
 
 #define WORKER_BUFFER    (512 * 1024) /* bytes */
 #define WORKER_POOL_BITS 6
@@ -44,7 +45,8 @@ struct worker {
     struct list touched; /* streams with bytes for their application, gathered in this turn */
     struct tls_buffers tls;
     struct shared_buffer
-        plain_in; /* decrypted bytes of the tunnel that is being read, or what a relay copies */
+        plain_in;       /* decrypted bytes of the tunnel that is being read, or what a relay copies */
+    struct pipes pipes; /* of relays that pass bulk */
     struct shared_buffer plain_out; /* frames of the tunnel that is being flushed */
     enum budget_level level;        /* of the process, as the worker last saw it */
     struct list memory_news;        /* worker_pod.memory.node: accounts have changed */
