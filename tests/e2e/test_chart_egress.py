@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the chart says of destinations outside the mesh: docs/egress.md."""
 
+import os
+
 import pytest
 import yaml
 
 from support.chart import HELM, template
+from support.programs import ROOT
+
+KEPT = os.path.join(ROOT, "tests", "data", "chart", "default.yaml")
 
 
 def objects(*settings):
@@ -41,3 +46,25 @@ def test_the_mesh_configuration_may_be_read_where_istiod_has_it():
     env = agent_env(o)
     assert (env["BRUMA_MESH_CONFIG"], env["BRUMA_OUTBOUND_OVERRIDES"]) == ("", "false")
     assert env["BRUMA_EXCLUSIONS"] == "false"
+
+
+WAYS = ("BRUMA_DIRECT_OUTSIDE", "BRUMA_DIRECT_INBOUND", "BRUMA_SAME_NODE")
+
+
+@pytest.mark.skipif(not HELM, reason="helm is not here: BRUMA_HELM names a program, or it is on PATH")
+def test_direct_ways_are_switched_by_the_agents_environment():
+    others = ["cni.directWays.outside=true", "cni.directWays.inbound=true", "cni.directWays.sameNode=kernel"]
+    env = agent_env(objects(*others))
+    assert [env[name] for name in WAYS] == ["true", "true", "kernel"]
+    wrong = template("cni.directWays.sameNode=Kernel")
+    assert wrong.returncode and "sameNode" in wrong.stderr
+
+
+def test_direct_ways_of_the_charts_own_values():
+    """They are those of the agent's settings."""
+    with open(KEPT) as f:
+        env = agent_env({(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(f) if d})
+    with open(os.path.join(ROOT, "docs", "settings.md")) as f:
+        settings = f.read()
+    for name in WAYS:
+        assert f"| `{env[name]}` |" in next(x for x in settings.splitlines() if f"`{name}`" in x)
