@@ -219,10 +219,22 @@ static const char *verification(const cJSON *pod, char *buf, size_t size)
     return buf;
 }
 
+/* Which connections of the pod go past the proxy; -o json says of others why not. */
+static const char *direct_ways(const cJSON *pod)
+{
+    const cJSON *direct = cJSON_GetObjectItemCaseSensitive(pod, "direct");
+    const char *inbound = text_of(direct, "inbound");
+    bool in = !strcmp(inbound, "pass") || !strcmp(inbound, "refuse") || !strcmp(inbound, "bypass");
+    bool out = !strcmp(text_of(direct, "outside"), "direct");
+
+    return in && out ? "outside, inbound" : in ? "inbound" : out ? "outside" : "-";
+}
+
 int command_pods(const struct ctl_options *o, int argc, char **argv)
 {
-    static const char *const headers[] = {"NAMESPACE", "POD",         "STATE",    "PROXY",    "IDENTITY",
-                                          "ADDRESSES", "SINCE START", "VERIFIED", "REPAIRED", "NETNS COOKIE"};
+    static const char *const headers[] = {"NAMESPACE", "POD",      "STATE",       "PROXY",
+                                          "DIRECT",    "IDENTITY", "ADDRESSES",   "SINCE START",
+                                          "VERIFIED",  "REPAIRED", "NETNS COOKIE"};
     struct table *t;
     cJSON *items;
     const cJSON *p;
@@ -243,6 +255,7 @@ int command_pods(const struct ctl_options *o, int argc, char **argv)
             text_of(p, "name"),
             state_of(p),
             text_of(p, "proxy"),
+            direct_ways(p),
             text_of(p, "identity"),
             join(cJSON_GetObjectItemCaseSensitive(p, "ips"), addresses, sizeof(addresses)),
             !enrolled                                                                 ? "-"

@@ -280,6 +280,19 @@ static void explain(cJSON *lines, const struct ctl_options *o, const cJSON *dump
         explain_outside(lines, dump, pod, e);
 }
 
+/* What the kernel makes of it before the proxy sees it. */
+static void add_capture(cJSON *lines, const struct ctl_options *o, const char *pod, const struct endpoint *to)
+{
+    char target[ENDPOINT_TEXT_LEN];
+    cJSON *found;
+
+    if (agent_capture(o->run_dir, pod, endpoint_format(to, target), &found) != CTL_OK)
+        return;
+    while (cJSON_GetArraySize(found))
+        cJSON_AddItemToArray(lines, cJSON_DetachItemFromArray(found, 0));
+    cJSON_Delete(found);
+}
+
 int explain_connection(const struct ctl_options *o, const char *pod, const char *target)
 {
     struct endpoint e;
@@ -298,6 +311,7 @@ int explain_connection(const struct ctl_options *o, const char *pod, const char 
         return r;
     lines = cJSON_CreateArray();
     explain(lines, o, dump, pod, &e);
+    add_capture(lines, o, pod, &e);
     cJSON_Delete(dump);
     return print_checks(o, lines);
 }

@@ -78,25 +78,21 @@ static int receive_items(int fd, const char *path, cJSON *items)
     return unreachable("agent", path, "out of memory");
 }
 
-int agent_query(const char *run_dir, const char *op, const char *argument, cJSON **ret)
+/* Takes the question. */
+static int ask_agent(const char *run_dir, cJSON *question, cJSON **ret)
 {
+    _cleanup_free_ char *text = cJSON_PrintUnformatted(question);
     _cleanup_fd_ int fd = -1;
-    _cleanup_free_ char *text = NULL;
     char path[256];
-    cJSON *question, *items;
+    cJSON *items;
     int r;
 
+    cJSON_Delete(question);
     if (socket_path(run_dir, BRUMA_AGENT_SOCKET, path, sizeof(path)) < 0)
         return unreachable("agent", run_dir, "the path is too long");
     fd = seqpacket_connect(path, TIMEOUT_MILLISECONDS, false);
     if (fd < 0)
         return unreachable("agent", path, strerror(-fd));
-    question = cJSON_CreateObject();
-    cJSON_AddStringToObject(question, "op", op);
-    if (argument)
-        cJSON_AddStringToObject(question, "pod", argument);
-    text = cJSON_PrintUnformatted(question);
-    cJSON_Delete(question);
     r = text ? seqpacket_send(fd, text, strlen(text), NULL, 0) : -ENOMEM;
     if (r < 0)
         return unreachable("agent", path, strerror(-r));
@@ -107,6 +103,34 @@ int agent_query(const char *run_dir, const char *op, const char *argument, cJSON
     else
         cJSON_Delete(items);
     return r;
+}
+
+static cJSON *question_of(const char *op, const char *pod)
+{
+    cJSON *question = cJSON_CreateObject();
+
+    cJSON_AddStringToObject(question, "op", op);
+    if (pod)
+        cJSON_AddStringToObject(question, "pod", pod);
+    return question;
+}
+
+int agent_query(const char *run_dir, const char *op, const char *argument, cJSON **ret)
+{
+    return ask_agent(run_dir, question_of(op, argument), ret);
+}
+
+int agent_capture(const char *run_dir, const char *pod, const char *to, cJSON **ret)
+{
+    cJSON *question;
+    char path[256];
+
+    /* A proxy may be here without an agent. */
+    if (socket_path(run_dir, BRUMA_AGENT_SOCKET, path, sizeof(path)) < 0 || access(path, F_OK) < 0)
+        return CTL_UNREACHABLE;
+    question = question_of("explain", pod);
+    cJSON_AddStringToObject(question, "to", to);
+    return ask_agent(run_dir, question, ret);
 }
 
 struct body {

@@ -13,6 +13,11 @@ enum { CTL_OK = 0, CTL_PROBLEM = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3 };
  * agent answered with an error) or CTL_UNREACHABLE. */
 int agent_query(const char *run_dir, const char *op, const char *argument, cJSON **ret);
 
+/* The agent's finding on whether a connection of the pod to "IP:PORT" is captured: an array as above, empty
+ * if this node has no such pod. Exit codes as above; without an agent's socket CTL_UNREACHABLE, and nothing
+ * is printed. */
+int agent_capture(const char *run_dir, const char *pod, const char *to, cJSON **ret);
+
 /* The proxy's config dump, which the caller deletes. Exit code CTL_OK, or CTL_UNREACHABLE with the
  * reason on stderr. */
 int proxy_dump(const char *run_dir, cJSON **ret);

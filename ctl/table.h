@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
-#define TABLE_COLUMNS_MAX 10 /* columns */
+#define TABLE_COLUMNS_MAX 12 /* columns */
 
 struct table;
 

@@ -12,8 +12,9 @@ bool ctl_finding(struct local_connection *connection, const char *check, bool ok
 
 /* Sends the findings of `brumactl doctor`. */
 void doctor_run(struct agent *agent, struct local_connection *connection);
-/* Sends what is known about why the pod is or is not in the mesh. */
+/* Sends what is known about why the pod is or is not in the mesh; or with to not NULL, whether a connection
+ * of it to there is captured. */
 void explain_run(struct agent *agent, struct local_connection *connection, const char *namespace,
-                 const char *name);
+                 const char *name, const struct endpoint *to);
 
 #endif

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "agent/api/ctl_server.h"
 
+#include <errno.h>
 #include <string.h>
 #include <time.h>
 
 #include "agent/api/ctl_finding.h"
+#include "agent/api/direct_ways.h"
 #include "agent/enroll/dns_capture.h"
 #include "agent/enroll/ending.h"
 #include "agent/enroll/enroll.h"
@@ -246,6 +248,7 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     cJSON_AddStringToObject(item, "dnsCapture", dns_capture_text(agent, pod));
     cJSON_AddStringToObject(item, "lastReason", reason_name(pod->enrollment->last_reason));
     cJSON_AddStringToObject(item, "lastError", pod->enrollment->last_error);
+    direct_ways_report(agent, pod, item);
     add_counters(agent, pod, item);
     return item;
 }
@@ -266,13 +269,22 @@ static bool names_of(struct local_connection *connection, const cJSON *message, 
     return true;
 }
 
-static void explain(struct agent *agent, struct local_connection *connection, const cJSON *message)
+/* False: answered with an error. */
+static bool explain(struct agent *agent, struct local_connection *connection, const cJSON *message)
 {
     char text[NAMES_SIZE];
-    const char *name;
+    const char *name, *to;
+    struct endpoint endpoint;
+    int r = message_text(message, "to", ENDPOINT_TEXT_LEN, &to);
 
-    if (names_of(connection, message, text, sizeof(text), &name))
-        explain_run(agent, connection, text, name);
+    if (!names_of(connection, message, text, sizeof(text), &name))
+        return false;
+    if (r != -ENOENT && (r < 0 || endpoint_parse(to, &endpoint) < 0)) {
+        connection_send_error(connection, BRUMA_REASON_MESSAGE_INVALID, "to must be \"IP:PORT\"");
+        return false;
+    }
+    explain_run(agent, connection, text, name, r < 0 ? NULL : &endpoint);
+    return true;
 }
 
 /* False: answered with an error. */
@@ -312,7 +324,8 @@ static void on_message(struct local_connection *connection, const cJSON *message
         list_for_each (pod, &agent->pods.list, node)
             send_item(connection, pod_item(agent, pod));
     } else if (!strcmp(op, "explain")) {
-        explain(agent, connection, message);
+        if (!explain(agent, connection, message))
+            return;
     } else if (!strcmp(op, "pod-end")) {
         if (!end_pod(agent, connection, message))
             return;

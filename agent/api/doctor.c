@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "agent/api/ctl_finding.h"
+#include "agent/api/direct_ways.h"
 #include "agent/enroll/guard.h"
 #include "agent/enroll/source.h"
 #include "agent/kubernetes/kubelet.h"
@@ -266,6 +267,7 @@ void doctor_run(struct agent *agent, struct local_connection *c)
     check_source(agent, c);
     ctl_finding(c, "proxy", serving, serving ? BRUMA_REASON_NONE : BRUMA_REASON_PROXY_NOT_CONNECTED, "%s",
                 serving ? "a proxy is connected and serves" : "no proxy is connected");
+    direct_ways_check(agent, c);
     check_pods(agent, c);
     check_guard(agent, c);
     check_kubelet(agent, c);

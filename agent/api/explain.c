@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "agent/api/ctl_finding.h"
+#include "agent/api/direct_ways.h"
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/source.h"
@@ -190,10 +191,15 @@ static void explain_counters(struct agent *agent, struct local_connection *c, co
 }
 
 void explain_run(struct agent *agent, struct local_connection *connection, const char *namespace,
-                 const char *name)
+                 const char *name, const struct endpoint *to)
 {
     struct pod *pod = pods_by_name(&agent->pods, namespace, name);
 
+    if (to) {
+        if (pod)
+            direct_ways_explain_to(agent, connection, pod, to);
+        return;
+    }
     if (!pod) {
         ctl_finding(
             connection, "known", false, BRUMA_REASON_NONE,
@@ -212,6 +218,7 @@ void explain_run(struct agent *agent, struct local_connection *connection, const
     explain_announced(connection, pod);
     explain_outbound_policy(agent, connection, pod);
     explain_exclusions(agent, connection, pod);
+    direct_ways_explain(agent, connection, pod);
     explain_since(connection, pod);
     explain_proxy(agent, connection, pod);
     explain_counters(agent, connection, pod);

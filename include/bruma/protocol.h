@@ -75,10 +75,11 @@
  *     uid namespace name containerId netns cookie ips[] attachments[{network,ifname}] state wanted why
  *     identity serviceAccount generation capturedSinceStart addedAt enrolledAt verifiedAt enrolMicroseconds
  *     proxy("serving","pending","failed","draining","drained","not_connected") mends{reason: count}
+ *     direct{outside("direct" or why not) inbound("pass","refuse","bypass" or why not) sameNode}: names of BRUMA_LONG_WAYS
  *     announced forwards("": nothing; else the device by which it passes on what others send)
  *     endingAt(when it was told to end) lastReason lastError, and where it is pinned: counters{name: count} in the
  *     names of struct bruma_pod_counters
- *   explain      pod: "namespace/name"  <- item {"check","ok","detail"[,"reason","advice"]} for each finding, end
+ *   explain      pod: "namespace/name" [to: "IP:PORT"]  <- item {"check","ok","detail"[,"reason","advice"]} for each finding, end
  *   pod-end      pod: "namespace/name"  <- end, or error. The pod was told to end; not where the Kubernetes API says so
  *   doctor       <- item {"check","ok","detail"[,"reason","advice"]} for each check, end
  * Times are seconds since 1970, 0: never.

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/steer/direct_view.h"
+
+#include <bpf/bpf.h>
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "agent/steer/internal.h"
+
+static uint64_t now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+int steer_direct_look(const struct steer *s, struct steer_direct_view *ret)
+{
+    uint32_t zero = 0;
+    uint64_t socket;
+
+    memset(ret, 0, sizeof(*ret));
+    if (s->direct_fds[BRUMA_DIRECT_FD_CONTROL] < 0)
+        return -EOPNOTSUPP;
+    if (bpf_map_lookup_elem(s->direct_fds[BRUMA_DIRECT_FD_CONTROL], &zero, &ret->control) < 0 ||
+        bpf_map_lookup_elem(s->direct_fds[DIRECT_MAP_FLOWS_FULL], &zero, &ret->flows_full_nanoseconds) < 0)
+        return -errno;
+    ret->lives =
+        bpf_map_lookup_elem(s->direct_fds[BRUMA_DIRECT_FD_PROXIES], &ret->control.proxy, &socket) == 0;
+    ret->now_nanoseconds = now();
+    return 0;
+}
+
+static enum bruma_long_way said(uint32_t why, enum bruma_long_way otherwise)
+{
+    return why ? (enum bruma_long_way)why : otherwise;
+}
+
+enum bruma_long_way steer_direct_ask(const struct steer *s, const struct steer_direct_view *view,
+                                     uint64_t cookie, uint32_t generation, uint32_t ways, uint32_t *ret_way)
+{
+    const struct bruma_direct_control *control = &view->control;
+    struct bruma_direct_pod pod;
+
+    if (!control->proxy)
+        return said(control->why, BRUMA_LONG_WAY_NO_PROXY);
+    if (!view->lives)
+        return BRUMA_LONG_WAY_PROXY_GONE;
+    if (view->now_nanoseconds >= control->valid_until_nanoseconds)
+        return BRUMA_LONG_WAY_PROXY_SILENT;
+    if (!(control->ways & ways))
+        return said(control->why, BRUMA_LONG_WAY_SWITCHED_OFF);
+    if (bpf_map_lookup_elem(s->direct_fds[BRUMA_DIRECT_FD_PODS], &cookie, &pod) < 0 ||
+        pod.proxy != control->proxy || pod.generation != generation)
+        return BRUMA_LONG_WAY_POD_UNKNOWN;
+    *ret_way = pod.ways & control->ways & ways;
+    if (*ret_way)
+        return BRUMA_LONG_WAY_NONE;
+    if (pod.ways & ways)
+        return said(control->why, BRUMA_LONG_WAY_SWITCHED_OFF);
+    return ways & BRUMA_DIRECT_OUTSIDE ? said(pod.outside_why, BRUMA_LONG_WAY_POD_UNKNOWN)
+                                       : said(pod.inbound_why, BRUMA_LONG_WAY_POLICY_DEPENDS);
+}
+
+static bool is_in_mesh(const struct steer *s, const struct bruma_direct_control *control,
+                       const struct addr *addr)
+{
+    struct bruma_mesh_key key = {.proxy = control->proxy};
+    struct bruma_mesh_prefix prefix = {.prefix_length = 8 * (sizeof(prefix) - sizeof(prefix.prefix_length)),
+                                       .proxy = control->proxy};
+    struct bruma_mesh_objects objects;
+
+    memcpy(&key.address, addr, sizeof(key.address));
+    memcpy(&prefix.address, addr, sizeof(prefix.address));
+    return bpf_map_lookup_elem(s->direct_fds[BRUMA_DIRECT_FD_ADDRESSES], &key, &objects) == 0 ||
+           bpf_map_lookup_elem(s->direct_fds[BRUMA_DIRECT_FD_PREFIXES], &prefix, &objects) == 0;
+}
+
+enum bruma_long_way steer_direct_ask_outside(const struct steer *s, const struct steer_direct_view *view,
+                                             uint64_t cookie, const struct bruma_pod *pod,
+                                             const struct endpoint *to)
+{
+    uint32_t way;
+    enum bruma_long_way why = steer_direct_ask(s, view, cookie, pod->generation, BRUMA_DIRECT_OUTSIDE, &way);
+
+    if (why)
+        return why;
+    if (is_in_mesh(s, &view->control, &to->addr))
+        return BRUMA_LONG_WAY_IN_MESH;
+    if (to->port == 53 && pod->flags & BRUMA_POD_CAPTURE_DNS)
+        return BRUMA_LONG_WAY_DNS;
+    return pod->flags >> BRUMA_POD_DEVICE_SHIFT ? BRUMA_LONG_WAY_NONE : BRUMA_LONG_WAY_SEVERAL_DEVICES;
+}
