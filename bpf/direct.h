@@ -82,6 +82,15 @@ struct {
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } flows_full SEC(".maps");
 
+/* A connection has what its listener has. */
+struct {
+    __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+    __uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+    __type(key, int);
+    __type(value, struct bruma_listener_socket);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} listener_sockets SEC(".maps");
+
 #define FLOWS_FULL_NANOSECONDS 1000000000ull
 
 /* The map's only entry, valid for as long as the program runs; never NULL, but the verifier does not know. */
@@ -137,6 +146,14 @@ static __always_inline enum bruma_long_way direct_ask(const struct bruma_direct_
     }
     *ret = entry;
     return BRUMA_LONG_WAY_NONE;
+}
+
+/* 1 if what was read of the entry was the pod's, else 0: one that was replaced may be used again for another
+ * pod at once. */
+static __always_inline int direct_entry_stands(__u64 cookie, const struct bruma_direct_pod *entry)
+{
+    asm volatile("" ::: "memory");
+    return bpf_map_lookup_elem(&direct_pods, &cookie) == entry;
 }
 
 /* 1 if the address is not to be dialed past the proxy, else 0. */

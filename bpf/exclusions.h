@@ -71,10 +71,9 @@ static __always_inline int is_excluded_outbound(const struct bruma_pod *pod, __u
     return 1;
 }
 
-/* 1: connections from outside to that port go straight to the application. */
-static __always_inline int is_excluded_inbound(const struct bruma_pod *pod, __u64 cookie, __u16 port)
+/* 1: connections from outside to that port go straight to the application; else 0. */
+static __always_inline int excludes_inbound(const struct bruma_pod *pod, __u64 cookie, __u16 port)
 {
-    struct bruma_exclusion_counters *counters;
     enum bruma_exclusion exclusion;
 
     if (!(pod->flags & BRUMA_POD_EXCLUDES_INBOUND))
@@ -82,7 +81,15 @@ static __always_inline int is_excluded_inbound(const struct bruma_pod *pod, __u6
     exclusion = port_exclusion(pod, cookie, port, 1);
     if (exclusion == BRUMA_EXCLUSION_NONE)
         exclusion = port_exclusion(pod, cookie, 0, 1);
-    if (exclusion != BRUMA_EXCLUDED)
+    return exclusion == BRUMA_EXCLUDED;
+}
+
+/* 1 as above, and then it is counted; else 0. */
+static __always_inline int is_excluded_inbound(const struct bruma_pod *pod, __u64 cookie, __u16 port)
+{
+    struct bruma_exclusion_counters *counters;
+
+    if (!excludes_inbound(pod, cookie, port))
         return 0;
     counters = bpf_map_lookup_elem(&exclusion_counters, &cookie);
     COUNT(counters, inbound_excluded_lookups);

@@ -6,6 +6,7 @@
  */
 #include "bpf/common.h"
 #include "bpf/deliveries.h"
+#include "bpf/direct.h"
 #include "bpf/dns_sockets.h"
 #include "bpf/exclusions.h"
 #include "bpf/probe_tuples.h"
@@ -16,6 +17,15 @@ struct {
     __type(key, __u32); /* enum bruma_listener */
     __type(value, __u64);
 } listeners SEC(".maps");
+
+/* What was refused lately has an event each, up to a limit. Several CPUs may count at once and lose some. */
+#define REFUSALS_NANOSECONDS 1000000000ull
+#define REFUSALS_MAX         100 /* in that time */
+
+struct {
+    __u64 since_nanoseconds; /* CLOCK_MONOTONIC */
+    __u32 told, untold;
+} refusals = {};
 
 volatile const __u64 netns_cookie; /* of the pod this instance is attached to */
 volatile const __u32 test_ifindex; /* stands in for ingress_ifindex, which BPF_PROG_TEST_RUN wants to be 0 */
@@ -100,6 +110,86 @@ static __always_inline int lookup_udp(struct bpf_sk_lookup *ctx, __u32 ifindex)
     return SK_PASS;
 }
 
+/* The proxy's own ports, as the pod's listeners have them and as others know them. */
+static __always_inline int is_port_of_proxy(__u32 port)
+{
+    int is = port == BRUMA_PORT_OUTBOUND || port == BRUMA_PORT_PLAINTEXT || port == BRUMA_PORT_HBONE;
+
+    for (__u32 slot = 0; slot < BRUMA_LISTENER_COUNT; slot++) {
+        __u32 key = slot;
+        struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, &key);
+
+        if (!sk)
+            return 1; /* it may be one */
+        is |= sk->src_port == port;
+        bpf_sk_release(sk);
+    }
+    return is;
+}
+
+static __always_inline void tell_refused(const struct bruma_tuple *tuple, __u32 generation,
+                                         struct bruma_direct_counters *counters)
+{
+    __u64 now = bpf_ktime_get_ns();
+    struct bruma_flow_event event = {.now_nanoseconds = now, .kind = BRUMA_FLOW_REFUSED};
+
+    if (now - refusals.since_nanoseconds >= REFUSALS_NANOSECONDS) {
+        refusals.since_nanoseconds = now;
+        refusals.told = 0;
+    }
+    if (refusals.told >= REFUSALS_MAX) {
+        refusals.untold++;
+        return;
+    }
+    refusals.told++;
+    event.repeated = refusals.untold;
+    refusals.untold = 0;
+    event.flow.netns_cookie = netns_cookie;
+    event.flow.opened_nanoseconds = now;
+    event.flow.tuple = *tuple;
+    event.flow.generation = generation;
+    event.flow.way = BRUMA_DIRECT_REFUSE;
+    flow_tell(&event, counters);
+}
+
+/* What the proxy has said of all such connections. Without its word it decides itself: the connection waits
+ * in the listener's queue if it has to. */
+static __always_inline int plaintext(struct bpf_sk_lookup *ctx, struct bruma_pod_counters *counters,
+                                     const struct bruma_pod *pod, const struct bruma_tuple *tuple)
+{
+    const struct bruma_direct_control *control = direct_control_of();
+    struct bruma_direct_counters *direct;
+    struct bruma_direct_pod *entry = 0;
+    __u64 cookie = netns_cookie;
+    __u32 why, ways = 0;
+
+    direct = bpf_map_lookup_elem(&direct_counters, &cookie);
+    why = control ? direct_ask(control, control->proxy, pod, cookie, BRUMA_DIRECT_PASS | BRUMA_DIRECT_REFUSE,
+                               &entry)
+                  : BRUMA_LONG_WAY_NO_PROXY;
+    if (!why && entry) {
+        ways = entry->ways;
+        if (!direct_entry_stands(cookie, entry))
+            why = BRUMA_LONG_WAY_POLICY_CHANGING;
+    }
+    if (!why && (!pod_owns(pod, &tuple->local_address) || is_port_of_proxy(tuple->local_port)))
+        why = BRUMA_LONG_WAY_OTHER_ADDRESS;
+    if (!why && ways & BRUMA_DIRECT_PASS && !flows_have_room())
+        why = BRUMA_LONG_WAY_FLOWS_FULL;
+    if (!why && ways & BRUMA_DIRECT_PASS) {
+        COUNT(direct, direct_inbound_lookups);
+        return SK_PASS;
+    }
+    if (!why && ways & BRUMA_DIRECT_REFUSE) {
+        COUNT(direct, direct_inbound_refused_lookups);
+        tell_refused(tuple, pod->generation, direct);
+        return SK_DROP;
+    }
+    COUNT(direct, inbound_long_way[why % 32]);
+    COUNT(counters, inbound_plaintext_lookups);
+    return steer(ctx, counters, BRUMA_LISTENER_INBOUND);
+}
+
 SEC("sk_lookup")
 int lookup(struct bpf_sk_lookup *ctx)
 {
@@ -150,8 +240,7 @@ int lookup(struct bpf_sk_lookup *ctx)
         COUNT(counters, inbound_passed_lookups);
         return SK_PASS;
     }
-    COUNT(counters, inbound_plaintext_lookups);
-    return steer(ctx, counters, BRUMA_LISTENER_INBOUND);
+    return plaintext(ctx, counters, pod, &tuple);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -16,7 +16,7 @@ static const char *const names[DIRECT_MAPS] = {
     [BRUMA_DIRECT_FD_PODS] = "direct_pods",       [BRUMA_DIRECT_FD_ADDRESSES] = "mesh_addresses",
     [BRUMA_DIRECT_FD_PREFIXES] = "mesh_prefixes", [BRUMA_DIRECT_FD_FLOWS] = "flows",
     [BRUMA_DIRECT_FD_EVENTS] = "flow_events",     [DIRECT_MAP_COUNTERS] = "direct_counters",
-    [DIRECT_MAP_FLOWS_FULL] = "flows_full",
+    [DIRECT_MAP_FLOWS_FULL] = "flows_full",       [DIRECT_MAP_LISTENERS] = "listener_sockets",
 };
 
 int steer_direct_take(struct steer *s, const struct bpf_object *object)
@@ -61,6 +61,13 @@ void steer_direct_fds(const struct steer *s, int ret[BRUMA_DIRECT_FD_COUNT])
 }
 
 /* ---- of one pod ---- */
+
+int steer_direct_mark_listener(const struct steer *s, uint32_t slot, int fd)
+{
+    const struct bruma_listener_socket value = {.slot = slot};
+
+    return bpf_map_update_elem(s->direct_fds[DIRECT_MAP_LISTENERS], &fd, &value, BPF_ANY) < 0 ? -errno : 0;
+}
 
 int steer_direct_counters(struct steer *s, uint64_t cookie, struct bruma_direct_counters *ret)
 {

@@ -9,7 +9,12 @@
 #include "bruma/protocol.h"
 
 /* Maps of direct ways: those of enum bruma_direct_fd, and these. */
-enum { DIRECT_MAP_COUNTERS = BRUMA_DIRECT_FD_COUNT, DIRECT_MAP_FLOWS_FULL, DIRECT_MAPS };
+enum {
+    DIRECT_MAP_COUNTERS = BRUMA_DIRECT_FD_COUNT,
+    DIRECT_MAP_FLOWS_FULL,
+    DIRECT_MAP_LISTENERS,
+    DIRECT_MAPS
+};
 
 struct steer {
     char pin_dir[PATH_MAX / 8];
@@ -55,6 +60,8 @@ int steer_direct_take(struct steer *steer, const struct bpf_object *object);
 int steer_direct_share(const struct steer *steer, struct bpf_object *object);
 /* Closes what steer_direct_take() has opened, of which some may be missing. */
 void steer_direct_release(struct steer *steer);
+/* The listener of that slot, and what it accepts from now on, is known as the proxy's. 0 or -errno. */
+int steer_direct_mark_listener(const struct steer *steer, uint32_t slot, int fd);
 /* Adds the pod's counters, all zero, unless they are there. 0 or -errno. */
 int steer_direct_add(struct steer *steer, uint64_t cookie);
 /* Removes what there is of the pod in all these maps. */

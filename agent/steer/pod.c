@@ -65,11 +65,15 @@ static int check_listeners(const struct steer_pod *pod, struct steer_error *erro
     return 0;
 }
 
-static int fill_listeners(int map, const struct steer_pod *pod, struct steer_error *error)
+static int fill_listeners(const struct steer *s, int map, const struct steer_pod *pod,
+                          struct steer_error *error)
 {
     for (__u32 i = 0; i < BRUMA_LISTENER_COUNT; i++) {
         __u64 fd = (__u64)pod->listeners[i];
+        int r = steer_direct_mark_listener(s, i, pod->listeners[i]);
 
+        if (r < 0)
+            return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, r, "cannot mark listener %u", i);
         if (bpf_map_update_elem(map, &i, &fd, BPF_ANY) < 0)
             return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, errno, "cannot register listener %u", i);
     }
@@ -211,7 +215,7 @@ int steer_pod_prepare(struct steer *s, const struct steer_pod *pod, int *ret_pro
     if (r == 0)
         r = program_of(s, pod, &program, &listeners, error);
     if (r == 0 && !pod->foreign_listeners)
-        r = fill_listeners(listeners, pod, error);
+        r = fill_listeners(s, listeners, pod, error);
     if (r == 0)
         r = write_entry(s, pod, former | pod_inbound_flags(pod) | (entry.flags & BRUMA_POD_CAPTURE_OUTBOUND),
                         error);
@@ -318,7 +322,7 @@ int steer_pod_set_listeners(struct steer *s, const struct steer_pod *pod, struct
         return r;
     if (map < 0)
         return steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, map, "the pod's listeners are not pinned");
-    return fill_listeners(map, pod, error);
+    return fill_listeners(s, map, pod, error);
 }
 
 int steer_pod_commit(struct steer *s, const struct steer_pod *pod, struct steer_error *error)
@@ -390,7 +394,7 @@ int steer_pod_repair(struct steer *s, const struct steer_pod *pod, const struct 
     if (r == 0)
         r = program_of(s, pod, &program, &listeners, error);
     if (r == 0 && !pod->foreign_listeners)
-        r = fill_listeners(listeners, pod, error);
+        r = fill_listeners(s, listeners, pod, error);
     if (r == 0)
         r = write_entry(s, pod, former | pod_inbound_flags(pod) | BRUMA_POD_CAPTURE_OUTBOUND, error);
     if (r == 0)

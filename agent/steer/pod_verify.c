@@ -87,8 +87,12 @@ int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_
         socklen_t len = sizeof(listening);
 
         if (pod->foreign_listeners ? slot_holds(map, i, pod->listener_cookies[i])
-                                   : listener_lives(map, i, pod->listeners[i]))
+                                   : listener_lives(map, i, pod->listeners[i])) {
+            /* those of before an upgrade have no mark */
+            if (!pod->foreign_listeners)
+                (void)steer_direct_mark_listener(s, i, pod->listeners[i]);
             continue;
+        }
         closed = true;
         if (pod->foreign_listeners)
             f.closed_listeners[i] = true;

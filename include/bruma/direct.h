@@ -13,6 +13,7 @@
  *   flows            hash            u64 socket cookie        -> struct bruma_flow; those that live
  *   flow_events      ring            struct bruma_flow_event
  *   flows_full       array           0                        -> u64 nanoseconds: when flows had no room
+ *   listener_sockets sk_storage      socket                   -> struct bruma_listener_socket
  *
  * The rule of all of it: who is not sure takes the long way, through the proxy. A connection goes directly
  * only while all of this holds, asked in this order in the kernel:
@@ -179,6 +180,11 @@ enum bruma_flow_event_kind {
     BRUMA_FLOW_CLOSED = 2,  /* it was established, and has ended */
     BRUMA_FLOW_FAILED = 3,  /* connect() has failed */
     BRUMA_FLOW_REFUSED = 4, /* inbound, by BRUMA_DIRECT_REFUSE; not each of many in a moment has an event */
+};
+
+/* Of a listener of the proxy in a pod, and of each connection that it has accepted, which are not direct. */
+struct bruma_listener_socket {
+    __u32 slot; /* enum bruma_listener */
 };
 
 /* What the proxy's telemetry is made of. Each says all: that of a connection which outlived a proxy is enough

@@ -14,9 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bpf/lookup.skel.h"
+#include "bruma/direct.h"
 #include "bruma/maps.h"
 #include "bruma/mesh.h"
 #include "lib/addr.h"
@@ -28,6 +30,7 @@
 static const __u64 pod_cookie = COOKIE;
 static struct lookup_bpf *instances[3]; /* ingress_ifindex 0, LO, ETH0: a constant of the program */
 static __u64 listener_cookies[BRUMA_LISTENER_COUNT];
+static __u16 listener_ports[BRUMA_LISTENER_COUNT];
 static int failed, number;
 
 static void must(bool good, const char *what)
@@ -57,6 +60,17 @@ static struct lookup_bpf *load(__u32 ifindex, struct lookup_bpf *shared)
         must(bpf_map__reuse_fd(s->maps.probe_tuples, bpf_map__fd(shared->maps.probe_tuples)) == 0,
              "probe_tuples");
         must(bpf_map__reuse_fd(s->maps.listeners, bpf_map__fd(shared->maps.listeners)) == 0, "listeners");
+        must(bpf_map__reuse_fd(s->maps.direct_control, bpf_map__fd(shared->maps.direct_control)) == 0,
+             "direct_control");
+        must(bpf_map__reuse_fd(s->maps.direct_proxies, bpf_map__fd(shared->maps.direct_proxies)) == 0,
+             "direct_proxies");
+        must(bpf_map__reuse_fd(s->maps.direct_pods, bpf_map__fd(shared->maps.direct_pods)) == 0,
+             "direct_pods");
+        must(bpf_map__reuse_fd(s->maps.direct_counters, bpf_map__fd(shared->maps.direct_counters)) == 0,
+             "direct_counters");
+        must(bpf_map__reuse_fd(s->maps.flows_full, bpf_map__fd(shared->maps.flows_full)) == 0, "flows_full");
+        must(bpf_map__reuse_fd(s->maps.flow_events, bpf_map__fd(shared->maps.flow_events)) == 0,
+             "flow_events");
     }
     must(lookup_bpf__load(s) == 0, "load");
     return s;
@@ -64,16 +78,18 @@ static struct lookup_bpf *load(__u32 ifindex, struct lookup_bpf *shared)
 
 /* Dual stack. With SO_REUSEPORT the kernel would choose among the sockets of the port, which a test run
  * answers with EOPNOTSUPP: that this one is assigned at all shows that the program forbids the choice. */
-static int listener(bool reuseport, __u64 *ret_cookie)
+static int listener(bool reuseport, __u64 *ret_cookie, __u16 *ret_port)
 {
     struct sockaddr_in6 any = {.sin6_family = AF_INET6};
     int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0), one = reuseport;
-    socklen_t len = sizeof(*ret_cookie);
+    socklen_t len = sizeof(*ret_cookie), any_len = sizeof(any);
 
     must(fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) == 0 &&
              bind(fd, (struct sockaddr *)&any, sizeof(any)) == 0 && listen(fd, 1) == 0 &&
-             getsockopt(fd, SOL_SOCKET, SO_COOKIE, ret_cookie, &len) == 0,
+             getsockopt(fd, SOL_SOCKET, SO_COOKIE, ret_cookie, &len) == 0 &&
+             getsockname(fd, (struct sockaddr *)&any, &any_len) == 0,
          "listener");
+    *ret_port = ntohs(any.sin6_port);
     return fd;
 }
 
@@ -96,7 +112,8 @@ static struct bruma_address address(const char *text)
 
 static void set_pod(__u32 flags)
 {
-    struct bruma_pod pod = {.addresses = {address("10.9.1.10"), address("fd09::10")}, .flags = flags};
+    struct bruma_pod pod = {
+        .addresses = {address("10.9.1.10"), address("fd09::10")}, .flags = flags, .generation = 3};
 
     must(bpf_map_update_elem(bpf_map__fd(instances[0]->maps.pods), &pod_cookie, &pod, BPF_ANY) == 0, "entry");
 }
@@ -234,6 +251,202 @@ static void pod_in_the_mesh(const struct family *f)
            SK_PASS, BRUMA_LISTENER_HBONE, COUNTER(inbound_hbone_lookups), BRUMA_REASON_NONE);
 }
 
+/* ---- what the proxy has told the kernel ---- */
+
+#define PROXY      4711
+#define GENERATION 3
+
+static int alive = -1;
+
+static __u64 now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (__u64)ts.tv_sec * 1000000000 + (__u64)ts.tv_nsec;
+}
+
+static void set_control(__u64 proxy, __u32 ways, __u64 valid_until)
+{
+    struct bruma_direct_control control = {
+        .proxy = proxy, .ways = ways, .valid_until_nanoseconds = valid_until};
+    __u32 zero = 0;
+
+    must(bpf_map_update_elem(bpf_map__fd(instances[0]->maps.direct_control), &zero, &control, BPF_ANY) == 0,
+         "control");
+}
+
+static void set_direct_pod(__u64 proxy, __u32 generation, __u32 ways, __u32 why)
+{
+    struct bruma_direct_pod entry = {
+        .proxy = proxy, .generation = generation, .ways = ways, .inbound_why = why, .inbound_changes = 1};
+
+    must(bpf_map_update_elem(bpf_map__fd(instances[0]->maps.direct_pods), &pod_cookie, &entry, BPF_ANY) == 0,
+         "direct_pods");
+}
+
+static void set_alive(bool lives)
+{
+    __u64 proxy = PROXY, value = (__u64)alive;
+    int map = bpf_map__fd(instances[0]->maps.direct_proxies);
+
+    must((lives ? bpf_map_update_elem(map, &proxy, &value, BPF_ANY) : bpf_map_delete_elem(map, &proxy)) == 0,
+         "direct_proxies");
+}
+
+static void set_flows_full(__u64 when)
+{
+    __u32 zero = 0;
+
+    must(bpf_map_update_elem(bpf_map__fd(instances[0]->maps.flows_full), &zero, &when, BPF_ANY) == 0,
+         "flows_full");
+}
+
+static struct bruma_direct_counters direct_counters(void)
+{
+    struct bruma_direct_counters c = {};
+
+    must(bpf_map_lookup_elem(bpf_map__fd(instances[0]->maps.direct_counters), &pod_cookie, &c) == 0,
+         "direct_counters");
+    return c;
+}
+
+/* As expect(), of plaintext; and the one counter of direct ways that moves. */
+static void expect_direct(const char *what, const struct packet *p, int verdict, size_t direct)
+{
+    struct bruma_direct_counters before = direct_counters(), after;
+    bool long_way = direct >= offsetof(struct bruma_direct_counters, outside_long_way);
+
+    expect(what, p, verdict, long_way ? BRUMA_LISTENER_INBOUND : NOBODY,
+           long_way ? COUNTER(inbound_plaintext_lookups) : NO_COUNTER, BRUMA_REASON_NONE);
+    after = direct_counters();
+    number++;
+    for (size_t at = 0; at < sizeof(before); at += sizeof(__u64)) {
+        __u64 moved = *(__u64 *)((char *)&after + at) - *(__u64 *)((char *)&before + at);
+
+        if (moved == (at == direct))
+            continue;
+        failed++;
+        printf("FAILED  %s: the counter at %zu has moved by %llu\n", what, at, (unsigned long long)moved);
+        return;
+    }
+    printf("ok      %s: the counter\n", what);
+}
+
+#define DIRECT(field) offsetof(struct bruma_direct_counters, field)
+#define LONG_WAY(why) (DIRECT(inbound_long_way) + BRUMA_LONG_WAY_##why * sizeof(__u64))
+
+static void told_by_the_proxy(const struct family *f)
+{
+    const struct packet in = {ETH0, IPPROTO_TCP, f->peer, 4000, f->own, 80},
+                        elsewhere = {ETH0, IPPROTO_TCP, f->peer, 4000, f->other, 80},
+                        tunnel = {ETH0, IPPROTO_TCP, f->peer, 4000, f->own, BRUMA_PORT_HBONE},
+                        out = {LO, IPPROTO_TCP, f->own, 4000, f->other, 80};
+    const __u32 both = BRUMA_DIRECT_PASS | BRUMA_DIRECT_REFUSE;
+    const __u16 own_ports[] = {BRUMA_PORT_OUTBOUND, BRUMA_PORT_PLAINTEXT, listener_ports[0],
+                               listener_ports[1], listener_ports[2]};
+    struct bruma_direct_counters none = {};
+    __u64 later = now() + 3600000000000ull;
+
+    must(bpf_map_update_elem(bpf_map__fd(instances[0]->maps.direct_counters), &pod_cookie, &none, BPF_ANY) ==
+             0,
+         "direct_counters");
+    set_pod(BRUMA_POD_CAPTURE_OUTBOUND | BRUMA_POD_CAPTURE_INBOUND);
+    set_flows_full(0);
+    set_control(0, 0, 0);
+    expect_direct("nobody in charge", &in, SK_PASS, LONG_WAY(NO_PROXY));
+    set_control(PROXY, both, later);
+    expect_direct("the proxy has ended", &in, SK_PASS, LONG_WAY(PROXY_GONE));
+    set_alive(true);
+    expect_direct("not told of the pod", &in, SK_PASS, LONG_WAY(POD_UNKNOWN));
+    set_direct_pod(PROXY, GENERATION, BRUMA_DIRECT_PASS, 0);
+    expect_direct("pass", &in, SK_PASS, DIRECT(direct_inbound_lookups));
+    expect_direct("another address of the pod", &elsewhere, SK_PASS, LONG_WAY(OTHER_ADDRESS));
+    for (size_t i = 0; i < sizeof(own_ports) / sizeof(own_ports[0]); i++) {
+        const struct packet p = {ETH0, IPPROTO_TCP, f->peer, 4000, f->own, own_ports[i]};
+
+        expect_direct("a port of the proxy", &p, SK_PASS, LONG_WAY(OTHER_ADDRESS));
+    }
+    expect("a tunnel", &tunnel, SK_PASS, BRUMA_LISTENER_HBONE, COUNTER(inbound_hbone_lookups),
+           BRUMA_REASON_NONE);
+    expect("captured", &out, SK_PASS, BRUMA_LISTENER_OUTBOUND, COUNTER(outbound_steered_lookups),
+           BRUMA_REASON_NONE);
+    set_flows_full(now());
+    expect_direct("no room for flows", &in, SK_PASS, LONG_WAY(FLOWS_FULL));
+    set_direct_pod(PROXY, GENERATION, BRUMA_DIRECT_REFUSE, 0);
+    expect_direct("refuse", &in, SK_DROP, DIRECT(direct_inbound_refused_lookups));
+    expect_direct("refuse, another address", &elsewhere, SK_PASS, LONG_WAY(OTHER_ADDRESS));
+    expect("refuse, a tunnel", &tunnel, SK_PASS, BRUMA_LISTENER_HBONE, COUNTER(inbound_hbone_lookups),
+           BRUMA_REASON_NONE);
+    set_flows_full(0);
+    set_direct_pod(PROXY, GENERATION, 0, BRUMA_LONG_WAY_POLICY_DEPENDS);
+    expect_direct("policies depend", &in, SK_PASS, LONG_WAY(POLICY_DEPENDS));
+    set_direct_pod(PROXY, GENERATION - 1, BRUMA_DIRECT_PASS, 0);
+    expect_direct("of an earlier enrollment", &in, SK_PASS, LONG_WAY(POD_UNKNOWN));
+    set_direct_pod(PROXY + 1, GENERATION, BRUMA_DIRECT_PASS, 0);
+    expect_direct("of another proxy", &in, SK_PASS, LONG_WAY(POD_UNKNOWN));
+    set_direct_pod(PROXY, GENERATION, BRUMA_DIRECT_PASS, 0);
+    set_control(PROXY, BRUMA_DIRECT_OUTSIDE, later);
+    expect_direct("switched off", &in, SK_PASS, LONG_WAY(SWITCHED_OFF));
+    set_control(PROXY, both, now());
+    expect_direct("the proxy is silent", &in, SK_PASS, LONG_WAY(PROXY_SILENT));
+    set_direct_pod(PROXY, GENERATION, BRUMA_DIRECT_REFUSE, 0);
+    expect_direct("refuse, but silent", &in, SK_PASS, LONG_WAY(PROXY_SILENT));
+    set_control(PROXY, both, later);
+    set_alive(false);
+    expect_direct("refuse, but gone", &in, SK_PASS, LONG_WAY(PROXY_GONE));
+    set_control(0, 0, 0);
+    must(bpf_map_delete_elem(bpf_map__fd(instances[0]->maps.direct_pods), &pod_cookie) == 0, "direct_pods");
+}
+
+static int on_event(void *data, void *event, size_t size)
+{
+    const struct bruma_flow_event *e = event;
+    unsigned *seen = data;
+
+    *seen += size == sizeof(*e) && e->kind == BRUMA_FLOW_REFUSED && e->flow.netns_cookie == COOKIE &&
+             e->flow.way == BRUMA_DIRECT_REFUSE && e->flow.tuple.local_port == 80 &&
+             e->flow.tuple.remote_port == 4000;
+    return 0;
+}
+
+/* Each refusal is counted, and not each of many has an event: the others are told with a later one. */
+static void many_refusals(const struct family *f)
+{
+    struct lookup_bpf *s = instances[2];
+    const struct packet in = {ETH0, IPPROTO_TCP, f->peer, 4000, f->own, 80};
+    struct ring_buffer *ring;
+    struct bpf_sk_lookup ctx;
+    LIBBPF_OPTS(bpf_test_run_opts, run, .ctx_in = &ctx, .ctx_size_in = sizeof(ctx));
+    unsigned seen = 0;
+    bool good;
+
+    set_alive(true);
+    set_control(PROXY, BRUMA_DIRECT_REFUSE, now() + 3600000000000ull);
+    set_direct_pod(PROXY, GENERATION, BRUMA_DIRECT_REFUSE, 0);
+    ring = ring_buffer__new(bpf_map__fd(s->maps.flow_events), on_event, &seen, NULL);
+    must(ring != NULL, "ring");
+    ring_buffer__consume(ring); /* of the cases before */
+    seen = 0;
+    s->bss->refusals.since_nanoseconds = now() + 1000000000000ull; /* the time does not pass meanwhile */
+    s->bss->refusals.told = s->bss->refusals.untold = 0;
+    for (int i = 0; i < 150; i++) {
+        fill(&ctx, &in);
+        must(bpf_prog_test_run_opts(bpf_program__fd(s->progs.lookup), &run) == 0 && run.retval == SK_DROP,
+             "refused");
+    }
+    ring_buffer__consume(ring);
+    good = seen == 100 && s->bss->refusals.untold == 50;
+    number++;
+    failed += !good;
+    printf("%s  150 refusals: %u events, %u untold\n", good ? "ok    " : "FAILED", seen,
+           s->bss->refusals.untold);
+    ring_buffer__free(ring);
+    set_alive(false);
+    set_control(0, 0, 0);
+    must(bpf_map_delete_elem(bpf_map__fd(instances[0]->maps.direct_pods), &pod_cookie) == 0, "direct_pods");
+}
+
 static void probe(const struct family *f)
 {
     struct bruma_tuple tuple = {.remote_address = address(f->peer),
@@ -332,14 +545,20 @@ static void set_counters(void)
 int main(void)
 {
     static const __u32 devices[] = {0, LO, ETH0};
+    __u64 alive_cookie;
+    __u16 alive_port;
 
     for (int i = 0; i < 3; i++)
         instances[i] = load(devices[i], instances[0]);
     for (__u32 slot = 0; slot < BRUMA_LISTENER_COUNT; slot++)
-        set_listener(slot, listener(slot == BRUMA_LISTENER_INBOUND, &listener_cookies[slot]));
+        set_listener(
+            slot, listener(slot == BRUMA_LISTENER_INBOUND, &listener_cookies[slot], &listener_ports[slot]));
+    alive = listener(false, &alive_cookie, &alive_port);
     for (size_t i = 0; i < 2; i++) {
         set_counters();
         pod_in_the_mesh(&families[i]);
+        told_by_the_proxy(&families[i]);
+        many_refusals(&families[i]);
         probe(&families[i]);
         flags(&families[i]);
         broken(&families[i]);

@@ -15,7 +15,7 @@ def test_every_branch(build):
     assert r.returncode == 0 and not wrong, "\n".join(wrong) or r.stderr
     cases, failed = map(int, re.search(r"^(\d+) cases, (\d+) failed$", r.stdout, re.M).groups())
     assert (
-        cases == len([line for line in r.stdout.splitlines() if line.startswith("ok ")]) >= 60 and not failed
+        cases == len([line for line in r.stdout.splitlines() if line.startswith("ok ")]) >= 110 and not failed
     )
 
 
@@ -24,7 +24,7 @@ def test_it_is_small_enough_for_every_connection(build):
     each SYN runs them."""
     text = run(["readelf", "-SW", f"{build}/bpf/lookup.bpf.o"]).stdout
     size = int(re.search(r"\] sk_lookup\s+PROGBITS\s+\S+ \S+ (\S+)", text).group(1), 16)
-    assert 0 < size // 8 < 700, f"{size // 8} instructions"
+    assert 0 < size // 8 < 1100, f"{size // 8} instructions"
 
 
 def test_a_probe_that_cannot_be_registered_is_counted_and_made(build):
