@@ -5,6 +5,7 @@
 #include "lib/log.h"
 #include "lib/reasons.h"
 #include "proxy/connection/worker_post.h"
+#include "proxy/direct/direct.h"
 #include "proxy/proxy.h"
 
 static int connections_left(const struct proxy *p)
@@ -53,6 +54,7 @@ static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
         loop_timer_set(p->loop, &p->drain_timer, deadline_milliseconds);
     if (p->draining)
         return;
+    direct_drain(p->direct);
     p->draining = true;
     p->aborted = false;
     log_info("draining\tconnections=%d deadline=%llums", connections_left(p),
@@ -99,6 +101,7 @@ void proxy_resume(struct proxy *p)
     pods_open_socks(p);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_resume(p->workers[i]);
+    direct_resume(p->direct);
 }
 
 void drain_init(struct proxy *p)

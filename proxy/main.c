@@ -21,15 +21,16 @@
 #include "proxy/admin/name_dump.h"
 #include "proxy/admin/pods_pages.h"
 #include "proxy/admin/process_metrics.h"
+#include "proxy/admin/verdict_dump.h"
 #include "proxy/connection/worker_post.h"
 #include "proxy/connection/worker_thread.h"
+#include "proxy/direct/direct.h"
 #include "proxy/drain.h"
 #include "proxy/identity/credentials.h"
 #include "proxy/memory/memory.h"
 #include "proxy/pod_sources.h"
 #include "proxy/proxy.h"
 #include "proxy/resolve/resolver.h"
-#include "proxy/route/policy.h"
 #include "proxy/state/rcu.h"
 #include "proxy/tls/tls_library.h"
 #include "proxy/worker/endpoint_notes.h"
@@ -63,6 +64,7 @@ static void on_state_changed(void *data, bool policies)
     struct proxy *p = data;
 
     pods_state_changed(p);
+    direct_pods_changed(p->direct, policies);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_state_changed(p->workers[i], policies);
 }
@@ -94,6 +96,7 @@ static void on_xds_ready(void *data)
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_serve(p->workers[i]);
     agent_client_serves(p->agent);
+    direct_mesh_known(p->direct);
 }
 
 /* Certificates go by the wall clock, ours and those of peers. */
@@ -150,6 +153,7 @@ static void metrics(void *data, FILE *out)
     resolver_write_metrics(p->resolver, out);
     memory_write_metrics(p, out);
     pipes_write_metrics(p, out);
+    direct_write_metrics(p->direct, out);
     if (p->revoked)
         crl_watch_write_metrics(p->revoked, out);
     process_metrics_write(out);
@@ -185,24 +189,7 @@ static void pending(void *data, char *buf, size_t size)
 static cJSON *verdict(void *data, const char *identity, const struct endpoint *from,
                       const struct endpoint *to)
 {
-    struct proxy *p = data;
-    const struct workload *destination = state_workload_by_address(p->state, &to->addr);
-    const struct policy_request request = {
-        .source = *from, .destination = *to, .identity = *identity ? identity : NULL};
-    struct policy_verdict v;
-    cJSON *o;
-
-    if (!destination)
-        return NULL;
-    policy_check(p->state, destination, &request, &v);
-    o = cJSON_CreateObject();
-    cJSON_AddBoolToObject(o, "allowed", v.allowed);
-    cJSON_AddStringToObject(o, "policy", v.policy);
-    cJSON_AddStringToObject(o, "text", v.text);
-    cJSON_AddStringToObject(o, "dryRun", policy_dry_run_name(v.dry_run));
-    cJSON_AddStringToObject(o, "dryRunPolicy", v.dry_run_policy);
-    cJSON_AddStringToObject(o, "dryRunText", policy_dry_run_text(v.dry_run));
-    return o;
+    return verdict_dump(((struct proxy *)data)->state, identity, from, to);
 }
 
 static cJSON *name(void *data, const char *pod, const char *asked)
@@ -215,6 +202,11 @@ static cJSON *hostname(void *data, const char *asked)
     struct proxy *p = data;
 
     return hostname_dump(p->resolver, asked, loop_now(p->loop));
+}
+
+static cJSON *direct(void *data)
+{
+    return direct_dump(((struct proxy *)data)->direct);
 }
 
 static void quit(void *data)
@@ -280,6 +272,7 @@ static int open_admin(struct proxy *p, const char *unix_socket)
         .verdict = verdict,
         .name = name,
         .hostname = hostname,
+        .direct = direct,
         .data = p,
     };
 
@@ -433,6 +426,9 @@ static int start(struct proxy *p)
                   p, &p->state);
     if (r < 0)
         return log_error_errno(r, "cannot make the mesh state");
+    r = direct_new(p, &p->direct);
+    if (r < 0)
+        return log_error_errno(r, "cannot set up direct ways");
     memory_init(p);
     state_set_unknown_policy(p->state, p->settings.unknown_policy_denies);
     state_set_trust_domains(p->state, &p->settings.trust_domains);
@@ -469,6 +465,7 @@ static int start(struct proxy *p)
 
 static void stop(struct proxy *p)
 {
+    direct_free(&p->direct);
     agent_client_free(&p->agent);
     zds_client_free(&p->zds);
     own_pod_free(&p->own);
@@ -583,6 +580,7 @@ int main(int argc, char **argv)
     mallopt(M_MMAP_THRESHOLD, 4 * 1024 * 1024);
     mallopt(M_ARENA_MAX, 2);
     list_init(&p.pods);
+    atomic_init(&p.same_node, SAME_NODE_KERNEL);
     p.exempt_map_fd = p.deliveries_map_fd = -1;
     reader_register();
     reader_offline(); /* the only writer: it waits for readers and reads without their protection */

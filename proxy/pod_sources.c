@@ -9,6 +9,7 @@
 #include "bruma/mesh.h"
 #include "lib/log.h"
 #include "lib/reasons.h"
+#include "proxy/direct/direct.h"
 #include "proxy/drain.h"
 #include "proxy/proxy.h"
 #include "proxy/search_domains.h"
@@ -33,12 +34,24 @@ static void own_listener_closed(struct proxy *p)
     own_pod_listener_closed(p->own);
 }
 
+static int agent_direct(struct proxy *p, const struct direct_switches *switches,
+                        int fds[BRUMA_DIRECT_FD_COUNT])
+{
+    return direct_take_maps(p->direct, switches, fds);
+}
+
+static void agent_named(struct proxy *p)
+{
+    direct_pods_named(p->direct);
+}
+
 static int open_agent_client(struct proxy *p)
 {
     static const struct pods_events pods_events = {.drained = agent_pod_drained,
                                                    .listener_closed = agent_listener_closed,
                                                    .own_listener_closed = own_listener_closed};
-    static const struct agent_client_events events = {.replaced = proxy_replaced, .resumed = proxy_resume};
+    static const struct agent_client_events events = {
+        .replaced = proxy_replaced, .resumed = proxy_resume, .direct = agent_direct, .named = agent_named};
     const char *chosen = p->settings.agent_socket;
     char socket[108];
     int r;

@@ -28,6 +28,7 @@
 #include "proxy/tls/crl.h"
 #include "proxy/xds/xds_client.h"
 
+struct direct;
 struct dump_maker;
 struct on_demand;
 struct resolver;
@@ -43,6 +44,7 @@ struct proxy {
     struct resolver *resolver;   /* of hostnames of workloads */
     struct crl_watch *revoked;   /* NULL: no lists are configured */
     struct on_demand *on_demand; /* NULL: the whole mesh is subscribed to */
+    struct direct *direct;       /* what the kernel may let pass without the proxy */
     struct xds_client *xds;
     struct agent_client *agent; /* NULL: a CNI agent names the pods */
     struct zds_client *zds;     /* NULL: bruma-agent does */
@@ -58,6 +60,7 @@ struct proxy {
     const struct pods_events *pods_events;
     unsigned long pods_started, pods_stopped;
     int own_netns_fd;
+    atomic_int same_node; /* enum same_node of the agent's setting; KERNEL: it has said nothing */
     int exempt_map_fd, deliveries_map_fd; /* -1 until the agent gave them; atomic */
     bool draining;
     bool aborted;          /* the deadline has come, and all connections were ended */

@@ -311,6 +311,14 @@ static bool serve_hostname(struct admin *admin, struct http_request *request)
     return true;
 }
 
+static bool serve_direct(struct admin *admin, struct http_request *request)
+{
+    if (!admin->config.direct || !http_path_is(request, "/direct"))
+        return false;
+    answer_object(request, admin->config.direct(admin->config.data), "out of memory\n");
+    return true;
+}
+
 static bool serve_name(struct admin *admin, struct http_request *request)
 {
     char pod[512], name[512];
@@ -357,7 +365,8 @@ static void on_ready(void *data, struct http_request *request)
 static void on_local(void *data, struct http_request *request)
 {
     if (!serve_pages(data, request) && !serve_metrics(data, request) && !serve_ready(data, request) &&
-        !serve_verdict(data, request) && !serve_name(data, request) && !serve_hostname(data, request))
+        !serve_verdict(data, request) && !serve_name(data, request) && !serve_hostname(data, request) &&
+        !serve_direct(data, request))
         not_found(request);
 }
 

@@ -49,6 +49,9 @@ struct admin_config {
     /* Called for each question of that kind: what is known of the hostname of a workload (hostname_dump.h).
      * The caller owns it; NULL: no memory. */
     cJSON *(*hostname)(void *data, const char *hostname);
+    /* Called for each question of that kind: what the kernel lets pass without the proxy, and why not more
+     * (direct.h). The caller owns it; NULL: no memory. */
+    cJSON *(*direct)(void *data);
     void *data;
 };
 

@@ -21,6 +21,7 @@ struct message {
     struct pod_notes *notes;
     loop_post_fn done;
     void *data;
+    unsigned long beat;
 };
 
 static void post(struct worker *w, struct pod *pod, loop_post_fn fn, const struct message *fill)
@@ -132,6 +133,14 @@ static void do_set_revoked(void *data)
                 tunnel_check_revoked(t);
         }
     }
+    message_free(m);
+}
+
+static void do_beat(void *data)
+{
+    struct message *m = data;
+
+    atomic_store(&m->worker->beat, m->beat);
     message_free(m);
 }
 
@@ -323,4 +332,9 @@ void worker_note(struct worker *w, struct pod_notes *notes, loop_post_fn done, v
     struct message fill = {.notes = notes, .done = done, .data = data};
 
     post(w, NULL, do_note, &fill);
+}
+
+void worker_beat(struct worker *worker, unsigned long beat)
+{
+    post(worker, NULL, do_beat, &(struct message){.beat = beat});
 }

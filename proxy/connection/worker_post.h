@@ -35,6 +35,8 @@ void worker_resume(struct worker *worker);
 void worker_abort_connections(struct worker *worker);
 /* The process's budget is fuller, or less full. */
 void worker_look_at_memory(struct worker *worker);
+/* It turns, if it sets its beat to this. */
+void worker_beat(struct worker *worker, unsigned long beat);
 /* Notes down the worker's connections, then posts done(data) to the control loop. */
 void worker_note(struct worker *worker, struct pod_notes *notes, loop_post_fn done, void *data);
 

@@ -72,6 +72,9 @@ struct pod {
     bool bypass_inbound;                               /* the same */
     struct pod_inbound inbound;
     bool draining, deleted, ending; /* control thread */
+    struct bruma_direct_pod direct; /* as written last into the map; control thread */
+    bool direct_written;            /* and it is there; the same */
+    bool registry_only; /* as its connections to outside the mesh were last dealt with; the same */
 };
 
 /* Any thread. */

@@ -213,6 +213,35 @@ static int setup(struct agent_client *client, const struct order *o)
     return 0;
 }
 
+/* Which ways the agent's settings allow. */
+static int direct(struct agent_client *client, const struct order *o, enum bruma_reason *reason, char *error,
+                  size_t error_size)
+{
+    struct direct_switches switches = {.same_node = SAME_NODE_HBONE};
+    const char *text;
+    int fds[BRUMA_DIRECT_FD_COUNT], r = message_text(o->message, "sameNode", 64, &text);
+
+    if (o->is_short) {
+        *reason = BRUMA_REASON_OUT_OF_RESOURCES;
+        snprintf(error, error_size, "no file descriptors are left for the maps of direct ways");
+        return 1;
+    }
+    if (o->fds_len != BRUMA_DIRECT_FD_COUNT || (r < 0 && r != -ENOENT) ||
+        parse_switch(o->message, "outside", &switches.outside) < 0 ||
+        parse_switch(o->message, "inbound", &switches.inbound) < 0)
+        return -EBADMSG;
+    if (r == 0 && same_node_parse(text, &switches.same_node) < 0)
+        switches.same_node = SAME_NODE_HBONE;
+    for (int i = 0; i < BRUMA_DIRECT_FD_COUNT; i++)
+        fds[i] = take_fd(&o->fds[i]);
+    r = client->events->direct(client->proxy, &switches, fds);
+    if (r == 0)
+        return 0;
+    *reason = BRUMA_REASON_OUT_OF_RESOURCES;
+    snprintf(error, error_size, "the maps of direct ways: %s", strerror(-r));
+    return 1;
+}
+
 static int snapshot_end(struct agent_client *client)
 {
     if (client->ready)
@@ -222,6 +251,7 @@ static int snapshot_end(struct agent_client *client)
     name_set_clear(&client->named);
     client->ready = true;
     client->retry_after = RETRY_MIN;
+    client->events->named(client->proxy);
     return 0;
 }
 
@@ -250,6 +280,8 @@ static int obey(struct agent_client *client, const struct order *o, enum bruma_r
 {
     if (!strcmp(o->op, "setup"))
         return setup(client, o);
+    if (!strcmp(o->op, "direct"))
+        return direct(client, o, reason, error, error_size);
     if (!strcmp(o->op, "snapshot-end"))
         return snapshot_end(client);
     if (!strcmp(o->op, "drain"))
@@ -398,6 +430,7 @@ static int introduce(struct agent_client *client)
     cJSON_AddTrueToObject(m, "deliveries");
     cJSON_AddTrueToObject(m, "dns");
     cJSON_AddTrueToObject(m, "endings");
+    cJSON_AddTrueToObject(m, "direct");
     offer.r = send_message(client, m, NULL, 0);
     pods_each(client->proxy, offer_pod, &offer);
     if (offer.r < 0)

@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bruma/protocol.h"
+#include "lib/direct_ways.h"
 #include "lib/loop.h"
 
 struct agent_client;
@@ -18,6 +20,11 @@ struct agent_client_events {
     void (*replaced)(struct proxy *proxy, uint64_t deadline_milliseconds);
     /* Called when that proxy is gone. */
     void (*resumed)(struct proxy *proxy);
+    /* Called with the agent's settings of direct ways, and their maps: takes the descriptors. 0 or -errno. */
+    int (*direct)(struct proxy *proxy, const struct direct_switches *switches,
+                  int fds[BRUMA_DIRECT_FD_COUNT]);
+    /* Called when the agent has named all pods. */
+    void (*named)(struct proxy *proxy);
 };
 
 /* events: kept, not copied. 0 or -ENOMEM. */

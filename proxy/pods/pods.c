@@ -14,6 +14,7 @@
 #include "lib/log.h"
 #include "lib/seqpacket.h"
 #include "proxy/connection/worker_post.h"
+#include "proxy/direct/direct.h"
 #include "proxy/memory/memory.h"
 #include "proxy/pod/live_connections.h"
 #include "proxy/pod/pod.h"
@@ -154,6 +155,7 @@ static void remove_pod(struct pod *pod)
 {
     struct proxy *proxy = pod->proxy;
 
+    direct_pod_gone(proxy->direct, pod);
     pod->deleted = true;
     list_del(&pod->node);
     proxy->pods_stopped += !pod->own;
@@ -271,6 +273,8 @@ static void set_outbound_policy(struct pod *pod, enum outbound_policy policy)
 
     if (policy == OUTBOUND_UNSAID)
         policy = pod->proxy->settings.outbound_policy;
+    if (policy == OUTBOUND_REGISTRY_ONLY)
+        direct_pod_restrict(pod->proxy->direct, pod);
     before = atomic_exchange(&pod->outbound_policy, (int)policy);
     if (before != (int)policy)
         log_info("outbound traffic policy of a pod\tpod=\"%s/%s\" policy=%s", pod->namespace, pod->name,
@@ -323,6 +327,7 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_add_pod(proxy->workers[i], pod, copies + (size_t)i * BRUMA_LISTENER_COUNT);
     pods_open_socks(proxy);
+    direct_pod_changed(proxy->direct, pod);
     log_info("pod added\tpod=\"%s/%s\" uid=\"%s\" cookie=%llu", pod->namespace, pod->name, pod->uid,
              (unsigned long long)pod->cookie);
     return 0;
@@ -339,6 +344,7 @@ void pods_drain(struct proxy *proxy, const char *uid)
     log_info("pod leaves the mesh\tpod=\"%s/%s\" connections=%d", pod->namespace, pod->name,
              pod->connections);
     pod->draining = true;
+    direct_pod_changed(proxy->direct, pod);
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_drain_pod(proxy->workers[i], pod);
 }
@@ -349,8 +355,9 @@ void pods_ending(struct proxy *proxy, const char *uid)
 
     if (!pod)
         return;
-    pod->ending = true;
     log_info("pod ends\tpod=\"%s/%s\" connections=%d", pod->namespace, pod->name, pod->connections);
+    pod->ending = true;
+    direct_pod_changed(proxy->direct, pod);
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_end_pod(proxy->workers[i], pod);
 }

@@ -57,6 +57,7 @@ struct worker {
     bool draining;                  /* no new connections */
     unsigned long questions;        /* to DNS servers, that are on their way */
     atomic_int connections;         /* read by the control thread */
+    atomic_ulong beat;              /* the last question whether it turns; the same */
 };
 
 /* Which listener of the pod. */

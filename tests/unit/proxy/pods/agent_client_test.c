@@ -15,7 +15,7 @@
 
 static char calls[4096], directory[64], path[128];
 static char held_uids[4][16];
-static int held_len, refused;
+static int held_len, refused, names;
 static struct loop *loop;
 static struct agent_client *link_;
 static struct loop_timer pump;
@@ -104,7 +104,23 @@ static void resumed(struct proxy *proxy)
     note("resumed", "");
 }
 
-static const struct agent_client_events events = {.replaced = replaced, .resumed = resumed};
+static int direct(struct proxy *proxy, const struct direct_switches *switches, int fds[BRUMA_DIRECT_FD_COUNT])
+{
+    note("direct", switches->outside == DIRECT_ON ? "outside" : "");
+    note(switches->inbound == DIRECT_ON ? "inbound" : "no-inbound", same_node_name(switches->same_node));
+    for (int i = 0; i < BRUMA_DIRECT_FD_COUNT; i++)
+        cr_expect(fcntl(fds[i], F_GETFD) >= 0);
+    close_fds(fds, BRUMA_DIRECT_FD_COUNT);
+    return refused ? -ENOMEM : 0;
+}
+
+static void named(struct proxy *proxy)
+{
+    names++;
+}
+
+static const struct agent_client_events events = {
+    .replaced = replaced, .resumed = resumed, .direct = direct, .named = named};
 
 /* The agent's part: steps that are gone through while the loop runs. TERMINATE: the proxy is told to end.
  * KNOW: it gets to know the mesh. */
@@ -276,6 +292,26 @@ Test(agent_client, direct_ways_of_a_pod)
               "%s", calls);
 }
 
+#define DIRECT(more) "{\"op\":\"direct\",\"seq\":4," more "\"unknown\":{}}"
+
+Test(agent_client, direct_ways_of_the_agents_settings)
+{
+    PLAY({ACCEPT}, {EXPECT, "\"direct\":true"}, {EXPECT, "held-end"}, SETUP,
+         {SEND, DIRECT("\"outside\":true,\"inbound\":false,\"sameNode\":\"kernel\","), 7},
+         {EXPECT, "{\"op\":\"ack\",\"seq\":4}"}, {SEND, DIRECT("\"sameNode\":\"of_a_newer_agent\","), 7},
+         {EXPECT, "{\"op\":\"ack\",\"seq\":4}"}, END);
+    cr_expect(strcmp(calls, "map() direct(outside) no-inbound(kernel) direct() no-inbound(hbone)") == 0, "%s",
+              calls);
+    cr_expect_eq(names, 1);
+}
+
+Test(agent_client, maps_of_direct_ways_that_cannot_be_used_are_refused)
+{
+    refused = 1;
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, DIRECT(""), 7},
+         {EXPECT, "\"seq\":4,\"reason\":\"out_of_resources\",\"error\":\"the maps of direct ways: "}, END);
+}
+
 Test(agent_client, it_is_not_ready_before_the_end_of_the_snapshot)
 {
     PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, POD("a"), 4}, {EXPECT, "\"seq\":2}"});
@@ -398,6 +434,11 @@ BAD(few_descriptors, POD("a"), 3)
 BAD(many_descriptors, POD("a"), 5)
 BAD(setup_without_map, "{\"op\":\"setup\",\"seq\":4}", 0)
 BAD(no_cookie, "{\"op\":\"pod-add\",\"seq\":4,\"uid\":\"a\",\"generation\":1}", 4)
+BAD(direct_without_maps, DIRECT("\"outside\":true,"), 0)
+BAD(direct_with_few_maps, DIRECT("\"outside\":true,"), 6)
+BAD(direct_odd_outside, DIRECT("\"outside\":1,"), 7)
+BAD(direct_odd_inbound, DIRECT("\"inbound\":\"yes\","), 7)
+BAD(direct_odd_same_node, DIRECT("\"sameNode\":true,"), 7)
 BAD(odd_policy, POD_WITH("a", POLICY("1")), 4)
 BAD(odd_outside, POD_WITH("a", "\"directOutside\":\"false\","), 4)
 BAD(odd_inbound, POD_WITH("a", "\"directInbound\":null,"), 4)
