@@ -131,6 +131,14 @@ static __always_inline int address_is_local_host(const struct bruma_address *a)
     return !words[0] && !words[1] && !words[2] && (!words[3] || words[3] == bpf_htonl(1));
 }
 
+/* 1 for the unspecified one of both families, else 0. */
+static __always_inline int address_is_unspecified(const struct bruma_address *a)
+{
+    const __u32 *words = (const __u32 *)a->bytes;
+
+    return !words[0] && !words[1] && (!words[2] || words[2] == bpf_htonl(0xffff)) && !words[3];
+}
+
 /* 1 for fe80::/10, else 0. */
 static __always_inline int address_is_link_local6(const struct bruma_address *a)
 {

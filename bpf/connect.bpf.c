@@ -12,9 +12,9 @@
  */
 #include "bpf/common.h"
 #include "bpf/deliveries.h"
-#include "bpf/direct.h"
 #include "bpf/dns_sockets.h"
 #include "bpf/exclusions.h"
+#include "bpf/flows.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -32,7 +32,8 @@ struct {
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } proxy_cgroups SEC(".maps");
 
-/* Sockets that we led to lo, and that nobody but us must let go again. */
+/* Sockets that we led to lo (0), or bound to their pod's device because they went directly (its index).
+ * Nobody but us must let them go again. */
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);
     __uint(map_flags, BPF_F_NO_PREALLOC);
@@ -69,19 +70,32 @@ static __always_inline int set_option(struct bpf_sock_addr *ctx, int name, __u32
 }
 
 /*
- * A socket that was captured once and now connects to where nothing is captured must not be led to lo. It
- * must be ours: the hooks of another agent may run before these for a pod that only that one knows, as for
- * pods of a cluster that runs in containers of this node.
+ * A socket that was captured once and now connects to where nothing is captured must not be led to lo; and
+ * one that went directly must not be kept off it where it connects to its own pod (local). It must be ours:
+ * the hooks of another agent may run before these for a pod that only that one knows, as for pods of a
+ * cluster that runs in containers of this node.
  */
 static __always_inline int release(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
-                                   struct bruma_pod_counters *counters)
+                                   struct bruma_pod_counters *counters, int local)
 {
-    if (sk->mark != BRUMA_MARK_CAPTURED || sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX ||
-        !bpf_sk_storage_get(&captured_sockets, sk, 0, 0))
+    __u32 *device;
+
+    if (!sk->bound_dev_if)
         return ALLOW;
+    device = bpf_sk_storage_get(&captured_sockets, sk, 0, 0);
+    if (!device)
+        return ALLOW;
+    if (*device) {
+        flow_forget(ctx);
+        if (!local || sk->bound_dev_if != *device)
+            return ALLOW;
+    } else if (sk->mark != BRUMA_MARK_CAPTURED || sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX) {
+        return ALLOW;
+    }
     /* The kernel lets only root move a bound socket, and this runs as the application. */
-    if (set_option(ctx, SO_MARK, 0) || set_option(ctx, SO_BINDTOIFINDEX, 0))
+    if ((!*device && set_option(ctx, SO_MARK, 0)) || set_option(ctx, SO_BINDTOIFINDEX, 0))
         return deny(counters, BRUMA_REASON_REBIND_FAILED);
+    *device = 0;
     return ALLOW;
 }
 
@@ -154,15 +168,124 @@ static __always_inline int connect_of_a_foreign_proxy(struct bpf_sock_addr *ctx,
 
 /* Mostly a pod that is not in the mesh. One that is counted is: somebody has removed its entry, and the agent
  * has not noticed yet. */
-static __always_inline int connect_without_entry(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __u64 cookie)
+static __always_inline int connect_without_entry(struct bpf_sock_addr *ctx, struct bpf_sock *sk, __u64 cookie,
+                                                 const struct bruma_address *destination)
 {
     struct bruma_pod_counters *counters = bpf_map_lookup_elem(&pod_counters, &cookie);
 
     if (!counters)
-        return release(ctx, sk, NULL);
+        return release(ctx, sk, NULL, address_is_local_host(destination));
     if (is_of_the_proxy(sk) || is_of_a_foreign_proxy())
         return ALLOW;
     return deny(counters, BRUMA_REASON_POD_ENTRY_MISSING);
+}
+
+/* Led to lo, whatever it was before. */
+static __always_inline int capture(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                   struct bruma_pod_counters *counters)
+{
+    __u32 *device;
+
+    if (sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX &&
+        set_option(ctx, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX))
+        return deny(counters, BRUMA_REASON_REBIND_FAILED);
+    if (set_option(ctx, SO_MARK, BRUMA_MARK_CAPTURED))
+        return deny(counters, BRUMA_REASON_MARK_FAILED);
+    /* Without memory for it the socket is never let go, which fails closed. */
+    device = bpf_sk_storage_get(&captured_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    if (device && *device) {
+        *device = 0;
+        flow_forget(ctx); /* of a connection that failed before it began */
+    }
+    COUNT(counters, outbound_captured_connections);
+    return ALLOW;
+}
+
+/* 1: the application may use it as it is; 0: it has chosen another device, or a foreign source address. */
+static __always_inline int is_free(struct bpf_sock *sk, const struct bruma_pod *pod, __u32 device)
+{
+    struct bruma_address source;
+
+    if (sk->bound_dev_if && sk->bound_dev_if != device &&
+        (sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX || sk->mark != BRUMA_MARK_CAPTURED ||
+         !bpf_sk_storage_get(&captured_sockets, sk, 0, 0)))
+        return 0;
+    source_of(sk, &source);
+    return address_is_unspecified(&source) || pod_owns(pod, &source);
+}
+
+/* Why a connection to there must not go past the proxy, or NONE. */
+static __always_inline enum bruma_long_way ask_outside(struct bpf_sock *sk, const struct bruma_pod *pod,
+                                                       __u64 cookie, const struct bruma_address *destination,
+                                                       __u16 port)
+{
+    const struct bruma_direct_control *control = direct_control_of();
+    __u32 device = pod->flags >> BRUMA_POD_DEVICE_SHIFT;
+    struct bruma_direct_pod *entry;
+    enum bruma_long_way why;
+    __u64 proxy;
+
+    if (!control)
+        return BRUMA_LONG_WAY_NO_PROXY;
+    proxy = direct_proxy(control);
+    /* First what is so for most that is captured. */
+    if (proxy && direct_is_in_mesh(control, proxy, destination))
+        return BRUMA_LONG_WAY_IN_MESH;
+    why = direct_ask(control, proxy, pod, cookie, BRUMA_DIRECT_OUTSIDE, &entry);
+    if (why)
+        return why;
+    if (port == BRUMA_PORT_DNS && pod->flags & BRUMA_POD_CAPTURE_DNS)
+        return BRUMA_LONG_WAY_DNS;
+    if (!device)
+        return BRUMA_LONG_WAY_SEVERAL_DEVICES;
+    if (!is_free(sk, pod, device))
+        return BRUMA_LONG_WAY_SOCKET_BOUND;
+    /* Another one may have followed it meanwhile, which knows more. */
+    return direct_proxy(control) == proxy ? BRUMA_LONG_WAY_NONE : BRUMA_LONG_WAY_NO_PROXY;
+}
+
+/*
+ * Bound to its device the socket has ports for itself: one that is captured, and has the same destination,
+ * may have the same source. NONE, or why it cannot be done, with nothing left of it.
+ */
+static __always_inline enum bruma_long_way go_outside(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                                      const struct bruma_pod *pod, __u64 cookie,
+                                                      const struct bruma_address *destination, __u16 port)
+{
+    __u32 device = pod->flags >> BRUMA_POD_DEVICE_SHIFT, *bound;
+
+    if (flow_begin(ctx, pod, cookie, BRUMA_DIRECT_OUTSIDE, destination, port))
+        return BRUMA_LONG_WAY_FLOWS_FULL;
+    bound = bpf_sk_storage_get(&captured_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    if (!bound) {
+        flow_forget(ctx);
+        return BRUMA_LONG_WAY_FLOWS_FULL;
+    }
+    /* As for release(): of one that was captured before, only root's can be moved. */
+    if ((sk->bound_dev_if != device && set_option(ctx, SO_BINDTOIFINDEX, device)) ||
+        (sk->mark == BRUMA_MARK_CAPTURED && set_option(ctx, SO_MARK, 0))) {
+        flow_forget(ctx);
+        return BRUMA_LONG_WAY_SOCKET_BOUND;
+    }
+    *bound = device;
+    return BRUMA_LONG_WAY_NONE;
+}
+
+/* 1: it goes past the proxy; 0: it does not, and why is counted. */
+static __always_inline int goes_outside(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
+                                        const struct bruma_pod *pod, __u64 cookie,
+                                        const struct bruma_address *destination, __u16 port)
+{
+    struct bruma_direct_counters *counters = bpf_map_lookup_elem(&direct_counters, &cookie);
+    enum bruma_long_way why = ask_outside(sk, pod, cookie, destination, port);
+
+    if (!why)
+        why = go_outside(ctx, sk, pod, cookie, destination, port);
+    if (!why)
+        COUNT(counters, direct_outside_connections);
+    else
+        count_long_way(counters ? counters->outside_long_way : NULL, why);
+    return !why;
 }
 
 static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma_address *destination)
@@ -179,36 +302,31 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma
     if (!sk)
         return ALLOW;
     if (!pod)
-        return connect_without_entry(ctx, sk, cookie);
+        return connect_without_entry(ctx, sk, cookie, destination);
     if (is_of_the_proxy(sk))
         return ALLOW;
     counters = bpf_map_lookup_elem(&pod_counters, &cookie);
     if (address_is_local_host(destination)) {
         COUNT(counters, outbound_passed_connections);
-        return ALLOW; /* over lo in any case */
+        /* over lo in any case, but from a socket that is bound elsewhere */
+        return sk->bound_dev_if == BRUMA_LOOPBACK_IFINDEX ? ALLOW : release(ctx, sk, counters, 1);
     }
     if (is_of_a_foreign_proxy())
         return connect_of_a_foreign_proxy(ctx, sk, pod, counters, destination);
     if (!(pod->flags & BRUMA_POD_CAPTURE_OUTBOUND))
-        return release(ctx, sk, counters);
+        return release(ctx, sk, counters, pod_owns(pod, destination));
     /* A link-local address belongs to a device, and never to a workload: it stays with its device. */
     if (address_is_link_local6(destination) || pod_owns(pod, destination)) {
         COUNT(counters, outbound_passed_connections);
-        return release(ctx, sk, counters);
+        return release(ctx, sk, counters, pod_owns(pod, destination));
     }
     if (is_excluded_outbound(pod, cookie, destination, port))
-        return release(ctx, sk, counters);
+        return release(ctx, sk, counters, 0);
     if (pod->flags & (address_is_v4(destination) ? BRUMA_POD_NO_IPV4 : BRUMA_POD_NO_IPV6))
         return deny_family(counters);
-    if (sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX &&
-        set_option(ctx, SO_BINDTOIFINDEX, BRUMA_LOOPBACK_IFINDEX))
-        return deny(counters, BRUMA_REASON_REBIND_FAILED);
-    if (set_option(ctx, SO_MARK, BRUMA_MARK_CAPTURED))
-        return deny(counters, BRUMA_REASON_MARK_FAILED);
-    /* Without memory for it the socket is never let go, which fails closed. */
-    bpf_sk_storage_get(&captured_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-    COUNT(counters, outbound_captured_connections);
-    return ALLOW;
+    if (goes_outside(ctx, sk, pod, cookie, destination, port))
+        return ALLOW;
+    return capture(ctx, sk, counters);
 }
 
 SEC("cgroup/connect4")

@@ -101,6 +101,19 @@ static __always_inline struct bruma_direct_control *direct_control_of(void)
     return bpf_map_lookup_elem(&direct_control, &zero);
 }
 
+/* Who is in charge now, or 0. */
+static __always_inline __u64 direct_proxy(const struct bruma_direct_control *control)
+{
+    return *(const volatile __u64 *)&control->proxy;
+}
+
+/* One more that takes the long way; counts: 32, by reason, or NULL. */
+static __always_inline void count_long_way(__u64 *counts, enum bruma_long_way why)
+{
+    if (counts && why < 32)
+        __sync_fetch_and_add(&counts[why], 1);
+}
+
 /* 1 if the process still holds its socket, else 0. */
 static __always_inline int direct_proxy_lives(__u64 proxy)
 {
@@ -194,18 +207,20 @@ static __always_inline long flow_add(__u64 socket, const struct bruma_flow *flow
 }
 
 /* Sends the event to the reader. One that finds no room in the ring is counted. */
-static __always_inline void flow_tell(const struct bruma_flow_event *event,
-                                      struct bruma_direct_counters *counters)
+static __always_inline void flow_tell(const struct bruma_flow_event *event)
 {
     const struct bruma_direct_control *control = direct_control_of();
+    struct bruma_direct_counters *counters;
     __u64 flags = 0;
 
     /* A reader that comes by itself need not be woken, until there is a reason to hurry. */
     if (control && control->polling)
         flags = bpf_ringbuf_query(&flow_events, BPF_RB_AVAIL_DATA) > BRUMA_FLOW_RING / 4 ? BPF_RB_FORCE_WAKEUP
                                                                                          : BPF_RB_NO_WAKEUP;
-    if (bpf_ringbuf_output(&flow_events, (void *)event, sizeof(*event), flags))
-        COUNT(counters, direct_lost_events);
+    if (!bpf_ringbuf_output(&flow_events, (void *)event, sizeof(*event), flags))
+        return;
+    counters = bpf_map_lookup_elem(&direct_counters, &event->flow.netns_cookie);
+    COUNT(counters, direct_lost_events);
 }
 
 #endif

@@ -149,7 +149,7 @@ static __always_inline void tell_refused(const struct bruma_tuple *tuple, __u32 
     event.flow.tuple = *tuple;
     event.flow.generation = generation;
     event.flow.way = BRUMA_DIRECT_REFUSE;
-    flow_tell(&event, counters);
+    flow_tell(&event);
 }
 
 /* What the proxy has said of all such connections. Without its word it decides itself: the connection waits

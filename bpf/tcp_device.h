@@ -17,6 +17,7 @@
 struct sock_common {
     volatile unsigned char skc_state;
     int skc_bound_dev_if;
+    unsigned long skc_flags;
 };
 
 /* A network device. */
@@ -34,9 +35,15 @@ struct sock {
     struct sock_common __sk_common;
     struct dst_entry *sk_dst_cache;
     int sk_rx_dst_ifindex;
+    int sk_err;
 };
 
-struct tcp_sock;
+struct tcp_sock {
+    __u64 bytes_acked;
+    __u64 bytes_received;
+    __u32 snd_una;
+    __u32 write_seq;
+};
 
 #pragma clang attribute pop
 

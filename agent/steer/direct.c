@@ -58,6 +58,9 @@ void steer_direct_fds(const struct steer *s, int ret[BRUMA_DIRECT_FD_COUNT])
 {
     for (int i = 0; i < BRUMA_DIRECT_FD_COUNT; i++)
         ret[i] = s->direct_fds[i];
+    /* Nobody would account for them. */
+    if (s->accepted_fd < 0 || s->accepted_refused)
+        ret[BRUMA_DIRECT_FD_CONTROL] = -1;
 }
 
 /* ---- of one pod ---- */

@@ -7,7 +7,8 @@
 #include "bruma/direct.h"
 #include "bruma/protocol.h"
 
-/* Fills ret, always, with descriptors of the maps that a proxy is given. They stay with steer. */
+/* Fills ret, always, with descriptors of the maps that a proxy is given. They stay with steer. The first is
+ * -1 if connections that go directly could not be accounted for. */
 void steer_direct_fds(const struct steer *steer, int ret[BRUMA_DIRECT_FD_COUNT]);
 
 /* Fills *ret with the pod's counters, of the time since it was enrolled. 0, -ENOENT where it has none, or

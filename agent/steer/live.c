@@ -43,8 +43,10 @@ void steer_accepted_load(struct steer *s)
     }
     if (r < 0)
         log_warn_errno(
-            r, "this kernel does not allow binding accepted connections of pods to their devices; if a "
-               "client chooses its own ports, one of its connections may occasionally hang");
+            r,
+            "this kernel does not allow binding accepted connections of pods to their devices; if a "
+            "client chooses its own ports, one of its connections may occasionally hang; and no connection "
+            "goes directly, past the proxy");
     accept_bpf__destroy(skeleton);
 }
 

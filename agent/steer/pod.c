@@ -4,10 +4,8 @@
 #include <bpf/bpf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <net/if.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -80,36 +78,6 @@ static int fill_listeners(const struct steer *s, int map, const struct steer_pod
     return 0;
 }
 
-/* The index of the only device of the pod that is up, beside lo; 0 if there are several, or it cannot be
- * told. */
-static uint32_t only_device(int netns_fd)
-{
-    _cleanup_netns_ int home = netns_visit(netns_fd);
-    _cleanup_fd_ int fd = -1;
-    struct if_nameindex *all = NULL;
-    uint32_t found = 0;
-    int n = 0;
-
-    if (home < 0)
-        return 0;
-    fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    all = fd < 0 ? NULL : if_nameindex();
-    netns_leave(&home);
-    for (struct if_nameindex *i = all; i && i->if_index; i++) {
-        struct ifreq request = {};
-
-        snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", i->if_name);
-        if (i->if_index == BRUMA_LOOPBACK_IFINDEX || ioctl(fd, SIOCGIFFLAGS, &request) < 0 ||
-            !(request.ifr_flags & IFF_UP))
-            continue;
-        found = i->if_index;
-        n++;
-    }
-    if (all)
-        if_freenameindex(all);
-    return n == 1 && found <= BRUMA_POD_DEVICE_MAX ? found : 0;
-}
-
 static int write_entry(struct steer *s, const struct steer_pod *pod, uint32_t flags,
                        struct steer_error *error)
 {
@@ -118,8 +86,7 @@ static int write_entry(struct steer *s, const struct steer_pod *pod, uint32_t fl
     int r;
 
     entry.flags |= pod_no_family(pod->netns_fd);
-    if (pod->foreign_listeners)
-        entry.flags |= only_device(pod->netns_fd) << BRUMA_POD_DEVICE_SHIFT;
+    entry.flags |= pod_only_device(pod->netns_fd) << BRUMA_POD_DEVICE_SHIFT;
     static_assert(ADDR_TEXT_LEN <= BRUMA_IP_LEN, "an address may be longer than its text in the map");
     static_assert(BRUMA_REASON_COUNT <= BRUMA_MAX_FAILURES, "more reasons than the map has room for");
     for (int i = 0; i < pod->addresses_len && i < BRUMA_POD_ADDRESSES; i++) {

@@ -49,14 +49,17 @@ bool pod_entry_fits(struct steer *s, const struct steer_pod *pod)
     return true;
 }
 
-/* Addresses come and go; that is no fault of the entry. */
-static void renew_families(struct steer *s, uint64_t cookie, uint32_t no_family)
+/* Addresses and devices come and go; that is no fault of the entry. */
+static void renew_flags(struct steer *s, const struct steer_pod *pod, uint32_t no_family)
 {
+    const uint32_t mask = FAMILY_FLAGS | BRUMA_POD_DEVICE_MAX << BRUMA_POD_DEVICE_SHIFT;
+    uint32_t flags = no_family | pod_only_device(pod->netns_fd) << BRUMA_POD_DEVICE_SHIFT;
+    uint64_t cookie = pod->cookie;
     struct bruma_pod entry;
 
-    if (steer_pod_entry(s, cookie, &entry) < 0 || (entry.flags & FAMILY_FLAGS) == no_family)
+    if (steer_pod_entry(s, cookie, &entry) < 0 || (entry.flags & mask) == flags)
         return;
-    entry.flags = (entry.flags & ~(__u32)FAMILY_FLAGS) | no_family;
+    entry.flags = (entry.flags & ~mask) | flags;
     (void)bpf_map_update_elem(s->pods_fd, &cookie, &entry, BPF_EXIST);
 }
 
@@ -75,7 +78,7 @@ int steer_pod_verify(struct steer *s, const struct steer_pod *pod, struct steer_
     attached = pod_link_attached(s, pod->cookie, pod->netns_fd);
     if (attached < 0)
         return attached;
-    renew_families(s, pod->cookie, state.no_family);
+    renew_flags(s, pod, state.no_family);
     if (state.loopback_down)
         found(&f, BRUMA_REASON_LOOPBACK_DOWN);
     if (!attached)

@@ -15,8 +15,11 @@
  *   flows_full       array           0                        -> u64 nanoseconds: when flows had no room
  *   listener_sockets sk_storage      socket                   -> struct bruma_listener_socket
  *
+ * An event that says ENOSPC when it is opened is of a connection that found no room in flows: nothing else
+ * will be heard of it.
+ *
  * The rule of all of it: who is not sure takes the long way, through the proxy. A connection goes directly
- * only while all of this holds, asked in this order in the kernel:
+ * only while all of this holds:
  *   1. direct_control names a proxy, and the time until which it is valid has not come;
  *   2. direct_proxies has the socket of that proxy: it vanishes with the process, however that ends;
  *   3. direct_pods has an entry for the pod that this proxy has written, for this enrollment, with the way;
@@ -91,7 +94,7 @@ struct bruma_direct_control {
     BRUMA_LONG_WAY(REGISTRY_ONLY, registry_only, "the pod may connect only to what the mesh knows (REGISTRY_ONLY)") \
     BRUMA_LONG_WAY(ON_DEMAND, on_demand, "the proxy learns of the mesh only on demand") \
     BRUMA_LONG_WAY(SEVERAL_DEVICES, several_devices, "the pod has several network devices, or none") \
-    BRUMA_LONG_WAY(SOCKET_BOUND, socket_bound, "the application has bound the socket to a device") \
+    BRUMA_LONG_WAY(SOCKET_BOUND, socket_bound, "the application has bound the socket to a device, or to an address that is not the pod's") \
     BRUMA_LONG_WAY(SET_INCOMPLETE, set_incomplete, "not all of the mesh could be written to the kernel's maps") \
     BRUMA_LONG_WAY(FLOWS_FULL, flows_full, "the list of live direct connections is full") \
     BRUMA_LONG_WAY(POLICY_DEPENDS, policy_depends, "the answer of the pod's policies depends on who asks, or on the port") \
@@ -168,7 +171,7 @@ enum bruma_flow_state {
 struct bruma_flow {
     __u64 netns_cookie;
     __u64 opened_nanoseconds; /* CLOCK_MONOTONIC; connect() began, or the connection was accepted */
-    struct bruma_tuple tuple; /* local address and port are zero while it is connecting */
+    struct bruma_tuple tuple; /* local address and port are zero until the SYN leaves */
     __u32 generation;         /* of the pod's enrollment */
     enum bruma_direct_way way;
     enum bruma_flow_state state;
@@ -196,7 +199,7 @@ struct bruma_flow_event {
     __u64 sent;            /* bytes of the pod that the other side has acknowledged, without SYN and FIN */
     __u64 received;        /* bytes for the pod, without SYN and FIN */
     enum bruma_flow_event_kind kind;
-    __u32 error;    /* errno of the socket, 0: none; a reset shows here */
+    __u32 error;    /* errno of the socket, 0: none, or FAILED: the application gave up; a reset shows here */
     __u32 repeated; /* REFUSED: how many more there were that had no event of their own */
     __u32 unused;   /* 0 */
 };

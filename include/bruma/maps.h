@@ -71,8 +71,7 @@ enum bruma_pod_flags {
     BRUMA_POD_HAD_FWMARK_REFLECT6 = 1 << 10,
 };
 
-/* The upper half of flags, under a proxy that opens its own sockets: index of the pod's only device beside
- * lo; 0: there are several. */
+/* The upper half of flags: index of the pod's only device beside lo; 0: there are several. */
 #define BRUMA_POD_DEVICE_SHIFT 16
 #define BRUMA_POD_DEVICE_MAX   0xffff /* the mask of its bits, and so the greatest index */
 
