@@ -22,6 +22,7 @@ import report
 from support import kernel, network
 from support.system import Failed
 from targets import SYSCTLS, Bruma, Peer, Relay, Target
+from ways import LANES, Before, Lane
 
 
 def say(text):
@@ -119,14 +120,24 @@ def parse():
         action="append",
         default=[],
         metavar="TEST",
-        help='tests whose name begins so; also "memory", "enrollment", "growth"; may be repeated',
+        help='tests whose name begins so; also "memory", "enrollment", "growth"; with --ways "hook"; may be repeated',
     )
     parser.add_argument(
         "--leave-out",
         action="append",
         default=[],
         metavar="TARGET",
-        help="direct, relay, relay-splice or bruma; may be repeated",
+        help="direct, relay, relay-splice or bruma, and with --ways the lanes of ways.py; may be repeated",
+    )
+    parser.add_argument(
+        "--ways",
+        action="store_true",
+        help="only the ways past the proxy and captured traffic, each beside no mesh, with Bruma's lanes of ways.py",
+    )
+    parser.add_argument(
+        "--before",
+        metavar="BUILD",
+        help="with --ways: build directory of another tree, as the lane that captured traffic is compared with",
     )
     parser.add_argument(
         "--out", metavar="DIRECTORY", help="results.md, results.json, logs (default: a new one in /tmp)"
@@ -134,7 +145,19 @@ def parse():
     return parser.parse_args()
 
 
+def make_ways(arguments):
+    targets = [Target("direct"), *(Lane(name) for name in LANES)]
+    if arguments.before:
+        for name in ("agent/bruma-agent", "proxy/bruma-proxy", "cni/bruma-cni"):
+            if not os.access(f"{arguments.before}/{name}", os.X_OK):
+                sys.exit(f"--before {arguments.before}: there is no {name}")
+        targets.append(Before(arguments.before))
+    return [t for t in targets if t.name not in arguments.leave_out]
+
+
 def make_targets(arguments):
+    if arguments.ways:
+        return make_ways(arguments)
     targets = [
         t
         for t in (Target("direct"), Relay("relay"), Relay("relay-splice", True), Bruma("bruma"))
@@ -174,6 +197,7 @@ def main():
         "congestion": SYSCTLS["net.ipv4.tcp_congestion_control"],
         "descriptors": hard,
         "peers": [t.name for t in targets if isinstance(t, Peer)],
+        "ways": arguments.ways,
     }
     if not arguments.only:
         info["crypto"] = crypto_speed()
@@ -183,7 +207,7 @@ def main():
         with Bench(os.path.abspath(arguments.build), directory) as bench:
             for target in targets:
                 bench.add(target)
-            p = plan.Plan(bench, targets, plan.PROFILES[arguments.profile], say)
+            p = plan.Plan(bench, targets, plan.PROFILES[arguments.profile], say, arguments.ways)
             results = p.results
             p.run(arguments.only)
     except Failed as e:

@@ -7,6 +7,8 @@ import resource
 import subprocess
 import time
 
+import ways
+import ways_report
 import workloads
 from meters import Meter, add_foreign, calibration
 from support.system import Failed, placed, run, wait_for
@@ -15,7 +17,8 @@ HTTP, ECHO, BULK, DEAF = 8080, 9000, 5201, 9100
 STALLED = 1000  # connections that nobody reads from
 GROWTH = (1, 10, 100, 250)  # pods of one node
 
-# rounds and seconds of requests and connections; rounds and seconds of bulk; idle connections; workloads;
+# rounds and seconds of requests and connections; rounds and seconds of bulk; rounds and seconds of tests of ways, and
+# for how long there may be more rounds where the spread asks for it; idle connections; workloads;
 # enrollments; seconds at rest
 PROFILES = {
     "smoke": {
@@ -23,6 +26,7 @@ PROFILES = {
         "seconds": 2,
         "bulk_rounds": 1,
         "bulk_seconds": 2,
+        "ways": (1, 1, 0),
         "hold": 1000,
         "workloads": 10000,
         "enrollments": 5,
@@ -33,6 +37,7 @@ PROFILES = {
         "seconds": 3,
         "bulk_rounds": 2,
         "bulk_seconds": 4,
+        "ways": (3, 2, 570),
         "hold": 10000,
         "workloads": 100000,
         "enrollments": 20,
@@ -43,6 +48,7 @@ PROFILES = {
         "seconds": 6,
         "bulk_rounds": 3,
         "bulk_seconds": 10,
+        "ways": (5, 6, 0),
         "hold": 10000,
         "workloads": 100000,
         "enrollments": 50,
@@ -53,41 +59,64 @@ PROFILES = {
 
 class Test:
     """kind: load (mode, connections, rate), bulk (streams) or handshakes (tls only). to: the pod that
-    answers. longer: seconds more than the profile says."""
+    answers. longer: seconds more than the profile says. by: the pod that asks. more: lanes that it
+    is measured on with --ways; always: without, too."""
 
-    def __init__(self, name, title, kind, arguments, to="s", longer=0):
-        self.name, self.title, self.kind, self.arguments, self.to, self.longer = (
-            name,
-            title,
-            kind,
-            arguments,
-            to,
-            longer,
-        )
+    def __init__(self, name, title, kind, arguments, to="s", longer=0, by="c", more=(), always=True):
+        self.name, self.title, self.kind, self.arguments = name, title, kind, arguments
+        self.to, self.longer, self.by, self.more, self.always = to, longer, by, more, always
+
+
+# With --ways: what each test is measured on, and its own lanes beside these.
+ALWAYS = ("direct", "bruma")
+LONG, KERNEL, BEFORE = ("bruma-long",), ("bruma-long", "bruma-kernel"), ("before",)
 
 
 TESTS = [
-    Test("http_max", "HTTP keep-alive, 1 KB, 64 connections, full speed", "load", ("http", 64, 0)),
+    Test(
+        "http_max", "HTTP keep-alive, 1 KB, 64 connections, full speed", "load", ("http", 64, 0), more=BEFORE
+    ),
     Test(
         "http_1000", "HTTP keep-alive, 1 KB, 64 connections, 1000 rps", "load", ("http", 64, 1000), longer=1
     ),
-    Test("bulk_1", "bulk, 1 stream", "bulk", (1,)),
+    Test("bulk_1", "bulk, 1 stream", "bulk", (1,), more=BEFORE),
     Test("bulk_16", "bulk, 16 streams", "bulk", (16,)),
-    Test("conn_1", "new connections, one at a time", "load", ("conn", 1, 0)),
-    Test("conn_64", "new connections, 64 at a time", "load", ("conn", 64, 0)),
+    Test("conn_1", "new connections, one at a time", "load", ("conn", 1, 0), more=BEFORE),
+    Test("conn_64", "new connections, 64 at a time", "load", ("conn", 64, 0), more=BEFORE),
     Test("conn_200", "new connections, 200 a second", "load", ("conn", 64, 200), longer=1),
     Test("handshake", "full handshake, CONNECT, close; 4 clients", "handshakes", (False,)),
     Test("handshake_tls", "TLS and HTTP/2 SETTINGS alone; 4 clients", "handshakes", (True,)),
-    Test("same_node_http", "same node, HTTP, full speed", "load", ("http", 64, 0), to="l"),
-    Test("same_node_bulk", "same node, bulk, 1 stream", "bulk", (1,), to="l"),
-    Test("outside_http", "outside the mesh, HTTP, full speed", "load", ("http", 64, 0), to="x"),
-    Test("outside_bulk", "outside the mesh, bulk, 1 stream", "bulk", (1,), to="x"),
+    *(
+        Test(
+            f"{way}_{name}",
+            f"{title}, {what}",
+            kind,
+            arguments,
+            to=to,
+            by=by,
+            more=(*more, *BEFORE) if name == "bulk" or (way, name) == ("same_node", "http") else more,
+            always=way != "inbound" and not name.startswith("conn"),
+        )
+        for way, title, to, by, more in (
+            ("same_node", "same node", "l", "c", KERNEL),
+            ("outside", "outside the mesh", "x", "c", LONG),
+            ("inbound", "plaintext inbound", "l", "x", LONG),
+        )
+        for name, what, kind, arguments in (
+            ("http", "HTTP, full speed", "load", ("http", 64, 0)),
+            ("conn_1", "new connections, one at a time", "load", ("conn", 1, 0)),
+            ("conn_64", "new connections, 64 at a time", "load", ("conn", 64, 0)),
+            ("bulk", "bulk, 1 stream", "bulk", (1,)),
+        )
+    ),
 ]
 
 
 class Plan:
-    def __init__(self, bench, targets, profile, say):
+    def __init__(self, bench, targets, profile, say, of_ways=False):
+        """of_ways: tests of ways past the proxy alone, each on few lanes."""
         self.bench, self.targets, self.profile, self.say = bench, targets, profile, say
+        self.of_ways, self.began = of_ways, time.monotonic()
         self.results = []
 
     def run(self, only):
@@ -95,8 +124,14 @@ class Plan:
             return not only or any(name.startswith(o) for o in only)
 
         for test in TESTS:
-            if wanted(test.name):
+            if wanted(test.name) and (test.more if self.of_ways else test.always):
                 self._interleaved(test)
+        if self.of_ways:
+            if wanted("hook"):
+                for target in self.targets:
+                    if target.plugin and target.name != "bruma-kernel":
+                        self._guarded("hook", target, 0, self._hook)
+            return
         if wanted("memory"):
             for target in self.targets:
                 if target.client:
@@ -112,13 +147,24 @@ class Plan:
 
     def _interleaved(self, test):
         """Each round goes through all targets before the next begins, so that slow drift hits all alike."""
-        for round_ in range(self.profile["bulk_rounds" if test.kind == "bulk" else "rounds"]):
+        rounds = self.profile["bulk_rounds" if test.kind == "bulk" else "rounds"]
+        if self.of_ways:
+            rounds = self.profile["ways"][0]
+        for round_ in range(max(rounds, ways_report.ROUNDS)):
+            if round_ >= rounds and not self._asks_for_more(test):
+                break
             for target in self.targets:
+                if self.of_ways and target.name not in (*ALWAYS, *test.more):
+                    continue
                 if test.kind == "handshakes" and not target.hbone:
                     continue
                 if getattr(target, "splice", False) and test.kind != "bulk":
                     continue
                 self._guarded(test.name, target, round_, lambda t, test=test: self._measure(test, t))
+
+    def _asks_for_more(self, test):
+        in_time = time.monotonic() - self.began < self.profile["ways"][2]
+        return self.of_ways and in_time and ways_report.wants_more(self.results, test.name)
 
     def _guarded(self, name, target, round_, function):
         """One figure that fails must not lose the others."""
@@ -135,12 +181,22 @@ class Plan:
 
     def _measure(self, test, target):
         p = self.profile
+        witness = ways.Witness(test, target) if self.of_ways else None
         if test.kind == "bulk":
-            return self._bulk(target, *test.arguments, p["bulk_seconds"], test.to)
-        seconds = p["seconds"] + test.longer
-        if test.kind == "load":
+            seconds = p["ways"][1] if self.of_ways else p["bulk_seconds"]
+            result = self._bulk(target, *test.arguments, seconds, test.to, test.by)
+        elif test.kind == "load":
+            seconds = (p["ways"][1] if self.of_ways else p["seconds"]) + test.longer
             mode, connections, rate = test.arguments
-            return self._tool(target, self._load(target, mode, connections, rate, seconds, test.to), test.to)
+            argv = self._load(target, mode, connections, rate, seconds, test.to)
+            result = self._tool(target, argv, test.to, by=test.by)
+        else:
+            result = self._handshakes(test, target)
+        if witness:
+            witness.ask(result)
+        return result
+
+    def _handshakes(self, test, target):
         pod = target.pods[test.to]
         argv = [
             f"{self.bench.build}/tests/bench/bench-handshakes",
@@ -157,7 +213,7 @@ class Plan:
             "-c",
             "4",
             "-d",
-            str(seconds),
+            str(self.profile["seconds"] + test.longer),
             *(["-t"] if test.arguments[0] else []),
         ]
         return self._tool(target, argv, test.to, netns=target.nodes[1].netns)
@@ -179,7 +235,7 @@ class Plan:
             str(seconds),
         ]
 
-    def _start_tool(self, target, argv, netns=None):
+    def _start_tool(self, target, argv, netns=None, by="c"):
         """A tool that prints START when it measures. Client pods are in their cgroup, so that they are
         captured."""
         errors = open(f"{target.directory}/tools.log", "ab")
@@ -188,7 +244,7 @@ class Plan:
             if netns:
                 process = subprocess.Popen(placed(argv, netns), **options)
             else:
-                process = target.pods["c"].pipe(*argv, **options)
+                process = target.pods[by].pipe(*argv, **options)
         line = process.stdout.readline()
         if line.strip() != "START":
             process.kill()
@@ -198,8 +254,8 @@ class Plan:
             raise Failed(f"{os.path.basename(argv[0])}: {last}", f"{target.directory}/tools.log")
         return process
 
-    def _tool(self, target, argv, to, netns=None):
-        process = self._start_tool(target, argv, netns)
+    def _tool(self, target, argv, to, netns=None, by="c"):
+        process = self._start_tool(target, argv, netns, by)
         meter = Meter(target, self.bench.servers[target.name][to])
         answer = process.stdout.readline()
         result = meter.stop()
@@ -209,11 +265,11 @@ class Plan:
         add_foreign(result, result["client_cpu"])
         return result
 
-    def _bulk(self, target, streams, seconds, to):
+    def _bulk(self, target, streams, seconds, to, by):
         pod = target.pods[to]
         meter = Meter(target, self.bench.sinks[target.name][to])
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        process = target.pods["c"].pipe(
+        process = target.pods[by].pipe(
             "iperf3",
             "-J",
             "-c",
@@ -320,6 +376,11 @@ class Plan:
         time.sleep(5)
         resident("stalled_after")
 
+    def _hook(self, target):
+        seconds = self.profile["ways"][1]
+        load = lambda: self._tool(target, self._load(target, "conn", 16, 0, seconds, "x"), "x")
+        return ways.hook(target, (0, self.profile["workloads"]), load)
+
     def _enrollment(self, target):
         target.stop()
         workloads.write_mesh(target.mesh_file, target.known_pods(), 0)
@@ -359,6 +420,13 @@ def start_servers(bench, target):
 def _short(r):
     if "failed" in r:
         return f"FAILED: {r['failed']}"
+    if "hook" in r:
+        return "; ".join(
+            f"{row['workloads']} workloads: "
+            + ", ".join(f"{n} {s['ns']:.0f} ns" for n, s in row["programs"].items())
+            + f", proxy {row['proxy'] / 1e6:.0f} MB"
+            for row in r["hook"]
+        )
     if "growth" in r:
         return ", ".join(f"{g['pods']} pods: agent {g['agent_cpu_ms']:.1f} ms/s" for g in r["growth"])
     if "plugin_ms" in r:

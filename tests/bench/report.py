@@ -6,6 +6,7 @@ import json
 import statistics
 import sys
 
+import ways_report
 from plan import TESTS
 
 # What Bruma is to reach beside a peer, in one run: the peer's cost divided by Bruma's.
@@ -310,6 +311,8 @@ def markdown(info, results):
             "",
         ]
     out += ratios_table(s, memory, info["peers"])
+    if info.get("ways"):
+        out += ways_report.markdown(results, TESTS, table)
     if s:
         out += [
             "## Cost and latency",

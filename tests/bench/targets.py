@@ -43,6 +43,7 @@ class Target:
 
     captured = hbone = plugin = False
     agents = ()
+    build = None
 
     def __init__(self, name):
         self.name, self.client, self.server = name, [], []
@@ -63,7 +64,7 @@ class Target:
                 f"{self.directory}/node{i}",
                 f"{bench.pins}/{number}-n{i}",
                 f"{bench.cgroup}/{number}-n{i}",
-                bench.build,
+                self.build or bench.build,
                 self.mesh_file,
                 self.ca_key,
             )
@@ -147,13 +148,19 @@ class Bruma(Target):
     beside."""
 
     captured = hbone = plugin = True
+    agent_options = ()
+    build = None  # of its programs; None: the bench's
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.proxy_env = {}
 
     def create(self, bench, number):
         super().create(bench, number)
         run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", self.ca_key])
         workloads.write_mesh(self.mesh_file, self.known_pods(), 0)
         for node in self.nodes.values():
-            node.start_agent()
+            node.start_agent(*self.agent_options)
         self.agents = [node.agent for node in self.nodes.values()]
         self.start()
 
@@ -169,7 +176,7 @@ class Bruma(Target):
         if self.client:
             return
         for number, side in ((1, self.client), (2, self.server)):
-            side.append(self.nodes[number].start_proxy())
+            side.append(self.nodes[number].start_proxy(**self.proxy_env))
         for key in workloads.ACCOUNTS:
             if self.pods[key].added:
                 self.pods[key].wait_enrolled()
@@ -182,7 +189,7 @@ class Bruma(Target):
             120,
         )
         began = time.monotonic()
-        self.client.append(self.nodes[1].start_proxy())
+        self.client.append(self.nodes[1].start_proxy(**self.proxy_env))
         return time.monotonic() - began
 
     def enrollments(self, rounds):
