@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proxy/proxy_settings.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,6 +103,7 @@ const struct setting proxy_settings_table[] = {
     {"dry-run-info", "AUTHZ_POLICY_INFO_LOGGING", SETTING_BOOL, "false", "log at level info, and not debug, what dry-run policies would have made of a connection", FIELD(dry_run_info), 0, 0},
     {"policy-timeout", "BRUMA_POLICY_TIMEOUT", SETTING_DURATION, "5s", "how long a connection waits for a policy that its workload names and that has not arrived", FIELD(policy_timeout), 0, 0},
     {"outbound-traffic-policy", "BRUMA_OUTBOUND_TRAFFIC_POLICY", SETTING_STRING, "ALLOW_ANY", "destinations outside the mesh, of pods of which the agent does not say it: ALLOW_ANY passes connections to them through, REGISTRY_ONLY refuses them; default: outboundTrafficPolicy of the mesh configuration", FIELD(outbound_policy_text), 0, 0},
+    {"same-node", "BRUMA_SAME_NODE", SETTING_STRING, "relay", "how two pods that this proxy serves both reach each other; relay: it decides and carries, without a tunnel; hbone: through a tunnel, as pods of two nodes; the agent and annotations of pods may say hbone too", FIELD(same_node_text), 0, 0},
     {"trust-domain-aliases", "BRUMA_TRUST_DOMAIN_ALIASES", SETTING_STRING, "", "trust domains, separated by commas, whose identities count as those of the pod's own one, for peers and for principals in policies; unset: trustDomainAliases of the mesh configuration, and its trustDomain", FIELD(trust_domains_text), 0, 0},
     {"cluster-domain", "CLUSTER_DOMAIN", SETTING_STRING, "cluster.local", "domain of the cluster's services, for the names that pods query", FIELD(cluster_domain), 0, 0},
     {"preferred-service-namespace", "PREFERED_SERVICE_NAMESPACE", SETTING_STRING, "", "namespace whose service answers a DNS query if several services have the host name and none is in the pod's own namespace; empty: none is preferred", FIELD(preferred_namespace), 0, 0},
@@ -169,6 +171,18 @@ static int choose_policy(struct proxy_settings *s, char *error, size_t error_siz
         snprintf(error, error_size,
                  "outbound-traffic-policy: \"%.100s\" is neither ALLOW_ANY nor REGISTRY_ONLY",
                  s->outbound_policy_text);
+    return r;
+}
+
+/* What the kernel carries is between the agent and the pods: to the proxy it is as a relay. */
+static int choose_same_node(struct proxy_settings *s, char *error, size_t error_size)
+{
+    int r = same_node_parse(s->same_node_text, &s->same_node);
+
+    if (r == 0 && s->same_node == SAME_NODE_KERNEL)
+        r = -EINVAL;
+    if (r < 0)
+        snprintf(error, error_size, "same-node: \"%.100s\" is neither hbone nor relay", s->same_node_text);
     return r;
 }
 
@@ -260,6 +274,8 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
         r = count_workers(ret, error, error_size);
     if (r == 0)
         r = choose_policy(ret, error, error_size);
+    if (r == 0)
+        r = choose_same_node(ret, error, error_size);
     if (r == 0)
         r = read_trust_domains(ret, error, error_size);
     if (r < 0)

@@ -9,6 +9,7 @@
 
 #include <cjson/cJSON.h>
 
+#include "lib/direct_ways.h"
 #include "lib/outbound_policy.h"
 #include "lib/settings.h"
 #include "lib/trust_domains.h"
@@ -71,7 +72,9 @@ struct proxy_settings {
     bool crl_required;
     const char *outbound_policy_text;
     enum outbound_policy outbound_policy; /* never UNSAID */
-    bool answers_dns; /* ISTIO_META_DNS_CAPTURE; else queries of pods are forwarded, all of them */
+    const char *same_node_text;
+    enum same_node same_node; /* never UNSAID */
+    bool answers_dns;         /* ISTIO_META_DNS_CAPTURE; else queries of pods are forwarded, all of them */
     const char *cluster_domain, *preferred_namespace;
     unsigned long dns_timeout, max_dns_queries, max_pod_dns_queries;
     const char *name_servers;

@@ -133,19 +133,28 @@ static void dialed(struct stream *s)
         stream_application_reset(s);
 }
 
+void inbound_delivery(const struct connection *c, const struct workload *local, struct endpoint *ret_target,
+                      const struct addr **ret_client)
+{
+    const struct proxy_settings *set = connection_worker(c)->settings;
+
+    *ret_target = c->destination;
+    *ret_client = set->original_source ? &c->client.addr : NULL;
+    if (local->application_tunnel_protocol && set->localhost_application_tunnel) {
+        addr_parse(addr_is_v4(&ret_target->addr) ? "127.0.0.1" : "::1", &ret_target->addr);
+        *ret_client = NULL;
+    }
+}
+
 static void dial(struct stream *s, const struct workload *local)
 {
     struct worker *w = connection_worker(&s->c);
-    const struct proxy_settings *set = w->settings;
-    struct endpoint target = s->c.destination;
-    const struct addr *client = set->original_source ? &s->c.client.addr : NULL;
+    const struct addr *client;
+    struct endpoint target;
     bool connected;
     int fd;
 
-    if (local->application_tunnel_protocol && set->localhost_application_tunnel) {
-        addr_parse(addr_is_v4(&target.addr) ? "127.0.0.1" : "::1", &target.addr);
-        client = NULL;
-    }
+    inbound_delivery(&s->c, local, &target, &client);
     fd = socket_deliver(s->c.wp, &target, client, &connected, &s->delivery_port);
     if (fd < 0) {
         dial_failed(s, fd);
@@ -161,7 +170,7 @@ static void dial(struct stream *s, const struct workload *local)
         dial_failed(s, -ENOMEM);
         return;
     }
-    loop_timer_set(w->loop, &s->timer, set->connect_timeout);
+    loop_timer_set(w->loop, &s->timer, w->settings->connect_timeout);
 }
 
 static void open_connection(struct admission *a)

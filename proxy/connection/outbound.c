@@ -12,6 +12,7 @@
 #include "proxy/connection/outbound_policy.h"
 #include "proxy/connection/pending.h"
 #include "proxy/connection/retry.h"
+#include "proxy/connection/same_node.h"
 #include "proxy/dns/dns.h"
 #include "proxy/hbone/inner.h"
 #include "proxy/hbone/pool.h"
@@ -168,17 +169,22 @@ static const struct stream_events stream_events = {
 };
 
 /* What the route refers to is the connection's from here on. */
-static int describe(struct pending *p, const struct workload *local, struct route *route)
+static int describe(struct pending *p, const struct workload *local, struct route *route,
+                    const struct same_node_way *way)
 {
-    bool tunnel = route->kind == ROUTE_HBONE;
+    bool mesh = route->kind == ROUTE_HBONE;
     int r;
 
+    /* an endpoint before this one may have been of this node, and this one may not */
+    tls_context_unref(p->c.peer_certificate);
+    p->c.peer_certificate = NULL;
+    p->c.flow.same_node = way != NULL;
     if (route->gateway)
         return outbound_gateway_describe(&p->c, local, route);
     workload_ref(local);
     r = connection_describe(&p->c, local, route->upstream, route->service,
-                            tunnel ? route->upstream->identity : NULL, NULL,
-                            tunnel ? route->authority : NULL);
+                            mesh ? route->upstream->identity : NULL, NULL,
+                            mesh && !way ? route->authority : NULL);
     if (r < 0) {
         workload_unref(local);
         return r;
@@ -186,7 +192,7 @@ static int describe(struct pending *p, const struct workload *local, struct rout
     route->upstream = NULL;
     route->service = NULL;
     p->c.endpoint = route->endpoint;
-    connection_open(&p->c, &route->target);
+    connection_open(&p->c, way ? &way->target : &route->target);
     return 0;
 }
 
@@ -208,14 +214,28 @@ static void go_tunnel(struct pending *p, struct route *route)
 
 static bool relay_elsewhere(struct connection *c, int fd, enum bruma_reason reason);
 
+static void go_same_node(struct pending *p, struct same_node_way *way)
+{
+    if (same_node_start(&p->c, p->fd, way, relay_elsewhere) < 0)
+        pending_refuse(p, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+    else
+        pending_over(p);
+}
+
 static void go(struct pending *p, const struct workload *local, struct route *route)
 {
-    if (describe(p, local, route) < 0)
+    struct same_node_way way = {};
+    bool same_node = same_node_find(&p->c, route, &way);
+
+    if (describe(p, local, route, same_node ? &way : NULL) < 0)
         pending_refuse(p, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+    else if (same_node)
+        go_same_node(p, &way);
     else if (route->kind == ROUTE_HBONE)
         go_tunnel(p, route);
     else
         pending_relay(p, &route->target, relay_elsewhere);
+    same_node_release(&way);
 }
 
 /* ---- another endpoint ---- */

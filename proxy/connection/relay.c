@@ -154,21 +154,22 @@ static void end(struct relay *r, const struct relay_end *client, const struct re
 static void pair_refused(struct relay *r, const struct relay_end *client, const struct relay_end *other)
 {
     struct relay_side *back = &r->sides[BACK];
+    struct loop *loop = loop_of(r);
 
     r->closed = true;
     loop_timer_cancel(&r->timer);
-    loop_watch_remove(loop_of(r), &back->watch);
+    loop_watch_remove(loop, &back->watch);
     if (back->fd >= 0)
         part(r, BACK, true, true);
     else
         free(back->unsent);
     socket_delivery_over(r->in->wp, r->delivery_port);
     connection_close(r->in, other->reason, other->detail);
-    loop_free_later(loop_of(r), r);
-    if (r->failed && r->failed(&r->c, r->sides[FRONT].fd, client->reason))
-        return;
-    part(r, FRONT, true, true);
-    connection_close(&r->c, client->reason, client->detail);
+    if (!r->failed || !r->failed(&r->c, r->sides[FRONT].fd, client->reason)) {
+        part(r, FRONT, true, true);
+        connection_close(&r->c, client->reason, client->detail);
+    }
+    loop_free_later(loop, r);
 }
 
 static void relay_close(struct relay *r, enum bruma_reason reason, const char *detail, bool reset)

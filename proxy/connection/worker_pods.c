@@ -90,9 +90,23 @@ static void drain_servers(struct worker_pod *wp)
         tunnel_drain(t);
 }
 
+/* Pods of this process may have no tunnel by which to hear of it. */
+static void tell_neighbours(const struct worker_pod *wp)
+{
+    struct worker *w = wp->worker;
+
+    for (int i = 0; w->settings->same_node != SAME_NODE_HBONE && i < wp->pod->addresses_len; i++) {
+        struct endpoint host = ejected_host(&wp->pod->addresses[i]);
+
+        if (ejected_add(&w->leaving, &host, loop_now(w->loop), w->settings->ejection_time, BRUMA_REASON_NONE))
+            telemetry_leaving(w->telemetry);
+    }
+}
+
 void worker_pod_end(struct worker_pod *wp)
 {
     drain_servers(wp);
+    tell_neighbours(wp);
     loop_timer_set(wp->worker->loop, &wp->ending, ENDING_MILLISECONDS);
 }
 

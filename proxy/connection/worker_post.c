@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "lib/log.h"
+#include "proxy/connection/same_node.h"
 #include "proxy/connection/worker_pods.h"
 #include "proxy/hbone/tunnel.h"
 #include "proxy/tls/crl.h"
@@ -132,6 +133,7 @@ static void do_set_revoked(void *data)
             list_for_each (t, &wp->clients[i], node)
                 tunnel_check_revoked(t);
         }
+        same_node_check_revoked(wp);
     }
     message_free(m);
 }

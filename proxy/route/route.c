@@ -243,6 +243,7 @@ static bool is_own_waypoint(struct decision *d, const struct workload_full *upst
 static void tunnel_to_target(struct route *route)
 {
     endpoint_format(&route->target, route->authority);
+    route->application_port = route->target.port;
     route->target.port = BRUMA_PORT_HBONE;
 }
 

@@ -39,6 +39,7 @@ struct route {
                                        referenced, or NULL */
     const struct service
         *gateway_service; /* whose SANs are accepted beside the gateway's identity; referenced, or NULL */
+    uint16_t application_port; /* the tunnel is to its target itself, and asks for this port of it; else 0 */
     bool via_waypoint;
     const char
         *hostname;     /* the upstream's, if target has no address yet: route_resolved() follows; or NULL */

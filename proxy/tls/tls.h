@@ -131,6 +131,17 @@ bool tls_peer_expired(const struct tls *tls);
 /* Milliseconds until then, by the wall clock as it goes now; 0 or less: it is. */
 int64_t tls_peer_time_left(const struct tls *tls);
 
+/*
+ * Whether a handshake between two certificates that this process holds would be a success for both: each
+ * stands on the other's roots, which are the same; neither is revoked; the trust domain is the server's; and
+ * the server is whom the client expects. That they are good by the clock the caller has seen. A worker's own
+ * thread.
+ */
+bool tls_vouches(const struct tls_buffers *buffers, const struct tls_context *client,
+                 const struct tls_context *server, const struct tls_expected *expected);
+/* Whether it is revoked by now, or nobody can tell. A worker's own thread; context has a chain. */
+bool tls_context_revoked(const struct tls_buffers *buffers, const struct tls_context *context);
+
 /* Sends close_notify, behind what the socket has not taken yet. */
 void tls_shutdown(struct tls *tls);
 /* Gives away what the socket did not take: the caller's to free, *ret_len bytes from *ret_offset on. NULL:

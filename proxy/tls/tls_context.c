@@ -170,6 +170,26 @@ static SSL_CTX *new_context(const SSL_METHOD *method, X509_STORE *roots, bool se
     return c;
 }
 
+/* NULL: it does not verify, or there is no memory for it. */
+static STACK_OF(X509) * verified_chain(const struct tls_context *t)
+{
+    X509 *leaf = SSL_CTX_get0_certificate(t->client);
+    X509_STORE_CTX *store_context = X509_STORE_CTX_new();
+    STACK_OF(X509) *extra = NULL, *chain = NULL;
+
+    SSL_CTX_get_extra_chain_certs(t->client, &extra);
+    if (store_context && X509_STORE_CTX_init(store_context, t->roots, leaf, extra) &&
+        X509_check_purpose(leaf, X509_PURPOSE_SSL_CLIENT, 0) == 1 &&
+        X509_check_purpose(leaf, X509_PURPOSE_SSL_SERVER, 0) == 1) {
+        X509_STORE_CTX_set_flags(store_context, X509_V_FLAG_NO_CHECK_TIME);
+        if (X509_verify_cert(store_context) == 1)
+            chain = X509_STORE_CTX_get1_chain(store_context);
+    }
+    X509_STORE_CTX_free(store_context);
+    ERR_clear_error();
+    return chain;
+}
+
 static int fill(struct tls_context *t, EVP_PKEY *key, const char *const *chain_pem, size_t chain_len,
                 const char *const *roots_pem, size_t roots_len, char *error, size_t error_size)
 {
@@ -201,6 +221,7 @@ static int fill(struct tls_context *t, EVP_PKEY *key, const char *const *chain_p
             SSL_CTX_check_private_key(chain.contexts[i]) != 1)
             return openssl_failure("private key", error, error_size);
     }
+    t->chain = verified_chain(t);
     return 0;
 }
 
@@ -248,5 +269,6 @@ void tls_context_unref(struct tls_context *context)
     SSL_CTX_free(context->client);
     SSL_CTX_free(context->server);
     X509_STORE_free(context->roots);
+    sk_X509_pop_free(context->chain, X509_free);
     free(context);
 }

@@ -15,6 +15,8 @@ struct tls_context {
     X509_STORE *roots;
     char identity[SPIFFE_MAX];
     char trust_domain[SPIFFE_MAX];
+    STACK_OF(X509) * chain; /* of the own certificate up to a root, as a peer with these roots verifies it as
+                               a client's and as a server's, whatever the time; NULL: it would not */
     unsigned char roots_digest[32]; /* of the roots, in the order in which they were given */
     int64_t not_before, not_after;  /* wall seconds: when all of the own chain is good */
     uint64_t serial;                /* grows with each context made in this process: part of the pool's key */

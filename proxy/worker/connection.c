@@ -150,6 +150,8 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     service_unref(c->flow.service);
     free(c->tried);
     c->tried = NULL;
+    tls_context_unref(c->peer_certificate);
+    c->peer_certificate = NULL;
     free(c->strings);
     c->strings = NULL;
     memset(&c->flow, 0, sizeof(c->flow));

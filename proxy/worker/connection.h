@@ -36,6 +36,8 @@ struct connection {
     struct budget_account account; /* bytes that one side has not taken */
     char *strings;                 /* identity, baggage and authority that flow points to; one allocation */
     const char *peer_identity;     /* verified, of the other side; NULL in plaintext */
+    /* With flow.same_node: the certificate in the name of which the other pod was let through; referenced. */
+    struct tls_context *peer_certificate;
     enum policy_dry_run dry_run;   /* inbound: what was last said of dry-run policies */
     uint64_t policy_missing_since; /* inbound, live: loop_now(), 0: all its policies are known */
     /* Called on the worker's own thread: ends the connection now, from outside its own events. */

@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/connection/same_node.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proxy/connection/admission.h"
+#include "proxy/connection/demand.h"
+#include "proxy/connection/inbound.h"
+#include "proxy/connection/proxy_header.h"
+#include "proxy/connection/retry.h"
+#include "proxy/socket/socket.h"
+
+enum { CLIENT = 0, OTHER = 1 };
+
+/* Until the other pod's policies have answered; then it is a relay. */
+struct crossing {
+    struct connection c;        /* the client's pod's */
+    struct connection in;       /* the other's */
+    struct admission admission; /* of in */
+    struct loop_timer timer;    /* to the answer */
+    relay_failed_fn failed;
+    int fd;
+    struct endpoint target, original;
+    bool proxy_header;
+};
+
+/* ---- whether ---- */
+
+/* Whose address it is. One that two pods have, such as a former one whose end nobody has told yet, is in
+ * doubt. */
+static struct worker_pod *only_pod_at(struct worker *w, const struct addr *addr)
+{
+    struct worker_pod *wp, *found = NULL;
+
+    list_for_each (wp, &w->pods, node) {
+        if (!pod_has_address(wp->pod, addr))
+            continue;
+        if (found)
+            return NULL;
+        found = wp;
+    }
+    return found;
+}
+
+/* The address from which a tunnel of the pod would come; more than one: the kernel's choice. */
+static const struct addr *only_address(const struct pod *pod, bool v4)
+{
+    const struct addr *found = NULL;
+
+    for (int i = 0; i < pod->addresses_len; i++) {
+        if (addr_is_v4(&pod->addresses[i]) != v4)
+            continue;
+        if (found)
+            return NULL;
+        found = &pod->addresses[i];
+    }
+    return found;
+}
+
+static bool takes_part(const struct worker_pod *wp)
+{
+    const struct proxy *proxy = wp->worker->proxy;
+
+    return !wp->deleted && !wp->draining && !loop_timer_armed(&wp->ending) && !wp->pod->own &&
+           !wp->pod->redirected &&
+           atomic_load_explicit(&wp->pod->same_node, memory_order_relaxed) != SAME_NODE_HBONE &&
+           atomic_load_explicit(&proxy->same_node, memory_order_relaxed) != SAME_NODE_HBONE;
+}
+
+bool same_node_find(const struct connection *c, const struct route *route, struct same_node_way *ret)
+{
+    struct worker *w = connection_worker(c);
+    const struct tls_expected expected = {route->upstream, route->expected_service};
+    struct same_node_way way = {};
+    const struct addr *client;
+    bool good;
+
+    if (route->kind != ROUTE_HBONE || !route->application_port || w->draining ||
+        w->settings->same_node == SAME_NODE_HBONE || !takes_part(c->wp))
+        return false;
+    way.target = (struct endpoint){route->target.addr, route->application_port};
+    way.to = only_pod_at(w, &way.target.addr);
+    if (!way.to || way.to == c->wp || !takes_part(way.to) || worker_pod_workload(way.to) != route->upstream)
+        return false;
+    client = only_address(c->wp->pod, addr_is_v4(&way.target.addr));
+    if (!client || only_pod_at(w, client) != c->wp)
+        return false;
+    way.client = (struct endpoint){*client, c->client.port};
+    way.certificates[CLIENT] = worker_pod_context(c->wp);
+    way.certificates[OTHER] = worker_pod_context(way.to);
+    good = way.certificates[CLIENT] && way.certificates[OTHER] &&
+           tls_vouches(&w->tls, way.certificates[CLIENT], way.certificates[OTHER], &expected);
+    if (good)
+        *ret = way;
+    else
+        same_node_release(&way);
+    return good;
+}
+
+void same_node_release(struct same_node_way *way)
+{
+    for (int i = 0; i < 2; i++) {
+        tls_context_unref(way->certificates[i]);
+        way->certificates[i] = NULL;
+    }
+}
+
+/* ---- its end ---- */
+
+static void stop_waiting(struct crossing *n)
+{
+    worker_wait_cancel(&n->admission.waiter);
+    loop_timer_cancel(&n->timer);
+}
+
+static void end_client(struct crossing *n, enum bruma_reason reason, const char *detail)
+{
+    socket_reset_on_close(n->fd);
+    close(n->fd);
+    connection_close(&n->c, reason, detail);
+}
+
+/* The other pod does not take it. Another endpoint is tried of what is a matter of this one alone. */
+static void refuse(struct crossing *n, bool elsewhere, enum bruma_reason client_reason,
+                   const char *client_detail, enum bruma_reason reason, const char *detail)
+{
+    struct loop *loop = connection_worker(&n->c)->loop;
+
+    stop_waiting(n);
+    connection_close(&n->in, reason, detail);
+    if (!elsewhere || !n->failed(&n->c, n->fd, client_reason))
+        end_client(n, client_reason, client_detail);
+    loop_free_later(loop, n);
+}
+
+static void refuse_status(struct crossing *n, int status, enum bruma_reason reason, const char *detail)
+{
+    char text[REJECTED_TEXT_LEN];
+
+    refuse(n, status == 503, BRUMA_REASON_CONNECT_REJECTED, retry_rejected_text(status, text), reason,
+           detail);
+}
+
+static void give_up(struct crossing *n, enum bruma_reason reason, const char *detail)
+{
+    struct loop *loop = connection_worker(&n->c)->loop;
+
+    stop_waiting(n);
+    connection_close(&n->in, BRUMA_REASON_NONE, NULL);
+    end_client(n, reason, detail);
+    loop_free_later(loop, n);
+}
+
+static void abort_client(struct connection *c, enum bruma_reason reason, const char *detail)
+{
+    give_up(container_of(c, struct crossing, c), reason, detail);
+}
+
+static void abort_other(struct connection *in, enum bruma_reason reason, const char *detail)
+{
+    refuse(container_of(in, struct crossing, in), true, BRUMA_REASON_PEER_RESET, NULL, reason, detail);
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+    give_up(container_of(timer, struct crossing, timer), BRUMA_REASON_CONNECT_ANSWER_TIMEOUT, NULL);
+}
+
+/* ---- what the other pod says ---- */
+
+static struct crossing *of_admission(const struct admission *a)
+{
+    return container_of(a->c, struct crossing, in);
+}
+
+static int describe(struct crossing *n, const struct workload *local, const struct inbound_target *target)
+{
+    const struct workload *source = worker_pod_workload(n->c.wp);
+    char baggage[1024];
+    int r;
+
+    baggage_format(worker_pod_source(n->c.wp), baggage, sizeof(baggage));
+    if (source)
+        workload_ref(source);
+    workload_ref(local);
+    n->in.flow.same_node = true;
+    r = connection_describe(&n->in, source, local, target->service, n->in.peer_certificate->identity, baggage,
+                            NULL);
+    if (r < 0) {
+        workload_unref(source);
+        workload_unref(local);
+        service_unref(target->service);
+    }
+    return r;
+}
+
+/* As a request that names it would be placed. */
+static void find_target(struct crossing *n, const struct workload *local, const char *authority,
+                        struct inbound_target *ret)
+{
+    const struct service *service = n->c.flow.service;
+    const struct endpoint arrival = {n->target.addr, BRUMA_PORT_HBONE};
+    char forwarded[300] = "";
+
+    if (service)
+        snprintf(forwarded, sizeof(forwarded), "host=%s", service->hostname);
+    route_inbound(connection_worker(&n->c)->state, local, &arrival, authority, strlen(authority),
+                  service ? forwarded : NULL, strlen(forwarded), ret);
+    if (ret->status == 200 && worker_pod_listens(n->in.wp, ret->target.port)) {
+        ret->status = 503;
+        ret->reason = BRUMA_REASON_SELF_CALL;
+    }
+}
+
+static enum admission_step place(struct admission *a, bool timed_out)
+{
+    struct crossing *n = of_admission(a);
+    const struct endpoint arrival = {n->target.addr, BRUMA_PORT_HBONE};
+    char authority[ENDPOINT_TEXT_LEN], detail[ENDPOINT_TEXT_LEN + 16];
+    struct inbound_target target = {};
+    const struct workload *local;
+    enum admission_step step;
+    int r;
+
+    endpoint_format(&n->target, authority);
+    if (!admission_needs_workload(a, timed_out, &local, &step))
+        return step;
+    if (!demand_inbound(a, local, &arrival, authority, timed_out))
+        return ADMISSION_WAITS;
+    find_target(n, local, authority, &target);
+    if (target.status != 200) {
+        snprintf(detail, sizeof(detail), "authority \"%s\"", authority);
+        service_unref(target.service);
+        refuse_status(n, target.status, target.reason, detail);
+        return ADMISSION_OVER;
+    }
+    n->in.destination = target.target;
+    n->proxy_header = target.proxy_header;
+    n->original = target.original;
+    r = describe(n, local, &target);
+    if (r < 0) {
+        refuse_status(n, 503, r == -ENOBUFS ? BRUMA_REASON_MEMORY_BUDGET : BRUMA_REASON_OUT_OF_RESOURCES,
+                      NULL);
+        return ADMISSION_OVER;
+    }
+    return ADMISSION_POLICIES;
+}
+
+static void open_connection(struct admission *a)
+{
+    connection_open(a->c, &a->c->destination);
+}
+
+static void allowed(struct admission *a)
+{
+    struct crossing *n = of_admission(a);
+    struct loop *loop = connection_worker(&n->c)->loop;
+    const struct workload *local = worker_pod_workload(n->in.wp);
+    uint8_t header[PROXY_HEADER_MAX];
+    struct relay_delivery to = {.first = header};
+
+    if (n->proxy_header)
+        to.first_len = proxy_header_format(&n->in.client, &n->original, n->in.peer_identity, header);
+    inbound_delivery(&n->in, local ? local : n->in.flow.destination, &to.target, &to.client);
+    stop_waiting(n);
+    if (relay_start_pair(&n->c, &n->in, n->fd, &to, n->failed) < 0)
+        refuse_status(n, 503, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+    else
+        loop_free_later(loop, n);
+}
+
+static void refused(struct admission *a, int status, enum bruma_reason reason, const char *detail)
+{
+    refuse_status(of_admission(a), status, reason, detail);
+}
+
+static const struct admission_ops ops = {
+    .place = place,
+    .open = open_connection,
+    .allowed = allowed,
+    .refused = refused,
+};
+
+/* ---- its beginning ---- */
+
+int same_node_start(struct connection *c, int fd, struct same_node_way *way, relay_failed_fn failed)
+{
+    struct worker *w = connection_worker(c);
+    struct crossing *n = calloc(1, sizeof(*n));
+    const struct endpoint arrival = {way->target.addr, BRUMA_PORT_HBONE};
+    enum bruma_reason reason;
+
+    if (!n)
+        return -ENOMEM;
+    n->fd = fd;
+    n->failed = failed;
+    n->target = way->target;
+    connection_move(&n->c, c, abort_client);
+    connection_init(&n->in, way->to, true, &way->client, &arrival, abort_other);
+    n->c.peer_certificate = way->certificates[OTHER];
+    n->in.peer_certificate = way->certificates[CLIENT];
+    way->certificates[CLIENT] = way->certificates[OTHER] = NULL;
+    admission_init(&n->admission, &n->in, &ops);
+    loop_timer_init(&n->timer, on_timer);
+    loop_timer_set(w->loop, &n->timer, w->settings->answer_timeout);
+    if (!quota_allows(n->in.wp, &n->in.quota, &reason))
+        refuse_status(n, 503, reason, NULL);
+    else if (!admission_begin(&n->admission))
+        worker_wait(&n->admission.waiter);
+    return 0;
+}
+
+void same_node_check_revoked(struct worker_pod *wp)
+{
+    struct connection *c;
+
+    list_for_each (c, &wp->connections, node) {
+        if (c->peer_certificate && tls_context_revoked(&wp->worker->tls, c->peer_certificate))
+            c->abort(c, BRUMA_REASON_CERTIFICATE_REVOKED,
+                     "peer certificate: revoked after the connection was made");
+    }
+}
