@@ -40,6 +40,7 @@ static void add_connections(struct table *t, const cJSON *pod, const char *direc
             text_of(c, "originalDst"),
             text_of(c, "actualDst"),
             text_of(c, "protocol"),
+            get(c, "way") ? text_of(c, "way") : "proxy",
             text_of(c, inbound ? "srcIdentity" : "dstIdentity"),
             bytes[0],
             bytes[1],
@@ -53,8 +54,8 @@ static void add_connections(struct table *t, const cJSON *pod, const char *direc
 
 int command_connections(const struct ctl_options *o, int argc, char **argv)
 {
-    static const char *const headers[] = {"POD",      "DIRECTION", "CLIENT",      "DESTINATION", "VIA",
-                                          "PROTOCOL", "PEER",      "FROM CLIENT", "TO CLIENT"};
+    static const char *const headers[] = {"POD",      "DIRECTION", "CLIENT", "DESTINATION", "VIA",
+                                          "PROTOCOL", "WAY",       "PEER",   "FROM CLIENT", "TO CLIENT"};
     struct table *t;
     cJSON *dump;
     const cJSON *pod;

@@ -17,7 +17,7 @@ static const struct {
 } commands[] = {
     {"status", command_status, "", "state of agent, proxy and mesh, and problems"},
     {"pods", command_pods, "", "the pods of this node and their capture"},
-    {"connections", command_connections, "", "connections that the proxy carries now"},
+    {"connections", command_connections, "", "connections that are open, through the proxy or past it"},
     {"policy", command_policy, "", "authorization policies in the proxy"},
     {"identities", command_identities, "", "certificates of this node's pods"},
     {"endpoints", command_endpoints, "", "endpoints of services that are left out for a moment"},

@@ -20,21 +20,20 @@
 #include "proxy/admin/hostname_dump.h"
 #include "proxy/admin/name_dump.h"
 #include "proxy/admin/pods_pages.h"
-#include "proxy/admin/process_metrics.h"
 #include "proxy/admin/verdict_dump.h"
 #include "proxy/connection/worker_post.h"
 #include "proxy/connection/worker_thread.h"
 #include "proxy/direct/direct.h"
 #include "proxy/drain.h"
+#include "proxy/flows/flows.h"
 #include "proxy/identity/credentials.h"
 #include "proxy/memory/memory.h"
 #include "proxy/pod_sources.h"
 #include "proxy/proxy.h"
+#include "proxy/proxy_metrics.h"
 #include "proxy/resolve/resolver.h"
 #include "proxy/state/rcu.h"
 #include "proxy/tls/tls_library.h"
-#include "proxy/worker/endpoint_notes.h"
-#include "proxy/worker/pipes.h"
 #include "proxy/xds/local_xds.h"
 #include "proxy/xds/mesh_config.h"
 #include "proxy/xds/on_demand.h"
@@ -95,7 +94,7 @@ static void on_xds_ready(void *data)
              state_service_count(p->state), state_policy_count(p->state));
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_serve(p->workers[i]);
-    agent_client_serves(p->agent);
+    pod_sources_serve(p);
     direct_mesh_known(p->direct);
 }
 
@@ -129,34 +128,6 @@ static void config_dump(void *data, struct admin *admin, void *token)
     };
 
     dump_make(p, &source, admin, token);
-}
-
-/* On a thread of its own. Workers and their telemetry live until the pages are closed. */
-static void large_metrics(void *data, FILE *out)
-{
-    struct proxy *p = data;
-    struct telemetry *all[256];
-
-    for (unsigned i = 0; i < p->workers_len; i++)
-        all[i] = p->workers[i]->telemetry;
-    telemetry_write_metrics(all, p->workers_len, out);
-    endpoint_write_metrics(p, out);
-}
-
-static void metrics(void *data, FILE *out)
-{
-    struct proxy *p = data;
-
-    if (p->xds)
-        xds_client_write_metrics(p->xds, out);
-    pods_write_metrics(p, out);
-    resolver_write_metrics(p->resolver, out);
-    memory_write_metrics(p, out);
-    pipes_write_metrics(p, out);
-    direct_write_metrics(p->direct, out);
-    if (p->revoked)
-        crl_watch_write_metrics(p->revoked, out);
-    process_metrics_write(out);
 }
 
 static bool workloads_ready(const struct proxy *p)
@@ -264,8 +235,8 @@ static int open_admin(struct proxy *p, const char *unix_socket)
         .connections = (unsigned)p->settings.page_connections,
         .connections_per_source = (unsigned)p->settings.page_connections_per_source,
         .config_dump = config_dump,
-        .metrics = metrics,
-        .large_metrics = large_metrics,
+        .metrics = proxy_metrics,
+        .large_metrics = proxy_metrics_large,
         .pending = pending,
         .quit = quit,
         .owns_socket = owns_socket,
@@ -475,6 +446,7 @@ static void stop(struct proxy *p)
     wall_clock_forget(&p->wall);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_stop(p->workers[i]);
+    flows_stop(&p->flows);
     resolver_free(&p->resolver);
     on_demand_free(&p->on_demand);
     dump_stop(p);

@@ -11,6 +11,7 @@
 #include "lib/reasons.h"
 #include "proxy/direct/direct.h"
 #include "proxy/drain.h"
+#include "proxy/flows/flows.h"
 #include "proxy/proxy.h"
 #include "proxy/search_domains.h"
 
@@ -37,12 +38,46 @@ static void own_listener_closed(struct proxy *p)
 static int agent_direct(struct proxy *p, const struct direct_switches *switches,
                         int fds[BRUMA_DIRECT_FD_COUNT])
 {
+    int r = flows_take_maps(p->flows, fds[BRUMA_DIRECT_FD_CONTROL], fds[BRUMA_DIRECT_FD_FLOWS],
+                            fds[BRUMA_DIRECT_FD_EVENTS]);
+
+    if (r < 0)
+        log_error_errno(r, "events of direct connections are not read");
     return direct_take_maps(p->direct, switches, fds);
+}
+
+/* Events of direct connections are told by the pods and the mesh as they are known, so both must be. */
+static void read_flows(struct proxy *p)
+{
+    if (p->serves && agent_client_ready(p->agent) && !agent_client_replaced(p->agent))
+        flows_serve(p->flows);
 }
 
 static void agent_named(struct proxy *p)
 {
+    read_flows(p);
     direct_pods_named(p->direct);
+}
+
+static void replaced(struct proxy *p, uint64_t deadline_milliseconds)
+{
+    flows_let_go(p->flows);
+    proxy_replaced(p, deadline_milliseconds);
+}
+
+static void resumed(struct proxy *p)
+{
+    read_flows(p);
+    proxy_resume(p);
+}
+
+void pod_sources_serve(struct proxy *p)
+{
+    p->serves = true;
+    if (!p->agent)
+        return;
+    agent_client_serves(p->agent);
+    read_flows(p);
 }
 
 static int open_agent_client(struct proxy *p)
@@ -51,7 +86,7 @@ static int open_agent_client(struct proxy *p)
                                                    .listener_closed = agent_listener_closed,
                                                    .own_listener_closed = own_listener_closed};
     static const struct agent_client_events events = {
-        .replaced = proxy_replaced, .resumed = proxy_resume, .direct = agent_direct, .named = agent_named};
+        .replaced = replaced, .resumed = resumed, .direct = agent_direct, .named = agent_named};
     const char *chosen = p->settings.agent_socket;
     char socket[108];
     int r;
@@ -61,11 +96,14 @@ static int open_agent_client(struct proxy *p)
         (int)sizeof(socket))
         return log_error_errno(ENAMETOOLONG, "the agent's socket");
     p->pods_events = &pods_events;
+    r = flows_start(p, &p->flows);
+    if (r < 0)
+        return log_error_errno(r, "cannot start the reader of direct connections");
     r = agent_client_new(p->loop, p, socket, &events, &p->agent);
     if (r < 0)
         return log_error_errno(r, "cannot set up the agent's connection");
     if (!p->xds) /* nobody to ask; otherwise on_xds_ready() says it */
-        agent_client_serves(p->agent);
+        pod_sources_serve(p);
     return 0;
 }
 

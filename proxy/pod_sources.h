@@ -8,5 +8,8 @@ struct proxy;
 /* Sets agent or zds, own if the settings ask for it, and pods_events of the proxy, whose loop, workers and
  * clients of the control plane are there. Control thread. 0, or -errno, logged. */
 int pod_sources_open(struct proxy *proxy);
+/* The mesh is known and connections are accepted: who names pods is told, if there is somebody yet, and what
+ * is told of direct connections is read. Control thread. */
+void pod_sources_serve(struct proxy *proxy);
 
 #endif

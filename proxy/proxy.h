@@ -30,6 +30,7 @@
 
 struct direct;
 struct dump_maker;
+struct flows;
 struct on_demand;
 struct resolver;
 struct worker;
@@ -49,6 +50,7 @@ struct proxy {
     struct agent_client *agent; /* NULL: a CNI agent names the pods */
     struct zds_client *zds;     /* NULL: bruma-agent does */
     struct own_pod *own;        /* NULL: the process's own namespace is no pod's */
+    struct flows *flows;        /* reads what is told of direct connections; NULL: no agent tells */
     struct admin *admin;
     struct dump_maker *dump_maker; /* the dump that is being made, or NULL */
     struct worker **workers;
@@ -62,6 +64,7 @@ struct proxy {
     int own_netns_fd;
     atomic_int same_node; /* enum same_node of the agent's setting; KERNEL: it has said nothing */
     int exempt_map_fd, deliveries_map_fd; /* -1 until the agent gave them; atomic */
+    bool serves;                          /* the mesh is known */
     bool draining;
     bool aborted;          /* the deadline has come, and all connections were ended */
     bool ending;           /* draining, and not because of another proxy: for good */

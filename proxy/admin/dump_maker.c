@@ -7,6 +7,7 @@
 #include "proxy/admin/config_dump.h"
 #include "proxy/admin/pods_pages.h"
 #include "proxy/connection/worker_post.h"
+#include "proxy/flows/flows.h"
 #include "proxy/proxy.h"
 #include "proxy/worker/pod_notes.h"
 
@@ -75,6 +76,11 @@ static void take(struct dump_maker *m)
     }
 }
 
+static void on_noted(void *data)
+{
+    take(data);
+}
+
 static void next_worker(void *data)
 {
     struct dump_maker *m = data;
@@ -82,7 +88,7 @@ static void next_worker(void *data)
 
     if (m->next_worker < p->workers_len)
         worker_note(p->workers[m->next_worker++], m->notes, next_worker, m);
-    else
+    else if (!flows_note(p->flows, m->notes, on_noted, m))
         take(m);
 }
 

@@ -507,6 +507,11 @@ bool agent_client_ready(const struct agent_client *client)
     return client->ready;
 }
 
+bool agent_client_replaced(const struct agent_client *client)
+{
+    return client->draining;
+}
+
 void agent_client_serves(struct agent_client *client)
 {
     if (!client || client->serves)

@@ -36,6 +36,8 @@ void agent_client_free(struct agent_client **client);
 void agent_client_serves(struct agent_client *client);
 /* The snapshot has been received on this connection. */
 bool agent_client_ready(const struct agent_client *client);
+/* Another proxy has taken over, and is not gone. */
+bool agent_client_replaced(const struct agent_client *client);
 /* Tells the agent that the last connection of a draining pod has ended. */
 void agent_client_pod_drained(struct agent_client *client, const char *uid);
 /* This proxy was told to end and accepts nothing any more. NULL: there is no agent to tell. */

@@ -15,6 +15,7 @@
 #include "lib/seqpacket.h"
 #include "proxy/connection/worker_post.h"
 #include "proxy/direct/direct.h"
+#include "proxy/flows/flows.h"
 #include "proxy/memory/memory.h"
 #include "proxy/pod/live_connections.h"
 #include "proxy/pod/pod.h"
@@ -158,6 +159,7 @@ static void remove_pod(struct pod *pod)
     direct_pod_gone(proxy->direct, pod);
     pod->deleted = true;
     list_del(&pod->node);
+    flows_pod_remove(proxy->flows, pod);
     proxy->pods_stopped += !pod->own;
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_delete_pod(proxy->workers[i], pod);
@@ -324,6 +326,7 @@ int pods_add(struct proxy *proxy, const struct pod_info *info, int fds[BRUMA_POD
     pod->direct_outside = info->direct.outside;
     pod->direct_inbound = info->direct.inbound;
     pod->bypass_inbound = info->bypass_inbound;
+    flows_pod_add(proxy->flows, pod);
     for (unsigned i = 0; i < proxy->workers_len; i++)
         worker_add_pod(proxy->workers[i], pod, copies + (size_t)i * BRUMA_LISTENER_COUNT);
     pods_open_socks(proxy);

@@ -23,7 +23,7 @@ struct kept {
     struct endpoint client, destination, actual;
     uint64_t received, sent;
     uint32_t size, texts[3]; /* the whole; where each string is, 0: NULL */
-    bool inbound, mutual_tls, same_node, gateway;
+    bool inbound, mutual_tls, same_node, gateway, direct;
 };
 
 struct pod_note {
@@ -131,7 +131,8 @@ int pod_note_connection(struct pod_note *p, const struct connection_note *c)
                         .inbound = c->inbound,
                         .mutual_tls = c->mutual_tls,
                         .same_node = c->same_node,
-                        .gateway = c->gateway};
+                        .gateway = c->gateway,
+                        .direct = c->direct};
     size_t size = sizeof(kept);
 
     for (int i = 0; i < 3; i++) {
@@ -185,6 +186,8 @@ static cJSON *connection_item(const struct kept *k)
         o, "originalDst", k->inbound && k->texts[0] ? text_of(k, 0) : endpoint_format(&k->destination, buf));
     cJSON_AddStringToObject(o, "actualDst", endpoint_format(&k->actual, buf));
     cJSON_AddStringToObject(o, "protocol", protocol(k));
+    if (k->direct)
+        cJSON_AddStringToObject(o, "way", "direct");
     if (k->mutual_tls || k->same_node) {
         cJSON_AddStringToObject(o, "srcIdentity", text_of(k, 1));
         cJSON_AddStringToObject(o, "dstIdentity", text_of(k, 2));

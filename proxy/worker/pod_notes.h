@@ -19,6 +19,7 @@ struct connection_note {
     uint64_t received, sent;
     const char *authority, *source_identity, *destination_identity;
     bool inbound, mutual_tls, same_node, gateway;
+    bool direct; /* past the proxy */
 };
 
 struct endpoint_notes;
