@@ -153,7 +153,7 @@ class Bruma(Target):
 
     def __init__(self, name):
         super().__init__(name)
-        self.proxy_env = {}
+        self.proxy_env = {"BRUMA_SAME_NODE": "relay"}  # its default, which tests' nodes change
 
     def create(self, bench, number):
         super().create(bench, number)

@@ -10,10 +10,12 @@ from support.programs import program
 from support.system import run
 from targets import Bruma
 
-# Settings of the lanes' agents, and of their proxies in the environment.
+LONG = "bruma-long"
+
+# Settings of the lanes' agents.
 LANES = {
     "bruma": {"direct-outside": "true", "direct-inbound": "true", "same-node": "relay"},
-    "bruma-long": {"direct-outside": "false", "direct-inbound": "false", "same-node": "hbone"},
+    LONG: {"direct-outside": "false", "direct-inbound": "false", "same-node": "hbone"},
     "bruma-kernel": {"direct-outside": "true", "direct-inbound": "true", "same-node": "kernel"},
 }
 
@@ -39,7 +41,8 @@ class Lane(Bruma):
                 self.agent_options += (f"--{setting}", value)
             else:
                 self.missing.append(f"the agent has no setting {setting}")
-        self.proxy_env["BRUMA_SAME_NODE"] = LANES[self.name]["same-node"]
+        if self.name == LONG:
+            self.proxy_env["BRUMA_SAME_NODE"] = "hbone"
         super().create(bench, number)
 
 

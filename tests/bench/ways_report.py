@@ -4,6 +4,8 @@ build that is called "before"."""
 
 import statistics
 
+from ways import LONG
+
 # The lane that is to reach so much of no mesh's rate.
 GOALS = {
     **{f"{way}_{kind}": ("bruma", 0.97) for way in ("outside", "inbound") for kind in ("http", "bulk")},
@@ -11,7 +13,6 @@ GOALS = {
     **{f"same_node_{kind}": ("bruma-kernel", 0.95) for kind in ("http", "bulk", "conn_1", "conn_64")},
 }
 CAPTURED = ("http_max", "bulk_1", "conn_1", "conn_64")
-LONG = "bruma-long"
 NOISE = 0.03  # by which a cost may be more, and still be the same
 ROUNDS = 5  # at most, where the spread asks for it
 SPREAD = 0.08
