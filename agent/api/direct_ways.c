@@ -191,9 +191,10 @@ void direct_ways_explain_to(struct agent *agent, struct local_connection *c, con
     none = look(agent, &view);
     why = none ? BRUMA_LONG_WAY_NONE : steer_direct_ask_outside(agent->steer, &view, pod->cookie, &entry, to);
     if (!none && !why)
-        ctl_finding(c, "capture", true, BRUMA_REASON_NONE,
-                    "not captured, because the mesh does not know the destination: it goes directly, and is "
-                    "accounted for");
+        ctl_finding(
+            c, "capture", true, BRUMA_REASON_NONE,
+            "not captured, because the proxy would pass it through as it is: it goes directly, and is "
+            "accounted for");
     else
         ctl_finding(c, "capture", true, BRUMA_REASON_NONE, "captured: it goes through the proxy, because %s",
                     none ? none : long_way_what(why));

@@ -83,12 +83,14 @@ enum bruma_long_way steer_direct_ask_outside(const struct steer *s, const struct
                                              const struct endpoint *to)
 {
     uint32_t way;
-    enum bruma_long_way why = steer_direct_ask(s, view, cookie, pod->generation, BRUMA_DIRECT_OUTSIDE, &way);
+    enum bruma_long_way why;
 
+    /* As the hook asks: first what is so for most. */
+    if (view->control.proxy && is_in_mesh(s, &view->control, &to->addr))
+        return BRUMA_LONG_WAY_IN_MESH;
+    why = steer_direct_ask(s, view, cookie, pod->generation, BRUMA_DIRECT_OUTSIDE, &way);
     if (why)
         return why;
-    if (is_in_mesh(s, &view->control, &to->addr))
-        return BRUMA_LONG_WAY_IN_MESH;
     if (to->port == 53 && pod->flags & BRUMA_POD_CAPTURE_DNS)
         return BRUMA_LONG_WAY_DNS;
     return pod->flags >> BRUMA_POD_DEVICE_SHIFT ? BRUMA_LONG_WAY_NONE : BRUMA_LONG_WAY_SEVERAL_DEVICES;
