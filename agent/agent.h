@@ -12,6 +12,7 @@
 #include "agent/enroll/store.h"
 #include "agent/pod/pods.h"
 #include "agent/proxies/proxy_cgroups.h"
+#include "agent/steer/node.h"
 #include "agent/steer/steer.h"
 #include "lib/loop.h"
 
@@ -53,7 +54,8 @@ struct agent {
     uint64_t plugin_successes, plugin_errors; /* answers to the CNI plugin */
     uint64_t captured_late;                   /* pods of the mesh that were found running and not captured */
     uint32_t repairs[BRUMA_REASON_COUNT];
-    enum bruma_reason cgroup_reason; /* NONE while the connect hooks are attached */
+    enum steer_node_refusal node_refusal; /* of the whole node; NONE: each pod has its own */
+    enum bruma_reason cgroup_reason;      /* NONE while the connect hooks are attached */
     char cgroup_error[256];
 };
 

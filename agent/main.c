@@ -21,6 +21,7 @@
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/guard.h"
+#include "agent/enroll/same_node.h"
 #include "agent/enroll/source.h"
 #include "agent/enroll/watchdog.h"
 #include "agent/install/install.h"
@@ -206,6 +207,9 @@ static int serve_proxies(struct agent *agent, const struct proxies_events *event
                               .deliveries = steer_deliveries_fd(agent->steer)};
 
     steer_direct_fds(agent->steer, maps.direct);
+    steer_node_fds(agent->steer, maps.node);
+    if (agent->node_refusal)
+        maps.node[0] = -1;
     return proxy_server_new(agent->loop, agent->settings, &agent->pods, &maps, events, &agent->proxies);
 }
 
@@ -249,6 +253,7 @@ static int open_parts(struct agent *agent)
     r = open_steering(agent);
     if (r < 0)
         return r;
+    same_node_open(agent);
     kubelet_follow(agent->kubelet);
     /* Before anything that takes time. */
     r = guard_start(agent, guard_due, plugin_in_place, &agent->guard);

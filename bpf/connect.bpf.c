@@ -15,6 +15,7 @@
 #include "bpf/dns_sockets.h"
 #include "bpf/exclusions.h"
 #include "bpf/flows.h"
+#include "bpf/node_connect.h"
 
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -288,7 +289,34 @@ static __always_inline int goes_outside(struct bpf_sock_addr *ctx, struct bpf_so
     return !why;
 }
 
-static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma_address *destination)
+/* 1: it goes directly to another pod of this node, and 0: as it would have gone. */
+static __always_inline int connect_on_node(struct bpf_sock_addr *ctx, struct bpf_sock *sk, int family,
+                                           const struct bruma_pod *pod, __u64 cookie,
+                                           const struct bruma_address *destination, __u16 port)
+{
+    struct bruma_direct_counters *counters;
+    struct bruma_node_socket *n;
+    struct bruma_address chosen;
+    __u32 *bound;
+
+    source_of(sk, &chosen);
+    n = node_connect(ctx, sk, family, pod, cookie, destination, port, &chosen);
+    if (!n)
+        return 0;
+    bound = bpf_sk_storage_get(&captured_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+    if (!bound || (!sk->bound_dev_if && set_option(ctx, SO_BINDTOIFINDEX, n->device))) {
+        node_give_up(ctx, sk);
+        return 0;
+    }
+    *bound = n->device;
+    node_rewrite(ctx, family, &n->verdict);
+    counters = bpf_map_lookup_elem(&direct_counters, &cookie);
+    COUNT(counters, direct_node_connections);
+    return 1;
+}
+
+static __always_inline int connect(struct bpf_sock_addr *ctx, int family,
+                                   const struct bruma_address *destination)
 {
     __u16 port = bpf_ntohs((__u16)ctx->user_port);
     __u64 cookie = bpf_get_netns_cookie(ctx);
@@ -303,6 +331,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma
         return ALLOW;
     if (!pod)
         return connect_without_entry(ctx, sk, cookie, destination);
+    node_forget(sk);
     if (is_of_the_proxy(sk))
         return ALLOW;
     counters = bpf_map_lookup_elem(&pod_counters, &cookie);
@@ -324,7 +353,8 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, const struct bruma
         return release(ctx, sk, counters, 0);
     if (pod->flags & (address_is_v4(destination) ? BRUMA_POD_NO_IPV4 : BRUMA_POD_NO_IPV6))
         return deny_family(counters);
-    if (goes_outside(ctx, sk, pod, cookie, destination, port))
+    if (connect_on_node(ctx, sk, family, pod, cookie, destination, port) ||
+        goes_outside(ctx, sk, pod, cookie, destination, port))
         return ALLOW;
     return capture(ctx, sk, counters);
 }
@@ -335,7 +365,7 @@ int connect4(struct bpf_sock_addr *ctx)
     struct bruma_address destination;
 
     address_from_v4(&destination, ctx->user_ip4);
-    return connect(ctx, &destination);
+    return connect(ctx, AF_INET, &destination);
 }
 
 SEC("cgroup/connect6")
@@ -344,7 +374,7 @@ int connect6(struct bpf_sock_addr *ctx)
     struct bruma_address destination;
 
     address_from_words(&destination, ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]);
-    return connect(ctx, &destination);
+    return connect(ctx, AF_INET6, &destination);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

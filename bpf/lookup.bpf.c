@@ -9,6 +9,7 @@
 #include "bpf/direct.h"
 #include "bpf/dns_sockets.h"
 #include "bpf/exclusions.h"
+#include "bpf/node.h"
 #include "bpf/probe_tuples.h"
 
 struct {
@@ -223,6 +224,10 @@ int lookup(struct bpf_sk_lookup *ctx)
     }
     if (!(pod->flags & BRUMA_POD_CAPTURE_INBOUND))
         return SK_PASS;
+    if (node_passes(cookie, &tuple)) {
+        COUNT(counters, inbound_passed_lookups);
+        return SK_PASS;
+    }
     if (bpf_map_lookup_elem(&probe_tuples, &tuple)) {
         COUNT(counters, inbound_probe_lookups);
         return SK_PASS;

@@ -5,6 +5,7 @@
 
 #include "bpf/direct.h"
 #include "bpf/exclusions.h"
+#include "bpf/node.h"
 #include "bpf/probe_tuples.h"
 
 /*
@@ -26,6 +27,8 @@ static __always_inline __u32 passive_way(struct bpf_sock *sk, const struct bruma
     if (address_is_local_host(&tuple->remote_address) ||
         address_equal(&tuple->remote_address, &tuple->local_address) || pod_owns(pod, &tuple->remote_address))
         return 0;
+    if (node_has_brought(cookie, tuple))
+        return BRUMA_DIRECT_NODE_INBOUND;
     if (bpf_map_lookup_elem(&probe_tuples, tuple))
         return 0;
     if (pod->flags & BRUMA_POD_BYPASS_INBOUND)

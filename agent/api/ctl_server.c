@@ -12,6 +12,7 @@
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/guard.h"
+#include "agent/enroll/same_node.h"
 #include "agent/enroll/source.h"
 #include "agent/install/install.h"
 #include "agent/kubernetes/kubelet.h"
@@ -239,6 +240,7 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
     cJSON_AddNumberToObject(item, "verifiedAt", (double)pod->health->verified_at);
     add_unrepaired(pod, item);
     cJSON_AddBoolToObject(item, "announced", forwards_announced(pod));
+    cJSON_AddStringToObject(item, "sameNode", same_node_text(agent, pod));
     cJSON_AddStringToObject(item, "forwards", forwards_by(pod));
     cJSON_AddNumberToObject(item, "enrolMicroseconds", (double)pod->enrollment->took_microseconds);
     cJSON_AddStringToObject(

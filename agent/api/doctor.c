@@ -13,6 +13,7 @@
 #include "agent/api/ctl_finding.h"
 #include "agent/api/direct_ways.h"
 #include "agent/enroll/guard.h"
+#include "agent/enroll/same_node.h"
 #include "agent/enroll/source.h"
 #include "agent/kubernetes/kubelet.h"
 #include "lib/cleanup.h"
@@ -193,6 +194,31 @@ static void check_pods(const struct agent *agent, struct local_connection *c)
                 enroll_count(&agent->pods, POD_OUTSIDE));
 }
 
+/* It was asked for, so what it does not work for is told. */
+static void check_same_node(const struct agent *agent, struct local_connection *c)
+{
+    const struct pod *pod;
+    int able = 0;
+
+    if (agent->node_refusal == STEER_NODE_OFF)
+        return;
+    if (agent->node_refusal) {
+        ctl_finding(c, "same node", false, BRUMA_REASON_NONE, "not in the kernel: %s. %s",
+                    steer_node_what(agent->node_refusal), steer_node_advice(agent->node_refusal));
+        return;
+    }
+    list_for_each (pod, &agent->pods.list, node) {
+        enum steer_node_refusal refusal = same_node_refusal(agent, pod);
+
+        able += !refusal;
+        if (refusal && refusal != STEER_NODE_NOT_ENROLLED)
+            ctl_finding(c, "same node", false, BRUMA_REASON_NONE, "%s/%s, not in the kernel: %s. %s",
+                        pod->namespace, pod->name, steer_node_what(refusal), steer_node_advice(refusal));
+    }
+    ctl_finding(c, "same node", true, BRUMA_REASON_NONE, "connections between %d pods may stay in the kernel",
+                able);
+}
+
 static void check_guard(const struct agent *agent, struct local_connection *c)
 {
     enum bruma_reason reason;
@@ -269,6 +295,7 @@ void doctor_run(struct agent *agent, struct local_connection *c)
                 serving ? "a proxy is connected and serves" : "no proxy is connected");
     direct_ways_check(agent, c);
     check_pods(agent, c);
+    check_same_node(agent, c);
     check_guard(agent, c);
     check_kubelet(agent, c);
     check_failures(agent, c);

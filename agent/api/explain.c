@@ -7,6 +7,7 @@
 #include "agent/api/direct_ways.h"
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/forwards.h"
+#include "agent/enroll/same_node.h"
 #include "agent/enroll/source.h"
 #include "agent/steer/exclusions.h"
 #include "lib/reasons.h"
@@ -78,6 +79,16 @@ static void explain_capture(struct agent *agent, struct local_connection *c, con
         ctl_finding(c, "verified", false,
                     away && findings.reasons[i] == BRUMA_REASON_LISTENER_CLOSED ? empty : findings.reasons[i],
                     "%s", reason_what(findings.reasons[i]));
+}
+
+static void explain_same_node(const struct agent *agent, struct local_connection *c, const struct pod *pod)
+{
+    enum steer_node_refusal refusal = same_node_refusal(agent, pod);
+
+    if (agent->node_refusal != STEER_NODE_OFF)
+        ctl_finding(c, "same node", true, BRUMA_REASON_NONE, "connections to other pods of the node %s%s %s",
+                    refusal ? "go through the proxy: " : "may stay in the kernel",
+                    refusal ? steer_node_what(refusal) : "", steer_node_advice(refusal));
 }
 
 static void explain_announced(struct local_connection *c, const struct pod *pod)
@@ -216,6 +227,7 @@ void explain_run(struct agent *agent, struct local_connection *connection, const
     if (pod->enrollment->state != POD_DRAINING)
         explain_capture(agent, connection, pod);
     explain_announced(connection, pod);
+    explain_same_node(agent, connection, pod);
     explain_outbound_policy(agent, connection, pod);
     explain_exclusions(agent, connection, pod);
     direct_ways_explain(agent, connection, pod);

@@ -8,6 +8,7 @@
 #define AGENT_ENROLL_ENROLLMENT_H
 
 #include "agent/pod/pods.h"
+#include "agent/steer/node.h"
 #include "agent/steer/quick_check.h"
 #include "lib/direct_ways.h"
 #include "lib/message.h"
@@ -48,6 +49,9 @@ struct enrollment {
     enum bruma_reason dns_reason; /* why they are not, although they should be, as it was logged; or NONE */
     bool awaits_listeners;        /* adopted after a restart; somebody else holds the listeners */
 
+    bool node_looked; /* at its device, by this agent; then this is why its connections to other pods of the
+                       * node do not stay in the kernel, as it was logged: */
+    enum steer_node_refusal node_refusal;
     unsigned failed_tries;         /* to enroll it, in a row, of the agent's own */
     enum bruma_reason logged;      /* that is in the log; NONE: of none */
     enum bruma_reason last_reason; /* of the last failure; NONE after a success */

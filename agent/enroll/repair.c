@@ -9,6 +9,7 @@
 #include "agent/enroll/enroll.h"
 #include "agent/enroll/exclude.h"
 #include "agent/enroll/member.h"
+#include "agent/enroll/same_node.h"
 #include "agent/enroll/watchdog.h"
 #include "lib/reasons.h"
 
@@ -260,6 +261,7 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struc
         /* Without it the next look is a verification again. */
         exclusions_follow(agent, pod);
         dns_follow(agent, pod);
+        same_node_follow(agent, pod);
         (void)steer_quick_check_arm(agent->steer, &p, &h->quick_check);
         return 0;
     } else if (is_going_down(&findings)) {
@@ -280,5 +282,6 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struc
     verified(pod);
     exclusions_follow(agent, pod);
     dns_follow(agent, pod);
+    same_node_follow(agent, pod);
     return 1;
 }

@@ -93,7 +93,14 @@ static int send_direct(struct local_proxy *p)
     if (!able)
         cJSON_AddBoolToObject(m, "noKernel", true);
     p->direct_wanted = false;
+    p->node_wanted = able && p->server->maps.node[0] >= 0;
     return send_message(p, m, maps, able ? BRUMA_DIRECT_FD_COUNT : 0);
+}
+
+static int send_node(struct local_proxy *p)
+{
+    p->node_wanted = false;
+    return send_message(p, message_new("direct-node"), p->server->maps.node, BRUMA_NODE_FD_COUNT);
 }
 
 static int send_add(struct local_proxy *p, struct proxy_assignment *a)
@@ -238,6 +245,8 @@ void proxy_push(struct local_proxy *p)
             r = send_setup(p);
         else if (p->direct_wanted)
             r = send_direct(p);
+        else if (p->node_wanted)
+            r = send_node(p);
         else if (!list_empty(&p->assignments.pending))
             r = send_pending(p, list_first(&p->assignments.pending, struct proxy_assignment, base.pending));
         else if (!p->snapshot_seq) {

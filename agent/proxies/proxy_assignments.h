@@ -52,6 +52,7 @@ struct local_proxy {
     bool cannot_resume; /* it has refused to */
     bool takes_deliveries, takes_dns, takes_endings;
     bool direct_wanted; /* it takes direct, and has not got it, or not the last word */
+    bool node_wanted;   /* the same, of direct-node */
     bool not_ready;
     unsigned unanswered;
     struct loop_timer answer;

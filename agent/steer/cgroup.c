@@ -22,11 +22,17 @@ struct hook {
     enum bpf_attach_type type;
     int program;
     const char *cgroup;
-    bool optional;
+    bool *refused; /* set where it cannot be attached; NULL: it may not be done without */
 };
 
-static int hooks(const struct steer *s, struct hook ret[STEER_HOOKS])
+static int hooks(struct steer *s, struct hook ret[STEER_HOOKS])
 {
+    static const struct {
+        const char *name;
+        enum bpf_attach_type type;
+    } node[STEER_NODE_HOOKS] = {{"node-sockets", BPF_CGROUP_SOCK_OPS},
+                                {"node-peer4", BPF_CGROUP_INET4_GETPEERNAME},
+                                {"node-peer6", BPF_CGROUP_INET6_GETPEERNAME}};
     struct stat st;
     int n = 2;
 
@@ -38,7 +44,10 @@ static int hooks(const struct steer *s, struct hook ret[STEER_HOOKS])
         ret[n++] = (struct hook){"options6", BPF_CGROUP_INET6_CONNECT, s->option_fds[2], s->cgroup};
     }
     if (s->accepted_fd >= 0)
-        ret[n++] = (struct hook){"accepted", BPF_CGROUP_SOCK_OPS, s->accepted_fd, s->cgroup, true};
+        ret[n++] =
+            (struct hook){"accepted", BPF_CGROUP_SOCK_OPS, s->accepted_fd, s->cgroup, &s->accepted_refused};
+    for (size_t i = 0; i < STEER_NODE_HOOKS && s->node_fds[i] >= 0; i++)
+        ret[n++] = (struct hook){node[i].name, node[i].type, s->node_fds[i], s->cgroup, &s->node_refused};
     /* A kubelet that is not running has no cgroup. Its probes fail by themselves; repairing finds its next
      * one.
      */
@@ -146,12 +155,13 @@ int steer_cgroup_attach(struct steer *s, struct steer_error *error)
 
     for (int i = 0; i < n && r == 0; i++) {
         r = attach(s, &all[i], error);
-        if (r == 0 || !all[i].optional)
+        if (r == 0 || !all[i].refused)
             continue;
-        if (!s->accepted_refused)
-            log_warn("connections that pods accept cannot be bound to their devices\terror=\"%s\"",
-                     error->text);
-        s->accepted_refused = true;
+        if (!*all[i].refused)
+            log_warn("a hook at the pods' cgroup is done without: brumactl doctor says what that "
+                     "costs\thook=%s error=\"%s\"",
+                     all[i].name, error->text);
+        *all[i].refused = true;
         r = 0;
     }
     return r;
@@ -168,7 +178,7 @@ int steer_cgroup_verify(struct steer *s)
 
         link_path(s, all[i].name, path, sizeof(path));
         link = bpf_obj_get(path);
-        if (all[i].optional && s->accepted_refused)
+        if (all[i].refused && *all[i].refused)
             continue;
         if (link < 0 && errno != ENOENT && errno != ENOTDIR)
             return -errno; /* it cannot be told */
@@ -188,9 +198,9 @@ static struct steer_hook describe(const struct steer *s, const struct hook *h)
     link_path(s, h->name, path, sizeof(path));
     link = bpf_obj_get(path);
     if (link < 0)
-        ret.state = errno != ENOENT && errno != ENOTDIR  ? STEER_HOOK_UNKNOWN
-                    : h->optional && s->accepted_refused ? STEER_HOOK_FOREGONE
-                                                         : STEER_HOOK_MISSING;
+        ret.state = errno != ENOENT && errno != ENOTDIR ? STEER_HOOK_UNKNOWN
+                    : h->refused && *h->refused         ? STEER_HOOK_FOREGONE
+                                                        : STEER_HOOK_MISSING;
     else if (steer_link_attached_to(link, h->cgroup) && link_info(link, &info) == 0) {
         ret.state = STEER_HOOK_ATTACHED;
         ret.program = info.prog_id;

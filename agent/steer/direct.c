@@ -12,11 +12,24 @@
 #include "lib/cleanup.h"
 
 static const char *const names[DIRECT_MAPS] = {
-    [BRUMA_DIRECT_FD_CONTROL] = "direct_control", [BRUMA_DIRECT_FD_PROXIES] = "direct_proxies",
-    [BRUMA_DIRECT_FD_PODS] = "direct_pods",       [BRUMA_DIRECT_FD_ADDRESSES] = "mesh_addresses",
-    [BRUMA_DIRECT_FD_PREFIXES] = "mesh_prefixes", [BRUMA_DIRECT_FD_FLOWS] = "flows",
-    [BRUMA_DIRECT_FD_EVENTS] = "flow_events",     [DIRECT_MAP_COUNTERS] = "direct_counters",
-    [DIRECT_MAP_FLOWS_FULL] = "flows_full",       [DIRECT_MAP_LISTENERS] = "listener_sockets",
+    [BRUMA_DIRECT_FD_CONTROL] = "direct_control",
+    [BRUMA_DIRECT_FD_PROXIES] = "direct_proxies",
+    [BRUMA_DIRECT_FD_PODS] = "direct_pods",
+    [BRUMA_DIRECT_FD_ADDRESSES] = "mesh_addresses",
+    [BRUMA_DIRECT_FD_PREFIXES] = "mesh_prefixes",
+    [BRUMA_DIRECT_FD_FLOWS] = "flows",
+    [BRUMA_DIRECT_FD_EVENTS] = "flow_events",
+    [DIRECT_MAP_COUNTERS] = "direct_counters",
+    [DIRECT_MAP_FLOWS_FULL] = "flows_full",
+    [DIRECT_MAP_LISTENERS] = "listener_sockets",
+    [DIRECT_MAP_NODE + BRUMA_NODE_FD_CONTROL] = "node_control",
+    [DIRECT_MAP_NODE + BRUMA_NODE_FD_DEVICES] = "node_devices",
+    [DIRECT_MAP_NODE + BRUMA_NODE_FD_VERDICTS] = "node_verdicts",
+    [DIRECT_MAP_NODE + BRUMA_NODE_FD_PENDING] = "node_pending",
+    [DIRECT_MAP_NODE + BRUMA_NODE_FD_TUPLES] = "node_tuples",
+    [DIRECT_MAP_NODE_ARRIVING] = "node_arriving",
+    [DIRECT_MAP_NODE_COUNTERS] = "node_counters",
+    [DIRECT_MAP_NODE_SOCKETS] = "node_sockets",
 };
 
 int steer_direct_take(struct steer *s, const struct bpf_object *object)

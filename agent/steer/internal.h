@@ -13,8 +13,15 @@ enum {
     DIRECT_MAP_COUNTERS = BRUMA_DIRECT_FD_COUNT,
     DIRECT_MAP_FLOWS_FULL,
     DIRECT_MAP_LISTENERS,
+    DIRECT_MAP_NODE, /* the first of enum bruma_node_fd, and then the others of bruma/node.h */
+    DIRECT_MAP_NODE_ARRIVING = DIRECT_MAP_NODE + BRUMA_NODE_FD_COUNT,
+    DIRECT_MAP_NODE_COUNTERS,
+    DIRECT_MAP_NODE_SOCKETS,
     DIRECT_MAPS
 };
+
+#define STEER_NODE_ENDS  2 /* programs at the end of a pod's device */
+#define STEER_NODE_HOOKS 3 /* at the pods' cgroup */
 
 struct steer {
     char pin_dir[PATH_MAX / 8];
@@ -30,10 +37,13 @@ struct steer {
     bool accepted_refused; /* it cannot be attached, and that is in the log */
     int probes_fd;         /* program, -1: not used */
     int guard_fd, sandboxes_fd;
-    int guard_fds[3];      /* programs; the last, for inbound, is -1 where the kernel has not what it needs */
-    int option_fds[3];     /* programs; the last two are -1 where the kernel has not what they need */
-    int live_fd;           /* program, -1: the kernel has not what it needs */
-    uint8_t lookup_tag[8]; /* of the pod program that this build has */
+    int guard_fds[3];  /* programs; the last, for inbound, is -1 where the kernel has not what it needs */
+    int option_fds[3]; /* programs; the last two are -1 where the kernel has not what they need */
+    int live_fd;       /* program, -1: the kernel has not what it needs */
+    int node_fds[STEER_NODE_HOOKS]; /* programs; -1: connections between pods of the node do not stay here */
+    bool node_refused;              /* one of them could not be attached */
+    uint8_t node_tags[STEER_NODE_ENDS][8]; /* of the programs at devices that this build has */
+    uint8_t lookup_tag[8];                 /* of the pod program that this build has */
 };
 
 /* ---- pinned.c: below all the others ---- */

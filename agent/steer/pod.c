@@ -12,6 +12,7 @@
 
 #include "agent/steer/exclusions.h"
 #include "agent/steer/internal.h"
+#include "agent/steer/node.h"
 #include "bruma/mesh.h"
 #include "lib/cleanup.h"
 #include "lib/netns.h"
@@ -139,6 +140,7 @@ static void remove_pins(struct steer *s, uint64_t cookie)
 {
     char path[PATH_MAX / 4];
 
+    steer_node_stop(s, cookie);
     unpin(s, cookie, "link");
     unpin(s, cookie, "program");
     unpin(s, cookie, "listeners");
@@ -304,6 +306,7 @@ int steer_pod_stop_outbound(struct steer *s, uint64_t cookie, struct steer_error
 {
     struct bruma_pod entry;
 
+    steer_node_forbid(s, cookie);
     if (steer_pod_entry(s, cookie, &entry) < 0)
         return 0;
     entry.flags &= ~(__u32)BRUMA_POD_CAPTURE_OUTBOUND;

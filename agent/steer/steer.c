@@ -138,6 +138,7 @@ static void init_fds(struct steer *s)
         s->proxy_cgroups_fd = s->probe_targets_fd = s->probe_tuples_fd = s->deliveries_fd =
             s->dns_sockets_fd = s->excluded_ranges_fd = s->excluded_ports_fd = s->exclusion_counters_fd = -1;
     s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = s->accepted_fd = -1;
+    s->node_fds[0] = s->node_fds[1] = s->node_fds[2] = -1;
     s->option_fds[0] = s->option_fds[1] = s->option_fds[2] = -1;
     for (size_t i = 0; i < DIRECT_MAPS; i++)
         s->direct_fds[i] = -1;
@@ -210,6 +211,10 @@ void steer_close(struct steer **ptr)
     steer_guard_unload(s);
     steer_options_unload(s);
     steer_direct_release(s);
+    for (size_t i = 0; i < STEER_NODE_HOOKS; i++) {
+        if (s->node_fds[i] >= 0)
+            close(s->node_fds[i]);
+    }
     free(s);
     *ptr = NULL;
 }

@@ -194,7 +194,7 @@ int steer_cgroup_verify(struct steer *steer);
 /* Attaches them again. 0, or -errno with *error. */
 int steer_cgroup_repair(struct steer *steer, struct steer_error *error);
 
-#define STEER_HOOKS 7
+#define STEER_HOOKS 10
 
 enum steer_hook_state {
     STEER_HOOK_ATTACHED,

@@ -35,6 +35,8 @@
  *   direct       outside inbound sameNode(hbone, relay or kernel)    after setup, to who takes it; again when something changes
  *                [noKernel: true] this kernel cannot account for direct connections; no descriptors then
  *                outside, inbound: whether those ways of bruma/direct.h are on. fds: maps direct_control direct_proxies direct_pods mesh_addresses mesh_prefixes flows flow_events
+ *   direct-node  behind direct where sameNode is kernel, and this node can
+ *                fds: maps node_control node_devices node_verdicts node_pending node_tuples
  *   pod-add      uid cookie generation name namespace serviceAccount trustDomain(where the agent knows it) node ips[]
  *                [outboundPolicy: REGISTRY_ONLY or ALLOW_ANY; without: as the proxy's settings say]
  *                [directOutside: false] [directInbound: false] [sameNode] by the pod's annotations; of sameNode here and in direct the longer way counts
@@ -114,6 +116,16 @@ enum bruma_direct_fd {
     BRUMA_DIRECT_FD_FLOWS = 5,
     BRUMA_DIRECT_FD_EVENTS = 6,
     BRUMA_DIRECT_FD_COUNT = 7,
+};
+
+/* Order of the descriptors that go with direct-node: maps of bruma/node.h. */
+enum bruma_node_fd {
+    BRUMA_NODE_FD_CONTROL = 0,
+    BRUMA_NODE_FD_DEVICES = 1,
+    BRUMA_NODE_FD_VERDICTS = 2,
+    BRUMA_NODE_FD_PENDING = 3,
+    BRUMA_NODE_FD_TUPLES = 4,
+    BRUMA_NODE_FD_COUNT = 5,
 };
 
 /* Order of the descriptors that go with pod-add and pod-held. The last three follow enum bruma_listener. */

@@ -2,6 +2,7 @@
 #include "tests/unit/agent/agent_doubles.h"
 
 #include "agent/steer/exclusions.h"
+#include "agent/steer/node.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -478,4 +479,38 @@ int steer_probes(const struct steer *steer, struct steer_probe **ret)
     *ret = calloc((size_t)registered_probes_len + 1, sizeof(**ret));
     memcpy(*ret, registered_probes, (size_t)registered_probes_len * sizeof(**ret));
     return registered_probes_len;
+}
+
+enum steer_node_refusal steer_node_open(struct steer *steer, struct steer_error *error)
+{
+    return STEER_NODE_OFF;
+}
+
+void steer_node_disable(struct steer *steer)
+{
+}
+
+bool steer_node_hooks_refused(const struct steer *steer)
+{
+    return false;
+}
+
+enum steer_node_refusal steer_node_start(struct steer *steer, const struct steer_pod *pod,
+                                         struct steer_error *error)
+{
+    return STEER_NODE_NONE;
+}
+
+void steer_node_stop(struct steer *steer, uint64_t cookie)
+{
+}
+
+const char *steer_node_what(enum steer_node_refusal refusal)
+{
+    return "";
+}
+
+const char *steer_node_advice(enum steer_node_refusal refusal)
+{
+    return "";
 }

@@ -1,0 +1,509 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections between two pods of one node that stay in the kernel: what the programs and the agent make of verdicts that the
+test writes in the proxy's place. The other pods, and the pods' own root, try to be somebody else."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+import pytest
+
+from support import network
+from support.network import inside
+from support.nodes.agent_node import AgentNode
+from support.nodes.node_verdicts import NodeVerdicts, address, programs_at
+from support.nodes.pod_programs import ECHO
+from support.system import run, wait_for
+from support.workspace import Workspace
+
+FAST_OPEN_ECHO = ECHO.replace("s.listen(512)", "s.setsockopt(socket.IPPROTO_TCP, 23, 16)\ns.listen(512)")
+FORGED, UNREGISTERED = 0, 1  # of enum bruma_node_counter
+VIP, VIP6 = "10.96.0.7", "fd96::7"
+
+# What the application sees: who it is, whom it has asked for, and what comes back.
+CALL = """
+import socket, sys
+to, port, own, own_port = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+s = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.settimeout(float(sys.argv[5]))
+try:
+    if own or own_port:
+        s.bind((own, own_port))
+    s.connect((to, port))
+    names = s.getpeername()[0], s.getpeername()[1], s.getsockname()[0]
+    try:
+        s.sendall(b"hello")
+    except OSError:
+        pass  # the stand-in for the proxy says who it is, and closes
+    print(s.recv(100).decode().strip(), *names)
+except OSError as e:
+    print(type(e).__name__)
+"""
+
+
+def call(pod, to, port=8080, own="", own_port=0, timeout=10):
+    return pod.python(CALL, to, port, own, own_port, timeout).strip()
+
+
+class Scene:
+    """a may connect to b. c is of the mesh as well, and wants to be taken for a."""
+
+    def __init__(self, node):
+        self.node = node
+        self.proxy = node.proxy().serve()
+        self.a, self.b, self.c = (node.pod(n, number=i) for n, i in (("a", 10), ("b", 11), ("c", 12)))
+        for pod in (self.a, self.b, self.c):
+            pod.add()
+        for pod in (self.a, self.b, self.c):
+            wait_for(
+                lambda p=pod: p.item()["sameNode"] == "kernel", f"{pod.name} to be wired", log=node.agent_log
+            )
+        self.server = self.b.server(ECHO, 8080)
+        self.verdicts = NodeVerdicts(node)
+
+    def heard(self):
+        """Who the application of b has been called by."""
+        return [tuple(x.split()[1:]) for x in self.server.text().splitlines() if x.startswith("FROM")]
+
+    def forget_pending(self):
+        """As if connect() was more than 15 seconds ago."""
+        path = f"{self.node.pin_dir}/maps/node_pending"
+        for entry in json.loads(run(["bpftool", "-j", "map", "dump", "pinned", path]).stdout):
+            run(
+                [
+                    "bpftool",
+                    "map",
+                    "delete",
+                    "pinned",
+                    path,
+                    "key",
+                    "hex",
+                    *[b.removeprefix("0x") for b in entry["key"]],
+                ]
+            )
+
+    def allow(self):
+        self.verdicts.allow(self.a, self.b, self.b.ip)
+        self.verdicts.allow(self.a, self.b, self.b.ip6)
+
+
+@pytest.fixture(scope="module")
+def scene(build):
+    work = Workspace(build)
+    node = AgentNode(work)
+    node.start("--same-node", "kernel")
+    s = Scene(node)
+    yield s
+    s.verdicts.close()
+    s.server.kill()
+    errors = work.close()
+    shutil.rmtree(work.directory, ignore_errors=True)
+    assert not errors, errors
+
+
+@pytest.fixture(autouse=True)
+def allowed(scene):
+    scene.verdicts.change()
+    scene.allow()
+
+
+def mac(pod):
+    return pod.run("cat", "/sys/class/net/eth0/address").stdout.strip()
+
+
+def forged(scene):
+    return scene.verdicts.counter(FORGED)
+
+
+# ---- it works ----
+
+
+@pytest.mark.parametrize("form", ["v4", "v6", "mapped"])
+def test_goes_directly(scene, form):
+    to = {"v4": scene.b.ip, "v6": scene.b.ip6, "mapped": f"::ffff:{scene.b.ip}"}[form]
+    own = {"v4": scene.a.ip, "v6": scene.a.ip6, "mapped": f"::ffff:{scene.a.ip}"}[form]
+    assert call(scene.a, to) == f"hello {to} 8080 {own}"
+    assert scene.heard()[-1][0].removeprefix("::ffff:") == own.removeprefix("::ffff:")
+    wait_for(lambda: not scene.verdicts.live(), "the tuple to be gone")
+
+
+def test_a_hundred_at_once_leave_nothing(scene):
+    code = """
+import socket, sys
+all = [socket.create_connection((sys.argv[1], 8080), timeout=20) for _ in range(100)]
+for s in all: s.sendall(b"x" * 65536)
+for s in all:
+    n = 0
+    while n < 65536: n += len(s.recv(65536))
+print(len({s.getsockname() for s in all}))
+"""
+    assert scene.a.python(code, scene.b.ip).strip() == "100"
+    wait_for(lambda: not scene.verdicts.live(), "the tuples to be gone")
+
+
+@pytest.mark.parametrize("to", [VIP, VIP6, f"::ffff:{VIP}"])
+def test_an_address_of_a_service(scene, to):
+    plain = to.removeprefix("::ffff:")
+    scene.verdicts.allow(scene.a, scene.b, plain, 80, scene.b.ip if "." in plain else scene.b.ip6)
+    own = {VIP: scene.a.ip, VIP6: scene.a.ip6}.get(to, f"::ffff:{scene.a.ip}")
+    assert call(scene.a, to, 80) == f"hello {to} 80 {own}", "the application sees whom it has asked for"
+
+
+OTHER_KINDS = """
+import socket, sys
+kind, to = sys.argv[1], sys.argv[2]
+family = socket.AF_INET6 if ":" in to else socket.AF_INET
+s = socket.socket(family, socket.SOCK_STREAM, 262 if kind == "mptcp" else 0)
+if kind == "fast open":
+    s.sendto(b"hello", socket.MSG_FASTOPEN, (to, 8080))
+else:
+    if kind == "deferred":
+        s.setsockopt(socket.IPPROTO_TCP, 30, 1)  # TCP_FASTOPEN_CONNECT
+    s.connect((to, 8080))
+    try:
+        s.sendall(b"hello")
+    except OSError:
+        pass
+s.settimeout(20)
+print(s.recv(100).decode().strip())
+"""
+
+
+@pytest.mark.parametrize("kind", ["fast open", "deferred", "mptcp"])
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+def test_other_ways_to_connect(scene, kind, family):
+    """Several times: from the second on there may be a cookie, and data in the SYN."""
+    for _ in range(3):
+        assert scene.a.python(OTHER_KINDS, kind, scene.b.ips[family]).strip() in ("hello", "proxy outbound")
+
+
+def test_a_deferred_connection_whose_verdict_is_void(scene):
+    """Its SYN is sent with the first data, long after connect() was let go."""
+    network.sysctl(scene.b.netns, {"net.ipv4.tcp_fastopen": 3})
+    code = """
+import socket, sys
+s = socket.socket()
+s.setsockopt(socket.IPPROTO_TCP, 30, 1)
+s.settimeout(20)
+s.connect((sys.argv[1], 8090))
+print("connected", flush=True)
+sys.stdin.readline()
+try:
+    s.sendall(b"hello")
+    print(s.recv(100).decode().strip(), flush=True)
+except OSError as e:
+    print(type(e).__name__, flush=True)
+"""
+    server = scene.b.server(FAST_OPEN_ECHO, 8090)
+    outcomes = []
+    for void in (False, False, True):
+        scene.verdicts.allow(scene.a, scene.b, scene.b.ip, 8090, endpoint_port=8090)
+        p = scene.a.pipe(
+            "/usr/bin/python3",
+            "-u",
+            "-c",
+            code,
+            scene.b.ip,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert p.stdout.readline().strip() == "connected"
+        if void:
+            scene.verdicts.change()
+            scene.forget_pending()
+        p.stdin.write("\n")
+        p.stdin.flush()
+        outcomes.append(p.stdout.readline().strip())
+        p.wait(60)
+    assert outcomes == ["hello", "hello", "TimeoutError"], outcomes
+    server.kill()
+
+
+def test_what_has_no_verdict_goes_through_the_proxy(scene):
+    assert call(scene.c, scene.b.ip).startswith("proxy outbound")
+    assert call(scene.a, scene.b.ip, 8081).startswith("proxy outbound")
+    assert call(scene.a, scene.c.ip).startswith("proxy outbound")
+
+
+# ---- who is not sure goes through the proxy ----
+
+
+def test_a_change_makes_verdicts_void(scene):
+    scene.verdicts.change()
+    assert call(scene.a, scene.b.ip).startswith("proxy outbound")
+
+
+def test_a_proxy_that_is_silent(scene):
+    scene.verdicts.live_until(time.clock_gettime_ns(time.CLOCK_MONOTONIC) - 1)
+    try:
+        assert call(scene.a, scene.b.ip).startswith("proxy outbound")
+    finally:
+        scene.verdicts.live_until(time.clock_gettime_ns(time.CLOCK_MONOTONIC) + 3600 * 10**9)
+    assert call(scene.a, scene.b.ip).startswith("hello")
+
+
+def test_a_way_that_is_switched_off(scene):
+    end = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + 3600 * 10**9
+    scene.verdicts.live_until(end, ways=0)
+    try:
+        assert call(scene.a, scene.b.ip).startswith("proxy outbound")
+    finally:
+        scene.verdicts.live_until(end)
+
+
+def test_a_source_that_was_not_judged(scene):
+    """Root of the pod gives itself another address, such as one of another pod that has gone."""
+    run(["ip", "-n", scene.a.netns, "addr", "add", "10.79.0.99/24", "dev", "eth0"])
+    try:
+        assert call(scene.a, scene.b.ip, own="10.79.0.99").startswith("proxy outbound")
+        assert call(scene.a, scene.b.ip, own=scene.a.ip).startswith("hello")
+    finally:
+        run(["ip", "-n", scene.a.netns, "addr", "del", "10.79.0.99/24", "dev", "eth0"])
+
+
+def test_two_connects_of_one_socket(scene):
+    """The first fails, the second is to where nothing goes directly: it must not go there in plaintext."""
+    code = """
+import socket, sys
+s = socket.socket()
+print(s.connect_ex((sys.argv[1], 8080)) != 0)
+try:
+    s.connect((sys.argv[2], 8080))
+    print(s.recv(100).decode().strip())
+except OSError as e:
+    print(type(e).__name__)
+"""
+    scene.verdicts.allow(scene.a, scene.b, scene.b.ip, endpoint_port=8099)
+    first, second = scene.a.python(code, scene.b.ip, scene.c.ip).splitlines()
+    assert first == "True" and second in ("proxy outbound", "ConnectionRefusedError", "PermissionError"), (
+        second
+    )
+
+
+# ---- somebody else ----
+
+
+def test_poisoned_neighbours_lead_nobody_astray(scene):
+    """As after an attack by ARP: all frames of a for b go to c by its address, and c listens."""
+    run(["ip", "-n", scene.a.netns, "neigh", "replace", scene.b.ip, "lladdr", mac(scene.c), "dev", "eth0"])
+    run(["ip", "-n", scene.b.netns, "neigh", "replace", scene.a.ip, "lladdr", mac(scene.c), "dev", "eth0"])
+    with inside(scene.c.netns):
+        tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+        tap.bind(("eth0", 0))
+    try:
+        assert call(scene.a, scene.b.ip).startswith("hello")
+        tap.setblocking(False)
+        caught = []
+        try:
+            while True:
+                caught.append(tap.recv(65536))
+        except BlockingIOError:
+            pass
+        assert not [f for f in caught if socket.inet_aton(scene.b.ip) in f and f[23] == 6]
+    finally:
+        tap.close()
+        for x, y in ((scene.a, scene.b), (scene.b, scene.a)):
+            run(["ip", "-n", x.netns, "neigh", "del", y.ip, "dev", "eth0"])
+
+
+class Impostor:
+    """c has a's addresses, and b sends to c what is for a."""
+
+    def __init__(self, scene):
+        self.scene = scene
+
+    def __enter__(self):
+        s = self.scene
+        run(["ip", "-n", s.c.netns, "addr", "add", f"{s.a.ip}/32", "dev", "eth0"])
+        run(["ip", "-n", s.b.netns, "neigh", "replace", s.a.ip, "lladdr", mac(s.c), "dev", "eth0"])
+        run(["ip", "-n", s.c.netns, "neigh", "replace", s.b.ip, "lladdr", mac(s.b), "dev", "eth0"])
+
+    def __exit__(self, *_):
+        s = self.scene
+        run(["ip", "-n", s.c.netns, "addr", "del", f"{s.a.ip}/32", "dev", "eth0"])
+        run(["ip", "-n", s.b.netns, "neigh", "del", s.a.ip, "dev", "eth0"])
+        run(["ip", "-n", s.c.netns, "neigh", "del", s.b.ip, "dev", "eth0"])
+
+
+def raw_call(scene, port, timeout=3):
+    """As root of c without any hook: in no cgroup of pods."""
+    return run(
+        ["/usr/bin/python3", "-c", CALL, scene.b.ip, "8080", scene.a.ip, str(port), str(timeout)],
+        netns=scene.c.netns,
+    ).stdout.strip()
+
+
+def test_who_knows_a_tuple_is_not_who_has_it(scene):
+    """The tuple is registered, its SYN has not come yet, and c is first, with all of a's addresses."""
+    before, heard = forged(scene), scene.heard()
+    with Impostor(scene):
+        scene.verdicts.register(scene.a, scene.b, 33333)
+        assert raw_call(scene, 33333) == "TimeoutError"
+    assert scene.heard() == heard
+    assert forged(scene) > before
+    scene.verdicts.tuples.remove(tuple_key(scene, 33333))
+
+
+def tuple_key(scene, port):
+    return address(scene.a.ip) + address(scene.b.ip) + struct.pack("=II", port, 8080)
+
+
+def pins(scene, pod):
+    return [f"{scene.node.pin_dir}/pods/{pod.item()['cookie']}/node-{end}" for end in ("from", "to")]
+
+
+def test_a_tuple_alone_opens_nothing(scene):
+    """Even where nobody watches the devices, the destination wants to know that the packet was brought."""
+    heard = scene.heard()
+    # The pin is the last that holds the link.
+    away = pins(scene, scene.b) + pins(scene, scene.c)
+    scene.verdicts.register(scene.a, scene.b, 33334)
+    os.kill(scene.node.agent.pid, signal.SIGSTOP)  # it would put them back
+    try:
+        for pin in away:
+            os.unlink(pin)
+        with Impostor(scene):
+            assert raw_call(scene, 33334) != "hello"
+    finally:
+        os.kill(scene.node.agent.pid, signal.SIGCONT)
+    assert scene.heard() == heard
+    scene.verdicts.tuples.remove(tuple_key(scene, 33334))
+    wait_for(lambda: all(map(os.path.exists, away)), "the agent to repair it", 60, log=scene.node.agent_log)
+    scene.allow()
+    assert call(scene.a, scene.b.ip).startswith("hello")
+
+
+def test_a_segment_into_a_live_connection(scene):
+    """c sends a reset with all the right numbers but by its own device."""
+    code = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 8080), timeout=20)
+print(s.getsockname()[1], flush=True)
+sys.stdin.readline()
+s.sendall(b"still there")
+print(s.recv(100).decode(), flush=True)
+"""
+    p = scene.a.pipe(
+        "/usr/bin/python3",
+        "-u",
+        "-c",
+        code,
+        scene.b.ip,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    port = int(p.stdout.readline())
+    before = forged(scene)
+    with Impostor(scene):
+        assert raw_call(scene, port, 2) == "TimeoutError", "not even its SYN is answered"
+    assert forged(scene) > before
+    p.stdin.write("\n")
+    p.stdin.flush()
+    assert p.stdout.readline().strip() == "still there"
+    p.wait(20)
+
+
+def test_a_connection_that_could_not_be_registered_sends_nothing(scene):
+    """The hook has let it go, and the program that writes tuples is gone."""
+    heard = scene.heard()
+    before = scene.verdicts.counter(UNREGISTERED)
+    os.kill(scene.node.agent.pid, signal.SIGSTOP)
+    try:
+        run(["bpftool", "link", "detach", "pinned", f"{scene.node.pin_dir}/links/node-sockets"])
+        assert call(scene.a, scene.b.ip, timeout=2) == "TimeoutError"
+    finally:
+        os.kill(scene.node.agent.pid, signal.SIGCONT)
+    assert scene.heard() == heard
+    assert scene.verdicts.counter(UNREGISTERED) > before
+    wait_for(lambda: call(scene.a, scene.b.ip, timeout=5).startswith("hello"), "the agent to repair it", 60)
+
+
+# ---- other enrollments ----
+
+
+def test_another_enrollment_is_not_the_one_that_was_judged(scene):
+    """b's namespace leaves the mesh and comes back; verdicts of before do not count."""
+    assert scene.b.ask("cni-del")["op"] == "done"
+    assert call(scene.a, scene.b.ip).startswith("proxy outbound")
+    scene.b.add()
+    wait_for(lambda: scene.b.item()["sameNode"] == "kernel", "b to be wired again")
+    assert call(scene.a, scene.b.ip).startswith("proxy outbound"), "the verdict is of the enrollment before"
+    scene.allow()
+    assert call(scene.a, scene.b.ip).startswith("hello")
+
+
+def test_another_pod_with_the_same_address(scene):
+    d = scene.node.pod("d", number=13)
+    d.add()
+    wait_for(lambda: d.item()["sameNode"] == "kernel", "d to be wired")
+    scene.verdicts.allow(scene.a, d, d.ip)
+    server = d.server(ECHO, 8080)
+    assert call(scene.a, d.ip).startswith("hello")
+    assert d.ask("cni-del")["op"] == "done"
+    server.kill()
+    run(["ip", "netns", "del", d.netns])
+    e = scene.node.pod("e", number=13)
+    e.add()
+    wait_for(lambda: e.item()["sameNode"] == "kernel", "e to be wired")
+    assert call(scene.a, e.ip).startswith("proxy outbound")
+    assert e.ask("cni-del")["op"] == "done"
+
+
+# ---- the agent ----
+
+
+def test_nothing_is_left_at_the_devices(scene):
+    f = scene.node.pod("f", number=14)
+    f.add()
+    wait_for(lambda: f.item()["sameNode"] == "kernel", "f to be wired")
+    with inside(scene.node.netns):
+        assert programs_at("v14") == 2
+        assert f.ask("cni-del")["op"] == "done"
+        wait_for(lambda: programs_at("v14") == 0, "the programs to be gone")
+
+
+def test_somebody_elses_program_at_the_device(scene):
+    g = scene.node.pod("g", number=15)
+    run(["tc", "qdisc", "add", "dev", "v15", "clsact"], netns=scene.node.netns)
+    g.add()
+    wait_for(lambda: "somebody else's program" in g.item()["sameNode"], "the agent to say why")
+    scene.verdicts.allow(g, scene.b, scene.b.ip)
+    assert call(g, scene.b.ip).startswith("proxy outbound")
+    assert "somebody else's program" in scene.node.ctl("doctor", check=False).stdout
+    assert g.ask("cni-del")["op"] == "done"
+
+
+def test_a_device_that_is_no_veth(scene):
+    h = scene.node.pod("h", number=16)
+    run(["ip", "-n", h.netns, "link", "del", "eth0"])
+    run(
+        [
+            "ip",
+            "-n",
+            scene.node.netns,
+            "link",
+            "add",
+            "mv",
+            "link",
+            "pods",
+            "type",
+            "macvlan",
+            "mode",
+            "bridge",
+        ]
+    )
+    run(["ip", "-n", scene.node.netns, "link", "set", "mv", "netns", h.netns, "name", "eth0"])
+    run(["ip", "-n", h.netns, "link", "set", "eth0", "up"])
+    run(["ip", "-n", h.netns, "addr", "add", f"{h.ip}/24", "dev", "eth0"])
+    run(["ip", "-n", h.netns, "addr", "add", f"{h.ip6}/64", "dev", "eth0", "nodad"])
+    h.add()
+    wait_for(lambda: "no veth" in h.item()["sameNode"], "the agent to say why")
+    assert h.ask("cni-del")["op"] == "done"
