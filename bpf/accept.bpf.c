@@ -52,18 +52,24 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
     struct bruma_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
     struct bruma_tuple tuple = {};
     __u32 device, way;
+    long full = 0;
 
     if (!pod)
         return;
     read_tuple(ctx, &tuple);
-    if (!sk->bound_dev_if) {
-        device = is_delivery(sk, &tuple, pod) ? BRUMA_LOOPBACK_IFINDEX : device_of(sk);
-        if (device && bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &device, sizeof(device)))
-            count_failure(BRUMA_REASON_ACCEPTED_NOT_BOUND);
-    }
     way = passive_way(sk, pod, cookie, &tuple);
     if (way)
-        flow_accepted(ctx, pod, cookie, way, &tuple, passive_changes(pod, cookie));
+        full = flow_accepted(ctx, pod, cookie, way, &tuple,
+                             way == BRUMA_DIRECT_PASS ? passive_changes(pod, cookie) : 0);
+    if (sk->bound_dev_if)
+        return;
+    /* What could not be ended later is cut off from the network now. */
+    if (is_delivery(sk, &tuple, pod) || (full && way == BRUMA_DIRECT_PASS))
+        device = BRUMA_LOOPBACK_IFINDEX;
+    else
+        device = device_of(sk);
+    if (device && bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &device, sizeof(device)))
+        count_failure(BRUMA_REASON_ACCEPTED_NOT_BOUND);
 }
 
 SEC("sockops")

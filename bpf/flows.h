@@ -89,9 +89,9 @@ static __always_inline void flow_connected(struct bpf_sock_ops *ctx, struct bpf_
     flow_event(flow, socket, BRUMA_FLOW_OPENED, 0);
 }
 
-/* A connection that the pod has accepted past the proxy. One that finds no room lives on, and is told of with
- * ENOSPC: that is all that will be heard of it. */
-static __always_inline void flow_accepted(struct bpf_sock_ops *ctx, const struct bruma_pod *pod, __u64 cookie,
+/* A connection that the pod has accepted past the proxy. 0, or another number: there is no room for it, which
+ * is told with ENOSPC, and is all that will be heard of it. */
+static __always_inline long flow_accepted(struct bpf_sock_ops *ctx, const struct bruma_pod *pod, __u64 cookie,
                                           enum bruma_direct_way way, const struct bruma_tuple *tuple,
                                           __u32 inbound_changes)
 {
@@ -108,6 +108,7 @@ static __always_inline void flow_accepted(struct bpf_sock_ops *ctx, const struct
     if (!full)
         flow_follow(ctx);
     flow_event(&flow, socket, BRUMA_FLOW_OPENED, full ? ENOSPC : 0);
+    return full;
 }
 
 #define SOCK_DONE_BIT (1ul << 1) /* in skc_flags: a FIN of the other side has been read */

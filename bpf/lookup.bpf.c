@@ -128,8 +128,7 @@ static __always_inline int is_port_of_proxy(__u32 port)
     return is;
 }
 
-static __always_inline void tell_refused(const struct bruma_tuple *tuple, __u32 generation,
-                                         struct bruma_direct_counters *counters)
+static __always_inline void tell_refused(const struct bruma_tuple *tuple, __u32 generation)
 {
     __u64 now = bpf_ktime_get_ns();
     struct bruma_flow_event event = {.now_nanoseconds = now, .kind = BRUMA_FLOW_REFUSED};
@@ -165,8 +164,8 @@ static __always_inline int plaintext(struct bpf_sk_lookup *ctx, struct bruma_pod
     __u32 why, ways = 0;
 
     direct = bpf_map_lookup_elem(&direct_counters, &cookie);
-    why = control ? direct_ask(control, control->proxy, pod, cookie, BRUMA_DIRECT_PASS | BRUMA_DIRECT_REFUSE,
-                               &entry)
+    why = control ? direct_ask(control, direct_proxy(control), pod, cookie,
+                               BRUMA_DIRECT_PASS | BRUMA_DIRECT_REFUSE, &entry)
                   : BRUMA_LONG_WAY_NO_PROXY;
     if (!why && entry) {
         ways = entry->ways;
@@ -183,7 +182,7 @@ static __always_inline int plaintext(struct bpf_sk_lookup *ctx, struct bruma_pod
     }
     if (!why && ways & BRUMA_DIRECT_REFUSE) {
         COUNT(direct, direct_inbound_refused_lookups);
-        tell_refused(tuple, pod->generation, direct);
+        tell_refused(tuple, pod->generation);
         return SK_DROP;
     }
     COUNT(direct, inbound_long_way[why % 32]);
