@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plaintext from outside to a pod whose policies say the same to everybody: the kernel passes or refuses it. What it has passed
+ends when the answer changes."""
+
+import contextlib
+import json
+import re
+import subprocess
+
+import pytest
+
+from support.direct_maps import FLOW, PASS, REFUSE, Flow, Map
+from support.nodes.mesh import Mesh
+from support.nodes.pod import PYTHON
+from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.programs import ROOT
+from support.system import run, wait_for
+
+with open(f"{ROOT}/include/bruma/direct.h") as f:
+    LONG_WAYS = re.findall(r'BRUMA_LONG_WAY\([A-Z_]+, (\w+), "', f.read())
+
+# Keeps so many connections open, says so, and prints what each of them ended with once its other side ends it.
+HOLD = """
+import errno, selectors, socket, sys
+n = int(sys.argv[3])
+selector = selectors.DefaultSelector()
+for i in range(n):
+    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+    s.sendall(b"x")
+    assert s.recv(1) == b"x"
+    selector.register(s, selectors.EVENT_READ)
+print("HELD", flush=True)
+while n:
+    for key, _ in selector.select():
+        try:
+            end = "data" if key.fileobj.recv(1) else "end"
+        except OSError as e:
+            end = errno.errorcode[e.errno]
+        print(end, flush=True)
+        selector.unregister(key.fileobj)
+        n -= 1
+"""
+
+
+# As HOLD, of a server that is told of a connection when its data has come.
+DEFERRED = """
+import socket, sys
+s = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)
+s.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 60)
+print("READY", flush=True)
+kept = []
+while True:
+    kept.append(s.accept())
+"""
+
+# Connects, sends when it is told to, and prints how it ends.
+LATE = """
+import errno, socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+print("CONNECTED", flush=True)
+sys.stdin.readline()
+try:
+    s.sendall(b"x")
+    print("data" if s.recv(1) else "end", flush=True)
+except OSError as e:
+    print(errno.errorcode.get(e.errno, "timeout"), flush=True)
+"""
+
+# What connect() says.
+TRY = """
+import errno, socket, sys
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+s.settimeout(10)
+print(errno.errorcode.get(s.connect_ex((sys.argv[1], int(sys.argv[2]))), "connected"))
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    with Mesh(nodes=2, agent_options=("--direct-inbound", "true")) as m:
+        m.node = m.nodes[0]
+        m.web = m.pod("web")
+        m.peer = m.pod("peer", node=1)
+        m.outside = m.pod("outside", namespace="outside")
+        m.outside.outside = True
+        m.start()
+        m.echo = m.web.server(ECHO, "8080")
+        yield m
+
+
+def entry(mesh):
+    """The answer that the kernel has of web: ways and why not."""
+    dump = json.loads(
+        run(["bpftool", "-j", "map", "dump", "pinned", f"{mesh.node.pin_dir}/maps/direct_pods"]).stdout
+    )
+    cookie = int(mesh.web.item()["cookie"])
+    found = [e["formatted"]["value"] for e in dump if e["formatted"]["key"] == cookie]
+    return found[0] if found else {"ways": 0, "inbound_why": None}
+
+
+def wait_answer(mesh, way, why="none"):
+    def there():
+        e = entry(mesh)
+        return e["ways"] & (PASS | REFUSE) == way and e["inbound_why"] == LONG_WAYS.index(why)
+
+    wait_for(there, f"the answer {way} {why}")
+
+
+@pytest.fixture(autouse=True)
+def permissive(mesh):
+    mesh.policies.clear()
+    mesh.write()
+    wait_answer(mesh, PASS)
+
+
+def flows(mesh):
+    flows_map = Map(f"{mesh.node.pin_dir}/maps/flows", FLOW.size)
+    try:
+        values = [flows_map.get(key) for key in flows_map.keys(8)]
+    finally:
+        flows_map.close()
+    return [Flow(v) for v in values if v]
+
+
+def counters(mesh):
+    dump = json.loads(
+        run(["bpftool", "-j", "map", "dump", "pinned", f"{mesh.node.pin_dir}/maps/direct_counters"]).stdout
+    )
+    cookie = int(mesh.web.item()["cookie"])
+    return next(e["formatted"]["value"] for e in dump if e["formatted"]["key"] == cookie)
+
+
+@contextlib.contextmanager
+def held(mesh, ip, connections):
+    """So many connections from outside to web, which echoes on them."""
+    argv = (PYTHON, "-uc", HOLD, ip, "8080", str(connections))
+    with mesh.outside.pipe(*argv, stdout=subprocess.PIPE, text=True) as client:
+        try:
+            assert client.stdout.readline() == "HELD\n"
+            yield client
+        finally:
+            client.kill()
+
+
+def ends(client, count):
+    return [client.stdout.readline().strip() for _ in range(count)]
+
+
+def sockets_of(mesh, port=8080):
+    """Established ones of web at that port, both ends of what the proxy relays."""
+    out = mesh.web.run("ss", "-Htan", "state", "established").stdout
+    return len([line for line in out.splitlines() if f":{port} " in line])
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_permissive_passes(mesh, family):
+    before = counters(mesh)
+    assert mesh.outside.python(ONE_SHOT, mesh.web.ips[family], "8080", "hello") == "hello"
+    after = counters(mesh)
+    assert after["direct_inbound_lookups"] == before["direct_inbound_lookups"] + 1
+    assert after["inbound_long_way"] == before["inbound_long_way"]
+
+
+def test_the_application_sees_its_client(mesh):
+    skip = len(mesh.echo.text())
+    for ip in mesh.web.ips:
+        assert mesh.outside.python(ONE_SHOT, ip, "8080", "hello") == "hello"
+    assert re.findall(r"FROM (\S+)", mesh.echo.text()[skip:]) == [
+        "::ffff:" + mesh.outside.ips[0],
+        mesh.outside.ips[1],
+    ]
+
+
+def test_one_socket_for_each_connection(mesh):
+    with held(mesh, mesh.web.ip, 500) as client:
+        assert len(flows(mesh)) == sockets_of(mesh) == 500
+        assert all(f.way == PASS and f.local == (mesh.web.ip, 8080) for f in flows(mesh))
+        client.kill()
+    wait_for(lambda: not flows(mesh), "no flows")
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_strict_resets(mesh, family):
+    mesh.deny_strangers()
+    mesh.write()
+    wait_answer(mesh, REFUSE)
+    before = counters(mesh)["direct_inbound_refused_lookups"]
+    assert mesh.outside.python(TRY, mesh.web.ips[family], "8080").strip() == "ECONNREFUSED"
+    assert counters(mesh)["direct_inbound_refused_lookups"] == before + 1
+    assert mesh.peer.python(ONE_SHOT, mesh.web.ips[family], "8080", "hello") == "hello", "with identity"
+
+
+def test_what_is_in_the_mesh_is_still_tunnelled(mesh):
+    before = counters(mesh)
+    assert mesh.peer.python(ONE_SHOT, mesh.web.ip, "8080", "hello") == "hello"
+    assert counters(mesh)["direct_inbound_lookups"] == before["direct_inbound_lookups"]
+    assert flows(mesh) == []
+
+
+def test_what_depends_goes_to_the_proxy(mesh):
+    mesh.deny([[{"sourceIps": [f"{mesh.peer.ip}/32"]}]])
+    mesh.write()
+    wait_answer(mesh, 0, "policy_depends")
+    before = counters(mesh)["direct_inbound_lookups"]
+    assert mesh.outside.python(ONE_SHOT, mesh.web.ip, "8080", "hello") == "hello"
+    assert counters(mesh)["direct_inbound_lookups"] == before
+    assert flows(mesh) == []
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_a_change_cuts_what_was_passed(mesh, family):
+    with held(mesh, mesh.web.ips[family], 20) as client:
+        assert len(flows(mesh)) == 20
+        mesh.deny_strangers()
+        mesh.write()
+        assert ends(client, 20) == ["ECONNRESET"] * 20
+    wait_for(lambda: not flows(mesh), "no flows")
+
+
+def test_those_that_are_still_allowed_live_on(mesh):
+    """The answer depends now, and each is judged by its own addresses."""
+    mesh.deny([[{"sourceIps": [f"{mesh.outside.ip6}/128"]}]])
+    with held(mesh, mesh.web.ip, 3) as four, held(mesh, mesh.web.ip6, 3) as six:
+        assert len(flows(mesh)) == 6
+        mesh.write()
+        assert ends(six, 3) == ["ECONNRESET"] * 3
+        wait_for(lambda: len(flows(mesh)) == 3, "three flows")
+        assert four.poll() is None
+        # those that were spared are judged again when policies change again
+        mesh.policies.clear()
+        mesh.deny_strangers()
+        mesh.write()
+        assert ends(four, 3) == ["ECONNRESET"] * 3
+    wait_for(lambda: not flows(mesh), "no flows")
+
+
+def test_the_answer_changes_during_a_handshake(mesh):
+    """The application's kernel makes a socket only when data has come (TCP_DEFER_ACCEPT). By then the answer is another one."""
+    mesh.web.server(DEFERRED, "8081")
+    late = (PYTHON, "-uc", LATE, mesh.web.ip, "8081")
+    with mesh.outside.pipe(*late, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout.readline() == "CONNECTED\n"
+        assert flows(mesh) == []
+        mesh.deny([[{"sourceIps": [f"{mesh.outside.ip}/32"]}]])
+        mesh.write()
+        wait_answer(mesh, 0, "policy_depends")
+        client.stdin.write("now\n")
+        client.stdin.flush()
+        assert client.stdout.readline() in ("ECONNRESET\n", "EPIPE\n")
+    wait_for(lambda: not flows(mesh), "no flows")
