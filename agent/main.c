@@ -204,7 +204,8 @@ static int open_steering(struct agent *agent)
 static int serve_proxies(struct agent *agent, const struct proxies_events *events)
 {
     struct proxy_maps maps = {.proxy_sockets = steer_proxy_sockets_fd(agent->steer),
-                              .deliveries = steer_deliveries_fd(agent->steer)};
+                              .deliveries = steer_deliveries_fd(agent->steer),
+                              .direct_able = steer_direct_able(agent->steer)};
 
     steer_direct_fds(agent->steer, maps.direct);
     steer_node_fds(agent->steer, maps.node);

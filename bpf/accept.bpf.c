@@ -95,4 +95,13 @@ int accepted(struct bpf_sock_ops *ctx)
     return 1;
 }
 
+/* The last of its descriptors is closed. */
+SEC("cgroup/sock_release")
+int released(struct bpf_sock *ctx)
+{
+    if (ctx->bound_dev_if > BRUMA_LOOPBACK_IFINDEX)
+        flow_released(bpf_get_socket_cookie(ctx));
+    return 1;
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

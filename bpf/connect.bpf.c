@@ -241,6 +241,8 @@ static __always_inline enum bruma_long_way ask_outside(struct bpf_sock *sk, cons
         return BRUMA_LONG_WAY_SEVERAL_DEVICES;
     if (!is_free(sk, pod, device))
         return BRUMA_LONG_WAY_SOCKET_BOUND;
+    if (!direct_entry_stands(cookie, entry))
+        return BRUMA_LONG_WAY_POD_UNKNOWN;
     /* Another one may have followed it meanwhile, which knows more. */
     return direct_proxy(control) == proxy ? BRUMA_LONG_WAY_NONE : BRUMA_LONG_WAY_NO_PROXY;
 }

@@ -111,6 +111,18 @@ static __always_inline long flow_accepted(struct bpf_sock_ops *ctx, const struct
     return full;
 }
 
+/* A connect() that the kernel refuses before anything is sent is heard of no more, until its socket is
+ * closed. */
+static __always_inline void flow_released(__u64 socket)
+{
+    struct bruma_flow *flow = bpf_map_lookup_elem(&flows, &socket);
+
+    if (!flow || flow->state != BRUMA_FLOW_CONNECTING)
+        return;
+    flow_event(flow, socket, BRUMA_FLOW_FAILED, flow->tuple.local_port ? 0 : ENETUNREACH);
+    bpf_map_delete_elem(&flows, &socket);
+}
+
 #define SOCK_DONE_BIT (1ul << 1) /* in skc_flags: a FIN of the other side has been read */
 
 /* The kernel counts the SYN of who connects, and FINs, as bytes. */

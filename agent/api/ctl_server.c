@@ -16,8 +16,10 @@
 #include "agent/enroll/source.h"
 #include "agent/install/install.h"
 #include "agent/kubernetes/kubelet.h"
+#include "agent/steer/direct.h"
 #include "agent/steer/exclusions.h"
 #include "lib/log_output.h"
+#include "lib/long_ways.h"
 #include "lib/message.h"
 #include "lib/reasons.h"
 #include "lib/spiffe.h"
@@ -163,9 +165,21 @@ static void status(struct agent *agent, struct local_connection *connection)
     send_item(connection, item);
 }
 
+/* Those that have happened, by reason. */
+static void add_long_ways(cJSON *item, const char *key, const __u64 counts[32])
+{
+    cJSON *o = cJSON_AddObjectToObject(item, key);
+
+    for (uint32_t why = 0; why < BRUMA_LONG_WAY_COUNT; why++) {
+        if (counts[why])
+            cJSON_AddNumberToObject(o, long_way_name(why), (double)counts[why]);
+    }
+}
+
 static void add_counters(const struct agent *agent, const struct pod *pod, cJSON *item)
 {
     struct bruma_exclusion_counters excluded = {0};
+    struct bruma_direct_counters direct = {0};
     struct bruma_pod_counters c;
     cJSON *o;
 
@@ -179,6 +193,12 @@ static void add_counters(const struct agent *agent, const struct pod *pod, cJSON
 #define COUNTER(name, what) cJSON_AddNumberToObject(o, #name, (double)excluded.name);
     BRUMA_EXCLUSION_COUNTERS(COUNTER)
 #undef COUNTER
+    (void)steer_direct_counters(agent->steer, pod->cookie, &direct);
+#define COUNTER(name, what) cJSON_AddNumberToObject(o, #name, (double)direct.name);
+    BRUMA_DIRECT_COUNTERS(COUNTER)
+#undef COUNTER
+    add_long_ways(item, "outboundLongWay", direct.outside_long_way);
+    add_long_ways(item, "inboundLongWay", direct.inbound_long_way);
 }
 
 static void add_attachments(const struct pod *pod, cJSON *item)

@@ -143,7 +143,8 @@ static void check_hooks(const struct agent *agent, struct local_connection *c)
     } hooks[] = {{BPF_CGROUP_INET4_CONNECT, "connect4"},
                  {BPF_CGROUP_INET6_CONNECT, "connect6"},
                  {BPF_CGROUP_SETSOCKOPT, "setsockopt"},
-                 {BPF_CGROUP_SOCK_OPS, "sock_ops"}};
+                 {BPF_CGROUP_SOCK_OPS, "sock_ops"},
+                 {BPF_CGROUP_INET_SOCK_RELEASE, "sock_release"}};
     _cleanup_fd_ int fd = open(agent->settings->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     struct steer_hook own[STEER_HOOKS];
     int own_len = check_own_hooks(agent, c, own);
@@ -157,8 +158,10 @@ static void check_hooks(const struct agent *agent, struct local_connection *c)
             ctl_finding(c, "programs on the hook", false, BRUMA_REASON_NONE, "%s: cannot be listed: %s",
                         hooks[i].name, strerror(-n));
         else
-            /* sock_ops may be done without, which is said above */
-            ctl_finding(c, "programs on the hook", n > others || hooks[i].type == BPF_CGROUP_SOCK_OPS,
+            /* the last two may be done without, which is said above */
+            ctl_finding(c, "programs on the hook",
+                        n > others || hooks[i].type == BPF_CGROUP_SOCK_OPS ||
+                            hooks[i].type == BPF_CGROUP_INET_SOCK_RELEASE,
                         n > others ? BRUMA_REASON_NONE : BRUMA_REASON_CGROUP_LINK_DETACHED,
                         "%s, in the order they run: %s%s", hooks[i].name, n ? programs : "none",
                         others ? " (not only Bruma's: do others rewrite addresses before it?)" : "");

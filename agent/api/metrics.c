@@ -14,10 +14,12 @@
 #include "agent/enroll/guard.h"
 #include "agent/enroll/source.h"
 #include "agent/install/install.h"
+#include "agent/steer/direct.h"
 #include "agent/steer/exclusions.h"
 #include "lib/cleanup.h"
 #include "lib/log.h"
 #include "lib/log_output.h"
+#include "lib/long_ways.h"
 #include "lib/metrics_text.h"
 #include "lib/reasons.h"
 #include "lib/rpc/http_server.h"
@@ -220,6 +222,71 @@ static void put_exclusion_counters(FILE *f, const struct agent *agent)
     }
 }
 
+static const struct {
+    const char *name, *help;
+    size_t offset;
+} direct_counters[] = {
+#define COUNTER(name, what) {"bruma_pod_" #name "_total", what, offsetof(struct bruma_direct_counters, name)},
+    BRUMA_DIRECT_COUNTERS(COUNTER)
+#undef COUNTER
+};
+
+static bool direct_of(const struct agent *agent, const struct pod *pod, struct bruma_direct_counters *ret)
+{
+    return pod->enrollment->state != POD_OUTSIDE &&
+           steer_direct_counters(agent->steer, pod->cookie, ret) == 0;
+}
+
+/* By reason; those that have happened. */
+static void put_long_ways(FILE *f, const struct agent *agent, const char *name, const char *help,
+                          size_t offset)
+{
+    const struct pod *pod;
+
+    metric_family(f, name, "counter", help);
+    list_for_each (pod, &agent->pods.list, node) {
+        struct bruma_direct_counters c;
+        __u64 values[32];
+
+        if (!direct_of(agent, pod, &c))
+            continue;
+        memcpy(values, (const char *)&c + offset, sizeof(values));
+        for (uint32_t why = 0; why < BRUMA_LONG_WAY_COUNT; why++) {
+            if (!values[why])
+                continue;
+            fprintf(f, "%s{namespace=\"", name);
+            metric_label_text(f, pod->namespace);
+            fputs("\",pod=\"", f);
+            metric_label_text(f, pod->name);
+            fprintf(f, "\",reason=\"%s\"} %" PRIu64 "\n", long_way_name(why), (uint64_t)values[why]);
+        }
+    }
+}
+
+static void put_direct_counters(FILE *f, const struct agent *agent)
+{
+    const struct pod *pod;
+
+    for (size_t i = 0; i < array_size(direct_counters); i++) {
+        metric_family(f, direct_counters[i].name, "counter", direct_counters[i].help);
+        list_for_each (pod, &agent->pods.list, node) {
+            struct bruma_direct_counters c;
+            __u64 value;
+
+            if (!direct_of(agent, pod, &c))
+                continue;
+            memcpy(&value, (const char *)&c + direct_counters[i].offset, sizeof(value));
+            of_pod(f, direct_counters[i].name, pod, value);
+        }
+    }
+    put_long_ways(f, agent, "bruma_pod_outbound_long_way_total",
+                  "Connections of the pod that were captured, by why they did not go directly.",
+                  offsetof(struct bruma_direct_counters, outside_long_way));
+    put_long_ways(f, agent, "bruma_pod_inbound_long_way_total",
+                  "Plaintext connections to the pod that went to the proxy, by why they did not go directly.",
+                  offsetof(struct bruma_direct_counters, inbound_long_way));
+}
+
 /* Pods outside the mesh have none. */
 static void put_counters(FILE *f, const struct agent *agent)
 {
@@ -273,6 +340,7 @@ char *metrics_page(const struct agent *agent, size_t *ret_len)
     put_states(f, agent);
     put_counters(f, agent);
     put_exclusion_counters(f, agent);
+    put_direct_counters(f, agent);
     put_reasons(f, agent);
     put_turned_away(f, agent);
     if (fclose(f) == 0)

@@ -61,6 +61,7 @@ struct enrollment {
 /* While verification finds something that cannot be put right, unrepaired.len is not 0. */
 struct health {
     struct steer_quick_check quick_check; /* between verifications in full */
+    uint64_t swept_at;                    /* loop time */
     uint64_t walked_at;                   /* loop time of the last one of those */
     int64_t verified_at;                  /* CLOCK_REALTIME seconds, 0: never */
     uint32_t repairs[BRUMA_REASON_COUNT]; /* since the agent started */

@@ -71,6 +71,7 @@ struct proxies_ops {
     bool (*take_dns)(const struct proxies *proxies);              /* NULL: never, and pod_dns too */
     void (*pod_dns)(struct proxies *proxies, struct pod *pod);
     void (*pod_reopen)(struct proxies *proxies, struct pod *pod); /* or NULL unless opens_listeners */
+    void (*direct)(struct proxies *proxies, bool able);           /* NULL: they know nothing of direct ways */
     cJSON *(*report)(const struct proxies *proxies);
     void (*free)(struct proxies *proxies);
 };
@@ -119,6 +120,14 @@ static inline bool proxies_busy(const struct proxies *proxies, const struct pod 
 static inline void proxies_pod_add(struct proxies *proxies, struct pod *pod)
 {
     proxies->ops->pod_add(proxies, pod);
+}
+
+/* Whether connections that go past a proxy are accounted for; those who want to know are told if that has
+ * changed. */
+static inline void proxies_direct(struct proxies *proxies, bool able)
+{
+    if (proxies->ops->direct)
+        proxies->ops->direct(proxies, able);
 }
 
 /* Tells of the pod again where it was refused. */

@@ -7,12 +7,14 @@
 #include "agent/enroll/member.h"
 #include "agent/enroll/probes.h"
 #include "agent/enroll/reap.h"
+#include "agent/steer/direct.h"
 #include "lib/reasons.h"
 
 #define LOG_SCOPE "watchdog"
 #include "lib/log.h"
 
-#define TICK 400 /* milliseconds; a vanished namespace is noticed within two of them */
+#define WALKS_A_SWEEP 5   /* full verifications in the time between two looks at what is left in flows */
+#define TICK          400 /* milliseconds; a vanished namespace is noticed within two of them */
 
 void watchdog_verify_now(struct agent *agent, struct pod *pod)
 {
@@ -77,6 +79,24 @@ static bool is_due(const struct agent *agent, const struct pod *pod, int *share)
     return true;
 }
 
+/* It takes a walk over the pod's sockets, and hardly ever finds something. */
+static void sweep(const struct agent *agent, struct pod *pod)
+{
+    struct health *h = health_of(pod);
+    uint64_t now = loop_now(agent->loop);
+    int n;
+
+    if (now - h->swept_at < WALKS_A_SWEEP * agent->settings->verify_walk)
+        return;
+    h->swept_at = now;
+    n = steer_direct_sweep(agent->steer, pod->netns_fd, pod->cookie);
+    if (n > 0)
+        log_warn(
+            "the end of direct connections was missed; they have no line in the access log\tpod=\"%s/%s\" "
+            "connections=%d",
+            pod->namespace, pod->name, n);
+}
+
 static void on_verify(struct loop_timer *timer)
 {
     struct agent *agent = container_of(timer, struct agent, verify);
@@ -84,12 +104,18 @@ static void on_verify(struct loop_timer *timer)
     int share;
 
     verify_cgroup(agent);
+    proxies_direct(agent->proxies, steer_direct_able(agent->steer));
     share = walk_share(agent);
     list_for_each (pod, &agent->pods.list, node) {
-        if (watchdog_follows(pod) && watchdog_quick_check(agent, pod) && !is_due(agent, pod, &share))
+        bool same = watchdog_follows(pod) && watchdog_quick_check(agent, pod);
+
+        if (same && !is_due(agent, pod, &share)) {
             proxies_pod_retry(agent->proxies, pod);
-        else
-            watchdog_verify_now(agent, pod);
+            continue;
+        }
+        watchdog_verify_now(agent, pod);
+        if (same)
+            sweep(agent, pod);
     }
     probes_verify(agent);
     agent->verify_rounds++;

@@ -83,8 +83,7 @@ static void add_direct(cJSON *m, const struct enrollment *e)
 static int send_direct(struct local_proxy *p)
 {
     const struct agent_settings *settings = p->server->settings;
-    const int *maps = p->server->maps.direct;
-    bool able = maps[0] >= 0;
+    bool able = p->server->maps.direct_able;
     cJSON *m = message_new("direct");
 
     cJSON_AddBoolToObject(m, "outside", able && settings->direct_outside);
@@ -94,7 +93,7 @@ static int send_direct(struct local_proxy *p)
         cJSON_AddBoolToObject(m, "noKernel", true);
     p->direct_wanted = false;
     p->node_wanted = able && p->server->maps.node[0] >= 0;
-    return send_message(p, m, maps, able ? BRUMA_DIRECT_FD_COUNT : 0);
+    return send_message(p, m, p->server->maps.direct, able ? BRUMA_DIRECT_FD_COUNT : 0);
 }
 
 static int send_node(struct local_proxy *p)
@@ -418,6 +417,20 @@ static void pod_ending(struct proxies *proxies, struct pod *pod)
     }
 }
 
+static void direct(struct proxies *proxies, bool able)
+{
+    struct proxy_server *server = server_of(proxies);
+    struct local_proxy *p;
+
+    if (server->maps.direct_able == able)
+        return;
+    server->maps.direct_able = able;
+    list_for_each (p, &server->list, node) {
+        p->direct_wanted = p->takes_direct;
+        proxy_push(p);
+    }
+}
+
 static cJSON *report(const struct proxies *proxies)
 {
     cJSON *array = cJSON_CreateArray();
@@ -465,6 +478,7 @@ const struct proxies_ops proxy_server_ops = {
     .take_dns = take_dns,
     .pod_dns = pod_dns,
     .pod_ending = pod_ending,
+    .direct = direct,
     .report = report,
     .free = destroy,
 };

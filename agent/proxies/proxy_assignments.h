@@ -50,8 +50,8 @@ struct local_proxy {
     uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
     bool setup_sent, drain_wanted, resume_wanted;
     bool cannot_resume; /* it has refused to */
-    bool takes_deliveries, takes_dns, takes_endings;
-    bool direct_wanted; /* it takes direct, and has not got it, or not the last word */
+    bool takes_deliveries, takes_dns, takes_endings, takes_direct;
+    bool direct_wanted; /* it has not got direct, or not the last word */
     bool node_wanted;   /* the same, of direct-node */
     bool not_ready;
     unsigned unanswered;

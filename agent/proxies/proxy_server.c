@@ -83,7 +83,7 @@ static void on_hello(struct local_proxy *p, struct local_connection *connection,
     p->takes_deliveries = is_set(message, "deliveries");
     p->takes_dns = is_set(message, "dns");
     p->takes_endings = is_set(message, "endings");
-    p->direct_wanted = is_set(message, "direct");
+    p->takes_direct = p->direct_wanted = is_set(message, "direct");
     p->state = PROXY_OFFERING;
     p->connected_at = loop_now(p->server->loop);
     /* The same process again: its former connection is about to end anyway, and must not be told to drain. */

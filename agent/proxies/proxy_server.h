@@ -15,8 +15,9 @@
 /* Descriptors of the maps that a proxy is given. They stay the caller's. */
 struct proxy_maps {
     int proxy_sockets, deliveries;
-    int direct[BRUMA_DIRECT_FD_COUNT]; /* [0] -1: this kernel cannot account for direct connections */
-    int node[BRUMA_NODE_FD_COUNT];     /* [0] -1: nothing between pods of the node stays in the kernel */
+    int direct[BRUMA_DIRECT_FD_COUNT];
+    bool direct_able; /* direct connections are accounted for; proxies_direct() says so later on */
+    int node[BRUMA_NODE_FD_COUNT]; /* [0] -1: nothing between pods of the node stays in the kernel */
 };
 
 /* Settings and pods outlive it. 0 or -ENOMEM; proxies_free() frees it. */

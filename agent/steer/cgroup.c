@@ -46,6 +46,9 @@ static int hooks(struct steer *s, struct hook ret[STEER_HOOKS])
     if (s->accepted_fd >= 0)
         ret[n++] =
             (struct hook){"accepted", BPF_CGROUP_SOCK_OPS, s->accepted_fd, s->cgroup, &s->accepted_refused};
+    if (s->released_fd >= 0)
+        ret[n++] = (struct hook){"released", BPF_CGROUP_INET_SOCK_RELEASE, s->released_fd, s->cgroup,
+                                 &s->released_refused};
     for (size_t i = 0; i < STEER_NODE_HOOKS && s->node_fds[i] >= 0; i++)
         ret[n++] = (struct hook){node[i].name, node[i].type, s->node_fds[i], s->cgroup, &s->node_refused};
     /* A kubelet that is not running has no cgroup. Its probes fail by themselves; repairing finds its next
@@ -210,7 +213,7 @@ static struct steer_hook describe(const struct steer *s, const struct hook *h)
 
 int steer_cgroup_hooks(struct steer *s, struct steer_hook ret[STEER_HOOKS])
 {
-    static const char *const names[] = {"options4", "options6", "accepted"};
+    static const char *const names[] = {"options4", "options6", "accepted", "released"};
     struct hook all[STEER_HOOKS];
     int n = hooks(s, all), count = 0;
 

@@ -71,9 +71,11 @@ void steer_direct_fds(const struct steer *s, int ret[BRUMA_DIRECT_FD_COUNT])
 {
     for (int i = 0; i < BRUMA_DIRECT_FD_COUNT; i++)
         ret[i] = s->direct_fds[i];
-    /* Nobody would account for them. */
-    if (s->accepted_fd < 0 || s->accepted_refused)
-        ret[BRUMA_DIRECT_FD_CONTROL] = -1;
+}
+
+bool steer_direct_able(const struct steer *s)
+{
+    return s->accepted_fd >= 0 && s->released_fd >= 0 && !s->accepted_refused && !s->released_refused;
 }
 
 /* ---- of one pod ---- */
@@ -107,8 +109,15 @@ struct flow_batch {
     struct bruma_flow flows[BATCH];
 };
 
+bool steer_direct_any(const struct steer *s)
+{
+    uint64_t socket;
+
+    return bpf_map_get_next_key(s->direct_fds[BRUMA_DIRECT_FD_FLOWS], NULL, &socket) == 0;
+}
+
 /* What is looked for stays in the map until the walk is over: it does not survive what it deletes. */
-static void remove_flows(const struct steer *s, uint64_t cookie)
+int steer_direct_remove_flows(const struct steer *s, flow_match_fn match, void *data)
 {
     int map = s->direct_fds[BRUMA_DIRECT_FD_FLOWS];
     _cleanup_free_ struct flow_batch *batch = malloc(sizeof(*batch));
@@ -116,23 +125,24 @@ static void remove_flows(const struct steer *s, uint64_t cookie)
     uint32_t position = 0, count;
     size_t len = 0, room = 0;
     bool first = true;
-    int r = 0;
+    int r = batch ? 0 : -ENOMEM;
 
-    while (batch && r == 0) {
+    while (r == 0) {
         count = BATCH;
-        r = bpf_map_lookup_batch(map, first ? NULL : &position, &position, batch->sockets, batch->flows,
-                                 &count, NULL);
+        if (bpf_map_lookup_batch(map, first ? NULL : &position, &position, batch->sockets, batch->flows,
+                                 &count, NULL) < 0)
+            r = -errno;
         if (r < 0 && r != -ENOENT)
-            break;
+            return r;
         first = false;
         for (uint32_t i = 0; i < count; i++) {
-            if (batch->flows[i].netns_cookie != cookie)
+            if (!match(batch->sockets[i], &batch->flows[i], data))
                 continue;
             if (!found || len == room) {
                 uint64_t *grown = reallocarray(found, room = room ? 2 * room : 64, sizeof(*found));
 
                 if (!grown)
-                    break;
+                    return -ENOMEM;
                 found = grown;
             }
             found[len++] = batch->sockets[i];
@@ -140,11 +150,20 @@ static void remove_flows(const struct steer *s, uint64_t cookie)
     }
     for (size_t i = 0; found && i < len; i++)
         bpf_map_delete_elem(map, &found[i]);
+    return r == -ENOENT ? (int)len : r;
+}
+
+static bool is_of(uint64_t socket, const struct bruma_flow *flow, void *data)
+{
+    const uint64_t *cookie = data;
+
+    (void)socket;
+    return flow->netns_cookie == *cookie;
 }
 
 void steer_direct_remove(struct steer *s, uint64_t cookie)
 {
     bpf_map_delete_elem(s->direct_fds[BRUMA_DIRECT_FD_PODS], &cookie);
     bpf_map_delete_elem(s->direct_fds[DIRECT_MAP_COUNTERS], &cookie);
-    remove_flows(s, cookie);
+    (void)steer_direct_remove_flows(s, is_of, &cookie);
 }

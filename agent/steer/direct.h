@@ -7,12 +7,21 @@
 #include "bruma/direct.h"
 #include "bruma/protocol.h"
 
-/* Fills ret, always, with descriptors of the maps that a proxy is given. They stay with steer. The first is
- * -1 if connections that go directly could not be accounted for. */
+/* Fills ret, always, with descriptors of the maps that a proxy is given. They stay with steer. */
 void steer_direct_fds(const struct steer *steer, int ret[BRUMA_DIRECT_FD_COUNT]);
+
+/* Whether connections that go directly are accounted for: only then may they. */
+bool steer_direct_able(const struct steer *steer);
 
 /* Fills *ret with the pod's counters, of the time since it was enrolled. 0, -ENOENT where it has none, or
  * -errno; then *ret is not written. */
 int steer_direct_counters(struct steer *steer, uint64_t cookie, struct bruma_direct_counters *ret);
+
+/*
+ * Removes entries of flows whose sockets are no more, although nobody has noticed their end. Walks all TCP
+ * sockets of the namespace, unless nothing goes directly. How many; -EOPNOTSUPP: not on this kernel; or
+ * -errno.
+ */
+int steer_direct_sweep(struct steer *steer, int netns_fd, uint64_t cookie);
 
 #endif

@@ -22,7 +22,7 @@ int steer_direct_look(const struct steer *s, struct steer_direct_view *ret)
     uint64_t socket;
 
     memset(ret, 0, sizeof(*ret));
-    if (s->direct_fds[BRUMA_DIRECT_FD_CONTROL] < 0)
+    if (!steer_direct_able(s))
         return -EOPNOTSUPP;
     if (bpf_map_lookup_elem(s->direct_fds[BRUMA_DIRECT_FD_CONTROL], &zero, &ret->control) < 0 ||
         bpf_map_lookup_elem(s->direct_fds[DIRECT_MAP_FLOWS_FULL], &zero, &ret->flows_full_nanoseconds) < 0)

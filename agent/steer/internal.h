@@ -6,6 +6,7 @@
 #include <limits.h>
 
 #include "agent/steer/steer.h"
+#include "bruma/direct.h"
 #include "bruma/protocol.h"
 
 /* Maps of direct ways: those of enum bruma_direct_fd, and these. */
@@ -32,10 +33,12 @@ struct steer {
         probe_tuples_fd, deliveries_fd, dns_sockets_fd, excluded_ranges_fd, excluded_ports_fd,
         exclusion_counters_fd;
     int direct_fds[DIRECT_MAPS];
-    int connect_fds[2];    /* programs of connect4 and connect6 */
-    int accepted_fd;       /* program, -1: the kernel has not what it needs */
-    bool accepted_refused; /* it cannot be attached, and that is in the log */
-    int probes_fd;         /* program, -1: not used */
+    int connect_fds[2];                      /* programs of connect4 and connect6 */
+    int accepted_fd;                         /* program, -1: the kernel has not what it needs */
+    int sweep_fd;                            /* likewise */
+    int released_fd;                         /* likewise */
+    bool accepted_refused, released_refused; /* it cannot be attached, and that is in the log */
+    int probes_fd;                           /* program, -1: not used */
     int guard_fd, sandboxes_fd;
     int guard_fds[3];  /* programs; the last, for inbound, is -1 where the kernel has not what it needs */
     int option_fds[3]; /* programs; the last two are -1 where the kernel has not what they need */
@@ -76,6 +79,16 @@ int steer_direct_mark_listener(const struct steer *steer, uint32_t slot, int fd)
 int steer_direct_add(struct steer *steer, uint64_t cookie);
 /* Removes what there is of the pod in all these maps. */
 void steer_direct_remove(struct steer *steer, uint64_t cookie);
+
+/* Whether it is one of those that are looked for; called for each entry, on the caller's thread. */
+typedef bool (*flow_match_fn)(uint64_t socket, const struct bruma_flow *flow, void *data);
+/* Removes those entries of flows; data goes to match. How many, or -errno. */
+int steer_direct_remove_flows(const struct steer *steer, flow_match_fn match, void *data);
+/* Whether flows has any entry. */
+bool steer_direct_any(const struct steer *steer);
+/* direct_sweep.c; does without where the kernel has not what it needs, and says so. After the maps were
+ * taken. */
+void steer_sweep_load(struct steer *steer);
 
 /* cgroup.c: whether the link is attached to that cgroup. */
 bool steer_link_attached_to(int link_fd, const char *cgroup);

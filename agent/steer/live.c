@@ -39,7 +39,8 @@ void steer_accepted_load(struct steer *s)
         r = accept_bpf__load(skeleton);
     if (r == 0) {
         s->accepted_fd = fcntl(bpf_program__fd(skeleton->progs.accepted), F_DUPFD_CLOEXEC, 3);
-        r = s->accepted_fd < 0 ? -errno : 0;
+        s->released_fd = fcntl(bpf_program__fd(skeleton->progs.released), F_DUPFD_CLOEXEC, 3);
+        r = s->accepted_fd < 0 || s->released_fd < 0 ? -errno : 0;
     }
     if (r < 0)
         log_warn_errno(

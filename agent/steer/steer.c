@@ -137,7 +137,7 @@ static void init_fds(struct steer *s)
     s->lock_fd = s->pods_fd = s->pod_counters_fd = s->failures_fd = s->proxy_sockets_fd =
         s->proxy_cgroups_fd = s->probe_targets_fd = s->probe_tuples_fd = s->deliveries_fd =
             s->dns_sockets_fd = s->excluded_ranges_fd = s->excluded_ports_fd = s->exclusion_counters_fd = -1;
-    s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = s->accepted_fd = -1;
+    s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = s->accepted_fd = s->released_fd = s->sweep_fd = -1;
     s->node_fds[0] = s->node_fds[1] = s->node_fds[2] = -1;
     s->option_fds[0] = s->option_fds[1] = s->option_fds[2] = -1;
     for (size_t i = 0; i < DIRECT_MAPS; i++)
@@ -174,8 +174,10 @@ int steer_open(const struct steer_config *config, struct steer **ret, struct ste
         r = steer_options_load(s, error);
     if (r == 0)
         steer_live_load(s);
-    if (r == 0)
+    if (r == 0) {
         steer_accepted_load(s);
+        steer_sweep_load(s);
+    }
     if (r == 0)
         r = update_pods(s, error);
     if (r == 0)
@@ -201,6 +203,7 @@ void steer_close(struct steer **ptr)
                        s->connect_fds[0],    s->connect_fds[1],
                        s->probes_fd,         s->live_fd,
                        s->deliveries_fd,     s->accepted_fd,
+                       s->released_fd,       s->sweep_fd,
                        s->dns_sockets_fd,    s->excluded_ranges_fd,
                        s->excluded_ports_fd, s->exclusion_counters_fd};
 

@@ -6,7 +6,7 @@
  *
  *   PIN_DIR/maps/{pods,pod_counters,failures,proxy_sockets,proxy_cgroups,probe_targets,probe_tuples,
  *                 deliveries,guard,sandboxes}
- *   PIN_DIR/links/{connect4,connect6,setsockopt,options4,options6,accepted,probes}
+ *   PIN_DIR/links/{connect4,connect6,setsockopt,options4,options6,accepted,released,probes}
  *   PIN_DIR/links/guard-{connect4,connect6,inbound}    while the guard is closed
  *   PIN_DIR/pods/<netns cookie>/{program,listeners,link}
  *
@@ -194,7 +194,7 @@ int steer_cgroup_verify(struct steer *steer);
 /* Attaches them again. 0, or -errno with *error. */
 int steer_cgroup_repair(struct steer *steer, struct steer_error *error);
 
-#define STEER_HOOKS 10
+#define STEER_HOOKS 11
 
 enum steer_hook_state {
     STEER_HOOK_ATTACHED,

@@ -80,7 +80,8 @@
  *     direct{outside("direct" or why not) inbound("pass","refuse","bypass" or why not) sameNode}: names of BRUMA_LONG_WAYS
  *     announced forwards("": nothing; else the device by which it passes on what others send)
  *     endingAt(when it was told to end) lastReason lastError, and where it is pinned: counters{name: count} in the
- *     names of struct bruma_pod_counters
+ *     names of struct bruma_pod_counters, bruma_exclusion_counters and bruma_direct_counters; outboundLongWay,
+ *     inboundLongWay{reason: count} in the names of BRUMA_LONG_WAYS
  *   explain      pod: "namespace/name" [to: "IP:PORT"]  <- item {"check","ok","detail"[,"reason","advice"]} for each finding, end
  *   pod-end      pod: "namespace/name"  <- end, or error. The pod was told to end; not where the Kubernetes API says so
  *   doctor       <- item {"check","ok","detail"[,"reason","advice"]} for each check, end

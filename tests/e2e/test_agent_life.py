@@ -288,7 +288,9 @@ def test_doctor_and_explain_answer(node):
     }
     # Each of our hooks by its name, and what else runs there.
     hooks = dict(c["detail"].split(": ", 1) for c in checks if c["check"] == "hook")
-    assert {"connect4", "connect6", "setsockopt", "options4", "options6", "accepted"} <= set(hooks), hooks
+    assert {"connect4", "connect6", "setsockopt", "options4", "options6", "accepted", "released"} <= set(
+        hooks
+    ), hooks
     assert all(
         text.startswith(f"attached to {node.cgroup}") or "runs without it" in text for text in hooks.values()
     ), hooks
@@ -296,7 +298,7 @@ def test_doctor_and_explain_answer(node):
         c["detail"].split(",")[0]: c["detail"] for c in checks if c["check"] == "programs on the hook"
     }
     assert (
-        set(programs) == {"connect4", "connect6", "setsockopt", "sock_ops"}
+        set(programs) == {"connect4", "connect6", "setsockopt", "sock_ops", "sock_release"}
         and "more than ours" not in programs["connect4"]
     ), programs
     findings = agent_client.ask(node.run_dir, "explain", pod="shop/web")

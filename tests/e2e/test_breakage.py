@@ -181,7 +181,9 @@ def test_piece_of_a_pods_capture(mesh, what):
         goes_on(p, "a connection that lived before")
 
 
-@pytest.mark.parametrize("hook", ["connect4", "connect6", "setsockopt", "options4", "options6", "accepted"])
+@pytest.mark.parametrize(
+    "hook", ["connect4", "connect6", "setsockopt", "options4", "options6", "accepted", "released"]
+)
 @pytest.mark.parametrize("how", ["detached", "unpinned"])
 def test_connect_hook(mesh, hook, how):
     node, pin = mesh.nodes[0], f"{mesh.nodes[0].pin_dir}/links/{hook}"
@@ -201,7 +203,7 @@ def test_connect_hook(mesh, hook, how):
         lambda: [x for x in node.access_log()[seen:] if 'direction="outbound"' in x and to in x],
         "the connection in the mesh",
     )
-    assert len(json.loads(sh("bpftool", "-j", "cgroup", "show", node.cgroup))) == 6, (
+    assert len(json.loads(sh("bpftool", "-j", "cgroup", "show", node.cgroup))) == 7, (
         "attached once, not twice"
     )
 

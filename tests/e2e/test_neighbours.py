@@ -39,7 +39,7 @@ char LICENSE[] SEC("license") = "GPL";
 """
 
 
-OURS = ["accepted", "connect4", "connect6", "option4", "option6", "refuse_option"]
+OURS = ["accepted", "connect4", "connect6", "option4", "option6", "refuse_option", "released"]
 
 
 class Other:

@@ -7,22 +7,28 @@ import ctypes
 import mmap
 import os
 import platform
+import re
 import select
 import socket
 import struct
 import time
 
 from support.network import inside
+from support.programs import ROOT
+
+with open(f"{ROOT}/include/bruma/direct.h") as f:
+    LONG_WAYS = re.findall(r'BRUMA_LONG_WAY\([A-Z_]+, (\w+), "', f.read())
 
 _NUMBER = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _libc = ctypes.CDLL(None, use_errno=True)
-LOOKUP, UPDATE, DELETE, NEXT_KEY, OBJ_GET = 1, 2, 3, 4, 7
+LOOKUP, UPDATE, DELETE, NEXT_KEY, OBJ_GET, UPDATE_BATCH, DELETE_BATCH = 1, 2, 3, 4, 7, 26, 27
+FLOWS_MAX = 262144
 
 OUTSIDE, PASS, REFUSE, BYPASS, NODE, NODE_INBOUND = 1, 2, 4, 8, 16, 32
 CONNECTING, ESTABLISHED = 0, 1
 KINDS = {1: "opened", 2: "closed", 3: "failed", 4: "refused"}
 
-CONTROL = struct.Struct("<QQIIII")
+CONTROL = struct.Struct("<QQIIIIQ")
 POD = struct.Struct("<QIIIIII")
 FLOW = struct.Struct("<QQ16s16sIIIIII")
 EVENT_REST = struct.Struct("<QQQQIIII")
@@ -67,6 +73,22 @@ class Map:
         except FileNotFoundError:
             return None
         return value.raw
+
+    def _batch(self, command, keys, values, count):
+        k, v = _buffer(keys), _buffer(values)
+        attributes = struct.pack(
+            "<QQQQIIQQ", 0, 0, ctypes.addressof(k), ctypes.addressof(v), count, self.fd, 0, 0
+        )
+        buffer = ctypes.create_string_buffer(attributes, 128)
+        _libc.syscall(_NUMBER, command, buffer, 128)
+        return struct.unpack_from("<I", buffer, 32)[0]
+
+    def update_batch(self, keys, values, count):
+        """Returns how many there was room for."""
+        return self._batch(UPDATE_BATCH, keys, values, count)
+
+    def delete_batch(self, keys, count):
+        return self._batch(DELETE_BATCH, keys, b"", count)
 
     def keys(self, size):
         found, key = [], None
@@ -182,6 +204,7 @@ class ActingProxy:
         self.prefixes = Map(f"{self.maps}/mesh_prefixes", 4)
         self.flows_map = Map(f"{self.maps}/flows", FLOW.size)
         self.ring = Ring(f"{self.maps}/flow_events", 1 << 20)
+        self.ring.read()
         self.past = []
         with inside(node.netns):
             self.socket = socket.create_server(("127.0.0.1", 0))
@@ -200,7 +223,7 @@ class ActingProxy:
         )
         self.control.update(
             bytes(4),
-            CONTROL.pack(self.number if number is None else number, until, ways, prefixes, why, polling),
+            CONTROL.pack(self.number if number is None else number, until, ways, prefixes, why, polling, 0),
         )
 
     def pod(self, pod, ways=OUTSIDE, outside_why=0, inbound_why=0, changes=0, generation=None, number=None):
@@ -227,6 +250,18 @@ class ActingProxy:
             struct.pack("<II", 96 + bits, 0) + self.key + mapped(address), struct.pack("<I", objects)
         )
 
+    def forget_prefix(self, address, bits):
+        self.prefixes.delete(struct.pack("<II", 96 + bits, 0) + self.key + mapped(address))
+
+    def fill_flows(self):
+        """With entries of no socket and no pod."""
+        count = FLOWS_MAX + 1024
+        self.filling = b"".join(struct.pack("<Q", (1 << 63) + i) for i in range(count))
+        self.filled = self.flows_map.update_batch(self.filling, bytes(count * FLOW.size), count)
+
+    def empty_flows(self):
+        assert self.flows_map.delete_batch(self.filling, self.filled) == self.filled
+
     def forget(self, address):
         self.addresses.delete(mapped(address) + self.key)
 
@@ -243,6 +278,13 @@ class ActingProxy:
             if data:
                 found[struct.unpack("<Q", key)[0]] = Flow(data)
         return found
+
+    def age_flow(self, socket, as_socket=None):
+        """Writes the entry as one of long ago, perhaps as that of another socket."""
+        data = self.flows_map.get(struct.pack("<Q", socket))
+        self.flows_map.update(
+            struct.pack("<Q", as_socket or socket), data[:8] + struct.pack("<Q", 1) + data[16:]
+        )
 
     def close(self):
         self.take_charge(number=0)

@@ -295,6 +295,18 @@ int steer_probe_cgroup(struct steer *steer, const char *cgroup, struct steer_err
     return step("probe_cgroup", error);
 }
 
+int steer_direct_sweep(struct steer *steer, int netns_fd, uint64_t cookie)
+{
+    (void)steer, (void)netns_fd, (void)cookie;
+    return 0;
+}
+
+bool steer_direct_able(const struct steer *steer)
+{
+    (void)steer;
+    return false;
+}
+
 int steer_cgroup_verify(struct steer *steer)
 {
     return 0;
