@@ -4,11 +4,12 @@ what the real one does with the maps is tested elsewhere. A captured connection 
 
 import errno
 import json
+import os
 import threading
 
 import pytest
 
-from support import agent
+from support import agent, kernel
 from support.direct_maps import LONG_WAYS, OUTSIDE, ActingProxy
 from support.nodes.mesh import Mesh
 from support.system import run, wait_for
@@ -309,6 +310,53 @@ def test_counters_are_told(mesh, proxy):
         f'bruma_pod_outbound_long_way_total{{{labels},reason="in_mesh"}} {reasons.get("in_mesh", 0) + 1}\n'
         in page
     )
+
+
+# Somebody else's, which asks for callbacks of its own and counts them.
+OTHER = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, __u64);
+} seen SEC(".maps");
+SEC("sockops") int other(struct bpf_sock_ops *ctx)
+{
+    __u32 zero = 0;
+    __u64 *n = bpf_map_lookup_elem(&seen, &zero);
+    if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+        bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
+    else if (ctx->op == BPF_SOCK_OPS_RTT_CB && n)
+        __sync_fetch_and_add(n, 1);
+    return 1;
+}
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_callbacks_that_others_asked_for_stay_theirs(mesh, proxy):
+    """The program of a cgroup below runs before ours, which asks for more and not for something else."""
+    source, binary = f"{mesh.dir}/other.bpf.c", f"{mesh.dir}/other.bpf.o"
+    pins, child = f"{mesh.node.pin_dir}-other", f"{mesh.node.cgroup}/child"
+    with open(source, "w") as f:
+        f.write(OTHER)
+    include = "/usr/include/" + run(["gcc", "-print-multiarch"]).stdout.strip()
+    run(["clang", "-target", "bpf", "-g", "-O2", "-idirafter", include, "-c", source, "-o", binary])
+    run(["bpftool", "prog", "loadall", binary, pins, "pinmaps", pins])
+    os.mkdir(child)
+    try:
+        run(["bpftool", "cgroup", "attach", child, "sock_ops", "pinned", f"{pins}/other", "multi"])
+        client = [PYTHON, "-c", CLIENT, "plain", mesh.outside.ip, "8080", "1000", "1000", "half"]
+        run(client, netns=mesh.web.netns, cgroup=child)
+        wait_for(lambda: len(proxy.events()) == 2, "two events")
+        assert proxy.events()[1].kind == "closed"
+        seen = json.loads(run(["bpftool", "-j", "map", "dump", "pinned", f"{pins}/seen"]).stdout)
+        assert seen[0]["formatted"]["value"]
+    finally:
+        kernel.remove_pins(pins)
+        wait_for(lambda: os.rmdir(child) is None, "the cgroup to be empty")
 
 
 # ---- the long way, by each of its reasons ----

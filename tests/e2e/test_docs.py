@@ -40,6 +40,14 @@ def test_pod_counters_are_the_list_of_the_header():
     assert table in page, "docs/pod-counters.sh prints the table of docs/maps.md"
     dump = page[page.index("/maps/pod_counters key") : page.index(table)]
     assert re.findall(r'^ +"(\w+)": \d', dump, re.M)[1:] == names, "the dump that the page shows"
+    header = read("include/bruma/direct.h")
+    for which, macro in (
+        ("direct", r"BRUMA_DIRECT_COUNTER\((\w+), \""),
+        ("long", r"BRUMA_LONG_WAY\([A-Z_]+, (\w+), \""),
+    ):
+        table = run(["bash", f"{ROOT}/docs/pod-counters.sh", which]).stdout
+        assert re.findall(r"^\| `(\w+)`", table, re.M) == re.findall(macro, header)
+        assert table in page, f"docs/pod-counters.sh {which}"
 
 
 def test_a_map_of_the_programs_is_defined_once():
