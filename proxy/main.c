@@ -24,6 +24,7 @@
 #include "proxy/connection/worker_post.h"
 #include "proxy/connection/worker_thread.h"
 #include "proxy/direct/direct.h"
+#include "proxy/direct/node_judge.h"
 #include "proxy/drain.h"
 #include "proxy/flows/flows.h"
 #include "proxy/identity/credentials.h"
@@ -34,6 +35,7 @@
 #include "proxy/resolve/resolver.h"
 #include "proxy/state/rcu.h"
 #include "proxy/tls/tls_library.h"
+#include "proxy/verdicts/node_verdicts.h"
 #include "proxy/xds/local_xds.h"
 #include "proxy/xds/mesh_config.h"
 #include "proxy/xds/on_demand.h"
@@ -397,6 +399,11 @@ static int start(struct proxy *p)
                   p, &p->state);
     if (r < 0)
         return log_error_errno(r, "cannot make the mesh state");
+    r = node_verdicts_new(&p->node_verdicts);
+    if (r == 0)
+        r = node_judge_new(p, &p->node_judge);
+    if (r < 0)
+        return log_error_errno(r, "no memory");
     r = direct_new(p, &p->direct);
     if (r < 0)
         return log_error_errno(r, "cannot set up direct ways");
@@ -437,6 +444,7 @@ static int start(struct proxy *p)
 static void stop(struct proxy *p)
 {
     direct_free(&p->direct);
+    node_judge_free(&p->node_judge);
     agent_client_free(&p->agent);
     zds_client_free(&p->zds);
     own_pod_free(&p->own);
@@ -446,6 +454,7 @@ static void stop(struct proxy *p)
     wall_clock_forget(&p->wall);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_stop(p->workers[i]);
+    node_verdicts_free(&p->node_verdicts);
     flows_stop(&p->flows);
     resolver_free(&p->resolver);
     on_demand_free(&p->on_demand);

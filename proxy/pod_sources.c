@@ -10,6 +10,7 @@
 #include "lib/log.h"
 #include "lib/reasons.h"
 #include "proxy/direct/direct.h"
+#include "proxy/direct/node_judge.h"
 #include "proxy/drain.h"
 #include "proxy/flows/flows.h"
 #include "proxy/proxy.h"
@@ -44,6 +45,11 @@ static int agent_direct(struct proxy *p, const struct direct_switches *switches,
     if (r < 0)
         log_error_errno(r, "events of direct connections are not read");
     return direct_take_maps(p->direct, switches, fds);
+}
+
+static int agent_direct_node(struct proxy *p, int fds[BRUMA_NODE_FD_COUNT])
+{
+    return node_judge_take_maps(p->node_judge, fds);
 }
 
 /* Events of direct connections are told by the pods and the mesh as they are known, so both must be. */
@@ -85,8 +91,11 @@ static int open_agent_client(struct proxy *p)
     static const struct pods_events pods_events = {.drained = agent_pod_drained,
                                                    .listener_closed = agent_listener_closed,
                                                    .own_listener_closed = own_listener_closed};
-    static const struct agent_client_events events = {
-        .replaced = replaced, .resumed = resumed, .direct = agent_direct, .named = agent_named};
+    static const struct agent_client_events events = {.replaced = replaced,
+                                                      .resumed = resumed,
+                                                      .direct = agent_direct,
+                                                      .direct_node = agent_direct_node,
+                                                      .named = agent_named};
     const char *chosen = p->settings.agent_socket;
     char socket[108];
     int r;

@@ -35,6 +35,8 @@ struct on_demand;
 struct resolver;
 struct worker;
 struct worker_pod;
+struct node_judge;
+struct node_verdicts;
 struct tunnel;
 
 struct proxy {
@@ -62,6 +64,8 @@ struct proxy {
     const struct pods_events *pods_events;
     unsigned long pods_started, pods_stopped;
     int own_netns_fd;
+    struct node_verdicts *node_verdicts; /* what the kernel may carry between two pods */
+    struct node_judge *node_judge;       /* and whether it still may; control thread */
     atomic_int same_node; /* enum same_node of the agent's setting; KERNEL: it has said nothing */
     int exempt_map_fd, deliveries_map_fd; /* -1 until the agent gave them; atomic */
     bool serves;                          /* the mesh is known */

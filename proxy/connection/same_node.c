@@ -10,7 +10,10 @@
 #include "proxy/connection/inbound.h"
 #include "proxy/connection/proxy_header.h"
 #include "proxy/connection/retry.h"
+#include "proxy/route/endpoints.h"
+#include "proxy/route/policy.h"
 #include "proxy/socket/socket.h"
+#include "proxy/verdicts/node_verdicts.h"
 
 enum { CLIENT = 0, OTHER = 1 };
 
@@ -253,6 +256,79 @@ static void open_connection(struct admission *a)
     connection_open(a->c, &a->c->destination);
 }
 
+/* ---- what the kernel may do from now on ---- */
+
+static bool in_kernel(const struct worker_pod *wp)
+{
+    return takes_part(wp) &&
+           atomic_load_explicit(&wp->pod->same_node, memory_order_relaxed) == SAME_NODE_KERNEL;
+}
+
+/* Whether the application's destination leads to this endpoint alone, however often it is asked. */
+static bool leads_there_alone(struct crossing *n)
+{
+    struct worker *w = connection_worker(&n->c);
+    const struct workload *local = worker_pod_source(n->c.wp);
+    const struct endpoint_filter others = {.tried = &n->c.endpoint, .tried_len = 1};
+    uint64_t random = 1;
+    struct route route, other;
+    bool alone;
+
+    route_outbound(w->state, local, &n->c.destination, &random, NULL, &route);
+    alone = route.kind == ROUTE_HBONE && !route.gateway && !route.via_waypoint &&
+            route.upstream == worker_pod_workload(n->in.wp) &&
+            addr_equal(&route.target.addr, &n->target.addr) && route.application_port == n->target.port;
+    route_release(&route);
+    if (!alone || endpoint_equal(&n->c.destination, &n->target))
+        return alone;
+    if (!n->c.endpoint.port)
+        return false;
+    route_outbound(w->state, local, &n->c.destination, &random, &others, &other);
+    alone = other.kind == ROUTE_FAILED;
+    route_release(&other);
+    return alone;
+}
+
+/* The policies say yes, whatever the client's port, and none of them wants to see each connection. */
+static bool is_allowed_ever(struct crossing *n)
+{
+    const struct state *state = connection_worker(&n->c)->state;
+    const struct workload *local = worker_pod_workload(n->in.wp);
+    const struct policy_request request = {
+        .source = n->in.client, .destination = n->in.destination, .identity = n->in.peer_identity};
+    struct policy_verdict verdict;
+    struct policy_anyone anyone;
+
+    if (!local || !request.identity)
+        return false;
+    policy_check(state, local, &request, &verdict);
+    policy_check_anyone(state, local, &anyone);
+    return verdict.allowed && !verdict.unknown && anyone.answer != POLICY_ANSWER_DRY_RUN &&
+           anyone.answer != POLICY_ANSWER_MISSING;
+}
+
+/* Where the kernel may carry what is between pods, the next such connection need not come by here. All is
+ * asked anew, behind the generation: what was found out before may be of before a change. */
+static void tell_kernel(struct crossing *n, const struct relay_delivery *to)
+{
+    struct proxy *proxy = n->in.wp->worker->proxy;
+    struct node_permission p = {.source = n->c.wp->pod,
+                                .destination = n->in.wp->pod,
+                                .source_address = n->in.client.addr,
+                                .asked = n->c.destination,
+                                .endpoint = n->in.destination};
+
+    if (!in_kernel(n->c.wp) || !in_kernel(n->in.wp) ||
+        atomic_load_explicit(&proxy->same_node, memory_order_relaxed) != SAME_NODE_KERNEL || n->c.news ||
+        proxy->on_demand || proxy->revoked || n->proxy_header || !to->client ||
+        !addr_equal(to->client, &n->in.client.addr) || !endpoint_equal(&to->target, &n->in.destination) ||
+        !endpoint_equal(&n->in.destination, &n->target))
+        return;
+    if (node_verdicts_begin(proxy->node_verdicts, &p.generation) && leads_there_alone(n) &&
+        is_allowed_ever(n))
+        node_verdicts_allow(proxy->node_verdicts, &p);
+}
+
 static void allowed(struct admission *a)
 {
     struct crossing *n = of_admission(a);
@@ -265,6 +341,7 @@ static void allowed(struct admission *a)
         to.first_len = proxy_header_format(&n->in.client, &n->original, n->in.peer_identity, header);
     inbound_delivery(&n->in, local ? local : n->in.flow.destination, &to.target, &to.client);
     stop_waiting(n);
+    tell_kernel(n, &to);
     if (relay_start_pair(&n->c, &n->in, n->fd, &to, n->failed) < 0)
         refuse_status(n, 503, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
     else

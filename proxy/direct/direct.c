@@ -10,6 +10,7 @@
 #include "lib/seqpacket.h"
 #include "proxy/direct/charge.h"
 #include "proxy/direct/direct_private.h"
+#include "proxy/direct/node_judge.h"
 #include "proxy/proxy.h"
 
 #define BEATS_BETWEEN_LOOKS 20
@@ -64,6 +65,7 @@ static void give_back(struct direct *d, enum bruma_long_way why)
                  direct_long_way_name(why));
     d->in_charge = false;
     d->ways = 0;
+    node_judge_in_charge(d->proxy->node_judge, 0);
 }
 
 /* The kernel sees by its socket whether a process lives. */
@@ -123,6 +125,7 @@ static void take(struct direct *d, uint32_t ways, enum bruma_long_way why)
     log_info("direct ways: in charge\tnumber=%llu outside=%s inbound=%s node=%s",
              (unsigned long long)d->number, ways & DIRECT_OUTSIDE_WAYS ? "on" : "off",
              ways & DIRECT_INBOUND_WAYS ? "on" : "off", ways & BRUMA_DIRECT_NODE ? "on" : "off");
+    node_judge_in_charge(d->proxy->node_judge, ways & BRUMA_DIRECT_NODE ? d->number : 0);
     sweep_start(&d->sweep);
 }
 
@@ -133,6 +136,7 @@ static void stand_aside(struct direct *d, enum bruma_long_way why)
         charge_clear(d->control, why);
     d->urgent = d->in_charge = false;
     d->ways = 0;
+    node_judge_in_charge(d->proxy->node_judge, 0);
     heartbeat_stop(&d->heartbeat);
 }
 
@@ -207,6 +211,7 @@ static void on_beat(void *data)
     if (d->in_charge && !charge_renew(d->control, d->number, valid_until(d))) {
         d->in_charge = false;
         d->ways = 0;
+        node_judge_in_charge(d->proxy->node_judge, 0);
     }
     if (d->in_charge) {
         if (++d->beats % BEATS_BETWEEN_LOOKS == 1)

@@ -9,6 +9,7 @@
 #include "proxy/direct/charge.h"
 #include "proxy/direct/direct_private.h"
 #include "proxy/direct/inbound_answer.h"
+#include "proxy/direct/node_judge.h"
 #include "proxy/pod/pod.h"
 #include "proxy/proxy.h"
 
@@ -158,12 +159,15 @@ static void give_up(struct direct *direct)
 
 void direct_pod_changed(struct direct *direct, struct pod *pod)
 {
+    node_judge_changed(pod->proxy->node_judge);
     if (direct && direct->in_charge && !direct_pod_write(direct, pod, direct->ways, DIRECT_NEWS))
         give_up(direct);
 }
 
 void direct_pods_changed(struct direct *direct, bool policies)
 {
+    if (direct)
+        node_judge_changed(direct->proxy->node_judge);
     if (direct && direct->in_charge &&
         !direct_pods_write(direct, direct->ways, policies ? DIRECT_POLICIES : DIRECT_NEWS))
         give_up(direct);
@@ -192,6 +196,7 @@ void direct_pod_restrict(struct direct *direct, struct pod *pod)
 
 void direct_pod_gone(struct direct *direct, struct pod *pod)
 {
+    node_judge_changed(pod->proxy->node_judge);
     if (!direct || !direct->control)
         return;
     if (pod->direct_written && erase(direct, pod) < 0)

@@ -242,6 +242,27 @@ static int direct(struct agent_client *client, const struct order *o, enum bruma
     return 1;
 }
 
+static int direct_node(struct agent_client *client, const struct order *o, enum bruma_reason *reason,
+                       char *error, size_t error_size)
+{
+    int fds[BRUMA_NODE_FD_COUNT], r;
+
+    if (o->fds_len != BRUMA_NODE_FD_COUNT && !o->is_short)
+        return -EBADMSG;
+    if (o->is_short) {
+        r = -EMFILE;
+    } else {
+        for (int i = 0; i < BRUMA_NODE_FD_COUNT; i++)
+            fds[i] = take_fd(&o->fds[i]);
+        r = client->events->direct_node(client->proxy, fds);
+    }
+    if (r == 0)
+        return 0;
+    *reason = BRUMA_REASON_OUT_OF_RESOURCES;
+    snprintf(error, error_size, "the maps of connections between pods of the node: %s", strerror(-r));
+    return 1;
+}
+
 static int snapshot_end(struct agent_client *client)
 {
     if (client->ready)
@@ -282,6 +303,8 @@ static int obey(struct agent_client *client, const struct order *o, enum bruma_r
         return setup(client, o);
     if (!strcmp(o->op, "direct"))
         return direct(client, o, reason, error, error_size);
+    if (!strcmp(o->op, "direct-node"))
+        return direct_node(client, o, reason, error, error_size);
     if (!strcmp(o->op, "snapshot-end"))
         return snapshot_end(client);
     if (!strcmp(o->op, "drain"))

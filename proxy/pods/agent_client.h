@@ -23,6 +23,8 @@ struct agent_client_events {
     /* Called with the agent's settings of direct ways, and their maps: takes the descriptors. 0 or -errno. */
     int (*direct)(struct proxy *proxy, const struct direct_switches *switches,
                   int fds[BRUMA_DIRECT_FD_COUNT]);
+    /* Called with the maps of bruma/node.h: takes the descriptors. 0 or -errno. */
+    int (*direct_node)(struct proxy *proxy, int fds[BRUMA_NODE_FD_COUNT]);
     /* Called when the agent has named all pods. */
     void (*named)(struct proxy *proxy);
 };

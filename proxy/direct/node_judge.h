@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Connections between two pods of this node that the kernel carries: judged again when something has changed,
+ * and ended where they would not be allowed now. What ended connections leave in the maps is swept. Control
+ * thread.
+ */
+#ifndef PROXY_DIRECT_NODE_JUDGE_H
+#define PROXY_DIRECT_NODE_JUDGE_H
+
+#include "proxy/proxy.h"
+
+struct node_judge;
+
+/* 0 or -ENOMEM. */
+int node_judge_new(struct proxy *proxy, struct node_judge **ret);
+/* Connections live on. */
+void node_judge_free(struct node_judge **judge);
+/* Takes the descriptors of the message direct-node; those of a later one are closed. 0 or -errno. */
+int node_judge_take_maps(struct node_judge *judge, int fds[BRUMA_NODE_FD_COUNT]);
+/* The process is in charge of direct ways under this number, and knows all pods and the mesh: all that lives
+ * is looked at. 0: it is not, and somebody else does that. NULL is fine. */
+void node_judge_in_charge(struct node_judge *judge, uint64_t number);
+/* The mesh, policies, pods, or what the settings say has changed, and readers see it. NULL is fine. */
+void node_judge_changed(struct node_judge *judge);
+
+#endif

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two pods of one node with same-node: kernel, with the real proxy: the first connection goes through it, the next ones stay in
+the kernel, and what the proxy decides later holds for them as well."""
+
+import contextlib
+import json
+import socket
+import subprocess
+
+import pytest
+
+from support.network import inside
+from support.nodes.mesh import Mesh
+from support.nodes.pod import PYTHON
+from support.nodes.pod_programs import ECHO, ONE_SHOT
+from support.system import run, wait_for
+
+CART, VIP, VIP6 = "demo/cart.demo.svc.cluster.local", "10.96.0.50", "fd96::50"
+
+# Stays open, and says how it ended.
+STAYS = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60)
+s.sendall(b"x")
+s.recv(1)
+print("OPEN", flush=True)
+try:
+    print("ENDED", "end" if s.recv(1) == b"" else "bytes", flush=True)
+except OSError as e:
+    print("ENDED", type(e).__name__, flush=True)
+"""
+
+PORT = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+s.sendall(b"told")
+s.recv(100)
+print(s.getsockname()[1])
+"""
+
+TRY = """
+import socket, sys
+try:
+    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10)
+    s.sendall(b"well")
+    print(s.recv(100).decode())
+except OSError as e:
+    print(type(e).__name__)
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    options = ("--same-node", "kernel")
+    with Mesh(nodes=1, workers=2, proxy_env={"BRUMA_SAME_NODE": "relay"}, agent_options=options) as m:
+        m.services.append(
+            {
+                "name": "cart",
+                "namespace": "demo",
+                "hostname": "cart.demo.svc.cluster.local",
+                "vips": [f"/{VIP}", f"/{VIP6}"],
+                "ports": {7000: 8080},
+            }
+        )
+        m.web, m.shop, m.other = m.pod("web"), m.pod("shop"), m.pod("other")
+        m.shop.services = {CART: {7000: 8080}}
+        m.start()
+        m.node = m.nodes[0]
+        m.server = m.shop.server(ECHO, 8080)
+        for pod in m.pods:
+            wait_for(
+                lambda p=pod: p.item()["sameNode"] == "kernel",
+                f"{pod.name} to be wired",
+                log=m.node.agent_log,
+            )
+        yield m
+
+
+def counted(mesh, pod, name="direct_node_connections"):
+    path = f"{mesh.node.pin_dir}/maps/direct_counters"
+    for e in json.loads(run(["bpftool", "-j", "map", "dump", "pinned", path]).stdout):
+        if e["formatted"]["key"] == int(pod.item()["cookie"]):
+            return e["formatted"]["value"][name]
+    return 0
+
+
+def say(mesh, pod, to, port, text):
+    return pod.python(ONE_SHOT, to, port, text)
+
+
+def becomes_direct(mesh, pod, to, port=8080):
+    """Until a connection stays in the kernel: a verdict may be void by a change that has just come."""
+    before = counted(mesh, pod)
+
+    def once():
+        assert say(mesh, pod, to, port, "well") == "well"
+        return counted(mesh, pod) > before
+
+    wait_for(once, f"a connection of {pod.name} to {to} to stay in the kernel", log=mesh.node.proxy_log)
+
+
+def stays(mesh):
+    """A connection that stays open, and stays in the kernel."""
+
+    def once():
+        before = counted(mesh, mesh.web)
+        p = mesh.web.pipe(PYTHON, "-u", "-c", STAYS, mesh.shop.ip, "8080", stdout=subprocess.PIPE, text=True)
+        assert p.stdout.readline().strip() == "OPEN"
+        if counted(mesh, mesh.web) > before:
+            return p
+        p.kill()
+        p.wait(20)
+        return None
+
+    return wait_for(once, "a connection to stay in the kernel", log=mesh.node.proxy_log)
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+def test_the_second_connection_stays_in_the_kernel(mesh, family):
+    becomes_direct(mesh, mesh.web, mesh.shop.ips[family])
+
+
+@pytest.mark.parametrize("to", [VIP, VIP6])
+def test_so_does_one_to_the_only_endpoint_of_a_service(mesh, to):
+    becomes_direct(mesh, mesh.web, to, 7000)
+
+
+def test_it_does_not_come_by_the_bridge(mesh):
+    """Nothing leaves by the node's end of the server's device, where all would that the bridge passes on."""
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)
+    with inside(mesh.node.netns):
+        tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        tap.bind(("vshop", 0))
+    tap.setblocking(False)
+    with tap:
+        before = counted(mesh, mesh.web)
+        assert say(mesh, mesh.web, mesh.shop.ip, 8080, "not for others") == "not for others"
+        assert counted(mesh, mesh.web) > before
+        frames = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frames.append(tap.recvfrom(65536))
+    assert [f for f, to in frames if to[2] != socket.PACKET_OUTGOING and b"not for others" in f], "the answer"
+    assert not [f for f, to in frames if to[2] == socket.PACKET_OUTGOING and b"not for others" in f]
+
+
+def test_a_policy_ends_what_lives_and_refuses_what_comes(mesh):
+    p = stays(mesh)
+    mesh.deny(mesh.web.rule())
+    mesh.write()
+    try:
+        assert p.stdout.readline().strip() in ("ENDED ConnectionAbortedError", "ENDED ConnectionResetError")
+        p.wait(20)
+        assert mesh.web.python(TRY, mesh.shop.ip, 8080).strip() != "well"
+    finally:
+        mesh.policies.clear()
+        mesh.write()
+    wait_for(lambda: mesh.web.python(TRY, mesh.shop.ip, 8080).strip() == "well", "the policy to be gone")
+
+
+def test_policies_tell_callers_apart(mesh):
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)
+    mesh.deny(mesh.other.rule())
+    mesh.write()
+    try:
+        wait_for(lambda: mesh.other.python(TRY, mesh.shop.ip, 8080).strip() != "well", "the policy to count")
+        becomes_direct(mesh, mesh.web, mesh.shop.ip)
+        assert mesh.other.python(TRY, mesh.shop.ip, 8080).strip() != "well"
+    finally:
+        mesh.policies.clear()
+        mesh.write()
+
+
+def test_without_the_proxy_all_takes_the_long_way(mesh):
+    p = stays(mesh)
+    before = counted(mesh, mesh.web)
+    mesh.node.proxy.kill()
+    waiting = mesh.web.pipe(
+        "/usr/bin/python3", "-c", ONE_SHOT, mesh.shop.ip, "8080", "later", stdout=subprocess.PIPE, text=True
+    )
+    mesh.node.start_proxy()
+    assert waiting.communicate(timeout=60)[0] == "later"
+    assert counted(mesh, mesh.web) == before, "it went directly while there was no proxy"
+    assert p.poll() is None, "what lived lives on"
+    p.kill()
+    p.wait(20)
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)
+
+
+def test_both_ends_are_in_the_log_with_both_identities(mesh):
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)
+
+    def told():
+        direct = counted(mesh, mesh.web)
+        port = mesh.web.python(PORT, mesh.shop.ip, 8080).strip()
+        return counted(mesh, mesh.web) > direct and f"src.addr={mesh.web.ip}:{port}"
+
+    source = wait_for(told, "a connection to stay in the kernel")
+    for direction in ("outbound", "inbound"):
+        line = wait_for(
+            lambda d=direction: [
+                x for x in mesh.node.access_log() if source in x and f'direction="{d}"' in x
+            ],
+            f"the {direction} line",
+            log=mesh.node.proxy_log,
+        )[0]
+        assert mesh.web.identity in line and mesh.shop.identity in line, line
