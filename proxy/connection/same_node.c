@@ -253,7 +253,7 @@ static enum admission_step place(struct admission *a, bool timed_out)
 
 static void open_connection(struct admission *a)
 {
-    connection_open(a->c, &a->c->destination);
+    connection_open(a->c, &of_admission(a)->target); /* as the other side says it */
 }
 
 /* ---- what the kernel may do from now on ---- */

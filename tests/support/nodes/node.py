@@ -2,6 +2,7 @@
 """A simulated node: a network namespace as the host's, with an agent and a proxy in it."""
 
 import json
+import os
 import re
 import socket
 
@@ -91,8 +92,8 @@ class Node:
             "XDS_ROOT_CA": f"{control}/root-cert.pem",
             "CA_ROOT_CA": f"{control}/root-cert.pem",
             "AUTH_TOKEN": f"{control}/token",
-            # Two pods of one node stand for two of two nodes nearly everywhere; test_same_node.py has the short way.
-            "BRUMA_SAME_NODE": "hbone",
+            # Two pods of one node stand for those of two nodes nearly everywhere; test_same_node.py has the short way.
+            "BRUMA_SAME_NODE": os.environ.get("BRUMA_SAME_NODE", "hbone"),
         }
 
     def start_proxy(self, wait=True, **env):

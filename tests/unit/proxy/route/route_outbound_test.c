@@ -45,6 +45,18 @@ static const struct route *go(const char *to)
     return go_from("shop", "web", to);
 }
 
+/* Only a tunnel to the target itself has one. */
+static void expect_application_port(const struct route *r)
+{
+    const struct endpoint named = {r->target.addr, r->application_port};
+    bool straight = r->kind == ROUTE_HBONE && !r->via_waypoint && !r->gateway && !r->hostname;
+    char text[ENDPOINT_TEXT_LEN];
+
+    cr_expect((r->application_port != 0) == straight);
+    if (r->application_port)
+        cr_expect_str_eq(r->authority, endpoint_format(&named, text));
+}
+
 /* "kind target authority upstream service": what a test compares; "-" for what is absent. */
 static const char *told(const struct route *r)
 {
@@ -56,6 +68,7 @@ static const char *told(const struct route *r)
         snprintf(text, sizeof(text), "FAILED %d", r->reason);
         return text;
     }
+    expect_application_port(r);
     snprintf(text, sizeof(text), "%s %s %s %s %s%s", kinds[r->kind], endpoint_format(&r->target, target),
              r->authority[0] ? r->authority : "-", r->upstream ? r->upstream->name : "-",
              r->service ? r->service->name : "-", r->via_waypoint ? " waypoint" : "");

@@ -127,6 +127,8 @@ Test(tls_remembered, what_was_good_under_other_roots_or_lists_is_looked_at_again
     struct crl_set *nobody = NULL, *named = NULL;
     struct worker_memory m;
     char path[] = "/tmp/bruma-tls-XXXXXX", error[160];
+    const struct workload upstream = {.references = 1, .identity = SERVER};
+    const struct tls_expected expected = {.upstream = &upstream};
     int fd = mkstemp(path);
 
     memory_init(&m);
@@ -136,15 +138,21 @@ Test(tls_remembered, what_was_good_under_other_roots_or_lists_is_looked_at_again
     elsewhere = context(&ca, &next, CLIENT, "critical,URI:" CLIENT, -60, 3600);
     cr_expect(meet(&m, elsewhere, peer, true) == BRUMA_REASON_PEER_UNTRUSTED, "other roots");
 
+    cr_expect(!tls_vouches(&m.ours, elsewhere, peer, &expected) &&
+              tls_vouches(&m.ours, own, peer, &expected));
+
     m.ours.revoked = crl_ref(nobody);
     for (int i = 0; i < 2; i++)
         cr_expect(meet(&m, own, peer, true) == BRUMA_REASON_NONE, "no list names it");
+    cr_expect(tls_vouches(&m.ours, own, peer, &expected) && !tls_context_revoked(&m.ours, peer));
     test_crl_write(path, &ca, ca.key, SSL_CTX_get0_certificate(peer->server), true);
     cr_assert(crl_load(path, &named, error, sizeof(error)) == 0, "%s", error);
     crl_unref(m.ours.revoked);
     m.ours.revoked = crl_ref(named);
     for (int i = 0; i < 2; i++)
         cr_expect(meet(&m, own, peer, true) == BRUMA_REASON_CERTIFICATE_REVOKED);
+    cr_expect(!tls_vouches(&m.ours, own, peer, &expected) && tls_context_revoked(&m.ours, peer));
+    cr_expect(!tls_vouches(&m.ours, peer, own, &expected) && !tls_context_revoked(&m.ours, own));
     crl_unref(m.ours.revoked);
     m.ours.revoked = NULL;
     cr_expect(meet(&m, own, peer, true) == BRUMA_REASON_NONE);

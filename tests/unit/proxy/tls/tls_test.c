@@ -265,3 +265,52 @@ Test(tls, roots_need_not_be_self_signed)
     test_ca_free(&anchor);
     test_ca_free(&company);
 }
+
+/* What a handshake comes to, and what is said of it beforehand where both sides are this process's. */
+static void foretold(struct tls_context *c, struct tls_context *s, const char *expected, bool good_end)
+{
+    struct pair p = {};
+    int client, server;
+
+    start(&p, c, s, expected);
+    cr_expect(tls_vouches(&p.buffers[0], c, s, &p.client.expected) == good_end);
+    handshake(&p, &client, &server);
+    cr_expect((client == 1 && server == 1) == good_end, "%s / %s", p.client.error, p.server.error);
+    end(&p);
+    tls_context_unref(c);
+    tls_context_unref(s);
+}
+
+Test(tls, what_is_vouched_for_is_what_a_handshake_lets_pass)
+{
+    struct test_ca ca = test_ca(), other = test_ca();
+
+    foretold(good(&ca, CLIENT), good(&ca, SERVER), SERVER, true);
+    foretold(good(&ca, CLIENT), good(&ca, CLIENT), SERVER, false);
+    foretold(good(&ca, "spiffe://other.domain/ns/shop/sa/web"), good(&ca, SERVER), SERVER, false);
+    foretold(good(&other, CLIENT), good(&ca, SERVER), SERVER, false);
+    foretold(context(&other, &ca, CLIENT, "URI:" CLIENT, -60, 3600), good(&ca, SERVER), SERVER, false);
+    foretold(good(&ca, CLIENT), context(&other, &ca, SERVER, "URI:" SERVER, -60, 3600), SERVER, false);
+    test_ca_free(&ca);
+    test_ca_free(&other);
+}
+
+/* Of an alias the test of the handshake shows the same. */
+Test(tls, what_is_vouched_for_knows_aliases_of_the_trust_domain)
+{
+    struct test_ca ca = test_ca();
+    struct tls_context *c = good(&ca, CLIENT), *s = good(&ca, "spiffe://old.domain/ns/shop/sa/cart");
+    struct trust_domains aliases = {};
+    struct workload upstream = {.references = 1, .identity = SERVER};
+    struct tls_expected expected = {.upstream = &upstream};
+    struct tls_buffers buffers = {};
+
+    cr_expect(!tls_vouches(&buffers, c, s, &expected));
+    cr_assert(trust_domains_parse("old.domain,cluster.local", &aliases) == 0);
+    buffers.trust_domains = &aliases;
+    cr_expect(tls_vouches(&buffers, c, s, &expected));
+    tls_context_unref(c);
+    tls_context_unref(s);
+    trust_domains_free(&aliases);
+    test_ca_free(&ca);
+}
