@@ -105,6 +105,19 @@ static void read_all(struct flows *f)
         ;
 }
 
+static void between(void *data)
+{
+    (void)read_events(data);
+}
+
+/* What lives may be much: the ring is read meanwhile. */
+static int sample(struct flows *f)
+{
+    const struct sample_pause pause = {between, f};
+
+    return sample_all(&f->account, f->fds[FLOWS_FD_LIVE], &pause);
+}
+
 static void set_polling(struct flows *f, uint32_t polling)
 {
     __atomic_store_n(&f->control->polling, polling, __ATOMIC_SEQ_CST);
@@ -225,7 +238,7 @@ static void begin(struct flows *f)
     r = sample_list(f->fds[FLOWS_FD_LIVE], adopt, &f->account);
     if (r < 0)
         log_warn_errno(r, "not all direct connections that live can be listed");
-    (void)sample_all(&f->account, f->fds[FLOWS_FD_LIVE]);
+    (void)sample(f);
     __atomic_store_n(&f->is_reading, 1, __ATOMIC_RELAXED);
     log_info("reads events of direct connections\tlive=%" PRIu64, f->account.live);
     look(f);
@@ -241,7 +254,7 @@ static void forget_all(struct flows *f)
 static void end(struct flows *f)
 {
     read_all(f);
-    (void)sample_all(&f->account, f->fds[FLOWS_FD_LIVE]);
+    (void)sample(f);
     set_polling(f, 0); /* nobody looks; the next one does, before it sleeps */
     forget_all(f);
     loop_timer_cancel(&f->timer);
@@ -341,7 +354,7 @@ void flows_reader_refresh(struct flows *f)
         return;
     f->sampled = now;
     read_all(f);
-    if (sample_all(&f->account, f->fds[FLOWS_FD_LIVE]) < 0)
+    if (sample(f) < 0)
         log_warn("out of memory: metrics of live direct connections are not up to date");
 }
 

@@ -172,10 +172,16 @@ static void flush(struct questions *q, const unsigned *devices, size_t devices_l
     q->len = 0;
 }
 
+/* A live one by its numbers: events that are read meanwhile may end it. */
+struct live {
+    uint64_t netns_cookie, socket_cookie;
+};
+
 /* All of them are of one pod. */
-static void sample_pod(struct questions *q, struct account *a, struct flow_record **records, size_t len)
+static void sample_pod(struct questions *q, struct account *a, const struct live *all, size_t len,
+                       const struct sample_pause *pause)
 {
-    struct pod *pod = flow_pods_find(a->pods, records[0]->netns_cookie);
+    struct pod *pod = flow_pods_find(a->pods, all[0].netns_cookie);
     _cleanup_netns_ int home = pod ? netns_visit(pod->fds[BRUMA_POD_FD_NETNS]) : -1;
     unsigned devices[DEVICES_MAX];
     size_t devices_len;
@@ -184,9 +190,14 @@ static void sample_pod(struct questions *q, struct account *a, struct flow_recor
         devices_len = devices_of_pod(devices);
         q->fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_SOCK_DIAG);
         for (size_t i = 0; q->fd >= 0 && i < len; i++) {
-            q->records[q->len++] = records[i];
-            if (q->len == BATCH || i + 1 == len)
-                flush(q, devices, devices_len);
+            q->records[q->len] = account_find(a, all[i].socket_cookie);
+            if (q->records[q->len])
+                q->len++;
+            if (q->len < BATCH && i + 1 < len)
+                continue;
+            flush(q, devices, devices_len);
+            if (pause)
+                pause->fn(pause->data);
         }
         if (q->fd >= 0)
             close(q->fd);
@@ -249,7 +260,7 @@ int sample_list(int flows, void (*fn)(void *data, uint64_t socket_cookie, const 
 /* ---- all of them ---- */
 
 struct gathered {
-    struct flow_record **records;
+    struct live *all;
     size_t len;
 };
 
@@ -258,37 +269,39 @@ static void gather(void *data, struct flow_record *r)
     struct gathered *g = data;
 
     r->missed++;
-    g->records[g->len++] = r;
+    g->all[g->len++] = (struct live){r->netns_cookie, r->socket_cookie};
 }
 
 static int by_pod(const void *a, const void *b)
 {
-    const struct flow_record *x = *(struct flow_record *const *)a, *y = *(struct flow_record *const *)b;
+    const struct live *x = a, *y = b;
 
     return (x->netns_cookie > y->netns_cookie) - (x->netns_cookie < y->netns_cookie);
 }
 
-int sample_all(struct account *a, int flows)
+int sample_all(struct account *a, int flows, const struct sample_pause *pause)
 {
-    _cleanup_free_ struct flow_record **records = malloc((a->live + 1) * sizeof(struct flow_record *));
+    _cleanup_free_ struct live *all = malloc((a->live + 1) * sizeof(*all));
     _cleanup_free_ struct questions *q = calloc(1, sizeof(*q));
-    struct gathered g = {records, 0};
+    struct gathered g = {all, 0};
     size_t end;
 
-    if (!records || !q)
+    if (!all || !q)
         return -ENOMEM;
     account_each(a, gather, &g);
-    qsort(records, g.len, sizeof(struct flow_record *), by_pod);
+    qsort(all, g.len, sizeof(*all), by_pod);
     for (size_t i = 0; i < g.len; i = end) {
-        for (end = i + 1; end < g.len && records[end]->netns_cookie == records[i]->netns_cookie;)
+        for (end = i + 1; end < g.len && all[end].netns_cookie == all[i].netns_cookie;)
             end++;
-        sample_pod(q, a, records + i, end - i);
+        sample_pod(q, a, all + i, end - i, pause);
     }
     for (size_t i = 0; i < g.len; i++) {
-        if (records[i]->missed && is_listed(flows, records[i]->socket_cookie))
-            records[i]->missed = 0;
-        if (records[i]->missed >= ENDED_MISSING)
-            account_lost(a, records[i]);
+        struct flow_record *r = account_find(a, all[i].socket_cookie);
+
+        if (r && r->missed && is_listed(flows, r->socket_cookie))
+            r->missed = 0;
+        if (r && r->missed >= ENDED_MISSING)
+            account_lost(a, r);
     }
     return 0;
 }

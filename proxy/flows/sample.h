@@ -16,11 +16,20 @@ struct tcp_sample {
  * inbound: the socket was accepted. */
 void sample_bytes(const struct tcp_sample *sample, bool inbound, uint64_t *ret_sent, uint64_t *ret_received);
 
-/* Tells the account of the progress of all its connections. The kernel and flows, the map of those that live
+/* What is done between two batches of questions; data is fn's. */
+struct sample_pause {
+    /* Called on the reader's thread, which may be in a pod's network namespace. Connections may end. */
+    void (*fn)(void *data);
+    void *data;
+};
+
+/*
+ * Tells the account of the progress of all its connections. The kernel and flows, the map of those that live
  * (descriptor), are asked for those that are not found; one that neither has, twice in a row, has ended
  * without a word: it is taken out. All that the events say must have been read before. The reader's thread,
- * which visits the pods' network namespaces meanwhile. 0, or -ENOMEM: nothing was asked. */
-int sample_all(struct account *account, int flows);
+ * which visits the pods' network namespaces meanwhile. pause: or NULL. 0, or -ENOMEM: nothing was asked.
+ */
+int sample_all(struct account *account, int flows, const struct sample_pause *pause);
 
 /* fn is called on this thread for each entry of the map of flows before this returns: once or, while the map
  * changes, more than once. 0 or -errno, also after some. */

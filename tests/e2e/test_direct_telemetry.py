@@ -292,6 +292,21 @@ def test_those_that_live_are_listed(mesh):
 # ---- readers ----
 
 
+def test_an_agent_that_is_started_anew_changes_nothing(mesh):
+    """It gives the same maps again."""
+    node, log = mesh.direct, AccessLog(mesh.direct)
+    held = Held(node)
+    wait_for(lambda: total(node, "istio_tcp_received_bytes_total") > 0, "the bytes")
+    node.agent.kill()
+    node.start_agent("--direct-outside=true", "--direct-inbound=true")
+    wait_for(lambda: node.proxy.text().count("connected to the agent") >= 2, "the proxy to be back")
+    wait_direct(node)
+    held.end()
+    told(node, log, bytes_sent=str(1000 + held.head), bytes_recv="2000", way="direct")
+    assert node.proxy.text().count("reads events of direct connections") == 1
+    assert "lets go of events" not in node.proxy.text()
+
+
 def test_connections_that_outlive_a_proxy_are_closed_by_the_next_one(mesh):
     """It was killed, and one of them ends while there is none."""
     node, log = mesh.direct, AccessLog(mesh.direct)

@@ -152,7 +152,7 @@ static void expect_bytes(const struct pair *p, unsigned long there, unsigned lon
 
     cr_assert(client && server);
     for (int i = 0; i < 200; i++) {
-        cr_assert(sample_all(&a, ring.flows) == 0);
+        cr_assert(sample_all(&a, ring.flows, NULL) == 0);
         if (client->flow.received == there && client->flow.sent == back && server->flow.received == there &&
             server->flow.sent == back)
             return;
@@ -232,6 +232,36 @@ Test(flow_sample, many_at_once_each_with_its_own)
         close_pair(&pairs[i]);
 }
 
+static void end_one(void *data)
+{
+    struct bruma_flow_event e = site_event(BRUMA_FLOW_CLOSED, BRUMA_DIRECT_OUTSIDE, "10.9.9.9:80", 0);
+    uint64_t **next = data;
+
+    e.socket_cookie = *(*next)++;
+    account_event(&a, &e, sizeof(e));
+}
+
+/* Events are read between the batches, and some are of those that were to be asked for. */
+Test(flow_sample, those_that_end_meanwhile_are_not_asked_for)
+{
+    struct pair pairs[100];
+    uint64_t cookies[100], *next = cookies;
+    const struct sample_pause pause = {end_one, &next};
+
+    for (size_t i = 0; i < array_size(pairs); i++) {
+        pairs[i] = connect_pair("127.0.0.1", NULL, false);
+        cookies[i] = pairs[i].cookies[0];
+    }
+    cr_assert(a.live == 200);
+    cr_assert(sample_all(&a, ring.flows, &pause) == 0);
+    cr_expect(next - cookies == 4, "%ld", (long)(next - cookies));
+    cr_expect(a.live == 196);
+    cr_assert(sample_all(&a, ring.flows, NULL) == 0);
+    cr_expect(a.live == 196 && a.endless == 0);
+    for (size_t i = 0; i < array_size(pairs); i++)
+        close_pair(&pairs[i]);
+}
+
 /* Its number is another one: the same addresses are not the same connection. */
 Test(flow_sample, another_socket_with_the_same_addresses_is_not_taken_for_it)
 {
@@ -241,7 +271,7 @@ Test(flow_sample, another_socket_with_the_same_addresses_is_not_taken_for_it)
     account_event(&a, &e, sizeof(e));
     send_all(p.client, p.server, 10);
     expect_bytes(&p, 10, 0);
-    cr_assert(sample_all(&a, ring.flows) == 0);
+    cr_assert(sample_all(&a, ring.flows, NULL) == 0);
     cr_expect(account_find(&a, 123456789) == NULL); /* neither the kernel nor the map had it, and twice */
     close_pair(&p);
 }
@@ -255,12 +285,12 @@ Test(flow_sample, one_that_the_map_still_has_has_not_ended)
     kernel_ring_lives(&ring, FIRST_SOCKET, &e.flow);
     account_event(&a, &e, sizeof(e));
     for (int i = 0; i < 3; i++)
-        cr_assert(sample_all(&a, ring.flows) == 0);
+        cr_assert(sample_all(&a, ring.flows, NULL) == 0);
     cr_expect(account_find(&a, FIRST_SOCKET) != NULL);
     kernel_ring_ends(&ring, FIRST_SOCKET);
-    cr_assert(sample_all(&a, ring.flows) == 0);
+    cr_assert(sample_all(&a, ring.flows, NULL) == 0);
     cr_expect(account_find(&a, FIRST_SOCKET) != NULL);
-    cr_assert(sample_all(&a, ring.flows) == 0);
+    cr_assert(sample_all(&a, ring.flows, NULL) == 0);
     cr_expect(account_find(&a, FIRST_SOCKET) == NULL);
     cr_expect(a.endless == 1);
 }
