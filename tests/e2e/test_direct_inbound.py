@@ -66,12 +66,51 @@ except OSError as e:
     print(errno.errorcode.get(e.errno, "timeout"), flush=True)
 """
 
+# As HOLD, from the ports of a range.
+HOLD_RANGE = """
+import socket, sys, time
+kept = []
+for port in range(int(sys.argv[2]), int(sys.argv[2]) + int(sys.argv[3])):
+    s = socket.create_connection((sys.argv[1], 8080), timeout=8, source_address=("", port))
+    s.sendall(b"x")
+    assert s.recv(1) == b"x"
+    kept.append(s)
+print("HELD", flush=True)
+sys.stdin.read()
+"""
+
 # What connect() says.
 TRY = """
 import errno, socket, sys
 s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
 s.settimeout(10)
 print(errno.errorcode.get(s.connect_ex((sys.argv[1], int(sys.argv[2]))), "connected"))
+"""
+
+
+# Connections from each port of a range, one after the other; once all are open, each is asked again.
+CHOOSE = """
+import socket, sys
+to, first, count = sys.argv[1], *map(int, sys.argv[2:4])
+live, failed = [], []
+for port in range(first, first + count):
+    s = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET)
+    s.settimeout(8)
+    try:
+        s.bind(("", port))
+        s.connect((to, 8080))
+        s.sendall(b"x")
+        assert s.recv(1) == b"x"
+        live.append(s)
+    except (OSError, AssertionError) as e:
+        failed.append((port, repr(e)))
+for s in live:
+    try:
+        s.sendall(b"y")
+        assert s.recv(1) == b"y"
+    except (OSError, AssertionError) as e:
+        failed.append((s.getsockname()[1], repr(e)))
+print(len(failed), failed[:3])
 """
 
 
@@ -131,15 +170,15 @@ def counters(mesh):
 
 
 @contextlib.contextmanager
-def held(mesh, ip, connections):
-    """So many connections from outside to web, which echoes on them."""
+def held(mesh, ip, connections, client=None):
+    """So many connections from outside, or from a pod, to web, which echoes on them."""
     argv = (PYTHON, "-uc", HOLD, ip, "8080", str(connections))
-    with mesh.outside.pipe(*argv, stdout=subprocess.PIPE, text=True) as client:
+    with (client or mesh.outside).pipe(*argv, stdout=subprocess.PIPE, text=True) as program:
         try:
-            assert client.stdout.readline() == "HELD\n"
-            yield client
+            assert program.stdout.readline() == "HELD\n"
+            yield program
         finally:
-            client.kill()
+            program.kill()
 
 
 def ends(client, count):
@@ -248,3 +287,29 @@ def test_the_answer_changes_during_a_handshake(mesh):
         client.stdin.flush()
         assert client.stdout.readline() in ("ECONNRESET\n", "EPIPE\n")
     wait_for(lambda: not flows(mesh), "no flows")
+
+
+@pytest.mark.parametrize("family", [0, 1])
+@pytest.mark.parametrize("tunnelled_first", [True, False])
+def test_deliveries_and_direct_clients_with_equal_ports(mesh, family, tunnelled_first):
+    """Under one client's address: what its tunnel delivers comes from ports of the pod's choice, and what the client sends in
+    plaintext, past its own proxy, from ports of its own. Both take the same 64."""
+    to = mesh.web.ips[family]
+    first = 40000 + 64 * (2 * family + tunnelled_first)
+    mesh.web.run("sh", "-c", f"echo {first} {first + 63} >/proc/sys/net/ipv4/ip_local_port_range")
+
+    def plaintext():
+        """Not below the pods' cgroup, so not captured."""
+        argv = ["ip", "netns", "exec", mesh.peer.netns, PYTHON, "-c", CHOOSE, to, str(first), "64"]
+        return run(argv, timeout=120).stdout.strip()
+
+    if tunnelled_first:
+        with held(mesh, to, 40, mesh.peer):
+            assert plaintext() == "0 []"
+    else:
+        argv = ["ip", "netns", "exec", mesh.peer.netns, PYTHON, "-uc", HOLD_RANGE, to, str(first), "60"]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as direct:
+            assert direct.stdout.readline() == "HELD\n"
+            with held(mesh, to, 40, mesh.peer):
+                assert len(flows(mesh)) == 60
+            direct.kill()
