@@ -79,6 +79,17 @@ print("HELD", flush=True)
 sys.stdin.read()
 """
 
+# As ONE_SHOT, and says from which port.
+NAMED = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+s.sendall(b"hello")
+s.shutdown(socket.SHUT_WR)
+while s.recv(100):
+    pass
+print(s.getsockname()[1])
+"""
+
 # What connect() says.
 TRY = """
 import errno, socket, sys
@@ -313,3 +324,39 @@ def test_deliveries_and_direct_clients_with_equal_ports(mesh, family, tunnelled_
             with held(mesh, to, 40, mesh.peer):
                 assert len(flows(mesh)) == 60
             direct.kill()
+
+
+def log_line(mesh, *needles):
+    """The access log's line of a connection that has all of these."""
+
+    def found():
+        lines = [*mesh.node.access_log(), *mesh.node.access_log("connection failed")]
+        return [line for line in lines if all(n in line for n in needles)]
+
+    return wait_for(found, f"a line with {needles}")[-1]
+
+
+def test_the_access_log_says_of_each_what_became_of_it(mesh):
+    port = mesh.outside.python(NAMED, mesh.web.ip, "8080").strip()
+    line = log_line(mesh, f"src.addr={mesh.outside.ip}:{port}", f"dst.addr={mesh.web.ip}:8080")
+    assert 'direction="inbound"' in line and "bytes_recv=5" in line and "bytes_sent=5" in line, line
+    with held(mesh, mesh.web.ip6, 1) as client:
+        mesh.deny_strangers()
+        mesh.write()
+        assert ends(client, 1) == ["ECONNRESET"]
+    log_line(mesh, f"[{mesh.outside.ip6}]:", "policy_changed")
+    wait_answer(mesh, REFUSE)
+    assert mesh.outside.python(TRY, mesh.web.ip6, "8080").strip() == "ECONNREFUSED"
+    log_line(mesh, f"[{mesh.outside.ip6}]:", "policy_denied", "demo/strict")
+
+
+def test_a_new_proxy_judges_what_one_before_it_has_let_pass(mesh):
+    """The one that let it pass has died before it heard of the change."""
+    with held(mesh, mesh.web.ip, 5) as client:
+        mesh.node.proxy.kill()
+        mesh.deny_strangers()
+        mesh.write()
+        assert len(flows(mesh)) == 5 and client.poll() is None
+        mesh.node.start_proxy()
+        assert ends(client, 5) == ["ECONNRESET"] * 5
+    wait_for(lambda: not flows(mesh), "no flows")
