@@ -182,6 +182,10 @@ class Plan:
     def _measure(self, test, target):
         p = self.profile
         witness = ways.Witness(test, target) if self.of_ways else None
+        if self.of_ways and test.kind == "load":
+            ways.warm(
+                target.pods[test.by], target.pods[test.to], HTTP if test.arguments[0] == "http" else ECHO
+            )
         if test.kind == "bulk":
             seconds = p["ways"][1] if self.of_ways else p["bulk_seconds"]
             result = self._bulk(target, *test.arguments, seconds, test.to, test.by)

@@ -99,6 +99,14 @@ class Witness:
             result["not_taken"] = why
 
 
+def warm(client, server, port):
+    """Of two pods of one node the first connection is the proxy's, which tells the kernel of those that follow. Kept
+    connections would all be first ones."""
+    code = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
+    client.run("/usr/bin/python3", "-c", code, server.ip, port)
+    time.sleep(0.1)
+
+
 # ---- what connect() and many workloads cost ----
 
 
