@@ -352,6 +352,10 @@ int direct_take_maps(struct direct *direct, const struct direct_switches *switch
     direct->inbound = switches->inbound == DIRECT_ON;
     direct->node = switches->same_node == SAME_NODE_KERNEL;
     atomic_store(&direct->proxy->same_node, (int)switches->same_node);
+    if (!fds) {
+        forget_maps(direct);
+        return 0;
+    }
     if (direct->control && direct_maps_same(&direct->maps, fds)) {
         close_fds(fds, BRUMA_DIRECT_FD_COUNT);
     } else {

@@ -26,7 +26,8 @@ int direct_new(struct proxy *proxy, struct direct **ret);
 void direct_free(struct direct **direct);
 
 /* The agent's message, with its settings: takes the descriptors (enum bruma_direct_fd), also when it fails.
- * The same maps again only change the switches. 0, or -errno: all takes the long way. */
+ * The same maps again only change the switches; NULL: this kernel has none. 0, or -errno: all takes the long
+ * way. */
 int direct_take_maps(struct direct *direct, const struct direct_switches *switches,
                      int fds[BRUMA_DIRECT_FD_COUNT]);
 /* The agent has named all pods. */

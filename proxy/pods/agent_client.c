@@ -219,6 +219,7 @@ static int direct(struct agent_client *client, const struct order *o, enum bruma
 {
     struct direct_switches switches = {.same_node = SAME_NODE_HBONE};
     const char *text;
+    enum direct_switch no_kernel = DIRECT_UNSAID;
     int fds[BRUMA_DIRECT_FD_COUNT], r = message_text(o->message, "sameNode", 64, &text);
 
     if (o->is_short) {
@@ -226,15 +227,16 @@ static int direct(struct agent_client *client, const struct order *o, enum bruma
         snprintf(error, error_size, "no file descriptors are left for the maps of direct ways");
         return 1;
     }
-    if (o->fds_len != BRUMA_DIRECT_FD_COUNT || (r < 0 && r != -ENOENT) ||
+    if ((r < 0 && r != -ENOENT) || parse_switch(o->message, "noKernel", &no_kernel) < 0 ||
+        o->fds_len != (no_kernel == DIRECT_ON ? 0 : BRUMA_DIRECT_FD_COUNT) ||
         parse_switch(o->message, "outside", &switches.outside) < 0 ||
         parse_switch(o->message, "inbound", &switches.inbound) < 0)
         return -EBADMSG;
     if (r == 0 && same_node_parse(text, &switches.same_node) < 0)
         switches.same_node = SAME_NODE_HBONE;
     for (int i = 0; i < BRUMA_DIRECT_FD_COUNT; i++)
-        fds[i] = take_fd(&o->fds[i]);
-    r = client->events->direct(client->proxy, &switches, fds);
+        fds[i] = o->fds_len ? take_fd(&o->fds[i]) : -1;
+    r = client->events->direct(client->proxy, &switches, o->fds_len ? fds : NULL);
     if (r == 0)
         return 0;
     *reason = BRUMA_REASON_OUT_OF_RESOURCES;

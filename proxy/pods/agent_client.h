@@ -20,7 +20,8 @@ struct agent_client_events {
     void (*replaced)(struct proxy *proxy, uint64_t deadline_milliseconds);
     /* Called when that proxy is gone. */
     void (*resumed)(struct proxy *proxy);
-    /* Called with the agent's settings of direct ways, and their maps: takes the descriptors. 0 or -errno. */
+    /* Called with the agent's settings of direct ways, and their maps, or NULL: this kernel has none. Takes
+     * the descriptors. 0 or -errno. */
     int (*direct)(struct proxy *proxy, const struct direct_switches *switches,
                   int fds[BRUMA_DIRECT_FD_COUNT]);
     /* Called with the maps of bruma/node.h: takes the descriptors. 0 or -errno. */

@@ -108,9 +108,12 @@ static int direct(struct proxy *proxy, const struct direct_switches *switches, i
 {
     note("direct", switches->outside == DIRECT_ON ? "outside" : "");
     note(switches->inbound == DIRECT_ON ? "inbound" : "no-inbound", same_node_name(switches->same_node));
-    for (int i = 0; i < BRUMA_DIRECT_FD_COUNT; i++)
+    for (int i = 0; fds && i < BRUMA_DIRECT_FD_COUNT; i++)
         cr_expect(fcntl(fds[i], F_GETFD) >= 0);
-    close_fds(fds, BRUMA_DIRECT_FD_COUNT);
+    if (fds)
+        close_fds(fds, BRUMA_DIRECT_FD_COUNT);
+    else
+        note("without maps", "");
     return refused ? -ENOMEM : 0;
 }
 
@@ -305,6 +308,14 @@ Test(agent_client, direct_ways_of_the_agents_settings)
     cr_expect_eq(names, 1);
 }
 
+Test(agent_client, a_kernel_without_direct_ways)
+{
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP,
+         {SEND, DIRECT("\"outside\":false,\"inbound\":false,\"sameNode\":\"relay\",\"noKernel\":true,")},
+         {EXPECT, "{\"op\":\"ack\",\"seq\":4}"}, END);
+    cr_expect(strcmp(calls, "map() direct() no-inbound(relay) without maps()") == 0, "%s", calls);
+}
+
 Test(agent_client, maps_of_direct_ways_that_cannot_be_used_are_refused)
 {
     refused = 1;
@@ -436,6 +447,8 @@ BAD(setup_without_map, "{\"op\":\"setup\",\"seq\":4}", 0)
 BAD(no_cookie, "{\"op\":\"pod-add\",\"seq\":4,\"uid\":\"a\",\"generation\":1}", 4)
 BAD(direct_without_maps, DIRECT("\"outside\":true,"), 0)
 BAD(direct_with_few_maps, DIRECT("\"outside\":true,"), 6)
+BAD(direct_maps_of_no_kernel, DIRECT("\"noKernel\":true,"), 7)
+BAD(direct_odd_kernel, DIRECT("\"noKernel\":1,"), 7)
 BAD(direct_odd_outside, DIRECT("\"outside\":1,"), 7)
 BAD(direct_odd_inbound, DIRECT("\"inbound\":\"yes\","), 7)
 BAD(direct_odd_same_node, DIRECT("\"sameNode\":true,"), 7)
