@@ -443,7 +443,7 @@ static int start(struct proxy *p)
 
 static void stop(struct proxy *p)
 {
-    direct_free(&p->direct);
+    direct_drain(p->direct);
     node_judge_free(&p->node_judge);
     agent_client_free(&p->agent);
     zds_client_free(&p->zds);
@@ -456,6 +456,7 @@ static void stop(struct proxy *p)
         worker_stop(p->workers[i]);
     node_verdicts_free(&p->node_verdicts);
     flows_stop(&p->flows);
+    direct_free(&p->direct);
     resolver_free(&p->resolver);
     on_demand_free(&p->on_demand);
     dump_stop(p);

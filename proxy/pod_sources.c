@@ -39,8 +39,9 @@ static void own_listener_closed(struct proxy *p)
 static int agent_direct(struct proxy *p, const struct direct_switches *switches,
                         int fds[BRUMA_DIRECT_FD_COUNT])
 {
-    int r = flows_take_maps(p->flows, fds[BRUMA_DIRECT_FD_CONTROL], fds[BRUMA_DIRECT_FD_FLOWS],
-                            fds[BRUMA_DIRECT_FD_EVENTS]);
+    int r = fds ? flows_take_maps(p->flows, fds[BRUMA_DIRECT_FD_CONTROL], fds[BRUMA_DIRECT_FD_FLOWS],
+                                  fds[BRUMA_DIRECT_FD_EVENTS])
+                : 0;
 
     if (r < 0)
         log_error_errno(r, "events of direct connections are not read");
@@ -50,6 +51,15 @@ static int agent_direct(struct proxy *p, const struct direct_switches *switches,
 static int agent_direct_node(struct proxy *p, int fds[BRUMA_NODE_FD_COUNT])
 {
     return node_judge_take_maps(p->node_judge, fds);
+}
+
+/* On the reader's thread. */
+static void flow_opened(void *data, uint64_t socket_cookie, const struct bruma_flow *flow)
+{
+    const struct proxy *p = data;
+
+    (void)socket_cookie;
+    direct_passed(p->direct, flow);
 }
 
 /* Events of direct connections are told by the pods and the mesh as they are known, so both must be. */
@@ -106,6 +116,7 @@ static int open_agent_client(struct proxy *p)
         return log_error_errno(ENAMETOOLONG, "the agent's socket");
     p->pods_events = &pods_events;
     r = flows_start(p, &p->flows);
+    flows_set_judge(p->flows, &(struct flows_judge){.opened = flow_opened, .data = p});
     if (r < 0)
         return log_error_errno(r, "cannot start the reader of direct connections");
     r = agent_client_new(p->loop, p, socket, &events, &p->agent);

@@ -267,6 +267,7 @@ int direct_new(struct proxy *proxy, struct direct **ret)
         }
     } while (!d->number);
     d->proxy = proxy;
+    pthread_mutex_init(&d->cutter_lock, NULL);
     d->socket = -1;
     for (int i = 0; i < BRUMA_DIRECT_FD_COUNT; i++)
         d->maps.fds[i] = -1;
@@ -293,6 +294,17 @@ static void cutter_unable(void *data, int error)
     loop_post(d->proxy->loop, on_unable, d);
 }
 
+/* Returns the one of before. */
+static struct cutter *set_cutter(struct direct *d, struct cutter *cutter)
+{
+    struct cutter *old = d->cutter;
+
+    pthread_mutex_lock(&d->cutter_lock);
+    d->cutter = cutter;
+    pthread_mutex_unlock(&d->cutter_lock);
+    return old;
+}
+
 static void open_cutter(struct direct *d)
 {
     const struct cutter_config config = {
@@ -302,8 +314,10 @@ static void open_cutter(struct direct *d)
         .unable = cutter_unable,
         .data = d,
     };
-    int r = cutter_new(&config, &d->cutter);
+    struct cutter *cutter = NULL;
+    int r = cutter_new(&config, &cutter);
 
+    set_cutter(d, cutter);
     d->unable = r < 0;
     if (r < 0)
         log_error_errno(r, "direct ways: connections cannot be ended; nothing is passed inbound\treason=%s",
@@ -312,13 +326,16 @@ static void open_cutter(struct direct *d)
 
 static void forget_maps(struct direct *d)
 {
+    struct cutter *cutter;
+
     give_back(d, BRUMA_LONG_WAY_ENDING);
     heartbeat_stop(&d->heartbeat);
     if (!d->control)
         return;
     sweep_stop(&d->sweep);
     mesh_copy_close(&d->copy);
-    cutter_free(&d->cutter);
+    cutter = set_cutter(d, NULL);
+    cutter_free(&cutter);
     while (loop_unpost(d->proxy->loop, on_unable, d))
         ;
     direct_control_unmap(&d->control);
@@ -338,6 +355,7 @@ void direct_free(struct direct **direct)
     state_watch_policies(d->proxy->state, NULL, NULL);
     if (d->socket >= 0)
         close(d->socket);
+    pthread_mutex_destroy(&d->cutter_lock);
     free(d);
 }
 
@@ -401,6 +419,14 @@ void direct_resume(struct direct *direct)
     direct->draining = false;
     direct->urgent = true;
     look(direct);
+}
+
+void direct_passed(struct direct *direct, const struct bruma_flow *flow)
+{
+    pthread_mutex_lock(&direct->cutter_lock);
+    if (direct->cutter)
+        cutter_look_again(direct->cutter, flow->netns_cookie);
+    pthread_mutex_unlock(&direct->cutter_lock);
 }
 
 uint64_t direct_number(const struct direct *direct)

@@ -49,6 +49,10 @@ void direct_pod_restrict(struct direct *direct, struct pod *pod);
 /* The pod is about to go. */
 void direct_pod_gone(struct direct *direct, struct pod *pod);
 
+/* A connection to a pod was let pass, an event tells: if the answer has changed meanwhile it is judged. Any
+ * thread. */
+void direct_passed(struct direct *direct, const struct bruma_flow *flow);
+
 /* This process's number in the maps; never 0. */
 uint64_t direct_number(const struct direct *direct);
 /* Whether its word counts. */

@@ -3,7 +3,8 @@
 #ifndef PROXY_DIRECT_DIRECT_PRIVATE_H
 #define PROXY_DIRECT_DIRECT_PRIVATE_H
 
-#include "lib/log_rest.h"
+#include <pthread.h>
+
 #include "proxy/direct/cutter.h"
 #include "proxy/direct/direct.h"
 #include "proxy/direct/heartbeat.h"
@@ -25,13 +26,14 @@ struct direct {
     struct mesh_copy copy;
     struct heartbeat heartbeat;
     struct sweep sweep;
-    struct cutter *cutter; /* NULL: this kernel has none, so nothing may be passed inbound */
-    bool unable;           /* the cutter has said so; nor may anything be */
-    uint32_t ways;         /* that the word has, while in charge */
-    bool in_charge;        /* as far as this process knows */
-    bool urgent;           /* to be in charge whoever is: the agent has just said so */
-    bool deposed;          /* said in the log */
-    unsigned beats;        /* since the last look at what others do */
+    pthread_mutex_t cutter_lock; /* guards the pointer, which other threads follow */
+    struct cutter *cutter;       /* NULL: this kernel has none, so nothing may be passed inbound */
+    bool unable;                 /* the cutter has said so; nor may anything be */
+    uint32_t ways;               /* that the word has, while in charge */
+    bool in_charge;              /* as far as this process knows */
+    bool urgent;                 /* to be in charge whoever is: the agent has just said so */
+    bool deposed;                /* said in the log */
+    unsigned beats;              /* since the last look at what others do */
     uint64_t others[BRUMA_MAX_DIRECT_PROXIES];
     unsigned others_len;
     int alive_error;
