@@ -88,12 +88,13 @@ static int send_direct(struct local_proxy *p)
 
     cJSON_AddBoolToObject(m, "outside", able && settings->direct_outside);
     cJSON_AddBoolToObject(m, "inbound", able && settings->direct_inbound);
-    cJSON_AddStringToObject(m, "sameNode", settings->same_node);
+    cJSON_AddStringToObject(
+        m, "sameNode", able || strcmp(settings->same_node, "kernel") != 0 ? settings->same_node : "relay");
     if (!able)
         cJSON_AddBoolToObject(m, "noKernel", true);
     p->direct_wanted = false;
     p->node_wanted = able && p->server->maps.node[0] >= 0;
-    return send_message(p, m, p->server->maps.direct, able ? BRUMA_DIRECT_FD_COUNT : 0);
+    return send_message(p, m, p->server->maps.direct, BRUMA_DIRECT_FD_COUNT);
 }
 
 static int send_node(struct local_proxy *p)

@@ -33,7 +33,7 @@
  * Agent -> proxy; each has a "seq" that the proxy's ack names
  *   setup        pinDir                                           fds: map proxy_sockets [deliveries]
  *   direct       outside inbound sameNode(hbone, relay or kernel)    after setup, to who takes it; again when something changes
- *                [noKernel: true] this kernel cannot account for direct connections; no descriptors then
+ *                [noKernel: true] direct connections cannot be accounted for here, and so no way is on
  *                outside, inbound: whether those ways of bruma/direct.h are on. fds: maps direct_control direct_proxies direct_pods mesh_addresses mesh_prefixes flows flow_events
  *   direct-node  behind direct where sameNode is kernel, and this node can
  *                fds: maps node_control node_devices node_verdicts node_pending node_tuples

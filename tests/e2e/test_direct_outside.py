@@ -336,15 +336,19 @@ char LICENSE[] SEC("license") = "GPL";
 """
 
 
-def test_callbacks_that_others_asked_for_stay_theirs(mesh, proxy):
-    """The program of a cgroup below runs before ours, which asks for more and not for something else."""
+def load(mesh, code, pins):
     source, binary = f"{mesh.dir}/other.bpf.c", f"{mesh.dir}/other.bpf.o"
-    pins, child = f"{mesh.node.pin_dir}-other", f"{mesh.node.cgroup}/child"
     with open(source, "w") as f:
-        f.write(OTHER)
+        f.write(code)
     include = "/usr/include/" + run(["gcc", "-print-multiarch"]).stdout.strip()
     run(["clang", "-target", "bpf", "-g", "-O2", "-idirafter", include, "-c", source, "-o", binary])
     run(["bpftool", "prog", "loadall", binary, pins, "pinmaps", pins])
+
+
+def test_callbacks_that_others_asked_for_stay_theirs(mesh, proxy):
+    """The program of a cgroup below runs before ours, which asks for more and not for something else."""
+    pins, child = f"{mesh.node.pin_dir}-other", f"{mesh.node.cgroup}/child"
+    load(mesh, OTHER, pins)
     os.mkdir(child)
     try:
         run(["bpftool", "cgroup", "attach", child, "sock_ops", "pinned", f"{pins}/other", "multi"])
@@ -584,3 +588,37 @@ def test_an_agent_finds_all_of_it_again_and_makes_what_is_missing(mesh, proxy):
         wait_for(lambda: len(fresh.events()) == 6, "events")
     finally:
         fresh.close()
+
+
+NOTHING = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+SEC("sockops") int nothing(struct bpf_sock_ops *ctx) { return 1; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_without_accounting_nothing_goes_directly():
+    """Somebody holds the hook of all cgroups below for himself alone. With the real proxy, which is told."""
+    with Mesh(nodes=1, agent_options=("--direct-outside", "true")) as m:
+        pins = f"/sys/fs/bpf/{m.prefix}-other"
+        load(m, NOTHING, pins)
+        try:
+            run(["bpftool", "cgroup", "attach", m.cgroup, "sock_ops", "pinned", f"{pins}/nothing"])
+            m.node = m.nodes[0]
+            m.web, m.outside = m.pod("web"), m.pod("outside", namespace="outside")
+            m.outside.outside = True
+            m.start()
+            m.web.wait_enrolled()
+            m.outside.server(PEER, "8080")
+            wait_for(lambda: takes_long_way(m) == "switched_off", "the proxy to be in charge")
+            said = m.node.ctl("explain", "demo/web", check=False).stdout
+            assert "this kernel cannot run the programs that account for it" in said, said
+            hooks = [c["detail"] for c in json.loads(m.node.ctl("doctor", "-o", "json", check=False).stdout)]
+            assert [h for h in hooks if h.startswith("accepted: ") and "without it" in h], hooks
+        finally:
+            run(
+                ["bpftool", "cgroup", "detach", m.cgroup, "sock_ops", "pinned", f"{pins}/nothing"],
+                check=False,
+            )
+            kernel.remove_pins(pins)
