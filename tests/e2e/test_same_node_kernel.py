@@ -332,6 +332,11 @@ class Impostor:
         run(["ip", "-n", s.c.netns, "neigh", "del", s.b.ip, "dev", "eth0"])
 
 
+def lookups(pod):
+    """How often its program has been asked about plaintext."""
+    return pod.item()["counters"]["inbound_plaintext_lookups"]
+
+
 def raw_call(scene, port, timeout=3):
     """As root of c without any hook: in no cgroup of pods."""
     return run(
@@ -348,11 +353,12 @@ def test_the_impostor_is_a_good_one(scene):
 
 def test_who_knows_a_tuple_is_not_who_has_it(scene):
     """The tuple is registered, its SYN has not come yet, and c is first, with all of a's addresses."""
-    before, heard = forged(scene), scene.heard()
+    before, heard, asked = forged(scene), scene.heard(), lookups(scene.b)
     with Impostor(scene):
         scene.verdicts.register(scene.a, scene.b, 33333)
         assert raw_call(scene, 33333) == "TimeoutError"
     assert scene.heard() == heard
+    assert lookups(scene.b) == asked, "it does not even reach b"
     assert forged(scene) > before
     scene.verdicts.tuples.remove(tuple_key(scene, 33333))
 
