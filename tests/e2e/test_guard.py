@@ -307,7 +307,13 @@ def test_an_agent_that_comes_and_goes_gets_no_more_time(scene):
 
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
-    [("guard", "maybe", "neither off nor bounded nor strict"), ("guard_cgroup", "kubepods", "absolute path")],
+    [
+        ("guard", "maybe", "neither off nor bounded nor strict"),
+        ("guard_cgroup", "kubepods", "absolute path"),
+        ("same_node", "Kernel", "neither hbone nor relay nor kernel"),
+        ("direct_outside", "maybe", "direct-outside"),
+        ("direct_inbound", "", "direct-inbound"),
+    ],
 )
 def test_wrong_settings_end_the_start(small, setting, value, said):
     small.node.start_agent(wait=False, **{**small.settings, setting: value})

@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from support.nodes.direct import WAYS
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO
 from support.programs import BUILD
@@ -61,7 +62,7 @@ def cases(ways):
 
 @pytest.fixture(scope="module")
 def mesh():
-    with Mesh(nodes=2, workers=1) as m:
+    with Mesh(nodes=2, workers=1, agent_options=WAYS) as m:
         m.web, m.near, m.shop = m.pod("web"), m.pod("near"), m.pod("shop", node=1)
         m.outside = m.pod("outside", namespace="outside")
         m.outside.outside = True

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 
+from support.nodes.direct import WAYS, wait_direct
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, PRELUDE
 from support.wire.segments import Wire
@@ -15,7 +16,7 @@ VIP, VIP6 = "10.255.0.7", "fd00:ffff::7"
 
 @contextlib.contextmanager
 def hostile_mesh():
-    with Mesh(nodes=2, workers=2) as m:
+    with Mesh(nodes=2, workers=2, agent_options=WAYS) as m:
         m.web, m.rogue, m.near = m.pod("web"), m.pod("rogue"), m.pod("near")
         m.shop = m.pod("shop", node=1)
         m.outside = m.pod("outside", node=1, namespace="outside")
@@ -34,6 +35,7 @@ def hostile_mesh():
         for pod in m.pods:
             pod.server(ECHO, "8080")
         m.shop.server(ECHO, "8088")
+        wait_direct(m.web, "direct", "pass")
         m.former = {}  # identities that a pod has had, by its name
         m.members = [m.web, m.rogue, m.near, m.shop]
         with Wire(m.nodes[0]) as m.wire:
