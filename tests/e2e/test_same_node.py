@@ -128,41 +128,36 @@ while True:
 """
 
 
-def make(way, **env):
-    m = Mesh(nodes=1, workers=2, proxy_env={"BRUMA_SAME_NODE": way, **env})
-    m.services.append(
-        {
-            "name": "cart",
-            "namespace": "demo",
-            "hostname": "cart.demo.svc.cluster.local",
-            "vips": [f"/{VIP}"],
-            "ports": {7000: 8080},
-        }
-    )
-    m.web, m.shop, m.other = m.pod("web"), m.pod("shop"), m.pod("other")
-    m.proxied = m.pod("proxied")
-    m.proxied.more = {"applicationTunnel": {"protocol": "PROXY", "port": 15088}}
-    m.shop.services = {CART: {7000: 8080}}
-    m.start()
-    m.node = m.nodes[0]
-    m.shop.server(ECHO, 8080)
-    m.shop.server(SINK, 9000)
-    m.shop.server(SERVER_FIRST, 2525)
-    m.shop.server(RESETS, 6000)
-    m.proxied.server(PROXIED, 15088)
-    return m
+@contextlib.contextmanager
+def mesh_of(way, **env):
+    with Mesh(nodes=1, workers=2, proxy_env={"BRUMA_SAME_NODE": way, **env}) as m:
+        m.services.append(
+            {
+                "name": "cart",
+                "namespace": "demo",
+                "hostname": "cart.demo.svc.cluster.local",
+                "vips": [f"/{VIP}"],
+                "ports": {7000: 8080},
+            }
+        )
+        m.web, m.shop, m.other = m.pod("web"), m.pod("shop"), m.pod("other")
+        m.proxied = m.pod("proxied")
+        m.proxied.more = {"applicationTunnel": {"protocol": "PROXY", "port": 15088}}
+        m.shop.services = {CART: {7000: 8080}}
+        m.start()
+        m.node = m.nodes[0]
+        m.shop.server(ECHO, 8080)
+        m.shop.server(SINK, 9000)
+        m.shop.server(SERVER_FIRST, 2525)
+        m.shop.server(RESETS, 6000)
+        m.proxied.server(PROXIED, 15088)
+        yield m
 
 
 @pytest.fixture(scope="module")
 def meshes():
-    made = {}
-    try:
-        for way in WAYS:
-            made[way] = make(way)
-        yield made
-    finally:
-        for m in made.values():
-            m.stop()
+    with mesh_of("hbone") as hbone, mesh_of("relay") as relay:
+        yield {"hbone": hbone, "relay": relay}
 
 
 @pytest.fixture
@@ -537,8 +532,7 @@ def test_a_service_whose_endpoint_here_refuses_is_served_by_another(mesh):
 
 def test_a_revoked_certificate_ends_it(tmp_path):
     path = str(tmp_path / "crl.pem")
-    m = make("relay", CRL_PATH=path, BRUMA_CRL_REQUIRED="false")
-    try:
+    with mesh_of("relay", CRL_PATH=path, BRUMA_CRL_REQUIRED="false") as m:
         lists = Lists(m, path)
         kept = stay(m)
         other = stay(m, m.other)
@@ -553,5 +547,3 @@ def test_a_revoked_certificate_ends_it(tmp_path):
         line = log.wait("the cut", direction="inbound", src__identity=m.web.identity)
         assert line["error"].startswith("certificate_revoked")
         assert other.alive() and "ENDED" not in other.text()
-    finally:
-        m.stop()
