@@ -228,7 +228,7 @@ static int direct(struct agent_client *client, const struct order *o, enum bruma
         return 1;
     }
     if ((r < 0 && r != -ENOENT) || parse_switch(o->message, "noKernel", &no_kernel) < 0 ||
-        o->fds_len != (no_kernel == DIRECT_ON ? 0 : BRUMA_DIRECT_FD_COUNT) ||
+        (o->fds_len != BRUMA_DIRECT_FD_COUNT && (o->fds_len || no_kernel != DIRECT_ON)) ||
         parse_switch(o->message, "outside", &switches.outside) < 0 ||
         parse_switch(o->message, "inbound", &switches.inbound) < 0)
         return -EBADMSG;

@@ -20,7 +20,7 @@
 #define NUMBER    77
 #define ADDRESSES 24
 #define NAMES     14
-#define STEPS     4000
+#define STEPS     1600
 
 /* How a copy of the mesh may be wrong. */
 enum fault { FAULT_NONE, FAULT_NOT_COUNTED, FAULT_NO_GRACE, FAULT_LATE };

@@ -316,6 +316,13 @@ Test(agent_client, a_kernel_without_direct_ways)
     cr_expect(strcmp(calls, "map() direct() no-inbound(relay) without maps()") == 0, "%s", calls);
 }
 
+Test(agent_client, a_kernel_without_direct_ways_that_has_their_maps)
+{
+    PLAY(HELLO, {EXPECT, "held-end"}, SETUP, {SEND, DIRECT("\"outside\":false,\"noKernel\":true,"), 7},
+         {EXPECT, "{\"op\":\"ack\",\"seq\":4}"}, END);
+    cr_expect(strcmp(calls, "map() direct() no-inbound(hbone)") == 0, "%s", calls);
+}
+
 Test(agent_client, maps_of_direct_ways_that_cannot_be_used_are_refused)
 {
     refused = 1;
@@ -447,7 +454,7 @@ BAD(setup_without_map, "{\"op\":\"setup\",\"seq\":4}", 0)
 BAD(no_cookie, "{\"op\":\"pod-add\",\"seq\":4,\"uid\":\"a\",\"generation\":1}", 4)
 BAD(direct_without_maps, DIRECT("\"outside\":true,"), 0)
 BAD(direct_with_few_maps, DIRECT("\"outside\":true,"), 6)
-BAD(direct_maps_of_no_kernel, DIRECT("\"noKernel\":true,"), 7)
+BAD(direct_few_maps_of_no_kernel, DIRECT("\"noKernel\":true,"), 6)
 BAD(direct_odd_kernel, DIRECT("\"noKernel\":1,"), 7)
 BAD(direct_odd_outside, DIRECT("\"outside\":1,"), 7)
 BAD(direct_odd_inbound, DIRECT("\"inbound\":\"yes\","), 7)
