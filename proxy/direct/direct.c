@@ -23,9 +23,15 @@ static bool serves(const struct direct *d)
     return d->control && d->pods_named && d->mesh_known && !d->draining;
 }
 
+/* What was let go must be possible to end, whichever way it went. */
+static bool can_end(const struct direct *d)
+{
+    return d->cutter && !d->unable;
+}
+
 static bool wants_outside(const struct direct *d)
 {
-    return d->outside && !d->proxy->settings.xds_on_demand;
+    return d->outside && !d->proxy->settings.xds_on_demand && can_end(d);
 }
 
 /* Those that the kernel may take now; why: why not all that are switched on. */
@@ -36,6 +42,10 @@ static uint32_t possible_ways(const struct direct *d, enum bruma_long_way *ret_w
     *ret_why = BRUMA_LONG_WAY_NONE;
     if (d->proxy->settings.xds_on_demand) {
         *ret_why = BRUMA_LONG_WAY_ON_DEMAND;
+        return 0;
+    }
+    if (!can_end(d)) {
+        *ret_why = BRUMA_LONG_WAY_NO_KERNEL;
         return 0;
     }
     if (d->outside && d->copy.phase == MESH_COPY_COMPLETE)
@@ -282,7 +292,7 @@ static void on_unable(void *data)
     struct direct *d = data;
 
     d->unable = true;
-    direct_pods_changed(d, false);
+    look(d);
 }
 
 /* On the cutter's thread. */
@@ -320,7 +330,7 @@ static void open_cutter(struct direct *d)
     set_cutter(d, cutter);
     d->unable = r < 0;
     if (r < 0)
-        log_error_errno(r, "direct ways: connections cannot be ended; nothing is passed inbound\treason=%s",
+        log_error_errno(r, "direct ways: connections cannot be ended, so none goes directly\twhy=%s",
                         direct_long_way_name(BRUMA_LONG_WAY_NO_KERNEL));
 }
 

@@ -27,7 +27,7 @@ struct direct {
     struct heartbeat heartbeat;
     struct sweep sweep;
     pthread_mutex_t cutter_lock; /* guards the pointer, which other threads follow */
-    struct cutter *cutter;       /* NULL: this kernel has none, so nothing may be passed inbound */
+    struct cutter *cutter;       /* NULL: this kernel has none, so nothing may go directly */
     bool unable;                 /* the cutter has said so; nor may anything be */
     uint32_t ways;               /* that the word has, while in charge */
     bool in_charge;              /* as far as this process knows */
