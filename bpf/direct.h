@@ -206,10 +206,11 @@ static __always_inline long flow_add(__u64 socket, const struct bruma_flow *flow
     return r;
 }
 
-/* Sends the event to the reader. One that finds no room in the ring is counted. */
+/* Sends the event to the reader. One that finds no room in the ring is counted, for the
+ * reader and for the pod. */
 static __always_inline void flow_tell(const struct bruma_flow_event *event)
 {
-    const struct bruma_direct_control *control = direct_control_of();
+    struct bruma_direct_control *control = direct_control_of();
     struct bruma_direct_counters *counters;
     __u64 flags = 0;
 
@@ -219,6 +220,7 @@ static __always_inline void flow_tell(const struct bruma_flow_event *event)
                                                                                          : BPF_RB_NO_WAKEUP;
     if (!bpf_ringbuf_output(&flow_events, (void *)event, sizeof(*event), flags))
         return;
+    COUNT(control, lost_events);
     counters = bpf_map_lookup_elem(&direct_counters, &event->flow.netns_cookie);
     COUNT(counters, direct_lost_events);
 }

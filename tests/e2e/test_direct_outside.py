@@ -197,6 +197,7 @@ def test_lost_events_are_counted(mesh, proxy):
     mesh.web.python(code, mesh.outside.ip, timeout=120)
     lost = dump(mesh, "direct_counters")["direct_lost_events"] - before
     assert lost and len(proxy.events()) + lost == 8400
+    assert proxy.lost_events() == lost
     assert proxy.flows() == {}
 
 

@@ -226,6 +226,10 @@ class ActingProxy:
             CONTROL.pack(self.number if number is None else number, until, ways, prefixes, why, polling, 0),
         )
 
+    def lost_events(self):
+        """Of all pods, since the last take_charge()."""
+        return CONTROL.unpack(self.control.get(bytes(4)))[-1]
+
     def pod(self, pod, ways=OUTSIDE, outside_why=0, inbound_why=0, changes=0, generation=None, number=None):
         item = pod.item()
         self.pods.update(
