@@ -74,7 +74,12 @@ def answered(waiting):
 
 
 def test_the_capture_would_see_it(mesh, scene):
-    """What goes directly is in plaintext on the wire; what goes to the mesh is not."""
+    """What goes directly is in plaintext on the wire; what goes to the mesh is not. brumactl says which is which."""
+    explain = lambda to: scene.node.ctl("explain", "demo/web", f"{to}:8080", check=False).stdout
+    assert "not captured, because the proxy would pass it through" in explain(mesh.outside.ip)
+    assert "captured: it goes through the proxy, because the mesh knows the destination" in explain(
+        mesh.shop.ip
+    )
     scene.dialer.goes_on()
     assert [s for s in mesh.wire.seen() if s.destination == mesh.outside.ip and b"plain words" in s.payload]
     assert [s for s in mesh.wire.between(mesh.members) if 15008 in (s.source_port, s.destination_port)]
@@ -159,11 +164,14 @@ def test_no_room_for_the_addresses_of_the_mesh(mesh, scene):
 
 
 def test_no_room_for_more_flows(mesh, scene):
-    """What would not be accounted for is captured."""
+    """What would not be accounted for is captured. Who dials all the time stands still, or the end of one of its
+    connections would be room for another one."""
+    scene.dialer.program.kill(signal.SIGSTOP)
     with full(scene.node, "flows", lambda i: struct.pack("=Q", (1 << 60) + i)):
         assert way_out(mesh.web, mesh.outside.ip) == "proxy"
         assert way_in(mesh.outside, mesh.web, mesh.web.ip) in ("proxy", "direct")
         scene.live_on()
+    scene.dialer.program.kill(signal.SIGCONT)
 
 
 def test_the_agent_is_killed_and_another_one_follows(mesh, scene):

@@ -16,7 +16,7 @@ VIP, VIP6 = "10.255.0.7", "fd00:ffff::7"
 
 @contextlib.contextmanager
 def hostile_mesh():
-    with Mesh(nodes=2, workers=2, agent_options=WAYS) as m:
+    with Mesh(nodes=2, workers=2, agent_options=WAYS, proxy_env={"BRUMA_SAME_NODE": "relay"}) as m:
         m.web, m.rogue, m.near = m.pod("web"), m.pod("rogue"), m.pod("near")
         m.shop = m.pod("shop", node=1)
         m.outside = m.pod("outside", node=1, namespace="outside")
