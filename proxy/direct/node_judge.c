@@ -166,22 +166,27 @@ static int end_socket(const struct pod *pod, const struct bruma_tuple *tuple, ui
     return r;
 }
 
-/* Either end's reset reaches the other in the way that the connection goes. */
-static void end_tuple(const struct pod *source, const struct pod *destination,
+/* Either end's reset reaches the other in the way that the connection goes. False: neither end is there any
+ * more, or the kernel does not end it now; a later look may. */
+static bool end_tuple(const struct pod *source, const struct pod *destination,
                       const struct bruma_tuple *tuple, const struct bruma_node_tuple *t)
 {
     const struct bruma_tuple own = {.remote_address = tuple->local_address,
                                     .local_address = tuple->remote_address,
                                     .remote_port = tuple->local_port,
                                     .local_port = tuple->remote_port};
-    int r = source && !t->source_closed ? end_socket(source, &own, t->socket_cookie) : 0;
+    int r = source && !t->source_closed ? end_socket(source, &own, t->socket_cookie) : -ENOENT;
 
-    if (r == -ENOENT)
-        r = 0; /* it has just ended */
-    if (r == 0 && destination && t->accepted_cookie && !t->destination_closed)
-        r = end_socket(destination, tuple, t->accepted_cookie);
+    /* The source's may have just ended. */
+    if ((r == 0 || r == -ENOENT) && destination && t->accepted_cookie && !t->destination_closed) {
+        int other = end_socket(destination, tuple, t->accepted_cookie);
+
+        if (other != -ENOENT)
+            r = other;
+    }
     if (r < 0 && r != -ENOENT)
         log_warn_errno(r, "a connection between two pods that is not allowed any more cannot be ended now");
+    return r == 0;
 }
 
 /* Returns whether there is more to be ended. */
@@ -203,8 +208,8 @@ static bool judge_all(struct node_judge *j)
         destination = pod_of(j->proxy, t.destination_cookie);
         if (may_live(j, &tuples[i], source, destination))
             continue;
-        end_tuple(source, destination, &tuples[i], &t);
-        ended++;
+        if (end_tuple(source, destination, &tuples[i], &t))
+            ended++;
     }
     if (ended)
         log_info("connections between two pods that are not allowed any more were ended\tconnections=%u "
@@ -346,7 +351,7 @@ void node_judge_in_charge(struct node_judge *j, uint64_t number)
     /* Switched off, and nobody else will end them. */
     if (j->number && !number &&
         atomic_load_explicit(&j->proxy->same_node, memory_order_relaxed) != SAME_NODE_KERNEL) {
-        while (judge_all(j))
+        for (int i = 0; i <= BRUMA_MAX_NODE_TUPLES / ENDED_AT_ONCE && judge_all(j); i++)
             ;
     }
     j->number = number;
