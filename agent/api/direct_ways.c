@@ -189,6 +189,13 @@ void direct_ways_explain_to(struct agent *agent, struct local_connection *c, con
         return;
     }
     none = look(agent, &view);
+    if (!none && steer_direct_ask_node(agent->steer, &view, pod->cookie, &entry, to)) {
+        ctl_finding(
+            c, "capture", true, BRUMA_REASON_NONE,
+            "not captured, because the proxy has allowed it between these pods of the node: it goes in "
+            "the kernel, and is accounted for");
+        return;
+    }
     why = none ? BRUMA_LONG_WAY_NONE : steer_direct_ask_outside(agent->steer, &view, pod->cookie, &entry, to);
     if (!none && !why)
         ctl_finding(

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "agent/steer/internal.h"
+#include "bruma/node.h"
 
 static uint64_t now(void)
 {
@@ -94,4 +95,24 @@ enum bruma_long_way steer_direct_ask_outside(const struct steer *s, const struct
     if (to->port == 53 && pod->flags & BRUMA_POD_CAPTURE_DNS)
         return BRUMA_LONG_WAY_DNS;
     return pod->flags >> BRUMA_POD_DEVICE_SHIFT ? BRUMA_LONG_WAY_NONE : BRUMA_LONG_WAY_SEVERAL_DEVICES;
+}
+
+/* Devices and the destination's entry are asked for, too, when it connects; a change there makes another
+ * generation. */
+bool steer_direct_ask_node(const struct steer *s, const struct steer_direct_view *view, uint64_t cookie,
+                           const struct bruma_pod *pod, const struct endpoint *to)
+{
+    const int *maps = &s->direct_fds[DIRECT_MAP_NODE];
+    struct bruma_node_key key = {.source_cookie = cookie, .port = to->port};
+    struct bruma_node_control control;
+    struct bruma_node_verdict verdict;
+    uint32_t zero = 0;
+
+    memcpy(&key.destination, &to->addr, sizeof(key.destination));
+    return view->control.ways & BRUMA_DIRECT_NODE && view->control.proxy && view->lives &&
+           view->now_nanoseconds < view->control.valid_until_nanoseconds &&
+           bpf_map_lookup_elem(maps[BRUMA_NODE_FD_CONTROL], &zero, &control) == 0 &&
+           bpf_map_lookup_elem(maps[BRUMA_NODE_FD_VERDICTS], &key, &verdict) == 0 &&
+           verdict.generation == control.generation && verdict.proxy == view->control.proxy &&
+           verdict.source_generation == pod->generation;
 }

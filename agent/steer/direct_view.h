@@ -27,5 +27,9 @@ enum bruma_long_way steer_direct_ask(const struct steer *steer, const struct ste
 enum bruma_long_way steer_direct_ask_outside(const struct steer *steer, const struct steer_direct_view *view,
                                              uint64_t cookie, const struct bruma_pod *pod,
                                              const struct endpoint *to);
+/* True if a connection to there goes to another pod of this node in the kernel: the proxy has allowed it, and
+ * nothing has changed since. */
+bool steer_direct_ask_node(const struct steer *steer, const struct steer_direct_view *view, uint64_t cookie,
+                           const struct bruma_pod *pod, const struct endpoint *to);
 
 #endif

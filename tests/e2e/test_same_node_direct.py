@@ -120,6 +120,18 @@ def test_the_second_connection_stays_in_the_kernel(mesh, family):
     becomes_direct(mesh, mesh.web, mesh.shop.ips[family])
 
 
+def test_brumactl_says_so_as_long_as_it_holds(mesh):
+    explain = lambda: mesh.node.ctl("explain", "demo/web", f"{mesh.shop.ip}:8080", check=False).stdout
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)
+    assert "not captured, because the proxy has allowed it between these pods of the node" in explain()
+    mesh.deny([[{"notDestinationPorts": [8080], "principals": [{"Exact": "nobody"}]}]], name="another")
+    mesh.write()
+    wait_for(lambda: "captured: it goes through the proxy, because" in explain(), "the change to count")
+    mesh.policies.clear()
+    mesh.write()
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)
+
+
 @pytest.mark.parametrize("to", [VIP, VIP6])
 def test_so_does_one_to_the_only_endpoint_of_a_service(mesh, to):
     becomes_direct(mesh, mesh.web, to, 7000)
