@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Direct ways while something fails: what connects in that moment, what lives on, and that nothing of the mesh passes in
-plaintext. A pod dials all the time meanwhile, the mesh and outside; after each test the wire is asked."""
+"""Direct ways while something fails, or is switched off: what connects in that moment, what lives on, and that nothing
+of the mesh passes in plaintext. A pod dials all the time meanwhile, the mesh and outside; after each test the wire is
+asked."""
 
 import signal
 import struct
@@ -207,3 +208,24 @@ def test_a_pod_leaves_the_mesh_and_comes_back(mesh, scene):
     mesh.write()
     mesh.web.wait_enrolled()
     scene.live_on()
+
+
+def test_a_pod_wants_the_long_way(mesh, scene):
+    """By annotations in the mesh file; live, and each for its way."""
+    ways = {
+        "outside": lambda: way_out(mesh.near, mesh.outside.ip),
+        "inbound": lambda: way_in(mesh.outside, mesh.near, mesh.near.ip6),
+    }
+    for way, other in (("outside", "inbound"), ("inbound", "outside")):
+        mesh.near.more = {"annotations": {f"bruma.io/direct-{way}": "false"}}
+        mesh.write()
+        wait_for(lambda way=way: said_of(mesh.near)[way] == "switched_off_for_pod", "the annotation to count")
+        wait_for(
+            lambda other=other: said_of(mesh.near)[other] in ("direct", "pass"), "the former one to be gone"
+        )
+        assert (ways[way](), ways[other]()) == ("proxy", "direct"), way
+    said = scene.node.ctl("explain", "demo/near", check=False).stdout
+    assert "because the way is switched off by an annotation of the pod" in said
+    mesh.near.more = {}
+    mesh.write()
+    wait_direct(mesh.near, "direct", "pass")
