@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/steer/direct.h"
 #include "agent/steer/internal.h"
 #include "bpf/sweep.skel.h"
 #include "lib/cleanup.h"

@@ -172,10 +172,15 @@ static void look(struct direct *d)
     ways = possible_ways(d, &why);
     if (d->ways & ~ways)
         give_back(d, why);
-    if (wants_outside(d))
-        mesh_copy_start(&d->copy);
-    else
+    if (!wants_outside(d)) {
         mesh_copy_stop(&d->copy);
+    } else if (show_life(d)) {
+        mesh_copy_start(&d->copy);
+    } else {
+        /* Who is in charge takes entries of a number that has no socket for those of a dead process. */
+        heartbeat_start(&d->heartbeat);
+        return;
+    }
     if (!ways && why != BRUMA_LONG_WAY_SET_INCOMPLETE) {
         stand_aside(d, why);
         return;

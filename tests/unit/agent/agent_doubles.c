@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/agent/agent_doubles.h"
 
+#include "agent/steer/direct.h"
 #include "agent/steer/exclusions.h"
 #include "agent/steer/node.h"
 
