@@ -13,6 +13,7 @@
 #include "agent/local/server.h"
 #include "agent/pod/pods.h"
 #include "agent/steer/steer.h"
+#include "bruma/direct.h"
 #include "bruma/mesh.h"
 #include "bruma/protocol.h"
 #include "lib/cleanup.h"
@@ -121,6 +122,8 @@ int uninstall(const struct agent_settings *settings, int (*before)(const struct 
         store_wipe(&store); /* else a second try still knows the pods */
     unlink(path);
     snprintf(path, sizeof(path), "%s/%s", settings->run_dir, BRUMA_DECISIONS);
+    unlink(path);
+    snprintf(path, sizeof(path), "%s/%s", settings->run_dir, BRUMA_FLOW_LOCK);
     unlink(path);
     mesh_uninstall(settings);
     rmdir(settings->run_dir); /* fails where others keep something there */

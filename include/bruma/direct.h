@@ -39,10 +39,11 @@
 
 #include "bruma/maps.h"
 
-#define BRUMA_MAX_DIRECT_PROXIES 16      /* entries */
-#define BRUMA_MAX_MESH_ADDRESSES 262144  /* entries, of all proxies: 16 bytes each, and 80 of a used one */
-#define BRUMA_MAX_MESH_PREFIXES  16384   /* entries; they take memory as they are needed */
-#define BRUMA_MAX_FLOWS          262144  /* entries; their memory is as that of mesh_addresses */
+#define BRUMA_MAX_DIRECT_PROXIES 16     /* entries */
+#define BRUMA_MAX_MESH_ADDRESSES 262144 /* entries, of all proxies: 16 bytes each, and 80 of a used one */
+#define BRUMA_MAX_MESH_PREFIXES  16384  /* entries; they take memory as they are needed */
+#define BRUMA_MAX_FLOWS          262144 /* entries; their memory is as that of mesh_addresses */
+#define BRUMA_FLOW_LOCK          "flow-events.lock" /* in the run directory: held by the one reader */
 #define BRUMA_FLOW_RING          1048576 /* bytes; a power of two, and a multiple of the page size */
 
 /* How long the proxy's word is good for, and how often it renews it. A process that hangs or was stopped is

@@ -45,7 +45,8 @@ static int take_lock(struct flows *f)
     char path[256];
     _cleanup_fd_ int fd = -1;
 
-    if (snprintf(path, sizeof(path), "%s/%s", f->proxy->settings.run_dir, FLOWS_LOCK) >= (int)sizeof(path))
+    if (snprintf(path, sizeof(path), "%s/%s", f->proxy->settings.run_dir, BRUMA_FLOW_LOCK) >=
+        (int)sizeof(path))
         return -ENAMETOOLONG;
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
@@ -74,7 +75,7 @@ static void look_for_lost(struct flows *f)
     f->lost_seen = lost;
     counter_add(&f->lost, more);
     if (pwrite(f->lock_fd, &lost, sizeof(lost), 0) != sizeof(lost))
-        log_debug("%s cannot be written", FLOWS_LOCK);
+        log_debug("%s cannot be written", BRUMA_FLOW_LOCK);
     if (log_rest_over(&f->lost_line, loop_now(f->loop), &unsaid))
         log_warn("events of direct connections are lost: log lines are missing, and connections in the "
                  "metrics\tlost=%" PRIu64 " all=%" PRIu64,
@@ -289,7 +290,7 @@ void flows_reader_look(struct flows *f)
             log_error_errno(r,
                             "cannot lock %s of the run directory: events of direct connections are not "
                             "read",
-                            FLOWS_LOCK);
+                            BRUMA_FLOW_LOCK);
     }
     f->waits = true;
     loop_timer_set(f->loop, &f->timer, LOCK_MILLISECONDS);

@@ -16,8 +16,6 @@
 #include "lib/loop.h"
 #include "proxy/flows/account.h"
 
-#define FLOWS_LOCK "flow-events.lock" /* in the run directory */
-
 struct flows;
 struct pod_notes;
 

@@ -41,7 +41,7 @@ EXPECTED = {
     "/usr/share/fish/vendor_completions.d/brumactl.fish",
     *(
         f"/usr/lib/bruma/{name}.bpf.o"
-        for name in ("accept", "connect", "guard", "live", "lookup", "options", "probes")
+        for name in ("accept", "connect", "guard", "live", "lookup", "node", "options", "probes", "sweep")
     ),
 }
 

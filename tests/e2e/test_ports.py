@@ -120,12 +120,13 @@ families = pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
 @pytest.mark.parametrize("way", ["hbone", "plaintext"])
 def test_one_client_does_not_use_up_the_ports_of_a_pod(mesh, way, ends, family):
     client = mesh.web if way == "hbone" else mesh.far
-    said = many(client, mesh, family, ends)
-    assert said[0].strip() == "0", said
-    before = held(mesh.shop)
-    said = many(client, mesh, family, ends)
-    assert said[0].strip() == "0", said
-    assert held(mesh.shop) <= before + PORTS // 4, "what TIME_WAIT holds grows with the number of connections"
+    holds = []
+    # How many rest at once depends on how fast connections come; then it grows no more.
+    while len(holds) < 4 and (len(holds) < 2 or holds[-1] > holds[-2] + PORTS // 4):
+        said = many(client, mesh, family, ends)
+        assert said[0].strip() == "0", said
+        holds.append(held(mesh.shop))
+    assert holds[-1] <= holds[-2] + PORTS // 4, "what TIME_WAIT holds grows with the number of connections"
     assert "bruma_client_addresses_hidden" not in mesh.nodes[1].metrics()
 
 

@@ -46,7 +46,7 @@ static void teardown(void)
         flows_stop(&first);
         flows_stop(&second);
         kernel_ring_close(&ring);
-        snprintf(path, sizeof(path), "%s/%s", run_dir, FLOWS_LOCK);
+        snprintf(path, sizeof(path), "%s/%s", run_dir, BRUMA_FLOW_LOCK);
         unlink(path);
         rmdir(run_dir);
     }
@@ -208,7 +208,7 @@ Test(flow_reader, the_lock_goes_with_its_holder)
     char path[100];
     int fd;
 
-    snprintf(path, sizeof(path), "%s/%s", run_dir, FLOWS_LOCK);
+    snprintf(path, sizeof(path), "%s/%s", run_dir, BRUMA_FLOW_LOCK);
     fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     cr_assert(fd >= 0 && lockf(fd, F_TEST, 0) == 0);
     close(fd);
