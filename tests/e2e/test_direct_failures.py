@@ -9,10 +9,23 @@ import struct
 import pytest
 
 from support.bpf_map import full
+from support.direct import DirectMaps
 from support.hang import hung, threads
-from support.nodes.direct import Dialer, Waiting, counters, direct_mesh, said_of, wait_direct, way_in, way_out
+from support.nodes.direct import (
+    Dialer,
+    Waiting,
+    counters,
+    direct_mesh,
+    said_of,
+    wait_direct,
+    wait_room,
+    way_in,
+    way_out,
+)
 from support.nodes.pod_programs import STREAM, goes_on
 from support.system import wait_for
+from support.xds.plane import Plane
+from support.xds.site import failed_connects
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +62,19 @@ class Scene:
             assert after[name] == before[name], name
         return waiting
 
+    def outside_has_left(self):
+        """Nobody reads any more where it was of the mesh."""
+        maps = DirectMaps(self.node)
+        wait_for(
+            lambda: not set(self.mesh.outside.ips) & set(maps.addresses()),
+            "addresses to leave the maps",
+            log=self.node.proxy_log,
+        )
+
     def direct_again(self):
         wait_direct(self.mesh.web, "direct", "pass")
-        # An agent that has just come says to the proxy once more what is on.
-        wait_for(lambda: way_out(self.mesh.web, self.mesh.outside.ip6) == "direct", "to go out directly")
-        wait_for(
-            lambda: way_in(self.mesh.outside, self.mesh.web, self.mesh.web.ip) == "direct",
-            "to come in directly",
-        )
+        assert way_out(self.mesh.web, self.mesh.outside.ip6) == "direct"
+        assert way_in(self.mesh.outside, self.mesh.web, self.mesh.web.ip) == "direct"
         self.dialer.goes_on()
 
 
@@ -178,6 +196,7 @@ def test_no_room_for_more_flows(mesh, scene):
         assert way_out(mesh.web, mesh.outside.ip) == "proxy"
         assert way_in(mesh.outside, mesh.web, mesh.web.ip) in ("proxy", "direct")
         scene.live_on()
+    wait_room(scene.node)
     scene.dialer.program.kill(signal.SIGCONT)
 
 
@@ -202,7 +221,50 @@ def test_the_agent_is_killed_and_another_one_follows(mesh, scene):
     scene.live_on()
     mesh.outside.outside = True
     mesh.write()
-    wait_for(lambda: "Pod/outside/outside" not in str(scene.node.config_dump()), "the proxy to forget it")
+    scene.outside_has_left()
+
+
+@pytest.fixture
+def plane(mesh):
+    """A control plane that knows the members; the node's own proxy hears it alone."""
+    node = mesh.nodes[0]
+    p = Plane(f"{mesh.dir}/plane", node.netns)
+    p.set(*(p.of(pod) for pod in mesh.members))
+    p.to_proxy = {name: value for name, value in p.env().items() if name.startswith("XDS_")}
+    node.proxy.kill()
+    node.start_proxy(**p.to_proxy)
+    yield p
+    node.proxy.kill()
+    p.stop()
+    node.start_proxy()
+
+
+def test_the_control_plane_is_away(mesh, plane, scene):
+    """What the proxy has heard last counts for as long as it lives. One that is started meanwhile knows nobody: nothing goes
+    directly, and what is captured waits until it has heard all. What has joined the mesh by then is not dialed in plaintext."""
+    node = scene.node
+    scene.may_fail = set(scene.dialer.to)  # what the first proxy carried
+    scene.direct_again()
+    plane.stop()
+    wait_for(lambda: failed_connects(scene), "the proxy to look for it", log=node.proxy_log)
+    plane.set(plane.workload("joins", *mesh.outside.ips, tunnel_protocol=1, node="elsewhere"))
+    assert way_out(mesh.web, mesh.outside.ip) == way_in(mesh.outside, mesh.web, mesh.web.ip) == "direct"
+    scene.dialer.goes_on()
+    node.proxy.kill()
+    node.start_proxy(wait=False, **plane.to_proxy)
+    wait_for(lambda: failed_connects(scene), "the new proxy to look for it", log=node.proxy_log)
+    said = said_of(mesh.web)
+    assert (said["outside"], said["inbound"]) == ("proxy_gone", "proxy_gone")
+    waiting = scene.captured()
+    scene.live_on()
+    assert all(w.waits() for w in waiting)
+    plane.start()
+    node.wait_proxy()
+    assert [w.answer() for w in waiting] == ["ECONNRESET", "hello"], "nobody takes tunnels there"
+    wait_direct(mesh.web, "direct", "pass")
+    assert way_out(mesh.web, mesh.outside.ip) == "ECONNRESET"
+    plane.remove("Kubernetes//Pod/demo/joins")
+    scene.outside_has_left()
 
 
 def test_a_pod_leaves_the_mesh_and_comes_back(mesh, scene):

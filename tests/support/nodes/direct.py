@@ -3,9 +3,11 @@
 
 import contextlib
 import re
+import time
 
 from support import agent
 from support.bpf_map import dump
+from support.direct_maps import LONG_WAYS
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ask
 from support.system import wait_for
@@ -89,26 +91,41 @@ def counters(pod):
     return found
 
 
+def silences(pod):
+    """How many of the pod's connections went the long way because the proxy had not renewed its word in time."""
+    (found,) = [value for key, value in dump(pod.node, "direct_counters") if int(key) == pod.cookie]
+    at = LONG_WAYS.index("proxy_silent")
+    return found["outside_long_way"][at] + found["inbound_long_way"][at]
+
+
+def _way(pod, client, to, direct, proxy):
+    """A machine that does not let the proxy run for two seconds makes it silent, which is no answer: then it is asked again."""
+    while True:
+        before, silent = counters(pod), silences(pod)
+        said = ask(client, to)
+        after = counters(pod)
+        if said != f"hello {to}":
+            return said
+        way = next(way for way, name in (("direct", direct), ("proxy", proxy)) if after[name] > before[name])
+        if way == "direct" or silences(pod) == silent:
+            return way
+
+
 def way_out(pod, to):
     """How a connection of the pod to there goes now: "direct", "proxy", or how it has failed."""
-    before = counters(pod)
-    said = ask(pod, to)
-    after = counters(pod)
-    if said != f"hello {to}":
-        return said
-    ways = {"direct": "direct_outside_connections", "proxy": "outbound_captured_connections"}
-    return next(way for way, name in ways.items() if after[name] > before[name])
+    return _way(pod, pod, to, "direct_outside_connections", "outbound_captured_connections")
 
 
 def way_in(client, pod, to):
     """The same of a connection from outside to the pod."""
-    before = counters(pod)
-    said = ask(client, to)
-    after = counters(pod)
-    if said != f"hello {to}":
-        return said
-    ways = {"direct": "direct_inbound_lookups", "proxy": "inbound_plaintext_lookups"}
-    return next(way for way, name in ways.items() if after[name] > before[name])
+    return _way(pod, client, to, "direct_inbound_lookups", "inbound_plaintext_lookups")
+
+
+def wait_room(node):
+    """Until connections may go directly again that had no room in the list of flows: programs in the kernel remember for a second
+    that it was full."""
+    full = lambda: dump(node, "flows_full")[0][1]
+    wait_for(lambda: time.clock_gettime_ns(time.CLOCK_MONOTONIC) - full() > 1_000_000_000, "a second to pass")
 
 
 class Waiting:
