@@ -11,25 +11,31 @@
 #include "bpf/node.h"
 #include "bpf/exclusions.h"
 
-#define ETH_P_IP   0x0800
-#define ETH_P_IPV6 0x86dd
-#define ETH_LENGTH 14
+#define ETH_P_IP     0x0800
+#define ETH_P_IPV6   0x86dd
+#define ETH_P_8021Q  0x8100
+#define ETH_P_8021AD 0x88a8
+#define ETH_LENGTH   14
 
-#define PACKET_HOST   0
-#define TC_ACT_NEXT   (-1) /* to the next program, and then as ever */
-#define TC_ACT_DROP   2
-#define SOL_TCP       6
-#define TCP_SYNCNT    7
-#define TCP_FLAG_SYN  0x02
-#define TCP_FLAG_ACK  0x10
-#define IPV6_HEADERS  6 /* extension headers that are looked through */
-#define IPV4_FRAGMENT 0x3fff
-#define NEXT_HOP      0
-#define NEXT_ROUTING  43
-#define NEXT_FRAGMENT 44
-#define NEXT_OPTIONS  60
-#define TCP_SYN_SENT  2
-#define TCP_CLOSE     7
+#define PACKET_HOST         0
+#define TC_ACT_NEXT         (-1) /* to the next program, and then as ever */
+#define TC_ACT_DROP         2
+#define SOL_TCP             6
+#define TCP_SYNCNT          7
+#define TCP_FLAG_SYN        0x02
+#define TCP_FLAG_RST        0x04
+#define TCP_FLAG_ACK        0x10
+#define TAGS                4 /* of VLANs that are looked through */
+#define IPV6_HEADERS        8 /* extension headers that are looked through */
+#define IPV4_MORE           0x2000
+#define IPV4_OFFSET         0x1fff
+#define IPV6_OFFSET         0xfff8
+#define NEXT_HOP            0
+#define NEXT_ROUTING        43
+#define NEXT_FRAGMENT       44
+#define NEXT_AUTHENTICATION 51
+#define NEXT_OPTIONS        60
+#define TCP_CLOSE           7
 
 volatile const __u64 netns_cookie; /* of the pod that this instance of from_pod and to_pod is of */
 
@@ -56,68 +62,116 @@ struct tcp_header {
 
 /* ---- packets ---- */
 
-struct segment {
-    struct bruma_tuple tuple; /* remote: who sends it */
-    __u8 flags;
+enum kind {
+    OTHER,     /* no TCP, or a later fragment, which is nothing without the first */
+    SEGMENT,   /* of TCP, or the first fragment of one */
+    UNREADABLE /* it may be one, behind more headers than are looked through */
 };
 
-static __always_inline int read_tcp(struct __sk_buff *skb, __u32 offset, struct segment *s)
-{
-    struct tcp_header tcp;
+struct segment {
+    struct bruma_tuple tuple; /* remote: who sends it */
+    __u8 flags;               /* 0 where a fragment is too short for them */
+    __u8 odd; /* 1: a fragment, or with the tag of a VLAN: no connection of a pod sends such */
+};
 
-    if (bpf_skb_load_bytes(skb, offset, &tcp, sizeof(tcp)))
-        return 0;
+struct tag {
+    __u16 what, protocol;
+};
+
+struct ipv6_extension {
+    __u8 next, length;
+    __u16 offset; /* of a fragment */
+};
+
+/* The ports are in the first fragment, however short: fragments have at least 8 bytes, and the kernel takes
+ * none that overlap. */
+static __always_inline enum kind read_tcp(struct __sk_buff *skb, __u32 offset, struct segment *s)
+{
+    struct tcp_header tcp = {};
+
+    if (!bpf_skb_load_bytes(skb, offset, &tcp, sizeof(tcp)))
+        s->flags = tcp.flags;
+    else if (bpf_skb_load_bytes(skb, offset, &tcp, sizeof(__u16) * 2))
+        return s->odd ? UNREADABLE : OTHER;
     s->tuple.remote_port = bpf_ntohs(tcp.source);
     s->tuple.local_port = bpf_ntohs(tcp.destination);
-    s->flags = tcp.flags;
-    return 1;
+    return SEGMENT;
 }
 
-static __always_inline int read_ipv6(struct __sk_buff *skb, struct segment *s)
+static __always_inline int is_extension(__u8 next)
 {
-    struct ipv6_header ip;
-    __u32 offset = ETH_LENGTH + sizeof(ip);
-    __u8 next, option[2];
+    return next == NEXT_HOP || next == NEXT_ROUTING || next == NEXT_OPTIONS || next == NEXT_FRAGMENT ||
+           next == NEXT_AUTHENTICATION;
+}
 
-    if (bpf_skb_load_bytes(skb, ETH_LENGTH, &ip, sizeof(ip)))
-        return 0;
+static __always_inline enum kind read_ipv6(struct __sk_buff *skb, __u32 offset, struct segment *s)
+{
+    struct ipv6_extension extension;
+    struct ipv6_header ip;
+    __u8 next;
+
+    if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
+        return OTHER;
     next = ip.next;
-    for (int i = 0; i < IPV6_HEADERS && next != IPPROTO_TCP; i++) {
-        if (next != NEXT_HOP && next != NEXT_ROUTING && next != NEXT_OPTIONS)
-            return 0;
-        if (bpf_skb_load_bytes(skb, offset, option, sizeof(option)))
-            return 0;
-        next = option[0];
-        offset += ((__u32)option[1] + 1) * 8;
+    offset += sizeof(ip);
+    for (int i = 0; i < IPV6_HEADERS && is_extension(next); i++) {
+        if (bpf_skb_load_bytes(skb, offset, &extension, sizeof(extension)))
+            return UNREADABLE;
+        if (next == NEXT_FRAGMENT) {
+            if (extension.offset & bpf_htons(IPV6_OFFSET))
+                return OTHER;
+            s->odd = 1;
+            offset += 8;
+        } else if (next == NEXT_AUTHENTICATION) {
+            offset += ((__u32)extension.length + 2) * 4;
+        } else {
+            offset += ((__u32)extension.length + 1) * 8;
+        }
+        next = extension.next;
     }
     if (next != IPPROTO_TCP)
-        return 0;
+        return is_extension(next) ? UNREADABLE : OTHER;
     address_from_words(&s->tuple.remote_address, ip.source[0], ip.source[1], ip.source[2], ip.source[3]);
     address_from_words(&s->tuple.local_address, ip.destination[0], ip.destination[1], ip.destination[2],
                        ip.destination[3]);
     return read_tcp(skb, offset, s);
 }
 
-static __always_inline int read_ipv4(struct __sk_buff *skb, struct segment *s)
+static __always_inline enum kind read_ipv4(struct __sk_buff *skb, __u32 offset, struct segment *s)
 {
     struct ipv4_header ip;
 
-    if (bpf_skb_load_bytes(skb, ETH_LENGTH, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP ||
-        ip.fragment & bpf_htons(IPV4_FRAGMENT))
-        return 0;
+    if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP ||
+        ip.fragment & bpf_htons(IPV4_OFFSET))
+        return OTHER;
+    if (ip.fragment & bpf_htons(IPV4_MORE))
+        s->odd = 1;
     address_from_v4(&s->tuple.remote_address, ip.source);
     address_from_v4(&s->tuple.local_address, ip.destination);
-    return read_tcp(skb, ETH_LENGTH + (ip.version_length & 0xf) * 4, s);
+    return read_tcp(skb, offset + (ip.version_length & 0xf) * 4, s);
 }
 
-/* 1 if it is a TCP segment; parts of one are none. */
-static __always_inline int read_segment(struct __sk_buff *skb, struct segment *s)
+/* Who receives it looks through tags of VLAN 0, however many there are. */
+static __always_inline enum kind read_segment(struct __sk_buff *skb, struct segment *s)
 {
-    if (skb->protocol == bpf_htons(ETH_P_IP))
-        return read_ipv4(skb, s);
-    if (skb->protocol == bpf_htons(ETH_P_IPV6))
-        return read_ipv6(skb, s);
-    return 0;
+    __u16 protocol = (__u16)skb->protocol;
+    __u32 offset = ETH_LENGTH;
+    struct tag tag;
+
+    s->odd = skb->vlan_present != 0;
+    for (int i = 0; i < TAGS && (protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD));
+         i++) {
+        if (bpf_skb_load_bytes(skb, offset, &tag, sizeof(tag)))
+            return OTHER;
+        s->odd = 1;
+        protocol = tag.protocol;
+        offset += sizeof(tag);
+    }
+    if (protocol == bpf_htons(ETH_P_IP))
+        return read_ipv4(skb, offset, s);
+    if (protocol == bpf_htons(ETH_P_IPV6))
+        return read_ipv6(skb, offset, s);
+    return protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD) ? UNREADABLE : OTHER;
 }
 
 static __always_inline void turn(const struct bruma_tuple *from, struct bruma_tuple *to)
@@ -172,11 +226,11 @@ int from_pod(struct __sk_buff *skb)
     struct bruma_node_tuple *t;
     struct bruma_tuple back;
 
-    if (!read_segment(skb, &s))
+    if (read_segment(skb, &s) != SEGMENT)
         return TC_ACT_NEXT;
     t = bpf_map_lookup_elem(&node_tuples, &s.tuple);
     if (t) {
-        if (t->source_cookie != netns_cookie)
+        if (t->source_cookie != netns_cookie || s.odd)
             return forged();
         if (!t->accepted_cookie)
             node_arrives(&s.tuple);
@@ -184,8 +238,13 @@ int from_pod(struct __sk_buff *skb)
     }
     turn(&s.tuple, &back);
     t = bpf_map_lookup_elem(&node_tuples, &back);
-    if (t)
-        return t->destination_cookie == netns_cookie ? bring(skb, t->source_device) : forged();
+    if (t) {
+        if (t->destination_cookie != netns_cookie || s.odd)
+            return forged();
+        if (s.flags & TCP_FLAG_RST && !t->accepted_cookie)
+            t->refused = 1;
+        return bring(skb, t->source_device);
+    }
     if (is_unregistered(&s)) {
         node_count(BRUMA_NODE_COUNTER_UNREGISTERED);
         return TC_ACT_DROP;
@@ -200,8 +259,14 @@ int to_pod(struct __sk_buff *skb)
     struct segment s = {};
     struct bruma_tuple back;
 
-    if (!read_segment(skb, &s))
+    switch (read_segment(skb, &s)) {
+    case UNREADABLE:
+        return forged();
+    case OTHER:
         return TC_ACT_NEXT;
+    default:
+        break;
+    }
     turn(&s.tuple, &back);
     return bpf_map_lookup_elem(&node_tuples, &s.tuple) || bpf_map_lookup_elem(&node_tuples, &back)
                ? forged()
@@ -258,6 +323,16 @@ static __always_inline void give_up(struct bpf_sock_ops *ctx, const struct bruma
     bpf_setsockopt(ctx, SOL_TCP, TCP_SYNCNT, &once, sizeof(once));
 }
 
+/* What another pod with the same address has left must not become this one's: its end at the destination may
+ * live. */
+static __always_inline int is_of_same_pods(const struct bruma_tuple *tuple, const struct bruma_node_tuple *t)
+{
+    struct bruma_node_tuple *before = bpf_map_lookup_elem(&node_tuples, tuple);
+
+    return before && before->source_cookie == t->source_cookie &&
+           before->destination_cookie == t->destination_cookie;
+}
+
 /* The SYN is about to be sent, and the source's address and port are chosen. */
 static __always_inline void connecting(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
                                        struct bruma_node_socket *n)
@@ -289,7 +364,8 @@ static __always_inline void connecting(struct bpf_sock_ops *ctx, struct bpf_sock
     value.asked_port = n->asked.port;
     if (!bpf_map_update_elem(&node_tuples, &n->tuple, &value, BPF_NOEXIST)) {
         __sync_fetch_and_add(&control->tuples, 1);
-    } else if (bpf_map_update_elem(&node_tuples, &n->tuple, &value, BPF_EXIST)) {
+    } else if (!is_of_same_pods(&n->tuple, &value) ||
+               bpf_map_update_elem(&node_tuples, &n->tuple, &value, BPF_EXIST)) {
         /* Nor is it one of before with the same port, of which the source's end is gone. */
         give_up(ctx, n);
         return;
@@ -319,7 +395,7 @@ static __always_inline void accepted(struct bpf_sock_ops *ctx, struct bpf_sock *
     watch(ctx);
 }
 
-static __always_inline void closed(struct bpf_sock_ops *ctx, struct bruma_node_socket *n, __u32 before)
+static __always_inline void closed(struct bpf_sock_ops *ctx, struct bruma_node_socket *n)
 {
     struct bruma_tuple tuple = n->tuple;
     struct bruma_node_tuple *registered = bpf_map_lookup_elem(&node_tuples, &tuple);
@@ -336,8 +412,10 @@ static __always_inline void closed(struct bpf_sock_ops *ctx, struct bruma_node_s
     } else if (!n->accepted && registered->socket_cookie == cookie) {
         registered->closed_nanoseconds = bpf_ktime_get_ns();
         registered->source_closed = 1;
-        /* Until the other end is closed, the rest of what is on its way goes as the connection went. */
-        if (registered->destination_closed || (before == TCP_SYN_SENT && !registered->accepted_cookie))
+        /* Until the other end is closed, the rest of what is on its way goes as the connection went. So does
+         * what the destination still answers to a SYN of which nothing has come: who got that would be taken
+         * for this one. The proxy removes such, once it has seen to it that nothing is left there. */
+        if (registered->destination_closed)
             remove_tuple(&tuple);
     }
 }
@@ -363,7 +441,7 @@ int node_sockets_changed(struct bpf_sock_ops *ctx)
     if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
         connecting(ctx, sk, n);
     else if (n->registered)
-        closed(ctx, n, ctx->args[0]);
+        closed(ctx, n);
     return 1;
 }
 

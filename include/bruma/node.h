@@ -89,7 +89,7 @@ struct bruma_node_tuple {
      * removes what they leave. */
     __u32 source_closed, destination_closed;
     __u32 asked_port; /* what the application has asked for, host order */
-    __u32 unused;     /* 0 */
+    __u32 refused;    /* 1: the destination has answered a SYN with a reset */
     struct bruma_address asked_address;
 };
 

@@ -2,12 +2,9 @@
 """Connections between two pods of one node that stay in the kernel: what the programs and the agent make of verdicts that the
 test writes in the proxy's place. The other pods, and the pods' own root, try to be somebody else."""
 
-import json
 import os
-import shutil
 import signal
 import socket
-import struct
 import subprocess
 import time
 
@@ -15,110 +12,25 @@ import pytest
 
 from support import network
 from support.network import inside
-from support.nodes.agent_node import AgentNode
-from support.nodes.node_verdicts import NodeVerdicts, address, programs_at
+from support.nodes.kernel_scene import CALL, UNREGISTERED, call, forged, kernel_scene, mac
+from support.nodes.node_verdicts import programs_at
 from support.nodes.pod_programs import ECHO
 from support.system import run, wait_for
-from support.workspace import Workspace
 
 FAST_OPEN_ECHO = ECHO.replace("s.listen(512)", "s.setsockopt(socket.IPPROTO_TCP, 23, 16)\ns.listen(512)")
-FORGED, UNREGISTERED = 0, 1  # of enum bruma_node_counter
 VIP, VIP6 = "10.96.0.7", "fd96::7"
-
-# What the application sees: who it is, whom it has asked for, and what comes back.
-CALL = """
-import socket, sys
-to, port, own, own_port = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-s = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET)
-s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.settimeout(float(sys.argv[5]))
-try:
-    if own or own_port:
-        s.bind((own, own_port))
-    s.connect((to, port))
-    names = s.getpeername()[0], s.getpeername()[1], s.getsockname()[0]
-    try:
-        s.sendall(b"hello")
-    except OSError:
-        pass  # the stand-in for the proxy says who it is, and closes
-    print(s.recv(100).decode().strip(), *names)
-except OSError as e:
-    print(type(e).__name__)
-"""
-
-
-def call(pod, to, port=8080, own="", own_port=0, timeout=10):
-    return pod.python(CALL, to, port, own, own_port, timeout).strip()
-
-
-class Scene:
-    """a may connect to b. c is of the mesh as well, and wants to be taken for a."""
-
-    def __init__(self, node):
-        self.node = node
-        self.proxy = node.proxy().serve()
-        self.a, self.b, self.c = (node.pod(n, number=i) for n, i in (("a", 10), ("b", 11), ("c", 12)))
-        for pod in (self.a, self.b, self.c):
-            pod.add()
-        for pod in (self.a, self.b, self.c):
-            wait_for(
-                lambda p=pod: p.item()["sameNode"] == "kernel", f"{pod.name} to be wired", log=node.agent_log
-            )
-        self.server = self.b.server(ECHO, 8080)
-        self.verdicts = NodeVerdicts(node)
-
-    def heard(self):
-        """Who the application of b has been called by."""
-        return [tuple(x.split()[1:]) for x in self.server.text().splitlines() if x.startswith("FROM")]
-
-    def forget_pending(self):
-        """As if connect() was more than 15 seconds ago."""
-        path = f"{self.node.pin_dir}/maps/node_pending"
-        for entry in json.loads(run(["bpftool", "-j", "map", "dump", "pinned", path]).stdout):
-            run(
-                [
-                    "bpftool",
-                    "map",
-                    "delete",
-                    "pinned",
-                    path,
-                    "key",
-                    "hex",
-                    *[b.removeprefix("0x") for b in entry["key"]],
-                ]
-            )
-
-    def allow(self):
-        self.verdicts.allow(self.a, self.b, self.b.ip)
-        self.verdicts.allow(self.a, self.b, self.b.ip6)
 
 
 @pytest.fixture(scope="module")
 def scene(build):
-    work = Workspace(build)
-    node = AgentNode(work)
-    node.start("--same-node", "kernel")
-    s = Scene(node)
-    yield s
-    s.verdicts.close()
-    s.server.kill()
-    errors = work.close()
-    shutil.rmtree(work.directory, ignore_errors=True)
-    assert not errors, errors
+    with kernel_scene(build) as s:
+        yield s
 
 
 @pytest.fixture(autouse=True)
 def allowed(scene):
     scene.verdicts.change()
     scene.allow()
-
-
-def mac(pod):
-    return json.loads(run(["ip", "-j", "-n", pod.netns, "link", "show", "eth0"]).stdout)[0]["address"]
-
-
-def forged(scene):
-    return scene.verdicts.counter(FORGED)
 
 
 # ---- it works ----
@@ -360,11 +272,7 @@ def test_who_knows_a_tuple_is_not_who_has_it(scene):
     assert scene.heard() == heard
     assert lookups(scene.b) == asked, "it does not even reach b"
     assert forged(scene) > before
-    scene.verdicts.tuples.remove(tuple_key(scene, 33333))
-
-
-def tuple_key(scene, port):
-    return address(scene.a.ip) + address(scene.b.ip) + struct.pack("=II", port, 8080)
+    scene.verdicts.forget(scene.a, scene.b, 33333)
 
 
 def pins(scene, pod):
@@ -386,7 +294,7 @@ def test_a_tuple_alone_opens_nothing(scene):
     finally:
         os.kill(scene.node.agent.pid, signal.SIGCONT)
     assert scene.heard() == heard
-    scene.verdicts.tuples.remove(tuple_key(scene, 33334))
+    scene.verdicts.forget(scene.a, scene.b, 33334)
     wait_for(lambda: all(map(os.path.exists, away)), "the agent to repair it", 60, log=scene.node.agent_log)
     scene.allow()
     assert call(scene.a, scene.b.ip).startswith("hello")
@@ -461,12 +369,23 @@ def test_another_pod_with_the_same_address(scene):
     assert call(scene.a, d.ip).startswith("hello")
     assert d.ask("cni-del")["op"] == "done"
     server.kill()
+    run(["ip", "-n", scene.node.netns, "link", "del", "v13"])  # the kernel takes its time for the namespace
     run(["ip", "netns", "del", d.netns])
     e = scene.node.pod("e", number=13)
     e.add()
     wait_for(lambda: e.item()["sameNode"] == "kernel", "e to be wired")
     assert call(scene.a, e.ip).startswith("proxy outbound")
     assert e.ask("cni-del")["op"] == "done"
+
+
+def test_what_a_pod_leaves_is_not_the_next_ones_that_has_its_address(scene):
+    """Its end at the destination may live: the tuple stays as it is, until the proxy has ended that."""
+    scene.verdicts.register(scene.a, scene.b, 33500, of=scene.c)
+    try:
+        assert call(scene.a, scene.b.ip, own=scene.a.ip, own_port=33500, timeout=2) == "TimeoutError"
+        assert call(scene.a, scene.b.ip).startswith("hello")
+    finally:
+        scene.verdicts.forget(scene.a, scene.b, 33500)
 
 
 # ---- the agent ----

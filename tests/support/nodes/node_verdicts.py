@@ -111,18 +111,26 @@ class NodeVerdicts:
             + struct.pack("=IIII", self.enrollment(source), self.enrollment(destination), endpoint_port, 0),
         )
 
-    def register(self, source, destination, port, to_port=8080):
-        """A tuple as it is while such a connection begins, from that port of source."""
+    def tuple_key(self, source, destination, port, to_port=8080, family=0):
+        return (
+            address(source.ips[family]) + address(destination.ips[family]) + struct.pack("=II", port, to_port)
+        )
+
+    def register(self, source, destination, port, to_port=8080, family=0, of=None):
+        """A tuple as it is while such a connection begins, from that port of source; or of a pod that had its address before."""
         devices = Map(f"{self.node.pin_dir}/maps/node_devices", 8)
-        cookies = [int(p.item()["cookie"]) for p in (source, destination)]
+        cookies = [int(p.item()["cookie"]) for p in (of or source, destination)]
         ends = [struct.unpack("=II", devices.get(struct.pack("=Q", c)))[0] for c in cookies]
         devices.close()
         self.tuples.set(
-            address(source.ip) + address(destination.ip) + struct.pack("=II", port, to_port),
+            self.tuple_key(source, destination, port, to_port, family),
             struct.pack("=QQQQQQ", *cookies, self.generation(), 1, 0, 0)
             + struct.pack("=IIIIII", *ends, 0, 0, to_port, 0)
-            + address(destination.ip),
+            + address(destination.ips[family]),
         )
+
+    def forget(self, source, destination, port, to_port=8080, family=0):
+        self.tuples.remove(self.tuple_key(source, destination, port, to_port, family))
 
     def live(self):
         """(source port, destination port) of all tuples."""
