@@ -128,9 +128,9 @@ def test_a_second_run_of_the_chain_adds_its_addresses(node):
 
 def test_a_recreated_sandbox_replaces_the_old_one(node):
     proxy = node.proxy().serve()
-    old = node.pod("web", number=10)
+    old = node.pod("web")
     old.add()
-    new = node.pod("web-2", number=11)
+    new = node.pod("web-2")
     new.name, new.uid = old.name, old.uid
     assert new.add() == "enrol"
     assert new.item()["containerId"] == new.container
@@ -143,7 +143,7 @@ def test_a_recreated_sandbox_replaces_the_old_one(node):
 
 
 def test_gc_drops_what_is_not_listed(node):
-    a, b, c = node.pod("a", number=10), node.pod("b", number=11), node.pod("c", "outside", number=12)
+    a, b, c = node.pod("a"), node.pod("b"), node.pod("c", "outside")
     for pod in (a, b, c):
         pod.add()
     with Plugin(node.run_dir) as plugin:

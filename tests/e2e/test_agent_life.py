@@ -111,7 +111,7 @@ def test_sigterm_leaves_everything_in_place(node):
 
 def test_a_pod_that_vanished_is_reaped(node):
     pod, proxy = node.pod("web"), node.proxy().serve()
-    other = node.pod("other", "outside", number=11)
+    other = node.pod("other", "outside")
     pod.add()
     other.add()
     network.delete(pod.netns)
@@ -307,7 +307,7 @@ def test_doctor_and_explain_answer(node):
 
 
 def test_uninstall_leaves_nothing(node):
-    pods = [node.pod("web", number=10), node.pod("other", "outside", number=11)]
+    pods = [node.pod("web"), node.pod("other", "outside")]
     for pod in pods:
         pod.add()
     r = run(node.argv("--uninstall"), netns=node.netns, check=False)

@@ -98,7 +98,7 @@ def test_pods_in_metrics(node, pages):
     node.start(*pages.options)
     assert pages.metrics()["bruma_proxy_serving"] == 0
     node.proxy().serve()
-    pod, other = node.pod("web"), node.pod("other", "outside", 11)
+    pod, other = node.pod("web"), node.pod("other", "outside")
     assert (pod.add(), other.add()) == ("enrol", "pass")
     assert pod.greeting() == "proxy inbound" and pod.dials_out() == "proxy outbound"
     assert pod.ask("cni-check", containerId="unknown")["op"] == "error"

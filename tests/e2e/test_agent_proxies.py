@@ -96,7 +96,7 @@ def test_a_replaced_proxy_that_connects_again_does_not_take_over(node):
 @pytest.mark.parametrize("how", ["killed", "told to end"])
 def test_a_replaced_proxy_serves_again_when_its_successor_is_gone(node, how):
     pod, first, second = replaced(node)
-    later = node.pod("late", number=11)  # which the first has never heard of
+    later = node.pod("late")  # which the first has never heard of
     later.add()
     assert (pod.greeting(), later.greeting()) == ("second inbound",) * 2
     if how == "killed":
@@ -145,7 +145,7 @@ def test_a_proxy_takes_over_when_it_knows_the_mesh(node):
     second = node.proxy("second")
     second.do("set", ready=False)
     second.serve()
-    later = node.pod("late", number=11)
+    later = node.pod("late")
     later.add()
     wait_for(
         lambda: second.seen(event="message", op="pod-add", uid=later.uid),
@@ -224,9 +224,7 @@ def test_a_successor_comes_while_the_replaced_proxy_is_just_told_to_resume(node)
 
 def test_a_proxy_that_resumes_hears_what_has_become_of_its_pods(node):
     """One was deleted, one left and came back, one has new listeners."""
-    gone, back, repaired = pods = [
-        node.pod(name, number=10 + i) for i, name in enumerate(("gone", "back", "repaired"))
-    ]
+    gone, back, repaired = pods = [node.pod(name) for name in ("gone", "back", "repaired")]
     first = node.proxy("first").serve()
     for pod in pods:
         pod.add()

@@ -491,7 +491,7 @@ def test_pods_of_the_host_network_are_refused(node, plugin):
 def test_two_adds_at_once(node, plugin):
     """Runtimes start pods side by side."""
     node.proxy().serve()
-    pods = [node.pod(f"p{i}", number=20 + i) for i in range(8)]
+    pods = [node.pod(f"p{i}") for i in range(8)]
     answers = [None] * len(pods)
 
     def add(i):

@@ -361,17 +361,15 @@ def test_another_enrollment_is_not_the_one_that_was_judged(scene):
 
 
 def test_another_pod_with_the_same_address(scene):
-    d = scene.node.pod("d", number=13)
+    d = scene.node.pod("d")
     d.add()
     wait_for(lambda: d.item()["sameNode"] == "kernel", "d to be wired")
     scene.verdicts.allow(scene.a, d, d.ip)
-    server = d.server(ECHO, 8080)
+    d.server(ECHO, 8080)
     assert call(scene.a, d.ip).startswith("hello")
     assert d.ask("cni-del")["op"] == "done"
-    server.kill()
-    run(["ip", "-n", scene.node.netns, "link", "del", "v13"])  # the kernel takes its time for the namespace
-    run(["ip", "netns", "del", d.netns])
-    e = scene.node.pod("e", number=13)
+    d.remove()
+    e = scene.node.pod("e", number=d.number)
     e.add()
     wait_for(lambda: e.item()["sameNode"] == "kernel", "e to be wired")
     assert call(scene.a, e.ip).startswith("proxy outbound")
@@ -392,18 +390,18 @@ def test_what_a_pod_leaves_is_not_the_next_ones_that_has_its_address(scene):
 
 
 def test_nothing_is_left_at_the_devices(scene):
-    f = scene.node.pod("f", number=14)
+    f = scene.node.pod("f")
     f.add()
     wait_for(lambda: f.item()["sameNode"] == "kernel", "f to be wired")
     with inside(scene.node.netns):
-        assert programs_at("v14") == 2
+        assert programs_at(f.link) == 2
         assert f.ask("cni-del")["op"] == "done"
-        wait_for(lambda: programs_at("v14") == 0, "the programs to be gone")
+        wait_for(lambda: programs_at(f.link) == 0, "the programs to be gone")
 
 
 def test_somebody_elses_program_at_the_device(scene):
-    g = scene.node.pod("g", number=15)
-    run(["tc", "qdisc", "add", "dev", "v15", "clsact"], netns=scene.node.netns)
+    g = scene.node.pod("g")
+    run(["tc", "qdisc", "add", "dev", g.link, "clsact"], netns=scene.node.netns)
     g.add()
     wait_for(lambda: "somebody else's program" in g.item()["sameNode"], "the agent to say why")
     scene.verdicts.allow(g, scene.b, scene.b.ip)
@@ -413,7 +411,7 @@ def test_somebody_elses_program_at_the_device(scene):
 
 
 def test_a_device_that_is_no_veth(scene):
-    h = scene.node.pod("h", number=16)
+    h = scene.node.pod("h")
     run(["ip", "-n", h.netns, "link", "del", "eth0"])
     run(
         [

@@ -118,7 +118,7 @@ def test_each_step_of_an_add(node, call, error, names):
 
 def test_an_agent_without_descriptors_rests_and_says_so_now_and_then(node):
     node.start()
-    kept = node.pod("kept", number=20)
+    kept = node.pod("kept")
     node.proxy().serve()
     kept.add()
     undo = limit_descriptors(node.agent.pid, 0)
@@ -145,7 +145,7 @@ def test_an_agent_without_descriptors_rests_and_says_so_now_and_then(node):
     wait_for(lambda: kept.item()["verified"], "the pod to be verified again")
     assert kept.item()["state"] == "enrolled" and sum(kept.item()["mends"].values()) == 0, kept.item()
     assert "out_of_resources" in node.agent.text() or "capture_unverified" in node.agent.text()
-    other = node.pod("other", number=21)
+    other = node.pod("other")
     assert other.add() == "enrol"
 
 
@@ -175,7 +175,7 @@ def test_pods_added_while_the_agents_descriptors_run_out(node, more):
     """Enrolled and whole, or refused by name and nothing left."""
     node.start()
     node.proxy().serve()
-    pods = [node.pod(f"web{i}", number=20 + i) for i in range(4)]
+    pods = [node.pod(f"web{i}") for i in range(4)]
     undo = limit_descriptors(node.agent.pid, more)
     added = []
     try:

@@ -3,6 +3,7 @@
 (include/bruma/protocol.h) are spoken by hand here, so that they can also break it."""
 
 import ctypes
+import itertools
 import json
 import os
 import platform
@@ -177,14 +178,15 @@ class OddProxy:
 class AgentPod(Pod):
     """CNI is spoken by hand for it."""
 
-    def __init__(self, node, name, namespace="shop", number=10):
+    def __init__(self, node, name, namespace, number):
         super().__init__(node, namespace, name)
-        self.netns, self.cgroup = node.work.netns(name), node.cgroup
+        self.number, self.netns, self.cgroup = number, node.work.netns(name), node.cgroup
         self.path = f"/run/netns/{self.netns}"
         self.uid, self.container = f"uid-{self.netns}", f"sandbox-{self.netns}"
         self.ip, self.ip6 = f"10.79.0.{number}", f"fd79::{number}"
-        network.veth(node.netns, f"v{number}", self.netns, "eth0")
-        run(["ip", "-n", node.netns, "link", "set", f"v{number}", "master", "pods"])
+        self.link = f"v{number}"
+        network.veth(node.netns, self.link, self.netns, "eth0")
+        run(["ip", "-n", node.netns, "link", "set", self.link, "master", "pods"])
         network.address(self.netns, "eth0", f"{self.ip}/24")
         network.address(self.netns, "eth0", f"{self.ip6}/64")
         network.wait_addresses(self.netns, "eth0", self.ip6)
@@ -254,6 +256,12 @@ class AgentPod(Pod):
         """Nothing of ours is in its namespace."""
         return network.rules_and_routes(self.netns) == self.rules_before
 
+    def remove(self):
+        """As the runtime does it: its device first, which with the namespace alone would go when the kernel comes to it."""
+        self.kill_programs()
+        run(["ip", "-n", self.node.netns, "link", "del", self.link])
+        network.delete(self.netns)
+
     def client(self, port=8080, timeout=20):
         """Connects from the node to the pod; a process that prints what it received, or the error."""
         return self.node.python(
@@ -296,7 +304,7 @@ class AgentNode(Node):
             work.build,
             work.path("mesh.yaml"),
         )
-        self.work, self.mesh = work, MeshFile()
+        self.work, self.mesh, self._numbers = work, MeshFile(), itertools.count(10)
         # With an address of its own, which does not change as pods come: they would not find their gateway for seconds.
         run(["ip", "-n", self.netns, "link", "add", "pods", "address", "02:00:00:00:00:01", "type", "bridge"])
         run(["ip", "-n", self.netns, "link", "set", "pods", "up"])
@@ -308,8 +316,12 @@ class AgentNode(Node):
         self.mesh.namespace("outside", False)
         self.mesh.write(self.mesh_file)
 
-    def pod(self, *arguments, **options):
-        return AgentPod(self, *arguments, **options)
+    def pod(self, name, namespace="shop", number=None):
+        """With the next free number, by which its addresses and its device are called, unless it is to have that of one that is
+        gone."""
+        if number is None:
+            number = next(self._numbers)
+        return AgentPod(self, name, namespace, number)
 
     def agent_answers(self):
         return self.status()["meshReady"]

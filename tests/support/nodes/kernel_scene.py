@@ -46,7 +46,7 @@ class Scene:
     def __init__(self, node):
         self.node = node
         self.proxy = node.proxy().serve()
-        self.a, self.b, self.c = (node.pod(n, number=i) for n, i in (("a", 10), ("b", 11), ("c", 12)))
+        self.a, self.b, self.c = (node.pod(n) for n in "abc")
         for pod in (self.a, self.b, self.c):
             pod.add()
         for pod in (self.a, self.b, self.c):

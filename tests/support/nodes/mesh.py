@@ -26,7 +26,7 @@ from support.network import inside
 from support.nodes.node import Node
 from support.nodes.pod import TRUST_DOMAIN, Pod
 from support.programs import BUILD, program
-from support.system import sh
+from support.system import run, sh
 
 LISTENERS = ("outbound", "inbound", "hbone")
 _serial = iter(range(1, 1000))
@@ -136,11 +136,15 @@ class MeshPod(Pod):
         )
         return dict(zip(LISTENERS, [port for _, port in inodes], strict=True))
 
-    def destroy(self):
+    def destroy(self, alone=True):
+        """alone: others go on, and may get its addresses. The device goes first then, as with a runtime: with the namespace it
+        would go when the kernel comes to it."""
         self.kill_programs()
         if self.enrolled:
             with contextlib.suppress(Exception):
                 self.cni("DEL", check=False)
+        if alone:
+            run(["ip", "-n", self.netns, "link", "del", "eth0"], check=False)
         sh("ip", "netns", "del", self.netns)
 
 
@@ -219,7 +223,7 @@ class MeshNode(Node):
             if p:
                 p.kill()
         for pod in self.pods:
-            pod.destroy()
+            pod.destroy(alone=False)
         if os.path.exists(self.pin_dir):
             self.uninstall()
             shutil.rmtree(self.pin_dir, ignore_errors=True)
