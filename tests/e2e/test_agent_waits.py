@@ -40,7 +40,7 @@ def unrepaired(pod):
 def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
     """Its route cannot be set without. The others of the node are added and answered as ever, it is told of
     once, and is whole again when the address is back."""
-    broken = [node.pod(f"broken{i}", number=20 + i) for i in range(3)]
+    broken = [node.pod(f"broken{i}") for i in range(3)]
     for pod in broken:
         pod.add()
         run(["ip", "-n", pod.netns, "-6", "address", "flush", "dev", "eth0"])
@@ -56,7 +56,7 @@ def test_a_pod_that_takes_its_address_away_keeps_nobody(node):
     slowest, pods = 0, []
     for i in range(10):
         before = time.monotonic()
-        pods.append(node.pod(f"web{i}", number=40 + i))
+        pods.append(node.pod(f"web{i}"))
         assert pods[-1].add() == "enrol"
         assert len(agent_client.pods(node.run_dir)) == 3 + len(pods)
         slowest = max(slowest, time.monotonic() - before)
@@ -98,7 +98,7 @@ def test_what_else_is_broken_in_such_a_pod_is_repaired(node, what):
 
 
 def test_an_add_waits_for_duplicate_address_detection_and_nobody_waits_with_it(node):
-    slow, other = node.pod("slow", number=30), node.pod("other", number=31)
+    slow, other = node.pod("slow"), node.pod("other")
     run(["ip", "-n", slow.netns, "-6", "address", "del", f"{slow.ip6}/64", "dev", "eth0"])
     network.sysctl(
         slow.netns,
@@ -170,10 +170,10 @@ def cpu_ticks(pid):
 
 
 def test_pods_that_flood_their_own_tables_are_looked_at_now_and_then(node):
-    pods = [node.pod(f"web{i}", number=20 + i) for i in range(2)]
+    pods = [node.pod(f"web{i}") for i in range(2)]
     for pod in pods:
         pod.add()
-    quiet = node.pod("quiet", number=30)
+    quiet = node.pod("quiet")
     quiet.add()
     floods = [flood(p, "rule add pref 5 lookup main\nrule del pref 5\n", 6) for p in pods]
     try:
@@ -200,25 +200,15 @@ def test_a_pod_with_endless_rules_is_not_read_to_its_end(work):
     """It cannot be verified in full, which is told. Nobody else notices."""
     node = AgentNode(work)
     node.start("--verify-walk", "300ms")
-    pod, other = node.pod("web", number=20), node.pod("other", number=21)
+    pod, other = node.pod("web"), node.pod("other")
     pod.add()
     other.add()
-    rules = "".join(
-        f"rule add pref {i % 30000 + 1} from 10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255} lookup main\n"
-        for i in range(40000)
-    )
-    run(["ip", "-n", pod.netns, "-batch", "-"], input=rules, timeout=300)
+    network.add_rules(pod.netns, 30000)
     wait_for(lambda: unrepaired(pod) == ["capture_unverified"], "it to be told", 60)
     assert not pod.item()["verified"] and other.item()["verified"]
     wait_for(lambda: pod.item()["failedMends"] >= 2, "it to be tried again", 60)
     assert len(log_lines(node, "\terror\t", 'shop/web"')) == 1
-    # It reads them and takes them away; one that somebody else changes meanwhile ends it.
-    wait_for(
-        lambda: run(["ip", "-n", pod.netns, "rule", "flush"], timeout=300, check=False).returncode == 0,
-        "the rules to be gone",
-        120,
-    )
-    run(["ip", "-n", pod.netns, "rule", "add", "pref", "32766", "lookup", "main"])
+    network.delete_rules(pod.netns, 30000)
     wait_for(lambda: pod.item()["verified"], "it to be whole again", 60)
 
 
@@ -263,7 +253,7 @@ def test_no_call_on_the_agents_loop_can_wait(work):
         lambda: agent_client.status(node.run_dir)["meshReady"], "the agent to answer", 60, log=node.agent.log
     )
     proxy = node.proxy().serve()
-    pods = [node.pod(f"web{i}", number=20 + i) for i in range(3)]
+    pods = [node.pod(f"web{i}") for i in range(3)]
     for pod in pods:
         assert pod.add() == "enrol"
     for what in BREAKABLE:

@@ -5,11 +5,16 @@ of."""
 import contextlib
 import ctypes
 import os
+import socket
+import struct
 
 from support import kernel
 from support.system import run, wait_for
 
 CLONE_NEWNET = 0x40000000
+NLMSG_ERROR, RTM_NEWRULE, RTM_DELRULE, NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 2, 32, 33, 0x1, 0x4, 0x400
+FRA_IIFNAME, FRA_PRIORITY, FRA_OIFNAME = 3, 6, 17
+BEHIND = 32767  # priority of the last rule that each namespace has
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -106,6 +111,39 @@ def wait_addresses(netns, link, *addresses):
 
 def route(netns, destination, via):
     run(["ip", "-n", netns, *(["-6"] if ":" in via else []), "route", "add", destination, "via", via])
+
+
+def add_rules(netns, count):
+    """That many rules of IPv4 behind all others, which match nothing. Not by `ip rule`, with which the kernel goes through all
+    there are for each that comes, and nobody else on the machine can change a network meanwhile."""
+    # Each comes before those there are, and nobody asks whether there is its like.
+    _change_rules(netns, RTM_NEWRULE, NLM_F_CREATE, range(BEHIND + count, BEHIND, -1))
+
+
+def delete_rules(netns, count):
+    """Those of add_rules()."""
+    _change_rules(netns, RTM_DELRULE, 0, range(BEHIND + 1, BEHIND + count + 1))
+
+
+def _change_rules(netns, kind, flags, priorities, chunk=500):
+    devices = b"".join(struct.pack("=HH16s", 20, n, b"no-such-devices") for n in (FRA_IIFNAME, FRA_OIFNAME))
+    with inside(netns):
+        s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    with s:
+        s.settimeout(60)
+        for start in range(0, len(priorities), chunk):
+            part, data = priorities[start : start + chunk], b""
+            for p in part:
+                rule = struct.pack("=8BI", socket.AF_INET, 0, 0, 0, 254, 0, 0, 1, 0) + devices
+                rule += struct.pack("=HHI", 8, FRA_PRIORITY, p)
+                ack = NLM_F_ACK if p == part[-1] else 0
+                data += struct.pack("=IHHII", 16 + len(rule), kind, NLM_F_REQUEST | flags | ack, p, 0) + rule
+            s.send(data)
+            # That of the last, unless one of the others has failed.
+            answer = s.recv(8192)
+            _, what, _, priority, _, error = struct.unpack_from("=IHHIIi", answer)
+            if what != NLMSG_ERROR or error:
+                raise OSError(-error, f"rule {priority} in {netns}: {os.strerror(-error)}")
 
 
 def rules_and_routes(netns):
