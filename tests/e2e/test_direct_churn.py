@@ -4,7 +4,8 @@ moment. What the pod sends is seen at its end of the wire.
 
 Workloads are updated, replaced by others at the same address, and come and go; connections go to those that are always there, to
 some just after the proxy has acknowledged them, and to outside the mesh. BRUMA_CHURN_SECONDS and BRUMA_CHURN_WORKLOADS are for
-longer runs: 30 and 100000 are those of the issue that this was built for, at 1,000 updates and 2,000 connections a second."""
+longer runs: 30 and 100000 are those of the issue that this was built for, at 1,000 updates and 2,000 connections a second. A
+machine that has other things to do may not get there; with BRUMA_CHURN_LEAST=0.95 the test fails below that share of either."""
 
 import os
 import random
@@ -17,49 +18,26 @@ import pytest
 from support.direct import DirectMaps
 from support.nodes.mesh import Mesh
 from support.nodes.pod import PYTHON
-from support.nodes.pod_programs import ECHO
+from support.programs import BUILD
 from support.system import run, wait_for
 from support.wire.capture import Capture
 from support.xds.plane import Plane
 
 SECONDS = float(os.environ.get("BRUMA_CHURN_SECONDS", "6"))
 WORKLOADS = int(os.environ.get("BRUMA_CHURN_WORKLOADS", "10000"))
+LEAST = float(os.environ.get("BRUMA_CHURN_LEAST", "0"))
 UPDATES, CONNECTIONS = 1000, 2000  # a second, as far as the machine gets there
 BATCH = 20  # of updates, in one response
 TURNING = 200  # addresses of workloads that come and go
 FRESH = 1 << 24  # behind 11.0.0.0: addresses that nobody had before
 
-# Connects to outside the mesh, to those that turn and to those that stay, so many times a second; tells how many it was.
-CLIENT = """
-import random, socket, struct, sys, threading, time
-outside, workloads, turning, rate = sys.argv[1], *map(int, sys.argv[2:5])
-counts = [0, 0, 0]
-def address(first, i):
-    return socket.inet_ntoa(struct.pack("!I", first + i))
-def dial(seed):
-    r = random.Random(seed)
-    begun, n = time.monotonic(), 0
-    while True:
-        kind = (0, 2, 2, 1)[n % 4] if n % 3 else 2
-        to = outside if kind == 0 else address(0x0B800000, r.randrange(turning)) if kind == 1 else \\
-            address(0x0B000000, r.randrange(workloads))
-        s = socket.socket()
-        s.settimeout(2)
-        try:
-            s.connect((to, 8080))
-        except OSError:
-            pass
-        s.close()
-        counts[kind] += 1
-        n += 1
-        ahead = n / (rate / 2) - (time.monotonic() - begun)
-        if ahead > 0.01:
-            time.sleep(ahead)
-for i in range(2):
-    threading.Thread(target=dial, args=(i,), daemon=True).start()
+# Nobody is to wait for it.
+TAKER = """
+import socket
+s = socket.create_server(("", 8080), backlog=1024)
 print("READY", flush=True)
-sys.stdin.readline()
-print("COUNTS", *counts, flush=True)
+while True:
+    s.accept()[0].close()
 """
 
 # Connects to each address that it is told, and says when it has.
@@ -120,6 +98,7 @@ class Churn(threading.Thread):
     def __init__(self, plane):
         super().__init__(daemon=True)
         self.plane, self.over, self.updates, self.versions = plane, threading.Event(), 0, {}
+        self.rate = 0  # a second, in the end
         self.random, self.there = random.Random(5), set()
 
     def workload(self, i, version):
@@ -168,6 +147,11 @@ class Churn(threading.Thread):
         while not self.over.is_set():
             self.batch()
             time.sleep(max(0, self.updates / UPDATES - (time.monotonic() - begun)))
+        self.rate = self.updates / (time.monotonic() - begun)
+
+    def stop(self):
+        self.over.set()
+        self.join()
 
 
 def acknowledged(plane, begin):
@@ -186,13 +170,13 @@ def test_nothing_of_the_mesh_is_dialed_in_plaintext(site, request):
     plane, node, churn = site.plane, site.node, Churn(site.plane)
     plane.set(plane.of(site.web), *churn.all())
     site.start()
-    site.outside.server(ECHO, 8080)
+    site.outside.server(TAKER)
     maps = DirectMaps(node)
     number = maps.wait_charge(timeout=60)
     wait_for(lambda: maps.page()["addresses"] >= WORKLOADS, "all of it in the maps", 60)
     with PlainSyns(node, f"{site.dir}/plain.pcap", link="vweb") as wire:
         numbers = map(str, (WORKLOADS, TURNING, CONNECTIONS))
-        client = site.web.pipe(PYTHON, "-c", CLIENT, site.outside.ip, *numbers, **PIPES)
+        client = site.web.pipe(f"{BUILD}/tests/e2e/churn-client", site.outside.ip, *numbers, **PIPES)
         one = site.web.pipe(PYTHON, "-c", ONE_BY_ONE, **PIPES)
         for program in (client, one):
             assert program.stdout.readline() == "READY\n"
@@ -204,16 +188,18 @@ def test_nothing_of_the_mesh_is_dialed_in_plaintext(site, request):
             acknowledged(plane, lambda item=one_more: plane.set(item))
             assert ask(one, to) == f"DONE {to}\n"
             fresh += 1
-        churn.over.set()
-        churn.join()
-        outside, turning, staying = map(int, ask(client, "").split()[1:])
+        churn.stop()
+        outside, turning, staying, neither, milliseconds = map(int, ask(client, "").split()[1:])
         for program in (client, one):
             program.kill()
             program.communicate()
-    said = f"{churn.updates} updates and {outside + turning + staying} connections, {fresh} fresh, in {SECONDS} s"
+    updates, connections = churn.rate, 1000 * (outside + turning + staying) / milliseconds
+    said = f"{updates:.0f} updates and {connections:.0f} connections a second, {neither} came to nothing, {fresh} fresh"
     print(said)
     request.node.user_properties.append(("churn", said))
+    assert updates >= LEAST * UPDATES and connections >= LEAST * CONNECTIONS, said
     assert fresh and staying and outside and churn.updates
+    assert "\n0 packets dropped by kernel" in wire.process.text(), wire.process.last_words()
     assert wire.packets("dst net 11.0.0.0/9") == 0, f"of those that are always there ({said})"
     assert wire.packets("dst net 11.192.0.0/10") == 0, f"of those that had just come ({said})"
     assert wire.packets("dst net 11.128.0.0/16") > 0, "those that turn are outside the mesh now and then"
