@@ -54,8 +54,9 @@ static __always_inline int node_verdict_of(const struct bruma_node_key *key, str
     v = bpf_map_lookup_elem(&node_verdicts, key);
     if (!v || !node_verdict_equal(v, ret))
         return 0;
-    return ret->generation == state->generation && ret->proxy && ret->proxy == control->proxy &&
-           direct_proxy_lives(ret->proxy) && bpf_ktime_get_ns() < control->valid_until_nanoseconds;
+    return ret->generation == state->generation && bpf_ktime_get_boot_ns() < ret->valid_until_nanoseconds &&
+           ret->proxy && ret->proxy == control->proxy && direct_proxy_lives(ret->proxy) &&
+           bpf_ktime_get_ns() < control->valid_until_nanoseconds;
 }
 
 /* Both pods are captured, in the enrollment that was judged, and have the programs at their devices. Returns

@@ -75,6 +75,7 @@ static void on_identity_changed(void *data, struct identity *identity)
     struct proxy *p = data;
 
     (void)identity;
+    node_judge_changed(p->node_judge);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_state_changed(p->workers[i], false);
 }
@@ -106,6 +107,7 @@ static void on_clock_set(void *data, int64_t milliseconds)
     struct proxy *p = data;
 
     log_info("the wall clock was set\tseconds=%lld", (long long)(milliseconds / 1000));
+    node_judge_changed(p->node_judge);
     if (p->identities)
         identity_clock_set(p->identities);
     for (unsigned i = 0; i < p->workers_len; i++)
@@ -116,6 +118,7 @@ static void on_revoked_changed(void *data, struct crl_set *set)
 {
     struct proxy *p = data;
 
+    node_judge_changed(p->node_judge);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_set_revoked(p->workers[i], set);
 }

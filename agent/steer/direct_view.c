@@ -9,11 +9,11 @@
 #include "agent/steer/internal.h"
 #include "bruma/node.h"
 
-static uint64_t now(void)
+static uint64_t now(clockid_t clock)
 {
     struct timespec t;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
@@ -30,7 +30,7 @@ int steer_direct_look(const struct steer *s, struct steer_direct_view *ret)
         return -errno;
     ret->lives =
         bpf_map_lookup_elem(s->direct_fds[BRUMA_DIRECT_FD_PROXIES], &ret->control.proxy, &socket) == 0;
-    ret->now_nanoseconds = now();
+    ret->now_nanoseconds = now(CLOCK_MONOTONIC);
     return 0;
 }
 
@@ -113,6 +113,7 @@ bool steer_direct_ask_node(const struct steer *s, const struct steer_direct_view
            view->now_nanoseconds < view->control.valid_until_nanoseconds &&
            bpf_map_lookup_elem(maps[BRUMA_NODE_FD_CONTROL], &zero, &control) == 0 &&
            bpf_map_lookup_elem(maps[BRUMA_NODE_FD_VERDICTS], &key, &verdict) == 0 &&
-           verdict.generation == control.generation && verdict.proxy == view->control.proxy &&
+           verdict.generation == control.generation &&
+           now(CLOCK_BOOTTIME) < verdict.valid_until_nanoseconds && verdict.proxy == view->control.proxy &&
            verdict.source_generation == pod->generation;
 }

@@ -30,6 +30,8 @@
 /* They take memory as they are needed. */
 #define BRUMA_MAX_NODE_VERDICTS 65536 /* entries */
 #define BRUMA_MAX_NODE_TUPLES   65536 /* entries, of 250 bytes */
+/* Verdicts that one pod may have as the source. */
+#define BRUMA_MAX_NODE_VERDICTS_OF_POD 1024
 /* So many entries of node_tuples are kept for connect() calls that have asked for room at the same moment. */
 #define BRUMA_NODE_TUPLES_SLACK 1024
 
@@ -68,6 +70,7 @@ struct bruma_node_verdict {
     __u64 proxy;                   /* the number of who has written it */
     __u64 generation;              /* of node_control, before it was judged */
     __u64 destination_cookie;
+    __u64 valid_until_nanoseconds; /* CLOCK_BOOTTIME; until then both pods' certificates are good */
     __u32 source_generation, destination_generation; /* of the enrollments */
     __u32 endpoint_port;                             /* host order */
     __u32 unused;                                    /* 0 */

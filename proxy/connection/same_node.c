@@ -307,16 +307,30 @@ static bool is_allowed_ever(struct crossing *n)
            anyone.answer != POLICY_ANSWER_MISSING;
 }
 
+/* Those that were looked at are in use still. */
+static bool certificates_stand(struct crossing *n)
+{
+    struct tls_context *client = worker_pod_context(n->c.wp), *other = worker_pod_context(n->in.wp);
+    bool same = client && client == n->in.peer_certificate && other && other == n->c.peer_certificate;
+
+    tls_context_unref(client);
+    tls_context_unref(other);
+    return same;
+}
+
 /* Where the kernel may carry what is between pods, the next such connection need not come by here. All is
  * asked anew, behind the generation: what was found out before may be of before a change. */
 static void tell_kernel(struct crossing *n, const struct relay_delivery *to)
 {
     struct proxy *proxy = n->in.wp->worker->proxy;
+    const struct tls_context *client = n->in.peer_certificate, *other = n->c.peer_certificate;
     struct node_permission p = {.source = n->c.wp->pod,
                                 .destination = n->in.wp->pod,
                                 .source_address = n->in.client.addr,
                                 .asked = n->c.destination,
-                                .endpoint = n->in.destination};
+                                .endpoint = n->in.destination,
+                                .until = client->not_after < other->not_after ? client->not_after
+                                                                              : other->not_after};
 
     if (!in_kernel(n->c.wp) || !in_kernel(n->in.wp) ||
         atomic_load_explicit(&proxy->same_node, memory_order_relaxed) != SAME_NODE_KERNEL || n->c.news ||
@@ -324,8 +338,8 @@ static void tell_kernel(struct crossing *n, const struct relay_delivery *to)
         !addr_equal(to->client, &n->in.client.addr) || !endpoint_equal(&to->target, &n->in.destination) ||
         !endpoint_equal(&n->in.destination, &n->target))
         return;
-    if (node_verdicts_begin(proxy->node_verdicts, &p.generation) && leads_there_alone(n) &&
-        is_allowed_ever(n))
+    if (node_verdicts_begin(proxy->node_verdicts, &p.ticket) && certificates_stand(n) &&
+        leads_there_alone(n) && is_allowed_ever(n))
         node_verdicts_allow(proxy->node_verdicts, &p);
 }
 

@@ -76,15 +76,20 @@ static long map_number(int fd)
     return number;
 }
 
-bool direct_maps_same(const struct direct_maps *maps, const int fds[BRUMA_DIRECT_FD_COUNT])
+bool direct_maps_are(const int *a, const int *b, int len)
 {
-    for (int i = 0; i < BRUMA_DIRECT_FD_COUNT; i++) {
-        long number = map_number(fds[i]);
+    for (int i = 0; i < len; i++) {
+        long number = map_number(a[i]);
 
-        if (number < 0 || number != map_number(maps->fds[i]))
+        if (number < 0 || number != map_number(b[i]))
             return false;
     }
     return true;
+}
+
+bool direct_maps_same(const struct direct_maps *maps, const int fds[BRUMA_DIRECT_FD_COUNT])
+{
+    return direct_maps_are(maps->fds, fds, BRUMA_DIRECT_FD_COUNT);
 }
 
 static size_t control_size(void)

@@ -7,6 +7,7 @@
 #include "proxy/direct/direct_private.h"
 #include "proxy/pod/pod.h"
 #include "proxy/proxy.h"
+#include "proxy/verdicts/node_verdicts.h"
 
 const char *direct_long_way_name(uint32_t why)
 {
@@ -19,6 +20,8 @@ const char *direct_long_way_name(uint32_t why)
 
 void direct_write_metrics(const struct direct *direct, FILE *out)
 {
+    struct node_refusals refused = node_verdicts_refused(direct->proxy->node_verdicts);
+
     if (!direct->control)
         return;
     metric_gauge(out, "bruma_direct_in_charge",
@@ -52,6 +55,14 @@ void direct_write_metrics(const struct direct *direct, FILE *out)
                        cutter_ended(direct->cutter));
     metric_counter(out, "bruma_direct_swept", "Entries of proxies that are gone, which this one removed.",
                    direct->sweep.removed);
+    metric_counter(
+        out, "bruma_direct_pod_verdicts_full",
+        "Connections between pods of the node that may not stay in the kernel the next time, since "
+        "their source has as many verdicts as one pod may have.",
+        refused.pod_verdicts_full);
+    metric_counter(out, "bruma_direct_verdicts_full",
+                   "The same, since the map of verdicts is full, or the kernel has no memory for one.",
+                   refused.verdicts_full);
 }
 
 /* As it was written last; before that nobody knows. */

@@ -15,12 +15,16 @@ struct node_judge;
 int node_judge_new(struct proxy *proxy, struct node_judge **ret);
 /* Connections live on. */
 void node_judge_free(struct node_judge **judge);
-/* Takes the descriptors of the message direct-node; those of a later one are closed. 0 or -errno. */
+/* Takes the descriptors of the message direct-node; of an agent that has made other maps since, those count
+ * from now on. 0 or -errno. */
 int node_judge_take_maps(struct node_judge *judge, int fds[BRUMA_NODE_FD_COUNT]);
 /* The process is in charge of direct ways under this number, and knows all pods and the mesh: all that lives
- * is looked at. 0: it is not, and somebody else does that. NULL is fine. */
+ * is looked at. 0: it is not, and somebody else does that; where the agent's setting does not want such
+ * connections any more, this one ends them. NULL is fine. */
 void node_judge_in_charge(struct node_judge *judge, uint64_t number);
-/* The mesh, policies, pods, or what the settings say has changed, and readers see it. NULL is fine. */
+/* The mesh, policies, pods, certificates, the clock, or what the settings say has changed, and readers see
+ * it: no verdict of before counts, and what lives is looked at soon, some of it in each turn of the loop.
+ * NULL is fine. */
 void node_judge_changed(struct node_judge *judge);
 
 #endif

@@ -7,6 +7,7 @@
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -23,6 +24,7 @@
 
 #define BUFFER      8192
 #define DEVICES_MAX 64
+#define NO_COOKIE   UINT64_MAX /* whichever it has */
 
 /* What a pod's applications accept is bound to the device that it came by, and the kernel finds a bound
  * socket by its device alone: so it is looked for at each of them. */
@@ -129,19 +131,18 @@ static void put_address(uint32_t to[4], const struct bruma_address *from, bool v
     memcpy(to, from->bytes + (v4 ? 12 : 0), v4 ? 4 : 16);
 }
 
-static int destroy_at(struct socket_destroyer *d, const struct bruma_tuple *tuple, uint64_t cookie,
-                      uint32_t device)
+static void put_request(struct socket_destroyer *d, const struct bruma_tuple *tuple, uint16_t type,
+                        uint16_t flags, uint64_t cookie, uint32_t device, struct nlmsghdr **ret)
 {
     struct nlmsghdr *h = mnl_nlmsg_put_header(d->buf);
     struct inet_diag_req_v2 *request;
     struct addr remote;
-    ssize_t n;
     bool v4;
 
     memcpy(remote.bytes, tuple->remote_address.bytes, sizeof(remote.bytes));
     v4 = addr_is_v4(&remote); /* reaches sockets of IPv6 with mapped addresses, too */
-    h->nlmsg_type = SOCK_DESTROY;
-    h->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+    h->nlmsg_type = type;
+    h->nlmsg_flags = flags;
     h->nlmsg_seq = ++d->sequence;
     request = mnl_nlmsg_put_extra_header(h, sizeof(*request));
     request->sdiag_family = v4 ? AF_INET : AF_INET6;
@@ -154,11 +155,55 @@ static int destroy_at(struct socket_destroyer *d, const struct bruma_tuple *tupl
     request->id.idiag_if = device;
     request->id.idiag_cookie[0] = (uint32_t)cookie;
     request->id.idiag_cookie[1] = (uint32_t)(cookie >> 32);
+    *ret = h;
+}
+
+static int ask(struct socket_destroyer *d, const struct nlmsghdr *h, mnl_cb_t fn, void *data)
+{
+    ssize_t n;
+
     if (mnl_socket_sendto(d->diag, h, h->nlmsg_len) < 0)
         return -errno;
     n = mnl_socket_recvfrom(d->diag, d->buf, sizeof(d->buf));
-    if (n < 0 || mnl_cb_run(d->buf, (size_t)n, d->sequence, mnl_socket_get_portid(d->diag), NULL, NULL) < 0)
+    if (n < 0 || mnl_cb_run(d->buf, (size_t)n, d->sequence, mnl_socket_get_portid(d->diag), fn, data) < 0)
         return -errno;
+    return 0;
+}
+
+static int destroy_at(struct socket_destroyer *d, const struct bruma_tuple *tuple, uint64_t cookie,
+                      uint32_t device)
+{
+    struct nlmsghdr *h;
+
+    put_request(d, tuple, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, cookie, device, &h);
+    return ask(d, h, NULL, NULL);
+}
+
+static int see_socket(const struct nlmsghdr *h, void *data)
+{
+    struct inet_diag_msg *found = data;
+
+    if (mnl_nlmsg_get_payload_len(h) >= sizeof(*found))
+        memcpy(found, mnl_nlmsg_get_payload(h), sizeof(*found));
+    return MNL_CB_STOP;
+}
+
+/* Asked for a tuple that no connection has, the kernel finds the listener that a SYN would come to. */
+static int find_at(struct socket_destroyer *d, const struct bruma_tuple *tuple, uint32_t device,
+                   uint64_t *ret_cookie)
+{
+    struct inet_diag_msg found = {};
+    struct nlmsghdr *h;
+    int r;
+
+    put_request(d, tuple, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, NO_COOKIE, device, &h);
+    r = ask(d, h, see_socket, &found);
+    if (r < 0)
+        return r;
+    if (found.idiag_state == TCP_LISTEN || found.idiag_state == TCP_TIME_WAIT ||
+        found.idiag_state == TCP_CLOSE || found.id.idiag_dport != htons((uint16_t)tuple->remote_port))
+        return -ENOENT;
+    *ret_cookie = found.id.idiag_cookie[0] | (uint64_t)found.id.idiag_cookie[1] << 32;
     return 0;
 }
 
@@ -170,6 +215,23 @@ int socket_destroy(struct socket_destroyer *d, const struct bruma_tuple *tuple, 
     for (size_t i = 0; i < d->devices_len && (r == -ENOENT || r == -ESTALE); i++)
         r = destroy_at(d, tuple, cookie, d->devices[i]);
     return r == -ESTALE ? -ENOENT : r;
+}
+
+int socket_find(struct socket_destroyer *d, const struct bruma_tuple *tuple, uint64_t *ret_cookie)
+{
+    int r = -ENOENT;
+
+    for (size_t i = 0; i < d->devices_len && r == -ENOENT; i++)
+        r = find_at(d, tuple, d->devices[i], ret_cookie);
+    return r;
+}
+
+int socket_destroy_any(struct socket_destroyer *d, const struct bruma_tuple *tuple)
+{
+    uint64_t cookie = 0;
+    int r = socket_find(d, tuple, &cookie);
+
+    return r < 0 ? r : socket_destroy(d, tuple, cookie);
 }
 
 /* ---- the trial ---- */

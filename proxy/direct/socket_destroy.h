@@ -21,6 +21,13 @@ void socket_destroyer_free(struct socket_destroyer **destroyer);
  * bound to. 0; -ENOENT: there is none, or it has been closed; or -errno. */
 int socket_destroy(struct socket_destroyer *destroyer, const struct bruma_tuple *tuple, uint64_t cookie);
 
+/* The connection, or the request for one that the pod has answered, that has the tuple: its cookie in
+ * *ret_cookie. It is never a listener, nor what is left after a connection has ended (TIME_WAIT). 0; -ENOENT:
+ * there is none; or -errno. */
+int socket_find(struct socket_destroyer *destroyer, const struct bruma_tuple *tuple, uint64_t *ret_cookie);
+/* Ends what socket_find() finds. 0, -ENOENT or -errno. */
+int socket_destroy_any(struct socket_destroyer *destroyer, const struct bruma_tuple *tuple);
+
 /* Whether the kernel can do it (CONFIG_INET_DIAG_DESTROY), found out with a connection of our own in the
  * namespace of the calling thread. */
 bool socket_destroy_works(void);

@@ -67,6 +67,8 @@ struct pod {
     struct dns_servers dns_servers; /* that its queries went on to */
     atomic_int workers_attached;    /* workers that have a view of it */
     atomic_int outbound_policy;     /* enum outbound_policy, never UNSAID; the control thread writes it */
+    atomic_int node_verdicts;       /* of which it is the source (proxy/verdicts), about */
+    int node_verdicts_seen;         /* as they are counted; control thread */
     atomic_int same_node;           /* enum same_node, KERNEL: no wish; the control thread writes it */
     enum direct_switch direct_outside, direct_inbound; /* as the agent says; control thread */
     bool bypass_inbound;                               /* the same */

@@ -9,16 +9,27 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bruma/mesh.h"
 #include "lib/cleanup.h"
 #include "lib/log.h"
+#include "lib/seqpacket.h"
+#include "proxy/direct/direct_maps.h"
+#include "proxy/state/rcu.h"
+
+/* Workers follow the pointer to it, so it never changes. */
+struct node_maps {
+    int fds[BRUMA_NODE_FD_COUNT];
+    struct bruma_node_control *control;
+    struct rcu_head retired;
+};
 
 struct node_verdicts {
-    int maps[BRUMA_NODE_FD_COUNT];              /* before control is set */
-    struct bruma_node_control *_Atomic control; /* NULL: there are no maps */
+    struct node_maps *maps; /* RCU; NULL: there are none */
     atomic_uint_fast64_t number;
+    atomic_ulong pod_verdicts_full, verdicts_full;
 };
 
 int node_verdicts_new(struct node_verdicts **ret)
@@ -27,18 +38,32 @@ int node_verdicts_new(struct node_verdicts **ret)
 
     if (!v)
         return -ENOMEM;
-    for (int i = 0; i < BRUMA_NODE_FD_COUNT; i++)
-        v->maps[i] = -1;
     *ret = v;
     return 0;
 }
 
-static void close_all(int fds[BRUMA_NODE_FD_COUNT])
+/* ---- maps ---- */
+
+static size_t control_size(void)
 {
-    for (int i = 0; i < BRUMA_NODE_FD_COUNT; i++) {
-        if (fds[i] >= 0)
-            close(take_fd(&fds[i]));
-    }
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+    return (sizeof(struct bruma_node_control) + page - 1) / page * page;
+}
+
+static void free_maps(struct node_maps *m)
+{
+    if (!m)
+        return;
+    munmap(m->control, control_size());
+    close_fds(m->fds, BRUMA_NODE_FD_COUNT);
+    free(m);
+}
+
+static void free_retired(struct rcu_head *head)
+{
+    rcu_deferred();
+    free_maps(container_of(head, struct node_maps, retired));
 }
 
 void node_verdicts_free(struct node_verdicts **ptr)
@@ -47,32 +72,47 @@ void node_verdicts_free(struct node_verdicts **ptr)
 
     if (!v)
         return;
-    if (atomic_load(&v->control))
-        munmap(atomic_load(&v->control), sizeof(struct bruma_node_control));
-    close_all(v->maps);
+    free_maps(v->maps);
     free(v);
     *ptr = NULL;
 }
 
-int node_verdicts_take_maps(struct node_verdicts *v, int fds[BRUMA_NODE_FD_COUNT])
+/* Takes the descriptors. NULL with errno. */
+static struct node_maps *new_maps(int fds[BRUMA_NODE_FD_COUNT])
 {
-    struct bruma_node_control *control;
+    struct node_maps *m = calloc(1, sizeof(*m));
+    int e;
 
-    if (atomic_load(&v->control)) {
-        close_all(fds);
-        return 0;
-    }
-    control = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, fds[BRUMA_NODE_FD_CONTROL], 0);
-    if (control == MAP_FAILED) {
-        int r = -errno;
-
-        close_all(fds);
-        return r;
+    if (m)
+        m->control =
+            mmap(NULL, control_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fds[BRUMA_NODE_FD_CONTROL], 0);
+    if (!m || m->control == MAP_FAILED) {
+        e = errno;
+        close_fds(fds, BRUMA_NODE_FD_COUNT);
+        free(m);
+        errno = e;
+        return NULL;
     }
     for (int i = 0; i < BRUMA_NODE_FD_COUNT; i++)
-        v->maps[i] = take_fd(&fds[i]);
-    atomic_store(&v->control, control);
-    return 0;
+        m->fds[i] = take_fd(&fds[i]);
+    return m;
+}
+
+int node_verdicts_take_maps(struct node_verdicts *v, int fds[BRUMA_NODE_FD_COUNT])
+{
+    struct node_maps *old = v->maps, *new;
+
+    if (old && direct_maps_are(old->fds, fds, BRUMA_NODE_FD_COUNT)) {
+        close_fds(fds, BRUMA_NODE_FD_COUNT);
+        return 0;
+    }
+    new = new_maps(fds);
+    if (!new)
+        return -errno;
+    rcu_publish(v->maps, new);
+    if (old)
+        rcu_defer(&old->retired, free_retired);
+    return 1;
 }
 
 void node_verdicts_set_number(struct node_verdicts *v, uint64_t number)
@@ -82,30 +122,31 @@ void node_verdicts_set_number(struct node_verdicts *v, uint64_t number)
 
 int node_verdicts_map(const struct node_verdicts *v, enum bruma_node_fd which)
 {
-    return v->maps[which];
+    return v->maps ? v->maps->fds[which] : -1;
 }
 
 struct bruma_node_control *node_verdicts_control(const struct node_verdicts *v)
 {
-    return atomic_load(&v->control);
+    return v->maps ? v->maps->control : NULL;
 }
 
-bool node_verdicts_begin(const struct node_verdicts *v, uint64_t *ret_generation)
-{
-    struct bruma_node_control *control = v ? atomic_load(&v->control) : NULL;
+/* ---- verdicts ---- */
 
-    if (!control || !atomic_load(&v->number))
+bool node_verdicts_begin(const struct node_verdicts *v, struct node_ticket *ret)
+{
+    const struct node_maps *maps = v ? rcu_read(v->maps) : NULL;
+
+    if (!maps || !atomic_load(&v->number))
         return false;
-    *ret_generation = __atomic_load_n(&control->generation, __ATOMIC_SEQ_CST);
+    *ret = (struct node_ticket){.maps = maps,
+                                .generation = __atomic_load_n(&maps->control->generation, __ATOMIC_SEQ_CST)};
     return true;
 }
 
 void node_verdicts_change(struct node_verdicts *v)
 {
-    struct bruma_node_control *control = atomic_load(&v->control);
-
-    if (control)
-        __atomic_fetch_add(&control->generation, 1, __ATOMIC_SEQ_CST);
+    if (v->maps)
+        __atomic_fetch_add(&v->maps->control->generation, 1, __ATOMIC_SEQ_CST);
 }
 
 static void set_address(struct bruma_address *to, const struct addr *from)
@@ -121,26 +162,79 @@ static bool is_plain(const struct node_permission *p)
            addr_is_v4(&p->source_address) == addr_is_v4(&p->endpoint.addr);
 }
 
+/* The wall clock's time by the clock that goes on while the machine sleeps and that nobody sets. Who sets the
+ * wall clock makes all verdicts void. 0: it is over. */
+static uint64_t boot_nanoseconds(int64_t wall_seconds)
+{
+    struct timespec wall, boot;
+    int64_t left;
+
+    clock_gettime(CLOCK_REALTIME, &wall);
+    clock_gettime(CLOCK_BOOTTIME, &boot);
+    left = wall_seconds - wall.tv_sec - 1; /* of which a part is over */
+    if (left <= 0)
+        return 0;
+    if (left > INT32_MAX)
+        left = INT32_MAX;
+    return ((uint64_t)boot.tv_sec + (uint64_t)left) * 1000000000 + (uint64_t)boot.tv_nsec;
+}
+
+static int update(const struct node_maps *m, const struct bruma_node_key *key,
+                  const struct bruma_node_verdict *value, uint64_t flags)
+{
+    union bpf_attr attr;
+
+    memset(&attr, 0, sizeof(attr));
+    attr.map_fd = (uint32_t)m->fds[BRUMA_NODE_FD_VERDICTS];
+    attr.key = (uint64_t)(uintptr_t)key;
+    attr.value = (uint64_t)(uintptr_t)value;
+    attr.flags = flags;
+    return syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &attr, sizeof(attr)) < 0 ? -errno : 0;
+}
+
+/* A new one is of the source's share, which is counted anew as the map is swept. */
+static void write_verdict(struct node_verdicts *v, struct pod *source, const struct node_maps *maps,
+                          const struct bruma_node_key *key, const struct bruma_node_verdict *value)
+{
+    int r = update(maps, key, value, BPF_EXIST);
+
+    if (r != -ENOENT)
+        return;
+    if (atomic_fetch_add(&source->node_verdicts, 1) >= BRUMA_MAX_NODE_VERDICTS_OF_POD) {
+        atomic_fetch_sub(&source->node_verdicts, 1);
+        atomic_fetch_add_explicit(&v->pod_verdicts_full, 1, memory_order_relaxed);
+        return;
+    }
+    r = update(maps, key, value, BPF_ANY);
+    if (r < 0) {
+        atomic_fetch_sub(&source->node_verdicts, 1);
+        atomic_fetch_add_explicit(&v->verdicts_full, 1, memory_order_relaxed);
+        log_debug("a verdict between two pods of the node could not be written\terror=%d", -r);
+    }
+}
+
 void node_verdicts_allow(struct node_verdicts *v, const struct node_permission *p)
 {
     struct bruma_node_key key = {.source_cookie = p->source->cookie, .port = p->asked.port};
     struct bruma_node_verdict value = {.proxy = atomic_load(&v->number),
-                                       .generation = p->generation,
+                                       .generation = p->ticket.generation,
                                        .destination_cookie = p->destination->cookie,
+                                       .valid_until_nanoseconds = boot_nanoseconds(p->until),
                                        .source_generation = p->source->generation,
                                        .destination_generation = p->destination->generation,
                                        .endpoint_port = p->endpoint.port};
-    union bpf_attr attr;
 
-    if (!value.proxy || !is_plain(p))
+    if (!value.proxy || !value.valid_until_nanoseconds || !is_plain(p))
         return;
     set_address(&key.destination, &p->asked.addr);
     set_address(&value.source, &p->source_address);
     set_address(&value.endpoint, &p->endpoint.addr);
-    memset(&attr, 0, sizeof(attr));
-    attr.map_fd = (uint32_t)v->maps[BRUMA_NODE_FD_VERDICTS];
-    attr.key = (uint64_t)(uintptr_t)&key;
-    attr.value = (uint64_t)(uintptr_t)&value;
-    if (syscall(SYS_bpf, BPF_MAP_UPDATE_ELEM, &attr, sizeof(attr)) < 0)
-        log_debug("a verdict between two pods of the node could not be written\terror=%d", errno);
+    write_verdict(v, p->source, p->ticket.maps, &key, &value);
+}
+
+struct node_refusals node_verdicts_refused(const struct node_verdicts *v)
+{
+    return (struct node_refusals){
+        .pod_verdicts_full = atomic_load_explicit(&v->pod_verdicts_full, memory_order_relaxed),
+        .verdicts_full = atomic_load_explicit(&v->verdicts_full, memory_order_relaxed)};
 }

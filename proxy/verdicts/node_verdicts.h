@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the kernel may carry between two pods of this node: written once a worker has allowed such a
- * connection itself (include/bruma/node.h). Any thread, where nothing else is said.
+ * connection itself (include/bruma/node.h). Any thread that reads the mesh (proxy/state/rcu.h), where nothing
+ * else is said.
  */
 #ifndef PROXY_VERDICTS_NODE_VERDICTS_H
 #define PROXY_VERDICTS_NODE_VERDICTS_H
@@ -20,30 +21,49 @@ struct node_verdicts;
 int node_verdicts_new(struct node_verdicts **ret);
 /* The workers are gone. Closes the maps; what is in them stays. */
 void node_verdicts_free(struct node_verdicts **verdicts);
-/* Control thread, once: later ones are closed. Takes the descriptors. 0 or -errno. */
+/* Control thread: takes the descriptors; those of maps that it has already are closed. What workers are about
+ * to write goes where they began. 1: they are other maps than before; 0: the same; or -errno, and what was
+ * there stays. */
 int node_verdicts_take_maps(struct node_verdicts *verdicts, int fds[BRUMA_NODE_FD_COUNT]);
 /* Control thread: the number under which the process is known in direct_proxies; 0: it writes nothing. */
 void node_verdicts_set_number(struct node_verdicts *verdicts, uint64_t number);
-/* A map of them, -1 before they were taken; it stays with verdicts. */
+/* Control thread: a map of them, -1 before they were taken; good until others are taken. */
 int node_verdicts_map(const struct node_verdicts *verdicts, enum bruma_node_fd map);
-/* The kernel's, as mapped memory that stays with verdicts; NULL before the maps were taken. */
+/* The same: the kernel's, as mapped memory; NULL before the maps were taken. */
 struct bruma_node_control *node_verdicts_control(const struct node_verdicts *verdicts);
 
-/* To be asked before anything that the answer depends on is read. True: *ret_generation is filled; false: it
- * is not, and nothing is to be written. NULL: false. */
-bool node_verdicts_begin(const struct node_verdicts *verdicts, uint64_t *ret_generation);
-/* Something has changed by which answers may be others, and readers see it: none of before counts. */
+/* Where and when somebody began to judge. */
+struct node_maps;
+struct node_ticket {
+    const struct node_maps *maps;
+    uint64_t generation;
+};
+
+/* To be asked before anything that the answer depends on is read. True: *ret is filled, and good until the
+ * thread's next quiescent state; false: it is not, and nothing is to be written. NULL: false. */
+bool node_verdicts_begin(const struct node_verdicts *verdicts, struct node_ticket *ret);
+/* Control thread: something has changed by which answers may be others, and readers see it: none of before
+ * counts. */
 void node_verdicts_change(struct node_verdicts *verdicts);
 
 struct node_permission {
-    const struct pod *source, *destination;
+    struct pod *source;
+    const struct pod *destination;
     struct addr source_address; /* that was judged */
     struct endpoint asked;      /* where the application connects to */
     struct endpoint endpoint;   /* of the destination, of the same family */
-    uint64_t generation;        /* of node_verdicts_begin() */
+    int64_t until;              /* wall seconds: when the first of the certificates ends */
+    struct node_ticket ticket;
 };
 
-/* Without room it is not written: such connections go on as before. */
+/* Without room, or where the source has its share, it is not written: such connections go on as before. */
 void node_verdicts_allow(struct node_verdicts *verdicts, const struct node_permission *permission);
+
+/* Verdicts that found no room, since the source had its share (BRUMA_MAX_NODE_VERDICTS_OF_POD), or since the
+ * map was full. */
+struct node_refusals {
+    unsigned long pod_verdicts_full, verdicts_full;
+};
+struct node_refusals node_verdicts_refused(const struct node_verdicts *verdicts);
 
 #endif

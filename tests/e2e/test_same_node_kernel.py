@@ -161,6 +161,13 @@ def test_a_proxy_that_is_silent(scene):
     assert call(scene.a, scene.b.ip).startswith("hello")
 
 
+def test_a_certificate_that_has_ended(scene):
+    scene.verdicts.allow(scene.a, scene.b, scene.b.ip, seconds=-1)
+    assert call(scene.a, scene.b.ip).startswith("proxy outbound")
+    scene.verdicts.allow(scene.a, scene.b, scene.b.ip)
+    assert call(scene.a, scene.b.ip).startswith("hello")
+
+
 def test_a_way_that_is_switched_off(scene):
     end = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + 3600 * 10**9
     scene.verdicts.live_until(end, ways=0)

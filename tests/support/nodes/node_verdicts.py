@@ -73,7 +73,7 @@ class NodeVerdicts:
         self.control = Map(f"{maps}/direct_control", 40)
         self.proxies = Map(f"{maps}/direct_proxies", 8)
         self.state = Map(f"{maps}/node_control", 16)
-        self.verdicts = Map(f"{maps}/node_verdicts", 72)
+        self.verdicts = Map(f"{maps}/node_verdicts", 80)
         self.tuples = Map(f"{maps}/node_tuples", 88)
         self.pods = Map(f"{maps}/pods", 512)
         self.socket = socket.socket()
@@ -97,17 +97,20 @@ class NodeVerdicts:
         entry = self.pods.get(struct.pack("=Q", int(pod.item()["cookie"])))
         return struct.unpack_from("=I", entry, 68)[0]
 
-    def allow(self, source, destination, to, port=8080, endpoint=None, endpoint_port=8080, own=None):
-        """Connections of source to that address, of the pod destination or (with an endpoint) of a service."""
+    def allow(
+        self, source, destination, to, port=8080, endpoint=None, endpoint_port=8080, own=None, seconds=3600
+    ):
+        """Connections of source to that address, of the pod destination or (with an endpoint) of a service, for so long."""
         endpoint = endpoint or to
         own = own or (source.ip6 if ":" in endpoint else source.ip)
         cookie, other = (int(p.item()["cookie"]) for p in (source, destination))
         key = address(to) + struct.pack("=QII", cookie, port, 0)
+        until = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + seconds * 10**9
         self.verdicts.set(
             key,
             address(own)
             + address(endpoint)
-            + struct.pack("=QQQ", NUMBER, self.generation(), other)
+            + struct.pack("=QQQQ", NUMBER, self.generation(), other, until)
             + struct.pack("=IIII", self.enrollment(source), self.enrollment(destination), endpoint_port, 0),
         )
 
