@@ -4,7 +4,8 @@
  *
  *     app pause      the first process of a pod: keeps the namespaces, reaps
  *     app serve      an application: HTTP on 8080, a line of text on 9000, gRPC health on 9090, and on 7000
- * its name and then each line back, each on IPv4 and IPv6
+ * its name, which is NAME or else the host's, and then each line back, each on IPv4 and IPv6. It prints READY
+ * when it listens.
  *
  * HTTP: /bytes/COUNT/RATE is a body of COUNT bytes at RATE bytes a second; anything else is answered with the
  * pod's name and the address of the peer. If CALL is "ADDRESS PORT", the application also talks, from its
@@ -12,12 +13,19 @@
  * line of output whenever the outcome changes.
  *
  * If END is "patient SECONDS" or "hasty SECONDS", it takes so long to end when it is told to, and serves
- * until then; a hasty one takes no new connections on 7000.
+ * until then; a hasty one takes no new connections on 7000. Whom it has taken on 7000 it serves: the kernel
+ * resets what waits in the queue of a listener that is closed, and what is open when the process ends.
+ * However little processor time it gets, it has accepted all of the queue before it closes the listener, and
+ * answered each connection's first line before it ends; others are cut then.
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +35,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#define LOOK_AGAIN 2000    /* microseconds */
+#define NO_DEVICE  INT_MAX /* an index that none has */
+
 static char name[256];
+static atomic_int owed; /* connections on 7000 that have not got their first line back */
 
 static long long now_ms(void)
 {
@@ -125,14 +137,20 @@ static void serve_http(int fd)
 
 static void serve_words(int fd)
 {
+    bool first = true;
     char buf[512];
     ssize_t n;
 
     snprintf(buf, sizeof(buf), "%s\n", name);
-    if (send_all(fd, buf, strlen(buf)))
-        return;
-    while ((n = recv(fd, buf, sizeof(buf), 0)) > 0 && send_all(fd, buf, (size_t)n) == 0)
-        ;
+    if (send_all(fd, buf, strlen(buf)) == 0) {
+        while ((n = recv(fd, buf, sizeof(buf), 0)) > 0 && send_all(fd, buf, (size_t)n) == 0) {
+            if (first)
+                atomic_fetch_sub(&owed, 1);
+            first = false;
+        }
+    }
+    if (first)
+        atomic_fetch_sub(&owed, 1);
 }
 
 static void serve_text(int fd)
@@ -207,7 +225,8 @@ static void serve_health(int fd)
 struct service {
     int port, listener;
     void (*serve)(int fd);
-    volatile sig_atomic_t closed;
+    pthread_t thread;
+    atomic_bool closed;
 };
 
 struct guest {
@@ -230,13 +249,18 @@ static void *serve_guest(void *arg)
     return NULL;
 }
 
-static void spawn(void *(*run)(void *), void *arg)
+static pthread_t begin(void *(*run)(void *), void *arg)
 {
     pthread_t thread;
 
     if (pthread_create(&thread, NULL, run, arg))
         fail("thread");
-    pthread_detach(thread);
+    return thread;
+}
+
+static void spawn(void *(*run)(void *), void *arg)
+{
+    pthread_detach(begin(run, arg));
 }
 
 static void *accept_guests(void *arg)
@@ -255,6 +279,8 @@ static void *accept_guests(void *arg)
             if (s->closed)
                 return NULL;
         } else {
+            if (s->serve == serve_words)
+                atomic_fetch_add(&owed, 1);
             spawn(serve_guest, g);
         }
     }
@@ -269,6 +295,54 @@ static void listen_on(struct service *s)
     setsockopt(s->listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
     if (bind(s->listener, (struct sockaddr *)&a, sizeof(a)) || listen(s->listener, 128))
         fail("listen");
+}
+
+/* ---- ending ---- */
+
+/* Of handshakes with the port that are on their way. */
+static int half_open(const char *table, int port)
+{
+    FILE *f = fopen(table, "re");
+    unsigned local, state;
+    char line[256];
+    int n = 0;
+
+    if (!f)
+        fail(table);
+    while (fgets(line, sizeof(line), f))
+        n += sscanf(line, "%*d: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x", &local, &state) == 2 &&
+             (int)local == port && state == TCP_SYN_RECV;
+    fclose(f);
+    return n;
+}
+
+static bool nobody_waits(const struct service *s)
+{
+    struct tcp_info info = {};
+    socklen_t len = sizeof(info);
+
+    if (half_open("/proc/net/tcp", s->port) || half_open("/proc/net/tcp6", s->port))
+        return false;
+    if (getsockopt(s->listener, IPPROTO_TCP, TCP_INFO, &info, &len))
+        fail("TCP_INFO");
+    return info.tcpi_unacked == 0; /* of a listener: the length of its queue */
+}
+
+/* New ones are refused at once: nothing arrives by the device that the listener is bound to. Those that wait
+ * are accepted. */
+static void stop_accepting(struct service *s)
+{
+    const int device = NO_DEVICE;
+
+    if (s->closed)
+        return;
+    if (setsockopt(s->listener, SOL_SOCKET, SO_BINDTOIFINDEX, &device, sizeof(device)))
+        fail("SO_BINDTOIFINDEX");
+    while (!nobody_waits(s))
+        usleep(LOOK_AGAIN);
+    s->closed = true;
+    shutdown(s->listener, SHUT_RDWR);
+    pthread_join(s->thread, NULL); /* what it has accepted is counted */
 }
 
 /* ---- calling ---- */
@@ -327,22 +401,32 @@ static void *caller(void *arg)
 
 /* ---- the two programs ---- */
 
-static struct service services[] = {
-    {8080, -1, serve_http}, {9000, -1, serve_text}, {9090, -1, serve_health}, {7000, -1, serve_words}};
+static struct service services[] = {{.port = 8080, .serve = serve_http},
+                                    {.port = 9000, .serve = serve_text},
+                                    {.port = 9090, .serve = serve_health},
+                                    {.port = 7000, .serve = serve_words}};
 static unsigned linger; /* seconds */
-static int hasty;
+static bool hasty;
 
-static void end(int number)
+static void end(void)
 {
     struct service *words = &services[3];
 
-    if (!linger || number == SIGALRM)
-        _exit(0);
-    if (hasty && !words->closed) {
-        words->closed = 1;
-        shutdown(words->listener, SHUT_RDWR);
+    if (linger) {
+        if (hasty)
+            stop_accepting(words);
+        sleep(linger);
+        stop_accepting(words);
+        while (owed)
+            usleep(LOOK_AGAIN);
     }
-    alarm(linger);
+    _exit(0);
+}
+
+static void leave(int number)
+{
+    (void)number;
+    _exit(0);
 }
 
 static void reap(int number)
@@ -354,29 +438,41 @@ static void reap(int number)
 
 static void serve(void)
 {
-    char *target = getenv("CALL"), *ending = getenv("END"), how[16];
+    char *target = getenv("CALL"), *ending = getenv("END"), *own = getenv("NAME"), how[16];
+    sigset_t told;
+    int number;
 
     if (ending) {
         if (sscanf(ending, "%15s %u", how, &linger) != 2)
             fail("END");
         hasty = !strcmp(how, "hasty");
-        signal(SIGALRM, end);
     }
-    gethostname(name, sizeof(name) - 1);
+    sigemptyset(&told);
+    sigaddset(&told, SIGTERM);
+    sigaddset(&told, SIGINT);
+    sigprocmask(SIG_BLOCK, &told, NULL); /* in all threads: they are waited for */
+    if (own)
+        snprintf(name, sizeof(name), "%s", own);
+    else
+        gethostname(name, sizeof(name) - 1);
     if (target)
         spawn(caller, target);
     for (size_t i = 0; i < sizeof(services) / sizeof(services[0]); i++) {
         listen_on(&services[i]);
-        spawn(accept_guests, &services[i]);
+        services[i].thread = begin(accept_guests, &services[i]);
     }
+    puts("READY");
+    fflush(stdout);
+    sigwait(&told, &number);
+    end();
 }
 
 int main(int argc, char **argv)
 {
     const char *program = argc == 2 ? argv[1] : "";
 
-    signal(SIGTERM, end);
-    signal(SIGINT, end);
+    signal(SIGTERM, leave);
+    signal(SIGINT, leave);
     if (!strcmp(program, "serve")) {
         serve();
     } else if (!strcmp(program, "pause")) {

@@ -16,6 +16,7 @@ from support.system import wait_for
 FULL = os.environ.get("BRUMA_ROLLOUTS") == "full"
 RESTARTS, PODS, RATE, KEPT = (10, 10, 500, 50) if FULL else (2, 4, 60, 8)
 LINGER = 3  # seconds that an application takes to end
+PATIENCE = 30  # more that it may take to answer whom it has accepted, on a busy machine
 
 GREETING = "import socket, sys; print(socket.create_connection((sys.argv[1], 7000), 5).makefile().readline())"
 
@@ -32,7 +33,7 @@ def deployment(namespace, how):
             "template": {
                 "metadata": {"labels": {"app": "cart"}},
                 "spec": {
-                    "terminationGracePeriodSeconds": LINGER + 5,
+                    "terminationGracePeriodSeconds": LINGER + PATIENCE,
                     "automountServiceAccountToken": False,
                     "tolerations": [{"operator": "Exists"}],
                     "containers": [

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rolling restarts of a service under load: no new connection fails, and what is kept is served until its pod is gone.
 
-Here, and in CI, two restarts of four pods under 100 connections a second and 12 that are kept. BRUMA_ROLLOUTS=full: ten
+Here, and in CI, one restart of four pods under 100 connections a second and 12 that are kept. BRUMA_ROLLOUTS=full: ten
 restarts of ten pods under 500 a second and 50 that are kept, which takes four minutes. Each pod of a restart comes as a
 rollout with a surge has it: the new one serves and is an endpoint, then the old one is told to end, the mesh hears of it a
-moment later, and its sandbox goes. Every second application takes no new connections from when it is told to end.
+moment later, and when its application has ended its sandbox goes. Every second application takes no new connections from
+when it is told to end. The client's pod is on the node of half of them, which it reaches by a tunnel or without one.
 
 With BRUMA_ZTUNNEL the same runs with stock ztunnels on all nodes, and says how many fail there."""
 
@@ -26,36 +27,16 @@ from support.system import sh, wait_for
 VIP = "10.96.0.61"
 MEMBER = {"demo/cart.demo.svc.cluster.local": {7000: 7000}}
 FULL = os.environ.get("BRUMA_ROLLOUTS") == "full"
-RESTARTS, PODS, RATE, KEPT = (10, 10, 500, 50) if FULL else (2, 4, 100, 12)
-MESH_HEARS, GRACE = 0.3, 1.0  # seconds from when a pod is told to end
-
-# Says its name, then sends back each line. Told to end it serves what it has, and new ones only if it is "patient".
-SERVER = """
-import asyncio, signal, sys
-async def serve(r, w):
-    try:
-        w.write(sys.argv[2].encode() + b"\\n")
-        while line := await r.readline():
-            w.write(line)
-            await w.drain()
-    except OSError:
-        pass
-    w.close()
-async def main():
-    server = await asyncio.start_server(serve, None, int(sys.argv[1]), backlog=1024)
-    end = server.close if sys.argv[3] == "hasty" else lambda: None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
-    print("READY", flush=True)
-    await asyncio.Event().wait()
-asyncio.run(main())
-"""
+RESTARTS, PODS, RATE, KEPT = (10, 10, 500, 50) if FULL else (1, 4, 100, 12)
+MESH_HEARS, GRACE = 0.3, 1  # seconds from when a pod is told to end
+WAYS = ["hbone", "relay"]
 
 
 class Shop:
-    """A client on node 1, and the service's pods on the others."""
+    """A client on node 1, and the service's pods on these nodes."""
 
-    def __init__(self, mesh):
-        self.mesh, self.gone, self.made = mesh, {}, 0
+    def __init__(self, mesh, nodes=(1,)):
+        self.mesh, self.nodes, self.gone, self.made = mesh, nodes, {}, 0
         mesh.services.append(
             {
                 "name": "cart",
@@ -70,16 +51,18 @@ class Shop:
 
     def place(self):
         self.made += 1
-        pod = self.mesh.pod(
-            f"cart-{self.made}", node=1 + self.made % (len(self.mesh.nodes) - 1), account="cart"
-        )
+        node = self.nodes[self.made // 2 % len(self.nodes)]
+        pod = self.mesh.pod(f"cart-{self.made}", node=node, account="cart")
         pod.services = MEMBER
         pod.enrolled_by = None
         return pod
 
-    def serve(self, pod):
-        kind = "hasty" if int(pod.name.rsplit("-")[1]) % 2 else "patient"
-        pod.app = pod.server(SERVER, 7000, pod.name, kind)
+    def serve(self, pod, kind=None):
+        """By what the pods of the cluster's tests run: whom it has accepted it serves before it ends."""
+        kind = kind or ("hasty" if int(pod.name.rsplit("-")[1]) % 2 else "patient")
+        app = f"{pod.node.build}/tests/cluster/cluster-app"
+        pod.app = pod.popen(app, "serve", env={"NAME": pod.name, "END": f"{kind} {GRACE}"})
+        pod.app.wait_for_text("READY")
 
     def replace(self, old, told):
         """told: whether the proxies hear of the end as Bruma's do. Returns the new one."""
@@ -93,12 +76,12 @@ class Shop:
         time.sleep(MESH_HEARS)
         if told:
             old.node.ctl("end", old.full_name)
+        self.gone[old.name] = time.monotonic() + GRACE
         old.app.kill(signal.SIGTERM)
         time.sleep(MESH_HEARS)
         old.services = {}
         self.mesh.write()
-        time.sleep(GRACE - MESH_HEARS)
-        self.gone[old.name] = time.monotonic()
+        assert old.app.wait(60) == 0
         old.node.pods.remove(old)
         old.destroy()
         self.mesh.write()
@@ -122,28 +105,60 @@ class Shop:
         figures.update(json.loads(p.text().splitlines()[-1]))
 
 
-def metric(node, name):
-    return sum(float(n) for n in re.findall(rf"^{name}(?:{{.*}})? (\d+)", node.metrics(), re.M))
+def metric(node, name, label=""):
+    return sum(float(n) for n in re.findall(rf"^{name}(?:{{.*{label}.*}})? (\d+)", node.metrics(), re.M))
+
+
+def made_by_the_client(mesh):
+    return metric(mesh.nodes[0], "istio_tcp_connections_opened_total", 'reporter="source"')
 
 
 def said(figures):
     return {k: v if k in ("made", "words", "slowest", "late", "rate") else len(v) for k, v in figures.items()}
 
 
-def test_rolling_restarts_under_load(record_property):
-    with Mesh(nodes=3, workers=2) as mesh:
-        shop = Shop(mesh)
+def are_served_before_the_end(shop):
+    """Whom its kernel has accepted an application serves, although it is told to end before it has noticed."""
+    name, label = "istio_tcp_connections_opened_total", 'reporter="destination"'
+    before = [metric(node, name, label) for node in shop.mesh.nodes]
+    calls = {}
+    for pod in shop.pods:
+        pod.app.kill(signal.SIGSTOP)
+        calls[pod] = shop.web.popen("/usr/bin/python3", "-c", CALL, pod.ip)
+    for i, node in enumerate(shop.mesh.nodes):
+        many = sum(pod.node is node for pod in shop.pods)
+        wait_for(lambda node=node, n=before[i] + many: metric(node, name, label) == n, "the connections")
+    for pod in shop.pods:
+        pod.app.kill(signal.SIGTERM)
+        pod.app.kill(signal.SIGCONT)
+    for pod, call in calls.items():
+        assert call.wait(60) == 0 and call.text().strip() == pod.name
+        assert pod.app.wait(60) == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rolling_restarts_under_load(record_property, way):
+    with Mesh(nodes=2, workers=2, proxy_env={"BRUMA_SAME_NODE": way}) as mesh:
+        shop = Shop(mesh, nodes=(0, 1))
         mesh.start()
         for pod in shop.pods:
             shop.serve(pod)
         wait_for(lambda: shop.web.python(ONE_SHOT, VIP, 7000, "word\n").startswith("cart-"), "the service")
-        opened = metric(mesh.nodes[0], "istio_tcp_connections_opened_total")
+        opened = made_by_the_client(mesh)
         with shop.load(RATE, KEPT) as figures:
-            time.sleep(2)
             for _ in range(RESTARTS):
                 shop.restart()
-            time.sleep(2)
-        print("restarts:", RESTARTS, "pods:", PODS, said(figures), figures["failed"][:5], figures["cut"][:5])
+            time.sleep(MESH_HEARS)
+        print(
+            way,
+            "restarts:",
+            RESTARTS,
+            "pods:",
+            PODS,
+            said(figures),
+            figures["failed"][:5],
+            figures["cut"][:5],
+        )
         client = mesh.nodes[0]
         print("retries:", metric(client, "bruma_outbound_retries_total"), end=" ")
         print("leaving:", metric(client, "bruma_endpoints_leaving_total"))
@@ -155,14 +170,15 @@ def test_rolling_restarts_under_load(record_property):
         assert len(shop.gone) == RESTARTS * PODS
         assert metric(client, "bruma_endpoints_leaving_total") > 0
         assert client.failures("connect_refused") == client.failures("connect_rejected") == 0
-        opened = metric(client, "istio_tcp_connections_opened_total") - opened
+        opened = made_by_the_client(mesh) - opened
         assert opened == figures["made"], "one connection in Istio's metrics for each of the application's"
+        are_served_before_the_end(shop)
 
 
 @pytest.mark.skipif(not ZTUNNEL, reason="BRUMA_ZTUNNEL names no stock ztunnel")
 def test_rolling_restarts_under_load_with_stock_ztunnels(record_property):
     with Mesh(nodes=3, workers=2) as mesh, contextlib.ExitStack() as stack:
-        shop = Shop(mesh)
+        shop = Shop(mesh, nodes=(1, 2))
         mesh.write()
         for number in range(len(mesh.nodes)):
             proxy = stack.enter_context(Ztunnel(mesh, ZTUNNEL, number))
@@ -267,8 +283,8 @@ except OSError as e:
 CALL = """
 import socket, sys
 try:
-    s = socket.create_connection((sys.argv[1], 7000), timeout=30)
-    print(s.makefile().readline())
+    with socket.create_connection((sys.argv[1], 7000), timeout=30) as s:
+        print(s.makefile().readline())
 except OSError as e:
     print(type(e).__name__)
 """
