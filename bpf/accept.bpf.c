@@ -56,18 +56,20 @@ static __always_inline void on_accepted(struct bpf_sock_ops *ctx, struct bpf_soc
 
     if (!pod)
         return;
+    /* Both sides have called each other. */
+    if (flow_connected(ctx, sk))
+        return;
     read_tuple(ctx, &tuple);
     way = passive_way(sk, pod, cookie, &tuple);
     if (way)
         full = flow_accepted(ctx, pod, cookie, way, &tuple,
                              way == BRUMA_DIRECT_PASS ? passive_changes(pod, cookie) : 0);
-    if (sk->bound_dev_if)
-        return;
     /* What could not be ended later is cut off from the network now. */
-    if (is_delivery(sk, &tuple, pod) || (full && way == BRUMA_DIRECT_PASS))
-        device = BRUMA_LOOPBACK_IFINDEX;
-    else
-        device = device_of(sk);
+    if (full && way == BRUMA_DIRECT_PASS)
+        flow_cut_off(ctx, sk);
+    if (sk->bound_dev_if || (full && way == BRUMA_DIRECT_PASS))
+        return;
+    device = is_delivery(sk, &tuple, pod) ? BRUMA_LOOPBACK_IFINDEX : device_of(sk);
     if (device && bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &device, sizeof(device)))
         count_failure(BRUMA_REASON_ACCEPTED_NOT_BOUND);
 }
@@ -89,7 +91,7 @@ int accepted(struct bpf_sock_ops *ctx)
     else if (op == BPF_SOCK_OPS_TCP_CONNECT_CB)
         flow_connecting(ctx, sk);
     else if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
-        flow_connected(ctx, sk);
+        (void)flow_connected(ctx, sk);
     else
         flow_state(ctx, sk);
     return 1;

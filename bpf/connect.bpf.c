@@ -10,6 +10,10 @@
  *
  * A connection that should be captured and cannot be is refused: falling through would send it in plaintext.
  */
+#include <linux/bpf.h>
+
+#include <bpf/bpf_core_read.h>
+
 #include "bpf/common.h"
 #include "bpf/deliveries.h"
 #include "bpf/dns_sockets.h"
@@ -42,6 +46,9 @@ struct {
     __type(value, __u32);
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } captured_sockets SEC(".maps");
+
+/* Written before it is loaded: 0 where the kernel does not let this program look into its sockets. */
+volatile const __u32 reads_sockets = 1;
 
 enum verdict { DENY = 0, ALLOW = 1 };
 
@@ -88,6 +95,9 @@ static __always_inline int release(struct bpf_sock_addr *ctx, struct bpf_sock *s
         return ALLOW;
     if (*device) {
         flow_forget(ctx);
+        /* it was cut off, since it was answered too late */
+        if (sk->mark == BRUMA_MARK_CAPTURED && set_option(ctx, SO_MARK, 0))
+            return deny(counters, BRUMA_REASON_REBIND_FAILED);
         if (!local || sk->bound_dev_if != *device)
             return ALLOW;
     } else if (sk->mark != BRUMA_MARK_CAPTURED || sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX) {
@@ -215,6 +225,20 @@ static __always_inline int is_free(struct bpf_sock *sk, const struct bruma_pod *
     return address_is_unspecified(&source) || pod_owns(pod, &source);
 }
 
+/* 1: connect() returns at once, and the SYN leaves with the first data (TCP_FASTOPEN_CONNECT): what was true
+ * by then may be so no more, and no hook would be asked. Also where that cannot be told. */
+static __always_inline int is_deferred(struct bpf_sock *sk)
+{
+    struct tcp_sock *tcp;
+
+    if (!reads_sockets)
+        return 1;
+    tcp = bpf_skc_to_tcp_sock(sk);
+    if (!tcp || !bpf_core_field_exists(tcp->fastopen_connect))
+        return 1;
+    return BPF_CORE_READ_BITFIELD(tcp, fastopen_connect);
+}
+
 /* Why a connection to there must not go past the proxy, or NONE. */
 static __always_inline enum bruma_long_way ask_outside(struct bpf_sock *sk, const struct bruma_pod *pod,
                                                        __u64 cookie, const struct bruma_address *destination,
@@ -241,6 +265,8 @@ static __always_inline enum bruma_long_way ask_outside(struct bpf_sock *sk, cons
         return BRUMA_LONG_WAY_SEVERAL_DEVICES;
     if (!is_free(sk, pod, device))
         return BRUMA_LONG_WAY_SOCKET_BOUND;
+    if (is_deferred(sk))
+        return BRUMA_LONG_WAY_DEFERRED;
     if (!direct_entry_stands(cookie, entry))
         return BRUMA_LONG_WAY_POD_UNKNOWN;
     /* Another one may have followed it meanwhile, which knows more. */
@@ -301,6 +327,8 @@ static __always_inline int connect_on_node(struct bpf_sock_addr *ctx, struct bpf
     struct bruma_address chosen;
     __u32 *bound;
 
+    if (is_deferred(sk))
+        return 0;
     source_of(sk, &chosen);
     n = node_connect(ctx, sk, family, pod, cookie, destination, port, &chosen);
     if (!n)

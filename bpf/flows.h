@@ -8,6 +8,7 @@
 #include "bpf/tcp_device.h"
 
 #define ENOSPC 28
+#define ESTALE 116
 
 /* Before a connection of the pod is let go. 0, or another number: there is no room, and it is not to be. */
 static __always_inline long flow_begin(struct bpf_sock_addr *ctx, const struct bruma_pod *pod, __u64 cookie,
@@ -73,20 +74,68 @@ static __always_inline void flow_connecting(struct bpf_sock_ops *ctx, struct bpf
     flow_follow(ctx);
 }
 
-/* The other side has answered. */
-static __always_inline void flow_connected(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+/*
+ * From now on nothing of the socket leaves the pod, nor what it has sent already and would send again: our
+ * mark leads it to lo, where nobody knows it, even if it is bound to a device (for IPv4 there is a route for
+ * that). The kernel would not let a mere user's socket be bound to another device, whoever asks.
+ */
+static __always_inline void flow_cut_off(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+    __u32 mark = BRUMA_MARK_CAPTURED, lo = BRUMA_LOOPBACK_IFINDEX;
+    long error = bpf_setsockopt(ctx, SOL_SOCKET, SO_MARK, &mark, sizeof(mark));
+
+    if (!sk->bound_dev_if)
+        error |= bpf_setsockopt(ctx, SOL_SOCKET, SO_BINDTOIFINDEX, &lo, sizeof(lo));
+    if (error)
+        count_failure(BRUMA_REASON_MARK_FAILED);
+}
+
+/*
+ * 1: what was true when connect() was let go is so no more, or nobody can say so and it was too long ago. A
+ * SYN is repeated for minutes, and longer where the application wishes.
+ */
+static __always_inline int flow_is_late(const struct bruma_flow *flow)
+{
+    const struct bruma_direct_control *control = direct_control_of();
+    struct bruma_direct_pod *entry;
+    struct bruma_pod *pod;
+    __u64 cookie = flow->netns_cookie, proxy;
+
+    if (!(flow->way & BRUMA_DIRECT_OUTSIDE))
+        return 0;
+    pod = bpf_map_lookup_elem(&pods, &cookie);
+    if (!pod || !(pod->flags & BRUMA_POD_CAPTURE_OUTBOUND))
+        return 0; /* it has left the mesh */
+    proxy = control ? direct_proxy(control) : 0;
+    if (proxy && direct_is_in_mesh(control, proxy, &flow->tuple.remote_address))
+        return 1;
+    /* The proxy's socket cannot be looked for here; what it has said last is two seconds old at most. */
+    if (!proxy || !(control->ways & BRUMA_DIRECT_OUTSIDE) ||
+        bpf_ktime_get_ns() >= control->valid_until_nanoseconds)
+        return bpf_ktime_get_ns() - flow->opened_nanoseconds >= BRUMA_DIRECT_LATE_NANOSECONDS;
+    entry = bpf_map_lookup_elem(&direct_pods, &cookie);
+    return entry && entry->proxy == proxy && entry->outside_why == BRUMA_LONG_WAY_REGISTRY_ONLY;
+}
+
+/* The other side has answered. 1: it is one of ours. */
+static __always_inline int flow_connected(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
     struct bruma_flow *flow;
     __u64 socket;
+    int late;
 
     if (sk->bound_dev_if <= BRUMA_LOOPBACK_IFINDEX)
-        return;
+        return 0;
     socket = bpf_get_socket_cookie(ctx);
     flow = bpf_map_lookup_elem(&flows, &socket);
     if (!flow)
-        return;
+        return 0;
+    late = flow_is_late(flow);
+    if (late)
+        flow_cut_off(ctx, sk);
     flow->state = BRUMA_FLOW_ESTABLISHED;
-    flow_event(flow, socket, BRUMA_FLOW_OPENED, 0);
+    flow_event(flow, socket, BRUMA_FLOW_OPENED, late ? ESTALE : 0);
+    return 1;
 }
 
 /* A connection that the pod has accepted past the proxy. 0, or another number: there is no room for it, which

@@ -43,6 +43,7 @@ struct tcp_sock {
     __u64 bytes_received;
     __u32 snd_una;
     __u32 write_seq;
+    __u8 fastopen_connect : 1;
 };
 
 #pragma clang attribute pop

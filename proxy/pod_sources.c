@@ -62,6 +62,13 @@ static void flow_opened(void *data, uint64_t socket_cookie, const struct bruma_f
     direct_passed(p->direct, flow);
 }
 
+static void flow_condemned(void *data, struct pod *pod, uint64_t socket_cookie, const struct bruma_flow *flow)
+{
+    const struct proxy *p = data;
+
+    direct_condemned(p->direct, pod->fds[BRUMA_POD_FD_NETNS], socket_cookie, flow);
+}
+
 /* Events of direct connections are told by the pods and the mesh as they are known, so both must be. */
 static void read_flows(struct proxy *p)
 {
@@ -116,7 +123,8 @@ static int open_agent_client(struct proxy *p)
         return log_error_errno(ENAMETOOLONG, "the agent's socket");
     p->pods_events = &pods_events;
     r = flows_start(p, &p->flows);
-    flows_set_judge(p->flows, &(struct flows_judge){.opened = flow_opened, .data = p});
+    flows_set_judge(p->flows,
+                    &(struct flows_judge){.opened = flow_opened, .condemned = flow_condemned, .data = p});
     if (r < 0)
         return log_error_errno(r, "cannot start the reader of direct connections");
     r = agent_client_new(p->loop, p, socket, &events, &p->agent);

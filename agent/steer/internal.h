@@ -136,10 +136,6 @@ int steer_program_tag(int program_fd, uint8_t tag[8]);
 uint32_t pod_no_family(int netns_fd);
 uint32_t pod_no_family_here(void);
 
-/* families.c: the index of the only device of the pod that is up, beside lo; 0 if there are several, or none,
- * or it cannot be told. */
-uint32_t pod_only_device(int netns_fd);
-
 /* pod.c, for who looks at what it has done. Flags of a pod's entry: what was on before, and addresses. */
 #define FORMER_FLAGS \
     (BRUMA_POD_HAD_FWMARK_ACCEPT | BRUMA_POD_HAD_FWMARK_REFLECT4 | BRUMA_POD_HAD_FWMARK_REFLECT6)

@@ -13,6 +13,7 @@
 #include "agent/steer/exclusions.h"
 #include "agent/steer/internal.h"
 #include "agent/steer/node.h"
+#include "agent/steer/pod_device.h"
 #include "bruma/mesh.h"
 #include "lib/cleanup.h"
 #include "lib/netns.h"
@@ -87,7 +88,7 @@ static int write_entry(struct steer *s, const struct steer_pod *pod, uint32_t fl
     int r;
 
     entry.flags |= pod_no_family(pod->netns_fd);
-    entry.flags |= pod_only_device(pod->netns_fd) << BRUMA_POD_DEVICE_SHIFT;
+    entry.flags |= pod_only_device(pod) << BRUMA_POD_DEVICE_SHIFT;
     static_assert(ADDR_TEXT_LEN <= BRUMA_IP_LEN, "an address may be longer than its text in the map");
     static_assert(BRUMA_REASON_COUNT <= BRUMA_MAX_FAILURES, "more reasons than the map has room for");
     for (int i = 0; i < pod->addresses_len && i < BRUMA_POD_ADDRESSES; i++) {

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "agent/steer/internal.h"
+#include "agent/steer/pod_device.h"
 #include "agent/steer/pod_netlink.h"
 #include "agent/steer/pod_numbers.h"
 #include "agent/steer/quick_check.h"
@@ -207,6 +208,8 @@ static int setup_family(struct mnl_socket *nl, const struct steer_pod *pod, int 
     if (r < 0)
         return steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s rules and routes", name);
     route = add_route(nl, pod, family, numbers.table);
+    if (family == AF_INET)
+        (void)pod_devices_cut(nl, numbers.table); /* without it nothing goes directly */
     if (route < 0 && family_absent(pod, family, route))
         return 0;
     for (enum rule i = RULE_TO_LO; i < RULES; i++) {
@@ -333,6 +336,9 @@ static int verify_family(struct mnl_socket *nl, const struct steer_pod *pod, int
         return 0;
     state->rule_missing |= !rules.to_lo || !rules.prohibit || !rules.in_front;
     state->route_missing |= !route.found || rules.table_shared;
+    /* Devices come and go, and their routes with them. */
+    if (family == AF_INET && rules.to_lo && !rules.table_shared)
+        (void)pod_devices_cut(nl, rules.numbers.table);
     return 0;
 }
 

@@ -15,6 +15,7 @@
 #define BUFFER      512
 #define OURS_MAX    16 /* rules of ours that are looked at; there are three, and six while they move */
 #define TABLE_TRIES 64
+#define ROUTES_MAX  128                         /* of ours in one table */
 #define LAST_FREE   (BRUMA_RULE_PREFERENCE + 2) /* of the main table: ours stand before it */
 
 struct seen_rule {
@@ -139,8 +140,9 @@ static int list_rules(struct mnl_socket *nl, int family, struct rules *ret)
 /* Ours, and what an earlier version has left. */
 static bool is_our_route(const struct rtmsg *route, uint32_t device)
 {
-    return route->rtm_type == RTN_LOCAL && !route->rtm_dst_len && device == BRUMA_LOOPBACK_IFINDEX &&
-           (route->rtm_protocol == BRUMA_ROUTE_PROTOCOL || route->rtm_protocol == RTPROT_STATIC);
+    return route->rtm_type == RTN_LOCAL && !route->rtm_dst_len &&
+           (route->rtm_protocol == BRUMA_ROUTE_PROTOCOL ||
+            (route->rtm_protocol == RTPROT_STATIC && device == BRUMA_LOOPBACK_IFINDEX));
 }
 
 static int on_route(const struct nlmsghdr *h, void *data)
@@ -288,20 +290,25 @@ static int remove_rule(struct mnl_socket *nl, int family, const struct seen_rule
     return r == -ENOENT ? 0 : r;
 }
 
-static int remove_route(struct mnl_socket *nl, int family, uint32_t table, uint8_t protocol)
+/* One of them for each device, for IPv4 (pod_device.h); an earlier version's is of lo. */
+static int remove_routes(struct mnl_socket *nl, int family, uint32_t table, uint8_t protocol)
 {
-    char buf[BUFFER];
-    struct nlmsghdr *h = message(buf, RTM_DELROUTE, NLM_F_ACK, sizeof(struct rtmsg));
-    struct rtmsg *route = mnl_nlmsg_get_payload(h);
-    int r;
+    int r = 0;
 
-    route->rtm_family = (uint8_t)family;
-    route->rtm_type = RTN_LOCAL;
-    route->rtm_scope = RT_SCOPE_HOST;
-    route->rtm_protocol = protocol;
-    mnl_attr_put_u32(h, RTA_TABLE, table);
-    mnl_attr_put_u32(h, RTA_OIF, BRUMA_LOOPBACK_IFINDEX);
-    r = pod_netlink_transact(nl, h, NULL, NULL);
+    for (int i = 0; r == 0 && i < ROUTES_MAX; i++) {
+        char buf[BUFFER];
+        struct nlmsghdr *h = message(buf, RTM_DELROUTE, NLM_F_ACK, sizeof(struct rtmsg));
+        struct rtmsg *route = mnl_nlmsg_get_payload(h);
+
+        route->rtm_family = (uint8_t)family;
+        route->rtm_type = RTN_LOCAL;
+        route->rtm_scope = RT_SCOPE_HOST;
+        route->rtm_protocol = protocol;
+        mnl_attr_put_u32(h, RTA_TABLE, table);
+        if (protocol != BRUMA_ROUTE_PROTOCOL)
+            mnl_attr_put_u32(h, RTA_OIF, BRUMA_LOOPBACK_IFINDEX);
+        r = pod_netlink_transact(nl, h, NULL, NULL);
+    }
     return r == -ESRCH || r == -ENOENT ? 0 : r;
 }
 
@@ -320,13 +327,13 @@ int pod_numbers_remove(struct mnl_socket *nl, int family, const struct pod_numbe
             continue;
         e = remove_rule(nl, family, rule);
         if (e == 0 && to_lo && !rule->dns && !(except && rule->table == except->table))
-            e = remove_route(nl, family, rule->table,
-                             rule->protocol == BRUMA_ROUTE_PROTOCOL ? BRUMA_ROUTE_PROTOCOL : RTPROT_STATIC);
+            e = remove_routes(nl, family, rule->table,
+                              rule->protocol == BRUMA_ROUTE_PROTOCOL ? BRUMA_ROUTE_PROTOCOL : RTPROT_STATIC);
         first = first ? first : e;
     }
     /* Somebody may have removed the rule that says in which table a route of ours is. */
     for (uint32_t i = 0; !except && i < TABLE_TRIES; i++)
-        (void)remove_route(nl, family, BRUMA_ROUTE_TABLE + i, BRUMA_ROUTE_PROTOCOL);
+        (void)remove_routes(nl, family, BRUMA_ROUTE_TABLE + i, BRUMA_ROUTE_PROTOCOL);
     return first;
 }
 

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "agent/steer/internal.h"
+#include "agent/steer/pod_device.h"
 #include "lib/cleanup.h"
 #include "lib/netns.h"
 
@@ -53,7 +54,7 @@ bool pod_entry_fits(struct steer *s, const struct steer_pod *pod)
 static void renew_flags(struct steer *s, const struct steer_pod *pod, uint32_t no_family)
 {
     const uint32_t mask = FAMILY_FLAGS | BRUMA_POD_DEVICE_MAX << BRUMA_POD_DEVICE_SHIFT;
-    uint32_t flags = no_family | pod_only_device(pod->netns_fd) << BRUMA_POD_DEVICE_SHIFT;
+    uint32_t flags = no_family | pod_only_device(pod) << BRUMA_POD_DEVICE_SHIFT;
     uint64_t cookie = pod->cookie;
     struct bruma_pod entry;
 

@@ -42,18 +42,41 @@ static int duplicate(int fd)
     return fcntl(fd, F_DUPFD_CLOEXEC, 3);
 }
 
-static int load_connect(struct steer *s, struct steer_error *error)
+/* reads_sockets: whether the kernel lets the programs look into its sockets. */
+static int open_connect(struct steer *s, bool reads_sockets, struct connect_bpf **ret,
+                        struct steer_error *error)
 {
     struct connect_bpf *skeleton = connect_bpf__open();
     int r;
 
     if (!skeleton)
         return load_failed(error, -errno, "the connect programs");
+    skeleton->rodata->reads_sockets = reads_sockets;
     r = steer_pin_paths(s, skeleton->obj, error);
     if (r == 0) {
         r = connect_bpf__load(skeleton);
         if (r < 0)
             r = load_failed(error, r, "the connect programs");
+    }
+    if (r < 0)
+        connect_bpf__destroy(skeleton);
+    else
+        *ret = skeleton;
+    return r;
+}
+
+static int load_connect(struct steer *s, struct steer_error *error)
+{
+    struct connect_bpf *skeleton = NULL;
+    struct steer_error why;
+    int r = open_connect(s, true, &skeleton, &why);
+
+    if (r < 0) {
+        r = open_connect(s, false, &skeleton, error);
+        if (r == 0)
+            log_warn("this kernel does not allow looking into a socket when it connects: no connection goes "
+                     "directly to outside the mesh\terror=\"%s\"",
+                     why.text);
     }
     if (r == 0) {
         s->pods_fd = duplicate(bpf_map__fd(skeleton->maps.pods));

@@ -16,7 +16,9 @@
  *   listener_sockets sk_storage      socket                   -> struct bruma_listener_socket
  *
  * An event that says ENOSPC when it is opened is of a connection that found no room in flows: nothing else
- * will be heard of it.
+ * will be heard of it. One that says ESTALE is of one whose destination was found in the mesh, or could not
+ * be asked for any more, when it answered. Both have been cut off from the network, and are to be ended; but
+ * not those with ENOSPC whose way is BRUMA_DIRECT_BYPASS.
  *
  * The rule of all of it: who is not sure takes the long way, through the proxy. A connection goes directly
  * only while all of this holds:
@@ -50,6 +52,9 @@
  * noticed so; one that has died at once, by its socket. */
 #define BRUMA_DIRECT_VALID_NANOSECONDS  2000000000ull
 #define BRUMA_DIRECT_RENEW_MILLISECONDS 500
+
+/* Where nobody can be asked when a connection to outside the mesh is answered: an older one is not let go. */
+#define BRUMA_DIRECT_LATE_NANOSECONDS 2000000000ull
 
 /* Bits of the fields ways below, and for one connection one of them. */
 enum bruma_direct_way {
@@ -94,7 +99,7 @@ struct bruma_direct_control {
     BRUMA_LONG_WAY(DNS, dns, "it goes to port 53, and the pod's DNS queries are captured") \
     BRUMA_LONG_WAY(REGISTRY_ONLY, registry_only, "the pod may connect only to what the mesh knows (REGISTRY_ONLY)") \
     BRUMA_LONG_WAY(ON_DEMAND, on_demand, "the proxy learns of the mesh only on demand") \
-    BRUMA_LONG_WAY(SEVERAL_DEVICES, several_devices, "the pod has several network devices, or none") \
+    BRUMA_LONG_WAY(SEVERAL_DEVICES, several_devices, "the pod has several network devices, or none, or routes or addresses of its own that a socket bound to its device would not heed") \
     BRUMA_LONG_WAY(SOCKET_BOUND, socket_bound, "the application has bound the socket to a device, or to an address that is not the pod's") \
     BRUMA_LONG_WAY(SET_INCOMPLETE, set_incomplete, "not all of the mesh could be written to the kernel's maps") \
     BRUMA_LONG_WAY(FLOWS_FULL, flows_full, "the list of live direct connections is full") \
@@ -105,7 +110,8 @@ struct bruma_direct_control {
     BRUMA_LONG_WAY(OTHER_ADDRESS, other_address, "the destination is an address of the pod that its network has not named, or a port of the proxy") \
     BRUMA_LONG_WAY(ENDING, ending, "the pod or the proxy is draining") \
     BRUMA_LONG_WAY(NO_KERNEL, no_kernel, "this kernel cannot run the programs that account for it") \
-    BRUMA_LONG_WAY(POLICY_CHANGING, policy_changing, "policies are changing at this moment")
+    BRUMA_LONG_WAY(POLICY_CHANGING, policy_changing, "policies are changing at this moment") \
+    BRUMA_LONG_WAY(DEFERRED, deferred, "the SYN would leave only with the first data (TCP_FASTOPEN_CONNECT)")
 /* clang-format on */
 
 enum bruma_long_way {

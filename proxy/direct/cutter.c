@@ -24,6 +24,7 @@
 #include "proxy/state/rcu.h"
 
 #define FLOWS_AT_ONCE 1024
+#define CONDEMNED_MAX 4096 /* connections that wait for their end */
 #define NEVER         UINT64_MAX
 
 /* Milliseconds after the change. A SYN is answered by Linux for about a minute until it is forgotten. */
@@ -52,13 +53,22 @@ struct suspect {
     char name[BRUMA_POD_NAME_LEN];
 };
 
+/* One connection. Under the lock. */
+struct condemned {
+    struct list node;
+    int netns_fd;
+    uint64_t socket;
+    struct bruma_tuple tuple;
+};
+
 struct cutter {
     struct cutter_config config;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t news;
     bool stop;
-    struct list wanted;
+    struct list wanted, condemned;
+    size_t condemned_len;
     atomic_uint_fast64_t ended;
     /* the thread's */
     bool unable;
@@ -124,20 +134,49 @@ static void give_up(struct cutter *cutter, int error)
     cutter->config.unable(cutter->config.data, error);
 }
 
-static void end_flow(struct cutter *cutter, struct suspect *s, uint64_t socket, const struct bruma_flow *flow)
+/* True: it has ended now. name: of the pod, or NULL. */
+static bool destroy(struct cutter *cutter, int netns_fd, struct socket_destroyer **destroyer, uint64_t socket,
+                    const struct bruma_tuple *tuple, const char *name)
 {
-    int r = s->destroyer ? 0 : socket_destroyer_new(s->netns_fd, &s->destroyer);
+    int r = *destroyer ? 0 : socket_destroyer_new(netns_fd, destroyer);
 
     if (r == 0)
-        r = socket_destroy(s->destroyer, &flow->tuple, socket);
-    if (r == 0) {
-        s->ended++;
+        r = socket_destroy(*destroyer, tuple, socket);
+    if (r == 0)
         atomic_fetch_add_explicit(&cutter->ended, 1, memory_order_relaxed);
-    } else if (r == -EOPNOTSUPP || r == -EPERM) {
+    else if (r == -EOPNOTSUPP || r == -EPERM)
         give_up(cutter, r);
-    } else if (r != -ENOENT) {
+    else if (r != -ENOENT)
         log_warn_errno(r, "a direct connection that is not allowed any more cannot be ended now\tpod=\"%s\"",
-                       s->name);
+                       name ? name : "");
+    return r == 0;
+}
+
+static void end_flow(struct cutter *cutter, struct suspect *s, uint64_t socket, const struct bruma_flow *flow)
+{
+    s->ended += destroy(cutter, s->netns_fd, &s->destroyer, socket, &flow->tuple, s->name);
+}
+
+static void free_condemned(struct condemned *c)
+{
+    close(c->netns_fd);
+    free(c);
+}
+
+/* Called under the lock, which it leaves meanwhile. */
+static void end_condemned(struct cutter *cutter)
+{
+    while (!list_empty(&cutter->condemned)) {
+        struct condemned *c = list_first(&cutter->condemned, struct condemned, node);
+        struct socket_destroyer *destroyer = NULL;
+
+        list_del(&c->node);
+        cutter->condemned_len--;
+        pthread_mutex_unlock(&cutter->lock);
+        (void)destroy(cutter, c->netns_fd, &destroyer, c->socket, &c->tuple, NULL);
+        socket_destroyer_free(&destroyer);
+        free_condemned(c);
+        pthread_mutex_lock(&cutter->lock);
     }
 }
 
@@ -327,6 +366,7 @@ static void *run(void *data)
     reader_offline();
     pthread_mutex_lock(&cutter->lock);
     while (!cutter->stop) {
+        end_condemned(cutter);
         len = take_due(cutter, &suspects, &next);
         if (!len) {
             wait_until(cutter, next);
@@ -374,6 +414,7 @@ int cutter_new(const struct cutter_config *config, struct cutter **ret)
         return -ENOMEM;
     cutter->config = *config;
     list_init(&cutter->wanted);
+    list_init(&cutter->condemned);
     cutter->config.flows_fd = fcntl(config->flows_fd, F_DUPFD_CLOEXEC, 0);
     r = cutter->config.flows_fd < 0 ? -errno : start(cutter);
     if (r < 0) {
@@ -399,6 +440,12 @@ void cutter_free(struct cutter **ptr)
     pthread_join(cutter->thread, NULL);
     while (!list_empty(&cutter->wanted))
         drop(list_first(&cutter->wanted, struct wanted, node));
+    while (!list_empty(&cutter->condemned)) {
+        struct condemned *c = list_first(&cutter->condemned, struct condemned, node);
+
+        list_del(&c->node);
+        free_condemned(c);
+    }
     pthread_cond_destroy(&cutter->news);
     pthread_mutex_destroy(&cutter->lock);
     close(cutter->config.flows_fd);
@@ -491,6 +538,35 @@ void cutter_look_again(struct cutter *cutter, uint64_t cookie)
         pthread_cond_signal(&cutter->news);
     }
     pthread_mutex_unlock(&cutter->lock);
+}
+
+int cutter_end(struct cutter *cutter, int netns_fd, uint64_t socket_cookie, const struct bruma_tuple *tuple)
+{
+    struct condemned *c = calloc(1, sizeof(*c));
+    int r = 0;
+
+    if (!c)
+        return -ENOMEM;
+    c->socket = socket_cookie;
+    c->tuple = *tuple;
+    c->netns_fd = fcntl(netns_fd, F_DUPFD_CLOEXEC, 0);
+    if (c->netns_fd < 0) {
+        r = -errno;
+        free(c);
+        return r;
+    }
+    pthread_mutex_lock(&cutter->lock);
+    if (cutter->condemned_len < CONDEMNED_MAX) {
+        list_add_tail(&cutter->condemned, &c->node);
+        cutter->condemned_len++;
+        pthread_cond_signal(&cutter->news);
+    } else {
+        r = -EAGAIN;
+    }
+    pthread_mutex_unlock(&cutter->lock);
+    if (r < 0)
+        free_condemned(c);
+    return r;
 }
 
 void cutter_forget(struct cutter *cutter, uint64_t cookie)

@@ -51,6 +51,9 @@ int cutter_end_outside(struct cutter *cutter, const struct cutter_pod *pod);
 /* A connection to the pod was passed, an event tells. Where the pod's are judged, that was before the answer
  * has changed: they are looked at again. Any thread. */
 void cutter_look_again(struct cutter *cutter, uint64_t cookie);
+/* The one connection ends, soon. The descriptor of its pod's network namespace stays the caller's. 0,
+ * -EAGAIN: there are too many already; or -errno. Any thread. */
+int cutter_end(struct cutter *cutter, int netns_fd, uint64_t socket_cookie, const struct bruma_tuple *tuple);
 /* The pod is gone, or somebody else's. */
 void cutter_forget(struct cutter *cutter, uint64_t cookie);
 

@@ -444,6 +444,19 @@ void direct_passed(struct direct *direct, const struct bruma_flow *flow)
     pthread_mutex_unlock(&direct->cutter_lock);
 }
 
+void direct_condemned(struct direct *direct, int netns_fd, uint64_t socket_cookie,
+                      const struct bruma_flow *flow)
+{
+    int r = 0;
+
+    pthread_mutex_lock(&direct->cutter_lock);
+    if (direct->cutter)
+        r = cutter_end(direct->cutter, netns_fd, socket_cookie, &flow->tuple);
+    pthread_mutex_unlock(&direct->cutter_lock);
+    if (r < 0)
+        log_warn_errno(r, "a direct connection that was cut off from the network is not ended");
+}
+
 uint64_t direct_number(const struct direct *direct)
 {
     return direct->number;

@@ -49,6 +49,10 @@ void direct_pod_restrict(struct direct *direct, struct pod *pod);
 /* The pod is about to go. */
 void direct_pod_gone(struct direct *direct, struct pod *pod);
 
+/* Of what was cut off from the network, an event tells: it ends. netns_fd: of its pod; stays the caller's.
+ * Any thread. */
+void direct_condemned(struct direct *direct, int netns_fd, uint64_t socket_cookie,
+                      const struct bruma_flow *flow);
 /* A connection to a pod was let pass, an event tells: if the answer has changed meanwhile it is judged. Any
  * thread. */
 void direct_passed(struct direct *direct, const struct bruma_flow *flow);

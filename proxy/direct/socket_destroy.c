@@ -100,6 +100,9 @@ static int open_inside(struct socket_destroyer *d, int netns_fd)
         return -errno;
     d->devices[d->devices_len++] = 0;
     r = list_devices(d, route);
+    /* what was cut off is bound to it */
+    if (d->devices_len < DEVICES_MAX)
+        d->devices[d->devices_len++] = BRUMA_LOOPBACK_IFINDEX;
     mnl_socket_close(route);
     return r;
 }

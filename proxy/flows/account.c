@@ -260,6 +260,16 @@ void account_adopt(struct account *a, uint64_t socket_cookie, const struct bruma
         r->adopted = true;
 }
 
+static void condemn(struct account *a, const struct bruma_flow_event *e)
+{
+    struct pod *pod = a->judge.condemned ? flow_pods_find(a->pods, e->flow.netns_cookie) : NULL;
+
+    if (!pod)
+        return; /* it goes with its pod */
+    a->judge.condemned(a->judge.data, pod, e->socket_cookie, &e->flow);
+    pod_unref(pod);
+}
+
 static void opened(struct account *a, const struct bruma_flow_event *e)
 {
     struct flow_record *r = account_find(a, e->socket_cookie);
@@ -279,6 +289,10 @@ static void opened(struct account *a, const struct bruma_flow_event *e)
         r = begin(a, e->socket_cookie, &e->flow, false);
     if (r)
         account_progress(r, sent, received);
+    if (r)
+        r->late = e->error == ESTALE;
+    if (e->error == ESTALE || (e->error == ENOSPC && e->flow.way == BRUMA_DIRECT_PASS))
+        condemn(a, e);
     if (r && e->error == ENOSPC) /* the map had no place for it: this is all that the kernel tells */
         account_lost(a, r);
     if (a->judge.opened && e->flow.way == BRUMA_DIRECT_PASS)
@@ -304,7 +318,10 @@ static void closed(struct account *a, const struct bruma_flow_event *e)
     if (!r)
         return;
     account_progress(r, e->sent, e->received);
-    if (e->error == ECONNABORTED) { /* by SOCK_DESTROY */
+    if (r->late) {
+        reason = BRUMA_REASON_POLICY_CHANGED;
+        detail = "answered too late: the destination has come into the mesh, or nobody could be asked";
+    } else if (e->error == ECONNABORTED) { /* by SOCK_DESTROY */
         reason = BRUMA_REASON_POLICY_CHANGED;
         detail = "connection closed due to policy change";
     } else if (is_plaintext_reset(r, e->error)) {

@@ -18,6 +18,7 @@ struct flow_record {
     struct flow flow; /* its workloads and service are referenced; bytes: what has been counted */
     bool inbound;     /* the pod was called */
     bool adopted;     /* found among those that live, without its first event */
+    bool late;        /* it was cut off when it was answered (ESTALE) */
     bool elsewhere;   /* what it has carried until now was counted by who read before */
     unsigned missed;  /* times in a row that neither the kernel nor the map had it */
 };
@@ -26,6 +27,9 @@ struct flow_record {
 struct flows_judge {
     /* Called for one by BRUMA_DIRECT_PASS, on the reader's thread. */
     void (*opened)(void *data, uint64_t socket_cookie, const struct bruma_flow *flow);
+    /* Called likewise for one that was cut off from the network, and is to be ended. pod: whose it is, for
+     * the call. */
+    void (*condemned)(void *data, struct pod *pod, uint64_t socket_cookie, const struct bruma_flow *flow);
     void *data;
 };
 

@@ -382,16 +382,33 @@ def test_long_way_of_a_socket_that_the_application_has_bound(mesh, proxy):
     assert after["socket_bound"] == before.get("socket_bound", 0) + 2
 
 
-def test_long_way_with_several_devices(mesh, proxy):
+# What makes a socket that is bound to the pod's device go another way than one that is not, and how it is taken back.
+OTHERWISE = {
+    "second device": (
+        "ip link add second type veth peer name other; ip link set second up",
+        "ip link del second",
+    ),
+    "refused": ("ip route add unreachable 203.0.113.0/24", "ip route del unreachable 203.0.113.0/24"),
+    "no default": ("ip route del default", "ip route add default via {gateway}"),
+    "address on lo": ("ip addr add 192.0.2.7/32 dev lo", "ip addr del 192.0.2.7/32 dev lo"),
+    "local prefix": (
+        "ip -6 route add local 2001:db8::/64 dev lo",
+        "ip -6 route del local 2001:db8::/64 dev lo",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_long_way_where_a_socket_bound_to_the_device_would_go_elsewhere(mesh, proxy, what):
     def device():
         return dump(mesh, "pods")["flags"] >> 16
 
+    there, gone = (c.format(gateway=mesh.node.gateway) for c in OTHERWISE[what])
     assert device()
-    mesh.web.run("ip", "link", "add", "second", "type", "veth", "peer", "name", "other")
-    mesh.web.run("ip", "link", "set", "second", "up")
-    wait_for(lambda: not device(), "the agent to see the second device")
+    mesh.web.run("sh", "-c", there)
+    wait_for(lambda: not device(), "the agent to see it")
     assert takes_long_way(mesh) == "several_devices"
-    mesh.web.run("ip", "link", "del", "second")
+    mesh.web.run("sh", "-c", gone)
     wait_for(device, "the agent to see that it is gone")
     direct, _ = went(mesh)
     assert connect(mesh.web, mesh.outside.ip) == "0"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What becomes of events: lines, metrics, and who lives. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -418,6 +419,49 @@ Test(flow_account, one_that_the_kernel_will_not_tell_the_end_of_is_not_waited_fo
     cr_expect(metric("istio_tcp_connections_opened_total") == 1);
     cr_expect(metric("istio_tcp_connections_closed_total") == 1);
     cr_expect(strstr(lines(), "connection opened") != NULL);
+}
+
+static uint64_t condemned;
+
+static void note_condemned(void *data, struct pod *pod, uint64_t socket_cookie, const struct bruma_flow *flow)
+{
+    (void)flow;
+    cr_expect(data == &condemned && pod == site_pod);
+    condemned = socket_cookie;
+}
+
+Test(flow_account, what_was_cut_off_is_to_be_ended)
+{
+    struct bruma_flow_event opened = site_event(BRUMA_FLOW_OPENED, BRUMA_DIRECT_PASS, OUTSIDE, 0);
+
+    a.judge = (struct flows_judge){.condemned = note_condemned, .data = &condemned};
+    condemned = 0;
+    tell(&opened);
+    cr_expect(condemned == 0);
+    opened.socket_cookie++;
+    opened.error = ENOSPC;
+    tell(&opened);
+    cr_expect(condemned == opened.socket_cookie);
+    condemned = 0;
+    opened.flow.way = BRUMA_DIRECT_BYPASS; /* which nobody may end */
+    tell(&opened);
+    cr_expect(condemned == 0);
+}
+
+Test(flow_account, one_that_was_answered_too_late_says_so_at_its_end)
+{
+    struct bruma_flow_event opened = site_event(BRUMA_FLOW_OPENED, BRUMA_DIRECT_OUTSIDE, OUTSIDE, 0);
+    struct bruma_flow_event closed = site_event(BRUMA_FLOW_CLOSED, BRUMA_DIRECT_OUTSIDE, OUTSIDE, 0);
+
+    a.judge = (struct flows_judge){.condemned = note_condemned, .data = &condemned};
+    condemned = 0;
+    opened.error = ESTALE;
+    tell(&opened);
+    cr_expect(condemned == opened.socket_cookie && a.live == 1);
+    closed.error = ECONNRESET;
+    tell(&closed);
+    cr_expect(a.live == 0);
+    cr_expect(strstr(lines(), "policy_changed: answered too late") != NULL);
 }
 
 /* ---- whose it is ---- */
