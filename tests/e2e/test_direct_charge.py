@@ -145,8 +145,7 @@ def test_a_pod_that_leaves_has_no_entry(mesh, maps):
     wait_for(lambda: maps.pods().get("demo/late", {}).get("ways", 0) & OUTSIDE, "its entry")
     late.cni("DEL")
     wait_for(lambda: len(maps.pods()) == 1, "the entry to go")
-    mesh.nodes[0].pods.remove(late)
-    late.destroy()
+    late.remove()
     mesh.write()
     wait_for(lambda: late.ip not in maps.addresses(), "its address to go")
 

@@ -82,8 +82,7 @@ class Shop:
         old.services = {}
         self.mesh.write()
         assert old.app.wait(60) == 0
-        old.node.pods.remove(old)
-        old.destroy()
+        old.remove()
         self.mesh.write()
         return new
 
@@ -245,8 +244,7 @@ def test_what_has_its_address_next_gets_nothing():
         old = shop.pods[0]
         kept = shop.web.server(KEPT_OPEN, old.ip, 7000)
         mesh.extra.append(stale(old))
-        mesh.nodes[1].pods.remove(old)
-        old.destroy()
+        old.remove()
         new = mesh.pod("bank", node=1, kind=successor(old))
         new.more = {"protocol": "HBONE"}
         app = new.server(ECHO, 7000)

@@ -408,8 +408,7 @@ def test_a_pod_that_ends_is_left_out_of_its_services(mesh):
         assert "ENDED" not in kept.text(), "what is open is served on"
         kept.kill()
     finally:
-        guest.destroy()
-        mesh.node.pods.remove(guest)
+        guest.remove()
         mesh.write()
 
 
@@ -481,8 +480,7 @@ def test_where_an_address_has_two_pods_there_is_a_tunnel(mesh):
         assert not relayed(mesh, lambda: mesh.web.python(REACH, mesh.shop.ip))
         assert "FROM" not in twin.processes[0].text(), "it is nobody the mesh knows there"
     finally:
-        twin.destroy()
-        mesh.node.pods.remove(twin)
+        twin.remove()
     wait_for(lambda: relayed(mesh, lambda: mesh.web.python(REACH, mesh.shop.ip)), "the relay again")
 
 

@@ -356,8 +356,7 @@ def replace(mesh, pod, name):
     reject = ("-p", "tcp", "--dport", "7000", "--syn", "-j", "REJECT", "--reject-with", "tcp-reset")
     pod.run("iptables", "-I", "INPUT", *reject)
     time.sleep(0.3)
-    mesh.nodes[1].pods.remove(pod)
-    pod.destroy()
+    pod.remove()
     time.sleep(0.3)
     new = mesh.pod(name, node=1, account="cart")
     new.services = MEMBER

@@ -136,15 +136,23 @@ class MeshPod(Pod):
         )
         return dict(zip(LISTENERS, [port for _, port in inodes], strict=True))
 
-    def destroy(self, alone=True):
-        """alone: others go on, and may get its addresses. The device goes first then, as with a runtime: with the namespace it
-        would go when the kernel comes to it."""
+    def leave(self):
         self.kill_programs()
         if self.enrolled:
             with contextlib.suppress(Exception):
                 self.cni("DEL", check=False)
-        if alone:
-            run(["ip", "-n", self.netns, "link", "del", "eth0"], check=False)
+
+    def remove(self):
+        """From its node, where others go on and may get its addresses. The device goes first, as with a runtime: with the
+        namespace it would go when the kernel comes to it."""
+        self.node.pods.remove(self)
+        self.leave()
+        run(["ip", "-n", self.netns, "link", "del", "eth0"], check=False)
+        sh("ip", "netns", "del", self.netns)
+
+    def destroy(self):
+        """With its node."""
+        self.leave()
         sh("ip", "netns", "del", self.netns)
 
 
@@ -223,7 +231,7 @@ class MeshNode(Node):
             if p:
                 p.kill()
         for pod in self.pods:
-            pod.destroy(alone=False)
+            pod.destroy()
         if os.path.exists(self.pin_dir):
             self.uninstall()
             shutil.rmtree(self.pin_dir, ignore_errors=True)

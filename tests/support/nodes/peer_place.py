@@ -44,6 +44,5 @@ def place_of_a_peer(mesh):
     finally:
         listener.close()
         mesh.extra.pop()
-        mesh.nodes[1].pods.remove(pod)
+        pod.remove()
         mesh.write()
-        pod.destroy()
