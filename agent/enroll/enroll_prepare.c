@@ -5,6 +5,7 @@
 
 #include "agent/enroll/enroll_private.h"
 #include "agent/enroll/source.h"
+#include "agent/enroll/watchdog.h"
 #include "lib/netns.h"
 #include "lib/reasons.h"
 
@@ -159,6 +160,7 @@ static void update_direct(struct agent *agent, struct pod *pod)
              direct.same_node == SAME_NODE_UNSAID ? "-" : same_node_name(direct.same_node));
     enrollment_of(pod)->direct = direct;
     enroll_set_state(agent, pod, POD_ENROLLED);
+    watchdog_look(agent, pod); /* at its device */
     if (!proxies_open_listeners(agent->proxies))
         proxies_pod_add(agent->proxies, pod);
 }

@@ -261,8 +261,10 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struc
         /* Without it the next look is a verification again. */
         exclusions_follow(agent, pod);
         dns_follow(agent, pod);
-        same_node_follow(agent, pod);
-        (void)steer_quick_check_arm(agent->steer, &p, &h->quick_check);
+        if (same_node_follow(agent, pod))
+            (void)steer_quick_check_arm(agent->steer, &p, &h->quick_check);
+        else
+            steer_quick_check_close(&h->quick_check);
         return 0;
     } else if (is_going_down(&findings)) {
         return wait_for_loopback(pod, error);
@@ -282,6 +284,6 @@ int watchdog_verify(struct agent *agent, struct pod *pod, bool may_repair, struc
     verified(pod);
     exclusions_follow(agent, pod);
     dns_follow(agent, pod);
-    same_node_follow(agent, pod);
+    (void)same_node_follow(agent, pod);
     return 1;
 }

@@ -62,7 +62,19 @@ static void note(struct pod *pod, enum steer_node_refusal refusal, const struct 
                  pod->namespace, pod->name);
 }
 
-void same_node_follow(struct agent *agent, struct pod *pod)
+/* Those that live are the proxy's to end. Until it has, the programs at the device keep their packets off the
+ * bridge, where they would be plaintext. */
+static bool let_go(struct agent *agent, struct pod *pod)
+{
+    if (steer_node_lives(agent->steer)) {
+        steer_node_forbid(agent->steer, pod->cookie);
+        return false;
+    }
+    steer_node_stop(agent->steer, pod->cookie);
+    return true;
+}
+
+bool same_node_follow(struct agent *agent, struct pod *pod)
 {
     struct steer_error error = {0};
     struct steer_pod p;
@@ -71,17 +83,23 @@ void same_node_follow(struct agent *agent, struct pod *pod)
         agent->node_refusal = STEER_NODE_NO_HOOK;
         steer_node_disable(agent->steer);
     }
-    if (agent->node_refusal) {
-        steer_node_stop(agent->steer, pod->cookie);
-        return;
-    }
+    if (agent->node_refusal)
+        return let_go(agent, pod);
     if (pod->netns_fd < 0 || pod->enrollment->state != POD_ENROLLED || pod->enrollment->awaits_listeners)
-        return;
+        return true;
     if (same_node_longer(SAME_NODE_KERNEL, pod->enrollment->direct.same_node) != SAME_NODE_KERNEL) {
-        steer_node_stop(agent->steer, pod->cookie);
+        /* Of others it cannot be told apart which live; the proxy has had the time from one look to the
+         * next. */
+        bool told = pod->enrollment->node_looked && pod->enrollment->node_refusal == STEER_NODE_OFF_FOR_POD;
+
+        if (told)
+            steer_node_stop(agent->steer, pod->cookie);
+        else
+            steer_node_forbid(agent->steer, pod->cookie);
         note(pod, STEER_NODE_OFF_FOR_POD, &error);
-        return;
+        return told;
     }
     enroll_describe(agent, pod, &p);
     note(pod, steer_node_start(agent->steer, &p, &error), &error);
+    return true;
 }

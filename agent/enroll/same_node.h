@@ -10,8 +10,9 @@
 
 /* After steering was opened, before pods are adopted. */
 void same_node_open(struct agent *agent);
-/* The pod has been verified: the programs at its device are as well, and put there where they are missing. */
-void same_node_follow(struct agent *agent, struct pod *pod);
+/* The pod has been verified: the programs at its device are as well, put there where they are missing, and
+ * removed where they are not to be. False: they wait for what still goes by them, so look again soon. */
+bool same_node_follow(struct agent *agent, struct pod *pod);
 /* Why the pod's connections do not stay in the kernel; NONE: they may. */
 enum steer_node_refusal same_node_refusal(const struct agent *agent, const struct pod *pod);
 /* "kernel", or why they do not, in words. Static, never NULL. */

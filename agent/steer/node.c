@@ -147,6 +147,14 @@ bool steer_node_hooks_refused(const struct steer *s)
     return s->node_refused;
 }
 
+bool steer_node_lives(const struct steer *s)
+{
+    struct bruma_node_control control;
+    uint32_t zero = 0;
+
+    return bpf_map_lookup_elem(map(s, BRUMA_NODE_FD_CONTROL), &zero, &control) == 0 && control.tuples > 0;
+}
+
 void steer_node_disable(struct steer *s)
 {
     static const char *const links[STEER_NODE_HOOKS] = {"node-sockets", "node-peer4", "node-peer6"};

@@ -48,6 +48,8 @@ enum steer_node_refusal steer_node_open(struct steer *steer, struct steer_error 
 /* What an agent before this one has left where this one is not told to: no new connection goes directly from
  * here on. The programs at the devices stay until steer_node_stop() of each pod, for those that live. */
 void steer_node_disable(struct steer *steer);
+/* Whether connections that go directly may live: the programs at the devices bring their packets. */
+bool steer_node_lives(const struct steer *steer);
 /* Attaches the programs to the pod's device, or finds them there, and lets connections of the pod and to it
  * go directly. NONE, or why they do not; *error as with open. May be repeated. */
 enum steer_node_refusal steer_node_start(struct steer *steer, const struct steer_pod *pod,

@@ -11,9 +11,11 @@ import pytest
 
 from support.network import inside
 from support.nodes.mesh import Mesh
+from support.nodes.node_verdicts import programs_at
 from support.nodes.pod import PYTHON
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.system import run, wait_for
+from support.wire.segments import SO_RCVBUFFORCE
 
 CART, VIP, VIP6 = "demo/cart.demo.svc.cluster.local", "10.96.0.50", "fd96::50"
 
@@ -217,3 +219,155 @@ def test_both_ends_are_in_the_log_with_both_identities(mesh):
             log=mesh.node.proxy_log,
         )[0]
         assert mesh.web.identity in line and mesh.shop.identity in line, line
+
+
+# ---- pods, proxies and agents that go ----
+
+
+def tuples(mesh):
+    """(source address and port, destination port) of all that live."""
+    path = f"{mesh.node.pin_dir}/maps/node_tuples"
+    keys = [
+        e["formatted"]["key"]
+        for e in json.loads(run(["bpftool", "-j", "map", "dump", "pinned", path]).stdout)
+    ]
+    return [(k["remote_port"], k["local_port"]) for k in keys]
+
+
+def half_open(pod):
+    return pod.run("ss", "-Htn", "state", "syn-recv").stdout.splitlines()
+
+
+def ended(process):
+    """How a connection that stayed open has ended."""
+    try:
+        return process.stdout.readline().strip()
+    finally:
+        process.wait(20)
+
+
+ABORTED = ("ENDED ConnectionAbortedError", "ENDED ConnectionResetError")
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+def test_nothing_half_open_is_left_of_a_pod_that_is_gone(mesh, family):
+    """Somebody else could go on with it in its place."""
+    gone = mesh.pod(f"gone{family}")
+    mesh.write()
+    gone.enroll()
+    wait_for(lambda: gone.item()["sameNode"] == "kernel", "it to be wired")
+    becomes_direct(mesh, gone, mesh.shop.ips[family])
+    # An answer to its SYN does not reach it.
+    rules = "add table inet deaf; add chain inet deaf in { type filter hook input priority 0; }; "
+    gone.run("nft", rules + "add rule inet deaf in tcp sport 8080 drop")
+    code = "import socket, sys; socket.create_connection((sys.argv[1], 8080))"
+
+    def connects():
+        before = counted(mesh, gone)
+        p = gone.pipe(PYTHON, "-c", code, mesh.shop.ips[family])
+        wait_for(lambda: half_open(mesh.shop), "the SYN to be answered")
+        return p if counted(mesh, gone) > before else None
+
+    p = wait_for(connects, "a SYN to go directly")
+    gone.cni("DEL")
+    wait_for(lambda: not tuples(mesh), "its tuple to be forgotten")
+    assert not half_open(mesh.shop)
+    p.kill()
+    p.wait(20)
+    mesh.node.pods.remove(gone)
+    gone.destroy()
+    mesh.write()
+
+
+def test_a_proxys_successor_takes_over(mesh):
+    """What lives lives on, and is the successor's to end; so are new ones."""
+    p, old = stays(mesh), mesh.node.proxy
+    mesh.node.start_proxy()
+    old.kill()
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)
+    assert p.poll() is None
+    mesh.deny(mesh.web.rule())
+    mesh.write()
+    try:
+        assert ended(p) in ABORTED
+    finally:
+        mesh.policies.clear()
+        mesh.write()
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)
+
+
+CHATS = """
+import socket, sys, time
+s = socket.create_connection((sys.argv[1], 8080), timeout=60)
+print("OPEN", flush=True)
+try:
+    while True:
+        s.sendall(b"between the two of us")
+        if not s.recv(100):
+            break
+        time.sleep(0.002)
+except OSError as e:
+    print("ENDED", type(e).__name__, flush=True)
+"""
+
+
+def of_the_agent(mesh, way):
+    mesh.node.agent.stop()
+    mesh.node.start_agent("--same-node", way)
+
+
+def of_the_pod(mesh, way):
+    mesh.shop.more = {"annotations": {"bruma.io/same-node": way}}
+    mesh.write()
+
+
+@pytest.mark.parametrize("switch", [of_the_agent, of_the_pod], ids=["agent", "annotation"])
+def test_switched_off_while_connections_live(mesh, switch):
+    """They end; nothing of them goes over the bridge in plaintext meanwhile, and new ones take the long way."""
+
+    def chats():
+        before = counted(mesh, mesh.web)
+        p = mesh.web.pipe(PYTHON, "-u", "-c", CHATS, mesh.shop.ip, stdout=subprocess.PIPE, text=True)
+        assert p.stdout.readline().strip() == "OPEN"
+        if counted(mesh, mesh.web) > before:
+            return p
+        p.kill()
+        p.wait(20)
+        return None
+
+    p = wait_for(chats, "a connection to stay in the kernel")
+    with inside(mesh.node.netns):
+        tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        tap.bind(("vshop", 0))
+    tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+    tap.setblocking(False)
+    frames = []
+    with tap:
+        switch(mesh, "relay")
+        assert ended(p) in ABORTED
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frames.append(tap.recvfrom(65536))
+    assert [f for f, to in frames if to[2] != socket.PACKET_OUTGOING and b"the two of us" in f], "answers"
+    assert not [f for f, to in frames if to[2] == socket.PACKET_OUTGOING and b"the two of us" in f]
+    wait_for(lambda: not tuples(mesh), "all tuples to be forgotten")
+    before = counted(mesh, mesh.web)
+    for _ in range(3):
+        assert say(mesh, mesh.web, mesh.shop.ip, 8080, "the long way") == "the long way"
+    assert counted(mesh, mesh.web) == before
+    with inside(mesh.node.netns):
+        wait_for(lambda: programs_at("vshop") == 0, "the programs to be gone")
+    switch(mesh, "kernel")
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)
+
+
+def test_an_agent_that_is_installed_anew_makes_other_maps(mesh):
+    """The proxy, which knows those of before, writes to these."""
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)
+    mesh.node.agent.stop()
+    mesh.node.uninstall()
+    mesh.node.start_agent("--same-node", "kernel")
+    for pod in mesh.pods:
+        pod.enroll()
+        wait_for(lambda p=pod: p.item()["sameNode"] == "kernel", f"{pod.name} to be wired")
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)

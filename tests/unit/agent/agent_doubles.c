@@ -518,6 +518,15 @@ void steer_node_stop(struct steer *steer, uint64_t cookie)
 {
 }
 
+void steer_node_forbid(struct steer *steer, uint64_t cookie)
+{
+}
+
+bool steer_node_lives(const struct steer *steer)
+{
+    return false;
+}
+
 const char *steer_node_what(enum steer_node_refusal refusal)
 {
     return "";
