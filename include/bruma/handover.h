@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Live connections that move from a proxy to its successor: what the two processes say to each other, and how
+ * a connection is written down. Both may be of other releases; docs/hand-over.md explains it.
+ *
+ * The agent makes one SOCK_SEQPACKET pair for the two and passes its ends on ("hand-over" and "take" in
+ * protocol.h). It sees nothing of what goes through: secrets travel there and nowhere else. On this first
+ * socket the old proxy says HELLO, the new one answers with its own; then the old one sends a LANE for each of
+ * its workers, with one end of a pair that is made for it. All else is said on lanes.
+ *
+ *   old                         new
+ *   HELLO {versions}       ->
+ *                          <-   HELLO {version}       or REFUSED {text}: nothing is handed over
+ *   LANE + descriptor      ->                         once for each worker
+ *
+ *   on a lane:
+ *   UNIT (parts) + sockets ->                         the old one does not touch the connection any more
+ *                          <-   IMPORTED              it is built, and no socket was touched
+ *                          <-   REFUSED {text}        or it is not; the old one goes on with it
+ *   YOURS                  ->                         the old one has forgotten it; the new one begins
+ *   BACK                   ->                         or it went on with it: the new one forgets it
+ *   END {moved, left}      ->                         nothing more comes on this lane
+ *
+ * A lane that ends: what is not IMPORTED is nobody's but the old proxy's. What is IMPORTED and neither YOURS
+ * nor BACK is the new one's once the old process is dead (by the pidfd that came with "take"), else the old
+ * one's.
+ *
+ * A message is struct bruma_handover_head and a payload, together at most BRUMA_HANDOVER_MESSAGE_MAX bytes.
+ * Payloads are fields in the encoding of protobuf, of varints and bytes alone. A field that a process does
+ * not know may be passed over if its number is odd; one with an even number cannot, and the unit is refused.
+ * Numbers are never used for something else. Endpoints are 18 bytes: an address as in lib/addr.h, and a port
+ * in network order. Times are milliseconds from now on, or nanoseconds of CLOCK_MONOTONIC.
+ */
+#ifndef BRUMA_HANDOVER_H
+#define BRUMA_HANDOVER_H
+
+#include <stdint.h>
+
+#define BRUMA_HANDOVER_VERSION     1 /* spoken, from this up */
+#define BRUMA_HANDOVER_VERSION_MAX 1
+#define BRUMA_HANDOVER_MESSAGE_MAX 65536 /* bytes */
+#define BRUMA_HANDOVER_FDS_MAX     253   /* descriptors beside a message: what the kernel takes */
+#define BRUMA_HANDOVER_UNIT_MAX    (4u << 20) /* bytes of a unit, all parts together */
+#define BRUMA_HANDOVER_PENDING_MAX (1u << 20) /* bytes of units that were sent and not answered, of a lane */
+
+enum bruma_handover_kind {
+    BRUMA_HANDOVER_HELLO = 1,
+    BRUMA_HANDOVER_LANE = 2,
+    BRUMA_HANDOVER_UNIT = 3,
+    BRUMA_HANDOVER_IMPORTED = 4,
+    BRUMA_HANDOVER_REFUSED = 5,
+    BRUMA_HANDOVER_YOURS = 6,
+    BRUMA_HANDOVER_BACK = 7,
+    BRUMA_HANDOVER_END = 8,
+};
+
+/* In the byte order of the machine, which both are on. */
+struct bruma_handover_head {
+    uint8_t kind;
+    uint8_t more; /* UNIT: another part of it follows */
+    uint16_t zero;
+    uint32_t unit; /* counted from 1 on each lane; 0 where it is about none */
+};
+
+/* Fields of HELLO, REFUSED and END. */
+enum bruma_handover_field {
+    BRUMA_HANDOVER_FIELD_VERSION = 2,     /* the lowest that is spoken, or the one that will be */
+    BRUMA_HANDOVER_FIELD_VERSION_MAX = 3, /* HELLO of the old one */
+    BRUMA_HANDOVER_FIELD_TEXT = 5,        /* why it is refused */
+    BRUMA_HANDOVER_FIELD_MOVED = 7,       /* END: units */
+    BRUMA_HANDOVER_FIELD_LEFT = 9,        /* END: connections that stay and drain */
+};
+
+/* Fields of a unit: one of the three. */
+enum bruma_unit_field {
+    BRUMA_UNIT_RELAY = 2,
+    BRUMA_UNIT_TUNNEL = 4,
+    BRUMA_UNIT_UNDECIDED = 6, /* accepted, and nothing more: the new one decides anew */
+};
+
+/* A relay: two sockets, in the order front, back. */
+enum bruma_relay_field {
+    BRUMA_RELAY_CONNECTION = 2,
+    BRUMA_RELAY_OTHER = 4, /* between two pods: the same connection as the other pod has it */
+    BRUMA_RELAY_FRONT = 6, /* sides */
+    BRUMA_RELAY_BACK = 8,
+    BRUMA_RELAY_TIMER = 10,         /* armed, and due in so many milliseconds */
+    BRUMA_RELAY_IDLE = 12,          /* milliseconds since bytes were moved */
+    BRUMA_RELAY_DELIVERY_PORT = 13, /* of BACK, to be used again later */
+    BRUMA_RELAY_LEFT = 14,          /* last bytes that the timer looks at */
+};
+
+/* One side of it: each is 1, or left out. */
+enum bruma_side_field {
+    BRUMA_SIDE_ENDED = 2,
+    BRUMA_SIDE_FIN = 4,
+    BRUMA_SIDE_HUNG_UP = 6,
+    BRUMA_SIDE_RESET = 8,
+    BRUMA_SIDE_SHUT = 10,
+    BRUMA_SIDE_UNSENT = 12, /* bytes that it has not taken */
+    BRUMA_SIDE_BULK = 13,
+};
+
+/* A connection, whatever carries its bytes. */
+enum bruma_connection_field {
+    BRUMA_CONNECTION_POD = 2,     /* uid */
+    BRUMA_CONNECTION_COOKIE = 4,  /* of the pod's network namespace */
+    BRUMA_CONNECTION_INBOUND = 6, /* 1, or left out */
+    BRUMA_CONNECTION_CLIENT = 8,  /* endpoints */
+    BRUMA_CONNECTION_DESTINATION = 10,
+    BRUMA_CONNECTION_ENDPOINT = 12,
+    BRUMA_CONNECTION_FLOW = 14, /* left out: it is not open to telemetry */
+    BRUMA_CONNECTION_PEER_IDENTITY = 16,
+    BRUMA_CONNECTION_SAME_NODE = 18, /* identity in whose name the other pod was let through */
+    BRUMA_CONNECTION_GATEWAY = 20,
+    BRUMA_CONNECTION_OPENS_LATE = 22,
+    BRUMA_CONNECTION_DRY_RUN = 23,
+};
+
+/* What its log line and metrics are made of. */
+enum bruma_flow_field {
+    BRUMA_FLOW_SOURCE = 3, /* workloads, uids */
+    BRUMA_FLOW_DESTINATION = 5,
+    BRUMA_FLOW_SERVICE_NAMESPACE = 7,
+    BRUMA_FLOW_SERVICE = 9, /* hostname */
+    BRUMA_FLOW_SOURCE_ADDRESS = 11,
+    BRUMA_FLOW_DESTINATION_ADDRESS = 13,
+    BRUMA_FLOW_BAGGAGE = 15,
+    BRUMA_FLOW_AUTHORITY = 17,
+    BRUMA_FLOW_OPENED = 19, /* nanoseconds */
+    BRUMA_FLOW_RECEIVED = 21,
+    BRUMA_FLOW_SENT = 23,
+    BRUMA_FLOW_RETRIES = 25,
+    BRUMA_FLOW_RETRY_REASON = 27, /* name in reasons.h */
+    BRUMA_FLOW_TENTATIVE = 29,
+};
+
+/* A tunnel with its streams: one socket, then one of each stream, in their order. */
+enum bruma_tunnel_field {
+    BRUMA_TUNNEL_POD = 2,    /* uid */
+    BRUMA_TUNNEL_COOKIE = 4, /* of the pod's network namespace */
+    BRUMA_TUNNEL_SERVER = 6, /* 1, or left out */
+    BRUMA_TUNNEL_PEER = 8,   /* endpoints */
+    BRUMA_TUNNEL_ARRIVAL = 10,
+    BRUMA_TUNNEL_TLS = 12,
+    BRUMA_TUNNEL_HTTP2 = 14,
+    BRUMA_TUNNEL_STREAM = 16, /* repeated */
+    BRUMA_TUNNEL_UNSENT = 18, /* ciphertext */
+    /* from 20 on: proxy/hbone gives them */
+};
+
+#endif
