@@ -5,15 +5,14 @@
 #include <fcntl.h>
 #include <stdlib.h>
 
-#include "bruma/protocol.h"
 #include "lib/seqpacket.h"
 
 struct queued {
     struct list node;
     char *text;
     size_t len;
-    int fds[BRUMA_MESSAGE_FDS_MAX];
     size_t fds_len;
+    int fds[];
 };
 
 void outbox_init(struct outbox *outbox)
@@ -46,9 +45,9 @@ static int keep(struct outbox *outbox, char *text, size_t len, const int *fds, s
 
     if (outbox->len >= OUTBOX_MAX)
         return -ENOBUFS;
-    if (fds_len > BRUMA_MESSAGE_FDS_MAX)
+    if (fds_len > SEQPACKET_FDS_MAX)
         return -EINVAL;
-    q = calloc(1, sizeof(*q));
+    q = calloc(1, sizeof(*q) + fds_len * sizeof(int));
     if (!q)
         return -ENOMEM;
     list_init(&q->node);

@@ -11,7 +11,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bruma/protocol.h"
 #include "lib/cleanup.h"
 
 static int socket_address(const char *path, struct sockaddr_un *ret)
@@ -125,13 +124,13 @@ int seqpacket_send(int fd, const void *data, size_t len, const int *fds, size_t 
 {
     union {
         struct cmsghdr header;
-        char buf[CMSG_SPACE(sizeof(int) * BRUMA_MESSAGE_FDS_MAX)];
+        char buf[CMSG_SPACE(sizeof(int) * SEQPACKET_FDS_MAX)];
     } control;
     struct iovec iov = {.iov_base = (void *)data, .iov_len = len};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
     ssize_t n;
 
-    if (fds_len > BRUMA_MESSAGE_FDS_MAX)
+    if (fds_len > SEQPACKET_FDS_MAX)
         return -EINVAL;
     if (fds_len) {
         memset(&control, 0, sizeof(control));
@@ -189,7 +188,7 @@ ssize_t seqpacket_receive_short(int fd, void *buf, size_t size, int *fds, size_t
 {
     union {
         struct cmsghdr header;
-        char buf[CMSG_SPACE(sizeof(int) * 64)];
+        char buf[CMSG_SPACE(sizeof(int) * SEQPACKET_FDS_MAX)];
     } control;
     struct iovec iov = {.iov_base = buf, .iov_len = size - 1};
     struct msghdr msg = {

@@ -20,7 +20,9 @@ int seqpacket_connect(const char *path, int timeout_milliseconds, bool nonblocki
  * none waits, or -errno. ret_pid may be NULL. */
 int seqpacket_accept(int listener, pid_t *ret_pid);
 
-/* Sends one datagram, all or nothing. 0, -EAGAIN, -EINVAL for more than BRUMA_MESSAGE_FDS_MAX
+#define SEQPACKET_FDS_MAX 253 /* descriptors beside one datagram: what the kernel takes */
+
+/* Sends one datagram, all or nothing. 0, -EAGAIN, -EINVAL for more than SEQPACKET_FDS_MAX
  * descriptors, or -errno. The descriptors stay with the caller. */
 int seqpacket_send(int fd, const void *data, size_t len, const int *fds, size_t fds_len);
 

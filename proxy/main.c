@@ -27,6 +27,7 @@
 #include "proxy/direct/node_judge.h"
 #include "proxy/drain.h"
 #include "proxy/flows/flows.h"
+#include "proxy/handover/handover.h"
 #include "proxy/identity/credentials.h"
 #include "proxy/memory/memory.h"
 #include "proxy/pod_sources.h"
@@ -185,6 +186,11 @@ static cJSON *direct(void *data)
     return direct_dump(((struct proxy *)data)->direct);
 }
 
+static cJSON *hand_over(void *data)
+{
+    return handover_dump(((struct proxy *)data)->handover);
+}
+
 static void quit(void *data)
 {
     struct proxy *p = data;
@@ -249,6 +255,7 @@ static int open_admin(struct proxy *p, const char *unix_socket)
         .name = name,
         .hostname = hostname,
         .direct = direct,
+        .hand_over = hand_over,
         .data = p,
     };
 
@@ -410,6 +417,9 @@ static int start(struct proxy *p)
     r = direct_new(p, &p->direct);
     if (r < 0)
         return log_error_errno(r, "cannot set up direct ways");
+    r = handover_new(p, &p->handover);
+    if (r < 0)
+        return log_error_errno(r, "cannot set up the hand-over of connections");
     memory_init(p);
     state_set_unknown_policy(p->state, p->settings.unknown_policy_denies);
     state_set_trust_domains(p->state, &p->settings.trust_domains);
@@ -457,6 +467,7 @@ static void stop(struct proxy *p)
     wall_clock_forget(&p->wall);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_stop(p->workers[i]);
+    handover_free(&p->handover);
     node_verdicts_free(&p->node_verdicts);
     flows_stop(&p->flows);
     direct_free(&p->direct);

@@ -13,6 +13,7 @@
 #include "proxy/direct/node_judge.h"
 #include "proxy/drain.h"
 #include "proxy/flows/flows.h"
+#include "proxy/handover/handover.h"
 #include "proxy/proxy.h"
 #include "proxy/search_domains.h"
 
@@ -76,6 +77,16 @@ static void read_flows(struct proxy *p)
         flows_serve(p->flows);
 }
 
+static int agent_give(struct proxy *p, int fd)
+{
+    return handover_give(p->handover, fd);
+}
+
+static int agent_take(struct proxy *p, int fd, int pidfd)
+{
+    return handover_take(p->handover, fd, pidfd);
+}
+
 static void agent_named(struct proxy *p)
 {
     read_flows(p);
@@ -112,6 +123,8 @@ static int open_agent_client(struct proxy *p)
                                                       .resumed = resumed,
                                                       .direct = agent_direct,
                                                       .direct_node = agent_direct_node,
+                                                      .give = agent_give,
+                                                      .take = agent_take,
                                                       .named = agent_named};
     const char *chosen = p->settings.agent_socket;
     char socket[108];

@@ -5,6 +5,7 @@
 #include "proxy/admin/process_metrics.h"
 #include "proxy/direct/direct.h"
 #include "proxy/flows/flows.h"
+#include "proxy/handover/handover.h"
 #include "proxy/memory/memory.h"
 #include "proxy/proxy.h"
 #include "proxy/resolve/resolver.h"
@@ -39,6 +40,7 @@ void proxy_metrics(void *data, FILE *out)
     memory_write_metrics(p, out);
     pipes_write_metrics(p, out);
     direct_write_metrics(p->direct, out);
+    handover_write_metrics(p->handover, out);
     if (p->revoked)
         crl_watch_write_metrics(p->revoked, out);
     process_metrics_write(out);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/proxies/hand_over.h"
 #include "bruma/protocol.h"
 #include "lib/message.h"
 
@@ -196,6 +197,18 @@ static int send_pending(struct local_proxy *p, struct proxy_assignment *a)
     return r;
 }
 
+/* Before it is told that it is replaced. */
+static int send_hand_over(struct local_proxy *p)
+{
+    int fds[2], r;
+    size_t fds_len;
+    cJSON *m = hand_over_message(p, fds, &fds_len);
+
+    r = send_message(p, m, fds, fds_len);
+    hand_over_clear(p);
+    return r;
+}
+
 static int send_drain(struct local_proxy *p)
 {
     cJSON *m = message_new("drain");
@@ -254,7 +267,9 @@ void proxy_push(struct local_proxy *p)
                 return;
             p->snapshot_seq = p->seq + 1;
             r = send_message(p, message_new("snapshot-end"), NULL, 0);
-        } else if (p->resume_wanted)
+        } else if (hand_over_wanted(p))
+            r = send_hand_over(p);
+        else if (p->resume_wanted)
             r = send_resume(p);
         else if (p->drain_wanted)
             r = send_drain(p);

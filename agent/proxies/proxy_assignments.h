@@ -50,11 +50,13 @@ struct local_proxy {
     uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
     bool setup_sent, drain_wanted, resume_wanted;
     bool cannot_resume; /* it has refused to */
-    bool takes_deliveries, takes_dns, takes_endings, takes_direct;
+    bool takes_deliveries, takes_dns, takes_endings, takes_direct, hands_over;
     bool direct_wanted; /* it has not got direct, or not the last word */
     bool node_wanted;   /* the same, of direct-node */
     bool not_ready;
     unsigned unanswered;
+    int give_fd;     /* to be sent by hand-over, or -1 */
+    int take_fds[2]; /* the same by take: the other end, and the process before */
     struct loop_timer answer;
 };
 

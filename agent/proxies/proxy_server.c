@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/proxies/hand_over.h"
 #include "agent/proxies/proxy_assignments.h"
 #include "bruma/protocol.h"
 #include "lib/message.h"
@@ -50,6 +51,7 @@ void *proxy_server_accept(struct proxies *proxies)
     p->server = container_of(proxies, struct proxy_server, proxies);
     list_init(&p->node);
     pod_assignments_init(&p->assignments);
+    hand_over_init(p);
     loop_timer_init(&p->answer, on_answer_timeout);
     return p;
 }
@@ -84,6 +86,7 @@ static void on_hello(struct local_proxy *p, struct local_connection *connection,
     p->takes_dns = is_set(message, "dns");
     p->takes_endings = is_set(message, "endings");
     p->takes_direct = p->direct_wanted = is_set(message, "direct");
+    p->hands_over = is_set(message, "handOver");
     p->state = PROXY_OFFERING;
     p->connected_at = loop_now(p->server->loop);
     /* The same process again: its former connection is about to end anyway, and must not be told to drain. */
@@ -187,12 +190,14 @@ static void on_offers_end(struct local_proxy *p, const cJSON *message)
         resume_somebody(p->server, RESUME_PATIENCE);
 }
 
-static void replace(struct local_proxy *p, const struct local_proxy *by)
+static void replace(struct local_proxy *p, struct local_proxy *by)
 {
     log_info("proxy is replaced\tpid=%d by=%d", (int)connection_pid(p->connection),
              (int)connection_pid(by->connection));
     p->state = PROXY_REPLACED;
     p->drain_wanted = true;
+    hand_over_begin(p, by);
+    proxy_push(by);
     proxy_push(p);
 }
 
@@ -410,6 +415,7 @@ static void on_closed(struct local_connection *connection)
     log_info("proxy disconnected\tpid=%d", (int)connection_pid(connection));
     list_del(&p->node);
     loop_timer_cancel(&p->answer);
+    hand_over_clear(p);
     list_for_each (a, &p->assignments.all, base.of_proxy)
         pod_assignment_free(&a->base);
     free(p);

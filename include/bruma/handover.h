@@ -5,8 +5,8 @@
  *
  * The agent makes one SOCK_SEQPACKET pair for the two and passes its ends on ("hand-over" and "take" in
  * protocol.h). It sees nothing of what goes through: secrets travel there and nowhere else. On this first
- * socket the old proxy says HELLO, the new one answers with its own; then the old one sends a LANE for each of
- * its workers, with one end of a pair that is made for it. All else is said on lanes.
+ * socket the old proxy says HELLO, the new one answers with its own; then the old one sends a LANE for each
+ * of its workers, with one end of a pair that is made for it. All else is said on lanes.
  *
  *   old                         new
  *   HELLO {versions}       ->
@@ -38,10 +38,11 @@
 
 #define BRUMA_HANDOVER_VERSION     1 /* spoken, from this up */
 #define BRUMA_HANDOVER_VERSION_MAX 1
-#define BRUMA_HANDOVER_MESSAGE_MAX 65536 /* bytes */
-#define BRUMA_HANDOVER_FDS_MAX     253   /* descriptors beside a message: what the kernel takes */
+#define BRUMA_HANDOVER_MESSAGE_MAX 65536      /* bytes */
+#define BRUMA_HANDOVER_FDS_MAX     253        /* descriptors beside a message: what the kernel takes */
 #define BRUMA_HANDOVER_UNIT_MAX    (4u << 20) /* bytes of a unit, all parts together */
-#define BRUMA_HANDOVER_PENDING_MAX (1u << 20) /* bytes of units that were sent and not answered, of a lane */
+#define BRUMA_HANDOVER_PENDING_MAX (1u << 20) /* bytes of units that were sent and not answered, of a lane \
+                                               */
 
 enum bruma_handover_kind {
     BRUMA_HANDOVER_HELLO = 1,
@@ -118,21 +119,21 @@ enum bruma_connection_field {
 };
 
 /* What its log line and metrics are made of. */
-enum bruma_flow_field {
-    BRUMA_FLOW_SOURCE = 3, /* workloads, uids */
-    BRUMA_FLOW_DESTINATION = 5,
-    BRUMA_FLOW_SERVICE_NAMESPACE = 7,
-    BRUMA_FLOW_SERVICE = 9, /* hostname */
-    BRUMA_FLOW_SOURCE_ADDRESS = 11,
-    BRUMA_FLOW_DESTINATION_ADDRESS = 13,
-    BRUMA_FLOW_BAGGAGE = 15,
-    BRUMA_FLOW_AUTHORITY = 17,
-    BRUMA_FLOW_OPENED = 19, /* nanoseconds */
-    BRUMA_FLOW_RECEIVED = 21,
-    BRUMA_FLOW_SENT = 23,
-    BRUMA_FLOW_RETRIES = 25,
-    BRUMA_FLOW_RETRY_REASON = 27, /* name in reasons.h */
-    BRUMA_FLOW_TENTATIVE = 29,
+enum bruma_told_field {
+    BRUMA_TOLD_SOURCE = 3, /* workloads, uids */
+    BRUMA_TOLD_DESTINATION = 5,
+    BRUMA_TOLD_SERVICE_NAMESPACE = 7,
+    BRUMA_TOLD_SERVICE = 9, /* hostname */
+    BRUMA_TOLD_SOURCE_ADDRESS = 11,
+    BRUMA_TOLD_DESTINATION_ADDRESS = 13,
+    BRUMA_TOLD_BAGGAGE = 15,
+    BRUMA_TOLD_AUTHORITY = 17,
+    BRUMA_TOLD_OPENED = 19, /* nanoseconds */
+    BRUMA_TOLD_RECEIVED = 21,
+    BRUMA_TOLD_SENT = 23,
+    BRUMA_TOLD_RETRIES = 25,
+    BRUMA_TOLD_RETRY_REASON = 27, /* name in reasons.h */
+    BRUMA_TOLD_TENTATIVE = 29,
 };
 
 /* A tunnel with its streams: one socket, then one of each stream, in their order. */

@@ -311,6 +311,14 @@ static bool serve_hostname(struct admin *admin, struct http_request *request)
     return true;
 }
 
+static bool serve_hand_over(struct admin *admin, struct http_request *request)
+{
+    if (!admin->config.hand_over || !http_path_is(request, "/hand-over"))
+        return false;
+    answer_object(request, admin->config.hand_over(admin->config.data), "out of memory\n");
+    return true;
+}
+
 static bool serve_direct(struct admin *admin, struct http_request *request)
 {
     if (!admin->config.direct || !http_path_is(request, "/direct"))
@@ -366,7 +374,7 @@ static void on_local(void *data, struct http_request *request)
 {
     if (!serve_pages(data, request) && !serve_metrics(data, request) && !serve_ready(data, request) &&
         !serve_verdict(data, request) && !serve_name(data, request) && !serve_hostname(data, request) &&
-        !serve_direct(data, request))
+        !serve_direct(data, request) && !serve_hand_over(data, request))
         not_found(request);
 }
 

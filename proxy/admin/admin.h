@@ -52,6 +52,9 @@ struct admin_config {
     /* Called for each question of that kind: what the kernel lets pass without the proxy, and why not more
      * (direct.h). The caller owns it; NULL: no memory. */
     cJSON *(*direct)(void *data);
+    /* Called for /hand-over: connections that moved between this process and another. The caller owns it;
+     * NULL: no memory. */
+    cJSON *(*hand_over)(void *data);
     void *data;
 };
 

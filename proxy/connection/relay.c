@@ -7,7 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include "proxy/connection/relay_side.h"
+#include "proxy/connection/relay_internal.h"
 #include "proxy/connection/retry.h"
 #include "proxy/pod/live_connections.h"
 #include "proxy/socket/lingering.h"
@@ -16,23 +16,6 @@
 #define COPY_SIZE         (128 * 1024)
 #define PRESSED_COPY_SIZE (16 * 1024)
 #define COPIES_PER_TURN   8
-
-enum { FRONT = 0, BACK = 1 }; /* who connected to us, and whom we connected to */
-
-struct relay {
-    struct connection c;
-    struct relay_side sides[2];
-    struct loop_timer timer; /* connect; then half-close, or the last bytes of a side that has reset */
-    uint64_t last_activity;
-    size_t left;         /* of those last bytes, when the timer looked at them last */
-    struct quota second; /* the descriptor of BACK */
-    bool connected, closed, is_live;
-    bool patient;           /* the timer is to try another endpoint, and not yet the limit */
-    bool paired;            /* BACK is another pod's: the connection is that pod's too */
-    relay_failed_fn failed; /* or NULL */
-    uint16_t delivery_port; /* inbound: of BACK; see socket_deliver() */
-    struct connection in[]; /* paired: one, of BACK's pod */
-};
 
 static void on_front(struct loop_watch *watch, uint32_t events);
 static void on_back(struct loop_watch *watch, uint32_t events);
@@ -45,7 +28,7 @@ static struct loop *loop_of(const struct relay *r)
 /* Whose the side is, with its account. */
 static struct connection *of_side(struct relay *r, int index)
 {
-    return r->paired && index == BACK ? r->in : &r->c;
+    return relay_side_connection(r, index);
 }
 
 static struct budget_account *account_of(struct relay *r, int index)
@@ -130,6 +113,7 @@ static void end(struct relay *r, const struct relay_end *client, const struct re
     bool drop = client->reason == BRUMA_REASON_MEMORY_BUDGET || other->reason == BRUMA_REASON_MEMORY_BUDGET;
 
     r->closed = true;
+    moving_gone(&r->moving);
     loop_timer_cancel(&r->timer);
     for (int i = 0; i < 2; i++) {
         struct relay_side *side = &r->sides[i];
@@ -188,7 +172,7 @@ static void relay_close(struct relay *r, enum bruma_reason reason, const char *d
     }
 }
 
-static void abort_connection(struct connection *c, enum bruma_reason reason, const char *detail)
+void relay_abort(struct connection *c, enum bruma_reason reason, const char *detail)
 {
     struct relay *r = container_of(c, struct relay, c);
     const struct relay_end own = {reason, detail}, other = {relay_other_reason(reason), NULL};
@@ -200,7 +184,7 @@ static void abort_connection(struct connection *c, enum bruma_reason reason, con
 }
 
 /* The same on behalf of the other pod. */
-static void abort_other(struct connection *in, enum bruma_reason reason, const char *detail)
+void relay_abort_other(struct connection *in, enum bruma_reason reason, const char *detail)
 {
     struct relay *r = container_of(in, struct relay, in[0]);
     const struct relay_end own = {reason, detail}, client = {relay_other_reason(reason), NULL},
@@ -445,6 +429,28 @@ static void established(struct relay *r)
     serve(r, FRONT, EPOLLIN);
 }
 
+static int watch_again(struct relay *r, int index)
+{
+    struct relay_side *side = &r->sides[index];
+
+    side->watch.fd = -1;
+    return side->hung_up
+               ? 0
+               : loop_watch_add(loop_of(r), &side->watch, side->fd, 0, index == FRONT ? on_front : on_back);
+}
+
+void relay_go_on(struct relay *r)
+{
+    int e = watch_again(r, FRONT);
+
+    if (e == 0)
+        e = watch_again(r, BACK);
+    if (e < 0)
+        fail_errno(r, e);
+    else
+        set_interest(r);
+}
+
 static void on_front(struct loop_watch *watch, uint32_t events)
 {
     serve(container_of(watch, struct relay, sides[FRONT].watch), FRONT, events);
@@ -517,7 +523,7 @@ static void dial(struct relay *r, const struct relay_delivery *to)
     loop_timer_set(w->loop, &r->timer, r->patient ? retry_patience(&r->c) : w->settings->connect_timeout);
 }
 
-static struct relay *relay_new(int fd, bool paired, relay_failed_fn failed)
+struct relay *relay_new(int fd, bool paired, relay_failed_fn failed)
 {
     struct relay *r = calloc(1, sizeof(*r) + (paired ? sizeof(struct connection) : 0));
 
@@ -542,7 +548,7 @@ int relay_start(struct connection *c, int fd, const struct endpoint *target, rel
 
     if (!r)
         return -ENOMEM;
-    connection_move(&r->c, c, abort_connection);
+    connection_move(&r->c, c, relay_abort);
     if (connection_worker(&r->c)->settings->original_source)
         to.client = &r->c.client.addr;
     socket_keepalive(connection_worker(&r->c)->settings, fd);
@@ -579,8 +585,8 @@ int relay_start_pair(struct connection *c, struct connection *in, int fd,
         free(r);
         return -ENOMEM;
     }
-    connection_move(&r->c, c, abort_connection);
-    connection_move(r->in, in, abort_other);
+    connection_move(&r->c, c, relay_abort);
+    connection_move(r->in, in, relay_abort_other);
     socket_keepalive(connection_worker(&r->c)->settings, fd);
     dial(r, delivery);
     return 0;

@@ -265,6 +265,27 @@ static int direct_node(struct agent_client *client, const struct order *o, enum 
     return 1;
 }
 
+/* Connections that move between two proxies. */
+static int hand_over(struct agent_client *client, const struct order *o, bool give, enum bruma_reason *reason,
+                     char *error, size_t error_size)
+{
+    int r;
+
+    if (!o->is_short && o->fds_len != (give ? 1 : 2))
+        return -EBADMSG;
+    if (o->is_short)
+        r = -EMFILE;
+    else if (give)
+        r = client->events->give(client->proxy, take_fd(&o->fds[0]));
+    else
+        r = client->events->take(client->proxy, take_fd(&o->fds[0]), take_fd(&o->fds[1]));
+    if (r == 0)
+        return 0;
+    *reason = r == -EALREADY ? BRUMA_REASON_INTERNAL : BRUMA_REASON_OUT_OF_RESOURCES;
+    snprintf(error, error_size, "a hand-over of connections: %s", strerror(-r));
+    return 1;
+}
+
 static int snapshot_end(struct agent_client *client)
 {
     if (client->ready)
@@ -307,6 +328,8 @@ static int obey(struct agent_client *client, const struct order *o, enum bruma_r
         return direct(client, o, reason, error, error_size);
     if (!strcmp(o->op, "direct-node"))
         return direct_node(client, o, reason, error, error_size);
+    if (!strcmp(o->op, "hand-over") || !strcmp(o->op, "take"))
+        return hand_over(client, o, *o->op == 'h', reason, error, error_size);
     if (!strcmp(o->op, "snapshot-end"))
         return snapshot_end(client);
     if (!strcmp(o->op, "drain"))
@@ -456,6 +479,7 @@ static int introduce(struct agent_client *client)
     cJSON_AddTrueToObject(m, "dns");
     cJSON_AddTrueToObject(m, "endings");
     cJSON_AddTrueToObject(m, "direct");
+    cJSON_AddTrueToObject(m, "handOver");
     offer.r = send_message(client, m, NULL, 0);
     pods_each(client->proxy, offer_pod, &offer);
     if (offer.r < 0)

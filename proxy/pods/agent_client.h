@@ -26,6 +26,11 @@ struct agent_client_events {
                   int fds[BRUMA_DIRECT_FD_COUNT]);
     /* Called with the maps of bruma/node.h: takes the descriptors. 0 or -errno. */
     int (*direct_node)(struct proxy *proxy, int fds[BRUMA_NODE_FD_COUNT]);
+    /* Called where another proxy has taken over, before replaced: what is carried may go there by fd. Takes
+     * it. 0 or -errno. */
+    int (*give)(struct proxy *proxy, int fd);
+    /* Called where this one has: the other end, and the other process. Takes both. 0 or -errno. */
+    int (*take)(struct proxy *proxy, int fd, int pidfd);
     /* Called when the agent has named all pods. */
     void (*named)(struct proxy *proxy);
 };

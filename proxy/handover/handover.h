@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Live connections from a proxy to its successor: what the control threads of both do. The sockets come from
+ * the agent (protocol.h, "hand-over" and "take"). Control thread.
+ */
+#ifndef PROXY_HANDOVER_HANDOVER_H
+#define PROXY_HANDOVER_HANDOVER_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include <cjson/cJSON.h>
+
+struct handover;
+struct proxy;
+
+/* 0 or -ENOMEM. */
+int handover_new(struct proxy *proxy, struct handover **ret);
+/* Workers have ended. */
+void handover_free(struct handover **handover);
+
+/* This is the old one: what it carries goes to whoever has the other end. Takes fd. 0 or -errno; -EALREADY:
+ * it is at it. */
+int handover_give(struct handover *handover, int fd);
+/* This is the new one; pidfd is of the old one. Takes both. The same. */
+int handover_take(struct handover *handover, int fd, int pidfd);
+/* Whether what is carried may still go: nothing needs to be told that it ends. */
+bool handover_is_giving(const struct handover *handover);
+
+/* What was handed over last, for the admin page; the caller's. NULL: no memory. */
+cJSON *handover_dump(const struct handover *handover);
+/* Appends OpenMetrics text. */
+void handover_write_metrics(const struct handover *handover, FILE *out);
+
+#endif

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/handover/lane.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "lib/cleanup.h"
+#include "lib/seqpacket.h"
+
+#define PART_MAX          (BRUMA_HANDOVER_MESSAGE_MAX - sizeof(struct bruma_handover_head))
+#define MESSAGES_PER_TURN 64
+#define SOCKET_BYTES      (4 << 20) /* that may be under way */
+
+static void on_lane(struct loop_watch *watch, uint32_t events);
+
+int lane_open(struct lane *lane, struct loop *loop, int fd, const struct lane_events *events)
+{
+    int bytes = SOCKET_BYTES, r;
+
+    memset(lane, 0, sizeof(*lane));
+    lane->watch.fd = -1;
+    lane->loop = loop;
+    lane->events = events;
+    outbox_init(&lane->outbox);
+    lane->buffer = malloc(BRUMA_HANDOVER_MESSAGE_MAX + 1);
+    /* Where it may not, less is under way at a time. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes));
+    r = lane->buffer ? loop_watch_add(loop, &lane->watch, fd, EPOLLIN, on_lane) : -ENOMEM;
+    if (r < 0) {
+        close(fd);
+        free(lane->buffer);
+        lane->buffer = NULL;
+        lane->watch.fd = -1;
+    }
+    return r;
+}
+
+bool lane_is_open(const struct lane *lane)
+{
+    return lane->buffer && lane->watch.fd >= 0;
+}
+
+void lane_close(struct lane *lane)
+{
+    int fd = lane->watch.fd;
+
+    if (!lane_is_open(lane))
+        return;
+    loop_watch_remove(lane->loop, &lane->watch);
+    close(fd);
+    outbox_clear(&lane->outbox);
+    free(lane->buffer);
+    lane->buffer = NULL;
+}
+
+static void end(struct lane *lane)
+{
+    lane_close(lane);
+    lane->events->ended(lane);
+}
+
+static int send_part(struct lane *lane, const struct bruma_handover_head *head, const uint8_t *payload,
+                     size_t len, const int *fds, size_t fds_len)
+{
+    char *text;
+    int r;
+
+    if (!lane_is_open(lane))
+        return -ENOTCONN;
+    text = malloc(sizeof(*head) + len);
+    if (!text)
+        return -ENOMEM;
+    memcpy(text, head, sizeof(*head));
+    if (len)
+        memcpy(text + sizeof(*head), payload, len);
+    r = outbox_send(&lane->outbox, lane->watch.fd, text, sizeof(*head) + len, fds, fds_len);
+    if (r > 0)
+        r = loop_watch_modify(lane->loop, &lane->watch, EPOLLIN | EPOLLOUT);
+    return r;
+}
+
+int lane_say(struct lane *lane, enum bruma_handover_kind kind, uint32_t unit, struct wire_writer *payload,
+             const int *fds, size_t fds_len)
+{
+    const struct bruma_handover_head head = {.kind = (uint8_t)kind, .unit = unit};
+    int r;
+
+    if (!payload)
+        return send_part(lane, &head, NULL, 0, fds, fds_len);
+    r = payload->failed || payload->len > PART_MAX
+            ? -ENOMEM
+            : send_part(lane, &head, payload->data, payload->len, fds, fds_len);
+    wire_writer_clear(payload);
+    return r;
+}
+
+int lane_say_unit(struct lane *lane, uint32_t unit, const struct wire_writer *payload, const int *fds,
+                  size_t fds_len)
+{
+    struct bruma_handover_head head = {.kind = BRUMA_HANDOVER_UNIT, .unit = unit};
+    size_t at = 0, fds_at = 0;
+    int r;
+
+    do {
+        size_t n = payload->len - at < PART_MAX ? payload->len - at : PART_MAX;
+        size_t k = fds_len - fds_at < BRUMA_HANDOVER_FDS_MAX ? fds_len - fds_at : BRUMA_HANDOVER_FDS_MAX;
+
+        head.more = at + n < payload->len || fds_at + k < fds_len;
+        r = send_part(lane, &head, payload->data + at, n, fds + fds_at, k);
+        at += n;
+        fds_at += k;
+    } while (r >= 0 && head.more);
+    return r;
+}
+
+/* False: the lane is no more. */
+static bool receive(struct lane *lane)
+{
+    int fds[BRUMA_HANDOVER_FDS_MAX];
+    struct lane_message m = {.fds = fds};
+    ssize_t n = seqpacket_receive_short(lane->watch.fd, lane->buffer, BRUMA_HANDOVER_MESSAGE_MAX + 1, fds,
+                                        BRUMA_HANDOVER_FDS_MAX, &m.fds_len, &m.is_short);
+    bool good;
+
+    if (n == -EAGAIN)
+        return false;
+    if (n < (ssize_t)sizeof(m.head)) {
+        if (n > 0)
+            close_fds(fds, m.fds_len);
+        end(lane);
+        return false;
+    }
+    memcpy(&m.head, lane->buffer, sizeof(m.head));
+    m.payload = lane->buffer + sizeof(m.head);
+    m.len = (size_t)n - sizeof(m.head);
+    good = lane->events->message(lane, &m);
+    close_fds(fds, m.fds_len);
+    if (!good)
+        end(lane);
+    return good && lane_is_open(lane);
+}
+
+static void on_lane(struct loop_watch *watch, uint32_t events)
+{
+    struct lane *lane = container_of(watch, struct lane, watch);
+    int r;
+
+    if (events & EPOLLOUT) {
+        r = outbox_flush(&lane->outbox, watch->fd);
+        if (r == 0)
+            r = loop_watch_modify(lane->loop, watch, EPOLLIN);
+        if (r < 0 && r != -EAGAIN) {
+            end(lane);
+            return;
+        }
+    }
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+        for (int i = 0; i < MESSAGES_PER_TURN && receive(lane); i++)
+            ;
+    }
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A connection as a part of what a proxy hands over to its successor: bruma/handover.h, enum
+ * bruma_connection_field and bruma_flow_field. A worker's own thread. */
+#ifndef PROXY_WORKER_CONNECTION_UNIT_H
+#define PROXY_WORKER_CONNECTION_UNIT_H
+
+#include "proxy/wire/wire.h"
+#include "proxy/worker/connection.h"
+
+/* Appends it as one field. */
+void connection_write(struct wire_writer *writer, uint32_t field, const struct connection *c);
+/* It goes on in another process: it leaves the lists and counts of this one without a line in the log. The
+ * memory stays with the caller. */
+void connection_forget(struct connection *c);
+
+/* What was read of one, and is not in force: the worker's lists and counts do not know it. */
+struct connection_record {
+    struct pod *pod;     /* referenced */
+    struct connection c; /* with workloads, service and strings; in no list, wp NULL */
+    bool open;           /* to telemetry */
+};
+
+/* len bytes of data: of such a field. 0 and ret is the caller's, or -errno with why in error and nothing is:
+ * -EBADMSG it cannot be understood, -ENOENT the pod is not served here, -EAGAIN it is not known yet what it
+ * needs here, -ENOMEM. */
+int connection_read(struct worker *w, const uint8_t *data, size_t len, struct connection_record *ret,
+                    char *error, size_t error_size);
+/* Nothing comes of it. */
+void connection_record_clear(struct connection_record *record);
+/* It is one of the pod's from here on, at c, as after connection_init(), and open to telemetry if it was; the
+ * record is empty then. abort: as there. False: the pod is not served any more, and nothing has changed. */
+bool connection_begin(struct connection *c, struct worker *w, struct connection_record *record,
+                      void (*abort)(struct connection *, enum bruma_reason, const char *));
+
+/* The endpoint as 18 bytes, and read again: 0 or -EBADMSG. */
+void endpoint_write(struct wire_writer *writer, uint32_t field, const struct endpoint *endpoint);
+int endpoint_read(const struct wire_field *field, struct endpoint *ret);
+/* A text of a field, malloc()ed for the caller; NULL: no memory, or there is a NUL in it. */
+char *text_read(const struct wire_field *field);
+
+/* Whether a field that is not known makes the unit one that cannot be taken. */
+static inline bool unit_field_is_needed(const struct wire_field *field)
+{
+    return field->number % 2 == 0;
+}
+
+#endif
