@@ -11,9 +11,12 @@
 #include "proxy/handover/giver.h"
 #include "proxy/handover/lane.h"
 #include "proxy/handover/taker.h"
+#include "proxy/pod/pod.h"
 #include "proxy/proxy.h"
 
-#define HELLO_MILLISECONDS 2000 /* for the other to answer */
+#define HELLO_MILLISECONDS 10000 /* for the other to answer */
+#define READY_MILLISECONDS 5000  /* until then the new one waits for its pods' certificates */
+#define READY_LOOK         20
 
 enum handover_state { HANDOVER_NONE, HANDOVER_GREETING, HANDOVER_MOVING, HANDOVER_OVER };
 
@@ -35,6 +38,8 @@ struct handover {
     struct giver_result gave; /* sums of all workers */
     struct taker_result took;
     int pidfd; /* while taking, or -1 */
+    uint64_t version;
+    struct loop_timer ready;
     unsigned long given_total, left_total, taken_total, refused_total;
 };
 
@@ -202,6 +207,7 @@ bool handover_is_giving(const struct handover *h)
 
 static void taking_over(struct handover *h, const char *why)
 {
+    loop_timer_cancel(&h->ready);
     over(&h->taking, why);
     if (h->pidfd >= 0)
         close(h->pidfd);
@@ -223,6 +229,42 @@ static void taker_is_done(void *data, const struct taker_result *result)
              h->took.refused, (unsigned long long)h->taking.took);
 }
 
+/* What has been vouched for by a certificate is taken on by who has one, too. */
+static bool has_certificates(const struct proxy *p)
+{
+    struct pod *pod;
+
+    list_for_each (pod, &p->pods, node) {
+        struct tls_context *context = pod->identity ? identity_context(pod->identity) : NULL;
+
+        tls_context_unref(context);
+        if (!context)
+            return false;
+    }
+    return true;
+}
+
+static void say_ready(struct handover *h)
+{
+    struct wire_writer payload = {};
+    struct loop *loop = h->proxy->loop;
+
+    if (!has_certificates(h->proxy) && loop_now(loop) - h->taking.begun < READY_MILLISECONDS) {
+        loop_timer_set(loop, &h->ready, READY_LOOK);
+        return;
+    }
+    h->taking.state = HANDOVER_MOVING;
+    h->took = (struct taker_result){};
+    wire_put_varint(&payload, BRUMA_HANDOVER_FIELD_VERSION, h->version);
+    if (lane_say(&h->taking.lane, BRUMA_HANDOVER_HELLO, 0, &payload, NULL, 0) < 0)
+        taking_over(h, "the lane has failed");
+}
+
+static void on_ready(struct loop_timer *timer)
+{
+    say_ready(container_of(timer, struct handover, ready));
+}
+
 static bool answer_hello(struct handover *h, const struct lane_message *m)
 {
     struct wire_writer payload = {};
@@ -237,10 +279,9 @@ static bool answer_hello(struct handover *h, const struct lane_message *m)
         return false;
     }
     loop_timer_cancel(&h->taking.timer);
-    h->taking.state = HANDOVER_MOVING;
-    h->took = (struct taker_result){};
-    wire_put_varint(&payload, BRUMA_HANDOVER_FIELD_VERSION, version);
-    return lane_say(&h->taking.lane, BRUMA_HANDOVER_HELLO, 0, &payload, NULL, 0) >= 0;
+    h->version = version;
+    say_ready(h);
+    return true;
 }
 
 static bool take_lane(struct handover *h, const struct lane_message *m)
@@ -345,6 +386,7 @@ int handover_new(struct proxy *proxy, struct handover **ret)
     h->giving.handover = h->taking.handover = h;
     loop_timer_init(&h->giving.timer, on_timer);
     loop_timer_init(&h->taking.timer, on_timer);
+    loop_timer_init(&h->ready, on_ready);
     *ret = h;
     return 0;
 }
@@ -359,6 +401,7 @@ void handover_free(struct handover **ptr)
     lane_close(&h->taking.lane);
     loop_timer_cancel(&h->giving.timer);
     loop_timer_cancel(&h->taking.timer);
+    loop_timer_cancel(&h->ready);
     if (h->pidfd >= 0)
         close(h->pidfd);
     free(h);

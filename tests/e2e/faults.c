@@ -19,6 +19,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -57,6 +58,7 @@ enum call {
     CALL_PIDFD,
     CALL_EPOLL_WAIT,
     CALL_EPOLL_WAIT_OF_A_WORKER,
+    CALL_SENDMSG_OF_A_WORKER,
     CALLS,
 };
 
@@ -64,7 +66,7 @@ static bool fails(enum call call);
 
 struct control {
     uint32_t call;  /* enum call that fails */
-    int32_t error;  /* errno */
+    int32_t error;  /* errno; negative: a signal that the process gets in place of the call */
     uint32_t skip;  /* so many succeed first */
     uint32_t times; /* so many fail then */
     uint64_t seen[CALLS], failed;
@@ -358,7 +360,7 @@ ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
     NEXT(sendmsg);
     if (!(flags & MSG_DONTWAIT) && may_wait(fd))
         waited("sendmsg", "");
-    return next(fd, m, flags);
+    return is_worker() && fails(CALL_SENDMSG_OF_A_WORKER) ? -1 : next(fd, m, flags);
 }
 
 int connect(int fd, const struct sockaddr *to, socklen_t len)
@@ -402,6 +404,10 @@ static bool fails(enum call call)
         return false;
     __atomic_fetch_sub(&control->times, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&control->failed, 1, __ATOMIC_RELAXED);
+    if (control->error < 0) {
+        kill(getpid(), -control->error);
+        return false;
+    }
     errno = control->error;
     return true;
 }

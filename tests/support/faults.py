@@ -23,6 +23,7 @@ CALLS = [
     "pidfd",
     "epoll wait",
     "epoll wait of a worker",
+    "sendmsg of a worker",
 ]
 HEAD = struct.Struct("IiII")
 ALL = 0xFFFFFFFF
@@ -50,7 +51,8 @@ class Faults:
         self.env = {"LD_PRELOAD": library(build), "FAULTS_CONTROL": path}
 
     def fail(self, call, error, skip=0, times=ALL):
-        """From now on: after skip calls that succeed, times of them fail by this errno."""
+        """From now on: after skip calls that succeed, times of them fail by this errno. A negative number: the program
+        gets that signal before the call is made."""
         self.stop()
         self.memory[HEAD.size + 8 * len(CALLS) :] = bytes(8)
         self.memory[: HEAD.size] = HEAD.pack(0, error, skip, times)
