@@ -70,6 +70,20 @@ static void print_problems(const cJSON *problems)
     }
 }
 
+/* What a proxy has got from the one before. */
+static void print_hand_over(const cJSON *h)
+{
+    char buf[512];
+
+    if (!h)
+        return;
+    snprintf(buf, sizeof(buf),
+             "%.0f connections in %.0f ms, each stood still for %.1f ms at most; %.0f stayed%s%s",
+             number_of(h, "moved"), number_of(h, "milliseconds"), number_of(h, "pauseMicroseconds") / 1000,
+             number_of(h, "left"), *text_of(h, "why") ? ": " : "", text_of(h, "why"));
+    field("handed over", buf);
+}
+
 static void print_proxies(const cJSON *proxies)
 {
     const cJSON *p;
@@ -82,6 +96,8 @@ static void print_proxies(const cJSON *proxies)
                number_of(p, "podsServing"));
     if (!cJSON_GetArraySize(proxies))
         field("proxy", "none is connected");
+    cJSON_ArrayForEach (p, proxies)
+        print_hand_over(cJSON_GetObjectItemCaseSensitive(p, "handOver"));
 }
 
 static void print_mesh_file(const cJSON *s)

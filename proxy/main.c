@@ -417,7 +417,7 @@ static int start(struct proxy *p)
     r = direct_new(p, &p->direct);
     if (r < 0)
         return log_error_errno(r, "cannot set up direct ways");
-    r = handover_new(p, &p->handover);
+    r = handover_new(p, pod_sources_handed_over, &p->handover);
     if (r < 0)
         return log_error_errno(r, "cannot set up the hand-over of connections");
     memory_init(p);

@@ -105,6 +105,11 @@ static void resumed(struct proxy *p)
     proxy_resume(p);
 }
 
+void pod_sources_handed_over(struct proxy *p, const struct handed_over *told)
+{
+    agent_client_handed_over(p->agent, told);
+}
+
 void pod_sources_serve(struct proxy *p)
 {
     p->serves = true;

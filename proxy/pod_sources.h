@@ -3,6 +3,7 @@
 #ifndef PROXY_POD_SOURCES_H
 #define PROXY_POD_SOURCES_H
 
+struct handed_over;
 struct proxy;
 
 /* Sets agent or zds, own if the settings ask for it, and pods_events of the proxy, whose loop, workers and
@@ -11,5 +12,7 @@ int pod_sources_open(struct proxy *proxy);
 /* The mesh is known and connections are accepted: who names pods is told, if there is somebody yet, and what
  * is told of direct connections is read. Control thread. */
 void pod_sources_serve(struct proxy *proxy);
+/* What has come from another proxy: who names pods is told. Control thread. */
+void pod_sources_handed_over(struct proxy *proxy, const struct handed_over *told);
 
 #endif

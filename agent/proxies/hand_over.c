@@ -13,6 +13,8 @@
 #define LOG_SCOPE "proxies"
 #include "lib/log.h"
 
+#define NUMBER_MAX (UINT64_C(1) << 53)
+
 void hand_over_init(struct local_proxy *p)
 {
     p->give_fd = p->take_fds[0] = p->take_fds[1] = -1;
@@ -80,4 +82,29 @@ cJSON *hand_over_message(const struct local_proxy *p, int ret_fds[2], size_t *re
     ret_fds[1] = p->take_fds[1];
     *ret_fds_len = give ? 1 : 2;
     return message_new(give ? "hand-over" : "take");
+}
+
+int hand_over_told(struct local_proxy *p, const cJSON *message)
+{
+    static const char *const numbers[] = {"moved", "left", "milliseconds", "pauseMicroseconds"};
+    cJSON *told = cJSON_CreateObject();
+    const char *why;
+
+    for (size_t i = 0; i < array_size(numbers); i++) {
+        uint64_t n;
+
+        if (message_number(message, numbers[i], NUMBER_MAX, &n) < 0) {
+            cJSON_Delete(told);
+            return -EBADMSG;
+        }
+        cJSON_AddNumberToObject(told, numbers[i], (double)n);
+    }
+    if (message_text(message, "why", 256, &why) < 0) {
+        cJSON_Delete(told);
+        return -EBADMSG;
+    }
+    cJSON_AddStringToObject(told, "why", why);
+    cJSON_Delete(p->handed_over);
+    p->handed_over = told;
+    return 0;
 }

@@ -55,8 +55,9 @@ struct local_proxy {
     bool node_wanted;   /* the same, of direct-node */
     bool not_ready;
     unsigned unanswered;
-    int give_fd;     /* to be sent by hand-over, or -1 */
-    int take_fds[2]; /* the same by take: the other end, and the process before */
+    int give_fd;        /* to be sent by hand-over, or -1 */
+    cJSON *handed_over; /* as it has said it; or NULL */
+    int take_fds[2];    /* the same by take: the other end, and the process before */
     struct loop_timer answer;
 };
 

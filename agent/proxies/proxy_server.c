@@ -356,6 +356,12 @@ static void on_drained(struct local_proxy *p, const cJSON *message)
     }
 }
 
+static void on_handed_over(struct local_proxy *p, const cJSON *message)
+{
+    if (hand_over_told(p, message) < 0)
+        bad_message(p, "handed-over: a number or why is missing or wrong");
+}
+
 static void on_listener_closed(struct local_proxy *p, const cJSON *message)
 {
     const char *uid;
@@ -394,6 +400,8 @@ static void on_message(struct local_connection *connection, const cJSON *message
         on_ending(p);
     else if (p->state >= PROXY_SYNCING && !strcmp(op, "ready"))
         on_ready(p);
+    else if (p->state >= PROXY_SYNCING && !strcmp(op, "handed-over"))
+        on_handed_over(p, message);
     else if (!strcmp(op, "error"))
         log_error("a proxy reports an error\tpid=%d", (int)connection_pid(connection));
     else
@@ -416,6 +424,7 @@ static void on_closed(struct local_connection *connection)
     list_del(&p->node);
     loop_timer_cancel(&p->answer);
     hand_over_clear(p);
+    cJSON_Delete(p->handed_over);
     list_for_each (a, &p->assignments.all, base.of_proxy)
         pod_assignment_free(&a->base);
     free(p);

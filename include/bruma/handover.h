@@ -19,7 +19,7 @@
  *                          <-   REFUSED {text}        or it is not; the old one goes on with it
  *   YOURS                  ->                         the old one has forgotten it; the new one begins
  *   BACK                   ->                         or it went on with it: the new one forgets it
- *   END {moved, left}      ->                         nothing more comes on this lane
+ *   END {moved, left, ...} ->                         nothing more comes on this lane
  *
  * A lane that ends: what is not IMPORTED is nobody's but the old proxy's. What is IMPORTED and neither YOURS
  * nor BACK is the new one's once the old process is dead (by the pidfd that came with "take"), else the old
@@ -36,13 +36,12 @@
 
 #include <stdint.h>
 
-#define BRUMA_HANDOVER_VERSION     1 /* spoken, from this up */
-#define BRUMA_HANDOVER_VERSION_MAX 1
+#define BRUMA_HANDOVER_VERSION     1          /* the lowest number that is spoken */
+#define BRUMA_HANDOVER_VERSION_MAX 1          /* the highest number */
 #define BRUMA_HANDOVER_MESSAGE_MAX 65536      /* bytes */
 #define BRUMA_HANDOVER_FDS_MAX     253        /* descriptors beside a message: what the kernel takes */
 #define BRUMA_HANDOVER_UNIT_MAX    (4u << 20) /* bytes of a unit, all parts together */
-#define BRUMA_HANDOVER_PENDING_MAX (1u << 20) /* bytes of units that were sent and not answered, of a lane \
-                                               */
+#define BRUMA_HANDOVER_PENDING_MAX (1u << 20) /* bytes of a lane's units without an answer */
 
 enum bruma_handover_kind {
     BRUMA_HANDOVER_HELLO = 1,
@@ -67,9 +66,10 @@ struct bruma_handover_head {
 enum bruma_handover_field {
     BRUMA_HANDOVER_FIELD_VERSION = 2,     /* the lowest that is spoken, or the one that will be */
     BRUMA_HANDOVER_FIELD_VERSION_MAX = 3, /* HELLO of the old one */
-    BRUMA_HANDOVER_FIELD_TEXT = 5,        /* why it is refused */
+    BRUMA_HANDOVER_FIELD_TEXT = 5,        /* why it is refused; END: why the last was left */
     BRUMA_HANDOVER_FIELD_MOVED = 7,       /* END: units */
-    BRUMA_HANDOVER_FIELD_LEFT = 9,        /* END: connections that stay and drain */
+    BRUMA_HANDOVER_FIELD_LEFT = 9,        /* END: connections that stay and drain; TEXT says why */
+    BRUMA_HANDOVER_FIELD_PAUSE = 11,      /* END: microseconds that a unit stood still at most */
 };
 
 /* Fields of a unit: one of the three. */

@@ -26,8 +26,8 @@
  *   any of them <- {"op":"error","reason":R,"error":TEXT}
  *
  * Proxy -> agent, in this order after connecting
- *   proxy-hello  pid version [deliveries] [dns] [endings] [direct]
- *                deliveries: it takes the second descriptor of setup; dns: and pod-dns; endings: and pod-ending; direct: and direct
+ *   proxy-hello  pid version [deliveries] [dns] [endings] [direct] [handOver]
+ *                handOver: it can give and take live connections (bruma/handover.h); deliveries: it takes the second descriptor of setup; dns: and pod-dns; endings: and pod-ending; direct: and direct
  *   pod-held     uid cookie generation draining   fds: netns outbound inbound hbone   once for each pod it serves already
  *   held-end     draining [ending]            draining: it was told to drain and must not take over again; ending: nor resume
  * Agent -> proxy; each has a "seq" that the proxy's ack names
@@ -51,12 +51,16 @@
  *   pod-del      uid    the pod is gone: everything is cut
  *   snapshot-end        pods that were not named since the connection began are gone
  *   drain        deadlineMilliseconds    another proxy has taken over: stop accepting, end when idle or at the deadline
+ *   hand-over    before drain: live connections may go to that proxy        fd: socket to it
+ *   take                it has taken over from another one, whose live connections may come   fds: socket to that one, pidfd of it
  *   resume              the others are gone: forget the drain and accept again. After its ack come pod-add for all pods
  * Proxy -> agent
  *   ack          seq [reason error] [ready]   ready: false with snapshot-end: it knows nothing of the mesh yet, accepts nothing
  *   ready                                     that is over
  *   pod-drained  uid    the last connection of a draining pod has ended
  *   listener-closed  uid    somebody has destroyed a listener of the pod; the agent verifies the pod at once
+ *   handed-over  moved left milliseconds pauseMicroseconds why   after take: units that came, connections that stay with the other one,
+ *                the time for all and the longest that one stood still; why: "" if none stays
  *   ending              it was told to end (SIGTERM) and accepts nothing any more; another one shall serve
  * The youngest process that has acknowledged its snapshot and is ready serves; the one before it gets drain. When it goes and none
  * has taken over, the youngest of those that got drain gets resume.
@@ -66,7 +70,8 @@
  *     version pid node startedAt runDir pinDir cgroup probeCgroup cgroupHooks("attached" or a reason) trustDomain
  *     pods{outside,enrolling,enrolled,leaving,draining} proxyConnected
  *     proxyKind("bruma-proxy", or "ztunnel" with --zds-socket)
- *     proxies[{kind pid version state connectedSeconds podsServing podsPending podsFailed podsDraining}]
+ *     proxies[{kind pid version state connectedSeconds podsServing podsPending podsFailed podsDraining [handOver{moved left milliseconds
+ *     pauseMicroseconds why}]}]
  *     mends{reason: count} failures{reason: {count,lastSeenSecondsAgo}} verifyIntervalMilliseconds
  *     verifyRounds problems[{reason,what,check,detail}], and of the mesh: meshFile meshReady meshError meshLoadedAt namespaces
  *     workloads services policies xdsAddress xdsClients caSubject caNotAfter

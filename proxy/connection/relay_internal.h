@@ -27,13 +27,13 @@ struct relay {
 
 /* One without connections and sockets, the caller's; NULL: no memory. failed: of relay_start(). */
 struct relay *relay_new(int fd, bool paired, relay_failed_fn failed);
-/* Of its connections: ends it, as struct connection says. */
+/* Each ends it, as struct connection says of abort: of its own connection, and of the other pod's. */
 void relay_abort(struct connection *c, enum bruma_reason reason, const char *detail);
 void relay_abort_other(struct connection *in, enum bruma_reason reason, const char *detail);
 /* A connected one is watched again. It may end at once: there may be nothing left to watch with. */
 void relay_go_on(struct relay *r);
 
-/* The connection of the side's pod: BACK's is another one in a pair. */
+/* The connection of the side's pod, never NULL: BACK's is another one in a pair. */
 static inline struct connection *relay_side_connection(struct relay *r, int index)
 {
     return r->paired && index == BACK ? r->in : &r->c;

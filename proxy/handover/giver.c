@@ -25,7 +25,7 @@ struct unit {
 };
 
 /* What is told at the end. */
-struct report {
+struct giver_report {
     struct giver_result result;
     giver_done_fn done;
     void *data;
@@ -38,7 +38,7 @@ struct giver {
     struct list waiting, sent;
     size_t pending; /* bytes of sent */
     uint32_t last_number;
-    struct report *report; /* for the control thread */
+    struct giver_report *report; /* for the control thread */
     bool over;
 };
 
@@ -55,7 +55,7 @@ static uint64_t microseconds(void)
 /* On the control thread. */
 static void tell(void *data)
 {
-    struct report *r = data;
+    struct giver_report *r = data;
 
     r->done(r->data, &r->result);
     free(r);
@@ -99,6 +99,8 @@ static void finish(struct giver *g, const char *why)
     }
     wire_put_varint(&end, BRUMA_HANDOVER_FIELD_MOVED, g->report->result.moved);
     wire_put_varint(&end, BRUMA_HANDOVER_FIELD_LEFT, g->report->result.left);
+    wire_put_varint(&end, BRUMA_HANDOVER_FIELD_PAUSE, g->report->result.pause_max);
+    wire_put_string(&end, BRUMA_HANDOVER_FIELD_TEXT, g->report->result.why);
     (void)lane_say(&g->lane, BRUMA_HANDOVER_END, 0, &end, NULL, 0);
     lane_close(&g->lane);
     if (loop_post(g->worker->proxy->loop, tell, g->report) < 0) {
@@ -279,14 +281,14 @@ static void collect(struct giver *g)
     }
 }
 
-struct start {
+struct giver_start {
     struct giver *giver;
     int fd;
 };
 
 static void begin(void *data)
 {
-    struct start *s = data;
+    struct giver_start *s = data;
     struct giver *g = s->giver;
     int r = lane_open(&g->lane, g->worker->loop, s->fd, &events);
 
@@ -302,20 +304,20 @@ static void begin(void *data)
 void giver_start(struct worker *w, int fd, giver_done_fn done, void *data)
 {
     struct giver *g = calloc(1, sizeof(*g));
-    struct start *s = malloc(sizeof(*s));
-    struct report *report = malloc(sizeof(*report));
+    struct giver_start *s = malloc(sizeof(*s));
+    struct giver_report *report = malloc(sizeof(*report));
 
     if (!g || !s || !report) {
         log_error("out of memory: a hand-over cannot begin");
         abort(); /* as all that a worker is told: worker_post.c */
     }
     g->worker = w;
-    *report = (struct report){.done = done, .data = data};
+    *report = (struct giver_report){.done = done, .data = data};
     g->report = report;
     list_init(&g->waiting);
     list_init(&g->sent);
     loop_timer_init(&g->timer, on_timer);
-    *s = (struct start){g, fd};
+    *s = (struct giver_start){g, fd};
     if (loop_post(w->loop, begin, s) < 0) {
         log_error("out of memory: a hand-over cannot begin");
         abort();

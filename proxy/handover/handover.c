@@ -34,6 +34,7 @@ struct direction {
 
 struct handover {
     struct proxy *proxy;
+    handover_told_fn told;
     struct direction giving, taking;
     struct giver_result gave; /* sums of all workers */
     struct taker_result took;
@@ -207,8 +208,15 @@ bool handover_is_giving(const struct handover *h)
 
 static void taking_over(struct handover *h, const char *why)
 {
+    struct handed_over told = {.moved = h->took.taken,
+                               .left = h->took.left,
+                               .milliseconds = loop_now(h->proxy->loop) - h->taking.begun,
+                               .pause = h->took.pause_max,
+                               .why = why ? why : h->took.why};
+
     loop_timer_cancel(&h->ready);
-    over(&h->taking, why);
+    over(&h->taking, told.why);
+    h->told(h->proxy, &told);
     if (h->pidfd >= 0)
         close(h->pidfd);
     h->pidfd = -1;
@@ -220,6 +228,11 @@ static void taker_is_done(void *data, const struct taker_result *result)
 
     h->took.taken += result->taken;
     h->took.refused += result->refused;
+    h->took.left += result->left;
+    if (result->pause_max > h->took.pause_max)
+        h->took.pause_max = result->pause_max;
+    if (*result->why)
+        snprintf(h->took.why, sizeof(h->took.why), "%s", result->why);
     h->taken_total += result->taken;
     h->refused_total += result->refused;
     if (--h->taking.lanes || lane_is_open(&h->taking.lane))
@@ -254,7 +267,6 @@ static void say_ready(struct handover *h)
         return;
     }
     h->taking.state = HANDOVER_MOVING;
-    h->took = (struct taker_result){};
     wire_put_varint(&payload, BRUMA_HANDOVER_FIELD_VERSION, h->version);
     if (lane_say(&h->taking.lane, BRUMA_HANDOVER_HELLO, 0, &payload, NULL, 0) < 0)
         taking_over(h, "the lane has failed");
@@ -326,6 +338,7 @@ int handover_take(struct handover *h, int fd, int pidfd)
         close(pidfd);
         return r;
     }
+    h->took = (struct taker_result){};
     h->pidfd = pidfd;
     return 0;
 }
@@ -358,6 +371,8 @@ cJSON *handover_dump(const struct handover *h)
     dump_direction(taken, &h->taking);
     cJSON_AddNumberToObject(taken, "moved", h->took.taken);
     cJSON_AddNumberToObject(taken, "refused", h->took.refused);
+    cJSON_AddNumberToObject(taken, "left", (double)h->took.left);
+    cJSON_AddNumberToObject(taken, "pauseMicroseconds", (double)h->took.pause_max);
     return root;
 }
 
@@ -375,13 +390,14 @@ void handover_write_metrics(const struct handover *h, FILE *out)
         h->given_total, h->left_total, h->taken_total, h->refused_total);
 }
 
-int handover_new(struct proxy *proxy, struct handover **ret)
+int handover_new(struct proxy *proxy, handover_told_fn told, struct handover **ret)
 {
     struct handover *h = calloc(1, sizeof(*h));
 
     if (!h)
         return -ENOMEM;
     h->proxy = proxy;
+    h->told = told;
     h->pidfd = -1;
     h->giving.handover = h->taking.handover = h;
     loop_timer_init(&h->giving.timer, on_timer);

@@ -7,6 +7,7 @@
 #define PROXY_HANDOVER_HANDOVER_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 #include <cjson/cJSON.h>
@@ -14,15 +15,25 @@
 struct handover;
 struct proxy;
 
-/* 0 or -ENOMEM. */
-int handover_new(struct proxy *proxy, struct handover **ret);
+/* What has come from the proxy before. */
+struct handed_over {
+    uint64_t moved, left;         /* units; connections that it drains */
+    uint64_t milliseconds, pause; /* pause: of one unit at most, in microseconds */
+    const char *why;              /* not all has; "": all has */
+};
+
+/* Called on the control thread, once for each handover_take() that succeeds; told is valid for the call. */
+typedef void (*handover_told_fn)(struct proxy *proxy, const struct handed_over *told);
+
+/* told: called as said above. 0 or -ENOMEM. */
+int handover_new(struct proxy *proxy, handover_told_fn told, struct handover **ret);
 /* Workers have ended. */
 void handover_free(struct handover **handover);
 
 /* This is the old one: what it carries goes to whoever has the other end. Takes fd. 0 or -errno; -EALREADY:
  * it is at it. */
 int handover_give(struct handover *handover, int fd);
-/* This is the new one; pidfd is of the old one. Takes both. The same. */
+/* This is the new one; pidfd is of the old one. Takes both. 0 or -errno, as above. */
 int handover_take(struct handover *handover, int fd, int pidfd);
 /* Whether what is carried may still go: nothing needs to be told that it ends. */
 bool handover_is_giving(const struct handover *handover);

@@ -48,7 +48,7 @@ bool lane_is_open(const struct lane *lane);
  * -errno: the lane is of no use any more. */
 int lane_say(struct lane *lane, enum bruma_handover_kind kind, uint32_t unit, struct wire_writer *payload,
              const int *fds, size_t fds_len);
-/* The same for a whole unit, in as many parts as it needs. The unit stays the caller's. */
+/* The same for a unit, in as many parts as it needs; it stays the caller's. 0 or -errno, as above. */
 int lane_say_unit(struct lane *lane, uint32_t unit, const struct wire_writer *payload, const int *fds,
                   size_t fds_len);
 

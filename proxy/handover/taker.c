@@ -26,7 +26,7 @@ struct imported {
 };
 
 /* What is told at the end. */
-struct report {
+struct taker_report {
     struct taker_result result;
     taker_done_fn done;
     void *data;
@@ -46,7 +46,7 @@ struct taker {
     int *fds;
     size_t fds_len;
     bool is_short;
-    struct report *report; /* for the control thread */
+    struct taker_report *report; /* for the control thread */
 };
 
 static void forget_parts(struct taker *t)
@@ -69,7 +69,7 @@ static void forget_parts(struct taker *t)
 /* On the control thread. */
 static void tell(void *data)
 {
-    struct report *r = data;
+    struct taker_report *r = data;
 
     r->done(r->data, &r->result);
     free(r);
@@ -244,6 +244,27 @@ static struct imported *find(struct taker *t, uint32_t number)
     return NULL;
 }
 
+static void read_end(struct taker *t, const struct lane_message *m)
+{
+    struct wire_reader reader = wire_reader(m->payload, m->len);
+    struct taker_result *result = &t->report->result;
+    struct wire_field f;
+
+    while (wire_next(&reader, &f) > 0) {
+        char *text;
+
+        if (f.number == BRUMA_HANDOVER_FIELD_LEFT && f.type == WIRE_VARINT)
+            result->left = f.value;
+        else if (f.number == BRUMA_HANDOVER_FIELD_PAUSE && f.type == WIRE_VARINT)
+            result->pause_max = f.value;
+        if (f.number != BRUMA_HANDOVER_FIELD_TEXT)
+            continue;
+        text = text_read(&f);
+        snprintf(result->why, sizeof(result->why), "%s", text ? text : "");
+        free(text);
+    }
+}
+
 static bool on_message(struct lane *lane, const struct lane_message *m)
 {
     struct taker *t = container_of(lane, struct taker, lane);
@@ -268,7 +289,8 @@ static bool on_message(struct lane *lane, const struct lane_message *m)
         }
         return true;
     case BRUMA_HANDOVER_END:
-        return true; /* and the lane is closed */
+        read_end(t, m);
+        return true;
     default:
         return false;
     }
@@ -278,14 +300,14 @@ static const struct lane_events events = {on_message, on_ended};
 
 /* ---- its beginning ---- */
 
-struct start {
+struct taker_start {
     struct taker *taker;
     int fd;
 };
 
 static void begin(void *data)
 {
-    struct start *s = data;
+    struct taker_start *s = data;
     struct taker *t = s->taker;
     int r = lane_open(&t->lane, t->worker->loop, s->fd, &events);
 
@@ -297,8 +319,8 @@ static void begin(void *data)
 void taker_start(struct worker *w, int fd, int pidfd, taker_done_fn done, void *data)
 {
     struct taker *t = calloc(1, sizeof(*t));
-    struct start *s = malloc(sizeof(*s));
-    struct report *report = malloc(sizeof(*report));
+    struct taker_start *s = malloc(sizeof(*s));
+    struct taker_report *report = malloc(sizeof(*report));
 
     if (!t || !s || !report) {
         log_error("out of memory: a hand-over cannot begin");
@@ -306,11 +328,11 @@ void taker_start(struct worker *w, int fd, int pidfd, taker_done_fn done, void *
     }
     t->worker = w;
     t->pidfd = pidfd;
-    *report = (struct report){.done = done, .data = data};
+    *report = (struct taker_report){.done = done, .data = data};
     t->report = report;
     list_init(&t->imported);
     loop_timer_init(&t->timer, on_timer);
-    *s = (struct start){t, fd};
+    *s = (struct taker_start){t, fd};
     if (loop_post(w->loop, begin, s) < 0) {
         log_error("out of memory: a hand-over cannot begin");
         abort();

@@ -8,6 +8,9 @@
 
 struct taker_result {
     unsigned taken, refused;
+    uint64_t left;      /* connections that drain where they are */
+    uint64_t pause_max; /* microseconds that a unit stood still */
+    char why[128];      /* the last was left; "": none was, or nothing is known of it */
 };
 
 /* Called on the control thread, once for each taker_start(). */

@@ -10,7 +10,7 @@
 #include "lib/outbox.h"
 #include "lib/reasons.h"
 #include "lib/seqpacket.h"
-#include "proxy/pods/name_set.h"
+#include "proxy/pods/agent_client_internal.h"
 #include "proxy/pods/pods.h"
 
 #define LOG_SCOPE "agent_client"
@@ -20,24 +20,6 @@
 #define RETRY_MAX         1000
 #define MESSAGES_PER_TURN 64
 #define SEQ_MAX           (UINT64_C(1) << 53)
-
-struct agent_client {
-    struct loop *loop;
-    struct proxy *proxy;
-    const struct agent_client_events *events;
-    char *path;
-    struct loop_watch watch; /* fd -1 while not connected */
-    struct loop_timer retry;
-    uint64_t retry_after;
-    bool complained; /* that the agent is away; said once */
-    bool ready;
-    bool draining; /* another proxy has taken over */
-    bool ending;   /* this one was told to end */
-    bool serves;   /* the mesh is known */
-    struct outbox outbox;
-    struct name_set named; /* uids since the connection began, until snapshot-end */
-    char buf[BRUMA_MESSAGE_MAX + 1];
-};
 
 /* One message of the agent. */
 struct order {
@@ -54,7 +36,7 @@ static int remember_name(struct agent_client *client, const char *uid)
 }
 
 /* What the agent has told stays in force; only the connection is lost. */
-static void disconnect(struct agent_client *client)
+void agent_client_disconnect(struct agent_client *client)
 {
     int fd = client->watch.fd;
 
@@ -68,7 +50,7 @@ static void disconnect(struct agent_client *client)
     loop_timer_set(client->loop, &client->retry, client->retry_after);
 }
 
-static int send_message(struct agent_client *client, cJSON *message, const int *fds, size_t fds_len)
+int agent_client_send(struct agent_client *client, cJSON *message, const int *fds, size_t fds_len)
 {
     char *text = message ? cJSON_PrintUnformatted(message) : NULL;
     int r = -ENOTCONN;
@@ -98,7 +80,7 @@ static int send_ack(struct agent_client *client, const char *op, uint64_t seq, e
     }
     if (op && !strcmp(op, "snapshot-end") && !client->serves)
         cJSON_AddFalseToObject(m, "ready");
-    return send_message(client, m, NULL, 0);
+    return agent_client_send(client, m, NULL, 0);
 }
 
 /* ---- orders: 0 done, 1 refused (reason and error are sent), -EBADMSG the message is malformed ---- */
@@ -422,7 +404,7 @@ static void receive(struct agent_client *client)
         if (n >= 0)
             close_fds(fds, fds_len);
         if (!good) {
-            disconnect(client);
+            agent_client_disconnect(client);
             return;
         }
     }
@@ -437,7 +419,7 @@ static void on_agent(struct loop_watch *watch, uint32_t events)
 
         if (r < 0 && r != -EAGAIN) {
             log_warn_errno(r, "cannot send to the agent");
-            disconnect(client);
+            agent_client_disconnect(client);
             return;
         }
         if (r == 0)
@@ -465,7 +447,7 @@ static void offer_pod(void *data, const struct pod_info *info, bool draining,
     message_add_u64(m, "cookie", info->cookie);
     cJSON_AddNumberToObject(m, "generation", info->generation);
     cJSON_AddBoolToObject(m, "draining", draining);
-    offer->r = send_message(offer->client, m, fds, BRUMA_POD_FD_COUNT);
+    offer->r = agent_client_send(offer->client, m, fds, BRUMA_POD_FD_COUNT);
 }
 
 static int introduce(struct agent_client *client)
@@ -480,7 +462,7 @@ static int introduce(struct agent_client *client)
     cJSON_AddTrueToObject(m, "endings");
     cJSON_AddTrueToObject(m, "direct");
     cJSON_AddTrueToObject(m, "handOver");
-    offer.r = send_message(client, m, NULL, 0);
+    offer.r = agent_client_send(client, m, NULL, 0);
     pods_each(client->proxy, offer_pod, &offer);
     if (offer.r < 0)
         return offer.r;
@@ -488,7 +470,7 @@ static int introduce(struct agent_client *client)
     cJSON_AddBoolToObject(m, "draining", client->draining);
     if (client->ending)
         cJSON_AddTrueToObject(m, "ending");
-    return send_message(client, m, NULL, 0);
+    return agent_client_send(client, m, NULL, 0);
 }
 
 static void on_retry(struct loop_timer *timer)
@@ -511,7 +493,7 @@ static void on_retry(struct loop_timer *timer)
     client->complained = false;
     log_info("connected to the agent\tsocket=%s", client->path);
     if (introduce(client) < 0)
-        disconnect(client);
+        agent_client_disconnect(client);
 }
 
 int agent_client_new(struct loop *loop, struct proxy *proxy, const char *socket_path,
@@ -544,7 +526,7 @@ void agent_client_free(struct agent_client **ptr)
 
     if (!client)
         return;
-    disconnect(client);
+    agent_client_disconnect(client);
     loop_timer_cancel(&client->retry);
     free(client->path);
     free(client);
@@ -559,46 +541,4 @@ bool agent_client_ready(const struct agent_client *client)
 bool agent_client_replaced(const struct agent_client *client)
 {
     return client->draining;
-}
-
-void agent_client_serves(struct agent_client *client)
-{
-    if (!client || client->serves)
-        return;
-    client->serves = true;
-    if (client->ready && send_message(client, message_new("ready"), NULL, 0) < 0)
-        disconnect(client);
-}
-
-void agent_client_ending(struct agent_client *client)
-{
-    if (!client)
-        return;
-    client->ending = true;
-    if (client->watch.fd >= 0 && send_message(client, message_new("ending"), NULL, 0) < 0)
-        disconnect(client);
-}
-
-static void report_pod(struct agent_client *client, const char *op, const char *uid)
-{
-    cJSON *m;
-
-    if (!client || client->watch.fd < 0)
-        return;
-    m = message_new(op);
-    cJSON_AddStringToObject(m, "uid", uid);
-    if (send_message(client, m, NULL, 0) < 0)
-        disconnect(client);
-}
-
-void agent_client_pod_drained(struct agent_client *client, const char *uid)
-{
-    /* Not connected: the agent hears it by not being offered the pod when the connection is back. */
-    report_pod(client, "pod-drained", uid);
-}
-
-void agent_client_listener_closed(struct agent_client *client, const char *uid)
-{
-    /* Not connected: an agent that starts verifies every pod. */
-    report_pod(client, "listener-closed", uid);
 }

@@ -12,6 +12,7 @@
 #include "lib/loop.h"
 
 struct agent_client;
+struct handed_over;
 struct proxy;
 
 /* What the agent has to say to the process. */
@@ -50,6 +51,8 @@ bool agent_client_replaced(const struct agent_client *client);
 void agent_client_pod_drained(struct agent_client *client, const char *uid);
 /* This proxy was told to end and accepts nothing any more. NULL: there is no agent to tell. */
 void agent_client_ending(struct agent_client *client);
+/* Tells the agent, for its status. NULL: there is no agent to tell. */
+void agent_client_handed_over(struct agent_client *client, const struct handed_over *told);
 /* A listener of the pod was destroyed: the agent shall look at once. */
 void agent_client_listener_closed(struct agent_client *client, const char *uid);
 

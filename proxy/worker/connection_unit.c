@@ -122,13 +122,13 @@ char *text_read(const struct wire_field *field)
 }
 
 /* What is told of one, as texts; all of them are freed together. */
-struct words {
+struct unit_words {
     char *pod, *peer_identity, *same_node, *source, *destination, *namespace, *service, *baggage, *authority;
     uint64_t cookie;
     bool has_flow;
 };
 
-static void words_clear(struct words *words)
+static void words_clear(struct unit_words *words)
 {
     char **all[] = {&words->pod,     &words->peer_identity, &words->same_node,
                     &words->source,  &words->destination,   &words->namespace,
@@ -182,7 +182,7 @@ static int take_reason(const struct wire_field *field, enum bruma_reason *ret)
     return 0;
 }
 
-static int flow_field(const struct wire_field *f, struct flow *flow, struct words *words)
+static int flow_field(const struct wire_field *f, struct flow *flow, struct unit_words *words)
 {
     uint64_t number = 0;
     int r = 0;
@@ -223,7 +223,7 @@ static int flow_field(const struct wire_field *f, struct flow *flow, struct word
     }
 }
 
-static int flow_read(const struct wire_field *field, struct flow *flow, struct words *words)
+static int flow_read(const struct wire_field *field, struct flow *flow, struct unit_words *words)
 {
     struct wire_reader reader;
     struct wire_field f;
@@ -241,7 +241,7 @@ static int flow_read(const struct wire_field *field, struct flow *flow, struct w
     return r;
 }
 
-static int connection_field(const struct wire_field *f, struct connection *c, struct words *words)
+static int connection_field(const struct wire_field *f, struct connection *c, struct unit_words *words)
 {
     uint64_t number = 0;
     int r;
@@ -284,7 +284,7 @@ static int refuse(char *error, size_t size, int r, const char *text)
     return r;
 }
 
-static struct worker_pod *pod_of(struct worker *w, const struct words *words)
+static struct worker_pod *pod_of(struct worker *w, const struct unit_words *words)
 {
     struct worker_pod *wp;
 
@@ -305,7 +305,7 @@ static const struct workload *workload_of(const struct worker *w, const char *ui
     return found ? &found->public : NULL;
 }
 
-static const struct service *service_of(const struct worker *w, const struct words *words)
+static const struct service *service_of(const struct worker *w, const struct unit_words *words)
 {
     const struct service_full *found =
         words->service ? find_service(w->state, words->namespace ? words->namespace : "", words->service)
@@ -333,7 +333,8 @@ static int find_certificate(struct worker *w, struct connection *c, const char *
     return -EAGAIN;
 }
 
-static int describe(struct worker *w, struct worker_pod *wp, struct connection *c, const struct words *words)
+static int describe(struct worker *w, struct worker_pod *wp, struct connection *c,
+                    const struct unit_words *words)
 {
     const struct workload *source = workload_of(w, words->source),
                           *destination = workload_of(w, words->destination);
@@ -353,7 +354,7 @@ static int describe(struct worker *w, struct worker_pod *wp, struct connection *
     return r;
 }
 
-static int make(struct worker *w, struct words *words, struct connection_record *ret, char *error,
+static int make(struct worker *w, struct unit_words *words, struct connection_record *ret, char *error,
                 size_t error_size)
 {
     struct connection *c = &ret->c;
@@ -386,7 +387,7 @@ int connection_read(struct worker *w, const uint8_t *data, size_t len, struct co
 {
     struct wire_reader reader = wire_reader(data, len);
     struct connection_record record = {};
-    struct words words = {};
+    struct unit_words words = {};
     struct wire_field f;
     int r;
 

@@ -32,8 +32,9 @@ void connection_record_clear(struct connection_record *record);
 bool connection_begin(struct connection *c, struct worker *w, struct connection_record *record,
                       void (*abort)(struct connection *, enum bruma_reason, const char *));
 
-/* The endpoint as 18 bytes, and read again: 0 or -EBADMSG. */
+/* Appends the endpoint as 18 bytes. */
 void endpoint_write(struct wire_writer *writer, uint32_t field, const struct endpoint *endpoint);
+/* Reads such a field. 0, or -EBADMSG and ret is not written. */
 int endpoint_read(const struct wire_field *field, struct endpoint *ret);
 /* A text of a field, malloc()ed for the caller; NULL: no memory, or there is a NUL in it. */
 char *text_read(const struct wire_field *field);
