@@ -54,7 +54,7 @@ struct proxy {
     struct zds_client *zds;     /* NULL: bruma-agent does */
     struct own_pod *own;        /* NULL: the process's own namespace is no pod's */
     struct flows *flows;        /* reads what is told of direct connections; NULL: no agent tells */
-    struct handover *handover; /* live connections from the proxy before, and to the next one */
+    struct handover *handover;  /* live connections from the proxy before, and to the next one */
     struct admin *admin;
     struct dump_maker *dump_maker; /* the dump that is being made, or NULL */
     struct worker **workers;

@@ -15,8 +15,8 @@ void hand_over_clear(struct local_proxy *proxy);
 void hand_over_begin(struct local_proxy *old, struct local_proxy *young);
 /* Something is to be sent. */
 bool hand_over_wanted(const struct local_proxy *proxy);
-/* The message for it, which the caller owns; NULL: no memory. ret_fds has *ret_fds_len descriptors for it, which
- * stay the proxy's; both are always written. */
+/* The message for it, which the caller owns; NULL: no memory. ret_fds has *ret_fds_len descriptors for it,
+ * which stay the proxy's; both are always written. */
 cJSON *hand_over_message(const struct local_proxy *proxy, int ret_fds[2], size_t *ret_fds_len);
 
 /* What came of it, as the new one says; kept for the status. 0, or -EBADMSG: that cannot be used. */

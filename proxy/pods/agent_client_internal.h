@@ -17,7 +17,7 @@ struct agent_client {
     struct loop_watch watch; /* fd -1 while not connected */
     struct loop_timer retry;
     uint64_t retry_after; /* milliseconds */
-    bool complained; /* that the agent is away; said once */
+    bool complained;      /* that the agent is away; said once */
     bool ready;
     bool draining; /* another proxy has taken over */
     bool ending;   /* this one was told to end */
