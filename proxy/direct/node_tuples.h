@@ -31,7 +31,7 @@ int node_tuples_begin(struct node_tuples *turn, struct proxy *proxy);
 /* Closes what it has opened. */
 void node_tuples_end(struct node_tuples *turn);
 
-/* The pod with that cookie, or NULL. */
+/* The pod with that cookie, which is the proxy's and valid for this turn, or NULL. */
 struct pod *node_tuples_pod(const struct node_tuples *turn, uint64_t cookie);
 /* Whether the pod may have such connections: by itself, and by the agent's devices. */
 bool node_tuples_takes_part(const struct node_tuples *turn, const struct pod *pod);

@@ -64,6 +64,7 @@ void node_verdicts_allow(struct node_verdicts *verdicts, const struct node_permi
 struct node_refusals {
     unsigned long pod_verdicts_full, verdicts_full;
 };
+/* How many there were so far. Any thread. */
 struct node_refusals node_verdicts_refused(const struct node_verdicts *verdicts);
 
 #endif

@@ -248,7 +248,9 @@ def test_no_byte_is_lost_in_upgrades_one_after_the_other(mesh, family):
         moved, old = upgrade(mesh.node)
         assert (moved["moved"], moved["left"]) == (54, 0)
         wait_for(lambda old=old: not old.alive(), "the old one to end, which carries nothing any more")
-        assert re.search(r"handed over +54 connections in \d+ ms, .*; 0 stayed\n", mesh.node.ctl("status").stdout)
+        assert re.search(
+            r"handed over +54 connections in \d+ ms, .*; 0 stayed\n", mesh.node.ctl("status").stdout
+        )
         for t in talkers:
             t.say("read")
             t.goes_on()
