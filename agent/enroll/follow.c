@@ -28,6 +28,22 @@ static bool may_be_in_ours(const struct rtmsg *route)
            route->rtm_protocol != BRUMA_ROUTE_PROTOCOL;
 }
 
+/* Somebody else's by which the pod's connections may not go by its device any more, or may again
+ * (steer/pod_device.h): what refuses, what makes addresses the pod's own, and a way to everywhere. */
+static bool changes_the_way(const struct rtmsg *route)
+{
+    switch (route->rtm_type) {
+    case RTN_UNREACHABLE:
+    case RTN_BLACKHOLE:
+    case RTN_PROHIBIT:
+    case RTN_THROW:
+    case RTN_LOCAL:
+        return route->rtm_protocol != BRUMA_ROUTE_PROTOCOL;
+    default:
+        return !route->rtm_dst_len;
+    }
+}
+
 /* Our own changes cause such messages too; they are only a reason to look. */
 static bool matters(struct pod *pod, const char *buf, size_t len)
 {
@@ -39,10 +55,13 @@ static bool matters(struct pod *pod, const char *buf, size_t len)
         case RTM_DELADDR: /* routes whose source it was go, or lose that, without a message */
         case RTM_NEWADDR: /* perhaps the first of its family; or what was missing can be repaired now */
             return true;
-        case RTM_NEWROUTE:
-            if (h->nlmsg_flags & NLM_F_REPLACE || may_be_in_ours((const struct rtmsg *)NLMSG_DATA(h)))
+        case RTM_NEWROUTE: {
+            const struct rtmsg *route = NLMSG_DATA(h);
+
+            if (h->nlmsg_flags & NLM_F_REPLACE || may_be_in_ours(route) || changes_the_way(route))
                 return true;
             break;
+        }
         case RTM_NEWLINK:
         case RTM_DELLINK: /* its routes go with lo, without a message; others may be what it forwards by */
             following_of(pod)->links_changed = true;

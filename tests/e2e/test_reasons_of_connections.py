@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections that fail in each way that a network, a peer or an application can make them fail: metrics and
-access log say why."""
+access log say why, whether the proxy carries them (web) or they go past it (near)."""
 
 import threading
 
 import h2.errors
 import pytest
 
+from support.nodes.direct import WAYS, device, wait_direct
 from support.nodes.mesh import Mesh
 from support.system import sh, wait_for
 
@@ -23,7 +24,9 @@ LIMITS = {
 CALL = """
 import socket, sys
 try:
-    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30)
+    timeout = 2 if "impatient" in sys.argv else None
+    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=timeout)
+    s.settimeout(30)
     s.sendall(b"x")
     if "end" in sys.argv:
         s.shutdown(socket.SHUT_WR)
@@ -51,29 +54,32 @@ while True:
 
 @pytest.fixture(scope="module")
 def mesh():
-    with Mesh(nodes=2, proxy_env=LIMITS) as m:
-        m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
+    with Mesh(nodes=2, agent_options=WAYS, proxy_env=LIMITS) as m:
+        m.web, m.near, m.shop = m.pod("web", node=0), m.pod("near", node=0), m.pod("shop", node=1)
+        m.web.more = {"annotations": {"bruma.io/direct-outside": "false"}}
         m.outside = m.pod("outside", node=1, namespace="outside")
         m.outside.outside = True
         m.start()
         for pod in (m.shop, m.outside):
             pod.server(HALF, 7000)
+        wait_direct(m.near)
         yield m
 
 
-def fails(mesh, reason, address, *how, port=7000):
-    """A call of web that ends for this reason, once, by metrics and access log. Returns what the application
-    saw."""
+def fails(mesh, reason, address, *how, port=7000, client=None, direct=False):
+    """A call of the client, which is web, that ends for this reason, once, by metrics and access log. Returns what the
+    application saw. direct: whether it goes past the proxy."""
     before, lines = mesh.nodes[0].failures(reason), len(mesh.nodes[0].access_log(f"{reason}: "))
-    seen = mesh.web.python(CALL, address, port, *how).split()
+    seen = (client or mesh.web).python(CALL, address, port, *how).split()
     wait_for(lambda: mesh.nodes[0].failures(reason) == before + 1, f"one {reason} in the metrics")
     wait_for(lambda: len(mesh.nodes[0].access_log(f"{reason}: ")) == lines + 1, f"{reason} in the access log")
+    assert ('way="direct"' in mesh.nodes[0].access_log(f"{reason}: ")[-1]) == direct
     return seen
 
 
 @pytest.fixture
 def route(mesh):
-    """Adds routes in pods."""
+    """Adds routes in pods, or nodes."""
     added = []
 
     def add(pod, kind, destination):
@@ -85,20 +91,39 @@ def route(mesh):
         sh("ip", "-n", pod.netns, "route", "del", kind, destination)
 
 
-def test_a_destination_that_says_nothing(mesh, route):
-    route(mesh.outside, "blackhole", mesh.web.ip)
-    assert fails(mesh, "connect_timeout", mesh.outside.ip) == ["ConnectionResetError"]
+each_way = pytest.mark.parametrize("who", ["web", "near"], ids=["by the proxy", "past it"])
 
 
-def test_a_destination_without_a_way(mesh, route):
-    route(mesh.web, "unreachable", "198.51.100.1")
-    assert fails(mesh, "connect_unreachable", "198.51.100.1") == ["ConnectionResetError"]
+@each_way
+def test_a_destination_that_says_nothing(mesh, route, who):
+    """Past the proxy it is the application that gives up."""
+    client, direct = getattr(mesh, who), who == "near"
+    route(mesh.outside, "blackhole", client.ip)
+    seen = fails(mesh, "connect_timeout", mesh.outside.ip, "impatient", client=client, direct=direct)
+    assert seen == ["ConnectionResetError" if who == "web" else "TimeoutError"]
 
 
-def test_a_destination_that_the_kernel_refuses(mesh, route):
-    """Neither refused by its host, nor unreachable, nor silent: EACCES."""
-    route(mesh.web, "prohibit", "198.51.100.2")
-    assert fails(mesh, "connect_failed", "198.51.100.2") == ["ConnectionResetError"]
+@each_way
+def test_a_destination_without_a_way(mesh, route, who):
+    """A router says so: to an application that waits, with a repeated SYN at the latest. The first one's answer is here while
+    connect() still sends, and then the kernel goes on."""
+    route(mesh.nodes[0], "unreachable", "198.51.100.1")
+    seen = fails(mesh, "connect_unreachable", "198.51.100.1", client=getattr(mesh, who), direct=who == "near")
+    assert seen == ["ConnectionResetError" if who == "web" else "OSError"]
+
+
+# The pod's own routes refuse: then nothing of it goes past the proxy, whose sockets heed them.
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("unreachable", "connect_unreachable"), ("prohibit", "connect_failed")]
+)
+@each_way
+def test_a_destination_that_the_kernel_refuses(mesh, route, who, kind, reason):
+    """With prohibit it is neither refused by its host, nor unreachable, nor silent: EACCES."""
+    client = getattr(mesh, who)
+    route(client, kind, "198.51.100.2")
+    if who == "near":
+        wait_for(lambda: device(client) == 0, "the agent to see the route")
+    assert fails(mesh, reason, "198.51.100.2", client=client) == ["ConnectionResetError"]
 
 
 def test_a_destination_in_another_network(mesh):
@@ -177,10 +202,11 @@ def test_a_half_closed_connection_on_which_nothing_comes(mesh):
 
 def test_a_half_closed_connection_in_a_tunnel_on_which_nothing_comes(mesh):
     """Both proxies wait for as long; who is the first tells the other."""
-    before = [n.failures("idle_half_closed") for n in mesh.nodes]
+    said = lambda: sum(len(n.access_log("idle_half_closed: ")) for n in mesh.nodes)
+    before, lines = [n.failures("idle_half_closed") for n in mesh.nodes], said()
     assert mesh.web.python(CALL, mesh.shop.ip, 7000, "end").split() == ["ConnectionResetError"]
     wait_for(
         lambda: [n.failures("idle_half_closed") for n in mesh.nodes] != before,
         "the reason in the metrics of one",
     )
-    assert any("idle_half_closed: " in line for node in mesh.nodes for line in node.access_log(""))
+    wait_for(lambda: said() > lines, "the reason in an access log")

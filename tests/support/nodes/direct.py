@@ -14,6 +14,8 @@ from support.system import wait_for
 from support.wire.segments import Wire
 
 WAYS = ("--direct-outside", "true", "--direct-inbound", "true")
+# For tests of what the proxy does with what others say in plaintext, or with what goes to outside the mesh.
+LONG = ("--direct-outside", "false", "--direct-inbound", "false")
 
 # Dials each address again and again, one connection after the other, and says how each went.
 DIALER = """
@@ -77,6 +79,11 @@ def wait_direct(pod, outside="direct", inbound=None):
         return said.get("outside") == outside and inbound in (None, said.get("inbound"))
 
     wait_for(there, f"{pod.name} to be {outside}, {inbound}: last {said_of(pod)}", log=pod.node.proxy_log)
+
+
+def device(pod):
+    """Index of the one by which connections of the pod may go directly to outside; 0: by none."""
+    return next(value["flags"] >> 16 for _, value in dump(pod.node, "pods") if value["pod"] == pod.full_name)
 
 
 def counters(pod):
