@@ -7,7 +7,7 @@ not.
     node          a node with an agent alone (support/nodes/agent_node.py)
     world, small  a node whose agent follows an API server, real if there is one, or the small one of the tests
     new_site      makes nodes whose proxy listens to a control plane of the tests
-    mesh_of_two   two nodes with web, near, shop and outside, for a whole file
+    mesh_of_two   two nodes with web, near, shop and outside, for a whole file; nothing goes past the proxy
 
 Other meshes are made where they are used: `with Mesh() as mesh`, support/nodes/mesh.py.
 
@@ -26,6 +26,7 @@ from support.kube.server import RealServer
 from support.kube.small import SmallServer
 from support.kube.world import REAL, World
 from support.nodes.agent_node import AgentNode
+from support.nodes.direct import LONG
 from support.nodes.mesh import Mesh, leaf
 from support.nodes.peer_place import place_of_a_peer
 from support.nodes.pod_programs import ECHO, SERVER_FIRST, SINK
@@ -99,7 +100,7 @@ def new_site():
 
 @pytest.fixture(scope="module")
 def mesh_of_two():
-    with Mesh(nodes=2, workers=2) as m:
+    with Mesh(nodes=2, workers=2, agent_options=LONG) as m:
         m.web, m.shop, m.near = m.pod("web", node=0), m.pod("shop", node=1), m.pod("near", node=0)
         m.outside = m.pod("outside", node=1, namespace="outside")
         m.outside.outside = True
@@ -158,7 +159,7 @@ def program(build):
 @pytest.fixture(scope="module")
 def impatient():
     """Here readers sleep, and that is not waited for as long as by default."""
-    with Mesh(nodes=2, proxy_env={"BRUMA_LINGER_TIMEOUT": "1s"}) as m:
+    with Mesh(nodes=2, agent_options=LONG, proxy_env={"BRUMA_LINGER_TIMEOUT": "1s"}) as m:
         m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
         m.outside = m.pod("outside", node=0, namespace="outside")
         m.outside.outside = True

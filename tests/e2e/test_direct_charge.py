@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from support.direct import ADDRESSES_MAX, OUTSIDE, DirectMaps
+from support.nodes.direct import LONG
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO
 from support.system import wait_for
@@ -18,6 +19,8 @@ WHY = [  # enum bruma_long_way
     *("proxy_header", "other_address", "ending"),
 ]
 
+
+OUTSIDE_ALONE = ("--direct-outside", "true", "--direct-inbound", "false")
 
 KEPT = """
 import socket, sys
@@ -31,7 +34,7 @@ s.recv(1)
 
 @pytest.fixture(scope="module")
 def mesh():
-    with Mesh(nodes=2, agent_options=("--direct-outside", "true")) as m:
+    with Mesh(nodes=2, agent_options=OUTSIDE_ALONE) as m:
         m.web, m.shop = m.pod("web"), m.pod("shop", node=1)
         m.start()
         m.maps = DirectMaps(m.nodes[0])
@@ -240,7 +243,7 @@ def test_without_the_agent_the_last_word_holds(mesh, maps):
 def test_switched_off_nobody_is_in_charge(mesh, maps):
     node = mesh.nodes[0]
     node.agent.stop()
-    node.start_agent("--direct-outside", "false")
+    node.start_agent(*LONG)
     try:
         wait_for(lambda: maps.holder() == 0, "the word to be taken back")
         assert WHY[maps.control()["why"]] == "switched_off"

@@ -16,6 +16,7 @@ import time
 import pytest
 
 from support.direct import DirectMaps
+from support.nodes.direct import WAYS
 from support.nodes.mesh import Mesh
 from support.nodes.pod import PYTHON
 from support.programs import BUILD
@@ -77,7 +78,7 @@ def address(i):
 
 @pytest.fixture(scope="module")
 def site():
-    with Mesh(nodes=1, agent_options=("--direct-outside", "true"), proxy_env={"RUST_LOG": "warn"}) as m:
+    with Mesh(nodes=1, agent_options=WAYS, proxy_env={"RUST_LOG": "warn"}) as m:
         m.node = m.nodes[0]
         m.plane = Plane(f"{m.dir}/plane", m.node.netns)
         m.plane.page = 10000

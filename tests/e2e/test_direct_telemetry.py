@@ -10,6 +10,7 @@ import socket
 import pytest
 
 from support import pages
+from support.nodes.direct import LONG, WAYS
 from support.nodes.mesh import Mesh
 from support.system import wait_for
 from support.wire.access_log import AccessLog
@@ -112,7 +113,7 @@ def mesh():
             node.plain.more = {"protocol": "TCP"}
         m.write()
         for i, node in enumerate(m.nodes):
-            node.start_agent(*(("--direct-outside=true", "--direct-inbound=true") if i else ()))
+            node.start_agent(*(WAYS if i else LONG))
             node.start_proxy(RUST_LOG="info,access=debug")
             node.web.enroll()
             node.web.server(PEER, "8080")
@@ -301,7 +302,7 @@ def test_an_agent_that_is_started_anew_changes_nothing(mesh):
     held = Held(node)
     wait_for(lambda: total(node, "istio_tcp_received_bytes_total") > 0, "the bytes")
     node.agent.kill()
-    node.start_agent("--direct-outside=true", "--direct-inbound=true")
+    node.start_agent(*WAYS)
     wait_for(lambda: node.proxy.text().count("connected to the agent") >= 2, "the proxy to be back")
     wait_direct(node)
     held.end()
@@ -315,6 +316,7 @@ def test_connections_that_outlive_a_proxy_are_closed_by_the_next_one(mesh):
     node, log = mesh.direct, AccessLog(mesh.direct)
     lives, ends = Held(node), Held(node, sent=5, received=7)
     wait_for(lambda: len(log.lines()) == 2, "both to be opened", log=node.proxy_log)
+    node.metrics()  # are made between two turns of the reader: it is through with what the lines are of
     node.proxy.kill(signal.SIGKILL)
     ends.end()
     log = AccessLog(node)

@@ -12,6 +12,7 @@ import h2.errors
 import pytest
 
 from support.network import inside
+from support.nodes.direct import LONG
 from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO
 from support.proxies import hbone
@@ -125,7 +126,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def mesh():
-    with Mesh(nodes=2) as m:
+    with Mesh(nodes=2, agent_options=LONG) as m:
         m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
         m.outside = m.pod("outside", node=0, namespace="outside")
         m.outside.outside = True
@@ -391,7 +392,7 @@ for s in all:
 def test_connections_that_outlive_a_proxy_are_cut_by_name(tmp_path):
     """Of a proxy that is told to end: what has arrived is still delivered, the log says drain_deadline, and
     the other node's that its peer has cut it off."""
-    with Mesh(nodes=2, proxy_env={"CONNECTION_TERMINATION_DEADLINE": "1s"}) as m:
+    with Mesh(nodes=2, agent_options=LONG, proxy_env={"CONNECTION_TERMINATION_DEADLINE": "1s"}) as m:
         m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
         m.outside = m.pod("outside", node=1, namespace="outside")
         m.outside.outside = True

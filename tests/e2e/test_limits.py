@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 from support.network import inside
+from support.nodes.direct import LONG
 from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.system import sh, wait_for
@@ -21,7 +22,7 @@ POD_DESCRIPTORS, PEER = 100, 40
 
 
 def make(**settings):
-    m = Mesh(nodes=2, proxy_env=settings)
+    m = Mesh(nodes=2, agent_options=LONG, proxy_env=settings)
     m.web, m.far = m.pod("web", node=0), m.pod("far", node=0, namespace="outside")
     m.shop, m.near, m.side = m.pod("shop", node=1), m.pod("near", node=1), m.pod("side", node=1)
     m.far.outside = True

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from support.nodes.direct import WAYS, device
 from support.nodes.mesh import Mesh, MeshNode
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.nodes.zds_node import ZdsNode
@@ -26,13 +27,15 @@ except OSError as e:
 
 @pytest.fixture(scope="module")
 def mesh():
-    with Mesh(nodes=2, workers=2, node_kinds=[MeshNode, ZdsNode]) as m:
+    with Mesh(nodes=2, workers=2, agent_options=WAYS, node_kinds=[MeshNode, ZdsNode]) as m:
         m.pods_by = [m.pod("web", node=0), m.pod("cart", node=1)]
         m.start()
         for pod in m.pods_by:
             for address in UNNAMED:
                 sh("ip", "-n", pod.netns, "addr", "add", address, "dev", "lo")
             pod.server(ECHO, "8080")
+        # Bound to its device, a connection to them would leave the pod.
+        wait_for(lambda: device(m.pods_by[0]) == 0, "the agent to see the addresses")
         yield m
 
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from support.nodes.direct import LONG
 from support.nodes.mesh import Mesh
 from support.nodes.pod import PYTHON
 from support.system import wait_for
@@ -90,8 +91,7 @@ def few_ports(pod, count, first=FIRST):
 
 
 def make(**settings):
-    # What comes in without an identity is delivered, too, and does not go past the proxy.
-    m = Mesh(nodes=2, agent_options=("--direct-inbound", "false"), proxy_env=settings)
+    m = Mesh(nodes=2, agent_options=LONG, proxy_env=settings)
     m.web, m.far = m.pod("web", node=0), m.pod("far", node=0, namespace="outside")
     m.shop = m.pod("shop", node=1)
     m.far.outside = True

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from support.nodes.direct import LONG
 from support.nodes.mesh import Mesh
 from support.system import placed, wait_for
 
@@ -73,7 +74,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def mesh():
-    with Mesh(nodes=2) as m:
+    with Mesh(nodes=2, agent_options=LONG) as m:
         m.web, m.far = m.pod("web", node=0), m.pod("far", node=0, namespace="outside")
         m.shop = m.pod("shop", node=1)
         m.far.outside = True
