@@ -8,6 +8,7 @@
 #include "agent/kubernetes/kube_selector.h"
 #include "bruma/mesh.h"
 #include "bruma/protocol.h"
+#include "lib/direct_ways.h"
 #include "lib/settings.h"
 
 #define TEXT_OF(n) #n
@@ -41,7 +42,7 @@ static const struct setting table[] = {
      "whether plaintext connections to pods are passed or refused in the kernel where the answer is the same "
      "for everybody; the proxy still accounts for them",
      offsetof(struct agent_settings, direct_inbound), 0, 0},
-    {"same-node", "BRUMA_SAME_NODE", SETTING_STRING, "relay",
+    {"same-node", "BRUMA_SAME_NODE", SETTING_STRING, SAME_NODE_DEFAULT,
      "the shortest way that connections between two pods of this node may take: hbone (a tunnel), relay (the "
      "proxy authorizes and relays them) or kernel (the proxy authorizes them, and they go past it)",
      offsetof(struct agent_settings, same_node), 0, 0},

@@ -25,6 +25,9 @@ enum same_node {
     SAME_NODE_KERNEL, /* the proxy allows it, the kernel carries it */
 };
 
+/* Of the agent's setting and the proxy's; the chart says it, too. */
+#define SAME_NODE_DEFAULT "relay"
+
 struct direct_switches {
     enum direct_switch outside, inbound;
     enum same_node same_node;
