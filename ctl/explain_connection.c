@@ -154,8 +154,9 @@ static bool source_endpoint(const cJSON *source, const struct endpoint *to, char
     return false;
 }
 
-static void say_verdict(cJSON *lines, const struct ctl_options *o, const cJSON *source, bool hbone,
-                        const struct endpoint *to)
+/* What the proxy says of it; NULL: nothing. */
+static cJSON *ask_verdict(const struct ctl_options *o, const cJSON *source, bool hbone,
+                          const struct endpoint *to)
 {
     char identity[SPIFFE_MAX] = "", from[ENDPOINT_TEXT_LEN], target[ENDPOINT_TEXT_LEN];
     cJSON *verdict;
@@ -163,9 +164,28 @@ static void say_verdict(cJSON *lines, const struct ctl_options *o, const cJSON *
     if (hbone)
         workload_identity(source, identity, sizeof(identity));
     endpoint_format(to, target);
-    if (!source_endpoint(source, to, from) ||
-        proxy_verdict(o->run_dir, identity, from, target, &verdict) != CTL_OK)
-        return;
+    return source_endpoint(source, to, from) &&
+                   proxy_verdict(o->run_dir, identity, from, target, &verdict) == CTL_OK
+               ? verdict
+               : NULL;
+}
+
+static void say_hbone(cJSON *lines, const cJSON *verdict, const struct endpoint *e)
+{
+    const char *same_node = text_of(verdict, "sameNode");
+    char text[ADDR_TEXT_LEN];
+
+    if (!strcmp(same_node, "relay"))
+        say(lines, "way", NULL,
+            "relayed by the proxy of both pods without a tunnel, if their certificates vouch for each other");
+    else
+        say(lines, "way", NULL, "through HBONE to %s port 15008, encrypted%s%s", addr_format(&e->addr, text),
+            *same_node ? "; not relayed within the node, because " : "",
+            *same_node ? text_of(verdict, "sameNodeText") : "");
+}
+
+static void say_verdict(cJSON *lines, const cJSON *verdict)
+{
     if (cJSON_IsTrue(get(verdict, "allowed")))
         say(lines, "verdict", NULL, "the policies allow it");
     else
@@ -173,7 +193,6 @@ static void say_verdict(cJSON *lines, const struct ctl_options *o, const cJSON *
     if (*text_of(verdict, "dryRun"))
         say(lines, "dry run", NULL, "%s%s%s", text_of(verdict, "dryRunText"),
             *text_of(verdict, "dryRunPolicy") ? "; policy " : "", text_of(verdict, "dryRunPolicy"));
-    cJSON_Delete(verdict);
 }
 
 /* What the proxy has been told of the pod; "" if it does not serve it. */
@@ -240,21 +259,22 @@ static void explain_workload(cJSON *lines, const struct ctl_options *o, const cJ
 {
     const cJSON *waypoint = get(w, "waypoint");
     bool hbone = !strcmp(text_of(w, "protocol"), "HBONE");
-    char text[ADDR_TEXT_LEN];
+    cJSON *verdict = waypoint ? NULL : ask_verdict(o, source, hbone, e); /* policies judge the waypoint */
 
     say(lines, "destination", NULL, "workload %s/%s on node %s", text_of(w, "namespace"), text_of(w, "name"),
         *text_of(w, "node") ? text_of(w, "node") : "unknown");
     if (waypoint)
         say(lines, "way", NULL, "to the waypoint %s, through HBONE", text_of(waypoint, "destination"));
     else if (hbone)
-        say(lines, "way", NULL, "through HBONE to %s port 15008, encrypted", addr_format(&e->addr, text));
+        say_hbone(lines, verdict, e);
     else
         say(lines, "way", NULL, "in plaintext: the destination is known and is not in the mesh");
     if (hbone)
         say_identity(lines, waypoint ? "behind the waypoint" : "expected at the other end", w);
     say_policies(lines, dump, w);
-    if (!waypoint) /* else they judge the waypoint */
-        say_verdict(lines, o, source, hbone, e);
+    if (verdict)
+        say_verdict(lines, verdict);
+    cJSON_Delete(verdict);
     if (!strcmp(text_of(w, "status"), "Unhealthy"))
         say(lines, "health", &no_upstream, "the control plane reports the workload as unhealthy");
 }

@@ -20,6 +20,7 @@
 #include "proxy/admin/hostname_dump.h"
 #include "proxy/admin/name_dump.h"
 #include "proxy/admin/pods_pages.h"
+#include "proxy/admin/same_node_dump.h"
 #include "proxy/admin/verdict_dump.h"
 #include "proxy/connection/worker_post.h"
 #include "proxy/connection/worker_thread.h"
@@ -166,7 +167,12 @@ static void pending(void *data, char *buf, size_t size)
 static cJSON *verdict(void *data, const char *identity, const struct endpoint *from,
                       const struct endpoint *to)
 {
-    return verdict_dump(((struct proxy *)data)->state, identity, from, to);
+    struct proxy *p = data;
+    cJSON *o = verdict_dump(p->state, identity, from, to);
+
+    if (o)
+        same_node_dump(p, &from->addr, &to->addr, o);
+    return o;
 }
 
 static cJSON *name(void *data, const char *pod, const char *asked)

@@ -10,6 +10,7 @@
 #include "proxy/connection/inbound.h"
 #include "proxy/connection/proxy_header.h"
 #include "proxy/connection/retry.h"
+#include "proxy/pods/same_node_way.h"
 #include "proxy/route/endpoints.h"
 #include "proxy/route/policy.h"
 #include "proxy/socket/socket.h"
@@ -33,18 +34,25 @@ struct crossing {
 
 /* Whose address it is. One that two pods have, such as a former one whose end nobody has told yet, is in
  * doubt. */
-static struct worker_pod *only_pod_at(struct worker *w, const struct addr *addr)
+static struct worker_pod *pod_at(struct worker *w, const struct addr *addr, unsigned *ret_many)
 {
     struct worker_pod *wp, *found = NULL;
 
+    *ret_many = 0;
     list_for_each (wp, &w->pods, node) {
         if (!pod_has_address(wp->pod, addr))
             continue;
-        if (found)
-            return NULL;
         found = wp;
+        ++*ret_many;
     }
     return found;
+}
+
+static bool is_only_pod_at(struct worker *w, const struct worker_pod *wp, const struct addr *addr)
+{
+    unsigned many;
+
+    return pod_at(w, addr, &many) == wp && many == 1;
 }
 
 /* The address from which a tunnel of the pod would come; more than one: the kernel's choice. */
@@ -62,44 +70,60 @@ static const struct addr *only_address(const struct pod *pod, bool v4)
     return found;
 }
 
-static bool takes_part(const struct worker_pod *wp)
+static enum same_node_why part_of(const struct worker_pod *wp)
 {
-    const struct proxy *proxy = wp->worker->proxy;
+    return wp->deleted || wp->draining || loop_timer_armed(&wp->ending)
+               ? SAME_NODE_WHY_ENDING
+               : same_node_allows(wp->worker->proxy, wp->pod);
+}
 
-    return !wp->deleted && !wp->draining && !loop_timer_armed(&wp->ending) && !wp->pod->own &&
-           !wp->pod->redirected &&
-           atomic_load_explicit(&wp->pod->same_node, memory_order_relaxed) != SAME_NODE_HBONE &&
-           atomic_load_explicit(&proxy->same_node, memory_order_relaxed) != SAME_NODE_HBONE;
+static enum same_node_why find(const struct connection *c, const struct route *route,
+                               struct same_node_way *way)
+{
+    struct worker *w = connection_worker(c);
+    const struct tls_expected expected = {route->upstream, route->expected_service};
+    const struct addr *client;
+    enum same_node_why why;
+    unsigned many;
+
+    way->target = (struct endpoint){route->target.addr, route->application_port};
+    way->to = route->kind == ROUTE_HBONE ? pod_at(w, &way->target.addr, &many) : NULL;
+    if (!way->to)
+        return SAME_NODE_WHY_ELSEWHERE;
+    why = part_of(c->wp);
+    if (!why)
+        why = w->draining ? SAME_NODE_WHY_ENDING : part_of(way->to);
+    if (why)
+        return why;
+    if (!route->application_port)
+        return SAME_NODE_WHY_INDIRECT;
+    if (way->to == c->wp)
+        return SAME_NODE_WHY_ITSELF;
+    client = only_address(c->wp->pod, addr_is_v4(&way->target.addr));
+    if (many > 1 || worker_pod_workload(way->to) != route->upstream || !client ||
+        !is_only_pod_at(w, c->wp, client))
+        return SAME_NODE_WHY_ADDRESS_IN_DOUBT;
+    way->client = (struct endpoint){*client, c->client.port};
+    way->certificates[CLIENT] = worker_pod_context(c->wp);
+    way->certificates[OTHER] = worker_pod_context(way->to);
+    if (!way->certificates[CLIENT] || !way->certificates[OTHER])
+        return SAME_NODE_WHY_CERTIFICATE_MISSING;
+    return tls_vouches(&w->tls, way->certificates[CLIENT], way->certificates[OTHER], &expected)
+               ? SAME_NODE_WHY_NONE
+               : SAME_NODE_WHY_NOT_VOUCHED;
 }
 
 bool same_node_find(const struct connection *c, const struct route *route, struct same_node_way *ret)
 {
-    struct worker *w = connection_worker(c);
-    const struct tls_expected expected = {route->upstream, route->expected_service};
     struct same_node_way way = {};
-    const struct addr *client;
-    bool good;
+    enum same_node_why why = find(c, route, &way);
 
-    if (route->kind != ROUTE_HBONE || !route->application_port || w->draining ||
-        w->settings->same_node == SAME_NODE_HBONE || !takes_part(c->wp))
-        return false;
-    way.target = (struct endpoint){route->target.addr, route->application_port};
-    way.to = only_pod_at(w, &way.target.addr);
-    if (!way.to || way.to == c->wp || !takes_part(way.to) || worker_pod_workload(way.to) != route->upstream)
-        return false;
-    client = only_address(c->wp->pod, addr_is_v4(&way.target.addr));
-    if (!client || only_pod_at(w, client) != c->wp)
-        return false;
-    way.client = (struct endpoint){*client, c->client.port};
-    way.certificates[CLIENT] = worker_pod_context(c->wp);
-    way.certificates[OTHER] = worker_pod_context(way.to);
-    good = way.certificates[CLIENT] && way.certificates[OTHER] &&
-           tls_vouches(&w->tls, way.certificates[CLIENT], way.certificates[OTHER], &expected);
-    if (good)
+    telemetry_same_node(connection_worker(c)->telemetry, why);
+    if (why == SAME_NODE_WHY_NONE)
         *ret = way;
     else
         same_node_release(&way);
-    return good;
+    return why == SAME_NODE_WHY_NONE;
 }
 
 void same_node_release(struct same_node_way *way)
@@ -260,7 +284,7 @@ static void open_connection(struct admission *a)
 
 static bool in_kernel(const struct worker_pod *wp)
 {
-    return takes_part(wp) &&
+    return part_of(wp) == SAME_NODE_WHY_NONE &&
            atomic_load_explicit(&wp->pod->same_node, memory_order_relaxed) == SAME_NODE_KERNEL;
 }
 

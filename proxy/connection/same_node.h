@@ -22,7 +22,8 @@ struct same_node_way {
  * Whether the connection may go to where the route leads without a tunnel: straight to a workload's only
  * address, which one pod of this process has that is neither draining nor ending; both pods' certificates are
  * there, and a handshake between them would be a success; and every setting allows it. True: *ret is filled,
- * and given back by same_node_start() or same_node_release(). False: it is not written.
+ * and given back by same_node_start() or same_node_release(). False: it is not written. Which it is, and why
+ * not, is counted.
  */
 bool same_node_find(const struct connection *c, const struct route *route, struct same_node_way *ret);
 void same_node_release(struct same_node_way *way);

@@ -264,6 +264,12 @@ void telemetry_leaving(struct telemetry *t)
     counter_add(&t->leaving, 1);
 }
 
+void telemetry_same_node(struct telemetry *t, enum same_node_why why)
+{
+    if (why != SAME_NODE_WHY_ELSEWHERE)
+        counter_add(&t->same_node[why], 1);
+}
+
 void telemetry_early_deny(struct telemetry *t, enum telemetry_reporter reporter,
                           const struct endpoint *source, const struct endpoint *destination,
                           enum bruma_reason reason, const char *detail)

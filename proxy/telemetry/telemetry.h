@@ -16,6 +16,7 @@
 #include "lib/loop.h"
 #include "proxy/route/policy.h"
 #include "proxy/state/state.h"
+#include "proxy/telemetry/same_node_why.h"
 
 struct telemetry;
 struct metric_series; /* one label set */
@@ -99,6 +100,9 @@ void telemetry_retry(struct telemetry *telemetry, struct flow *flow, enum bruma_
 void telemetry_ejected(struct telemetry *telemetry);
 /* The same of one that has said GOAWAY: while there are others. */
 void telemetry_leaving(struct telemetry *telemetry);
+/* A connection sets out for a pod of this process: without a tunnel (NONE), or why with one. ELSEWHERE is
+ * none of those, and not counted. Of one that is tried at several endpoints each counts. */
+void telemetry_same_node(struct telemetry *telemetry, enum same_node_why why);
 /* "connection failed" line of an early deny (contract 8.3) and the failure counter of the reason; no traffic
  * metrics. */
 void telemetry_early_deny(struct telemetry *telemetry, enum telemetry_reporter reporter,

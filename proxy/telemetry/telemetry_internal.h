@@ -24,6 +24,7 @@ struct telemetry {
     uint64_t failures[BRUMA_REASON_COUNT];
     uint64_t retries[BRUMA_REASON_COUNT]; /* by what the endpoint before has failed for */
     uint64_t ejections, leaving;
+    uint64_t same_node[SAME_NODE_WHY_COUNT];
     uint64_t revoked[2]; /* of the failures: revoked certificates, by reporter */
     uint64_t policy_waits;
     uint64_t hidden_clients;

@@ -248,6 +248,31 @@ static void about_ourselves(struct telemetry *const *all, size_t count, FILE *ou
         sum.undescribed);
 }
 
+static void same_node(struct telemetry *const *all, size_t count, FILE *out)
+{
+    uint64_t sums[SAME_NODE_WHY_COUNT] = {};
+    bool any = false;
+
+    for (size_t i = 0; i < count; i++) {
+        for (int why = 0; why < SAME_NODE_WHY_COUNT; why++)
+            sums[why] += counter_read(&all[i]->same_node[why]);
+    }
+    metric_counter(out, "bruma_same_node_relayed_connections",
+                   "Connections to a pod of the same proxy that set out without a tunnel.",
+                   sums[SAME_NODE_WHY_NONE]);
+    for (int why = SAME_NODE_WHY_NONE + 1; why < SAME_NODE_WHY_COUNT; why++) {
+        if (!sums[why])
+            continue;
+        if (!any)
+            metric_family(
+                out, "bruma_same_node_tunnelled_connections", "counter",
+                "Connections to a pod of the same proxy that set out with a tunnel, by the reason.");
+        any = true;
+        metric_labelled(out, "bruma_same_node_tunnelled_connections_total", "reason",
+                        same_node_why_name((enum same_node_why)why), sums[why]);
+    }
+}
+
 static void questions(struct telemetry *const *all, size_t count, FILE *out)
 {
     struct dns_metrics **dns = calloc(count + 1, sizeof(struct dns_metrics *));
@@ -315,5 +340,6 @@ void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *o
     dry_runs(all, count, out);
     questions(all, count, out);
     hostnames(all, count, out);
+    same_node(all, count, out);
     about_ourselves(all, count, out);
 }

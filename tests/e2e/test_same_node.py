@@ -245,10 +245,29 @@ def test_both_ways_look_the_same(meshes, scene):
             assert line["src.identity"] == m.web.identity and line["dst.identity"]
 
 
+def ways(m):
+    """How many connections have set out without a tunnel ("relay"), and with one, by the reason."""
+    found = re.findall(
+        r'^bruma_same_node_(relay|tunnell)ed_connections_total(?:{reason="(\w+)"})? (\d+)',
+        m.node.metrics(),
+        re.M,
+    )
+    return {reason or way: int(n) for way, reason, n in found}
+
+
+def explained(m, client, to, port=8080):
+    (way,) = [
+        c["detail"]
+        for c in json.loads(m.node.ctl("explain", client.full_name, f"{to}:{port}", "-o", "json").stdout)
+        if c["check"] == "way"
+    ]
+    return way
+
+
 def test_what_differs_by_design(meshes):
     """The tunnel's address and authority, and the word of connection_security_policy."""
     for way, m in meshes.items():
-        log = AccessLog(m.node)
+        log, before = AccessLog(m.node), ways(m)
         assert m.web.python(ONE_SHOT, m.shop.ip, 8080, "ping") == "ping"
         for direction in ("inbound", "outbound"):
             line = log.wait("the connection", direction=direction)
@@ -258,6 +277,18 @@ def test_what_differs_by_design(meshes):
             re.findall(r'istio_tcp_connections_opened.*connection_security_policy="(\w+)"', m.node.metrics())
         )
         assert said == {"mutual_tls" if way == "hbone" else "unknown"}
+        assert grown(before, ways(m)) == {"switched_off" if way == "hbone" else "relay": 1}
+        assert "relayed by the proxy" in explained(m, m.web, m.shop.ip) or way == "hbone"
+        assert (
+            "same-node of the proxy or the agent says hbone" in explained(m, m.web, m.shop.ip)
+            or way == "relay"
+        )
+
+
+def test_a_pod_that_reaches_itself_takes_a_tunnel(mesh):
+    before = ways(mesh)
+    assert mesh.shop.python(ONE_SHOT, VIP, 7000, "ping") == "ping"
+    assert grown(before, ways(mesh)) == {"itself": 1}
 
 
 # ---- who may talk, and what changes of it do to live connections ----
@@ -406,6 +437,10 @@ def test_a_pod_that_ends_is_left_out_of_its_services(mesh):
         assert mesh.node.ctl("end", guest.full_name).stdout == ""
         wait_for(lambda: not served(), "the other to serve all")
         assert "ENDED" not in kept.text(), "what is open is served on"
+        before = ways(mesh)
+        assert mesh.web.python(ONE_SHOT, guest.ip, 8080, "ping") == "ping", "who asks for it alone"
+        assert grown(before, ways(mesh)) == {"ending": 1}
+        assert "one of the pods ends" in explained(mesh, mesh.web, guest.ip)
         kept.kill()
     finally:
         guest.remove()
@@ -458,6 +493,10 @@ def test_either_pod_may_have_it_the_long_way(mesh):
     for name in ("web", "shop"):
         annotate(name, **{"bruma.io/same-node": "hbone"})
         wait_for(lambda: not relayed(mesh, talk), f"the tunnel, for {name}")
+        before = ways(mesh)
+        talk()
+        assert grown(before, ways(mesh)) == {"switched_off_for_pod": 1}
+        assert "an annotation of one of the pods" in explained(mesh, mesh.web, mesh.shop.ip)
         annotate(name)
         wait_for(lambda: relayed(mesh, talk), "the relay again")
 
@@ -477,7 +516,10 @@ def test_where_an_address_has_two_pods_there_is_a_tunnel(mesh):
     twin.wait_enrolled()
     twin.server(ECHO, 8080)
     try:
+        before = ways(mesh)
         assert not relayed(mesh, lambda: mesh.web.python(REACH, mesh.shop.ip))
+        assert grown(before, ways(mesh)) == {"address_in_doubt": 1}
+        assert "in doubt whose address" in explained(mesh, mesh.web, mesh.shop.ip)
         assert "FROM" not in twin.processes[0].text(), "it is nobody the mesh knows there"
     finally:
         twin.remove()
@@ -545,3 +587,6 @@ def test_a_revoked_certificate_ends_it(tmp_path):
         line = log.wait("the cut", direction="inbound", src__identity=m.web.identity)
         assert line["error"].startswith("certificate_revoked")
         assert other.alive() and "ENDED" not in other.text()
+        before = ways(m)
+        m.web.python(TALK, m.shop.ip, 8080)
+        assert grown(before, ways(m)) == {"not_vouched": 1}
