@@ -223,9 +223,14 @@ int lookup(struct bpf_sk_lookup *ctx)
     }
     if (!(pod->flags & BRUMA_POD_CAPTURE_INBOUND))
         return SK_PASS;
-    if (node_passes(cookie, &tuple)) {
+    switch (node_arrival(cookie, &tuple)) {
+    case NODE_PASSES:
         COUNT(counters, inbound_passed_lookups);
         return SK_PASS;
+    case NODE_VOID:
+        return SK_DROP;
+    default:
+        break;
     }
     if (bpf_map_lookup_elem(&probe_tuples, &tuple)) {
         COUNT(counters, inbound_probe_lookups);

@@ -128,22 +128,31 @@ static __always_inline int node_has_arrived(const struct bruma_tuple *tuple)
     return fits;
 }
 
+enum node_arrival {
+    NODE_OTHER,  /* it is none of these */
+    NODE_PASSES, /* it goes to the application */
+    NODE_VOID    /* it was let go, and may not go on so: nor is it plaintext of somebody outside */
+};
+
 /*
- * For the destination's sk_lookup program: 1 if the connection goes to the application. The tuple says that
- * the source's connect() was allowed, for the answer that holds now; that it has arrived, that this packet
- * comes from the source's own device, and from nowhere else.
+ * For the destination's sk_lookup program. The tuple says that the source's connect() was allowed, for the
+ * answer that holds now; that it has arrived, that this packet comes from the source's own device, and from
+ * nowhere else.
  */
-static __always_inline int node_passes(__u64 cookie, const struct bruma_tuple *tuple)
+static __always_inline enum node_arrival node_arrival(__u64 cookie, const struct bruma_tuple *tuple)
 {
     struct bruma_node_tuple *registered;
     struct bruma_node_control *control;
 
     if (!node_has_arrived(tuple))
-        return 0;
+        return NODE_OTHER;
     registered = bpf_map_lookup_elem(&node_tuples, tuple);
     control = node_state();
-    return registered && control && registered->destination_cookie == cookie &&
-           registered->generation == control->generation && !registered->source_closed;
+    if (registered && control && registered->destination_cookie == cookie &&
+        registered->generation == control->generation && !registered->source_closed)
+        return NODE_PASSES;
+    node_count(BRUMA_NODE_COUNTER_VOID);
+    return NODE_VOID;
 }
 
 /* 1: a connection that has just been accepted came so. */

@@ -224,8 +224,11 @@ int socket_find(struct socket_destroyer *d, const struct bruma_tuple *tuple, uin
 {
     int r = -ENOENT;
 
-    for (size_t i = 0; i < d->devices_len && r == -ENOENT; i++)
-        r = find_at(d, tuple, d->devices[i], ret_cookie);
+    /* What is bound to lo with the same tuple is a delivery of the proxy's. */
+    for (size_t i = 0; i < d->devices_len && r == -ENOENT; i++) {
+        if (d->devices[i] != BRUMA_LOOPBACK_IFINDEX)
+            r = find_at(d, tuple, d->devices[i], ret_cookie);
+    }
     return r;
 }
 

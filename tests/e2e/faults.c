@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <execinfo.h>
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <linux/magic.h>
 #include <netdb.h>
 #include <poll.h>
@@ -39,6 +40,10 @@
 #include <time.h>
 #include <unistd.h>
 
+/* Which the headers of older kernels lack. */
+#define TCX_INGRESS 46
+#define TCX_EGRESS  47
+
 /* The order is known to faults.py. */
 enum call {
     CALL_NONE,
@@ -59,6 +64,7 @@ enum call {
     CALL_EPOLL_WAIT,
     CALL_EPOLL_WAIT_OF_A_WORKER,
     CALL_SENDMSG_OF_A_WORKER,
+    CALL_TCX, /* a program to a device, as older kernels do not know it */
     CALLS,
 };
 
@@ -528,6 +534,14 @@ int pidfd_open(pid_t pid, unsigned flags)
     return fails(CALL_PIDFD) ? -1 : (int)syscall(SYS_pidfd_open, pid, flags);
 }
 
+static bool is_tcx(const long a[6])
+{
+    const union bpf_attr *attr = (const union bpf_attr *)a[1];
+
+    return a[0] == BPF_LINK_CREATE &&
+           (attr->link_create.attach_type == TCX_INGRESS || attr->link_create.attach_type == TCX_EGRESS);
+}
+
 /* libbpf calls the kernel by it. */
 long syscall(long number, ...)
 {
@@ -541,7 +555,7 @@ long syscall(long number, ...)
     for (int i = 0; i < 6; i++)
         a[i] = va_arg(ap, long);
     va_end(ap);
-    if (number == SYS_bpf && fails(CALL_BPF))
+    if (number == SYS_bpf && (fails(CALL_BPF) || (is_tcx(a) && fails(CALL_TCX))))
         return -1;
     return next(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

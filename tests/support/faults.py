@@ -24,6 +24,7 @@ CALLS = [
     "epoll wait",
     "epoll wait of a worker",
     "sendmsg of a worker",
+    "tcx",
 ]
 HEAD = struct.Struct("IiII")
 ALL = 0xFFFFFFFF

@@ -64,23 +64,6 @@ class Scene:
         """Connections to b that have not been acknowledged."""
         return run(["ss", "-Htn", "state", "syn-recv"], netns=self.b.netns).stdout.splitlines()
 
-    def forget_pending(self):
-        """As if connect() was more than 15 seconds ago."""
-        path = f"{self.node.pin_dir}/maps/node_pending"
-        for entry in json.loads(run(["bpftool", "-j", "map", "dump", "pinned", path]).stdout):
-            run(
-                [
-                    "bpftool",
-                    "map",
-                    "delete",
-                    "pinned",
-                    path,
-                    "key",
-                    "hex",
-                    *[b.removeprefix("0x") for b in entry["key"]],
-                ]
-            )
-
     def allow(self):
         self.verdicts.allow(self.a, self.b, self.b.ip)
         self.verdicts.allow(self.a, self.b, self.b.ip6)
