@@ -93,6 +93,11 @@ static void agent_named(struct proxy *p)
     direct_pods_named(p->direct);
 }
 
+static void unwanted(struct proxy *p)
+{
+    direct_pods_taken(p->direct);
+}
+
 static void replaced(struct proxy *p, uint64_t deadline_milliseconds)
 {
     flows_let_go(p->flows);
@@ -130,7 +135,8 @@ static int open_agent_client(struct proxy *p)
                                                       .direct_node = agent_direct_node,
                                                       .give = agent_give,
                                                       .take = agent_take,
-                                                      .named = agent_named};
+                                                      .named = agent_named,
+                                                      .unwanted = unwanted};
     const char *chosen = p->settings.agent_socket;
     char socket[108];
     int r;

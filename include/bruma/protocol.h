@@ -50,6 +50,7 @@
  *   pod-drain    uid    the pod leaves the mesh: no new connections, GOAWAY, live ones go on
  *   pod-del      uid    the pod is gone: everything is cut
  *   snapshot-end        pods that were not named since the connection began are gone
+ *   error        reason error    in place of all of it. reason proxy_not_connected: other proxies serve the pods, and this one's word on direct ways ends
  *   drain        deadlineMilliseconds    another proxy has taken over: stop accepting, end when idle or at the deadline
  *   hand-over    before drain: live connections may go to that proxy        fd: socket to it
  *   take                it has taken over from another one, whose live connections may come   fds: socket to that one, pidfd of it

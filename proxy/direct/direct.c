@@ -416,6 +416,12 @@ void direct_pods_named(struct direct *direct)
     look(direct);
 }
 
+void direct_pods_taken(struct direct *direct)
+{
+    direct->pods_named = false;
+    look(direct);
+}
+
 void direct_mesh_known(struct direct *direct)
 {
     direct->urgent |= !direct->mesh_known;

@@ -32,6 +32,8 @@ int direct_take_maps(struct direct *direct, const struct direct_switches *switch
                      int fds[BRUMA_DIRECT_FD_COUNT]);
 /* The agent has named all pods. */
 void direct_pods_named(struct direct *direct);
+/* Another proxy serves the pods, until they are named again: at once this one's word counts no more. */
+void direct_pods_taken(struct direct *direct);
 /* The mesh is known. */
 void direct_mesh_known(struct direct *direct);
 /* The proxy drains: at once its word counts no more. */

@@ -344,6 +344,17 @@ static int obey(struct agent_client *client, const struct order *o, enum bruma_r
     return remember_name(client, o->uid);
 }
 
+static void on_error(struct agent_client *client, const cJSON *message)
+{
+    const char *text = "", *reason = "";
+
+    (void)message_text(message, "error", 1024, &text);
+    (void)message_text(message, "reason", 64, &reason);
+    log_error("the agent reports an error\terror=\"%s\"", text);
+    if (!strcmp(reason, reason_name(BRUMA_REASON_PROXY_NOT_CONNECTED)))
+        client->events->unwanted(client->proxy);
+}
+
 /* False if the connection must begin anew. */
 static bool handle(struct agent_client *client, size_t len, int *fds, size_t fds_len, bool is_short)
 {
@@ -351,7 +362,6 @@ static bool handle(struct agent_client *client, size_t len, int *fds, size_t fds
     _cleanup_message_ cJSON *message = NULL;
     struct order order = {.fds = fds, .fds_len = fds_len, .is_short = is_short};
     char error[256] = "";
-    const char *text = "";
     uint64_t seq = 0;
     int r = message_parse(client->buf, len, &message);
 
@@ -359,8 +369,7 @@ static bool handle(struct agent_client *client, size_t len, int *fds, size_t fds
         order.message = message;
         order.op = message_op(message);
         if (!strcmp(order.op, "error")) {
-            (void)message_text(message, "error", 1024, &text);
-            log_error("the agent reports an error\terror=\"%s\"", text);
+            on_error(client, message);
             return true;
         }
         r = message_number(message, "seq", SEQ_MAX, &seq);

@@ -34,6 +34,8 @@ struct agent_client_events {
     int (*take)(struct proxy *proxy, int fd, int pidfd);
     /* Called when the agent has named all pods. */
     void (*named)(struct proxy *proxy);
+    /* Called when the agent turns this proxy away: others serve its pods, until it names them again. */
+    void (*unwanted)(struct proxy *proxy);
 };
 
 /* events: kept, not copied. 0 or -ENOMEM. */

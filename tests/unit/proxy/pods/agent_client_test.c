@@ -122,8 +122,13 @@ static void named(struct proxy *proxy)
     names++;
 }
 
+static void unwanted(struct proxy *proxy)
+{
+    note("unwanted", "");
+}
+
 static const struct agent_client_events events = {
-    .replaced = replaced, .resumed = resumed, .direct = direct, .named = named};
+    .replaced = replaced, .resumed = resumed, .direct = direct, .named = named, .unwanted = unwanted};
 
 /* The agent's part: steps that are gone through while the loop runs. TERMINATE: the proxy is told to end.
  * KNOW: it gets to know the mesh. */
@@ -293,6 +298,14 @@ Test(agent_client, direct_ways_of_a_pod)
                      "map() add(a) no-outside(a) relay(a) add(b) no-inbound(b) hbone(b) add(c) bypass(c) "
                      "add(d) outside(d)") == 0,
               "%s", calls);
+}
+
+Test(agent_client, others_serve_the_pods)
+{
+    PLAY(HELLO, {EXPECT, "held-end"},
+         {SEND, "{\"op\":\"error\",\"reason\":\"proxy_not_connected\",\"error\":\"others\"}"}, {CLOSE}, HELLO,
+         {EXPECT, "held-end"}, {SEND, "{\"op\":\"error\",\"reason\":\"internal\",\"error\":\"else\"}"});
+    cr_expect(strcmp(calls, "unwanted()") == 0, "%s", calls);
 }
 
 #define DIRECT(more) "{\"op\":\"direct\",\"seq\":4," more "\"unknown\":{}}"
