@@ -8,6 +8,7 @@ import time
 import pytest
 
 from support.hostnames import MANY
+from support.nodes.direct import WAYS, said_of, way_out
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO
 from support.system import wait_for
@@ -36,6 +37,7 @@ class OnDemandSite(Site):
             f"{self.mesh.dir}/on-demand", self.node.netns, port=16013, node=self.node.name
         )
         self.mesh.proxy_env.update({**self.plane.env(), **SETTINGS, **settings})
+        self.mesh.agent_options = WAYS
         self.away = self.mesh.pod("away", namespace="outside")
         self.alone = self.mesh.pod("alone", namespace="outside")
         self.away.outside = self.alone.outside = True
@@ -160,9 +162,10 @@ def test_an_alias_with_the_length_of_an_address_is_the_address(site):
 
 
 def test_what_is_not_there_is_remembered_for_a_moment(site):
-    """A connection to the outside waits for the answer once, and then for none."""
+    """A connection to the outside waits for the answer once, and then for none. It never goes past the proxy, which asks."""
     key = f"/{site.alone.ip}"
-    assert site.ping(site.alone.ip) == "ping"
+    assert said_of(site.web)["outside"] == said_of(site.web)["inbound"] == "on_demand"
+    assert way_out(site.web, site.alone.ip) == "proxy"
     assert site.plane.keys().count(key) == 1
     site.plane.answers = False
     try:
