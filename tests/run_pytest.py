@@ -4,7 +4,8 @@
 
     run_pytest.py [--side-by-side] [--needs VARIABLE]... --junitxml=FILE ARGUMENT...
 
---side-by-side: several files at a time (pytest-xdist); they mostly wait, and the names they make carry process ids.
+--side-by-side: several files at a time (pytest-xdist), and more than there are processors, for they mostly wait. The names they
+make carry process ids.
 --needs: an environment variable without which nothing runs. tests/report.py counts by the results in FILE.
 Environment: BRUMA_PYTEST (more arguments), BRUMA_JOBS (default: number of processors).
 Exit status: pytest's; 77, which meson takes for a skip, if this machine cannot run them.
@@ -21,6 +22,7 @@ import sys
 
 SKIPPED = 77
 NOTHING_CHOSEN = 5
+WORKERS_EACH, WORKERS_MAX = 3, 16
 
 
 def skip(why):
@@ -28,17 +30,18 @@ def skip(why):
     sys.exit(SKIPPED)
 
 
+def workers():
+    """Of a processor the tests of one file take about a sixth."""
+    processors = int(os.environ.get("BRUMA_JOBS") or os.cpu_count() or 1)
+    return max(processors, min(WORKERS_EACH * processors, WORKERS_MAX))
+
+
 def parse(arguments):
     own, needs = [], []
     while arguments and not arguments[0].startswith("--junitxml="):
         option = arguments.pop(0)
         if option == "--side-by-side":
-            own += [
-                "-n",
-                str(int(os.environ.get("BRUMA_JOBS") or os.cpu_count() or 1) + 1),
-                "--dist",
-                "loadfile",
-            ]
+            own += ["-n", str(workers()), "--dist", "loadfile"]
         elif option == "--needs":
             needs.append(arguments.pop(0))
         else:

@@ -44,6 +44,48 @@ def pytest_configure(config):
         pytest.exit("BRUMA_BUILD must name a meson build directory; `tests/run.sh e2e` sets it", 3)
 
 
+# The files that take longest, which begin first: none of them is left when the others have ended.
+LONGEST = [
+    "test_wall_clock",
+    "test_guard",
+    "test_xds_scale",
+    "test_stock_proxy_life",
+    "test_ca_client",
+    "test_waypoint",
+    "test_kube",
+    "test_kube_follow",
+    "test_install",
+    "test_short",
+    "test_hostnames",
+    "test_direct_failures",
+    "test_spinning",
+    "test_breakage",
+    "test_probes",
+    "test_traffic_life",
+    "test_zds_protocol",
+    "test_kube_pod_ends",
+    "test_kube_outbound_policy",
+    "test_agent_proxies",
+    "test_stock_proxy",
+    "test_memory",
+    "test_dns_forwarded",
+    "test_traffic",
+    "test_kube_exclusions",
+    "test_hostile_peer",
+    "test_networks_hostile",
+    "test_hostile_devices",
+    "test_chaos",
+]
+
+
+def pytest_collection_modifyitems(items):
+    gone = [name for name in LONGEST if not os.path.exists(f"{os.path.dirname(__file__)}/{name}.py")]
+    if gone:
+        raise pytest.UsageError(f"there is no {', '.join(gone)} any more")
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 @pytest.fixture(scope="session")
 def build():
     return os.path.abspath(os.environ["BRUMA_BUILD"])
