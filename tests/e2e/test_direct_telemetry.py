@@ -315,7 +315,11 @@ def test_connections_that_outlive_a_proxy_are_closed_by_the_next_one(mesh):
     """It was killed, and one of them ends while there is none."""
     node, log = mesh.direct, AccessLog(mesh.direct)
     lives, ends = Held(node), Held(node, sent=5, received=7)
-    wait_for(lambda: len(log.lines()) == 2, "both to be opened", log=node.proxy_log)
+    wait_for(
+        lambda: sum("connection opened" in x["line"] for x in log.lines()) == 2,
+        "both to be opened",
+        log=node.proxy_log,
+    )
     node.metrics()  # are made between two turns of the reader: it is through with what the lines are of
     node.proxy.kill(signal.SIGKILL)
     ends.end()

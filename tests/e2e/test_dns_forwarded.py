@@ -41,7 +41,7 @@ def server(request, mesh):
 RAW = r"""
 import socket, sys
 s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(4)
+s.settimeout(20)
 s.sendto(bytes.fromhex(sys.argv[2]), (sys.argv[1], 53))
 data, peer = s.recvfrom(65535)
 print(peer[0], peer[1], data.hex())
@@ -88,7 +88,7 @@ ONE_BY_ONE = r"""
 import socket, sys
 for i in range(int(sys.argv[3])):
     s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
-    s.settimeout(4)
+    s.settimeout(20)
     s.sendto(bytes.fromhex(sys.argv[2]), (sys.argv[1], 53))
     s.recvfrom(65535)
     s.close()
@@ -138,7 +138,7 @@ def test_a_silent_server_is_told_of_in_time(mesh, server):
 MANY_QUESTIONS = r"""
 import socket, struct, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(4)
+s.settimeout(20)
 n = int(sys.argv[2])
 for i in range(n):
     s.sendto(struct.pack(">HHHHHH", i, 0x100, 1, 0, 0, 0) + b"\x01a\x00\x00\x10\x00\x01", (sys.argv[1], 53))
@@ -215,7 +215,7 @@ while True:
 UDP_ASK = r"""
 import socket, sys
 s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(3)
+s.settimeout(20)
 if len(sys.argv) > 4:
     s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, sys.argv[4].encode())
 s.sendto(sys.argv[3].encode(), (sys.argv[1], int(sys.argv[2])))
@@ -358,7 +358,7 @@ def test_an_upgrade_of_the_proxy_loses_no_question(mesh):
         """
 import socket, struct, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(3)
+s.settimeout(20)
 end, n = time.monotonic() + 5, 0
 while time.monotonic() < end:
     n += 1

@@ -29,7 +29,7 @@ OPTIONS = [
 SEVERAL = r"""
 import socket, struct, sys
 s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(4)
+s.settimeout(20)
 for i, server in enumerate(sys.argv[1:]):
     s.sendto(struct.pack(">HHHHHH", i, 0x100, 1, 0, 0, 0) + b"\x07outside\x04test\x00\x00\x10\x00\x01", (server, 53))
 for _ in sys.argv[1:]:

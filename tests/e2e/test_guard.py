@@ -98,7 +98,7 @@ def test_an_agent_that_dies_leaves_a_strict_guard_closed(scene):
 def test_a_bounded_guard_gives_up_and_says_so(scene):
     world = scene.world
     world.server.stop_api()
-    world.start(guard_limit="1500ms")
+    world.start(guard_limit="5s")
     assert scene.dial(scene.plain) == "refused"
     scene.wait_open()
     assert scene.dial(scene.plain) == "ok" and scene.dial(scene.web) == "ok"
@@ -109,7 +109,7 @@ def test_a_bounded_guard_gives_up_and_says_so(scene):
 def test_the_limit_counts_without_an_agent(scene):
     world = scene.world
     world.server.stop_api()
-    world.start(guard_limit="3s")
+    world.start(guard_limit="5s")
     world.node.agent.kill()
     assert scene.dial(scene.plain) == "refused"
     wait_for(lambda: scene.dial(scene.plain) == "ok", "the limit to pass")

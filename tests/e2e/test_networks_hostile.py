@@ -186,6 +186,7 @@ except ConnectionResetError:
 def test_few_streams_at_once(two):
     """As many inner tunnels as that takes, though the endpoint counts as one."""
     with server(two, max_streams=3) as s:
+        assert ask(two) == "ping"  # from then on the limit is known
         running = [two.web.popen("/usr/bin/python3", "-u", "-c", STAY, VIP4) for _ in range(8)]
         for p in running:
             p.wait_for_text("OPEN")

@@ -13,7 +13,16 @@ from support.system import run, wait_for
 
 CLONE_NEWNET = 0x40000000
 NLMSG_ERROR, RTM_NEWRULE, RTM_DELRULE, NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 2, 32, 33, 0x1, 0x4, 0x400
-FRA_IIFNAME, FRA_PRIORITY, FRA_OIFNAME = 3, 6, 17
+FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_PRIORITY, FRA_FWMARK, FRA_FWMASK, FRA_OIFNAME, FRA_UID_RANGE = (
+    1,
+    2,
+    3,
+    6,
+    10,
+    16,
+    17,
+    20,
+)
 BEHIND = 32767  # priority of the last rule that each namespace has
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -126,7 +135,13 @@ def delete_rules(netns, count):
 
 
 def _change_rules(netns, kind, flags, priorities, chunk=500):
-    devices = b"".join(struct.pack("=HH16s", 20, n, b"no-such-devices") for n in (FRA_IIFNAME, FRA_OIFNAME))
+    # As long as they can be.
+    header = struct.pack("=8BI", socket.AF_INET, 32, 32, 0, 254, 0, 0, 1, 0)
+    for attribute in (FRA_DST, FRA_SRC, FRA_FWMARK, FRA_FWMASK):
+        header += struct.pack("=HHI", 8, attribute, 0x01020304)
+    for attribute in (FRA_IIFNAME, FRA_OIFNAME):
+        header += struct.pack("=HH16s", 20, attribute, b"no-such-devices")
+    header += struct.pack("=HHII", 12, FRA_UID_RANGE, 7, 7)
     with inside(netns):
         s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     with s:
@@ -134,8 +149,7 @@ def _change_rules(netns, kind, flags, priorities, chunk=500):
         for start in range(0, len(priorities), chunk):
             part, data = priorities[start : start + chunk], b""
             for p in part:
-                rule = struct.pack("=8BI", socket.AF_INET, 0, 0, 0, 254, 0, 0, 1, 0) + devices
-                rule += struct.pack("=HHI", 8, FRA_PRIORITY, p)
+                rule = header + struct.pack("=HHI", 8, FRA_PRIORITY, p)
                 ack = NLM_F_ACK if p == part[-1] else 0
                 data += struct.pack("=IHHII", 16 + len(rule), kind, NLM_F_REQUEST | flags | ack, p, 0) + rule
             s.send(data)

@@ -94,6 +94,10 @@ def breakage(node, pod, what):
         network.sysctl(pod.netns, {"net.ipv4.tcp_fwmark_accept": 0})
     elif what == "listener_closed":
         run(["ss", "-K", "state", "listening", "sport", "=", str(listener_port(pod))], netns=pod.netns)
+        # While a proxy serves, that is for it to tell, and the one that is spoken by hand does not: a change of rules makes the
+        # agent look at all.
+        for change in ("add", "del"):
+            run(["ip", "-n", pod.netns, "rule", change, "pref", "40000", "lookup", "main"])
     elif what == "map_entry_missing":
         key = int(pod.item()["cookie"]).to_bytes(8, sys.byteorder)
         run(
@@ -111,8 +115,9 @@ def breakage(node, pod, what):
 
 
 def listener_port(pod):
-    """Of one of the listeners in the pod."""
-    line = run(["ss", "-Hltn"], netns=pod.netns).stdout.splitlines()[0]
+    """Of the youngest listener in the pod: a proxy that was replaced may still hold those of an enrollment before."""
+    lines = run(["ss", "-Hltne"], netns=pod.netns).stdout.splitlines()
+    line = max(lines, key=lambda line: int(line.split(" ino:")[1].split()[0]))
     return int(line.split()[3].rsplit(":", 1)[1])
 
 
