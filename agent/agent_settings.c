@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/kubernetes/kube_selector.h"
+#include "bruma/direct.h"
 #include "bruma/mesh.h"
 #include "bruma/protocol.h"
 #include "lib/direct_ways.h"
@@ -42,6 +43,10 @@ static const struct setting table[] = {
      "whether plaintext connections to pods are passed or refused in the kernel where the answer is the same "
      "for everybody; the proxy still accounts for them",
      offsetof(struct agent_settings, direct_inbound), 0, 0},
+    {"max-direct-connections", "BRUMA_MAX_DIRECT_CONNECTIONS", SETTING_NUMBER, "258048",
+     "how many connections may go directly at a time, of all pods; a quarter of that of one pod. Others go "
+     "through the proxy",
+     offsetof(struct agent_settings, max_direct_connections), 4, BRUMA_MAX_FLOWS - BRUMA_FLOWS_SPARE},
     {"same-node", "BRUMA_SAME_NODE", SETTING_STRING, SAME_NODE_DEFAULT,
      "the shortest way that connections between two pods of this node may take: hbone (a tunnel), relay (the "
      "proxy authorizes and relays them) or kernel (the proxy authorizes them, and they go past it)",

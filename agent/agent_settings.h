@@ -26,9 +26,10 @@ struct agent_settings {
     bool outbound_overrides, exclusions;
     bool dns_capture;                    /* of pods that say nothing themselves */
     bool direct_outside, direct_inbound; /* ways of bruma/direct.h */
-    const char *same_node;               /* "hbone", "relay" or "kernel" */
-    bool hand_over;                      /* live connections to the next proxy */
-    const char *zds_socket;              /* of stock node proxies; "": bruma-proxy serves */
+    unsigned long max_direct_connections;
+    const char *same_node;  /* "hbone", "relay" or "kernel" */
+    bool hand_over;         /* live connections to the next proxy */
+    const char *zds_socket; /* of stock node proxies; "": bruma-proxy serves */
 
     const char *source; /* "file" or "kubernetes" */
 

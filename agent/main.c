@@ -191,6 +191,7 @@ static int open_steering(struct agent *agent)
         .pin_dir = agent->settings->pin_dir,
         .cgroup = agent->settings->cgroup,
         .probe_cgroup = kubelet_cgroup(agent->kubelet),
+        .max_direct_connections = agent->settings->max_direct_connections,
     };
     struct steer_error error = {0};
     int r = steer_open(&sc, &agent->steer, &error);

@@ -21,6 +21,7 @@
 #define IPPROTO_UDP      17
 
 #define EPERM        1
+#define EEXIST       17
 #define ENETUNREACH  101
 #define ECONNREFUSED 111
 

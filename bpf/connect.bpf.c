@@ -283,6 +283,10 @@ static __always_inline enum bruma_long_way go_outside(struct bpf_sock_addr *ctx,
 {
     __u32 device = pod->flags >> BRUMA_POD_DEVICE_SHIFT, *bound;
 
+    enum bruma_long_way why = flows_too_many(cookie);
+
+    if (why)
+        return why;
     if (flow_begin(ctx, pod, cookie, BRUMA_DIRECT_OUTSIDE, destination, port))
         return BRUMA_LONG_WAY_FLOWS_FULL;
     bound = bpf_sk_storage_get(&captured_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -345,6 +349,16 @@ static __always_inline int connect_on_node(struct bpf_sock_addr *ctx, struct bpf
     return 1;
 }
 
+/* An earlier connect() of the socket that was let go directly, and that the kernel refused before anything
+ * was sent, is told of now: the next one takes its place. */
+static __always_inline void failed_before(struct bpf_sock_addr *ctx, struct bpf_sock *sk)
+{
+    __u32 *device = bpf_sk_storage_get(&captured_sockets, sk, 0, 0);
+
+    if (device && *device)
+        flow_released(bpf_get_socket_cookie(ctx));
+}
+
 static __always_inline int connect(struct bpf_sock_addr *ctx, int family,
                                    const struct bruma_address *destination)
 {
@@ -364,6 +378,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, int family,
     node_forget(sk);
     if (is_of_the_proxy(sk))
         return ALLOW;
+    failed_before(ctx, sk);
     counters = bpf_map_lookup_elem(&pod_counters, &cookie);
     if (address_is_local_host(destination)) {
         COUNT(counters, outbound_passed_connections);

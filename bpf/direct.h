@@ -82,6 +82,31 @@ struct {
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } flows_full SEC(".maps");
 
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, BRUMA_MAX_PODS);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, __u64); /* netns cookie */
+    __type(value, struct bruma_flow_count);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} flow_counts SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct bruma_flow_count);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} flow_totals SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct bruma_flow_limits);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} flow_limits SEC(".maps");
+
 /* A connection has what its listener has. */
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -182,28 +207,77 @@ static __always_inline int direct_is_in_mesh(const struct bruma_direct_control *
            (control->prefixes && bpf_map_lookup_elem(&mesh_prefixes, &prefix));
 }
 
-/* 1 if there was room for new flows up to now; 0: there was none a moment ago. */
-static __always_inline int flows_have_room(void)
+/* 1 if fewer live than may. More may have ended than began where somebody else has written to the map. */
+static __always_inline int fewer_live(const struct bruma_flow_count *count, __u64 may)
+{
+    return (__s64)(count->begun - count->ended) < (__s64)may;
+}
+
+/* NONE if there may be one more of the pod, or why not. */
+static __always_inline enum bruma_long_way flows_too_many(__u64 cookie)
+{
+    __u32 zero = 0;
+    struct bruma_flow_count *total = bpf_map_lookup_elem(&flow_totals, &zero), *pod;
+    struct bruma_flow_limits *limits = bpf_map_lookup_elem(&flow_limits, &zero);
+
+    if (!total || !limits || !fewer_live(total, limits->all))
+        return BRUMA_LONG_WAY_FLOWS_FULL;
+    pod = bpf_map_lookup_elem(&flow_counts, &cookie);
+    return pod && fewer_live(pod, limits->pod) ? BRUMA_LONG_WAY_NONE : BRUMA_LONG_WAY_POD_FLOWS_FULL;
+}
+
+/* The same for one that is added to flows only later: there must have been room up to now. */
+static __always_inline enum bruma_long_way flows_lack_room(__u64 cookie)
 {
     __u32 zero = 0;
     __u64 *full = bpf_map_lookup_elem(&flows_full, &zero);
 
-    return full && (!*full || bpf_ktime_get_ns() - *full >= FLOWS_FULL_NANOSECONDS);
+    if (!full || (*full && bpf_ktime_get_ns() - *full < FLOWS_FULL_NANOSECONDS))
+        return BRUMA_LONG_WAY_FLOWS_FULL;
+    return flows_too_many(cookie);
+}
+
+static __always_inline struct bruma_flow_count *flow_total(void)
+{
+    __u32 zero = 0;
+
+    return bpf_map_lookup_elem(&flow_totals, &zero);
 }
 
 /* From now on the connection is accounted for. 0, or another number: there is no room. */
 static __always_inline long flow_add(__u64 socket, const struct bruma_flow *flow)
 {
+    struct bruma_flow_count *pod;
     __u32 zero = 0;
     __u64 *full;
-    long r = bpf_map_update_elem(&flows, &socket, flow, BPF_ANY);
+    long r = bpf_map_update_elem(&flows, &socket, flow, BPF_NOEXIST);
 
+    if (!r) {
+        pod = bpf_map_lookup_elem(&flow_counts, &flow->netns_cookie);
+        COUNT(pod, begun);
+        COUNT(flow_total(), begun);
+        return 0;
+    }
+    if (r == -EEXIST) /* of an earlier connect() of the socket, whose end nobody has noticed */
+        r = bpf_map_update_elem(&flows, &socket, flow, BPF_EXIST);
     if (r) {
         full = bpf_map_lookup_elem(&flows_full, &zero);
         if (full)
             *full = bpf_ktime_get_ns();
     }
     return r;
+}
+
+/* It is no more; nothing if it was not. cookie: of the netns. */
+static __always_inline void flow_remove(__u64 socket, __u64 cookie)
+{
+    struct bruma_flow_count *pod;
+
+    if (bpf_map_delete_elem(&flows, &socket))
+        return;
+    pod = bpf_map_lookup_elem(&flow_counts, &cookie);
+    COUNT(pod, ended);
+    COUNT(flow_total(), ended);
 }
 
 /* Sends the event to the reader. One that finds no room in the ring is counted, for the

@@ -28,9 +28,7 @@ static __always_inline long flow_begin(struct bpf_sock_addr *ctx, const struct b
 /* It does not go directly after all. */
 static __always_inline void flow_forget(struct bpf_sock_addr *ctx)
 {
-    __u64 socket = bpf_get_socket_cookie(ctx);
-
-    bpf_map_delete_elem(&flows, &socket);
+    flow_remove(bpf_get_socket_cookie(ctx), bpf_get_netns_cookie(ctx));
 }
 
 /* Of a socket whose flow is known from now on: others may have asked for callbacks of their own. */
@@ -152,7 +150,9 @@ static __always_inline long flow_accepted(struct bpf_sock_ops *ctx, const struct
                               .state = BRUMA_FLOW_ESTABLISHED,
                               .inbound_changes = inbound_changes};
     __u64 socket = bpf_get_socket_cookie(ctx);
-    long full = flow_add(socket, &flow);
+    /* Of what is only accounted for, no pod needs to have more than others; what was let pass has been asked.
+     */
+    long full = way == BRUMA_DIRECT_BYPASS && flows_too_many(cookie) ? -ENOSPC : flow_add(socket, &flow);
 
     if (!full)
         flow_follow(ctx);
@@ -169,7 +169,7 @@ static __always_inline void flow_released(__u64 socket)
     if (!flow || flow->state != BRUMA_FLOW_CONNECTING)
         return;
     flow_event(flow, socket, BRUMA_FLOW_FAILED, flow->tuple.local_port ? 0 : ENETUNREACH);
-    bpf_map_delete_elem(&flows, &socket);
+    flow_remove(socket, flow->netns_cookie);
 }
 
 #define SOCK_DONE_BIT (1ul << 1) /* in skc_flags: a FIN of the other side has been read */
@@ -219,7 +219,7 @@ static __always_inline void flow_state(struct bpf_sock_ops *ctx, struct bpf_sock
             count_bytes(tcp, flow, old_state, &event);
     }
     flow_tell(&event);
-    bpf_map_delete_elem(&flows, &socket);
+    flow_remove(socket, event.flow.netns_cookie);
 }
 
 #endif

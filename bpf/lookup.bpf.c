@@ -174,8 +174,8 @@ static __always_inline int plaintext(struct bpf_sk_lookup *ctx, struct bruma_pod
     }
     if (!why && (!pod_owns(pod, &tuple->local_address) || is_port_of_proxy(tuple->local_port)))
         why = BRUMA_LONG_WAY_OTHER_ADDRESS;
-    if (!why && ways & BRUMA_DIRECT_PASS && !flows_have_room())
-        why = BRUMA_LONG_WAY_FLOWS_FULL;
+    if (!why && ways & BRUMA_DIRECT_PASS)
+        why = flows_lack_room(cookie);
     if (!why && ways & BRUMA_DIRECT_PASS) {
         COUNT(direct, direct_inbound_lookups);
         return SK_PASS;

@@ -92,12 +92,12 @@ static __always_inline int node_expect(const struct bruma_node_key *asked, const
     return !bpf_map_update_elem(&node_pending, &key, &now, BPF_ANY);
 }
 
-/* 1 if there is room for one connection more, else 0. */
-static __always_inline int node_has_room(void)
+/* 1 if there is room for one connection more of the pod, else 0. */
+static __always_inline int node_has_room(__u64 cookie)
 {
     struct bruma_node_control *state = node_state();
 
-    if (state && state->tuples < BRUMA_MAX_NODE_TUPLES - BRUMA_NODE_TUPLES_SLACK && flows_have_room())
+    if (state && state->tuples < BRUMA_MAX_NODE_TUPLES - BRUMA_NODE_TUPLES_SLACK && !flows_lack_room(cookie))
         return 1;
     node_count(BRUMA_NODE_COUNTER_NO_ROOM);
     return 0;
@@ -145,7 +145,7 @@ static __always_inline struct bruma_node_socket *node_connect(struct bpf_sock_ad
     device = node_pods_fit(&v, pod, cookie);
     if (!device || (sk->bound_dev_if && sk->bound_dev_if != device))
         return NULL;
-    if (!node_has_room() || !node_expect(&key, &v))
+    if (!node_has_room(cookie) || !node_expect(&key, &v))
         return NULL;
     n = bpf_sk_storage_get(&node_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
     if (!n)

@@ -3,6 +3,8 @@
  * An iterator over the TCP sockets of a pod, which says which of them have an entry in flows. The others' are
  * left over: somebody has taken the callbacks away by which their end would have been noticed, or connect()
  * had failed before anything was sent, in a socket that the kernel has made for itself (MPTCP).
+ *
+ * And a program that removes one's entry, counted as all others are.
  */
 #include "bpf/direct.h"
 
@@ -35,6 +37,23 @@ int live_flows(struct bpf_iter__tcp *ctx)
     if (bpf_map_lookup_elem(&flows, &socket))
         bpf_seq_write(ctx->meta->seq, &socket, sizeof(socket));
     return 0;
+}
+
+/* What the agent says by BPF_PROG_TEST_RUN: the entry of this socket goes, and is counted as ended. */
+struct forgotten {
+    __u64 socket;
+};
+
+SEC("syscall")
+int forget_flow(struct forgotten *ctx)
+{
+    __u64 socket = ctx->socket;
+    struct bruma_flow *flow = bpf_map_lookup_elem(&flows, &socket);
+
+    if (!flow)
+        return 0;
+    flow_remove(socket, flow->netns_cookie);
+    return 1;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -223,6 +223,10 @@ void direct_ways_check(const struct agent *agent, struct local_connection *c)
     ctl_finding(c, "direct ways", true, BRUMA_REASON_NONE, "outside %s, inbound %s, same node %s",
                 agent->settings->direct_outside ? "on" : "off",
                 agent->settings->direct_inbound ? "on" : "off", agent->settings->same_node);
+    ctl_finding(c, "direct ways", true, BRUMA_REASON_NONE,
+                "%llu direct connections live, of %llu that may, and %llu of one pod",
+                (unsigned long long)view.connections, (unsigned long long)view.limits.all,
+                (unsigned long long)view.limits.pod);
     if (!control->proxy) {
         ctl_finding(c, "direct ways", true, BRUMA_REASON_NONE, "none is taken: %s",
                     long_way_what(control->why ? control->why : BRUMA_LONG_WAY_NO_PROXY));
@@ -266,5 +270,6 @@ void direct_ways_report(const struct agent *agent, const struct pod *pod, cJSON 
                             : way & BRUMA_DIRECT_PASS   ? "pass"
                             : way & BRUMA_DIRECT_REFUSE ? "refuse"
                                                         : "bypass");
+    cJSON_AddNumberToObject(o, "connections", (double)steer_direct_live(agent->steer, pod->cookie));
     cJSON_AddStringToObject(o, "sameNode", same_node_name(same_node_of(agent, pod)));
 }

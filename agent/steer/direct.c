@@ -21,6 +21,9 @@ static const char *const names[DIRECT_MAPS] = {
     [BRUMA_DIRECT_FD_EVENTS] = "flow_events",
     [DIRECT_MAP_COUNTERS] = "direct_counters",
     [DIRECT_MAP_FLOWS_FULL] = "flows_full",
+    [DIRECT_MAP_FLOW_COUNTS] = "flow_counts",
+    [DIRECT_MAP_FLOW_TOTALS] = "flow_totals",
+    [DIRECT_MAP_FLOW_LIMITS] = "flow_limits",
     [DIRECT_MAP_LISTENERS] = "listener_sockets",
     [DIRECT_MAP_NODE + BRUMA_NODE_FD_CONTROL] = "node_control",
     [DIRECT_MAP_NODE + BRUMA_NODE_FD_DEVICES] = "node_devices",
@@ -95,8 +98,12 @@ int steer_direct_counters(struct steer *s, uint64_t cookie, struct bruma_direct_
 int steer_direct_add(struct steer *s, uint64_t cookie)
 {
     static const struct bruma_direct_counters zero;
+    static const struct bruma_flow_count none;
 
-    return bpf_map_update_elem(s->direct_fds[DIRECT_MAP_COUNTERS], &cookie, &zero, BPF_NOEXIST) < 0 &&
+    if (bpf_map_update_elem(s->direct_fds[DIRECT_MAP_COUNTERS], &cookie, &zero, BPF_NOEXIST) < 0 &&
+        errno != EEXIST)
+        return -errno;
+    return bpf_map_update_elem(s->direct_fds[DIRECT_MAP_FLOW_COUNTS], &cookie, &none, BPF_NOEXIST) < 0 &&
                    errno != EEXIST
                ? -errno
                : 0;
@@ -109,21 +116,12 @@ struct flow_batch {
     struct bruma_flow flows[BATCH];
 };
 
-bool steer_direct_any(const struct steer *s)
-{
-    uint64_t socket;
-
-    return bpf_map_get_next_key(s->direct_fds[BRUMA_DIRECT_FD_FLOWS], NULL, &socket) == 0;
-}
-
-/* What is looked for stays in the map until the walk is over: it does not survive what it deletes. */
-int steer_direct_remove_flows(const struct steer *s, flow_match_fn match, void *data)
+static int each_flow(const struct steer *s,
+                     void (*fn)(void *data, uint64_t socket, const struct bruma_flow *flow), void *data)
 {
     int map = s->direct_fds[BRUMA_DIRECT_FD_FLOWS];
     _cleanup_free_ struct flow_batch *batch = malloc(sizeof(*batch));
-    _cleanup_free_ uint64_t *found = NULL;
     uint32_t position = 0, count;
-    size_t len = 0, room = 0;
     bool first = true;
     int r = batch ? 0 : -ENOMEM;
 
@@ -135,22 +133,99 @@ int steer_direct_remove_flows(const struct steer *s, flow_match_fn match, void *
         if (r < 0 && r != -ENOENT)
             return r;
         first = false;
-        for (uint32_t i = 0; i < count; i++) {
-            if (!match(batch->sockets[i], &batch->flows[i], data))
-                continue;
-            if (!found || len == room) {
-                uint64_t *grown = reallocarray(found, room = room ? 2 * room : 64, sizeof(*found));
-
-                if (!grown)
-                    return -ENOMEM;
-                found = grown;
-            }
-            found[len++] = batch->sockets[i];
-        }
+        for (uint32_t i = 0; i < count; i++)
+            fn(data, batch->sockets[i], &batch->flows[i]);
     }
-    for (size_t i = 0; found && i < len; i++)
-        bpf_map_delete_elem(map, &found[i]);
-    return r == -ENOENT ? (int)len : r;
+    return r == -ENOENT ? 0 : r;
+}
+
+struct search {
+    flow_match_fn match;
+    void *data;
+    uint64_t *found;
+    size_t len, room;
+    bool failed;
+};
+
+static void search(void *data, uint64_t socket, const struct bruma_flow *flow)
+{
+    struct search *s = data;
+
+    if (!s->match(socket, flow, s->data))
+        return;
+    if (s->len == s->room) {
+        uint64_t *grown = reallocarray(s->found, s->room ? 2 * s->room : 64, sizeof(*s->found));
+
+        s->failed |= !grown;
+        if (!grown)
+            return;
+        s->found = grown;
+        s->room = s->room ? 2 * s->room : 64;
+    }
+    s->found[s->len++] = socket;
+}
+
+/* By a program, which counts it. */
+static void forget(const struct steer *s, uint64_t socket)
+{
+    LIBBPF_OPTS(bpf_test_run_opts, run, .ctx_in = &socket, .ctx_size_in = sizeof(socket));
+
+    if (s->forget_fd < 0 || bpf_prog_test_run_opts(s->forget_fd, &run) < 0)
+        bpf_map_delete_elem(s->direct_fds[BRUMA_DIRECT_FD_FLOWS], &socket);
+}
+
+/* What is looked for stays in the map until the walk is over: it does not survive what it deletes. */
+int steer_direct_remove_flows(const struct steer *s, flow_match_fn match, void *data)
+{
+    struct search all = {.match = match, .data = data};
+    int r = each_flow(s, search, &all);
+
+    for (size_t i = 0; i < all.len; i++)
+        forget(s, all.found[i]);
+    free(all.found);
+    return r < 0 ? r : all.failed ? -ENOMEM : (int)all.len;
+}
+
+/* ---- how many there are ---- */
+
+static uint64_t live(const struct bruma_flow_count *count)
+{
+    return count->begun > count->ended ? count->begun - count->ended : 0;
+}
+
+uint64_t steer_direct_live(const struct steer *s, uint64_t cookie)
+{
+    struct bruma_flow_count count;
+
+    return bpf_map_lookup_elem(s->direct_fds[DIRECT_MAP_FLOW_COUNTS], &cookie, &count) < 0 ? 0 : live(&count);
+}
+
+static void count_one(void *data, uint64_t socket, const struct bruma_flow *flow)
+{
+    const struct steer *s = data;
+    struct bruma_flow_count all = {}, pod = {};
+    uint32_t zero = 0;
+
+    (void)socket;
+    (void)bpf_map_lookup_elem(s->direct_fds[DIRECT_MAP_FLOW_TOTALS], &zero, &all);
+    (void)bpf_map_lookup_elem(s->direct_fds[DIRECT_MAP_FLOW_COUNTS], &flow->netns_cookie, &pod);
+    all.begun++;
+    pod.begun++;
+    (void)bpf_map_update_elem(s->direct_fds[DIRECT_MAP_FLOW_TOTALS], &zero, &all, BPF_ANY);
+    (void)bpf_map_update_elem(s->direct_fds[DIRECT_MAP_FLOW_COUNTS], &flow->netns_cookie, &pod, BPF_ANY);
+}
+
+int steer_direct_count(struct steer *s, unsigned long most)
+{
+    const struct bruma_flow_limits limits = {.all = most, .pod = most / BRUMA_FLOWS_POD_SHARE};
+    struct bruma_flow_count all;
+    uint32_t zero = 0;
+
+    if (bpf_map_update_elem(s->direct_fds[DIRECT_MAP_FLOW_LIMITS], &zero, &limits, BPF_ANY) < 0 ||
+        bpf_map_lookup_elem(s->direct_fds[DIRECT_MAP_FLOW_TOTALS], &zero, &all) < 0)
+        return -errno;
+    /* An earlier version, whose programs are the ones at work still, has counted none. */
+    return all.begun || all.ended ? 0 : each_flow(s, count_one, s);
 }
 
 static bool is_of(uint64_t socket, const struct bruma_flow *flow, void *data)
@@ -165,5 +240,7 @@ void steer_direct_remove(struct steer *s, uint64_t cookie)
 {
     bpf_map_delete_elem(s->direct_fds[BRUMA_DIRECT_FD_PODS], &cookie);
     bpf_map_delete_elem(s->direct_fds[DIRECT_MAP_COUNTERS], &cookie);
-    (void)steer_direct_remove_flows(s, is_of, &cookie);
+    if (steer_direct_live(s, cookie))
+        (void)steer_direct_remove_flows(s, is_of, &cookie);
+    bpf_map_delete_elem(s->direct_fds[DIRECT_MAP_FLOW_COUNTS], &cookie);
 }

@@ -17,10 +17,13 @@ bool steer_direct_able(const struct steer *steer);
  * -errno; then *ret is not written. */
 int steer_direct_counters(struct steer *steer, uint64_t cookie, struct bruma_direct_counters *ret);
 
+/* How many direct connections of the pod live, as programs have counted. */
+uint64_t steer_direct_live(const struct steer *steer, uint64_t cookie);
+
 /*
  * Removes entries of flows whose sockets are no more, although nobody has noticed their end. Walks all TCP
- * sockets of the namespace, unless nothing goes directly. How many; -EOPNOTSUPP: not on this kernel; or
- * -errno.
+ * sockets of the namespace, unless nothing of the pod goes directly. How many; -EOPNOTSUPP: not on this
+ * kernel; or -errno.
  */
 int steer_direct_sweep(struct steer *steer, int netns_fd, uint64_t cookie);
 

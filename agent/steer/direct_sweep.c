@@ -34,7 +34,8 @@ void steer_sweep_load(struct steer *s)
         r = sweep_bpf__load(skeleton);
     if (r == 0) {
         s->sweep_fd = fcntl(bpf_program__fd(skeleton->progs.live_flows), F_DUPFD_CLOEXEC, 3);
-        r = s->sweep_fd < 0 ? -errno : 0;
+        s->forget_fd = fcntl(bpf_program__fd(skeleton->progs.forget_flow), F_DUPFD_CLOEXEC, 3);
+        r = s->sweep_fd < 0 || s->forget_fd < 0 ? -errno : 0;
     }
     if (r < 0)
         log_warn_errno(r, "this kernel does not allow looking for direct connections whose end was missed");
@@ -111,7 +112,7 @@ int steer_direct_sweep(struct steer *s, int netns_fd, uint64_t cookie)
 
     if (s->sweep_fd < 0)
         return -EOPNOTSUPP;
-    if (!steer_direct_any(s))
+    if (!steer_direct_live(s, cookie))
         return 0;
     {
         _cleanup_netns_ int home = netns_visit(netns_fd);

@@ -19,6 +19,7 @@ static uint64_t now(clockid_t clock)
 
 int steer_direct_look(const struct steer *s, struct steer_direct_view *ret)
 {
+    struct bruma_flow_count total;
     uint32_t zero = 0;
     uint64_t socket;
 
@@ -26,8 +27,11 @@ int steer_direct_look(const struct steer *s, struct steer_direct_view *ret)
     if (!steer_direct_able(s))
         return -EOPNOTSUPP;
     if (bpf_map_lookup_elem(s->direct_fds[BRUMA_DIRECT_FD_CONTROL], &zero, &ret->control) < 0 ||
-        bpf_map_lookup_elem(s->direct_fds[DIRECT_MAP_FLOWS_FULL], &zero, &ret->flows_full_nanoseconds) < 0)
+        bpf_map_lookup_elem(s->direct_fds[DIRECT_MAP_FLOWS_FULL], &zero, &ret->flows_full_nanoseconds) < 0 ||
+        bpf_map_lookup_elem(s->direct_fds[DIRECT_MAP_FLOW_LIMITS], &zero, &ret->limits) < 0 ||
+        bpf_map_lookup_elem(s->direct_fds[DIRECT_MAP_FLOW_TOTALS], &zero, &total) < 0)
         return -errno;
+    ret->connections = total.begun > total.ended ? total.begun - total.ended : 0;
     ret->lives =
         bpf_map_lookup_elem(s->direct_fds[BRUMA_DIRECT_FD_PROXIES], &ret->control.proxy, &socket) == 0;
     ret->now_nanoseconds = now(CLOCK_MONOTONIC);
@@ -57,6 +61,12 @@ enum bruma_long_way steer_direct_ask(const struct steer *s, const struct steer_d
         pod.proxy != control->proxy || pod.generation != generation)
         return BRUMA_LONG_WAY_POD_UNKNOWN;
     *ret_way = pod.ways & control->ways & ways;
+    if (*ret_way & (BRUMA_DIRECT_OUTSIDE | BRUMA_DIRECT_PASS)) {
+        if (view->connections >= view->limits.all)
+            return BRUMA_LONG_WAY_FLOWS_FULL;
+        if (steer_direct_live(s, cookie) >= view->limits.pod)
+            return BRUMA_LONG_WAY_POD_FLOWS_FULL;
+    }
     if (*ret_way)
         return BRUMA_LONG_WAY_NONE;
     if (pod.ways & ways)

@@ -8,8 +8,10 @@
 /* What is the same for all pods, at one moment. */
 struct steer_direct_view {
     struct bruma_direct_control control;
-    bool lives;                      /* the process that it names holds its socket */
-    uint64_t now_nanoseconds;        /* CLOCK_MONOTONIC */
+    bool lives;               /* the process that it names holds its socket */
+    uint64_t now_nanoseconds; /* CLOCK_MONOTONIC */
+    uint64_t connections;     /* that go directly now */
+    struct bruma_flow_limits limits;
     uint64_t flows_full_nanoseconds; /* when flows had no room the last time; 0: never */
 };
 

@@ -13,6 +13,9 @@
 enum {
     DIRECT_MAP_COUNTERS = BRUMA_DIRECT_FD_COUNT,
     DIRECT_MAP_FLOWS_FULL,
+    DIRECT_MAP_FLOW_COUNTS,
+    DIRECT_MAP_FLOW_TOTALS,
+    DIRECT_MAP_FLOW_LIMITS,
     DIRECT_MAP_LISTENERS,
     DIRECT_MAP_NODE, /* the first of enum bruma_node_fd, and then the others of bruma/node.h */
     DIRECT_MAP_NODE_ARRIVING = DIRECT_MAP_NODE + BRUMA_NODE_FD_COUNT,
@@ -35,7 +38,7 @@ struct steer {
     int direct_fds[DIRECT_MAPS];
     int connect_fds[2];                      /* programs of connect4 and connect6 */
     int accepted_fd;                         /* program, -1: the kernel has not what it needs */
-    int sweep_fd;                            /* likewise */
+    int sweep_fd, forget_fd;                 /* likewise */
     int released_fd;                         /* likewise */
     bool accepted_refused, released_refused; /* it cannot be attached, and that is in the log */
     int probes_fd;                           /* program, -1: not used */
@@ -84,8 +87,9 @@ void steer_direct_remove(struct steer *steer, uint64_t cookie);
 typedef bool (*flow_match_fn)(uint64_t socket, const struct bruma_flow *flow, void *data);
 /* Removes those entries of flows; data goes to match. How many, or -errno. */
 int steer_direct_remove_flows(const struct steer *steer, flow_match_fn match, void *data);
-/* Whether flows has any entry. */
-bool steer_direct_any(const struct steer *steer);
+/* Once the maps are there, and before any program is attached that counts: what flows holds already, and how
+ * many there may be. 0 or -errno. */
+int steer_direct_count(struct steer *steer, unsigned long most);
 /* direct_sweep.c; does without where the kernel has not what it needs, and says so. After the maps were
  * taken. */
 void steer_sweep_load(struct steer *steer);

@@ -160,7 +160,8 @@ static void init_fds(struct steer *s)
     s->lock_fd = s->pods_fd = s->pod_counters_fd = s->failures_fd = s->proxy_sockets_fd =
         s->proxy_cgroups_fd = s->probe_targets_fd = s->probe_tuples_fd = s->deliveries_fd =
             s->dns_sockets_fd = s->excluded_ranges_fd = s->excluded_ports_fd = s->exclusion_counters_fd = -1;
-    s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = s->accepted_fd = s->released_fd = s->sweep_fd = -1;
+    s->connect_fds[0] = s->connect_fds[1] = s->probes_fd = s->accepted_fd = s->released_fd = s->sweep_fd =
+        s->forget_fd = -1;
     s->node_fds[0] = s->node_fds[1] = s->node_fds[2] = -1;
     s->option_fds[0] = s->option_fds[1] = s->option_fds[2] = -1;
     for (size_t i = 0; i < DIRECT_MAPS; i++)
@@ -201,6 +202,12 @@ int steer_open(const struct steer_config *config, struct steer **ret, struct ste
         steer_accepted_load(s);
         steer_sweep_load(s);
     }
+    if (r == 0) {
+        r = steer_direct_count(s, config->max_direct_connections ? config->max_direct_connections
+                                                                 : BRUMA_MAX_FLOWS - BRUMA_FLOWS_SPARE);
+        if (r < 0)
+            r = steer_fail(error, BRUMA_REASON_MAP_UPDATE_FAILED, r, "limits of direct connections");
+    }
     if (r == 0)
         r = update_pods(s, error);
     if (r == 0)
@@ -219,16 +226,27 @@ void steer_close(struct steer **ptr)
 
     if (!s)
         return;
-    const int fds[] = {s->lock_fd,           s->pods_fd,
-                       s->pod_counters_fd,   s->failures_fd,
-                       s->proxy_sockets_fd,  s->proxy_cgroups_fd,
-                       s->probe_targets_fd,  s->probe_tuples_fd,
-                       s->connect_fds[0],    s->connect_fds[1],
-                       s->probes_fd,         s->live_fd,
-                       s->deliveries_fd,     s->accepted_fd,
-                       s->released_fd,       s->sweep_fd,
-                       s->dns_sockets_fd,    s->excluded_ranges_fd,
-                       s->excluded_ports_fd, s->exclusion_counters_fd};
+    const int fds[] = {s->lock_fd,
+                       s->pods_fd,
+                       s->pod_counters_fd,
+                       s->failures_fd,
+                       s->proxy_sockets_fd,
+                       s->proxy_cgroups_fd,
+                       s->probe_targets_fd,
+                       s->probe_tuples_fd,
+                       s->connect_fds[0],
+                       s->connect_fds[1],
+                       s->probes_fd,
+                       s->live_fd,
+                       s->deliveries_fd,
+                       s->accepted_fd,
+                       s->released_fd,
+                       s->sweep_fd,
+                       s->forget_fd,
+                       s->dns_sockets_fd,
+                       s->excluded_ranges_fd,
+                       s->excluded_ports_fd,
+                       s->exclusion_counters_fd};
 
     for (size_t i = 0; i < array_size(fds); i++) {
         if (fds[i] >= 0)

@@ -36,6 +36,7 @@ struct steer_config {
     const char *pin_dir;
     const char *cgroup;       /* cgroup2 directory above all pods; never the root where that can be avoided */
     const char *probe_cgroup; /* cgroup2 directory of the kubelet, or NULL */
+    unsigned long max_direct_connections; /* that may live; 0: as many as there is room for */
 };
 
 /* What a pod looks like to steering. Descriptors stay with the caller. */

@@ -13,6 +13,9 @@
  *   flows            hash            u64 socket cookie        -> struct bruma_flow; those that live
  *   flow_events      ring            struct bruma_flow_event
  *   flows_full       array           0                        -> u64 nanoseconds: when flows had no room
+ *   flow_counts      hash            u64 netns cookie         -> struct bruma_flow_count
+ *   flow_totals      array           0                        -> struct bruma_flow_count; of all pods
+ *   flow_limits      array           0                        -> struct bruma_flow_limits
  *   listener_sockets sk_storage      socket                   -> struct bruma_listener_socket
  *
  * An event that says ENOSPC when it is opened is of a connection that found no room in flows: nothing else
@@ -28,7 +31,7 @@
  *   4. the way's own condition. For BRUMA_DIRECT_OUTSIDE: the destination is neither in mesh_addresses nor
  *      in mesh_prefixes under that proxy's number, and the pod's entry in pods names its only device, to
  *      which the socket is bound;
- *   5. there is room in flows, so that it is accounted.
+ *   5. there is room in flows, so that it is accounted, and the pod has not more than its share of that.
  *
  * Each proxy process chooses a number for itself at random (not 0), and writes only entries under its number,
  * so that two of them, the old one and the new one of an upgrade, never see or spoil each other's. A new one
@@ -45,6 +48,8 @@
 #define BRUMA_MAX_MESH_ADDRESSES 262144 /* entries, of all proxies: 16 bytes each, and 80 of a used one */
 #define BRUMA_MAX_MESH_PREFIXES  16384  /* entries; they take memory as they are needed */
 #define BRUMA_MAX_FLOWS          262144 /* entries; their memory is as that of mesh_addresses */
+#define BRUMA_FLOWS_SPARE        4096 /* of those: for what was let pass a moment before there were too many */
+#define BRUMA_FLOWS_POD_SHARE    4    /* one pod may have that part of all */
 #define BRUMA_FLOW_LOCK          "flow-events.lock" /* in the run directory: held by the one reader */
 #define BRUMA_FLOW_RING          1048576 /* bytes; a power of two, and a multiple of the page size */
 
@@ -111,7 +116,8 @@ struct bruma_direct_control {
     BRUMA_LONG_WAY(ENDING, ending, "the pod or the proxy is draining") \
     BRUMA_LONG_WAY(NO_KERNEL, no_kernel, "this kernel cannot run the programs that account for it") \
     BRUMA_LONG_WAY(POLICY_CHANGING, policy_changing, "policies are changing at this moment") \
-    BRUMA_LONG_WAY(DEFERRED, deferred, "the SYN would leave only with the first data (TCP_FASTOPEN_CONNECT)")
+    BRUMA_LONG_WAY(DEFERRED, deferred, "the SYN would leave only with the first data (TCP_FASTOPEN_CONNECT)") \
+    BRUMA_LONG_WAY(POD_FLOWS_FULL, pod_flows_full, "the pod has a quarter of all live direct connections that there may be")
 /* clang-format on */
 
 enum bruma_long_way {
@@ -183,6 +189,17 @@ struct bruma_flow {
     enum bruma_direct_way way;
     enum bruma_flow_state state;
     __u32 inbound_changes; /* that of the pod's entry when it was accepted */
+};
+
+/* Of one pod, or of all. Live are as many as began and have not ended; programs add to both at once on all
+ * CPUs, and the agent by one of them (sweep.bpf.c). */
+struct bruma_flow_count {
+    __u64 begun, ended; /* entries of flows */
+};
+
+/* So many may live for another one to go directly; the agent writes it. */
+struct bruma_flow_limits {
+    __u64 all, pod;
 };
 
 enum bruma_flow_event_kind {

@@ -5,16 +5,21 @@ ends when the answer changes."""
 import contextlib
 import json
 import re
+import signal
+import struct
 import subprocess
 
 import pytest
 
+from support.bpf_map import full
 from support.direct_maps import FLOW, PASS, REFUSE, Flow, Map
+from support.nodes.direct import way_in
 from support.nodes.mesh import Mesh
 from support.nodes.pod import PYTHON
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.programs import ROOT
 from support.system import run, wait_for
+from support.wire.segments import Wire
 
 with open(f"{ROOT}/include/bruma/direct.h") as f:
     LONG_WAYS = re.findall(r'BRUMA_LONG_WAY\([A-Z_]+, (\w+), "', f.read())
@@ -135,7 +140,8 @@ def mesh():
         m.outside.outside = True
         m.start()
         m.echo = m.web.server(ECHO, "8080")
-        yield m
+        with Wire(m.node) as m.wire:
+            yield m
 
 
 def entry(mesh):
@@ -282,6 +288,57 @@ def test_those_that_are_still_allowed_live_on(mesh):
         mesh.write()
         assert ends(four, 3) == ["ECONNRESET"] * 3
     wait_for(lambda: not flows(mesh), "no flows")
+
+
+# Accepts a connection once its data has come, at the pod's device alone if it is told so, and says what it hears of it.
+WITNESS = """
+import errno, socket, sys
+s = socket.socket(socket.AF_INET6)
+if sys.argv[2] == "bound":
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+s.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 60)
+s.bind(("::", int(sys.argv[1])))
+s.listen()
+print("READY", flush=True)
+while True:
+    c, _ = s.accept()
+    c.recv(100)
+    try:
+        c.sendall(b"answer")
+        print("SENT", flush=True)
+        print("HEARD", c.recv(100), flush=True)
+    except OSError as e:
+        print("SENT HEARD", errno.errorcode[e.errno], flush=True)
+"""
+
+
+@pytest.mark.parametrize("listener", ["free", "bound"])
+def test_what_finds_no_room_when_it_is_accepted_is_cut_off_and_ended(mesh, listener):
+    """There was room when it was let pass. Unaccounted, it could never be ended when policies change."""
+    port = {"free": "8082", "bound": "8083"}[listener]
+    server = mesh.web.server(WITNESS, port, listener)
+    late = (PYTHON, "-uc", LATE, mesh.web.ip, port)
+    wait_for(
+        lambda: way_in(mesh.outside, mesh.web, mesh.web.ip) == "direct", "room, after a test that took it"
+    )
+    mesh.wire.forget()
+    with mesh.outside.pipe(*late, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout.readline() == "CONNECTED\n"
+        # who ends it, and would be faster than the application now and then
+        mesh.node.proxy.kill(signal.SIGSTOP)
+        try:
+            with full(mesh.node, "flows", lambda i: struct.pack("=Q", (1 << 60) + i)):
+                client.stdin.write("now\n")
+                client.stdin.flush()
+                server.wait_for_text("SENT")
+        finally:
+            mesh.node.proxy.kill(signal.SIGCONT)
+        server.wait_for_text("HEARD")
+        assert re.findall(r"HEARD (\S+)", server.text()) in (["ECONNABORTED"], ["ECONNRESET"])
+        client.kill()
+    assert not [s for s in mesh.wire.seen() if s.payload == b"answer"]
+    wait_for(lambda: not sockets_of(mesh, port), "its socket to be gone")
+    assert flows(mesh) == []
 
 
 def test_the_answer_changes_during_a_handshake(mesh):

@@ -4,7 +4,6 @@ what the real one does with the maps is tested elsewhere. A captured connection 
 
 import errno
 import json
-import os
 import threading
 
 import pytest
@@ -13,6 +12,7 @@ from support import agent, kernel
 from support.direct_maps import LONG_WAYS, OUTSIDE, ActingProxy
 from support.nodes.direct_programs import CLIENT, ONE_SOCKET, PEER
 from support.nodes.mesh import Mesh
+from support.others_program import NOTHING, OTHER, THIEF, load, others_program
 from support.system import run, wait_for
 
 USER = [
@@ -171,18 +171,25 @@ def test_one_that_the_kernel_refuses_at_once_is_told_of_when_its_socket_goes(mes
     assert proxy.flows() == {}
 
 
-def test_entries_of_sockets_that_are_no_more_are_removed(mesh, proxy):
-    """As when somebody else's program has taken our callbacks from a socket; those that live stay, however old."""
-    code = "import socket, sys\ns = socket.create_connection((sys.argv[1], 8080))\nprint('READY', flush=True)\nsys.stdin.read()"
-    client = mesh.web.pipe(PYTHON, "-c", code, mesh.outside.ip, stdin=-1, stdout=-1, text=True)
-    assert client.stdout.readline() == "READY\n"
-    (living,) = proxy.flows()
-    proxy.age_flow(living)
-    proxy.age_flow(living, as_socket=(1 << 62) + 1)
-    assert len(proxy.flows()) == 2
-    wait_for(lambda: list(proxy.flows()) == [living], "what is left over to go")
-    client.communicate("")
-    wait_for(lambda: not proxy.flows(), "the flow to end")
+@pytest.mark.parametrize("second", ["direct", "captured", "own"])
+def test_one_that_has_failed_before_the_socket_connects_again_is_told_of(mesh, proxy, second):
+    """Nothing was sent for the first, since there is another connection with its source and destination."""
+    code = (
+        "import socket, sys\nall = []\nfor i in range(2):\n    s = socket.socket()\n"
+        "    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n    s.bind(('', 45679))\n"
+        "    print(s.connect_ex((sys.argv[1], 8080)))\n    all.append(s)\n"
+        "print(all[1].connect_ex((sys.argv[2], int(sys.argv[3]))))\n"
+    )
+    to = {"direct": mesh.node.gateway, "captured": mesh.node.gateway, "own": mesh.web.ip}[second]
+    if second == "captured":
+        proxy.know(mesh.node.gateway)
+    said = mesh.web.python(code, mesh.outside.ip, to, "9").split()
+    proxy.forget(mesh.node.gateway)
+    assert said[:2] == ["0", str(errno.EADDRNOTAVAIL)]
+    wait_for(lambda: not proxy.flows(), "all to end")
+    failed = [e for e in proxy.events() if e.kind == "failed"]
+    assert [f.flow.remote for f in failed if f.error == errno.ENETUNREACH] == [(mesh.outside.ip, 8080)]
+    assert len(failed) == (2 if second == "direct" else 1)
 
 
 def test_lost_events_are_counted(mesh, proxy):
@@ -242,55 +249,32 @@ def test_counters_are_told(mesh, proxy):
     )
 
 
-# Somebody else's, which asks for callbacks of its own and counts them.
-OTHER = """
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-struct {
-    __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, 1);
-    __type(key, __u32);
-    __type(value, __u64);
-} seen SEC(".maps");
-SEC("sockops") int other(struct bpf_sock_ops *ctx)
-{
-    __u32 zero = 0;
-    __u64 *n = bpf_map_lookup_elem(&seen, &zero);
-    if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-        bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
-    else if (ctx->op == BPF_SOCK_OPS_RTT_CB && n)
-        __sync_fetch_and_add(n, 1);
-    return 1;
-}
-char LICENSE[] SEC("license") = "GPL";
-"""
-
-
-def load(mesh, code, pins):
-    source, binary = f"{mesh.dir}/other.bpf.c", f"{mesh.dir}/other.bpf.o"
-    with open(source, "w") as f:
-        f.write(code)
-    include = "/usr/include/" + run(["gcc", "-print-multiarch"]).stdout.strip()
-    run(["clang", "-target", "bpf", "-g", "-O2", "-idirafter", include, "-c", source, "-o", binary])
-    run(["bpftool", "prog", "loadall", binary, pins, "pinmaps", pins])
-
-
 def test_callbacks_that_others_asked_for_stay_theirs(mesh, proxy):
     """The program of a cgroup below runs before ours, which asks for more and not for something else."""
-    pins, child = f"{mesh.node.pin_dir}-other", f"{mesh.node.cgroup}/child"
-    load(mesh, OTHER, pins)
-    os.mkdir(child)
-    try:
-        run(["bpftool", "cgroup", "attach", child, "sock_ops", "pinned", f"{pins}/other", "multi"])
+    with others_program(mesh, OTHER) as child:
         client = [PYTHON, "-c", CLIENT, "plain", mesh.outside.ip, "8080", "1000", "1000", "half"]
         run(client, netns=mesh.web.netns, cgroup=child)
         wait_for(lambda: len(proxy.events()) == 2, "two events")
         assert proxy.events()[1].kind == "closed"
-        seen = json.loads(run(["bpftool", "-j", "map", "dump", "pinned", f"{pins}/seen"]).stdout)
-        assert seen[0]["formatted"]["value"]
-    finally:
-        kernel.remove_pins(pins)
-        wait_for(lambda: os.rmdir(child) is None, "the cgroup to be empty")
+        seen = run(["bpftool", "-j", "map", "dump", "pinned", f"{mesh.node.pin_dir}-other/seen"]).stdout
+        assert json.loads(seen)[0]["formatted"]["value"]
+
+
+def test_entries_of_sockets_that_are_no_more_are_removed(mesh, proxy):
+    """Those that live stay, however old."""
+    code = "import socket, sys\ns = socket.create_connection((sys.argv[1], 8080))\nprint('READY', flush=True)\nsys.stdin.read()"
+    client = mesh.web.pipe(PYTHON, "-c", code, mesh.outside.ip, stdin=-1, stdout=-1, text=True)
+    assert client.stdout.readline() == "READY\n"
+    (living,) = proxy.flows()
+    with others_program(mesh, THIEF) as child:
+        reset = [PYTHON, "-c", CLIENT, "plain", mesh.outside.ip, "8080", "1", "1", "reset"]
+        run(reset, netns=mesh.web.netns, cgroup=child)
+    (left,) = proxy.flows().keys() - {living}
+    for socket in (living, left):
+        proxy.age_flow(socket)
+    wait_for(lambda: list(proxy.flows()) == [living], "what is left over to go")
+    client.communicate("")
+    wait_for(lambda: not proxy.flows(), "the flow to end")
 
 
 # ---- the long way, by each of its reasons ----
@@ -535,14 +519,6 @@ def test_an_agent_finds_all_of_it_again_and_makes_what_is_missing(mesh, proxy):
         wait_for(lambda: len(fresh.events()) == 6, "events")
     finally:
         fresh.close()
-
-
-NOTHING = """
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-SEC("sockops") int nothing(struct bpf_sock_ops *ctx) { return 1; }
-char LICENSE[] SEC("license") = "GPL";
-"""
 
 
 def test_without_accounting_nothing_goes_directly():

@@ -283,12 +283,10 @@ class ActingProxy:
                 found[struct.unpack("<Q", key)[0]] = Flow(data)
         return found
 
-    def age_flow(self, socket, as_socket=None):
-        """Writes the entry as one of long ago, perhaps as that of another socket."""
+    def age_flow(self, socket):
+        """Writes the entry as one of long ago."""
         data = self.flows_map.get(struct.pack("<Q", socket))
-        self.flows_map.update(
-            struct.pack("<Q", as_socket or socket), data[:8] + struct.pack("<Q", 1) + data[16:]
-        )
+        self.flows_map.update(struct.pack("<Q", socket), data[:8] + struct.pack("<Q", 1) + data[16:])
 
     def close(self):
         self.take_charge(number=0)
