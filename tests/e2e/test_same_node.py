@@ -25,7 +25,7 @@ from support.nodes.pod_programs import (
     goes_on,
 )
 from support.revocation import Lists
-from support.system import wait_for
+from support.system import Failed, wait_for
 from support.wire.access_log import AccessLog
 from support.wire.segments import Wire
 
@@ -465,7 +465,14 @@ def test_a_replaced_proxy_keeps_its_relays_and_the_next_one_has_the_new(mesh):
     assert mesh.web.python(ONE_SHOT, mesh.shop.ip, 8080, "ping") == "ping"
     assert "dst.hbone_addr" not in log.wait("a new connection", direction="outbound")
     kept.kill()
-    wait_for(lambda: not first.alive(), "the first to end once it is idle", timeout=60)
+
+    def ended():
+        if first.alive():  # what it waits for; after 30 seconds the agent would have it cut that
+            live = [w["connections"] for w in mesh.node.config_dump()["workloadState"].values()]
+            raise Failed(f"{mesh.node.status()['proxies']}: {live}")
+        return True
+
+    wait_for(ended, "the first to end once it is idle", timeout=25, log=mesh.node.proxy_log)
     mesh.node.start_proxy()
 
 
