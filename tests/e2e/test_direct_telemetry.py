@@ -111,11 +111,14 @@ def mesh():
             node.away.outside = True
             node.plain = m.pod(f"plain{i}", node=i, namespace="other")
             node.plain.more = {"protocol": "TCP"}
+            node.peer = m.pod(f"peer{i}", node=i)
         m.write()
         for i, node in enumerate(m.nodes):
-            node.start_agent(*(WAYS if i else LONG))
-            node.start_proxy(RUST_LOG="info,access=debug")
+            node.start_agent(*(WAYS if i else LONG), "--same-node", "kernel" if i else "hbone")
+            node.start_proxy(RUST_LOG="info,access=debug", BRUMA_SAME_NODE="relay" if i else "hbone")
             node.web.enroll()
+            node.peer.enroll()
+            node.peer.server(PEER, "8080")
             node.web.server(PEER, "8080")
             node.away.server(PEER, "8080")
             node.plain.server(PEER, "8080")
@@ -132,9 +135,9 @@ def plain(line, node):
     """The line without what is another one each time: times, ports that the kernel chose, names of this node."""
     line = line.split("\t", 1)[1]
     line = re.sub(r'duration="\d+ms"', "duration", line)
-    for pod in (node.web, node.away, node.plain):
+    for pod in (node.web, node.away, node.plain, node.peer):
         line = line.replace(pod.ip6, f"{pod.name}-6").replace(pod.ip, f"{pod.name}-4")
-    line = re.sub(r"(web|away|plain)\d", r"\1", line)
+    line = re.sub(r"(web|away|plain|peer)\d", r"\1", line)
     return re.sub(r"(-[46]\]?):(?!8080|8081)\d+", r"\1:PORT", line)
 
 
@@ -144,7 +147,7 @@ def series(node):
     for line in node.metrics().splitlines():
         if line.startswith(("istio_tcp_", "bruma_failures")):
             name, value = line.rsplit(" ", 1)
-            found[re.sub(r"(web|away|plain)\d", r"\1", name)] = int(value)
+            found[re.sub(r"(web|away|plain|peer)\d", r"\1", name)] = int(value)
     return found
 
 
@@ -193,6 +196,36 @@ def test_lines_and_metrics_are_those_of_the_long_way(mesh, ways, family, end):
     long, direct = both_ways(mesh, ways, family, 100_001, 70_003, end)
     assert direct == long
     assert any("bytes" in x for x in direct[1])
+
+
+SAME_NODE = ("web", "peer", 8080)
+
+
+def without_tunnel(text):
+    """Without what is said of a tunnel alone: its own port, and that it is one."""
+    text = re.sub(r"dst\.addr=\S+ dst\.hbone_addr=", "dst.addr=", text)
+    return re.sub(r'connection_security_policy="(mutual_tls|unknown)"', "connection_security_policy", text)
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+@pytest.mark.parametrize("end", ["first", "last", "half", "reset", "peer-reset"])
+def test_lines_and_metrics_of_two_pods_of_one_node_are_those_of_a_tunnel(mesh, family, end):
+    """In the kernel, right to the byte. The first connections are relayed; what is compared is one that was not."""
+
+    def once(node):
+        log, before = AccessLog(node), series(node)
+        saw = node.web.python(CLIENT, node.peer.ips[family], 8080, 100_001, 70_003, end).split()
+        wait_for(lambda: len(log.lines()) >= 4, "all its lines", log=node.proxy_log)
+        if node is mesh.direct and not all("way" in x for x in log.lines()):
+            return None
+        metrics = settled(node, before, 2)
+        lines = sorted(
+            without_tunnel(plain(x["line"], node).replace(' way="direct"', "")) for x in log.lines()
+        )
+        return saw, lines, {without_tunnel(k): n for k, n in metrics.items()}
+
+    direct = wait_for(lambda: once(mesh.direct), "one to stay in the kernel", log=mesh.direct.proxy_log)
+    assert direct == once(mesh.long)
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])

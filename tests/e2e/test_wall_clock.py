@@ -13,6 +13,7 @@ import time
 import pytest
 from cryptography import x509
 
+from support.bpf_map import dump
 from support.network import inside
 from support.nodes.mesh import Mesh, MeshNode, leaf
 from support.nodes.pod_programs import ECHO, ONE_SHOT
@@ -80,7 +81,7 @@ class MovableMesh(Mesh):
 
 @pytest.fixture(scope="module")
 def mesh():
-    with MovableMesh() as m:
+    with MovableMesh(agent_options=("--same-node", "kernel")) as m:
         m.web, m.shop = m.pod("web", node=0), m.pod("shop", node=1)
         m.start()
         m.shop.server(ECHO, "8080")
@@ -94,6 +95,16 @@ def validity(node, identity):
             first = c["certChain"][0]
             return tuple(subprocess_time(first[k]) for k in ("validFrom", "expirationTime"))
     return None
+
+
+def changes(node):
+    """(How often verdicts of before have become void for connections in the kernel, clocks that were set, certificates)."""
+    said = node.proxy.text()
+    return (
+        dump(node, "node_control")[0][1]["generation"],
+        said.count("the wall clock was set"),
+        said.count("certificate received"),
+    )
 
 
 def subprocess_time(text):
@@ -122,6 +133,7 @@ while True:
 """,
         mesh.shop.ip,
     )
+    before = [changes(node) for node in mesh.nodes]
     for step in (ahead, 0):  # and back
         mesh.set(step)
         failed, done, slowest, which = mesh.web.python(AGAIN, mesh.shop.ip, LOOK + 3, timeout=60).split(
@@ -137,6 +149,10 @@ while True:
             assert begin < now < end, f"{now - begin:.0f} s after its begin, {end - now:.0f} s before its end"
     assert hold.alive()
     hold.kill()
+    for node, (generation, clocks, certificates) in zip(mesh.nodes, before, strict=True):
+        now = changes(node)
+        assert now[1] >= clocks + 2
+        assert now[0] - generation >= now[1] - clocks + now[2] - certificates, "each makes verdicts void"
     for node in mesh.nodes:
         assert "the wall clock was set" in node.proxy.text() and "the wall clock was set" in node.agent.text()
 
