@@ -11,6 +11,8 @@
 #   shell    shellcheck
 #   cluster  in a real Kubernetes of two nodes on this machine (pytest; tests/cluster/README.md), and the chart with helm
 #
+# Of all of them e2e and cluster come first: their tests mostly wait, and the programs of asan, tsan and fuzz are built meanwhile.
+#
 # Each section is a suite of meson's (CONTRIBUTING.md tells how to run one by hand); here are packages, builds and the sum.
 # After e2e, cluster and lab the machine is compared with what it was before. The last line is "N passed, N failed, N skipped".
 #
@@ -37,13 +39,14 @@ case "$build" in
 esac
 jobs=${BRUMA_JOBS:-$(nproc)}
 python=/usr/bin/python3
-sections=(format lint shell unit asan tsan fuzz e2e cluster lab)
+sections=(format lint shell unit e2e cluster lab asan tsan fuzz)
 passed=0 failed=0 skipped=0
 section_failed=0
 state_before=""
 wanted=()
 notes=()
-builder="" linter=""
+with_sanitizer=(-Dbuildtype=debugoptimized -Db_lundef=false -Dwerror=false)
+builder="" background=""
 export PYTHONDONTWRITEBYTECODE=1 BRUMA_BUILD="$build" BRUMA_JOBS="$jobs"
 # shellcheck source=tests/packages.sh
 . "$root/tests/packages.sh"
@@ -135,27 +138,37 @@ run_shell() {
     check_sources shell
 }
 
-# Beforehand and in the background, with what other sections leave of the processors: tests in namespaces mostly wait. The suite
-# then finds what is done.
-begin_lint() {
-    build_all || return
-    setsid chrt --idle 0 "$python" "$root/tests/checks/clang_tidy.py" "$build" >/dev/null 2>&1 &
-    linter=$!
+# Beforehand and in the background, with what other sections leave of the processors: tests in namespaces mostly wait. The suites
+# then find what is done. A group of processes of its own.
+begin_background() {
+    local section
+    [ -z "${background_begun:-}" ] && build_all || return
+    background_begun=1
+    set -m
+    (
+        chrt --idle --pid 0 "$BASHPID"
+        ! is_wanted lint || "$python" "$root/tests/checks/clang_tidy.py" "$build"
+        for section in asan tsan fuzz; do
+            ! is_wanted "$section" || "build_$section"
+        done
+    ) >/dev/null 2>&1 </dev/null &
+    background=$!
+    set +m
 }
 
 # What is left of it, at the speed of everybody.
-wait_for_lint() {
+wait_for_background() {
     local pid
-    [ -n "$linter" ] || return
-    for pid in $(pgrep -g "$linter"); do
+    [ -n "$background" ] || return
+    for pid in $(pgrep -g "$background"); do
         chrt --all-tasks --other --pid 0 "$pid" 2>/dev/null
     done
-    wait "$linter"
-    linter=""
+    wait "$background"
+    background=""
 }
 
 run_lint() {
-    wait_for_lint
+    wait_for_background
     if build_all; then
         run_suite "$build" lint
     else
@@ -171,31 +184,42 @@ run_unit() {
     fi
 }
 
-# The unit tests under a sanitizer; its settings are in tests/meson.build.
-sanitized() {
-    local name=$1 directory=$build-$1
-    shift
-    if configure "$directory" "$@" -Dbuildtype=debugoptimized -Db_lundef=false -Dwerror=false &&
-        compile "$directory" unit-programs; then
-        run_suite "$directory" unit
-    else
-        fail "the build with the sanitizer, $name"
-    fi
+# Unit tests under a sanitizer, whose settings are in tests/meson.build, and fuzz targets: each has a build of its own.
+build_asan() {
+    configure "$build-asan" -Db_sanitize=address,undefined "${with_sanitizer[@]}" && compile "$build-asan" unit-programs
+}
+
+build_tsan() {
+    configure "$build-tsan" -Db_sanitize=thread "${with_sanitizer[@]}" && compile "$build-tsan" unit-programs
+}
+
+build_fuzz() {
+    CC=clang configure "$build-fuzz" -Dfuzz=true -Db_sanitize=address,undefined "${with_sanitizer[@]}" &&
+        compile "$build-fuzz" fuzz-programs
 }
 
 run_asan() {
-    sanitized asan -Db_sanitize=address,undefined
+    wait_for_background
+    if build_asan; then
+        run_suite "$build-asan" unit
+    else
+        fail "the build with the sanitizer, asan"
+    fi
 }
 
 run_tsan() {
-    sanitized tsan -Db_sanitize=thread
+    wait_for_background
+    if build_tsan; then
+        run_suite "$build-tsan" unit
+    else
+        fail "the build with the sanitizer, tsan"
+    fi
 }
 
 run_fuzz() {
-    local directory=$build-fuzz
-    if CC=clang configure "$directory" -Dfuzz=true -Db_sanitize=address,undefined -Dbuildtype=debugoptimized \
-        -Db_lundef=false -Dwerror=false && compile "$directory" fuzz-programs; then
-        run_suite "$directory" fuzz --timeout-multiplier $((1 + ${BRUMA_FUZZ_SECONDS:-20} / 60))
+    wait_for_background
+    if build_fuzz; then
+        run_suite "$build-fuzz" fuzz --timeout-multiplier $((1 + ${BRUMA_FUZZ_SECONDS:-20} / 60))
     else
         fail "the build of the fuzz targets"
     fi
@@ -310,7 +334,7 @@ at_exit() {
     # Not if somebody else uses it by now.
     [ -z "${netns_mounted:-}" ] || { umount /run/netns && rmdir /run/netns; } 2>/dev/null
     [ -z "$builder" ] || kill -- "-$builder" 2>/dev/null
-    [ -z "$linter" ] || kill -- "-$linter" 2>/dev/null
+    [ -z "$background" ] || kill -- "-$background" 2>/dev/null
 }
 
 # What is there now and was not before. Names that end by themselves a moment later (BPF links are freed late) may.
@@ -380,11 +404,13 @@ main() {
     for section in "${wanted[@]}"; do
         if [ "$section" = lint ] && { is_wanted e2e || is_wanted cluster; }; then
             echo "lint: in the background; its results come at the end"
-            begin_lint
             lint_waits=1
-        else
-            do_section "$section"
+            continue
         fi
+        case "$section" in
+        e2e | cluster) begin_background ;;
+        esac
+        do_section "$section"
     done
     [ -z "$lint_waits" ] || do_section lint
     if [ -n "$state_before" ]; then
