@@ -25,7 +25,7 @@ static void setup(void)
     int fds[BRUMA_NODE_FD_COUNT];
 
     if (!site_begin())
-        cr_skip_test("maps of the kernel, and a network namespace, need root");
+        cr_skip("maps of the kernel, and a network namespace, need root");
     /* The source has the address that is silent, too. */
     site.source.addresses_len = 2;
     cr_assert(addr_parse("10.9.0.77", &site.source.addresses[1]) == 0);

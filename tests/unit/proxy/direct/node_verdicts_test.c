@@ -12,7 +12,7 @@
 static void setup(void)
 {
     if (!site_begin())
-        cr_skip_test("maps of the kernel, and a network namespace, need root");
+        cr_skip("maps of the kernel, and a network namespace, need root");
 }
 
 TestSuite(node_verdicts, .init = setup, .fini = site_end, .timeout = 60);
