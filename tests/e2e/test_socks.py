@@ -36,6 +36,7 @@ s = socket.create_connection((sys.argv[1], 15080), timeout=20)
 for part in sys.argv[2:]:
     s.sendall(bytes.fromhex(part))
     time.sleep(0.05)
+s.shutdown(socket.SHUT_WR)
 got = b""
 try:
     while d := s.recv(4096):

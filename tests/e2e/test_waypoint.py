@@ -51,16 +51,16 @@ print(len(connection.getresponse().read(1 << 20)))
 
 
 # So many uploads; the first line of each answer, as far as it came.
+# Eight at a time: who has answered waits a second before it closes.
 UPLOAD = """
-import json, socket, sys, threading
-answers = []
+import concurrent.futures, json, socket, sys, threading
 def push(s):
     try:
         for i in range(128):
             s.sendall(bytes(65536))
     except OSError:
         pass
-for i in range(int(sys.argv[2])):
+def upload(_):
     s = socket.create_connection((sys.argv[1], 80), timeout=30)
     s.sendall(b"%s / HTTP/1.1\\r\\nHost: shop\\r\\nContent-Length: 8388608\\r\\n\\r\\n" % sys.argv[3].encode())
     t = threading.Thread(target=push, args=(s,))
@@ -73,8 +73,9 @@ for i in range(int(sys.argv[2])):
         pass
     t.join()
     s.close()
-    answers.append(got.partition(b"\\r\\n")[0].decode())
-print(json.dumps(answers))
+    return got.partition(b"\\r\\n")[0].decode()
+with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    print(json.dumps(list(pool.map(upload, range(int(sys.argv[2]))))))
 """
 
 
