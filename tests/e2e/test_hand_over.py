@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from support.faults import Faults
+from support.nodes.direct import LONG
 from support.nodes.mesh import Mesh
 from support.programs import BUILD
 from support.system import Process, wait_for
@@ -154,7 +155,7 @@ QUIET = dict.fromkeys(("BRUMA_METRICS_PORT", "BRUMA_READY_PORT"), "0")
 @pytest.fixture(scope="module")
 def mesh():
     env = {"BRUMA_SAME_NODE": "relay"}
-    with Mesh(nodes=1, workers=2, proxy_env=env, agent_options=("--hand-over", "true")) as m:
+    with Mesh(nodes=1, workers=2, proxy_env=env, agent_options=(*LONG, "--hand-over", "true")) as m:
         m.node = m.nodes[0]
         m.web, m.shop = m.pod("web"), m.pod("shop")
         m.outside = m.pod("outside", namespace="outside")
