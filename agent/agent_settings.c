@@ -35,11 +35,11 @@ static const struct setting table[] = {
      "capture DNS queries of pods (UDP port 53; TCP is captured in any case), so that the proxy answers "
      "names of the mesh; the annotation ambient.istio.io/dns-capture of a pod says otherwise",
      offsetof(struct agent_settings, dns_capture), 0, 0},
-    {"direct-outside", "BRUMA_DIRECT_OUTSIDE", SETTING_BOOL, "false",
+    {"direct-outside", "BRUMA_DIRECT_OUTSIDE", SETTING_BOOL, "true",
      "whether connections of pods to destinations outside the mesh go directly, past the proxy, which still "
      "accounts for them",
      offsetof(struct agent_settings, direct_outside), 0, 0},
-    {"direct-inbound", "BRUMA_DIRECT_INBOUND", SETTING_BOOL, "false",
+    {"direct-inbound", "BRUMA_DIRECT_INBOUND", SETTING_BOOL, "true",
      "whether plaintext connections to pods are passed or refused in the kernel where the answer is the same "
      "for everybody; the proxy still accounts for them",
      offsetof(struct agent_settings, direct_inbound), 0, 0},

@@ -54,12 +54,12 @@ WAYS = ("BRUMA_DIRECT_OUTSIDE", "BRUMA_DIRECT_INBOUND", "BRUMA_SAME_NODE")
 @pytest.mark.skipif(not HELM, reason="helm is not here: BRUMA_HELM names a program, or it is on PATH")
 def test_direct_ways_are_switched_by_the_agents_environment():
     others = [
-        "cni.directWays.outside=true",
-        "cni.directWays.inbound=true",
+        "cni.directWays.outside=false",
+        "cni.directWays.inbound=false",
         "cni.directWays.sameNode=kernel",
     ]
     env = agent_env(objects(*others))
-    assert [env[name] for name in WAYS] == ["true", "true", "kernel"]
+    assert [env[name] for name in WAYS] == ["false", "false", "kernel"]
     wrong = template("cni.directWays.sameNode=Kernel")
     assert wrong.returncode and "sameNode" in wrong.stderr
 

@@ -12,12 +12,6 @@ from support.programs import program
 from support.system import Process, run, wait_for, wait_for_process
 
 
-def long_ways():
-    """Most tests are about what the proxy does, and dial from or to outside the mesh because that is simple. Those that are to
-    go directly say so by options of the agent (support.nodes.direct.WAYS), or all do by the environment."""
-    return {name: os.environ.get(name, "false") for name in ("BRUMA_DIRECT_OUTSIDE", "BRUMA_DIRECT_INBOUND")}
-
-
 class Node:
     """What all kinds have. Everything of a node is below its own directory, pin directory and cgroup, so that nodes do not know
     of each other; mesh_file and ca_key (a PEM file, or None) are those of the whole mesh. tied: programs die with the thread
@@ -55,8 +49,7 @@ class Node:
     def start_agent(self, *options, wait=True, wrap=(), **settings):
         """wrap: a program and its arguments that runs the agent."""
         argv = [*wrap, *self.argv(*options, **settings)]
-        env = {**long_ways(), **(self.agent_env() or {})}
-        self.agent = Process(argv, self.agent_log, netns=self.netns, env=env, tied=self.tied)
+        self.agent = Process(argv, self.agent_log, netns=self.netns, env=self.agent_env(), tied=self.tied)
         if wait:
             self.wait_agent()
         return self.agent
