@@ -49,26 +49,49 @@ static struct nlmsghdr *message(char *buf, uint16_t type, uint16_t flags, int fa
     return h;
 }
 
-int pod_devices_cut(struct mnl_socket *nl, uint32_t table)
+static int add(struct mnl_socket *nl, uint32_t table, uint32_t device, uint32_t metric, const uint8_t *half,
+               const struct addr *source)
 {
+    char buf[NETLINK_BUFFER];
+    struct rtmsg *route;
+    struct nlmsghdr *h = message(buf, RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, AF_INET, &route);
+    int r;
+
+    route->rtm_type = RTN_LOCAL;
+    route->rtm_scope = RT_SCOPE_HOST;
+    route->rtm_protocol = BRUMA_ROUTE_PROTOCOL;
+    mnl_attr_put_u32(h, RTA_TABLE, table);
+    mnl_attr_put_u32(h, RTA_OIF, device);
+    if (metric)
+        mnl_attr_put_u32(h, RTA_PRIORITY, metric);
+    if (half) {
+        route->rtm_dst_len = 1;
+        mnl_attr_put(h, RTA_DST, 4, half);
+    }
+    if (source) {
+        uint8_t raw[16];
+        size_t n = addr_to_bytes(source, raw);
+
+        mnl_attr_put(h, RTA_PREFSRC, n, raw);
+    }
+    r = pod_netlink_transact(nl, h, NULL, NULL);
+    return r == -EEXIST ? 0 : r;
+}
+
+int pod_devices_cut(struct mnl_socket *nl, uint32_t table, const struct addr *source)
+{
+    static const uint8_t halves[2][4] = {{0}, {128}};
     uint32_t devices[DEVICES_MAX];
-    int n = devices_up(devices), first = 0;
+    int n = devices_up(devices), first = 0, r;
 
-    for (int i = 0; i < n; i++) {
-        char buf[NETLINK_BUFFER];
-        struct rtmsg *route;
-        struct nlmsghdr *h =
-            message(buf, RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, AF_INET, &route);
-        int r;
-
-        route->rtm_type = RTN_LOCAL;
-        route->rtm_scope = RT_SCOPE_HOST;
-        route->rtm_protocol = BRUMA_ROUTE_PROTOCOL;
-        mnl_attr_put_u32(h, RTA_TABLE, table);
-        mnl_attr_put_u32(h, RTA_OIF, devices[i]);
-        mnl_attr_put_u32(h, RTA_PRIORITY, devices[i]); /* behind the one of lo, and one for each */
-        r = pod_netlink_transact(nl, h, NULL, NULL);
-        first = first || r == -EEXIST ? first : r;
+    for (int i = 0; i < 2; i++) {
+        r = add(nl, table, BRUMA_LOOPBACK_IFINDEX, 0, halves[i], source);
+        first = first ? first : r;
+    }
+    for (int i = 0; i < n && !first; i++) {
+        r = add(nl, table, devices[i], devices[i], NULL,
+                NULL); /* the metric: behind lo's, and one for each */
+        first = first ? first : r;
     }
     return first;
 }
@@ -104,7 +127,7 @@ static bool makes_own(const struct ways *ways, const struct rtmsg *route, const 
     const unsigned all = route->rtm_family == AF_INET ? 32 : 128;
     struct addr addr;
 
-    if (route->rtm_protocol == BRUMA_ROUTE_PROTOCOL && !route->rtm_dst_len)
+    if (route->rtm_protocol == BRUMA_ROUTE_PROTOCOL && route->rtm_dst_len <= 1)
         return false;
     if (!destination ||
         addr_from_bytes(mnl_attr_get_payload(destination), mnl_attr_get_payload_len(destination), &addr) < 0)

@@ -5,6 +5,10 @@
  * prohibits says nothing to it. So there is a route to lo for each device, which none but those sockets take:
  *
  *     local default dev eth0 table 100 proto 98 metric (the device's index)
+ *
+ * The rule for DNS queries leads to the same table, and a socket that is bound to a device goes its own way
+ * there: that rule takes no default route (suppress_prefixlength 0), and for others there are two halves of
+ * one to lo.
  */
 #ifndef AGENT_STEER_POD_DEVICE_H
 #define AGENT_STEER_POD_DEVICE_H
@@ -14,9 +18,9 @@
 
 #include "agent/steer/steer.h"
 
-/* Adds what is missing of these routes to the table. The calling thread is in the pod. 0, or -errno of the
- * first that could not be added; the rest is tried all the same. */
-int pod_devices_cut(struct mnl_socket *netlink, uint32_t table);
+/* Adds what is missing of these routes to the table. source: of what the pod sends by them, NULL: any. The
+ * calling thread is in the pod. 0, or -errno of the first that could not be added: the rest is not. */
+int pod_devices_cut(struct mnl_socket *netlink, uint32_t table, const struct addr *source);
 
 /* The index of the pod's only device that is up, beside lo, if a socket that is bound to it goes where one
  * goes that is not: it has the route of above, and all of IPv4 has a way by it, nothing is refused by routes,

@@ -95,6 +95,8 @@ static struct nlmsghdr *rule_message(char *buf, int family, const struct pod_num
     mnl_attr_put_u32(h, FRA_TABLE, n->table);
     if (which == RULE_DNS)
         pod_numbers_put_dns(h);
+    if (which == RULE_DNS && family == AF_INET)
+        mnl_attr_put_u32(h, FRA_SUPPRESS_PREFIXLEN, 0); /* pod_device.h */
     return h;
 }
 
@@ -209,7 +211,8 @@ static int setup_family(struct mnl_socket *nl, const struct steer_pod *pod, int 
         return steer_fail(error, BRUMA_REASON_ROUTE_SETUP_FAILED, r, "%s rules and routes", name);
     route = add_route(nl, pod, family, numbers.table);
     if (family == AF_INET)
-        (void)pod_devices_cut(nl, numbers.table); /* without it nothing goes directly */
+        (void)pod_devices_cut(nl, numbers.table,
+                              source_of(pod, family)); /* without it nothing goes directly */
     if (route < 0 && family_absent(pod, family, route))
         return 0;
     for (enum rule i = RULE_TO_LO; i < RULES; i++) {
@@ -338,7 +341,7 @@ static int verify_family(struct mnl_socket *nl, const struct steer_pod *pod, int
     state->route_missing |= !route.found || rules.table_shared;
     /* Devices come and go, and their routes with them. */
     if (family == AF_INET && rules.to_lo && !rules.table_shared)
-        (void)pod_devices_cut(nl, rules.numbers.table);
+        (void)pod_devices_cut(nl, rules.numbers.table, source_of(pod, family));
     return 0;
 }
 

@@ -140,7 +140,7 @@ static int list_rules(struct mnl_socket *nl, int family, struct rules *ret)
 /* Ours, and what an earlier version has left. */
 static bool is_our_route(const struct rtmsg *route, uint32_t device)
 {
-    return route->rtm_type == RTN_LOCAL && !route->rtm_dst_len &&
+    return route->rtm_type == RTN_LOCAL && route->rtm_dst_len <= 1 &&
            (route->rtm_protocol == BRUMA_ROUTE_PROTOCOL ||
             (route->rtm_protocol == RTPROT_STATIC && device == BRUMA_LOOPBACK_IFINDEX));
 }
@@ -293,7 +293,23 @@ static int remove_rule(struct mnl_socket *nl, int family, const struct seen_rule
 /* One of them for each device, for IPv4 (pod_device.h); an earlier version's is of lo. */
 static int remove_routes(struct mnl_socket *nl, int family, uint32_t table, uint8_t protocol)
 {
+    static const uint8_t halves[2][4] = {{0}, {128}};
     int r = 0;
+
+    for (int i = 0; i < 2 && family == AF_INET && protocol == BRUMA_ROUTE_PROTOCOL; i++) {
+        char buf[BUFFER];
+        struct nlmsghdr *h = message(buf, RTM_DELROUTE, NLM_F_ACK, sizeof(struct rtmsg));
+        struct rtmsg *route = mnl_nlmsg_get_payload(h);
+
+        route->rtm_family = AF_INET;
+        route->rtm_type = RTN_LOCAL;
+        route->rtm_scope = RT_SCOPE_HOST;
+        route->rtm_protocol = protocol;
+        route->rtm_dst_len = 1;
+        mnl_attr_put_u32(h, RTA_TABLE, table);
+        mnl_attr_put(h, RTA_DST, sizeof(halves[i]), halves[i]);
+        (void)pod_netlink_transact(nl, h, NULL, NULL);
+    }
 
     for (int i = 0; r == 0 && i < ROUTES_MAX; i++) {
         char buf[BUFFER];
