@@ -145,9 +145,31 @@ enum bruma_tunnel_field {
     BRUMA_TUNNEL_ARRIVAL = 10,
     BRUMA_TUNNEL_TLS = 12,
     BRUMA_TUNNEL_HTTP2 = 14,
-    BRUMA_TUNNEL_STREAM = 16, /* repeated */
-    BRUMA_TUNNEL_UNSENT = 18, /* ciphertext */
-    /* from 20 on: proxy/hbone gives them */
+    BRUMA_TUNNEL_STREAM = 16,        /* repeated */
+    BRUMA_TUNNEL_LAST_RECEIVED = 19, /* milliseconds since bytes have come */
+    BRUMA_TUNNEL_SMALL_WINDOWS = 20, /* flags: each is 1, or left out */
+    BRUMA_TUNNEL_EXPIRED = 22,       /* the peer's certificate, and it was told so */
+    BRUMA_TUNNEL_PING = 24,          /* milliseconds since a PING was sent that is not answered */
+    BRUMA_TUNNEL_IDLE = 25,          /* milliseconds since the last stream has ended */
+};
+
+/* TLS 1.3 after its handshake. */
+enum bruma_tls_field {
+    BRUMA_TLS_SUITE = 2,       /* its name in the standard */
+    BRUMA_TLS_SEAL_SECRET = 4, /* of what is sent: the traffic secret of the keys in use */
+    BRUMA_TLS_SEAL_SEQUENCE = 6,
+    BRUMA_TLS_OPEN_SECRET = 8, /* the same of what is received */
+    BRUMA_TLS_OPEN_SEQUENCE = 10,
+    BRUMA_TLS_PARTIAL = 12,       /* the beginning of a record whose rest has not come */
+    BRUMA_TLS_UNSENT = 14,        /* records that the socket has not taken; the first one is a part */
+    BRUMA_TLS_PEER_IDENTITY = 16, /* verified */
+    BRUMA_TLS_PEER_UNTIL = 18, /* seconds of the wall clock: the end of the first certificate of its chain */
+    BRUMA_TLS_PEER_CHAIN = 20, /* repeated: DER, the peer's own first; only where revocation lists are used */
+    BRUMA_TLS_MESSAGE_HEAD = 22, /* first bytes of a handshake message whose rest has not come */
+    BRUMA_TLS_MESSAGE_LEFT = 24, /* bytes of it that have not */
+    BRUMA_TLS_MESSAGE_DEBT = 25, /* see proxy/tls/tls_messages.h */
+    BRUMA_TLS_ANSWER_OWED = 26,  /* the peer has asked for new keys: 1, or left out */
+    BRUMA_TLS_ASKED_AGAIN = 28,  /* and once more */
 };
 
 #endif

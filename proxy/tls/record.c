@@ -94,10 +94,12 @@ int record_key_init(struct record_key *key, const char *cipher_suite, const uint
     pthread_once(&once, fetch_ciphers);
     memset(key, 0, sizeof(*key));
     if (!strcmp(cipher_suite, "TLS_AES_256_GCM_SHA384")) {
+        key->suite = "TLS_AES_256_GCM_SHA384";
         cipher = ciphers[0];
         key->digest = EVP_sha384();
         key->key_len = 32;
     } else if (!strcmp(cipher_suite, "TLS_AES_128_GCM_SHA256")) {
+        key->suite = "TLS_AES_128_GCM_SHA256";
         cipher = ciphers[1];
         key->digest = EVP_sha256();
         key->key_len = 16;

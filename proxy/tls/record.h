@@ -31,6 +31,7 @@ enum record_type {
 /* One direction; zeroed is none. */
 struct record_key {
     EVP_CIPHER_CTX *cipher;
+    const char *suite; /* its TLS 1.3 name, a literal */
     const EVP_MD *digest;
     size_t key_len;
     uint8_t secret[RECORD_SECRET_MAX];

@@ -59,13 +59,28 @@ int wire_next(struct wire_reader *r, struct wire_field *ret)
     return 1;
 }
 
+/* realloc() may leave a copy behind. */
+static uint8_t *grow_secret(const struct wire_writer *w, size_t size)
+{
+    uint8_t *grown = malloc(size);
+
+    if (!grown)
+        return NULL;
+    if (w->len)
+        memcpy(grown, w->data, w->len);
+    if (w->data)
+        explicit_bzero(w->data, w->size);
+    free(w->data);
+    return grown;
+}
+
 static uint8_t *room(struct wire_writer *w, size_t more)
 {
     if (w->failed)
         return NULL;
     if (w->len + more > w->size) {
         size_t size = (w->len + more) * 2;
-        uint8_t *grown = realloc(w->data, size);
+        uint8_t *grown = w->secret ? grow_secret(w, size) : realloc(w->data, size);
 
         if (!grown) {
             w->failed = true;
@@ -160,6 +175,8 @@ void wire_put_entry(struct wire_writer *w, uint32_t field, const char *key, size
 
 void wire_writer_clear(struct wire_writer *w)
 {
+    if (w->secret && w->data)
+        explicit_bzero(w->data, w->size);
     free(w->data);
     memset(w, 0, sizeof(*w));
 }

@@ -2,6 +2,7 @@
 /*
  * The protobuf wire format, for the two messages that are too large to unpack whole: a response of the
  * control plane, walked resource by resource, and the first request, which names everything that is held.
+ * And for what a proxy tells its successor (bruma/handover.h).
  */
 #ifndef PROXY_WIRE_WIRE_H
 #define PROXY_WIRE_WIRE_H
@@ -33,12 +34,25 @@ static inline struct wire_reader wire_reader(const uint8_t *data, size_t len)
 /* 1: *ret is the next field, 0: the end, -EBADMSG: cut off or malformed (groups too). */
 int wire_next(struct wire_reader *reader, struct wire_field *ret);
 
+/* A number below zero as a varint, as protobuf's sint64 has it. */
+static inline uint64_t wire_from_signed(int64_t value)
+{
+    return (uint64_t)value << 1 ^ (uint64_t)(value >> 63);
+}
+
+/* The same back. */
+static inline int64_t wire_to_signed(uint64_t value)
+{
+    return (int64_t)(value >> 1) ^ -(int64_t)(value & 1);
+}
+
 /* Zeroed is empty. Grows as it is written. After the first failed allocation nothing more is written, and
  * failed is true. */
 struct wire_writer {
     uint8_t *data;
     size_t len, size;
     bool failed;
+    bool secret; /* set at first: what it has held is wiped before it is freed */
 };
 
 /* Each put appends one field. */
