@@ -63,6 +63,10 @@ struct stream {
     uint8_t attempts;   /* outbound: tunnels tried */
     int status;         /* outbound: of the answer to CONNECT */
 
+    /* Of the window that the peer gives it: WINDOW_UPDATEs that have come, less DATA that was sent. With the
+     * initial window of the peer's SETTINGS it is the window, which may be negative; nghttp2 tells 0 then. */
+    int64_t window;
+
     struct iovec *gathered; /* bytes of this turn, in worker.plain_in */
     unsigned gathered_len, gathered_size;
     uint8_t *pending; /* bytes that the application's socket did not take */

@@ -9,6 +9,7 @@
 #include "proxy/hbone/inner.h"
 #include "proxy/hbone/pool.h"
 #include "proxy/hbone/stream.h"
+#include "proxy/hbone/tunnel_frames.h"
 #include "proxy/hbone/tunnel_internal.h"
 #include "proxy/hbone/tunnel_session.h"
 #include "proxy/socket/lingering.h"
@@ -41,6 +42,7 @@ struct tunnel *tunnel_new(struct worker_pod *wp, bool server)
     list_init(&t->queue);
     loop_timer_init(&t->timer, on_timer);
     t->last_received = loop_now(wp->worker->loop);
+    t->frames.account.share = &wp->memory;
     return t;
 }
 
@@ -104,6 +106,7 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
     }
     nghttp2_session_del(t->session);
     t->session = NULL;
+    tunnel_frames_free(t);
     if (t->tls_ready) {
         workload_unref(t->tls.expected.upstream);
         service_unref(t->tls.expected.service);

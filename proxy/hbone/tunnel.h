@@ -19,11 +19,28 @@ struct inner;
 struct stream;
 
 #define TUNNEL_CLOSED_KEPT   32
+#define TUNNEL_SETTINGS_KEPT 4    /* of those that the peer has not acknowledged */
 #define TUNNEL_UNSENT_FRAMES 1000 /* answers, mostly; as many as nghttp2 lets one kind of them be */
 
 /* Called on the worker's thread when a peer's request begins: the stream that it becomes, added to the tunnel
  * by tunnel_add_stream(). NULL without memory. */
 typedef struct stream *(*tunnel_request_fn)(struct tunnel *tunnel, int32_t id);
+
+/* The peer's bytes on their way into nghttp2, which gets each frame but DATA whole, and HEADERS with their
+ * CONTINUATION: a unit. So it never holds a part of anything but DATA. */
+struct tunnel_frames {
+    uint8_t header[9]; /* of the frame that is being received */
+    uint8_t header_len;
+    bool preface_seen;
+    bool in_unit;                  /* a part of a unit has come */
+    bool in_block;                 /* HEADERS whose CONTINUATION is still to come */
+    bool passes;                   /* the unit goes to nghttp2 as it comes: DATA, or too long to be kept */
+    bool in_data;                  /* it is DATA */
+    uint32_t left;                 /* bytes of the frame that have not come */
+    uint8_t *kept;                 /* the part of the unit that came with earlier reads, or NULL */
+    size_t kept_len;               /* bytes */
+    struct budget_account account; /* of kept; its share is the owner's to set */
+};
 
 /* A stream that is over. Data may still be under way to one that we have ended; to one that the peer has
  * ended there is none. */
@@ -73,10 +90,14 @@ struct tunnel {
     int32_t last_stream, reset_stream; /* highest id that the peer has used; that it has reset last */
     struct closed_stream closed[TUNNEL_CLOSED_KEPT]; /* the last ones, in a ring */
     unsigned closed_next;
-    uint8_t frame_header[9]; /* of the frame that is being received */
-    uint8_t frame_header_len;
-    bool preface_seen;
-    uint32_t frame_left; /* bytes of it that have not come */
+    struct tunnel_frames frames;
+    bool goaway_said, goaway_heard; /* GOAWAY has left, or come, and these are the last streams it named: */
+    int32_t said_last, heard_last;
+    bool settings_known; /* the peer has acknowledged our first SETTINGS */
+    /* Windows of streams in those of our SETTINGS that it has not acknowledged, the oldest first, and how
+     * many these are; of more than the array holds nothing is known. */
+    uint32_t unknown_windows[TUNNEL_SETTINGS_KEPT];
+    unsigned unknown_settings;
     uint64_t last_received, ping_sent,
         idle_since; /* loop_now() milliseconds; ping_sent 0: none outstanding */
     size_t turn_bytes;

@@ -7,6 +7,7 @@
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/hbone/tunnel_frames.h"
+#include "proxy/hbone/tunnel_session.h"
 
 /* HEADERS for a stream that is over: see also tunnel_frames.h. Requests on streams that their number has
  * passed are an error too (RFC 9113, section 5.1.1). */
@@ -113,7 +114,8 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
         if (!tunnel->server && !tunnel->inner && !tunnel->goaway &&
             frame->goaway.error_code == NGHTTP2_NO_ERROR)
             peer_leaves(tunnel);
-        tunnel->goaway = true;
+        tunnel->goaway = tunnel->goaway_heard = true;
+        tunnel->heard_last = frame->goaway.last_stream_id;
         inner_drain_carried(tunnel);
         break;
     case NGHTTP2_RST_STREAM:
@@ -121,7 +123,15 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
         tunnel_frames_reset(tunnel, frame->hd.stream_id);
         break;
     case NGHTTP2_SETTINGS:
-        tunnel->settings_received |= !(frame->hd.flags & NGHTTP2_FLAG_ACK);
+        if (frame->hd.flags & NGHTTP2_FLAG_ACK)
+            tunnel_session_acknowledged(tunnel);
+        else
+            tunnel->settings_received = true;
+        break;
+    case NGHTTP2_WINDOW_UPDATE:
+        s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
+        if (s)
+            s->window += frame->window_update.window_size_increment;
         break;
     case NGHTTP2_PING:
         if (frame->hd.flags & NGHTTP2_FLAG_ACK)
@@ -172,6 +182,10 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
     if (tunnel->server && frame->hd.type == NGHTTP2_HEADERS && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) &&
         !nghttp2_session_get_stream_remote_close(session, frame->hd.stream_id))
         nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+    if (frame->hd.type == NGHTTP2_GOAWAY) {
+        tunnel->goaway_said = true;
+        tunnel->said_last = frame->goaway.last_stream_id;
+    }
     return 0;
 }
 

@@ -153,6 +153,7 @@ static int data_send(nghttp2_session *session, nghttp2_frame *frame, const uint8
     memcpy(out->data + out->len, header, FRAME_HEADER);
     out->len += FRAME_HEADER + length;
     tunnel->turn_bytes += length;
+    s->window -= (int64_t)length;
     if (s->c.inbound)
         telemetry_bytes(&s->c.flow, 0, length);
     else

@@ -9,8 +9,13 @@
 
 #include "proxy/hbone/tunnel.h"
 
-/* A negative error of nghttp2, or 0: it has taken everything. */
+/* A negative error of nghttp2, or 0: it has taken everything. DATA stays where it is: what nghttp2 tells of
+ * it points into data. */
 int tunnel_frames_receive(struct tunnel *tunnel, const uint8_t *data, size_t len);
+/* Whether nghttp2 holds a part of a frame that is not DATA, which happens where it is too long to be kept. */
+bool tunnel_frames_in_the_middle(const struct tunnel *tunnel);
+/* What is kept is forgotten. */
+void tunnel_frames_free(struct tunnel *tunnel);
 
 /* A stream is over. */
 void tunnel_frames_closed(struct tunnel *tunnel, int32_t id, bool by_peer);

@@ -2,6 +2,7 @@
 #include "proxy/hbone/tunnel_session.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/tunnel_callbacks.h"
@@ -56,6 +57,24 @@ static int set_connection_window(struct tunnel *tunnel, nghttp2_session *session
                 tunnel->small_windows ? SMALL_CONNECTION_WINDOW : INT32_MAX));
 }
 
+/* SETTINGS with that window have been queued. */
+static void announced(struct tunnel *tunnel, uint32_t window)
+{
+    if (tunnel->unknown_settings < TUNNEL_SETTINGS_KEPT)
+        tunnel->unknown_windows[tunnel->unknown_settings] = window;
+    tunnel->unknown_settings++;
+}
+
+/* An acknowledgement of nothing is an error, of which nghttp2 does not tell us. */
+void tunnel_session_acknowledged(struct tunnel *tunnel)
+{
+    tunnel->settings_known = true;
+    if (tunnel->unknown_settings)
+        tunnel->unknown_settings--;
+    memmove(tunnel->unknown_windows, tunnel->unknown_windows + 1,
+            sizeof(tunnel->unknown_windows) - sizeof(tunnel->unknown_windows[0]));
+}
+
 void tunnel_session_windows(struct tunnel *tunnel)
 {
     bool small = tunnel->wp->level >= BUDGET_SMALL_WINDOWS;
@@ -65,22 +84,27 @@ void tunnel_session_windows(struct tunnel *tunnel)
         return;
     tunnel->small_windows = small;
     entry = (nghttp2_settings_entry){NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t)stream_window(tunnel)};
-    nghttp2_submit_settings(tunnel->session, NGHTTP2_FLAG_NONE, &entry, 1);
+    if (nghttp2_submit_settings(tunnel->session, NGHTTP2_FLAG_NONE, &entry, 1) == 0)
+        announced(tunnel, entry.value);
     set_connection_window(tunnel, tunnel->session);
     tunnel_wants_flush(tunnel);
 }
 
+/* No header table for the peer to fill: it could not be moved to another process, for nghttp2 does not tell
+ * what is in it. */
 int tunnel_session_new(struct tunnel *tunnel)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     const struct proxy_settings *set = tunnel->wp->worker->settings;
     nghttp2_settings_entry client[] = {
+        {NGHTTP2_SETTINGS_HEADER_TABLE_SIZE, 0},
         {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t)stream_window(tunnel)},
         {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, (uint32_t)set->frame_size},
         {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, CLIENT_HEADER_LIST_MAX},
     };
     nghttp2_settings_entry server[] = {
+        {NGHTTP2_SETTINGS_HEADER_TABLE_SIZE, 0},
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, (uint32_t)set->max_streams + STREAM_LIMIT_SLACK},
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t)stream_window(tunnel)},
         {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, (uint32_t)set->frame_size},
@@ -105,5 +129,6 @@ int tunnel_session_new(struct tunnel *tunnel)
         return -ENOMEM;
     }
     tunnel->session = session;
+    announced(tunnel, (uint32_t)stream_window(tunnel));
     return 0;
 }
