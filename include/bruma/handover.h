@@ -153,6 +153,45 @@ enum bruma_tunnel_field {
     BRUMA_TUNNEL_IDLE = 25,          /* milliseconds since the last stream has ended */
 };
 
+/* HTTP/2. Settings are as in a SETTINGS frame: 16 bits of number, 32 of value. The peer has no header table,
+ * and has acknowledged that. */
+enum bruma_http2_field {
+    BRUMA_HTTP2_LOCAL_SETTINGS = 2, /* as the peer has acknowledged them */
+    BRUMA_HTTP2_UNKNOWN_WINDOW = 4, /* repeated: of streams, said after them and not acknowledged */
+    BRUMA_HTTP2_REMOTE_SETTINGS = 6,
+    BRUMA_HTTP2_SEND_WINDOW = 8,     /* of the connection: bytes that may be sent */
+    BRUMA_HTTP2_RECEIVE_WINDOW = 10, /* of the connection: bytes that the peer may send once all is read */
+    BRUMA_HTTP2_RECEIVE_LEFT = 12,   /* and that it may send now */
+    BRUMA_HTTP2_LAST_ID = 14,        /* the highest stream that the client has begun; 0: none */
+    BRUMA_HTTP2_GOAWAY_SAID = 16,    /* the last stream that it named */
+    BRUMA_HTTP2_GOAWAY_HEARD = 18,
+    BRUMA_HTTP2_REST_HEADER = 20,   /* of a DATA frame of which a part has come */
+    BRUMA_HTTP2_REST = 22,          /* bytes of it that have not */
+    BRUMA_HTTP2_UNIT = 24,          /* the beginning of any other frame, or of HEADERS with CONTINUATION */
+    BRUMA_HTTP2_SHUTTING_DOWN = 26, /* 1, or left out: the first of two GOAWAYs was said */
+    BRUMA_HTTP2_CLOSED =
+        27, /* repeated, the oldest first: twice a stream's number, and 1 if the peer ended it */
+    BRUMA_HTTP2_RESET = 29, /* the last stream that the peer has reset */
+};
+
+/* A stream of it, which is open, with the application's connection. */
+enum bruma_stream_field {
+    BRUMA_STREAM_CONNECTION = 2,
+    BRUMA_STREAM_ID = 4,
+    BRUMA_STREAM_LOCAL_END = 6, /* flags: END_STREAM was sent */
+    BRUMA_STREAM_REMOTE_END = 8,
+    BRUMA_STREAM_SHUT = 10,     /* and passed on to the application */
+    BRUMA_STREAM_RESET = 12,    /* the application has reset its connection */
+    BRUMA_STREAM_WINDOW = 14,   /* signed: bytes of WINDOW_UPDATEs that have come, less DATA that was sent */
+    BRUMA_STREAM_RECEIVED = 16, /* bytes that no WINDOW_UPDATE has answered */
+    BRUMA_STREAM_CREDIT = 18,   /* the same of the connection, not given back until they are read */
+    BRUMA_STREAM_UNREAD = 20,   /* bytes that the application has not taken */
+    BRUMA_STREAM_OWN = 22,      /* so many of them, the first, have not come from the peer */
+    BRUMA_STREAM_TIMER = 24,    /* armed, and due in so many milliseconds */
+    BRUMA_STREAM_IDLE = 25,     /* milliseconds since bytes were moved */
+    BRUMA_STREAM_DELIVERY_PORT = 27,
+};
+
 /* TLS 1.3 after its handshake. */
 enum bruma_tls_field {
     BRUMA_TLS_SUITE = 2,       /* its name in the standard */

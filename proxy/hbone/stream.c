@@ -16,12 +16,12 @@ static struct loop *loop_of(const struct stream *s)
     return s->c.wp->worker->loop;
 }
 
-static void abort_connection(struct connection *c, enum bruma_reason reason, const char *detail)
+void stream_abort(struct connection *c, enum bruma_reason reason, const char *detail)
 {
     stream_close(container_of(c, struct stream, c), reason, detail, true);
 }
 
-static struct stream *stream_alloc(int fd, const struct stream_events *events)
+struct stream *stream_alloc(int fd, const struct stream_events *events)
 {
     struct stream *s = calloc(1, sizeof(*s));
 
@@ -45,7 +45,7 @@ struct stream *stream_new(struct worker_pod *wp, const struct endpoint *client,
     if (!s)
         return NULL;
     s->state = STREAM_DIALING;
-    connection_init(&s->c, wp, true, client, destination, abort_connection);
+    connection_init(&s->c, wp, true, client, destination, stream_abort);
     return s;
 }
 
@@ -54,7 +54,7 @@ struct stream *stream_take(struct connection *c, int fd, const struct stream_eve
     struct stream *s = stream_alloc(fd, events);
 
     if (s)
-        connection_move(&s->c, c, abort_connection);
+        connection_move(&s->c, c, stream_abort);
     return s;
 }
 
@@ -67,13 +67,12 @@ struct stream *stream_new_carrier(struct worker_pod *wp, const struct endpoint *
         return NULL;
     s->inner = inner;
     s->state = STREAM_WAITING;
-    connection_init(&s->c, wp, false, client, client, abort_connection);
+    connection_init(&s->c, wp, false, client, client, stream_abort);
     quota_release(wp, NULL, &s->c.quota); /* no descriptor is its own */
     return s;
 }
 
-/* What its route referred to. */
-static void drop_route(struct stream *s)
+void stream_drop_route(struct stream *s)
 {
     service_unref(s->expected_service);
     service_unref(s->gateway_service);
@@ -139,7 +138,7 @@ void stream_abandon(struct stream *s)
     free(s->gathered);
     s->gathered = NULL;
     stream_free_pending(s);
-    drop_route(s);
+    stream_drop_route(s);
 }
 
 void stream_close(struct stream *s, enum bruma_reason reason, const char *detail, bool reset)
@@ -166,7 +165,7 @@ void stream_close(struct stream *s, enum bruma_reason reason, const char *detail
     s->pending = NULL;
     if (s->request)
         s->events->abandoned(s);
-    drop_route(s);
+    stream_drop_route(s);
     connection_close(&s->c, s->inner ? BRUMA_REASON_NONE : reason, detail);
     loop_free_later(w->loop, s);
 }

@@ -5,6 +5,13 @@
 
 #include "proxy/hbone/stream.h"
 
+/* stream.c: a new one, of no connection; the caller's to free() until it is in a list. events: kept. NULL
+ * without memory. */
+struct stream *stream_alloc(int fd, const struct stream_events *events);
+/* stream.c: what its route referred to is given back. */
+void stream_drop_route(struct stream *stream);
+/* stream.c: connection.abort of all streams. */
+void stream_abort(struct connection *connection, enum bruma_reason reason, const char *detail);
 /* stream.c: the application's socket is watched; writable: also for that. */
 void stream_set_interest(struct stream *stream, bool writable);
 /* stream.c: passes on an end that is due, and ends the stream if nothing is left to do. */

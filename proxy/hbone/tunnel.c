@@ -14,8 +14,8 @@
 #include "proxy/hbone/tunnel_session.h"
 #include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
+#include "proxy/worker/moving.h"
 
-static void on_event(struct loop_watch *watch, uint32_t events);
 static void on_timer(struct loop_timer *timer);
 
 static struct loop *loop_of(const struct tunnel *t)
@@ -41,8 +41,10 @@ struct tunnel *tunnel_new(struct worker_pod *wp, bool server)
     list_init(&t->held);
     list_init(&t->queue);
     loop_timer_init(&t->timer, on_timer);
-    t->last_received = loop_now(wp->worker->loop);
-    t->frames.account.share = &wp->memory;
+    if (wp) {
+        t->last_received = loop_now(wp->worker->loop);
+        t->frames.account.share = &wp->memory;
+    }
     return t;
 }
 
@@ -71,7 +73,7 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
     bool open = t->state == TUNNEL_OPEN, connected = open || t->state == TUNNEL_HANDSHAKING;
     bool aborted = t->streams_len > 0;
     char text[160];
-    int fd = t->watch.fd;
+    int fd = open && !t->inner ? t->tls.fd : t->watch.fd; /* one that stands still is not watched */
 
     if (t->state == TUNNEL_DEAD)
         return;
@@ -84,6 +86,8 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
         return;
     }
     inner_describe_end(t, reason, detail, text, sizeof(text));
+    tunnel_go_on(t);
+    moving_gone(&t->moving);
     t->state = TUNNEL_DEAD;
     handshake_end(t->wp, &t->handshake);
     quota_release(t->wp, &t->peer.addr, &t->quota);
@@ -247,7 +251,7 @@ void tunnel_on_event(struct tunnel *t, uint32_t events)
     }
 }
 
-static void on_event(struct loop_watch *watch, uint32_t events)
+void tunnel_watch_event(struct loop_watch *watch, uint32_t events)
 {
     tunnel_on_event(container_of(watch, struct tunnel, watch), events);
 }
@@ -269,7 +273,7 @@ int tunnel_start_server(struct worker_pod *wp, int fd, const struct endpoint *pe
     t->tls.account.share = &wp->memory;
     if (r == 0) {
         t->tls_ready = true;
-        r = loop_watch_add(wp->worker->loop, &t->watch, fd, EPOLLIN, on_event);
+        r = loop_watch_add(wp->worker->loop, &t->watch, fd, EPOLLIN, tunnel_watch_event);
     }
     if (r < 0) {
         if (t->tls_ready)
@@ -307,7 +311,7 @@ int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls
     r = tls_init(&t->tls, context, &w->tls, fd, false);
     t->tls.account.share = &wp->memory;
     if (r == 0)
-        r = loop_watch_add(w->loop, &t->watch, fd, EPOLLOUT, on_event);
+        r = loop_watch_add(w->loop, &t->watch, fd, EPOLLOUT, tunnel_watch_event);
     if (r < 0) {
         tls_destroy(&t->tls);
         free(t);

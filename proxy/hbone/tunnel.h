@@ -15,7 +15,9 @@
 #include "proxy/worker/handshakes.h"
 #include "proxy/worker/worker.h"
 
+struct http2_replay;
 struct inner;
+struct moving;
 struct stream;
 
 #define TUNNEL_CLOSED_KEPT   32
@@ -102,6 +104,10 @@ struct tunnel {
         idle_since; /* loop_now() milliseconds; ping_sent 0: none outstanding */
     size_t turn_bytes;
     int out_error;
+    struct http2_replay *replay; /* the session is being made: what it says and hears is not real; or NULL */
+    struct moving *moving;       /* it is about to go to another process; or NULL */
+    bool frozen;                 /* and stands still for that */
+    bool mute;                   /* DATA is put off */
 
     /* client */
     struct list queue; /* streams that wait for the tunnel to open */

@@ -16,7 +16,7 @@ static int on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd, 
     struct tunnel *tunnel = user_data;
     const struct closed_stream *closed;
 
-    if (hd->type != NGHTTP2_HEADERS || hd->stream_id <= 0 ||
+    if (tunnel->replay || hd->type != NGHTTP2_HEADERS || hd->stream_id <= 0 ||
         nghttp2_session_find_stream(session, hd->stream_id))
         return 0;
     if (tunnel->server && hd->stream_id > tunnel->last_stream) {
@@ -34,7 +34,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     struct tunnel *tunnel = user_data;
     struct stream *s;
 
-    if (!tunnel->server || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
+    if (tunnel->replay || !tunnel->server || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
         return 0;
     if (tls_peer_expired(&tunnel->tls)) {
         tunnel_refuse_expired(tunnel);
@@ -61,7 +61,7 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
     struct stream *s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
 
     (void)flags;
-    if (!s || frame->hd.type != NGHTTP2_HEADERS)
+    if (!s || tunnel->replay || frame->hd.type != NGHTTP2_HEADERS)
         return 0;
     if (tunnel->server) {
         if (s->request)
@@ -91,6 +91,8 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     struct tunnel *tunnel = user_data;
     struct stream *s;
 
+    if (tunnel->replay)
+        return 0;
     switch (frame->hd.type) {
     case NGHTTP2_HEADERS:
         s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
@@ -146,9 +148,12 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
 static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data,
                    size_t len, void *user_data)
 {
+    const struct tunnel *tunnel = user_data;
     struct stream *s = nghttp2_session_get_stream_user_data(session, stream_id);
 
     (void)flags;
+    if (tunnel->replay)
+        return 0;
     if (s) {
         tunnel_stream_received(user_data, s, len);
         stream_gather(s, data, len);
@@ -163,6 +168,8 @@ static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t
     struct tunnel *tunnel = user_data;
     struct stream *s = nghttp2_session_get_stream_user_data(session, stream_id);
 
+    if (tunnel->replay)
+        return 0;
     tunnel_frames_closed(tunnel, stream_id,
                          stream_id == tunnel->reset_stream ||
                              nghttp2_session_get_stream_remote_close(session, stream_id) == 1);
@@ -179,6 +186,8 @@ static int on_frame_send(nghttp2_session *session, const nghttp2_frame *frame, v
 {
     struct tunnel *tunnel = user_data;
 
+    if (tunnel->replay)
+        return 0;
     if (tunnel->server && frame->hd.type == NGHTTP2_HEADERS && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) &&
         !nghttp2_session_get_stream_remote_close(session, frame->hd.stream_id))
         nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
@@ -196,7 +205,7 @@ static int on_frame_not_send(nghttp2_session *session, const nghttp2_frame *fram
     struct stream *s;
 
     (void)error;
-    if (frame->hd.type != NGHTTP2_HEADERS || tunnel->server)
+    if (tunnel->replay || frame->hd.type != NGHTTP2_HEADERS || tunnel->server)
         return 0;
     s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
     if (s && s->tunnel == tunnel && s->state == STREAM_REQUESTED) {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "proxy/hbone/http2_replay.h"
 #include "proxy/hbone/stream.h"
 
 #define FRAME_HEADER      9
@@ -79,12 +80,16 @@ static ssize_t data_length(nghttp2_session *session, uint8_t frame_type, int32_t
                            int32_t session_window, int32_t stream_window, uint32_t frame_max, void *user_data)
 {
     struct tunnel *tunnel = user_data;
-    struct shared_buffer *out = &tunnel->wp->worker->plain_out;
-    ssize_t n = pressed(tunnel) ? PRESSED_BYTES_MAX : FRAME_PAYLOAD_MAX, room;
+    struct shared_buffer *out;
+    ssize_t n, room;
 
     (void)session;
     (void)frame_type;
     (void)stream_id;
+    if (tunnel->replay)
+        return FRAME_PAYLOAD_MAX; /* nghttp2 knows the windows */
+    out = &tunnel->wp->worker->plain_out;
+    n = pressed(tunnel) ? PRESSED_BYTES_MAX : FRAME_PAYLOAD_MAX;
     if (out->size - out->len < ROOM_MIN && !tls_blocked(&tunnel->tls))
         tunnel->out_error = tunnel_data_push(tunnel);
     room = (ssize_t)(out->size - out->len) - FRAME_HEADER;
@@ -111,7 +116,7 @@ static ssize_t data_read(nghttp2_session *session, int32_t stream_id, uint8_t *b
                          uint32_t *flags, nghttp2_data_source *source, void *user_data)
 {
     struct tunnel *tunnel = user_data;
-    struct shared_buffer *out = &tunnel->wp->worker->plain_out;
+    struct shared_buffer *out;
     struct stream *s = source->ptr;
     bool end = false;
     ssize_t n;
@@ -119,11 +124,14 @@ static ssize_t data_read(nghttp2_session *session, int32_t stream_id, uint8_t *b
     (void)session;
     (void)stream_id;
     (void)buf;
+    if (tunnel->replay)
+        return http2_replay_read(tunnel->replay, s, length, flags);
+    out = &tunnel->wp->worker->plain_out;
     if (s->tunnel != tunnel)
         return NGHTTP2_ERR_DEFERRED; /* the tunnel is being closed, and its streams have gone */
     if (tunnel->out_error)
         return NGHTTP2_ERR_CALLBACK_FAILURE;
-    if (tls_blocked(&tunnel->tls) ||
+    if (tunnel->mute || tls_blocked(&tunnel->tls) ||
         tunnel->turn_bytes > (pressed(tunnel) ? PRESSED_BYTES_MAX : TURN_BYTES_MAX) ||
         out->size - out->len < FRAME_HEADER + length) {
         hold(tunnel, s);
@@ -146,10 +154,13 @@ static int data_send(nghttp2_session *session, nghttp2_frame *frame, const uint8
                      nghttp2_data_source *source, void *user_data)
 {
     struct tunnel *tunnel = user_data;
-    struct shared_buffer *out = &tunnel->wp->worker->plain_out;
+    struct shared_buffer *out;
     struct stream *s = source->ptr;
 
     (void)session;
+    if (tunnel->replay)
+        return 0;
+    out = &tunnel->wp->worker->plain_out;
     memcpy(out->data + out->len, header, FRAME_HEADER);
     out->len += FRAME_HEADER + length;
     tunnel->turn_bytes += length;

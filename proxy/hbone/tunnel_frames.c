@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proxy/hbone/tunnel_frames.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -137,6 +138,34 @@ static void begin_frame(struct tunnel_frames *f, size_t unit_len)
                   !(f->header[4] & NGHTTP2_FLAG_END_HEADERS);
     if (type == NGHTTP2_DATA || unit_len + f->left > UNIT_MAX)
         f->passes = true;
+}
+
+/* As tunnel_frames_receive() walks, but to nobody. */
+int tunnel_frames_resume(struct tunnel *t)
+{
+    struct tunnel_frames *f = &t->frames;
+    bool whole = false;
+
+    for (size_t at = 0; at < f->kept_len;) {
+        if (whole)
+            return -EBADMSG; /* what was whole was not kept */
+        f->in_unit = true;
+        if (f->left) {
+            size_t n = f->kept_len - at < f->left ? f->kept_len - at : f->left;
+
+            at += n;
+            f->left -= (uint32_t)n;
+        } else {
+            f->header[f->header_len++] = f->kept[at++];
+            if (f->header_len < FRAME_HEADER)
+                continue;
+            begin_frame(f, at);
+            if (f->passes)
+                return -EBADMSG;
+        }
+        whole = !f->left && !f->in_block;
+    }
+    return whole ? -EBADMSG : 0;
 }
 
 /* Where the walk through what has come is. */

@@ -14,6 +14,9 @@
 int tunnel_frames_receive(struct tunnel *tunnel, const uint8_t *data, size_t len);
 /* Whether nghttp2 holds a part of a frame that is not DATA, which happens where it is too long to be kept. */
 bool tunnel_frames_in_the_middle(const struct tunnel *tunnel);
+/* What is kept came from another process: the walk goes on behind it. 0, or -EBADMSG: it is no beginning of a
+ * unit. */
+int tunnel_frames_resume(struct tunnel *tunnel);
 /* What is kept is forgotten. */
 void tunnel_frames_free(struct tunnel *tunnel);
 

@@ -7,14 +7,27 @@
 #include "proxy/hbone/stream.h"
 #include "proxy/hbone/tunnel_data.h"
 #include "proxy/hbone/tunnel_internal.h"
+#include "proxy/hbone/tunnel_move.h"
 
 static struct loop *loop_of(const struct tunnel *t)
 {
     return t->wp->worker->loop;
 }
 
+void tunnel_go_on(struct tunnel *t)
+{
+    struct moving *moving = t->moving;
+
+    if (!t->frozen || !moving)
+        return;
+    t->moving = NULL;
+    moving->gone(moving);
+    tunnel_thaw(t);
+}
+
 void tunnel_wants_flush(struct tunnel *t)
 {
+    tunnel_go_on(t);
     if (t->state == TUNNEL_OPEN && list_empty(&t->flush_node))
         list_add_tail(&t->wp->worker->flush, &t->flush_node);
 }

@@ -90,11 +90,23 @@ void tunnel_session_windows(struct tunnel *tunnel)
     tunnel_wants_flush(tunnel);
 }
 
+int tunnel_session_bare(struct tunnel *tunnel)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int r;
+
+    pthread_once(&once, make_callbacks);
+    if (!callbacks)
+        return -ENOMEM;
+    r = tunnel->server ? nghttp2_session_server_new2(&tunnel->session, callbacks, tunnel, options)
+                       : nghttp2_session_client_new2(&tunnel->session, callbacks, tunnel, options);
+    return r ? -ENOMEM : 0;
+}
+
 /* No header table for the peer to fill: it could not be moved to another process, for nghttp2 does not tell
  * what is in it. */
 int tunnel_session_new(struct tunnel *tunnel)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     const struct proxy_settings *set = tunnel->wp->worker->settings;
     nghttp2_settings_entry client[] = {
         {NGHTTP2_SETTINGS_HEADER_TABLE_SIZE, 0},
@@ -110,25 +122,20 @@ int tunnel_session_new(struct tunnel *tunnel)
         {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, (uint32_t)set->frame_size},
         {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, REQUEST_HEADERS_MAX},
     };
-    nghttp2_session *session;
-    int r;
+    int r = tunnel_session_bare(tunnel);
 
-    pthread_once(&once, make_callbacks);
-    if (!callbacks)
-        return -ENOMEM;
-    r = tunnel->server ? nghttp2_session_server_new2(&session, callbacks, tunnel, options)
-                       : nghttp2_session_client_new2(&session, callbacks, tunnel, options);
-    if (r)
-        return -ENOMEM;
-    r = tunnel->server ? nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, server, array_size(server))
-                       : nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, client, array_size(client));
+    if (r < 0)
+        return r;
+    r = tunnel->server
+            ? nghttp2_submit_settings(tunnel->session, NGHTTP2_FLAG_NONE, server, array_size(server))
+            : nghttp2_submit_settings(tunnel->session, NGHTTP2_FLAG_NONE, client, array_size(client));
     if (!r)
-        r = set_connection_window(tunnel, session);
+        r = set_connection_window(tunnel, tunnel->session);
     if (r) {
-        nghttp2_session_del(session);
+        nghttp2_session_del(tunnel->session);
+        tunnel->session = NULL;
         return -ENOMEM;
     }
-    tunnel->session = session;
     announced(tunnel, (uint32_t)stream_window(tunnel));
     return 0;
 }

@@ -7,6 +7,8 @@
 
 /* Creates the session and queues its SETTINGS. 0 or -ENOMEM. */
 int tunnel_session_new(struct tunnel *tunnel);
+/* Creates one that has said nothing. 0 or -ENOMEM. */
+int tunnel_session_bare(struct tunnel *tunnel);
 /* The peer has acknowledged the oldest of our SETTINGS that it had not yet. */
 void tunnel_session_acknowledged(struct tunnel *tunnel);
 /* Announces windows that fit the pod's memory level. */

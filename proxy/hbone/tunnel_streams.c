@@ -34,7 +34,7 @@ unsigned tunnel_capacity(const struct tunnel *t)
 {
     unsigned cap = (unsigned)t->wp->worker->settings->pool_max_streams, used = t->streams_len + t->queue_len;
 
-    if (t->state == TUNNEL_DEAD || t->closing || t->goaway || t->refused_streams ||
+    if (t->state == TUNNEL_DEAD || t->closing || t->moving || t->goaway || t->refused_streams ||
         (t->state == TUNNEL_OPEN && tls_peer_expired(&t->tls)) || (t->inner && inner_is_leaving(t->inner)))
         return 0;
     /* What it says itself comes behind the handshake, with the first requests on their way already. */

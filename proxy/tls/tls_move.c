@@ -127,13 +127,8 @@ static int take_partial(struct tls *tls, const struct wire_field *f)
 
 static int take_unsent(struct tls *tls, const struct wire_field *f)
 {
-    int r;
-
     if (tls->pending || !f->len)
         return -EBADMSG;
-    r = budget_take(&tls->account, f->len);
-    if (r < 0)
-        return r;
     tls->pending = malloc(f->len);
     if (!tls->pending)
         return -ENOMEM;
@@ -148,7 +143,7 @@ static int take_bytes(struct tls *tls, struct keys *keys, const struct wire_fiel
 
     switch (f->number) {
     case BRUMA_TLS_SUITE:
-        return copy_text(f, keys->suite, sizeof(keys->suite)) ? 0 : -EOPNOTSUPP;
+        return copy_text(f, keys->suite, sizeof(keys->suite)) ? 0 : -EPROTONOSUPPORT;
     case BRUMA_TLS_SEAL_SECRET:
     case BRUMA_TLS_OPEN_SECRET:
         keys->secret[f->number == BRUMA_TLS_OPEN_SECRET] = f->bytes;
@@ -169,7 +164,7 @@ static int take_bytes(struct tls *tls, struct keys *keys, const struct wire_fiel
         m->head_len = (unsigned)f->len;
         return 0;
     default:
-        return f->number & 1 ? 0 : -EOPNOTSUPP;
+        return f->number & 1 ? 0 : -EPROTONOSUPPORT;
     }
 }
 
@@ -196,7 +191,7 @@ static int take_number(struct tls *tls, struct keys *keys, const struct wire_fie
         tls->asked_again = f->value;
         return 0;
     default:
-        return f->number & 1 ? 0 : -EOPNOTSUPP;
+        return f->number & 1 ? 0 : -EPROTONOSUPPORT;
     }
 }
 
@@ -212,7 +207,7 @@ static int take_fields(struct tls *tls, struct keys *keys, const uint8_t *data, 
         else if (f.type == WIRE_VARINT)
             r = take_number(tls, keys, &f);
         else
-            r = f.number & 1 ? 0 : -EOPNOTSUPP;
+            r = f.number & 1 ? 0 : -EPROTONOSUPPORT;
         if (r < 0)
             return r;
     }
@@ -232,7 +227,7 @@ static int make_key(struct record_key *key, const struct keys *keys, int which)
     int r = record_key_init(key, keys->suite, keys->secret[which], keys->secret_len[which], which == 0);
 
     key->sequence = keys->sequence[which];
-    return r == -ENOTSUP ? -EOPNOTSUPP : r;
+    return r == -ENOTSUP ? -EPROTONOSUPPORT : r;
 }
 
 static int read_all(struct tls *tls, const uint8_t *data, size_t len, const char **ret_why)
@@ -240,7 +235,7 @@ static int read_all(struct tls *tls, const uint8_t *data, size_t len, const char
     struct keys keys = {};
     int r = take_fields(tls, &keys, data, len);
 
-    if (r == -EOPNOTSUPP)
+    if (r == -EPROTONOSUPPORT)
         return bad(ret_why, "TLS: a field that is not known here", r);
     if (r < 0)
         return bad(ret_why, r == -EBADMSG ? "TLS: malformed" : "TLS: out of memory", r);
@@ -251,7 +246,7 @@ static int read_all(struct tls *tls, const uint8_t *data, size_t len, const char
     if (r == 0)
         r = make_key(&tls->open, &keys, 1);
     if (r < 0)
-        return bad(ret_why, r == -EOPNOTSUPP ? "TLS: a suite that is not known here" : "TLS: no keys", r);
+        return bad(ret_why, r == -EPROTONOSUPPORT ? "TLS: a suite that is not known here" : "TLS: no keys", r);
     if (tls->buffers->revoked && !tls->peer_chain)
         return bad(ret_why, "TLS: the peer's chain is not there to be looked up in revocation lists",
                    -EKEYREVOKED);
@@ -261,8 +256,8 @@ static int read_all(struct tls *tls, const uint8_t *data, size_t len, const char
     return 0;
 }
 
-int tls_move_read(struct tls *tls, struct tls_buffers *buffers, struct budget_share *share, int fd,
-                  bool server, const uint8_t *data, size_t len, const char **ret_why)
+int tls_move_read(struct tls *tls, struct tls_buffers *buffers, int fd, bool server, const uint8_t *data,
+                  size_t len, const char **ret_why)
 {
     int r;
 
@@ -270,9 +265,15 @@ int tls_move_read(struct tls *tls, struct tls_buffers *buffers, struct budget_sh
     tls->fd = fd;
     tls->server = server;
     tls->buffers = buffers;
-    tls->account.share = share;
     r = read_all(tls, data, len, ret_why);
     if (r < 0)
         tls_destroy(tls);
     return r;
+}
+
+void tls_move_count(struct tls *tls, struct budget_share *share)
+{
+    tls->account.share = share;
+    if (tls->pending)
+        (void)budget_take(&tls->account, tls->pending_len - tls->pending_offset);
 }

@@ -12,11 +12,15 @@
 int tls_move_write(const struct tls *tls, struct wire_writer *writer);
 
 /* Makes one of it in place of tls_init() and the handshake; without a context, and with nobody expected. fd
- * and buffers stay the caller's, and fd is not touched. share: of the pod, for what the socket has not taken.
- * 0, and tls_destroy() is due later. Or *ret_why is a static text, and -EBADMSG: malformed or incomplete,
- * -EOPNOTSUPP: of a suite or with a field that is not known here, -EKEYREVOKED: the peer's certificate was
- * revoked, or lists are kept here and its chain did not come along, -ENOBUFS, -ENOMEM. */
-int tls_move_read(struct tls *tls, struct tls_buffers *buffers, struct budget_share *share, int fd,
-                  bool server, const uint8_t *data, size_t len, const char **ret_why);
+ * and buffers stay the caller's, and fd is not touched. What the socket has not taken is counted in no
+ * account until tls_move_count(). 0, and tls_destroy() is due later. Or *ret_why is a static text, and
+ * -EBADMSG: malformed or incomplete, -EPROTONOSUPPORT: of a suite or with a field that is not known here,
+ * -EKEYREVOKED: the peer's certificate was revoked, or lists are kept here and its chain did not come along,
+ * -ENOMEM. */
+int tls_move_read(struct tls *tls, struct tls_buffers *buffers, int fd, bool server, const uint8_t *data,
+                  size_t len, const char **ret_why);
+/* From here on it counts for the pod whose share this is. What the budget does not hold is held all the same:
+ * it was before. */
+void tls_move_count(struct tls *tls, struct budget_share *share);
 
 #endif

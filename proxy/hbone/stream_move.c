@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/hbone/stream_move.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bruma/handover.h"
+#include "proxy/hbone/stream_internal.h"
+#include "proxy/socket/socket.h"
+
+static struct loop *loop_of(const struct stream *s)
+{
+    return s->c.wp->worker->loop;
+}
+
+/* ---- away ---- */
+
+void stream_freeze(struct stream *s)
+{
+    loop_watch_remove(loop_of(s), &s->watch);
+}
+
+/* All that its socket has to say is said again, for it is watched anew. */
+int stream_thaw(struct stream *s)
+{
+    uint32_t events = EPOLLIN | EPOLLRDHUP | EPOLLET;
+
+    return stream_watch(s, s->pending_len ? events | EPOLLOUT : events);
+}
+
+static void flag_write(struct wire_writer *w, uint32_t field, bool value)
+{
+    if (value)
+        wire_put_varint(w, field, 1);
+}
+
+static void number_write(struct wire_writer *w, uint32_t field, int64_t value)
+{
+    if (value)
+        wire_put_varint(w, field, (uint64_t)value);
+}
+
+void stream_write(struct wire_writer *w, uint32_t field, const struct stream *s,
+                  const struct http2_stream *state)
+{
+    uint64_t now = loop_now(loop_of(s));
+    struct wire_writer part = {};
+
+    connection_write(&part, BRUMA_STREAM_CONNECTION, &s->c);
+    wire_put_varint(&part, BRUMA_STREAM_ID, (uint64_t)s->id);
+    flag_write(&part, BRUMA_STREAM_LOCAL_END, s->read_closed);
+    flag_write(&part, BRUMA_STREAM_REMOTE_END, s->remote_closed);
+    flag_write(&part, BRUMA_STREAM_SHUT, s->write_closed);
+    flag_write(&part, BRUMA_STREAM_RESET, s->app_reset);
+    if (state->window)
+        wire_put_varint(&part, BRUMA_STREAM_WINDOW, wire_from_signed(state->window));
+    number_write(&part, BRUMA_STREAM_RECEIVED, state->received);
+    number_write(&part, BRUMA_STREAM_CREDIT, state->credit);
+    if (s->pending_len)
+        wire_put_bytes(&part, BRUMA_STREAM_UNREAD, s->pending + s->pending_offset, s->pending_len);
+    number_write(&part, BRUMA_STREAM_OWN, (int64_t)s->uncounted);
+    if (loop_timer_armed(&s->timer))
+        wire_put_varint(&part, BRUMA_STREAM_TIMER, s->timer.due > now ? s->timer.due - now : 0);
+    wire_put_varint(&part, BRUMA_STREAM_IDLE, now > s->last_activity ? now - s->last_activity : 0);
+    number_write(&part, BRUMA_STREAM_DELIVERY_PORT, s->delivery_port);
+    wire_put_message(w, field, &part);
+}
+
+void stream_release(struct stream *s)
+{
+    struct loop *loop = loop_of(s);
+
+    s->state = STREAM_CLOSED;
+    s->tunnel = NULL;
+    list_del(&s->tunnel_node);
+    list_del(&s->held_node);
+    list_del(&s->touched_node);
+    loop_timer_cancel(&s->timer);
+    close(s->fd);
+    s->fd = -1;
+    free(s->gathered);
+    s->gathered = NULL;
+    stream_free_pending(s);
+    stream_drop_route(s);
+    connection_forget(&s->c);
+    loop_free_later(loop, s);
+}
+
+/* ---- here ---- */
+
+void stream_arrival_clear(struct stream_arrival *a)
+{
+    struct stream *s = a->stream;
+
+    if (s) {
+        if (s->fd >= 0)
+            close(s->fd);
+        free(s->pending);
+        free(s);
+    }
+    a->stream = NULL;
+    connection_record_clear(&a->record);
+}
+
+static int take_unread(struct stream *s, const struct wire_field *f)
+{
+    if (f->type != WIRE_BYTES || !f->len || s->pending)
+        return -EBADMSG;
+    s->pending = malloc(f->len);
+    if (!s->pending)
+        return -ENOMEM;
+    memcpy(s->pending, f->bytes, f->len);
+    s->pending_len = s->pending_size = f->len;
+    return 0;
+}
+
+static bool *flag_of(struct stream *s, uint32_t field)
+{
+    switch (field) {
+    case BRUMA_STREAM_LOCAL_END:
+        return &s->read_closed;
+    case BRUMA_STREAM_REMOTE_END:
+        return &s->remote_closed;
+    case BRUMA_STREAM_SHUT:
+        return &s->write_closed;
+    case BRUMA_STREAM_RESET:
+        return &s->app_reset;
+    default:
+        return NULL;
+    }
+}
+
+static int take_number(struct stream_arrival *a, struct http2_stream *state, const struct wire_field *f)
+{
+    struct stream *s = a->stream;
+    bool *flag = flag_of(s, f->number);
+
+    if (flag) {
+        *flag = f->value == 1;
+        return f->value <= 1 ? 0 : -EBADMSG;
+    }
+    switch (f->number) {
+    case BRUMA_STREAM_ID:
+        s->id = state->id = (int32_t)f->value;
+        return f->value && f->value <= INT32_MAX ? 0 : -EBADMSG;
+    case BRUMA_STREAM_WINDOW:
+        s->window = state->window = wire_to_signed(f->value);
+        return 0;
+    case BRUMA_STREAM_RECEIVED:
+        state->received = (int64_t)f->value;
+        return f->value <= INT32_MAX ? 0 : -EBADMSG;
+    case BRUMA_STREAM_CREDIT:
+        s->credit = f->value;
+        state->credit = (int64_t)f->value;
+        return f->value <= INT32_MAX ? 0 : -EBADMSG;
+    case BRUMA_STREAM_OWN:
+        s->uncounted = f->value;
+        return f->value <= INT32_MAX ? 0 : -EBADMSG;
+    case BRUMA_STREAM_TIMER:
+        a->timed = true;
+        a->timer = f->value;
+        return f->value <= UINT32_MAX ? 0 : -EBADMSG;
+    case BRUMA_STREAM_IDLE:
+        a->idle = f->value;
+        return f->value <= INT64_MAX ? 0 : -EBADMSG;
+    case BRUMA_STREAM_DELIVERY_PORT:
+        s->delivery_port = (uint16_t)f->value;
+        return f->value <= UINT16_MAX ? 0 : -EBADMSG;
+    default:
+        return unit_field_is_needed(f) ? -EPROTONOSUPPORT : 0;
+    }
+}
+
+static int take_fields(const uint8_t *data, size_t len, struct stream_arrival *a, struct http2_stream *state,
+                       struct wire_field *ret_connection)
+{
+    struct wire_reader reader = wire_reader(data, len);
+    struct wire_field f;
+    int r;
+
+    while ((r = wire_next(&reader, &f)) > 0) {
+        if (f.number == BRUMA_STREAM_CONNECTION) {
+            *ret_connection = f;
+            r = f.type == WIRE_BYTES ? 0 : -EBADMSG;
+        } else if (f.number == BRUMA_STREAM_UNREAD) {
+            r = take_unread(a->stream, &f);
+        } else if (f.type == WIRE_VARINT) {
+            r = take_number(a, state, &f);
+        } else {
+            r = unit_field_is_needed(&f) ? -EPROTONOSUPPORT : 0;
+        }
+        if (r < 0)
+            return r;
+    }
+    return r;
+}
+
+/* An open stream tells nobody but its tunnel. */
+static const struct stream_events no_events;
+
+/* What the one says about the other; the rest is the session's to refuse. */
+static bool is_sound(const struct stream *s, const struct http2_stream *state)
+{
+    return state->id && s->uncounted <= s->pending_len &&
+           (!s->write_closed || (s->remote_closed && !s->pending_len)) && state->received >= state->unread;
+}
+
+int stream_arrival_read(struct worker *w, const uint8_t *data, size_t len, int fd, struct stream_arrival *ret,
+                        struct http2_stream *ret_state, char *error, size_t error_size)
+{
+    struct stream_arrival a = {.stream = stream_alloc(-1, &no_events)};
+    struct http2_stream state = {.stream = a.stream};
+    struct wire_field connection = {};
+    int r = a.stream ? take_fields(data, len, &a, &state, &connection) : -ENOMEM;
+
+    if (r == 0) {
+        state.local_end = a.stream->read_closed;
+        state.remote_end = a.stream->remote_closed;
+        state.unread = (int64_t)(a.stream->pending_len - a.stream->uncounted);
+        r = connection.bytes && is_sound(a.stream, &state) ? 0 : -EBADMSG;
+    }
+    if (r < 0)
+        snprintf(error, error_size, "%s",
+                 r == -EPROTONOSUPPORT ? "a stream with a field that is not known here"
+                 : r == -ENOMEM        ? "no memory is left for it"
+                                       : "a malformed stream");
+    else
+        r = connection_read(w, connection.bytes, connection.len, &a.record, error, error_size);
+    if (r < 0) {
+        stream_arrival_clear(&a);
+        return r;
+    }
+    a.stream->fd = fd;
+    *ret = a;
+    *ret_state = state;
+    return 0;
+}
+
+void stream_arrive(struct tunnel *t, struct stream_arrival *a)
+{
+    struct stream *s = a->stream;
+    struct worker *w = t->wp->worker;
+
+    if (!connection_begin(&s->c, w, &a->record, stream_abort))
+        abort(); /* the tunnel's pod, which is its own, was there a moment ago */
+    /* what the budget does not hold is held all the same: it was before */
+    if (s->pending_size && budget_take(&s->c.account, s->pending_size) < 0)
+        s->pending_size = 0; /* so much is given back */
+    s->state = STREAM_OPEN;
+    s->last_activity = loop_now(w->loop) > a->idle ? loop_now(w->loop) - a->idle : 0;
+    s->waiting_data = true;
+    tunnel_add_stream(t, s);
+    if (a->timed)
+        loop_timer_set(w->loop, &s->timer, a->timer);
+    a->stream = NULL;
+    stream_arrival_clear(a);
+}
+
+void stream_go_on(struct stream *s)
+{
+    if (stream_thaw(s) < 0) {
+        stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+        return;
+    }
+    s->readable = true;
+    if (!s->read_closed)
+        tunnel_stream_readable(s->tunnel, s);
+    if (s->pending_len)
+        stream_write_pending(s);
+    else
+        stream_finish_if_over(s);
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Streams that go to another process with their tunnel: bruma/handover.h, enum bruma_stream_field. A worker's
+ * own thread. */
+#ifndef PROXY_HBONE_STREAM_MOVE_H
+#define PROXY_HBONE_STREAM_MOVE_H
+
+#include "proxy/hbone/http2_state.h"
+#include "proxy/hbone/stream.h"
+#include "proxy/worker/connection_unit.h"
+
+/* Its socket is watched by nobody, and the tunnel neither tells it nor asks it anything. */
+void stream_freeze(struct stream *s);
+/* It is watched again. 0 or -errno of epoll_ctl(). */
+int stream_thaw(struct stream *s);
+/* Appends a stream that is open as one field. state: what the session says of it. */
+void stream_write(struct wire_writer *writer, uint32_t field, const struct stream *s,
+                  const struct http2_stream *state);
+/* It is another process's: nothing of its socket is changed by its end here. It leaves its tunnel. */
+void stream_release(struct stream *s);
+
+/* One that has come, and is not in force. */
+struct stream_arrival {
+    struct stream *stream; /* of no tunnel, and its connection is not in force */
+    struct connection_record record;
+    bool timed;           /* its timer is armed */
+    uint64_t timer, idle; /* milliseconds */
+};
+
+/* len bytes of data: of the field; *ret_state is what the session is to be told. Takes fd if it succeeds. 0,
+ * or -errno with why in error. */
+int stream_arrival_read(struct worker *w, const uint8_t *data, size_t len, int fd, struct stream_arrival *ret,
+                        struct http2_stream *ret_state, char *error, size_t error_size);
+/* It is the worker's from here on, on the tunnel, which is so already; the arrival is empty then. Its pod
+ * must be served. */
+void stream_arrive(struct tunnel *tunnel, struct stream_arrival *arrival);
+/* What it says and what it holds goes on: once all streams of the tunnel have arrived. May close it. */
+void stream_go_on(struct stream *s);
+/* It is another process's still: its socket is closed here, and nothing else is done with it. */
+void stream_arrival_clear(struct stream_arrival *arrival);
+
+#endif

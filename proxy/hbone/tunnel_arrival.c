@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Tunnels that have come from another process. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bruma/handover.h"
+#include "proxy/hbone/http2_replay.h"
+#include "proxy/hbone/pool.h"
+#include "proxy/hbone/stream_move.h"
+#include "proxy/hbone/tunnel_frames.h"
+#include "proxy/hbone/tunnel_internal.h"
+#include "proxy/hbone/tunnel_move.h"
+#include "proxy/socket/socket.h"
+#include "proxy/tls/tls_move.h"
+
+#define UNIT_MAX (64 * 1024) /* bytes of a frame but DATA that has come in part */
+
+struct tunnel_arrival {
+    struct tunnel *tunnel; /* with its session; in no list, and counted nowhere */
+    struct pod *pod;       /* referenced */
+    struct http2_state state;
+    struct stream_arrival *streams; /* as many as the state has */
+    size_t streams_len;
+    bool has_ping;
+    uint64_t last_received, ping, idle; /* milliseconds ago */
+};
+
+/* Not its sockets, before it has taken them. */
+void tunnel_arrival_free(struct tunnel_arrival *a)
+{
+    struct tunnel *t = a->tunnel;
+
+    for (size_t i = 0; i < a->streams_len; i++)
+        stream_arrival_clear(&a->streams[i]);
+    free(a->streams);
+    http2_state_clear(&a->state);
+    if (t) {
+        nghttp2_session_del(t->session);
+        tunnel_frames_free(t);
+        if (t->tls_ready) {
+            if (t->tls.fd >= 0)
+                close(t->tls.fd);
+            tls_destroy(&t->tls);
+        }
+        free(t);
+    }
+    if (a->pod)
+        pod_unref(a->pod);
+    free(a);
+}
+
+/* ---- reading ---- */
+
+/* What must be there, and what is read last. */
+struct parts {
+    char pod[256];
+    uint64_t cookie;
+    struct wire_field tls, http2;
+    size_t streams; /* how many */
+    bool has_peer, has_arrival;
+};
+
+static int refuse(char *error, size_t size, int r, const char *text)
+{
+    snprintf(error, size, "%s", text);
+    return r;
+}
+
+static int text_of(const struct wire_field *f, char *ret, size_t size)
+{
+    if (f->type != WIRE_BYTES || f->len >= size || memchr(f->bytes, '\0', f->len))
+        return -EBADMSG;
+    memcpy(ret, f->bytes, f->len);
+    ret[f->len] = '\0';
+    return 0;
+}
+
+static int flag_of(const struct wire_field *f, bool *ret)
+{
+    if (f->type != WIRE_VARINT || f->value > 1)
+        return -EBADMSG;
+    *ret = f->value;
+    return 0;
+}
+
+static int number_of(const struct wire_field *f, uint64_t *ret)
+{
+    if (f->type != WIRE_VARINT || f->value > INT64_MAX)
+        return -EBADMSG;
+    *ret = f->value;
+    return 0;
+}
+
+static int message_of(const struct wire_field *f, struct wire_field *ret)
+{
+    if (f->type != WIRE_BYTES || ret->bytes)
+        return -EBADMSG;
+    *ret = *f;
+    return 0;
+}
+
+static int tunnel_field(const struct wire_field *f, struct tunnel_arrival *a, struct parts *parts)
+{
+    struct tunnel *t = a->tunnel;
+
+    switch (f->number) {
+    case BRUMA_TUNNEL_POD:
+        return text_of(f, parts->pod, sizeof(parts->pod));
+    case BRUMA_TUNNEL_COOKIE:
+        parts->cookie = f->value;
+        return f->type == WIRE_VARINT ? 0 : -EBADMSG;
+    case BRUMA_TUNNEL_SERVER:
+        return flag_of(f, &t->server);
+    case BRUMA_TUNNEL_PEER:
+        parts->has_peer = true;
+        return endpoint_read(f, &t->peer);
+    case BRUMA_TUNNEL_ARRIVAL:
+        parts->has_arrival = true;
+        return endpoint_read(f, &t->arrival);
+    case BRUMA_TUNNEL_TLS:
+        return message_of(f, &parts->tls);
+    case BRUMA_TUNNEL_HTTP2:
+        return message_of(f, &parts->http2);
+    case BRUMA_TUNNEL_STREAM:
+        parts->streams++;
+        return f->type == WIRE_BYTES ? 0 : -EBADMSG;
+    case BRUMA_TUNNEL_LAST_RECEIVED:
+        return number_of(f, &a->last_received);
+    case BRUMA_TUNNEL_SMALL_WINDOWS:
+        return flag_of(f, &t->small_windows);
+    case BRUMA_TUNNEL_EXPIRED:
+        return flag_of(f, &t->expired);
+    case BRUMA_TUNNEL_PING:
+        a->has_ping = true;
+        return number_of(f, &a->ping);
+    case BRUMA_TUNNEL_IDLE:
+        return number_of(f, &a->idle);
+    default:
+        return unit_field_is_needed(f) ? -EPROTONOSUPPORT : 0;
+    }
+}
+
+static int keep_unit(struct tunnel *t, const struct wire_field *f)
+{
+    if (t->frames.kept || !f->len || f->len > UNIT_MAX)
+        return -EBADMSG;
+    t->frames.kept = malloc(f->len);
+    if (!t->frames.kept)
+        return -ENOMEM;
+    memcpy(t->frames.kept, f->bytes, f->len);
+    t->frames.kept_len = f->len;
+    return 0;
+}
+
+/* What of HTTP/2 the tunnel keeps itself; the rest is http2_state_read()'s. */
+static int own_http2(struct tunnel *t, const struct wire_field *part)
+{
+    struct wire_reader reader = wire_reader(part->bytes, part->len);
+    struct wire_field f;
+    int r;
+
+    while ((r = wire_next(&reader, &f)) > 0) {
+        r = 0;
+        if (f.number == BRUMA_HTTP2_UNIT)
+            r = f.type == WIRE_BYTES ? keep_unit(t, &f) : -EBADMSG;
+        else if (f.number == BRUMA_HTTP2_SHUTTING_DOWN)
+            r = flag_of(&f, &t->shutting_down);
+        else if (f.number == BRUMA_HTTP2_CLOSED && f.type == WIRE_VARINT && f.value >> 1 <= INT32_MAX)
+            tunnel_frames_closed(t, (int32_t)(f.value >> 1), f.value & 1);
+        else if (f.number == BRUMA_HTTP2_RESET && f.type == WIRE_VARINT && f.value <= INT32_MAX)
+            t->reset_stream = (int32_t)f.value;
+        if (r < 0)
+            return r;
+    }
+    return r;
+}
+
+/* The walk through the peer's bytes goes on where it was. */
+static int go_into_frame(struct tunnel *t, const struct http2_state *state)
+{
+    struct tunnel_frames *f = &t->frames;
+
+    f->preface_seen = true;
+    if (state->rest && f->kept)
+        return -EBADMSG;
+    if (state->rest) {
+        memcpy(f->header, state->rest_header, sizeof(f->header));
+        f->left = state->rest;
+        f->in_unit = f->passes = f->in_data = true;
+    }
+    return tunnel_frames_resume(t);
+}
+
+static struct worker_pod *pod_of(struct worker *w, const struct parts *parts)
+{
+    struct worker_pod *wp;
+
+    list_for_each (wp, &w->pods, node) {
+        if (!strcmp(wp->pod->uid, parts->pod) && wp->pod->cookie == parts->cookie && !wp->deleted)
+            return wp;
+    }
+    return NULL;
+}
+
+static int read_streams(struct worker *w, struct tunnel_arrival *a, const uint8_t *data, size_t len,
+                        const int *fds, char *error, size_t error_size)
+{
+    struct wire_reader reader = wire_reader(data, len);
+    struct wire_field f;
+    int r = 0;
+
+    while (wire_next(&reader, &f) > 0) {
+        if (f.number != BRUMA_TUNNEL_STREAM)
+            continue;
+        r = stream_arrival_read(w, f.bytes, f.len, fds[a->streams_len], &a->streams[a->streams_len],
+                                &a->state.streams[a->streams_len], error, error_size);
+        if (r < 0)
+            return r;
+        a->streams_len++;
+        a->state.streams_len++;
+        if (a->streams[a->streams_len - 1].record.pod != a->pod)
+            return refuse(error, error_size, -EBADMSG, "a stream of another pod than its tunnel");
+    }
+    return 0;
+}
+
+static int read_session(struct tunnel_arrival *a, const struct parts *parts, char *error, size_t error_size)
+{
+    struct tunnel *t = a->tunnel;
+    struct http2_stream *streams = a->state.streams;
+    size_t streams_len = a->state.streams_len;
+    int r = own_http2(t, &parts->http2);
+
+    if (r == 0)
+        r = http2_state_read(&a->state, parts->http2.bytes, parts->http2.len);
+    a->state.streams = streams;
+    a->state.streams_len = streams_len;
+    if (r == 0)
+        r = go_into_frame(t, &a->state);
+    if (r < 0)
+        return refuse(error, error_size, r,
+                      r == -EPROTONOSUPPORT ? "HTTP/2 with a field that is not known here"
+                      : r == -ENOMEM        ? "no memory is left for it"
+                                            : "malformed HTTP/2");
+    a->state.server = t->server;
+    t->settings_sent = t->settings_received = t->settings_known = true;
+    t->unknown_settings = a->state.unknown_settings;
+    memcpy(t->unknown_windows, a->state.unknown_windows, sizeof(t->unknown_windows));
+    t->goaway_said = a->state.goaway_said;
+    t->goaway_heard = a->state.goaway_heard;
+    t->said_last = a->state.said_last;
+    t->heard_last = a->state.heard_last;
+    t->goaway = t->goaway_heard || (t->goaway_said && !t->shutting_down);
+    t->last_stream = t->server ? a->state.last_id : 0;
+    r = http2_replay(t, &a->state);
+    return r < 0 ? refuse(error, error_size, r,
+                          r == -ENOMEM ? "no memory is left for it" : "an HTTP/2 session that cannot be made")
+                 : 0;
+}
+
+static int read_all(struct worker *w, struct tunnel_arrival *a, const uint8_t *data, size_t len,
+                    const int *fds, size_t fds_len, char *error, size_t error_size)
+{
+    struct wire_reader reader = wire_reader(data, len);
+    struct parts parts = {};
+    struct worker_pod *wp;
+    const char *why = "";
+    struct wire_field f;
+    int r;
+
+    while ((r = wire_next(&reader, &f)) > 0) {
+        r = tunnel_field(&f, a, &parts);
+        if (r < 0)
+            break;
+    }
+    if (r == 0 && (!parts.pod[0] || !parts.tls.bytes || !parts.http2.bytes || !parts.has_peer ||
+                   !parts.has_arrival || fds_len != 1 + parts.streams))
+        r = -EBADMSG;
+    if (r < 0)
+        return refuse(error, error_size, r,
+                      r == -EPROTONOSUPPORT ? "a tunnel with a field that is not known here"
+                                            : "a malformed tunnel");
+    wp = pod_of(w, &parts);
+    if (!wp || wp->draining)
+        return refuse(error, error_size, -ENOENT, "its pod is not served here");
+    a->pod = wp->pod;
+    pod_ref(a->pod);
+    r = tls_move_read(&a->tunnel->tls, &w->tls, -1, a->tunnel->server, parts.tls.bytes, parts.tls.len, &why);
+    if (r < 0)
+        return refuse(error, error_size, r, why);
+    a->tunnel->tls_ready = true;
+    a->streams = calloc(parts.streams + 1, sizeof(*a->streams));
+    a->state.streams = calloc(parts.streams + 1, sizeof(*a->state.streams));
+    if (!a->streams || !a->state.streams)
+        return refuse(error, error_size, -ENOMEM, "no memory is left for it");
+    r = read_streams(w, a, data, len, fds + 1, error, error_size);
+    return r < 0 ? r : read_session(a, &parts, error, error_size);
+}
+
+int tunnel_arrival_read(struct worker *w, const uint8_t *data, size_t len, int fds[], size_t fds_len,
+                        tunnel_request_fn begin, struct tunnel_arrival **ret, char *error, size_t error_size)
+{
+    struct tunnel_arrival *a = calloc(1, sizeof(*a));
+    int r;
+
+    if (!a)
+        return refuse(error, error_size, -ENOMEM, "no memory is left for it");
+    a->tunnel = tunnel_new(NULL, false);
+    r = a->tunnel ? read_all(w, a, data, len, fds, fds_len, error, error_size)
+                  : refuse(error, error_size, -ENOMEM, "no memory is left for it");
+    if (r < 0) {
+        for (size_t i = 0; i < a->streams_len; i++)
+            a->streams[i].stream->fd = -1; /* the caller's still */
+        tunnel_arrival_free(a);
+        return r;
+    }
+    a->tunnel->begin_request = begin;
+    a->tunnel->tls.fd = fds[0];
+    for (size_t i = 0; i < fds_len; i++)
+        fds[i] = -1;
+    *ret = a;
+    return 0;
+}
+
+/* ---- here ---- */
+
+static struct worker_pod *served(struct worker *w, const struct pod *pod)
+{
+    struct worker_pod *wp;
+
+    list_for_each (wp, &w->pods, node) {
+        if (wp->pod == pod && !wp->deleted)
+            return wp;
+    }
+    return NULL;
+}
+
+static void reset_all(struct tunnel_arrival *a)
+{
+    socket_reset_on_close(a->tunnel->tls.fd);
+    for (size_t i = 0; i < a->streams_len; i++)
+        socket_reset_on_close(a->streams[i].stream->fd);
+    tunnel_arrival_free(a);
+}
+
+static uint64_t ago(uint64_t now, uint64_t milliseconds)
+{
+    return now > milliseconds ? now - milliseconds : 0;
+}
+
+/* It is one of the pod's, as if it had been opened here. */
+static void enter(struct tunnel *t, struct worker_pod *wp, const struct tunnel_arrival *a)
+{
+    uint64_t now = loop_now(wp->worker->loop);
+
+    t->wp = wp;
+    t->state = TUNNEL_OPEN;
+    t->last_received = ago(now, a->last_received);
+    t->idle_since = ago(now, a->idle);
+    t->ping_sent = a->has_ping ? ago(now, a->ping) : 0;
+    if (a->has_ping && !t->ping_sent)
+        t->ping_sent = 1; /* 0 is none */
+    tls_move_count(&t->tls, &wp->memory);
+    t->frames.account.share = &wp->memory;
+    if (t->frames.kept)
+        (void)budget_take(&t->frames.account, t->frames.kept_len);
+    if (t->server)
+        list_add_tail(&wp->servers, &t->node);
+    else
+        pool_add(wp, t);
+    quota_take(wp, t->server ? &t->peer.addr : NULL, &t->quota);
+    worker_connection_begin(wp);
+}
+
+/* What has become of the pod, of policies and of certificates while it was nobody's. */
+static void catch_up(struct tunnel *t)
+{
+    struct worker_pod *wp = t->wp;
+
+    if (t->server && t->streams_len)
+        loop_timer_set(wp->worker->loop, &wp->policy_timer, 0);
+    tunnel_check_revoked(t);
+    tunnel_check_expired(t);
+    tunnel_adapt(t);
+    if (t->server && (wp->draining || wp->worker->draining))
+        tunnel_drain(t);
+}
+
+void tunnel_arrive(struct worker *w, struct tunnel_arrival *a)
+{
+    struct worker_pod *wp = served(w, a->pod);
+    uint32_t events = EPOLLIN | (tls_blocked(&a->tunnel->tls) ? (uint32_t)EPOLLOUT : 0);
+    struct tunnel *t = a->tunnel;
+    struct stream *s;
+
+    if (!wp) {
+        reset_all(a);
+        return;
+    }
+    enter(t, wp, a);
+    a->tunnel = NULL;
+    t->busy++;
+    for (size_t i = 0; i < a->streams_len; i++)
+        stream_arrive(t, &a->streams[i]);
+    tunnel_arrival_free(a);
+    if (loop_watch_add(w->loop, &t->watch, t->tls.fd, events, tunnel_watch_event) < 0)
+        tunnel_close(t, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+    tunnel_arm_ping(t);
+    list_for_each (s, &t->streams, tunnel_node)
+        stream_go_on(s);
+    catch_up(t);
+    tunnel_wants_flush(t);
+    loop_again(w->loop);
+    tunnel_leave(t);
+}

@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "proxy/hbone/tunnel_move.h"
+
+#include <string.h>
+
+#include "bruma/handover.h"
+#include "proxy/hbone/http2_state.h"
+#include "proxy/hbone/stream_move.h"
+#include "proxy/hbone/tunnel_frames.h"
+#include "proxy/hbone/tunnel_internal.h"
+#include "proxy/tls/tls_move.h"
+
+#define UNIT_ROOM (256 * 1024) /* bytes of a unit that are not for applications or the peer */
+
+static struct loop *loop_of(const struct tunnel *t)
+{
+    return t->wp->worker->loop;
+}
+
+const char *tunnel_stays_text(enum tunnel_stays why)
+{
+    static const char *const texts[] = {
+        [TUNNEL_MOVES] = "it moves",
+        [TUNNEL_STAYS_NOT_OPEN] = "a tunnel that is not open yet",
+        [TUNNEL_STAYS_NO_SETTINGS] = "a tunnel whose peer has not acknowledged our SETTINGS",
+        [TUNNEL_STAYS_OPENING] = "a tunnel with a stream that is not open yet",
+        [TUNNEL_STAYS_IN_FRAME] = "a tunnel in the middle of a frame",
+        [TUNNEL_STAYS_UNREAD] = "a tunnel with too many unread bytes",
+        [TUNNEL_STAYS_ENDING] = "a tunnel that ends",
+        [TUNNEL_STAYS_IDLE] = "a tunnel without streams",
+        [TUNNEL_STAYS_INSIDE] = "a tunnel to a gateway, or one inside of it",
+        [TUNNEL_STAYS_OWN] = "the proxy's own pod",
+        [TUNNEL_STAYS_STATE] = "a tunnel whose session is in a state of its own",
+        [TUNNEL_STAYS_MEMORY] = "no memory is left for the unit",
+    };
+
+    return texts[why];
+}
+
+void tunnel_offer(struct tunnel *t, struct moving *moving)
+{
+    t->moving = moving;
+}
+
+void tunnel_withdraw(struct tunnel *t)
+{
+    t->moving = NULL;
+}
+
+/* ---- whether it can ---- */
+
+static enum tunnel_stays look_at_streams(const struct tunnel *t)
+{
+    size_t bytes = t->frames.kept_len + t->tls.pending_len - t->tls.pending_offset + UNIT_ROOM;
+    enum tunnel_stays why = TUNNEL_MOVES;
+    struct stream *s;
+
+    list_for_each (s, &t->streams, tunnel_node) {
+        if (s->inner)
+            return TUNNEL_STAYS_INSIDE;
+        if (s->state != STREAM_OPEN || s->request || s->c.news || s->fd < 0)
+            why = TUNNEL_STAYS_OPENING;
+        bytes += s->pending_len + (s->c.strings ? 2048 : 0);
+    }
+    if (why == TUNNEL_MOVES && bytes > BRUMA_HANDOVER_UNIT_MAX)
+        why = TUNNEL_STAYS_UNREAD;
+    return why;
+}
+
+static enum tunnel_stays look(const struct tunnel *t)
+{
+    const struct tunnel_frames *f = &t->frames;
+
+    if (t->inner)
+        return TUNNEL_STAYS_INSIDE;
+    if (t->wp->pod->own)
+        return TUNNEL_STAYS_OWN;
+    if (t->state == TUNNEL_DEAD || t->closing || t->lost || t->tls.peer_closed)
+        return TUNNEL_STAYS_ENDING;
+    if (t->state != TUNNEL_OPEN || t->busy)
+        return TUNNEL_STAYS_NOT_OPEN;
+    if (!nghttp2_session_want_read(t->session))
+        return TUNNEL_STAYS_ENDING;
+    if (!t->server && !t->streams_len)
+        return TUNNEL_STAYS_IDLE;
+    /* until then the peer may refer to a header table, which cannot be moved */
+    if (!t->settings_received || !t->settings_known || t->unknown_settings > TUNNEL_SETTINGS_KEPT)
+        return TUNNEL_STAYS_NO_SETTINGS;
+    if (tunnel_frames_in_the_middle(t) || (f->in_data && f->left && (f->header[4] & NGHTTP2_FLAG_PADDED)))
+        return TUNNEL_STAYS_IN_FRAME;
+    return look_at_streams(t);
+}
+
+/* ---- writing ---- */
+
+static void flag_write(struct wire_writer *w, uint32_t field, bool value)
+{
+    if (value)
+        wire_put_varint(w, field, 1);
+}
+
+static uint64_t since(uint64_t now, uint64_t then)
+{
+    return now > then ? now - then : 0;
+}
+
+static void http2_write(struct wire_writer *w, const struct tunnel *t, const struct http2_state *state)
+{
+    struct wire_writer part = {};
+
+    http2_state_write(state, &part);
+    if (t->frames.kept_len)
+        wire_put_bytes(&part, BRUMA_HTTP2_UNIT, t->frames.kept, t->frames.kept_len);
+    flag_write(&part, BRUMA_HTTP2_SHUTTING_DOWN, t->shutting_down);
+    for (unsigned i = 0; i < TUNNEL_CLOSED_KEPT; i++) {
+        const struct closed_stream *c = &t->closed[(t->closed_next + i) % TUNNEL_CLOSED_KEPT];
+
+        if (c->id)
+            wire_put_varint(&part, BRUMA_HTTP2_CLOSED, (uint64_t)(uint32_t)c->id << 1 | c->by_peer);
+    }
+    if (t->reset_stream)
+        wire_put_varint(&part, BRUMA_HTTP2_RESET, (uint64_t)(uint32_t)t->reset_stream);
+    wire_put_message(w, BRUMA_TUNNEL_HTTP2, &part);
+}
+
+static void own_write(struct wire_writer *w, const struct tunnel *t)
+{
+    uint64_t now = loop_now(loop_of(t));
+
+    wire_put_string(w, BRUMA_TUNNEL_POD, t->wp->pod->uid);
+    wire_put_varint(w, BRUMA_TUNNEL_COOKIE, t->wp->pod->cookie);
+    flag_write(w, BRUMA_TUNNEL_SERVER, t->server);
+    endpoint_write(w, BRUMA_TUNNEL_PEER, &t->peer);
+    endpoint_write(w, BRUMA_TUNNEL_ARRIVAL, &t->arrival);
+    wire_put_varint(w, BRUMA_TUNNEL_LAST_RECEIVED, since(now, t->last_received));
+    flag_write(w, BRUMA_TUNNEL_SMALL_WINDOWS, t->small_windows);
+    flag_write(w, BRUMA_TUNNEL_EXPIRED, t->expired);
+    if (t->ping_sent)
+        wire_put_varint(w, BRUMA_TUNNEL_PING, since(now, t->ping_sent));
+    wire_put_varint(w, BRUMA_TUNNEL_IDLE, since(now, t->idle_since));
+}
+
+static enum tunnel_stays write_all(const struct tunnel *t, struct wire_writer *unit, int *fds)
+{
+    struct wire_writer part = {.secret = true}, tls = {.secret = true};
+    struct http2_state state;
+    enum tunnel_stays why = TUNNEL_MOVES;
+
+    if (http2_state_of(t, &state) < 0)
+        return TUNNEL_STAYS_MEMORY;
+    if (!http2_state_matches(t, &state)) {
+        http2_state_clear(&state);
+        return TUNNEL_STAYS_STATE;
+    }
+    own_write(&part, t);
+    if (tls_move_write(&t->tls, &tls) < 0)
+        why = TUNNEL_STAYS_ENDING;
+    wire_put_message(&part, BRUMA_TUNNEL_TLS, &tls);
+    http2_write(&part, t, &state);
+    *fds++ = t->tls.fd;
+    for (size_t i = 0; i < state.streams_len; i++) {
+        stream_write(&part, BRUMA_TUNNEL_STREAM, state.streams[i].stream, &state.streams[i]);
+        *fds++ = state.streams[i].stream->fd;
+    }
+    http2_state_clear(&state);
+    if (why == TUNNEL_MOVES && part.failed)
+        why = TUNNEL_STAYS_MEMORY;
+    if (why == TUNNEL_MOVES && part.len > BRUMA_HANDOVER_UNIT_MAX)
+        why = TUNNEL_STAYS_UNREAD;
+    unit->secret = true;
+    if (why == TUNNEL_MOVES)
+        wire_put_message(unit, BRUMA_UNIT_TUNNEL, &part);
+    wire_writer_clear(&part);
+    return why == TUNNEL_MOVES && unit->failed ? TUNNEL_STAYS_MEMORY : why;
+}
+
+/* ---- standing still ---- */
+
+/* All that is not DATA is said now. DATA waits, in tunnel.held, where nobody resumes it. */
+static bool say_the_rest(struct tunnel *t)
+{
+    int r;
+
+    t->busy++;
+    r = tunnel_fill(t);
+    if (r < 0)
+        tunnel_wants_flush(t); /* which finds the same */
+    tunnel_leave(t);
+    return r >= 0;
+}
+
+static void stand_still(struct tunnel *t)
+{
+    struct stream *s;
+
+    t->frozen = true;
+    list_del(&t->flush_node);
+    loop_timer_cancel(&t->timer);
+    loop_watch_remove(loop_of(t), &t->watch);
+    list_for_each (s, &t->streams, tunnel_node)
+        stream_freeze(s);
+}
+
+enum tunnel_stays tunnel_write(struct tunnel *t, struct wire_writer *unit, int *fds)
+{
+    enum tunnel_stays why = look(t);
+
+    if (why != TUNNEL_MOVES)
+        return why;
+    t->mute = true;
+    if (!say_the_rest(t)) {
+        t->mute = false;
+        return TUNNEL_STAYS_ENDING;
+    }
+    why = look(t);
+    if (why == TUNNEL_MOVES)
+        why = write_all(t, unit, fds);
+    if (why == TUNNEL_MOVES) {
+        stand_still(t);
+        return why;
+    }
+    t->mute = false;
+    tunnel_wants_flush(t); /* DATA that was put off */
+    return why;
+}
+
+/* What stopped goes on, in this turn or the next. */
+void tunnel_thaw(struct tunnel *t)
+{
+    struct stream *s;
+    uint32_t events = tls_blocked(&t->tls) ? EPOLLIN | EPOLLOUT : EPOLLIN;
+
+    t->moving = NULL;
+    t->frozen = t->mute = false;
+    if (t->state != TUNNEL_OPEN)
+        return;
+    t->busy++;
+    tunnel_arm_ping(t);
+    tunnel_wants_flush(t);
+    loop_again(loop_of(t));
+    if (loop_watch_add(loop_of(t), &t->watch, t->tls.fd, events, tunnel_watch_event) < 0)
+        tunnel_close(t, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
+    list_for_each (s, &t->streams, tunnel_node) {
+        if (stream_thaw(s) < 0)
+            stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+    }
+    tunnel_leave(t);
+}
+
+void tunnel_release(struct tunnel *t)
+{
+    struct loop *loop = loop_of(t);
+    struct worker_pod *wp = t->wp;
+
+    t->moving = NULL;
+    t->state = TUNNEL_DEAD;
+    quota_release(wp, &t->peer.addr, &t->quota);
+    list_del(&t->node);
+    list_del(&t->flush_node);
+    loop_timer_cancel(&t->timer);
+    while (!list_empty(&t->streams))
+        stream_release(list_first(&t->streams, struct stream, tunnel_node));
+    t->streams_len = 0;
+    nghttp2_session_del(t->session);
+    t->session = NULL;
+    tunnel_frames_free(t);
+    close(t->tls.fd);
+    workload_unref(t->tls.expected.upstream);
+    service_unref(t->tls.expected.service);
+    tls_destroy(&t->tls);
+    worker_connection_end(wp);
+    loop_free_later(loop, t);
+}

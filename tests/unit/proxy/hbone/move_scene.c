@@ -1,0 +1,629 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/proxy/hbone/move_scene.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "bruma/handover.h"
+#include "proxy/hbone/pool.h"
+#include "proxy/hbone/tunnel_internal.h"
+#include "proxy/tls/tls_library.h"
+#include "proxy/worker/connection_unit.h"
+#include "tests/unit/certificates.h"
+
+#define CLIENT "spiffe://cluster.local/ns/shop/sa/web"
+#define SERVER "spiffe://cluster.local/ns/shop/sa/cart"
+
+struct scene scene;
+static struct test_ca ca;
+static struct tls_context *client_context, *server_context;
+static struct tls_buffers buffers; /* the peer's */
+static struct workload expected;
+static bool tunnel_serves;
+static size_t moved; /* bytes, of all kinds: grows as long as something happens */
+
+static uint8_t byte_of(int32_t id, bool from_app, size_t at)
+{
+    return (uint8_t)(at * 7 + (at >> 8) + (unsigned)id * 13 + (from_app ? 101 : 0));
+}
+
+static void fill(uint8_t *to, int32_t id, bool from_app, size_t at, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        to[i] = byte_of(id, from_app, at + i);
+}
+
+static void verify(const uint8_t *bytes, int32_t id, bool from_app, size_t at, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        cr_assert(bytes[i] == byte_of(id, from_app, at + i), "stream %d, byte %zu of %s", id, at + i,
+                  from_app ? "the application" : "the peer");
+}
+
+/* ---- the peer's session ---- */
+
+static ssize_t peer_data(nghttp2_session *session, int32_t id, uint8_t *buf, size_t length, uint32_t *flags,
+                         nghttp2_data_source *source, void *data)
+{
+    struct end_to_end *e = scene_stream(id);
+    size_t n = e->to_send - e->peer_sent < length ? e->to_send - e->peer_sent : length;
+
+    (void)session;
+    (void)source;
+    (void)data;
+    if (!n && !e->peer_end)
+        return NGHTTP2_ERR_DEFERRED;
+    fill(buf, id, false, e->peer_sent, n);
+    e->peer_sent += n;
+    if (e->peer_end && e->peer_sent == e->to_send)
+        *flags |= NGHTTP2_DATA_FLAG_EOF;
+    return (ssize_t)n;
+}
+
+static int on_chunk(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *bytes, size_t len,
+                    void *data)
+{
+    struct end_to_end *e = scene_stream(id);
+
+    (void)flags;
+    (void)data;
+    verify(bytes, id, true, e->peer_received, len);
+    e->peer_received += len;
+    e->unread += len;
+    if (scene.reads)
+        scene_peer_reads(id, len);
+    (void)session;
+    return 0;
+}
+
+static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
+                     size_t name_len, const uint8_t *value, size_t value_len, uint8_t flags, void *data)
+{
+    struct end_to_end *e = scene_stream(frame->hd.stream_id);
+
+    (void)session;
+    (void)flags;
+    (void)data;
+    if (name_len == 10 && !memcmp(name, ":authority", 10))
+        snprintf(e->authority, sizeof(e->authority), "%.*s", (int)value_len, value);
+    if (name_len == 7 && !memcmp(name, ":status", 7))
+        e->answered = value_len == 3 && !memcmp(value, "200", 3);
+    return 0;
+}
+
+static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *data)
+{
+    const nghttp2_nv ok = {(uint8_t *)(uintptr_t) ":status", (uint8_t *)(uintptr_t) "200", 7, 3, 0};
+    const nghttp2_data_provider provider = {.read_callback = peer_data};
+
+    (void)data;
+    if (frame->hd.length > scene.largest_frame && frame->hd.type == NGHTTP2_DATA)
+        scene.largest_frame = frame->hd.length;
+    switch (frame->hd.type) {
+    case NGHTTP2_HEADERS:
+        if (!tunnel_serves && frame->headers.cat == NGHTTP2_HCAT_REQUEST)
+            cr_assert(nghttp2_submit_response(session, frame->hd.stream_id, &ok, 1, &provider) == 0);
+        if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)
+            scene_stream(frame->hd.stream_id)->peer_got_end = true;
+        break;
+    case NGHTTP2_DATA:
+        if (frame->hd.flags & NGHTTP2_FLAG_END_STREAM)
+            scene_stream(frame->hd.stream_id)->peer_got_end = true;
+        break;
+    case NGHTTP2_SETTINGS:
+        if (frame->hd.flags & NGHTTP2_FLAG_ACK)
+            scene.acknowledged++;
+        else
+            scene.settings++;
+        break;
+    case NGHTTP2_GOAWAY:
+        cr_assert(frame->goaway.error_code == NGHTTP2_NO_ERROR, "GOAWAY: %s",
+                  nghttp2_http2_strerror(frame->goaway.error_code));
+        scene.goaways++;
+        break;
+    case NGHTTP2_PING:
+        scene.pings += frame->hd.flags & NGHTTP2_FLAG_ACK ? 1 : 0;
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+static int on_close(nghttp2_session *session, int32_t id, uint32_t code, void *data)
+{
+    (void)session;
+    (void)data;
+    scene_stream(id)->gone = true;
+    scene_stream(id)->gone_why = code;
+    return 0;
+}
+
+static int on_invalid(nghttp2_session *session, const nghttp2_frame *frame, int error, void *data)
+{
+    (void)session;
+    (void)data;
+    cr_assert(false, "the tunnel breaks the protocol: frame of type %d, stream %d: %s", frame->hd.type,
+              frame->hd.stream_id, nghttp2_strerror(error));
+    return 0;
+}
+
+static void new_session(const nghttp2_settings_entry *entries, size_t len)
+{
+    nghttp2_session_callbacks *callbacks;
+    nghttp2_option *options;
+
+    cr_assert(nghttp2_session_callbacks_new(&callbacks) == 0 && nghttp2_option_new(&options) == 0);
+    nghttp2_option_set_no_auto_window_update(options, 1);
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_chunk);
+    nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
+    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
+    nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_close);
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, on_invalid);
+    cr_assert((tunnel_serves ? nghttp2_session_client_new2
+                             : nghttp2_session_server_new2)(&scene.session, callbacks, NULL, options) == 0);
+    nghttp2_session_callbacks_del(callbacks);
+    nghttp2_option_del(options);
+    cr_assert(nghttp2_submit_settings(scene.session, NGHTTP2_FLAG_NONE, entries, len) == 0);
+}
+
+/* ---- bytes ---- */
+
+void scene_say(void)
+{
+    const uint8_t *data;
+    ssize_t n;
+
+    while ((n = nghttp2_session_mem_send(scene.session, &data)) > 0) {
+        scene.out = realloc(scene.out, scene.out_len + (size_t)n);
+        memcpy(scene.out + scene.out_len, data, (size_t)n);
+        scene.out_len += (size_t)n;
+    }
+    cr_assert(n == 0, "%s", nghttp2_strerror((int)n));
+}
+
+void scene_push(size_t bytes)
+{
+    size_t n = bytes < scene.out_len ? bytes : scene.out_len;
+
+    if (tls_blocked(&scene.tls)) {
+        cr_assert(tls_flush(&scene.tls) >= 0);
+        return;
+    }
+    if (!n)
+        return;
+    cr_assert(tls_write(&scene.tls, scene.out, n) == 0 && tls_flush(&scene.tls) >= 0);
+    memmove(scene.out, scene.out + n, scene.out_len - n);
+    scene.out_len -= n;
+    moved += n;
+}
+
+void scene_hear(void)
+{
+    static uint8_t buf[WORKER_BUFFER];
+    bool more = !scene.deaf;
+
+    while (more) {
+        ssize_t n = tls_read(&scene.tls, buf, sizeof(buf), &more);
+
+        cr_assert(n >= 0, "the tunnel has gone: %s", n == -EPROTO ? scene.tls.error : strerror((int)-n));
+        if (!n)
+            break;
+        cr_assert(nghttp2_session_mem_recv(scene.session, buf, (size_t)n) == n);
+        moved += (size_t)n;
+    }
+    if (tls_wants_flush(&scene.tls))
+        cr_assert(tls_flush(&scene.tls) >= 0);
+}
+
+static void stop(void *loop)
+{
+    loop_stop(loop);
+}
+
+void scene_turn(void)
+{
+    struct loop *loop = world.worker->loop;
+
+    loop_post(loop, stop, loop);
+    cr_assert(loop_run(loop) == 0);
+    cr_assert(scene.tunnel->state == TUNNEL_OPEN || scene.tunnel->state == TUNNEL_HANDSHAKING ||
+                  scene.tunnel->state == TUNNEL_CONNECTING,
+              "the tunnel has ended");
+}
+
+size_t scene_app_reads(int32_t id, size_t most)
+{
+    struct end_to_end *e = scene_stream(id);
+    static uint8_t buf[1 << 16];
+    size_t total = 0;
+
+    while (e->app >= 0 && total < most) {
+        ssize_t n = recv(e->app, buf, most - total < sizeof(buf) ? most - total : sizeof(buf), MSG_DONTWAIT);
+
+        if (n == 0)
+            e->app_got_end = true;
+        if (n <= 0)
+            break;
+        verify(buf, id, false, e->app_received, (size_t)n);
+        e->app_received += (size_t)n;
+        total += (size_t)n;
+    }
+    moved += total;
+    return total;
+}
+
+static void settle(bool apps_read)
+{
+    size_t before;
+    unsigned quiet = 0;
+
+    while (quiet < 4) {
+        before = moved;
+        scene_say();
+        scene_push(1 << 20);
+        scene_turn();
+        scene_hear();
+        for (int32_t id = 1; apps_read && id < 2 * SCENE_STREAMS; id += 2)
+            scene_app_reads(id, SIZE_MAX);
+        quiet = before == moved && !scene.out_len ? quiet + 1 : 0;
+    }
+}
+
+void scene_settle(void)
+{
+    settle(true);
+}
+
+void scene_settle_unread(void)
+{
+    settle(false);
+}
+
+/* ---- streams ---- */
+
+static int app_socket(int32_t id)
+{
+    struct end_to_end *e = scene_stream(id);
+    int fds[2];
+
+    *e = (struct end_to_end){.app = -1};
+    cr_assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
+    e->app = fds[1];
+    return fds[0];
+}
+
+static void requested(struct stream *s)
+{
+    char authority[sizeof(scene.streams[0].authority)];
+
+    snprintf(authority, sizeof(authority), "%s", scene_stream(s->id)->authority);
+    s->fd = app_socket(s->id);
+    memcpy(scene_stream(s->id)->authority, authority, sizeof(authority));
+    if (scene.holds)
+        return;
+    stream_open(s);
+    cr_assert(tunnel_respond(s->tunnel, s, 200) == 0);
+    stream_send_first(s, NULL, 0);
+}
+
+static const struct stream_events inbound_events = {.requested = requested};
+
+static struct stream *begin_request(struct tunnel *t, int32_t id)
+{
+    struct stream *s = stream_new(t->wp, &t->peer, &t->arrival, &inbound_events);
+
+    cr_assert(s);
+    s->id = id;
+    tunnel_add_stream(t, s);
+    return s;
+}
+
+static void answered(struct stream *s, int status)
+{
+    cr_assert(status == 200);
+    scene_stream(s->id)->answered = true;
+    stream_open(s);
+    cr_assert(tunnel_stream_start(s->tunnel, s) == 0);
+}
+
+static void lost(struct stream *s, enum bruma_reason reason, const char *detail)
+{
+    cr_assert(false, "stream %d is lost: %d, %s", s->id, reason, detail);
+}
+
+static const struct stream_events outbound_events = {.answered = answered, .tunnel_lost = lost};
+
+static void no_abort(struct connection *c, enum bruma_reason reason, const char *detail)
+{
+    (void)c;
+    cr_assert(false, "aborted: %d, %s", reason, detail ? detail : "");
+}
+
+static int32_t open_outbound(void)
+{
+    const struct workload *local = worker_pod_workload(world.wp);
+    int32_t id = (int32_t)nghttp2_session_get_next_stream_id(scene.tunnel->session);
+    struct endpoint from = sample_endpoint(WORLD_POD ":40000"), to = sample_endpoint(WORLD_SILENT ":80");
+    struct connection c;
+    struct stream *s;
+
+    connection_init(&c, world.wp, false, &from, &to, no_abort);
+    workload_ref(local);
+    cr_assert(connection_describe(&c, local, NULL, NULL, NULL, NULL, "198.51.100.7:80") == 0);
+    s = stream_take(&c, app_socket(id), &outbound_events);
+    cr_assert(s);
+    s->state = STREAM_REQUESTED;
+    cr_assert(tunnel_request(scene.tunnel, s) == 0 && s->id == id);
+    return id;
+}
+
+#define NV(name, value)                                                                                 \
+    {                                                                                                   \
+        (uint8_t *)(uintptr_t)name, (uint8_t *)(uintptr_t)value, sizeof(name) - 1, sizeof(value) - 1, 0 \
+    }
+
+/* Headers that are worth to be indexed. */
+static int32_t open_inbound(void)
+{
+    const nghttp2_nv request[] = {NV(":method", "CONNECT"), NV(":authority", "192.0.2.2:80"),
+                                  NV("baggage", "k8s.namespace.name=shop,k8s.deployment.name=web"),
+                                  NV("forwarded", "for=192.0.2.1")};
+    const nghttp2_data_provider provider = {.read_callback = peer_data};
+    int32_t id = nghttp2_submit_request(scene.session, NULL, request, 4, &provider, NULL);
+
+    cr_assert(id > 0);
+    *scene_stream(id) = (struct end_to_end){.app = -1};
+    return id;
+}
+
+int32_t scene_open(void)
+{
+    int32_t id = tunnel_serves ? open_inbound() : open_outbound();
+
+    moved++;
+    return id;
+}
+
+void scene_peer_sends(int32_t id, size_t bytes, bool end)
+{
+    struct end_to_end *e = scene_stream(id);
+
+    e->to_send += bytes;
+    e->peer_end |= end;
+    nghttp2_session_resume_data(scene.session, id);
+}
+
+void scene_app_sends(int32_t id, size_t bytes)
+{
+    struct end_to_end *e = scene_stream(id);
+    uint8_t buf[4096];
+
+    while (bytes) {
+        size_t part = bytes < sizeof(buf) ? bytes : sizeof(buf);
+        ssize_t n;
+
+        fill(buf, id, true, e->app_sent, part);
+        n = send(e->app, buf, part, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n <= 0)
+            break;
+        e->app_sent += (size_t)n;
+        bytes -= (size_t)n;
+        moved += (size_t)n;
+    }
+}
+
+void scene_peer_reads(int32_t id, size_t bytes)
+{
+    struct end_to_end *e = scene_stream(id);
+
+    bytes = bytes < e->unread ? bytes : e->unread;
+    e->unread -= bytes;
+    cr_assert(nghttp2_session_consume(scene.session, id, bytes) == 0);
+}
+
+void scene_peer_sets(int32_t setting, uint32_t value)
+{
+    const nghttp2_settings_entry entry = {setting, value};
+
+    cr_assert(nghttp2_submit_settings(scene.session, NGHTTP2_FLAG_NONE, &entry, 1) == 0);
+}
+
+/* ---- begin and end ---- */
+
+static struct tls_context *context(const char *identity)
+{
+    EVP_PKEY *key = EVP_EC_gen("prime256v1");
+    struct tls_context *c = NULL;
+    char san[200], error[200], *leaf;
+    const char *chain[1], *roots[] = {ca.pem};
+    X509 *cert;
+
+    snprintf(san, sizeof(san), "critical,URI:%s", identity);
+    cert = test_certificate(key, ca.cert, ca.key, san, -60, 3600);
+    leaf = test_pem(cert);
+    chain[0] = leaf;
+    cr_assert(tls_context_new(identity, key, chain, 1, roots, 1, &c, error, sizeof(error)) == 0, "%s", error);
+    free(leaf);
+    X509_free(cert);
+    EVP_PKEY_free(key);
+    return c;
+}
+
+static void start_server(int fd)
+{
+    struct endpoint from = sample_endpoint(WORLD_CLIENT ":50000"), to = sample_endpoint(WORLD_POD ":15008");
+
+    cr_assert(tunnel_start_server(world.wp, fd, &from, &to, server_context, begin_request) == 0);
+    scene.tunnel = list_first(&world.wp->servers, struct tunnel, node);
+}
+
+/* As tunnel_dial(), but that the socket is connected already. */
+static void start_client(int fd)
+{
+    struct tunnel *t = tunnel_new(world.wp, false);
+
+    cr_assert(t && tls_init(&t->tls, client_context, &world.worker->tls, fd, false) == 0);
+    t->peer = sample_endpoint(WORLD_SILENT ":15008");
+    t->context_serial = client_context->serial;
+    t->tls.account.share = &world.wp->memory;
+    t->tls.expected.upstream = &expected;
+    t->tls_ready = true;
+    cr_assert(loop_watch_add(world.worker->loop, &t->watch, fd, EPOLLOUT, tunnel_watch_event) == 0);
+    t->state = TUNNEL_CONNECTING;
+    pool_add(world.wp, t);
+    quota_take(world.wp, NULL, &t->quota);
+    worker_connection_begin(world.wp);
+    scene.tunnel = t;
+    tunnel_begin_handshake(t);
+}
+
+void move_scene_begin(bool tunnel_is_server, const nghttp2_settings_entry *entries, size_t len)
+{
+    int fds[2], r = 0;
+
+    tunnel_serves = tunnel_is_server;
+    scene = (struct scene){.reads = true};
+    for (size_t i = 0; i < SCENE_STREAMS; i++)
+        scene.streams[i].app = -1;
+    tls_library_init();
+    mesh_knows_the_pod(NULL);
+    ca = test_ca();
+    client_context = context(CLIENT);
+    server_context = context(SERVER);
+    expected = (struct workload){.references = 1000, .identity = SERVER};
+    cr_assert(tls_buffers_init(&buffers, WORKER_BUFFER) == 0);
+    cr_assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
+    cr_assert(tls_init(&scene.tls, tunnel_serves ? client_context : server_context, &buffers, fds[1],
+                       !tunnel_serves) == 0);
+    scene.tls.expected.upstream = &expected;
+    if (tunnel_serves)
+        start_server(fds[0]);
+    else
+        start_client(fds[0]);
+    for (int i = 0; i < 20 && r == 0; i++) {
+        r = tls_handshake(&scene.tls);
+        scene_turn();
+    }
+    cr_assert(r == 1, "%s", scene.tls.error);
+    new_session(entries, len);
+}
+
+static bool no_tunnel(void)
+{
+    return world_connections() == 0 && atomic_load(&world.worker->connections) == 0;
+}
+
+void move_scene_end(void)
+{
+    close(scene.tls.fd);
+    tls_destroy(&scene.tls);
+    for (size_t i = 0; i < SCENE_STREAMS; i++) {
+        if (scene.streams[i].app >= 0)
+            close(scene.streams[i].app);
+    }
+    world_until(no_tunnel, "the tunnel has ended");
+    nghttp2_session_del(scene.session);
+    tls_buffers_destroy(&buffers);
+    tls_context_unref(client_context);
+    tls_context_unref(server_context);
+    test_ca_free(&ca);
+    free(scene.out);
+}
+
+/* ---- moving ---- */
+
+static void on_gone(struct moving *moving)
+{
+    (void)moving;
+    cr_assert(false, "the tunnel has not stood still");
+}
+
+enum tunnel_stays scene_write(struct wire_writer *unit, int *fds, size_t *fds_len)
+{
+    static struct moving moving = {.gone = on_gone};
+    enum tunnel_stays why;
+
+    tunnel_offer(scene.tunnel, &moving);
+    *fds_len = tunnel_move_fds(scene.tunnel);
+    why = tunnel_write(scene.tunnel, unit, fds);
+    if (why != TUNNEL_MOVES) {
+        tunnel_withdraw(scene.tunnel);
+        return why;
+    }
+    for (size_t i = 0; i < *fds_len; i++)
+        fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
+    return why;
+}
+
+static struct tunnel_arrival *build(const struct wire_writer *unit, int *fds, size_t fds_len)
+{
+    struct wire_reader reader = wire_reader(unit->data, unit->len);
+    struct tunnel_arrival *arrival = NULL;
+    char error[200] = "";
+    struct wire_field f;
+
+    cr_assert(wire_next(&reader, &f) == 1 && f.number == BRUMA_UNIT_TUNNEL);
+    cr_assert(tunnel_arrival_read(world.worker, f.bytes, f.len, fds, fds_len, begin_request, &arrival, error,
+                                  sizeof(error)) == 0,
+              "%s", error);
+    return arrival;
+}
+
+static struct tunnel *newest(void)
+{
+    struct tunnel *t, *found = NULL;
+
+    list_for_each (t, &world.wp->servers, node)
+        found = t;
+    for (size_t i = 0; i < array_size(world.wp->clients); i++) {
+        list_for_each (t, &world.wp->clients[i], node)
+            found = t;
+    }
+    return found;
+}
+
+void scene_read(const struct wire_writer *unit, int *fds, size_t fds_len)
+{
+    tunnel_arrive(world.worker, build(unit, fds, fds_len));
+    scene.tunnel = newest();
+    cr_assert(scene.tunnel);
+}
+
+void scene_hand_over(void)
+{
+    struct wire_writer unit = {};
+    int fds[SCENE_STREAMS], before, after;
+    size_t len;
+    enum tunnel_stays why = scene_write(&unit, fds, &len);
+    struct tunnel_arrival *arrival;
+
+    cr_assert(why == TUNNEL_MOVES, "%s", tunnel_stays_text(why));
+    cr_assert(ioctl(scene.tls.fd, FIONREAD, &before) == 0);
+    arrival = build(&unit, fds, len);
+    tunnel_release(scene.tunnel);
+    tunnel_arrive(world.worker, arrival);
+    cr_assert(ioctl(scene.tls.fd, FIONREAD, &after) == 0 && after == before,
+              "bytes that are said as a tunnel is built");
+    scene.tunnel = newest();
+    cr_assert(scene.tunnel);
+    scene.handed_over++;
+    wire_writer_clear(&unit);
+}
+
+void scene_hand_over_in_vain(void)
+{
+    struct wire_writer unit = {};
+    int fds[SCENE_STREAMS];
+    size_t len;
+    enum tunnel_stays why = scene_write(&unit, fds, &len);
+
+    cr_assert(why == TUNNEL_MOVES, "%s", tunnel_stays_text(why));
+    tunnel_arrival_free(build(&unit, fds, len));
+    tunnel_thaw(scene.tunnel);
+    wire_writer_clear(&unit);
+}
