@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "lib/seqpacket.h"
 
@@ -19,13 +20,22 @@ void outbox_init(struct outbox *outbox)
 {
     list_init(&outbox->queue);
     outbox->len = 0;
+    outbox->wipes = false;
 }
 
-static void queued_free(struct queued *q)
+static void text_free(const struct outbox *outbox, char *text, size_t len)
+{
+    if (outbox->wipes)
+        explicit_bzero(text, len);
+    free(text);
+}
+
+static void queued_free(const struct outbox *outbox, struct queued *q)
 {
     list_del(&q->node);
     close_fds(q->fds, q->fds_len);
-    free(q->text);
+    if (q->text)
+        text_free(outbox, q->text, q->len);
     free(q);
 }
 
@@ -34,7 +44,7 @@ void outbox_clear(struct outbox *outbox)
     struct queued *q;
 
     list_for_each (q, &outbox->queue, node)
-        queued_free(q);
+        queued_free(outbox, q);
     outbox->len = 0;
 }
 
@@ -56,7 +66,7 @@ static int keep(struct outbox *outbox, char *text, size_t len, const int *fds, s
         if (q->fds[i] < 0) {
             int r = -errno;
 
-            queued_free(q);
+            queued_free(outbox, q);
             return r;
         }
         q->fds_len++;
@@ -77,7 +87,7 @@ int outbox_send(struct outbox *outbox, int socket, char *text, size_t len, const
         if (r == 0)
             return 1;
     }
-    free(text);
+    text_free(outbox, text, len);
     return r;
 }
 
@@ -89,7 +99,7 @@ int outbox_flush(struct outbox *outbox, int socket)
 
         if (r < 0)
             return r;
-        queued_free(q);
+        queued_free(outbox, q);
         outbox->len--;
     }
     return 0;

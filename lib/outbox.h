@@ -15,6 +15,7 @@
 struct outbox {
     struct list queue;
     size_t len; /* messages that wait */
+    bool wipes; /* there are secrets in them: they are overwritten before their memory is freed */
 };
 
 /* Makes it empty, whatever it was. */

@@ -6,6 +6,7 @@
 #include "lib/reasons.h"
 #include "proxy/connection/worker_post.h"
 #include "proxy/direct/direct.h"
+#include "proxy/handover/handover.h"
 #include "proxy/proxy.h"
 
 static int connections_left(const struct proxy *p)
@@ -46,6 +47,18 @@ static void on_drain_deadline(struct loop_timer *timer)
     loop_timer_set(p->loop, timer, LAST_BYTES_MILLISECONDS);
 }
 
+static void drain_tunnels(struct proxy *p)
+{
+    for (unsigned i = 0; i < p->workers_len; i++)
+        worker_drain_tunnels(p->workers[i]);
+}
+
+void proxy_gave(struct proxy *p)
+{
+    if (p->draining)
+        drain_tunnels(p);
+}
+
 static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
 {
     uint64_t due = loop_now(p->loop) + deadline_milliseconds;
@@ -66,6 +79,8 @@ static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
     pods_close_listeners(p);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_drain(p->workers[i]);
+    if (!handover_is_giving(p->handover))
+        drain_tunnels(p);
     loop_timer_set(p->loop, &p->drain_check, DRAIN_CHECK_MILLISECONDS);
 }
 

@@ -13,6 +13,8 @@ void drain_init(struct proxy *proxy);
 void proxy_drain(struct proxy *proxy, uint64_t deadline_milliseconds);
 /* The same, because another proxy has taken over; see --replaced-linger. */
 void proxy_replaced(struct proxy *proxy, uint64_t deadline_milliseconds);
+/* What could go to that proxy has gone; peers are told that the rest ends. */
+void proxy_gave(struct proxy *proxy);
 /* The other proxy is gone: accept again, unless somebody else has told this one to end. */
 void proxy_resume(struct proxy *proxy);
 

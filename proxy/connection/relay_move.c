@@ -124,6 +124,11 @@ const char *relay_write(struct relay *r, struct wire_writer *unit, int fds[RELAY
     return NULL;
 }
 
+bool relay_connects(const struct relay *r)
+{
+    return !r->connected && !r->closed;
+}
+
 void relay_thaw(struct relay *r)
 {
     r->moving = NULL;

@@ -215,6 +215,13 @@ void worker_pods_drain(struct worker *w)
         }
         worker_dns_drain(wp);
         worker_socks_drain(wp);
-        drain_tunnels(wp);
     }
+}
+
+void worker_pods_drain_tunnels(struct worker *w)
+{
+    struct worker_pod *wp;
+
+    list_for_each (wp, &w->pods, node)
+        drain_tunnels(wp);
 }

@@ -25,8 +25,9 @@ void worker_pods_end(struct worker *worker);
 
 /* All pods accept connections again, as far as the worker serves and neither it nor they are draining. */
 void worker_pods_accept(struct worker *worker);
-/* None does any more; what waits for a listener that another proxy has too is accepted first. GOAWAY on all
- * tunnels. */
+/* None does any more; what waits for a listener that another proxy has too is accepted first. */
 void worker_pods_drain(struct worker *worker);
+/* GOAWAY on all tunnels. */
+void worker_pods_drain_tunnels(struct worker *worker);
 
 #endif

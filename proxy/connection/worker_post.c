@@ -210,6 +210,15 @@ static void do_drain(void *data)
     message_free(m);
 }
 
+static void do_drain_tunnels(void *data)
+{
+    struct message *m = data;
+
+    if (m->worker->draining)
+        worker_pods_drain_tunnels(m->worker);
+    message_free(m);
+}
+
 /* ---- the admin page's view ---- */
 
 static int note(struct pod_note *pod, const struct connection *c)
@@ -312,6 +321,11 @@ void worker_clock_set(struct worker *w)
 void worker_drain(struct worker *w)
 {
     post(w, NULL, do_drain, NULL);
+}
+
+void worker_drain_tunnels(struct worker *w)
+{
+    post(w, NULL, do_drain_tunnels, NULL);
 }
 
 void worker_abort_connections(struct worker *w)

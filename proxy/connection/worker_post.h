@@ -28,8 +28,10 @@ void worker_check_all(struct worker *worker);
 void worker_set_revoked(struct worker *worker, struct crl_set *set);
 /* The wall clock has been set: certificates may have come to their end. */
 void worker_clock_set(struct worker *worker);
-/* No new connections, GOAWAY on all tunnels; worker_resume() undoes it. */
+/* No new connections; worker_resume() undoes it. */
 void worker_drain(struct worker *worker);
+/* GOAWAY on all tunnels, if it still drains then. */
+void worker_drain_tunnels(struct worker *worker);
 void worker_resume(struct worker *worker);
 /* The time to drain is over: all connections end, which is in the log. */
 void worker_abort_connections(struct worker *worker);

@@ -34,6 +34,8 @@ static void turn_end(void *data)
         flush_tunnels(w);
     if (!list_empty(&w->memory_news) || w->memory_notified)
         pressure_look(w);
+    if (w->flushed)
+        w->flushed(w);
     if (!list_empty(&w->flush) || !list_empty(&w->inside))
         loop_again(w->loop);
     shared_buffer_check_free(&w->plain_in);

@@ -9,16 +9,20 @@
 #include "lib/log.h"
 #include "proxy/connection/relay_move.h"
 #include "proxy/handover/lane.h"
+#include "proxy/hbone/tunnel_move.h"
 
 #define UNITS_PER_TURN      64
 #define ANSWER_MILLISECONDS 500 /* to a unit; then the old proxy goes on with it, and with all others */
+#define AGAIN_MILLISECONDS  20  /* what cannot go just now is looked at again */
+#define PATIENCE            3000
 
-/* Something that shall go. */
+/* Something that shall go: a relay, or a tunnel with all its streams. */
 struct unit {
     struct moving moving;
-    struct list node; /* in giver.waiting or giver.sent */
+    struct list node; /* in giver.waiting, giver.later or giver.sent */
     struct giver *giver;
-    struct relay *relay;
+    struct relay *relay; /* one of the two */
+    struct tunnel *tunnel;
     uint32_t number; /* 0: not sent */
     size_t bytes;
     uint64_t since; /* microseconds: it stands still since then */
@@ -35,7 +39,9 @@ struct giver {
     struct lane lane;
     struct worker *worker;
     struct loop_timer timer; /* the answer to the oldest unit */
-    struct list waiting, sent;
+    struct loop_timer again; /* later is looked at */
+    struct list waiting, later, sent;
+    uint64_t until; /* loop_now(): nothing is asked again after that */
     size_t pending; /* bytes of sent */
     uint32_t last_number;
     struct giver_report *report; /* for the control thread */
@@ -73,6 +79,41 @@ static void stays(struct giver *g, const char *why)
     snprintf(g->report->result.why, sizeof(g->report->result.why), "%s", why);
 }
 
+static void unit_withdraw(struct unit *u)
+{
+    if (u->relay)
+        relay_withdraw(u->relay);
+    else
+        tunnel_withdraw(u->tunnel);
+}
+
+static void unit_thaw(struct unit *u)
+{
+    if (u->relay)
+        relay_thaw(u->relay);
+    else
+        tunnel_thaw(u->tunnel);
+}
+
+static void unit_release(struct unit *u)
+{
+    if (u->relay)
+        relay_release(u->relay);
+    else
+        tunnel_release(u->tunnel);
+}
+
+static void withdraw_all(struct giver *g, struct list *units, const char *why)
+{
+    while (!list_empty(units)) {
+        struct unit *u = list_first(units, struct unit, node);
+
+        stays(g, why);
+        unit_withdraw(u);
+        unit_free(u);
+    }
+}
+
 /* Whatever has not gone goes on here. */
 static void finish(struct giver *g, const char *why)
 {
@@ -82,21 +123,18 @@ static void finish(struct giver *g, const char *why)
         return;
     g->over = true;
     loop_timer_cancel(&g->timer);
+    loop_timer_cancel(&g->again);
+    g->worker->flushed = NULL;
     while (!list_empty(&g->sent)) {
         struct unit *u = list_first(&g->sent, struct unit, node);
 
         (void)lane_say(&g->lane, BRUMA_HANDOVER_BACK, u->number, NULL, NULL, 0);
         stays(g, why);
-        relay_thaw(u->relay);
+        unit_thaw(u);
         unit_free(u);
     }
-    while (!list_empty(&g->waiting)) {
-        struct unit *u = list_first(&g->waiting, struct unit, node);
-
-        stays(g, why);
-        relay_withdraw(u->relay);
-        unit_free(u);
-    }
+    withdraw_all(g, &g->waiting, why);
+    withdraw_all(g, &g->later, *why ? why : "it was never to be moved");
     wire_put_varint(&end, BRUMA_HANDOVER_FIELD_MOVED, g->report->result.moved);
     wire_put_varint(&end, BRUMA_HANDOVER_FIELD_LEFT, g->report->result.left);
     wire_put_varint(&end, BRUMA_HANDOVER_FIELD_PAUSE, g->report->result.pause_max);
@@ -118,41 +156,79 @@ static void on_gone(struct moving *moving)
     struct unit *u = container_of(moving, struct unit, moving);
     struct giver *g = u->giver;
 
-    if (u->number)
+    if (u->number && lane_is_open(&g->lane))
         (void)lane_say(&g->lane, BRUMA_HANDOVER_BACK, u->number, NULL, NULL, 0);
     g->pending -= u->bytes;
+    unit_free(u);
+}
+
+/* Why it cannot go; NULL: it can, and is written and stands still. *ret_later: it is to be asked again. */
+static const char *write_unit(struct unit *u, struct wire_writer *payload, int **ret_fds, size_t *ret_fds_len,
+                              bool *ret_later)
+{
+    enum tunnel_stays stays;
+
+    *ret_fds_len = u->relay ? RELAY_MOVE_FDS : tunnel_move_fds(u->tunnel);
+    *ret_fds = malloc(*ret_fds_len * sizeof(int));
+    if (!*ret_fds)
+        return "no memory is left";
+    if (u->relay) {
+        *ret_later = relay_connects(u->relay);
+        return relay_write(u->relay, payload, *ret_fds);
+    }
+    payload->secret = true;
+    stays = tunnel_write(u->tunnel, payload, *ret_fds);
+    *ret_later = tunnel_stays_for_now(stays);
+    return stays == TUNNEL_MOVES ? NULL : tunnel_stays_text(stays);
+}
+
+static void wait_or_stay(struct giver *g, struct unit *u, const char *why, bool later)
+{
+    struct loop *loop = g->worker->loop;
+
+    list_del(&u->node);
+    if (later && loop_now(loop) < g->until) {
+        list_add_tail(&g->later, &u->node);
+        if (!loop_timer_armed(&g->again))
+            loop_timer_set(loop, &g->again, AGAIN_MILLISECONDS);
+        return;
+    }
+    stays(g, why);
+    unit_withdraw(u);
     unit_free(u);
 }
 
 static int send_unit(struct giver *g, struct unit *u)
 {
     struct wire_writer payload = {};
-    int fds[RELAY_MOVE_FDS], r;
-    const char *why = relay_write(u->relay, &payload, fds);
+    bool later = false;
+    size_t fds_len;
+    int *fds, r = 0;
+    const char *why = write_unit(u, &payload, &fds, &fds_len, &later);
 
     if (why) {
-        wire_writer_clear(&payload);
-        stays(g, why);
-        relay_withdraw(u->relay);
-        unit_free(u);
-        return 0;
+        wait_or_stay(g, u, why, later);
+    } else {
+        u->since = microseconds();
+        u->number = ++g->last_number;
+        u->bytes = payload.len;
+        g->pending += u->bytes;
+        list_del(&u->node);
+        list_add_tail(&g->sent, &u->node);
+        r = lane_say_unit(&g->lane, u->number, &payload, fds, fds_len);
+        if (r >= 0 && !loop_timer_armed(&g->timer))
+            loop_timer_set(g->worker->loop, &g->timer, ANSWER_MILLISECONDS);
     }
-    u->since = microseconds();
-    u->number = ++g->last_number;
-    u->bytes = payload.len;
-    g->pending += u->bytes;
-    list_del(&u->node);
-    list_add_tail(&g->sent, &u->node);
-    r = lane_say_unit(&g->lane, u->number, &payload, fds, RELAY_MOVE_FDS);
+    free(fds);
     wire_writer_clear(&payload);
-    if (r >= 0 && !loop_timer_armed(&g->timer))
-        loop_timer_set(g->worker->loop, &g->timer, ANSWER_MILLISECONDS);
     return r;
 }
 
-/* Each answer makes room for more. */
-static void go_on(struct giver *g)
+/* At the end of a turn: what has been said in it has been sent. */
+static void on_flushed(struct worker *w)
 {
+    struct giver *g = w->flushed_data;
+
     for (unsigned sent = 0; sent < UNITS_PER_TURN && !list_empty(&g->waiting);) {
         uint32_t before = g->last_number;
 
@@ -164,8 +240,17 @@ static void go_on(struct giver *g)
         }
         sent += g->last_number - before;
     }
-    if (list_empty(&g->waiting) && list_empty(&g->sent))
+    if (!list_empty(&g->waiting))
+        loop_again(w->loop);
+    else if (list_empty(&g->sent) && list_empty(&g->later))
         finish(g, "");
+}
+
+static void on_again(struct loop_timer *timer)
+{
+    struct giver *g = container_of(timer, struct giver, again);
+
+    list_splice(&g->waiting, &g->later);
 }
 
 /* ---- answers ---- */
@@ -183,37 +268,34 @@ static struct unit *find(struct giver *g, uint32_t number)
 
 static void gave(struct giver *g, struct unit *u)
 {
-    struct relay *r = u->relay;
+    struct giver_result *result = &g->report->result;
     uint64_t pause;
 
-    u->relay = NULL;
     if (lane_say(&g->lane, BRUMA_HANDOVER_YOURS, u->number, NULL, NULL, 0) < 0) {
         stays(g, "the lane has failed");
-        relay_thaw(r);
+        unit_thaw(u);
         return;
     }
-    relay_release(r);
+    unit_release(u);
     pause = microseconds() - u->since;
-    g->report->result.moved++;
-    g->report->result.pause_sum += pause;
-    if (pause > g->report->result.pause_max)
-        g->report->result.pause_max = pause;
+    result->moved++;
+    result->pause_sum += pause;
+    if (pause > result->pause_max)
+        result->pause_max = pause;
 }
 
 static void refused(struct giver *g, struct unit *u, const struct lane_message *m)
 {
     struct wire_reader reader = wire_reader(m->payload, m->len);
-    struct relay *r = u->relay;
-    struct wire_field f;
     char why[sizeof(g->report->result.why)] = "refused";
+    struct wire_field f;
 
     while (wire_next(&reader, &f) > 0) {
         if (f.number == BRUMA_HANDOVER_FIELD_TEXT && f.type == WIRE_BYTES)
             snprintf(why, sizeof(why), "%.*s", (int)(f.len < sizeof(why) ? f.len : sizeof(why) - 1), f.bytes);
     }
     stays(g, why);
-    u->relay = NULL;
-    relay_thaw(r);
+    unit_thaw(u);
 }
 
 /* False where it is no answer: the lane ends, and what is on it stays. */
@@ -237,8 +319,7 @@ static bool on_message(struct lane *lane, const struct lane_message *m)
         loop_timer_cancel(&g->timer);
     else
         loop_timer_set(g->worker->loop, &g->timer, ANSWER_MILLISECONDS);
-    go_on(g);
-    return true;
+    return true; /* and more may go at the end of this turn */
 }
 
 static void on_ended(struct lane *lane)
@@ -255,6 +336,34 @@ static void on_timer(struct loop_timer *timer)
 
 /* ---- its beginning ---- */
 
+static void add(struct giver *g, struct relay *relay, struct tunnel *tunnel)
+{
+    struct unit *u = calloc(1, sizeof(*u));
+
+    if (!u) {
+        stays(g, "no memory is left");
+        return;
+    }
+    u->moving.gone = on_gone;
+    u->giver = g;
+    u->relay = relay;
+    u->tunnel = tunnel;
+    list_init(&u->node);
+    list_add_tail(&g->waiting, &u->node);
+    if (relay)
+        relay_offer(relay, &u->moving);
+    else
+        tunnel_offer(tunnel, &u->moving);
+}
+
+static void add_tunnels(struct giver *g, struct list *tunnels)
+{
+    struct tunnel *t;
+
+    list_for_each (t, tunnels, node)
+        add(g, NULL, t);
+}
+
 static void collect(struct giver *g)
 {
     struct worker_pod *wp;
@@ -263,21 +372,12 @@ static void collect(struct giver *g)
         struct connection *c;
 
         list_for_each (c, &wp->connections, node) {
-            struct relay *r = relay_of(c);
-            struct unit *u = r ? calloc(1, sizeof(*u)) : NULL;
-
-            if (!u) {
-                if (!relay_is_other(c))
-                    stays(g, r ? "no memory is left" : "it is no relay");
-                continue;
-            }
-            u->moving.gone = on_gone;
-            u->giver = g;
-            u->relay = r;
-            list_init(&u->node);
-            list_add_tail(&g->waiting, &u->node);
-            relay_offer(r, &u->moving);
+            if (relay_of(c))
+                add(g, relay_of(c), NULL);
         }
+        add_tunnels(g, &wp->servers);
+        for (size_t i = 0; i < array_size(wp->clients); i++)
+            add_tunnels(g, &wp->clients[i]);
     }
 }
 
@@ -298,7 +398,9 @@ static void begin(void *data)
         return;
     }
     collect(g);
-    go_on(g);
+    g->until = loop_now(g->worker->loop) + PATIENCE;
+    g->worker->flushed_data = g;
+    g->worker->flushed = on_flushed;
 }
 
 void giver_start(struct worker *w, int fd, giver_done_fn done, void *data)
@@ -315,8 +417,10 @@ void giver_start(struct worker *w, int fd, giver_done_fn done, void *data)
     *report = (struct giver_report){.done = done, .data = data};
     g->report = report;
     list_init(&g->waiting);
+    list_init(&g->later);
     list_init(&g->sent);
     loop_timer_init(&g->timer, on_timer);
+    loop_timer_init(&g->again, on_again);
     *s = (struct giver_start){g, fd};
     if (loop_post(w->loop, begin, s) < 0) {
         log_error("out of memory: a hand-over cannot begin");

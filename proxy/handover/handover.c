@@ -34,7 +34,7 @@ struct direction {
 
 struct handover {
     struct proxy *proxy;
-    handover_told_fn told;
+    const struct handover_events *events;
     struct direction giving, taking;
     struct giver_result gave; /* sums of all workers */
     struct taker_result took;
@@ -56,6 +56,28 @@ static void over(struct direction *d, const char *why)
     d->took = loop_now(loop) - d->begun;
     if (why)
         snprintf(d->why, sizeof(d->why), "%s", why);
+}
+
+static void giving_over(struct handover *h, const char *why)
+{
+    over(&h->giving, why);
+    h->events->gave(h->proxy);
+}
+
+static void taking_over(struct handover *h, const char *why)
+{
+    struct handed_over told = {.moved = h->took.taken,
+                               .left = h->took.left,
+                               .milliseconds = loop_now(h->proxy->loop) - h->taking.begun,
+                               .pause = h->took.pause_max,
+                               .why = why ? why : h->took.why};
+
+    loop_timer_cancel(&h->ready);
+    over(&h->taking, told.why);
+    h->events->told(h->proxy, &told);
+    if (h->pidfd >= 0)
+        close(h->pidfd);
+    h->pidfd = -1;
 }
 
 static int begin(struct direction *d, int fd, const struct lane_events *events)
@@ -84,7 +106,10 @@ static void on_timer(struct loop_timer *timer)
 
     if (d->state == HANDOVER_GREETING) {
         log_warn("nothing is handed over: the other proxy does not answer");
-        over(d, "the other proxy did not answer");
+        if (d == &d->handover->giving)
+            giving_over(d->handover, "the other proxy did not answer");
+        else
+            taking_over(d->handover, "the other proxy did not answer");
     }
 }
 
@@ -125,7 +150,7 @@ static void giver_is_done(void *data, const struct giver_result *result)
     h->left_total += result->left;
     if (--d->lanes)
         return;
-    over(d, h->gave.why);
+    giving_over(h, h->gave.why);
     log_info(
         "connections were handed over\tmoved=%u left=%u milliseconds=%llu pause-max-microseconds=%llu%s%s%s",
         h->gave.moved, h->gave.left, (unsigned long long)d->took, (unsigned long long)h->gave.pause_max,
@@ -170,7 +195,7 @@ static bool on_giving(struct lane *lane, const struct lane_message *m)
             log_warn_errno(r, "worker %u hands nothing over", i);
     }
     if (!d->lanes)
-        over(d, "no lane could be opened");
+        giving_over(h, "no lane could be opened");
     return true;
 }
 
@@ -179,7 +204,7 @@ static void on_giving_ended(struct lane *lane)
     struct direction *d = container_of(lane, struct direction, lane);
 
     if (d->state == HANDOVER_GREETING)
-        over(d, "the other proxy takes nothing");
+        giving_over(d->handover, "the other proxy takes nothing");
 }
 
 static const struct lane_events giving_events = {on_giving, on_giving_ended};
@@ -195,7 +220,7 @@ int handover_give(struct handover *h, int fd)
     wire_put_varint(&hello, BRUMA_HANDOVER_FIELD_VERSION_MAX, BRUMA_HANDOVER_VERSION_MAX);
     r = lane_say(&h->giving.lane, BRUMA_HANDOVER_HELLO, 0, &hello, NULL, 0);
     if (r < 0)
-        over(&h->giving, "the lane has failed");
+        giving_over(h, "the lane has failed");
     return r < 0 ? r : 0;
 }
 
@@ -205,22 +230,6 @@ bool handover_is_giving(const struct handover *h)
 }
 
 /* ---- the new one ---- */
-
-static void taking_over(struct handover *h, const char *why)
-{
-    struct handed_over told = {.moved = h->took.taken,
-                               .left = h->took.left,
-                               .milliseconds = loop_now(h->proxy->loop) - h->taking.begun,
-                               .pause = h->took.pause_max,
-                               .why = why ? why : h->took.why};
-
-    loop_timer_cancel(&h->ready);
-    over(&h->taking, told.why);
-    h->told(h->proxy, &told);
-    if (h->pidfd >= 0)
-        close(h->pidfd);
-    h->pidfd = -1;
-}
 
 static void taker_is_done(void *data, const struct taker_result *result)
 {
@@ -390,14 +399,14 @@ void handover_write_metrics(const struct handover *h, FILE *out)
         h->given_total, h->left_total, h->taken_total, h->refused_total);
 }
 
-int handover_new(struct proxy *proxy, handover_told_fn told, struct handover **ret)
+int handover_new(struct proxy *proxy, const struct handover_events *handover_events, struct handover **ret)
 {
     struct handover *h = calloc(1, sizeof(*h));
 
     if (!h)
         return -ENOMEM;
     h->proxy = proxy;
-    h->told = told;
+    h->events = handover_events;
     h->pidfd = -1;
     h->giving.handover = h->taking.handover = h;
     loop_timer_init(&h->giving.timer, on_timer);

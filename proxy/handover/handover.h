@@ -22,11 +22,16 @@ struct handed_over {
     const char *why;              /* not all has; "": all has */
 };
 
-/* Called on the control thread, once for each handover_take() that succeeds; told is valid for the call. */
-typedef void (*handover_told_fn)(struct proxy *proxy, const struct handed_over *told);
+/* Both on the control thread. Given by main.c. */
+struct handover_events {
+    /* Called once for each handover_give() that succeeds: all has gone that will. */
+    void (*gave)(struct proxy *proxy);
+    /* Called once for each handover_take() that succeeds; told is valid during the call. */
+    void (*told)(struct proxy *proxy, const struct handed_over *told);
+};
 
-/* told: called as said above. 0 or -ENOMEM. */
-int handover_new(struct proxy *proxy, handover_told_fn told, struct handover **ret);
+/* events: kept, not copied. 0 or -ENOMEM. */
+int handover_new(struct proxy *proxy, const struct handover_events *events, struct handover **ret);
 /* Workers have ended. */
 void handover_free(struct handover **handover);
 

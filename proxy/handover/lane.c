@@ -24,6 +24,7 @@ int lane_open(struct lane *lane, struct loop *loop, int fd, const struct lane_ev
     lane->loop = loop;
     lane->events = events;
     outbox_init(&lane->outbox);
+    lane->outbox.wipes = true;
     lane->buffer = malloc(BRUMA_HANDOVER_MESSAGE_MAX + 1);
     /* Where it may not, less is under way at a time. */
     (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes));
@@ -137,6 +138,8 @@ static bool receive(struct lane *lane)
     m.len = (size_t)n - sizeof(m.head);
     good = lane->events->message(lane, &m);
     close_fds(fds, m.fds_len);
+    if (lane->buffer)
+        explicit_bzero(lane->buffer, (size_t)n); /* there may be keys in it */
     if (!good)
         end(lane);
     return good && lane_is_open(lane);

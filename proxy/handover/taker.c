@@ -8,8 +8,10 @@
 #include <string.h>
 
 #include "lib/log.h"
+#include "proxy/connection/inbound.h"
 #include "proxy/connection/relay_move.h"
 #include "proxy/handover/lane.h"
+#include "proxy/hbone/tunnel_move.h"
 #include "proxy/worker/connection_unit.h"
 
 /* A process that ends closes its sockets first. So long it may take to be dead after that; else it lives. */
@@ -22,7 +24,8 @@
 struct imported {
     struct list node;
     uint32_t number;
-    struct relay_arrival *relay;
+    struct relay_arrival *relay; /* one of the two */
+    struct tunnel_arrival *tunnel;
 };
 
 /* What is told at the end. */
@@ -49,6 +52,15 @@ struct taker {
     struct taker_report *report; /* for the control thread */
 };
 
+static void imported_free(struct imported *i)
+{
+    if (i->relay)
+        relay_arrival_free(i->relay);
+    if (i->tunnel)
+        tunnel_arrival_free(i->tunnel);
+    free(i);
+}
+
 static void forget_parts(struct taker *t)
 {
     for (size_t i = 0; i < t->fds_len; i++) {
@@ -56,6 +68,8 @@ static void forget_parts(struct taker *t)
             close(t->fds[i]);
     }
     free(t->fds);
+    if (t->data)
+        explicit_bzero(t->data, t->len);
     free(t->data);
     t->fds = NULL;
     t->data = NULL;
@@ -84,8 +98,7 @@ static void finish(struct taker *t)
         struct imported *i = list_first(&t->imported, struct imported, node);
 
         list_del(&i->node);
-        relay_arrival_free(i->relay);
-        free(i);
+        imported_free(i);
     }
     close(t->pidfd);
     if (loop_post(t->worker->proxy->loop, tell, t->report) < 0) {
@@ -100,7 +113,10 @@ static void begin_unit(struct taker *t, struct imported *i)
     list_del(&i->node);
     t->imported_len--;
     t->report->result.taken++;
-    relay_arrive(t->worker, i->relay);
+    if (i->relay)
+        relay_arrive(t->worker, i->relay);
+    else
+        tunnel_arrive(t->worker, i->tunnel);
     free(i);
 }
 
@@ -162,11 +178,13 @@ static int build(struct taker *t, struct imported *ret, char *error, size_t erro
         snprintf(error, error_size, "a malformed unit");
         return -EBADMSG;
     }
-    if (f.number != BRUMA_UNIT_RELAY) {
-        snprintf(error, error_size, "a unit of a kind that is not known here");
-        return -EPROTONOSUPPORT;
-    }
-    return relay_read(t->worker, f.bytes, f.len, t->fds, t->fds_len, &ret->relay, error, error_size);
+    if (f.number == BRUMA_UNIT_RELAY)
+        return relay_read(t->worker, f.bytes, f.len, t->fds, t->fds_len, &ret->relay, error, error_size);
+    if (f.number == BRUMA_UNIT_TUNNEL)
+        return tunnel_arrival_read(t->worker, f.bytes, f.len, t->fds, t->fds_len, inbound_begin, &ret->tunnel,
+                                   error, error_size);
+    snprintf(error, error_size, "a unit of a kind that is not known here");
+    return -EPROTONOSUPPORT;
 }
 
 static void import(struct taker *t)
@@ -202,9 +220,15 @@ static bool add_part(struct taker *t, const struct lane_message *m)
 
     if (t->len + m->len > BRUMA_HANDOVER_UNIT_MAX || t->fds_len + m->fds_len > FDS_MAX)
         return false;
-    data = realloc(t->data, t->len + m->len + 1);
-    if (data)
+    data = malloc(t->len + m->len + 1);
+    if (data && t->len)
+        memcpy(data, t->data, t->len);
+    if (data && t->data)
+        explicit_bzero(t->data, t->len); /* there may be keys in it */
+    if (data) {
+        free(t->data);
         t->data = data;
+    }
     fds = realloc(t->fds, (t->fds_len + m->fds_len + 1) * sizeof(int));
     if (fds)
         t->fds = fds;
@@ -284,8 +308,7 @@ static bool on_message(struct lane *lane, const struct lane_message *m)
         if (i) {
             list_del(&i->node);
             t->imported_len--;
-            relay_arrival_free(i->relay);
-            free(i);
+            imported_free(i);
         }
         return true;
     case BRUMA_HANDOVER_END:

@@ -155,13 +155,13 @@ QUIET = dict.fromkeys(("BRUMA_METRICS_PORT", "BRUMA_READY_PORT"), "0")
 @pytest.fixture(scope="module")
 def mesh():
     env = {"BRUMA_SAME_NODE": "relay"}
-    with Mesh(nodes=1, workers=2, proxy_env=env, agent_options=(*LONG, "--hand-over", "true")) as m:
+    with Mesh(nodes=2, workers=2, proxy_env=env, agent_options=(*LONG, "--hand-over", "true")) as m:
         m.node = m.nodes[0]
-        m.web, m.shop = m.pod("web"), m.pod("shop")
+        m.web, m.shop, m.cart = m.pod("web"), m.pod("shop"), m.pod("cart", node=1)
         m.outside = m.pod("outside", namespace="outside")
         m.outside.outside = True
         m.start()
-        for pod in (m.web, m.shop, m.outside):
+        for pod in (m.web, m.shop, m.cart, m.outside):
             pod.server(MIRROR, "8080")
         yield m
 
@@ -196,10 +196,14 @@ class Talkers:
         assert self.process.wait(20) == 0
 
 
-WAYS = {
+RELAYS = {
     "outside": lambda m: (m.web, m.outside),
     "inbound": lambda m: (m.outside, m.shop),
     "one node": lambda m: (m.web, m.shop),
+}
+TUNNELS = {
+    "to another node": lambda m: (m.web, m.cart),
+    "from another node": lambda m: (m.cart, m.shop),
 }
 
 
@@ -233,16 +237,13 @@ def upgrade(node, **env):
     return handed_over(node, text), old
 
 
-def talk(mesh, family=0, **options):
-    return [
-        Talkers(client, server.ips[family], **options)
-        for client, server in (way(mesh) for way in WAYS.values())
-    ]
+def talk(mesh, ways=RELAYS, family=0):
+    return [Talkers(client, server.ips[family]) for client, server in (way(mesh) for way in ways.values())]
 
 
 @pytest.mark.parametrize("family", [0, 1])
 def test_no_byte_is_lost_in_upgrades_one_after_the_other(mesh, family):
-    talkers = talk(mesh, family)
+    talkers = talk(mesh, family=family)
     for _ in range(3):
         for t in talkers:
             t.say("stall")
@@ -252,6 +253,22 @@ def test_no_byte_is_lost_in_upgrades_one_after_the_other(mesh, family):
         assert re.search(
             r"handed over +54 connections in \d+ ms, .*; 0 stayed\n", mesh.node.ctl("status").stdout
         )
+        for t in talkers:
+            t.say("read")
+            t.goes_on()
+    for t in talkers:
+        t.end()
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_tunnels_move_with_their_streams(mesh, family):
+    talkers = talk(mesh, TUNNELS, family)
+    for _ in range(3):
+        for t in talkers:
+            t.say("stall")
+        moved, old = upgrade(mesh.node)
+        assert moved["moved"] >= 2 and moved["left"] == 0, "one each way at least"
+        wait_for(lambda old=old: not old.alive(), "the old one to end, which carries nothing any more")
         for t in talkers:
             t.say("read")
             t.goes_on()

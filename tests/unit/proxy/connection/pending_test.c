@@ -282,6 +282,7 @@ WORLD_TEST(pending, has_a_drain_that_ends_while_it_waits)
     come_in(0);
     waits();
     worker_drain(world.worker);
+    worker_drain_tunnels(world.worker);
     world_run(20);
     waits();
     worker_abort_connections(world.worker);
