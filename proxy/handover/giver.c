@@ -360,8 +360,11 @@ static void add_tunnels(struct giver *g, struct list *tunnels)
 {
     struct tunnel *t;
 
-    list_for_each (t, tunnels, node)
-        add(g, NULL, t);
+    /* With one of ours that has no streams nothing is lost: the next proxy opens its own. */
+    list_for_each (t, tunnels, node) {
+        if (t->server || t->streams_len || t->queue_len)
+            add(g, NULL, t);
+    }
 }
 
 static void collect(struct giver *g)
