@@ -25,7 +25,7 @@ static void on_drain_check(struct loop_timer *timer)
 {
     struct proxy *p = container_of(timer, struct proxy, drain_check);
 
-    if (connections_left(p) || loop_now(p->loop) < p->linger_until)
+    if (connections_left(p) || handover_is_giving(p->handover) || loop_now(p->loop) < p->linger_until)
         loop_timer_set(p->loop, timer, DRAIN_CHECK_MILLISECONDS);
     else
         loop_stop(p->loop);
