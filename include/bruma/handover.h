@@ -36,12 +36,12 @@
 
 #include <stdint.h>
 
-#define BRUMA_HANDOVER_VERSION     1          /* the lowest number that is spoken */
-#define BRUMA_HANDOVER_VERSION_MAX 1          /* the highest number */
-#define BRUMA_HANDOVER_MESSAGE_MAX 65536      /* bytes */
-#define BRUMA_HANDOVER_FDS_MAX     253        /* descriptors beside a message: what the kernel takes */
-#define BRUMA_HANDOVER_UNIT_MAX    (4u << 20) /* bytes of a unit, all parts together */
-#define BRUMA_HANDOVER_PENDING_MAX (1u << 20) /* bytes of a lane's units without an answer */
+#define BRUMA_HANDOVER_VERSION     1           /* the lowest number that is spoken */
+#define BRUMA_HANDOVER_VERSION_MAX 1           /* the highest number */
+#define BRUMA_HANDOVER_MESSAGE_MAX 65536       /* bytes */
+#define BRUMA_HANDOVER_FDS_MAX     253         /* descriptors beside a message: what the kernel takes */
+#define BRUMA_HANDOVER_UNIT_MAX    (48u << 20) /* bytes of a unit, all parts together */
+#define BRUMA_HANDOVER_PENDING_MAX (1u << 20)  /* bytes of a lane's units without an answer */
 
 enum bruma_handover_kind {
     BRUMA_HANDOVER_HELLO = 1,

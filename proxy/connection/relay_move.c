@@ -11,7 +11,7 @@
 #include "proxy/socket/socket.h"
 #include "proxy/worker/connection_unit.h"
 
-#define UNSENT_MAX (BRUMA_HANDOVER_UNIT_MAX / 4) /* bytes of a side */
+#define UNSENT_MAX (1u << 20) /* bytes of a side */
 
 struct relay *relay_of(struct connection *c)
 {

@@ -12,8 +12,9 @@
 #include "proxy/hbone/tunnel_move.h"
 
 #define UNITS_PER_TURN      64
-#define ANSWER_MILLISECONDS 500 /* to a unit; then the old proxy goes on with it, and with all others */
-#define AGAIN_MILLISECONDS  20  /* what cannot go just now is looked at again */
+#define ANSWER_MILLISECONDS 1000 /* to a unit; then the old proxy goes on with it, and with all others */
+#define BYTES_A_MILLISECOND 8192 /* so much slower may a large one be */
+#define AGAIN_MILLISECONDS  20   /* what cannot go just now is looked at again */
 #define PATIENCE            3000
 
 /* Something that shall go: a relay, or a tunnel with all its streams. */
@@ -162,7 +163,8 @@ static void on_gone(struct moving *moving)
     unit_free(u);
 }
 
-/* Why it cannot go; NULL: it can, and is written and stands still. *ret_later: it is to be asked again. */
+/* Why it cannot go, "": there is nothing to move; NULL: it can, and is written and stands still. *ret_later:
+ * it is to be asked again. */
 static const char *write_unit(struct unit *u, struct wire_writer *payload, int **ret_fds, size_t *ret_fds_len,
                               bool *ret_later)
 {
@@ -179,6 +181,8 @@ static const char *write_unit(struct unit *u, struct wire_writer *payload, int *
     payload->secret = true;
     stays = tunnel_write(u->tunnel, payload, *ret_fds);
     *ret_later = tunnel_stays_for_now(stays);
+    if (stays == TUNNEL_STAYS_IDLE)
+        return "";
     return stays == TUNNEL_MOVES ? NULL : tunnel_stays_text(stays);
 }
 
@@ -193,9 +197,15 @@ static void wait_or_stay(struct giver *g, struct unit *u, const char *why, bool 
             loop_timer_set(loop, &g->again, AGAIN_MILLISECONDS);
         return;
     }
-    stays(g, why);
+    if (*why)
+        stays(g, why);
     unit_withdraw(u);
     unit_free(u);
+}
+
+static void wait_for_answer(struct giver *g)
+{
+    loop_timer_set(g->worker->loop, &g->timer, ANSWER_MILLISECONDS + g->pending / BYTES_A_MILLISECOND);
 }
 
 static int send_unit(struct giver *g, struct unit *u)
@@ -217,7 +227,7 @@ static int send_unit(struct giver *g, struct unit *u)
         list_add_tail(&g->sent, &u->node);
         r = lane_say_unit(&g->lane, u->number, &payload, fds, fds_len);
         if (r >= 0 && !loop_timer_armed(&g->timer))
-            loop_timer_set(g->worker->loop, &g->timer, ANSWER_MILLISECONDS);
+            wait_for_answer(g);
     }
     free(fds);
     wire_writer_clear(&payload);
@@ -318,7 +328,7 @@ static bool on_message(struct lane *lane, const struct lane_message *m)
     if (list_empty(&g->sent))
         loop_timer_cancel(&g->timer);
     else
-        loop_timer_set(g->worker->loop, &g->timer, ANSWER_MILLISECONDS);
+        wait_for_answer(g);
     return true; /* and more may go at the end of this turn */
 }
 

@@ -45,7 +45,7 @@ struct taker {
     unsigned imported_len;
     uint32_t number; /* of the unit that is being received; 0: none */
     uint8_t *data;
-    size_t len;
+    size_t len, size; /* bytes that came, and that there is room for */
     int *fds;
     size_t fds_len;
     bool is_short;
@@ -73,7 +73,7 @@ static void forget_parts(struct taker *t)
     free(t->data);
     t->fds = NULL;
     t->data = NULL;
-    t->len = t->fds_len = 0;
+    t->len = t->size = t->fds_len = 0;
     t->number = 0;
     t->is_short = false;
 }
@@ -212,6 +212,27 @@ static void import(struct taker *t)
     forget_parts(t);
 }
 
+/* Room for so many bytes; what there was before is overwritten, for there may be keys in it. */
+static uint8_t *reserve(struct taker *t, size_t len)
+{
+    size_t size = len * 2;
+    uint8_t *data;
+
+    if (len <= t->size && t->data)
+        return t->data;
+    data = malloc(size);
+    if (!data)
+        return NULL;
+    if (t->data) {
+        memcpy(data, t->data, t->len);
+        explicit_bzero(t->data, t->len);
+        free(t->data);
+    }
+    t->data = data;
+    t->size = size;
+    return data;
+}
+
 /* False: more than a unit may be. */
 static bool add_part(struct taker *t, const struct lane_message *m)
 {
@@ -220,15 +241,7 @@ static bool add_part(struct taker *t, const struct lane_message *m)
 
     if (t->len + m->len > BRUMA_HANDOVER_UNIT_MAX || t->fds_len + m->fds_len > FDS_MAX)
         return false;
-    data = malloc(t->len + m->len + 1);
-    if (data && t->len)
-        memcpy(data, t->data, t->len);
-    if (data && t->data)
-        explicit_bzero(t->data, t->len); /* there may be keys in it */
-    if (data) {
-        free(t->data);
-        t->data = data;
-    }
+    data = reserve(t, t->len + m->len);
     fds = realloc(t->fds, (t->fds_len + m->fds_len + 1) * sizeof(int));
     if (fds)
         t->fds = fds;

@@ -267,7 +267,7 @@ def test_tunnels_move_with_their_streams(mesh, family):
         for t in talkers:
             t.say("stall")
         moved, old = upgrade(mesh.node)
-        assert moved["moved"] >= 2 and moved["left"] == 0, "one each way at least"
+        assert moved["moved"] >= 2 and moved["left"] == 0, (moved, old.text()[-1500:])
         wait_for(lambda old=old: not old.alive(), "the old one to end, which carries nothing any more")
         for t in talkers:
             t.say("read")
