@@ -282,7 +282,11 @@ def test_half_closed_ones_move_as_well(mesh):
         t.say("stall")
         t.process.stdin.write("end\n")
         t.process.stdin.flush()
-    wait_for(lambda: mesh.outside.run("ss", "-Htn", "state", "close-wait").stdout, "ends that have arrived")
+    # Those who say much have sent their end behind what nobody has taken yet.
+    ended = lambda: (
+        mesh.web.run("ss", "-Htn", "state", "fin-wait-1", "state", "fin-wait-2", "dport", "=", "8080").stdout
+    )
+    wait_for(lambda: len(ended().splitlines()) >= 6, "ends behind unread bytes")
     moved, _ = upgrade(mesh.node)
     assert moved["left"] == 0 and moved["moved"] > 0
     for t in talkers:
