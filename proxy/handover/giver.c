@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "lib/log.h"
@@ -20,7 +21,7 @@
 /* Something that shall go: a relay, or a tunnel with all its streams. */
 struct unit {
     struct moving moving;
-    struct list node; /* in giver.waiting, giver.later or giver.sent */
+    struct list node; /* in giver.waiting or giver.sent */
     struct giver *giver;
     struct relay *relay; /* one of the two */
     struct tunnel *tunnel;
@@ -40,8 +41,8 @@ struct giver {
     struct lane lane;
     struct worker *worker;
     struct loop_timer timer; /* the answer to the oldest unit */
-    struct loop_timer again; /* later is looked at */
-    struct list waiting, later, sent;
+    struct loop_timer again; /* what is left, or has come meanwhile, is looked at */
+    struct list waiting, sent;
     uint64_t until; /* loop_now(): nothing is asked again after that */
     size_t pending; /* bytes of sent */
     uint32_t last_number;
@@ -74,9 +75,9 @@ static void unit_free(struct unit *u)
     free(u);
 }
 
+/* Why the last one has stayed. */
 static void stays(struct giver *g, const char *why)
 {
-    g->report->result.left++;
     snprintf(g->report->result.why, sizeof(g->report->result.why), "%s", why);
 }
 
@@ -104,12 +105,52 @@ static void unit_release(struct unit *u)
         tunnel_release(u->tunnel);
 }
 
-static void withdraw_all(struct giver *g, struct list *units, const char *why)
+typedef void (*candidate_fn)(struct giver *g, struct relay *relay, struct tunnel *tunnel);
+
+/* With a tunnel of ours that has no streams nothing is lost: the next proxy opens its own. */
+static unsigned each_tunnel(struct giver *g, struct list *tunnels, candidate_fn fn)
+{
+    struct tunnel *t;
+    unsigned n = 0;
+
+    list_for_each (t, tunnels, node) {
+        if (!t->server && !t->streams_len && !t->queue_len)
+            continue;
+        n++;
+        if (fn)
+            fn(g, NULL, t);
+    }
+    return n;
+}
+
+/* All that may go; returns how many there are. fn may be NULL. */
+static unsigned each_candidate(struct giver *g, candidate_fn fn)
+{
+    struct worker_pod *wp;
+    unsigned n = 0;
+
+    list_for_each (wp, &g->worker->pods, node) {
+        struct connection *c;
+
+        list_for_each (c, &wp->connections, node) {
+            struct relay *r = relay_of(c);
+
+            n += r != NULL;
+            if (r && fn)
+                fn(g, r, NULL);
+        }
+        n += each_tunnel(g, &wp->servers, fn);
+        for (size_t i = 0; i < array_size(wp->clients); i++)
+            n += each_tunnel(g, &wp->clients[i], fn);
+    }
+    return n;
+}
+
+static void withdraw_all(struct list *units)
 {
     while (!list_empty(units)) {
         struct unit *u = list_first(units, struct unit, node);
 
-        stays(g, why);
         unit_withdraw(u);
         unit_free(u);
     }
@@ -123,6 +164,7 @@ static void finish(struct giver *g, const char *why)
     if (g->over)
         return;
     g->over = true;
+    stays(g, why);
     loop_timer_cancel(&g->timer);
     loop_timer_cancel(&g->again);
     g->worker->flushed = NULL;
@@ -130,12 +172,13 @@ static void finish(struct giver *g, const char *why)
         struct unit *u = list_first(&g->sent, struct unit, node);
 
         (void)lane_say(&g->lane, BRUMA_HANDOVER_BACK, u->number, NULL, NULL, 0);
-        stays(g, why);
         unit_thaw(u);
         unit_free(u);
     }
-    withdraw_all(g, &g->waiting, why);
-    withdraw_all(g, &g->later, *why ? why : "it was never to be moved");
+    withdraw_all(&g->waiting);
+    g->report->result.left = each_candidate(g, NULL);
+    if (!g->report->result.left)
+        stays(g, "");
     wire_put_varint(&end, BRUMA_HANDOVER_FIELD_MOVED, g->report->result.moved);
     wire_put_varint(&end, BRUMA_HANDOVER_FIELD_LEFT, g->report->result.left);
     wire_put_varint(&end, BRUMA_HANDOVER_FIELD_PAUSE, g->report->result.pause_max);
@@ -163,10 +206,8 @@ static void on_gone(struct moving *moving)
     unit_free(u);
 }
 
-/* Why it cannot go, "": there is nothing to move; NULL: it can, and is written and stands still. *ret_later:
- * it is to be asked again. */
-static const char *write_unit(struct unit *u, struct wire_writer *payload, int **ret_fds, size_t *ret_fds_len,
-                              bool *ret_later)
+/* Why it cannot go; NULL: it can, and is written and stands still. ret_fds is the caller's. */
+static const char *write_unit(struct unit *u, struct wire_writer *payload, int **ret_fds, size_t *ret_fds_len)
 {
     enum tunnel_stays stays;
 
@@ -174,33 +215,11 @@ static const char *write_unit(struct unit *u, struct wire_writer *payload, int *
     *ret_fds = malloc(*ret_fds_len * sizeof(int));
     if (!*ret_fds)
         return "no memory is left";
-    if (u->relay) {
-        *ret_later = relay_connects(u->relay);
+    if (u->relay)
         return relay_write(u->relay, payload, *ret_fds);
-    }
     payload->secret = true;
     stays = tunnel_write(u->tunnel, payload, *ret_fds);
-    *ret_later = tunnel_stays_for_now(stays);
-    if (stays == TUNNEL_STAYS_IDLE)
-        return "";
     return stays == TUNNEL_MOVES ? NULL : tunnel_stays_text(stays);
-}
-
-static void wait_or_stay(struct giver *g, struct unit *u, const char *why, bool later)
-{
-    struct loop *loop = g->worker->loop;
-
-    list_del(&u->node);
-    if (later && loop_now(loop) < g->until) {
-        list_add_tail(&g->later, &u->node);
-        if (!loop_timer_armed(&g->again))
-            loop_timer_set(loop, &g->again, AGAIN_MILLISECONDS);
-        return;
-    }
-    if (*why)
-        stays(g, why);
-    unit_withdraw(u);
-    unit_free(u);
 }
 
 static void wait_for_answer(struct giver *g)
@@ -211,13 +230,14 @@ static void wait_for_answer(struct giver *g)
 static int send_unit(struct giver *g, struct unit *u)
 {
     struct wire_writer payload = {};
-    bool later = false;
     size_t fds_len;
     int *fds, r = 0;
-    const char *why = write_unit(u, &payload, &fds, &fds_len, &later);
+    const char *why = write_unit(u, &payload, &fds, &fds_len);
 
     if (why) {
-        wait_or_stay(g, u, why, later);
+        stays(g, why);
+        unit_withdraw(u);
+        unit_free(u);
     } else {
         u->since = microseconds();
         u->number = ++g->last_number;
@@ -232,6 +252,19 @@ static int send_unit(struct giver *g, struct unit *u)
     free(fds);
     wire_writer_clear(&payload);
     return r;
+}
+
+/* All has been asked once. What could not go may be able to in a moment, and more may have come. */
+static void end_or_look_again(struct giver *g)
+{
+    struct loop *loop = g->worker->loop;
+    char why[sizeof(g->report->result.why)];
+
+    memcpy(why, g->report->result.why, sizeof(why));
+    if (!each_candidate(g, NULL) || loop_now(loop) >= g->until)
+        finish(g, why);
+    else
+        loop_timer_set(loop, &g->again, AGAIN_MILLISECONDS);
 }
 
 /* At the end of a turn: what has been said in it has been sent. */
@@ -252,15 +285,34 @@ static void on_flushed(struct worker *w)
     }
     if (!list_empty(&g->waiting))
         loop_again(w->loop);
-    else if (list_empty(&g->sent) && list_empty(&g->later))
-        finish(g, "");
+    else if (list_empty(&g->sent) && !loop_timer_armed(&g->again))
+        end_or_look_again(g);
 }
 
+static void add(struct giver *g, struct relay *relay, struct tunnel *tunnel)
+{
+    struct unit *u = calloc(1, sizeof(*u));
+
+    if (!u) {
+        stays(g, "no memory is left");
+        return;
+    }
+    u->moving.gone = on_gone;
+    u->giver = g;
+    u->relay = relay;
+    u->tunnel = tunnel;
+    list_init(&u->node);
+    list_add_tail(&g->waiting, &u->node);
+    if (relay)
+        relay_offer(relay, &u->moving);
+    else
+        tunnel_offer(tunnel, &u->moving);
+}
+
+/* Nothing is on its way: what is still here is asked. */
 static void on_again(struct loop_timer *timer)
 {
-    struct giver *g = container_of(timer, struct giver, again);
-
-    list_splice(&g->waiting, &g->later);
+    each_candidate(container_of(timer, struct giver, again), add);
 }
 
 /* ---- answers ---- */
@@ -346,54 +398,6 @@ static void on_timer(struct loop_timer *timer)
 
 /* ---- its beginning ---- */
 
-static void add(struct giver *g, struct relay *relay, struct tunnel *tunnel)
-{
-    struct unit *u = calloc(1, sizeof(*u));
-
-    if (!u) {
-        stays(g, "no memory is left");
-        return;
-    }
-    u->moving.gone = on_gone;
-    u->giver = g;
-    u->relay = relay;
-    u->tunnel = tunnel;
-    list_init(&u->node);
-    list_add_tail(&g->waiting, &u->node);
-    if (relay)
-        relay_offer(relay, &u->moving);
-    else
-        tunnel_offer(tunnel, &u->moving);
-}
-
-static void add_tunnels(struct giver *g, struct list *tunnels)
-{
-    struct tunnel *t;
-
-    /* With one of ours that has no streams nothing is lost: the next proxy opens its own. */
-    list_for_each (t, tunnels, node) {
-        if (t->server || t->streams_len || t->queue_len)
-            add(g, NULL, t);
-    }
-}
-
-static void collect(struct giver *g)
-{
-    struct worker_pod *wp;
-
-    list_for_each (wp, &g->worker->pods, node) {
-        struct connection *c;
-
-        list_for_each (c, &wp->connections, node) {
-            if (relay_of(c))
-                add(g, relay_of(c), NULL);
-        }
-        add_tunnels(g, &wp->servers);
-        for (size_t i = 0; i < array_size(wp->clients); i++)
-            add_tunnels(g, &wp->clients[i]);
-    }
-}
-
 struct giver_start {
     struct giver *giver;
     int fd;
@@ -410,7 +414,7 @@ static void begin(void *data)
         finish(g, "the lane cannot be opened");
         return;
     }
-    collect(g);
+    each_candidate(g, add);
     g->until = loop_now(g->worker->loop) + PATIENCE;
     g->worker->flushed_data = g;
     g->worker->flushed = on_flushed;
@@ -430,7 +434,6 @@ void giver_start(struct worker *w, int fd, giver_done_fn done, void *data)
     *report = (struct giver_report){.done = done, .data = data};
     g->report = report;
     list_init(&g->waiting);
-    list_init(&g->later);
     list_init(&g->sent);
     loop_timer_init(&g->timer, on_timer);
     loop_timer_init(&g->again, on_again);

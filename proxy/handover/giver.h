@@ -8,7 +8,7 @@
 
 /* What became of it. */
 struct giver_result {
-    unsigned moved, left;          /* units that went, and that stay and drain */
+    unsigned moved, left;          /* units that went, and what stays and drains */
     char why[128];                 /* the last that was left; "": none was */
     uint64_t pause_max, pause_sum; /* microseconds that units stood still: the longest, and all together */
 };

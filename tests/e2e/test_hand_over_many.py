@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many connections of every kind, some idle, some in bulk, some with unread bytes, through upgrades of both nodes' proxies one
+after the other, while new ones come all the time: none breaks, no byte is wrong, none is refused.
+
+BRUMA_HAND_OVER_CONNECTIONS (default 150) and BRUMA_HAND_OVER_UPGRADES (3) make it large; BRUMA_HAND_OVER_RATE (50) new ones a
+second come meanwhile, each of two ways. What it took is in hand-over-report.txt of the build directory."""
+
+import json
+import os
+
+import pytest
+
+from support.nodes.hand_over import MIRROR, PYTHON, Talkers, handed_over, next_proxy
+from support.nodes.mesh import Mesh
+from support.programs import BUILD
+from support.system import wait_for
+
+CONNECTIONS = int(os.environ.get("BRUMA_HAND_OVER_CONNECTIONS", "150"))
+UPGRADES = int(os.environ.get("BRUMA_HAND_OVER_UPGRADES", "3"))
+RATE = int(os.environ.get("BRUMA_HAND_OVER_RATE", "50"))
+
+# New connections at a rate, each for one word and back, until stdin ends; then how many there were, and what was wrong.
+LOAD = """
+import asyncio, json, sys, time
+address, port, rate = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+made, wrong = 0, []
+
+async def one():
+    global made
+    made += 1
+    try:
+        r, w = await asyncio.wait_for(asyncio.open_connection(address, port), 20)
+        w.write(b"word")
+        w.write_eof()
+        back = await asyncio.wait_for(r.read(), 20)
+        if back != b"word":
+            wrong.append(f"{back!r} came back")
+        w.close()
+    except Exception as e:
+        wrong.append(f"{type(e).__name__}: {e}")
+
+async def main():
+    end = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    begun, n, tasks = time.monotonic(), 0, set()
+    print("READY", flush=True)
+    while not end.done():
+        while n < (time.monotonic() - begun) * rate:
+            n += 1
+            t = asyncio.create_task(one())
+            tasks.add(t)
+            t.add_done_callback(tasks.discard)
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*tasks)
+    print(json.dumps([made, wrong]), flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    env = {"BRUMA_SAME_NODE": "relay"}
+    with Mesh(nodes=2, workers=2, proxy_env=env, agent_options=("--hand-over", "true")) as m:
+        m.web, m.shop, m.cart = m.pod("web"), m.pod("shop"), m.pod("cart", node=1)
+        m.outside = m.pod("outside", namespace="outside")
+        m.outside.outside = True
+        m.start()
+        for pod in (m.web, m.shop, m.cart, m.outside):
+            pod.server(MIRROR, "8080")
+        yield m
+
+
+class Load:
+    def __init__(self, client, address):
+        self.process = client.pipe(
+            PYTHON, "-u", "-c", LOAD, address, "8080", str(RATE), stdin=-1, stdout=-1, text=True
+        )
+        assert self.process.stdout.readline() == "READY\n"
+
+    def end(self):
+        out, _ = self.process.communicate("", timeout=60)
+        return json.loads(out)
+
+
+def test_none_breaks_no_byte_is_wrong_none_is_refused(mesh):
+    m = mesh
+    ways = [(m.web, m.outside), (m.outside, m.shop), (m.web, m.shop), (m.web, m.cart), (m.cart, m.shop)]
+    talkers = [
+        Talkers(client, server.ips[i % 2], CONNECTIONS // len(ways), 20_000)
+        for i, (client, server) in enumerate(ways)
+    ]
+    loads = [Load(m.web, m.cart.ip), Load(m.outside, m.shop.ip6)]
+    report = []
+    for n in range(UPGRADES):
+        for t in talkers:
+            t.say("stall" if n % 2 else "read")
+        texts = [next_proxy(node) for node in m.nodes]
+        for node, (old, text) in zip(m.nodes, texts, strict=True):
+            moved = handed_over(node, text)
+            report.append({"node": node.name, **moved})
+            assert moved["left"] == 0, (moved, text()[-2000:])
+            wait_for(lambda old=old: not old.alive(), "the old one to end, which carries nothing any more", timeout=60)
+        for t in talkers:
+            t.say("read")
+            t.goes_on()
+    for t in talkers:
+        t.end()
+    for load in loads:
+        made, wrong = load.end()
+        assert made > RATE and not wrong, (made, wrong[:5])
+        report.append({"new connections": made, "refused": 0})
+    with open(f"{BUILD}/hand-over-report.txt", "w") as f:
+        print(
+            f"{CONNECTIONS} connections, {UPGRADES} upgrades of each of two nodes", *report, sep="\n", file=f
+        )
