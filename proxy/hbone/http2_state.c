@@ -61,13 +61,18 @@ static void take_streams(const struct tunnel *t, struct http2_state *ret)
     struct stream *s;
 
     list_for_each (s, &t->streams, tunnel_node) {
+        int64_t unread = (int64_t)(s->pending_len - (s->uncounted < s->pending_len ? s->uncounted : 0));
+
         ret->streams[ret->streams_len++] = (struct http2_stream){
             .id = s->id,
             .local_end = s->read_closed,
             .remote_end = s->remote_closed,
             .window = s->window,
-            .received = nghttp2_session_get_stream_effective_recv_data_length(t->session, s->id),
-            .unread = (int64_t)(s->pending_len - (s->uncounted < s->pending_len ? s->uncounted : 0)),
+            /* behind its end the peer has no use for more */
+            .received = s->remote_closed
+                            ? unread
+                            : nghttp2_session_get_stream_effective_recv_data_length(t->session, s->id),
+            .unread = unread,
             .credit = (int64_t)s->credit,
             .stream = s,
         };
@@ -152,7 +157,8 @@ static bool stream_matches(nghttp2_session *session, const struct http2_state *s
     return nghttp2_session_find_stream(session, m->id) &&
            nghttp2_session_get_stream_remote_window_size(session, m->id) == (window > 0 ? window : 0) &&
            nghttp2_session_get_stream_effective_local_window_size(session, m->id) == local &&
-           nghttp2_session_get_stream_effective_recv_data_length(session, m->id) == m->received &&
+           (m->remote_end ||
+            nghttp2_session_get_stream_effective_recv_data_length(session, m->id) == m->received) &&
            m->received >= m->unread && m->received >= m->credit &&
            nghttp2_session_get_stream_local_close(session, m->id) == m->local_end &&
            nghttp2_session_get_stream_remote_close(session, m->id) == m->remote_end;

@@ -10,6 +10,7 @@
 
 #include "bruma/handover.h"
 #include "proxy/hbone/pool.h"
+#include "proxy/hbone/request.h"
 #include "proxy/hbone/tunnel_internal.h"
 #include "proxy/tls/tls_library.h"
 #include "proxy/worker/connection_unit.h"
@@ -39,9 +40,11 @@ static void fill(uint8_t *to, int32_t id, bool from_app, size_t at, size_t len)
 
 static void verify(const uint8_t *bytes, int32_t id, bool from_app, size_t at, size_t len)
 {
-    for (size_t i = 0; i < len; i++)
-        cr_assert(bytes[i] == byte_of(id, from_app, at + i), "stream %d, byte %zu of %s", id, at + i,
-                  from_app ? "the application" : "the peer");
+    for (size_t i = 0; i < len; i++) {
+        if (bytes[i] != byte_of(id, from_app, at + i))
+            cr_assert(false, "stream %d, byte %zu of %s", id, at + i,
+                      from_app ? "the application" : "the peer");
+    }
 }
 
 /* ---- the peer's session ---- */
@@ -62,6 +65,21 @@ static ssize_t peer_data(nghttp2_session *session, int32_t id, uint8_t *buf, siz
     if (e->peer_end && e->peer_sent == e->to_send)
         *flags |= NGHTTP2_DATA_FLAG_EOF;
     return (ssize_t)n;
+}
+
+/* Frames as large as they may be. */
+static ssize_t peer_length(nghttp2_session *session, uint8_t type, int32_t id, int32_t connection,
+                           int32_t stream, uint32_t frame, void *data)
+{
+    ssize_t n = (ssize_t)frame;
+
+    (void)session;
+    (void)type;
+    (void)id;
+    (void)data;
+    n = n < connection ? n : connection;
+    n = n < stream ? n : stream;
+    return n < 300000 ? n : 300000;
 }
 
 static int on_chunk(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *bytes, size_t len,
@@ -136,10 +154,13 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *
 
 static int on_close(nghttp2_session *session, int32_t id, uint32_t code, void *data)
 {
-    (void)session;
+    struct end_to_end *e = scene_stream(id);
+
     (void)data;
-    scene_stream(id)->gone = true;
-    scene_stream(id)->gone_why = code;
+    e->gone = true;
+    e->gone_why = code;
+    nghttp2_session_consume_connection(session, e->unread); /* of no use any more */
+    e->unread = 0;
     return 0;
 }
 
@@ -159,6 +180,7 @@ static void new_session(const nghttp2_settings_entry *entries, size_t len)
 
     cr_assert(nghttp2_session_callbacks_new(&callbacks) == 0 && nghttp2_option_new(&options) == 0);
     nghttp2_option_set_no_auto_window_update(options, 1);
+    nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, peer_length);
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_chunk);
     nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame);
@@ -297,21 +319,29 @@ static int app_socket(int32_t id)
     return fds[0];
 }
 
+static void abandoned(struct stream *s)
+{
+    request_clear(s->request);
+    free(s->request);
+    s->request = NULL;
+}
+
 static void requested(struct stream *s)
 {
-    char authority[sizeof(scene.streams[0].authority)];
+    struct end_to_end *e = scene_stream(s->id);
 
-    snprintf(authority, sizeof(authority), "%s", scene_stream(s->id)->authority);
     s->fd = app_socket(s->id);
-    memcpy(scene_stream(s->id)->authority, authority, sizeof(authority));
+    cr_assert(!strcmp(s->request->method, "CONNECT") && s->request->authority && s->request->baggage);
+    snprintf(e->authority, sizeof(e->authority), "%s", s->request->authority);
     if (scene.holds)
         return;
+    abandoned(s);
     stream_open(s);
     cr_assert(tunnel_respond(s->tunnel, s, 200) == 0);
     stream_send_first(s, NULL, 0);
 }
 
-static const struct stream_events inbound_events = {.requested = requested};
+static const struct stream_events inbound_events = {.requested = requested, .abandoned = abandoned};
 
 static struct stream *begin_request(struct tunnel *t, int32_t id)
 {
@@ -319,6 +349,7 @@ static struct stream *begin_request(struct tunnel *t, int32_t id)
 
     cr_assert(s);
     s->id = id;
+    s->request = calloc(1, sizeof(*s->request));
     tunnel_add_stream(t, s);
     return s;
 }
@@ -433,6 +464,22 @@ void scene_peer_sets(int32_t setting, uint32_t value)
     cr_assert(nghttp2_submit_settings(scene.session, NGHTTP2_FLAG_NONE, &entry, 1) == 0);
 }
 
+#define PRESSURE ((size_t)600 << 20)
+
+void scene_pressure(bool pressed)
+{
+    if (pressed == scene.pressed)
+        return;
+    scene.pressed = pressed;
+    world.proxy.memory.limit = (size_t)1 << 30;
+    if (pressed)
+        atomic_fetch_add(&world.proxy.memory.used, PRESSURE);
+    else
+        atomic_fetch_sub(&world.proxy.memory.used, PRESSURE);
+    world.worker->level = world.wp->level = pressed ? BUDGET_SMALL_WINDOWS : BUDGET_CALM;
+    tunnel_adapt(scene.tunnel);
+}
+
 /* ---- begin and end ---- */
 
 static struct tls_context *context(const char *identity)
@@ -486,6 +533,8 @@ void move_scene_begin(bool tunnel_is_server, const nghttp2_settings_entry *entri
 {
     int fds[2], r = 0;
 
+    /* however slow the machine is */
+    world.proxy.settings.linger_timeout = world.proxy.settings.half_close_timeout = 3600 * 1000;
     tunnel_serves = tunnel_is_server;
     scene = (struct scene){.reads = true};
     for (size_t i = 0; i < SCENE_STREAMS; i++)
@@ -520,6 +569,8 @@ static bool no_tunnel(void)
 
 void move_scene_end(void)
 {
+    cr_expect(scene.gone == scene.gone_expected);
+    scene_pressure(false);
     close(scene.tls.fd);
     tls_destroy(&scene.tls);
     for (size_t i = 0; i < SCENE_STREAMS; i++) {
@@ -540,7 +591,7 @@ void move_scene_end(void)
 static void on_gone(struct moving *moving)
 {
     (void)moving;
-    cr_assert(false, "the tunnel has not stood still");
+    scene.gone++;
 }
 
 enum tunnel_stays scene_write(struct wire_writer *unit, int *fds, size_t *fds_len)
@@ -558,6 +609,17 @@ enum tunnel_stays scene_write(struct wire_writer *unit, int *fds, size_t *fds_le
     for (size_t i = 0; i < *fds_len; i++)
         fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
     return why;
+}
+
+void scene_stays(enum tunnel_stays expected_why)
+{
+    struct wire_writer unit = {};
+    int fds[SCENE_STREAMS];
+    size_t len;
+    enum tunnel_stays why = scene_write(&unit, fds, &len);
+
+    cr_assert(why == expected_why && !unit.len, "%s", tunnel_stays_text(why));
+    wire_writer_clear(&unit);
 }
 
 static struct tunnel_arrival *build(const struct wire_writer *unit, int *fds, size_t fds_len)

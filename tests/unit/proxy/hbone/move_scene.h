@@ -37,6 +37,7 @@ struct scene {
     struct end_to_end streams[SCENE_STREAMS];
     bool reads;   /* the peer consumes DATA as it comes; true at first */
     bool holds;   /* requests of the peer are not answered */
+    bool pressed; /* of scene_pressure() */
     bool deaf;    /* the peer reads nothing of its socket */
     uint8_t *out; /* what the peer has to say, before TLS */
     size_t out_len;
@@ -45,6 +46,7 @@ struct scene {
     unsigned goaways, pings;
     size_t largest_frame;
     unsigned handed_over;
+    unsigned gone, gone_expected; /* how often a tunnel that stood still went on by itself */
 };
 extern struct scene scene;
 
@@ -71,6 +73,8 @@ void scene_app_sends(int32_t id, size_t bytes);
 size_t scene_app_reads(int32_t id, size_t most);
 /* The peer consumes so many of what it has not: the tunnel may send as many again. */
 void scene_peer_reads(int32_t id, size_t bytes);
+/* Much is buffered elsewhere, or no longer: the tunnel's windows shrink or grow. */
+void scene_pressure(bool pressed);
 void scene_peer_sets(int32_t setting, uint32_t value);
 
 /* What the peer's session has to say goes to scene.out; then so many bytes of that become one TLS record. */
@@ -88,6 +92,8 @@ void scene_settle_unread(void);
 enum tunnel_stays scene_write(struct wire_writer *unit, int *fds, size_t *fds_len);
 /* From such a unit; the test fails if it is refused. The old one must be released. */
 void scene_read(const struct wire_writer *unit, int *fds, size_t fds_len);
+/* The same, which must be a reason to stay, and nothing else happens. */
+void scene_stays(enum tunnel_stays why);
 /* All of it. What the new one says at once, before it is told anything, fails the test. */
 void scene_hand_over(void);
 /* Out and back: it is built elsewhere, thrown away there, and goes on here. */
