@@ -253,6 +253,7 @@ WORLD_TEST(windows, what_stays)
 {
     int32_t id;
 
+    world.proxy.settings.stream_window = world.proxy.settings.connection_window = 2 * BRUMA_HANDOVER_UNIT_MAX;
     id = begin(true);
     works(id);
     scene.holds = true;
@@ -265,7 +266,6 @@ WORLD_TEST(windows, what_stays)
     world.pod->own = true;
     scene_stays(TUNNEL_STAYS_OWN);
     world.pod->own = false;
-    world.proxy.settings.stream_window = BRUMA_HANDOVER_UNIT_MAX;
     scene_peer_sends(1, BRUMA_HANDOVER_UNIT_MAX + 1000000, false);
     scene_settle_unread();
     scene_stays(TUNNEL_STAYS_UNREAD);

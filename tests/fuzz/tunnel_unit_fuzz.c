@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A tunnel of another process, as a field of a unit; also where the other process is of another release, or
+ * mad. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "bruma/handover.h"
+#include "proxy/hbone/tunnel_move.h"
+#include "proxy/pod/pod.h"
+#include "proxy/state/rcu.h"
+#include "proxy/state/state.h"
+#include "proxy/tls/tls_library.h"
+
+#define STREAMS_MAX 4096
+
+static struct proxy proxy;
+static struct proxy_settings settings;
+static struct pod pod = {.references = 1, .uid = (char *)(uintptr_t) "1", .cookie = 1};
+static struct workload local = {.references = 1000000};
+static struct worker worker;
+static struct worker_pod wp;
+
+/* One worker with one pod, as far as they are asked for anything. */
+static void make_worker(void)
+{
+    struct state *state;
+
+    tls_library_init();
+    rcu_register_thread();
+    if (state_new("", "", NULL, NULL, &state) < 0 || loop_new(&worker.loop) < 0 ||
+        tls_buffers_init(&worker.tls, 65536) < 0)
+        abort();
+    state_commit(state);
+    worker.proxy = &proxy;
+    worker.settings = &settings;
+    worker.state = state;
+    list_init(&worker.pods);
+    wp.worker = &worker;
+    wp.pod = &pod;
+    wp.local = &local;
+    list_init(&wp.waiting);
+    list_add_tail(&worker.pods, &wp.node);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct wire_reader reader = wire_reader(data, size);
+    struct tunnel_arrival *arrival;
+    static int fds[1 + STREAMS_MAX];
+    char error[256] = "";
+    struct wire_field f;
+    size_t streams = 0;
+
+    if (!worker.loop)
+        make_worker();
+    while (wire_next(&reader, &f) > 0)
+        streams += f.number == BRUMA_TUNNEL_STREAM;
+    if (streams > STREAMS_MAX)
+        return 0;
+    for (size_t i = 0; i <= streams; i++)
+        fds[i] = -1; /* a building tunnel touches no socket */
+    if (tunnel_arrival_read(&worker, data, size, fds, 1 + streams, NULL, &arrival, error, sizeof(error)) == 0)
+        tunnel_arrival_free(arrival);
+    else if (!error[0])
+        abort();
+    return 0;
+}
