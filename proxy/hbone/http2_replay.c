@@ -27,7 +27,6 @@ struct http2_replay {
     int64_t left;                 /* ... so many bytes of it */
     bool end;                     /* with END_STREAM behind them */
     int64_t credit;               /* bytes that are received, and not consumed for the connection */
-    const uint8_t *bytes;         /* PIECE of them, of no meaning */
     bool failed;
 };
 
@@ -283,6 +282,9 @@ static void send_ends(struct http2_replay *r)
 
 /* ---- what was received ---- */
 
+/* nghttp2 counts bytes of DATA, and looks at none. */
+static const uint8_t no_bytes[PIECE];
+
 static void feed_data(struct http2_replay *r, const struct http2_stream *s, int64_t bytes)
 {
     while (bytes > 0 && !r->failed) {
@@ -293,7 +295,7 @@ static void feed_data(struct http2_replay *r, const struct http2_stream *s, int6
         if (r->failed)
             return;
         feed_header(r, (size_t)n, NGHTTP2_DATA, NGHTTP2_FLAG_NONE, s->id);
-        feed(r, r->bytes, (size_t)n);
+        feed(r, no_bytes, (size_t)n);
         bytes -= n;
         r->credit += n;
     }
@@ -457,12 +459,10 @@ static bool is_sound(const struct http2_state *s)
 int http2_replay(struct tunnel *t, const struct http2_state *state)
 {
     struct http2_replay r = {.tunnel = t, .state = state};
-    uint8_t *bytes = calloc(1, PIECE);
     int result = -ENOMEM;
 
     r.windows = calloc(state->streams_len + 1, sizeof(*r.windows));
-    r.bytes = bytes;
-    if (bytes && r.windows && tunnel_session_bare(t) == 0) {
+    if (r.windows && tunnel_session_bare(t) == 0) {
         r.session = t->session;
         t->replay = &r;
         result = -EBADMSG;
@@ -474,7 +474,6 @@ int http2_replay(struct tunnel *t, const struct http2_state *state)
             result = 0;
         t->replay = NULL;
     }
-    free(bytes);
     free(r.windows);
     if (result < 0) {
         nghttp2_session_del(t->session);

@@ -10,7 +10,9 @@
 #include "proxy/hbone/tunnel_internal.h"
 #include "proxy/tls/tls_move.h"
 
-#define UNIT_ROOM (256 * 1024) /* bytes of a unit that are not for applications or the peer */
+/* Bytes of a unit that are not for applications or the peer, as they usually are. */
+#define TUNNEL_ROOM (32 * 1024)
+#define STREAM_ROOM 1024
 
 static struct loop *loop_of(const struct tunnel *t)
 {
@@ -49,9 +51,19 @@ void tunnel_withdraw(struct tunnel *t)
 
 /* ---- whether it can ---- */
 
+/* Bytes of its unit, at most. */
+static size_t unit_bytes(const struct tunnel *t)
+{
+    size_t bytes = t->frames.kept_len + t->tls.pending_len - t->tls.pending_offset + TUNNEL_ROOM;
+    struct stream *s;
+
+    list_for_each (s, &t->streams, tunnel_node)
+        bytes += s->pending_len + STREAM_ROOM;
+    return bytes;
+}
+
 static enum tunnel_stays look_at_streams(const struct tunnel *t)
 {
-    size_t bytes = t->frames.kept_len + t->tls.pending_len - t->tls.pending_offset + UNIT_ROOM;
     enum tunnel_stays why = TUNNEL_MOVES;
     struct stream *s;
 
@@ -60,9 +72,8 @@ static enum tunnel_stays look_at_streams(const struct tunnel *t)
             return TUNNEL_STAYS_INSIDE;
         if (s->state != STREAM_OPEN || s->request || s->c.news || s->fd < 0)
             why = TUNNEL_STAYS_OPENING;
-        bytes += s->pending_len + (s->c.strings ? 2048 : 0);
     }
-    if (why == TUNNEL_MOVES && bytes > BRUMA_HANDOVER_UNIT_MAX)
+    if (why == TUNNEL_MOVES && unit_bytes(t) > BRUMA_HANDOVER_UNIT_MAX)
         why = TUNNEL_STAYS_UNREAD;
     return why;
 }
@@ -152,6 +163,7 @@ static enum tunnel_stays write_all(const struct tunnel *t, struct wire_writer *u
         http2_state_clear(&state);
         return TUNNEL_STAYS_STATE;
     }
+    wire_writer_reserve(&part, unit_bytes(t));
     own_write(&part, t);
     if (tls_move_write(&t->tls, &tls) < 0)
         why = TUNNEL_STAYS_ENDING;
@@ -168,6 +180,7 @@ static enum tunnel_stays write_all(const struct tunnel *t, struct wire_writer *u
     if (why == TUNNEL_MOVES && part.len > BRUMA_HANDOVER_UNIT_MAX)
         why = TUNNEL_STAYS_UNREAD;
     unit->secret = true;
+    wire_writer_reserve(unit, part.len + 16);
     if (why == TUNNEL_MOVES)
         wire_put_message(unit, BRUMA_UNIT_TUNNEL, &part);
     wire_writer_clear(&part);

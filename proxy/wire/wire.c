@@ -74,22 +74,30 @@ static uint8_t *grow_secret(const struct wire_writer *w, size_t size)
     return grown;
 }
 
+static bool grow(struct wire_writer *w, size_t size)
+{
+    uint8_t *grown = w->secret ? grow_secret(w, size) : realloc(w->data, size);
+
+    if (!grown) {
+        w->failed = true;
+        return false;
+    }
+    w->data = grown;
+    w->size = size;
+    return true;
+}
+
 static uint8_t *room(struct wire_writer *w, size_t more)
 {
-    if (w->failed)
+    if (w->failed || (w->len + more > w->size && !grow(w, (w->len + more) * 2)))
         return NULL;
-    if (w->len + more > w->size) {
-        size_t size = (w->len + more) * 2;
-        uint8_t *grown = w->secret ? grow_secret(w, size) : realloc(w->data, size);
-
-        if (!grown) {
-            w->failed = true;
-            return NULL;
-        }
-        w->data = grown;
-        w->size = size;
-    }
     return w->data + w->len;
+}
+
+void wire_writer_reserve(struct wire_writer *w, size_t bytes)
+{
+    if (!w->failed && w->len + bytes > w->size)
+        grow(w, w->len + bytes);
 }
 
 static void put_raw_varint(struct wire_writer *w, uint64_t value)

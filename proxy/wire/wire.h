@@ -55,6 +55,8 @@ struct wire_writer {
     bool secret; /* set at first: what it has held is wiped before it is freed */
 };
 
+/* So many more bytes are about to be put: it grows but once for them. */
+void wire_writer_reserve(struct wire_writer *writer, size_t bytes);
 /* Each put appends one field. */
 void wire_put_varint(struct wire_writer *writer, uint32_t field, uint64_t value);
 void wire_put_double(struct wire_writer *writer, uint32_t field, double value);

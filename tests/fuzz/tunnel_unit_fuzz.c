@@ -26,7 +26,7 @@ static void make_worker(void)
     struct state *state;
 
     tls_library_init();
-    rcu_register_thread();
+    reader_register();
     if (state_new("", "", NULL, NULL, &state) < 0 || loop_new(&worker.loop) < 0 ||
         tls_buffers_init(&worker.tls, 65536) < 0)
         abort();
