@@ -31,6 +31,8 @@ struct end_to_end {
 };
 
 struct scene {
+    bool tunnel_serves;
+    size_t moved; /* bytes, of all kinds: grows as long as something happens */
     struct tunnel *tunnel;
     nghttp2_session *session; /* the peer's */
     struct tls tls;           /* the same */
@@ -63,6 +65,13 @@ static inline struct stream *scene_of_tunnel(int32_t id)
 {
     return nghttp2_session_get_stream_user_data(scene.tunnel->session, id);
 }
+
+/* Of move_peer.c: the peer's session, with such SETTINGS; a stream that it begins. */
+void scene_new_session(const nghttp2_settings_entry *entries, size_t len);
+int32_t scene_peer_opens(void);
+/* The bytes of a stream from a place on, and whether they are these. */
+void scene_fill(uint8_t *to, int32_t id, bool from_app, size_t at, size_t len);
+void scene_verify(const uint8_t *bytes, int32_t id, bool from_app, size_t at, size_t len);
 
 /* A stream, begun by whichever side is the client. Its id. */
 int32_t scene_open(void);
