@@ -99,6 +99,8 @@ static int app_socket(int32_t id)
     *e = (struct end_to_end){.app = -1};
     cr_assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0);
     e->app = fds[1];
+    if (scene.socket_buffer)
+        cr_assert(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &scene.socket_buffer, sizeof(int)) == 0);
     return fds[0];
 }
 

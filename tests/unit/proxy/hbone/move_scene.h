@@ -48,6 +48,7 @@ struct scene {
     unsigned goaways, pings;
     size_t largest_frame;
     unsigned handed_over;
+    int socket_buffer;            /* bytes that an application's socket holds unread; 0: as usual */
     unsigned gone, gone_expected; /* how often a tunnel that stood still went on by itself */
 };
 extern struct scene scene;

@@ -56,16 +56,19 @@ BOTH_ROLES(little_by_little)
     int32_t id;
 
     world.proxy.settings.stream_window = world.proxy.settings.connection_window = 65535;
-    id = begin(serves);
+    move_scene_begin(serves, NULL, 0);
+    scene.socket_buffer = 1; /* the least that there is */
+    id = scene_open();
+    scene_settle();
     e = scene_stream(id);
-    scene_peer_sends(id, 600000, true);
-    for (int i = 0; e->app_received < 600000 && i < 2000; i++) {
+    scene_peer_sends(id, 300000, true);
+    for (int i = 0; e->app_received < 300000 && i < 2000; i++) {
         scene_app_reads(id, 3000);
         scene_settle_unread();
-        if (i % 3 == 0)
+        if (i % 2 == 0)
             scene_hand_over();
     }
-    cr_expect(e->app_received == 600000 && scene.handed_over > 30, "%zu", e->app_received);
+    cr_expect(e->app_received == 300000 && scene.handed_over > 30, "%zu", e->app_received);
     move_scene_end();
 }
 
