@@ -86,7 +86,7 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
         return;
     }
     inner_describe_end(t, reason, detail, text, sizeof(text));
-    tunnel_go_on(t);
+    t->frozen = t->mute = false;
     moving_gone(&t->moving);
     t->state = TUNNEL_DEAD;
     handshake_end(t->wp, &t->handshake);
