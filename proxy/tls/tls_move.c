@@ -246,7 +246,8 @@ static int read_all(struct tls *tls, const uint8_t *data, size_t len, const char
     if (r == 0)
         r = make_key(&tls->open, &keys, 1);
     if (r < 0)
-        return bad(ret_why, r == -EPROTONOSUPPORT ? "TLS: a suite that is not known here" : "TLS: no keys", r);
+        return bad(ret_why, r == -EPROTONOSUPPORT ? "TLS: a suite that is not known here" : "TLS: no keys",
+                   r);
     if (tls->buffers->revoked && !tls->peer_chain)
         return bad(ret_why, "TLS: the peer's chain is not there to be looked up in revocation lists",
                    -EKEYREVOKED);
