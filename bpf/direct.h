@@ -237,6 +237,8 @@ static __always_inline enum bruma_long_way flows_lack_room(__u64 cookie)
     return flows_too_many(cookie);
 }
 
+/* The count of all pods together, an entry of the map, which stays. NULL: never, but the verifier does not
+ * know. */
 static __always_inline struct bruma_flow_count *flow_total(void)
 {
     __u32 zero = 0;

@@ -150,8 +150,8 @@ static __always_inline long flow_accepted(struct bpf_sock_ops *ctx, const struct
                               .state = BRUMA_FLOW_ESTABLISHED,
                               .inbound_changes = inbound_changes};
     __u64 socket = bpf_get_socket_cookie(ctx);
-    /* Of what is only accounted for, no pod needs to have more than others; what was let pass has been asked.
-     */
+    /* Of what is only accounted for, no pod needs to have more than others. What was let pass has been
+     * asked. */
     long full = way == BRUMA_DIRECT_BYPASS && flows_too_many(cookie) ? -ENOSPC : flow_add(socket, &flow);
 
     if (!full)

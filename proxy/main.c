@@ -192,13 +192,6 @@ static cJSON *direct(void *data)
     return direct_dump(((struct proxy *)data)->direct);
 }
 
-static const struct handover_events handover_events = {.gave = proxy_gave, .told = pod_sources_handed_over};
-
-static cJSON *hand_over(void *data)
-{
-    return handover_dump(((struct proxy *)data)->handover);
-}
-
 static void quit(void *data)
 {
     struct proxy *p = data;
@@ -263,7 +256,7 @@ static int open_admin(struct proxy *p, const char *unix_socket)
         .name = name,
         .hostname = hostname,
         .direct = direct,
-        .hand_over = hand_over,
+        .hand_over = pod_sources_hand_over,
         .data = p,
     };
 
@@ -425,7 +418,7 @@ static int start(struct proxy *p)
     r = direct_new(p, &p->direct);
     if (r < 0)
         return log_error_errno(r, "cannot set up direct ways");
-    r = handover_new(p, &handover_events, &p->handover);
+    r = handover_new(p, &pod_sources_handover_events, &p->handover);
     if (r < 0)
         return log_error_errno(r, "cannot set up the hand-over of connections");
     memory_init(p);

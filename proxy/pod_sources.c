@@ -110,9 +110,16 @@ static void resumed(struct proxy *p)
     proxy_resume(p);
 }
 
-void pod_sources_handed_over(struct proxy *p, const struct handed_over *told)
+static void handed_over(struct proxy *p, const struct handed_over *told)
 {
     agent_client_handed_over(p->agent, told);
+}
+
+const struct handover_events pod_sources_handover_events = {.gave = proxy_gave, .told = handed_over};
+
+cJSON *pod_sources_hand_over(void *proxy)
+{
+    return handover_dump(((struct proxy *)proxy)->handover);
 }
 
 void pod_sources_serve(struct proxy *p)

@@ -2,7 +2,7 @@
 #include "proxy/admin/same_node_dump.h"
 
 #include "proxy/pod/pod.h"
-#include "proxy/pods/same_node_way.h"
+#include "proxy/pod/same_node_way.h"
 #include "proxy/proxy.h"
 
 static const struct pod *pod_at(const struct proxy *p, const struct addr *addr, unsigned *ret_many)

@@ -28,7 +28,7 @@ void relay_withdraw(struct relay *relay);
  * valid for ever.
  */
 const char *relay_write(struct relay *relay, struct wire_writer *unit, int fds[RELAY_MOVE_FDS]);
-/* It is connecting: it may be asked again later. */
+/* True while it is connecting: it may be asked again later. */
 bool relay_connects(const struct relay *relay);
 /* It goes on here. */
 void relay_thaw(struct relay *relay);

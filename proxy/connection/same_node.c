@@ -10,7 +10,7 @@
 #include "proxy/connection/inbound.h"
 #include "proxy/connection/proxy_header.h"
 #include "proxy/connection/retry.h"
-#include "proxy/pods/same_node_way.h"
+#include "proxy/pod/same_node_way.h"
 #include "proxy/route/endpoints.h"
 #include "proxy/route/policy.h"
 #include "proxy/socket/socket.h"

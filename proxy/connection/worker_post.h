@@ -32,6 +32,7 @@ void worker_clock_set(struct worker *worker);
 void worker_drain(struct worker *worker);
 /* GOAWAY on all tunnels, if it still drains then. */
 void worker_drain_tunnels(struct worker *worker);
+/* It accepts again. */
 void worker_resume(struct worker *worker);
 /* The time to drain is over: all connections end, which is in the log. */
 void worker_abort_connections(struct worker *worker);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "lib/cleanup.h"
+#include "lib/map_number.h"
 #include "lib/seqpacket.h"
 
 static int call(enum bpf_cmd command, const struct direct_maps *maps, enum bruma_direct_fd map,
@@ -58,38 +59,9 @@ void direct_maps_close(struct direct_maps *maps)
         maps->fds[i] = -1;
 }
 
-/* The kernel's number of the map; -1: not known. bpf() could tell it too, but is refused to the proxy. */
-static long map_number(int fd)
-{
-    char path[64], line[128];
-    long number = -1;
-    FILE *f;
-
-    snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-    f = fopen(path, "re");
-    while (f && number < 0 && fgets(line, sizeof(line), f)) {
-        if (sscanf(line, "map_id:%ld", &number) != 1)
-            number = -1;
-    }
-    if (f)
-        fclose(f);
-    return number;
-}
-
-bool direct_maps_are(const int *a, const int *b, int len)
-{
-    for (int i = 0; i < len; i++) {
-        long number = map_number(a[i]);
-
-        if (number < 0 || number != map_number(b[i]))
-            return false;
-    }
-    return true;
-}
-
 bool direct_maps_same(const struct direct_maps *maps, const int fds[BRUMA_DIRECT_FD_COUNT])
 {
-    return direct_maps_are(maps->fds, fds, BRUMA_DIRECT_FD_COUNT);
+    return same_maps(maps->fds, fds, BRUMA_DIRECT_FD_COUNT);
 }
 
 static size_t control_size(void)

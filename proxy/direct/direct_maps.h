@@ -36,10 +36,6 @@ void direct_maps_close(struct direct_maps *maps);
 /* Whether all of the descriptors are those of the same maps. False as well if that cannot be found out. */
 bool direct_maps_same(const struct direct_maps *maps, const int fds[BRUMA_DIRECT_FD_COUNT]);
 
-/* True if each of the len descriptors of a is of the same map as that of b; false as well if that cannot be
- * found out. */
-bool direct_maps_are(const int *a, const int *b, int len);
-
 /* The word of direct_control as mapped memory, until direct_control_unmap(). 0 or -errno. */
 int direct_control_map(int fd, struct bruma_direct_control **ret);
 /* NULL is fine. */

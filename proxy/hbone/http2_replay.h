@@ -20,7 +20,8 @@ struct http2_replay;
  * no session can be in such a state, and there is none. */
 int http2_replay(struct tunnel *tunnel, const struct http2_state *state);
 
-/* For the callbacks, of a tunnel whose replay is set: as those of nghttp2. stream: of the data provider. */
+/* For the callbacks, of a tunnel whose replay is set. stream: of the data provider. Returns how many bytes,
+ * or an error of nghttp2, as a data source does. */
 ssize_t http2_replay_read(struct http2_replay *replay, const struct stream *stream, size_t length,
                           uint32_t *flags);
 

@@ -9,7 +9,7 @@
 #include "proxy/hbone/tunnel.h"
 #include "proxy/wire/wire.h"
 
-#define HTTP2_SETTINGS_MAX 8
+#define HTTP2_SETTINGS_MAX 8 /* entries of a SETTINGS frame */
 
 /* Bytes are int64_t where they may exceed a window of 31 bits on the way. */
 struct http2_stream {
@@ -55,11 +55,10 @@ void http2_state_clear(struct http2_state *state);
 
 /* Writes all but the streams, as enum bruma_http2_field. */
 void http2_state_write(const struct http2_state *state, struct wire_writer *writer);
-/* Reads it; the streams are the caller's to add. 0, -EBADMSG or -EPROTONOSUPPORT: a field that is not known.
- */
+/* Reads it; the streams are the caller's to add. 0, -EBADMSG, or -EPROTONOSUPPORT: a field is not known. */
 int http2_state_read(struct http2_state *ret, const uint8_t *data, size_t len);
 
-/* Its value in a list, or otherwise. */
+/* The value of the setting with that number in a list, as SETTINGS have it, or otherwise. */
 uint32_t http2_setting(const struct http2_settings *settings, int32_t id, uint32_t otherwise);
 
 #endif

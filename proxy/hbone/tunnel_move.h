@@ -28,7 +28,7 @@ enum tunnel_stays {
     TUNNEL_STAYS_MEMORY,
 };
 
-/* In words, for the log; a literal. */
+/* In words, for the log; a literal, never NULL. */
 const char *tunnel_stays_text(enum tunnel_stays why);
 /* Whether it is worth to ask again. */
 static inline bool tunnel_stays_for_now(enum tunnel_stays why)

@@ -15,8 +15,8 @@
 #include "bruma/mesh.h"
 #include "lib/cleanup.h"
 #include "lib/log.h"
+#include "lib/map_number.h"
 #include "lib/seqpacket.h"
-#include "proxy/direct/direct_maps.h"
 #include "proxy/state/rcu.h"
 
 /* Workers follow the pointer to it, so it never changes. */
@@ -102,7 +102,7 @@ int node_verdicts_take_maps(struct node_verdicts *v, int fds[BRUMA_NODE_FD_COUNT
 {
     struct node_maps *old = v->maps, *new;
 
-    if (old && direct_maps_are(old->fds, fds, BRUMA_NODE_FD_COUNT)) {
+    if (old && same_maps(old->fds, fds, BRUMA_NODE_FD_COUNT)) {
         close_fds(fds, BRUMA_NODE_FD_COUNT);
         return 0;
     }

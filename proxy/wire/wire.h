@@ -40,7 +40,7 @@ static inline uint64_t wire_from_signed(int64_t value)
     return (uint64_t)value << 1 ^ (uint64_t)(value >> 63);
 }
 
-/* The same back. */
+/* The number below zero, or above, that wire_from_signed() has made such a varint of. */
 static inline int64_t wire_to_signed(uint64_t value)
 {
     return (int64_t)(value >> 1) ^ -(int64_t)(value & 1);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What settings, annotations and the kind of its capture say of a pod's connections with others of this
  * process. */
-#ifndef PROXY_PODS_SAME_NODE_WAY_H
-#define PROXY_PODS_SAME_NODE_WAY_H
+#ifndef PROXY_POD_SAME_NODE_WAY_H
+#define PROXY_POD_SAME_NODE_WAY_H
 
 #include "proxy/pod/pod.h"
 #include "proxy/proxy.h"
