@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from support.faults import Faults
+from support.nodes.direct import LONG
 from support.nodes.hand_over import (
     MIRROR,
     PYTHON,

@@ -10,6 +10,7 @@ import os
 
 import pytest
 
+from support.nodes.direct import LONG
 from support.nodes.hand_over import MIRROR, PYTHON, Talkers, handed_over, next_proxy
 from support.nodes.mesh import Mesh
 from support.programs import BUILD
@@ -60,7 +61,7 @@ asyncio.run(main())
 @pytest.fixture(scope="module")
 def mesh():
     env = {"BRUMA_SAME_NODE": "relay"}
-    with Mesh(nodes=2, workers=2, proxy_env=env, agent_options=("--hand-over", "true")) as m:
+    with Mesh(nodes=2, workers=2, proxy_env=env, agent_options=(*LONG, "--hand-over", "true")) as m:
         m.web, m.shop, m.cart = m.pod("web"), m.pod("shop"), m.pod("cart", node=1)
         m.outside = m.pod("outside", namespace="outside")
         m.outside.outside = True
