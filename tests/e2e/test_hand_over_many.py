@@ -100,7 +100,11 @@ def test_none_breaks_no_byte_is_wrong_none_is_refused(mesh):
             moved = handed_over(node, text)
             report.append({"node": node.name, **moved})
             assert moved["left"] == 0, (moved, text()[-2000:])
-            wait_for(lambda old=old: not old.alive(), "the old one to end, which carries nothing any more", timeout=60)
+            wait_for(
+                lambda old=old: not old.alive(),
+                "the old one to end, which carries nothing any more",
+                timeout=60,
+            )
         for t in talkers:
             t.say("read")
             t.goes_on()
