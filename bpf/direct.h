@@ -107,6 +107,25 @@ struct {
     __uint(pinning, LIBBPF_PIN_BY_NAME);
 } flow_limits SEC(".maps");
 
+/* Refusals of a pod: of many in a moment not each has an event, but all are told of in the end. */
+struct refusals {
+    struct bpf_spin_lock lock; /* of all but the timer */
+    __u32 told, untold;        /* told: since since_nanoseconds */
+    __u64 since_nanoseconds;   /* CLOCK_MONOTONIC */
+    struct bruma_tuple tuple;  /* of the last one that is untold */
+    __u32 generation, unused;
+    struct bpf_timer timer; /* tells of those that are untold */
+};
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, BRUMA_MAX_PODS);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, __u64); /* netns cookie */
+    __type(value, struct refusals);
+    __uint(pinning, LIBBPF_PIN_BY_NAME);
+} flow_refusals SEC(".maps");
+
 /* A connection has what its listener has. */
 struct {
     __uint(type, BPF_MAP_TYPE_SK_STORAGE);

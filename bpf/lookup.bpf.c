@@ -19,14 +19,10 @@ struct {
     __type(value, __u64);
 } listeners SEC(".maps");
 
-/* What was refused lately has an event each, up to a limit. Several CPUs may count at once and lose some. */
+/* What was refused lately has an event each, up to a limit. */
 #define REFUSALS_NANOSECONDS 1000000000ull
 #define REFUSALS_MAX         100 /* in that time */
-
-struct {
-    __u64 since_nanoseconds; /* CLOCK_MONOTONIC */
-    __u32 told, untold;
-} refusals = {};
+#define CLOCK_MONOTONIC      1
 
 volatile const __u64 netns_cookie; /* of the pod this instance is attached to */
 volatile const __u32 test_ifindex; /* stands in for ingress_ifindex, which BPF_PROG_TEST_RUN wants to be 0 */
@@ -128,28 +124,82 @@ static __always_inline int is_port_of_proxy(__u32 port)
     return is;
 }
 
-static __always_inline void tell_refused(const struct bruma_tuple *tuple, __u32 generation)
+/* One event for all: of the last of them. */
+static __attribute__((noinline)) int refused_event(__u64 cookie, const struct bruma_tuple *tuple,
+                                                   __u32 generation, __u32 repeated)
 {
-    __u64 now = bpf_ktime_get_ns();
-    struct bruma_flow_event event = {.now_nanoseconds = now, .kind = BRUMA_FLOW_REFUSED};
+    struct bruma_flow_event event = {
+        .now_nanoseconds = bpf_ktime_get_ns(), .kind = BRUMA_FLOW_REFUSED, .repeated = repeated};
 
-    if (now - refusals.since_nanoseconds >= REFUSALS_NANOSECONDS) {
-        refusals.since_nanoseconds = now;
-        refusals.told = 0;
-    }
-    if (refusals.told >= REFUSALS_MAX) {
-        refusals.untold++;
-        return;
-    }
-    refusals.told++;
-    event.repeated = refusals.untold;
-    refusals.untold = 0;
-    event.flow.netns_cookie = netns_cookie;
-    event.flow.opened_nanoseconds = now;
+    event.flow.netns_cookie = cookie;
+    event.flow.opened_nanoseconds = event.now_nanoseconds;
     event.flow.tuple = *tuple;
     event.flow.generation = generation;
     event.flow.way = BRUMA_DIRECT_REFUSE;
     flow_tell(&event);
+    return 0;
+}
+
+/* The flood has ended, or a moment of it. */
+static int tell_rest(void *map, __u64 *cookie, struct refusals *r)
+{
+    struct bruma_tuple tuple;
+    __u32 untold, generation;
+
+    (void)map;
+    bpf_spin_lock(&r->lock);
+    untold = r->untold;
+    r->untold = 0;
+    tuple = r->tuple;
+    generation = r->generation;
+    bpf_spin_unlock(&r->lock);
+    if (untold)
+        refused_event(*cookie, &tuple, generation, untold - 1);
+    return 0;
+}
+
+static __always_inline struct refusals *refusals_of(__u64 cookie)
+{
+    struct refusals *r = bpf_map_lookup_elem(&flow_refusals, &cookie);
+    struct refusals none = {};
+
+    if (r)
+        return r;
+    bpf_map_update_elem(&flow_refusals, &cookie, &none, BPF_NOEXIST);
+    return bpf_map_lookup_elem(&flow_refusals, &cookie);
+}
+
+static __always_inline void tell_refused(const struct bruma_tuple *tuple, __u32 generation)
+{
+    __u64 now = bpf_ktime_get_ns(), cookie = netns_cookie;
+    struct refusals *r = refusals_of(cookie);
+    __u32 untold = 0;
+
+    if (!r) /* no memory for it */
+        goto alone;
+    bpf_spin_lock(&r->lock);
+    if (now - r->since_nanoseconds >= REFUSALS_NANOSECONDS) {
+        r->since_nanoseconds = now;
+        r->told = 0;
+    }
+    if (r->told < REFUSALS_MAX) {
+        r->told++;
+    } else {
+        untold = ++r->untold;
+        r->tuple = *tuple;
+        r->generation = generation;
+    }
+    bpf_spin_unlock(&r->lock);
+    if (!untold)
+        goto alone;
+    if (untold > 1)
+        return;
+    bpf_timer_init(&r->timer, &flow_refusals, CLOCK_MONOTONIC); /* harmless if it was */
+    bpf_timer_set_callback(&r->timer, tell_rest);
+    bpf_timer_start(&r->timer, REFUSALS_NANOSECONDS, 0);
+    return;
+alone:
+    refused_event(cookie, tuple, generation, 0);
 }
 
 /* What the proxy has said of all such connections. Without its word it decides itself: the connection waits

@@ -24,6 +24,7 @@ static const char *const names[DIRECT_MAPS] = {
     [DIRECT_MAP_FLOW_COUNTS] = "flow_counts",
     [DIRECT_MAP_FLOW_TOTALS] = "flow_totals",
     [DIRECT_MAP_FLOW_LIMITS] = "flow_limits",
+    [DIRECT_MAP_FLOW_REFUSALS] = "flow_refusals",
     [DIRECT_MAP_LISTENERS] = "listener_sockets",
     [DIRECT_MAP_NODE + BRUMA_NODE_FD_CONTROL] = "node_control",
     [DIRECT_MAP_NODE + BRUMA_NODE_FD_DEVICES] = "node_devices",
@@ -243,4 +244,5 @@ void steer_direct_remove(struct steer *s, uint64_t cookie)
     if (steer_direct_live(s, cookie))
         (void)steer_direct_remove_flows(s, is_of, &cookie);
     bpf_map_delete_elem(s->direct_fds[DIRECT_MAP_FLOW_COUNTS], &cookie);
+    bpf_map_delete_elem(s->direct_fds[DIRECT_MAP_FLOW_REFUSALS], &cookie);
 }

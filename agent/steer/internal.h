@@ -16,6 +16,7 @@ enum {
     DIRECT_MAP_FLOW_COUNTS,
     DIRECT_MAP_FLOW_TOTALS,
     DIRECT_MAP_FLOW_LIMITS,
+    DIRECT_MAP_FLOW_REFUSALS,
     DIRECT_MAP_LISTENERS,
     DIRECT_MAP_NODE, /* the first of enum bruma_node_fd, and then the others of bruma/node.h */
     DIRECT_MAP_NODE_ARRIVING = DIRECT_MAP_NODE + BRUMA_NODE_FD_COUNT,

@@ -16,6 +16,7 @@
  *   flow_counts      hash            u64 netns cookie         -> struct bruma_flow_count
  *   flow_totals      array           0                        -> struct bruma_flow_count; of all pods
  *   flow_limits      array           0                        -> struct bruma_flow_limits
+ *   flow_refusals    hash            u64 netns cookie         -> struct refusals, of the programs alone
  *   listener_sockets sk_storage      socket                   -> struct bruma_listener_socket
  *
  * An event that says ENOSPC when it is opened is of a connection that found no room in flows: nothing else

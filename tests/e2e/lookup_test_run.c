@@ -52,25 +52,12 @@ static struct lookup_bpf *load(__u32 ifindex, struct lookup_bpf *shared)
     bpf_object__for_each_map(map, s->obj) bpf_map__set_pin_path(map, NULL);
     s->rodata->netns_cookie = COOKIE;
     s->rodata->test_ifindex = ifindex;
-    if (shared) {
-        must(bpf_map__reuse_fd(s->maps.pods, bpf_map__fd(shared->maps.pods)) == 0, "pods");
-        must(bpf_map__reuse_fd(s->maps.pod_counters, bpf_map__fd(shared->maps.pod_counters)) == 0,
-             "pod_counters");
-        must(bpf_map__reuse_fd(s->maps.failures, bpf_map__fd(shared->maps.failures)) == 0, "failures");
-        must(bpf_map__reuse_fd(s->maps.probe_tuples, bpf_map__fd(shared->maps.probe_tuples)) == 0,
-             "probe_tuples");
-        must(bpf_map__reuse_fd(s->maps.listeners, bpf_map__fd(shared->maps.listeners)) == 0, "listeners");
-        must(bpf_map__reuse_fd(s->maps.direct_control, bpf_map__fd(shared->maps.direct_control)) == 0,
-             "direct_control");
-        must(bpf_map__reuse_fd(s->maps.direct_proxies, bpf_map__fd(shared->maps.direct_proxies)) == 0,
-             "direct_proxies");
-        must(bpf_map__reuse_fd(s->maps.direct_pods, bpf_map__fd(shared->maps.direct_pods)) == 0,
-             "direct_pods");
-        must(bpf_map__reuse_fd(s->maps.direct_counters, bpf_map__fd(shared->maps.direct_counters)) == 0,
-             "direct_counters");
-        must(bpf_map__reuse_fd(s->maps.flows_full, bpf_map__fd(shared->maps.flows_full)) == 0, "flows_full");
-        must(bpf_map__reuse_fd(s->maps.flow_events, bpf_map__fd(shared->maps.flow_events)) == 0,
-             "flow_events");
+    bpf_object__for_each_map(map, s->obj)
+    {
+        struct bpf_map *same = shared ? bpf_object__find_map_by_name(shared->obj, bpf_map__name(map)) : NULL;
+
+        if (same && !bpf_map__is_internal(map))
+            must(bpf_map__reuse_fd(map, bpf_map__fd(same)) == 0, bpf_map__name(map));
     }
     must(lookup_bpf__load(s) == 0, "load");
     return s;
@@ -294,6 +281,21 @@ static void set_alive(bool lives)
          "direct_proxies");
 }
 
+/* So many connections live, of all pods and of this one; 8 and 2 may. */
+static void set_live(__u64 all, __u64 pod)
+{
+    const struct bruma_flow_count total = {.begun = all + 5, .ended = 5},
+                                  own = {.begun = pod + 3, .ended = 3};
+    const struct bruma_flow_limits limits = {.all = 8, .pod = 2};
+    __u32 zero = 0;
+
+    must(bpf_map_update_elem(bpf_map__fd(instances[0]->maps.flow_totals), &zero, &total, BPF_ANY) == 0 &&
+             bpf_map_update_elem(bpf_map__fd(instances[0]->maps.flow_limits), &zero, &limits, BPF_ANY) == 0 &&
+             bpf_map_update_elem(bpf_map__fd(instances[0]->maps.flow_counts), &pod_cookie, &own, BPF_ANY) ==
+                 0,
+         "flow_counts");
+}
+
 static void set_flows_full(__u64 when)
 {
     __u32 zero = 0;
@@ -352,6 +354,7 @@ static void told_by_the_proxy(const struct family *f)
              0,
          "direct_counters");
     set_pod(BRUMA_POD_CAPTURE_OUTBOUND | BRUMA_POD_CAPTURE_INBOUND);
+    set_live(0, 0);
     set_flows_full(0);
     set_control(0, 0, 0);
     expect_direct("nobody in charge", &in, SK_PASS, LONG_WAY(NO_PROXY));
@@ -371,6 +374,12 @@ static void told_by_the_proxy(const struct family *f)
            BRUMA_REASON_NONE);
     expect("captured", &out, SK_PASS, BRUMA_LISTENER_OUTBOUND, COUNTER(outbound_steered_lookups),
            BRUMA_REASON_NONE);
+    set_live(7, 2);
+    expect_direct("the pod has its share", &in, SK_PASS, LONG_WAY(POD_FLOWS_FULL));
+    set_live(8, 1);
+    expect_direct("all have theirs", &in, SK_PASS, LONG_WAY(FLOWS_FULL));
+    set_live(7, 1);
+    expect_direct("room for one", &in, SK_PASS, DIRECT(direct_inbound_lookups));
     set_flows_full(now());
     expect_direct("no room for flows", &in, SK_PASS, LONG_WAY(FLOWS_FULL));
     set_direct_pod(PROXY, GENERATION, BRUMA_DIRECT_REFUSE, 0);
@@ -410,6 +419,15 @@ static int on_event(void *data, void *event, size_t size)
     return 0;
 }
 
+/* As in bpf/direct.h, but for what the kernel keeps for itself. */
+union refusals_value {
+    struct {
+        uint32_t lock, told, untold, unused;
+        uint64_t since_nanoseconds;
+    };
+    uint8_t all[256];
+};
+
 /* Each refusal is counted, and not each of many has an event: the others are told with a later one. */
 static void many_refusals(const struct family *f)
 {
@@ -418,6 +436,7 @@ static void many_refusals(const struct family *f)
     struct ring_buffer *ring;
     struct bpf_sk_lookup ctx;
     LIBBPF_OPTS(bpf_test_run_opts, run, .ctx_in = &ctx, .ctx_size_in = sizeof(ctx));
+    union refusals_value refusals;
     unsigned seen = 0;
     bool good;
 
@@ -428,19 +447,21 @@ static void many_refusals(const struct family *f)
     must(ring != NULL, "ring");
     ring_buffer__consume(ring); /* of the cases before */
     seen = 0;
-    s->bss->refusals.since_nanoseconds = now() + 1000000000000ull; /* the time does not pass meanwhile */
-    s->bss->refusals.told = s->bss->refusals.untold = 0;
+    refusals = (union refusals_value){.since_nanoseconds = now() + 1000000000000ull}; /* it does not pass */
+    must(bpf_map__value_size(s->maps.flow_refusals) <= sizeof(refusals) &&
+             bpf_map_update_elem(bpf_map__fd(s->maps.flow_refusals), &pod_cookie, &refusals, BPF_ANY) == 0,
+         "flow_refusals");
     for (int i = 0; i < 150; i++) {
         fill(&ctx, &in);
         must(bpf_prog_test_run_opts(bpf_program__fd(s->progs.lookup), &run) == 0 && run.retval == SK_DROP,
              "refused");
     }
     ring_buffer__consume(ring);
-    good = seen == 100 && s->bss->refusals.untold == 50;
+    must(bpf_map_lookup_elem(bpf_map__fd(s->maps.flow_refusals), &pod_cookie, &refusals) == 0, "untold");
+    good = seen == 100 && refusals.untold == 50;
     number++;
     failed += !good;
-    printf("%s  150 refusals: %u events, %u untold\n", good ? "ok    " : "FAILED", seen,
-           s->bss->refusals.untold);
+    printf("%s  150 refusals: %u events, %u untold\n", good ? "ok    " : "FAILED", seen, refusals.untold);
     ring_buffer__free(ring);
     set_alive(false);
     set_control(0, 0, 0);

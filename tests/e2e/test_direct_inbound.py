@@ -14,11 +14,13 @@ import pytest
 from support.bpf_map import full
 from support.direct_maps import FLOW, PASS, REFUSE, Flow, Map
 from support.nodes.direct import way_in
+from support.nodes.direct_programs import CLIENT, PEER
 from support.nodes.mesh import Mesh
 from support.nodes.pod import PYTHON
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.programs import ROOT
 from support.system import run, wait_for
+from support.wire.access_log import AccessLog
 from support.wire.segments import Wire
 
 with open(f"{ROOT}/include/bruma/direct.h") as f:
@@ -227,6 +229,28 @@ def test_the_application_sees_its_client(mesh):
     ]
 
 
+SYN = 2
+
+
+@pytest.mark.parametrize("family", [0, 1])
+@pytest.mark.parametrize("way", ["fastopen", "mptcp"])
+def test_fast_open_and_multipath_connections_pass(mesh, way, family):
+    """The first is accepted, and its data read, before the handshake is over."""
+    log, to = AccessLog(mesh.node), mesh.web.ips[family]
+    mesh.web.run("sysctl", "-q", "-w", "net.ipv4.tcp_fastopen=0x603")
+    mesh.outside.run("sysctl", "-q", "-w", "net.ipv4.tcp_fastopen=0x7")
+    if not hasattr(mesh, "peer_program"):
+        mesh.peer_program = mesh.web.server(PEER, "8090")
+    before = counters(mesh)["direct_inbound_lookups"]
+    mesh.wire.forget()
+    said = mesh.outside.python(CLIENT, way, to, "8090", "100001", "70003", "half").split()
+    assert counters(mesh)["direct_inbound_lookups"] > before
+    if way == "fastopen":
+        assert [s for s in mesh.wire.seen() if s.flags & SYN and s.payload and s.destination_port == 8090]
+    log.wait("it", way="direct", bytes_recv=str(100001 + int(said[-1])), bytes_sent="70003")
+    wait_for(lambda: not flows(mesh), "no flows")
+
+
 def test_one_socket_for_each_connection(mesh):
     with held(mesh, mesh.web.ip, 500) as client:
         assert len(flows(mesh)) == sockets_of(mesh) == 500
@@ -244,6 +268,31 @@ def test_strict_resets(mesh, family):
     assert mesh.outside.python(TRY, mesh.web.ips[family], "8080").strip() == "ECONNREFUSED"
     assert counters(mesh)["direct_inbound_refused_lookups"] == before + 1
     assert mesh.peer.python(ONE_SHOT, mesh.web.ips[family], "8080", "hello") == "hello", "with identity"
+
+
+FLOOD = """
+import socket, sys
+for i in range(int(sys.argv[3])):
+    assert socket.socket().connect_ex((sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def refusals_told(mesh):
+    """By lines of the access log, with those that a line only counts."""
+    lines = [x for x in mesh.node.access_log() if "policy_denied" in x and 'way="direct"' in x]
+    return sum(1 + int((re.search(r"; (\d+) more were refused", x) or [0, 0])[1]) for x in lines), len(lines)
+
+
+def test_all_refusals_of_a_flood_are_told_of_in_the_end(mesh):
+    """Although nothing comes any more, which could bring the number along."""
+    mesh.deny_strangers()
+    mesh.write()
+    wait_answer(mesh, REFUSE)
+    told, lines = refusals_told(mesh)
+    mesh.outside.python(FLOOD, mesh.web.ip, "8080", "1000")
+    wait_for(lambda: refusals_told(mesh)[0] >= told + 1000, "all to be told of", log=mesh.node.proxy_log)
+    assert refusals_told(mesh)[0] == told + 1000
+    assert refusals_told(mesh)[1] < lines + 1000
 
 
 def test_what_is_in_the_mesh_is_still_tunnelled(mesh):
