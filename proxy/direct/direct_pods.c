@@ -157,18 +157,41 @@ static void give_up(struct direct *direct)
     charge_drop(direct->control, direct->number, BRUMA_LONG_WAY_POD_UNKNOWN);
 }
 
+/* Nobody is in charge, for all ways are switched off, say. What passed while they were on is still ended when
+ * the answer changes. */
+static void judge_former(struct direct *d, bool policies)
+{
+    struct pod *pod;
+
+    if (d->in_charge || d->draining || !d->control || charge_holder(d->control))
+        return;
+    list_for_each (pod, &d->proxy->pods, node) {
+        struct bruma_direct_pod entry;
+
+        if (pod->redirected || pod->deleted)
+            continue;
+        if (compose(d, pod, 0, false, &entry) || policies)
+            direct_inbound_written(pod, d->cutter);
+        deal_with_outside(d, pod, false);
+    }
+}
+
 void direct_pod_changed(struct direct *direct, struct pod *pod)
 {
     node_judge_changed(pod->proxy->node_judge);
+    if (direct)
+        judge_former(direct, false);
     if (direct && direct->in_charge && !direct_pod_write(direct, pod, direct->ways, DIRECT_NEWS))
         give_up(direct);
 }
 
 void direct_pods_changed(struct direct *direct, bool policies)
 {
-    if (direct)
-        node_judge_changed(direct->proxy->node_judge);
-    if (direct && direct->in_charge &&
+    if (!direct)
+        return;
+    node_judge_changed(direct->proxy->node_judge);
+    judge_former(direct, policies);
+    if (direct->in_charge &&
         !direct_pods_write(direct, direct->ways, policies ? DIRECT_POLICIES : DIRECT_NEWS))
         give_up(direct);
 }

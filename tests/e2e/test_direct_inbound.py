@@ -466,3 +466,25 @@ def test_a_new_proxy_judges_what_one_before_it_has_let_pass(mesh):
         mesh.node.start_proxy()
         assert ends(client, 5) == ["ECONNRESET"] * 5
     wait_for(lambda: not flows(mesh), "no flows")
+
+
+def test_the_way_is_switched_off_while_connections_live(mesh):
+    """They go on, are told of, and are judged again when policies change; new ones go to the proxy."""
+    log = AccessLog(mesh.node)
+    with held(mesh, mesh.web.ip, 3) as client:
+        mesh.node.agent.stop()
+        mesh.node.start_agent("--direct-inbound", "false")
+        try:
+            wait_for(lambda: mesh.web.item()["direct"]["inbound"] == "switched_off", "it to be off")
+            before = counters(mesh)
+            assert mesh.outside.python(ONE_SHOT, mesh.web.ip, "8080", "hello") == "hello"
+            assert counters(mesh)["direct_inbound_lookups"] == before["direct_inbound_lookups"]
+            assert client.poll() is None and len(flows(mesh)) == 3
+            mesh.deny_strangers()
+            mesh.write()
+            assert ends(client, 3) == ["ECONNRESET"] * 3
+            log.wait("their end", way="direct", line=lambda text: "policy_changed" in text)
+        finally:
+            mesh.node.agent.stop()
+            mesh.node.start_agent(*mesh.agent_options)
+            mesh.web.wait_enrolled()
