@@ -180,6 +180,11 @@ def flows(mesh):
     return [Flow(v) for v in values if v]
 
 
+def long_ways(mesh):
+    """Connections from outside that went to the proxy, for whatever reason."""
+    return sum(mesh.web.item()["inboundLongWay"].values())
+
+
 def counters(mesh):
     dump = json.loads(
         run(["bpftool", "-j", "map", "dump", "pinned", f"{mesh.node.pin_dir}/maps/direct_counters"]).stdout
@@ -425,10 +430,12 @@ def test_deliveries_and_direct_clients_with_equal_ports(mesh, family, tunnelled_
             assert plaintext() == "0 []"
     else:
         argv = ["ip", "netns", "exec", mesh.peer.netns, PYTHON, "-uc", HOLD_RANGE, to, str(first), "60"]
+        before = long_ways(mesh)
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as direct:
             assert direct.stdout.readline() == "HELD\n"
             with held(mesh, to, 40, mesh.peer):
-                assert len(flows(mesh)) == 60
+                # On a starved machine the word of who is in charge may have been too old for some.
+                assert len(flows(mesh)) + long_ways(mesh) - before == 60
             direct.kill()
 
 
