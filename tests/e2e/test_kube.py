@@ -261,16 +261,24 @@ def test_bypass_annotation_is_applied_live(world):
     def counters():
         return agent_client.pods(world.node.run_dir)["shop/web"]["counters"]
 
+    def told():
+        """Lines of connections that went past the proxy; it accounts for them all the same."""
+        lines = [x for x in world.node.access_log() if f"dst.addr={pod.ip}:8080" in x]
+        return [x for x in lines if 'way="direct"' in x and 'direction="inbound"' in x]
+
     wait_for(lambda: fetch() == "200", "the application to answer")
     assert counters()["inbound_plaintext_lookups"] == 0
+    (line,) = wait_for(told, "the line of a connection that bypasses the proxy", log=world.node.proxy_log)
+    assert int(re.search(r"bytes_sent=(\d+)", line)[1]) > 100
     world.server.annotate_pod("shop", "web", {"ambient.istio.io/bypass-inbound-capture": "F"})
     wait_for(lambda: fetch() and counters()["inbound_plaintext_lookups"], "the proxy to get connections")
     assert world.state("shop/web") == "enrolled" and not world.status()["mends"]
     world.server.annotate_pod("shop", "web", {"ambient.istio.io/bypass-inbound-capture": None})
     world.server.annotate_pod("shop", "web", {"ambient.istio.io/bypass-inbound-capture": "1"})
     wait_for(lambda: "straight to the application now" in world.log(), "the change")
-    before = counters()["inbound_plaintext_lookups"]
+    before, lines = counters()["inbound_plaintext_lookups"], len(told())
     assert fetch() == "200" and counters()["inbound_plaintext_lookups"] == before
+    wait_for(lambda: len(told()) == lines + 1, "its line", log=world.node.proxy_log)
 
 
 DNS_CAPTURE = "ambient.istio.io/dns-capture"
