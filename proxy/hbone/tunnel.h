@@ -87,8 +87,9 @@ struct tunnel {
     bool refused_streams; /* the peer refused a stream: it is full for now */
     bool shutting_down;   /* server: first GOAWAY sent, the second follows */
     bool settings_sent;
-    bool expired;                      /* the peer's certificate: said and acted upon */
-    bool small_windows;                /* announced */
+    bool table_filled;  /* by the peer, after it was told to have no header table and has acknowledged it */
+    bool expired;       /* the peer's certificate: said and acted upon */
+    bool small_windows; /* announced */
     int32_t last_stream, reset_stream; /* highest id that the peer has used; that it has reset last */
     struct closed_stream closed[TUNNEL_CLOSED_KEPT]; /* the last ones, in a ring */
     unsigned closed_next;

@@ -95,6 +95,8 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
         return 0;
     switch (frame->hd.type) {
     case NGHTTP2_HEADERS:
+        tunnel->table_filled |=
+            tunnel->settings_known && nghttp2_session_get_hd_inflate_dynamic_table_size(session) > 0;
         s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
         if (!s)
             break;

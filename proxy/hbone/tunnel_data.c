@@ -23,22 +23,27 @@ int tunnel_data_push(struct tunnel *tunnel)
     return len ? tls_write(&tunnel->tls, out->data, len) : 0;
 }
 
-/*
- * nghttp2 ends a connection whose peer opens more streams than were announced; we refuse single streams
- * instead. So nghttp2 is told a higher limit, and the announced one is put into the SETTINGS frame on its way
- * out.
- */
-static void announce_stream_limit(struct tunnel *tunnel, uint8_t *frame, size_t len)
+static void put_value(uint8_t *entry, uint32_t value)
 {
-    uint32_t limit = (uint32_t)tunnel->wp->worker->settings->max_streams;
+    entry[2] = (uint8_t)(value >> 24);
+    entry[3] = (uint8_t)(value >> 16);
+    entry[4] = (uint8_t)(value >> 8);
+    entry[5] = (uint8_t)value;
+}
 
+/*
+ * Our first SETTINGS are stricter than what nghttp2 is told, which would end a connection for what can be
+ * borne: it knows a higher limit of streams, of which we refuse single ones instead, and the usual header
+ * table. Peers are to have none, because nobody can move what is in it to another process; one that fills it
+ * all the same only stays where it is.
+ */
+static void announce(struct tunnel *tunnel, uint8_t *frame, size_t len)
+{
     for (size_t i = FRAME_HEADER; i + 6 <= len; i += 6) {
-        if (frame[i] == 0 && frame[i + 1] == NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS) {
-            frame[i + 2] = (uint8_t)(limit >> 24);
-            frame[i + 3] = (uint8_t)(limit >> 16);
-            frame[i + 4] = (uint8_t)(limit >> 8);
-            frame[i + 5] = (uint8_t)limit;
-        }
+        if (frame[i] == 0 && frame[i + 1] == NGHTTP2_SETTINGS_HEADER_TABLE_SIZE)
+            put_value(frame + i, 0);
+        else if (tunnel->server && frame[i] == 0 && frame[i + 1] == NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
+            put_value(frame + i, (uint32_t)tunnel->wp->worker->settings->max_streams);
     }
 }
 
@@ -59,8 +64,8 @@ int tunnel_data_append(struct tunnel *tunnel, const uint8_t *data, size_t len)
             continue;
         }
         memcpy(at, data, n);
-        if (tunnel->server && !tunnel->settings_sent && n > FRAME_HEADER && at[3] == NGHTTP2_SETTINGS) {
-            announce_stream_limit(tunnel, at, n);
+        if (!tunnel->settings_sent && n > FRAME_HEADER && at[3] == NGHTTP2_SETTINGS) {
+            announce(tunnel, at, n);
             tunnel->settings_sent = true;
         }
         out->len += n;

@@ -23,6 +23,7 @@ const char *tunnel_stays_text(enum tunnel_stays why)
 {
     static const char *const texts[] = {
         [TUNNEL_MOVES] = "it moves",
+        [TUNNEL_STAYS_TABLE] = "a tunnel whose peer keeps a header table",
         [TUNNEL_STAYS_NOT_OPEN] = "a tunnel that is not open yet",
         [TUNNEL_STAYS_NO_SETTINGS] = "a tunnel whose peer has not acknowledged our SETTINGS",
         [TUNNEL_STAYS_OPENING] = "a tunnel with a stream that is not open yet",
@@ -97,6 +98,8 @@ static enum tunnel_stays look(const struct tunnel *t)
     /* until then the peer may refer to a header table, which cannot be moved */
     if (!t->settings_received || !t->settings_known || t->unknown_settings > TUNNEL_SETTINGS_KEPT)
         return TUNNEL_STAYS_NO_SETTINGS;
+    if (t->table_filled)
+        return TUNNEL_STAYS_TABLE;
     if (tunnel_frames_in_the_middle(t) || (f->in_data && f->left && (f->header[4] & NGHTTP2_FLAG_PADDED)))
         return TUNNEL_STAYS_IN_FRAME;
     return look_at_streams(t);

@@ -24,6 +24,7 @@ enum tunnel_stays {
     TUNNEL_STAYS_IDLE,   /* one of ours without streams: nothing is lost with it */
     TUNNEL_STAYS_INSIDE, /* it goes through a gateway's tunnel, or carries such ones */
     TUNNEL_STAYS_OWN,    /* of the proxy's own pod */
+    TUNNEL_STAYS_TABLE,  /* the peer has filled a header table, which it was not to have */
     TUNNEL_STAYS_STATE,  /* the session is not as it should be by our own count */
     TUNNEL_STAYS_MEMORY,
 };

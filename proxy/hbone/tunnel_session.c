@@ -10,6 +10,7 @@
 
 #define CLIENT_HEADER_LIST_MAX 16384
 #define STREAM_LIMIT_SLACK     1000
+#define HEADER_TABLE_USUAL     4096
 
 /* Stream resets of a peer: a burst, and so many a second on top; more ends the connection (rapid reset). */
 #define RESET_BURST 1000
@@ -103,20 +104,19 @@ int tunnel_session_bare(struct tunnel *tunnel)
     return r ? -ENOMEM : 0;
 }
 
-/* No header table for the peer to fill: it could not be moved to another process, for nghttp2 does not tell
- * what is in it. */
+/* tunnel_data.c changes some of it on its way out. */
 int tunnel_session_new(struct tunnel *tunnel)
 {
     const struct proxy_settings *set = tunnel->wp->worker->settings;
     nghttp2_settings_entry client[] = {
-        {NGHTTP2_SETTINGS_HEADER_TABLE_SIZE, 0},
+        {NGHTTP2_SETTINGS_HEADER_TABLE_SIZE, HEADER_TABLE_USUAL},
         {NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t)stream_window(tunnel)},
         {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, (uint32_t)set->frame_size},
         {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, CLIENT_HEADER_LIST_MAX},
     };
     nghttp2_settings_entry server[] = {
-        {NGHTTP2_SETTINGS_HEADER_TABLE_SIZE, 0},
+        {NGHTTP2_SETTINGS_HEADER_TABLE_SIZE, HEADER_TABLE_USUAL},
         {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, (uint32_t)set->max_streams + STREAM_LIMIT_SLACK},
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t)stream_window(tunnel)},
         {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, (uint32_t)set->frame_size},
