@@ -62,7 +62,8 @@ def way_in(world, to, port):
     run(["bash", "-c", f"exec 3<>/dev/tcp/{to}/{port}"], netns=world.node.netns)
     after = counters(world)
     captured, excluded = (after[n] - before[n] for n in names)
-    assert (captured, excluded) in ((1, 0), (0, 1)), (before, after)
+    # Lookups are counted, and a SYN that is repeated on a busy machine is looked up again.
+    assert (captured > 0) != (excluded > 0), (before, after)
     return "captured" if captured else "excluded"
 
 

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from support.network import inside
+from support.nodes.hand_over import QUIET, serving
 from support.nodes.mesh import Mesh
 from support.nodes.node_verdicts import programs_at
 from support.nodes.pod import PYTHON
@@ -282,7 +283,9 @@ def test_nothing_half_open_is_left_of_a_pod_that_is_gone(mesh, family):
 def test_a_proxys_successor_takes_over(mesh):
     """What lives lives on, and is the successor's to end; so are new ones."""
     p, old = stays(mesh), mesh.node.proxy
-    mesh.node.start_proxy()
+    # The pages' ports are the old one's still.
+    mesh.node.start_proxy(wait=False, BRUMA_ADMIN_PORT="0", **QUIET)
+    wait_for(lambda: serving(mesh.node), "the next one to serve", log=mesh.node.proxy_log)
     old.kill()
     becomes_direct(mesh, mesh.web, mesh.shop.ip)
     assert p.poll() is None
@@ -294,6 +297,7 @@ def test_a_proxys_successor_takes_over(mesh):
         mesh.policies.clear()
         mesh.write()
     becomes_direct(mesh, mesh.web, mesh.shop.ip)
+    mesh.node.start_proxy()
 
 
 CHATS = """
