@@ -22,7 +22,7 @@ import sys
 
 SKIPPED = 77
 NOTHING_CHOSEN = 5
-WORKERS_EACH, WORKERS_MAX = 3, 16
+WORKERS_EACH, WORKERS_MAX = 2, 16
 
 
 def skip(why):

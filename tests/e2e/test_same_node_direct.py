@@ -99,7 +99,8 @@ def becomes_direct(mesh, pod, to, port=8080):
         assert say(mesh, pod, to, port, "well") == "well"
         return counted(mesh, pod) > before
 
-    wait_for(once, f"a connection of {pod.name} to {to} to stay in the kernel", log=mesh.node.proxy_log)
+    what = f"a connection of {pod.name} to {to} to stay in the kernel"
+    wait_for(once, what, 60, log=mesh.node.proxy_log)
 
 
 def stays(mesh):
