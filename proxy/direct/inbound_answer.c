@@ -143,7 +143,8 @@ void direct_inbound_written(struct pod *pod, struct cutter *cutter)
 {
     if (!cutter)
         return;
-    if (pod->inbound.ways & (BRUMA_DIRECT_PASS | BRUMA_DIRECT_BYPASS))
+    /* A pod that leaves the mesh is captured for a moment still; what is not is no more the mesh's to end. */
+    if (pod->draining || (pod->inbound.ways & (BRUMA_DIRECT_PASS | BRUMA_DIRECT_BYPASS)))
         cutter_allow(cutter, pod->cookie, BRUMA_DIRECT_PASS);
     else if (pod->inbound.workload)
         judge(pod, cutter);

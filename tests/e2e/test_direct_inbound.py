@@ -495,3 +495,25 @@ def test_the_way_is_switched_off_while_connections_live(mesh):
             mesh.node.agent.stop()
             mesh.node.start_agent(*mesh.agent_options)
             mesh.web.wait_enrolled()
+
+
+def test_what_comes_to_a_pod_that_has_left_is_nobodys_to_end(mesh):
+    """It drains, for a tunnel of its lives on; what its policies would refuse is not the mesh's any more."""
+    mesh.deny_strangers()
+    mesh.write()
+    wait_answer(mesh, REFUSE)
+    labels = mesh.labels
+    with held(mesh, mesh.web.ip, 1, mesh.peer):
+        mesh.labels = {}
+        mesh.write()
+        try:
+            wait_for(lambda: mesh.web.item()["state"] == "draining", "it to drain")
+            with held(mesh, mesh.web.ip, 3) as client:
+                for _ in range(20):
+                    assert mesh.outside.python(ONE_SHOT, mesh.web.ip6, "8080", "hello") == "hello"
+                assert client.poll() is None and len(flows(mesh)) == 3
+            assert mesh.web.item()["state"] == "draining"
+        finally:
+            mesh.labels = labels
+            mesh.write()
+            mesh.web.wait_enrolled()
