@@ -251,7 +251,6 @@ static void often(bool serves)
     moves = stays = opened = 0;
     for (unsigned seed = 1; seed <= 6; seed++)
         traffic(serves, seed, 600);
-    cr_log_info("%u streams, %u hand-overs, %u that had to wait\n", opened, moves, stays);
     cr_expect(moves > 500 && opened > 50 && stays < moves);
 }
 
