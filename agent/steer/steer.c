@@ -78,7 +78,7 @@ static int load_connect(struct steer *s, struct steer_error *error)
                      "directly to outside the mesh\terror=\"%s\"",
                      why.text);
     }
-    if (r == 0) {
+    if (r == 0 && skeleton) {
         s->pods_fd = duplicate(bpf_map__fd(skeleton->maps.pods));
         s->pod_counters_fd = duplicate(bpf_map__fd(skeleton->maps.pod_counters));
         s->failures_fd = duplicate(bpf_map__fd(skeleton->maps.failures));

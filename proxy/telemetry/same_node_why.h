@@ -13,8 +13,7 @@
     SAME_NODE_WHY(INDIRECT, indirect, "the route does not lead straight to an application of the pod")       \
     SAME_NODE_WHY(ITSELF, itself, "the pod reaches itself")                                                  \
     SAME_NODE_WHY(ADDRESS_IN_DOUBT, address_in_doubt,                                                        \
-                  "it is in doubt whose address it is: two pods have it, the mesh knows another workload "   \
-                  "there, or the client has several")                                                        \
+                  "it is in doubt whose address it is: two have it, or the client has several")              \
     SAME_NODE_WHY(ENDING, ending, "one of the pods ends or drains, or the proxy does")                       \
     SAME_NODE_WHY(OTHER_CAPTURE, other_capture,                                                              \
                   "one of the pods is captured by another CNI's rules, or is the proxy itself")              \

@@ -68,7 +68,8 @@ WORLD_TEST(move_golden, server)
     cr_expect(nghttp2_session_get_remote_settings(t->session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS) ==
               100);
     s = nghttp2_session_get_stream_user_data(t->session, 1);
-    cr_expect(s && s->remote_closed && !s->read_closed && s->window == -70000 && s->delivery_port == 41000);
+    cr_assert(s);
+    cr_expect(s->remote_closed && !s->read_closed && s->window == -70000 && s->delivery_port == 41000);
     cr_expect(nghttp2_session_get_stream_remote_window_size(t->session, 1) == 0);
     cr_expect(recv(far[1], text, sizeof(text), 0) == 6 && !strcmp(text, "!hello"));
     cr_expect(s->write_closed && recv(far[1], text, sizeof(text), MSG_DONTWAIT) == 0);

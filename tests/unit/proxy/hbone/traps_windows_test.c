@@ -425,7 +425,7 @@ BOTH_ROLES(units_that_are_refused)
     world.wp->draining = true;
     cr_expect(reads(f.bytes, f.len, fds, len) == -ENOENT);
     world.wp->draining = false;
-    own.data = malloc(f.len);
+    own.data = malloc(f.len + 1);
     own.len = own.size = f.len;
     memcpy(own.data, f.bytes, f.len);
     wire_put_varint(&own, 1002, 1);
