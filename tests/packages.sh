@@ -42,6 +42,7 @@ packages_fuzz() {
 packages_test() {
     echo python3 python3-pytest python3-pytest-xdist python3-pytest-timeout python3-h2 python3-cryptography python3-yaml openssl strace
     echo curl redis-server # servers and clients that end connections in their own ways
+    echo postgresql redis-tools # sessions that live through an upgrade
     echo tcpdump # what a stock ztunnel puts on the wire
     echo prometheus # with promtool: the graph that others draw of the metrics
     echo iptables nftables              # rules of a stock node agent, and of a machine with a proxy of its own
@@ -118,7 +119,7 @@ missing_packages() {
     done
 }
 
-# Services of packages (nginx, redis) must not start on this machine: the lab runs its own in namespaces.
+# Services of packages (nginx, redis, postgresql) must not start on this machine: the lab runs its own in namespaces.
 with_services_held() {
     local policy=/usr/sbin/policy-rc.d r=0
     if [ -e "$policy" ]; then
@@ -173,6 +174,7 @@ ensure_packages() {
                 nginx-light) systemctl -q disable nginx.service >/dev/null 2>&1 || true ;;
                 redis-server) systemctl -q disable redis-server.service >/dev/null 2>&1 || true ;;
                 prometheus) systemctl -q disable prometheus.service >/dev/null 2>&1 || true ;;
+                postgresql) systemctl -q disable postgresql.service >/dev/null 2>&1 || true ;;
                 etcd-server) systemctl -q disable etcd.service >/dev/null 2>&1 || true ;;
                 esac
             done

@@ -2,13 +2,12 @@
 """Waypoints that are pods of the mesh themselves: a stock Envoy behind the node's proxy."""
 
 import re
-import tempfile
 
 import pytest
 
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, HTTP_APP, ONE_SHOT
-from support.proxies import waypoint as support
+from support.proxies.waypoint import SAMPLE_IN_MESH
 from support.proxies.waypoint_shop import (
     DESTINATION,
     POST,
@@ -16,6 +15,7 @@ from support.proxies.waypoint_shop import (
     VIP4,
     VIP6,
     WAYPOINT,
+    envoy,
     named,
     one,
     only_waypoint,
@@ -40,17 +40,7 @@ def inner(program):
         set_services(m, waypoint=DESTINATION)
         m.start()
         m.v1.app, m.v2.app = m.v1.server(HTTP_APP, "v1"), m.v2.server(HTTP_APP, "v2")
-        m.envoy = support.Waypoint(
-            program,
-            tempfile.mkdtemp(dir=m.dir),
-            m.waypoint.netns,
-            m.waypoint.node.cgroup,
-            sample=support.SAMPLE_IN_MESH,
-            vip4=VIP4,
-            vip6=VIP6,
-            v1=m.v1.ip,
-            v2=m.v2.ip,
-        )
+        m.envoy = envoy(m, m.waypoint, program, sample=SAMPLE_IN_MESH)
         try:
             m.envoy.start()
             yield m

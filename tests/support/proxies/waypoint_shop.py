@@ -104,11 +104,10 @@ def only_waypoint():
     }
 
 
-def envoy(m, pod, program, account="waypoint"):
+def envoy(m, pod, program, account="waypoint", kind=support.Waypoint, sample=support.SAMPLE):
     directory = tempfile.mkdtemp(prefix=pod.name, dir=m.dir)
-    support.certificate(
-        directory, f"{m.nodes[0].run_dir}/control", m.ca_key, f"spiffe://{TRUST_DOMAIN}/ns/demo/", account
-    )
-    return support.Waypoint(
-        program, directory, pod.netns, pod.node.cgroup, vip4=VIP4, vip6=VIP6, v1=m.v1.ip, v2=m.v2.ip
-    )
+    values = {"vip4": VIP4, "vip6": VIP6, "v1": m.v1.ip, "v2": m.v2.ip}
+    if sample == support.SAMPLE:
+        control, identities = f"{m.nodes[0].run_dir}/control", f"spiffe://{TRUST_DOMAIN}/ns/demo/"
+        support.certificate(directory, control, m.ca_key, identities, account)
+    return kind(program, directory, pod.netns, pod.node.cgroup, sample=sample, **values)
