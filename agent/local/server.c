@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "bruma/protocol.h"
 #include "lib/accept_rest.h"
@@ -19,7 +20,7 @@
 
 #define CONNECTIONS_MAX   512
 #define QUIET_MAX         30000 /* milliseconds between two messages of an impatient role */
-#define LINGER_MAX        5000  /* milliseconds for the rest of the queue of a connection that ends */
+#define LINGER_MAX        5000  /* milliseconds for the rest of a queue, and again for the peer's end */
 #define MESSAGES_PER_TURN 64    /* of one connection, so that no peer keeps the others waiting */
 
 struct local_connection {
@@ -31,7 +32,10 @@ struct local_connection {
     const struct server_role *role; /* NULL before the first message */
     void *data;
     struct outbox outbox;
-    bool closing, closed;
+    bool closing; /* what comes does not count any more */
+    bool ends;    /* nothing is left to send */
+    bool parted;  /* its role has let go of it; the peer has been sent everything, and the end */
+    bool closed;
 };
 
 struct server {
@@ -45,6 +49,13 @@ struct server {
     char buf[BRUMA_MESSAGE_MAX + 1];
 };
 
+static void let_go(struct local_connection *c)
+{
+    if (!c->parted && c->role && c->role->closed)
+        c->role->closed(c);
+    c->parted = true;
+}
+
 static void connection_end(struct local_connection *c)
 {
     int fd = c->watch.fd;
@@ -54,14 +65,48 @@ static void connection_end(struct local_connection *c)
     c->closed = true;
     loop_watch_remove(c->server->loop, &c->watch);
     loop_timer_cancel(&c->quiet);
-    if (c->role && c->role->closed)
-        c->role->closed(c);
+    let_go(c);
     outbox_clear(&c->outbox);
     if (fd >= 0)
         close(fd);
     list_del(&c->node);
     c->server->connections_len--;
     loop_free_later(c->server->loop, c);
+}
+
+/* A socket that is closed with messages unread resets its peer, which then never reads the last ones: why it
+ * was turned away, say. So the peer is shown the end, and what it still sends is read until it closes, too.
+ */
+static void part(struct local_connection *c)
+{
+    if (c->parted)
+        return;
+    let_go(c);
+    if (shutdown(c->watch.fd, SHUT_WR) < 0) {
+        connection_end(c);
+        return;
+    }
+    loop_timer_set(c->server->loop, &c->quiet, LINGER_MAX);
+    loop_watch_modify(c->server->loop, &c->watch, EPOLLIN);
+}
+
+static void discard(struct local_connection *c)
+{
+    for (int i = 0; i < MESSAGES_PER_TURN; i++) {
+        int fds[BRUMA_MESSAGE_FDS_MAX];
+        size_t fds_len = 0;
+        ssize_t n = seqpacket_receive(c->watch.fd, c->server->buf, sizeof(c->server->buf), fds,
+                                      BRUMA_MESSAGE_FDS_MAX, &fds_len);
+
+        if (n == -EAGAIN)
+            return;
+        if (n >= 0)
+            close_fds(fds, fds_len);
+        if (n <= 0 && n != -EMFILE && n != -EMSGSIZE) {
+            connection_end(c);
+            return;
+        }
+    }
 }
 
 /* Soon rather than now: callers are in the middle of something. */
@@ -112,7 +157,8 @@ void connection_send_error(struct local_connection *c, enum bruma_reason reason,
 void connection_close(struct local_connection *c)
 {
     c->closing = true;
-    loop_timer_set(c->server->loop, &c->quiet, outbox_empty(&c->outbox) ? 0 : LINGER_MAX);
+    c->ends = outbox_empty(&c->outbox);
+    loop_timer_set(c->server->loop, &c->quiet, c->ends ? 0 : LINGER_MAX);
 }
 
 void *connection_data(const struct local_connection *c)
@@ -207,12 +253,16 @@ static void on_connection(struct loop_watch *watch, uint32_t events)
         if (r == 0) {
             loop_watch_modify(c->server->loop, watch, EPOLLIN);
             if (c->closing) {
-                connection_end(c);
+                part(c);
                 return;
             }
             if (c->role && c->role->drained)
                 c->role->drained(c);
         }
+    }
+    if (c->parted) {
+        discard(c);
+        return;
     }
     if (c->closing) {
         /* Its input no longer counts. Waiting for it to take the rest is bounded by the quiet timer. */
@@ -230,6 +280,10 @@ static void on_quiet(struct loop_timer *timer)
 {
     struct local_connection *c = container_of(timer, struct local_connection, quiet);
 
+    if (c->ends && !c->parted) {
+        part(c);
+        return;
+    }
     if (!c->closing)
         log_warn("a silent peer is disconnected\tpid=%d peer=%s", (int)c->pid,
                  c->role ? c->role->name : "unknown");
