@@ -30,7 +30,9 @@ def run(argv, netns=None, cgroup=None, check=True, timeout=60, **options):
     """Runs to the end. Returns subprocess.CompletedProcess with text output; Failed with stderr if it fails."""
     argv = placed(argv, netns, cgroup)
     try:
-        r = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, **options)
+        r = subprocess.run(
+            argv, capture_output=True, text=True, errors="backslashreplace", timeout=timeout, **options
+        )
     except subprocess.TimeoutExpired as e:
         raise Failed(f"`{' '.join(argv)}` did not end within {timeout} s") from e
     except FileNotFoundError as e:

@@ -145,10 +145,10 @@ class MeshPod(Pod):
     def remove(self):
         """From its node, where others go on and may get its addresses. The device goes first, as with a runtime: with the
         namespace it would go when the kernel comes to it."""
-        self.node.pods.remove(self)
         self.leave()
         run(["ip", "-n", self.netns, "link", "del", "eth0"], check=False)
         sh("ip", "netns", "del", self.netns)
+        self.node.pods.remove(self)
 
     def destroy(self):
         """With its node."""

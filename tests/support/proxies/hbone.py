@@ -218,6 +218,7 @@ class Server:
         self.listener, self.tls_context = listener, context(True, cert, key, root)
         self.behaviour = behaviour or Server.echo
         self.requests, self.connections, self.peers = [], [], []
+        self.sockets, self.threads = [], []
         self.stopping = False
         self.thread = threading.Thread(target=self.accept, daemon=True)
         self.thread.start()
@@ -232,14 +233,22 @@ class Server:
                 sock, _ = self.listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self.serve, args=(sock,), daemon=True).start()
+            thread = threading.Thread(target=self.serve, args=(sock,), daemon=True)
+            self.threads.append(thread)
+            thread.start()
 
     def serve(self, sock):
         sock.settimeout(30)
         try:
-            tls = self.tls_context.wrap_socket(sock, server_side=True)
-        except (OSError, ssl.SSLError):
+            tls = self.tls_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        except OSError:
             sock.close()
+            return
+        self.sockets.append(tls)
+        try:
+            tls.do_handshake()
+        except OSError:
+            tls.close()
             return
         conn = Tunnel(tls)
         conn.h2 = h2.connection.H2Connection(
@@ -280,10 +289,14 @@ class Server:
         self.stopping = True
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join(10)
         self.listener.close()
-        for c in self.connections:
+        # Each is closed by its own thread: OpenSSL would go on writing to a number that others have by then.
+        for sock in self.sockets:
             with contextlib.suppress(OSError):
-                c.tls.close()
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join(10)
 
 
 def alert_of(mesh, context):
