@@ -23,6 +23,15 @@ void outbox_init(struct outbox *outbox)
     outbox->wipes = false;
 }
 
+void outbox_move(struct outbox *to, struct outbox *from)
+{
+    outbox_init(to);
+    to->wipes = from->wipes;
+    to->len = from->len;
+    list_splice(&to->queue, &from->queue);
+    from->len = 0;
+}
+
 static void text_free(const struct outbox *outbox, char *text, size_t len)
 {
     if (outbox->wipes)

@@ -22,6 +22,8 @@ struct outbox {
 void outbox_init(struct outbox *outbox);
 /* Drops what waits and closes its descriptors. */
 void outbox_clear(struct outbox *outbox);
+/* What waits in from waits in to, which becomes as from was; from is empty then. */
+void outbox_move(struct outbox *to, struct outbox *from);
 /* Whether nothing waits. */
 static inline bool outbox_empty(const struct outbox *outbox)
 {

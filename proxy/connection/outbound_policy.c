@@ -32,6 +32,16 @@ bool outbound_policy_refuses(const struct connection *c, const struct workload *
     return true;
 }
 
+void outbound_policy_check_one(struct connection *c, const struct workload *source)
+{
+    char detail[160];
+
+    /* what goes through the mesh has a destination there */
+    if (!c->inbound && c->opened && !c->flow.destination && !c->flow.service &&
+        outbound_policy_refuses(c, source, detail, sizeof(detail)))
+        c->abort(c, BRUMA_REASON_POLICY_CHANGED, detail);
+}
+
 void outbound_policy_check(struct worker_pod *wp)
 {
     const struct workload *source;
@@ -40,12 +50,6 @@ void outbound_policy_check(struct worker_pod *wp)
     if (!is_registry_only(wp->pod))
         return;
     source = worker_pod_source(wp);
-    list_for_each (c, &wp->connections, node) {
-        char detail[160];
-
-        /* what goes through the mesh has a destination there */
-        if (!c->inbound && c->opened && !c->flow.destination && !c->flow.service &&
-            outbound_policy_refuses(c, source, detail, sizeof(detail)))
-            c->abort(c, BRUMA_REASON_POLICY_CHANGED, detail);
-    }
+    list_for_each (c, &wp->connections, node)
+        outbound_policy_check_one(c, source);
 }

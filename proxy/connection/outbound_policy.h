@@ -10,6 +10,8 @@
  * not written else. */
 bool outbound_policy_refuses(const struct connection *connection, const struct workload *source, char *detail,
                              size_t detail_size);
+/* Ends the connection if it is an open one that the policy refuses now. source: of the pod. */
+void outbound_policy_check_one(struct connection *connection, const struct workload *source);
 /* The policy has changed: ends the connections that it refuses now, as a change of authorization policies
  * does. */
 void outbound_policy_check(struct worker_pod *wp);

@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "bruma/handover.h"
+#include "proxy/connection/outbound_policy.h"
 #include "proxy/connection/relay_internal.h"
+#include "proxy/connection/same_node.h"
 #include "proxy/pod/live_connections.h"
 #include "proxy/socket/socket.h"
 #include "proxy/worker/connection_unit.h"
@@ -40,21 +42,15 @@ static struct loop *loop_of(const struct relay *r)
     return r->c.wp->worker->loop;
 }
 
-static void flag_write(struct wire_writer *w, uint32_t field, bool value)
-{
-    if (value)
-        wire_put_varint(w, field, 1);
-}
-
 static void side_write(struct wire_writer *w, uint32_t field, const struct relay_side *side)
 {
     struct wire_writer part = {};
 
-    flag_write(&part, BRUMA_SIDE_ENDED, side->ended);
-    flag_write(&part, BRUMA_SIDE_FIN, side->fin);
-    flag_write(&part, BRUMA_SIDE_HUNG_UP, side->hung_up);
-    flag_write(&part, BRUMA_SIDE_RESET, side->reset);
-    flag_write(&part, BRUMA_SIDE_SHUT, side->shut);
+    wire_put_flag(&part, BRUMA_SIDE_ENDED, side->ended);
+    wire_put_flag(&part, BRUMA_SIDE_FIN, side->fin);
+    wire_put_flag(&part, BRUMA_SIDE_HUNG_UP, side->hung_up);
+    wire_put_flag(&part, BRUMA_SIDE_RESET, side->reset);
+    wire_put_flag(&part, BRUMA_SIDE_SHUT, side->shut);
     if (side->unsent_len)
         wire_put_bytes(&part, BRUMA_SIDE_UNSENT, side->unsent + side->unsent_offset, side->unsent_len);
     if (side->bulk)
@@ -200,12 +196,8 @@ static int side_field(const struct wire_field *f, struct relay_side *side)
                  : f->number == BRUMA_SIDE_SHUT    ? &side->shut
                                                    : NULL;
 
-    if (flag) {
-        if (f->type != WIRE_VARINT || f->value > 1)
-            return -EBADMSG;
-        *flag = f->value;
-        return 0;
-    }
+    if (flag)
+        return wire_take_flag(f, flag);
     if (f->number == BRUMA_SIDE_UNSENT)
         return take_unsent(f, side);
     if (f->number == BRUMA_SIDE_BULK)
@@ -238,14 +230,6 @@ struct relay_parts {
     bool has_sides[2];
 };
 
-static int take_number(const struct wire_field *f, uint64_t max, uint64_t *ret)
-{
-    if (f->type != WIRE_VARINT || f->value > max)
-        return -EBADMSG;
-    *ret = f->value;
-    return 0;
-}
-
 static int relay_field(const struct wire_field *f, struct relay_arrival *a, struct relay_parts *parts)
 {
     uint64_t number = 0;
@@ -266,15 +250,15 @@ static int relay_field(const struct wire_field *f, struct relay_arrival *a, stru
         return side_read(f, &a->relay->sides[index]);
     case BRUMA_RELAY_TIMER:
         a->timed = true;
-        return take_number(f, UINT32_MAX, &a->timer);
+        return wire_take_number(f, UINT32_MAX, &a->timer);
     case BRUMA_RELAY_IDLE:
-        return take_number(f, INT64_MAX, &a->idle);
+        return wire_take_number(f, INT64_MAX, &a->idle);
     case BRUMA_RELAY_DELIVERY_PORT:
-        r = take_number(f, UINT16_MAX, &number);
+        r = wire_take_number(f, UINT16_MAX, &number);
         a->relay->delivery_port = (uint16_t)number;
         return r;
     case BRUMA_RELAY_LEFT:
-        r = take_number(f, SIZE_MAX, &number);
+        r = wire_take_number(f, SIZE_MAX, &number);
         a->relay->left = (size_t)number;
         return r;
     default:
@@ -361,6 +345,21 @@ static void account(struct relay *r)
     }
 }
 
+/* What has become of policies and of certificates while it was nobody's. What this ends is freed at the end
+ * of the turn. */
+static void catch_up(struct relay *r)
+{
+    struct worker_pod *wp = r->c.wp;
+
+    if (r->paired || r->c.inbound)
+        loop_timer_set(wp->worker->loop, r->paired ? &r->in->wp->policy_timer : &wp->policy_timer, 0);
+    outbound_policy_check_one(&r->c, worker_pod_source(wp));
+    if (!r->closed)
+        same_node_check_one(&r->c);
+    if (!r->closed && r->paired)
+        same_node_check_one(r->in);
+}
+
 void relay_arrive(struct worker *w, struct relay_arrival *a)
 {
     struct relay *r = a->relay;
@@ -384,4 +383,6 @@ void relay_arrive(struct worker *w, struct relay_arrival *a)
     a->relay = NULL;
     relay_arrival_free(a);
     relay_go_on(r);
+    if (!r->closed)
+        catch_up(r);
 }

@@ -427,13 +427,17 @@ int same_node_start(struct connection *c, int fd, struct same_node_way *way, rel
     return 0;
 }
 
+void same_node_check_one(struct connection *c)
+{
+    if (c->peer_certificate && tls_context_revoked(&c->wp->worker->tls, c->peer_certificate))
+        c->abort(c, BRUMA_REASON_CERTIFICATE_REVOKED,
+                 "peer certificate: revoked after the connection was made");
+}
+
 void same_node_check_revoked(struct worker_pod *wp)
 {
     struct connection *c;
 
-    list_for_each (c, &wp->connections, node) {
-        if (c->peer_certificate && tls_context_revoked(&wp->worker->tls, c->peer_certificate))
-            c->abort(c, BRUMA_REASON_CERTIFICATE_REVOKED,
-                     "peer certificate: revoked after the connection was made");
-    }
+    list_for_each (c, &wp->connections, node)
+        same_node_check_one(c);
 }

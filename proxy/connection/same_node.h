@@ -32,6 +32,8 @@ void same_node_release(struct same_node_way *way);
  * relay_start_pair(). -ENOMEM: nothing was taken. */
 int same_node_start(struct connection *c, int fd, struct same_node_way *way, relay_failed_fn failed);
 
+/* Ends the connection if the certificate of the other pod is revoked. */
+void same_node_check_one(struct connection *connection);
 /* The lists of revoked certificates have changed: ends the pod's connections with pods whose certificate they
  * name. */
 void same_node_check_revoked(struct worker_pod *wp);

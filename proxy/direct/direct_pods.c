@@ -159,38 +159,44 @@ static void give_up(struct direct *direct)
 
 /* Nobody is in charge, for all ways are switched off, say. What passed while they were on is still ended when
  * the answer changes. */
-static void judge_former(struct direct *d, bool policies)
+static void judge_former(struct direct *d, struct pod *pod, bool policies)
 {
-    struct pod *pod;
+    struct bruma_direct_pod entry;
 
-    if (d->in_charge || d->draining || !d->control || charge_holder(d->control))
+    if (pod->redirected || pod->deleted)
         return;
-    list_for_each (pod, &d->proxy->pods, node) {
-        struct bruma_direct_pod entry;
+    if (compose(d, pod, 0, false, &entry) || policies)
+        direct_inbound_written(pod, d->cutter);
+    deal_with_outside(d, pod, false);
+}
 
-        if (pod->redirected || pod->deleted)
-            continue;
-        if (compose(d, pod, 0, false, &entry) || policies)
-            direct_inbound_written(pod, d->cutter);
-        deal_with_outside(d, pod, false);
-    }
+/* Who does not serve the pods, or does not know the mesh yet, says nothing about them. */
+static bool judges_former(const struct direct *d)
+{
+    return d->pods_named && d->mesh_known && !d->in_charge && !d->draining && d->control &&
+           !charge_holder(d->control);
 }
 
 void direct_pod_changed(struct direct *direct, struct pod *pod)
 {
     node_judge_changed(pod->proxy->node_judge);
-    if (direct)
-        judge_former(direct, false);
+    if (direct && judges_former(direct))
+        judge_former(direct, pod, false);
     if (direct && direct->in_charge && !direct_pod_write(direct, pod, direct->ways, DIRECT_NEWS))
         give_up(direct);
 }
 
 void direct_pods_changed(struct direct *direct, bool policies)
 {
+    struct pod *pod;
+
     if (!direct)
         return;
     node_judge_changed(direct->proxy->node_judge);
-    judge_former(direct, policies);
+    if (judges_former(direct)) {
+        list_for_each (pod, &direct->proxy->pods, node)
+            judge_former(direct, pod, policies);
+    }
     if (direct->in_charge &&
         !direct_pods_write(direct, direct->ways, policies ? DIRECT_POLICIES : DIRECT_NEWS))
         give_up(direct);

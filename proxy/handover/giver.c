@@ -28,6 +28,8 @@ struct unit {
     uint32_t number; /* 0: not sent */
     size_t bytes;
     uint64_t since; /* microseconds: it stands still since then */
+    bool writing;   /* what ends it now is its own writing, */
+    bool gone;      /* as it has */
 };
 
 /* What is told at the end. */
@@ -184,7 +186,7 @@ static void finish(struct giver *g, const char *why)
     wire_put_varint(&end, BRUMA_HANDOVER_FIELD_PAUSE, g->report->result.pause_max);
     wire_put_string(&end, BRUMA_HANDOVER_FIELD_TEXT, g->report->result.why);
     (void)lane_say(&g->lane, BRUMA_HANDOVER_END, 0, &end, NULL, 0);
-    lane_close(&g->lane);
+    lane_finish(&g->lane); /* that a unit is theirs may still wait to be said */
     if (loop_post(g->worker->proxy->loop, tell, g->report) < 0) {
         log_error("out of memory: the end of a hand-over is not told");
         abort();
@@ -200,6 +202,10 @@ static void on_gone(struct moving *moving)
     struct unit *u = container_of(moving, struct unit, moving);
     struct giver *g = u->giver;
 
+    if (u->writing) {
+        u->gone = true;
+        return;
+    }
     if (u->number && lane_is_open(&g->lane))
         (void)lane_say(&g->lane, BRUMA_HANDOVER_BACK, u->number, NULL, NULL, 0);
     g->pending -= u->bytes;
@@ -232,11 +238,15 @@ static int send_unit(struct giver *g, struct unit *u)
     struct wire_writer payload = {};
     size_t fds_len;
     int *fds, r = 0;
-    const char *why = write_unit(u, &payload, &fds, &fds_len);
+    const char *why;
 
-    if (why) {
-        stays(g, why);
-        unit_withdraw(u);
+    u->writing = true;
+    why = write_unit(u, &payload, &fds, &fds_len);
+    u->writing = false;
+    if (why || u->gone) {
+        stays(g, why ? why : "ended meanwhile");
+        if (!u->gone)
+            unit_withdraw(u);
         unit_free(u);
     } else {
         u->since = microseconds();

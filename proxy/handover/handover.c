@@ -75,6 +75,8 @@ static void taking_over(struct handover *h, const char *why)
     loop_timer_cancel(&h->ready);
     over(&h->taking, told.why);
     h->events->told(h->proxy, &told);
+    log_info("connections were taken over\ttaken=%u refused=%u milliseconds=%llu", h->took.taken,
+             h->took.refused, (unsigned long long)h->taking.took);
     if (h->pidfd >= 0)
         close(h->pidfd);
     h->pidfd = -1;
@@ -244,11 +246,8 @@ static void taker_is_done(void *data, const struct taker_result *result)
         snprintf(h->took.why, sizeof(h->took.why), "%s", result->why);
     h->taken_total += result->taken;
     h->refused_total += result->refused;
-    if (--h->taking.lanes || lane_is_open(&h->taking.lane))
-        return;
-    taking_over(h, NULL);
-    log_info("connections were taken over\ttaken=%u refused=%u milliseconds=%llu", h->took.taken,
-             h->took.refused, (unsigned long long)h->taking.took);
+    if (!--h->taking.lanes && !lane_is_open(&h->taking.lane))
+        taking_over(h, NULL);
 }
 
 /* What has been vouched for by a certificate is taken on by who has one, too. */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "hand-over"
 #include "proxy/handover/lane.h"
 
 #include <errno.h>
@@ -7,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "lib/cleanup.h"
+#include "lib/log.h"
 #include "lib/seqpacket.h"
 
 #define PART_MAX          (BRUMA_HANDOVER_MESSAGE_MAX - sizeof(struct bruma_handover_head))
@@ -52,6 +54,74 @@ void lane_close(struct lane *lane)
     loop_watch_remove(lane->loop, &lane->watch);
     close(fd);
     outbox_clear(&lane->outbox);
+    free(lane->buffer);
+    lane->buffer = NULL;
+}
+
+/* ---- what is still to be heard ---- */
+
+/* Of a lane whose owner is done with it. The other end closes it, or its process ends. */
+struct rest {
+    struct loop *loop;
+    struct loop_watch watch;
+    struct outbox outbox;
+};
+
+static void rest_end(struct rest *rest)
+{
+    int fd = rest->watch.fd;
+
+    loop_watch_remove(rest->loop, &rest->watch);
+    close(fd);
+    outbox_clear(&rest->outbox);
+    loop_free_later(rest->loop, rest);
+}
+
+static int rest_flush(struct rest *rest)
+{
+    int r = outbox_flush(&rest->outbox, rest->watch.fd);
+
+    if (r == 0 && shutdown(rest->watch.fd, SHUT_WR) < 0)
+        r = -errno;
+    return r == 0 ? loop_watch_modify(rest->loop, &rest->watch, EPOLLIN) : r;
+}
+
+/* A socket that is closed with messages unread resets the other end, which then does not hear the last ones.
+ */
+static void on_rest(struct loop_watch *watch, uint32_t events)
+{
+    struct rest *rest = container_of(watch, struct rest, watch);
+    int r = events & EPOLLOUT ? rest_flush(rest) : 0;
+    ssize_t n = 1;
+    uint8_t byte;
+
+    if (r < 0 && r != -EAGAIN) {
+        rest_end(rest);
+        return;
+    }
+    for (int i = 0; i < MESSAGES_PER_TURN && n > 0; i++)
+        n = recv(watch->fd, &byte, sizeof(byte), MSG_DONTWAIT);
+    if (n == 0 || (n < 0 && errno != EAGAIN))
+        rest_end(rest);
+}
+
+void lane_finish(struct lane *lane)
+{
+    struct rest *rest;
+    int fd = lane->watch.fd;
+
+    if (!lane_is_open(lane))
+        return;
+    rest = calloc(1, sizeof(*rest));
+    loop_watch_remove(lane->loop, &lane->watch);
+    if (rest) {
+        rest->loop = lane->loop;
+        outbox_move(&rest->outbox, &lane->outbox);
+    }
+    if (!rest || loop_watch_add(lane->loop, &rest->watch, fd, EPOLLIN | EPOLLOUT, on_rest) < 0) {
+        log_error("out of memory: the end of a lane is not heard");
+        abort(); /* what has been said decides whose the connections are */
+    }
     free(lane->buffer);
     lane->buffer = NULL;
 }

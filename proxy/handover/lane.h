@@ -41,6 +41,9 @@ struct lane {
 int lane_open(struct lane *lane, struct loop *loop, int fd, const struct lane_events *events);
 /* May be repeated, and called from within its events. */
 void lane_close(struct lane *lane);
+/* The same, once what has been said is sent: the other end hears all of it, and then the end, also where it
+ * has said something itself that nobody reads. */
+void lane_finish(struct lane *lane);
 /* Whether it is open, and so may say something. */
 bool lane_is_open(const struct lane *lane);
 

@@ -29,12 +29,6 @@ int stream_thaw(struct stream *s)
     return stream_watch(s, s->pending_len ? events | EPOLLOUT : events);
 }
 
-static void flag_write(struct wire_writer *w, uint32_t field, bool value)
-{
-    if (value)
-        wire_put_varint(w, field, 1);
-}
-
 static void number_write(struct wire_writer *w, uint32_t field, int64_t value)
 {
     if (value)
@@ -49,10 +43,10 @@ void stream_write(struct wire_writer *w, uint32_t field, const struct stream *s,
 
     connection_write(&part, BRUMA_STREAM_CONNECTION, &s->c);
     wire_put_varint(&part, BRUMA_STREAM_ID, (uint64_t)s->id);
-    flag_write(&part, BRUMA_STREAM_LOCAL_END, s->read_closed);
-    flag_write(&part, BRUMA_STREAM_REMOTE_END, s->remote_closed);
-    flag_write(&part, BRUMA_STREAM_SHUT, s->write_closed);
-    flag_write(&part, BRUMA_STREAM_RESET, s->app_reset);
+    wire_put_flag(&part, BRUMA_STREAM_LOCAL_END, s->read_closed);
+    wire_put_flag(&part, BRUMA_STREAM_REMOTE_END, s->remote_closed);
+    wire_put_flag(&part, BRUMA_STREAM_SHUT, s->write_closed);
+    wire_put_flag(&part, BRUMA_STREAM_RESET, s->app_reset);
     if (state->window)
         wire_put_varint(&part, BRUMA_STREAM_WINDOW, wire_from_signed(state->window));
     number_write(&part, BRUMA_STREAM_RECEIVED, state->received);

@@ -76,22 +76,6 @@ static int text_of(const struct wire_field *f, char *ret, size_t size)
     return 0;
 }
 
-static int flag_of(const struct wire_field *f, bool *ret)
-{
-    if (f->type != WIRE_VARINT || f->value > 1)
-        return -EBADMSG;
-    *ret = f->value;
-    return 0;
-}
-
-static int number_of(const struct wire_field *f, uint64_t *ret)
-{
-    if (f->type != WIRE_VARINT || f->value > INT64_MAX)
-        return -EBADMSG;
-    *ret = f->value;
-    return 0;
-}
-
 static int message_of(const struct wire_field *f, struct wire_field *ret)
 {
     if (f->type != WIRE_BYTES || ret->bytes)
@@ -108,10 +92,9 @@ static int tunnel_field(const struct wire_field *f, struct tunnel_arrival *a, st
     case BRUMA_TUNNEL_POD:
         return text_of(f, parts->pod, sizeof(parts->pod));
     case BRUMA_TUNNEL_COOKIE:
-        parts->cookie = f->value;
-        return f->type == WIRE_VARINT ? 0 : -EBADMSG;
+        return wire_take_number(f, UINT64_MAX, &parts->cookie);
     case BRUMA_TUNNEL_SERVER:
-        return flag_of(f, &t->server);
+        return wire_take_flag(f, &t->server);
     case BRUMA_TUNNEL_PEER:
         parts->has_peer = true;
         return endpoint_read(f, &t->peer);
@@ -126,16 +109,16 @@ static int tunnel_field(const struct wire_field *f, struct tunnel_arrival *a, st
         parts->streams++;
         return f->type == WIRE_BYTES ? 0 : -EBADMSG;
     case BRUMA_TUNNEL_LAST_RECEIVED:
-        return number_of(f, &a->last_received);
+        return wire_take_number(f, INT64_MAX, &a->last_received);
     case BRUMA_TUNNEL_SMALL_WINDOWS:
-        return flag_of(f, &t->small_windows);
+        return wire_take_flag(f, &t->small_windows);
     case BRUMA_TUNNEL_EXPIRED:
-        return flag_of(f, &t->expired);
+        return wire_take_flag(f, &t->expired);
     case BRUMA_TUNNEL_PING:
         a->has_ping = true;
-        return number_of(f, &a->ping);
+        return wire_take_number(f, INT64_MAX, &a->ping);
     case BRUMA_TUNNEL_IDLE:
-        return number_of(f, &a->idle);
+        return wire_take_number(f, INT64_MAX, &a->idle);
     default:
         return unit_field_is_needed(f) ? -EPROTONOSUPPORT : 0;
     }
@@ -165,7 +148,7 @@ static int own_http2(struct tunnel *t, const struct wire_field *part)
         if (f.number == BRUMA_HTTP2_UNIT)
             r = f.type == WIRE_BYTES ? keep_unit(t, &f) : -EBADMSG;
         else if (f.number == BRUMA_HTTP2_SHUTTING_DOWN)
-            r = flag_of(&f, &t->shutting_down);
+            r = wire_take_flag(&f, &t->shutting_down);
         else if (f.number == BRUMA_HTTP2_CLOSED && f.type == WIRE_VARINT && f.value >> 1 <= INT32_MAX)
             tunnel_frames_closed(t, (int32_t)(f.value >> 1), f.value & 1);
         else if (f.number == BRUMA_HTTP2_RESET && f.type == WIRE_VARINT && f.value <= INT32_MAX)

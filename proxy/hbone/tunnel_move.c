@@ -107,12 +107,6 @@ static enum tunnel_stays look(const struct tunnel *t)
 
 /* ---- writing ---- */
 
-static void flag_write(struct wire_writer *w, uint32_t field, bool value)
-{
-    if (value)
-        wire_put_varint(w, field, 1);
-}
-
 static uint64_t since(uint64_t now, uint64_t then)
 {
     return now > then ? now - then : 0;
@@ -125,7 +119,7 @@ static void http2_write(struct wire_writer *w, const struct tunnel *t, const str
     http2_state_write(state, &part);
     if (t->frames.kept_len)
         wire_put_bytes(&part, BRUMA_HTTP2_UNIT, t->frames.kept, t->frames.kept_len);
-    flag_write(&part, BRUMA_HTTP2_SHUTTING_DOWN, t->shutting_down);
+    wire_put_flag(&part, BRUMA_HTTP2_SHUTTING_DOWN, t->shutting_down);
     for (unsigned i = 0; i < TUNNEL_CLOSED_KEPT; i++) {
         const struct closed_stream *c = &t->closed[(t->closed_next + i) % TUNNEL_CLOSED_KEPT];
 
@@ -143,12 +137,12 @@ static void own_write(struct wire_writer *w, const struct tunnel *t)
 
     wire_put_string(w, BRUMA_TUNNEL_POD, t->wp->pod->uid);
     wire_put_varint(w, BRUMA_TUNNEL_COOKIE, t->wp->pod->cookie);
-    flag_write(w, BRUMA_TUNNEL_SERVER, t->server);
+    wire_put_flag(w, BRUMA_TUNNEL_SERVER, t->server);
     endpoint_write(w, BRUMA_TUNNEL_PEER, &t->peer);
     endpoint_write(w, BRUMA_TUNNEL_ARRIVAL, &t->arrival);
     wire_put_varint(w, BRUMA_TUNNEL_LAST_RECEIVED, since(now, t->last_received));
-    flag_write(w, BRUMA_TUNNEL_SMALL_WINDOWS, t->small_windows);
-    flag_write(w, BRUMA_TUNNEL_EXPIRED, t->expired);
+    wire_put_flag(w, BRUMA_TUNNEL_SMALL_WINDOWS, t->small_windows);
+    wire_put_flag(w, BRUMA_TUNNEL_EXPIRED, t->expired);
     if (t->ping_sent)
         wire_put_varint(w, BRUMA_TUNNEL_PING, since(now, t->ping_sent));
     wire_put_varint(w, BRUMA_TUNNEL_IDLE, since(now, t->idle_since));

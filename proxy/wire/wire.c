@@ -59,6 +59,24 @@ int wire_next(struct wire_reader *r, struct wire_field *ret)
     return 1;
 }
 
+int wire_take_number(const struct wire_field *field, uint64_t max, uint64_t *ret)
+{
+    if (field->type != WIRE_VARINT || field->value > max)
+        return -EBADMSG;
+    *ret = field->value;
+    return 0;
+}
+
+int wire_take_flag(const struct wire_field *field, bool *ret)
+{
+    uint64_t value;
+    int r = wire_take_number(field, 1, &value);
+
+    if (r == 0)
+        *ret = value;
+    return r;
+}
+
 /* realloc() may leave a copy behind. */
 static uint8_t *grow_secret(const struct wire_writer *w, size_t size)
 {
@@ -127,6 +145,12 @@ void wire_put_varint(struct wire_writer *w, uint32_t field, uint64_t value)
 {
     put_raw_varint(w, (uint64_t)field << 3 | WIRE_VARINT);
     put_raw_varint(w, value);
+}
+
+void wire_put_flag(struct wire_writer *w, uint32_t field, bool value)
+{
+    if (value)
+        wire_put_varint(w, field, 1);
 }
 
 void wire_put_double(struct wire_writer *w, uint32_t field, double value)

@@ -34,6 +34,11 @@ static inline struct wire_reader wire_reader(const uint8_t *data, size_t len)
 /* 1: *ret is the next field, 0: the end, -EBADMSG: cut off or malformed (groups too). */
 int wire_next(struct wire_reader *reader, struct wire_field *ret);
 
+/* The number of a field, or -EBADMSG: it is none, or larger than max. 0 and *ret is written. */
+int wire_take_number(const struct wire_field *field, uint64_t max, uint64_t *ret);
+/* The same for a flag, which is 0 or 1. */
+int wire_take_flag(const struct wire_field *field, bool *ret);
+
 /* A number below zero as a varint, as protobuf's sint64 has it. */
 static inline uint64_t wire_from_signed(int64_t value)
 {
@@ -59,6 +64,7 @@ struct wire_writer {
 void wire_writer_reserve(struct wire_writer *writer, size_t bytes);
 /* Each put appends one field. */
 void wire_put_varint(struct wire_writer *writer, uint32_t field, uint64_t value);
+void wire_put_flag(struct wire_writer *writer, uint32_t field, bool value); /* false writes nothing */
 void wire_put_double(struct wire_writer *writer, uint32_t field, double value);
 void wire_put_bytes(struct wire_writer *writer, uint32_t field, const void *data, size_t len);
 void wire_put_string(struct wire_writer *writer, uint32_t field,

@@ -27,12 +27,6 @@ void endpoint_write(struct wire_writer *w, uint32_t field, const struct endpoint
     wire_put_bytes(w, field, bytes, sizeof(bytes));
 }
 
-static void flag_write(struct wire_writer *w, uint32_t field, bool value)
-{
-    if (value)
-        wire_put_varint(w, field, 1);
-}
-
 static void number_write(struct wire_writer *w, uint32_t field, uint64_t value)
 {
     if (value)
@@ -59,7 +53,7 @@ static void flow_write(struct wire_writer *w, const struct flow *flow)
     number_write(&part, BRUMA_TOLD_RETRIES, flow->retries);
     if (flow->retry_reason != BRUMA_REASON_NONE)
         wire_put_string(&part, BRUMA_TOLD_RETRY_REASON, reason_name(flow->retry_reason));
-    flag_write(&part, BRUMA_TOLD_TENTATIVE, flow->tentative);
+    wire_put_flag(&part, BRUMA_TOLD_TENTATIVE, flow->tentative);
     wire_put_message(w, BRUMA_CONNECTION_FLOW, &part);
 }
 
@@ -69,7 +63,7 @@ void connection_write(struct wire_writer *w, uint32_t field, const struct connec
 
     wire_put_string(&part, BRUMA_CONNECTION_POD, c->wp->pod->uid);
     wire_put_varint(&part, BRUMA_CONNECTION_COOKIE, c->wp->pod->cookie);
-    flag_write(&part, BRUMA_CONNECTION_INBOUND, c->inbound);
+    wire_put_flag(&part, BRUMA_CONNECTION_INBOUND, c->inbound);
     endpoint_write(&part, BRUMA_CONNECTION_CLIENT, &c->client);
     endpoint_write(&part, BRUMA_CONNECTION_DESTINATION, &c->destination);
     if (c->endpoint.port)
@@ -79,8 +73,8 @@ void connection_write(struct wire_writer *w, uint32_t field, const struct connec
     wire_put_string(&part, BRUMA_CONNECTION_PEER_IDENTITY, c->peer_identity);
     if (c->flow.same_node && c->peer_certificate)
         wire_put_string(&part, BRUMA_CONNECTION_SAME_NODE, c->peer_certificate->identity);
-    flag_write(&part, BRUMA_CONNECTION_GATEWAY, c->gateway);
-    flag_write(&part, BRUMA_CONNECTION_OPENS_LATE, c->opens_late);
+    wire_put_flag(&part, BRUMA_CONNECTION_GATEWAY, c->gateway);
+    wire_put_flag(&part, BRUMA_CONNECTION_OPENS_LATE, c->opens_late);
     number_write(&part, BRUMA_CONNECTION_DRY_RUN, (uint64_t)c->dry_run);
     wire_put_message(w, field, &part);
 }
@@ -151,23 +145,6 @@ static int take_text(const struct wire_field *field, char **ret)
     return 0;
 }
 
-static int take_number(const struct wire_field *field, uint64_t max, uint64_t *ret)
-{
-    if (field->type != WIRE_VARINT || field->value > max)
-        return -EBADMSG;
-    *ret = field->value;
-    return 0;
-}
-
-static int take_flag(const struct wire_field *field, bool *ret)
-{
-    uint64_t value = 0;
-    int r = take_number(field, 1, &value);
-
-    *ret = value;
-    return r;
-}
-
 static int take_reason(const struct wire_field *field, enum bruma_reason *ret)
 {
     char *text = text_read(field);
@@ -205,19 +182,19 @@ static int flow_field(const struct wire_field *f, struct flow *flow, struct unit
     case BRUMA_TOLD_AUTHORITY:
         return take_text(f, &words->authority);
     case BRUMA_TOLD_OPENED:
-        return take_number(f, UINT64_MAX, &flow->opened);
+        return wire_take_number(f, UINT64_MAX, &flow->opened);
     case BRUMA_TOLD_RECEIVED:
-        return take_number(f, UINT64_MAX, &flow->received);
+        return wire_take_number(f, UINT64_MAX, &flow->received);
     case BRUMA_TOLD_SENT:
-        return take_number(f, UINT64_MAX, &flow->sent);
+        return wire_take_number(f, UINT64_MAX, &flow->sent);
     case BRUMA_TOLD_RETRIES:
-        r = take_number(f, UINT32_MAX, &number);
+        r = wire_take_number(f, UINT32_MAX, &number);
         flow->retries = (unsigned)number;
         return r;
     case BRUMA_TOLD_RETRY_REASON:
         return take_reason(f, &flow->retry_reason);
     case BRUMA_TOLD_TENTATIVE:
-        return take_flag(f, &flow->tentative);
+        return wire_take_flag(f, &flow->tentative);
     default:
         return unit_field_is_needed(f) ? -EPROTONOSUPPORT : 0;
     }
@@ -250,9 +227,9 @@ static int connection_field(const struct wire_field *f, struct connection *c, st
     case BRUMA_CONNECTION_POD:
         return take_text(f, &words->pod);
     case BRUMA_CONNECTION_COOKIE:
-        return take_number(f, UINT64_MAX, &words->cookie);
+        return wire_take_number(f, UINT64_MAX, &words->cookie);
     case BRUMA_CONNECTION_INBOUND:
-        return take_flag(f, &c->inbound);
+        return wire_take_flag(f, &c->inbound);
     case BRUMA_CONNECTION_CLIENT:
         return endpoint_read(f, &c->client);
     case BRUMA_CONNECTION_DESTINATION:
@@ -266,11 +243,11 @@ static int connection_field(const struct wire_field *f, struct connection *c, st
     case BRUMA_CONNECTION_SAME_NODE:
         return take_text(f, &words->same_node);
     case BRUMA_CONNECTION_GATEWAY:
-        return take_flag(f, &c->gateway);
+        return wire_take_flag(f, &c->gateway);
     case BRUMA_CONNECTION_OPENS_LATE:
-        return take_flag(f, &c->opens_late);
+        return wire_take_flag(f, &c->opens_late);
     case BRUMA_CONNECTION_DRY_RUN:
-        r = take_number(f, UINT8_MAX, &number);
+        r = wire_take_number(f, UINT8_MAX, &number);
         c->dry_run = (enum policy_dry_run)number;
         return r;
     default:

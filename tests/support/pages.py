@@ -15,7 +15,9 @@ def get(connection, path, host="localhost"):
 
 
 def answer(data):
-    """(status, body) of all that came."""
+    """(status, body) of all that came; ConnectionError where nothing has."""
+    if not data:
+        raise ConnectionError("the connection was closed without an answer")
     head, _, body = data.partition(b"\r\n\r\n")
     if b"chunked" in head.lower():
         body = joined(body)
