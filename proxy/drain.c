@@ -7,6 +7,7 @@
 #include "proxy/connection/worker_post.h"
 #include "proxy/direct/direct.h"
 #include "proxy/handover/handover.h"
+#include "proxy/handover/rendezvous.h"
 #include "proxy/proxy.h"
 
 static int connections_left(const struct proxy *p)
@@ -21,11 +22,17 @@ static int connections_left(const struct proxy *p)
 #define DRAIN_CHECK_MILLISECONDS 50
 #define LAST_BYTES_MILLISECONDS  500 /* after the deadline: for readers to take what is there for them */
 
+/* What is carried may still go: no peer is told that it ends. */
+static bool may_give(const struct proxy *p)
+{
+    return rendezvous_is_leaving(p->rendezvous) || handover_is_giving(p->handover);
+}
+
 static void on_drain_check(struct loop_timer *timer)
 {
     struct proxy *p = container_of(timer, struct proxy, drain_check);
 
-    if (connections_left(p) || handover_is_giving(p->handover) || loop_now(p->loop) < p->linger_until)
+    if (connections_left(p) || may_give(p) || loop_now(p->loop) < p->linger_until)
         loop_timer_set(p->loop, timer, DRAIN_CHECK_MILLISECONDS);
     else
         loop_stop(p->loop);
@@ -79,7 +86,7 @@ static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
     pods_close_listeners(p);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_drain(p->workers[i]);
-    if (!handover_is_giving(p->handover))
+    if (!may_give(p))
         drain_tunnels(p);
     loop_timer_set(p->loop, &p->drain_check, DRAIN_CHECK_MILLISECONDS);
 }
@@ -90,6 +97,7 @@ void proxy_drain(struct proxy *p, uint64_t deadline_milliseconds)
     if (!p->ending) {
         p->ending = true;
         agent_client_ending(p->agent);
+        rendezvous_leave(p->rendezvous, connections_left(p) > 0);
     }
     begin_drain(p, deadline_milliseconds);
 }

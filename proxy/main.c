@@ -29,6 +29,7 @@
 #include "proxy/drain.h"
 #include "proxy/flows/flows.h"
 #include "proxy/handover/handover.h"
+#include "proxy/handover/rendezvous.h"
 #include "proxy/identity/credentials.h"
 #include "proxy/memory/memory.h"
 #include "proxy/pod_sources.h"
@@ -468,6 +469,7 @@ static void stop(struct proxy *p)
     wall_clock_forget(&p->wall);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_stop(p->workers[i]);
+    rendezvous_free(&p->rendezvous);
     handover_free(&p->handover);
     node_verdicts_free(&p->node_verdicts);
     flows_stop(&p->flows);

@@ -45,6 +45,10 @@ static int check_mode(struct proxy_settings *s, char *error, size_t error_size)
     else if (!s->dedicated && *s->workload_info)
         snprintf(error, error_size, "PROXY_WORKLOAD_INFO: \"%.100s\" belongs to PROXY_MODE=dedicated",
                  s->workload_info);
+    else if (*s->hand_over_socket && !*s->zds_socket)
+        snprintf(error, error_size,
+                 "BRUMA_HAND_OVER_SOCKET: belongs to INPOD_UDS; bruma-agent brings proxies "
+                 "together by its own setting hand-over");
     else if (s->dedicated && (*s->zds_socket || *s->agent_socket))
         wrong = *s->zds_socket ? "INPOD_UDS" : "BRUMA_AGENT_SOCKET";
     else

@@ -14,6 +14,7 @@
 #include "proxy/drain.h"
 #include "proxy/flows/flows.h"
 #include "proxy/handover/handover.h"
+#include "proxy/handover/rendezvous.h"
 #include "proxy/proxy.h"
 #include "proxy/search_domains.h"
 
@@ -166,6 +167,22 @@ static int open_agent_client(struct proxy *p)
     return 0;
 }
 
+/* It has what it needs to serve, and so to take over. */
+static bool zds_ready(const struct proxy *p)
+{
+    return p->serves && zds_client_ready(p->zds);
+}
+
+static int open_rendezvous(struct proxy *p)
+{
+    static const struct rendezvous_events events = {.ready = zds_ready, .alone = proxy_gave};
+    int r = *p->settings.hand_over_socket
+                ? rendezvous_new(p, p->settings.hand_over_socket, &events, &p->rendezvous)
+                : 0;
+
+    return r < 0 ? log_error_errno(r, "cannot set up the hand-over socket") : 0;
+}
+
 static int open_zds_client(struct proxy *p)
 {
     static const struct pods_events pods_events = {.listener_closed = zds_listener_closed,
@@ -190,7 +207,7 @@ static int open_zds_client(struct proxy *p)
                  reason_name(BRUMA_REASON_DNS_NOT_SERVED), reason_check(BRUMA_REASON_DNS_NOT_SERVED));
     p->pods_events = &pods_events;
     r = zds_client_new(p->loop, p, p->settings.zds_socket, &options, p->own_netns_fd, p->fail, &p->zds);
-    return r < 0 ? log_error_errno(r, "cannot set up the CNI agent's connection") : 0;
+    return r < 0 ? log_error_errno(r, "cannot set up the CNI agent's connection") : open_rendezvous(p);
 }
 
 /* HBONE for the proxy's own pod: so that the mesh reaches its metrics. */

@@ -33,6 +33,7 @@ struct dump_maker;
 struct flows;
 struct handover;
 struct on_demand;
+struct rendezvous;
 struct resolver;
 struct worker;
 struct worker_pod;
@@ -50,11 +51,12 @@ struct proxy {
     struct on_demand *on_demand; /* NULL: the whole mesh is subscribed to */
     struct direct *direct;       /* what the kernel may let pass without the proxy */
     struct xds_client *xds;
-    struct agent_client *agent; /* NULL: a CNI agent names the pods */
-    struct zds_client *zds;     /* NULL: bruma-agent does */
-    struct own_pod *own;        /* NULL: the process's own namespace is no pod's */
-    struct flows *flows;        /* reads what is told of direct connections; NULL: no agent tells */
-    struct handover *handover;  /* live connections from the proxy before, and to the next one */
+    struct agent_client *agent;    /* NULL: a CNI agent names the pods */
+    struct zds_client *zds;        /* NULL: bruma-agent does */
+    struct own_pod *own;           /* NULL: the process's own namespace is no pod's */
+    struct flows *flows;           /* reads what is told of direct connections; NULL: no agent tells */
+    struct handover *handover;     /* live connections from the proxy before, and to the next one */
+    struct rendezvous *rendezvous; /* where the two meet; NULL: an agent brings them together, or nobody */
     struct admin *admin;
     struct dump_maker *dump_maker; /* the dump that is being made, or NULL */
     struct worker **workers;

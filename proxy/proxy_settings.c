@@ -22,6 +22,7 @@ const struct setting proxy_settings_table[] = {
     {"agent-socket", "BRUMA_AGENT_SOCKET", SETTING_STRING, "", "the agent's socket; empty: agent.sock in the run directory", FIELD(agent_socket), 0, 0},
     {"inpod-uds", "INPOD_UDS", SETTING_STRING, "", "socket of a CNI agent that replaces bruma-agent: it announces pods over ZDS and captures their traffic with netfilter rules (istio-cni: /var/run/ztunnel/ztunnel.sock); empty: bruma-agent", FIELD(zds_socket), 0, 0},
     {"inpod-port-reuse", "INPOD_PORT_REUSE", SETTING_BOOL, "true", "only with inpod-uds: allow another proxy to listen in the same pods, as during an upgrade", FIELD(port_reuse), 0, 0},
+    {"hand-over-socket", "BRUMA_HAND_OVER_SOCKET", SETTING_STRING, "", "only with inpod-uds: where a proxy that ends finds the next one, and live connections move to it; empty: they do not. In a directory of root that both mount (/var/run/ztunnel/bruma-hand-over.sock)", FIELD(hand_over_socket), 0, 0},
     {"packet-mark", "PACKET_MARK", SETTING_NUMBER, "1337", "only with inpod-uds: mark of the proxy's sockets in pods, which the agent's rules exempt; 0: none, which is the default with proxy-mode dedicated", FIELD(packet_mark), 0, 4294967295},
     {"node-name", "NODE_NAME", SETTING_STRING, "", "name of this node; only its workloads are local", FIELD(node_name), 0, 0},
     {"network", "NETWORK", SETTING_STRING, "", "network ID of this node", FIELD(network), 0, 0},

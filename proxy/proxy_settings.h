@@ -19,8 +19,9 @@
 struct proxy_settings {
     bool cluster; /* the surroundings say so: KUBERNETES_SERVICE_HOST */
     const char *run_dir;
-    const char *agent_socket; /* "" : RUN_DIR/agent.sock */
-    const char *zds_socket;   /* "" : bruma-agent names the pods */
+    const char *agent_socket;     /* "" : RUN_DIR/agent.sock */
+    const char *zds_socket;       /* "" : bruma-agent names the pods */
+    const char *hand_over_socket; /* "": proxies do not meet */
     bool port_reuse;
     unsigned long packet_mark;
     const char *node_name, *network, *cluster_id, *instance_ip, *pod_name, *pod_namespace;

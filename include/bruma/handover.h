@@ -21,6 +21,11 @@
  *   BACK                   ->                         or it went on with it: the new one forgets it
  *   END {moved, left, ...} ->                         nothing more comes on this lane
  *
+ * Without an agent that makes the pair (ZDS), the old one connects to a socket file of the new one's before
+ * that, and what is agreed on becomes the first socket:
+ *   MEET + pidfd of itself ->
+ *                          <-   WELCOME               or REFUSED {text, again}
+ *
  * A lane that ends: what is not IMPORTED is nobody's but the old proxy's. What is IMPORTED and neither YOURS
  * nor BACK is the new one's once the old process is dead (by the pidfd that came with "take"), else the old
  * one's.
@@ -52,6 +57,8 @@ enum bruma_handover_kind {
     BRUMA_HANDOVER_YOURS = 6,
     BRUMA_HANDOVER_BACK = 7,
     BRUMA_HANDOVER_END = 8,
+    BRUMA_HANDOVER_MEET = 9,
+    BRUMA_HANDOVER_WELCOME = 10,
 };
 
 /* In the byte order of the machine, which both are on. */
@@ -70,6 +77,7 @@ enum bruma_handover_field {
     BRUMA_HANDOVER_FIELD_MOVED = 7,       /* END: units */
     BRUMA_HANDOVER_FIELD_LEFT = 9,        /* END: connections that stay and drain; TEXT says why */
     BRUMA_HANDOVER_FIELD_PAUSE = 11,      /* END: microseconds that a unit stood still at most */
+    BRUMA_HANDOVER_FIELD_AGAIN = 15,      /* REFUSED of MEET: 1, it may be possible in a moment */
 };
 
 /* Fields of a unit: one of the three. */

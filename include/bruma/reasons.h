@@ -168,7 +168,9 @@
     /* destinations in other networks, in the proxy */ \
     BRUMA_REASON(GATEWAY_NAMES_MISSING, "gateway_names_missing", "IDENTITY_ERROR", "the destination is in another network, and its service does not say which identities to expect there", "subject alternative names of the service, which the control plane takes from the other cluster: does it see that cluster?") \
     BRUMA_REASON(GATEWAY_REJECTED, "gateway_rejected", "CONNECT", "the east-west gateway refused the connection: its answer to CONNECT was 400, 401 or 403", "policies of the gateway, which judge the calling pod; the gateway's log") \
-    BRUMA_REASON(GATEWAY_UNAVAILABLE, "gateway_unavailable", "CONNECT", "the east-west gateway could not pass the connection on: it does not know the service, or no endpoint of it answered", "is the service global (istio.io/global) in both clusters, with endpoints there? The gateway's log")
+    BRUMA_REASON(GATEWAY_UNAVAILABLE, "gateway_unavailable", "CONNECT", "the east-west gateway could not pass the connection on: it does not know the service, or no endpoint of it answered", "is the service global (istio.io/global) in both clusters, with endpoints there? The gateway's log") \
+    /* live connections that move between proxies */ \
+    BRUMA_REASON(HAND_OVER_REFUSED, "hand_over_refused", "-", "a process that is neither root's nor of the proxy's user was found at the socket where proxies meet to hand over live connections; it was given and believed nothing", "who may write in the directory of `--hand-over-socket`? The log names user and process")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

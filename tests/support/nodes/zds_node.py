@@ -48,7 +48,7 @@ class ZdsNode(MeshNode):
             super().start_proxy(wait=False)
         return self.proxy
 
-    def start_second_proxy(self):
+    def start_second_proxy(self, *prefix, name="second", **env):
         """Beside the first, with ports of its own for admin pages: (process, its connection). Nothing is told
         to it yet."""
         env = {
@@ -57,10 +57,11 @@ class ZdsNode(MeshNode):
             "BRUMA_METRICS_PORT": "0",
             "BRUMA_READY_PORT": "0",
             "BRUMA_RUN_DIR": "/nonexistent",
+            **env,
         }
         p = Process(
-            [program("bruma-proxy")],
-            f"{self.mesh.dir}/proxy{self.number}-second.log",
+            [*prefix, program("bruma-proxy")],
+            f"{self.mesh.dir}/proxy{self.number}-{name}.log",
             netns=self.netns,
             env=env,
         )
