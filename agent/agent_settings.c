@@ -51,10 +51,9 @@ static const struct setting table[] = {
      "the shortest way that connections between two pods of this node may take: hbone (a tunnel), relay (the "
      "proxy authorizes and relays them) or kernel (the proxy authorizes them, and they go past it)",
      offsetof(struct agent_settings, same_node), 0, 0},
-    {"hand-over", "BRUMA_HAND_OVER", SETTING_BOOL, "false",
+    {"hand-over", "BRUMA_HAND_OVER", SETTING_BOOL, "true",
      "whether live connections move to the proxy that takes over from another one, instead of ending with "
-     "that "
-     "at the latest",
+     "that at the latest",
      offsetof(struct agent_settings, hand_over), 0, 0},
     {"node-name", "NODE_NAME", SETTING_STRING, NULL, "name of this node; unset: the host name",
      offsetof(struct agent_settings, node), 0, 0},

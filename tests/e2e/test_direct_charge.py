@@ -34,7 +34,8 @@ s.recv(1)
 
 @pytest.fixture(scope="module")
 def mesh():
-    with Mesh(nodes=2, agent_options=OUTSIDE_ALONE) as m:
+    # a proxy that is replaced stays as long as it has a connection
+    with Mesh(nodes=2, agent_options=(*OUTSIDE_ALONE, "--hand-over", "false")) as m:
         m.web, m.shop = m.pod("web"), m.pod("shop", node=1)
         m.start()
         m.maps = DirectMaps(m.nodes[0])
