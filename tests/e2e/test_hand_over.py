@@ -11,9 +11,7 @@ from support.faults import Faults
 from support.nodes.direct import LONG
 from support.nodes.hand_over import (
     MIRROR,
-    PYTHON,
     QUIET,
-    TALKERS,
     Talkers,
     handed_over,
     next_proxy,
@@ -112,22 +110,19 @@ def test_half_closed_ones_move_as_well(mesh):
 
 def test_the_log_has_the_true_start_and_all_bytes_and_metrics_count_it_once(mesh):
     log = AccessLog(mesh.node)
-    client = mesh.web.pipe(
-        PYTHON, "-u", "-c", TALKERS, mesh.outside.ip, "8080", "3", "1000", stdin=-1, stdout=-1, text=True
-    )
-    assert client.stdout.readline() == "READY\n"
+    client = Talkers(mesh.web, mesh.outside.ip, 3, 1000)
     sockets = mesh.web.run("ss", "-Htn", "state", "established", "dport", "=", "8080").stdout.splitlines()
     ours = {line.split()[2].rsplit(":", 1)[1] for line in sockets}
     assert len(ours) == 6  # the applications, and the proxy in their place
     upgrade(mesh.node)
-    client.stdin.write("end\n")
-    client.stdin.flush()
-    done, got, *_ = client.stdout.readline().strip().split(";")
+    client.process.stdin.write("end\n")
+    client.process.stdin.flush()
+    got, *_ = client.told("done")
     ended = lambda: [x for x in log.lines() if x.get("src.addr", "").rsplit(":", 1)[-1] in ours]
     wait_for(lambda: len(ended()) == 3, "three lines", log=mesh.node.proxy_log)
     lines = ended()
     counts = [int(line[key]) for line in lines for key in ("bytes_sent", "bytes_recv")]
-    assert done == "done" and sum(counts) == 2 * int(got)
+    assert sum(counts) == 2 * got
 
 
 @pytest.mark.parametrize("steps", [0, 3, 11, 30])

@@ -8,52 +8,82 @@ from support.system import wait_for
 PYTHON = "/usr/bin/python3"
 QUIET = dict.fromkeys(("BRUMA_METRICS_PORT", "BRUMA_READY_PORT"), "0")
 
-# So many connections that each say bytes of a sequence of their own and check what comes back. A third is busy all the time, a
-# third says something when it is asked to, and a third says much ahead and may be told not to read. "end" on stdin: all end their
-# side. Tells how many bytes came, how many live, and what was wrong with the others.
+# So many connections that each say bytes of a sequence of their own and check what comes back. Their kinds are letters, which take
+# turns: b is busy all the time, p says something every 50 ms, q (quiet) when it is asked to, c (chatty) one word after the other
+# and takes the time of each, g (greedy) says much ahead and may be told not to read, h (half-closed) has ended its side and reads
+# slowly what is still to come. "end" on stdin: all end their side. Tells how many bytes came, how many live, what was wrong with
+# the others; "times": the longest of each chatty one since the last time, in microseconds.
 TALKERS = """
-import hashlib, selectors, socket, sys
-address, port, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+import hashlib, selectors, socket, sys, time
+address, port, count, size, kinds, ahead = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5], int(sys.argv[6])
 PERIOD = 1 << 16
-BUSY, QUIET, GREEDY = range(3)
+HALF = 1 << 19
 ending = stalled = False
 
 class Talker:
     def __init__(self, n):
-        self.n, self.kind = n, n % 3
-        self.sent = self.got = self.asked = 0
-        self.error, self.over = None, False
+        self.n, self.kind = n, kinds[n % len(kinds)]
+        self.sent = self.got = self.asked = self.due = self.took = 0
+        self.error, self.over, self.ended, self.since = None, False, False, None
         self.bytes = hashlib.shake_128(str(n).encode()).digest(PERIOD) * 2
         self.socket = socket.create_connection((address, port), timeout=20)
         self.socket.setblocking(False)
 
+    def limit(self):
+        if self.kind == "q":
+            return self.asked
+        if self.kind == "h":
+            return HALF
+        if self.kind == "p" and now >= self.due and self.got == self.sent:
+            self.due = now + 0.05
+            return self.sent + size
+        if self.kind == "c" and self.got == self.sent:
+            self.since = now
+            return self.sent + 64
+        return self.got + {"b": size, "g": ahead}.get(self.kind, 0)
+
     def say(self):
-        limit = self.asked if self.kind == QUIET else self.got + (size if self.kind == BUSY else 1 << 23)
+        limit = self.limit()
         while self.sent < limit:
             at = self.sent % PERIOD
             try:
                 self.sent += self.socket.send(self.bytes[at : at + min(PERIOD, limit - self.sent)])
             except BlockingIOError:
                 return
+        if self.kind == "h" and self.sent == HALF:
+            self.end()
+
+    def end(self):
+        if not self.ended:
+            self.ended = True
+            self.socket.shutdown(socket.SHUT_WR)
 
     def hear(self):
         try:
-            data = self.socket.recv(PERIOD)
+            data = self.socket.recv(PERIOD if self.kind != "h" or ending else 1000)
         except BlockingIOError:
             return
+        if self.kind == "h":
+            self.due = now + 0.1
         at = self.got % PERIOD
         if data != self.bytes[at : at + len(data)]:
             self.error = f"wrong bytes behind {self.got}"
         self.got += len(data)
+        if self.kind == "c" and self.since and self.got == self.sent:
+            self.took = max(self.took, time.monotonic() - self.since)
         if not data:
             self.over = True
-            if not ending or self.got != self.sent:
+            if not self.ended or self.got != self.sent:
                 self.error = f"end after {self.got} of {self.sent}"
 
     def fail(self, error):
         self.error = self.error or type(error).__name__
         self.over = True
 
+    def reads(self):
+        return not self.over and not (stalled and self.kind == "g") and (self.kind != "h" or ending or now >= self.due)
+
+now = time.monotonic()
 talkers = [Talker(n) for n in range(count)]
 selector = selectors.DefaultSelector()
 selector.register(0, selectors.EVENT_READ)
@@ -68,13 +98,14 @@ def told(word):
 
 print("READY", flush=True)
 while True:
+    now = time.monotonic()
     for t in talkers:
-        if not t.over and not ending:
+        if not t.over and not ending and not t.ended:
             try:
                 t.say()
             except OSError as e:
                 t.fail(e)
-        watch(t, not t.over and not (stalled and t.kind == GREEDY))
+        watch(t, t.reads())
     for key, _ in selector.select(0.02):
         if key.data:
             try:
@@ -83,6 +114,13 @@ while True:
                 key.data.fail(e)
             continue
         word = sys.stdin.readline().strip()
+        if word == "times":
+            chatty = [t for t in talkers if t.kind == "c"]
+            # One that still waits has waited so long already.
+            print(*(int(max(t.took, now - t.since if t.got < t.sent else 0) * 1e6) for t in chatty), flush=True)
+            for t in chatty:
+                t.took = 0
+            continue
         if word == "ask":
             for t in talkers:
                 t.asked += size
@@ -93,7 +131,7 @@ while True:
             for t in talkers:
                 if not t.over:
                     try:
-                        t.socket.shutdown(socket.SHUT_WR)
+                        t.end()
                     except OSError as e:
                         t.fail(e)
         if word != "end":
@@ -143,8 +181,9 @@ while True:
 
 
 class Talkers:
-    def __init__(self, client, address, count=18, size=100_000):
-        argv = [PYTHON, "-u", "-c", TALKERS, address, "8080", str(count), str(size)]
+    def __init__(self, client, address, count=18, size=100_000, kinds="bqg", ahead=1 << 23):
+        """size: bytes of a word; ahead: and so many does a greedy one say."""
+        argv = [PYTHON, "-u", "-c", TALKERS, address, "8080", str(count), str(size), kinds, str(ahead)]
         self.process = client.pipe(*argv, stdin=-1, stdout=-1, text=True)
         assert self.process.stdout.readline() == "READY\n"
 
@@ -159,10 +198,16 @@ class Talkers:
         assert said == word and not [w for w in wrong if "wrong" in w], wrong
         return int(got), int(alive), wrong
 
-    def goes_on(self):
+    def times(self):
+        """Of chatty ones: the longest answer of each since this was asked last, in milliseconds."""
+        self.process.stdin.write("times\n")
+        self.process.stdin.flush()
+        return [int(t) / 1000 for t in self.process.stdout.readline().split()]
+
+    def goes_on(self, least=1_000_000):
         before, _, wrong = self.say("ask")
         assert not wrong
-        wait_for(lambda: self.say("look")[0] > before + 1_000_000, "more bytes")
+        wait_for(lambda: self.say("look")[0] > before + least, f"{least} more bytes")
 
     def end(self):
         self.process.stdin.write("end\n")
