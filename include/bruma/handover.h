@@ -179,7 +179,8 @@ enum bruma_http2_field {
     BRUMA_HTTP2_SHUTTING_DOWN = 26, /* 1, or left out: the first of two GOAWAYs was said */
     BRUMA_HTTP2_CLOSED =
         27, /* repeated, the oldest first: twice a stream's number, and 1 if the peer ended it */
-    BRUMA_HTTP2_RESET = 29, /* the last stream that the peer has reset */
+    BRUMA_HTTP2_RESET = 29,      /* the last stream that the peer has reset */
+    BRUMA_HTTP2_TABLE_NONE = 31, /* the peer's headers have shown that it keeps no table: 1, or left out */
 };
 
 /* A stream of it, which is open, with the application's connection. */

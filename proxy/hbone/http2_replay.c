@@ -130,21 +130,33 @@ static void hear_settings(struct http2_replay *r)
             NOT_INDEXED                                                                               \
     }
 
+/* A header block that begins with the size of the peer's table, 0. It may have said so itself long ago, and
+ * will not again; where it has not, it will. */
+static void feed_headers(struct http2_replay *r, int32_t id, const uint8_t *block, size_t len)
+{
+    size_t skip = r->tunnel->table_none ? 0 : 1;
+
+    feed_header(r, len - skip, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, id);
+    feed(r, block + skip, len - skip);
+}
+
+#define TABLE_OF_NO_SIZE 0x20
+
 static void begin_as_server(struct http2_replay *r, const struct http2_stream *s)
 {
     /* :method CONNECT and :authority a:1, as literals without indexing */
-    static const uint8_t request[] = {2, 7, 'C', 'O', 'N', 'N', 'E', 'C', 'T', 1, 3, 'a', ':', '1'};
+    static const uint8_t request[] = {
+        TABLE_OF_NO_SIZE, 2, 7, 'C', 'O', 'N', 'N', 'E', 'C', 'T', 1, 3, 'a', ':', '1'};
     const nghttp2_nv answer = NV(":status", "200");
     nghttp2_data_provider provider = tunnel_data_provider(s->stream);
 
-    feed_header(r, sizeof(request), NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, s->id);
-    feed(r, request, sizeof(request));
+    feed_headers(r, s->id, request, sizeof(request));
     check(r, nghttp2_submit_response(r->session, s->id, &answer, 1, &provider));
 }
 
 static void begin_as_client(struct http2_replay *r, const struct http2_stream *s)
 {
-    static const uint8_t answer[] = {0x88}; /* :status 200, of the static table */
+    static const uint8_t answer[] = {TABLE_OF_NO_SIZE, 0x88}; /* :status 200, of the static table */
     const nghttp2_nv request[] = {NV(":method", "CONNECT"), NV(":authority", "a:1")};
     nghttp2_data_provider provider = tunnel_data_provider(s->stream);
 
@@ -152,8 +164,7 @@ static void begin_as_client(struct http2_replay *r, const struct http2_stream *s
     if (nghttp2_submit_headers(r->session, NGHTTP2_FLAG_NONE, -1, NULL, request, 2, NULL) != s->id)
         r->failed = true;
     discard(r);
-    feed_header(r, sizeof(answer), NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, s->id);
-    feed(r, answer, sizeof(answer));
+    feed_headers(r, s->id, answer, sizeof(answer));
     check(r, nghttp2_submit_data(r->session, NGHTTP2_FLAG_END_STREAM, s->id, &provider));
 }
 

@@ -88,6 +88,7 @@ struct tunnel {
     bool shutting_down;   /* server: first GOAWAY sent, the second follows */
     bool settings_sent;
     bool table_filled;  /* by the peer, after it was told to have no header table and has acknowledged it */
+    bool table_none;    /* or it had said headers after that, and nothing was in its table */
     bool expired;       /* the peer's certificate: said and acted upon */
     bool small_windows; /* announced */
     int32_t last_stream, reset_stream; /* highest id that the peer has used; that it has reset last */

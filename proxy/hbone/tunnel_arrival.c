@@ -149,6 +149,8 @@ static int own_http2(struct tunnel *t, const struct wire_field *part)
             r = f.type == WIRE_BYTES ? keep_unit(t, &f) : -EBADMSG;
         else if (f.number == BRUMA_HTTP2_SHUTTING_DOWN)
             r = wire_take_flag(&f, &t->shutting_down);
+        else if (f.number == BRUMA_HTTP2_TABLE_NONE)
+            r = wire_take_flag(&f, &t->table_none);
         else if (f.number == BRUMA_HTTP2_CLOSED && f.type == WIRE_VARINT && f.value >> 1 <= INT32_MAX)
             tunnel_frames_closed(t, (int32_t)(f.value >> 1), f.value & 1);
         else if (f.number == BRUMA_HTTP2_RESET && f.type == WIRE_VARINT && f.value <= INT32_MAX)

@@ -86,6 +86,18 @@ static void peer_leaves(struct tunnel *t)
         telemetry_leaving(w->telemetry);
 }
 
+/* A table of no size may be added to: that only empties it. Whoever does so has said its size in a header
+ * block, which the next process is led to believe. */
+static void look_at_table(struct tunnel *t)
+{
+    if (!t->settings_known)
+        return;
+    if (nghttp2_session_get_hd_inflate_dynamic_table_size(t->session) > 0)
+        t->table_filled = true;
+    else
+        t->table_none = true;
+}
+
 static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, void *user_data)
 {
     struct tunnel *tunnel = user_data;
@@ -95,8 +107,7 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
         return 0;
     switch (frame->hd.type) {
     case NGHTTP2_HEADERS:
-        tunnel->table_filled |=
-            tunnel->settings_known && nghttp2_session_get_hd_inflate_dynamic_table_size(session) > 0;
+        look_at_table(tunnel);
         s = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
         if (!s)
             break;

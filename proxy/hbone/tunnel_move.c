@@ -120,6 +120,7 @@ static void http2_write(struct wire_writer *w, const struct tunnel *t, const str
     if (t->frames.kept_len)
         wire_put_bytes(&part, BRUMA_HTTP2_UNIT, t->frames.kept, t->frames.kept_len);
     wire_put_flag(&part, BRUMA_HTTP2_SHUTTING_DOWN, t->shutting_down);
+    wire_put_flag(&part, BRUMA_HTTP2_TABLE_NONE, t->table_none);
     for (unsigned i = 0; i < TUNNEL_CLOSED_KEPT; i++) {
         const struct closed_stream *c = &t->closed[(t->closed_next + i) % TUNNEL_CLOSED_KEPT];
 

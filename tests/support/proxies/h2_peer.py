@@ -8,7 +8,6 @@ import hashlib
 import queue
 import random
 import select
-import socket
 import ssl
 import threading
 import time
@@ -27,7 +26,8 @@ BUSY, UNREAD, SHORT = 20_000, 1 << 20, 0  # bytes ahead of what has come back
 
 
 class Stream:
-    """A client's: says bytes of a sequence of its own and hears them again. A server's: says what it hears."""
+    """A client's: says bytes of a sequence of its own and hears them again. A server's: says what it hears, and counts
+    what comes behind its end."""
 
     def __init__(self, sid, ahead=BUSY):
         self.id, self.ahead = sid, ahead
@@ -89,6 +89,15 @@ class Peer(threading.Thread):
         """True, for wait_for()."""
         assert self.failure is None and self.is_alive() and not self.goaways, (self.failure, self.goaways)
         return True
+
+    def told(self):
+        """What it waits for."""
+        streams = [
+            (s.id, s.sent, s.got, s.owed, len(s.unsent), s.ended, s.over) for s in self.streams.values()
+        ]
+        return (
+            f"PING {len(self.pings)}, SETTINGS {self.settings_sent - self.settings_heard}, streams {streams}"
+        )
 
     def answered(self):
         """All that it has sent so far."""
@@ -188,6 +197,8 @@ class Peer(threading.Thread):
             s.owed += e.flow_controlled_length
             if self.client:
                 s.check(e.data)
+            elif s.ended:
+                s.got += len(e.data)
             else:
                 s.unsent += e.data
         elif s and isinstance(e, h2.events.StreamEnded):
@@ -274,7 +285,9 @@ class Peer(threading.Thread):
             self.h2.send_data(s.id, data)
             s.sent += len(data)
             del s.unsent[: len(data)]
-        elif left <= 0 and ((self.client and s.limit is not None) or (not self.client and s.over) or s.says_end):
+        elif left <= 0 and (
+            (self.client and s.limit is not None) or (not self.client and s.over) or s.says_end
+        ):
             s.ended = True
             self.h2.end_stream(s.id)
 
@@ -291,19 +304,20 @@ class Server:
 
     def __init__(self, listener, certificate, **options):
         self.listener, self.context, self.options = listener, hbone.context(True, *certificate), options
-        self.peers = []
+        self.peers, self.stopping = [], False
+        self.listener.settimeout(0.1)
         self.thread = threading.Thread(target=self.accept, daemon=True)
         self.thread.start()
 
     def accept(self):
-        with contextlib.suppress(OSError):
-            while True:
+        while not self.stopping:
+            with contextlib.suppress(TimeoutError):
                 sock, _ = self.listener.accept()
                 self.peers.append(Peer(sock, self.context, False, seed=len(self.peers), **self.options))
 
     def stop(self):
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
+        """The listener is the caller's."""
+        self.stopping = True
         self.thread.join(10)
         for p in self.peers:
             p.stop()

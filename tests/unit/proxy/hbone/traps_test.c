@@ -93,6 +93,50 @@ BOTH_ROLES(headers_fit_into_the_peers_table)
     move_scene_end();
 }
 
+/* A request as an encoder writes it that adds to its table whatever its size. */
+static int32_t add_to_table(bool with_size)
+{
+    static const uint8_t block[] = "\x20\x42\x07"
+                                   "CONNECT\x41\x0c"
+                                   "192.0.2.2:80\x40\x07"
+                                   "baggage\x03"
+                                   "k=v";
+    size_t skip = with_size ? 0 : 1, len = sizeof(block) - 1 - skip;
+    int32_t id = scene_open();
+    const uint8_t header[] = {0, 0, (uint8_t)len, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 0,
+                              0, 0, (uint8_t)id};
+
+    scene_say();
+    scene.out_len = 0; /* what the peer's own encoder has made of it */
+    add_raw(header, sizeof(header));
+    add_raw(block + skip, len);
+    scene_settle();
+    return id;
+}
+
+/* That leaves it as empty as it was, and is no reason to stay. */
+WORLD_TEST(traps, additions_to_a_table_of_no_size)
+{
+    begin(true);
+    works((scene_open(), scene_settle(), 1));
+    works(add_to_table(true));
+    for (int i = 0; i < 3; i++) {
+        scene_hand_over();
+        works(add_to_table(false));
+        cr_expect(!scene.tunnel->table_filled);
+    }
+    move_scene_end();
+}
+
+/* One that is filled is of use to the peer, and is known here alone. */
+WORLD_TEST(traps, stays_with_a_table_that_is_filled)
+{
+    begin(true);
+    works(add_to_table(false));
+    scene_stays(TUNNEL_STAYS_TABLE);
+    move_scene_end();
+}
+
 /* Until the peer has acknowledged that it has no table, it may have filled it. */
 BOTH_ROLES(stays_until_settings_are_known)
 {
