@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tunnels whose other end is Python's h2, in either role, while they move from proxy to proxy (bruma/handover.h): it shares no code
-with Bruma, checks all bytes, and tells what is against the protocol."""
+"""Tunnels whose other end is Python's h2, in either role, while they move from proxy to proxy (bruma/handover.h): it shares no
+code with Bruma, checks all bytes, and tells what is against the protocol."""
 
 import contextlib
 import os

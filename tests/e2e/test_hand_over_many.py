@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many connections of every kind, half of them idle, some in bulk, some half-closed, some with unread bytes, through upgrades of both
-nodes' proxies at once, while new ones come all the time: none breaks, no byte is wrong, none is refused.
+"""Many connections of every kind, half of them idle, some in bulk, some half-closed, some with unread bytes, through upgrades of
+both nodes' proxies at once, while new ones come all the time: none breaks, no byte is wrong, none is refused.
 
 BRUMA_HAND_OVER_CONNECTIONS (default 150) and BRUMA_HAND_OVER_UPGRADES (3) make it large; BRUMA_HAND_OVER_RATE (50) new ones a
 second come meanwhile. What it took, as the proxies say and as chatty ones have seen it, is in hand-over-report.txt of the build

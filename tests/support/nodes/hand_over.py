@@ -8,11 +8,11 @@ from support.system import wait_for
 PYTHON = "/usr/bin/python3"
 QUIET = dict.fromkeys(("BRUMA_METRICS_PORT", "BRUMA_READY_PORT"), "0")
 
-# So many connections that each say bytes of a sequence of their own and check what comes back. Their kinds are letters, which take
-# turns: b is busy all the time, p says something every 50 ms, q (quiet) when it is asked to, c (chatty) one word after the other
-# and takes the time of each, g (greedy) says much ahead and may be told not to read, h (half-closed) has ended its side and reads
-# slowly what is still to come. "end" on stdin: all end their side. Tells how many bytes came, how many live, what was wrong with
-# the others; "times": the longest of each chatty one since the last time, in microseconds.
+# So many connections that each say bytes of a sequence of their own and check what comes back. Their kinds are letters, which
+# take turns: b is busy all the time, p says something every 50 ms, q (quiet) when it is asked to, c (chatty) one word after the
+# other and takes the time of each, g (greedy) says much ahead and may be told not to read, h (half-closed) has ended its side and
+# reads slowly what is still to come. "end" on stdin: all end their side. Tells how many bytes came, how many live, what was wrong
+# with the others; "times": the longest of each chatty one since the last time, in microseconds.
 TALKERS = """
 import hashlib, selectors, socket, sys, time
 address, port, count, size, kinds, ahead = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5], int(sys.argv[6])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python's h2 over Python's ssl as the other end of a tunnel that is busy all the time, in either role. It checks each byte and that
-each of its frames is answered, and h2 that windows, numbers and states are as the protocol has them. What it sends leaves in pieces
-of any size, so that records and frames are cut anywhere at any time."""
+"""Python's h2 over Python's ssl as the other end of a tunnel that is busy all the time, in either role. It checks each byte and
+that each of its frames is answered, and h2 that windows, numbers and states are as the protocol has them. What it sends leaves in
+pieces of any size, so that records and frames are cut anywhere at any time."""
 
 import contextlib
 import hashlib
@@ -48,8 +48,8 @@ class Stream:
 
 
 class Peer(threading.Thread):
-    """A tunnel. Its thread alone uses it; do() is for others. restless: it sends PING and SETTINGS all the time, and a client opens
-    streams that end soon, or are reset."""
+    """A tunnel. Its thread alone uses it; do() is for others. restless: it sends PING and SETTINGS all the time, and a client
+    opens streams that end soon, or are reset."""
 
     def __init__(self, sock, context, client, seed=0, restless=True):
         super().__init__(daemon=True)
