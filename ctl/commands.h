@@ -11,6 +11,7 @@
 struct ctl_options {
     const char *run_dir; /* where the sockets are */
     bool json;           /* JSON instead of tables */
+    unsigned timeout;    /* seconds, of replace */
 };
 
 /* What the agent and the proxy say of themselves. */
@@ -19,6 +20,9 @@ int command_status(const struct ctl_options *options, int argc, char **argv);
 int command_pods(const struct ctl_options *options, int argc, char **argv);
 /* NAMESPACE/POD: tells the agent that the pod is about to end. */
 int command_end(const struct ctl_options *options, int argc, char **argv);
+/* PROGRAM [ARGUMENT ...], NULL behind the last: starts it as the proxy that takes over, and returns once it
+ * has; else it ends, and nothing has changed. */
+int command_replace(const struct ctl_options *options, int argc, char **argv);
 /* The agent's checks; CTL_PROBLEM if one has found something. */
 int command_doctor(const struct ctl_options *options, int argc, char **argv);
 /* NAMESPACE/POD, NAMESPACE/POD IP:PORT, or the name of a reason. */

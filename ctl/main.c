@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* brumactl: shows what is going on. It changes nothing, but for what the agent is told by "end". */
+/* brumactl: shows what is going on. It changes nothing, but by "end" and "replace". */
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +24,8 @@ static const struct {
     {"explain", command_explain, "NAMESPACE/POD [IP:PORT | HOSTNAME] | REASON",
      "why a pod or a connection is in its state, or what a reason means"},
     {"end", command_end, "NAMESPACE/POD", "say that a pod is about to end (without Kubernetes)"},
+    {"replace", command_replace, "[--timeout SECONDS] PROGRAM [ARGUMENT ...]",
+     "start PROGRAM as the next proxy, until it has taken over"},
     {"doctor", command_doctor, "", "checks of kernel, hooks, pins and processes"},
     {"reasons", command_reasons, "[--markdown]", "all failure reasons"},
 };
@@ -32,7 +34,7 @@ static int usage(FILE *out, int code)
 {
     fprintf(out, "usage: brumactl [--run-dir DIR] COMMAND [-o json]\n\n");
     for (size_t i = 0; i < array_size(commands); i++)
-        fprintf(out, "  %-12s %-34s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
+        fprintf(out, "  %-12s %-40s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
     fprintf(out,
             "\n  --run-dir DIR   run directory of agent and proxy (BRUMA_RUN_DIR; default %s)\n"
             "  -o json         output for programs; the default is for people\n"
@@ -60,14 +62,17 @@ static int run(const struct ctl_options *o, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"run-dir", required_argument, NULL, 'r'}, {"output", required_argument, NULL, 'o'},
-        {"markdown", no_argument, NULL, 'm'},      {"version", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},          {}};
+    static const struct option options[] = {{"run-dir", required_argument, NULL, 'r'},
+                                            {"output", required_argument, NULL, 'o'},
+                                            {"markdown", no_argument, NULL, 'm'},
+                                            {"version", no_argument, NULL, 'v'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {"timeout", required_argument, NULL, 't'},
+                                            {}};
     const char *env = getenv("BRUMA_RUN_DIR");
-    struct ctl_options o = {.run_dir = env && *env ? env : BRUMA_DEFAULT_RUN_DIR};
+    struct ctl_options o = {.run_dir = env && *env ? env : BRUMA_DEFAULT_RUN_DIR, .timeout = 60};
     static char markdown_word[] = "--markdown";
-    char *arguments[8];
+    char *arguments[8] = {}; /* NULL behind the last */
     bool markdown = false;
     int c, n = 0;
 
@@ -85,6 +90,9 @@ int main(int argc, char **argv)
             break;
         case 'm':
             markdown = true;
+            break;
+        case 't':
+            o.timeout = (unsigned)strtoul(optarg, NULL, 10);
             break;
         case 'v':
             printf("brumactl %s\n", BRUMA_VERSION);

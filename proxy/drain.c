@@ -108,6 +108,7 @@ void proxy_replaced(struct proxy *p, uint64_t deadline_milliseconds)
 {
     if (!p->draining)
         p->linger_until = loop_now(p->loop) + p->settings.replaced_linger;
+    admin_replaced(p->admin);
     begin_drain(p, deadline_milliseconds);
 }
 
@@ -116,6 +117,7 @@ void proxy_resume(struct proxy *p)
     if (p->ending || !p->draining)
         return;
     log_info("serving again");
+    admin_resumed(p->admin);
     p->draining = false;
     p->linger_until = 0;
     loop_timer_cancel(&p->drain_timer);

@@ -46,6 +46,7 @@ static int connect_both(struct local_proxy *old, struct local_proxy *young)
     old->give_fd = pair[0];
     young->take_fds[0] = pair[1];
     young->take_fds[1] = pidfd;
+    young->takes_over = true;
     return 0;
 }
 
@@ -106,5 +107,6 @@ int hand_over_told(struct local_proxy *p, const cJSON *message)
     cJSON_AddStringToObject(told, "why", why);
     cJSON_Delete(p->handed_over);
     p->handed_over = told;
+    p->takes_over = false;
     return 0;
 }

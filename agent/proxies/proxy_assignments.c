@@ -469,6 +469,8 @@ static cJSON *report(const struct proxies *proxies)
         cJSON_AddNumberToObject(o, "podsPending", counts[ASSIGNMENT_PENDING]);
         cJSON_AddNumberToObject(o, "podsFailed", counts[ASSIGNMENT_FAILED]);
         cJSON_AddNumberToObject(o, "podsDraining", counts[ASSIGNMENT_DRAINING]);
+        if (p->takes_over)
+            cJSON_AddTrueToObject(o, "takesOver");
         if (p->handed_over)
             cJSON_AddItemToObject(o, "handOver", cJSON_Duplicate(p->handed_over, true));
         cJSON_AddItemToArray(array, o);

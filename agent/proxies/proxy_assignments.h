@@ -55,6 +55,7 @@ struct local_proxy {
     bool node_wanted;   /* the same, of direct-node */
     bool not_ready;
     unsigned unanswered;
+    bool takes_over;    /* connections of another one may come, and it has not said how that ended */
     int give_fd;        /* to be sent by hand-over, or -1 */
     cJSON *handed_over; /* as it has said it; or NULL */
     int take_fds[2];    /* the same by take: the other end, and the process before */

@@ -5,7 +5,7 @@ _brumactl() {
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case $word in
-        status | pods | connections | policy | identities | endpoints | explain | end | doctor | reasons) command=$word ;;
+        status | pods | connections | policy | identities | endpoints | explain | end | replace | doctor | reasons) command=$word ;;
         esac
     done
     case $previous in
@@ -13,7 +13,7 @@ _brumactl() {
     --run-dir) mapfile -t COMPREPLY < <(compgen -d -- "$current") && return ;;
     esac
     case $command in
-    "") mapfile -t COMPREPLY < <(compgen -W "status pods connections policy identities endpoints explain end doctor reasons --run-dir --version --help -o" -- "$current") ;;
+    "") mapfile -t COMPREPLY < <(compgen -W "status pods connections policy identities endpoints explain end replace doctor reasons --run-dir --version --help -o" -- "$current") ;;
     explain)
         local pods reasons
         pods=$(brumactl pods 2>/dev/null | awk 'NR > 1 { print $1 "/" $2 }')
@@ -21,6 +21,7 @@ _brumactl() {
         mapfile -t COMPREPLY < <(compgen -W "$pods $reasons" -- "$current")
         ;;
     end) mapfile -t COMPREPLY < <(compgen -W "$(brumactl pods 2>/dev/null | awk 'NR > 1 { print $1 "/" $2 }')" -- "$current") ;;
+    replace) mapfile -t COMPREPLY < <(compgen -cf -- "$current") ;;
     reasons) mapfile -t COMPREPLY < <(compgen -W "--markdown -o" -- "$current") ;;
     *) mapfile -t COMPREPLY < <(compgen -W "-o" -- "$current") ;;
     esac

@@ -71,8 +71,8 @@
  *     version pid node startedAt runDir pinDir cgroup probeCgroup cgroupHooks("attached" or a reason) trustDomain
  *     pods{outside,enrolling,enrolled,leaving,draining} proxyConnected
  *     proxyKind("bruma-proxy", or "ztunnel" with --zds-socket)
- *     proxies[{kind pid version state connectedSeconds podsServing podsPending podsFailed podsDraining [handOver{moved left milliseconds
- *     pauseMicroseconds why}]}]
+ *     proxies[{kind pid version state connectedSeconds podsServing podsPending podsFailed podsDraining [takesOver: true, while
+ *     connections of another one may come] [handOver{moved left milliseconds pauseMicroseconds why}]}]
  *     mends{reason: count} failures{reason: {count,lastSeenSecondsAgo}} verifyIntervalMilliseconds
  *     verifyRounds problems[{reason,what,check,detail}], and of the mesh: meshFile meshReady meshError meshLoadedAt namespaces
  *     workloads services policies xdsAddress xdsClients caSubject caNotAfter

@@ -74,14 +74,19 @@ static void listener_close(struct listener *l)
     loop_free_later(l->server->loop, l);
 }
 
+void http_server_unlisten(struct http_server *s)
+{
+    while (!list_empty(&s->listeners))
+        listener_close(list_first(&s->listeners, struct listener, node));
+}
+
 void http_server_close(struct http_server **ptr)
 {
     struct http_server *s = *ptr;
 
     if (!s)
         return;
-    while (!list_empty(&s->listeners))
-        listener_close(list_first(&s->listeners, struct listener, node));
+    http_server_unlisten(s);
     http_daemon_stop(s);
     *ptr = NULL;
 }

@@ -53,6 +53,8 @@ int http_server_listen_any(struct http_server *server, uint16_t port, bool ipv6,
  * has moved away); it is removed at the end if it is still ours. 0, -ENAMETOOLONG, or
  * -errno. */
 int http_server_listen_unix(struct http_server *server, const char *path, mode_t mode);
+/* Closes all that it listens on; connections go on, and it may listen again. */
+void http_server_unlisten(struct http_server *server);
 /* Whether the socket at this path is this server's. */
 bool http_server_holds_unix(const struct http_server *server, const char *path);
 

@@ -12,6 +12,7 @@
 #include "lib/rpc/http_server.h"
 #include "lib/spiffe.h"
 #include "proxy/admin/admin_access.h"
+#include "proxy/admin/admin_ports.h"
 #include "proxy/admin/log_levels.h"
 #include "proxy/admin/metrics_page.h"
 
@@ -37,6 +38,7 @@ struct admin {
     bool complained;   /* that the socket cannot be taken back; said once */
     char *unix_socket; /* or NULL */
     struct http_server *pages, *metrics, *ready, *local;
+    struct admin_ports ports;
     struct metrics_page *page;
     struct admin_refusals refusals;
     struct dump running, next;
@@ -380,22 +382,6 @@ static void on_local(void *data, struct http_request *request)
 
 /* ---- servers ---- */
 
-static int open_pages(struct admin *admin, uint16_t port, bool ipv6)
-{
-    struct endpoint at = {.port = port};
-    int r = addr_parse("127.0.0.1", &at.addr);
-
-    if (r == 0)
-        r = http_server_listen(admin->pages, &at, false, NULL);
-    if (r < 0 || !ipv6)
-        return r;
-    r = addr_parse("::1", &at.addr);
-    if (r == 0)
-        r = http_server_listen(admin->pages, &at, true, NULL);
-    /* A machine without IPv6 has no such address. */
-    return r == -EAFNOSUPPORT || r == -EADDRNOTAVAIL ? 0 : r;
-}
-
 static int take_socket(struct admin *admin)
 {
     int r = http_server_listen_unix(admin->local, admin->unix_socket, SOCKET_MODE);
@@ -418,6 +404,33 @@ static void on_socket_check(struct loop_timer *timer)
     loop_timer_set(admin->loop, timer, SOCKET_CHECK);
 }
 
+static int open_ports(struct admin *admin)
+{
+    const struct admin_config *c = &admin->config;
+
+    admin->ports = (struct admin_ports){
+        .loop = admin->loop,
+        .ipv6 = c->ipv6,
+        .other = c->local_only ? admin->unix_socket : NULL,
+        .each = {[ADMIN_PORT_PAGES] = {admin->pages, c->admin_port, true, false, "admin pages"},
+                 [ADMIN_PORT_METRICS] = {admin->metrics, c->metrics_port, false, false, "metrics server"},
+                 [ADMIN_PORT_READY] = {admin->ready, c->ready_port, false, false, "readiness server"}},
+    };
+    return admin_ports_open(&admin->ports);
+}
+
+void admin_replaced(struct admin *admin)
+{
+    if (admin->config.local_only)
+        admin_ports_close(&admin->ports);
+}
+
+void admin_resumed(struct admin *admin)
+{
+    if (admin->config.local_only)
+        admin_ports_take(&admin->ports);
+}
+
 static int open_servers(struct loop *loop, struct admin *admin)
 {
     const struct admin_config *c = &admin->config;
@@ -435,21 +448,9 @@ static int open_servers(struct loop *loop, struct admin *admin)
         r = http_server_new(loop, "admin socket", on_local, admin, &limits, &admin->local);
     if (r < 0)
         return r;
-    if (c->admin_port) {
-        r = open_pages(admin, c->admin_port, c->ipv6);
-        if (r < 0)
-            return log_error_errno(r, "cannot open the admin pages\tport=%u", c->admin_port);
-    }
-    if (c->metrics_port) {
-        r = http_server_listen_any(admin->metrics, c->metrics_port, c->ipv6, NULL);
-        if (r < 0)
-            return log_error_errno(r, "cannot open the metrics server\tport=%u", c->metrics_port);
-    }
-    if (c->ready_port) {
-        r = http_server_listen_any(admin->ready, c->ready_port, c->ipv6, NULL);
-        if (r < 0)
-            return log_error_errno(r, "cannot open the readiness server\tport=%u", c->ready_port);
-    }
+    r = open_ports(admin);
+    if (r < 0)
+        return r;
     if (!admin->unix_socket)
         return 0;
     loop_timer_set(loop, &admin->socket_check, SOCKET_CHECK);
@@ -488,6 +489,8 @@ void admin_close(struct admin **ptr)
     if (!admin)
         return;
     loop_timer_cancel(&admin->socket_check);
+    if (admin->ports.loop)
+        admin_ports_close(&admin->ports);
     http_server_close(&admin->pages);
     http_server_close(&admin->metrics);
     http_server_close(&admin->ready);

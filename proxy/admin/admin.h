@@ -61,6 +61,10 @@ struct admin_config {
 /* config is copied; its data and texts must live as long. 0, -ENOMEM, or -errno of a listener, logged. */
 int admin_open(struct loop *loop, const struct admin_config *config, struct admin **ret);
 void admin_close(struct admin **admin);
+/* Another proxy has taken over: on a machine that both share its ports are for that one. */
+void admin_replaced(struct admin *admin);
+/* That one is gone. */
+void admin_resumed(struct admin *admin);
 /* Opens the dump for each who waits for it: open(data, source) is 0 or -errno. open NULL: the answer is
  * 500. */
 void admin_dump_done(struct admin *admin, void *token, int (*open)(void *data, struct http_source *ret),
