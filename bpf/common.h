@@ -68,10 +68,13 @@ static __always_inline void count_failure(enum bruma_reason reason)
     }
 }
 
-#define COUNT(counters, field)                           \
-    do {                                                 \
-        if (counters)                                    \
-            __sync_fetch_and_add(&(counters)->field, 1); \
+/* counters is evaluated once: the verifier asks of each lookup whether it has found something. */
+#define COUNT(counters, field)                          \
+    do {                                                \
+        __typeof__(counters) _counters = (counters);    \
+                                                        \
+        if (_counters)                                  \
+            __sync_fetch_and_add(&_counters->field, 1); \
     } while (0)
 
 /* A field of the context, read where it stands: the compiler must not merge the branches of the two families

@@ -141,12 +141,18 @@ static __attribute__((noinline)) int refused_event(__u64 cookie, const struct br
 }
 
 /* The flood has ended, or a moment of it. */
-static int tell_rest(void *map, __u64 *cookie, struct refusals *r)
+static int tell_rest(void *map, __u64 *cookie, struct refusals *value)
 {
+    __u64 key = *cookie;
+    /* The same. The verifier of Linux 6.1 follows the lock of what was looked up alone. */
+    struct refusals *r = bpf_map_lookup_elem(&flow_refusals, &key);
     struct bruma_tuple tuple;
     __u32 untold, generation;
 
     (void)map;
+    (void)value;
+    if (!r)
+        return 0;
     bpf_spin_lock(&r->lock);
     untold = r->untold;
     r->untold = 0;
@@ -154,7 +160,7 @@ static int tell_rest(void *map, __u64 *cookie, struct refusals *r)
     generation = r->generation;
     bpf_spin_unlock(&r->lock);
     if (untold)
-        refused_event(*cookie, &tuple, generation, untold - 1);
+        refused_event(key, &tuple, generation, untold - 1);
     return 0;
 }
 
