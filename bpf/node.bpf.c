@@ -347,7 +347,9 @@ static __always_inline void connecting(struct bpf_sock_ops *ctx, struct bpf_sock
     source = bpf_map_lookup_elem(&node_devices, &cookie);
     cookie = v->destination_cookie;
     destination = bpf_map_lookup_elem(&node_devices, &cookie);
-    if (!control || !source || !destination || control->generation != v->generation ||
+    if (!control || !source || !destination ||
+        node_generation(control, n->asked.source_cookie, v->destination_cookie, &n->asked.destination) !=
+            v->generation ||
         bpf_ktime_get_boot_ns() >= v->valid_until_nanoseconds ||
         bpf_get_netns_cookie(ctx) != n->asked.source_cookie ||
         !address_equal(&n->tuple.remote_address, &v->source) ||

@@ -54,8 +54,10 @@ static __always_inline int node_verdict_of(const struct bruma_node_key *key, str
     v = bpf_map_lookup_elem(&node_verdicts, key);
     if (!v || !node_verdict_equal(v, ret))
         return 0;
-    return ret->generation == state->generation && bpf_ktime_get_boot_ns() < ret->valid_until_nanoseconds &&
-           ret->proxy && ret->proxy == control->proxy && direct_proxy_lives(ret->proxy) &&
+    return ret->generation ==
+               node_generation(state, key->source_cookie, ret->destination_cookie, &key->destination) &&
+           bpf_ktime_get_boot_ns() < ret->valid_until_nanoseconds && ret->proxy &&
+           ret->proxy == control->proxy && direct_proxy_lives(ret->proxy) &&
            bpf_ktime_get_ns() < control->valid_until_nanoseconds;
 }
 

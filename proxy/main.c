@@ -77,8 +77,7 @@ static void on_identity_changed(void *data, struct identity *identity)
 {
     struct proxy *p = data;
 
-    (void)identity;
-    node_judge_changed(p->node_judge);
+    node_judge_identity_changed(p->node_judge, identity);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_state_changed(p->workers[i], false);
 }

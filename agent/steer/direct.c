@@ -31,6 +31,7 @@ static const char *const names[DIRECT_MAPS] = {
     [DIRECT_MAP_NODE + BRUMA_NODE_FD_VERDICTS] = "node_verdicts",
     [DIRECT_MAP_NODE + BRUMA_NODE_FD_PENDING] = "node_pending",
     [DIRECT_MAP_NODE + BRUMA_NODE_FD_TUPLES] = "node_tuples",
+    [DIRECT_MAP_NODE + BRUMA_NODE_FD_CHANGES] = "node_changes",
     [DIRECT_MAP_NODE_ARRIVING] = "node_arriving",
     [DIRECT_MAP_NODE_COUNTERS] = "node_counters",
     [DIRECT_MAP_NODE_SOCKETS] = "node_sockets",

@@ -8,6 +8,7 @@
 
 #include "agent/steer/internal.h"
 #include "bruma/node.h"
+#include "lib/cleanup.h"
 
 static uint64_t now(clockid_t clock)
 {
@@ -107,6 +108,28 @@ enum bruma_long_way steer_direct_ask_outside(const struct steer *s, const struct
     return pod->flags >> BRUMA_POD_DEVICE_SHIFT ? BRUMA_LONG_WAY_NONE : BRUMA_LONG_WAY_SEVERAL_DEVICES;
 }
 
+/* Nothing has changed since that it depends on. */
+static bool generation_counts(const int *maps, const struct bruma_node_key *key,
+                              const struct bruma_node_verdict *verdict)
+{
+    const uint32_t places[] = {bruma_node_place(key->source_cookie),
+                               bruma_node_place(verdict->destination_cookie),
+                               bruma_node_place_of_address(&key->destination)};
+    struct bruma_node_control control;
+    uint32_t zero = 0;
+    uint64_t sum, changes;
+
+    if (bpf_map_lookup_elem(maps[BRUMA_NODE_FD_CONTROL], &zero, &control) < 0)
+        return false;
+    sum = control.generation;
+    for (size_t i = 0; i < array_size(places); i++) {
+        if (bpf_map_lookup_elem(maps[BRUMA_NODE_FD_CHANGES], &places[i], &changes) < 0)
+            return false;
+        sum += changes;
+    }
+    return sum == verdict->generation;
+}
+
 /* Devices and the destination's entry are asked for, too, when it connects; a change there makes another
  * generation. */
 bool steer_direct_ask_node(const struct steer *s, const struct steer_direct_view *view, uint64_t cookie,
@@ -114,16 +137,12 @@ bool steer_direct_ask_node(const struct steer *s, const struct steer_direct_view
 {
     const int *maps = &s->direct_fds[DIRECT_MAP_NODE];
     struct bruma_node_key key = {.source_cookie = cookie, .port = to->port};
-    struct bruma_node_control control;
     struct bruma_node_verdict verdict;
-    uint32_t zero = 0;
 
     memcpy(&key.destination, &to->addr, sizeof(key.destination));
     return view->control.ways & BRUMA_DIRECT_NODE && view->control.proxy && view->lives &&
            view->now_nanoseconds < view->control.valid_until_nanoseconds &&
-           bpf_map_lookup_elem(maps[BRUMA_NODE_FD_CONTROL], &zero, &control) == 0 &&
            bpf_map_lookup_elem(maps[BRUMA_NODE_FD_VERDICTS], &key, &verdict) == 0 &&
-           verdict.generation == control.generation &&
-           now(CLOCK_BOOTTIME) < verdict.valid_until_nanoseconds && verdict.proxy == view->control.proxy &&
-           verdict.source_generation == pod->generation;
+           generation_counts(maps, &key, &verdict) && now(CLOCK_BOOTTIME) < verdict.valid_until_nanoseconds &&
+           verdict.proxy == view->control.proxy && verdict.source_generation == pod->generation;
 }

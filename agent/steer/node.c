@@ -286,24 +286,25 @@ enum steer_node_refusal steer_node_start(struct steer *s, const struct steer_pod
     return refusal;
 }
 
-/* The namespace may come back in an enrollment of the same number: no verdict of before counts then. */
-static void change(struct steer *s)
+/* The namespace may come back in an enrollment of the same number: no verdict of before about it counts then.
+ */
+static void change(struct steer *s, uint64_t cookie)
 {
-    struct bruma_node_control *control =
-        mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, map(s, BRUMA_NODE_FD_CONTROL), 0);
+    size_t size = BRUMA_NODE_CHANGES * sizeof(__u64);
+    __u64 *changes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, map(s, BRUMA_NODE_FD_CHANGES), 0);
 
-    if (control == MAP_FAILED) {
+    if (changes == MAP_FAILED) {
         log_error_errno(errno, "verdicts between pods of the node cannot be made void");
         return;
     }
-    __atomic_fetch_add(&control->generation, 1, __ATOMIC_SEQ_CST);
-    munmap(control, sizeof(*control));
+    __atomic_fetch_add(&changes[bruma_node_place(cookie)], 1, __ATOMIC_SEQ_CST);
+    munmap(changes, size);
 }
 
 void steer_node_forbid(struct steer *s, uint64_t cookie)
 {
     if (bpf_map_delete_elem(map(s, BRUMA_NODE_FD_DEVICES), &cookie) == 0)
-        change(s);
+        change(s, cookie);
 }
 
 void steer_node_stop(struct steer *s, uint64_t cookie)

@@ -4,6 +4,7 @@
  * Layout of the maps that the agent pins beside the others where it was told `same-node: kernel`.
  *
  *   node_control   array, mapped   0                          -> struct bruma_node_control
+ *   node_changes   array, mapped   u32 place                  -> u64 changes of what has that place
  *   node_devices   hash            u64 netns cookie           -> struct bruma_node_device
  *   node_verdicts  hash            struct bruma_node_key      -> struct bruma_node_verdict
  *   node_pending   hash            struct bruma_node_key      -> struct bruma_node_pending
@@ -44,11 +45,34 @@
 
 /* One for the node. */
 struct bruma_node_control {
-    /* Grows, atomically, after each change by which an answer may be another one. Verdicts and tuples of
-     * another generation do not count. */
-    __u64 generation;
-    __s64 tuples; /* entries of node_tuples */
+    __u64 generation; /* grows, atomically, after each change by which any answer may be another one */
+    __s64 tuples;     /* entries of node_tuples */
 };
+
+/*
+ * An answer depends on both pods and on what the mesh knows of the address that was asked for. Each of these
+ * has a place in node_changes, which some of them share, and which grows, atomically, after each of its
+ * changes. The generation of a verdict, and of a tuple, is the sum of those three and of node_control's: as
+ * none of them ever becomes less, it is the same only as long as all of them are.
+ */
+#define BRUMA_NODE_CHANGES_BITS 12
+#define BRUMA_NODE_CHANGES      (1 << BRUMA_NODE_CHANGES_BITS) /* places */
+
+/* The place of a pod, by the cookie of its namespace. */
+static inline __attribute__((always_inline)) __u32 bruma_node_place(__u64 cookie)
+{
+    return (__u32)(cookie * 0x9e3779b97f4a7c15ull >> (64 - BRUMA_NODE_CHANGES_BITS));
+}
+
+/* The place of an address. */
+static inline __attribute__((always_inline)) __u32
+bruma_node_place_of_address(const struct bruma_address *address)
+{
+    __u64 halves[2];
+
+    __builtin_memcpy(halves, address->bytes, sizeof(halves));
+    return bruma_node_place(halves[0] * 0xd6e8feb86659fd93ull ^ halves[1]);
+}
 
 /* Where the agent has found a pod, and taken charge of its device. */
 struct bruma_node_device {
@@ -68,7 +92,7 @@ struct bruma_node_verdict {
     struct bruma_address source;   /* the pod's address that was judged */
     struct bruma_address endpoint; /* of the destination pod, of the same family */
     __u64 proxy;                   /* the number of who has written it */
-    __u64 generation;              /* of node_control, before it was judged */
+    __u64 generation;              /* the sum, before it was judged */
     __u64 destination_cookie;
     __u64 valid_until_nanoseconds; /* CLOCK_BOOTTIME; until then both pods' certificates are good */
     __u32 source_generation, destination_generation; /* of the enrollments */
@@ -83,7 +107,7 @@ struct bruma_node_pending {
 /* A connection; its key is seen from the destination: remote is who has connected. */
 struct bruma_node_tuple {
     __u64 source_cookie, destination_cookie; /* netns cookies */
-    __u64 generation;                        /* of node_control: of the verdict */
+    __u64 generation;                        /* of the verdict */
     __u64 socket_cookie;                     /* of the source's socket */
     __u64 accepted_cookie;                   /* of the destination's; 0: none has been accepted */
     __u64 closed_nanoseconds;                /* CLOCK_MONOTONIC; when the source's end was closed */

@@ -132,7 +132,8 @@ enum bruma_node_fd {
     BRUMA_NODE_FD_VERDICTS = 2,
     BRUMA_NODE_FD_PENDING = 3,
     BRUMA_NODE_FD_TUPLES = 4,
-    BRUMA_NODE_FD_COUNT = 5,
+    BRUMA_NODE_FD_CHANGES = 5,
+    BRUMA_NODE_FD_COUNT = 6,
 };
 
 /* Order of the descriptors that go with pod-add and pod-held. The last three follow enum bruma_listener. */

@@ -288,7 +288,18 @@ static bool in_kernel(const struct worker_pod *wp)
            atomic_load_explicit(&wp->pod->same_node, memory_order_relaxed) == SAME_NODE_KERNEL;
 }
 
-/* Whether the application's destination leads to this endpoint alone, however often it is asked. */
+/* Each is of one pod, which has no other of that family. */
+static bool addresses_stand(struct crossing *n)
+{
+    struct worker *w = connection_worker(&n->c);
+    const struct addr *client = only_address(n->c.wp->pod, addr_is_v4(&n->target.addr));
+
+    return client && addr_equal(client, &n->in.client.addr) && is_only_pod_at(w, n->c.wp, client) &&
+           is_only_pod_at(w, n->in.wp, &n->target.addr);
+}
+
+/* Whether the application's destination leads to this endpoint alone, however often it is asked, until it is
+ * told of as touched (state_watch_routes). */
 static bool leads_there_alone(struct crossing *n)
 {
     struct worker *w = connection_worker(&n->c);
@@ -301,14 +312,15 @@ static bool leads_there_alone(struct crossing *n)
     route_outbound(w->state, local, &n->c.destination, &random, NULL, &route);
     alone = route.kind == ROUTE_HBONE && !route.gateway && !route.via_waypoint &&
             route.upstream == worker_pod_workload(n->in.wp) &&
-            addr_equal(&route.target.addr, &n->target.addr) && route.application_port == n->target.port;
+            addr_equal(&route.target.addr, &n->target.addr) && route.application_port == n->target.port &&
+            !route_refers(&route);
     route_release(&route);
     if (!alone || endpoint_equal(&n->c.destination, &n->target))
         return alone;
     if (!n->c.endpoint.port)
         return false;
     route_outbound(w->state, local, &n->c.destination, &random, &others, &other);
-    alone = other.kind == ROUTE_FAILED;
+    alone = other.kind == ROUTE_FAILED && !route_refers(&other);
     route_release(&other);
     return alone;
 }
@@ -327,8 +339,8 @@ static bool is_allowed_ever(struct crossing *n)
         return false;
     policy_check(state, local, &request, &verdict);
     policy_check_anyone(state, local, &anyone);
-    return verdict.allowed && !verdict.unknown && anyone.answer != POLICY_ANSWER_DRY_RUN &&
-           anyone.answer != POLICY_ANSWER_MISSING;
+    return verdict.allowed && !verdict.unknown && !local->application_tunnel_protocol &&
+           anyone.answer != POLICY_ANSWER_DRY_RUN && anyone.answer != POLICY_ANSWER_MISSING;
 }
 
 /* Those that were looked at are in use still. */
@@ -340,6 +352,18 @@ static bool certificates_stand(struct crossing *n)
     tls_context_unref(client);
     tls_context_unref(other);
     return same;
+}
+
+static bool may_stay_in_kernel(struct crossing *n, const struct relay_delivery *to)
+{
+    struct proxy *proxy = n->in.wp->worker->proxy;
+
+    return in_kernel(n->c.wp) && in_kernel(n->in.wp) &&
+           atomic_load_explicit(&proxy->same_node, memory_order_relaxed) == SAME_NODE_KERNEL && !n->c.news &&
+           !proxy->on_demand && !proxy->revoked && !n->proxy_header && to->client &&
+           addr_equal(to->client, &n->in.client.addr) && endpoint_equal(&to->target, &n->in.destination) &&
+           endpoint_equal(&n->in.destination, &n->target) && addresses_stand(n) && certificates_stand(n) &&
+           leads_there_alone(n) && is_allowed_ever(n);
 }
 
 /* Where the kernel may carry what is between pods, the next such connection need not come by here. All is
@@ -356,14 +380,10 @@ static void tell_kernel(struct crossing *n, const struct relay_delivery *to)
                                 .until = client->not_after < other->not_after ? client->not_after
                                                                               : other->not_after};
 
-    if (!in_kernel(n->c.wp) || !in_kernel(n->in.wp) ||
-        atomic_load_explicit(&proxy->same_node, memory_order_relaxed) != SAME_NODE_KERNEL || n->c.news ||
-        proxy->on_demand || proxy->revoked || n->proxy_header || !to->client ||
-        !addr_equal(to->client, &n->in.client.addr) || !endpoint_equal(&to->target, &n->in.destination) ||
-        !endpoint_equal(&n->in.destination, &n->target))
+    if (!node_verdicts_begin(proxy->node_verdicts, &p))
         return;
-    if (node_verdicts_begin(proxy->node_verdicts, &p.ticket) && certificates_stand(n) &&
-        leads_there_alone(n) && is_allowed_ever(n))
+    n->c.wp->local_stale = n->in.wp->local_stale = true;
+    if (may_stay_in_kernel(n, to))
         node_verdicts_allow(proxy->node_verdicts, &p);
 }
 

@@ -10,6 +10,7 @@
 #include "proxy/connection/worker_pods.h"
 #include "proxy/hbone/tunnel.h"
 #include "proxy/tls/crl.h"
+#include "proxy/verdicts/node_verdicts.h"
 #include "proxy/worker/connection.h"
 #include "proxy/worker/endpoint_notes.h"
 #include "proxy/worker/pod_notes.h"
@@ -53,12 +54,25 @@ static void message_free(struct message *m)
 
 /* ---- what the worker does ---- */
 
+/* Until now the worker has judged by what it knew of the pod before, and of whose address it is. */
+static void verdicts_are_void(struct worker *w, const struct pod *pod)
+{
+    struct worker_pod *wp;
+
+    node_verdicts_change_pod(w->proxy->node_verdicts, pod->cookie);
+    list_for_each (wp, &w->pods, node) {
+        if (pod_shares_address(pod, wp->pod))
+            node_verdicts_change_pod(w->proxy->node_verdicts, wp->pod->cookie);
+    }
+}
+
 static void do_add_pod(void *data)
 {
     struct message *m = data;
 
     if (worker_pod_add(m->worker, m->pod, m->listeners) < 0)
         abort(); /* as in post() */
+    verdicts_are_void(m->worker, m->pod);
     message_free(m);
 }
 
@@ -69,6 +83,7 @@ static void do_end_pod(void *data)
 
     if (wp)
         worker_pod_end(wp);
+    verdicts_are_void(m->worker, m->pod);
     message_free(m);
 }
 
@@ -79,6 +94,7 @@ static void do_drain_pod(void *data)
 
     if (wp)
         worker_pod_drain(wp);
+    verdicts_are_void(m->worker, m->pod);
     /* Whoever is last sees that nothing is left, even where there never was a connection. */
     pod_is_idle(m->pod);
     message_free(m);
@@ -91,6 +107,7 @@ static void do_delete_pod(void *data)
 
     if (wp)
         worker_pod_remove(wp, BRUMA_REASON_POD_REMOVED);
+    verdicts_are_void(m->worker, m->pod);
     message_free(m);
 }
 

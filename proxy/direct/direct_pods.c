@@ -179,7 +179,7 @@ static bool judges_former(const struct direct *d)
 
 void direct_pod_changed(struct direct *direct, struct pod *pod)
 {
-    node_judge_changed(pod->proxy->node_judge);
+    node_judge_pod_changed(pod->proxy->node_judge, pod);
     if (direct && judges_former(direct))
         judge_former(direct, pod, false);
     if (direct && direct->in_charge && !direct_pod_write(direct, pod, direct->ways, DIRECT_NEWS))
@@ -192,7 +192,7 @@ void direct_pods_changed(struct direct *direct, bool policies)
 
     if (!direct)
         return;
-    node_judge_changed(direct->proxy->node_judge);
+    node_judge_mesh_changed(direct->proxy->node_judge);
     if (judges_former(direct)) {
         list_for_each (pod, &direct->proxy->pods, node)
             judge_former(direct, pod, policies);
@@ -225,7 +225,7 @@ void direct_pod_restrict(struct direct *direct, struct pod *pod)
 
 void direct_pod_gone(struct direct *direct, struct pod *pod)
 {
-    node_judge_changed(pod->proxy->node_judge);
+    node_judge_pod_changed(pod->proxy->node_judge, pod);
     if (!direct || !direct->control)
         return;
     if (pod->direct_written && erase(direct, pod) < 0)

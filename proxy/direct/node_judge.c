@@ -16,6 +16,9 @@
 #include "proxy/direct/map_walk.h"
 #include "proxy/direct/node_tuples.h"
 #include "proxy/pod/pod.h"
+#include "proxy/route/policy.h"
+#include "proxy/state/hash.h"
+#include "proxy/state/state_objects.h"
 #include "proxy/verdicts/node_verdicts.h"
 
 #define LOOK_SOON        20    /* milliseconds: many changes are one look */
@@ -78,11 +81,9 @@ static void look_at_pending(const struct node_judge *j, const struct bruma_node_
 static void look_at_verdict(const struct node_judge *j, const struct node_tuples *turn,
                             const struct bruma_node_key *key, const struct bruma_node_verdict *value)
 {
-    const struct bruma_node_control *control = node_verdicts_control(j->proxy->node_verdicts);
     struct pod *source = node_tuples_pod(turn, key->source_cookie);
 
-    if (!source || value->proxy != j->number ||
-        value->generation < __atomic_load_n(&control->generation, __ATOMIC_SEQ_CST) ||
+    if (!source || value->proxy != j->number || !node_verdicts_stand(j->proxy->node_verdicts, key, value) ||
         value->valid_until_nanoseconds <= nanoseconds(CLOCK_BOOTTIME))
         remove_entry(j, BRUMA_NODE_FD_VERDICTS, key);
     else
@@ -223,13 +224,91 @@ static void look_soon(struct node_judge *j)
     loop_timer_set(j->proxy->loop, &j->timer, LOOK_SOON);
 }
 
+/* ---- what has changed ---- */
+
+static void look_at_all(struct node_judge *j)
+{
+    if (j->number && node_verdicts_control(j->proxy->node_verdicts))
+        look_soon(j);
+}
+
 void node_judge_changed(struct node_judge *j)
 {
     if (!j)
         return;
     node_verdicts_change(j->proxy->node_verdicts);
-    if (j->number && node_verdicts_control(j->proxy->node_verdicts))
-        look_soon(j);
+    look_at_all(j);
+}
+
+/* What the mesh knows of it. */
+static uint64_t inputs(const struct pod *pod)
+{
+    const struct state *state = pod->proxy->state;
+    const struct workload *w = state_find_local(state, pod->namespace, pod->name, pod->service_account);
+
+    if (!w)
+        return pod->placeholder ? hash_text(pod->placeholder->identity) : 0;
+    return hash_pair(workload_full(w)->sequence, policy_inputs(state, w));
+}
+
+void node_judge_pod_changed(struct node_judge *j, struct pod *pod)
+{
+    struct pod *other;
+
+    if (!j)
+        return;
+    pod->node_inputs = inputs(pod);
+    node_verdicts_change_pod(j->proxy->node_verdicts, pod->cookie);
+    /* Whose address it is may be in doubt from now on. */
+    list_for_each (other, &j->proxy->pods, node) {
+        if (pod_shares_address(pod, other))
+            node_verdicts_change_pod(j->proxy->node_verdicts, other->cookie);
+    }
+    look_at_all(j);
+}
+
+void node_judge_mesh_changed(struct node_judge *j)
+{
+    bool changed = false;
+    struct pod *pod;
+
+    if (!j)
+        return;
+    list_for_each (pod, &j->proxy->pods, node) {
+        uint64_t now = inputs(pod);
+
+        if (now == pod->node_inputs)
+            continue;
+        pod->node_inputs = now;
+        node_verdicts_change_pod(j->proxy->node_verdicts, pod->cookie);
+        changed = true;
+    }
+    if (changed)
+        look_at_all(j);
+}
+
+void node_judge_identity_changed(struct node_judge *j, const struct identity *identity)
+{
+    struct pod *pod;
+
+    if (!j)
+        return;
+    list_for_each (pod, &j->proxy->pods, node) {
+        if (pod->identity == identity)
+            node_verdicts_change_pod(j->proxy->node_verdicts, pod->cookie);
+    }
+    look_at_all(j);
+}
+
+/* Connections that live do not depend on it. */
+static void on_touched(void *data, const struct addr *addr)
+{
+    struct node_judge *j = data;
+
+    if (addr)
+        node_verdicts_change_address(j->proxy->node_verdicts, addr);
+    else
+        node_verdicts_change(j->proxy->node_verdicts);
 }
 
 /* ---- its life ---- */
@@ -243,6 +322,7 @@ int node_judge_new(struct proxy *proxy, struct node_judge **ret)
     j->proxy = proxy;
     loop_timer_init(&j->timer, on_look);
     loop_timer_init(&j->sweep, on_sweep);
+    state_watch_routes(proxy->state, on_touched, j);
     *ret = j;
     return 0;
 }
@@ -253,6 +333,7 @@ void node_judge_free(struct node_judge **ptr)
 
     if (!j)
         return;
+    state_watch_routes(j->proxy->state, NULL, NULL);
     loop_timer_cancel(&j->timer);
     loop_timer_cancel(&j->sweep);
     while (loop_unpost(j->proxy->loop, on_turn, j))

@@ -10,6 +10,7 @@
 #include "proxy/proxy.h"
 
 struct node_judge;
+struct pod;
 
 /* 0 or -ENOMEM. */
 int node_judge_new(struct proxy *proxy, struct node_judge **ret);
@@ -22,9 +23,17 @@ int node_judge_take_maps(struct node_judge *judge, int fds[BRUMA_NODE_FD_COUNT])
  * is looked at. 0: it is not, and somebody else does that; where the agent's setting does not want such
  * connections any more, this one ends them. NULL is fine. */
 void node_judge_in_charge(struct node_judge *judge, uint64_t number);
-/* The mesh, policies, pods, certificates, the clock, or what the settings say has changed, and readers see
- * it: no verdict of before counts, and what lives is looked at soon, some of it in each turn of the loop.
- * NULL is fine. */
+/*
+ * Something has changed, and readers see it: no verdict of before counts that depends on it, and what lives
+ * is looked at soon, some of it in each turn of the loop. NULL is fine as judge.
+ */
+/* The clock, what is revoked, or what the settings say. */
 void node_judge_changed(struct node_judge *judge);
+/* What the agent says of the pod, which may be about to go. */
+void node_judge_pod_changed(struct node_judge *judge, struct pod *pod);
+/* The mesh: what concerns each pod of it is found out. Where addresses lead it asks the state itself. */
+void node_judge_mesh_changed(struct node_judge *judge);
+/* The certificate of all pods with that identity. */
+void node_judge_identity_changed(struct node_judge *judge, const struct identity *identity);
 
 #endif

@@ -53,6 +53,15 @@ bool pod_has_address(const struct pod *pod, const struct addr *addr)
     return false;
 }
 
+bool pod_shares_address(const struct pod *pod, const struct pod *other)
+{
+    for (int i = 0; pod != other && i < pod->addresses_len; i++) {
+        if (pod_has_address(other, &pod->addresses[i]))
+            return true;
+    }
+    return false;
+}
+
 static void idle(void *data)
 {
     struct pod *pod = data;

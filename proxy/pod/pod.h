@@ -69,6 +69,7 @@ struct pod {
     atomic_int outbound_policy;     /* enum outbound_policy, never UNSAID; the control thread writes it */
     atomic_int node_verdicts;       /* of which it is the source (proxy/verdicts), about */
     int node_verdicts_seen;         /* as they are counted; control thread */
+    uint64_t node_inputs;           /* what verdicts depend on, of which node_judge has told; the same */
     atomic_int same_node;           /* enum same_node, KERNEL: no wish; the control thread writes it */
     enum direct_switch direct_outside, direct_inbound; /* as the agent says; control thread */
     bool bypass_inbound;                               /* the same */
@@ -93,5 +94,7 @@ void pod_listener_closed(struct pod *pod);
 void pod_certificate_wanted(struct pod *pod);
 /* Of a redirected pod no address is known: it is not told. */
 bool pod_has_address(const struct pod *pod, const struct addr *addr);
+/* True if they are two, and an address is of both. */
+bool pod_shares_address(const struct pod *pod, const struct pod *other);
 
 #endif

@@ -427,3 +427,25 @@ void policy_check_anyone(const struct state *state, const struct workload *local
     else
         answer(ret, POLICY_ANSWER_DENIED, "");
 }
+
+static uint64_t list_inputs(const struct policy_list *list, uint64_t hash)
+{
+    for (size_t i = 0; list && i < list->len; i++)
+        hash = hash_pair(hash, list->items[i]->sequence);
+    return hash_pair(hash, list ? list->len : 0);
+}
+
+uint64_t policy_inputs(const struct state *state, const struct workload *local)
+{
+    const struct workload_full *w = workload_full(local);
+    uint64_t hash = list_inputs(find_policies(state, ""), hash_text(local->namespace));
+
+    if (*local->namespace)
+        hash = list_inputs(find_policies(state, local->namespace), hash);
+    for (size_t i = 0; i < w->policies_len; i++) {
+        const struct policy *p = find_policy(state, w->policies[i]);
+
+        hash = hash_pair(hash, p ? p->sequence : 0);
+    }
+    return hash;
+}

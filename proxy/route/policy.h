@@ -58,4 +58,8 @@ struct policy_anyone {
  * for which that holds too the answer is DEPENDS. local: as above. */
 void policy_check_anyone(const struct state *state, const struct workload *local, struct policy_anyone *ret);
 
+/* A number for the policies that hold for the workload: another one once one of them has changed, come or
+ * gone, as far as the workload is the same. local: as above. */
+uint64_t policy_inputs(const struct state *state, const struct workload *local);
+
 #endif

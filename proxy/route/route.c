@@ -341,6 +341,11 @@ void route_outbound(const struct state *state, const struct workload *source,
     }
 }
 
+bool route_refers(const struct route *route)
+{
+    return route->needs.len || (route->upstream && workload_full(route->upstream)->waypoint);
+}
+
 void route_resolved(struct route *route, const struct addr *addr)
 {
     route->target.addr = *addr;

@@ -62,6 +62,9 @@ static inline bool route_is_own_port(uint16_t port)
 void route_outbound(const struct state *state, const struct workload *source,
                     const struct endpoint *destination, uint64_t *random,
                     const struct endpoint_filter *filter, struct route *ret);
+/* True if a waypoint or a gateway has been looked for by its name, or would be for other clients: changes of
+ * that touch none of the destination's addresses. */
+bool route_refers(const struct route *route);
 /* The route had a hostname: it goes to this address of it. */
 void route_resolved(struct route *route, const struct addr *addr);
 /* Drops its references; harmless a second time, and for a zeroed one. */

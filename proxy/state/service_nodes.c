@@ -142,6 +142,7 @@ void service_nodes_commit(struct state *state)
         next = node->next_dirty;
         node->dirty = false;
         rcu_publish(node->endpoints, build(node));
+        touch_service(state, node->service);
         reclaim_add(&state->reclaim, free, old);
         if (!node->service && !node->members_len) {
             index_remove(&state->nodes, node);

@@ -190,6 +190,8 @@ static void workload_change(struct state *state, struct workload_full *old, stru
         service_node_leave(state, &old->services[i]);
     index_change(&state->workloads, old, next);
     workload_ranges_leave(state, old, next);
+    touch_workload(state, old);
+    touch_workload(state, next);
     reclaim_add(&state->reclaim, release_workload, old);
     count(state, COUNT_WORKLOADS, state->workloads.count);
 }
@@ -254,6 +256,7 @@ static void service_change(struct state *state, struct service_full *old, struct
     }
     index_change(&state->services, old, next);
     service_ranges_leave(state, old, next);
+    touch_service(state, old); /* next is, with its node */
     reclaim_add(&state->reclaim, release_service, old);
     count(state, COUNT_SERVICES, state->services.count);
 }
@@ -390,6 +393,7 @@ void state_commit(struct state *state)
     policies_commit(state);
     reclaim_flush(&state->reclaim);
     state->some_changed = state->policies_changed = state->policies_announced = false;
+    touched_commit(state);
     if (some && state->changed)
         state->changed(state->data, policies);
 }

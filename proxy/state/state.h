@@ -78,6 +78,12 @@ void state_set_unknown_policy(struct state *state, bool deny);
  * NULL: nobody. */
 void state_watch_policies(struct state *state, void (*changing)(void *data), void *data);
 
+/* Whoever keeps where addresses lead outside of RCU is told: called on the writer's thread at the commit,
+ * once readers see all of it, before changed(): an address that may lead elsewhere now, or NULL: any may.
+ * NULL: nobody. */
+void state_watch_routes(struct state *state, void (*touched)(void *data, const struct addr *addr),
+                        void *data);
+
 /* ---- writer (control thread). One response = any number of apply/remove, then commit. ---- */
 
 /* Decodes one resource (istio.workload.Address or istio.security.Authorization) and publishes it. 0;

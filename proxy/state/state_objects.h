@@ -172,6 +172,7 @@ struct policy {
     const char *key;              /* shared, namespace/name */
     const char *name, *namespace; /* parts of the policy's own memory */
     enum policy_scope scope;
+    uint64_t sequence; /* grows with each that is told of, also again */
     bool deny, dry_run;
     const struct rule *rules;
     uint32_t len;

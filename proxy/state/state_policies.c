@@ -139,6 +139,7 @@ int policies_apply(struct state *state, struct policy *policy)
 
     if (index_reserve(&state->policies, 1, &state->reclaim) < 0)
         return -ENOMEM;
+    policy->sequence = ++state->sequence;
     if (set_name(policy, &namespace)) {
         set = get_set(state, namespace);
         if (!set || reserve_member(set) < 0)

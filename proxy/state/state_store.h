@@ -52,6 +52,18 @@ struct policy_set {
 
 struct mesh_watch;
 
+#define STATE_TOUCHED_MAX 256 /* addresses */
+
+/* Addresses that lead elsewhere since the last commit, or may. */
+struct touched {
+    /* called as state_watch_routes() says, on the writer's thread; or NULL */
+    void (*fn)(void *data, const struct addr *addr);
+    void *data;
+    bool any; /* more than there is room for, or nobody knows which */
+    size_t len;
+    struct addr addresses[STATE_TOUCHED_MAX];
+};
+
 struct state {
     char *node_name;
     const char *network; /* shared */
@@ -72,7 +84,7 @@ struct state {
     struct index services;       /* by hostname: struct service_full */
     struct index vips;           /* by network, prefix and its length: struct service_address */
     uint64_t serial;             /* of the last new service */
-    uint64_t sequence;           /* of the last workload */
+    uint64_t sequence;           /* of the last workload or policy */
     uint32_t prefixes[128];      /* how many VIPs have each prefix length; atomic */
     uint32_t prefixes_total;     /* atomic */
 
@@ -87,6 +99,7 @@ struct state {
     /* called as state_watch_policies() says, on the writer's thread; or NULL */
     void (*changing)(void *data);
     void *changing_data;
+    struct touched touched;
     size_t counts[3]; /* workloads, services, policies; atomic */
 };
 
@@ -104,6 +117,12 @@ uint64_t service_hostname_hash(const void *service);
 uint64_t service_address_hash(const void *address);
 uint64_t policy_hash(const void *policy);
 uint64_t policy_set_hash(const void *set);
+
+/* All addresses of the object; NULL is fine. */
+void touch_workload(struct state *state, const struct workload_full *workload);
+void touch_service(struct state *state, const struct service_full *service);
+/* Tells of all that were touched. */
+void touched_commit(struct state *state);
 
 /* A reference on the node, for the caller, made if there is none yet; NULL without memory. */
 struct service_node *service_node_get(struct state *state, const char *namespace, const char *hostname);

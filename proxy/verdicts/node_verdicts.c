@@ -23,6 +23,7 @@
 struct node_maps {
     int fds[BRUMA_NODE_FD_COUNT];
     struct bruma_node_control *control;
+    uint64_t *changes;
     struct rcu_head retired;
 };
 
@@ -44,6 +45,8 @@ int node_verdicts_new(struct node_verdicts **ret)
 
 /* ---- maps ---- */
 
+#define CHANGES_SIZE (BRUMA_NODE_CHANGES * sizeof(uint64_t))
+
 static size_t control_size(void)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -51,11 +54,22 @@ static size_t control_size(void)
     return (sizeof(struct bruma_node_control) + page - 1) / page * page;
 }
 
+/* NULL with errno. */
+static void *map_memory(int fd, size_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
 static void free_maps(struct node_maps *m)
 {
     if (!m)
         return;
-    munmap(m->control, control_size());
+    if (m->control)
+        munmap(m->control, control_size());
+    if (m->changes)
+        munmap(m->changes, CHANGES_SIZE);
     close_fds(m->fds, BRUMA_NODE_FD_COUNT);
     free(m);
 }
@@ -83,19 +97,22 @@ static struct node_maps *new_maps(int fds[BRUMA_NODE_FD_COUNT])
     struct node_maps *m = calloc(1, sizeof(*m));
     int e;
 
-    if (m)
-        m->control =
-            mmap(NULL, control_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fds[BRUMA_NODE_FD_CONTROL], 0);
-    if (!m || m->control == MAP_FAILED) {
-        e = errno;
+    if (!m) {
         close_fds(fds, BRUMA_NODE_FD_COUNT);
-        free(m);
-        errno = e;
+        errno = ENOMEM;
         return NULL;
     }
     for (int i = 0; i < BRUMA_NODE_FD_COUNT; i++)
         m->fds[i] = take_fd(&fds[i]);
-    return m;
+    m->control = map_memory(m->fds[BRUMA_NODE_FD_CONTROL], control_size());
+    if (m->control)
+        m->changes = map_memory(m->fds[BRUMA_NODE_FD_CHANGES], CHANGES_SIZE);
+    if (m->changes)
+        return m;
+    e = errno;
+    free_maps(m);
+    errno = e;
+    return NULL;
 }
 
 int node_verdicts_take_maps(struct node_verdicts *v, int fds[BRUMA_NODE_FD_COUNT])
@@ -132,26 +149,71 @@ struct bruma_node_control *node_verdicts_control(const struct node_verdicts *v)
 
 /* ---- verdicts ---- */
 
-bool node_verdicts_begin(const struct node_verdicts *v, struct node_ticket *ret)
+static void set_address(struct bruma_address *to, const struct addr *from)
+{
+    memcpy(to->bytes, from->bytes, sizeof(to->bytes));
+}
+
+static uint64_t changes_at(const struct node_maps *m, uint32_t place)
+{
+    return __atomic_load_n(&m->changes[place], __ATOMIC_SEQ_CST);
+}
+
+/* As node_generation() of the programs. */
+static uint64_t generation(const struct node_maps *m, uint64_t source, uint64_t destination,
+                           const struct bruma_address *asked)
+{
+    return __atomic_load_n(&m->control->generation, __ATOMIC_SEQ_CST) +
+           changes_at(m, bruma_node_place(source)) + changes_at(m, bruma_node_place(destination)) +
+           changes_at(m, bruma_node_place_of_address(asked));
+}
+
+bool node_verdicts_begin(const struct node_verdicts *v, struct node_permission *p)
 {
     const struct node_maps *maps = v ? rcu_read(v->maps) : NULL;
+    struct bruma_address asked;
 
     if (!maps || !atomic_load(&v->number))
         return false;
-    *ret = (struct node_ticket){.maps = maps,
-                                .generation = __atomic_load_n(&maps->control->generation, __ATOMIC_SEQ_CST)};
+    set_address(&asked, &p->asked.addr);
+    p->ticket = (struct node_ticket){
+        .maps = maps, .generation = generation(maps, p->source->cookie, p->destination->cookie, &asked)};
     return true;
 }
 
 void node_verdicts_change(struct node_verdicts *v)
 {
-    if (v->maps)
-        __atomic_fetch_add(&v->maps->control->generation, 1, __ATOMIC_SEQ_CST);
+    const struct node_maps *maps = v ? rcu_read(v->maps) : NULL;
+
+    if (maps)
+        __atomic_fetch_add(&maps->control->generation, 1, __ATOMIC_SEQ_CST);
 }
 
-static void set_address(struct bruma_address *to, const struct addr *from)
+void node_verdicts_change_pod(struct node_verdicts *v, uint64_t cookie)
 {
-    memcpy(to->bytes, from->bytes, sizeof(to->bytes));
+    const struct node_maps *maps = v ? rcu_read(v->maps) : NULL;
+
+    if (maps)
+        __atomic_fetch_add(&maps->changes[bruma_node_place(cookie)], 1, __ATOMIC_SEQ_CST);
+}
+
+void node_verdicts_change_address(struct node_verdicts *v, const struct addr *addr)
+{
+    const struct node_maps *maps = v ? rcu_read(v->maps) : NULL;
+    struct bruma_address address;
+
+    set_address(&address, addr);
+    if (maps)
+        __atomic_fetch_add(&maps->changes[bruma_node_place_of_address(&address)], 1, __ATOMIC_SEQ_CST);
+}
+
+bool node_verdicts_stand(const struct node_verdicts *v, const struct bruma_node_key *key,
+                         const struct bruma_node_verdict *verdict)
+{
+    const struct node_maps *maps = rcu_read(v->maps);
+
+    return maps && verdict->generation ==
+                       generation(maps, key->source_cookie, verdict->destination_cookie, &key->destination);
 }
 
 /* Tunnels to there are the proxy's own business. */

@@ -39,13 +39,6 @@ struct node_ticket {
     uint64_t generation;
 };
 
-/* To be asked before anything that the answer depends on is read. True: *ret is filled, and good until the
- * thread's next quiescent state; false: it is not, and nothing is to be written. NULL: false. */
-bool node_verdicts_begin(const struct node_verdicts *verdicts, struct node_ticket *ret);
-/* Control thread: something has changed by which answers may be others, and readers see it: none of before
- * counts. */
-void node_verdicts_change(struct node_verdicts *verdicts);
-
 struct node_permission {
     struct pod *source;
     const struct pod *destination;
@@ -55,6 +48,22 @@ struct node_permission {
     int64_t until;              /* wall seconds: when the first of the certificates ends */
     struct node_ticket ticket;
 };
+
+/* To be asked before anything that the answer depends on is read, with the pods and what is asked for. True:
+ * the ticket is filled, and good until the thread's next quiescent state; false: it is not, and nothing is to
+ * be written. verdicts NULL: false. */
+bool node_verdicts_begin(const struct node_verdicts *verdicts, struct node_permission *permission);
+
+/* Any thread: something has changed that answers depend on, and that thread, and all that will be told
+ * nothing of it, see it: no verdict of before counts. NULL is fine. */
+void node_verdicts_change(struct node_verdicts *verdicts);
+/* The same of verdicts from and to the pod with that cookie. */
+void node_verdicts_change_pod(struct node_verdicts *verdicts, uint64_t cookie);
+/* The same of verdicts by whom that address is asked for. */
+void node_verdicts_change_address(struct node_verdicts *verdicts, const struct addr *addr);
+/* Any thread: true if nothing has changed since that the verdict depends on. */
+bool node_verdicts_stand(const struct node_verdicts *verdicts, const struct bruma_node_key *key,
+                         const struct bruma_node_verdict *verdict);
 
 /* Without room, or where the source has its share, it is not written: such connections go on as before. */
 void node_verdicts_allow(struct node_verdicts *verdicts, const struct node_permission *permission);

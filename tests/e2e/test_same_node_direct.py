@@ -136,6 +136,31 @@ def test_brumactl_says_so_as_long_as_it_holds(mesh):
     becomes_direct(mesh, mesh.web, mesh.shop.ip)
 
 
+def test_what_changes_elsewhere_in_the_mesh_leaves_it_alone(mesh):
+    becomes_direct(mesh, mesh.web, mesh.shop.ip)
+    before = counted(mesh, mesh.web)
+    try:
+        for n in range(1, 6):
+            name = f"far{n}"
+            mesh.extra[:] = [{"uid": name, "name": name, "namespace": "far", "workloadIps": [f"192.0.2.{n}"]}]
+            mesh.deny(mesh.web.rule(), name=name)
+            mesh.policies[-1]["namespace"] = "far"
+            mesh.write()
+            wait_for(
+                lambda x=name: (
+                    x in str(mesh.node.config_dump()["workloads"])
+                    and f"far/{x}" in mesh.node.ctl("policy").stdout
+                ),
+                "the proxy to know",
+            )
+            assert say(mesh, mesh.web, mesh.shop.ip, 8080, "well") == "well"
+    finally:
+        mesh.extra.clear()
+        mesh.policies.clear()
+        mesh.write()
+    assert counted(mesh, mesh.web) == before + 5, "one has taken the long way"
+
+
 @pytest.mark.parametrize("to", [VIP, VIP6])
 def test_so_does_one_to_the_only_endpoint_of_a_service(mesh, to):
     becomes_direct(mesh, mesh.web, to, 7000)

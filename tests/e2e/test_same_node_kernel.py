@@ -17,7 +17,7 @@ from support.faults import Faults
 from support.network import inside
 from support.nodes.agent_node import AgentNode
 from support.nodes.kernel_scene import CALL, UNREGISTERED, call, forged, kernel_scene, mac
-from support.nodes.node_verdicts import programs_at
+from support.nodes.node_verdicts import place, place_of_address, programs_at
 from support.nodes.pod_programs import ECHO
 from support.system import run, wait_for
 from support.workspace import Workspace
@@ -141,6 +141,21 @@ def test_what_has_no_verdict_goes_through_the_proxy(scene):
 def test_a_change_makes_verdicts_void(scene):
     scene.verdicts.change()
     assert call(scene.a, scene.b.ip).startswith("proxy outbound")
+
+
+def test_a_change_of_one_of_the_three_is_enough(scene):
+    cookies = [int(p.item()["cookie"]) for p in (scene.a, scene.b)]
+    for changed in (place(cookies[0]), place(cookies[1]), place_of_address(scene.b.ip)):
+        assert call(scene.a, scene.b.ip).startswith("hello")
+        scene.verdicts.change_at(changed)
+        assert call(scene.a, scene.b.ip).startswith("proxy outbound"), changed
+        scene.allow()
+
+
+def test_a_change_of_something_else_leaves_them_alone(scene):
+    scene.verdicts.change_at(place(int(scene.c.item()["cookie"])))
+    scene.verdicts.change_at(place_of_address(scene.c.ip))
+    assert call(scene.a, scene.b.ip).startswith("hello")
 
 
 def test_a_proxy_that_is_silent(scene):

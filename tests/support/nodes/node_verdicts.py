@@ -24,6 +24,16 @@ def address(text):
     return a.packed if a.version == 6 else b"\0" * 10 + b"\xff\xff" + a.packed
 
 
+def place(cookie):
+    """As bruma_node_place(): where in node_changes the changes of a pod are counted."""
+    return (cookie * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 52
+
+
+def place_of_address(text):
+    high, low = struct.unpack("=QQ", address(text))
+    return place((high * 0xD6E8FEB86659FD93 & (1 << 64) - 1) ^ low)
+
+
 def programs_at(device):
     """How many tc programs there are, in the calling thread's network namespace."""
     n = 0
@@ -73,6 +83,7 @@ class NodeVerdicts:
         self.control = Map(f"{maps}/direct_control", 40)
         self.proxies = Map(f"{maps}/direct_proxies", 8)
         self.state = Map(f"{maps}/node_control", 16)
+        self.changes = Map(f"{maps}/node_changes", 8)
         self.verdicts = Map(f"{maps}/node_verdicts", 80)
         self.tuples = Map(f"{maps}/node_tuples", 88)
         self.pods = Map(f"{maps}/pods", 512)
@@ -85,11 +96,19 @@ class NodeVerdicts:
     def live_until(self, nanoseconds, ways=NODE):
         self.control.set(struct.pack("=I", 0), struct.pack("=QQIIIIQ", NUMBER, nanoseconds, ways, 0, 0, 0, 0))
 
-    def generation(self):
-        return struct.unpack("=Qq", self.state.get(struct.pack("=I", 0)))[0]
+    def generation(self, source, destination, to):
+        """source and destination: cookies."""
+        places = [place(source), place(destination), place_of_address(to)]
+        changes = [struct.unpack("=Q", self.changes.get(struct.pack("=I", p)))[0] for p in places]
+        return struct.unpack("=Qq", self.state.get(struct.pack("=I", 0)))[0] + sum(changes)
+
+    def change_at(self, place):
+        """As after a change of what has that place."""
+        key = struct.pack("=I", place)
+        self.changes.set(key, struct.pack("=Q", struct.unpack("=Q", self.changes.get(key))[0] + 1))
 
     def change(self):
-        """As after a change of a policy."""
+        """As after a change by which any answer may be another one."""
         generation, tuples = struct.unpack("=Qq", self.state.get(struct.pack("=I", 0)))
         self.state.set(struct.pack("=I", 0), struct.pack("=Qq", generation + 1, tuples))
 
@@ -110,7 +129,7 @@ class NodeVerdicts:
             key,
             address(own)
             + address(endpoint)
-            + struct.pack("=QQQQ", NUMBER, self.generation(), other, until)
+            + struct.pack("=QQQQ", NUMBER, self.generation(cookie, other, to), other, until)
             + struct.pack("=IIII", self.enrollment(source), self.enrollment(destination), endpoint_port, 0),
         )
 
@@ -127,7 +146,7 @@ class NodeVerdicts:
         devices.close()
         self.tuples.set(
             self.tuple_key(source, destination, port, to_port, family),
-            struct.pack("=QQQQQQ", *cookies, self.generation(), 1, 0, 0)
+            struct.pack("=QQQQQQ", *cookies, self.generation(*cookies, destination.ips[family]), 1, 0, 0)
             + struct.pack("=IIIIII", *ends, 0, 0, to_port, 0)
             + address(destination.ips[family]),
         )
@@ -154,5 +173,13 @@ class NodeVerdicts:
 
     def close(self):
         self.die()
-        for m in (self.control, self.proxies, self.state, self.verdicts, self.tuples, self.pods):
+        for m in (
+            self.control,
+            self.proxies,
+            self.state,
+            self.changes,
+            self.verdicts,
+            self.tuples,
+            self.pods,
+        ):
             m.close()

@@ -52,6 +52,8 @@ void site_new_maps(int ret[BRUMA_NODE_FD_COUNT])
 {
     ret[BRUMA_NODE_FD_CONTROL] =
         new_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct bruma_node_control), 1, BPF_F_MMAPABLE);
+    ret[BRUMA_NODE_FD_CHANGES] =
+        new_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(uint64_t), BRUMA_NODE_CHANGES, BPF_F_MMAPABLE);
     ret[BRUMA_NODE_FD_DEVICES] = new_hash(8, sizeof(struct bruma_node_device), 64);
     ret[BRUMA_NODE_FD_VERDICTS] =
         new_hash(sizeof(struct bruma_node_key), sizeof(struct bruma_node_verdict), BRUMA_MAX_NODE_VERDICTS);

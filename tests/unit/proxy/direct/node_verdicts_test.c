@@ -8,6 +8,7 @@
 #include "lib/seqpacket.h"
 #include "proxy/state/rcu.h"
 #include "tests/unit/proxy/direct/node_site.h"
+#include "tests/unit/proxy/mesh_samples.h"
 
 static void setup(void)
 {
@@ -39,7 +40,7 @@ static struct node_permission permission(unsigned port)
                                 .until = time(NULL) + 3600};
 
     p.endpoint = p.asked;
-    cr_assert(node_verdicts_begin(v(), &p.ticket));
+    (void)node_verdicts_begin(v(), &p);
     return p;
 }
 
@@ -58,15 +59,22 @@ static bool find(const int maps[BRUMA_NODE_FD_COUNT], unsigned port, struct brum
     return site_get(maps[BRUMA_NODE_FD_VERDICTS], &key, ret) == 0;
 }
 
+static bool stands(unsigned port)
+{
+    struct bruma_node_key key = key_of(port);
+    struct bruma_node_verdict verdict;
+
+    return find(site.maps, port, &verdict) && node_verdicts_stand(v(), &key, &verdict);
+}
+
 Test(node_verdicts, written_only_with_maps_and_a_number)
 {
     struct bruma_node_verdict verdict;
-    struct node_permission p;
-    struct node_ticket ticket;
+    struct node_permission p = permission(8080);
 
-    cr_expect(!node_verdicts_begin(NULL, &ticket));
+    cr_expect(!node_verdicts_begin(NULL, &p));
     node_verdicts_set_number(v(), SITE_NUMBER);
-    cr_expect(!node_verdicts_begin(v(), &ticket));
+    cr_expect(!node_verdicts_begin(v(), &p));
     cr_expect_eq(node_verdicts_map(v(), BRUMA_NODE_FD_VERDICTS), -1);
     take(site.maps, 1);
     p = permission(8080);
@@ -74,11 +82,10 @@ Test(node_verdicts, written_only_with_maps_and_a_number)
     node_verdicts_allow(v(), &p);
     cr_assert(find(site.maps, 8080, &verdict));
     cr_expect_eq(verdict.proxy, SITE_NUMBER);
-    cr_expect_eq(verdict.generation + 1, node_verdicts_control(v())->generation,
-                 "it is of before the change");
+    cr_expect(!stands(8080), "it is of before the change");
     cr_expect_eq(verdict.destination_cookie, SITE_DESTINATION);
     node_verdicts_set_number(v(), 0);
-    cr_expect(!node_verdicts_begin(v(), &ticket));
+    cr_expect(!node_verdicts_begin(v(), &p));
     p.asked.port = 8081;
     node_verdicts_allow(v(), &p);
     cr_expect(!find(site.maps, 8081, &verdict));
@@ -129,6 +136,58 @@ Test(node_verdicts, one_pod_has_its_share)
     node_verdicts_allow(v(), &p);
     cr_expect_eq(site_count(site.maps[BRUMA_NODE_FD_VERDICTS], sizeof(struct bruma_node_key)),
                  BRUMA_MAX_NODE_VERDICTS_OF_POD + 1, "others have theirs");
+}
+
+/* Of another port for each. */
+static void allow(unsigned port)
+{
+    struct node_permission p = permission(port);
+
+    node_verdicts_allow(v(), &p);
+    cr_assert(stands(port));
+}
+
+Test(node_verdicts, are_void_once_a_pod_or_the_address_changes_and_by_nothing_else)
+{
+    const struct addr elsewhere = sample_addr("10.9.0.200");
+
+    take(site.maps, 1);
+    node_verdicts_set_number(v(), SITE_NUMBER);
+    allow(1);
+    node_verdicts_change_pod(v(), 4711);
+    node_verdicts_change_address(v(), &elsewhere);
+    cr_expect(stands(1));
+    node_verdicts_change_pod(v(), SITE_SOURCE);
+    cr_expect(!stands(1));
+    allow(2);
+    node_verdicts_change_pod(v(), SITE_DESTINATION);
+    cr_expect(!stands(2));
+    allow(3);
+    node_verdicts_change_address(v(), &site.destination.addresses[0]);
+    cr_expect(!stands(3));
+    allow(4);
+    node_verdicts_change(v());
+    cr_expect(!stands(4));
+    node_verdicts_change_pod(NULL, SITE_SOURCE);
+}
+
+/* Cookies and addresses that follow one another do not crowd. */
+Test(node_verdicts, few_share_a_place)
+{
+    static unsigned pods[BRUMA_NODE_CHANGES], addresses[BRUMA_NODE_CHANGES];
+    unsigned most = 0;
+
+    for (unsigned i = 0; i < 250; i++) {
+        struct bruma_address a = {.bytes = {[10] = 0xff, 0xff, 10, 9, 1, (uint8_t)i}};
+        unsigned *pod = &pods[bruma_node_place(8192 + i * 137ul)],
+                 *address = &addresses[bruma_node_place_of_address(&a)];
+
+        ++*pod;
+        ++*address;
+        most = *pod > most ? *pod : most;
+        most = *address > most ? *address : most;
+    }
+    cr_expect_leq(most, 3);
 }
 
 /* The agent was removed and installed again: it has made new maps, in which all begins anew. */
