@@ -47,6 +47,7 @@ static void refuse(struct guest *g, const char *why, bool again)
     if (again)
         wire_put_varint(&payload, BRUMA_HANDOVER_FIELD_AGAIN, 1);
     (void)lane_say(&g->lane, BRUMA_HANDOVER_REFUSED, 0, &payload, NULL, 0);
+    lane_finish(&g->lane); /* it may have said something that is not read any more */
     guest_free(g);
 }
 
