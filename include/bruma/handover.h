@@ -84,7 +84,25 @@ enum bruma_handover_field {
 enum bruma_unit_field {
     BRUMA_UNIT_RELAY = 2,
     BRUMA_UNIT_TUNNEL = 4,
-    BRUMA_UNIT_UNDECIDED = 6, /* accepted, and nothing more: the new one decides anew */
+    BRUMA_UNIT_UNDECIDED = 6,
+};
+
+/* One that was accepted, and of which nothing was read: its socket. Whoever takes it decides as of one that
+ * it has accepted itself. */
+enum bruma_undecided_field {
+    BRUMA_UNDECIDED_POD = 2,      /* uid */
+    BRUMA_UNDECIDED_COOKIE = 4,   /* of the pod's network namespace */
+    BRUMA_UNDECIDED_LISTENER = 6, /* enum bruma_undecided_listener */
+    BRUMA_UNDECIDED_CLIENT = 8,   /* endpoints */
+    BRUMA_UNDECIDED_DESTINATION = 10,
+    BRUMA_UNDECIDED_OPENED = 11,  /* nanoseconds: when it began to be connected; left out: it has not yet */
+    BRUMA_UNDECIDED_COUNTED = 13, /* 1, or left out: it counts as one that was opened */
+};
+
+enum bruma_undecided_listener {
+    BRUMA_UNDECIDED_OUTBOUND = 1,
+    BRUMA_UNDECIDED_PLAINTEXT = 2,
+    BRUMA_UNDECIDED_HBONE = 3,
 };
 
 /* A relay: two sockets, in the order front, back. */

@@ -420,6 +420,14 @@ static bool is_self_call(struct worker_pod *wp, const struct endpoint *destinati
            (worker_pod_listens(wp, destination->port) && socket_address_is_local(wp->worker, wp->pod, to));
 }
 
+static void decide(struct pending *p)
+{
+    if (is_self_call(p->c.wp, &p->c.destination))
+        pending_refuse(p, BRUMA_REASON_SELF_CALL, NULL);
+    else
+        pending_decide(p);
+}
+
 /* fd: the application's connection, or one end of a pair of sockets whose other end asks DNS for it. */
 static void begin_for(struct worker_pod *wp, int fd, const struct endpoint *client,
                       const struct endpoint *destination, struct connection_news *news)
@@ -429,12 +437,20 @@ static void begin_for(struct worker_pod *wp, int fd, const struct endpoint *clie
 
     pending_init(&p, wp, &ops, false, fd, client, destination);
     p.c.news = news;
-    if (!quota_allows(wp, &p.c.quota, &reason))
-        pending_refuse(&p, reason, NULL);
-    else if (is_self_call(wp, destination))
-        pending_refuse(&p, BRUMA_REASON_SELF_CALL, NULL);
+    if (quota_allows(wp, &p.c.quota, &reason))
+        decide(&p);
     else
-        pending_decide(&p);
+        pending_refuse(&p, reason, NULL);
+}
+
+void outbound_accept_again(struct worker_pod *wp, int fd, const struct endpoint *client,
+                           const struct endpoint *destination, const struct connection_past *past)
+{
+    struct pending p;
+
+    pending_init(&p, wp, &ops, false, fd, client, destination);
+    connection_remember(&p.c, past);
+    decide(&p);
 }
 
 static void begin(struct worker_pod *wp, int fd, const struct endpoint *client,

@@ -12,6 +12,12 @@ void outbound_accept(struct worker_pod *wp, int fd, const struct endpoint *clien
 void outbound_accept_dns(struct worker_pod *wp, int fd, const struct endpoint *client,
                          const struct endpoint *destination);
 
+struct connection_past;
+/* One that was decided upon before, and is so anew: nobody asks whether there are too many. Takes fd. past:
+ * what is known of it. */
+void outbound_accept_again(struct worker_pod *wp, int fd, const struct endpoint *client,
+                           const struct endpoint *destination, const struct connection_past *past);
+
 struct connection_news;
 /* A connection whose destination its client has said in another way. Takes fd; news is told what becomes of
  * it, during the call at the earliest. */

@@ -70,6 +70,25 @@ void pending_decide(struct pending *now)
     worker_wait(&p->admission.waiter);
 }
 
+bool pending_waits(const struct connection *c)
+{
+    return c->abort == abort_pending;
+}
+
+int pending_let_go(struct connection *c, struct connection_past *ret)
+{
+    struct pending *p = container_of(c, struct pending, c);
+    int fd;
+
+    if (!pending_waits(c))
+        return -1;
+    fd = p->fd;
+    worker_wait_cancel(&p->admission.waiter);
+    connection_undecide(c, ret);
+    pending_over(p);
+    return fd;
+}
+
 void pending_relay(struct pending *p, const struct endpoint *target, relay_failed_fn failed)
 {
     if (relay_start(&p->c, p->fd, target, failed) < 0)

@@ -9,6 +9,7 @@
 
 #include "proxy/connection/admission.h"
 #include "proxy/connection/relay.h"
+#include "proxy/worker/connection_unit.h"
 
 struct pending {
     struct admission admission;
@@ -33,6 +34,11 @@ void pending_again(struct pending *pending, const struct admission_ops *ops, int
                    struct connection *connection);
 /* pending is over or elsewhere afterwards. */
 void pending_decide(struct pending *pending);
+/* Whether the connection is one that waits. */
+bool pending_waits(const struct connection *connection);
+/* One that waits, for which nobody else does, is to be decided anew: its socket, the caller's from here on,
+ * has not been touched. -1, and ret is not written: the connection is none that is pending. */
+int pending_let_go(struct connection *connection, struct connection_past *ret);
 
 /* Its end: the client sees a reset, the log the reason; NONE: nothing. detail may be NULL. */
 void pending_refuse(struct pending *pending, enum bruma_reason reason, const char *detail);

@@ -74,3 +74,14 @@ void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *clie
     socket_bind_arrival(wp->worker, wp->pod, fd, client);
     pending_decide(&p);
 }
+
+/* It is the pod's, and bound to where it comes by, since it was accepted. */
+void plaintext_accept_again(struct worker_pod *wp, int fd, const struct endpoint *client,
+                            const struct endpoint *destination, const struct connection_past *past)
+{
+    struct pending p;
+
+    pending_init(&p, wp, &ops, true, fd, client, destination);
+    connection_remember(&p.c, past);
+    pending_decide(&p);
+}

@@ -9,4 +9,9 @@
 void plaintext_accept(struct worker_pod *wp, int fd, const struct endpoint *client,
                       const struct endpoint *destination, const struct endpoint *arrival);
 
+struct connection_past;
+/* As outbound_accept_again(). */
+void plaintext_accept_again(struct worker_pod *wp, int fd, const struct endpoint *client,
+                            const struct endpoint *destination, const struct connection_past *past);
+
 #endif

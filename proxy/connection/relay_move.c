@@ -125,6 +125,35 @@ bool relay_connects(const struct relay *r)
     return !r->connected && !r->closed;
 }
 
+int relay_let_go(struct connection *c, struct connection_past *ret)
+{
+    struct relay *r = relay_of(c);
+    struct relay_side *back;
+    struct loop *loop;
+
+    if (!r || !relay_connects(r))
+        return -1;
+    loop = loop_of(r);
+    back = &r->sides[BACK];
+    r->closed = true;
+    loop_timer_cancel(&r->timer);
+    loop_watch_remove(loop, &back->watch);
+    if (back->fd >= 0) {
+        socket_reset_on_close(back->fd);
+        close(back->fd);
+    }
+    socket_delivery_over(relay_side_connection(r, BACK)->wp, r->delivery_port);
+    relay_side_free_unsent(relay_side_connection(r, BACK), back);
+    if (r->is_live)
+        live_connections_remove(c->wp->pod->live_connections, &c->client, c->destination.port);
+    quota_release(c->wp, NULL, &r->second);
+    if (r->paired)
+        connection_close(r->in, BRUMA_REASON_NONE, NULL);
+    connection_undecide(c, ret);
+    loop_free_later(loop, r);
+    return r->sides[FRONT].fd;
+}
+
 void relay_thaw(struct relay *r)
 {
     r->moving = NULL;

@@ -5,7 +5,7 @@
 #define PROXY_CONNECTION_RELAY_MOVE_H
 
 #include "proxy/wire/wire.h"
-#include "proxy/worker/connection.h"
+#include "proxy/worker/connection_unit.h"
 #include "proxy/worker/moving.h"
 
 #define RELAY_MOVE_FDS 2 /* sockets of a unit: front, back */
@@ -28,8 +28,11 @@ void relay_withdraw(struct relay *relay);
  * valid for ever.
  */
 const char *relay_write(struct relay *relay, struct wire_writer *unit, int fds[RELAY_MOVE_FDS]);
-/* True while it is connecting: it may be asked again later. */
+/* True while it is connecting. */
 bool relay_connects(const struct relay *relay);
+/* Of one that is connecting: its connection is to be decided anew, and what was begun is given up. Returns
+ * the socket of the front, or -1, as pending_let_go(). */
+int relay_let_go(struct connection *connection, struct connection_past *ret);
 /* It goes on here. */
 void relay_thaw(struct relay *relay);
 /* It is another process's: nothing of its sockets is changed by its end here. */

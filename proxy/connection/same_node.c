@@ -190,6 +190,26 @@ static void abort_other(struct connection *in, enum bruma_reason reason, const c
     refuse(container_of(in, struct crossing, in), true, BRUMA_REASON_PEER_RESET, NULL, reason, detail);
 }
 
+bool same_node_waits(const struct connection *c)
+{
+    return c->abort == abort_client;
+}
+
+int same_node_let_go(struct connection *c, struct connection_past *ret)
+{
+    struct crossing *n = container_of(c, struct crossing, c);
+    int fd;
+
+    if (!same_node_waits(c))
+        return -1;
+    fd = n->fd;
+    stop_waiting(n);
+    connection_close(&n->in, BRUMA_REASON_NONE, NULL);
+    connection_undecide(c, ret);
+    loop_free_later(connection_worker(c)->loop, n);
+    return fd;
+}
+
 static void on_timer(struct loop_timer *timer)
 {
     give_up(container_of(timer, struct crossing, timer), BRUMA_REASON_CONNECT_ANSWER_TIMEOUT, NULL);

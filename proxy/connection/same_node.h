@@ -9,6 +9,7 @@
 
 #include "proxy/connection/relay.h"
 #include "proxy/route/route.h"
+#include "proxy/worker/connection_unit.h"
 
 /* Who talks to whom; see same_node_find(). */
 struct same_node_way {
@@ -34,6 +35,13 @@ int same_node_start(struct connection *c, int fd, struct same_node_way *way, rel
 
 /* Ends the connection if the certificate of the other pod is revoked. */
 void same_node_check_one(struct connection *connection);
+
+/* Whether the connection is the client's of two whose other pod has not answered yet. */
+bool same_node_waits(const struct connection *connection);
+/* The client's connection of two whose other pod has not answered yet is to be decided anew; the other's is
+ * over. Returns its socket, or -1, as pending_let_go(). */
+int same_node_let_go(struct connection *connection, struct connection_past *ret);
+
 /* The lists of revoked certificates have changed: ends the pod's connections with pods whose certificate they
  * name. */
 void same_node_check_revoked(struct worker_pod *wp);

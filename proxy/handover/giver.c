@@ -9,6 +9,7 @@
 
 #include "lib/log.h"
 #include "proxy/connection/relay_move.h"
+#include "proxy/connection/undecided.h"
 #include "proxy/handover/lane.h"
 #include "proxy/hbone/tunnel_move.h"
 
@@ -17,14 +18,17 @@
 #define BYTES_A_MILLISECOND 8192 /* so much slower may a large one be */
 #define AGAIN_MILLISECONDS  20   /* what cannot go just now is looked at again */
 #define PATIENCE            3000
+#define CONNECT_PATIENCE    500 /* what is being connected may need only a moment; then it is given up */
 
-/* Something that shall go: a relay, or a tunnel with all its streams. */
+/* Something that shall go: a relay, a tunnel with all its streams, or what is undecided, which nobody else
+ * has from the moment on in which it is written. */
 struct unit {
     struct moving moving;
     struct list node; /* in giver.waiting or giver.sent */
     struct giver *giver;
-    struct relay *relay; /* one of the two */
+    struct relay *relay; /* one of the three */
     struct tunnel *tunnel;
+    struct undecided *undecided;
     uint32_t number; /* 0: not sent */
     size_t bytes;
     uint64_t since; /* microseconds: it stands still since then */
@@ -45,7 +49,9 @@ struct giver {
     struct loop_timer timer; /* the answer to the oldest unit */
     struct loop_timer again; /* what is left, or has come meanwhile, is looked at */
     struct list waiting, sent;
-    uint64_t until; /* loop_now(): nothing is asked again after that */
+    bool looks;     /* for what is undecided */
+    uint64_t late;  /* loop_now(): from then on also for what is being connected */
+    uint64_t until; /* the same: nothing is asked again after that */
     size_t pending; /* bytes of sent */
     uint32_t last_number;
     struct giver_report *report; /* for the control thread */
@@ -87,36 +93,43 @@ static void unit_withdraw(struct unit *u)
 {
     if (u->relay)
         relay_withdraw(u->relay);
-    else
+    else if (u->tunnel)
         tunnel_withdraw(u->tunnel);
+    else
+        undecided_begin(u->giver->worker, u->undecided);
 }
 
 static void unit_thaw(struct unit *u)
 {
     if (u->relay)
         relay_thaw(u->relay);
-    else
+    else if (u->tunnel)
         tunnel_thaw(u->tunnel);
+    else
+        undecided_stays(u->giver->worker, u->undecided);
 }
 
 static void unit_release(struct unit *u)
 {
     if (u->relay)
         relay_release(u->relay);
-    else
+    else if (u->tunnel)
         tunnel_release(u->tunnel);
+    else
+        undecided_forget(u->undecided);
 }
 
 typedef void (*candidate_fn)(struct giver *g, struct relay *relay, struct tunnel *tunnel);
 
-/* With a tunnel of ours that has no streams nothing is lost: the next proxy opens its own. */
+/* With a tunnel of ours that has no streams nothing is lost: the next proxy opens its own. Those that wait
+ * for it are undecided. */
 static unsigned each_tunnel(struct giver *g, struct list *tunnels, candidate_fn fn)
 {
     struct tunnel *t;
     unsigned n = 0;
 
     list_for_each (t, tunnels, node) {
-        if (!t->server && !t->streams_len && !t->queue_len)
+        if (!t->server && !t->streams_len)
             continue;
         n++;
         if (fn)
@@ -125,7 +138,7 @@ static unsigned each_tunnel(struct giver *g, struct list *tunnels, candidate_fn 
     return n;
 }
 
-/* All that may go; returns how many there are. fn may be NULL. */
+/* All that may go but what is undecided; returns how many there are. fn may be NULL. */
 static unsigned each_candidate(struct giver *g, candidate_fn fn)
 {
     struct worker_pod *wp;
@@ -137,8 +150,10 @@ static unsigned each_candidate(struct giver *g, candidate_fn fn)
         list_for_each (c, &wp->connections, node) {
             struct relay *r = relay_of(c);
 
-            n += r != NULL;
-            if (r && fn)
+            if (!r || relay_connects(r))
+                continue;
+            n++;
+            if (fn)
                 fn(g, r, NULL);
         }
         n += each_tunnel(g, &wp->servers, fn);
@@ -146,6 +161,17 @@ static unsigned each_candidate(struct giver *g, candidate_fn fn)
             n += each_tunnel(g, &wp->clients[i], fn);
     }
     return n;
+}
+
+/* How much there still is to go, of which the last one stays for the reason that is told. */
+static unsigned count_left(struct giver *g)
+{
+    const char *why = NULL;
+    unsigned undecided = undecided_count(g->worker, &why);
+
+    if (undecided && !*g->report->result.why)
+        stays(g, why);
+    return each_candidate(g, NULL) + undecided;
 }
 
 static void withdraw_all(struct list *units)
@@ -178,7 +204,7 @@ static void finish(struct giver *g, const char *why)
         unit_free(u);
     }
     withdraw_all(&g->waiting);
-    g->report->result.left = each_candidate(g, NULL);
+    g->report->result.left = count_left(g);
     if (!g->report->result.left)
         stays(g, "");
     wire_put_varint(&end, BRUMA_HANDOVER_FIELD_MOVED, g->report->result.moved);
@@ -217,12 +243,16 @@ static const char *write_unit(struct unit *u, struct wire_writer *payload, int *
 {
     enum tunnel_stays stays;
 
-    *ret_fds_len = u->relay ? RELAY_MOVE_FDS : tunnel_move_fds(u->tunnel);
+    *ret_fds_len = u->relay ? RELAY_MOVE_FDS : u->tunnel ? tunnel_move_fds(u->tunnel) : 1;
     *ret_fds = malloc(*ret_fds_len * sizeof(int));
     if (!*ret_fds)
         return "no memory is left";
     if (u->relay)
         return relay_write(u->relay, payload, *ret_fds);
+    if (u->undecided) {
+        undecided_write(u->undecided, payload, *ret_fds);
+        return payload->failed ? "no memory is left for the unit" : NULL;
+    }
     payload->secret = true;
     stays = tunnel_write(u->tunnel, payload, *ret_fds);
     return stays == TUNNEL_MOVES ? NULL : tunnel_stays_text(stays);
@@ -271,10 +301,41 @@ static void end_or_look_again(struct giver *g)
     char why[sizeof(g->report->result.why)];
 
     memcpy(why, g->report->result.why, sizeof(why));
-    if (!each_candidate(g, NULL) || loop_now(loop) >= g->until)
+    if (!count_left(g) || loop_now(loop) >= g->until)
         finish(g, why);
     else
         loop_timer_set(loop, &g->again, AGAIN_MILLISECONDS);
+}
+
+static struct unit *unit_new(struct giver *g)
+{
+    struct unit *u = calloc(1, sizeof(*u));
+
+    if (!u) {
+        stays(g, "no memory is left");
+        return NULL;
+    }
+    u->moving.gone = on_gone;
+    u->giver = g;
+    list_init(&u->node);
+    list_add_tail(&g->waiting, &u->node);
+    return u;
+}
+
+/* One is let go and sent at once, for it is nobody's between. 0 or -errno of the lane; g->looks: there may be
+ * more. */
+static int send_undecided(struct giver *g)
+{
+    struct unit *u = unit_new(g);
+
+    if (u)
+        u->undecided = undecided_let_go(g->worker, loop_now(g->worker->loop) >= g->late);
+    if (u && u->undecided)
+        return send_unit(g, u);
+    if (u)
+        unit_free(u);
+    g->looks = false;
+    return 0;
 }
 
 /* At the end of a turn: what has been said in it has been sent. */
@@ -282,18 +343,20 @@ static void on_flushed(struct worker *w)
 {
     struct giver *g = w->flushed_data;
 
-    for (unsigned sent = 0; sent < UNITS_PER_TURN && !list_empty(&g->waiting);) {
+    for (unsigned sent = 0; sent < UNITS_PER_TURN && (g->looks || !list_empty(&g->waiting));) {
         uint32_t before = g->last_number;
+        int r;
 
         if (g->pending >= BRUMA_HANDOVER_PENDING_MAX)
             return;
-        if (send_unit(g, list_first(&g->waiting, struct unit, node)) < 0) {
+        r = g->looks ? send_undecided(g) : send_unit(g, list_first(&g->waiting, struct unit, node));
+        if (r < 0) {
             finish(g, "the lane has failed");
             return;
         }
         sent += g->last_number - before;
     }
-    if (!list_empty(&g->waiting))
+    if (g->looks || !list_empty(&g->waiting))
         loop_again(w->loop);
     else if (list_empty(&g->sent) && !loop_timer_armed(&g->again))
         end_or_look_again(g);
@@ -301,18 +364,12 @@ static void on_flushed(struct worker *w)
 
 static void add(struct giver *g, struct relay *relay, struct tunnel *tunnel)
 {
-    struct unit *u = calloc(1, sizeof(*u));
+    struct unit *u = unit_new(g);
 
-    if (!u) {
-        stays(g, "no memory is left");
+    if (!u)
         return;
-    }
-    u->moving.gone = on_gone;
-    u->giver = g;
     u->relay = relay;
     u->tunnel = tunnel;
-    list_init(&u->node);
-    list_add_tail(&g->waiting, &u->node);
     if (relay)
         relay_offer(relay, &u->moving);
     else
@@ -322,7 +379,10 @@ static void add(struct giver *g, struct relay *relay, struct tunnel *tunnel)
 /* Nothing is on its way: what is still here is asked. */
 static void on_again(struct loop_timer *timer)
 {
-    each_candidate(container_of(timer, struct giver, again), add);
+    struct giver *g = container_of(timer, struct giver, again);
+
+    each_candidate(g, add);
+    g->looks = true;
 }
 
 /* ---- answers ---- */
@@ -417,6 +477,7 @@ static void begin(void *data)
 {
     struct giver_start *s = data;
     struct giver *g = s->giver;
+    struct worker_pod *wp;
     int r = lane_open(&g->lane, g->worker->loop, s->fd, &events);
 
     free(s);
@@ -424,7 +485,11 @@ static void begin(void *data)
         finish(g, "the lane cannot be opened");
         return;
     }
+    list_for_each (wp, &g->worker->pods, node)
+        wp->keeps_undecided = false;
     each_candidate(g, add);
+    g->looks = true;
+    g->late = loop_now(g->worker->loop) + CONNECT_PATIENCE;
     g->until = loop_now(g->worker->loop) + PATIENCE;
     g->worker->flushed_data = g;
     g->worker->flushed = on_flushed;

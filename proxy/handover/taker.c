@@ -10,6 +10,7 @@
 #include "lib/log.h"
 #include "proxy/connection/inbound.h"
 #include "proxy/connection/relay_move.h"
+#include "proxy/connection/undecided.h"
 #include "proxy/handover/lane.h"
 #include "proxy/hbone/tunnel_move.h"
 #include "proxy/worker/connection_unit.h"
@@ -24,8 +25,9 @@
 struct imported {
     struct list node;
     uint32_t number;
-    struct relay_arrival *relay; /* one of the two */
+    struct relay_arrival *relay; /* one of the three */
     struct tunnel_arrival *tunnel;
+    struct undecided *undecided;
 };
 
 /* What is told at the end. */
@@ -58,6 +60,8 @@ static void imported_free(struct imported *i)
         relay_arrival_free(i->relay);
     if (i->tunnel)
         tunnel_arrival_free(i->tunnel);
+    if (i->undecided)
+        undecided_forget(i->undecided);
     free(i);
 }
 
@@ -115,8 +119,10 @@ static void begin_unit(struct taker *t, struct imported *i)
     t->report->result.taken++;
     if (i->relay)
         relay_arrive(t->worker, i->relay);
-    else
+    else if (i->tunnel)
         tunnel_arrive(t->worker, i->tunnel);
+    else
+        undecided_begin(t->worker, i->undecided);
     free(i);
 }
 
@@ -183,6 +189,9 @@ static int build(struct taker *t, struct imported *ret, char *error, size_t erro
     if (f.number == BRUMA_UNIT_TUNNEL)
         return tunnel_arrival_read(t->worker, f.bytes, f.len, t->fds, t->fds_len, inbound_begin, &ret->tunnel,
                                    error, error_size);
+    if (f.number == BRUMA_UNIT_UNDECIDED)
+        return undecided_read(t->worker, f.bytes, f.len, t->fds, t->fds_len, &ret->undecided, error,
+                              error_size);
     snprintf(error, error_size, "a unit of a kind that is not known here");
     return -EPROTONOSUPPORT;
 }

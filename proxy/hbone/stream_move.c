@@ -81,6 +81,27 @@ void stream_release(struct stream *s)
     loop_free_later(loop, s);
 }
 
+bool stream_waits(const struct connection *c)
+{
+    const struct stream *s = container_of(c, const struct stream, c);
+
+    return c->abort == stream_abort && !s->inner && s->state == STREAM_WAITING;
+}
+
+int stream_let_go(struct connection *c, struct connection_past *ret)
+{
+    struct stream *s = container_of(c, struct stream, c);
+    int fd;
+
+    if (c->abort != stream_abort || s->inner || (s->state != STREAM_WAITING && s->state != STREAM_REQUESTED))
+        return -1;
+    fd = s->fd;
+    stream_abandon(s);
+    connection_undecide(c, ret);
+    loop_free_later(loop_of(s), s);
+    return fd;
+}
+
 /* ---- here ---- */
 
 void stream_arrival_clear(struct stream_arrival *a)

@@ -18,6 +18,13 @@ void stream_write(struct wire_writer *writer, uint32_t field, const struct strea
 /* It is another process's: nothing of its socket is changed by its end here. It leaves its tunnel. */
 void stream_release(struct stream *s);
 
+/* Whether the connection is one of ours that waits for its tunnel. */
+bool stream_waits(const struct connection *connection);
+/* Of one of ours that waits for its tunnel or for the answer to its request: its connection is to be decided
+ * anew, and the request is taken back. Its socket, the caller's from here on, has not been touched. -1, and
+ * ret is not written: the connection is none of these. */
+int stream_let_go(struct connection *connection, struct connection_past *ret);
+
 /* One that has come, and is not in force. */
 struct stream_arrival {
     struct stream *stream; /* of no tunnel, and its connection is not in force */

@@ -150,6 +150,28 @@ static void deny_errno(struct tunnel *t, enum bruma_reason reason, int error)
     deny(t, reason, strerror_r(error < 0 ? -error : error, buf, sizeof(buf)));
 }
 
+int tunnel_let_go(struct tunnel *t, struct endpoint *ret_peer, struct endpoint *ret_arrival)
+{
+    struct worker_pod *wp = t->wp;
+    int fd = t->tls.fd;
+
+    if (!t->server || t->state != TUNNEL_HANDSHAKING || tls_has_read(&t->tls))
+        return -1;
+    *ret_peer = t->peer;
+    *ret_arrival = t->arrival;
+    moving_gone(&t->moving);
+    t->state = TUNNEL_DEAD;
+    handshake_end(wp, &t->handshake);
+    quota_release(wp, &t->peer.addr, &t->quota);
+    list_del(&t->node);
+    loop_timer_cancel(&t->timer);
+    loop_watch_remove(loop_of(t), &t->watch);
+    tls_destroy(&t->tls);
+    worker_connection_end(wp);
+    loop_free_later(wp->worker->loop, t);
+    return fd;
+}
+
 /* ---- until it is open ---- */
 
 static void on_timer(struct loop_timer *timer)

@@ -124,6 +124,15 @@ struct tunnel {
 /* Peers' connections, whose requests begin makes streams of. Takes fd. */
 void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, const struct endpoint *arrival,
                    tunnel_request_fn begin);
+/* The same of one that was accepted before: nobody asks whether there are too many. */
+void tunnel_accept_again(struct worker_pod *wp, int fd, const struct endpoint *peer,
+                         const struct endpoint *arrival, tunnel_request_fn begin);
+/* Of a peer's connection in worker_pod.handshakes: it is to be accepted anew, and its socket, the caller's
+ * from here on, has not been read from. -1: it has, and nothing has changed. */
+int tunnel_accept_let_go(struct handshake *handshake, struct endpoint *ret_peer,
+                         struct endpoint *ret_arrival);
+/* Whether it waits for what its handshake needs; else it is a tunnel that has begun it. */
+bool tunnel_accept_waits(const struct handshake *handshake);
 /* Begins the handshake with such a peer. Takes fd, unless it fails: -errno. */
 int tunnel_start_server(struct worker_pod *wp, int fd, const struct endpoint *peer,
                         const struct endpoint *arrival, struct tls_context *context, tunnel_request_fn begin);

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "proxy/hbone/tunnel.h"
+#include "proxy/hbone/tunnel_internal.h"
 
 struct accept_waiter {
     struct waiter waiter;
@@ -69,33 +69,72 @@ static void refuse(struct accept_waiter *a, enum bruma_reason reason)
     close(a->fd);
 }
 
-void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, const struct endpoint *arrival,
-                   tunnel_request_fn begin)
+static void wait(struct accept_waiter *now)
 {
-    struct accept_waiter now = {.wp = wp, .fd = fd, .peer = *peer, .arrival = *arrival, .begin = begin}, *a;
-    enum bruma_reason reason;
+    struct worker_pod *wp = now->wp;
+    struct accept_waiter *a;
 
-    quota_take(wp, &peer->addr, &now.quota);
-    if (!quota_allows(wp, &now.quota, &reason)) {
-        refuse(&now, reason);
-        return;
-    }
     worker_connection_begin(wp);
-    handshake_init(&now.handshake, evict_waiter);
-    waiter_init(&now.waiter, wp, accept_check);
-    if (accept_check(&now.waiter, false))
+    handshake_init(&now->handshake, evict_waiter);
+    waiter_init(&now->waiter, wp, accept_check);
+    if (accept_check(&now->waiter, false))
         return;
     a = malloc(sizeof(*a));
     if (!a) {
-        refuse(&now, BRUMA_REASON_OUT_OF_RESOURCES);
+        refuse(now, BRUMA_REASON_OUT_OF_RESOURCES);
         worker_connection_end(wp);
         return;
     }
-    *a = now;
+    *a = *now;
     a->waits = true;
     handshake_init(&a->handshake, evict_waiter);
     waiter_init(&a->waiter, wp, accept_check);
     waiter_set_time(&a->waiter, wp->worker->settings->source_timeout);
     worker_wait(&a->waiter);
     handshake_begin(wp, &a->handshake);
+}
+
+void tunnel_accept(struct worker_pod *wp, int fd, const struct endpoint *peer, const struct endpoint *arrival,
+                   tunnel_request_fn begin)
+{
+    struct accept_waiter now = {.wp = wp, .fd = fd, .peer = *peer, .arrival = *arrival, .begin = begin};
+    enum bruma_reason reason;
+
+    quota_take(wp, &peer->addr, &now.quota);
+    if (quota_allows(wp, &now.quota, &reason))
+        wait(&now);
+    else
+        refuse(&now, reason);
+}
+
+void tunnel_accept_again(struct worker_pod *wp, int fd, const struct endpoint *peer,
+                         const struct endpoint *arrival, tunnel_request_fn begin)
+{
+    struct accept_waiter now = {.wp = wp, .fd = fd, .peer = *peer, .arrival = *arrival, .begin = begin};
+
+    quota_take(wp, &peer->addr, &now.quota);
+    wait(&now);
+}
+
+bool tunnel_accept_waits(const struct handshake *h)
+{
+    return h->evict == evict_waiter;
+}
+
+int tunnel_accept_let_go(struct handshake *h, struct endpoint *ret_peer, struct endpoint *ret_arrival)
+{
+    struct accept_waiter *a = container_of(h, struct accept_waiter, handshake);
+    struct worker_pod *wp;
+
+    if (!tunnel_accept_waits(h))
+        return tunnel_let_go(container_of(h, struct tunnel, handshake), ret_peer, ret_arrival);
+    wp = a->wp;
+    *ret_peer = a->peer;
+    *ret_arrival = a->arrival;
+    worker_wait_cancel(&a->waiter);
+    handshake_end(wp, h);
+    quota_release(wp, &a->peer.addr, &a->quota);
+    worker_connection_end(wp);
+    loop_free_later(wp->worker->loop, a);
+    return a->fd;
 }

@@ -177,17 +177,6 @@ static int go_into_frame(struct tunnel *t, const struct http2_state *state)
     return tunnel_frames_resume(t);
 }
 
-static struct worker_pod *pod_of(struct worker *w, const struct parts *parts)
-{
-    struct worker_pod *wp;
-
-    list_for_each (wp, &w->pods, node) {
-        if (!strcmp(wp->pod->uid, parts->pod) && wp->pod->cookie == parts->cookie && !wp->deleted)
-            return wp;
-    }
-    return NULL;
-}
-
 static int read_streams(struct worker *w, struct tunnel_arrival *a, const uint8_t *data, size_t len,
                         const int *fds, char *error, size_t error_size)
 {
@@ -266,7 +255,7 @@ static int read_all(struct worker *w, struct tunnel_arrival *a, const uint8_t *d
         return refuse(error, error_size, r,
                       r == -EPROTONOSUPPORT ? "a tunnel with a field that is not known here"
                                             : "a malformed tunnel");
-    wp = pod_of(w, &parts);
+    wp = unit_pod(w, parts.pod, parts.cookie);
     if (!wp || wp->draining)
         return refuse(error, error_size, -ENOENT, "its pod is not served here");
     a->pod = wp->pod;

@@ -8,6 +8,8 @@
 /* tunnel.c: a new one, of no socket and in no list; the caller's to free() until it is in one. wp may be NULL
  * for now. NULL without memory. */
 struct tunnel *tunnel_new(struct worker_pod *wp, bool server);
+/* tunnel.c: of a tunnel, as tunnel_accept_let_go(). Returns its socket, or -1. */
+int tunnel_let_go(struct tunnel *tunnel, struct endpoint *ret_peer, struct endpoint *ret_arrival);
 /* tunnel.c: what it goes through is connected. */
 void tunnel_begin_handshake(struct tunnel *tunnel);
 /* tunnel.c: what it goes through has bytes, or takes some (EPOLLIN, EPOLLOUT). */

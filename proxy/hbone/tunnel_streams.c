@@ -186,6 +186,8 @@ void tunnel_drain(struct tunnel *t)
     if (t->state != TUNNEL_OPEN) {
         /* a server drains as soon as it is open (see open_tunnel) */
         t->goaway = !t->server;
+        if (!t->server && !t->queue_len)
+            tunnel_close(t, BRUMA_REASON_NONE, NULL); /* nobody waits for it any more */
         return;
     }
     if (!t->server) {

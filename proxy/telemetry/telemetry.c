@@ -92,7 +92,8 @@ static void write_line(struct telemetry *t, struct access_line *line, uint64_t t
 
 static void count_opened(struct telemetry *t, struct flow *flow)
 {
-    counter_add(&flow->series->opened, 1);
+    if (!flow->counted)
+        counter_add(&flow->series->opened, 1);
     counter_add(&t->opened[flow->reporter], 1);
 }
 
@@ -241,7 +242,8 @@ void telemetry_forget(struct telemetry *t, struct flow *flow, bool closed)
         count_closed(t, flow, BRUMA_REASON_NONE);
     } else {
         (void)leave_series(t, flow);
-        count_end(t, flow, 1);
+        if (!flow->tentative)
+            count_end(t, flow, 1);
     }
 }
 

@@ -40,7 +40,8 @@ struct flow {
     /* Another endpoint may be tried instead: it counts as a connection with telemetry_settle(), or at its
      * end. */
     bool tentative;
-    bool direct; /* it goes past the proxy, in the kernel */
+    bool direct;  /* it goes past the proxy, in the kernel */
+    bool counted; /* as one that was opened, before it was decided anew: not again */
 
     /* set by telemetry_open() */
     struct metric_series *series;

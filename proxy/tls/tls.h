@@ -86,6 +86,9 @@ void tls_destroy(struct tls *tls);
  * socket, -EPROTO (tls->reason and tls->error say why), or -errno of the socket. */
 int tls_handshake(struct tls *tls);
 
+/* Whether anything of the peer's handshake has been read. */
+bool tls_has_read(const struct tls *tls);
+
 /* Receives at most once and decrypts into buf, which should hold some records. Returns bytes (> 0), 0 if
  * there is nothing now, -EPIPE at the peer's end, -EPROTO (tls->reason and tls->error say why) or -errno.
  * *ret_more: there may be more: call again, at once where tls_holds_input(). Never writes: see

@@ -121,6 +121,11 @@ static int take_over(struct tls *tls)
     return 1;
 }
 
+bool tls_has_read(const struct tls *tls)
+{
+    return !tls->ssl || tls->in_len || BIO_number_read(SSL_get_rbio(tls->ssl)) > 0;
+}
+
 int tls_handshake(struct tls *tls)
 {
     ssize_t n = tls_receive(tls);

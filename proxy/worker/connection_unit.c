@@ -87,6 +87,19 @@ void connection_forget(struct connection *c)
     connection_close(c, BRUMA_REASON_NONE, NULL);
 }
 
+void connection_undecide(struct connection *c, struct connection_past *ret)
+{
+    *ret = (struct connection_past){.opened = c->flow.opened,
+                                    .counted = c->flow.counted || (c->opened && !c->flow.tentative)};
+    connection_forget(c);
+}
+
+void connection_remember(struct connection *c, const struct connection_past *past)
+{
+    c->flow.opened = past->opened;
+    c->flow.counted = past->counted;
+}
+
 /* ---- reading ---- */
 
 int endpoint_read(const struct wire_field *field, struct endpoint *ret)
@@ -261,12 +274,12 @@ static int refuse(char *error, size_t size, int r, const char *text)
     return r;
 }
 
-static struct worker_pod *pod_of(struct worker *w, const struct unit_words *words)
+struct worker_pod *unit_pod(struct worker *w, const char *uid, uint64_t cookie)
 {
     struct worker_pod *wp;
 
     list_for_each (wp, &w->pods, node) {
-        if (!strcmp(wp->pod->uid, words->pod) && wp->pod->cookie == words->cookie && !wp->deleted)
+        if (!strcmp(wp->pod->uid, uid) && wp->pod->cookie == cookie && !wp->deleted)
             return wp;
     }
     return NULL;
@@ -340,7 +353,7 @@ static int make(struct worker *w, struct unit_words *words, struct connection_re
 
     if (!words->pod)
         return refuse(error, error_size, -EBADMSG, "a connection of no pod");
-    wp = pod_of(w, words);
+    wp = unit_pod(w, words->pod, words->cookie);
     if (!wp || wp->draining)
         return refuse(error, error_size, -ENOENT, "its pod is not served here");
     if (!worker_pod_workload(wp))

@@ -13,6 +13,18 @@ void connection_write(struct wire_writer *writer, uint32_t field, const struct c
  * memory stays with the caller. */
 void connection_forget(struct connection *c);
 
+/* What is known of one that is to be decided anew. */
+struct connection_past {
+    uint64_t opened; /* as in struct flow */
+    bool counted;
+};
+
+/* The same of one that nobody waits for: it is none any more, and is to be begun anew, here or in another
+ * process, with what is in ret. */
+void connection_undecide(struct connection *c, struct connection_past *ret);
+/* One that was just begun anew has this behind it. */
+void connection_remember(struct connection *c, const struct connection_past *past);
+
 /* What was read of one, and is not in force: the worker's lists and counts do not know it. */
 struct connection_record {
     struct pod *pod;     /* referenced */
@@ -32,6 +44,9 @@ void connection_record_clear(struct connection_record *record);
 bool connection_begin(struct connection *c, struct worker *w, struct connection_record *record,
                       void (*abort)(struct connection *, enum bruma_reason, const char *));
 
+/* The pod with that uid and that cookie of its network namespace, valid for this turn; NULL: it is not served
+ * here. */
+struct worker_pod *unit_pod(struct worker *w, const char *uid, uint64_t cookie);
 /* Appends the endpoint as 18 bytes. */
 void endpoint_write(struct wire_writer *writer, uint32_t field, const struct endpoint *endpoint);
 /* Reads such a field. 0, or -EBADMSG and ret is not written. */

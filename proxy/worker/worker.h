@@ -113,6 +113,7 @@ struct worker_pod {
     enum budget_level level,
         pod_level;            /* what it lives under: the worse of the pod's own and the process's */
     struct loop_timer ending; /* armed: the pod was told to end, and new tunnels of peers are told then */
+    bool keeps_undecided;     /* another process has not taken one: undecided.h */
     bool draining, deleted;
 };
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A unit of a hand-over, as another release of the proxy may write it, read by a worker that serves one pod.
- */
+/* A unit of a hand-over but a tunnel, as another release of the proxy may write it, read by a worker that
+ * serves one pod. */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "proxy/connection/relay_move.h"
+#include "proxy/connection/undecided.h"
 #include "proxy/state/rcu.h"
 #include "proxy/worker/connection_unit.h"
 
@@ -35,14 +36,29 @@ static void begin(void)
     list_add_tail(&worker.pods, &served.node);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void read_undecided(const uint8_t *data, size_t size)
+{
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    struct undecided *u;
+    char error[200] = "";
+
+    if (undecided_read(&worker, data, size, &fd, 1, &u, error, sizeof(error)) == 0) {
+        if (fd >= 0)
+            abort();
+        undecided_forget(u);
+    } else if (!*error || fd < 0) {
+        abort();
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+static void read_relay(const uint8_t *data, size_t size)
 {
     int fds[RELAY_MOVE_FDS] = {open("/dev/null", O_RDWR | O_CLOEXEC), open("/dev/null", O_RDWR | O_CLOEXEC)};
     struct relay_arrival *arrival;
     char error[200] = "";
 
-    if (!state)
-        begin();
     if (relay_read(&worker, data, size, fds, RELAY_MOVE_FDS, &arrival, error, sizeof(error)) == 0) {
         if (fds[0] >= 0 || fds[1] >= 0)
             abort();
@@ -54,5 +70,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (fds[i] >= 0)
             close(fds[i]);
     }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (!state)
+        begin();
+    read_relay(data, size);
+    read_undecided(data, size);
     return 0;
 }

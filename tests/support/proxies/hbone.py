@@ -45,8 +45,9 @@ class Connection(h2.connection.H2Connection):
 class Client:
     """One tunnel. Not thread-safe: a test drives it step by step."""
 
-    def __init__(self, address, cert, key, root, timeout=10, settings=True):
-        self.sock = socket.create_connection(address, timeout=timeout)
+    def __init__(self, address, cert, key, root, timeout=10, settings=True, sock=None):
+        """sock: connected already; then address is nobody's."""
+        self.sock = sock or socket.create_connection(address, timeout=timeout)
         self.tls = context(False, cert, key, root).wrap_socket(self.sock)
         self.h2 = Connection(
             h2.config.H2Configuration(
