@@ -30,6 +30,8 @@
 #define HAND_OVER_MILLISECONDS 15000 /* a proxy that serves is not waited for any longer */
 #define END_MILLISECONDS       5000  /* for one that failed, to end by itself */
 
+static volatile sig_atomic_t told_to_end;
+
 struct successor {
     pid_t pid;
     int pidfd;
@@ -41,6 +43,12 @@ static uint64_t milliseconds(void)
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+
+static void on_signal(int signal)
+{
+    (void)signal;
+    told_to_end = 1;
 }
 
 /* ---- the new process ---- */
@@ -164,6 +172,8 @@ static const char *wait_for(const struct ctl_options *o, const struct successor 
     enum progress progress = STARTS;
 
     while (milliseconds() < until) {
+        if (told_to_end)
+            return "its service is stopped";
         if (has_ended(s, progress == UNKNOWN ? UNREACHED_MILLISECONDS : LOOK_MILLISECONDS))
             return "it has ended";
         progress = look(o->run_dir, s->pid);
@@ -194,6 +204,7 @@ static int tell(const struct successor *s)
 
 int command_replace(const struct ctl_options *o, int argc, char **argv)
 {
+    const struct sigaction action = {.sa_handler = on_signal};
     struct successor s = {.pidfd = -1};
     const char *why;
     int r;
@@ -204,6 +215,7 @@ int command_replace(const struct ctl_options *o, int argc, char **argv)
     }
     if (look(o->run_dir, 0) == UNKNOWN)
         return CTL_UNREACHABLE; /* nobody would bring the two together */
+    sigaction(SIGTERM, &action, NULL);
     r = start(argv, &s);
     if (r < 0) {
         fprintf(stderr, "brumactl: %s cannot be started: %s\n", argv[0],
@@ -217,7 +229,7 @@ int command_replace(const struct ctl_options *o, int argc, char **argv)
     } else {
         fprintf(stderr, "brumactl: process %d does not take over: %s\n", (int)s.pid, why);
         end(&s);
-        r = CTL_PROBLEM;
+        r = told_to_end ? CTL_OK : CTL_PROBLEM; /* whoever stops the service sees no failure in that */
     }
     close(s.pidfd);
     return r;

@@ -6,11 +6,13 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 
 #include "lib/cleanup.h"
 #include "lib/log.h"
 
-#define AGAIN_MILLISECONDS 100
+#define AGAIN_MILLISECONDS    100
+#define PATIENCE_MILLISECONDS 1500
 
 static int open_loopback(struct http_server *server, uint16_t port, bool ipv6)
 {
@@ -51,6 +53,22 @@ static bool other_is_here(const char *path)
     return fd >= 0 && connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0;
 }
 
+/* Its socket may be away for as long as it looks after it once. Before anybody is served, so nobody waits. 0,
+ * -EADDRINUSE: it is here, and has the port; or -errno. */
+static int wait_for_other(const struct admin_ports *ports, struct admin_port *p, bool *ret_here)
+{
+    int r = -EADDRINUSE;
+
+    *ret_here = other_is_here(ports->other);
+    for (int waited = 0; ports->other && !*ret_here && r == -EADDRINUSE && waited < PATIENCE_MILLISECONDS;
+         waited += AGAIN_MILLISECONDS) {
+        nanosleep(&(struct timespec){.tv_nsec = AGAIN_MILLISECONDS * 1000000L}, NULL);
+        r = open_one(ports, p);
+        *ret_here = other_is_here(ports->other);
+    }
+    return r;
+}
+
 static void on_again(struct loop_timer *timer)
 {
     struct admin_ports *ports = container_of(timer, struct admin_ports, again);
@@ -72,9 +90,12 @@ int admin_ports_open(struct admin_ports *ports)
     for (int i = 0; i < ADMIN_PORT_COUNT; i++) {
         struct admin_port *p = &ports->each[i];
         int r = p->port ? open_one(ports, p) : 0;
+        bool here = false;
 
-        if (r == -EADDRINUSE && other_is_here(ports->other)) {
-            log_info("another proxy has the %s's port until it is replaced\tport=%u", p->what, p->port);
+        if (r == -EADDRINUSE)
+            r = wait_for_other(ports, p, &here);
+        if (r == -EADDRINUSE && here) {
+            log_info("another proxy has the port until it is replaced\tof=\"%s\" port=%u", p->what, p->port);
             loop_timer_set(ports->loop, &ports->again, AGAIN_MILLISECONDS);
         } else if (r < 0) {
             return log_error_errno(r, "cannot open the %s\tport=%u", p->what, p->port);
