@@ -321,11 +321,13 @@ static __always_inline int goes_outside(struct bpf_sock_addr *ctx, struct bpf_so
     return !why;
 }
 
-/* 1: it goes directly to another pod of this node, and 0: as it would have gone. */
+/* 1: it goes directly to another pod of this node; 0: as it would have gone; -1: through the proxy, and why
+ * is counted. */
 static __always_inline int connect_on_node(struct bpf_sock_addr *ctx, struct bpf_sock *sk, int family,
                                            const struct bruma_pod *pod, __u64 cookie,
                                            const struct bruma_address *destination, __u16 port)
 {
+    enum bruma_long_way why = BRUMA_LONG_WAY_NONE;
     struct bruma_direct_counters *counters;
     struct bruma_node_socket *n;
     struct bruma_address chosen;
@@ -334,9 +336,13 @@ static __always_inline int connect_on_node(struct bpf_sock_addr *ctx, struct bpf
     if (is_deferred(sk))
         return 0;
     source_of(sk, &chosen);
-    n = node_connect(ctx, sk, family, pod, cookie, destination, port, &chosen);
-    if (!n)
-        return 0;
+    n = node_connect(ctx, sk, family, pod, cookie, destination, port, &chosen, &why);
+    counters = bpf_map_lookup_elem(&direct_counters, &cookie);
+    if (!n) {
+        if (why)
+            count_long_way(counters ? counters->outside_long_way : NULL, why);
+        return why ? -1 : 0;
+    }
     bound = bpf_sk_storage_get(&captured_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
     if (!bound || (!sk->bound_dev_if && set_option(ctx, SO_BINDTOIFINDEX, n->device))) {
         node_give_up(ctx, sk);
@@ -344,7 +350,6 @@ static __always_inline int connect_on_node(struct bpf_sock_addr *ctx, struct bpf
     }
     *bound = n->device;
     node_rewrite(ctx, family, &n->verdict);
-    counters = bpf_map_lookup_elem(&direct_counters, &cookie);
     COUNT(counters, direct_node_connections);
     return 1;
 }
@@ -367,6 +372,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, int family,
     struct bruma_pod *pod = bpf_map_lookup_elem(&pods, &cookie);
     struct bruma_pod_counters *counters;
     struct bpf_sock *sk;
+    int on_node;
 
     if (ctx->protocol != IPPROTO_TCP || ctx->type != SOCK_STREAM)
         return ALLOW;
@@ -398,8 +404,8 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, int family,
         return release(ctx, sk, counters, 0);
     if (pod->flags & (address_is_v4(destination) ? BRUMA_POD_NO_IPV4 : BRUMA_POD_NO_IPV6))
         return deny_family(counters);
-    if (connect_on_node(ctx, sk, family, pod, cookie, destination, port) ||
-        goes_outside(ctx, sk, pod, cookie, destination, port))
+    on_node = connect_on_node(ctx, sk, family, pod, cookie, destination, port);
+    if (on_node > 0 || (!on_node && goes_outside(ctx, sk, pod, cookie, destination, port)))
         return ALLOW;
     return capture(ctx, sk, counters);
 }

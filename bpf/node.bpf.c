@@ -300,12 +300,10 @@ static __always_inline void watch(struct bpf_sock_ops *ctx)
     bpf_sock_ops_cb_flags_set(ctx, (int)ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
-static __always_inline void remove_tuple(const struct bruma_tuple *tuple)
+static __always_inline void remove_tuple(const struct bruma_tuple *tuple, __u64 source_cookie)
 {
-    struct bruma_node_control *control = node_state();
-
-    if (!bpf_map_delete_elem(&node_tuples, tuple) && control)
-        __sync_fetch_and_add(&control->tuples, -1);
+    if (!bpf_map_delete_elem(&node_tuples, tuple))
+        node_count_tuple(source_cookie, -1);
 }
 
 /* It is not registered, so its SYN is to be dropped at the device, and need not be sent for minutes.
@@ -366,7 +364,7 @@ static __always_inline void connecting(struct bpf_sock_ops *ctx, struct bpf_sock
     value.asked_address = n->asked.destination;
     value.asked_port = n->asked.port;
     if (!bpf_map_update_elem(&node_tuples, &n->tuple, &value, BPF_NOEXIST)) {
-        __sync_fetch_and_add(&control->tuples, 1);
+        node_count_tuple(value.source_cookie, 1);
     } else if (!is_of_same_pods(&n->tuple, &value) ||
                bpf_map_update_elem(&node_tuples, &n->tuple, &value, BPF_EXIST)) {
         /* Nor is it one of before with the same port, of which the source's end is gone. */
@@ -402,16 +400,17 @@ static __always_inline void closed(struct bpf_sock_ops *ctx, struct bruma_node_s
 {
     struct bruma_tuple tuple = n->tuple;
     struct bruma_node_tuple *registered = bpf_map_lookup_elem(&node_tuples, &tuple);
-    __u64 cookie = bpf_get_socket_cookie(ctx);
+    __u64 cookie = bpf_get_socket_cookie(ctx), source;
 
     n->registered = 0;
     if (!registered)
         return;
+    source = registered->source_cookie;
     /* Otherwise a newer one has the port. */
     if (n->accepted && registered->accepted_cookie == cookie) {
         registered->destination_closed = 1;
         if (registered->source_closed)
-            remove_tuple(&tuple);
+            remove_tuple(&tuple, source);
     } else if (!n->accepted && registered->socket_cookie == cookie) {
         registered->closed_nanoseconds = bpf_ktime_get_ns();
         registered->source_closed = 1;
@@ -419,7 +418,7 @@ static __always_inline void closed(struct bpf_sock_ops *ctx, struct bruma_node_s
          * what the destination still answers to a SYN of which nothing has come: who got that would be taken
          * for this one. The proxy removes such, once it has seen to it that nothing is left there. */
         if (registered->destination_closed)
-            remove_tuple(&tuple);
+            remove_tuple(&tuple, source);
     }
 }
 

@@ -18,12 +18,12 @@ struct {
 
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
-    __uint(max_entries, BRUMA_NODE_CHANGES);
+    __uint(max_entries, BRUMA_NODE_PLACES);
     __uint(map_flags, BPF_F_MMAPABLE);
     __type(key, __u32); /* place */
-    __type(value, __u64);
+    __type(value, struct bruma_node_place);
     __uint(pinning, LIBBPF_PIN_BY_NAME);
-} node_changes SEC(".maps");
+} node_places SEC(".maps");
 
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
@@ -102,13 +102,30 @@ static __always_inline struct bruma_node_control *node_state(void)
     return bpf_map_lookup_elem(&node_control, &zero);
 }
 
-/* How often what has that place has changed. There is such an entry, but the verifier does not know; with
- * what is said without it no verdict counts. */
-static __always_inline __u64 node_changes_at(__u32 place)
+/* The entry, which lives as long as the map. Never NULL in fact, but the verifier does not know. */
+static __always_inline struct bruma_node_place *node_place(__u32 place)
 {
-    const volatile __u64 *changes = bpf_map_lookup_elem(&node_changes, &place);
+    return bpf_map_lookup_elem(&node_places, &place);
+}
 
-    return changes ? *changes : 1ull << 63;
+/* How many changes there were of what has that place; more than there can be without an entry. */
+static __always_inline __u64 node_changes_at(__u32 at)
+{
+    const struct bruma_node_place *place = node_place(at);
+
+    return place ? *(const volatile __u64 *)&place->changes : 1ull << 63;
+}
+
+/* A tuple of that source has come to node_tuples (1), or is gone (-1). */
+static __always_inline void node_count_tuple(__u64 source_cookie, __s64 change)
+{
+    struct bruma_node_place *place = node_place(bruma_node_place(source_cookie));
+    struct bruma_node_control *control = node_state();
+
+    if (control)
+        __sync_fetch_and_add(&control->tuples, change);
+    if (place)
+        __sync_fetch_and_add(&place->tuples, change);
 }
 
 /* The generation that counts now for what goes from the one pod to the other, by that address. */

@@ -94,15 +94,20 @@ static __always_inline int node_expect(const struct bruma_node_key *asked, const
     return !bpf_map_update_elem(&node_pending, &key, &now, BPF_ANY);
 }
 
-/* 1 if there is room for one connection more of the pod, else 0. */
-static __always_inline int node_has_room(__u64 cookie)
+/* NONE if there is room for one connection more of the pod, else why not. */
+static __always_inline enum bruma_long_way node_lacks_room(__u64 cookie)
 {
+    struct bruma_node_place *place = node_place(bruma_node_place(cookie));
     struct bruma_node_control *state = node_state();
+    enum bruma_long_way why = flows_lack_room(cookie);
 
-    if (state && state->tuples < BRUMA_MAX_NODE_TUPLES - BRUMA_NODE_TUPLES_SLACK && !flows_lack_room(cookie))
-        return 1;
-    node_count(BRUMA_NODE_COUNTER_NO_ROOM);
-    return 0;
+    if (!why && (!state || state->tuples >= BRUMA_MAX_NODE_TUPLES - BRUMA_NODE_TUPLES_SLACK))
+        why = BRUMA_LONG_WAY_TUPLES_FULL;
+    if (!why && (!place || place->tuples >= BRUMA_MAX_NODE_TUPLES_OF_POD))
+        why = BRUMA_LONG_WAY_POD_TUPLES_FULL;
+    if (why)
+        node_count(BRUMA_NODE_COUNTER_NO_ROOM);
+    return why;
 }
 
 /* 1: the socket has the address that was judged; 0: it has not, and takes the long way, as where the
@@ -128,14 +133,13 @@ static __always_inline int node_bind_source(struct bpf_sock_addr *ctx, struct bp
 
 /*
  * Returns what is known of the socket if the connection goes directly, and has prepared all for that but the
- * binding to the device; NULL: it takes the long way. family: of the hook. chosen: the source that the socket
- * is bound to, or unspecified.
+ * binding to the device; NULL: it takes the long way, and *why says why if it could have gone. family: of the
+ * hook. chosen: the source that the socket is bound to, or unspecified.
  */
-static __always_inline struct bruma_node_socket *node_connect(struct bpf_sock_addr *ctx, struct bpf_sock *sk,
-                                                              int family, const struct bruma_pod *pod,
-                                                              __u64 cookie,
-                                                              const struct bruma_address *destination,
-                                                              __u16 port, const struct bruma_address *chosen)
+static __always_inline struct bruma_node_socket *
+node_connect(struct bpf_sock_addr *ctx, struct bpf_sock *sk, int family, const struct bruma_pod *pod,
+             __u64 cookie, const struct bruma_address *destination, __u16 port,
+             const struct bruma_address *chosen, enum bruma_long_way *why)
 {
     struct bruma_node_key key = {.destination = *destination, .source_cookie = cookie, .port = port};
     struct bruma_node_verdict v = {};
@@ -147,7 +151,8 @@ static __always_inline struct bruma_node_socket *node_connect(struct bpf_sock_ad
     device = node_pods_fit(&v, pod, cookie);
     if (!device || (sk->bound_dev_if && sk->bound_dev_if != device))
         return NULL;
-    if (!node_has_room(cookie) || !node_expect(&key, &v))
+    *why = node_lacks_room(cookie);
+    if (*why || !node_expect(&key, &v))
         return NULL;
     n = bpf_sk_storage_get(&node_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
     if (!n)

@@ -182,21 +182,25 @@ void direct_ways_explain_to(struct agent *agent, struct local_connection *c, con
     struct bruma_pod entry;
     struct steer_direct_view view;
     const char *alone = left_alone(agent, pod, to, &entry), *none;
-    enum bruma_long_way why;
+    enum bruma_long_way why = BRUMA_LONG_WAY_NONE;
+    bool node;
 
     if (alone) {
         ctl_finding(c, "capture", true, BRUMA_REASON_NONE, "not captured, because %s", alone);
         return;
     }
     none = look(agent, &view);
-    if (!none && steer_direct_ask_node(agent->steer, &view, pod->cookie, &entry, to)) {
+    node = !none && steer_direct_ask_node(agent->steer, &view, pod->cookie, &entry, to, &why);
+    if (node && !why) {
         ctl_finding(
             c, "capture", true, BRUMA_REASON_NONE,
             "not captured, because the proxy has allowed it between these pods of the node: it goes in "
             "the kernel, and is accounted for");
         return;
     }
-    why = none ? BRUMA_LONG_WAY_NONE : steer_direct_ask_outside(agent->steer, &view, pod->cookie, &entry, to);
+    if (!node)
+        why = none ? BRUMA_LONG_WAY_NONE
+                   : steer_direct_ask_outside(agent->steer, &view, pod->cookie, &entry, to);
     if (!none && !why)
         ctl_finding(
             c, "capture", true, BRUMA_REASON_NONE,

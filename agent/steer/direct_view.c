@@ -44,6 +44,16 @@ static enum bruma_long_way said(uint32_t why, enum bruma_long_way otherwise)
     return why ? (enum bruma_long_way)why : otherwise;
 }
 
+/* NONE if there is room for one more of the pod. */
+static enum bruma_long_way lacks_room(const struct steer *s, const struct steer_direct_view *view,
+                                      uint64_t cookie)
+{
+    if (view->connections >= view->limits.all)
+        return BRUMA_LONG_WAY_FLOWS_FULL;
+    return steer_direct_live(s, cookie) >= view->limits.pod ? BRUMA_LONG_WAY_POD_FLOWS_FULL
+                                                            : BRUMA_LONG_WAY_NONE;
+}
+
 enum bruma_long_way steer_direct_ask(const struct steer *s, const struct steer_direct_view *view,
                                      uint64_t cookie, uint32_t generation, uint32_t ways, uint32_t *ret_way)
 {
@@ -62,12 +72,8 @@ enum bruma_long_way steer_direct_ask(const struct steer *s, const struct steer_d
         pod.proxy != control->proxy || pod.generation != generation)
         return BRUMA_LONG_WAY_POD_UNKNOWN;
     *ret_way = pod.ways & control->ways & ways;
-    if (*ret_way & (BRUMA_DIRECT_OUTSIDE | BRUMA_DIRECT_PASS)) {
-        if (view->connections >= view->limits.all)
-            return BRUMA_LONG_WAY_FLOWS_FULL;
-        if (steer_direct_live(s, cookie) >= view->limits.pod)
-            return BRUMA_LONG_WAY_POD_FLOWS_FULL;
-    }
+    if (*ret_way & (BRUMA_DIRECT_OUTSIDE | BRUMA_DIRECT_PASS))
+        return lacks_room(s, view, cookie);
     if (*ret_way)
         return BRUMA_LONG_WAY_NONE;
     if (pod.ways & ways)
@@ -117,28 +123,52 @@ static bool generation_counts(const int *maps, const struct bruma_node_key *key,
                                bruma_node_place_of_address(&key->destination)};
     struct bruma_node_control control;
     uint32_t zero = 0;
-    uint64_t sum, changes;
+    struct bruma_node_place place;
+    uint64_t sum;
 
     if (bpf_map_lookup_elem(maps[BRUMA_NODE_FD_CONTROL], &zero, &control) < 0)
         return false;
     sum = control.generation;
     for (size_t i = 0; i < array_size(places); i++) {
-        if (bpf_map_lookup_elem(maps[BRUMA_NODE_FD_CHANGES], &places[i], &changes) < 0)
+        if (bpf_map_lookup_elem(maps[BRUMA_NODE_FD_PLACES], &places[i], &place) < 0)
             return false;
-        sum += changes;
+        sum += place.changes;
     }
     return sum == verdict->generation;
+}
+
+/* As the hook asks. */
+static enum bruma_long_way node_lacks_room(const struct steer *s, const struct steer_direct_view *view,
+                                           uint64_t cookie)
+{
+    const int *maps = &s->direct_fds[DIRECT_MAP_NODE];
+    uint32_t at = bruma_node_place(cookie), zero = 0;
+    enum bruma_long_way why = lacks_room(s, view, cookie);
+    struct bruma_node_control control;
+    struct bruma_node_place place;
+
+    if (why)
+        return why;
+    if (bpf_map_lookup_elem(maps[BRUMA_NODE_FD_CONTROL], &zero, &control) < 0 ||
+        control.tuples >= BRUMA_MAX_NODE_TUPLES - BRUMA_NODE_TUPLES_SLACK)
+        return BRUMA_LONG_WAY_TUPLES_FULL;
+    if (bpf_map_lookup_elem(maps[BRUMA_NODE_FD_PLACES], &at, &place) < 0 ||
+        place.tuples >= BRUMA_MAX_NODE_TUPLES_OF_POD)
+        return BRUMA_LONG_WAY_POD_TUPLES_FULL;
+    return BRUMA_LONG_WAY_NONE;
 }
 
 /* Devices and the destination's entry are asked for, too, when it connects; a change there makes another
  * generation. */
 bool steer_direct_ask_node(const struct steer *s, const struct steer_direct_view *view, uint64_t cookie,
-                           const struct bruma_pod *pod, const struct endpoint *to)
+                           const struct bruma_pod *pod, const struct endpoint *to,
+                           enum bruma_long_way *ret_why)
 {
     const int *maps = &s->direct_fds[DIRECT_MAP_NODE];
     struct bruma_node_key key = {.source_cookie = cookie, .port = to->port};
     struct bruma_node_verdict verdict;
 
+    *ret_why = node_lacks_room(s, view, cookie);
     memcpy(&key.destination, &to->addr, sizeof(key.destination));
     return view->control.ways & BRUMA_DIRECT_NODE && view->control.proxy && view->lives &&
            view->now_nanoseconds < view->control.valid_until_nanoseconds &&

@@ -29,9 +29,10 @@ enum bruma_long_way steer_direct_ask(const struct steer *steer, const struct ste
 enum bruma_long_way steer_direct_ask_outside(const struct steer *steer, const struct steer_direct_view *view,
                                              uint64_t cookie, const struct bruma_pod *pod,
                                              const struct endpoint *to);
-/* True if a connection to there goes to another pod of this node in the kernel: the proxy has allowed it, and
- * nothing has changed since. */
+/* True if a connection to there may go to another pod of this node in the kernel: the proxy has allowed it,
+ * and nothing has changed since. *ret_why: NONE, or there is no room for it, and so it does not. */
 bool steer_direct_ask_node(const struct steer *steer, const struct steer_direct_view *view, uint64_t cookie,
-                           const struct bruma_pod *pod, const struct endpoint *to);
+                           const struct bruma_pod *pod, const struct endpoint *to,
+                           enum bruma_long_way *ret_why);
 
 #endif

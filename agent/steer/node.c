@@ -290,15 +290,16 @@ enum steer_node_refusal steer_node_start(struct steer *s, const struct steer_pod
  */
 static void change(struct steer *s, uint64_t cookie)
 {
-    size_t size = BRUMA_NODE_CHANGES * sizeof(__u64);
-    __u64 *changes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, map(s, BRUMA_NODE_FD_CHANGES), 0);
+    size_t size = BRUMA_NODE_PLACES * sizeof(struct bruma_node_place);
+    struct bruma_node_place *places =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, map(s, BRUMA_NODE_FD_PLACES), 0);
 
-    if (changes == MAP_FAILED) {
+    if (places == MAP_FAILED) {
         log_error_errno(errno, "verdicts between pods of the node cannot be made void");
         return;
     }
-    __atomic_fetch_add(&changes[bruma_node_place(cookie)], 1, __ATOMIC_SEQ_CST);
-    munmap(changes, size);
+    __atomic_fetch_add(&places[bruma_node_place(cookie)].changes, 1, __ATOMIC_SEQ_CST);
+    munmap(places, size);
 }
 
 void steer_node_forbid(struct steer *s, uint64_t cookie)

@@ -118,7 +118,9 @@ struct bruma_direct_control {
     BRUMA_LONG_WAY(NO_KERNEL, no_kernel, "this kernel cannot run the programs that account for it") \
     BRUMA_LONG_WAY(POLICY_CHANGING, policy_changing, "policies are changing at this moment") \
     BRUMA_LONG_WAY(DEFERRED, deferred, "the SYN would leave only with the first data (TCP_FASTOPEN_CONNECT)") \
-    BRUMA_LONG_WAY(POD_FLOWS_FULL, pod_flows_full, "the pod has a quarter of all live direct connections that there may be")
+    BRUMA_LONG_WAY(POD_FLOWS_FULL, pod_flows_full, "the pod has a quarter of all live direct connections that there may be") \
+    BRUMA_LONG_WAY(TUPLES_FULL, tuples_full, "the list of connections between pods of the node that stay in the kernel is full") \
+    BRUMA_LONG_WAY(POD_TUPLES_FULL, pod_tuples_full, "the pod has a quarter of all connections between pods of the node that may stay in the kernel")
 /* clang-format on */
 
 enum bruma_long_way {

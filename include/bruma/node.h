@@ -4,7 +4,7 @@
  * Layout of the maps that the agent pins beside the others where it was told `same-node: kernel`.
  *
  *   node_control   array, mapped   0                          -> struct bruma_node_control
- *   node_changes   array, mapped   u32 place                  -> u64 changes of what has that place
+ *   node_places    array, mapped   u32 place                  -> struct bruma_node_place
  *   node_devices   hash            u64 netns cookie           -> struct bruma_node_device
  *   node_verdicts  hash            struct bruma_node_key      -> struct bruma_node_verdict
  *   node_pending   hash            struct bruma_node_key      -> struct bruma_node_pending
@@ -33,6 +33,9 @@
 #define BRUMA_MAX_NODE_TUPLES   65536 /* entries, of 250 bytes */
 /* Verdicts that one pod may have as the source. */
 #define BRUMA_MAX_NODE_VERDICTS_OF_POD 1024
+/* Tuples that one pod may have as the source: a quarter, as of flows. Of one that has ended they stay for
+ * what the other end may have of it still, when its flow is gone. */
+#define BRUMA_MAX_NODE_TUPLES_OF_POD (BRUMA_MAX_NODE_TUPLES / 4)
 /* So many entries of node_tuples are kept for connect() calls that have asked for room at the same moment. */
 #define BRUMA_NODE_TUPLES_SLACK 1024
 
@@ -51,17 +54,22 @@ struct bruma_node_control {
 
 /*
  * An answer depends on both pods and on what the mesh knows of the address that was asked for. Each of these
- * has a place in node_changes, which some of them share, and which grows, atomically, after each of its
+ * has a place in node_places, which some of them share, and whose changes grow, atomically, after each of its
  * changes. The generation of a verdict, and of a tuple, is the sum of those three and of node_control's: as
  * none of them ever becomes less, it is the same only as long as all of them are.
  */
-#define BRUMA_NODE_CHANGES_BITS 12
-#define BRUMA_NODE_CHANGES      (1 << BRUMA_NODE_CHANGES_BITS) /* places */
+#define BRUMA_NODE_PLACES_BITS 14
+#define BRUMA_NODE_PLACES      (1 << BRUMA_NODE_PLACES_BITS) /* entries */
+
+struct bruma_node_place {
+    __u64 changes;
+    __s64 tuples; /* entries of node_tuples whose source is a pod with this place */
+};
 
 /* The place of a pod, by the cookie of its namespace. */
 static inline __attribute__((always_inline)) __u32 bruma_node_place(__u64 cookie)
 {
-    return (__u32)(cookie * 0x9e3779b97f4a7c15ull >> (64 - BRUMA_NODE_CHANGES_BITS));
+    return (__u32)(cookie * 0x9e3779b97f4a7c15ull >> (64 - BRUMA_NODE_PLACES_BITS));
 }
 
 /* The place of an address. */
@@ -142,7 +150,7 @@ struct bruma_node_socket {
 #define BRUMA_NODE_COUNTERS(BRUMA_NODE_COUNTER) \
     BRUMA_NODE_COUNTER(FORGED, node_forged_packets, "Packets with the addresses and ports of a connection of two pods that came by another way than from these; dropped.") \
     BRUMA_NODE_COUNTER(UNREGISTERED, node_unregistered_packets, "First packets of connections to go directly whose tuple could not be written; dropped.") \
-    BRUMA_NODE_COUNTER(NO_ROOM, node_no_room_connections, "Connections that took the long way because the list of those that go directly is full.") \
+    BRUMA_NODE_COUNTER(NO_ROOM, node_no_room_connections, "Connections that took the long way because the list of those that go directly is full, or their pod has its share of it.") \
     BRUMA_NODE_COUNTER(VOID, node_void_connections, "Connections that failed because the answer changed, or the source was another one, while they began.")
 /* clang-format on */
 

@@ -195,12 +195,11 @@ static bool end_tuple(struct node_tuples *t, const struct pod *source, const str
 
 /* ---- forgetting it ---- */
 
-static void forget(struct node_tuples *t, const struct bruma_tuple *tuple)
+static void forget(struct node_tuples *t, const struct bruma_tuple *tuple,
+                   const struct bruma_node_tuple *value)
 {
-    struct bruma_node_control *control = node_verdicts_control(t->proxy->node_verdicts);
-
     if (call(BPF_MAP_DELETE_ELEM, map_of(t, BRUMA_NODE_FD_TUPLES), tuple, NULL) == 0)
-        __atomic_fetch_sub(&control->tuples, 1, __ATOMIC_SEQ_CST);
+        node_verdicts_tuple_gone(t->proxy->node_verdicts, value->source_cookie);
 }
 
 /* Nothing comes from the source any more: its pod is gone, and closes nothing, or its end was closed long
@@ -249,11 +248,11 @@ void node_tuples_look(struct node_tuples *t, const struct bruma_tuple *tuple,
         return;
     if (!over) {
         if (end_tuple(t, source, destination, tuple, &value) && is_switched_off(t))
-            forget(t, tuple);
+            forget(t, tuple, &value);
         return;
     }
     if (nothing_is_left(t, source, destination, tuple, &value))
-        forget(t, tuple);
+        forget(t, tuple, &value);
     else
         t->kept++;
 }

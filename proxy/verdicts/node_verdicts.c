@@ -23,7 +23,7 @@
 struct node_maps {
     int fds[BRUMA_NODE_FD_COUNT];
     struct bruma_node_control *control;
-    uint64_t *changes;
+    struct bruma_node_place *places;
     struct rcu_head retired;
 };
 
@@ -45,7 +45,7 @@ int node_verdicts_new(struct node_verdicts **ret)
 
 /* ---- maps ---- */
 
-#define CHANGES_SIZE (BRUMA_NODE_CHANGES * sizeof(uint64_t))
+#define PLACES_SIZE (BRUMA_NODE_PLACES * sizeof(struct bruma_node_place))
 
 static size_t control_size(void)
 {
@@ -68,8 +68,8 @@ static void free_maps(struct node_maps *m)
         return;
     if (m->control)
         munmap(m->control, control_size());
-    if (m->changes)
-        munmap(m->changes, CHANGES_SIZE);
+    if (m->places)
+        munmap(m->places, PLACES_SIZE);
     close_fds(m->fds, BRUMA_NODE_FD_COUNT);
     free(m);
 }
@@ -106,8 +106,8 @@ static struct node_maps *new_maps(int fds[BRUMA_NODE_FD_COUNT])
         m->fds[i] = take_fd(&fds[i]);
     m->control = map_memory(m->fds[BRUMA_NODE_FD_CONTROL], control_size());
     if (m->control)
-        m->changes = map_memory(m->fds[BRUMA_NODE_FD_CHANGES], CHANGES_SIZE);
-    if (m->changes)
+        m->places = map_memory(m->fds[BRUMA_NODE_FD_PLACES], PLACES_SIZE);
+    if (m->places)
         return m;
     e = errno;
     free_maps(m);
@@ -147,6 +147,12 @@ struct bruma_node_control *node_verdicts_control(const struct node_verdicts *v)
     return v->maps ? v->maps->control : NULL;
 }
 
+void node_verdicts_tuple_gone(const struct node_verdicts *v, uint64_t source_cookie)
+{
+    __atomic_fetch_sub(&v->maps->control->tuples, 1, __ATOMIC_SEQ_CST);
+    __atomic_fetch_sub(&v->maps->places[bruma_node_place(source_cookie)].tuples, 1, __ATOMIC_SEQ_CST);
+}
+
 /* ---- verdicts ---- */
 
 static void set_address(struct bruma_address *to, const struct addr *from)
@@ -156,7 +162,7 @@ static void set_address(struct bruma_address *to, const struct addr *from)
 
 static uint64_t changes_at(const struct node_maps *m, uint32_t place)
 {
-    return __atomic_load_n(&m->changes[place], __ATOMIC_SEQ_CST);
+    return __atomic_load_n(&m->places[place].changes, __ATOMIC_SEQ_CST);
 }
 
 /* As node_generation() of the programs. */
@@ -194,7 +200,7 @@ void node_verdicts_change_pod(struct node_verdicts *v, uint64_t cookie)
     const struct node_maps *maps = v ? rcu_read(v->maps) : NULL;
 
     if (maps)
-        __atomic_fetch_add(&maps->changes[bruma_node_place(cookie)], 1, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(&maps->places[bruma_node_place(cookie)].changes, 1, __ATOMIC_SEQ_CST);
 }
 
 void node_verdicts_change_address(struct node_verdicts *v, const struct addr *addr)
@@ -204,7 +210,7 @@ void node_verdicts_change_address(struct node_verdicts *v, const struct addr *ad
 
     set_address(&address, addr);
     if (maps)
-        __atomic_fetch_add(&maps->changes[bruma_node_place_of_address(&address)], 1, __ATOMIC_SEQ_CST);
+        __atomic_fetch_add(&maps->places[bruma_node_place_of_address(&address)].changes, 1, __ATOMIC_SEQ_CST);
 }
 
 bool node_verdicts_stand(const struct node_verdicts *v, const struct bruma_node_key *key,

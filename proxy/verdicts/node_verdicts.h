@@ -32,6 +32,9 @@ int node_verdicts_map(const struct node_verdicts *verdicts, enum bruma_node_fd m
 /* The same: the kernel's, as mapped memory; NULL before the maps were taken. */
 struct bruma_node_control *node_verdicts_control(const struct node_verdicts *verdicts);
 
+/* The same, once they were taken: this process has removed a tuple with that source from node_tuples. */
+void node_verdicts_tuple_gone(const struct node_verdicts *verdicts, uint64_t source_cookie);
+
 /* Where and when somebody began to judge. */
 struct node_maps;
 struct node_ticket {

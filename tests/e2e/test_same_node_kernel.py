@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from support import network
+from support import agent, network
 from support.faults import Faults
 from support.network import inside
 from support.nodes.agent_node import AgentNode
@@ -133,6 +133,64 @@ def test_what_has_no_verdict_goes_through_the_proxy(scene):
     assert call(scene.c, scene.b.ip).startswith("proxy outbound")
     assert call(scene.a, scene.b.ip, 8081).startswith("proxy outbound")
     assert call(scene.a, scene.c.ip).startswith("proxy outbound")
+
+
+# ---- room ----
+
+# A quarter of what there is room for.
+SHARE = 65536 // 4
+
+
+def long_way(pod, reason):
+    return pod.item()["outboundLongWay"].get(reason, 0)
+
+
+def test_tuples_are_counted_for_their_source(scene):
+    wait_for(lambda: not scene.verdicts.live(), "all tuples to be gone")
+    code = """
+import socket, sys
+all = [socket.create_connection((sys.argv[1], 8080), timeout=20) for _ in range(20)]
+print("READY", flush=True)
+sys.stdin.readline()
+"""
+    p = scene.a.pipe(
+        "/usr/bin/python3",
+        "-u",
+        "-c",
+        code,
+        scene.b.ip,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert p.stdout.readline().strip() == "READY"
+    assert scene.verdicts.tuples_of(scene.a) == 20
+    assert scene.verdicts.tuples_of(scene.b) == 0
+    p.communicate("\n", timeout=20)
+    wait_for(lambda: not scene.verdicts.live(), "all tuples to be gone")
+    assert scene.verdicts.tuples_of(scene.a) == 0
+
+
+def test_a_pod_that_has_its_share_leaves_the_others_theirs(scene):
+    """Of tuples that stay when their connections have ended, too: such are in no list of flows."""
+    at = place(int(scene.a.item()["cookie"]))
+    scene.verdicts.allow(scene.c, scene.b, scene.b.ip)
+    before = long_way(scene.a, "pod_tuples_full")
+    scene.verdicts.change_at(at, changes=0, tuples=SHARE)
+    try:
+        assert call(scene.a, scene.b.ip).startswith("proxy outbound")
+        assert long_way(scene.a, "pod_tuples_full") == before + 1
+        said = agent.ask(
+            scene.node.run_dir,
+            "explain",
+            pod=f"{scene.a.namespace}/{scene.a.name}",
+            to=f"{scene.b.ip}:8080",
+        )
+        assert [f for f in said if "because the pod has a quarter of all connections between pods" in str(f)]
+        assert call(scene.c, scene.b.ip).startswith("hello")
+    finally:
+        scene.verdicts.change_at(at, changes=0, tuples=-SHARE)
+    assert call(scene.a, scene.b.ip).startswith("hello")
 
 
 # ---- who is not sure goes through the proxy ----

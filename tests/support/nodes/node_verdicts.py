@@ -25,8 +25,8 @@ def address(text):
 
 
 def place(cookie):
-    """As bruma_node_place(): where in node_changes the changes of a pod are counted."""
-    return (cookie * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 52
+    """As bruma_node_place(): where in node_places the pod is."""
+    return (cookie * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 50
 
 
 def place_of_address(text):
@@ -83,7 +83,7 @@ class NodeVerdicts:
         self.control = Map(f"{maps}/direct_control", 40)
         self.proxies = Map(f"{maps}/direct_proxies", 8)
         self.state = Map(f"{maps}/node_control", 16)
-        self.changes = Map(f"{maps}/node_changes", 8)
+        self.places = Map(f"{maps}/node_places", 16)
         self.verdicts = Map(f"{maps}/node_verdicts", 80)
         self.tuples = Map(f"{maps}/node_tuples", 88)
         self.pods = Map(f"{maps}/pods", 512)
@@ -99,13 +99,20 @@ class NodeVerdicts:
     def generation(self, source, destination, to):
         """source and destination: cookies."""
         places = [place(source), place(destination), place_of_address(to)]
-        changes = [struct.unpack("=Q", self.changes.get(struct.pack("=I", p)))[0] for p in places]
+        changes = [self.at(p)[0] for p in places]
         return struct.unpack("=Qq", self.state.get(struct.pack("=I", 0)))[0] + sum(changes)
 
-    def change_at(self, place):
-        """As after a change of what has that place."""
-        key = struct.pack("=I", place)
-        self.changes.set(key, struct.pack("=Q", struct.unpack("=Q", self.changes.get(key))[0] + 1))
+    def at(self, place):
+        """(changes, tuples) of what has that place."""
+        return struct.unpack("=Qq", self.places.get(struct.pack("=I", place)))
+
+    def tuples_of(self, pod):
+        return self.at(place(int(pod.item()["cookie"])))[1]
+
+    def change_at(self, place, changes=1, tuples=0):
+        """As after so many changes of what has that place, and so many more tuples."""
+        before = self.at(place)
+        self.places.set(struct.pack("=I", place), struct.pack("=Qq", before[0] + changes, before[1] + tuples))
 
     def change(self):
         """As after a change by which any answer may be another one."""
@@ -177,7 +184,7 @@ class NodeVerdicts:
             self.control,
             self.proxies,
             self.state,
-            self.changes,
+            self.places,
             self.verdicts,
             self.tuples,
             self.pods,

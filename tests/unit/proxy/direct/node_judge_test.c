@@ -90,11 +90,13 @@ Test(node_judge, nothing_is_left_at_the_destination_of_a_source_that_is_gone)
     site_register(&tuple, (struct bruma_node_tuple){});
     look(true);
     cr_assert(site_has(&tuple) && site_half_open_count() == 1);
+    cr_expect_eq(site_tuples(SITE_SOURCE), 1);
     site_forget(&site.source);
     node_judge_changed(site.proxy.node_judge);
     site_until(is_gone, "the tuple is forgotten");
     cr_expect_eq(site_half_open_count(), 0);
     cr_expect_eq(node_verdicts_control(site.proxy.node_verdicts)->tuples, 0);
+    cr_expect_eq(site_tuples(SITE_SOURCE), 0);
     close(listener);
 }
 

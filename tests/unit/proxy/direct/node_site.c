@@ -52,8 +52,8 @@ void site_new_maps(int ret[BRUMA_NODE_FD_COUNT])
 {
     ret[BRUMA_NODE_FD_CONTROL] =
         new_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct bruma_node_control), 1, BPF_F_MMAPABLE);
-    ret[BRUMA_NODE_FD_CHANGES] =
-        new_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(uint64_t), BRUMA_NODE_CHANGES, BPF_F_MMAPABLE);
+    ret[BRUMA_NODE_FD_PLACES] =
+        new_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(struct bruma_node_place), BRUMA_NODE_PLACES, BPF_F_MMAPABLE);
     ret[BRUMA_NODE_FD_DEVICES] = new_hash(8, sizeof(struct bruma_node_device), 64);
     ret[BRUMA_NODE_FD_VERDICTS] =
         new_hash(sizeof(struct bruma_node_key), sizeof(struct bruma_node_verdict), BRUMA_MAX_NODE_VERDICTS);
@@ -192,6 +192,19 @@ struct bruma_tuple site_tuple(const char *source, uint16_t port)
     return t;
 }
 
+/* Returns how many there are then. */
+static int64_t count_tuple(uint64_t cookie, int64_t change)
+{
+    uint32_t at = bruma_node_place(cookie);
+    struct bruma_node_place place;
+
+    cr_assert(site_get(site.maps[BRUMA_NODE_FD_PLACES], &at, &place) == 0);
+    place.tuples += change;
+    if (change)
+        cr_assert(site_put(site.maps[BRUMA_NODE_FD_PLACES], &at, &place) == 0);
+    return place.tuples;
+}
+
 void site_register(const struct bruma_tuple *tuple, struct bruma_node_tuple value)
 {
     struct bruma_node_control *control = node_verdicts_control(site.proxy.node_verdicts);
@@ -202,6 +215,12 @@ void site_register(const struct bruma_tuple *tuple, struct bruma_node_tuple valu
     cr_assert(site_put(site.maps[BRUMA_NODE_FD_TUPLES], tuple, &value) == 0);
     if (control)
         control->tuples++;
+    count_tuple(value.source_cookie, control ? 1 : 0);
+}
+
+int64_t site_tuples(uint64_t cookie)
+{
+    return count_tuple(cookie, 0);
 }
 
 bool site_has(const struct bruma_tuple *tuple)

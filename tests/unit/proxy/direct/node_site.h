@@ -50,6 +50,8 @@ struct bruma_tuple site_tuple(const char *source, uint16_t port);
 /* One as the programs write it once its SYN is on its way, with these changes. */
 void site_register(const struct bruma_tuple *tuple, struct bruma_node_tuple value);
 bool site_has(const struct bruma_tuple *tuple);
+/* How many are counted of which the pod with that cookie is the source. */
+int64_t site_tuples(uint64_t cookie);
 /* Of that time ago, by CLOCK_MONOTONIC. */
 uint64_t site_ago(unsigned seconds);
 
