@@ -27,7 +27,7 @@
 
 #define LOOK_MILLISECONDS      50
 #define UNREACHED_MILLISECONDS 1000  /* until an agent that did not answer is asked again */
-#define HAND_OVER_MILLISECONDS 15000 /* a proxy that serves is not waited for any longer */
+#define HAND_OVER_MILLISECONDS 30000 /* a proxy that serves is not waited for any longer */
 #define END_MILLISECONDS       5000  /* for one that failed, to end by itself */
 
 static volatile sig_atomic_t told_to_end;
@@ -172,8 +172,8 @@ static const char *wait_for(const struct ctl_options *o, const struct successor 
     enum progress progress = STARTS;
 
     while (milliseconds() < until) {
-        if (told_to_end)
-            return "its service is stopped";
+        if (told_to_end) /* what serves may carry live connections by now */
+            return served ? NULL : "its service is stopped";
         if (has_ended(s, progress == UNKNOWN ? UNREACHED_MILLISECONDS : LOOK_MILLISECONDS))
             return "it has ended";
         progress = look(o->run_dir, s->pid);

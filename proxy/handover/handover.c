@@ -14,8 +14,8 @@
 #include "proxy/pod/pod.h"
 #include "proxy/proxy.h"
 
-#define HELLO_MILLISECONDS 10000 /* for the other to answer */
-#define READY_MILLISECONDS 5000  /* until then the new one waits for its pods' certificates */
+#define HELLO_MILLISECONDS 20000 /* for the other to answer */
+#define READY_MILLISECONDS 15000 /* until then the new one waits for its pods' certificates */
 #define READY_LOOK         20
 
 enum handover_state { HANDOVER_NONE, HANDOVER_GREETING, HANDOVER_MOVING, HANDOVER_OVER };

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 
 import pytest
 
@@ -113,6 +114,26 @@ def test_no_byte_is_lost_from_one_proxy_to_the_next(mesh, family):
             t.say("read")
             t.goes_on()
     for t in talkers:
+        t.end()
+
+
+def test_a_certificate_authority_that_is_slow_is_waited_for(mesh):
+    talkers = talk(mesh)
+    ca = mesh.node.ca
+
+    def slow(identity, csr):
+        time.sleep(11)
+        return ca.good_certificate(identity, csr)
+
+    ca.answer_certificate = slow
+    try:
+        old = mesh.node.next_proxy()
+        end(old)
+        assert moved(old)["left"] == 0
+    finally:
+        ca.answer_certificate = ca.good_certificate
+    for t in talkers:
+        t.goes_on()
         t.end()
 
 
