@@ -74,11 +74,13 @@ static void insert_by_age(struct proxy_server *server, struct local_proxy *p)
 static void on_hello(struct local_proxy *p, struct local_connection *connection, const cJSON *message)
 {
     const char *version = "";
+    const cJSON *handed_over = cJSON_GetObjectItemCaseSensitive(message, "handedOver");
     struct local_proxy *other;
 
     p->connection = connection;
-    if (message_text(message, "version", sizeof(p->version) - 1, &version) == -EBADMSG) {
-        bad_message(p, "proxy-hello: version is not a short string");
+    if (message_text(message, "version", sizeof(p->version) - 1, &version) == -EBADMSG ||
+        (handed_over && hand_over_told(p, handed_over) < 0)) {
+        bad_message(p, "proxy-hello: version is not a short string, or handedOver not as it was told");
         return;
     }
     snprintf(p->version, sizeof(p->version), "%s", version);

@@ -26,7 +26,7 @@
  *   any of them <- {"op":"error","reason":R,"error":TEXT}
  *
  * Proxy -> agent, in this order after connecting
- *   proxy-hello  pid version [deliveries] [dns] [endings] [direct] [handOver]
+ *   proxy-hello  pid version [deliveries] [dns] [endings] [direct] [handOver] [handedOver{}: what it has said by handed-over, again]
  *                handOver: it can give and take live connections (bruma/handover.h); deliveries: it takes the second descriptor of setup; dns: and pod-dns; endings: and pod-ending; direct: and direct
  *   pod-held     uid cookie generation draining   fds: netns outbound inbound hbone   once for each pod it serves already
  *   held-end     draining [ending]            draining: it was told to drain and must not take over again; ending: nor resume

@@ -471,6 +471,8 @@ static int introduce(struct agent_client *client)
     cJSON_AddTrueToObject(m, "endings");
     cJSON_AddTrueToObject(m, "direct");
     cJSON_AddTrueToObject(m, "handOver");
+    if (client->handed_over)
+        cJSON_AddItemToObject(m, "handedOver", cJSON_Duplicate(client->handed_over, true));
     offer.r = agent_client_send(client, m, NULL, 0);
     pods_each(client->proxy, offer_pod, &offer);
     if (offer.r < 0)
@@ -537,6 +539,7 @@ void agent_client_free(struct agent_client **ptr)
         return;
     agent_client_disconnect(client);
     loop_timer_cancel(&client->retry);
+    cJSON_Delete(client->handed_over);
     free(client->path);
     free(client);
     *ptr = NULL;

@@ -19,9 +19,10 @@ struct agent_client {
     uint64_t retry_after; /* milliseconds */
     bool complained;      /* that the agent is away; said once */
     bool ready;
-    bool draining; /* another proxy has taken over */
-    bool ending;   /* this one was told to end */
-    bool serves;   /* the mesh is known */
+    bool draining;      /* another proxy has taken over */
+    bool ending;        /* this one was told to end */
+    bool serves;        /* the mesh is known */
+    cJSON *handed_over; /* what came from the proxy before, as it was told last; NULL: nothing yet */
     struct outbox outbox;
     struct name_set named; /* uids since the connection began, until snapshot-end */
     char buf[BRUMA_MESSAGE_MAX + 1];

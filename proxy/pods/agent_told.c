@@ -26,7 +26,7 @@ void agent_client_handed_over(struct agent_client *client, const struct handed_o
 {
     cJSON *m;
 
-    if (!client || client->watch.fd < 0)
+    if (!client)
         return;
     m = message_new("handed-over");
     cJSON_AddNumberToObject(m, "moved", (double)told->moved);
@@ -34,7 +34,10 @@ void agent_client_handed_over(struct agent_client *client, const struct handed_o
     cJSON_AddNumberToObject(m, "milliseconds", (double)told->milliseconds);
     cJSON_AddNumberToObject(m, "pauseMicroseconds", (double)told->pause);
     cJSON_AddStringToObject(m, "why", told->why);
-    if (agent_client_send(client, m, NULL, 0) < 0)
+    cJSON_Delete(client->handed_over);
+    client->handed_over = m;
+    /* Not connected, or about to be: it is in the next proxy-hello. */
+    if (client->ready && agent_client_send(client, cJSON_Duplicate(m, true), NULL, 0) < 0)
         agent_client_disconnect(client);
 }
 

@@ -341,6 +341,18 @@ def test_who_has_not_introduced_itself_is_neither_ready_nor_ending(node, op):
     assert states(node) == {first.pid: "serving"}
 
 
+@pytest.mark.parametrize(
+    "told", ["{}", "7", '{"moved":-1,"left":0,"milliseconds":0,"pauseMicroseconds":0,"why":""}']
+)
+def test_who_introduces_itself_by_nonsense_is_disconnected(node, told):
+    first, second = node.proxy("first").serve(), node.proxy("second")
+    second.do("connect", hello=False)
+    second.do("raw", text=f'{{"op":"proxy-hello","pid":1,"version":"x","handedOver":{told}}}')
+    assert second.wait(event="message", op="error")["reason"] == "message_invalid"
+    second.wait(event="disconnected")
+    assert states(node) == {first.pid: "serving"}
+
+
 def test_a_proxy_that_never_finishes_its_introduction_keeps_no_other_from_serving(node):
     pod, first = node.pod("web"), node.proxy("first").serve()
     pod.add()

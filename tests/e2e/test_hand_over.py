@@ -72,6 +72,20 @@ def test_no_byte_is_lost_in_upgrades_one_after_the_other(mesh, family):
         t.end()
 
 
+def test_an_agent_that_starts_anew_hears_of_it(mesh):
+    """In an upgrade of the chart, agents are replaced as well."""
+    talkers = talk(mesh)
+    moved, _ = upgrade(mesh.node)
+    mesh.node.agent.stop()
+    mesh.node.start_agent(*mesh.agent_options)
+    wait_for(lambda: serving(mesh.node), "the proxy to serve with it", log=mesh.node.proxy_log)
+    (proxy,) = mesh.node.status()["proxies"]
+    assert proxy["handOver"]["moved"] == moved["moved"] == 54
+    for t in talkers:
+        t.goes_on()
+        t.end()
+
+
 @pytest.mark.parametrize("family", [0, 1])
 def test_tunnels_move_with_their_streams(mesh, family):
     talkers = talk(mesh, TUNNELS, family)
