@@ -68,7 +68,8 @@ packages_bench() {
 packages_cluster() {
     echo python3 python3-pytest python3-pytest-timeout python3-cryptography python3-yaml python3-grpcio python3-protobuf protobuf-c-compiler
     echo etcd-server runc dnsmasq-base bind9-dnsutils nftables curl tcpdump gcc libc6-dev # libc6-dev: cgo
-    echo python3-pip                                                      # gets Go, where there is none: tests/cluster/peers.sh
+    echo redis-server redis-tools postgresql # sessions that live through an upgrade
+    echo python3-pip                         # gets Go, where there is none: tests/cluster/peers.sh
     packages_network
 }
 

@@ -38,6 +38,7 @@ SCENES = [
     "test_kernel",
     "test_replay",
     "test_replaced",
+    "test_hand_over",
     "test_rolling",
     "test_churn",
     "test_cost",

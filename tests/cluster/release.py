@@ -19,7 +19,7 @@ PINS, RUN = "/sys/fs/bpf/bruma", "/run/bruma"
 
 class Release:
     def __init__(self, cluster):
-        self.cluster, self.values = cluster, {}
+        self.cluster, self.values, self.before = cluster, {}, {}
 
     def load(self, *tags):
         archives = images.make_bruma(self.cluster.directory, self.cluster.build, *tags)
@@ -28,6 +28,7 @@ class Release:
 
     def install(self, **values):
         """Or upgrade. values: "__" in a name stands for a dot."""
+        self.before = dict(self.values)
         self.values.update(
             {
                 "global.hub": images.BRUMA.rpartition("/")[0],
@@ -43,6 +44,11 @@ class Release:
             for a in ("--set-string" if k == "global.tag" else "--set", f"{k}={v}")
         ]
         self.cluster.helm("upgrade", "--install", "bruma", CHART, "-n", SYSTEM, *settings)
+
+    def roll_back(self):
+        """To the values before the last install()."""
+        self.cluster.helm("rollback", "bruma", "-n", SYSTEM)
+        self.values = self.before
 
     def uninstall(self):
         self.cluster.helm("uninstall", "bruma", "-n", SYSTEM, "--wait", "--timeout", "3m")
@@ -86,6 +92,10 @@ class Release:
     def ask(self, node, op, **arguments):
         """A question to the node's agent, over its socket."""
         return agent.ask(self.cluster.nodes[node].path(RUN), op, **arguments)
+
+    def status(self, node):
+        """The same as the agent's own."""
+        return agent.status(self.cluster.nodes[node].path(RUN))
 
     def known(self, pod):
         """What the agent says of a pod, or None."""

@@ -38,7 +38,7 @@ def mesh(request, program):
     """The clients' node is the first one. beside: Envoy speaks HBONE itself; inside: it is behind its node's proxy."""
     inside = request.param == waypoint.SAMPLE_IN_MESH
     with (
-        Mesh(nodes=2, workers=2, agent_options=(*LONG, "--hand-over", "true")) as m,
+        Mesh(nodes=2, workers=2, agent_options=LONG) as m,
         contextlib.ExitStack() as stack,
     ):
         m.web, m.waypoint = m.pod("web"), m.pod("waypoint", node=1)
@@ -63,8 +63,8 @@ def mesh(request, program):
 
 def test_all_go_on_in_upgrades_of_both_proxies(mesh):
     web = mesh.web
-    # Few: what they say ahead stands before what the others say.
-    talkers = [Talkers(web, vip, count=3) for vip in (VIP4, VIP6)]
+    # What they say ahead stands before what the others say.
+    talkers = [Talkers(web, vip, count=9, ahead=1 << 20) for vip in (VIP4, VIP6)]
     others = [Exchanges(web, RPC_CLIENT, vip, RPC) for vip in (VIP4, VIP6)]
     others += [Exchanges(web, HTTP_CLIENT, vip, 80) for vip in (VIP4, VIP6)]
     others += [kind(web, VIP4) for kind in (RedisSession, PostgresSession)]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions that would be missed: databases of the distribution in a pod, and their own clients in another one. A session has
-what only the connection that it began with has, and says so when it is asked."""
+what only the connection that it began with has, and says so when it is asked. A long download as well."""
 
 import contextlib
 import glob
+import hashlib
 import os
 import pwd
 import shutil
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 
-from support.system import run, wait_for_process
+from support.system import run, wait_for, wait_for_process
 
 
 class Dialog:
@@ -168,3 +169,62 @@ def databases(pod):
         for kind in (Redis, Postgres):
             stack.callback(kind(pod).stop)
         yield
+
+
+BLOCKS, BLOCK = 4096, 65536
+
+# One answer of so many blocks, slowly until the file of its argument is there.
+SLOW_HTTP = """
+import hashlib, http.server, os, socket, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", str(int(sys.argv[3]) * int(sys.argv[4])))
+        self.end_headers()
+        for n in range(int(sys.argv[3])):
+            if not os.path.exists(sys.argv[2]):
+                time.sleep(0.1)
+            self.wfile.write(hashlib.shake_128(b"%d" % n).digest(int(sys.argv[4])))
+    def log_message(self, *arguments):
+        pass
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+server = Server(("::", int(sys.argv[1])), Handler)
+print("READY", flush=True)
+server.serve_forever()
+"""
+
+
+class Download:
+    """By curl, over minutes if nobody ends it; of each byte is known what it is."""
+
+    PORT = 8088
+
+    def __init__(self, client, server, directory):
+        self.path, self.hurry = f"{directory}/download-{client.name}", f"{directory}/hurry-{client.name}"
+        server.server(SLOW_HTTP, self.PORT, self.hurry, BLOCKS, BLOCK)
+        url = f"http://{server.ip}:{self.PORT}/"
+        self.process = client.popen("curl", "-sS", "--noproxy", "*", "-m", "600", "-o", self.path, url)
+        self.goes_on()
+
+    def size(self):
+        return os.path.getsize(self.path)
+
+    def goes_on(self):
+        """It must not have ended before what it is to live through."""
+        self.process.check()
+        before = self.size() if os.path.exists(self.path) else 0
+        wait_for(lambda: self.size() > before, "more of the download")
+
+    def end(self):
+        self.goes_on()
+        with open(self.hurry, "w"):
+            pass
+        assert self.process.wait(120) == 0, self.process.text()
+        told, true = hashlib.sha256(), hashlib.sha256()
+        for n in range(BLOCKS):
+            true.update(hashlib.shake_128(b"%d" % n).digest(BLOCK))
+        with open(self.path, "rb") as f:
+            while data := f.read(1 << 20):
+                told.update(data)
+        assert (self.size(), told.digest()) == (BLOCKS * BLOCK, true.digest())

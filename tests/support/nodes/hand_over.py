@@ -181,10 +181,10 @@ while True:
 
 
 class Talkers:
-    def __init__(self, client, address, count=18, size=100_000, kinds="bqg", ahead=1 << 23):
+    def __init__(self, client, address, count=18, size=100_000, kinds="bqg", ahead=1 << 23, port=8080):
         """size: bytes of a word; ahead: and so many does a greedy one say."""
-        argv = [PYTHON, "-u", "-c", TALKERS, address, "8080", str(count), str(size), kinds, str(ahead)]
-        self.process = client.pipe(*argv, stdin=-1, stdout=-1, text=True)
+        argv = [PYTHON, "-u", "-c", TALKERS, address, str(port), str(count), str(size), kinds]
+        self.process = client.pipe(*argv, str(ahead), stdin=-1, stdout=-1, text=True)
         assert self.process.stdout.readline() == "READY\n"
 
     def say(self, word):

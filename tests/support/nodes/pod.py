@@ -18,7 +18,7 @@ class Pod:
 
     def __init__(self, node, namespace, name, account="default"):
         self.node, self.namespace, self.name, self.account = node, namespace, name, account
-        self.processes = []
+        self.processes, self.pipes = [], []
 
     @property
     def full_name(self):
@@ -50,7 +50,8 @@ class Pod:
 
     def pipe(self, *argv, **options):
         """Starts a program that is talked to: subprocess.Popen."""
-        return subprocess.Popen(self.placed(argv), **options)
+        self.pipes.append(subprocess.Popen(self.placed(argv), **options))
+        return self.pipes[-1]
 
     def run(self, *argv, **options):
         """Runs a program to its end; support.system.run."""
@@ -69,6 +70,9 @@ class Pod:
     def kill_programs(self):
         for p in self.processes:
             p.kill()
+        for p in self.pipes:
+            p.kill()
+            p.wait()
 
     # ---- what the node's agent says of it ----
 
