@@ -141,7 +141,8 @@ static bool workloads_ready(const struct proxy *p)
 {
     if (p->settings.dedicated)
         return own_pod_ready(p->own);
-    return p->zds ? zds_client_ready(p->zds) : agent_client_ready(p->agent);
+    return p->zds ? zds_client_ready(p->zds)
+                  : agent_client_ready(p->agent) || agent_client_in_charge(p->agent);
 }
 
 static void pending(void *data, char *buf, size_t size)

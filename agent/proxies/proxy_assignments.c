@@ -218,6 +218,12 @@ static int send_drain(struct local_proxy *p)
     return send_message(p, m, NULL, 0);
 }
 
+static int send_serving(struct local_proxy *p)
+{
+    p->serving_wanted = false;
+    return send_message(p, message_new("serving"), NULL, 0);
+}
+
 static int send_resume(struct local_proxy *p)
 {
     p->resume_wanted = false;
@@ -267,7 +273,9 @@ void proxy_push(struct local_proxy *p)
                 return;
             p->snapshot_seq = p->seq + 1;
             r = send_message(p, message_new("snapshot-end"), NULL, 0);
-        } else if (hand_over_wanted(p))
+        } else if (p->serving_wanted)
+            r = send_serving(p);
+        else if (hand_over_wanted(p))
             r = send_hand_over(p);
         else if (p->resume_wanted)
             r = send_resume(p);

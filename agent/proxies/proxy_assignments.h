@@ -48,9 +48,9 @@ struct local_proxy {
     struct pod_assignments assignments;
     uint64_t seq, snapshot_seq;
     uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
-    bool setup_sent, drain_wanted, resume_wanted;
+    bool setup_sent, drain_wanted, resume_wanted, serving_wanted;
     bool cannot_resume; /* it has refused to */
-    bool takes_deliveries, takes_dns, takes_endings, takes_direct, hands_over;
+    bool takes_deliveries, takes_dns, takes_endings, takes_direct, takes_serving, hands_over;
     bool direct_wanted; /* it has not got direct, or not the last word */
     bool node_wanted;   /* the same, of direct-node */
     bool not_ready;

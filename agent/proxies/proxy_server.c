@@ -88,6 +88,7 @@ static void on_hello(struct local_proxy *p, struct local_connection *connection,
     p->takes_dns = is_set(message, "dns");
     p->takes_endings = is_set(message, "endings");
     p->takes_direct = p->direct_wanted = is_set(message, "direct");
+    p->takes_serving = is_set(message, "serving");
     p->hands_over = is_set(message, "handOver");
     p->state = PROXY_OFFERING;
     p->connected_at = loop_now(p->server->loop);
@@ -198,6 +199,7 @@ static void replace(struct local_proxy *p, struct local_proxy *by)
              (int)connection_pid(by->connection));
     p->state = PROXY_REPLACED;
     p->drain_wanted = true;
+    p->serving_wanted = false;
     hand_over_begin(p, by);
     proxy_push(by);
     proxy_push(p);
@@ -220,6 +222,7 @@ static void take_over(struct local_proxy *p)
             replace(other, p);
         }
     }
+    p->serving_wanted = p->takes_serving;
 }
 
 /* One that would accept nothing yet takes nothing from one that does: its control plane may never answer. */
@@ -270,7 +273,7 @@ static void on_ending(struct local_proxy *p)
 
     log_info("proxy ends\tpid=%d", (int)connection_pid(p->connection));
     p->state = PROXY_ENDING;
-    p->drain_wanted = p->resume_wanted = false;
+    p->drain_wanted = p->resume_wanted = p->serving_wanted = false;
     p->resume_seq = 0;
     /* Its answers decide nothing any more: nobody waits for them. */
     if (served)

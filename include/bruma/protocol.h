@@ -26,8 +26,8 @@
  *   any of them <- {"op":"error","reason":R,"error":TEXT}
  *
  * Proxy -> agent, in this order after connecting
- *   proxy-hello  pid version [deliveries] [dns] [endings] [direct] [handOver] [handedOver{}: what it has said by handed-over, again]
- *                handOver: it can give and take live connections (bruma/handover.h); deliveries: it takes the second descriptor of setup; dns: and pod-dns; endings: and pod-ending; direct: and direct
+ *   proxy-hello  pid version [deliveries] [dns] [endings] [direct] [serving] [handOver] [handedOver{}: what it has said by handed-over, again]
+ *                handOver: it can give and take live connections (bruma/handover.h); deliveries: it takes the second descriptor of setup; dns: and pod-dns; endings: and pod-ending; direct: and direct; serving: and serving
  *   pod-held     uid cookie generation draining   fds: netns outbound inbound hbone   once for each pod it serves already
  *   held-end     draining [ending]            draining: it was told to drain and must not take over again; ending: nor resume
  * Agent -> proxy; each has a "seq" that the proxy's ack names
@@ -52,6 +52,7 @@
  *   snapshot-end        pods that were not named since the connection began are gone
  *   error        reason error    in place of all of it. reason proxy_not_connected: other proxies serve the pods, and this one's word on direct ways ends
  *   drain        deadlineMilliseconds    another proxy has taken over: stop accepting, end when idle or at the deadline
+ *   serving             to who takes it: it has taken over. It is ready from now on, also while no agent is there, until drain
  *   hand-over    before drain: live connections may go to that proxy        fd: socket to it
  *   take                it has taken over from another one, whose live connections may come   fds: socket to that one, pidfd of it
  *   resume              the others are gone: forget the drain and accept again. After its ack come pod-add for all pods

@@ -288,6 +288,7 @@ static int drain(struct agent_client *client, const struct order *o)
     if (message_number(o->message, "deadlineMilliseconds", UINT32_MAX, &deadline) < 0)
         return -EBADMSG;
     client->draining = true;
+    client->in_charge = false;
     log_info("another proxy has taken over\tdeadline-milliseconds=%lu", (unsigned long)deadline);
     client->events->replaced(client->proxy, deadline);
     return 0;
@@ -314,6 +315,10 @@ static int obey(struct agent_client *client, const struct order *o, enum bruma_r
         return hand_over(client, o, *o->op == 'h', reason, error, error_size);
     if (!strcmp(o->op, "snapshot-end"))
         return snapshot_end(client);
+    if (!strcmp(o->op, "serving")) {
+        client->in_charge = true;
+        return 0;
+    }
     if (!strcmp(o->op, "drain"))
         return drain(client, o);
     if (!strcmp(o->op, "resume"))
@@ -351,8 +356,10 @@ static void on_error(struct agent_client *client, const cJSON *message)
     (void)message_text(message, "error", 1024, &text);
     (void)message_text(message, "reason", 64, &reason);
     log_error("the agent reports an error\terror=\"%s\"", text);
-    if (!strcmp(reason, reason_name(BRUMA_REASON_PROXY_NOT_CONNECTED)))
-        client->events->unwanted(client->proxy);
+    if (strcmp(reason, reason_name(BRUMA_REASON_PROXY_NOT_CONNECTED)) != 0)
+        return;
+    client->in_charge = false;
+    client->events->unwanted(client->proxy);
 }
 
 /* False if the connection must begin anew. */
@@ -470,6 +477,7 @@ static int introduce(struct agent_client *client)
     cJSON_AddTrueToObject(m, "dns");
     cJSON_AddTrueToObject(m, "endings");
     cJSON_AddTrueToObject(m, "direct");
+    cJSON_AddTrueToObject(m, "serving");
     cJSON_AddTrueToObject(m, "handOver");
     if (client->handed_over)
         cJSON_AddItemToObject(m, "handedOver", cJSON_Duplicate(client->handed_over, true));
@@ -548,6 +556,11 @@ void agent_client_free(struct agent_client **ptr)
 bool agent_client_ready(const struct agent_client *client)
 {
     return client->ready;
+}
+
+bool agent_client_in_charge(const struct agent_client *client)
+{
+    return client->in_charge;
 }
 
 bool agent_client_replaced(const struct agent_client *client)

@@ -47,6 +47,10 @@ void agent_client_free(struct agent_client **client);
 void agent_client_serves(struct agent_client *client);
 /* The snapshot has been received on this connection. */
 bool agent_client_ready(const struct agent_client *client);
+/* The agent has let it take over, and no other one since. It is so also while no agent is there: where agents
+ * and proxies are replaced at the same time, a cluster would end a proxy that is not ready before the next is
+ * there. Who has not taken over yet is no reason to end the one before. */
+bool agent_client_in_charge(const struct agent_client *client);
 /* Another proxy has taken over, and is not gone. */
 bool agent_client_replaced(const struct agent_client *client);
 /* Tells the agent that the last connection of a draining pod has ended. */

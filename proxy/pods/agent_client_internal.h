@@ -19,6 +19,7 @@ struct agent_client {
     uint64_t retry_after; /* milliseconds */
     bool complained;      /* that the agent is away; said once */
     bool ready;
+    bool in_charge;     /* an agent has said so, and none has said that another one is */
     bool draining;      /* another proxy has taken over */
     bool ending;        /* this one was told to end */
     bool serves;        /* the mesh is known */

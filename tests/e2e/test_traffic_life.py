@@ -15,6 +15,8 @@ import pytest
 from support.nodes.pod_programs import ONE_SHOT, STREAM, TOGETHER, goes_on, served
 from support.system import placed, sh, wait_for
 
+AWAY = "the agent is gone"
+
 
 @pytest.fixture(scope="module")
 def mesh(mesh_of_two):
@@ -301,6 +303,8 @@ def test_a_proxy_that_cannot_reach_its_control_plane_displaces_none(mesh):
 
 def test_the_first_sigint_drains_a_replaced_proxy_and_the_second_ends_it(mesh):
     node = mesh.nodes[1]
+    node.agent.stop()
+    node.start_agent(*mesh.agent_options, "--hand-over", "false")  # what it carries stays
     with side_by_side(mesh):
         first = node.start_proxy(wait=False)
         become(node, (first, "serving"))
@@ -314,6 +318,8 @@ def test_the_first_sigint_drains_a_replaced_proxy_and_the_second_ends_it(mesh):
     first.popen.send_signal(signal.SIGINT)
     wait_for(lambda: not first.alive(), "the second SIGINT to end it")
     stream.kill()
+    node.agent.stop()
+    node.start_agent(*mesh.agent_options)
 
 
 def test_the_proxy_that_serves_takes_its_admin_socket_back(mesh):
@@ -340,6 +346,33 @@ def test_sigkill_of_the_agent_is_not_noticed(mesh):
     goes_on(p, "the stream after the agents' restart")
     assert {what for _, what in knocked(knock, 800)} == {"served"}
     p.kill()
+
+
+def page(node, port):
+    try:
+        return node.http(port, "/healthz/ready")[0]
+    except ConnectionRefusedError:
+        return "none"
+
+
+def test_without_an_agent_who_serves_is_ready_and_who_is_replaced_is_not(mesh):
+    """A cluster that replaces agents and proxies at the same time ends at once what is not ready, with all that it carries."""
+    node = mesh.nodes[1]
+    with side_by_side(mesh):
+        first = node.start_proxy(wait=False, BRUMA_READY_PORT="15028")
+        become(node, (first, "serving"))
+        second = node.start_proxy(wait=False, BRUMA_READY_PORT="15029")
+    become(node, (first, "replaced"), (second, "serving"))
+    before = node.proxy.text().count(AWAY)
+    node.agent.kill()
+    wait_for(lambda: node.proxy.text().count(AWAY) == before + 2, "both proxies to notice")
+    assert [page(node, port) for port in (15028, 15029)] == ["none", 200]
+    node.start_agent(*mesh.agent_options)
+    first.stop()
+    become(node, (second, "serving"))
+    last = node.start_proxy()
+    become(node, (second, "replaced"), (last, "serving"))
+    second.stop()
 
 
 REACH = """
