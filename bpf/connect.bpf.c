@@ -212,11 +212,20 @@ static __always_inline int capture(struct bpf_sock_addr *ctx, struct bpf_sock *s
     return ALLOW;
 }
 
-/* 1: the application may use it as it is; 0: it has chosen another device, or a foreign source address. */
+/* 1: a rule of the pod leads what the socket sends to lo, by a mark that we or the application have set. */
+static __always_inline int is_marked(const struct bpf_sock *sk)
+{
+    return (sk->mark & BRUMA_MARK_MASK) == BRUMA_MARK;
+}
+
+/* 1: the application may use it as it is; 0: it has chosen another device, a foreign source address, or a
+ * mark that leads to lo. */
 static __always_inline int is_free(struct bpf_sock *sk, const struct bruma_pod *pod, __u32 device)
 {
     struct bruma_address source;
 
+    if (is_marked(sk) && sk->mark != BRUMA_MARK_CAPTURED)
+        return 0;
     if (sk->bound_dev_if && sk->bound_dev_if != device &&
         (sk->bound_dev_if != BRUMA_LOOPBACK_IFINDEX || sk->mark != BRUMA_MARK_CAPTURED ||
          !bpf_sk_storage_get(&captured_sockets, sk, 0, 0)))
@@ -333,7 +342,7 @@ static __always_inline int connect_on_node(struct bpf_sock_addr *ctx, struct bpf
     struct bruma_address chosen;
     __u32 *bound;
 
-    if (is_deferred(sk))
+    if (is_deferred(sk) || is_marked(sk))
         return 0;
     source_of(sk, &chosen);
     n = node_connect(ctx, sk, family, pod, cookie, destination, port, &chosen, &why);

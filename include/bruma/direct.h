@@ -106,7 +106,7 @@ struct bruma_direct_control {
     BRUMA_LONG_WAY(REGISTRY_ONLY, registry_only, "the pod may connect only to what the mesh knows (REGISTRY_ONLY)") \
     BRUMA_LONG_WAY(ON_DEMAND, on_demand, "the proxy learns of the mesh only on demand") \
     BRUMA_LONG_WAY(SEVERAL_DEVICES, several_devices, "the pod has several network devices, or none, or routes or addresses of its own that a socket bound to its device would not heed") \
-    BRUMA_LONG_WAY(SOCKET_BOUND, socket_bound, "the application has bound the socket to a device, or to an address that is not the pod's") \
+    BRUMA_LONG_WAY(SOCKET_BOUND, socket_bound, "the application has bound the socket to a device, or to an address that is not the pod's, or has set a mark that leads to lo") \
     BRUMA_LONG_WAY(SET_INCOMPLETE, set_incomplete, "not all of the mesh could be written to the kernel's maps") \
     BRUMA_LONG_WAY(FLOWS_FULL, flows_full, "the list of live direct connections is full") \
     BRUMA_LONG_WAY(POLICY_DEPENDS, policy_depends, "the answer of the pod's policies depends on who asks, or on the port") \

@@ -11,15 +11,15 @@ import threading
 import pytest
 
 from support.network import inside
-from support.nodes.hostile import VIP, VIP6, counted, hostile_mesh, inbound, run, watched
+from support.nodes.hostile import KERNEL, RELAY, VIP, VIP6, counted, hostile_mesh, inbound, run, watched
 from support.nodes.pod_programs import ONE_SHOT, PRELUDE, TRY
 from support.system import sh, wait_for
 from support.wire.segments import HBONE
 
 
-@pytest.fixture(scope="module")
-def mesh():
-    with hostile_mesh() as m:
+@pytest.fixture(scope="module", params=[RELAY, KERNEL])
+def mesh(request):
+    with hostile_mesh(request.param) as m:
         yield m
 
 
@@ -46,7 +46,8 @@ def test_the_capture_would_see_plaintext(mesh, family):
 def test_a_tunnel_is_all_that_passes(mesh, family):
     assert mesh.web.python(ONE_SHOT, mesh.shop.ips[family], 8080, "not in the clear") == "not in the clear"
     assert not mesh.wire.holds(b"not in the clear")
-    assert [s for s in mesh.wire.between(mesh.members) if HBONE in (s.source_port, s.destination_port)]
+    if not mesh.kernel:
+        assert [s for s in mesh.wire.between(mesh.members) if HBONE in (s.source_port, s.destination_port)]
 
 
 # ---- to oneself ----
@@ -180,8 +181,11 @@ for to in sys.argv[4:]:
     said = run(
         mesh.web, code, shop, "again", 8080, shop, near, ["127.0.0.1", "::1"][family], own, shop
     ).split()
-    assert said == ["again", "again", "again", "ECONNREFUSED", "again"]
-    assert counted(mesh, "rebind_failed") == refused + 1
+    if mesh.kernel:  # it is bound to the pod's device, or to lo, and each of them may go either way
+        assert said[0] == "again" and set(said) <= {"again", "ECONNREFUSED"}
+    else:
+        assert said == ["again", "again", "again", "ECONNREFUSED", "again"]
+    assert counted(mesh, "rebind_failed") == refused + said.count("ECONNREFUSED")
 
 
 @each_family
@@ -253,7 +257,8 @@ print("GOES ON", echo(open_before, b"still the same"), flush=True)
     assert "CAPTURED after enrollment" in p.text(), p.text()
     assert not mesh.wire.holds(b"after enrollment")
     wait_for(
-        lambda: [x for x in inbound(mesh, 1) if late.identity in x], "its own identity at the other side"
+        lambda: [x for x in inbound(mesh, mesh.far) if late.identity in x],
+        "its own identity at the other side",
     )
 
 
@@ -265,7 +270,7 @@ s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.bind(("::", 5353)); pri
 while True:
     d, a = s.recvfrom(100); s.sendto(d, a)
 """
-    if not family:
+    if not mesh.shop.run("ss", "-Huln", "sport", "=", "5353").stdout:
         mesh.shop.server(server)
     code = """
 def ask(s, send):

@@ -6,19 +6,28 @@ import contextlib
 import json
 import re
 
-from support.nodes.direct import WAYS, wait_direct
+from support.nodes.direct import WAYS, counters, wait_direct
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, PRELUDE
+from support.system import wait_for
 from support.wire.segments import Wire
 
 VIP, VIP6 = "10.255.0.7", "fd00:ffff::7"
 
 
+RELAY, KERNEL = "relay", "kernel"
+
+
 @contextlib.contextmanager
-def hostile_mesh():
-    with Mesh(nodes=2, workers=2, agent_options=WAYS, proxy_env={"BRUMA_SAME_NODE": "relay"}) as m:
+def hostile_mesh(same_node):
+    """RELAY: shop is on the other node, and what is between the others goes through the proxy. KERNEL: shop, too, is on the first
+    node, and what is between them stays in the kernel where it may."""
+    options = (*WAYS, "--same-node", same_node)
+    with Mesh(nodes=2, workers=2, agent_options=options, proxy_env={"BRUMA_SAME_NODE": "relay"}) as m:
+        m.kernel = same_node == KERNEL
         m.web, m.rogue, m.near = m.pod("web"), m.pod("rogue"), m.pod("near")
-        m.shop = m.pod("shop", node=1)
+        m.shop = m.pod("shop", node=0 if m.kernel else 1)
+        m.far = m.nodes.index(m.shop.node)
         m.outside = m.pod("outside", node=1, namespace="outside")
         m.outside.outside = True
         m.services.append(
@@ -38,7 +47,11 @@ def hostile_mesh():
         wait_direct(m.web, "direct", "pass")
         m.former = {}  # identities that a pod has had, by its name
         m.members = [m.web, m.rogue, m.near, m.shop]
-        with Wire(m.nodes[0]) as m.wire:
+        if m.kernel:
+            wait_for(
+                lambda: stays_in_kernel(m), "connections to stay in the kernel", log=m.nodes[0].proxy_log
+            )
+        with Wire(m.nodes[0], m.members if m.kernel else ()) as m.wire:
             yield m
 
 
@@ -55,6 +68,12 @@ def works(mesh):
     for client, servers in ((mesh.web, (mesh.shop, mesh.near)), (mesh.shop, (mesh.web,))):
         to = [a for p in servers for a in p.ips]
         assert client.python(EACH, *to).split() == ["well"] * len(to), client.name
+
+
+def stays_in_kernel(mesh):
+    before = counters(mesh.web)["direct_node_connections"]
+    works(mesh)
+    return counters(mesh.web)["direct_node_connections"] == before + 4
 
 
 def inbound(mesh, node, skip=0):

@@ -39,6 +39,7 @@ class MeshPod(Pod):
         self.netns, self.cgroup, self.uid = f"{node.netns}-{name}", node.cgroup, f"uid-{name}"
         self.ip = f"10.{net}.{node.number}.{10 + index}"
         self.ip6 = f"fd00:{net:x}:{node.number}::{10 + index:x}"
+        self.link = f"v{name}"[:15]  # the end of its device on the node
         self.enrolled = False
 
     def rule(self, **more):
@@ -46,7 +47,7 @@ class MeshPod(Pod):
         return [[{"principals": [{"Exact": self.identity.removeprefix("spiffe://")}], **more}]]
 
     def create(self):
-        node, link = self.node, f"v{self.name}"[:15]
+        node, link = self.node, self.link
         sh("ip", "netns", "add", self.netns)
         sh("ip", "-n", self.netns, "link", "set", "lo", "up")
         sh(

@@ -73,8 +73,12 @@ def parse(frame):
 
 
 class Wire:
-    def __init__(self, node):
+    """brought: pods of the node between which the kernel may carry connections. What one of them sends comes out of its own
+    device, and goes from there straight into the other's namespace: what is seen anywhere else was not brought."""
+
+    def __init__(self, node, brought=()):
         self.node, self.segments, self.fences, self.count = node, [], set(), 0
+        self.links = {a: p.link for p in brought for a in p.ips}
 
     def __enter__(self):
         with inside(self.node.netns):
@@ -93,11 +97,20 @@ class Wire:
 
     def _read(self):
         while "STOP" not in self.fences:
-            found = parse(self.socket.recv(65536 + 64))
+            frame, at = self.socket.recvfrom(65536 + 64)
+            found = parse(frame)
             if found and found[0] == TCP:
-                self.segments.append(found[1])
+                if not self._may_be_brought(found[1], at[0], at[2]):
+                    self.segments.append(found[1])
             elif found and found[1].destination_port == FENCE_PORT:
                 self.fences.add(found[1].payload.decode(errors="replace"))
+
+    def _may_be_brought(self, segment, link, kind):
+        return (
+            segment.destination in self.links
+            and self.links.get(segment.source) == link
+            and kind != socket.PACKET_OUTGOING
+        )
 
     def fence(self, name=None):
         """Waits until everything that has passed so far has been looked at: a datagram that comes after it
