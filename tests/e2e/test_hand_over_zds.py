@@ -108,7 +108,7 @@ def test_no_byte_is_lost_from_one_proxy_to_the_next(mesh, family):
         end(old)
         counts = moved(old)
         assert counts["moved"] >= 36 and counts["left"] == 0, (counts, old.text()[-1500:])
-        wait_for(lambda old=old: not old.alive(), "the old one to end, which carries nothing any more")
+        assert old.wait() == 0  # it carries nothing any more
         assert LISTENS in mesh.node.proxy.text() and os.path.exists(mesh.node.socket)
         for t in talkers:
             t.say("read")
@@ -192,7 +192,7 @@ def test_one_that_is_alone_ends_as_ever(mesh):
     wait_for(lambda: 'why="there is no other proxy"' in lonely.text(), "it to find nobody", log=lonely.log)
     talker.goes_on()
     talker.end()
-    lonely.wait()
+    assert lonely.wait() == 0
     mesh.node.next_proxy()
 
 
