@@ -162,7 +162,7 @@ enum bruma_told_field {
     BRUMA_TOLD_TENTATIVE = 29,
 };
 
-/* A tunnel with its streams: one socket, then one of each stream, in their order. */
+/* A tunnel with its streams: one socket, then one of each stream that is open, in their order. */
 enum bruma_tunnel_field {
     BRUMA_TUNNEL_POD = 2,    /* uid */
     BRUMA_TUNNEL_COOKIE = 4, /* of the pod's network namespace */
@@ -201,7 +201,7 @@ enum bruma_http2_field {
     BRUMA_HTTP2_TABLE_NONE = 31, /* the peer's headers have shown that it keeps no table: 1, or left out */
 };
 
-/* A stream of it, which is open, with the application's connection. */
+/* A stream of it: it is open, with the application's connection, or a peer's request that is not answered. */
 enum bruma_stream_field {
     BRUMA_STREAM_CONNECTION = 2,
     BRUMA_STREAM_ID = 4,
@@ -217,6 +217,17 @@ enum bruma_stream_field {
     BRUMA_STREAM_TIMER = 24,    /* armed, and due in so many milliseconds */
     BRUMA_STREAM_IDLE = 25,     /* milliseconds since bytes were moved */
     BRUMA_STREAM_DELIVERY_PORT = 27,
+    BRUMA_STREAM_REQUEST = 28, /* in place of CONNECTION: whoever takes it decides upon it anew */
+};
+
+/* A request, all of it as its headers had it. */
+enum bruma_request_field {
+    BRUMA_REQUEST_AUTHORITY = 2,
+    BRUMA_REQUEST_BAGGAGE = 4,
+    BRUMA_REQUEST_FORWARDED = 6,
+    BRUMA_REQUEST_FORWARDED_NETWORK = 8,
+    BRUMA_REQUEST_OPENED = 9, /* as in enum bruma_undecided_field */
+    BRUMA_REQUEST_COUNTED = 11,
 };
 
 /* TLS 1.3 after its handshake. */

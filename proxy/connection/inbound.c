@@ -14,6 +14,7 @@
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/socket/socket.h"
+#include "proxy/worker/connection_unit.h"
 
 /* A stream's request until it is answered. */
 struct inbound {
@@ -247,6 +248,35 @@ static const struct admission_ops ops = {
     .refused = refused,
 };
 
+static void decide(struct stream *s)
+{
+    struct admission *a = &inbound_of(s)->admission;
+
+    if (count_headers(s) < 0)
+        stream_refuse(s, 503, BRUMA_REASON_MEMORY_BUDGET, NULL);
+    else if (!admission_begin(a))
+        worker_wait(&a->waiter);
+}
+
+static void give_up(struct stream *s)
+{
+    struct inbound *in = inbound_of(s);
+
+    worker_wait_cancel(&in->admission.waiter);
+    admission_init(&in->admission, &s->c, &ops);
+    in->proxy_header = false;
+    budget_give(&s->c.account, in->request.counted);
+    in->request.counted = 0;
+    if (s->fd >= 0) {
+        socket_reset_on_close(s->fd);
+        close(s->fd);
+        socket_delivery_over(s->c.wp, s->delivery_port);
+    }
+    s->fd = -1;
+    s->delivery_port = 0;
+    connection_unopen(&s->c);
+}
+
 static void requested(struct stream *s)
 {
     struct request *request = s->request;
@@ -261,19 +291,16 @@ static void requested(struct stream *s)
 
         snprintf(detail, sizeof(detail), "method %s", request->method);
         stream_refuse(s, 400, BRUMA_REASON_BAD_METHOD, detail);
-    } else if (count_headers(s) < 0) {
-        stream_refuse(s, 503, BRUMA_REASON_MEMORY_BUDGET, NULL);
     } else {
-        struct admission *a = &inbound_of(s)->admission;
-
-        if (!admission_begin(a))
-            worker_wait(&a->waiter);
+        decide(s);
     }
 }
 
 static const struct stream_events stream_events = {
     .requested = requested,
     .dialed = dialed,
+    .give_up = give_up,
+    .decide = decide,
     .abandoned = abandoned,
 };
 

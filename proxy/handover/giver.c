@@ -254,7 +254,9 @@ static const char *write_unit(struct unit *u, struct wire_writer *payload, int *
         return payload->failed ? "no memory is left for the unit" : NULL;
     }
     payload->secret = true;
+    u->moving.late = loop_now(u->giver->worker->loop) >= u->giver->late;
     stays = tunnel_write(u->tunnel, payload, *ret_fds);
+    *ret_fds_len = tunnel_move_fds(u->tunnel);
     return stays == TUNNEL_MOVES ? NULL : tunnel_stays_text(stays);
 }
 

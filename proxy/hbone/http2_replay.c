@@ -19,10 +19,11 @@ struct http2_replay {
     struct tunnel *tunnel;
     nghttp2_session *session;
     const struct http2_state *state;
-    int64_t *windows;             /* of state->streams: as struct http2_stream.window, by now */
-    struct stream passing;        /* in place of the highest stream, where that is closed */
-    struct http2_stream last;     /* it */
-    struct http2_stream *carrier; /* for bytes that only the connection's windows are to count; or NULL */
+    int64_t *windows;         /* of state->streams: as struct http2_stream.window, by now */
+    struct stream passing;    /* in place of the highest stream, where that is closed */
+    struct http2_stream last; /* it; or one of before all others */
+    /* For bytes that only the connection's windows are to count, which are sent, or received; or NULL. */
+    struct http2_stream *carrier, *receiver;
     const struct stream *burning; /* whose DATA is read ... */
     int64_t left;                 /* ... so many bytes of it */
     bool end;                     /* with END_STREAM behind them */
@@ -151,7 +152,8 @@ static void begin_as_server(struct http2_replay *r, const struct http2_stream *s
     nghttp2_data_provider provider = tunnel_data_provider(s->stream);
 
     feed_headers(r, s->id, request, sizeof(request));
-    check(r, nghttp2_submit_response(r->session, s->id, &answer, 1, &provider));
+    if (!s->requested)
+        check(r, nghttp2_submit_response(r->session, s->id, &answer, 1, &provider));
 }
 
 static void begin_as_client(struct http2_replay *r, const struct http2_stream *s)
@@ -179,17 +181,37 @@ static void begin_stream(struct http2_replay *r, const struct http2_stream *s)
 
 /* Frames may still be under way to streams that are over. That is no error, unless their number is one that
  * was never reached: so the highest is begun, too. */
+static void begin_passing(struct http2_replay *r, int32_t id)
+{
+    r->last = (struct http2_stream){.id = id, .stream = &r->passing};
+    begin_stream(r, &r->last);
+}
+
+static struct http2_stream *first_answered(const struct http2_state *s)
+{
+    for (size_t i = 0; i < s->streams_len; i++) {
+        if (!s->streams[i].requested)
+            return &s->streams[i];
+    }
+    return NULL;
+}
+
 static void begin_streams(struct http2_replay *r)
 {
     const struct http2_state *s = r->state;
+    bool last_lives = s->streams_len && s->streams[s->streams_len - 1].id == s->last_id;
 
+    r->carrier = first_answered(s);
+    /* what was sent on streams that are over, while none that lives can send, was sent on the first */
+    if (last_lives && !r->carrier && s->streams[0].id > 1)
+        begin_passing(r, 1);
     for (size_t i = 0; i < s->streams_len && !r->failed; i++)
         begin_stream(r, &s->streams[i]);
-    if (s->last_id && (!s->streams_len || s->streams[s->streams_len - 1].id != s->last_id)) {
-        r->last = (struct http2_stream){.id = s->last_id, .stream = &r->passing};
-        begin_stream(r, &r->last);
-    }
-    r->carrier = s->streams_len ? &s->streams[0] : r->last.id ? &r->last : NULL;
+    if (s->last_id && !last_lives)
+        begin_passing(r, s->last_id);
+    if (!r->carrier && r->last.id)
+        r->carrier = &r->last;
+    r->receiver = s->streams_len ? &s->streams[0] : r->carrier;
 }
 
 /* ---- what was sent ---- */
@@ -258,8 +280,8 @@ static void send_ends(struct http2_replay *r)
     int64_t window, burnt;
     bool end;
 
-    for (size_t i = 1; i < s->streams_len && !r->failed; i++) {
-        if (s->streams[i].local_end)
+    for (size_t i = 0; i < s->streams_len && !r->failed; i++) {
+        if (s->streams[i].local_end && &s->streams[i] != r->carrier)
             burn(r, &s->streams[i], 0, true);
     }
     window = nghttp2_session_get_remote_window_size(r->session);
@@ -283,9 +305,9 @@ static void send_ends(struct http2_replay *r)
         /* its own window is to be as before, and may have no room */
         if (nghttp2_session_get_stream_remote_window_size(r->session, r->carrier->id) < burnt) {
             feed_numbers(r, NGHTTP2_WINDOW_UPDATE, r->carrier->id, &more, 1);
-            r->windows[0] += burnt;
+            r->windows[r->carrier - s->streams] += burnt;
         }
-        r->windows[0] -= burnt;
+        r->windows[r->carrier - s->streams] -= burnt;
     }
     if (burnt > 0 || end)
         burn(r, r->carrier, burnt, end);
@@ -349,7 +371,7 @@ static void receive(struct http2_replay *r)
     most = most > s->receive_window ? most : s->receive_window;
     most = most > WINDOW_USUAL ? most : WINDOW_USUAL;
     missing = most - s->receive_left - credit;
-    r->failed = r->failed || most > WINDOW_MAX || missing < 0 || (missing && !r->carrier);
+    r->failed = r->failed || most > WINDOW_MAX || missing < 0 || (missing && !r->receiver);
     if (r->failed)
         return;
     check(r, nghttp2_session_set_local_window_size(r->session, NGHTTP2_FLAG_NONE, 0, (int32_t)most));
@@ -362,10 +384,10 @@ static void receive(struct http2_replay *r)
         check(r, nghttp2_session_consume_stream(r->session, m->id, (size_t)(m->received - m->unread)));
     }
     if (missing) {
-        feed_data(r, r->carrier, missing);
-        check(r, nghttp2_session_consume_stream(r->session, r->carrier->id, (size_t)missing));
+        feed_data(r, r->receiver, missing);
+        check(r, nghttp2_session_consume_stream(r->session, r->receiver->id, (size_t)missing));
         check(r,
-              nghttp2_submit_window_update(r->session, NGHTTP2_FLAG_NONE, r->carrier->id, (int32_t)missing));
+              nghttp2_submit_window_update(r->session, NGHTTP2_FLAG_NONE, r->receiver->id, (int32_t)missing));
     }
     check(r, nghttp2_session_set_local_window_size(r->session, NGHTTP2_FLAG_NONE, 0, s->receive_window));
     check(r, nghttp2_session_consume_connection(r->session, (size_t)missing));
@@ -460,7 +482,7 @@ static bool is_sound(const struct http2_state *s)
         if (m->id <= before || !(m->id & 1) || m->id > s->last_id || (m->local_end && m->remote_end) ||
             m->received < 0 || m->received > WINDOW_MAX || m->unread < 0 || m->unread > m->received ||
             m->credit < 0 || m->credit > m->received || m->window < -(int64_t)WINDOW_MAX ||
-            m->window > WINDOW_MAX)
+            m->window > WINDOW_MAX || (m->requested && (!s->server || m->local_end || m->window < 0)))
             return false;
         before = m->id;
     }

@@ -67,6 +67,7 @@ static void take_streams(const struct tunnel *t, struct http2_state *ret)
             .id = s->id,
             .local_end = s->read_closed,
             .remote_end = s->remote_closed,
+            .requested = s->request != NULL,
             .window = s->window,
             /* behind its end the peer has no use for more */
             .received = s->remote_closed

@@ -15,6 +15,7 @@
 struct http2_stream {
     int32_t id;
     bool local_end, remote_end; /* END_STREAM has left, or come */
+    bool requested;             /* the peer's request is not answered */
     int64_t window;             /* WINDOW_UPDATEs of the peer, less DATA that was sent to it */
     int64_t received;           /* DATA that no WINDOW_UPDATE of ours has answered */
     int64_t unread;             /* of it, what the application has not taken */

@@ -33,6 +33,10 @@ struct stream_events {
     void (*requested)(struct stream *stream);
     /* Inbound: called when the connect to the application has succeeded or failed. */
     void (*dialed)(struct stream *stream);
+    /* Inbound: called when its request, not answered yet, is to be decided upon anew, here by decide() or in
+     * another process: what was begun for it is given up. */
+    void (*give_up)(struct stream *stream);
+    void (*decide)(struct stream *stream);
     /* Inbound: called when it ends before its request was answered, and needs stream.request no more. */
     void (*abandoned)(struct stream *stream);
 };

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bruma/handover.h"
+#include "proxy/hbone/request.h"
 #include "proxy/hbone/stream_internal.h"
 #include "proxy/socket/socket.h"
 
@@ -19,6 +20,10 @@ static struct loop *loop_of(const struct stream *s)
 void stream_freeze(struct stream *s)
 {
     loop_watch_remove(loop_of(s), &s->watch);
+    if (!s->request)
+        return;
+    loop_timer_cancel(&s->timer);
+    s->events->give_up(s);
 }
 
 /* All that its socket has to say is said again, for it is watched anew. */
@@ -26,6 +31,10 @@ int stream_thaw(struct stream *s)
 {
     uint32_t events = EPOLLIN | EPOLLRDHUP | EPOLLET;
 
+    if (s->request) {
+        s->events->decide(s);
+        return 0;
+    }
     return stream_watch(s, s->pending_len ? events | EPOLLOUT : events);
 }
 
@@ -35,13 +44,31 @@ static void number_write(struct wire_writer *w, uint32_t field, int64_t value)
         wire_put_varint(w, field, (uint64_t)value);
 }
 
+static void request_write(struct wire_writer *w, const struct stream *s)
+{
+    const struct request *request = s->request;
+    const struct flow *flow = &s->c.flow;
+    struct wire_writer part = {};
+
+    wire_put_string(&part, BRUMA_REQUEST_AUTHORITY, request->authority);
+    wire_put_string(&part, BRUMA_REQUEST_BAGGAGE, request->baggage);
+    wire_put_string(&part, BRUMA_REQUEST_FORWARDED, request->forwarded);
+    wire_put_string(&part, BRUMA_REQUEST_FORWARDED_NETWORK, request->forwarded_network);
+    number_write(&part, BRUMA_REQUEST_OPENED, (int64_t)flow->opened);
+    wire_put_flag(&part, BRUMA_REQUEST_COUNTED, s->c.opened || flow->counted);
+    wire_put_message(w, BRUMA_STREAM_REQUEST, &part);
+}
+
 void stream_write(struct wire_writer *w, uint32_t field, const struct stream *s,
                   const struct http2_stream *state)
 {
     uint64_t now = loop_now(loop_of(s));
     struct wire_writer part = {};
 
-    connection_write(&part, BRUMA_STREAM_CONNECTION, &s->c);
+    if (s->request)
+        request_write(&part, s);
+    else
+        connection_write(&part, BRUMA_STREAM_CONNECTION, &s->c);
     wire_put_varint(&part, BRUMA_STREAM_ID, (uint64_t)s->id);
     wire_put_flag(&part, BRUMA_STREAM_LOCAL_END, s->read_closed);
     wire_put_flag(&part, BRUMA_STREAM_REMOTE_END, s->remote_closed);
@@ -54,10 +81,11 @@ void stream_write(struct wire_writer *w, uint32_t field, const struct stream *s,
     if (s->pending_len)
         wire_put_bytes(&part, BRUMA_STREAM_UNREAD, s->pending + s->pending_offset, s->pending_len);
     number_write(&part, BRUMA_STREAM_OWN, (int64_t)s->uncounted);
-    if (loop_timer_armed(&s->timer))
+    if (loop_timer_armed(&s->timer) && !s->request)
         wire_put_varint(&part, BRUMA_STREAM_TIMER, s->timer.due > now ? s->timer.due - now : 0);
     wire_put_varint(&part, BRUMA_STREAM_IDLE, now > s->last_activity ? now - s->last_activity : 0);
-    number_write(&part, BRUMA_STREAM_DELIVERY_PORT, s->delivery_port);
+    if (!s->request)
+        number_write(&part, BRUMA_STREAM_DELIVERY_PORT, s->delivery_port);
     wire_put_message(w, field, &part);
 }
 
@@ -71,8 +99,11 @@ void stream_release(struct stream *s)
     list_del(&s->held_node);
     list_del(&s->touched_node);
     loop_timer_cancel(&s->timer);
-    close(s->fd);
+    if (s->fd >= 0)
+        close(s->fd);
     s->fd = -1;
+    if (s->request)
+        s->events->abandoned(s);
     free(s->gathered);
     s->gathered = NULL;
     stream_free_pending(s);
@@ -115,7 +146,52 @@ void stream_arrival_clear(struct stream_arrival *a)
         free(s);
     }
     a->stream = NULL;
+    request_clear(&a->request);
+    a->request = (struct request){};
     connection_record_clear(&a->record);
+}
+
+static int take_text(const struct wire_field *f, char **ret)
+{
+    if (*ret)
+        return -EBADMSG;
+    *ret = text_read(f);
+    return *ret ? 0 : -EBADMSG;
+}
+
+static int request_field(const struct wire_field *f, struct stream_arrival *a)
+{
+    switch (f->number) {
+    case BRUMA_REQUEST_AUTHORITY:
+        return take_text(f, &a->request.authority);
+    case BRUMA_REQUEST_BAGGAGE:
+        return take_text(f, &a->request.baggage);
+    case BRUMA_REQUEST_FORWARDED:
+        return take_text(f, &a->request.forwarded);
+    case BRUMA_REQUEST_FORWARDED_NETWORK:
+        return take_text(f, &a->request.forwarded_network);
+    case BRUMA_REQUEST_OPENED:
+        return wire_take_number(f, UINT64_MAX, &a->past.opened);
+    case BRUMA_REQUEST_COUNTED:
+        return wire_take_flag(f, &a->past.counted);
+    default:
+        return unit_field_is_needed(f) ? -EPROTONOSUPPORT : 0;
+    }
+}
+
+static int take_request(const struct wire_field *field, struct stream_arrival *a)
+{
+    struct wire_reader reader = wire_reader(field->bytes, field->len);
+    struct wire_field f;
+    int r = field->type != WIRE_BYTES || a->requested ? -EBADMSG : 0;
+
+    a->requested = true;
+    while (r == 0 && (r = wire_next(&reader, &f)) > 0) {
+        a->request.header_bytes += f.type == WIRE_BYTES ? f.len : 0;
+        r = request_field(&f, a);
+    }
+    snprintf(a->request.method, sizeof(a->request.method), "CONNECT");
+    return r;
 }
 
 static int take_unread(struct stream *s, const struct wire_field *f)
@@ -198,6 +274,8 @@ static int take_fields(const uint8_t *data, size_t len, struct stream_arrival *a
         if (f.number == BRUMA_STREAM_CONNECTION) {
             *ret_connection = f;
             r = f.type == WIRE_BYTES ? 0 : -EBADMSG;
+        } else if (f.number == BRUMA_STREAM_REQUEST) {
+            r = take_request(&f, a);
         } else if (f.number == BRUMA_STREAM_UNREAD) {
             r = take_unread(a->stream, &f);
         } else if (f.type == WIRE_VARINT) {
@@ -215,8 +293,13 @@ static int take_fields(const uint8_t *data, size_t len, struct stream_arrival *a
 static const struct stream_events no_events;
 
 /* What the one says about the other; the rest is the session's to refuse. */
-static bool is_sound(const struct stream *s, const struct http2_stream *state)
+static bool is_sound(const struct stream_arrival *a, const struct http2_stream *state, bool has_connection)
 {
+    const struct stream *s = a->stream;
+
+    if (has_connection == a->requested ||
+        (a->requested && (s->read_closed || s->write_closed || s->app_reset || s->uncounted)))
+        return false;
     return state->id && s->uncounted <= s->pending_len &&
            (!s->write_closed || (s->remote_closed && !s->pending_len)) && state->received >= state->unread;
 }
@@ -232,24 +315,54 @@ int stream_arrival_read(struct worker *w, const uint8_t *data, size_t len, int f
     if (r == 0) {
         state.local_end = a.stream->read_closed;
         state.remote_end = a.stream->remote_closed;
+        state.requested = a.requested;
         state.unread = (int64_t)(a.stream->pending_len - a.stream->uncounted);
-        r = connection.bytes && is_sound(a.stream, &state) ? 0 : -EBADMSG;
+        r = is_sound(&a, &state, connection.bytes) && (a.requested || fd != STREAM_NO_SOCKET) ? 0 : -EBADMSG;
     }
     if (r < 0)
         snprintf(error, error_size, "%s",
                  r == -EPROTONOSUPPORT ? "a stream with a field that is not known here"
                  : r == -ENOMEM        ? "no memory is left for it"
                                        : "a malformed stream");
-    else
+    else if (!a.requested)
         r = connection_read(w, connection.bytes, connection.len, &a.record, error, error_size);
     if (r < 0) {
         stream_arrival_clear(&a);
         return r;
     }
-    a.stream->fd = fd;
+    a.stream->fd = a.requested ? -1 : fd;
     *ret = a;
     *ret_state = state;
     return 0;
+}
+
+/* What the budget does not hold is held all the same: it was before. */
+static void hold_pending(struct stream *s)
+{
+    if (s->pending_size && budget_take(&s->c.account, s->pending_size) < 0)
+        s->pending_size = 0; /* so much is given back */
+}
+
+/* As if it had just come: whoever takes the tunnel's requests decides upon it in stream_go_on(). */
+static void request_arrive(struct tunnel *t, struct stream_arrival *a)
+{
+    struct stream *from = a->stream, *s = t->begin_request(t, from->id);
+
+    nghttp2_session_set_stream_user_data(t->session, from->id, s);
+    if (!s) {
+        nghttp2_submit_rst_stream(t->session, NGHTTP2_FLAG_NONE, from->id, NGHTTP2_INTERNAL_ERROR);
+        return;
+    }
+    connection_remember(&s->c, &a->past);
+    *s->request = a->request;
+    a->request = (struct request){};
+    s->window = from->window;
+    s->credit = from->credit;
+    s->remote_closed = from->remote_closed;
+    s->pending = from->pending;
+    s->pending_len = s->pending_size = from->pending_len;
+    from->pending = NULL;
+    hold_pending(s);
 }
 
 void stream_arrive(struct tunnel *t, struct stream_arrival *a)
@@ -257,11 +370,14 @@ void stream_arrive(struct tunnel *t, struct stream_arrival *a)
     struct stream *s = a->stream;
     struct worker *w = t->wp->worker;
 
+    if (a->requested) {
+        request_arrive(t, a);
+        stream_arrival_clear(a);
+        return;
+    }
     if (!connection_begin(&s->c, w, &a->record, stream_abort))
         abort(); /* the tunnel's pod, which is its own, was there a moment ago */
-    /* what the budget does not hold is held all the same: it was before */
-    if (s->pending_size && budget_take(&s->c.account, s->pending_size) < 0)
-        s->pending_size = 0; /* so much is given back */
+    hold_pending(s);
     s->state = STREAM_OPEN;
     s->last_activity = loop_now(w->loop) > a->idle ? loop_now(w->loop) - a->idle : 0;
     s->waiting_data = true;
@@ -274,6 +390,10 @@ void stream_arrive(struct tunnel *t, struct stream_arrival *a)
 
 void stream_go_on(struct stream *s)
 {
+    if (s->request) {
+        s->events->decide(s);
+        return;
+    }
     if (stream_thaw(s) < 0) {
         stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
         return;

@@ -8,11 +8,13 @@
 #include "proxy/hbone/stream.h"
 #include "proxy/worker/connection_unit.h"
 
-/* Its socket is watched by nobody, and the tunnel neither tells it nor asks it anything. */
+/* Its socket is watched by nobody, and the tunnel neither tells it nor asks it anything. What was begun for a
+ * request is given up. */
 void stream_freeze(struct stream *s);
-/* It is watched again. 0 or -errno of epoll_ctl(). */
+/* It is watched again, or decided upon anew. 0 or -errno of epoll_ctl(). */
 int stream_thaw(struct stream *s);
-/* Appends a stream that is open as one field. state: what the session says of it. */
+/* Appends a stream that is open, or a request that is not answered, as one field. state: what the session
+ * says of it. */
 void stream_write(struct wire_writer *writer, uint32_t field, const struct stream *s,
                   const struct http2_stream *state);
 /* It is another process's: nothing of its socket is changed by its end here. It leaves its tunnel. */
@@ -25,16 +27,21 @@ bool stream_waits(const struct connection *connection);
  * ret is not written: the connection is none of these. */
 int stream_let_go(struct connection *connection, struct connection_past *ret);
 
+#define STREAM_NO_SOCKET (-2) /* in place of a descriptor */
+
 /* One that has come, and is not in force. */
 struct stream_arrival {
-    struct stream *stream; /* of no tunnel, and its connection is not in force */
-    struct connection_record record;
+    struct stream *stream;           /* of no tunnel, and its connection is not in force */
+    struct connection_record record; /* unless it is a request: */
+    bool requested;
+    struct request request;
+    struct connection_past past;
     bool timed;           /* its timer is armed */
     uint64_t timer, idle; /* milliseconds */
 };
 
-/* len bytes of data: of the field; *ret_state is what the session is to be told. Takes fd if it succeeds. 0,
- * or -errno with why in error. */
+/* len bytes of data: of the field; *ret_state is what the session is to be told. fd is taken if it succeeds
+ * and ret->requested is false. 0, or -errno with why in error. */
 int stream_arrival_read(struct worker *w, const uint8_t *data, size_t len, int fd, struct stream_arrival *ret,
                         struct http2_stream *ret_state, char *error, size_t error_size);
 /* It is the worker's from here on, on the tunnel, which is so already; the arrival is empty then. Its pod

@@ -177,26 +177,40 @@ static int go_into_frame(struct tunnel *t, const struct http2_state *state)
     return tunnel_frames_resume(t);
 }
 
+static int read_stream(struct worker *w, struct tunnel_arrival *a, const struct wire_field *f, int fd,
+                       char *error, size_t error_size)
+{
+    struct stream_arrival *stream = &a->streams[a->streams_len];
+    int r = stream_arrival_read(w, f->bytes, f->len, fd, stream, &a->state.streams[a->streams_len], error,
+                                error_size);
+
+    if (r < 0)
+        return r;
+    a->streams_len++;
+    a->state.streams_len++;
+    if (!stream->requested && stream->record.pod != a->pod)
+        return refuse(error, error_size, -EBADMSG, "a stream of another pod than its tunnel");
+    return 0;
+}
+
+/* All of the sockets must be somebody's. */
 static int read_streams(struct worker *w, struct tunnel_arrival *a, const uint8_t *data, size_t len,
-                        const int *fds, char *error, size_t error_size)
+                        const int *fds, size_t fds_len, char *error, size_t error_size)
 {
     struct wire_reader reader = wire_reader(data, len);
     struct wire_field f;
+    size_t next = 0;
     int r = 0;
 
     while (wire_next(&reader, &f) > 0) {
         if (f.number != BRUMA_TUNNEL_STREAM)
             continue;
-        r = stream_arrival_read(w, f.bytes, f.len, fds[a->streams_len], &a->streams[a->streams_len],
-                                &a->state.streams[a->streams_len], error, error_size);
+        r = read_stream(w, a, &f, next < fds_len ? fds[next] : STREAM_NO_SOCKET, error, error_size);
         if (r < 0)
             return r;
-        a->streams_len++;
-        a->state.streams_len++;
-        if (a->streams[a->streams_len - 1].record.pod != a->pod)
-            return refuse(error, error_size, -EBADMSG, "a stream of another pod than its tunnel");
+        next += !a->streams[a->streams_len - 1].requested;
     }
-    return 0;
+    return next == fds_len ? 0 : refuse(error, error_size, -EBADMSG, "a tunnel with too many sockets");
 }
 
 static int read_session(struct tunnel_arrival *a, const struct parts *parts, char *error, size_t error_size)
@@ -249,7 +263,7 @@ static int read_all(struct worker *w, struct tunnel_arrival *a, const uint8_t *d
             break;
     }
     if (r == 0 && (!parts.pod[0] || !parts.tls.bytes || !parts.http2.bytes || !parts.has_peer ||
-                   !parts.has_arrival || fds_len != 1 + parts.streams))
+                   !parts.has_arrival || !fds_len))
         r = -EBADMSG;
     if (r < 0)
         return refuse(error, error_size, r,
@@ -268,7 +282,7 @@ static int read_all(struct worker *w, struct tunnel_arrival *a, const uint8_t *d
     a->state.streams = calloc(parts.streams + 1, sizeof(*a->state.streams));
     if (!a->streams || !a->state.streams)
         return refuse(error, error_size, -ENOMEM, "no memory is left for it");
-    r = read_streams(w, a, data, len, fds + 1, error, error_size);
+    r = read_streams(w, a, data, len, fds + 1, fds_len - 1, error, error_size);
     return r < 0 ? r : read_session(a, &parts, error, error_size);
 }
 

@@ -50,6 +50,16 @@ void tunnel_withdraw(struct tunnel *t)
     t->moving = NULL;
 }
 
+size_t tunnel_move_fds(const struct tunnel *t)
+{
+    struct stream *s;
+    size_t n = 1;
+
+    list_for_each (s, &t->streams, tunnel_node)
+        n += !s->request;
+    return n;
+}
+
 /* ---- whether it can ---- */
 
 /* Bytes of its unit, at most. */
@@ -59,8 +69,15 @@ static size_t unit_bytes(const struct tunnel *t)
     struct stream *s;
 
     list_for_each (s, &t->streams, tunnel_node)
-        bytes += s->pending_len + STREAM_ROOM;
+        bytes += s->pending_len + STREAM_ROOM + (s->request ? s->request->header_bytes : 0);
     return bytes;
+}
+
+static bool may_go(const struct tunnel *t, const struct stream *s)
+{
+    if (s->request)
+        return t->moving && t->moving->late && !t->wp->keeps_undecided;
+    return s->state == STREAM_OPEN && !s->c.news && s->fd >= 0;
 }
 
 static enum tunnel_stays look_at_streams(const struct tunnel *t)
@@ -71,7 +88,7 @@ static enum tunnel_stays look_at_streams(const struct tunnel *t)
     list_for_each (s, &t->streams, tunnel_node) {
         if (s->inner)
             return TUNNEL_STAYS_INSIDE;
-        if (s->state != STREAM_OPEN || s->request || s->c.news || s->fd < 0)
+        if (!may_go(t, s))
             why = TUNNEL_STAYS_OPENING;
     }
     if (why == TUNNEL_MOVES && unit_bytes(t) > BRUMA_HANDOVER_UNIT_MAX)
@@ -170,7 +187,8 @@ static enum tunnel_stays write_all(const struct tunnel *t, struct wire_writer *u
     *fds++ = t->tls.fd;
     for (size_t i = 0; i < state.streams_len; i++) {
         stream_write(&part, BRUMA_TUNNEL_STREAM, state.streams[i].stream, &state.streams[i]);
-        *fds++ = state.streams[i].stream->fd;
+        if (!state.streams[i].requested)
+            *fds++ = state.streams[i].stream->fd;
     }
     http2_state_clear(&state);
     if (why == TUNNEL_MOVES && part.failed)
@@ -252,6 +270,8 @@ void tunnel_thaw(struct tunnel *t)
     if (loop_watch_add(loop_of(t), &t->watch, t->tls.fd, events, tunnel_watch_event) < 0)
         tunnel_close(t, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
     list_for_each (s, &t->streams, tunnel_node) {
+        /* what was begun for it is not to be given up again and again */
+        t->wp->keeps_undecided |= s->request != NULL;
         if (stream_thaw(s) < 0)
             stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
     }

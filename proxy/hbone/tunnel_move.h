@@ -42,11 +42,8 @@ void tunnel_offer(struct tunnel *tunnel, struct moving *moving);
 /* Nothing comes of it, and it has not stood still. */
 void tunnel_withdraw(struct tunnel *tunnel);
 
-/* Sockets of a unit: its own, then one of each stream. */
-static inline size_t tunnel_move_fds(const struct tunnel *tunnel)
-{
-    return 1 + tunnel->streams_len;
-}
+/* Sockets of a unit: its own, then one of each stream that is open. Writing makes them no more. */
+size_t tunnel_move_fds(const struct tunnel *tunnel);
 
 /*
  * One that was offered, as a field of a unit, with its sockets (as many as tunnel_move_fds()), which stay its

@@ -87,11 +87,21 @@ void connection_forget(struct connection *c)
     connection_close(c, BRUMA_REASON_NONE, NULL);
 }
 
+void connection_unopen(struct connection *c)
+{
+    bool counted = c->flow.counted || (c->opened && !c->flow.tentative);
+
+    if (c->opened)
+        telemetry_forget(connection_worker(c)->telemetry, &c->flow, false);
+    c->flow.counted = counted;
+    c->opened = c->opens_late = false;
+}
+
 void connection_undecide(struct connection *c, struct connection_past *ret)
 {
-    *ret = (struct connection_past){.opened = c->flow.opened,
-                                    .counted = c->flow.counted || (c->opened && !c->flow.tentative)};
-    connection_forget(c);
+    connection_unopen(c);
+    *ret = (struct connection_past){.opened = c->flow.opened, .counted = c->flow.counted};
+    connection_close(c, BRUMA_REASON_NONE, NULL);
 }
 
 void connection_remember(struct connection *c, const struct connection_past *past)

@@ -22,6 +22,8 @@ struct connection_past {
 /* The same of one that nobody waits for: it is none any more, and is to be begun anew, here or in another
  * process, with what is in ret. */
 void connection_undecide(struct connection *c, struct connection_past *ret);
+/* What telemetry was told of it does not count: it is to be told again, and remembers what it was. */
+void connection_unopen(struct connection *c);
 /* One that was just begun anew has this behind it. */
 void connection_remember(struct connection *c, const struct connection_past *past);
 

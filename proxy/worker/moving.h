@@ -6,12 +6,14 @@
 #ifndef PROXY_WORKER_MOVING_H
 #define PROXY_WORKER_MOVING_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct moving {
     /* Called on the worker's own thread when it has ended here, for whatever reason: it is not to be moved
      * any more, and is about to be freed. */
     void (*gone)(struct moving *moving);
+    bool late; /* what is not decided yet is not waited for any longer */
 };
 
 /* What is at *moving, if anything, is told; once. */

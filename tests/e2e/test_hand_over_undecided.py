@@ -37,6 +37,25 @@ def mesh():
         yield m
 
 
+# As MIRROR, but that nobody is accepted until the program is told to.
+BUSY = MIRROR.replace("backlog=4096", "backlog=0").replace(
+    'print("READY", flush=True)',
+    """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+ahead = [socket.socket() for _ in range(4)]
+for a in ahead:
+    a.setblocking(False)
+    a.connect_ex(("127.0.0.1", int(sys.argv[1])))
+print("READY", flush=True)
+signal.sigwait([signal.SIGUSR1])
+for a in ahead:
+    a.close()
+s.listen(4096)
+""",
+)
+
+
 @contextlib.contextmanager
 def silent(pod, towards):
     """Nothing that the pod says arrives there."""
@@ -97,6 +116,27 @@ def test_of_peers_that_have_said_nothing(mesh, family):
     peer.close()
 
 
+@pytest.mark.parametrize("family", [0, 1])
+def test_while_the_application_takes_nobody(mesh, family):
+    """What comes to a pod, in plaintext and by another node's tunnel, which moves with requests that are not answered."""
+    busy = mesh.pod(f"busy{family}")
+    mesh.write()
+    busy.enroll()
+    busy.wait_enrolled()
+    program = busy.server(BUSY, "8080")
+    talkers = [Talkers(client, busy.ips[family]) for client in (mesh.outside, mesh.cart)]
+    for _ in range(2):
+        all_move(mesh.node, 19)
+    assert [t.say("look") for t in talkers] == [(0, 18, [])] * 2, "nobody has been accepted"
+    os.kill(program.pid, signal.SIGUSR1)
+    for t in talkers:
+        t.goes_on()
+    all_move(mesh.node, 19)
+    for t in talkers:
+        t.goes_on()
+        t.end()
+
+
 @pytest.mark.parametrize("steps", [0, 3, 11])
 def test_the_old_one_decides_if_the_new_one_is_killed(mesh, tmp_path, steps):
     faults = Faults(BUILD, str(tmp_path / "faults"))
@@ -116,7 +156,7 @@ def test_the_old_one_decides_if_the_new_one_is_killed(mesh, tmp_path, steps):
     wait_for(lambda: serving(mesh.node), "the one that is left to serve")
 
 
-WAYS = {"plaintext": (0, "relay"), "one node": (1, "relay")}
+WAYS = {"plaintext": (0, "relay"), "one node": (1, "relay"), "tunnel": (1, "hbone")}
 
 
 @pytest.fixture(params=WAYS)
@@ -147,6 +187,6 @@ def test_while_they_wait_for_a_policy(site, family):
     assert talkers.say("look") == (0, 18, []), "nobody has let them through"
     policy_comes(site)
     talkers.goes_on()
-    all_move(site.node, 18)
+    all_move(site.node, 1)
     talkers.goes_on()
     talkers.end()

@@ -42,6 +42,19 @@ static void make_worker(void)
     list_add_tail(&worker.pods, &wp.node);
 }
 
+/* Those have no socket. */
+static bool is_request(const struct wire_field *stream)
+{
+    struct wire_reader reader = wire_reader(stream->bytes, stream->type == WIRE_BYTES ? stream->len : 0);
+    struct wire_field f;
+
+    while (wire_next(&reader, &f) > 0) {
+        if (f.number == BRUMA_STREAM_REQUEST)
+            return true;
+    }
+    return false;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -56,7 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!worker.loop)
         make_worker();
     while (wire_next(&reader, &f) > 0)
-        streams += f.number == BRUMA_TUNNEL_STREAM;
+        streams += f.number == BRUMA_TUNNEL_STREAM && !is_request(&f);
     if (streams > STREAMS_MAX)
         return 0;
     for (size_t i = 0; i <= streams; i++)

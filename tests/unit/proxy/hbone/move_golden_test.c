@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "proxy/connection/inbound.h"
 #include "proxy/hbone/stream.h"
 #include "proxy/hbone/tunnel_frames.h"
 #include "proxy/hbone/tunnel_move.h"
@@ -35,7 +36,7 @@ static void arrive(const char *name, size_t sockets)
         far[i] = fds[1];
     }
     golden_read(name, &data, &len);
-    cr_assert(tunnel_arrival_read(world.worker, data, len, near, sockets, NULL, &arrival, error,
+    cr_assert(tunnel_arrival_read(world.worker, data, len, near, sockets, inbound_begin, &arrival, error,
                                   sizeof(error)) == 0,
               "%s", error);
     tunnel_arrive(world.worker, arrival);
@@ -98,4 +99,24 @@ WORLD_TEST(move_golden, client)
     cr_expect(s && s->read_closed && !s->c.inbound && s->c.client.port == 50000);
     cr_expect(nghttp2_session_get_stream_remote_window_size(t->session, 3) == 1048576 - 100000);
     leave(2);
+}
+
+WORLD_TEST(move_golden, request)
+{
+    char text[16] = "";
+    struct endpoint at;
+    struct tunnel *t;
+    struct stream *s;
+
+    listener = world_listen(WORLD_POD, 80, &at);
+    arrive("tunnel-request.hex", 1);
+    t = list_first(&world.wp->servers, struct tunnel, node);
+    cr_assert(t->server && t->streams_len == 1);
+    s = nghttp2_session_get_stream_user_data(t->session, 3);
+    cr_assert(s && s->c.flow.counted && s->c.flow.opened == 1000000000000000u);
+    cr_expect_str_eq(s->c.flow.hbone_authority, "192.0.2.2:80");
+    world_until(served, "the application has a connection");
+    cr_expect(recv(server, text, sizeof(text), 0) == 4 && !strcmp(text, "word"));
+    cr_expect(s->state == STREAM_OPEN && OPENED == 0, "another process has counted it");
+    leave(1);
 }

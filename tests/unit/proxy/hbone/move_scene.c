@@ -126,7 +126,29 @@ static void requested(struct stream *s)
     stream_send_first(s, NULL, 0);
 }
 
-static const struct stream_events inbound_events = {.requested = requested, .abandoned = abandoned};
+static void give_up(struct stream *s)
+{
+    struct end_to_end *e = scene_stream(s->id);
+
+    close(s->fd);
+    close(e->app);
+    s->fd = e->app = -1;
+}
+
+/* The peer knows nothing of it. */
+static void decide(struct stream *s)
+{
+    struct end_to_end *e = scene_stream(s->id), before = *e;
+
+    requested(s);
+    e->peer_sent = before.peer_sent;
+    e->to_send = before.to_send;
+    e->peer_end = before.peer_end;
+    scene.decided++;
+}
+
+static const struct stream_events inbound_events = {
+    .requested = requested, .give_up = give_up, .decide = decide, .abandoned = abandoned};
 
 static struct stream *begin_request(struct tunnel *t, int32_t id)
 {
@@ -340,8 +362,9 @@ enum tunnel_stays scene_write(struct wire_writer *unit, int *fds, size_t *fds_le
     enum tunnel_stays why;
 
     tunnel_offer(scene.tunnel, &moving);
-    *fds_len = tunnel_move_fds(scene.tunnel);
+    moving.late = scene.late;
     why = tunnel_write(scene.tunnel, unit, fds);
+    *fds_len = tunnel_move_fds(scene.tunnel);
     if (why != TUNNEL_MOVES) {
         tunnel_withdraw(scene.tunnel);
         return why;

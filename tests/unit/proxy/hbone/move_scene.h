@@ -39,6 +39,7 @@ struct scene {
     struct end_to_end streams[SCENE_STREAMS];
     bool reads;   /* the peer consumes DATA as it comes; true at first */
     bool holds;   /* requests of the peer are not answered */
+    bool late;    /* and are not waited for */
     bool pressed; /* of scene_pressure() */
     bool deaf;    /* the peer reads nothing of its socket */
     uint8_t *out; /* what the peer has to say, before TLS */
@@ -48,6 +49,7 @@ struct scene {
     unsigned goaways, pings;
     size_t largest_frame;
     unsigned handed_over;
+    unsigned decided;             /* requests, anew */
     int socket_buffer;            /* bytes that an application's socket holds unread; 0: as usual */
     unsigned gone, gone_expected; /* how often a tunnel that stood still went on by itself */
 };
