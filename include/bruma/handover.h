@@ -162,7 +162,8 @@ enum bruma_told_field {
     BRUMA_TOLD_TENTATIVE = 29,
 };
 
-/* A tunnel with its streams: one socket, then one of each stream that is open, in their order. */
+/* A tunnel with its streams: one socket, then one of each stream that is open, in their order; in place of a
+ * stream's that carries a tunnel those of that one's streams. */
 enum bruma_tunnel_field {
     BRUMA_TUNNEL_POD = 2,    /* uid */
     BRUMA_TUNNEL_COOKIE = 4, /* of the pod's network namespace */
@@ -218,6 +219,14 @@ enum bruma_stream_field {
     BRUMA_STREAM_IDLE = 25,     /* milliseconds since bytes were moved */
     BRUMA_STREAM_DELIVERY_PORT = 27,
     BRUMA_STREAM_REQUEST = 28, /* in place of CONNECTION: whoever takes it decides upon it anew */
+    BRUMA_STREAM_INSIDE = 30,  /* it carries a tunnel, to a pod of another network behind a gateway */
+};
+
+/* That tunnel, and bytes on their way between the two. */
+enum bruma_inside_field {
+    BRUMA_INSIDE_TUNNEL = 2, /* enum bruma_tunnel_field, without a socket of its own */
+    BRUMA_INSIDE_IN = 4,     /* of its TLS: have come for it */
+    BRUMA_INSIDE_OUT = 6,    /* the same: it has said */
 };
 
 /* A request, all of it as its headers had it. */

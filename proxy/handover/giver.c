@@ -129,7 +129,7 @@ static unsigned each_tunnel(struct giver *g, struct list *tunnels, candidate_fn 
     unsigned n = 0;
 
     list_for_each (t, tunnels, node) {
-        if (!t->server && !t->streams_len)
+        if (t->inner || (!t->server && !t->streams_len))
             continue;
         n++;
         if (fn)

@@ -259,6 +259,11 @@ void inner_set_stopped(struct inner *i, bool stopped)
     i->stopped = stopped;
 }
 
+struct tunnel *inner_outer(const struct inner *i)
+{
+    return i->stream->tunnel;
+}
+
 bool inner_is_leaving(const struct inner *i)
 {
     return i->failed || i->ended || !i->stream || (i->stream->tunnel && i->stream->tunnel->goaway);
@@ -271,6 +276,16 @@ void inner_drain_carried(struct tunnel *outer)
     list_for_each (s, &outer->streams, tunnel_node) {
         if (s->inner && s->inner->tunnel)
             tunnel_drain(s->inner->tunnel);
+    }
+}
+
+void inner_go_on_inside(struct tunnel *outer)
+{
+    struct stream *s;
+
+    list_for_each (s, &outer->streams, tunnel_node) {
+        if (s->inner && s->inner->tunnel)
+            s->inner->tunnel->frozen = s->inner->tunnel->mute = false;
     }
 }
 

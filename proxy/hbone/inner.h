@@ -47,8 +47,12 @@ void inner_lost(struct stream *carrier, enum bruma_reason reason, const char *de
 void inner_part(struct tunnel *tunnel, bool open, bool aborted, bool reset);
 /* It reads no more, or reads again. */
 void inner_set_stopped(struct inner *inner, bool stopped);
+/* What it goes through, while it is whole: never NULL then, and valid as long. */
+struct tunnel *inner_outer(const struct inner *inner);
 /* The outer tunnel takes no new streams, or is gone: neither shall this one. */
 bool inner_is_leaving(const struct inner *inner);
+/* The outer tunnel ends while it stands still: those that it carries do so no longer, and end with it. */
+void inner_go_on_inside(struct tunnel *outer);
 /* The outer tunnel's peer has said GOAWAY: so do those that it carries. */
 void inner_drain_carried(struct tunnel *outer);
 /* Why a tunnel ends, for the log: which of the two it was, where there is one inside of another. detail may

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bruma/handover.h"
+#include "proxy/hbone/inner_move.h"
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/stream_internal.h"
 #include "proxy/socket/socket.h"
@@ -20,6 +21,8 @@ static struct loop *loop_of(const struct stream *s)
 void stream_freeze(struct stream *s)
 {
     loop_watch_remove(loop_of(s), &s->watch);
+    if (s->inner)
+        inner_freeze(s->inner);
     if (!s->request)
         return;
     loop_timer_cancel(&s->timer);
@@ -33,6 +36,10 @@ int stream_thaw(struct stream *s)
 
     if (s->request) {
         s->events->decide(s);
+        return 0;
+    }
+    if (s->inner) {
+        inner_thaw(s->inner);
         return 0;
     }
     return stream_watch(s, s->pending_len ? events | EPOLLOUT : events);
@@ -60,10 +67,10 @@ static void request_write(struct wire_writer *w, const struct stream *s)
 }
 
 void stream_write(struct wire_writer *w, uint32_t field, const struct stream *s,
-                  const struct http2_stream *state)
+                  const struct http2_stream *state, struct wire_writer *inside)
 {
     uint64_t now = loop_now(loop_of(s));
-    struct wire_writer part = {};
+    struct wire_writer part = {.secret = inside != NULL};
 
     if (s->request)
         request_write(&part, s);
@@ -86,6 +93,8 @@ void stream_write(struct wire_writer *w, uint32_t field, const struct stream *s,
     wire_put_varint(&part, BRUMA_STREAM_IDLE, now > s->last_activity ? now - s->last_activity : 0);
     if (!s->request)
         number_write(&part, BRUMA_STREAM_DELIVERY_PORT, s->delivery_port);
+    if (inside)
+        wire_put_message(&part, BRUMA_STREAM_INSIDE, inside);
     wire_put_message(w, field, &part);
 }
 
@@ -104,6 +113,8 @@ void stream_release(struct stream *s)
     s->fd = -1;
     if (s->request)
         s->events->abandoned(s);
+    if (s->inner)
+        inner_release(s->inner);
     free(s->gathered);
     s->gathered = NULL;
     stream_free_pending(s);
@@ -276,6 +287,9 @@ static int take_fields(const uint8_t *data, size_t len, struct stream_arrival *a
             r = f.type == WIRE_BYTES ? 0 : -EBADMSG;
         } else if (f.number == BRUMA_STREAM_REQUEST) {
             r = take_request(&f, a);
+        } else if (f.number == BRUMA_STREAM_INSIDE) {
+            r = f.type != WIRE_BYTES || a->inside.bytes ? -EBADMSG : 0;
+            a->inside = f;
         } else if (f.number == BRUMA_STREAM_UNREAD) {
             r = take_unread(a->stream, &f);
         } else if (f.type == WIRE_VARINT) {
@@ -297,7 +311,7 @@ static bool is_sound(const struct stream_arrival *a, const struct http2_stream *
 {
     const struct stream *s = a->stream;
 
-    if (has_connection == a->requested ||
+    if (has_connection == a->requested || (a->requested && a->inside.bytes) ||
         (a->requested && (s->read_closed || s->write_closed || s->app_reset || s->uncounted)))
         return false;
     return state->id && s->uncounted <= s->pending_len &&
@@ -317,7 +331,10 @@ int stream_arrival_read(struct worker *w, const uint8_t *data, size_t len, int f
         state.remote_end = a.stream->remote_closed;
         state.requested = a.requested;
         state.unread = (int64_t)(a.stream->pending_len - a.stream->uncounted);
-        r = is_sound(&a, &state, connection.bytes) && (a.requested || fd != STREAM_NO_SOCKET) ? 0 : -EBADMSG;
+        r = is_sound(&a, &state, connection.bytes) &&
+                    (!stream_arrival_has_socket(&a) || fd != STREAM_NO_SOCKET)
+                ? 0
+                : -EBADMSG;
     }
     if (r < 0)
         snprintf(error, error_size, "%s",
@@ -330,7 +347,7 @@ int stream_arrival_read(struct worker *w, const uint8_t *data, size_t len, int f
         stream_arrival_clear(&a);
         return r;
     }
-    a.stream->fd = a.requested ? -1 : fd;
+    a.stream->fd = stream_arrival_has_socket(&a) ? fd : -1;
     *ret = a;
     *ret_state = state;
     return 0;
@@ -394,15 +411,15 @@ void stream_go_on(struct stream *s)
         s->events->decide(s);
         return;
     }
-    if (stream_thaw(s) < 0) {
+    if (!s->inner && stream_thaw(s) < 0) {
         stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
         return;
     }
     s->readable = true;
     if (!s->read_closed)
         tunnel_stream_readable(s->tunnel, s);
-    if (s->pending_len)
+    if (s->pending_len && !s->inner)
         stream_write_pending(s);
-    else
+    else if (!s->pending_len)
         stream_finish_if_over(s);
 }

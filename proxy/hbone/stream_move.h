@@ -13,10 +13,11 @@
 void stream_freeze(struct stream *s);
 /* It is watched again, or decided upon anew. 0 or -errno of epoll_ctl(). */
 int stream_thaw(struct stream *s);
-/* Appends a stream that is open, or a request that is not answered, as one field. state: what the session
+/* Appends a stream that is open, or a request that is not answered, as one field. inside: what it carries, as
+ * enum bruma_inside_field, which is emptied; NULL: nothing. state: what the session
  * says of it. */
 void stream_write(struct wire_writer *writer, uint32_t field, const struct stream *s,
-                  const struct http2_stream *state);
+                  const struct http2_stream *state, struct wire_writer *inside);
 /* It is another process's: nothing of its socket is changed by its end here. It leaves its tunnel. */
 void stream_release(struct stream *s);
 
@@ -36,14 +37,20 @@ struct stream_arrival {
     bool requested;
     struct request request;
     struct connection_past past;
-    bool timed;           /* its timer is armed */
-    uint64_t timer, idle; /* milliseconds */
+    struct wire_field inside; /* of what was read: what it carries; bytes NULL: nothing */
+    bool timed;               /* its timer is armed */
+    uint64_t timer, idle;     /* milliseconds */
 };
 
 /* len bytes of data: of the field; *ret_state is what the session is to be told. fd is taken if it succeeds
- * and ret->requested is false. 0, or -errno with why in error. */
+ * and it has one (stream_arrival_has_socket()). 0, or -errno with why in error. */
 int stream_arrival_read(struct worker *w, const uint8_t *data, size_t len, int fd, struct stream_arrival *ret,
                         struct http2_stream *ret_state, char *error, size_t error_size);
+/* Whether a socket belongs to it. */
+static inline bool stream_arrival_has_socket(const struct stream_arrival *arrival)
+{
+    return !arrival->requested && !arrival->inside.bytes;
+}
 /* It is the worker's from here on, on the tunnel, which is so already; the arrival is empty then. Its pod
  * must be served. */
 void stream_arrive(struct tunnel *tunnel, struct stream_arrival *arrival);

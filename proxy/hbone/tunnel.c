@@ -85,6 +85,10 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
         }
         return;
     }
+    if (t->inner)
+        tunnel_go_on(t); /* both, before this one ends */
+    else if (t->frozen)
+        inner_go_on_inside(t);
     inner_describe_end(t, reason, detail, text, sizeof(text));
     t->frozen = t->mute = false;
     moving_gone(&t->moving);

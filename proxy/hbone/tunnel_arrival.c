@@ -6,6 +6,7 @@
 
 #include "bruma/handover.h"
 #include "proxy/hbone/http2_replay.h"
+#include "proxy/hbone/inner_move.h"
 #include "proxy/hbone/pool.h"
 #include "proxy/hbone/stream_move.h"
 #include "proxy/hbone/tunnel_frames.h"
@@ -16,12 +17,20 @@
 
 #define UNIT_MAX (64 * 1024) /* bytes of a frame but DATA that has come in part */
 
+/* What a stream carries; or nothing. */
+struct tunnel_inside {
+    struct inner_arrival between;
+    struct tunnel_arrival *tunnel;
+};
+
 struct tunnel_arrival {
     struct tunnel *tunnel; /* with its session; in no list, and counted nowhere */
     struct pod *pod;       /* referenced */
     struct http2_state state;
     struct stream_arrival *streams; /* as many as the state has */
+    struct tunnel_inside *insides;  /* likewise */
     size_t streams_len;
+    bool inside; /* of another */
     bool has_ping;
     uint64_t last_received, ping, idle; /* milliseconds ago */
 };
@@ -31,9 +40,14 @@ void tunnel_arrival_free(struct tunnel_arrival *a)
 {
     struct tunnel *t = a->tunnel;
 
-    for (size_t i = 0; i < a->streams_len; i++)
+    for (size_t i = 0; i < a->streams_len; i++) {
         stream_arrival_clear(&a->streams[i]);
+        inner_arrival_clear(&a->insides[i].between);
+        if (a->insides[i].tunnel)
+            tunnel_arrival_free(a->insides[i].tunnel);
+    }
     free(a->streams);
+    free(a->insides);
     http2_state_clear(&a->state);
     if (t) {
         nghttp2_session_del(t->session);
@@ -48,6 +62,19 @@ void tunnel_arrival_free(struct tunnel_arrival *a)
     if (a->pod)
         pod_unref(a->pod);
     free(a);
+}
+
+static struct tunnel_arrival *arrival_new(void)
+{
+    struct tunnel_arrival *a = calloc(1, sizeof(*a));
+
+    if (a)
+        a->tunnel = tunnel_new(NULL, false);
+    if (a && !a->tunnel) {
+        free(a);
+        return NULL;
+    }
+    return a;
 }
 
 /* ---- reading ---- */
@@ -177,40 +204,65 @@ static int go_into_frame(struct tunnel *t, const struct http2_state *state)
     return tunnel_frames_resume(t);
 }
 
-static int read_stream(struct worker *w, struct tunnel_arrival *a, const struct wire_field *f, int fd,
-                       char *error, size_t error_size)
+/* Sockets of a unit, of which those before next are somebody's. */
+struct unit_sockets {
+    const int *fds;
+    size_t len, next;
+};
+
+static int read_all(struct worker *w, struct tunnel_arrival *a, const struct wire_field *f, bool inside,
+                    struct unit_sockets *sockets, char *error, size_t error_size);
+
+static int read_inside(struct worker *w, struct tunnel_inside *inside, const struct wire_field *f,
+                       struct unit_sockets *sockets, char *error, size_t error_size)
+{
+    int r = inner_arrival_read(&inside->between, f);
+
+    if (r < 0)
+        return refuse(error, error_size, r,
+                      r == -EPROTONOSUPPORT ? "a tunnel inside of another with a field that is not known here"
+                      : r == -ENOMEM        ? "no memory is left for it"
+                                            : "a malformed tunnel inside of another");
+    inside->tunnel = arrival_new();
+    if (!inside->tunnel)
+        return refuse(error, error_size, -ENOMEM, "no memory is left for it");
+    return read_all(w, inside->tunnel, &inside->between.tunnel, true, sockets, error, error_size);
+}
+
+static int read_stream(struct worker *w, struct tunnel_arrival *a, const struct wire_field *f,
+                       struct unit_sockets *sockets, char *error, size_t error_size)
 {
     struct stream_arrival *stream = &a->streams[a->streams_len];
-    int r = stream_arrival_read(w, f->bytes, f->len, fd, stream, &a->state.streams[a->streams_len], error,
+    int fd = sockets->next < sockets->len ? sockets->fds[sockets->next] : STREAM_NO_SOCKET,
+        r = stream_arrival_read(w, f->bytes, f->len, fd, stream, &a->state.streams[a->streams_len], error,
                                 error_size);
 
     if (r < 0)
         return r;
+    sockets->next += stream_arrival_has_socket(stream);
     a->streams_len++;
     a->state.streams_len++;
     if (!stream->requested && stream->record.pod != a->pod)
         return refuse(error, error_size, -EBADMSG, "a stream of another pod than its tunnel");
-    return 0;
+    if (!stream->inside.bytes)
+        return 0;
+    if (a->inside || a->tunnel->server)
+        return refuse(error, error_size, -EBADMSG, "a tunnel inside of one that carries none");
+    return read_inside(w, &a->insides[a->streams_len - 1], &stream->inside, sockets, error, error_size);
 }
 
-/* All of the sockets must be somebody's. */
-static int read_streams(struct worker *w, struct tunnel_arrival *a, const uint8_t *data, size_t len,
-                        const int *fds, size_t fds_len, char *error, size_t error_size)
+static int read_streams(struct worker *w, struct tunnel_arrival *a, const struct wire_field *field,
+                        struct unit_sockets *sockets, char *error, size_t error_size)
 {
-    struct wire_reader reader = wire_reader(data, len);
+    struct wire_reader reader = wire_reader(field->bytes, field->len);
     struct wire_field f;
-    size_t next = 0;
     int r = 0;
 
-    while (wire_next(&reader, &f) > 0) {
-        if (f.number != BRUMA_TUNNEL_STREAM)
-            continue;
-        r = read_stream(w, a, &f, next < fds_len ? fds[next] : STREAM_NO_SOCKET, error, error_size);
-        if (r < 0)
-            return r;
-        next += !a->streams[a->streams_len - 1].requested;
+    while (r == 0 && wire_next(&reader, &f) > 0) {
+        if (f.number == BRUMA_TUNNEL_STREAM)
+            r = read_stream(w, a, &f, sockets, error, error_size);
     }
-    return next == fds_len ? 0 : refuse(error, error_size, -EBADMSG, "a tunnel with too many sockets");
+    return r;
 }
 
 static int read_session(struct tunnel_arrival *a, const struct parts *parts, char *error, size_t error_size)
@@ -247,10 +299,10 @@ static int read_session(struct tunnel_arrival *a, const struct parts *parts, cha
                  : 0;
 }
 
-static int read_all(struct worker *w, struct tunnel_arrival *a, const uint8_t *data, size_t len,
-                    const int *fds, size_t fds_len, char *error, size_t error_size)
+static int read_all(struct worker *w, struct tunnel_arrival *a, const struct wire_field *field, bool inside,
+                    struct unit_sockets *sockets, char *error, size_t error_size)
 {
-    struct wire_reader reader = wire_reader(data, len);
+    struct wire_reader reader = wire_reader(field->bytes, field->len);
     struct parts parts = {};
     struct worker_pod *wp;
     const char *why = "";
@@ -263,7 +315,7 @@ static int read_all(struct worker *w, struct tunnel_arrival *a, const uint8_t *d
             break;
     }
     if (r == 0 && (!parts.pod[0] || !parts.tls.bytes || !parts.http2.bytes || !parts.has_peer ||
-                   !parts.has_arrival || !fds_len))
+                   !parts.has_arrival || (inside && a->tunnel->server)))
         r = -EBADMSG;
     if (r < 0)
         return refuse(error, error_size, r,
@@ -278,28 +330,41 @@ static int read_all(struct worker *w, struct tunnel_arrival *a, const uint8_t *d
     if (r < 0)
         return refuse(error, error_size, r, why);
     a->tunnel->tls_ready = true;
+    a->inside = inside;
     a->streams = calloc(parts.streams + 1, sizeof(*a->streams));
+    a->insides = calloc(parts.streams + 1, sizeof(*a->insides));
     a->state.streams = calloc(parts.streams + 1, sizeof(*a->state.streams));
-    if (!a->streams || !a->state.streams)
+    if (!a->streams || !a->insides || !a->state.streams)
         return refuse(error, error_size, -ENOMEM, "no memory is left for it");
-    r = read_streams(w, a, data, len, fds + 1, fds_len - 1, error, error_size);
+    r = read_streams(w, a, field, sockets, error, error_size);
     return r < 0 ? r : read_session(a, &parts, error, error_size);
+}
+
+/* They are the caller's still. */
+static void leave_sockets(struct tunnel_arrival *a)
+{
+    for (size_t i = 0; i < a->streams_len; i++) {
+        a->streams[i].stream->fd = -1;
+        if (a->insides[i].tunnel)
+            leave_sockets(a->insides[i].tunnel);
+    }
 }
 
 int tunnel_arrival_read(struct worker *w, const uint8_t *data, size_t len, int fds[], size_t fds_len,
                         tunnel_request_fn begin, struct tunnel_arrival **ret, char *error, size_t error_size)
 {
-    struct tunnel_arrival *a = calloc(1, sizeof(*a));
+    const struct wire_field field = {.type = WIRE_BYTES, .bytes = data, .len = len};
+    struct unit_sockets sockets = {.fds = fds, .len = fds_len, .next = 1};
+    struct tunnel_arrival *a = arrival_new();
     int r;
 
     if (!a)
         return refuse(error, error_size, -ENOMEM, "no memory is left for it");
-    a->tunnel = tunnel_new(NULL, false);
-    r = a->tunnel ? read_all(w, a, data, len, fds, fds_len, error, error_size)
-                  : refuse(error, error_size, -ENOMEM, "no memory is left for it");
+    r = read_all(w, a, &field, false, &sockets, error, error_size);
+    if (r == 0 && sockets.next != fds_len)
+        r = refuse(error, error_size, -EBADMSG, "a tunnel with sockets of nobody");
     if (r < 0) {
-        for (size_t i = 0; i < a->streams_len; i++)
-            a->streams[i].stream->fd = -1; /* the caller's still */
+        leave_sockets(a);
         tunnel_arrival_free(a);
         return r;
     }
@@ -324,11 +389,21 @@ static struct worker_pod *served(struct worker *w, const struct pod *pod)
     return NULL;
 }
 
+static void reset_sockets(struct tunnel_arrival *a)
+{
+    if (a->tunnel->tls.fd >= 0)
+        socket_reset_on_close(a->tunnel->tls.fd);
+    for (size_t i = 0; i < a->streams_len; i++) {
+        if (a->streams[i].stream->fd >= 0)
+            socket_reset_on_close(a->streams[i].stream->fd);
+        if (a->insides[i].tunnel)
+            reset_sockets(a->insides[i].tunnel);
+    }
+}
+
 static void reset_all(struct tunnel_arrival *a)
 {
-    socket_reset_on_close(a->tunnel->tls.fd);
-    for (size_t i = 0; i < a->streams_len; i++)
-        socket_reset_on_close(a->streams[i].stream->fd);
+    reset_sockets(a);
     tunnel_arrival_free(a);
 }
 
@@ -357,7 +432,8 @@ static void enter(struct tunnel *t, struct worker_pod *wp, const struct tunnel_a
         list_add_tail(&wp->servers, &t->node);
     else
         pool_add(wp, t);
-    quota_take(wp, t->server ? &t->peer.addr : NULL, &t->quota);
+    if (!a->inside)
+        quota_take(wp, t->server ? &t->peer.addr : NULL, &t->quota);
     worker_connection_begin(wp);
 }
 
@@ -375,30 +451,73 @@ static void catch_up(struct tunnel *t)
         tunnel_drain(t);
 }
 
+static void settle(struct worker_pod *wp, struct tunnel_arrival *a);
+
+/* The stream is the worker's, and so is what it carries. */
+static void settle_inside(struct stream *s, struct tunnel_inside *inside)
+{
+    struct tunnel *t = inside->tunnel->tunnel;
+
+    quota_release(s->c.wp, &s->c.client.addr, &s->c.quota); /* no descriptor is its own */
+    if (inner_arrive(s, t, &inside->between) < 0) {
+        reset_all(inside->tunnel);
+        inside->tunnel = NULL;
+        stream_close(s, BRUMA_REASON_OUT_OF_RESOURCES, NULL, true);
+        return;
+    }
+    settle(s->c.wp, inside->tunnel);
+    inside->tunnel = NULL;
+}
+
+/* The tunnel with its streams is one of the pod's; nothing of it has happened yet. The arrival is taken. */
+static void settle(struct worker_pod *wp, struct tunnel_arrival *a)
+{
+    struct tunnel *t = a->tunnel;
+
+    enter(t, wp, a);
+    a->tunnel = NULL;
+    t->busy++;
+    for (size_t i = 0; i < a->streams_len; i++) {
+        struct stream *s = a->streams[i].stream;
+
+        stream_arrive(t, &a->streams[i]);
+        if (a->insides[i].tunnel)
+            settle_inside(s, &a->insides[i]);
+    }
+    tunnel_arrival_free(a);
+}
+
+/* What it and its streams do and hold goes on. */
+static void go_on(struct tunnel *t)
+{
+    struct stream *s;
+
+    tunnel_arm_ping(t);
+    list_for_each (s, &t->streams, tunnel_node) {
+        struct tunnel *inside = s->inner ? inner_tunnel(s->inner) : NULL;
+
+        stream_go_on(s);
+        if (inside)
+            go_on(inside);
+    }
+    catch_up(t);
+    tunnel_wants_flush(t);
+    tunnel_leave(t);
+}
+
 void tunnel_arrive(struct worker *w, struct tunnel_arrival *a)
 {
     struct worker_pod *wp = served(w, a->pod);
     uint32_t events = EPOLLIN | (tls_blocked(&a->tunnel->tls) ? (uint32_t)EPOLLOUT : 0);
     struct tunnel *t = a->tunnel;
-    struct stream *s;
 
     if (!wp) {
         reset_all(a);
         return;
     }
-    enter(t, wp, a);
-    a->tunnel = NULL;
-    t->busy++;
-    for (size_t i = 0; i < a->streams_len; i++)
-        stream_arrive(t, &a->streams[i]);
-    tunnel_arrival_free(a);
+    settle(wp, a);
     if (loop_watch_add(w->loop, &t->watch, t->tls.fd, events, tunnel_watch_event) < 0)
         tunnel_close(t, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
-    tunnel_arm_ping(t);
-    list_for_each (s, &t->streams, tunnel_node)
-        stream_go_on(s);
-    catch_up(t);
-    tunnel_wants_flush(t);
+    go_on(t);
     loop_again(w->loop);
-    tunnel_leave(t);
 }

@@ -5,6 +5,7 @@
 
 #include "bruma/handover.h"
 #include "proxy/hbone/http2_state.h"
+#include "proxy/hbone/inner_move.h"
 #include "proxy/hbone/stream_move.h"
 #include "proxy/hbone/tunnel_frames.h"
 #include "proxy/hbone/tunnel_internal.h"
@@ -31,7 +32,7 @@ const char *tunnel_stays_text(enum tunnel_stays why)
         [TUNNEL_STAYS_UNREAD] = "a tunnel with too many unread bytes",
         [TUNNEL_STAYS_ENDING] = "a tunnel that ends",
         [TUNNEL_STAYS_IDLE] = "a tunnel without streams",
-        [TUNNEL_STAYS_INSIDE] = "a tunnel to a gateway, or one inside of it",
+        [TUNNEL_STAYS_INSIDE] = "a tunnel inside of a gateway's",
         [TUNNEL_STAYS_OWN] = "the proxy's own pod",
         [TUNNEL_STAYS_STATE] = "a tunnel whose session is in a state of its own",
         [TUNNEL_STAYS_MEMORY] = "no memory is left for the unit",
@@ -53,10 +54,14 @@ void tunnel_withdraw(struct tunnel *t)
 size_t tunnel_move_fds(const struct tunnel *t)
 {
     struct stream *s;
-    size_t n = 1;
+    size_t n = t->inner ? 0 : 1;
 
-    list_for_each (s, &t->streams, tunnel_node)
-        n += !s->request;
+    list_for_each (s, &t->streams, tunnel_node) {
+        if (s->inner)
+            n += inner_tunnel(s->inner) ? tunnel_move_fds(inner_tunnel(s->inner)) : 0;
+        else
+            n += !s->request;
+    }
     return n;
 }
 
@@ -68,8 +73,11 @@ static size_t unit_bytes(const struct tunnel *t)
     size_t bytes = t->frames.kept_len + t->tls.pending_len - t->tls.pending_offset + TUNNEL_ROOM;
     struct stream *s;
 
-    list_for_each (s, &t->streams, tunnel_node)
+    list_for_each (s, &t->streams, tunnel_node) {
         bytes += s->pending_len + STREAM_ROOM + (s->request ? s->request->header_bytes : 0);
+        if (s->inner)
+            bytes += inner_waiting(s->inner) + unit_bytes(inner_tunnel(s->inner));
+    }
     return bytes;
 }
 
@@ -80,38 +88,42 @@ static bool may_go(const struct tunnel *t, const struct stream *s)
     return s->state == STREAM_OPEN && !s->c.news && s->fd >= 0;
 }
 
+static enum tunnel_stays look_at_session(const struct tunnel *t);
+
+/* At what a stream carries. */
+static enum tunnel_stays look_inside(const struct stream *s)
+{
+    if (s->state != STREAM_OPEN || !inner_is_whole(s->inner))
+        return TUNNEL_STAYS_OPENING;
+    return look_at_session(inner_tunnel(s->inner));
+}
+
 static enum tunnel_stays look_at_streams(const struct tunnel *t)
 {
     enum tunnel_stays why = TUNNEL_MOVES;
     struct stream *s;
 
     list_for_each (s, &t->streams, tunnel_node) {
-        if (s->inner)
-            return TUNNEL_STAYS_INSIDE;
-        if (!may_go(t, s))
+        enum tunnel_stays inside = s->inner ? look_inside(s) : TUNNEL_MOVES;
+
+        if (inside != TUNNEL_MOVES)
+            return inside;
+        if (!s->inner && !may_go(t, s))
             why = TUNNEL_STAYS_OPENING;
     }
-    if (why == TUNNEL_MOVES && unit_bytes(t) > BRUMA_HANDOVER_UNIT_MAX)
-        why = TUNNEL_STAYS_UNREAD;
     return why;
 }
 
-static enum tunnel_stays look(const struct tunnel *t)
+static enum tunnel_stays look_at_session(const struct tunnel *t)
 {
     const struct tunnel_frames *f = &t->frames;
 
-    if (t->inner)
-        return TUNNEL_STAYS_INSIDE;
-    if (t->wp->pod->own)
-        return TUNNEL_STAYS_OWN;
     if (t->state == TUNNEL_DEAD || t->closing || t->lost || t->tls.peer_closed)
         return TUNNEL_STAYS_ENDING;
     if (t->state != TUNNEL_OPEN || t->busy)
         return TUNNEL_STAYS_NOT_OPEN;
     if (!nghttp2_session_want_read(t->session))
         return TUNNEL_STAYS_ENDING;
-    if (!t->server && !t->streams_len)
-        return TUNNEL_STAYS_IDLE;
     /* until then the peer may refer to a header table, which cannot be moved */
     if (!t->settings_received || !t->settings_known || t->unknown_settings > TUNNEL_SETTINGS_KEPT)
         return TUNNEL_STAYS_NO_SETTINGS;
@@ -120,6 +132,19 @@ static enum tunnel_stays look(const struct tunnel *t)
     if (tunnel_frames_in_the_middle(t) || (f->in_data && f->left && (f->header[4] & NGHTTP2_FLAG_PADDED)))
         return TUNNEL_STAYS_IN_FRAME;
     return look_at_streams(t);
+}
+
+static enum tunnel_stays look(const struct tunnel *t)
+{
+    enum tunnel_stays why = t->inner          ? TUNNEL_STAYS_INSIDE
+                            : t->wp->pod->own ? TUNNEL_STAYS_OWN
+                                              : look_at_session(t);
+
+    if (why == TUNNEL_MOVES && !t->server && !t->streams_len)
+        why = TUNNEL_STAYS_IDLE;
+    if (why == TUNNEL_MOVES && unit_bytes(t) > BRUMA_HANDOVER_UNIT_MAX)
+        why = TUNNEL_STAYS_UNREAD;
+    return why;
 }
 
 /* ---- writing ---- */
@@ -166,9 +191,31 @@ static void own_write(struct wire_writer *w, const struct tunnel *t)
     wire_put_varint(w, BRUMA_TUNNEL_IDLE, since(now, t->idle_since));
 }
 
-static enum tunnel_stays write_all(const struct tunnel *t, struct wire_writer *unit, int *fds)
+static enum tunnel_stays write_tunnel(const struct tunnel *t, struct wire_writer *part, int **fds);
+
+/* A stream with its socket, or with what it carries and the sockets of that. */
+static enum tunnel_stays write_stream(const struct http2_stream *state, struct wire_writer *part, int **fds)
 {
-    struct wire_writer part = {.secret = true}, tls = {.secret = true};
+    struct wire_writer inside = {.secret = true}, tunnel = {.secret = true};
+    const struct stream *s = state->stream;
+    enum tunnel_stays why;
+
+    if (!s->inner) {
+        stream_write(part, BRUMA_TUNNEL_STREAM, s, state, NULL);
+        if (!state->requested)
+            *(*fds)++ = s->fd;
+        return TUNNEL_MOVES;
+    }
+    why = write_tunnel(inner_tunnel(s->inner), &tunnel, fds);
+    wire_put_message(&inside, BRUMA_INSIDE_TUNNEL, &tunnel);
+    inner_write(s->inner, &inside);
+    stream_write(part, BRUMA_TUNNEL_STREAM, s, state, &inside);
+    return why;
+}
+
+static enum tunnel_stays write_tunnel(const struct tunnel *t, struct wire_writer *part, int **fds)
+{
+    struct wire_writer tls = {.secret = true};
     struct http2_state state;
     enum tunnel_stays why = TUNNEL_MOVES;
 
@@ -178,19 +225,25 @@ static enum tunnel_stays write_all(const struct tunnel *t, struct wire_writer *u
         http2_state_clear(&state);
         return TUNNEL_STAYS_STATE;
     }
-    wire_writer_reserve(&part, unit_bytes(t));
-    own_write(&part, t);
+    wire_writer_reserve(part, unit_bytes(t));
+    own_write(part, t);
     if (tls_move_write(&t->tls, &tls) < 0)
         why = TUNNEL_STAYS_ENDING;
-    wire_put_message(&part, BRUMA_TUNNEL_TLS, &tls);
-    http2_write(&part, t, &state);
-    *fds++ = t->tls.fd;
-    for (size_t i = 0; i < state.streams_len; i++) {
-        stream_write(&part, BRUMA_TUNNEL_STREAM, state.streams[i].stream, &state.streams[i]);
-        if (!state.streams[i].requested)
-            *fds++ = state.streams[i].stream->fd;
-    }
+    wire_put_message(part, BRUMA_TUNNEL_TLS, &tls);
+    http2_write(part, t, &state);
+    if (!t->inner)
+        *(*fds)++ = t->tls.fd;
+    for (size_t i = 0; i < state.streams_len && why == TUNNEL_MOVES; i++)
+        why = write_stream(&state.streams[i], part, fds);
     http2_state_clear(&state);
+    return why;
+}
+
+static enum tunnel_stays write_all(const struct tunnel *t, struct wire_writer *unit, int *fds)
+{
+    struct wire_writer part = {.secret = true};
+    enum tunnel_stays why = write_tunnel(t, &part, &fds);
+
     if (why == TUNNEL_MOVES && part.failed)
         why = TUNNEL_STAYS_MEMORY;
     if (why == TUNNEL_MOVES && part.len > BRUMA_HANDOVER_UNIT_MAX)
@@ -205,8 +258,7 @@ static enum tunnel_stays write_all(const struct tunnel *t, struct wire_writer *u
 
 /* ---- standing still ---- */
 
-/* All that is not DATA is said now. DATA waits, in tunnel.held, where nobody resumes it. */
-static bool say_the_rest(struct tunnel *t)
+static bool say_own_rest(struct tunnel *t)
 {
     int r;
 
@@ -218,7 +270,45 @@ static bool say_the_rest(struct tunnel *t)
     return r >= 0;
 }
 
-static void stand_still(struct tunnel *t)
+static void set_mute(struct tunnel *t, bool mute)
+{
+    struct stream *s;
+
+    t->mute = mute;
+    list_for_each (s, &t->streams, tunnel_node) {
+        if (s->inner && inner_tunnel(s->inner))
+            inner_tunnel(s->inner)->mute = mute;
+    }
+}
+
+/* All that is not DATA is said now. DATA waits, in tunnel.held, where nobody resumes it; and so does what
+ * tunnels inside say, between them and this one. */
+static bool say_the_rest(struct tunnel *t)
+{
+    struct stream *s;
+
+    set_mute(t, true);
+    list_for_each (s, &t->streams, tunnel_node) {
+        if (s->inner && !say_own_rest(inner_tunnel(s->inner)))
+            return false;
+    }
+    return say_own_rest(t);
+}
+
+/* DATA that was put off is said. */
+static void say_again(struct tunnel *t)
+{
+    struct stream *s;
+
+    set_mute(t, false);
+    tunnel_wants_flush(t);
+    list_for_each (s, &t->streams, tunnel_node) {
+        if (s->inner && inner_tunnel(s->inner))
+            tunnel_wants_flush(inner_tunnel(s->inner));
+    }
+}
+
+void tunnel_stand_still(struct tunnel *t)
 {
     struct stream *s;
 
@@ -230,26 +320,32 @@ static void stand_still(struct tunnel *t)
         stream_freeze(s);
 }
 
+static void give_up_inside(struct tunnel *t)
+{
+    struct stream *s;
+
+    list_for_each (s, &t->streams, tunnel_node) {
+        if (s->inner)
+            inner_give_up(s);
+    }
+}
+
 enum tunnel_stays tunnel_write(struct tunnel *t, struct wire_writer *unit, int *fds)
 {
-    enum tunnel_stays why = look(t);
+    enum tunnel_stays why;
 
+    if (t->moving && t->moving->late)
+        give_up_inside(t);
+    why = look(t);
     if (why != TUNNEL_MOVES)
         return why;
-    t->mute = true;
-    if (!say_the_rest(t)) {
-        t->mute = false;
-        return TUNNEL_STAYS_ENDING;
-    }
-    why = look(t);
+    why = say_the_rest(t) ? look(t) : TUNNEL_STAYS_ENDING;
     if (why == TUNNEL_MOVES)
         why = write_all(t, unit, fds);
-    if (why == TUNNEL_MOVES) {
-        stand_still(t);
-        return why;
-    }
-    t->mute = false;
-    tunnel_wants_flush(t); /* DATA that was put off */
+    if (why == TUNNEL_MOVES)
+        tunnel_stand_still(t);
+    else
+        say_again(t);
     return why;
 }
 
@@ -267,7 +363,7 @@ void tunnel_thaw(struct tunnel *t)
     tunnel_arm_ping(t);
     tunnel_wants_flush(t);
     loop_again(loop_of(t));
-    if (loop_watch_add(loop_of(t), &t->watch, t->tls.fd, events, tunnel_watch_event) < 0)
+    if (!t->inner && loop_watch_add(loop_of(t), &t->watch, t->tls.fd, events, tunnel_watch_event) < 0)
         tunnel_close(t, BRUMA_REASON_OUT_OF_RESOURCES, NULL);
     list_for_each (s, &t->streams, tunnel_node) {
         /* what was begun for it is not to be given up again and again */
@@ -295,7 +391,8 @@ void tunnel_release(struct tunnel *t)
     nghttp2_session_del(t->session);
     t->session = NULL;
     tunnel_frames_free(t);
-    close(t->tls.fd);
+    if (t->tls.fd >= 0)
+        close(t->tls.fd);
     workload_unref(t->tls.expected.upstream);
     service_unref(t->tls.expected.service);
     tls_destroy(&t->tls);

@@ -22,7 +22,7 @@ enum tunnel_stays {
     /* for good */
     TUNNEL_STAYS_ENDING,
     TUNNEL_STAYS_IDLE,   /* one of ours without streams: nothing is lost with it */
-    TUNNEL_STAYS_INSIDE, /* it goes through a gateway's tunnel, or carries such ones */
+    TUNNEL_STAYS_INSIDE, /* it goes through a gateway's tunnel, with which it moves */
     TUNNEL_STAYS_OWN,    /* of the proxy's own pod */
     TUNNEL_STAYS_TABLE,  /* the peer has filled a header table, which it was not to have */
     TUNNEL_STAYS_STATE,  /* the session is not as it should be by our own count */
@@ -53,6 +53,8 @@ size_t tunnel_move_fds(const struct tunnel *tunnel);
  * unit has nothing of it.
  */
 enum tunnel_stays tunnel_write(struct tunnel *tunnel, struct wire_writer *unit, int *fds);
+/* A part of that: neither its sockets nor its timers do anything. */
+void tunnel_stand_still(struct tunnel *tunnel);
 /* It goes on here. */
 void tunnel_thaw(struct tunnel *tunnel);
 /* It is another process's: nothing of its sockets is changed by its end here. */

@@ -14,10 +14,14 @@ static struct loop *loop_of(const struct tunnel *t)
     return t->wp->worker->loop;
 }
 
+/* One inside of a gateway's stands still together with that. */
 void tunnel_go_on(struct tunnel *t)
 {
-    struct moving *moving = t->moving;
+    struct moving *moving;
 
+    if (t->inner && t->frozen)
+        t = inner_outer(t->inner);
+    moving = t->moving;
     if (!t->frozen || !moving)
         return;
     t->moving = NULL;

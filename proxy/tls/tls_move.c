@@ -47,7 +47,7 @@ static void put_messages(struct wire_writer *w, const struct tls_messages *m)
 
 int tls_move_write(const struct tls *tls, struct wire_writer *w)
 {
-    if (!tls->established || tls->ssl || tls->peer_closed || tls->in_len || tls->carrier)
+    if (!tls->established || tls->ssl || tls->peer_closed || tls->in_len)
         return -EAGAIN;
     wire_put_string(w, BRUMA_TLS_SUITE, tls->seal.suite);
     put_key(w, &tls->seal, BRUMA_TLS_SEAL_SECRET, BRUMA_TLS_SEAL_SEQUENCE);

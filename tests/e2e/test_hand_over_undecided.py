@@ -91,6 +91,7 @@ def test_while_their_request_is_not_answered(mesh, family):
     """The tunnel moves with what is open on it, and without them."""
     other = mesh.nodes[1].proxy
     open_ones = Talkers(mesh.web, mesh.cart.ips[family])
+    open_ones.goes_on()
     os.kill(other.pid, signal.SIGSTOP)
     try:
         talkers = Talkers(mesh.web, mesh.cart.ips[family])
@@ -147,10 +148,13 @@ def test_the_old_one_decides_if_the_new_one_is_killed(mesh, tmp_path, steps):
         new = mesh.node.proxy
         wait_for(lambda: not new.alive(), "the one that is killed to end")
         mesh.node.proxy = old
-        stays = handed_over(mesh.node, text)["left"]
+        moved = handed_over(mesh.node, text)["moved"]
         faults.stop()
-        assert stays > 0
-    wait_for(lambda: talkers.say("look")[1] == stays, f"{stays} connections to live, and no others")
+        assert moved < 18
+    if moved:
+        assert talkers.say("look")[1] >= 18 - moved
+    else:
+        talkers.goes_on()
     talkers.process.kill()
     wait_for(lambda: not mesh.web.run("ss", "-Htn", "dport", "=", "8080").stdout, "all of them to end")
     wait_for(lambda: serving(mesh.node), "the one that is left to serve")
