@@ -42,34 +42,56 @@ static void make_worker(void)
     list_add_tail(&worker.pods, &wp.node);
 }
 
-/* Those have no socket. */
-static bool is_request(const struct wire_field *stream)
+static size_t sockets_of(const uint8_t *data, size_t len, unsigned depth);
+
+/* None of a request that is not answered; those of the tunnel inside, if there is one. */
+static size_t sockets_of_stream(const struct wire_field *stream, unsigned depth)
 {
-    struct wire_reader reader = wire_reader(stream->bytes, stream->type == WIRE_BYTES ? stream->len : 0);
-    struct wire_field f;
+    struct wire_reader reader = wire_reader(stream->bytes, stream->len), inside;
+    struct wire_field f, g;
+    size_t n = 1;
 
     while (wire_next(&reader, &f) > 0) {
         if (f.number == BRUMA_STREAM_REQUEST)
-            return true;
+            return 0;
+        if (f.number != BRUMA_STREAM_INSIDE || f.type != WIRE_BYTES)
+            continue;
+        n = 0;
+        inside = wire_reader(f.bytes, f.len);
+        while (wire_next(&inside, &g) > 0 && depth) {
+            if (g.number == BRUMA_INSIDE_TUNNEL && g.type == WIRE_BYTES)
+                n = sockets_of(g.bytes, g.len, depth - 1);
+        }
     }
-    return false;
+    return n;
+}
+
+/* Of the tunnel's streams. */
+static size_t sockets_of(const uint8_t *data, size_t len, unsigned depth)
+{
+    struct wire_reader reader = wire_reader(data, len);
+    struct wire_field f;
+    size_t n = 0;
+
+    while (wire_next(&reader, &f) > 0) {
+        if (f.number == BRUMA_TUNNEL_STREAM && f.type == WIRE_BYTES)
+            n += sockets_of_stream(&f, depth);
+    }
+    return n;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct wire_reader reader = wire_reader(data, size);
     struct tunnel_arrival *arrival;
     static int fds[1 + STREAMS_MAX];
     char error[256] = "";
-    struct wire_field f;
-    size_t streams = 0;
+    size_t streams;
 
     if (!worker.loop)
         make_worker();
-    while (wire_next(&reader, &f) > 0)
-        streams += f.number == BRUMA_TUNNEL_STREAM && !is_request(&f);
+    streams = sockets_of(data, size, 1);
     if (streams > STREAMS_MAX)
         return 0;
     for (size_t i = 0; i <= streams; i++)

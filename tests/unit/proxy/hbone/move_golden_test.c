@@ -120,3 +120,26 @@ WORLD_TEST(move_golden, request)
     cr_expect(s->state == STREAM_OPEN && OPENED == 0, "another process has counted it");
     leave(1);
 }
+
+WORLD_TEST(move_golden, inside)
+{
+    struct tunnel *t, *outer = NULL, *inside = NULL;
+    char text[16] = "";
+    struct stream *s;
+
+    arrive("tunnel-inside.hex", 2);
+    for (size_t i = 0; i < array_size(world.wp->clients); i++) {
+        list_for_each (t, &world.wp->clients[i], node)
+            *(t->inner ? &inside : &outer) = t;
+    }
+    cr_assert(outer && inside && outer->state == TUNNEL_OPEN && inside->state == TUNNEL_OPEN);
+    cr_expect(tunnel_capacity(outer) == 0 && tunnel_capacity(inside) == 0);
+    cr_expect(outer->streams_len == 1 && inside->streams_len == 1 && world_connections() == 2);
+    s = nghttp2_session_get_stream_user_data(outer->session, 1);
+    cr_assert(s && s->inner && s->fd < 0 && s->inner == inside->inner);
+    s = nghttp2_session_get_stream_user_data(inside->session, 3);
+    cr_expect(s && !s->inner && s->fd >= 0 && s->c.client.port == 50000);
+    world_run(50);
+    cr_expect(recv(far[0], text, sizeof(text), MSG_DONTWAIT) > 5 && text[0] == 23, "what waited is said");
+    leave(2);
+}
