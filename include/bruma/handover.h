@@ -80,11 +80,12 @@ enum bruma_handover_field {
     BRUMA_HANDOVER_FIELD_AGAIN = 15,      /* REFUSED of MEET: 1, it may be possible in a moment */
 };
 
-/* Fields of a unit: one of the three. */
+/* Fields of a unit: first one of the three. */
 enum bruma_unit_field {
     BRUMA_UNIT_RELAY = 2,
     BRUMA_UNIT_TUNNEL = 4,
     BRUMA_UNIT_UNDECIDED = 6,
+    BRUMA_UNIT_SINCE = 7, /* nanoseconds of CLOCK_MONOTONIC: nobody has served it since then */
 };
 
 /* One that was accepted, and of which nothing was read: its socket. Whoever takes it decides as of one that

@@ -5,15 +5,15 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "lib/log.h"
 #include "proxy/connection/relay_move.h"
 #include "proxy/connection/undecided.h"
 #include "proxy/handover/lane.h"
+#include "proxy/handover/pauses.h"
 #include "proxy/hbone/tunnel_move.h"
 
-#define UNITS_PER_TURN      64
+#define UNITS_UNDER_WAY     64   /* without an answer: each stands still until those before it are built */
 #define ANSWER_MILLISECONDS 1000 /* to a unit; then the old proxy goes on with it, and with all others */
 #define BYTES_A_MILLISECOND 8192 /* so much slower may a large one be */
 #define AGAIN_MILLISECONDS  20   /* what cannot go just now is looked at again */
@@ -31,7 +31,7 @@ struct unit {
     struct undecided *undecided;
     uint32_t number; /* 0: not sent */
     size_t bytes;
-    uint64_t since; /* microseconds: it stands still since then */
+    uint64_t since; /* pauses_now(): it stands still since then */
     bool writing;   /* what ends it now is its own writing, */
     bool gone;      /* as it has */
 };
@@ -52,19 +52,12 @@ struct giver {
     bool looks;     /* for what is undecided */
     uint64_t late;  /* loop_now(): from then on also for what is being connected */
     uint64_t until; /* the same: nothing is asked again after that */
+    unsigned sent_len;
     size_t pending; /* bytes of sent */
     uint32_t last_number;
     struct giver_report *report; /* for the control thread */
     bool over;
 };
-
-static uint64_t microseconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
-}
 
 /* ---- its end ---- */
 
@@ -222,6 +215,13 @@ static void finish(struct giver *g, const char *why)
 
 /* ---- sending ---- */
 
+/* Nothing more is waited for of it, or it was not sent. */
+static void answered(struct giver *g, const struct unit *u)
+{
+    g->pending -= u->bytes;
+    g->sent_len -= u->number != 0;
+}
+
 /* It has ended here, waiting or on its way. */
 static void on_gone(struct moving *moving)
 {
@@ -234,7 +234,7 @@ static void on_gone(struct moving *moving)
     }
     if (u->number && lane_is_open(&g->lane))
         (void)lane_say(&g->lane, BRUMA_HANDOVER_BACK, u->number, NULL, NULL, 0);
-    g->pending -= u->bytes;
+    answered(g, u);
     unit_free(u);
 }
 
@@ -272,6 +272,7 @@ static int send_unit(struct giver *g, struct unit *u)
     int *fds, r = 0;
     const char *why;
 
+    u->since = pauses_now();
     u->writing = true;
     why = write_unit(u, &payload, &fds, &fds_len);
     u->writing = false;
@@ -281,9 +282,10 @@ static int send_unit(struct giver *g, struct unit *u)
             unit_withdraw(u);
         unit_free(u);
     } else {
-        u->since = microseconds();
+        wire_put_varint(&payload, BRUMA_UNIT_SINCE, u->since);
         u->number = ++g->last_number;
         u->bytes = payload.len;
+        g->sent_len++;
         g->pending += u->bytes;
         list_del(&u->node);
         list_add_tail(&g->sent, &u->node);
@@ -345,22 +347,18 @@ static void on_flushed(struct worker *w)
 {
     struct giver *g = w->flushed_data;
 
-    for (unsigned sent = 0; sent < UNITS_PER_TURN && (g->looks || !list_empty(&g->waiting));) {
-        uint32_t before = g->last_number;
+    while (g->looks || !list_empty(&g->waiting)) {
         int r;
 
-        if (g->pending >= BRUMA_HANDOVER_PENDING_MAX)
+        if (g->pending >= BRUMA_HANDOVER_PENDING_MAX || g->sent_len >= UNITS_UNDER_WAY)
             return;
         r = g->looks ? send_undecided(g) : send_unit(g, list_first(&g->waiting, struct unit, node));
         if (r < 0) {
             finish(g, "the lane has failed");
             return;
         }
-        sent += g->last_number - before;
     }
-    if (g->looks || !list_empty(&g->waiting))
-        loop_again(w->loop);
-    else if (list_empty(&g->sent) && !loop_timer_armed(&g->again))
+    if (list_empty(&g->sent) && !loop_timer_armed(&g->again))
         end_or_look_again(g);
 }
 
@@ -411,7 +409,7 @@ static void gave(struct giver *g, struct unit *u)
         return;
     }
     unit_release(u);
-    pause = microseconds() - u->since;
+    pause = (pauses_now() - u->since) / 1000;
     result->moved++;
     result->pause_sum += pause;
     if (pause > result->pause_max)
@@ -443,7 +441,7 @@ static bool on_message(struct lane *lane, const struct lane_message *m)
         return false;
     if (!u)
         return true; /* it ended here meanwhile, which was told */
-    g->pending -= u->bytes;
+    answered(g, u);
     if (m->head.kind == BRUMA_HANDOVER_IMPORTED)
         gave(g, u);
     else

@@ -41,6 +41,7 @@ struct handover {
     int pidfd; /* while taking, or -1 */
     uint64_t version;
     struct loop_timer ready;
+    struct pauses pauses; /* of all that has come */
     unsigned long given_total, left_total, taken_total, refused_total;
 };
 
@@ -69,14 +70,17 @@ static void taking_over(struct handover *h, const char *why)
     struct handed_over told = {.moved = h->took.taken,
                                .left = h->took.left,
                                .milliseconds = loop_now(h->proxy->loop) - h->taking.begun,
-                               .pause = h->took.pause_max,
+                               .pause = h->took.pause_max > h->took.pauses.max ? h->took.pause_max
+                                                                               : h->took.pauses.max,
                                .why = why ? why : h->took.why};
 
     loop_timer_cancel(&h->ready);
     over(&h->taking, told.why);
     h->events->told(h->proxy, &told);
-    log_info("connections were taken over\ttaken=%u refused=%u milliseconds=%llu", h->took.taken,
-             h->took.refused, (unsigned long long)h->taking.took);
+    log_info("connections were taken over\ttaken=%u refused=%u milliseconds=%llu pause-p99-microseconds=%llu "
+             "pause-max-microseconds=%llu",
+             h->took.taken, h->took.refused, (unsigned long long)h->taking.took,
+             (unsigned long long)pauses_of_most(&h->took.pauses), (unsigned long long)told.pause);
     if (h->pidfd >= 0)
         close(h->pidfd);
     h->pidfd = -1;
@@ -244,6 +248,8 @@ static void taker_is_done(void *data, const struct taker_result *result)
         h->took.pause_max = result->pause_max;
     if (*result->why)
         snprintf(h->took.why, sizeof(h->took.why), "%s", result->why);
+    pauses_merge(&h->took.pauses, &result->pauses);
+    pauses_merge(&h->pauses, &result->pauses);
     h->taken_total += result->taken;
     h->refused_total += result->refused;
     if (!--h->taking.lanes && !lane_is_open(&h->taking.lane))
@@ -381,6 +387,7 @@ cJSON *handover_dump(const struct handover *h)
     cJSON_AddNumberToObject(taken, "refused", h->took.refused);
     cJSON_AddNumberToObject(taken, "left", (double)h->took.left);
     cJSON_AddNumberToObject(taken, "pauseMicroseconds", (double)h->took.pause_max);
+    cJSON_AddNumberToObject(taken, "pausePercentile99Microseconds", (double)pauses_of_most(&h->took.pauses));
     return root;
 }
 
@@ -396,6 +403,7 @@ void handover_write_metrics(const struct handover *h, FILE *out)
         "bruma_handed_over_connections_total{direction=\"in\",result=\"moved\"} %lu\n"
         "bruma_handed_over_connections_total{direction=\"in\",result=\"refused\"} %lu\n",
         h->given_total, h->left_total, h->taken_total, h->refused_total);
+    pauses_write(&h->pauses, out);
 }
 
 int handover_new(struct proxy *proxy, const struct handover_events *handover_events, struct handover **ret)

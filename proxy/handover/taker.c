@@ -25,6 +25,7 @@
 struct imported {
     struct list node;
     uint32_t number;
+    uint64_t since;              /* pauses_now(): it stands still since then; 0: that is not known */
     struct relay_arrival *relay; /* one of the three */
     struct tunnel_arrival *tunnel;
     struct undecided *undecided;
@@ -123,6 +124,7 @@ static void begin_unit(struct taker *t, struct imported *i)
         tunnel_arrive(t->worker, i->tunnel);
     else
         undecided_begin(t->worker, i->undecided);
+    pauses_add(&t->report->result.pauses, i->since);
     free(i);
 }
 
@@ -169,9 +171,26 @@ static void refuse(struct taker *t, const char *why)
     (void)lane_say(&t->lane, BRUMA_HANDOVER_REFUSED, t->number, &payload, NULL, 0);
 }
 
+/* What is said of a unit beside what it is. */
+static int read_rest(struct wire_reader *reader, struct imported *ret)
+{
+    struct wire_field f;
+    int r;
+
+    while ((r = wire_next(reader, &f)) > 0) {
+        if (f.number == BRUMA_UNIT_SINCE)
+            r = wire_take_number(&f, UINT64_MAX, &ret->since);
+        else if (unit_field_is_needed(&f))
+            r = -EPROTONOSUPPORT;
+        if (r < 0)
+            return r;
+    }
+    return r;
+}
+
 static int build(struct taker *t, struct imported *ret, char *error, size_t error_size)
 {
-    struct wire_reader reader = wire_reader(t->data, t->len);
+    struct wire_reader reader = wire_reader(t->data, t->len), rest;
     struct wire_field f;
     int r;
 
@@ -183,6 +202,13 @@ static int build(struct taker *t, struct imported *ret, char *error, size_t erro
     if (r <= 0 || f.type != WIRE_BYTES) {
         snprintf(error, error_size, "a malformed unit");
         return -EBADMSG;
+    }
+    rest = reader;
+    r = read_rest(&rest, ret);
+    if (r < 0) {
+        snprintf(error, error_size, "%s",
+                 r == -EPROTONOSUPPORT ? "a unit with a field that is not known here" : "a malformed unit");
+        return r;
     }
     if (f.number == BRUMA_UNIT_RELAY)
         return relay_read(t->worker, f.bytes, f.len, t->fds, t->fds_len, &ret->relay, error, error_size);

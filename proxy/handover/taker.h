@@ -4,13 +4,15 @@
 #ifndef PROXY_HANDOVER_TAKER_H
 #define PROXY_HANDOVER_TAKER_H
 
+#include "proxy/handover/pauses.h"
 #include "proxy/worker/worker.h"
 
 struct taker_result {
     unsigned taken, refused;
-    uint64_t left;      /* connections that drain where they are */
-    uint64_t pause_max; /* microseconds that a unit stood still */
-    char why[128];      /* the last was left; "": none was, or nothing is known of it */
+    uint64_t left;        /* connections that drain where they are */
+    uint64_t pause_max;   /* microseconds that a unit stood still, as the other process has seen it */
+    struct pauses pauses; /* as seen here */
+    char why[128];        /* the last was left; "": none was, or nothing is known of it */
 };
 
 /* Called on the control thread, once for each taker_start(). */

@@ -13,14 +13,14 @@ import time
 import pytest
 
 from support.nodes.direct import LONG
-from support.nodes.hand_over import MIRROR, PYTHON, Talkers, handed_over, next_proxy
+from support.nodes.hand_over import MIRROR, PYTHON, Talkers, handed_over, next_proxy, told
 from support.nodes.mesh import Mesh
 from support.programs import BUILD
 from support.system import wait_for
 
 CONNECTIONS = int(os.environ.get("BRUMA_HAND_OVER_CONNECTIONS", "150"))
 UPGRADES = int(os.environ.get("BRUMA_HAND_OVER_UPGRADES", "3"))
-KINDS = "qqqqqpghb"  # see support/nodes/hand_over.py
+KINDS = "qqqqqphpqg" * 3 + "qqqqqpphpb"  # see support/nodes/hand_over.py
 RATE = int(os.environ.get("BRUMA_HAND_OVER_RATE", "50"))
 
 # New connections at a rate, each for one word and back, until stdin ends; then how many there were, and what was wrong.
@@ -131,7 +131,8 @@ def test_none_breaks_no_byte_is_wrong_none_is_refused(mesh):
         texts = [next_proxy(node) for node in m.nodes]
         for node, (old, text) in zip(m.nodes, texts, strict=True):
             moved = handed_over(node, text)
-            report.lines.append(f"{node.name}: {moved}")
+            wait_for(lambda text=text: "connections were taken over" in text(), "the new one's word of it")
+            report.lines.append(f"{node.name}: {moved}, {told(text(), 'connections were taken over')}")
             assert moved["left"] == 0, (moved, text()[-2000:])
             wait_for(
                 lambda old=old: not old.alive(),

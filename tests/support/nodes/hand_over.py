@@ -225,7 +225,7 @@ def serving(node):
 def told(text, what):
     """Numbers of the last such line."""
     (*_, line) = [x for x in text.splitlines() if what in x] or [""]
-    return {k: int(v) for k, v in re.findall(r"([a-z-]+)=(\d+)", line)}
+    return {k: int(v) for k, v in re.findall(r"([a-z0-9-]+)=(\d+)", line)}
 
 
 def next_proxy(node, wait=True, **env):
