@@ -17,7 +17,7 @@ TALKERS = """
 import hashlib, selectors, socket, sys, time
 address, port, count, size, kinds, ahead = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5], int(sys.argv[6])
 PERIOD = 1 << 16
-HALF = 1 << 19
+HALF = 1 << 20 # more than others on the way hold
 ending = stalled = False
 
 class Talker:
@@ -26,7 +26,11 @@ class Talker:
         self.sent = self.got = self.asked = self.due = self.took = 0
         self.error, self.over, self.ended, self.since = None, False, False, None
         self.bytes = hashlib.shake_128(str(n).encode()).digest(PERIOD) * 2
-        self.socket = socket.create_connection((address, port), timeout=20)
+        self.socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        self.socket.settimeout(20)
+        if self.kind == "h":
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        self.socket.connect((address, port))
         self.socket.setblocking(False)
 
     def limit(self):
