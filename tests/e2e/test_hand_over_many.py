@@ -71,13 +71,14 @@ def mesh():
         m.start()
         for pod in (m.web, m.shop, m.cart, m.outside):
             pod.server(MIRROR, "8080")
+            pod.server(MIRROR, "8081")
         yield m
 
 
 class Load:
     def __init__(self, client, address):
         self.process = client.pipe(
-            PYTHON, "-u", "-c", LOAD, address, "8080", str(RATE / 2), stdin=-1, stdout=-1, text=True
+            PYTHON, "-u", "-c", LOAD, address, "8081", str(RATE / 2), stdin=-1, stdout=-1, text=True
         )
         assert self.process.stdout.readline() == "READY\n"
 
@@ -116,9 +117,11 @@ def test_none_breaks_no_byte_is_wrong_none_is_refused(mesh):
     m = mesh
     ways = [(m.web, m.outside), (m.outside, m.shop), (m.web, m.shop), (m.web, m.cart), (m.cart, m.shop)]
     talkers = [
-        Talkers(client, server.ips[i % 2], CONNECTIONS // len(ways) * share // 10, 5_000, kinds, 1 << 20)
+        Talkers(
+            client, server.ips[i % 2], CONNECTIONS // len(ways) * share // 10, 5_000, kinds, 1 << 20, port
+        )
         for i, (client, server) in enumerate(ways)
-        for share, kinds in ((9, KINDS), (1, "c"))
+        for share, kinds, port in ((9, KINDS, 8080), (1, "c", 8081))
     ]
     loads = [Load(m.web, m.cart.ip), Load(m.outside, m.shop.ip6)]
     report = Report()

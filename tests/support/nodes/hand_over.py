@@ -156,10 +156,13 @@ print("READY", flush=True)
 while True:
     for key, events in selector.select():
         if key.fileobj is s:
-            c, _ = s.accept()
-            c.setblocking(False)
-            selector.register(c, selectors.EVENT_READ, [b"", False])
-            continue
+            try:
+                while True:
+                    c, _ = s.accept()
+                    c.setblocking(False)
+                    selector.register(c, selectors.EVENT_READ, [b"", False])
+            except BlockingIOError:
+                continue
         c, state = key.fileobj, key.data
         try:
             if events & selectors.EVENT_READ:
@@ -187,8 +190,8 @@ while True:
 class Talkers:
     def __init__(self, client, address, count=18, size=100_000, kinds="bqg", ahead=1 << 23, port=8080):
         """size: bytes of a word; ahead: and so many does a greedy one say."""
-        argv = [PYTHON, "-u", "-c", TALKERS, address, str(port), str(count), str(size), kinds]
-        self.process = client.pipe(*argv, str(ahead), stdin=-1, stdout=-1, text=True)
+        argv = [PYTHON, "-u", "-c", TALKERS, *map(str, (address, port, count, size, kinds, ahead))]
+        self.process = client.pipe(*argv, stdin=-1, stdout=-1, text=True)
         assert self.process.stdout.readline() == "READY\n"
 
     def say(self, word):
