@@ -13,10 +13,11 @@
 
 #include "lib/cleanup.h"
 
-#define EVENTS_PER_TURN 256
-#define WHEEL_SLOTS     1024 /* a power of two; one round is about 16 s, later timers wait for their round */
-#define SETTLE_WAIT     16   /* milliseconds between tries to give epoll what it did not take */
-#define TICK_SHIFT      4    /* a tick is 16 ms */
+#define EVENTS_PER_TURN       256
+#define EVENTS_PER_SHORT_TURN 16
+#define WHEEL_SLOTS           1024 /* a power of two; one round is about 16 s, later timers wait for their round */
+#define SETTLE_WAIT           16 /* milliseconds between tries to give epoll what it did not take */
+#define TICK_SHIFT            4  /* a tick is 16 ms */
 
 struct posted {
     struct posted *next;
@@ -36,6 +37,7 @@ struct loop {
 
     struct epoll_event events[EVENTS_PER_TURN];
     int events_len;
+    unsigned short_turns; /* how many want them */
 
     struct list wheel[WHEEL_SLOTS];
     uint64_t wheel_tick; /* every slot up to here was run */
@@ -425,6 +427,11 @@ static int wait_milliseconds(const struct loop *loop)
     return now > 60000 ? 60000 : (int)now;
 }
 
+void loop_short_turns(struct loop *loop, bool are_short)
+{
+    loop->short_turns += are_short ? 1 : -1u;
+}
+
 int loop_run(struct loop *loop)
 {
     while (!__atomic_load_n(&loop->stopped, __ATOMIC_ACQUIRE)) {
@@ -432,7 +439,8 @@ int loop_run(struct loop *loop)
 
         if (loop->sleep_before && timeout)
             loop->sleep_before(loop->sleep_data);
-        n = epoll_wait(loop->epoll_fd, loop->events, EVENTS_PER_TURN, timeout);
+        n = epoll_wait(loop->epoll_fd, loop->events,
+                       loop->short_turns ? EVENTS_PER_SHORT_TURN : EVENTS_PER_TURN, timeout);
         if (loop->sleep_after && timeout)
             loop->sleep_after(loop->sleep_data);
         if (n < 0 && errno != EINTR)

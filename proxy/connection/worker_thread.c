@@ -27,6 +27,7 @@ static void flush_tunnels(struct worker *w)
 static void turn_end(void *data)
 {
     struct worker *w = data;
+    struct turn_hook *hook;
 
     inner_turn(w);
     flush_tunnels(w);
@@ -34,8 +35,8 @@ static void turn_end(void *data)
         flush_tunnels(w);
     if (!list_empty(&w->memory_news) || w->memory_notified)
         pressure_look(w);
-    if (w->flushed)
-        w->flushed(w);
+    list_for_each (hook, &w->turn_hooks, node)
+        hook->fn(hook);
     if (!list_empty(&w->flush) || !list_empty(&w->inside))
         loop_again(w->loop);
     shared_buffer_check_free(&w->plain_in);
@@ -103,6 +104,7 @@ int worker_new(struct proxy *proxy, unsigned index, struct worker **ret)
     list_init(&w->inside);
     list_init(&w->touched);
     list_init(&w->memory_news);
+    list_init(&w->turn_hooks);
     pipes_init(&w->pipes, (unsigned)w->settings->relay_pipes);
     if (getrandom(&w->random, sizeof(w->random), 0) != sizeof(w->random) || !w->random)
         w->random = 0x9e3779b97f4a7c15u + index;

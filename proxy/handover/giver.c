@@ -46,6 +46,7 @@ struct giver_report {
 struct giver {
     struct lane lane;
     struct worker *worker;
+    struct turn_hook hook;
     struct loop_timer timer; /* the answer to the oldest unit */
     struct loop_timer again; /* what is left, or has come meanwhile, is looked at */
     struct list waiting, sent;
@@ -188,7 +189,9 @@ static void finish(struct giver *g, const char *why)
     stays(g, why);
     loop_timer_cancel(&g->timer);
     loop_timer_cancel(&g->again);
-    g->worker->flushed = NULL;
+    if (!list_empty(&g->hook.node))
+        loop_short_turns(g->worker->loop, false);
+    list_del(&g->hook.node);
     while (!list_empty(&g->sent)) {
         struct unit *u = list_first(&g->sent, struct unit, node);
 
@@ -342,12 +345,14 @@ static int send_undecided(struct giver *g)
     return 0;
 }
 
-/* At the end of a turn: what has been said in it has been sent. */
-static void on_flushed(struct worker *w)
+/* At the end of a turn: what has been said in it has been sent. Answers do not wait until it is their turn:
+ * meanwhile nobody serves what they are about. */
+static void on_turn_end(struct turn_hook *hook)
 {
-    struct giver *g = w->flushed_data;
+    struct giver *g = container_of(hook, struct giver, hook);
 
-    while (g->looks || !list_empty(&g->waiting)) {
+    lane_hear(&g->lane);
+    while (!g->over && (g->looks || !list_empty(&g->waiting))) {
         int r;
 
         if (g->pending >= BRUMA_HANDOVER_PENDING_MAX || g->sent_len >= UNITS_UNDER_WAY)
@@ -358,7 +363,7 @@ static void on_flushed(struct worker *w)
             return;
         }
     }
-    if (list_empty(&g->sent) && !loop_timer_armed(&g->again))
+    if (!g->over && list_empty(&g->sent) && !loop_timer_armed(&g->again))
         end_or_look_again(g);
 }
 
@@ -491,8 +496,8 @@ static void begin(void *data)
     g->looks = true;
     g->late = loop_now(g->worker->loop) + CONNECT_PATIENCE;
     g->until = loop_now(g->worker->loop) + PATIENCE;
-    g->worker->flushed_data = g;
-    g->worker->flushed = on_flushed;
+    list_add_tail(&g->worker->turn_hooks, &g->hook.node);
+    loop_short_turns(g->worker->loop, true);
 }
 
 void giver_start(struct worker *w, int fd, giver_done_fn done, void *data)
@@ -510,6 +515,8 @@ void giver_start(struct worker *w, int fd, giver_done_fn done, void *data)
     g->report = report;
     list_init(&g->waiting);
     list_init(&g->sent);
+    list_init(&g->hook.node);
+    g->hook.fn = on_turn_end;
     loop_timer_init(&g->timer, on_timer);
     loop_timer_init(&g->again, on_again);
     *s = (struct giver_start){g, fd};

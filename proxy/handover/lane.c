@@ -215,6 +215,12 @@ static bool receive(struct lane *lane)
     return good && lane_is_open(lane);
 }
 
+void lane_hear(struct lane *lane)
+{
+    for (int i = 0; i < MESSAGES_PER_TURN && lane_is_open(lane) && receive(lane); i++)
+        ;
+}
+
 static void on_lane(struct loop_watch *watch, uint32_t events)
 {
     struct lane *lane = container_of(watch, struct lane, watch);
@@ -229,8 +235,6 @@ static void on_lane(struct loop_watch *watch, uint32_t events)
             return;
         }
     }
-    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
-        for (int i = 0; i < MESSAGES_PER_TURN && receive(lane); i++)
-            ;
-    }
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+        lane_hear(lane);
 }

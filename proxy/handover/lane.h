@@ -44,6 +44,8 @@ void lane_close(struct lane *lane);
 /* The same, once what has been said is sent: the other end hears all of it, and then the end, also where it
  * has said something itself that nobody reads. */
 void lane_finish(struct lane *lane);
+/* What has come by now is heard at once, with its events. */
+void lane_hear(struct lane *lane);
 /* Whether it is open, and so may say something. */
 bool lane_is_open(const struct lane *lane);
 

@@ -41,6 +41,7 @@ struct taker_report {
 struct taker {
     struct lane lane;
     struct worker *worker;
+    struct turn_hook hook;
     struct loop_timer timer; /* until the other is dead */
     unsigned looks;
     int pidfd;
@@ -97,6 +98,9 @@ static void tell(void *data)
 static void finish(struct taker *t)
 {
     lane_close(&t->lane);
+    if (!list_empty(&t->hook.node))
+        loop_short_turns(t->worker->loop, false);
+    list_del(&t->hook.node);
     loop_timer_cancel(&t->timer);
     forget_parts(t);
     while (!list_empty(&t->imported)) {
@@ -369,6 +373,12 @@ static bool on_message(struct lane *lane, const struct lane_message *m)
 
 static const struct lane_events events = {on_message, on_ended};
 
+/* What comes does not wait until it is its turn: meanwhile nobody serves it. */
+static void on_turn_end(struct turn_hook *hook)
+{
+    lane_hear(&container_of(hook, struct taker, hook)->lane);
+}
+
 /* ---- its beginning ---- */
 
 struct taker_start {
@@ -383,8 +393,12 @@ static void begin(void *data)
     int r = lane_open(&t->lane, t->worker->loop, s->fd, &events);
 
     free(s);
-    if (r < 0)
+    if (r < 0) {
         finish(t);
+        return;
+    }
+    list_add_tail(&t->worker->turn_hooks, &t->hook.node);
+    loop_short_turns(t->worker->loop, true);
 }
 
 void taker_start(struct worker *w, int fd, int pidfd, taker_done_fn done, void *data)
@@ -402,6 +416,8 @@ void taker_start(struct worker *w, int fd, int pidfd, taker_done_fn done, void *
     *report = (struct taker_report){.done = done, .data = data};
     t->report = report;
     list_init(&t->imported);
+    list_init(&t->hook.node);
+    t->hook.fn = on_turn_end;
     loop_timer_init(&t->timer, on_timer);
     *s = (struct taker_start){t, fd};
     if (loop_post(w->loop, begin, s) < 0) {

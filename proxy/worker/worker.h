@@ -56,11 +56,15 @@ struct worker {
     bool serving;                   /* the mesh state is known: accept */
     bool draining;                  /* no new connections */
     unsigned long questions;        /* to DNS servers, that are on their way */
-    /* Called at the end of each turn, when all tunnels have been flushed. NULL: nobody waits for it. */
-    void (*flushed)(struct worker *worker);
-    void *flushed_data;     /* whose that is */
-    atomic_int connections; /* read by the control thread */
-    atomic_ulong beat;      /* the last question whether it turns; the same */
+    struct list turn_hooks;         /* struct turn_hook */
+    atomic_int connections;         /* read by the control thread */
+    atomic_ulong beat;              /* the last question whether it turns; the same */
+};
+
+/* Called at the end of each turn, when all tunnels have been flushed. It may remove itself. */
+struct turn_hook {
+    struct list node;
+    void (*fn)(struct turn_hook *hook);
 };
 
 /* Which listener of the pod. */

@@ -62,9 +62,10 @@ def server(mesh, **options):
         s.stop()
 
 
-def moves(mesh, least):
+def moves(mesh, peers):
     moved, old = upgrade(mesh.node)
-    assert moved["moved"] >= least and moved["left"] == 0, [
+    assert all(p.good() for p in peers)
+    assert moved["moved"] >= len(peers) and moved["left"] == 0, [
         x for x in old.text().splitlines() if "hand-over" in x
     ]
     wait_for(lambda: not old.alive(), "the old one to end, which carries nothing any more", timeout=40)
@@ -103,7 +104,7 @@ def test_a_client_that_does_all_at_once(mesh):
         for n in range(UPGRADES):
             for s in long:
                 s.reads = s.ahead == BUSY or n % 2 == 1  # windows close, and open again
-            moves(mesh, len(peers))
+            moves(mesh, peers)
             go_on(peers)
         for p in peers:
             assert p.opened > UPGRADES and p.resets and p.settings_heard > UPGRADES
@@ -119,7 +120,7 @@ def test_a_server_that_does_all_at_once(mesh):
         talkers = Talkers(mesh.web, mesh.peer.ip, 12, 50_000)
         for n in range(UPGRADES):
             talkers.say("stall" if n % 2 else "read")
-            moves(mesh, 1)
+            moves(mesh, s.peers)
             talkers.say("read")
             talkers.goes_on()
             assert all(p.good() for p in s.peers)

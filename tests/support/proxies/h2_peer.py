@@ -251,7 +251,12 @@ class Peer(threading.Thread):
             return
         if self.is_due("ping", 0.01):
             self.ping()
-        if self.is_due("settings", 0.05) and self.settings_sent - self.settings_heard < 3:
+        # Not before the first ones are acknowledged: h2 takes that for all that it has sent by then.
+        if (
+            self.settings_heard
+            and self.is_due("settings", 0.05)
+            and self.settings_sent - self.settings_heard < 3
+        ):
             self.set(
                 initial_window_size=self.random.choice(WINDOWS),
                 max_frame_size=self.random.choice((16384, 65536)),
