@@ -411,7 +411,7 @@ static bool fails(enum call call)
     __atomic_fetch_sub(&control->times, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&control->failed, 1, __ATOMIC_RELAXED);
     if (control->error < 0) {
-        kill(getpid(), -control->error);
+        raise(-control->error); /* to this thread: another one would stop it some time later */
         return false;
     }
     errno = control->error;
