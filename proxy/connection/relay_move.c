@@ -198,6 +198,9 @@ void relay_arrival_free(struct relay_arrival *a)
             close(r->sides[i].fd);
         free(r->sides[i].unsent);
     }
+    if (r && r->is_live)
+        live_connections_remove(a->client.pod->live_connections, &a->client.c.client,
+                                a->client.c.destination.port);
     free(r);
     connection_record_clear(&a->client);
     connection_record_clear(&a->other);
@@ -345,6 +348,11 @@ int relay_read(struct worker *w, const uint8_t *data, size_t len, int fds[], siz
         relay_arrival_free(a);
         return r;
     }
+    /* before it is this one's: connections that are delivered meanwhile must not come from its client's port
+     */
+    if (a->client.c.inbound)
+        a->relay->is_live = live_connections_add(a->client.pod->live_connections, &a->client.c.client,
+                                                 a->client.c.destination.port) > 0;
     for (int i = 0; i < 2; i++) {
         a->relay->sides[i].fd = fds[i];
         fds[i] = -1;
@@ -404,9 +412,6 @@ void relay_arrive(struct worker *w, struct relay_arrival *a)
     account(r);
     if (!r->paired)
         quota_take(r->c.wp, NULL, &r->second);
-    if (r->c.inbound)
-        r->is_live =
-            live_connections_add(r->c.wp->pod->live_connections, &r->c.client, r->c.destination.port) > 0;
     if (a->timed)
         loop_timer_set(w->loop, &r->timer, a->timer);
     a->relay = NULL;

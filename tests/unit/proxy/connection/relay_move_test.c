@@ -10,7 +10,9 @@
 #include <unistd.h>
 
 #include "bruma/handover.h"
+#include "proxy/connection/relay_internal.h"
 #include "proxy/connection/relay_move.h"
+#include "proxy/pod/live_connections.h"
 #include "tests/unit/proxy/connection/pending_scene.h"
 
 static struct {
@@ -197,6 +199,61 @@ WORLD_TEST(relay_move, what_is_cut_off_or_unknown_is_refused_and_nothing_is_lost
     relay_thaw(r);
     talk();
     ends();
+}
+
+/* How often nothing may be delivered from the client's address and port. */
+static int live(const struct pod *pod, const struct endpoint *from, uint16_t port)
+{
+    int times = live_connections_add(pod->live_connections, from, port) - 1;
+
+    live_connections_remove(pod->live_connections, from, port);
+    return times;
+}
+
+static void begin_inbound(void)
+{
+    scene_begin();
+    memset(&mover, 0, sizeof(mover));
+    mover.moving.gone = on_gone;
+    mesh_knows_the_pod(NULL);
+    world_commit(false);
+    come_in(0);
+    world_until(served, "the application has a connection");
+    talk();
+}
+
+TestSuite(relay_move_inbound, .init = begin_inbound, .fini = scene_end, .timeout = 60);
+
+/* What comes by a tunnel is delivered from the same address: from a port that is in use it would end that.
+ * Both processes know of it while it is on its way. */
+WORLD_TEST(relay_move_inbound, nothing_is_delivered_from_its_clients_port)
+{
+    struct relay *r = the_relay();
+    const struct pod *pod = r->c.wp->pod;
+    const struct endpoint from = r->c.client;
+    const uint16_t port = r->c.destination.port;
+    struct relay_arrival *arrival;
+    struct wire_writer unit = {};
+    struct wire_field f;
+    int fds[RELAY_MOVE_FDS], again[RELAY_MOVE_FDS];
+
+    cr_assert(r->c.inbound && live(pod, &from, port) == 1);
+    write_down(r, &unit, fds);
+    for (int i = 0; i < RELAY_MOVE_FDS; i++)
+        again[i] = dup(fds[i]);
+    f = body(&unit);
+    cr_assert(read_it(f.bytes, f.len, again, &arrival) == 0 && live(pod, &from, port) == 2);
+    relay_arrival_free(arrival);
+    cr_assert(live(pod, &from, port) == 1);
+    cr_assert(read_it(f.bytes, f.len, fds, &arrival) == 0 && live(pod, &from, port) == 2);
+    relay_release(r);
+    cr_assert(live(pod, &from, port) == 1);
+    relay_arrive(world.worker, arrival);
+    cr_assert(live(pod, &from, port) == 1);
+    wire_writer_clear(&unit);
+    talk();
+    ends();
+    cr_expect(live(pod, &from, port) == 0);
 }
 
 /* As version 0.1.0 wrote it: each release reads what is in that folder. */
