@@ -143,6 +143,63 @@ Test(loop, a_watch_removed_in_the_same_turn_gets_no_event)
     loop_free(&f.loop);
 }
 
+#define READY 100 /* pipes */
+
+struct busy {
+    struct loop_watch watches[READY];
+    struct loop *loop;
+    int events, turns;
+};
+
+static struct busy busy;
+
+static void count_event(struct loop_watch *watch, uint32_t events)
+{
+    (void)events;
+    busy.events++;
+    loop_watch_remove(busy.loop, watch);
+}
+
+static void count_turn(void *data)
+{
+    (void)data;
+    busy.turns++;
+    if (busy.events == READY)
+        loop_stop(busy.loop);
+}
+
+/* So many are ready at once. How many turns they take. */
+static int turns(unsigned short_turns)
+{
+    int pipes[READY][2];
+
+    busy = (struct busy){};
+    cr_assert(loop_new(&busy.loop) == 0);
+    loop_set_turn_end(busy.loop, count_turn, NULL);
+    for (int i = 0; i < READY; i++) {
+        cr_assert(pipe(pipes[i]) == 0 && write(pipes[i][1], "x", 1) == 1);
+        cr_assert(loop_watch_add(busy.loop, &busy.watches[i], pipes[i][0], EPOLLIN, count_event) == 0);
+    }
+    for (unsigned i = 0; i < 2; i++)
+        loop_short_turns(busy.loop, true);
+    for (unsigned i = short_turns; i < 2; i++)
+        loop_short_turns(busy.loop, false);
+    cr_assert(loop_run(busy.loop) == 0);
+    for (int i = 0; i < READY; i++) {
+        close(pipes[i][0]);
+        close(pipes[i][1]);
+    }
+    loop_free(&busy.loop);
+    return busy.turns;
+}
+
+Test(loop, turns_are_short_as_long_as_somebody_wants_it)
+{
+    cr_expect(turns(0) == 1);
+    cr_expect(turns(1) > 5);
+    cr_expect(turns(2) > 5);
+}
+
 #define POSTS 20000
 
 static int next_expected;
