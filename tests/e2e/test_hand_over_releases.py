@@ -31,7 +31,9 @@ def mesh():
 
 def programs(node, program):
     """Those of the node's next proxies."""
-    node.program = lambda name: program if program and name == "bruma-proxy" else type(node).program(node, name)
+    node.program = lambda name: (
+        program if program and name == "bruma-proxy" else type(node).program(node, name)
+    )
 
 
 @pytest.mark.parametrize("family", [0, 1])
