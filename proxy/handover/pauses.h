@@ -21,9 +21,7 @@ uint64_t pauses_now(void);
 void pauses_add(struct pauses *pauses, uint64_t since);
 /* All of other too. */
 void pauses_merge(struct pauses *pauses, const struct pauses *other);
-/* Microseconds that 99 of 100 have not gone beyond: the upper end of a bucket, or the longest, if that is
- * less.
- */
+/* Microseconds that 99 of 100 have not gone beyond: the end of a bucket, or the longest, if less. */
 uint64_t pauses_of_most(const struct pauses *pauses);
 /* Appends OpenMetrics text, nothing where there is none. Errors stay in out. */
 void pauses_write(const struct pauses *pauses, FILE *out);

@@ -61,9 +61,11 @@ struct worker {
     atomic_ulong beat;              /* the last question whether it turns; the same */
 };
 
-/* Called at the end of each turn, when all tunnels have been flushed. It may remove itself. */
+/* Embedded in its owner, in worker.turn_hooks. */
 struct turn_hook {
     struct list node;
+    /* Called on the worker's thread at the end of each turn, when all tunnels have been flushed; hook may be
+     * removed by it. */
     void (*fn)(struct turn_hook *hook);
 };
 
