@@ -3,6 +3,7 @@
 #include "proxy/handover/lane.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -62,15 +63,22 @@ void lane_close(struct lane *lane)
 
 /* Of a lane whose owner is done with it. The other end closes it, or its process ends. */
 struct rest {
+    struct list node; /* in rests, of all threads: a process that ends may have some */
     struct loop *loop;
     struct loop_watch watch;
     struct outbox outbox;
 };
 
+static struct list rests = {&rests, &rests};
+static pthread_mutex_t rests_lock = PTHREAD_MUTEX_INITIALIZER;
+
 static void rest_end(struct rest *rest)
 {
     int fd = rest->watch.fd;
 
+    pthread_mutex_lock(&rests_lock);
+    list_del(&rest->node);
+    pthread_mutex_unlock(&rests_lock);
     loop_watch_remove(rest->loop, &rest->watch);
     close(fd);
     outbox_clear(&rest->outbox);
@@ -115,6 +123,7 @@ void lane_finish(struct lane *lane)
     rest = calloc(1, sizeof(*rest));
     loop_watch_remove(lane->loop, &lane->watch);
     if (rest) {
+        list_init(&rest->node);
         rest->loop = lane->loop;
         outbox_move(&rest->outbox, &lane->outbox);
     }
@@ -122,6 +131,9 @@ void lane_finish(struct lane *lane)
         log_error("out of memory: the end of a lane is not heard");
         abort(); /* what has been said decides whose the connections are */
     }
+    pthread_mutex_lock(&rests_lock);
+    list_add_tail(&rests, &rest->node);
+    pthread_mutex_unlock(&rests_lock);
     free(lane->buffer);
     lane->buffer = NULL;
 }
