@@ -9,6 +9,7 @@
 #   lint     clang-tidy, floors,        asan   unit tests, ASan and UBSan     e2e    programs, kernel, namespaces (pytest)
 #            headers                    tsan   unit tests, TSan               lab    tests/lab.sh, twice
 #   shell    shellcheck
+#   vm       the distribution's own kernel, in an emulated machine (tests/vm; pytest)
 #   cluster  in a real Kubernetes of two nodes on this machine (pytest; tests/cluster/README.md), and the chart with helm
 #
 # Of all of them e2e and cluster come first: their tests mostly wait, and the programs of asan, tsan and fuzz are built meanwhile.
@@ -40,7 +41,7 @@ case "$build" in
 esac
 jobs=${BRUMA_JOBS:-$(nproc)}
 python=/usr/bin/python3
-sections=(format lint shell unit e2e cluster lab asan tsan fuzz)
+sections=(format lint shell unit e2e cluster lab vm asan tsan fuzz)
 passed=0 failed=0 skipped=0
 section_failed=0
 state_before=""
@@ -287,6 +288,11 @@ run_lab() {
     show_suite "$build" lab --repeat 2
 }
 
+run_vm() {
+    build_for_root vm || return
+    show_suite "$build" vm
+}
+
 # What each section needs, so that one that needs little runs where the rest cannot be installed.
 groups_of() {
     local section
@@ -295,6 +301,7 @@ groups_of() {
         format | lint | shell | fuzz | lab) echo "build $section" ;;
         unit | asan | tsan) echo "build unit" ;;
         e2e) echo "build test" ;;
+        vm) echo "build test vm" ;;
         cluster) echo "build test cluster" ;;
         esac
     done
