@@ -13,7 +13,8 @@
 #include "proxy/handover/pauses.h"
 #include "proxy/hbone/tunnel_move.h"
 
-#define UNITS_UNDER_WAY     64   /* without an answer: each stands still until those before it are built */
+#define SOCKETS_UNDER_WAY \
+    64 /* of units without an answer: each stands still until those before it are built */
 #define ANSWER_MILLISECONDS 1000 /* to a unit; then the old proxy goes on with it, and with all others */
 #define BYTES_A_MILLISECOND 8192 /* so much slower may a large one be */
 #define AGAIN_MILLISECONDS  20   /* what cannot go just now is looked at again */
@@ -30,7 +31,7 @@ struct unit {
     struct tunnel *tunnel;
     struct undecided *undecided;
     uint32_t number; /* 0: not sent */
-    size_t bytes;
+    size_t bytes, sockets;
     uint64_t since; /* pauses_now(): it stands still since then */
     bool writing;   /* what ends it now is its own writing, */
     bool gone;      /* as it has */
@@ -53,7 +54,7 @@ struct giver {
     bool looks;     /* for what is undecided */
     uint64_t late;  /* loop_now(): from then on also for what is being connected */
     uint64_t until; /* the same: nothing is asked again after that */
-    unsigned sent_len;
+    size_t sockets; /* of sent */
     size_t pending; /* bytes of sent */
     uint32_t last_number;
     struct giver_report *report; /* for the control thread */
@@ -222,7 +223,7 @@ static void finish(struct giver *g, const char *why)
 static void answered(struct giver *g, const struct unit *u)
 {
     g->pending -= u->bytes;
-    g->sent_len -= u->number != 0;
+    g->sockets -= u->sockets;
 }
 
 /* It has ended here, waiting or on its way. */
@@ -288,7 +289,8 @@ static int send_unit(struct giver *g, struct unit *u)
         wire_put_varint(&payload, BRUMA_UNIT_SINCE, u->since);
         u->number = ++g->last_number;
         u->bytes = payload.len;
-        g->sent_len++;
+        u->sockets = fds_len;
+        g->sockets += u->sockets;
         g->pending += u->bytes;
         list_del(&u->node);
         list_add_tail(&g->sent, &u->node);
@@ -355,7 +357,7 @@ static void on_turn_end(struct turn_hook *hook)
     while (!g->over && (g->looks || !list_empty(&g->waiting))) {
         int r;
 
-        if (g->pending >= BRUMA_HANDOVER_PENDING_MAX || g->sent_len >= UNITS_UNDER_WAY)
+        if (g->pending >= BRUMA_HANDOVER_PENDING_MAX || g->sockets >= SOCKETS_UNDER_WAY)
             return;
         r = g->looks ? send_undecided(g) : send_unit(g, list_first(&g->waiting, struct unit, node));
         if (r < 0) {
