@@ -24,7 +24,7 @@ def test_it_is_small_enough_for_every_connection(build):
     each SYN runs them."""
     text = run(["readelf", "-SW", f"{build}/bpf/lookup.bpf.o"]).stdout
     size = int(re.search(r"\] sk_lookup\s+PROGBITS\s+\S+ \S+ (\S+)", text).group(1), 16)
-    assert 0 < size // 8 < 1100, f"{size // 8} instructions"
+    assert 0 < size // 8 < 1250, f"{size // 8} instructions"
 
 
 def test_a_probe_that_cannot_be_registered_is_counted_and_made(build):

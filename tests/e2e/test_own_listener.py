@@ -307,8 +307,7 @@ def test_a_replaced_proxy_listens_again_when_its_successor_is_gone(mesh):
         wait_for(lambda: text in node.proxy.text()[before:], f"the first to say {text!r}")
 
     first = node.start_proxy(BRUMA_REPLACED_LINGER="60s")
-    ports_of_pages = dict.fromkeys(("BRUMA_ADMIN_PORT", "BRUMA_METRICS_PORT", "BRUMA_READY_PORT"), "0")
-    second = node.start_proxy(wait=False, **ports_of_pages)  # in a cluster each has a namespace of its own
+    second = node.start_proxy(wait=False)
     said("draining")
     wait_for(lambda: ask(client_of(mesh, address), f"{literal}:15020")[0] == 200, "the second to serve")
     second.kill()

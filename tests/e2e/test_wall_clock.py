@@ -98,10 +98,12 @@ def validity(node, identity):
 
 
 def changes(node):
-    """(How often verdicts of before have become void for connections in the kernel, clocks that were set, certificates)."""
+    """(How often verdicts of before have become void for connections in the kernel, all of them or those of a pod; clocks that were
+    set; certificates)."""
     said = node.proxy.text()
+    places = [value["changes"] for _, value in dump(node, "node_places")]
     return (
-        dump(node, "node_control")[0][1]["generation"],
+        dump(node, "node_control")[0][1]["generation"] + sum(places),
         said.count("the wall clock was set"),
         said.count("certificate received"),
     )
