@@ -198,7 +198,7 @@ void relay_arrival_free(struct relay_arrival *a)
             close(r->sides[i].fd);
         free(r->sides[i].unsent);
     }
-    if (r && r->is_live)
+    if (r && r->is_live && a->client.pod)
         live_connections_remove(a->client.pod->live_connections, &a->client.c.client,
                                 a->client.c.destination.port);
     free(r);

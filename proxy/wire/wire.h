@@ -25,10 +25,10 @@ struct wire_reader {
     const uint8_t *at, *end;
 };
 
-/* Reads len bytes of data, which must outlive it. */
+/* Reads len bytes of data, which must outlive it; NULL, as of a field that has none, is nothing to read. */
 static inline struct wire_reader wire_reader(const uint8_t *data, size_t len)
 {
-    return (struct wire_reader){data, data + len};
+    return (struct wire_reader){data, data ? data + len : NULL};
 }
 
 /* 1: *ret is the next field, 0: the end, -EBADMSG: cut off or malformed (groups too). */

@@ -8,6 +8,7 @@
 
 #include "proxy/connection/relay_move.h"
 #include "proxy/connection/undecided.h"
+#include "proxy/pod/live_connections.h"
 #include "proxy/state/rcu.h"
 #include "proxy/worker/connection_unit.h"
 
@@ -28,7 +29,8 @@ static void begin(void)
                                     .trust_domain = ""};
 
     reader_register();
-    if (state_new("", "", NULL, NULL, &state) < 0 || state_placeholder(state, &words, &served.local) < 0)
+    if (state_new("", "", NULL, NULL, &state) < 0 || state_placeholder(state, &words, &served.local) < 0 ||
+        live_connections_new(&pod.live_connections) < 0)
         abort();
     worker.state = state;
     list_init(&worker.pods);

@@ -194,7 +194,7 @@ WORLD_TEST(undecided, stays_if_somebody_waits_for_it)
 {
     struct connection_news news = {.served = on_served, .failed = on_failed};
     struct endpoint from, to = sample_endpoint(WORLD_SILENT ":9");
-    const char *why;
+    const char *why = "";
     int fd;
 
     client = world_connect(&fd, &from);

@@ -361,7 +361,6 @@ Test(node_inputs, a_verdict_never_outlives_what_changed)
         commit();
         stood += look(after, step);
     }
-    cr_log_info("%u verdicts, which stood %lu changes", written_len, stood);
     cr_expect_gt(written_len, STEPS / 4, "few were written");
     cr_expect_gt(stood, written_len, "few stood");
 }

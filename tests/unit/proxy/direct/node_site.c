@@ -196,7 +196,7 @@ struct bruma_tuple site_tuple(const char *source, uint16_t port)
 static int64_t count_tuple(uint64_t cookie, int64_t change)
 {
     uint32_t at = bruma_node_place(cookie);
-    struct bruma_node_place place;
+    struct bruma_node_place place = {};
 
     cr_assert(site_get(site.maps[BRUMA_NODE_FD_PLACES], &at, &place) == 0);
     place.tuples += change;
