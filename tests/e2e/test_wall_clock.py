@@ -98,8 +98,8 @@ def validity(node, identity):
 
 
 def changes(node):
-    """(How often verdicts of before have become void for connections in the kernel, all of them or those of a pod; clocks that were
-    set; certificates)."""
+    """(How often verdicts of before have become void for connections in the kernel, all or those of a pod; clocks that were set;
+    certificates)."""
     said = node.proxy.text()
     places = [value["changes"] for _, value in dump(node, "node_places")]
     return (
