@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "lib/cleanup.h"
+#include "lib/slice.h"
 
 #define EVENTS_PER_TURN       256
 #define EVENTS_PER_SHORT_TURN 16
@@ -430,6 +431,8 @@ static int wait_milliseconds(const struct loop *loop)
 void loop_short_turns(struct loop *loop, bool are_short)
 {
     loop->short_turns += are_short ? 1 : -1u;
+    if (loop->short_turns == are_short)
+        slice_short(are_short);
 }
 
 int loop_run(struct loop *loop)

@@ -86,7 +86,8 @@ void loop_set_turn_end(struct loop *loop, loop_turn_fn fn, void *data);
 /* Calls fn just before and just after the loop sleeps (for RCU quiescence). One pair a loop. */
 void loop_set_sleep_hooks(struct loop *loop, loop_turn_fn before, loop_turn_fn after, void *data);
 
-/* Turns are short, so that their end comes often, until this is taken back as many times as it was said. */
+/* Turns are short, so that their end comes often, and so are the slices of the processor in which the calling
+ * thread runs, which is the loop's: until this is taken back as many times as it was said. */
 void loop_short_turns(struct loop *loop, bool are_short);
 /* Does not sleep before the next turn: there is more to do. */
 void loop_again(struct loop *loop);

@@ -14,7 +14,7 @@
 #include "proxy/hbone/tunnel_move.h"
 
 #define SOCKETS_UNDER_WAY \
-    64 /* of units without an answer: each stands still until those before it are built */
+    8 /* of units without an answer: each stands still until those before it are built */
 #define ANSWER_MILLISECONDS 1000 /* to a unit; then the old proxy goes on with it, and with all others */
 #define BYTES_A_MILLISECOND 8192 /* so much slower may a large one be */
 #define AGAIN_MILLISECONDS  20   /* what cannot go just now is looked at again */
