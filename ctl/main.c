@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* brumactl: shows what is going on. It changes nothing, but by "end" and "replace". */
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,8 @@
 #include "ctl/commands.h"
 #include "ctl/source.h"
 #include "lib/cleanup.h"
+
+#define TIMEOUT_MAX 86400 /* seconds */
 
 static const struct {
     const char *name;
@@ -60,6 +63,20 @@ static int run(const struct ctl_options *o, int argc, char **argv)
     return usage(stderr, CTL_USAGE);
 }
 
+/* False: it is none, or not one from 1 to TIMEOUT_MAX. */
+static bool parse_seconds(const char *text, unsigned *ret)
+{
+    char *end;
+    long seconds;
+
+    errno = 0;
+    seconds = strtol(text, &end, 10);
+    if (errno || end == text || *end || seconds < 1 || seconds > TIMEOUT_MAX)
+        return false;
+    *ret = (unsigned)seconds;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {{"run-dir", required_argument, NULL, 'r'},
@@ -72,9 +89,14 @@ int main(int argc, char **argv)
     const char *env = getenv("BRUMA_RUN_DIR");
     struct ctl_options o = {.run_dir = env && *env ? env : BRUMA_DEFAULT_RUN_DIR, .timeout = 60};
     static char markdown_word[] = "--markdown";
-    char *arguments[8] = {}; /* NULL behind the last */
+    _cleanup_free_ char **arguments = calloc((size_t)argc + 2, sizeof(*arguments)); /* NULL behind the last */
     bool markdown = false;
     int c, n = 0;
+
+    if (!arguments) {
+        fprintf(stderr, "brumactl: out of memory\n");
+        return CTL_PROBLEM;
+    }
 
     while ((c = getopt_long(argc, argv, "o:h", options, NULL)) >= 0) {
         switch (c) {
@@ -92,7 +114,11 @@ int main(int argc, char **argv)
             markdown = true;
             break;
         case 't':
-            o.timeout = (unsigned)strtoul(optarg, NULL, 10);
+            if (!parse_seconds(optarg, &o.timeout)) {
+                fprintf(stderr, "brumactl: timeout \"%s\" is no number of seconds from 1 to %d\n", optarg,
+                        TIMEOUT_MAX);
+                return CTL_USAGE;
+            }
             break;
         case 'v':
             printf("brumactl %s\n", BRUMA_VERSION);
@@ -103,7 +129,7 @@ int main(int argc, char **argv)
             return CTL_USAGE;
         }
     }
-    for (; optind < argc && n < 6; optind++)
+    for (; optind < argc; optind++)
         arguments[n++] = argv[optind];
     if (markdown)
         arguments[n++] = markdown_word;

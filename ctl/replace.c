@@ -204,7 +204,8 @@ static int tell(const struct successor *s)
 
 int command_replace(const struct ctl_options *o, int argc, char **argv)
 {
-    const struct sigaction action = {.sa_handler = on_signal};
+    /* poll() ends with it all the same; what is told by the new process is read. */
+    const struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     struct successor s = {.pidfd = -1};
     const char *why;
     int r;

@@ -324,6 +324,10 @@ static int relay_fields(struct worker *w, const uint8_t *data, size_t len, struc
     if (r == 0 && parts.other.bytes) {
         a->relay->paired = true;
         r = connection_read(w, parts.other.bytes, parts.other.len, &a->other, error, error_size);
+        if (r == 0 && (a->client.c.inbound || !a->other.c.inbound)) {
+            snprintf(error, error_size, "two connections that are no pair");
+            r = -EBADMSG;
+        }
     }
     return r;
 }

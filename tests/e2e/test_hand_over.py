@@ -8,18 +8,16 @@ import signal
 import pytest
 
 from support.faults import Faults
-from support.nodes.direct import LONG
 from support.nodes.hand_over import (
-    MIRROR,
     QUIET,
     Talkers,
+    hand_over_mesh,
     handed_over,
     next_proxy,
     serving,
     told,
     upgrade,
 )
-from support.nodes.mesh import Mesh
 from support.programs import BUILD
 from support.system import Process, wait_for
 from support.wire.access_log import AccessLog
@@ -27,15 +25,7 @@ from support.wire.access_log import AccessLog
 
 @pytest.fixture(scope="module")
 def mesh():
-    env = {"BRUMA_SAME_NODE": "relay"}
-    with Mesh(nodes=2, workers=2, proxy_env=env, agent_options=(*LONG, "--hand-over", "true")) as m:
-        m.node = m.nodes[0]
-        m.web, m.shop, m.cart = m.pod("web"), m.pod("shop"), m.pod("cart", node=1)
-        m.outside = m.pod("outside", namespace="outside")
-        m.outside.outside = True
-        m.start()
-        for pod in (m.web, m.shop, m.cart, m.outside):
-            pod.server(MIRROR, "8080")
+    with hand_over_mesh() as m:
         yield m
 
 

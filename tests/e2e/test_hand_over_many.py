@@ -12,9 +12,7 @@ import time
 
 import pytest
 
-from support.nodes.direct import LONG
-from support.nodes.hand_over import MIRROR, PYTHON, Talkers, handed_over, next_proxy, told
-from support.nodes.mesh import Mesh
+from support.nodes.hand_over import PYTHON, Talkers, hand_over_mesh, handed_over, next_proxy, told
 from support.programs import BUILD
 from support.system import wait_for
 
@@ -63,15 +61,7 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def mesh():
-    env = {"BRUMA_SAME_NODE": "relay"}
-    with Mesh(nodes=2, workers=2, proxy_env=env, agent_options=(*LONG, "--hand-over", "true")) as m:
-        m.web, m.shop, m.cart = m.pod("web"), m.pod("shop"), m.pod("cart", node=1)
-        m.outside = m.pod("outside", namespace="outside")
-        m.outside.outside = True
-        m.start()
-        for pod in (m.web, m.shop, m.cart, m.outside):
-            pod.server(MIRROR, "8080")
-            pod.server(MIRROR, "8081")
+    with hand_over_mesh("8081") as m:
         yield m
 
 

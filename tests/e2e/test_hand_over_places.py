@@ -6,9 +6,7 @@ import os
 
 import pytest
 
-from support.nodes.direct import LONG
-from support.nodes.hand_over import MIRROR, Talkers, handed_over, next_proxy, upgrade
-from support.nodes.mesh import Mesh
+from support.nodes.hand_over import Talkers, hand_over_mesh, handed_over, next_proxy, upgrade
 from support.system import wait_for
 
 V1, V2 = "/sys/fs/cgroup/memory", "/sys/fs/cgroup"
@@ -16,14 +14,7 @@ V1, V2 = "/sys/fs/cgroup/memory", "/sys/fs/cgroup"
 
 @pytest.fixture(scope="module")
 def mesh():
-    env = {"BRUMA_SAME_NODE": "relay"}
-    with Mesh(nodes=2, workers=2, proxy_env=env, agent_options=(*LONG, "--hand-over", "true")) as m:
-        m.web, m.shop, m.cart = m.pod("web"), m.pod("shop"), m.pod("cart", node=1)
-        m.outside = m.pod("outside", namespace="outside")
-        m.outside.outside = True
-        m.start()
-        for pod in (m.web, m.shop, m.cart, m.outside):
-            pod.server(MIRROR, "8080")
+    with hand_over_mesh() as m:
         yield m
 
 

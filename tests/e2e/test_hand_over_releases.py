@@ -6,9 +6,7 @@ import os
 
 import pytest
 
-from support.nodes.direct import LONG
-from support.nodes.hand_over import MIRROR, Talkers, upgrade
-from support.nodes.mesh import Mesh
+from support.nodes.hand_over import Talkers, hand_over_mesh, upgrade
 from support.system import wait_for
 
 FORMER = os.environ.get("BRUMA_FORMER_PROXY")
@@ -18,14 +16,7 @@ pytestmark = pytest.mark.skipif(not FORMER, reason="BRUMA_FORMER_PROXY names no 
 
 @pytest.fixture(scope="module")
 def mesh():
-    env = {"BRUMA_SAME_NODE": "relay"}
-    with Mesh(nodes=2, workers=2, proxy_env=env, agent_options=(*LONG, "--hand-over", "true")) as m:
-        m.web, m.shop, m.cart = m.pod("web"), m.pod("shop"), m.pod("cart", node=1)
-        m.outside = m.pod("outside", namespace="outside")
-        m.outside.outside = True
-        m.start()
-        for pod in (m.web, m.shop, m.cart, m.outside):
-            pod.server(MIRROR, "8080")
+    with hand_over_mesh() as m:
         yield m
 
 

@@ -139,6 +139,20 @@ def test_one_that_does_not_come_up_changes_nothing(mesh, manager, argv, why):
     talkers.end()
 
 
+@pytest.mark.parametrize("timeout", ["", "soon", "1s", "0", "-1", "99999999999999999999"])
+def test_a_timeout_that_is_none_starts_nothing(mesh, manager, timeout):
+    _, status = replace(mesh, manager, "--timeout", timeout, *NEVER_SERVES)
+    assert status == 2 and f'timeout "{timeout}" is no number of seconds' in mesh.node.proxy.text()
+    assert manager.told() is None
+
+
+def test_the_program_gets_all_of_its_arguments(mesh, manager, tmp_path):
+    told = tmp_path / "arguments"
+    words = [str(n) for n in range(20)]
+    _, status = replace(mesh, manager, "--", "/bin/sh", "-c", f'echo "$@" >{told}', *words)
+    assert status == 1 and told.read_text().split() == words[1:]
+
+
 def test_settings_that_it_refuses_change_nothing(mesh, manager):
     talkers = Talkers(mesh.web, mesh.cart.ip)
     _, status = replace(mesh, manager, IPV6_ENABLED="perhaps")

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Proxies that take over from one another, and connections whose every byte is checked meanwhile."""
 
+import contextlib
 import re
 
+from support.nodes.direct import LONG
+from support.nodes.mesh import Mesh
 from support.system import wait_for
 
 PYTHON = "/usr/bin/python3"
@@ -222,6 +225,23 @@ class Talkers:
         _, alive, wrong = self.told("done")
         assert (alive, wrong) == (0, [])
         assert self.process.wait(20) == 0
+
+
+@contextlib.contextmanager
+def hand_over_mesh(*ports):
+    """web, shop and outside on one node, cart on another; nothing goes past the proxy. Each pod has a MIRROR at 8080 and at these
+    ports."""
+    options = {"proxy_env": {"BRUMA_SAME_NODE": "relay"}, "agent_options": LONG}
+    with Mesh(nodes=2, workers=2, **options) as m:
+        m.node = m.nodes[0]
+        m.web, m.shop, m.cart = m.pod("web"), m.pod("shop"), m.pod("cart", node=1)
+        m.outside = m.pod("outside", namespace="outside")
+        m.outside.outside = True
+        m.start()
+        for pod in (m.web, m.shop, m.cart, m.outside):
+            for port in ("8080", *ports):
+                pod.server(MIRROR, port)
+        yield m
 
 
 def serving(node):

@@ -201,6 +201,34 @@ WORLD_TEST(relay_move, what_is_cut_off_or_unknown_is_refused_and_nothing_is_lost
     ends();
 }
 
+/* The unit's connection once more, in place of that of the other pod. */
+WORLD_TEST(relay_move, two_of_the_same_side_are_no_pair)
+{
+    struct wire_writer unit = {}, twice = {};
+    struct relay_arrival *arrival;
+    struct relay *r = the_relay();
+    int fds[RELAY_MOVE_FDS];
+    struct wire_reader reader;
+    struct wire_field f;
+
+    write_down(r, &unit, fds);
+    f = body(&unit);
+    reader = wire_reader(f.bytes, f.len);
+    cr_assert(wire_next(&reader, &f) == 1 && f.number == BRUMA_RELAY_CONNECTION);
+    wire_put_bytes(&twice, BRUMA_RELAY_OTHER, f.bytes, f.len);
+    f = body(&unit);
+    wire_writer_reserve(&twice, f.len);
+    cr_assert(!twice.failed);
+    memcpy(twice.data + twice.len, f.bytes, f.len);
+    cr_expect(read_it(twice.data, twice.len + f.len, fds, &arrival) == -EBADMSG);
+    cr_assert(fds[0] >= 0 && fds[1] >= 0, "they are the caller's still");
+    wire_writer_clear(&twice);
+    wire_writer_clear(&unit);
+    relay_thaw(r);
+    talk();
+    ends();
+}
+
 /* How often nothing may be delivered from the client's address and port. */
 static int live(const struct pod *pod, const struct endpoint *from, uint16_t port)
 {
