@@ -15,8 +15,9 @@
 #define LOG_SCOPE "source"
 #include "lib/log.h"
 
-#define SOON_MS  200
-#define AGAIN_MS 300000 /* the agent stands by what it has written */
+#define SOON_MS    200
+#define UNKNOWN_MS 1000   /* until the source is looked at again, which may know all without a change */
+#define AGAIN_MS   300000 /* the agent stands by what it has written */
 
 static cJSON *decisions_of(struct decisions *d)
 {
@@ -50,11 +51,12 @@ static int write_decisions(struct decisions *d)
 static void on_timer(struct loop_timer *timer)
 {
     struct decisions *d = container_of(timer, struct decisions, timer);
-    int r = d->ready(d->data) ? write_decisions(d) : 0;
+    bool ready = d->ready(d->data);
+    int r = ready ? write_decisions(d) : 0;
 
     if (r < 0)
         log_warn_errno(r, "decisions cannot be kept: without an agent the older ones count, or pods wait");
-    loop_timer_set(d->agent->loop, timer, AGAIN_MS);
+    loop_timer_set(d->agent->loop, timer, ready ? AGAIN_MS : UNKNOWN_MS);
 }
 
 void decisions_open(struct decisions *d)
