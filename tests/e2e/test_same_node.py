@@ -123,7 +123,8 @@ while True:
     head = read(c, 16)
     rest = read(c, int.from_bytes(head[14:16], "big"))
     addresses = [socket.inet_ntoa(rest[i:i + 4]) for i in (0, 4)]
-    c.sendall(repr((a[0], head[:14], addresses, rest[10:12], rest[12:], read(c, 5))).encode())
+    # In hexadecimal: bytes of a port that is chosen anew are as long each time.
+    c.sendall(repr((a[0], head[:14].hex(), addresses, rest[10:12].hex(), rest[12:].hex(), read(c, 5))).encode())
     c.close()
 """
 
