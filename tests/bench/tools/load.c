@@ -3,7 +3,8 @@
  * Load on a server, from one thread with epoll. Prints START when the warm-up is over, then one line of JSON.
  *   bench-load -m http ...   GET over connections that are kept alive
  *   bench-load -m conn ...   connect, send 1 KiB, receive 1 KiB, close
- *   bench-load -m hold ...   open all connections with one exchange each, then keep them idle
+ *   bench-load -m hold ...   open all connections with one exchange each, then keep them idle; at the end one more
+ *                            exchange on each that still lives, and how many do and how many do not
  *     -a ADDRESS -p PORT -c CONNECTIONS -d SECONDS [-r RATE] [-n MOST]
  * Without a rate each connection goes on as soon as it has its answer. With one, a request is due at a random
  * moment of each 1/RATE slot, so that the load never locks to the timer tick, and latency counts from when it
@@ -292,6 +293,29 @@ static double run(void)
     }
 }
 
+/* Idle for as long as it shall be; then all that still live are asked once. */
+static void hold(void)
+{
+    uint64_t stop = clock_nanoseconds() + (uint64_t)(plan.seconds * (double)NANOSECONDS), now;
+    int asked = 0;
+
+    while ((now = clock_nanoseconds()) < stop)
+        wait_events(stop - now < NANOSECONDS / 10 ? stop - now : NANOSECONDS / 10);
+    stop += LATE_ANSWERS;
+    while ((asked < plan.connections || busy) && clock_nanoseconds() < stop) {
+        while (asked < plan.connections && ring_len && busy < OPENING_AT_ONCE) {
+            asked++;
+            if (connections[ring[ring_head]].state == CLOSED)
+                release(take());
+            else
+                issue(now);
+        }
+        wait_events(NANOSECONDS / 10);
+    }
+    printf("{\"held\":%lu,\"lost\":%lu}\n", (unsigned long)result.done,
+           (unsigned long)plan.connections - (unsigned long)result.done);
+}
+
 static void read_options(int argc, char **argv)
 {
     const char *address = "127.0.0.1";
@@ -358,8 +382,7 @@ int main(int argc, char **argv)
     puts("START");
     fflush(stdout);
     if (plan.mode == MODE_HOLD) {
-        usleep((useconds_t)(plan.seconds * 1e6));
-        puts("{\"held\":1}");
+        hold();
         return 0;
     }
     cpu = own_cpu_seconds();
