@@ -38,8 +38,8 @@ def held(cluster, mesh, name):
 
 
 def descriptors(pid):
-    """How many a process holds, without its open connections to servers, of which it may keep some for
-    later."""
+    """How many a process holds, without its open connections to servers and the pipes of its relays, of which it may
+    keep some for later."""
     open_connections = set()
     for table in ("tcp", "tcp6"):
         with open(f"/proc/{pid}/net/{table}") as f:
@@ -48,7 +48,8 @@ def descriptors(pid):
     count = 0
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):
-            count += os.readlink(f"/proc/{pid}/fd/{fd}") not in open_connections
+            what = os.readlink(f"/proc/{pid}/fd/{fd}")
+            count += what not in open_connections and not what.startswith("pipe:")
     return count
 
 

@@ -3,8 +3,9 @@
 both nodes' proxies at once, while new ones come all the time: none breaks, no byte is wrong, none is refused.
 
 BRUMA_HAND_OVER_CONNECTIONS (default 150) and BRUMA_HAND_OVER_UPGRADES (3) make it large; BRUMA_HAND_OVER_RATE (50) new ones a
-second come meanwhile. What it took, as the proxies say and as chatty ones have seen it, is in hand-over-report.txt of the build
-directory."""
+second come meanwhile. BRUMA_HAND_OVER_BULK: so many megabytes a second do those in bulk say together, and chatty ones a word every
+20 ms; 0, the default: all they can, which fills the machine. What it took, as the proxies say and as chatty ones have seen it, is
+in hand-over-report.txt of the build directory."""
 
 import json
 import os
@@ -20,6 +21,7 @@ CONNECTIONS = int(os.environ.get("BRUMA_HAND_OVER_CONNECTIONS", "150"))
 UPGRADES = int(os.environ.get("BRUMA_HAND_OVER_UPGRADES", "3"))
 KINDS = "qqqqqphpqg" * 3 + "qqqqqpphpb"  # see support/nodes/hand_over.py
 RATE = int(os.environ.get("BRUMA_HAND_OVER_RATE", "50"))
+BULK = float(os.environ.get("BRUMA_HAND_OVER_BULK", "0"))
 
 # New connections at a rate, each for one word and back, until stdin ends; then how many there were, and what was wrong.
 LOAD = """
@@ -106,9 +108,17 @@ class Report:
 def test_none_breaks_no_byte_is_wrong_none_is_refused(mesh):
     m = mesh
     ways = [(m.web, m.outside), (m.outside, m.shop), (m.web, m.shop), (m.web, m.cart), (m.cart, m.shop)]
+    pace = int(BULK * 1e6 / (CONNECTIONS * sum(k in "bg" for k in KINDS) / len(KINDS)))
     talkers = [
         Talkers(
-            client, server.ips[i % 2], CONNECTIONS // len(ways) * share // 10, 5_000, kinds, 1 << 20, port
+            client,
+            server.ips[i % 2],
+            CONNECTIONS // len(ways) * share // 10,
+            5_000,
+            kinds,
+            1 << 20,
+            port,
+            pace,
         )
         for i, (client, server) in enumerate(ways)
         for share, kinds, port in ((9, KINDS, 8080), (1, "c", 8081))

@@ -19,6 +19,7 @@ QUIET = dict.fromkeys(("BRUMA_METRICS_PORT", "BRUMA_READY_PORT"), "0")
 TALKERS = """
 import hashlib, selectors, socket, sys, time
 address, port, count, size, kinds, ahead = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5], int(sys.argv[6])
+pace = int(sys.argv[7])
 PERIOD = 1 << 16
 HALF = 1 << 20 # more than others on the way hold
 ending = stalled = False
@@ -44,10 +45,11 @@ class Talker:
         if self.kind == "p" and now >= self.due and self.got == self.sent:
             self.due = now + 0.05
             return self.sent + size
-        if self.kind == "c" and self.got == self.sent:
-            self.since = now
+        if self.kind == "c" and self.got == self.sent and (not pace or now >= self.due):
+            self.since, self.due = now, now + 0.02
             return self.sent + 64
-        return self.got + {"b": size, "g": ahead}.get(self.kind, 0)
+        limit = self.got + {"b": size, "g": ahead}.get(self.kind, 0)
+        return min(limit, int((now - began) * pace)) if pace else limit
 
     def say(self):
         limit = self.limit()
@@ -90,7 +92,7 @@ class Talker:
     def reads(self):
         return not self.over and not (stalled and self.kind == "g") and (self.kind != "h" or ending or now >= self.due)
 
-now = time.monotonic()
+now = began = time.monotonic()
 talkers = [Talker(n) for n in range(count)]
 selector = selectors.DefaultSelector()
 selector.register(0, selectors.EVENT_READ)
@@ -191,9 +193,12 @@ while True:
 
 
 class Talkers:
-    def __init__(self, client, address, count=18, size=100_000, kinds="bqg", ahead=1 << 23, port=8080):
-        """size: bytes of a word; ahead: and so many does a greedy one say."""
-        argv = [PYTHON, "-u", "-c", TALKERS, *map(str, (address, port, count, size, kinds, ahead))]
+    def __init__(
+        self, client, address, count=18, size=100_000, kinds="bqg", ahead=1 << 23, port=8080, pace=0
+    ):
+        """size: bytes of a word; ahead: and so many does a greedy one say; pace, if not 0: busy and greedy ones say at most
+        so many a second each, and chatty ones a word every 20 ms."""
+        argv = [PYTHON, "-u", "-c", TALKERS, *map(str, (address, port, count, size, kinds, ahead, pace))]
         self.process = client.pipe(*argv, stdin=-1, stdout=-1, text=True)
         assert self.process.stdout.readline() == "READY\n"
 
