@@ -6,6 +6,7 @@
 #include "proxy/direct/direct.h"
 #include "proxy/flows/flows.h"
 #include "proxy/handover/handover.h"
+#include "proxy/identity/identity_metrics.h"
 #include "proxy/memory/memory.h"
 #include "proxy/proxy.h"
 #include "proxy/resolve/resolver.h"
@@ -35,6 +36,8 @@ void proxy_metrics(void *data, FILE *out)
 
     if (p->xds)
         xds_client_write_metrics(p->xds, out);
+    if (p->identities)
+        identity_write_metrics(p->identities, out);
     pods_write_metrics(p, out);
     resolver_write_metrics(p->resolver, out);
     memory_write_metrics(p, out);

@@ -79,6 +79,7 @@ static void put_agent(FILE *f, const struct agent *agent)
 {
     cJSON *proxies = proxies_report(agent->proxies);
     struct source_serving serving;
+    char text[256];
 
     metric_family(f, "istio_cni_plugin_requests_total", "counter",
                   "Answers to the CNI plugin, except STATUS.");
@@ -95,6 +96,9 @@ static void put_agent(FILE *f, const struct agent *agent)
                       "Calls to the built-in control plane that were reset because they made no progress.");
         metric_sample(f, "bruma_control_plane_stalls_total", serving.stalls);
     }
+    metric_family(f, "bruma_source_current", "gauge",
+                  "1 while what says which pods are in the mesh (API server or mesh file) can be read.");
+    metric_sample(f, "bruma_source_current", source_check(agent, text, sizeof(text)) == BRUMA_REASON_NONE);
     metric_family(f, "bruma_agent_ready", "gauge", "1 if the agent can decide, captures, and is installed.");
     metric_sample(f, "bruma_agent_ready", !agent_not_ready(agent));
     metric_family(f, "bruma_proxy_serving", "gauge", "1 while a proxy serves this node's pods.");

@@ -367,6 +367,7 @@ void xds_client_write_metrics(const struct xds_client *c, FILE *out)
 {
     bool any = false;
 
+    metric_gauge(out, "bruma_xds_connected", "1 while there is a stream of the control plane.", c->connected);
     for (int i = 0; i < TERMINATIONS; i++) {
         if (!c->terminations[i])
             continue;

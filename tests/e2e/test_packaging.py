@@ -35,6 +35,8 @@ EXPECTED = {
     "/usr/share/doc/bruma/examples/waypoint.yaml",
     "/usr/share/doc/bruma/examples/waypoint-in-mesh.yaml",
     "/usr/share/doc/bruma/examples/zds-patch.yaml",
+    *(f"/usr/share/doc/bruma/prometheus/{name}.yaml" for name in ("alerts", "recording")),
+    *(f"/usr/share/doc/bruma/grafana/{name}.json" for name in ("mesh", "node", "reasons")),
     *(f"/usr/share/doc/bruma/examples/{name}" for name in ("agent.env", "mesh.yaml", "proxy.env")),
     "/usr/share/bash-completion/completions/brumactl",
     "/usr/share/zsh/vendor-completions/_brumactl",

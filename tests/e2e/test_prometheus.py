@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import urllib.parse
 
 import pytest
 import yaml
@@ -15,7 +14,8 @@ import yaml
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ask
 from support.programs import ROOT
-from support.system import Process, placed, run, wait_for, wait_for_process
+from support.prometheus import Prometheus
+from support.system import placed, wait_for
 
 # How Istio's sample Prometheus, and the usual charts of Prometheus, find what pods' annotations offer ...
 ANNOTATIONS = """
@@ -75,81 +75,51 @@ def of_graph(metric, namespace):
     }, f"sum(rate({metric}{{%s}}[10m])) by ({','.join(EDGE)}) > 0"
 
 
-class Prometheus:
-    def __init__(self, mesh):
-        self.mesh, self.directory = mesh, f"{mesh.dir}/prometheus"
-        os.makedirs(self.directory)
-        self._write_targets()
-        scrapes = [
-            {
-                "job_name": job,
-                "honor_labels": True,
-                "file_sd_configs": [{"files": [f"{self.directory}/pods.json"]}],
-                "relabel_configs": yaml.safe_load(relabel + BOTH),
-                **more,
-            }
-            for job, relabel, more in (
-                ("annotations", ANNOTATIONS, {}),
-                ("pod-monitor", POD_MONITOR, {"metrics_path": "/stats/prometheus"}),
-            )
-        ]
-        config = f"{self.directory}/prometheus.yaml"
-        with open(config, "w") as f:
-            yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": scrapes}, f)
-        run(["promtool", "check", "config", config])
-        self.process = Process(
-            [
-                "prometheus",
-                f"--config.file={config}",
-                f"--storage.tsdb.path={self.directory}/data",
-                "--web.listen-address=127.0.0.1:9090",
-            ],
-            f"{self.directory}/log",
-            netns=mesh.nodes[0].netns,
+def start_prometheus(mesh):
+    directory = f"{mesh.dir}/prometheus"
+    os.makedirs(directory)
+    with open(f"{directory}/pods.json", "w") as f:
+        json.dump(targets(mesh), f)
+    scrapes = [
+        {
+            "job_name": job,
+            "honor_labels": True,
+            "file_sd_configs": [{"files": [f"{directory}/pods.json"]}],
+            "relabel_configs": yaml.safe_load(relabel + BOTH),
+            **more,
+        }
+        for job, relabel, more in (
+            ("annotations", ANNOTATIONS, {}),
+            ("pod-monitor", POD_MONITOR, {"metrics_path": "/stats/prometheus"}),
         )
-        wait_for_process(self.process, lambda: self.get("/-/ready"), "Prometheus to be ready")
+    ]
+    return Prometheus(mesh.nodes[0], directory, scrapes)
 
-    def _write_targets(self):
-        """The proxies' pods as the API server has them: labels and annotations are the chart's."""
-        with open(f"{ROOT}/tests/data/chart/default.yaml") as f:
-            chart = [d for d in yaml.safe_load_all(f) if d]
-        template = next(
-            d["spec"]["template"]
-            for d in chart
-            if d["kind"] == "DaemonSet" and d["metadata"]["name"] == "ztunnel"
-        )
-        targets = []
-        for node in self.mesh.nodes:
-            labels = {
-                "__meta_kubernetes_namespace": "istio-system",
-                "__meta_kubernetes_pod_name": f"ztunnel-{node.name}",
-                "__meta_kubernetes_pod_ip": node.gateway,
-                "__meta_kubernetes_pod_container_name": template["spec"]["containers"][0]["name"],
-            }
-            for kind in ("label", "annotation"):
-                for name, value in template["metadata"][f"{kind}s"].items():
-                    name = re.sub(r"[^a-zA-Z0-9_]", "_", name)
-                    labels[f"__meta_kubernetes_pod_{kind}_{name}"] = value
-                    labels[f"__meta_kubernetes_pod_{kind}present_{name}"] = "true"
-            targets.append({"targets": [f"{node.gateway}:1"], "labels": labels})
-        with open(f"{self.directory}/pods.json", "w") as f:
-            json.dump(targets, f)
 
-    def get(self, path):
-        return self.mesh.nodes[0].http(9090, path)[1]
-
-    def api(self, path):
-        answer = json.loads(self.get(f"/api/v1/{path}"))
-        assert answer["status"] == "success", answer
-        return answer["data"]
-
-    def query(self, text):
-        """[labels with the value as "value"]"""
-        result = self.api(f"query?query={urllib.parse.quote(text)}")["result"]
-        return [{**r["metric"], "value": float(r["value"][1])} for r in result]
-
-    def stop(self):
-        self.process.stop()
+def targets(mesh):
+    """The proxies' pods as the API server has them: labels and annotations are the chart's."""
+    with open(f"{ROOT}/tests/data/chart/default.yaml") as f:
+        chart = [d for d in yaml.safe_load_all(f) if d]
+    template = next(
+        d["spec"]["template"]
+        for d in chart
+        if d["kind"] == "DaemonSet" and d["metadata"]["name"] == "ztunnel"
+    )
+    found = []
+    for node in mesh.nodes:
+        labels = {
+            "__meta_kubernetes_namespace": "istio-system",
+            "__meta_kubernetes_pod_name": f"ztunnel-{node.name}",
+            "__meta_kubernetes_pod_ip": node.gateway,
+            "__meta_kubernetes_pod_container_name": template["spec"]["containers"][0]["name"],
+        }
+        for kind in ("label", "annotation"):
+            for name, value in template["metadata"][f"{kind}s"].items():
+                name = re.sub(r"[^a-zA-Z0-9_]", "_", name)
+                labels[f"__meta_kubernetes_pod_{kind}_{name}"] = value
+                labels[f"__meta_kubernetes_pod_{kind}present_{name}"] = "true"
+        found.append({"targets": [f"{node.gateway}:1"], "labels": labels})
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +157,8 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def prometheus(mesh):
-    p = Prometheus(mesh)
-    wait_for(
-        lambda: len([t for t in p.api("targets?state=active")["activeTargets"] if t["health"] == "up"]) == 4,
-        "both nodes to be scraped in both ways",
-    )
+    p = start_prometheus(mesh)
+    wait_for(lambda: p.up() == 4, "both nodes to be scraped in both ways")
     yield p
     p.stop()
 
