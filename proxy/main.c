@@ -430,8 +430,9 @@ static int start(struct proxy *p)
         r = open_on_demand(p);
     if (r < 0)
         return r;
+    r = tls_resumption_init(&p->resumption, p->settings.resumable_sessions, p->settings.resumption_time);
     p->workers = calloc(count, sizeof(*p->workers));
-    if (!p->workers)
+    if (r < 0 || !p->workers)
         return log_error_errno(ENOMEM, "workers");
     for (unsigned i = 0; i < count; i++) {
         r = worker_start(p, i, &p->workers[i]);
@@ -469,6 +470,7 @@ static void stop(struct proxy *p)
     wall_clock_forget(&p->wall);
     for (unsigned i = 0; i < p->workers_len; i++)
         worker_stop(p->workers[i]);
+    tls_resumption_destroy(&p->resumption);
     rendezvous_free(&p->rendezvous);
     handover_free(&p->handover);
     node_verdicts_free(&p->node_verdicts);

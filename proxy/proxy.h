@@ -26,6 +26,7 @@
 #include "proxy/state/state.h"
 #include "proxy/telemetry/telemetry.h"
 #include "proxy/tls/crl.h"
+#include "proxy/tls/resumption.h"
 #include "proxy/xds/xds_client.h"
 
 struct direct;
@@ -46,10 +47,11 @@ struct proxy {
     struct loop *loop; /* control thread */
     struct state *state;
     struct identity_store *identities;
-    struct resolver *resolver;   /* of hostnames of workloads */
-    struct crl_watch *revoked;   /* NULL: no lists are configured */
-    struct on_demand *on_demand; /* NULL: the whole mesh is subscribed to */
-    struct direct *direct;       /* what the kernel may let pass without the proxy */
+    struct resolver *resolver;        /* of hostnames of workloads */
+    struct crl_watch *revoked;        /* NULL: no lists are configured */
+    struct tls_resumption resumption; /* of sessions with other proxies */
+    struct on_demand *on_demand;      /* NULL: the whole mesh is subscribed to */
+    struct direct *direct;            /* what the kernel may let pass without the proxy */
     struct xds_client *xds;
     struct agent_client *agent;    /* NULL: a CNI agent names the pods */
     struct zds_client *zds;        /* NULL: bruma-agent does */

@@ -46,5 +46,6 @@ void proxy_metrics(void *data, FILE *out)
     handover_write_metrics(p->handover, out);
     if (p->revoked)
         crl_watch_write_metrics(p->revoked, out);
+    tls_resumption_write_metrics(&p->resumption, out);
     process_metrics_write(out);
 }

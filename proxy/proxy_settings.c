@@ -67,6 +67,8 @@ const struct setting proxy_settings_table[] = {
     {"frame-size", "HTTP2_FRAME_SIZE", SETTING_NUMBER, "1048576", "largest HTTP/2 frame that is accepted, in bytes", FIELD(frame_size), 16384, 16777215},
     {"max-streams", "BRUMA_MAX_STREAMS", SETTING_NUMBER, "200", "streams that a peer may have open on one tunnel", FIELD(max_streams), 1, 10000},
     {"key-updates", "BRUMA_KEY_UPDATES", SETTING_NUMBER, "32", "TLS key updates (and tickets) that a peer may send on a tunnel with hardly any data in between; 512 bytes of data earn one back", FIELD(key_updates), 1, 1000000},
+    {"resumable-sessions", "BRUMA_RESUMABLE_SESSIONS", SETTING_NUMBER, "4096", "TLS sessions with other Bruma proxies that are kept, of each role, for new tunnels to go on from without certificates and signatures; beyond that the oldest one is forgotten; 0: every handshake is a full one", FIELD(resumable_sessions), 0, 1000000},
+    {"resumption-time", "BRUMA_RESUMPTION_TIME", SETTING_DURATION, "1h", "how long after a full handshake its sessions can be resumed, at most; and no longer than its certificates are valid", FIELD(resumption_time), 1000, 0},
     {"memory-limit", "BRUMA_MEMORY_LIMIT", SETTING_NUMBER, "0", "bytes that the process may use in all; 0: the limit of its cgroup", FIELD(memory_limit), 0, 0},
     {"memory-budget", "BRUMA_MEMORY_BUDGET", SETTING_NUMBER, "0", "bytes that may be buffered for slow readers; from a quarter of it on peers get less credit, and near its end the connections that hold most are closed; 0: a quarter of the memory limit, 256 MiB without one", FIELD(memory_budget), 0, 0},
     {"pod-memory-budget", "BRUMA_POD_MEMORY_BUDGET", SETTING_NUMBER, "0", "the same for each pod; 0: half of memory-budget", FIELD(pod_memory_budget), 0, 0},

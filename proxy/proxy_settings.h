@@ -52,6 +52,7 @@ struct proxy_settings {
     const char *log_filter;
 
     unsigned long stream_window, connection_window, frame_size, max_streams, key_updates;
+    unsigned long resumable_sessions, resumption_time;
     unsigned long memory_limit, memory_budget, pod_memory_budget; /* bytes; 0: derived */
     unsigned long max_handshakes, max_pod_handshakes, max_certificate_list;
     unsigned long max_pod_descriptors, max_peer_connections; /* never 0 once the proxy has started */

@@ -116,6 +116,7 @@ int worker_new(struct proxy *proxy, unsigned index, struct worker **ret)
     w->tls.max_certificate_list = (unsigned)w->settings->max_certificate_list;
     w->tls.trust_domains = &w->settings->trust_domains;
     w->tls.key_updates = (unsigned)w->settings->key_updates;
+    w->tls.resumption = &proxy->resumption;
     if (r == 0)
         r = loop_new(&w->loop);
     if (r == 0)

@@ -14,6 +14,7 @@
 #include "proxy/hbone/tunnel_session.h"
 #include "proxy/socket/lingering.h"
 #include "proxy/socket/socket.h"
+#include "proxy/state/hash.h"
 #include "proxy/worker/moving.h"
 
 static void on_timer(struct loop_timer *timer);
@@ -315,6 +316,21 @@ int tunnel_start_server(struct worker_pod *wp, int fd, const struct endpoint *pe
     return 0;
 }
 
+/* Equal for tunnels that end at the same proxy, as far as the mesh says where it is. */
+static uint64_t proxy_of(const struct workload *upstream, const struct endpoint *target)
+{
+    uint64_t place = 0;
+
+    if (!upstream || !upstream->node || !*upstream->node)
+        return hash_pair(hash_bytes(&target->addr, sizeof(target->addr)), target->port) | 1;
+    for (size_t i = 0; i < 3; i++) {
+        const char *part = i == 0 ? upstream->cluster_id : i == 1 ? upstream->network : upstream->node;
+
+        place = hash_pair(place, hash_text(part ? part : ""));
+    }
+    return place | 1;
+}
+
 int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls_context *context,
                 const struct tls_expected *expected, uint64_t expected_hash, struct tunnel **ret)
 {
@@ -347,6 +363,7 @@ int tunnel_dial(struct worker_pod *wp, const struct endpoint *target, struct tls
     }
     take_fd(&fd);
     t->tls.expected = *expected;
+    t->tls.target = proxy_of(expected->upstream, target);
     t->tls_ready = true;
     t->state = TUNNEL_CONNECTING;
     pool_add(wp, t);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "proxy/tls/crl.h"
+#include "proxy/tls/session_store.h"
 #include "proxy/tls/tls_internal.h"
 #include "proxy/tls/verify.h"
 
@@ -76,6 +77,7 @@ void tls_destroy(struct tls *tls)
     record_key_clear(&tls->open);
     OPENSSL_cleanse(tls->secrets, sizeof(tls->secrets));
     sk_X509_pop_free(tls->peer_chain, X509_free);
+    tls_session_free(&tls->session);
     free(tls->partial);
     free(tls->pending);
     budget_give_all(&tls->account);

@@ -29,6 +29,7 @@ struct tls_buffers {
     struct verified_cache *verified;
     struct crl_set *revoked;                   /* referenced; NULL: no lists are configured */
     const struct trust_domains *trust_domains; /* one with the mesh's own; not owned; NULL: none */
+    struct tls_resumption *resumption;         /* of all workers; not owned; NULL: nothing is resumed */
 };
 
 /* Whom a client expects at the other end; referenced by the owner of struct tls. */
@@ -70,8 +71,13 @@ struct tls {
     size_t pending_len, pending_offset;
     struct budget_account account; /* of pending; its share is the owner's to set */
     struct tls_expected expected;
-    STACK_OF(X509) * peer_chain;    /* as verified; kept only where lists are configured */
-    int64_t peer_until;             /* wall seconds: the first end of a certificate of the peer's chain */
+    uint64_t target;             /* client: a hash of which proxy it meets, the caller's to set; 0: none that
+                                    anything could be resumed with */
+    struct tls_session *session; /* owned; that this handshake may go on from */
+    bool looked_up;              /* whether there is one */
+    bool peer_resumes;           /* it has said that it resumes as we do */
+    STACK_OF(X509) * peer_chain; /* as verified; kept only where lists are configured */
+    int64_t peer_until;          /* wall seconds: the first end of a certificate of the peer's chain */
     char peer_identity[SPIFFE_MAX]; /* verified; "" before */
     enum bruma_reason reason;       /* why the handshake or the connection failed */
     char error[256];

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "proxy/tls/resumption.h"
 #include "proxy/tls/tls.h"
 #include "proxy/tls/verify.h"
 
@@ -129,7 +130,10 @@ static int take_own(void *data, X509 *cert)
 {
     struct own_chain *chain = data;
     bool ok = narrow_validity(chain->context, cert);
+    unsigned len = sizeof(chain->context->leaf_digest);
 
+    if (!chain->leaf_done)
+        ok = ok && X509_digest(cert, EVP_sha256(), chain->context->leaf_digest, &len);
     for (int i = 0; i < 2; i++) {
         if (!chain->leaf_done) {
             ok = ok && SSL_CTX_use_certificate(chain->contexts[i], cert) == 1;
@@ -150,7 +154,7 @@ static SSL_CTX *new_context(const SSL_METHOD *method, X509_STORE *roots, bool se
     if (!c)
         return NULL;
     if (!SSL_CTX_set_min_proto_version(c, TLS1_3_VERSION) || !SSL_CTX_set_ciphersuites(c, suites) ||
-        !SSL_CTX_set1_groups_list(c, groups)) {
+        !SSL_CTX_set1_groups_list(c, groups) || tls_resumption_prepare(c, server) < 0) {
         SSL_CTX_free(c);
         return NULL;
     }

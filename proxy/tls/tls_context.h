@@ -18,6 +18,7 @@ struct tls_context {
     STACK_OF(X509) * chain; /* of the own certificate up to a root, as a peer with these roots verifies it as
                                a client's and as a server's, whatever the time; NULL: it would not */
     unsigned char roots_digest[32]; /* of the roots, in the order in which they were given */
+    unsigned char leaf_digest[32];  /* of the own certificate */
     int64_t not_before, not_after;  /* wall seconds: when all of the own chain is good */
     uint64_t serial;                /* grows with each context made in this process: part of the pool's key */
 };

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "proxy/tls/resumption.h"
 #include "proxy/tls/tls_internal.h"
 
 static int bio_read(BIO *bio, char *out, size_t size, size_t *ret)
@@ -144,6 +145,11 @@ int tls_handshake(struct tls *tls)
     if (!tls->in_len)
         tls_drop_input(tls);
     if (r == 1) {
+        if (tls_resumption_done(tls) < 0) {
+            tls_drop_input(tls);
+            shared_buffer_leave(&tls->buffers->gathered, tls);
+            return -EPROTO;
+        }
         n = tls_send_gathered(tls);
         return n < 0 ? (int)n : take_over(tls);
     }

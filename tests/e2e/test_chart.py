@@ -331,6 +331,13 @@ def test_what_istiod_distributes_is_mounted_by_its_names(helm):
     ]
 
 
+def test_the_resumption_of_sessions_can_be_switched_off(helm):
+    for value, setting in (("true", None), ("false", "0")):
+        o = rendered(f"ztunnel.sessionResumption={value}")
+        env = {e["name"]: e.get("value") for e in pod(o, "ztunnel")["containers"][0]["env"]}
+        assert env.get("BRUMA_RESUMABLE_SESSIONS") == setting
+
+
 def test_the_proxy_is_told_its_processors(helm):
     """It has as many workers as it may use processors, not as many as the node has."""
 
