@@ -11,6 +11,7 @@
 #include "bruma/protocol.h"
 #include "lib/direct_ways.h"
 #include "lib/settings.h"
+#include "lib/tls_policy.h"
 
 #define TEXT_OF(n) #n
 #define TEXT(n)    TEXT_OF(n)
@@ -214,6 +215,15 @@ static const struct setting table[] = {
      offsetof(struct agent_settings, ca_key_file), 0, 0},
     {"xds-port", "BRUMA_XDS_PORT", SETTING_NUMBER, TEXT(BRUMA_PORT_XDS),
      "port on loopback of the built-in control plane", offsetof(struct agent_settings, xds_port), 0, 65535},
+    {"compliance-policy", "COMPLIANCE_POLICY", SETTING_STRING, "",
+     "what TLS of the built-in control plane and CA is limited to: as the proxy's, which has the same "
+     "setting",
+     offsetof(struct agent_settings, compliance_policy), 0, 0},
+    {"fips-config", "BRUMA_FIPS_CONFIG", SETTING_STRING, "",
+     "only with compliance-policy fips-140-2 or fips-140-3: as the proxy's",
+     offsetof(struct agent_settings, fips_config), 0, 0},
+    {"tls12", "TLS12_ENABLED", SETTING_BOOL, "false", "accept TLS 1.2 beside 1.3 there",
+     offsetof(struct agent_settings, tls12), 0, 0},
     {"stall-timeout", "BRUMA_STALL_TIMEOUT", SETTING_DURATION, "60s",
      "a call to the built-in control plane is reset if it makes no progress for so long although its client "
      "owes data or does not read",
@@ -233,6 +243,8 @@ static int check(const struct agent_settings *settings, char *error, size_t erro
                  settings->trust_domain);
         return -EINVAL;
     }
+    if (tls_policy_check(settings->compliance_policy, settings->tls12, error, error_size) < 0)
+        return -EINVAL;
     if (strcmp(settings->source, "file") != 0 && strcmp(settings->source, "kubernetes") != 0) {
         snprintf(error, error_size, "source: %.100s is neither file nor kubernetes", settings->source);
         return -EINVAL;

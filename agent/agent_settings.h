@@ -53,6 +53,8 @@ struct agent_settings {
     const char *trust_domain;
     const char *ca_key_file; /* NULL: kept in the run directory */
     unsigned long xds_port;
+    const char *compliance_policy, *fips_config; /* lib/tls_policy.h */
+    bool tls12;
     unsigned long stall_timeout; /* milliseconds; of calls to it */
 };
 

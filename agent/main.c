@@ -39,6 +39,7 @@
 #include "lib/netns.h"
 #include "lib/privileges.h"
 #include "lib/reasons.h"
+#include "lib/tls_policy.h"
 
 #define LOG_SCOPE "agent"
 #include "lib/log.h"
@@ -426,7 +427,7 @@ static bool take_option(int *argc, char **argv, const char *option)
 int main(int argc, char **argv)
 {
     struct agent_settings settings;
-    char error[256], host[HOST_NAME_MAX + 1];
+    char error[600], host[HOST_NAME_MAX + 1];
     bool remove, retire, guard;
     int first, r;
 
@@ -454,6 +455,9 @@ int main(int argc, char **argv)
         snprintf(error, sizeof(error), "log-level: cannot use %.100s", settings.log_level);
         r = -EINVAL;
     }
+    if (r == 0)
+        r = tls_policy_choose(settings.compliance_policy, settings.tls12, settings.fips_config, error,
+                              sizeof(error));
     if (r < 0) {
         fprintf(stderr, "bruma-agent: %s\n", error);
         return 2;

@@ -90,10 +90,10 @@ static void print_proxies(const cJSON *proxies)
 
     /* A stock proxy does not tell its version. */
     cJSON_ArrayForEach (p, proxies)
-        printf("%-16s pid %.0f, %s%s, %s, %.0f pods\n", "proxy", number_of(p, "pid"),
+        printf("%-16s pid %.0f, %s%s, %s, %.0f pods%s%s\n", "proxy", number_of(p, "pid"),
                *text_of(p, "version") ? "version " : "",
                *text_of(p, "version") ? text_of(p, "version") : text_of(p, "kind"), text_of(p, "state"),
-               number_of(p, "podsServing"));
+               number_of(p, "podsServing"), *text_of(p, "compliance") ? ", " : "", text_of(p, "compliance"));
     if (!cJSON_GetArraySize(proxies))
         field("proxy", "none is connected");
     cJSON_ArrayForEach (p, proxies)
@@ -152,8 +152,9 @@ static void print_status(const cJSON *s)
     const cJSON *pods = cJSON_GetObjectItemCaseSensitive(s, "pods");
     char buf[512];
 
-    snprintf(buf, sizeof(buf), "pid %.0f, version %s, started %s", number_of(s, "pid"), text_of(s, "version"),
-             age(number_of(s, "startedAt"), buf + 300, 100));
+    snprintf(buf, sizeof(buf), "pid %.0f, version %s, started %s%s%s", number_of(s, "pid"),
+             text_of(s, "version"), age(number_of(s, "startedAt"), buf + 300, 100),
+             *text_of(s, "compliance") ? ", " : "", text_of(s, "compliance"));
     field("agent", buf);
     field("node", text_of(s, "node"));
     print_proxies(cJSON_GetObjectItemCaseSensitive(s, "proxies"));

@@ -19,8 +19,6 @@ static const struct contract_setting {
     {"ENABLE_PROXY", {"true"}, true, "this program is nothing but the proxy"},
     {"FAKE_CA", {"false"}, true, "certificates come from CA_ADDRESS"},
     {"ISTIO_META_DNS_PROXY_ADDR", {"localhost:15053"}, false, "the port in pods is fixed"},
-    {"TLS12_ENABLED", {"false"}, true, "TLS is 1.3 alone"},
-    {"COMPLIANCE_POLICY", {}, false, "the cipher suites are fixed"},
     {"INPOD_ENABLED", {"true"}, false, "the proxy serves the pods of a node"},
     {"LOG_FORMAT", {"plain", "json"}, false, "there are plain and json"},
 };

@@ -15,6 +15,7 @@
 #include "lib/netns.h"
 #include "lib/privileges.h"
 #include "lib/reasons.h"
+#include "lib/tls_policy.h"
 #include "proxy/admin/config_dump.h"
 #include "proxy/admin/dump_maker.h"
 #include "proxy/admin/hostname_dump.h"
@@ -195,9 +196,7 @@ static cJSON *direct(void *data)
 
 static void quit(void *data)
 {
-    struct proxy *p = data;
-
-    proxy_drain(p, p->settings.drain_deadline);
+    proxy_drain(data, ((struct proxy *)data)->settings.drain_deadline);
 }
 
 /* Another agent's proxies do not know which of them serves: there the last that has started keeps it. */
@@ -525,7 +524,7 @@ int main(int argc, char **argv)
 {
     static struct proxy p = {.fail = proxy_fail};
     const char *format;
-    char error[256];
+    char error[600];
     int first, r;
 
     /* The command word of the node proxy contract: "proxy" (the default), "version", "help". */
@@ -548,7 +547,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "bruma-proxy: unknown command \"%s\"; see --help\n", argv[1]);
         return 1;
     }
-    if (proxy_settings_load(MESH_CONFIG_FILE, &p.settings, argc, argv, &first, error, sizeof(error)) < 0) {
+    if (proxy_settings_load(MESH_CONFIG_FILE, &p.settings, argc, argv, &first, error, sizeof(error)) < 0 ||
+        tls_policy_choose(p.settings.compliance_policy, p.settings.tls12, p.settings.fips_config, error,
+                          sizeof(error)) < 0) {
         fprintf(stderr, "bruma-proxy: %s\n", error);
         return 1;
     }
@@ -587,8 +588,8 @@ int main(int argc, char **argv)
     reader_offline(); /* the only writer: it waits for readers and reads without their protection */
     if (give_up_privileges(&p.settings) < 0 || start(&p) < 0)
         return 1;
-    log_info("started\tversion=%s workers=%u node=\"%s\"", BRUMA_VERSION, p.workers_len,
-             p.settings.node_name);
+    log_info("started\tversion=%s workers=%u node=\"%s\" compliance=\"%s\"", BRUMA_VERSION, p.workers_len,
+             p.settings.node_name, tls_policy_text());
     r = loop_run(p.loop);
     if (r < 0) {
         log_error_errno(r, "the control thread cannot go on");

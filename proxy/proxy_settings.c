@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "bruma/mesh.h"
+#include "lib/tls_policy.h"
 #include "proxy/contract_settings.h"
 #include "proxy/own_settings.h"
 #include "proxy/worker_count.h"
@@ -46,6 +47,9 @@ const struct setting proxy_settings_table[] = {
     {"auth-token", "AUTH_TOKEN", SETTING_STRING, NULL, "bearer token: a path, read for each call, or the token itself; empty: none; unset: tokens/istio-token in /var/run/secrets in a cluster, else control/token of the agent's run directory if that file exists", FIELD(auth_token), 0, 0},
     {"crl-path", "CRL_PATH", SETTING_STRING, "", "certificate revocation lists, PEM or DER, reloaded when they change; empty: none", FIELD(crl_path), 0, 0},
     {"crl-required", "BRUMA_CRL_REQUIRED", SETTING_BOOL, "true", "only with crl-path: refuse all peers, and do not become ready, until revocation lists have been read once; false: serve meanwhile, with no certificate revoked", FIELD(crl_required), 0, 0},
+    {"compliance-policy", "COMPLIANCE_POLICY", SETTING_STRING, "", "what TLS is limited to, towards peers, the control plane and the certificate authority: fips-140-2 and fips-140-3 (approved algorithms, all of OpenSSL's FIPS provider), pqc (X25519MLKEM768 alone), or empty: nothing beyond the versions and suites that a mesh has; without what it needs of OpenSSL the proxy does not start", FIELD(compliance_policy), 0, 0},
+    {"fips-config", "BRUMA_FIPS_CONFIG", SETTING_STRING, "", "only with compliance-policy fips-140-2 or fips-140-3: the file that openssl fipsinstall has made for the provider on this machine; empty: OpenSSL's own configuration includes it", FIELD(fips_config), 0, 0},
+    {"tls12", "TLS12_ENABLED", SETTING_BOOL, "false", "accept and offer TLS 1.2 beside 1.3, with ECDHE and AES-GCM alone", FIELD(tls12), 0, 0},
     {"secret-ttl", "SECRET_TTL", SETTING_DURATION, "24h", "lifetime that is requested for certificates", FIELD(secret_ttl), 60000, 0},
     {"workers", "ZTUNNEL_WORKER_THREADS", SETTING_STRING, "auto", "worker threads: a number (0: as many as processors), a share of the processors such as 50%, or auto: cpu-limit, without one a quarter of the processors, and at least cpu-request", FIELD(workers_text), 0, 0},
     {"cpus", "ZTUNNEL_CPU_LIMIT", SETTING_NUMBER, "0", "processors that workers is a share of; 0: those of the node", FIELD(cpus), 0, 1000000},
@@ -281,6 +285,8 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
         r = choose_same_node(ret, error, error_size);
     if (r == 0)
         r = read_trust_domains(ret, error, error_size);
+    if (r == 0)
+        r = tls_policy_check(ret->compliance_policy, ret->tls12, error, error_size);
     if (r < 0)
         return r;
     ret->answers_dns = answers_dns();

@@ -39,7 +39,9 @@ struct proxy_settings {
     const char *token_file; /* that is read then, if it is there */
     cJSON *metadata;        /* of the mesh configuration, for the node */
     const char *crl_path;
-    unsigned long secret_ttl; /* milliseconds, as all durations */
+    unsigned long secret_ttl;                    /* milliseconds, as all durations */
+    const char *compliance_policy, *fips_config; /* tls_policy.h */
+    bool tls12;
 
     const char *workers_text;
     unsigned workers;                           /* what that amounts to: worker_count.h */

@@ -23,6 +23,7 @@
 #include "lib/message.h"
 #include "lib/reasons.h"
 #include "lib/spiffe.h"
+#include "lib/tls_policy.h"
 
 #define LOG_SCOPE "ctl"
 #include "lib/log.h"
@@ -135,6 +136,7 @@ static void status(struct agent *agent, struct local_connection *connection)
     cJSON *item = message_new("item"), *pods = cJSON_AddObjectToObject(item, "pods");
 
     cJSON_AddStringToObject(item, "version", BRUMA_VERSION);
+    cJSON_AddStringToObject(item, "compliance", tls_policy_text());
     cJSON_AddNumberToObject(item, "pid", getpid());
     cJSON_AddStringToObject(item, "node", c->node);
     cJSON_AddNumberToObject(item, "startedAt", (double)agent->started_at);

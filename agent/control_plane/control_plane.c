@@ -16,6 +16,7 @@
 #include "lib/cleanup.h"
 #include "lib/file.h"
 #include "lib/proto/ca.pb-c.h"
+#include "lib/tls_policy.h"
 #include "lib/wall.h"
 
 #define LOG_SCOPE "control"
@@ -302,7 +303,7 @@ static int open_port(struct control_plane *plane, const struct agent_settings *s
         return 0;
     (void)addr_parse("127.0.0.1", &endpoint.addr);
     plane->tls = SSL_CTX_new(TLS_server_method());
-    if (!plane->tls || !SSL_CTX_set_min_proto_version(plane->tls, TLS1_3_VERSION)) {
+    if (!plane->tls || tls_policy_apply(plane->tls) < 0) {
         ERR_clear_error();
         return log_error_errno(-ENOMEM, "no TLS for the control plane");
     }

@@ -470,6 +470,7 @@ static cJSON *report(const struct proxies *proxies)
         cJSON_AddStringToObject(o, "kind", proxy_server_ops.kind);
         cJSON_AddNumberToObject(o, "pid", connection_pid(p->connection));
         cJSON_AddStringToObject(o, "version", p->version);
+        cJSON_AddStringToObject(o, "compliance", p->compliance);
         cJSON_AddStringToObject(o, "state", proxy_state_names[p->state]);
         cJSON_AddNumberToObject(o, "connectedSeconds",
                                 (double)((loop_now(server_of(proxies)->loop) - p->connected_at) / 1000));

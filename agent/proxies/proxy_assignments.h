@@ -43,6 +43,7 @@ struct local_proxy {
     struct local_connection *connection;
     enum proxy_state state;
     char version[64];
+    char compliance[160];  /* its policy and cryptographic module, as it says it; "": none */
     uint64_t connected_at; /* loop time */
     uint64_t born;         /* start of its process, in clock ticks; 0: not known */
     struct pod_assignments assignments;

@@ -73,17 +73,20 @@ static void insert_by_age(struct proxy_server *server, struct local_proxy *p)
 
 static void on_hello(struct local_proxy *p, struct local_connection *connection, const cJSON *message)
 {
-    const char *version = "";
+    const char *version = "", *compliance = "";
     const cJSON *handed_over = cJSON_GetObjectItemCaseSensitive(message, "handedOver");
     struct local_proxy *other;
 
     p->connection = connection;
     if (message_text(message, "version", sizeof(p->version) - 1, &version) == -EBADMSG ||
+        message_text(message, "compliance", sizeof(p->compliance) - 1, &compliance) == -EBADMSG ||
         (handed_over && hand_over_told(p, handed_over) < 0)) {
-        bad_message(p, "proxy-hello: version is not a short string, or handedOver not as it was told");
+        bad_message(
+            p, "proxy-hello: version or compliance is not a short string, or handedOver not as it was told");
         return;
     }
     snprintf(p->version, sizeof(p->version), "%s", version);
+    snprintf(p->compliance, sizeof(p->compliance), "%s", compliance);
     p->takes_deliveries = is_set(message, "deliveries");
     p->takes_dns = is_set(message, "dns");
     p->takes_endings = is_set(message, "endings");

@@ -240,10 +240,11 @@ enum bruma_request_field {
     BRUMA_REQUEST_COUNTED = 11,
 };
 
-/* TLS 1.3 after its handshake. */
+/* TLS after its handshake. */
 enum bruma_tls_field {
-    BRUMA_TLS_SUITE = 2,       /* its name in the standard */
-    BRUMA_TLS_SEAL_SECRET = 4, /* of what is sent: the traffic secret of the keys in use */
+    BRUMA_TLS_SUITE = 2, /* its name in the standard; of TLS 1.2 OpenSSL's */
+    BRUMA_TLS_SEAL_SECRET =
+        4, /* of what is sent: the traffic secret of the keys in use; of TLS 1.2 key and IV */
     BRUMA_TLS_SEAL_SEQUENCE = 6,
     BRUMA_TLS_OPEN_SECRET = 8, /* the same of what is received */
     BRUMA_TLS_OPEN_SEQUENCE = 10,
@@ -257,6 +258,7 @@ enum bruma_tls_field {
     BRUMA_TLS_MESSAGE_DEBT = 25, /* see proxy/tls/tls_messages.h */
     BRUMA_TLS_ANSWER_OWED = 26,  /* the peer has asked for new keys: 1, or left out */
     BRUMA_TLS_ASKED_AGAIN = 28,  /* and once more */
+    BRUMA_TLS_POLICY = 30,       /* COMPLIANCE_POLICY that its handshake was under; left out: none */
 };
 
 #endif

@@ -13,13 +13,13 @@
 
 #include "lib/rpc/grpc_client.h"
 #include "lib/rpc/lookup.h"
+#include "lib/tls_policy.h"
 
 #define LOOKUP_LIMIT_MILLISECONDS  10000
 #define CONNECT_LIMIT_MILLISECONDS 5000
 #define PING_INTERVAL_MILLISECONDS 30000
 #define PING_TIMEOUT_MILLISECONDS  10000
 
-static const char suites[] = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256";
 static const unsigned char alpn[] = {2, 'h', '2'};
 
 /* ---- the end ---- */
@@ -169,8 +169,10 @@ static int make_context(struct grpc_channel *ch, const char *roots_pem)
     ch->tls = SSL_CTX_new(TLS_client_method());
     if (!ch->tls)
         return -ENOMEM;
-    SSL_CTX_set_min_proto_version(ch->tls, TLS1_3_VERSION);
-    SSL_CTX_set_ciphersuites(ch->tls, suites);
+    if (tls_policy_apply(ch->tls) < 0) {
+        ERR_clear_error();
+        return -EINVAL;
+    }
     SSL_CTX_set_alpn_protos(ch->tls, alpn, sizeof(alpn));
     SSL_CTX_set_verify(ch->tls, SSL_VERIFY_PEER, check_name);
     SSL_CTX_set_session_cache_mode(ch->tls, SSL_SESS_CACHE_OFF);

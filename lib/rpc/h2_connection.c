@@ -9,6 +9,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "lib/tls_policy.h"
+
 #define READ_SIZE       (64 * 1024)
 #define READS_PER_EVENT 16
 #define OUT_ENOUGH      (256 * 1024) /* more is not taken from the session before the socket has taken this */
@@ -238,7 +240,9 @@ static void shake_hands(struct h2_connection *c)
     ERR_clear_error();
     r = SSL_do_handshake(c->ssl);
     take_ciphertext(c);
-    if (r == 1) {
+    if (r == 1 && !tls_policy_met(c->ssl)) {
+        h2_connection_fail(c, "TLS: 1.2 without the extended master secret");
+    } else if (r == 1) {
         c->handshaking = false;
         loop_timer_cancel(&c->timer);
         c->last_received = loop_now(c->loop);

@@ -12,6 +12,7 @@
 
 #include "lib/cleanup.h"
 #include "lib/metrics_text.h"
+#include "lib/tls_policy.h"
 #include "proxy/telemetry/text.h"
 
 static void build(FILE *out)
@@ -25,6 +26,9 @@ static void build(FILE *out)
     fprintf(out, "istio_build{component=\"ztunnel\",tag=\"%.*s\"} 1\n", (int)text.len, escaped);
     metric_family(out, "bruma_build", "gauge", "Version of Bruma.");
     fputs("bruma_build{version=\"" BRUMA_VERSION "\"} 1\n", out);
+    metric_family(out, "bruma_compliance", "gauge", "What TLS is limited to, and the module that does it.");
+    fprintf(out, "bruma_compliance{policy=\"%s\",module=\"%s\"} 1\n",
+            *tls_policy_name() ? tls_policy_name() : "none", tls_policy_module());
 }
 
 static void descriptors(FILE *out)

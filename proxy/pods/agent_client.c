@@ -10,6 +10,7 @@
 #include "lib/outbox.h"
 #include "lib/reasons.h"
 #include "lib/seqpacket.h"
+#include "lib/tls_policy.h"
 #include "proxy/pods/agent_client_internal.h"
 #include "proxy/pods/pods.h"
 
@@ -473,6 +474,7 @@ static int introduce(struct agent_client *client)
 
     cJSON_AddNumberToObject(m, "pid", getpid());
     cJSON_AddStringToObject(m, "version", BRUMA_VERSION);
+    cJSON_AddStringToObject(m, "compliance", tls_policy_text());
     cJSON_AddTrueToObject(m, "deliveries");
     cJSON_AddTrueToObject(m, "dns");
     cJSON_AddTrueToObject(m, "endings");

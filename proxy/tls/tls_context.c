@@ -11,13 +11,12 @@
 #include <string.h>
 #include <time.h>
 
+#include "lib/tls_policy.h"
 #include "proxy/tls/resumption.h"
 #include "proxy/tls/tls.h"
 #include "proxy/tls/verify.h"
 
 static const unsigned char alpn[] = {2, 'h', '2'};
-static const char suites[] = "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256";
-static const char groups[] = "X25519:P-256:P-384";
 
 /* A client that offers protocols without h2 is refused; one that offers none is accepted. */
 static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in,
@@ -153,8 +152,7 @@ static SSL_CTX *new_context(const SSL_METHOD *method, X509_STORE *roots, bool se
 
     if (!c)
         return NULL;
-    if (!SSL_CTX_set_min_proto_version(c, TLS1_3_VERSION) || !SSL_CTX_set_ciphersuites(c, suites) ||
-        !SSL_CTX_set1_groups_list(c, groups) || tls_resumption_prepare(c, server) < 0) {
+    if (tls_policy_apply(c) < 0 || tls_resumption_prepare(c, server) < 0) {
         SSL_CTX_free(c);
         return NULL;
     }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "lib/tls_policy.h"
 #include "proxy/tls/resumption.h"
 #include "proxy/tls/tls_internal.h"
 
@@ -106,6 +107,14 @@ static int take_over(struct tls *tls)
     const char *suite = SSL_get_cipher_name(tls->ssl);
     int seals = tls->server ? 1 : 0, r = -EPROTO;
 
+    if (!tls_policy_met(tls->ssl)) {
+        tls->reason = BRUMA_REASON_TLS_HANDSHAKE_FAILED;
+        snprintf(tls->error, sizeof(tls->error), "TLS: 1.2 without the extended master secret, against %s",
+                 tls_policy_name());
+        return -EPROTO;
+    }
+    if (SSL_version(tls->ssl) == TLS1_2_VERSION)
+        tls12_take_secrets(tls);
     if (tls->have_secret[0] && tls->have_secret[1])
         r = record_key_init(&tls->seal, suite, tls->secrets[seals], tls->secret_len, true);
     if (r == 0)
@@ -116,6 +125,8 @@ static int take_over(struct tls *tls)
         snprintf(tls->error, sizeof(tls->error), "TLS: no keys for suite %.60s", suite);
         return -EPROTO;
     }
+    /* of TLS 1.2 the end of the handshake was the first record under these keys */
+    tls->seal.sequence = tls->open.sequence = tls->seal.suite->tls12;
     SSL_free(tls->ssl);
     tls->ssl = NULL;
     tls->established = true;

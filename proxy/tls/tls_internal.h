@@ -12,6 +12,10 @@
 /* Reads tls->in and gathers; its data is the struct tls. Made once, never freed; NULL without memory. */
 BIO_METHOD *tls_handshake_method(void);
 
+/* Of a handshake of TLS 1.2 that is done: fills in both secrets as record_key_init() wants them, or leaves
+ * them out. */
+void tls12_take_secrets(struct tls *tls);
+
 /* One recv() into the shared buffer, behind the rest of the last one. Returns what recv() does, with -errno
  * for errors. */
 ssize_t tls_receive(struct tls *tls);

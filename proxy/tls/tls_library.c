@@ -18,6 +18,8 @@ void tls_library_init(void)
 #include <openssl/evp.h>
 #include <pthread.h>
 
+#include "lib/tls_policy.h"
+
 /*
  * OpenSSL 3 reads the public key of each certificate through a chain of decoders that it looks up and builds
  * anew each time: a third of a whole handshake. Where an engine is responsible for a type of key, OpenSSL
@@ -59,6 +61,9 @@ void tls_library_init(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
+    /* Signatures are the provider's then. */
+    if (tls_policy_is_fips())
+        return;
     pthread_once(&once, install);
 }
 

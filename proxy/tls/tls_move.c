@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "bruma/handover.h"
+#include "lib/tls_policy.h"
 #include "proxy/tls/crl.h"
 #include "proxy/tls/tls_internal.h"
 
@@ -17,7 +18,7 @@
 
 static void put_key(struct wire_writer *w, const struct record_key *key, uint32_t secret, uint32_t sequence)
 {
-    wire_put_bytes(w, secret, key->secret, (size_t)EVP_MD_get_size(key->digest));
+    wire_put_bytes(w, secret, key->secret, key->suite->secret_len);
     wire_put_varint(w, sequence, key->sequence);
 }
 
@@ -49,7 +50,9 @@ int tls_move_write(const struct tls *tls, struct wire_writer *w)
 {
     if (!tls->established || tls->ssl || tls->peer_closed || tls->in_len)
         return -EAGAIN;
-    wire_put_string(w, BRUMA_TLS_SUITE, tls->seal.suite);
+    wire_put_string(w, BRUMA_TLS_SUITE, tls->seal.suite->name);
+    if (*tls_policy_name())
+        wire_put_string(w, BRUMA_TLS_POLICY, tls_policy_name());
     put_key(w, &tls->seal, BRUMA_TLS_SEAL_SECRET, BRUMA_TLS_SEAL_SEQUENCE);
     put_key(w, &tls->open, BRUMA_TLS_OPEN_SECRET, BRUMA_TLS_OPEN_SEQUENCE);
     if (tls->partial_len)
@@ -73,7 +76,7 @@ int tls_move_write(const struct tls *tls, struct wire_writer *w)
 
 /* What is needed for keys, before they are made. */
 struct keys {
-    char suite[40];
+    char suite[40], policy[20];
     const uint8_t *secret[2]; /* to seal, to open */
     size_t secret_len[2];
     uint64_t sequence[2];
@@ -144,6 +147,8 @@ static int take_bytes(struct tls *tls, struct keys *keys, const struct wire_fiel
     switch (f->number) {
     case BRUMA_TLS_SUITE:
         return copy_text(f, keys->suite, sizeof(keys->suite)) ? 0 : -EPROTONOSUPPORT;
+    case BRUMA_TLS_POLICY:
+        return copy_text(f, keys->policy, sizeof(keys->policy)) ? 0 : -EPROTONOSUPPORT;
     case BRUMA_TLS_SEAL_SECRET:
     case BRUMA_TLS_OPEN_SECRET:
         keys->secret[f->number == BRUMA_TLS_OPEN_SECRET] = f->bytes;
@@ -242,12 +247,17 @@ static int read_all(struct tls *tls, const uint8_t *data, size_t len, const char
     if (!keys.suite[0] || !keys.secret[0] || !keys.secret[1] || !tls->peer_identity[0] || !tls->peer_until ||
         !messages_fit(&tls->messages))
         return bad(ret_why, "TLS: incomplete", -EBADMSG);
+    if (!tls_policy_within(keys.policy, tls_policy_name()))
+        return bad(ret_why, "TLS: its handshake was not under this proxy's COMPLIANCE_POLICY",
+                   -EPROTONOSUPPORT);
     r = make_key(&tls->seal, &keys, 0);
     if (r == 0)
         r = make_key(&tls->open, &keys, 1);
     if (r < 0)
         return bad(ret_why, r == -EPROTONOSUPPORT ? "TLS: a suite that is not known here" : "TLS: no keys",
                    r);
+    if (tls->seal.suite->tls12 && !tls_policy_has_tls12())
+        return bad(ret_why, "TLS: 1.2 is not enabled here", -EPROTONOSUPPORT);
     if (tls->buffers->revoked && !tls->peer_chain)
         return bad(ret_why, "TLS: the peer's chain is not there to be looked up in revocation lists",
                    -EKEYREVOKED);

@@ -97,6 +97,8 @@ static ssize_t take_record(struct tls *tls, size_t body, uint8_t *out)
         tls_messages_data(&tls->messages, (size_t)n);
         return n;
     case RECORD_HANDSHAKE:
+        if (tls->open.suite->tls12)
+            return tls_protocol_error(tls, "a second handshake"); /* which HTTP/2 forbids */
         return take_messages(tls, out, (size_t)n);
     case RECORD_ALERT:
         if (n == 2 && out[1] == ALERT_CLOSE_NOTIFY) {
@@ -137,8 +139,7 @@ static long next_body(struct tls *tls)
     if (tls->in_len < RECORD_HEADER)
         return 0;
     body = (size_t)tls->in[3] << 8 | tls->in[4];
-    /* a change of cipher spec may come only before the handshake is done */
-    if (tls->in[0] != RECORD_DATA || body > RECORD_CIPHER_MAX || body <= RECORD_TAG)
+    if (!record_header_valid(&tls->open, tls->in[0], body))
         return tls_protocol_error(tls, "a malformed record");
     return tls->in_len - RECORD_HEADER >= body ? (long)body : 0;
 }

@@ -102,7 +102,7 @@ static int put_record(struct tls *tls, enum record_type type, const uint8_t *dat
     long n;
 
     shared_buffer_take(out, tls);
-    if (out->size - out->len < len + RECORD_OVERHEAD) {
+    if (out->size - out->len < len + RECORD_OVERHEAD12) {
         int r = tls_send_gathered(tls);
 
         if (r < 0)

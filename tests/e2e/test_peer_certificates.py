@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Certificates of peers: what their end does to tunnels that live, and whom a certificate is good against."""
 
-import datetime
 import socket
 import tempfile
 import time
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from support.certificates import Authority, key_pem, pem, usual
+from support.certificates import Authority, key_pem, pem
 from support.network import inside
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ONE_SHOT
@@ -32,23 +30,6 @@ def mesh():
         yield m
 
 
-def subordinate_of(root, ends=30 * 86400):
-    ca, now = Authority("subordinate"), datetime.datetime.utcnow()
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(ca.name)
-        .issuer_name(root.name)
-        .public_key(ca.key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(seconds=ends))
-    )
-    ca.cert = usual(builder, ca.key.public_key(), root.key.public_key(), ca=True).sign(
-        root.key, hashes.SHA256()
-    )
-    return ca
-
-
 def certificate(mesh, identity, ends=3600, between=None, usage=None):
     """Of the mesh's CA, or of a CA below it that ends so many seconds from now: paths of certificate, key and
     root."""
@@ -56,7 +37,7 @@ def certificate(mesh, identity, ends=3600, between=None, usage=None):
     ca, chain = Authority.load(root, mesh.ca_key), b""
     key = ec.generate_private_key(ec.SECP256R1())
     if between:
-        ca = subordinate_of(ca, between)
+        ca = ca.subordinate(ends=between)
         chain = pem(ca.cert)
     cert = ca.sign(key.public_key(), [x509.UniformResourceIdentifier(identity)], ends=ends, usage=usage)
     folder = tempfile.mkdtemp(dir=mesh.dir)
@@ -165,7 +146,7 @@ def test_an_anchor_that_is_not_self_signed(control_plane):
     """What the mesh trusts is a subordinate CA, whose own issuer (a company's root) nobody in the mesh has:
     the CA's answers end with its certificate, and so does the file of roots."""
     with Mesh(nodes=1) as m:
-        node, ca = m.nodes[0], subordinate_of(Authority("company root"))
+        node, ca = m.nodes[0], Authority("company root").subordinate()
         plane = Plane(
             f"{m.dir}/plane", node.netns, authority=ca if control_plane == "of the subordinate" else None
         )

@@ -78,6 +78,25 @@ class Authority:
         authority.name = authority.cert.subject
         return authority
 
+    def subordinate(self, key=None, ends=30 * 86400):
+        """A CA below this one, which ends so many seconds from now."""
+        ca, now = Authority.__new__(Authority), datetime.datetime.utcnow()
+        ca.key = key or ec.generate_private_key(ec.SECP256R1())
+        ca.name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "subordinate")])
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(ca.name)
+            .issuer_name(self.name)
+            .public_key(ca.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - ONE_DAY)
+            .not_valid_after(now + datetime.timedelta(seconds=ends))
+        )
+        ca.cert = usual(builder, ca.key.public_key(), self.key.public_key(), ca=True).sign(
+            self.key, hashes.SHA256()
+        )
+        return ca
+
     def sign(self, public_key, names, begins=-60, ends=3600, usage=None):
         now = datetime.datetime.utcnow()
         builder = (

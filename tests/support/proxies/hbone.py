@@ -45,10 +45,13 @@ class Connection(h2.connection.H2Connection):
 class Client:
     """One tunnel. Not thread-safe: a test drives it step by step."""
 
-    def __init__(self, address, cert, key, root, timeout=10, settings=True, sock=None):
-        """sock: connected already; then address is nobody's."""
+    def __init__(self, address, cert, key, root, timeout=10, settings=True, sock=None, limit=None):
+        """sock: connected already; then address is nobody's. limit: called with the context of TLS."""
         self.sock = sock or socket.create_connection(address, timeout=timeout)
-        self.tls = context(False, cert, key, root).wrap_socket(self.sock)
+        own = context(False, cert, key, root)
+        if limit:
+            limit(own)
+        self.tls = own.wrap_socket(self.sock)
         self.h2 = Connection(
             h2.config.H2Configuration(
                 client_side=True, header_encoding="utf-8", validate_outbound_headers=False
