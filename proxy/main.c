@@ -520,6 +520,12 @@ static bool address_is_good(const char *setting, const char *value, bool may_be_
     return false;
 }
 
+static int refuse(const char *why)
+{
+    fprintf(stderr, "bruma-proxy: %s\n", why);
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
     static struct proxy p = {.fail = proxy_fail};
@@ -549,19 +555,12 @@ int main(int argc, char **argv)
     }
     if (proxy_settings_load(MESH_CONFIG_FILE, &p.settings, argc, argv, &first, error, sizeof(error)) < 0 ||
         tls_policy_choose(p.settings.compliance_policy, p.settings.tls12, p.settings.fips_config, error,
-                          sizeof(error)) < 0) {
-        fprintf(stderr, "bruma-proxy: %s\n", error);
-        return 1;
-    }
-    if (*p.settings.zds_socket && *p.settings.agent_socket) {
-        fprintf(stderr, "bruma-proxy: inpod-uds and agent-socket exclude each other: a CNI agent or "
-                        "bruma-agent names the pods\n");
-        return 1;
-    }
-    if (*p.settings.local_xds_path && *p.settings.local_xds) {
-        fprintf(stderr, "bruma-proxy: LOCAL_XDS_PATH and LOCAL_XDS exclude each other\n");
-        return 1;
-    }
+                          sizeof(error)) < 0)
+        return refuse(error);
+    if (*p.settings.zds_socket && *p.settings.agent_socket)
+        return refuse("inpod-uds and agent-socket exclude each other: each has an agent that names pods");
+    if (*p.settings.local_xds_path && *p.settings.local_xds)
+        return refuse("LOCAL_XDS_PATH and LOCAL_XDS exclude each other");
     if (!address_is_good("XDS_ADDRESS", p.settings.xds_address, true) ||
         !address_is_good("CA_ADDRESS", p.settings.ca_address, false))
         return 1;
