@@ -137,7 +137,7 @@ def parse():
     parser.add_argument(
         "--before",
         metavar="BUILD",
-        help="with --ways: build directory of another tree, as the lane that captured traffic is compared with",
+        help="build directory of another tree, as a lane beside; with --ways what captured traffic is compared with",
     )
     parser.add_argument(
         "--out", metavar="DIRECTORY", help="results.md, results.json, logs (default: a new one in /tmp)"
@@ -145,13 +145,17 @@ def parse():
     return parser.parse_args()
 
 
+def before(arguments):
+    if not arguments.before:
+        return []
+    for name in ("agent/bruma-agent", "proxy/bruma-proxy", "cni/bruma-cni"):
+        if not os.access(f"{arguments.before}/{name}", os.X_OK):
+            sys.exit(f"--before {arguments.before}: there is no {name}")
+    return [Before(arguments.before)]
+
+
 def make_ways(arguments):
-    targets = [Target("direct"), *(Lane(name) for name in LANES)]
-    if arguments.before:
-        for name in ("agent/bruma-agent", "proxy/bruma-proxy", "cni/bruma-cni"):
-            if not os.access(f"{arguments.before}/{name}", os.X_OK):
-                sys.exit(f"--before {arguments.before}: there is no {name}")
-        targets.append(Before(arguments.before))
+    targets = [Target("direct"), *(Lane(name) for name in LANES), *before(arguments)]
     return [t for t in targets if t.name not in arguments.leave_out]
 
 
@@ -160,7 +164,13 @@ def make_targets(arguments):
         return make_ways(arguments)
     targets = [
         t
-        for t in (Target("direct"), Relay("relay"), Relay("relay-splice", True), Bruma("bruma"))
+        for t in (
+            Target("direct"),
+            Relay("relay"),
+            Relay("relay-splice", True),
+            Bruma("bruma"),
+            *before(arguments),
+        )
         if t.name not in arguments.leave_out
     ]
     for peer in arguments.peer:

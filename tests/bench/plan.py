@@ -58,7 +58,7 @@ PROFILES = {
 
 
 class Test:
-    """kind: load (mode, connections, rate), bulk (streams) or handshakes (tls only). to: the pod that
+    """kind: load (mode, connections, rate), bulk (streams) or handshakes (clients, options). to: the pod that
     answers. longer: seconds more than the profile says. by: the pod that asks. more: lanes that it
     is measured on with --ways; always: without, too."""
 
@@ -84,8 +84,20 @@ TESTS = [
     Test("conn_1", "new connections, one at a time", "load", ("conn", 1, 0), more=BEFORE),
     Test("conn_64", "new connections, 64 at a time", "load", ("conn", 64, 0), more=BEFORE),
     Test("conn_200", "new connections, 200 a second", "load", ("conn", 64, 200), longer=1),
-    Test("handshake", "full handshake, CONNECT, close; 4 clients", "handshakes", (False,)),
-    Test("handshake_tls", "TLS and HTTP/2 SETTINGS alone; 4 clients", "handshakes", (True,)),
+    Test("handshake", "full handshake, CONNECT, close; 4 clients", "handshakes", (4,)),
+    Test("handshake_tls", "TLS and HTTP/2 SETTINGS alone; 4 clients", "handshakes", (4, "-t")),
+    Test("handshake_resumed", "resumed handshake, CONNECT, close; 4 clients", "handshakes", (4, "-R")),
+    Test("handshake_tls_resumed", "resumed TLS and SETTINGS alone; 4 clients", "handshakes", (4, "-t", "-R")),
+    Test(
+        "rollout",
+        "a hundred peers at once, resumed, ten times",
+        "handshakes",
+        (100, "-R", "-n", 1000),
+        longer=20,
+    ),
+    Test(
+        "rollout_full", "a hundred peers at once, full, ten times", "handshakes", (100, "-n", 1000), longer=20
+    ),
     *(
         Test(
             f"{way}_{name}",
@@ -214,11 +226,10 @@ class Plan:
             f"{target.directory}/peer.key",
             "-x",
             f"{target.directory}/peer.pem",
-            "-c",
-            "4",
             "-d",
             str(self.profile["seconds"] + test.longer),
-            *(["-t"] if test.arguments[0] else []),
+            "-c",
+            *map(str, test.arguments),
         ]
         return self._tool(target, argv, test.to, netns=target.nodes[1].netns)
 

@@ -8,11 +8,13 @@ import os
 import pytest
 
 from support.network import inside
+from support.nodes.clock import HOUR, YEAR, MovableMesh, root, validity
+from support.nodes.hand_over import Talkers, hand_over_mesh, upgrade
 from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.programs import BUILD
 from support.proxies import hbone
-from support.resumption import CLOSED_AT_ONCE, connect, handshakes, refused, sessions
+from support.resumption import CLOSED_AT_ONCE, connect, handshakes, no_tunnel, refused, sessions
 from support.revocation import Lists
 from support.system import run, wait_for
 
@@ -206,3 +208,78 @@ def test_switched_off_on_either_side_every_handshake_is_a_full_one(mesh, side):
     finally:
         node.proxy.kill()
         node.start_proxy()
+
+
+def test_a_resumed_tunnel_moves_to_the_next_proxy_and_sessions_do_not():
+    with hand_over_mesh(**CLOSED_AT_ONCE) as m:
+        resumes(m.web, m.cart)
+        wait_for(lambda: no_tunnel(m.web), "the last tunnel to be closed")
+        full, resumed = handshakes(m.nodes[1], "destination")
+        talker = Talkers(m.web, m.cart.ip, 1)
+        wait_for(
+            lambda: handshakes(m.nodes[1], "destination") == (full, resumed + 1), "it to be a resumed one"
+        )
+        moved, _ = upgrade(m.node)
+        assert (moved["moved"], moved["left"]) == (1, 0)
+        talker.goes_on()
+        new = Talkers(m.web, m.cart.ip, 1)
+        wait_for(
+            lambda: handshakes(m.nodes[1], "destination")[0] in (full, full + 1),
+            "a full one, or the same tunnel",
+        )
+        moved, _ = upgrade(m.nodes[1])
+        assert moved["left"] == 0
+        for t in (talker, new):
+            t.goes_on()
+            t.end()
+
+
+@pytest.fixture(scope="module")
+def movable():
+    with MovableMesh(proxy_env=CLOSED_AT_ONCE) as m:
+        m.web, m.shop = m.pod("web"), m.pod("shop", node=1)
+        m.start()
+        m.shop.server(ECHO, "8080")
+        yield m
+
+
+def certificates(mesh):
+    return [validity(pod.node, pod.identity) for pod in (mesh.web, mesh.shop)]
+
+
+def set_clocks(mesh, ahead, issued_anew):
+    before, seen = certificates(mesh), [n.proxy.text().count("the wall clock was set") for n in mesh.nodes]
+    mesh.set(ahead)
+    wait_for(
+        lambda: all(
+            n.proxy.text().count("the wall clock was set") > s for n, s in zip(mesh.nodes, seen, strict=True)
+        ),
+        "the proxies to see it",
+    )
+    if issued_anew:
+        wait_for(
+            lambda: all(n and n != b for n, b in zip(certificates(mesh), before, strict=True)),
+            "new certificates",
+            60,
+        )
+
+
+@pytest.mark.parametrize(
+    ("ahead", "issued_anew"),
+    [(2 * HOUR, False), (13 * HOUR, True), (25 * HOUR, True), (20 * YEAR, True)],
+    ids=["long ago", "issued anew", "expired", "another trust bundle"],
+)
+def test_certificates_that_end_or_change_begin_anew(movable, ahead, issued_anew):
+    roots = [root(node) for node in movable.nodes]
+    resumes(movable.web, movable.shop)
+    aged = refused(movable.nodes[0], "source", "age")
+    set_clocks(movable, ahead, issued_anew)
+    if ahead >= YEAR:
+        wait_for(lambda: connect(movable.web, movable.shop) == ("full", "hello"), "the new roots to be used")
+        assert all(root(n) != r for n, r in zip(movable.nodes, roots, strict=True))
+    else:
+        assert connect(movable.web, movable.shop) == ("full", "hello")
+    assert refused(movable.nodes[0], "source", "age") == aged + (0 if issued_anew else 1)
+    assert connect(movable.web, movable.shop) == ("resumed", "hello")
+    set_clocks(movable, 0, issued_anew)
+    assert connect(movable.web, movable.shop) == ("full", "hello"), "what is of a later time"

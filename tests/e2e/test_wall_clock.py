@@ -5,24 +5,19 @@ is set; this machine's stays as it is."""
 
 import itertools
 import json
-import os
-import struct
-import subprocess
 import time
 
 import pytest
-from cryptography import x509
 
 from support.bpf_map import dump
 from support.network import inside
-from support.nodes.mesh import Mesh, MeshNode, leaf
+from support.nodes.clock import DAY, HOUR, YEAR, MovableMesh, root, validity
+from support.nodes.mesh import Mesh, leaf
 from support.nodes.pod_programs import ECHO, ONE_SHOT
-from support.programs import BUILD
 from support.proxies import hbone
 from support.system import wait_for
 from support.xds.plane import Plane
 
-HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
 LOOK = 5  # seconds after which a clock that was set has been noticed in any case
 
 # Connects again and again, for so many seconds, each time with what a client may wait; prints the failures
@@ -45,40 +40,6 @@ print(len(failed), done, f"{slowest:.2f}", failed[:3])
 """
 
 
-class Elsewhen(MeshNode):
-    """A node with a clock of its own: set() to so many seconds ahead of the machine's."""
-
-    def create(self):
-        super().create()
-        self.library = os.path.abspath(f"{BUILD}/tests/e2e/other-clock.so")
-        assert os.path.exists(self.library), "ninja e2e-programs builds it"
-        self.clock = f"{self.run_dir}/clock"
-        self.set(self.mesh.begin)
-
-    def set(self, ahead):
-        with open(self.clock, "r+b" if os.path.exists(self.clock) else "wb", buffering=0) as f:
-            f.write(struct.pack("=q", int(ahead)))
-
-    def more(self):
-        return {"LD_PRELOAD": self.library, "BRUMA_TEST_CLOCK": self.clock}
-
-    def agent_env(self):
-        return {**os.environ, **self.more()}
-
-    def proxy_env(self):
-        return {**super().proxy_env(), **self.more()}
-
-
-class MovableMesh(Mesh):
-    def __init__(self, nodes=2, begin=0, **options):
-        self.begin = begin
-        super().__init__(nodes=nodes, node_kinds=[Elsewhen] * nodes, **options)
-
-    def set(self, ahead):
-        for node in self.nodes:
-            node.set(ahead)
-
-
 @pytest.fixture(scope="module")
 def mesh():
     with MovableMesh(agent_options=("--same-node", "kernel")) as m:
@@ -86,15 +47,6 @@ def mesh():
         m.start()
         m.shop.server(ECHO, "8080")
         yield m
-
-
-def validity(node, identity):
-    """(begin, end) of the certificate that is served, or None."""
-    for c in node.config_dump()["certificates"]:
-        if c["identity"] == identity and c["certChain"]:
-            first = c["certChain"][0]
-            return tuple(subprocess_time(first[k]) for k in ("validFrom", "expirationTime"))
-    return None
 
 
 def changes(node):
@@ -107,10 +59,6 @@ def changes(node):
         said.count("the wall clock was set"),
         said.count("certificate received"),
     )
-
-
-def subprocess_time(text):
-    return int(subprocess.run(["date", "-d", text, "+%s"], capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.parametrize(
@@ -184,11 +132,6 @@ def test_a_request_that_comes_before_a_clock_is_looked_at_is_refused_by_name(mes
         lambda: [x for x in mesh.nodes[1].access_log("peer_expired") if "connection failed" in x],
         "its name in the access log",
     )
-
-
-def root(node):
-    with open(f"{node.run_dir}/control/root-cert.pem", "rb") as f:
-        return x509.load_pem_x509_certificate(f.read())
 
 
 def test_a_machine_whose_clock_begins_in_1970():

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Full HBONE handshakes with a node proxy, one after another in each thread: TCP connect, mutual TLS 1.3 with
- * ALPN h2 and without resumption, HTTP/2 preface and SETTINGS, CONNECT and its answer 200, close.
- *   bench-handshakes -a ADDRESS [-p PORT] -A AUTHORITY -r ROOTS.pem -k KEY.pem -x CHAIN.pem -c THREADS -d
- * SECONDS [-n MOST] [-t] -t   no CONNECT: only until the server's SETTINGS Prints START, then one line of
+ * HBONE handshakes with a node proxy, one after another in each thread: TCP connect, mutual TLS 1.3 with ALPN
+ * h2, HTTP/2 preface and SETTINGS, CONNECT and its answer 200, close. bench-handshakes -a ADDRESS [-p PORT]
+ * -A AUTHORITY -r ROOTS.pem -k KEY.pem -x CHAIN.pem -c THREADS -d SECONDS [-n MOST] [-t] [-R] -t   no
+ * CONNECT: only until the server's SETTINGS -R   each thread is a peer that has had one handshake, and
+ * resumes as Bruma's proxies do, where the server does; else all are full ones Prints START, then one line of
  * JSON.
  */
 #include <errno.h>
@@ -20,8 +21,9 @@
 #include <unistd.h>
 
 #include "tests/bench/tools/measure.h"
+#include "tests/support/resumer.h"
 
-#define MOST_THREADS       64
+#define MOST_THREADS       128
 #define FRAME_HEAD         9
 #define FRAME_MAX          65536
 #define FRAME_HEADERS      1
@@ -33,14 +35,15 @@
 struct thread {
     pthread_t id;
     struct histogram latency;
+    struct resumer resumer;
 };
 
 static SSL_CTX *context;
 static struct sockaddr_in proxy;
 static const char *authority;
-static bool tls_only;
+static bool tls_only, resumes;
 static uint64_t stop_at, most = UINT64_MAX;
-static _Atomic uint64_t begun, succeeded, failed;
+static _Atomic uint64_t begun, succeeded, failed, resumed;
 static char first_error[160];
 
 static int give_up(const char *where)
@@ -123,23 +126,28 @@ static int await_answer(SSL *tls)
     }
 }
 
-static int handshake(int fd, SSL *tls)
+static int handshake(int fd, SSL *tls, struct resumer *resumer)
 {
     unsigned char request[512];
     size_t len = opening(request);
     int r;
 
     SSL_set_fd(tls, fd);
+    SSL_set_app_data(tls, resumer);
     if (SSL_connect(tls) != 1)
         return give_up("TLS");
     if (SSL_write(tls, request, (int)len) != (int)len)
         return give_up("write");
     r = await_answer(tls);
+    if (r == 0 && resumes) {
+        atomic_fetch_add(&resumed, (uint64_t)SSL_session_reused(tls));
+        resumer_keep(tls, resumer);
+    }
     SSL_shutdown(tls);
     return r;
 }
 
-static int round_trip(void)
+static int round_trip(struct resumer *resumer)
 {
     struct timeval patience = {10, 0};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, r;
@@ -153,7 +161,7 @@ static int round_trip(void)
         r = give_up("connect");
     } else {
         tls = SSL_new(context);
-        r = tls ? handshake(fd, tls) : give_up("SSL_new");
+        r = tls ? handshake(fd, tls, resumer) : give_up("SSL_new");
         SSL_free(tls);
     }
     close(fd);
@@ -167,7 +175,7 @@ static void *work(void *data)
     while (clock_nanoseconds() < stop_at && atomic_fetch_add(&begun, 1) < most) {
         uint64_t before = clock_nanoseconds();
 
-        if (round_trip() < 0) {
+        if (round_trip(&t->resumer) < 0) {
             atomic_fetch_add(&failed, 1);
         } else {
             atomic_fetch_add(&succeeded, 1);
@@ -192,6 +200,8 @@ static void make_context(const char *roots, const char *key, const char *chain)
     }
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
+    if (resumes && !resumer_prepare(context))
+        fail("resumption");
 }
 
 int main(int argc, char **argv)
@@ -202,7 +212,7 @@ int main(int argc, char **argv)
     double seconds = 3, cpu;
     uint64_t start;
 
-    while ((option = getopt(argc, argv, "a:A:p:r:k:x:c:d:n:t")) != -1) {
+    while ((option = getopt(argc, argv, "a:A:p:r:k:x:c:d:n:tR")) != -1) {
         switch (option) {
         case 'a':
             address = optarg;
@@ -234,6 +244,9 @@ int main(int argc, char **argv)
         case 't':
             tls_only = true;
             break;
+        case 'R':
+            resumes = true;
+            break;
         default:
             return 2;
         }
@@ -245,10 +258,13 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     proxy = endpoint_of(address, port);
     make_context(roots, key, chain);
-    if (round_trip() < 0) { /* warm-up, and proof that it works */
-        fprintf(stderr, "bench-handshakes: the first one failed: %s\n", first_error);
-        return 1;
+    for (int i = 0; i < (resumes ? threads_len : 1); i++) { /* warm-up, and proof that it works */
+        if (round_trip(&threads[i].resumer) < 0) {
+            fprintf(stderr, "bench-handshakes: the first one failed: %s\n", first_error);
+            return 1;
+        }
     }
+    resumed = 0;
     cpu = own_cpu_seconds();
     puts("START");
     fflush(stdout);
@@ -263,9 +279,9 @@ int main(int argc, char **argv)
     seconds = (double)(clock_nanoseconds() - start) / (double)NANOSECONDS;
     for (int i = 1; i < threads_len; i++)
         histogram_merge(&threads[0].latency, &threads[i].latency);
-    printf("{\"done\":%lu,\"errors\":%lu,\"seconds\":%.4f,\"rate\":%.1f,\"client_cpu\":%.4f,",
-           (unsigned long)succeeded, (unsigned long)failed, seconds, (double)succeeded / seconds,
-           own_cpu_seconds() - cpu);
+    printf("{\"done\":%lu,\"resumed\":%lu,\"errors\":%lu,\"seconds\":%.4f,\"rate\":%.1f,\"client_cpu\":%.4f,",
+           (unsigned long)succeeded, (unsigned long)resumed, (unsigned long)failed, seconds,
+           (double)succeeded / seconds, own_cpu_seconds() - cpu);
     histogram_print_json(&threads[0].latency);
     printf(",\"first_error\":\"%s\"}\n", first_error);
     return 0;

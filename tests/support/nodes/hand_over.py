@@ -233,10 +233,10 @@ class Talkers:
 
 
 @contextlib.contextmanager
-def hand_over_mesh(*ports):
+def hand_over_mesh(*ports, **env):
     """web, shop and outside on one node, cart on another; nothing goes past the proxy. Each pod has a MIRROR at 8080 and at these
-    ports."""
-    options = {"proxy_env": {"BRUMA_SAME_NODE": "relay"}, "agent_options": LONG}
+    ports. env: of the proxies."""
+    options = {"proxy_env": {"BRUMA_SAME_NODE": "relay", **env}, "agent_options": LONG}
     with Mesh(nodes=2, workers=2, **options) as m:
         m.node = m.nodes[0]
         m.web, m.shop, m.cart = m.pod("web"), m.pod("shop"), m.pod("cart", node=1)
