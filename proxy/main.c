@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "bruma/mesh.h"
+#include "lib/descriptors.h"
 #include "lib/log.h"
 #include "lib/netns.h"
 #include "lib/privileges.h"
@@ -43,6 +44,8 @@
 #include "proxy/xds/local_xds.h"
 #include "proxy/xds/mesh_config.h"
 #include "proxy/xds/on_demand.h"
+
+#define FIRST_SLOTS 4096 /* of the table of descriptors: 32 KiB of the kernel's memory */
 
 /* ---- the end ---- */
 
@@ -208,16 +211,6 @@ static bool owns_socket(void *data)
 }
 
 /* ---- start ---- */
-
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
 
 /* One pod leaves something to the others, and one peer something to the pod's other peers. */
 static void derive_limits(struct proxy_settings *s)
@@ -574,7 +567,8 @@ int main(int argc, char **argv)
         return 1;
     }
     signal(SIGPIPE, SIG_IGN);
-    raise_descriptor_limit();
+    descriptors_raise_limit();
+    descriptors_make_room(FIRST_SLOTS);
     derive_limits(&p.settings);
     /* Buffers come and go in sizes just above malloc's first mmap threshold: mapping each would cost a fault
      * a page. */

@@ -77,6 +77,7 @@ enum bruma_handover_field {
     BRUMA_HANDOVER_FIELD_MOVED = 7,       /* END: units */
     BRUMA_HANDOVER_FIELD_LEFT = 9,        /* END: connections that stay and drain; TEXT says why */
     BRUMA_HANDOVER_FIELD_PAUSE = 11,      /* END: microseconds that a unit stood still at most */
+    BRUMA_HANDOVER_FIELD_SLOTS = 13,      /* HELLO of the old one: of its table of descriptors */
     BRUMA_HANDOVER_FIELD_AGAIN = 15,      /* REFUSED of MEET: 1, it may be possible in a moment */
 };
 

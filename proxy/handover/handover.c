@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
+#include "lib/descriptors.h"
 #include "lib/log.h"
 #include "proxy/handover/giver.h"
 #include "proxy/handover/lane.h"
@@ -17,6 +18,7 @@
 #define HELLO_MILLISECONDS 20000 /* for the other to answer */
 #define READY_MILLISECONDS 15000 /* until then the new one waits for its pods' certificates */
 #define READY_LOOK         20
+#define SLOTS_MAX          (1u << 20) /* of descriptors, for which room is made ahead */
 
 enum handover_state { HANDOVER_NONE, HANDOVER_GREETING, HANDOVER_MOVING, HANDOVER_OVER };
 
@@ -119,23 +121,29 @@ static void on_timer(struct loop_timer *timer)
     }
 }
 
-/* Numbers of a HELLO. 0 or -EBADMSG. */
-static int read_hello(const struct lane_message *m, uint64_t *ret_version, uint64_t *ret_max)
+struct hello {
+    uint64_t version, max, slots; /* 0: not told */
+};
+
+/* 0 or -EBADMSG. */
+static int read_hello(const struct lane_message *m, struct hello *ret)
 {
     struct wire_reader reader = wire_reader(m->payload, m->len);
     struct wire_field f;
     int r;
 
-    *ret_version = *ret_max = 0;
+    *ret = (struct hello){};
     while ((r = wire_next(&reader, &f)) > 0) {
         if (f.type == WIRE_VARINT && f.number == BRUMA_HANDOVER_FIELD_VERSION)
-            *ret_version = f.value;
+            ret->version = f.value;
         else if (f.type == WIRE_VARINT && f.number == BRUMA_HANDOVER_FIELD_VERSION_MAX)
-            *ret_max = f.value;
+            ret->max = f.value;
+        else if (f.type == WIRE_VARINT && f.number == BRUMA_HANDOVER_FIELD_SLOTS)
+            ret->slots = f.value;
         else if (f.number % 2 == 0)
             return -EBADMSG;
     }
-    return r < 0 || !*ret_version ? -EBADMSG : 0;
+    return r < 0 || !ret->version ? -EBADMSG : 0;
 }
 
 /* ---- the old one ---- */
@@ -185,11 +193,10 @@ static bool on_giving(struct lane *lane, const struct lane_message *m)
 {
     struct direction *d = container_of(lane, struct direction, lane);
     struct handover *h = d->handover;
-    uint64_t version, max;
+    struct hello hello;
 
-    if (d->state != HANDOVER_GREETING || m->head.kind != BRUMA_HANDOVER_HELLO ||
-        read_hello(m, &version, &max) < 0 || version < BRUMA_HANDOVER_VERSION ||
-        version > BRUMA_HANDOVER_VERSION_MAX)
+    if (d->state != HANDOVER_GREETING || m->head.kind != BRUMA_HANDOVER_HELLO || read_hello(m, &hello) < 0 ||
+        hello.version < BRUMA_HANDOVER_VERSION || hello.version > BRUMA_HANDOVER_VERSION_MAX)
         return false;
     loop_timer_cancel(&d->timer);
     d->state = HANDOVER_MOVING;
@@ -224,6 +231,7 @@ int handover_give(struct handover *h, int fd)
         return r;
     wire_put_varint(&hello, BRUMA_HANDOVER_FIELD_VERSION, BRUMA_HANDOVER_VERSION);
     wire_put_varint(&hello, BRUMA_HANDOVER_FIELD_VERSION_MAX, BRUMA_HANDOVER_VERSION_MAX);
+    wire_put_varint(&hello, BRUMA_HANDOVER_FIELD_SLOTS, descriptors_slots());
     r = lane_say(&h->giving.lane, BRUMA_HANDOVER_HELLO, 0, &hello, NULL, 0);
     if (r < 0)
         giving_over(h, "the lane has failed");
@@ -294,18 +302,21 @@ static void on_ready(struct loop_timer *timer)
 static bool answer_hello(struct handover *h, const struct lane_message *m)
 {
     struct wire_writer payload = {};
-    uint64_t min, max, version;
+    struct hello hello;
+    uint64_t version;
 
-    if (h->taking.state != HANDOVER_GREETING || read_hello(m, &min, &max) < 0)
+    if (h->taking.state != HANDOVER_GREETING || read_hello(m, &hello) < 0)
         return false;
-    version = max && max < BRUMA_HANDOVER_VERSION_MAX ? max : BRUMA_HANDOVER_VERSION_MAX;
-    if (version < min || version < BRUMA_HANDOVER_VERSION) {
+    version = hello.max && hello.max < BRUMA_HANDOVER_VERSION_MAX ? hello.max : BRUMA_HANDOVER_VERSION_MAX;
+    if (version < hello.version || version < BRUMA_HANDOVER_VERSION) {
         wire_put_string(&payload, BRUMA_HANDOVER_FIELD_TEXT, "there is no version that both speak");
         (void)lane_say(&h->taking.lane, BRUMA_HANDOVER_REFUSED, 0, &payload, NULL, 0);
         return false;
     }
     loop_timer_cancel(&h->taking.timer);
     h->version = version;
+    /* Now, while nothing stands still. */
+    descriptors_make_room(hello.slots < SLOTS_MAX ? (unsigned)hello.slots : SLOTS_MAX);
     say_ready(h);
     return true;
 }
