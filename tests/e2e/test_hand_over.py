@@ -3,6 +3,7 @@
 of them notices. What does not move is named."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -171,17 +172,41 @@ def test_a_new_one_that_stands_still_is_not_waited_for(mesh, tmp_path):
         t.end()
 
 
-def test_a_new_one_without_descriptors_refuses_and_nothing_is_lost(mesh):
-    talkers = talk(mesh)
-    node, old = mesh.node, mesh.node.proxy
-    argv = ["prlimit", "--nofile=90:90", node.program("bruma-proxy")]
+def next_proxy_by(node, *argv):
+    """As next_proxy(), by another program that runs it."""
+    old, at = node.proxy, len(node.proxy.text())
     env = {**node.proxy_env(), "CONNECTION_TERMINATION_DEADLINE": "600s", "BRUMA_ADMIN_PORT": "0", **QUIET}
-    at = len(old.text())
+    argv = [*argv, node.program("bruma-proxy")]
     node.proxy = Process(argv, node.proxy_log, netns=node.netns, env=env, tied=node.tied)
     node.proxies.append(node.proxy)
     wait_for(lambda: serving(node), "the next one to serve", log=node.proxy_log)
-    moved = handed_over(node, lambda: old.text()[at:])
-    assert moved["left"] and "no descriptors are left" in old.text()[at:]
+    return old, lambda: old.text()[at:]
+
+
+def slots(process):
+    with open(f"/proc/{process.pid}/status") as f:
+        return int(re.search(r"^FDSize:\s+(\d+)", f.read(), re.M)[1])
+
+
+def test_the_next_one_has_room_for_descriptors_ahead(mesh):
+    """Although what it takes needs few: it may grow its table only while nothing stands still."""
+    talkers = talk(mesh)
+    _, text = next_proxy_by(mesh.node, "bash", "-c", 'exec 9000</dev/null; exec "$0"')
+    handed_over(mesh.node, text)
+    assert slots(mesh.node.proxy) > 9000
+    upgrade(mesh.node)
+    assert slots(mesh.node.proxy) > 9000
+    for t in talkers:
+        t.goes_on()
+        t.end()
+
+
+def test_a_new_one_without_descriptors_refuses_and_nothing_is_lost(mesh):
+    talkers = talk(mesh)
+    node = mesh.node
+    _, text = next_proxy_by(node, "prlimit", "--nofile=90:90")
+    moved = handed_over(node, text)
+    assert moved["left"] and "no descriptors are left" in text()
     for t in talkers:
         t.goes_on()
         t.end()
