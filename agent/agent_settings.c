@@ -184,7 +184,8 @@ static const struct setting table[] = {
     {"metrics-port", "MONITORING_PORT", SETTING_NUMBER, "0", "metrics, on all addresses; 0: none",
      offsetof(struct agent_settings, metrics_port), 0, 65535},
     {"ready-port", "BRUMA_AGENT_READY_PORT", SETTING_NUMBER, "0",
-     "/readyz and /healthz, on loopback; 0: none", offsetof(struct agent_settings, ready_port), 0, 65535},
+     "/readyz and /healthz, and what brumactl asks from elsewhere, on loopback; 0: none",
+     offsetof(struct agent_settings, ready_port), 0, 65535},
     {"server-connections", "BRUMA_AGENT_CONNECTIONS", SETTING_NUMBER, "64",
      "connections to each of the agent's servers (metrics, readiness, built-in control plane); beyond that, "
      "idle ones are closed for new ones",

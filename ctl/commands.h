@@ -7,16 +7,23 @@
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 
+#include "ctl/place.h"
+
+struct fleet;
+
 /* Options of all commands. */
 struct ctl_options {
-    const char *run_dir; /* where the sockets are */
-    bool json;           /* JSON instead of tables */
-    unsigned timeout;    /* seconds, of replace */
+    struct place place;    /* this machine */
+    struct fleet *fleet;   /* all nodes of a cluster, in its place; NULL: none */
+    const char *node;      /* of them only this one; NULL: all */
+    const char *namespace; /* of pods: only these; NULL: all */
+    bool json;             /* JSON instead of tables */
+    unsigned timeout;      /* seconds, of replace */
 };
 
 /* What the agent and the proxy say of themselves. */
 int command_status(const struct ctl_options *options, int argc, char **argv);
-/* The agent's pods. */
+/* The agents' pods. */
 int command_pods(const struct ctl_options *options, int argc, char **argv);
 /* NAMESPACE/POD: tells the agent that the pod is about to end. */
 int command_end(const struct ctl_options *options, int argc, char **argv);
@@ -25,7 +32,7 @@ int command_end(const struct ctl_options *options, int argc, char **argv);
 int command_replace(const struct ctl_options *options, int argc, char **argv);
 /* The agent's checks; CTL_PROBLEM if one has found something. */
 int command_doctor(const struct ctl_options *options, int argc, char **argv);
-/* NAMESPACE/POD, NAMESPACE/POD IP:PORT, or the name of a reason. */
+/* NAMESPACE/POD, that and IP:PORT, a host name or another pod, or the name of a reason. */
 int command_explain(const struct ctl_options *options, int argc, char **argv);
 /* The proxy's connections. */
 int command_connections(const struct ctl_options *options, int argc, char **argv);
@@ -41,9 +48,5 @@ int command_reasons(const struct ctl_options *options, int argc, char **argv);
 /* Findings of explain and doctor, {"check","ok","detail","reason","advice"}: a line each, advice where
  * something is wrong. Takes items. */
 int print_checks(const struct ctl_options *options, cJSON *items);
-/* explain_connection.c: how the proxy would treat a connection of a pod to an endpoint, by what it knows. */
-int explain_connection(const struct ctl_options *options, const char *pod, const char *target);
-/* explain_name.c: how a DNS query of the pod for the name is answered, and why. */
-int explain_name(const struct ctl_options *options, const char *pod, const char *name);
 
 #endif

@@ -6,20 +6,12 @@
 #include <time.h>
 
 #include "ctl/commands.h"
+#include "ctl/explain.h"
+#include "ctl/gather.h"
 #include "ctl/source.h"
 #include "ctl/table.h"
 #include "lib/cleanup.h"
 #include "lib/reasons.h"
-
-static int print_json(cJSON *json)
-{
-    char *text = cJSON_Print(json);
-
-    puts(text ? text : "null");
-    free(text);
-    cJSON_Delete(json);
-    return CTL_OK;
-}
 
 static const char *age(double since, char *buf, size_t size)
 {
@@ -177,25 +169,82 @@ static void print_status(const cJSON *s)
     print_problems(cJSON_GetObjectItemCaseSensitive(s, "problems"));
 }
 
+/* The agent sends one item. */
+static int ask_status(const struct place *place, const void *data, cJSON **ret)
+{
+    cJSON *items;
+    int r = agent_query(place, "status", NULL, &items);
+
+    (void)data;
+    if (r != CTL_OK)
+        return r;
+    *ret = cJSON_DetachItemFromArray(items, 0);
+    cJSON_Delete(items);
+    return CTL_OK;
+}
+
+static int problems_of(const cJSON *status)
+{
+    return cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(status, "problems"));
+}
+
+static void add_node(struct table *t, const char *node, const cJSON *s, const char *complaint)
+{
+    const cJSON *proxy = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(s, "proxies"), 0);
+    char pods[256] = "", problems[16] = "";
+    const char *cells[] = {node,
+                           s ? text_of(s, "version") : "no answer",
+                           s ? *text_of(proxy, "version") ? text_of(proxy, "version") : text_of(proxy, "kind")
+                             : "",
+                           text_of(proxy, "state"),
+                           pods,
+                           problems,
+                           complaint};
+
+    (void)counts(cJSON_GetObjectItemCaseSensitive(s, "pods"), pods, sizeof(pods));
+    if (s)
+        snprintf(problems, sizeof(problems), "%d", problems_of(s));
+    table_row(t, cells);
+}
+
+/* A line a node, and then what is wrong. */
+static void print_nodes(const struct gathered *g)
+{
+    static const char *const headers[] = {"NODE", "AGENT", "PROXY", "STATE", "PODS", "PROBLEMS", "NOTE"};
+    struct table *t = table_new(headers, array_size(headers));
+
+    for (size_t i = 0; i < g->len; i++)
+        add_node(t, gathered_node(g, i), g->answers[i].json, g->answers[i].complaint);
+    table_print(t, "", stdout);
+    table_free(&t);
+    for (size_t i = 0; i < g->len; i++) {
+        if (!problems_of(g->answers[i].json))
+            continue;
+        printf("\nnode %s", gathered_node(g, i));
+        print_problems(cJSON_GetObjectItemCaseSensitive(g->answers[i].json, "problems"));
+    }
+}
+
 int command_status(const struct ctl_options *o, int argc, char **argv)
 {
-    cJSON *items, *status;
-    int r = agent_query(o->run_dir, "status", NULL, &items);
+    struct gathered g;
+    int r = gather(o, ask_status, NULL, &g), code = CTL_OK;
 
     (void)argc;
     (void)argv;
     if (r != CTL_OK)
         return r;
-    status = cJSON_DetachItemFromArray(items, 0);
-    cJSON_Delete(items);
-    r = cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(status, "problems")) ? CTL_PROBLEM : CTL_OK;
+    for (size_t i = 0; i < g.len; i++)
+        code = problems_of(g.answers[i].json) ? CTL_PROBLEM : code;
     if (o->json) {
-        print_json(status);
-        return r;
+        r = gathered_print(&g, "status");
+        return r == CTL_OK ? code : r;
     }
-    print_status(status);
-    cJSON_Delete(status);
-    return r;
+    if (g.len == 1 && g.answers[0].json)
+        print_status(g.answers[0].json);
+    else
+        print_nodes(&g);
+    return gathered_end(&g, code);
 }
 
 static const char *join(const cJSON *array, char *buf, size_t size)
@@ -247,48 +296,68 @@ static const char *direct_ways(const cJSON *pod)
     return in && out ? "outside, inbound" : in ? "inbound" : out ? "outside" : "-";
 }
 
+/* data: a namespace, or NULL: all. */
+static int ask_pods(const struct place *place, const void *data, cJSON **ret)
+{
+    int r = agent_query(place, "pods", NULL, ret);
+    cJSON *p, *next;
+
+    for (p = r == CTL_OK && data ? (*ret)->child : NULL; p; p = next) {
+        next = p->next;
+        if (strcmp(text_of(p, "namespace"), data) != 0)
+            cJSON_Delete(cJSON_DetachItemViaPointer(*ret, p));
+    }
+    return r;
+}
+
+static void add_pod(struct table *t, const struct gathered *g, const char *node, const cJSON *p)
+{
+    char addresses[256], verified[320], repaired[256];
+    bool enrolled = strcmp(text_of(p, "state"), "outside") != 0;
+    const char *cells[] = {
+        node,
+        text_of(p, "namespace"),
+        text_of(p, "name"),
+        state_of(p),
+        text_of(p, "proxy"),
+        direct_ways(p),
+        text_of(p, "identity"),
+        join(cJSON_GetObjectItemCaseSensitive(p, "ips"), addresses, sizeof(addresses)),
+        !enrolled                                                                 ? "-"
+        : cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(p, "capturedSinceStart")) ? "yes"
+                                                                                  : "no",
+        verification(p, verified, sizeof(verified)),
+        counts(cJSON_GetObjectItemCaseSensitive(p, "mends"), repaired, sizeof(repaired)),
+        text_of(p, "cookie"),
+    };
+
+    table_row(t, cells + !g->fleet);
+}
+
 int command_pods(const struct ctl_options *o, int argc, char **argv)
 {
-    static const char *const headers[] = {"NAMESPACE", "POD",      "STATE",       "PROXY",
-                                          "DIRECT",    "IDENTITY", "ADDRESSES",   "SINCE START",
-                                          "VERIFIED",  "REPAIRED", "NETNS COOKIE"};
+    static const char *const headers[] = {"NODE",        "NAMESPACE", "POD",      "STATE",
+                                          "PROXY",       "DIRECT",    "IDENTITY", "ADDRESSES",
+                                          "SINCE START", "VERIFIED",  "REPAIRED", "NETNS COOKIE"};
+    struct gathered g;
     struct table *t;
-    cJSON *items;
     const cJSON *p;
-    int r = agent_query(o->run_dir, "pods", NULL, &items);
+    int r = gather(o, ask_pods, o->namespace, &g);
 
     (void)argc;
     (void)argv;
     if (r != CTL_OK)
         return r;
     if (o->json)
-        return print_json(items);
-    t = table_new(headers, array_size(headers));
-    cJSON_ArrayForEach (p, items) {
-        char addresses[256], verified[320], repaired[256];
-        bool enrolled = strcmp(text_of(p, "state"), "outside") != 0;
-        const char *cells[] = {
-            text_of(p, "namespace"),
-            text_of(p, "name"),
-            state_of(p),
-            text_of(p, "proxy"),
-            direct_ways(p),
-            text_of(p, "identity"),
-            join(cJSON_GetObjectItemCaseSensitive(p, "ips"), addresses, sizeof(addresses)),
-            !enrolled                                                                 ? "-"
-            : cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(p, "capturedSinceStart")) ? "yes"
-                                                                                      : "no",
-            verification(p, verified, sizeof(verified)),
-            counts(cJSON_GetObjectItemCaseSensitive(p, "mends"), repaired, sizeof(repaired)),
-            text_of(p, "cookie"),
-        };
-
-        table_row(t, cells);
+        return gathered_print(&g, "pods");
+    t = table_new(headers + !g.fleet, array_size(headers) - !g.fleet);
+    for (size_t i = 0; i < g.len; i++) {
+        cJSON_ArrayForEach (p, g.answers[i].json)
+            add_pod(t, &g, gathered_node(&g, i), p);
     }
-    table_print(t, "No pod is known on this node.", stdout);
+    table_print(t, g.fleet ? "No pod is known." : "No pod is known on this node.", stdout);
     table_free(&t);
-    cJSON_Delete(items);
-    return CTL_OK;
+    return gathered_end(&g, CTL_OK);
 }
 
 int command_end(const struct ctl_options *o, int argc, char **argv)
@@ -300,23 +369,26 @@ int command_end(const struct ctl_options *o, int argc, char **argv)
         fprintf(stderr, "brumactl: end NAMESPACE/POD\n");
         return CTL_USAGE;
     }
-    r = agent_query(o->run_dir, "pod-end", argv[0], &items);
+    r = agent_query(&o->place, "pod-end", argv[0], &items);
     if (r == CTL_OK)
         cJSON_Delete(items);
     return r;
 }
 
-int print_checks(const struct ctl_options *o, cJSON *items)
+static int bad_checks(const cJSON *items)
 {
-    int problems = 0;
     const cJSON *c;
+    int n = 0;
 
     cJSON_ArrayForEach (c, items)
-        problems += !cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c, "ok"));
-    if (o->json) {
-        print_json(items);
-        return problems ? CTL_PROBLEM : CTL_OK;
-    }
+        n += !cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c, "ok"));
+    return n;
+}
+
+static void print_findings(const cJSON *items)
+{
+    const cJSON *c;
+
     cJSON_ArrayForEach (c, items) {
         bool ok = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(c, "ok"));
 
@@ -326,47 +398,53 @@ int print_checks(const struct ctl_options *o, cJSON *items)
         if (!ok && *text_of(c, "advice"))
             printf("      check: %s\n", text_of(c, "advice"));
     }
+}
+
+int print_checks(const struct ctl_options *o, cJSON *items)
+{
+    int code = bad_checks(items) ? CTL_PROBLEM : CTL_OK;
+
+    if (o->json) {
+        (void)print_json(items);
+        return code;
+    }
+    print_findings(items);
     cJSON_Delete(items);
-    return problems ? CTL_PROBLEM : CTL_OK;
+    return code;
 }
 
 int command_doctor(const struct ctl_options *o, int argc, char **argv)
 {
-    cJSON *items;
-    int r = agent_query(o->run_dir, "doctor", NULL, &items);
+    struct gathered g;
+    int r = gather(o, ask_agent_op, "doctor", &g), code = CTL_OK;
 
     (void)argc;
     (void)argv;
-    return r == CTL_OK ? print_checks(o, items) : r;
-}
-
-static int explain_reason(const struct ctl_options *o, enum bruma_reason reason)
-{
-    if (o->json) {
-        cJSON *j = cJSON_CreateObject();
-
-        cJSON_AddStringToObject(j, "reason", reason_name(reason));
-        cJSON_AddStringToObject(j, "what", reason_what(reason));
-        cJSON_AddStringToObject(j, "check", reason_check(reason));
-        cJSON_AddStringToObject(j, "responseFlag", reason_response_flag(reason));
-        return print_json(j);
+    if (r != CTL_OK)
+        return r;
+    for (size_t i = 0; i < g.len; i++) {
+        code = bad_checks(g.answers[i].json) ? CTL_PROBLEM : code;
+        if (g.fleet && !o->json && g.answers[i].json)
+            printf("%snode %s\n", i ? "\n" : "", gathered_node(&g, i));
+        if (!o->json)
+            print_findings(g.answers[i].json);
     }
-    printf("%s: %s\n", reason_name(reason), reason_what(reason));
-    if (*reason_check(reason))
-        printf("check: %s\n", reason_check(reason));
-    if (strcmp(reason_response_flag(reason), "-") != 0)
-        printf("response_flags in the metrics: %s\n", reason_response_flag(reason));
-    return CTL_OK;
+    if (!o->json)
+        return gathered_end(&g, code);
+    r = gathered_print(&g, "checks");
+    return r == CTL_OK ? code : r;
 }
 
 int command_explain(const struct ctl_options *o, int argc, char **argv)
 {
     enum bruma_reason reason;
-    cJSON *items;
+    cJSON *items = NULL;
     int r;
 
     if (argc < 1 || argc > 2) {
-        fprintf(stderr, "brumactl: explain NAMESPACE/POD [IP:PORT | HOSTNAME], or explain REASON\n");
+        fprintf(
+            stderr,
+            "brumactl: explain NAMESPACE/POD [IP:PORT | HOSTNAME | NAMESPACE/POD:PORT], or explain REASON\n");
         return CTL_USAGE;
     }
     reason = reason_from_name(argv[0]);
@@ -378,72 +456,6 @@ int command_explain(const struct ctl_options *o, int argc, char **argv)
                 argv[0]);
         return CTL_USAGE;
     }
-    if (argc == 2)
-        return explain_connection(o, argv[0], argv[1]);
-    r = agent_query(o->run_dir, "explain", argv[0], &items);
+    r = explain_pod(o, argv[0], argc == 2 ? argv[1] : NULL, &items);
     return r == CTL_OK ? print_checks(o, items) : r;
-}
-
-/* A '|' would end the table's cell. */
-static void print_cell(const char *text)
-{
-    for (; *text; text++)
-        printf(*text == '|' ? "\\|" : "%c", *text);
-}
-
-static void print_reasons_markdown(void)
-{
-    puts("# Reasons\n\nEvery failure has a name, which is the same in the kernel's counters (`bpftool map "
-         "dump` of `failures`), in\n"
-         "logs (`reason=\"...\"`), in metrics (`bruma_failures_total{reason=\"...\"}`) and in `brumactl "
-         "explain`. This page is generated by\n"
-         "`brumactl reasons --markdown`.\n");
-    puts("| reason | response flag | what happened | what to check |\n|---|---|---|---|");
-    for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
-        enum bruma_reason r = (enum bruma_reason)i;
-
-        printf("| `%s` | `%s` | ", reason_name(r), reason_response_flag(r));
-        print_cell(reason_what(r));
-        printf(" | ");
-        print_cell(reason_check(r));
-        puts(" |");
-    }
-}
-
-int command_reasons(const struct ctl_options *o, int argc, char **argv)
-{
-    static const char *const headers[] = {"REASON", "FLAG", "WHAT HAPPENED"};
-    struct table *t;
-
-    if (argc == 1 && !strcmp(argv[0], "--markdown")) {
-        print_reasons_markdown();
-        return CTL_OK;
-    }
-    if (argc) {
-        fprintf(stderr, "brumactl: reasons takes only --markdown\n");
-        return CTL_USAGE;
-    }
-    if (o->json) {
-        cJSON *array = cJSON_CreateArray();
-
-        for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
-            cJSON *j = cJSON_CreateObject();
-
-            cJSON_AddStringToObject(j, "reason", reason_name((enum bruma_reason)i));
-            cJSON_AddStringToObject(j, "responseFlag", reason_response_flag((enum bruma_reason)i));
-            cJSON_AddStringToObject(j, "what", reason_what((enum bruma_reason)i));
-            cJSON_AddStringToObject(j, "check", reason_check((enum bruma_reason)i));
-            cJSON_AddItemToArray(array, j);
-        }
-        return print_json(array);
-    }
-    t = table_new(headers, array_size(headers));
-    for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
-        enum bruma_reason r = (enum bruma_reason)i;
-
-        table_row(t, (const char *const[]){reason_name(r), reason_response_flag(r), reason_what(r)});
-    }
-    table_print(t, "", stdout);
-    table_free(&t);
-    return CTL_OK;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "ctl/commands.h"
+#include "ctl/gather.h"
 #include "ctl/source.h"
 #include "ctl/table.h"
 #include "lib/cleanup.h"
@@ -14,18 +15,8 @@ static const cJSON *get(const cJSON *object, const char *key)
     return cJSON_GetObjectItemCaseSensitive(object, key);
 }
 
-/* Prints one part of the dump and frees it all. */
-static int print_part(cJSON *dump, const char *key)
-{
-    char *text = cJSON_Print(get(dump, key));
-
-    puts(text ? text : "null");
-    free(text);
-    cJSON_Delete(dump);
-    return CTL_OK;
-}
-
-static void add_connections(struct table *t, const cJSON *pod, const char *direction)
+static void add_connections(struct table *t, const struct gathered *g, const char *node, const cJSON *pod,
+                            const char *direction)
 {
     const cJSON *info = get(pod, "info"), *c;
     char name[300], bytes[2][32];
@@ -34,6 +25,7 @@ static void add_connections(struct table *t, const cJSON *pod, const char *direc
     cJSON_ArrayForEach (c, get(get(pod, "connections"), direction)) {
         bool inbound = !strcmp(direction, "inbound");
         const char *cells[] = {
+            node,
             name,
             direction,
             text_of(c, "src"),
@@ -48,34 +40,37 @@ static void add_connections(struct table *t, const cJSON *pod, const char *direc
 
         snprintf(bytes[0], sizeof(bytes[0]), "%.0f", number_of(c, "bytesFromClient"));
         snprintf(bytes[1], sizeof(bytes[1]), "%.0f", number_of(c, "bytesToClient"));
-        table_row(t, cells);
+        table_row(t, cells + !g->fleet);
     }
 }
 
 int command_connections(const struct ctl_options *o, int argc, char **argv)
 {
-    static const char *const headers[] = {"POD",      "DIRECTION", "CLIENT", "DESTINATION", "VIA",
-                                          "PROTOCOL", "WAY",       "PEER",   "FROM CLIENT", "TO CLIENT"};
+    static const char *const headers[] = {"NODE",     "POD", "DIRECTION", "CLIENT",      "DESTINATION", "VIA",
+                                          "PROTOCOL", "WAY", "PEER",      "FROM CLIENT", "TO CLIENT"};
+    struct gathered g;
     struct table *t;
-    cJSON *dump;
     const cJSON *pod;
-    int r = proxy_dump(o->run_dir, &dump);
+    int r = gather(o, ask_dump, "workloadState", &g);
 
     (void)argc;
     (void)argv;
     if (r != CTL_OK)
         return r;
     if (o->json)
-        return print_part(dump, "workloadState");
-    t = table_new(headers, array_size(headers));
-    cJSON_ArrayForEach (pod, get(dump, "workloadState")) {
-        add_connections(t, pod, "inbound");
-        add_connections(t, pod, "outbound");
+        return gathered_print(&g, "connections");
+    t = table_new(headers + !g.fleet, array_size(headers) - !g.fleet);
+    for (size_t i = 0; i < g.len; i++) {
+        cJSON_ArrayForEach (pod, g.answers[i].json) {
+            if (o->namespace && strcmp(text_of(get(pod, "info"), "namespace"), o->namespace) != 0)
+                continue;
+            add_connections(t, &g, gathered_node(&g, i), pod, "inbound");
+            add_connections(t, &g, gathered_node(&g, i), pod, "outbound");
+        }
     }
     table_print(t, "No connection is open.", stdout);
     table_free(&t);
-    cJSON_Delete(dump);
-    return CTL_OK;
+    return gathered_end(&g, CTL_OK);
 }
 
 /* The conditions of a rule, as JSON on one line: complete, and short enough for most. */
@@ -93,59 +88,124 @@ static void print_rules(const cJSON *rules)
         puts("    no rule: matches nothing");
 }
 
+/* The policy of the same name and contents, or NULL. */
+static const cJSON *same_policy(const cJSON *policies, const cJSON *policy)
+{
+    const cJSON *p;
+
+    cJSON_ArrayForEach (p, policies) {
+        if (cJSON_Compare(p, policy, true))
+            return p;
+    }
+    return NULL;
+}
+
+/* ", on nodes n1, n3 only" in buf; "" if all that have answered have it. False: an earlier node has it, and
+ * has told. */
+static bool where(const struct gathered *g, size_t node, const cJSON *policy, char *buf, size_t size)
+{
+    size_t n = 0;
+    bool all = true;
+
+    for (size_t i = 0; i < g->len; i++) {
+        const cJSON *policies = g->answers[i].json;
+        bool has = i == node || (policies && same_policy(policies, policy));
+
+        if (has && i < node)
+            return false;
+        if (has && n < size)
+            n += (size_t)snprintf(buf + n, size - n, "%s%s", n ? ", " : ", on nodes ", gathered_node(g, i));
+        all = all && (has || !policies);
+    }
+    if (all)
+        buf[0] = '\0';
+    else if (n < size)
+        snprintf(buf + n, size - n, " only");
+    return true;
+}
+
+/* A line for each version of each policy: all nodes should have the same. */
+static size_t print_policies(const struct gathered *g, size_t node)
+{
+    const cJSON *p;
+    size_t n = 0;
+
+    cJSON_ArrayForEach (p, g->answers[node].json) {
+        char nodes[600];
+
+        n++;
+        if (!where(g, node, p, nodes, sizeof(nodes)))
+            continue;
+        printf("%s/%s  %s, scope %s%s%s\n", text_of(p, "namespace"), text_of(p, "name"), text_of(p, "action"),
+               text_of(p, "scope"), cJSON_IsTrue(get(p, "dryRun")) ? ", dry run" : "", nodes);
+        print_rules(get(p, "rules"));
+    }
+    return n;
+}
+
 int command_policy(const struct ctl_options *o, int argc, char **argv)
 {
-    cJSON *dump;
-    const cJSON *p;
-    int r = proxy_dump(o->run_dir, &dump);
+    struct gathered g;
+    int r = gather(o, ask_dump, "policies", &g);
+    size_t n = 0;
 
     (void)argc;
     (void)argv;
     if (r != CTL_OK)
         return r;
     if (o->json)
-        return print_part(dump, "policies");
-    cJSON_ArrayForEach (p, get(dump, "policies")) {
-        printf("%s/%s  %s, scope %s%s\n", text_of(p, "namespace"), text_of(p, "name"), text_of(p, "action"),
-               text_of(p, "scope"), cJSON_IsTrue(get(p, "dryRun")) ? ", dry run" : "");
-        print_rules(get(p, "rules"));
-    }
-    if (!cJSON_GetArraySize(get(dump, "policies")))
+        return gathered_print(&g, "policies");
+    for (size_t i = 0; i < g.len; i++)
+        n += print_policies(&g, i);
+    if (!n)
         puts("There is no policy: everything is allowed.");
-    cJSON_Delete(dump);
-    return CTL_OK;
+    return gathered_end(&g, CTL_OK);
+}
+
+/* Whether there is no certificate. */
+static bool add_identity(struct table *t, const struct gathered *g, const char *node, const cJSON *c)
+{
+    const cJSON *leaf = cJSON_GetArrayItem(get(c, "certChain"), 0);
+    char roots[16];
+    const char *cells[] = {node,
+                           text_of(c, "identity"),
+                           text_of(c, "state"),
+                           text_of(leaf, "validFrom"),
+                           text_of(leaf, "expirationTime"),
+                           text_of(leaf, "serialNumber"),
+                           roots};
+
+    snprintf(roots, sizeof(roots), "%d", cJSON_GetArraySize(get(c, "rootCerts")));
+    table_row(t, cells + !g->fleet);
+    return !leaf;
 }
 
 int command_identities(const struct ctl_options *o, int argc, char **argv)
 {
-    static const char *const headers[] = {"IDENTITY", "STATE", "VALID FROM", "VALID TO", "SERIAL", "ROOTS"};
+    static const char *const headers[] = {"NODE",     "IDENTITY", "STATE", "VALID FROM",
+                                          "VALID TO", "SERIAL",   "ROOTS"};
+    struct gathered g;
     struct table *t;
-    cJSON *dump;
     const cJSON *c;
-    int r = proxy_dump(o->run_dir, &dump), bad = 0;
+    int r = gather(o, ask_dump, "certificates", &g), bad = 0;
 
     (void)argc;
     (void)argv;
     if (r != CTL_OK)
         return r;
     if (o->json)
-        return print_part(dump, "certificates");
-    t = table_new(headers, array_size(headers));
-    cJSON_ArrayForEach (c, get(dump, "certificates")) {
-        const cJSON *leaf = cJSON_GetArrayItem(get(c, "certChain"), 0);
-        char roots[16];
-        const char *cells[] = {text_of(c, "identity"),        text_of(c, "state"),
-                               text_of(leaf, "validFrom"),    text_of(leaf, "expirationTime"),
-                               text_of(leaf, "serialNumber"), roots};
-
-        snprintf(roots, sizeof(roots), "%d", cJSON_GetArraySize(get(c, "rootCerts")));
-        bad += !leaf;
-        table_row(t, cells);
+        return gathered_print(&g, "identities");
+    t = table_new(headers + !g.fleet, array_size(headers) - !g.fleet);
+    for (size_t i = 0; i < g.len; i++) {
+        cJSON_ArrayForEach (c, g.answers[i].json)
+            bad += add_identity(t, &g, gathered_node(&g, i), c);
     }
-    table_print(t, "No identity is needed: no pod of the mesh is on this node.", stdout);
+    table_print(t,
+                g.fleet ? "No identity is needed: no pod is in the mesh."
+                        : "No identity is needed: no pod of the mesh is on this node.",
+                stdout);
     table_free(&t);
-    cJSON_Delete(dump);
-    return bad ? CTL_PROBLEM : CTL_OK;
+    return gathered_end(&g, bad ? CTL_PROBLEM : CTL_OK);
 }
 
 /* "shop/cart-0": the workload at the address, or NULL. */
@@ -192,28 +252,18 @@ static int workers_of(const cJSON *all, const cJSON *endpoint, double *ret_milli
     return n;
 }
 
-int command_endpoints(const struct ctl_options *o, int argc, char **argv)
+static void add_endpoints(struct table *t, const struct gathered *g, const char *node, const cJSON *dump)
 {
-    static const char *const headers[] = {"ENDPOINT", "WORKLOAD", "WHY", "REASON", "FOR", "WORKERS"};
-    struct table *t;
-    cJSON *dump;
-    const cJSON *e, *all;
-    int r = proxy_dump(o->run_dir, &dump);
+    const cJSON *e, *all = get(dump, "endpointsLeftOut");
 
-    (void)argc;
-    (void)argv;
-    if (r != CTL_OK)
-        return r;
-    if (o->json)
-        return print_part(dump, "endpointsLeftOut");
-    all = get(dump, "endpointsLeftOut");
-    t = table_new(headers, array_size(headers));
     cJSON_ArrayForEach (e, all) {
         bool leaving = !strcmp(text_of(e, "why"), "leaving");
         char address[64], name[600] = "", time[32], workers[16];
         const cJSON *workload;
         double milliseconds;
         int n = workers_of(all, e, &milliseconds);
+        const char *cells[] = {
+            node, text_of(e, "endpoint"), name, text_of(e, "why"), text_of(e, "reason"), time, workers};
 
         if (!n)
             continue;
@@ -223,11 +273,27 @@ int command_endpoints(const struct ctl_options *o, int argc, char **argv)
             snprintf(name, sizeof(name), "%s/%s", text_of(workload, "namespace"), text_of(workload, "name"));
         snprintf(time, sizeof(time), "%.1fs", milliseconds / 1000);
         snprintf(workers, sizeof(workers), "%d", n);
-        table_row(t, (const char *const[]){text_of(e, "endpoint"), name, text_of(e, "why"),
-                                           text_of(e, "reason"), time, workers});
+        table_row(t, cells + !g->fleet);
     }
+}
+
+int command_endpoints(const struct ctl_options *o, int argc, char **argv)
+{
+    static const char *const headers[] = {"NODE", "ENDPOINT", "WORKLOAD", "WHY", "REASON", "FOR", "WORKERS"};
+    struct gathered g;
+    struct table *t;
+    int r = gather(o, ask_dump, o->json ? "endpointsLeftOut" : NULL, &g);
+
+    (void)argc;
+    (void)argv;
+    if (r != CTL_OK)
+        return r;
+    if (o->json)
+        return gathered_print(&g, "endpoints");
+    t = table_new(headers + !g.fleet, array_size(headers) - !g.fleet);
+    for (size_t i = 0; i < g.len; i++)
+        add_endpoints(t, &g, gathered_node(&g, i), g.answers[i].json);
     table_print(t, "No endpoint is left out.", stdout);
     table_free(&t);
-    cJSON_Delete(dump);
-    return CTL_OK;
+    return gathered_end(&g, CTL_OK);
 }

@@ -155,7 +155,7 @@ static bool source_endpoint(const cJSON *source, const struct endpoint *to, char
 }
 
 /* What the proxy says of it; NULL: nothing. */
-static cJSON *ask_verdict(const struct ctl_options *o, const cJSON *source, bool hbone,
+static cJSON *ask_verdict(const struct place *place, const cJSON *source, bool hbone,
                           const struct endpoint *to)
 {
     char identity[SPIFFE_MAX] = "", from[ENDPOINT_TEXT_LEN], target[ENDPOINT_TEXT_LEN];
@@ -165,7 +165,7 @@ static cJSON *ask_verdict(const struct ctl_options *o, const cJSON *source, bool
         workload_identity(source, identity, sizeof(identity));
     endpoint_format(to, target);
     return source_endpoint(source, to, from) &&
-                   proxy_verdict(o->run_dir, identity, from, target, &verdict) == CTL_OK
+                   proxy_verdict(place, identity, from, target, &verdict) == CTL_OK
                ? verdict
                : NULL;
 }
@@ -226,7 +226,7 @@ static void explain_outside(cJSON *lines, const cJSON *dump, const char *pod, co
         say(lines, "destination", NULL, "outside the mesh; it is passed through as it is");
 }
 
-static void explain_service(cJSON *lines, const struct ctl_options *o, const cJSON *dump, const cJSON *source,
+static void explain_service(cJSON *lines, const struct place *place, const cJSON *dump, const cJSON *source,
                             const cJSON *s, const struct endpoint *e)
 {
     char port[8];
@@ -247,19 +247,19 @@ static void explain_service(cJSON *lines, const struct ctl_options *o, const cJS
     else
         say(lines, "way", NULL, "one of the endpoints is chosen for each connection");
     if (waypoint) {
-        say_waypoint_hostname(lines, o, dump, waypoint);
+        say_waypoint_hostname(lines, place, dump, waypoint);
         return;
     }
-    say_hostnames(lines, o, dump, s);
+    say_hostnames(lines, place, dump, s);
     say_networks(lines, dump, source, s);
 }
 
-static void explain_workload(cJSON *lines, const struct ctl_options *o, const cJSON *dump,
-                             const cJSON *source, const cJSON *w, const struct endpoint *e)
+static void explain_workload(cJSON *lines, const struct place *place, const cJSON *dump, const cJSON *source,
+                             const cJSON *w, const struct endpoint *e)
 {
     const cJSON *waypoint = get(w, "waypoint");
     bool hbone = !strcmp(text_of(w, "protocol"), "HBONE");
-    cJSON *verdict = waypoint ? NULL : ask_verdict(o, source, hbone, e); /* policies judge the waypoint */
+    cJSON *verdict = waypoint ? NULL : ask_verdict(place, source, hbone, e); /* policies judge the waypoint */
 
     say(lines, "destination", NULL, "workload %s/%s on node %s", text_of(w, "namespace"), text_of(w, "name"),
         *text_of(w, "node") ? text_of(w, "node") : "unknown");
@@ -279,7 +279,7 @@ static void explain_workload(cJSON *lines, const struct ctl_options *o, const cJ
         say(lines, "health", &no_upstream, "the control plane reports the workload as unhealthy");
 }
 
-static void explain(cJSON *lines, const struct ctl_options *o, const cJSON *dump, const char *pod,
+static void explain(cJSON *lines, const struct place *place, const cJSON *dump, const char *pod,
                     const struct endpoint *e)
 {
     const cJSON *source = find_pod(dump, pod), *found;
@@ -293,30 +293,30 @@ static void explain(cJSON *lines, const struct ctl_options *o, const cJSON *dump
     if (addr_is_loopback(&e->addr) || found == source)
         say(lines, "destination", NULL, "the pod itself: it is not captured");
     else if (found)
-        explain_workload(lines, o, dump, source, found, e);
+        explain_workload(lines, place, dump, source, found, e);
     else if ((found = find_service(dump, &e->addr)))
-        explain_service(lines, o, dump, source, found, e);
+        explain_service(lines, place, dump, source, found, e);
     else
         explain_outside(lines, dump, pod, e);
 }
 
 /* What the kernel makes of it before the proxy sees it. */
-static void add_capture(cJSON *lines, const struct ctl_options *o, const char *pod, const struct endpoint *to)
+static void add_capture(cJSON *lines, const struct place *place, const char *pod, const struct endpoint *to)
 {
     char target[ENDPOINT_TEXT_LEN];
     cJSON *found;
 
-    if (agent_capture(o->run_dir, pod, endpoint_format(to, target), &found) != CTL_OK)
+    if (agent_capture(place, pod, endpoint_format(to, target), &found) != CTL_OK)
         return;
     while (cJSON_GetArraySize(found))
         cJSON_AddItemToArray(lines, cJSON_DetachItemFromArray(found, 0));
     cJSON_Delete(found);
 }
 
-int explain_connection(const struct ctl_options *o, const char *pod, const char *target)
+int explain_connection(const struct place *place, const char *pod, const char *target, cJSON *lines)
 {
     struct endpoint e;
-    cJSON *dump, *lines;
+    cJSON *dump;
     int r;
 
     if (endpoint_parse(target, &e) < 0) {
@@ -324,14 +324,14 @@ int explain_connection(const struct ctl_options *o, const char *pod, const char 
             fprintf(stderr, "brumactl: \"%s\" is neither IP:PORT nor a host name\n", target);
             return CTL_USAGE;
         }
-        return explain_name(o, pod, target);
+        explain_name(place, pod, target, lines);
+        return CTL_OK;
     }
-    r = proxy_dump(o->run_dir, &dump);
+    r = proxy_dump(place, &dump);
     if (r != CTL_OK)
         return r;
-    lines = cJSON_CreateArray();
-    explain(lines, o, dump, pod, &e);
-    add_capture(lines, o, pod, &e);
+    explain(lines, place, dump, pod, &e);
+    add_capture(lines, place, pod, &e);
     cJSON_Delete(dump);
-    return print_checks(o, lines);
+    return CTL_OK;
 }

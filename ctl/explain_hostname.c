@@ -22,14 +22,14 @@ static void list(const cJSON *addresses, char *buf, size_t size)
     }
 }
 
-static void say_hostname(cJSON *lines, const struct ctl_options *o, const cJSON *workload)
+static void say_hostname(cJSON *lines, const struct place *place, const cJSON *workload)
 {
     const char *hostname = text_of(workload, "hostname"), *name = text_of(workload, "name");
     enum bruma_reason reason;
     char addresses[700];
     cJSON *known;
 
-    if (proxy_hostname(o->run_dir, hostname, &known) != CTL_OK)
+    if (proxy_hostname(place, hostname, &known) != CTL_OK)
         return;
     reason = reason_from_name(text_of(known, "reason"));
     if (!cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(known, "known"))) {
@@ -50,7 +50,7 @@ static bool has_only_hostname(const cJSON *workload)
            !cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(workload, "workloadIps"));
 }
 
-void say_hostnames(cJSON *lines, const struct ctl_options *o, const cJSON *dump, const cJSON *service)
+void say_hostnames(cJSON *lines, const struct place *place, const cJSON *dump, const cJSON *service)
 {
     const cJSON *endpoints = cJSON_GetObjectItemCaseSensitive(service, "endpoints"), *w;
     int more = 0;
@@ -59,14 +59,13 @@ void say_hostnames(cJSON *lines, const struct ctl_options *o, const cJSON *dump,
         if (!has_only_hostname(w) || !cJSON_GetObjectItemCaseSensitive(endpoints, text_of(w, "uid")))
             continue;
         if (more++ < SHOWN_MAX)
-            say_hostname(lines, o, w);
+            say_hostname(lines, place, w);
     }
     if (more > SHOWN_MAX)
         say(lines, "hostname", NULL, "%d more endpoints have a hostname", more - SHOWN_MAX);
 }
 
-void say_waypoint_hostname(cJSON *lines, const struct ctl_options *o, const cJSON *dump,
-                           const cJSON *waypoint)
+void say_waypoint_hostname(cJSON *lines, const struct place *place, const cJSON *dump, const cJSON *waypoint)
 {
     const char *destination = text_of(waypoint, "destination");
     const cJSON *w;
@@ -76,6 +75,6 @@ void say_waypoint_hostname(cJSON *lines, const struct ctl_options *o, const cJSO
 
         snprintf(name, sizeof(name), "%s/%s", text_of(w, "namespace"), text_of(w, "hostname"));
         if (has_only_hostname(w) && !strcmp(name, destination))
-            say_hostname(lines, o, w);
+            say_hostname(lines, place, w);
     }
 }

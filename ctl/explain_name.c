@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "ctl/commands.h"
+#include "ctl/explain.h"
 #include "ctl/say.h"
 #include "ctl/source.h"
 
@@ -97,14 +97,14 @@ static void say_servers(cJSON *lines, const cJSON *answer)
 }
 
 /* The agent knows why; where it does not answer, nobody does. */
-static void say_uncaptured(cJSON *lines, const struct ctl_options *o, const char *pod)
+static void say_uncaptured(cJSON *lines, const struct place *place, const char *pod)
 {
     const char *why = "";
     cJSON *pods = NULL;
     const cJSON *p;
     char name[600];
 
-    if (agent_query(o->run_dir, "pods", NULL, &pods) == CTL_OK) {
+    if (agent_query(place, "pods", NULL, &pods) == CTL_OK) {
         cJSON_ArrayForEach (p, pods) {
             snprintf(name, sizeof(name), "%s/%s", text_of(p, "namespace"), text_of(p, "name"));
             if (!strcmp(name, pod))
@@ -117,16 +117,16 @@ static void say_uncaptured(cJSON *lines, const struct ctl_options *o, const char
     cJSON_Delete(pods);
 }
 
-int explain_name(const struct ctl_options *o, const char *pod, const char *name)
+void explain_name(const struct place *place, const char *pod, const char *name, cJSON *lines)
 {
-    cJSON *answer, *lines = cJSON_CreateArray();
+    cJSON *answer;
 
-    if (proxy_name(o->run_dir, pod, name, &answer) != CTL_OK) {
+    if (proxy_name(place, pod, name, &answer) != CTL_OK) {
         say(lines, "source", &no_source, "the proxy does not serve %s, or does not answer", pod);
-        return print_checks(o, lines);
+        return;
     }
     if (!cJSON_IsTrue(get(answer, "captured"))) {
-        say_uncaptured(lines, o, pod);
+        say_uncaptured(lines, place, pod);
     } else if (cJSON_IsTrue(get(answer, "answered"))) {
         say_answer(lines, answer);
     } else {
@@ -134,5 +134,4 @@ int explain_name(const struct ctl_options *o, const char *pod, const char *name)
         say_servers(lines, answer);
     }
     cJSON_Delete(answer);
-    return print_checks(o, lines);
 }

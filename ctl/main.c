@@ -5,63 +5,101 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bruma/mesh.h"
+#include "bruma/protocol.h"
 #include "ctl/commands.h"
+#include "ctl/fleet.h"
 #include "ctl/source.h"
 #include "lib/cleanup.h"
 
 #define TIMEOUT_MAX 86400 /* seconds */
+#define PLUGIN      "kubectl-bruma"
 
-static const struct {
+enum where { EVERYWHERE, THIS_MACHINE, NOWHERE };
+
+static const struct command {
     const char *name;
     int (*run)(const struct ctl_options *, int, char **);
-    const char *arguments, *help;
+    enum where where;
+    const char *arguments, *help, *examples;
 } commands[] = {
-    {"status", command_status, "", "state of agent, proxy and mesh, and problems"},
-    {"pods", command_pods, "", "the pods of this node and their capture"},
-    {"connections", command_connections, "", "connections that are open, through the proxy or past it"},
-    {"policy", command_policy, "", "authorization policies in the proxy"},
-    {"identities", command_identities, "", "certificates of this node's pods"},
-    {"endpoints", command_endpoints, "", "endpoints of services that are left out for a moment"},
-    {"explain", command_explain, "NAMESPACE/POD [IP:PORT | HOSTNAME] | REASON",
-     "why a pod or a connection is in its state, or what a reason means"},
-    {"end", command_end, "NAMESPACE/POD", "say that a pod is about to end (without Kubernetes)"},
-    {"replace", command_replace, "[--timeout SECONDS] PROGRAM [ARGUMENT ...]",
-     "start PROGRAM as the next proxy, until it has taken over"},
-    {"doctor", command_doctor, "", "checks of kernel, hooks, pins and processes"},
-    {"reasons", command_reasons, "[--markdown]", "all failure reasons"},
+    {"status", command_status, EVERYWHERE, "", "state of agent, proxy and mesh, and problems",
+     "brumactl status\nbrumactl status --node n1      all about one node\n"
+     "brumactl status -o json | jq '.[] | select(.error)'"},
+    {"pods", command_pods, EVERYWHERE, "[-n NAMESPACE | -A]", "pods and their capture",
+     "brumactl pods -A\nbrumactl pods -n shop --node n1"},
+    {"connections", command_connections, EVERYWHERE, "[-n NAMESPACE | -A]",
+     "connections that are open, through the proxy or past it", "brumactl connections -n shop"},
+    {"policy", command_policy, EVERYWHERE, "", "authorization policies in the proxies",
+     "brumactl policy      what not all nodes have says so"},
+    {"identities", command_identities, EVERYWHERE, "", "certificates of the pods",
+     "brumactl identities --node n1"},
+    {"endpoints", command_endpoints, EVERYWHERE, "", "endpoints of services that are left out for a moment",
+     "brumactl endpoints"},
+    {"explain", command_explain, EVERYWHERE,
+     "NAMESPACE/POD [IP:PORT | HOSTNAME | NAMESPACE/POD:PORT] | REASON",
+     "why a pod or a connection is in its state, or what a reason means",
+     "brumactl explain shop/web-0\nbrumactl explain shop/web-0 shop/cart-0:8080\n"
+     "brumactl explain shop/web-0 10.0.1.9:6379\nbrumactl explain shop/web-0 cart.shop\n"
+     "brumactl explain policy_denied"},
+    {"end", command_end, THIS_MACHINE, "NAMESPACE/POD", "say that a pod is about to end (without Kubernetes)",
+     "brumactl end shop/web-0"},
+    {"replace", command_replace, THIS_MACHINE, "[--timeout SECONDS] PROGRAM [ARGUMENT ...]",
+     "start PROGRAM as the next proxy, until it has taken over",
+     "brumactl replace -- /usr/sbin/bruma-proxy --admin-port 15000"},
+    {"doctor", command_doctor, EVERYWHERE, "", "checks of kernel, hooks, pins and processes",
+     "brumactl doctor"},
+    {"reasons", command_reasons, NOWHERE, "[--markdown]", "all failure reasons", "brumactl reasons"},
 };
+
+struct arguments {
+    const char *kubeconfig, *context, *system_namespace;
+    bool run_dir, markdown, help;
+};
+
+/* ---- help ---- */
 
 static int usage(FILE *out, int code)
 {
-    fprintf(out, "usage: brumactl [--run-dir DIR] COMMAND [-o json]\n\n");
+    fprintf(out, "usage: brumactl [OPTION ...] COMMAND [-o json]\n\n");
     for (size_t i = 0; i < array_size(commands); i++)
-        fprintf(out, "  %-12s %-40s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
+        fprintf(out, "  %s%s%s\n      %s\n", commands[i].name, *commands[i].arguments ? " " : "",
+                commands[i].arguments, commands[i].help);
     fprintf(out,
-            "\n  --run-dir DIR   run directory of agent and proxy (BRUMA_RUN_DIR; default %s)\n"
-            "  -o json         output for programs; the default is for people\n"
-            "  --version, --help\n\n"
+            "\nOf this machine:\n"
+            "  --run-dir DIR           run directory of agent and proxy (BRUMA_RUN_DIR; default %s)\n"
+            "\nOf all nodes of a cluster, where no agent or proxy runs on this machine, or with one of\n"
+            "--kubeconfig and --context, or as `kubectl bruma`:\n"
+            "  --kubeconfig FILE       as kubectl has it (KUBECONFIG; default ~/.kube/config)\n"
+            "  --context NAME          one of its contexts\n"
+            "  --node NAME             this node alone\n"
+            "  --system-namespace NS   where Bruma is installed (default " FLEET_NAMESPACE ")\n"
+            "\n"
+            "  -o json                 output for programs; the default is for people\n"
+            "  --version, --help       also of one command: brumactl COMMAND --help\n\n"
             "exit code: 0 no problem, 1 problems found, 2 usage error, 3 agent or proxy cannot be reached\n",
             BRUMA_DEFAULT_RUN_DIR);
     return code;
 }
 
-static int run(const struct ctl_options *o, int argc, char **argv)
+static int command_usage(const struct command *c)
 {
-    for (size_t i = 0; argc && i < array_size(commands); i++) {
-        if (strcmp(commands[i].name, argv[0]) != 0)
-            continue;
-        if (argc > 1 && !*commands[i].arguments) {
-            fprintf(stderr, "brumactl: %s takes no argument\n", argv[0]);
-            return CTL_USAGE;
-        }
-        return commands[i].run(o, argc - 1, argv + 1);
+    const char *line = c->examples;
+
+    printf("usage: brumactl %s%s%s\n\n%s\n\nexamples:\n", c->name, *c->arguments ? " " : "", c->arguments,
+           c->help);
+    while (*line) {
+        size_t len = strcspn(line, "\n");
+
+        printf("  %.*s\n", (int)len, line);
+        line += len + (line[len] == '\n');
     }
-    if (argc)
-        fprintf(stderr, "brumactl: unknown command \"%s\"\n", argv[0]);
-    return usage(stderr, CTL_USAGE);
+    return CTL_OK;
 }
+
+/* ---- options ---- */
 
 /* False: it is none, or not one from 1 to TIMEOUT_MAX. */
 static bool parse_seconds(const char *text, unsigned *ret)
@@ -77,6 +115,123 @@ static bool parse_seconds(const char *text, unsigned *ret)
     return true;
 }
 
+static bool parse_output(const char *text, bool *ret_json)
+{
+    *ret_json = !strcmp(text, "json");
+    if (*ret_json || !strcmp(text, "table"))
+        return true;
+    fprintf(stderr, "brumactl: output \"%s\" is neither json nor table\n", text);
+    return false;
+}
+
+/* False: said what is wrong. */
+static bool take_option(int c, struct ctl_options *o, struct arguments *a)
+{
+    const char **texts[] = {['C'] = &a->context,
+                            ['K'] = &a->kubeconfig,
+                            ['N'] = &o->node,
+                            ['S'] = &a->system_namespace,
+                            ['n'] = &o->namespace};
+
+    switch (c) {
+    case 'r':
+        o->place.run_dir = optarg;
+        a->run_dir = true;
+        return true;
+    case 'o':
+        return parse_output(optarg, &o->json);
+    case 'm':
+        a->markdown = true;
+        return true;
+    case 'A': /* all namespaces, as without it */
+        o->namespace = NULL;
+        return true;
+    case 'h':
+        a->help = true;
+        return true;
+    case 't':
+        if (parse_seconds(optarg, &o->timeout))
+            return true;
+        fprintf(stderr, "brumactl: timeout \"%s\" is no number of seconds from 1 to %d\n", optarg,
+                TIMEOUT_MAX);
+        return false;
+    default:
+        if (c >= (int)array_size(texts) || !texts[c])
+            return false;
+        *texts[c] = optarg;
+        return true;
+    }
+}
+
+/* ---- where ---- */
+
+static bool somebody_is_here(const char *run_dir)
+{
+    static const char *const names[] = {BRUMA_AGENT_SOCKET, BRUMA_PROXY_SOCKET};
+    char path[512];
+
+    for (size_t i = 0; i < array_size(names); i++) {
+        snprintf(path, sizeof(path), "%s/%s", run_dir, names[i]);
+        if (access(path, F_OK) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* An operator's own machine has no run directory; a node has one, and is asked itself unless it is said. */
+static bool wants_fleet(const struct ctl_options *o, const struct arguments *a, const char *program)
+{
+    const char *slash = strrchr(program, '/');
+
+    if (a->run_dir)
+        return false;
+    return a->kubeconfig || a->context || o->node || !strcmp(slash ? slash + 1 : program, PLUGIN) ||
+           (!somebody_is_here(o->place.run_dir) && kubeconfig_is_there(NULL));
+}
+
+static int run_command(const struct command *c, struct ctl_options *o, const struct arguments *a,
+                       const char *program, int argc, char **argv)
+{
+    const struct fleet_config config = {a->kubeconfig, a->context, a->system_namespace, o->node};
+    int r;
+
+    if (c->where == NOWHERE || !wants_fleet(o, a, program))
+        return c->run(o, argc, argv);
+    if (c->where == THIS_MACHINE) {
+        fprintf(stderr, "brumactl: %s is for the machine that it runs on\n", c->name);
+        return CTL_USAGE;
+    }
+    r = fleet_open(&config, &o->fleet);
+    if (r != CTL_OK)
+        return r;
+    r = c->run(o, argc, argv);
+    fleet_close(&o->fleet);
+    return r;
+}
+
+static int run(struct ctl_options *o, const struct arguments *a, const char *program, int argc, char **argv)
+{
+    for (size_t i = 0; argc && i < array_size(commands); i++) {
+        const struct command *c = &commands[i];
+
+        if (strcmp(c->name, argv[0]) != 0)
+            continue;
+        if (a->help)
+            return command_usage(c);
+        if (argc > 1 && (!*c->arguments || *c->arguments == '[') && c->run != command_replace &&
+            c->run != command_reasons) {
+            fprintf(stderr, "brumactl: %s takes no argument\n", argv[0]);
+            return CTL_USAGE;
+        }
+        return run_command(c, o, a, program, argc - 1, argv + 1);
+    }
+    if (a->help)
+        return usage(stdout, CTL_OK);
+    if (argc)
+        fprintf(stderr, "brumactl: unknown command \"%s\"\n", argv[0]);
+    return usage(stderr, CTL_USAGE);
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {{"run-dir", required_argument, NULL, 'r'},
@@ -85,53 +240,35 @@ int main(int argc, char **argv)
                                             {"version", no_argument, NULL, 'v'},
                                             {"help", no_argument, NULL, 'h'},
                                             {"timeout", required_argument, NULL, 't'},
+                                            {"kubeconfig", required_argument, NULL, 'K'},
+                                            {"context", required_argument, NULL, 'C'},
+                                            {"node", required_argument, NULL, 'N'},
+                                            {"system-namespace", required_argument, NULL, 'S'},
+                                            {"namespace", required_argument, NULL, 'n'},
+                                            {"all-namespaces", no_argument, NULL, 'A'},
                                             {}};
     const char *env = getenv("BRUMA_RUN_DIR");
-    struct ctl_options o = {.run_dir = env && *env ? env : BRUMA_DEFAULT_RUN_DIR, .timeout = 60};
+    struct ctl_options o = {.place.run_dir = env && *env ? env : BRUMA_DEFAULT_RUN_DIR, .timeout = 60};
+    struct arguments a = {.run_dir = env && *env, .system_namespace = FLEET_NAMESPACE};
     static char markdown_word[] = "--markdown";
     _cleanup_free_ char **arguments = calloc((size_t)argc + 2, sizeof(*arguments)); /* NULL behind the last */
-    bool markdown = false;
     int c, n = 0;
 
     if (!arguments) {
         fprintf(stderr, "brumactl: out of memory\n");
         return CTL_PROBLEM;
     }
-
-    while ((c = getopt_long(argc, argv, "o:h", options, NULL)) >= 0) {
-        switch (c) {
-        case 'r':
-            o.run_dir = optarg;
-            break;
-        case 'o':
-            o.json = !strcmp(optarg, "json");
-            if (!o.json && strcmp(optarg, "table") != 0) {
-                fprintf(stderr, "brumactl: output \"%s\" is neither json nor table\n", optarg);
-                return CTL_USAGE;
-            }
-            break;
-        case 'm':
-            markdown = true;
-            break;
-        case 't':
-            if (!parse_seconds(optarg, &o.timeout)) {
-                fprintf(stderr, "brumactl: timeout \"%s\" is no number of seconds from 1 to %d\n", optarg,
-                        TIMEOUT_MAX);
-                return CTL_USAGE;
-            }
-            break;
-        case 'v':
+    while ((c = getopt_long(argc, argv, "o:hn:A", options, NULL)) >= 0) {
+        if (c == 'v') {
             printf("brumactl %s\n", BRUMA_VERSION);
             return CTL_OK;
-        case 'h':
-            return usage(stdout, CTL_OK);
-        default:
-            return CTL_USAGE;
         }
+        if (!take_option(c, &o, &a))
+            return CTL_USAGE;
     }
     for (; optind < argc; optind++)
         arguments[n++] = argv[optind];
-    if (markdown)
+    if (a.markdown)
         arguments[n++] = markdown_word;
-    return run(&o, n, arguments);
+    return run(&o, &a, argv[0], n, arguments);
 }

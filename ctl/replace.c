@@ -153,12 +153,12 @@ static enum progress progress_of(const cJSON *status, pid_t pid)
     return STARTS;
 }
 
-static enum progress look(const char *run_dir, pid_t pid)
+static enum progress look(const struct place *place, pid_t pid)
 {
     enum progress progress = UNKNOWN;
     cJSON *items;
 
-    if (agent_query(run_dir, "status", NULL, &items) == CTL_OK) {
+    if (agent_query(place, "status", NULL, &items) == CTL_OK) {
         progress = progress_of(cJSON_GetArrayItem(items, 0), pid);
         cJSON_Delete(items);
     }
@@ -176,7 +176,7 @@ static const char *wait_for(const struct ctl_options *o, const struct successor 
             return served ? NULL : "its service is stopped";
         if (has_ended(s, progress == UNKNOWN ? UNREACHED_MILLISECONDS : LOOK_MILLISECONDS))
             return "it has ended";
-        progress = look(o->run_dir, s->pid);
+        progress = look(&o->place, s->pid);
         if (progress == SUPERSEDED)
             return "another one has taken over from it";
         if (progress != TAKES && progress != SERVES)
@@ -214,7 +214,7 @@ int command_replace(const struct ctl_options *o, int argc, char **argv)
         fprintf(stderr, "brumactl: which program? replace PROGRAM [ARGUMENT ...]\n");
         return CTL_USAGE;
     }
-    if (look(o->run_dir, 0) == UNKNOWN)
+    if (look(&o->place, 0) == UNKNOWN)
         return CTL_UNREACHABLE; /* nobody would bring the two together */
     sigaction(SIGTERM, &action, NULL);
     r = start(argv, &s);

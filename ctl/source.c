@@ -3,6 +3,7 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,11 +11,11 @@
 
 #include "bruma/mesh.h"
 #include "bruma/protocol.h"
+#include "ctl/page.h"
 #include "lib/cleanup.h"
 #include "lib/seqpacket.h"
 
 #define TIMEOUT_MILLISECONDS 5000
-#define DUMP_MAX             (512u * 1024 * 1024)
 
 const char *text_of(const cJSON *object, const char *key)
 {
@@ -30,9 +31,24 @@ double number_of(const cJSON *object, const char *key)
     return cJSON_IsNumber(item) ? item->valuedouble : 0;
 }
 
-static int unreachable(const char *who, const char *path, const char *why)
+/* Where the place wants it. */
+__attribute__((format(printf, 2, 3))) static void complain(const struct place *place, const char *format, ...)
 {
-    fprintf(stderr, "brumactl: no answer of the %s at %s: %s\n", who, path, why);
+    char text[PLACE_COMPLAINT_MAX];
+    va_list ap;
+
+    va_start(ap, format);
+    vsnprintf(text, sizeof(text), format, ap);
+    va_end(ap);
+    if (place->complaint)
+        snprintf(place->complaint, PLACE_COMPLAINT_MAX, "%s", text);
+    else
+        fprintf(stderr, "brumactl: %s\n", text);
+}
+
+static int unreachable(const struct place *place, const char *who, const char *where, const char *why)
+{
+    complain(place, "no answer of the %s%s%.250s: %.300s", who, where ? " at " : "", where ? where : "", why);
     return CTL_UNREACHABLE;
 }
 
@@ -42,7 +58,7 @@ static int socket_path(const char *run_dir, const char *name, char *buf, size_t 
 }
 
 /* Items until the end: each datagram is one. */
-static int receive_items(int fd, const char *path, cJSON *items)
+static int receive_items(const struct place *place, int fd, const char *path, cJSON *items)
 {
     _cleanup_free_ char *buf = malloc(BRUMA_MESSAGE_MAX + 1);
 
@@ -56,7 +72,7 @@ static int receive_items(int fd, const char *path, cJSON *items)
 
         close_fds(fds, n > 0 ? fds_len : 0);
         if (n <= 0)
-            return unreachable("agent", path, n ? strerror((int)-n) : "it closed the connection");
+            return unreachable(place, "agent", path, n ? strerror((int)-n) : "it closed the connection");
         message = cJSON_ParseWithLength(buf, (size_t)n);
         op = text_of(message, "op");
         if (!strcmp(op, "item")) {
@@ -69,17 +85,17 @@ static int receive_items(int fd, const char *path, cJSON *items)
             return CTL_OK;
         }
         if (!strcmp(op, "error"))
-            fprintf(stderr, "brumactl: %s: %s\n", text_of(message, "reason"), text_of(message, "error"));
+            complain(place, "%s: %s", text_of(message, "reason"), text_of(message, "error"));
         else
-            fprintf(stderr, "brumactl: the agent's answer is not understood; is it of another version?\n");
+            complain(place, "the agent's answer is not understood; is it of another version?");
         cJSON_Delete(message);
         return CTL_PROBLEM;
     }
-    return unreachable("agent", path, "out of memory");
+    return unreachable(place, "agent", path, "out of memory");
 }
 
 /* Takes the question. */
-static int ask_agent(const char *run_dir, cJSON *question, cJSON **ret)
+static int ask_agent(const struct place *place, cJSON *question, cJSON **ret)
 {
     _cleanup_free_ char *text = cJSON_PrintUnformatted(question);
     _cleanup_fd_ int fd = -1;
@@ -88,16 +104,16 @@ static int ask_agent(const char *run_dir, cJSON *question, cJSON **ret)
     int r;
 
     cJSON_Delete(question);
-    if (socket_path(run_dir, BRUMA_AGENT_SOCKET, path, sizeof(path)) < 0)
-        return unreachable("agent", run_dir, "the path is too long");
+    if (socket_path(place->run_dir, BRUMA_AGENT_SOCKET, path, sizeof(path)) < 0)
+        return unreachable(place, "agent", place->run_dir, "the path is too long");
     fd = seqpacket_connect(path, TIMEOUT_MILLISECONDS, false);
     if (fd < 0)
-        return unreachable("agent", path, strerror(-fd));
+        return unreachable(place, "agent", path, strerror(-fd));
     r = text ? seqpacket_send(fd, text, strlen(text), NULL, 0) : -ENOMEM;
     if (r < 0)
-        return unreachable("agent", path, strerror(-r));
+        return unreachable(place, "agent", path, strerror(-r));
     items = cJSON_CreateArray();
-    r = receive_items(fd, path, items);
+    r = receive_items(place, fd, path, items);
     if (r == CTL_OK)
         *ret = items;
     else
@@ -115,134 +131,123 @@ static cJSON *question_of(const char *op, const char *pod)
     return question;
 }
 
-int agent_query(const char *run_dir, const char *op, const char *argument, cJSON **ret)
+/* The body of PAGE?name=text&..., escaped, if the status is 200; NULL, with words in error. */
+static cJSON *ask(const struct place *place, enum page_whose whose, const char *page,
+                  const char *const names[], const char *const texts[], size_t len, char *error)
 {
-    return ask_agent(run_dir, question_of(op, argument), ret);
-}
-
-int agent_capture(const char *run_dir, const char *pod, const char *to, cJSON **ret)
-{
-    cJSON *question;
-    char path[256];
-
-    /* A proxy may be here without an agent. */
-    if (socket_path(run_dir, BRUMA_AGENT_SOCKET, path, sizeof(path)) < 0 || access(path, F_OK) < 0)
-        return CTL_UNREACHABLE;
-    question = question_of("explain", pod);
-    cJSON_AddStringToObject(question, "to", to);
-    return ask_agent(run_dir, question, ret);
-}
-
-struct body {
-    char *data;
-    size_t len;
-};
-
-static size_t take_body(char *data, size_t size, size_t count, void *user)
-{
-    struct body *b = user;
-    size_t n = size * count;
-    char *grown = b->len + n > DUMP_MAX ? NULL : realloc(b->data, b->len + n + 1);
-
-    if (!grown)
-        return 0;
-    b->data = grown;
-    memcpy(grown + b->len, data, n);
-    b->len += n;
-    grown[b->len] = '\0';
-    return n;
-}
-
-/* GET of the page at the proxy's socket. *ret_status 0: there was no answer, and *error says why. Frees
- * nothing of *body. */
-static CURLcode get(CURL *curl, const char *path, const char *url, struct body *body, long *ret_status,
-                    char error[CURL_ERROR_SIZE])
-{
-    CURLcode code;
-
-    curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, path);
-    curl_easy_setopt(curl, CURLOPT_URL, url);
-    curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)TIMEOUT_MILLISECONDS * 6);
-    curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
-    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take_body);
-    curl_easy_setopt(curl, CURLOPT_WRITEDATA, body);
-    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, error);
-    code = curl_easy_perform(curl);
-    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, ret_status);
-    return code;
-}
-
-/* GET of PAGE?name=text&..., escaped. An exit code. */
-static int ask(const char *run_dir, const char *page, const char *const names[], const char *const texts[],
-               size_t len, cJSON **ret)
-{
-    struct body body = {};
-    char path[256], error[CURL_ERROR_SIZE] = "", url[4096];
-    CURL *curl = curl_easy_init();
-    int n = snprintf(url, sizeof(url), "http://localhost/%s", page);
-    bool fits = curl != NULL;
+    struct page_session *session = NULL;
+    struct http_body body = {};
+    cJSON *json = NULL;
     long status = 0;
+    char url[4096];
+    int n = snprintf(url, sizeof(url), "%s", page);
+    bool fits = true;
 
     for (size_t i = 0; fits && i < len; i++) {
-        char *part = curl_easy_escape(curl, texts[i], 0);
+        char *part = curl_easy_escape(NULL, texts[i], 0);
 
         n += part ? snprintf(url + n, sizeof(url) - (size_t)n, "%c%s=%s", i ? '&' : '?', names[i], part) : 0;
         fits = part && n < (int)sizeof(url);
         curl_free(part);
     }
-    *ret = NULL;
-    if (fits && socket_path(run_dir, BRUMA_PROXY_SOCKET, path, sizeof(path)) == 0 &&
-        get(curl, path, url, &body, &status, error) == CURLE_OK && status == 200)
-        *ret = cJSON_ParseWithLength(body.data, body.len);
-    curl_easy_cleanup(curl);
+    snprintf(error, PLACE_COMPLAINT_MAX, "the question is too long");
+    if (fits && page_open(place, whose, &session, error) == 0 &&
+        page_get(session, url, &body, &status, error) == 0) {
+        json = status == 200 || whose == PAGE_AGENT ? cJSON_ParseWithLength(body.data, body.len) : NULL;
+        snprintf(error, PLACE_COMPLAINT_MAX,
+                 status == 200 ? "its answer is not JSON" : "it answered with status %ld", status);
+    }
+    page_close(&session);
     free(body.data);
+    return json;
+}
+
+/* ---- the agent through the API server ---- */
+
+static int ask_agent_page(const struct place *place, const char *op, const char *pod, const char *to,
+                          cJSON **ret)
+{
+    const char *const names[] = {"pod", "to"}, *const texts[] = {pod, to};
+    char error[PLACE_COMPLAINT_MAX], page[64];
+    cJSON *json;
+
+    snprintf(page, sizeof(page), "/brumactl/%s", op);
+    json = ask(place, PAGE_AGENT, page, names, texts, to ? 2 : pod ? 1 : 0, error);
+    if (cJSON_IsArray(json)) {
+        *ret = json;
+        return CTL_OK;
+    }
+    if (!json || !*text_of(json, "error")) {
+        cJSON_Delete(json);
+        return unreachable(place, "agent", place->agent, error);
+    }
+    complain(place, "%s: %s", text_of(json, "reason"), text_of(json, "error"));
+    cJSON_Delete(json);
+    return CTL_PROBLEM;
+}
+
+int agent_query(const struct place *place, const char *op, const char *argument, cJSON **ret)
+{
+    return place->run_dir ? ask_agent(place, question_of(op, argument), ret)
+                          : ask_agent_page(place, op, argument, NULL, ret);
+}
+
+int agent_capture(const struct place *place, const char *pod, const char *to, cJSON **ret)
+{
+    char path[256], unsaid[PLACE_COMPLAINT_MAX];
+    struct place quiet = *place;
+    cJSON *question;
+
+    if (!place->run_dir) {
+        quiet.complaint = unsaid;
+        return ask_agent_page(&quiet, "explain", pod, to, ret);
+    }
+    /* A proxy may be here without an agent. */
+    if (socket_path(place->run_dir, BRUMA_AGENT_SOCKET, path, sizeof(path)) < 0 || access(path, F_OK) < 0)
+        return CTL_UNREACHABLE;
+    question = question_of("explain", pod);
+    cJSON_AddStringToObject(question, "to", to);
+    return ask_agent(place, question, ret);
+}
+
+/* ---- the proxy ---- */
+
+int proxy_verdict(const struct place *place, const char *identity, const char *from, const char *to,
+                  cJSON **ret)
+{
+    const char *const names[] = {"identity", "from", "to"}, *const texts[] = {identity, from, to};
+    char error[PLACE_COMPLAINT_MAX];
+
+    *ret = ask(place, PAGE_PROXY, "/verdict", names, texts, 3, error);
     return *ret ? CTL_OK : CTL_PROBLEM;
 }
 
-int proxy_verdict(const char *run_dir, const char *identity, const char *from, const char *to, cJSON **ret)
-{
-    const char *const names[] = {"identity", "from", "to"}, *const texts[] = {identity, from, to};
-
-    return ask(run_dir, "verdict", names, texts, 3, ret);
-}
-
-int proxy_name(const char *run_dir, const char *pod, const char *name, cJSON **ret)
+int proxy_name(const struct place *place, const char *pod, const char *name, cJSON **ret)
 {
     const char *const names[] = {"pod", "name"}, *const texts[] = {pod, name};
+    char error[PLACE_COMPLAINT_MAX];
 
-    return ask(run_dir, "name", names, texts, 2, ret);
+    *ret = ask(place, PAGE_PROXY, "/name", names, texts, 2, error);
+    return *ret ? CTL_OK : CTL_PROBLEM;
 }
 
-int proxy_hostname(const char *run_dir, const char *hostname, cJSON **ret)
+int proxy_hostname(const struct place *place, const char *hostname, cJSON **ret)
 {
     const char *const names[] = {"name"}, *const texts[] = {hostname};
+    char error[PLACE_COMPLAINT_MAX];
 
-    return ask(run_dir, "hostname", names, texts, 1, ret);
+    *ret = ask(place, PAGE_PROXY, "/hostname", names, texts, 1, error);
+    return *ret ? CTL_OK : CTL_PROBLEM;
 }
 
-int proxy_dump(const char *run_dir, cJSON **ret)
+int proxy_dump(const struct place *place, cJSON **ret)
 {
-    struct body body = {};
-    char path[256], error[CURL_ERROR_SIZE] = "";
-    CURL *curl = curl_easy_init();
-    CURLcode code = CURLE_FAILED_INIT;
-    long status = 0;
+    char error[PLACE_COMPLAINT_MAX], path[256];
 
-    if (socket_path(run_dir, BRUMA_PROXY_SOCKET, path, sizeof(path)) < 0) {
-        curl_easy_cleanup(curl);
-        return unreachable("proxy", run_dir, "the path is too long");
-    }
-    if (curl)
-        code = get(curl, path, "http://localhost/config_dump", &body, &status, error);
-    curl_easy_cleanup(curl);
-    *ret = code == CURLE_OK && status == 200 ? cJSON_ParseWithLength(body.data, body.len) : NULL;
-    free(body.data);
+    *ret = ask(place, PAGE_PROXY, "/config_dump", NULL, NULL, 0, error);
     if (*ret)
         return CTL_OK;
-    /* curl's own words would name the host of the URL, which is not asked. */
-    if (code == CURLE_COULDNT_CONNECT)
-        return unreachable("proxy", path, access(path, W_OK) < 0 ? strerror(errno) : "nothing listens there");
-    if (code != CURLE_OK)
-        return unreachable("proxy", path, *error ? error : curl_easy_strerror(code));
-    return unreachable("proxy", path, status == 200 ? "its answer is not JSON" : "it answered with an error");
+    if (place->run_dir)
+        snprintf(path, sizeof(path), "%s/%s", place->run_dir, BRUMA_PROXY_SOCKET);
+    return unreachable(place, "proxy", place->run_dir ? path : place->proxy, error);
 }

@@ -1,40 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where brumactl gets what it shows: the agent's socket and the proxy's admin page. */
+/* Where brumactl gets what it shows: from the agent, and from the proxy's admin pages. Any thread. */
 #ifndef CTL_SOURCE_H
 #define CTL_SOURCE_H
 
 #include <cjson/cJSON.h>
 
+#include "ctl/place.h"
+
 /* Exit codes of brumactl. */
 enum { CTL_OK = 0, CTL_PROBLEM = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3 };
 
 /* Asks the agent; *ret is an array of the items, which the caller deletes. argument: value of the key
- * "pod", or NULL. Prints to stderr what failed, and returns an exit code: CTL_OK, CTL_PROBLEM (the
- * agent answered with an error) or CTL_UNREACHABLE. */
-int agent_query(const char *run_dir, const char *op, const char *argument, cJSON **ret);
+ * "pod", or NULL. Says what failed (to stderr, or in the place's complaint), and returns an exit code:
+ * CTL_OK, CTL_PROBLEM (the agent answered with an error) or CTL_UNREACHABLE. */
+int agent_query(const struct place *place, const char *op, const char *argument, cJSON **ret);
 
 /* The agent's finding on whether a connection of the pod to "IP:PORT" is captured: an array as above, empty
- * if this node has no such pod. Exit codes as above; without an agent's socket CTL_UNREACHABLE, and nothing
- * is printed. */
-int agent_capture(const char *run_dir, const char *pod, const char *to, cJSON **ret);
+ * if this node has no such pod. Exit codes as above; without an agent CTL_UNREACHABLE, and nothing is
+ * printed. */
+int agent_capture(const struct place *place, const char *pod, const char *to, cJSON **ret);
 
-/* The proxy's config dump, which the caller deletes. Exit code CTL_OK, or CTL_UNREACHABLE with the
- * reason on stderr. */
-int proxy_dump(const char *run_dir, cJSON **ret);
+/* The proxy's config dump, which the caller deletes. Exit code CTL_OK, or CTL_UNREACHABLE, and
+ * the reason is said as above. */
+int proxy_dump(const struct place *place, cJSON **ret);
 
 /* What the destination's policies say of a connection from ("IP:PORT") to ("IP:PORT"),
  * {"allowed","policy","text"}, which the caller deletes; identity "": without mutual TLS. An exit code:
  * CTL_OK, CTL_UNREACHABLE, or CTL_PROBLEM, and nothing is printed, if the proxy cannot tell. */
-int proxy_verdict(const char *run_dir, const char *identity, const char *from, const char *to, cJSON **ret);
+int proxy_verdict(const struct place *place, const char *identity, const char *from, const char *to,
+                  cJSON **ret);
 
 /* How a DNS query of the pod ("NAMESPACE/NAME") for the name is answered: the object of the page /name, which
  * the caller deletes. An exit code: CTL_OK, or CTL_PROBLEM, and nothing is printed, if the proxy cannot
  * tell. */
-int proxy_name(const char *run_dir, const char *pod, const char *name, cJSON **ret);
+int proxy_name(const struct place *place, const char *pod, const char *name, cJSON **ret);
 
 /* What the proxy knows of a hostname of a workload: the object of the page /hostname, which the caller
  * deletes. An exit code: CTL_OK, or CTL_PROBLEM, and nothing is printed, if the proxy cannot tell. */
-int proxy_hostname(const char *run_dir, const char *hostname, cJSON **ret);
+int proxy_hostname(const struct place *place, const char *hostname, cJSON **ret);
 
 /* Text of a key, "" where there is none (never NULL); the object owns it. */
 const char *text_of(const cJSON *object, const char *key);

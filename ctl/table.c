@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "ctl/table.h"
 
+#include <cjson/cJSON.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -98,4 +99,14 @@ void table_print(const struct table *t, const char *empty, FILE *out)
     print_row(t, t->headers, widths, out);
     for (size_t r = 0; r < t->rows; r++)
         print_row(t, (const char *const *)&t->cells[r * t->columns], widths, out);
+}
+
+int print_json(cJSON *json)
+{
+    char *text = cJSON_Print(json);
+
+    puts(text ? text : "null");
+    free(text);
+    cJSON_Delete(json);
+    return 0;
 }

@@ -3,6 +3,7 @@
 #ifndef CTL_TABLE_H
 #define CTL_TABLE_H
 
+#include <cjson/cJSON.h>
 #include <stddef.h>
 #include <stdio.h>
 
@@ -20,5 +21,8 @@ void table_row(struct table *table, const char *const *cells);
 size_t table_rows(const struct table *table);
 /* Prints the rows in the order they came, or the sentence where there are none. */
 void table_print(const struct table *table, const char *empty, FILE *out);
+
+/* In place of a table: JSON to stdout. Takes it; 0. */
+int print_json(cJSON *json);
 
 #endif

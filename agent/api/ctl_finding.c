@@ -7,7 +7,7 @@
 #include "lib/message.h"
 #include "lib/reasons.h"
 
-bool ctl_finding(struct local_connection *connection, const char *check, bool ok, enum bruma_reason reason,
+bool ctl_finding(struct ctl_answer *answer, const char *check, bool ok, enum bruma_reason reason,
                  const char *format, ...)
 {
     cJSON *item = message_new("item");
@@ -24,6 +24,6 @@ bool ctl_finding(struct local_connection *connection, const char *check, bool ok
         cJSON_AddStringToObject(item, "reason", reason_name(reason));
         cJSON_AddStringToObject(item, "advice", reason_check(reason));
     }
-    connection_send(connection, item, NULL, 0);
+    ctl_answer_item(answer, item);
     return ok;
 }

@@ -31,11 +31,6 @@
 #define PROBLEMS_MAX 32 /* in one message; `brumactl pods` names them all */
 #define NAMES_SIZE   (2 * MESSAGE_NAME_MAX + 2)
 
-static void send_item(struct local_connection *connection, cJSON *item)
-{
-    connection_send(connection, item, NULL, 0);
-}
-
 static void add_repairs(cJSON *item, const uint32_t repairs[BRUMA_REASON_COUNT])
 {
     cJSON *object = cJSON_AddObjectToObject(item, "mends");
@@ -130,7 +125,7 @@ static void add_source_problems(cJSON *item)
     }
 }
 
-static void status(struct agent *agent, struct local_connection *connection)
+static void status(struct agent *agent, struct ctl_answer *answer)
 {
     const struct agent_settings *c = agent->settings;
     cJSON *item = message_new("item"), *pods = cJSON_AddObjectToObject(item, "pods");
@@ -164,7 +159,7 @@ static void status(struct agent *agent, struct local_connection *connection)
     cJSON_AddNumberToObject(item, "capturedLate", (double)agent->captured_late);
     add_problems(agent, item);
     add_source_problems(item);
-    send_item(connection, item);
+    ctl_answer_item(answer, item);
 }
 
 /* Those that have happened, by reason. */
@@ -278,13 +273,13 @@ static cJSON *pod_item(struct agent *agent, const struct pod *pod)
 }
 
 /* The pod's namespace and name, in buf. False, and answered, if the message names none. */
-static bool names_of(struct local_connection *connection, const cJSON *message, char *buf, size_t size,
+static bool names_of(struct ctl_answer *answer, const cJSON *message, char *buf, size_t size,
                      const char **ret_name)
 {
     const char *pod, *slash;
 
     if (message_text(message, "pod", size - 1, &pod) < 0 || !(slash = strchr(pod, '/'))) {
-        connection_send_error(connection, BRUMA_REASON_MESSAGE_INVALID, "pod must be \"namespace/name\"");
+        ctl_answer_error(answer, BRUMA_REASON_MESSAGE_INVALID, "pod must be \"namespace/name\"");
         return false;
     }
     snprintf(buf, size, "%s", pod);
@@ -294,39 +289,38 @@ static bool names_of(struct local_connection *connection, const cJSON *message, 
 }
 
 /* False: answered with an error. */
-static bool explain(struct agent *agent, struct local_connection *connection, const cJSON *message)
+static bool explain(struct agent *agent, struct ctl_answer *answer, const cJSON *message)
 {
     char text[NAMES_SIZE];
     const char *name, *to;
     struct endpoint endpoint;
     int r = message_text(message, "to", ENDPOINT_TEXT_LEN, &to);
 
-    if (!names_of(connection, message, text, sizeof(text), &name))
+    if (!names_of(answer, message, text, sizeof(text), &name))
         return false;
     if (r != -ENOENT && (r < 0 || endpoint_parse(to, &endpoint) < 0)) {
-        connection_send_error(connection, BRUMA_REASON_MESSAGE_INVALID, "to must be \"IP:PORT\"");
+        ctl_answer_error(answer, BRUMA_REASON_MESSAGE_INVALID, "to must be \"IP:PORT\"");
         return false;
     }
-    explain_run(agent, connection, text, name, r < 0 ? NULL : &endpoint);
+    explain_run(agent, answer, text, name, r < 0 ? NULL : &endpoint);
     return true;
 }
 
 /* False: answered with an error. */
-static bool end_pod(struct agent *agent, struct local_connection *connection, const cJSON *message)
+static bool end_pod(struct agent *agent, struct ctl_answer *answer, const cJSON *message)
 {
     char text[NAMES_SIZE];
     const char *name;
     struct pod *pod;
 
-    if (!names_of(connection, message, text, sizeof(text), &name))
+    if (!names_of(answer, message, text, sizeof(text), &name))
         return false;
     pod = pods_by_name(&agent->pods, text, name);
     if (source_tells_endings(agent))
-        connection_send_error(connection, BRUMA_REASON_MESSAGE_INVALID,
-                              "the API server says which pods end; delete the pod there");
+        ctl_answer_error(answer, BRUMA_REASON_MESSAGE_INVALID,
+                         "the API server says which pods end; delete the pod there");
     else if (!pod || pod->enrollment->state == POD_OUTSIDE)
-        connection_send_error(connection, BRUMA_REASON_MESSAGE_INVALID,
-                              "no pod of the mesh has that name here");
+        ctl_answer_error(answer, BRUMA_REASON_MESSAGE_INVALID, "no pod of the mesh has that name here");
     else {
         ending_set(agent, pod, true, "brumactl end");
         return true;
@@ -334,32 +328,37 @@ static bool end_pod(struct agent *agent, struct local_connection *connection, co
     return false;
 }
 
-static void on_message(struct local_connection *connection, const cJSON *message, int *fds, size_t fds_len)
+bool ctl_serve(struct agent *agent, struct ctl_answer *answer, const cJSON *message)
 {
-    struct agent *agent = connection_data(connection);
     const char *op = message_op(message);
     const struct pod *pod;
 
-    (void)fds;
-    (void)fds_len;
     if (!strcmp(op, "status")) {
-        status(agent, connection);
+        status(agent, answer);
     } else if (!strcmp(op, "pods")) {
         list_for_each (pod, &agent->pods.list, node)
-            send_item(connection, pod_item(agent, pod));
+            ctl_answer_item(answer, pod_item(agent, pod));
     } else if (!strcmp(op, "explain")) {
-        if (!explain(agent, connection, message))
-            return;
+        return explain(agent, answer, message);
     } else if (!strcmp(op, "pod-end")) {
-        if (!end_pod(agent, connection, message))
-            return;
+        return end_pod(agent, answer, message);
     } else if (!strcmp(op, "doctor")) {
-        doctor_run(agent, connection);
+        doctor_run(agent, answer);
     } else {
-        connection_send_error(connection, BRUMA_REASON_MESSAGE_INVALID, "unknown op");
-        return;
+        ctl_answer_error(answer, BRUMA_REASON_MESSAGE_INVALID, "unknown op");
+        return false;
     }
-    connection_send(connection, message_new("end"), NULL, 0);
+    return true;
+}
+
+static void on_message(struct local_connection *connection, const cJSON *message, int *fds, size_t fds_len)
+{
+    struct ctl_answer answer = {.connection = connection};
+
+    (void)fds;
+    (void)fds_len;
+    if (ctl_serve(connection_data(connection), &answer, message))
+        connection_send(connection, message_new("end"), NULL, 0);
 }
 
 const struct server_role ctl_role = {.name = "brumactl", .message = on_message};

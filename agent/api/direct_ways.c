@@ -40,7 +40,7 @@ static enum same_node same_node_of(const struct agent *agent, const struct pod *
 
 /* ---- of a pod ---- */
 
-static void explain_outside(const struct agent *agent, struct local_connection *c,
+static void explain_outside(const struct agent *agent, struct ctl_answer *c,
                             const struct steer_direct_view *view, const struct pod *pod)
 {
     uint32_t way = 0;
@@ -51,7 +51,7 @@ static void explain_outside(const struct agent *agent, struct local_connection *
                 why ? "go through the proxy, because " : "go directly", why ? long_way_what(why) : "");
 }
 
-static void explain_inbound(const struct agent *agent, struct local_connection *c,
+static void explain_inbound(const struct agent *agent, struct ctl_answer *c,
                             const struct steer_direct_view *view, const struct pod *pod)
 {
     uint32_t way = 0;
@@ -70,7 +70,7 @@ static void explain_inbound(const struct agent *agent, struct local_connection *
                         : "goes directly to the application, since an annotation of the pod wants it so");
 }
 
-static void explain_same_node(const struct agent *agent, struct local_connection *c, const struct pod *pod)
+static void explain_same_node(const struct agent *agent, struct ctl_answer *c, const struct pod *pod)
 {
     static const char *const words[] = {
         [SAME_NODE_HBONE] = "through a tunnel, as others",
@@ -87,7 +87,7 @@ static void explain_same_node(const struct agent *agent, struct local_connection
 }
 
 /* "3 direct outside connections, ...; captured instead: in_mesh 7, ..." */
-static void explain_counters(const struct agent *agent, struct local_connection *c, const struct pod *pod)
+static void explain_counters(const struct agent *agent, struct ctl_answer *c, const struct pod *pod)
 {
     struct bruma_direct_counters n;
     char text[1000];
@@ -116,7 +116,7 @@ static void explain_counters(const struct agent *agent, struct local_connection 
     ctl_finding(c, "direct", true, BRUMA_REASON_NONE, "%s", text);
 }
 
-void direct_ways_explain(struct agent *agent, struct local_connection *c, const struct pod *pod)
+void direct_ways_explain(struct agent *agent, struct ctl_answer *c, const struct pod *pod)
 {
     struct steer_direct_view view;
     const char *none = look(agent, &view);
@@ -176,7 +176,7 @@ static const char *left_alone(const struct agent *agent, const struct pod *pod, 
     return is_excluded(pod->enrollment->exclusions, to) ? "an annotation of the pod excludes it" : NULL;
 }
 
-void direct_ways_explain_to(struct agent *agent, struct local_connection *c, const struct pod *pod,
+void direct_ways_explain_to(struct agent *agent, struct ctl_answer *c, const struct pod *pod,
                             const struct endpoint *to)
 {
     struct bruma_pod entry;
@@ -213,7 +213,7 @@ void direct_ways_explain_to(struct agent *agent, struct local_connection *c, con
 
 /* ---- of the node ---- */
 
-void direct_ways_check(const struct agent *agent, struct local_connection *c)
+void direct_ways_check(const struct agent *agent, struct ctl_answer *c)
 {
     struct steer_direct_view view;
     const char *none = look(agent, &view);

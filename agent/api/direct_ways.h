@@ -4,15 +4,15 @@
 #define AGENT_API_DIRECT_WAYS_H
 
 #include "agent/agent.h"
-#include "agent/local/server.h"
+#include "agent/api/ctl_answer.h"
 
 /* Findings of `brumactl explain` about the pod, which is in the mesh. */
-void direct_ways_explain(struct agent *agent, struct local_connection *connection, const struct pod *pod);
+void direct_ways_explain(struct agent *agent, struct ctl_answer *answer, const struct pod *pod);
 /* One finding: whether a connection of the pod to there is captured, and why. */
-void direct_ways_explain_to(struct agent *agent, struct local_connection *connection, const struct pod *pod,
+void direct_ways_explain_to(struct agent *agent, struct ctl_answer *answer, const struct pod *pod,
                             const struct endpoint *to);
 /* Findings of `brumactl doctor`. */
-void direct_ways_check(const struct agent *agent, struct local_connection *connection);
+void direct_ways_check(const struct agent *agent, struct ctl_answer *answer);
 /* Adds to an item of `brumactl pods` which ways its connections take. */
 void direct_ways_report(const struct agent *agent, const struct pod *pod, cJSON *item);
 

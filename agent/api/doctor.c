@@ -21,7 +21,7 @@
 
 #define PROGRAMS_MAX 64
 
-static void check_kernel(struct local_connection *c)
+static void check_kernel(struct ctl_answer *c)
 {
     static const struct {
         enum bpf_prog_type type;
@@ -54,7 +54,7 @@ static void check_kernel(struct local_connection *c)
     }
 }
 
-static void check_filesystems(const struct agent *agent, struct local_connection *c)
+static void check_filesystems(const struct agent *agent, struct ctl_answer *c)
 {
     struct statfs st;
     bool ok = statfs(agent->settings->cgroup, &st) == 0 && st.f_type == CGROUP2_SUPER_MAGIC;
@@ -117,7 +117,7 @@ static const char *hook_words(enum steer_hook_state state)
 }
 
 /* Each of ours by its name. */
-static int check_own_hooks(const struct agent *agent, struct local_connection *c,
+static int check_own_hooks(const struct agent *agent, struct ctl_answer *c,
                            struct steer_hook own[STEER_HOOKS])
 {
     int n = agent->cgroup_reason ? 0 : steer_cgroup_hooks(agent->steer, own);
@@ -135,7 +135,7 @@ static int check_own_hooks(const struct agent *agent, struct local_connection *c
 }
 
 /* What else runs there: the programs of one kind, in the order they run. */
-static void check_hooks(const struct agent *agent, struct local_connection *c)
+static void check_hooks(const struct agent *agent, struct ctl_answer *c)
 {
     static const struct {
         enum bpf_attach_type type;
@@ -169,7 +169,7 @@ static void check_hooks(const struct agent *agent, struct local_connection *c)
 }
 
 /* Only those that break a rule are named one by one. */
-static void check_pods(const struct agent *agent, struct local_connection *c)
+static void check_pods(const struct agent *agent, struct ctl_answer *c)
 {
     _cleanup_free_ uint64_t *pinned = NULL;
     int n = steer_pods_pinned(agent->steer, &pinned), enrolled = enroll_count(&agent->pods, POD_ENROLLED);
@@ -198,7 +198,7 @@ static void check_pods(const struct agent *agent, struct local_connection *c)
 }
 
 /* It was asked for, so what it does not work for is told. */
-static void check_same_node(const struct agent *agent, struct local_connection *c)
+static void check_same_node(const struct agent *agent, struct ctl_answer *c)
 {
     const struct pod *pod;
     int able = 0;
@@ -222,7 +222,7 @@ static void check_same_node(const struct agent *agent, struct local_connection *
                 able);
 }
 
-static void check_guard(const struct agent *agent, struct local_connection *c)
+static void check_guard(const struct agent *agent, struct ctl_answer *c)
 {
     enum bruma_reason reason;
     const char *text;
@@ -239,7 +239,7 @@ static void check_guard(const struct agent *agent, struct local_connection *c)
                     "connections to undecided pods are not held back: that needs Linux 6.15");
 }
 
-static void check_kubelet(const struct agent *agent, struct local_connection *c)
+static void check_kubelet(const struct agent *agent, struct ctl_answer *c)
 {
     const char *text;
     enum bruma_reason reason = kubelet_failure(agent->kubelet, &text);
@@ -254,7 +254,7 @@ static void check_kubelet(const struct agent *agent, struct local_connection *c)
         ctl_finding(c, "kubelet", false, reason, "%s", text);
 }
 
-static void check_failures(const struct agent *agent, struct local_connection *c)
+static void check_failures(const struct agent *agent, struct ctl_answer *c)
 {
     for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
         struct bruma_failure_count f;
@@ -265,7 +265,7 @@ static void check_failures(const struct agent *agent, struct local_connection *c
     }
 }
 
-static void check_source(const struct agent *agent, struct local_connection *c)
+static void check_source(const struct agent *agent, struct ctl_answer *c)
 {
     char text[2048];
     enum bruma_reason reason = source_check(agent, text, sizeof(text));
@@ -273,7 +273,7 @@ static void check_source(const struct agent *agent, struct local_connection *c)
     ctl_finding(c, agent->source->ops->name, !reason, reason, "%s", text);
 }
 
-static void check_clock(struct local_connection *c)
+static void check_clock(struct ctl_answer *c)
 {
     struct timex t = {0};
     int state = adjtimex(&t);
@@ -286,7 +286,7 @@ static void check_clock(struct local_connection *c)
                     : "not synchronized; peers on other machines may refuse certificates as out of date");
 }
 
-void doctor_run(struct agent *agent, struct local_connection *c)
+void doctor_run(struct agent *agent, struct ctl_answer *c)
 {
     bool serving = proxies_serving(agent->proxies);
 

@@ -12,7 +12,7 @@
 #include "agent/steer/exclusions.h"
 #include "lib/reasons.h"
 
-static void explain_labels(struct agent *agent, struct local_connection *c, const struct pod *pod)
+static void explain_labels(struct agent *agent, struct ctl_answer *c, const struct pod *pod)
 {
     const char *why;
 
@@ -27,7 +27,7 @@ static void explain_labels(struct agent *agent, struct local_connection *c, cons
                 wanted ? "belongs to the mesh" : "stays outside the mesh", why);
 }
 
-static void explain_state(struct local_connection *c, const struct pod *pod)
+static void explain_state(struct ctl_answer *c, const struct pod *pod)
 {
     static const char *const words[POD_STATE_COUNT] = {
         [POD_OUTSIDE] = "not in the mesh; not captured",
@@ -48,7 +48,7 @@ static void explain_state(struct local_connection *c, const struct pod *pod)
                     pod->enrollment->last_error);
 }
 
-static void explain_capture(struct agent *agent, struct local_connection *c, const struct pod *pod)
+static void explain_capture(struct agent *agent, struct ctl_answer *c, const struct pod *pod)
 {
     static const char *const names[] = {"outbound", "inbound", "hbone"};
     uint64_t slots[BRUMA_LISTENER_COUNT] = {0};
@@ -81,7 +81,7 @@ static void explain_capture(struct agent *agent, struct local_connection *c, con
                     "%s", reason_what(findings.reasons[i]));
 }
 
-static void explain_same_node(const struct agent *agent, struct local_connection *c, const struct pod *pod)
+static void explain_same_node(const struct agent *agent, struct ctl_answer *c, const struct pod *pod)
 {
     enum steer_node_refusal refusal = same_node_refusal(agent, pod);
 
@@ -91,7 +91,7 @@ static void explain_same_node(const struct agent *agent, struct local_connection
                     refusal ? steer_node_what(refusal) : "", steer_node_advice(refusal));
 }
 
-static void explain_announced(struct local_connection *c, const struct pod *pod)
+static void explain_announced(struct ctl_answer *c, const struct pod *pod)
 {
     if (pod->enrollment->state == POD_ENROLLED && *forwards_by(pod))
         ctl_finding(
@@ -100,7 +100,7 @@ static void explain_announced(struct local_connection *c, const struct pod *pod)
             forwards_by(pod));
 }
 
-static void explain_outbound_policy(struct agent *agent, struct local_connection *c, const struct pod *pod)
+static void explain_outbound_policy(struct agent *agent, struct ctl_answer *c, const struct pod *pod)
 {
     const char *why;
     enum outbound_policy policy = source_outbound_policy(agent, pod, &why);
@@ -119,7 +119,7 @@ static const char *exclusion_word(enum bruma_exclusion exclusion)
 }
 
 /* The rules as they are in force, at most as many as fit. */
-static void explain_exclusions(struct agent *agent, struct local_connection *c, const struct pod *pod)
+static void explain_exclusions(struct agent *agent, struct ctl_answer *c, const struct pod *pod)
 {
     const struct steer_exclusions *e = pod->enrollment->exclusions;
     struct bruma_exclusion_counters n = {0};
@@ -146,7 +146,7 @@ static void explain_exclusions(struct agent *agent, struct local_connection *c, 
                 (unsigned long long)n.inbound_excluded_lookups);
 }
 
-static void explain_since(struct local_connection *c, const struct pod *pod)
+static void explain_since(struct ctl_answer *c, const struct pod *pod)
 {
     if (pod->enrollment->captured_since_start)
         ctl_finding(c, "since start", true, BRUMA_REASON_NONE, "captured before its first process ran");
@@ -160,7 +160,7 @@ static void explain_since(struct local_connection *c, const struct pod *pod)
     }
 }
 
-static void explain_proxy(struct agent *agent, struct local_connection *c, const struct pod *pod)
+static void explain_proxy(struct agent *agent, struct ctl_answer *c, const struct pod *pod)
 {
     const char *state = proxies_pod_state(agent->proxies, pod);
     bool ok = !strcmp(state, "serving");
@@ -188,7 +188,7 @@ static void counters_text(char *text, size_t size, const struct bruma_pod_counte
         *text = *text == '_' ? ' ' : *text;
 }
 
-static void explain_counters(struct agent *agent, struct local_connection *c, const struct pod *pod)
+static void explain_counters(struct agent *agent, struct ctl_answer *c, const struct pod *pod)
 {
     struct bruma_pod_counters n;
     char text[512];
@@ -201,37 +201,37 @@ static void explain_counters(struct agent *agent, struct local_connection *c, co
     ctl_finding(c, "inbound", n.dropped_lookups == 0, BRUMA_REASON_NONE, "%s", text);
 }
 
-void explain_run(struct agent *agent, struct local_connection *connection, const char *namespace,
-                 const char *name, const struct endpoint *to)
+void explain_run(struct agent *agent, struct ctl_answer *answer, const char *namespace, const char *name,
+                 const struct endpoint *to)
 {
     struct pod *pod = pods_by_name(&agent->pods, namespace, name);
 
     if (to) {
         if (pod)
-            direct_ways_explain_to(agent, connection, pod, to);
+            direct_ways_explain_to(agent, answer, pod, to);
         return;
     }
     if (!pod) {
         ctl_finding(
-            connection, "known", false, BRUMA_REASON_NONE,
+            answer, "known", false, BRUMA_REASON_NONE,
             "no CNI ADD has named %s/%s on this node: does it run here, and is bruma-cni in the chain?",
             namespace, name);
         return;
     }
-    ctl_finding(connection, "known", true, BRUMA_REASON_NONE,
-                "uid %s, network namespace %s (cookie %" PRIu64 ")", pod->uid, pod->netns_path, pod->cookie);
-    explain_labels(agent, connection, pod);
-    explain_state(connection, pod);
+    ctl_finding(answer, "known", true, BRUMA_REASON_NONE, "uid %s, network namespace %s (cookie %" PRIu64 ")",
+                pod->uid, pod->netns_path, pod->cookie);
+    explain_labels(agent, answer, pod);
+    explain_state(answer, pod);
     if (pod->enrollment->state == POD_OUTSIDE)
         return;
     if (pod->enrollment->state != POD_DRAINING)
-        explain_capture(agent, connection, pod);
-    explain_announced(connection, pod);
-    explain_same_node(agent, connection, pod);
-    explain_outbound_policy(agent, connection, pod);
-    explain_exclusions(agent, connection, pod);
-    direct_ways_explain(agent, connection, pod);
-    explain_since(connection, pod);
-    explain_proxy(agent, connection, pod);
-    explain_counters(agent, connection, pod);
+        explain_capture(agent, answer, pod);
+    explain_announced(answer, pod);
+    explain_same_node(agent, answer, pod);
+    explain_outbound_policy(agent, answer, pod);
+    explain_exclusions(agent, answer, pod);
+    direct_ways_explain(agent, answer, pod);
+    explain_since(answer, pod);
+    explain_proxy(agent, answer, pod);
+    explain_counters(agent, answer, pod);
 }

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "agent/api/ctl_page.h"
 #include "agent/enroll/forwards.h"
 #include "agent/enroll/guard.h"
 #include "agent/enroll/source.h"
@@ -416,11 +417,11 @@ static void on_page(void *data, struct http_request *request)
 
 static void on_ready(void *data, struct http_request *request)
 {
-    const struct metrics *m = data;
+    struct metrics *m = data;
     const char *why = agent_not_ready(m->agent);
     char text[300];
 
-    if (!may_get(request))
+    if (!may_get(request) || ctl_page_serve(m->agent, request))
         return;
     snprintf(text, sizeof(text), "%.290s\n", why ? why : "ready");
     if (http_path_is(request, "/readyz"))

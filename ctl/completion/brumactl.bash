@@ -10,20 +10,24 @@ _brumactl() {
     done
     case $previous in
     -o | --output) mapfile -t COMPREPLY < <(compgen -W "json table" -- "$current") && return ;;
+    --kubeconfig) mapfile -t COMPREPLY < <(compgen -f -- "$current") && return ;;
+    --context) mapfile -t COMPREPLY < <(compgen -W "$(kubectl config get-contexts -o name 2>/dev/null)" -- "$current") && return ;;
+    --node) mapfile -t COMPREPLY < <(compgen -W "$(brumactl status 2>/dev/null | awk 'NR == 1 { n = $1 == "NODE" } NR > 1 && n && NF { print $1 } !NF { exit }')" -- "$current") && return ;;
     --run-dir) mapfile -t COMPREPLY < <(compgen -d -- "$current") && return ;;
     esac
     case $command in
-    "") mapfile -t COMPREPLY < <(compgen -W "status pods connections policy identities endpoints explain end replace doctor reasons --run-dir --version --help -o" -- "$current") ;;
+    "") mapfile -t COMPREPLY < <(compgen -W "status pods connections policy identities endpoints explain end replace doctor reasons --run-dir --kubeconfig --context --node --system-namespace --version --help -o" -- "$current") ;;
     explain)
         local pods reasons
-        pods=$(brumactl pods 2>/dev/null | awk 'NR > 1 { print $1 "/" $2 }')
+        pods=$(brumactl pods 2>/dev/null | awk 'NR == 1 { n = $1 == "NODE" } NR > 1 { print $(1 + n) "/" $(2 + n) }')
         reasons=$(brumactl reasons 2>/dev/null | awk 'NR > 1 { print $1 }')
         mapfile -t COMPREPLY < <(compgen -W "$pods $reasons" -- "$current")
         ;;
-    end) mapfile -t COMPREPLY < <(compgen -W "$(brumactl pods 2>/dev/null | awk 'NR > 1 { print $1 "/" $2 }')" -- "$current") ;;
+    end) mapfile -t COMPREPLY < <(compgen -W "$(brumactl pods 2>/dev/null | awk 'NR == 1 { n = $1 == "NODE" } NR > 1 { print $(1 + n) "/" $(2 + n) }')" -- "$current") ;;
     replace) mapfile -t COMPREPLY < <(compgen -cf -- "$current") ;;
     reasons) mapfile -t COMPREPLY < <(compgen -W "--markdown -o" -- "$current") ;;
-    *) mapfile -t COMPREPLY < <(compgen -W "-o" -- "$current") ;;
+    pods | connections) mapfile -t COMPREPLY < <(compgen -W "-n -A -o --node --kubeconfig --context --help" -- "$current") ;;
+    *) mapfile -t COMPREPLY < <(compgen -W "-o --node --kubeconfig --context --help" -- "$current") ;;
     esac
 }
-complete -F _brumactl brumactl
+complete -F _brumactl brumactl kubectl-bruma

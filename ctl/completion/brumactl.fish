@@ -2,6 +2,12 @@
 # Completion of brumactl for fish.
 complete -c brumactl -f
 complete -c brumactl -l run-dir -r -a '(__fish_complete_directories)' -d 'run directory of agent and proxy'
+complete -c brumactl -l kubeconfig -r -d 'kubeconfig of a cluster'
+complete -c brumactl -l context -x -d 'context of the kubeconfig'
+complete -c brumactl -l node -x -d 'this node alone'
+complete -c brumactl -l system-namespace -x -d 'where Bruma is installed'
+complete -c brumactl -s n -l namespace -x -d 'pods of this namespace'
+complete -c brumactl -s A -l all-namespaces -d 'pods of all namespaces'
 complete -c brumactl -s o -l output -x -a 'json table' -d 'form of the output'
 complete -c brumactl -n __fish_use_subcommand -a status -d 'state of agent, proxy and mesh, and problems'
 complete -c brumactl -n __fish_use_subcommand -a pods -d 'the pods of this node'
@@ -15,5 +21,5 @@ complete -c brumactl -n __fish_use_subcommand -a replace -d 'start the next prox
 complete -c brumactl -n '__fish_seen_subcommand_from replace' -a '(__fish_complete_path)'
 complete -c brumactl -n __fish_use_subcommand -a doctor -d checks
 complete -c brumactl -n __fish_use_subcommand -a reasons -d 'all failure reasons'
-complete -c brumactl -n '__fish_seen_subcommand_from end' -a '(brumactl pods 2>/dev/null | awk "NR > 1 { print \$1 \"/\" \$2 }")'
+complete -c brumactl -n '__fish_seen_subcommand_from end' -a '(brumactl pods 2>/dev/null | awk "NR == 1 { n = \$1 == \"NODE\" } NR > 1 { print \$(1 + n) \"/\" \$(2 + n) }")'
 complete -c brumactl -n '__fish_seen_subcommand_from explain' -a '(brumactl pods 2>/dev/null | awk "NR > 1 { print \\$1 \"/\" \\$2 }"; brumactl reasons 2>/dev/null | awk "NR > 1 { print \\$1 }")'

@@ -349,13 +349,20 @@ static void not_found(struct http_request *request)
     http_respond_text(request, 404, "not found\n");
 }
 
+/* What brumactl asks. */
+static bool serve_questions(struct admin *admin, struct http_request *request)
+{
+    return serve_verdict(admin, request) || serve_name(admin, request) || serve_hostname(admin, request) ||
+           serve_direct(admin, request) || serve_hand_over(admin, request);
+}
+
 static void on_pages(void *data, struct http_request *request)
 {
     struct admin *admin = data;
 
     if (admin_may_ask(request, admin->config.local_only, admin->unix_socket, &admin->refusals,
                       loop_now(admin->loop)) &&
-        !serve_pages(admin, request))
+        !serve_pages(admin, request) && !serve_questions(admin, request))
         not_found(request);
 }
 
@@ -375,8 +382,7 @@ static void on_ready(void *data, struct http_request *request)
 static void on_local(void *data, struct http_request *request)
 {
     if (!serve_pages(data, request) && !serve_metrics(data, request) && !serve_ready(data, request) &&
-        !serve_verdict(data, request) && !serve_name(data, request) && !serve_hostname(data, request) &&
-        !serve_direct(data, request) && !serve_hand_over(data, request))
+        !serve_questions(data, request))
         not_found(request);
 }
 

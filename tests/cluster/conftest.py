@@ -32,6 +32,7 @@ SCENES = [
     "test_install",
     "test_labels",
     "test_names",
+    "test_brumactl",
     "test_istioctl",
     "test_scenarios",
     "test_probes",

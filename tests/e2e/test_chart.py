@@ -148,6 +148,7 @@ def test_rights_are_the_least(default):
         "bruma-agent": [(["daemonsets"], ["istio-cni-node"], ["get"])],
         "bruma-agent-mesh-config": [(["configmaps"], ["istio"], ["list", "watch"])],
         "bruma-retire": [(["daemonsets"], ["istio-cni-node"], ["get", "patch", "delete"])],
+        "bruma-operator": [(["pods"], None, ["list"]), (["pods/portforward"], None, ["get", "create"])],
     }
     bound = [s["name"] for (kind, _), d in default.items() if kind.endswith("Binding") for s in d["subjects"]]
     assert sorted(bound) == ["bruma-retire", "istio-cni", "istio-cni", "istio-cni"], "the proxy has none"
@@ -155,6 +156,16 @@ def test_rights_are_the_least(default):
     for name in ("istio-cni-node", "ztunnel"):
         assert all(c["securityContext"]["readOnlyRootFilesystem"] for c in pod(default, name)["containers"])
     assert pod(default, "ztunnel")["containers"][0]["securityContext"]["capabilities"]["drop"] == ["ALL"]
+
+
+def test_operators_are_whom_the_values_name(helm, default):
+    assert ("RoleBinding", "bruma-operator") not in default
+    subject = {"kind": "Group", "name": "mesh", "apiGroup": "rbac.authorization.k8s.io"}
+    o = rendered(*(f"operators[0].{k}={v}" for k, v in subject.items()))
+    binding = o["RoleBinding", "bruma-operator"]
+    assert binding["subjects"] == [subject] and binding["roleRef"]["name"] == "bruma-operator"
+    r = call("template", "bruma", CHART, "--set", "operators[0].kind=Everybody")
+    assert r.returncode != 0 and "operators" in r.stderr
 
 
 def test_options_of_the_programs_exist(default, build):

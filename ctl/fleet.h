@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* All nodes of a cluster, as the API server knows agents and proxies, and questions to all of them at once.
+ */
+#ifndef CTL_FLEET_H
+#define CTL_FLEET_H
+
+#include <cjson/cJSON.h>
+
+#include "ctl/place.h"
+
+#define FLEET_NAMESPACE "istio-system" /* where nothing else is said */
+
+struct fleet;
+
+struct fleet_config {
+    const char *kubeconfig, *context; /* or NULL */
+    const char *namespace;            /* of agents and proxies */
+    const char *node;                 /* only this one; NULL: all */
+};
+
+struct fleet_answer {
+    int code; /* an exit code of ctl/source.h */
+    cJSON *json;
+    char complaint[PLACE_COMPLAINT_MAX]; /* "": none */
+};
+
+/* How one node is asked; called on several threads at once. An exit code, and with CTL_OK *ret, the caller's.
+ */
+typedef int (*fleet_ask_fn)(const struct place *place, const void *data, cJSON **ret);
+
+/* Reads the kubeconfig, and asks for the pods. An exit code; what failed is said on stderr. */
+int fleet_open(const struct fleet_config *config, struct fleet **ret);
+/* NULL is none. */
+void fleet_close(struct fleet **fleet);
+
+/* The fleet's. */
+const struct kube_access *fleet_access(const struct fleet *fleet);
+/* Of agents and proxies. */
+const char *fleet_namespace(const struct fleet *fleet);
+/* How many nodes there are, and one of them, by name in order; the fleet's. */
+size_t fleet_len(const struct fleet *fleet);
+const struct place *fleet_place(const struct fleet *fleet, size_t i);
+/* One answer a node, which the caller frees (fleet_answers_free()); NULL without memory. What takes longer
+ * than a second is shown on a terminal. */
+struct fleet_answer *fleet_ask(const struct fleet *fleet, fleet_ask_fn ask, const void *data);
+/* NULL is none; len: of the fleet. */
+void fleet_answers_free(struct fleet_answer **answers, size_t len);
+
+#endif
