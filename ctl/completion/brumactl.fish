@@ -22,4 +22,4 @@ complete -c brumactl -n '__fish_seen_subcommand_from replace' -a '(__fish_comple
 complete -c brumactl -n __fish_use_subcommand -a doctor -d checks
 complete -c brumactl -n __fish_use_subcommand -a reasons -d 'all failure reasons'
 complete -c brumactl -n '__fish_seen_subcommand_from end' -a '(brumactl pods 2>/dev/null | awk "NR == 1 { n = \$1 == \"NODE\" } NR > 1 { print \$(1 + n) \"/\" \$(2 + n) }")'
-complete -c brumactl -n '__fish_seen_subcommand_from explain' -a '(brumactl pods 2>/dev/null | awk "NR > 1 { print \\$1 \"/\" \\$2 }"; brumactl reasons 2>/dev/null | awk "NR > 1 { print \\$1 }")'
+complete -c brumactl -n '__fish_seen_subcommand_from explain' -a '(brumactl pods 2>/dev/null | awk "NR == 1 { n = \$1 == \"NODE\" } NR > 1 { print \$(1 + n) \"/\" \$(2 + n) }"; brumactl reasons 2>/dev/null | awk "NR > 1 { print \\$1 }")'

@@ -251,7 +251,7 @@ def test_every_reason_can_be_explained():
 
 
 def commands():
-    return re.findall(r"^  ([a-z]+) ", ctl("--help").stdout, re.M)
+    return re.findall(r"^  ([a-z]+)(?: |$)", ctl("--help").stdout, re.M)
 
 
 def completed(mesh, *words):
