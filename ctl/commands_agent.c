@@ -208,7 +208,7 @@ static void add_node(struct table *t, const char *node, const cJSON *s, const ch
 }
 
 /* A line a node, and then what is wrong. */
-static void print_nodes(const struct gathered *g)
+static void print_nodes(const struct node_answers *g)
 {
     static const char *const headers[] = {"NODE", "AGENT", "PROXY", "STATE", "PODS", "PROBLEMS", "NOTE"};
     struct table *t = table_new(headers, array_size(headers));
@@ -227,7 +227,7 @@ static void print_nodes(const struct gathered *g)
 
 int command_status(const struct ctl_options *o, int argc, char **argv)
 {
-    struct gathered g;
+    struct node_answers g;
     int r = gather(o, ask_status, NULL, &g), code = CTL_OK;
 
     (void)argc;
@@ -310,7 +310,7 @@ static int ask_pods(const struct place *place, const void *data, cJSON **ret)
     return r;
 }
 
-static void add_pod(struct table *t, const struct gathered *g, const char *node, const cJSON *p)
+static void add_pod(struct table *t, const struct node_answers *g, const char *node, const cJSON *p)
 {
     char addresses[256], verified[320], repaired[256];
     bool enrolled = strcmp(text_of(p, "state"), "outside") != 0;
@@ -339,7 +339,7 @@ int command_pods(const struct ctl_options *o, int argc, char **argv)
     static const char *const headers[] = {"NODE",        "NAMESPACE", "POD",      "STATE",
                                           "PROXY",       "DIRECT",    "IDENTITY", "ADDRESSES",
                                           "SINCE START", "VERIFIED",  "REPAIRED", "NETNS COOKIE"};
-    struct gathered g;
+    struct node_answers g;
     struct table *t;
     const cJSON *p;
     int r = gather(o, ask_pods, o->namespace, &g);
@@ -415,7 +415,7 @@ int print_checks(const struct ctl_options *o, cJSON *items)
 
 int command_doctor(const struct ctl_options *o, int argc, char **argv)
 {
-    struct gathered g;
+    struct node_answers g;
     int r = gather(o, ask_agent_op, "doctor", &g), code = CTL_OK;
 
     (void)argc;

@@ -15,7 +15,7 @@ static const cJSON *get(const cJSON *object, const char *key)
     return cJSON_GetObjectItemCaseSensitive(object, key);
 }
 
-static void add_connections(struct table *t, const struct gathered *g, const char *node, const cJSON *pod,
+static void add_connections(struct table *t, const struct node_answers *g, const char *node, const cJSON *pod,
                             const char *direction)
 {
     const cJSON *info = get(pod, "info"), *c;
@@ -48,7 +48,7 @@ int command_connections(const struct ctl_options *o, int argc, char **argv)
 {
     static const char *const headers[] = {"NODE",     "POD", "DIRECTION", "CLIENT",      "DESTINATION", "VIA",
                                           "PROTOCOL", "WAY", "PEER",      "FROM CLIENT", "TO CLIENT"};
-    struct gathered g;
+    struct node_answers g;
     struct table *t;
     const cJSON *pod;
     int r = gather(o, ask_dump, "workloadState", &g);
@@ -102,7 +102,7 @@ static const cJSON *same_policy(const cJSON *policies, const cJSON *policy)
 
 /* ", on nodes n1, n3 only" in buf; "" if all that have answered have it. False: an earlier node has it, and
  * has told. */
-static bool where(const struct gathered *g, size_t node, const cJSON *policy, char *buf, size_t size)
+static bool where(const struct node_answers *g, size_t node, const cJSON *policy, char *buf, size_t size)
 {
     size_t n = 0;
     bool all = true;
@@ -125,7 +125,7 @@ static bool where(const struct gathered *g, size_t node, const cJSON *policy, ch
 }
 
 /* A line for each version of each policy: all nodes should have the same. */
-static size_t print_policies(const struct gathered *g, size_t node)
+static size_t print_policies(const struct node_answers *g, size_t node)
 {
     const cJSON *p;
     size_t n = 0;
@@ -145,7 +145,7 @@ static size_t print_policies(const struct gathered *g, size_t node)
 
 int command_policy(const struct ctl_options *o, int argc, char **argv)
 {
-    struct gathered g;
+    struct node_answers g;
     int r = gather(o, ask_dump, "policies", &g);
     size_t n = 0;
 
@@ -163,7 +163,7 @@ int command_policy(const struct ctl_options *o, int argc, char **argv)
 }
 
 /* Whether there is no certificate. */
-static bool add_identity(struct table *t, const struct gathered *g, const char *node, const cJSON *c)
+static bool add_identity(struct table *t, const struct node_answers *g, const char *node, const cJSON *c)
 {
     const cJSON *leaf = cJSON_GetArrayItem(get(c, "certChain"), 0);
     char roots[16];
@@ -184,7 +184,7 @@ int command_identities(const struct ctl_options *o, int argc, char **argv)
 {
     static const char *const headers[] = {"NODE",     "IDENTITY", "STATE", "VALID FROM",
                                           "VALID TO", "SERIAL",   "ROOTS"};
-    struct gathered g;
+    struct node_answers g;
     struct table *t;
     const cJSON *c;
     int r = gather(o, ask_dump, "certificates", &g), bad = 0;
@@ -252,7 +252,7 @@ static int workers_of(const cJSON *all, const cJSON *endpoint, double *ret_milli
     return n;
 }
 
-static void add_endpoints(struct table *t, const struct gathered *g, const char *node, const cJSON *dump)
+static void add_endpoints(struct table *t, const struct node_answers *g, const char *node, const cJSON *dump)
 {
     const cJSON *e, *all = get(dump, "endpointsLeftOut");
 
@@ -280,7 +280,7 @@ static void add_endpoints(struct table *t, const struct gathered *g, const char 
 int command_endpoints(const struct ctl_options *o, int argc, char **argv)
 {
     static const char *const headers[] = {"NODE", "ENDPOINT", "WORKLOAD", "WHY", "REASON", "FOR", "WORKERS"};
-    struct gathered g;
+    struct node_answers g;
     struct table *t;
     int r = gather(o, ask_dump, o->json ? "endpointsLeftOut" : NULL, &g);
 

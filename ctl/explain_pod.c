@@ -28,7 +28,7 @@ static const cJSON *pod_of(const cJSON *pods, const char *name)
 }
 
 /* The node that has it; *ret_pod is what its agent says. NULL: none of those that have answered. */
-static const struct place *find(const struct gathered *pods, const char *name, const cJSON **ret_pod)
+static const struct place *find(const struct node_answers *pods, const char *name, const cJSON **ret_pod)
 {
     for (size_t i = 0; i < pods->len; i++) {
         *ret_pod = pod_of(pods->answers[i].json, name);
@@ -38,7 +38,7 @@ static const struct place *find(const struct gathered *pods, const char *name, c
     return NULL;
 }
 
-static int nowhere(const struct gathered *pods, const char *name)
+static int nowhere(const struct node_answers *pods, const char *name)
 {
     fprintf(stderr, "brumactl: no node knows a pod %s\n", name);
     for (size_t i = 0; i < pods->len; i++) {
@@ -86,7 +86,7 @@ static bool endpoint_of(const cJSON *pod, const char *port, char *buf, size_t si
 }
 
 /* Both ends: how the source's node would send it, and the state of the pod that it goes to. */
-static int say_pair(const struct gathered *pods, const struct place *from, const char *pod,
+static int say_pair(const struct node_answers *pods, const struct place *from, const char *pod,
                     const char *target, cJSON *lines)
 {
     _cleanup_free_ char *name = strdup(target);
@@ -113,7 +113,7 @@ static int say_pair(const struct gathered *pods, const struct place *from, const
     return r == CTL_OK ? say_pod(to, name, lines) : r;
 }
 
-static int say_all(const struct gathered *pods, const char *pod, const char *target, cJSON *lines)
+static int say_all(const struct node_answers *pods, const char *pod, const char *target, cJSON *lines)
 {
     const cJSON *found;
     const struct place *from = find(pods, pod, &found);
@@ -131,7 +131,7 @@ int explain_pod(const struct ctl_options *o, const char *pod, const char *target
 {
     bool alone = !o->fleet && (!target || !strchr(target, '/'));
     cJSON *lines = cJSON_CreateArray();
-    struct gathered pods;
+    struct node_answers pods;
     int r;
 
     if (alone && target) {

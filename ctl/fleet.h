@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* All nodes of a cluster, as the API server knows agents and proxies, and questions to all of them at once.
- */
+/* All nodes of a cluster, as the API server knows agents and proxies, and questions to all at once. */
 #ifndef CTL_FLEET_H
 #define CTL_FLEET_H
 
@@ -24,8 +23,7 @@ struct fleet_answer {
     char complaint[PLACE_COMPLAINT_MAX]; /* "": none */
 };
 
-/* How one node is asked; called on several threads at once. An exit code, and with CTL_OK *ret, the caller's.
- */
+/* How one node is asked, on several threads at once. An exit code, and with CTL_OK *ret, the caller's. */
 typedef int (*fleet_ask_fn)(const struct place *place, const void *data, cJSON **ret);
 
 /* Reads the kubeconfig, and asks for the pods. An exit code; what failed is said on stderr. */
@@ -33,12 +31,13 @@ int fleet_open(const struct fleet_config *config, struct fleet **ret);
 /* NULL is none. */
 void fleet_close(struct fleet **fleet);
 
-/* The fleet's. */
+/* How the API server is reached: the fleet's, never NULL. */
 const struct kube_access *fleet_access(const struct fleet *fleet);
-/* Of agents and proxies. */
+/* Of agents and proxies: the fleet's, never NULL. */
 const char *fleet_namespace(const struct fleet *fleet);
-/* How many nodes there are, and one of them, by name in order; the fleet's. */
+/* How many nodes there are. */
 size_t fleet_len(const struct fleet *fleet);
+/* One of them, in the order of their names: the fleet's, never NULL. */
 const struct place *fleet_place(const struct fleet *fleet, size_t i);
 /* One answer a node, which the caller frees (fleet_answers_free()); NULL without memory. What takes longer
  * than a second is shown on a terminal. */

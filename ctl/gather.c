@@ -28,9 +28,9 @@ int ask_dump(const struct place *place, const void *data, cJSON **ret)
     return r;
 }
 
-int gather(const struct ctl_options *o, fleet_ask_fn ask, const void *data, struct gathered *ret)
+int gather(const struct ctl_options *o, fleet_ask_fn ask, const void *data, struct node_answers *ret)
 {
-    struct gathered g = {.fleet = o->fleet, .options = o, .len = 1};
+    struct node_answers g = {.fleet = o->fleet, .options = o, .len = 1};
     int r = CTL_OK;
 
     if (o->fleet) {
@@ -58,12 +58,12 @@ int gather(const struct ctl_options *o, fleet_ask_fn ask, const void *data, stru
     return r;
 }
 
-const char *gathered_node(const struct gathered *g, size_t i)
+const char *gathered_node(const struct node_answers *g, size_t i)
 {
     return g->fleet ? fleet_place(g->options->fleet, i)->node : "";
 }
 
-int gathered_end(struct gathered *g, int code)
+int gathered_end(struct node_answers *g, int code)
 {
     size_t silent = 0;
 
@@ -80,7 +80,7 @@ int gathered_end(struct gathered *g, int code)
 }
 
 /* The answers move into it. */
-static cJSON *as_list(struct gathered *g, const char *key)
+static cJSON *as_list(struct node_answers *g, const char *key)
 {
     cJSON *list = cJSON_CreateArray();
 
@@ -99,7 +99,7 @@ static cJSON *as_list(struct gathered *g, const char *key)
     return list;
 }
 
-int gathered_print(struct gathered *g, const char *key)
+int gathered_print(struct node_answers *g, const char *key)
 {
     cJSON *list = g->fleet ? as_list(g, key) : NULL;
     char *text = cJSON_Print(g->fleet ? list : g->answers[0].json);

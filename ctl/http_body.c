@@ -6,7 +6,7 @@
 
 size_t http_body_take(char *data, size_t size, size_t count, void *user)
 {
-    struct http_body *b = user;
+    struct received_body *b = user;
     size_t n = size * count;
     char *grown = b->len + n > HTTP_BODY_MAX ? NULL : realloc(b->data, b->len + n + 1);
 

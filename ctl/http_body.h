@@ -7,13 +7,13 @@
 
 #define HTTP_BODY_MAX (512u * 1024 * 1024) /* bytes; longer is an error */
 
-struct http_body {
+struct received_body {
     char *data; /* the caller frees it; with a NUL behind, or NULL where len is 0 */
     size_t len;
 };
 
-/* CURLOPT_WRITEFUNCTION with a struct http_body as its data: bytes taken, 0 if they are too many or there is
- * no memory. */
+/* CURLOPT_WRITEFUNCTION with a struct received_body as its data: bytes taken, 0 if they are too many or there
+ * is no memory. */
 size_t http_body_take(char *data, size_t size, size_t count, void *body);
 
 #endif

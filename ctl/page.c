@@ -89,13 +89,14 @@ static void complain(struct page_session *s, CURLcode code, const char *detail, 
                          : curl_easy_strerror(code));
 }
 
-int page_get(struct page_session *s, const char *path, struct http_body *body, long *ret_status, char *error)
+int page_get(struct page_session *s, const char *path, struct received_body *body, long *ret_status,
+             char *error)
 {
     char detail[CURL_ERROR_SIZE] = "";
     _cleanup_free_ char *url = NULL;
     CURLcode code;
 
-    *body = (struct http_body){};
+    *body = (struct received_body){};
     if (asprintf(&url, "http://localhost%s", path) < 0) {
         url = NULL;
         snprintf(error, PLACE_COMPLAINT_MAX, "out of memory");

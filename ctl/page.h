@@ -16,7 +16,7 @@ struct page_session;
 int page_open(const struct place *place, enum page_whose whose, struct page_session **ret, char *error);
 /* GET of a path with its query, encoded. 0: *ret_status and body are there, whatever the status is, and the
  * caller frees body->data; -EIO or -ENOMEM: there was no answer, and the session is of no more use. */
-int page_get(struct page_session *session, const char *path, struct http_body *body, long *ret_status,
+int page_get(struct page_session *session, const char *path, struct received_body *body, long *ret_status,
              char *error);
 /* NULL is none. */
 void page_close(struct page_session **session);

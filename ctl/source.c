@@ -136,7 +136,7 @@ static cJSON *ask(const struct place *place, enum page_whose whose, const char *
                   const char *const names[], const char *const texts[], size_t len, char *error)
 {
     struct page_session *session = NULL;
-    struct http_body body = {};
+    struct received_body body = {};
     cJSON *json = NULL;
     long status = 0;
     char url[4096];

@@ -179,7 +179,7 @@ int api_failed(const struct kube_access *access, CURLcode code, const char *deta
     return -EIO;
 }
 
-static int perform(struct api_request *q, const struct kube_access *access, struct http_body *body,
+static int perform(struct api_request *q, const struct kube_access *access, struct received_body *body,
                    char error[API_ERROR_MAX])
 {
     char detail[CURL_ERROR_SIZE] = "";
@@ -202,7 +202,7 @@ static int perform(struct api_request *q, const struct kube_access *access, stru
 int api_ask(const struct kube_access *access, const char *path, const char *post, cJSON **ret,
             char error[API_ERROR_MAX])
 {
-    struct http_body body = {};
+    struct received_body body = {};
     struct api_request q;
     int r = api_open(access, path, &q);
 

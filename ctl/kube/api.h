@@ -10,14 +10,13 @@
 
 #define API_ERROR_MAX 512 /* bytes of an error's text with its NUL */
 
-/* *ret is the caller's; path: "/api/v1/nodes?limit=500", encoded. body: JSON to POST; NULL: GET. 0; -EACCES
- * (401 and 403), -ENOENT (404), -EPROTO (another status, or no JSON), -EIO (no answer), -ENOMEM; with words
- * in error.
- */
+/* ret is the caller's; path: "/api/v1/nodes?limit=500", encoded; body: JSON to POST; NULL: GET. Returns 0;
+ * -EACCES (401 and 403), -ENOENT (404), -EPROTO (another status, or no JSON), -EIO (no answer), -ENOMEM; with
+ * words in error. */
 int api_ask(const struct kube_access *access, const char *path, const char *body, cJSON **ret,
             char error[API_ERROR_MAX]);
-/* GET of all pages of a list, whose path has a query: *ret is an array of its items, the caller's. Results as
- * above. */
+/* GET of all pages of a list, whose path has a query: *ret is an array of its items, the caller's. 0 or
+ * -errno as above. */
 int api_list(const struct kube_access *access, const char *path, cJSON **ret, char error[API_ERROR_MAX]);
 
 /* A handle that reaches the server as that user. */

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <yaml.h>
 
-#define CONFIG_FILES_MAX 32         /* in KUBECONFIG */
+#define CONFIG_FILES_MAX 32         /* files in KUBECONFIG */
 #define CONFIG_FILE_MAX  (1u << 20) /* bytes */
 
 struct config_file {
@@ -49,12 +49,13 @@ int config_find(const struct config_files *files, const char *list, const char *
 int config_part_text(const struct config_part *part, const char *name, char **ret, char *error);
 int config_part_bool(const struct config_part *part, const char *name, bool *ret, char *error);
 int config_part_map(const struct config_part *part, const char *name, struct config_part *ret, char *error);
-/* The contents of the file that it names. */
+/* The contents of the file that it names: the caller's, NULL where there is none. 0 or as above. */
 int config_part_file(const struct config_part *part, const char *name, char **ret, char *error);
-/* What it holds in base64; a NUL inside is an error. */
+/* What it holds in base64, without a NUL: the caller's, NULL where there is none. 0 or as above. */
 int config_part_base64(const struct config_part *part, const char *name, char **ret, char *error);
-/* Entry n of a list of texts, and of a list of maps. */
+/* Entry n of a list of texts: the caller's, NULL behind the last. 0 or as above. */
 int config_part_item(const struct config_part *part, const char *name, size_t n, char **ret, char *error);
+/* Entry n of a list of maps; node NULL behind the last. 0 or as above. */
 int config_part_at(const struct config_part *part, const char *name, size_t n, struct config_part *ret,
                    char *error);
 /* Writes an error about the part, with its line; -EINVAL. */

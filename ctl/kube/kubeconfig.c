@@ -277,9 +277,9 @@ static int resolve(const struct config_files *files, const char *context, struct
 /* ---- from where ---- */
 
 /* As client-go does it in a pod. */
-static int in_pod(struct kube_access **ret, char *error)
+static int in_pod(const char *host, struct kube_access **ret, char *error)
 {
-    const char *host = getenv("KUBERNETES_SERVICE_HOST"), *port = getenv("KUBERNETES_SERVICE_PORT");
+    const char *port = getenv("KUBERNETES_SERVICE_PORT");
     struct kube_access *a = calloc(1, sizeof(*a));
     size_t len;
     int r = a ? 0 : -ENOMEM;
@@ -305,11 +305,12 @@ static int in_pod(struct kube_access **ret, char *error)
     return r == -ENOMEM ? r : -EIO;
 }
 
-static bool is_in_pod(void)
+/* Address of the API server there; NULL: this is no pod that has a service account. */
+static const char *host_in_pod(void)
 {
     const char *host = getenv("KUBERNETES_SERVICE_HOST");
 
-    return host && *host && access(SERVICE_ACCOUNT "/token", R_OK) == 0;
+    return host && *host && access(SERVICE_ACCOUNT "/token", R_OK) == 0 ? host : NULL;
 }
 
 bool kubeconfig_is_there(const char *path)
@@ -320,13 +321,14 @@ bool kubeconfig_is_there(const char *path)
     while (list && (one = strsep(&rest, ":")))
         if (*one && access(one, F_OK) == 0)
             return true;
-    return !path && is_in_pod();
+    return !path && host_in_pod();
 }
 
 int kubeconfig_load(const char *path, const char *context, struct kube_access **ret,
                     char error[KUBECONFIG_ERROR_MAX])
 {
     _cleanup_free_ char *list = config_paths(path);
+    const char *host = host_in_pod();
     struct config_files files = {};
     int r;
 
@@ -335,8 +337,8 @@ int kubeconfig_load(const char *path, const char *context, struct kube_access **
         return -ENOMEM;
     }
     r = config_files_read(&files, list, path != NULL, error);
-    if (r == 0 && !files.len && is_in_pod())
-        r = in_pod(ret, error);
+    if (r == 0 && !files.len && host)
+        r = in_pod(host, ret, error);
     else if (r == 0 && !files.len)
         r = (snprintf(error, KUBECONFIG_ERROR_MAX, "there is no kubeconfig (%s)", list), -ENOENT);
     else if (r == 0)

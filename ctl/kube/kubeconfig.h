@@ -41,11 +41,11 @@ bool kubeconfig_is_there(const char *path);
 /*
  * path: of --kubeconfig; NULL: as above. context: NULL is the current one. 0; -ENOENT: there is no file;
  * -EINVAL: it is not as it must be; -EIO: a file that it names cannot be read; -ENOMEM. error has words for
- * people then. The plugin is not run (kube_exec_run()). The caller frees *ret.
+ * people then. The plugin is not run (exec_credential_get()). The caller frees *ret.
  */
 int kubeconfig_load(const char *path, const char *context, struct kube_access **ret,
                     char error[KUBECONFIG_ERROR_MAX]);
-/* The same of a text, in which paths are relative to directory. */
+/* The same of a text, in which paths are relative to directory. 0 or -errno as above. */
 int kubeconfig_parse(const char *text, size_t len, const char *directory, const char *context,
                      struct kube_access **ret, char error[KUBECONFIG_ERROR_MAX]);
 void kube_access_free(struct kube_access **access);

@@ -29,15 +29,13 @@ struct port_event {
 
 /* Keeps what was received. 0 or -ENOMEM. */
 int port_channel_feed(struct port_channel *channel, const unsigned char *bytes, size_t len);
-/* 1: an event (PORT_NOTHING: of no interest); 0: there must be more bytes; -EBADMSG: this is not the
- * protocol.
- */
+/* 1: an event (PORT_NOTHING: of no interest); 0: there must be more bytes; -EBADMSG: this is none of it. */
 int port_channel_next(struct port_channel *channel, struct port_event *ret);
 /* Frees what it holds, not the struct. */
 void port_channel_free(struct port_channel *channel);
 
-/* Makes a frame of len bytes, which are at buf + PORT_CHANNEL_OVERHEAD: where it begins in buf, and its
- * length. */
+/* Makes a frame of len bytes, which are at buf + PORT_CHANNEL_OVERHEAD: where it begins in buf, never NULL
+ * and the buffer's; its length is in *ret_len in any case. */
 unsigned char *port_channel_wrap(unsigned char *buf, size_t len, size_t *ret_len);
 /* Answer to a ping of at most 125 bytes: its length in buf. */
 size_t port_channel_pong(const struct port_event *ping, unsigned char buf[PORT_CHANNEL_OVERHEAD + 125]);
