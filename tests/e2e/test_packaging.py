@@ -17,6 +17,7 @@ EXPECTED = {
     "/usr/sbin/bruma-agent",
     "/usr/sbin/bruma-proxy",
     "/usr/sbin/brumactl",
+    "/usr/sbin/kubectl-bruma",
     "/usr/lib/cni/bruma-cni",
     "/usr/lib/systemd/system/bruma-agent.service",
     "/usr/lib/systemd/system/bruma-proxy.service",
