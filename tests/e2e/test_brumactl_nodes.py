@@ -123,7 +123,7 @@ def test_doctor_of_all_nodes(mesh, api):
 
 
 @pytest.mark.parametrize(
-    "fault, words",
+    ("fault", "words"),
     [
         ("refuse", "cannot create resource"),
         ("nonsense", "answer to the request to forward a port is none"),
@@ -212,7 +212,7 @@ def test_credential_plugin(mesh, api):
 
 
 @pytest.mark.parametrize(
-    "answer, words",
+    ("answer", "words"),
     [
         ("exit 7", "exit code 7"),
         ("echo no", "not JSON"),
@@ -276,8 +276,21 @@ def test_agents_pages_are_roots(mesh):
     assert as_somebody() == "403"
     for header in ("Host: evil.example", "Origin: http://evil.example"):
         r = subprocess.run(
-            ["ip", "netns", "exec", node.netns, "curl", "-s", "-H", header]
-            + ["-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:8000/brumactl/pods"],
+            [
+                "ip",
+                "netns",
+                "exec",
+                node.netns,
+                "curl",
+                "-s",
+                "-H",
+                header,
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                "http://127.0.0.1:8000/brumactl/pods",
+            ],
             capture_output=True,
             text=True,
             timeout=20,

@@ -71,7 +71,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         api = self.server.api
         url = urllib.parse.urlsplit(self.path)
         path, query = url.path.removeprefix(api.prefix), dict(urllib.parse.parse_qsl(url.query))
-        api.asked.append((path, {k: v for k, v in self.headers.items()}))
+        api.asked.append((path, dict(self.headers.items())))
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self.refuse(401, "Unauthorized")
         elif not url.path.startswith(api.prefix + "/"):
