@@ -9,6 +9,7 @@
 
 #include "lib/log.h"
 #include "lib/metrics_text.h"
+#include "lib/rpc/http_local.h"
 #include "lib/rpc/http_server.h"
 #include "lib/spiffe.h"
 #include "proxy/admin/admin_access.h"
@@ -349,7 +350,7 @@ static void not_found(struct http_request *request)
     http_respond_text(request, 404, "not found\n");
 }
 
-/* What brumactl asks. */
+/* What brumactl asks: for root alone, also on loopback. */
 static bool serve_questions(struct admin *admin, struct http_request *request)
 {
     return serve_verdict(admin, request) || serve_name(admin, request) || serve_hostname(admin, request) ||
@@ -362,7 +363,7 @@ static void on_pages(void *data, struct http_request *request)
 
     if (admin_may_ask(request, admin->config.local_only, admin->unix_socket, &admin->refusals,
                       loop_now(admin->loop)) &&
-        !serve_pages(admin, request) && !serve_questions(admin, request))
+        !serve_pages(admin, request) && (!http_is_roots(request) || !serve_questions(admin, request)))
         not_found(request);
 }
 
