@@ -38,12 +38,18 @@ static void on_drain_check(struct loop_timer *timer)
         loop_stop(p->loop);
 }
 
+/* What may still move has not missed the deadline of who is replaced; but who is told to end is killed after
+ * its own. */
 static void on_drain_deadline(struct loop_timer *timer)
 {
     struct proxy *p = container_of(timer, struct proxy, drain_timer);
 
     if (p->aborted) {
         loop_stop(p->loop);
+        return;
+    }
+    if (handover_is_giving(p->handover) && (!p->ending || loop_now(p->loop) < p->end_due)) {
+        loop_timer_set(p->loop, timer, DRAIN_CHECK_MILLISECONDS);
         return;
     }
     log_warn("drain deadline reached\tconnections=%d reason=%s", connections_left(p),
@@ -93,7 +99,11 @@ static void begin_drain(struct proxy *p, uint64_t deadline_milliseconds)
 
 void proxy_drain(struct proxy *p, uint64_t deadline_milliseconds)
 {
+    uint64_t due = loop_now(p->loop) + deadline_milliseconds;
+
     p->linger_until = 0;
+    if (!p->ending || due < p->end_due)
+        p->end_due = due;
     if (!p->ending) {
         p->ending = true;
         agent_client_ending(p->agent);

@@ -78,6 +78,7 @@ struct proxy {
     bool draining;
     bool aborted;          /* the deadline has come, and all connections were ended */
     bool ending;           /* draining, and not because of another proxy: for good */
+    uint64_t end_due;      /* loop_now(), if it is ending: the deadline of that */
     uint64_t linger_until; /* loop_now(); draining, and still a holder of listeners */
     int exit_status;
     struct loop_timer drain_timer, drain_check;

@@ -205,6 +205,8 @@ static int send_hand_over(struct local_proxy *p)
     cJSON *m = hand_over_message(p, fds, &fds_len);
 
     r = send_message(p, m, fds, fds_len);
+    if (fds_len == 2)
+        p->take_seq = p->seq;
     hand_over_clear(p);
     return r;
 }
@@ -490,6 +492,7 @@ static cJSON *report(const struct proxies *proxies)
 static void destroy(struct proxies *proxies)
 {
     loop_timer_cancel(&server_of(proxies)->resume);
+    loop_timer_cancel(&server_of(proxies)->hurry);
     loop_timer_cancel(&server_of(proxies)->adopted);
     free(server_of(proxies));
 }

@@ -49,6 +49,7 @@ struct local_proxy {
     struct pod_assignments assignments;
     uint64_t seq, snapshot_seq;
     uint64_t resume_seq; /* of a resume that is not acknowledged, or 0 */
+    uint64_t take_seq;   /* of the last take, or 0 */
     bool setup_sent, drain_wanted, resume_wanted, serving_wanted;
     bool cannot_resume; /* it has refused to */
     bool takes_deliveries, takes_dns, takes_endings, takes_direct, takes_serving, hands_over;
@@ -57,6 +58,8 @@ struct local_proxy {
     bool not_ready;
     unsigned unanswered;
     bool takes_over;    /* connections of another one may come, and it has not said how that ended */
+    bool waits;         /* it could serve, and another one takes over just now */
+    bool gives_later;   /* it was replaced by one that took from another one just then */
     int give_fd;        /* to be sent by hand-over, or -1 */
     cJSON *handed_over; /* as it has said it; or NULL */
     int take_fds[2];    /* the same by take: the other end, and the process before */
@@ -83,6 +86,7 @@ struct proxy_server {
     struct proxies_events events;
     struct list list;
     struct loop_timer resume; /* nobody may be serving any more */
+    struct loop_timer hurry;  /* for those that wait for another one's hand-over to end */
     struct loop_timer adopted;
     uint64_t adopt_until; /* loop_now(): a proxy of before may still bring listeners back */
 };

@@ -19,6 +19,8 @@
 /* A proxy that was replaced may be the first that finds a new agent; its successor tries again each second.
  */
 #define RESUME_PATIENCE 2000 /* milliseconds */
+/* For the hand-over before: more than one takes whose proxies both live (proxy/handover/handover.c). */
+#define HAND_OVER_PATIENCE 25000
 
 static bool is_set(const cJSON *message, const char *key)
 {
@@ -196,23 +198,32 @@ static void on_offers_end(struct local_proxy *p, const cJSON *message)
         resume_somebody(p->server, RESUME_PATIENCE);
 }
 
+/* A proxy takes from one at a time. */
+static void give(struct local_proxy *p, struct local_proxy *by)
+{
+    p->gives_later = by->takes_over;
+    if (!p->gives_later)
+        hand_over_begin(p, by);
+}
+
 static void replace(struct local_proxy *p, struct local_proxy *by)
 {
     log_info("proxy is replaced\tpid=%d by=%d", (int)connection_pid(p->connection),
              (int)connection_pid(by->connection));
     p->state = PROXY_REPLACED;
     p->drain_wanted = true;
-    p->serving_wanted = false;
-    hand_over_begin(p, by);
+    p->waits = p->serving_wanted = false;
+    give(p, by);
     proxy_push(by);
     proxy_push(p);
 }
 
-static void take_over(struct local_proxy *p)
+static void take_over_now(struct local_proxy *p)
 {
     struct local_proxy *other;
     bool younger = false;
 
+    p->waits = false;
     p->state = PROXY_SERVING;
     log_info("proxy serves\tpid=%d", (int)connection_pid(p->connection));
     list_for_each (other, &p->server->list, node) {
@@ -226,6 +237,64 @@ static void take_over(struct local_proxy *p)
         }
     }
     p->serving_wanted = p->takes_serving;
+}
+
+/* Whoever is replaced drains, and takes nothing more: what is on its way to it would be cut. */
+static void take_over(struct local_proxy *p)
+{
+    struct proxy_server *server = p->server;
+    const struct local_proxy *serving = proxy_server_find_serving(server);
+
+    if (!serving || !serving->takes_over) {
+        take_over_now(p);
+        return;
+    }
+    log_info("proxy waits until another one has taken over\tpid=%d other=%d",
+             (int)connection_pid(p->connection), (int)connection_pid(serving->connection));
+    p->state = PROXY_SYNCING;
+    p->waits = true;
+    if (!loop_timer_armed(&server->hurry))
+        loop_timer_set(server->loop, &server->hurry, HAND_OVER_PATIENCE);
+}
+
+static struct local_proxy *youngest_waiting(const struct proxy_server *server)
+{
+    struct local_proxy *p, *youngest = NULL;
+
+    list_for_each (p, &server->list, node) {
+        if (p->waits)
+            youngest = p;
+    }
+    return youngest;
+}
+
+static void on_hurry(struct loop_timer *timer)
+{
+    struct local_proxy *p = youngest_waiting(container_of(timer, struct proxy_server, hurry));
+
+    if (p)
+        take_over_now(p);
+}
+
+/* One has ended, or has taken what there was to take from another one. */
+static void take_over_next(struct proxy_server *server)
+{
+    struct local_proxy *serving = proxy_server_find_serving(server), *p = youngest_waiting(server);
+
+    if (p && (!serving || !serving->takes_over)) {
+        loop_timer_cancel(&server->hurry);
+        take_over_now(p);
+        return;
+    }
+    list_for_each (p, &server->list, node) {
+        if (!p->gives_later || !serving || serving->takes_over)
+            continue;
+        p->gives_later = false;
+        if (p->state == PROXY_REPLACED)
+            give(p, serving);
+        proxy_push(serving);
+        proxy_push(p);
+    }
 }
 
 /* One that would accept nothing yet takes nothing from one that does: its control plane may never answer. */
@@ -276,11 +345,12 @@ static void on_ending(struct local_proxy *p)
 
     log_info("proxy ends\tpid=%d", (int)connection_pid(p->connection));
     p->state = PROXY_ENDING;
-    p->drain_wanted = p->resume_wanted = p->serving_wanted = false;
+    p->drain_wanted = p->resume_wanted = p->serving_wanted = p->waits = p->gives_later = false;
     p->resume_seq = 0;
     /* Its answers decide nothing any more: nobody waits for them. */
     if (served)
         server->events.gone(server->events.data);
+    take_over_next(server);
     resume_somebody(server, 0);
 }
 
@@ -343,6 +413,10 @@ static void on_ack(struct local_proxy *p, const cJSON *message)
     if (error)
         log_error("a proxy could not carry out a command\tpid=%d seq=%lu reason=%s error=\"%s\"",
                   (int)connection_pid(p->connection), (unsigned long)seq, reason_name(reason), error);
+    if (error && seq == p->take_seq) {
+        p->takes_over = false;
+        take_over_next(p->server);
+    }
 }
 
 static void on_drained(struct local_proxy *p, const cJSON *message)
@@ -368,6 +442,8 @@ static void on_handed_over(struct local_proxy *p, const cJSON *message)
 {
     if (hand_over_told(p, message) < 0)
         bad_message(p, "handed-over: a number or why is missing or wrong");
+    else
+        take_over_next(p->server);
 }
 
 static void on_listener_closed(struct local_proxy *p, const cJSON *message)
@@ -437,6 +513,7 @@ static void on_closed(struct local_connection *connection)
         pod_assignment_free(&a->base);
     free(p);
     server->events.gone(server->events.data);
+    take_over_next(server);
     resume_somebody(server, 0);
 }
 
@@ -458,6 +535,7 @@ int proxy_server_new(struct loop *loop, const struct agent_settings *settings, c
     server->events = *events;
     list_init(&server->list);
     loop_timer_init(&server->resume, on_resume);
+    loop_timer_init(&server->hurry, on_hurry);
     loop_timer_init(&server->adopted, proxy_server_adopted);
     server->adopt_until = loop_now(loop) + settings->adopt_wait;
     *ret = &server->proxies;
