@@ -455,9 +455,13 @@ int main(int argc, char **argv)
         snprintf(error, sizeof(error), "log-level: cannot use %.100s", settings.log_level);
         r = -EINVAL;
     }
-    if (r == 0)
-        r = tls_policy_choose(settings.compliance_policy, settings.tls12, settings.fips_config, error,
-                              sizeof(error));
+    if (r == 0 && tls_policy_choose(settings.compliance_policy, settings.tls12, settings.fips_config, error,
+                                    sizeof(error)) < 0) {
+        /* A node must come out of the mesh, and be kept from going around it, in any case. */
+        r = remove || retire || guard ? 0 : -EINVAL;
+        if (r == 0)
+            fprintf(stderr, "bruma-agent: %s; goes on all the same\n", error);
+    }
     if (r < 0) {
         fprintf(stderr, "bruma-agent: %s\n", error);
         return 2;

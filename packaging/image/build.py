@@ -5,6 +5,10 @@
 
     DESTDIR=TREE meson install -C build
     packaging/image/build.py TREE bruma:0.1.0 bruma.tar
+    packaging/image/build.py --fips TREE bruma:0.1.0-fips bruma-fips.tar
+
+OpenSSL's FIPS provider is in either one if this machine has it, and COMPLIANCE_POLICY switches it on. With --fips it must be
+there, and is on (fips-140-3) unless COMPLIANCE_POLICY says otherwise.
 """
 
 import hashlib
@@ -20,6 +24,7 @@ import tempfile
 PROGRAMS = ["usr/sbin/bruma-agent", "usr/sbin/bruma-proxy", "usr/sbin/brumactl", "usr/lib/cni/bruma-cni"]
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+FIPS_CONFIG = "etc/bruma/fipsmodule.cnf"
 
 
 class Failed(Exception):
@@ -47,6 +52,29 @@ def stripped(path, directory):
     return out
 
 
+def fips_files(scratch):
+    """The provider as it is, at the path where OpenSSL looks for it, and the file that says its digest; nothing where there is
+    none. A stripped one would not be what was signed."""
+    told = subprocess.run(["openssl", "version", "-m"], capture_output=True, text=True)
+    folder = re.search(r'MODULESDIR: "(.*)"', told.stdout)
+    module = f"{folder[1]}/fips.so" if folder else ""
+    if not os.path.isfile(module):
+        return {}
+    config = os.path.join(scratch, "fipsmodule.cnf")
+    r = subprocess.run(
+        ["openssl", "fipsinstall", "-quiet", "-module", module, "-out", config],
+        capture_output=True,
+        text=True,
+    )
+    if r.returncode:
+        raise Failed(f"{module} does not pass its own test: {r.stderr.strip()}")
+    files = {}
+    for name, path in ((module.lstrip("/"), module), (FIPS_CONFIG, config)):
+        with open(path, "rb") as f:
+            files[name] = (f.read(), 0o644)
+    return files
+
+
 def collect(tree, scratch):
     """Name in the image -> (contents, mode)."""
     files = {}
@@ -61,6 +89,7 @@ def collect(tree, scratch):
                 files[library.lstrip("/")] = (f.read(), 0o755)
     files["etc/passwd"] = (b"root:x:0:0:root:/:/sbin/nologin\n", 0o644)
     files["etc/group"] = (b"root:x:0:\n", 0o644)
+    files.update(fips_files(scratch))
     # Names are looked up in files, then DNS; both modules are part of libc.
     files["etc/nsswitch.conf"] = (b"hosts: files dns\n", 0o644)
     return files
@@ -91,16 +120,26 @@ def layer(files):
     return out.getvalue()
 
 
-def build(tree, name, target):
+def environment(files, fips):
+    env = [f"PATH={PATH}"]
+    if FIPS_CONFIG in files:
+        env.append(f"BRUMA_FIPS_CONFIG=/{FIPS_CONFIG}")
+    elif fips:
+        raise Failed("this machine's OpenSSL has no FIPS provider (Debian 13: package openssl-provider-fips)")
+    return [*env, "COMPLIANCE_POLICY=fips-140-3"] if fips else env
+
+
+def build(tree, name, target, fips=False):
     with tempfile.TemporaryDirectory() as scratch:
-        contents = layer(collect(tree, scratch))
+        files = collect(tree, scratch)
+    env, contents = environment(files, fips), layer(files)
     digest = hashlib.sha256(contents).hexdigest()
     config = json.dumps(
         {
             "architecture": ARCHITECTURES[os.uname().machine],
             "os": "linux",
             "config": {
-                "Env": [f"PATH={PATH}"],
+                "Env": env,
                 "Labels": {"org.opencontainers.image.licenses": "Apache-2.0"},
             },
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
@@ -117,13 +156,15 @@ def build(tree, name, target):
 
 
 def main():
-    if len(sys.argv) != 4:
+    fips = "--fips" in sys.argv[1:]
+    argv = [a for a in sys.argv[1:] if a != "--fips"]
+    if len(argv) != 3:
         sys.exit(__doc__.strip())
     try:
-        size = build(*sys.argv[1:])
+        size = build(*argv, fips)
     except (Failed, OSError, KeyError) as e:
         sys.exit(f"{sys.argv[0]}: {e}")
-    print(f"{sys.argv[3]}: {sys.argv[2]}, {size / 1e6:.1f} MB")
+    print(f"{argv[2]}: {argv[1]}, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -349,6 +349,27 @@ def test_the_resumption_of_sessions_can_be_switched_off(helm):
         assert env.get("BRUMA_RESUMABLE_SESSIONS") == setting
 
 
+def test_the_compliance_policy_reaches_both_programs(helm):
+    def told(*settings):
+        o = rendered(*settings)
+        for name in ("ztunnel", "istio-cni-node"):
+            container = pod(o, name)["containers"][0]
+            env = {e["name"]: e.get("value") for e in container["env"]}
+            yield (
+                env.get("COMPLIANCE_POLICY"),
+                env.get("TLS12_ENABLED"),
+                container["image"].rpartition(":")[2],
+            )
+
+    tag = {tag for _, _, tag in told()}.pop()
+    assert set(told()) == {(None, None, tag)}, "an image's own"
+    assert set(told("global.compliancePolicy=fips-140-2", "global.tls12=true")) == {
+        ("fips-140-2", "true", tag)
+    }
+    assert set(told("global.compliancePolicy=pqc")) == {("pqc", None, tag)}
+    assert set(told("global.variant=fips")) == {(None, None, f"{tag}-fips")}
+
+
 def test_the_proxy_is_told_its_processors(helm):
     """It has as many workers as it may use processors, not as many as the node has."""
 
@@ -459,6 +480,8 @@ def test_room_for_a_stock_ztunnel(helm, default):
         "cni.probeCgroup=kubelet",
         "cni.readyPort=0",
         "cni.guard.mode=maybe",
+        "global.compliancePolicy=fips",
+        "global.tls12=yes",
         "cni.guard.limit=soon",
         "cni.istioOwnedCNIConfigFileName=a/b",
         "global.resourceScope=half",
@@ -508,6 +531,7 @@ def test_who_has_dns_captured_without_effect_is_told(helm, tmp_path):
         ("cni.ambient.shareHostNetworkNamespace=false", "node's network"),
         ("cni.ambient.enableAmbientDetectionRetry=false", "tried again"),
         ("global.variant=distroless", "one image"),
+        ("global.tls12=true,global.compliancePolicy=pqc", "no group"),
     ],
 )
 def test_what_has_one_answer_is_refused_with_the_reason(helm, setting, why):

@@ -380,6 +380,37 @@ def test_a_control_plane_of_12_is_used():
         relay.listener.close()
 
 
+# ---- what cannot be served ----
+
+
+def refused(node, program, argv=(), **env):
+    r = subprocess.run([node.program(program), *argv], env=env, capture_output=True, text=True, timeout=20)
+    assert r.returncode in (1, 2) and not r.stdout, r
+    return r.stderr
+
+
+@pytest.mark.parametrize("program", ["bruma-proxy", "bruma-agent"])
+def test_what_openssl_does_not_have_is_refused_by_name(older, program):
+    node = older.nodes[0]
+    for policy in ("fips-140-2", "fips-140-3"):
+        said = refused(node, program, COMPLIANCE_POLICY=policy, BRUMA_FIPS_CONFIG="/nowhere.cnf")
+        assert policy in said and "/nowhere.cnf" in said
+        if not fips_module():
+            assert "openssl-provider-fips" in refused(node, program, COMPLIANCE_POLICY=policy)
+    if not has_hybrid():
+        assert HYBRID in refused(node, program, COMPLIANCE_POLICY="pqc")
+    assert "TLS12_ENABLED" in refused(node, program, COMPLIANCE_POLICY="pqc", TLS12_ENABLED="true")
+    assert "none of" in refused(node, program, COMPLIANCE_POLICY="FIPS")
+
+
+def test_a_node_comes_out_of_the_mesh_all_the_same(older, tmp_path):
+    argv = ["--uninstall", "--run-dir", f"{tmp_path}/run", "--pin-dir", f"/sys/fs/bpf/{older.prefix}/none"]
+    env = {"COMPLIANCE_POLICY": "fips-140-2", "BRUMA_FIPS_CONFIG": "/nowhere.cnf"}
+    program = older.nodes[0].program("bruma-agent")
+    r = subprocess.run([program, *argv], env=env, capture_output=True, text=True, timeout=20)
+    assert r.returncode == 0 and "/nowhere.cnf" in r.stderr
+
+
 # ---- the hand-over ----
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from support.programs import ROOT
 from support.system import run
+from support.tls_offers import fips_module
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +19,9 @@ def image(build, tmp_path_factory):
     """The archive, and its one layer unpacked."""
     folder = str(tmp_path_factory.mktemp("image"))
     run(["meson", "install", "-C", build, "--no-rebuild", "--destdir", f"{folder}/tree"], timeout=120)
-    builder = os.path.join(ROOT, "packaging", "image", "build.py")
     for name in ("a", "b"):
-        run(
-            ["/usr/bin/python3", builder, f"{folder}/tree", "localhost/bruma:test", f"{folder}/{name}.tar"],
-            timeout=120,
-        )
+        r = build_image(f"{folder}/tree", "localhost/bruma:test", f"{folder}/{name}.tar")
+        assert r.returncode == 0, r.stderr
     with tarfile.open(f"{folder}/a.tar") as archive:
         archive.extractall(f"{folder}/archive")
     with tarfile.open(f"{folder}/archive/layer.tar") as layer:
@@ -69,16 +67,61 @@ def test_the_plugin_runs_there_too(image):
     assert "1.1.0" in json.loads(r.stdout)["supportedVersions"]
 
 
-def test_an_incomplete_tree_is_refused(build, tmp_path):
-    r = subprocess.run(
-        [
-            "/usr/bin/python3",
-            os.path.join(ROOT, "packaging", "image", "build.py"),
-            str(tmp_path),
-            "x:1",
-            str(tmp_path / "x.tar"),
-        ],
+def settings(archive):
+    """Environment that an image gives its programs."""
+    with tarfile.open(archive) as tar:
+        (entry,) = json.load(tar.extractfile("manifest.json"))
+        config = json.load(tar.extractfile(entry["Config"]))
+    return dict(e.split("=", 1) for e in config["config"]["Env"])
+
+
+def proxy_in(root, **env):
+    return subprocess.run(
+        ["/usr/sbin/chroot", root, "/usr/sbin/bruma-proxy", "--ca-address", ""],
+        env=env,
         capture_output=True,
         text=True,
+        timeout=30,
     )
+
+
+def build_image(*argv):
+    builder = os.path.join(ROOT, "packaging", "image", "build.py")
+    return subprocess.run(["/usr/bin/python3", builder, *argv], capture_output=True, text=True, timeout=120)
+
+
+def test_the_fips_provider_is_there_where_openssl_has_it(image):
+    """It is switched on by COMPLIANCE_POLICY; a proxy that goes on to look at its other settings has it."""
+    env = settings(f"{image}/a.tar")
+    r = proxy_in(f"{image}/root", **env, COMPLIANCE_POLICY="fips-140-3")
+    assert r.returncode == 1 and "COMPLIANCE_POLICY" not in env
+    if not fips_module():
+        assert "BRUMA_FIPS_CONFIG" not in env and "openssl-provider-fips" in r.stderr
+        return
+    assert env["BRUMA_FIPS_CONFIG"] == "/etc/bruma/fipsmodule.cnf"
+    assert "CA_ADDRESS" in r.stderr and "COMPLIANCE_POLICY" not in r.stderr
+
+
+def test_the_variant_is_under_a_fips_policy_by_itself(image, tmp_path):
+    target = str(tmp_path / "fips.tar")
+    r = build_image("--fips", f"{image}/tree", "localhost/bruma:test-fips", target)
+    if not fips_module():
+        assert r.returncode != 0 and "openssl-provider-fips" in r.stderr and not os.path.exists(target)
+        return
+    assert r.returncode == 0, r.stderr
+    assert settings(target)["COMPLIANCE_POLICY"] == "fips-140-3"
+
+
+def test_a_provider_that_is_not_what_was_installed_is_not_used(image, tmp_path):
+    if not fips_module():
+        pytest.skip("this machine has no FIPS provider (openssl-provider-fips)")
+    shutil.copytree(f"{image}/root", f"{tmp_path}/root", symlinks=True)
+    with open(f"{tmp_path}/root{fips_module()}", "ab") as f:
+        f.write(b"\0")
+    r = proxy_in(f"{tmp_path}/root", **settings(f"{image}/a.tar"), COMPLIANCE_POLICY="fips-140-2")
+    assert r.returncode == 1 and "cannot be used" in r.stderr
+
+
+def test_an_incomplete_tree_is_refused(build, tmp_path):
+    r = build_image(str(tmp_path), "x:1", str(tmp_path / "x.tar"))
     assert r.returncode != 0 and "bruma-agent is missing" in r.stderr and not (tmp_path / "x.tar").exists()

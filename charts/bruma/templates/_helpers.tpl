@@ -1,5 +1,5 @@
 {{- define "bruma.image" -}}
-{{- if contains "/" .Values.image -}}{{ .Values.image }}{{- else -}}{{ .Values.global.hub }}/{{ .Values.image }}:{{ .Values.global.tag }}{{- end -}}
+{{- if contains "/" .Values.image -}}{{ .Values.image }}{{- else -}}{{ .Values.global.hub }}/{{ .Values.image }}:{{ .Values.global.tag }}{{ with .Values.global.variant }}-{{ . }}{{ end }}{{- end -}}
 {{- end -}}
 
 {{- define "bruma.pullSecrets" -}}
@@ -63,6 +63,16 @@ imagePullPolicy: {{ . }}
 {{- end }}
 {{- end -}}
 
+{{/* Environment of both programs; what an image says itself stands where a value is empty. */}}
+{{- define "bruma.compliance" -}}
+{{- with .Values.global.compliancePolicy }}
+- {name: COMPLIANCE_POLICY, value: {{ . }}}
+{{- end }}
+{{- if .Values.global.tls12 }}
+- {name: TLS12_ENABLED, value: "true"}
+{{- end }}
+{{- end -}}
+
 {{- define "bruma.labels" -}}
 app.kubernetes.io/part-of: bruma
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -83,7 +93,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if not $c.ambient.shareHostNetworkNamespace }}{{ fail "cni.ambient.shareHostNetworkNamespace=false: the agent is always in the node's network, so that it does not depend on the plugin that it serves" }}{{ end -}}
 {{- if not $c.ambient.enableAmbientDetectionRetry }}{{ fail "cni.ambient.enableAmbientDetectionRetry=false: a pod about which nobody can decide is always tried again, never let run outside the mesh" }}{{ end -}}
 {{- if .Values.global.defaultResources }}{{ fail "global.defaultResources: each DaemonSet has its own, cni.resources and ztunnel.resources" }}{{ end -}}
-{{- if .Values.global.variant }}{{ fail "global.variant: there is one image, without a distribution in it" }}{{ end -}}
+{{- if not (has .Values.global.variant (list "" "fips")) }}{{ fail "global.variant: there is one image, without a distribution in it, and \"fips\"" }}{{ end -}}
+{{- if and .Values.global.tls12 (eq .Values.global.compliancePolicy "pqc") }}{{ fail "global.tls12=true: TLS 1.2 has no group of the policy pqc" }}{{ end -}}
 {{- end -}}
 
 {{- define "bruma.clusterScope" -}}{{ if has .Values.global.resourceScope (list "all" "cluster") }}yes{{ end }}{{- end -}}
