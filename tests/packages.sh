@@ -51,6 +51,7 @@ packages_test() {
     echo dnsmasq-base bind9-dnsutils knot-dnsutils python3-dnspython musl-tools # servers and clients of DNS
     echo hey python3-pycares unbound                                            # more: Go's resolver, c-ares, one in a pod
     echo systemd # runs the units, in namespaces of its own
+    [ "$(release)" != "debian 13" ] || echo openssl-provider-fips # compliance policies
     packages_network
 }
 

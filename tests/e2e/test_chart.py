@@ -16,7 +16,7 @@ import sys
 import pytest
 import yaml
 
-from support.chart import CHART, HELM, call, template
+from support.chart import CHART, HELM, call, objects, pod, rendered, template
 from support.programs import ROOT
 
 KEPT = os.path.join(ROOT, "tests", "data", "chart", "default.yaml")
@@ -32,11 +32,6 @@ def sources():
             with open(path, "rb") as f:
                 h.update(f.read() + b"\0")
     return h.hexdigest()
-
-
-def objects(text):
-    """(kind, name) -> object"""
-    return {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(text) if d}
 
 
 def keep():
@@ -59,16 +54,6 @@ def default():
     """The objects that the chart makes of its own values."""
     with open(KEPT) as f:
         return objects(f.read())
-
-
-def rendered(*settings):
-    r = template(*settings)
-    assert r.returncode == 0, r.stderr
-    return objects(r.stdout)
-
-
-def pod(objects, name):
-    return objects["DaemonSet", name]["spec"]["template"]["spec"]
 
 
 def agent_args(objects):
@@ -347,27 +332,6 @@ def test_the_resumption_of_sessions_can_be_switched_off(helm):
         o = rendered(f"ztunnel.sessionResumption={value}")
         env = {e["name"]: e.get("value") for e in pod(o, "ztunnel")["containers"][0]["env"]}
         assert env.get("BRUMA_RESUMABLE_SESSIONS") == setting
-
-
-def test_the_compliance_policy_reaches_both_programs(helm):
-    def told(*settings):
-        o = rendered(*settings)
-        for name in ("ztunnel", "istio-cni-node"):
-            container = pod(o, name)["containers"][0]
-            env = {e["name"]: e.get("value") for e in container["env"]}
-            yield (
-                env.get("COMPLIANCE_POLICY"),
-                env.get("TLS12_ENABLED"),
-                container["image"].rpartition(":")[2],
-            )
-
-    tag = {tag for _, _, tag in told()}.pop()
-    assert set(told()) == {(None, None, tag)}, "an image's own"
-    assert set(told("global.compliancePolicy=fips-140-2", "global.tls12=true")) == {
-        ("fips-140-2", "true", tag)
-    }
-    assert set(told("global.compliancePolicy=pqc")) == {("pqc", None, tag)}
-    assert set(told("global.variant=fips")) == {(None, None, f"{tag}-fips")}
 
 
 def test_the_proxy_is_told_its_processors(helm):

@@ -4,19 +4,11 @@
 import os
 
 import pytest
-import yaml
 
-from support.chart import HELM, template
+from support.chart import HELM, objects, rendered, template
 from support.programs import ROOT
 
 KEPT = os.path.join(ROOT, "tests", "data", "chart", "default.yaml")
-
-
-def objects(*settings):
-    """(kind, name) -> object"""
-    return {
-        (d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(template(*settings).stdout) if d
-    }
 
 
 def agent_env(o):
@@ -28,7 +20,7 @@ def agent_env(o):
 def test_the_mesh_configuration_may_be_read_where_istiod_has_it():
     """Its ConfigMap alone, in istiod's namespace; or none, and then there is no such role."""
     where = ["istioNamespace=mesh-system", "revision=canary"]
-    o = objects(*where)
+    o = rendered(*where)
     role, binding = (o[kind, "bruma-agent-mesh-config"] for kind in ("Role", "RoleBinding"))
     assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "mesh-system"
     assert [r["resourceNames"] for r in role["rules"]] == [["istio-canary"]]
@@ -41,7 +33,7 @@ def test_the_mesh_configuration_may_be_read_where_istiod_has_it():
         "cni.outboundTrafficPolicy.followMeshConfig=false",
         "cni.outboundTrafficPolicy.overrides=false",
     ]
-    o = objects(*where, *off)
+    o = rendered(*where, *off)
     assert not [name for kind, name in o if "mesh-config" in name]
     env = agent_env(o)
     assert (env["BRUMA_MESH_CONFIG"], env["BRUMA_OUTBOUND_OVERRIDES"]) == ("", "false")
@@ -58,7 +50,7 @@ def test_direct_ways_are_switched_by_the_agents_environment():
         "cni.directWays.inbound=false",
         "cni.directWays.sameNode=kernel",
     ]
-    env = agent_env(objects(*others))
+    env = agent_env(rendered(*others))
     assert [env[name] for name in WAYS] == ["false", "false", "kernel"]
     wrong = template("cni.directWays.sameNode=Kernel")
     assert wrong.returncode and "sameNode" in wrong.stderr
@@ -67,7 +59,7 @@ def test_direct_ways_are_switched_by_the_agents_environment():
 def test_direct_ways_of_the_charts_own_values():
     """They are those of the agent's settings."""
     with open(KEPT) as f:
-        env = agent_env({(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(f) if d})
+        env = agent_env(objects(f.read()))
     with open(os.path.join(ROOT, "docs", "settings.md")) as f:
         settings = f.read()
     for name in WAYS:

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import yaml
 
-from support.chart import CHART, HELM, call, template
+from support.chart import CHART, HELM, call, rendered
 from support.programs import ROOT
 
 EVERYTHING = [f"monitoring.{part}.enabled=true" for part in ("podMonitor", "rules", "dashboards")]
@@ -18,12 +18,6 @@ DASHBOARDS = ("mesh", "node", "reasons")
 def helm():
     if not HELM:
         pytest.skip("helm is not here: BRUMA_HELM names a program, or it is on PATH")
-
-
-def rendered(*settings):
-    r = template(*settings)
-    assert r.returncode == 0, r.stderr
-    return {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(r.stdout) if d}
 
 
 def made(*settings):
