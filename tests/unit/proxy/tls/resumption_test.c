@@ -154,6 +154,29 @@ Test(resumption, what_is_said_in_a_resumed_connection_arrives)
     nodes_end(&n);
 }
 
+/* OpenSSL asks both sides a second time, and the session is the one that was taken the first time. */
+Test(resumption, a_server_that_wants_another_group_resumes_all_the_same)
+{
+    struct nodes n;
+    struct pair p;
+    int a, b;
+
+    nodes_begin(&n);
+    meet(&n, n.world.c, n.world.s);
+    for (unsigned long i = 1; i <= 2; i++) {
+        face(&p, &n, n.world.c, n.world.s, SERVER);
+        cr_assert(SSL_set1_groups_list(p.client.ssl, "P-256:X25519"));
+        cr_assert(SSL_set1_groups_list(p.server.ssl, "X25519"));
+        handshake(&p, &a, &b);
+        cr_assert(a == 1 && b == 1, "%s / %s", p.client.error, p.server.error);
+        cr_expect(resumed(&n) == i);
+        cr_expect_str_eq(p.server.peer_identity, CLIENT);
+        part(&p);
+    }
+    cr_expect(refused_by_server(&n, TLS_REFUSAL_UNKNOWN) == 0);
+    nodes_end(&n);
+}
+
 Test(resumption, who_does_not_take_part_is_offered_nothing)
 {
     struct nodes n;
