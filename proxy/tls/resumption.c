@@ -231,8 +231,18 @@ int tls_resumption_prepare(SSL_CTX *context, bool server)
 static int gone(struct tls *tls, enum bruma_reason reason, const char *text)
 {
     tls->reason = reason;
-    snprintf(tls->error, sizeof(tls->error), "peer certificate: %s while its session was resumed", text);
+    snprintf(tls->error, sizeof(tls->error), "peer certificate: %s during the handshake", text);
+    tls->peer_identity[0] = '\0';
     return -EPROTO;
+}
+
+/* New lists look at tunnels that are open: this one was none yet. */
+static bool revoked_meanwhile(const struct tls *tls)
+{
+    const struct crl_set *lists = tls->buffers->revoked;
+
+    return lists && tls->lists != crl_generation(lists) &&
+           (crl_missing(lists) || !tls->peer_chain || crl_revokes(lists, tls->peer_chain));
 }
 
 /* Time has passed since it was looked up. */
@@ -247,13 +257,10 @@ static int adopt(struct tls *tls)
     }
     if (wall_seconds() >= s->peer_until)
         return gone(tls, BRUMA_REASON_PEER_UNTRUSTED, "expired");
-    if (s->lists != lists_of(tls) && tls->buffers->revoked &&
-        (crl_missing(tls->buffers->revoked) || !s->peer_chain ||
-         crl_revokes(tls->buffers->revoked, s->peer_chain)))
-        return gone(tls, BRUMA_REASON_CERTIFICATE_REVOKED, "revoked");
     memcpy(tls->peer_identity, s->peer_identity, strlen(s->peer_identity) + 1);
     tls->peer_until = s->peer_until;
     tls->peer_chain = take_pointer(s->peer_chain);
+    tls->lists = s->lists;
     return 0;
 }
 
@@ -293,6 +300,8 @@ int tls_resumption_done(struct tls *tls)
 
     if (resumed && adopt(tls) < 0)
         return -EPROTO;
+    if (revoked_meanwhile(tls))
+        return gone(tls, BRUMA_REASON_CERTIFICATE_REVOKED, "revoked");
     if (!resumed && tls->session && !tls->server)
         count_refusal(tls, TLS_REFUSAL_DECLINED);
     tls_session_free(&tls->session);

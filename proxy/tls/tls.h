@@ -77,6 +77,7 @@ struct tls {
     bool looked_up;              /* whether there is one */
     bool peer_resumes;           /* it has said that it resumes as we do */
     STACK_OF(X509) * peer_chain; /* as verified; kept only where lists are configured */
+    uint64_t lists;              /* generation of those that it was looked up in; 0: none */
     int64_t peer_until;          /* wall seconds: the first end of a certificate of the peer's chain */
     char peer_identity[SPIFFE_MAX]; /* verified; "" before */
     enum bruma_reason reason;       /* why the handshake or the connection failed */

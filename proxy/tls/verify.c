@@ -162,8 +162,10 @@ static bool chain_verifies(struct tls *tls, X509_STORE_CTX *store_context, X509 
         }
     }
     X509_STORE_CTX_set_error(store_context, error);
-    if (error == X509_V_OK)
+    if (error == X509_V_OK) {
         tls->peer_until = entry->chain_until;
+        tls->lists = fresh.key.lists;
+    }
     return error == X509_V_OK;
 }
 

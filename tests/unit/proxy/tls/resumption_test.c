@@ -3,9 +3,12 @@
 #include "proxy/tls/resumption.h"
 
 #include <criterion/criterion.h>
+#include <errno.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "lib/cleanup.h"
 #include "lib/wall.h"
 #include "proxy/tls/crl.h"
 #include "proxy/tls/tls_library.h"
@@ -470,6 +473,65 @@ Test(resumption, what_ends_during_the_handshake_ends_it)
     }
     crl_unref(named);
     nodes_end(&n);
+}
+
+/* A socket that gives so many bytes and no more. */
+struct narrow {
+    struct tls_carrier carrier;
+    int fd;
+    size_t left;
+};
+
+static ssize_t narrow_receive(struct tls_carrier *carrier, uint8_t *buf, size_t size)
+{
+    struct narrow *n = container_of(carrier, struct narrow, carrier);
+    ssize_t r = n->left ? recv(n->fd, buf, size < n->left ? size : n->left, 0) : -EAGAIN;
+
+    if (r < 0)
+        return -EAGAIN;
+    n->left -= (size_t)r;
+    return r;
+}
+
+static ssize_t narrow_send(struct tls_carrier *carrier, const uint8_t *data, size_t len)
+{
+    return send(container_of(carrier, struct narrow, carrier)->fd, data, len, 0);
+}
+
+#define FINISHED_RECORD (5 + 4 + 48 + 1 + 16)
+
+/* It has shown its certificate, and takes its time with the rest. */
+Test(resumption, a_client_that_is_revoked_before_its_handshake_is_done_is_refused)
+{
+    for (int named = 0; named < 2; named++) {
+        struct narrow narrow = {.carrier = {.receive = narrow_receive, .send = narrow_send}, .left = SIZE};
+        struct nodes n;
+        struct pair p;
+        int there, r;
+
+        nodes_begin(&n);
+        set_lists(&n.server, lists(&n.world.ca, NULL));
+        face(&p, &n, n.world.c, n.world.s, SERVER);
+        narrow.fd = p.fds[1];
+        p.server.carrier = &narrow.carrier;
+        cr_assert(tls_handshake(&p.client) == 0 && tls_handshake(&p.server) == 0 &&
+                  tls_handshake(&p.client) == 1);
+        cr_assert(ioctl(p.fds[1], FIONREAD, &there) == 0 && there > FINISHED_RECORD);
+        narrow.left = (size_t)there - FINISHED_RECORD;
+        cr_assert(tls_handshake(&p.server) == 0, "all but the end: %s", p.server.error);
+        cr_assert_str_eq(p.server.peer_identity, CLIENT);
+        set_lists(&n.server, lists(&n.world.ca, named ? SSL_CTX_get0_certificate(n.world.c->client) : NULL));
+        narrow.left = SIZE;
+        r = tls_handshake(&p.server);
+        if (named)
+            cr_expect(r == -EPROTO && p.server.reason == BRUMA_REASON_CERTIFICATE_REVOKED &&
+                          !session_store_any(n.server.resumption.sessions[1]),
+                      "%s", p.server.error);
+        else
+            cr_expect(r == 1, "%s", p.server.error);
+        part(&p);
+        nodes_end(&n);
+    }
 }
 
 /* The client has it twice, as one would that replays what it has heard. */
