@@ -166,15 +166,18 @@ int command_policy(const struct ctl_options *o, int argc, char **argv)
 static bool add_identity(struct table *t, const struct node_answers *g, const char *node, const cJSON *c)
 {
     const cJSON *leaf = cJSON_GetArrayItem(get(c, "certChain"), 0);
-    char roots[16];
+    char roots[16], state[300];
     const char *cells[] = {node,
                            text_of(c, "identity"),
-                           text_of(c, "state"),
+                           text_of(c, "source"),
+                           state,
                            text_of(leaf, "validFrom"),
                            text_of(leaf, "expirationTime"),
                            text_of(leaf, "serialNumber"),
                            roots};
 
+    snprintf(state, sizeof(state), *text_of(c, "error") ? "%s, but no newer one: %s" : "%s",
+             text_of(c, "state"), text_of(c, "error"));
     snprintf(roots, sizeof(roots), "%d", cJSON_GetArraySize(get(c, "rootCerts")));
     table_row(t, cells + !g->fleet);
     return !leaf;
@@ -182,8 +185,8 @@ static bool add_identity(struct table *t, const struct node_answers *g, const ch
 
 int command_identities(const struct ctl_options *o, int argc, char **argv)
 {
-    static const char *const headers[] = {"NODE",     "IDENTITY", "STATE", "VALID FROM",
-                                          "VALID TO", "SERIAL",   "ROOTS"};
+    static const char *const headers[] = {"NODE",       "IDENTITY", "SOURCE", "STATE",
+                                          "VALID FROM", "VALID TO", "SERIAL", "ROOTS"};
     struct node_answers g;
     struct table *t;
     const cJSON *c;

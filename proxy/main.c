@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "bruma/mesh.h"
@@ -26,6 +25,7 @@
 #include "proxy/admin/verdict_dump.h"
 #include "proxy/connection/worker_post.h"
 #include "proxy/connection/worker_thread.h"
+#include "proxy/descriptor_limits.h"
 #include "proxy/direct/direct.h"
 #include "proxy/direct/node_judge.h"
 #include "proxy/drain.h"
@@ -83,7 +83,7 @@ static void on_identity_changed(void *data, struct identity *identity)
 
     node_judge_identity_changed(p->node_judge, identity);
     for (unsigned i = 0; i < p->workers_len; i++)
-        worker_state_changed(p->workers[i], false);
+        worker_identity_changed(p->workers[i]);
 }
 
 /* Who waits for a hostname, or for something of the mesh, looks again. */
@@ -212,22 +212,6 @@ static bool owns_socket(void *data)
 
 /* ---- start ---- */
 
-/* One pod leaves something to the others, and one peer something to the pod's other peers. */
-static void derive_limits(struct proxy_settings *s)
-{
-    struct rlimit limit = {.rlim_cur = 1024};
-    unsigned long pipes;
-
-    getrlimit(RLIMIT_NOFILE, &limit);
-    if (!s->max_pod_descriptors)
-        s->max_pod_descriptors = limit.rlim_cur - limit.rlim_cur / 4;
-    if (!s->max_peer_connections)
-        s->max_peer_connections = s->max_pod_descriptors - s->max_pod_descriptors / 4;
-    pipes = limit.rlim_cur / 16 / 2 / s->workers;
-    if (s->relay_pipes > pipes)
-        s->relay_pipes = pipes;
-}
-
 static int open_admin(struct proxy *p, const char *unix_socket)
 {
     struct admin_config config = {
@@ -276,6 +260,9 @@ static int open_control_plane(struct proxy *p)
 {
     const struct proxy_settings *s = &p->settings;
     struct identity_config identity = {
+        .sources = s->identity_sources,
+        .files = s->identity_files,
+        .bundles = s->federated_bundles,
         .ca_address = s->ca_address,
         .ca_roots = s->ca_roots,
         .alternate_host = s->ca_alternate_host,
@@ -312,7 +299,7 @@ static int open_control_plane(struct proxy *p)
     int r = identity_store_new(p->loop, &identity, &p->identities);
 
     if (r < 0)
-        return log_error_errno(r, "cannot set up the certificate client");
+        return log_error_errno(r, "cannot set up where certificates come from");
     if (!*s->xds_address) {
         on_xds_ready(p);
         return 0;
@@ -555,7 +542,8 @@ int main(int argc, char **argv)
     if (*p.settings.local_xds_path && *p.settings.local_xds)
         return refuse("LOCAL_XDS_PATH and LOCAL_XDS exclude each other");
     if (!address_is_good("XDS_ADDRESS", p.settings.xds_address, true) ||
-        !address_is_good("CA_ADDRESS", p.settings.ca_address, false))
+        !address_is_good("CA_ADDRESS", p.settings.ca_address,
+                         !source_choice_has(&p.settings.identity_sources, SOURCE_CA)))
         return 1;
     tls_library_init();
     format = getenv("LOG_FORMAT");
@@ -569,7 +557,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     descriptors_raise_limit();
     descriptors_make_room(FIRST_SLOTS);
-    derive_limits(&p.settings);
+    descriptor_limits_derive(&p.settings);
     /* Buffers come and go in sizes just above malloc's first mmap threshold: mapping each would cost a fault
      * a page. */
     mallopt(M_MMAP_THRESHOLD, 4 * 1024 * 1024);

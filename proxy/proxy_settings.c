@@ -45,6 +45,9 @@ const struct setting proxy_settings_table[] = {
     {"ca-root-ca", "CA_ROOT_CA", SETTING_STRING, NULL, "roots of the certificate authority's certificate: a path, PEM text, or SYSTEM; unset: as for xds-root-ca", FIELD(ca_roots), 0, 0},
     {"alt-ca-hostname", "ALT_CA_HOSTNAME", SETTING_STRING, NULL, "another name that the certificate authority's certificate may carry", FIELD(ca_alternate_host), 0, 0},
     {"auth-token", "AUTH_TOKEN", SETTING_STRING, NULL, "bearer token: a path, read for each call, or the token itself; empty: none; unset: tokens/istio-token in /var/run/secrets in a cluster, else control/token of the agent's run directory if that file exists", FIELD(auth_token), 0, 0},
+    {"identity-sources", "BRUMA_IDENTITY_SOURCES", SETTING_STRING, "ca", "where certificates of pods come from: ca, the certificate authority, or files; and for single trust domains TRUST-DOMAIN=SOURCE, with commas between them (files, mesh.example=ca)", FIELD(identity_sources_text), 0, 0},
+    {"identity-files", "BRUMA_IDENTITY_FILES", SETTING_STRING, "", "only with identity-sources files: the directory of an identity's files tls.crt (with intermediates), tls.key and ca.crt (the roots of its trust domain), all PEM, reloaded when they change; {trust-domain}, {namespace} and {account} in it stand for the parts of the identity", FIELD(identity_files), 0, 0},
+    {"federated-bundles", "BRUMA_FEDERATED_BUNDLES", SETTING_STRING, "", "directory with the roots of other trust domains whose identities are accepted, TRUST-DOMAIN.pem for each, reloaded when they change; empty: none", FIELD(federated_bundles), 0, 0},
     {"crl-path", "CRL_PATH", SETTING_STRING, "", "certificate revocation lists, PEM or DER, reloaded when they change; empty: none", FIELD(crl_path), 0, 0},
     {"crl-required", "BRUMA_CRL_REQUIRED", SETTING_BOOL, "true", "only with crl-path: refuse all peers, and do not become ready, until revocation lists have been read once; false: serve meanwhile, with no certificate revoked", FIELD(crl_required), 0, 0},
     {"compliance-policy", "COMPLIANCE_POLICY", SETTING_STRING, "", "what TLS is limited to, towards peers, the control plane and the certificate authority: fips-140-2 and fips-140-3 (approved algorithms, all of OpenSSL's FIPS provider), pqc (X25519MLKEM768 alone), or empty: nothing beyond the versions and suites that a mesh has; without what it needs of OpenSSL the proxy does not start", FIELD(compliance_policy), 0, 0},
@@ -208,6 +211,24 @@ static int read_trust_domains(struct proxy_settings *s, char *error, size_t erro
     return r;
 }
 
+static int choose_sources(struct proxy_settings *s, char *error, size_t error_size)
+{
+    char wrong[256];
+    int r = source_choice_parse(s->identity_sources_text, &s->identity_sources, wrong, sizeof(wrong));
+
+    if (r < 0) {
+        snprintf(error, error_size, "identity-sources: %s", wrong);
+        return r;
+    }
+    if (source_choice_has(&s->identity_sources, SOURCE_FILES) && *s->identity_files != '/') {
+        snprintf(error, error_size,
+                 "identity-files: \"%.100s\" is no path of a directory, which identity-sources wants (files)",
+                 s->identity_files);
+        return -EINVAL;
+    }
+    return 0;
+}
+
 /* Time to end in is a little less than what the kubelet grants. */
 static const char *drain_default(char *buf, size_t size)
 {
@@ -287,6 +308,8 @@ int proxy_settings_load(const char *mesh_config_file, struct proxy_settings *ret
         r = read_trust_domains(ret, error, error_size);
     if (r == 0)
         r = tls_policy_check(ret->compliance_policy, ret->tls12, error, error_size);
+    if (r == 0)
+        r = choose_sources(ret, error, error_size);
     if (r < 0)
         return r;
     ret->answers_dns = answers_dns();

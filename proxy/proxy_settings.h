@@ -13,6 +13,7 @@
 #include "lib/outbound_policy.h"
 #include "lib/settings.h"
 #include "lib/trust_domains.h"
+#include "proxy/identity/source_choice.h"
 
 #define PROXY_RETRIES_MAX 8 /* endpoints more than the first that a connection tries: outbound_retries */
 
@@ -42,6 +43,8 @@ struct proxy_settings {
     unsigned long secret_ttl;                    /* milliseconds, as all durations */
     const char *compliance_policy, *fips_config; /* tls_policy.h */
     bool tls12;
+    const char *identity_sources_text, *identity_files, *federated_bundles; /* "": none */
+    struct source_choice identity_sources;                                  /* as the text says */
 
     const char *workers_text;
     unsigned workers;                           /* what that amounts to: worker_count.h */

@@ -170,7 +170,10 @@
     BRUMA_REASON(GATEWAY_REJECTED, "gateway_rejected", "CONNECT", "the east-west gateway refused the connection: its answer to CONNECT was 400, 401 or 403", "policies of the gateway, which judge the calling pod; the gateway's log") \
     BRUMA_REASON(GATEWAY_UNAVAILABLE, "gateway_unavailable", "CONNECT", "the east-west gateway could not pass the connection on: it does not know the service, or no endpoint of it answered", "is the service global (istio.io/global) in both clusters, with endpoints there? The gateway's log") \
     /* live connections that move between proxies */ \
-    BRUMA_REASON(HAND_OVER_REFUSED, "hand_over_refused", "-", "a process that is neither root's nor of the proxy's user was found at the socket where proxies meet to hand over live connections; it was given and believed nothing", "who may write in the directory of `--hand-over-socket`? The log names user and process")
+    BRUMA_REASON(HAND_OVER_REFUSED, "hand_over_refused", "-", "a process that is neither root's nor of the proxy's user was found at the socket where proxies meet to hand over live connections; it was given and believed nothing", "who may write in the directory of `--hand-over-socket`? The log names user and process") \
+    /* identities that do not come from the CA */ \
+    BRUMA_REASON(IDENTITY_FILE_INVALID, "identity_file_invalid", "-", "the files of an identity (tls.crt, tls.key, ca.crt) cannot be read, or do not fit together or the identity; the last good ones stay in use", "the error text; the directory that `--identity-files` leads to for this identity; `brumactl identities`") \
+    BRUMA_REASON(BUNDLE_INVALID, "bundle_invalid", "-", "the roots of a federated trust domain cannot be used; the last good ones stay in force", "the error text; `--federated-bundles`")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

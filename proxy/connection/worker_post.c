@@ -111,6 +111,24 @@ static void do_delete_pod(void *data)
     message_free(m);
 }
 
+/* Whom the pods trust may have changed with it. Clients need not be asked: what they send next goes by a
+ * tunnel of the new certificate. */
+static void do_identity_changed(void *data)
+{
+    struct message *m = data;
+    struct worker_pod *wp;
+
+    list_for_each (wp, &m->worker->pods, node) {
+        struct tunnel *t;
+
+        wp->local_stale = true;
+        worker_check_waiting(wp);
+        list_for_each (t, &wp->servers, node)
+            tunnel_check_trusted(t);
+    }
+    message_free(m);
+}
+
 static void do_state_changed(void *data)
 {
     struct message *m = data;
@@ -316,6 +334,11 @@ void worker_state_changed(struct worker *w, bool policies)
     struct message fill = {.policies = policies};
 
     post(w, NULL, do_state_changed, &fill);
+}
+
+void worker_identity_changed(struct worker *w)
+{
+    post(w, NULL, do_identity_changed, NULL);
 }
 
 void worker_check_all(struct worker *w)

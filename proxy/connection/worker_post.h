@@ -22,6 +22,9 @@ void worker_drain_pod(struct worker *worker, struct pod *pod);
 void worker_delete_pod(struct worker *worker, struct pod *pod);
 /* The mesh state has changed. policies: some of them too, so that live connections are authorized again. */
 void worker_state_changed(struct worker *worker, bool policies);
+/* A pod has another certificate, or trusts others; tunnels of peers that it does not trust any more take no
+ * new connections. */
+void worker_identity_changed(struct worker *worker);
 /* Connections that wait look again whether they must. */
 void worker_check_all(struct worker *worker);
 /* New lists of revoked certificates; tunnels of such peers are closed. The worker takes a reference. */

@@ -212,6 +212,7 @@ static void open_tunnel(struct tunnel *t)
     tunnel_wants_flush(t);
     if (t->server && (t->wp->draining || t->wp->worker->draining))
         tunnel_drain(t);
+    tunnel_check_trusted(t); /* since the handshake began */
     /* The streams that waited; those that do not fit find another tunnel. */
     while (!list_empty(&t->queue)) {
         struct stream *s = list_first(&t->queue, struct stream, tunnel_node);

@@ -169,6 +169,9 @@ void tunnel_check_expired(struct tunnel *tunnel);
 void tunnel_clock_set(struct tunnel *tunnel);
 /* Says that a peer's request came after the end. */
 void tunnel_refuse_expired(struct tunnel *tunnel);
+/* The pod's certificate is another, or what it trusts is: a server's tunnel whose peer is not trusted by it,
+ * or by other roots, takes no new streams. */
+void tunnel_check_trusted(struct tunnel *tunnel);
 /* The lists of revoked certificates have changed. */
 void tunnel_check_revoked(struct tunnel *tunnel);
 

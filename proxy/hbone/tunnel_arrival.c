@@ -446,6 +446,7 @@ static void catch_up(struct tunnel *t)
         loop_timer_set(wp->worker->loop, &wp->policy_timer, 0);
     tunnel_check_revoked(t);
     tunnel_check_expired(t);
+    tunnel_check_trusted(t);
     tunnel_adapt(t);
     if (t->server && (wp->draining || wp->worker->draining))
         tunnel_drain(t);

@@ -19,6 +19,30 @@ void tunnel_check_revoked(struct tunnel *t)
                               "peer certificate: revoked after the connection was made");
 }
 
+static void retire(struct tunnel *t, enum bruma_reason reason, const char *why)
+{
+    char peer[ENDPOINT_TEXT_LEN];
+
+    log_info("a tunnel takes no new connections: %s\tpeer=%s identity=\"%s\" reason=%s", why,
+             endpoint_format(&t->peer, peer), t->tls.peer_identity, reason_name(reason));
+    tunnel_expire(t);
+}
+
+void tunnel_check_trusted(struct tunnel *t)
+{
+    struct tls_context *now;
+    bool trusted;
+
+    if (!t->server || t->state != TUNNEL_OPEN || t->closing || t->expired || t->goaway)
+        return;
+    now = worker_pod_context(t->wp);
+    trusted = !now || tls_peer_trusted(&t->tls, now);
+    tls_context_unref(now);
+    if (!trusted)
+        retire(t, BRUMA_REASON_PEER_TRUST_DOMAIN,
+               "the roots of its peer's trust domain have changed, or are gone");
+}
+
 void tunnel_refuse_expired(struct tunnel *t)
 {
     telemetry_early_deny(t->wp->worker->telemetry, REPORTER_DESTINATION, &t->peer, &t->arrival,
@@ -27,13 +51,8 @@ void tunnel_refuse_expired(struct tunnel *t)
 
 void tunnel_check_expired(struct tunnel *t)
 {
-    char peer[ENDPOINT_TEXT_LEN];
-
     if (t->state != TUNNEL_OPEN || t->closing || t->expired || !tls_peer_expired(&t->tls))
         return;
     t->expired = true;
-    log_info("a tunnel takes no new connections: its peer's certificate has expired\tpeer=%s identity=\"%s\" "
-             "reason=%s",
-             endpoint_format(&t->peer, peer), t->tls.peer_identity, reason_name(BRUMA_REASON_PEER_EXPIRED));
-    tunnel_expire(t);
+    retire(t, BRUMA_REASON_PEER_EXPIRED, "its peer's certificate has expired");
 }

@@ -224,33 +224,38 @@ static int read_chain(const uint8_t *message, size_t len, struct certificate *c,
     return 0;
 }
 
+int certificate_check(struct certificate *c, const char *identity, EVP_PKEY *key, char *error,
+                      size_t error_size)
+{
+    X509 *leaf = first_certificate(c->chain[0]);
+    int r = 0;
+
+    if (!leaf)
+        r = bad(error, error_size, "the first certificate cannot be read");
+    else if (X509_check_private_key(leaf, key) != 1)
+        r = bad(error, error_size, "the certificate is for another key");
+    else if (!names_identity(leaf, identity))
+        r = bad(error, error_size, "the certificate is for another identity");
+    else if (!chain_verifies(c, leaf))
+        r = bad(error, error_size, "the certificate is not signed by the roots that come with it");
+    else if (!time_of(X509_get0_notBefore(leaf), &c->not_before) ||
+             !time_of(X509_get0_notAfter(leaf), &c->not_after) || c->not_after <= c->not_before)
+        r = bad(error, error_size, "the certificate's dates make no sense");
+    else if (c->not_after <= time(NULL))
+        r = bad(error, error_size, "the certificate has expired already");
+    X509_free(leaf);
+    ERR_clear_error();
+    return r;
+}
+
 int certificate_response(const uint8_t *message, size_t len, const char *identity, EVP_PKEY *key,
                          struct certificate *ret, char *error, size_t error_size)
 {
     struct certificate c = {};
-    X509 *leaf = NULL;
     int r = read_chain(message, len, &c, error, error_size);
 
-    if (r == 0) {
-        leaf = first_certificate(c.chain[0]);
-        if (!leaf)
-            r = bad(error, error_size, "the answer's first certificate cannot be read");
-        else if (X509_check_private_key(leaf, key) != 1)
-            r = bad(error, error_size, "the certificate is for another key");
-        else if (!names_identity(leaf, identity))
-            r = bad(error, error_size, "the certificate is for another identity");
-        else if (!chain_verifies(&c, leaf))
-            r = bad(error, error_size, "the certificate is not signed by the answer's roots");
-    }
-    if (r == 0) {
-        if (!time_of(X509_get0_notBefore(leaf), &c.not_before) ||
-            !time_of(X509_get0_notAfter(leaf), &c.not_after) || c.not_after <= c.not_before)
-            r = bad(error, error_size, "the certificate's dates make no sense");
-        else if (c.not_after <= time(NULL))
-            r = bad(error, error_size, "the certificate has expired already");
-    }
-    X509_free(leaf);
-    ERR_clear_error();
+    if (r == 0)
+        r = certificate_check(&c, identity, key, error, error_size);
     if (r < 0)
         certificate_clear(&c);
     else

@@ -21,15 +21,18 @@ int certificate_request(const char *identity, bool for_itself, uint64_t ttl_seco
 
 /* Zeroed is none; certificate_clear(). */
 struct certificate {
-    char *chain[CERTIFICATE_CHAIN_MAX]; /* PEM, leaf first, without roots */
+    char *chain[CERTIFICATE_CHAIN_MAX]; /* PEM, leaf first, without roots; each any number */
     size_t chain_len;
     char *roots;                  /* PEM, any number */
     time_t not_before, not_after; /* wall seconds, of the whole chain */
 };
 
-/* Decodes IstioCertificateResponse and makes sure that it is what was asked for: the key, the identity as
- * first SPIFFE name, dates that make sense and are not over, and a chain to the roots that come with it.
- * 0; -EBADMSG with the reason in error; -ENOMEM. */
+/* Makes sure that it is what is wanted: the key, the identity as the only SPIFFE name, dates that make sense
+ * and are not over (which it sets), and a chain to its roots. There is a chain. 0; -EBADMSG with the reason
+ * in error. */
+int certificate_check(struct certificate *certificate, const char *identity, EVP_PKEY *key, char *error,
+                      size_t error_size);
+/* Decodes IstioCertificateResponse, and checks it. 0; -EBADMSG with the reason in error; -ENOMEM. */
 int certificate_response(const uint8_t *message, size_t len, const char *identity, EVP_PKEY *key,
                          struct certificate *ret, char *error, size_t error_size);
 /* Frees what it has, and empties it. */

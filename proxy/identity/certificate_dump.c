@@ -64,14 +64,18 @@ static void add_all(cJSON *array, const char *pem)
     BIO_free(bio);
 }
 
-cJSON *certificate_dump(const char *identity, const struct certificate *c, const char *error)
+cJSON *certificate_dump(const char *identity, const char *source, const struct certificate *c,
+                        const char *error)
 {
     cJSON *o = cJSON_CreateObject(), *chain, *roots;
     char state[240];
 
     snprintf(state, sizeof(state), c ? "Available" : *error ? "Unavailable: %s" : "Initializing", error);
     cJSON_AddStringToObject(o, "identity", identity);
+    cJSON_AddStringToObject(o, "source", source);
     cJSON_AddStringToObject(o, "state", state);
+    if (c && *error)
+        cJSON_AddStringToObject(o, "error", error);
     chain = cJSON_AddArrayToObject(o, "certChain");
     roots = cJSON_AddArrayToObject(o, "rootCerts");
     if (c) {

@@ -7,8 +7,9 @@
 
 #include "proxy/identity/certificate.h"
 
-/* An object that the caller owns; NULL without memory. certificate: NULL while there is none; error: why ("":
- * not asked yet). */
-cJSON *certificate_dump(const char *identity, const struct certificate *certificate, const char *error);
+/* An object that the caller owns; NULL without memory. source: by its name; certificate: NULL while there is
+ * none; error: why there is none, or no newer one ("": not asked yet, or nothing is wrong). */
+cJSON *certificate_dump(const char *identity, const char *source, const struct certificate *certificate,
+                        const char *error);
 
 #endif

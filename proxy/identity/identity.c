@@ -10,21 +10,17 @@
 #include "lib/log.h"
 #include "lib/reasons.h"
 #include "lib/wall.h"
-#include "proxy/identity/certificate_dump.h"
-#include "proxy/identity/credentials.h"
 #include "proxy/identity/identity_store.h"
 
-#define CONCURRENT_MAX 8
-#define BACKOFF_MIN    1000
-#define BACKOFF_MAX    150000
+#define BACKOFF_MIN 1000
+#define BACKOFF_MAX 150000
 #define PACE_MILLISECONDS \
     10000 /* a certificate that is past its half life at once must not be asked for again at once */
-#define PACE_FLOOR     1000  /* one that ends before that is, but no faster than this */
-#define REFUSALS_KNOWN 2     /* the first may be about a pod that the CA has not heard of yet */
-#define ROOTS_SPREAD   20000 /* within which certificates are renewed after it has changed */
-#define REALTIME_FLOOR 1000  /* a waiting connection may shorten a back-off to this, but no further */
+#define PACE_FLOOR     1000 /* one that ends before that is, but no faster than this */
+#define REFUSALS_KNOWN 2    /* the first may be about a pod that the CA has not heard of yet */
+#define REALTIME_FLOOR 1000 /* a waiting connection may shorten a back-off to this, but no further */
 
-static void start_next(struct identity_store *s);
+static void start_next(struct identity_source *source);
 static void retry(struct identity *i);
 
 /* ±20 %, so that a node's certificates do not all come due together. */
@@ -69,8 +65,8 @@ static void enqueue(struct identity *i, enum identity_priority priority)
     i->priority = priority;
     i->waiting = true;
     list_del(&i->queue);
-    list_add_tail(&i->store->queues[priority], &i->queue);
-    start_next(i->store);
+    list_add_tail(&i->source->queues[priority], &i->queue);
+    start_next(i->source);
 }
 
 static void on_timer(struct loop_timer *timer)
@@ -83,11 +79,15 @@ static void on_timer(struct loop_timer *timer)
 /* Half of the life is over, by the local clock. Never sooner than the pace allows, but in time. */
 static void schedule_refresh(struct identity *i)
 {
-    int64_t begin = i->certificate.not_before, half = begin + (i->current.context->not_after - begin) / 2,
-            now = wall_seconds();
+    int64_t begin = i->issued.certificate.not_before,
+            half = begin + (i->current.context->not_after - begin) / 2, now = wall_seconds();
     uint64_t after = half > now ? (uint64_t)(half - now) * 1000 : 0, pace = PACE_MILLISECONDS * 5 / 4,
              left = time_left(i);
 
+    if (i->source->type->pushes) {
+        loop_timer_set(i->store->loop, &i->timer, left); /* only to say that no other has come */
+        return;
+    }
     pace = left / 2 < pace ? left / 2 : pace;
     pace = pace < PACE_FLOOR ? PACE_FLOOR : pace;
     if (after < PACE_MILLISECONDS && after < pace)
@@ -97,30 +97,18 @@ static void schedule_refresh(struct identity *i)
 
 /* ---- one request ---- */
 
-static void done(struct identity *i)
+void issued_clear(struct issued *issued)
 {
-    EVP_PKEY_free(i->key);
-    i->key = NULL;
-    i->call = NULL;
-    ca_client_done(&i->store->ca);
+    certificate_clear(&issued->certificate);
+    EVP_PKEY_free(issued->key);
+    bundles_unref(issued->federated);
+    *issued = (struct issued){};
 }
 
-static void failed(struct identity *i, enum bruma_reason reason, const char *text)
+static void drop(struct identity *i)
 {
-    char failure[sizeof(i->current.failure)];
-    bool has_failed;
-
-    snprintf(i->error, sizeof(i->error), "%s", text);
-    log_warn("no certificate\tidentity=\"%s\" reason=\"%s\" error=\"%s\" retry=%llums", i->uri,
-             reason_name(reason), text, (unsigned long long)i->backoff);
-    if (!i->failures++)
-        i->failing_since = i->last_request;
-    has_failed = (reason == BRUMA_REASON_CA_REFUSED && i->failures >= REFUSALS_KNOWN) ||
-                 loop_now(i->store->loop) - i->failing_since >= i->store->config.patience;
-    snprintf(failure, sizeof(failure), "%s: %s", reason_name(reason), text);
-    current_certificate_failed(&i->current, has_failed, failure);
-    retry(i);
-    i->store->config.changed(i->store->config.data, i);
+    current_certificate_set(&i->current, NULL);
+    issued_clear(&i->issued);
 }
 
 static void retry(struct identity *i)
@@ -129,8 +117,7 @@ static void retry(struct identity *i)
 
     i->backoff = i->backoff * 2 < BACKOFF_MAX ? i->backoff * 2 : BACKOFF_MAX;
     if (i->current.context && !time_left(i)) {
-        current_certificate_set(&i->current, NULL);
-        certificate_clear(&i->certificate);
+        drop(i);
     } else if (i->current.context) {
         /* what there is serves on, and there are some more tries before its end */
         uint64_t soon = time_left(i) / 2 < PACE_FLOOR ? PACE_FLOOR : time_left(i) / 2;
@@ -140,97 +127,144 @@ static void retry(struct identity *i)
     loop_timer_set(i->store->loop, &i->timer, after);
 }
 
-static int install(struct identity *i, const uint8_t *message, size_t len, char *error, size_t error_size)
+/* The request has been answered, if there was one. */
+static void answered(struct identity *i)
 {
-    struct certificate c;
-    struct tls_context *context = NULL;
-    const char *roots[1];
-    int r = certificate_response(message, len, i->uri, i->key, &c, error, error_size);
-
-    if (r < 0)
-        return r;
-    roots[0] = c.roots;
-    r = tls_context_new(i->uri, i->key, (const char *const *)c.chain, c.chain_len, roots, 1, &context, error,
-                        error_size);
-    if (r < 0) {
-        certificate_clear(&c);
-        return r;
-    }
-    certificate_clear(&i->certificate);
-    i->certificate = c;
-    current_certificate_set(&i->current, context);
-    return 0;
-}
-
-static void on_message(void *data, const uint8_t *message, size_t len)
-{
-    struct identity *i = data;
-    char error[200];
-
-    if (i->answered)
+    if (!i->asking)
         return;
-    i->answered = true;
-    if (install(i, message, len, error, sizeof(error)) < 0) {
-        snprintf(i->error, sizeof(i->error), "%s", error);
-        return; /* on_end() tells it */
-    }
-    i->error[0] = '\0';
+    i->asking = false;
+    i->source->requests--;
+    start_next(i->source);
 }
 
-static void on_end(void *data, enum grpc_status status, const char *text)
+static void note_failure(struct identity *i, enum bruma_reason reason, const char *text, bool is_final)
 {
-    struct identity *i = data;
-    struct identity_store *s = i->store;
+    char failure[sizeof(i->current.failure)];
+    bool has_failed;
+
+    snprintf(i->error, sizeof(i->error), "%s", text);
+    log_warn("no certificate\tidentity=\"%s\" source=%s reason=\"%s\" error=\"%s\" retry=%llums", i->uri,
+             i->source->type->name, reason_name(reason), text, (unsigned long long)i->backoff);
+    if (!i->failures++)
+        i->failing_since = i->asking ? i->last_request : loop_now(i->store->loop);
+    i->source->failures++;
+    has_failed = is_final || (reason == BRUMA_REASON_CA_REFUSED && i->failures >= REFUSALS_KNOWN) ||
+                 loop_now(i->store->loop) - i->failing_since >= i->store->config.patience;
+    snprintf(failure, sizeof(failure), "%s: %s", reason_name(reason), text);
+    current_certificate_failed(&i->current, has_failed, failure);
+}
+
+void identity_failed(struct identity *i, enum bruma_reason reason, const char *text)
+{
+    note_failure(i, reason, text, false);
+    retry(i);
+    i->store->config.changed(i->store->config.data, i);
+    answered(i);
+}
+
+void identity_withdrawn(struct identity *i, enum bruma_reason reason, const char *text)
+{
+    drop(i);
+    note_failure(i, reason, text, true);
+    retry(i);
+    i->store->config.changed(i->store->config.data, i);
+    answered(i);
+}
+
+/* What is said by the source itself is newer than what is in files. */
+static struct bundles *federated(const struct identity *i)
+{
+    struct bundles *all = bundles_new();
+
+    if (all &&
+        (bundles_fill(all, i->issued.federated) < 0 || bundles_fill(all, i->store->bundles.bundles) < 0)) {
+        bundles_unref(all);
+        all = NULL;
+    }
+    return all;
+}
+
+/* Of what has been issued. */
+static int make_context(struct identity *i, char *error, size_t error_size)
+{
+    const struct certificate *c = &i->issued.certificate;
+    const char *roots[] = {c->roots};
+    struct tls_context *context = NULL;
+    struct bundles *others = federated(i);
+    int r = -ENOMEM;
+
+    snprintf(error, error_size, "out of memory");
+    if (others)
+        r = tls_context_new(i->uri, i->issued.key, (const char *const *)c->chain, c->chain_len, roots, 1,
+                            &context, error, error_size);
+    if (r == 0)
+        r = tls_context_federate(context, others, i->source->type->own_domain_only);
+    if (r == 0)
+        current_certificate_set(&i->current, context);
+    else
+        tls_context_unref(context);
+    bundles_unref(others);
+    return r;
+}
+
+void identity_issued(struct identity *i, struct issued *issued)
+{
+    struct issued last = i->issued;
     char error[200];
 
-    done(i);
-    if (status == GRPC_OK && i->answered && !i->error[0]) {
-        i->backoff = BACKOFF_MIN;
-        i->failures = 0;
-        current_certificate_succeeded(&i->current);
-        log_info("certificate received\tidentity=\"%s\" not_after=%lld", i->uri,
-                 (long long)i->certificate.not_after);
-        schedule_refresh(i);
-        s->config.changed(s->config.data, i);
-    } else if (status == GRPC_OK) {
-        snprintf(error, sizeof(error), "%s", i->answered ? i->error : "the CA's answer is empty");
-        failed(i, BRUMA_REASON_CA_REFUSED, error);
-    } else {
-        failed(i,
-               status == GRPC_UNAVAILABLE || status == GRPC_DEADLINE_EXCEEDED ? BRUMA_REASON_CA_UNREACHABLE
-                                                                              : BRUMA_REASON_CA_REFUSED,
-               text);
+    i->issued = *issued;
+    *issued = (struct issued){};
+    if (make_context(i, error, sizeof(error)) < 0) {
+        issued_clear(&i->issued);
+        i->issued = last;
+        identity_failed(i, i->source->type->refused, error);
+        return;
     }
-    start_next(s);
+    issued_clear(&last);
+    i->error[0] = '\0';
+    i->backoff = BACKOFF_MIN;
+    i->failures = 0;
+    current_certificate_succeeded(&i->current);
+    log_info("certificate received\tidentity=\"%s\" source=%s not_after=%lld", i->uri, i->source->type->name,
+             (long long)i->issued.certificate.not_after);
+    schedule_refresh(i);
+    i->store->config.changed(i->store->config.data, i);
+    answered(i);
 }
-
-static const struct grpc_call_events call_events = {.message = on_message, .end = on_end};
 
 static void start(struct identity *i)
 {
+    struct identity_source *source = i->source;
     char text[128];
     int r;
 
     list_del(&i->queue);
     i->waiting = false;
-    i->answered = false;
-    i->error[0] = '\0';
+    i->asking = true;
+    source->requests++;
     i->last_request = loop_now(i->store->loop);
     loop_timer_cancel(&i->timer);
-    r = ca_client_request(&i->store->ca, i->uri, &call_events, i, &i->key, &i->call);
+    r = source->type->request(source, i);
     if (r < 0)
-        failed(i, BRUMA_REASON_CA_UNREACHABLE, strerror_r(-r, text, sizeof(text)));
+        identity_failed(i, source->type->unreachable, strerror_r(-r, text, sizeof(text)));
 }
 
-static void start_next(struct identity_store *s)
+/* An answer may come at once, and lead here again: then it is the outer one that goes on. */
+static void start_next(struct identity_source *source)
 {
+    unsigned most = source->type->concurrent;
+
+    if (source->starting)
+        return;
+    source->starting = true;
     for (int p = 0; p < 3; p++) {
-        while (!list_empty(&s->queues[p]) && s->ca.requests < CONCURRENT_MAX)
-            start(list_first(&s->queues[p], struct identity, queue));
+        while (!list_empty(&source->queues[p]) && (!most || source->requests < most))
+            start(list_first(&source->queues[p], struct identity, queue));
     }
+    source->starting = false;
 }
 
-/* ---- roots ---- */
+/* ---- what changes for many ---- */
 
 static uint64_t up_to(uint64_t milliseconds)
 {
@@ -241,18 +275,26 @@ static uint64_t up_to(uint64_t milliseconds)
     return milliseconds * (r >> 16) / 65536;
 }
 
-/* Peers' roots come with the pod's own certificate, which is good for half a day more: without this, a node
- * would not know a new root until then. */
-static void renew_all(void *data)
+void identity_source_renew(struct identity_source *source, uint64_t spread)
 {
-    struct identity_store *s = data;
     struct identity *i;
 
-    log_info("the CA's roots have changed; certificates are renewed");
-    list_for_each (i, &s->all, node) {
-        if (i->current.context && !i->call && !i->waiting)
-            loop_timer_set(s->loop, &i->timer, up_to(ROOTS_SPREAD));
+    list_for_each (i, &source->store->all, node) {
+        if (i->source == source && i->current.context && !i->asking && !i->waiting)
+            loop_timer_set(source->store->loop, &i->timer, up_to(spread));
     }
+}
+
+void identity_bundles_changed(struct identity *i)
+{
+    char error[200];
+
+    if (!i->current.context)
+        return;
+    if (make_context(i, error, sizeof(error)) < 0)
+        log_error("federated bundles are not in force\tidentity=\"%s\" error=\"%s\"", i->uri, error);
+    else
+        i->store->config.changed(i->store->config.data, i);
 }
 
 void identity_clock_set(struct identity_store *s)
@@ -260,7 +302,7 @@ void identity_clock_set(struct identity_store *s)
     struct identity *i;
 
     list_for_each (i, &s->all, node) {
-        if (i->call || i->waiting)
+        if (i->asking || i->waiting)
             continue;
         if (i->failures || !usable(i)) {
             i->backoff = BACKOFF_MIN;
@@ -272,60 +314,23 @@ void identity_clock_set(struct identity_store *s)
     }
 }
 
-/* ---- the store ---- */
+/* ---- who wants it ---- */
 
-int identity_store_new(struct loop *loop, const struct identity_config *config, struct identity_store **ret)
-{
-    struct identity_store *s = calloc(1, sizeof(*s));
-    int r;
-
-    if (!s)
-        return -ENOMEM;
-    s->loop = loop;
-    s->config = *config;
-    r = ca_client_init(&s->ca, loop, &s->config);
-    if (r < 0) {
-        free(s);
-        return r;
-    }
-    ca_roots_follow(&s->roots, loop, s->config.ca_roots, renew_all, s);
-    list_init(&s->all);
-    for (int i = 0; i < 3; i++)
-        list_init(&s->queues[i]);
-    *ret = s;
-    return 0;
-}
-
-static void identity_free(struct identity *i)
+void identity_free(struct identity *i)
 {
     loop_timer_cancel(&i->timer);
     list_del(&i->queue);
     list_del(&i->node);
-    if (i->call) {
-        grpc_call_cancel(&i->call);
-        done(i);
-    }
+    i->source->type->forget(i->source, i);
+    if (i->asking)
+        i->source->requests--;
     current_certificate_destroy(&i->current);
-    certificate_clear(&i->certificate);
+    issued_clear(&i->issued);
     free(i->uri);
     loop_free_later(i->store->loop, i);
 }
 
-void identity_store_free(struct identity_store **ptr)
-{
-    struct identity_store *s = *ptr;
-
-    if (!s)
-        return;
-    while (!list_empty(&s->all))
-        identity_free(list_first(&s->all, struct identity, node));
-    ca_roots_clear(&s->roots);
-    ca_client_close(&s->ca);
-    free(s);
-    *ptr = NULL;
-}
-
-static struct identity *find(struct identity_store *s, const char *uri)
+struct identity *identity_find(struct identity_store *s, const char *uri)
 {
     struct identity *i;
 
@@ -341,7 +346,7 @@ static void raise(struct identity *i, enum identity_priority priority)
 {
     uint64_t since = loop_now(i->store->loop) - i->last_request;
 
-    if (i->call || usable(i))
+    if (i->asking || usable(i))
         return;
     if (i->waiting) {
         if (priority < i->priority)
@@ -352,10 +357,18 @@ static void raise(struct identity *i, enum identity_priority priority)
     }
 }
 
+static struct identity_source *source_for(const struct identity_store *s, const char *uri)
+{
+    struct spiffe parts = {.trust_domain = ""};
+
+    (void)spiffe_parse(uri, strlen(uri), &parts);
+    return s->sources[source_choice_of(&s->config.sources, parts.trust_domain, parts.trust_domain_len)];
+}
+
 int identity_get(struct identity_store *s, const char *uri, enum identity_priority priority,
                  struct identity **ret)
 {
-    struct identity *i = find(s, uri);
+    struct identity *i = identity_find(s, uri);
 
     if (i) {
         i->references++;
@@ -370,6 +383,7 @@ int identity_get(struct identity_store *s, const char *uri, enum identity_priori
     }
     i->references = 1;
     i->store = s;
+    i->source = source_for(s, uri);
     i->backoff = BACKOFF_MIN;
     current_certificate_init(&i->current);
     loop_timer_init(&i->timer, on_timer);
@@ -383,10 +397,10 @@ int identity_get(struct identity_store *s, const char *uri, enum identity_priori
 void identity_put(struct identity *i)
 {
     if (i && --i->references == 0) {
-        struct identity_store *s = i->store;
+        struct identity_source *source = i->source;
 
         identity_free(i);
-        start_next(s);
+        start_next(source);
     }
 }
 
@@ -401,24 +415,4 @@ void identity_put_later(void *data)
 
     if (loop_post(i->store->loop, put_posted, i) < 0)
         log_error("out of memory: the certificate of %s is not freed", i->uri);
-}
-
-int identity_each(struct identity_store *s, int (*fn)(void *data, const char *uri), void *data)
-{
-    struct identity *i;
-    int r = 0;
-
-    list_for_each (i, &s->all, node) {
-        r = fn(data, i->uri);
-        if (r < 0)
-            break;
-    }
-    return r;
-}
-
-cJSON *identity_dump(struct identity_store *s, const char *uri)
-{
-    struct identity *i = find(s, uri);
-
-    return i ? certificate_dump(i->uri, usable(i) ? &i->certificate : NULL, i->error) : NULL;
 }

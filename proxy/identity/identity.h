@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Certificates of the pods on this node (contract section 7). The control thread fetches and renews them;
- * workers read the current one.
+ * Certificates of the pods on this node (contract section 7), from the source that is their trust domain's
+ * (identity_source.h). The control thread fetches and renews them; workers read the current one.
  */
 #ifndef PROXY_IDENTITY_IDENTITY_H
 #define PROXY_IDENTITY_IDENTITY_H
@@ -10,13 +10,17 @@
 #include <stdbool.h>
 
 #include "lib/loop.h"
+#include "proxy/identity/source_choice.h"
 #include "proxy/tls/tls_context.h"
 
 struct identity_store;
 struct identity; /* one SPIFFE id; lives until its last identity_put() */
 
 struct identity_config {
-    const char *ca_address;     /* "https://host:port" */
+    struct source_choice sources;
+    const char *files;          /* of source files: the directories, file_source.h; or NULL */
+    const char *bundles;        /* directory of federated bundles; or NULL or "": none */
+    const char *ca_address;     /* "https://host:port"; of source ca, as the rest */
     const char *ca_roots;       /* a path, literal PEM, or "SYSTEM" */
     const char *alternate_host; /* or NULL */
     const char *auth_token;     /* path (read again for each request) or literal; "": none; NULL: not given */
@@ -31,7 +35,8 @@ struct identity_config {
     void *data;
 };
 
-/* Texts of config must outlive the store. 0, -EINVAL for an address that is none, or -ENOMEM. */
+/* Texts of config must outlive the store. 0, -EINVAL for an address that is none, -ENOMEM, or -errno of
+ * inotify. */
 int identity_store_new(struct loop *loop, const struct identity_config *config, struct identity_store **ret);
 void identity_store_free(struct identity_store **store);
 

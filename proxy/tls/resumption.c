@@ -67,7 +67,7 @@ static enum tls_refusal examine(const struct tls *tls, const struct tls_session 
 
     if (memcmp(s->own, tls->context->leaf_digest, sizeof(s->own)) != 0)
         return TLS_REFUSAL_OWN_CERTIFICATE;
-    if (memcmp(s->roots, tls->context->roots_digest, sizeof(s->roots)) != 0)
+    if (memcmp(s->roots, tls->context->trust_digest, sizeof(s->roots)) != 0)
         return TLS_REFUSAL_ROOTS;
     if (s->lists != lists_of(tls))
         return TLS_REFUSAL_LISTS;
@@ -284,7 +284,7 @@ static void keep(const struct tls *tls, int64_t since)
     s->key = tls->server ? server_key(s->id) : client_key(tls);
     s->suite = SSL_get_current_cipher(tls->ssl);
     memcpy(s->own, tls->context->leaf_digest, sizeof(s->own));
-    memcpy(s->roots, tls->context->roots_digest, sizeof(s->roots));
+    memcpy(s->roots, tls->context->trust_digest, sizeof(s->roots));
     s->lists = lists_of(tls);
     s->since = since;
     s->peer_until = tls->peer_until;

@@ -28,7 +28,7 @@ struct tls_session {
     struct session_key key;
     uint8_t id[SESSION_ID], secret[SESSION_SECRET];
     const SSL_CIPHER *suite;
-    uint8_t own[32], roots[32];  /* digests of the own certificate and of the trust bundle */
+    uint8_t own[32], roots[32];  /* digests of the own certificate and of all that is trusted */
     uint64_t lists;              /* generation of the revocation lists; 0: none are configured */
     int64_t since;               /* wall seconds: the full handshake that it goes back to */
     int64_t peer_until;          /* wall seconds: the first end of a certificate of the peer's chain */

@@ -140,6 +140,11 @@ bool tls_peer_revoked(const struct tls *tls);
 bool tls_peer_expired(const struct tls *tls);
 /* Milliseconds until then, by the wall clock as it goes now; 0 or less: it is. */
 int64_t tls_peer_time_left(const struct tls *tls);
+/* Whether no roots of the context are good for the trust domain. */
+bool tls_is_stranger(const struct tls_context *context, const struct trust_domains *aliases,
+                     const struct spiffe *peer);
+/* Whether the peer would be verified by the same roots with that context as with its own. */
+bool tls_peer_trusted(const struct tls *tls, const struct tls_context *now);
 
 /*
  * Whether a handshake between two certificates that this process holds would be a success for both: each

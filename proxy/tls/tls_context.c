@@ -192,6 +192,31 @@ static STACK_OF(X509) * verified_chain(const struct tls_context *t)
     return chain;
 }
 
+/* The order of the bundles does not matter. */
+static int digest_trust(struct tls_context *t)
+{
+    unsigned char sum[32] = {0}, one[32] = {0};
+    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+    int ok = ctx != NULL;
+
+    for (size_t i = 0; ok && t->federated && i < t->federated->len; i++) {
+        const struct bundle *b = &t->federated->items[i];
+
+        ok = EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) &&
+             EVP_DigestUpdate(ctx, b->trust_domain, strlen(b->trust_domain) + 1) &&
+             EVP_DigestUpdate(ctx, b->digest, sizeof(b->digest)) && EVP_DigestFinal_ex(ctx, one, NULL);
+        for (size_t k = 0; k < sizeof(sum); k++)
+            sum[k] ^= one[k];
+    }
+    ok = ok && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) &&
+         EVP_DigestUpdate(ctx, t->roots_digest, sizeof(t->roots_digest)) &&
+         EVP_DigestUpdate(ctx, sum, sizeof(sum)) &&
+         EVP_DigestUpdate(ctx, &t->own_domain_only, sizeof(t->own_domain_only)) &&
+         EVP_DigestFinal_ex(ctx, t->trust_digest, NULL);
+    EVP_MD_CTX_free(ctx);
+    return ok ? 0 : -ENOMEM;
+}
+
 static int fill(struct tls_context *t, EVP_PKEY *key, const char *const *chain_pem, size_t chain_len,
                 const char *const *roots_pem, size_t roots_len, char *error, size_t error_size)
 {
@@ -224,7 +249,7 @@ static int fill(struct tls_context *t, EVP_PKEY *key, const char *const *chain_p
             return openssl_failure("private key", error, error_size);
     }
     t->chain = verified_chain(t);
-    return 0;
+    return digest_trust(t);
 }
 
 int tls_context_new(const char *identity, EVP_PKEY *key, const char *const *chain_pem, size_t chain_len,
@@ -258,6 +283,14 @@ int tls_context_new(const char *identity, EVP_PKEY *key, const char *const *chai
     return 0;
 }
 
+int tls_context_federate(struct tls_context *context, struct bundles *federated, bool own_domain_only)
+{
+    bundles_unref(context->federated);
+    context->federated = bundles_ref(federated);
+    context->own_domain_only = own_domain_only;
+    return digest_trust(context);
+}
+
 struct tls_context *tls_context_ref(struct tls_context *context)
 {
     __atomic_add_fetch(&context->references, 1, __ATOMIC_RELAXED);
@@ -271,6 +304,7 @@ void tls_context_unref(struct tls_context *context)
     SSL_CTX_free(context->client);
     SSL_CTX_free(context->server);
     X509_STORE_free(context->roots);
+    bundles_unref(context->federated);
     sk_X509_pop_free(context->chain, X509_free);
     free(context);
 }

@@ -88,14 +88,14 @@ static int64_t first_end(STACK_OF(X509) * chain)
     return end;
 }
 
-static int make_key(const struct tls *tls, X509 *leaf, struct verified_key *ret)
+static int make_key(const struct tls *tls, X509 *leaf, const unsigned char *roots, struct verified_key *ret)
 {
     unsigned len = 0;
 
     memset(ret, 0, sizeof(*ret));
     if (!X509_digest(leaf, EVP_sha256(), ret->leaf, &len) || len != sizeof(ret->leaf))
         return -EIO;
-    memcpy(ret->roots, tls->context->roots_digest, sizeof(ret->roots));
+    memcpy(ret->roots, roots, sizeof(ret->roots));
     ret->lists = tls->buffers->revoked ? crl_generation(tls->buffers->revoked) : 0;
     ret->of_client = tls->server;
     return 0;
@@ -136,8 +136,11 @@ static bool holds(const struct verified_entry *entry, const struct verified_key 
            (!key->lists || entry->chain);
 }
 
-static bool chain_verifies(struct tls *tls, X509_STORE_CTX *store_context, X509 *leaf)
+/* federated: the roots that are asked instead of the own ones; NULL: these. */
+static bool chain_verifies(struct tls *tls, X509_STORE_CTX *store_context, X509 *leaf,
+                           const struct bundle *federated)
 {
+    const unsigned char *roots = federated ? federated->digest : tls->context->roots_digest;
     struct verified_entry *entry, fresh = {};
     int64_t now = wall_seconds();
     int error = X509_V_OK;
@@ -146,7 +149,7 @@ static bool chain_verifies(struct tls *tls, X509_STORE_CTX *store_context, X509 
         X509_STORE_CTX_set_error(store_context, X509_V_ERR_UNABLE_TO_GET_CRL);
         return false;
     }
-    if (make_key(tls, leaf, &fresh.key) < 0) {
+    if (make_key(tls, leaf, roots, &fresh.key) < 0) {
         X509_STORE_CTX_set_error(store_context, X509_V_ERR_UNSPECIFIED);
         return false;
     }
@@ -155,6 +158,8 @@ static bool chain_verifies(struct tls *tls, X509_STORE_CTX *store_context, X509 
         if (!keep_chain(tls, entry->chain))
             error = X509_V_ERR_OUT_OF_MEM;
     } else {
+        if (federated)
+            X509_STORE_CTX_set0_trusted_stack(store_context, federated->roots);
         error = verify_chain(tls, store_context, now, &fresh);
         if (error == X509_V_OK) {
             forget(entry);
@@ -177,57 +182,83 @@ static bool same_trust_domain(const struct tls *tls, const struct spiffe *s)
                               strlen(own));
 }
 
-/* A certificate is of one identity: it has one URI among its names, and that is it. The text is the last
- * one's. */
-static int uri_names(const GENERAL_NAMES *names, const char **ret_uri, size_t *ret_len)
-{
-    int count = 0;
+/* What a peer says that it is. */
+struct peer_name {
+    GENERAL_NAMES *names;
+    const char *uri; /* the last one, in names; not NUL-terminated */
+    size_t len;
+    int count;
+    bool valid;           /* uri is a SPIFFE identity, of which these are the parts */
+    struct spiffe spiffe; /* in uri */
+};
 
-    for (int i = 0; names && i < sk_GENERAL_NAME_num(names); i++) {
-        const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
+/* A certificate is of one identity: it has one URI among its names, and that is it. */
+static struct peer_name name_of(X509 *leaf)
+{
+    struct peer_name n = {.names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL)};
+
+    for (int i = 0; n.names && i < sk_GENERAL_NAME_num(n.names); i++) {
+        const GENERAL_NAME *name = sk_GENERAL_NAME_value(n.names, i);
 
         if (name->type != GEN_URI)
             continue;
-        *ret_uri = (const char *)ASN1_STRING_get0_data(name->d.uniformResourceIdentifier);
-        *ret_len = (size_t)ASN1_STRING_length(name->d.uniformResourceIdentifier);
-        count++;
+        n.uri = (const char *)ASN1_STRING_get0_data(name->d.uniformResourceIdentifier);
+        n.len = (size_t)ASN1_STRING_length(name->d.uniformResourceIdentifier);
+        n.count++;
     }
-    return count;
+    n.valid = n.count && spiffe_parse(n.uri, n.len, &n.spiffe) == 0;
+    return n;
 }
 
-static enum bruma_reason check_name(struct tls *tls, const GENERAL_NAMES *names)
+static void keep_name(struct tls *tls, const struct peer_name *n)
 {
-    const char *uri = NULL;
-    struct spiffe s;
-    size_t len = 0;
-    int count = uri_names(names, &uri, &len);
+    if (!n->valid)
+        return;
+    memcpy(tls->peer_identity, n->uri, n->len);
+    tls->peer_identity[n->len] = '\0';
+}
 
-    bool valid = count && spiffe_parse(uri, len, &s) == 0;
-
-    if (valid) {
-        memcpy(tls->peer_identity, uri, len);
-        tls->peer_identity[len] = '\0';
-    }
+static enum bruma_reason check_name(struct tls *tls, const struct peer_name *n, bool federated)
+{
+    keep_name(tls, n);
     /* One reader could take it for the one, and the next for the other. */
-    if (count > 1)
+    if (n->count > 1)
         return BRUMA_REASON_PEER_IDENTITY_AMBIGUOUS;
-    if (!valid)
+    if (!n->valid)
         return BRUMA_REASON_PEER_IDENTITY_MISMATCH;
     if (tls->server)
-        return same_trust_domain(tls, &s) ? BRUMA_REASON_NONE : BRUMA_REASON_PEER_TRUST_DOMAIN;
+        return federated || same_trust_domain(tls, &n->spiffe) ? BRUMA_REASON_NONE
+                                                               : BRUMA_REASON_PEER_TRUST_DOMAIN;
     return route_expects(tls->expected.upstream, tls->expected.service, tls->buffers->trust_domains,
                          tls->context->trust_domain, tls->peer_identity)
                ? BRUMA_REASON_NONE
                : BRUMA_REASON_PEER_IDENTITY_MISMATCH;
 }
 
-static enum bruma_reason check_identity(struct tls *tls, X509 *leaf)
+static void untrusted(struct tls *tls, X509_STORE_CTX *store_context)
 {
-    GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
-    enum bruma_reason reason = check_name(tls, names);
+    int error = X509_STORE_CTX_get_error(store_context);
 
-    GENERAL_NAMES_free(names);
-    return reason;
+    tls->reason = error == X509_V_ERR_CERT_REVOKED        ? BRUMA_REASON_CERTIFICATE_REVOKED
+                  : error == X509_V_ERR_UNABLE_TO_GET_CRL ? BRUMA_REASON_REVOCATION_UNKNOWN
+                                                          : BRUMA_REASON_PEER_UNTRUSTED;
+    snprintf(tls->error, sizeof(tls->error), "peer certificate: %s", X509_verify_cert_error_string(error));
+}
+
+static void say_refused(struct tls *tls)
+{
+    const char *identity = tls->peer_identity[0] ? tls->peer_identity : "none";
+
+    if (tls->reason == BRUMA_REASON_PEER_IDENTITY_AMBIGUOUS)
+        snprintf(tls->error, sizeof(tls->error),
+                 "peer certificate: more than one URI name, %.150s among them", identity);
+    else if (tls->server || tls->reason == BRUMA_REASON_PEER_TRUST_DOMAIN)
+        snprintf(tls->error, sizeof(tls->error), "%s identity %.90s, own trust domain %.40s",
+                 tls->server ? "client" : "server", identity, tls->context->trust_domain);
+    else
+        snprintf(tls->error, sizeof(tls->error), "server identity %.70s, expected %.70s", identity,
+                 tls->expected.upstream ? tls->expected.upstream->identity : "none");
+    tls->peer_identity[0] = '\0';
 }
 
 int verify_peer(X509_STORE_CTX *store_context, void *unused)
@@ -235,34 +266,33 @@ int verify_peer(X509_STORE_CTX *store_context, void *unused)
     SSL *ssl = X509_STORE_CTX_get_ex_data(store_context, SSL_get_ex_data_X509_STORE_CTX_idx());
     struct tls *tls = SSL_get_app_data(ssl);
     X509 *leaf = X509_STORE_CTX_get0_cert(store_context);
+    struct peer_name name = {};
+    const struct bundle *federated = NULL;
+    bool good = true;
 
     (void)unused;
-    if (!leaf || !chain_verifies(tls, store_context, leaf)) {
-        int error = X509_STORE_CTX_get_error(store_context);
-
-        tls->reason = error == X509_V_ERR_CERT_REVOKED        ? BRUMA_REASON_CERTIFICATE_REVOKED
-                      : error == X509_V_ERR_UNABLE_TO_GET_CRL ? BRUMA_REASON_REVOCATION_UNKNOWN
-                                                              : BRUMA_REASON_PEER_UNTRUSTED;
-        snprintf(tls->error, sizeof(tls->error), "peer certificate: %s",
-                 X509_verify_cert_error_string(error));
-        return 0;
+    if (leaf) {
+        name = name_of(leaf);
+        if (name.valid && name.count == 1)
+            federated =
+                tls_context_bundle(tls->context, name.spiffe.trust_domain, name.spiffe.trust_domain_len);
     }
-    tls->reason = check_identity(tls, leaf);
-    if (tls->reason != BRUMA_REASON_NONE) {
-        const char *identity = tls->peer_identity[0] ? tls->peer_identity : "none";
-
-        if (tls->reason == BRUMA_REASON_PEER_IDENTITY_AMBIGUOUS)
-            snprintf(tls->error, sizeof(tls->error),
-                     "peer certificate: more than one URI name, %.150s among them", identity);
-        else if (tls->server)
-            snprintf(tls->error, sizeof(tls->error), "client identity %.90s, own trust domain %.40s",
-                     identity, tls->context->trust_domain);
-        else
-            snprintf(tls->error, sizeof(tls->error), "server identity %.70s, expected %.70s", identity,
-                     tls->expected.upstream ? tls->expected.upstream->identity : "none");
+    if (leaf && name.valid && name.count == 1 &&
+        tls_is_stranger(tls->context, tls->buffers->trust_domains, &name.spiffe)) {
+        /* nobody's roots are for it: to refuse it by its name needs no signature */
+        keep_name(tls, &name);
+        tls->reason = BRUMA_REASON_PEER_TRUST_DOMAIN;
+    } else if (leaf && chain_verifies(tls, store_context, leaf, federated)) {
+        tls->reason = check_name(tls, &name, federated);
+    } else {
+        untrusted(tls, store_context);
+        good = false;
+    }
+    if (good && tls->reason != BRUMA_REASON_NONE) {
+        say_refused(tls);
         X509_STORE_CTX_set_error(store_context, X509_V_ERR_APPLICATION_VERIFICATION);
-        tls->peer_identity[0] = '\0';
-        return 0;
+        good = false;
     }
-    return 1;
+    GENERAL_NAMES_free(name.names);
+    return good;
 }
