@@ -9,6 +9,7 @@
 #ifndef LIB_METRICS_TEXT_H
 #define LIB_METRICS_TEXT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -21,6 +22,19 @@ void metric_sample(FILE *out, const char *name, uint64_t value);
 void metric_labelled(FILE *out, const char *name, const char *label, const char *text, uint64_t value);
 /* A label's text as it stands between its quotes. */
 void metric_label_text(FILE *out, const char *text);
+
+/* What a histogram has counted. */
+struct metric_histogram {
+    const char *const *ends;   /* of its buckets, as text; what is longer than the last is in none */
+    const uint64_t *in_bucket; /* what is in each of them alone */
+    size_t buckets;
+    uint64_t count, sum;
+    bool seconds; /* sum is in microseconds, and shown in seconds */
+};
+
+/* Its samples. labels: text of other labels, such as a="b"; "": none. */
+void metric_histogram(FILE *out, const char *name, const char *labels,
+                      const struct metric_histogram *histogram);
 
 /* OpenMetrics: a family of one sample. */
 void metric_gauge(FILE *out, const char *name, const char *help, uint64_t value);

@@ -64,6 +64,7 @@ const struct setting proxy_settings_table[] = {
     {"page-connections", "BRUMA_PAGE_CONNECTIONS", SETTING_NUMBER, "64", "connections to each of the servers on these ports; beyond that, idle ones are closed for new ones", FIELD(page_connections), 2, 1000},
     {"page-connections-per-source", "BRUMA_PAGE_CONNECTIONS_PER_SOURCE", SETTING_NUMBER, "16", "the same for one source: a user of this machine, an IPv4 address, an IPv6 /64", FIELD(page_connections_per_source), 1, 1000},
     {"peer-descriptions", "BRUMA_PEER_DESCRIPTIONS", SETTING_NUMBER, "16", "how many workload descriptions (baggage) of one peer become metric labels, per worker; further ones count as unknown", FIELD(peer_descriptions), 0, 1000},
+    {"connection-metrics", "BRUMA_CONNECTION_METRICS", SETTING_BOOL, "true", "measure connections: histograms of their life, size and waiting, handshakes, round trips (docs/monitoring.md)", FIELD(connection_metrics), 0, 0},
     {"core-dumps", "BRUMA_CORE_DUMPS", SETTING_BOOL, "false", "allow core files and debuggers for the proxy, whose memory holds private keys", FIELD(core_dumps), 0, 0},
     {"syscall-filter", "BRUMA_SYSCALL_FILTER", SETTING_BOOL, "true", "refuse system calls that the proxy never makes (seccomp)", FIELD(syscall_filter), 0, 0},
     {"ipv6", "IPV6_ENABLED", SETTING_BOOL, "true", "bind servers, and the listeners that the proxy itself opens in pods, to IPv6 as well", FIELD(ipv6), 0, 0},

@@ -76,6 +76,7 @@ struct proxy_settings {
     struct trust_domains trust_domains; /* as the text says; lives as long as the process */
     bool unknown_policy_denies;
     bool dry_run_info;
+    bool connection_metrics;
     bool crl_required;
     const char *outbound_policy_text;
     enum outbound_policy outbound_policy; /* never UNSAID */

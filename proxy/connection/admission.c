@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proxy/connection/admission.h"
 
+static void waited(struct admission *a, enum telemetry_wait what)
+{
+    telemetry_waited(connection_worker(a->c)->telemetry, what, a->waits_since);
+    a->waits_since = 0;
+}
+
 /* Policies that the workload names and that are not there are waited for: denying at once would fail the
  * first connections of a new pod, and passing them would fail open. */
 static bool ask_policies(struct admission *a, bool timed_out)
@@ -18,8 +24,11 @@ static bool ask_policies(struct admission *a, bool timed_out)
     verdict = connection_authorize(c, timed_out, &reason, detail, sizeof(detail));
     if (verdict == CONNECTION_UNDECIDED) {
         telemetry_policy_wait(connection_worker(c)->telemetry, &a->policy_waited);
+        if (!a->waits_since)
+            a->waits_since = telemetry_now();
         return false;
     }
+    waited(a, TELEMETRY_WAIT_POLICY);
     a->ops->open(a);
     if (verdict == CONNECTION_DENIED)
         a->ops->refused(a, 401, reason, detail);
@@ -33,11 +42,18 @@ static bool check(struct waiter *waiter, bool timed_out)
     struct admission *a = container_of(waiter, struct admission, waiter);
 
     if (!a->placed) {
+        struct telemetry *t = connection_worker(a->c)->telemetry;
+        uint64_t since = a->waits_since;
         enum admission_step step = a->ops->place(a, timed_out);
 
+        if (step == ADMISSION_WAITS && !since)
+            a->waits_since = telemetry_now();
+        if (step != ADMISSION_WAITS)
+            telemetry_waited(t, TELEMETRY_WAIT_IDENTITY, since);
         if (step != ADMISSION_POLICIES)
             return step == ADMISSION_OVER;
         a->placed = true;
+        a->waits_since = 0;
         timed_out = false; /* the policies have a time of their own */
         waiter_set_time(waiter, connection_worker(a->c)->settings->policy_timeout);
     }

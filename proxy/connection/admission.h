@@ -36,7 +36,8 @@ struct admission {
     struct connection *c; /* of whoever has the admission */
     const struct admission_ops *ops;
     bool placed, policy_waited;
-    bool looks; /* something of the mesh has been asked for: demand.h */
+    uint64_t waits_since; /* telemetry_now() (nanoseconds), of what it waits for now; 0: it does not */
+    bool looks;           /* something of the mesh has been asked for: demand.h */
 };
 
 /* ops: kept, not copied. */

@@ -119,6 +119,9 @@ static void end(struct relay *r, const struct relay_end *client, const struct re
         struct relay_side *side = &r->sides[i];
 
         loop_watch_remove(loop, &side->watch);
+        if (side->fd >= 0 && r->connected)
+            telemetry_socket(connection_worker(&r->c)->telemetry,
+                             i == FRONT ? TELEMETRY_LEG_CLIENT : TELEMETRY_LEG_SERVER, side->fd);
         if (side->fd >= 0)
             part(r, i, reset, drop);
     }

@@ -126,6 +126,7 @@ int worker_new(struct proxy *proxy, unsigned index, struct worker **ret)
         return r;
     }
     telemetry_limit_descriptions(w->telemetry, (unsigned)w->settings->peer_descriptions);
+    telemetry_measure(w->telemetry, w->settings->connection_metrics);
     reader_loop(&w->reader, w->loop, turn_end, w);
     *ret = w;
     return 0;

@@ -219,8 +219,10 @@ int flows_start(struct proxy *proxy, struct flows **ret)
     r = loop_new(&f->loop);
     if (r == 0)
         r = telemetry_new(f->loop, STDOUT_FILENO, proxy->settings.log_json, &f->telemetry);
-    if (r == 0)
+    if (r == 0) {
+        telemetry_measure(f->telemetry, proxy->settings.connection_metrics);
         r = flow_pods_new(&f->pods);
+    }
     f->account.telemetry = f->telemetry;
     f->account.state = proxy->state;
     f->account.pods = f->pods;

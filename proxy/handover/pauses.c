@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "proxy/handover/pauses.h"
 
-#include <inttypes.h>
 #include <time.h>
 
 #include "lib/metrics_text.h"
@@ -10,12 +9,10 @@
 #define LONGEST (60 * SECOND) /* nobody waits so long for the other one */
 
 /* Upper ends, in microseconds and as text. What is longer than the last is in none. */
-static const struct {
-    uint64_t microseconds;
-    const char *text;
-} buckets[PAUSES_BUCKETS] = {{200, "0.0002"}, {500, "0.0005"}, {1000, "0.001"}, {2000, "0.002"},
-                             {5000, "0.005"}, {10000, "0.01"}, {20000, "0.02"}, {50000, "0.05"},
-                             {100000, "0.1"}, {500000, "0.5"}, {1000000, "1.0"}};
+static const uint64_t ends[PAUSES_BUCKETS] = {200,   500,   1000,   2000,   5000,   10000,
+                                              20000, 50000, 100000, 500000, 1000000};
+static const char *const end_texts[PAUSES_BUCKETS] = {"0.0002", "0.0005", "0.001", "0.002", "0.005", "0.01",
+                                                      "0.02",   "0.05",   "0.1",   "0.5",   "1.0"};
 
 uint64_t pauses_now(void)
 {
@@ -35,7 +32,7 @@ void pauses_add(struct pauses *p, uint64_t since)
     p->sum += microseconds;
     p->max = microseconds > p->max ? microseconds : p->max;
     for (unsigned i = 0; i < PAUSES_BUCKETS; i++) {
-        if (microseconds > buckets[i].microseconds)
+        if (microseconds > ends[i])
             continue;
         p->in_bucket[i]++;
         return;
@@ -58,7 +55,7 @@ uint64_t pauses_of_most(const struct pauses *p)
     for (unsigned i = 0; i < PAUSES_BUCKETS; i++) {
         below += p->in_bucket[i];
         if (below >= most)
-            return buckets[i].microseconds < p->max ? buckets[i].microseconds : p->max;
+            return ends[i] < p->max ? ends[i] : p->max;
     }
     return p->max;
 }
@@ -66,17 +63,18 @@ uint64_t pauses_of_most(const struct pauses *p)
 void pauses_write(const struct pauses *p, FILE *out)
 {
     static const char name[] = "bruma_handed_over_pause_seconds";
-    uint64_t below = 0;
+    const struct metric_histogram histogram = {
+        .ends = end_texts,
+        .in_bucket = p->in_bucket,
+        .buckets = PAUSES_BUCKETS,
+        .count = p->count,
+        .sum = p->sum,
+        .seconds = true,
+    };
 
     if (!p->count)
         return;
     metric_family(out, name, "histogram",
                   "For how long nobody served a connection or tunnel that came from another process.");
-    for (unsigned i = 0; i < PAUSES_BUCKETS; i++) {
-        below += p->in_bucket[i];
-        fprintf(out, "%s_bucket{le=\"%s\"} %" PRIu64 "\n", name, buckets[i].text, below);
-    }
-    fprintf(out, "%s_bucket{le=\"+Inf\"} %" PRIu64 "\n", name, p->count);
-    fprintf(out, "%s_sum %" PRIu64 ".%06" PRIu64 "\n", name, p->sum / 1000000, p->sum % 1000000);
-    fprintf(out, "%s_count %" PRIu64 "\n", name, p->count);
+    metric_histogram(out, name, "", &histogram);
 }

@@ -149,6 +149,8 @@ void stream_close(struct stream *s, enum bruma_reason reason, const char *detail
 
     if (s->state == STREAM_CLOSED)
         return;
+    if (s->state == STREAM_OPEN && s->fd >= 0)
+        telemetry_socket(w->telemetry, s->c.inbound ? TELEMETRY_LEG_SERVER : TELEMETRY_LEG_CLIENT, s->fd);
     leave_tunnel(s);
     if (s->inner)
         inner_lost(s, reason, detail);

@@ -90,6 +90,8 @@ void tunnel_close(struct tunnel *t, enum bruma_reason reason, const char *detail
         tunnel_go_on(t); /* both, before this one ends */
     else if (t->frozen)
         inner_go_on_inside(t);
+    if (open && !t->inner)
+        telemetry_socket(w->telemetry, TELEMETRY_LEG_TUNNEL, fd);
     inner_describe_end(t, reason, detail, text, sizeof(text));
     t->frozen = t->mute = false;
     moving_gone(&t->moving);
@@ -206,6 +208,8 @@ static void open_tunnel(struct tunnel *t)
         return;
     }
     t->state = TUNNEL_OPEN;
+    telemetry_handshake(t->wp->worker->telemetry, t->server ? REPORTER_DESTINATION : REPORTER_SOURCE,
+                        t->handshake_since);
     handshake_end(t->wp, &t->handshake);
     t->idle_since = loop_now(loop_of(t));
     tunnel_arm_ping(t);
@@ -220,6 +224,7 @@ static void open_tunnel(struct tunnel *t)
         list_del(&s->tunnel_node);
         t->queue_len--;
         s->tunnel = NULL;
+        telemetry_waited(t->wp->worker->telemetry, TELEMETRY_WAIT_TUNNEL, s->c.flow.opened);
         s->events->tunnel_ready(s);
     }
     tunnel_read(t); /* data may have come with the last message of the handshake */
@@ -246,6 +251,7 @@ void tunnel_begin_handshake(struct tunnel *t)
     const struct proxy_settings *set = t->wp->worker->settings;
 
     t->state = TUNNEL_HANDSHAKING;
+    t->handshake_since = telemetry_now();
     /* A peer that restarts has us in its backlog, where we were accepted by its kernel alone. */
     loop_timer_set(loop_of(t), &t->timer, t->server ? set->handshake_timeout : set->peer_handshake_timeout);
     loop_watch_modify(loop_of(t), &t->watch, EPOLLIN);

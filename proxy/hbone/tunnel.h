@@ -63,6 +63,7 @@ struct tunnel {
     struct list flush_node; /* in worker.flush */
     struct quota quota;
     struct handshake handshake; /* server, until it is open */
+    uint64_t handshake_since;   /* telemetry_now() */
     struct worker_pod *wp;
     bool server;
     enum tunnel_state state;

@@ -19,13 +19,10 @@
 #define UNKNOWN        "unknown"
 
 /* Upper ends of the histogram, in microseconds and as text. */
-static const struct {
-    uint64_t microseconds;
-    const char *text;
-} buckets[] = {{500, "0.0005"}, {1000, "0.001"},  {10000, "0.01"},
-               {100000, "0.1"}, {1000000, "1.0"}, {5000000, "5.0"}};
+static const uint64_t bucket_ends[] = {500, 1000, 10000, 100000, 1000000, 5000000};
+static const char *const bucket_texts[] = {"0.0005", "0.001", "0.01", "0.1", "1.0", "5.0"};
 
-enum { BUCKETS = array_size(buckets) };
+enum { BUCKETS = array_size(bucket_ends) };
 
 struct dns_series {
     struct dns_series *next; /* of the same slot */
@@ -163,7 +160,7 @@ void dns_metrics_answered(struct dns_series *s, uint64_t nanoseconds)
     uint64_t microseconds = nanoseconds / 1000;
     size_t i = 0;
 
-    while (i < BUCKETS && microseconds > buckets[i].microseconds)
+    while (i < BUCKETS && microseconds > bucket_ends[i])
         i++;
     if (i < BUCKETS)
         add(&s->in_bucket[i], 1);
@@ -284,21 +281,21 @@ static void write_durations(const struct sums *sums, FILE *out)
 
     for (size_t i = 0; i < sums->len; i++) {
         const struct sum *s = &sums->items[i];
-        uint64_t below = 0;
+        const struct metric_histogram histogram = {
+            .ends = bucket_texts,
+            .in_bucket = s->in_bucket,
+            .buckets = BUCKETS,
+            .count = s->answers,
+            .sum = s->microseconds,
+            .seconds = true,
+        };
 
         if (!s->answers)
             continue;
         if (!any)
             metric_family(out, name, "histogram", "Time until the server answered.");
         any = true;
-        for (size_t b = 0; b < BUCKETS; b++) {
-            below += s->in_bucket[b];
-            fprintf(out, "%s_bucket{%s,le=\"%s\"} %" PRIu64 "\n", name, s->labels, buckets[b].text, below);
-        }
-        fprintf(out, "%s_bucket{%s,le=\"+Inf\"} %" PRIu64 "\n", name, s->labels, s->answers);
-        fprintf(out, "%s_sum{%s} %" PRIu64 ".%06" PRIu64 "\n", name, s->labels, s->microseconds / 1000000,
-                s->microseconds % 1000000);
-        fprintf(out, "%s_count{%s} %" PRIu64 "\n", name, s->labels, s->answers);
+        metric_histogram(out, name, s->labels, &histogram);
     }
 }
 

@@ -53,7 +53,7 @@ void telemetry_limit_descriptions(struct telemetry *t, unsigned limit)
     metric_series_limit_descriptions(t->table, limit);
 }
 
-static uint64_t clock_nanoseconds(void)
+uint64_t telemetry_now(void)
 {
     struct timespec now;
 
@@ -64,7 +64,7 @@ static uint64_t clock_nanoseconds(void)
 /* The wall clock at a moment of before, as it goes now. */
 static void wall_time(uint64_t then, struct timespec *ret)
 {
-    uint64_t now = clock_nanoseconds(), ago = now > then ? now - then : 0;
+    uint64_t now = telemetry_now(), ago = now > then ? now - then : 0;
 
     ret->tv_sec -= (time_t)(ago / 1000000000u);
     ret->tv_nsec -= (long)(ago % 1000000000u);
@@ -107,14 +107,14 @@ void telemetry_settle(struct telemetry *t, struct flow *flow)
 void telemetry_begin(struct flow *flow)
 {
     if (!flow->opened)
-        flow->opened = clock_nanoseconds();
+        flow->opened = telemetry_now();
 }
 
 static void enter_series(struct telemetry *t, struct flow *flow)
 {
     flow->series = metric_series_get(t->table, flow, loop_now(t->loop));
     flow->series->open++;
-    flow->received = flow->sent = 0;
+    flow->received = flow->sent = flow->answered = 0;
 }
 
 void telemetry_open(struct telemetry *t, struct flow *flow)
@@ -144,6 +144,8 @@ void telemetry_open_since(struct telemetry *t, struct flow *flow, uint64_t opene
 
 void telemetry_bytes(struct flow *flow, uint64_t received, uint64_t sent)
 {
+    if (sent && !flow->sent && flow->series && !flow->direct)
+        flow->answered = telemetry_now();
     flow->received += received;
     flow->sent += sent;
     if (!flow->series)
@@ -195,11 +197,12 @@ static void end(struct telemetry *t, struct flow *flow, enum bruma_reason reason
                 uint64_t at)
 {
     struct metric_series *s = flow->series;
+    uint64_t then = at ? at : telemetry_now();
     struct access_line line = {
         .level = reason == BRUMA_REASON_NONE ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR,
         .event = ACCESS_COMPLETE,
         .flow = flow,
-        .milliseconds = ((at ? at : clock_nanoseconds()) - flow->opened) / 1000000,
+        .milliseconds = (then - flow->opened) / 1000000,
         .reason = reason,
         .detail = detail,
     };
@@ -207,6 +210,8 @@ static void end(struct telemetry *t, struct flow *flow, enum bruma_reason reason
     if (!s)
         return;
     telemetry_settle(t, flow);
+    connection_metrics_answered(&t->connections, flow);
+    connection_metrics_end(&t->connections, flow, then);
     count_closed(t, flow, reason);
     count_failure(t, flow->reporter, reason, 1);
     write_line(t, &line, at);
@@ -238,6 +243,7 @@ void telemetry_forget(struct telemetry *t, struct flow *flow, bool closed)
 {
     if (!flow->series)
         return;
+    connection_metrics_answered(&t->connections, flow);
     if (closed) {
         count_closed(t, flow, BRUMA_REASON_NONE);
     } else {
@@ -254,6 +260,28 @@ void telemetry_retry(struct telemetry *t, struct flow *flow, enum bruma_reason r
     counter_add(&t->retries[(unsigned)reason < BRUMA_REASON_COUNT ? reason : BRUMA_REASON_INTERNAL], 1);
     flow->retries++;
     flow->retry_reason = reason;
+}
+
+void telemetry_measure(struct telemetry *t, bool measured)
+{
+    t->connections.off = !measured;
+}
+
+void telemetry_waited(struct telemetry *t, enum telemetry_wait what, uint64_t since)
+{
+    if (since && !t->connections.off)
+        times_add(&t->connections.waits[what], since, telemetry_now());
+}
+
+void telemetry_handshake(struct telemetry *t, enum telemetry_reporter reporter, uint64_t since)
+{
+    if (since && !t->connections.off)
+        times_add(&t->connections.handshakes[reporter], since, telemetry_now());
+}
+
+void telemetry_socket(struct telemetry *t, enum telemetry_leg leg, int fd)
+{
+    connection_metrics_socket(&t->connections, leg, fd);
 }
 
 void telemetry_ejected(struct telemetry *t)

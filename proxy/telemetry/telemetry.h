@@ -21,6 +21,18 @@
 struct telemetry;
 struct metric_series; /* one label set */
 
+/* What a connection may have to wait for: who its pod is and where it goes (workload, certificate, lookups of
+ * names and addresses), policies, a tunnel that is being opened. */
+enum telemetry_wait {
+    TELEMETRY_WAIT_IDENTITY,
+    TELEMETRY_WAIT_POLICY,
+    TELEMETRY_WAIT_TUNNEL,
+    TELEMETRY_WAITS
+};
+
+/* The socket to who opened a connection, to where it goes, and that of a tunnel. */
+enum telemetry_leg { TELEMETRY_LEG_CLIENT, TELEMETRY_LEG_SERVER, TELEMETRY_LEG_TUNNEL, TELEMETRY_LEGS };
+
 enum telemetry_reporter { REPORTER_SOURCE, REPORTER_DESTINATION };
 
 /* All a connection's telemetry is made of. Pointers must live until telemetry_close(); NULL where not
@@ -49,6 +61,7 @@ struct flow {
     /* counted with telemetry_bytes() */
     uint64_t received; /* from the initiator of the connection */
     uint64_t sent;     /* back to it */
+    uint64_t answered; /* as opened, of the first byte of sent; 0: there was none, or it has been counted */
     /* counted with telemetry_retry() */
     unsigned retries;
     enum bruma_reason retry_reason; /* of the last one */
@@ -67,6 +80,17 @@ int telemetry_new(struct loop *loop, int log_fd, bool json, struct telemetry **r
 void telemetry_free(struct telemetry **telemetry);
 /* Of one peer's descriptions of itself (baggage) only so many become labels. Before the first connection. */
 void telemetry_limit_descriptions(struct telemetry *telemetry, unsigned limit);
+
+/* Whether connections are measured (the families of connection_metrics.h); they are. Before the first one. */
+void telemetry_measure(struct telemetry *telemetry, bool measured);
+/* Nanoseconds, CLOCK_MONOTONIC, for the two below. */
+uint64_t telemetry_now(void);
+/* A connection has waited, since then (nanoseconds, telemetry_now()); since 0: it has not. */
+void telemetry_waited(struct telemetry *telemetry, enum telemetry_wait what, uint64_t since);
+/* A TLS handshake that began then (nanoseconds, telemetry_now()) is complete. */
+void telemetry_handshake(struct telemetry *telemetry, enum telemetry_reporter reporter, uint64_t since);
+/* A TCP socket is about to be closed. */
+void telemetry_socket(struct telemetry *telemetry, enum telemetry_leg leg, int fd);
 
 /* opened_total (unless flow is tentative) + debug line; call it when everything in flow is known
  * (contract 8.1: before dialing). */

@@ -4,6 +4,7 @@
 #define PROXY_TELEMETRY_TELEMETRY_INTERNAL_H
 
 #include "proxy/telemetry/access_log.h"
+#include "proxy/telemetry/connection_metrics.h"
 #include "proxy/telemetry/dns_metrics.h"
 #include "proxy/telemetry/dry_run_metrics.h"
 #include "proxy/telemetry/metric_series.h"
@@ -29,6 +30,7 @@ struct telemetry {
     uint64_t policy_waits;
     uint64_t hidden_clients;
     struct dry_run_metrics dry_run;
+    struct connection_metrics connections;
 };
 
 #endif

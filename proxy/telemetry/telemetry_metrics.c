@@ -309,6 +309,18 @@ static void dry_runs(struct telemetry *const *all, size_t count, FILE *out)
     free(parts);
 }
 
+static void measures(struct telemetry *const *all, size_t count, FILE *out)
+{
+    struct connection_metrics **parts = calloc(count + 1, sizeof(struct connection_metrics *));
+
+    if (!parts)
+        return;
+    for (size_t i = 0; i < count; i++)
+        parts[i] = &all[i]->connections;
+    connection_metrics_write(parts, count, out);
+    free(parts);
+}
+
 void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *out)
 {
     struct metric_series **list = NULL;
@@ -341,5 +353,6 @@ void telemetry_write_metrics(struct telemetry *const *all, size_t count, FILE *o
     questions(all, count, out);
     hostnames(all, count, out);
     same_node(all, count, out);
+    measures(all, count, out);
     about_ourselves(all, count, out);
 }

@@ -46,3 +46,19 @@ Test(metrics_text, labels_may_say_anything)
     metric_labelled(out, "a", "pod", "", 3);
     expect(out, "a{pod=\"x\"} 1\na{pod=\"\\\"}\\n\\\\\"} 2\na{pod=\"\"} 3\n");
 }
+
+Test(metrics_text, histograms)
+{
+    static const char *const ends[] = {"0.1", "1.0"};
+    static const uint64_t in_bucket[] = {2, 1};
+    struct metric_histogram h = {ends, in_bucket, 2, 4, 1500000, true};
+    FILE *out = page();
+
+    metric_histogram(out, "a", "", &h);
+    h.seconds = false;
+    metric_histogram(out, "b", "c=\"d\"", &h);
+    expect(out, "a_bucket{le=\"0.1\"} 2\na_bucket{le=\"1.0\"} 3\na_bucket{le=\"+Inf\"} 4\n"
+                "a_sum 1.500000\na_count 4\n"
+                "b_bucket{c=\"d\",le=\"0.1\"} 2\nb_bucket{c=\"d\",le=\"1.0\"} 3\n"
+                "b_bucket{c=\"d\",le=\"+Inf\"} 4\nb_sum{c=\"d\"} 1500000\nb_count{c=\"d\"} 4\n");
+}

@@ -28,6 +28,7 @@ Test(telemetry, the_whole_text)
 {
     struct flow flow = sample_flow(), failing = sample_flow();
 
+    telemetry_measure(t, false); /* connection_metrics_test.c */
     telemetry_open(t, &flow);
     telemetry_open(t, &failing);
     telemetry_bytes(&flow, 420, 0);
