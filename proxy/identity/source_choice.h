@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Which source is a trust domain's, as the setting says: "files", "files, far.domain=spire". */
+/* Which source is a trust domain's, as the setting says: "files", "files, far.domain=ca". */
 #ifndef PROXY_IDENTITY_SOURCE_CHOICE_H
 #define PROXY_IDENTITY_SOURCE_CHOICE_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-enum source_kind { SOURCE_CA, SOURCE_FILES, SOURCE_SPIRE, SOURCES };
+enum source_kind { SOURCE_CA, SOURCE_FILES, SOURCES };
 
 #define SOURCE_CHOICES_MAX 32 /* trust domains */
 

@@ -42,9 +42,11 @@ Test(source_choice, single_trust_domains)
 
 Test(source_choice, what_is_none)
 {
-    static const char *const bad[] = {"vault",      "file",         "=files",
-                                      "a.domain=",  "a.domain",     "files,ca",
-                                      "a.domain=x", "a=files,a=ca", "a.domain=files=ca"};
+    static const char *const bad[] = {"vault",        "spire",
+                                      "file",         "=files",
+                                      "a.domain=",    "a.domain",
+                                      "files,ca",     "a.domain=x",
+                                      "a=files,a=ca", "a.domain=files=ca"};
     char error[256], many[2000] = "";
     struct source_choice c;
 
