@@ -57,12 +57,13 @@ struct local_proxy {
     bool node_wanted;   /* the same, of direct-node */
     bool not_ready;
     unsigned unanswered;
-    bool takes_over;    /* connections of another one may come, and it has not said how that ended */
-    bool waits;         /* it could serve, and another one takes over just now */
-    bool gives_later;   /* it was replaced by one that took from another one just then */
-    int give_fd;        /* to be sent by hand-over, or -1 */
-    cJSON *handed_over; /* as it has said it; or NULL */
-    int take_fds[2];    /* the same by take: the other end, and the process before */
+    bool takes_over;  /* connections of another one may come, and it has not said how that ended */
+    bool waits;       /* it could serve, and another one takes over just now */
+    bool gives_later; /* it was replaced, and who took its place could not take from it, or not all */
+    const struct local_proxy *gives_to; /* who has not said how that ended; or NULL */
+    int give_fd;                        /* to be sent by hand-over, or -1 */
+    cJSON *handed_over;                 /* as it has said it; or NULL */
+    int take_fds[2];                    /* the same by take: the other end, and the process before */
     struct loop_timer answer;
 };
 

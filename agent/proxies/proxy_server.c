@@ -202,8 +202,24 @@ static void on_offers_end(struct local_proxy *p, const cJSON *message)
 static void give(struct local_proxy *p, struct local_proxy *by)
 {
     p->gives_later = by->takes_over;
-    if (!p->gives_later)
-        hand_over_begin(p, by);
+    if (p->gives_later)
+        return;
+    hand_over_begin(p, by);
+    p->gives_to = by->takes_over ? by : NULL;
+}
+
+/* It has said how that ended, or cannot any more: the next one may have what it has not taken. */
+static void takes_no_more(struct local_proxy *p, bool all)
+{
+    struct local_proxy *other;
+
+    p->takes_over = false;
+    list_for_each (other, &p->server->list, node) {
+        if (other->gives_to != p)
+            continue;
+        other->gives_to = NULL;
+        other->gives_later = !all;
+    }
 }
 
 static void replace(struct local_proxy *p, struct local_proxy *by)
@@ -239,6 +255,23 @@ static void take_over_now(struct local_proxy *p)
     p->serving_wanted = p->takes_serving;
 }
 
+/* What could not go with those that it went with, or only a part of it. */
+static void give_rest(struct proxy_server *server)
+{
+    struct local_proxy *p, *serving = proxy_server_find_serving(server);
+
+    list_for_each (p, &server->list, node) {
+        if (!p->gives_later || !serving || serving->takes_over)
+            continue;
+        p->gives_later = false;
+        if (p->state < PROXY_REPLACED)
+            continue;
+        give(p, serving);
+        proxy_push(serving);
+        proxy_push(p);
+    }
+}
+
 /* Whoever is replaced drains, and takes nothing more: what is on its way to it would be cut. */
 static void take_over(struct local_proxy *p)
 {
@@ -247,6 +280,7 @@ static void take_over(struct local_proxy *p)
 
     if (!serving || !serving->takes_over) {
         take_over_now(p);
+        give_rest(server);
         return;
     }
     log_info("proxy waits until another one has taken over\tpid=%d other=%d",
@@ -257,44 +291,26 @@ static void take_over(struct local_proxy *p)
         loop_timer_set(server->loop, &server->hurry, HAND_OVER_PATIENCE);
 }
 
-static struct local_proxy *youngest_waiting(const struct proxy_server *server)
+/* The youngest of those that wait: one has ended, or has taken what there was to take. */
+static void take_over_next(struct proxy_server *server, bool patient)
 {
+    const struct local_proxy *serving = proxy_server_find_serving(server);
     struct local_proxy *p, *youngest = NULL;
 
     list_for_each (p, &server->list, node) {
         if (p->waits)
             youngest = p;
     }
-    return youngest;
+    if (youngest && (!patient || !serving || !serving->takes_over)) {
+        loop_timer_cancel(&server->hurry);
+        take_over_now(youngest);
+    }
+    give_rest(server);
 }
 
 static void on_hurry(struct loop_timer *timer)
 {
-    struct local_proxy *p = youngest_waiting(container_of(timer, struct proxy_server, hurry));
-
-    if (p)
-        take_over_now(p);
-}
-
-/* One has ended, or has taken what there was to take from another one. */
-static void take_over_next(struct proxy_server *server)
-{
-    struct local_proxy *serving = proxy_server_find_serving(server), *p = youngest_waiting(server);
-
-    if (p && (!serving || !serving->takes_over)) {
-        loop_timer_cancel(&server->hurry);
-        take_over_now(p);
-        return;
-    }
-    list_for_each (p, &server->list, node) {
-        if (!p->gives_later || !serving || serving->takes_over)
-            continue;
-        p->gives_later = false;
-        if (p->state == PROXY_REPLACED)
-            give(p, serving);
-        proxy_push(serving);
-        proxy_push(p);
-    }
+    take_over_next(container_of(timer, struct proxy_server, hurry), false);
 }
 
 /* One that would accept nothing yet takes nothing from one that does: its control plane may never answer. */
@@ -345,12 +361,13 @@ static void on_ending(struct local_proxy *p)
 
     log_info("proxy ends\tpid=%d", (int)connection_pid(p->connection));
     p->state = PROXY_ENDING;
-    p->drain_wanted = p->resume_wanted = p->serving_wanted = p->waits = p->gives_later = false;
+    p->drain_wanted = p->resume_wanted = p->serving_wanted = p->waits = false;
     p->resume_seq = 0;
+    takes_no_more(p, false);
     /* Its answers decide nothing any more: nobody waits for them. */
     if (served)
         server->events.gone(server->events.data);
-    take_over_next(server);
+    take_over_next(server, true);
     resume_somebody(server, 0);
 }
 
@@ -414,8 +431,8 @@ static void on_ack(struct local_proxy *p, const cJSON *message)
         log_error("a proxy could not carry out a command\tpid=%d seq=%lu reason=%s error=\"%s\"",
                   (int)connection_pid(p->connection), (unsigned long)seq, reason_name(reason), error);
     if (error && seq == p->take_seq) {
-        p->takes_over = false;
-        take_over_next(p->server);
+        takes_no_more(p, false);
+        take_over_next(p->server, true);
     }
 }
 
@@ -440,10 +457,12 @@ static void on_drained(struct local_proxy *p, const cJSON *message)
 
 static void on_handed_over(struct local_proxy *p, const cJSON *message)
 {
-    if (hand_over_told(p, message) < 0)
+    if (hand_over_told(p, message) < 0) {
         bad_message(p, "handed-over: a number or why is missing or wrong");
-    else
-        take_over_next(p->server);
+        return;
+    }
+    takes_no_more(p, true);
+    take_over_next(p->server, true);
 }
 
 static void on_listener_closed(struct local_proxy *p, const cJSON *message)
@@ -511,9 +530,10 @@ static void on_closed(struct local_connection *connection)
     cJSON_Delete(p->handed_over);
     list_for_each (a, &p->assignments.all, base.of_proxy)
         pod_assignment_free(&a->base);
+    takes_no_more(p, false);
     free(p);
     server->events.gone(server->events.data);
-    take_over_next(server);
+    take_over_next(server, true);
     resume_somebody(server, 0);
 }
 

@@ -40,7 +40,8 @@ struct handover {
     struct direction giving, taking;
     struct giver_result gave; /* sums of all workers */
     struct taker_result took;
-    int pidfd; /* while taking, or -1 */
+    int pidfd;   /* while taking, or -1 */
+    int next_fd; /* to give to once the one before is over, or -1 */
     uint64_t version;
     struct loop_timer ready;
     struct pauses pauses; /* of all that has come */
@@ -63,8 +64,12 @@ static void over(struct direction *d, const char *why)
 
 static void giving_over(struct handover *h, const char *why)
 {
+    int fd = h->next_fd;
+
     over(&h->giving, why);
-    h->events->gave(h->proxy);
+    h->next_fd = -1;
+    if (fd < 0 || handover_give(h, fd) < 0)
+        h->events->gave(h->proxy);
 }
 
 static void taking_over(struct handover *h, const char *why)
@@ -225,8 +230,15 @@ static const struct lane_events giving_events = {on_giving, on_giving_ended};
 int handover_give(struct handover *h, int fd)
 {
     struct wire_writer hello = {};
-    int r = begin(&h->giving, fd, &giving_events);
+    int r;
 
+    if (handover_is_giving(h)) {
+        if (h->next_fd >= 0)
+            close(h->next_fd);
+        h->next_fd = fd;
+        return 0;
+    }
+    r = begin(&h->giving, fd, &giving_events);
     if (r < 0)
         return r;
     wire_put_varint(&hello, BRUMA_HANDOVER_FIELD_VERSION, BRUMA_HANDOVER_VERSION);
@@ -425,7 +437,7 @@ int handover_new(struct proxy *proxy, const struct handover_events *handover_eve
         return -ENOMEM;
     h->proxy = proxy;
     h->events = handover_events;
-    h->pidfd = -1;
+    h->pidfd = h->next_fd = -1;
     h->giving.handover = h->taking.handover = h;
     loop_timer_init(&h->giving.timer, on_timer);
     loop_timer_init(&h->taking.timer, on_timer);
@@ -447,6 +459,8 @@ void handover_free(struct handover **ptr)
     loop_timer_cancel(&h->ready);
     if (h->pidfd >= 0)
         close(h->pidfd);
+    if (h->next_fd >= 0)
+        close(h->next_fd);
     free(h);
     *ptr = NULL;
 }

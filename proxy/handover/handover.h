@@ -24,7 +24,7 @@ struct handed_over {
 
 /* Both on the control thread. Given by main.c. */
 struct handover_events {
-    /* Called once for each handover_give() that succeeds: all has gone that will. */
+    /* Called once there is nobody to give to any more: all has gone that will. */
     void (*gave)(struct proxy *proxy);
     /* Called once for each handover_take() that succeeds; told is valid during the call. */
     void (*told)(struct proxy *proxy, const struct handed_over *told);
@@ -35,10 +35,10 @@ int handover_new(struct proxy *proxy, const struct handover_events *events, stru
 /* Workers have ended. */
 void handover_free(struct handover **handover);
 
-/* This is the old one: what it carries goes to whoever has the other end. Takes fd. 0 or -errno; -EALREADY:
- * it is at it. */
+/* This is the old one: what it carries goes to whoever has the other end. While it gives to another one, what
+ * that does not take goes there afterwards. Takes fd. 0 or -errno. */
 int handover_give(struct handover *handover, int fd);
-/* This is the new one; pidfd is of the old one. Takes both. 0 or -errno, as above. */
+/* This is the new one; pidfd is of the old one. Takes both. 0 or -errno; -EALREADY: it is at it. */
 int handover_take(struct handover *handover, int fd, int pidfd);
 /* Whether what is carried may still go: nothing needs to be told that it ends. */
 bool handover_is_giving(const struct handover *handover);

@@ -18,8 +18,8 @@
 /* A process that ends closes its sockets first. So long it may take to be dead after that; else it lives. */
 #define DEATH_MILLISECONDS 1000
 #define DEATH_LOOK         20
-#define IMPORTED_MAX       1024 /* units that wait for their word */
-#define FDS_MAX            4096 /* sockets of a unit */
+#define IMPORTED_MAX       1024  /* units that wait for their word */
+#define FDS_MAX            16384 /* sockets of a unit: more than --max-streams may be */
 
 /* One that is whole and built. */
 struct imported {
@@ -278,8 +278,12 @@ static bool add_part(struct taker *t, const struct lane_message *m)
     uint8_t *data;
     int *fds;
 
-    if (t->len + m->len > BRUMA_HANDOVER_UNIT_MAX || t->fds_len + m->fds_len > FDS_MAX)
+    if (t->len + m->len > BRUMA_HANDOVER_UNIT_MAX)
         return false;
+    if (t->fds_len + m->fds_len > FDS_MAX) {
+        t->is_short = true; /* this one is refused; others may go */
+        return true;
+    }
     data = reserve(t, t->len + m->len);
     fds = realloc(t->fds, (t->fds_len + m->fds_len + 1) * sizeof(int));
     if (fds)

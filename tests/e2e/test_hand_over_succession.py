@@ -2,6 +2,8 @@
 """Upgrades that come before the one before is done, and deadlines that are shorter than a hand-over: connections move all the
 same, to the proxy that serves in the end."""
 
+import os
+import signal
 import threading
 
 import pytest
@@ -15,10 +17,16 @@ DONE = "connections were handed over"
 
 
 @pytest.fixture
-def site():
+def drain():
+    """The deadline of those that are replaced."""
+    return "0s"
+
+
+@pytest.fixture
+def site(drain):
     """Its node's proxies have certificates from a control plane, which may keep them waiting."""
     s = Site()
-    s.mesh.agent_options = (*LONG, "--proxy-drain", "0s")
+    s.mesh.agent_options = (*LONG, "--proxy-drain", drain)
     s.mesh.proxy_env["BRUMA_SAME_NODE"] = "relay"
     with s.mesh:
         s.start()
@@ -52,6 +60,10 @@ def all_moved(node, at, count):
     text = node.proxy.text()[at:]
     moved = [told(line, DONE) for line in text.splitlines() if DONE in line]
     assert sum(m["moved"] for m in moved) == count and not any(m["left"] for m in moved), text[-3000:]
+
+
+def took_over(node, at):
+    return told(node.proxy.text()[at:], "connections were taken over")
 
 
 def test_no_deadline_cuts_what_is_still_to_move(site):
@@ -92,29 +104,37 @@ def test_the_next_but_one_waits_until_the_next_one_has_taken_over(site):
 
 
 def test_three_new_ones_at_once(site):
+    """Whichever is ready when: one is left. It need not be the last of them, which were born in the same moment."""
     node, talkers = site.node, talk(site)
-    old = [node.proxy]
+    all_four = [node.proxy]
     for _ in range(3):
         next_proxy(node, wait=False)
-        old.append(node.proxy)
-    old.pop()
-    wait_for(lambda: serving(node), "the youngest one to serve", log=node.agent.log)
-    for process in old:
-        ended(node, process)
+        all_four.append(node.proxy)
+    wait_for(lambda: sum(p.alive() for p in all_four) == 1, "one to be left", log=node.proxy_log)
+    (node.proxy,) = [p for p in all_four if p.alive()]
+    assert serving(node)
     for t in talkers:
         t.goes_on()
         t.end()
 
 
-def test_one_that_ends_while_it_takes_lets_the_one_that_waits_serve(site):
-    node, talkers = site.node, talk(site)
+@pytest.mark.parametrize("drain", ["60s"])
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_what_one_has_not_taken_that_ends_goes_to_the_one_that_waits(site, sig):
+    node, talkers, at = site.node, talk(site), len(site.node.proxy.text())
+    first = node.proxy
     site.may_sign.clear()
-    _, _ = next_proxy(node)
+    next_proxy(node)
     second = node.proxy
     next_proxy(node, wait=False)
-    wait_for(lambda: f"pid={node.proxy.pid} other={second.pid}" in node.agent.text(), "the third one to wait")
-    second.kill()
-    site.may_sign.set()
+    waits = f"pid={node.proxy.pid} other={second.pid}"
+    wait_for(lambda: waits in node.agent.text(), "the third one to wait", log=node.agent.log)
+    os.kill(second.pid, sig)
     wait_for(lambda: serving(node), "it to serve then", log=node.agent.log)
+    site.may_sign.set()
+    for process in (first, second):
+        ended(node, process)
+    assert took_over(node, at)["taken"] == 36
     for t in talkers:
-        t.process.kill()
+        t.goes_on()
+        t.end()
