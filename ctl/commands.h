@@ -7,6 +7,7 @@
 #include <cjson/cJSON.h>
 #include <stdbool.h>
 
+#include "ctl/flow_line.h"
 #include "ctl/place.h"
 
 struct fleet;
@@ -19,6 +20,9 @@ struct ctl_options {
     const char *namespace; /* of pods: only these; NULL: all */
     bool json;             /* JSON instead of tables */
     unsigned timeout;      /* seconds, of replace */
+    unsigned seconds;      /* of flows */
+    bool follow;           /* flows: without an end */
+    struct flow_filter flows;
 };
 
 /* What the agent and the proxy say of themselves. */
@@ -36,6 +40,8 @@ int command_doctor(const struct ctl_options *options, int argc, char **argv);
 int command_explain(const struct ctl_options *options, int argc, char **argv);
 /* The proxy's connections. */
 int command_connections(const struct ctl_options *options, int argc, char **argv);
+/* Connections as they are opened, closed and refused. */
+int command_flows(const struct ctl_options *options, int argc, char **argv);
 /* The policies that the proxy knows. */
 int command_policy(const struct ctl_options *options, int argc, char **argv);
 /* The certificates that the proxy has. */

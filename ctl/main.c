@@ -32,6 +32,12 @@ static const struct command {
      "brumactl pods -A\nbrumactl pods -n shop --node n1"},
     {"connections", command_connections, EVERYWHERE, "[-n NAMESPACE | -A]",
      "connections that are open, through the proxy or past it", "brumactl connections -n shop"},
+    {"flows", command_flows, EVERYWHERE,
+     "[-f | --for SECONDS] [--from END] [--to END] [--reason REASON] [--refused]",
+     "connections as they are opened, closed and refused, for 5 seconds, or with -f until it is interrupted",
+     "brumactl flows -f\nbrumactl flows -f --from shop/web-0 --to 10.0.1.9\nbrumactl flows -f --refused --to "
+     "shop\n"
+     "brumactl flows --for 60 --reason policy_denied -o json"},
     {"policy", command_policy, EVERYWHERE, "", "authorization policies in the proxies",
      "brumactl policy      what not all nodes have says so"},
     {"identities", command_identities, EVERYWHERE, "", "certificates of the pods",
@@ -127,11 +133,9 @@ static bool parse_output(const char *text, bool *ret_json)
 /* False: said what is wrong. */
 static bool take_option(int c, struct ctl_options *o, struct arguments *a)
 {
-    const char **texts[] = {['C'] = &a->context,
-                            ['K'] = &a->kubeconfig,
-                            ['N'] = &o->node,
-                            ['S'] = &a->system_namespace,
-                            ['n'] = &o->namespace};
+    const char **texts[] = {
+        ['C'] = &a->context,   ['K'] = &a->kubeconfig, ['N'] = &o->node,     ['S'] = &a->system_namespace,
+        ['n'] = &o->namespace, ['F'] = &o->flows.from, ['T'] = &o->flows.to, ['W'] = &o->flows.reason};
 
     switch (c) {
     case 'r':
@@ -149,11 +153,18 @@ static bool take_option(int c, struct ctl_options *o, struct arguments *a)
     case 'h':
         a->help = true;
         return true;
+    case 'f':
+        o->follow = true;
+        return true;
+    case 'R':
+        o->flows.refused = true;
+        return true;
+    case 's':
     case 't':
-        if (parse_seconds(optarg, &o->timeout))
+        if (parse_seconds(optarg, c == 's' ? &o->seconds : &o->timeout))
             return true;
-        fprintf(stderr, "brumactl: timeout \"%s\" is no number of seconds from 1 to %d\n", optarg,
-                TIMEOUT_MAX);
+        fprintf(stderr, "brumactl: %s \"%s\" is no number of seconds from 1 to %d\n",
+                c == 's' ? "for" : "timeout", optarg, TIMEOUT_MAX);
         return false;
     default:
         if (c >= (int)array_size(texts) || !texts[c])
@@ -240,6 +251,12 @@ int main(int argc, char **argv)
                                             {"version", no_argument, NULL, 'v'},
                                             {"help", no_argument, NULL, 'h'},
                                             {"timeout", required_argument, NULL, 't'},
+                                            {"follow", no_argument, NULL, 'f'},
+                                            {"for", required_argument, NULL, 's'},
+                                            {"from", required_argument, NULL, 'F'},
+                                            {"to", required_argument, NULL, 'T'},
+                                            {"reason", required_argument, NULL, 'W'},
+                                            {"refused", no_argument, NULL, 'R'},
                                             {"kubeconfig", required_argument, NULL, 'K'},
                                             {"context", required_argument, NULL, 'C'},
                                             {"node", required_argument, NULL, 'N'},
@@ -248,7 +265,8 @@ int main(int argc, char **argv)
                                             {"all-namespaces", no_argument, NULL, 'A'},
                                             {}};
     const char *env = getenv("BRUMA_RUN_DIR");
-    struct ctl_options o = {.place.run_dir = env && *env ? env : BRUMA_DEFAULT_RUN_DIR, .timeout = 60};
+    struct ctl_options o = {
+        .place.run_dir = env && *env ? env : BRUMA_DEFAULT_RUN_DIR, .timeout = 60, .seconds = 5};
     struct arguments a = {.run_dir = env && *env, .system_namespace = FLEET_NAMESPACE};
     static char markdown_word[] = "--markdown";
     _cleanup_free_ char **arguments = calloc((size_t)argc + 2, sizeof(*arguments)); /* NULL behind the last */
@@ -258,7 +276,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "brumactl: out of memory\n");
         return CTL_PROBLEM;
     }
-    while ((c = getopt_long(argc, argv, "o:hn:A", options, NULL)) >= 0) {
+    while ((c = getopt_long(argc, argv, "o:hn:Af", options, NULL)) >= 0) {
         if (c == 'v') {
             printf("brumactl %s\n", BRUMA_VERSION);
             return CTL_OK;

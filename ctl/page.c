@@ -33,7 +33,7 @@ static int open_remote(struct page_session *s, const struct place *place, enum p
     r = forward_open(place->access, place->namespace, pod, port, &s->forward, error);
     if (r < 0)
         return r;
-    curl_easy_setopt(s->curl, CURLOPT_ABSTRACT_UNIX_SOCKET, forward_socket(s->forward));
+    curl_easy_setopt(s->curl, CURLOPT_UNIX_SOCKET_PATH, forward_socket(s->forward));
     return 0;
 }
 

@@ -17,20 +17,6 @@
 
 #define TIMEOUT_MILLISECONDS 5000
 
-const char *text_of(const cJSON *object, const char *key)
-{
-    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, key));
-
-    return text ? text : "";
-}
-
-double number_of(const cJSON *object, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
-
-    return cJSON_IsNumber(item) ? item->valuedouble : 0;
-}
-
 /* Where the place wants it. */
 __attribute__((format(printf, 2, 3))) static void complain(const struct place *place, const char *format, ...)
 {

@@ -5,6 +5,7 @@
 
 #include <cjson/cJSON.h>
 
+#include "ctl/json_text.h"
 #include "ctl/place.h"
 
 /* Exit codes of brumactl. */
@@ -38,10 +39,5 @@ int proxy_name(const struct place *place, const char *pod, const char *name, cJS
 /* What the proxy knows of a hostname of a workload: the object of the page /hostname, which the caller
  * deletes. An exit code: CTL_OK, or CTL_PROBLEM, and nothing is printed, if the proxy cannot tell. */
 int proxy_hostname(const struct place *place, const char *hostname, cJSON **ret);
-
-/* Text of a key, "" where there is none (never NULL); the object owns it. */
-const char *text_of(const cJSON *object, const char *key);
-/* Number of a key, 0 where there is none. */
-double number_of(const cJSON *object, const char *key);
 
 #endif

@@ -12,6 +12,13 @@ complete -c brumactl -s o -l output -x -a 'json table' -d 'form of the output'
 complete -c brumactl -n __fish_use_subcommand -a status -d 'state of agent, proxy and mesh, and problems'
 complete -c brumactl -n __fish_use_subcommand -a pods -d 'the pods of this node'
 complete -c brumactl -n __fish_use_subcommand -a connections -d 'open connections'
+complete -c brumactl -n __fish_use_subcommand -a flows -d 'connections as they are opened, closed and refused'
+complete -c brumactl -n '__fish_seen_subcommand_from flows' -s f -l follow -d 'without an end'
+complete -c brumactl -n '__fish_seen_subcommand_from flows' -l for -x -d seconds
+complete -c brumactl -n '__fish_seen_subcommand_from flows' -l from -x -d 'from a pod, namespace or address'
+complete -c brumactl -n '__fish_seen_subcommand_from flows' -l to -x -d 'to a pod, namespace, address or service'
+complete -c brumactl -n '__fish_seen_subcommand_from flows' -l reason -x -a '(brumactl reasons 2>/dev/null | awk "NR > 1 { print \$1 }")' -d reason
+complete -c brumactl -n '__fish_seen_subcommand_from flows' -l refused -d 'that were refused'
 complete -c brumactl -n __fish_use_subcommand -a policy -d 'authorization policies'
 complete -c brumactl -n __fish_use_subcommand -a identities -d certificates
 complete -c brumactl -n __fish_use_subcommand -a endpoints -d 'endpoints that are left out for a moment'

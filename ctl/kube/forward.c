@@ -21,9 +21,9 @@
 struct forward {
     struct api_request request;
     curl_socket_t server;
-    int listener, caller; /* the thread's, once it runs */
-    int wake;             /* an eventfd: the caller wants no more */
-    char name[16];        /* of the listener, an abstract socket */
+    int listener, caller;           /* the thread's, once it runs */
+    int wake;                       /* an eventfd: the caller wants no more */
+    char directory[100], name[104]; /* of the listener's socket; "": removed */
     struct port_channel channel;
     pthread_t thread;
     bool running;
@@ -218,13 +218,22 @@ static int copy_in(struct forward *f)
     return r;
 }
 
-/* Others may connect to an abstract socket of this machine: only this process is let in. */
+/* Only this process is let in. */
 static bool is_own(int fd)
 {
     struct ucred peer;
     socklen_t len = sizeof(peer);
 
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.pid == getpid();
+}
+
+static void remove_socket(struct forward *f)
+{
+    if (!f->directory[0])
+        return;
+    (void)unlink(f->name);
+    (void)rmdir(f->directory);
+    f->directory[0] = '\0';
 }
 
 /* Waits for the caller's connection. False: it wants none any more. */
@@ -244,6 +253,7 @@ static bool let_in(struct forward *f)
             close(fd);
     }
     close(take_fd(&f->listener));
+    remove_socket(f);
     return true;
 }
 
@@ -270,22 +280,25 @@ static void *copy(void *data)
 
 /* ---- the whole ---- */
 
-/* The kernel chooses a name. */
+/* In a folder that is the user's alone, until the caller has connected. (An abstract socket would leave
+ * nothing on the disk, but libcurl 7.88 does not use a connection to one again.) */
 static int listen_for_caller(struct forward *f)
 {
+    const char *base = getenv("TMPDIR");
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    socklen_t len = sizeof(sa_family_t);
+    int n = snprintf(f->directory, sizeof(f->directory), "%s/brumactl-XXXXXX", base && *base ? base : "/tmp");
 
+    if (n >= (int)sizeof(f->directory) || !mkdtemp(f->directory)) {
+        f->directory[0] = '\0';
+        return n >= (int)sizeof(f->directory) ? -ENAMETOOLONG : -errno;
+    }
+    snprintf(f->name, sizeof(f->name), "%s/s", f->directory);
+    memcpy(address.sun_path, f->name, strlen(f->name) + 1);
     f->wake = eventfd(0, EFD_CLOEXEC);
     f->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (f->wake < 0 || f->listener < 0 || bind(f->listener, (struct sockaddr *)&address, len) < 0 ||
-        listen(f->listener, 4) < 0)
+    if (f->wake < 0 || f->listener < 0 ||
+        bind(f->listener, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(f->listener, 4) < 0)
         return -errno;
-    len = sizeof(address);
-    if (getsockname(f->listener, (struct sockaddr *)&address, &len) < 0)
-        return -errno;
-    snprintf(f->name, sizeof(f->name), "%.*s", (int)(len - offsetof(struct sockaddr_un, sun_path) - 1),
-             address.sun_path + 1);
     return 0;
 }
 
@@ -335,8 +348,10 @@ const char *forward_socket(const struct forward *forward)
 
 const char *forward_complaint(struct forward *forward)
 {
-    if (forward->running)
+    if (forward->running) {
+        (void)eventfd_write(forward->wake, 1);
         pthread_join(forward->thread, NULL);
+    }
     forward->running = false;
     return forward->complaint;
 }
@@ -356,6 +371,7 @@ void forward_close(struct forward **forward)
         close(f->listener);
     if (f->wake >= 0)
         close(f->wake);
+    remove_socket(f);
     api_close(&f->request);
     port_channel_free(&f->channel);
     free(f);

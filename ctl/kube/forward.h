@@ -15,7 +15,7 @@ struct forward;
  * caller closes it. */
 int forward_open(const struct kube_access *access, const char *namespace, const char *pod, unsigned port,
                  struct forward **ret, char error[API_ERROR_MAX]);
-/* Name of an abstract Unix socket, to which this process may connect once: that is the connection to the
+/* Path of a Unix socket, to which this process may connect once: that is the connection to the
  * port. The forward's, never NULL. */
 const char *forward_socket(const struct forward *forward);
 /* Once that connection has ended: why, "" if nothing was wrong. The forward's, never NULL. */

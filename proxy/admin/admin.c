@@ -14,6 +14,7 @@
 #include "lib/spiffe.h"
 #include "proxy/admin/admin_access.h"
 #include "proxy/admin/admin_ports.h"
+#include "proxy/admin/flows_page.h"
 #include "proxy/admin/log_levels.h"
 #include "proxy/admin/metrics_page.h"
 
@@ -42,6 +43,7 @@ struct admin {
     struct admin_ports ports;
     struct metrics_page *page;
     struct admin_refusals refusals;
+    struct flows_page flows;
     struct dump running, next;
     bool dumping;
     char first_filter[LOG_LEVELS_MAX]; /* in force at the start: what ?reset goes back to */
@@ -354,7 +356,8 @@ static void not_found(struct http_request *request)
 static bool serve_questions(struct admin *admin, struct http_request *request)
 {
     return serve_verdict(admin, request) || serve_name(admin, request) || serve_hostname(admin, request) ||
-           serve_direct(admin, request) || serve_hand_over(admin, request);
+           serve_direct(admin, request) || serve_hand_over(admin, request) ||
+           flows_page_serve(&admin->flows, request);
 }
 
 static void on_pages(void *data, struct http_request *request)
@@ -474,6 +477,7 @@ int admin_open(struct loop *loop, const struct admin_config *config, struct admi
     admin->loop = loop;
     admin->config = *config;
     loop_timer_init(&admin->socket_check, on_socket_check);
+    flows_page_open(&admin->flows, loop);
     admin->unix_socket = config->unix_socket ? strdup(config->unix_socket) : NULL;
     if (config->unix_socket && !admin->unix_socket) {
         free(admin);
@@ -496,6 +500,7 @@ void admin_close(struct admin **ptr)
     if (!admin)
         return;
     loop_timer_cancel(&admin->socket_check);
+    flows_page_close(&admin->flows);
     if (admin->ports.loop)
         admin_ports_close(&admin->ports);
     http_server_close(&admin->pages);

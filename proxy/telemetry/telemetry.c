@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "proxy/telemetry/access_log.h"
+#include "proxy/telemetry/flow_feed.h"
 #include "proxy/telemetry/log_sink.h"
 #include "proxy/telemetry/telemetry_internal.h"
 
@@ -18,6 +19,7 @@ int telemetry_new(struct loop *loop, int log_fd, bool json, struct telemetry **r
         return -ENOMEM;
     t->loop = loop;
     t->log.json = json;
+    t->feed.json = true;
     r = metric_series_table_new(&t->table);
     if (r == 0)
         r = dns_metrics_new(&t->dns);
@@ -74,20 +76,29 @@ static void wall_time(uint64_t then, struct timespec *ret)
     }
 }
 
+static void feed_line(struct telemetry *t, const struct access_line *line)
+{
+    char buf[LOG_SINK_LINE];
+
+    flow_feed_add(buf, access_log_format(&t->feed, line, buf, sizeof(buf)));
+}
+
 /* then: when it happened (CLOCK_MONOTONIC); 0: now. */
 static void write_line(struct telemetry *t, struct access_line *line, uint64_t then)
 {
+    bool fed = flow_feed_wanted(loop_now(t->loop)), logged = log_enabled(line->level, ACCESS_SCOPE);
     char *at;
 
-    if (!log_enabled(line->level, ACCESS_SCOPE))
-        return;
-    at = log_sink_begin(t->sink);
-    if (!at)
+    if (!fed && !logged)
         return;
     clock_gettime(CLOCK_REALTIME, &line->now);
     if (then)
         wall_time(then, &line->now);
-    log_sink_end(t->sink, access_log_format(&t->log, line, at, LOG_SINK_LINE));
+    if (fed)
+        feed_line(t, line);
+    at = logged ? log_sink_begin(t->sink) : NULL;
+    if (at)
+        log_sink_end(t->sink, access_log_format(&t->log, line, at, LOG_SINK_LINE));
 }
 
 static void count_opened(struct telemetry *t, struct flow *flow)

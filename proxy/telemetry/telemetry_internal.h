@@ -17,6 +17,7 @@ struct telemetry {
     struct loop *loop;
     struct log_sink *sink;
     struct access_log log;
+    struct access_log feed; /* the form of flow_feed.h */
     struct metric_series_table *table;
     struct dns_metrics *dns;
     struct name_metrics *names;

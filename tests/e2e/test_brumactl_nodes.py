@@ -4,6 +4,7 @@ tests/cluster has the same with a real one."""
 
 import json
 import os
+import signal
 import stat
 import subprocess
 
@@ -13,7 +14,7 @@ from support.kube.forwarder import TOKEN, Forwarder
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO
 from support.programs import program
-from support.system import wait_for
+from support.system import Process, wait_for
 
 OPEN = """
 import socket, sys, time
@@ -282,3 +283,84 @@ def test_what_is_asked_is_roots(mesh):
     assert code(agents, who=somebody) == "403" and code(proxys, who=somebody) in ("403", "404")
     for header in ("Host: evil.example", "Origin: http://evil.example"):
         assert code(agents, header) == "403", header
+
+
+# ---- flows ----
+
+
+def connect(source, destination):
+    code = "import socket, sys; s = socket.create_connection((sys.argv[1], 8080), 20); s.sendall(b'x'); s.recv(1)"
+    source.run("/usr/bin/python3", "-c", code, destination.ip, check=False)
+
+
+def followed(mesh, api, log, *options):
+    argv = [program("brumactl"), "flows", "-f", "-o", "json", *options]
+    argv += ["--kubeconfig", api.kubeconfig()] if api else ["--run-dir", mesh.nodes[0].run_dir]
+    return Process(argv, str(log), env={"HOME": "/nowhere"})
+
+
+def lines_of(p):
+    """Those that are whole."""
+    return [json.loads(line) for line in p.text().splitlines() if line.startswith("{") and line.endswith("}")]
+
+
+def test_flows_of_both_nodes(mesh, api, tmp_path):
+    p = followed(mesh, api, tmp_path / "flows")
+
+    def seen():
+        connect(mesh.web, mesh.shop)
+        return {(e["node"], e["direction"], e["message"]) for e in lines_of(p)} >= {
+            (node, direction, f"connection {what}")
+            for node, direction in (("node1", "outbound"), ("node2", "inbound"))
+            for what in ("opened", "complete")
+        }
+
+    wait_for(seen, "both ends to be told", interval=0.3)
+    times = [e["time"] for e in lines_of(p)]
+    assert all(t.endswith("Z") for t in times)
+    os.kill(p.pid, signal.SIGINT)
+    assert p.wait() == 0
+
+
+def test_flows_that_are_refused(mesh, api, tmp_path):
+    mesh.deny(mesh.web.rule())
+    mesh.write()
+    p = followed(mesh, api, tmp_path / "flows", "--reason", "policy_denied", "--to", "demo/shop")
+    try:
+
+        def seen():
+            connect(mesh.web, mesh.shop)
+            return [e for e in lines_of(p) if e["node"] == "node2"]
+
+        found = wait_for(seen, "the refusal to be told", interval=0.3)
+        assert all(e["error"].startswith("policy_denied") for e in lines_of(p)), found
+    finally:
+        p.kill()
+        mesh.policies.clear()
+        mesh.write()
+
+
+def test_flows_of_this_node_end_by_themselves(mesh, tmp_path):
+    r = ctl("flows", "--for", "1", "--run-dir", mesh.nodes[0].run_dir, check=0)
+    assert not r.stderr
+    p = followed(mesh, None, tmp_path / "flows", "--from", "demo/web")
+
+    def seen():
+        connect(mesh.web, mesh.shop)
+        return lines_of(p)
+
+    wait_for(seen, "the connection to be told", interval=0.3)
+    assert all("node" not in e and e["src.workload"] == "web" for e in lines_of(p))
+    p.kill()
+    r = ctl("flows", "--reason", "nonsense", "--run-dir", mesh.nodes[0].run_dir, check=2)
+    assert "no reason" in r.stderr
+    for bad in ("0", "x", "-1"):
+        assert "no number of seconds" in ctl("flows", "--for", bad, check=2).stderr
+    status, _ = mesh.nodes[0].http(15000, "/flows?after=x")
+    assert status == 400
+
+
+def test_a_node_without_flows_is_said_once(mesh, api):
+    api.faults["proxy-node1"] = "refuse"
+    r = ctl("flows", "--for", "2", kubeconfig=api.kubeconfig(), check=0)
+    assert r.stderr.count("node node1: ") == 1 and "cannot create resource" in r.stderr
