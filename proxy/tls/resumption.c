@@ -17,7 +17,7 @@
 static const char *const refusal_names[TLS_REFUSALS] = {
     [TLS_REFUSAL_UNKNOWN] = "unknown",      [TLS_REFUSAL_OWN_CERTIFICATE] = "own_certificate",
     [TLS_REFUSAL_ROOTS] = "trust_bundle",   [TLS_REFUSAL_LISTS] = "revocation_lists",
-    [TLS_REFUSAL_EXPIRED] = "peer_expired", [TLS_REFUSAL_AGE] = "age",
+    [TLS_REFUSAL_EXPIRED] = "expired", [TLS_REFUSAL_AGE] = "age",
     [TLS_REFUSAL_IDENTITY] = "identity",    [TLS_REFUSAL_DECLINED] = "declined",
 };
 

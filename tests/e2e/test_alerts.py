@@ -65,7 +65,7 @@ SCENES = {
     "BrumaGuardClosed": {'bruma_guard_closed{node="a"}': "1"},
     "BrumaGuardGaveUp": {'bruma_guard_gave_up_total{node="a"}': "more"},
     "BrumaCaptureBroken": {'bruma_mends_total{node="a",reason="rule_missing"}': "late"},
-    "BrumaSteeringFails": {'bruma_steering_failures_total{node="a",reason="mark_failed"}': "grows"},
+    "BrumaSteeringFails": {'bruma_steering_failures_total{node="a",reason="pod_undecided"}': "grows"},
     "BrumaControlPlaneAway": {f"bruma_xds_connected{{{PROXY}}}": "0"},
     "BrumaControlPlaneStalls": {f"bruma_xds_stalls_total{{{PROXY}}}": "more"},
     "BrumaControlPlaneUnsteady": {

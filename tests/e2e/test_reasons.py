@@ -43,7 +43,7 @@ CODE = {f: without_comments(read(f)) for f in tracked("*.c", "*.h") if f.startsw
 SCRIPTS = {
     f: re.sub(r"(?m)^\s*#.*$", "", read(f))
     for f in tracked("*.sh", "*.service*", "charts/*")
-    if not f.startswith("tests/")
+    if not f.startswith(("tests/", "charts/bruma/files/prometheus/"))
 }
 
 
@@ -64,10 +64,12 @@ def test_code_gives_each_reason(name):
 
 
 def test_no_reason_is_written_beside_the_list():
-    """A word that is a reason alone is one in any text; "none" and "internal" are ordinary words, too."""
+    """A word that is a reason alone is one in any text; "none" and "internal" are ordinary words, too. Examples of how to
+    ask what one means are none."""
     written = []
     for file, text in CODE.items():
         for literal in re.findall(r'"((?:[^"\\\n]|\\.)*)"', text):
+            literal = re.sub(r"brumactl explain \w+$", "", literal)
             written += [
                 (file, literal)
                 for name in REASONS
@@ -78,6 +80,14 @@ def test_no_reason_is_written_beside_the_list():
             (file, name) for name in REASONS if "_" in name and re.search(rf"(?<![\w-]){name}(?![\w-])", text)
         ]
     assert not written, "\n".join(": ".join(w) for w in written)
+
+
+@pytest.mark.parametrize("file", tracked("charts/bruma/files/prometheus/*.yaml"))
+def test_rules_ask_for_reasons_that_there_are(file):
+    """Labels of Prometheus, which would find nothing."""
+    asked = re.findall(r'bruma_failures[^{}]*{[^}]*reason=~?"([\w|]+)"', read(file))
+    assert set("|".join(asked).split("|")) - {""} <= REASONS.keys() | {"none"}
+    assert asked or "reason=" not in read(file)
 
 
 @functools.cache
