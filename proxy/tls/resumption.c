@@ -15,10 +15,10 @@
 #define SUITES_DIGEST(suite) EVP_MD_get_type(SSL_CIPHER_get_handshake_digest(suite))
 
 static const char *const refusal_names[TLS_REFUSALS] = {
-    [TLS_REFUSAL_UNKNOWN] = "unknown",      [TLS_REFUSAL_OWN_CERTIFICATE] = "own_certificate",
-    [TLS_REFUSAL_ROOTS] = "trust_bundle",   [TLS_REFUSAL_LISTS] = "revocation_lists",
-    [TLS_REFUSAL_EXPIRED] = "expired", [TLS_REFUSAL_AGE] = "age",
-    [TLS_REFUSAL_IDENTITY] = "identity",    [TLS_REFUSAL_DECLINED] = "declined",
+    [TLS_REFUSAL_UNKNOWN] = "unknown",    [TLS_REFUSAL_OWN_CERTIFICATE] = "own_certificate",
+    [TLS_REFUSAL_ROOTS] = "trust_bundle", [TLS_REFUSAL_LISTS] = "revocation_lists",
+    [TLS_REFUSAL_EXPIRED] = "expired",    [TLS_REFUSAL_AGE] = "age",
+    [TLS_REFUSAL_IDENTITY] = "identity",  [TLS_REFUSAL_DECLINED] = "declined",
 };
 
 int tls_resumption_init(struct tls_resumption *resumption, size_t most, unsigned long milliseconds)
