@@ -103,12 +103,17 @@ class SystemdNode(MeshNode):
             cgroup=self.own_cgroup,
         )
         self.manager = wait_for(self.find_manager, "systemd to run", log=self.boot.log)
-        wait_for(lambda: self.systemctl("is-system-running", check=False).stdout, "systemd to answer")
+        wait_for(self.answers, "systemd to answer", log=self.boot.log)
 
     def find_manager(self):
         with open(f"/proc/{self.boot.pid}/task/{self.boot.pid}/children") as f:
             (pid,) = f.read().split()
         return os.readlink(f"/proc/{pid}/exe").endswith("/systemd") and int(pid)
+
+    def answers(self):
+        """Before it does, systemctl says by itself that it is offline."""
+        said = self.systemctl("is-system-running", check=False).stdout.strip()
+        return said not in ("", "offline", "unknown")
 
     def drop_in(self, name, key, text):
         directory = f"{self.units}/{name}.service.d"
