@@ -3,9 +3,9 @@
 both nodes' proxies at once, while new ones come all the time: none breaks, no byte is wrong, none is refused.
 
 BRUMA_HAND_OVER_CONNECTIONS (default 150) and BRUMA_HAND_OVER_UPGRADES (3) make it large; BRUMA_HAND_OVER_RATE (50) new ones a
-second come meanwhile. BRUMA_HAND_OVER_BULK: so many megabytes a second do those in bulk say together, and chatty ones a word every
-20 ms; 0, the default: all they can, which fills the machine. What it took, as the proxies say and as chatty ones have seen it, is
-in hand-over-report.txt of the build directory."""
+second come meanwhile. BRUMA_HAND_OVER_BULK: so many megabytes a second do those in bulk say together, and chatty ones a word
+every 20 ms; 0, the default: all they can, which fills the machine. What it took, as the proxies say and as chatty ones have seen
+it, is in hand-over-report.txt of the build directory."""
 
 import json
 import os

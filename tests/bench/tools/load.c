@@ -3,12 +3,11 @@
  * Load on a server, from one thread with epoll. Prints START when the warm-up is over, then one line of JSON.
  *   bench-load -m http ...   GET over connections that are kept alive
  *   bench-load -m conn ...   connect, send 1 KiB, receive 1 KiB, close
- *   bench-load -m hold ...   open all connections with one exchange each, then keep them idle; at the end one more
- *                            exchange on each that still lives, and how many do and how many do not
- *     -a ADDRESS -p PORT -c CONNECTIONS -d SECONDS [-r RATE] [-n MOST]
- * Without a rate each connection goes on as soon as it has its answer. With one, a request is due at a random
- * moment of each 1/RATE slot, so that the load never locks to the timer tick, and latency counts from when it
- * was due.
+ *   bench-load -m hold ...   open all connections with one exchange each, then keep them idle; at the end one
+ * more exchange on each that still lives, and how many do and how many do not -a ADDRESS -p PORT -c
+ * CONNECTIONS -d SECONDS [-r RATE] [-n MOST] Without a rate each connection goes on as soon as it has its
+ * answer. With one, a request is due at a random moment of each 1/RATE slot, so that the load never locks to
+ * the timer tick, and latency counts from when it was due.
  */
 #include <errno.h>
 #include <netinet/tcp.h>

@@ -142,6 +142,8 @@ Test(worker_reads, what_is_changed_meanwhile)
             reclaim_wait();
         }
     }
+    for (int tries = 0; atomic_load(&accepted) < 3 * ROUNDS && tries < 5000; tries++)
+        usleep(1000);
     loop_stop(world.worker->loop);
     cr_assert(pthread_join(thread, NULL) == 0);
     reclaim_wait();
