@@ -144,7 +144,7 @@ def test_what_a_pod_may_do_is_in_its_entry(mesh, maps, annotation, value, why):
 
 def test_a_pod_that_leaves_has_no_entry(mesh, maps):
     late = mesh.pod("late")
-    mesh.write()
+    mesh.tell()
     late.enroll()
     wait_for(lambda: maps.pods().get("demo/late", {}).get("ways", 0) & OUTSIDE, "its entry")
     late.cni("DEL")

@@ -118,11 +118,11 @@ def test_when_the_node_has_many_all_take_the_long_way(mesh, kept):
 def test_what_a_pod_had_is_free_when_it_has_gone(mesh, kept):
     """Its sockets may outlive it."""
     pod = mesh.pod("short")
-    mesh.write()
+    mesh.tell()
     pod.enroll()
     wait_direct(pod, "direct", "pass")
     program = kept(pod, mesh.outside.ip, POD)
-    assert live(mesh) == POD
+    assert live(mesh) == POD, (pod.item()["outboundLongWay"], pod.item()["direct"])
     pod.cni("DEL")
     wait_for(lambda: not pod.item(), "the pod to be forgotten")
     assert "0 direct connections live" in mesh.node.ctl("doctor", check=False).stdout

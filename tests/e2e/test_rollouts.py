@@ -69,7 +69,7 @@ class Shop:
         new = self.place()
         new.services = {}
         self.serve(new)
-        self.mesh.write()
+        self.mesh.tell()
         new.enroll()
         new.services = MEMBER
         self.mesh.write()

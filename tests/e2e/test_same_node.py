@@ -404,7 +404,7 @@ def test_a_reader_that_does_not_read_holds_up_its_own_connection_alone(mesh):
 
 def test_a_pod_that_goes_takes_its_connections_along(mesh):
     guest = mesh.pod("guest")
-    mesh.write()
+    mesh.tell()
     guest.enroll()
     guest.wait_enrolled()
     guest.server(ECHO, 8080)
@@ -422,7 +422,7 @@ def test_a_pod_that_goes_takes_its_connections_along(mesh):
 def test_a_pod_that_ends_is_left_out_of_its_services(mesh):
     guest = mesh.pod("guest2")
     guest.services = mesh.shop.services
-    mesh.write()
+    mesh.tell()
     guest.enroll()
     guest.wait_enrolled()
     guest.server(ECHO, 8080)

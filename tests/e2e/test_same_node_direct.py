@@ -287,7 +287,7 @@ ABORTED = ("ENDED ConnectionAbortedError", "ENDED ConnectionResetError")
 def test_nothing_half_open_is_left_of_a_pod_that_is_gone(mesh, family):
     """Somebody else could go on with it in its place."""
     gone = mesh.pod(f"gone{family}")
-    mesh.write()
+    mesh.tell()
     gone.enroll()
     wait_for(lambda: gone.item()["sameNode"] == "kernel", "it to be wired")
     becomes_direct(mesh, gone, mesh.shop.ips[family])

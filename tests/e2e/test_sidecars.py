@@ -169,7 +169,7 @@ def test_a_service_moves_from_sidecars_into_the_mesh(mesh, tmp_path):
     wait_for(lambda: len(mesh.sidecar.tunnels()) > before + 20, "calls through the sidecar")
     new = mesh.pod("cart-new", node=1, account="cart")
     new.services = {f"demo/{CART}": {80: 8080}}
-    mesh.write()
+    mesh.tell()
     new.enroll()
     new.app = new.server(ECHO, "8080")
     wait_for(lambda: len(re.findall("FROM", new.app.text())) > 20, "calls that the new pod serves")

@@ -26,7 +26,7 @@ from support.network import inside
 from support.nodes.node import Node
 from support.nodes.pod import TRUST_DOMAIN, Pod
 from support.programs import BUILD, program
-from support.system import run, sh
+from support.system import run, sh, wait_for
 
 LISTENERS = ("outbound", "inbound", "hbone")
 _serial = iter(range(1, 1000))
@@ -351,6 +351,17 @@ class Mesh:
         with open(self.file + ".new", "w") as f:
             yaml.safe_dump(mesh, f)
         os.rename(self.file + ".new", self.file)
+        self.written = len(mesh["workloads"])
+
+    def tell(self):
+        """write(), and until agents have read it: a pod that is enrolled before is of the default account for a moment."""
+        self.write()
+        for node in self.nodes:
+            wait_for(
+                lambda n=node: n.status()["workloads"] == self.written,
+                f"the agent of {node.name} to read the mesh file",
+                log=node.agent_log,
+            )
 
     def deny(self, *rules, name="no-web"):
         """A policy of the namespace. write() makes it count."""
