@@ -251,6 +251,8 @@ def test_found_again_after_a_restart(mesh):
     """The numbers are kept nowhere but in the pod itself."""
     second_network(mesh.web)
     mesh.web.cni("ADD")
+    # The pod has its certificate, which the agent gives that is killed now.
+    mesh_works(mesh, 0)
     numbers = [ours(mesh.web, f) for f in (0, 1)]
     assert all(n[1] == 101 for n in numbers)
     node = mesh.nodes[0]
