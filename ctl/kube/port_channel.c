@@ -64,8 +64,11 @@ int port_channel_next(struct port_channel *c, struct port_event *ret)
 {
     struct websocket_frame frame;
     const unsigned char *payload;
-    int r = websocket_header_read(c->bytes + c->begin, c->end - c->begin, &frame);
+    int r;
 
+    if (c->begin == c->end)
+        return 0;
+    r = websocket_header_read(c->bytes + c->begin, c->end - c->begin, &frame);
     if (r <= 0)
         return r;
     if (c->end - c->begin < frame.header + frame.payload)

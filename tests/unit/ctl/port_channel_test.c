@@ -37,6 +37,14 @@ Test(port_channel, the_port_is_left_out_and_data_is_told)
     port_channel_free(&channel);
 }
 
+Test(port_channel, nothing_has_come)
+{
+    cr_expect_eq(port_channel_next(&channel, &event), 0);
+    feed((const unsigned char *)"", 0);
+    cr_expect_eq(port_channel_next(&channel, &event), 0);
+    port_channel_free(&channel);
+}
+
 Test(port_channel, the_port_may_come_in_pieces)
 {
     feed(BYTES("\x82\x02\x00\x40\x82\x04\x00\x1f"
