@@ -162,7 +162,7 @@ print("ASKED", n, "LOST", lost)
     connection.add(mesh.web)
     connection.snapshot_sent()
     node.proxy.stop()
-    assert p.wait(20) == 0
+    assert p.wait(20) == 0, p.text()
     asked, lost = re.search(r"ASKED (\d+) LOST (\d+)", p.text()).groups()
     assert int(asked) > 100 and int(lost) <= 2, p.text()
     second.kill()
