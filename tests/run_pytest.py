@@ -6,7 +6,8 @@
 
 --side-by-side: several files at a time (pytest-xdist), and more than there are processors, for they mostly wait. The names they
 make carry process ids.
---needs: an environment variable without which nothing runs. tests/report.py counts by the results in FILE.
+--needs: an environment variable without which nothing runs. An ARGUMENT that is no option may be a pattern: the files it matches,
+of which there must be some. tests/report.py counts by the results in FILE.
 Environment: BRUMA_PYTEST (more arguments), BRUMA_JOBS (default: number of processors).
 Exit status: pytest's; 77, which meson takes for a skip, if this machine cannot run them.
 
@@ -14,6 +15,7 @@ meson kills whom it has asked to end half a second later, which is too short to 
 its own and is interrupted, and finishes after this program if need be. FILE.group holds the group's id until then.
 """
 
+import glob
 import os
 import shlex
 import signal
@@ -51,8 +53,20 @@ def parse(arguments):
     return own, needs, arguments
 
 
+def with_files(arguments):
+    for argument in arguments:
+        if argument.startswith("-") or not glob.has_magic(argument):
+            yield argument
+            continue
+        files = sorted(glob.glob(argument))
+        if not files:
+            sys.exit(f"{argument}: no such file")
+        yield from files
+
+
 def main():
     own, needs, arguments = parse(sys.argv[1:])
+    arguments = list(with_files(arguments))
     results = arguments[0].partition("=")[2]
     if os.geteuid() != 0:
         skip("this needs root: network namespaces and BPF programs")
