@@ -49,7 +49,11 @@ MESH = [
         f'sum(bruma_pods{{{NODE}, state="enrolled"}})',
     ),
     stat("New connections", "From pods of the mesh.", rate(OPENED, SOURCE, by=""), "cps"),
-    stat("Open connections", "Both ends of each that has both in the mesh.", "sum(istio_tcp_sockets_open)"),
+    stat(
+        "Open connections",
+        "Both ends of each that has both in the mesh.",
+        f"sum(istio_tcp_sockets_open{{{NODE}}})",
+    ),
     stat(
         "Failed",
         "Share of the connections that ended, at the side that opened them.",

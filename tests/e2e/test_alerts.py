@@ -94,8 +94,15 @@ SCENES = {
     "BrumaDirectNotWritten": {f"bruma_direct_mesh_failures_total{{{PROXY}}}": "late"},
 }
 VERSIONS = {'bruma_build{instance="q",job="proxy",node="a",version="2"}': "1"}
-# Other series of the same kind, which count too.
+# Other series of the same kind, which count too; and those of a program that has just started, which had something to count
+# before it was visited for the first time.
 ALIKE = {
+    "BrumaPodsCapturedLate": {'bruma_pods_captured_late_total{node="a"}'},
+    "BrumaGuardGaveUp": {'bruma_guard_gave_up_total{node="a"}'},
+    "BrumaHandOverIncomplete": {
+        f'bruma_handed_over_connections_total{{{PROXY},direction="in",result="refused"}}',
+        f'bruma_handed_over_connections_total{{{PROXY},direction="out",result="left"}}',
+    },
     "BrumaLimitReached": {f'bruma_failures_total{{{PROXY},reason="{reason}"}}' for reason in LIMITS},
     "BrumaLogLinesLost": {
         f"bruma_log_dropped_lines_total{{{PROXY}}}",
@@ -123,6 +130,8 @@ def values(kind):
         return f"0+60x{minutes}"
     if kind == "more":
         return f"4x{minutes - 5} 5x6"
+    if kind == "new":
+        return f"_x{minutes - 6} 0x6"
     if kind == "late":
         return f"_x{minutes - 6} 1x6"
     if kind == "30x2":  # twice an hour
@@ -168,6 +177,16 @@ def simulate(folder, scenes):
 
 def test_where_nothing_is_wrong_there_is_no_alert(tmp_path):
     assert not simulate(tmp_path, {"a": (None, {})})
+
+
+def test_nor_of_a_node_that_has_just_started(tmp_path):
+    """Nothing was known of it a quarter of an hour ago, and what it counts is still 0."""
+    fresh = {
+        series: "new" if "_total{" in series and kind not in ("grows", "30x2") else kind
+        for series, kind in WELL.items()
+    }
+    assert "new" in fresh.values()
+    assert not simulate(tmp_path, {"a": (None, fresh)})
 
 
 def test_each_comes_alone(tmp_path):

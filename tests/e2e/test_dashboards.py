@@ -175,6 +175,10 @@ def test_every_query_of_every_dashboard_returns_something(mesh, prometheus):
         raise AssertionError("\n".join(map(str, missing))) from e
 
 
+def test_every_query_is_of_the_nodes_that_were_chosen():
+    assert [q for q in EVERY_QUERY if "$node" not in q[2]] == []
+
+
 def test_what_they_say_is_what_has_happened(mesh, prometheus):
     """Some of them, by the panels' names. What comes with its first count shows from the second on."""
 
