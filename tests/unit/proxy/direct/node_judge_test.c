@@ -201,7 +201,7 @@ Test(node_judge, an_application_may_take_its_time_to_close)
     connect_to(listener, fds);
     value = accepted(fds);
     value.source_closed = 1;
-    value.closed_nanoseconds = site_ago(1000);
+    value.closed_nanoseconds = site_ago(200);
     site_register(&tuple, value);
     look(true);
     cr_expect(site_has(&tuple));
