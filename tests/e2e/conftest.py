@@ -27,7 +27,7 @@ from support.kube.small import SmallServer
 from support.kube.world import REAL, World
 from support.nodes.agent_node import AgentNode
 from support.nodes.direct import LONG
-from support.nodes.mesh import Mesh, leaf
+from support.nodes.mesh import LIVE, Mesh, leaf
 from support.nodes.peer_place import place_of_a_peer
 from support.nodes.pod_programs import ECHO, SERVER_FIRST, SINK
 from support.proxies import hbone, waypoint
@@ -84,6 +84,15 @@ def pytest_collection_modifyitems(items):
         raise pytest.UsageError(f"there is no {', '.join(gone)} any more")
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        # A mesh that ended with the test has printed it already.
+        report.sections += [(f"logs of {mesh.prefix}", mesh.last_words()) for mesh in LIVE]
 
 
 @pytest.fixture(scope="session")

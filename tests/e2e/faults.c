@@ -63,6 +63,7 @@ enum call {
     CALL_PIDFD,
     CALL_EPOLL_WAIT,
     CALL_EPOLL_WAIT_OF_A_WORKER,
+    CALL_EPOLL_WAIT_OF_FLOWS,
     CALL_SENDMSG_OF_A_WORKER,
     CALL_TCX, /* a program to a device, as older kernels do not know it */
     CALLS,
@@ -195,18 +196,26 @@ static bool slow_file(int directory, const char *path)
     }
 }
 
-static bool is_worker(void)
+/* Whether this thread has a name that begins like this. */
+static bool is_named(const char *start)
 {
     char name[16] = "";
 
-    return prctl(PR_GET_NAME, name) == 0 && !strncmp(name, "worker-", 7);
+    return prctl(PR_GET_NAME, name) == 0 && !strncmp(name, start, strlen(start));
+}
+
+static bool is_worker(void)
+{
+    return is_named("worker-");
 }
 
 int epoll_wait(int fd, struct epoll_event *events, int max, int timeout)
 {
     NEXT(epoll_wait);
     is_loop = true;
-    if (fails(CALL_EPOLL_WAIT) || (is_worker() && fails(CALL_EPOLL_WAIT_OF_A_WORKER)))
+    if ((gettid() == getpid() && fails(CALL_EPOLL_WAIT)) ||
+        (is_worker() && fails(CALL_EPOLL_WAIT_OF_A_WORKER)) ||
+        (is_named("flows") && fails(CALL_EPOLL_WAIT_OF_FLOWS)))
         return -1;
     return next(fd, events, max, timeout);
 }

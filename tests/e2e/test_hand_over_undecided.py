@@ -121,7 +121,7 @@ def test_of_peers_that_have_said_nothing(mesh, family):
 def test_while_the_application_takes_nobody(mesh, family):
     """What comes to a pod, in plaintext and by another node's tunnel, which moves with requests that are not answered."""
     busy = mesh.pod(f"busy{family}")
-    mesh.tell()
+    mesh.write()
     busy.enroll()
     busy.wait_enrolled()
     # Its service account is the mesh file's, which the agent may read after the call; a pod with another one begins anew.

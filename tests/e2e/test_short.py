@@ -321,6 +321,7 @@ def test_an_agent_whose_loop_cannot_go_on_ends_with_an_error(node):
     ("what", "line"),
     [
         ("epoll wait", "the control thread cannot go on"),
+        ("epoll wait of flows", "the reader of direct connections cannot go on"),
         ("epoll wait of a worker", "worker 0 cannot go on"),
     ],
 )

@@ -23,6 +23,7 @@ CALLS = [
     "pidfd",
     "epoll wait",
     "epoll wait of a worker",
+    "epoll wait of flows",
     "sendmsg of a worker",
     "tcx",
 ]

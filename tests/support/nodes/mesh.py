@@ -15,6 +15,7 @@ again, also after a failure. Programs are found in $BRUMA_BUILD (a meson build d
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -241,6 +242,16 @@ class MeshNode(Node):
             os.rmdir(self.cgroup)
 
 
+# Those that are not stopped: their logs are shown where a test fails (conftest.py).
+LIVE = set()
+# Lines that are shown of each log: of what went wrong, and of its end.
+WRONG, LAST = 30, 15
+
+
+def names(workloads):
+    return {(workload["namespace"], workload["name"]) for workload in workloads}
+
+
 class Mesh:
     def __init__(self, nodes=2, workers=1, proxy_env=None, agent_options=(), node_kinds=()):
         """node_kinds: classes of the nodes, where they are not plain ones."""
@@ -263,6 +274,7 @@ class Mesh:
             for b in self.nodes:
                 if a.number < b.number:
                     self.connect(a, b)
+        LIVE.add(self)
 
     def connect(self, a, b):
         link, net = f"up{b.number}", f"10.{self.net}.{100 + a.number * 10 + b.number}"
@@ -351,17 +363,23 @@ class Mesh:
         with open(self.file + ".new", "w") as f:
             yaml.safe_dump(mesh, f)
         os.rename(self.file + ".new", self.file)
-        self.written = len(mesh["workloads"])
+        self.written = names(mesh["workloads"])
 
     def tell(self):
         """write(), and until agents have read it: a pod that is enrolled before is of the default account for a moment."""
         self.write()
         for node in self.nodes:
             wait_for(
-                lambda n=node: n.status()["workloads"] == self.written,
+                lambda n=node: self.has_read(n),
                 f"the agent of {node.name} to read the mesh file",
                 log=node.agent_log,
             )
+
+    def has_read(self, node):
+        """By what the agent has told its proxy: an older file may have had as many workloads."""
+        if node.status()["workloads"] != len(self.written):
+            return False
+        return names(node.config_dump()["workloads"]) == self.written
 
     def deny(self, *rules, name="no-web"):
         """A policy of the namespace. write() makes it count."""
@@ -391,6 +409,7 @@ class Mesh:
         return self
 
     def stop(self):
+        LIVE.discard(self)
         errors = []
         for node in self.nodes:
             try:
@@ -413,11 +432,17 @@ class Mesh:
 
     def __exit__(self, *exc):
         if exc[0]:
-            for node in self.nodes:
-                for p in (node.agent, node.proxy):
-                    if p:
-                        print(f"--- {p.log}\n{p.text()[-3000:]}")
+            print(self.last_words())
         self.stop()
+
+    def last_words(self):
+        """Of each agent and proxy: what went wrong, and the end of its log."""
+        said = []
+        for p in (p for node in self.nodes for p in (node.agent, node.proxy) if p):
+            lines = p.text().splitlines()
+            wrong = [line for line in lines[:-LAST] if re.search("\terror\t|\twarn\t| error=", line)]
+            said += [f"--- {p.log}", *wrong[-WRONG:], "...", *lines[-LAST:]]
+        return "\n".join(said)
 
 
 def leaf(mesh, identity, folder=None):
