@@ -9,14 +9,17 @@
 
 #include "ctl/kube/api.h"
 #include "ctl/kube/exec_credential.h"
+#include "ctl/safe_text.h"
 #include "ctl/source.h"
 #include "lib/cleanup.h"
+#include "lib/descriptors.h"
 
 #define ADMIN_PORT 15000 /* of the proxy, unless its environment says otherwise */
 
 struct fleet {
     struct kube_access *access;
     char *namespace;
+    bool as_json;
     cJSON *pods; /* texts of places point into it */
     struct place *places;
     size_t len;
@@ -113,7 +116,7 @@ static struct node_pods *node_of(struct node_pods *nodes, size_t *len, const cha
     return &nodes[(*len)++];
 }
 
-/* nodes: room for as many as there are pods. */
+/* nodes: room for as many as there are pods, or, with only, for one. */
 static size_t sort_pods(const cJSON *pods, const char *only, struct node_pods *nodes)
 {
     const cJSON *pod;
@@ -146,7 +149,7 @@ static const char *label_of(const cJSON *pod)
     return text_of(get(get(pod, "metadata"), "labels"), "app.kubernetes.io/version");
 }
 
-static void fill(struct fleet *f, struct place *place, const struct node_pods *n)
+static void fill(const struct fleet *f, struct place *place, const struct node_pods *n)
 {
     *place = (struct place){
         .node = n->node,
@@ -160,6 +163,7 @@ static void fill(struct fleet *f, struct place *place, const struct node_pods *n
         .proxy_version = label_of(n->proxy),
         .agent_ready = is_ready(n->agent),
         .proxy_ready = is_ready(n->proxy),
+        .as_json = f->as_json,
     };
 }
 
@@ -187,16 +191,43 @@ static int fail(const char *error, int code)
     return code;
 }
 
-static int list_pods(struct fleet *f)
+/* node: "": of all. 0 or -errno, with words in error. */
+static int list_pods(const struct fleet *f, const char *node, cJSON **ret, char *error)
 {
-    char path[512], error[API_ERROR_MAX];
-    int r;
+    _cleanup_free_ char *path = NULL;
+    char *escaped = curl_easy_escape(NULL, node, 0);
+    int r = escaped ? 0 : -ENOMEM;
 
-    snprintf(path, sizeof(path),
-             "/api/v1/namespaces/%.260s/pods?labelSelector=app.kubernetes.io%%2Fpart-of%%3Dbruma",
-             f->namespace);
-    r = api_list(f->access, path, &f->pods, error);
-    return r < 0 ? fail(error, CTL_UNREACHABLE) : CTL_OK;
+    if (r == 0 &&
+        asprintf(&path,
+                 "/api/v1/namespaces/%.260s/pods?labelSelector=app.kubernetes.io%%2Fpart-of%%3Dbruma%s%s",
+                 f->namespace, *node ? "&fieldSelector=spec.nodeName%3D" : "", escaped) < 0) {
+        path = NULL;
+        r = -ENOMEM;
+    }
+    curl_free(escaped);
+    snprintf(error, API_ERROR_MAX, "out of memory");
+    if (r == 0)
+        r = api_list(f->access, path, ret, error);
+    if (r == 0)
+        json_clean(*ret); /* a name has no such characters */
+    return r;
+}
+
+int fleet_look_again(const struct fleet *f, const char *node, struct place *ret, cJSON **ret_pods,
+                     char *error)
+{
+    struct node_pods found = {};
+    cJSON *pods;
+    int r = list_pods(f, node, &pods, error);
+
+    if (r < 0)
+        return r;
+    if (sort_pods(pods, node, &found) == 0)
+        found.node = node;
+    fill(f, ret, &found);
+    *ret_pods = pods;
+    return 0;
 }
 
 int fleet_open(const struct fleet_config *config, struct fleet **ret)
@@ -206,8 +237,10 @@ int fleet_open(const struct fleet_config *config, struct fleet **ret)
     int r;
 
     (void)signal(SIGPIPE, SIG_IGN); /* connections end on their own; stdout is looked after */
-    if (f)
+    if (f) {
         f->namespace = strdup(config->namespace);
+        f->as_json = config->as_json;
+    }
     if (!f || !f->namespace || curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) {
         fleet_close(&f);
         return fail("out of memory", CTL_PROBLEM);
@@ -218,7 +251,9 @@ int fleet_open(const struct fleet_config *config, struct fleet **ret)
     if (r < 0)
         r = fail(error, r == -EINVAL ? CTL_USAGE : CTL_UNREACHABLE);
     else
-        r = list_pods(f);
+        r = list_pods(f, config->node ? config->node : "", &f->pods, error) < 0 ? fail(error, CTL_UNREACHABLE)
+                                                                                : CTL_OK;
+    descriptors_raise_limit(); /* several a node; not for the plugin, which has ended */
     if (r == CTL_OK)
         r = find_places(f, config);
     if (r == CTL_OK) {
@@ -241,6 +276,11 @@ void fleet_close(struct fleet **fleet)
     cJSON_Delete(f->pods);
     free(f);
     *fleet = NULL;
+}
+
+void fleet_stop(struct fleet *fleet)
+{
+    kube_access_stop(fleet->access);
 }
 
 const struct kube_access *fleet_access(const struct fleet *fleet)

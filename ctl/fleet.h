@@ -15,6 +15,7 @@ struct fleet_config {
     const char *kubeconfig, *context; /* or NULL */
     const char *namespace;            /* of agents and proxies */
     const char *node;                 /* only this one; NULL: all */
+    bool as_json;                     /* of the places */
 };
 
 struct fleet_answer {
@@ -39,6 +40,15 @@ const char *fleet_namespace(const struct fleet *fleet);
 size_t fleet_len(const struct fleet *fleet);
 /* One of them, in the order of their names: the fleet's, never NULL. */
 const struct place *fleet_place(const struct fleet *fleet, size_t i);
+/*
+ * The pods of agent and proxy of that node as they are now, which may be others than in its place: *ret is a
+ * copy of the place with them, its texts in *ret_pods, which the caller deletes. 0, or -errno as api_list(),
+ * with words in error (PLACE_COMPLAINT_MAX). Any thread.
+ */
+int fleet_look_again(const struct fleet *fleet, const char *node, struct place *ret, cJSON **ret_pods,
+                     char *error);
+/* Ends all requests to its nodes, and lets none begin. Any thread. */
+void fleet_stop(struct fleet *fleet);
 /* One answer a node, which the caller frees (fleet_answers_free()); NULL without memory. What takes longer
  * than a second is shown on a terminal. */
 struct fleet_answer *fleet_ask(const struct fleet *fleet, fleet_ask_fn ask, const void *data);

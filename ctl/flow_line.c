@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "ctl/json_text.h"
+#include "ctl/safe_text.h"
 #include "lib/cleanup.h"
 
 #define RED   "\033[31m"
@@ -71,8 +72,11 @@ static const char *event_of(const cJSON *line)
 /* Names come from outside. */
 static void put(const char *text, FILE *out)
 {
-    for (; *text; text++)
-        fputc((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text, out);
+    _cleanup_free_ char *copy = strdup(text);
+
+    if (copy)
+        text_clean(copy);
+    fputs(copy ? copy : "?", out);
 }
 
 static void put_end(const cJSON *line, const char *end, FILE *out)
@@ -106,7 +110,7 @@ void flow_line_print(const cJSON *line, bool json, FILE *out)
     const char *event = event_of(line), *time = text_of(line, "time");
 
     if (json) {
-        _cleanup_free_ char *text = cJSON_PrintUnformatted(line);
+        _cleanup_free_ char *text = json_to_text(line, true);
 
         fprintf(out, "%s\n", text ? text : "null");
         return;

@@ -1,32 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Connections as they are opened, closed and refused, of all nodes. */
 #include <signal.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "ctl/fleet.h"
+#include "ctl/flow_feeds.h"
 #include "ctl/flow_line.h"
 #include "ctl/gather.h"
-#include "ctl/page.h"
 #include "ctl/source.h"
 #include "lib/cleanup.h"
 #include "lib/reasons.h"
 
-#define PERIOD 500 /* milliseconds between two questions */
-
-/* A node that is asked again and again. */
-struct flow_reader {
-    const char *node; /* pointer of its place */
-    struct page_session *session;
-    double next; /* number of the next line; 0: not known */
-};
-
-struct flow_readers {
-    struct flow_reader *each;
-    size_t len;
-};
+#define LAST_ANSWERS 3000 /* milliseconds for them, once the time is over */
 
 static volatile sig_atomic_t interrupted;
 
@@ -34,53 +24,6 @@ static void on_signal(int number)
 {
     (void)number;
     interrupted = 1;
-}
-
-static struct flow_reader *reader_of(const struct flow_readers *f, const struct place *place)
-{
-    for (size_t i = 0; i < f->len; i++) {
-        if (f->each[i].node == place->node)
-            return &f->each[i];
-    }
-    return NULL;
-}
-
-/* *ret: what the page says. */
-static int ask_page(const struct place *place, struct flow_reader *f, cJSON **ret, char *error)
-{
-    struct received_body body = {};
-    char path[64];
-    long status = 0;
-    int r = f->session ? 0 : page_open(place, PAGE_PROXY, &f->session, error);
-
-    snprintf(path, sizeof(path), "/flows?after=%.0f", f->next);
-    if (r == 0)
-        r = page_get(f->session, path, &body, &status, error);
-    *ret = r == 0 && status == 200 ? cJSON_ParseWithLength(body.data, body.len) : NULL;
-    free(body.data);
-    if (*ret)
-        return 0;
-    page_close(&f->session);
-    if (r == 0)
-        snprintf(error, PLACE_COMPLAINT_MAX, "it answered with status %ld; is it of another version?",
-                 status);
-    return -EIO;
-}
-
-static int ask_flows(const struct place *place, const void *data, cJSON **ret)
-{
-    struct flow_reader *f = reader_of(data, place);
-    char error[PLACE_COMPLAINT_MAX] = "";
-
-    if (f && ask_page(place, f, ret, error) == 0) {
-        f->next = number_of(*ret, "next");
-        return CTL_OK;
-    }
-    if (place->complaint)
-        snprintf(place->complaint, PLACE_COMPLAINT_MAX, "no answer of the proxy: %.600s", error);
-    else
-        fprintf(stderr, "brumactl: no answer of the proxy: %s\n", error);
-    return CTL_UNREACHABLE;
 }
 
 /* ---- what they say ---- */
@@ -91,58 +34,101 @@ static int by_time(const void *a, const void *b)
     return strcmp(text_of(*(cJSON *const *)a, "time"), text_of(*(cJSON *const *)b, "time"));
 }
 
-static void take_lines(const struct node_answers *g, size_t node, cJSON *all)
+/* What of a node there is to say, on stderr; nothing where node is "": this machine. */
+__attribute__((format(printf, 2, 3))) static void tell(const char *node, const char *format, ...)
 {
-    cJSON *lines = cJSON_GetObjectItemCaseSensitive(g->answers[node].json, "lines");
-    double lost = number_of(g->answers[node].json, "lost");
+    va_list ap;
 
-    if (lost > 0)
-        fprintf(stderr, "brumactl: %s%s%.0f lines were lost: there are more than can be shown\n",
-                g->fleet ? gathered_node(g, node) : "", g->fleet ? ": " : "", lost);
-    while (lines && lines->child) {
+    fprintf(stderr, "brumactl: %s%s%s", *node ? "node " : "", node, *node ? ": " : "");
+    va_start(ap, format);
+    vfprintf(stderr, format, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+}
+
+/* The answer's lines move to all of this round. */
+static void take_lines(const struct flow_news *news, cJSON *all)
+{
+    cJSON *lines = cJSON_GetObjectItemCaseSensitive(news->answer, "lines");
+
+    while (cJSON_IsArray(lines) && lines->child) {
         cJSON *line = cJSON_DetachItemViaPointer(lines, lines->child);
 
-        if (g->fleet)
-            cJSON_AddStringToObject(line, "node", gathered_node(g, node));
+        if (*news->node)
+            cJSON_AddStringToObject(line, "node", news->node);
         cJSON_AddItemToArray(all, line);
     }
 }
 
-static void print_round(const struct node_answers *g, const struct flow_filter *filter)
+static void print_lines(const cJSON *all, const struct ctl_options *o)
 {
-    cJSON *all = cJSON_CreateArray(), *line;
-    size_t len, n = 0;
+    size_t len = (size_t)cJSON_GetArraySize(all), n = 0;
+    _cleanup_free_ const cJSON **sorted = calloc(len + 1, sizeof(cJSON *));
+    const cJSON *line;
 
-    for (size_t i = 0; i < g->len; i++)
-        take_lines(g, i, all);
-    len = (size_t)cJSON_GetArraySize(all);
-    {
-        _cleanup_free_ cJSON **sorted = calloc(len + 1, sizeof(cJSON *));
-
-        cJSON_ArrayForEach (line, all)
-            if (sorted)
-                sorted[n++] = line;
-        if (sorted)
-            qsort(sorted, n, sizeof(cJSON *), by_time);
-        for (size_t i = 0; i < n; i++)
-            if (flow_filter_has(filter, sorted[i]))
-                flow_line_print(sorted[i], g->options->json, stdout);
-    }
-    cJSON_Delete(all);
+    if (!sorted)
+        return;
+    cJSON_ArrayForEach (line, all)
+        sorted[n++] = line;
+    qsort(sorted, n, sizeof(cJSON *), by_time);
+    for (size_t i = 0; i < n; i++)
+        if (flow_filter_has(&o->flows, sorted[i]))
+            flow_line_print(sorted[i], o->json, stdout);
     fflush(stdout);
 }
 
-/* Each node's trouble is said as it begins. */
-static void print_trouble(const struct node_answers *g, bool *silent)
-{
-    for (size_t i = 0; g->fleet && i < g->len; i++) {
-        bool now = g->answers[i].code != CTL_OK;
+/* ---- nodes that answer, and others ---- */
 
-        if (now != silent[i])
-            fprintf(stderr, "brumactl: node %s: %s\n", gathered_node(g, i),
-                    now ? g->answers[i].complaint : "answers again");
-        silent[i] = now;
+enum feed_state { FEED_NEW, FEED_ANSWERS, FEED_SILENT };
+
+struct feed_states {
+    enum feed_state *each;
+    size_t len;
+    bool answered; /* one of them has */
+};
+
+/* Each node's trouble is said as it begins and as it ends, with what is missing. */
+static void take_state(struct feed_states *states, size_t i, const struct flow_news *news)
+{
+    enum feed_state before = states->each[i];
+    double lost = number_of(news->answer, "lost");
+
+    states->each[i] = news->answer ? FEED_ANSWERS : FEED_SILENT;
+    states->answered = states->answered || news->answer;
+    if (!news->answer && before != FEED_SILENT)
+        tell(news->node, "%s", news->complaint);
+    if (news->answer && before == FEED_SILENT)
+        tell(news->node, "answers again");
+    if (news->gap > 0)
+        tell(news->node, "a gap: what happened in the last %.0f seconds is not known", news->gap);
+    if (lost > 0)
+        tell(news->node, "%.0f lines were lost: there are more than can be shown", lost);
+}
+
+static bool nobody_answers(const struct feed_states *states)
+{
+    for (size_t i = 0; i < states->len; i++)
+        if (states->each[i] == FEED_NEW)
+            return false;
+    return !states->answered;
+}
+
+/* All that has come. */
+static void take_round(struct flow_feeds *feeds, struct feed_states *states, const struct ctl_options *o)
+{
+    cJSON *all = cJSON_CreateArray();
+
+    for (size_t i = 0; i < states->len; i++) {
+        struct flow_news news;
+
+        if (!flow_feeds_take(feeds, i, &news))
+            continue;
+        take_state(states, i, &news);
+        take_lines(&news, all);
+        cJSON_Delete(news.answer);
     }
+    print_lines(all, o);
+    cJSON_Delete(all);
 }
 
 /* ---- the whole ---- */
@@ -155,35 +141,45 @@ static uint64_t milliseconds(void)
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-static int follow(const struct ctl_options *o, struct flow_readers *f, bool *silent)
+static bool goes_on(void)
+{
+    return !interrupted && !ferror(stdout);
+}
+
+/* The first answers say from where on; the last ones come after the end. */
+static int follow(struct flow_feeds *feeds, struct feed_states *states, const struct ctl_options *o)
 {
     uint64_t end = o->follow ? UINT64_MAX : milliseconds() + (uint64_t)o->seconds * 1000;
-    struct timespec pause = {.tv_nsec = PERIOD * 1000000L};
-    int r = CTL_OK;
+    struct timespec pause = {.tv_nsec = FLOW_FEEDS_PERIOD * 1000000L / 2};
 
-    /* The first round says from where on; the last one comes after the end. */
-    for (bool last = false; !last && r == CTL_OK && !interrupted && !ferror(stdout);) {
-        struct node_answers g;
-
-        last = milliseconds() >= end;
-        r = gather(o, ask_flows, f, &g);
-        if (r != CTL_OK)
-            break;
-        print_trouble(&g, silent);
-        print_round(&g, &o->flows);
-        fleet_answers_free(&g.answers, g.len);
-        if (!last && !interrupted)
-            (void)nanosleep(&pause, NULL);
+    while (goes_on() && milliseconds() < end && !nobody_answers(states)) {
+        (void)nanosleep(&pause, NULL);
+        take_round(feeds, states, o);
     }
-    return r;
+    end = milliseconds() + LAST_ANSWERS;
+    flow_feeds_finish(feeds);
+    while (goes_on() && milliseconds() < end && !flow_feeds_ended(feeds)) {
+        pause.tv_nsec = 20000000;
+        (void)nanosleep(&pause, NULL);
+        take_round(feeds, states, o);
+    }
+    return states->answered || interrupted ? CTL_OK : CTL_UNREACHABLE;
+}
+
+/* The second one ends the program at once. */
+static void catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
 }
 
 int command_flows(const struct ctl_options *o, int argc, char **argv)
 {
-    struct flow_readers f = {.len = o->fleet ? fleet_len(o->fleet) : 1};
-    _cleanup_free_ bool *silent = calloc(f.len + 1, sizeof(bool));
-    struct sigaction action = {.sa_handler = on_signal};
-    int r = CTL_PROBLEM;
+    struct feed_states states = {.len = o->fleet ? fleet_len(o->fleet) : 1};
+    struct flow_feeds *feeds;
+    int r;
 
     (void)argc;
     (void)argv;
@@ -191,16 +187,18 @@ int command_flows(const struct ctl_options *o, int argc, char **argv)
         fprintf(stderr, "brumactl: \"%s\" is no reason; brumactl reasons lists them\n", o->flows.reason);
         return CTL_USAGE;
     }
-    f.each = calloc(f.len + 1, sizeof(*f.each));
-    if (f.each && silent) {
-        for (size_t i = 0; o->fleet && i < f.len; i++)
-            f.each[i].node = fleet_place(o->fleet, i)->node;
-        (void)sigaction(SIGINT, &action, NULL);
-        (void)sigaction(SIGTERM, &action, NULL);
-        r = follow(o, &f, silent);
+    if (!states.len)
+        return gathered_nobody(o);
+    states.each = calloc(states.len, sizeof(*states.each));
+    r = states.each ? flow_feeds_open(o, &feeds) : -ENOMEM;
+    if (r == 0) {
+        catch_signals();
+        r = follow(feeds, &states, o);
+        flow_feeds_close(&feeds);
+    } else {
+        fprintf(stderr, "brumactl: cannot ask the proxies: %s\n", strerror(-r));
+        r = CTL_PROBLEM;
     }
-    for (size_t i = 0; f.each && i < f.len; i++)
-        page_close(&f.each[i].session);
-    free(f.each);
+    free(states.each);
     return r;
 }

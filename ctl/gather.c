@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ctl/safe_text.h"
 #include "ctl/source.h"
 
 int ask_agent_op(const struct place *place, const void *data, cJSON **ret)
@@ -28,6 +29,14 @@ int ask_dump(const struct place *place, const void *data, cJSON **ret)
     return r;
 }
 
+int gathered_nobody(const struct ctl_options *o)
+{
+    fprintf(stderr,
+            "brumactl: no pod of Bruma runs in namespace %s%s%s; --system-namespace names another one\n",
+            fleet_namespace(o->fleet), o->node ? " on node " : "", o->node ? o->node : "");
+    return CTL_UNREACHABLE;
+}
+
 int gather(const struct ctl_options *o, fleet_ask_fn ask, const void *data, struct node_answers *ret)
 {
     struct node_answers g = {.fleet = o->fleet, .options = o, .len = 1};
@@ -45,12 +54,8 @@ int gather(const struct ctl_options *o, fleet_ask_fn ask, const void *data, stru
         fprintf(stderr, "brumactl: out of memory\n");
         return CTL_PROBLEM;
     }
-    if (g.fleet && !g.len) {
-        fprintf(stderr,
-                "brumactl: no pod of Bruma runs in namespace %s%s%s; --system-namespace names another one\n",
-                fleet_namespace(o->fleet), o->node ? " on node " : "", o->node ? o->node : "");
-        r = CTL_UNREACHABLE;
-    }
+    if (g.fleet && !g.len)
+        r = gathered_nobody(o);
     if (r == CTL_OK)
         *ret = g;
     else
@@ -102,7 +107,7 @@ static cJSON *as_list(struct node_answers *g, const char *key)
 int gathered_print(struct node_answers *g, const char *key)
 {
     cJSON *list = g->fleet ? as_list(g, key) : NULL;
-    char *text = cJSON_Print(g->fleet ? list : g->answers[0].json);
+    char *text = json_to_text(g->fleet ? list : g->answers[0].json, false);
 
     puts(text ? text : "null");
     free(text);

@@ -16,6 +16,8 @@ struct node_answers {
 /* An exit code; CTL_OK: ret is to be closed by gathered_end() or gathered_print(). Of this machine what
  * failed was said. */
 int gather(const struct ctl_options *options, fleet_ask_fn ask, const void *data, struct node_answers *ret);
+/* Says that there is no node to ask, as gather() does itself. Returns the exit code CTL_UNREACHABLE. */
+int gathered_nobody(const struct ctl_options *options);
 /* Name of the node of an answer, the fleet's; "" of this machine, never NULL. */
 const char *gathered_node(const struct node_answers *gathered, size_t i);
 /* As JSON: of this machine the answer itself, else a list of {"node", key: the answer} or {"node", "error"}.

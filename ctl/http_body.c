@@ -8,8 +8,10 @@ size_t http_body_take(char *data, size_t size, size_t count, void *user)
 {
     struct received_body *b = user;
     size_t n = size * count;
-    char *grown = b->len + n > HTTP_BODY_MAX ? NULL : realloc(b->data, b->len + n + 1);
+    char *grown;
 
+    b->too_long = n > b->max - b->len;
+    grown = b->too_long ? NULL : realloc(b->data, b->len + n + 1);
     if (!grown)
         return 0;
     b->data = grown;

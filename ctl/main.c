@@ -203,9 +203,10 @@ static bool wants_fleet(const struct ctl_options *o, const struct arguments *a, 
 static int run_command(const struct command *c, struct ctl_options *o, const struct arguments *a,
                        const char *program, int argc, char **argv)
 {
-    const struct fleet_config config = {a->kubeconfig, a->context, a->system_namespace, o->node};
+    const struct fleet_config config = {a->kubeconfig, a->context, a->system_namespace, o->node, o->json};
     int r;
 
+    o->place.as_json = o->json;
     if (c->where == NOWHERE || !wants_fleet(o, a, program))
         return c->run(o, argc, argv);
     if (c->where == THIS_MACHINE) {

@@ -7,15 +7,26 @@
 
 #include "bruma/mesh.h"
 #include "ctl/kube/forward.h"
+#include "ctl/safe_text.h"
 #include "lib/cleanup.h"
 
-#define TIMEOUT 30000L /* milliseconds of one request */
+#define TIMEOUT  30L                  /* seconds of one request */
+#define SILENCE  10L                  /* seconds in which nothing comes */
+#define BODY_MAX (512u * 1024 * 1024) /* bytes of an answer, such as the dump of a large mesh */
 
 struct page_session {
     CURL *curl;
     struct forward *forward; /* or NULL: on this machine */
     char socket[256];        /* its path there */
 };
+
+static int on_progress(void *data, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
+{
+    const bool *stop = data;
+
+    (void)a, (void)b, (void)c, (void)d;
+    return __atomic_load_n(stop, __ATOMIC_RELAXED);
+}
 
 static int open_remote(struct page_session *s, const struct place *place, enum page_whose whose, char *error)
 {
@@ -63,9 +74,16 @@ int page_open(const struct place *place, enum page_whose whose, struct page_sess
     }
     curl_easy_setopt(s->curl, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(s->curl, CURLOPT_NOPROXY, "*");
-    curl_easy_setopt(s->curl, CURLOPT_TIMEOUT_MS, TIMEOUT);
+    curl_easy_setopt(s->curl, CURLOPT_TIMEOUT, TIMEOUT);
+    curl_easy_setopt(s->curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl_easy_setopt(s->curl, CURLOPT_LOW_SPEED_TIME, SILENCE);
     curl_easy_setopt(s->curl, CURLOPT_ACCEPT_ENCODING, "gzip");
     curl_easy_setopt(s->curl, CURLOPT_WRITEFUNCTION, http_body_take);
+    if (place->stop) {
+        curl_easy_setopt(s->curl, CURLOPT_NOPROGRESS, 0L);
+        curl_easy_setopt(s->curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+        curl_easy_setopt(s->curl, CURLOPT_XFERINFODATA, place->stop);
+    }
     r = place->run_dir ? open_local(s, place, error) : open_remote(s, place, whose, error);
     if (r < 0)
         page_close(&s);
@@ -74,19 +92,40 @@ int page_open(const struct place *place, enum page_whose whose, struct page_sess
     return r;
 }
 
-/* libcurl's own words would name the host of the URL, which is not asked. */
-static void complain(struct page_session *s, CURLcode code, const char *detail, char *error)
+/* Words about its time; or NULL. */
+static const char *lateness(struct page_session *s, CURLcode code, char *buf, size_t size)
 {
-    const char *why = NULL;
+    curl_off_t microseconds = 0;
 
-    if (s->forward)
-        why = forward_complaint(s->forward);
+    if (code != CURLE_OPERATION_TIMEDOUT)
+        return NULL;
+    curl_easy_getinfo(s->curl, CURLINFO_TOTAL_TIME_T, &microseconds);
+    if (microseconds < TIMEOUT * 1000000)
+        snprintf(buf, size, "nothing has come for %ld seconds", SILENCE);
+    else
+        snprintf(buf, size, "the answer was not whole after %ld seconds", TIMEOUT);
+    return buf;
+}
+
+/* libcurl's own words would name the host of the URL, which is not asked. */
+static void complain(struct page_session *s, CURLcode code, const struct received_body *body,
+                     const char *detail, char *error)
+{
+    char text[64];
+    const char *why = lateness(s, code, text, sizeof(text)), *forwards;
+
+    if (s->forward && *(forwards = forward_complaint(s->forward)))
+        why = forwards;
+    else if (body->too_long &&
+             snprintf(text, sizeof(text), "the answer is longer than %zu MiB", body->max >> 20) > 0)
+        why = text;
     else if (code == CURLE_COULDNT_CONNECT)
         why = access(s->socket, W_OK) < 0 ? strerror(errno) : "nothing listens there";
     snprintf(error, PLACE_COMPLAINT_MAX, "%s",
              why && *why ? why
              : *detail   ? detail
                          : curl_easy_strerror(code));
+    text_clean(error);
 }
 
 int page_get(struct page_session *s, const char *path, struct received_body *body, long *ret_status,
@@ -96,7 +135,7 @@ int page_get(struct page_session *s, const char *path, struct received_body *bod
     _cleanup_free_ char *url = NULL;
     CURLcode code;
 
-    *body = (struct received_body){};
+    *body = (struct received_body){.max = BODY_MAX};
     if (asprintf(&url, "http://localhost%s", path) < 0) {
         url = NULL;
         snprintf(error, PLACE_COMPLAINT_MAX, "out of memory");
@@ -109,7 +148,7 @@ int page_get(struct page_session *s, const char *path, struct received_body *bod
     curl_easy_setopt(s->curl, CURLOPT_ERRORBUFFER, NULL);
     if (code != CURLE_OK) {
         free(take_pointer(body->data));
-        complain(s, code, detail, error);
+        complain(s, code, body, detail, error);
         return -EIO;
     }
     curl_easy_getinfo(s->curl, CURLINFO_RESPONSE_CODE, ret_status);

@@ -19,6 +19,8 @@ struct place {
     unsigned agent_port, proxy_port;           /* on loopback in them; 0: none is served */
     const char *agent_version, *proxy_version; /* of the chart; "": not known */
     bool agent_ready, proxy_ready;             /* as the API server says */
+    bool as_json;                              /* texts are to stay as they came: JSON is printed */
+    const bool *stop;                          /* atomic: whether to end what is asked of pages; NULL: no */
     /* Takes why there was no answer; NULL: such words go to stderr. PLACE_COMPLAINT_MAX bytes. */
     char *complaint;
 };

@@ -12,6 +12,7 @@
 #include "bruma/mesh.h"
 #include "bruma/protocol.h"
 #include "ctl/page.h"
+#include "ctl/safe_text.h"
 #include "lib/cleanup.h"
 #include "lib/seqpacket.h"
 
@@ -26,10 +27,20 @@ __attribute__((format(printf, 2, 3))) static void complain(const struct place *p
     va_start(ap, format);
     vsnprintf(text, sizeof(text), format, ap);
     va_end(ap);
+    text_clean(text);
     if (place->complaint)
         snprintf(place->complaint, PLACE_COMPLAINT_MAX, "%s", text);
     else
         fprintf(stderr, "brumactl: %s\n", text);
+}
+
+cJSON *answer_parse(const struct place *place, const char *text, size_t len)
+{
+    cJSON *json = text ? cJSON_ParseWithLength(text, len) : NULL;
+
+    if (!place->as_json)
+        json_clean(json);
+    return json;
 }
 
 static int unreachable(const struct place *place, const char *who, const char *where, const char *why)
@@ -59,7 +70,7 @@ static int receive_items(const struct place *place, int fd, const char *path, cJ
         close_fds(fds, n > 0 ? fds_len : 0);
         if (n <= 0)
             return unreachable(place, "agent", path, n ? strerror((int)-n) : "it closed the connection");
-        message = cJSON_ParseWithLength(buf, (size_t)n);
+        message = answer_parse(place, buf, (size_t)n);
         op = text_of(message, "op");
         if (!strcmp(op, "item")) {
             cJSON_DeleteItemFromObjectCaseSensitive(message, "op");
@@ -139,7 +150,7 @@ static cJSON *ask(const struct place *place, enum page_whose whose, const char *
     snprintf(error, PLACE_COMPLAINT_MAX, "the question is too long");
     if (fits && page_open(place, whose, &session, error) == 0 &&
         page_get(session, url, &body, &status, error) == 0) {
-        json = status == 200 || whose == PAGE_AGENT ? cJSON_ParseWithLength(body.data, body.len) : NULL;
+        json = status == 200 || whose == PAGE_AGENT ? answer_parse(place, body.data, body.len) : NULL;
         snprintf(error, PLACE_COMPLAINT_MAX,
                  status == 200 ? "its answer is not JSON" : "it answered with status %ld", status);
     }

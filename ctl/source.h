@@ -11,6 +11,10 @@
 /* Exit codes of brumactl. */
 enum { CTL_OK = 0, CTL_PROBLEM = 1, CTL_USAGE = 2, CTL_UNREACHABLE = 3 };
 
+/* What was received as JSON, its texts fit for a terminal unless the place is asked for JSON
+ * (ctl/safe_text.h): the caller's; NULL: it is none. text: or NULL. */
+cJSON *answer_parse(const struct place *place, const char *text, size_t len);
+
 /* Asks the agent; *ret is an array of the items, which the caller deletes. argument: value of the key
  * "pod", or NULL. Says what failed (to stderr, or in the place's complaint), and returns an exit code:
  * CTL_OK, CTL_PROBLEM (the agent answered with an error) or CTL_UNREACHABLE. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ctl/safe_text.h"
 #include "lib/cleanup.h"
 
 struct table {
@@ -41,10 +42,8 @@ static char *clean_copy(const char *text)
 {
     char *copy = strdup(text && *text ? text : "-");
 
-    for (char *c = copy; c && *c; c++) {
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
-            *c = '?';
-    }
+    if (copy)
+        text_clean(copy);
     return copy;
 }
 
@@ -103,7 +102,7 @@ void table_print(const struct table *t, const char *empty, FILE *out)
 
 int print_json(cJSON *json)
 {
-    char *text = cJSON_Print(json);
+    char *text = json_to_text(json, false);
 
     puts(text ? text : "null");
     free(text);

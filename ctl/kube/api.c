@@ -5,11 +5,13 @@
 
 #include "ctl/http_body.h"
 #include "ctl/kube/base64.h"
+#include "ctl/safe_text.h"
 #include "lib/cleanup.h"
 
-#define CONNECT_TIMEOUT 5000L  /* milliseconds */
-#define TIMEOUT         30000L /* milliseconds, of a whole answer */
-#define PAGE            500    /* objects */
+#define CONNECT_TIMEOUT 5000L               /* milliseconds */
+#define TIMEOUT         30000L              /* milliseconds, of a whole answer */
+#define PAGE            500                 /* objects */
+#define BODY_MAX        (64u * 1024 * 1024) /* bytes of an answer, such as such a page */
 
 /* ---- headers ---- */
 
@@ -65,26 +67,51 @@ static struct curl_slist *headers_of(const struct kube_access *a)
 
 /* ---- handles ---- */
 
-static void set_blob(CURL *curl, CURLoption option, char *text)
+static CURLcode set_blob(CURL *curl, CURLoption option, char *text)
 {
     struct curl_blob blob = {text, text ? strlen(text) : 0, CURL_BLOB_NOCOPY};
 
-    if (text)
-        curl_easy_setopt(curl, option, &blob);
+    return text ? curl_easy_setopt(curl, option, &blob) : CURLE_OK;
 }
 
-static void prepare(CURL *curl, const struct kube_access *a)
+/* Who vouches for the server: the kubeconfig's CA, and nobody else, or those that the system trusts. */
+static CURLcode set_ca(CURL *curl, char *ca)
 {
+    CURLcode code = ca ? curl_easy_setopt(curl, CURLOPT_CAPATH, NULL) : CURLE_OK;
+
+    return code == CURLE_OK ? set_blob(curl, CURLOPT_CAINFO_BLOB, ca) : code;
+}
+
+static int on_progress(void *data, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
+{
+    const struct kube_access *access = data;
+
+    (void)a, (void)b, (void)c, (void)d;
+    return kube_access_is_stopped(access);
+}
+
+/* 0 or -ENOMEM: an option that libcurl does not take would be another way to the server than the one wanted.
+ */
+static int prepare(CURL *curl, const struct kube_access *a)
+{
+    CURLcode codes[5];
+
+    curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl_easy_setopt(curl, CURLOPT_XFERINFODATA, a);
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, CONNECT_TIMEOUT);
     curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
-    curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, a->insecure ? 0L : 1L);
     curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, a->insecure ? 0L : 2L);
-    set_blob(curl, CURLOPT_CAINFO_BLOB, a->ca);
-    set_blob(curl, CURLOPT_SSLCERT_BLOB, a->certificate);
-    set_blob(curl, CURLOPT_SSLKEY_BLOB, a->key);
-    if (a->proxy_url)
-        curl_easy_setopt(curl, CURLOPT_PROXY, a->proxy_url);
+    codes[0] = set_ca(curl, a->ca);
+    codes[1] = set_blob(curl, CURLOPT_SSLCERT_BLOB, a->certificate);
+    codes[2] = set_blob(curl, CURLOPT_SSLKEY_BLOB, a->key);
+    codes[3] = a->proxy_url ? curl_easy_setopt(curl, CURLOPT_PROXY, a->proxy_url) : CURLE_OK;
+    codes[4] = curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, a->insecure ? 0L : 1L);
+    for (size_t i = 0; i < array_size(codes); i++)
+        if (codes[i] != CURLE_OK)
+            return codes[i] == CURLE_OUT_OF_MEMORY ? -ENOMEM : -EOPNOTSUPP;
+    return 0;
 }
 
 /* The URL names who the certificate has to be of; who is connected to is the server in any case. */
@@ -119,16 +146,22 @@ static int point(struct api_request *q, const struct kube_access *a, const char 
     return r;
 }
 
-int api_open(const struct kube_access *access, const char *path, struct api_request *ret)
+int api_open(const struct kube_access *access, const char *path, struct api_request *ret,
+             char error[API_ERROR_MAX])
 {
     struct api_request q = {.curl = curl_easy_init(), .headers = headers_of(access)};
     int r = q.curl && q.headers ? point(&q, access, path) : -ENOMEM;
 
+    if (r == 0)
+        r = prepare(q.curl, access);
     if (r < 0) {
         api_close(&q);
+        snprintf(error, API_ERROR_MAX,
+                 r == -ENOMEM
+                     ? "out of memory"
+                     : "this libcurl cannot reach the API server: it does not take a CA or certificate");
         return r;
     }
-    prepare(q.curl, access);
     *ret = q;
     return 0;
 }
@@ -145,14 +178,6 @@ void api_close(struct api_request *request)
 
 /* ---- answers ---- */
 
-/* What others have written may end up on a terminal. */
-static void cleaned(char *text)
-{
-    for (; *text; text++)
-        if ((unsigned char)*text < 0x20 || *text == 0x7f)
-            *text = ' ';
-}
-
 int api_status(long status, const char *body, size_t len, char error[API_ERROR_MAX])
 {
     cJSON *json;
@@ -168,14 +193,17 @@ int api_status(long status, const char *body, size_t len, char error[API_ERROR_M
         snprintf(error, API_ERROR_MAX, "the API server answers with status %ld%s%.*s", status,
                  len ? ": " : "", len > 300 ? 300 : (int)len, len ? body : "");
     cJSON_Delete(json);
-    cleaned(error);
+    text_clean(error);
     return status == 401 || status == 403 ? -EACCES : status == 404 ? -ENOENT : -EPROTO;
 }
 
 int api_failed(const struct kube_access *access, CURLcode code, const char *detail, char error[API_ERROR_MAX])
 {
     snprintf(error, API_ERROR_MAX, "no answer of the API server at %.200s: %.250s", access->server,
-             detail && *detail ? detail : curl_easy_strerror(code));
+             code == CURLE_ABORTED_BY_CALLBACK ? "interrupted"
+             : detail && *detail               ? detail
+                                               : curl_easy_strerror(code));
+    text_clean(error);
     return -EIO;
 }
 
@@ -193,6 +221,11 @@ static int perform(struct api_request *q, const struct kube_access *access, stru
     curl_easy_setopt(q->curl, CURLOPT_WRITEDATA, body);
     curl_easy_setopt(q->curl, CURLOPT_ERRORBUFFER, detail);
     code = curl_easy_perform(q->curl);
+    if (body->too_long) {
+        snprintf(error, API_ERROR_MAX, "the API server at %.200s sends more than %zu MiB", access->server,
+                 body->max >> 20);
+        return -EPROTO;
+    }
     if (code != CURLE_OK)
         return api_failed(access, code, detail, error);
     curl_easy_getinfo(q->curl, CURLINFO_RESPONSE_CODE, &status);
@@ -202,14 +235,12 @@ static int perform(struct api_request *q, const struct kube_access *access, stru
 int api_ask(const struct kube_access *access, const char *path, const char *post, cJSON **ret,
             char error[API_ERROR_MAX])
 {
-    struct received_body body = {};
+    struct received_body body = {.max = BODY_MAX};
     struct api_request q;
-    int r = api_open(access, path, &q);
+    int r = api_open(access, path, &q, error);
 
-    if (r < 0) {
-        snprintf(error, API_ERROR_MAX, "out of memory");
+    if (r < 0)
         return r;
-    }
     if (post) {
         q.headers = add(q.headers, "Content-Type", "application/json");
         curl_easy_setopt(q.curl, CURLOPT_POSTFIELDS, post);

@@ -3,6 +3,7 @@
 
 #include <cjson/cJSON.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -116,7 +117,12 @@ static void run_plugin(const struct kube_exec *e, const char *info, bool interac
 {
     const char *argv[KUBECONFIG_WORDS_MAX + 2] = {e->command};
     int null = interactive ? -1 : open("/dev/null", O_RDONLY | O_CLOEXEC);
+    sigset_t none;
 
+    /* What is ignored or blocked stays so in a program that is run. */
+    (void)signal(SIGPIPE, SIG_DFL);
+    sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
     for (size_t i = 0; e->arguments[i]; i++)
         argv[i + 1] = e->arguments[i];
     for (size_t i = 0; e->variables[i]; i++)

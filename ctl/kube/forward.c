@@ -12,6 +12,7 @@
 
 #include "ctl/kube/port_channel.h"
 #include "ctl/kube/upgrade_answer.h"
+#include "ctl/safe_text.h"
 #include "lib/cleanup.h"
 
 #define PROTOCOL      "v4.channel.k8s.io"
@@ -19,6 +20,7 @@
 #define BEGIN_TIMEOUT 10000 /* milliseconds until the server has switched */
 
 struct forward {
+    const struct kube_access *access;
     struct api_request request;
     curl_socket_t server;
     int listener, caller;           /* the thread's, once it runs */
@@ -32,6 +34,11 @@ struct forward {
 };
 
 /* ---- bytes ---- */
+
+static bool is_stopped(const struct forward *f)
+{
+    return __atomic_load_n(&f->stop, __ATOMIC_RELAXED) || kube_access_is_stopped(f->access);
+}
 
 static uint64_t milliseconds(void)
 {
@@ -51,8 +58,7 @@ static int send_all(struct forward *f, const void *bytes, size_t len, uint64_t d
         if (code == CURLE_OK)
             continue;
         n = 0;
-        if (code != CURLE_AGAIN || (deadline && milliseconds() >= deadline) ||
-            __atomic_load_n(&f->stop, __ATOMIC_RELAXED))
+        if (code != CURLE_AGAIN || (deadline && milliseconds() >= deadline) || is_stopped(f))
             return -EIO;
         (void)poll(&p, 1, 1000);
     }
@@ -107,7 +113,7 @@ static int read_answer(struct forward *f, const char *key, uint64_t deadline, ch
         r = receive(f, buf + len, sizeof(buf) - len, &n);
         end = r < 0;
         len += r > 0 ? n : 0;
-        if (r == 0 && milliseconds() >= deadline) {
+        if (r == 0 && (milliseconds() >= deadline || is_stopped(f))) {
             snprintf(error, API_ERROR_MAX, "the API server does not answer the request to forward a port");
             return -EIO;
         }
@@ -166,17 +172,30 @@ static int copy_out(struct forward *f)
     return send_all(f, from, len, 0);
 }
 
-/* What came for the caller; waits for it to take all. */
+/* What came for the caller; waits for it to take all, or to want no more. */
 static int hand_over(struct forward *f, const unsigned char *bytes, size_t len)
 {
     for (size_t done = 0; done < len;) {
-        ssize_t n = send(f->caller, bytes + done, len - done, MSG_NOSIGNAL);
+        struct pollfd p[] = {{.fd = f->caller, .events = POLLOUT}, {.fd = f->wake, .events = POLLIN}};
+        ssize_t n = send(f->caller, bytes + done, len - done, MSG_NOSIGNAL | MSG_DONTWAIT);
 
-        if (n < 0 && errno != EINTR)
+        if (n < 0 && errno != EINTR && errno != EAGAIN)
             return -errno;
         done += n > 0 ? (size_t)n : 0;
+        if (n < 0)
+            (void)poll(p, array_size(p), -1);
+        if (is_stopped(f))
+            return -ECANCELED;
     }
     return 0;
+}
+
+/* Nothing of use comes behind it. */
+static int take_complaint(struct forward *f, const struct port_event *event)
+{
+    snprintf(f->complaint, sizeof(f->complaint), "%.*s", (int)event->len, (const char *)event->bytes);
+    text_clean(f->complaint);
+    return -ECONNABORTED;
 }
 
 /* All frames that are whole. */
@@ -192,10 +211,12 @@ static int deliver(struct forward *f)
             r = hand_over(f, event.bytes, event.len);
         else if (event.type == PORT_PING)
             r = send_all(f, pong, port_channel_pong(&event, pong), 0);
-        else if (event.type == PORT_ERROR && !*f->complaint)
-            snprintf(f->complaint, sizeof(f->complaint), "%.*s", (int)event.len, (const char *)event.bytes);
+        else if (event.type == PORT_ERROR)
+            r = take_complaint(f, &event);
         else if (event.type == PORT_CLOSED)
             return -ENOTCONN;
+        if (r >= 0 && is_stopped(f))
+            r = -ECANCELED;
         if (r < 0)
             return r;
     }
@@ -206,9 +227,10 @@ static int copy_in(struct forward *f)
 {
     unsigned char buf[CHUNK];
     size_t n;
-    int r;
+    int r = -ECANCELED;
 
-    while ((r = receive(f, buf, sizeof(buf), &n)) > 0) {
+    /* One that sends without a pause is left between two pieces. */
+    while (!is_stopped(f) && (r = receive(f, buf, sizeof(buf), &n)) > 0) {
         r = port_channel_feed(&f->channel, buf, n);
         if (r == 0)
             r = deliver(f);
@@ -322,11 +344,12 @@ int forward_open(const struct kube_access *access, const char *namespace, const 
     snprintf(path, sizeof(path), "/api/v1/namespaces/%.260s/pods/%.260s/portforward?ports=%u", namespace, pod,
              port);
     if (f) {
+        f->access = access;
         f->listener = f->caller = f->wake = -1;
-        r = api_open(access, path, &f->request);
-    }
-    if (r < 0)
+        r = api_open(access, path, &f->request, error);
+    } else {
         snprintf(error, API_ERROR_MAX, "out of memory");
+    }
     if (r == 0)
         r = begin(f, access, error);
     if (r == 0) {
@@ -346,13 +369,19 @@ const char *forward_socket(const struct forward *forward)
     return forward->name;
 }
 
+static void stop(struct forward *f)
+{
+    __atomic_store_n(&f->stop, true, __ATOMIC_RELAXED);
+    if (f->running) {
+        (void)eventfd_write(f->wake, 1);
+        pthread_join(f->thread, NULL);
+    }
+    f->running = false;
+}
+
 const char *forward_complaint(struct forward *forward)
 {
-    if (forward->running) {
-        (void)eventfd_write(forward->wake, 1);
-        pthread_join(forward->thread, NULL);
-    }
-    forward->running = false;
+    stop(forward);
     return forward->complaint;
 }
 
@@ -362,11 +391,7 @@ void forward_close(struct forward **forward)
 
     if (!f)
         return;
-    __atomic_store_n(&f->stop, true, __ATOMIC_RELAXED);
-    if (f->running) {
-        (void)eventfd_write(f->wake, 1);
-        pthread_join(f->thread, NULL);
-    }
+    stop(f);
     if (f->listener >= 0)
         close(f->listener);
     if (f->wake >= 0)

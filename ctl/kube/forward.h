@@ -18,7 +18,8 @@ int forward_open(const struct kube_access *access, const char *namespace, const 
 /* Path of a Unix socket, to which this process may connect once: that is the connection to the
  * port. The forward's, never NULL. */
 const char *forward_socket(const struct forward *forward);
-/* Once that connection has ended: why, "" if nothing was wrong. The forward's, never NULL. */
+/* Once that connection has ended, or nothing more is wanted of it: ends the forward, and says why it has
+ * ended, without control characters; "" if nothing was wrong. The forward's, never NULL. */
 const char *forward_complaint(struct forward *forward);
 /* Ends it, and waits for its thread; the connection has been closed before. NULL is none. */
 void forward_close(struct forward **forward);

@@ -373,6 +373,16 @@ static void free_secret(char *text)
     free(text);
 }
 
+void kube_access_stop(struct kube_access *access)
+{
+    __atomic_store_n(&access->stop, true, __ATOMIC_RELAXED);
+}
+
+bool kube_access_is_stopped(const struct kube_access *access)
+{
+    return __atomic_load_n(&access->stop, __ATOMIC_RELAXED);
+}
+
 void kube_access_free(struct kube_access **access)
 {
     struct kube_access *a = *access;

@@ -32,7 +32,13 @@ struct kube_access {
     char *token, *user, *password;
     char *as_user, *as_uid, *as_groups[KUBECONFIG_GROUPS_MAX + 1]; /* NULL behind the last */
     struct kube_exec *exec;                                        /* or NULL */
+    bool stop;                                                     /* atomic; set by kube_access_stop() */
 };
+
+/* Ends all requests and forwarded ports of the access, and lets none begin. Any thread. */
+void kube_access_stop(struct kube_access *access);
+/* Whether that was called. Any thread. */
+bool kube_access_is_stopped(const struct kube_access *access);
 
 /* Where kubectl would look: a path as --kubeconfig takes it, a list as KUBECONFIG has it, or ~/.kube/config.
  * Whether any of the files is there, or this is a pod with a service account. */

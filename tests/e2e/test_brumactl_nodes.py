@@ -11,6 +11,7 @@ import subprocess
 import pytest
 
 from support.kube.forwarder import TOKEN, Forwarder
+from support.kube.operator import ctl
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO
 from support.programs import program
@@ -38,22 +39,6 @@ def mesh():
 def api(mesh, tmp_path):
     with Forwarder(tmp_path / "api", mesh.nodes) as a:
         yield a
-
-
-def ctl(*argv, kubeconfig=None, check=None, env=None, name="brumactl", **options):
-    argv = [program("brumactl"), *argv, *(["--kubeconfig", kubeconfig] if kubeconfig else [])]
-    r = subprocess.run(
-        [name, *argv[1:]],
-        executable=argv[0],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**{k: v for k, v in os.environ.items() if k != "KUBECONFIG"}, "HOME": "/nowhere", **(env or {})},
-        **options,
-    )
-    if check is not None:
-        assert r.returncode == check, r.stdout + r.stderr
-    return r
 
 
 def test_status_has_a_line_for_each_node(mesh, api):

@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 import urllib.parse
 
 from support.kube.server import make_certificates
@@ -85,16 +86,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def list_pods(self, namespace, query):
         """In pages of one, so that clients have to ask for the next one."""
+        if self.server.api.list_fault == "endless":
+            self.send_response(200)
+            self.end_headers()
+            self.pour(b'{"kind": "PodList", "items": [' + b" " * 100_000)
+            return
         pods = self.server.api.pods() if namespace == "istio-system" else []
         at = int(query.get("continue") or 0)
         more = {"continue": str(at + 1)} if at + 1 < len(pods) else {}
         self.answer(200, {"kind": "PodList", "metadata": more, "items": pods[at : at + 1]})
 
+    def pour(self, data):
+        """Until the client has had enough of it, or ten minutes: self.server.api.poured is how many bytes it took."""
+        self.close_connection = True
+        deadline = time.monotonic() + 600
+        with contextlib.suppress(OSError):
+            while time.monotonic() < deadline:
+                self.wfile.write(data)
+                self.server.api.poured += len(data)
+
     # ---- forwarding ----
 
     def forward(self, namespace, pod, port):
         api = self.server.api
-        node = api.places.get(pod)
+        node = api.places.get(pod.removesuffix(api.generation)) if pod.endswith(api.generation) else None
         fault = api.faults.get(pod)
         if fault == "refuse":
             self.refuse(
@@ -119,6 +134,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault == "bad frame":
             self.wfile.write(b"\xf2\xff" + b"\xff" * 20)
             return
+        if fault == "flood":
+            self.pour(frame(b"\1no end of \x1b[2J complaints ") * 100)
+            return
+        if fault == "empty flood":
+            self.pour(frame(b"\1") * 10_000)
+            return
+        if isinstance(fault, bytes):
+            self.play(fault)
+            return
+        if fault == "silence":
+            while read_frame(self.rfile)[0] != 8:
+                pass
+            return
         try:
             with inside(node.netns):
                 target = socket.create_connection(("127.0.0.1", port), 10)
@@ -126,41 +154,67 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(frame(f"\1error forwarding port {port} to pod {pod}: {e}".encode()))
             return
         with target:
-            self.relay(target)
+            self.relay(target, pod)
 
-    def relay(self, target):
-        back = threading.Thread(target=self.copy_back, args=(target,), daemon=True)
+    def play(self, body):
+        """The agent or proxy itself, which answers each request with the body; an empty one never ends."""
+        request = b""
+        while True:
+            opcode, payload = read_frame(self.rfile)
+            if opcode == 8:
+                return
+            request += payload[1:]
+            if b"\r\n\r\n" not in request:
+                continue
+            request = b""
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+            if body:
+                self.wfile.write(frame(b"\0" + head + b"Content-Length: %d\r\n\r\n" % len(body) + body))
+            else:
+                self.wfile.write(frame(b"\0" + head + b"\r\n"))
+                self.pour(frame(b"\0" + b" " * 1_000_000))
+
+    def relay(self, target, pod):
+        self.server.api.targets.add(target)
+        back = threading.Thread(target=self.copy_back, args=(target, pod), daemon=True)
         back.start()
         with contextlib.suppress(OSError):
             while True:
                 opcode, payload = read_frame(self.rfile)
                 if opcode == 8:
                     break
-                if opcode == 2:
+                if opcode == 2 and self.server.api.faults.get(pod) != "silence":
                     target.sendall(payload[1:])
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
         back.join(10)
 
-    def copy_back(self, target):
+    def copy_back(self, target, pod):
         """In frames of all kinds: several of a message, and a ping in between."""
         with contextlib.suppress(OSError):
             while data := target.recv(100_000):
                 half = len(data) // 2
+                if self.server.api.faults.get(pod) == "silence":
+                    continue
                 self.wfile.write(frame(b"\0" + data[:half], final=False))
                 self.wfile.write(frame(b"are you there", opcode=9))
                 self.wfile.write(frame(data[half:], opcode=0))
+            if self.server.api.faults.get(pod) == "silence":
+                return
             self.wfile.write(frame(b"", opcode=8))
             self.connection.shutdown(socket.SHUT_RDWR)
 
 
 class Forwarder:
     """nodes: those of a Mesh, whose agents serve pages at ready_port. A context manager. faults: of a pod's name, what
-    happens instead of forwarding. prefix: of all paths, as behind a gateway."""
+    happens instead of forwarding; "silence" also on connections that are there; bytes: what each request is answered
+    with. list_fault: the same of lists. generation: at the end of pods' names, as of others in their place. prefix:
+    of all paths, as behind a gateway."""
 
     def __init__(self, directory, nodes, ready_port=8000):
         self.directory, self.nodes, self.ready_port = str(directory), nodes, ready_port
         self.faults, self.asked, self.prefix, self.hidden = {}, [], "", set()
+        self.list_fault, self.poured, self.generation, self.targets = None, 0, "", set()
         self.places = {f"{kind}-{n.name}": n for n in nodes for kind in ("agent", "proxy")}
         os.makedirs(self.directory, exist_ok=True)
         make_certificates(self.directory, ["127.0.0.1"])
@@ -182,6 +236,13 @@ class Forwarder:
         self.http.shutdown()
         self.http.server_close()
 
+    def cut(self):
+        """All ports that are forwarded."""
+        for target in list(self.targets):
+            with contextlib.suppress(OSError):
+                target.shutdown(socket.SHUT_RDWR)
+        self.targets.clear()
+
     def pods(self):
         return [
             self.pod(kind, n)
@@ -197,7 +258,7 @@ class Forwarder:
         }
         return {
             "metadata": {
-                "name": f"{kind}-{node.name}",
+                "name": f"{kind}-{node.name}{self.generation}",
                 "namespace": "istio-system",
                 "creationTimestamp": "2026-01-01T00:00:00Z",
                 "labels": {"app.kubernetes.io/part-of": "bruma", "app.kubernetes.io/version": "0.1.0"},
