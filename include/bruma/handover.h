@@ -180,6 +180,7 @@ enum bruma_tunnel_field {
     BRUMA_TUNNEL_EXPIRED = 22,       /* the peer's certificate, and it was told so */
     BRUMA_TUNNEL_PING = 24,          /* milliseconds since a PING was sent that is not answered */
     BRUMA_TUNNEL_IDLE = 25,          /* milliseconds since the last stream has ended */
+    BRUMA_TUNNEL_UNTRUSTED = 26,     /* the peer, by roots that have changed, and it was told so */
 };
 
 /* HTTP/2. Settings are as in a SETTINGS frame: 16 bits of number, 32 of value. The peer has no header table,

@@ -61,7 +61,7 @@
     BRUMA_REASON(TLS_HANDSHAKE_TIMEOUT, "tls_handshake_timeout", "TLS_FAILURE", "the TLS handshake did not finish in time", "load of the peer; is something other than a mesh proxy listening on port 15008?") \
     BRUMA_REASON(PEER_UNTRUSTED, "peer_untrusted", "IDENTITY_ERROR", "the peer's certificate is not signed by a trusted root, or is not valid now", "roots and clocks; `brumactl identities`") \
     BRUMA_REASON(PEER_IDENTITY_MISMATCH, "peer_identity_mismatch", "IDENTITY_ERROR", "the peer's SPIFFE identity is not the expected one", "service accounts of the destination's pods; stale endpoints") \
-    BRUMA_REASON(PEER_TRUST_DOMAIN, "peer_trust_domain", "IDENTITY_ERROR", "the peer belongs to another trust domain", "the trust domains of both meshes") \
+    BRUMA_REASON(PEER_TRUST_DOMAIN, "peer_trust_domain", "IDENTITY_ERROR", "the peer belongs to another trust domain, or the roots of its own have changed since its tunnel was opened", "the trust domains of both meshes; `--federated-bundles`") \
     BRUMA_REASON(CERTIFICATE_REVOKED, "certificate_revoked", "CERT_REVOKED", "the peer's certificate is revoked", "the CRL") \
     BRUMA_REASON(IDENTITY_UNAVAILABLE, "identity_unavailable", "IDENTITY_ERROR", "there is no certificate for the pod yet", "is the CA reachable? `brumactl identities`") \
     BRUMA_REASON(HTTP2_ERROR, "http2_error", "H2_HANDSHAKE_FAILURE", "the peer broke the HTTP/2 protocol, or the tunnel was lost", "the error text; the peer's log") \

@@ -91,6 +91,7 @@ struct tunnel {
     bool table_filled;  /* by the peer, after it was told to have no header table and has acknowledged it */
     bool table_none;    /* or it had said headers after that, and nothing was in its table */
     bool expired;       /* the peer's certificate: said and acted upon */
+    bool untrusted;     /* server: the peer, by roots that have changed; the same */
     bool small_windows; /* announced */
     int32_t last_stream, reset_stream; /* highest id that the peer has used; that it has reset last */
     struct closed_stream closed[TUNNEL_CLOSED_KEPT]; /* the last ones, in a ring */
@@ -166,12 +167,15 @@ int tunnel_stream_start(struct tunnel *tunnel, struct stream *stream);
 /* The end of the peer's certificate may have come. From then on the tunnel takes no new streams; those that
  * are open go on. */
 void tunnel_check_expired(struct tunnel *tunnel);
+/* Its keys may have worn out: then it is drained. */
+void tunnel_check_keys(struct tunnel *tunnel);
 /* The wall clock has been set. */
 void tunnel_clock_set(struct tunnel *tunnel);
-/* Says that a peer's request came after the end. */
-void tunnel_refuse_expired(struct tunnel *tunnel);
+/* Whether a peer's request comes too late, since the peer has expired or is not trusted any more; which is
+ * said then. */
+bool tunnel_refuses(struct tunnel *tunnel);
 /* The pod's certificate is another, or what it trusts is: a server's tunnel whose peer is not trusted by it,
- * or by other roots, takes no new streams. */
+ * or by other roots, takes no new streams from then on; those that are open go on. */
 void tunnel_check_trusted(struct tunnel *tunnel);
 /* The lists of revoked certificates have changed. */
 void tunnel_check_revoked(struct tunnel *tunnel);

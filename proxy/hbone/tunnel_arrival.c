@@ -141,6 +141,8 @@ static int tunnel_field(const struct wire_field *f, struct tunnel_arrival *a, st
         return wire_take_flag(f, &t->small_windows);
     case BRUMA_TUNNEL_EXPIRED:
         return wire_take_flag(f, &t->expired);
+    case BRUMA_TUNNEL_UNTRUSTED:
+        return wire_take_flag(f, &t->untrusted);
     case BRUMA_TUNNEL_PING:
         a->has_ping = true;
         return wire_take_number(f, INT64_MAX, &a->ping);

@@ -36,13 +36,7 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
 
     if (tunnel->replay || !tunnel->server || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
         return 0;
-    if (tls_peer_expired(&tunnel->tls)) {
-        tunnel_refuse_expired(tunnel);
-        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
-        tunnel_wants_flush(tunnel);
-        return 0;
-    }
-    if (tunnel->streams_len >= tunnel->wp->worker->settings->max_streams) {
+    if (tunnel_refuses(tunnel) || tunnel->streams_len >= tunnel->wp->worker->settings->max_streams) {
         nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_REFUSED_STREAM);
         tunnel_wants_flush(tunnel);
         return 0;

@@ -186,6 +186,7 @@ static void own_write(struct wire_writer *w, const struct tunnel *t)
     wire_put_varint(w, BRUMA_TUNNEL_LAST_RECEIVED, since(now, t->last_received));
     wire_put_flag(w, BRUMA_TUNNEL_SMALL_WINDOWS, t->small_windows);
     wire_put_flag(w, BRUMA_TUNNEL_EXPIRED, t->expired);
+    wire_put_flag(w, BRUMA_TUNNEL_UNTRUSTED, t->untrusted);
     if (t->ping_sent)
         wire_put_varint(w, BRUMA_TUNNEL_PING, since(now, t->ping_sent));
     wire_put_varint(w, BRUMA_TUNNEL_IDLE, since(now, t->idle_since));

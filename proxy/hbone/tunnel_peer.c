@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Peers whose certificates count no longer, and tunnels that end with a word. */
+/* Peers whose certificates, or keys, count no longer, and tunnels that end with a word. */
 #define LOG_SCOPE "tunnel"
 #include "lib/log.h"
 #include "lib/reasons.h"
@@ -28,25 +28,50 @@ static void retire(struct tunnel *t, enum bruma_reason reason, const char *why)
     tunnel_expire(t);
 }
 
+/* A peer that has said GOAWAY itself may open streams all the same, and be about to. */
 void tunnel_check_trusted(struct tunnel *t)
 {
     struct tls_context *now;
-    bool trusted;
 
-    if (!t->server || t->state != TUNNEL_OPEN || t->closing || t->expired || t->goaway)
+    if (!t->server || t->state != TUNNEL_OPEN || t->closing || t->untrusted)
         return;
     now = worker_pod_context(t->wp);
-    trusted = !now || tls_peer_trusted(&t->tls, now);
+    if (!now)
+        return;
+    t->untrusted = !tls_peer_trusted(&t->tls, now);
+    /* By which roots one was verified that has come from another process is not known: from here on by those
+     * of now. */
+    if (!t->tls.context)
+        t->tls.context = tls_context_ref(now);
     tls_context_unref(now);
-    if (!trusted)
+    if (t->untrusted)
         retire(t, BRUMA_REASON_PEER_TRUST_DOMAIN,
                "the roots of its peer's trust domain have changed, or are gone");
 }
 
-void tunnel_refuse_expired(struct tunnel *t)
+/* Our GOAWAY may wait for a peer that reads nothing: until it has left, nghttp2 takes what comes. */
+bool tunnel_refuses(struct tunnel *t)
 {
-    telemetry_early_deny(t->wp->worker->telemetry, REPORTER_DESTINATION, &t->peer, &t->arrival,
-                         BRUMA_REASON_PEER_EXPIRED, NULL);
+    enum bruma_reason reason = tls_peer_expired(&t->tls) ? BRUMA_REASON_PEER_EXPIRED
+                               : t->untrusted            ? BRUMA_REASON_PEER_TRUST_DOMAIN
+                                                         : BRUMA_REASON_NONE;
+
+    if (reason == BRUMA_REASON_NONE)
+        return false;
+    telemetry_early_deny(t->wp->worker->telemetry, REPORTER_DESTINATION, &t->peer, &t->arrival, reason,
+                         reason == BRUMA_REASON_PEER_EXPIRED ? NULL : "its roots are not trusted any more");
+    return true;
+}
+
+void tunnel_check_keys(struct tunnel *t)
+{
+    char peer[ENDPOINT_TEXT_LEN];
+
+    if (t->goaway || t->shutting_down || !tls_keys_worn(&t->tls))
+        return;
+    log_info("a tunnel takes no new connections: its keys, of TLS 1.2, are used up\tpeer=%s identity=\"%s\"",
+             endpoint_format(&t->peer, peer), t->tls.peer_identity);
+    tunnel_drain(t);
 }
 
 void tunnel_check_expired(struct tunnel *t)

@@ -52,7 +52,7 @@ struct tls {
     int fd;
     struct tls_carrier *carrier; /* the owner's, in place of fd; or NULL */
     SSL *ssl;                    /* NULL once the handshake is done */
-    struct tls_context *context; /* referenced */
+    struct tls_context *context; /* referenced; NULL: it has come from another process */
     struct tls_buffers *buffers;
     bool server, established, peer_closed;
     bool have_secret[2];
@@ -133,6 +133,10 @@ static inline bool tls_unanswerable(const struct tls *tls)
 {
     return tls->asked_again && tls_blocked(tls);
 }
+
+/* Whether keys that cannot be renewed, those of TLS 1.2, have protected as many records as they should, sent
+ * or received: what is begun now belongs on another connection. This one goes on. */
+bool tls_keys_worn(const struct tls *tls);
 
 /* Whether the peer's certificate has been revoked since the handshake. */
 bool tls_peer_revoked(const struct tls *tls);

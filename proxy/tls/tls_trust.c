@@ -32,7 +32,7 @@ bool tls_peer_trusted(const struct tls *tls, const struct tls_context *now)
     if (spiffe_parse(tls->peer_identity, strlen(tls->peer_identity), &s) < 0)
         return true;
     new = tls_context_bundle(now, s.trust_domain, s.trust_domain_len);
-    /* By which roots a tunnel was verified that has come from another process is not known. */
+    /* Of a tunnel that has just come from another process it is not known. */
     old = then ? tls_context_bundle(then, s.trust_domain, s.trust_domain_len) : new;
     if (!old && !new)
         return !tls_is_stranger(now, tls->buffers->trust_domains, &s);

@@ -4,14 +4,19 @@ and what becomes of files that are bad, late, or at their end."""
 
 import json
 import os
+import socket
 
+import h2.settings
 import pytest
 
 from support.certificates import Authority, key_pem
-from support.identity_files import Bundles, Domain, IdentityFiles
+from support.identity_files import NAMES, Bundles, Domain, IdentityFiles
+from support.network import inside
+from support.nodes.hand_over import QUIET, serving
 from support.nodes.mesh import Mesh, MeshNode
-from support.nodes.pod_programs import ECHO
+from support.nodes.pod_programs import ECHO, SOURCE
 from support.programs import program
+from support.proxies import hbone
 from support.system import run, wait_for
 from support.xds.site import CLIENT
 
@@ -145,6 +150,88 @@ def test_a_bundle_decides_who_is_believed(world):
     near.put(world.far)
     wait_for(lambda: asks_well(world.web, world.shop), "the right roots to be in force")
     assert asks_well(world.shop, world.web)
+
+
+def dial(world, folder, **options):
+    """A tunnel to web of somebody with shop's identity who does as it likes."""
+    texts = {**world.far.files(world.shop), "ca.crt": world.near.roots}
+    for name, text in texts.items():
+        (folder / name).write_bytes(text)
+    with inside(world.mesh.nodes[1].netns):
+        sock = socket.socket()
+        if "receives" in options:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options["receives"])
+        sock.settimeout(10)
+        sock.connect((world.web.ip, 15008))
+    return hbone.Client(None, *(str(folder / name) for name in NAMES), sock=sock)
+
+
+def open_stream(world, tunnel, port=8080):
+    sid = tunnel.connect(f"{world.web.ip}:{port}")
+    assert tunnel.status(sid) == 200
+    return sid
+
+
+@pytest.mark.parametrize("ends", ["who goes on", "who has said GOAWAY itself"])
+def test_who_is_not_believed_any_more_opens_nothing(world, tmp_path, ends):
+    near, _ = world.bundles
+    tunnel = dial(world, tmp_path)
+    first = open_stream(world, tunnel)
+    if ends != "who goes on":
+        tunnel.say_goaway()
+        open_stream(world, tunnel)
+    try:
+        near.put(world.far, Domain("far.domain").roots)
+        assert tunnel.pump(lambda: tunnel.goaways), "GOAWAY"
+        assert tunnel.status(tunnel.connect(f"{world.web.ip}:8080"), seconds=2) != 200
+        tunnel.send(first, b"still here")
+        assert tunnel.pump(lambda: tunnel.received(first) == b"still here"), "what is open goes on"
+    finally:
+        near.put(world.far)
+        tunnel.close()
+    wait_for(lambda: asks_well(world.shop, world.web), "the right roots to be in force")
+
+
+def test_nor_does_who_reads_nothing_of_the_end(world, tmp_path):
+    """Its GOAWAY waits behind what the peer does not take."""
+    near, _ = world.bundles
+    world.web.server(SOURCE, "8090")
+    tunnel = dial(world, tmp_path, receives=4096)
+    tunnel.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1 << 30})
+    tunnel.h2.increment_flow_control_window(1 << 30)
+    tunnel.connect(f"{world.web.ip}:8090")
+    told, refused = len(world.node.proxy.text()), world.node.failures("peer_trust_domain")
+    wait_for(lambda: not world.node.metrics().count("\nbruma_buffered_bytes 0\n"), "bytes that wait")
+    try:
+        near.put(world.far, Domain("far.domain").roots)
+        wait_for(
+            lambda: "a tunnel takes no new connections" in world.node.proxy.text()[told:], "it to be noticed"
+        )
+        late = tunnel.connect(f"{world.web.ip}:8080")
+        wait_for(lambda: world.node.failures("peer_trust_domain") > refused, "the refusal to be counted")
+        assert tunnel.status(late, seconds=30) == ("reset", 7), "refused, and may be tried elsewhere"
+    finally:
+        near.put(world.far)
+        tunnel.close()
+    wait_for(lambda: asks_well(world.shop, world.web), "the right roots to be in force")
+
+
+def test_what_has_moved_here_is_looked_at_as_well(tmp_path):
+    """The next proxy does not know by which roots it was verified, but by which it is believed from then on."""
+    world = World()
+    with world.mesh:
+        tunnel = dial(world, tmp_path)
+        first = open_stream(world, tunnel)
+        world.node.start_proxy(wait=False, **QUIET)
+        wait_for(lambda: serving(world.node), "the next proxy to serve", log=world.node.proxy_log)
+        wait_for(lambda: "1 connections" in world.node.ctl("status").stdout, "the tunnel to move")
+        open_stream(world, tunnel)
+        world.bundles[0].put(world.far, Domain("far.domain").roots)
+        assert tunnel.pump(lambda: tunnel.goaways), "GOAWAY of the next one"
+        assert tunnel.status(tunnel.connect(f"{world.web.ip}:8080"), seconds=2) != 200
+        tunnel.send(first, b"still here")
+        assert tunnel.pump(lambda: tunnel.received(first) == b"still here"), "what is open goes on"
+        tunnel.close()
 
 
 def test_a_bundle_that_cannot_be_read_leaves_the_last_one_in_force(world):

@@ -17,6 +17,7 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
+from hyperframe.frame import GoAwayFrame
 
 from support.network import inside
 
@@ -107,6 +108,10 @@ class Client:
 
     def connect(self, authority, extra=()):
         return self.request([(":method", "CONNECT"), (":authority", authority), *extra])
+
+    def say_goaway(self):
+        """That it will serve nothing more, which it does not do anyway; it goes on itself."""
+        self.tls.sendall(GoAwayFrame(0).serialize())
 
     def of(self, sid, kind):
         return [e for e in self.events.get(sid, []) if isinstance(e, kind)]

@@ -60,3 +60,23 @@ WORLD_TEST(move, as_client)
 {
     moves(false);
 }
+
+/* The next one looks at roots of its own, which are not those that it was refused by. */
+WORLD_TEST(move, what_was_found_of_the_peer)
+{
+    int32_t early, late;
+
+    move_scene_begin(true, NULL, 0);
+    early = scene_open();
+    scene_settle();
+    scene.tunnel->untrusted = true;
+    scene_hand_over();
+    cr_expect(scene.tunnel->untrusted && !scene.tunnel->expired);
+    late = scene_open();
+    scene_settle();
+    cr_expect(scene_stream(late)->gone && scene_stream(late)->gone_why == NGHTTP2_REFUSED_STREAM);
+    scene_peer_sends(early, 1000, false);
+    scene_settle();
+    finish(early);
+    move_scene_end();
+}
