@@ -34,6 +34,7 @@ void tunnel_look_at_peer(struct tunnel *t)
     uint64_t now = loop_now(loop_of(t));
 
     tunnel_check_expired(t);
+    tunnel_check_keys(t);
     if (!t->server && !t->streams_len && !t->queue_len && now - t->idle_since >= set->pool_idle_timeout) {
         tunnel_drain(t);
         return;

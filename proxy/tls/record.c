@@ -12,7 +12,8 @@
 
 #include "lib/cleanup.h"
 
-/* RFC 8446 section 5.5 allows 2^24.5 full records under one AES-GCM key. */
+/* RFC 8446 section 5.5 allows 2^24.5 full records under one AES-GCM key, and it is the same cipher in
+ * TLS 1.2. */
 #define RECORDS_PER_KEY (1u << 23)
 
 /* Fetched once: a look-up by name costs as much as a derivation. Never freed. */
@@ -142,7 +143,7 @@ int record_key_update(struct record_key *key)
 
 bool record_key_worn(const struct record_key *key)
 {
-    return key->sequence >= RECORDS_PER_KEY && !key->suite->tls12;
+    return key->sequence >= RECORDS_PER_KEY;
 }
 
 /* What a record is sealed with beside the key. */

@@ -60,8 +60,8 @@ void record_key_clear(struct record_key *key);
 /* The next generation of keys (RFC 8446 section 7.2); TLS 1.2 has none. 0, or -errno: the key is not to be
  * used any more. */
 int record_key_update(struct record_key *key);
-/* True once so many records were protected that the key must be updated. Never of TLS 1.2, where it cannot
- * be, and no nonce comes twice either. */
+/* True once so many records were protected that the key must be updated; of TLS 1.2, where it cannot be, that
+ * nothing new should be begun under it. */
 bool record_key_worn(const struct record_key *key);
 
 /* Writes one record with len (at most RECORD_PLAIN_MAX) bytes of data to out, which has room for len +

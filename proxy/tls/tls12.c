@@ -37,6 +37,13 @@ static bool expand(const SSL *ssl, const struct record_suite *suite, uint8_t *bl
     return ok;
 }
 
+/* In 1.3 each side renews what it seals by. */
+bool tls_keys_worn(const struct tls *tls)
+{
+    return tls->established && tls->seal.suite->tls12 &&
+           (record_key_worn(&tls->seal) || record_key_worn(&tls->open));
+}
+
 void tls12_take_secrets(struct tls *tls)
 {
     const struct record_suite *suite = record_suite_find(SSL_get_cipher_name(tls->ssl));

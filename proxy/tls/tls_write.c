@@ -139,7 +139,7 @@ int tls_write(struct tls *tls, const uint8_t *data, size_t len)
         data += part;
         len -= part;
     }
-    return record_key_worn(&tls->seal) ? update_own_key(tls) : 0;
+    return record_key_worn(&tls->seal) && !tls->seal.suite->tls12 ? update_own_key(tls) : 0;
 }
 
 int tls_flush(struct tls *tls)

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include "bruma/handover.h"
+#include "lib/tls_policy.h"
 #include "proxy/hbone/pool.h"
 #include "proxy/hbone/request.h"
 #include "proxy/hbone/tunnel_internal.h"
@@ -312,6 +313,8 @@ void move_scene_begin(bool tunnel_is_server, const nghttp2_settings_entry *entri
     cr_assert(tls_init(&scene.tls, scene.tunnel_serves ? client_context : server_context, &buffers, fds[1],
                        !scene.tunnel_serves) == 0);
     scene.tls.expected.upstream = &expected;
+    if (tls_policy_has_tls12())
+        cr_assert(SSL_set_max_proto_version(scene.tls.ssl, TLS1_2_VERSION));
     if (scene.tunnel_serves)
         start_server(fds[0]);
     else

@@ -55,7 +55,7 @@ struct scene {
 };
 extern struct scene scene;
 
-/* Entries of the peer's SETTINGS; len may be 0. */
+/* Entries of the peer's SETTINGS; len may be 0. With TLS 1.2 where tls_policy_choose() has enabled it. */
 void move_scene_begin(bool tunnel_is_server, const nghttp2_settings_entry *entries, size_t len);
 /* The connection ends, and nothing is left. */
 void move_scene_end(void);

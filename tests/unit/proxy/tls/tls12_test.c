@@ -208,13 +208,27 @@ Test(tls12, there_is_no_second_handshake)
     tear_down();
 }
 
-/* There are no new keys, and the nonce is the record's number: nothing wears out. */
-Test(tls12, keys_stay)
+/* There are no new keys: it is said of either direction that they are used up, and they go on. */
+Test(tls12, keys_wear_out)
 {
     set_up(NULL);
-    p.client.seal.sequence = p.server.open.sequence = 1u << 24;
-    cr_expect(!record_key_worn(&p.client.seal) && record_key_update(&p.client.seal) < 0);
-    cr_expect(passes(&p.client, &p.server, "as ever"));
+    p.client.seal.sequence = p.server.open.sequence = (1u << 23) - 1;
+    cr_expect(!tls_keys_worn(&p.client) && !tls_keys_worn(&p.server));
+    cr_expect(passes(&p.client, &p.server, "the last one"));
+    cr_expect(tls_keys_worn(&p.client) && tls_keys_worn(&p.server) && !p.client.answer_owed);
+    cr_expect(record_key_update(&p.client.seal) < 0);
+    cr_expect(passes(&p.client, &p.server, "as ever") && passes(&p.server, &p.client, "and back"));
+    tear_down();
+}
+
+Test(tls12, those_of_13_do_not)
+{
+    w = world();
+    established(&p, w.c, w.s);
+    p.client.seal.sequence = p.server.open.sequence = 1u << 23;
+    cr_expect(!tls_keys_worn(&p.client) && !tls_keys_worn(&p.server));
+    cr_expect(passes(&p.client, &p.server, "the last one"));
+    cr_expect_eq(p.client.seal.sequence, 0, "under new ones");
     tear_down();
 }
 
