@@ -83,6 +83,9 @@ int tls_policy_apply(SSL_CTX *context)
         !SSL_CTX_set_ciphersuites(context, suites) ||
         (has_tls12 && !SSL_CTX_set_cipher_list(context, suites12)) || set_groups(context) < 0)
         return -EINVAL;
+    /* Nothing is resumed but what the proxies keep themselves, and a handshake is one. */
+    SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION);
+    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     if (!policy->fips)
         return 0;
     /* of certificates too: 112 bits, no SHA-1 */

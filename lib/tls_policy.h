@@ -31,7 +31,8 @@ const char *tls_policy_text(void);
 /* Whether TLS 1.2 is spoken beside 1.3. */
 bool tls_policy_has_tls12(void);
 
-/* Limits a fresh context, of either role, to the policy. 0, or -EINVAL: OpenSSL has said why. */
+/* Limits a fresh context, of either role, to the policy, and to one handshake: nothing is renegotiated, and
+ * OpenSSL keeps no sessions. 0, or -EINVAL: OpenSSL has said why. */
 int tls_policy_apply(SSL_CTX *context);
 /* Whether a handshake that is done is within the policy: some of it is no matter of contexts. */
 bool tls_policy_met(const SSL *ssl);

@@ -175,7 +175,6 @@ static int make_context(struct grpc_channel *ch, const char *roots_pem)
     }
     SSL_CTX_set_alpn_protos(ch->tls, alpn, sizeof(alpn));
     SSL_CTX_set_verify(ch->tls, SSL_VERIFY_PEER, check_name);
-    SSL_CTX_set_session_cache_mode(ch->tls, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_mode(ch->tls, SSL_MODE_RELEASE_BUFFERS);
     /* What is named as root is trusted as it is, also where somebody else has signed it. */
     X509_STORE_set_flags(SSL_CTX_get_cert_store(ch->tls), X509_V_FLAG_PARTIAL_CHAIN);

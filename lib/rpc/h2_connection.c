@@ -18,9 +18,10 @@
  * here. (Less would not do: two ends that both send and do not read would wait for each other.) */
 #define OUT_TOO_MUCH (2 * OUT_ENOUGH)
 
-/* A TLS key update costs as much as some data do; so many may come with none between. */
-#define KEY_UPDATE_WORTH 512
-#define KEY_UPDATES_MAX  32
+/* What a peer may ask of TLS in the middle of a connection, new keys in 1.3 and a second handshake (which is
+ * declined each time) in 1.2, costs as much as some data do; so often it may with none between. */
+#define TLS_REQUEST_WORTH 512
+#define TLS_REQUESTS_MAX  32
 
 static void on_event(struct loop_watch *watch, uint32_t events);
 
@@ -195,6 +196,11 @@ static void take_plain(struct h2_connection *c, const uint8_t *data, size_t len)
         h2_connection_fail(c, nghttp2_strerror((int)n));
 }
 
+static bool asks_for_more(uint8_t message)
+{
+    return message == SSL3_MT_KEY_UPDATE || message == SSL3_MT_HELLO_REQUEST;
+}
+
 static void on_tls_message(int written, int version, int type, const void *message, size_t len, SSL *ssl,
                            void *data)
 {
@@ -202,8 +208,8 @@ static void on_tls_message(int written, int version, int type, const void *messa
 
     (void)version;
     (void)ssl;
-    if (!written && type == SSL3_RT_HANDSHAKE && len && *(const uint8_t *)message == SSL3_MT_KEY_UPDATE)
-        c->key_debt += KEY_UPDATE_WORTH;
+    if (!written && type == SSL3_RT_HANDSHAKE && len && asks_for_more(*(const uint8_t *)message))
+        c->tls_debt += TLS_REQUEST_WORTH;
 }
 
 static void take_tls(struct h2_connection *c)
@@ -213,11 +219,12 @@ static void take_tls(struct h2_connection *c)
 
     ERR_clear_error();
     while (!c->closed && (n = SSL_read(c->ssl, buf, sizeof(buf))) > 0) {
-        c->key_debt = c->key_debt > (size_t)n ? c->key_debt - (size_t)n : 0;
+        c->tls_debt = c->tls_debt > (size_t)n ? c->tls_debt - (size_t)n : 0;
         take_plain(c, buf, (size_t)n);
     }
-    if (!c->closed && c->key_debt > KEY_UPDATES_MAX * KEY_UPDATE_WORTH)
-        h2_connection_fail(c, "TLS: key updates again and again, with hardly any data between");
+    if (!c->closed && c->tls_debt > TLS_REQUESTS_MAX * TLS_REQUEST_WORTH)
+        h2_connection_fail(c, "TLS: new keys or handshakes are asked for again and again, with hardly any "
+                              "data between");
     if (c->closed)
         return;
     switch (SSL_get_error(c->ssl, n)) {
@@ -345,7 +352,7 @@ int h2_connection_open(struct h2_connection *c, struct loop *loop, int fd, SSL *
     c->connecting = connecting;
     c->handshaking = c->closed = false;
     c->error[0] = '\0';
-    c->key_debt = 0;
+    c->tls_debt = 0;
     c->ssl = ssl;
     c->watch.fd = -1;
     loop_timer_init(&c->timer, on_limit);

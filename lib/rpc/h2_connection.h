@@ -25,7 +25,7 @@ struct h2_connection {
     uint64_t last_received; /* loop_now() */
     uint64_t received;      /* times that something came */
     unsigned busy;          /* inside nghttp2 */
-    size_t key_debt;        /* TLS key updates of the peer, in bytes of data that would make up for them */
+    size_t tls_debt;        /* what the peer has asked of TLS, in bytes of data that would make up for it */
     char error[160];
     /* Called once, when the connection is up: TLS is done. May be NULL. */
     void (*ready)(struct h2_connection *connection);

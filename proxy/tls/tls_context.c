@@ -156,8 +156,7 @@ static SSL_CTX *new_context(const SSL_METHOD *method, X509_STORE *roots, bool se
         SSL_CTX_free(c);
         return NULL;
     }
-    SSL_CTX_set_options(c, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_ANTI_REPLAY);
-    SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_options(c, SSL_OP_NO_TICKET | SSL_OP_NO_ANTI_REPLAY);
     SSL_CTX_set_num_tickets(c, 0);
     /* Without it OpenSSL looks for our own chain in the store at each handshake, and sends the root along. */
     SSL_CTX_set_mode(c, SSL_MODE_NO_AUTO_CHAIN);

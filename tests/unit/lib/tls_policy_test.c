@@ -53,6 +53,8 @@ Test(tls_policy, none_is_as_a_mesh_has_it)
     cr_expect_str_empty(tls_policy_module());
     c = limited();
     cr_expect(SSL_CTX_get_min_proto_version(c) == TLS1_3_VERSION);
+    cr_expect(SSL_CTX_get_options(c) & SSL_OP_NO_RENEGOTIATION);
+    cr_expect_eq(SSL_CTX_get_session_cache_mode(c), SSL_SESS_CACHE_OFF);
     SSL_CTX_free(c);
     cr_assert(tls_policy_choose("", true, "", error, sizeof(error)) == 0, "%s", error);
     cr_expect(tls_policy_has_tls12());
