@@ -11,7 +11,6 @@
 #include "bruma/protocol.h"
 #include "lib/direct_ways.h"
 #include "lib/settings.h"
-#include "lib/tls_policy.h"
 
 #define TEXT_OF(n) #n
 #define TEXT(n)    TEXT_OF(n)
@@ -244,8 +243,6 @@ static int check(const struct agent_settings *settings, char *error, size_t erro
                  settings->trust_domain);
         return -EINVAL;
     }
-    if (tls_policy_check(settings->compliance_policy, settings->tls12, error, error_size) < 0)
-        return -EINVAL;
     if (strcmp(settings->source, "file") != 0 && strcmp(settings->source, "kubernetes") != 0) {
         snprintf(error, error_size, "source: %.100s is neither file nor kubernetes", settings->source);
         return -EINVAL;
