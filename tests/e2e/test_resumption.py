@@ -211,27 +211,35 @@ def test_switched_off_on_either_side_every_handshake_is_a_full_one(mesh, side):
 
 
 def test_a_resumed_tunnel_moves_to_the_next_proxy_and_sessions_do_not():
+    """Neither those of a client's proxy nor those of a server's."""
+    next_page = {"port": 15030}
+    env = {"BRUMA_METRICS_PORT": str(next_page["port"])}
     with hand_over_mesh(**CLOSED_AT_ONCE) as m:
+        client, server = m.nodes
         resumes(m.web, m.cart)
         wait_for(lambda: no_tunnel(m.web), "the last tunnel to be closed")
-        full, resumed = handshakes(m.nodes[1], "destination")
+        full, resumed = handshakes(server, "destination")
         talker = Talkers(m.web, m.cart.ip, 1)
-        wait_for(
-            lambda: handshakes(m.nodes[1], "destination") == (full, resumed + 1), "it to be a resumed one"
-        )
-        moved, _ = upgrade(m.node)
+        wait_for(lambda: handshakes(server, "destination") == (full, resumed + 1), "it to be a resumed one")
+        assert sessions(client, "source") and sessions(server, "destination")
+
+        moved, _ = upgrade(client, **env)
         assert (moved["moved"], moved["left"]) == (1, 0)
-        talker.goes_on()
+        assert sessions(client, "source", **next_page) == 0
         new = Talkers(m.web, m.cart.ip, 1)
-        wait_for(
-            lambda: handshakes(m.nodes[1], "destination")[0] in (full, full + 1),
-            "a full one, or the same tunnel",
-        )
-        moved, _ = upgrade(m.nodes[1])
-        assert moved["left"] == 0
+        wait_for(lambda: handshakes(server, "destination") == (full + 1, resumed + 1), "a full one")
+        assert handshakes(client, "source", **next_page) == (1, 0)
+
+        moved, _ = upgrade(server, **env)
+        assert (moved["moved"], moved["left"]) == (2, 0)
+        assert sessions(server, "destination", **next_page) == 0
         for t in (talker, new):
             t.goes_on()
             t.end()
+        wait_for(lambda: no_tunnel(m.web), "both to be closed")
+        assert attempt(m.web, m.cart) == "x"
+        assert handshakes(server, "destination", **next_page) == (1, 0)
+        assert refused(server, "destination", "unknown", **next_page) == 1, "what its client has kept"
 
 
 @pytest.fixture(scope="module")

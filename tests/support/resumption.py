@@ -10,9 +10,9 @@ from support.system import wait_for
 CLOSED_AT_ONCE = {"POOL_UNUSED_RELEASE_TIMEOUT": "100ms", "BRUMA_PING_INTERVAL": "100ms"}
 
 
-def handshakes(node, reporter):
+def handshakes(node, reporter, **page):
     """How many were full, and how many resumed."""
-    text = node.metrics()
+    text = node.metrics(**page)
     return tuple(
         int(
             re.search(
@@ -23,18 +23,18 @@ def handshakes(node, reporter):
     )
 
 
-def refused(node, reporter, reason):
+def refused(node, reporter, reason, **page):
     """How many sessions were not resumed for that reason."""
     found = re.search(
         rf'bruma_tls_resumptions_refused_total{{reporter="{reporter}",reason="{reason}"}} (\d+)',
-        node.metrics(),
+        node.metrics(**page),
     )
     return int(found[1]) if found else 0
 
 
-def sessions(node, reporter):
+def sessions(node, reporter, **page):
     """How many are kept."""
-    return int(re.search(rf'bruma_tls_sessions{{reporter="{reporter}"}} (\d+)', node.metrics())[1])
+    return int(re.search(rf'bruma_tls_sessions{{reporter="{reporter}"}} (\d+)', node.metrics(**page))[1])
 
 
 def no_tunnel(pod):

@@ -263,7 +263,8 @@ def told(text, what):
 def next_proxy(node, wait=True, **env):
     """Another one that takes over. Returns the old one, and what both say from here on."""
     old, at = node.proxy, len(node.proxy.text())
-    node.start_proxy(wait=False, CONNECTION_TERMINATION_DEADLINE="600s", BRUMA_ADMIN_PORT="0", **QUIET, **env)
+    usual = {"CONNECTION_TERMINATION_DEADLINE": "600s", "BRUMA_ADMIN_PORT": "0", **QUIET}
+    node.start_proxy(wait=False, **{**usual, **env})
     if wait:
         wait_for(lambda: serving(node), "the next one to serve", log=node.proxy_log)
     return old, lambda: old.text()[at:]

@@ -126,8 +126,9 @@ class Node:
         except OSError:
             return False
 
-    def metrics(self):
-        return self.http(15020, "/metrics")[1]
+    def metrics(self, port=15020):
+        """port: where another proxy than the first one has them."""
+        return self.http(port, "/metrics")[1]
 
     def failures(self, reason):
         found = re.search(rf'bruma_failures_total{{reason="{reason}"}} (\d+)', self.metrics())
