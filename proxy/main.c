@@ -34,6 +34,8 @@
 #include "proxy/handover/rendezvous.h"
 #include "proxy/identity/credentials.h"
 #include "proxy/memory/memory.h"
+#include "proxy/metrics_export.h"
+#include "proxy/otlp/otlp.h"
 #include "proxy/pod_sources.h"
 #include "proxy/proxy.h"
 #include "proxy/proxy_metrics.h"
@@ -433,11 +435,13 @@ static int start(struct proxy *p)
     r = open_admin(p, wants_admin_socket(p) ? admin_socket : NULL);
     if (r < 0)
         return log_error_errno(r, "cannot open the admin, metrics and readiness servers");
+    metrics_export_start(p);
     return pod_sources_open(p);
 }
 
 static void stop(struct proxy *p)
 {
+    metrics_export_end(p);
     direct_drain(p->direct);
     node_judge_free(&p->node_judge);
     agent_client_free(&p->agent);
@@ -458,6 +462,7 @@ static void stop(struct proxy *p)
     resolver_free(&p->resolver);
     on_demand_free(&p->on_demand);
     dump_stop(p);
+    otlp_stop(&p->otlp);
 }
 
 static int usage(const char *program)
@@ -510,6 +515,7 @@ int main(int argc, char **argv)
 {
     static struct proxy p = {.fail = proxy_fail};
     const char *format;
+    struct otlp_config otlp = {};
     char error[600];
     int first, r;
 
@@ -545,6 +551,8 @@ int main(int argc, char **argv)
         !address_is_good("CA_ADDRESS", p.settings.ca_address,
                          !source_choice_has(&p.settings.identity_sources, SOURCE_CA)))
         return 1;
+    if (otlp_config_make(&p.settings.otlp, &otlp, error, sizeof(error)) < 0)
+        return refuse(error);
     tls_library_init();
     format = getenv("LOG_FORMAT");
     if (format && !strcmp(format, "json"))
@@ -567,7 +575,7 @@ int main(int argc, char **argv)
     p.exempt_map_fd = p.deliveries_map_fd = -1;
     reader_register();
     reader_offline(); /* the only writer: it waits for readers and reads without their protection */
-    if (give_up_privileges(&p.settings) < 0 || start(&p) < 0)
+    if (give_up_privileges(&p.settings) < 0 || otlp_start(&otlp, &p.otlp) < 0 || start(&p) < 0)
         return 1;
     log_info("started\tversion=%s workers=%u node=\"%s\" compliance=\"%s\"", BRUMA_VERSION, p.workers_len,
              p.settings.node_name, tls_policy_text());

@@ -34,6 +34,7 @@ struct dump_maker;
 struct flows;
 struct handover;
 struct on_demand;
+struct otlp;
 struct rendezvous;
 struct resolver;
 struct worker;
@@ -61,6 +62,7 @@ struct proxy {
     struct rendezvous *rendezvous; /* where the two meet; NULL: an agent brings them together, or nobody */
     struct admin *admin;
     struct dump_maker *dump_maker; /* the dump that is being made, or NULL */
+    struct otlp *otlp;             /* exports telemetry; NULL: it does not */
     struct worker **workers;
     unsigned workers_len;
     /* The process is to end with an error: a thread cannot go on. On the control thread. NULL: nobody
@@ -82,6 +84,7 @@ struct proxy {
     uint64_t linger_until; /* loop_now(); draining, and still a holder of listeners */
     int exit_status;
     struct loop_timer drain_timer, drain_check;
+    struct loop_timer metrics_timer; /* of metrics_export.h */
     struct wall_clock wall;
     struct budget memory; /* of what is buffered for those who do not read */
     atomic_bool memory_freed;

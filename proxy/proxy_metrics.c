@@ -8,6 +8,7 @@
 #include "proxy/handover/handover.h"
 #include "proxy/identity/identity_metrics.h"
 #include "proxy/memory/memory.h"
+#include "proxy/otlp/otlp.h"
 #include "proxy/proxy.h"
 #include "proxy/resolve/resolver.h"
 #include "proxy/worker/endpoint_notes.h"
@@ -47,5 +48,6 @@ void proxy_metrics(void *data, FILE *out)
     if (p->revoked)
         crl_watch_write_metrics(p->revoked, out);
     tls_resumption_write_metrics(&p->resumption, out);
+    otlp_write_metrics(p->otlp, out);
     process_metrics_write(out);
 }

@@ -14,6 +14,7 @@
 #include "lib/settings.h"
 #include "lib/trust_domains.h"
 #include "proxy/identity/source_choice.h"
+#include "proxy/otlp/otlp_config.h"
 
 #define PROXY_RETRIES_MAX 8 /* endpoints more than the first that a connection tries: outbound_retries */
 
@@ -77,6 +78,7 @@ struct proxy_settings {
     bool unknown_policy_denies;
     bool dry_run_info;
     bool connection_metrics;
+    struct otlp_texts otlp; /* OpenTelemetry's own names */
     bool crl_required;
     const char *outbound_policy_text;
     enum outbound_policy outbound_policy; /* never UNSAID */

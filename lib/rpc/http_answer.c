@@ -37,6 +37,12 @@ struct http_body *http_body_new(char *text, size_t len, bool gzip)
     return b;
 }
 
+const char *http_body_text(const struct http_body *b, size_t *ret_len)
+{
+    *ret_len = b->text_len;
+    return b->text;
+}
+
 void http_body_unref(struct http_body **body)
 {
     struct http_body *b = *body;

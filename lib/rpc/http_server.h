@@ -95,6 +95,8 @@ struct http_body;
  * compressed form too. */
 struct http_body *http_body_new(char *text, size_t len, bool gzip);
 void http_body_unref(struct http_body **body);
+/* Its text, never NULL, which lives as long as the body; *ret_len is its length. */
+const char *http_body_text(const struct http_body *body, size_t *ret_len);
 /* The caller keeps its reference. */
 void http_respond_body(struct http_request *request, const struct http_answer *answer,
                        struct http_body *body);

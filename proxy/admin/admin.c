@@ -429,6 +429,12 @@ static int open_ports(struct admin *admin)
     return admin_ports_open(&admin->ports);
 }
 
+void admin_take_metrics(struct admin *admin, void (*taken)(void *data, const char *text, size_t len),
+                        void *data)
+{
+    metrics_page_take(admin->page, taken, data);
+}
+
 void admin_replaced(struct admin *admin)
 {
     if (admin->config.local_only)

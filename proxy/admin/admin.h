@@ -61,6 +61,10 @@ struct admin_config {
 /* config is copied; its data and texts must live as long. 0, -ENOMEM, or -errno of a listener, logged. */
 int admin_open(struct loop *loop, const struct admin_config *config, struct admin **ret);
 void admin_close(struct admin **admin);
+/* A page of metrics for who sends it elsewhere: taken is called once, soon, on the loop's thread, with the
+ * text, or NULL if it could not be made; also by admin_close(). */
+void admin_take_metrics(struct admin *admin, void (*taken)(void *data, const char *text, size_t len),
+                        void *data);
 /* Another proxy has taken over: on a machine that both share its ports are for that one. */
 void admin_replaced(struct admin *admin);
 /* That one is gone. */

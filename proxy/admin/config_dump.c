@@ -18,7 +18,7 @@
 /* By the last word of the name: "auth-token". */
 static bool is_credential(const char *name)
 {
-    static const char *const words[] = {"token", "password", "key"};
+    static const char *const words[] = {"token", "password", "key", "headers"};
     const char *dash = strrchr(name, '-'), *last = dash ? dash + 1 : name;
 
     for (size_t i = 0; i < array_size(words); i++) {

@@ -18,7 +18,9 @@
 
 struct page_waiter {
     struct page_waiter *next;
-    struct http_request *request;
+    struct http_request *request; /* NULL: who takes the text */
+    void (*taken)(void *data, const char *text, size_t len);
+    void *data;
 };
 
 struct metrics_page {
@@ -49,21 +51,31 @@ static uint64_t milliseconds(void)
 
 static void start(struct metrics_page *p);
 
-static void answer(struct page_waiter **list, struct http_body *body)
+static void answer_request(struct http_request *request, struct http_body *body)
 {
     const struct http_answer plain = {.status = 200, .type = "text/plain; charset=utf-8", .compress = true};
     const struct http_answer openmetrics = {
         .status = 200, .type = "application/openmetrics-text;charset=utf-8;version=1.0.0", .compress = true};
+    bool wants = http_accepts(http_header(request, "Accept"), "application/openmetrics-text", NULL);
 
+    if (body)
+        http_respond_body(request, wants ? &openmetrics : &plain, body);
+    else
+        http_respond_text(request, 503, "the page could not be made\n");
+}
+
+static void answer(struct page_waiter **list, struct http_body *body)
+{
     while (*list) {
         struct page_waiter *w = *list;
-        bool wants = http_accepts(http_header(w->request, "Accept"), "application/openmetrics-text", NULL);
+        size_t len = 0;
+        const char *text = body ? http_body_text(body, &len) : NULL;
 
         *list = w->next;
-        if (body)
-            http_respond_body(w->request, wants ? &openmetrics : &plain, body);
+        if (w->request)
+            answer_request(w->request, body);
         else
-            http_respond_text(w->request, 503, "the page could not be made\n");
+            w->taken(w->data, text, len);
         free(w);
     }
 }
@@ -118,7 +130,7 @@ static void *make(void *data)
 static bool wants_gzip(const struct page_waiter *list)
 {
     for (; list; list = list->next) {
-        if (http_request_accepts_gzip(list->request))
+        if (list->request && http_request_accepts_gzip(list->request))
             return true;
     }
     return false;
@@ -161,18 +173,32 @@ static void on_again(struct loop_timer *timer)
         start(p);
 }
 
-void metrics_page_ask(struct metrics_page *p, struct http_request *request)
+static void wait_for_page(struct metrics_page *p, const struct page_waiter *waiter)
 {
     struct page_waiter *w = malloc(sizeof(*w));
 
-    if (!w) {
-        http_respond_text(request, 503, "out of memory\n");
+    if (w) {
+        *w = *waiter;
+        w->next = p->next;
+        p->next = w;
+        start(p);
         return;
     }
-    w->request = request;
-    w->next = p->next;
-    p->next = w;
-    start(p);
+    if (waiter->request)
+        http_respond_text(waiter->request, 503, "out of memory\n");
+    else if (waiter->taken)
+        waiter->taken(waiter->data, NULL, 0);
+}
+
+void metrics_page_ask(struct metrics_page *p, struct http_request *request)
+{
+    wait_for_page(p, &(struct page_waiter){.request = request});
+}
+
+void metrics_page_take(struct metrics_page *p, void (*taken)(void *data, const char *text, size_t len),
+                       void *data)
+{
+    wait_for_page(p, &(struct page_waiter){.taken = taken, .data = data});
 }
 
 int metrics_page_new(struct loop *loop, const struct metrics_page_source *source, struct metrics_page **ret)

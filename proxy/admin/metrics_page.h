@@ -24,6 +24,10 @@ struct metrics_page_source {
 int metrics_page_new(struct loop *loop, const struct metrics_page_source *source, struct metrics_page **ret);
 /* Waits for the thread. Requests that wait are answered with 503. */
 void metrics_page_free(struct metrics_page **page);
+/* The same for who is no client: taken is called once, soon, on the loop's thread, with the text, which is
+ * the page's; NULL: it could not be made. */
+void metrics_page_take(struct metrics_page *page, void (*taken)(void *data, const char *text, size_t len),
+                       void *data);
 /* Answers it, soon. */
 void metrics_page_ask(struct metrics_page *page, struct http_request *request);
 

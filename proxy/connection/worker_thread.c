@@ -11,6 +11,7 @@
 #include "proxy/connection/worker_pods.h"
 #include "proxy/hbone/inner.h"
 #include "proxy/hbone/tunnel.h"
+#include "proxy/otlp/otlp.h"
 #include "proxy/socket/route_device.h"
 #include "proxy/state/rcu.h"
 
@@ -127,6 +128,7 @@ int worker_new(struct proxy *proxy, unsigned index, struct worker **ret)
     }
     telemetry_limit_descriptions(w->telemetry, (unsigned)w->settings->peer_descriptions);
     telemetry_measure(w->telemetry, w->settings->connection_metrics);
+    telemetry_export(w->telemetry, otlp_queue_of(w->proxy->otlp, OTLP_LOGS));
     reader_loop(&w->reader, w->loop, turn_end, w);
     *ret = w;
     return 0;

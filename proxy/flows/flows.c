@@ -15,6 +15,7 @@
 #include "lib/metrics_text.h"
 #include "lib/seqpacket.h"
 #include "proxy/flows/flows_internal.h"
+#include "proxy/otlp/otlp.h"
 #include "proxy/state/rcu.h"
 #include "proxy/telemetry/metric_series.h"
 #include "proxy/worker/pod_notes.h"
@@ -221,6 +222,7 @@ int flows_start(struct proxy *proxy, struct flows **ret)
         r = telemetry_new(f->loop, STDOUT_FILENO, proxy->settings.log_json, &f->telemetry);
     if (r == 0) {
         telemetry_measure(f->telemetry, proxy->settings.connection_metrics);
+        telemetry_export(f->telemetry, otlp_queue_of(proxy->otlp, OTLP_LOGS));
         r = flow_pods_new(&f->pods);
     }
     f->account.telemetry = f->telemetry;

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "proxy/telemetry/access_log.h"
+#include "proxy/telemetry/access_record.h"
 #include "proxy/telemetry/flow_feed.h"
 #include "proxy/telemetry/log_sink.h"
 #include "proxy/telemetry/telemetry_internal.h"
@@ -55,6 +56,11 @@ void telemetry_limit_descriptions(struct telemetry *t, unsigned limit)
     metric_series_limit_descriptions(t->table, limit);
 }
 
+void telemetry_export(struct telemetry *t, struct otlp_queue *logs)
+{
+    t->log_queue = logs;
+}
+
 uint64_t telemetry_now(void)
 {
     struct timespec now;
@@ -96,6 +102,8 @@ static void write_line(struct telemetry *t, struct access_line *line, uint64_t t
         wall_time(then, &line->now);
     if (fed)
         feed_line(t, line);
+    if (logged && t->log_queue)
+        otlp_queue_put(t->log_queue, access_record_log(line));
     at = logged ? log_sink_begin(t->sink) : NULL;
     if (at)
         log_sink_end(t->sink, access_log_format(&t->log, line, at, LOG_SINK_LINE));

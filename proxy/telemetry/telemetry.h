@@ -19,6 +19,7 @@
 #include "proxy/telemetry/same_node_why.h"
 
 struct telemetry;
+struct otlp_queue;
 struct metric_series; /* one label set */
 
 /* What a connection may have to wait for: who its pod is and where it goes (workload, certificate, lookups of
@@ -81,6 +82,8 @@ void telemetry_free(struct telemetry **telemetry);
 /* Of one peer's descriptions of itself (baggage) only so many become labels. Before the first connection. */
 void telemetry_limit_descriptions(struct telemetry *telemetry, unsigned limit);
 
+/* Lines of the log go there too, as OTLP has them; NULL: nowhere. Before the first connection. */
+void telemetry_export(struct telemetry *telemetry, struct otlp_queue *logs);
 /* Whether connections are measured (the families of connection_metrics.h); they are. Before the first one. */
 void telemetry_measure(struct telemetry *telemetry, bool measured);
 /* Nanoseconds, CLOCK_MONOTONIC, for the two below. */

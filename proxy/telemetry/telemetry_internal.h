@@ -12,12 +12,14 @@
 #include "proxy/telemetry/telemetry.h"
 
 struct log_sink;
+struct otlp_queue;
 
 struct telemetry {
     struct loop *loop;
     struct log_sink *sink;
     struct access_log log;
-    struct access_log feed; /* the form of flow_feed.h */
+    struct access_log feed;       /* the form of flow_feed.h */
+    struct otlp_queue *log_queue; /* where lines are exported from; NULL: nowhere */
     struct metric_series_table *table;
     struct dns_metrics *dns;
     struct name_metrics *names;

@@ -69,6 +69,17 @@ void text_escaped(struct text *t, const char *string, size_t limit)
     }
 }
 
+void text_utf8(struct text *t, const char *string, size_t limit)
+{
+    for (size_t at = 0, n; at < limit && string[at]; at += n ? n : 1) {
+        n = (unsigned char)string[at] >= 0x20 ? utf8_character(string + at, limit - at) : 0;
+        if (n)
+            text_put(t, string + at, n);
+        else
+            text_literal(t, REPLACEMENT);
+    }
+}
+
 void text_quoted(struct text *t, const char *string, size_t limit)
 {
     text_literal(t, "\"");

@@ -50,7 +50,11 @@ void text_endpoint(struct text *t, const struct endpoint *endpoint);
  * values. */
 void text_escaped(struct text *t, const char *string, size_t limit);
 
-/* The same in double quotes. */
+/* The same with nothing escaped but what is not UTF-8, and control characters: for forms that need no
+ * quotes. */
+void text_utf8(struct text *t, const char *string, size_t limit);
+
+/* text_escaped() in double quotes. */
 void text_quoted(struct text *t, const char *string, size_t limit);
 
 #endif
