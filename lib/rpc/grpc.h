@@ -49,6 +49,9 @@ struct grpc_channel_config {
     /* A call that owes or is owed something, and of which nothing has moved for so long, ends with ABORTED
      * and GRPC_STALLED; 0: never. */
     unsigned stall_milliseconds;
+    /* Between one PING and the next; 0: 30 s. gRPC's servers in Go end a connection on which more of them
+     * come than one in five minutes, unless they are told otherwise. */
+    unsigned ping_milliseconds;
 };
 
 #define GRPC_STALLED "the call makes no progress"
@@ -57,8 +60,8 @@ struct grpc_channel_config {
  * log. */
 typedef void (*grpc_channel_down_fn)(void *data, const char *why);
 
-/* Starts to connect (time limit 5 s; TCP keepalive 300/75/9; HTTP/2 PING every 30 s, 10 s to answer, while a
- * call is open). 0; -EINVAL for a host of no or too long a name, or roots that are none; -ENOMEM; or -errno:
+/* Starts to connect (time limit 5 s; TCP keepalive 300/75/9; HTTP/2 PINGs, 10 s to answer, while a call
+ * is open). 0; -EINVAL for a host of no or too long a name, or roots that are none; -ENOMEM; or -errno:
  * down does not come then. config is copied. */
 int grpc_channel_open(struct loop *loop, const struct grpc_channel_config *config, grpc_channel_down_fn down,
                       void *data, struct grpc_channel **ret);

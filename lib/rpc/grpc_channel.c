@@ -98,7 +98,7 @@ static void on_ping(struct loop_timer *timer)
         nghttp2_submit_ping(ch->connection.session, NGHTTP2_FLAG_NONE, NULL);
         h2_connection_send(&ch->connection);
     }
-    loop_timer_set(ch->loop, timer, ch->ping_sent ? PING_TIMEOUT_MILLISECONDS : PING_INTERVAL_MILLISECONDS);
+    loop_timer_set(ch->loop, timer, ch->ping_sent ? PING_TIMEOUT_MILLISECONDS : ch->ping_interval);
 }
 
 void grpc_channel_ping(struct grpc_channel *ch)
@@ -119,7 +119,7 @@ static void on_ready(struct h2_connection *c)
     struct grpc_channel *ch = container_of(c, struct grpc_channel, connection);
 
     ch->ready = true;
-    loop_timer_set(ch->loop, &ch->ping, PING_INTERVAL_MILLISECONDS);
+    loop_timer_set(ch->loop, &ch->ping, ch->ping_interval);
     grpc_calls_begin(ch);
 }
 
@@ -356,6 +356,7 @@ int grpc_channel_open(struct loop *loop, const struct grpc_channel_config *confi
         inet_pton(AF_INET, ch->host, &ignored) == 1 || inet_pton(AF_INET6, ch->host, &ignored) == 1;
     ch->max_message = config->max_message ? config->max_message : 4 * 1024 * 1024;
     ch->stall = config->stall_milliseconds;
+    ch->ping_interval = config->ping_milliseconds ? config->ping_milliseconds : PING_INTERVAL_MILLISECONDS;
     ch->connection.watch.fd = -1;
     ch->connection.ready = on_ready;
     ch->connection.down = on_down;

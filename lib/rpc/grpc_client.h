@@ -22,6 +22,7 @@ struct grpc_channel {
     struct loop_timer lookup_limit;
     struct addrinfo *addresses, *next_address;
     bool ready, dead, draining; /* draining: the server has said GOAWAY */
+    unsigned ping_interval;     /* milliseconds */
     struct loop_timer ping;
     uint64_t ping_sent; /* loop_now(), 0: none outstanding */
     grpc_channel_down_fn down;
