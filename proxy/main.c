@@ -264,6 +264,9 @@ static int open_control_plane(struct proxy *p)
     struct identity_config identity = {
         .sources = s->identity_sources,
         .files = s->identity_files,
+        .spire_socket = s->spire_socket,
+        .spire_selectors = s->spire_selectors,
+        .pods = pods_each_of,
         .bundles = s->federated_bundles,
         .ca_address = s->ca_address,
         .ca_roots = s->ca_roots,

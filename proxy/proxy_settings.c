@@ -6,11 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "bruma/mesh.h"
 #include "lib/tls_policy.h"
 #include "proxy/contract_settings.h"
+#include "proxy/identity/spire_selectors.h"
 #include "proxy/own_settings.h"
 #include "proxy/worker_count.h"
 #include "proxy/xds/mesh_config.h"
@@ -45,8 +47,10 @@ const struct setting proxy_settings_table[] = {
     {"ca-root-ca", "CA_ROOT_CA", SETTING_STRING, NULL, "roots of the certificate authority's certificate: a path, PEM text, or SYSTEM; unset: as for xds-root-ca", FIELD(ca_roots), 0, 0},
     {"alt-ca-hostname", "ALT_CA_HOSTNAME", SETTING_STRING, NULL, "another name that the certificate authority's certificate may carry", FIELD(ca_alternate_host), 0, 0},
     {"auth-token", "AUTH_TOKEN", SETTING_STRING, NULL, "bearer token: a path, read for each call, or the token itself; empty: none; unset: tokens/istio-token in /var/run/secrets in a cluster, else control/token of the agent's run directory if that file exists", FIELD(auth_token), 0, 0},
-    {"identity-sources", "BRUMA_IDENTITY_SOURCES", SETTING_STRING, "ca", "where certificates of pods come from: ca, the certificate authority, or files; and for single trust domains TRUST-DOMAIN=SOURCE, with commas between them (files, mesh.example=ca)", FIELD(identity_sources_text), 0, 0},
+    {"identity-sources", "BRUMA_IDENTITY_SOURCES", SETTING_STRING, "ca", "where certificates of pods come from: ca, the certificate authority, files, or spire; and for single trust domains TRUST-DOMAIN=SOURCE, with commas between them (files, mesh.example=ca)", FIELD(identity_sources_text), 0, 0},
     {"identity-files", "BRUMA_IDENTITY_FILES", SETTING_STRING, "", "only with identity-sources files: the directory of an identity's files tls.crt (with intermediates), tls.key and ca.crt (the roots of its trust domain), all PEM, reloaded when they change; {trust-domain}, {namespace} and {account} in it stand for the parts of the identity", FIELD(identity_files), 0, 0},
+    {"spire-socket", "BRUMA_SPIRE_SOCKET", SETTING_STRING, "", "only with identity-sources spire: the admin socket of the node's SPIRE agent, for its Delegated Identity API; with PROXY_MODE=dedicated, its Workload API's socket", FIELD(spire_socket), 0, 0},
+    {"spire-selectors", "BRUMA_SPIRE_SELECTORS", SETTING_STRING, "k8s:ns:{namespace},k8s:sa:{account},k8s:pod-uid:{pod-uid}", "the selectors by which SPIRE knows the pods of an identity, TYPE:VALUE with commas between them; {trust-domain}, {namespace} and {account} in a value stand for the parts of the identity, and one with {pod-uid} is named once for each pod of the identity on this node", FIELD(spire_selectors), 0, 0},
     {"federated-bundles", "BRUMA_FEDERATED_BUNDLES", SETTING_STRING, "", "directory with the roots of other trust domains whose identities are accepted, TRUST-DOMAIN.pem for each, reloaded when they change; empty: none", FIELD(federated_bundles), 0, 0},
     {"crl-path", "CRL_PATH", SETTING_STRING, "", "certificate revocation lists, PEM or DER, reloaded when they change; empty: none", FIELD(crl_path), 0, 0},
     {"crl-required", "BRUMA_CRL_REQUIRED", SETTING_BOOL, "true", "only with crl-path: refuse all peers, and do not become ready, until revocation lists have been read once; false: serve meanwhile, with no certificate revoked", FIELD(crl_required), 0, 0},
@@ -238,6 +242,22 @@ static void name_resource(struct proxy_settings *s, bool cluster)
     s->otlp.cluster_name = s->cluster_id;
 }
 
+static int check_spire(const struct proxy_settings *s, char *error, size_t error_size)
+{
+    char wrong[256];
+
+    if (*s->spire_socket != '/' || strlen(s->spire_socket) >= sizeof(((struct sockaddr_un *)0)->sun_path)) {
+        snprintf(error, error_size,
+                 "spire-socket: \"%.120s\" is no path of a socket, which identity-sources wants (spire)",
+                 s->spire_socket);
+        return -EINVAL;
+    }
+    if (spire_selectors_check(s->spire_selectors, wrong, sizeof(wrong)) == 0)
+        return 0;
+    snprintf(error, error_size, "spire-selectors: %s", wrong);
+    return -EINVAL;
+}
+
 static int choose_sources(struct proxy_settings *s, char *error, size_t error_size)
 {
     char wrong[256];
@@ -253,7 +273,7 @@ static int choose_sources(struct proxy_settings *s, char *error, size_t error_si
                  s->identity_files);
         return -EINVAL;
     }
-    return 0;
+    return source_choice_has(&s->identity_sources, SOURCE_SPIRE) ? check_spire(s, error, error_size) : 0;
 }
 
 /* Time to end in is a little less than what the kubelet grants. */

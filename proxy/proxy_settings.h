@@ -45,7 +45,8 @@ struct proxy_settings {
     const char *compliance_policy, *fips_config; /* tls_policy.h */
     bool tls12;
     const char *identity_sources_text, *identity_files, *federated_bundles; /* "": none */
-    struct source_choice identity_sources;                                  /* as the text says */
+    const char *spire_socket, *spire_selectors;
+    struct source_choice identity_sources; /* as the text says */
 
     const char *workers_text;
     unsigned workers;                           /* what that amounts to: worker_count.h */

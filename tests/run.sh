@@ -30,7 +30,8 @@
 # BRUMA_ZTUNNEL (a stock ztunnel's program): tests of it under our steering, else skipped; in the cluster it needs the two for istiod,
 # BRUMA_ISTIO_CNI (directory with the stock programs install-cni and istio-cni): in the cluster, our proxy under that; needs all of the
 # stock parts above, else skipped,
-# BRUMA_FORMER_PROXY (the bruma-proxy of another release; tests/former.sh builds one): live connections go to it and back, else skipped
+# BRUMA_FORMER_PROXY (the bruma-proxy of another release; tests/former.sh builds one): live connections go to it and back, else skipped,
+# BRUMA_SPIRE (directory with spire-server and spire-agent; tests/spire.sh builds them): certificates come from there, else skipped
 set -uo pipefail
 
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")

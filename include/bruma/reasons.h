@@ -173,7 +173,11 @@
     BRUMA_REASON(HAND_OVER_REFUSED, "hand_over_refused", "-", "a process that is neither root's nor of the proxy's user was found at the socket where proxies meet to hand over live connections; it was given and believed nothing", "who may write in the directory of `--hand-over-socket`? The log names user and process") \
     /* identities that do not come from the CA */ \
     BRUMA_REASON(IDENTITY_FILE_INVALID, "identity_file_invalid", "-", "the files of an identity (tls.crt, tls.key, ca.crt) cannot be read, or do not fit together or the identity; the last good ones stay in use", "the error text; the directory that `--identity-files` leads to for this identity; `brumactl identities`") \
-    BRUMA_REASON(BUNDLE_INVALID, "bundle_invalid", "-", "the roots of a federated trust domain cannot be used; the last good ones stay in force", "the error text; `--federated-bundles`")
+    BRUMA_REASON(BUNDLE_INVALID, "bundle_invalid", "-", "the roots of a trust domain cannot be used; the last good ones stay in force", "the error text; `--federated-bundles`, or the bundles of the SPIRE server") \
+    BRUMA_REASON(SPIRE_UNREACHABLE, "spire_unreachable", "-", "SPIRE's agent could not be reached, has ended a stream or does not answer; certificates that there are serve until their end", "is the agent of this node running? `--spire-socket`, and who may use it; without an SVID of an entry that it knows the agent is silent: its log") \
+    BRUMA_REASON(SPIRE_REFUSED, "spire_refused", "-", "SPIRE's agent refused a request", "has SPIRE an entry that matches this proxy, and is its SPIFFE ID among authorized_delegates of the agent? The agent's log") \
+    BRUMA_REASON(SPIRE_NO_ENTRY, "spire_no_entry", "-", "SPIRE has no entry for an identity whose selectors match; a certificate that there was is not used any more", "the entries of the identity (`spire-server entry show -spiffeID ...`), their selectors and parent; `--spire-selectors`") \
+    BRUMA_REASON(SVID_INVALID, "svid_invalid", "-", "what SPIRE's agent has sent for an identity cannot be used: it is damaged, or does not fit its key, the identity or the roots; the last good one stays in use", "the error text; the agent's log; `brumactl identities`")
 
 enum bruma_reason {
 #define BRUMA_REASON_ENUM(id, name, flag, what, check) BRUMA_REASON_##id,

@@ -137,6 +137,12 @@ static void answered(struct identity *i)
     start_next(i->source);
 }
 
+/* A no that is meant so, if it comes again. */
+static bool is_refusal(enum bruma_reason reason)
+{
+    return reason == BRUMA_REASON_CA_REFUSED || reason == BRUMA_REASON_SPIRE_REFUSED;
+}
+
 static void note_failure(struct identity *i, enum bruma_reason reason, const char *text, bool is_final)
 {
     char failure[sizeof(i->current.failure)];
@@ -148,7 +154,7 @@ static void note_failure(struct identity *i, enum bruma_reason reason, const cha
     if (!i->failures++)
         i->failing_since = i->asking ? i->last_request : loop_now(i->store->loop);
     i->source->failures++;
-    has_failed = is_final || (reason == BRUMA_REASON_CA_REFUSED && i->failures >= REFUSALS_KNOWN) ||
+    has_failed = is_final || (is_refusal(reason) && i->failures >= REFUSALS_KNOWN) ||
                  loop_now(i->store->loop) - i->failing_since >= i->store->config.patience;
     snprintf(failure, sizeof(failure), "%s: %s", reason_name(reason), text);
     current_certificate_failed(&i->current, has_failed, failure);

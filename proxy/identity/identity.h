@@ -18,18 +18,24 @@ struct identity; /* one SPIFFE id; lives until its last identity_put() */
 
 struct identity_config {
     struct source_choice sources;
-    const char *files;          /* of source files: the directories, file_source.h; or NULL */
-    const char *bundles;        /* directory of federated bundles; or NULL or "": none */
-    const char *ca_address;     /* "https://host:port"; of source ca, as the rest */
-    const char *ca_roots;       /* a path, literal PEM, or "SYSTEM" */
-    const char *alternate_host; /* or NULL */
-    const char *auth_token;     /* path (read again for each request) or literal; "": none; NULL: not given */
-    const char *token_file;     /* not given: this one is read if it is there; or NULL */
+    const char *files;           /* of source files: the directories, file_source.h; or NULL */
+    const char *spire_socket;    /* of source spire: the agent's, or NULL; for_itself: of the Workload API */
+    const char *spire_selectors; /* of source spire, spire_selectors.h */
+    const char *bundles;         /* directory of federated bundles; or NULL or "": none */
+    const char *ca_address;      /* "https://host:port"; of source ca, as the rest */
+    const char *ca_roots;        /* a path, literal PEM, or "SYSTEM" */
+    const char *alternate_host;  /* or NULL */
+    const char *auth_token; /* path (read again for each request) or literal; "": none; NULL: not given */
+    const char *token_file; /* not given: this one is read if it is there; or NULL */
     const char *cluster_id;
     unsigned long ttl_seconds; /* asked for */
     bool for_itself;           /* the token's own identity is asked for, nobody else's */
     uint64_t patience; /* milliseconds: how long a connection waits; a CA that fails for longer is not waited
                           for */
+    /* Calls each for the UID of every pod on this node that is of the identity's namespace and account,
+     * whether or not it has the identity yet. Control thread; of source spire. */
+    void (*pods)(void *data, const char *uri, void (*each)(void *each_data, const char *uid),
+                 void *each_data);
     /* Called when a certificate arrived, or the state of an identity changed. Control thread. */
     void (*changed)(void *data, struct identity *identity);
     void *data;

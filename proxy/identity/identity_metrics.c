@@ -39,6 +39,12 @@ static void write_sources(const struct identity_store *store, FILE *out)
             metric_labelled(out, "bruma_identity_failures_total", "source", source->type->name,
                             source->failures);
     }
+    for (int k = 0; k < SOURCES; k++) {
+        const struct identity_source *source = store->sources[k];
+
+        if (source && source->type->write_metrics)
+            source->type->write_metrics(source, out);
+    }
 }
 
 void identity_write_metrics(const struct identity_store *store, FILE *out)

@@ -8,6 +8,7 @@
 #define PROXY_IDENTITY_IDENTITY_SOURCE_H
 
 #include <openssl/evp.h>
+#include <stdio.h>
 
 #include "bruma/reasons.h"
 #include "lib/list.h"
@@ -29,6 +30,8 @@ struct identity_source_type {
     int (*request)(struct identity_source *source, struct identity *identity);
     /* Called when nobody wants the identity any more: frees identity->asked, and does not answer. */
     void (*forget)(struct identity_source *source, struct identity *identity);
+    /* Called for each page of metrics, to append what is its own; NULL: nothing is. */
+    void (*write_metrics)(const struct identity_source *source, FILE *out);
     /* Called at the end, when all identities are forgotten. */
     void (*free)(struct identity_source *source);
 };
@@ -66,5 +69,6 @@ void identity_source_renew(struct identity_source *source, uint64_t spread);
 /* Each makes a source; config must live as long. 0 or -errno. */
 int ca_source_new(struct loop *loop, const struct identity_config *config, struct identity_source **ret);
 int file_source_new(struct loop *loop, const struct identity_config *config, struct identity_source **ret);
+int spire_source_new(struct loop *loop, const struct identity_config *config, struct identity_source **ret);
 
 #endif

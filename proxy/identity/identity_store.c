@@ -13,6 +13,7 @@ static const struct {
 } kinds[] = {
     {SOURCE_CA, ca_source_new},
     {SOURCE_FILES, file_source_new},
+    {SOURCE_SPIRE, spire_source_new},
 };
 
 static int make_sources(struct identity_store *s)

@@ -7,7 +7,8 @@
 
 #include "lib/cleanup.h"
 
-static const char *const names[SOURCES] = {[SOURCE_CA] = "ca", [SOURCE_FILES] = "files"};
+static const char *const names[SOURCES] = {
+    [SOURCE_CA] = "ca", [SOURCE_FILES] = "files", [SOURCE_SPIRE] = "spire"};
 
 static int kind_of(const char *word, size_t len, enum source_kind *ret)
 {
@@ -55,7 +56,7 @@ int source_choice_parse(const char *text, struct source_choice *ret, char *error
 
         if (take(&c, at, len, &others_said) < 0) {
             snprintf(error, error_size,
-                     "\"%.*s\" is not ca or files, nor TRUST-DOMAIN= with one of these, said once",
+                     "\"%.*s\" is not ca, files or spire, nor TRUST-DOMAIN= with one of these, said once",
                      (int)(len < 100 ? len : 100), at);
             return -EINVAL;
         }

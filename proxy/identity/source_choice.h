@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum source_kind { SOURCE_CA, SOURCE_FILES, SOURCES };
+enum source_kind { SOURCE_CA, SOURCE_FILES, SOURCE_SPIRE, SOURCES };
 
 #define SOURCE_CHOICES_MAX 32 /* trust domains */
 

@@ -150,6 +150,27 @@ void pods_state_changed(struct proxy *proxy)
     }
 }
 
+static bool is_part(const char *text, const char *part, size_t len)
+{
+    return strlen(text) == len && !memcmp(text, part, len);
+}
+
+void pods_each_of(void *data, const char *uri, void (*each)(void *each_data, const char *uid),
+                  void *each_data)
+{
+    struct proxy *proxy = data;
+    const struct pod *pod;
+    struct spiffe s;
+
+    if (spiffe_parse(uri, strlen(uri), &s) < 0)
+        return;
+    list_for_each (pod, &proxy->pods, node) {
+        if (!pod->own && is_part(pod->namespace, s.namespace, s.namespace_len) &&
+            is_part(pod->service_account, s.service_account, s.service_account_len))
+            each(each_data, pod->uid);
+    }
+}
+
 /* ---- what is told of pods ---- */
 
 static void remove_pod(struct pod *pod)

@@ -80,6 +80,10 @@ typedef void (*pods_each_fn)(void *data, const struct pod_info *info, bool drain
 void pods_each(struct proxy *proxy, pods_each_fn fn, void *data);
 /* The same for the own pod, if there is one. */
 void pods_each_own(struct proxy *proxy, pods_each_fn fn, void *data);
+/* Calls each, during the call, for every pod of an agent's with the identity's namespace and account, with
+ * its UID: identity_config.pods; data: the struct proxy. */
+void pods_each_of(void *data, const char *uri, void (*each)(void *each_data, const char *uid),
+                  void *each_data);
 
 /* The mesh state has changed: pods may have got the identity that the mesh knows them by. */
 void pods_state_changed(struct proxy *proxy);

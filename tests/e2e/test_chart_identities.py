@@ -36,3 +36,21 @@ def test_where_identities_come_from():
     assert volumes[mounts[files]]["hostPath"] == {"path": "/var/lib/identities", "type": "Directory"}
     bundles = volumes[mounts[env["BRUMA_FEDERATED_BUNDLES"]]]
     assert bundles["configMap"] == {"name": "bundles", "optional": True}
+
+
+def test_where_spires_agent_is():
+    """The directory is mounted, not the socket: a restarted agent makes another one."""
+    proxy = proxy_of(
+        "ztunnel.identity.sources=spire",
+        "ztunnel.identity.spireSocketHostPath=/run/spire/admin/admin.sock",
+        r"ztunnel.identity.spireSelectors=k8s:ns:{namespace}\,k8s:sa:{account}",
+    )
+    env = {e["name"]: e.get("value") for e in proxy["containers"][0]["env"]}
+    mounts = {m["mountPath"]: m["name"] for m in proxy["containers"][0]["volumeMounts"]}
+    volumes = {v["name"]: v for v in proxy["volumes"]}
+    assert env["BRUMA_IDENTITY_SOURCES"] == "spire"
+    assert env["BRUMA_SPIRE_SELECTORS"] == "k8s:ns:{namespace},k8s:sa:{account}"
+    directory, name = env["BRUMA_SPIRE_SOCKET"].rsplit("/", 1)
+    assert name == "admin.sock"
+    assert volumes[mounts[directory]]["hostPath"] == {"path": "/run/spire/admin", "type": "Directory"}
+    assert template("ztunnel.identity.spireSocketHostPath=/admin.sock").returncode

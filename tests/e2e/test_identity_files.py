@@ -389,7 +389,7 @@ def test_a_name_that_would_lead_elsewhere(world):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"BRUMA_IDENTITY_SOURCES": "vault"}, 'identity-sources: "vault" is not ca or files'),
+        ({"BRUMA_IDENTITY_SOURCES": "vault"}, 'identity-sources: "vault" is not ca, files or spire'),
         ({"BRUMA_IDENTITY_SOURCES": "files"}, 'identity-files: "" is no path of a directory'),
         (
             {"BRUMA_IDENTITY_SOURCES": "files", "BRUMA_IDENTITY_FILES": "certificates"},

@@ -36,13 +36,15 @@ Test(source_choice, single_trust_domains)
     cr_expect(of(&c, "a.domain") == SOURCE_FILES && of(&c, "c.domain") == SOURCE_FILES);
     cr_expect(of(&c, "b.domain") == SOURCE_CA && of(&c, "a.domai") == SOURCE_CA && of(&c, "") == SOURCE_CA);
     cr_expect(source_choice_has(&c, SOURCE_CA) && source_choice_has(&c, SOURCE_FILES));
+    c = parsed("spire,b.domain=ca");
+    cr_expect(of(&c, "a.domain") == SOURCE_SPIRE && of(&c, "b.domain") == SOURCE_CA);
     c = parsed("b.domain=ca files");
     cr_expect(of(&c, "x.domain") == SOURCE_FILES && of(&c, "b.domain") == SOURCE_CA);
 }
 
 Test(source_choice, what_is_none)
 {
-    static const char *const bad[] = {"vault",        "spire",
+    static const char *const bad[] = {"vault",        "spir",
                                       "file",         "=files",
                                       "a.domain=",    "a.domain",
                                       "files,ca",     "a.domain=x",
