@@ -68,11 +68,13 @@ const struct setting proxy_settings_table[] = {
     {"page-connections", "BRUMA_PAGE_CONNECTIONS", SETTING_NUMBER, "64", "connections to each of the servers on these ports; beyond that, idle ones are closed for new ones", FIELD(page_connections), 2, 1000},
     {"page-connections-per-source", "BRUMA_PAGE_CONNECTIONS_PER_SOURCE", SETTING_NUMBER, "16", "the same for one source: a user of this machine, an IPv4 address, an IPv6 /64", FIELD(page_connections_per_source), 1, 1000},
     {"peer-descriptions", "BRUMA_PEER_DESCRIPTIONS", SETTING_NUMBER, "16", "how many workload descriptions (baggage) of one peer become metric labels, per worker; further ones count as unknown", FIELD(peer_descriptions), 0, 1000},
-    {"otlp-endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", SETTING_STRING, "", "an OpenTelemetry collector, http:// or https://, which access log and metrics are sent to (OTLP in HTTP and protobuf); v1/logs and so on comes behind its path; empty: none (docs/monitoring.md)", FIELD(otlp.endpoint), 0, 0},
+    {"otlp-endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", SETTING_STRING, "", "an OpenTelemetry collector, http:// or https://, which access log, metrics and traces are sent to (OTLP in HTTP and protobuf); v1/logs and so on comes behind its path; empty: none (docs/monitoring.md)", FIELD(otlp.endpoint), 0, 0},
     {"otlp-logs-endpoint", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", SETTING_STRING, "", "the same for the access log alone, with the whole path", FIELD(otlp.endpoints[OTLP_LOGS]), 0, 0},
     {"otlp-metrics-endpoint", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", SETTING_STRING, "", "the same for metrics", FIELD(otlp.endpoints[OTLP_METRICS]), 0, 0},
+    {"otlp-traces-endpoint", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", SETTING_STRING, "", "the same for traces", FIELD(otlp.endpoints[OTLP_TRACES]), 0, 0},
     {"otlp-logs", "OTEL_LOGS_EXPORTER", SETTING_STRING, "otlp", "otlp; none: the access log is not exported, whatever endpoints there are", FIELD(otlp.exporters[OTLP_LOGS]), 0, 0},
     {"otlp-metrics", "OTEL_METRICS_EXPORTER", SETTING_STRING, "otlp", "the same for metrics", FIELD(otlp.exporters[OTLP_METRICS]), 0, 0},
+    {"otlp-traces", "OTEL_TRACES_EXPORTER", SETTING_STRING, "otlp", "the same for traces", FIELD(otlp.exporters[OTLP_TRACES]), 0, 0},
     {"otlp-protocol", "OTEL_EXPORTER_OTLP_PROTOCOL", SETTING_STRING, "http/protobuf", "http/protobuf, and nothing else", FIELD(otlp.protocol), 0, 0},
     {"otlp-headers", "OTEL_EXPORTER_OTLP_HEADERS", SETTING_STRING, "", "headers of these requests: NAME=VALUE,NAME=VALUE, values percent-encoded", FIELD(otlp.headers), 0, 0},
     {"otlp-compression", "OTEL_EXPORTER_OTLP_COMPRESSION", SETTING_STRING, "gzip", "gzip or none", FIELD(otlp.compression), 0, 0},
@@ -81,6 +83,8 @@ const struct setting proxy_settings_table[] = {
     {"otlp-service-name", "OTEL_SERVICE_NAME", SETTING_STRING, "", "service.name of what is exported; empty: that of the resource attributes, else bruma-proxy", FIELD(otlp.service_name), 0, 0},
     {"otlp-resource-attributes", "OTEL_RESOURCE_ATTRIBUTES", SETTING_STRING, "", "more attributes of the resource: NAME=VALUE,NAME=VALUE, values percent-encoded", FIELD(otlp.resource_attributes), 0, 0},
     {"otlp-metrics-interval", "OTEL_METRIC_EXPORT_INTERVAL", SETTING_NUMBER, "60000", "milliseconds between two exports of metrics", FIELD(otlp.interval), 1000, 86400000},
+    {"otlp-sampler", "OTEL_TRACES_SAMPLER", SETTING_STRING, "parentbased_always_on", "which connections have a span: always_on, always_off or traceidratio; with parentbased_ in front, that is decided where a connection begins, and the other side follows", FIELD(otlp.sampler), 0, 0},
+    {"otlp-sampler-arg", "OTEL_TRACES_SAMPLER_ARG", SETTING_STRING, "1.0", "the share of traceidratio and parentbased_traceidratio, from 0 to 1", FIELD(otlp.sampler_argument), 0, 0},
     {"connection-metrics", "BRUMA_CONNECTION_METRICS", SETTING_BOOL, "true", "measure connections: histograms of their life, size and waiting, handshakes, round trips (docs/monitoring.md)", FIELD(connection_metrics), 0, 0},
     {"core-dumps", "BRUMA_CORE_DUMPS", SETTING_BOOL, "false", "allow core files and debuggers for the proxy, whose memory holds private keys", FIELD(core_dumps), 0, 0},
     {"syscall-filter", "BRUMA_SYSCALL_FILTER", SETTING_BOOL, "true", "refuse system calls that the proxy never makes (seccomp)", FIELD(syscall_filter), 0, 0},
@@ -232,9 +236,6 @@ static int read_trust_domains(struct proxy_settings *s, char *error, size_t erro
 /* In the node ID a pod's name may be made up. */
 static void name_resource(struct proxy_settings *s, bool cluster)
 {
-    s->otlp.endpoints[OTLP_TRACES] = "";
-    s->otlp.exporters[OTLP_TRACES] = "none";
-    s->otlp.sampler = "always_off";
     s->otlp.cluster = cluster;
     s->otlp.node_name = s->node_name;
     s->otlp.pod_name = s->pod_name;

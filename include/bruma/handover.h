@@ -162,6 +162,7 @@ enum bruma_told_field {
     BRUMA_TOLD_RETRIES = 25,
     BRUMA_TOLD_RETRY_REASON = 27, /* name in reasons.h */
     BRUMA_TOLD_TENTATIVE = 29,
+    BRUMA_TOLD_TRACE = 31, /* traceparent of its span, "-", its parent's ID */
 };
 
 /* A tunnel with its streams: one socket, then one of each stream that is open, in their order; in place of a
@@ -240,6 +241,7 @@ enum bruma_request_field {
     BRUMA_REQUEST_FORWARDED_NETWORK = 8,
     BRUMA_REQUEST_OPENED = 9, /* as in enum bruma_undecided_field */
     BRUMA_REQUEST_COUNTED = 11,
+    BRUMA_REQUEST_TRACEPARENT = 13,
 };
 
 /* TLS after its handshake. */

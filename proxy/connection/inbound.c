@@ -52,8 +52,11 @@ static int describe(struct stream *s, const struct workload *local, const struct
     const char *network = s->request->forwarded_network;
     bool from_gateway = network && strcasecmp(network, w->settings->network) != 0;
     const struct workload *source = NULL;
+    struct trace_parent parent;
     int r;
 
+    if (trace_parent_read(s->request->traceparent, strlen(s->request->traceparent), &parent))
+        telemetry_trace(w->telemetry, &s->c.flow, &parent);
     if (!from_gateway)
         source = state_workload_by_address(w->state, &s->c.client.addr);
     if (source)

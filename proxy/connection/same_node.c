@@ -14,6 +14,7 @@
 #include "proxy/route/endpoints.h"
 #include "proxy/route/policy.h"
 #include "proxy/socket/socket.h"
+#include "proxy/telemetry/tracing.h"
 #include "proxy/verdicts/node_verdicts.h"
 
 enum { CLIENT = 0, OTHER = 1 };
@@ -225,6 +226,7 @@ static struct crossing *of_admission(const struct admission *a)
 static int describe(struct crossing *n, const struct workload *local, const struct inbound_target *target)
 {
     const struct workload *source = worker_pod_workload(n->c.wp);
+    struct trace_parent parent = tracing_parent(&n->c.flow);
     char baggage[1024];
     int r;
 
@@ -233,6 +235,7 @@ static int describe(struct crossing *n, const struct workload *local, const stru
         workload_ref(source);
     workload_ref(local);
     n->in.flow.same_node = true;
+    telemetry_trace(connection_worker(&n->in)->telemetry, &n->in.flow, &parent);
     r = connection_describe(&n->in, source, local, target->service, n->in.peer_certificate->identity, baggage,
                             NULL);
     if (r < 0) {

@@ -128,7 +128,8 @@ int worker_new(struct proxy *proxy, unsigned index, struct worker **ret)
     }
     telemetry_limit_descriptions(w->telemetry, (unsigned)w->settings->peer_descriptions);
     telemetry_measure(w->telemetry, w->settings->connection_metrics);
-    telemetry_export(w->telemetry, otlp_queue_of(w->proxy->otlp, OTLP_LOGS));
+    telemetry_export(w->telemetry, otlp_queue_of(w->proxy->otlp, OTLP_LOGS),
+                     otlp_queue_of(w->proxy->otlp, OTLP_TRACES), otlp_sampler_of(w->proxy->otlp));
     reader_loop(&w->reader, w->loop, turn_end, w);
     *ret = w;
     return 0;

@@ -222,7 +222,8 @@ int flows_start(struct proxy *proxy, struct flows **ret)
         r = telemetry_new(f->loop, STDOUT_FILENO, proxy->settings.log_json, &f->telemetry);
     if (r == 0) {
         telemetry_measure(f->telemetry, proxy->settings.connection_metrics);
-        telemetry_export(f->telemetry, otlp_queue_of(proxy->otlp, OTLP_LOGS));
+        telemetry_export(f->telemetry, otlp_queue_of(proxy->otlp, OTLP_LOGS),
+                         otlp_queue_of(proxy->otlp, OTLP_TRACES), otlp_sampler_of(proxy->otlp));
         r = flow_pods_new(&f->pods);
     }
     f->account.telemetry = f->telemetry;

@@ -7,8 +7,7 @@
 #include <string.h>
 
 #include "proxy/hbone/tunnel_data.h"
-
-#define TRACEPARENT_LEN 56 /* with the NUL */
+#include "proxy/telemetry/tracing.h"
 
 void request_clear(struct request *request)
 {
@@ -41,6 +40,17 @@ static void keep_header(char **at, const uint8_t *value, size_t len, bool join)
     *at = grown;
 }
 
+/* What is none is as if it were not there. */
+static void keep_traceparent(struct request *r, const uint8_t *value, size_t len)
+{
+    struct trace_parent parent;
+
+    if (r->traceparent[0] || !trace_parent_read((const char *)value, len, &parent))
+        return;
+    memcpy(r->traceparent, value, TRACEPARENT_LEN);
+    r->traceparent[TRACEPARENT_LEN] = '\0';
+}
+
 void request_keep_header(struct request *r, const uint8_t *name, size_t name_len, const uint8_t *value,
                          size_t value_len)
 {
@@ -62,8 +72,9 @@ void request_keep_header(struct request *r, const uint8_t *name, size_t name_len
         keep_header(&r->forwarded, value, value_len, false);
     } else if (is(name, name_len, "x-forwarded-network")) {
         keep_header(&r->forwarded_network, value, value_len, false);
+    } else if (is(name, name_len, "traceparent")) {
+        keep_traceparent(r, value, value_len);
     }
-    /* traceparent is not looked at: it is forwarded nowhere */
 }
 
 #define ANSWER_BAGGAGE_MAX 4096
@@ -89,24 +100,15 @@ static nghttp2_nv header(const char *name, size_t name_len, const char *value, s
 
 #define HEADER(name, value, len, flags) header(name, sizeof(name) - 1, value, len, flags)
 
-static char *hex(char *at, uint64_t value)
+/* That of its span. A connection that has none is in a trace of its own that nobody tells of. */
+static void traceparent(struct worker *worker, const struct flow *flow, char buf[TRACEPARENT_LEN + 1])
 {
-    static const char digits[] = "0123456789abcdef";
+    const struct trace *own = tracing_of(flow);
+    struct trace random;
 
-    for (int shift = 60; shift >= 0; shift -= 4)
-        *at++ = digits[value >> shift & 15];
-    return at;
-}
-
-static void traceparent(struct worker *worker, char buf[TRACEPARENT_LEN])
-{
-    char *at = buf;
-
-    memcpy(at, "00-", 3);
-    at = hex(hex(at + 3, worker_random(worker)), worker_random(worker));
-    *at++ = '-';
-    at = hex(at, worker_random(worker));
-    memcpy(at, "-00", 4);
+    if (!own)
+        random = (struct trace){worker_random(worker), worker_random(worker), worker_random(worker), 0};
+    trace_parent_write(own ? own : &random, own != NULL, buf);
 }
 
 static size_t forwarded(const struct stream *s, char *buf, size_t size)
@@ -124,7 +126,7 @@ static size_t forwarded(const struct stream *s, char *buf, size_t size)
 
 int request_submit(struct tunnel *t, struct stream *s)
 {
-    char baggage[1024], trace[TRACEPARENT_LEN], by[512];
+    char baggage[1024], trace[TRACEPARENT_LEN + 1], by[512];
     size_t baggage_len = baggage_format(s->c.flow.source, baggage, sizeof(baggage));
     size_t by_len = forwarded(s, by, sizeof(by));
     const char *authority = s->c.flow.hbone_authority;
@@ -133,13 +135,13 @@ int request_submit(struct tunnel *t, struct stream *s)
     size_t len = 5;
     int32_t id;
 
-    traceparent(t->wp->worker, trace);
+    traceparent(t->wp->worker, &s->c.flow, trace);
     nv[0] = HEADER(":method", "CONNECT", 7, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE);
     nv[1] = HEADER(":authority", authority, strlen(authority), NGHTTP2_NV_FLAG_NO_COPY_NAME);
     nv[2] = HEADER("baggage", baggage, baggage_len, NGHTTP2_NV_FLAG_NO_COPY_NAME);
     /* these two never come again: they would only push useful entries out of the header table */
     nv[3] = HEADER("forwarded", by, by_len, NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_INDEX);
-    nv[4] = HEADER("traceparent", trace, TRACEPARENT_LEN - 1,
+    nv[4] = HEADER("traceparent", trace, TRACEPARENT_LEN,
                    NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_INDEX);
     if (t->inner)
         nv[len++] = HEADER("x-forwarded-network", network, strlen(network), NGHTTP2_NV_FLAG_NO_COPY_NAME);

@@ -6,6 +6,7 @@
 
 #include "proxy/hbone/tunnel.h"
 #include "proxy/route/route.h"
+#include "proxy/telemetry/trace.h"
 #include "proxy/worker/connection.h"
 
 enum stream_state {
@@ -91,6 +92,7 @@ struct stream {
 struct request {
     char method[16];
     char *authority, *baggage, *forwarded, *forwarded_network;
+    char traceparent[TRACEPARENT_LEN + 1]; /* as it came, cut; "": none */
     size_t header_bytes;
     size_t counted; /* of them, in the connection's account */
     bool too_large;

@@ -62,6 +62,7 @@ static void request_write(struct wire_writer *w, const struct stream *s)
     wire_put_string(&part, BRUMA_REQUEST_FORWARDED, request->forwarded);
     wire_put_string(&part, BRUMA_REQUEST_FORWARDED_NETWORK, request->forwarded_network);
     number_write(&part, BRUMA_REQUEST_OPENED, (int64_t)flow->opened);
+    wire_put_string(&part, BRUMA_REQUEST_TRACEPARENT, request->traceparent);
     wire_put_flag(&part, BRUMA_REQUEST_COUNTED, s->c.opened || flow->counted);
     wire_put_message(w, BRUMA_STREAM_REQUEST, &part);
 }
@@ -185,6 +186,10 @@ static int request_field(const struct wire_field *f, struct stream_arrival *a)
         return wire_take_number(f, UINT64_MAX, &a->past.opened);
     case BRUMA_REQUEST_COUNTED:
         return wire_take_flag(f, &a->past.counted);
+    case BRUMA_REQUEST_TRACEPARENT:
+        request_keep_header(&a->request, (const uint8_t *)"traceparent", 11, f->bytes,
+                            f->type == WIRE_BYTES ? f->len : 0);
+        return 0;
     default:
         return unit_field_is_needed(f) ? -EPROTONOSUPPORT : 0;
     }

@@ -90,6 +90,13 @@ struct otlp_queue *otlp_queue_of(struct otlp *otlp, enum otlp_signal signal)
     return otlp ? otlp->queues[signal] : NULL;
 }
 
+const struct otlp_sampler *otlp_sampler_of(const struct otlp *otlp)
+{
+    static const struct otlp_sampler none;
+
+    return otlp ? &otlp->config.sampler : &none;
+}
+
 unsigned long otlp_page_interval(const struct otlp *otlp)
 {
     return otlp && otlp->queues[OTLP_METRICS] ? otlp->config.interval : 0;

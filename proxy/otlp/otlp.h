@@ -24,6 +24,8 @@ void otlp_stop(struct otlp **otlp);
 /* Where records of that signal are put; NULL: it is off. otlp may be NULL. Valid until otlp_stop(). */
 struct otlp_queue *otlp_queue_of(struct otlp *otlp, enum otlp_signal signal);
 
+/* Which traces are wanted, never NULL, valid until otlp_stop(); otlp may be NULL. */
+const struct otlp_sampler *otlp_sampler_of(const struct otlp *otlp);
 /* A page of metrics to export, in OpenMetrics text, which is copied; the one before, if it still waits, is
  * dropped. Nothing where metrics are off. Any thread. */
 void otlp_put_page(struct otlp *otlp, const char *text, size_t len);

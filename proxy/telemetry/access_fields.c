@@ -98,7 +98,7 @@ static void volume(const struct fields *out, const struct access_line *line)
 
     put_number(out, "bytes_sent", outbound ? f->received : f->sent);
     put_number(out, "bytes_recv", outbound ? f->sent : f->received);
-    put(out, "duration", (struct access_value){.kind = ACCESS_MILLISECONDS, .number = line->milliseconds});
+    put(out, "duration", (struct access_value){.kind = ACCESS_MILLISECONDS, .number = line->lived / 1000000});
 }
 
 /* The name of the reason first: it is what the metrics, the docs and `brumactl` know it by. */

@@ -22,7 +22,7 @@ struct access_line {
     enum log_level level;
     enum access_event event;
     const struct flow *flow; /* of ACCESS_FAILED only reporter and the two addresses count */
-    uint64_t milliseconds;   /* duration of ACCESS_COMPLETE */
+    uint64_t lived;          /* nanoseconds, of ACCESS_COMPLETE */
     enum bruma_reason reason;
     const char *detail; /* or NULL: the reason's own words */
     struct timespec now;

@@ -10,5 +10,8 @@
  * number is one, and "duration" is "duration_ms". An error has its reason as "error.type" too. The caller
  * owns it; NULL without memory. */
 struct otlp_record *access_record_log(const struct access_line *line);
+/* The Span of a connection that is complete and has one, with the same attributes. The caller owns it; NULL
+ * without memory. */
+struct otlp_record *access_record_span(const struct access_line *line);
 
 #endif

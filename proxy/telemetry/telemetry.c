@@ -56,9 +56,16 @@ void telemetry_limit_descriptions(struct telemetry *t, unsigned limit)
     metric_series_limit_descriptions(t->table, limit);
 }
 
-void telemetry_export(struct telemetry *t, struct otlp_queue *logs)
+void telemetry_export(struct telemetry *t, struct otlp_queue *logs, struct otlp_queue *spans,
+                      const struct otlp_sampler *sampler)
 {
     t->log_queue = logs;
+    tracing_init(&t->tracing, spans, sampler);
+}
+
+void telemetry_trace(struct telemetry *t, struct flow *flow, const struct trace_parent *parent)
+{
+    tracing_begin(&t->tracing, flow, parent);
 }
 
 uint64_t telemetry_now(void)
@@ -93,15 +100,18 @@ static void feed_line(struct telemetry *t, const struct access_line *line)
 static void write_line(struct telemetry *t, struct access_line *line, uint64_t then)
 {
     bool fed = flow_feed_wanted(loop_now(t->loop)), logged = log_enabled(line->level, ACCESS_SCOPE);
+    bool traced = line->event == ACCESS_COMPLETE && tracing_of(line->flow);
     char *at;
 
-    if (!fed && !logged)
+    if (!fed && !logged && !traced)
         return;
     clock_gettime(CLOCK_REALTIME, &line->now);
     if (then)
         wall_time(then, &line->now);
     if (fed)
         feed_line(t, line);
+    if (traced && t->tracing.queue)
+        otlp_queue_put(t->tracing.queue, access_record_span(line));
     if (logged && t->log_queue)
         otlp_queue_put(t->log_queue, access_record_log(line));
     at = logged ? log_sink_begin(t->sink) : NULL;
@@ -144,6 +154,7 @@ void telemetry_open(struct telemetry *t, struct flow *flow)
     if (!flow->tentative)
         count_opened(t, flow);
     telemetry_begin(flow);
+    telemetry_trace(t, flow, NULL);
     write_line(t, &line, 0);
 }
 
@@ -152,6 +163,7 @@ void telemetry_open_since(struct telemetry *t, struct flow *flow, uint64_t opene
     struct access_line line = {.level = LOG_LEVEL_DEBUG, .event = ACCESS_OPENED, .flow = flow};
 
     flow->opened = opened;
+    telemetry_trace(t, flow, NULL);
     enter_series(t, flow);
     if (counted) {
         counter_add(&t->opened[flow->reporter], 1);
@@ -221,7 +233,7 @@ static void end(struct telemetry *t, struct flow *flow, enum bruma_reason reason
         .level = reason == BRUMA_REASON_NONE ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR,
         .event = ACCESS_COMPLETE,
         .flow = flow,
-        .milliseconds = (then - flow->opened) / 1000000,
+        .lived = then - flow->opened,
         .reason = reason,
         .detail = detail,
     };
@@ -234,6 +246,7 @@ static void end(struct telemetry *t, struct flow *flow, enum bruma_reason reason
     count_closed(t, flow, reason);
     count_failure(t, flow->reporter, reason, 1);
     write_line(t, &line, at);
+    tracing_end(flow);
 }
 
 void telemetry_close(struct telemetry *t, struct flow *flow, enum bruma_reason reason, const char *detail)
@@ -260,6 +273,7 @@ void telemetry_repeat(struct telemetry *t, struct flow *flow, enum bruma_reason 
 
 void telemetry_forget(struct telemetry *t, struct flow *flow, bool closed)
 {
+    tracing_end(flow);
     if (!flow->series)
         return;
     connection_metrics_answered(&t->connections, flow);

@@ -20,6 +20,9 @@
 
 struct telemetry;
 struct otlp_queue;
+struct otlp_sampler;
+struct trace;
+struct trace_parent;
 struct metric_series; /* one label set */
 
 /* What a connection may have to wait for: who its pod is and where it goes (workload, certificate, lookups of
@@ -55,6 +58,9 @@ struct flow {
     bool tentative;
     bool direct;  /* it goes past the proxy, in the kernel */
     bool counted; /* as one that was opened, before it was decided anew: not again */
+    /* Its span, of tracing.h; NULL: not decided, or nobody wants spans. Owned, until it is closed or
+     * forgotten. */
+    struct trace *trace;
 
     /* set by telemetry_open() */
     struct metric_series *series;
@@ -82,8 +88,13 @@ void telemetry_free(struct telemetry **telemetry);
 /* Of one peer's descriptions of itself (baggage) only so many become labels. Before the first connection. */
 void telemetry_limit_descriptions(struct telemetry *telemetry, unsigned limit);
 
-/* Lines of the log go there too, as OTLP has them; NULL: nowhere. Before the first connection. */
-void telemetry_export(struct telemetry *telemetry, struct otlp_queue *logs);
+/* Lines of the log go there too, as OTLP has them, and a span for each connection that the sampler, which is
+ * copied, chooses; NULL: nowhere. Before the first connection. */
+void telemetry_export(struct telemetry *telemetry, struct otlp_queue *logs, struct otlp_queue *spans,
+                      const struct otlp_sampler *sampler);
+/* Decides whether the connection has a span, unless that is done: CONNECT is about to carry it, or has
+ * carried its parent (NULL: it has not). telemetry_open() does it too. */
+void telemetry_trace(struct telemetry *telemetry, struct flow *flow, const struct trace_parent *parent);
 /* Whether connections are measured (the families of connection_metrics.h); they are. Before the first one. */
 void telemetry_measure(struct telemetry *telemetry, bool measured);
 /* Nanoseconds, CLOCK_MONOTONIC, for the two below. */

@@ -10,6 +10,7 @@
 #include "proxy/telemetry/metric_series.h"
 #include "proxy/telemetry/name_metrics.h"
 #include "proxy/telemetry/telemetry.h"
+#include "proxy/telemetry/tracing.h"
 
 struct log_sink;
 struct otlp_queue;
@@ -20,6 +21,7 @@ struct telemetry {
     struct access_log log;
     struct access_log feed;       /* the form of flow_feed.h */
     struct otlp_queue *log_queue; /* where lines are exported from; NULL: nowhere */
+    struct tracing tracing;
     struct metric_series_table *table;
     struct dns_metrics *dns;
     struct name_metrics *names;

@@ -8,6 +8,7 @@
 #define LOG_SCOPE "rbac"
 #include "lib/log.h"
 #include "lib/spiffe.h"
+#include "proxy/telemetry/tracing.h"
 
 #define STRINGS_FREE 4096 /* what usual baggage takes is not counted */
 
@@ -106,6 +107,7 @@ void connection_dial(struct connection *c, const struct endpoint *actual)
 {
     set_addresses(c, actual);
     telemetry_begin(&c->flow);
+    telemetry_trace(connection_worker(c)->telemetry, &c->flow, NULL);
     c->opens_late = c->gateway = true;
 }
 
@@ -154,6 +156,7 @@ void connection_close(struct connection *c, enum bruma_reason reason, const char
     c->peer_certificate = NULL;
     free(c->strings);
     c->strings = NULL;
+    tracing_end(&c->flow);
     memset(&c->flow, 0, sizeof(c->flow));
     budget_give_all(&c->account);
     quota_release(c->wp, &c->client.addr, &c->quota);

@@ -11,6 +11,7 @@
 #include "lib/reasons.h"
 #include "lib/spiffe.h"
 #include "proxy/state/state_store.h"
+#include "proxy/telemetry/tracing.h"
 
 #define ENDPOINT_BYTES 18
 #define TEXT_MAX       65536
@@ -54,6 +55,12 @@ static void flow_write(struct wire_writer *w, const struct flow *flow)
     if (flow->retry_reason != BRUMA_REASON_NONE)
         wire_put_string(&part, BRUMA_TOLD_RETRY_REASON, reason_name(flow->retry_reason));
     wire_put_flag(&part, BRUMA_TOLD_TENTATIVE, flow->tentative);
+    if (tracing_of(flow)) {
+        char trace[TRACE_TEXT_LEN + 1];
+
+        trace_write(tracing_of(flow), trace);
+        wire_put_string(&part, BRUMA_TOLD_TRACE, trace);
+    }
     wire_put_message(w, BRUMA_CONNECTION_FLOW, &part);
 }
 
@@ -182,6 +189,23 @@ static int take_reason(const struct wire_field *field, enum bruma_reason *ret)
     return 0;
 }
 
+/* One that cannot be read, or kept, is none. */
+static int take_trace(const struct wire_field *field, struct flow *flow)
+{
+    struct trace trace;
+    char *text = text_read(field);
+
+    if (!text)
+        return -EBADMSG;
+    if (!flow->trace && trace_read(text, &trace)) {
+        flow->trace = malloc(sizeof(trace));
+        if (flow->trace)
+            *flow->trace = trace;
+    }
+    free(text);
+    return 0;
+}
+
 static int flow_field(const struct wire_field *f, struct flow *flow, struct unit_words *words)
 {
     uint64_t number = 0;
@@ -218,6 +242,8 @@ static int flow_field(const struct wire_field *f, struct flow *flow, struct unit
         return take_reason(f, &flow->retry_reason);
     case BRUMA_TOLD_TENTATIVE:
         return wire_take_flag(f, &flow->tentative);
+    case BRUMA_TOLD_TRACE:
+        return take_trace(f, flow);
     default:
         return unit_field_is_needed(f) ? -EPROTONOSUPPORT : 0;
     }
@@ -420,6 +446,7 @@ void connection_record_clear(struct connection_record *record)
     workload_unref(c->flow.destination);
     service_unref(c->flow.service);
     tls_context_unref(c->peer_certificate);
+    tracing_end(&c->flow);
     budget_give_all(&c->account);
     free(c->strings);
     if (record->pod)

@@ -31,8 +31,11 @@ static struct access_line complete(struct flow *flow)
 {
     flow->received = 420;
     flow->sent = 9001;
-    return (struct access_line){
-        .level = LOG_LEVEL_INFO, .event = ACCESS_COMPLETE, .flow = flow, .milliseconds = 37, .now = AT};
+    return (struct access_line){.level = LOG_LEVEL_INFO,
+                                .event = ACCESS_COMPLETE,
+                                .flow = flow,
+                                .lived = 37 * UINT64_C(1000000),
+                                .now = AT};
 }
 
 static void expect(const char *have, const char *want)

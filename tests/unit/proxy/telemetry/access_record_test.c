@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "lib/proto/otlp.pb-c.h"
+#include "proxy/telemetry/trace.h"
 #include "tests/unit/proxy/telemetry/telemetry_samples.h"
 
 static Otlp__LogRecord *decoded(const struct access_line *line)
@@ -52,7 +53,7 @@ Test(access_record, completion)
     struct access_line line = {.level = LOG_LEVEL_ERROR,
                                .event = ACCESS_COMPLETE,
                                .flow = &flow,
-                               .milliseconds = 37,
+                               .lived = 37 * UINT64_C(1000000),
                                .reason = BRUMA_REASON_CONNECT_REJECTED,
                                .detail = "says \"\n\xff\xc3\xbc",
                                .now = {.tv_sec = 1767323045, .tv_nsec = 678901999}};
@@ -88,6 +89,45 @@ Test(access_record, refusal)
     cr_expect_eq(m->severity_number, 13);
     cr_expect_str_eq(m->body->string_value, "connection failed");
     cr_expect_eq(m->n_attributes, 5, "both addresses, direction, error and its type");
+    otlp__log_record__free_unpacked(m, NULL);
+}
+
+Test(access_record, span)
+{
+    struct trace trace = {0x0102030405060708, 0x090a0b0c0d0e0f10, 0x1112131415161718, 0};
+    struct flow flow = sample_flow();
+    struct access_line line = {.level = LOG_LEVEL_ERROR,
+                               .event = ACCESS_COMPLETE,
+                               .flow = &flow,
+                               .lived = 5000000,
+                               .reason = BRUMA_REASON_CONNECT_REJECTED,
+                               .detail = "no",
+                               .now = {.tv_sec = 10}};
+    struct otlp_record *record;
+    Otlp__LogRecord *m;
+    Otlp__Span *s;
+
+    flow.trace = &trace;
+    record = access_record_span(&line);
+    s = otlp__span__unpack(NULL, record->len, record->data);
+    cr_expect(s->trace_id.len == 16 && s->trace_id.data[0] == 1 && s->trace_id.data[15] == 0x10);
+    cr_expect(s->span_id.len == 8 && s->span_id.data[0] == 0x11 && s->parent_span_id.len == 0);
+    cr_expect(s->kind == 3 && !strcmp(s->name, "outbound connection") && s->flags == 0x101);
+    cr_expect(s->end_time_unix_nano == 10000000000 && s->start_time_unix_nano == 9995000000);
+    cr_expect(s->status->code == 2 && !strcmp(s->status->message, "connect_rejected: no"));
+    otlp__span__free_unpacked(s, NULL);
+    free(record);
+    trace.parent = 5;
+    flow.reporter = REPORTER_DESTINATION;
+    line.reason = BRUMA_REASON_NONE;
+    record = access_record_span(&line);
+    s = otlp__span__unpack(NULL, record->len, record->data);
+    cr_expect(s->parent_span_id.len == 8 && s->parent_span_id.data[7] == 5 && s->flags == 0x301);
+    cr_expect(s->kind == 2 && !s->status);
+    otlp__span__free_unpacked(s, NULL);
+    free(record);
+    m = decoded(&line);
+    cr_expect(m->trace_id.len == 16 && m->span_id.data[7] == 0x18 && m->flags == 1);
     otlp__log_record__free_unpacked(m, NULL);
 }
 
