@@ -9,8 +9,17 @@
 
 #include "ctl/flow_line.h"
 #include "ctl/place.h"
+#include "ctl/top_rows.h"
 
 struct fleet;
+
+struct top_options {
+    enum top_by by;
+    enum top_sort sort;
+    unsigned count;    /* rows at most */
+    unsigned interval; /* seconds between two readings */
+    bool once;         /* also on a terminal */
+};
 
 /* Options of all commands. */
 struct ctl_options {
@@ -23,6 +32,7 @@ struct ctl_options {
     unsigned seconds;      /* of flows */
     bool follow;           /* flows: without an end */
     struct flow_filter flows;
+    struct top_options top;
 };
 
 /* What the agent and the proxy say of themselves. */
@@ -42,6 +52,8 @@ int command_explain(const struct ctl_options *options, int argc, char **argv);
 int command_connections(const struct ctl_options *options, int argc, char **argv);
 /* Connections as they are opened, closed and refused. */
 int command_flows(const struct ctl_options *options, int argc, char **argv);
+/* Who uses the mesh most, from two readings of the proxies' metrics; on a terminal again and again. */
+int command_top(const struct ctl_options *options, int argc, char **argv);
 /* The policies that the proxy knows. */
 int command_policy(const struct ctl_options *options, int argc, char **argv);
 /* The certificates that the proxy has. */

@@ -10,24 +10,19 @@
 #include <time.h>
 
 #include "ctl/fleet.h"
-#include "ctl/page.h"
+#include "ctl/node_page.h"
 #include "ctl/source.h"
 #include "lib/cleanup.h"
 
-#define STACK (512u * 1024) /* bytes of a thread's: there may be as many as nodes */
-#define RETRY_MAX                                                                                   \
-    30000u        /* milliseconds between two attempts to connect; they grow from FLOW_FEEDS_PERIOD \
-                   */
-#define KEPT 10.0 /* seconds for which a proxy that nobody asks keeps lines (FLOW_FEED_IDLE of it) */
+#define STACK     (512u * 1024) /* bytes of a thread's: there may be as many as nodes */
+#define RETRY_MAX 30000u        /* milliseconds between two attempts; they grow from FLOW_FEEDS_PERIOD */
+#define KEPT      10.0          /* seconds: FLOW_FEED_IDLE of the proxy, which then keeps nothing */
 
 struct feed {
     struct flow_feeds *all;
-    const char *node;
     pthread_t thread;
     /* the thread's */
-    struct place place;
-    cJSON *pods; /* texts of the place, if it has been looked for again; or NULL */
-    struct page_session *session;
+    struct node_page page;
     double next;          /* number of the next line; 0: not known */
     uint64_t answered_at; /* milliseconds; 0: never */
     unsigned pause;       /* milliseconds until it is asked again */
@@ -56,47 +51,27 @@ static uint64_t milliseconds(void)
 
 /* ---- one question ---- */
 
-/* *ret: what the page says. 0 or -EIO with words. */
+/* *ret: what the page says. 0 or -errno with words. */
 static int ask_page(struct feed *f, cJSON **ret, char *error)
 {
-    struct received_body body = {};
+    struct received_body body;
     char path[64];
-    long status = 0;
-    int r = f->session ? 0 : page_open(&f->place, PAGE_PROXY, &f->session, error);
+    int r;
 
+    if (node_page_mend(&f->page))
+        f->next = 0; /* another one counts its lines from the beginning */
     snprintf(path, sizeof(path), "/flows?after=%.0f", f->next);
-    if (r == 0)
-        r = page_get(f->session, path, &body, &status, error);
-    *ret = r == 0 && status == 200 ? answer_parse(&f->place, body.data, body.len) : NULL;
+    r = node_page_get(&f->page, path, &body, error);
+    if (r < 0)
+        return r;
+    *ret = answer_parse(&f->page.place, body.data, body.len);
     free(body.data);
     if (cJSON_IsObject(*ret))
         return 0;
     cJSON_Delete(*ret);
     *ret = NULL;
-    page_close(&f->session);
-    if (r == 0)
-        snprintf(error, PLACE_COMPLAINT_MAX, "it answered with status %ld; is it of another version?",
-                 status);
-    return -EIO;
-}
-
-/* Another pod may be the node's proxy now, which counts its lines from the beginning. */
-static void look_again(struct feed *f)
-{
-    char error[PLACE_COMPLAINT_MAX];
-    struct place place;
-    cJSON *pods;
-    bool same;
-
-    if (!f->all->options->fleet ||
-        fleet_look_again(f->all->options->fleet, f->node, &place, &pods, error) < 0)
-        return;
-    same = place.proxy && f->place.proxy && !strcmp(place.proxy, f->place.proxy);
-    f->next = same ? f->next : 0;
-    place.stop = f->place.stop;
-    f->place = place;
-    cJSON_Delete(f->pods);
-    f->pods = pods;
+    snprintf(error, PLACE_COMPLAINT_MAX, "its answer is not JSON");
+    return -EPROTO;
 }
 
 /* What happened meanwhile is not known if the proxy has stopped to keep it, or is another one. */
@@ -111,9 +86,7 @@ static void ask(struct feed *f, struct flow_news *ret)
 {
     char error[PLACE_COMPLAINT_MAX] = "";
 
-    *ret = (struct flow_news){.node = f->node};
-    if (f->pause > FLOW_FEEDS_PERIOD)
-        look_again(f);
+    *ret = (struct flow_news){.node = f->page.node};
     if (ask_page(f, &ret->answer, error) == 0) {
         ret->gap = gap_of(f, number_of(ret->answer, "next"));
         f->next = number_of(ret->answer, "next");
@@ -188,7 +161,7 @@ static void *follow(void *data)
         pthread_mutex_unlock(&all->lock);
         ask(f, &news);
     } while (tell(f, &news, last) && wait_for_turn(f, in_milliseconds(f->pause)));
-    page_close(&f->session);
+    node_page_close(&f->page);
     pthread_mutex_lock(&all->lock);
     f->ended = true;
     pthread_mutex_unlock(&all->lock);
@@ -229,9 +202,7 @@ int flow_feeds_open(const struct ctl_options *o, struct flow_feeds **ret)
         struct feed *f = &all->each[i];
 
         f->all = all;
-        f->place = o->fleet ? *fleet_place(o->fleet, i) : o->place;
-        f->place.stop = &all->stop;
-        f->node = f->place.node ? f->place.node : "";
+        node_page_init(&f->page, o, i, &all->stop);
         f->pause = FLOW_FEEDS_PERIOD;
     }
     pthread_mutex_init(&all->lock, NULL);
@@ -299,7 +270,6 @@ void flow_feeds_close(struct flow_feeds **feeds)
     for (size_t i = 0; i < all->started; i++) {
         pthread_join(all->each[i].thread, NULL);
         cJSON_Delete(all->each[i].full ? all->each[i].news.answer : NULL);
-        cJSON_Delete(all->each[i].pods);
     }
     pthread_cond_destroy(&all->change);
     pthread_mutex_destroy(&all->lock);

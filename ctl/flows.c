@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Connections as they are opened, closed and refused, of all nodes. */
-#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -12,19 +11,12 @@
 #include "ctl/flow_feeds.h"
 #include "ctl/flow_line.h"
 #include "ctl/gather.h"
+#include "ctl/interrupt.h"
 #include "ctl/source.h"
 #include "lib/cleanup.h"
 #include "lib/reasons.h"
 
 #define LAST_ANSWERS 3000 /* milliseconds for them, once the time is over */
-
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int number)
-{
-    (void)number;
-    interrupted = 1;
-}
 
 /* ---- what they say ---- */
 
@@ -143,7 +135,7 @@ static uint64_t milliseconds(void)
 
 static bool goes_on(void)
 {
-    return !interrupted && !ferror(stdout);
+    return !interrupted() && !ferror(stdout);
 }
 
 /* The first answers say from where on; the last ones come after the end. */
@@ -163,16 +155,7 @@ static int follow(struct flow_feeds *feeds, struct feed_states *states, const st
         (void)nanosleep(&pause, NULL);
         take_round(feeds, states, o);
     }
-    return states->answered || interrupted ? CTL_OK : CTL_UNREACHABLE;
-}
-
-/* The second one ends the program at once. */
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
-
-    (void)sigaction(SIGINT, &action, NULL);
-    (void)sigaction(SIGTERM, &action, NULL);
+    return states->answered || interrupted() ? CTL_OK : CTL_UNREACHABLE;
 }
 
 int command_flows(const struct ctl_options *o, int argc, char **argv)
@@ -192,7 +175,7 @@ int command_flows(const struct ctl_options *o, int argc, char **argv)
     states.each = calloc(states.len, sizeof(*states.each));
     r = states.each ? flow_feeds_open(o, &feeds) : -ENOMEM;
     if (r == 0) {
-        catch_signals();
+        interrupt_catch();
         r = follow(feeds, &states, o);
         flow_feeds_close(&feeds);
     } else {

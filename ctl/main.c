@@ -14,8 +14,8 @@
 #include "ctl/source.h"
 #include "lib/cleanup.h"
 
-#define TIMEOUT_MAX 86400 /* seconds */
-#define PLUGIN      "kubectl-bruma"
+#define NUMBER_MAX 86400 /* seconds, or rows */
+#define PLUGIN     "kubectl-bruma"
 
 enum where { EVERYWHERE, THIS_MACHINE, NOWHERE };
 
@@ -38,6 +38,13 @@ static const struct command {
      "brumactl flows -f\nbrumactl flows -f --from shop/web-0 --to 10.0.1.9\nbrumactl flows -f --refused --to "
      "shop\n"
      "brumactl flows --for 60 --reason policy_denied -o json"},
+    {"top", command_top, EVERYWHERE,
+     "[--by workload|namespace|service] [--sort COLUMN] [--count N] [--interval SECONDS] [--once] [-n "
+     "NAMESPACE]",
+     "who uses the mesh most: connections and bytes a second, of two readings; on a terminal until it is "
+     "interrupted",
+     "brumactl top\nbrumactl top --by service --sort failed\nbrumactl top -n shop --count 5 --once\n"
+     "brumactl top --interval 30 -o json | jq '.rows[] | select(.failedPerSecond > 0)'"},
     {"policy", command_policy, EVERYWHERE, "", "authorization policies in the proxies",
      "brumactl policy      what not all nodes have says so"},
     {"identities", command_identities, EVERYWHERE, "", "certificates of the pods",
@@ -107,15 +114,15 @@ static int command_usage(const struct command *c)
 
 /* ---- options ---- */
 
-/* False: it is none, or not one from 1 to TIMEOUT_MAX. */
-static bool parse_seconds(const char *text, unsigned *ret)
+/* False: it is none, or not one from 1 to NUMBER_MAX. */
+static bool parse_number(const char *text, unsigned *ret)
 {
     char *end;
     long seconds;
 
     errno = 0;
     seconds = strtol(text, &end, 10);
-    if (errno || end == text || *end || seconds < 1 || seconds > TIMEOUT_MAX)
+    if (errno || end == text || *end || seconds < 1 || seconds > NUMBER_MAX)
         return false;
     *ret = (unsigned)seconds;
     return true;
@@ -127,6 +134,22 @@ static bool parse_output(const char *text, bool *ret_json)
     if (*ret_json || !strcmp(text, "table"))
         return true;
     fprintf(stderr, "brumactl: output \"%s\" is neither json nor table\n", text);
+    return false;
+}
+
+/* The option's value as a number; the same. */
+static bool take_number(const char *option, const char *unit, unsigned *ret)
+{
+    if (parse_number(optarg, ret))
+        return true;
+    fprintf(stderr, "brumactl: %s \"%s\" is no number%s from 1 to %d\n", option, optarg, unit, NUMBER_MAX);
+    return false;
+}
+
+/* Says so of the option's value; false. */
+static bool is_none(const char *option, const char *all)
+{
+    fprintf(stderr, "brumactl: %s \"%s\": there are %s\n", option, optarg, all);
     return false;
 }
 
@@ -160,12 +183,22 @@ static bool take_option(int c, struct ctl_options *o, struct arguments *a)
         o->flows.refused = true;
         return true;
     case 's':
+        return take_number("for", " of seconds", &o->seconds);
     case 't':
-        if (parse_seconds(optarg, c == 's' ? &o->seconds : &o->timeout))
-            return true;
-        fprintf(stderr, "brumactl: %s \"%s\" is no number of seconds from 1 to %d\n",
-                c == 's' ? "for" : "timeout", optarg, TIMEOUT_MAX);
-        return false;
+        return take_number("timeout", " of seconds", &o->timeout);
+    case 'I':
+        return take_number("interval", " of seconds", &o->top.interval);
+    case 'c':
+        return take_number("count", "", &o->top.count);
+    case '1':
+        o->top.once = true;
+        return true;
+    case 'b':
+        o->top.by = top_by_from(optarg);
+        return o->top.by != TOP_BYS || is_none("by", "workload, namespace and service");
+    case 'O':
+        o->top.sort = top_sort_from(optarg);
+        return o->top.sort != TOP_SORTS || is_none("sort", "bytes, in, out, open, opened, failed and name");
     default:
         if (c >= (int)array_size(texts) || !texts[c])
             return false;
@@ -258,6 +291,11 @@ int main(int argc, char **argv)
                                             {"to", required_argument, NULL, 'T'},
                                             {"reason", required_argument, NULL, 'W'},
                                             {"refused", no_argument, NULL, 'R'},
+                                            {"by", required_argument, NULL, 'b'},
+                                            {"sort", required_argument, NULL, 'O'},
+                                            {"count", required_argument, NULL, 'c'},
+                                            {"interval", required_argument, NULL, 'I'},
+                                            {"once", no_argument, NULL, '1'},
                                             {"kubeconfig", required_argument, NULL, 'K'},
                                             {"context", required_argument, NULL, 'C'},
                                             {"node", required_argument, NULL, 'N'},
@@ -266,8 +304,10 @@ int main(int argc, char **argv)
                                             {"all-namespaces", no_argument, NULL, 'A'},
                                             {}};
     const char *env = getenv("BRUMA_RUN_DIR");
-    struct ctl_options o = {
-        .place.run_dir = env && *env ? env : BRUMA_DEFAULT_RUN_DIR, .timeout = 60, .seconds = 5};
+    struct ctl_options o = {.place.run_dir = env && *env ? env : BRUMA_DEFAULT_RUN_DIR,
+                            .timeout = 60,
+                            .seconds = 5,
+                            .top = {.count = 20, .interval = 2}};
     struct arguments a = {.run_dir = env && *env, .system_namespace = FLEET_NAMESPACE};
     static char markdown_word[] = "--markdown";
     _cleanup_free_ char **arguments = calloc((size_t)argc + 2, sizeof(*arguments)); /* NULL behind the last */
@@ -277,7 +317,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "brumactl: out of memory\n");
         return CTL_PROBLEM;
     }
-    while ((c = getopt_long(argc, argv, "o:hn:Af", options, NULL)) >= 0) {
+    while ((c = getopt_long(argc, argv, "o:hn:Afc:", options, NULL)) >= 0) {
         if (c == 'v') {
             printf("brumactl %s\n", BRUMA_VERSION);
             return CTL_OK;

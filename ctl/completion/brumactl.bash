@@ -5,20 +5,22 @@ _brumactl() {
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case $word in
-        status | pods | connections | flows | policy | identities | endpoints | explain | end | replace | doctor | reasons) command=$word ;;
+        status | pods | connections | flows | top | policy | identities | endpoints | explain | end | replace | doctor | reasons) command=$word ;;
         esac
     done
     case $previous in
     -o | --output) mapfile -t COMPREPLY < <(compgen -W "json table" -- "$current") && return ;;
     --reason) mapfile -t COMPREPLY < <(compgen -W "$(brumactl reasons 2>/dev/null | awk 'NR > 1 { print $1 }')" -- "$current") && return ;;
     --from | --to) mapfile -t COMPREPLY < <(compgen -W "$(brumactl pods 2>/dev/null | awk 'NR == 1 { n = $1 == "NODE" } NR > 1 { print $(1 + n) "/" $(2 + n) }')" -- "$current") && return ;;
+    --by) mapfile -t COMPREPLY < <(compgen -W "workload namespace service" -- "$current") && return ;;
+    --sort) mapfile -t COMPREPLY < <(compgen -W "bytes in out open opened failed name" -- "$current") && return ;;
     --kubeconfig) mapfile -t COMPREPLY < <(compgen -f -- "$current") && return ;;
     --context) mapfile -t COMPREPLY < <(compgen -W "$(kubectl config get-contexts -o name 2>/dev/null)" -- "$current") && return ;;
     --node) mapfile -t COMPREPLY < <(compgen -W "$(brumactl status 2>/dev/null | awk 'NR == 1 { n = $1 == "NODE" } NR > 1 && n && NF { print $1 } !NF { exit }')" -- "$current") && return ;;
     --run-dir) mapfile -t COMPREPLY < <(compgen -d -- "$current") && return ;;
     esac
     case $command in
-    "") mapfile -t COMPREPLY < <(compgen -W "status pods connections flows policy identities endpoints explain end replace doctor reasons --run-dir --kubeconfig --context --node --system-namespace --version --help -o" -- "$current") ;;
+    "") mapfile -t COMPREPLY < <(compgen -W "status pods connections flows top policy identities endpoints explain end replace doctor reasons --run-dir --kubeconfig --context --node --system-namespace --version --help -o" -- "$current") ;;
     explain)
         local pods reasons
         pods=$(brumactl pods 2>/dev/null | awk 'NR == 1 { n = $1 == "NODE" } NR > 1 { print $(1 + n) "/" $(2 + n) }')
@@ -29,6 +31,7 @@ _brumactl() {
     replace) mapfile -t COMPREPLY < <(compgen -cf -- "$current") ;;
     reasons) mapfile -t COMPREPLY < <(compgen -W "--markdown -o" -- "$current") ;;
     flows) mapfile -t COMPREPLY < <(compgen -W "-f --for --from --to --reason --refused -o --node --kubeconfig --context --help" -- "$current") ;;
+    top) mapfile -t COMPREPLY < <(compgen -W "--by --sort --count --interval --once -n -o --node --kubeconfig --context --help" -- "$current") ;;
     pods | connections) mapfile -t COMPREPLY < <(compgen -W "-n -A -o --node --kubeconfig --context --help" -- "$current") ;;
     *) mapfile -t COMPREPLY < <(compgen -W "-o --node --kubeconfig --context --help" -- "$current") ;;
     esac

@@ -19,6 +19,12 @@ complete -c brumactl -n '__fish_seen_subcommand_from flows' -l from -x -d 'from 
 complete -c brumactl -n '__fish_seen_subcommand_from flows' -l to -x -d 'to a pod, namespace, address or service'
 complete -c brumactl -n '__fish_seen_subcommand_from flows' -l reason -x -a '(brumactl reasons 2>/dev/null | awk "NR > 1 { print \$1 }")' -d reason
 complete -c brumactl -n '__fish_seen_subcommand_from flows' -l refused -d 'that were refused'
+complete -c brumactl -n __fish_use_subcommand -a top -d 'who uses the mesh most'
+complete -c brumactl -n '__fish_seen_subcommand_from top' -l by -x -a 'workload namespace service' -d 'what a row is'
+complete -c brumactl -n '__fish_seen_subcommand_from top' -l sort -x -a 'bytes in out open opened failed name' -d order
+complete -c brumactl -n '__fish_seen_subcommand_from top' -s c -l count -x -d rows
+complete -c brumactl -n '__fish_seen_subcommand_from top' -l interval -x -d 'seconds between two readings'
+complete -c brumactl -n '__fish_seen_subcommand_from top' -l once -d 'one time, also on a terminal'
 complete -c brumactl -n __fish_use_subcommand -a policy -d 'authorization policies'
 complete -c brumactl -n __fish_use_subcommand -a identities -d certificates
 complete -c brumactl -n __fish_use_subcommand -a endpoints -d 'endpoints that are left out for a moment'

@@ -356,7 +356,7 @@ static void not_found(struct http_request *request)
 static bool serve_questions(struct admin *admin, struct http_request *request)
 {
     return serve_verdict(admin, request) || serve_name(admin, request) || serve_hostname(admin, request) ||
-           serve_direct(admin, request) || serve_hand_over(admin, request) ||
+           serve_direct(admin, request) || serve_hand_over(admin, request) || serve_metrics(admin, request) ||
            flows_page_serve(&admin->flows, request);
 }
 
@@ -385,8 +385,7 @@ static void on_ready(void *data, struct http_request *request)
 /* The Unix socket has them all. */
 static void on_local(void *data, struct http_request *request)
 {
-    if (!serve_pages(data, request) && !serve_metrics(data, request) && !serve_ready(data, request) &&
-        !serve_questions(data, request))
+    if (!serve_pages(data, request) && !serve_ready(data, request) && !serve_questions(data, request))
         not_found(request);
 }
 

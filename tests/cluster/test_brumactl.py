@@ -89,6 +89,26 @@ def test_brumactl_explains_a_pair_on_two_nodes(ctl, pair):
     assert "through HBONE" in text and "the policies allow it" in text
 
 
+def test_brumactl_top_shows_the_download(ctl, pair):
+    """100,000 bytes a second, as the server was told."""
+
+    def seen():
+        rows = {
+            r["name"]: r
+            for r in json.loads(ctl("top", "-n", "ops", "--interval", "4", "-o", "json").stdout)["rows"]
+        }
+        web, cart = rows.get("ops/web"), rows.get("ops/cart")
+        return (
+            web
+            and cart
+            and (web["open"], cart["open"]) == (1, 1)
+            and (web["inBytesPerSecond"], cart["outBytesPerSecond"])
+        )
+
+    for rate in wait_for(seen, "both ends to be told", 30):
+        assert 50_000 < rate < 200_000, rate
+
+
 def test_kubectl_bruma(cluster, build, operator, pair):
     folder = f"{cluster.directory}/plugins"
     os.makedirs(folder)

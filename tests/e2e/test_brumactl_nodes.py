@@ -266,6 +266,8 @@ def test_what_is_asked_is_roots(mesh):
     agents, proxys = "http://127.0.0.1:8000/brumactl/pods", "http://127.0.0.1:15000/hostname?name=x"
     assert code(agents) == "200" and code(proxys) == "200"
     assert code(agents, who=somebody) == "403" and code(proxys, who=somebody) in ("403", "404")
+    metrics = "http://127.0.0.1:15000/metrics"  # among the pages for root alone; for everybody on a port of their own
+    assert code(metrics) == "200" and code(metrics, who=somebody) in ("403", "404")
     for header in ("Host: evil.example", "Origin: http://evil.example"):
         assert code(agents, header) == "403", header
 
