@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Debian and Ubuntu packages that the scripts need, by what for. Sourced by tests/run.sh and tests/lab.sh:
-#     ensure_packages build unit test format lint shell fuzz lab bench cluster vm
+#     ensure_packages build unit test format lint shell fuzz lab bench cluster vm deb
 # installs what is missing and says nothing if nothing is.
 
 packages_build() {
@@ -72,6 +72,10 @@ packages_cluster() {
     echo redis-server redis-tools postgresql # sessions that live through an upgrade
     echo python3-pip                         # gets Go, where there is none: tests/cluster/peers.sh
     packages_network
+}
+
+packages_deb() {
+    echo dpkg-dev debhelper lintian systemd
 }
 
 packages_vm() {

@@ -9,13 +9,14 @@
 #   lint     clang-tidy, floors,        asan   unit tests, ASan and UBSan     e2e    programs, kernel, namespaces (pytest)
 #            headers                    tsan   unit tests, TSan               lab    tests/lab.sh, twice
 #   shell    shellcheck
+#   deb      Debian packages: reproducible, and installed, upgraded and removed on a machine with a systemd (pytest)
 #   vm       the distribution's own kernel, in an emulated machine (tests/vm; pytest)
 #   cluster  in a real Kubernetes of two nodes on this machine (pytest; tests/cluster/README.md), and the chart with helm
 #
 # Of all of them e2e and cluster come first: their tests mostly wait, and the programs of asan, tsan and fuzz are built meanwhile.
 #
 # Each section is a suite of meson's (CONTRIBUTING.md tells how to run one by hand); here are packages, builds and the sum.
-# After e2e, cluster and lab the machine is compared with what it was before. The last line is "N passed, N failed, N skipped".
+# After e2e, cluster, lab and deb the machine is compared with what it was before. The last line is "N passed, N failed, N skipped".
 #
 # Environment: BRUMA_BUILD (build directory, default <repo>/build; builds with sanitizers go beside it),
 # BRUMA_JOBS (default: number of processors), BRUMA_FUZZ_SECONDS (20), BRUMA_PYTEST (more arguments for pytest),
@@ -30,6 +31,7 @@
 # BRUMA_ZTUNNEL (a stock ztunnel's program): tests of it under our steering, else skipped; in the cluster it needs the two for istiod,
 # BRUMA_ISTIO_CNI (directory with the stock programs install-cni and istio-cni): in the cluster, our proxy under that; needs all of the
 # stock parts above, else skipped,
+# BRUMA_DEB_ARM64 (1: packages and image for arm64 are built as well, cross-built in a layer of memory above this machine's files),
 # BRUMA_FORMER_PROXY (the bruma-proxy of another release; tests/former.sh builds one): live connections go to it and back, else skipped,
 # BRUMA_SPIRE (directory with spire-server and spire-agent; tests/spire.sh builds them): certificates come from there, else skipped
 set -uo pipefail
@@ -42,7 +44,7 @@ case "$build" in
 esac
 jobs=${BRUMA_JOBS:-$(nproc)}
 python=/usr/bin/python3
-sections=(format lint shell unit e2e cluster lab vm asan tsan fuzz)
+sections=(format lint shell unit e2e cluster lab deb vm asan tsan fuzz)
 passed=0 failed=0 skipped=0
 section_failed=0
 state_before=""
@@ -289,6 +291,11 @@ run_lab() {
     show_suite "$build" lab --repeat 2
 }
 
+run_deb() {
+    build_for_root deb || return
+    show_suite "$build" deb
+}
+
 run_vm() {
     build_for_root vm || return
     show_suite "$build" vm
@@ -302,6 +309,7 @@ groups_of() {
         format | lint | shell | fuzz | lab) echo "build $section" ;;
         unit | asan | tsan) echo "build unit" ;;
         e2e) echo "build test" ;;
+        deb) echo "build test deb" ;;
         vm) echo "build test vm" ;;
         cluster) echo "build test cluster" ;;
         esac
@@ -403,7 +411,7 @@ main() {
         echo "0 passed, 1 failed, 0 skipped"
         exit 1
     fi
-    if [ "$(id -u)" = 0 ] && { is_wanted e2e || is_wanted cluster || is_wanted lab; }; then
+    if [ "$(id -u)" = 0 ] && { is_wanted e2e || is_wanted cluster || is_wanted lab || is_wanted deb; }; then
         mount_firsts
         state_before=$("$root/tests/host_state.sh")
     fi

@@ -9,6 +9,9 @@
 
 OpenSSL's FIPS provider is in either one if this machine has it, and COMPLIANCE_POLICY switches it on. With --fips it must be
 there, and is on (fips-140-3) unless COMPLIANCE_POLICY says otherwise.
+
+The image is for the machine that the programs are for. For another one than this, its libraries must be here (Debian:
+`dpkg --add-architecture arm64`) and its strip; FIPS is not to be had then, because the provider's test must run.
 """
 
 import hashlib
@@ -23,6 +26,7 @@ import tempfile
 
 PROGRAMS = ["usr/sbin/bruma-agent", "usr/sbin/bruma-proxy", "usr/sbin/brumactl", "usr/lib/cni/bruma-cni"]
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 FIPS_CONFIG = "etc/bruma/fipsmodule.cnf"
 
@@ -31,8 +35,50 @@ class Failed(Exception):
     pass
 
 
+def machine_of(program):
+    with open(program, "rb") as f:
+        header = f.read(20)
+    if header[:4] != b"\x7fELF":
+        raise Failed(f"{program} is no program")
+    machine = ELF_MACHINES.get(int.from_bytes(header[18:20], "little"))
+    if not machine:
+        raise Failed(f"{program} is for a machine that images are not made for")
+    return machine
+
+
+def output(*argv):
+    r = subprocess.run(argv, capture_output=True, text=True)
+    if r.returncode:
+        raise Failed(f"{' '.join(argv)}: {r.stderr.strip()}")
+    return r.stdout
+
+
+def foreign_libraries(program, machine):
+    """As libraries(), for a program that does not run here."""
+    loader = re.search(r"interpreter: (/\S+)\]", output("readelf", "-lW", program))
+    if not loader:
+        return []
+    found, todo = {os.path.basename(loader[1]): loader[1]}, [program]
+    while todo:
+        for name in re.findall(r"\(NEEDED\).*\[(\S+)\]", output("readelf", "-dW", todo.pop())):
+            if name in found:
+                continue
+            folders = (f"/lib/{machine}-linux-gnu", f"/usr/lib/{machine}-linux-gnu")
+            path = next(
+                (f"{folder}/{name}" for folder in folders if os.path.exists(f"{folder}/{name}")), None
+            )
+            if not path:
+                raise Failed(f"{program} needs a library that is not here: {name} for {machine}")
+            found[name] = path
+            todo.append(path)
+    return sorted(found.values())
+
+
 def libraries(program):
     """What the dynamic linker would load, at the paths where it looks on this distribution."""
+    machine = machine_of(program)
+    if machine != os.uname().machine:
+        return foreign_libraries(program, machine)
     r = subprocess.run(["ldd", program], capture_output=True, text=True)
     if r.returncode:
         if "not a dynamic executable" in r.stderr + r.stdout or "statically linked" in r.stdout:
@@ -45,10 +91,8 @@ def libraries(program):
 
 def stripped(path, directory):
     """Without symbols, which are most of a program built for debugging."""
-    out = os.path.join(directory, os.path.basename(path))
-    r = subprocess.run(["strip", "-o", out, path], capture_output=True, text=True)
-    if r.returncode:
-        raise Failed(f"strip {path}: {r.stderr.strip()}")
+    out, machine = os.path.join(directory, os.path.basename(path)), machine_of(path)
+    output("strip" if machine == os.uname().machine else f"{machine}-linux-gnu-strip", "-o", out, path)
     return out
 
 
@@ -89,7 +133,8 @@ def collect(tree, scratch):
                 files[library.lstrip("/")] = (f.read(), 0o755)
     files["etc/passwd"] = (b"root:x:0:0:root:/:/sbin/nologin\n", 0o644)
     files["etc/group"] = (b"root:x:0:\n", 0o644)
-    files.update(fips_files(scratch))
+    if machine_of(os.path.join(tree, PROGRAMS[0])) == os.uname().machine:
+        files.update(fips_files(scratch))
     # Names are looked up in files, then DNS; both modules are part of libc.
     files["etc/nsswitch.conf"] = (b"hosts: files dns\n", 0o644)
     return files
@@ -125,7 +170,7 @@ def environment(files, fips):
     if FIPS_CONFIG in files:
         env.append(f"BRUMA_FIPS_CONFIG=/{FIPS_CONFIG}")
     elif fips:
-        raise Failed("this machine's OpenSSL has no FIPS provider (Debian 13: package openssl-provider-fips)")
+        raise Failed("this machine has no FIPS provider for them (Debian 13: package openssl-provider-fips)")
     return [*env, "COMPLIANCE_POLICY=fips-140-3"] if fips else env
 
 
@@ -136,7 +181,7 @@ def build(tree, name, target, fips=False):
     digest = hashlib.sha256(contents).hexdigest()
     config = json.dumps(
         {
-            "architecture": ARCHITECTURES[os.uname().machine],
+            "architecture": ARCHITECTURES[machine_of(os.path.join(tree, PROGRAMS[0]))],
             "os": "linux",
             "config": {
                 "Env": env,
