@@ -45,11 +45,12 @@ static void note_module(OSSL_PROVIDER *fips)
     snprintf(module, sizeof(module), "%s %s", name ? name : "FIPS provider", version ? version : "");
 }
 
-/* MD5 is in every default provider, and in no approved one. */
+/* MD5 is in every default provider, and in no approved one. By the default property it would not be found
+ * where such a one is loaded as well, which whoever asks without that property gets. */
 static bool is_the_only_one(const OSSL_PROVIDER *fips)
 {
     EVP_CIPHER *cipher = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
-    EVP_MD *other = EVP_MD_fetch(NULL, "MD5", NULL);
+    EVP_MD *other = EVP_MD_fetch(NULL, "MD5", "-fips");
     bool only = cipher && EVP_CIPHER_get0_provider(cipher) == fips && !other;
 
     ERR_clear_error();
@@ -102,7 +103,10 @@ int tls_fips_load(const char *config, char *error, size_t error_size)
     if (!OSSL_PROVIDER_self_test(fips))
         return fail("the FIPS provider's test of itself has failed", error, error_size);
     if (!EVP_default_properties_enable_fips(NULL, 1) || !is_the_only_one(fips))
-        return fail("the FIPS provider cannot be made the only one that is used", error, error_size);
+        return fail(
+            "the FIPS provider cannot be made the only one that is used: OpenSSL's configuration must not "
+            "activate another",
+            error, error_size);
     if (RAND_status() != 1)
         return fail("the FIPS provider has no random numbers", error, error_size);
     note_module(fips);

@@ -403,6 +403,18 @@ def test_what_openssl_does_not_have_is_refused_by_name(older, program):
     assert "none of" in refused(node, program, COMPLIANCE_POLICY="FIPS")
 
 
+@pytest.mark.skipif(not fips_module(), reason="OpenSSL has no FIPS provider here")
+@pytest.mark.parametrize("program", ["bruma-proxy", "bruma-agent"])
+def test_another_provider_beside_the_one_of_fips_is_refused(older, program, tmp_path):
+    config = tmp_path / "openssl.cnf"
+    config.write_text(
+        f"openssl_conf = all\n.include {fips_config(f'{tmp_path}/fips.cnf')}\n[all]\nproviders = providers\n"
+        "[providers]\nfips = fips_sect\ndefault = more\n[more]\nactivate = 1\n"
+    )
+    env = {"COMPLIANCE_POLICY": "fips-140-3", "OPENSSL_CONF": str(config)}
+    assert "must not activate another" in refused(older.nodes[0], program, **env)
+
+
 @pytest.mark.parametrize(
     ("env", "said"),
     [
