@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define LOG_SCOPE "files"
 #include "lib/directory_watch.h"
 
 #include <dirent.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include "lib/cleanup.h"
+#include "lib/log.h"
 
 #define ENTRIES_MAX 4096 /* that are looked at */
 #define EVENTS                                                                                              \
@@ -76,11 +78,25 @@ static void forget_directory(struct directory_watch *w)
     w->wd = -1;
 }
 
+/* Once: it is the same for all that follow. */
+static void say_without(struct directory_watcher *watcher, int error, const char *what)
+{
+    if (!watcher->without)
+        log_warn_errno(error, "changes of files are found by looking, every two seconds, for there is no %s",
+                       what);
+    watcher->without = true;
+}
+
 /* Directories come, go and are replaced. Adding a watch that is there changes nothing. */
 static void watch_directory(struct directory_watch *w)
 {
-    int wd = inotify_add_watch(w->watcher->events.fd, w->path, EVENTS);
+    int wd;
 
+    if (w->watcher->events.fd < 0)
+        return;
+    wd = inotify_add_watch(w->watcher->events.fd, w->path, EVENTS);
+    if (wd < 0 && (errno == ENOSPC || errno == ENOMEM))
+        say_without(w->watcher, -errno, "inotify watch left (fs.inotify.max_user_watches)");
     if (wd != w->wd)
         forget_directory(w);
     w->wd = wd;
@@ -89,6 +105,7 @@ static void watch_directory(struct directory_watch *w)
 static void tell(struct directory_watch *w, uint64_t now)
 {
     w->told = w->seen = now;
+    w->told_at = loop_now(w->watcher->loop);
     w->unrested = true;
     w->changed(w->data, false);
 }
@@ -137,6 +154,27 @@ static void on_poll(struct loop_timer *timer)
     }
 }
 
+/* What changes all the time is told all the same, and does not keep anybody busy. */
+static uint64_t when(const struct directory_watch *w, uint64_t now)
+{
+    uint64_t at = now + DIRECTORY_QUIET_MS;
+
+    if (at > w->since + DIRECTORY_PACE_MS)
+        at = w->since + DIRECTORY_PACE_MS;
+    if (w->told_at && at < w->told_at + DIRECTORY_PACE_MS)
+        at = w->told_at + DIRECTORY_PACE_MS;
+    return at > now ? at - now : 0;
+}
+
+static void wait_for_quiet(struct directory_watch *w)
+{
+    uint64_t now = loop_now(w->watcher->loop);
+
+    if (!loop_timer_armed(&w->quiet))
+        w->since = now;
+    loop_timer_set(w->watcher->loop, &w->quiet, when(w, now));
+}
+
 static void on_event(struct directory_watcher *watcher, const struct inotify_event *e)
 {
     struct directory_watch *w;
@@ -145,7 +183,7 @@ static void on_event(struct directory_watcher *watcher, const struct inotify_eve
      * are found at the next look. */
     list_for_each (w, &watcher->all, node) {
         if (w->wd == e->wd)
-            loop_timer_set(watcher->loop, &w->quiet, DIRECTORY_QUIET_MS);
+            wait_for_quiet(w);
     }
 }
 
@@ -164,12 +202,14 @@ static void on_events(struct loop_watch *watch, uint32_t events)
 
 int directory_watcher_open(struct loop *loop, struct directory_watcher *watcher)
 {
-    int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK), r;
+    int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK), r = 0;
 
+    *watcher = (struct directory_watcher){.loop = loop, .events = {.fd = -1}};
     if (fd < 0)
-        return -errno;
-    *watcher = (struct directory_watcher){.loop = loop};
-    r = loop_watch_add(loop, &watcher->events, fd, EPOLLIN, on_events);
+        say_without(watcher, -errno,
+                    "inotify instance (fs.inotify.max_user_instances, or a limit of descriptors)");
+    else
+        r = loop_watch_add(loop, &watcher->events, fd, EPOLLIN, on_events);
     if (r < 0) {
         close(fd);
         watcher->loop = NULL;
@@ -188,8 +228,10 @@ void directory_watcher_close(struct directory_watcher *watcher)
     if (!watcher->loop)
         return;
     loop_timer_cancel(&watcher->poll);
-    loop_watch_remove(watcher->loop, &watcher->events);
-    close(fd);
+    if (fd >= 0) {
+        loop_watch_remove(watcher->loop, &watcher->events);
+        close(fd);
+    }
     watcher->loop = NULL;
 }
 

@@ -15,6 +15,8 @@
 #define FILE_MAX (1024 * 1024)
 #define SUFFIX   ".pem"
 
+#define RETRY_MILLISECONDS 30000
+
 static int read_roots(int directory, const char *name, STACK_OF(X509) * *ret, char *error, size_t size)
 {
     _cleanup_free_ char *text = NULL;
@@ -26,6 +28,10 @@ static int read_roots(int directory, const char *name, STACK_OF(X509) * *ret, ch
 
         snprintf(error, size, "%s", strerror_r(-r, why, sizeof(why)));
         return r;
+    }
+    if (memchr(text, '\0', len)) {
+        snprintf(error, size, "a byte 0, which is no text");
+        return -EBADMSG;
     }
     return pem_certificates(text, ret, error, size);
 }
@@ -77,6 +83,15 @@ static int read_directory(struct bundle_directory *d, struct bundles *set, bool 
     return r;
 }
 
+/* Of what could not be read nobody may tell that it can be by now. */
+static void retry_later(struct bundle_directory *d)
+{
+    if (d->bad)
+        loop_timer_set(d->watcher.loop, &d->retry, d->retry_milliseconds);
+    else
+        loop_timer_cancel(&d->retry);
+}
+
 /* Returns whether other roots are trusted than before. */
 static bool load(struct bundle_directory *d, bool tell)
 {
@@ -87,6 +102,7 @@ static bool load(struct bundle_directory *d, bool tell)
         d->bad++;
         log_error_errno(r, "federated bundles in %s (%s)", d->path, reason_name(BRUMA_REASON_BUNDLE_INVALID));
     }
+    retry_later(d);
     if (r < 0 || bundles_same(set, old)) {
         bundles_unref(set);
         return false;
@@ -105,12 +121,22 @@ static void on_changed(void *data, bool rested)
         d->changed(d->data);
 }
 
+static void on_retry(struct loop_timer *timer)
+{
+    struct bundle_directory *d = container_of(timer, struct bundle_directory, retry);
+
+    if (load(d, false)) /* what is wrong has been said */
+        d->changed(d->data);
+}
+
 int bundle_directory_follow(struct bundle_directory *d, struct loop *loop, const char *path,
                             void (*changed)(void *data), void *data)
 {
     int r;
 
-    *d = (struct bundle_directory){.path = path, .changed = changed, .data = data};
+    *d = (struct bundle_directory){
+        .path = path, .retry_milliseconds = RETRY_MILLISECONDS, .changed = changed, .data = data};
+    loop_timer_init(&d->retry, on_retry);
     d->bundles = bundles_new();
     if (!d->bundles)
         return -ENOMEM;
@@ -127,6 +153,8 @@ int bundle_directory_follow(struct bundle_directory *d, struct loop *loop, const
 
 void bundle_directory_clear(struct bundle_directory *d)
 {
+    if (d->watcher.loop)
+        loop_timer_cancel(&d->retry);
     directory_watch_remove(&d->watch);
     directory_watcher_close(&d->watcher);
     bundles_unref(d->bundles);

@@ -13,14 +13,16 @@ struct bundle_directory {
     const char *path; /* "": none */
     struct directory_watcher watcher;
     struct directory_watch watch;
-    struct bundles *bundles;     /* never NULL once followed */
-    unsigned bad;                /* files that cannot be used just now */
+    struct bundles *bundles; /* never NULL once followed */
+    unsigned bad;            /* files that cannot be used just now */
+    struct loop_timer retry; /* while there are some */
+    unsigned retry_milliseconds;
     void (*changed)(void *data); /* called when other roots are trusted than before */
     void *data;
 };
 
-/* Reads the directory; one that is not there is empty. changed is called on the control thread when other
- * roots are trusted than before. path must live as long. 0 or -errno. */
+/* Reads the directory, and again what could not be read; one that is not there is empty. changed is called on
+ * the control thread when other roots are trusted than before. path must live as long. 0 or -errno. */
 int bundle_directory_follow(struct bundle_directory *directory, struct loop *loop, const char *path,
                             void (*changed)(void *data), void *data);
 /* Harmless where it was never followed, if it is all zero. */

@@ -193,6 +193,37 @@ static bool time_of(const ASN1_TIME *t, time_t *ret)
     return true;
 }
 
+struct lifetime {
+    time_t begin, end;
+};
+
+static bool narrow(void *data, X509 *cert)
+{
+    struct lifetime *all = data, one;
+
+    if (!time_of(X509_get0_notBefore(cert), &one.begin) || !time_of(X509_get0_notAfter(cert), &one.end) ||
+        one.end <= one.begin)
+        return false;
+    all->begin = one.begin > all->begin ? one.begin : all->begin;
+    all->end = one.end < all->end ? one.end : all->end;
+    return true;
+}
+
+/* While all that is presented to peers is good; what it stands on is theirs to judge. Whether there is such a
+ * time. */
+static bool chain_lasts(struct certificate *c)
+{
+    struct lifetime all = {.begin = INT64_MIN, .end = INT64_MAX};
+
+    for (size_t i = 0; i < c->chain_len; i++) {
+        if (!add_all(c->chain[i], narrow, &all))
+            return false;
+    }
+    c->not_before = all.begin;
+    c->not_after = all.end;
+    return all.begin < all.end || all.end <= time(NULL); /* the latter says more */
+}
+
 static int bad(char *error, size_t size, const char *text)
 {
     snprintf(error, size, "%s", text);
@@ -228,6 +259,7 @@ int certificate_check(struct certificate *c, const char *identity, EVP_PKEY *key
                       size_t error_size)
 {
     X509 *leaf = first_certificate(c->chain[0]);
+    time_t own_end = 0;
     int r = 0;
 
     if (!leaf)
@@ -238,11 +270,12 @@ int certificate_check(struct certificate *c, const char *identity, EVP_PKEY *key
         r = bad(error, error_size, "the certificate is for another identity");
     else if (!chain_verifies(c, leaf))
         r = bad(error, error_size, "the certificate is not signed by the roots that come with it");
-    else if (!time_of(X509_get0_notBefore(leaf), &c->not_before) ||
-             !time_of(X509_get0_notAfter(leaf), &c->not_after) || c->not_after <= c->not_before)
-        r = bad(error, error_size, "the certificate's dates make no sense");
+    else if (!time_of(X509_get0_notAfter(leaf), &own_end) || !chain_lasts(c))
+        r = bad(error, error_size, "the certificate's dates, or its chain's, make no sense");
     else if (c->not_after <= time(NULL))
-        r = bad(error, error_size, "the certificate has expired already");
+        r = bad(error, error_size,
+                own_end <= time(NULL) ? "the certificate has expired already"
+                                      : "a certificate of its chain has expired already");
     X509_free(leaf);
     ERR_clear_error();
     return r;

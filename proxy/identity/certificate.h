@@ -24,7 +24,7 @@ struct certificate {
     char *chain[CERTIFICATE_CHAIN_MAX]; /* PEM, leaf first, without roots; each any number */
     size_t chain_len;
     char *roots;                  /* PEM, any number */
-    time_t not_before, not_after; /* wall seconds, of the whole chain */
+    time_t not_before, not_after; /* wall seconds: while all of the chain is good */
 };
 
 /* Makes sure that it is what is wanted: the key, the identity as the only SPIFFE name, dates that make sense

@@ -58,11 +58,9 @@ int server_address_parse(const char *text, struct server_address *ret)
     return 0;
 }
 
-static int read_file(const char *path, char **ret)
+static int read_file(const char *path, size_t *ret_len, char **ret)
 {
-    size_t len;
-
-    return file_read(AT_FDCWD, path, 0, FILE_MAX, ret, &len);
+    return file_read(AT_FDCWD, path, 0, FILE_MAX, ret, ret_len);
 }
 
 static bool is_path(const char *setting)
@@ -72,6 +70,9 @@ static bool is_path(const char *setting)
 
 int roots_load(const char *setting, char **ret_pem)
 {
+    size_t len;
+    int r;
+
     *ret_pem = NULL;
     if (!setting || !strcmp(setting, "SYSTEM"))
         return 0;
@@ -79,7 +80,12 @@ int roots_load(const char *setting, char **ret_pem)
         *ret_pem = strdup(setting);
         return *ret_pem ? 0 : -ENOMEM;
     }
-    return read_file(setting, ret_pem);
+    r = read_file(setting, &len, ret_pem);
+    if (r < 0 || !memchr(*ret_pem, '\0', len))
+        return r;
+    free(*ret_pem);
+    *ret_pem = NULL;
+    return -EBADMSG;
 }
 
 static int add(struct credential_headers *h, const char *name, const char *value)
@@ -118,6 +124,7 @@ int credential_headers_load(const char *token, const char *token_file, const cha
                             const char *prefix, struct credential_headers *ret)
 {
     _cleanup_free_ char *text = NULL;
+    size_t len;
     int r = 0;
 
     memset(ret, 0, sizeof(*ret));
@@ -125,7 +132,7 @@ int credential_headers_load(const char *token, const char *token_file, const cha
         token = token_file && access(token_file, F_OK) == 0 ? token_file : "";
     if (*token) {
         if (is_path(token))
-            r = read_file(token, &text);
+            r = read_file(token, &len, &text);
         else
             text = strdup(token);
         if (r < 0)

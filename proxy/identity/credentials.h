@@ -21,8 +21,8 @@ struct server_address {
  * -EINVAL. */
 int server_address_parse(const char *text, struct server_address *ret);
 
-/* A path, literal PEM, or "SYSTEM". The caller frees *ret_pem (NULL for SYSTEM). 0, -ENOMEM, or -errno if
- * the path cannot be read. */
+/* A path, literal PEM, or "SYSTEM". The caller frees *ret_pem (NULL for SYSTEM). 0, -ENOMEM, -EBADMSG: what
+ * is there is no text, or -errno if the path cannot be read. */
 int roots_load(const char *setting, char **ret_pem);
 
 #define CREDENTIAL_HEADERS_MAX 20 /* headers */

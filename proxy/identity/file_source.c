@@ -103,7 +103,15 @@ static int read_text(int directory, const char *name, char **ret, char *error, s
     size_t len;
     int r = file_read(directory, name, 0, FILE_MAX, ret, &len);
 
-    return r < 0 ? fail(error, size, name, r) : 0;
+    if (r < 0)
+        return fail(error, size, name, r);
+    if (!memchr(*ret, '\0', len))
+        return 0;
+    OPENSSL_cleanse(*ret, len);
+    free(*ret);
+    *ret = NULL;
+    snprintf(error, size, "%s: a byte 0, which is no text", name);
+    return -EBADMSG;
 }
 
 /* A key with a password would make OpenSSL ask for it on the terminal. */

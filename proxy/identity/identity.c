@@ -84,8 +84,8 @@ static void schedule_refresh(struct identity *i)
     uint64_t after = half > now ? (uint64_t)(half - now) * 1000 : 0, pace = PACE_MILLISECONDS * 5 / 4,
              left = time_left(i);
 
-    if (i->source->type->pushes) {
-        loop_timer_set(i->store->loop, &i->timer, left); /* only to say that no other has come */
+    if (i->source->type->pushes) { /* only to say that no other has come */
+        loop_timer_set(i->store->loop, &i->timer, left < PACE_FLOOR ? PACE_FLOOR : left);
         return;
     }
     pace = left / 2 < pace ? left / 2 : pace;

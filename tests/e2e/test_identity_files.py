@@ -9,7 +9,7 @@ import socket
 import h2.settings
 import pytest
 
-from support.certificates import Authority, key_pem
+from support.certificates import Authority, key_pem, pem
 from support.identity_files import NAMES, Bundles, Domain, IdentityFiles
 from support.network import inside
 from support.nodes.hand_over import QUIET, serving
@@ -275,6 +275,12 @@ def test_files_behind_a_link_that_is_swapped(world):
     assert asks_well(world.web, world.shop)
 
 
+def below(world, between):
+    """web's files, of a CA below the root."""
+    texts = world.near.files(world.web, signer=between)
+    return {**texts, "tls.crt": texts["tls.crt"] + pem(between.cert)}
+
+
 BAD = {
     "the files of another": ("tls.crt: No such file or directory", lambda w: None),
     "garbage": ("tls.crt: no certificate (PEM)", lambda w: {"tls.crt": b"garbage"}),
@@ -301,6 +307,13 @@ BAD = {
         "the certificate has expired already",
         lambda w: w.near.files(w.web, begins=-7200, ends=-3600),
     ),
+    "over below": (
+        "a certificate of its chain has expired already",
+        lambda w: below(w, w.near.authority.subordinate(ends=-3600)),
+    ),
+    "a byte 0": ("tls.crt: a byte 0", lambda w: {"tls.crt": w.near.files(w.web)["tls.crt"] + b"\0"}),
+    "a byte 0 in a key": ("tls.key: a byte 0", lambda w: {"tls.key": b"\0" + key_pem(Authority().key)}),
+    "a byte 0 in roots": ("ca.crt: a byte 0", lambda w: {"ca.crt": w.near.roots + b"\0" + w.far.roots}),
     "huge": ("tls.crt: File too large", lambda w: {"tls.crt": b"x" * (1 << 21)}),
 }
 

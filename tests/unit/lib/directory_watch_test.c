@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -158,4 +159,67 @@ Test(directory_watch, two_of_one_directory)
     wait_for(&a.changes, 2);
     cr_expect(b.changes == 1, "it has removed itself");
     directory_watch_remove(&a.watch);
+}
+
+/* Of a directory in which something happens every so many milliseconds. */
+struct restless {
+    struct loop_timer timer;
+    unsigned every, times;
+};
+
+static void on_restless(struct loop_timer *timer)
+{
+    struct restless *r = container_of(timer, struct restless, timer);
+    char text[16];
+
+    snprintf(text, sizeof(text), "%u", r->times);
+    write_file("a", text);
+    if (--r->times)
+        loop_timer_set(loop, timer, r->every);
+}
+
+static void is_told_of(unsigned every, unsigned milliseconds)
+{
+    struct restless restless = {.every = every, .times = milliseconds / every};
+    struct told told = {};
+    uint64_t began = loop_now(loop);
+    unsigned paces;
+
+    loop_timer_init(&restless.timer, on_restless);
+    watch(&told, ".");
+    loop_timer_set(loop, &restless.timer, 0);
+    while (restless.times)
+        loop_run(loop);
+    directory_watch_remove(&told.watch);
+    paces = (unsigned)((loop_now(loop) - began) / DIRECTORY_PACE_MS); /* of as long as it took */
+    cr_expect(told.changes + 2 >= paces && told.changes <= paces + 1, "%u times in %u s", told.changes,
+              paces);
+}
+
+Test(directory_watch, what_never_rests_is_told_of_and_not_too_often)
+{
+    is_told_of(20, 3500);
+    is_told_of(150, 3500);
+}
+
+/* The kernel has no instance for it; what changes is found by looking. */
+Test(directory_watch, without_inotify)
+{
+    struct rlimit before, none;
+    struct directory_watcher other;
+    struct told told = {};
+
+    cr_assert(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    none = (struct rlimit){.rlim_cur = 3, .rlim_max = before.rlim_max};
+    cr_assert(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    cr_expect(directory_watcher_open(loop, &other) == 0);
+    cr_assert(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    cr_assert(other.events.fd == -1 && other.without);
+    cr_assert(directory_watch_add(&other, &told.watch, root, on_changed, &told) == 0);
+    write_file("a", "1");
+    wait_for(&told.changes, 1);
+    wait_for(&told.rests, 1);
+    directory_watch_remove(&told.watch);
+    directory_watcher_close(&other);
+    directory_watcher_close(&other);
 }
