@@ -99,7 +99,9 @@ struct tunnel {
     struct tunnel_frames frames;
     bool goaway_said, goaway_heard; /* GOAWAY has left, or come, and these are the last streams it named: */
     int32_t said_last, heard_last;
-    bool settings_known; /* the peer has acknowledged our first SETTINGS */
+    uint32_t resets;       /* of streams, by the peer, that are not forgiven yet */
+    uint64_t resets_since; /* loop_now() when some were forgiven last */
+    bool settings_known;   /* the peer has acknowledged our first SETTINGS */
     /* Windows of streams in those of our SETTINGS that it has not acknowledged, the oldest first, and how
      * many these are; of more than the array holds nothing is known. */
     uint32_t unknown_windows[TUNNEL_SETTINGS_KEPT];

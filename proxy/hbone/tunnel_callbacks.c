@@ -130,6 +130,7 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     case NGHTTP2_RST_STREAM:
         tunnel->reset_stream = frame->hd.stream_id;
         tunnel_frames_reset(tunnel, frame->hd.stream_id);
+        tunnel_session_reset(tunnel);
         break;
     case NGHTTP2_SETTINGS:
         if (frame->hd.flags & NGHTTP2_FLAG_ACK)

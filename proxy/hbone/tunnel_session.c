@@ -35,7 +35,8 @@ static void make_callbacks(void)
     nghttp2_option_set_no_closed_streams(options, 1);
     nghttp2_option_set_peer_max_concurrent_streams(options,
                                                    100); /* until the peer's SETTINGS say otherwise */
-    nghttp2_option_set_stream_reset_rate_limit(options, RESET_BURST, RESET_RATE);
+    /* Its own limit is the last resort: it says INTERNAL_ERROR, as if the fault were ours. */
+    nghttp2_option_set_stream_reset_rate_limit(options, 2 * RESET_BURST, 2 * RESET_RATE);
 }
 
 static int32_t at_most(unsigned long window, unsigned long most)
@@ -74,6 +75,21 @@ void tunnel_session_acknowledged(struct tunnel *tunnel)
         tunnel->unknown_settings--;
     memmove(tunnel->unknown_windows, tunnel->unknown_windows + 1,
             sizeof(tunnel->unknown_windows) - sizeof(tunnel->unknown_windows[0]));
+}
+
+void tunnel_session_reset(struct tunnel *tunnel)
+{
+    uint64_t now = loop_now(tunnel->wp->worker->loop),
+             forgiven = (now - tunnel->resets_since) * RESET_RATE / 1000;
+
+    if (!tunnel->server)
+        return;
+    if (forgiven) {
+        tunnel->resets -= forgiven < tunnel->resets ? (uint32_t)forgiven : tunnel->resets;
+        tunnel->resets_since = now;
+    }
+    if (++tunnel->resets > RESET_BURST)
+        nghttp2_session_terminate_session(tunnel->session, NGHTTP2_ENHANCE_YOUR_CALM);
 }
 
 void tunnel_session_windows(struct tunnel *tunnel)

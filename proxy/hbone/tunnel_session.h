@@ -11,6 +11,8 @@ int tunnel_session_new(struct tunnel *tunnel);
 int tunnel_session_bare(struct tunnel *tunnel);
 /* The peer has acknowledged the oldest of our SETTINGS that it had not yet. */
 void tunnel_session_acknowledged(struct tunnel *tunnel);
+/* The peer has reset a stream; of a client too many resets end the connection, with ENHANCE_YOUR_CALM. */
+void tunnel_session_reset(struct tunnel *tunnel);
 /* Announces windows that fit the pod's memory level. */
 void tunnel_session_windows(struct tunnel *tunnel);
 

@@ -214,6 +214,25 @@ def test_rapid_reset_ends_the_tunnel_not_the_proxy(mesh):
     again.close()
 
 
+def test_rapid_reset_says_why(mesh, client):
+    """One by one at the end, so that nothing is on its way when the tunnel is closed: else its GOAWAY would be lost."""
+
+    def one():
+        sid = client.h2.get_next_available_stream_id()
+        client.h2.send_headers(sid, [(":method", "CONNECT"), (":authority", f"{mesh.shop.ip}:8080")])
+        client.h2.reset_stream(sid, 8)
+
+    for _ in range(990):
+        one()
+    client.flush()
+    for _ in range(300):
+        one()
+        client.flush()
+        if client.pump(lambda: client.goaways or client.closed, 0.01):
+            break
+    assert [code for code, _ in client.goaways] == [h2.errors.ErrorCodes.ENHANCE_YOUR_CALM]
+
+
 def test_client_trust_domain_differs(mesh):
     assert "ALERT" in hbone.alert_of(mesh, hbone.context(False, *mesh.foreign))
     wait_for(
