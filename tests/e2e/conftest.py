@@ -47,6 +47,7 @@ def pytest_configure(config):
 # The files that take longest, which begin first: none of them is left when the others have ended.
 LONGEST = [
     "test_wall_clock",
+    "test_judge",
     "test_guard",
     "test_xds_scale",
     "test_stock_proxy_life",

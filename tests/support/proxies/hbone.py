@@ -260,7 +260,7 @@ class Server:
             tls.close()
             return
         conn = Tunnel(tls)
-        conn.h2 = h2.connection.H2Connection(
+        conn.h2 = Connection(
             h2.config.H2Configuration(
                 client_side=False, header_encoding="utf-8", validate_inbound_headers=False
             )
