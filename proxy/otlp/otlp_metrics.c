@@ -313,6 +313,23 @@ static bool read_sample(char *line, struct sample *s)
     return *s->value != '\0';
 }
 
+static enum kind kind_of(const char *type)
+{
+    if (!strcmp(type, "histogram"))
+        return KIND_HISTOGRAM;
+    return !strcmp(type, "counter") ? KIND_SUM : KIND_GAUGE;
+}
+
+static void begin_family(struct encoder *e, const char *name)
+{
+    flush(e);
+    e->name[0] = '\0';
+    e->buckets = (struct buckets){};
+    snprintf(e->family.name, sizeof(e->family.name), "%s", name);
+    e->family.help[0] = '\0';
+    e->family.kind = KIND_GAUGE;
+}
+
 static void read_comment(struct encoder *e, char *line)
 {
     char *name = line + 7, *rest = strlen(line) > 7 ? strchr(name, ' ') : NULL;
@@ -321,14 +338,8 @@ static void read_comment(struct encoder *e, char *line)
     if (!rest || !is_name(name, (size_t)(rest - name)) || (!help && strncmp(line, "# TYPE ", 7) != 0))
         return;
     *rest++ = '\0';
-    if (strcmp(e->family.name, name) != 0) {
-        flush(e);
-        e->name[0] = '\0';
-        e->buckets = (struct buckets){};
-        snprintf(e->family.name, sizeof(e->family.name), "%s", name);
-        e->family.help[0] = '\0';
-        e->family.kind = KIND_GAUGE;
-    }
+    if (strcmp(e->family.name, name) != 0)
+        begin_family(e, name);
     if (help) {
         /* Escapes and what is cut: the same as of a label. */
         char quoted[sizeof(e->family.help) + 1];
@@ -338,10 +349,9 @@ static void read_comment(struct encoder *e, char *line)
         strcat(quoted, "\"");
         label_text(quoted);
         snprintf(e->family.help, sizeof(e->family.help), "%s", quoted);
-    } else {
-        e->family.kind = !strcmp(rest, "counter")     ? KIND_SUM
-                         : !strcmp(rest, "histogram") ? KIND_HISTOGRAM
-                                                      : KIND_GAUGE;
+    } else if (kind_of(rest) != e->family.kind) {
+        flush(e); /* points of before are of another kind */
+        e->family.kind = kind_of(rest);
     }
 }
 

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A worker makes a record for each connection, so messages are written as they are on the wire (the numbers
+ * of fields are those of lib/proto/otlp.proto), without a tree of structs in between.
+ */
 #include "proxy/telemetry/access_record.h"
 
 #include <string.h>
 
-#include "lib/proto/otlp.pb-c.h"
 #include "proxy/telemetry/access_fields.h"
 #include "proxy/telemetry/text.h"
 #include "proxy/telemetry/tracing.h"
@@ -11,103 +14,169 @@
 #define FLAG_SAMPLED       0x001u
 #define FLAG_KNOWS_REMOTE  0x100u /* the next one says something */
 #define FLAG_REMOTE_PARENT 0x200u
-#define TEXTS_MAX          ((ACCESS_FIELDS_MAX * (ACCESS_VALUE_MAX * 3 + 16))) /* each byte may become three */
+#define TEXT_BYTES         (ACCESS_VALUE_MAX * 3 + 64) /* each byte may become three; and a reason's name */
+#define FIELD_BYTES        (TEXT_BYTES + 64)           /* with its key and lengths */
+#define RECORD_BYTES       (ACCESS_FIELDS_MAX * FIELD_BYTES + TEXT_BYTES + 256)
 
-/* Attributes of one record, on the stack of who packs it. Texts are copied where they need a form of their
- * own. */
-struct record_attributes {
-    Otlp__KeyValue keys[ACCESS_FIELDS_MAX], *pointers[ACCESS_FIELDS_MAX];
-    Otlp__AnyValue values[ACCESS_FIELDS_MAX];
+enum { WIRE_NUMBER = 0, WIRE_FIXED_64 = 1, WIRE_LENGTH = 2, WIRE_FIXED_32 = 5 };
+enum { LOG_TIME = 1, LOG_SEVERITY, LOG_SEVERITY_TEXT, LOG_BODY = 5, LOG_ATTRIBUTE, LOG_FLAGS = 8 };
+enum { LOG_TRACE_ID = 9, LOG_SPAN_ID, LOG_OBSERVED };
+enum { SPAN_TRACE_ID = 1, SPAN_ID, SPAN_PARENT_ID = 4, SPAN_NAME, SPAN_KIND, SPAN_START, SPAN_END };
+enum { SPAN_ATTRIBUTE = 9, SPAN_STATUS = 15, SPAN_FLAGS };
+enum { STATUS_MESSAGE = 2, STATUS_CODE };
+enum { KEY = 1, VALUE, VALUE_TEXT = 1, VALUE_NUMBER = 3 };
+enum { KIND_SERVER = 2, KIND_CLIENT, CODE_ERROR = 2 };
+
+/* What is being written: there is room for all that a line may have. */
+struct record {
+    unsigned attribute; /* number of that field */
     size_t len;
-    const char *error; /* that of the line, if it has one */
-    struct text text;
-    char texts[TEXTS_MAX];
+    size_t error_len;
+    char error[TEXT_BYTES]; /* of the line, if it has one */
+    uint8_t data[RECORD_BYTES];
 };
 
-static void init(struct record_attributes *a)
+/* ---- the wire ---- */
+
+static size_t number_size(uint64_t n)
 {
-    a->len = 0;
-    a->error = NULL;
-    a->text = (struct text){a->texts, 0, sizeof(a->texts)};
+    size_t size = 1;
+
+    while (n >>= 7)
+        size++;
+    return size;
 }
 
-static Otlp__AnyValue *add(struct record_attributes *a, const char *key)
+static void put_number(struct record *r, uint64_t n)
 {
-    Otlp__AnyValue *value = &a->values[a->len];
-
-    if (a->len == ACCESS_FIELDS_MAX)
-        return NULL;
-    otlp__any_value__init(value);
-    otlp__key_value__init(&a->keys[a->len]);
-    a->keys[a->len].key = (char *)(uintptr_t)key;
-    a->keys[a->len].value = value;
-    a->pointers[a->len] = &a->keys[a->len];
-    a->len++;
-    return value;
+    for (; n > 0x7f; n >>= 7)
+        r->data[r->len++] = (uint8_t)(n | 0x80);
+    r->data[r->len++] = (uint8_t)n;
 }
 
-static void add_number(struct record_attributes *a, const char *key, uint64_t number)
+static void put_field(struct record *r, unsigned field, unsigned type, uint64_t number)
 {
-    Otlp__AnyValue *value = add(a, key);
-
-    if (!value)
-        return;
-    value->value_case = OTLP__ANY_VALUE__VALUE_INT_VALUE;
-    value->int_value = number <= INT64_MAX ? (int64_t)number : INT64_MAX;
+    put_number(r, field << 3 | type);
+    put_number(r, number);
 }
 
-static void add_text(struct record_attributes *a, const char *key, const char *text)
+static void put_bytes(struct record *r, unsigned field, const void *bytes, size_t len)
 {
-    Otlp__AnyValue *value = add(a, key);
-
-    if (!value)
-        return;
-    value->value_case = OTLP__ANY_VALUE__VALUE_STRING_VALUE;
-    value->string_value = (char *)(uintptr_t)text;
+    put_field(r, field, WIRE_LENGTH, len);
+    memcpy(r->data + r->len, bytes, len);
+    r->len += len;
 }
 
-/* Ends the text that was begun at from, and returns it. */
-static const char *ended(struct record_attributes *a, size_t from)
+static void put_string(struct record *r, unsigned field, const char *text)
 {
-    if (a->text.len == a->text.size)
-        a->text.len--;
-    a->text.at[a->text.len++] = '\0';
-    return a->text.at + from;
+    put_bytes(r, field, text, strlen(text));
+}
+
+/* size: 4 or 8 bytes, the lowest first */
+static void put_fixed(struct record *r, unsigned field, uint64_t n, size_t size)
+{
+    put_number(r, field << 3 | (size == 8 ? WIRE_FIXED_64 : WIRE_FIXED_32));
+    for (size_t i = 0; i < size; i++, n >>= 8)
+        r->data[r->len++] = (uint8_t)n;
+}
+
+static void put_ids(struct record *r, unsigned field, const uint64_t *ids, size_t count)
+{
+    put_field(r, field, WIRE_LENGTH, count * 8);
+    for (size_t i = 0; i < count; i++, r->len += 8)
+        trace_id_bytes(ids[i], r->data + r->len);
+}
+
+/* ---- attributes ---- */
+
+/* The heads of an attribute, of whose value that many bytes come next. */
+static void begin_attribute(struct record *r, const char *key, size_t value)
+{
+    size_t key_len = strlen(key);
+
+    put_field(r, r->attribute, WIRE_LENGTH,
+              1 + number_size(key_len) + key_len + 1 + number_size(value) + value);
+    put_bytes(r, KEY, key, key_len);
+    put_field(r, VALUE, WIRE_LENGTH, value);
+}
+
+static void add_text(struct record *r, const char *key, const char *text, size_t len)
+{
+    begin_attribute(r, key, 1 + number_size(len) + len);
+    put_bytes(r, VALUE_TEXT, text, len);
+}
+
+static void add_number(struct record *r, const char *key, uint64_t number)
+{
+    uint64_t n = number <= INT64_MAX ? number : INT64_MAX;
+
+    begin_attribute(r, key, 1 + number_size(n));
+    put_field(r, VALUE_NUMBER, WIRE_NUMBER, n);
+}
+
+static void add_error(struct record *r, const char *key, const struct access_value *value)
+{
+    struct text text = {r->error, 0, sizeof(r->error)};
+
+    text_string(&text, value->reason);
+    text_literal(&text, ": ");
+    text_utf8(&text, value->text, ACCESS_VALUE_MAX);
+    r->error_len = text.len;
+    add_text(r, key, text.at, text.len);
+    add_text(r, "error.type", value->reason, strlen(value->reason));
 }
 
 static void put(void *data, const char *key, const struct access_value *value)
 {
-    struct record_attributes *a = data;
-    size_t from = a->text.len;
+    struct record *r = data;
+    char buf[TEXT_BYTES];
+    struct text text = {buf, 0, sizeof(buf)};
 
     switch (value->kind) {
     case ACCESS_TEXT:
     case ACCESS_AUTHORITY:
-        text_utf8(&a->text, value->text, ACCESS_VALUE_MAX);
-        add_text(a, key, ended(a, from));
+        text_utf8(&text, value->text, ACCESS_VALUE_MAX);
+        add_text(r, key, text.at, text.len);
         break;
     case ACCESS_WORD:
-        add_text(a, key, value->text);
+        add_text(r, key, value->text, strlen(value->text));
         break;
     case ACCESS_ADDRESS:
-        text_endpoint(&a->text, value->address);
-        add_text(a, key, ended(a, from));
+        text_endpoint(&text, value->address);
+        add_text(r, key, text.at, text.len);
         break;
     case ACCESS_NUMBER:
-        add_number(a, key, value->number);
+        add_number(r, key, value->number);
         break;
     case ACCESS_MILLISECONDS:
-        add_number(a, "duration_ms", value->number);
+        add_number(r, "duration_ms", value->number);
         break;
     case ACCESS_ERROR:
-        text_string(&a->text, value->reason);
-        text_literal(&a->text, ": ");
-        text_utf8(&a->text, value->text, ACCESS_VALUE_MAX);
-        a->error = ended(a, from);
-        add_text(a, key, a->error);
-        add_text(a, "error.type", value->reason);
+        add_error(r, key, value);
         break;
     }
+}
+
+static void put_attributes(struct record *r, unsigned field, const struct access_line *line)
+{
+    r->attribute = field;
+    access_fields(line, put, r);
+}
+
+/* ---- messages ---- */
+
+static void init(struct record *r)
+{
+    r->len = r->error_len = 0;
+}
+
+static struct otlp_record *finish(const struct record *r)
+{
+    struct otlp_record *record = otlp_record_new(r->len, 1);
+
+    if (record)
+        memcpy(record->data, r->data, r->len);
+    return record;
 }
 
 static uint64_t nanoseconds(const struct timespec *time)
@@ -115,92 +184,59 @@ static uint64_t nanoseconds(const struct timespec *time)
     return (uint64_t)time->tv_sec * 1000000000u + (uint64_t)time->tv_nsec;
 }
 
-static int severity(enum log_level level)
+static unsigned severity(enum log_level level)
 {
     return level == LOG_LEVEL_ERROR ? 17 : level == LOG_LEVEL_WARN ? 13 : level == LOG_LEVEL_INFO ? 9 : 5;
 }
 
-/* Both IDs as a message wants them. */
-struct ids {
-    uint8_t trace[16], span[8], parent[8];
-};
-
-static void fill_ids(const struct trace *trace, struct ids *ret)
-{
-    trace_id_bytes(trace->high, ret->trace);
-    trace_id_bytes(trace->low, ret->trace + 8);
-    trace_id_bytes(trace->span, ret->span);
-    trace_id_bytes(trace->parent, ret->parent);
-}
-
-static ProtobufCBinaryData bytes(uint8_t *data, size_t len)
-{
-    return (ProtobufCBinaryData){.data = data, .len = len};
-}
-
 struct otlp_record *access_record_log(const struct access_line *line)
 {
-    Otlp__LogRecord message = OTLP__LOG_RECORD__INIT;
-    Otlp__AnyValue body = OTLP__ANY_VALUE__INIT;
     const struct trace *trace = tracing_of(line->flow);
-    struct otlp_record *record;
-    struct record_attributes a;
-    struct ids ids;
+    const char *message = access_message(line->event);
+    struct record r;
 
-    init(&a);
-    access_fields(line, put, &a);
-    body.value_case = OTLP__ANY_VALUE__VALUE_STRING_VALUE;
-    body.string_value = (char *)(uintptr_t)access_message(line->event);
-    message.time_unix_nano = message.observed_time_unix_nano = nanoseconds(&line->now);
-    message.severity_number = severity(line->level);
-    message.severity_text = (char *)(uintptr_t)log_level_name(line->level);
-    message.body = &body;
-    message.n_attributes = a.len;
-    message.attributes = a.pointers;
+    init(&r);
+    put_fixed(&r, LOG_TIME, nanoseconds(&line->now), 8);
+    put_fixed(&r, LOG_OBSERVED, nanoseconds(&line->now), 8);
+    put_field(&r, LOG_SEVERITY, WIRE_NUMBER, severity(line->level));
+    put_string(&r, LOG_SEVERITY_TEXT, log_level_name(line->level));
+    put_field(&r, LOG_BODY, WIRE_LENGTH, 1 + number_size(strlen(message)) + strlen(message));
+    put_string(&r, VALUE_TEXT, message);
+    put_attributes(&r, LOG_ATTRIBUTE, line);
     if (trace) {
-        fill_ids(trace, &ids);
-        message.trace_id = bytes(ids.trace, sizeof(ids.trace));
-        message.span_id = bytes(ids.span, sizeof(ids.span));
-        message.flags = FLAG_SAMPLED;
+        put_ids(&r, LOG_TRACE_ID, (uint64_t[]){trace->high, trace->low}, 2);
+        put_ids(&r, LOG_SPAN_ID, &trace->span, 1);
+        put_fixed(&r, LOG_FLAGS, FLAG_SAMPLED, 4);
     }
-    record = otlp_record_new(otlp__log_record__get_packed_size(&message), 1);
-    if (record)
-        otlp__log_record__pack(&message, record->data);
-    return record;
+    return finish(&r);
+}
+
+static void put_status(struct record *r)
+{
+    put_field(r, SPAN_STATUS, WIRE_LENGTH, 1 + number_size(r->error_len) + r->error_len + 2);
+    put_bytes(r, STATUS_MESSAGE, r->error, r->error_len);
+    put_field(r, STATUS_CODE, WIRE_NUMBER, CODE_ERROR);
 }
 
 struct otlp_record *access_record_span(const struct access_line *line)
 {
+    const struct trace *trace = tracing_of(line->flow);
     bool outbound = line->flow->reporter == REPORTER_SOURCE;
-    Otlp__SpanStatus status = OTLP__SPAN_STATUS__INIT;
-    Otlp__Span message = OTLP__SPAN__INIT;
-    struct otlp_record *record;
-    struct record_attributes a;
-    struct ids ids;
+    uint64_t end = nanoseconds(&line->now);
+    struct record r;
 
-    init(&a);
-    access_fields(line, put, &a);
-    fill_ids(tracing_of(line->flow), &ids);
-    message.trace_id = bytes(ids.trace, sizeof(ids.trace));
-    message.span_id = bytes(ids.span, sizeof(ids.span));
-    message.flags = FLAG_SAMPLED | FLAG_KNOWS_REMOTE;
-    if (tracing_of(line->flow)->parent) {
-        message.parent_span_id = bytes(ids.parent, sizeof(ids.parent));
-        message.flags |= FLAG_REMOTE_PARENT;
-    }
-    message.name = (char *)(uintptr_t)(outbound ? "outbound connection" : "inbound connection");
-    message.kind = outbound ? 3 : 2; /* client, server */
-    message.end_time_unix_nano = nanoseconds(&line->now);
-    message.start_time_unix_nano = message.end_time_unix_nano - line->lived;
-    message.n_attributes = a.len;
-    message.attributes = a.pointers;
-    if (line->reason != BRUMA_REASON_NONE) {
-        status.code = 2;
-        status.message = (char *)(uintptr_t)a.error;
-        message.status = &status;
-    }
-    record = otlp_record_new(otlp__span__get_packed_size(&message), 1);
-    if (record)
-        otlp__span__pack(&message, record->data);
-    return record;
+    init(&r);
+    put_ids(&r, SPAN_TRACE_ID, (uint64_t[]){trace->high, trace->low}, 2);
+    put_ids(&r, SPAN_ID, &trace->span, 1);
+    if (trace->parent)
+        put_ids(&r, SPAN_PARENT_ID, &trace->parent, 1);
+    put_fixed(&r, SPAN_FLAGS, FLAG_SAMPLED | FLAG_KNOWS_REMOTE | (trace->parent ? FLAG_REMOTE_PARENT : 0), 4);
+    put_string(&r, SPAN_NAME, outbound ? "outbound connection" : "inbound connection");
+    put_field(&r, SPAN_KIND, WIRE_NUMBER, outbound ? KIND_CLIENT : KIND_SERVER);
+    put_fixed(&r, SPAN_START, end - line->lived, 8);
+    put_fixed(&r, SPAN_END, end, 8);
+    put_attributes(&r, SPAN_ATTRIBUTE, line);
+    if (r.error_len)
+        put_status(&r);
+    return finish(&r);
 }

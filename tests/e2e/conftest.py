@@ -59,6 +59,8 @@ LONGEST = [
     "test_short",
     "test_hostnames",
     "test_direct_failures",
+    "test_otlp_collector",
+    "test_otlp",
     "test_spinning",
     "test_breakage",
     "test_probes",

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.certificates import Authority, key_pem, pem
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ONE_SHOT
-from support.otlp import Receiver, plain
+from support.otlp import Receiver, as_attributes, fields, page_samples, plain
 from support.programs import program
 from support.system import wait_for
 
@@ -26,26 +26,6 @@ LOCAL = {
     "OTEL_EXPORTER_OTLP_TIMEOUT": "1500",
 }
 SEVERITIES = {"debug": 5, "info": 9, "warn": 13, "error": 17}
-
-
-def fields(line):
-    """Of a line of the access log: level, message, and {key: text}."""
-    _, level, _, message, rest = line.split("\t", 4)
-    found = re.findall(r'(\S+?)=("(?:[^"\\]|\\.)*"|\S+)', rest)
-    return level, message, {k: re.sub(r"\\(.)", r"\1", v.strip('"')) for k, v in found}
-
-
-def as_attributes(found):
-    """What the record of such a line has."""
-    expected = dict(found)
-    for key in ("bytes_sent", "bytes_recv", "retries"):
-        if key in expected:
-            expected[key] = int(expected[key])
-    if "duration" in expected:
-        expected["duration_ms"] = int(expected.pop("duration").removesuffix("ms"))
-    if "error" in expected:
-        expected["error.type"] = expected["error"].split(":")[0]
-    return expected
 
 
 def same_as_log(node, records):
@@ -98,15 +78,6 @@ def test_logs_are_those_of_the_access_log(mesh):
         )
         assert all(abs(r.time_unix_nano / 1e9 - time.time()) < 120 for r in receiver.logs())
         assert {r.headers["Content-Encoding"] for r in receiver.requests} == {"gzip"}
-
-
-def page_samples(text):
-    """{(name, labels): number} of a page of metrics, and {family: type}."""
-    samples = {}
-    for name, labels, value in re.findall(r"(?m)^([a-z_]\w*)(?:{(.*)})? (\S+)$", text):
-        pairs = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels)
-        samples[name, tuple(sorted((k, re.sub(r"\\(.)", r"\1", v)) for k, v in pairs))] = float(value)
-    return samples, dict(re.findall(r"(?m)^# TYPE (\S+) (\S+)$", text))
 
 
 def test_metrics_are_those_of_the_page(mesh):

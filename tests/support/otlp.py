@@ -8,6 +8,7 @@ import gzip
 import http.server
 import importlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -76,6 +77,35 @@ def classes():
 def plain(attributes):
     """Of a message's attributes, as a dict."""
     return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in attributes}
+
+
+def fields(line):
+    """Of a line of the access log: level, message, and {key: text}."""
+    _, level, _, message, rest = line.split("\t", 4)
+    found = re.findall(r'(\S+?)=("(?:[^"\\]|\\.)*"|\S+)', rest)
+    return level, message, {k: re.sub(r"\\(.)", r"\1", v.strip('"')) for k, v in found}
+
+
+def as_attributes(found):
+    """What the record of such a line has."""
+    expected = dict(found)
+    for key in ("bytes_sent", "bytes_recv", "retries"):
+        if key in expected:
+            expected[key] = int(expected[key])
+    if "duration" in expected:
+        expected["duration_ms"] = int(expected.pop("duration").removesuffix("ms"))
+    if "error" in expected:
+        expected["error.type"] = expected["error"].split(":")[0]
+    return expected
+
+
+def page_samples(text):
+    """{(name, labels): number} of a page of metrics, and {family: type}."""
+    samples = {}
+    for name, labels, value in re.findall(r"(?m)^([a-z_]\w*)(?:{(.*)})? (\S+)$", text):
+        pairs = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels)
+        samples[name, tuple(sorted((k, re.sub(r"\\(.)", r"\1", v)) for k, v in pairs))] = float(value)
+    return samples, dict(re.findall(r"(?m)^# TYPE (\S+) (\S+)$", text))
 
 
 class Receiver:

@@ -164,6 +164,19 @@ Test(otlp_metrics, what_is_no_page)
     }
 }
 
+Test(otlp_metrics, a_type_that_changes)
+{
+    Otlp__Metric *m;
+
+    encode("# TYPE x counter\nx 1\n# TYPE x gauge\nx 2\n# TYPE x gauge\nx 3\n");
+    m = next();
+    cr_expect(m->data_case == OTLP__METRIC__DATA_SUM && m->sum->n_data_points == 1);
+    otlp__metric__free_unpacked(m, NULL);
+    m = next();
+    cr_expect(m->data_case == OTLP__METRIC__DATA_GAUGE && m->gauge->n_data_points == 2);
+    otlp__metric__free_unpacked(m, NULL);
+}
+
 Test(otlp_metrics, no_text_that_is_not_utf8)
 {
     Otlp__NumberDataPoint *p;
