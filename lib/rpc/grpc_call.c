@@ -453,7 +453,7 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     switch (frame->hd.type) {
     case NGHTTP2_PING:
         if (frame->hd.flags & NGHTTP2_FLAG_ACK)
-            ch->ping_sent = 0;
+            ch->ping_answered = true;
         break;
     case NGHTTP2_GOAWAY:
         ch->draining = true;

@@ -86,19 +86,24 @@ void grpc_channel_close(struct grpc_channel **ptr)
 static void on_ping(struct loop_timer *timer)
 {
     struct grpc_channel *ch = container_of(timer, struct grpc_channel, ping);
+    unsigned after = ch->ping_interval;
 
-    if (ch->ping_sent && ch->connection.last_received <= ch->ping_sent) {
+    /* What has arrived since counts as an answer: the PING's own may stand behind a long message. */
+    if (ch->ping_sent && !ch->ping_answered && ch->connection.last_received <= ch->ping_sent) {
         h2_connection_fail(&ch->connection, "the server did not answer a PING");
         return;
     }
-    /* What has arrived since counts as an answer: the PING's own may stand behind a long message. */
-    ch->ping_sent = 0;
-    if (!list_empty(&ch->calls)) {
+    if (ch->ping_sent) {
+        ch->ping_sent = 0;
+        after -= after > ch->ping_timeout ? ch->ping_timeout : 0;
+    } else if (!list_empty(&ch->calls)) {
         ch->ping_sent = loop_now(ch->loop);
+        ch->ping_answered = false;
+        after = ch->ping_timeout;
         nghttp2_submit_ping(ch->connection.session, NGHTTP2_FLAG_NONE, NULL);
         h2_connection_send(&ch->connection);
     }
-    loop_timer_set(ch->loop, timer, ch->ping_sent ? PING_TIMEOUT_MILLISECONDS : ch->ping_interval);
+    loop_timer_set(ch->loop, timer, after);
 }
 
 void grpc_channel_ping(struct grpc_channel *ch)
@@ -357,6 +362,7 @@ int grpc_channel_open(struct loop *loop, const struct grpc_channel_config *confi
     ch->max_message = config->max_message ? config->max_message : 4 * 1024 * 1024;
     ch->stall = config->stall_milliseconds;
     ch->ping_interval = config->ping_milliseconds ? config->ping_milliseconds : PING_INTERVAL_MILLISECONDS;
+    ch->ping_timeout = PING_TIMEOUT_MILLISECONDS;
     ch->connection.watch.fd = -1;
     ch->connection.ready = on_ready;
     ch->connection.down = on_down;

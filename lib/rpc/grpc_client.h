@@ -21,10 +21,11 @@ struct grpc_channel {
     struct loop_watch lookup_watch;
     struct loop_timer lookup_limit;
     struct addrinfo *addresses, *next_address;
-    bool ready, dead, draining; /* draining: the server has said GOAWAY */
-    unsigned ping_interval;     /* milliseconds */
+    bool ready, dead, draining;           /* draining: the server has said GOAWAY */
+    unsigned ping_interval, ping_timeout; /* milliseconds */
     struct loop_timer ping;
-    uint64_t ping_sent; /* loop_now(), 0: none outstanding */
+    uint64_t ping_sent; /* loop_now(), 0: none whose time to be answered goes on */
+    bool ping_answered;
     grpc_channel_down_fn down;
     void *data;
 };
