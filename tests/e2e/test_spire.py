@@ -2,13 +2,20 @@
 """Certificates of pods from a real SPIRE: a server and an agent for each of two trust domains that federate. What an agent
 never says is in test_spire_answers.py."""
 
+import json
+import socket
+
 import pytest
+import yaml
 
 from support.identity_files import Domain
-from support.nodes.mesh import Mesh, MeshNode
+from support.network import inside
+from support.nodes.mesh import Mesh, MeshNode, MeshPod
 from support.nodes.pod_programs import ECHO
+from support.pages import get
+from support.programs import program
 from support.spire import HERE, Spire
-from support.system import wait_for
+from support.system import Process, wait_for
 from support.xds.site import CLIENT
 
 pytestmark = pytest.mark.skipif(
@@ -28,6 +35,52 @@ class OwnNode(MeshNode):
         return {**super().proxy_env(), **(self.own_env or {})}
 
 
+GROUP = 1337
+
+
+class Machine(MeshPod):
+    """Beside the pods of the node, with a proxy of its own, whose group SPIRE knows it by."""
+
+    proxy = None
+
+    def enroll(self):
+        path = f"{self.node.mesh.dir}/given.yaml"
+        peers = (self, *self.peers)
+        with open(path, "w") as f:
+            yaml.safe_dump({"workloads": [self.words(p) for p in peers], "services": [], "policies": []}, f)
+        env = {
+            "PROXY_MODE": "dedicated",
+            "PROXY_WORKLOAD_INFO": f"{self.namespace}/{self.name}/{self.account}",
+            "TRUST_DOMAIN": self.domain.name,
+            "XDS_ADDRESS": "",
+            "LOCAL_XDS_PATH": path,
+            "BRUMA_RUN_DIR": "/nonexistent",
+            **self.spire.env(),
+            "BRUMA_SPIRE_SOCKET": self.spire.workload_socket,
+        }
+        argv = ["setpriv", "--regid", str(GROUP), "--clear-groups", program("bruma-proxy")]
+        self.proxy = Process(argv, f"{self.node.mesh.dir}/{self.name}-proxy.log", netns=self.netns, env=env)
+        self.processes.append(self.proxy)
+
+    @staticmethod
+    def words(pod):
+        return {
+            "name": pod.name,
+            "namespace": pod.namespace,
+            "serviceAccount": pod.account,
+            "trustDomain": pod.domain.name,
+            "workloadIps": pod.ips,
+            "protocol": "HBONE",
+            "workloadName": pod.name,
+        }
+
+    def certificate(self):
+        with inside(self.netns):
+            s = socket.create_connection(("127.0.0.1", 15000), timeout=20)
+        (item,) = json.loads(get(s, "/config_dump")[1])["certificates"]
+        return item
+
+
 class World:
     """near: web and cart, in near.domain; far: shop, in far.domain."""
 
@@ -40,6 +93,9 @@ class World:
         self.spire, self.other = self.spires
         self.node, self.entries = self.mesh.nodes[0], {}
         self.web, self.cart, self.shop = self.pod("web", 0), self.pod("cart", 0), self.pod("shop", 1)
+        self.vm = self.pod("vm", 0, Machine)
+        self.vm.more.update({"protocol": "HBONE", "node": ""})
+        self.vm.peers = (self.web, self.cart, self.shop)
 
     def start(self):
         for spire, node in zip(self.spires, self.mesh.nodes, strict=True):
@@ -50,12 +106,18 @@ class World:
         self.enter(self.web, f"k8s:pod-uid:{self.web.uid}", ttl=TTL)
         for pod in (self.cart, self.shop):
             self.enter(pod)
+        self.spire.entry(
+            self.vm.domain.identity(self.vm),
+            f"unix:gid:{GROUP}",
+            federates=[self.other.trust_domain],
+            ttl=TTL,
+        )
         self.mesh.start()
-        for pod in (self.web, self.shop, self.cart):
+        for pod in (self.web, self.shop, self.cart, self.vm):
             pod.server(ECHO, "8080")
 
-    def pod(self, name, node):
-        pod = self.mesh.pod(name, node=node)
+    def pod(self, name, node, kind=MeshPod):
+        pod = self.mesh.pod(name, node=node, kind=kind)
         pod.spire, pod.domain = self.spires[node], Domain(self.spires[node].trust_domain)
         pod.more = {"trustDomain": pod.domain.name}
         return pod
@@ -124,6 +186,23 @@ def test_a_certificate_is_renewed_by_the_agent(world):
     assert not world.said(start, "WARN"), "it needs no other stream, and nothing went wrong"
 
 
+def test_a_proxy_of_its_own_is_a_workload(world):
+    """It asks the Workload API, which says who it is."""
+    wait_for(lambda: world.vm.certificate()["certChain"], "its certificate", 60, log=world.vm.proxy.log)
+    item = world.vm.certificate()
+    assert item["source"] == "spire" and item["state"] == "Available"
+    assert asks_well(world.web, world.vm), "in its own trust domain"
+    assert asks_well(world.shop, world.vm), "and from the one that it is federated with"
+    name = world.vm.domain.identity(world.vm)
+    for node in world.mesh.nodes:
+        wait_for(lambda node=node: node.access_log(f'dst.identity="{name}"'), "its identity in their logs")
+    serial = item["certChain"][0]["serialNumber"]
+    wait_for(
+        lambda: world.vm.certificate()["certChain"][0]["serialNumber"] != serial, "the next one", 2 * TTL
+    )
+    assert asks_well(world.web, world.vm)
+
+
 def test_an_entry_goes_and_another_comes(world):
     start = len(world.node.proxy.text())
     world.spire.delete_entry(world.entries[world.cart])
@@ -180,3 +259,27 @@ def test_a_proxy_that_is_no_delegate_is_told_so(world):
     world.spire.start_agent()
     wait_for(lambda: "\nbruma_certificates_not_renewed 0\n" in world.node.metrics(), "all to be well", 90)
     assert asks_well(world.cart, world.shop)
+
+
+def roots(world, pod):
+    return {c["serialNumber"] for c in world.certificate(pod)["rootCerts"]}
+
+
+def test_the_authority_is_replaced(world):
+    """From the next authority on to the former's root being gone, no connection fails, nor does the other domain need to be told
+    twice what it knows."""
+    start, first = len(world.node.proxy.text()), roots(world, world.web)
+    former, following = world.spire.authority("show"), world.spire.authority("prepare")
+    world.other.federate(world.spire)
+    wait_for(lambda: len(roots(world, world.cart)) == len(first) + 1, "both roots to be trusted", 60)
+    assert asks_well(world.web, world.shop) and asks_well(world.shop, world.web)
+    before = world.serial(world.cart)
+    world.spire.authority("activate", "-authorityID", following)
+    world.spire.authority("taint", "-authorityID", former)
+    wait_for(lambda: world.serial(world.cart) not in (before, None), "a certificate of the next one", 60)
+    assert asks_well(world.cart, world.shop) and asks_well(world.shop, world.web)
+    world.spire.authority("revoke", "-authorityID", former)
+    world.other.federate(world.spire)
+    wait_for(lambda: not roots(world, world.cart) & first, "the former root to be gone", 60)
+    assert asks_well(world.cart, world.shop) and asks_well(world.shop, world.web)
+    assert not world.said(start, "warn"), "nobody was without a certificate"

@@ -143,3 +143,9 @@ class Spire:
     def part(self, other):
         """It does not any more, and neither do its entries."""
         self.ctl("bundle", "delete", "-id", f"spiffe://{other.trust_domain}", "-mode", "dissociate")
+
+    def authority(self, command, *argv):
+        """A step of the X.509 authorities: the ID of the one that it is about; "show": of the one that signs."""
+        said = json.loads(self.ctl("localauthority", "x509", command, "-output", "json", *argv))
+        (one,) = [said["active"]] if command == "show" else said.values()
+        return one["authority_id"]
