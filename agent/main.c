@@ -14,6 +14,7 @@
 #include "agent/agent.h"
 #include "agent/api/cni_server.h"
 #include "agent/api/ctl_server.h"
+#include "agent/api/host_checks.h"
 #include "agent/api/metrics.h"
 #include "agent/api/notify.h"
 #include "agent/control_plane/mesh_source.h"
@@ -406,6 +407,9 @@ static void help(void)
          "       bruma-agent --close-guard [--name VALUE]... before the kubelet starts: keep pods off the "
          "network "
          "until an agent has decided about them\n"
+         "       bruma-agent --check [--name VALUE]...       before an agent runs here: print as JSON "
+         "whether the "
+         "machine has what it needs\n"
          "       bruma-agent --version | --help | --settings-markdown\n\n"
          "The node agent of Bruma. Settings, also taken from the environment:\n");
     agent_settings_help(stdout);
@@ -428,7 +432,7 @@ int main(int argc, char **argv)
 {
     struct agent_settings settings;
     char error[600], host[HOST_NAME_MAX + 1];
-    bool remove, retire, guard;
+    bool remove, retire, guard, check;
     int first, r;
 
     if (take_option(&argc, argv, "--help")) {
@@ -446,6 +450,7 @@ int main(int argc, char **argv)
     remove = take_option(&argc, argv, "--uninstall");
     retire = take_option(&argc, argv, "--retire");
     guard = take_option(&argc, argv, "--close-guard");
+    check = take_option(&argc, argv, "--check");
     r = agent_settings_load(&settings, argc, argv, &first, error, sizeof(error));
     if (r == 0 && first < argc) {
         snprintf(error, sizeof(error), "unexpected argument %.100s; see --help", argv[first]);
@@ -474,6 +479,8 @@ int main(int argc, char **argv)
         settings.node = host;
     }
     signal(SIGPIPE, SIG_IGN);
+    if (check)
+        return host_checks_print(&settings) ? 0 : 1;
     if (retire)
         return uninstall_cluster(&settings) < 0 ? 1 : 0;
     if (guard)

@@ -31,6 +31,7 @@ struct ctl_options {
     unsigned timeout;      /* seconds, of replace */
     unsigned seconds;      /* of flows */
     bool follow;           /* flows: without an end */
+    bool before;           /* check: this machine, before an install */
     struct flow_filter flows;
     struct top_options top;
 };
@@ -46,6 +47,9 @@ int command_end(const struct ctl_options *options, int argc, char **argv);
 int command_replace(const struct ctl_options *options, int argc, char **argv);
 /* The agent's checks; CTL_PROBLEM if one has found something. */
 int command_doctor(const struct ctl_options *options, int argc, char **argv);
+/* Whether this machine has what is needed (before: argv is for bruma-agent --check), or all nodes are as they
+ * should be; CTL_PROBLEM if not. */
+int command_check(const struct ctl_options *options, int argc, char **argv);
 /* NAMESPACE/POD, that and IP:PORT, a host name or another pod, or the name of a reason. */
 int command_explain(const struct ctl_options *options, int argc, char **argv);
 /* The proxy's connections. */

@@ -62,6 +62,12 @@ static const struct command {
     {"replace", command_replace, THIS_MACHINE, "[--timeout SECONDS] PROGRAM [ARGUMENT ...]",
      "start PROGRAM as the next proxy, until it has taken over",
      "brumactl replace -- /usr/sbin/bruma-proxy --admin-port 15000"},
+    {"check", command_check, EVERYWHERE, "[--before [-- OPTION ...]]",
+     "whether all nodes are as they should be, and what to do where they are not; --before: whether this "
+     "machine has what it "
+     "needs, before an install",
+     "brumactl check\nbrumactl check -o json | jq '.[] | select(.ok | not)'\nbrumactl check --before\n"
+     "brumactl check --before -- --cni-conf-dir /var/lib/rancher/k3s/agent/etc/cni/net.d"},
     {"doctor", command_doctor, EVERYWHERE, "", "checks of kernel, hooks, pins and processes",
      "brumactl doctor"},
     {"reasons", command_reasons, NOWHERE, "[--markdown]", "all failure reasons", "brumactl reasons"},
@@ -190,6 +196,9 @@ static bool take_option(int c, struct ctl_options *o, struct arguments *a)
         return take_number("interval", " of seconds", &o->top.interval);
     case 'c':
         return take_number("count", "", &o->top.count);
+    case 'B':
+        o->before = true;
+        return true;
     case '1':
         o->top.once = true;
         return true;
@@ -240,7 +249,7 @@ static int run_command(const struct command *c, struct ctl_options *o, const str
     int r;
 
     o->place.as_json = o->json;
-    if (c->where == NOWHERE || !wants_fleet(o, a, program))
+    if (c->where == NOWHERE || o->before || !wants_fleet(o, a, program))
         return c->run(o, argc, argv);
     if (c->where == THIS_MACHINE) {
         fprintf(stderr, "brumactl: %s is for the machine that it runs on\n", c->name);
@@ -264,7 +273,7 @@ static int run(struct ctl_options *o, const struct arguments *a, const char *pro
         if (a->help)
             return command_usage(c);
         if (argc > 1 && (!*c->arguments || *c->arguments == '[') && c->run != command_replace &&
-            c->run != command_reasons) {
+            c->run != command_reasons && c->run != command_check) {
             fprintf(stderr, "brumactl: %s takes no argument\n", argv[0]);
             return CTL_USAGE;
         }
@@ -296,6 +305,7 @@ int main(int argc, char **argv)
                                             {"count", required_argument, NULL, 'c'},
                                             {"interval", required_argument, NULL, 'I'},
                                             {"once", no_argument, NULL, '1'},
+                                            {"before", no_argument, NULL, 'B'},
                                             {"kubeconfig", required_argument, NULL, 'K'},
                                             {"context", required_argument, NULL, 'C'},
                                             {"node", required_argument, NULL, 'N'},

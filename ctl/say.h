@@ -11,5 +11,8 @@
  * 1023 bytes. */
 __attribute__((format(printf, 4, 5))) void say(cJSON *lines, const char *check,
                                                const enum bruma_reason *reason, const char *format, ...);
+/* The same of what is wrong and has no reason. */
+__attribute__((format(printf, 3, 4))) void say_wrong(cJSON *lines, const char *check, const char *format,
+                                                     ...);
 
 #endif

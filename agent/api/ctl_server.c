@@ -18,6 +18,7 @@
 #include "agent/kubernetes/kubelet.h"
 #include "agent/steer/direct.h"
 #include "agent/steer/exclusions.h"
+#include "lib/device_mtu.h"
 #include "lib/log_output.h"
 #include "lib/long_ways.h"
 #include "lib/message.h"
@@ -125,8 +126,18 @@ static void add_source_problems(cJSON *item)
     }
 }
 
+/* For who compares the clocks of nodes. */
+static void add_clock(cJSON *item)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    cJSON_AddNumberToObject(item, "now", (double)now.tv_sec + (double)now.tv_nsec / 1e9);
+}
+
 static void status(struct agent *agent, struct ctl_answer *answer)
 {
+    char device[DEVICE_NAME_LEN];
     const struct agent_settings *c = agent->settings;
     cJSON *item = message_new("item"), *pods = cJSON_AddObjectToObject(item, "pods");
 
@@ -134,6 +145,8 @@ static void status(struct agent *agent, struct ctl_answer *answer)
     cJSON_AddStringToObject(item, "compliance", tls_policy_text());
     cJSON_AddNumberToObject(item, "pid", getpid());
     cJSON_AddStringToObject(item, "node", c->node);
+    add_clock(item);
+    cJSON_AddNumberToObject(item, "mtu", device_mtu(device));
     cJSON_AddNumberToObject(item, "startedAt", (double)agent->started_at);
     cJSON_AddStringToObject(item, "runDir", c->run_dir);
     cJSON_AddStringToObject(item, "pinDir", c->pin_dir);

@@ -1,58 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <bpf/bpf.h>
-#include <bpf/libbpf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <string.h>
 #include <sys/statfs.h>
-#include <sys/timex.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "agent/api/ctl_finding.h"
 #include "agent/api/direct_ways.h"
+#include "agent/api/host_checks.h"
 #include "agent/enroll/guard.h"
 #include "agent/enroll/same_node.h"
 #include "agent/enroll/source.h"
 #include "agent/kubernetes/kubelet.h"
 #include "lib/cleanup.h"
 #include "lib/reasons.h"
-
-#define PROGRAMS_MAX 64
-
-static void check_kernel(struct ctl_answer *c)
-{
-    static const struct {
-        enum bpf_prog_type type;
-        const char *what;
-    } types[] = {{BPF_PROG_TYPE_SK_LOOKUP, "sk_lookup programs"},
-                 {BPF_PROG_TYPE_CGROUP_SOCK_ADDR, "connect hooks"},
-                 {BPF_PROG_TYPE_SOCK_OPS, "sockops programs"}};
-    static const struct {
-        enum bpf_prog_type type;
-        enum bpf_func_id helper;
-        const char *what;
-    } helpers[] = {{BPF_PROG_TYPE_SK_LOOKUP, BPF_FUNC_sk_assign, "bpf_sk_assign"},
-                   {BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_get_netns_cookie, "bpf_get_netns_cookie"},
-                   {BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_setsockopt, "bpf_setsockopt"},
-                   {BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_set_retval, "bpf_set_retval"}};
-    struct utsname u;
-
-    uname(&u);
-    for (size_t i = 0; i < array_size(types); i++) {
-        bool ok = libbpf_probe_bpf_prog_type(types[i].type, NULL) == 1;
-
-        ctl_finding(c, "kernel", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_ATTACH_FAILED, "Linux %s %s %s",
-                    u.release, ok ? "has" : "lacks", types[i].what);
-    }
-    for (size_t i = 0; i < array_size(helpers); i++) {
-        bool ok = libbpf_probe_bpf_helper(helpers[i].type, helpers[i].helper, NULL) == 1;
-
-        ctl_finding(c, "kernel", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_ATTACH_FAILED, "Linux %s %s %s",
-                    u.release, ok ? "has" : "lacks", helpers[i].what);
-    }
-}
 
 static void check_filesystems(const struct agent *agent, struct ctl_answer *c)
 {
@@ -64,39 +27,6 @@ static void check_filesystems(const struct agent *agent, struct ctl_answer *c)
     ok = statfs(agent->settings->pin_dir, &st) == 0 && st.f_type == BPF_FS_MAGIC;
     ctl_finding(c, "pins", ok, ok ? BRUMA_REASON_NONE : BRUMA_REASON_MAP_UPDATE_FAILED, "%s %s",
                 agent->settings->pin_dir, ok ? "is in a BPF file system" : "is not in a BPF file system");
-}
-
-static bool is_own(const struct steer_hook *own, int own_len, __u32 id)
-{
-    for (int i = 0; i < own_len; i++) {
-        if (own[i].program == id)
-            return true;
-    }
-    return false;
-}
-
-/* "name(id)" of each program, ours and others'; how many. */
-static int list_programs(int target_fd, enum bpf_attach_type type, __u32 flags, const struct steer_hook *own,
-                         int own_len, char *buf, size_t size, int *ret_others)
-{
-    __u32 ids[PROGRAMS_MAX], count = PROGRAMS_MAX, attach_flags;
-    size_t len = 0;
-
-    buf[0] = '\0';
-    if (bpf_prog_query(target_fd, type, flags, &attach_flags, ids, &count) < 0)
-        return -errno;
-    for (__u32 i = 0; i < count && i < PROGRAMS_MAX; i++)
-        *ret_others += !is_own(own, own_len, ids[i]);
-    for (__u32 i = 0; i < count && i < PROGRAMS_MAX && len + 40 < size; i++) {
-        _cleanup_fd_ int fd = bpf_prog_get_fd_by_id(ids[i]);
-        struct bpf_prog_info info = {0};
-        __u32 info_len = sizeof(info);
-
-        if (fd < 0 || bpf_obj_get_info_by_fd(fd, &info, &info_len) < 0)
-            continue;
-        len += (size_t)snprintf(buf + len, size - len, "%s%s(%u)", len ? " " : "", info.name, ids[i]);
-    }
-    return (int)count;
 }
 
 static const char *hook_words(enum steer_hook_state state)
@@ -137,33 +67,25 @@ static int check_own_hooks(const struct agent *agent, struct ctl_answer *c,
 /* What else runs there: the programs of one kind, in the order they run. */
 static void check_hooks(const struct agent *agent, struct ctl_answer *c)
 {
-    static const struct {
-        enum bpf_attach_type type;
-        const char *name;
-    } hooks[] = {{BPF_CGROUP_INET4_CONNECT, "connect4"},
-                 {BPF_CGROUP_INET6_CONNECT, "connect6"},
-                 {BPF_CGROUP_SETSOCKOPT, "setsockopt"},
-                 {BPF_CGROUP_SOCK_OPS, "sock_ops"},
-                 {BPF_CGROUP_INET_SOCK_RELEASE, "sock_release"}};
     _cleanup_fd_ int fd = open(agent->settings->cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     struct steer_hook own[STEER_HOOKS];
     int own_len = check_own_hooks(agent, c, own);
     char programs[600];
 
-    for (size_t i = 0; fd >= 0 && i < array_size(hooks); i++) {
-        int others = 0, n = list_programs(fd, hooks[i].type, BPF_F_QUERY_EFFECTIVE, own, own_len, programs,
-                                          sizeof(programs), &others);
+    for (size_t i = 0; fd >= 0 && i < HOST_HOOKS; i++) {
+        int others = 0, n = host_programs(fd, host_hooks[i].type, BPF_F_QUERY_EFFECTIVE, own, own_len,
+                                          programs, sizeof(programs), &others);
 
         if (n < 0)
             ctl_finding(c, "programs on the hook", false, BRUMA_REASON_NONE, "%s: cannot be listed: %s",
-                        hooks[i].name, strerror(-n));
+                        host_hooks[i].name, strerror(-n));
         else
             /* the last two may be done without, which is said above */
             ctl_finding(c, "programs on the hook",
-                        n > others || hooks[i].type == BPF_CGROUP_SOCK_OPS ||
-                            hooks[i].type == BPF_CGROUP_INET_SOCK_RELEASE,
+                        n > others || host_hooks[i].type == BPF_CGROUP_SOCK_OPS ||
+                            host_hooks[i].type == BPF_CGROUP_INET_SOCK_RELEASE,
                         n > others ? BRUMA_REASON_NONE : BRUMA_REASON_CGROUP_LINK_DETACHED,
-                        "%s, in the order they run: %s%s", hooks[i].name, n ? programs : "none",
+                        "%s, in the order they run: %s%s", host_hooks[i].name, n ? programs : "none",
                         others ? " (not only Bruma's: do others rewrite addresses before it?)" : "");
     }
 }
@@ -186,7 +108,7 @@ static void check_pods(const struct agent *agent, struct ctl_answer *c)
     }
     list_for_each (pod, &agent->pods.list, node) {
         if (pod->netns_fd >= 0 &&
-            list_programs(pod->netns_fd, BPF_SK_LOOKUP, 0, NULL, 0, programs, sizeof(programs), &others) > 1)
+            host_programs(pod->netns_fd, BPF_SK_LOOKUP, 0, NULL, 0, programs, sizeof(programs), &others) > 1)
             ctl_finding(c, "programs in a pod", false, BRUMA_REASON_NONE,
                         "%s/%s has more than one sk_lookup program: %s", pod->namespace, pod->name, programs);
         if (pod->enrollment->last_reason)
@@ -273,24 +195,11 @@ static void check_source(const struct agent *agent, struct ctl_answer *c)
     ctl_finding(c, agent->source->ops->name, !reason, reason, "%s", text);
 }
 
-static void check_clock(struct ctl_answer *c)
-{
-    struct timex t = {0};
-    int state = adjtimex(&t);
-    bool synchronized = state >= 0 && !(t.status & STA_UNSYNC);
-
-    /* A note, not a failure: many a single machine has no time server, and needs none for its own CA. */
-    ctl_finding(c, "clock", true, BRUMA_REASON_NONE, "%s",
-                synchronized
-                    ? "synchronized"
-                    : "not synchronized; peers on other machines may refuse certificates as out of date");
-}
-
 void doctor_run(struct agent *agent, struct ctl_answer *c)
 {
     bool serving = proxies_serving(agent->proxies);
 
-    check_kernel(c);
+    host_check_kernel(c);
     check_filesystems(agent, c);
     check_hooks(agent, c);
     check_source(agent, c);
@@ -302,5 +211,6 @@ void doctor_run(struct agent *agent, struct ctl_answer *c)
     check_guard(agent, c);
     check_kubelet(agent, c);
     check_failures(agent, c);
-    check_clock(c);
+    host_check_mtu(c);
+    host_check_clock(c);
 }

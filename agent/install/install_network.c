@@ -340,6 +340,24 @@ static int handle(struct install_network *n, const char *name, const char *first
     return r;
 }
 
+int install_network_look(struct install_network *n)
+{
+    struct dirent **names = NULL;
+    int count = scandir(n->directory, &names, is_configuration, by_name), first;
+
+    n->file[0] = n->error[0] = n->unusable[0] = '\0';
+    n->reason = BRUMA_REASON_NONE;
+    if (count < 0)
+        return report_failure(n, BRUMA_REASON_CNI_CONF_MISSING, n->directory, -errno);
+    first = find_first(n, names, count);
+    if (first >= 0)
+        snprintf(n->file, sizeof(n->file), "%s/%s", n->directory, names[first]->d_name);
+    for (int i = 0; i < count; i++)
+        free(names[i]);
+    free(names);
+    return 0;
+}
+
 int install_network_apply(struct install_network *n)
 {
     struct dirent **names = NULL;

@@ -38,6 +38,10 @@ struct install_network {
     char unusable[300]; /* files that a runtime could not load, in words */
 };
 
+/* Only looks: file is the one that the runtime loads, or would load without what is ours, and unusable those
+ * before it. 0, or -errno with reason and error. */
+int install_network_look(struct install_network *network);
+
 /* 0; -EAGAIN if somebody is writing there: look again soon; -EBUSY if may_write said so; or another error.
  * All but -EAGAIN come with a reason. */
 int install_network_apply(struct install_network *network);

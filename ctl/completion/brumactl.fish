@@ -32,6 +32,8 @@ complete -c brumactl -n __fish_use_subcommand -a explain -d 'why a pod or a conn
 complete -c brumactl -n __fish_use_subcommand -a end -d 'a pod is about to end'
 complete -c brumactl -n __fish_use_subcommand -a replace -d 'start the next proxy'
 complete -c brumactl -n '__fish_seen_subcommand_from replace' -a '(__fish_complete_path)'
+complete -c brumactl -n __fish_use_subcommand -a check -d 'whether all is as it should be'
+complete -c brumactl -n '__fish_seen_subcommand_from check' -l before -d 'this machine, before an install'
 complete -c brumactl -n __fish_use_subcommand -a doctor -d checks
 complete -c brumactl -n __fish_use_subcommand -a reasons -d 'all failure reasons'
 complete -c brumactl -n '__fish_seen_subcommand_from end' -a '(brumactl pods 2>/dev/null | awk "NR == 1 { n = \$1 == \"NODE\" } NR > 1 { print \$(1 + n) \"/\" \$(2 + n) }")'

@@ -109,6 +109,17 @@ def test_brumactl_top_shows_the_download(ctl, pair):
         assert 50_000 < rate < 200_000, rate
 
 
+def test_brumactl_check_finds_nothing_wrong(ctl, pair):
+    lines = json.loads(ctl("check", "-o", "json", check=False).stdout)
+    assert {line.get("node") for line in lines} == {"n1", "n2", None}
+    wrong = [line for line in lines if not line["ok"] and line["check"] not in ("steering failures", "pod")]
+    assert not wrong, wrong
+    checks = {(line.get("node"), line["check"]) for line in lines}
+    each = ("agent", "proxy", "control plane", "certificates", "pods", "kernel")
+    assert {(node, check) for node in ("n1", "n2") for check in each} <= checks
+    assert {(None, "versions"), (None, "clock"), (None, "MTU")} <= checks
+
+
 def test_kubectl_bruma(cluster, build, operator, pair):
     folder = f"{cluster.directory}/plugins"
     os.makedirs(folder)
