@@ -4,12 +4,13 @@ of."""
 
 import contextlib
 import ctypes
+import json
 import os
 import socket
 import struct
 
 from support import kernel
-from support.system import run, wait_for
+from support.system import run, sh, wait_for
 
 CLONE_NEWNET = 0x40000000
 NLMSG_ERROR, RTM_NEWRULE, RTM_DELRULE, NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 2, 32, 33, 0x1, 0x4, 0x400
@@ -169,3 +170,15 @@ def rules_and_routes(netns):
         routes = run(["ip", "-n", netns, family, "route", "show", "table", "all"], check=False).stdout
         out += [line for line in routes.splitlines(keepends=True) if "fe80" not in line]
     return "".join(out)
+
+
+def wait_carries(netns, name):
+    """Until a device whose other end came up after it has noticed, and its bridge too. The kernel does that in the background,
+    when nobody changes networks anywhere, and loses what is sent before: three questions for a neighbour are EHOSTUNREACH."""
+
+    def carries():
+        (link,) = json.loads(sh("ip", "-n", netns, "-j", "link", "show", "dev", name))
+        ports = json.loads(sh("bridge", "-n", netns, "-j", "link", "show", "dev", name) or "[]")
+        return link["operstate"] == "UP" and all(port["state"] == "forwarding" for port in ports)
+
+    wait_for(carries, f"{name} in {netns} to carry packets")

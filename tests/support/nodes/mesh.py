@@ -23,7 +23,7 @@ import tempfile
 import yaml
 
 from support import agent, kernel
-from support.network import inside
+from support.network import inside, wait_addresses, wait_carries
 from support.nodes.node import Node
 from support.nodes.pod import TRUST_DOMAIN, Pod
 from support.programs import BUILD, program
@@ -72,6 +72,9 @@ class MeshPod(Pod):
         sh("ip", "-n", self.netns, "link", "set", "eth0", "up")
         sh("ip", "-n", self.netns, "route", "add", "default", "via", node.gateway)
         sh("ip", "-n", self.netns, "-6", "route", "add", "default", "via", node.gateway6)
+        wait_carries(node.netns, link)
+        wait_addresses(self.netns, "eth0", self.ip6)
+        wait_addresses(node.netns, "br0", node.gateway6)
 
     def enroll(self):
         """Into the mesh, as its node does it."""
@@ -298,6 +301,9 @@ class Mesh:
             sh("ip", "-n", node.netns, "addr", "add", f"{net}.{n}/24", "dev", dev)
             sh("ip", "-n", node.netns, "addr", "add", f"{net6}:{n}/64", "dev", dev, "nodad")
             sh("ip", "-n", node.netns, "link", "set", dev, "up")
+        wait_carries(a.netns, link)
+        for node, n, dev in ((a, 1, link), (b, 2, f"up{a.number}")):
+            wait_addresses(node.netns, dev, f"{net6}:{n}")
         for node, other, n in ((a, b, 2), (b, a, 1)):
             sh(
                 "ip",
