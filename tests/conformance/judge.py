@@ -126,7 +126,13 @@ def judge_all(site, cases, known):
         print(report.line(result), flush=True)
         if result.verdict == report.WRONG:
             print(last_words(site.node.proxy_log, before), flush=True)
-        site.tidy(bool(result.seen))
+        try:
+            site.tidy(bool(result.seen))
+        except (Failed, OSError) as e:
+            rest = cases[len(results) :]
+            print(f"the proxy does not come back after that, {len(rest)} cases are not judged: {e}")
+            seen = f"not judged: the proxy did not come back after {case.name}"
+            return results + [report.Result(c, report.WRONG, 0, seen, known.get(c.name)) for c in rest]
     return results
 
 

@@ -321,10 +321,10 @@ class Site:
         with inside(pod.netns):
             return socket.create_connection((address, port), timeout=seconds)
 
-    def ask(self, pod, address, port=8080, word=b"hello"):
+    def ask(self, pod, address, port=8080, word=b"hello", seconds=PATIENCE):
         """What comes back for a word, or "closed" where nothing does: refused, reset and ended alike."""
         try:
-            with self.dial(pod, address, port) as s:
+            with self.dial(pod, address, port, seconds) as s:
                 s.sendall(word)
                 s.shutdown(socket.SHUT_WR)
                 got = b""

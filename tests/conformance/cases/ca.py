@@ -55,7 +55,7 @@ def leave(site, pod):
 def asked(site, calls, pod):
     """The pod opens a connection where it needs a certificate; the first request for it."""
     with site.peer():
-        site.ask(pod, site.far.ip)
+        site.ask(pod, site.far.ip, seconds=1)
     return wait_for(lambda: calls.of(pod.identity), f"a request for {pod.identity}", PATIENCE)[0]
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """HBONE to a pod: requests and their answers."""
 
+import socket
+
 import h2.events
 
 from conformance.registry import case, expect, expect_that
@@ -93,6 +95,17 @@ def the_address_of_another_pod(site):
 def an_address_that_is_mapped(site):
     """The pod's address as an IPv4-mapped one is answered with 400"""
     expect("status", site.status(f"[::ffff:{site.shop.ip}]:8080"), 400)
+
+
+@case("H-24")
+def an_address_whose_waypoint_this_is(site):
+    """The address of a service whose waypoint this pod is is accepted, and leads to this pod"""
+    item = site.plane.service("behind.demo.svc.cluster.local", "10.96.8.1", ports=((8080, 8080),))
+    item[1].service.waypoint.address.address = socket.inet_aton(site.shop.ip)
+    item[1].service.waypoint.hbone_mtls_port = 15008
+    with site.resources(item), site.tunnel() as c:
+        expect("what comes back", echo(site, c, "10.96.8.1:8080"), b"hello")
+        expect("the address of another service", c.status(c.connect("10.96.1.1:8080")), 400)
 
 
 @case("H-25")

@@ -2,6 +2,7 @@
 """HBONE to a pod: bytes of streams, and their ends."""
 
 import hashlib
+import socket
 
 import h2.errors
 import h2.events
@@ -54,6 +55,19 @@ while True:
     except OSError:
         pass
     print("ENDED", flush=True)
+    c.close()
+"""
+# Tells all that it got, in hexadecimal.
+HEADER = """
+import socket, sys
+s = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True)
+print("READY", flush=True)
+while True:
+    c, a = s.accept()
+    got = b""
+    while d := c.recv(65536):
+        got += d
+    print("GOT", got.hex(), flush=True)
     c.close()
 """
 # Sends without end, and says so when it cannot any more.
@@ -214,6 +228,32 @@ def a_reader_that_has_stopped(site):
             expect_that(len(c.received(stopped)) <= 65535, f"{held} bytes beyond the credit")
     finally:
         server.kill()
+
+
+@case("H-47")
+def a_proxy_header(site):
+    """A workload with a PROXY tunnel gets a PROXY header with the client, the destination and the client's identity first"""
+    server = site.shop.server(HEADER, "8096")
+    item = site.plane.of(site.shop)
+    item[1].workload.application_tunnel.protocol = 1
+    item[1].workload.application_tunnel.port = 8096
+    try:
+        with site.resources(item), site.tunnel() as c:
+            sid = opened(site, c, 8080)
+            c.send(sid, b"after it", end=True)
+            wait_for(lambda: "GOT" in server.text(), "the application to get it", PATIENCE)
+    finally:
+        server.kill()
+    got = bytes.fromhex(server.text().split("GOT ")[1].split()[0])
+    expect("signature, version, family", got[:14], b"\r\n\r\n\0\r\nQUIT\n\x21\x11")
+    end = 16 + int.from_bytes(got[14:16], "big")
+    expect("source", socket.inet_ntoa(got[16:20]), site.far.ip)
+    expect(
+        "destination", (socket.inet_ntoa(got[20:24]), got[26:28]), (site.shop.ip, (8080).to_bytes(2, "big"))
+    )
+    identity = site.far.identity.encode()
+    expect("TLV of the identity", got[28:end], b"\xd0" + len(identity).to_bytes(2, "big") + identity)
+    expect("what comes behind it", got[end:], b"after it")
 
 
 @case("H-45")

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics and the access log."""
 
+import json
+import os
 import re
+import time
 
 from conformance.registry import case, expect, expect_that
 from conformance.site import PATIENCE, read
@@ -69,15 +72,25 @@ def total(site, name, **want):
     return sum(v for labels, v in samples(site, name) if all(labels.get(k) == w for k, w in want.items()))
 
 
+def at_rest(site, name, **want):
+    """The sum once it has stopped to grow: connections of former cases may end late."""
+    last = None
+    while (now := total(site, name, **want)) != last:
+        last = now
+        time.sleep(0.05)
+    return now
+
+
 def grows(site, name, by, cause, **want):
-    """The sum over samples with these labels grows by so much."""
-    before = total(site, name, **want)
+    """The sum over samples with these labels grows by so much, and no more."""
+    before = at_rest(site, name, **want)
     cause()
     wait_for(
         lambda: total(site, name, **want) - before == by,
         f"{name} with {want} to grow by {by}",
         PATIENCE,
     )
+    expect(f"growth of {name} in the end", at_rest(site, name, **want) - before, by)
 
 
 def inbound(site, word=b"hello"):
@@ -268,6 +281,35 @@ def the_form_of_a_line(site):
     keys = [k for k in line if k in KEYS]
     expect("keys", keys, [k for k in KEYS if k in keys])
     expect_that(re.fullmatch(r"\d+ms", line["duration"]), f"duration: {line['duration']}")
+
+
+@case("T-10")
+def lines_as_json(site):
+    """With LOG_FORMAT=json a line is an object, with level, time, scope, message and the same keys"""
+    site.restart(LOG_FORMAT="json")
+    before = os.path.getsize(site.node.proxy_log)
+
+    def line():
+        with open(site.node.proxy_log, errors="replace") as f:
+            f.seek(before)
+            lines = [json.loads(x) for x in f if x.startswith("{") and '"direction"' in x]
+        return lines and lines[-1]
+
+    try:
+        inbound(site)
+        have = wait_for(line, "a line of the access log", PATIENCE)
+    finally:
+        site.restart()
+    for key, value in (
+        ("level", "info"),
+        ("scope", "access"),
+        ("message", "connection complete"),
+        ("direction", "inbound"),
+        ("src.identity", site.far.identity),
+        ("dst.workload", "shop"),
+    ):
+        expect(key, have.get(key), value)
+    expect_that("time" in have, f"no time: {have}")
 
 
 @case("T-9")
