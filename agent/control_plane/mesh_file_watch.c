@@ -12,6 +12,9 @@
 
 #include "lib/cleanup.h"
 
+#define LOG_SCOPE "files"
+#include "lib/log.h"
+
 #define EVENTS                                                                                              \
     (IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF | \
      IN_ONLYDIR)
@@ -70,8 +73,11 @@ static void replace(struct mesh_file_watch *w, int *wd, int other, int now)
 /* Directories come, go and are replaced. Adding a watch that is there changes nothing. */
 static void watch_directories(struct mesh_file_watch *w)
 {
-    _cleanup_free_ char *real = realpath(w->path, NULL);
+    _cleanup_free_ char *real = NULL;
 
+    if (w->fd < 0)
+        return;
+    real = realpath(w->path, NULL);
     replace(w, &w->own, w->target, inotify_add_watch(w->fd, w->directory, EVENTS));
     replace(w, &w->target, w->own, real ? inotify_add_watch(w->fd, dirname(real), EVENTS) : -1);
 }
@@ -145,7 +151,7 @@ int mesh_file_watch_open(struct loop *loop, const char *path, void (*changed)(vo
 {
     struct mesh_file_watch *w = calloc(1, sizeof(*w));
     const char *slash = strrchr(path, '/');
-    int r;
+    int r = 0;
 
     if (!w)
         return -ENOMEM;
@@ -156,13 +162,17 @@ int mesh_file_watch_open(struct loop *loop, const char *path, void (*changed)(vo
     loop_timer_init(&w->quiet, on_quiet);
     loop_timer_init(&w->poll, on_poll);
     w->fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-    r = w->fd < 0 ? -errno : 0;
+    if (w->fd < 0)
+        log_warn_errno(
+            -errno,
+            "changes of the mesh file are found by looking, every two seconds, for there is no inotify "
+            "instance (fs.inotify.max_user_instances, or a limit of descriptors)");
     w->path = strdup(path);
     w->name = strdup(slash ? slash + 1 : path);
     w->directory = !slash ? strdup(".") : slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
-    if (r == 0 && (!w->path || !w->name || !w->directory))
+    if (!w->path || !w->name || !w->directory)
         r = -ENOMEM;
-    if (r == 0)
+    if (r == 0 && w->fd >= 0)
         r = loop_watch_add(loop, &w->events, w->fd, EPOLLIN, on_events);
     if (r < 0) {
         mesh_file_watch_close(&w);

@@ -16,8 +16,8 @@
 struct mesh_file_watch;
 
 /* Calls changed on the loop after each change from now on. path is copied; it need not exist. A file
- * that somebody still writes is left alone until it is closed or has rested. 0, -ENOMEM, or -errno of
- * inotify. */
+ * that somebody still writes is left alone until it is closed or has rested. Without inotify, which the log
+ * says, it is only looked at. 0, -ENOMEM, or -errno of the loop. */
 int mesh_file_watch_open(struct loop *loop, const char *path, void (*changed)(void *data), void *data,
                          struct mesh_file_watch **ret);
 void mesh_file_watch_close(struct mesh_file_watch **watch);

@@ -294,9 +294,11 @@ int install_open(struct loop *loop, const struct agent_settings *settings, void 
     loop_timer_init(&in->look, on_look);
     if (!in->entry)
         r = -ENOMEM;
-    else if (in->inotify < 0)
-        r = -errno;
-    if (r == 0)
+    if (in->inotify < 0)
+        log_warn_errno(
+            -errno, "changes of network configurations are found by looking, every second, for there is no "
+                    "inotify instance (fs.inotify.max_user_instances, or a limit of descriptors)");
+    else if (r == 0)
         r = loop_watch_add(loop, &in->events, in->inotify, EPOLLIN, on_events);
     if (r < 0) {
         install_close(&in);

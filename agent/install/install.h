@@ -20,7 +20,8 @@ bool install_configured(const struct agent_settings *settings);
 
 /* Installs now, and again whenever something has changed. missing is called on the loop when the
  * runtime's network was found without the entry, which it had before. Trouble is logged, reported and
- * tried again, and is no error here: 0, -ENOMEM, or -errno of inotify, logged. */
+ * tried again, and is no error here, nor is it that there is no inotify: 0, -ENOMEM, or -errno of the loop,
+ * logged. */
 int install_open(struct loop *loop, const struct agent_settings *settings, void (*missing)(void *data),
                  void *data, struct install **ret);
 /* Leaves everything in place. */

@@ -29,6 +29,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
@@ -66,6 +67,7 @@ enum call {
     CALL_EPOLL_WAIT_OF_FLOWS,
     CALL_SENDMSG_OF_A_WORKER,
     CALL_TCX, /* a program to a device, as older kernels do not know it */
+    CALL_INOTIFY,
     CALLS,
 };
 
@@ -536,6 +538,12 @@ DIR *opendir(const char *path)
     if (slow_file(AT_FDCWD, path))
         waited("opendir", path);
     return fails(CALL_OPENDIR) ? NULL : next(path);
+}
+
+int inotify_init1(int flags)
+{
+    NEXT(inotify_init1);
+    return fails(CALL_INOTIFY) ? -1 : next(flags);
 }
 
 int pidfd_open(pid_t pid, unsigned flags)

@@ -2,6 +2,7 @@
 """The agent keeps bruma-cni installed: its binary, and its entry in the network that the runtime really
 loads, whatever others do there; and takes it all out again, byte for byte."""
 
+import errno
 import json
 import os
 import stat
@@ -13,6 +14,7 @@ import pytest
 from support import agent as agent_client
 from support.cni import Runtime
 from support.cni_directory import Directory, problems, uninstall
+from support.faults import Faults
 from support.nodes.agent_node import AgentNode
 from support.system import run, wait_for
 
@@ -61,6 +63,25 @@ def test_entry_and_program_come_and_go_without_a_trace(node, directory):
     uninstall(node)
     assert directory.read("10-pods.conflist") == LIST
     assert os.listdir(directory.conf) == ["10-pods.conflist"] and os.listdir(directory.bin) == []
+
+
+def test_without_inotify_changes_are_found_by_looking(node, directory):
+    """As where somebody else has all the instances that root may have: of lists, and of the mesh file."""
+    faults = Faults(node.work.build, node.work.path("faults"))
+    faults.fail("inotify", errno.EMFILE)
+    directory.write("10-pods.conflist", LIST)
+    node.agent = node.work.process(
+        node.argv(*node.options), node.work.path("agent.log"), netns=node.netns, env=faults.env
+    )
+    for _ in range(2):
+        directory.wait("10-pods.conflist", ["bridge", "portmap", "bruma-cni"])
+        directory.write("10-pods.conflist", LIST)
+    assert faults.failed() == 2 and node.agent.text().count("no inotify instance") == 2
+    with open(node.mesh_file, "w") as f:
+        f.write("namespaces: 1\n")
+    wait_for(lambda: "the mesh file cannot be used" in node.agent.text(), "it to be read", log=node.agent.log)
+    node.label(True)
+    wait_for(lambda: node.agent.text().count("mesh file read") == 2, "the next one to be read")
 
 
 def test_a_stopped_agent_leaves_it_installed(node, directory):

@@ -26,6 +26,7 @@ CALLS = [
     "epoll wait of flows",
     "sendmsg of a worker",
     "tcx",
+    "inotify",
 ]
 HEAD = struct.Struct("IiII")
 ALL = 0xFFFFFFFF
