@@ -45,6 +45,7 @@ struct grpc_channel_config {
     const char *alternate_host; /* accepted as the certificate's name too, or NULL */
     const char *roots_pem;      /* PEM text of the trusted roots; NULL: the system's */
     bool plaintext;             /* no TLS at all (istiod's port 15010) */
+    bool secret;                /* what the server sends is wiped from the buffers that it came through */
     size_t max_message; /* bytes of one received message; more ends the call with RESOURCE_EXHAUSTED */
     /* A call that owes or is owed something, and of which nothing has moved for so long, ends with ABORTED
      * and GRPC_STALLED; 0: never. */

@@ -245,6 +245,7 @@ int grpc_call_open(struct grpc_channel *ch, const char *path, const struct grpc_
     call->grpc_status = -1;
     call->opened = loop_now(ch->loop);
     call->reader.max = ch->max_message;
+    call->reader.secret = ch->connection.secret;
     grpc_writer_init(&call->writer);
     loop_timer_init(&call->deadline, on_deadline);
     loop_timer_init(&call->stall, on_stall);

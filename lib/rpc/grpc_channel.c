@@ -363,6 +363,7 @@ int grpc_channel_open(struct loop *loop, const struct grpc_channel_config *confi
     ch->stall = config->stall_milliseconds;
     ch->ping_interval = config->ping_milliseconds ? config->ping_milliseconds : PING_INTERVAL_MILLISECONDS;
     ch->ping_timeout = PING_TIMEOUT_MILLISECONDS;
+    ch->connection.secret = config->secret;
     ch->connection.watch.fd = -1;
     ch->connection.ready = on_ready;
     ch->connection.down = on_down;

@@ -11,6 +11,26 @@ struct grpc_chunk {
     uint8_t data[];
 };
 
+static void drop(const struct grpc_reader *r, uint8_t *message, size_t len)
+{
+    if (r->secret && message)
+        explicit_bzero(message, len);
+    free(message);
+}
+
+/* realloc() may leave a copy behind. */
+static uint8_t *moved(const struct grpc_reader *r, size_t size)
+{
+    uint8_t *grown = malloc(size);
+
+    if (!grown)
+        return NULL;
+    if (r->len)
+        memcpy(grown, r->message, r->len);
+    drop(r, r->message, r->len);
+    return grown;
+}
+
 static int grow(struct grpc_reader *r, size_t more)
 {
     size_t size = r->size ? r->size : 4096;
@@ -22,7 +42,7 @@ static int grow(struct grpc_reader *r, size_t more)
         size *= 2;
     if (size > r->wanted && r->len + more <= r->wanted)
         size = r->wanted;
-    grown = realloc(r->message, size);
+    grown = r->secret ? moved(r, size) : realloc(r->message, size);
     if (!grown)
         return -ENOMEM;
     r->message = grown;
@@ -77,7 +97,7 @@ int grpc_reader_take(struct grpc_reader *r, const uint8_t *data, size_t len, grp
             r->message = NULL;
             r->len = r->size = r->wanted = r->prefix_len = 0;
             each(data_, message, message_len);
-            free(message);
+            drop(r, message, message_len);
             if (*stop)
                 return 0;
         }
@@ -92,7 +112,7 @@ bool grpc_reader_partial(const struct grpc_reader *r)
 
 void grpc_reader_clear(struct grpc_reader *r)
 {
-    free(r->message);
+    drop(r, r->message, r->len);
     r->message = NULL;
     r->len = r->size = r->wanted = r->prefix_len = 0;
 }

@@ -16,6 +16,7 @@ struct grpc_reader {
     size_t prefix_len;
     uint8_t *message;
     size_t len, size, wanted, max; /* bytes: there, allocated, promised; max is set by the owner */
+    bool secret;                   /* set by the owner: what it has held is wiped before it is freed */
 };
 
 /* One message, valid during the call, from inside grpc_reader_take(). */

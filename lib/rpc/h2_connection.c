@@ -186,12 +186,14 @@ size_t h2_connection_queued(const struct h2_connection *c)
 
 /* ---- receiving ---- */
 
-static void take_plain(struct h2_connection *c, const uint8_t *data, size_t len)
+static void take_plain(struct h2_connection *c, uint8_t *data, size_t len)
 {
     ssize_t n = nghttp2_session_mem_recv(c->session, data, len);
 
     c->last_received = loop_now(c->loop);
     c->received++;
+    if (c->secret)
+        explicit_bzero(data, len);
     if (n < 0)
         h2_connection_fail(c, nghttp2_strerror((int)n));
 }

@@ -24,6 +24,7 @@ struct h2_connection {
     size_t out_len, out_offset, out_size;
     uint64_t last_received; /* loop_now() */
     uint64_t received;      /* times that something came */
+    bool secret;            /* set by the owner: the buffer for what comes is wiped each time */
     unsigned busy;          /* inside nghttp2 */
     size_t tls_debt;        /* what the peer has asked of TLS, in bytes of data that would make up for it */
     char error[160];

@@ -34,6 +34,7 @@ static int open_channel(struct spire_agent *a)
 {
     const struct grpc_channel_config config = {
         .unix_path = a->socket,
+        .secret = true,
         .max_message = MESSAGE_MAX,
         .ping_milliseconds = PING_MILLISECONDS,
     };

@@ -16,7 +16,7 @@
 #include "proxy/identity/spire_issue.h"
 #include "proxy/identity/spire_selectors.h"
 
-#define CONCURRENT_MAX      16   /* first answers that are waited for at a time */
+#define CONCURRENT_MAX      64   /* first answers that are waited for at a time */
 #define ANSWER_MILLISECONDS 5000 /* then the agent's silence is a failure */
 #define REST_MILLISECONDS   2000 /* in which a certificate and its roots may come one after the other */
 #define RENEW_PACE          20   /* milliseconds between one identity and the next, once the agent is back */

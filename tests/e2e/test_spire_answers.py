@@ -149,6 +149,32 @@ def test_a_new_certificate_is_used_as_it_comes(world):
     assert asks_well(world.web, world.shop) and asks_well(world.web, world.cart)
 
 
+def holds(pid, secret):
+    """Whether the process has the bytes anywhere in its memory."""
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as memory:
+        for line in maps:
+            place, rights = line.split()[:2]
+            begin, end = (int(x, 16) for x in place.split("-"))
+            if not rights.startswith("rw"):
+                continue
+            memory.seek(begin)
+            if secret in memory.read(end - begin):
+                return True
+    return False
+
+
+def test_a_message_with_a_key_does_not_stay_in_memory(world):
+    """Neither where it was read from the socket nor where it was put together."""
+    pair = signed(world.near.authority, world.near.identity(world.web))
+    name, before = world.near.identity(world.web), world.serial(world.web)
+    world.give(world.web, good(world.near, name, [world.far], pair))
+    wait_for(lambda: world.serial(world.web) not in (before, None), "the next certificate")
+    pid = world.node.proxy.pid
+    assert holds(pid, der(pair[0])[-40:]), "what is kept is found"
+    assert not holds(pid, text(2, key_der(pair[1])))
+    assert asks_well(world.web, world.shop)
+
+
 def of_another(w, name="spiffe://near.domain/ns/demo/sa/web", authority=None, **dates):
     cert, key = signed(authority or w.near.authority, name, **dates)
     return svid(w.near.identity(w.web), [der(cert)], key_der(key))

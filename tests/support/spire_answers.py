@@ -44,9 +44,10 @@ def signed(authority, name, **dates):
     return authority.sign(key.public_key(), [x509.UniformResourceIdentifier(name)], **dates), key
 
 
-def good(domain, name, federated=(), **dates):
-    """What the agent sends for an identity of the domain (support/identity_files.py), of a new key."""
-    cert, key = signed(domain.authority, name, **dates)
+def good(domain, name, federated=(), pair=None, **dates):
+    """What the agent sends for an identity of the domain (support/identity_files.py); pair: as of signed(), else of a new
+    key."""
+    cert, key = pair or signed(domain.authority, name, **dates)
     with_whom = b"".join(text(2, f"spiffe://{d.name}") for d in federated)
     return svid(name, [der(cert)], key_der(key)) + with_whom
 
