@@ -32,6 +32,8 @@ struct ctl_options {
     unsigned seconds;      /* of flows */
     bool follow;           /* flows: without an end */
     bool before;           /* check: this machine, before an install */
+    unsigned port;         /* of the dashboard; 0: any that is free */
+    bool no_browser;       /* the dashboard is not opened */
     struct flow_filter flows;
     struct top_options top;
 };
@@ -58,6 +60,8 @@ int command_connections(const struct ctl_options *options, int argc, char **argv
 int command_flows(const struct ctl_options *options, int argc, char **argv);
 /* Who uses the mesh most, from two readings of the proxies' metrics; on a terminal again and again. */
 int command_top(const struct ctl_options *options, int argc, char **argv);
+/* Serves a page about all of it on loopback, and opens it, until it is interrupted. */
+int command_dashboard(const struct ctl_options *options, int argc, char **argv);
 /* The policies that the proxy knows. */
 int command_policy(const struct ctl_options *options, int argc, char **argv);
 /* The certificates that the proxy has. */

@@ -17,6 +17,7 @@
 #define ADMIN_PORT 15000 /* of the proxy, unless its environment says otherwise */
 
 struct fleet {
+    struct fleet_config config;
     struct kube_access *access;
     char *namespace;
     bool as_json;
@@ -238,6 +239,7 @@ int fleet_open(const struct fleet_config *config, struct fleet **ret)
 
     (void)signal(SIGPIPE, SIG_IGN); /* connections end on their own; stdout is looked after */
     if (f) {
+        f->config = *config;
         f->namespace = strdup(config->namespace);
         f->as_json = config->as_json;
     }
@@ -261,6 +263,36 @@ int fleet_open(const struct fleet_config *config, struct fleet **ret)
         return r;
     }
     fleet_close(&f);
+    return r;
+}
+
+int fleet_refresh(struct fleet **fleet)
+{
+    struct fleet *old = *fleet, *now = calloc(1, sizeof(*now));
+    const char *node = old->config.node;
+    char error[API_ERROR_MAX];
+    int r = CTL_PROBLEM;
+
+    if (now) {
+        now->config = old->config;
+        now->as_json = old->as_json;
+        now->namespace = strdup(old->namespace);
+    }
+    if (now && now->namespace) {
+        now->access = take_pointer(old->access);
+        r = list_pods(now, node ? node : "", &now->pods, error) < 0 ? CTL_UNREACHABLE
+                                                                    : find_places(now, &now->config);
+        if (r != CTL_OK)
+            old->access = take_pointer(now->access);
+    }
+    if (r != CTL_OK)
+        fleet_close(&now);
+    if (r == CTL_UNREACHABLE)
+        r = fleet_open(&old->config, &now);
+    if (r != CTL_OK)
+        return r;
+    fleet_close(fleet);
+    *fleet = now;
     return r;
 }
 

@@ -29,6 +29,10 @@ typedef int (*fleet_ask_fn)(const struct place *place, const void *data, cJSON *
 
 /* Reads the kubeconfig, and asks for the pods. An exit code; what failed is said on stderr. */
 int fleet_open(const struct fleet_config *config, struct fleet **ret);
+/* The same pods, asked for again: nodes come and go, and so do pods of agents. Credentials that have expired
+ * meanwhile are got anew. An exit code; what failed is said on stderr, and the fleet is as it was. The texts
+ * of the config must be there still. */
+int fleet_refresh(struct fleet **fleet);
 /* NULL is none. */
 void fleet_close(struct fleet **fleet);
 

@@ -45,6 +45,9 @@ static const struct command {
      "interrupted",
      "brumactl top\nbrumactl top --by service --sort failed\nbrumactl top -n shop --count 5 --once\n"
      "brumactl top --interval 30 -o json | jq '.rows[] | select(.failedPerSecond > 0)'"},
+    {"dashboard", command_dashboard, EVERYWHERE, "[--port PORT] [--no-browser]",
+     "a page in the browser of this machine: pods, who talks with whom, flows, certificates, cost",
+     "brumactl dashboard\nbrumactl --context prod dashboard --port 8080 --no-browser"},
     {"policy", command_policy, EVERYWHERE, "", "authorization policies in the proxies",
      "brumactl policy      what not all nodes have says so"},
     {"identities", command_identities, EVERYWHERE, "", "certificates of the pods",
@@ -159,6 +162,22 @@ static bool is_none(const char *option, const char *all)
     return false;
 }
 
+/* False: it is none, or not one from 1 to 65535. */
+static bool parse_port(const char *text, unsigned *ret)
+{
+    char *end;
+    long port;
+
+    errno = 0;
+    port = strtol(text, &end, 10);
+    if (errno || end == text || *end || port < 1 || port > 65535) {
+        fprintf(stderr, "brumactl: port \"%s\" is no number from 1 to 65535\n", text);
+        return false;
+    }
+    *ret = (unsigned)port;
+    return true;
+}
+
 /* False: said what is wrong. */
 static bool take_option(int c, struct ctl_options *o, struct arguments *a)
 {
@@ -187,6 +206,11 @@ static bool take_option(int c, struct ctl_options *o, struct arguments *a)
         return true;
     case 'R':
         o->flows.refused = true;
+        return true;
+    case 'P':
+        return parse_port(optarg, &o->port);
+    case 'X':
+        o->no_browser = true;
         return true;
     case 's':
         return take_number("for", " of seconds", &o->seconds);
@@ -245,10 +269,11 @@ static bool wants_fleet(const struct ctl_options *o, const struct arguments *a, 
 static int run_command(const struct command *c, struct ctl_options *o, const struct arguments *a,
                        const char *program, int argc, char **argv)
 {
-    const struct fleet_config config = {a->kubeconfig, a->context, a->system_namespace, o->node, o->json};
+    const bool json = o->json || c->run == command_dashboard;
+    const struct fleet_config config = {a->kubeconfig, a->context, a->system_namespace, o->node, json};
     int r;
 
-    o->place.as_json = o->json;
+    o->place.as_json = json;
     if (c->where == NOWHERE || o->before || !wants_fleet(o, a, program))
         return c->run(o, argc, argv);
     if (c->where == THIS_MACHINE) {
@@ -306,6 +331,8 @@ int main(int argc, char **argv)
                                             {"interval", required_argument, NULL, 'I'},
                                             {"once", no_argument, NULL, '1'},
                                             {"before", no_argument, NULL, 'B'},
+                                            {"port", required_argument, NULL, 'P'},
+                                            {"no-browser", no_argument, NULL, 'X'},
                                             {"kubeconfig", required_argument, NULL, 'K'},
                                             {"context", required_argument, NULL, 'C'},
                                             {"node", required_argument, NULL, 'N'},

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Debian and Ubuntu packages that the scripts need, by what for. Sourced by tests/run.sh and tests/lab.sh:
-#     ensure_packages build unit test format lint shell fuzz lab bench cluster vm deb
+#     ensure_packages build unit test format lint shell fuzz lab bench cluster vm deb browser
 # installs what is missing and says nothing if nothing is.
 
 packages_build() {
@@ -53,6 +53,12 @@ packages_test() {
     echo systemd # runs the units, in namespaces of its own
     [ "$(release)" != "debian 13" ] || echo openssl-provider-fips # compliance policies
     packages_network
+}
+
+# What looks at the page of brumactl. Ubuntu's Chromium is a snap: the tests are skipped there.
+packages_browser() {
+    is_ubuntu || echo chromium chromium-driver
+    echo python3-selenium
 }
 
 packages_lab() {

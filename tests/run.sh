@@ -308,7 +308,7 @@ groups_of() {
         case "$section" in
         format | lint | shell | fuzz | lab) echo "build $section" ;;
         unit | asan | tsan) echo "build unit" ;;
-        e2e) echo "build test" ;;
+        e2e) echo "build test browser" ;;
         deb) echo "build test deb" ;;
         vm) echo "build test vm" ;;
         cluster) echo "build test cluster" ;;

@@ -5,7 +5,7 @@ _brumactl() {
 
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         case $word in
-        status | pods | connections | flows | top | policy | identities | endpoints | explain | end | replace | check | doctor | reasons) command=$word ;;
+        status | pods | connections | flows | top | dashboard | policy | identities | endpoints | explain | end | replace | check | doctor | reasons) command=$word ;;
         esac
     done
     case $previous in
@@ -20,7 +20,7 @@ _brumactl() {
     --run-dir) mapfile -t COMPREPLY < <(compgen -d -- "$current") && return ;;
     esac
     case $command in
-    "") mapfile -t COMPREPLY < <(compgen -W "status pods connections flows top policy identities endpoints explain end replace check doctor reasons --run-dir --kubeconfig --context --node --system-namespace --version --help -o" -- "$current") ;;
+    "") mapfile -t COMPREPLY < <(compgen -W "status pods connections flows top dashboard policy identities endpoints explain end replace check doctor reasons --run-dir --kubeconfig --context --node --system-namespace --version --help -o" -- "$current") ;;
     explain)
         local pods reasons
         pods=$(brumactl pods 2>/dev/null | awk 'NR == 1 { n = $1 == "NODE" } NR > 1 { print $(1 + n) "/" $(2 + n) }')
@@ -33,6 +33,7 @@ _brumactl() {
     flows) mapfile -t COMPREPLY < <(compgen -W "-f --for --from --to --reason --refused -o --node --kubeconfig --context --help" -- "$current") ;;
     check) mapfile -t COMPREPLY < <(compgen -W "--before -o --node --kubeconfig --context --help" -- "$current") ;;
     top) mapfile -t COMPREPLY < <(compgen -W "--by --sort --count --interval --once -n -o --node --kubeconfig --context --help" -- "$current") ;;
+    dashboard) mapfile -t COMPREPLY < <(compgen -W "--port --no-browser --node --kubeconfig --context --help" -- "$current") ;;
     pods | connections) mapfile -t COMPREPLY < <(compgen -W "-n -A -o --node --kubeconfig --context --help" -- "$current") ;;
     *) mapfile -t COMPREPLY < <(compgen -W "-o --node --kubeconfig --context --help" -- "$current") ;;
     esac

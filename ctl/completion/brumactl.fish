@@ -25,6 +25,9 @@ complete -c brumactl -n '__fish_seen_subcommand_from top' -l sort -x -a 'bytes i
 complete -c brumactl -n '__fish_seen_subcommand_from top' -s c -l count -x -d rows
 complete -c brumactl -n '__fish_seen_subcommand_from top' -l interval -x -d 'seconds between two readings'
 complete -c brumactl -n '__fish_seen_subcommand_from top' -l once -d 'one time, also on a terminal'
+complete -c brumactl -n __fish_use_subcommand -a dashboard -d 'a page in the browser'
+complete -c brumactl -n '__fish_seen_subcommand_from dashboard' -l port -x -d 'of the page'
+complete -c brumactl -n '__fish_seen_subcommand_from dashboard' -l no-browser -d 'do not open it'
 complete -c brumactl -n __fish_use_subcommand -a policy -d 'authorization policies'
 complete -c brumactl -n __fish_use_subcommand -a identities -d certificates
 complete -c brumactl -n __fish_use_subcommand -a endpoints -d 'endpoints that are left out for a moment'

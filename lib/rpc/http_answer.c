@@ -70,6 +70,8 @@ static void answer_with(struct http_request *request, const struct http_answer *
             MHD_add_response_header(response, "Vary", "Accept-Encoding");
         if (answer->allow)
             MHD_add_response_header(response, "Allow", answer->allow);
+        for (const char *const *h = answer->headers; h && *h; h += 2)
+            MHD_add_response_header(response, h[0], h[1]);
     }
     http_connection_answer(request, answer->status, response);
 }

@@ -13,7 +13,7 @@ bool http_method_is(const struct http_request *request, const char *method)
 }
 
 /* "http://host" in front of the path is left out. */
-bool http_path_is(const struct http_request *request, const char *path)
+const char *http_path(const struct http_request *request)
 {
     const char *target = request->connection ? request->target : "";
 
@@ -22,7 +22,12 @@ bool http_path_is(const struct http_request *request, const char *path)
         if (!target)
             target = "/";
     }
-    return !strcmp(target, path);
+    return target;
+}
+
+bool http_path_is(const struct http_request *request, const char *path)
+{
+    return !strcmp(http_path(request), path);
 }
 
 const struct peer_source *http_request_source(const struct http_request *request)

@@ -64,6 +64,8 @@ bool http_server_holds_unix(const struct http_server *server, const char *path);
 bool http_method_is(const struct http_request *request, const char *method);
 /* Without the query, and decoded. */
 bool http_path_is(const struct http_request *request, const char *path);
+/* The same path; valid until the answer, never NULL. */
+const char *http_path(const struct http_request *request);
 /* Who asks, valid until the answer; or NULL. */
 const struct peer_source *http_request_source(const struct http_request *request);
 /* Value of the first header with this name, any case, or NULL. The library's, until the answer. There is at
@@ -79,9 +81,10 @@ int http_query(const struct http_request *request, const char *name, char *buf, 
 
 struct http_answer {
     int status;
-    const char *type;  /* content type; NULL: plain text */
-    const char *allow; /* of 405: the methods that are, or NULL */
-    bool compress;     /* gzip, if the client takes it */
+    const char *type;           /* content type; NULL: plain text */
+    const char *allow;          /* of 405: the methods that are, or NULL */
+    bool compress;              /* gzip, if the client takes it */
+    const char *const *headers; /* more of them: names and values by turns, NULL behind the last; or NULL */
 };
 
 /* Takes the body, which was allocated with malloc(); NULL with len 0 is fine. The request is gone
