@@ -19,6 +19,8 @@ struct child {
     int out, err; /* nonblocking ends of its stdout and stderr; -1: none */
 };
 
+/* What runs in the new process, as a command of brumactl does (commands.h): once, on its only thread. Returns
+ * an exit code. */
 typedef int (*child_fn)(const struct ctl_options *options, int argc, char **argv);
 
 /* Starts fn, whose exit code is the child's. A fleet is asked for its nodes anew there. The child dies with
@@ -27,7 +29,7 @@ int child_start(const struct ctl_options *options, child_fn fn, int argc, char *
 /* Ends it if it runs still, waits for it and closes what was read. Its exit code; -1: it ended by a
  * signal. */
 int child_end(struct child *child);
-/* The same, of one that has ended by itself or is about to. */
+/* The same of one that has ended by itself or is about to. Returns its exit code, or -1. */
 int child_wait(struct child *child);
 /* Appends what can be read now. 1: there may be more; 0: it has ended; -EFBIG: more than max bytes, -errno of
  * read(). */

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "ctl/commands.h"
 #include "ctl/dashboard/assets.h"
@@ -13,10 +14,12 @@
 #include "ctl/dashboard/gate.h"
 #include "ctl/dashboard/question.h"
 #include "ctl/dashboard/traffic.h"
+
 #include "ctl/fleet.h"
 #include "ctl/source.h"
 #include "lib/cleanup.h"
 #include "lib/loop.h"
+#include "lib/rpc/http_local.h"
 #include "lib/rpc/http_server.h"
 
 #define CONNECTIONS_MAX 64 /* of browsers, all of which are on this machine */
@@ -25,29 +28,30 @@ struct dashboard {
     struct ctl_options options;
     struct loop *loop;
     struct http_server *server;
-    struct questions *questions;
+    struct page_questions *questions;
     struct flow_buffer *flows;
     char token[GATE_TOKEN_LEN + 1];
 };
 
 /* Nothing is loaded from elsewhere, framed, kept or told to others. */
-static const char *const headers[] = {
-    "Content-Security-Policy",
+static const char policy[] =
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options",
-    "nosniff",
-    "X-Frame-Options",
-    "DENY",
-    "Referrer-Policy",
-    "no-referrer",
-    "Cache-Control",
-    "no-store",
-    "Cross-Origin-Resource-Policy",
-    "same-origin",
-    "Cross-Origin-Opener-Policy",
-    "same-origin",
-    NULL};
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+static const char *const headers[] = {"Content-Security-Policy",
+                                      policy,
+                                      "X-Content-Type-Options",
+                                      "nosniff",
+                                      "X-Frame-Options",
+                                      "DENY",
+                                      "Referrer-Policy",
+                                      "no-referrer",
+                                      "Cache-Control",
+                                      "no-store",
+                                      "Cross-Origin-Resource-Policy",
+                                      "same-origin",
+                                      "Cross-Origin-Opener-Policy",
+                                      "same-origin",
+                                      NULL};
 
 static const struct http_answer as_json = {
     .status = 200, .type = "application/json", .compress = true, .headers = headers};
@@ -134,6 +138,7 @@ static bool serve_command(struct dashboard *d, struct http_request *request, con
         {"/api/status", command_status},           {"/api/pods", command_pods},
         {"/api/identities", command_identities},   {"/api/policy", command_policy},
         {"/api/connections", command_connections}, {"/api/traffic", command_traffic},
+        {"/api/waypoints", command_waypoints},
     };
 
     for (size_t i = 0; i < array_size(commands); i++) {
@@ -145,16 +150,26 @@ static bool serve_command(struct dashboard *d, struct http_request *request, con
     return false;
 }
 
+/* A browser tells of its own pages' modules by Origin too, and says in Sec-Fetch-Site whose they are. */
+static bool is_of_another_page(const struct http_request *request)
+{
+    const char *site = http_header(request, "Sec-Fetch-Site");
+
+    return (!site || strcasecmp(site, "same-origin") != 0) && http_is_of_another_page(request);
+}
+
 static void on_request(void *data, struct http_request *request)
 {
     struct dashboard *d = data;
     const char *path = gate_path(http_path(request), d->token);
 
-    if (!gate_host_is_ours(http_header(request, "Host")))
+    if (!http_names_loopback(request))
         refuse(request, 421, "this page is for 127.0.0.1 and localhost\n");
     else if (!path)
         refuse(request, 403,
                "the token of the URL is missing or wrong: brumactl dashboard prints the whole URL\n");
+    else if (strcmp(path, "/") != 0 && is_of_another_page(request))
+        refuse(request, 403, "another page may not ask this\n");
     else if (!http_method_is(request, "GET"))
         http_respond(request, &(struct http_answer){.status = 405, .allow = "GET", .headers = headers}, NULL,
                      0);

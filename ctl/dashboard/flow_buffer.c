@@ -199,9 +199,10 @@ void flow_buffer_free(struct flow_buffer **buffer)
     *buffer = NULL;
 }
 
-void flow_buffer_tell(struct flow_buffer *b, uint64_t after, FILE *out)
+void flow_buffer_tell(struct flow_buffer *b, uint64_t above, FILE *out)
 {
-    uint64_t from = after + 1 < b->first || after >= b->next ? b->first : after + 1;
+    const bool known = above && above < b->next;
+    uint64_t from = known && above >= b->first ? above + 1 : b->first;
     cJSON *complaint;
     char *said;
 
@@ -210,8 +211,7 @@ void flow_buffer_tell(struct flow_buffer *b, uint64_t after, FILE *out)
     complaint = cJSON_CreateString(b->complaint ? b->complaint : "");
     said = cJSON_PrintUnformatted(complaint);
     fprintf(out, "{\"next\":%llu,\"lost\":%llu,\"runs\":%s,\"said\":%s,\"lines\":[",
-            (unsigned long long)b->next - 1,
-            (unsigned long long)(after && from > after + 1 ? from - after - 1 : 0),
+            (unsigned long long)b->next - 1, (unsigned long long)(known ? from - above - 1 : 0),
             b->child.pid ? "true" : "false", said ? said : "\"\"");
     for (uint64_t i = from; i < b->next; i++)
         fprintf(out, "%s%s", i > from ? "," : "", *slot_of(b, i));

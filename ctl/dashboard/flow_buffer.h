@@ -27,9 +27,10 @@ struct flow_buffer *flow_buffer_new(struct loop *loop, const struct ctl_options 
 /* Ends the command. NULL is none. */
 void flow_buffer_free(struct flow_buffer **buffer);
 
-/* Starts the command if it does not run, and appends lines with numbers above after, as JSON:
+/* Starts the command if it does not run, and appends lines with numbers above this one (of a line; 0:
+ * all), as JSON:
  * {"next": number to ask with, "lost": how many were pushed out before, "runs": whether the command does,
  * "said": its latest complaint, "lines": [...]}. */
-void flow_buffer_tell(struct flow_buffer *buffer, uint64_t after, FILE *out);
+void flow_buffer_tell(struct flow_buffer *buffer, uint64_t above, FILE *out);
 
 #endif

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/random.h>
 
 int gate_token_new(char token[GATE_TOKEN_LEN + 1])
@@ -16,24 +15,6 @@ int gate_token_new(char token[GATE_TOKEN_LEN + 1])
     for (size_t i = 0; i < sizeof(bytes); i++)
         snprintf(token + 2 * i, 3, "%02x", bytes[i]);
     return 0;
-}
-
-bool gate_host_is_ours(const char *host)
-{
-    static const char *const names[] = {"127.0.0.1", "localhost", "[::1]"};
-
-    for (size_t i = 0; host && i < sizeof(names) / sizeof(names[0]); i++) {
-        size_t len = strlen(names[i]);
-        const char *port = host + len;
-
-        if (strncasecmp(host, names[i], len) != 0)
-            continue;
-        if (!*port)
-            return true;
-        if (*port == ':' && port[1] && strspn(port + 1, "0123456789") == strlen(port + 1))
-            return true;
-    }
-    return false;
 }
 
 const char *gate_path(const char *path, const char token[GATE_TOKEN_LEN + 1])

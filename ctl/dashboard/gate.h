@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who may have the dashboard's pages: who knows the token of the URL, and has come to this machine by its
- * name. */
+/* Who may have the dashboard's pages: who knows the token of the URL. */
 #ifndef CTL_DASHBOARD_GATE_H
 #define CTL_DASHBOARD_GATE_H
 
@@ -11,11 +10,8 @@
 
 /* A new token, with its NUL. 0 or -errno of getrandom(). */
 int gate_token_new(char token[GATE_TOKEN_LEN + 1]);
-/* Whether a header Host names this machine's loopback, with any port: another name that leads here is of a
- * page of somebody else (DNS rebinding). NULL: there is no such header; false. */
-bool gate_host_is_ours(const char *host);
-/* What stands behind "/TOKEN" of a path: "/pods" of "/TOKEN/pods", "" of "/TOKEN"; part of path. NULL: the
- * token is another one. Takes the same time whichever digit is wrong. */
+/* What stands behind "/TOKEN" of a path: "/pods" of "/TOKEN/pods", "" of "/TOKEN"; a part of path, and valid
+ * as long. NULL: the token is another one. Takes the same time whichever digit is wrong. */
 const char *gate_path(const char *path, const char token[GATE_TOKEN_LEN + 1]);
 
 #endif

@@ -10,16 +10,16 @@
 #include "lib/list.h"
 #include "lib/utf8.h"
 
-struct questions {
+struct page_questions {
     struct loop *loop;
     const struct ctl_options *options;
     struct list running;
     unsigned len;
 };
 
-struct question {
+struct page_question {
     struct list node;
-    struct questions *all;
+    struct page_questions *all;
     struct http_request *request;
     struct http_answer how;
     struct child child;
@@ -30,7 +30,7 @@ struct question {
 };
 
 /* What it has said may be cut, or no text at all. */
-static char *quoted(struct question *q)
+static char *quoted(struct page_question *q)
 {
     cJSON *text;
     char *json;
@@ -48,7 +48,7 @@ static char *quoted(struct question *q)
     return json;
 }
 
-static void respond(struct question *q, int code)
+static void respond(struct page_question *q, int code)
 {
     _cleanup_free_ char *said = quoted(q);
     bool whole = !q->trouble && code >= 0 && q->answer.len;
@@ -69,9 +69,9 @@ static void respond(struct question *q, int code)
 }
 
 /* It has ended, or is ended now. */
-static void finish(struct question *q, const char *trouble)
+static void finish(struct page_question *q, const char *trouble)
 {
-    struct questions *all = q->all;
+    struct page_questions *all = q->all;
 
     q->trouble = trouble;
     loop_timer_cancel(&q->timer);
@@ -88,7 +88,7 @@ static void finish(struct question *q, const char *trouble)
 /* Both ends are closed once the process is gone. */
 static void on_output(struct loop_watch *watch, uint32_t events)
 {
-    struct question *q = container_of(watch, struct question, out);
+    struct page_question *q = container_of(watch, struct page_question, out);
     int r = child_read(watch->fd, &q->answer, QUESTION_ANSWER_MAX);
 
     (void)events;
@@ -102,7 +102,7 @@ static void on_output(struct loop_watch *watch, uint32_t events)
 
 static void on_said(struct loop_watch *watch, uint32_t events)
 {
-    struct question *q = container_of(watch, struct question, err);
+    struct page_question *q = container_of(watch, struct page_question, err);
     int r = child_read(watch->fd, &q->said, QUESTION_SAID_MAX);
 
     (void)events;
@@ -114,14 +114,14 @@ static void on_said(struct loop_watch *watch, uint32_t events)
 
 static void on_timer(struct loop_timer *timer)
 {
-    finish(container_of(timer, struct question, timer), "no answer within 50 seconds");
+    finish(container_of(timer, struct page_question, timer), "no answer within 50 seconds");
 }
 
 /* ---- the list of them ---- */
 
-struct questions *questions_new(struct loop *loop, const struct ctl_options *options)
+struct page_questions *questions_new(struct loop *loop, const struct ctl_options *options)
 {
-    struct questions *all = calloc(1, sizeof(*all));
+    struct page_questions *all = calloc(1, sizeof(*all));
 
     if (!all)
         return NULL;
@@ -131,9 +131,9 @@ struct questions *questions_new(struct loop *loop, const struct ctl_options *opt
     return all;
 }
 
-void questions_free(struct questions **questions)
+void questions_free(struct page_questions **questions)
 {
-    struct question *q;
+    struct page_question *q;
 
     if (!*questions)
         return;
@@ -143,9 +143,9 @@ void questions_free(struct questions **questions)
     *questions = NULL;
 }
 
-static int start(struct question *q, child_fn fn, int argc, char **argv)
+static int start(struct page_question *q, child_fn fn, int argc, char **argv)
 {
-    struct questions *all = q->all;
+    struct page_questions *all = q->all;
     int r = child_start(all->options, fn, argc, argv, &q->child);
 
     if (r < 0)
@@ -161,16 +161,16 @@ static int start(struct question *q, child_fn fn, int argc, char **argv)
     return r;
 }
 
-void questions_ask(struct questions *all, struct http_request *request, const struct http_answer *answer,
+void questions_ask(struct page_questions *all, struct http_request *request, const struct http_answer *answer,
                    child_fn fn, int argc, char **argv)
 {
-    struct question *q = all->len < QUESTIONS_MAX ? calloc(1, sizeof(*q)) : NULL;
+    struct page_question *q = all->len < QUESTIONS_MAX ? calloc(1, sizeof(*q)) : NULL;
 
     if (!q) {
         http_respond_text(request, 503, "too many questions at a time\n");
         return;
     }
-    *q = (struct question){.all = all, .request = request, .how = *answer};
+    *q = (struct page_question){.all = all, .request = request, .how = *answer};
     loop_timer_init(&q->timer, on_timer);
     if (start(q, fn, argc, argv) < 0) {
         http_respond_text(request, 503, "no process can be started for it\n");

@@ -14,23 +14,22 @@
 #include "lib/loop.h"
 #include "lib/rpc/http_server.h"
 
-#define QUESTIONS_MAX          8                   /* at a time; more are refused with status 503 */
-#define QUESTION_ANSWER_MAX    (64u * 1024 * 1024) /* bytes of a command's stdout */
-#define QUESTION_SAID_MAX      (64u * 1024)        /* bytes of its stderr */
-#define QUESTION_MILLISECONDS  50000               /* then the command is ended; the server waits for 60 s */
-#define QUESTION_ARGUMENTS_MAX 2
-#define QUESTION_ARGUMENT_MAX  600 /* bytes with the NUL */
+#define QUESTIONS_MAX         8                   /* at a time; more are refused with status 503 */
+#define QUESTION_ANSWER_MAX   (64u * 1024 * 1024) /* bytes of a command's stdout */
+#define QUESTION_SAID_MAX     (64u * 1024)        /* bytes of its stderr */
+#define QUESTION_MILLISECONDS 50000               /* then the command is ended; the server waits for 60 s */
+#define QUESTION_ARGUMENT_MAX 600                 /* bytes with the NUL */
 
-struct questions;
+struct page_questions;
 
 /* options outlive it. NULL without memory; the caller frees it. */
-struct questions *questions_new(struct loop *loop, const struct ctl_options *options);
+struct page_questions *questions_new(struct loop *loop, const struct ctl_options *options);
 /* Ends all that run; their requests are answered with status 503. NULL is none. */
-void questions_free(struct questions **questions);
+void questions_free(struct page_questions **questions);
 
 /* Takes the request, which is answered once the command has ended. argv: copied by the new process. answer:
  * how, copied; its headers live as long as the request. */
-void questions_ask(struct questions *questions, struct http_request *request,
+void questions_ask(struct page_questions *questions, struct http_request *request,
                    const struct http_answer *answer, child_fn fn, int argc, char **argv);
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ctl/dashboard/waypoints.h"
 #include "ctl/gather.h"
 #include "ctl/page.h"
 #include "ctl/source.h"
@@ -14,6 +15,7 @@ static bool is_wanted(const char *line)
 {
     static const char *const families[] = {"istio_tcp_connections_opened_total{",
                                            "istio_tcp_connections_closed_total{",
+                                           "istio_tcp_connections_failed_total{",
                                            "istio_tcp_sent_bytes_total{",
                                            "istio_tcp_received_bytes_total{",
                                            "bruma_failures_total{",
@@ -73,4 +75,28 @@ int command_traffic(const struct ctl_options *o, int argc, char **argv)
     (void)argc;
     (void)argv;
     return r == CTL_OK ? gathered_print(&g, "traffic") : r;
+}
+
+/* ---- waypoints ---- */
+
+static int ask_waypoints(const struct place *place, const void *data, cJSON **ret)
+{
+    cJSON *dump;
+    int r = ask_dump(place, data, &dump);
+
+    if (r != CTL_OK)
+        return r;
+    *ret = waypoints_of(dump);
+    cJSON_Delete(dump);
+    return CTL_OK;
+}
+
+int command_waypoints(const struct ctl_options *o, int argc, char **argv)
+{
+    struct node_answers g;
+    int r = gather(o, ask_waypoints, NULL, &g);
+
+    (void)argc;
+    (void)argv;
+    return r == CTL_OK ? gathered_print(&g, "waypoints") : r;
 }

@@ -82,7 +82,7 @@ def test_without_the_token_there_is_nothing(dashboard, change):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost:80x", "localhost:", "", "10.0.0.1"]
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "10.0.0.1"]
 )
 def test_another_host_name_is_refused(dashboard, host):
     assert dashboard.get("api/about", Host=host)[0] == 421
@@ -91,6 +91,13 @@ def test_another_host_name_is_refused(dashboard, host):
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1", "[::1]:9"])
 def test_names_of_this_machine(dashboard, host):
     assert dashboard.get("api/about", Host=host)[0] == 200
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"}])
+def test_another_page_gets_nothing_but_may_lead_here(dashboard, headers):
+    for path in ("api/pods", "main.js"):
+        assert dashboard.get(path, **headers)[0] == 403
+    assert dashboard.get("", **headers)[0] == 200
 
 
 def test_no_host_at_all(dashboard):

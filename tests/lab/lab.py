@@ -30,6 +30,7 @@ The lab is up. Things to try (build directory {build}):
                                      {ctl} --run-dir {run}/n1/run connections
                                      {ctl} --run-dir {run}/n1/run identities
   why is this pod as it is           {ctl} --run-dir {run}/n1/run explain store/web
+  all of it as a page                {ctl} --run-dir {run}/n1/run dashboard       (prints its address; Ctrl-C ends it)
   would this connection be allowed   {ctl} --run-dir {run}/n1/run explain visitors/intruder {shop}:8080
   is the machine in order            {ctl} --run-dir {run}/n1/run doctor
   the mesh itself                    $EDITOR {run}/mesh.yaml                      (followed at once; watch the agents' logs)

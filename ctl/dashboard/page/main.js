@@ -1,18 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 // Views behind tabs, the state of the nodes above them.
 
+import { certificatesView } from "./certificates.js";
 import { el, plain, put } from "./dom.js";
+import { explainView } from "./explain.js";
+import { flowsView } from "./flows.js";
+import { graphView } from "./graph.js";
+import { nodesView } from "./nodes.js";
 import { podsView } from "./pods.js";
 import { onLost, questions } from "./store.js";
 
 const views = [
+  { id: "graph", title: "Graph", make: graphView },
   { id: "pods", title: "Pods", make: podsView },
+  { id: "flows", title: "Flows", make: flowsView },
+  { id: "explain", title: "Explain", make: explainView },
+  { id: "certificates", title: "Certificates", make: certificatesView },
+  { id: "nodes", title: "Nodes and cost", make: nodesView },
 ];
 const main = document.getElementById("main"), tabs = document.getElementById("tabs");
 let shown = null;
 
 /** What views may ask of the page. */
-const page = {};
+const page = {
+  explain(from, to) {
+    show("explain", { from, to });
+  },
+};
 
 function show(id, wanted) {
   const view = views.find((one) => one.id === id) || views[0];

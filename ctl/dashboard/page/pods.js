@@ -7,6 +7,7 @@ import { filtered, Table } from "./table.js";
 
 /** As `brumactl pods` says it. */
 function stateOf(pod) {
+  if (pod.isOld) return `not known now, was ${pod.state}`;
   if (pod.state !== "outside" && pod.endingAt > 0) return "ending";
   return pod.state === "enrolled" && pod.forwards ? "enrolled, not announced" : pod.state;
 }
@@ -44,9 +45,9 @@ export function podsView({ explain }) {
     key: (pod) => `${pod.onNode}/${pod.namespace}/${pod.name}/${pod.uid}`,
     kind: (pod) => (isWrong(pod) ? "wrong" : ""),
     columns: [
-      { title: "Pod", text: (pod) => `${pod.namespace}/${pod.name}` },
+      { title: "Pod", share: 2, text: (pod) => `${pod.namespace}/${pod.name}` },
       { title: "State", text: (pod) => `${isWrong(pod) ? "⚠ " : ""}${stateOf(pod)}` },
-      { title: "Reason", text: reasonOf },
+      { title: "Reason", share: 2, text: reasonOf },
       { title: "Node", text: (pod) => pod.onNode || "this one" },
       { title: "Proxy", text: (pod) => pod.proxy || "-", wide: true },
       { title: "Addresses", text: (pod) => pod.ips?.join(", ") || "-", wide: true },
@@ -55,7 +56,7 @@ export function podsView({ explain }) {
       panel.hidden = false;
       put(panel,
         el("h2", { tabindex: -1 }, plain(`${pod.namespace}/${pod.name}`)), details(pod),
-        explain && el("button", { type: "button", onclick: () => explain(`${pod.namespace}/${pod.name}`, "") }, "Explain its state"),
+        el("button", { type: "button", onclick: () => explain(`${pod.namespace}/${pod.name}`, "") }, "Explain its state"),
         el("button", { type: "button", onclick: () => { panel.hidden = true; table.table.focus(); } }, "Close"));
       panel.firstChild.focus();
     },

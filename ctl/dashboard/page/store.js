@@ -2,6 +2,8 @@
 // What brumactl is asked, how often, and who is told of the answers.
 
 const TIMEOUT = 60000; // milliseconds
+const FLOWS_MAX = 2000; // lines that are kept
+const FLOWS_PERIOD = 1000; // milliseconds
 
 let lost = 0; // questions in a row without an answer of brumactl itself
 const lostListeners = [];
@@ -35,7 +37,7 @@ export async function ask(path) {
 function byNode(reply, key) {
   const said = plainSaid(reply.said);
   if (reply.answer === null) return [{ node: "", error: said || "no answer" }];
-  const isFleet = Array.isArray(reply.answer) && reply.answer.every((one) => one && "node" in one && (key in one || "error" in one));
+  const isFleet = Array.isArray(reply.answer) && reply.answer.every((one) => one !== null && typeof one === "object" && "node" in one && (key in one || "error" in one));
   if (!isFleet || !reply.answer.length) return [{ node: "", items: reply.answer }];
   return reply.answer.map((one) => ("error" in one ? { node: one.node, error: one.error } : { node: one.node, items: one[key] }));
 }
@@ -68,18 +70,16 @@ export class Question {
     if (this.asking) return;
     const begin = performance.now();
     this.asking = true;
-    try {
-      const reply = await ask(this.path);
-      this.nodes = byNode(reply, this.key);
-      this.at = Date.now();
-      for (const fn of this.listeners) fn(this.nodes);
-    } catch {
-      // Said by onLost(); the old answer stays.
-    } finally {
-      this.asking = false;
-      // What takes long is not asked often.
-      this.plan(Math.max(this.period, 4 * (performance.now() - begin)));
-    }
+    const reply = await ask(this.path).catch(() => null); // said by onLost(); the old answer stays
+    this.asking = false;
+    // What takes long is not asked often.
+    this.plan(Math.max(this.period, 4 * (performance.now() - begin)));
+    if (!reply) return;
+    const before = new Map(this.nodes.map((one) => [one.node, one.items]));
+    // Of a node that does not answer, what it has said before.
+    this.nodes = byNode(reply, this.key).map((one) => (one.error ? { ...one, items: before.get(one.node) } : one));
+    this.at = Date.now();
+    for (const fn of this.listeners) fn(this.nodes);
   }
 }
 
@@ -88,9 +88,45 @@ export const questions = {
   pods: new Question("pods", "pods", 3000),
   identities: new Question("identities", "identities", 20000),
   traffic: new Question("traffic", "traffic", 3000),
+  waypoints: new Question("waypoints", "waypoints", 60000),
 };
 
 /** All items of all nodes, each with its node. */
 export function items(nodes) {
-  return nodes.flatMap((one) => (Array.isArray(one.items) ? one.items.map((item) => ({ ...item, onNode: one.node })) : []));
+  return nodes.flatMap((one) => (Array.isArray(one.items) ? one.items.map((item) => ({ ...item, onNode: one.node, isOld: Boolean(one.error) })) : []));
 }
+
+/** The lines of all proxies, as they come: the last of them, with numbers. */
+class Flows {
+  constructor() {
+    Object.assign(this, { lines: [], next: 0, lost: 0, said: "", listeners: new Set(), timer: 0, asking: false });
+    document.addEventListener("visibilitychange", () => this.plan(0));
+  }
+
+  /** fn(lines) is told of those that are new; returns how to stop that. */
+  listen(fn) {
+    this.listeners.add(fn);
+    this.plan(0);
+    return () => this.listeners.delete(fn);
+  }
+
+  plan(delay) {
+    clearTimeout(this.timer);
+    if (this.listeners.size && !document.hidden) this.timer = setTimeout(() => this.round(), delay);
+  }
+
+  async round() {
+    if (this.asking) return;
+    this.asking = true;
+    const reply = await ask(`flows?after=${this.next}`).catch(() => null); // said by onLost()
+    this.asking = false;
+    this.plan(FLOWS_PERIOD);
+    if (!reply) return;
+    const first = reply.next - reply.lines.length + 1, fresh = reply.lines.map((line, i) => ({ ...line, number: first + i }));
+    Object.assign(this, { next: reply.next, lost: this.lost + reply.lost, said: plainSaid(reply.said) });
+    this.lines = [...this.lines, ...fresh].slice(-FLOWS_MAX);
+    for (const fn of this.listeners) fn(fresh);
+  }
+}
+
+export const flows = new Flows();

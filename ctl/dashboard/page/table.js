@@ -8,7 +8,7 @@ const LINE = 22;
 const SPARE = 6; // rows above and below those that are seen
 
 export class Table {
-  /** columns: {title, text(row), sort(row)?, wide?: not on narrow screens}; key(row): a text of its own;
+  /** columns: {title, text(row), sort(row)?, wide?: not on narrow screens, share?: of the width, 1}; key(row): a text of its own;
    * open(row): Enter or a click; kind(row): a class. */
   constructor({ label, columns, key, open, kind, empty, sortable = true }) {
     Object.assign(this, { columns, key, open, kind, empty });
@@ -29,8 +29,10 @@ export class Table {
   }
 
   addHead(sortable) {
+    const all = this.columns.reduce((sum, column) => sum + (column.share || 1), 0);
     this.columns.forEach((column, i) => {
       const cell = el("th", { role: "columnheader", scope: "col", class: column.wide && "wide" });
+      cell.style.width = `${(100 * (column.share || 1)) / all}%`;
       if (sortable) cell.append(el("button", { type: "button", onclick: () => this.sortBy(i) }, column.title));
       else cell.append(column.title);
       this.head.append(cell);

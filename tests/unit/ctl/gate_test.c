@@ -55,18 +55,3 @@ Test(gate, too_short_too_long_and_none, .init = setup)
     path[0] = 'x';
     cr_assert_null(gate_path(path, token));
 }
-
-Test(gate, hosts)
-{
-    cr_assert(gate_host_is_ours("127.0.0.1"));
-    cr_assert(gate_host_is_ours("127.0.0.1:80"));
-    cr_assert(gate_host_is_ours("LocalHost:65535"));
-    cr_assert(gate_host_is_ours("[::1]:1"));
-    cr_assert_not(gate_host_is_ours(NULL));
-    cr_assert_not(gate_host_is_ours(""));
-    cr_assert_not(gate_host_is_ours("127.0.0.1:"));
-    cr_assert_not(gate_host_is_ours("127.0.0.1:8x"));
-    cr_assert_not(gate_host_is_ours("127.0.0.10"));
-    cr_assert_not(gate_host_is_ours("localhost.example"));
-    cr_assert_not(gate_host_is_ours("example"));
-}
