@@ -49,6 +49,7 @@ WELL = {
     f'istio_tcp_connections_failed_total{{{EDGE},response_flags="DENY"}}': "grows",
     f"istio_dns_upstream_requests_total{{{PROXY}}}": "grows",
     f"istio_dns_upstream_failures_total{{{PROXY}}}": "0",
+    f'bruma_otlp_dropped_total{{{PROXY},reason="replaced",signal="metrics"}}': "grows",
 }
 LIMITS = ["out_of_resources", "pod_descriptors", "peer_connections", "handshake_evicted"]
 LIMITS += ["name_queries", "lookup_limit", "dns_pod_queries", "dns_queries"]
@@ -88,6 +89,9 @@ SCENES = {
         f'bruma_handed_over_connections_total{{{PROXY},direction="out",result="left"}}': "more"
     },
     "BrumaLogLinesLost": {f"bruma_access_log_dropped_lines_total{{{PROXY}}}": "late"},
+    "BrumaTelemetryNotExported": {
+        f'bruma_otlp_dropped_total{{{PROXY},reason="queue_full",signal="logs"}}': "late"
+    },
     "BrumaEventsLost": {f"bruma_direct_ends_lost_total{{{PROXY}}}": "late"},
     "BrumaTurnedAway": {'bruma_connections_turned_away_total{node="a",server="metrics"}': "more"},
     "BrumaLabelsOverflow": {f"bruma_telemetry_overflow_connections_total{{{PROXY}}}": "late"},
@@ -107,6 +111,9 @@ ALIKE = {
     "BrumaLogLinesLost": {
         f"bruma_log_dropped_lines_total{{{PROXY}}}",
         'bruma_agent_log_dropped_lines_total{node="a"}',
+    },
+    "BrumaTelemetryNotExported": {
+        f'bruma_otlp_dropped_total{{{PROXY},reason="gave_up",signal="traces"}}',
     },
     "BrumaEventsLost": {
         f"bruma_direct_lost_events_total{{{PROXY}}}",

@@ -38,6 +38,7 @@ RARE = {
     "bruma_log_dropped_lines_total",
     "bruma_mends_total",
     "bruma_pod_failed",
+    "bruma_otlp_dropped_total",
     "bruma_outbound_retries_total",
     "bruma_crl_unusable",
     "bruma_relay_pipes_missed_total",
