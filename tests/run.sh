@@ -28,7 +28,8 @@
 # BRUMA_PLATFORM (a platform of the chart): nodes of the cluster have its directories,
 # BRUMA_PEERS (where the programs of the cluster are kept; the first time they are built from Go modules, which takes minutes and
 # begins in the background),
-# BRUMA_ZTUNNEL (a stock ztunnel's program): tests of it under our steering, else skipped; in the cluster it needs the two for istiod,
+# BRUMA_ZTUNNEL (a stock ztunnel's program): tests of it under our steering, and the judge of it (tests/conformance), else skipped; in the
+# cluster it needs the two for istiod,
 # BRUMA_ISTIO_CNI (directory with the stock programs install-cni and istio-cni): in the cluster, our proxy under that; needs all of the
 # stock parts above, else skipped,
 # BRUMA_DEB_ARM64 (1: packages and image for arm64 are built as well, cross-built in a layer of memory above this machine's files),
