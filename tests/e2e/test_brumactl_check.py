@@ -95,7 +95,8 @@ def test_versions_clocks_and_mtus_that_differ(mesh, api):
     assert "1400 bytes on node2, and 1500 on node1" in wrong(lines, "MTU")
     text = ctl("check", kubeconfig=api.kubeconfig(), check=1).stdout
     assert "  BAD   versions: there are several" in text and "        see: docs/install.md#upgrade" in text
-    api.faults["agent-node2"] = agent_that_says(now=time.time() + 9)
+    api.faults["agent-node1"] = agent_that_says()
+    api.faults["agent-node2"] = agent_that_says(now=time.time() + 5)
     lines = findings(api)
     assert not wrong(lines, "clock") and not wrong(lines, "versions") and not wrong(lines, "MTU")
 
