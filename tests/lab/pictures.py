@@ -18,7 +18,7 @@ EXPLAINED = """
 const [from, to] = document.querySelectorAll('form input');
 if (!from.value) {
   from.value = 'visitors/intruder';
-  to.value = 'store/shop:8080';
+  to.value = '10.71.2.10:8080';
   document.querySelector('form button').click();
 }
 return document.querySelector('.stages') !== null;

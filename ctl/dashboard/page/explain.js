@@ -34,7 +34,7 @@ export function steps(lines, isConnection) {
     el("p", { class: "verdict" }, wrong ? `✕ ${wrong === 1 ? "One thing is" : `${wrong} things are`} wrong on the way.` : "✓ Nothing is wrong on the way."),
     el("ol", { class: "stages" }, stages.map((title, i) => {
       const found = lines.filter((line) => stageOf(line.check) === i);
-      return found.length && el("li", {}, el("h3", {}, title), el("ul", { class: "steps" }, found.map(step)));
+      return found.length > 0 && el("li", {}, el("h3", {}, title), el("ul", { class: "steps" }, found.map(step)));
     })),
   ];
 }

@@ -31,7 +31,7 @@ function follow() {
 follow();
 
 function kindOf(end) {
-  return end.kind === "workload" && waypoints.has(end.name) ? "waypoint" : end.kind;
+  return (end.kind === "workload" || end.kind === "identity") && waypoints.has(end.name) ? "waypoint" : end.kind;
 }
 
 function edgeText(edge) {
@@ -54,6 +54,7 @@ function busiest() {
 
 const SHAPES = {
   workload: (w, h) => svg("rect", { x: 0, y: 0, width: w, height: h }),
+  identity: (w, h) => svg("path", { d: `M0 0H${w - 10}L${w} 10V${h}H10L0 ${h - 10}Z` }),
   service: (w, h) => svg("rect", { x: 0, y: 0, width: w, height: h, rx: h / 2 }),
   waypoint: (w, h) => svg("path", { d: `M0 ${h / 2}L14 0H${w - 14}L${w} ${h / 2}L${w - 14} ${h}H14Z` }),
   outside: (w, h) => svg("rect", { x: 0, y: 0, width: w, height: h, "stroke-dasharray": "3 3" }),
@@ -73,8 +74,24 @@ function drawNode(end, at, choose) {
   svg("text", { x: BOX / 2, y: 15, class: "name" }, short), svg("text", { x: BOX / 2, y: 28, class: "kind" }, kind));
 }
 
-/** Edges of several kinds between the same two run beside each other. */
-function drawEdge(edge, from, to, number) {
+const TEXT_AT = [0.5, 0.3, 0.7, 0.4, 0.6]; // of the way, by turns: texts of edges that cross stand apart
+const LETTER = 6, LINE = 13; // pixels of a text's letter and line
+
+/** Up or down, until the text covers neither a node nor another text; taken: boxes, and gets this one. */
+function freePlace({ x, y }, words, taken) {
+  const width = LETTER * words.length + 6;
+  for (let i = 0; i < 12; i++) {
+    const box = { left: x - width / 2, right: x + width / 2, bottom: y + 3 + LINE * Math.ceil(i / 2) * (i % 2 ? 1 : -1) };
+    box.top = box.bottom - LINE;
+    if (i < 11 && taken.some((t) => box.left < t.right && t.left < box.right && box.top < t.bottom && t.top < box.bottom)) continue;
+    taken.push(box);
+    return { x, y: box.bottom - 3 };
+  }
+}
+
+/** Edges of several kinds between the same two run beside each other: number counts them, turn all of a source;
+ * taken: boxes that a text must not cover. */
+function drawEdge({ edge, from, to, number, turn, taken }) {
   const back = to.x <= from.x, shift = 16 * number;
   const start = { x: from.x + (back ? BOX / 2 : BOX), y: from.y + (back ? BOX_HIGH : 10 + shift) };
   const end = { x: to.x + (back ? BOX / 2 + 12 : 0), y: to.y + (back ? BOX_HIGH : 10 + shift) };
@@ -82,9 +99,12 @@ function drawEdge(edge, from, to, number) {
   const path = back
     ? `M${start.x} ${start.y}C${start.x} ${start.y + bend} ${end.x} ${end.y + bend} ${end.x} ${end.y}`
     : `M${start.x} ${start.y}C${middle} ${start.y} ${middle} ${end.y} ${end.x} ${end.y}`;
+  const t = TEXT_AT[turn % TEXT_AT.length], eased = t * t * (3 - 2 * t); // of a curve that begins and ends level
+  const text = back ? { x: middle, y: start.y + bend * 0.75 + (end.y - start.y) / 2 }
+    : { x: start.x + (end.x - start.x) * (1.5 * t * (1 - t) + t ** 3), y: start.y + (end.y - start.y) * eased - 3 };
   return svg("g", { class: `edge ${edge.kind}`, "data-from": edge.from, "data-to": edge.to, "data-kind": edge.kind },
     svg("path", { d: path, "marker-end": `url(#end-${edge.kind})` }),
-    svg("text", { x: middle, y: (start.y + end.y) / 2 + (back ? bend * 0.75 : -3), "data-edge": edge.id }, edgeText(edge)));
+    svg("text", { ...freePlace(text, edgeText(edge), taken), "data-edge": edge.id }, edgeText(edge)));
 }
 
 function markers() {
@@ -101,7 +121,7 @@ function legend() {
   return el("ul", { class: "legend", "aria-label": "What the signs mean" },
     [["encrypted", "encrypted: mutual TLS"], ["plaintext", "plaintext"], ["refused", "✕ refused by policy"], ["failed", "! failed"]]
       .map(([kind, words]) => el("li", {}, line(kind), words)),
-    [["workload", "workload"], ["service", "service"], ["waypoint", "waypoint"], ["outside", "outside the mesh"]]
+    [["workload", "workload"], ["identity", "identity, of a workload without a name"], ["service", "service"], ["waypoint", "waypoint"], ["outside", "outside the mesh"]]
       .map(([kind, words]) => el("li", {}, shape(kind), words)));
 }
 
@@ -141,14 +161,16 @@ export function graphView() {
   }
 
   function draw({ ids, edges }) {
-    const places = layout(ids, edges, PLACES), beside = new Map(), focus = document.activeElement?.dataset?.id;
+    const places = layout(ids, edges, PLACES), beside = new Map(), turns = new Map(), focus = document.activeElement?.dataset?.id;
     const at = (id) => ({ x: 8 + places.get(id).layer * WIDE, y: 8 + places.get(id).place * HIGH });
     const all = [...places.values()], columns = 1 + Math.max(0, ...all.map((p) => p.layer)), lines = 1 + Math.max(0, ...all.map((p) => p.place));
     const width = (columns - 1) * WIDE + BOX + 16, height = lines * HIGH + 50;
+    const taken = ids.map((id) => ({ left: at(id).x, right: at(id).x + BOX, top: at(id).y, bottom: at(id).y + BOX_HIGH }));
     put(drawing, markers(), edges.map((edge) => {
       const pair = `${edge.from} ${edge.to}`, number = beside.get(pair) || 0;
       beside.set(pair, number + 1);
-      return drawEdge(edge, at(edge.from), at(edge.to), number);
+      turns.set(edge.from, (turns.get(edge.from) ?? -1) + 1);
+      return drawEdge({ edge, from: at(edge.from), to: at(edge.to), number, turn: turns.get(edge.from), taken });
     }), ids.map((id) => drawNode(reading.ends.get(id), at(id), choose)));
     for (const [name, value] of Object.entries({ width, height, viewBox: `0 0 ${width} ${height}` })) drawing.setAttribute(name, value);
     mark();

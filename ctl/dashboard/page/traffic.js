@@ -22,11 +22,14 @@ export function parseLine(line) {
 
 const known = (text) => (text && text !== "unknown" ? text : "");
 
-/** What a label set says of one end: {id, name, kind}. */
+/** What a label set says of one end: {id, name, kind}. Pods of a mesh file need not belong to a named workload. */
 function endOf(labels, side) {
   const workload = known(labels[`${side}_workload`]), namespace = known(labels[`${side}_workload_namespace`]);
-  if (!workload) return { id: "outside", name: "outside the mesh", kind: "outside" };
-  return { id: `w/${namespace}/${workload}`, name: `${namespace}/${workload}`, kind: "workload" };
+  const account = /^spiffe:\/\/[^/]*\/ns\/([^/]+)\/sa\/(.+)$/.exec(known(labels[`${side}_principal`]));
+  if (workload) return { id: `w/${namespace}/${workload}`, name: `${namespace}/${workload}`, kind: "workload" };
+  if (account) return { id: `i/${account[1]}/${account[2]}`, name: `${account[1]}/${account[2]}`, kind: "identity" };
+  if (namespace) return { id: `n/${namespace}`, name: `somebody in ${namespace}`, kind: "identity" };
+  return { id: "outside", name: "outside the mesh", kind: "outside" };
 }
 
 function serviceOf(labels) {
