@@ -7,6 +7,7 @@ import pytest
 
 from support.browser import browser, press
 from support.dashboard import Dashboard
+from support.kube.forwarder import Forwarder
 from support.nodes.mesh import Mesh
 from support.nodes.pod_programs import ECHO, ONE_SHOT
 from support.system import Failed, wait_for
@@ -17,7 +18,7 @@ HOSTILE = '<img src=x onerror="document.title=1">'
 @pytest.fixture(scope="module")
 def mesh():
     """web talks with shop; thief is refused; plain is no part of the mesh."""
-    with Mesh(nodes=1) as m:
+    with Mesh(nodes=1, agent_options=("--ready-port", "8000")) as m:
         m.web, m.shop, m.thief, m.odd = (m.pod(name) for name in ("web", "shop", "thief", "odd"))
         m.plain = m.pod("plain", namespace="outside")
         m.odd.more = {"workloadName": HOSTILE, "canonicalName": HOSTILE}
@@ -249,11 +250,29 @@ def test_it_outlives_the_agent_and_the_proxy(mesh, page, traffic):
     see(page, "does not answer", "#trouble")
     see(page, "1 of them does not answer", "#summary")
     assert "demo/web" in text(page, "tbody"), "the last that is known stays"
-    node.start_agent()
+    node.start_agent("--ready-port", "8000")
     see(page, "no other problem", "#summary")
     open_tab(page, "flows")
     traffic()
     see(page, "policy_denied", "tbody")
+
+
+def test_a_node_of_a_cluster_that_does_not_answer(mesh, chromium, tmp_path):
+    with (
+        Forwarder(tmp_path / "api", mesh.nodes) as api,
+        Dashboard(tmp_path, "--kubeconfig", api.kubeconfig()) as d,
+    ):
+        chromium.get(d.url)
+        open_tab(chromium, "pods")
+        see(chromium, "demo/web", "tbody")
+        assert any("node1" in row for row in rows(chromium))
+        api.faults["agent-node1"] = "refuse"
+        see(chromium, "Node node1: does not answer", "#trouble")
+        see(chromium, "cannot create resource", "#trouble")
+        see(chromium, "not known now, was enrolled", "tbody")
+        del api.faults["agent-node1"]
+        see(chromium, "1 node, no other problem", "#summary")
+        chromium.get("about:blank")
 
 
 def test_as_wide_as_a_phone(page, traffic):
