@@ -36,7 +36,7 @@ int search_domains_load(const char *const **ret)
     ares_channel channel;
     int mask = 0, r;
 
-    if (ares_init(&channel) != ARES_SUCCESS)
+    if (ares_init_options(&channel, NULL, 0) != ARES_SUCCESS)
         return -ENOMEM;
     r = ares_save_options(channel, &options, &mask) == ARES_SUCCESS ? copy(&options, &domains) : -ENOMEM;
     ares_destroy_options(&options);

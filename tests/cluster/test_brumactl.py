@@ -4,6 +4,7 @@ server and the kubelets."""
 
 import json
 import os
+import re
 
 import pytest
 
@@ -118,6 +119,15 @@ def test_brumactl_check_finds_nothing_wrong(ctl, pair):
     each = ("agent", "proxy", "control plane", "certificates", "pods", "kernel")
     assert {(node, check) for node in ("n1", "n2") for check in each} <= checks
     assert {(None, "versions"), (None, "clock"), (None, "MTU")} <= checks
+
+
+def test_helm_test_says_what_check_says(cluster, mesh, pair):
+    r = cluster.helm("test", "bruma", "-n", SYSTEM, "--timeout", "2m", check=False)
+    said = cluster.kubectl("-n", SYSTEM, "logs", "bruma-check").stdout
+    assert r.returncode == 0 and re.search(r"Phase: +Succeeded", r.stdout), r.stdout + r.stderr + said
+    for node in cluster.nodes:
+        assert node in said
+    cluster.api.delete("Pod", "bruma-check", SYSTEM)
 
 
 def test_kubectl_bruma(cluster, build, operator, pair):

@@ -136,7 +136,9 @@ def test_rights_are_the_least(default):
         "bruma-operator": [(["pods"], None, ["list"]), (["pods/portforward"], None, ["get", "create"])],
     }
     bound = [s["name"] for (kind, _), d in default.items() if kind.endswith("Binding") for s in d["subjects"]]
-    assert sorted(bound) == ["bruma-retire", "istio-cni", "istio-cni", "istio-cni"], "the proxy has none"
+    assert sorted(bound) == ["bruma-check", "bruma-retire", "istio-cni", "istio-cni", "istio-cni"], (
+        "the proxy has none"
+    )
     assert pod(default, "ztunnel")["automountServiceAccountToken"] is False
     for name in ("istio-cni-node", "ztunnel"):
         assert all(c["securityContext"]["readOnlyRootFilesystem"] for c in pod(default, name)["containers"])
