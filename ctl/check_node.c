@@ -137,7 +137,9 @@ static void check_answers(cJSON *lines, const cJSON *answer, const cJSON *status
         say(lines, "agent", &away, "%s", text_of(answer, "agentError"));
     else
         say(lines, "agent", NULL, "version %s answers", text_of(status, "version"));
-    if (get(answer, "proxyError"))
+    if (proxy && !strcmp(text_of(proxy, "kind"), "ztunnel"))
+        say(lines, "proxy", NULL, "a stock ztunnel is connected to the agent; it is not asked");
+    else if (get(answer, "proxyError"))
         say(lines, "proxy", &no_proxy, "%s", text_of(answer, "proxyError"));
     else if (status && !proxy)
         say(lines, "proxy", &no_proxy, "it answers, and is not connected to the agent");
@@ -247,6 +249,39 @@ static void check_doctor(cJSON *lines, const cJSON *answer)
     }
 }
 
+static bool is_said(const cJSON *lines, int among, const char *reason)
+{
+    const cJSON *line;
+
+    cJSON_ArrayForEach (line, lines) {
+        if (among-- > 0 && !cJSON_IsTrue(get(line, "ok")) && !strcmp(text_of(line, "reason"), reason))
+            return true;
+    }
+    return false;
+}
+
+/* The entry of the plugin, and of the agent's problems those that no line is about yet. */
+static void check_problems(cJSON *lines, const cJSON *status)
+{
+    int before = cJSON_GetArraySize(lines);
+    const cJSON *p;
+
+    if (*text_of(status, "cniFile") && !*text_of(status, "cniReason"))
+        say(lines, "CNI network", NULL, "the plugin's entry is in %s", text_of(status, "cniFile"));
+    cJSON_ArrayForEach (p, get(status, "problems")) {
+        const char *name = text_of(p, "reason");
+        enum bruma_reason reason = reason_from_name(name);
+        const char *check = !strncmp(name, "cni_", 4)                ? "CNI network"
+                            : reason == BRUMA_REASON_NETNS_NOT_FOUND ? "pods"
+                                                                     : "agent";
+
+        if (reason == BRUMA_REASON_COUNT)
+            say_wrong(lines, check, "%s: %s", name, text_of(p, "detail"));
+        else if (!is_said(lines, before, name))
+            say(lines, check, &reason, "%s", text_of(p, "detail"));
+    }
+}
+
 void check_node(cJSON *lines, const cJSON *answer)
 {
     const cJSON *status = cJSON_GetArrayItem(get(answer, "status"), 0);
@@ -257,4 +292,5 @@ void check_node(cJSON *lines, const cJSON *answer)
     check_certificates(lines, answer, (time_t)now);
     check_pods(lines, answer);
     check_doctor(lines, answer);
+    check_problems(lines, status);
 }

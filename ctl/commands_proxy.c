@@ -44,6 +44,20 @@ static void add_connections(struct table *t, const struct node_answers *g, const
     }
 }
 
+/* Of the pods of all answers those of one namespace stay. */
+static void keep_namespace(const struct node_answers *g, const char *namespace)
+{
+    for (size_t i = 0; i < g->len; i++) {
+        cJSON *pods = g->answers[i].json, *next;
+
+        for (cJSON *pod = pods ? pods->child : NULL; pod; pod = next) {
+            next = pod->next;
+            if (strcmp(text_of(get(pod, "info"), "namespace"), namespace) != 0)
+                cJSON_Delete(cJSON_DetachItemViaPointer(pods, pod));
+        }
+    }
+}
+
 int command_connections(const struct ctl_options *o, int argc, char **argv)
 {
     static const char *const headers[] = {"NODE",     "POD", "DIRECTION", "CLIENT",      "DESTINATION", "VIA",
@@ -57,13 +71,13 @@ int command_connections(const struct ctl_options *o, int argc, char **argv)
     (void)argv;
     if (r != CTL_OK)
         return r;
+    if (o->namespace)
+        keep_namespace(&g, o->namespace);
     if (o->json)
         return gathered_print(&g, "connections");
     t = table_new(headers + !g.fleet, array_size(headers) - !g.fleet);
     for (size_t i = 0; i < g.len; i++) {
         cJSON_ArrayForEach (pod, g.answers[i].json) {
-            if (o->namespace && strcmp(text_of(get(pod, "info"), "namespace"), o->namespace) != 0)
-                continue;
             add_connections(t, &g, gathered_node(&g, i), pod, "inbound");
             add_connections(t, &g, gathered_node(&g, i), pod, "outbound");
         }

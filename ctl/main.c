@@ -23,63 +23,95 @@ static const struct command {
     const char *name;
     int (*run)(const struct ctl_options *, int, char **);
     enum where where;
+    const char *options; /* letters of those that not all commands have */
     const char *arguments, *help, *examples;
 } commands[] = {
-    {"status", command_status, EVERYWHERE, "", "state of agent, proxy and mesh, and problems",
+    {"status", command_status, EVERYWHERE, "", "", "state of agent, proxy and mesh, and problems",
      "brumactl status\nbrumactl status --node n1      all about one node\n"
      "brumactl status -o json | jq '.[] | select(.error)'"},
-    {"pods", command_pods, EVERYWHERE, "[-n NAMESPACE | -A]", "pods and their capture",
+    {"pods", command_pods, EVERYWHERE, "nA", "[-n NAMESPACE | -A]", "pods and their capture",
      "brumactl pods -A\nbrumactl pods -n shop --node n1"},
-    {"connections", command_connections, EVERYWHERE, "[-n NAMESPACE | -A]",
+    {"connections", command_connections, EVERYWHERE, "nA", "[-n NAMESPACE | -A]",
      "connections that are open, through the proxy or past it", "brumactl connections -n shop"},
-    {"flows", command_flows, EVERYWHERE,
+    {"flows", command_flows, EVERYWHERE, "fsFTWR",
      "[-f | --for SECONDS] [--from END] [--to END] [--reason REASON] [--refused]",
      "connections as they are opened, closed and refused, for 5 seconds, or with -f until it is interrupted",
      "brumactl flows -f\nbrumactl flows -f --from shop/web-0 --to 10.0.1.9\nbrumactl flows -f --refused --to "
      "shop\n"
      "brumactl flows --for 60 --reason policy_denied -o json"},
-    {"top", command_top, EVERYWHERE,
+    {"top", command_top, EVERYWHERE, "bOcI1nA",
      "[--by workload|namespace|service] [--sort COLUMN] [--count N] [--interval SECONDS] [--once] [-n "
      "NAMESPACE]",
      "who uses the mesh most: connections and bytes a second, of two readings; on a terminal until it is "
      "interrupted",
      "brumactl top\nbrumactl top --by service --sort failed\nbrumactl top -n shop --count 5 --once\n"
      "brumactl top --interval 30 -o json | jq '.rows[] | select(.failedPerSecond > 0)'"},
-    {"dashboard", command_dashboard, EVERYWHERE, "[--port PORT] [--no-browser]",
+    {"dashboard", command_dashboard, EVERYWHERE, "PX", "[--port PORT] [--no-browser]",
      "a page in the browser of this machine: pods, who talks with whom, flows, certificates, cost",
      "brumactl dashboard\nbrumactl --context prod dashboard --port 8080 --no-browser"},
-    {"policy", command_policy, EVERYWHERE, "", "authorization policies in the proxies",
+    {"policy", command_policy, EVERYWHERE, "", "", "authorization policies in the proxies",
      "brumactl policy      what not all nodes have says so"},
-    {"identities", command_identities, EVERYWHERE, "", "certificates of the pods",
+    {"identities", command_identities, EVERYWHERE, "", "", "certificates of the pods",
      "brumactl identities --node n1"},
-    {"endpoints", command_endpoints, EVERYWHERE, "", "endpoints of services that are left out for a moment",
-     "brumactl endpoints"},
-    {"explain", command_explain, EVERYWHERE,
+    {"endpoints", command_endpoints, EVERYWHERE, "", "",
+     "endpoints of services that are left out for a moment", "brumactl endpoints"},
+    {"explain", command_explain, EVERYWHERE, "",
      "NAMESPACE/POD [IP:PORT | HOSTNAME | NAMESPACE/POD:PORT] | REASON",
      "why a pod or a connection is in its state, or what a reason means",
      "brumactl explain shop/web-0\nbrumactl explain shop/web-0 shop/cart-0:8080\n"
      "brumactl explain shop/web-0 10.0.1.9:6379\nbrumactl explain shop/web-0 cart.shop\n"
      "brumactl explain policy_denied"},
-    {"end", command_end, THIS_MACHINE, "NAMESPACE/POD", "say that a pod is about to end (without Kubernetes)",
-     "brumactl end shop/web-0"},
-    {"replace", command_replace, THIS_MACHINE, "[--timeout SECONDS] PROGRAM [ARGUMENT ...]",
+    {"end", command_end, THIS_MACHINE, "", "NAMESPACE/POD",
+     "say that a pod is about to end (without Kubernetes)", "brumactl end shop/web-0"},
+    {"replace", command_replace, THIS_MACHINE, "t", "[--timeout SECONDS] PROGRAM [ARGUMENT ...]",
      "start PROGRAM as the next proxy, until it has taken over",
      "brumactl replace -- /usr/sbin/bruma-proxy --admin-port 15000"},
-    {"check", command_check, EVERYWHERE, "[--before [-- OPTION ...]]",
+    {"check", command_check, EVERYWHERE, "B", "[--before [-- OPTION ...]]",
      "whether all nodes are as they should be, and what to do where they are not; --before: whether this "
      "machine has what it "
      "needs, before an install",
      "brumactl check\nbrumactl check -o json | jq '.[] | select(.ok | not)'\nbrumactl check --before\n"
      "brumactl check --before -- --cni-conf-dir /var/lib/rancher/k3s/agent/etc/cni/net.d"},
-    {"doctor", command_doctor, EVERYWHERE, "", "checks of kernel, hooks, pins and processes",
+    {"doctor", command_doctor, EVERYWHERE, "", "", "checks of kernel, hooks, pins and processes",
      "brumactl doctor"},
-    {"reasons", command_reasons, NOWHERE, "[--markdown]", "all failure reasons", "brumactl reasons"},
+    {"reasons", command_reasons, NOWHERE, "m", "[--markdown]", "all failure reasons", "brumactl reasons"},
 };
 
 struct arguments {
     const char *kubeconfig, *context, *system_namespace;
     bool run_dir, markdown, help;
+    bool given[128]; /* by letter */
 };
+
+#define OF_ALL "rohvKCNS" /* options that each command has; not each of them means something to it */
+
+static const struct option options[] = {{"run-dir", required_argument, NULL, 'r'},
+                                        {"output", required_argument, NULL, 'o'},
+                                        {"markdown", no_argument, NULL, 'm'},
+                                        {"version", no_argument, NULL, 'v'},
+                                        {"help", no_argument, NULL, 'h'},
+                                        {"timeout", required_argument, NULL, 't'},
+                                        {"follow", no_argument, NULL, 'f'},
+                                        {"for", required_argument, NULL, 's'},
+                                        {"from", required_argument, NULL, 'F'},
+                                        {"to", required_argument, NULL, 'T'},
+                                        {"reason", required_argument, NULL, 'W'},
+                                        {"refused", no_argument, NULL, 'R'},
+                                        {"by", required_argument, NULL, 'b'},
+                                        {"sort", required_argument, NULL, 'O'},
+                                        {"count", required_argument, NULL, 'c'},
+                                        {"interval", required_argument, NULL, 'I'},
+                                        {"once", no_argument, NULL, '1'},
+                                        {"before", no_argument, NULL, 'B'},
+                                        {"port", required_argument, NULL, 'P'},
+                                        {"no-browser", no_argument, NULL, 'X'},
+                                        {"kubeconfig", required_argument, NULL, 'K'},
+                                        {"context", required_argument, NULL, 'C'},
+                                        {"node", required_argument, NULL, 'N'},
+                                        {"system-namespace", required_argument, NULL, 'S'},
+                                        {"namespace", required_argument, NULL, 'n'},
+                                        {"all-namespaces", no_argument, NULL, 'A'},
+                                        {}};
 
 /* ---- help ---- */
 
@@ -274,6 +306,11 @@ static int run_command(const struct command *c, struct ctl_options *o, const str
     int r;
 
     o->place.as_json = json;
+    if (o->before && (a->kubeconfig || a->context || o->node)) {
+        fprintf(stderr,
+                "brumactl: check --before is of this machine: --kubeconfig, --context and --node are not\n");
+        return CTL_USAGE;
+    }
     if (c->where == NOWHERE || o->before || !wants_fleet(o, a, program))
         return c->run(o, argc, argv);
     if (c->where == THIS_MACHINE) {
@@ -288,6 +325,20 @@ static int run_command(const struct command *c, struct ctl_options *o, const str
     return r;
 }
 
+/* What is not looked at is refused: who gives it must not believe that it counts. */
+static bool takes_options(const struct command *c, const struct arguments *a)
+{
+    for (size_t i = 0; options[i].name; i++) {
+        int letter = options[i].val;
+
+        if (a->given[letter] && !strchr(OF_ALL, letter) && !strchr(c->options, letter)) {
+            fprintf(stderr, "brumactl: %s takes no --%s\n", c->name, options[i].name);
+            return false;
+        }
+    }
+    return true;
+}
+
 static int run(struct ctl_options *o, const struct arguments *a, const char *program, int argc, char **argv)
 {
     for (size_t i = 0; argc && i < array_size(commands); i++) {
@@ -297,6 +348,8 @@ static int run(struct ctl_options *o, const struct arguments *a, const char *pro
             continue;
         if (a->help)
             return command_usage(c);
+        if (!takes_options(c, a))
+            return CTL_USAGE;
         if (argc > 1 && (!*c->arguments || *c->arguments == '[') && c->run != command_replace &&
             c->run != command_reasons && c->run != command_check) {
             fprintf(stderr, "brumactl: %s takes no argument\n", argv[0]);
@@ -313,33 +366,6 @@ static int run(struct ctl_options *o, const struct arguments *a, const char *pro
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"run-dir", required_argument, NULL, 'r'},
-                                            {"output", required_argument, NULL, 'o'},
-                                            {"markdown", no_argument, NULL, 'm'},
-                                            {"version", no_argument, NULL, 'v'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {"timeout", required_argument, NULL, 't'},
-                                            {"follow", no_argument, NULL, 'f'},
-                                            {"for", required_argument, NULL, 's'},
-                                            {"from", required_argument, NULL, 'F'},
-                                            {"to", required_argument, NULL, 'T'},
-                                            {"reason", required_argument, NULL, 'W'},
-                                            {"refused", no_argument, NULL, 'R'},
-                                            {"by", required_argument, NULL, 'b'},
-                                            {"sort", required_argument, NULL, 'O'},
-                                            {"count", required_argument, NULL, 'c'},
-                                            {"interval", required_argument, NULL, 'I'},
-                                            {"once", no_argument, NULL, '1'},
-                                            {"before", no_argument, NULL, 'B'},
-                                            {"port", required_argument, NULL, 'P'},
-                                            {"no-browser", no_argument, NULL, 'X'},
-                                            {"kubeconfig", required_argument, NULL, 'K'},
-                                            {"context", required_argument, NULL, 'C'},
-                                            {"node", required_argument, NULL, 'N'},
-                                            {"system-namespace", required_argument, NULL, 'S'},
-                                            {"namespace", required_argument, NULL, 'n'},
-                                            {"all-namespaces", no_argument, NULL, 'A'},
-                                            {}};
     const char *env = getenv("BRUMA_RUN_DIR");
     struct ctl_options o = {.place.run_dir = env && *env ? env : BRUMA_DEFAULT_RUN_DIR,
                             .timeout = 60,
@@ -361,6 +387,7 @@ int main(int argc, char **argv)
         }
         if (!take_option(c, &o, &a))
             return CTL_USAGE;
+        a.given[c & 127] = true;
     }
     for (; optind < argc; optind++)
         arguments[n++] = argv[optind];

@@ -9,6 +9,7 @@ packages_build() {
     echo linux-libc-dev libbpf-dev libelf-dev zlib1g-dev libcjson-dev libssl-dev libnghttp2-dev
     echo libprotobuf-c-dev protobuf-c-compiler libcurl4-openssl-dev libjansson-dev libldns-dev libc-ares-dev libmnl-dev liburcu-dev libyaml-dev libmicrohttpd-dev
     echo libcriterion-dev
+    echo ca-certificates # are put into the image
     if is_ubuntu; then
         echo linux-tools-common linux-tools-generic # bpftool
     else

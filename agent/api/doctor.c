@@ -5,6 +5,7 @@
 #include <linux/magic.h>
 #include <string.h>
 #include <sys/statfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/api/ctl_finding.h"
@@ -16,6 +17,8 @@
 #include "agent/kubernetes/kubelet.h"
 #include "lib/cleanup.h"
 #include "lib/reasons.h"
+
+#define FAILURE_RECENT 600 /* seconds, in which a failure of steering is one to look into */
 
 static void check_filesystems(const struct agent *agent, struct ctl_answer *c)
 {
@@ -176,14 +179,27 @@ static void check_kubelet(const struct agent *agent, struct ctl_answer *c)
         ctl_finding(c, "kubelet", false, reason, "%s", text);
 }
 
+/* Counts never fall: what is long past is told, and is no reason to look. */
 static void check_failures(const struct agent *agent, struct ctl_answer *c)
 {
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
     for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
         struct bruma_failure_count f;
 
-        if (steer_failure_count(agent->steer, (enum bruma_reason)i, &f) == 0 && f.count)
+        uint64_t ago;
+
+        if (steer_failure_count(agent->steer, (enum bruma_reason)i, &f) < 0 || !f.count)
+            continue;
+        ago = (uint64_t)now.tv_sec - f.last_seen_nanoseconds / 1000000000;
+        if (ago < FAILURE_RECENT)
             ctl_finding(c, "steering failures", false, (enum bruma_reason)i, "%llu: %s",
                         (unsigned long long)f.count, reason_what((enum bruma_reason)i));
+        else
+            ctl_finding(c, "steering failures", true, BRUMA_REASON_NONE,
+                        "%s: %llu, the last one %llu minutes ago", reason_name((enum bruma_reason)i),
+                        (unsigned long long)f.count, (unsigned long long)ago / 60);
     }
 }
 

@@ -20,7 +20,7 @@ _brumactl() {
     --run-dir) mapfile -t COMPREPLY < <(compgen -d -- "$current") && return ;;
     esac
     case $command in
-    "") mapfile -t COMPREPLY < <(compgen -W "status pods connections flows top dashboard policy identities endpoints explain end replace check doctor reasons --run-dir --kubeconfig --context --node --system-namespace --version --help -o" -- "$current") ;;
+    "") mapfile -t COMPREPLY < <(compgen -W "status pods connections flows top dashboard policy identities endpoints explain end replace check doctor reasons --run-dir --kubeconfig --context --node --system-namespace --version --help -o --output" -- "$current") ;;
     explain)
         local pods reasons
         pods=$(brumactl pods 2>/dev/null | awk 'NR == 1 { n = $1 == "NODE" } NR > 1 { print $(1 + n) "/" $(2 + n) }')
@@ -28,13 +28,13 @@ _brumactl() {
         mapfile -t COMPREPLY < <(compgen -W "$pods $reasons" -- "$current")
         ;;
     end) mapfile -t COMPREPLY < <(compgen -W "$(brumactl pods 2>/dev/null | awk 'NR == 1 { n = $1 == "NODE" } NR > 1 { print $(1 + n) "/" $(2 + n) }')" -- "$current") ;;
-    replace) mapfile -t COMPREPLY < <(compgen -cf -- "$current") ;;
+    replace) mapfile -t COMPREPLY < <(compgen -cf -W "--timeout" -- "$current") ;;
     reasons) mapfile -t COMPREPLY < <(compgen -W "--markdown -o" -- "$current") ;;
-    flows) mapfile -t COMPREPLY < <(compgen -W "-f --for --from --to --reason --refused -o --node --kubeconfig --context --help" -- "$current") ;;
+    flows) mapfile -t COMPREPLY < <(compgen -W "-f --follow --for --from --to --reason --refused -o --node --kubeconfig --context --help" -- "$current") ;;
     check) mapfile -t COMPREPLY < <(compgen -W "--before -o --node --kubeconfig --context --help" -- "$current") ;;
-    top) mapfile -t COMPREPLY < <(compgen -W "--by --sort --count --interval --once -n -o --node --kubeconfig --context --help" -- "$current") ;;
+    top) mapfile -t COMPREPLY < <(compgen -W "--by --sort --count --interval --once -n --namespace -A --all-namespaces -o --node --kubeconfig --context --help" -- "$current") ;;
     dashboard) mapfile -t COMPREPLY < <(compgen -W "--port --no-browser --node --kubeconfig --context --help" -- "$current") ;;
-    pods | connections) mapfile -t COMPREPLY < <(compgen -W "-n -A -o --node --kubeconfig --context --help" -- "$current") ;;
+    pods | connections) mapfile -t COMPREPLY < <(compgen -W "-n --namespace -A --all-namespaces -o --node --kubeconfig --context --help" -- "$current") ;;
     *) mapfile -t COMPREPLY < <(compgen -W "-o --node --kubeconfig --context --help" -- "$current") ;;
     esac
 }

@@ -29,6 +29,8 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 FIPS_CONFIG = "etc/bruma/fipsmodule.cnf"
+# Of the public authorities: where Debian's libcurl looks for them, and OpenSSL.
+ROOTS, ROOTS_LINK = "etc/ssl/certs/ca-certificates.crt", "usr/lib/ssl/cert.pem"
 
 
 class Failed(Exception):
@@ -120,7 +122,7 @@ def fips_files(scratch):
 
 
 def collect(tree, scratch):
-    """Name in the image -> (contents, mode)."""
+    """Name in the image -> (contents, mode); a text is what a link is to."""
     files = {}
     for program in PROGRAMS:
         path = os.path.join(tree, program)
@@ -135,6 +137,11 @@ def collect(tree, scratch):
     files["etc/group"] = (b"root:x:0:\n", 0o644)
     if machine_of(os.path.join(tree, PROGRAMS[0])) == os.uname().machine:
         files.update(fips_files(scratch))
+    if not os.path.isfile(f"/{ROOTS}"):
+        raise Failed(f"/{ROOTS} is missing: package ca-certificates")
+    with open(f"/{ROOTS}", "rb") as f:
+        files[ROOTS] = (f.read(), 0o644)
+    files[ROOTS_LINK] = (f"/{ROOTS}", 0o777)
     # Names are looked up in files, then DNS; both modules are part of libc.
     files["etc/nsswitch.conf"] = (b"hosts: files dns\n", 0o644)
     return files
@@ -145,6 +152,9 @@ def add(tar, name, data=None, mode=0o755):
     info.mode, info.mtime, info.uid, info.gid = mode, 0, 0, 0
     if data is None:
         info.type = tarfile.DIRTYPE
+        tar.addfile(info)
+    elif isinstance(data, str):
+        info.type, info.linkname = tarfile.SYMTYPE, data
         tar.addfile(info)
     else:
         info.size = len(data)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "lib/proto/otlp.pb-c.h"
 #include "lib/utf8.h"
 
+#define PROTOCOL       "http/protobuf"
 #define ATTRIBUTES_MAX (OTLP_PAIRS_MAX + 8) /* those of the list and our own */
 
 static const char *const names[OTLP_SIGNALS] = {
@@ -388,9 +390,39 @@ static int make_sampler(const struct otlp_texts *t, struct otlp_sampler *ret, co
 
 /* ---- the rest ---- */
 
+/* What others read, and is said here for all signals or not at all: who sets it must not believe that it
+ * counts. */
+static int refuse_others(const struct error *error)
+{
+    static const char *const which[] = {"LOGS_", "METRICS_", "TRACES_", ""};
+    static const char *const what[] = {"HEADERS",  "TIMEOUT",    "COMPRESSION",       "CERTIFICATE",
+                                       "PROTOCOL", "CLIENT_KEY", "CLIENT_CERTIFICATE"};
+    const char *preference = getenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE");
+    char variable[80];
+
+    if (preference && *preference && strcasecmp(preference, "cumulative") != 0)
+        return refuse(error, "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", preference,
+                      "is not supported: counters are cumulative");
+    for (size_t i = 0; i < sizeof(which) / sizeof(which[0]); i++) {
+        for (size_t k = 0; k < sizeof(what) / sizeof(what[0]); k++) {
+            bool of_all = !*which[i] && strncmp(what[k], "CLIENT_", 7) != 0;
+            const char *value;
+
+            snprintf(variable, sizeof(variable), "OTEL_EXPORTER_OTLP_%s%s", which[i], what[k]);
+            value = of_all ? NULL : getenv(variable);
+            if (!value || !*value || (!strcmp(what[k], "PROTOCOL") && !strcmp(value, PROTOCOL)))
+                continue;
+            return refuse(error, variable, "...",
+                          *which[i] ? "is not supported: the variable without a signal's name counts for all"
+                                    : "is not supported: the proxy shows a collector no certificate");
+        }
+    }
+    return 0;
+}
+
 static int make_rest(const struct otlp_texts *t, struct otlp_config *ret, const struct error *error)
 {
-    if (strcmp(t->protocol, "http/protobuf") != 0)
+    if (strcmp(t->protocol, PROTOCOL) != 0)
         return refuse(error, "OTEL_EXPORTER_OTLP_PROTOCOL", t->protocol,
                       "is not supported: there is http/protobuf alone");
     ret->gzip = !strcmp(t->compression, "gzip");
@@ -404,14 +436,38 @@ static int make_rest(const struct otlp_texts *t, struct otlp_config *ret, const 
     return 0;
 }
 
-int otlp_config_make(const struct otlp_texts *texts, struct otlp_config *ret, char *error, size_t error_size)
+/* A variable that is empty is one that is not set. */
+static struct otlp_texts with_defaults(const struct otlp_texts *texts)
 {
+    struct otlp_texts t = *texts;
+
+    for (int i = 0; i < OTLP_SIGNALS; i++)
+        t.exporters[i] = *t.exporters[i] ? t.exporters[i] : "otlp";
+    t.protocol = *t.protocol ? t.protocol : PROTOCOL;
+    t.compression = *t.compression ? t.compression : "gzip";
+    t.sampler = *t.sampler ? t.sampler : "parentbased_always_on";
+    t.sampler_argument = *t.sampler_argument ? t.sampler_argument : "1.0";
+    return t;
+}
+
+static bool is_disabled(void)
+{
+    const char *value = getenv("OTEL_SDK_DISABLED");
+
+    return value && !strcasecmp(value, "true");
+}
+
+int otlp_config_make(const struct otlp_texts *all, struct otlp_config *ret, char *error, size_t error_size)
+{
+    const struct otlp_texts t = with_defaults(all), *texts = &t;
     const struct error e = {error, error_size};
     struct otlp_config config = {};
-    int r = make_urls(texts, &config, &e);
+    int r = is_disabled() ? 0 : make_urls(texts, &config, &e);
 
     if (r == 0 && otlp_config_is_on(&config)) {
-        r = make_rest(texts, &config, &e);
+        r = refuse_others(&e);
+        if (r == 0)
+            r = make_rest(texts, &config, &e);
         if (r == 0)
             r = make_headers(texts, &config, &e);
         if (r == 0)

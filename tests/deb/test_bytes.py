@@ -69,6 +69,13 @@ def test_an_option_instead_of_a_directory_is_refused():
     assert r.returncode == 2 and "packaging/deb.sh DIRECTORY" in r.stderr
 
 
+def test_brumactl_is_in_everybodys_path(debs, tmp_path):
+    (deb,) = debs.glob("brumactl_*.deb")
+    sh("dpkg-deb", "--extract", deb, tmp_path)
+    for name in ("brumactl", "kubectl-bruma"):
+        assert os.path.exists(tmp_path / "usr/bin" / name), "kubectl looks for its plugins there"
+
+
 @pytest.mark.parametrize("name", ["bruma", "brumactl"])
 def test_what_it_is_made_of_is_told(debs, name):
     (deb,) = debs.glob(f"{name}_*.deb")

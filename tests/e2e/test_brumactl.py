@@ -228,6 +228,11 @@ def test_an_ordinary_user_is_told_why(mesh, command):
         ["--what"],
         ["reasons", "extra"],
         ["pods", "--markdown"],
+        ["pods", "--count", "5"],
+        ["flows", "-n", "shop"],
+        ["status", "--refused"],
+        ["identities", "--all-namespaces"],
+        ["doctor", "--before"],
         ["explain", "a/b", "1.2.3.4"],
         ["explain", "a/b", "x:1", "y"],
         ["-o"],
@@ -283,6 +288,25 @@ def test_bash_completes_commands_options_and_arguments(mesh):
     assert completed(mesh, "explain", "policy_d") == {"policy_denied"}
     assert completed(mesh, "reasons", "--m") == {"--markdown"}
     assert completed(mesh, "--run-dir", "/usr/li") >= {"/usr/lib"}
+
+
+LONG_OPTIONS = re.findall(r'\{"([a-z-]+)", (?:no|required)_argument', (ROOT / "ctl/main.c").read_text())
+
+
+@pytest.mark.parametrize(
+    ("file", "form"),
+    [
+        ("ctl/completion/brumactl.bash", "--{}"),
+        ("ctl/completion/_brumactl", "--{}"),
+        ("ctl/completion/brumactl.fish", "-l {}"),
+        ("docs/man/brumactl.8", "Fl -{}"),
+    ],
+)
+def test_every_option_is_completed_and_described(file, form):
+    assert len(LONG_OPTIONS) > 20
+    text = (ROOT / file).read_text()
+    missing = [o for o in LONG_OPTIONS if not re.search(re.escape(form.format(o)) + r"(?![\w-])", text)]
+    assert not missing
 
 
 @pytest.mark.parametrize("name", ["_brumactl", "brumactl.fish"])

@@ -101,6 +101,42 @@ def test_versions_clocks_and_mtus_that_differ(mesh, api):
     assert not wrong(lines, "clock") and not wrong(lines, "versions") and not wrong(lines, "MTU")
 
 
+def test_the_plugins_entry(mesh, api):
+    entry = "/etc/cni/net.d/10-main.conflist"
+    contested = {"reason": "cni_conf_contested", "detail": "somebody takes it out again"}
+    api.faults["agent-node2"] = agent_that_says(
+        cniFile=entry, cniReason="cni_conf_contested", problems=[contested]
+    )
+    lines = findings(api, check=1)
+    assert wrong(lines, "CNI network", "node2") == "somebody takes it out again"
+    api.faults["agent-node2"] = agent_that_says(cniFile=entry, cniReason="", problems=[])
+    (line,) = of(findings(api), "CNI network", "node2")
+    assert line["ok"] and entry in line["detail"]
+
+
+def test_no_problem_of_an_agent_is_left_out(mesh, api):
+    lost = [{"reason": "netns_not_found", "detail": f"demo/lost{i}"} for i in range(2)]
+    unheard = {"reason": "of_a_later_release", "detail": "something else"}
+    away = {"reason": "api_unreachable", "detail": "no route"}
+    api.faults["agent-node2"] = agent_that_says(problems=[*lost, unheard, away])
+    lines = findings(api, check=1)
+    assert wrong(lines, "pods", "node2") == "demo/lost0 / demo/lost1"
+    assert wrong(lines, "agent", "node2") == "of_a_later_release: something else / no route"
+
+
+def test_a_stock_ztunnel_is_no_fault(mesh, api):
+    api.faults["agent-node2"] = agent_that_says(proxies=[{"kind": "ztunnel", "state": "serving"}])
+    api.faults["proxy-node2"] = "refuse"
+    lines = findings(api)
+    assert not wrong(lines, "proxy", "node2") and "stock ztunnel" in of(lines, "proxy", "node2")[0]["detail"]
+
+
+@pytest.mark.parametrize("where", [("--node", "node1"), ("--context", "other"), ("--kubeconfig", "/nowhere")])
+def test_before_an_install_it_is_this_machine(where):
+    r = run([program("brumactl"), "check", "--before", *where], check=False)
+    assert r.returncode == 2 and "check --before is of this machine" in r.stderr
+
+
 def test_pods_that_belong_to_the_mesh_and_are_not_in_it(mesh, api):
     pod = {"namespace": "demo", "name": "lost", "state": "failed", "wanted": True}
     api.faults["agent-node2"] = agent_that_says(

@@ -22,6 +22,9 @@ def test_helm_test_asks_as_an_operator(default):
     hooks = {key: d for key, d in default.items() if "bruma-check" in key[1]}
     assert sorted(kind for kind, _ in hooks) == ["Pod", "RoleBinding", "ServiceAccount"]
     assert {d["metadata"]["annotations"]["helm.sh/hook"] for d in hooks.values()} == {"test"}
+    for kind in ("RoleBinding", "ServiceAccount"):
+        policy = hooks[kind, "bruma-check"]["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        assert "hook-succeeded" in policy, "helm uninstall leaves hooks"
     assert hooks["RoleBinding", "bruma-check"]["roleRef"]["name"] == "bruma-operator"
     (container,) = hooks["Pod", "bruma-check"]["spec"]["containers"]
     assert container["command"] == ["/usr/sbin/brumactl"] and container["args"][-1] == "check"

@@ -272,6 +272,12 @@ def test_a_node_of_a_cluster_that_does_not_answer(mesh, chromium, tmp_path):
         see(chromium, "not known now, was enrolled", "tbody")
         del api.faults["agent-node1"]
         see(chromium, "1 node, no other problem", "#summary")
+        api.faults["proxy-node1"] = "refuse"
+        open_tab(chromium, "certificates")
+        see(chromium, "Node node1: the proxy does not answer", "#trouble")
+        del api.faults["proxy-node1"]
+        open_tab(chromium, "pods")
+        see(chromium, "1 node, no other problem", "#summary")
         chromium.get("about:blank")
 
 

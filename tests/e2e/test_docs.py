@@ -131,8 +131,9 @@ def test_settings_of_the_sample_files_exist(build, file, program):
 )
 def test_options_of_the_manual_pages_exist(build, page, program):
     known = subprocess.run([f"{build}/{program}", "--help"], capture_output=True, text=True)
-    text = read(f"docs/man/{page}.8").replace("\\-", "-")
-    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)):
+    found = set(re.findall(r"\bFl -([a-z][a-z-]+)", read(f"docs/man/{page}.8").replace("\\-", "-")))
+    assert found
+    for option in (f"--{name}" for name in found):
         assert option in known.stdout + known.stderr or option in ("--help", "--version"), option
 
 

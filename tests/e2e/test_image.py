@@ -56,6 +56,15 @@ def test_programs_run_with_what_is_in_the_image_alone(image, program):
     assert r.returncode == 0 and "0." in r.stdout, r.stderr
 
 
+def test_the_public_authorities_are_known(image):
+    """XDS_ROOT_CA=SYSTEM, and a collector of OTLP by https."""
+    roots = f"{image}/root/etc/ssl/certs/ca-certificates.crt"
+    with open(roots) as f:
+        assert "BEGIN CERTIFICATE" in f.read()
+    where = run(["openssl", "version", "-d"]).stdout.split('"')[1]
+    assert os.readlink(f"{image}/root{where}/cert.pem") == "/etc/ssl/certs/ca-certificates.crt"
+
+
 def test_the_plugin_runs_there_too(image):
     r = subprocess.run(
         ["/usr/sbin/chroot", f"{image}/root", "/usr/lib/cni/bruma-cni"],

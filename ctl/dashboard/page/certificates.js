@@ -5,9 +5,10 @@ import { el } from "./dom.js";
 import { items, questions } from "./store.js";
 import { filtered, Table } from "./table.js";
 
+/** Until the first of its chain ends. */
 function until(certificate) {
-  const end = Date.parse(certificate.certChain?.[0]?.expirationTime ?? "");
-  return Number.isNaN(end) ? -Infinity : (end - Date.now()) / 1000;
+  const ends = (certificate.certChain ?? []).map((one) => Date.parse(one.expirationTime)).filter((end) => !Number.isNaN(end));
+  return ends.length ? (Math.min(...ends) - Date.now()) / 1000 : -Infinity;
 }
 
 function left(certificate) {

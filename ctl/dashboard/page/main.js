@@ -19,7 +19,9 @@ const views = [
   { id: "nodes", title: "Nodes and cost", make: nodesView },
 ];
 const main = document.getElementById("main"), tabs = document.getElementById("tabs");
-let shown = null;
+let shown = null, statuses = [];
+/** Of each question to proxies: the nodes whose proxy has not answered. */
+const silentProxies = new Map();
 
 /** What views may ask of the page. */
 const page = {
@@ -31,6 +33,7 @@ const page = {
 function show(id, wanted) {
   const view = views.find((one) => one.id === id) || views[0];
   shown?.stop?.();
+  silentProxies.clear(); // nobody asks them until a view does
   shown = view.make(page, wanted);
   main.replaceChildren(shown.element);
   main.setAttribute("aria-label", view.title);
@@ -64,8 +67,16 @@ function problemsOf(one) {
   return (one.items?.problems || []).map((problem) => ({ node: one.node || one.items.node, ...problem }));
 }
 
-function showProblems(nodes) {
-  const problems = nodes.flatMap(problemsOf), silent = problems.filter((problem) => problem.silent).length;
+/** Of nodes whose agent answers. */
+function proxyProblems() {
+  const away = new Set(statuses.filter((one) => one.error).map((one) => one.node));
+  const found = new Map([...silentProxies.values()].flat().map((one) => [one.node, one]));
+  return [...found.values()].filter((one) => !away.has(one.node))
+    .map((one) => ({ node: one.node, what: "the proxy does not answer", detail: one.error }));
+}
+
+function showProblems() {
+  const nodes = statuses, problems = [...nodes.flatMap(problemsOf), ...proxyProblems()], silent = problems.filter((problem) => problem.silent).length;
   document.getElementById("summary").textContent =
     `${nodes.length} ${nodes.length === 1 ? "node" : "nodes"}, ` +
     (silent ? `${silent} of them ${silent === 1 ? "does" : "do"} not answer, ` : "") +
@@ -78,7 +89,16 @@ function showProblems(nodes) {
 
 addTabs();
 show(location.hash.slice(1));
-questions.status.listen(showProblems);
+questions.status.listen((nodes) => {
+  statuses = nodes;
+  showProblems();
+});
+for (const question of [questions.traffic, questions.identities]) {
+  question.watch((nodes) => {
+    silentProxies.set(question.path, nodes.filter((one) => one.error));
+    showProblems();
+  });
+}
 onLost((isLost) => {
   document.getElementById("offline").hidden = !isLost;
 });

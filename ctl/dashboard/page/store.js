@@ -49,8 +49,17 @@ export function plainSaid(said) {
 /** A question that is asked again and again while the page is seen, and somebody wants the answer. */
 export class Question {
   constructor(path, key, period) {
-    Object.assign(this, { path, key, period, nodes: [], at: 0, listeners: new Set(), timer: 0, asking: false });
+    Object.assign(this, { path, key, period, nodes: [], at: 0, listeners: new Set(), watchers: [], timer: 0, asking: false });
     document.addEventListener("visibilitychange", () => this.plan(0));
+  }
+
+  /** fn(nodes) is told of the answers to what others want to know. */
+  watch(fn) {
+    this.watchers.push(fn);
+  }
+
+  tell() {
+    for (const fn of [...this.listeners, ...this.watchers]) fn(this.nodes);
   }
 
   /** fn(nodes) is told of each answer, at once of one that is there; returns how to stop that. */
@@ -70,16 +79,24 @@ export class Question {
     if (this.asking) return;
     const begin = performance.now();
     this.asking = true;
-    const reply = await ask(this.path).catch(() => null); // said by onLost(); the old answer stays
+    let error = "";
+    const reply = await ask(this.path).catch((thrown) => {
+      error = thrown.cause ? "" : thrown.message; // without brumactl itself: said by onLost()
+      return null;
+    });
     this.asking = false;
     // What takes long is not asked often.
     this.plan(Math.max(this.period, 4 * (performance.now() - begin)));
-    if (!reply) return;
+    if (error) {
+      this.nodes = (this.nodes.length ? this.nodes : [{ node: "" }]).map((one) => ({ ...one, error }));
+      this.tell();
+    }
+    if (!reply) return; // the old answer stays
     const before = new Map(this.nodes.map((one) => [one.node, one.items]));
     // Of a node that does not answer, what it has said before.
     this.nodes = byNode(reply, this.key).map((one) => (one.error ? { ...one, items: before.get(one.node) } : one));
     this.at = Date.now();
-    for (const fn of this.listeners) fn(this.nodes);
+    this.tell();
   }
 }
 

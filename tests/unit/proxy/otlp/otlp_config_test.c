@@ -4,6 +4,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "lib/proto/otlp.pb-c.h"
@@ -161,4 +162,55 @@ Test(otlp_config, is_whole_or_not_at_all)
     cr_expect_eq(otlp_config_make(&texts, &config, error, sizeof(error)), -EINVAL);
     cr_expect(strstr(error, "OTEL_EXPORTER_OTLP_HEADERS") && !strchr(error, '\n'), "%s", error);
     cr_expect(!otlp_config_is_on(&config) && !config.headers && !config.resource);
+}
+
+static void is_refused(const char *variable, const char *value)
+{
+    setenv(variable, value, 1);
+    cr_expect_eq(otlp_config_make(&texts, &config, error, sizeof(error)), -EINVAL, "%s", variable);
+    cr_expect(strstr(error, variable) && strstr(error, "is not supported"), "%s", error);
+    cr_expect_not(strstr(error, "secret"), "%s", error);
+    unsetenv(variable);
+}
+
+Test(otlp_config, what_others_read_is_not_ignored_in_silence)
+{
+    texts.endpoint = "http://collector:4318";
+    is_refused("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "a=secret");
+    is_refused("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "5000");
+    is_refused("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none");
+    is_refused("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
+    is_refused("OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE", "/secret");
+    is_refused("OTEL_EXPORTER_OTLP_LOGS_CLIENT_KEY", "/secret");
+    is_refused("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/secret");
+    is_refused("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta");
+    setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf", 1);
+    make();
+    otlp_config_clear(&config);
+    unsetenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL");
+    setenv("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "5000", 1);
+    texts.endpoint = "";
+    make();
+    unsetenv("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT");
+}
+
+Test(otlp_config, all_of_it_can_be_switched_off)
+{
+    texts.endpoint = "http://collector:4318";
+    setenv("OTEL_SDK_DISABLED", "true", 1);
+    make();
+    cr_expect_not(otlp_config_is_on(&config));
+    setenv("OTEL_SDK_DISABLED", "false", 1);
+    make();
+    cr_expect(otlp_config_is_on(&config));
+    unsetenv("OTEL_SDK_DISABLED");
+}
+
+Test(otlp_config, what_is_empty_is_not_set)
+{
+    texts.endpoint = "http://collector:4318";
+    texts.protocol = texts.compression = texts.sampler = texts.sampler_argument = "";
+    texts.exporters[OTLP_LOGS] = "";
+    make();
+    cr_expect(config.urls[OTLP_LOGS] && config.gzip && config.sampler.follows_parent);
 }
