@@ -11,8 +11,8 @@
 #include "ctl/say.h"
 #include "ctl/source.h"
 
-#define EXPIRES_SOON \
-    (15 * 60) /* seconds: a certificate is renewed at half its life, an hour or more before */
+/* Seconds, or a tenth of its life if that is less: it is renewed at half of it. */
+#define EXPIRES_SOON (15 * 60)
 
 static const enum bruma_reason away = BRUMA_REASON_AGENT_NOT_READY;
 static const enum bruma_reason no_proxy = BRUMA_REASON_PROXY_NOT_CONNECTED;
@@ -172,15 +172,21 @@ static bool parse_time(const char *text, time_t *ret)
     return true;
 }
 
-/* The first end of the chain. 0: there is no chain. */
-static time_t end_of(const cJSON *certificate)
+/* The first end of the chain, 0: there is no chain; in *ret_soon when it should have been renewed for long.
+ */
+static time_t end_of(const cJSON *certificate, time_t *ret_soon)
 {
     const cJSON *one;
-    time_t first = 0, end;
+    time_t first = 0, end, begin;
 
+    *ret_soon = 0;
     cJSON_ArrayForEach (one, get(certificate, "certChain")) {
-        if (parse_time(text_of(one, "expirationTime"), &end) && (!first || end < first))
-            first = end;
+        if (!parse_time(text_of(one, "expirationTime"), &end) || (first && end >= first))
+            continue;
+        first = end;
+        *ret_soon = end - EXPIRES_SOON;
+        if (parse_time(text_of(one, "validFrom"), &begin) && end - (end - begin) / 10 > *ret_soon)
+            *ret_soon = end - (end - begin) / 10;
     }
     return first;
 }
@@ -193,14 +199,14 @@ static void check_certificates(cJSON *lines, const cJSON *answer, time_t now)
     int good = 0;
 
     cJSON_ArrayForEach (c, get(answer, "certificates")) {
-        time_t end = end_of(c);
+        time_t soon, end = end_of(c, &soon);
 
-        if (!end || end <= now + EXPIRES_SOON || *text_of(c, "error")) {
+        if (!end || now >= soon || *text_of(c, "error")) {
             say(lines, "certificates", &no_certificate, "%s: %s%s%s", text_of(c, "identity"),
-                !end                        ? text_of(c, "state")
-                : end <= now                ? "expired"
-                : end <= now + EXPIRES_SOON ? "expires within 15 minutes"
-                                            : "good, and not renewed",
+                !end          ? text_of(c, "state")
+                : end <= now  ? "expired"
+                : now >= soon ? "expires soon, and should have been renewed"
+                              : "good, and not renewed",
                 *text_of(c, "error") ? ": " : "", text_of(c, "error"));
             continue;
         }

@@ -223,9 +223,9 @@ static int compare(const void *a, const void *b, void *data)
 {
     const struct top_row *x = *(struct top_row *const *)a, *y = *(struct top_row *const *)b;
     enum top_sort sort = *(enum top_sort *)data;
-    double difference = measure(y, sort) - measure(x, sort);
+    double a_measure = measure(x, sort), b_measure = measure(y, sort);
 
-    return difference > 0 ? 1 : difference < 0 ? -1 : strcmp(x->name, y->name);
+    return a_measure < b_measure ? 1 : a_measure > b_measure ? -1 : strcmp(x->name, y->name);
 }
 
 struct top_row *const *top_rows_sorted(struct top_rows *rows, enum top_sort sort, size_t *ret_len)

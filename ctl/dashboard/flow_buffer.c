@@ -17,7 +17,7 @@ struct flow_buffer {
     size_t bytes;
     struct child child;
     struct loop_watch out, err;
-    struct loop_timer idle, stale;
+    struct loop_timer idle;
     struct child_text part, said; /* what has come, up to the end of the last line */
     bool skipping;                /* a line that is too long */
     char *complaint;
@@ -87,15 +87,12 @@ static void take_complaint(struct flow_buffer *b)
     free(b->complaint);
     b->complaint = strdup(begin ? begin + 1 : b->said.data);
     b->said.len = 0;
-    if (!strstr(b->complaint ? b->complaint : "", "lines were lost") && !loop_timer_armed(&b->stale))
-        loop_timer_set(b->loop, &b->stale, FLOW_STALE_MILLISECONDS);
 }
 
 /* ---- the command ---- */
 
 static void end(struct flow_buffer *b)
 {
-    loop_timer_cancel(&b->stale);
     if (!b->child.pid)
         return;
     loop_watch_remove(b->loop, &b->out);
@@ -138,12 +135,6 @@ static void on_idle(struct loop_timer *timer)
     end(container_of(timer, struct flow_buffer, idle));
 }
 
-/* A node that has not answered may have another pod now, which the command does not know. */
-static void on_stale(struct loop_timer *timer)
-{
-    end(container_of(timer, struct flow_buffer, stale));
-}
-
 static void start(struct flow_buffer *b)
 {
     uint64_t now = loop_now(b->loop);
@@ -178,7 +169,6 @@ struct flow_buffer *flow_buffer_new(struct loop *loop, const struct ctl_options 
     b->options.flows = (struct flow_filter){};
     b->first = b->next = 1;
     loop_timer_init(&b->idle, on_idle);
-    loop_timer_init(&b->stale, on_stale);
     return b;
 }
 

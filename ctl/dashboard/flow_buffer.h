@@ -18,7 +18,6 @@
 #define FLOW_SAID_MAX           (64u * 1024)       /* bytes of complaints, then the command is started anew */
 #define FLOW_IDLE_MILLISECONDS  15000              /* nobody has asked: the command is ended */
 #define FLOW_AGAIN_MILLISECONDS 1000               /* between two starts of the command */
-#define FLOW_STALE_MILLISECONDS 10000              /* after a complaint: it is started anew */
 
 struct flow_buffer;
 

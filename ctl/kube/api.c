@@ -15,54 +15,69 @@
 
 /* ---- headers ---- */
 
-static struct curl_slist *add(struct curl_slist *list, const char *name, const char *value)
+/* False: no memory. Without one of them the API server would take the request for somebody else's. */
+static bool add(struct curl_slist **list, const char *name, const char *value)
 {
     _cleanup_free_ char *line = NULL;
     struct curl_slist *longer;
 
     if (!value)
-        return list;
+        return true;
     if (asprintf(&line, "%s: %s", name, value) < 0) {
         line = NULL;
-        return list;
+        return false;
     }
-    longer = curl_slist_append(list, line);
-    return longer ? longer : list;
+    longer = curl_slist_append(*list, line);
+    if (longer)
+        *list = longer;
+    return longer != NULL;
 }
 
-static struct curl_slist *add_basic(struct curl_slist *list, const struct kube_access *a)
+static bool add_basic(struct curl_slist **list, const struct kube_access *a)
 {
     _cleanup_free_ char *pair = NULL, *value = NULL;
     size_t len;
 
     if (!a->user)
-        return list;
+        return true;
     if (asprintf(&pair, "%s:%s", a->user, a->password ? a->password : "") < 0) {
         pair = NULL;
-        return list;
+        return false;
     }
     len = strlen(pair);
     value = malloc(4 * ((len + 2) / 3) + sizeof("Basic "));
     if (!value)
-        return list;
+        return false;
     memcpy(value, "Basic ", 6);
     base64_encode((const unsigned char *)pair, len, value + 6);
     return add(list, "Authorization", value);
 }
 
-static struct curl_slist *headers_of(const struct kube_access *a)
+static bool add_token(struct curl_slist **list, const struct kube_access *a)
 {
-    struct curl_slist *list = add(NULL, "User-Agent", "brumactl/" BRUMA_VERSION);
     _cleanup_free_ char *bearer = NULL;
 
-    if (a->token && asprintf(&bearer, "Bearer %s", a->token) < 0)
+    if (asprintf(&bearer, "Bearer %s", a->token) < 0) {
         bearer = NULL;
-    list = bearer ? add(list, "Authorization", bearer) : add_basic(list, a);
-    list = add(list, "Impersonate-User", a->as_user);
-    list = add(list, "Impersonate-Uid", a->as_uid);
-    for (size_t i = 0; a->as_groups[i]; i++)
-        list = add(list, "Impersonate-Group", a->as_groups[i]);
-    return list;
+        return false;
+    }
+    return add(list, "Authorization", bearer);
+}
+
+/* NULL: no memory. */
+static struct curl_slist *headers_of(const struct kube_access *a)
+{
+    struct curl_slist *list = NULL;
+    bool done = add(&list, "User-Agent", "brumactl/" BRUMA_VERSION);
+
+    done = done && (a->token ? add_token(&list, a) : add_basic(&list, a));
+    done = done && add(&list, "Impersonate-User", a->as_user) && add(&list, "Impersonate-Uid", a->as_uid);
+    for (size_t i = 0; done && a->as_groups[i]; i++)
+        done = add(&list, "Impersonate-Group", a->as_groups[i]);
+    if (done)
+        return list;
+    curl_slist_free_all(list);
+    return NULL;
 }
 
 /* ---- handles ---- */
@@ -241,10 +256,13 @@ int api_ask(const struct kube_access *access, const char *path, const char *post
 
     if (r < 0)
         return r;
-    if (post) {
-        q.headers = add(q.headers, "Content-Type", "application/json");
-        curl_easy_setopt(q.curl, CURLOPT_POSTFIELDS, post);
+    if (post && !add(&q.headers, "Content-Type", "application/json")) {
+        api_close(&q);
+        snprintf(error, API_ERROR_MAX, "out of memory");
+        return -ENOMEM;
     }
+    if (post)
+        curl_easy_setopt(q.curl, CURLOPT_POSTFIELDS, post);
     r = perform(&q, access, &body, error);
     api_close(&q);
     if (r == 0) {

@@ -92,6 +92,7 @@ struct tunnel {
     bool table_none;    /* or it had said headers after that, and nothing was in its table */
     bool expired;       /* the peer's certificate: said and acted upon */
     bool untrusted;     /* server: the peer, by roots that have changed; the same */
+    bool withdrawn;     /* server: untrusted, for the pod itself is no longer who it was */
     bool small_windows; /* announced */
     int32_t last_stream, reset_stream; /* highest id that the peer has used; that it has reset last */
     struct closed_stream closed[TUNNEL_CLOSED_KEPT]; /* the last ones, in a ring */

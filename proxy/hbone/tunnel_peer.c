@@ -28,6 +28,18 @@ static void retire(struct tunnel *t, enum bruma_reason reason, const char *why)
     tunnel_expire(t);
 }
 
+/* Whom this pod was has been withdrawn from it. Not of a tunnel that has just come from another process,
+ * which may have its certificate before this one has. */
+static void check_own_identity(struct tunnel *t)
+{
+    char why[160];
+
+    if (!t->tls.context || !worker_pod_identity_failed(t->wp, why, sizeof(why)))
+        return;
+    t->untrusted = t->withdrawn = true;
+    retire(t, BRUMA_REASON_IDENTITY_UNAVAILABLE, "the pod's own identity has been withdrawn");
+}
+
 /* A peer that has said GOAWAY itself may open streams all the same, and be about to. */
 void tunnel_check_trusted(struct tunnel *t)
 {
@@ -36,8 +48,10 @@ void tunnel_check_trusted(struct tunnel *t)
     if (!t->server || t->state != TUNNEL_OPEN || t->closing || t->untrusted)
         return;
     now = worker_pod_context(t->wp);
-    if (!now)
+    if (!now) {
+        check_own_identity(t);
         return;
+    }
     t->untrusted = !tls_peer_trusted(&t->tls, now);
     /* By which roots one was verified that has come from another process is not known: from here on by those
      * of now. */
@@ -53,13 +67,16 @@ void tunnel_check_trusted(struct tunnel *t)
 bool tunnel_refuses(struct tunnel *t)
 {
     enum bruma_reason reason = tls_peer_expired(&t->tls) ? BRUMA_REASON_PEER_EXPIRED
+                               : t->withdrawn            ? BRUMA_REASON_IDENTITY_UNAVAILABLE
                                : t->untrusted            ? BRUMA_REASON_PEER_TRUST_DOMAIN
                                                          : BRUMA_REASON_NONE;
 
     if (reason == BRUMA_REASON_NONE)
         return false;
     telemetry_early_deny(t->wp->worker->telemetry, REPORTER_DESTINATION, &t->peer, &t->arrival, reason,
-                         reason == BRUMA_REASON_PEER_EXPIRED ? NULL : "its roots are not trusted any more");
+                         reason == BRUMA_REASON_PEER_EXPIRED ? NULL
+                         : t->withdrawn                      ? "the pod's own identity has been withdrawn"
+                                                             : "its roots are not trusted any more");
     return true;
 }
 

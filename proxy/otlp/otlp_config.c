@@ -112,7 +112,7 @@ static int make_url(const char *variable, const char *text, enum otlp_signal sig
             why = "cannot be used: no memory";
     }
     curl_url_cleanup(url);
-    return why ? refuse(error, variable, text, why) : 0;
+    return why ? refuse(error, variable, strchr(text, '@') ? "..." : text, why) : 0; /* no password */
 }
 
 static int make_urls(const struct otlp_texts *t, struct otlp_config *ret, const struct error *error)
@@ -238,7 +238,7 @@ static int make_headers(const struct otlp_texts *t, struct otlp_config *ret, con
     ret->headers = calloc((size_t)len + 1, sizeof(*ret->headers));
     for (int i = 0; ret->headers && i < len; i++) {
         if (!is_token(pairs[i].key))
-            return refuse(error, variable, pairs[i].key, "is no name of a header");
+            return refuse(error, variable, "...", "has what is no name of a header in front of a =");
         if (!is_field_value(pairs[i].value))
             return refuse(error, variable, pairs[i].key, "has a value with control characters");
         /* A semicolon is libcurl's way to say that a header is empty. */

@@ -178,9 +178,15 @@ def test_certificates(mesh, api, certificate, words):
 
 
 def test_a_certificate_that_expires_soon(mesh, api):
-    for minutes, words in ((5, "spiffe://x: expires within 15 minutes"), (30, "")):
-        end = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60 * minutes))
-        one = {"identity": "spiffe://x", "state": "Available", "certChain": [{"expirationTime": end}]}
+    """Of one that is short-lived: in the last tenth of its life."""
+
+    def clock(minutes):
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 60 * minutes))
+
+    soon = "spiffe://x: expires soon, and should have been renewed"
+    for age, left, words in ((None, 5, soon), (None, 30, ""), (600, 5, soon), (10, 5, ""), (60, 5, soon)):
+        chain = {"expirationTime": clock(left)} | ({"validFrom": clock(-age)} if age else {})
+        one = {"identity": "spiffe://x", "state": "Available", "certChain": [chain]}
         api.faults["proxy-node2"] = json.dumps({"certificates": [one]}).encode()
         assert wrong(findings(api), "certificates", "node2") == words
 

@@ -212,6 +212,7 @@ def test_an_entry_goes_and_another_comes(world):
         60,
     )
     assert world.serial(world.cart) is None and ask(world.cart, world.web) in REFUSED
+    wait_for(lambda: ask(world.shop, world.cart) in REFUSED, "tunnels from before to serve it no longer")
     world.enter(world.cart)
     wait_for(lambda: asks_well(world.cart, world.web), "traffic with the next entry", 60)
 

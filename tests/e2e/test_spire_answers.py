@@ -230,6 +230,7 @@ def test_without_an_entry_there_is_no_identity(world):
     world.give(world.web, b"")
     wait_for(lambda: said(world.node, start, "spire_no_entry", "no entry matches"), "the reason in the log")
     assert world.serial(world.web) is None and ask(world.web, world.shop) in REFUSED
+    wait_for(lambda: ask(world.shop, world.web) in REFUSED, "tunnels from before to serve it no longer")
     wait_for(lambda: world.node.access_log("identity_unavailable: spire_no_entry: "), "why in the access log")
     world.give(world.web, good(world.near, world.near.identity(world.cart)))
     wait_for(lambda: said(world.node, start, "1 entries match, of other identities"), "others to be told", 30)

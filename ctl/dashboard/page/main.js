@@ -64,7 +64,7 @@ function addTabs() {
 
 function problemsOf(one) {
   if (one.error) return [{ node: one.node, what: "does not answer", detail: one.error, silent: true }];
-  return (one.items?.problems || []).map((problem) => ({ node: one.node || one.items.node, ...problem }));
+  return (Array.isArray(one.items?.problems) ? one.items.problems : []).map((problem) => ({ node: one.node || one.items.node, ...problem }));
 }
 
 /** Of nodes whose agent answers. */

@@ -5,6 +5,15 @@ import { ago, el, plain, put } from "./dom.js";
 import { items, questions } from "./store.js";
 import { filtered, Table } from "./table.js";
 
+/** What a node says is text until it is known to be a list. */
+function listOf(value) {
+  return Array.isArray(value) ? value.join(", ") : "";
+}
+
+function unmendedOf(pod) {
+  return listOf(pod.unmended);
+}
+
 /** As `brumactl pods` says it. */
 function stateOf(pod) {
   if (pod.isOld) return `not known now, was ${pod.state}`;
@@ -13,13 +22,13 @@ function stateOf(pod) {
 }
 
 function reasonOf(pod) {
-  if (pod.unmended?.length) return `not whole: ${pod.unmended.join(", ")}`;
+  if (unmendedOf(pod)) return `not whole: ${unmendedOf(pod)}`;
   if (pod.lastReason && pod.lastReason !== "none" && pod.state !== "enrolled") return `${pod.lastReason}: ${pod.lastError}`;
   return pod.why || "";
 }
 
 function isWrong(pod) {
-  return Boolean(pod.unmended?.length) || (pod.wanted && pod.state === "outside") || (pod.state === "enrolled" && pod.proxy !== "serving");
+  return Boolean(unmendedOf(pod)) || (pod.wanted && pod.state === "outside") || (pod.state === "enrolled" && pod.proxy !== "serving");
 }
 
 function direct(pod) {
@@ -29,8 +38,8 @@ function direct(pod) {
 
 function details(pod) {
   const shown = {
-    State: stateOf(pod), Why: pod.why, "Not whole": pod.unmended?.join(", "), "Last reason": pod.lastReason !== "none" && `${pod.lastReason}: ${pod.lastError}`,
-    Proxy: pod.proxy, Identity: pod.identity, Addresses: pod.ips?.join(", "), "Past the proxy": direct(pod),
+    State: stateOf(pod), Why: pod.why, "Not whole": unmendedOf(pod), "Last reason": pod.lastReason !== "none" && `${pod.lastReason}: ${pod.lastError}`,
+    Proxy: pod.proxy, Identity: pod.identity, Addresses: listOf(pod.ips), "Past the proxy": direct(pod),
     "In the mesh since": pod.enrolledAt && ago(pod.enrolledAt), "Before its first process": pod.state === "outside" ? "" : pod.capturedSinceStart ? "yes" : "no",
     Verified: pod.state !== "outside" && ago(pod.verifiedAt), Repaired: Object.entries(pod.mends || {}).map(([what, n]) => `${what} ${n.count ?? n}`).join(", "),
     Node: pod.onNode, "Network namespace": pod.netns,
@@ -50,7 +59,7 @@ export function podsView({ explain }) {
       { title: "Reason", share: 2, text: reasonOf },
       { title: "Node", text: (pod) => pod.onNode || "this one" },
       { title: "Proxy", text: (pod) => pod.proxy || "-", wide: true },
-      { title: "Addresses", text: (pod) => pod.ips?.join(", ") || "-", wide: true },
+      { title: "Addresses", text: (pod) => listOf(pod.ips) || "-", wide: true },
     ],
     open: (pod) => {
       panel.hidden = false;

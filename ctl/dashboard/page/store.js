@@ -59,7 +59,13 @@ export class Question {
   }
 
   tell() {
-    for (const fn of [...this.listeners, ...this.watchers]) fn(this.nodes);
+    for (const fn of [...this.listeners, ...this.watchers]) {
+      try {
+        fn(this.nodes);
+      } catch (error) {
+        console.error(error); // an answer that is no answer: what else listens is told all the same
+      }
+    }
   }
 
   /** fn(nodes) is told of each answer, at once of one that is there; returns how to stop that. */

@@ -67,7 +67,7 @@ function addSeries(told, { name, labels, value }) {
   if (!what || !(value > 0) || (what === "closed" && !isBad)) return;
   const from = endOf(labels, "source"), to = endOf(labels, "destination"), service = serviceOf(labels);
   const id = `${from.id} ${service?.id} ${to.id}`;
-  if (!told.has(id)) told.set(id, { from, to, service, by: {}, principals: new Set() });
+  if (!told.has(id)) told.set(id, { from, to, service, by: Object.create(null), principals: new Set() });
   const principals = [known(labels.source_principal), known(labels.destination_principal)];
   if (principals.every(Boolean)) told.get(id).principals.add(principals.join(" "));
   const by = (told.get(id).by[labels.reporter] ||= { encrypted: 0, plaintext: 0, refused: 0, failed: 0, bytes: 0, way: "plaintext", opened: 0 });
