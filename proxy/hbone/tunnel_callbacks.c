@@ -130,7 +130,9 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     case NGHTTP2_RST_STREAM:
         tunnel->reset_stream = frame->hd.stream_id;
         tunnel_frames_reset(tunnel, frame->hd.stream_id);
-        tunnel_session_reset(tunnel);
+        /* One that has ended on both sides costs nothing: of many short connections each may be reset so. */
+        if (nghttp2_session_find_stream(session, frame->hd.stream_id))
+            tunnel_session_reset(tunnel);
         break;
     case NGHTTP2_SETTINGS:
         if (frame->hd.flags & NGHTTP2_FLAG_ACK)
