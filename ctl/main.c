@@ -29,9 +29,9 @@ static const struct command {
     {"status", command_status, EVERYWHERE, "", "", "state of agent, proxy and mesh, and problems",
      "brumactl status\nbrumactl status --node n1      all about one node\n"
      "brumactl status -o json | jq '.[] | select(.error)'"},
-    {"pods", command_pods, EVERYWHERE, "nA", "[-n NAMESPACE | -A]", "pods and their capture",
+    {"pods", command_pods, EVERYWHERE, "n", "[-n NAMESPACE | -A]", "pods and their capture",
      "brumactl pods -A\nbrumactl pods -n shop --node n1"},
-    {"connections", command_connections, EVERYWHERE, "nA", "[-n NAMESPACE | -A]",
+    {"connections", command_connections, EVERYWHERE, "n", "[-n NAMESPACE | -A]",
      "connections that are open, through the proxy or past it", "brumactl connections -n shop"},
     {"flows", command_flows, EVERYWHERE, "fsFTWR",
      "[-f | --for SECONDS] [--from END] [--to END] [--reason REASON] [--refused]",
@@ -39,7 +39,7 @@ static const struct command {
      "brumactl flows -f\nbrumactl flows -f --from shop/web-0 --to 10.0.1.9\nbrumactl flows -f --refused --to "
      "shop\n"
      "brumactl flows --for 60 --reason policy_denied -o json"},
-    {"top", command_top, EVERYWHERE, "bOcI1nA",
+    {"top", command_top, EVERYWHERE, "bOcI1n",
      "[--by workload|namespace|service] [--sort COLUMN] [--count N] [--interval SECONDS] [--once] [-n "
      "NAMESPACE]",
      "who uses the mesh most: connections and bytes a second, of two readings; on a terminal until it is "
@@ -83,7 +83,7 @@ struct arguments {
     bool given[128]; /* by letter */
 };
 
-#define OF_ALL "rohvKCNS" /* options that each command has; not each of them means something to it */
+#define OF_ALL "rohvKCNSA" /* options that each command has; not each of them means something to it */
 
 static const struct option options[] = {{"run-dir", required_argument, NULL, 'r'},
                                         {"output", required_argument, NULL, 'o'},

@@ -231,7 +231,7 @@ def test_an_ordinary_user_is_told_why(mesh, command):
         ["pods", "--count", "5"],
         ["flows", "-n", "shop"],
         ["status", "--refused"],
-        ["identities", "--all-namespaces"],
+        ["identities", "--namespace", "shop"],
         ["doctor", "--before"],
         ["explain", "a/b", "1.2.3.4"],
         ["explain", "a/b", "x:1", "y"],

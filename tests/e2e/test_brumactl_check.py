@@ -226,7 +226,9 @@ def before(mesh, *options, check=None, path=PATH):
 
 
 def test_before_an_install(mesh, tmp_path):
-    lines, _ = before(mesh, "--cni-conf-dir", "", check=0)
+    conf = {"cniVersion": "1.0.0", "name": "main", "plugins": [{"type": "bridge"}]}
+    (tmp_path / "10-main.conflist").write_text(json.dumps(conf))
+    lines, _ = before(mesh, "--cni-conf-dir", str(tmp_path), check=0)
     assert {line["check"] for line in lines} >= {
         "kernel",
         "cgroup",
