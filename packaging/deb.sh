@@ -21,7 +21,7 @@ mkdir -p "$source" "$out"
 if git -C "$root" rev-parse --git-dir >/dev/null 2>&1; then
     git -C "$root" ls-files -z --cached --others --exclude-standard
 else
-    (cd "$root" && find . -path './build*' -prune -o ! -type d -print0)
+    (cd "$root" && find . \( -path './build*' -o -path ./.git \) -prune -o ! -type d -print0)
 fi | tar -c -C "$root" --null --ignore-failed-read -T - | tar -x -C "$source"
 mv "$source/packaging/debian" "$source/debian"
 (cd "$source" && dpkg-buildpackage --build=binary --no-sign "$@")

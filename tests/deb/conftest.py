@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from support.overlay_machine import SYSTEMD, OverlayMachine
+from support.overlay_machine import OverlayMachine, missing
 from support.programs import ROOT
 from support.system import run
 
@@ -27,9 +27,10 @@ def debs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def machine(debs, tmp_path_factory):
-    if not os.path.exists(SYSTEMD):
-        pytest.skip(f"{SYSTEMD} is not here")
     folder = tmp_path_factory.mktemp("machine")
+    why = missing(folder)
+    if why:
+        pytest.skip(why)
     packages = folder / "packages"
     shutil.copytree(debs, packages)
     with OverlayMachine(str(folder / "layer"), str(packages)) as m:

@@ -344,7 +344,7 @@ WRONG = {
     ],
     "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": ["grpc://collector"],
     "OTEL_LOGS_EXPORTER": ["console"],
-    "OTEL_EXPORTER_OTLP_PROTOCOL": ["grpc", "http/json", ""],
+    "OTEL_EXPORTER_OTLP_PROTOCOL": ["grpc", "http/json"],
     "OTEL_EXPORTER_OTLP_HEADERS": ["token", "a b=c", "x=%0d%0aHost:y", "x=%zz", "=v"],
     "OTEL_EXPORTER_OTLP_COMPRESSION": ["zstd"],
     "OTEL_EXPORTER_OTLP_TIMEOUT": ["10s", "0", "-1"],

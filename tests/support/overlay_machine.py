@@ -45,6 +45,21 @@ exec env -i container=bruma PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_LOG_TARGE
 """
 
 
+def missing(directory):
+    """Why there can be no such machine here; None where there can."""
+    if not os.path.exists(SYSTEMD):
+        return f"{SYSTEMD} is not here"
+    script = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs bruma "$0"
+mkdir "$0/upper" "$0/work" "$0/root"
+mount -t overlay -o "lowerdir=/,upperdir=$0/upper,workdir=$0/work" bruma "$0/root"
+"""
+    r = run(["unshare", "--mount", "sh", "-c", script, directory], check=False)
+    return f"no layer can be put above this machine's files: {r.stderr.strip()}" if r.returncode else None
+
+
 class OverlayMachine:
     """packages: a directory of this machine, which is /packages there."""
 
