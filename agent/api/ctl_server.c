@@ -56,8 +56,7 @@ static void add_failures(const struct agent *agent, cJSON *item)
             continue;
         entry = cJSON_AddObjectToObject(object, reason_name((enum bruma_reason)i));
         cJSON_AddNumberToObject(entry, "count", (double)f.count);
-        cJSON_AddNumberToObject(entry, "lastSeenSecondsAgo",
-                                (double)((uint64_t)now.tv_sec - f.last_seen_nanoseconds / 1000000000));
+        cJSON_AddNumberToObject(entry, "lastSeenSecondsAgo", (double)steer_failure_age(&f, &now));
     }
 }
 

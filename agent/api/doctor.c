@@ -187,12 +187,11 @@ static void check_failures(const struct agent *agent, struct ctl_answer *c)
     clock_gettime(CLOCK_MONOTONIC, &now);
     for (int i = 1; i < BRUMA_REASON_COUNT; i++) {
         struct bruma_failure_count f;
-
         uint64_t ago;
 
         if (steer_failure_count(agent->steer, (enum bruma_reason)i, &f) < 0 || !f.count)
             continue;
-        ago = (uint64_t)now.tv_sec - f.last_seen_nanoseconds / 1000000000;
+        ago = steer_failure_age(&f, &now);
         if (ago < FAILURE_RECENT)
             ctl_finding(c, "steering failures", false, (enum bruma_reason)i, "%llu: %s",
                         (unsigned long long)f.count, reason_what((enum bruma_reason)i));

@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "bruma/maps.h"
 #include "lib/addr.h"
@@ -227,6 +228,14 @@ int steer_pod_entry(struct steer *steer, uint64_t cookie, struct bruma_pod *ret)
 int steer_pod_counters(struct steer *steer, uint64_t cookie, struct bruma_pod_counters *ret);
 /* Sum over CPUs; all zero where it never happened. 0 or -errno. */
 int steer_failure_count(struct steer *steer, enum bruma_reason reason, struct bruma_failure_count *ret);
+/* Seconds since the last of them by now, of CLOCK_MONOTONIC; 0 if it came after now was read. */
+static inline uint64_t steer_failure_age(const struct bruma_failure_count *failure,
+                                         const struct timespec *now)
+{
+    uint64_t last = failure->last_seen_nanoseconds / 1000000000, seconds = (uint64_t)now->tv_sec;
+
+    return seconds > last ? seconds - last : 0;
+}
 
 /* Both: a probe of the kubelet that goes straight to the app: declared by the pod, nobody else's. 0 or
  * -errno; removing what is not there is no failure. */
